@@ -1,0 +1,139 @@
+"""Addresses as they stand in the configuration: parsed, compared and written, never resolved."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv6Address, ip_address
+
+from attrs import frozen
+
+_HOST_NAME = re.compile(r"(?=.{1,253}\Z)(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?\Z")
+_UNIX_PATH_MAX = 107  # sun_path holds 108 bytes with its closing zero (unix(7))
+_PORT_MAX = 65535
+
+
+@frozen
+class TcpAddress:
+    """``host`` is an IP address without brackets, a host name, or ``*`` for every IPv4 address; ``port`` may be open."""
+
+    host: str
+    port: int | None
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port is None else f"{host}:{self.port}"
+
+    @property
+    def is_literal(self) -> bool:
+        """Does the host need no resolving?"""
+        return self.host == "*" or _is_ip(self.host)
+
+
+@frozen
+class UnixAddress:
+    """A Unix socket's path."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+@frozen
+class DescriptorAddress:
+    """A listening socket that the process inherited."""
+
+    fd: int
+
+    def __str__(self) -> str:
+        return f"fd:{self.fd}"
+
+
+BindAddress = TcpAddress | UnixAddress | DescriptorAddress
+ServerAddress = TcpAddress | UnixAddress
+
+
+def parse_bind(text: str) -> BindAddress:
+    """Read ``*:143``, ``[::]:993``, ``127.0.0.1:993``, ``unix:/run/x.sock`` or ``fd:3``.
+
+    Raises ValueError with the fact.
+    """
+    if text.startswith("fd:"):
+        if not re.fullmatch(r"[0-9]{1,5}", text[3:]):
+            raise ValueError("fd: takes the number of an inherited descriptor")
+        return DescriptorAddress(int(text[3:]))
+    if text.startswith("unix:"):
+        return _parse_unix(text)
+    address = _parse_tcp(text)
+    if address.port is None:
+        raise ValueError("has no port")
+    if not address.is_literal:
+        raise ValueError("is not an IP address: a bind takes one, or * for every IPv4 address, [::] for both families")
+    return address
+
+
+def parse_server(text: str) -> ServerAddress:
+    """Read ``10.0.0.1:993``, ``10.0.0.2``, ``[2001:db8::1]:993``, ``imap.internal:993`` or ``unix:/run/x.sock``.
+
+    Raises ValueError with the fact.
+    """
+    if text.startswith("unix:"):
+        return _parse_unix(text)
+    address = _parse_tcp(text)
+    if address.host == "*":
+        raise ValueError("a server needs a host name or an IP address")
+    if address.port == 0:
+        raise ValueError("port 0 cannot be connected to")
+    return address
+
+
+def join(host: str, port: int) -> str:
+    """Write an IP address and port as logs and people do: ``10.0.0.1:993``, ``[::1]:993``."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _parse_unix(text: str) -> UnixAddress:
+    path = text.removeprefix("unix:")
+    if not path or "\0" in path:
+        raise ValueError("unix: takes a path")
+    if len(path.encode()) > _UNIX_PATH_MAX:
+        raise ValueError(f"the path is longer than {_UNIX_PATH_MAX} bytes")
+    return UnixAddress(path)
+
+
+def _parse_tcp(text: str) -> TcpAddress:
+    if bracketed := re.fullmatch(r"\[([^\]]*)\](?::([^:]*))?", text):
+        host, port = bracketed.groups()
+        try:
+            host = str(IPv6Address(host))
+        except ValueError:
+            raise ValueError("has no IPv6 address between its brackets") from None
+    elif text.count(":") > 1:
+        if not _is_ip(text):
+            raise ValueError("is neither HOST:PORT nor [IPv6]:PORT")
+        host, port = text, None
+    else:
+        host, colon, port = text.partition(":")
+        port = port if colon else None
+        if host != "*" and not _is_ip(host) and not _is_host_name(host):
+            raise ValueError("has no valid host")
+    return TcpAddress(host, None if port is None else _parse_port(port))
+
+
+def _parse_port(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > _PORT_MAX:
+        raise ValueError(f"port {text!r} is not a number from 0 to {_PORT_MAX}")
+    return int(text)
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_host_name(text: str) -> bool:
+    # What looks like a dotted number but is no IP address is a slip, not a name (RFC 1123 section 2.1).
+    return bool(_HOST_NAME.match(text)) and not re.fullmatch(r"[0-9.]+", text)

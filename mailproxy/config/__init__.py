@@ -1,0 +1,23 @@
+"""The configuration: a TOML file as frozen values, or every fault in it at once. Pure: no file that it names is opened."""
+
+from mailproxy.config.model import (
+    Backend,
+    BackendTimeouts,
+    Bind,
+    Config,
+    Frontend,
+    FrontendTimeouts,
+    FrontendTls,
+    Log,
+    Process,
+    Server,
+    ServerTls,
+)
+from mailproxy.config.reading import from_mapping, load
+from mailproxy.config.schema import json_schema
+from mailproxy.config.values import LogTarget
+
+__all__ = [
+    "Backend", "BackendTimeouts", "Bind", "Config", "Frontend", "FrontendTimeouts", "FrontendTls", "Log", "LogTarget",
+    "Process", "Server", "ServerTls", "from_mapping", "json_schema", "load",
+]  # fmt: skip

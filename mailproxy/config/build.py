@@ -1,0 +1,178 @@
+"""From checked tables to frozen values: layers merged, defaults of the protocol filled in, missing keys and rules found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+import cattrs
+from attrs import evolve
+
+from mailproxy.address import UnixAddress, parse_bind, parse_server
+from mailproxy.config import model, rules
+from mailproxy.config.inherit import Layer, giver, merge
+from mailproxy.config.shape import keys_of
+from mailproxy.config.tables import Findings, Table, join, nearest
+from mailproxy.config.values import show
+
+_T = TypeVar("_T")
+
+# How long a side may be silent. IMAP: RFC 9051 section 5.4 asks for 30 minutes at least, and a client in IDLE speaks
+# every 29 (RFC 2177). POP3: 10 minutes at least (RFC 1939 section 3). SMTP: 5 to 10 per command (RFC 5321 4.5.3.2).
+_LONG_SILENCE_S = 31 * 60
+_SHORT_SILENCE_S = 10 * 60
+
+
+def silence_limit(protocol: str) -> int:
+    """The default of ``timeouts.client`` and ``timeouts.server``, in seconds."""
+    return _LONG_SILENCE_S if protocol in ("imap", "tcp") else _SHORT_SILENCE_S
+
+
+def build(tables: Table, found: Findings, converter: cattrs.Converter, source: str) -> model.Config | None:
+    """The configuration, or None where faults leave none. Adds what it finds to ``found``."""
+    builder = _Builder(tables, found, converter)
+    frontends = {name: builder.frontend(name) for name in tables["frontends"]}
+    protocols = _protocols(frontends.values())
+    backends = {name: builder.backend(name, protocols.get(name, ())) for name in tables["backends"]}
+    rules.references(tables, found)
+    rules.listeners({name: frontend for name, frontend in frontends.items() if frontend}, found)
+    rules.reachability(frontends, backends, found)
+    if not tables["frontends"] and "frontends" not in found.bad:
+        found.add("frontends", "has no frontend: at least one is needed")
+    if found.faults:
+        return None
+    return model.Config(
+        process=converter.structure(tables["process"], model.Process),
+        log=converter.structure(tables["log"], model.Log),
+        admin=converter.structure(tables["admin"], model.Admin),
+        frontends={name: frontend for name, frontend in frontends.items() if frontend},
+        backends={name: backend for name, backend in backends.items() if backend},
+        source=source,
+    )
+
+
+def _protocols(frontends: Iterable[model.Frontend | None]) -> dict[str, list[str]]:
+    """The protocols of the frontends that lead to each backend."""
+    protocols: dict[str, list[str]] = {}
+    for frontend in frontends:
+        if frontend is None:
+            continue
+        for name in {frontend.backend, *(route.backend for route in frontend.routes)} - {None}:
+            protocols.setdefault(str(name), []).append(frontend.protocol)
+    return protocols
+
+
+class _Builder:
+    """Merges the layers of one file and structures what comes out."""
+
+    def __init__(self, tables: Table, found: Findings, converter: cattrs.Converter) -> None:
+        self.tables = tables
+        self.found = found
+        self.converter = converter
+
+    def frontend(self, name: str) -> model.Frontend | None:
+        path, own = join("frontends", name), self.tables["frontends"][name]
+        profile = self._profile(own, path, "frontend")
+        layers = self._layers("frontend", profile, Layer(path, own))
+        merged = merge(layers)
+        bind_layers = _interleave(layers, self._layers("bind", profile), ["tls"])
+        binds = []
+        for index, table in enumerate(merged.pop("bind", [])):
+            here = Layer(f"{join(giver(layers, 'bind'), 'bind')}[{index}]", table)
+            rules.own_bind(here, self.found)
+            binds.append(self._table(model.Bind, merge([*bind_layers, here]), here.path, _name_bind))
+        if not binds and join(path, "bind") not in self.found.bad:
+            self.found.add(path, f"has no bind: at least one [[{path}.bind]] is needed")
+        silence = silence_limit(merged.get("protocol", "tcp"))
+        merged["timeouts"] = {"client": silence, **merged.get("timeouts", {})}
+        frontend = self._table(model.Frontend, {**merged, "name": name}, path)
+        if frontend is None or None in binds:
+            return None
+        return evolve(frontend, bind=tuple(binds))
+
+    def backend(self, name: str, protocols: Sequence[str]) -> model.Backend | None:
+        path, own = join("backends", name), self.tables["backends"][name]
+        profile = self._profile(own, path, "backend")
+        layers = self._layers("backend", profile, Layer(path, own))
+        merged = merge(layers)
+        if "protocol" not in merged:
+            if len(set(protocols)) > 1:
+                said = " and ".join(sorted(set(protocols)))
+                self.found.add(path, f"protocol is missing: the frontends that lead here speak {said}")
+            merged["protocol"] = protocols[0] if protocols else "tcp"
+        server_layers = _interleave(layers, self._layers("server", profile), model.INHERITED_BY_SERVERS)
+        tables = merged.pop("servers", [])
+        if not tables and join(path, "servers") not in self.found.bad:
+            self.found.add(path, "has no servers: at least one is needed")
+        servers = []
+        for index, table in enumerate(tables):
+            here = Layer(f"{join(giver(layers, 'servers'), 'servers')}[{index}]", table)
+            server = self._table(model.Server, merge([*server_layers, here]), here.path, _name_server)
+            servers.append(server)
+            rules.server(server, here.path, self.found)
+        rules.same_names([server.name for server in servers if server], f"{path}.servers", self.found)
+        merged["timeouts"] = {"server": silence_limit(merged["protocol"]), **merged.get("timeouts", {})}
+        backend = self._table(model.Backend, {**merged, "name": name}, path)
+        if backend is None or None in servers:
+            return None
+        return evolve(backend, servers=tuple(_with_port(server, backend.port) for server in servers))
+
+    def _profile(self, own: Table, path: str, owner: str) -> str | None:
+        name = own.get("profile", self.tables["defaults"].get(owner, {}).get("profile"))
+        if name is not None and name not in self.tables["profiles"]:
+            known = self.tables["profiles"]
+            self.found.add(join(path, "profile"), f"there is no profile {show(name)}{nearest(name, known)}")
+            return None
+        return name
+
+    def _layers(self, kind: str, profile: str | None, *own: Layer) -> list[Layer]:
+        """Always the defaults, the profile (empty if none), then the own ones, so that layers can be paired by place."""
+        defaults = Layer(join("defaults", kind), self.tables["defaults"].get(kind, {}))
+        profiled = self.tables["profiles"].get(profile, {}).get(kind, {}) if profile else {}
+        return [defaults, Layer(join(join("profiles", profile or ""), kind), profiled), *own]
+
+    def _table(self, table_type: type[_T], table: Table, path: str, complete: Any = None) -> _T | None:
+        """One structured table; None where a key is missing (and then said) or was dropped."""
+        if complete is not None:
+            complete(table)
+        table = {name: value for name, value in table.items() if not _is_switched_off(table_type, name, value)}
+        unfit = False
+        for key in keys_of(table_type).values():
+            if key.required and key.name not in table:
+                unfit = True
+                if join(path, key.name) not in self.found.bad and path not in self.found.bad:
+                    self.found.add(path, f"{key.name} is missing: {key.meaning}")
+        return None if unfit else self.converter.structure(table, table_type)
+
+
+def _interleave(outer: Sequence[Layer], inner: Sequence[Layer], handed_down: Iterable[str]) -> list[Layer]:
+    """The layers of a bind or server: at each strength what surrounds it, reduced to what is handed down, then its own."""
+    handed_down = tuple(handed_down)
+    layers = []
+    for index, layer in enumerate(outer):
+        layers.append(layer.only(handed_down))
+        layers.extend(inner[index : index + 1])
+    return layers
+
+
+def _is_switched_off(table_type: type, name: str, value: object) -> bool:
+    key = keys_of(table_type)[name]
+    return value is False and key.table is not None and key.kind is None
+
+
+def _name_bind(table: Table) -> None:
+    if "address" in table:
+        table.setdefault("name", str(parse_bind(table["address"])))
+
+
+def _name_server(table: Table) -> None:
+    if "address" in table:
+        address = parse_server(table["address"])
+        table.setdefault("name", address.path.rpartition("/")[2] if isinstance(address, UnixAddress) else str(address))
+
+
+def _with_port(server: model.Server | None, port: int | None) -> model.Server:
+    assert server is not None  # noqa: S101 - the caller has looked
+    if port is None or isinstance(server.address, UnixAddress) or server.address.port is not None:
+        return server
+    return evolve(server, address=evolve(server.address, port=port))

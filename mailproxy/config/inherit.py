@@ -1,0 +1,50 @@
+"""Inheritance: which value holds where a key may stand in several layers.
+
+Tables merge key by key, lists and scalars replace, ``false`` switches off an inherited table. From weak to strong:
+``[defaults]``, the profile, what surrounds (a server's backend, a bind's frontend), the table itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from attrs import frozen
+
+Table = dict[str, Any]
+
+
+@frozen
+class Layer:
+    """One table that a value may come from, with its path in the file."""
+
+    path: str
+    table: Table
+
+    def only(self, keys: Iterable[str]) -> Layer:
+        """The layer reduced to the keys that are handed down."""
+        return Layer(self.path, {key: self.table[key] for key in keys if key in self.table})
+
+
+def merge(layers: Sequence[Layer]) -> Table:
+    """All layers in one table, the later ones stronger."""
+    merged: Table = {}
+    for layer in layers:
+        _lay_over(merged, layer.table)
+    return merged
+
+
+def giver(layers: Sequence[Layer], key: str) -> str:
+    """The path of the strongest layer that has the key; of the table itself if none has."""
+    return next((layer.path for layer in reversed(layers) if key in layer.table), layers[-1].path)
+
+
+def _lay_over(merged: Table, table: Table) -> None:
+    for key, value in table.items():
+        if isinstance(value, dict):
+            below = merged.get(key)
+            copy: Table = dict(below) if isinstance(below, dict) else {}
+            _lay_over(copy, value)
+            merged[key] = copy
+        else:
+            merged[key] = value

@@ -1,0 +1,318 @@
+"""The configuration as frozen values: every key with its type, default and meaning.
+
+This page is the one place that knows the keys: reading, inheritance, the JSON Schema and the table in the
+documentation are all made from it. A key's default is what holds when nothing says otherwise; ``None`` means that
+the default is worked out where the meaning says so. ``only`` names the values that this version can do.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from attrs import Factory, field, frozen
+
+from mailproxy.address import BindAddress, ServerAddress
+from mailproxy.config.values import (
+    Count,
+    LogTarget,
+    Mode,
+    Name,
+    Network,
+    Pattern,
+    Port,
+    Positive,
+    Redispatch,
+    Seconds,
+    ServerTlsMode,
+    Size,
+    SniPatterns,
+    Text,
+    TimeLimit,
+    Weight,
+    Workers,
+)
+
+Protocol = Literal["imap", "pop3", "submission", "smtp", "lmtp", "sieve", "tcp"]
+BindMode = Literal["forward", "passthrough", "tls", "starttls"]
+Balance = Literal["leastconn", "roundrobin", "source", "first", "random"]
+SendProxy = Literal["none", "v1", "v2", "v2-ssl", "v2-ssl-cn"]
+Tlv = Literal["authority", "alpn", "crc32c", "unique-id", "ssl-cipher", "cert-sig", "cert-key"]
+CheckType = Literal["none", "tcp", "tls", "imap", "pop3", "smtp", "lmtp", "sieve", "script"]
+
+REQUIRED: Any = object()
+
+
+def setting(meaning: str, default: Any = REQUIRED, *, only: tuple[object, ...] | None = None, shown: str = "") -> Any:
+    """One key. ``only``: the values that this version can do; ``shown``: the default in words where it is worked out."""
+    metadata = {"meaning": meaning, "only": only, "shown": shown}
+    if default is REQUIRED:
+        return field(metadata=metadata)
+    if isinstance(default, type):
+        return field(default=Factory(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@frozen(kw_only=True)
+class Process:
+    """The process as a whole."""
+
+    workers: Workers = setting("number of worker processes, or auto for one per core", 1, only=(1,))
+    max_sessions: Positive | None = setting(
+        "sessions at once; over it, accepting waits", None, shown="(soft descriptor limit - 200) / 2"
+    )
+    drain_timeout: Seconds = setting("how long old sessions may live after a stop", Seconds(30.0))
+    user: Text | None = setting("the user to become after binding and reading keys", None)
+    group: Text | None = setting("the group to become", None, shown="the user's")
+
+
+@frozen(kw_only=True)
+class Log:
+    """Where lines go and what they look like."""
+
+    level: Literal["debug", "info", "warning", "error"] = setting("the least important events that are written", "info")
+    format: Literal["text", "json", "tcplog"] = setting("text for eyes, json, or HAProxy's tcplog line", "text")
+    to: LogTarget = setting("stderr, stdout, a path, syslog:/dev/log or syslog:HOST:514", LogTarget("stderr"))
+
+
+@frozen(kw_only=True)
+class Admin:
+    """The admin socket and HTTP."""
+
+    socket: Path | None = setting("path of the admin socket", None, only=(None,))
+    mode: Mode = setting("its permission bits", Mode(0o660))
+    http: BindAddress | None = setting("address of metrics and status page", None, only=(None,))
+
+
+@frozen(kw_only=True)
+class FrontendTimeouts:
+    """Time limits of the client's side."""
+
+    client: TimeLimit = setting("the client is silent for so long", None, shown="31m for imap and tcp, else 10m")
+    proxy_header: TimeLimit = setting("a PROXY header is complete", TimeLimit(3.0))
+    handshake: TimeLimit = setting("the TLS handshake is done", TimeLimit(10.0))
+    negotiation: TimeLimit = setting("STARTTLS is reached", TimeLimit(180.0))
+    half_closed: TimeLimit = setting("after one side closed, the other is silent for so long", TimeLimit(60.0))
+
+
+@frozen(kw_only=True)
+class FrontendTls:
+    """TLS towards clients."""
+
+    certificates: tuple[Path, ...] = setting(
+        "PEM files or folders of them, chosen by server name; the first is the default", ()
+    )
+    key: Path | None = setting("the private key of a single certificate file without one", None)
+    client_ca: Path | None = setting("CA of client certificates", None, only=(None,))
+    client_crl: Path | None = setting("their revocation list", None, only=(None,))
+    client_verify: Literal["none", "optional", "required"] = setting("ask for client certificates", "none", only=("none",))
+    min_version: Literal["1.2", "1.3"] = setting("lowest TLS version", "1.2")
+    ciphers: Text | None = setting("TLS 1.2 ciphers, in OpenSSL's words", None, shown="OpenSSL's")
+    alpn: tuple[Text, ...] = setting("application protocols to offer", ())
+    strict_sni: bool = setting("refuse names that no certificate has", False, only=(False,))
+
+
+@frozen(kw_only=True)
+class Bind:
+    """One address that a frontend listens on."""
+
+    address: BindAddress = setting('"*:143" (IPv4), "[::]:993" (both families), "unix:/run/x.sock", "fd:3"; port 0 is any')
+    name: Name | None = setting("its name in logs and statistics", None, shown="the address")
+    mode: BindMode = setting(
+        "forward: bytes pass; passthrough: TLS passes; tls: TLS ends here; starttls: upgraded here",
+        "forward",
+        only=("forward", "passthrough", "tls"),
+    )
+    accept_proxy: tuple[Network, ...] = setting("networks that must send a PROXY header", (), only=((),))
+    proxy_optional: bool = setting("others may connect without one", False, only=(False,))
+    backlog: Positive = setting("connections that the kernel keeps waiting", 1024)
+    tcp_user_timeout: TimeLimit | None = setting("unacknowledged data ends the connection after that", None)
+    keepalive: bool = setting("TCP keep-alive", False)
+    free_bind: bool = setting("bind an address that is not here yet", False)
+    interface: Name | None = setting("take connections from this network interface only", None)
+    fast_open: bool = setting("TCP Fast Open", False)
+    v6only: bool = setting("[::] without IPv4", False)
+    unix_mode: Mode | None = setting("permission bits of a Unix socket", None, shown="the umask's")
+    unix_user: Text | None = setting("owner of a Unix socket", None)
+    unix_group: Text | None = setting("group of a Unix socket", None)
+    tls: FrontendTls | None = setting("TLS of this bind alone", None, shown="the frontend's")
+
+
+@frozen(kw_only=True)
+class Route:
+    """Which sessions go to another backend than the frontend's; all that is given must match."""
+
+    sni: SniPatterns | None = setting("server names, or false: clients without one", None)
+    alpn: tuple[Text, ...] = setting("application protocols", ())
+    client: tuple[Network, ...] = setting("client networks", ())
+    port: tuple[Port, ...] = setting("ports that the client connected to", ())
+    backend: Name | None = setting("where they go", None)
+    reject: bool = setting("refuse them", False)
+    mode: Literal["tls", "passthrough"] | None = setting("end TLS here or pass it", None, shown="the bind's")
+
+
+@frozen(kw_only=True)
+class Frontend:
+    """Where clients connect."""
+
+    name: Name = setting("the table's name")
+    profile: Name | None = setting("take the keys of this profile", None)
+    protocol: Protocol = setting("decides default time limits", "tcp")
+    backend: Name | None = setting("where sessions go that no route claims; without it they are refused", None)
+    max_sessions: Count = setting("sessions at once, 0 is no bound", Count(0), only=(0,))
+    timeouts: FrontendTimeouts = setting("time limits of the client's side", FrontendTimeouts)
+    log_null: bool = setting("log sessions in which the client sent nothing and left by itself", False)
+    log_start: bool = setting("log a line when a session is connected, too", False)
+    tls: FrontendTls | None = setting("TLS towards clients", None)
+    bind: tuple[Bind, ...] = setting("addresses to listen on", ())
+    routes: tuple[Route, ...] = setting("other backends for some; the first match wins", (), only=((),))
+
+
+@frozen(kw_only=True)
+class BackendTimeouts:
+    """Time limits of the servers' side."""
+
+    connect: TimeLimit = setting("the connection, with its TLS handshake, is made", TimeLimit(5.0))
+    queue: TimeLimit = setting("waiting for a place at a server", TimeLimit(60.0))
+    server: TimeLimit = setting("the server is silent for so long", None, shown="31m for imap and tcp, else 10m")
+    check: TimeLimit = setting("a health check is done", TimeLimit(5.0))
+
+
+@frozen(kw_only=True)
+class ServerTls:
+    """TLS towards servers."""
+
+    mode: ServerTlsMode = setting("implicit, or starttls on a clear port", "implicit", only=("implicit",))
+    verify: Literal["required", "chain", "none"] = setting("chain and name, the chain alone, or nothing", "required")
+    ca: Path | None = setting("PEM file of the CA", None, shown="the system's")
+    server_name: Text | None = setting("the name to ask for and to verify", None, shown="the address's host")
+    certificate: Path | None = setting("client certificate, PEM", None, only=(None,))
+    key: Path | None = setting("its private key", None, only=(None,))
+    min_version: Literal["1.2", "1.3"] = setting("lowest TLS version", "1.2")
+    ciphers: Text | None = setting("TLS 1.2 ciphers, in OpenSSL's words", None, shown="OpenSSL's")
+
+
+@frozen(kw_only=True)
+class Stick:
+    """Clients come back to the server that they had."""
+
+    on: Literal["source"] = setting("what identifies a client", "source")
+    size: Size = setting("entries", Size(200 * 1024))
+    expire: TimeLimit = setting("an entry lives so long without use", TimeLimit(1800.0))
+    prefix_v4: Count = setting("bits of an IPv4 address", Count(32))
+    prefix_v6: Count = setting("bits of an IPv6 address", Count(64))
+
+
+@frozen(kw_only=True)
+class Connect:
+    """A step of a check script: connect."""
+
+    port: Port | None = setting("port", None, shown="the server's")
+    address: ServerAddress | None = setting("address", None, shown="the server's")
+    tls: ServerTls | bool | None = setting("TLS", None, shown="as sessions")
+    send_proxy: SendProxy | None = setting("PROXY header", None, shown="as sessions")
+
+
+@frozen(kw_only=True)
+class Step:
+    """One step of a check script: exactly one of connect, send and expect."""
+
+    connect: Connect | None = setting("open a connection", None)
+    send: Text | None = setting("send this", None)
+    send_hex: Text | None = setting("send these bytes", None)
+    expect: Text | None = setting("a substring of what came so far", None)
+    expect_regex: Pattern | None = setting("a regular expression", None)
+    expect_hex: Text | None = setting("bytes, in hex", None)
+    not_: bool = setting("the expectation must not be met (key: not)", False)
+    timeout: TimeLimit | None = setting("time limit of this step", None)
+
+
+@frozen(kw_only=True)
+class Check:
+    """Health checks of a server."""
+
+    type: CheckType = setting("what is tried", "none", only=("none",))
+    interval: TimeLimit = setting("between two checks", TimeLimit(10.0))
+    fast_interval: TimeLimit | None = setting("while the state changes", None, shown="interval")
+    down_interval: TimeLimit | None = setting("while down", None, shown="interval")
+    rise: Positive = setting("successes to come up", 2)
+    fall: Positive = setting("failures to go down", 3)
+    jitter: float = setting("share of the interval that is random", 0.2)
+    port: Port | None = setting("port", None, shown="the server's")
+    address: ServerAddress | None = setting("address", None, shown="the server's")
+    tls: ServerTls | bool | None = setting("TLS", None, shown="as sessions")
+    send_proxy: SendProxy | None = setting("PROXY header", None, shown="as sessions")
+    timeout: TimeLimit | None = setting("time limit", None, shown="timeouts.check")
+    steps: tuple[Step, ...] = setting("the script", ())
+
+
+@frozen(kw_only=True)
+class Server:
+    """One server of a backend."""
+
+    name: Name = setting("its name in logs and statistics", shown="its address")
+    address: ServerAddress = setting('"10.0.0.1:993", "10.0.0.2", "imap.internal:993", "unix:/run/x.sock"')
+    weight: Weight = setting("share of the sessions, 0 to 256; 0 takes no new ones", Weight(1))
+    max_sessions: Count = setting("sessions at once, 0 is no bound", Count(0), only=(0,))
+    slow_start: Seconds = setting("after coming up, the weight grows for so long", Seconds(0.0), only=(0,))
+    backup: bool = setting("used only when all others are down", False, only=(False,))
+    tls: ServerTls | None = setting("TLS towards this server", None, shown="the backend's")
+    send_proxy: SendProxy = setting("PROXY header", "none", only=("none",), shown="the backend's")
+    send_proxy_tlvs: tuple[Tlv, ...] = setting("more than the safe default", (), only=((),), shown="the backend's")
+    forward_tlvs: bool = setting("pass a received header's TLVs on", False, only=(False,), shown="the backend's")
+    check: Check | None = setting("health check", None, shown="the backend's")
+    stick: Stick | None = setting("stickiness", None, only=(None,), shown="the backend's")
+    on_marked_down: Literal["none", "shutdown-sessions"] = setting(
+        "what happens to its sessions when it goes down", "none", only=("none",), shown="the backend's"
+    )
+    observe: Literal["none", "connect"] = setting("sessions count as checks", "none", only=("none",), shown="the backend's")
+    error_limit: Positive = setting("failures in a row that count", 10, shown="the backend's")
+    error_clients: Positive = setting("clients that must have seen them", 1, shown="the backend's")
+
+
+# What a server takes from its backend when it does not say otherwise.
+INHERITED_BY_SERVERS = (
+    "tls", "send_proxy", "send_proxy_tlvs", "forward_tlvs", "check", "stick", "on_marked_down", "observe",
+    "error_limit", "error_clients",
+)  # fmt: skip
+
+
+@frozen(kw_only=True)
+class Backend:
+    """Servers that do the same job."""
+
+    name: Name = setting("the table's name")
+    profile: Name | None = setting("take the keys of this profile", None)
+    protocol: Protocol = setting("what the servers speak", "tcp", shown="that of the frontends that lead here")
+    balance: Balance = setting("how a server is chosen", "leastconn", only=("leastconn",))
+    retries: Count = setting("connection attempts after the first", Count(0), only=(0,))
+    redispatch: Redispatch = setting("try another server: true, false, or every n-th attempt", False, only=(False,))
+    timeouts: BackendTimeouts = setting("time limits of the servers' side", BackendTimeouts)
+    max_queue: Count = setting("sessions that may wait, 0 is no bound", Count(0), only=(0,))
+    send_proxy: SendProxy = setting("PROXY header to the servers", "none", only=("none",))
+    send_proxy_tlvs: tuple[Tlv, ...] = setting("more than the safe default", (), only=((),))
+    forward_tlvs: bool = setting("pass a received header's TLVs on", False, only=(False,))
+    tls: ServerTls | None = setting("TLS towards the servers; absent is clear text", None)
+    stick: Stick | None = setting("clients come back to their server", None, only=(None,))
+    on_marked_down: Literal["none", "shutdown-sessions"] = setting(
+        "what happens to a server's sessions when it goes down", "none", only=("none",)
+    )
+    observe: Literal["none", "connect"] = setting("failures of sessions count as checks", "none", only=("none",))
+    error_limit: Positive = setting("failures in a row that count", 10)
+    error_clients: Positive = setting("clients that must have seen them", 1)
+    resolve_interval: TimeLimit = setting("host names are resolved again after that", TimeLimit(30.0))
+    port: Port | None = setting("for servers without one", None, shown="the port that the client connected to")
+    check: Check | None = setting("health checks; servers count as up until their first check fails", None)
+    servers: tuple[Server, ...] = setting("the servers", ())
+
+
+@frozen(kw_only=True)
+class Config:
+    """A whole configuration, without faults as far as its text can tell. ``source`` names the file."""
+
+    process: Process = setting("the process as a whole", Process)
+    log: Log = setting("where lines go", Log)
+    admin: Admin = setting("admin socket and HTTP", Admin)
+    frontends: dict[str, Frontend] = setting("where clients connect", dict)
+    backends: dict[str, Backend] = setting("where sessions go", dict)
+    source: str = setting("the file's name", "")

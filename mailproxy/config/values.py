@@ -1,0 +1,280 @@
+"""The kinds of value that a key can have: how each is read, what is allowed in words, and its JSON Schema.
+
+cattrs coerces by default (``"25"`` would become a port, ``"no"`` would become true), so every kind has a strict hook
+here and none is left to cattrs' own.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Any, Literal, NewType, get_args, get_origin
+
+from attrs import frozen
+
+from mailproxy.address import BindAddress, ServerAddress, parse_bind, parse_server
+from mailproxy.config.units import parse_duration, parse_size
+
+Seconds = NewType("Seconds", float)
+TimeLimit = NewType("TimeLimit", float)
+Size = NewType("Size", int)
+Count = NewType("Count", int)
+Positive = NewType("Positive", int)
+Port = NewType("Port", int)
+Weight = NewType("Weight", int)
+Mode = NewType("Mode", int)
+Name = NewType("Name", str)
+Text = NewType("Text", str)
+Pattern = NewType("Pattern", str)
+Network = IPv4Network | IPv6Network
+Workers = int | Literal["auto"]
+Redispatch = bool | int
+ServerTlsMode = Literal["implicit", "starttls"]
+SniPatterns = tuple[str, ...] | Literal[False]
+
+
+class Expanded(str):
+    """A string that is the value of one environment variable and nothing else; it may stand for a number or a truth."""
+
+    __slots__ = ()
+
+
+class UnfitValueError(ValueError):
+    """A value is not of its kind; the message says what is allowed."""
+
+    def __init__(self, value: object, allowed: str) -> None:
+        self.value = value
+        self.allowed = allowed
+        super().__init__(f"{show(value)} is not allowed: {allowed}")
+
+
+@frozen
+class LogTarget:
+    """Where log lines go: ``stderr``, ``stdout``, ``syslog:…``, else a path."""
+
+    where: str
+
+    def __str__(self) -> str:
+        return self.where
+
+    @property
+    def syslog(self) -> tuple[str, int] | str | None:
+        """``(host, port)`` or the path of syslog's socket; None for other targets."""
+        if not self.where.startswith("syslog:"):
+            return None
+        rest = self.where.removeprefix("syslog:")
+        if rest.startswith("/"):
+            return rest
+        host, _, port = rest.rpartition(":")
+        return host.strip("[]"), int(port)
+
+    @property
+    def path(self) -> Path | None:
+        """The file, if it is one."""
+        if self.where in ("stderr", "stdout") or self.where.startswith("syslog:"):
+            return None
+        return Path(self.where)
+
+
+@frozen
+class Kind:
+    """One kind of value. ``read`` raises ValueError, with a fact if ``allowed`` does not say it all."""
+
+    read: Callable[[object], object]
+    allowed: str
+    schema: Mapping[str, object]
+
+    def structure(self, value: object, _type: object = None) -> Any:
+        """The hook that cattrs calls."""
+        try:
+            return self.read(value)
+        except UnfitValueError:
+            raise
+        except ValueError as error:
+            fact = str(error)
+            raise UnfitValueError(value, f"{fact}; {self.allowed}" if fact else self.allowed) from None
+
+
+def show(value: object) -> str:
+    """A value as it stood in the file, shortened."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict):
+        return "a table"
+    text = f'"{value}"' if isinstance(value, str) else repr(value)
+    return text if len(text) <= 80 else text[:76] + "…" + text[-1]
+
+
+def _integer(lowest: int, highest: int | None = None) -> Callable[[object], int]:
+    def read(value: object) -> int:
+        if isinstance(value, Expanded) and re.fullmatch(r"[0-9]{1,18}", value):
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError  # noqa: TRY004 - one kind of error for every unfit value
+        if value < lowest or (highest is not None and value > highest):
+            raise ValueError
+        return value
+
+    return read
+
+
+def _boolean(value: object) -> bool:
+    if isinstance(value, Expanded) and value in ("true", "false"):
+        return value == "true"
+    if not isinstance(value, bool):
+        raise ValueError  # noqa: TRY004 - one kind of error for every unfit value
+    return value
+
+
+def _share(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or not 0 <= value <= 1:
+        raise ValueError
+    return float(value)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError
+    return str(value)
+
+
+def _name(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9_.:\[\]*/-]{1,128}", value):
+        raise ValueError
+    return str(value)
+
+
+def _pattern(value: object) -> str:
+    try:
+        re.compile(_text(value))
+    except re.error as error:
+        raise ValueError(str(error)) from None
+    return _text(value)
+
+
+def _time_limit(value: object) -> float:
+    seconds = parse_duration(value)
+    if seconds == 0:
+        raise ValueError("a limit of nothing would end everything at once")
+    return seconds
+
+
+def _mode(value: object) -> int:
+    if not isinstance(value, str) or not re.fullmatch(r"0?[0-7]{3}", value):
+        raise ValueError
+    return int(value, 8)
+
+
+def _network(value: object) -> IPv4Network | IPv6Network:
+    if not isinstance(value, str):
+        raise ValueError  # noqa: TRY004 - one kind of error for every unfit value
+    try:
+        return ip_network(value)
+    except ValueError as error:
+        raise ValueError(str(error).removeprefix(f"'{value}' ") if "host bits" in str(error) else "") from None
+
+
+def _workers(value: object) -> int | str:
+    return "auto" if value == "auto" else _integer(1)(value)
+
+
+def _redispatch(value: object) -> bool | int:
+    return _boolean(value) if isinstance(value, (bool, str)) else _integer(1)(value)
+
+
+def _log_target(value: object) -> LogTarget:
+    text = _text(value)
+    if text.startswith("syslog:"):
+        rest = text.removeprefix("syslog:")
+        if not re.fullmatch(r"/.+|(\[[0-9A-Fa-f:.]+\]|[^:\s/]+):[0-9]{1,5}", rest) or (
+            not rest.startswith("/") and not 0 < int(rest.rpartition(":")[2]) < 2**16
+        ):
+            raise ValueError("syslog: takes a path or HOST:PORT")
+    return LogTarget(text)
+
+
+def _sni_patterns(value: object) -> tuple[str, ...] | Literal[False]:
+    if value is False:
+        return False
+    if not isinstance(value, list) or not value:
+        raise ValueError
+    for name in value:
+        if not isinstance(name, str) or not re.fullmatch(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", name):
+            raise ValueError(f"{show(name)} is no server name")
+    return tuple(name.lower() for name in value)
+
+
+def _address(parse: Callable[[str], object]) -> Callable[[object], object]:
+    def read(value: object) -> object:
+        if not isinstance(value, str):
+            raise ValueError  # noqa: TRY004 - one kind of error for every unfit value
+        return parse(value)
+
+    return read
+
+
+_STRING = {"type": "string"}
+_DURATION = {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(us|ms|s|m|h|d)?$"}]}
+_SIZE = {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": "^[0-9]+[kmgKMG]?$"}]}
+_DURATION_WORDS = 'a duration such as "300ms", "5s", "31m", "1h", or a number of seconds'
+
+KINDS: dict[Any, Kind] = {
+    Seconds: Kind(parse_duration, _DURATION_WORDS, _DURATION),
+    TimeLimit: Kind(_time_limit, f"{_DURATION_WORDS}, above 0", _DURATION),
+    Size: Kind(parse_size, 'a size such as "200k", or a number', _SIZE),
+    Count: Kind(_integer(0), "a whole number from 0", {"type": "integer", "minimum": 0}),
+    Positive: Kind(_integer(1), "a whole number from 1", {"type": "integer", "minimum": 1}),
+    Port: Kind(_integer(1, 65535), "a port from 1 to 65535", {"type": "integer", "minimum": 1, "maximum": 65535}),
+    Weight: Kind(_integer(0, 256), "a whole number from 0 to 256", {"type": "integer", "minimum": 0, "maximum": 256}),
+    Mode: Kind(_mode, 'permission bits such as "0660"', {"type": "string", "pattern": "^0?[0-7]{3}$"}),
+    Name: Kind(_name, "a name of letters, digits and . _ - : / * [ ]", {**_STRING, "pattern": r"^[A-Za-z0-9_.:\[\]*/-]{1,128}$"}),
+    Text: Kind(_text, "a string that is not empty", {**_STRING, "minLength": 1}),
+    Pattern: Kind(_pattern, "a regular expression", {**_STRING, "format": "regex"}),
+    bool: Kind(_boolean, "true or false", {"type": "boolean"}),
+    float: Kind(_share, "a number from 0 to 1", {"type": "number", "minimum": 0, "maximum": 1}),
+    Path: Kind(_text, "a path", {**_STRING, "minLength": 1}),
+    Network: Kind(_network, 'a network such as "10.0.0.0/8" or "2001:db8::/32", or an address', _STRING),
+    Workers: Kind(_workers, 'a whole number from 1, or "auto"', {"anyOf": [{"type": "integer", "minimum": 1}, {"const": "auto"}]}),
+    Redispatch: Kind(
+        _redispatch, "true, false, or a whole number from 1",
+        {"anyOf": [{"type": "boolean"}, {"type": "integer", "minimum": 1}]},
+    ),
+    SniPatterns: Kind(
+        _sni_patterns, 'a list of server names such as "imap.example.com" or "*.example.org", or false',
+        {"anyOf": [{"type": "array", "items": _STRING, "minItems": 1}, {"const": False}]},
+    ),
+    LogTarget: Kind(_log_target, "stderr, stdout, a path, syslog:/dev/log or syslog:HOST:514", {**_STRING, "minLength": 1}),
+    BindAddress: Kind(
+        _address(parse_bind), 'an address such as "*:143", "[::]:993", "127.0.0.1:993", "unix:/run/x.sock" or "fd:3"', _STRING
+    ),
+    ServerAddress: Kind(
+        _address(parse_server), 'an address such as "10.0.0.1:993", "10.0.0.2", "imap.internal:993" or "unix:/run/x.sock"', _STRING
+    ),
+}  # fmt: skip
+
+
+def one_of(choices: tuple[object, ...]) -> Kind:
+    """The kind of a Literal."""
+
+    def read(value: object) -> object:
+        # "in" alone would let 1 pass for true
+        for choice in choices:
+            if type(value) in (type(choice), Expanded) and value == choice:
+                return choice
+        raise ValueError
+
+    words = [show(choice).strip('"') for choice in choices]
+    return Kind(read, f"one of {', '.join(words)}", {"enum": list(choices)})
+
+
+def kind_of(annotation: object) -> Kind | None:
+    """The kind for a key's annotation, ``| None`` already taken off; None for tables and lists."""
+    if get_origin(annotation) is Literal:
+        return one_of(get_args(annotation))
+    try:
+        return KINDS.get(annotation)
+    except TypeError:
+        return None

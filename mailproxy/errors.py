@@ -1,0 +1,73 @@
+"""Everything that can go wrong, in one tree by whose fault it is.
+
+Messages state fact and value. Faults of sockets and TLS are translated into this tree in ``net`` and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from attrs import frozen
+
+
+class MailproxyError(Exception):
+    """The root of the tree."""
+
+
+@frozen
+class Fault:
+    """One thing that is wrong in a configuration.
+
+    ``path`` is the key's place in the file, such as ``frontends.imap.bind[0].mode``; empty for the file as a whole.
+    """
+
+    path: str
+    fact: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.fact}" if self.path else self.fact
+
+
+class ConfigError(MailproxyError):
+    """The configuration is faulty. ``faults`` has every fault, in the order of the file where that is known."""
+
+    def __init__(self, faults: Iterable[Fault], source: str = "") -> None:
+        self.faults = tuple(faults)
+        self.source = source
+        super().__init__(self.faults, source)
+
+    def __str__(self) -> str:
+        prefix = f"{self.source}: " if self.source else ""
+        return "\n".join(f"{prefix}{fault}" for fault in self.faults)
+
+
+class ClientError(MailproxyError):
+    """The client broke the rules or left."""
+
+
+class ClientAbortError(ClientError):
+    """The client's connection was reset or failed."""
+
+
+class ClientHandshakeError(ClientError):
+    """The client's TLS handshake failed; the message has OpenSSL's reason."""
+
+
+class ServerError(MailproxyError):
+    """A server could not be reached, broke the rules or left."""
+
+
+class ServerAbortError(ServerError):
+    """The server's connection was reset or failed after it had been made."""
+
+
+class ServerRefusedError(ServerError):
+    """The server refused the connection, is unreachable, or its name has no address."""
+
+
+class ServerHandshakeError(ServerError):
+    """The TLS handshake with the server failed, or its certificate did; the message has OpenSSL's reason."""
+
+
+class ProxyError(MailproxyError):
+    """The proxy itself could not go on: out of descriptors, ports or memory."""
