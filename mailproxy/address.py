@@ -7,7 +7,9 @@ from ipaddress import IPv6Address, ip_address
 
 from attrs import frozen
 
-_HOST_NAME = re.compile(r"(?=.{1,253}\Z)(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?\Z")
+_HOST_NAME = re.compile(
+    r"(?=.{1,253}\Z)(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?\Z"
+)
 _UNIX_PATH_MAX = 107  # sun_path holds 108 bytes with its closing zero (unix(7))
 _PORT_MAX = 65535
 
@@ -68,7 +70,9 @@ def parse_bind(text: str) -> BindAddress:
     if address.port is None:
         raise ValueError("has no port")
     if not address.is_literal:
-        raise ValueError("is not an IP address: a bind takes one, or * for every IPv4 address, [::] for both families")
+        raise ValueError(
+            "is not an IP address: a bind takes one, or * for every IPv4 address, [::] for both families"
+        )
     return address
 
 

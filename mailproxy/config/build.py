@@ -88,7 +88,7 @@ class _Builder:
         frontend = self._table(model.Frontend, {**merged, "name": name}, path)
         if frontend is None or None in binds:
             return None
-        return evolve(frontend, bind=tuple(binds))
+        return evolve(frontend, bind=tuple(bind for bind in binds if bind is not None))
 
     def backend(self, name: str, protocols: Sequence[str]) -> model.Backend | None:
         path, own = join("backends", name), self.tables["backends"][name]
@@ -118,7 +118,7 @@ class _Builder:
         return evolve(backend, servers=tuple(_with_port(server, backend.port) for server in servers))
 
     def _profile(self, own: Table, path: str, owner: str) -> str | None:
-        name = own.get("profile", self.tables["defaults"].get(owner, {}).get("profile"))
+        name: str | None = own.get("profile", self.tables["defaults"].get(owner, {}).get("profile"))
         if name is not None and name not in self.tables["profiles"]:
             known = self.tables["profiles"]
             self.found.add(join(path, "profile"), f"there is no profile {show(name)}{nearest(name, known)}")
@@ -135,7 +135,9 @@ class _Builder:
         """One structured table; None where a key is missing (and then said) or was dropped."""
         if complete is not None:
             complete(table)
-        table = {name: value for name, value in table.items() if not _is_switched_off(table_type, name, value)}
+        table = {
+            name: value for name, value in table.items() if not _is_switched_off(table_type, name, value)
+        }
         unfit = False
         for key in keys_of(table_type).values():
             if key.required and key.name not in table:
@@ -166,9 +168,13 @@ def _name_bind(table: Table) -> None:
 
 
 def _name_server(table: Table) -> None:
-    if "address" in table:
+    if "address" not in table:
+        table.setdefault("name", "")  # what is missing is the address; the name would only be said twice
+    else:
         address = parse_server(table["address"])
-        table.setdefault("name", address.path.rpartition("/")[2] if isinstance(address, UnixAddress) else str(address))
+        table.setdefault(
+            "name", address.path.rpartition("/")[2] if isinstance(address, UnixAddress) else str(address)
+        )
 
 
 def _with_port(server: model.Server | None, port: int | None) -> model.Server:

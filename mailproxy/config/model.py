@@ -43,7 +43,9 @@ CheckType = Literal["none", "tcp", "tls", "imap", "pop3", "smtp", "lmtp", "sieve
 REQUIRED: Any = object()
 
 
-def setting(meaning: str, default: Any = REQUIRED, *, only: tuple[object, ...] | None = None, shown: str = "") -> Any:
+def setting(
+    meaning: str, default: Any = REQUIRED, *, only: tuple[object, ...] | None = None, shown: str = ""
+) -> Any:
     """One key. ``only``: the values that this version can do; ``shown``: the default in words where it is worked out."""
     metadata = {"meaning": meaning, "only": only, "shown": shown}
     if default is REQUIRED:
@@ -70,8 +72,12 @@ class Process:
 class Log:
     """Where lines go and what they look like."""
 
-    level: Literal["debug", "info", "warning", "error"] = setting("the least important events that are written", "info")
-    format: Literal["text", "json", "tcplog"] = setting("text for eyes, json, or HAProxy's tcplog line", "text")
+    level: Literal["debug", "info", "warning", "error"] = setting(
+        "the least important events that are written", "info"
+    )
+    format: Literal["text", "json", "tcplog"] = setting(
+        "text for eyes, json, or HAProxy's tcplog line", "text"
+    )
     to: LogTarget = setting("stderr, stdout, a path, syslog:/dev/log or syslog:HOST:514", LogTarget("stderr"))
 
 
@@ -88,11 +94,15 @@ class Admin:
 class FrontendTimeouts:
     """Time limits of the client's side."""
 
-    client: TimeLimit = setting("the client is silent for so long", None, shown="31m for imap and tcp, else 10m")
+    client: TimeLimit = setting(
+        "the client is silent for so long", None, shown="31m for imap and tcp, else 10m"
+    )
     proxy_header: TimeLimit = setting("a PROXY header is complete", TimeLimit(3.0))
     handshake: TimeLimit = setting("the TLS handshake is done", TimeLimit(10.0))
     negotiation: TimeLimit = setting("STARTTLS is reached", TimeLimit(180.0))
-    half_closed: TimeLimit = setting("after one side closed, the other is silent for so long", TimeLimit(60.0))
+    half_closed: TimeLimit = setting(
+        "after one side closed, the other is silent for so long", TimeLimit(60.0)
+    )
 
 
 @frozen(kw_only=True)
@@ -105,7 +115,9 @@ class FrontendTls:
     key: Path | None = setting("the private key of a single certificate file without one", None)
     client_ca: Path | None = setting("CA of client certificates", None, only=(None,))
     client_crl: Path | None = setting("their revocation list", None, only=(None,))
-    client_verify: Literal["none", "optional", "required"] = setting("ask for client certificates", "none", only=("none",))
+    client_verify: Literal["none", "optional", "required"] = setting(
+        "ask for client certificates", "none", only=("none",)
+    )
     min_version: Literal["1.2", "1.3"] = setting("lowest TLS version", "1.2")
     ciphers: Text | None = setting("TLS 1.2 ciphers, in OpenSSL's words", None, shown="OpenSSL's")
     alpn: tuple[Text, ...] = setting("application protocols to offer", ())
@@ -116,7 +128,9 @@ class FrontendTls:
 class Bind:
     """One address that a frontend listens on."""
 
-    address: BindAddress = setting('"*:143" (IPv4), "[::]:993" (both families), "unix:/run/x.sock", "fd:3"; port 0 is any')
+    address: BindAddress = setting(
+        '"*:143" (IPv4), "[::]:993" (both families), "unix:/run/x.sock", "fd:3"; port 0 is any'
+    )
     name: Name | None = setting("its name in logs and statistics", None, shown="the address")
     mode: BindMode = setting(
         "forward: bytes pass; passthrough: TLS passes; tls: TLS ends here; starttls: upgraded here",
@@ -158,7 +172,9 @@ class Frontend:
     name: Name = setting("the table's name")
     profile: Name | None = setting("take the keys of this profile", None)
     protocol: Protocol = setting("decides default time limits", "tcp")
-    backend: Name | None = setting("where sessions go that no route claims; without it they are refused", None)
+    backend: Name | None = setting(
+        "where sessions go that no route claims; without it they are refused", None
+    )
     max_sessions: Count = setting("sessions at once, 0 is no bound", Count(0), only=(0,))
     timeouts: FrontendTimeouts = setting("time limits of the client's side", FrontendTimeouts)
     log_null: bool = setting("log sessions in which the client sent nothing and left by itself", False)
@@ -174,7 +190,9 @@ class BackendTimeouts:
 
     connect: TimeLimit = setting("the connection, with its TLS handshake, is made", TimeLimit(5.0))
     queue: TimeLimit = setting("waiting for a place at a server", TimeLimit(60.0))
-    server: TimeLimit = setting("the server is silent for so long", None, shown="31m for imap and tcp, else 10m")
+    server: TimeLimit = setting(
+        "the server is silent for so long", None, shown="31m for imap and tcp, else 10m"
+    )
     check: TimeLimit = setting("a health check is done", TimeLimit(5.0))
 
 
@@ -183,7 +201,9 @@ class ServerTls:
     """TLS towards servers."""
 
     mode: ServerTlsMode = setting("implicit, or starttls on a clear port", "implicit", only=("implicit",))
-    verify: Literal["required", "chain", "none"] = setting("chain and name, the chain alone, or nothing", "required")
+    verify: Literal["required", "chain", "none"] = setting(
+        "chain and name, the chain alone, or nothing", "required"
+    )
     ca: Path | None = setting("PEM file of the CA", None, shown="the system's")
     server_name: Text | None = setting("the name to ask for and to verify", None, shown="the address's host")
     certificate: Path | None = setting("client certificate, PEM", None, only=(None,))
@@ -258,14 +278,20 @@ class Server:
     backup: bool = setting("used only when all others are down", False, only=(False,))
     tls: ServerTls | None = setting("TLS towards this server", None, shown="the backend's")
     send_proxy: SendProxy = setting("PROXY header", "none", only=("none",), shown="the backend's")
-    send_proxy_tlvs: tuple[Tlv, ...] = setting("more than the safe default", (), only=((),), shown="the backend's")
-    forward_tlvs: bool = setting("pass a received header's TLVs on", False, only=(False,), shown="the backend's")
+    send_proxy_tlvs: tuple[Tlv, ...] = setting(
+        "more than the safe default", (), only=((),), shown="the backend's"
+    )
+    forward_tlvs: bool = setting(
+        "pass a received header's TLVs on", False, only=(False,), shown="the backend's"
+    )
     check: Check | None = setting("health check", None, shown="the backend's")
     stick: Stick | None = setting("stickiness", None, only=(None,), shown="the backend's")
     on_marked_down: Literal["none", "shutdown-sessions"] = setting(
         "what happens to its sessions when it goes down", "none", only=("none",), shown="the backend's"
     )
-    observe: Literal["none", "connect"] = setting("sessions count as checks", "none", only=("none",), shown="the backend's")
+    observe: Literal["none", "connect"] = setting(
+        "sessions count as checks", "none", only=("none",), shown="the backend's"
+    )
     error_limit: Positive = setting("failures in a row that count", 10, shown="the backend's")
     error_clients: Positive = setting("clients that must have seen them", 1, shown="the backend's")
 
@@ -283,10 +309,14 @@ class Backend:
 
     name: Name = setting("the table's name")
     profile: Name | None = setting("take the keys of this profile", None)
-    protocol: Protocol = setting("what the servers speak", "tcp", shown="that of the frontends that lead here")
+    protocol: Protocol = setting(
+        "what the servers speak", "tcp", shown="that of the frontends that lead here"
+    )
     balance: Balance = setting("how a server is chosen", "leastconn", only=("leastconn",))
     retries: Count = setting("connection attempts after the first", Count(0), only=(0,))
-    redispatch: Redispatch = setting("try another server: true, false, or every n-th attempt", False, only=(False,))
+    redispatch: Redispatch = setting(
+        "try another server: true, false, or every n-th attempt", False, only=(False,)
+    )
     timeouts: BackendTimeouts = setting("time limits of the servers' side", BackendTimeouts)
     max_queue: Count = setting("sessions that may wait, 0 is no bound", Count(0), only=(0,))
     send_proxy: SendProxy = setting("PROXY header to the servers", "none", only=("none",))
@@ -297,11 +327,15 @@ class Backend:
     on_marked_down: Literal["none", "shutdown-sessions"] = setting(
         "what happens to a server's sessions when it goes down", "none", only=("none",)
     )
-    observe: Literal["none", "connect"] = setting("failures of sessions count as checks", "none", only=("none",))
+    observe: Literal["none", "connect"] = setting(
+        "failures of sessions count as checks", "none", only=("none",)
+    )
     error_limit: Positive = setting("failures in a row that count", 10)
     error_clients: Positive = setting("clients that must have seen them", 1)
     resolve_interval: TimeLimit = setting("host names are resolved again after that", TimeLimit(30.0))
-    port: Port | None = setting("for servers without one", None, shown="the port that the client connected to")
+    port: Port | None = setting(
+        "for servers without one", None, shown="the port that the client connected to"
+    )
     check: Check | None = setting("health checks; servers count as up until their first check fails", None)
     servers: tuple[Server, ...] = setting("the servers", ())
 

@@ -124,7 +124,9 @@ def _expand(value: Any, path: str, found: Findings) -> Any:
         if match[0] == "$$":
             return "$"
         if name is None:
-            found.drop(path, f"{show(value)} is not allowed: ${{NAME}}, ${{NAME:-default}}, or $$ for a dollar sign")
+            found.drop(
+                path, f"{show(value)} is not allowed: ${{NAME}}, ${{NAME:-default}}, or $$ for a dollar sign"
+            )
             return ""
         if name not in os.environ and default is None:
             found.drop(path, f"the environment has no {name}")
@@ -138,7 +140,7 @@ def _expand(value: Any, path: str, found: Findings) -> Any:
 
 
 def _converter(folder: Path) -> cattrs.Converter:
-    """cattrs with a strict hook for every kind; paths become absolute."""
+    """Cattrs with a strict hook for every kind; paths become absolute."""
     converter = cattrs.Converter(forbid_extra_keys=True)
 
     def structure(value: object, annotation: Any) -> Any:
@@ -147,7 +149,9 @@ def _converter(folder: Path) -> cattrs.Converter:
         assert kind is not None  # noqa: S101 - the predicate asked the same
         return _absolute(kind.structure(value), annotation, folder)
 
-    converter.register_structure_hook_func(lambda annotation: kind_of(without_none(annotation)) is not None, structure)
+    converter.register_structure_hook_func(
+        lambda annotation: kind_of(without_none(annotation)) is not None, structure
+    )
     for annotation in KINDS:
         if isinstance(annotation, type):  # cattrs' own hooks for plain classes would come first
             converter.register_structure_hook(annotation, structure)

@@ -66,21 +66,30 @@ def listeners(frontends: Mapping[str, model.Frontend], found: Findings) -> None:
             _certificates(bind, here, found)
     for (first, one), (second, other) in combinations(places, 2):
         if _overlap(one, other):
-            found.add(f"{second}.address", f'"{other.address}" overlaps with "{one.address}" at {first}.address')
+            found.add(
+                f"{second}.address", f'"{other.address}" overlaps with "{one.address}" at {first}.address'
+            )
 
 
 def _certificates(bind: model.Bind, path: str, found: Findings) -> None:
     if bind.mode == "tls" and (bind.tls is None or not bind.tls.certificates):
         found.add(path, "mode tls needs certificates: give tls.certificates to the bind or its frontend")
     elif bind.tls is not None and bind.tls.key is not None and len(bind.tls.certificates) != 1:
-        found.add(f"{path}.tls.key", "goes with exactly one certificate file; put other keys into the certificates' files")
+        found.add(
+            f"{path}.tls.key",
+            "goes with exactly one certificate file; put other keys into the certificates' files",
+        )
 
 
 def _overlap(one: model.Bind, other: model.Bind) -> bool:
     a, b = one.address, other.address
     if not isinstance(a, TcpAddress) or not isinstance(b, TcpAddress):
         return a == b
-    if a.port != b.port or a.port == 0 or (one.interface or other.interface) and one.interface != other.interface:
+    if (
+        a.port != b.port
+        or a.port == 0
+        or ((one.interface or other.interface) and one.interface != other.interface)
+    ):
         return False
     return a.host == b.host or _covers(a, b, one.v6only) or _covers(b, a, other.v6only)
 
@@ -95,7 +104,11 @@ def server(value: model.Server | None, path: str, found: Findings) -> None:
     """A server's keys fit its address."""
     if value is None or value.tls is None:
         return
-    if value.tls.verify == "required" and value.tls.server_name is None and isinstance(value.address, UnixAddress):
+    if (
+        value.tls.verify == "required"
+        and value.tls.server_name is None
+        and isinstance(value.address, UnixAddress)
+    ):
         found.add(path, "tls.server_name is missing: a Unix socket has no name to verify")
 
 
@@ -106,14 +119,18 @@ def same_names(names: Sequence[str], path: str, found: Findings) -> None:
 
 
 def reachability(
-    frontends: Mapping[str, model.Frontend | None], backends: Mapping[str, model.Backend | None], found: Findings
+    frontends: Mapping[str, model.Frontend | None],
+    backends: Mapping[str, model.Backend | None],
+    found: Findings,
 ) -> None:
     """A server without a port is reached only from binds that have one."""
     for frontend in frontends.values():
         backend = backends.get(frontend.backend) if frontend and frontend.backend else None
         if frontend is None or backend is None:
             continue
-        portless = [s.name for s in backend.servers if isinstance(s.address, TcpAddress) and s.address.port is None]
+        portless = [
+            s.name for s in backend.servers if isinstance(s.address, TcpAddress) and s.address.port is None
+        ]
         for index, bind in enumerate(frontend.bind):
             if portless and _has_no_port(bind.address):
                 path = f"{join('frontends', frontend.name)}.bind[{index}]"

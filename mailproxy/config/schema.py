@@ -41,7 +41,12 @@ def json_schema() -> Schema:
 
 
 def _closed(properties: Schema, description: str) -> Schema:
-    return {"type": "object", "additionalProperties": False, "description": description, "properties": properties}
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "description": description,
+        "properties": properties,
+    }
 
 
 def _named(table: Schema) -> Schema:
@@ -70,7 +75,11 @@ def _value(key: Key) -> Schema:
     if key.table is None:
         assert key.kind is not None  # noqa: S101 - a key without table has a kind
         # a variable of the environment may stand for any number or truth
-        return dict(key.kind.schema) if _takes_strings(key) else {"anyOf": [dict(key.kind.schema), {"type": "string", "pattern": r"^\$\{.*\}$"}]}
+        return (
+            dict(key.kind.schema)
+            if _takes_strings(key)
+            else {"anyOf": [dict(key.kind.schema), {"type": "string", "pattern": r"^\$\{.*\}$"}]}
+        )
     choices: list[Schema] = [_table(key.table)]
     if key.kind is not None:
         choices.append({"type": "boolean"})
@@ -84,7 +93,8 @@ def _value(key: Key) -> Schema:
 def _takes_strings(key: Key) -> bool:
     schema = key.kind.schema if key.kind else {}
     return schema.get("type") == "string" or any(
-        choice.get("type") == "string" and "pattern" not in choice for choice in schema.get("anyOf", ())  # type: ignore[attr-defined]
+        choice.get("type") == "string" and "pattern" not in choice
+        for choice in schema.get("anyOf", ())  # type: ignore[attr-defined]
     )
 
 

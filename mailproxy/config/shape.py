@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping
-from functools import cache
 from typing import Any, Union, get_args, get_origin
 
 import attrs
@@ -29,7 +28,7 @@ class Key:
     attribute: str
     annotation: Any
     kind: Kind | None
-    table: type | None
+    table: type[Any] | None
     many: bool
     meaning: str
     only: tuple[object, ...] | None
@@ -41,11 +40,15 @@ class Key:
         return self.default is attrs.NOTHING
 
 
-@cache
-def keys_of(table: type) -> Mapping[str, Key]:
+def keys_of(table: type[Any]) -> Mapping[str, Key]:
     """The keys of a table by the name that they have in the file."""
-    attrs.resolve_types(table)
-    return {key.name: key for key in map(_key, attrs.fields(table))}
+    if table not in _known:
+        attrs.resolve_types(table)
+        _known[table] = {key.name: key for key in map(_key, attrs.fields(table))}
+    return _known[table]
+
+
+_known: dict[type[Any], Mapping[str, Key]] = {}
 
 
 def _key(attribute: attrs.Attribute[Any]) -> Key:

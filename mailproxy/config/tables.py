@@ -56,7 +56,9 @@ def unknown(name: str, known: Iterable[str]) -> str:
     return f"unknown key{nearest(name, known) or '; known are ' + ', '.join(known)}"
 
 
-def check_table(table_type: type, value: object, path: str, found: Findings, *, without: tuple[str, ...] = ()) -> Table:
+def check_table(
+    table_type: type, value: object, path: str, found: Findings, *, without: tuple[str, ...] = ()
+) -> Table:
     """The table with its bad keys dropped; short forms written out. ``without``: keys that do not stand in the file."""
     short = SHORT_FORMS.get(table_type)
     if short and isinstance(value, str):
@@ -104,10 +106,14 @@ def _check_value(kind: Kind, value: object, path: str, found: Findings) -> objec
 
 def _check_list(key: Key, value: object, path: str, found: Findings) -> object:
     if not isinstance(value, list):
-        words = f"a list of tables, [[{path}]]" if key.table else f"a list; each {key.kind.allowed if key.kind else ''}"
+        words = (
+            f"a list of tables, [[{path}]]"
+            if key.table
+            else f"a list; each {key.kind.allowed if key.kind else ''}"
+        )
         found.drop(path, f"{show(value)} is not allowed: {words}")
         return value
-    items = []
+    items: list[object] = []
     for index, item in enumerate(value):
         here = f"{path}[{index}]"
         if key.table is not None:

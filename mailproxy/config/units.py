@@ -7,7 +7,9 @@ import re
 
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
-_LONGEST_S = 10 * 365 * 86400.0  # beyond this it is a slip, and far beyond it the clock's arithmetic loses its grain
+_LONGEST_S = (
+    10 * 365 * 86400.0
+)  # beyond this it is a slip, and far beyond it the clock's arithmetic loses its grain
 
 
 def parse_duration(value: object) -> float:

@@ -130,7 +130,12 @@ def _boolean(value: object) -> bool:
 
 
 def _share(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or not 0 <= value <= 1:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not math.isfinite(value)
+        or not 0 <= value <= 1
+    ):
         raise ValueError
     return float(value)
 
@@ -174,7 +179,9 @@ def _network(value: object) -> IPv4Network | IPv6Network:
     try:
         return ip_network(value)
     except ValueError as error:
-        raise ValueError(str(error).removeprefix(f"'{value}' ") if "host bits" in str(error) else "") from None
+        raise ValueError(
+            str(error).removeprefix(f"'{value}' ") if "host bits" in str(error) else ""
+        ) from None
 
 
 def _workers(value: object) -> int | str:
@@ -217,7 +224,12 @@ def _address(parse: Callable[[str], object]) -> Callable[[object], object]:
 
 
 _STRING = {"type": "string"}
-_DURATION = {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(us|ms|s|m|h|d)?$"}]}
+_DURATION = {
+    "anyOf": [
+        {"type": "number", "minimum": 0},
+        {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(us|ms|s|m|h|d)?$"},
+    ]
+}
 _SIZE = {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": "^[0-9]+[kmgKMG]?$"}]}
 _DURATION_WORDS = 'a duration such as "300ms", "5s", "31m", "1h", or a number of seconds'
 

@@ -1,0 +1,115 @@
+"""Advice about mail traps: what is no fault and still not what an operator wants."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from mailproxy.address import TcpAddress
+from mailproxy.app.limits import DESCRIPTORS_KEPT, descriptor_limit
+from mailproxy.config import Backend, Bind, Config, Frontend
+from mailproxy.errors import Fault
+from mailproxy.net.certificates import Certificate
+
+_IMAP_SILENCE_S = 29 * 60  # clients in IDLE speak at least every 29 minutes (RFC 2177 section 3)
+_EXPIRY_NOTICE = timedelta(days=14)
+
+
+def advise(config: Config, certificates: Mapping[Path, tuple[str, Certificate]]) -> list[Fault]:
+    """One line each, with the path of the key and what to write instead."""
+    advice: list[Fault] = []
+    for frontend in config.frontends.values():
+        advice += _about_frontend(frontend, config.backends.get(frontend.backend or ""))
+    for backend in config.backends.values():
+        advice += _about_backend(backend)
+    advice += _about_unused(config)
+    advice += _about_certificates(certificates)
+    advice += _about_descriptors(config)
+    return advice
+
+
+def _about_frontend(frontend: Frontend, backend: Backend | None) -> Iterator[Fault]:
+    path = f"frontends.{frontend.name}"
+    if backend is None:
+        yield Fault(path, "has no backend: every session is refused; give backend unless that is meant")
+    if frontend.protocol == "imap" and frontend.timeouts.client < _IMAP_SILENCE_S:
+        yield Fault(f"{path}.timeouts.client", _too_short(frontend.timeouts.client))
+    for index, bind in enumerate(frontend.bind):
+        here = f"{path}.bind[{index}]"
+        if backend is None:
+            continue
+        tls = [server.tls is not None for server in backend.servers]
+        if bind.mode == "forward" and any(tls) and not _is_local(bind):
+            yield Fault(
+                f"{here}.mode",
+                f"clear text is exposed at {bind.address} without STARTTLS, since the servers speak TLS: "
+                'use mode = "tls", or "passthrough" without the backend\'s tls',
+            )
+        for server in backend.servers:
+            portless = isinstance(server.address, TcpAddress) and server.address.port is None
+            if bind.mode == "tls" and portless and server.tls is None:
+                yield Fault(
+                    f"backends.{backend.name}.servers",
+                    f"{server.name} has no port and no tls: sessions of {here} would speak clear text to the port that "
+                    "the client connected to; give port, or tls",
+                )
+
+
+def _is_local(bind: Bind) -> bool:
+    if not isinstance(bind.address, TcpAddress):
+        return True
+    return bind.address.host != "*" and ipaddress.ip_address(bind.address.host).is_loopback
+
+
+def _about_backend(backend: Backend) -> Iterator[Fault]:
+    path = f"backends.{backend.name}"
+    if backend.protocol == "imap" and backend.timeouts.server < _IMAP_SILENCE_S:
+        yield Fault(f"{path}.timeouts.server", _too_short(backend.timeouts.server))
+    seen: dict[str, str] = {}
+    for index, server in enumerate(backend.servers):
+        here = f"{path}.servers[{index}]"
+        address = str(server.address)
+        if address in seen:
+            yield Fault(here, f"has the address {address} of {seen[address]}: one of them is superfluous")
+        seen.setdefault(address, server.name)
+        if server.tls is not None and server.tls.verify != "required":
+            what = "nothing" if server.tls.verify == "none" else "the chain but not the name"
+            yield Fault(
+                f"{here}.tls.verify" if server.tls != backend.tls else f"{path}.tls.verify",
+                f'"{server.tls.verify}" verifies {what}: use "required", with ca and server_name if needed',
+            )
+
+
+def _too_short(seconds: float) -> str:
+    return f"{seconds:g}s cuts IMAP clients off that wait in IDLE: use 31m (they speak every 29 minutes, RFC 2177)"
+
+
+def _about_unused(config: Config) -> Iterator[Fault]:
+    used = {frontend.backend for frontend in config.frontends.values()}
+    for name in config.backends:
+        if name not in used:
+            yield Fault(f"backends.{name}", "no frontend leads here")
+
+
+def _about_certificates(certificates: Mapping[Path, tuple[str, Certificate]]) -> Iterator[Fault]:
+    now = datetime.now(UTC)
+    for file, (path, certificate) in certificates.items():
+        left = certificate.not_after - now
+        if left < _EXPIRY_NOTICE:
+            yield Fault(
+                path, f"{file}: expires in {left.days} days, on {certificate.not_after:%Y-%m-%d}: renew it"
+            )
+        if not certificate.names:
+            yield Fault(path, f"{file}: has no DNS name, so clients cannot verify it")
+
+
+def _about_descriptors(config: Config) -> Iterator[Fault]:
+    wanted = config.process.max_sessions
+    if wanted is not None and wanted * 2 + DESCRIPTORS_KEPT > descriptor_limit():
+        yield Fault(
+            "process.max_sessions",
+            f"{wanted} sessions need {wanted * 2 + DESCRIPTORS_KEPT} descriptors, and the limit here is "
+            f"{descriptor_limit()}: raise it (ulimit -n, LimitNOFILE=) or lower max_sessions",
+        )

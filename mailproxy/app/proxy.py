@@ -1,0 +1,129 @@
+"""The proxy inside another program: ``serve`` and the handle that it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import trio
+from attrs import field, frozen
+
+from mailproxy.app.limits import max_sessions
+from mailproxy.app.material import Material, load_material
+from mailproxy.app.privileges import wanted_owner
+from mailproxy.config import Config
+from mailproxy.errors import ConfigError, Fault
+from mailproxy.log import Log, open_target
+from mailproxy.net.listener import Listener, close_all, open_listeners
+from mailproxy.pool import State
+from mailproxy.proxy.backend import Backend, BackendServer
+from mailproxy.proxy.frontend import Frontend
+from mailproxy.proxy.service import Service
+
+
+@frozen
+class ProxyServer:
+    """A server of the running proxy."""
+
+    _backend: Backend = field(repr=False)
+    _server: BackendServer = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """Its name in the configuration."""
+        return self._server.name
+
+    @property
+    def state(self) -> str:
+        """``ready``, ``drain`` or ``maint``."""
+        return self._server.state.value
+
+    @property
+    def sessions(self) -> int:
+        """Sessions that it has now."""
+        return self._server.sessions
+
+    def set_state(self, state: Literal["ready", "drain", "maint"]) -> None:
+        """``drain`` and ``maint`` take no new sessions, those that are there go on. Raises ValueError."""
+        self._backend.set_state(self._server, State(state))
+
+
+@frozen
+class ProxyBackend:
+    """A backend of the running proxy."""
+
+    name: str
+    servers: Mapping[str, ProxyServer]
+
+
+@frozen
+class ProxyFrontend:
+    """A frontend of the running proxy. ``addresses``: where it really listens, in the order of its binds."""
+
+    name: str
+    addresses: tuple[str, ...]
+    _frontend: Frontend = field(repr=False)
+
+    @property
+    def sessions(self) -> int:
+        """Sessions that it has now."""
+        return self._frontend.sessions
+
+
+class Proxy:
+    """A running proxy, as ``serve`` reports it."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self.frontends: Mapping[str, ProxyFrontend] = {
+            name: ProxyFrontend(name, tuple(listener.address for listener in frontend.listeners), frontend)
+            for name, frontend in service.frontends.items()
+        }
+        self.backends: Mapping[str, ProxyBackend] = {
+            name: ProxyBackend(
+                name, {server.name: ProxyServer(backend, server) for server in backend.servers}
+            )
+            for name, backend in service.backends.items()
+        }
+
+    @property
+    def sessions(self) -> int:
+        """Sessions of all frontends now."""
+        return self._service.limit.sessions
+
+    async def drain(self, seconds: float) -> None:
+        """Accept no more, give sessions ``seconds`` to end, stop the rest; returns when the last one is over."""
+        self._service.drain(seconds)
+        await self._service.ended.wait()
+
+    def reopen_log(self) -> None:
+        """Open the log file anew, as rotation wants it."""
+        self._service.log.reopen()
+
+
+def open_service(config: Config, material: Material) -> Service:
+    """Listen and open the log: all that needs privileges. Raises ConfigError, with nothing left open."""
+    listeners: list[Listener] = open_listeners(config, material.bind_contexts)
+    try:
+        target = open_target(config.log.to.where, config.log.to.syslog, wanted_owner(config))
+    except OSError as error:
+        close_all(listeners)
+        raise ConfigError([Fault("log.to", f"{config.log.to}: {error.strerror}")], config.source) from None
+    log = Log(target, form=config.log.format, level=config.log.level)
+    return Service(config, listeners, material.server_contexts, log=log, max_sessions=max_sessions(config))
+
+
+async def serve(config: Config, *, task_status: trio.TaskStatus[Proxy] = trio.TASK_STATUS_IGNORED) -> None:
+    """Run a proxy in this trio loop until drained or cancelled; reports a ``Proxy`` once every bind listens.
+
+    Touches neither signals nor privileges: ``process.user`` and ``group`` do not count here. Raises ConfigError with
+    every fault that files, addresses and names have. Sessions that are open when it is cancelled are closed and logged.
+    """
+
+    def prepare() -> Service:
+        return open_service(config, load_material(config))
+
+    service = await trio.to_thread.run_sync(prepare)  # reads files: other tasks of the host go on meanwhile
+    async with trio.open_nursery() as nursery:
+        await nursery.start(service.run)
+        task_status.started(Proxy(service))

@@ -1,0 +1,33 @@
+"""What the log tells beside sessions: constant names with a level; data come as keys."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+LEVELS = ("debug", "info", "warning", "error")
+
+
+@frozen
+class Event:
+    """A kind of event. ``level`` is one of LEVELS."""
+
+    name: str
+    level: str
+
+
+LISTENING = Event("listening", "info")
+READY = Event("ready", "info")
+DRAINING = Event("draining", "warning")
+STOPPING = Event("stopping", "warning")
+STOPPED = Event("stopped", "info")
+ACCEPT_PAUSED = Event("accept-paused", "warning")
+ACCEPT_RESUMED = Event("accept-resumed", "info")
+SESSIONS_FULL = Event("sessions-full", "warning")
+NAME_RESOLVED = Event("name-resolved", "info")
+NAME_UNRESOLVED = Event("name-unresolved", "warning")
+SERVER_STATE = Event("server-state", "warning")
+LINES_LOST = Event("lines-lost", "error")
+LOG_REOPENED = Event("log-reopened", "info")
+LOG_NOT_REOPENED = Event("log-not-reopened", "error")
+SESSION_FAULT = Event("session-fault", "error")
+SESSION_STARTED = Event("session-started", "info")

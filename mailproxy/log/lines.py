@@ -1,0 +1,142 @@
+"""Writing sessions and events as lines: text for eyes, JSON for machines, HAProxy's tcplog for what parses that.
+
+tcplog is ``%ci:%cp [%t] %ft %b/%s %Tw/%Tc/%Tt %B %ts %ac/%fc/%bc/%sc/%rc %sq/%bq`` (HAProxy configuration manual,
+section 8.2.2), measured against 2.6: the process's and the frontend's counts include the session, those of backend and
+server do not any more; IPv6 addresses have no brackets; ``~`` marks a bind that ends TLS; a session that ends in its
+TLS handshake has a line of its own form, ``client [date] frontend/bind: message``.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+
+from mailproxy.log.ends import Phase
+from mailproxy.log.events import Event
+from mailproxy.log.record import SessionRecord
+
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+SessionLine = Callable[[SessionRecord], str]
+EventLine = Callable[[Event, str, Mapping[str, object]], str]
+
+
+class _Seconds:
+    """The date of a second, formatted once: a busy proxy writes many lines with the same one."""
+
+    def __init__(self, write: Callable[[int], str]) -> None:
+        self._write = write
+        self._second = -1
+        self._text = ""
+
+    def __call__(self, moment: float) -> str:
+        second = int(moment)
+        if second != self._second:
+            self._second, self._text = second, self._write(second)
+        return self._text
+
+
+def _haproxy_date(second: int) -> str:
+    # HAProxy writes English months whatever the locale is, so strftime would not do
+    t = time.localtime(second)
+    return f"{t.tm_mday:02}/{_MONTHS[t.tm_mon - 1]}/{t.tm_year}:{t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02}"
+
+
+def _syslog_date(second: int) -> str:
+    # RFC 3164 section 4.1.2: the day is padded with a space
+    t = time.localtime(second)
+    return f"{_MONTHS[t.tm_mon - 1]} {t.tm_mday:2} {t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02}"
+
+
+haproxy_date = _Seconds(_haproxy_date)
+syslog_date = _Seconds(_syslog_date)
+_text_date = _Seconds(lambda second: time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second)))
+_iso_date = _Seconds(lambda second: datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S"))
+
+
+def _ms(moment: float) -> int:
+    return int(moment * 1000) % 1000
+
+
+def tcplog_session(r: SessionRecord) -> str:
+    """One line in HAProxy's form."""
+    assert r.end is not None  # noqa: S101 - lines are written at the end
+    head = f"{_bare(r.client)} [{haproxy_date(r.accepted)}.{_ms(r.accepted):03}]"
+    if r.end.phase is Phase.HANDSHAKE:
+        return f"{head} {r.frontend}/{r.bind}: {r.end.state}"
+    return (
+        f"{head} {r.frontend}{'~' if r.tls else ''} {r.backend or r.frontend}/{r.server or '<NOSRV>'} "
+        f"{r.queue_ms}/{r.connect_ms}/{r.total_ms} {r.bytes_out} {r.end.state} "
+        f"{r.process_sessions}/{r.frontend_sessions}/{r.backend_sessions}/{r.server_sessions}/"
+        f"{'+' if r.redispatched else ''}{r.retries} 0/0"
+    )
+
+
+def tcplog_event(_event: Event, message: str, _data: Mapping[str, object]) -> str:
+    """The bare sentence, as HAProxy writes its notices."""
+    return message
+
+
+def json_session(r: SessionRecord) -> str:
+    """One JSON object."""
+    assert r.end is not None  # noqa: S101 - lines are written at the end
+    return _json(
+        {
+            "time": _iso(r.accepted), "event": "session", "frontend": r.frontend, "bind": r.bind,
+            "backend": r.backend or None, "server": r.server or None, "client": r.client,
+            "server_address": r.server_address or None, "queue_ms": r.queue_ms, "connect_ms": r.connect_ms,
+            "total_ms": r.total_ms, "bytes_in": r.bytes_in, "bytes_out": r.bytes_out, "end": r.end.name,
+            "by": r.end.by.value, "phase": r.end.phase.value,
+            "state": None if r.end.phase is Phase.HANDSHAKE else r.end.state, "detail": r.detail or None,
+            "retries": r.retries, "redispatched": r.redispatched, "tls_version": r.tls_version,
+            "tls_cipher": r.tls_cipher, "sni": r.sni, "close_notify": r.close_notify, "id": f"{r.id:x}",
+        }
+    )  # fmt: skip
+
+
+def json_event(event: Event, message: str, data: Mapping[str, object]) -> str:
+    """One JSON object."""
+    return _json(
+        {"time": _iso(time.time()), "event": event.name, "level": event.level, "message": message, **data}
+    )
+
+
+def text_session(r: SessionRecord) -> str:
+    """One line for eyes."""
+    assert r.end is not None  # noqa: S101 - lines are written at the end
+    place = f"{r.backend}/{r.server}" if r.server else r.backend or "no backend"
+    tls = f" {r.tls_version} {r.tls_cipher}" if r.tls_version else ""
+    name = f" for {r.sni}" if r.sni else ""
+    detail = f" ({r.detail})" if r.detail else ""
+    return (
+        f"{_text_date(r.accepted)}.{_ms(r.accepted):03} {r.frontend} -> {place} {r.client}{tls}{name} {r.end.name}{detail}"
+        f" after {r.total_ms / 1000:.3f}s, {r.bytes_in} bytes from the client, {r.bytes_out} from the server"
+    )
+
+
+def text_event(event: Event, message: str, _data: Mapping[str, object]) -> str:
+    """One line for eyes."""
+    now = time.time()
+    return f"{_text_date(now)}.{_ms(now):03} {event.level}: {message}"
+
+
+FORMATS: Mapping[str, tuple[SessionLine, EventLine]] = {
+    "text": (text_session, text_event),
+    "json": (json_session, json_event),
+    "tcplog": (tcplog_session, tcplog_event),
+}
+
+
+def _iso(moment: float) -> str:
+    return f"{_iso_date(moment)}.{_ms(moment):03}Z"
+
+
+def _json(data: Mapping[str, object]) -> str:
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+
+
+def _bare(client: str) -> str:
+    """HAProxy writes IPv6 without brackets."""
+    return client.replace("[", "").replace("]", "") if client.startswith("[") else client

@@ -1,0 +1,43 @@
+"""What is known about one session; filled in as it goes, written as one line when it ends."""
+
+from __future__ import annotations
+
+from attrs import define
+
+from mailproxy.log.ends import End
+
+
+@define(kw_only=True, eq=False)
+class SessionRecord:
+    """Times are milliseconds, -1 where a phase was not reached; ``accepted`` is seconds since the epoch.
+
+    ``bytes_in`` came from the client, ``bytes_out`` from the server (HAProxy's %B). The four counts are those of the
+    moment when the line is written.
+    """
+
+    id: int
+    accepted: float
+    frontend: str
+    bind: str
+    tls: bool
+    client: str = ""
+    backend: str = ""
+    server: str = ""
+    server_address: str = ""
+    queue_ms: int = -1
+    connect_ms: int = -1
+    total_ms: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    retries: int = 0
+    redispatched: bool = False
+    tls_version: str | None = None
+    tls_cipher: str | None = None
+    sni: str | None = None
+    close_notify: bool | None = None
+    end: End | None = None
+    detail: str = ""
+    process_sessions: int = 0
+    frontend_sessions: int = 0
+    backend_sessions: int = 0
+    server_sessions: int = 0

@@ -1,0 +1,178 @@
+"""Listening sockets: opened with everything that a bind asks for, all of them or none."""
+
+from __future__ import annotations
+
+import errno
+import grp
+import os
+import pwd
+import socket
+import stat
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from attrs import field, frozen
+
+from mailproxy.address import DescriptorAddress, TcpAddress, UnixAddress, join
+from mailproxy.config import Bind, Config
+from mailproxy.errors import ConfigError, Fault
+from mailproxy.net.tls import Context
+
+_FREE_BIND = 15  # IP_FREEBIND (ip(7)), also for IPv6 on Linux; missing from Python's socket module
+_FAST_OPEN_QUEUE = 256  # half-open requests with data that the kernel keeps (RFC 7413)
+
+
+@frozen
+class Listener:
+    """A listening socket and the bind that it was opened for; nonblocking.
+
+    ``number`` counts a frontend's binds from 1; ``context`` is there where TLS ends.
+    """
+
+    socket: socket.socket
+    bind: Bind = field(kw_only=True)
+    frontend: str = field(kw_only=True)
+    number: int = field(kw_only=True)
+    port: int | None = field(kw_only=True)
+    context: Context | None = field(kw_only=True)
+
+    @property
+    def name(self) -> str:
+        """Its name in logs and statistics."""
+        return str(self.bind.name)
+
+    @property
+    def address(self) -> str:
+        """Where it really listens, also for port 0: ``127.0.0.1:993``, ``[::]:993``, ``unix:/run/x.sock``."""
+        name = self.socket.getsockname()
+        if isinstance(name, tuple):
+            return join(name[0], name[1])
+        return f"unix:{name}"
+
+    def close(self) -> None:
+        """Stop listening; removes the path of a Unix socket that was made here."""
+        name = None if isinstance(self.bind.address, DescriptorAddress) else self.socket.getsockname()
+        self.socket.close()
+        if isinstance(name, str) and name:
+            Path(name).unlink(missing_ok=True)
+
+
+def open_listeners(config: Config, contexts: Mapping[tuple[str, int], Context]) -> list[Listener]:
+    """Listen on every bind of every frontend.
+
+    ``contexts``: by frontend and place of the bind, for those that end TLS. Raises ConfigError with each address that cannot be had; the others are closed again then.
+    """
+    listeners: list[Listener] = []
+    faults: list[Fault] = []
+    for name, frontend in config.frontends.items():
+        for index, bind in enumerate(frontend.bind):
+            try:
+                listeners.append(_open(bind, name, index + 1, contexts.get((name, index))))
+            except (OSError, LookupError) as error:
+                reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+                faults.append(
+                    Fault(f"frontends.{name}.bind[{index}]", f"cannot listen on {bind.address}: {reason}")
+                )
+    if faults:
+        close_all(listeners)
+        raise ConfigError(faults, config.source)
+    return listeners
+
+
+def close_all(listeners: Iterable[Listener]) -> None:
+    """Close them all."""
+    for listener in listeners:
+        listener.close()
+
+
+def _open(bind: Bind, frontend: str, number: int, context: Context | None) -> Listener:
+    if isinstance(bind.address, TcpAddress):
+        sock = _open_tcp(bind, bind.address)
+    elif isinstance(bind.address, UnixAddress):
+        sock = _open_unix(bind, bind.address)
+    else:
+        sock = _take_over(bind.address.fd)
+    sock.setblocking(False)
+    name = sock.getsockname()
+    port = name[1] if isinstance(name, tuple) else None
+    return Listener(sock, bind=bind, frontend=frontend, number=number, port=port, context=context)
+
+
+def _open_tcp(bind: Bind, address: TcpAddress) -> socket.socket:
+    host = "0.0.0.0" if address.host == "*" else address.host
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, bind.v6only)
+        if bind.free_bind:
+            sock.setsockopt(socket.IPPROTO_IP, _FREE_BIND, 1)
+        if bind.interface is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, bind.interface.encode())
+        _set_for_accepted(sock, bind)
+        sock.bind((host, address.port))
+        if bind.fast_open:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, _FAST_OPEN_QUEUE)
+        sock.listen(bind.backlog)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _set_for_accepted(sock: socket.socket, bind: Bind) -> None:
+    """Options that Linux hands on to accepted sockets: set once here, they cost a session nothing."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if bind.keepalive:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if bind.tcp_user_timeout is not None:
+        sock.setsockopt(
+            socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(bind.tcp_user_timeout * 1000))
+        )
+
+
+def _open_unix(bind: Bind, address: UnixAddress) -> socket.socket:
+    path = Path(address.path)
+    uid = -1 if bind.unix_user is None else pwd.getpwnam(bind.unix_user).pw_uid
+    gid = -1 if bind.unix_group is None else grp.getgrnam(bind.unix_group).gr_gid
+    _remove_stale(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(str(path))
+        if uid != -1 or gid != -1:
+            os.chown(path, uid, gid)
+        if bind.unix_mode is not None:
+            path.chmod(bind.unix_mode)
+        sock.listen(bind.backlog)  # only now can anybody connect
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove the socket that a proxy which is gone left behind; a living one's is left alone and cannot be bound."""
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            return  # binding says that the address is in use
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        if probe.connect_ex(str(path)) in (0, errno.EAGAIN):  # a full queue is a sign of life, too
+            return
+    path.unlink()
+
+
+def _take_over(fd: int) -> socket.socket:
+    try:
+        sock = socket.socket(fileno=os.dup(fd))
+    except OSError as error:
+        raise OSError(error.errno, f"descriptor {fd} is no socket: {error.strerror}") from None
+    if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        sock.close()
+        raise OSError(errno.EINVAL, f"descriptor {fd} is no listening stream socket")
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock

@@ -1,0 +1,32 @@
+"""Turning a server's address into endpoints to connect to; host names are looked up in a thread."""
+
+from __future__ import annotations
+
+import socket
+
+import trio
+
+from mailproxy.address import ServerAddress, UnixAddress
+from mailproxy.errors import ServerRefusedError
+from mailproxy.net.dial import Endpoint
+
+
+def literal_endpoint(address: ServerAddress) -> Endpoint | None:
+    """The endpoint of an IP address or Unix socket; None for a host name."""
+    if isinstance(address, UnixAddress):
+        return Endpoint(socket.AF_UNIX, address.path)
+    if not address.is_literal:
+        return None
+    return Endpoint(socket.AF_INET6 if ":" in address.host else socket.AF_INET, address.host, address.port)
+
+
+async def look_up(host: str, port: int | None) -> tuple[Endpoint, ...]:
+    """Every address of a host name in the resolver's order. Raises ServerRefusedError if it has none now."""
+    try:
+        found = await trio.socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError as error:  # gaierror and UnicodeError's relatives say what is wrong with the name
+        raise ServerRefusedError(f"{host}: {error.strerror or error}") from None
+    except UnicodeError:
+        raise ServerRefusedError(f"{host}: not a host name") from None
+    # A name that stands twice in /etc/hosts comes twice.
+    return tuple(dict.fromkeys(Endpoint(family, str(address[0]), port) for family, _, _, _, address in found))

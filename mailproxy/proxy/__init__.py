@@ -1,0 +1,1 @@
+"""Where configuration, pool and network meet: frontends, sessions, backends."""

@@ -1,0 +1,136 @@
+"""A frontend at work: accepts on its listeners and owns a task for each session."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import math
+from collections.abc import Sequence
+
+import trio
+
+from mailproxy import config
+from mailproxy.log import Log
+from mailproxy.log.events import ACCEPT_PAUSED, ACCEPT_RESUMED, LISTENING, SESSIONS_FULL
+from mailproxy.net.listener import Listener, close_all
+from mailproxy.net.relay import PortableRelay
+from mailproxy.proxy.backend import Backend
+from mailproxy.proxy.limit import SessionLimit
+from mailproxy.proxy.session import Session
+
+_ACCEPTS_PER_TURN = 32  # connections taken before other tasks have their turn
+_PAUSE_S = 0.1  # out of descriptors: sessions that end give some back
+
+# accept(2): the machine is out of something, which passes
+_OVERLOADED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+_ids = itertools.count(1)
+
+
+class Frontend:
+    """One frontend. ``sessions`` counts from accepting to the last line."""
+
+    def __init__(
+        self,
+        settings: config.Frontend,
+        listeners: Sequence[Listener],
+        *,
+        backend: Backend | None,
+        limit: SessionLimit,
+        relay: PortableRelay,
+        log: Log,
+    ) -> None:
+        self.config = settings
+        self.name = settings.name
+        self.listeners = listeners
+        self.backend = backend
+        self.limit = limit
+        self.relay = relay
+        self.log = log
+        self.sessions = 0
+        self.next_id = _ids.__next__
+        self._draining = trio.Event()
+        self._deadline = math.inf
+        self._paused = False
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Accept until ``drain`` or cancelled, then see the sessions through. Closes the listeners."""
+        async with trio.open_nursery() as sessions:
+            try:
+                async with trio.open_nursery() as accepting:
+                    for listener in self.listeners:
+                        accepting.start_soon(self._accept, listener, sessions)
+                        self._say_listening(listener)
+                    task_status.started()
+                    await self._draining.wait()
+                    accepting.cancel_scope.cancel()
+            finally:
+                close_all(self.listeners)
+            sessions.cancel_scope.deadline = self._deadline
+
+    def drain(self, deadline: float) -> None:
+        """Accept no more; sessions may go on until ``deadline`` (trio's clock), then they are stopped."""
+        self._deadline = deadline
+        self._draining.set()
+
+    def session_over(self) -> None:
+        """A session has written its line: give its counts back."""
+        self.sessions -= 1
+        self.limit.leave()
+
+    async def _accept(self, listener: Listener, sessions: trio.Nursery) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(listener.socket)
+            for _ in range(_ACCEPTS_PER_TURN):
+                if self.limit.is_reached:
+                    await self._wait_for_room()
+                try:
+                    client, peer = listener.socket.accept()
+                except BlockingIOError:
+                    break
+                except OSError as error:
+                    if error.errno in _OVERLOADED:
+                        await self._pause(error)
+                    # else the client has gone before it was taken; accept(2) hands on all kinds of its errors
+                    break
+                self._say_resumed()
+                client.setblocking(False)
+                self.sessions += 1
+                self.limit.enter()
+                sessions.start_soon(Session(self, listener, client, peer=peer).run)
+
+    async def _wait_for_room(self) -> None:
+        self.log.event(
+            SESSIONS_FULL,
+            f"{self.limit.limit} sessions, as many as may be: accepting waits",
+            limit=self.limit.limit,
+        )
+        while self.limit.is_reached:
+            await self.limit.room()
+
+    async def _pause(self, error: OSError) -> None:
+        if not self._paused:  # said once, not for each connection
+            self._paused = True
+            self.log.event(
+                ACCEPT_PAUSED,
+                f"frontend {self.name} cannot accept: {error.strerror}; trying again until it can",
+                frontend=self.name,
+                reason=error.strerror,
+            )
+        await trio.sleep(_PAUSE_S)
+
+    def _say_resumed(self) -> None:
+        if self._paused:
+            self._paused = False
+            self.log.event(ACCEPT_RESUMED, f"frontend {self.name} accepts again", frontend=self.name)
+
+    def _say_listening(self, listener: Listener) -> None:
+        name = "" if str(listener.bind.name) == listener.address else f" ({listener.name})"
+        self.log.event(
+            LISTENING,
+            f"frontend {self.name} listens on {listener.address}{name}, mode {listener.bind.mode}",
+            frontend=self.name,
+            bind=listener.name,
+            address=listener.address,
+            mode=listener.bind.mode,
+        )

@@ -1,0 +1,85 @@
+"""The service: owner of everything that runs. What outlives sessions surrounds the frontends, which own the sessions."""
+
+from __future__ import annotations
+
+import trio
+
+from mailproxy.config import Config
+from mailproxy.log import Log
+from mailproxy.log.events import DRAINING, READY, STOPPED
+from mailproxy.net.listener import Listener
+from mailproxy.net.relay import PortableRelay
+from mailproxy.net.tls import Context
+from mailproxy.proxy.backend import Backend
+from mailproxy.proxy.frontend import Frontend
+from mailproxy.proxy.limit import SessionLimit
+
+
+class Service:
+    """A configuration at work in one trio loop.
+
+    ``server_contexts``: TLS towards servers, by backend and server. Takes ``listeners`` and ``log`` over: they are
+    closed when ``run`` ends.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        listeners: list[Listener],
+        server_contexts: dict[str, dict[str, Context]],
+        *,
+        log: Log,
+        max_sessions: int,
+    ) -> None:
+        self.config = config
+        self.log = log
+        self.limit = SessionLimit(max_sessions)
+        relay = PortableRelay()
+        self.backends = {
+            name: Backend(settings, server_contexts.get(name, {}), log)
+            for name, settings in config.backends.items()
+        }
+        self.frontends = {
+            name: Frontend(
+                settings,
+                [listener for listener in listeners if listener.frontend == name],
+                backend=self.backends[settings.backend] if settings.backend else None,
+                limit=self.limit,
+                relay=relay,
+                log=log,
+            )
+            for name, settings in config.frontends.items()
+        }
+        self.ended = trio.Event()
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Proxy until drained or cancelled; started once every bind listens and host names were looked up."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.log.run)
+                async with trio.open_nursery() as starting:
+                    for backend in self.backends.values():
+                        starting.start_soon(nursery.start, backend.keep_resolved)
+                async with trio.open_nursery() as frontends:
+                    for frontend in self.frontends.values():
+                        await frontends.start(frontend.run)
+                    self.log.event(READY, "mailproxy is ready")
+                    task_status.started()
+                nursery.cancel_scope.cancel()
+        finally:
+            self.log.event(STOPPED, "mailproxy has stopped")
+            self.ended.set()
+            await self.log.finish()  # noqa: ASYNC102 - shields itself, with a deadline of its own
+
+    def drain(self, seconds: float) -> None:
+        """Stop in three acts: accept no more, give sessions ``seconds`` to end, stop the rest. ``run`` then ends."""
+        open_sessions = self.limit.sessions
+        self.log.event(
+            DRAINING,
+            f"stopping: no more connections are accepted, {open_sessions} sessions have {seconds:g}s to end",
+            sessions=open_sessions,
+            seconds=seconds,
+        )
+        deadline = trio.current_time() + seconds
+        for frontend in self.frontends.values():
+            frontend.drain(deadline)

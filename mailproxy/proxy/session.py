@@ -1,0 +1,212 @@
+"""A session: one task that runs once down the list in ``Session._proceed``, and ends with exactly one end reason.
+
+A phase that cannot go on raises ``SessionEndedError`` with the reason; being cancelled is the operator's stop. Whatever
+happens, ``run`` closes both sockets, gives every count back and writes one line.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+import traceback
+from typing import TYPE_CHECKING
+
+import trio
+from attrs import define, field
+
+from mailproxy.errors import (
+    ClientAbortError,
+    ClientHandshakeError,
+    ProxyError,
+    ServerHandshakeError,
+    ServerRefusedError,
+)
+from mailproxy.log import ends
+from mailproxy.log.ends import End
+from mailproxy.log.events import SESSION_FAULT, SESSION_STARTED
+from mailproxy.log.record import SessionRecord
+from mailproxy.net.dial import connect
+from mailproxy.net.listener import Listener
+from mailproxy.net.relay import Pair
+from mailproxy.net.sockets import client_name, has_left
+from mailproxy.net.tls import ClientLeftError, accept_tls, connect_tls, tls_facts
+
+if TYPE_CHECKING:
+    from mailproxy.proxy.backend import Backend, BackendServer
+    from mailproxy.proxy.frontend import Frontend
+
+
+class SessionEndedError(Exception):
+    """A session cannot go on. Caught in ``Session.run`` and nowhere else."""
+
+    def __init__(self, end: End, detail: object = "") -> None:
+        self.end = end
+        self.detail = str(detail)
+
+
+@define(eq=False)
+class Session:
+    """One client's connection and what it is proxied to. The frontend has counted it already."""
+
+    frontend: Frontend
+    listener: Listener
+    client: socket.socket
+    peer: object = field(kw_only=True)
+    record: SessionRecord = field(init=False)
+    _began: float = field(factory=trio.current_time, init=False)
+    _backend: Backend | None = field(default=None, init=False)
+    _server: BackendServer | None = field(default=None, init=False)
+    _upstream: socket.socket | None = field(default=None, init=False)
+    _pair: Pair | None = field(default=None, init=False)
+    _end: End = field(default=ends.STOPPED_CONNECTING, init=False)  # what it is if the operator stops it now
+
+    def __attrs_post_init__(self) -> None:
+        self.record = SessionRecord(
+            id=self.frontend.next_id(),
+            accepted=time.time(),
+            frontend=self.frontend.name,
+            bind=self.listener.name,
+            tls=self.listener.context is not None,
+            client=client_name(self.peer, self.listener.number),
+        )
+
+    async def run(self) -> None:
+        """Proxy the session to its end. Raises nothing but Cancelled."""
+        detail = ""
+        try:
+            await self._proceed()
+        except SessionEndedError as ended:
+            self._end, detail = ended.end, ended.detail
+        except Exception as fault:  # noqa: BLE001 - the border: no fault of one session touches another
+            self._end, detail = ends.INTERNAL_ERROR, repr(fault)
+            self._report(fault)
+        finally:
+            self._close(detail)
+
+    async def _proceed(self) -> None:
+        if self.listener.context is not None:
+            await self._shake_hands()
+        server = self._choose_server()
+        await self._connect(server)
+        await self._relay()
+
+    async def _shake_hands(self) -> None:
+        assert self.listener.context is not None  # noqa: S101 - asked by the caller
+        self._end = ends.HANDSHAKE_STOPPED
+        with trio.move_on_after(self.frontend.config.timeouts.handshake) as limit:
+            try:
+                self.client = tls = await accept_tls(self.client, self.listener.context)
+            except ClientLeftError as error:
+                raise SessionEndedError(
+                    ends.HANDSHAKE_LEFT if error.said_something else ends.HANDSHAKE_EMPTY
+                ) from None
+            except (ClientHandshakeError, ClientAbortError) as error:
+                raise SessionEndedError(ends.HANDSHAKE_FAILED, error) from None
+        if limit.cancelled_caught:
+            raise SessionEndedError(ends.HANDSHAKE_TIMEOUT)
+        self.record.tls_version, self.record.tls_cipher, self.record.sni = tls_facts(tls)
+
+    def _choose_server(self) -> BackendServer:
+        self._end = ends.STOPPED_CONNECTING
+        backend = self.frontend.backend
+        if backend is None:
+            raise SessionEndedError(ends.NO_SERVER, "the frontend has no backend")
+        self.record.backend = backend.name
+        server = backend.choose()
+        if server is None:
+            raise SessionEndedError(ends.NO_SERVER, f"no server of {backend.name} can be used")
+        self.record.server = server.name
+        self.record.queue_ms = 0
+        self._backend, self._server = backend, server
+        backend.sessions += 1
+        server.enter()
+        return server
+
+    async def _connect(self, server: BackendServer) -> None:
+        assert self._backend is not None  # noqa: S101 - it has a server
+        began = trio.current_time()
+        with trio.move_on_after(self._backend.config.timeouts.connect) as limit:
+            try:
+                self._upstream, endpoint = await connect(server.endpoints, self.listener.port)
+                if server.context is not None:
+                    self._upstream = await connect_tls(self._upstream, server.context, server.server_name)
+            except ServerHandshakeError as error:
+                raise self._not_connected(ends.SERVER_HANDSHAKE_FAILED, error) from None
+            except ServerRefusedError as error:
+                raise self._not_connected(ends.SERVER_REFUSED, error) from None
+            except ProxyError as error:
+                raise SessionEndedError(ends.OUT_OF_RESOURCES, error) from None
+        if limit.cancelled_caught:
+            raise self._not_connected(ends.CONNECT_TIMEOUT)
+        self.record.server_address = endpoint.text(self.listener.port)
+        self.record.connect_ms = _ms(trio.current_time() - began)
+
+    def _not_connected(self, end: End, detail: object = "") -> SessionEndedError:
+        """The reason, unless the client has left meanwhile: then nobody waits for that server any more."""
+        return (
+            SessionEndedError(ends.CLIENT_LEFT) if has_left(self.client) else SessionEndedError(end, detail)
+        )
+
+    async def _relay(self) -> None:
+        assert self._backend is not None  # noqa: S101 - it is connected
+        assert self._upstream is not None  # noqa: S101 - it is connected
+        self._end = ends.STOPPED
+        limits = self.frontend.config.timeouts
+        self._pair = Pair(
+            self.client,
+            self._upstream,
+            client_limit=limits.client,
+            server_limit=self._backend.config.timeouts.server,
+            half_closed=limits.half_closed,
+        )
+        if self.frontend.config.log_start:
+            self._log_start()
+        self._end = await self.frontend.relay.run(self._pair)
+        raise SessionEndedError(self._end, self._pair.detail)
+
+    def _close(self, detail: str) -> None:
+        record, frontend = self.record, self.frontend
+        self.client.close()
+        if self._upstream is not None:
+            self._upstream.close()
+        if self._backend is not None and self._server is not None:
+            self._backend.sessions -= 1
+            self._server.leave()
+            # HAProxy's line counts these without the session, the next two with it
+            record.backend_sessions, record.server_sessions = self._backend.sessions, self._server.sessions
+        record.process_sessions, record.frontend_sessions = frontend.limit.sessions, frontend.sessions
+        if self._pair is not None:
+            record.bytes_in, record.bytes_out = self._pair.up.received, self._pair.down.received
+            record.close_notify = self._pair.client.close_notify
+        record.end, record.detail = self._end, detail
+        record.total_ms = _ms(trio.current_time() - self._began)
+        if frontend.config.log_null or record.bytes_in or not self._end.by_itself:
+            frontend.log.session(record)
+        frontend.session_over()
+
+    def _log_start(self) -> None:
+        record = self.record
+        self.frontend.log.event(
+            SESSION_STARTED,
+            f"{record.client} {record.frontend} {record.backend}/{record.server} connected",
+            frontend=record.frontend,
+            backend=record.backend,
+            server=record.server,
+            client=record.client,
+            server_address=record.server_address,
+            id=f"{record.id:x}",
+        )
+
+    def _report(self, fault: Exception) -> None:
+        place = traceback.extract_tb(fault.__traceback__)[-1]
+        self.frontend.log.event(
+            SESSION_FAULT,
+            f"a fault of mailproxy ended session {self.record.id:x}: {fault!r} at {place.filename}:{place.lineno}",
+            id=f"{self.record.id:x}",
+            fault=repr(fault),
+            place=f"{place.filename}:{place.lineno}",
+        )
+
+
+def _ms(seconds: float) -> int:
+    return int(seconds * 1000)

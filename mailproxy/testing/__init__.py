@@ -1,0 +1,116 @@
+"""What a project that embeds mailproxy needs in its own tests, and what ``mailproxy demo`` is made of.
+
+Nothing is loaded until a name is used. The CA needs the extra ``mailproxy[testing]`` or ``mailproxy[demo]``; the
+fixtures in ``mailproxy.testing.fixtures`` need ``mailproxy[testing]``; everything else needs no extra.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mailproxy.testing.ca import ThrowAwayCA, server_context
+    from mailproxy.testing.connection import Connection, dial
+    from mailproxy.testing.imap import ImapDialogue, ImapServer, Mailbox, Mailstore, Message
+    from mailproxy.testing.playbook import (
+        Close,
+        Collect,
+        Drop,
+        Echo,
+        EchoLines,
+        Expect,
+        ExpectLine,
+        Flood,
+        HalfClose,
+        Playbook,
+        PlaybookError,
+        Reset,
+        Send,
+        SendSlowly,
+        Stall,
+        Step,
+        WaitFor,
+        pattern,
+    )
+    from mailproxy.testing.scripted import (
+        RefusingServer,
+        ScriptedServer,
+        UnansweredServer,
+        collect,
+        flood,
+        greet_and_echo,
+        never_read,
+        reset,
+        stay_silent,
+    )
+    from mailproxy.testing.server import LoopbackServer
+
+__all__ = [
+    "Close",
+    "Collect",
+    "Connection",
+    "Drop",
+    "Echo",
+    "EchoLines",
+    "Expect",
+    "ExpectLine",
+    "Flood",
+    "HalfClose",
+    "ImapDialogue",
+    "ImapServer",
+    "LoopbackServer",
+    "Mailbox",
+    "Mailstore",
+    "Message",
+    "Playbook",
+    "PlaybookError",
+    "RefusingServer",
+    "Reset",
+    "ScriptedServer",
+    "Send",
+    "SendSlowly",
+    "Stall",
+    "Step",
+    "ThrowAwayCA",
+    "UnansweredServer",
+    "WaitFor",
+    "collect",
+    "dial",
+    "flood",
+    "greet_and_echo",
+    "never_read",
+    "pattern",
+    "reset",
+    "server_context",
+    "stay_silent",
+]
+
+_NAMES = {
+    "ca": ("ThrowAwayCA", "server_context"),
+    "connection": ("Connection", "dial"),
+    "imap": ("ImapDialogue", "ImapServer", "Mailbox", "Mailstore", "Message"),
+    "playbook": (
+        "Close", "Collect", "Drop", "Echo", "EchoLines", "Expect", "ExpectLine", "Flood", "HalfClose", "Playbook",
+        "PlaybookError", "Reset", "Send", "SendSlowly", "Stall", "Step", "WaitFor", "pattern",
+    ),
+    "scripted": (
+        "RefusingServer", "ScriptedServer", "UnansweredServer", "collect", "flood", "greet_and_echo", "never_read",
+        "reset", "stay_silent",
+    ),
+    "server": ("LoopbackServer",),
+}  # fmt: skip
+_HOMES = {name: f"{__name__}.{module}" for module, names in _NAMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module  # only here: the interpreter's own start has loaded it already
+
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,27 @@
+"""Options and fixtures of the whole suite."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest_plugins = ["mailproxy.testing.fixtures"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--peers", action="store_true", help="require the tests against real Dovecot, HAProxy and clients")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--peers"):
+        return
+    for item in items:
+        if item.get_closest_marker("peers"):
+            item.add_marker(pytest.mark.skip(reason="needs --peers"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    skipped = [report for report in terminalreporter.getreports("skipped") if "needs --peers" in str(report.longrepr)]
+    if skipped:
+        terminalreporter.write_line(
+            f"{len(skipped)} tests against real programs were skipped: scripts/test --peers runs them"
+        )

@@ -1,0 +1,286 @@
+"""Scripted servers: what each behaviour looks like from the other end, over every kind of socket."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from mailproxy.testing import (
+    Close,
+    Collect,
+    Connection,
+    Drop,
+    Echo,
+    Expect,
+    ExpectLine,
+    Flood,
+    HalfClose,
+    Playbook,
+    PlaybookError,
+    RefusingServer,
+    ScriptedServer,
+    Send,
+    SendSlowly,
+    UnansweredServer,
+    WaitFor,
+    collect,
+    dial,
+    flood,
+    greet_and_echo,
+    never_read,
+    pattern,
+    reset,
+    stay_silent,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mailproxy.testing import ThrowAwayCA
+
+pytest_plugins = ["mailproxy.testing.fixtures"]
+
+Talk = Callable[[Playbook], Awaitable[tuple[ScriptedServer, Connection]]]
+
+
+@pytest.fixture(autouse=True)
+def time_limit(nursery: trio.Nursery) -> None:
+    """Nothing here waits for ever."""
+    nursery.cancel_scope.deadline = trio.current_time() + 20
+
+
+@pytest.fixture(params=["clear", "tls"])
+def talk(request: pytest.FixtureRequest, nursery: trio.Nursery, throw_away_ca: ThrowAwayCA) -> Talk:
+    """Start a server with a playbook and connect to it; tests that take this run in clear and over TLS."""
+    is_tls = request.param == "tls"
+
+    async def start(playbook: Playbook) -> tuple[ScriptedServer, Connection]:
+        tls = throw_away_ca.server_context("localhost") if is_tls else None
+        server = ScriptedServer(playbook, tls=tls, receive_buffer_bytes=4096)
+        address = await nursery.start(server.serve)
+        return server, await dial(address, tls=throw_away_ca.client_context() if is_tls else None)
+
+    return start
+
+
+async def test_greets_echoes_and_remembers(talk: Talk) -> None:
+    server, client = await talk(greet_and_echo())
+    async with client:
+        assert await client.receive_line() == b"* OK ready\r\n"
+        await client.send(b"one\r\ntwo\r\n")
+        assert await client.receive_line() == b"one\r\n"
+        assert await client.receive_line() == b"two\r\n"
+        await client.half_close()
+        assert await client.receive_until_end() == b""
+        assert client.end == ("close_notify" if client.tls else "eof")
+    await server.wait_ended()
+    assert server.accepted == 1
+    assert server.connections[0].received == b"one\r\ntwo\r\n"
+    assert server.connections[0].end == client.end
+
+
+async def test_answers_after_the_clients_half_close(talk: Talk) -> None:
+    _, client = await talk((Collect(), Send(b"you sent all of it"), Close()))
+    async with client:
+        await client.send(b"all of it")
+        await client.half_close()
+        assert await client.receive_until_end() == b"you sent all of it"
+
+
+async def test_hears_after_its_own_half_close(talk: Talk) -> None:
+    server, client = await talk((Send(b"bye"), HalfClose(), Collect()))
+    async with client:
+        assert await client.receive_until_end() == b"bye"
+        assert client.end == ("close_notify" if client.tls else "eof")
+        await client.send(b"one more thing")
+        await (await server.wait_for()).wait_received(b"one more thing")
+
+
+@pytest.mark.parametrize("greeting", [b"", b"* OK ready\r\n"])
+async def test_resets(talk: Talk, greeting: bytes) -> None:
+    _, client = await talk(reset(greeting))
+    async with client:
+        # A reset may overtake what was sent before it.
+        assert greeting.startswith(await client.receive_until_end())
+        assert client.end == "reset"
+
+
+async def test_leaves_without_close_notify(talk: Talk) -> None:
+    _, client = await talk((Send(b"bye"), Drop()))
+    async with client:
+        assert await client.receive_until_end() == b"bye"
+        assert client.end == "eof"
+
+
+async def test_stays_silent_and_hears(talk: Talk) -> None:
+    server, client = await talk(stay_silent())
+    async with client:
+        await client.send(b"hello?")
+        await (await server.wait_for()).wait_received(6)
+    await server.wait_ended()
+    assert client.received == b""
+    assert server.connections[0].received == b"hello?"
+
+
+async def test_holds_a_sender_up(talk: Talk) -> None:
+    _, client = await talk(never_read(b"* OK\r\n"))
+    async with client:
+        await client.receive_line()
+        with trio.move_on_after(0.3) as scope:
+            await Flood().play(client)
+        assert scope.cancelled_caught
+
+
+async def test_sends_every_byte_in_order(talk: Talk) -> None:
+    _, client = await talk(flood(3_000_001))
+    async with client:
+        assert await client.receive_until_end() == pattern(3_000_001)
+
+
+async def test_sends_and_receives_at_once(talk: Talk, nursery: trio.Nursery) -> None:
+    server, client = await talk((Echo(),))
+    async with client:
+        nursery.start_soon(client.send, pattern(5_000_000))
+        assert await client.receive_exactly(5_000_000) == pattern(5_000_000)
+    assert len(server.connections[0].received) == 5_000_000
+
+
+async def test_sends_byte_by_byte(talk: Talk) -> None:
+    _, client = await talk((SendSlowly(b"* OK slow\r\n"), Close()))
+    async with client:
+        assert await client.receive_line() == b"* OK slow\r\n"
+
+
+async def test_waits_for_the_test(talk: Talk) -> None:
+    is_time = trio.Event()
+    _, client = await talk((Send(b"half "), WaitFor(is_time), Send(b"a line\r\n"), Collect()))
+    async with client:
+        assert await client.receive_exactly(5) == b"half "
+        is_time.set()
+        assert await client.receive_line() == b"a line\r\n"
+
+
+async def test_expectations_that_are_met(talk: Talk) -> None:
+    server, client = await talk(
+        (Expect(b"abc"), ExpectLine(b"def"), ExpectLine(), Send(b"fine\r\n"), Collect(2), Close())
+    )
+    async with client:
+        await client.send(b"abcdef\r\nwhatever\r\n")
+        assert await client.receive_line() == b"fine\r\n"
+        await client.send(b"ok")
+        await server.wait_ended()
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (Expect(b"abc"), "expected b'abc'\nreceived b'xyz'"),
+        (ExpectLine(b"abc"), "expected b'abc'\nreceived b'xyz'"),
+        (Expect(b"xyz\r\nmore"), "and then eof"),
+    ],
+)
+async def test_an_expectation_that_is_not_met_says_what_came(step: Expect | ExpectLine, message: str) -> None:
+    server = ScriptedServer((step,))
+    with pytest.RaisesGroup(pytest.RaisesExc(PlaybookError, match=message), flatten_subgroups=True):
+        async with trio.open_nursery() as nursery:
+            async with await dial(await nursery.start(server.serve)) as client:
+                await client.send(b"xyz\r\n")
+                await client.half_close()
+                await server.wait_ended()
+
+
+async def test_a_playbook_for_each_connection(nursery: trio.Nursery) -> None:
+    server = ScriptedServer(reset(), (Send(b"second"), Close()), (Send(b"any other"), Close()))
+    address = await nursery.start(server.serve)
+    heard = []
+    for _ in range(4):
+        async with await dial(address) as client:
+            heard.append(await client.receive_until_end())
+    assert heard == [b"", b"second", b"any other", b"any other"]
+    assert (await server.wait_for(4)).peer.startswith("127.0.0.1:")
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1:0", "[::1]:0", "unix:"])
+async def test_every_kind_of_address(nursery: trio.Nursery, tmp_path: Path, bind: str) -> None:
+    path = tmp_path / "imap.sock"
+    server = ScriptedServer(bind=f"unix:{path}" if bind == "unix:" else bind)
+    async with trio.open_nursery() as inner:
+        address = await inner.start(server.serve)
+        async with await dial(address) as client:
+            assert await client.receive_line() == b"* OK ready\r\n"
+            inner.cancel_scope.cancel()
+    assert not path.exists()
+    with pytest.raises(OSError, match="refused|No such file"):
+        await dial(address)
+
+
+async def test_sees_the_name_that_a_client_asks_for(
+    nursery: trio.Nursery, throw_away_ca: ThrowAwayCA
+) -> None:
+    server = ScriptedServer(tls=throw_away_ca.server_context("a.example", "127.0.0.1"))
+    address = await nursery.start(server.serve)
+    async with await dial(address, tls=throw_away_ca.client_context(), server_name="a.example"):
+        assert (await server.wait_for(1)).server_name == "a.example"
+    async with await dial(address, tls=throw_away_ca.client_context(), server_name="127.0.0.1"):
+        assert (await server.wait_for(2)).server_name is None
+
+
+async def test_a_failed_handshake_is_remembered_and_harms_nobody(
+    nursery: trio.Nursery, throw_away_ca: ThrowAwayCA
+) -> None:
+    server = ScriptedServer(tls=throw_away_ca.server_context("localhost"))
+    address = await nursery.start(server.serve)
+    async with await dial(address) as client:
+        await client.send(b"a1 LOGIN in clear\r\n")
+        await client.receive_until_end()
+    await server.wait_ended()
+    assert server.connections[0].end == "tls"
+    assert server.connections[0].tls_fault
+    async with await dial(address, tls=throw_away_ca.client_context()) as client:
+        assert await client.receive_line() == b"* OK ready\r\n"
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1:0", "[::1]:0", "unix:"])
+async def test_refuses(nursery: trio.Nursery, tmp_path: Path, bind: str) -> None:
+    server = RefusingServer(f"unix:{tmp_path / 'imap.sock'}" if bind == "unix:" else bind)
+    address = await nursery.start(server.serve)
+    for _ in range(3):
+        with pytest.raises(ConnectionRefusedError):
+            await dial(address)
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1:0", "[::1]:0"])
+async def test_gives_no_answer(nursery: trio.Nursery, bind: str) -> None:
+    address = await nursery.start(UnansweredServer(bind).serve)
+    for _ in range(3):
+        with trio.move_on_after(0.1) as scope:
+            await dial(address)
+        assert scope.cancelled_caught
+
+
+async def test_many_at_once(nursery: trio.Nursery) -> None:
+    server = ScriptedServer(collect(b"* OK\r\n"))
+    address = await nursery.start(server.serve)
+
+    async def visit(number: int) -> None:
+        async with await dial(address) as client:
+            await client.receive_line()
+            await client.send(b"%d" % number)
+            await client.half_close()
+            await client.receive_until_end()
+
+    async with trio.open_nursery() as visitors:
+        for number in range(200):
+            visitors.start_soon(visit, number)
+    await server.wait_ended(200)
+    assert {bytes(connection.received) for connection in server.connections} == {
+        b"%d" % n for n in range(200)
+    }
+
+
+async def test_pattern_starts_anywhere() -> None:
+    whole = pattern(1000)
+    assert all(pattern(300, start) == whole[start : start + 300] for start in range(0, 700, 37))

@@ -1,0 +1,75 @@
+"""The CA: files that OpenSSL takes, and a clear word when trustme is missing."""
+
+from __future__ import annotations
+
+import ssl
+import stat
+import sys
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from mailproxy.testing import LoopbackServer, ScriptedServer, ThrowAwayCA, dial, server_context
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import trio
+
+pytest_plugins = ["mailproxy.testing.fixtures"]
+
+
+def certificate(pem: Path) -> x509.Certificate:
+    return x509.load_pem_x509_certificates(pem.read_bytes())[0]
+
+
+@pytest.mark.parametrize(("key_type", "kind"), [("ec", ec.EllipticCurvePublicKey), ("rsa", rsa.RSAPublicKey)])
+def test_issues_one_private_file_with_key_and_chain(tmp_path: Path, key_type: str, kind: type) -> None:
+    pem = ThrowAwayCA(tmp_path).issue("imap.example.com", key_type=key_type)  # type: ignore[arg-type]  # both are
+    assert stat.S_IMODE(pem.stat().st_mode) == 0o600
+    assert pem.name == f"imap.example.com-{key_type}.pem"
+    assert b"PRIVATE KEY" in pem.read_bytes()
+    assert isinstance(certificate(pem).public_key(), kind)
+
+
+def test_names_wildcards_addresses_and_dates(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
+    soon = datetime.now(UTC) + timedelta(days=10)
+    pem = throw_away_ca.issue("*.example.org", "127.0.0.1", "::1", folder=tmp_path, not_after=soon)
+    assert pem == tmp_path / "_.example.org-ec.pem"
+    issued = certificate(pem)
+    names = issued.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["*.example.org"]
+    assert [str(ip) for ip in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1", "::1"]
+    assert issued.not_valid_after_utc == soon.replace(microsecond=0)
+
+
+def test_a_second_certificate_of_a_name_leaves_the_first_alone(tmp_path: Path) -> None:
+    ca = ThrowAwayCA(tmp_path)
+    assert [ca.issue("localhost").name, ca.issue("localhost").name] == [
+        "localhost-ec.pem",
+        "localhost-ec-2.pem",
+    ]
+
+
+async def test_its_client_context_trusts_it_and_verifies_names(
+    throw_away_ca: ThrowAwayCA, nursery: trio.Nursery
+) -> None:
+    server: LoopbackServer = ScriptedServer(tls=server_context(throw_away_ca.issue("imap.example.com")))
+    address = await nursery.start(server.serve)
+    async with await dial(
+        address, tls=throw_away_ca.client_context(), server_name="imap.example.com"
+    ) as client:
+        assert await client.receive_line() == b"* OK ready\r\n"
+    with pytest.raises(Exception, match="CERTIFICATE_VERIFY_FAILED"):
+        await dial(address, tls=throw_away_ca.client_context(), server_name="other.example.com")
+    with pytest.raises(Exception, match="CERTIFICATE_VERIFY_FAILED"):
+        await dial(address, tls=ssl.create_default_context(), server_name="imap.example.com")
+
+
+def test_without_trustme_it_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trustme", None)
+    with pytest.raises(ImportError, match=r"mailproxy\[demo\].*mailproxy\[testing\]"):
+        ThrowAwayCA(tmp_path)
