@@ -35,7 +35,7 @@ from mailproxy.log.ends import (
     SERVER_SILENT,
     End,
 )
-from mailproxy.net.tls import reason
+from mailproxy.net.tls import is_reset, reason
 
 _BUFFER_BYTES = 64 * 1024  # a typical socket buffer's worth; more per call gains nothing measurable
 _RECORD_BYTES = 16 * 1024  # the largest TLS record (RFC 8446 section 5.1)
@@ -229,7 +229,9 @@ def _receive(side: Side, buffer: memoryview) -> int:
         return _NOTHING_YET
     except ssl.SSLZeroReturnError:
         count = 0
-    except ssl.SSLEOFError:
+    except ssl.SSLEOFError as error:
+        if is_reset(error):
+            raise _AbortedError(side, reason(error)) from None
         side.close_notify = False  # a FIN without close_notify is orderly, too; the log tells them apart
         return 0
     except ssl.SSLError as error:

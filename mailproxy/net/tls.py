@@ -125,8 +125,10 @@ async def accept_tls(sock: socket.socket, context: ssl.SSLContext) -> TlsSocket:
             sock, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=False
         )
         await _handshake(tls)
-    except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
+    except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
         (tls or sock).close()
+        if is_reset(error):
+            raise ClientAbortError(reason(error)) from None
         raise ClientLeftError("left during the TLS handshake", said_something=True) from None
     except ClientLeftError:
         sock.close()
@@ -183,8 +185,18 @@ def tls_facts(tls: TlsSocket) -> tuple[str | None, str | None, str | None]:
     return tls.version(), cipher[0] if cipher else None, tls.sni
 
 
+def is_reset(error: ssl.SSLError) -> bool:
+    """Was it a reset rather than a FIN without close_notify?
+
+    CPython before 3.12.3 calls both SSLEOFError; since OpenSSL 3 only the FIN comes with a reason of OpenSSL's own.
+    """
+    return isinstance(error, ssl.SSLEOFError) and error.reason is None and ssl.OPENSSL_VERSION_INFO >= (3, 0)
+
+
 def reason(error: ssl.SSLError) -> str:
     """OpenSSL's reason in words, such as ``wrong version number``; for certificates what is wrong with them."""
+    if is_reset(error):
+        return "connection reset by peer"
     if isinstance(error, ssl.SSLCertVerificationError):
         return error.verify_message
     if error.reason:

@@ -126,15 +126,25 @@ class End:
                 pass
 
     def half_close(self) -> None:
+        """Say that no more comes, and listen on."""
+        self._say_goodbye()
         socket.socket.shutdown(self.connection, socket.SHUT_WR)
 
     def close(self) -> None:
-        """Orderly: over TLS with close_notify, for whose answer most clients do not wait."""
+        self._say_goodbye()
+        self.connection.close()
+
+    def close_without_goodbye(self) -> None:
+        """As many clients do: a FIN where close_notify should have come first."""
+        self.connection.close()
+
+    def _say_goodbye(self) -> None:
+        """close_notify where there is TLS, without waiting for the answer."""
         if isinstance(self.connection, ssl.SSLSocket):
             self.connection.setblocking(False)
             with suppress(OSError, ValueError):
                 self.connection.unwrap()
-        self.connection.close()
+            self.connection.settimeout(PATIENCE_S)
 
     def reset(self) -> None:
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -186,9 +196,6 @@ class Wire:
         self.shake_hands()
         self.server.send(GREETING)
         self.client.receive(GREETING)
-
-    def stop_proxy(self) -> None:
-        self.proxy.send_signal(self.proxy.stop_softly)
 
 
 @attrs.frozen(kw_only=True)

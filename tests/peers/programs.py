@@ -114,12 +114,15 @@ class LogFile:
 class Program:
     """A process in the foreground whose output goes to a file; leaving the `with` stops it."""
 
+    soft_stop = signal.SIGTERM
+
     def __init__(self, command: Sequence[str], folder: Path, listens: Sequence[tuple[str, int]]) -> None:
         self.folder = folder
         self.log = LogFile(folder / f"{type(self).__name__.lower()}.log")
         self._command = command
         self._listens = listens
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_stopping = False
 
     def __enter__(self) -> Self:
         with self.log.path.open("ab") as output:
@@ -145,12 +148,14 @@ class Program:
         assert self.process.poll() is None, f"{self._command} ended\n{self.log!r}"
         return all(is_listening(host, port) for host, port in self._listens)
 
-    def send_signal(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)
+    def stop_softly(self) -> None:
+        """Ask it to go when its sessions are over; leaving the `with` waits for that."""
+        self.process.send_signal(self.soft_stop)
+        self._is_stopping = True
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """The exit code; negative if a signal ended it. A program that does not go by itself is killed."""
-        if self.process.poll() is None:
+        if self.process.poll() is None and not self._is_stopping:
             self.process.send_signal(number)
         try:
             return self.process.wait(PATIENCE_S)
@@ -162,7 +167,7 @@ class Program:
 class HAProxy(Program):
     """HAProxy in the foreground with one thread, its log lines as they are on its output."""
 
-    stop_softly = signal.SIGUSR1  # sessions live on until hard-stop-after
+    soft_stop = signal.SIGUSR1  # sessions live on until hard-stop-after
 
     def __init__(self, configuration: str, folder: Path, listens: Sequence[tuple[str, int]]) -> None:
         file = folder / "haproxy.cfg"
@@ -176,7 +181,7 @@ class HAProxy(Program):
 class Mailproxy(Program):
     """The program that all this is about, as a user runs it."""
 
-    stop_softly = signal.SIGTERM  # sessions live on until drain_timeout
+    soft_stop = signal.SIGTERM  # sessions live on until drain_timeout
 
     def __init__(self, configuration: str, folder: Path, listens: Sequence[tuple[str, int]]) -> None:
         file = folder / "mailproxy.toml"

@@ -29,13 +29,14 @@ class Mailbox:
 
     name: str
     uid_validity: int
+    clock: Callable[[], datetime] = field(repr=False)
     messages: dict[int, Message] = field(init=False, factory=dict, repr=False)
     next_uid: int = field(init=False, default=1)
     watchers: list[Callable[[], None]] = field(init=False, factory=list, repr=False)
 
     def append(self, body: bytes, flags: Iterable[str] = (), date: datetime | None = None) -> Message:
         """Add a message; without a date it came now."""
-        message = Message(self.next_uid, body, frozenset(flags), date=date or datetime.now(UTC))
+        message = Message(self.next_uid, body, frozenset(flags), date=date or self.clock())
         self.messages[message.uid] = message
         self.next_uid += 1
         self._tell()
@@ -66,10 +67,16 @@ class _Account:
 class Mailstore:
     """Users with their passwords and mailboxes; several servers may share one, as with mail on shared storage.
 
-    Every user begins with an empty ``INBOX``.
+    Every user begins with an empty ``INBOX``; without any there is ``user`` with the password ``secret``.
     """
 
-    def __init__(self, users: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        users: Mapping[str, str] | None = None,
+        *,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._clock = clock
         self._uid_validity = 0
         self._accounts = {
             user: _Account(password, {INBOX: self._new_mailbox(INBOX)})
@@ -94,4 +101,4 @@ class Mailstore:
 
     def _new_mailbox(self, name: str) -> Mailbox:
         self._uid_validity += 1
-        return Mailbox(name, self._uid_validity)
+        return Mailbox(name, self._uid_validity, self._clock)

@@ -101,6 +101,8 @@ class CommandReader:
     _buffer: bytearray = field(init=False, factory=bytearray, repr=False)
     _texts: list[bytes] = field(init=False, factory=list)
     _literals: list[bytes] = field(init=False, factory=list, repr=False)
+    _texts_bytes: int = field(init=False, default=0)
+    _literals_bytes: int = field(init=False, default=0)
     _literal_size: int | None = field(init=False, default=None)  # the literal that is being read
 
     def feed(self, data: bytes) -> None:
@@ -119,6 +121,7 @@ class CommandReader:
             if text is None or isinstance(text, TooLong):
                 return text
             self._texts.append(text)
+            self._texts_bytes += len(text)
             literal = _LITERAL.search(text)
             if literal is None:
                 return self._finish()
@@ -127,7 +130,7 @@ class CommandReader:
         return None
 
     def _cut_line(self) -> bytes | TooLong | None:
-        room = LINE_BYTES_MAX - sum(map(len, self._texts))
+        room = LINE_BYTES_MAX - self._texts_bytes
         end = self._buffer.find(b"\n", 0, room)
         if end < 0:
             return TooLong(self._head()[0]) if len(self._buffer) >= room else None
@@ -146,10 +149,11 @@ class CommandReader:
 
     def _announce(self, size: int, *, is_waiting: bool) -> GoAhead | TooBig | TooLong | None:
         tag, word, _ = self._head()
-        if sum(map(len, self._literals)) + size > self.literal_bound(word):
+        if self._literals_bytes + size > self.literal_bound(word):
             self._forget()
             return TooBig(tag) if is_waiting else TooLong(tag)
         self._literal_size = size
+        self._literals_bytes += size
         return GoAhead() if is_waiting else None
 
     def _finish(self) -> Command | Unreadable:
@@ -170,6 +174,7 @@ class CommandReader:
     def _forget(self) -> None:
         self._texts.clear()
         self._literals.clear()
+        self._texts_bytes = self._literals_bytes = 0
 
 
 def number_set(text: str, largest: int) -> Callable[[int], bool]:

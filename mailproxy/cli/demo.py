@@ -1,0 +1,157 @@
+"""A first look: two built-in IMAP servers and the proxy in front of them in one process, with the lines to try."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import socket
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import click
+import trio
+
+import mailproxy
+from mailproxy.testing import ImapServer, Mailstore, ThrowAwayCA
+
+FAULTY = 2
+IMAP_PORT, IMAPS_PORT = 1143, 1993
+USER, PASSWORD = "demo", "demo"
+
+_MESSAGE = """\
+From: mailproxy <demo@localhost>
+To: you <demo@localhost>
+Subject: Message {number} came through the proxy
+Date: Sat, 7 Mar 2026 12:00:00 +0000
+Message-ID: <{number}@demo.localhost>
+
+The greeting tells which of the two servers you have talked to.
+"""
+
+_WELCOME = """\
+mailproxy demo: two IMAP servers, d1 and d2, and the proxy in front of them.
+
+  {imap}  clear text; bytes pass, nobody looks at them
+  {imaps}  TLS ends at the proxy; the certificate is for localhost, by a throw-away CA
+
+Read a message, list the mailboxes:
+
+  curl --cacert {ca} -u {user} 'imaps://localhost:{imaps_port}/INBOX;MAILINDEX=1'
+  curl --cacert {ca} -u {user} imaps://localhost:{imaps_port}/INBOX
+  curl -u {user} 'imap://localhost:{imap_port}/INBOX;MAILINDEX=2'
+
+See which server greets, some times in a row:
+
+  for i in 1 2 3 4; do curl -sv --cacert {ca} -u {user} imaps://localhost:{imaps_port} 2>&1 | grep ready; done
+
+Speak IMAP yourself, such as  a login demo demo,  b select inbox,  c fetch 1 body[],  d logout:
+
+  openssl s_client -connect {imaps} -CAfile {ca} -servername localhost -quiet
+
+Each session's line appears here when it is over. Ctrl-C stops.
+"""
+
+
+def demo(port_base: int | None = None) -> None:
+    """Run the demo until SIGINT or SIGTERM; a user's fault is a line on stderr and exit code 2.
+
+    Without ``port_base`` it listens on ports 1143 and 1993, or on free ones where those are taken; with it, on that
+    port and the next.
+    """
+    try:
+        faults = _run(port_base)
+    except ImportError as missing:
+        if missing.name != "trustme":
+            raise
+        faults = [str(missing)]
+    for fault in faults:
+        click.echo(f"mailproxy demo: {fault}", err=True)
+    if faults:
+        sys.exit(FAULTY)
+
+
+def _run(port_base: int | None) -> list[str]:
+    faults: list[str] = []
+    try:
+        trio.run(run_demo, port_base)
+    except* mailproxy.ConfigError as group:
+        faults += [str(error) for error in group.exceptions]
+    return faults
+
+
+async def run_demo(port_base: int | None = None) -> None:
+    """Serve until SIGINT or SIGTERM; nothing is left then.
+
+    Raises ImportError without trustme, and a group of ConfigError if the ports of ``port_base`` cannot be had.
+    """
+    with (
+        trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals,
+        TemporaryDirectory(prefix="mailproxy-demo-") as folder,
+    ):
+        ca = ThrowAwayCA(Path(folder))
+        certificate = ca.issue("localhost", "127.0.0.1")
+        store = _store()
+        async with trio.open_nursery() as nursery:
+            servers = {name: await nursery.start(ImapServer(name, store).serve) for name in ("d1", "d2")}
+            config = mailproxy.from_mapping(_configuration(_ports(port_base), certificate, servers))
+            proxy: mailproxy.Proxy = await nursery.start(mailproxy.serve, config)
+            click.echo(_welcome(proxy, ca.pem))
+            await anext(aiter(signals))
+            nursery.cancel_scope.cancel()
+
+
+def _store() -> Mailstore:
+    """One store for both servers, as with mail on shared storage."""
+    store = Mailstore({USER: PASSWORD})
+    for number in (1, 2):
+        store.mailbox(USER).append(_MESSAGE.format(number=number).replace("\n", "\r\n").encode())
+    store.mailbox(USER, "Archive")
+    return store
+
+
+def _configuration(ports: tuple[int, int], certificate: Path, servers: dict[str, str]) -> dict[str, Any]:
+    imap_port, imaps_port = ports
+    return {
+        "frontends": {
+            "imap": {"protocol": "imap", "backend": "demo", "bind": [{"address": f"127.0.0.1:{imap_port}"}]},
+            "imaps": {
+                "protocol": "imap",
+                "backend": "demo",
+                "tls": {"certificates": [str(certificate)]},
+                "bind": [{"address": f"127.0.0.1:{imaps_port}", "mode": "tls"}],
+            },
+        },
+        "backends": {
+            "demo": {"servers": [{"name": name, "address": address} for name, address in servers.items()]}
+        },
+    }
+
+
+def _ports(port_base: int | None) -> tuple[int, int]:
+    if port_base is not None:
+        return port_base, port_base + 1
+    return _port_or_any(IMAP_PORT), _port_or_any(IMAPS_PORT)
+
+
+def _port_or_any(port: int) -> int:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return 0
+    return port
+
+
+def _welcome(proxy: mailproxy.Proxy, ca: Path) -> str:
+    imap, imaps = (proxy.frontends[name].addresses[0] for name in ("imap", "imaps"))
+    return _WELCOME.format(
+        imap=imap,
+        imaps=imaps,
+        imap_port=imap.rpartition(":")[2],
+        imaps_port=imaps.rpartition(":")[2],
+        ca=shlex.quote(str(ca)),
+        user=f"{USER}:{PASSWORD}",
+    )

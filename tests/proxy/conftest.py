@@ -1,0 +1,23 @@
+"""The scene of a test, and the check that a proxy leaves nothing behind."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trio
+from mailproxy.testing import ThrowAwayCA
+from mailproxy.testing.fixtures import RunProxy
+
+from scene import Scene
+
+
+@pytest.fixture
+async def scene(
+    nursery: trio.Nursery, run_proxy: RunProxy, throw_away_ca: ThrowAwayCA, tmp_path: Path
+) -> AsyncIterator[Scene]:
+    scene = Scene(nursery, run_proxy, throw_away_ca, tmp_path)
+    yield scene
+    # The border of a session must have caught nothing: whatever peers do, there is a name for it.
+    assert [line for line in scene.lines() if line["event"] == "session-fault"] == []
