@@ -10,6 +10,7 @@ from attrs import frozen
 _HOST_NAME = re.compile(
     r"(?=.{1,253}\Z)(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?\Z"
 )
+_INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}")  # IFNAMSIZ is 16 with its closing zero
 _UNIX_PATH_MAX = 107  # sun_path holds 108 bytes with its closing zero (unix(7))
 _PORT_MAX = 65535
 
@@ -107,15 +108,14 @@ def _parse_unix(text: str) -> UnixAddress:
 
 def _parse_tcp(text: str) -> TcpAddress:
     if bracketed := re.fullmatch(r"\[([^\]]*)\](?::([^:]*))?", text):
-        host, port = bracketed.groups()
-        try:
-            host = str(IPv6Address(host))
-        except ValueError:
-            raise ValueError("has no IPv6 address between its brackets") from None
+        inside, port = bracketed.groups()
+        host = _written_usually(inside)
+        if ":" not in host:
+            raise ValueError("has no IPv6 address between its brackets")
     elif text.count(":") > 1:
-        if not _is_ip(text):
+        host, port = _written_usually(text), None
+        if not host:
             raise ValueError("is neither HOST:PORT nor [IPv6]:PORT")
-        host, port = text, None
     else:
         host, colon, port = text.partition(":")
         port = port if colon else None
@@ -131,11 +131,17 @@ def _parse_port(text: str) -> int:
 
 
 def _is_ip(text: str) -> bool:
+    return bool(_written_usually(text))
+
+
+def _written_usually(text: str) -> str:
+    """An IP address in the one form that is compared and shown; empty for anything else."""
     try:
-        ip_address(text)
+        ip = ip_address(text)
     except ValueError:
-        return False
-    return True
+        return ""
+    zone = ip.scope_id if isinstance(ip, IPv6Address) else None
+    return str(ip) if zone is None or _INTERFACE.fullmatch(zone) else ""
 
 
 def _is_host_name(text: str) -> bool:

@@ -12,8 +12,8 @@ from mailproxy.address import UnixAddress, parse_bind, parse_server
 from mailproxy.config import model, rules
 from mailproxy.config.inherit import Layer, giver, merge
 from mailproxy.config.shape import keys_of
-from mailproxy.config.tables import Findings, Table, join, nearest
-from mailproxy.config.values import show
+from mailproxy.config.tables import Findings, Table, join
+from mailproxy.config.values import as_name
 
 _T = TypeVar("_T")
 
@@ -72,7 +72,7 @@ class _Builder:
 
     def frontend(self, name: str) -> model.Frontend | None:
         path, own = join("frontends", name), self.tables["frontends"][name]
-        profile = self._profile(own, path, "frontend")
+        profile = self._profile(own, "frontend")
         layers = self._layers("frontend", profile, Layer(path, own))
         merged = merge(layers)
         bind_layers = _interleave(layers, self._layers("bind", profile), ["tls"])
@@ -81,7 +81,7 @@ class _Builder:
             here = Layer(f"{join(giver(layers, 'bind'), 'bind')}[{index}]", table)
             rules.own_bind(here, self.found)
             binds.append(self._table(model.Bind, merge([*bind_layers, here]), here.path, _name_bind))
-        if not binds and join(path, "bind") not in self.found.bad:
+        if not binds and not self.found.bad & {path, join(path, "bind")}:
             self.found.add(path, f"has no bind: at least one [[{path}.bind]] is needed")
         silence = silence_limit(merged.get("protocol", "tcp"))
         merged["timeouts"] = {"client": silence, **merged.get("timeouts", {})}
@@ -92,7 +92,7 @@ class _Builder:
 
     def backend(self, name: str, protocols: Sequence[str]) -> model.Backend | None:
         path, own = join("backends", name), self.tables["backends"][name]
-        profile = self._profile(own, path, "backend")
+        profile = self._profile(own, "backend")
         layers = self._layers("backend", profile, Layer(path, own))
         merged = merge(layers)
         if "protocol" not in merged:
@@ -102,7 +102,7 @@ class _Builder:
             merged["protocol"] = protocols[0] if protocols else "tcp"
         server_layers = _interleave(layers, self._layers("server", profile), model.INHERITED_BY_SERVERS)
         tables = merged.pop("servers", [])
-        if not tables and join(path, "servers") not in self.found.bad:
+        if not tables and not self.found.bad & {path, join(path, "servers")}:
             self.found.add(path, "has no servers: at least one is needed")
         servers = []
         for index, table in enumerate(tables):
@@ -117,13 +117,9 @@ class _Builder:
             return None
         return evolve(backend, servers=tuple(_with_port(server, backend.port) for server in servers))
 
-    def _profile(self, own: Table, path: str, owner: str) -> str | None:
+    def _profile(self, own: Table, owner: str) -> str | None:
         name: str | None = own.get("profile", self.tables["defaults"].get(owner, {}).get("profile"))
-        if name is not None and name not in self.tables["profiles"]:
-            known = self.tables["profiles"]
-            self.found.add(join(path, "profile"), f"there is no profile {show(name)}{nearest(name, known)}")
-            return None
-        return name
+        return name if name in self.tables["profiles"] else None
 
     def _layers(self, kind: str, profile: str | None, *own: Layer) -> list[Layer]:
         """Always the defaults, the profile (empty if none), then the own ones, so that layers can be paired by place."""
@@ -164,7 +160,7 @@ def _is_switched_off(table_type: type, name: str, value: object) -> bool:
 
 def _name_bind(table: Table) -> None:
     if "address" in table:
-        table.setdefault("name", str(parse_bind(table["address"])))
+        table.setdefault("name", as_name(str(parse_bind(table["address"]))))
 
 
 def _name_server(table: Table) -> None:
@@ -172,9 +168,10 @@ def _name_server(table: Table) -> None:
         table.setdefault("name", "")  # what is missing is the address; the name would only be said twice
     else:
         address = parse_server(table["address"])
-        table.setdefault(
-            "name", address.path.rpartition("/")[2] if isinstance(address, UnixAddress) else str(address)
+        text = (
+            address.path.rstrip("/").rpartition("/")[2] if isinstance(address, UnixAddress) else str(address)
         )
+        table.setdefault("name", as_name(text or "/"))
 
 
 def _with_port(server: model.Server | None, port: int | None) -> model.Server:

@@ -32,16 +32,19 @@ def load(path: str | os.PathLike[str]) -> model.Config:
     """
     file = Path(path)
     try:
-        if file.stat().st_size > _FILE_MAX:
+        with file.open("rb") as stream:
+            data = stream.read(_FILE_MAX + 1)
+        if len(data) > _FILE_MAX:
             raise ConfigError([Fault("", f"is larger than {_FILE_MAX} bytes")], str(path))
-        text = file.read_bytes().decode()
-        tables = tomli.loads(text)
+        tables = tomli.loads(data.decode())
     except OSError as error:
         raise ConfigError([Fault("", f"cannot be read: {error.strerror}")], str(path)) from None
     except UnicodeDecodeError as error:
         raise ConfigError([Fault("", f"is not UTF-8: byte {error.start}")], str(path)) from None
     except tomli.TOMLDecodeError as error:
         raise ConfigError([Fault("", f"is not TOML: {error}")], str(path)) from None
+    except ValueError as error:  # a path with a zero byte, a number of thousands of digits
+        raise ConfigError([Fault("", f"cannot be read: {error}")], str(path)) from None
     except RecursionError:
         raise ConfigError([Fault("", "is nested too deeply")], str(path)) from None
     return from_mapping(tables, folder=file.parent, source=str(path))
@@ -55,7 +58,10 @@ def from_mapping(
     ``folder``: what relative paths are relative to. Raises ConfigError with every fault.
     """
     found = Findings()
-    tables = _check(_expand(mapping, "", found), found)
+    try:
+        tables = _check(_expand(mapping, "", found), found)
+    except RecursionError:
+        raise ConfigError([Fault("", "is nested too deeply")], source) from None
     config = build(tables, found, _converter(Path(folder).absolute()), source)
     if found.faults or config is None:
         raise ConfigError(found.faults, source)

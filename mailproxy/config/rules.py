@@ -16,25 +16,32 @@ _UNIX_ONLY = ("unix_mode", "unix_user", "unix_group")
 
 
 def references(tables: Table, found: Findings) -> None:
-    """Every backend that is named exists."""
-    known = tables["backends"]
-    for layer in _frontend_layers(tables):
-        wanted = [(join(layer.path, "backend"), layer.table.get("backend"))]
-        wanted += [
-            (f"{join(layer.path, 'routes')}[{index}].backend", route.get("backend"))
+    """Every backend and every profile that is named exists."""
+    for layer in _layers(tables):
+        routes = [
+            Layer(f"{join(layer.path, 'routes')}[{index}]", route)
             for index, route in enumerate(layer.table.get("routes", []))
         ]
-        for path, name in wanted:
-            if name is not None and name not in known:
-                found.add(path, f"there is no backend {show(name)}{nearest(name, known)}")
+        for naming in (layer, *routes):
+            for what in ("backend", "profile"):
+                _look_for(what, naming, tables, found)
 
 
-def _frontend_layers(tables: Table) -> Iterable[Layer]:
-    yield Layer("defaults.frontend", tables["defaults"].get("frontend", {}))
+def _layers(tables: Table) -> Iterable[Layer]:
+    for kind in ("frontend", "backend"):
+        yield Layer(join("defaults", kind), tables["defaults"].get(kind, {}))
     for name, layers in tables["profiles"].items():
         yield Layer(join(join("profiles", name), "frontend"), layers.get("frontend", {}))
-    for name, table in tables["frontends"].items():
-        yield Layer(join("frontends", name), table)
+    for owners in ("frontends", "backends"):
+        for name, table in tables[owners].items():
+            yield Layer(join(owners, name), table)
+
+
+def _look_for(what: str, naming: Layer, tables: Table, found: Findings) -> None:
+    name, place = naming.table.get(what), f"{what}s"
+    if name is None or name in tables[place] or found.bad & {place, join(place, name)}:
+        return
+    found.add(join(naming.path, what), f"there is no {what} {show(name)}{nearest(name, tables[place])}")
 
 
 def own_bind(bind: Layer, found: Findings) -> None:
@@ -47,7 +54,7 @@ def own_bind(bind: Layer, found: Findings) -> None:
     for key in _UNIX_ONLY if address and not address.startswith("unix:") else ():
         if key in bind.table:
             found.add(join(bind.path, key), f"has no meaning for {show(address)}: unix: addresses only")
-    if bind.table.get("v6only") and not no_tcp and ":" not in address.rpartition(":")[0]:
+    if bind.table.get("v6only") and address and not no_tcp and ":" not in address.rpartition(":")[0]:
         found.add(join(bind.path, "v6only"), f"has no meaning for {show(address)}: IPv6 addresses only")
     mode = bind.table.get("mode", "")
     if bind.table.get("tls") and mode in ("forward", "passthrough"):
@@ -67,7 +74,8 @@ def listeners(frontends: Mapping[str, model.Frontend], found: Findings) -> None:
     for (first, one), (second, other) in combinations(places, 2):
         if _overlap(one, other):
             found.add(
-                f"{second}.address", f'"{other.address}" overlaps with "{one.address}" at {first}.address'
+                f"{second}.address",
+                f"{show(str(other.address))} overlaps with {show(str(one.address))} at {first}.address",
             )
 
 

@@ -74,11 +74,11 @@ def _key(key: Key) -> Schema:
 def _value(key: Key) -> Schema:
     if key.table is None:
         assert key.kind is not None  # noqa: S101 - a key without table has a kind
-        # a variable of the environment may stand for any number or truth
+        # a variable of the environment may stand for any number or truth, or be a part of a string
         return (
             dict(key.kind.schema)
-            if _takes_strings(key)
-            else {"anyOf": [dict(key.kind.schema), {"type": "string", "pattern": r"^\$\{.*\}$"}]}
+            if _takes_all_strings(key)
+            else {"anyOf": [dict(key.kind.schema), {"type": "string", "pattern": r"\$\{"}]}
         )
     choices: list[Schema] = [_table(key.table)]
     if key.kind is not None:
@@ -90,12 +90,9 @@ def _value(key: Key) -> Schema:
     return choices[0] if len(choices) == 1 else {"anyOf": choices}
 
 
-def _takes_strings(key: Key) -> bool:
+def _takes_all_strings(key: Key) -> bool:
     schema = key.kind.schema if key.kind else {}
-    return schema.get("type") == "string" or any(
-        choice.get("type") == "string" and "pattern" not in choice
-        for choice in schema.get("anyOf", ())  # type: ignore[attr-defined]
-    )
+    return schema.get("type") == "string" and "pattern" not in schema
 
 
 def plain(value: object) -> object:

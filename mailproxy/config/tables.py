@@ -13,7 +13,7 @@ from typing import Any
 from attrs import Factory, define
 
 from mailproxy.config.shape import SHORT_FORMS, SWITCHABLE, Key, keys_of
-from mailproxy.config.values import Kind, UnfitValueError, show
+from mailproxy.config.values import Kind, UnfitValueError, printable, show
 from mailproxy.errors import Fault
 
 Table = dict[str, Any]
@@ -40,14 +40,14 @@ class Findings:
 def join(path: str, name: str) -> str:
     """The path of a key below ``path``, quoted as TOML would where it must be."""
     if not name or not name.replace("_", "").replace("-", "").isalnum():
-        name = f'"{name}"'
+        name = f'"{printable(name)}"'
     return f"{path}.{name}" if path else name
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """``, did you mean …?`` where something known is close, else nothing."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f", did you mean {close[0]}?" if close else ""
+    return f", did you mean {printable(close[0])}?" if close else ""
 
 
 def unknown(name: str, known: Iterable[str]) -> str:
@@ -98,10 +98,12 @@ def _check_key(key: Key, value: object, path: str, found: Findings) -> object:
 
 def _check_value(kind: Kind, value: object, path: str, found: Findings) -> object:
     try:
-        kind.structure(value)
+        structured = kind.structure(value)
     except UnfitValueError as error:
         found.drop(path, str(error))
-    return value
+        return value
+    # The word that a variable of the environment gave would count as true, whichever it is.
+    return structured if isinstance(structured, bool) else value
 
 
 def _check_list(key: Key, value: object, path: str, found: Findings) -> object:
@@ -116,7 +118,9 @@ def _check_list(key: Key, value: object, path: str, found: Findings) -> object:
     items: list[object] = []
     for index, item in enumerate(value):
         here = f"{path}[{index}]"
-        if key.table is not None:
+        if here in found.bad:  # its environment variable is missing: said once
+            found.bad.add(path)
+        elif key.table is not None:
             items.append(check_table(key.table, item, here, found))
         else:
             assert key.kind is not None  # noqa: S101 - a key without table has a kind

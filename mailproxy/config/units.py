@@ -20,12 +20,12 @@ def parse_duration(value: object) -> float:
             raise ValueError
         seconds = float(parts[1]) * _SECONDS[parts[2] or "s"]
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        seconds = float(value)
+        seconds = value
     else:
         raise ValueError  # noqa: TRY004 - the caller wants one kind of error for every unfit value
-    if not math.isfinite(seconds) or not 0 <= seconds <= _LONGEST_S:
+    if not 0 <= seconds <= _LONGEST_S:  # nan is not, and an integer too large for a float is not converted
         raise ValueError
-    return seconds
+    return float(seconds)
 
 
 def parse_size(value: object) -> int:
@@ -42,7 +42,7 @@ def parse_size(value: object) -> int:
 
 def write_duration(seconds: float) -> str:
     """Seconds in the largest unit that divides them: ``31m``, ``300ms``."""
-    for unit in ("d", "h", "m", "s", "ms"):
+    for unit in ("d", "h", "m", "s", "ms", "us"):
         count = seconds / _SECONDS[unit]
         if count >= 1 and math.isclose(count, round(count)):
             return f"{round(count)}{unit}"

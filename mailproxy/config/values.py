@@ -6,9 +6,9 @@ here and none is left to cattrs' own.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping
+from datetime import date, time
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any, Literal, NewType, get_args, get_origin
@@ -34,6 +34,9 @@ Workers = int | Literal["auto"]
 Redispatch = bool | int
 ServerTlsMode = Literal["implicit", "starttls"]
 SniPatterns = tuple[str, ...] | Literal[False]
+
+_NAME_MAX = 128  # characters; more would only make lines long
+_INT_MAX = 2**31 - 1  # what the kernel takes for a backlog, and more than anybody counts
 
 
 class Expanded(str):
@@ -99,13 +102,34 @@ class Kind:
 
 
 def show(value: object) -> str:
-    """A value as it stood in the file, shortened."""
+    """A value as it stood in the file, shortened, on one line."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, dict):
         return "a table"
-    text = f'"{value}"' if isinstance(value, str) else repr(value)
+    if isinstance(value, (date, time)):
+        return value.isoformat()
+    if isinstance(value, list):
+        return _shorten(f"[{', '.join(map(show, value))}]")
+    try:
+        text = f'"{printable(value)}"' if isinstance(value, str) else repr(value)
+    except ValueError:  # Python writes no number of more than 4300 digits
+        return "a number of thousands of digits"
+    return _shorten(text)
+
+
+def _shorten(text: str) -> str:
     return text if len(text) <= 80 else text[:76] + "…" + text[-1]
+
+
+def printable(text: str) -> str:
+    """The text on one line and harmless to terminals: what does not print is written as TOML escapes it."""
+    return "".join(char if char.isprintable() else f"\\u{ord(char):04x}" for char in text)
+
+
+def as_name(text: str) -> str:
+    """A name made of an address, for what was given none: an interface or a path may have any characters."""
+    return re.sub(r"[^A-Za-z0-9_.:\[\]*/-]", "_", text)[:_NAME_MAX]
 
 
 def _integer(lowest: int, highest: int | None = None) -> Callable[[object], int]:
@@ -130,12 +154,9 @@ def _boolean(value: object) -> bool:
 
 
 def _share(value: object) -> float:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float))
-        or not math.isfinite(value)
-        or not 0 <= value <= 1
-    ):
+    if isinstance(value, Expanded) and re.fullmatch(r"[0-9]{1,18}(\.[0-9]{1,18})?", value):
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
         raise ValueError
     return float(value)
 
@@ -147,7 +168,7 @@ def _text(value: object) -> str:
 
 
 def _name(value: object) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9_.:\[\]*/-]{1,128}", value):
+    if not isinstance(value, str) or not 0 < len(value) <= _NAME_MAX or value != as_name(value):
         raise ValueError
     return str(value)
 
@@ -180,7 +201,7 @@ def _network(value: object) -> IPv4Network | IPv6Network:
         return ip_network(value)
     except ValueError as error:
         raise ValueError(
-            str(error).removeprefix(f"'{value}' ") if "host bits" in str(error) else ""
+            str(error).removeprefix(f"{value} ") if "host bits" in str(error) else ""
         ) from None
 
 
@@ -237,8 +258,14 @@ KINDS: dict[Any, Kind] = {
     Seconds: Kind(parse_duration, _DURATION_WORDS, _DURATION),
     TimeLimit: Kind(_time_limit, f"{_DURATION_WORDS}, above 0", _DURATION),
     Size: Kind(parse_size, 'a size such as "200k", or a number', _SIZE),
-    Count: Kind(_integer(0), "a whole number from 0", {"type": "integer", "minimum": 0}),
-    Positive: Kind(_integer(1), "a whole number from 1", {"type": "integer", "minimum": 1}),
+    Count: Kind(
+        _integer(0, _INT_MAX), f"a whole number from 0 to {_INT_MAX}",
+        {"type": "integer", "minimum": 0, "maximum": _INT_MAX},
+    ),
+    Positive: Kind(
+        _integer(1, _INT_MAX), f"a whole number from 1 to {_INT_MAX}",
+        {"type": "integer", "minimum": 1, "maximum": _INT_MAX},
+    ),
     Port: Kind(_integer(1, 65535), "a port from 1 to 65535", {"type": "integer", "minimum": 1, "maximum": 65535}),
     Weight: Kind(_integer(0, 256), "a whole number from 0 to 256", {"type": "integer", "minimum": 0, "maximum": 256}),
     Mode: Kind(_mode, 'permission bits such as "0660"', {"type": "string", "pattern": "^0?[0-7]{3}$"}),
@@ -278,7 +305,8 @@ def one_of(choices: tuple[object, ...]) -> Kind:
                 return choice
         raise ValueError
 
-    words = [show(choice).strip('"') for choice in choices]
+    # quoted only where the bare word would pass for a number
+    words = [show(choice) if str(choice)[0].isdigit() else str(choice) for choice in choices]
     return Kind(read, f"one of {', '.join(words)}", {"enum": list(choices)})
 
 

@@ -85,7 +85,7 @@ def json_session(r: SessionRecord) -> str:
     return _json(
         {
             "time": _iso(r.accepted), "event": "session", "frontend": r.frontend, "bind": r.bind,
-            "backend": r.backend or None, "server": r.server or None, "client": r.client,
+            "backend": r.backend or None, "server": r.server or None, "client": _plain(r.client),
             "server_address": r.server_address or None, "queue_ms": r.queue_ms, "connect_ms": r.connect_ms,
             "total_ms": r.total_ms, "bytes_in": r.bytes_in, "bytes_out": r.bytes_out, "end": r.end.name,
             "by": r.end.by.value, "phase": r.end.phase.value,
@@ -111,7 +111,7 @@ def text_session(r: SessionRecord) -> str:
     name = f" for {r.sni}" if r.sni else ""
     detail = f" ({r.detail})" if r.detail else ""
     return (
-        f"{_text_date(r.accepted)}.{_ms(r.accepted):03} {r.frontend} -> {place} {r.client}{tls}{name} {r.end.name}{detail}"
+        f"{_text_date(r.accepted)}.{_ms(r.accepted):03} {r.frontend} -> {place} {_plain(r.client)}{tls}{name} {r.end.name}{detail}"
         f" after {r.total_ms / 1000:.3f}s, {r.bytes_in} bytes from the client, {r.bytes_out} from the server"
     )
 
@@ -135,6 +135,13 @@ def _iso(moment: float) -> str:
 
 def _json(data: Mapping[str, object]) -> str:
     return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+
+
+def _plain(client: str) -> str:
+    """An IPv4 client of a bind for both families, as IPv4 (RFC 4291 section 2.5.5.2); HAProxy leaves it mapped."""
+    if client.startswith("[::ffff:") and "." in client:
+        return client.removeprefix("[::ffff:").replace("]", "", 1)
+    return client
 
 
 def _bare(client: str) -> str:

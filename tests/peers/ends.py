@@ -120,9 +120,11 @@ class End:
             got += chunk
 
     def wait_for_end(self) -> None:
-        """However it comes: a FIN, a reset."""
+        """However it comes: a FIN (over TLS the one behind close_notify), a reset."""
         with suppress(ConnectionError, ssl.SSLError):
             while self.connection.recv(4096):
+                pass
+            while socket.socket.recv(self.connection, 4096):
                 pass
 
     def half_close(self) -> None:

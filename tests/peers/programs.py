@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -147,6 +148,15 @@ class Program:
     def _is_ready(self) -> bool:
         assert self.process.poll() is None, f"{self._command} ended\n{self.log!r}"
         return all(is_listening(host, port) for host, port in self._listens)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """It does nothing meanwhile, and finds all that happened at once afterwards."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
 
     def stop_softly(self) -> None:
         """Ask it to go when its sessions are over; leaving the `with` waits for that."""

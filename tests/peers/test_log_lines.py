@@ -60,6 +60,18 @@ class TestNormalEnds:
 
         assert tls_stage.play(story, server=site.dovecots[0].address).state == "--"
 
+    @pytest.mark.parametrize("first", ["server", "client"])
+    def test_both_close_at_once(self, stage: Stage, first: str) -> None:
+        def story(wire: Wire) -> None:
+            wire.begin()
+            with wire.proxy.held():
+                if first == "server":
+                    wire.server.close()
+                wire.client.close_without_goodbye()
+                wire.server.close()
+
+        assert stage.play(story).state == "--"
+
     def test_the_server_closes_without_a_byte(self, stage: Stage) -> None:
         def story(wire: Wire) -> None:
             wire.shake_hands()

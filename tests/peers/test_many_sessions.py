@@ -150,5 +150,5 @@ async def test_none_is_lost(program: type[HAProxy | Mailproxy], site: Site, fold
             "a line for each",
         )
     ends = [tcplog.session(line) for line in map(tcplog.SESSION.fullmatch, proxy.log.lines()) if line]
-    assert {end.state for end in ends} == {"--"}
+    assert not [end for end in ends if end.state != "--"]
     assert [sum(end.server == name for end in ends) for name in ("d1", "d2")] == [SESSIONS / 2] * 2

@@ -1,0 +1,1 @@
+"""The configuration: from TOML to frozen values, or to every fault at once."""

@@ -1,0 +1,555 @@
+"""Faulty configurations: each fault has its line with its path, its value and what is allowed; never a traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import mailproxy
+from mailproxy.cli import main
+from mailproxy.errors import ConfigError
+
+from .noise import WHOLE, mutated_files, mutated_mappings, noise
+from .smallest import SMALLEST, faults_of, text
+
+DURATION = 'a duration such as "300ms", "5s", "31m", "1h", or a number of seconds'
+BIND = 'an address such as "*:143", "[::]:993", "127.0.0.1:993", "unix:/run/x.sock" or "fd:3"'
+SERVER = 'an address such as "10.0.0.1:993", "10.0.0.2", "imap.internal:993" or "unix:/run/x.sock"'
+NAME = "a name of letters, digits and . _ - : / * [ ]"
+TLVS = "authority, alpn, crc32c, unique-id, ssl-cipher, cert-sig, cert-key"
+NETWORK = 'a network such as "10.0.0.0/8" or "2001:db8::/32", or an address'
+ENDLESS = "a limit of nothing would end everything at once"
+
+# Lines that come to the smallest configuration (or replace its own), and what is said about them.
+FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
+    "numbers": (
+        ('process.max_sessions = "many"', 'process.max_sessions: "many" is not allowed: a whole number from 1 to 2147483647'),
+        ('process.max_sessions = "100"', 'process.max_sessions: "100" is not allowed: a whole number from 1 to 2147483647'),
+        ("process.max_sessions = 0", "process.max_sessions: 0 is not allowed: a whole number from 1 to 2147483647"),
+        ("process.max_sessions = -1", "process.max_sessions: -1 is not allowed: a whole number from 1 to 2147483647"),
+        ("process.max_sessions = 99999999999", "process.max_sessions: 99999999999 is not allowed: a whole number from 1 to 2147483647"),
+        ("process.max_sessions = 100.0", "process.max_sessions: 100.0 is not allowed: a whole number from 1 to 2147483647"),
+        ("process.max_sessions = true", "process.max_sessions: true is not allowed: a whole number from 1 to 2147483647"),
+        ("process.max_sessions = nan", "process.max_sessions: nan is not allowed: a whole number from 1 to 2147483647"),
+        ("process.max_sessions = []", "process.max_sessions: [] is not allowed: a whole number from 1 to 2147483647"),
+        ("process.max_sessions = 2026-11-22", "process.max_sessions: 2026-11-22 is not allowed: a whole number from 1 to 2147483647"),
+        ("process.max_sessions = 0x" + "f" * 5000, "process.max_sessions: a number of thousands of digits is not allowed: a whole number from 1 to 2147483647"),
+        ("backends.dovecot.port = 0", "backends.dovecot.port: 0 is not allowed: a port from 1 to 65535"),
+        ("backends.dovecot.port = 65536", "backends.dovecot.port: 65536 is not allowed: a port from 1 to 65535"),
+        ('backends.dovecot.port = "imaps"', 'backends.dovecot.port: "imaps" is not allowed: a port from 1 to 65535'),
+        ("backends.dovecot.servers = [{ address = \"192.0.2.1\", weight = 257 }]", "backends.dovecot.servers[0].weight: 257 is not allowed: a whole number from 0 to 256"),
+        ("frontends.imap.bind = [{ address = \"*:143\", backlog = 10000000000 }]", "frontends.imap.bind[0].backlog: 10000000000 is not allowed: a whole number from 1 to 2147483647"),
+        ("backends.dovecot.check.jitter = 1.5", "backends.dovecot.check.jitter: 1.5 is not allowed: a number from 0 to 1"),
+        ("backends.dovecot.check.jitter = nan", "backends.dovecot.check.jitter: nan is not allowed: a number from 0 to 1"),
+        ("backends.dovecot.check.jitter = 1" + "0" * 400, f"backends.dovecot.check.jitter: 1{'0' * 75}…0 is not allowed: a number from 0 to 1"),
+        ("backends.dovecot.redispatch = 0", "backends.dovecot.redispatch: 0 is not allowed: true, false, or a whole number from 1"),
+        ('process.workers = "all"', 'process.workers: "all" is not allowed: a whole number from 1, or "auto"'),
+        ('backends.dovecot.stick.size = "200 k"', 'backends.dovecot.stick.size: "200 k" is not allowed: a size such as "200k", or a number', "backends.dovecot.stick: a table is not supported yet"),
+    ),
+    "durations": (
+        ('process.drain_timeout = "soon"', f'process.drain_timeout: "soon" is not allowed: {DURATION}'),
+        ('process.drain_timeout = ""', f'process.drain_timeout: "" is not allowed: {DURATION}'),
+        ('process.drain_timeout = "5 s"', f'process.drain_timeout: "5 s" is not allowed: {DURATION}'),
+        ('process.drain_timeout = "-5s"', f'process.drain_timeout: "-5s" is not allowed: {DURATION}'),
+        ("process.drain_timeout = -0.5", f"process.drain_timeout: -0.5 is not allowed: {DURATION}"),
+        ("process.drain_timeout = nan", f"process.drain_timeout: nan is not allowed: {DURATION}"),
+        ("process.drain_timeout = inf", f"process.drain_timeout: inf is not allowed: {DURATION}"),
+        ('process.drain_timeout = "11000d"', f'process.drain_timeout: "11000d" is not allowed: {DURATION}'),
+        ("process.drain_timeout = 1" + "0" * 400, f"process.drain_timeout: 1{'0' * 75}…0 is not allowed: {DURATION}"),
+        ("process.drain_timeout = false", f"process.drain_timeout: false is not allowed: {DURATION}"),
+        ("frontends.imap.timeouts.client = 0", f"frontends.imap.timeouts.client: 0 is not allowed: {ENDLESS}; {DURATION}, above 0"),
+        ('backends.dovecot.timeouts.connect = "0ms"', f'backends.dovecot.timeouts.connect: "0ms" is not allowed: {ENDLESS}; {DURATION}, above 0'),
+    ),
+    "words": (
+        ('log.level = "verbose"', 'log.level: "verbose" is not allowed: one of debug, info, warning, error'),
+        ("log.level = 3", "log.level: 3 is not allowed: one of debug, info, warning, error"),
+        ('log.format = "TEXT"', 'log.format: "TEXT" is not allowed: one of text, json, tcplog'),
+        ('log.to = ""', 'log.to: "" is not allowed: stderr, stdout, a path, syslog:/dev/log or syslog:HOST:514'),
+        ('log.to = "syslog:localhost"', 'log.to: "syslog:localhost" is not allowed: syslog: takes a path or HOST:PORT; stderr, stdout, a path, syslog:/dev/log or syslog:HOST:514'),
+        ('log.to = "syslog:127.0.0.1:70000"', 'log.to: "syslog:127.0.0.1:70000" is not allowed: syslog: takes a path or HOST:PORT; stderr, stdout, a path, syslog:/dev/log or syslog:HOST:514'),
+        ('process.user = ""', 'process.user: "" is not allowed: a string that is not empty'),
+        ("process.user = 1000", "process.user: 1000 is not allowed: a string that is not empty"),
+        ("admin.mode = 660", 'admin.mode: 660 is not allowed: permission bits such as "0660"'),
+        ('admin.mode = "0990"', 'admin.mode: "0990" is not allowed: permission bits such as "0660"'),
+        ('frontends.imap.protocol = "imaps"', 'frontends.imap.protocol: "imaps" is not allowed: one of imap, pop3, submission, smtp, lmtp, sieve, tcp'),
+        ("frontends.imap.log_null = 1", "frontends.imap.log_null: 1 is not allowed: true or false"),
+        ('frontends.imap.log_start = "true"', 'frontends.imap.log_start: "true" is not allowed: true or false'),
+        ("frontends.imap.tls.min_version = 1.2", 'frontends.imap.tls.min_version: 1.2 is not allowed: one of "1.2", "1.3"'),
+        ('frontends.imap.tls.min_version = "1.1"', 'frontends.imap.tls.min_version: "1.1" is not allowed: one of "1.2", "1.3"'),
+        ('backends.dovecot.balance = "fair"', 'backends.dovecot.balance: "fair" is not allowed: one of leastconn, roundrobin, source, first, random'),
+        ('backends.dovecot.tls.verify = "yes"', 'backends.dovecot.tls.verify: "yes" is not allowed: one of required, chain, none'),
+        ('backends.dovecot.check.steps = [{ expect_regex = "(" }]', "backends.dovecot.check.steps[0].expect_regex: \"(\" is not allowed: missing ), unterminated subpattern at position 0; a regular expression"),
+        ('frontends.imap.backend = "a backend"', f'frontends.imap.backend: "a backend" is not allowed: {NAME}'),
+        ('frontends."im ap".backend = "dovecot"', f'frontends."im ap": "im ap" is not allowed: {NAME}'),
+        ('log.level = "a\\nb"', 'log.level: "a\\u000ab" is not allowed: one of debug, info, warning, error'),
+        (f'log.level = "{"x" * 200}"', f'log.level: "{"x" * 75}…" is not allowed: one of debug, info, warning, error'),
+    ),
+    "addresses": (
+        ('frontends.imap.bind = [{ address = "127.0.0.1" }]', f'frontends.imap.bind[0].address: "127.0.0.1" is not allowed: has no port; {BIND}'),
+        ('frontends.imap.bind = [{ address = "*:imap" }]', f"frontends.imap.bind[0].address: \"*:imap\" is not allowed: port 'imap' is not a number from 0 to 65535; {BIND}"),
+        ('frontends.imap.bind = [{ address = "*:65536" }]', f"frontends.imap.bind[0].address: \"*:65536\" is not allowed: port '65536' is not a number from 0 to 65535; {BIND}"),
+        ('frontends.imap.bind = [{ address = "mail.example:143" }]', f'frontends.imap.bind[0].address: "mail.example:143" is not allowed: is not an IP address: a bind takes one, or * for every IPv4 address, [::] for both families; {BIND}'),
+        ('frontends.imap.bind = [{ address = ":::993" }]', f'frontends.imap.bind[0].address: ":::993" is not allowed: is neither HOST:PORT nor [IPv6]:PORT; {BIND}'),
+        ('frontends.imap.bind = [{ address = "[10.0.0.1]:993" }]', f'frontends.imap.bind[0].address: "[10.0.0.1]:993" is not allowed: has no IPv6 address between its brackets; {BIND}'),
+        ('frontends.imap.bind = [{ address = "fd:x" }]', f'frontends.imap.bind[0].address: "fd:x" is not allowed: fd: takes the number of an inherited descriptor; {BIND}'),
+        ('frontends.imap.bind = [{ address = "unix:" }]', f'frontends.imap.bind[0].address: "unix:" is not allowed: unix: takes a path; {BIND}'),
+        (f'frontends.imap.bind = [{{ address = "unix:/{"x" * 107}" }}]', f'frontends.imap.bind[0].address: "unix:/{"x" * 69}…" is not allowed: the path is longer than 107 bytes; {BIND}'),
+        ("frontends.imap.bind = [{ address = 143 }]", f"frontends.imap.bind[0].address: 143 is not allowed: {BIND}"),
+        ('backends.dovecot.servers = ["192.0.2.256:143"]', f'backends.dovecot.servers[0].address: "192.0.2.256:143" is not allowed: has no valid host; {SERVER}'),
+        ('backends.dovecot.servers = ["*:143"]', f'backends.dovecot.servers[0].address: "*:143" is not allowed: a server needs a host name or an IP address; {SERVER}'),
+        ('backends.dovecot.servers = ["192.0.2.1:0"]', f'backends.dovecot.servers[0].address: "192.0.2.1:0" is not allowed: port 0 cannot be connected to; {SERVER}'),
+        ('backends.dovecot.servers = ["d 1"]', f'backends.dovecot.servers[0].address: "d 1" is not allowed: has no valid host; {SERVER}'),
+        ('backends.dovecot.servers = [""]', f'backends.dovecot.servers[0].address: "" is not allowed: has no valid host; {SERVER}'),
+        ('frontends.imap.bind = [{ address = "*:143", accept_proxy = ["10.0.0.1/8"] }]', f'frontends.imap.bind[0].accept_proxy[0]: "10.0.0.1/8" is not allowed: has host bits set; {NETWORK}'),
+        ('frontends.imap.bind = [{ address = "*:143", accept_proxy = ["trusted"] }]', f'frontends.imap.bind[0].accept_proxy[0]: "trusted" is not allowed: {NETWORK}'),
+    ),
+    "binds that do not go together": (
+        ('frontends.imap.bind = [{ address = "*:993" }, { address = "127.0.0.1:993" }]', 'frontends.imap.bind[1].address: "127.0.0.1:993" overlaps with "*:993" at frontends.imap.bind[0].address'),
+        ('frontends.imap.bind = [{ address = "[::1]:993" }, { address = "[::]:993" }]', 'frontends.imap.bind[1].address: "[::]:993" overlaps with "[::1]:993" at frontends.imap.bind[0].address'),
+        ('frontends.imap.bind = [{ address = "[::]:993" }, { address = "*:993" }]', 'frontends.imap.bind[1].address: "*:993" overlaps with "[::]:993" at frontends.imap.bind[0].address'),
+        ('frontends.imap.bind = [{ address = "[0::0]:993" }, { address = "[::]:993", name = "again" }]', 'frontends.imap.bind[1].address: "[::]:993" overlaps with "[::]:993" at frontends.imap.bind[0].address'),
+        ('frontends.imap.bind = [{ address = "fd:3" }, { address = "fd:3", name = "again" }]', 'frontends.imap.bind[1].address: "fd:3" overlaps with "fd:3" at frontends.imap.bind[0].address'),
+        ('frontends.other.bind = [{ address = "127.0.0.1:1143" }]', 'frontends.other.bind[0].address: "127.0.0.1:1143" overlaps with "127.0.0.1:1143" at frontends.imap.bind[0].address'),
+        ('frontends.imap.bind = [{ address = "*:1", name = "a" }, { address = "*:2", name = "a" }]', 'frontends.imap.bind: the name "a" stands more than once'),
+        ('frontends.imap.bind = [{ address = "unix:/run/x.sock" }]\nbackends.dovecot.servers = ["192.0.2.1"]', "frontends.imap.bind[0].address: has no port for server 192.0.2.1 of backend dovecot, which has none either: give the backend a port"),
+        ('frontends.imap.bind = [{ address = "unix:/run/x.sock", keepalive = true }]', 'frontends.imap.bind[0].keepalive: has no meaning for "unix:/run/x.sock"'),
+        ('frontends.imap.bind = [{ address = "fd:3", tcp_user_timeout = "30s" }]', 'frontends.imap.bind[0].tcp_user_timeout: has no meaning for "fd:3"'),
+        ('frontends.imap.bind = [{ address = "*:143", unix_mode = "0600" }]', 'frontends.imap.bind[0].unix_mode: has no meaning for "*:143": unix: addresses only'),
+        ('frontends.imap.bind = [{ address = "*:143", v6only = true }]', 'frontends.imap.bind[0].v6only: has no meaning for "*:143": IPv6 addresses only'),
+    ),
+    "certificates": (
+        ('frontends.imap.bind = [{ address = "*:993", mode = "tls" }]', "frontends.imap.bind[0]: mode tls needs certificates: give tls.certificates to the bind or its frontend"),
+        ('frontends.imap.bind = [{ address = "*:993", mode = "tls", tls = { certificates = [] } }]', "frontends.imap.bind[0]: mode tls needs certificates: give tls.certificates to the bind or its frontend"),
+        ('frontends.imap.bind = [{ address = "*:993", mode = "tls", tls = { certificates = ["a.pem", "b.pem"], key = "k.pem" } }]', "frontends.imap.bind[0].tls.key: goes with exactly one certificate file; put other keys into the certificates' files"),
+        ('frontends.imap.bind = [{ address = "*:143", mode = "forward", tls = { certificates = ["a.pem"] } }]', 'frontends.imap.bind[0].tls: has no meaning with mode "forward": TLS is not ended here'),
+        ('frontends.imap.bind = [{ address = "*:993", mode = "passthrough", tls = { certificates = ["a.pem"] } }]', 'frontends.imap.bind[0].tls: has no meaning with mode "passthrough": TLS is not ended here'),
+        ('frontends.imap.tls.certificates = [""]', 'frontends.imap.tls.certificates[0]: "" is not allowed: a path'),
+        ('backends.dovecot.servers = ["unix:/run/d.sock"]\nbackends.dovecot.tls = {}', "backends.dovecot.servers[0]: tls.server_name is missing: a Unix socket has no name to verify"),
+    ),
+    "missing": (
+        ("frontends.imap.bind = []", "frontends.imap: has no bind: at least one [[frontends.imap.bind]] is needed"),
+        ('frontends.imap.bind = [{ name = "IMAP" }]', 'frontends.imap.bind[0]: address is missing: "*:143" (IPv4), "[::]:993" (both families), "unix:/run/x.sock", "fd:3"; port 0 is any'),
+        ("backends.dovecot.servers = []", "backends.dovecot: has no servers: at least one is needed"),
+        ('backends.dovecot.servers = [{ name = "d1" }]', 'backends.dovecot.servers[0]: address is missing: "10.0.0.1:993", "10.0.0.2", "imap.internal:993", "unix:/run/x.sock"'),
+        ('backends.dovecot.servers = [{ name = "d1", address = "${MAILPROXY_NOWHERE}" }]', "backends.dovecot.servers[0].address: the environment has no MAILPROXY_NOWHERE"),
+        ('backends.dovecot.servers = ["${MAILPROXY_NOWHERE}"]', "backends.dovecot.servers[0]: the environment has no MAILPROXY_NOWHERE"),
+        ('frontends.imap.tls.certificates = ["${MAILPROXY_NOWHERE}"]', "frontends.imap.tls.certificates[0]: the environment has no MAILPROXY_NOWHERE"),
+        ('log.to = "${logs/mail.log"', 'log.to: "${logs/mail.log" is not allowed: ${NAME}, ${NAME:-default}, or $$ for a dollar sign'),
+        ('frontends.imap.protocol = "imap"\nfrontends.pop.protocol = "pop3"\nfrontends.pop.backend = "dovecot"\nfrontends.pop.bind = [{ address = "*:110" }]', "backends.dovecot: protocol is missing: the frontends that lead here speak imap and pop3"),
+    ),
+    "references": (
+        ('frontends.imap.backend = "dovekot"', 'frontends.imap.backend: there is no backend "dovekot", did you mean dovecot?'),
+        ('frontends.imap.backend = "exchange"', 'frontends.imap.backend: there is no backend "exchange"'),
+        ('frontends.imap.profile = "exchange"', 'frontends.imap.profile: there is no profile "exchange"'),
+        ('backends.dovecot.profile = "exchnge"\nprofiles.exchange.backend = {}', 'backends.dovecot.profile: there is no profile "exchnge", did you mean exchange?'),
+        ('backends.dovecot.servers = [{ name = "d", address = "192.0.2.1:1" }, { name = "d", address = "192.0.2.1:2" }]', 'backends.dovecot.servers: the name "d" stands more than once'),
+    ),
+    "unknown keys": (
+        ('frontend.imap.backend = "dovecot"', "frontend: unknown key, did you mean frontends?"),
+        ('logging.level = "info"', "logging: unknown key; known are process, log, admin, defaults, profiles, frontends, backends"),
+        ("process.max_session = 3", "process.max_session: unknown key, did you mean max_sessions?"),
+        ("log.colour = true", "log.colour: unknown key; known are level, format, to"),
+        ('frontends.imap.bind = [{ adress = "*:143", address = "*:143" }]', "frontends.imap.bind[0].adress: unknown key, did you mean address?"),
+        ('frontends.imap.timeouts.clients = "5s"', "frontends.imap.timeouts.clients: unknown key, did you mean client?"),
+        ('frontends.imap.name = "imap"', "frontends.imap.name: unknown key; known are profile, protocol, backend, max_sessions, timeouts, log_null, log_start, tls, bind, routes"),
+        ('frontends.imap."a\\u001bb" = 1', 'frontends.imap."a\\u001bb": unknown key; known are profile, protocol, backend, max_sessions, timeouts, log_null, log_start, tls, bind, routes'),
+        ("backends.dovecot.servers = [{ address = \"192.0.2.1:143\", wait = 1 }]", "backends.dovecot.servers[0].wait: unknown key, did you mean weight?"),
+        ('profiles.x.fronted.protocol = "imap"', "profiles.x.fronted: unknown key, did you mean frontend?"),
+        ('defaults.servers.weight = 3', "defaults.servers: unknown key, did you mean server?"),
+        ('profiles.x.frontend.profile = "y"', "profiles.x.frontend.profile: unknown key, did you mean protocol?"),
+    ),
+    "tables for values, lists for tables": (
+        ("process = 3", "process: 3 is not allowed: a table"),
+        ("log = []", "log: [] is not allowed: a table"),
+        ("frontends.imap.timeouts = \"5s\"", 'frontends.imap.timeouts: "5s" is not allowed: a table'),
+        ("frontends.imap.tls = true", "frontends.imap.tls: true is not allowed: a table"),
+        ('frontends.imap.bind = { address = "*:143" }', "frontends.imap.bind: a table is not allowed: a list of tables, [[frontends.imap.bind]]"),
+        ('frontends.imap.bind = ["*:143"]', 'frontends.imap.bind[0]: "*:143" is not allowed: a table'),
+        ("frontends.other = 3", "frontends.other: 3 is not allowed: a table"),
+        ("backends.other = [1]", "backends.other: [1] is not allowed: a table"),
+        ('backends.dovecot.servers = "192.0.2.1"', 'backends.dovecot.servers: "192.0.2.1" is not allowed: a list of tables, [[backends.dovecot.servers]]'),
+        ("backends.dovecot.servers = [3]", "backends.dovecot.servers[0]: 3 is not allowed: a table"),
+        ("backends.dovecot.check = 3", "backends.dovecot.check: 3 is not allowed: a table"),
+        ('frontends.imap.tls.certificates = "a.pem"', 'frontends.imap.tls.certificates: "a.pem" is not allowed: a list; each a path'),
+        ('log.level = ["info", { a = 1 }]', 'log.level: ["info", a table] is not allowed: one of debug, info, warning, error'),
+        ("log.level = {}", "log.level: a table is not allowed: one of debug, info, warning, error"),
+        ("profiles = []", "profiles: [] is not allowed: a table for each name"),
+        ("profiles.x = true", "profiles.x: true is not allowed: a table for each name"),
+        ("defaults = 3", "defaults: 3 is not allowed: a table for each name"),
+    ),
+    "where it stands, also if nobody uses it": (
+        ("defaults.bind.backlog = 0", "defaults.bind.backlog: 0 is not allowed: a whole number from 1 to 2147483647"),
+        ("defaults.server.weight = 300", "defaults.server.weight: 300 is not allowed: a whole number from 0 to 256"),
+        ("profiles.unused.backend.port = 0", "profiles.unused.backend.port: 0 is not allowed: a port from 1 to 65535"),
+        ('profiles.unused.frontend.backend = "nowhere"', 'profiles.unused.frontend.backend: there is no backend "nowhere"'),
+        ('defaults.frontend.profile = "nowhere"', 'defaults.frontend.profile: there is no profile "nowhere"'),
+        ('defaults.backend.profile = "nowhere"', 'defaults.backend.profile: there is no profile "nowhere"'),
+        ("defaults.backend.servers = [{ weight = 1 }]\nbackends.other = {}", 'defaults.backend.servers[0]: address is missing: "10.0.0.1:993", "10.0.0.2", "imap.internal:993", "unix:/run/x.sock"'),
+    ),
+}  # fmt: skip
+
+# What a later version will do is said, not ignored; the words behind "only" are what this one does.
+NOT_YET = (
+    ("process.workers = 2", "process.workers: 2 is not supported yet: only 1"),
+    ('process.workers = "auto"', 'process.workers: "auto" is not supported yet: only 1'),
+    ('admin.socket = "/run/mailproxy/admin.sock"', 'admin.socket: "/run/mailproxy/admin.sock" is not supported yet'),
+    ('admin.http = "127.0.0.1:8405"', 'admin.http: "127.0.0.1:8405" is not supported yet'),
+    ("frontends.imap.max_sessions = 10", "frontends.imap.max_sessions: 10 is not supported yet: only 0"),
+    ('frontends.imap.routes = [{ reject = true }]', "frontends.imap.routes: [a table] is not supported yet: only []"),
+    ('frontends.imap.bind = [{ address = "*:143", mode = "starttls" }]', 'frontends.imap.bind[0].mode: "starttls" is not supported yet: only "forward" or "passthrough" or "tls"'),
+    ('frontends.imap.bind = [{ address = "*:143", accept_proxy = ["10.0.0.0/8"] }]', 'frontends.imap.bind[0].accept_proxy: ["10.0.0.0/8"] is not supported yet: only []'),
+    ('frontends.imap.bind = [{ address = "*:143", proxy_optional = true }]', "frontends.imap.bind[0].proxy_optional: true is not supported yet: only false"),
+    ('frontends.imap.tls.client_ca = "ca.pem"', 'frontends.imap.tls.client_ca: "ca.pem" is not supported yet'),
+    ('frontends.imap.tls.client_crl = "crl.pem"', 'frontends.imap.tls.client_crl: "crl.pem" is not supported yet'),
+    ('frontends.imap.tls.client_verify = "required"', 'frontends.imap.tls.client_verify: "required" is not supported yet: only "none"'),
+    ("frontends.imap.tls.strict_sni = true", "frontends.imap.tls.strict_sni: true is not supported yet: only false"),
+    ('backends.dovecot.balance = "roundrobin"', 'backends.dovecot.balance: "roundrobin" is not supported yet: only "leastconn"'),
+    ("backends.dovecot.retries = 3", "backends.dovecot.retries: 3 is not supported yet: only 0"),
+    ("backends.dovecot.redispatch = true", "backends.dovecot.redispatch: true is not supported yet: only false"),
+    ("backends.dovecot.redispatch = 3", "backends.dovecot.redispatch: 3 is not supported yet: only false"),
+    ("backends.dovecot.max_queue = 9", "backends.dovecot.max_queue: 9 is not supported yet: only 0"),
+    ('backends.dovecot.send_proxy = "v2-ssl"', 'backends.dovecot.send_proxy: "v2-ssl" is not supported yet: only "none"'),
+    ('backends.dovecot.send_proxy_tlvs = ["alpn"]', 'backends.dovecot.send_proxy_tlvs: ["alpn"] is not supported yet: only []'),
+    ("backends.dovecot.forward_tlvs = true", "backends.dovecot.forward_tlvs: true is not supported yet: only false"),
+    ('backends.dovecot.tls.mode = "starttls"', 'backends.dovecot.tls.mode: "starttls" is not supported yet: only "implicit"'),
+    ('backends.dovecot.tls.certificate = "client.pem"', 'backends.dovecot.tls.certificate: "client.pem" is not supported yet'),
+    ('backends.dovecot.tls.key = "client.key"', 'backends.dovecot.tls.key: "client.key" is not supported yet'),
+    ("backends.dovecot.stick = {}", "backends.dovecot.stick: a table is not supported yet"),
+    ('backends.dovecot.on_marked_down = "shutdown-sessions"', 'backends.dovecot.on_marked_down: "shutdown-sessions" is not supported yet: only "none"'),
+    ('backends.dovecot.observe = "connect"', 'backends.dovecot.observe: "connect" is not supported yet: only "none"'),
+    ('backends.dovecot.check = "tcp"', 'backends.dovecot.check.type: "tcp" is not supported yet: only "none"'),
+    ('backends.dovecot.check.type = "imap"', 'backends.dovecot.check.type: "imap" is not supported yet: only "none"'),
+    ('defaults.backend.check = "imap"', 'defaults.backend.check.type: "imap" is not supported yet: only "none"'),
+    ('backends.dovecot.servers = [{ address = "192.0.2.1:143", max_sessions = 4 }]', "backends.dovecot.servers[0].max_sessions: 4 is not supported yet: only 0"),
+    ('backends.dovecot.servers = [{ address = "192.0.2.1:143", slow_start = "60s" }]', 'backends.dovecot.servers[0].slow_start: "60s" is not supported yet: only 0'),
+    ('backends.dovecot.servers = [{ address = "192.0.2.1:143", backup = true }]', "backends.dovecot.servers[0].backup: true is not supported yet: only false"),
+)  # fmt: skip
+
+OFF = (
+    "process.workers = 1",
+    "frontends.imap.max_sessions = 0",
+    "frontends.imap.routes = []",
+    'frontends.imap.bind = [{ address = "*:143", accept_proxy = [], proxy_optional = false }]',
+    'frontends.imap.tls.client_verify = "none"',
+    "frontends.imap.tls.strict_sni = false",
+    'backends.dovecot.balance = "leastconn"',
+    "backends.dovecot.retries = 0",
+    "backends.dovecot.redispatch = false",
+    "backends.dovecot.max_queue = 0",
+    'backends.dovecot.send_proxy = "none"',
+    "backends.dovecot.send_proxy_tlvs = []",
+    "backends.dovecot.forward_tlvs = false",
+    'backends.dovecot.tls.mode = "implicit"',
+    "backends.dovecot.stick = false",
+    'backends.dovecot.on_marked_down = "none"',
+    'backends.dovecot.observe = "none"',
+    'backends.dovecot.check = "none"',
+    "backends.dovecot.check = false",
+    'backends.dovecot.check = { type = "none", interval = "10s", rise = 2, jitter = 0.2 }',
+    'backends.dovecot.servers = [{ address = "192.0.2.1:143", max_sessions = 0, slow_start = "0s", backup = false, check = "none" }]',
+)  # fmt: skip
+
+
+def cases(table: Mapping[str, tuple[tuple[str, ...], ...]]) -> list[Any]:
+    return [
+        pytest.param(lines, expected, id=f"{group}: {_short(lines)}")
+        for group, rows in table.items()
+        for lines, *expected in rows
+    ]
+
+
+def _short(lines: str) -> str:
+    return lines if len(lines) <= 60 else f"{lines[:59]}…"
+
+
+@pytest.mark.parametrize(("lines", "expected"), cases({**FAULTY_LINES, "not yet": NOT_YET}))
+def test_fault(lines: str, expected: list[str]) -> None:
+    assert faults_of(text(lines)) == expected
+
+
+def test_the_table_has_no_fault_twice() -> None:
+    faults = [lines for rows in (*FAULTY_LINES.values(), NOT_YET) for _, *lines in rows]
+    assert len({tuple(lines) for lines in faults}) >= 150
+
+
+def test_what_the_table_starts_from_is_fine() -> None:
+    assert faults_of(text("")) == []
+
+
+@pytest.mark.parametrize("lines", OFF)
+def test_off_is_accepted_for_what_a_later_version_does(lines: str) -> None:
+    assert faults_of(text(lines)) == []
+
+
+def test_every_fault_at_once() -> None:
+    faults = faults_of("""
+        speed = "fast"
+
+        [log]
+        level = "loud"
+        colour = true
+
+        [defaults.bind]
+        backlog = 0
+
+        [profiles.exchange.backend]
+        balance = "least"
+
+        [frontends.imap]
+        protocol = "imap4"
+        backend = "exchang"
+        profile = "Exchange"
+
+        [[frontends.imap.bind]]
+        address = "*:143"
+
+        [[frontends.imap.bind]]
+        address = "127.0.0.1:143"
+
+        [[frontends.imap.bind]]
+        address = "993"
+        mode = "tls"
+
+        [backends.exchange]
+        servers = ["192.0.2.1:port", { name = "x" }, { address = "192.0.2.1", weight = "1" }]
+    """)
+    assert faults == [
+        "speed: unknown key; known are process, log, admin, defaults, profiles, frontends, backends",
+        'log.level: "loud" is not allowed: one of debug, info, warning, error',
+        "log.colour: unknown key; known are level, format, to",
+        "defaults.bind.backlog: 0 is not allowed: a whole number from 1 to 2147483647",
+        'profiles.exchange.backend.balance: "least" is not allowed: one of leastconn, roundrobin, source, first, random',
+        'frontends.imap.protocol: "imap4" is not allowed: one of imap, pop3, submission, smtp, lmtp, sieve, tcp',
+        f'frontends.imap.bind[2].address: "993" is not allowed: has no valid host; {BIND}',
+        f"backends.exchange.servers[0].address: \"192.0.2.1:port\" is not allowed: port 'port' is not a number from 0 to 65535; {SERVER}",
+        'backends.exchange.servers[2].weight: "1" is not allowed: a whole number from 0 to 256',
+        'backends.exchange.servers[1]: address is missing: "10.0.0.1:993", "10.0.0.2", "imap.internal:993", "unix:/run/x.sock"',
+        'frontends.imap.backend: there is no backend "exchang", did you mean exchange?',
+        'frontends.imap.profile: there is no profile "Exchange", did you mean exchange?',
+    ]  # fmt: skip
+
+
+def test_nothing_at_all_lacks_a_frontend() -> None:
+    assert faults_of("") == ["frontends: has no frontend: at least one is needed"]
+
+
+def test_a_section_that_is_no_table_is_said_once() -> None:
+    assert faults_of("frontends = 3\nbackends = 3") == [
+        "frontends: 3 is not allowed: a table for each name",
+        "backends: 3 is not allowed: a table for each name",
+    ]
+
+
+def test_what_refers_to_a_section_that_is_no_table_is_not_blamed() -> None:
+    imap = f"frontends.imap.bind = {SMALLEST['frontends.imap.bind']}\nfrontends.imap.backend = 'dovecot'\n"
+    assert faults_of(imap + "backends = 3") == ["backends: 3 is not allowed: a table for each name"]
+
+
+# What no table can hold: the file itself.
+FAULTY_FILES = {
+    "no TOML": (b"[frontends\n", "is not TOML: "),
+    "a key twice": (b"[log]\nlevel = 'info'\nlevel = 'info'\n", "is not TOML: Cannot overwrite a value (at line 3"),
+    "a table twice": (b"[log]\n[log]\n", "is not TOML: Cannot declare ('log',) twice (at line 2"),
+    "HAProxy's": (b"global\n    daemon\n", "is not TOML: "),
+    "not UTF-8": (b"[log]\nlevel = '\xe9'\n", "is not UTF-8: byte 15"),
+    "a zero byte": (b"\0", "is not TOML: "),
+    "deep lists": (b"a = " + b"[" * 20_000, "is nested too deeply"),
+    "deep tables": (b"a = " + b"{a=" * 20_000, "is nested too deeply"),
+    "deep header": (b"[" + b".".join([b"frontends"] * 5_000) + b"]\n", "is nested too deeply"),
+    "a number without end": (b"[process]\nmax_sessions = " + b"1" * 5_000 + b"\n", "cannot be read: Exceeds the limit (4300 digits)"),
+    "huge": (b"# " + b"x" * 2**24, "is larger than 16777216 bytes"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "fact"), FAULTY_FILES.values(), ids=FAULTY_FILES.keys())
+def test_a_file_that_cannot_be_understood(tmp_path: Path, content: bytes, fact: str) -> None:
+    file = tmp_path / "mailproxy.toml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        mailproxy.load(file)
+    assert str(caught.value).startswith(f"{file}: {fact}")
+    assert "\n" not in str(caught.value)
+    assert len(caught.value.faults) == 1
+    assert caught.value.source == str(file)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"missing\.toml: cannot be read: No such file or directory\Z"):
+        mailproxy.load(tmp_path / "missing.toml")
+
+
+def test_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        mailproxy.load(tmp_path)
+    assert str(caught.value) == f"{tmp_path}: cannot be read: Is a directory"
+
+
+def test_a_path_that_cannot_be_one() -> None:
+    with pytest.raises(ConfigError, match="cannot be read: embedded null byte"):
+        mailproxy.load("mail\0proxy.toml")
+
+
+def test_a_device_without_end_is_not_read_into_memory() -> None:
+    with pytest.raises(ConfigError, match="/dev/zero: is larger than 16777216 bytes"):
+        mailproxy.load("/dev/zero")
+
+
+def test_a_pipe_is_as_good_as_a_file(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen([sys.executable, "-c", f"open({str(pipe)!r}, 'w').write({text('')!r})"]) as writer:
+        assert list(mailproxy.load(pipe).frontends) == ["imap"]
+        assert writer.wait() == 0
+
+
+def test_a_mapping_that_nests_without_end() -> None:
+    endless: dict[str, Any] = {}
+    endless["frontends"] = endless
+    with pytest.raises(ConfigError, match="is nested too deeply"):
+        mailproxy.from_mapping(endless)
+
+
+# The command line.
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_the_command_line_writes_a_line_for_each_fault(tmp_path: Path, command: str) -> None:
+    file = tmp_path / "mailproxy.toml"
+    file.write_text(text("log.level = 3\nfrontends.imap.backend = 'nowhere'\nbackends.dovecot.port = 0"))
+    result = CliRunner().invoke(main, [command, str(file)])
+    assert result.exit_code == 2
+    assert result.output.splitlines() == [
+        f"{file}: log.level: 3 is not allowed: one of debug, info, warning, error",
+        f"{file}: backends.dovecot.port: 0 is not allowed: a port from 1 to 65535",
+        f'{file}: frontends.imap.backend: there is no backend "nowhere"',
+    ]
+
+
+@pytest.mark.parametrize("content", [b"", b"[", b"\xff", b"log = 3", b"a = " + b"[" * 20_000])
+def test_the_command_line_never_shows_a_traceback(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "mailproxy.toml"
+    file.write_bytes(content)
+    result = CliRunner().invoke(main, ["check", str(file)])
+    assert result.exit_code == 2
+    assert isinstance(result.exception, SystemExit)
+    assert result.output.splitlines()
+    assert all(line.startswith(f"{file}: ") for line in result.output.splitlines())
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_the_program_writes_faults_to_stderr_and_leaves_with_2(tmp_path: Path, command: str) -> None:
+    file = tmp_path / "mailproxy.toml"
+    file.write_text(text("log.level = 'a\\nb'\nlog.colour = true".replace("'", '"')))
+    result = subprocess.run(
+        [sys.executable, "-m", "mailproxy", command, file.name], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr == (
+        'mailproxy.toml: log.level: "a\\u000ab" is not allowed: one of debug, info, warning, error\n'
+        "mailproxy.toml: log.colour: unknown key; known are level, format, to\n"
+    )
+
+
+def test_the_program_writes_faults_of_files_as_those_of_the_text(tmp_path: Path) -> None:
+    file = tmp_path / "mailproxy.toml"
+    file.write_text(
+        text("process.user = 'nobody-here'\nfrontends.imap.bind = [{ address = '*:0', mode = 'tls' }]\n"
+             "frontends.imap.tls.certificates = ['missing.pem']")
+    )  # fmt: skip
+    result = subprocess.run([sys.executable, "-m", "mailproxy", "run", file], capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == (
+        f"{file}: frontends.imap.tls.certificates[0]: {tmp_path}/missing.pem: No such file or directory\n"
+        f'{file}: process.user: there is no user "nobody-here" on this machine\n'
+    )
+
+
+def test_a_faultless_file_is_called_fine(tmp_path: Path) -> None:
+    file = tmp_path / "mailproxy.toml"
+    file.write_text(text(""))
+    result = CliRunner().invoke(main, ["check", "--strict", str(file)])
+    assert (result.exit_code, result.output) == (0, f"{file}: fine: 1 binds, 1 servers\n")
+
+
+# Noise.
+
+
+def outcome(mapping: Mapping[str, Any]) -> mailproxy.Config | ConfigError:
+    """What a mapping becomes; anything but these two fails the test."""
+    try:
+        return mailproxy.from_mapping(mapping)
+    except ConfigError as error:
+        return error
+
+
+def assert_readable(error: ConfigError) -> None:
+    assert error.faults
+    assert len(set(error.faults)) == len(error.faults)
+    assert len(str(error).splitlines()) == len(error.faults)
+    assert all(fault.fact and str(fault).isprintable() for fault in error.faults)
+
+
+@settings(max_examples=150, deadline=None)
+@given(noise)
+def test_noise_gives_faults_or_a_configuration(mapping: dict[str, Any]) -> None:
+    result = outcome(mapping)
+    if isinstance(result, ConfigError):
+        assert_readable(result)
+
+
+@settings(max_examples=300, deadline=None)
+@given(mutated_mappings)
+def test_a_changed_configuration_gives_faults_or_a_configuration(mapping: dict[str, Any]) -> None:
+    result = outcome(mapping)
+    if isinstance(result, ConfigError):
+        assert_readable(result)
+
+
+@settings(max_examples=200, deadline=None)
+@given(mutated_files)
+def test_a_damaged_file_gives_faults_or_a_configuration(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes
+) -> None:
+    file = tmp_path_factory.getbasetemp() / "damaged.toml"
+    file.write_bytes(data)
+    try:
+        mailproxy.load(file)
+    except ConfigError as error:
+        assert_readable(error)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data())
+def test_what_a_fault_names_can_be_found_in_the_file(data: st.DataObject) -> None:
+    # one value of a faultless configuration is replaced by a table, which is wrong in every place that it can have
+    tables = tomli.loads(WHOLE)
+    paths = [path for path in _leaves(tables) if path[0] != "profiles"]
+    path = data.draw(st.sampled_from(paths))
+    place = tables
+    for step in path[:-1]:
+        place = place[step]
+    place[path[-1]] = {"surprise": 1}
+    result = outcome(tables)
+    assert isinstance(result, ConfigError)
+    assert any(fault.path.startswith(_written(path)) for fault in result.faults)
+
+
+def _leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    inner = [leaf for key, item in items for leaf in _leaves(item, (*path, key))]
+    return inner or [path]
+
+
+def _written(path: tuple[Any, ...]) -> str:
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).removeprefix(".")

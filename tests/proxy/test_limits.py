@@ -1,0 +1,123 @@
+"""Bounds: sessions at once, descriptors, and many sessions side by side."""
+
+from __future__ import annotations
+
+import resource
+
+import pytest
+import trio
+import trio.testing
+from mailproxy.testing import Connection, collect, dial, greet_and_echo
+
+from scene import PATIENCE_S, Belongings, Scene
+
+GREETING = b"* OK ready\r\n"
+
+
+async def test_over_the_limit_accepting_waits(scene: Scene) -> None:
+    server = await scene.server(collect(GREETING))
+    proxy = await scene.proxy(server.address, process={"max_sessions": 2})
+    clients = [await scene.dial(proxy) for _ in range(4)]  # the kernel takes the connections of all
+    await clients[0].receive_line()
+    await clients[1].receive_line()
+    await scene.events("sessions-full")
+    assert proxy.sessions == 2
+    await trio.testing.wait_all_tasks_blocked(0.05)
+    assert not clients[2].received
+    assert server.accepted == 2
+    await clients[0].close()
+    with trio.fail_after(PATIENCE_S):
+        assert await clients[2].receive_line() == GREETING  # one place freed, one taken
+    assert proxy.sessions == 2
+    for client in clients:
+        client.drop()
+
+
+async def test_out_of_descriptors(scene: Scene) -> None:
+    """Accepting pauses and resumes, sessions that are there live on, and it is said once."""
+    server = await scene.server(greet_and_echo(GREETING))
+    proxy = await scene.proxy(server.address)
+    stays = await scene.dial(proxy)
+    await stays.receive_line()
+    waiting = [await _dialled(scene, proxy.frontends["f"].addresses[0]) for _ in range(3)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    late: list[Connection] = []
+    try:
+        import os
+
+        highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 2, hard))
+        spare = [os.dup(0) for _ in range(_free_below(highest + 2))]
+        os.close(spare.pop())
+        client = await _dialled(scene, proxy.frontends["f"].addresses[0])
+        late.append(client)
+        await scene.events("accept-paused")
+        for _ in range(3):
+            await stays.send(b"a NOOP\r\n")
+            assert await stays.receive_line() == b"a NOOP\r\n"
+        for fd in spare:
+            os.close(fd)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with trio.fail_after(PATIENCE_S):
+        assert await client.receive_line() == GREETING
+    await scene.events("accept-resumed")
+    assert len(await scene.events("accept-paused")) == 1
+    for connection in (stays, *waiting, *late):
+        connection.drop()
+
+
+def _free_below(limit: int) -> int:
+    import os
+
+    used = {int(name) for name in os.listdir("/proc/self/fd")}
+    return limit - len([fd for fd in used if fd < limit]) + 1
+
+
+async def _dialled(scene: Scene, address: str) -> Connection:
+    return await dial(address)
+
+
+@pytest.mark.slow
+async def test_many_at_once(scene: Scene) -> None:
+    """500 sessions, half of them TLS: each gets its own lines back, none is lost."""
+    server = await scene.server(greet_and_echo(GREETING))
+    proxy = await scene.proxy(
+        server.address,
+        tls=True,
+        frontends={
+            "f": {
+                "bind": [
+                    {"address": "127.0.0.1:0", "mode": "forward", "name": "clear"},
+                    {"address": "127.0.0.1:0", "mode": "tls", "name": "tls"},
+                ]
+            }
+        },
+    )
+    before = Belongings.now()
+    count, here = 500, 0
+    everybody = trio.Event()
+
+    async def visit(number: int) -> None:
+        nonlocal here
+        tls = number % 2 == 1
+        client = await scene.dial(proxy, tls=tls, bind=int(tls))
+        assert await client.receive_line() == GREETING
+        here += 1
+        if here == count:
+            everybody.set()
+        await everybody.wait()
+        for turn in range(3):
+            words = f"{number}.{turn}\r\n".encode()
+            await client.send(words)
+            assert await client.receive_line() == words
+        await client.close()
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            for number in range(count):
+                nursery.start_soon(visit, number)
+    lines = await scene.sessions(count)
+    assert {line["end"] for line in lines} == {"client-closed"}
+    assert len({line["id"] for line in lines}) == count
+    await before.again()

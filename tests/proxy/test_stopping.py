@@ -1,0 +1,147 @@
+"""Stopping: three acts, each session told from the others; and cancelling at every step leaves nothing behind."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from mailproxy.testing import Collect, Send, UnansweredServer, collect, dial
+
+from scene import PATIENCE_S, Belongings, Scene
+
+GREETING = b"* OK ready\r\n"
+
+
+async def test_three_acts(scene: Scene) -> None:
+    server = await scene.server(collect(GREETING))
+    proxy = await scene.proxy(server.address)
+    address = proxy.frontends["f"].addresses[0]
+    quick, slow = await scene.dial(proxy), await scene.dial(proxy)
+    for client in (quick, slow):
+        assert await client.receive_line() == GREETING
+    over = trio.Event()
+
+    async def drain() -> None:
+        await proxy.drain(0.5)
+        over.set()
+
+    scene.nursery.start_soon(drain)
+    await trio.testing.wait_all_tasks_blocked()
+    with pytest.raises(OSError):  # act 1: nobody new
+        await dial(address)
+    await quick.send(b"a word\r\n")  # act 2: who is there may finish
+    await server.connections[0].wait_received(b"a word\r\n") if server.connections[0].received else None
+    await quick.close()
+    assert (await scene.session())["end"] == "client-closed"
+    assert not over.is_set()
+    with trio.fail_after(PATIENCE_S):  # act 3: the rest is stopped
+        assert await slow.receive_until_end() == b""
+        await over.wait()
+    slow.drop()
+    lines = await scene.sessions(2)
+    assert (lines[1]["end"], lines[1]["state"], lines[1]["by"]) == ("stopped", "K-", "admin")
+    assert lines[1]["total_ms"] >= 500
+
+
+async def test_draining_with_nobody_there_ends_at_once(scene: Scene) -> None:
+    server = await scene.server()
+    proxy = await scene.proxy(server.address)
+    with trio.fail_after(PATIENCE_S):
+        await proxy.drain(1000)
+
+
+async def test_stopped_in_each_phase(scene: Scene) -> None:
+    """A drain that ends at once names the phase that each session was in."""
+    nowhere: str = await scene.nursery.start(UnansweredServer().serve)
+    server = await scene.server(collect(GREETING))
+    proxy = await scene.run_proxy(
+        {
+            "log": {"format": "json", "to": str(scene.log)},
+            "frontends": {
+                "f": {"backend": "b", "log_null": True, "bind": [{"address": "127.0.0.1:0"}]},
+                "t": {
+                    "backend": "b",
+                    "log_null": True,
+                    "tls": {"certificates": [str(scene.pem)]},
+                    "bind": [{"address": "127.0.0.1:0", "mode": "tls"}],
+                },
+                "n": {"backend": "n", "log_null": True, "bind": [{"address": "127.0.0.1:0"}]},
+            },
+            "backends": {"b": {"servers": [server.address]}, "n": {"servers": [nowhere]}},
+        }
+    )
+    clients = [await dial(proxy.frontends[name].addresses[0]) for name in "ftn"]
+    assert await clients[0].receive_line() == GREETING
+    with trio.fail_after(PATIENCE_S):
+        while proxy.sessions < 3:
+            await trio.sleep(0.005)
+        await trio.testing.wait_all_tasks_blocked()
+        await proxy.drain(0)
+    ended = {line["frontend"]: (line["end"], line["state"]) for line in await scene.sessions(3)}
+    assert ended == {
+        "f": ("stopped", "K-"),
+        "t": ("handshake-stopped", None),
+        "n": ("stopped-connecting", "KC"),
+    }
+    for client in clients:
+        client.drop()
+
+
+class CancelAt(trio.abc.Instrument):
+    """Cancels a scope the n-th time that any task is about to run."""
+
+    def __init__(self, step: int, scope: trio.CancelScope) -> None:
+        self.left = step
+        self.scope = scope
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.scope.cancel()
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_cancelled_at_every_step(scene: Scene, tls: bool) -> None:
+    """Wherever the proxy is when it is cancelled, it closes everything and each session gets its line."""
+    import mailproxy
+
+    server = await scene.server((Send(GREETING), Collect()), tls=scene.ca.server_context("127.0.0.1") if tls else None)
+    tls_options = {"certificates": [str(scene.pem)]}
+    config = mailproxy.from_mapping(
+        {
+            "log": {"format": "json", "to": str(scene.log)},
+            "frontends": {
+                "f": {
+                    "backend": "b",
+                    "log_null": True,
+                    "tls": tls_options,
+                    "bind": [{"address": "127.0.0.1:0", "mode": "tls" if tls else "forward"}],
+                }
+            },
+            "backends": {"b": {"servers": [server.address], **({"tls": {"ca": str(scene.ca.pem)}} if tls else {})}},
+        }
+    )
+    before = Belongings.now()
+    accepted = 0
+    for step in range(1, 60, 2):
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                proxy = await nursery.start(mailproxy.serve, config)
+                instrument = CancelAt(step, scope)
+                trio.lowlevel.add_instrument(instrument)
+                try:
+                    client = await dial(
+                        proxy.frontends["f"].addresses[0], tls=scene.ca.client_context() if tls else None
+                    )
+                    await client.send(b"x\r\n")
+                    await client.receive_until_end()
+                    client.drop()
+                except trio.BrokenResourceError:
+                    pass
+                finally:
+                    trio.lowlevel.remove_instrument(instrument)
+        await before.again()
+        accepted = max(accepted, server.accepted)
+    assert accepted > 0, "some got as far as the server"
+    lines = scene.lines()
+    assert {line["event"] for line in lines} <= {"session", "listening", "ready", "stopped"}
+    assert "internal-error" not in {line.get("end") for line in lines}
