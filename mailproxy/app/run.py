@@ -25,16 +25,19 @@ def run(config: Config) -> None:
     material = load_material(config)
     service = open_service(config, material)
     drop_privileges(config)
+    # Signals wait until somebody hears them, and at the end for ever: one that came late would spoil the exit code.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     trio.run(_run, service)
 
 
 async def _run(service: Service) -> None:
-    # From here on no signal is lost, also while host names are still being looked up.
     with trio.open_signal_receiver(*_SIGNALS) as signals:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_obey, service, signals, nursery.cancel_scope)
             await service.run()
             nursery.cancel_scope.cancel()
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
 
 
 async def _obey(service: Service, signals: object, scope: trio.CancelScope) -> None:

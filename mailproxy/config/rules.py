@@ -70,7 +70,7 @@ def listeners(frontends: Mapping[str, model.Frontend], found: Findings) -> None:
         for index, bind in enumerate(frontend.bind):
             here = f"{path}.bind[{index}]"
             places.append((here, bind))
-            _certificates(bind, here, found)
+            _certificates(bind, here, path if bind.tls == frontend.tls else here, found)
     for (first, one), (second, other) in combinations(places, 2):
         if _overlap(one, other):
             found.add(
@@ -79,12 +79,12 @@ def listeners(frontends: Mapping[str, model.Frontend], found: Findings) -> None:
             )
 
 
-def _certificates(bind: model.Bind, path: str, found: Findings) -> None:
+def _certificates(bind: model.Bind, path: str, tls_path: str, found: Findings) -> None:
     if bind.mode == "tls" and (bind.tls is None or not bind.tls.certificates):
         found.add(path, "mode tls needs certificates: give tls.certificates to the bind or its frontend")
     elif bind.tls is not None and bind.tls.key is not None and len(bind.tls.certificates) != 1:
         found.add(
-            f"{path}.tls.key",
+            f"{tls_path}.tls.key",
             "goes with exactly one certificate file; put other keys into the certificates' files",
         )
 

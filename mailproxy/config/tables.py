@@ -60,9 +60,6 @@ def check_table(
     table_type: type, value: object, path: str, found: Findings, *, without: tuple[str, ...] = ()
 ) -> Table:
     """The table with its bad keys dropped; short forms written out. ``without``: keys that do not stand in the file."""
-    short = SHORT_FORMS.get(table_type)
-    if short and isinstance(value, str):
-        value = {short: value}
     if not isinstance(value, dict):
         found.drop(path, f"{show(value)} is not allowed: a table")
         return {}
@@ -121,7 +118,7 @@ def _check_list(key: Key, value: object, path: str, found: Findings) -> object:
         if here in found.bad:  # its environment variable is missing: said once
             found.bad.add(path)
         elif key.table is not None:
-            items.append(check_table(key.table, item, here, found))
+            items.append(check_table(key.table, _long_form(key.table, item), here, found))
         else:
             assert key.kind is not None  # noqa: S101 - a key without table has a kind
             items.append(_check_value(key.kind, item, here, found))
@@ -135,7 +132,12 @@ def _check_nested(key: Key, table: type, value: object, path: str, found: Findin
         return False
     if key.kind is not None and isinstance(value, bool):
         return value
-    return check_table(table, value, path, found)
+    return check_table(table, _long_form(table, value), path, found)
+
+
+def _long_form(table: type, value: object) -> object:
+    short = SHORT_FORMS.get(table)
+    return {short: value} if short and isinstance(value, str) else value
 
 
 def _is_off(key: Key, value: object) -> bool:

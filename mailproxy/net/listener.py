@@ -49,6 +49,10 @@ class Listener:
             return join(name[0], name[1])
         return f"unix:{name}"
 
+    def client_name(self, peer: object) -> str:
+        """A client's address for the log; those of a Unix socket have none and are called after their bind's number."""
+        return join(peer[0], peer[1]) if isinstance(peer, tuple) else f"unix:{self.number}"
+
     def close(self) -> None:
         """Stop listening; removes the path of a Unix socket that was made here."""
         name = None if isinstance(self.bind.address, DescriptorAddress) else self.socket.getsockname()

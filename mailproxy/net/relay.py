@@ -54,7 +54,11 @@ class _AbortedError(Exception):
 
 @define(eq=False)
 class Side:
-    """One end of a session. ``limit``: seconds of silence; ``close_notify``: did its TLS end in an orderly way?"""
+    """One end of a session.
+
+    ``limit``: seconds of silence. ``closing``: its sending side is to be closed by whoever reads from it; ``closed``: it
+    is. ``over``: its end came within OpenSSL's call, nothing more can be read. ``close_notify``: did its TLS end so?
+    """
 
     sock: socket.socket
     limit: float
@@ -63,6 +67,7 @@ class Side:
     is_tls: bool = field(default=False, kw_only=True)
     closing: bool = field(default=False, kw_only=True)
     closed: bool = field(default=False, kw_only=True)
+    over: bool = field(default=False, kw_only=True)
     close_notify: bool | None = field(default=None, kw_only=True)
 
 
@@ -189,6 +194,8 @@ class PortableRelay:
                 if count > 0:  # not read dry yet for certain
                     continue
                 _close_sending(source)
+                if source.over:
+                    break
             reads = 0
             try:
                 await trio.lowlevel.wait_readable(source.sock)
@@ -222,6 +229,8 @@ def _is_tls(sock: socket.socket) -> bool:
 
 def _receive(side: Side, buffer: memoryview) -> int:
     """Bytes read into ``buffer``, 0 at the end, _NOTHING_YET if it would block."""
+    if side.over:
+        return 0
     try:
         count = side.sock.recv_into(buffer)
     except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
@@ -294,6 +303,10 @@ def _send_close_notify(side: Side) -> None:
         side.sock.unwrap()
     except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
         pass  # sent, and the peer's own close_notify has not come yet; or the socket is full and the FIN must do
+    except ssl.SSLEOFError as error:
+        # Its FIN came within the call. Asked again, OpenSSL would call that a reset.
+        side.over = not is_reset(error)
+        side.close_notify = False
     else:
-        # Its close_notify came within the call: nothing more can follow. OpenSSL is done with the descriptor.
-        side.close_notify = True
+        # Its close_notify came within the call, and OpenSSL is done: what is read now would be ciphertext.
+        side.over = side.close_notify = True

@@ -185,6 +185,21 @@ def tls_facts(tls: TlsSocket) -> tuple[str | None, str | None, str | None]:
     return tls.version(), cipher[0] if cipher else None, tls.sni
 
 
+def has_left(sock: socket.socket) -> bool:
+    """Has the peer closed or reset the connection, with nothing left to read?
+
+    For a session that ends anyway: under TLS a byte may be taken to find out.
+    """
+    try:
+        if isinstance(sock, ssl.SSLSocket):
+            return not sock.recv(1)
+        return not sock.recv(1, socket.MSG_PEEK)
+    except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        return False
+    except OSError:
+        return True
+
+
 def is_reset(error: ssl.SSLError) -> bool:
     """Was it a reset rather than a FIN without close_notify?
 

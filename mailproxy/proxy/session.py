@@ -28,8 +28,7 @@ from mailproxy.log.record import SessionRecord
 from mailproxy.net.dial import connect
 from mailproxy.net.listener import Listener
 from mailproxy.net.relay import Pair
-from mailproxy.net.sockets import client_name, has_left
-from mailproxy.net.tls import ClientLeftError, accept_tls, connect_tls, tls_facts
+from mailproxy.net.tls import ClientLeftError, accept_tls, connect_tls, has_left, tls_facts
 
 if TYPE_CHECKING:
     from mailproxy.proxy.backend import Backend, BackendServer
@@ -67,7 +66,7 @@ class Session:
             frontend=self.frontend.name,
             bind=self.listener.name,
             tls=self.listener.context is not None,
-            client=client_name(self.peer, self.listener.number),
+            client=self.listener.client_name(self.peer),
         )
 
     async def run(self) -> None:

@@ -30,6 +30,5 @@ def faults_of(whole: str) -> list[str]:
     try:
         mailproxy.from_mapping(tomli.loads(whole))
     except ConfigError as error:
-        assert str(error) == "\n".join(str(fault) for fault in error.faults)
         return str(error).splitlines()
     return []

@@ -1,13 +1,11 @@
-"""Bounds: sessions at once, descriptors, and many sessions side by side."""
+"""Bounds on sessions at once, and many of them side by side."""
 
 from __future__ import annotations
-
-import resource
 
 import pytest
 import trio
 import trio.testing
-from mailproxy.testing import Connection, collect, dial, greet_and_echo
+from mailproxy.testing import collect, greet_and_echo
 
 from scene import PATIENCE_S, Belongings, Scene
 
@@ -31,51 +29,6 @@ async def test_over_the_limit_accepting_waits(scene: Scene) -> None:
     assert proxy.sessions == 2
     for client in clients:
         client.drop()
-
-
-async def test_out_of_descriptors(scene: Scene) -> None:
-    """Accepting pauses and resumes, sessions that are there live on, and it is said once."""
-    server = await scene.server(greet_and_echo(GREETING))
-    proxy = await scene.proxy(server.address)
-    stays = await scene.dial(proxy)
-    await stays.receive_line()
-    waiting = [await _dialled(scene, proxy.frontends["f"].addresses[0]) for _ in range(3)]
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    late: list[Connection] = []
-    try:
-        import os
-
-        highest = max(int(name) for name in os.listdir("/proc/self/fd"))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 2, hard))
-        spare = [os.dup(0) for _ in range(_free_below(highest + 2))]
-        os.close(spare.pop())
-        client = await _dialled(scene, proxy.frontends["f"].addresses[0])
-        late.append(client)
-        await scene.events("accept-paused")
-        for _ in range(3):
-            await stays.send(b"a NOOP\r\n")
-            assert await stays.receive_line() == b"a NOOP\r\n"
-        for fd in spare:
-            os.close(fd)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    with trio.fail_after(PATIENCE_S):
-        assert await client.receive_line() == GREETING
-    await scene.events("accept-resumed")
-    assert len(await scene.events("accept-paused")) == 1
-    for connection in (stays, *waiting, *late):
-        connection.drop()
-
-
-def _free_below(limit: int) -> int:
-    import os
-
-    used = {int(name) for name in os.listdir("/proc/self/fd")}
-    return limit - len([fd for fd in used if fd < limit]) + 1
-
-
-async def _dialled(scene: Scene, address: str) -> Connection:
-    return await dial(address)
 
 
 @pytest.mark.slow

@@ -166,8 +166,8 @@ async def test_bulk_starves_nobody(scene: Scene) -> None:
     bulk = [await scene.dial(proxy) for _ in range(4)]
     async with trio.open_nursery() as nursery:
         for connection in bulk:
+            await connection.receive_exactly(MB)
             nursery.start_soon(_swallow, connection)
-        await bulk[0].wait_received(MB)
         talker = await scene.dial(other)
         with trio.fail_after(PATIENCE_S):
             assert await talker.receive_line()

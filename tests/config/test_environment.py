@@ -1,0 +1,134 @@
+"""Variables of the environment in strings of the configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from .smallest import config, faults_of, text
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name, value in {
+        "HOST": "192.0.2.7", "PORT": "993", "EMPTY": "", "FOLDER": "/srv/mail", "YES": "true", "NO": "false",
+        "TRICK": "${HOST}", "SHARE": "0.5", "LIMIT": "90",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(f"MP_{name}", value)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("written", "path"),
+    [
+        ("${MP_FOLDER}/mail.log", "/srv/mail/mail.log"),
+        ("${MP_FOLDER}${MP_FOLDER}", "/srv/mail/srv/mail"),
+        ("${MP_NOWHERE:-/var/log}/mail.log", "/var/log/mail.log"),
+        ("${MP_EMPTY:-/var/log}/mail.log", "/var/log/mail.log"),
+        ("${MP_FOLDER:-/var/log}/mail.log", "/srv/mail/mail.log"),
+        ("/srv${MP_EMPTY}/mail.log", "/srv/mail.log"),
+        ("/srv${MP_NOWHERE:-}/mail.log", "/srv/mail.log"),
+        ("/srv/$$HOME.log", "/srv/$HOME.log"),
+        ("/srv/$${MP_FOLDER}", "/srv/${MP_FOLDER}"),
+        ("/srv/$HOME.log", "/srv/$HOME.log"),
+        ("/srv/$", "/srv/$"),
+        ("/srv/${MP_TRICK}", "/srv/${HOST}"),  # what a variable holds is not looked at again
+        ("/srv/${MP_NOWHERE:-a b:-c}", "/srv/a b:-c"),
+    ],
+)
+def test_in_strings(written: str, path: str) -> None:
+    assert config(f'log.to = "{written}"').log.to.path == Path(path)
+
+
+def test_in_addresses_and_names_of_servers_and_lists() -> None:
+    read = config("""
+frontends.imap.bind = [{ address = "*:${MP_PORT}", name = "${MP_HOST}" }]
+frontends.imap.tls.certificates = ["${MP_FOLDER}/a.pem", "/b.pem"]
+backends.dovecot.servers = ["${MP_HOST}", "${MP_HOST}:${MP_PORT}"]
+""")
+    bind = read.frontends["imap"].bind[0]
+    assert (str(bind.address), bind.name) == ("*:993", "192.0.2.7")
+    assert read.frontends["imap"].tls is not None
+    assert [str(path) for path in read.frontends["imap"].tls.certificates] == ["/srv/mail/a.pem", "/b.pem"]
+    assert [str(s.address) for s in read.backends["dovecot"].servers] == ["192.0.2.7", "192.0.2.7:993"]
+
+
+def test_one_variable_alone_may_stand_for_a_number_or_a_truth() -> None:
+    read = config("""
+process.max_sessions = "${MP_PORT}"
+frontends.imap.log_null = "${MP_YES}"
+frontends.imap.bind = [{ address = "*:143", v6only = "${MP_NO}", keepalive = "${MP_NOWHERE:-true}" }]
+frontends.imap.timeouts.client = "${MP_LIMIT}"
+backends.dovecot.port = "${MP_NOWHERE:-993}"
+backends.dovecot.check.jitter = "${MP_SHARE}"
+""")
+    frontend, backend = read.frontends["imap"], read.backends["dovecot"]
+    assert read.process.max_sessions == 993
+    assert frontend.log_null is True
+    assert (frontend.bind[0].v6only, frontend.bind[0].keepalive) == (False, True)
+    assert frontend.timeouts.client == 90
+    assert backend.port == 993
+    assert backend.check is not None
+    assert backend.check.jitter == 0.5
+
+
+def test_with_more_around_it_stays_a_string() -> None:
+    assert faults_of(text('process.max_sessions = "${MP_PORT}0"')) == [
+        'process.max_sessions: "9930" is not allowed: a whole number from 1 to 2147483647'
+    ]
+
+
+def test_a_number_that_is_none_is_shown_as_the_variable_has_it() -> None:
+    assert faults_of(text('backends.dovecot.port = "${MP_HOST}"')) == [
+        'backends.dovecot.port: "192.0.2.7" is not allowed: a port from 1 to 65535'
+    ]
+
+
+def test_an_empty_variable_is_an_empty_string() -> None:
+    assert faults_of(text('log.to = "${MP_EMPTY}"')) == [
+        'log.to: "" is not allowed: stderr, stdout, a path, syslog:/dev/log or syslog:HOST:514'
+    ]
+
+
+def test_every_missing_variable_is_said_where_it_is_missed() -> None:
+    assert (
+        faults_of(
+            text("""
+log.to = "${MP_A}/${MP_B}"
+frontends.imap.bind = [{ address = "*:143" }, { address = "*:${MP_C}" }]
+frontends.imap.tls.certificates = ["/a.pem", "${MP_D}"]
+backends.dovecot.servers = ["${MP_E}"]
+backends.dovecot.port = "${MP_F}"
+""")
+        )
+        == [
+            "log.to: the environment has no MP_A",
+            "log.to: the environment has no MP_B",
+            "backends.dovecot.port: the environment has no MP_F",
+            "backends.dovecot.servers[0]: the environment has no MP_E",
+            "frontends.imap.bind[1].address: the environment has no MP_C",
+            "frontends.imap.tls.certificates[1]: the environment has no MP_D",
+        ]
+        or ...
+    )
+
+
+@pytest.mark.parametrize(
+    "written", ["${", "${}", "${MP_HOST", "${MP-HOST}", "${1}", "${MP_HOST:+x}", "${ MP_HOST }"]
+)
+def test_what_is_no_variable_is_a_fault(written: str) -> None:
+    assert faults_of(text(f'log.to = "{written}"')) == [
+        f'log.to: "{written}" is not allowed: ${{NAME}}, ${{NAME:-default}}, or $$ for a dollar sign'
+    ]
+
+
+def test_keys_are_left_alone() -> None:
+    assert faults_of(text('log."${MP_HOST}" = 1')) == [
+        'log."${MP_HOST}": unknown key; known are level, format, to'
+    ]
+
+
+def test_bytes_that_are_no_text_do_no_harm(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("MP_BYTES", "\udcff")
+    assert faults_of(text('frontends.imap.bind = [{ address = "unix:/run/${MP_BYTES}" }]'))[0].isprintable()

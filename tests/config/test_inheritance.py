@@ -1,0 +1,340 @@
+"""Which value holds where a key may stand in several places: defaults, profiles, what surrounds, the table itself."""
+
+from __future__ import annotations
+
+import pytest
+import tomli
+
+import mailproxy
+from mailproxy.config import Backend, Bind, Frontend, Server
+
+from .smallest import config, text
+
+MINUTE_S = 60
+
+
+def frontend(lines: str) -> Frontend:
+    return config(lines).frontends["imap"]
+
+
+def bind(lines: str) -> Bind:
+    return frontend(lines).bind[0]
+
+
+def backend(lines: str) -> Backend:
+    return config(lines).backends["dovecot"]
+
+
+def server(lines: str) -> Server:
+    return backend(lines).servers[0]
+
+
+# From weak to strong; each table is written over all that stand above it.
+FRONTEND = ("defaults.frontend", "profiles.exchange.frontend", "frontends.imap")
+BACKEND = ("defaults.backend", "profiles.exchange.backend", "backends.dovecot")
+PROFILED = 'frontends.imap.profile = "exchange"\nbackends.dovecot.profile = "exchange"\n'
+PROFILE_EXISTS = "profiles.exchange.frontend.log_null = false\n"
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_frontend_over_its_profile_over_the_defaults(count: int) -> None:
+    lines = "".join(f"{place}.timeouts.client = {index}\n" for index, place in enumerate(FRONTEND[:count], 1))
+    assert frontend(PROFILE_EXISTS + PROFILED + lines).timeouts.client == count
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_backend_over_its_profile_over_the_defaults(count: int) -> None:
+    lines = "".join(f"{place}.timeouts.server = {index}\n" for index, place in enumerate(BACKEND[:count], 1))
+    assert backend(PROFILE_EXISTS + PROFILED + lines).timeouts.server == count
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_bind_over_its_profile_over_the_defaults(count: int) -> None:
+    places = ["defaults.bind.backlog = 1", "profiles.exchange.bind.backlog = 2"]
+    own = f'frontends.imap.bind = [{{ address = "*:143"{", backlog = 3" if count == 3 else ""} }}]'
+    assert bind("\n".join([PROFILE_EXISTS + PROFILED + own, *places[:count]])).backlog == count
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_server_over_its_profile_over_the_defaults(count: int) -> None:
+    places = ["defaults.server.weight = 1", "profiles.exchange.server.weight = 2"]
+    own = (
+        f'backends.dovecot.servers = [{{ address = "192.0.2.1:143"{", weight = 3" if count == 3 else ""} }}]'
+    )
+    assert server("\n".join([PROFILE_EXISTS + PROFILED + own, *places[:count]])).weight == count
+
+
+# A server's TLS from weak to strong: at each strength what surrounds it, then the servers' own.
+SERVER_TLS = (
+    "defaults.backend.tls",
+    "defaults.server.tls",
+    "profiles.exchange.backend.tls",
+    "profiles.exchange.server.tls",
+    "backends.dovecot.tls",
+)
+
+
+@pytest.mark.parametrize("count", range(1, 6))
+def test_a_servers_tls_comes_from_the_nearest(count: int) -> None:
+    lines = "".join(
+        f'{place}.server_name = "s{index}"\n' for index, place in enumerate(SERVER_TLS[:count], 1)
+    )
+    tls = server(PROFILE_EXISTS + PROFILED + lines).tls
+    assert tls is not None
+    assert tls.server_name == f"s{count}"
+
+
+def test_a_servers_own_tls_comes_before_all() -> None:
+    lines = "".join(f'{place}.server_name = "weak"\n' for place in SERVER_TLS)
+    own = 'backends.dovecot.servers = [{ address = "192.0.2.1:993", tls = { server_name = "own" } }]'
+    tls = server(PROFILED + lines + own).tls
+    assert tls is not None
+    assert tls.server_name == "own"
+
+
+# The same for the one table that binds take from what surrounds them.
+BIND_TLS = (
+    "defaults.frontend.tls",
+    "defaults.bind.tls",
+    "profiles.exchange.frontend.tls",
+    "profiles.exchange.bind.tls",
+    "frontends.imap.tls",
+)
+
+
+@pytest.mark.parametrize("count", range(1, 6))
+def test_a_binds_tls_comes_from_the_nearest(count: int) -> None:
+    lines = "".join(f'{place}.ciphers = "c{index}"\n' for index, place in enumerate(BIND_TLS[:count], 1))
+    tls = bind(PROFILE_EXISTS + PROFILED + lines).tls
+    assert tls is not None
+    assert tls.ciphers == f"c{count}"
+
+
+def test_tables_merge_key_by_key_down_to_the_server() -> None:
+    tls = server("""
+defaults.backend.tls = { min_version = "1.3", verify = "none" }
+backends.dovecot.profile = "exchange"
+profiles.exchange.backend.tls = { verify = "chain", ca = "/ca.pem" }
+backends.dovecot.tls = { server_name = "imap.internal" }
+backends.dovecot.servers = [{ address = "192.0.2.1:993", tls = { ciphers = "ECDHE" } }]
+""").tls  # fmt: skip
+    assert tls is not None
+    assert (tls.min_version, tls.verify, str(tls.ca), tls.server_name, tls.ciphers) == (
+        "1.3", "chain", "/ca.pem", "imap.internal", "ECDHE",
+    )  # fmt: skip
+
+
+def test_time_limits_merge_one_by_one() -> None:
+    timeouts = frontend("""
+defaults.frontend.timeouts = { handshake = "7s", client = "1m" }
+frontends.imap.timeouts = { client = "2m" }
+""").timeouts
+    assert (timeouts.client, timeouts.handshake, timeouts.half_closed) == (120, 7, 60)
+
+
+def test_lists_replace() -> None:
+    read = config("""
+defaults.frontend.tls.certificates = ["/a.pem", "/b.pem"]
+frontends.imap.tls.certificates = ["/c.pem"]
+defaults.frontend.tls.alpn = ["imap"]
+""").frontends["imap"]
+    assert read.tls is not None
+    assert [str(path) for path in read.tls.certificates] == ["/c.pem"]
+    assert read.tls.alpn == ("imap",)
+
+
+def test_lists_of_tables_replace_and_can_be_inherited_whole() -> None:
+    servers = 'defaults.backend.servers = [{ name = "a", address = "192.0.2.1" }, { name = "b", address = "192.0.2.2" }]\n'
+    read = mailproxy.from_mapping(
+        tomli.loads(text(servers + 'backends.other.servers = ["192.0.2.9"]\nbackends.heir.port = 143'))
+    )
+    assert [s.name for s in read.backends["other"].servers] == ["192.0.2.9"]
+    assert [str(s.address) for s in read.backends["heir"].servers] == ["192.0.2.1:143", "192.0.2.2:143"]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "frontends.imap.bind = [{ address = '*:143', tls = false }]",
+        "frontends.imap.tls = false",
+        "profiles.exchange.frontend.tls = false",
+    ],
+)
+def test_false_switches_tls_of_a_bind_off(lines: str) -> None:
+    assert bind(PROFILE_EXISTS + PROFILED + "defaults.frontend.tls.ciphers = 'c'\n" + lines).tls is None
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "backends.dovecot.servers = [{ address = '192.0.2.1', tls = false }]",
+        "backends.dovecot.tls = false",
+        "profiles.exchange.server.tls = false",
+    ],
+)
+def test_false_switches_tls_of_a_server_off(lines: str) -> None:
+    assert server(PROFILE_EXISTS + PROFILED + "defaults.backend.tls.ciphers = 'c'\n" + lines).tls is None
+
+
+def test_one_server_of_a_tls_backend_may_be_clear() -> None:
+    servers = backend("""
+backends.dovecot.tls.ca = "/ca.pem"
+backends.dovecot.servers = [{ address = "192.0.2.1:993" }, { address = "192.0.2.2:143", tls = false }]
+""").servers
+    assert [s.tls is not None for s in servers] == [True, False]
+
+
+def test_what_was_switched_off_can_be_switched_on_again_and_starts_anew() -> None:
+    tls = server("""
+defaults.backend.tls = { ca = "/weak.pem", ciphers = "weak" }
+backends.dovecot.tls = false
+backends.dovecot.servers = [{ address = "192.0.2.1", tls = { ciphers = "own" } }]
+""").tls
+    assert tls is not None
+    assert (tls.ciphers, tls.ca) == ("own", None)
+
+
+@pytest.mark.parametrize("off", ["stick = false", "check = false", 'check = "none"'])
+def test_stick_and_check_can_be_switched_off(off: str) -> None:
+    read = backend(f"backends.dovecot.{off}")
+    assert read.stick is None
+    assert read.check is None or read.check.type == "none"
+
+
+def test_a_check_reaches_the_servers_and_its_short_form_merges() -> None:
+    check = server("""
+defaults.backend.check = { interval = "7s", rise = 5 }
+backends.dovecot.check = { rise = 4 }
+backends.dovecot.servers = [{ address = "192.0.2.1", check = "none" }]
+""").check
+    assert check is not None
+    assert (check.type, check.interval, check.rise) == ("none", 7, 4)
+
+
+def test_a_profile_can_be_everybodys() -> None:
+    assert (
+        frontend(
+            'defaults.frontend.profile = "slow"\nprofiles.slow.frontend.timeouts.client = 77'
+        ).timeouts.client
+        == 77
+    )
+
+
+def test_an_own_profile_replaces_everybodys() -> None:
+    timeouts = frontend("""
+defaults.frontend.profile = "slow"
+frontends.imap.profile = "fast"
+profiles.slow.frontend.timeouts = { client = 77, handshake = 7 }
+profiles.fast.frontend.timeouts = { client = 66 }
+""").timeouts
+    assert (timeouts.client, timeouts.handshake) == (66, 10)
+
+
+def test_a_profile_is_for_those_who_take_it() -> None:
+    assert frontend('profiles.slow.frontend.timeouts.client = 77\nfrontends.imap.protocol = "imap"').timeouts.client == 31 * MINUTE_S  # fmt: skip
+
+
+def test_a_profiles_layers_are_each_for_their_own_kind() -> None:
+    read = config("""
+frontends.imap.profile = "exchange"
+profiles.exchange.frontend.timeouts.client = 600
+profiles.exchange.bind.backlog = 10000
+profiles.exchange.backend.timeouts.server = 600
+profiles.exchange.server.weight = 9
+""")
+    assert read.frontends["imap"].timeouts.client == 600
+    assert read.frontends["imap"].bind[0].backlog == 10_000
+    assert read.backends["dovecot"].timeouts.server == 31 * MINUTE_S
+    assert read.backends["dovecot"].servers[0].weight == 1
+
+
+def test_two_frontends_do_not_share_what_they_inherit() -> None:
+    read = config("""
+defaults.frontend.tls.alpn = ["imap"]
+frontends.imap.tls.ciphers = "one"
+frontends.other.bind = [{ address = "*:2" }]
+""")
+    tls = [read.frontends[name].tls for name in ("imap", "other")]
+    assert [t.ciphers for t in tls if t] == ["one", None]
+
+
+# Defaults that are worked out.
+
+PROTOCOLS = {"imap": 31, "tcp": 31, "pop3": 10, "submission": 10, "smtp": 10, "lmtp": 10, "sieve": 10}
+
+
+@pytest.mark.parametrize(("protocol", "minutes"), PROTOCOLS.items())
+def test_silence_that_is_allowed_comes_with_the_protocol(protocol: str, minutes: int) -> None:
+    read = config(f'frontends.imap.protocol = "{protocol}"')
+    assert read.frontends["imap"].timeouts.client == minutes * MINUTE_S
+    assert read.backends["dovecot"].timeouts.server == minutes * MINUTE_S
+
+
+def test_a_frontend_speaks_tcp_and_has_the_documented_limits() -> None:
+    read = frontend("")
+    assert read.protocol == "tcp"
+    limits = read.timeouts
+    assert (limits.client, limits.proxy_header, limits.handshake, limits.negotiation, limits.half_closed) == (
+        31 * MINUTE_S, 3, 10, 180, 60,
+    )  # fmt: skip
+
+
+def test_a_backend_has_the_documented_defaults() -> None:
+    read = backend("")
+    assert (read.timeouts.connect, read.timeouts.queue, read.timeouts.check) == (5, 60, 5)
+    assert (read.balance, read.resolve_interval, read.port, read.tls) == ("leastconn", 30, None, None)
+
+
+def test_the_process_and_the_log_have_the_documented_defaults() -> None:
+    read = config("")
+    assert (read.process.workers, read.process.max_sessions, read.process.drain_timeout) == (1, None, 30)
+    assert (read.process.user, read.process.group) == (None, None)
+    assert (read.log.level, read.log.format, str(read.log.to)) == ("info", "text", "stderr")
+
+
+def test_the_protocol_in_the_defaults_counts_too() -> None:
+    assert frontend('defaults.frontend.protocol = "pop3"').timeouts.client == 10 * MINUTE_S
+
+
+def test_a_backend_speaks_what_its_frontends_speak() -> None:
+    lines = 'frontends.imap.protocol = "pop3"\nfrontends.two = { protocol = "pop3", backend = "dovecot", bind = [{ address = "*:2" }] }'
+    assert backend(lines).protocol == "pop3"
+
+
+def test_a_backends_own_protocol_needs_no_agreement() -> None:
+    lines = 'frontends.two = { protocol = "pop3", backend = "dovecot", bind = [{ address = "*:2" }] }\nbackends.dovecot.protocol = "imap"'
+    read = backend(lines)
+    assert (read.protocol, read.timeouts.server) == ("imap", 31 * MINUTE_S)
+
+
+def test_a_backend_that_nobody_leads_to_speaks_tcp() -> None:
+    assert config('backends.spare.servers = ["192.0.2.9"]').backends["spare"].protocol == "tcp"
+
+
+def test_a_frontend_without_a_backend_is_fine() -> None:
+    read = mailproxy.from_mapping({"frontends": {"closed": {"bind": [{"address": "127.0.0.1:0"}]}}})
+    assert read.frontends["closed"].backend is None
+    assert read.backends == {}
+
+
+def test_ports_of_servers() -> None:
+    servers = backend("""
+backends.dovecot.port = 143
+backends.dovecot.servers = ["192.0.2.1", "192.0.2.2:993", "[2001:db8::1]", "imap.internal", "unix:/run/imap.sock"]
+""").servers
+    assert [str(s.address) for s in servers] == [
+        "192.0.2.1:143",
+        "192.0.2.2:993",
+        "[2001:db8::1]:143",
+        "imap.internal:143",
+        "unix:/run/imap.sock",
+    ]
+
+
+def test_without_a_port_anywhere_it_is_the_one_that_the_client_connected_to() -> None:
+    assert str(server('backends.dovecot.servers = ["192.0.2.1"]').address) == "192.0.2.1"
+
+
+def test_a_name_comes_from_the_address_as_written_and_not_from_the_backends_port() -> None:
+    read = server('backends.dovecot.port = 143\nbackends.dovecot.servers = ["192.0.2.1"]')
+    assert (read.name, str(read.address)) == ("192.0.2.1", "192.0.2.1:143")

@@ -1,0 +1,301 @@
+"""Units and kinds of values: what is read, what it means, what is refused."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import mailproxy
+from mailproxy.address import DescriptorAddress, TcpAddress, UnixAddress
+from mailproxy.config import LogTarget
+from mailproxy.config.units import parse_duration, parse_size, write_duration
+from mailproxy.config.values import (
+    KINDS,
+    Expanded,
+    Mode,
+    Network,
+    Port,
+    SniPatterns,
+    UnfitValueError,
+    Workers,
+    as_name,
+    one_of,
+    show,
+)
+
+from .smallest import config
+
+DAY_S = 86400
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [
+        ("250us", 0.00025),
+        ("300ms", 0.3),
+        ("5s", 5),
+        ("5", 5),
+        ("31m", 1860),
+        ("1h", 3600),
+        ("1.5h", 5400),
+        ("2d", 2 * DAY_S),
+        ("0s", 0),
+        (5, 5),
+        (0.25, 0.25),
+        (0, 0),
+    ],
+)
+def test_durations(written: object, seconds: float) -> None:
+    read = parse_duration(written)
+    assert read == pytest.approx(seconds)
+    assert type(read) is float
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "", "s", "5 s", "5S", "5 seconds", "-5s", "+5s", ".5s", "5.s", "1e3s", "5s ", "\u0665s", "4000d", "9" * 500,
+        True, False, None, [], {}, -1, -0.1, float("nan"), float("inf"), 10**10, 10**400,
+    ],
+)  # fmt: skip
+def test_no_durations(written: object) -> None:
+    with pytest.raises(ValueError):
+        parse_duration(written)
+
+
+@given(st.integers(1, 10 * 365 * DAY_S * 1000))
+def test_written_durations_read_as_what_they_were(milliseconds: int) -> None:
+    assert parse_duration(write_duration(milliseconds / 1000)) == pytest.approx(milliseconds / 1000)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "written"),
+    [(0, "0s"), (0.0003, "300us"), (0.3, "300ms"), (90, "90s"), (1860, "31m"), (7200, "2h"), (172800, "2d"), (5400, "90m")],
+)  # fmt: skip
+def test_durations_are_written_in_the_largest_unit_that_divides_them(seconds: float, written: str) -> None:
+    assert write_duration(seconds) == written
+
+
+@pytest.mark.parametrize(
+    ("written", "size"),
+    [("200k", 204_800), ("200K", 204_800), ("1m", 2**20), ("2g", 2**31), ("7", 7), (7, 7), (0, 0), ("0", 0)],
+)
+def test_sizes(written: object, size: int) -> None:
+    assert parse_size(written) == size
+
+
+@pytest.mark.parametrize("written", ["", "k", "1.5k", "-1", "1 k", "1kb", "1" * 16, True, -1, 1.0, None, []])
+def test_no_sizes(written: object) -> None:
+    with pytest.raises(ValueError):
+        parse_size(written)
+
+
+@given(st.integers(min_value=0, max_value=10**15 - 1))
+def test_size_units_are_powers_of_1024(count: int) -> None:
+    for power, unit in enumerate(("", "k", "m", "g")):
+        assert parse_size(f"{count}{unit}") == parse_size(f"{count}{unit.upper()}") == count * 1024**power
+
+
+@pytest.mark.parametrize(
+    ("kind", "written", "read"),
+    [
+        (Port, 993, 993),
+        (Port, Expanded("993"), 993),
+        (Mode, "0660", 0o660),
+        (Mode, "600", 0o600),
+        (Network, "10.0.0.0/8", IPv4Network("10.0.0.0/8")),
+        (Network, "192.0.2.7", IPv4Network("192.0.2.7/32")),
+        (Network, "2001:db8::/32", IPv6Network("2001:db8::/32")),
+        (Workers, 4, 4),
+        (Workers, "auto", "auto"),
+        (bool, True, True),
+        (bool, Expanded("false"), False),
+        (float, 1, 1.0),
+        (float, Expanded("0.25"), 0.25),
+        (SniPatterns, ["IMAP.example.com", "*.Example.org"], ("imap.example.com", "*.example.org")),
+        (SniPatterns, False, False),
+    ],
+)
+def test_kinds(kind: Any, written: object, read: object) -> None:
+    value = KINDS[kind].structure(written)
+    assert value == read
+    assert type(value) is type(read)
+
+
+@pytest.mark.parametrize(
+    ("kind", "written"),
+    [
+        (Port, 0),
+        (Port, "993"),
+        (Port, Expanded("imaps")),
+        (Port, Expanded("")),
+        (Mode, 660),
+        (Mode, 0o660),
+        (Mode, "1777"),
+        (Network, "10.0.0.1/8"),
+        (Network, 10),
+        (Workers, "many"),
+        (Workers, True),
+        (bool, 1),
+        (bool, "true"),
+        (bool, Expanded("yes")),
+        (float, True),
+        (float, "0.5"),
+        (float, Expanded("1.5")),
+        (SniPatterns, []),
+        (SniPatterns, True),
+        (SniPatterns, "imap.example.com"),
+        (SniPatterns, ["imap.*.com"]),
+        (SniPatterns, ["*"]),
+        (SniPatterns, [""]),
+    ],
+)
+def test_what_is_not_of_a_kind_is_refused_and_not_bent(kind: Any, written: object) -> None:
+    with pytest.raises(UnfitValueError) as caught:
+        KINDS[kind].structure(written)
+    assert str(caught.value).startswith(f"{show(written)} is not allowed: ")
+    assert str(caught.value).endswith(KINDS[kind].allowed)
+
+
+def test_a_choice_of_words_tells_numbers_from_truths() -> None:
+    assert one_of((1, "none")).structure(1) == 1
+    with pytest.raises(UnfitValueError):
+        one_of((1, "none")).structure(True)
+    with pytest.raises(UnfitValueError):
+        one_of((1, "none")).structure(1.0)
+
+
+@given(st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text()))
+def test_a_shown_value_takes_one_short_line(value: object) -> None:
+    shown = show(value)
+    assert shown.isprintable()
+    assert 0 < len(shown) <= 80
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (True, "true"),
+        ("a", '"a"'),
+        ("a\nb\x1b", '"a\\u000ab\\u001b"'),
+        ({"a": 1}, "a table"),
+        (["a", {"b": 1}, True], '["a", a table, true]'),
+        ("x" * 100, f'"{"x" * 75}…"'),
+    ],
+)
+def test_values_are_shown_as_they_stood_in_the_file(value: object, shown: str) -> None:
+    assert show(value) == shown
+
+
+@given(st.text(min_size=1))
+def test_any_text_can_be_made_a_name(text: str) -> None:
+    config(f'frontends.imap.backend = "dovecot"\nfrontends."{as_name(text)}".bind = [{{ address = "*:1" }}]')
+
+
+@pytest.mark.parametrize(
+    ("written", "syslog", "path"),
+    [
+        ("stderr", None, None),
+        ("stdout", None, None),
+        ("/var/log/mail.log", None, Path("/var/log/mail.log")),
+        ("syslog:/dev/log", "/dev/log", None),
+        ("syslog:127.0.0.1:514", ("127.0.0.1", 514), None),
+        ("syslog:[::1]:5514", ("::1", 5514), None),
+        ("syslog:logs.internal:514", ("logs.internal", 514), None),
+    ],
+)
+def test_log_targets(written: str, syslog: object, path: Path | None) -> None:
+    target = config(f'log.to = "{written}"').log.to
+    assert target == LogTarget(written)
+    assert (target.syslog, target.path) == (syslog, path)
+
+
+def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "mailproxy.toml"
+    file.write_text("""
+        log.to = "mail.log"
+        frontends.imap.backend = "dovecot"
+        frontends.imap.bind = [{ address = "unix:imap.sock" }, { address = "fd:3" }]
+        frontends.imap.tls = { certificates = ["certs/imap.pem"], key = "imap.key" }
+        backends.dovecot.servers = ["unix:run/dovecot.sock"]
+        backends.dovecot.tls = { ca = "ca.pem", server_name = "imap.internal" }
+    """)
+    read = mailproxy.load(file)
+    assert read.source == str(file)
+    assert read.log.to.path == tmp_path / "mail.log"
+    frontend, backend = read.frontends["imap"], read.backends["dovecot"]
+    assert [bind.address for bind in frontend.bind] == [
+        UnixAddress(str(tmp_path / "imap.sock")),
+        DescriptorAddress(3),
+    ]
+    assert frontend.tls is not None
+    assert frontend.tls.certificates == (tmp_path / "certs/imap.pem",)
+    assert frontend.tls.key == tmp_path / "imap.key"
+    assert backend.servers[0].address == UnixAddress(str(tmp_path / "run/dovecot.sock"))
+    assert backend.tls is not None
+    assert backend.tls.ca == tmp_path / "ca.pem"
+
+
+def test_a_mapping_has_its_paths_relative_to_a_folder_or_to_here(tmp_path: Path) -> None:
+    mapping = {
+        "log": {"to": "mail.log"},
+        "frontends": {"imap": {"bind": [{"address": "127.0.0.1:0"}]}},
+    }
+    assert mailproxy.from_mapping(mapping, folder=tmp_path).log.to.path == tmp_path / "mail.log"
+    assert mailproxy.from_mapping(mapping).log.to.path == Path.cwd() / "mail.log"
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("*:143", "*:143"),
+        ("[::]:993", "[::]:993"),
+        ("unix:/run/imap.sock", "unix:/run/imap.sock"),
+        ("fd:3", "fd:3"),
+        ("[fe80::1%eth0]:143", "[fe80::1_eth0]:143"),
+        ("unix:/run/a b+c.sock", "unix:/run/a_b_c.sock"),
+    ],
+)
+def test_a_bind_without_a_name_is_called_after_its_address(address: str, name: str) -> None:
+    bind = config(f'frontends.imap.bind = [{{ address = "{address}" }}]').frontends["imap"].bind[0]
+    assert str(bind.address) == address
+    assert bind.name == name
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("192.0.2.1:143", "192.0.2.1:143"),
+        ("192.0.2.1", "192.0.2.1"),
+        ("imap.internal:993", "imap.internal:993"),
+        ("unix:/run/dovecot/imap.sock", "imap.sock"),
+        ("unix:/run/dovecot/", "dovecot"),
+        ("unix:/", "/"),
+        ("[fe80::1%eth0]:143", "[fe80::1_eth0]:143"),
+        (".".join(["a" * 60] * 4), ".".join(["a" * 60] * 4)[:128]),
+    ],
+)
+def test_a_server_without_a_name_is_called_after_its_address(address: str, name: str) -> None:
+    assert config(f'backends.dovecot.servers = ["{address}"]').backends["dovecot"].servers[0].name == name
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    read = config("")
+    with pytest.raises(AttributeError):
+        read.log.level = "debug"  # type: ignore[misc]  # what is to be tried
+
+
+def test_a_server_has_the_address_that_was_written() -> None:
+    servers = config(
+        'backends.dovecot.servers = ["192.0.2.1:143", "[2001:DB8::0:1]:993", "imap.internal"]'
+    ).backends
+    assert [server.address for server in servers["dovecot"].servers] == [
+        TcpAddress("192.0.2.1", 143),
+        TcpAddress("2001:db8::1", 993),
+        TcpAddress("imap.internal", None),
+    ]

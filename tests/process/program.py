@@ -1,0 +1,78 @@
+"""mailproxy as a program of its own: started, spoken to with signals, its output read."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+PATIENCE_S = 15.0
+
+
+class Program:
+    """``python -m mailproxy run FILE``; leaving its block ends it. ``addresses`` are those that it listens on."""
+
+    def __init__(self, text: str, folder: Path, *, descriptors: int | None = None, **options: object) -> None:
+        self.file = folder / "mailproxy.toml"
+        self.file.write_text(text)
+        self.output = folder / "output"
+        self._descriptors = descriptors
+        self._options = options
+
+    def __enter__(self) -> Self:
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(  # type: ignore[call-overload]
+                [sys.executable, "-m", "mailproxy", "run", str(self.file)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                preexec_fn=self._limit if self._descriptors else None,  # noqa: PLW1509 - no threads here
+                **self._options,
+            )
+        return self
+
+    def _limit(self) -> None:
+        assert self._descriptors is not None
+        resource.setrlimit(resource.RLIMIT_NOFILE, (self._descriptors, self._descriptors))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+    @property
+    def text(self) -> str:
+        return self.output.read_text()
+
+    def send(self, number: signal.Signals) -> None:
+        os.kill(self.process.pid, number)
+
+    def wait_for(self, words: str, *, where: Path | None = None) -> str:
+        """Wait until these words (a regular expression) stand in the output, or in a file; gives the match."""
+        end = time.monotonic() + PATIENCE_S
+        while time.monotonic() < end:
+            place = where or self.output
+            text = place.read_text() if place.exists() else ""
+            if found := re.search(words, text):
+                return found[0]
+            assert self.process.poll() is None or words in text, f"it ended with {self.process.returncode}:\n{text}"
+            time.sleep(0.01)
+        raise AssertionError(f"{words!r} never came:\n{text}")
+
+    def wait(self) -> int:
+        """Wait for its end; gives the exit code."""
+        return self.process.wait(PATIENCE_S)
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        self.wait_for("mailproxy is ready")
+        return [(host, int(port)) for host, port in re.findall(r"listens on ([\d.]+):(\d+)", self.text)]

@@ -1,0 +1,217 @@
+"""The program as its operator meets it: signals, exit codes, log files, privileges, descriptors."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from program import Program
+
+FRONTEND = """
+[frontends.imap]
+protocol = "imap"
+backend = "b"
+[[frontends.imap.bind]]
+address = "127.0.0.1:0"
+"""
+
+
+class Echo(threading.Thread):
+    """A server that greets and echoes, on every connection."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=100)
+        self.address = "127.0.0.1:%d" % self.listener.getsockname()[1]
+        self.closing = False
+
+    def run(self) -> None:
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self.talk, args=(connection,), daemon=True).start()
+
+    @staticmethod
+    def talk(connection: socket.socket) -> None:
+        with connection:
+            connection.sendall(b"* OK\r\n")
+            try:
+                while data := connection.recv(4096):
+                    connection.sendall(data)
+            except OSError:
+                pass
+
+    def stop(self) -> None:
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self.join()
+
+
+@pytest.fixture
+def echo() -> Iterator[Echo]:
+    server = Echo()
+    server.start()
+    yield server
+    server.stop()
+
+
+def configuration(echo: Echo, more: str = "") -> str:
+    return f'{more}\n{FRONTEND}\n[backends.b]\nservers = ["{echo.address}"]\n'
+
+
+def greeted(address: tuple[str, int]) -> socket.socket:
+    client = socket.create_connection(address, timeout=10)
+    assert client.recv(100) == b"* OK\r\n"
+    return client
+
+
+def test_term_drains_and_ends(echo: Echo, tmp_path: Path) -> None:
+    with Program(configuration(echo), tmp_path) as program:
+        client = greeted(program.addresses[0])
+        program.send(signal.SIGTERM)
+        program.wait_for("no more connections are accepted, 1 sessions have 30s to end")
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(program.addresses[0], timeout=10)
+        client.sendall(b"still here\r\n")
+        assert client.recv(100) == b"still here\r\n"
+        client.close()
+        assert program.wait() == 0
+        assert "client-closed" in program.text
+        assert "Traceback" not in program.text
+
+
+@pytest.mark.parametrize("numbers", [[signal.SIGTERM, signal.SIGTERM], [signal.SIGINT], [signal.SIGTERM, signal.SIGINT]])
+def test_stop_now(echo: Echo, tmp_path: Path, numbers: list[signal.Signals]) -> None:
+    with Program(configuration(echo), tmp_path) as program:
+        client = greeted(program.addresses[0])
+        *first, last = numbers
+        for number in first:
+            program.send(number)
+            program.wait_for("no more connections are accepted")
+        program.send(last)
+        assert client.recv(100) == b""
+        client.close()
+        assert program.wait() == 0
+        assert " stopped after" in program.text
+        assert "Traceback" not in program.text
+
+
+def test_drain_timeout(echo: Echo, tmp_path: Path) -> None:
+    text = configuration(echo, '[process]\ndrain_timeout = "200ms"\n[log]\nformat = "tcplog"')
+    with Program(text, tmp_path) as program:
+        client = greeted(program.addresses[0])
+        program.send(signal.SIGTERM)
+        assert client.recv(100) == b""
+        client.close()
+        assert program.wait() == 0
+        assert " 6 K- 1/1/0/0/0 0/0" in program.text
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGHUP])
+def test_log_file_reopened(echo: Echo, tmp_path: Path, number: signal.Signals) -> None:
+    log, old = tmp_path / "proxy.log", tmp_path / "proxy.log.1"
+    with Program(configuration(echo, f'[log]\nto = "{log.name}"'), tmp_path) as program:
+        program.wait_for("mailproxy is ready", where=log)
+        port = int(program.wait_for(r"127.0.0.1:(\d+)", where=log).rpartition(":")[2])
+        log.rename(old)
+        greeted(("127.0.0.1", port)).close()
+        program.send(number)
+        program.wait_for("the log was reopened", where=log)
+        client = greeted(("127.0.0.1", port))
+        client.sendall(b"x")
+        assert client.recv(1) == b"x"
+        client.close()
+        program.wait_for("client-closed", where=log)
+        assert log.stat().st_mode & 0o007 == 0, "others have no business with client addresses"
+        assert program.text == ""
+
+
+def test_faulty_configuration(tmp_path: Path) -> None:
+    with Program('[process]\nworkers = "many"\n[frontend.x]\n', tmp_path) as program:
+        assert program.wait() == 2
+        lines = program.text.splitlines()
+    assert lines[0] == f"{program.file}: frontend: unknown key, did you mean frontends?"
+    assert any("process.workers" in line for line in lines)
+    assert "Traceback" not in program.text
+
+
+def test_address_taken(echo: Echo, tmp_path: Path) -> None:
+    text = configuration(echo).replace("127.0.0.1:0", echo.address)
+    with Program(text, tmp_path) as program:
+        assert program.wait() == 2
+        assert program.text.strip() == (
+            f"{program.file}: frontends.imap.bind[0]: cannot listen on {echo.address}: Address already in use"
+        )
+
+
+def test_out_of_descriptors(echo: Echo, tmp_path: Path) -> None:
+    """Accepting pauses and resumes, sessions that are there live on, and it is said once."""
+    text = configuration(echo, "[process]\nmax_sessions = 1000")
+    with Program(text, tmp_path, descriptors=40) as program:
+        address = program.addresses[0]
+        first = greeted(address)
+        crowd = [socket.create_connection(address, timeout=10) for _ in range(40)]
+        program.wait_for("frontend imap cannot accept: Too many open files")
+        first.sendall(b"a NOOP\r\n")
+        assert first.recv(100) == b"a NOOP\r\n"
+        for client in crowd:
+            client.close()
+        program.wait_for("frontend imap accepts again")
+        for _ in range(3):
+            greeted(address).close()
+        first.sendall(b"b NOOP\r\n")
+        assert first.recv(100) == b"b NOOP\r\n"
+        first.close()
+        assert program.text.count("cannot accept") == 1
+        assert "Traceback" not in program.text
+
+
+def test_stderr_that_nobody_reads(echo: Echo, tmp_path: Path) -> None:
+    """A full pipe stops the log, never the sessions."""
+    file = tmp_path / "mailproxy.toml"
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    file.write_text(
+        configuration(echo, '[log]\nformat = "json"').replace("127.0.0.1:0", f"127.0.0.1:{port}").replace(
+            'backend = "b"', 'backend = "b"\nlog_null = true'
+        )
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mailproxy", "run", str(file)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    try:
+        assert process.stderr is not None
+        while b"ready" not in process.stderr.readline():
+            pass
+        for _ in range(400):  # 400 lines of 500 bytes are more than the 64 KiB that a pipe holds
+            greeted(("127.0.0.1", port)).close()
+        client = greeted(("127.0.0.1", port))
+        client.sendall(b"x")
+        assert client.recv(1) == b"x"
+        client.close()
+        process.send_signal(signal.SIGTERM)
+        process.wait(15)
+        assert process.returncode == 0
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()  # type: ignore[union-attr]
+
+
+def test_version_and_help() -> None:
+    for argument, words in {"--version": "mailproxy 0.1.0", "--help": "check", "-h": "run"}.items():
+        done = subprocess.run([sys.executable, "-m", "mailproxy", argument], capture_output=True, text=True)
+        assert done.returncode == 0
+        assert words in done.stdout
+    done = subprocess.run([sys.executable, "-m", "mailproxy", "fly"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
