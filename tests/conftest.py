@@ -8,7 +8,9 @@ pytest_plugins = ["mailproxy.testing.fixtures"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--peers", action="store_true", help="require the tests against real Dovecot, HAProxy and clients")
+    parser.addoption(
+        "--peers", action="store_true", help="require the tests against real Dovecot, HAProxy and clients"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -20,7 +22,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    skipped = [report for report in terminalreporter.getreports("skipped") if "needs --peers" in str(report.longrepr)]
+    skipped = [
+        report for report in terminalreporter.getreports("skipped") if "needs --peers" in str(report.longrepr)
+    ]
     if skipped:
         terminalreporter.write_line(
             f"{len(skipped)} tests against real programs were skipped: scripts/test --peers runs them"

@@ -44,6 +44,7 @@ class LoopbackServer(ABC):
         self._receive_buffer_bytes = receive_buffer_bytes
         self._changes = trio.lowlevel.ParkingLot()
         self._ended = 0
+        self._is_over = False
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.address} accepted={self.accepted}>"
@@ -59,24 +60,33 @@ class LoopbackServer(ABC):
 
     async def serve(self, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED) -> None:
         """Listen and converse until cancelled. Raises OSError if the address cannot be bound."""
-        with listening_socket(self.address, self._receive_buffer_bytes) as (sock, self.address):
-            listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
-            async with trio.open_nursery() as nursery:
-                task_status.started(self.address)
-                while True:
-                    connection = Connection(await listener.accept())
-                    self.connections.append(connection)
-                    self._changes.unpark_all()
-                    nursery.start_soon(self._meet, connection)
+        try:
+            with listening_socket(self.address, self._receive_buffer_bytes) as (sock, self.address):
+                async with trio.open_nursery() as nursery:
+                    task_status.started(self.address)
+                    await self._accept(trio.SocketListener(trio.socket.from_stdlib_socket(sock)), nursery)
+        finally:
+            self._is_over = True
+            self._changes.unpark_all()
 
     async def wait_for(self, number: int = 1) -> Connection:
-        """Wait until so many connections have come; return that one, counted from 1."""
+        """Wait until so many connections have come; return that one, counted from 1.
+
+        Raises trio.ClosedResourceError if the server stops before.
+        """
         await self._wait_until(lambda: self.accepted >= number)
         return self.connections[number - 1]
 
     async def wait_ended(self, number: int = 1) -> None:
-        """Wait until so many connections are over."""
+        """Wait until so many connections are over. Raises trio.ClosedResourceError if the server stops before."""
         await self._wait_until(lambda: self._ended >= number)
+
+    async def _accept(self, listener: trio.SocketListener, nursery: trio.Nursery) -> None:
+        while True:
+            connection = Connection(await listener.accept())
+            self.connections.append(connection)
+            self._changes.unpark_all()
+            nursery.start_soon(self._meet, connection)
 
     async def _meet(self, connection: Connection) -> None:
         try:
@@ -93,6 +103,8 @@ class LoopbackServer(ABC):
 
     async def _wait_until(self, is_so: Callable[[], bool]) -> None:
         while not is_so():
+            if self._is_over:
+                raise trio.ClosedResourceError("the server has stopped")
             await self._changes.park()
 
 

@@ -10,7 +10,7 @@ from mailproxy.config import Backend, Bind, Frontend, Server
 
 from .smallest import config, text
 
-MINUTE_S = 60
+MINUTE_S = 60.0
 
 
 def frontend(lines: str) -> Frontend:
@@ -39,13 +39,13 @@ PROFILE_EXISTS = "profiles.exchange.frontend.log_null = false\n"
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_a_frontend_over_its_profile_over_the_defaults(count: int) -> None:
     lines = "".join(f"{place}.timeouts.client = {index}\n" for index, place in enumerate(FRONTEND[:count], 1))
-    assert frontend(PROFILE_EXISTS + PROFILED + lines).timeouts.client == count
+    assert frontend(PROFILE_EXISTS + PROFILED + lines).timeouts.client == float(count)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_a_backend_over_its_profile_over_the_defaults(count: int) -> None:
     lines = "".join(f"{place}.timeouts.server = {index}\n" for index, place in enumerate(BACKEND[:count], 1))
-    assert backend(PROFILE_EXISTS + PROFILED + lines).timeouts.server == count
+    assert backend(PROFILE_EXISTS + PROFILED + lines).timeouts.server == float(count)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -129,7 +129,7 @@ def test_time_limits_merge_one_by_one() -> None:
 defaults.frontend.timeouts = { handshake = "7s", client = "1m" }
 frontends.imap.timeouts = { client = "2m" }
 """).timeouts
-    assert (timeouts.client, timeouts.handshake, timeouts.half_closed) == (120, 7, 60)
+    assert (timeouts.client, timeouts.handshake, timeouts.half_closed) == (120.0, 7.0, 60.0)
 
 
 def test_lists_replace() -> None:
@@ -208,7 +208,7 @@ backends.dovecot.check = { rise = 4 }
 backends.dovecot.servers = [{ address = "192.0.2.1", check = "none" }]
 """).check
     assert check is not None
-    assert (check.type, check.interval, check.rise) == ("none", 7, 4)
+    assert (check.type, check.interval, check.rise) == ("none", 7.0, 4)
 
 
 def test_a_profile_can_be_everybodys() -> None:
@@ -216,7 +216,7 @@ def test_a_profile_can_be_everybodys() -> None:
         frontend(
             'defaults.frontend.profile = "slow"\nprofiles.slow.frontend.timeouts.client = 77'
         ).timeouts.client
-        == 77
+        == 77.0
     )
 
 
@@ -227,7 +227,7 @@ frontends.imap.profile = "fast"
 profiles.slow.frontend.timeouts = { client = 77, handshake = 7 }
 profiles.fast.frontend.timeouts = { client = 66 }
 """).timeouts
-    assert (timeouts.client, timeouts.handshake) == (66, 10)
+    assert (timeouts.client, timeouts.handshake) == (66.0, 10.0)
 
 
 def test_a_profile_is_for_those_who_take_it() -> None:
@@ -242,7 +242,7 @@ profiles.exchange.bind.backlog = 10000
 profiles.exchange.backend.timeouts.server = 600
 profiles.exchange.server.weight = 9
 """)
-    assert read.frontends["imap"].timeouts.client == 600
+    assert read.frontends["imap"].timeouts.client == 600.0
     assert read.frontends["imap"].bind[0].backlog == 10_000
     assert read.backends["dovecot"].timeouts.server == 31 * MINUTE_S
     assert read.backends["dovecot"].servers[0].weight == 1
@@ -275,19 +275,19 @@ def test_a_frontend_speaks_tcp_and_has_the_documented_limits() -> None:
     assert read.protocol == "tcp"
     limits = read.timeouts
     assert (limits.client, limits.proxy_header, limits.handshake, limits.negotiation, limits.half_closed) == (
-        31 * MINUTE_S, 3, 10, 180, 60,
+        31 * MINUTE_S, 3.0, 10.0, 180.0, 60.0,
     )  # fmt: skip
 
 
 def test_a_backend_has_the_documented_defaults() -> None:
     read = backend("")
-    assert (read.timeouts.connect, read.timeouts.queue, read.timeouts.check) == (5, 60, 5)
-    assert (read.balance, read.resolve_interval, read.port, read.tls) == ("leastconn", 30, None, None)
+    assert (read.timeouts.connect, read.timeouts.queue, read.timeouts.check) == (5.0, 60.0, 5.0)
+    assert (read.balance, read.resolve_interval, read.port, read.tls) == ("leastconn", 30.0, None, None)
 
 
 def test_the_process_and_the_log_have_the_documented_defaults() -> None:
     read = config("")
-    assert (read.process.workers, read.process.max_sessions, read.process.drain_timeout) == (1, None, 30)
+    assert (read.process.workers, read.process.max_sessions, read.process.drain_timeout) == (1, None, 30.0)
     assert (read.process.user, read.process.group) == (None, None)
     assert (read.log.level, read.log.format, str(read.log.to)) == ("info", "text", "stderr")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from program import Program
+from .program import Program
 
 FRONTEND = """
 [frontends.imap]
@@ -29,7 +29,7 @@ class Echo(threading.Thread):
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=100)
-        self.address = "127.0.0.1:%d" % self.listener.getsockname()[1]
+        self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
         self.closing = False
 
     def run(self) -> None:
@@ -89,7 +89,9 @@ def test_term_drains_and_ends(echo: Echo, tmp_path: Path) -> None:
         assert "Traceback" not in program.text
 
 
-@pytest.mark.parametrize("numbers", [[signal.SIGTERM, signal.SIGTERM], [signal.SIGINT], [signal.SIGTERM, signal.SIGINT]])
+@pytest.mark.parametrize(
+    "numbers", [[signal.SIGTERM, signal.SIGTERM], [signal.SIGINT], [signal.SIGTERM, signal.SIGINT]]
+)
 def test_stop_now(echo: Echo, tmp_path: Path, numbers: list[signal.Signals]) -> None:
     with Program(configuration(echo), tmp_path) as program:
         client = greeted(program.addresses[0])
@@ -181,12 +183,14 @@ def test_stderr_that_nobody_reads(echo: Echo, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     file.write_text(
-        configuration(echo, '[log]\nformat = "json"').replace("127.0.0.1:0", f"127.0.0.1:{port}").replace(
-            'backend = "b"', 'backend = "b"\nlog_null = true'
-        )
+        configuration(echo, '[log]\nformat = "json"')
+        .replace("127.0.0.1:0", f"127.0.0.1:{port}")
+        .replace('backend = "b"', 'backend = "b"\nlog_null = true')
     )
     process = subprocess.Popen(
-        [sys.executable, "-m", "mailproxy", "run", str(file)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        [sys.executable, "-m", "mailproxy", "run", str(file)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
     )
     try:
         assert process.stderr is not None

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import trio
+
 from mailproxy.testing import ThrowAwayCA
 from mailproxy.testing.fixtures import RunProxy
 
-from scene import Scene
+from .scene import Scene
 
 
 @pytest.fixture

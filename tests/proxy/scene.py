@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import mailproxy
 import trio
 from attrs import define, field
+
+import mailproxy
 from mailproxy.testing import Connection, ScriptedServer, ThrowAwayCA, dial
 
 PATIENCE_S = 10.0  # how long an event may take on a busy machine before the test gives up
@@ -44,7 +44,9 @@ class Scene:
         await self.nursery.start(server.serve)
         return server
 
-    async def proxy(self, *servers: str, tls: bool = False, **changes: Any) -> mailproxy.Proxy:
+    async def proxy(
+        self, *servers: str, tls: bool = False, server_tls: bool = False, **changes: Any
+    ) -> mailproxy.Proxy:
         """A proxy with one frontend ``f`` and one backend ``b``; ``changes`` are merged into the mapping."""
         bind: Line = {"address": "127.0.0.1:0", "name": "B"}
         frontend: Line = {"backend": "b", "bind": [bind], "log_null": True}
@@ -56,12 +58,16 @@ class Scene:
             "frontends": {"f": frontend},
             "backends": {"b": {"servers": list(servers)}},
         }
+        if server_tls:
+            mapping["backends"]["b"]["tls"] = {"ca": str(self.ca.pem)}
         merge(mapping, changes)
         proxy = await self.run_proxy(mapping)
         self.proxies.append(proxy)
         return proxy
 
-    async def dial(self, proxy: mailproxy.Proxy, *, tls: bool = False, bind: int = 0, **options: Any) -> Connection:
+    async def dial(
+        self, proxy: mailproxy.Proxy, *, tls: bool = False, bind: int = 0, **options: Any
+    ) -> Connection:
         address = proxy.frontends["f"].addresses[bind]
         return await dial(address, tls=self.ca.client_context() if tls else None, **options)
 
@@ -89,7 +95,7 @@ class Scene:
     async def idle(self) -> None:
         """Wait until no session is left."""
         with trio.fail_after(PATIENCE_S):
-            while any(proxy.sessions for proxy in self.proxies):
+            while any(proxy.sessions for proxy in self.proxies):  # noqa: ASYNC110 - a count, not an event
                 await trio.sleep(0.005)
 
 
@@ -115,10 +121,12 @@ class Belongings:
     async def again(self, *, more_tasks: int = 0) -> None:
         """Wait until nothing is there that was not there then; ``more_tasks``: scripted servers that stall for ever."""
         with trio.move_on_after(PATIENCE_S):
-            while not self._as_before(more_tasks):
+            while not self._as_before(more_tasks):  # noqa: ASYNC110 - a count, not an event
                 await trio.sleep(0.005)
         now = self.now()
-        assert self._as_before(more_tasks), f"left: {now.sockets - self.sockets}, {now.tasks - self.tasks} tasks"
+        assert self._as_before(more_tasks), (
+            f"left: {now.sockets - self.sockets}, {now.tasks - self.tasks} tasks"
+        )
 
     def _as_before(self, more_tasks: int) -> bool:
         # a scripted server that stalls keeps its own socket, too
@@ -126,13 +134,11 @@ class Belongings:
         return len(now.sockets - self.sockets) <= more_tasks and now.tasks <= self.tasks + more_tasks
 
 
-def _sockets() -> list[str]:
-    found = []
-    for name in os.listdir("/proc/self/fd"):
+def _sockets() -> Iterator[str]:
+    for link in Path("/proc/self/fd").iterdir():
         try:
-            target = os.readlink(f"/proc/self/fd/{name}")
+            target = str(link.readlink())
         except OSError:
             continue  # it was the folder's own
         if target.startswith("socket:"):
-            found.append(target)
-    return found
+            yield target

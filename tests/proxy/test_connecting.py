@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
-from mailproxy.testing import RefusingServer, ScriptedServer, ThrowAwayCA, UnansweredServer, collect, dial, reset, stay_silent
 
-from scene import PATIENCE_S, Belongings, Line, Scene
+from mailproxy.testing import (
+    RefusingServer,
+    ThrowAwayCA,
+    UnansweredServer,
+    collect,
+    dial,
+    reset,
+    stay_silent,
+)
+
+from .scene import PATIENCE_S, Belongings, Line, Scene
 
 GREETING = b"* OK ready\r\n"
-QUICK = {"timeouts": {"connect": "300ms"}}
+QUICK: dict[str, Any] = {"timeouts": {"connect": "300ms"}}
 
 
-async def failed(scene: Scene, *servers: str, client_tls: bool = False, **backend: object) -> Line:
+async def failed(scene: Scene, *servers: str, client_tls: bool = False, **backend: Any) -> Line:
     """The line of a session that got no server."""
     proxy = await scene.proxy(*servers, tls=client_tls, backends={"b": backend})
     before = Belongings.now()
@@ -122,7 +132,9 @@ async def test_verification(scene: Scene, verify: str, name: str, passes: bool) 
     assert await client.receive_line() == (GREETING if passes else b"")
     if passes:
         connection = await server.wait_for(1)
-        assert connection.server_name == (None if name == "127.0.0.1" else name), "the server is asked by its name"
+        assert connection.server_name == (None if name == "127.0.0.1" else name), (
+            "the server is asked by its name"
+        )
     client.drop()
 
 
@@ -141,6 +153,7 @@ async def test_name_with_several_addresses(scene: Scene, monkeypatch: pytest.Mon
     port = int(server.address.rpartition(":")[2])
 
     async def resolve(*_: object, **__: object) -> list[tuple[object, ...]]:
+        await trio.lowlevel.checkpoint()
         return [
             (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 0, 0, 0)),
             (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0)),
@@ -162,6 +175,7 @@ async def test_a_name_that_moves(scene: Scene, monkeypatch: pytest.MonkeyPatch) 
     answer = "127.0.0.1"
 
     async def resolve(*_: object, **__: object) -> list[tuple[object, ...]]:
+        await trio.lowlevel.checkpoint()
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (answer, 0))]
 
     monkeypatch.setattr(trio.socket, "getaddrinfo", resolve)
@@ -179,7 +193,9 @@ async def test_a_name_that_moves(scene: Scene, monkeypatch: pytest.MonkeyPatch) 
     moved.drop()
 
 
-async def test_a_resolver_that_hangs_keeps_nobody_waiting(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_resolver_that_hangs_keeps_nobody_waiting(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = await scene.server()
     monkeypatch.setattr("mailproxy.proxy.backend._FIRST_LOOK_UP_S", 0.05)
 
@@ -198,13 +214,12 @@ async def test_a_resolver_that_hangs_keeps_nobody_waiting(scene: Scene, monkeypa
 
 async def test_servers_without_port_get_the_clients(scene: Scene) -> None:
     """Two binds of one frontend, each reaches the server's port of the same number."""
-    listening: list[ScriptedServer] = []
-    for greeting in (b"clear\r\n", b"other\r\n"):
-        listening.append(await scene.server(collect(greeting), bind="127.0.0.2:0"))
+    greetings = (b"clear\r\n", b"other\r\n")
+    listening = [await scene.server(collect(greeting), bind="127.0.0.2:0") for greeting in greetings]
     ports = [server.address.rpartition(":")[2] for server in listening]
     binds = [{"address": f"127.0.0.1:{port}"} for port in ports]
     proxy = await scene.proxy("127.0.0.2", frontends={"f": {"bind": binds}})
-    for bind, greeting in enumerate((b"clear\r\n", b"other\r\n")):
+    for bind, greeting in enumerate(greetings):
         client = await scene.dial(proxy, bind=bind)
         assert await client.receive_line() == greeting
         client.drop()

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import trio
-from attrs import frozen
+from attrs import field, frozen
+
 from mailproxy.testing import (
     Collect,
     Connection,
-    Drop,
-    EchoLines,
     Expect,
     ExpectLine,
     Flood,
     HalfClose,
-    RefusingServer,
     Reset,
     Send,
     SendSlowly,
     Stall,
     Step,
-    UnansweredServer,
-    dial,
     pattern,
 )
 
-from scene import Belongings, Scene
+from .scene import Belongings, Scene
 
 GREETING = b"* OK ready\r\n"
 
@@ -41,12 +38,21 @@ class Case:
     client: tuple[Step, ...]
     end: str
     state: str
-    options: dict[str, object] = {}  # noqa: RUF012 - never changed
+    options: Mapping[str, Any] = field(factory=dict)
 
 
-SHORT = {"frontends": {"f": {"timeouts": {"client": "300ms"}}}, "backends": {"b": {"timeouts": {"server": "5s"}}}}
-SHORT_SERVER = {"frontends": {"f": {"timeouts": {"client": "5s"}}}, "backends": {"b": {"timeouts": {"server": "300ms"}}}}
-SHORT_BOTH = {"frontends": {"f": {"timeouts": {"client": "300ms"}}}, "backends": {"b": {"timeouts": {"server": "300ms"}}}}
+SHORT = {
+    "frontends": {"f": {"timeouts": {"client": "300ms"}}},
+    "backends": {"b": {"timeouts": {"server": "5s"}}},
+}
+SHORT_SERVER = {
+    "frontends": {"f": {"timeouts": {"client": "5s"}}},
+    "backends": {"b": {"timeouts": {"server": "300ms"}}},
+}
+SHORT_BOTH = {
+    "frontends": {"f": {"timeouts": {"client": "300ms"}}},
+    "backends": {"b": {"timeouts": {"server": "300ms"}}},
+}
 SHORT_HALF = {"frontends": {"f": {"timeouts": {"half_closed": "300ms"}}}}
 
 GREET = Send(GREETING)
@@ -105,11 +111,7 @@ async def play(steps: tuple[Step, ...], connection: Connection, over: trio.Event
 async def test_end(scene: Scene, case: Case, tls: bool, server_tls: bool) -> None:
     context = scene.ca.server_context("127.0.0.1") if server_tls else None
     server = await scene.server(case.server, tls=context)
-    changes = dict(case.options)
-    if server_tls:
-        backend = dict(changes.get("backends", {}).get("b", {}))  # type: ignore[attr-defined]
-        changes["backends"] = {"b": {**backend, "tls": {"ca": str(scene.ca.pem)}}}
-    proxy = await scene.proxy(server.address, tls=tls, **changes)
+    proxy = await scene.proxy(server.address, tls=tls, server_tls=server_tls, **case.options)
     before = Belongings.now()
     client = await scene.dial(proxy, tls=tls)
     over = trio.Event()

@@ -6,18 +6,20 @@ import socket
 import ssl
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
+
 from mailproxy.testing import Connection, ThrowAwayCA, dial, greet_and_echo
 
-from scene import PATIENCE_S, Belongings, Line, Scene
+from .scene import PATIENCE_S, Belongings, Line, Scene
 
 GREETING = b"* OK ready\r\n"
-QUICK = {"frontends": {"f": {"timeouts": {"handshake": "300ms"}}}}
+QUICK: dict[str, Any] = {"frontends": {"f": {"timeouts": {"handshake": "300ms"}}}}
 
 
-async def handshake_line(scene: Scene, said: bytes, leave: str, **changes: object) -> Line:
+async def handshake_line(scene: Scene, said: bytes, leave: str, **changes: Any) -> Line:
     """The line of a session whose client says something that is no handshake, then leaves in this way or stays."""
     server = await scene.server()
     proxy = await scene.proxy(server.address, tls=True, **changes)
@@ -180,7 +182,7 @@ async def test_close_notify_is_told_from_a_bare_fin(scene: Scene, orderly: bool)
     assert (line["end"], line["state"], line["close_notify"]) == ("client-closed", "--", orderly)
 
 
-async def certificate(connection: Connection) -> dict[str, object]:
+def certificate(connection: Connection) -> dict[str, object]:
     assert connection.tls is not None
     found = connection.tls.getpeercert()
     assert found is not None
@@ -193,7 +195,9 @@ async def test_certificate_by_server_name(scene: Scene, tmp_path: Path) -> None:
     for number, name in enumerate(["localhost", "imap.example.com", "*.example.org"]):
         scene.ca.issue(name).rename(folder / f"{number}.pem")
     server = await scene.server()
-    proxy = await scene.proxy(server.address, tls=True, frontends={"f": {"tls": {"certificates": [str(folder)]}}})
+    proxy = await scene.proxy(
+        server.address, tls=True, frontends={"f": {"tls": {"certificates": [str(folder)]}}}
+    )
     for asked, got in {
         "localhost": "localhost",
         "imap.example.com": "imap.example.com",
@@ -201,18 +205,25 @@ async def test_certificate_by_server_name(scene: Scene, tmp_path: Path) -> None:
         "mail.example.org": "*.example.org",
     }.items():
         client = await scene.dial(proxy, tls=True, server_name=asked)
-        assert (await certificate(client))["subjectAltName"] == (("DNS", got),), asked
+        assert certificate(client)["subjectAltName"] == (("DNS", got),), asked
         client.drop()
     lenient = scene.ca.client_context()
     lenient.check_hostname = False
-    for asked in ["deep.mail.example.org", "example.org", "elsewhere.example"]:  # one label for a star; else the default
+    for asked in [
+        "deep.mail.example.org",
+        "example.org",
+        "elsewhere.example",
+    ]:  # one label for a star; else the default
         client = await dial(proxy.frontends["f"].addresses[0], tls=lenient, server_name=asked)
-        assert (await certificate(client))["subjectAltName"] == (("DNS", "localhost"),), asked
+        assert certificate(client)["subjectAltName"] == (("DNS", "localhost"),), asked
         client.drop()
 
 
 async def test_rsa_and_ecdsa_side_by_side(scene: Scene) -> None:
-    places = [str(scene.ca.issue("localhost", key_type="ec")), str(scene.ca.issue("localhost", key_type="rsa"))]
+    places = [
+        str(scene.ca.issue("localhost", key_type="ec")),
+        str(scene.ca.issue("localhost", key_type="rsa")),
+    ]
     server = await scene.server()
     proxy = await scene.proxy(server.address, tls=True, frontends={"f": {"tls": {"certificates": places}}})
     for algorithm in ("ECDSA", "RSA"):
@@ -227,7 +238,9 @@ async def test_rsa_and_ecdsa_side_by_side(scene: Scene) -> None:
 
 async def test_lowest_version_and_alpn(scene: Scene) -> None:
     server = await scene.server()
-    proxy = await scene.proxy(server.address, tls=True, frontends={"f": {"tls": {"min_version": "1.3", "alpn": ["imap"]}}})
+    proxy = await scene.proxy(
+        server.address, tls=True, frontends={"f": {"tls": {"min_version": "1.3", "alpn": ["imap"]}}}
+    )
     old = scene.ca.client_context()
     old.maximum_version = ssl.TLSVersion.TLSv1_2
     with pytest.raises(trio.BrokenResourceError):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import trio
 import trio.testing
+
 from mailproxy.testing import collect, greet_and_echo
 
-from scene import PATIENCE_S, Belongings, Scene
+from .scene import PATIENCE_S, Belongings, Scene
 
 GREETING = b"* OK ready\r\n"
 

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
-from mailproxy.testing import Collect, Connection, Expect, Flood, HalfClose, Send, SendSlowly, Step, WaitFor, dial, pattern
 
-from scene import PATIENCE_S, Belongings, Scene
+from mailproxy.testing import (
+    Collect,
+    Connection,
+    Expect,
+    Flood,
+    HalfClose,
+    Send,
+    SendSlowly,
+    Step,
+    WaitFor,
+    dial,
+    pattern,
+)
+
+from .scene import PATIENCE_S, Belongings, Scene
 
 MB = 1_000_000
 BOTH = pytest.mark.parametrize(
@@ -20,13 +34,12 @@ BOTH = pytest.mark.parametrize(
 
 
 async def link(
-    scene: Scene, *playbook: Step, tls: bool, server_tls: bool, **options: object
+    scene: Scene, *playbook: Step, tls: bool, server_tls: bool, **options: Any
 ) -> tuple[Connection, Connection]:
     """Both ends of a session: the client's connection and the server's."""
     context = scene.ca.server_context("127.0.0.1") if server_tls else None
     server = await scene.server(playbook, tls=context, **options)
-    backend = {"tls": {"ca": str(scene.ca.pem)}} if server_tls else {}
-    proxy = await scene.proxy(server.address, tls=tls, backends={"b": backend})
+    proxy = await scene.proxy(server.address, tls=tls, server_tls=server_tls)
     client = await scene.dial(proxy, tls=tls, **options)
     with trio.fail_after(PATIENCE_S):
         return client, await server.wait_for()
@@ -140,9 +153,12 @@ async def test_talking_keeps_a_session_alive(scene: Scene, tls: bool, server_tls
     context = scene.ca.server_context("127.0.0.1") if server_tls else None
     words = 20
     server = await scene.server((SendSlowly(b"still here\r\n" * words, 12, 0.05), Collect()), tls=context)
-    backend = {"timeouts": {"server": "400ms"}, **({"tls": {"ca": str(scene.ca.pem)}} if server_tls else {})}
     proxy = await scene.proxy(
-        server.address, tls=tls, frontends={"f": {"timeouts": {"client": "400ms"}}}, backends={"b": backend}
+        server.address,
+        tls=tls,
+        server_tls=server_tls,
+        frontends={"f": {"timeouts": {"client": "400ms"}}},
+        backends={"b": {"timeouts": {"server": "400ms"}}},
     )
     client = await scene.dial(proxy, tls=tls)
     with trio.fail_after(PATIENCE_S):
@@ -187,12 +203,14 @@ async def _swallow(connection: Connection) -> None:
 async def test_tasks_of_a_session(scene: Scene) -> None:
     """One task until the relay, and the relay adds one: no nursery and no helper before it."""
     go = trio.Event()
-    server = await scene.server((WaitFor(go), Send(b"x"), Collect()), tls=scene.ca.server_context("127.0.0.1"))
-    proxy = await scene.proxy(server.address, tls=True, backends={"b": {"tls": {"ca": str(scene.ca.pem)}}})
+    server = await scene.server(
+        (WaitFor(go), Send(b"x"), Collect()), tls=scene.ca.server_context("127.0.0.1")
+    )
+    proxy = await scene.proxy(server.address, tls=True, server_tls=True)
     before = Belongings.now()
     client = await dial(proxy.frontends["f"].addresses[0])  # connected, no handshake yet
     with trio.fail_after(PATIENCE_S):
-        while proxy.sessions == 0:
+        while proxy.sessions == 0:  # noqa: ASYNC110 - a count, not an event
             await trio.sleep(0.005)
     await trio.testing.wait_all_tasks_blocked()
     assert Belongings.now().tasks - before.tasks == 1, "the session's own"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import mailproxy
 import pytest
 import trio
 import trio.testing
+
+import mailproxy
 from mailproxy.testing import Collect, Send, UnansweredServer, collect, dial
 
-from scene import PATIENCE_S, Belongings, Scene
+from .scene import PATIENCE_S, Belongings, Scene
 
 GREETING = b"* OK ready\r\n"
 
@@ -72,7 +73,7 @@ async def test_stopped_in_each_phase(scene: Scene) -> None:
     clients = [await dial(proxy.frontends[name].addresses[0]) for name in "ftn"]
     assert await clients[0].receive_line() == GREETING
     with trio.fail_after(PATIENCE_S):
-        while proxy.sessions < 3:
+        while proxy.sessions < 3:  # noqa: ASYNC110 - a count, not an event
             await trio.sleep(0.005)
         await trio.testing.wait_all_tasks_blocked()
         await proxy.drain(0)
@@ -93,7 +94,7 @@ class CancelAt(trio.abc.Instrument):
         self.left = step
         self.scope = scope
 
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002 - trio's interface
         self.left -= 1
         if self.left == 0:
             self.scope.cancel()
@@ -108,7 +109,9 @@ async def cancel_when_quiet(scope: trio.CancelScope) -> None:
 @pytest.mark.parametrize("tls", [False, True])
 async def test_cancelled_at_every_step(scene: Scene, tls: bool) -> None:
     """Wherever the proxy is when it is cancelled, it closes everything and each session gets its line."""
-    server = await scene.server((Send(GREETING), Collect()), tls=scene.ca.server_context("127.0.0.1") if tls else None)
+    server = await scene.server(
+        (Send(GREETING), Collect()), tls=scene.ca.server_context("127.0.0.1") if tls else None
+    )
     tls_options = {"certificates": [str(scene.pem)]}
     config = mailproxy.from_mapping(
         {
@@ -121,7 +124,9 @@ async def test_cancelled_at_every_step(scene: Scene, tls: bool) -> None:
                     "bind": [{"address": "127.0.0.1:0", "mode": "tls" if tls else "forward"}],
                 }
             },
-            "backends": {"b": {"servers": [server.address], **({"tls": {"ca": str(scene.ca.pem)}} if tls else {})}},
+            "backends": {
+                "b": {"servers": [server.address], **({"tls": {"ca": str(scene.ca.pem)}} if tls else {})}
+            },
         }
     )
     before = Belongings.now()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import imaplib
+from collections.abc import Awaitable, Callable
 from shutil import which
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 import trio
@@ -13,35 +14,41 @@ from mailproxy.testing import ImapServer, Mailstore, dial
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable
 
     from mailproxy.testing import ThrowAwayCA
 
-pytest_plugins = ["mailproxy.testing.fixtures"]
+LIMIT_S = 30
+
+Contexts: TypeAlias = "tuple[ssl.SSLContext, ssl.SSLContext] | None"
+Start = Callable[[ImapServer], Awaitable[str]]
 
 MESSAGE = b"From: a@example.com\r\nSubject: hello\r\n\r\nworld\r\n"
 
 
-@pytest.fixture(autouse=True)
-def time_limit(nursery: trio.Nursery) -> None:
-    """Nothing here waits for ever."""
-    nursery.cancel_scope.deadline = trio.current_time() + 30
+@pytest.fixture
+def start(nursery: trio.Nursery) -> Start:
+    """Start a server and return its address. A test that takes this, by itself or with ``server``, has a time limit."""
+    nursery.cancel_scope.deadline = trio.current_time() + LIMIT_S
+
+    async def start(server: ImapServer) -> str:
+        address: str = await nursery.start(server.serve)
+        return address
+
+    return start
 
 
 @pytest.fixture(params=["clear", "tls"])
-def tls(
-    request: pytest.FixtureRequest, throw_away_ca: ThrowAwayCA
-) -> tuple[ssl.SSLContext, ssl.SSLContext] | None:
+def tls(request: pytest.FixtureRequest, throw_away_ca: ThrowAwayCA) -> Contexts:
     if request.param == "clear":
         return None
     return throw_away_ca.server_context("localhost", "127.0.0.1"), throw_away_ca.client_context()
 
 
 @pytest.fixture
-async def server(nursery: trio.Nursery, tls: tuple[ssl.SSLContext, ssl.SSLContext] | None) -> ImapServer:
+async def server(start: Start, tls: Contexts) -> ImapServer:
     server = ImapServer("d1", tls=tls[0] if tls else None)
     server.store.mailbox("user").append(MESSAGE)
-    await nursery.start(server.serve)
+    await start(server)
     return server
 
 
@@ -56,7 +63,7 @@ async def in_thread(work: Callable[[], None]) -> None:
     await trio.to_thread.run_sync(work)
 
 
-async def test_imaplib(server: ImapServer, tls: tuple[ssl.SSLContext, ssl.SSLContext] | None) -> None:
+async def test_imaplib(server: ImapServer, tls: Contexts) -> None:
     def work() -> None:
         with connect(server.address, tls[1] if tls else None) as client:
             assert b"d1 ready" in client.welcome
@@ -78,9 +85,7 @@ async def test_imaplib(server: ImapServer, tls: tuple[ssl.SSLContext, ssl.SSLCon
     await server.wait_ended()
 
 
-async def test_imaplib_authenticates(
-    server: ImapServer, tls: tuple[ssl.SSLContext, ssl.SSLContext] | None
-) -> None:
+async def test_imaplib_authenticates(server: ImapServer, tls: Contexts) -> None:
     def work() -> None:
         with connect(server.address, tls[1] if tls else None) as client:
             client.authenticate("PLAIN", lambda _: b"\0user\0secret")
@@ -90,9 +95,7 @@ async def test_imaplib_authenticates(
     await in_thread(work)
 
 
-async def test_a_message_of_50_mb(
-    server: ImapServer, tls: tuple[ssl.SSLContext, ssl.SSLContext] | None
-) -> None:
+async def test_a_message_of_50_mb(server: ImapServer, tls: Contexts) -> None:
     body = b"Subject: large\r\n\r\n" + b"".join(b"%070d\r\n" % number for number in range(700_000))
 
     def work() -> None:
@@ -107,16 +110,16 @@ async def test_a_message_of_50_mb(
     await in_thread(work)
 
 
-async def test_idle_is_told_by_the_other_server_of_the_same_store(nursery: trio.Nursery) -> None:
+async def test_idle_is_told_by_the_other_server_of_the_same_store(start: Start) -> None:
     store = Mailstore({"anna": "x"})
     one, two = ImapServer("d1", store), ImapServer("d2", store)
-    idler = await dial(await nursery.start(one.serve))
+    idler = await dial(await start(one))
     async with idler:
         await idler.receive_line()
         await idler.send(b"a LOGIN anna x\r\nb SELECT INBOX\r\nc IDLE\r\n")
         while await idler.receive_line() != b"+ idling\r\n":
             pass
-        async with await dial(await nursery.start(two.serve)) as other:
+        async with await dial(await start(two)) as other:
             await other.send(b"a LOGIN anna x\r\nb APPEND INBOX {5+}\r\nhello\r\n")
             assert await idler.receive_line() == b"* 1 EXISTS\r\n"
             await other.receive_line()
@@ -128,9 +131,9 @@ async def test_idle_is_told_by_the_other_server_of_the_same_store(nursery: trio.
     assert store.mailbox("anna").watchers == []
 
 
-async def test_a_client_that_vanishes_lets_go_of_its_mailbox(nursery: trio.Nursery) -> None:
+async def test_a_client_that_vanishes_lets_go_of_its_mailbox(start: Start) -> None:
     server = ImapServer()
-    async with await dial(await nursery.start(server.serve)) as client:
+    async with await dial(await start(server)) as client:
         await client.send(b"a LOGIN user secret\r\nb SELECT INBOX\r\nc IDLE\r\n")
         while await client.receive_line() != b"+ idling\r\n":
             pass
@@ -141,9 +144,7 @@ async def test_a_client_that_vanishes_lets_go_of_its_mailbox(nursery: trio.Nurse
 
 
 @pytest.mark.skipif(not which("curl"), reason="curl is not installed")
-async def test_curl(
-    server: ImapServer, tls: tuple[ssl.SSLContext, ssl.SSLContext] | None, throw_away_ca: ThrowAwayCA
-) -> None:
+async def test_curl(server: ImapServer, tls: Contexts, throw_away_ca: ThrowAwayCA) -> None:
     scheme, port = "imaps" if tls else "imap", server.address.rpartition(":")[2]
     for path, heard in (
         ("", b'* LIST () "/" "INBOX"\r\n'),

@@ -18,6 +18,7 @@ from mailproxy.testing import (
     ExpectLine,
     Flood,
     HalfClose,
+    LoopbackServer,
     Playbook,
     PlaybookError,
     RefusingServer,
@@ -41,29 +42,35 @@ if TYPE_CHECKING:
 
     from mailproxy.testing import ThrowAwayCA
 
-pytest_plugins = ["mailproxy.testing.fixtures"]
+LIMIT_S = 20
 
+Start = Callable[["LoopbackServer | RefusingServer | UnansweredServer"], Awaitable[str]]
 Talk = Callable[[Playbook], Awaitable[tuple[ScriptedServer, Connection]]]
 
 
-@pytest.fixture(autouse=True)
-def time_limit(nursery: trio.Nursery) -> None:
-    """Nothing here waits for ever."""
-    nursery.cancel_scope.deadline = trio.current_time() + 20
+@pytest.fixture
+def start(nursery: trio.Nursery) -> Start:
+    """Start a server and return its address. A test that takes this, by itself or with ``talk``, has a time limit."""
+    nursery.cancel_scope.deadline = trio.current_time() + LIMIT_S
+
+    async def start(server: LoopbackServer | RefusingServer | UnansweredServer) -> str:
+        address: str = await nursery.start(server.serve)
+        return address
+
+    return start
 
 
 @pytest.fixture(params=["clear", "tls"])
-def talk(request: pytest.FixtureRequest, nursery: trio.Nursery, throw_away_ca: ThrowAwayCA) -> Talk:
+def talk(request: pytest.FixtureRequest, start: Start, throw_away_ca: ThrowAwayCA) -> Talk:
     """Start a server with a playbook and connect to it; tests that take this run in clear and over TLS."""
     is_tls = request.param == "tls"
 
-    async def start(playbook: Playbook) -> tuple[ScriptedServer, Connection]:
+    async def talk(playbook: Playbook) -> tuple[ScriptedServer, Connection]:
         tls = throw_away_ca.server_context("localhost") if is_tls else None
         server = ScriptedServer(playbook, tls=tls, receive_buffer_bytes=4096)
-        address = await nursery.start(server.serve)
-        return server, await dial(address, tls=throw_away_ca.client_context() if is_tls else None)
+        return server, await dial(await start(server), tls=throw_away_ca.client_context() if is_tls else None)
 
-    return start
+    return talk
 
 
 async def test_greets_echoes_and_remembers(talk: Talk) -> None:
@@ -183,10 +190,10 @@ async def test_expectations_that_are_met(talk: Talk) -> None:
     ],
 )
 async def test_an_expectation_that_is_not_met_says_what_came(
-    nursery: trio.Nursery, step: Expect | ExpectLine, message: str
+    start: Start, step: Expect | ExpectLine, message: str
 ) -> None:
     server = ScriptedServer((Send(b"xyz\r\n"), Close()))
-    async with await dial(await nursery.start(server.serve)) as client:
+    async with await dial(await start(server)) as client:
         with pytest.raises(PlaybookError, match=message):
             await step.play(client)
 
@@ -204,9 +211,9 @@ async def test_a_server_whose_expectation_is_not_met_fails_the_test() -> None:
     assert failed
 
 
-async def test_a_playbook_for_each_connection(nursery: trio.Nursery) -> None:
+async def test_a_playbook_for_each_connection(start: Start) -> None:
     server = ScriptedServer(reset(), (Send(b"second"), Close()), (Send(b"any other"), Close()))
-    address = await nursery.start(server.serve)
+    address = await start(server)
     heard = []
     for _ in range(4):
         async with await dial(address) as client:
@@ -216,7 +223,7 @@ async def test_a_playbook_for_each_connection(nursery: trio.Nursery) -> None:
 
 
 @pytest.mark.parametrize("bind", ["127.0.0.1:0", "[::1]:0", "unix:"])
-async def test_every_kind_of_address(nursery: trio.Nursery, tmp_path: Path, bind: str) -> None:
+async def test_every_kind_of_address(start: Start, tmp_path: Path, bind: str) -> None:
     path = tmp_path / "imap.sock"
     server = ScriptedServer(bind=f"unix:{path}" if bind == "unix:" else bind)
     async with trio.open_nursery() as inner:
@@ -229,11 +236,9 @@ async def test_every_kind_of_address(nursery: trio.Nursery, tmp_path: Path, bind
         await dial(address)
 
 
-async def test_sees_the_name_that_a_client_asks_for(
-    nursery: trio.Nursery, throw_away_ca: ThrowAwayCA
-) -> None:
+async def test_sees_the_name_that_a_client_asks_for(start: Start, throw_away_ca: ThrowAwayCA) -> None:
     server = ScriptedServer(tls=throw_away_ca.server_context("a.example", "127.0.0.1"))
-    address = await nursery.start(server.serve)
+    address = await start(server)
     async with await dial(address, tls=throw_away_ca.client_context(), server_name="a.example"):
         assert (await server.wait_for(1)).server_name == "a.example"
     async with await dial(address, tls=throw_away_ca.client_context(), server_name="127.0.0.1"):
@@ -241,10 +246,10 @@ async def test_sees_the_name_that_a_client_asks_for(
 
 
 async def test_a_failed_handshake_is_remembered_and_harms_nobody(
-    nursery: trio.Nursery, throw_away_ca: ThrowAwayCA
+    start: Start, throw_away_ca: ThrowAwayCA
 ) -> None:
     server = ScriptedServer(tls=throw_away_ca.server_context("localhost"))
-    address = await nursery.start(server.serve)
+    address = await start(server)
     async with await dial(address) as client:
         await client.send(b"a1 LOGIN in clear\r\n")
         await client.receive_until_end()
@@ -256,26 +261,26 @@ async def test_a_failed_handshake_is_remembered_and_harms_nobody(
 
 
 @pytest.mark.parametrize("bind", ["127.0.0.1:0", "[::1]:0", "unix:"])
-async def test_refuses(nursery: trio.Nursery, tmp_path: Path, bind: str) -> None:
+async def test_refuses(start: Start, tmp_path: Path, bind: str) -> None:
     server = RefusingServer(f"unix:{tmp_path / 'imap.sock'}" if bind == "unix:" else bind)
-    address = await nursery.start(server.serve)
+    address = await start(server)
     for _ in range(3):
         with pytest.raises(ConnectionRefusedError):
             await dial(address)
 
 
 @pytest.mark.parametrize("bind", ["127.0.0.1:0", "[::1]:0"])
-async def test_gives_no_answer(nursery: trio.Nursery, bind: str) -> None:
-    address = await nursery.start(UnansweredServer(bind).serve)
+async def test_gives_no_answer(start: Start, bind: str) -> None:
+    address = await start(UnansweredServer(bind))
     for _ in range(3):
         with trio.move_on_after(0.1) as scope:
             await dial(address)
         assert scope.cancelled_caught
 
 
-async def test_many_at_once(nursery: trio.Nursery) -> None:
+async def test_many_at_once(start: Start) -> None:
     server = ScriptedServer(collect(b"* OK\r\n"))
-    address = await nursery.start(server.serve)
+    address = await start(server)
 
     async def visit(number: int) -> None:
         async with await dial(address) as client:
@@ -293,7 +298,17 @@ async def test_many_at_once(nursery: trio.Nursery) -> None:
     }
 
 
-async def test_pattern_starts_anywhere() -> None:
-    await trio.lowlevel.checkpoint()  # the time limit makes every test here asynchronous
+def test_pattern_starts_anywhere() -> None:
     whole = pattern(1000)
     assert all(pattern(300, start) == whole[start : start + 300] for start in range(0, 700, 37))
+
+
+async def test_who_waits_for_a_server_that_stops_is_told() -> None:
+    server = ScriptedServer()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.serve)
+        nursery.cancel_scope.cancel()
+    with pytest.raises(trio.ClosedResourceError):
+        await server.wait_for()
+    with pytest.raises(trio.ClosedResourceError):
+        await server.wait_ended()

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     import trio
 
-pytest_plugins = ["mailproxy.testing.fixtures"]
-
 
 def certificate(pem: Path) -> x509.Certificate:
     return x509.load_pem_x509_certificates(pem.read_bytes())[0]

@@ -1,0 +1,174 @@
+"""The JSON Schema: valid itself, the one in ``config/``, and of one mind with what reads the configuration."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli
+from click.testing import CliRunner
+from hypothesis import given, settings
+from jsonschema import Draft202012Validator
+
+import mailproxy
+from mailproxy.cli import main
+from mailproxy.config import json_schema
+from mailproxy.errors import ConfigError
+
+from .noise import WHOLE, mutated_mappings
+from .smallest import text
+
+FOLDER = Path(__file__).parents[2] / "config"
+DOCUMENTS = sorted(FOLDER.glob("*.toml"))
+
+schema = Draft202012Validator(json_schema())
+
+
+def refused(whole: str) -> list[str]:
+    """Where the schema finds fault, as paths."""
+    return [error.json_path for error in schema.iter_errors(tomli.loads(whole))]
+
+
+def test_it_is_a_valid_schema() -> None:
+    assert json_schema()["$schema"] == Draft202012Validator.META_SCHEMA["$schema"]
+    Draft202012Validator.check_schema(json_schema())
+
+
+def test_the_program_prints_it() -> None:
+    result = CliRunner().invoke(main, ["schema"])
+    assert result.exit_code == 0
+    assert json.loads(result.output) == json_schema()
+
+
+def test_the_file_in_config_is_what_the_program_prints() -> None:
+    # python -m mailproxy schema > config/mailproxy.schema.json
+    file = FOLDER / "mailproxy.schema.json"
+    assert file.read_text(encoding="utf-8") == CliRunner().invoke(main, ["schema"]).output
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_it_accepts_the_documents(document: Path) -> None:
+    assert refused(document.read_text(encoding="utf-8")) == []
+
+
+def test_both_accept_every_key() -> None:
+    assert refused(WHOLE) == []
+    assert isinstance(mailproxy.from_mapping(tomli.loads(WHOLE)), mailproxy.Config)
+
+
+def test_the_sample_has_every_key_that_there_is() -> None:
+    """A key that comes to the model must come to the sample, or to these that only a later version can use."""
+    later = {
+        "socket", "http", "client_ca", "client_crl", "certificate", "steps", "address", "port", "send_proxy", "timeout",
+        "routes", "stick",
+    }  # fmt: skip
+    sample = tomllib.loads(WHOLE)
+    tables = {
+        "process": sample["process"],
+        "log": sample["log"],
+        "admin": sample["admin"],
+        "frontends": sample["frontends"]["imap"],
+        "backends": sample["backends"]["dovecot"],
+    }
+    for name, table in tables.items():
+        properties = json_schema()["properties"][name]
+        known = properties.get("properties") or properties["additionalProperties"]["properties"]
+        assert set(known) - set(table) <= later, name
+        assert set(table) <= set(known)
+    binds: set[str] = set().union(*tables["frontends"]["bind"])
+    assert binds == set(json_schema()["properties"]["defaults"]["properties"]["bind"]["properties"]) | {
+        "name"
+    }
+
+
+@pytest.mark.parametrize(
+    ("lines", "path"),
+    [
+        ("logs.level = 'info'", "$"),
+        ("log.colour = true", "$.log"),
+        ("process.max_session = 3", "$.process"),
+        ("defaults.servers = {}", "$.defaults"),
+        ("defaults.server = '192.0.2.1'", "$.defaults.server"),
+        ("profiles.x.bind.adress = '*:1'", "$.profiles.x.bind"),
+        ("frontends.imap.name = 'imap'", "$.frontends.imap"),
+        ("frontends.imap.bind = [{ adress = '*:143' }]", "$.frontends.imap.bind[0]"),
+        ("frontends.imap.timeouts.clients = 3", "$.frontends.imap.timeouts"),
+        ("frontends.imap.protocol = 'imaps'", "$.frontends.imap.protocol"),
+        ("frontends.imap.timeouts.client = 'soon'", "$.frontends.imap.timeouts.client"),
+        ("frontends.imap.bind = { address = '*:143' }", "$.frontends.imap.bind"),
+        ("frontends.imap.tls = true", "$.frontends.imap.tls"),
+        ("process.max_sessions = '100'", "$.process.max_sessions"),
+        ("process.max_sessions = 0", "$.process.max_sessions"),
+        ("backends.dovecot.port = 65536", "$.backends.dovecot.port"),
+        ("backends.dovecot.servers = [3]", "$.backends.dovecot.servers[0]"),
+        ("backends.dovecot.check = 'sometimes'", "$.backends.dovecot.check"),
+        ("admin.mode = 660", "$.admin.mode"),
+    ],
+)
+def test_it_refuses_in_the_right_place(lines: str, path: str) -> None:
+    assert refused(text(lines)) == [path]
+
+
+def test_a_file_without_frontends_is_refused() -> None:
+    assert refused("[log]\nlevel = 'info'") == ["$"]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "process.max_sessions = '${SESSIONS}'",
+        "frontends.imap.log_null = '${LOG_NULL:-false}'",
+        "frontends.imap.protocol = '${PROTOCOL:-imap}'",
+        "frontends.imap.bind = [{ address = '*:${PORT}', name = 'imap-${NODE}' }]",
+        "frontends.imap.timeouts.client = '${MINUTES}m'",
+        "backends.dovecot.servers = ['${HOST}']",
+        "admin.mode = '0${BITS}'",
+    ],
+)
+def test_variables_of_the_environment_may_stand_anywhere(lines: str) -> None:
+    assert refused(text(lines)) == []
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "process.workers = 'auto'",
+        "admin = { socket = '/run/mailproxy/admin.sock', http = '127.0.0.1:8405' }",
+        "frontends.imap.routes = [{ sni = ['*.example.org'], backend = 'dovecot' }, { sni = false, reject = true }]",
+        "frontends.imap.bind = [{ address = '*:143', mode = 'starttls', accept_proxy = ['10.0.0.0/8'] }]",
+        "backends.dovecot.redispatch = 3",
+        "backends.dovecot.send_proxy_tlvs = ['authority', 'alpn']",
+        "backends.dovecot.stick = { on = 'source', size = '200k', expire = '30m', prefix_v4 = 32, prefix_v6 = 64 }",
+        "backends.dovecot.check = 'imap'",
+        "backends.dovecot.check.steps = [{ connect = { port = 143, tls = true } }, { expect = '* OK' }, { send = 'a1 LOGOUT' }]",
+        "backends.dovecot.check.tls = false",
+    ],
+)
+def test_it_knows_what_a_later_version_does(lines: str) -> None:
+    assert refused(text(lines)) == []
+
+
+def test_every_key_has_a_meaning() -> None:
+    def meanings(part: Any) -> list[object]:
+        if isinstance(part, dict):
+            own = [value.get("description") for value in part.get("properties", {}).values()]
+            return own + [meaning for value in part.values() for meaning in meanings(value)]
+        return [meaning for value in part for meaning in meanings(value)] if isinstance(part, list) else []
+
+    properties = json_schema()["properties"]
+    found = [meaning for section in properties.values() for meaning in meanings(section)]
+    assert len(found) > 200
+    assert all(found)
+
+
+@settings(max_examples=60, deadline=None)
+@given(mutated_mappings)
+def test_it_refuses_nothing_that_the_program_takes(mapping: dict[str, Any]) -> None:
+    try:
+        mailproxy.from_mapping(mapping)
+    except ConfigError:
+        return
+    assert [error.json_path for error in schema.iter_errors(mapping)] == []

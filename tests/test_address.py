@@ -1,0 +1,199 @@
+"""Addresses: what is read, what is refused and why, and that writing and reading again changes nothing."""
+
+from __future__ import annotations
+
+import string
+from ipaddress import IPv4Address, IPv6Address
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mailproxy.address import (
+    BindAddress,
+    DescriptorAddress,
+    ServerAddress,
+    TcpAddress,
+    UnixAddress,
+    join,
+    parse_bind,
+    parse_server,
+)
+
+ports = st.integers(0, 65535)
+ipv4 = st.ip_addresses(v=4).map(str)
+ipv6 = st.ip_addresses(v=6).map(str)
+zones = st.text(string.ascii_letters + string.digits + "._-", min_size=1, max_size=15)
+scoped = st.builds("{}%{}".format, ipv6, zones)
+labels = st.from_regex(r"\A[A-Za-z0-9_]([A-Za-z0-9_-]{0,20}[A-Za-z0-9_])?\Z")
+host_names = (
+    st.lists(labels, min_size=1, max_size=4)
+    .map(".".join)
+    .filter(lambda name: not set(name) <= set("0123456789."))
+)
+paths = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1).filter(
+    lambda path: len(path.encode()) <= 107
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("*:143", TcpAddress("*", 143)),
+        ("*:0", TcpAddress("*", 0)),
+        ("127.0.0.1:65535", TcpAddress("127.0.0.1", 65535)),
+        ("[::]:993", TcpAddress("::", 993)),
+        ("[2001:DB8:0:0::1]:993", TcpAddress("2001:db8::1", 993)),
+        ("[fe80::1%eth0]:143", TcpAddress("fe80::1%eth0", 143)),
+        ("unix:/run/x.sock", UnixAddress("/run/x.sock")),
+        ("unix:x y.sock", UnixAddress("x y.sock")),
+        ("unix:fd:3", UnixAddress("fd:3")),
+        ("fd:0", DescriptorAddress(0)),
+        ("fd:17", DescriptorAddress(17)),
+    ],
+)
+def test_binds(text: str, address: BindAddress) -> None:
+    assert parse_bind(text) == address
+
+
+@pytest.mark.parametrize(
+    ("text", "fact"),
+    [
+        ("", "has no valid host"),
+        ("*", "has no port"),
+        ("143", "has no valid host"),
+        (":143", "has no valid host"),
+        ("*:", "port '' is not a number from 0 to 65535"),
+        ("*:65536", "port '65536' is not a number from 0 to 65535"),
+        ("*:000143", "port '000143' is not a number from 0 to 65535"),
+        ("*:-1", "port '-1' is not a number from 0 to 65535"),
+        ("*:14 3", "port '14 3' is not a number from 0 to 65535"),
+        ("*:\u0661\u0664\u0663", "port '\u0661\u0664\u0663' is not a number from 0 to 65535"),
+        ("127.0.0.1", "has no port"),
+        ("::1", "has no port"),
+        ("[::1]", "has no port"),
+        ("::1:993:", "is neither HOST:PORT nor [IPv6]:PORT"),
+        ("[127.0.0.1]:993", "has no IPv6 address between its brackets"),
+        ("[]:993", "has no IPv6 address between its brackets"),
+        ("[::1]993", "is neither HOST:PORT nor [IPv6]:PORT"),
+        ("[::1]:99:3", "is neither HOST:PORT nor [IPv6]:PORT"),
+        ("[fe80::1%eth 0]:993", "has no IPv6 address between its brackets"),
+        ("[fe80::1%a\0b]:993", "has no IPv6 address between its brackets"),
+        ("[fe80::1%interface-too-long]:993", "has no IPv6 address between its brackets"),
+        ("imap.example.com:993", "is not an IP address: a bind takes one"),
+        ("localhost:993", "is not an IP address: a bind takes one"),
+        ("127.0.0.256:993", "has no valid host"),
+        ("127.1:993", "has no valid host"),
+        ("127.0.0.01:993", "has no valid host"),
+        ("fd:", "fd: takes the number of an inherited descriptor"),
+        ("fd:-1", "fd: takes the number of an inherited descriptor"),
+        ("fd:123456", "fd: takes the number of an inherited descriptor"),
+        ("fd:3 ", "fd: takes the number of an inherited descriptor"),
+        ("unix:", "unix: takes a path"),
+        ("unix:/run/\0", "unix: takes a path"),
+        ("unix:" + "x" * 108, "the path is longer than 107 bytes"),
+        ("unix:" + "\u00e9" * 54, "the path is longer than 107 bytes"),
+        (" *:143", "has no valid host"),
+        ("*:143\n", "port '143\\n' is not a number from 0 to 65535"),
+    ],
+)
+def test_no_binds(text: str, fact: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        parse_bind(text)
+    assert str(caught.value).startswith(fact)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("10.0.0.1:993", TcpAddress("10.0.0.1", 993)),
+        ("10.0.0.2", TcpAddress("10.0.0.2", None)),
+        ("[2001:db8::1]:993", TcpAddress("2001:db8::1", 993)),
+        ("[2001:db8::1]", TcpAddress("2001:db8::1", None)),
+        ("2001:DB8:0::1", TcpAddress("2001:db8::1", None)),
+        ("imap.internal:993", TcpAddress("imap.internal", 993)),
+        ("imap.internal.", TcpAddress("imap.internal.", None)),
+        ("d1", TcpAddress("d1", None)),
+        ("_imaps._tcp.example.com", TcpAddress("_imaps._tcp.example.com", None)),
+        ("xn--bcher-kva.example:143", TcpAddress("xn--bcher-kva.example", 143)),
+        ("unix:/run/dovecot/imap.sock", UnixAddress("/run/dovecot/imap.sock")),
+    ],
+)
+def test_servers(text: str, address: ServerAddress) -> None:
+    assert parse_server(text) == address
+
+
+@pytest.mark.parametrize(
+    ("text", "fact"),
+    [
+        ("", "has no valid host"),
+        ("*:993", "a server needs a host name or an IP address"),
+        ("*", "a server needs a host name or an IP address"),
+        ("10.0.0.1:0", "port 0 cannot be connected to"),
+        ("10.0.0.1:imaps", "port 'imaps' is not a number from 0 to 65535"),
+        ("10.0.0.300", "has no valid host"),
+        ("10.0.0.1.5", "has no valid host"),
+        ("imap..internal", "has no valid host"),
+        ("-imap.internal", "has no valid host"),
+        ("imap-.internal", "has no valid host"),
+        ("imap internal", "has no valid host"),
+        ("b\u00fccher.example", "has no valid host"),
+        ("x" * 64, "has no valid host"),
+        (".".join(["x" * 63] * 4), "has no valid host"),
+        ("unix:", "unix: takes a path"),
+        ("http://d1:80", "is neither HOST:PORT nor [IPv6]:PORT"),
+        ("10.0.0.1/24", "has no valid host"),
+    ],
+)
+def test_no_servers(text: str, fact: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        parse_server(text)
+    assert str(caught.value).startswith(fact)
+
+
+@given(st.one_of(
+    st.builds(TcpAddress, st.just("*") | ipv4 | ipv6 | scoped, ports),
+    st.builds(UnixAddress, paths),
+    st.builds(DescriptorAddress, st.integers(0, 99999)),
+))  # fmt: skip
+def test_what_is_written_reads_as_the_same_bind(address: BindAddress) -> None:
+    assert parse_bind(str(address)) == address
+
+
+@given(st.one_of(
+    st.builds(TcpAddress, ipv4 | ipv6 | scoped | host_names, st.none() | ports.filter(bool)),
+    st.builds(UnixAddress, paths),
+))  # fmt: skip
+def test_what_is_written_reads_as_the_same_server(address: ServerAddress) -> None:
+    assert parse_server(str(address)) == address
+
+
+@given(st.text() | st.from_regex(r"\A(\[?[0-9a-f:.%*]*\]?|unix:.*|fd:.*)(:[0-9]*)?\Z"))
+def test_what_reads_writes_to_what_reads_the_same(text: str) -> None:
+    for parse in (parse_bind, parse_server):
+        try:
+            address = parse(text)
+        except ValueError:
+            continue
+        assert parse(str(address)) == address
+
+
+@given(st.ip_addresses(v=6), ports)
+def test_an_ipv6_address_is_the_same_however_it_is_written(address: IPv6Address, port: int) -> None:
+    usual = parse_bind(f"[{address}]:{port}")
+    assert parse_bind(f"[{address.exploded}]:{port}") == usual
+    assert parse_bind(f"[{str(address).upper()}]:{port}") == usual
+    assert parse_server(address.exploded) == parse_server(f"[{address}]")
+
+
+@given(st.ip_addresses(), ports)
+def test_join_writes_what_parse_reads(address: IPv4Address | IPv6Address, port: int) -> None:
+    assert parse_bind(join(str(address), port)) == TcpAddress(str(address), port)
+
+
+@given(host_names)
+def test_names_are_resolved_and_addresses_are_not(name: str) -> None:
+    address = parse_server(name)
+    assert isinstance(address, TcpAddress)
+    assert not address.is_literal
+    assert all(TcpAddress(host, 1).is_literal for host in ("*", "127.0.0.1", "::1", "fe80::1%eth0"))

@@ -1,0 +1,56 @@
+"""What is made from the code is what stands in the files, and what the README shows works."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import tomli
+
+import mailproxy
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def write() -> ModuleType:
+    spec = importlib.util.spec_from_file_location(
+        "write_reference", ROOT / "scripts" / "reference" / "write.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("file", "maker"), [("docs/configuration.md", "reference"), ("config/mailproxy.schema.json", "schema")]
+)
+def test_made_files_are_fresh(write: ModuleType, file: str, maker: str) -> None:
+    assert (ROOT / file).read_text() == getattr(write, maker)(), "scripts/write-reference makes it anew"
+
+
+def test_ends_in_the_readme_are_fresh(write: ModuleType) -> None:
+    assert write.with_ends(README) == README, "scripts/write-reference makes them anew"
+
+
+@pytest.mark.parametrize("text", blocks("toml"))
+def test_configurations_of_the_readme(text: str) -> None:
+    tables = tomli.loads(text)
+    if "frontends" not in tables:  # a part: goes with the whole one
+        tables = {**tomli.loads(blocks("toml")[0]), **tables}
+    assert mailproxy.from_mapping(tables).frontends
+
+
+def test_files_that_the_readme_names_exist() -> None:
+    for place in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / place).exists(), place
