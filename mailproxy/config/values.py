@@ -200,9 +200,7 @@ def _network(value: object) -> IPv4Network | IPv6Network:
     try:
         return ip_network(value)
     except ValueError as error:
-        raise ValueError(
-            str(error).removeprefix(f"{value} ") if "host bits" in str(error) else ""
-        ) from None
+        raise ValueError(str(error).removeprefix(f"{value} ") if "host bits" in str(error) else "") from None
 
 
 def _workers(value: object) -> int | str:

@@ -91,7 +91,8 @@ def json_session(r: SessionRecord) -> str:
             "by": r.end.by.value, "phase": r.end.phase.value,
             "state": None if r.end.phase is Phase.HANDSHAKE else r.end.state, "detail": r.detail or None,
             "retries": r.retries, "redispatched": r.redispatched, "tls_version": r.tls_version,
-            "tls_cipher": r.tls_cipher, "sni": r.sni, "close_notify": r.close_notify, "id": f"{r.id:x}",
+            "tls_cipher": r.tls_cipher, "sni": r.sni, "close_notify": r.close_notify,
+            "server_close_notify": r.server_close_notify, "id": f"{r.id:x}",
         }
     )  # fmt: skip
 

@@ -11,7 +11,8 @@ from mailproxy.log.ends import End
 class SessionRecord:
     """Times are milliseconds, -1 where a phase was not reached; ``accepted`` is seconds since the epoch.
 
-    ``bytes_in`` came from the client, ``bytes_out`` from the server (HAProxy's %B). The four counts are those of the
+    ``bytes_in`` came from the client, ``bytes_out`` from the server (HAProxy's %B). The two
+    ``close_notify`` say whether that side's TLS ended with one, None where it had no TLS or did not end. The four counts are those of the
     moment when the line is written.
     """
 
@@ -35,6 +36,7 @@ class SessionRecord:
     tls_cipher: str | None = None
     sni: str | None = None
     close_notify: bool | None = None
+    server_close_notify: bool | None = None
     end: End | None = None
     detail: str = ""
     process_sessions: int = 0

@@ -26,7 +26,7 @@ _FAST_OPEN_QUEUE = 256  # half-open requests with data that the kernel keeps (RF
 class Listener:
     """A listening socket and the bind that it was opened for; nonblocking.
 
-    ``number`` counts a frontend's binds from 1; ``context`` is there where TLS ends.
+    ``number`` counts a frontend's binds from 1; ``context`` is there where TLS ends; ``name`` is for logs and statistics.
     """
 
     socket: socket.socket
@@ -35,11 +35,7 @@ class Listener:
     number: int = field(kw_only=True)
     port: int | None = field(kw_only=True)
     context: Context | None = field(kw_only=True)
-
-    @property
-    def name(self) -> str:
-        """Its name in logs and statistics."""
-        return str(self.bind.name)
+    name: str = field(kw_only=True)
 
     @property
     def address(self) -> str:
@@ -97,9 +93,12 @@ def _open(bind: Bind, frontend: str, number: int, context: Context | None) -> Li
     else:
         sock = _take_over(bind.address.fd)
     sock.setblocking(False)
-    name = sock.getsockname()
-    port = name[1] if isinstance(name, tuple) else None
-    return Listener(sock, bind=bind, frontend=frontend, number=number, port=port, context=context)
+    place = sock.getsockname()
+    port = place[1] if isinstance(place, tuple) else None
+    name = str(bind.name)
+    if isinstance(bind.address, TcpAddress) and bind.address.port == 0 and name == str(bind.address):
+        name = join(place[0], place[1])  # called after its address, which is known only now
+    return Listener(sock, bind=bind, frontend=frontend, number=number, port=port, context=context, name=name)
 
 
 def _open_tcp(bind: Bind, address: TcpAddress) -> socket.socket:

@@ -125,7 +125,7 @@ class Frontend:
             self.log.event(ACCEPT_RESUMED, f"frontend {self.name} accepts again", frontend=self.name)
 
     def _say_listening(self, listener: Listener) -> None:
-        name = "" if str(listener.bind.name) == listener.address else f" ({listener.name})"
+        name = "" if listener.name == listener.address else f" ({listener.name})"
         self.log.event(
             LISTENING,
             f"frontend {self.name} listens on {listener.address}{name}, mode {listener.bind.mode}",

@@ -177,6 +177,7 @@ class Session:
         if self._pair is not None:
             record.bytes_in, record.bytes_out = self._pair.up.received, self._pair.down.received
             record.close_notify = self._pair.client.close_notify
+            record.server_close_notify = self._pair.server.close_notify
         record.end, record.detail = self._end, detail
         record.total_ms = _ms(trio.current_time() - self._began)
         if frontend.config.log_null or record.bytes_in or not self._end.by_itself:

@@ -1,0 +1,1 @@
+"""The log: lines, targets, the writer, end reasons."""

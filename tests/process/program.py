@@ -28,7 +28,7 @@ class Program:
 
     def __enter__(self) -> Self:
         with self.output.open("wb") as output:
-            self.process = subprocess.Popen(  # type: ignore[call-overload]
+            self.process: subprocess.Popen[bytes] = subprocess.Popen(  # type: ignore[call-overload]
                 [sys.executable, "-m", "mailproxy", "run", str(self.file)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -59,12 +59,13 @@ class Program:
     def wait_for(self, words: str, *, where: Path | None = None) -> str:
         """Wait until these words (a regular expression) stand in the output, or in a file; gives the match."""
         end = time.monotonic() + PATIENCE_S
+        text = ""
         while time.monotonic() < end:
             place = where or self.output
             text = place.read_text() if place.exists() else ""
             if found := re.search(words, text):
                 return found[0]
-            assert self.process.poll() is None or words in text, (
+            assert self.process.poll() is None, (
                 f"it ended with {self.process.returncode}:\n{text}"
             )
             time.sleep(0.01)

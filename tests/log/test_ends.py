@@ -1,0 +1,85 @@
+"""End reasons: each is unlike every other, and the README tells all of them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from mailproxy.log import ENDS, By, End, Phase, ends
+
+README = Path(__file__).parents[2] / "README.md"
+COLUMNS = ["end", "who", "phase", "state", "meaning"]
+
+
+def table_of_ends() -> list[list[str]]:
+    """The rows of the README's table, without the backquotes round a whole cell."""
+    rows = [
+        [re.sub(r"\A`([^`]*)`\Z", r"\1", cell.strip()) for cell in line.strip().strip("|").split("|")]
+        for line in README.read_text(encoding="utf-8").splitlines()
+        if line.lstrip().startswith("|")
+    ]
+    start = rows.index(COLUMNS)
+    table = []
+    for row in rows[start + 2 :]:
+        if len(row) != len(COLUMNS):
+            break
+        table.append(row)
+    return table
+
+
+def test_the_readme_has_them_all_as_they_are() -> None:
+    told = {row[0]: row[1:] for row in table_of_ends()}
+    assert told == {end.name: [end.by.value, end.phase.value, end.state, end.meaning] for end in ENDS}
+    assert len(told) == len(table_of_ends())
+
+
+def test_each_is_unlike_every_other() -> None:
+    assert len({end.name for end in ENDS}) == len(ENDS)
+    assert len({end.meaning for end in ENDS}) == len(ENDS)
+
+
+def test_none_is_forgotten() -> None:
+    defined = {value for value in vars(ends).values() if isinstance(value, End)}
+    assert defined == set(ENDS)
+
+
+def test_the_state_has_haproxys_letters() -> None:
+    # configuration manual, section 8.5: who or what ended it, then what was going on
+    for end in ENDS:
+        if end.phase is Phase.HANDSHAKE:
+            assert re.fullmatch(r"[A-Z][A-Za-z ]+ (SSL handshake|SSL handshake failure|failure)", end.state)
+        else:
+            assert re.fullmatch(r"--|[CSscRIK]-|[CSscRK][CD]", end.state)
+            assert end.state[1] == {Phase.CONNECT: "C", Phase.DATA: "D"}[end.phase] or end.state in (
+                "--",
+                "K-",
+                "I-",
+            )
+
+
+def test_the_first_letter_says_who() -> None:
+    letters = {
+        By.CLIENT: {"C", "-"},
+        By.SERVER: {"S", "-"},
+        By.TIMEOUT: {"c", "s"},
+        By.ADMIN: {"K"},
+        By.PROXY: {"S", "R", "I"},  # no usable server is the servers' fault there
+    }
+    for end in ENDS:
+        assert end.phase is Phase.HANDSHAKE or end.state[0] in letters[end.by]
+
+
+def test_every_phase_can_be_ended_by_client_operator_and_time() -> None:
+    for phase in Phase:
+        who = {end.by for end in ENDS if end.phase is phase}
+        assert who >= {By.CLIENT, By.ADMIN, By.TIMEOUT}
+
+
+def test_only_an_orderly_client_leaves_by_itself() -> None:
+    assert {end.name for end in ENDS if end.by_itself} == {"client-closed", "client-left", "handshake-empty"}
+    assert all(end.by is By.CLIENT for end in ENDS if end.by_itself)
+
+
+def test_names_are_words_for_a_search() -> None:
+    assert all(re.fullmatch(r"[a-z]+(-[a-z]+)*", end.name) for end in ENDS)
+    assert all(end.meaning and "\n" not in end.meaning and "|" not in end.meaning for end in ENDS)

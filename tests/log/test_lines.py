@@ -1,0 +1,355 @@
+"""Lines: HAProxy's tcplog byte for byte, JSON for machines, text for eyes.
+
+Golden lines were written by HAProxy 2.6.12 (``mode tcp``, ``option tcplog``), but for the time that a session waited
+for its server: HAProxy's count begins at 1 there and includes the TLS handshake, ours begins at 0 as documented.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import attrs
+import pytest
+
+from mailproxy.log import ENDS, Phase, SessionRecord, ends
+from mailproxy.log.events import ACCEPT_PAUSED, LISTENING, SERVER_STATE
+from mailproxy.log.lines import (
+    FORMATS,
+    haproxy_date,
+    json_event,
+    json_session,
+    syslog_date,
+    tcplog_event,
+    tcplog_session,
+    text_event,
+    text_session,
+)
+
+
+@pytest.fixture(autouse=True)
+def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Somewhere that is not UTC, so that local time and UTC cannot be mistaken for each other."""
+    with monkeypatch.context() as zone:
+        zone.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+def moment(written: str) -> float:
+    """Local time as in HAProxy's lines, half a millisecond in: floats are not exact."""
+    return datetime.strptime(written, "%d/%b/%Y:%H:%M:%S.%f").timestamp() + 0.0005  # noqa: DTZ007 - local
+
+
+def session(**changes: Any) -> SessionRecord:
+    """A session that ended in the most ordinary way, with changes."""
+    record = SessionRecord(
+        id=0x2A,
+        accepted=0.0,
+        frontend="fe",
+        bind="B",
+        tls=False,
+        client="127.0.0.1:54550",
+        backend="be",
+        server="s",
+        server_address="127.0.0.1:41143",
+        queue_ms=0,
+        connect_ms=0,
+        total_ms=151,
+        bytes_in=5,
+        bytes_out=9,
+        end=ends.CLIENT_CLOSED,
+        process_sessions=1,
+        frontend_sessions=1,
+    )
+    written = changes.pop("accepted", "22/Nov/2026:16:45:57.224")
+    return attrs.evolve(record, accepted=moment(written), **changes)
+
+
+DATE = "[22/Nov/2026:16:45:57.224]"
+START = f"127.0.0.1:54550 {DATE}"
+
+TCPLOG: dict[str, tuple[dict[str, Any], str]] = {
+    "normal": (
+        {},
+        "127.0.0.1:54550 [22/Nov/2026:16:45:57.224] fe be/s 0/0/151 9 -- 1/1/0/0/0 0/0",
+    ),
+    "normal, TLS": ({"tls": True}, f"{START} fe~ be/s 0/0/151 9 -- 1/1/0/0/0 0/0"),
+    "server closed": (
+        {"end": ends.SERVER_CLOSED, "total_ms": 1, "bytes_out": 14},
+        f"{START} fe be/s 0/0/1 14 -- 1/1/0/0/0 0/0",
+    ),
+    "slow TLS with the server": ({"connect_ms": 301, "total_ms": 345}, f"{START} fe be/s 0/301/345 9 -- 1/1/0/0/0 0/0"),
+    "client abort while the server pushes": (
+        {"end": ends.CLIENT_ABORTED, "total_ms": 1, "bytes_out": 3955721},
+        f"{START} fe be/s 0/0/1 3955721 CD 1/1/0/0/0 0/0",
+    ),
+    "server abort": ({"end": ends.SERVER_ABORTED, "total_ms": 0}, f"{START} fe be/s 0/0/0 9 SD 1/1/0/0/0 0/0"),
+    "client silent": ({"end": ends.CLIENT_SILENT, "total_ms": 1002}, f"{START} fe be/s 0/0/1002 9 cD 1/1/0/0/0 0/0"),
+    "server silent": (
+        {"end": ends.SERVER_SILENT, "total_ms": 1002, "tls": True},
+        f"{START} fe~ be/s 0/0/1002 9 sD 1/1/0/0/0 0/0",
+    ),
+    "stopped": ({"end": ends.STOPPED, "total_ms": 1202}, f"{START} fe be/s 0/0/1202 9 K- 1/1/0/0/0 0/0"),
+    "refused": (
+        {"end": ends.SERVER_REFUSED, "connect_ms": -1, "total_ms": 0, "bytes_out": 0},
+        f"{START} fe be/s 0/-1/0 0 SC 1/1/0/0/0 0/0",
+    ),
+    "connect timeout": (
+        {"end": ends.CONNECT_TIMEOUT, "connect_ms": -1, "total_ms": 501, "bytes_out": 0},
+        f"{START} fe be/s 0/-1/501 0 sC 1/1/0/0/0 0/0",
+    ),
+    "client left while connecting": (
+        {"end": ends.CLIENT_LEFT, "connect_ms": -1, "total_ms": 300, "bytes_out": 0},
+        f"{START} fe be/s 0/-1/300 0 CC 1/1/0/0/0 0/0",
+    ),
+    "stopped while connecting": (
+        {"end": ends.STOPPED_CONNECTING, "connect_ms": -1, "total_ms": 1201, "bytes_out": 0},
+        f"{START} fe be/s 0/-1/1201 0 KC 1/1/0/0/0 0/0",
+    ),
+    "no server can be used": (
+        {"end": ends.NO_SERVER, "server": "", "queue_ms": -1, "connect_ms": -1, "total_ms": 0, "bytes_out": 0},
+        f"{START} fe be/<NOSRV> -1/-1/0 0 SC 1/1/0/0/0 0/0",
+    ),
+    "no backend": (
+        {"end": ends.NO_SERVER, "backend": "", "server": "", "queue_ms": -1, "connect_ms": -1, "total_ms": 0, "bytes_out": 0},
+        f"{START} fe fe/<NOSRV> -1/-1/0 0 SC 1/1/0/0/0 0/0",
+    ),
+    "out of descriptors": (
+        {"end": ends.OUT_OF_RESOURCES, "connect_ms": -1, "total_ms": 0, "bytes_out": 0},
+        f"{START} fe be/s 0/-1/0 0 RC 1/1/0/0/0 0/0",
+    ),
+    "one of three": (
+        {"process_sessions": 3, "frontend_sessions": 3, "backend_sessions": 2, "server_sessions": 2},
+        f"{START} fe be/s 0/0/151 9 -- 3/3/2/2/0 0/0",
+    ),
+    "the documented sample": (
+        {
+            "accepted": "22/Nov/2026:14:46:22.419", "client": "127.0.0.1:59892", "frontend": "imaps", "tls": True,
+            "backend": "dovecot", "server": "d1", "connect_ms": 1, "total_ms": 2938, "bytes_out": 912,
+            "process_sessions": 2, "backend_sessions": 1, "server_sessions": 1,
+        },
+        "127.0.0.1:59892 [22/Nov/2026:14:46:22.419] imaps~ dovecot/d1 0/1/2938 912 -- 2/1/1/1/0 0/0",
+    ),
+    "retried": ({"retries": 2}, f"{START} fe be/s 0/0/151 9 -- 1/1/0/0/2 0/0"),
+    "redispatched": ({"retries": 1, "redispatched": True}, f"{START} fe be/s 0/0/151 9 -- 1/1/0/0/+1 0/0"),
+    "IPv6": ({"client": "[::1]:59016"}, f"::1:59016 {DATE} fe be/s 0/0/151 9 -- 1/1/0/0/0 0/0"),
+    "IPv4 at a bind for both": (
+        {"client": "[::ffff:127.0.0.1]:57628"},
+        f"::ffff:127.0.0.1:57628 {DATE} fe be/s 0/0/151 9 -- 1/1/0/0/0 0/0",
+    ),
+    "Unix socket": ({"client": "unix:1"}, f"unix:1 {DATE} fe be/s 0/0/151 9 -- 1/1/0/0/0 0/0"),
+    "a day of one digit": (
+        {"accepted": "01/Mar/2026:00:00:00.007"},
+        "127.0.0.1:54550 [01/Mar/2026:00:00:00.007] fe be/s 0/0/151 9 -- 1/1/0/0/0 0/0",
+    ),
+    # A session that ends in its handshake has a line of another form; the bind has no "~" there.
+    "handshake left": (
+        {
+            "accepted": "22/Nov/2026:16:46:02.345", "client": "127.0.0.1:37600", "tls": True,
+            "end": ends.HANDSHAKE_EMPTY,
+        },
+        "127.0.0.1:37600 [22/Nov/2026:16:46:02.345] fe/B: Connection closed during SSL handshake",
+    ),
+    "handshake left half-way": (
+        {"tls": True, "end": ends.HANDSHAKE_LEFT},
+        f"{START} fe/B: Connection closed during SSL handshake",
+    ),
+    "clear text to a TLS bind": (
+        {"tls": True, "end": ends.HANDSHAKE_FAILED, "detail": "wrong version number"},
+        f"{START} fe/B: SSL handshake failure",
+    ),
+    "handshake timeout": ({"tls": True, "end": ends.HANDSHAKE_TIMEOUT}, f"{START} fe/B: Timeout during SSL handshake"),
+    "handshake, IPv6": (
+        {"tls": True, "end": ends.HANDSHAKE_FAILED, "client": "[::1]:37210"},
+        f"::1:37210 {DATE} fe/B: SSL handshake failure",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "line"), TCPLOG.values(), ids=TCPLOG.keys())
+def test_tcplog_is_haproxys_line_to_the_letter(changes: dict[str, Any], line: str) -> None:
+    assert tcplog_session(session(**changes)) == line
+
+
+def test_tcplog_dates_are_local_and_english_whatever_the_season() -> None:
+    for date in ("05/Jan/2026:03:04:05.678", "05/Jul/2026:03:04:05.678"):
+        assert tcplog_session(session(accepted=date)).split(" ")[1] == f"[{date}]"
+
+
+def test_every_month_has_haproxys_name() -> None:
+    dates = [haproxy_date(moment(f"15/{name}/2026:12:00:00.000")) for name in MONTHS]
+    assert dates == [f"15/{name}/2026:12:00:00" for name in MONTHS]
+
+
+MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+def test_syslog_dates_are_padded_with_a_space() -> None:
+    assert syslog_date(moment("22/Nov/2026:16:45:57.224")) == "Nov 22 16:45:57"
+    assert syslog_date(moment("02/Nov/2026:06:05:07.000")) == "Nov  2 06:05:07"
+
+
+def test_dates_that_go_back_and_forth_are_not_mixed_up() -> None:
+    one, other = moment("22/Nov/2026:16:45:57.000"), moment("22/Nov/2026:16:45:58.000")
+    assert [haproxy_date(at)[-2:] for at in (one, other, one, one, other)] == ["57", "58", "57", "57", "58"]
+
+
+def test_tcplog_writes_events_as_bare_sentences() -> None:
+    message = "Server dovecot/d1 is UP/READY (leaving forced drain or maintenance). 3 sessions active."
+    assert tcplog_event(SERVER_STATE, message, {"server": "d1"}) == message
+
+
+# JSON.
+
+JSON_KEYS = {
+    "time", "event", "frontend", "bind", "backend", "server", "client", "server_address", "queue_ms", "connect_ms",
+    "total_ms", "bytes_in", "bytes_out", "end", "phase", "state", "retries", "redispatched", "tls_version", "tls_cipher",
+    "sni", "id",
+}  # fmt: skip
+
+
+def test_json_has_what_is_documented() -> None:
+    line = json_session(
+        session(
+            frontend="imaps", bind="IMAPs", backend="dovecot", server="d1", connect_ms=1, total_ms=2938, bytes_in=77,
+            bytes_out=912, tls=True, tls_version="TLSv1.3", tls_cipher="TLS_AES_256_GCM_SHA384", sni="imap.example.com",
+            close_notify=True,
+        )
+    )  # fmt: skip
+    assert json.loads(line) == {
+        "time": "2026-11-22T15:45:57.224Z",
+        "event": "session",
+        "frontend": "imaps",
+        "bind": "IMAPs",
+        "backend": "dovecot",
+        "server": "d1",
+        "client": "127.0.0.1:54550",
+        "server_address": "127.0.0.1:41143",
+        "queue_ms": 0,
+        "connect_ms": 1,
+        "total_ms": 2938,
+        "bytes_in": 77,
+        "bytes_out": 912,
+        "end": "client-closed",
+        "by": "client",
+        "phase": "data",
+        "state": "--",
+        "detail": None,
+        "retries": 0,
+        "redispatched": False,
+        "tls_version": "TLSv1.3",
+        "tls_cipher": "TLS_AES_256_GCM_SHA384",
+        "sni": "imap.example.com",
+        "close_notify": True,
+        "id": "2a",
+    }
+    assert set(json.loads(line)) >= JSON_KEYS
+
+
+def test_json_says_null_for_what_never_was() -> None:
+    read = json.loads(
+        json_session(
+            session(
+                tls=True, end=ends.HANDSHAKE_FAILED, detail="unsupported protocol", backend="", server="",
+                server_address="", queue_ms=-1, connect_ms=-1,
+            )
+        )
+    )  # fmt: skip
+    assert set(read) >= JSON_KEYS
+    assert {name for name, value in read.items() if value is None} == {
+        "backend", "server", "server_address", "state", "tls_version", "tls_cipher", "sni", "close_notify",
+    }  # fmt: skip
+    assert (read["phase"], read["end"], read["detail"]) == (
+        "handshake",
+        "handshake-failed",
+        "unsupported protocol",
+    )
+    assert (read["queue_ms"], read["connect_ms"]) == (-1, -1)
+
+
+def test_json_has_an_ipv4_client_of_a_bind_for_both_as_ipv4() -> None:
+    assert json.loads(json_session(session(client="[::ffff:192.0.2.9]:57628")))["client"] == "192.0.2.9:57628"
+    assert json.loads(json_session(session(client="[2001:db8::1]:57628")))["client"] == "[2001:db8::1]:57628"
+
+
+def test_json_events_have_their_data_as_keys() -> None:
+    before = time.time()
+    read = json.loads(
+        json_event(LISTENING, "frontend imap listens", {"frontend": "imap", "address": "[::]:993"})
+    )
+    written = datetime.fromisoformat(read.pop("time"))
+    assert before - 0.001 <= written.timestamp() <= time.time()
+    assert read == {
+        "event": "listening",
+        "level": "info",
+        "message": "frontend imap listens",
+        "frontend": "imap",
+        "address": "[::]:993",
+    }
+
+
+# Text.
+
+
+def test_text_tells_the_whole_story_in_one_line() -> None:
+    record = session(
+        frontend="imaps", backend="dovecot", server="d1", total_ms=2938, bytes_in=77, bytes_out=912, tls=True,
+        tls_version="TLSv1.3", tls_cipher="TLS_AES_256_GCM_SHA384", sni="imap.example.com", end=ends.SERVER_ABORTED,
+        detail="connection reset by peer",
+    )  # fmt: skip
+    assert text_session(record) == (
+        "2026-11-22 16:45:57.224 imaps -> dovecot/d1 127.0.0.1:54550 TLSv1.3 TLS_AES_256_GCM_SHA384 for imap.example.com"
+        " server-aborted (connection reset by peer) after 2.938s, 77 bytes from the client, 912 from the server"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [({}, "be/s"), ({"server": ""}, "be"), ({"server": "", "backend": ""}, "no backend")],
+)
+def test_text_names_what_was_reached(changes: dict[str, Any], place: str) -> None:
+    assert f" fe -> {place} 127.0.0.1:54550 client-closed after " in text_session(session(**changes))
+
+
+def test_text_has_an_ipv4_client_of_a_bind_for_both_as_ipv4() -> None:
+    assert " 192.0.2.9:57628 " in text_session(session(client="[::ffff:192.0.2.9]:57628"))
+
+
+def test_text_events_have_date_level_and_sentence() -> None:
+    line = text_event(ACCEPT_PAUSED, "frontend imap cannot accept", {"frontend": "imap"})
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} warning: frontend imap cannot accept", line)
+    written = datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S.%f").timestamp()  # noqa: DTZ007 - local
+    assert abs(written - time.time()) < 10
+
+
+# All of them.
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("end", ENDS, ids=lambda end: end.name)
+def test_every_end_has_its_line_in_every_format(form: str, end: ends.End) -> None:
+    line = FORMATS[form][0](session(end=end, detail="why"))
+    assert line.isprintable()
+    told = end.state if form == "tcplog" else end.name
+    assert told in line
+    if form == "tcplog":
+        assert line.endswith(f": {end.state}") == (end.phase is Phase.HANDSHAKE)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_client_cannot_write_lines_of_its_own(form: str) -> None:
+    """A server name is what the client says it is, and OpenSSL lets anything but a zero byte pass."""
+    name = "a\n2026-11-22 16:45:57.224 error: all is lost\r\x1b[2J"
+    line = FORMATS[form][0](session(tls=True, tls_version="TLSv1.3", tls_cipher="x", sni=name))
+    assert line.isprintable()
+
+
+def test_the_zone_of_these_tests_is_not_utc() -> None:
+    assert time.localtime(0).tm_hour == 1, os.environ["TZ"]
