@@ -76,7 +76,7 @@ def tcplog_session(r: SessionRecord) -> str:
 
 def tcplog_event(_event: Event, message: str, _data: Mapping[str, object]) -> str:
     """The bare sentence, as HAProxy writes its notices."""
-    return message
+    return _one_line(message)
 
 
 def json_session(r: SessionRecord) -> str:
@@ -111,7 +111,7 @@ def text_session(r: SessionRecord) -> str:
     tls = f" {r.tls_version} {r.tls_cipher}" if r.tls_version else ""
     name = f" for {r.sni}" if r.sni else ""
     detail = f" ({r.detail})" if r.detail else ""
-    return (
+    return _one_line(
         f"{_text_date(r.accepted)}.{_ms(r.accepted):03} {r.frontend} -> {place} {_plain(r.client)}{tls}{name} {r.end.name}{detail}"
         f" after {r.total_ms / 1000:.3f}s, {r.bytes_in} bytes from the client, {r.bytes_out} from the server"
     )
@@ -120,7 +120,7 @@ def text_session(r: SessionRecord) -> str:
 def text_event(event: Event, message: str, _data: Mapping[str, object]) -> str:
     """One line for eyes."""
     now = time.time()
-    return f"{_text_date(now)}.{_ms(now):03} {event.level}: {message}"
+    return _one_line(f"{_text_date(now)}.{_ms(now):03} {event.level}: {message}")
 
 
 FORMATS: Mapping[str, tuple[SessionLine, EventLine]] = {
@@ -136,6 +136,11 @@ def _iso(moment: float) -> str:
 
 def _json(data: Mapping[str, object]) -> str:
     return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+
+
+def _one_line(text: str) -> str:
+    """Peers have a say in some words (a server name may hold anything): nobody writes a second line, or to a terminal."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
 
 
 def _plain(client: str) -> str:

@@ -35,7 +35,7 @@ class StreamTarget:
         self._fd = fd
 
     def write(self, lines: Sequence[Line]) -> None:
-        write_all(self._fd, "".join(f"{line}\n" for _, line in lines).encode())
+        write_all(self._fd, _encode("".join(f"{line}\n" for _, line in lines)))
 
     def reopen(self) -> None:
         pass
@@ -53,13 +53,15 @@ class FileTarget:
         self._fd = self._open()
 
     def _open(self) -> int:
-        fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        # Nonblocking for the sake of named pipes: without a reader, opening one would wait for ever.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+        fd = os.open(self._path, flags, 0o640)
         if self._owner is not None and os.geteuid() == 0:
             os.fchown(fd, *self._owner)  # or it could not be reopened after the change of user
         return fd
 
     def write(self, lines: Sequence[Line]) -> None:
-        write_all(self._fd, "".join(f"{line}\n" for _, line in lines).encode())
+        write_all(self._fd, _encode("".join(f"{line}\n" for _, line in lines)))
 
     def reopen(self) -> None:
         """Open the path anew; raises OSError and keeps the old file if that fails."""
@@ -95,7 +97,7 @@ class SyslogTarget:
     def write(self, lines: Sequence[Line]) -> None:
         for level, line in lines:
             priority = _LOCAL0 * 8 + _SEVERITY[level]
-            self._send(f"<{priority}>{syslog_date(time.time())} mailproxy[{os.getpid()}]: {line}\n".encode())
+            self._send(_encode(f"<{priority}>{syslog_date(time.time())} mailproxy[{os.getpid()}]: {line}\n"))
 
     def _send(self, datagram: bytes) -> None:
         for attempt in (1, 2):
@@ -128,6 +130,11 @@ def open_target(
     if syslog is not None:
         return SyslogTarget(syslog)
     return FileTarget(Path(where), owner)
+
+
+def _encode(text: str) -> bytes:
+    # words from the environment may hold bytes that were no UTF-8; a line must never fail
+    return text.encode("utf-8", "backslashreplace")
 
 
 def write_all(fd: int, data: bytes) -> None:
