@@ -248,6 +248,7 @@ def test_json_has_what_is_documented() -> None:
         "tls_cipher": "TLS_AES_256_GCM_SHA384",
         "sni": "imap.example.com",
         "close_notify": True,
+        "server_close_notify": None,
         "id": "2a",
     }
     assert set(json.loads(line)) >= JSON_KEYS
@@ -265,6 +266,7 @@ def test_json_says_null_for_what_never_was() -> None:
     assert set(read) >= JSON_KEYS
     assert {name for name, value in read.items() if value is None} == {
         "backend", "server", "server_address", "state", "tls_version", "tls_cipher", "sni", "close_notify",
+        "server_close_notify",
     }  # fmt: skip
     assert (read["phase"], read["end"], read["detail"]) == (
         "handshake",

@@ -1,0 +1,1 @@
+"""The edge: listeners, dialing, names, certificates, over real sockets and with real keys."""

@@ -1,0 +1,1 @@
+"""The pool: decisions over plain values."""
