@@ -21,8 +21,12 @@ from mailproxy.proxy.session import Session
 _ACCEPTS_PER_TURN = 32  # connections taken before other tasks have their turn
 _PAUSE_S = 0.1  # out of descriptors: sessions that end give some back
 
-# accept(2): the machine is out of something, which passes
-_OVERLOADED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+# accept(2) hands on what befell a connection that it took from the queue: the next one may be fine at once. Every other
+# error is the machine's (out of descriptors or memory) or the listener's own, and would come back without a pause.
+_OF_ONE_CONNECTION = {
+    errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.ENOPROTOOPT, errno.EHOSTDOWN, errno.ENONET,
+    errno.EHOSTUNREACH, errno.EOPNOTSUPP, errno.ENETUNREACH,
+}  # fmt: skip
 
 _ids = itertools.count(1)
 
@@ -89,9 +93,8 @@ class Frontend:
                 except BlockingIOError:
                     break
                 except OSError as error:
-                    if error.errno in _OVERLOADED:
+                    if error.errno not in _OF_ONE_CONNECTION:
                         await self._pause(error)
-                    # else the client has gone before it was taken; accept(2) hands on all kinds of its errors
                     break
                 self._say_resumed()
                 client.setblocking(False)
@@ -100,11 +103,12 @@ class Frontend:
                 sessions.start_soon(Session(self, listener, client, peer=peer).run)
 
     async def _wait_for_room(self) -> None:
-        self.log.event(
-            SESSIONS_FULL,
-            f"{self.limit.limit} sessions, as many as may be: accepting waits",
-            limit=self.limit.limit,
-        )
+        if self.limit.say_once():
+            self.log.event(
+                SESSIONS_FULL,
+                f"{self.limit.limit} sessions, as many as may be: accepting waits",
+                limit=self.limit.limit,
+            )
         while self.limit.is_reached:
             await self.limit.room()
 

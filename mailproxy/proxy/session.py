@@ -71,16 +71,18 @@ class Session:
 
     async def run(self) -> None:
         """Proxy the session to its end. Raises nothing but Cancelled."""
-        detail = ""
         try:
             await self._proceed()
         except SessionEndedError as ended:
-            self._end, detail = ended.end, ended.detail
+            self._end, self.record.detail = ended.end, ended.detail
         except Exception as fault:  # noqa: BLE001 - the border: no fault of one session touches another
-            self._end, detail = ends.INTERNAL_ERROR, repr(fault)
+            self._end, self.record.detail = ends.INTERNAL_ERROR, repr(fault)
             self._report(fault)
         finally:
-            self._close(detail)
+            try:
+                self._close()
+            finally:
+                self.frontend.session_over()
 
     async def _proceed(self) -> None:
         if self.listener.context is not None:
@@ -163,7 +165,7 @@ class Session:
         self._end = await self.frontend.relay.run(self._pair)
         raise SessionEndedError(self._end, self._pair.detail)
 
-    def _close(self, detail: str) -> None:
+    def _close(self) -> None:
         record, frontend = self.record, self.frontend
         self.client.close()
         if self._upstream is not None:
@@ -178,11 +180,10 @@ class Session:
             record.bytes_in, record.bytes_out = self._pair.up.received, self._pair.down.received
             record.close_notify = self._pair.client.close_notify
             record.server_close_notify = self._pair.server.close_notify
-        record.end, record.detail = self._end, detail
+        record.end = self._end
         record.total_ms = _ms(trio.current_time() - self._began)
         if frontend.config.log_null or record.bytes_in or not self._end.by_itself:
             frontend.log.session(record)
-        frontend.session_over()
 
     def _log_start(self) -> None:
         record = self.record
