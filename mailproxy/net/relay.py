@@ -3,11 +3,8 @@
 Each direction is pumped by one task: read what is there, write it, wait. A direction keeps what the other side did not
 take (``pending``) and does not read on until it is gone, so a slow reader holds its sender back through TCP itself.
 
-Half-close. When a side ends, its end is passed on behind the last byte and the other direction goes on. Towards a
-clear-text peer that is ``shutdown(SHUT_WR)``. Towards a TLS peer ``close_notify`` comes first, and OpenSSL's call for it
-also reads: application data that it meets there are lost. So that peer has to be read dry in the same breath, and only
-the pump that reads from it can do that; it is woken and told (``closing``). What arrives within the call itself is
-lost, and Python offers no way round.
+Half-close. When a side ends, its end is passed on behind the last byte (close_notify where there is TLS, then FIN) and
+the other direction goes on.
 
 Silence. A pump notes the time of the last byte on both sides, nothing more. When the earlier of the two limits comes up
 the pumps are cancelled (they lose nothing: what they hold stands in their direction), the limits are worked out anew,
@@ -19,6 +16,7 @@ This is the one place where a session opens a nursery.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import socket
 import ssl
@@ -35,13 +33,16 @@ from mailproxy.log.ends import (
     SERVER_SILENT,
     End,
 )
-from mailproxy.net.tls import is_reset, reason
+from mailproxy.net.tls import is_reset, reason, send_close_notify
 
 _BUFFER_BYTES = 64 * 1024  # a typical socket buffer's worth; more per call gains nothing measurable
 _RECORD_BYTES = 16 * 1024  # the largest TLS record (RFC 8446 section 5.1)
 _READS_PER_TURN = 16  # 1 MiB at most, then the other sessions have their turn
 
-_NOTHING_YET = -1
+_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.001, 0.1
+
+# What _receive gives instead of a count.
+_BLOCKED, _BLOCKED_WRITING = -1, -2
 
 
 class _AbortedError(Exception):
@@ -54,20 +55,13 @@ class _AbortedError(Exception):
 
 @define(eq=False)
 class Side:
-    """One end of a session.
-
-    ``limit``: seconds of silence. ``closing``: its sending side is to be closed by whoever reads from it; ``closed``: it
-    is. ``over``: its end came within OpenSSL's call, nothing more can be read. ``close_notify``: did its TLS end so?
-    """
+    """One end of a session. ``limit``: seconds of silence; ``close_notify``: did its TLS end with one?"""
 
     sock: socket.socket
     limit: float
     aborted: End = field(kw_only=True)
     last: float = field(default=0.0, kw_only=True)
     is_tls: bool = field(default=False, kw_only=True)
-    closing: bool = field(default=False, kw_only=True)
-    closed: bool = field(default=False, kw_only=True)
-    over: bool = field(default=False, kw_only=True)
     close_notify: bool | None = field(default=None, kw_only=True)
 
 
@@ -104,17 +98,17 @@ class Pair:
         self.detail = ""
 
     def due(self) -> tuple[float, float]:
-        """When the client's and the server's silence are too long."""
-        if self.up.ended:
-            return math.inf, self.server.last + self.half_closed
-        if self.down.ended:
-            return self.client.last + self.half_closed, math.inf
-        client, server = self.client.last + self.client.limit, self.server.last + self.server.limit
-        if self.up.pending and not self.down.pending:
-            return math.inf, server
-        if self.down.pending and not self.up.pending:
-            return client, math.inf
-        return client, server
+        """When the client's and the server's silence are too long.
+
+        The side that has closed owes nothing any more, and neither does one that is not read from because the other
+        does not take its bytes.
+        """
+        half_closed = self.up.ended or self.down.ended
+        client = self.client.last + (self.half_closed if half_closed else self.client.limit)
+        server = self.server.last + (self.half_closed if half_closed else self.server.limit)
+        if self.up.pending or self.down.pending:
+            return client if self.down.pending else math.inf, server if self.up.pending else math.inf
+        return math.inf if self.up.ended else client, math.inf if self.down.ended else server
 
 
 class PortableRelay:
@@ -147,39 +141,37 @@ class PortableRelay:
     async def _pump_both(self, pair: Pair, scope: trio.CancelScope) -> End | None:
         failed: list[_AbortedError] = []
 
-        async def pump(direction: Direction, reverse: Direction) -> None:
+        async def pump(direction: Direction) -> None:
             try:
-                await self._pump(pair, direction, reverse, scope)
+                await self._pump(pair, direction, scope)
             except _AbortedError as error:
                 failed.append(error)
                 nursery.cancel_scope.cancel()
 
         async with trio.open_nursery() as nursery:
             if not pair.up.ended:
-                nursery.start_soon(pump, pair.up, pair.down)
+                nursery.start_soon(pump, pair.up)
             if not pair.down.ended:
-                await pump(pair.down, pair.up)
+                await pump(pair.down)
         if not failed:
             return None
         pair.detail = failed[0].detail
         return failed[0].side.aborted
 
-    async def _pump(
-        self, pair: Pair, direction: Direction, reverse: Direction, scope: trio.CancelScope
-    ) -> None:
+    async def _pump(self, pair: Pair, direction: Direction, scope: trio.CancelScope) -> None:
         source, sink, buffer = direction.source, direction.sink, self._buffer
-        if direction.pending:
-            await _flush(direction)
         reads = 0
         while True:
+            if direction.pending:
+                await _flush(direction)
+                scope.deadline = min(pair.due())  # the source was not counted meanwhile
+                reads = 0
             count = _receive(source, buffer)
             if count > 0:
                 direction.received += count
                 source.last = sink.last = trio.current_time()
                 _send(direction, buffer[:count])
                 if direction.pending:
-                    await _flush(direction)
-                    reads = 0
                     continue
                 reads += 1
                 if reads == _READS_PER_TURN:
@@ -190,37 +182,17 @@ class PortableRelay:
                     continue
             elif count == 0:
                 break
-            if source.closing and not source.closed:
-                if count > 0:  # not read dry yet for certain
-                    continue
-                _close_sending(source)
-                if source.over:
-                    break
             reads = 0
-            try:
+            if count == _BLOCKED_WRITING:
+                await _until_writable(source)
+            else:
                 await trio.lowlevel.wait_readable(source.sock)
-            except trio.ClosedResourceError:
-                pass  # woken by the reverse direction: source.closing is set
-            except trio.BusyResourceError:
-                await trio.sleep(
-                    0.001
-                )  # its sender waits for the same event, which TLS makes possible but rare
-        self._end_direction(pair, direction, reverse)
-        scope.deadline = min(pair.due())
-
-    def _end_direction(self, pair: Pair, direction: Direction, reverse: Direction) -> None:
         direction.ended = True
-        source, sink = direction.source, direction.sink
         if pair.first_closed is None:
             pair.first_closed = CLIENT_CLOSED if source is pair.client else SERVER_CLOSED
         sink.last = trio.current_time()  # its silence counts from here on
-        if source.closing and not source.closed:
-            _close_sending(source)
-        if not sink.is_tls or reverse.ended:
-            _close_sending(sink)
-        else:
-            sink.closing = True
-            trio.lowlevel.notify_closing(sink.sock)
+        _close_sending(sink)
+        scope.deadline = min(pair.due())
 
 
 def _is_tls(sock: socket.socket) -> bool:
@@ -228,14 +200,13 @@ def _is_tls(sock: socket.socket) -> bool:
 
 
 def _receive(side: Side, buffer: memoryview) -> int:
-    """Bytes read into ``buffer``, 0 at the end, _NOTHING_YET if it would block."""
-    if side.over:
-        return 0
+    """Bytes read into ``buffer``, 0 at the end; _BLOCKED, or _BLOCKED_WRITING when TLS has to answer first."""
     try:
         count = side.sock.recv_into(buffer)
-    except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-        # A read that wants to write answers a key update; the socket is full, and will be asked again with what comes.
-        return _NOTHING_YET
+    except (BlockingIOError, ssl.SSLWantReadError):
+        return _BLOCKED
+    except ssl.SSLWantWriteError:  # the answer to a key update (RFC 8446 section 4.6.3) finds the socket full
+        return _BLOCKED_WRITING
     except ssl.SSLZeroReturnError:
         count = 0
     except ssl.SSLEOFError as error:
@@ -252,61 +223,63 @@ def _receive(side: Side, buffer: memoryview) -> int:
     return count
 
 
-def _send(direction: Direction, data: memoryview) -> None:
-    """Send what the sink takes; the rest is copied out of the shared buffer and kept as pending."""
+def _send(direction: Direction, data: memoryview) -> bool:
+    """Send what the sink takes; the rest is copied out of the shared buffer and kept as pending.
+
+    False if TLS has to read before it can write.
+    """
     sink = direction.sink
-    sent = 0
+    sent, writable = 0, True
     while sent < len(data):
         # OpenSSL wants a blocked write repeated with the same bytes: one record at a time is either sent or is not.
         piece = data[sent : sent + _RECORD_BYTES] if sink.is_tls else data[sent:]
         try:
             sent += sink.sock.send(piece)
-        except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+        except (BlockingIOError, ssl.SSLWantWriteError):
+            break
+        except ssl.SSLWantReadError:
+            writable = False
             break
         except ssl.SSLError as error:
             raise _AbortedError(sink, reason(error)) from None
         except OSError as error:
             raise _AbortedError(sink, error.strerror or str(error)) from None
     direction.pending = bytes(data[sent:])
+    return writable
 
 
 async def _flush(direction: Direction) -> None:
-    sink = direction.sink
+    sink, pause = direction.sink, _SHORTEST_PAUSE_S
+    writable = True
     while direction.pending:
-        try:
-            await trio.lowlevel.wait_writable(sink.sock)
-        except trio.BusyResourceError:
-            await trio.sleep(0.001)
-        except trio.ClosedResourceError:
-            pass  # woken by chance with the pump that reads from there
+        if writable:
+            await _until_writable(sink)
+        else:
+            # The peer is in the middle of a message of TLS itself, which the pump that reads from it will take. It may
+            # never finish it: waiting for writable would spin then, so the pauses grow until the limits end it.
+            await trio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE_S)
         before = len(direction.pending)
-        _send(direction, memoryview(direction.pending))
+        writable = _send(direction, memoryview(direction.pending))
         if len(direction.pending) < before:
             sink.last = trio.current_time()
+            pause = _SHORTEST_PAUSE_S
+
+
+async def _until_writable(side: Side) -> None:
+    try:
+        await trio.lowlevel.wait_writable(side.sock)
+    except trio.BusyResourceError:  # both pumps want to write to it: one sends, and one's TLS has to answer
+        await trio.sleep(_LONGEST_PAUSE_S)
 
 
 def _close_sending(side: Side) -> None:
     """Tell a side that no more comes: close_notify where there is TLS, then FIN."""
-    side.closed = True
-    try:
-        if side.is_tls:
-            _send_close_notify(side)
+    with contextlib.suppress(
+        OSError
+    ):  # it has gone already; the pump that reads from it learns that in its own way
+        if isinstance(side.sock, ssl.SSLSocket):
+            send_close_notify(side.sock)
+    with contextlib.suppress(OSError):
         # ssl.SSLSocket.shutdown would forget the TLS state, and what still comes could not be read
         socket.socket.shutdown(side.sock, socket.SHUT_WR)
-    except OSError:
-        pass  # it has gone already; the pump that reads from it learns that in its own way
-
-
-def _send_close_notify(side: Side) -> None:
-    assert isinstance(side.sock, ssl.SSLSocket)  # noqa: S101 - is_tls says so
-    try:
-        side.sock.unwrap()
-    except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-        pass  # sent, and the peer's own close_notify has not come yet; or the socket is full and the FIN must do
-    except ssl.SSLEOFError as error:
-        # Its FIN came within the call. Asked again, OpenSSL would call that a reset.
-        side.over = not is_reset(error)
-        side.close_notify = False
-    else:
-        # Its close_notify came within the call, and OpenSSL is done: what is read now would be ciphertext.
-        side.over = side.close_notify = True

@@ -6,6 +6,8 @@ memory BIO: OpenSSL reads and writes the socket itself, which saves a copy and t
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 import ssl
 from collections.abc import Sequence
@@ -18,6 +20,9 @@ from mailproxy.errors import ClientAbortError, ClientHandshakeError, ServerHands
 from mailproxy.net.certificates import Certificate, choose
 
 _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+
+
+_CLOSE_NOTIFY_BYTES = 512  # an alert is two bytes, its record some 20 more
 
 
 class TlsSocket(ssl.SSLSocket):
@@ -183,6 +188,32 @@ def tls_facts(tls: TlsSocket) -> tuple[str | None, str | None, str | None]:
     """Version, cipher and server name of a finished handshake."""
     cipher = tls.cipher()
     return tls.version(), cipher[0] if cipher else None, tls.sni
+
+
+def send_close_notify(tls: ssl.SSLSocket) -> None:
+    """Send close_notify and nothing else: what the peer sends can still be read. Raises OSError if it cannot be sent.
+
+    ``SSLSocket.unwrap`` sends it and then reads, looking for the peer's; application data that it meets there are lost,
+    and all that follows with them. So while it works, its descriptor stands for one end of an empty socket pair, and
+    what it wrote to that is sent from here. Nothing else runs meanwhile, and the descriptor's place in epoll stays,
+    because the duplicate keeps the real socket open (epoll(7), question 6).
+    """
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        fd = tls.fileno()
+        real = os.dup(fd)
+        try:
+            os.dup2(theirs.fileno(), fd, inheritable=False)
+            with contextlib.suppress(ssl.SSLWantReadError):
+                tls.unwrap()
+        finally:
+            os.dup2(real, fd, inheritable=False)
+            os.close(real)
+        # A socket so full that not even this fits gets its FIN alone.
+        with contextlib.suppress(BlockingIOError):
+            socket.socket.send(tls, ours.recv(_CLOSE_NOTIFY_BYTES))
 
 
 def has_left(sock: socket.socket) -> bool:
