@@ -57,10 +57,6 @@ class ServerError(MailproxyError):
     """A server could not be reached, broke the rules or left."""
 
 
-class ServerAbortError(ServerError):
-    """The server's connection was reset or failed after it had been made."""
-
-
 class ServerRefusedError(ServerError):
     """The server refused the connection, is unreachable, or its name has no address."""
 

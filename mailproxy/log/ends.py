@@ -42,7 +42,7 @@ class End:
     @property
     def by_itself(self) -> bool:
         """Did the client leave in an orderly way? Such sessions are not logged when it had sent nothing."""
-        return self.name in ("client-closed", "client-left", "handshake-empty")
+        return self.name in ("client-closed", "handshake-empty")
 
 
 CLIENT_CLOSED = End(
@@ -81,7 +81,11 @@ INTERNAL_ERROR = End(
 )
 
 CLIENT_LEFT = End(
-    "client-left", By.CLIENT, Phase.CONNECT, "CC", meaning="the client left before a server was connected"
+    "client-left",
+    By.CLIENT,
+    Phase.CONNECT,
+    "CC",
+    meaning="the server could not be connected, and the client had left meanwhile",
 )
 SERVER_REFUSED = End(
     "server-refused",

@@ -6,19 +6,20 @@ busy is counted as lost instead of kept.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import contextlib
+import os
+from collections.abc import Callable
 
 import trio
 
 from mailproxy.log.events import LEVELS, LINES_LOST, LOG_NOT_REOPENED, LOG_REOPENED, Event
 from mailproxy.log.lines import FORMATS
 from mailproxy.log.record import SessionRecord
-from mailproxy.log.targets import Line, Target
+from mailproxy.log.targets import Line, StreamTarget, Target
 
 _LINES_MAX = 50_000  # about 10 MB of lines, some seconds of a busy proxy
 _BATCH_S = 0.02  # lines of so long go out in one write; nobody reads a log faster
-_LAST_WORDS_S = 2.0  # a target that blocks must not keep the proxy from ending
+_PATIENCE_S = 2.0  # a target that blocks must not keep the proxy from ending
 
 
 class Log:
@@ -31,7 +32,9 @@ class Log:
         self._lines: list[Line] = []
         self._wake = trio.Event()
         self._reopen = False
-        self._writing = False
+        self._busy = False
+        self._complained = False
+        self._not_reopened = ""
         self.lost = 0
 
     def session(self, record: SessionRecord) -> None:
@@ -64,55 +67,85 @@ class Log:
             await trio.sleep(_BATCH_S)
             self._wake = trio.Event()
             await self._flush()
+            while self._busy:  # noqa: ASYNC110 - the target blocks its thread, which sets no event
+                await trio.sleep(_BATCH_S)
 
     async def finish(self) -> None:
         """Write what is left, within two seconds even when cancelled, and close the target. After the last session."""
-        with trio.move_on_after(_LAST_WORDS_S, shield=True):
-            while self._writing:  # noqa: ASYNC110 - a cancelled write goes on in its thread, which sets no event
+        with trio.move_on_after(_PATIENCE_S, shield=True):
+            while self._busy:  # noqa: ASYNC110 - as above
                 await trio.sleep(_BATCH_S)
             await self._flush()
+        if not self._busy:
             self._target.close()
 
     async def _flush(self) -> None:
         if self._reopen:
             self._reopen = False
-            await self._reopen_target()
-        lines, self._lines = self._lines, []
+            await self._in_thread(self._reopen_target)
+            self._say_reopened()
+        if self._lines and not self._busy:
+            lines, self._lines = self._lines, []
+            await self._in_thread(lambda: self._write(lines))
+
+    async def _in_thread(self, job: Callable[[], None]) -> None:
+        """Have a thread do what may block. One that blocks for long is left to itself, and ``_busy`` until it is done."""
+        self._busy = True
+
+        def work() -> None:
+            try:
+                job()
+            finally:
+                self._busy = False
+
+        # Shielded, so that a cancelled writer never leaves lines behind that no thread has taken.
+        with trio.move_on_after(_PATIENCE_S, shield=True):
+            # not trio's common limiter: name look-ups may have taken all of its places
+            await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1))
+
+    def _write(self, lines: list[Line]) -> None:
         lost, self.lost = self.lost, 0
-        if lost:
-            lines.append(
-                ("error", self._event_line(LINES_LOST, f"{lost} log lines were lost", {"lost": lost}))
-            )
-        if lines and not await self._in_thread(lines):
-            self.lost += len(lines) + lost
-
-    async def _in_thread(self, lines: Sequence[Line]) -> bool:
-        self._writing = True
+        news = (
+            [("error", self._event_line(LINES_LOST, f"{lost} log lines were lost", {"lost": lost}))]
+            if lost
+            else []
+        )
         try:
-            await trio.to_thread.run_sync(self._write, lines, abandon_on_cancel=True, limiter=_limiter())
-        except OSError:
-            return False  # a full disk or a closed pipe; counted, and said when writing works again
-        return True
+            self._target.write([*lines, *news])
+        except (
+            OSError,
+            ValueError,
+        ) as error:  # a full disk, a closed pipe, no syslog; ValueError: no such name
+            self.lost += lost + len(lines)
+            self._complain(error)
+        else:
+            self._complained = False
 
-    def _write(self, lines: Sequence[Line]) -> None:
-        try:
-            self._target.write(lines)
-        finally:
-            self._writing = False
+    def _complain(self, error: Exception) -> None:
+        """Where the log itself fails, standard error is the last to hear it, once until it works again."""
+        if not self._complained and not isinstance(self._target, StreamTarget):
+            self._complained = True
+            with contextlib.suppress(OSError):
+                os.write(
+                    2, f"mailproxy: the log cannot be written: {error}\n".encode("utf-8", "backslashreplace")
+                )
 
-    async def _reopen_target(self) -> None:
+    def _reopen_target(self) -> None:
         try:
-            await trio.to_thread.run_sync(self._target.reopen, limiter=_limiter())
+            self._target.reopen()
         except OSError as error:
+            self._not_reopened = str(error)
+        else:
+            self._not_reopened = ""
+
+    def _say_reopened(self) -> None:
+        if self._busy:
+            return  # it hangs in there; the lines wait
+        if self._not_reopened:
             self.event(
                 LOG_NOT_REOPENED,
-                f"the log cannot be reopened: {error}; the old file is kept",
-                reason=str(error),
+                f"the log cannot be reopened: {self._not_reopened}; the old file is kept",
+                reason=self._not_reopened,
             )
         else:
             self.event(LOG_REOPENED, "the log was reopened")
-
-
-def _limiter() -> trio.CapacityLimiter:
-    # not trio's common one: name look-ups may have taken all of its places
-    return trio.CapacityLimiter(math.inf)

@@ -45,7 +45,10 @@ class StreamTarget:
 
 
 class FileTarget:
-    """A file, opened for appending; made with mode 0640, for ``owner`` (uid, gid) where root makes it."""
+    """A file, opened for appending; made with mode 0640, and given to ``owner`` (uid, gid) if it was made here.
+
+    With an owner, who may own the folder too, root follows no link: it could lead to any file of the machine.
+    """
 
     def __init__(self, path: Path, owner: tuple[int, int] | None = None) -> None:
         self._path = path
@@ -54,8 +57,13 @@ class FileTarget:
 
     def _open(self) -> int:
         # Nonblocking for the sake of named pipes: without a reader, opening one would wait for ever.
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
-        fd = os.open(self._path, flags, 0o640)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
+        if self._owner is not None:
+            flags |= os.O_NOFOLLOW
+        try:
+            fd = os.open(self._path, flags | os.O_CREAT | os.O_EXCL, 0o640)
+        except FileExistsError:
+            return os.open(self._path, flags)
         if self._owner is not None and os.geteuid() == 0:
             os.fchown(fd, *self._owner)  # or it could not be reopened after the change of user
         return fd

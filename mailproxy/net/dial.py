@@ -26,11 +26,11 @@ class Endpoint:
     host: str
     port: int | None = None
 
-    def at(self, port: int | None) -> tuple[str, int] | str:
-        """The address for the socket, with the client's port where the server has none."""
+    def at(self, port: int | None) -> tuple[str | int, ...] | str:
+        """The address for the socket, with the client's port where the server has none. Raises OSError."""
         if self.family == socket.AF_UNIX:
             return self.host
-        return self.host, self.port or port or 0
+        return socket_address(self.host, self.port or port or 0)
 
     def text(self, port: int | None) -> str:
         """The address for people."""
@@ -39,24 +39,41 @@ class Endpoint:
         )
 
 
+def socket_address(host: str, port: int) -> tuple[str | int, ...]:
+    """What sockets take for an IP address; the zone of a link-local one (RFC 4007) goes apart. Raises OSError."""
+    address, percent, zone = host.partition("%")
+    return (address, port, 0, socket.if_nametoindex(zone)) if percent else (host, port)
+
+
 async def connect(endpoints: Sequence[Endpoint], port: int | None) -> tuple[socket.socket, Endpoint]:
     """Connect to the first endpoint that takes the connection, in their order.
 
-    ``port``: the port that the client connected to, for endpoints without one. Returns a nonblocking socket, which the
-    caller closes. Raises ServerRefusedError when all refuse, ProxyError when this side has no descriptor, port or
-    memory left. Cancelled, it leaves nothing open.
+    ``port``: the port that the client connected to, for endpoints without one. An endpoint that does not answer has its
+    share of the time that the caller's cancel scope leaves. Returns a nonblocking socket, which the caller closes. Raises
+    ServerRefusedError when none takes it, ProxyError when this side could not even ask: no descriptor, port or memory
+    left. Cancelled, it leaves nothing open.
     """
-    refusals = []
-    for endpoint in endpoints:
-        try:
-            return await _connect(endpoint, port), endpoint
-        except ServerRefusedError as error:
-            refusals.append(error)
-    if len(refusals) == 1:
-        raise refusals[0]
-    raise ServerRefusedError("; ".join(map(str, refusals)) or "has no address") from (
-        ExceptionGroup("every address refused", refusals) if refusals else None
-    )
+    if len(endpoints) == 1:
+        return await _connect(endpoints[0], port), endpoints[0]
+    faults: list[ServerRefusedError | ProxyError] = []
+    for index, endpoint in enumerate(endpoints):
+        with trio.CancelScope(deadline=_share(len(endpoints) - index)):
+            try:
+                return await _connect(endpoint, port), endpoint
+            except (ServerRefusedError, ProxyError) as error:
+                faults.append(error)
+                continue
+        faults.append(ServerRefusedError(f"{endpoint.text(port)}: no answer in time"))
+    text = "; ".join(map(str, faults)) or "has no address"
+    if faults and all(isinstance(fault, ProxyError) for fault in faults):
+        raise ProxyError(text) from ExceptionGroup("no address could be asked", faults)
+    raise ServerRefusedError(text) from (ExceptionGroup("every address refused", faults) if faults else None)
+
+
+def _share(left: int) -> float:
+    """The deadline of the next of ``left`` attempts; the last one has all that remains."""
+    now, end = trio.current_time(), trio.current_effective_deadline()
+    return end if left == 1 else now + (end - now) / left
 
 
 async def _connect(endpoint: Endpoint, port: int | None) -> socket.socket:
@@ -67,7 +84,7 @@ async def _connect(endpoint: Endpoint, port: int | None) -> socket.socket:
     try:
         if endpoint.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        code = sock.connect_ex(endpoint.at(port))
+        code = _begin(sock, endpoint, port)
         if code == errno.EINPROGRESS:
             await trio.lowlevel.wait_writable(sock)
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -77,7 +94,7 @@ async def _connect(endpoint: Endpoint, port: int | None) -> socket.socket:
         ):  # a Unix socket's queue is full, and nothing tells when there is room (unix(7))
             await trio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_S)
-            code = sock.connect_ex(endpoint.at(port))
+            code = _begin(sock, endpoint, port)
     except BaseException:
         sock.close()
         raise
@@ -86,3 +103,10 @@ async def _connect(endpoint: Endpoint, port: int | None) -> socket.socket:
     sock.close()
     reason = f"{endpoint.text(port)}: {os.strerror(code)}"
     raise ProxyError(reason) if code in _OUR_FAULT else ServerRefusedError(reason)
+
+
+def _begin(sock: socket.socket, endpoint: Endpoint, port: int | None) -> int:
+    try:
+        return sock.connect_ex(endpoint.at(port))
+    except OSError as error:  # an address that cannot be one here: an unknown zone, a path that is too long
+        return error.errno if error.errno and error.errno > 0 else errno.EINVAL

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import grp
 import os
@@ -13,12 +14,15 @@ from pathlib import Path
 
 from attrs import field, frozen
 
-from mailproxy.address import DescriptorAddress, TcpAddress, UnixAddress, join
+from mailproxy.address import TcpAddress, UnixAddress, join
 from mailproxy.config import Bind, Config
 from mailproxy.errors import ConfigError, Fault
+from mailproxy.net.dial import socket_address
 from mailproxy.net.tls import Context
 
+_FIRST_FREE_PORT = 1024
 _FREE_BIND = 15  # IP_FREEBIND (ip(7)), also for IPv6 on Linux; missing from Python's socket module
+_LONGEST_MS = 2**31 - 1  # what the socket option holds, 24 days
 _FAST_OPEN_QUEUE = 256  # half-open requests with data that the kernel keeps (RFC 7413)
 
 
@@ -50,11 +54,13 @@ class Listener:
         return join(peer[0], peer[1]) if isinstance(peer, tuple) else f"unix:{self.number}"
 
     def close(self) -> None:
-        """Stop listening; removes the path of a Unix socket that was made here."""
-        name = None if isinstance(self.bind.address, DescriptorAddress) else self.socket.getsockname()
+        """Stop listening; removes the path of a Unix socket that was made here. Does nothing the second time."""
+        if self.socket.fileno() == -1:
+            return
         self.socket.close()
-        if isinstance(name, str) and name:
-            Path(name).unlink(missing_ok=True)
+        if isinstance(self.bind.address, UnixAddress):
+            with contextlib.suppress(OSError):  # the folder may be root's, and this process no more
+                Path(self.bind.address.path).unlink()
 
 
 def open_listeners(config: Config, contexts: Mapping[tuple[str, int], Context]) -> list[Listener]:
@@ -69,7 +75,7 @@ def open_listeners(config: Config, contexts: Mapping[tuple[str, int], Context]) 
             try:
                 listeners.append(_open(bind, name, index + 1, contexts.get((name, index))))
             except (OSError, LookupError) as error:
-                reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+                reason = _reason(error, bind)
                 faults.append(
                     Fault(f"frontends.{name}.bind[{index}]", f"cannot listen on {bind.address}: {reason}")
                 )
@@ -83,6 +89,14 @@ def close_all(listeners: Iterable[Listener]) -> None:
     """Close them all."""
     for listener in listeners:
         listener.close()
+
+
+def _reason(error: Exception, bind: Bind) -> str:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    port = bind.address.port if isinstance(bind.address, TcpAddress) else None
+    if isinstance(error, PermissionError) and port is not None and port < _FIRST_FREE_PORT:
+        reason += f" (ports below {_FIRST_FREE_PORT} need root or CAP_NET_BIND_SERVICE)"
+    return reason
 
 
 def _open(bind: Bind, frontend: str, number: int, context: Context | None) -> Listener:
@@ -114,7 +128,7 @@ def _open_tcp(bind: Bind, address: TcpAddress) -> socket.socket:
         if bind.interface is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, bind.interface.encode())
         _set_for_accepted(sock, bind)
-        sock.bind((host, address.port))
+        sock.bind(socket_address(host, address.port or 0))
         if bind.fast_open:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, _FAST_OPEN_QUEUE)
         sock.listen(bind.backlog)
@@ -131,7 +145,9 @@ def _set_for_accepted(sock: socket.socket, bind: Bind) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if bind.tcp_user_timeout is not None:
         sock.setsockopt(
-            socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(bind.tcp_user_timeout * 1000))
+            socket.IPPROTO_TCP,
+            socket.TCP_USER_TIMEOUT,
+            min(max(1, round(bind.tcp_user_timeout * 1000)), _LONGEST_MS),
         )
 
 
@@ -149,6 +165,8 @@ def _open_unix(bind: Bind, address: UnixAddress) -> socket.socket:
             path.chmod(bind.unix_mode)
         sock.listen(bind.backlog)  # only now can anybody connect
     except BaseException:
+        if sock.getsockname():
+            path.unlink()
         sock.close()
         raise
     return sock
@@ -163,15 +181,20 @@ def _remove_stale(path: Path) -> None:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
-        if probe.connect_ex(str(path)) in (0, errno.EAGAIN):  # a full queue is a sign of life, too
-            return
-    path.unlink()
+        if (
+            probe.connect_ex(str(path)) == errno.ECONNREFUSED
+        ):  # all else is a sign of life, perhaps of another kind
+            path.unlink()
 
 
 def _take_over(fd: int) -> socket.socket:
+    copy = -1
     try:
-        sock = socket.socket(fileno=os.dup(fd))
+        copy = os.dup(fd)
+        sock = socket.socket(fileno=copy)
     except OSError as error:
+        if copy != -1:
+            os.close(copy)
         raise OSError(error.errno, f"descriptor {fd} is no socket: {error.strerror}") from None
     if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         sock.close()

@@ -27,7 +27,6 @@ class Server:
     state: State = field(default=State.READY, kw_only=True)
     addresses: tuple[object, ...] = field(default=(), kw_only=True)
     sessions: int = field(default=0, kw_only=True)
-    total: int = field(default=0, kw_only=True)
 
     @property
     def is_usable(self) -> bool:
@@ -37,7 +36,6 @@ class Server:
     def enter(self) -> None:
         """A session begins here."""
         self.sessions += 1
-        self.total += 1
 
     def leave(self) -> None:
         """A session that began here is over."""

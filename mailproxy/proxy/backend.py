@@ -70,6 +70,11 @@ class Backend:
         assert chosen is None or isinstance(chosen, BackendServer)  # noqa: S101 - they went in as such
         return chosen
 
+    def why_none(self) -> str:
+        """Why ``choose`` gave none, in words."""
+        reasons = [f"{server.name}: {server.unresolved}" for server in self._servers if not server.addresses]
+        return f"no server of {self.name} can be used" + (f" ({'; '.join(reasons)})" if reasons else "")
+
     def set_state(self, server: BackendServer, state: State) -> None:
         """What the operator wants of a server; sessions that it has go on."""
         if server.state is not state:
@@ -124,8 +129,8 @@ class Backend:
                 )
             return
         server.unresolved = ""
-        if endpoints != server.addresses:
-            server.addresses = endpoints
+        known, server.addresses = set(server.addresses), endpoints
+        if set(endpoints) != known:  # some name servers turn their answers round each time
             hosts = ", ".join(endpoint.host for endpoint in endpoints)
             self._log.event(
                 NAME_RESOLVED, f"Server {place}: {address.host} is {hosts}", backend=self.name, server=server.name,

@@ -19,6 +19,8 @@ from mailproxy.proxy.limit import SessionLimit
 from mailproxy.proxy.session import Session
 
 _ACCEPTS_PER_TURN = 32  # connections taken before other tasks have their turn
+_REPEAT_S = 60.0
+_RECOVERED_S = 2.0  # one that is accepted between two failures is no recovery
 _PAUSE_S = 0.1  # out of descriptors: sessions that end give some back
 
 # accept(2) hands on what befell a connection that it took from the queue: the next one may be fine at once. Every other
@@ -54,27 +56,29 @@ class Frontend:
         self.sessions = 0
         self.next_id = _ids.__next__
         self._draining = trio.Event()
-        self._deadline = math.inf
+        self._sessions_scope = trio.CancelScope()
+        self._said_full = -math.inf
         self._paused = False
+        self._last_failure = -math.inf
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Accept until ``drain`` or cancelled, then see the sessions through. Closes the listeners."""
-        async with trio.open_nursery() as sessions:
-            try:
-                async with trio.open_nursery() as accepting:
-                    for listener in self.listeners:
-                        accepting.start_soon(self._accept, listener, sessions)
-                        self._say_listening(listener)
-                    task_status.started()
-                    await self._draining.wait()
-                    accepting.cancel_scope.cancel()
-            finally:
-                close_all(self.listeners)
-            sessions.cancel_scope.deadline = self._deadline
+        with self._sessions_scope:
+            async with trio.open_nursery() as sessions:
+                try:
+                    async with trio.open_nursery() as accepting:
+                        for listener in self.listeners:
+                            accepting.start_soon(self._accept, listener, sessions)
+                            self._say_listening(listener)
+                        task_status.started()
+                        await self._draining.wait()
+                        accepting.cancel_scope.cancel()
+                finally:
+                    close_all(self.listeners)
 
     def drain(self, deadline: float) -> None:
         """Accept no more; sessions may go on until ``deadline`` (trio's clock), then they are stopped."""
-        self._deadline = deadline
+        self._sessions_scope.deadline = deadline
         self._draining.set()
 
     def session_over(self) -> None:
@@ -103,7 +107,9 @@ class Frontend:
                 sessions.start_soon(Session(self, listener, client, peer=peer).run)
 
     async def _wait_for_room(self) -> None:
-        if self.limit.say_once():
+        now = trio.current_time()
+        if now > self._said_full + _REPEAT_S:  # a proxy at its bound stays there, one session in for one out
+            self._said_full = now
             self.log.event(
                 SESSIONS_FULL,
                 f"{self.limit.limit} sessions, as many as may be: accepting waits",
@@ -113,6 +119,7 @@ class Frontend:
             await self.limit.room()
 
     async def _pause(self, error: OSError) -> None:
+        self._last_failure = trio.current_time()
         if not self._paused:  # said once, not for each connection
             self._paused = True
             self.log.event(
@@ -124,7 +131,7 @@ class Frontend:
         await trio.sleep(_PAUSE_S)
 
     def _say_resumed(self) -> None:
-        if self._paused:
+        if self._paused and trio.current_time() > self._last_failure + _RECOVERED_S:
             self._paused = False
             self.log.event(ACCEPT_RESUMED, f"frontend {self.name} accepts again", frontend=self.name)
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import trio
 from attrs import Factory, define
 
-_CLEARLY_FALLEN = 0.9
-
 
 @define(eq=False)
 class SessionLimit:
@@ -14,7 +12,6 @@ class SessionLimit:
 
     limit: int
     sessions: int = 0
-    _said: bool = False
     _waiting: trio.lowlevel.ParkingLot = Factory(trio.lowlevel.ParkingLot)
 
     @property
@@ -22,21 +19,14 @@ class SessionLimit:
         """Must accepting wait?"""
         return self.sessions >= self.limit
 
-    def say_once(self) -> bool:
-        """Is it to be said that the bound is reached? Once, until the number has clearly fallen."""
-        news, self._said = not self._said, True
-        return news
-
     def enter(self) -> None:
         """A session begins."""
         self.sessions += 1
 
     def leave(self) -> None:
-        """A session is over; one that waits to accept goes on."""
+        """A session is over; those that wait to accept look again."""
         self.sessions -= 1
-        if self.sessions < self.limit * _CLEARLY_FALLEN:
-            self._said = False
-        self._waiting.unpark()
+        self._waiting.unpark_all()  # a single one might be that of a bind where nobody waits
 
     async def room(self) -> None:
         """Wait until there may be room; ask again, others wait too."""

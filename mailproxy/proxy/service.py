@@ -7,7 +7,7 @@ import trio
 from mailproxy.config import Config
 from mailproxy.log import Log
 from mailproxy.log.events import DRAINING, READY, STOPPED
-from mailproxy.net.listener import Listener
+from mailproxy.net.listener import Listener, close_all
 from mailproxy.net.relay import PortableRelay
 from mailproxy.net.tls import Context
 from mailproxy.proxy.backend import Backend
@@ -33,6 +33,7 @@ class Service:
     ) -> None:
         self.config = config
         self.log = log
+        self._listeners = listeners
         self.limit = SessionLimit(max_sessions)
         relay = PortableRelay()
         self.backends = {
@@ -67,6 +68,7 @@ class Service:
                     task_status.started()
                 nursery.cancel_scope.cancel()
         finally:
+            close_all(self._listeners)  # those of frontends that never came to start
             self.log.event(STOPPED, "mailproxy has stopped")
             self.ended.set()
             await self.log.finish()  # noqa: ASYNC102 - shields itself, with a deadline of its own

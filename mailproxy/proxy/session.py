@@ -55,7 +55,7 @@ class Session:
     _began: float = field(factory=trio.current_time, init=False)
     _backend: Backend | None = field(default=None, init=False)
     _server: BackendServer | None = field(default=None, init=False)
-    _upstream: socket.socket | None = field(default=None, init=False)
+    _server_socket: socket.socket | None = field(default=None, init=False)
     _pair: Pair | None = field(default=None, init=False)
     _end: End = field(default=ends.STOPPED_CONNECTING, init=False)  # what it is if the operator stops it now
 
@@ -79,10 +79,7 @@ class Session:
             self._end, self.record.detail = ends.INTERNAL_ERROR, repr(fault)
             self._report(fault)
         finally:
-            try:
-                self._close()
-            finally:
-                self.frontend.session_over()
+            self._finish()
 
     async def _proceed(self) -> None:
         if self.listener.context is not None:
@@ -115,7 +112,7 @@ class Session:
         self.record.backend = backend.name
         server = backend.choose()
         if server is None:
-            raise SessionEndedError(ends.NO_SERVER, f"no server of {backend.name} can be used")
+            raise SessionEndedError(ends.NO_SERVER, backend.why_none())
         self.record.server = server.name
         self.record.queue_ms = 0
         self._backend, self._server = backend, server
@@ -128,9 +125,11 @@ class Session:
         began = trio.current_time()
         with trio.move_on_after(self._backend.config.timeouts.connect) as limit:
             try:
-                self._upstream, endpoint = await connect(server.endpoints, self.listener.port)
+                self._server_socket, endpoint = await connect(server.endpoints, self.listener.port)
                 if server.context is not None:
-                    self._upstream = await connect_tls(self._upstream, server.context, server.server_name)
+                    self._server_socket = await connect_tls(
+                        self._server_socket, server.context, server.server_name
+                    )
             except ServerHandshakeError as error:
                 raise self._not_connected(ends.SERVER_HANDSHAKE_FAILED, error) from None
             except ServerRefusedError as error:
@@ -138,7 +137,7 @@ class Session:
             except ProxyError as error:
                 raise SessionEndedError(ends.OUT_OF_RESOURCES, error) from None
         if limit.cancelled_caught:
-            raise self._not_connected(ends.CONNECT_TIMEOUT)
+            raise self._not_connected(ends.CONNECT_TIMEOUT, "no answer in time")
         self.record.server_address = endpoint.text(self.listener.port)
         self.record.connect_ms = _ms(trio.current_time() - began)
 
@@ -150,12 +149,12 @@ class Session:
 
     async def _relay(self) -> None:
         assert self._backend is not None  # noqa: S101 - it is connected
-        assert self._upstream is not None  # noqa: S101 - it is connected
+        assert self._server_socket is not None  # noqa: S101 - it is connected
         self._end = ends.STOPPED
         limits = self.frontend.config.timeouts
         self._pair = Pair(
             self.client,
-            self._upstream,
+            self._server_socket,
             client_limit=limits.client,
             server_limit=self._backend.config.timeouts.server,
             half_closed=limits.half_closed,
@@ -165,24 +164,41 @@ class Session:
         self._end = await self.frontend.relay.run(self._pair)
         raise SessionEndedError(self._end, self._pair.detail)
 
-    def _close(self) -> None:
-        record, frontend = self.record, self.frontend
-        self.client.close()
-        if self._upstream is not None:
-            self._upstream.close()
+    def _finish(self) -> None:
+        """Give the counts back, close, write the line. The border is here, too."""
+        try:
+            self._count_out()
+            self._close()
+        except Exception as fault:  # noqa: BLE001 - as in run
+            self._report(fault)
+        finally:
+            self.frontend.session_over()
+
+    def _count_out(self) -> None:
+        record = self.record
         if self._backend is not None and self._server is not None:
             self._backend.sessions -= 1
             self._server.leave()
             # HAProxy's line counts these without the session, the next two with it
             record.backend_sessions, record.server_sessions = self._backend.sessions, self._server.sessions
-        record.process_sessions, record.frontend_sessions = frontend.limit.sessions, frontend.sessions
+        record.process_sessions, record.frontend_sessions = (
+            self.frontend.limit.sessions,
+            self.frontend.sessions,
+        )
+
+    def _close(self) -> None:
+        record, frontend = self.record, self.frontend
+        self.client.close()
+        if self._server_socket is not None:
+            self._server_socket.close()
         if self._pair is not None:
             record.bytes_in, record.bytes_out = self._pair.up.received, self._pair.down.received
             record.close_notify = self._pair.client.close_notify
             record.server_close_notify = self._pair.server.close_notify
         record.end = self._end
         record.total_ms = _ms(trio.current_time() - self._began)
-        if frontend.config.log_null or record.bytes_in or not self._end.by_itself:
+        started = frontend.config.log_start and self._pair is not None
+        if frontend.config.log_null or started or record.bytes_in or not self._end.by_itself:
             frontend.log.session(record)
 
     def _log_start(self) -> None:
@@ -199,12 +215,15 @@ class Session:
         )
 
     def _report(self, fault: Exception) -> None:
-        place = traceback.extract_tb(fault.__traceback__)[-1]
+        cause: BaseException = fault
+        while isinstance(cause, BaseExceptionGroup):
+            cause = cause.exceptions[0]
+        place = traceback.extract_tb(cause.__traceback__)[-1]
         self.frontend.log.event(
             SESSION_FAULT,
-            f"a fault of mailproxy ended session {self.record.id:x}: {fault!r} at {place.filename}:{place.lineno}",
+            f"a fault of mailproxy ended session {self.record.id:x}: {cause!r} at {place.filename}:{place.lineno}",
             id=f"{self.record.id:x}",
-            fault=repr(fault),
+            fault=repr(cause),
             place=f"{place.filename}:{place.lineno}",
         )
 
