@@ -11,7 +11,7 @@ _HOST_NAME = re.compile(
     r"(?=.{1,253}\Z)(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?\Z"
 )
 _INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}")  # IFNAMSIZ is 16 with its closing zero
-_UNIX_PATH_MAX = 107  # sun_path holds 108 bytes with its closing zero (unix(7))
+UNIX_PATH_MAX = 107  # sun_path holds 108 bytes with its closing zero (unix(7))
 _PORT_MAX = 65535
 
 
@@ -67,6 +67,8 @@ def parse_bind(text: str) -> BindAddress:
         return DescriptorAddress(int(text[3:]))
     if text.startswith("unix:"):
         return _parse_unix(text)
+    if re.fullmatch(r":?[0-9]+", text):
+        raise ValueError(f'has no host: "*:{text.lstrip(":")}" is every IPv4 address')
     address = _parse_tcp(text)
     if address.port is None:
         raise ValueError("has no port")
@@ -101,12 +103,18 @@ def _parse_unix(text: str) -> UnixAddress:
     path = text.removeprefix("unix:")
     if not path or "\0" in path:
         raise ValueError("unix: takes a path")
-    if len(path.encode()) > _UNIX_PATH_MAX:
-        raise ValueError(f"the path is longer than {_UNIX_PATH_MAX} bytes")
+    if len(path.encode()) > UNIX_PATH_MAX:
+        raise ValueError(f"the path is longer than {UNIX_PATH_MAX} bytes")
     return UnixAddress(path)
 
 
 def _parse_tcp(text: str) -> TcpAddress:
+    if text.startswith("/"):
+        raise ValueError("is a path: write unix: before it")
+    if "://" in text:
+        raise ValueError("is a URL")
+    if any(character.isspace() for character in text):
+        raise ValueError("has blanks in it")
     if bracketed := re.fullmatch(r"\[([^\]]*)\](?::([^:]*))?", text):
         inside, port = bracketed.groups()
         host = _written_usually(inside)

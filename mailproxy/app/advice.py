@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from mailproxy.address import TcpAddress
-from mailproxy.app.limits import DESCRIPTORS_KEPT, descriptor_limit
+from mailproxy.app.limits import DESCRIPTORS_KEPT, descriptor_limit, max_sessions
 from mailproxy.config import Backend, Bind, Config, Frontend
 from mailproxy.errors import Fault
 from mailproxy.net.certificates import Certificate
 
 _IMAP_SILENCE_S = 29 * 60  # clients in IDLE speak at least every 29 minutes (RFC 2177 section 3)
 _EXPIRY_NOTICE = timedelta(days=14)
+_FEW_SESSIONS = 100
+_TLS_PORTS = {993, 995, 465}  # registered for TLS from the first byte (RFC 8314)
+_CLEAR_PORTS = {143, 110, 587, 25, 4190}
 
 
-def advise(config: Config, certificates: Mapping[Path, tuple[str, Certificate]]) -> list[Fault]:
-    """One line each, with the path of the key and what to write instead."""
+def advise(config: Config, certificates: Iterable[tuple[str, Certificate]]) -> list[Fault]:
+    """One line each, with the path of the key and what to write instead.
+
+    ``certificates``: with the path of the key that names each.
+    """
     advice: list[Fault] = []
     for frontend in config.frontends.values():
         advice += _about_frontend(frontend, config.backends.get(frontend.backend or ""))
@@ -26,8 +33,8 @@ def advise(config: Config, certificates: Mapping[Path, tuple[str, Certificate]])
         advice += _about_backend(backend)
     advice += _about_unused(config)
     advice += _about_certificates(certificates)
-    advice += _about_descriptors(config)
-    return advice
+    advice += _about_process(config)
+    return list(dict.fromkeys(advice))
 
 
 def _about_frontend(frontend: Frontend, backend: Backend | None) -> Iterator[Fault]:
@@ -49,6 +56,12 @@ def _about_frontend(frontend: Frontend, backend: Backend | None) -> Iterator[Fau
             )
         for server in backend.servers:
             portless = isinstance(server.address, TcpAddress) and server.address.port is None
+            port = server.address.port if isinstance(server.address, TcpAddress) else None
+            if bind.mode == "tls" and port in _TLS_PORTS and server.tls is None:
+                yield Fault(
+                    f"backends.{backend.name}.tls",
+                    f"port {port} of {server.name} speaks TLS, and sessions of {here} would come in clear text: give tls",
+                )
             if bind.mode == "tls" and portless and server.tls is None:
                 yield Fault(
                     f"backends.{backend.name}.servers",
@@ -67,6 +80,8 @@ def _about_backend(backend: Backend) -> Iterator[Fault]:
     path = f"backends.{backend.name}"
     if backend.protocol == "imap" and backend.timeouts.server < _IMAP_SILENCE_S:
         yield Fault(f"{path}.timeouts.server", _too_short(backend.timeouts.server))
+    if not any(server.weight for server in backend.servers):
+        yield Fault(path, "every server has weight 0: none takes a session")
     seen: dict[str, str] = {}
     for index, server in enumerate(backend.servers):
         here = f"{path}.servers[{index}]"
@@ -74,6 +89,9 @@ def _about_backend(backend: Backend) -> Iterator[Fault]:
         if address in seen:
             yield Fault(here, f"has the address {address} of {seen[address]}: one of them is superfluous")
         seen.setdefault(address, server.name)
+        port = server.address.port if isinstance(server.address, TcpAddress) else None
+        if server.tls is not None and port in _CLEAR_PORTS:
+            yield Fault(here, f"port {port} speaks clear text first, and tls is given: leave one of them")
         if server.tls is not None and server.tls.verify != "required":
             what = "nothing" if server.tls.verify == "none" else "the chain but not the name"
             yield Fault(
@@ -93,9 +111,12 @@ def _about_unused(config: Config) -> Iterator[Fault]:
             yield Fault(f"backends.{name}", "no frontend leads here")
 
 
-def _about_certificates(certificates: Mapping[Path, tuple[str, Certificate]]) -> Iterator[Fault]:
+def _about_certificates(certificates: Iterable[tuple[str, Certificate]]) -> Iterator[Fault]:
     now = datetime.now(UTC)
-    for file, (path, certificate) in certificates.items():
+    for path, certificate in certificates:
+        file, key = certificate.path, certificate.key or certificate.path
+        if key.stat().st_mode & 0o004:
+            yield Fault(path, f"{key}: everybody can read this private key: chmod o-r")
         left = certificate.not_after - now
         if left < _EXPIRY_NOTICE:
             yield Fault(
@@ -105,11 +126,21 @@ def _about_certificates(certificates: Mapping[Path, tuple[str, Certificate]]) ->
             yield Fault(path, f"{file}: has no DNS name, so clients cannot verify it")
 
 
-def _about_descriptors(config: Config) -> Iterator[Fault]:
-    wanted = config.process.max_sessions
-    if wanted is not None and wanted * 2 + DESCRIPTORS_KEPT > descriptor_limit():
+def _about_process(config: Config) -> Iterator[Fault]:
+    wanted, limit = config.process.max_sessions, descriptor_limit()
+    if wanted is not None and wanted * 2 + DESCRIPTORS_KEPT > limit:
         yield Fault(
             "process.max_sessions",
-            f"{wanted} sessions need {wanted * 2 + DESCRIPTORS_KEPT} descriptors, and the limit here is "
-            f"{descriptor_limit()}: raise it (ulimit -n, LimitNOFILE=) or lower max_sessions",
+            f"{wanted} sessions need {wanted * 2 + DESCRIPTORS_KEPT} descriptors, and the limit here is {limit}: raise it "
+            "(ulimit -n, LimitNOFILE=) or lower max_sessions",
         )
+    if wanted is None and max_sessions(config) < _FEW_SESSIONS:
+        yield Fault(
+            "process.max_sessions",
+            f"the limit of {limit} descriptors holds {max_sessions(config)} sessions: raise it (ulimit -n, LimitNOFILE=)",
+        )
+    if os.geteuid() == 0 and config.process.user is None:
+        yield Fault("process.user", 'sessions would be served as root: give a user, such as "mailproxy"')
+    syslog = config.log.to.syslog
+    if isinstance(syslog, str) and not Path(syslog).exists():
+        yield Fault("log.to", f"{syslog}: there is no such socket, so every line would be lost")

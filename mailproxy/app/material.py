@@ -26,7 +26,8 @@ class Material:
 
     bind_contexts: dict[tuple[str, int], Context] = Factory(dict)
     server_contexts: dict[str, dict[str, Context]] = Factory(dict)
-    certificates: dict[Path, tuple[str, Certificate]] = Factory(dict)
+    certificates: dict[tuple[Path, Path | None], tuple[str, Certificate]] = Factory(dict)
+    expired: list[Fault] = Factory(list)
     faults: list[Fault] = Factory(list)
 
     def add(self, path: str, fact: str) -> None:
@@ -89,36 +90,50 @@ def _read_place(place: Path, key: Path | None, path: str, material: Material) ->
 
 
 def _read_file(file: Path, key: Path | None, path: str, material: Material) -> Certificate | None:
-    if file in material.certificates:
-        return material.certificates[file][1]
-    # "imap.crt" with "imap.key" beside it is how many tools write a pair
-    beside = file.with_suffix(".key")
-    key = key or (beside if file.suffix != ".key" and beside.exists() else None)
+    known = material.certificates.get((file, key))
+    if known is not None:
+        return known[1]
     try:
-        certificate = read_certificate(file, key)
-        load_chain(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), file, key)
-    except ssl.SSLError as error:
-        material.add(path, f"{file}: {_about_pair(error, key)}")
+        certificate = read_certificate(file, key or _key_beside(file))
+        _try_pair(certificate)
     except OSError as error:
         material.add(path, f"{error.filename or file}: {error.strerror or error}")
+        return None
     except ValueError as error:
         material.add(path, f"{file}: {error}")
-    else:
-        now = datetime.now(UTC)
-        if not certificate.not_before <= now <= certificate.not_after:
-            material.add(
-                path,
-                f"{file}: is not in date: from {certificate.not_before:%Y-%m-%d} to {certificate.not_after:%Y-%m-%d}",
-            )
-        material.certificates[file] = (path, certificate)
-        return certificate
-    return None
+        return None
+    if not certificate.not_before <= datetime.now(UTC) <= certificate.not_after:
+        dates = f"from {certificate.not_before:%Y-%m-%d} to {certificate.not_after:%Y-%m-%d}"
+        material.expired.append(Fault(path, f"{file}: is not in date: {dates}"))
+    material.certificates[file, key] = (path, certificate)
+    return certificate
+
+
+def _key_beside(file: Path) -> Path | None:
+    """``imap.key`` beside ``imap.crt`` is how many tools write a pair. Raises OSError."""
+    beside = file.with_suffix(".key")
+    return beside if file.suffix != ".key" and beside.exists() else None
+
+
+def _try_pair(certificate: Certificate) -> None:
+    """Load certificate and key as a bind would. Raises OSError with the file, ValueError with the fact."""
+    key = certificate.key
+    if key is not None:
+        key.open("rb").close()  # OpenSSL would not say which of the two files is missing
+    try:
+        load_chain(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate.path, key)
+    except ssl.SSLError as error:
+        raise ValueError(_about_pair(error, key)) from None
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(key or certificate.path)) from None
 
 
 def _about_pair(error: ssl.SSLError, key: Path | None) -> str:
-    if error.reason == "KEY_VALUES_MISMATCH":
-        return "the private key does not belong to the certificate"
-    if key is None and error.reason in (None, "NO_START_LINE"):
+    if error.reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"):
+        return "the private key does not belong to the certificate, which must be the first one in its file"
+    if error.reason in (None, "NO_START_LINE", "PEM_LIB"):
+        if key is not None:
+            return f"{key} has no private key in PEM form"
         return (
             "has no private key: put it into the same file, beside it with the suffix .key, or name it as key"
         )
@@ -127,7 +142,10 @@ def _about_pair(error: ssl.SSLError, key: Path | None) -> str:
 
 def _blame_ciphers(ciphers: str | None, path: str, error: Exception) -> tuple[str, str]:
     if isinstance(error, ssl.SSLError) and ciphers is not None and "cipher" in str(error).lower():
-        return f"{path}.ciphers", f'"{ciphers}": OpenSSL knows no such cipher'
+        return (
+            f"{path}.ciphers",
+            f'"{ciphers}": OpenSSL knows no such cipher of TLS 1.2 (those of 1.3 are always on)',
+        )
     return path, reason(error) if isinstance(error, ssl.SSLError) else str(error)
 
 
@@ -183,9 +201,12 @@ def _check_log(config: Config, material: Material) -> None:
     file = config.log.to.path
     if file is None:
         return
-    if not file.parent.is_dir():
-        material.add("log.to", f"{file}: there is no folder {file.parent}")
-    elif file.is_dir():
-        material.add("log.to", f"{file}: is a folder")
-    elif not os.access(file if file.exists() else file.parent, os.W_OK):
-        material.add("log.to", f"{file}: cannot be written")
+    try:
+        if not file.parent.is_dir():
+            material.add("log.to", f"{file}: there is no folder {file.parent}")
+        elif file.is_dir():
+            material.add("log.to", f"{file}: is a folder")
+        elif not os.access(file if file.exists() else file.parent, os.W_OK):
+            material.add("log.to", f"{file}: cannot be written")
+    except OSError as error:  # a folder on the way is closed, a name too long
+        material.add("log.to", f"{file}: {error.strerror}")

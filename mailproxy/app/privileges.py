@@ -36,12 +36,13 @@ def drop_privileges(config: Config) -> None:
             os.setgroups([gid])
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
-    except PermissionError:
+    except OSError as error:
         key, name = (
             ("user", config.process.user)
             if config.process.user is not None
             else ("group", config.process.group)
         )
+        reason = "only root can" if os.geteuid() != 0 else str(error.strerror)
         raise ConfigError(
-            [Fault(f"process.{key}", f'only root can become "{name}"')], config.source
+            [Fault(f"process.{key}", f'cannot become "{name}": {reason}')], config.source
         ) from None

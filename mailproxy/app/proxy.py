@@ -8,9 +8,9 @@ from typing import Literal
 import trio
 from attrs import field, frozen
 
+from mailproxy.address import TcpAddress
 from mailproxy.app.limits import max_sessions
 from mailproxy.app.material import Material, load_material
-from mailproxy.app.privileges import wanted_owner
 from mailproxy.config import Config
 from mailproxy.errors import ConfigError, Fault
 from mailproxy.log import Log, open_target
@@ -101,16 +101,39 @@ class Proxy:
         self._service.log.reopen()
 
 
-def open_service(config: Config, material: Material) -> Service:
-    """Listen and open the log: all that needs privileges. Raises ConfigError, with nothing left open."""
+def open_service(config: Config, material: Material, *, owner: tuple[int, int] | None = None) -> Service:
+    """Listen and open the log: all that needs privileges. ``owner``: who gets the log file if it is made here.
+
+    Raises ConfigError, with nothing left open.
+    """
     listeners: list[Listener] = open_listeners(config, material.bind_contexts)
     try:
-        target = open_target(config.log.to.where, config.log.to.syslog, wanted_owner(config))
+        _check_ports(config, listeners)
+        target = open_target(config.log.to.where, config.log.to.syslog, owner)
     except OSError as error:
         close_all(listeners)
-        raise ConfigError([Fault("log.to", f"{config.log.to}: {error.strerror}")], config.source) from None
+        reason = error.strerror or str(error)
+        raise ConfigError([Fault("log.to", f"{config.log.to}: {reason}")], config.source) from None
+    except ConfigError:
+        close_all(listeners)
+        raise
     log = Log(target, form=config.log.format, level=config.log.level)
     return Service(config, listeners, material.server_contexts, log=log, max_sessions=max_sessions(config))
+
+
+def _check_ports(config: Config, listeners: list[Listener]) -> None:
+    """An inherited Unix socket has no port for servers that have none either; only now is it known to be one."""
+    for listener in listeners:
+        frontend = config.frontends[listener.frontend]
+        backend = config.backends.get(frontend.backend or "")
+        if listener.port is None and backend is not None:
+            portless = [
+                s for s in backend.servers if isinstance(s.address, TcpAddress) and s.address.port is None
+            ]
+            if portless:
+                path = f"frontends.{frontend.name}.bind[{listener.number - 1}].address"
+                fact = f"{listener.bind.address} has no port for server {portless[0].name}, which has none either"
+                raise ConfigError([Fault(path, fact)], config.source)
 
 
 async def serve(config: Config, *, task_status: trio.TaskStatus[Proxy] = trio.TASK_STATUS_IGNORED) -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
+from functools import partial
 
 import trio
 
 from mailproxy.app.material import load_material
-from mailproxy.app.privileges import drop_privileges
+from mailproxy.app.privileges import drop_privileges, wanted_owner
 from mailproxy.app.proxy import open_service
 from mailproxy.config import Config
-from mailproxy.log.events import STOPPING
+from mailproxy.log.events import CERTIFICATE_EXPIRED, SIGNAL_IGNORED, STOPPING, UNRAISABLE
 from mailproxy.proxy.service import Service
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2, signal.SIGUSR1)
 
 
 def run(config: Config) -> None:
@@ -22,12 +25,33 @@ def run(config: Config) -> None:
     SIGTERM drains and stops, a second one or SIGINT stops now, SIGUSR2 and SIGHUP reopen the log file. Raises
     ConfigError, before anything is served, with every fault that files, addresses and names have.
     """
+    _fill_standard_descriptors()
     material = load_material(config)
-    service = open_service(config, material)
+    service = open_service(config, material, owner=wanted_owner(config))
     drop_privileges(config)
+    for expired in material.expired:
+        service.log.event(CERTIFICATE_EXPIRED, str(expired), path=expired.path)
+    sys.unraisablehook = partial(_unraisable, service)
     # Signals wait until somebody hears them, and at the end for ever: one that came late would spoil the exit code.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     trio.run(_run, service)
+
+
+def _fill_standard_descriptors() -> None:
+    """Started without standard input, output or error, a socket would get their numbers, and the log would go there."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)
+
+
+def _unraisable(service: Service, unraisable: sys.UnraisableHookArgs) -> None:
+    """What Python would print with a traceback although it goes on.
+
+    A client can cause one: a server name that is no ASCII fails in the callback of OpenSSL, before any code of ours. Its
+    handshake ends with an alert and has its line.
+    """
+    if not isinstance(unraisable.exc_value, UnicodeDecodeError):
+        service.log.event(UNRAISABLE, f"ignored: {unraisable.exc_value!r} in {unraisable.object!r}")
 
 
 async def _run(service: Service) -> None:
@@ -45,6 +69,10 @@ async def _obey(service: Service, signals: object, scope: trio.CancelScope) -> N
     async for number in signals:  # type: ignore[attr-defined]  # trio does not name the receiver's type
         if number in (signal.SIGHUP, signal.SIGUSR2):
             service.log.reopen()
+        elif number == signal.SIGUSR1:
+            service.log.event(
+                SIGNAL_IGNORED, "SIGUSR1 means nothing here: SIGUSR2 reopens the log, SIGTERM stops"
+            )
         elif number == signal.SIGTERM and not draining:
             draining = True
             service.drain(service.config.process.drain_timeout)

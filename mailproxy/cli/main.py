@@ -24,7 +24,7 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path, readable=False))
 def run(file: Path) -> None:
     """Run in the foreground.
 
@@ -40,7 +40,7 @@ def run(file: Path) -> None:
 
 
 @main.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path, readable=False))
 @click.option("--strict", is_flag=True, help="Exit with 1 if there is advice.")
 def check(file: Path, strict: bool) -> None:
     """Say what is wrong with a configuration, and what could be better.
@@ -51,15 +51,16 @@ def check(file: Path, strict: bool) -> None:
     from mailproxy.app import advise, load_material
 
     try:
-        advice = advise(config, load_material(config).certificates)
+        material = load_material(config)
     except ConfigError as error:
         _refuse(error)
+    if material.expired:
+        _refuse(ConfigError(material.expired, config.source))
+    advice = advise(config, material.certificates.values())
     for line in advice:
         click.echo(f"{file}: advice: {line}", err=True)
     click.echo(
-        f"{file}: {_summary(config)}, {len(advice)} pieces of advice"
-        if advice
-        else f"{file}: {_summary(config)}"
+        f"{file}: {_summary(config)}" + (f", {_count(len(advice), 'piece')} of advice" if advice else "")
     )
     sys.exit(ADVISED if advice and strict else 0)
 
@@ -94,4 +95,8 @@ def _refuse(error: ConfigError) -> NoReturn:
 def _summary(config: Config) -> str:
     binds = sum(len(frontend.bind) for frontend in config.frontends.values())
     servers = sum(len(backend.servers) for backend in config.backends.values())
-    return f"fine: {binds} binds, {servers} servers"
+    return f"fine: {_count(binds, 'bind')}, {_count(servers, 'server')}"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

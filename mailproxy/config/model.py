@@ -15,6 +15,7 @@ from attrs import Factory, field, frozen
 from mailproxy.address import BindAddress, ServerAddress
 from mailproxy.config.values import (
     Count,
+    HostName,
     LogTarget,
     Mode,
     Name,
@@ -86,7 +87,7 @@ class Admin:
     """The admin socket and HTTP."""
 
     socket: Path | None = setting("path of the admin socket", None, only=(None,))
-    mode: Mode = setting("its permission bits", Mode(0o660))
+    mode: Mode = setting("its permission bits", Mode(0o660), only=(0o660,))
     http: BindAddress | None = setting("address of metrics and status page", None, only=(None,))
 
 
@@ -97,9 +98,9 @@ class FrontendTimeouts:
     client: TimeLimit = setting(
         "the client is silent for so long", None, shown="31m for imap and tcp, else 10m"
     )
-    proxy_header: TimeLimit = setting("a PROXY header is complete", TimeLimit(3.0))
+    proxy_header: TimeLimit = setting("a PROXY header is complete", TimeLimit(3.0), only=(3.0,))
     handshake: TimeLimit = setting("the TLS handshake is done", TimeLimit(10.0))
-    negotiation: TimeLimit = setting("STARTTLS is reached", TimeLimit(180.0))
+    negotiation: TimeLimit = setting("STARTTLS is reached", TimeLimit(180.0), only=(180.0,))
     half_closed: TimeLimit = setting(
         "after one side closed, the other is silent for so long", TimeLimit(60.0)
     )
@@ -189,11 +190,11 @@ class BackendTimeouts:
     """Time limits of the servers' side."""
 
     connect: TimeLimit = setting("the connection, with its TLS handshake, is made", TimeLimit(5.0))
-    queue: TimeLimit = setting("waiting for a place at a server", TimeLimit(60.0))
+    queue: TimeLimit = setting("waiting for a place at a server", TimeLimit(60.0), only=(60.0,))
     server: TimeLimit = setting(
         "the server is silent for so long", None, shown="31m for imap and tcp, else 10m"
     )
-    check: TimeLimit = setting("a health check is done", TimeLimit(5.0))
+    check: TimeLimit = setting("a health check is done", TimeLimit(5.0), only=(5.0,))
 
 
 @frozen(kw_only=True)
@@ -205,7 +206,9 @@ class ServerTls:
         "chain and name, the chain alone, or nothing", "required"
     )
     ca: Path | None = setting("PEM file of the CA", None, shown="the system's")
-    server_name: Text | None = setting("the name to ask for and to verify", None, shown="the address's host")
+    server_name: HostName | None = setting(
+        "the name to ask for and to verify", None, shown="the address's host"
+    )
     certificate: Path | None = setting("client certificate, PEM", None, only=(None,))
     key: Path | None = setting("its private key", None, only=(None,))
     min_version: Literal["1.2", "1.3"] = setting("lowest TLS version", "1.2")
@@ -292,8 +295,8 @@ class Server:
     observe: Literal["none", "connect"] = setting(
         "sessions count as checks", "none", only=("none",), shown="the backend's"
     )
-    error_limit: Positive = setting("failures in a row that count", 10, shown="the backend's")
-    error_clients: Positive = setting("clients that must have seen them", 1, shown="the backend's")
+    error_limit: Positive = setting("failures in a row that count", 10, only=(10,), shown="the backend's")
+    error_clients: Positive = setting("clients that must have seen them", 1, only=(1,), shown="the backend's")
 
 
 # What a server takes from its backend when it does not say otherwise.
@@ -330,8 +333,8 @@ class Backend:
     observe: Literal["none", "connect"] = setting(
         "failures of sessions count as checks", "none", only=("none",)
     )
-    error_limit: Positive = setting("failures in a row that count", 10)
-    error_clients: Positive = setting("clients that must have seen them", 1)
+    error_limit: Positive = setting("failures in a row that count", 10, only=(10,))
+    error_clients: Positive = setting("clients that must have seen them", 1, only=(1,))
     resolve_interval: TimeLimit = setting("host names are resolved again after that", TimeLimit(30.0))
     port: Port | None = setting(
         "for servers without one", None, shown="the port that the client connected to"

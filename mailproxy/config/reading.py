@@ -36,7 +36,7 @@ def load(path: str | os.PathLike[str]) -> model.Config:
             data = stream.read(_FILE_MAX + 1)
         if len(data) > _FILE_MAX:
             raise ConfigError([Fault("", f"is larger than {_FILE_MAX} bytes")], str(path))
-        tables = tomli.loads(data.decode())
+        tables = tomli.loads(data.decode("utf-8-sig"))  # some editors begin a file with a byte order mark
     except OSError as error:
         raise ConfigError([Fault("", f"cannot be read: {error.strerror}")], str(path)) from None
     except UnicodeDecodeError as error:
@@ -62,7 +62,11 @@ def from_mapping(
         tables = _check(_expand(mapping, "", found), found)
     except RecursionError:
         raise ConfigError([Fault("", "is nested too deeply")], source) from None
-    config = build(tables, found, _converter(Path(folder).absolute()), source)
+    try:
+        converter = _converter(Path(folder).absolute())
+    except OSError as error:
+        raise ConfigError([Fault("", f"the current folder is gone: {error.strerror}")], source) from None
+    config = build(tables, found, converter, source)
     if found.faults or config is None:
         raise ConfigError(found.faults, source)
     return config
@@ -105,7 +109,7 @@ def _check_owners(owner: type, value: object, path: str, found: Findings) -> Tab
     name_kind = kind_of(keys_of(owner)["name"].annotation)
     assert name_kind is not None  # noqa: S101 - names are of a kind
     checked = {}
-    for name, table in check_named(value, path, found).items():
+    for name, table in check_named(value, path, found, example=f", [{path}.NAME]").items():
         here = join(path, name)
         try:
             name_kind.structure(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 
-from mailproxy.address import BindAddress, DescriptorAddress, TcpAddress, UnixAddress
+from mailproxy.address import UNIX_PATH_MAX, BindAddress, ServerAddress, TcpAddress, UnixAddress
 from mailproxy.config import model
 from mailproxy.config.inherit import Layer, Table
 from mailproxy.config.tables import Findings, join, nearest
@@ -44,6 +44,10 @@ def _look_for(what: str, naming: Layer, tables: Table, found: Findings) -> None:
     found.add(join(naming.path, what), f"there is no {what} {show(name)}{nearest(name, tables[place])}")
 
 
+def _known_are(names: Iterable[str]) -> str:
+    return f"; known are {', '.join(names)}" if names else ""
+
+
 def own_bind(bind: Layer, found: Findings) -> None:
     """Keys that a bind gives itself although they cannot mean anything there."""
     address = bind.table.get("address", "")
@@ -56,9 +60,26 @@ def own_bind(bind: Layer, found: Findings) -> None:
             found.add(join(bind.path, key), f"has no meaning for {show(address)}: unix: addresses only")
     if bind.table.get("v6only") and address and not no_tcp and ":" not in address.rpartition(":")[0]:
         found.add(join(bind.path, "v6only"), f"has no meaning for {show(address)}: IPv6 addresses only")
-    mode = bind.table.get("mode", "")
-    if bind.table.get("tls") and mode in ("forward", "passthrough"):
-        found.add(join(bind.path, "tls"), f"has no meaning with mode {show(mode)}: TLS is not ended here")
+    if address.startswith("fd:") and "backlog" in bind.table:
+        found.add(join(bind.path, "backlog"), f"has no meaning for {show(address)}: it listens already")
+
+
+def bind(value: model.Bind | None, own: Layer, found: Findings) -> None:
+    """A bind's own tls goes with its mode; its path is one that a socket can have."""
+    if value is None:
+        return
+    if own.table.get("tls") and value.mode != "tls" and join(own.path, "mode") not in found.bad:
+        found.add(join(own.path, "tls"), f'has no meaning with mode "{value.mode}": TLS is not ended here')
+    _check_path(value.address, own.path, found)
+
+
+def _check_path(address: BindAddress | ServerAddress, path: str, found: Findings) -> None:
+    # checked again: a relative path has grown by the folder that it is relative to
+    if isinstance(address, UnixAddress) and len(address.path.encode()) > UNIX_PATH_MAX:
+        found.add(
+            join(path, "address"),
+            f'"{address.path}" is longer than the {UNIX_PATH_MAX} bytes that a socket can have',
+        )
 
 
 def listeners(frontends: Mapping[str, model.Frontend], found: Findings) -> None:
@@ -66,7 +87,9 @@ def listeners(frontends: Mapping[str, model.Frontend], found: Findings) -> None:
     places = []
     for name, frontend in frontends.items():
         path = join("frontends", name)
-        same_names([str(bind.name) for bind in frontend.bind], f"{path}.bind", found)
+        # those called after their address are seen when addresses overlap, and port 0 is another one each time
+        names = [str(bind.name) for bind in frontend.bind if bind.name != str(bind.address)]
+        same_names(names, f"{path}.bind", found)
         for index, bind in enumerate(frontend.bind):
             here = f"{path}.bind[{index}]"
             places.append((here, bind))
@@ -80,6 +103,8 @@ def listeners(frontends: Mapping[str, model.Frontend], found: Findings) -> None:
 
 
 def _certificates(bind: model.Bind, path: str, tls_path: str, found: Findings) -> None:
+    if any(".tls" in bad for bad in found.bad):
+        return  # what is wrong with it has been said
     if bind.mode == "tls" and (bind.tls is None or not bind.tls.certificates):
         found.add(path, "mode tls needs certificates: give tls.certificates to the bind or its frontend")
     elif bind.tls is not None and bind.tls.key is not None and len(bind.tls.certificates) != 1:
@@ -110,7 +135,10 @@ def _covers(wide: TcpAddress, narrow: TcpAddress, v6only: bool) -> bool:
 
 def server(value: model.Server | None, path: str, found: Findings) -> None:
     """A server's keys fit its address."""
-    if value is None or value.tls is None:
+    if value is None:
+        return
+    _check_path(value.address, path, found)
+    if value.tls is None:
         return
     if (
         value.tls.verify == "required"
@@ -150,5 +178,4 @@ def reachability(
 
 
 def _has_no_port(address: BindAddress) -> bool:
-    # an inherited descriptor's port is known only when it is taken over
-    return isinstance(address, UnixAddress) and not isinstance(address, DescriptorAddress)
+    return isinstance(address, UnixAddress)  # an inherited descriptor's is known only when it is taken over

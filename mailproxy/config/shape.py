@@ -15,7 +15,7 @@ from mailproxy.config.values import KINDS, Kind, kind_of
 # Tables that false switches off where they would be inherited.
 SWITCHABLE = (model.FrontendTls, model.ServerTls, model.Stick, model.Check)
 # Tables with a short form, and the key that the short form stands for.
-SHORT_FORMS = {model.Server: "address", model.Check: "type"}
+SHORT_FORMS = {model.Server: "address", model.Bind: "address", model.Check: "type"}
 # Where a frontend or backend keeps tables that inherit on their own.
 _LISTS_OF_THEIR_OWN = {"bind", "routes", "servers", "steps"}
 

@@ -12,8 +12,10 @@ from typing import Any
 
 from attrs import Factory, define
 
+from mailproxy.config import model
 from mailproxy.config.shape import SHORT_FORMS, SWITCHABLE, Key, keys_of
-from mailproxy.config.values import Kind, UnfitValueError, printable, show
+from mailproxy.config.units import write_duration
+from mailproxy.config.values import Kind, Mode, Seconds, TimeLimit, UnfitValueError, printable, show
 from mailproxy.errors import Fault
 
 Table = dict[str, Any]
@@ -51,9 +53,34 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def unknown(name: str, known: Iterable[str]) -> str:
-    """The fact about an unknown key: the nearest known one, or all of them."""
+    """The fact about an unknown key: HAProxy's word for a known one, the nearest, where it belongs, or all there are."""
     known = list(known)
-    return f"unknown key{nearest(name, known) or '; known are ' + ', '.join(known)}"
+    close = nearest(name, known)
+    if name in _WORDS_OF_HAPROXY:
+        return f"unknown key, what HAProxy calls so is {_WORDS_OF_HAPROXY[name]} here"
+    homes = [
+        title
+        for title, table in _TITLES.items()
+        if name in keys_of(table) and name not in ("name", "profile")
+    ]
+    if homes and not close:
+        return f"unknown key here, it is one of {' and of '.join(homes)}; known here are {', '.join(known)}"
+    return f"unknown key{close or '; known are ' + ', '.join(known)}"
+
+
+_WORDS_OF_HAPROXY = {
+    "global": "[process]", "listen": "[frontends.NAME] with [backends.NAME]", "default_backend": "backend",
+    "maxconn": "max_sessions", "crt": "tls.certificates", "ssl": 'mode = "tls" of a bind, or tls of a backend',
+    "ca-file": "tls.ca", "ca_file": "tls.ca", "verifyhost": "tls.server_name", "default-server": "[defaults.server]",
+    "tcp-ut": "tcp_user_timeout", "inter": "check.interval", "send-proxy-v2": 'send_proxy = "v2"',
+    "send-proxy": 'send_proxy = "v1"', "accept-proxy": "accept_proxy", "stick-table": "stick",
+}  # fmt: skip
+_TITLES = {
+    "a frontend": model.Frontend, "a frontend's timeouts": model.FrontendTimeouts, "a frontend's tls": model.FrontendTls,
+    "a bind": model.Bind, "a route": model.Route, "a backend": model.Backend,
+    "a backend's timeouts": model.BackendTimeouts, "a backend's tls": model.ServerTls, "a server": model.Server,
+    "a check": model.Check, "stick": model.Stick, "[process]": model.Process, "[log]": model.Log,
+}  # fmt: skip
 
 
 def check_table(
@@ -61,7 +88,8 @@ def check_table(
 ) -> Table:
     """The table with its bad keys dropped; short forms written out. ``without``: keys that do not stand in the file."""
     if not isinstance(value, dict):
-        found.drop(path, f"{show(value)} is not allowed: a table")
+        words = f"a table, [{path}] with one pair of brackets" if _is_list_of_tables(value) else "a table"
+        found.drop(path, f"{show(value)} is not allowed: {words}")
         return {}
     keys = {name: key for name, key in keys_of(table_type).items() if name not in without}
     clean: Table = {}
@@ -88,7 +116,7 @@ def _check_key(key: Key, value: object, path: str, found: Findings) -> object:
         assert key.kind is not None  # noqa: S101 - a key without table has a kind
         checked = _check_value(key.kind, value, path, found)
     if key.only is not None and path not in found.bad and not _is_off(key, checked):
-        words = " or ".join(_write(value) for value in key.only if value is not None)
+        words = " or ".join(write_value(key, value) for value in key.only if value is not None)
         found.drop(path, f"{show(value)} is not supported yet" + (f": only {words}" if words else ""))
     return checked
 
@@ -150,13 +178,22 @@ def _is_off(key: Key, value: object) -> bool:
     return any(value == off and isinstance(value, bool) == isinstance(off, bool) for off in key.only or ())
 
 
-def _write(value: object) -> str:
+def write_value(key: Key, value: Any) -> str:
+    """A value of a key as it would stand in the file."""
+    if key.annotation in (Seconds, TimeLimit) and value is not None:
+        return f'"{write_duration(value)}"'
+    if key.annotation is Mode:
+        return f'"{value:04o}"'
     return "[]" if value == () else show(value)
 
 
-def check_named(value: object, path: str, found: Findings) -> Mapping[str, object]:
+def _is_list_of_tables(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
+
+
+def check_named(value: object, path: str, found: Findings, *, example: str = "") -> Mapping[str, object]:
     """A table of tables by name, such as ``frontends``."""
     if not isinstance(value, dict):
-        found.drop(path, f"{show(value)} is not allowed: a table for each name")
+        found.drop(path, f"{show(value)} is not allowed: a table for each name{example}")
         return {}
     return value

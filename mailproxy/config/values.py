@@ -15,7 +15,7 @@ from typing import Any, Literal, NewType, get_args, get_origin
 
 from attrs import frozen
 
-from mailproxy.address import BindAddress, ServerAddress, parse_bind, parse_server
+from mailproxy.address import BindAddress, ServerAddress, TcpAddress, parse_bind, parse_server
 from mailproxy.config.units import parse_duration, parse_size
 
 Seconds = NewType("Seconds", float)
@@ -27,6 +27,7 @@ Port = NewType("Port", int)
 Weight = NewType("Weight", int)
 Mode = NewType("Mode", int)
 Name = NewType("Name", str)
+HostName = NewType("HostName", str)
 Text = NewType("Text", str)
 Pattern = NewType("Pattern", str)
 Network = IPv4Network | IPv6Network
@@ -107,6 +108,8 @@ def show(value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, dict):
         return "a table"
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        return "a list of tables"
     if isinstance(value, (date, time)):
         return value.isoformat()
     if isinstance(value, list):
@@ -173,6 +176,15 @@ def _name(value: object) -> str:
     return str(value)
 
 
+def _host_name(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError  # noqa: TRY004 - one kind of error for every unfit value
+    address = parse_server(f"[{value}]" if ":" in value else value)
+    if not isinstance(address, TcpAddress) or address.port is not None:
+        raise ValueError
+    return address.host.rstrip(".")
+
+
 def _pattern(value: object) -> str:
     try:
         re.compile(_text(value))
@@ -184,7 +196,7 @@ def _pattern(value: object) -> str:
 def _time_limit(value: object) -> float:
     seconds = parse_duration(value)
     if seconds == 0:
-        raise ValueError("a limit of nothing would end everything at once")
+        raise ValueError("must be above 0")
     return seconds
 
 
@@ -214,11 +226,13 @@ def _redispatch(value: object) -> bool | int:
 def _log_target(value: object) -> LogTarget:
     text = _text(value)
     if text.startswith("syslog:"):
-        rest = text.removeprefix("syslog:")
-        if not re.fullmatch(r"/.+|(\[[0-9A-Fa-f:.]+\]|[^:\s/]+):[0-9]{1,5}", rest) or (
-            not rest.startswith("/") and not 0 < int(rest.rpartition(":")[2]) < 2**16
-        ):
-            raise ValueError("syslog: takes a path or HOST:PORT")
+        place = text.removeprefix("syslog:")
+        if not place.startswith("/"):
+            address = parse_server(place)
+            if not isinstance(address, TcpAddress) or address.port is None:
+                raise ValueError("syslog: takes a path or HOST:PORT")
+    elif text not in ("stderr", "stdout") and text.lower() in ("stderr", "stdout", "syslog"):
+        raise ValueError(f"a file of that name would be written as ./{text}")
     return LogTarget(text)
 
 
@@ -269,6 +283,7 @@ KINDS: dict[Any, Kind] = {
     Mode: Kind(_mode, 'permission bits such as "0660"', {"type": "string", "pattern": "^0?[0-7]{3}$"}),
     Name: Kind(_name, "a name of letters, digits and . _ - : / * [ ]", {**_STRING, "pattern": r"^[A-Za-z0-9_.:\[\]*/-]{1,128}$"}),
     Text: Kind(_text, "a string that is not empty", {**_STRING, "minLength": 1}),
+    HostName: Kind(_host_name, 'a host name such as "imap.internal", or an IP address', {**_STRING, "minLength": 1}),
     Pattern: Kind(_pattern, "a regular expression", {**_STRING, "format": "regex"}),
     bool: Kind(_boolean, "true or false", {"type": "boolean"}),
     float: Kind(_share, "a number from 0 to 1", {"type": "number", "minimum": 0, "maximum": 1}),

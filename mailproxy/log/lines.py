@@ -84,7 +84,7 @@ def json_session(r: SessionRecord) -> str:
     assert r.end is not None  # noqa: S101 - lines are written at the end
     return _json(
         {
-            "time": _iso(r.accepted), "event": "session", "frontend": r.frontend, "bind": r.bind,
+            "time": _iso(r.accepted), "event": "session", "level": "info", "frontend": r.frontend, "bind": r.bind,
             "backend": r.backend or None, "server": r.server or None, "client": _plain(r.client),
             "server_address": r.server_address or None, "queue_ms": r.queue_ms, "connect_ms": r.connect_ms,
             "total_ms": r.total_ms, "bytes_in": r.bytes_in, "bytes_out": r.bytes_out, "end": r.end.name,
@@ -107,12 +107,12 @@ def json_event(event: Event, message: str, data: Mapping[str, object]) -> str:
 def text_session(r: SessionRecord) -> str:
     """One line for eyes."""
     assert r.end is not None  # noqa: S101 - lines are written at the end
-    place = f"{r.backend}/{r.server}" if r.server else r.backend or "no backend"
+    place = f" -> {r.backend}/{r.server}" if r.server else f" -> {r.backend}" if r.backend else ""
     tls = f" {r.tls_version} {r.tls_cipher}" if r.tls_version else ""
-    name = f" for {r.sni}" if r.sni else ""
+    name = f" for {_escape(r.sni)}" if r.sni else ""
     detail = f" ({r.detail})" if r.detail else ""
     return _one_line(
-        f"{_text_date(r.accepted)}.{_ms(r.accepted):03} {r.frontend} -> {place} {_plain(r.client)}{tls}{name} {r.end.name}{detail}"
+        f"{_text_date(r.accepted)}.{_ms(r.accepted):03} {r.frontend}{place} {_plain(r.client)}{tls}{name} {r.end.name}{detail}"
         f" after {r.total_ms / 1000:.3f}s, {r.bytes_in} bytes from the client, {r.bytes_out} from the server"
     )
 
@@ -140,7 +140,11 @@ def _json(data: Mapping[str, object]) -> str:
 
 def _one_line(text: str) -> str:
     """Peers have a say in some words (a server name may hold anything): nobody writes a second line, or to a terminal."""
-    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
+    return text if text.isprintable() else _escape(text)
+
+
+def _escape(text: str) -> str:
+    return text.encode("unicode_escape").decode("ascii")
 
 
 def _plain(client: str) -> str:

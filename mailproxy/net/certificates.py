@@ -46,11 +46,15 @@ def read_certificate(path: Path, key: Path | None = None) -> Certificate:
         leaf = x509.load_pem_x509_certificate(data)
     except ValueError:
         raise ValueError("has no certificate in PEM form") from None
+    try:
+        names = _names(leaf)
+    except (ValueError, x509.UnsupportedGeneralNameType, x509.DuplicateExtension) as error:
+        raise ValueError(f"has names that cannot be read: {error}") from None
     return Certificate(
         path,
         key=key,
-        names=_names(leaf),
-        key_type=type(leaf.public_key()).__name__,
+        names=names,
+        key_type=leaf.public_key_algorithm_oid.dotted_string,  # the key itself may be of a curve unknown to cryptography
         not_after=leaf.not_valid_after_utc,
         not_before=leaf.not_valid_before_utc,
     )

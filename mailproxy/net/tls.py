@@ -7,6 +7,7 @@ memory BIO: OpenSSL reads and writes the socket itself, which saves a copy and t
 from __future__ import annotations
 
 import contextlib
+import encodings.idna  # noqa: F401 - ssl asks for it with the first server name, when this process may have lost its rights
 import os
 import socket
 import ssl
@@ -236,7 +237,11 @@ def is_reset(error: ssl.SSLError) -> bool:
 
     CPython before 3.12.3 calls both SSLEOFError; since OpenSSL 3 only the FIN comes with a reason of OpenSSL's own.
     """
-    return isinstance(error, ssl.SSLEOFError) and error.reason is None and ssl.OPENSSL_VERSION_INFO >= (3, 0)
+    return (
+        isinstance(error, ssl.SSLEOFError)
+        and getattr(error, "reason", None) is None
+        and ssl.OPENSSL_VERSION_INFO >= (3, 0)
+    )
 
 
 def reason(error: ssl.SSLError) -> str:
@@ -245,6 +250,5 @@ def reason(error: ssl.SSLError) -> str:
         return "connection reset by peer"
     if isinstance(error, ssl.SSLCertVerificationError):
         return error.verify_message
-    if error.reason:
-        return error.reason.lower().replace("_", " ")
-    return error.strerror or str(error)
+    said = getattr(error, "reason", None)  # errors that Python itself raises have none
+    return said.lower().replace("_", " ") if said else error.strerror or str(error)

@@ -78,7 +78,7 @@ class Service:
         open_sessions = self.limit.sessions
         self.log.event(
             DRAINING,
-            f"stopping: no more connections are accepted, {open_sessions} sessions have {seconds:g}s to end",
+            f"stopping: no more connections are accepted, open sessions ({open_sessions}) have {seconds:g}s to end",
             sessions=open_sessions,
             seconds=seconds,
         )

@@ -1,0 +1,1 @@
+"""The program's own tasks: files that the configuration names, advice, privileges."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mailproxy
@@ -192,6 +192,7 @@ def test_values_are_shown_as_they_stood_in_the_file(value: object, shown: str) -
     assert show(value) == shown
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.text(min_size=1))
 def test_any_text_can_be_made_a_name(text: str) -> None:
     config(f'frontends.imap.backend = "dovecot"\nfrontends."{as_name(text)}".bind = [{{ address = "*:1" }}]')

@@ -76,7 +76,7 @@ def test_every_phase_can_be_ended_by_client_operator_and_time() -> None:
 
 
 def test_only_an_orderly_client_leaves_by_itself() -> None:
-    assert {end.name for end in ENDS if end.by_itself} == {"client-closed", "client-left", "handshake-empty"}
+    assert {end.name for end in ENDS if end.by_itself} == {"client-closed", "handshake-empty"}
     assert all(end.by is By.CLIENT for end in ENDS if end.by_itself)
 
 

@@ -78,7 +78,7 @@ def test_term_drains_and_ends(echo: Echo, tmp_path: Path) -> None:
     with Program(configuration(echo), tmp_path) as program:
         client = greeted(program.addresses[0])
         program.send(signal.SIGTERM)
-        program.wait_for("no more connections are accepted, 1 sessions have 30s to end")
+        program.wait_for("no more connections are accepted, open sessions .1. have 30s to end")
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(program.addresses[0], timeout=10)
         client.sendall(b"still here\r\n")

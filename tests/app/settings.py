@@ -1,0 +1,22 @@
+"""A faultless configuration whose files exist, with some keys changed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mailproxy
+
+
+def settings(**changes: Any) -> mailproxy.Config:
+    """One TLS bind, one backend; a change is a path with ``__`` for the dots, and replaces what is there."""
+    tables: dict[str, Any] = {
+        "frontends": {"imap": {"backend": "dovecot", "bind": [{"address": "127.0.0.1:0"}]}},
+        "backends": {"dovecot": {"servers": ["192.0.2.1:143"]}},
+    }
+    for path, value in changes.items():
+        *steps, last = path.split("__")
+        place = tables
+        for step in steps:
+            place = place.setdefault(step, {})
+        place[last] = value
+    return mailproxy.from_mapping(tables)

@@ -1,0 +1,501 @@
+"""Files that a configuration names: each that is no good is said with its key and its path, all at once."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+import mailproxy
+from mailproxy.app import Material, load_material
+from mailproxy.cli import main
+from mailproxy.errors import ConfigError
+from mailproxy.testing import ThrowAwayCA
+
+from .settings import settings
+
+ROOT = os.geteuid() == 0
+NOBODY = 65534
+CERTIFICATE = "frontends.imap.tls.certificates[0]"
+
+
+def terminating(*certificates: Path, **tls: Any) -> mailproxy.Config:
+    return settings(
+        frontends__imap__bind=[{"address": "127.0.0.1:0", "mode": "tls"}],
+        frontends__imap__tls={"certificates": [str(file) for file in certificates], **tls},
+    )
+
+
+def connecting(**tls: Any) -> mailproxy.Config:
+    return settings(backends__dovecot__tls=tls)
+
+
+def faults_of(config: mailproxy.Config) -> list[str]:
+    try:
+        load_material(config)
+    except ConfigError as error:
+        return str(error).splitlines()
+    return []
+
+
+@pytest.fixture
+def pem(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> Path:
+    """A certificate with its key."""
+    return throw_away_ca.issue("imap.example.com", folder=tmp_path)
+
+
+def key_of(pem: Path) -> bytes:
+    return pem.read_bytes().partition(b"-----BEGIN CERTIFICATE")[0]
+
+
+def chain_of(pem: Path) -> bytes:
+    return pem.read_bytes().removeprefix(key_of(pem))
+
+
+def write(file: Path, *parts: bytes) -> Path:
+    file.write_bytes(b"".join(parts))
+    return file
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Root may read everything; for this block nobody in particular does the reading."""
+    if not ROOT:
+        yield
+        return
+    groups = os.getgroups()
+    os.setgroups([])
+    os.setresgid(NOBODY, NOBODY, 0)
+    os.setresuid(NOBODY, NOBODY, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(0, 0, 0)
+        os.setresgid(0, 0, 0)
+        os.setgroups(groups)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that everybody may look into; pytest's own are private."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+# What is fine.
+
+
+def test_a_file_with_chain_and_key(pem: Path) -> None:
+    material = load_material(terminating(pem))
+    assert isinstance(material.bind_contexts["imap", 0], ssl.SSLContext)
+    assert material.certificates[pem][0] == CERTIFICATE
+    assert material.certificates[pem][1].names == ("imap.example.com",)
+
+
+def test_a_key_that_is_named(pem: Path, tmp_path: Path) -> None:
+    chain, key = write(tmp_path / "chain.crt", chain_of(pem)), write(tmp_path / "secret.pem", key_of(pem))
+    assert faults_of(terminating(chain, key=str(key))) == []
+
+
+def test_a_key_beside_its_certificate(pem: Path, tmp_path: Path) -> None:
+    write(tmp_path / "pair.key", key_of(pem))
+    assert faults_of(terminating(write(tmp_path / "pair.crt", chain_of(pem)))) == []
+
+
+def test_a_folder_of_both(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
+    first = throw_away_ca.issue("a.example", folder=tmp_path)
+    second = throw_away_ca.issue("b.example", key_type="rsa", folder=tmp_path)
+    write(tmp_path / "c.key", key_of(second))
+    third = write(tmp_path / "c.crt", chain_of(second))
+    assert set(load_material(terminating(tmp_path)).certificates) == {first, second, third}
+
+
+def test_binds_that_want_the_same_share_it(pem: Path) -> None:
+    binds = [{"address": "127.0.0.1:0", "mode": "tls", "name": str(number)} for number in range(3)]
+    material = load_material(
+        settings(
+            frontends__imap__bind=[*binds, {"address": "127.0.0.1:0", "name": "clear"}],
+            frontends__imap__tls={"certificates": [str(pem)]},
+        )
+    )
+    assert set(material.bind_contexts) == {("imap", 0), ("imap", 1), ("imap", 2)}
+    assert len(set(material.bind_contexts.values())) == 1
+
+
+def test_a_bind_that_ends_no_tls_needs_no_files(tmp_path: Path) -> None:
+    config = settings(frontends__imap__tls={"certificates": [str(tmp_path / "missing.pem")]})
+    assert load_material(config).bind_contexts == {}
+
+
+def test_servers_that_are_reached_alike_share_a_context(throw_away_ca: ThrowAwayCA) -> None:
+    material = load_material(
+        settings(
+            backends__dovecot__tls={"ca": str(throw_away_ca.pem)},
+            backends__dovecot__servers=[
+                "192.0.2.1:993",
+                "192.0.2.2:993",
+                {"address": "192.0.2.3:143", "tls": False},
+            ],
+        )
+    )
+    contexts = material.server_contexts["dovecot"]
+    assert set(contexts) == {"192.0.2.1:993", "192.0.2.2:993"}
+    assert len(set(contexts.values())) == 1
+
+
+@pytest.mark.parametrize(
+    ("verify", "mode", "checks_name"),
+    [
+        ("required", ssl.CERT_REQUIRED, True),
+        ("chain", ssl.CERT_REQUIRED, False),
+        ("none", ssl.CERT_NONE, False),
+    ],
+)
+def test_servers_are_verified_as_told(
+    throw_away_ca: ThrowAwayCA, verify: str, mode: ssl.VerifyMode, checks_name: bool
+) -> None:
+    config = connecting(verify=verify, ca=str(throw_away_ca.pem), min_version="1.3")
+    (context,) = load_material(config).server_contexts["dovecot"].values()
+    assert (context.verify_mode, context.check_hostname) == (mode, checks_name)
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_3
+
+
+def test_servers_are_verified_with_the_systems_cas_where_none_is_named() -> None:
+    (context,) = load_material(connecting()).server_contexts["dovecot"].values()
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_2
+
+
+# Certificates that are not.
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    file = tmp_path / "missing.pem"
+    assert faults_of(terminating(file)) == [f"{CERTIFICATE}: {file}: No such file or directory"]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"hello", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
+)
+def test_a_file_without_a_certificate(tmp_path: Path, content: bytes) -> None:
+    file = write(tmp_path / "imap.pem", content)
+    assert faults_of(terminating(file)) == [f"{CERTIFICATE}: {file}: has no certificate in PEM form"]
+
+
+def test_a_file_that_is_no_certificate_but_a_disk_full(tmp_path: Path) -> None:
+    file = write(tmp_path / "imap.pem", b"x" * (2**20 + 1))
+    assert faults_of(terminating(file)) == [f"{CERTIFICATE}: {file}: is larger than 1048576 bytes"]
+
+
+def test_a_certificate_without_its_key(pem: Path, tmp_path: Path) -> None:
+    file = write(tmp_path / "chain.pem", chain_of(pem))
+    place = "put it into the same file, beside it with the suffix .key, or name it as key"
+    assert faults_of(terminating(file)) == [f"{CERTIFICATE}: {file}: has no private key: {place}"]
+
+
+@pytest.mark.parametrize(("certificate", "key"), [("ec", "ec"), ("rsa", "rsa"), ("rsa", "ec"), ("ec", "rsa")])
+@pytest.mark.parametrize("where", ["inside", "beside", "named"])
+def test_a_key_of_another_certificate(
+    throw_away_ca: ThrowAwayCA, tmp_path: Path, certificate: Any, key: Any, where: str
+) -> None:
+    one = throw_away_ca.issue("one.example", key_type=certificate, folder=tmp_path)
+    other = throw_away_ca.issue("other.example", key_type=key, folder=tmp_path)
+    named = {}
+    if where == "inside":
+        file = write(tmp_path / "mixed.pem", key_of(other), chain_of(one))
+    else:
+        file = write(tmp_path / "mixed.crt", chain_of(one))
+        key_file = write(tmp_path / ("mixed.key" if where == "beside" else "named.key"), key_of(other))
+        named = {"key": str(key_file)} if where == "named" else {}
+    assert faults_of(terminating(file, **named)) == [
+        f"{CERTIFICATE}: {file}: the private key does not belong to the certificate"
+    ]
+
+
+@pytest.mark.parametrize("form", [PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL])
+def test_an_encrypted_key(pem: Path, tmp_path: Path, form: PrivateFormat) -> None:
+    key = load_pem_private_key(key_of(pem), None)
+    sealed = key.private_bytes(Encoding.PEM, form, BestAvailableEncryption(b"secret"))
+    file = write(tmp_path / "sealed.pem", sealed, chain_of(pem))
+    assert faults_of(terminating(file)) == [
+        f"{CERTIFICATE}: {file}: the private key is encrypted: a proxy that starts by itself cannot ask for its pass phrase"
+    ]
+
+
+def test_a_missing_key_is_named_itself(pem: Path, tmp_path: Path) -> None:
+    chain, key = write(tmp_path / "chain.crt", chain_of(pem)), tmp_path / "missing.key"
+    (fault,) = faults_of(terminating(chain, key=str(key)))
+    assert fault.endswith(f"{key}: No such file or directory")
+
+
+@pytest.mark.parametrize(
+    "content", [b"hello", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"]
+)
+def test_a_key_that_is_none_is_said_in_words(pem: Path, tmp_path: Path, content: bytes) -> None:
+    chain, key = write(tmp_path / "chain.crt", chain_of(pem)), write(tmp_path / "imap.key", content)
+    (fault,) = faults_of(terminating(chain, key=str(key)))
+    assert str(key) in fault
+    assert "_ssl.c" not in fault
+
+
+@pytest.mark.parametrize(("begin", "end"), [(-30, -1), (1, 30)])
+def test_a_certificate_that_is_not_in_date(
+    throw_away_ca: ThrowAwayCA, tmp_path: Path, begin: int, end: int
+) -> None:
+    dates = [datetime.now(UTC) + timedelta(days=days) for days in (begin, end)]
+    file = throw_away_ca.issue("imap.example.com", folder=tmp_path, not_before=dates[0], not_after=dates[1])
+    first, last = (f"{date:%Y-%m-%d}" for date in dates)
+    assert faults_of(terminating(file)) == [f"{CERTIFICATE}: {file}: is not in date: from {first} to {last}"]
+
+
+def test_an_empty_folder(tmp_path: Path) -> None:
+    write(tmp_path / "imap.key", b"")
+    assert faults_of(terminating(tmp_path)) == [
+        f"{CERTIFICATE}: {tmp_path}: no .pem, .crt or .cer file in this folder"
+    ]
+
+
+def test_one_bad_file_in_a_folder(pem: Path, tmp_path: Path) -> None:
+    bad = write(tmp_path / "bad.pem", b"")
+    assert faults_of(terminating(tmp_path)) == [f"{CERTIFICATE}: {bad}: has no certificate in PEM form"]
+
+
+def test_files_that_may_not_be_read(pem: Path, open_folder: Path) -> None:
+    file = write(open_folder / "imap.pem", pem.read_bytes())
+    file.chmod(0)
+    with as_nobody():
+        assert faults_of(terminating(file)) == [f"{CERTIFICATE}: {file}: Permission denied"]
+
+
+@pytest.mark.parametrize("bits", [0o000, 0o111, 0o444])
+def test_a_folder_that_may_not_be_looked_into(pem: Path, open_folder: Path, bits: int) -> None:
+    folder = open_folder / "certs"
+    folder.mkdir()
+    file = write(folder / "imap.pem", pem.read_bytes())
+    file.chmod(0)
+    folder.chmod(bits)
+    try:
+        with as_nobody():
+            for place in (folder, file):
+                (fault,) = faults_of(terminating(place))
+                assert fault.startswith(f"{CERTIFICATE}: {folder}")
+                assert fault.endswith(": Permission denied")
+    finally:
+        folder.chmod(0o755)
+
+
+def test_a_key_that_may_not_be_read_is_named_itself(pem: Path, open_folder: Path) -> None:
+    chain, key = write(open_folder / "imap.crt", chain_of(pem)), write(open_folder / "imap.key", key_of(pem))
+    chain.chmod(0o644)
+    key.chmod(0o600 if ROOT else 0)
+    with as_nobody():
+        (fault,) = faults_of(terminating(chain))
+    assert fault.endswith(f"{key}: Permission denied")
+
+
+def test_every_bind_has_its_own_place_in_the_file(tmp_path: Path) -> None:
+    own, shared = tmp_path / "own.pem", tmp_path / "shared.pem"
+    config = settings(
+        frontends__imap__bind=[
+            {"address": "127.0.0.1:0", "name": "a", "mode": "tls"},
+            {"address": "127.0.0.1:0", "name": "b", "mode": "tls", "tls": {"certificates": [str(own)]}},
+            {"address": "127.0.0.1:0", "name": "c", "mode": "tls"},
+        ],
+        frontends__imap__tls={"certificates": [str(shared)]},
+    )
+    assert faults_of(config) == [
+        f"{CERTIFICATE}: {shared}: No such file or directory",
+        f"frontends.imap.bind[1].tls.certificates[0]: {own}: No such file or directory",
+    ]
+
+
+# Words for OpenSSL.
+
+
+@pytest.mark.parametrize("ciphers", ["NOPE", "\u00e9", "TLS_AES_128_GCM_SHA256"])
+def test_ciphers_that_openssl_does_not_know(pem: Path, ciphers: str) -> None:
+    assert faults_of(terminating(pem, ciphers=ciphers)) == [
+        f'frontends.imap.tls.ciphers: "{ciphers}": OpenSSL knows no such cipher'
+    ]
+    assert faults_of(connecting(ciphers=ciphers)) == [
+        f'backends.dovecot.tls.ciphers: "{ciphers}": OpenSSL knows no such cipher'
+    ]
+
+
+@pytest.mark.parametrize("protocol", ["x" * 256, "\u00e9"])
+def test_application_protocols_that_cannot_be(pem: Path, protocol: str) -> None:
+    (fault,) = faults_of(terminating(pem, alpn=["imap", protocol]))
+    assert fault.startswith("frontends.imap.tls")
+
+
+# Servers.
+
+
+def test_a_missing_ca(tmp_path: Path) -> None:
+    ca = tmp_path / "ca.pem"
+    assert faults_of(connecting(ca=str(ca))) == [f"backends.dovecot.tls.ca: {ca}: No such file or directory"]
+
+
+def test_a_folder_as_ca(tmp_path: Path) -> None:
+    assert faults_of(connecting(ca=str(tmp_path))) == [f"backends.dovecot.tls.ca: {tmp_path}: Is a directory"]
+
+
+@pytest.mark.parametrize("content", [b"", b"hello"])
+def test_a_ca_that_is_none(tmp_path: Path, content: bytes) -> None:
+    ca = write(tmp_path / "ca.pem", content)
+    (fault,) = faults_of(connecting(ca=str(ca)))
+    assert fault.startswith(f"backends.dovecot.tls.ca: {ca}: no certificate in PEM form")
+
+
+def test_a_key_as_ca(pem: Path, tmp_path: Path) -> None:
+    ca = write(tmp_path / "ca.pem", key_of(pem))
+    (fault,) = faults_of(connecting(ca=str(ca)))
+    assert fault.startswith(f"backends.dovecot.tls.ca: {ca}: no certificate in PEM form")
+
+
+def test_every_server_has_its_own_place_in_the_file(tmp_path: Path) -> None:
+    own, shared = tmp_path / "own.pem", tmp_path / "shared.pem"
+    config = settings(
+        backends__dovecot__tls={"ca": str(shared)},
+        backends__dovecot__servers=[
+            "192.0.2.1",
+            {"address": "192.0.2.2", "tls": {"ca": str(own)}},
+            "192.0.2.3",
+        ],
+    )
+    assert faults_of(config) == [
+        f"backends.dovecot.tls.ca: {shared}: No such file or directory",
+        f"backends.dovecot.servers[1].tls.ca: {own}: No such file or directory",
+    ]
+
+
+# Users and the log.
+
+
+def test_users_and_groups_that_are_not_here(tmp_path: Path) -> None:
+    config = settings(
+        process={"user": "nobody-here", "group": "no-group-here"},
+        frontends__imap__bind=[
+            {
+                "address": f"unix:{tmp_path}/imap.sock",
+                "unix_user": "nobody-there",
+                "unix_group": "no-group-there",
+            }
+        ],
+    )
+    assert sorted(faults_of(config)) == [
+        'frontends.imap.bind[0].unix_group: there is no group "no-group-there" on this machine',
+        'frontends.imap.bind[0].unix_user: there is no user "nobody-there" on this machine',
+        'process.group: there is no group "no-group-here" on this machine',
+        'process.user: there is no user "nobody-here" on this machine',
+    ]
+
+
+def test_a_log_without_its_folder(tmp_path: Path) -> None:
+    file = tmp_path / "logs" / "mail.log"
+    assert faults_of(settings(log__to=str(file))) == [f"log.to: {file}: there is no folder {file.parent}"]
+
+
+def test_a_folder_as_log(tmp_path: Path) -> None:
+    assert faults_of(settings(log__to=str(tmp_path))) == [f"log.to: {tmp_path}: is a folder"]
+
+
+def test_a_log_that_may_not_be_written(open_folder: Path) -> None:
+    file = write(open_folder / "mail.log")
+    file.chmod(0o444)
+    open_folder.chmod(0o555)
+    with as_nobody():
+        assert faults_of(settings(log__to=str(file))) == [f"log.to: {file}: cannot be written"]
+        assert faults_of(settings(log__to=str(file.with_name("new.log")))) == [
+            f"log.to: {file.with_name('new.log')}: cannot be written"
+        ]
+
+
+def test_a_log_behind_a_closed_folder(open_folder: Path) -> None:
+    closed = open_folder / "closed"
+    (closed / "logs").mkdir(parents=True)
+    closed.chmod(0)
+    try:
+        with as_nobody():
+            (fault,) = faults_of(settings(log__to=str(closed / "logs" / "mail.log")))
+        assert fault.startswith(f"log.to: {closed}/logs/mail.log: ")
+    finally:
+        closed.chmod(0o755)
+
+
+async def test_a_log_that_proves_to_be_no_good_when_it_is_opened() -> None:
+    config = settings(
+        log__to="/proc/mail.log"
+    )  # where root, too, cannot make files, although the bits say so
+    with pytest.raises(ConfigError) as caught:
+        await mailproxy.serve(config)
+    assert str(caught.value).startswith("log.to: /proc/mail.log: ")
+
+
+# All at once.
+
+
+def test_all_faults_come_at_once(tmp_path: Path) -> None:
+    config = settings(
+        process__user="nobody-here",
+        log__to=str(tmp_path),
+        frontends__imap__bind=[{"address": "127.0.0.1:0", "mode": "tls"}],
+        frontends__imap__tls={"certificates": [str(tmp_path / "a.pem"), str(tmp_path / "b.pem")]},
+        backends__dovecot__tls={"ca": str(tmp_path / "ca.pem")},
+    )
+    assert faults_of(config) == [
+        f"frontends.imap.tls.certificates[0]: {tmp_path}/a.pem: No such file or directory",
+        f"frontends.imap.tls.certificates[1]: {tmp_path}/b.pem: No such file or directory",
+        f"backends.dovecot.tls.ca: {tmp_path}/ca.pem: No such file or directory",
+        'process.user: there is no user "nobody-here" on this machine',
+        f"log.to: {tmp_path}: is a folder",
+    ]
+
+
+def test_check_says_them_as_it_says_those_of_the_text(tmp_path: Path) -> None:
+    file = tmp_path / "mailproxy.toml"
+    file.write_text("""
+        log.to = "logs/mail.log"
+        frontends.imap.bind = [{ address = "127.0.0.1:0", mode = "tls" }]
+        frontends.imap.tls.certificates = ["certs"]
+    """)
+    result = CliRunner().invoke(main, ["check", str(file)])
+    assert result.exit_code == 2
+    assert result.output.splitlines() == [
+        f"{file}: frontends.imap.tls.certificates[0]: {tmp_path}/certs: No such file or directory",
+        f"{file}: log.to: {tmp_path}/logs/mail.log: there is no folder {tmp_path}/logs",
+    ]
+
+
+def test_nothing_is_made_or_changed_by_looking(pem: Path, tmp_path: Path) -> None:
+    def everything() -> dict[Path, os.stat_result]:
+        return {file: file.stat() for file in tmp_path.rglob("*")}
+
+    before = everything()
+    material = load_material(
+        settings(
+            log__to=str(tmp_path / "mail.log"),
+            frontends__imap__bind=[
+                {"address": f"unix:{tmp_path}/imap.sock", "mode": "tls", "tls": {"certificates": [str(pem)]}}
+            ],
+        )
+    )
+    assert isinstance(material, Material)
+    assert everything() == before
+    assert stat.S_IMODE(pem.stat().st_mode) == 0o600

@@ -1,0 +1,90 @@
+"""Names and literal addresses of servers, as endpoints to connect to."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+import trio
+import trio.lowlevel
+
+from mailproxy.address import parse_server
+from mailproxy.errors import ServerRefusedError
+from mailproxy.net.dial import Endpoint
+from mailproxy.net.names import literal_endpoint, look_up
+
+
+@pytest.mark.parametrize(
+    ("address", "endpoint"),
+    [
+        ("192.0.2.1:993", Endpoint(socket.AF_INET, "192.0.2.1", 993)),
+        ("192.0.2.1", Endpoint(socket.AF_INET, "192.0.2.1", None)),
+        ("[2001:db8::1]:993", Endpoint(socket.AF_INET6, "2001:db8::1", 993)),
+        ("2001:DB8::0:1", Endpoint(socket.AF_INET6, "2001:db8::1", None)),
+        ("unix:/run/imap.sock", Endpoint(socket.AF_UNIX, "/run/imap.sock")),
+        ("imap.internal:993", None),
+        ("localhost", None),
+    ],
+)
+def test_literal_addresses_need_no_resolver(address: str, endpoint: Endpoint | None) -> None:
+    assert literal_endpoint(parse_server(address)) == endpoint
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "port", "text"),
+    [
+        (Endpoint(socket.AF_INET, "192.0.2.1", 993), 143, "192.0.2.1:993"),
+        (Endpoint(socket.AF_INET, "192.0.2.1"), 143, "192.0.2.1:143"),
+        (Endpoint(socket.AF_INET6, "::1"), 143, "[::1]:143"),
+        (Endpoint(socket.AF_UNIX, "/run/imap.sock"), 143, "unix:/run/imap.sock"),
+    ],
+)
+def test_endpoints_are_written_as_addresses_are(endpoint: Endpoint, port: int, text: str) -> None:
+    assert endpoint.text(port) == text
+
+
+async def test_a_name_is_every_address_that_it_has() -> None:
+    found = await look_up("localhost", 993)
+    assert Endpoint(socket.AF_INET, "127.0.0.1", 993) in found
+    assert len(set(found)) == len(found)
+    assert {endpoint.family for endpoint in found} <= {socket.AF_INET, socket.AF_INET6}
+    assert all(endpoint.port == 993 for endpoint in found)
+
+
+async def test_a_port_that_is_open_stays_open() -> None:
+    assert {endpoint.port for endpoint in await look_up("localhost", None)} == {None}
+
+
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [
+        ("x" * 64 + ".example", "not a host name"),  # a label has 63 characters at most
+        ("fe80::1%nowhere0", ""),  # fails in the resolver without asking the network
+    ],
+)
+async def test_a_name_without_an_address_is_the_servers_fault(host: str, reason: str) -> None:
+    with pytest.raises(ServerRefusedError) as caught:
+        await look_up(host, 993)
+    assert str(caught.value).startswith(f"{host}: {reason}")
+    assert len(str(caught.value)) > len(f"{host}: ")
+
+
+async def test_looking_up_can_be_given_up() -> None:
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await look_up("localhost", 993)
+    assert scope.cancelled_caught
+
+
+async def test_the_loop_goes_on_while_a_name_is_looked_up(nursery: trio.Nursery) -> None:
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    nursery.start_soon(count)
+    await look_up("localhost", 993)
+    assert turns > 0

@@ -1,0 +1,167 @@
+"""leastconn: the fewest sessions for its weight, equals in turn, never a server that may not be used."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter, deque
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mailproxy.pool import LeastConn, Server, State
+
+ADDRESS = (("192.0.2.1", 143),)
+states = st.sampled_from(State)
+
+
+def server(name: str, *, weight: int = 1, sessions: int = 0, state: State = State.READY) -> Server:
+    return Server(name, weight=weight, sessions=sessions, state=state, addresses=ADDRESS)
+
+
+some_servers = st.lists(
+    st.builds(
+        Server,
+        st.just("s"),
+        weight=st.integers(0, 256),
+        sessions=st.integers(0, 1000),
+        state=states,
+        addresses=st.sampled_from([(), ADDRESS]),
+    ),
+    max_size=6,
+)
+
+
+def load(of: Server) -> Fraction:
+    return Fraction(of.sessions, of.weight)
+
+
+@given(some_servers, st.integers(1, 10))
+def test_it_picks_a_usable_one_whenever_there_is_one(servers: list[Server], times: int) -> None:
+    balance = LeastConn()
+    for _ in range(times):
+        chosen = balance.choose(servers)
+        usable = [s for s in servers if s.state is State.READY and s.weight > 0 and s.addresses]
+        assert (chosen is None) == (not usable)
+        assert chosen is None or any(chosen is s for s in usable)
+
+
+@given(some_servers, st.integers(1, 10))
+def test_it_picks_the_one_with_the_fewest_sessions_for_its_weight(servers: list[Server], times: int) -> None:
+    balance = LeastConn()
+    for _ in range(times):
+        chosen = balance.choose(servers)
+        if chosen is not None:
+            assert load(chosen) == min(load(s) for s in servers if s.is_usable)
+            chosen.enter()
+
+
+@given(st.integers(1, 8), st.integers(1, 256), st.integers(0, 50))
+def test_equals_take_turns(count: int, weight: int, sessions: int) -> None:
+    balance = LeastConn()
+    servers = [server(str(number), weight=weight, sessions=sessions) for number in range(count)]
+    chosen = [balance.choose(servers) for _ in range(3 * count)]
+    assert [s.name for s in chosen if s] == [str(number) for number in range(count)] * 3
+
+
+def test_equals_take_turns_also_when_each_session_is_over_before_the_next() -> None:
+    balance, servers = LeastConn(), [server("a"), server("b"), server("c")]
+    names = []
+    for _ in range(7):
+        chosen = balance.choose(servers)
+        assert chosen is not None
+        chosen.enter()
+        names.append(chosen.name)
+        chosen.leave()
+    assert names == ["a", "b", "c", "a", "b", "c", "a"]
+
+
+def test_those_that_may_not_be_used_are_left_out_of_the_turns() -> None:
+    balance = LeastConn()
+    servers = [server("a"), server("b", state=State.DRAIN), server("c", weight=0), server("d")]
+    assert [s.name for _ in range(4) if (s := balance.choose(servers))] == ["a", "d", "a", "d"]
+
+
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=5))
+def test_sessions_that_stay_are_spread_by_weight(weights: list[int]) -> None:
+    balance = LeastConn()
+    servers = [server(str(number), weight=weight) for number, weight in enumerate(weights)]
+    rounds = 5
+    for _ in range(rounds * sum(weights)):
+        chosen = balance.choose(servers)
+        assert chosen is not None
+        chosen.enter()
+    assert [s.sessions for s in servers] == [rounds * weight for weight in weights]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=2, max_size=4), st.integers(20, 40))
+def test_over_a_long_run_each_has_had_its_share(weights: list[int], lifetime: int) -> None:
+    balance = LeastConn()
+    servers = [server(str(number), weight=weight) for number, weight in enumerate(weights)]
+    there: deque[Server] = deque()
+    rounds, had = 60, Counter[str]()
+    for _ in range(rounds * sum(weights)):
+        chosen = balance.choose(servers)
+        assert chosen is not None
+        chosen.enter()
+        had[chosen.name] += 1
+        there.append(chosen)
+        if len(there) > lifetime * sum(weights):
+            there.popleft().leave()
+    for s in servers:
+        assert had[s.name] == pytest.approx(rounds * s.weight, rel=0.1)
+
+
+def test_one_that_comes_back_is_filled_up_first() -> None:
+    balance = LeastConn()
+    back, busy = server("back"), server("busy", sessions=10)
+    for _ in range(10):
+        assert balance.choose([back, busy]) is back
+        back.enter()
+    names = Counter[str]()
+    for _ in range(10):
+        chosen = balance.choose([back, busy])
+        assert chosen is not None
+        chosen.enter()
+        names[chosen.name] += 1
+    assert names == {"back": 5, "busy": 5}
+
+
+def test_ten_of_one_weigh_as_much_as_one_of_ten() -> None:
+    balance, small, big = LeastConn(), server("small", sessions=1), server("big", weight=10, sessions=9)
+    assert balance.choose([small, big]) is big
+    big.enter()
+    assert {s.name for _ in range(2) if (s := balance.choose([small, big]))} == {"small", "big"}
+    big.enter()
+    assert balance.choose([small, big]) is small
+
+
+def test_nobody_is_chosen_where_nobody_is() -> None:
+    assert LeastConn().choose([]) is None
+
+
+def test_the_list_may_shrink_and_grow_between_choices() -> None:
+    balance, servers = LeastConn(), [server(str(number)) for number in range(4)]
+    for size in (4, 1, 3, 0, 2, 4):
+        chosen = balance.choose(servers[:size])
+        assert (chosen is None) == (size == 0)
+
+
+@pytest.mark.parametrize(
+    ("state", "weight", "has_address"), list(itertools.product(State, (0, 1), (False, True)))
+)
+def test_a_server_takes_sessions_only_when_ready_weighty_and_resolved(
+    state: State, weight: int, has_address: bool
+) -> None:
+    tried = Server("s", weight=weight, state=state, addresses=ADDRESS if has_address else ())
+    assert tried.is_usable == (state is State.READY and weight == 1 and has_address)
+
+
+def test_a_server_counts_those_that_are_there() -> None:
+    counted = server("s")
+    for _ in range(3):
+        counted.enter()
+    counted.leave()
+    assert counted.sessions == 2
