@@ -31,9 +31,11 @@ make_environment() {
     if [ ! -x "$PYTHON" ] || ! "$PYTHON" -m pip --version >/dev/null 2>&1; then
         command -v python3 >/dev/null || need_packages python3
         python3 -c 'import venv, ensurepip' 2>/dev/null || need_packages python3-venv
+        echo "making the virtual environment ${VENV##*/}" >&2
         python3 -m venv --clear "$VENV" || exit 2
     fi
     if [ ! -e "$stamp" ] || [ "$ROOT/pyproject.toml" -nt "$stamp" ]; then
+        echo "installing into ${VENV##*/}: mailproxy[$extras] and what it needs, from the package index" >&2
         "$PYTHON" -m pip install --quiet --disable-pip-version-check --editable "$ROOT[$extras]" >&2 || exit 2
         touch "$stamp"
     fi

@@ -12,7 +12,8 @@ from typing import Any
 from attrs import NOTHING
 
 from mailproxy.config import json_schema, model
-from mailproxy.config.shape import Key, keys_of
+from mailproxy.config.shape import SHORT_FORMS, Key, keys_of
+from mailproxy.config.tables import write_value
 from mailproxy.config.units import write_duration
 from mailproxy.config.values import LogTarget, Mode, Name, Seconds, Size, Text, TimeLimit, show
 from mailproxy.log import ENDS, Phase
@@ -43,13 +44,13 @@ HEAD = """# Every key of the configuration
 
 Made from the code by `scripts/write-reference`; the same as JSON Schema, for editors: `mailproxy schema`.
 
-A key that is not here is a fault. Durations are `"300ms"`, `"5s"`, `"31m"`, `"1h"` or a number of seconds; sizes `"200k"`
+A key that is not here is a fault. Durations are `"300ms"`, `"5s"`, `"31m"`, `"1h"`, `"2d"` or a number of seconds; sizes `"200k"`
 = 204 800 or a number. Relative paths are relative to the file. `${NAME}` and `${NAME:-default}` in strings come from the
 environment, `$$` is a dollar sign. What stands under *only* is what this version can do: anything else is refused, never
 ignored.
 
 A key holds for the table that it stands in, else for a server its backend's (`tls`, `send_proxy`, `check`, …) and for a
-bind its frontend's (`tls`), else the profile's, else `[defaults]`'. `[defaults.frontend]`, `[defaults.bind]`,
+bind its frontend's (`tls`), else the profile's, else `[defaults]`'s. `[defaults.frontend]`, `[defaults.bind]`,
 `[defaults.backend]`, `[defaults.server]` and the same four under `[profiles.NAME.…]` take the keys of those tables. Tables
 merge key by key, lists and single values replace, `false` switches off an inherited `tls`, `stick` or `check`.
 """
@@ -70,7 +71,7 @@ def reference() -> str:
 def row(key: Key) -> str:
     meaning = key.meaning
     if key.only is not None:
-        words = " or ".join("[]" if value == () else show(value) for value in key.only if value is not None)
+        words = " or ".join(write_value(key, value) for value in key.only if value is not None)
         meaning += f" (*only* {words or 'absent'})"
     return f"| `{key.name}` | {cell(type_of(key))} | {cell(default_of(key))} | {cell(meaning)} |"
 
@@ -85,6 +86,8 @@ SHORT = {Seconds: "duration", TimeLimit: "duration, above 0", Size: "size", Name
 def type_of(key: Key) -> str:
     one = SHORT.get(key.annotation) or (key.kind.allowed if key.kind is not None else "table")
     one = one.removeprefix("a ").removeprefix("an ")
+    if key.table in SHORT_FORMS:
+        one += f", or its {SHORT_FORMS[key.table]} alone"
     return f"list of: {one}" if key.many else one
 
 

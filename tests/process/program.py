@@ -65,9 +65,7 @@ class Program:
             text = place.read_text() if place.exists() else ""
             if found := re.search(words, text):
                 return found[0]
-            assert self.process.poll() is None, (
-                f"it ended with {self.process.returncode}:\n{text}"
-            )
+            assert self.process.poll() is None, f"it ended with {self.process.returncode}:\n{text}"
             time.sleep(0.01)
         raise AssertionError(f"{words!r} never came:\n{text}")
 

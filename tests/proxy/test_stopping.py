@@ -112,7 +112,7 @@ async def test_cancelled_at_every_step(scene: Scene, tls: bool) -> None:
     server = await scene.server(
         (Send(GREETING), Collect()), tls=scene.ca.server_context("127.0.0.1") if tls else None
     )
-    tls_options = {"certificates": [str(scene.pem)]}
+    ending = {"mode": "tls", "tls": {"certificates": [str(scene.pem)]}} if tls else {}
     config = mailproxy.from_mapping(
         {
             "log": {"format": "json", "to": str(scene.log)},
@@ -120,8 +120,7 @@ async def test_cancelled_at_every_step(scene: Scene, tls: bool) -> None:
                 "f": {
                     "backend": "b",
                     "log_null": True,
-                    "tls": tls_options,
-                    "bind": [{"address": "127.0.0.1:0", "mode": "tls" if tls else "forward"}],
+                    "bind": [{"address": "127.0.0.1:0", **ending}],
                 }
             },
             "backends": {
