@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import itertools
 import math
 from collections.abc import Sequence
 
@@ -16,7 +15,7 @@ from mailproxy.net.listener import Listener, close_all
 from mailproxy.net.relay import PortableRelay
 from mailproxy.proxy.backend import Backend
 from mailproxy.proxy.limit import SessionLimit
-from mailproxy.proxy.session import Session
+from mailproxy.proxy.session import Session, Surroundings
 
 _ACCEPTS_PER_TURN = 32  # connections taken before other tasks have their turn
 _REPEAT_S = 60.0
@@ -30,11 +29,9 @@ _OF_ONE_CONNECTION = {
     errno.EHOSTUNREACH, errno.EOPNOTSUPP, errno.ENETUNREACH,
 }  # fmt: skip
 
-_ids = itertools.count(1)
-
 
 class Frontend:
-    """One frontend. ``sessions`` counts from accepting to the last line."""
+    """One frontend."""
 
     def __init__(
         self,
@@ -46,15 +43,11 @@ class Frontend:
         relay: PortableRelay,
         log: Log,
     ) -> None:
-        self.config = settings
         self.name = settings.name
         self.listeners = listeners
-        self.backend = backend
-        self.limit = limit
-        self.relay = relay
         self.log = log
-        self.sessions = 0
-        self.next_id = _ids.__next__
+        self._around = Surroundings(config=settings, backend=backend, limit=limit, relay=relay, log=log)
+        self._limit = limit
         self._draining = trio.Event()
         self._sessions_scope = trio.CancelScope()
         self._said_full = -math.inf
@@ -81,16 +74,16 @@ class Frontend:
         self._sessions_scope.deadline = deadline
         self._draining.set()
 
-    def session_over(self) -> None:
-        """A session has written its line: give its counts back."""
-        self.sessions -= 1
-        self.limit.leave()
+    @property
+    def sessions(self) -> int:
+        """Sessions that it has now."""
+        return self._around.sessions
 
     async def _accept(self, listener: Listener, sessions: trio.Nursery) -> None:
         while True:
             await trio.lowlevel.wait_readable(listener.socket)
             for _ in range(_ACCEPTS_PER_TURN):
-                if self.limit.is_reached:
+                if self._limit.is_reached:
                     await self._wait_for_room()
                 try:
                     client, peer = listener.socket.accept()
@@ -102,9 +95,8 @@ class Frontend:
                     break
                 self._say_resumed()
                 client.setblocking(False)
-                self.sessions += 1
-                self.limit.enter()
-                sessions.start_soon(Session(self, listener, client, peer=peer).run)
+                self._around.enter()
+                sessions.start_soon(Session(self._around, listener, client, peer=peer).run)
 
     async def _wait_for_room(self) -> None:
         now = trio.current_time()
@@ -112,11 +104,11 @@ class Frontend:
             self._said_full = now
             self.log.event(
                 SESSIONS_FULL,
-                f"{self.limit.limit} sessions, as many as may be: accepting waits",
-                limit=self.limit.limit,
+                f"{self._limit.limit} sessions, as many as may be: accepting waits",
+                limit=self._limit.limit,
             )
-        while self.limit.is_reached:
-            await self.limit.room()
+        while self._limit.is_reached:
+            await self._limit.room()
 
     async def _pause(self, error: OSError) -> None:
         self._last_failure = trio.current_time()

@@ -6,14 +6,15 @@ happens, ``run`` closes both sockets, gives every count back and writes one line
 
 from __future__ import annotations
 
+import itertools
 import socket
 import time
 import traceback
-from typing import TYPE_CHECKING
 
 import trio
 from attrs import define, field
 
+from mailproxy import config
 from mailproxy.errors import (
     ClientAbortError,
     ClientHandshakeError,
@@ -21,18 +22,18 @@ from mailproxy.errors import (
     ServerHandshakeError,
     ServerRefusedError,
 )
-from mailproxy.log import ends
+from mailproxy.log import Log, ends
 from mailproxy.log.ends import End
 from mailproxy.log.events import SESSION_FAULT, SESSION_STARTED
 from mailproxy.log.record import SessionRecord
 from mailproxy.net.dial import connect
 from mailproxy.net.listener import Listener
-from mailproxy.net.relay import Pair
+from mailproxy.net.relay import Pair, PortableRelay
 from mailproxy.net.tls import ClientLeftError, accept_tls, connect_tls, has_left, tls_facts
+from mailproxy.proxy.backend import Backend, BackendServer
+from mailproxy.proxy.limit import SessionLimit
 
-if TYPE_CHECKING:
-    from mailproxy.proxy.backend import Backend, BackendServer
-    from mailproxy.proxy.frontend import Frontend
+_ids = itertools.count(1)
 
 
 class SessionEndedError(Exception):
@@ -43,11 +44,33 @@ class SessionEndedError(Exception):
         self.detail = str(detail)
 
 
+@define(kw_only=True, eq=False)
+class Surroundings:
+    """What the sessions of one frontend have in common; ``sessions`` counts them from accepting to the last line."""
+
+    config: config.Frontend
+    backend: Backend | None
+    limit: SessionLimit
+    relay: PortableRelay
+    log: Log
+    sessions: int = 0
+
+    def enter(self) -> None:
+        """A session begins."""
+        self.sessions += 1
+        self.limit.enter()
+
+    def leave(self) -> None:
+        """A session has written its line."""
+        self.sessions -= 1
+        self.limit.leave()
+
+
 @define(eq=False)
 class Session:
-    """One client's connection and what it is proxied to. The frontend has counted it already."""
+    """One client's connection and what it is proxied to. It has been counted already."""
 
-    frontend: Frontend
+    around: Surroundings
     listener: Listener
     client: socket.socket
     peer: object = field(kw_only=True)
@@ -61,9 +84,9 @@ class Session:
 
     def __attrs_post_init__(self) -> None:
         self.record = SessionRecord(
-            id=self.frontend.next_id(),
+            id=next(_ids),
             accepted=time.time(),
-            frontend=self.frontend.name,
+            frontend=self.around.config.name,
             bind=self.listener.name,
             tls=self.listener.context is not None,
             client=self.listener.client_name(self.peer),
@@ -91,7 +114,7 @@ class Session:
     async def _shake_hands(self) -> None:
         assert self.listener.context is not None  # noqa: S101 - asked by the caller
         self._end = ends.HANDSHAKE_STOPPED
-        with trio.move_on_after(self.frontend.config.timeouts.handshake) as limit:
+        with trio.move_on_after(self.around.config.timeouts.handshake) as limit:
             try:
                 self.client = tls = await accept_tls(self.client, self.listener.context)
             except ClientLeftError as error:
@@ -106,7 +129,7 @@ class Session:
 
     def _choose_server(self) -> BackendServer:
         self._end = ends.STOPPED_CONNECTING
-        backend = self.frontend.backend
+        backend = self.around.backend
         if backend is None:
             raise SessionEndedError(ends.NO_SERVER, "the frontend has no backend")
         self.record.backend = backend.name
@@ -151,7 +174,7 @@ class Session:
         assert self._backend is not None  # noqa: S101 - it is connected
         assert self._server_socket is not None  # noqa: S101 - it is connected
         self._end = ends.STOPPED
-        limits = self.frontend.config.timeouts
+        limits = self.around.config.timeouts
         self._pair = Pair(
             self.client,
             self._server_socket,
@@ -159,9 +182,9 @@ class Session:
             server_limit=self._backend.config.timeouts.server,
             half_closed=limits.half_closed,
         )
-        if self.frontend.config.log_start:
+        if self.around.config.log_start:
             self._log_start()
-        self._end = await self.frontend.relay.run(self._pair)
+        self._end = await self.around.relay.run(self._pair)
         raise SessionEndedError(self._end, self._pair.detail)
 
     def _finish(self) -> None:
@@ -172,7 +195,7 @@ class Session:
         except Exception as fault:  # noqa: BLE001 - as in run
             self._report(fault)
         finally:
-            self.frontend.session_over()
+            self.around.leave()
 
     def _count_out(self) -> None:
         record = self.record
@@ -182,12 +205,12 @@ class Session:
             # HAProxy's line counts these without the session, the next two with it
             record.backend_sessions, record.server_sessions = self._backend.sessions, self._server.sessions
         record.process_sessions, record.frontend_sessions = (
-            self.frontend.limit.sessions,
-            self.frontend.sessions,
+            self.around.limit.sessions,
+            self.around.sessions,
         )
 
     def _close(self) -> None:
-        record, frontend = self.record, self.frontend
+        record, around = self.record, self.around
         self.client.close()
         if self._server_socket is not None:
             self._server_socket.close()
@@ -197,13 +220,13 @@ class Session:
             record.server_close_notify = self._pair.server.close_notify
         record.end = self._end
         record.total_ms = _ms(trio.current_time() - self._began)
-        started = frontend.config.log_start and self._pair is not None
-        if frontend.config.log_null or started or record.bytes_in or not self._end.by_itself:
-            frontend.log.session(record)
+        started = around.config.log_start and self._pair is not None
+        if around.config.log_null or started or record.bytes_in or not self._end.by_itself:
+            around.log.session(record)
 
     def _log_start(self) -> None:
         record = self.record
-        self.frontend.log.event(
+        self.around.log.event(
             SESSION_STARTED,
             f"{record.client} {record.frontend} {record.backend}/{record.server} connected",
             frontend=record.frontend,
@@ -219,7 +242,7 @@ class Session:
         while isinstance(cause, BaseExceptionGroup):
             cause = cause.exceptions[0]
         place = traceback.extract_tb(cause.__traceback__)[-1]
-        self.frontend.log.event(
+        self.around.log.event(
             SESSION_FAULT,
             f"a fault of mailproxy ended session {self.record.id:x}: {cause!r} at {place.filename}:{place.lineno}",
             id=f"{self.record.id:x}",
