@@ -16,11 +16,12 @@ Schema = dict[str, Any]
 
 def json_schema() -> Schema:
     """The schema of a whole file, JSON Schema draft 2020-12."""
+    tables = _Tables()
     layers = {
-        "frontend": _table(model.Frontend, without=("name",)),
-        "bind": _table(model.Bind, without=("name",)),
-        "backend": _table(model.Backend, without=("name",)),
-        "server": _table(model.Server, without=("name",)),
+        "frontend": tables.nameless(model.Frontend),
+        "bind": tables.nameless(model.Bind),
+        "backend": tables.nameless(model.Backend),
+        "server": tables.nameless(model.Server),
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -29,15 +30,61 @@ def json_schema() -> Schema:
         "additionalProperties": False,
         "required": ["frontends"],
         "properties": {
-            "process": _table(model.Process),
-            "log": _table(model.Log),
-            "admin": _table(model.Admin),
+            "process": tables.named(model.Process),
+            "log": tables.named(model.Log),
+            "admin": tables.named(model.Admin),
             "defaults": _closed(layers, "what holds for those that do not say otherwise"),
-            "profiles": _named(_closed(layers, "the same under a name")),
-            "frontends": _named(_table(model.Frontend, without=("name",))),
-            "backends": _named(_table(model.Backend, without=("name",))),
+            "profiles": _by_name(_closed(layers, "the same under a name")),
+            "frontends": _by_name(tables.nameless(model.Frontend)),
+            "backends": _by_name(tables.nameless(model.Backend)),
         },
+        "$defs": tables.definitions,
     }
+
+
+class _Tables:
+    """Every table once, under ``$defs``, and references to them."""
+
+    def __init__(self) -> None:
+        self.definitions: Schema = {}
+
+    def named(self, table: type) -> Schema:
+        """A table with all of its keys."""
+        return self._refer(table, table.__name__, ())
+
+    def nameless(self, table: type) -> Schema:
+        """A table whose name stands in its heading or has no meaning."""
+        return self._refer(table, f"{table.__name__}Body", ("name",))
+
+    def _refer(self, table: type, title: str, without: tuple[str, ...]) -> Schema:
+        if title not in self.definitions:
+            # Nothing is required here: what one table lacks another layer may give.
+            properties = {name: self._key(key) for name, key in keys_of(table).items() if name not in without}
+            self.definitions[title] = _closed(properties, (table.__doc__ or "").splitlines()[0])
+        return {"$ref": f"#/$defs/{title}"}
+
+    def _key(self, key: Key) -> Schema:
+        schema = self._value(key)
+        if key.many:
+            schema = {"type": "array", "items": schema}
+        schema = {**schema, "description": key.meaning}
+        if key.shown:
+            schema["description"] += f" (default: {key.shown})"
+        elif key.default not in (None, NOTHING) and not key.table:
+            schema["default"] = plain(key.default)
+        return schema
+
+    def _value(self, key: Key) -> Schema:
+        if key.table is None:
+            return _scalar(key)
+        choices: list[Schema] = [self.named(key.table)]
+        if key.kind is not None:
+            choices.append({"type": "boolean"})
+        elif key.table in SWITCHABLE and not key.many:
+            choices.append({"const": False})
+        if key.table in SHORT_FORMS:
+            choices.append(_scalar(keys_of(key.table)[SHORT_FORMS[key.table]]))
+        return choices[0] if len(choices) == 1 else {"anyOf": choices}
 
 
 def _closed(properties: Schema, description: str) -> Schema:
@@ -49,45 +96,16 @@ def _closed(properties: Schema, description: str) -> Schema:
     }
 
 
-def _named(table: Schema) -> Schema:
+def _by_name(table: Schema) -> Schema:
     return {"type": "object", "additionalProperties": table}
 
 
-def _table(table: type, *, without: tuple[str, ...] = ()) -> Schema:
-    # Nothing is required here: what one table lacks another layer may give.
-    properties = {name: _key(key) for name, key in keys_of(table).items() if name not in without}
-    return _closed(properties, (table.__doc__ or "").splitlines()[0])
-
-
-def _key(key: Key) -> Schema:
-    schema = _value(key)
-    if key.many:
-        schema = {"type": "array", "items": schema}
-    schema = {**schema, "description": key.meaning}
-    if key.shown:
-        schema["description"] += f" (default: {key.shown})"
-    elif key.default not in (None, NOTHING) and not key.table:
-        schema["default"] = plain(key.default)
-    return schema
-
-
-def _value(key: Key) -> Schema:
-    if key.table is None:
-        assert key.kind is not None  # noqa: S101 - a key without table has a kind
-        # a variable of the environment may stand for any number or truth, or be a part of a string
-        return (
-            dict(key.kind.schema)
-            if _takes_all_strings(key)
-            else {"anyOf": [dict(key.kind.schema), {"type": "string", "pattern": r"\$\{"}]}
-        )
-    choices: list[Schema] = [_table(key.table)]
-    if key.kind is not None:
-        choices.append({"type": "boolean"})
-    elif key.table in SWITCHABLE and not key.many:
-        choices.append({"const": False})
-    if key.table in SHORT_FORMS:
-        choices.append(_value(keys_of(key.table)[SHORT_FORMS[key.table]]))
-    return choices[0] if len(choices) == 1 else {"anyOf": choices}
+def _scalar(key: Key) -> Schema:
+    assert key.kind is not None  # noqa: S101 - a key without table has a kind
+    if _takes_all_strings(key):
+        return dict(key.kind.schema)
+    # a variable of the environment may stand for any number or truth, or be a part of a string
+    return {"anyOf": [dict(key.kind.schema), {"type": "string", "pattern": r"\$\{"}]}
 
 
 def _takes_all_strings(key: Key) -> bool:
