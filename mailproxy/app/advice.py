@@ -91,7 +91,10 @@ def _about_backend(backend: Backend) -> Iterator[Fault]:
         seen.setdefault(address, server.name)
         port = server.address.port if isinstance(server.address, TcpAddress) else None
         if server.tls is not None and port in _CLEAR_PORTS:
-            yield Fault(here, f"port {port} speaks clear text first, and tls is given: leave one of them")
+            yield Fault(
+                here,
+                f"port {port} speaks clear text first, and tls is given: take away tls, or give the port that speaks TLS",
+            )
         if server.tls is not None and server.tls.verify != "required":
             what = "nothing" if server.tls.verify == "none" else "the chain but not the name"
             yield Fault(

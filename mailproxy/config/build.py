@@ -90,7 +90,12 @@ class _Builder:
         frontend = self._table(model.Frontend, {**merged, "name": name}, path)
         if frontend is None or None in binds:
             return None
-        if own.get("tls") and not any(bind.mode == "tls" for bind in binds if bind):
+        if (
+            own.get("tls")
+            and binds
+            and not _blamed(join(path, "bind"), self.found)
+            and not any(bind.mode == "tls" for bind in binds if bind)
+        ):
             self.found.add(join(path, "tls"), 'has no meaning: no bind of this frontend has mode = "tls"')
         return evolve(frontend, bind=tuple(bind for bind in binds if bind is not None))
 
@@ -112,12 +117,11 @@ class _Builder:
         for index, table in enumerate(tables):
             here = Layer(f"{join(giver(layers, 'servers'), 'servers')}[{index}]", table)
             merged_server = merge([*server_layers, here])
-            if "check" in table:
-                self._refuse_check(merged_server, here.path)
+            self._refuse_check(merged_server, giver([*server_layers, here], "check"))
             server = self._table(model.Server, merged_server, here.path, _name_server)
             servers.append(server)
             rules.server(server, here.path, self.found)
-        self._refuse_check(merged, path)
+        self._refuse_check(merged, giver(layers, "check"))
         rules.same_names([server.name for server in servers if server], f"{path}.servers", self.found)
         merged["timeouts"] = {"server": silence_limit(merged["protocol"]), **merged.get("timeouts", {})}
         backend = self._table(model.Backend, {**merged, "name": name}, path)
@@ -131,7 +135,7 @@ class _Builder:
         if (
             isinstance(check, dict)
             and "type" not in check
-            and not any(".check" in bad for bad in self.found.bad)
+            and not any(".check." in bad for bad in self.found.bad)
         ):
             self.found.add(f"{path}.check", 'is not supported yet: only type = "none"')
 
@@ -159,6 +163,11 @@ class _Builder:
                 if join(path, key.name) not in self.found.bad and path not in self.found.bad:
                     self.found.add(path, f"{key.name} is missing: {key.meaning}")
         return None if unfit else self.converter.structure(table, table_type)
+
+
+def _blamed(path: str, found: Findings) -> bool:
+    """Was something there dropped?"""
+    return any(bad.startswith(path) for bad in found.bad)
 
 
 def _interleave(outer: Sequence[Layer], inner: Sequence[Layer], handed_down: Iterable[str]) -> list[Layer]:

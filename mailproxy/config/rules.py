@@ -41,7 +41,10 @@ def _look_for(what: str, naming: Layer, tables: Table, found: Findings) -> None:
     name, place = naming.table.get(what), f"{what}s"
     if name is None or name in tables[place] or found.bad & {place, join(place, name)}:
         return
-    found.add(join(naming.path, what), f"there is no {what} {show(name)}{nearest(name, tables[place])}")
+    found.add(
+        join(naming.path, what),
+        f"there is no {what} {show(name)}{nearest(name, tables[place]) or _known_are(tables[place])}",
+    )
 
 
 def _known_are(names: Iterable[str]) -> str:

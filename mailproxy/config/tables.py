@@ -46,9 +46,9 @@ def join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
     """``, did you mean …?`` where something known is close, else nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return f", did you mean {printable(close[0])}?" if close else ""
 
 
@@ -63,7 +63,9 @@ def unknown(name: str, known: Iterable[str]) -> str:
         for title, table in _TITLES.items()
         if name in keys_of(table) and name not in ("name", "profile")
     ]
-    if homes and not close:
+    if homes and not nearest(
+        name, known, cutoff=0.8
+    ):  # an exact home elsewhere says more than a far cry here
         return f"unknown key here, it is one of {' and of '.join(homes)}; known here are {', '.join(known)}"
     return f"unknown key{close or '; known are ' + ', '.join(known)}"
 

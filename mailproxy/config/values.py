@@ -179,7 +179,7 @@ def _name(value: object) -> str:
 def _host_name(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError  # noqa: TRY004 - one kind of error for every unfit value
-    address = parse_server(f"[{value}]" if ":" in value else value)
+    address = parse_server(value)
     if not isinstance(address, TcpAddress) or address.port is not None:
         raise ValueError
     return address.host.rstrip(".")

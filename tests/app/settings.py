@@ -8,8 +8,9 @@ import mailproxy
 
 
 def settings(**changes: Any) -> mailproxy.Config:
-    """One TLS bind, one backend; a change is a path with ``__`` for the dots, and replaces what is there."""
+    """One bind, one backend, a user; a change is a path with ``__`` for the dots, and replaces what is there."""
     tables: dict[str, Any] = {
+        "process": {"user": "nobody"},
         "frontends": {"imap": {"backend": "dovecot", "bind": [{"address": "127.0.0.1:0"}]}},
         "backends": {"dovecot": {"servers": ["192.0.2.1:143"]}},
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -19,11 +20,12 @@ from mailproxy.testing import ThrowAwayCA
 from .settings import settings
 
 REQUIRED = 'use "required", with ca and server_name if needed'
+SPEAKING_TLS: dict[str, Any] = {"backends__dovecot__servers": ["192.0.2.1:993"], "backends__dovecot__tls": {}}
 IDLE = "cuts IMAP clients off that wait in IDLE: use 31m (they speak every 29 minutes, RFC 2177)"
 
 
 def advice_for(config: mailproxy.Config) -> list[str]:
-    return [str(line) for line in advise(config, load_material(config).certificates)]
+    return [str(line) for line in advise(config, load_material(config).certificates.values())]
 
 
 def test_none_for_a_configuration_in_order() -> None:
@@ -63,7 +65,7 @@ def test_limits_that_are_long_enough_or_not_imaps(protocol: str, limit: str) -> 
 
 @pytest.mark.parametrize("address", ["*:0", "[::]:0", "192.0.2.1:143"])
 def test_clear_text_in_front_of_tls_is_exposed(address: str) -> None:
-    config = settings(frontends__imap__bind=[{"address": address}], backends__dovecot__tls={})
+    config = settings(frontends__imap__bind=[{"address": address}], **SPEAKING_TLS)
     (line,) = advice_for(config)
     assert line == (
         f"frontends.imap.bind[0].mode: clear text is exposed at {address} without STARTTLS, since the servers speak TLS: "
@@ -73,7 +75,7 @@ def test_clear_text_in_front_of_tls_is_exposed(address: str) -> None:
 
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "127.9.9.9:0", "[::1]:0", "unix:imap.sock", "fd:3"])
 def test_clear_text_on_this_machine_alone_is_nobodys_business(address: str) -> None:
-    assert advice_for(settings(frontends__imap__bind=[{"address": address}], backends__dovecot__tls={})) == []
+    assert advice_for(settings(frontends__imap__bind=[{"address": address}], **SPEAKING_TLS)) == []
 
 
 def test_clear_text_in_front_of_clear_text_may_be_upgraded_by_the_server() -> None:
@@ -104,7 +106,32 @@ def test_with_a_port_or_tls_it_is_in_order(throw_away_ca: ThrowAwayCA, change: d
     assert advice_for(config) == []
 
 
+def test_ended_tls_goes_on_as_tls_to_a_tls_port(throw_away_ca: ThrowAwayCA) -> None:
+    config = settings(
+        frontends__imap__bind=[{"address": "127.0.0.1:993", "mode": "tls"}],
+        frontends__imap__tls={"certificates": [str(throw_away_ca.issue("imap.example.com"))]},
+        backends__dovecot__servers=["192.0.2.1:993"],
+    )
+    place, bind = "backends.dovecot.tls", "frontends.imap.bind[0]"
+    assert advice_for(config) == [
+        f"{place}: port 993 of 192.0.2.1:993 speaks TLS, and sessions of {bind} would come in clear text: give tls"
+    ]
+
+
+def test_tls_to_a_port_that_begins_in_clear_text() -> None:
+    assert advice_for(settings(backends__dovecot__tls={})) == [
+        "backends.dovecot.servers[0]: port 143 speaks clear text first, and tls is given: take away tls, or give the port that speaks TLS"
+    ]
+
+
 # Servers.
+
+
+def test_servers_that_take_no_session() -> None:
+    servers = [{"address": "192.0.2.1:143", "weight": 0}, {"address": "192.0.2.2:143", "weight": 0}]
+    assert advice_for(settings(backends__dovecot__servers=servers)) == [
+        "backends.dovecot: every server has weight 0: none takes a session"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -173,11 +200,26 @@ def test_a_certificate_without_a_name_for_clients(throw_away_ca: ThrowAwayCA, tm
     ]
 
 
+def test_a_key_that_everybody_can_read_is_said_once(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
+    file = throw_away_ca.issue("imap.example.com", folder=tmp_path)
+    file.chmod(0o604)
+    config = settings(
+        frontends__imap__bind=[{"address": "127.0.0.1:0", "mode": "tls"}],
+        frontends__imap__tls={"certificates": [str(file)]},
+    )
+    certificates = [*load_material(config).certificates.values()] * 2
+    assert list(map(str, advise(config, certificates))) == [
+        f"frontends.imap.tls.certificates[0]: {file}: everybody can read this private key: chmod o-r"
+    ]
+
+
 # What leads nowhere.
 
 
 def test_a_frontend_without_a_backend() -> None:
-    config = mailproxy.from_mapping({"frontends": {"closed": {"bind": [{"address": "127.0.0.1:0"}]}}})
+    config = mailproxy.from_mapping(
+        {"process": {"user": "nobody"}, "frontends": {"closed": {"bind": ["127.0.0.1:0"]}}}
+    )
     assert advice_for(config) == [
         "frontends.closed: has no backend: every session is refused; give backend unless that is meant"
     ]
@@ -189,7 +231,20 @@ def test_a_backend_that_nobody_leads_to() -> None:
     ]
 
 
-# Descriptors.
+def test_syslog_that_is_not_there(tmp_path: Path) -> None:
+    assert advice_for(settings(log__to=f"syslog:{tmp_path}/log")) == [
+        f"log.to: {tmp_path}/log: there is no such socket, so every line would be lost"
+    ]
+
+
+# The process.
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root is told")
+def test_root_is_told_to_become_somebody_else() -> None:
+    assert advice_for(settings(process={})) == [
+        'process.user: sessions would be served as root: give a user, such as "mailproxy"'
+    ]
 
 
 @pytest.fixture
@@ -210,6 +265,13 @@ def test_more_sessions_than_descriptors(descriptor_limit: int, sessions: int, is
     assert advice_for(settings(process__max_sessions=sessions)) == ([line] if is_said else [])
 
 
+def test_descriptors_for_few_sessions(descriptor_limit: int) -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (300, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    assert advice_for(settings()) == [
+        "process.max_sessions: the limit of 300 descriptors holds 50 sessions: raise it (ulimit -n, LimitNOFILE=)"
+    ]
+
+
 # The command line.
 
 
@@ -217,6 +279,7 @@ def test_more_sessions_than_descriptors(descriptor_limit: int, sessions: int, is
 def advised_file(tmp_path: Path) -> Path:
     file = tmp_path / "mailproxy.toml"
     file.write_text("""
+        process.user = "nobody"
         [frontends.imap]
         protocol = "imap"
         timeouts = { client = "10m" }
@@ -231,7 +294,7 @@ def test_check_prints_a_line_each_and_is_content(advised_file: Path) -> None:
     assert result.output.splitlines() == [
         f"{advised_file}: advice: frontends.imap: has no backend: every session is refused; give backend unless that is meant",
         f"{advised_file}: advice: frontends.imap.timeouts.client: 600s {IDLE}",
-        f"{advised_file}: fine: 1 binds, 0 servers, 2 pieces of advice",
+        f"{advised_file}: fine: 1 bind, 0 servers, 2 pieces of advice",
     ]
 
 

@@ -26,6 +26,7 @@ from mailproxy.app import Material, load_material
 from mailproxy.cli import main
 from mailproxy.errors import ConfigError
 from mailproxy.testing import ThrowAwayCA
+from tests.process.program import Program
 
 from .settings import settings
 
@@ -104,8 +105,8 @@ def open_folder() -> Iterator[Path]:
 def test_a_file_with_chain_and_key(pem: Path) -> None:
     material = load_material(terminating(pem))
     assert isinstance(material.bind_contexts["imap", 0], ssl.SSLContext)
-    assert material.certificates[pem][0] == CERTIFICATE
-    assert material.certificates[pem][1].names == ("imap.example.com",)
+    assert material.certificates[pem, None][0] == CERTIFICATE
+    assert material.certificates[pem, None][1].names == ("imap.example.com",)
 
 
 def test_a_key_that_is_named(pem: Path, tmp_path: Path) -> None:
@@ -123,7 +124,8 @@ def test_a_folder_of_both(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
     second = throw_away_ca.issue("b.example", key_type="rsa", folder=tmp_path)
     write(tmp_path / "c.key", key_of(second))
     third = write(tmp_path / "c.crt", chain_of(second))
-    assert set(load_material(terminating(tmp_path)).certificates) == {first, second, third}
+    certificates = load_material(terminating(tmp_path)).certificates
+    assert set(certificates) == {(first, None), (second, None), (third, None)}
 
 
 def test_binds_that_want_the_same_share_it(pem: Path) -> None:
@@ -139,7 +141,7 @@ def test_binds_that_want_the_same_share_it(pem: Path) -> None:
 
 
 def test_a_bind_that_ends_no_tls_needs_no_files(tmp_path: Path) -> None:
-    config = settings(frontends__imap__tls={"certificates": [str(tmp_path / "missing.pem")]})
+    config = settings(defaults__frontend__tls={"certificates": [str(tmp_path / "missing.pem")]})
     assert load_material(config).bind_contexts == {}
 
 
@@ -223,9 +225,27 @@ def test_a_key_of_another_certificate(
         file = write(tmp_path / "mixed.crt", chain_of(one))
         key_file = write(tmp_path / ("mixed.key" if where == "beside" else "named.key"), key_of(other))
         named = {"key": str(key_file)} if where == "named" else {}
-    assert faults_of(terminating(file, **named)) == [
-        f"{CERTIFICATE}: {file}: the private key does not belong to the certificate"
+    fact = "the private key does not belong to the certificate, which must be the first one in its file"
+    assert faults_of(terminating(file, **named)) == [f"{CERTIFICATE}: {file}: {fact}"]
+
+
+def test_one_certificate_with_two_keys_is_tried_with_both(
+    throw_away_ca: ThrowAwayCA, pem: Path, tmp_path: Path
+) -> None:
+    chain, right = write(tmp_path / "chain.crt", chain_of(pem)), write(tmp_path / "right.pem", key_of(pem))
+    wrong = write(tmp_path / "wrong.pem", key_of(throw_away_ca.issue("other.example", folder=tmp_path)))
+    binds = [
+        {
+            "address": f"127.0.0.1:{port}",
+            "mode": "tls",
+            "tls": {"certificates": [str(chain)], "key": str(key)},
+        }
+        for port, key in ((993, right), (994, wrong))
     ]
+    (fault,) = faults_of(settings(frontends__imap__bind=binds))
+    assert fault.startswith(
+        f"frontends.imap.bind[1].tls.certificates[0]: {chain}: the private key does not belong"
+    )
 
 
 @pytest.mark.parametrize("form", [PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL])
@@ -261,7 +281,37 @@ def test_a_certificate_that_is_not_in_date(
     dates = [datetime.now(UTC) + timedelta(days=days) for days in (begin, end)]
     file = throw_away_ca.issue("imap.example.com", folder=tmp_path, not_before=dates[0], not_after=dates[1])
     first, last = (f"{date:%Y-%m-%d}" for date in dates)
-    assert faults_of(terminating(file)) == [f"{CERTIFICATE}: {file}: is not in date: from {first} to {last}"]
+    expired = load_material(terminating(file)).expired  # a proxy serves it all the same
+    said = f"{CERTIFICATE}: {file}: is not in date: from {first} to {last}"
+    assert [str(fault) for fault in expired] == [said]
+
+
+def expired_file(throw_away_ca: ThrowAwayCA, folder: Path) -> str:
+    """A configuration with a certificate that was good until yesterday."""
+    dates = [datetime.now(UTC) + timedelta(days=days) for days in (-30, -1)]
+    pem = throw_away_ca.issue("imap.example.com", folder=folder, not_before=dates[0], not_after=dates[1])
+    return f"""
+        frontends.imap.bind = [{{ address = "127.0.0.1:0", mode = "tls" }}]
+        frontends.imap.tls.certificates = ["{pem}"]
+    """
+
+
+def test_check_refuses_a_certificate_that_is_out_of_date(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
+    file = tmp_path / "mailproxy.toml"
+    file.write_text(expired_file(throw_away_ca, tmp_path))
+    result = CliRunner().invoke(main, ["check", str(file)])
+    assert result.exit_code == 2
+    (line,) = result.output.splitlines()
+    assert line.startswith(f"{file}: {CERTIFICATE}: {tmp_path}/imap.example.com-ec.pem: is not in date: ")
+
+
+def test_run_serves_a_certificate_that_is_out_of_date_and_says_so(
+    throw_away_ca: ThrowAwayCA, tmp_path: Path
+) -> None:
+    text = expired_file(throw_away_ca, tmp_path) + 'log.format = "json"'
+    with Program(text, tmp_path) as program:
+        program.wait_for("mailproxy is ready")
+        assert f'"event":"certificate-expired","level":"warning","message":"{CERTIFICATE}: ' in program.text
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:
@@ -330,12 +380,9 @@ def test_every_bind_has_its_own_place_in_the_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ciphers", ["NOPE", "\u00e9", "TLS_AES_128_GCM_SHA256"])
 def test_ciphers_that_openssl_does_not_know(pem: Path, ciphers: str) -> None:
-    assert faults_of(terminating(pem, ciphers=ciphers)) == [
-        f'frontends.imap.tls.ciphers: "{ciphers}": OpenSSL knows no such cipher'
-    ]
-    assert faults_of(connecting(ciphers=ciphers)) == [
-        f'backends.dovecot.tls.ciphers: "{ciphers}": OpenSSL knows no such cipher'
-    ]
+    fact = f'"{ciphers}": OpenSSL knows no such cipher of TLS 1.2 (those of 1.3 are always on)'
+    assert faults_of(terminating(pem, ciphers=ciphers)) == [f"frontends.imap.tls.ciphers: {fact}"]
+    assert faults_of(connecting(ciphers=ciphers)) == [f"backends.dovecot.tls.ciphers: {fact}"]
 
 
 @pytest.mark.parametrize("protocol", ["x" * 256, "\u00e9"])

@@ -129,7 +129,7 @@ print(os.getresuid())
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert result.stdout.splitlines() == [
-        'process.user: only root can become "root"',
+        'process.user: cannot become "root": only root can',
         "(65534, 65534, 65534)",
     ], result
 

@@ -43,7 +43,7 @@ def test_in_strings(written: str, path: str) -> None:
 
 def test_in_addresses_and_names_of_servers_and_lists() -> None:
     read = config("""
-frontends.imap.bind = [{ address = "*:${MP_PORT}", name = "${MP_HOST}" }]
+frontends.imap.bind = [{ address = "*:${MP_PORT}", name = "${MP_HOST}", mode = "tls" }]
 frontends.imap.tls.certificates = ["${MP_FOLDER}/a.pem", "/b.pem"]
 backends.dovecot.servers = ["${MP_HOST}", "${MP_HOST}:${MP_PORT}"]
 """)
@@ -61,7 +61,7 @@ frontends.imap.log_null = "${MP_YES}"
 frontends.imap.bind = [{ address = "*:143", v6only = "${MP_NO}", keepalive = "${MP_NOWHERE:-true}" }]
 frontends.imap.timeouts.client = "${MP_LIMIT}"
 backends.dovecot.port = "${MP_NOWHERE:-993}"
-backends.dovecot.check.jitter = "${MP_SHARE}"
+backends.dovecot.check = { type = "none", jitter = "${MP_SHARE}" }
 """)
     frontend, backend = read.frontends["imap"], read.backends["dovecot"]
     assert read.process.max_sessions == 993

@@ -28,7 +28,11 @@ SERVER = 'an address such as "10.0.0.1:993", "10.0.0.2", "imap.internal:993" or 
 NAME = "a name of letters, digits and . _ - : / * [ ]"
 TLVS = "authority, alpn, crc32c, unique-id, ssl-cipher, cert-sig, cert-key"
 NETWORK = 'a network such as "10.0.0.0/8" or "2001:db8::/32", or an address'
-ENDLESS = "a limit of nothing would end everything at once"
+LOG = "stderr, stdout, a path, syslog:/dev/log or syslog:HOST:514"
+HOST_NAME = 'a host name such as "imap.internal", or an IP address'
+NOT_ENDED = 'has no meaning: no bind of this frontend has mode = "tls"'
+NO_CHECK = 'is not supported yet: only type = "none"'
+FRONTEND_KEYS = "profile, protocol, backend, max_sessions, timeouts, log_null, log_start, tls, bind, routes"
 
 # Lines that come to the smallest configuration (or replace its own), and what is said about them.
 FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
@@ -67,8 +71,8 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('process.drain_timeout = "11000d"', f'process.drain_timeout: "11000d" is not allowed: {DURATION}'),
         ("process.drain_timeout = 1" + "0" * 400, f"process.drain_timeout: 1{'0' * 75}…0 is not allowed: {DURATION}"),
         ("process.drain_timeout = false", f"process.drain_timeout: false is not allowed: {DURATION}"),
-        ("frontends.imap.timeouts.client = 0", f"frontends.imap.timeouts.client: 0 is not allowed: {ENDLESS}; {DURATION}, above 0"),
-        ('backends.dovecot.timeouts.connect = "0ms"', f'backends.dovecot.timeouts.connect: "0ms" is not allowed: {ENDLESS}; {DURATION}, above 0'),
+        ("frontends.imap.timeouts.client = 0", f"frontends.imap.timeouts.client: 0 is not allowed: must be above 0; {DURATION}, above 0"),
+        ('backends.dovecot.timeouts.connect = "0ms"', f'backends.dovecot.timeouts.connect: "0ms" is not allowed: must be above 0; {DURATION}, above 0'),
     ),
     "words": (
         ('log.level = "verbose"', 'log.level: "verbose" is not allowed: one of debug, info, warning, error'),
@@ -76,7 +80,12 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('log.format = "TEXT"', 'log.format: "TEXT" is not allowed: one of text, json, tcplog'),
         ('log.to = ""', 'log.to: "" is not allowed: stderr, stdout, a path, syslog:/dev/log or syslog:HOST:514'),
         ('log.to = "syslog:localhost"', 'log.to: "syslog:localhost" is not allowed: syslog: takes a path or HOST:PORT; stderr, stdout, a path, syslog:/dev/log or syslog:HOST:514'),
-        ('log.to = "syslog:127.0.0.1:70000"', 'log.to: "syslog:127.0.0.1:70000" is not allowed: syslog: takes a path or HOST:PORT; stderr, stdout, a path, syslog:/dev/log or syslog:HOST:514'),
+        ('log.to = "syslog:127.0.0.1:70000"', f"log.to: \"syslog:127.0.0.1:70000\" is not allowed: port '70000' is not a number from 0 to 65535; {LOG}"),
+        ('log.to = "syslog:logs 1:514"', f'log.to: "syslog:logs 1:514" is not allowed: has blanks in it; {LOG}'),
+        ('log.to = "syslog"', f'log.to: "syslog" is not allowed: a file of that name would be written as ./syslog; {LOG}'),
+        ('log.to = "STDERR"', f'log.to: "STDERR" is not allowed: a file of that name would be written as ./STDERR; {LOG}'),
+        ('backends.dovecot.tls.server_name = "imap internal"', f'backends.dovecot.tls.server_name: "imap internal" is not allowed: has blanks in it; {HOST_NAME}'),
+        ('backends.dovecot.tls.server_name = "imap.internal:993"', f'backends.dovecot.tls.server_name: "imap.internal:993" is not allowed: {HOST_NAME}'),
         ('process.user = ""', 'process.user: "" is not allowed: a string that is not empty'),
         ("process.user = 1000", "process.user: 1000 is not allowed: a string that is not empty"),
         ("admin.mode = 660", 'admin.mode: 660 is not allowed: permission bits such as "0660"'),
@@ -104,11 +113,14 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('frontends.imap.bind = [{ address = "fd:x" }]', f'frontends.imap.bind[0].address: "fd:x" is not allowed: fd: takes the number of an inherited descriptor; {BIND}'),
         ('frontends.imap.bind = [{ address = "unix:" }]', f'frontends.imap.bind[0].address: "unix:" is not allowed: unix: takes a path; {BIND}'),
         (f'frontends.imap.bind = [{{ address = "unix:/{"x" * 107}" }}]', f'frontends.imap.bind[0].address: "unix:/{"x" * 69}…" is not allowed: the path is longer than 107 bytes; {BIND}'),
+        ('frontends.imap.bind = ["143"]', f'frontends.imap.bind[0].address: "143" is not allowed: has no host: "*:143" is every IPv4 address; {BIND}'),
+        ('frontends.imap.bind = ["/run/x.sock"]', f'frontends.imap.bind[0].address: "/run/x.sock" is not allowed: is a path: write unix: before it; {BIND}'),
         ("frontends.imap.bind = [{ address = 143 }]", f"frontends.imap.bind[0].address: 143 is not allowed: {BIND}"),
         ('backends.dovecot.servers = ["192.0.2.256:143"]', f'backends.dovecot.servers[0].address: "192.0.2.256:143" is not allowed: has no valid host; {SERVER}'),
         ('backends.dovecot.servers = ["*:143"]', f'backends.dovecot.servers[0].address: "*:143" is not allowed: a server needs a host name or an IP address; {SERVER}'),
         ('backends.dovecot.servers = ["192.0.2.1:0"]', f'backends.dovecot.servers[0].address: "192.0.2.1:0" is not allowed: port 0 cannot be connected to; {SERVER}'),
-        ('backends.dovecot.servers = ["d 1"]', f'backends.dovecot.servers[0].address: "d 1" is not allowed: has no valid host; {SERVER}'),
+        ('backends.dovecot.servers = ["d 1"]', f'backends.dovecot.servers[0].address: "d 1" is not allowed: has blanks in it; {SERVER}'),
+        ('backends.dovecot.servers = ["imaps://d1"]', f'backends.dovecot.servers[0].address: "imaps://d1" is not allowed: is a URL; {SERVER}'),
         ('backends.dovecot.servers = [""]', f'backends.dovecot.servers[0].address: "" is not allowed: has no valid host; {SERVER}'),
         ('frontends.imap.bind = [{ address = "*:143", accept_proxy = ["10.0.0.1/8"] }]', f'frontends.imap.bind[0].accept_proxy[0]: "10.0.0.1/8" is not allowed: has host bits set; {NETWORK}'),
         ('frontends.imap.bind = [{ address = "*:143", accept_proxy = ["trusted"] }]', f'frontends.imap.bind[0].accept_proxy[0]: "trusted" is not allowed: {NETWORK}'),
@@ -124,6 +136,8 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('frontends.imap.bind = [{ address = "unix:/run/x.sock" }]\nbackends.dovecot.servers = ["192.0.2.1"]', "frontends.imap.bind[0].address: has no port for server 192.0.2.1 of backend dovecot, which has none either: give the backend a port"),
         ('frontends.imap.bind = [{ address = "unix:/run/x.sock", keepalive = true }]', 'frontends.imap.bind[0].keepalive: has no meaning for "unix:/run/x.sock"'),
         ('frontends.imap.bind = [{ address = "fd:3", tcp_user_timeout = "30s" }]', 'frontends.imap.bind[0].tcp_user_timeout: has no meaning for "fd:3"'),
+        ('frontends.imap.bind = [{ address = "fd:3", backlog = 9 }]', 'frontends.imap.bind[0].backlog: has no meaning for "fd:3": it listens already'),
+        ('frontends.imap.bind = ["*:143", "*:143"]', 'frontends.imap.bind[1].address: "*:143" overlaps with "*:143" at frontends.imap.bind[0].address'),
         ('frontends.imap.bind = [{ address = "*:143", unix_mode = "0600" }]', 'frontends.imap.bind[0].unix_mode: has no meaning for "*:143": unix: addresses only'),
         ('frontends.imap.bind = [{ address = "*:143", v6only = true }]', 'frontends.imap.bind[0].v6only: has no meaning for "*:143": IPv6 addresses only'),
     ),
@@ -133,7 +147,12 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('frontends.imap.bind = [{ address = "*:993", mode = "tls", tls = { certificates = ["a.pem", "b.pem"], key = "k.pem" } }]', "frontends.imap.bind[0].tls.key: goes with exactly one certificate file; put other keys into the certificates' files"),
         ('frontends.imap.bind = [{ address = "*:143", mode = "forward", tls = { certificates = ["a.pem"] } }]', 'frontends.imap.bind[0].tls: has no meaning with mode "forward": TLS is not ended here'),
         ('frontends.imap.bind = [{ address = "*:993", mode = "passthrough", tls = { certificates = ["a.pem"] } }]', 'frontends.imap.bind[0].tls: has no meaning with mode "passthrough": TLS is not ended here'),
-        ('frontends.imap.tls = { certificates = ["a.pem", "b.pem"], key = "k.pem" }', "frontends.imap.tls.key: goes with exactly one certificate file; put other keys into the certificates' files"),
+        ('frontends.imap.bind = [{ address = "*:143", tls = { certificates = ["a.pem"] } }]', 'frontends.imap.bind[0].tls: has no meaning with mode "forward": TLS is not ended here'),
+        ('frontends.imap.tls.certificates = ["a.pem"]', f"frontends.imap.tls: {NOT_ENDED}"),
+        ('frontends.imap.tls.certificates = ["a.pem"]\nfrontends.imap.bind = [{ address = "*:143", mode = "starttls" }]', 'frontends.imap.bind[0].mode: "starttls" is not supported yet: only "forward" or "passthrough" or "tls"'),
+        ('frontends.imap.tls.certificates = ["a.pem"]\nfrontends.imap.bind = []', "frontends.imap: has no bind: at least one [[frontends.imap.bind]] is needed"),
+        ('frontends.imap.bind = [{ address = "*:993", mode = "tls", tls = { certificates = [""] } }]', 'frontends.imap.bind[0].tls.certificates[0]: "" is not allowed: a path'),
+        ('frontends.imap.bind = [{ address = "*:993", mode = "tls" }]\nfrontends.imap.tls = { certificates = ["a.pem", "b.pem"], key = "k.pem" }', "frontends.imap.tls.key: goes with exactly one certificate file; put other keys into the certificates' files"),
         ('frontends.imap.tls.certificates = [""]', 'frontends.imap.tls.certificates[0]: "" is not allowed: a path'),
         ('backends.dovecot.servers = ["unix:/run/d.sock"]\nbackends.dovecot.tls = {}', "backends.dovecot.servers[0]: tls.server_name is missing: a Unix socket has no name to verify"),
     ),
@@ -150,8 +169,9 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "references": (
         ('frontends.imap.backend = "dovekot"', 'frontends.imap.backend: there is no backend "dovekot", did you mean dovecot?'),
-        ('frontends.imap.backend = "exchange"', 'frontends.imap.backend: there is no backend "exchange"'),
+        ('frontends.imap.backend = "exchange"', 'frontends.imap.backend: there is no backend "exchange"; known are dovecot'),
         ('frontends.imap.profile = "exchange"', 'frontends.imap.profile: there is no profile "exchange"'),
+        ('frontends.imap.profile = "exchange"\nprofiles.outlook.backend = {}', 'frontends.imap.profile: there is no profile "exchange"; known are outlook'),
         ('backends.dovecot.profile = "exchnge"\nprofiles.exchange.backend = {}', 'backends.dovecot.profile: there is no profile "exchnge", did you mean exchange?'),
         ('backends.dovecot.servers = [{ name = "d", address = "192.0.2.1:1" }, { name = "d", address = "192.0.2.1:2" }]', 'backends.dovecot.servers: the name "d" stands more than once'),
     ),
@@ -166,6 +186,13 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('frontends.imap."a\\u001bb" = 1', 'frontends.imap."a\\u001bb": unknown key; known are profile, protocol, backend, max_sessions, timeouts, log_null, log_start, tls, bind, routes'),
         ('backends.dovecot.servers = [{ address = "192.0.2.1:143", wait = 1 }]', "backends.dovecot.servers[0].wait: unknown key, did you mean weight?"),
         ('profiles.x.fronted.protocol = "imap"', "profiles.x.fronted: unknown key, did you mean frontend?"),
+        ("global.maxconn = 3", "global: unknown key, what HAProxy calls so is [process] here"),
+        ("frontends.imap.maxconn = 3", "frontends.imap.maxconn: unknown key, what HAProxy calls so is max_sessions here"),
+        ('backends.dovecot.servers = [{ address = "192.0.2.1:143", inter = "2s" }]', "backends.dovecot.servers[0].inter: unknown key, what HAProxy calls so is check.interval here"),
+        ('frontends.imap.timeouts.connect = "5s"', "frontends.imap.timeouts.connect: unknown key here, it is one of a backend's timeouts; known here are client, proxy_header, handshake, negotiation, half_closed"),
+        ('frontends.imap.balance = "first"', f"frontends.imap.balance: unknown key here, it is one of a backend; known here are {FRONTEND_KEYS}"),
+        ('frontends.imap.address = "*:143"', f"frontends.imap.address: unknown key here, it is one of a bind and of a server and of a check; known here are {FRONTEND_KEYS}"),
+        ('level = "info"', "level: unknown key here, it is one of [log]; known here are process, log, admin, defaults, profiles, frontends, backends"),
         ("defaults.servers.weight = 3", "defaults.servers: unknown key, did you mean server?"),
         ('profiles.x.frontend.profile = "y"', "profiles.x.frontend.profile: unknown key; known are protocol, backend, max_sessions, timeouts, log_null, log_start, tls, bind, routes"),
     ),
@@ -175,14 +202,15 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('frontends.imap.timeouts = "5s"', 'frontends.imap.timeouts: "5s" is not allowed: a table'),
         ("frontends.imap.tls = true", "frontends.imap.tls: true is not allowed: a table"),
         ('frontends.imap.bind = { address = "*:143" }', "frontends.imap.bind: a table is not allowed: a list of tables, [[frontends.imap.bind]]"),
-        ('frontends.imap.bind = ["*:143"]', 'frontends.imap.bind[0]: "*:143" is not allowed: a table'),
+        ("frontends.imap.bind = [143]", "frontends.imap.bind[0]: 143 is not allowed: a table"),
+        ('process = [{ user = "nobody" }]', "process: a list of tables is not allowed: a table, [process] with one pair of brackets"),
         ("frontends.other = 3", "frontends.other: 3 is not allowed: a table"),
         ("backends.other = [1]", "backends.other: [1] is not allowed: a table"),
         ('backends.dovecot.servers = "192.0.2.1"', 'backends.dovecot.servers: "192.0.2.1" is not allowed: a list of tables, [[backends.dovecot.servers]]'),
         ("backends.dovecot.servers = [3]", "backends.dovecot.servers[0]: 3 is not allowed: a table"),
         ("backends.dovecot.check = 3", "backends.dovecot.check: 3 is not allowed: a table"),
         ('frontends.imap.tls.certificates = "a.pem"', 'frontends.imap.tls.certificates: "a.pem" is not allowed: a list; each a path'),
-        ('log.level = ["info", { a = 1 }]', 'log.level: ["info", a table] is not allowed: one of debug, info, warning, error'),
+        ('log.level = ["info", { a = 1 }]', "log.level: a list of tables is not allowed: one of debug, info, warning, error"),
         ("log.level = {}", "log.level: a table is not allowed: one of debug, info, warning, error"),
         ('defaults.server = "192.0.2.1"', 'defaults.server: "192.0.2.1" is not allowed: a table'),
         ("profiles = []", "profiles: [] is not allowed: a table for each name"),
@@ -193,7 +221,7 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ("defaults.bind.backlog = 0", "defaults.bind.backlog: 0 is not allowed: a whole number from 1 to 2147483647"),
         ("defaults.server.weight = 300", "defaults.server.weight: 300 is not allowed: a whole number from 0 to 256"),
         ("profiles.unused.backend.port = 0", "profiles.unused.backend.port: 0 is not allowed: a port from 1 to 65535"),
-        ('profiles.unused.frontend.backend = "nowhere"', 'profiles.unused.frontend.backend: there is no backend "nowhere"'),
+        ('profiles.unused.frontend.backend = "nowhere"', 'profiles.unused.frontend.backend: there is no backend "nowhere"; known are dovecot'),
         ('defaults.frontend.profile = "nowhere"', 'defaults.frontend.profile: there is no profile "nowhere"'),
         ('defaults.backend.profile = "nowhere"', 'defaults.backend.profile: there is no profile "nowhere"'),
         ("defaults.backend.servers = [{ weight = 1 }]\nbackends.other = {}", 'defaults.backend.servers[0]: address is missing: "10.0.0.1:993", "10.0.0.2", "imap.internal:993", "unix:/run/x.sock"'),
@@ -206,8 +234,15 @@ NOT_YET = (
     ('process.workers = "auto"', 'process.workers: "auto" is not supported yet: only 1'),
     ('admin.socket = "/run/mailproxy/admin.sock"', 'admin.socket: "/run/mailproxy/admin.sock" is not supported yet'),
     ('admin.http = "127.0.0.1:8405"', 'admin.http: "127.0.0.1:8405" is not supported yet'),
+    ('admin.mode = "0600"', 'admin.mode: "0600" is not supported yet: only "0660"'),
+    ('frontends.imap.timeouts.proxy_header = "5s"', 'frontends.imap.timeouts.proxy_header: "5s" is not supported yet: only "3s"'),
+    ("frontends.imap.timeouts.negotiation = 60", 'frontends.imap.timeouts.negotiation: 60 is not supported yet: only "3m"'),
+    ('backends.dovecot.timeouts.queue = "5s"', 'backends.dovecot.timeouts.queue: "5s" is not supported yet: only "1m"'),
+    ('backends.dovecot.timeouts.check = "6s"', 'backends.dovecot.timeouts.check: "6s" is not supported yet: only "5s"'),
+    ("backends.dovecot.error_limit = 5", "backends.dovecot.error_limit: 5 is not supported yet: only 10"),
+    ("backends.dovecot.error_clients = 2", "backends.dovecot.error_clients: 2 is not supported yet: only 1"),
     ("frontends.imap.max_sessions = 10", "frontends.imap.max_sessions: 10 is not supported yet: only 0"),
-    ("frontends.imap.routes = [{ reject = true }]", "frontends.imap.routes: [a table] is not supported yet: only []"),
+    ("frontends.imap.routes = [{ reject = true }]", "frontends.imap.routes: a list of tables is not supported yet: only []"),
     ('frontends.imap.bind = [{ address = "*:143", mode = "starttls" }]', 'frontends.imap.bind[0].mode: "starttls" is not supported yet: only "forward" or "passthrough" or "tls"'),
     ('frontends.imap.bind = [{ address = "*:143", accept_proxy = ["10.0.0.0/8"] }]', 'frontends.imap.bind[0].accept_proxy: ["10.0.0.0/8"] is not supported yet: only []'),
     ('frontends.imap.bind = [{ address = "*:143", proxy_optional = true }]', "frontends.imap.bind[0].proxy_optional: true is not supported yet: only false"),
@@ -232,8 +267,13 @@ NOT_YET = (
     ('backends.dovecot.check = "tcp"', 'backends.dovecot.check.type: "tcp" is not supported yet: only "none"'),
     ('backends.dovecot.check.type = "imap"', 'backends.dovecot.check.type: "imap" is not supported yet: only "none"'),
     ('defaults.backend.check = "imap"', 'defaults.backend.check.type: "imap" is not supported yet: only "none"'),
+    ("backends.dovecot.check.rise = 3", f"backends.dovecot.check: {NO_CHECK}"),
+    ('backends.dovecot.check.rise = 3\nbackends.dovecot.timeouts.check = "6s"', 'backends.dovecot.timeouts.check: "6s" is not supported yet: only "5s"', f"backends.dovecot.check: {NO_CHECK}"),
+    ('backends.dovecot.servers = [{ address = "192.0.2.1:143", check = {} }]', f"backends.dovecot.servers[0].check: {NO_CHECK}"),
+    ("defaults.backend.check.rise = 3", f"defaults.backend.check: {NO_CHECK}"),
+    ("defaults.server.check.rise = 3", f"defaults.server.check: {NO_CHECK}"),
     ('backends.dovecot.servers = [{ address = "192.0.2.1:143", max_sessions = 4 }]', "backends.dovecot.servers[0].max_sessions: 4 is not supported yet: only 0"),
-    ('backends.dovecot.servers = [{ address = "192.0.2.1:143", slow_start = "60s" }]', 'backends.dovecot.servers[0].slow_start: "60s" is not supported yet: only 0'),
+    ('backends.dovecot.servers = [{ address = "192.0.2.1:143", slow_start = "60s" }]', 'backends.dovecot.servers[0].slow_start: "60s" is not supported yet: only "0s"'),
     ('backends.dovecot.servers = [{ address = "192.0.2.1:143", backup = true }]', "backends.dovecot.servers[0].backup: true is not supported yet: only false"),
 )  # fmt: skip
 
@@ -242,8 +282,12 @@ OFF = (
     "frontends.imap.max_sessions = 0",
     "frontends.imap.routes = []",
     'frontends.imap.bind = [{ address = "*:143", accept_proxy = [], proxy_optional = false }]',
-    'frontends.imap.tls.client_verify = "none"',
-    "frontends.imap.tls.strict_sni = false",
+    'frontends.imap.bind = [{ address = "*:993", mode = "tls", tls = { certificates = ["a.pem"], client_verify = "none", strict_sni = false } }]',
+    'admin.mode = "660"',
+    'frontends.imap.timeouts = { proxy_header = 3, negotiation = "180s" }',
+    'backends.dovecot.timeouts = { queue = "60s", check = 5 }',
+    "backends.dovecot.error_limit = 10",
+    "backends.dovecot.error_clients = 1",
     'backends.dovecot.balance = "leastconn"',
     "backends.dovecot.retries = 0",
     "backends.dovecot.redispatch = false",
@@ -332,7 +376,7 @@ def test_every_fault_at_once() -> None:
         "defaults.bind.backlog: 0 is not allowed: a whole number from 1 to 2147483647",
         'profiles.exchange.backend.balance: "least" is not allowed: one of leastconn, roundrobin, source, first, random',
         'frontends.imap.protocol: "imap4" is not allowed: one of imap, pop3, submission, smtp, lmtp, sieve, tcp',
-        f'frontends.imap.bind[2].address: "993" is not allowed: has no valid host; {BIND}',
+        f'frontends.imap.bind[2].address: "993" is not allowed: has no host: "*:993" is every IPv4 address; {BIND}',
         f"backends.exchange.servers[0].address: \"192.0.2.1:port\" is not allowed: port 'port' is not a number from 0 to 65535; {SERVER}",
         'backends.exchange.servers[2].weight: "1" is not allowed: a whole number from 0 to 256',
         'backends.exchange.servers[1]: address is missing: "10.0.0.1:993", "10.0.0.2", "imap.internal:993", "unix:/run/x.sock"',
@@ -347,14 +391,31 @@ def test_nothing_at_all_lacks_a_frontend() -> None:
 
 def test_a_section_that_is_no_table_is_said_once() -> None:
     assert faults_of("frontends = 3\nbackends = 3") == [
-        "frontends: 3 is not allowed: a table for each name",
-        "backends: 3 is not allowed: a table for each name",
+        "frontends: 3 is not allowed: a table for each name, [frontends.NAME]",
+        "backends: 3 is not allowed: a table for each name, [backends.NAME]",
     ]
 
 
 def test_what_refers_to_a_section_that_is_no_table_is_not_blamed() -> None:
     imap = f"frontends.imap.bind = {SMALLEST['frontends.imap.bind']}\nfrontends.imap.backend = 'dovecot'\n"
-    assert faults_of(imap + "backends = 3") == ["backends: 3 is not allowed: a table for each name"]
+    assert faults_of(imap + "backends = 3") == [
+        "backends: 3 is not allowed: a table for each name, [backends.NAME]"
+    ]
+
+
+def test_a_path_that_grows_too_long_by_the_folder_it_is_relative_to(tmp_path: Path) -> None:
+    folder, name = tmp_path / ("y" * 50), "x" * 50
+    folder.mkdir()
+    file = folder / "mailproxy.toml"
+    unix = f'["unix:{name}"]'
+    file.write_text(text(f"frontends.imap.bind = {unix}\nbackends.dovecot.servers = {unix}"))
+    with pytest.raises(ConfigError) as caught:
+        mailproxy.load(file)
+    fact = f'"{folder}/{name}" is longer than the 107 bytes that a socket can have'
+    assert [str(fault) for fault in caught.value.faults] == [
+        f"frontends.imap.bind[0].address: {fact}",
+        f"backends.dovecot.servers[0].address: {fact}",
+    ]
 
 
 # What no table can hold: the file itself.
@@ -383,6 +444,12 @@ def test_a_file_that_cannot_be_understood(tmp_path: Path, content: bytes, fact: 
     assert "\n" not in str(caught.value)
     assert len(caught.value.faults) == 1
     assert caught.value.source == str(file)
+
+
+def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
+    file = tmp_path / "mailproxy.toml"
+    file.write_text(text(""), encoding="utf-8-sig")
+    assert list(mailproxy.load(file).frontends) == ["imap"]
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
@@ -433,7 +500,7 @@ def test_the_command_line_writes_a_line_for_each_fault(tmp_path: Path, command: 
     assert result.output.splitlines() == [
         f"{file}: log.level: 3 is not allowed: one of debug, info, warning, error",
         f"{file}: backends.dovecot.port: 0 is not allowed: a port from 1 to 65535",
-        f'{file}: frontends.imap.backend: there is no backend "nowhere"',
+        f'{file}: frontends.imap.backend: there is no backend "nowhere"; known are dovecot',
     ]
 
 
@@ -479,9 +546,9 @@ def test_the_program_writes_faults_of_files_as_those_of_the_text(tmp_path: Path)
 
 def test_a_faultless_file_is_called_fine(tmp_path: Path) -> None:
     file = tmp_path / "mailproxy.toml"
-    file.write_text(text(""))
+    file.write_text(text('process.user = "nobody"'))
     result = CliRunner().invoke(main, ["check", "--strict", str(file)])
-    assert (result.exit_code, result.output) == (0, f"{file}: fine: 1 binds, 1 servers\n")
+    assert (result.exit_code, result.output) == (0, f"{file}: fine: 1 bind, 1 server\n")
 
 
 # Noise.

@@ -33,6 +33,7 @@ def server(lines: str) -> Server:
 FRONTEND = ("defaults.frontend", "profiles.exchange.frontend", "frontends.imap")
 BACKEND = ("defaults.backend", "profiles.exchange.backend", "backends.dovecot")
 PROFILED = 'frontends.imap.profile = "exchange"\nbackends.dovecot.profile = "exchange"\n'
+TLS_ENDS_HERE = 'frontends.imap.bind = [{ address = "*:993", mode = "tls" }]\n'
 PROFILE_EXISTS = "profiles.exchange.frontend.log_null = false\n"
 
 
@@ -105,7 +106,8 @@ BIND_TLS = (
 @pytest.mark.parametrize("count", range(1, 6))
 def test_a_binds_tls_comes_from_the_nearest(count: int) -> None:
     lines = "".join(f'{place}.ciphers = "c{index}"\n' for index, place in enumerate(BIND_TLS[:count], 1))
-    tls = bind(PROFILE_EXISTS + PROFILED + lines).tls
+    certificates = 'defaults.frontend.tls.certificates = ["/a.pem"]\n'
+    tls = bind(PROFILE_EXISTS + PROFILED + TLS_ENDS_HERE + certificates + lines).tls
     assert tls is not None
     assert tls.ciphers == f"c{count}"
 
@@ -133,11 +135,14 @@ frontends.imap.timeouts = { client = "2m" }
 
 
 def test_lists_replace() -> None:
-    read = config("""
+    read = frontend(
+        TLS_ENDS_HERE
+        + """
 defaults.frontend.tls.certificates = ["/a.pem", "/b.pem"]
 frontends.imap.tls.certificates = ["/c.pem"]
 defaults.frontend.tls.alpn = ["imap"]
-""").frontends["imap"]
+"""
+    )
     assert read.tls is not None
     assert [str(path) for path in read.tls.certificates] == ["/c.pem"]
     assert read.tls.alpn == ("imap",)
@@ -203,7 +208,7 @@ def test_stick_and_check_can_be_switched_off(off: str) -> None:
 
 def test_a_check_reaches_the_servers_and_its_short_form_merges() -> None:
     check = server("""
-defaults.backend.check = { interval = "7s", rise = 5 }
+defaults.backend.check = { type = "none", interval = "7s", rise = 5 }
 backends.dovecot.check = { rise = 4 }
 backends.dovecot.servers = [{ address = "192.0.2.1", check = "none" }]
 """).check
@@ -249,11 +254,14 @@ profiles.exchange.server.weight = 9
 
 
 def test_two_frontends_do_not_share_what_they_inherit() -> None:
-    read = config("""
-defaults.frontend.tls.alpn = ["imap"]
+    read = config(
+        TLS_ENDS_HERE
+        + """
+defaults.frontend.tls.certificates = ["/a.pem"]
 frontends.imap.tls.ciphers = "one"
 frontends.other.bind = [{ address = "*:2" }]
-""")
+"""
+    )
     tls = [read.frontends[name].tls for name in ("imap", "other")]
     assert [t.ciphers for t in tls if t] == ["one", None]
 

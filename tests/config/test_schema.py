@@ -65,23 +65,20 @@ def test_the_sample_has_every_key_that_there_is() -> None:
         "socket", "http", "client_ca", "client_crl", "certificate", "steps", "address", "port", "send_proxy", "timeout",
         "routes", "stick",
     }  # fmt: skip
-    sample = tomllib.loads(WHOLE)
+    sample, definitions = tomllib.loads(WHOLE), json_schema()["$defs"]
     tables = {
-        "process": sample["process"],
-        "log": sample["log"],
-        "admin": sample["admin"],
-        "frontends": sample["frontends"]["imap"],
-        "backends": sample["backends"]["dovecot"],
+        "Process": sample["process"],
+        "Log": sample["log"],
+        "Admin": sample["admin"],
+        "FrontendBody": sample["frontends"]["imap"],
+        "BackendBody": sample["backends"]["dovecot"],
     }
     for name, table in tables.items():
-        properties = json_schema()["properties"][name]
-        known = properties.get("properties") or properties["additionalProperties"]["properties"]
-        assert set(known) - set(table) <= later, name
-        assert set(table) <= set(known)
-    binds: set[str] = set().union(*tables["frontends"]["bind"])
-    assert binds == set(json_schema()["properties"]["defaults"]["properties"]["bind"]["properties"]) | {
-        "name"
-    }
+        known = set(definitions[name]["properties"])
+        assert known - set(table) <= later, name
+        assert set(table) <= known
+    binds: set[str] = set().union(*tables["FrontendBody"]["bind"])
+    assert binds == set(definitions["Bind"]["properties"])
 
 
 @pytest.mark.parametrize(
@@ -152,16 +149,19 @@ def test_it_knows_what_a_later_version_does(lines: str) -> None:
 
 
 def test_every_key_has_a_meaning() -> None:
-    def meanings(part: Any) -> list[object]:
-        if isinstance(part, dict):
-            own = [value.get("description") for value in part.get("properties", {}).values()]
-            return own + [meaning for value in part.values() for meaning in meanings(value)]
-        return [meaning for value in part for meaning in meanings(value)] if isinstance(part, list) else []
-
-    properties = json_schema()["properties"]
-    found = [meaning for section in properties.values() for meaning in meanings(section)]
-    assert len(found) > 200
+    tables = json_schema()["$defs"].values()
+    found = [key.get("description") for table in tables for key in table["properties"].values()]
+    assert len(found) > 100
     assert all(found)
+
+
+def test_every_table_is_there_once_and_referred_to() -> None:
+    def references(part: Any) -> set[str]:
+        inner = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+        own = {part["$ref"]} if isinstance(part, dict) and "$ref" in part else set()
+        return own.union(*map(references, inner))
+
+    assert references(json_schema()) == {f"#/$defs/{name}" for name in json_schema()["$defs"]}
 
 
 @settings(max_examples=60, deadline=None)

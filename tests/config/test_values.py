@@ -17,6 +17,7 @@ from mailproxy.config.units import parse_duration, parse_size, write_duration
 from mailproxy.config.values import (
     KINDS,
     Expanded,
+    HostName,
     Mode,
     Network,
     Port,
@@ -119,6 +120,9 @@ def test_size_units_are_powers_of_1024(count: int) -> None:
         (float, Expanded("0.25"), 0.25),
         (SniPatterns, ["IMAP.example.com", "*.Example.org"], ("imap.example.com", "*.example.org")),
         (SniPatterns, False, False),
+        (HostName, "imap.internal", "imap.internal"),
+        (HostName, "imap.internal.", "imap.internal"),
+        (HostName, "2001:db8::1", "2001:db8::1"),
     ],
 )
 def test_kinds(kind: Any, written: object, read: object) -> None:
@@ -153,6 +157,10 @@ def test_kinds(kind: Any, written: object, read: object) -> None:
         (SniPatterns, ["imap.*.com"]),
         (SniPatterns, ["*"]),
         (SniPatterns, [""]),
+        (HostName, ""),
+        (HostName, "*"),
+        (HostName, "imap.internal:993"),
+        (HostName, "unix:/run/x.sock"),
     ],
 )
 def test_what_is_not_of_a_kind_is_refused_and_not_bent(kind: Any, written: object) -> None:
@@ -184,7 +192,8 @@ def test_a_shown_value_takes_one_short_line(value: object) -> None:
         ("a", '"a"'),
         ("a\nb\x1b", '"a\\u000ab\\u001b"'),
         ({"a": 1}, "a table"),
-        (["a", {"b": 1}, True], '["a", a table, true]'),
+        (["a", {"b": 1}, True], "a list of tables"),
+        (["a", 1, True], '["a", 1, true]'),
         ("x" * 100, f'"{"x" * 75}…"'),
     ],
 )
@@ -221,7 +230,7 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     file.write_text("""
         log.to = "mail.log"
         frontends.imap.backend = "dovecot"
-        frontends.imap.bind = [{ address = "unix:imap.sock" }, { address = "fd:3" }]
+        frontends.imap.bind = [{ address = "unix:imap.sock", mode = "tls" }, "fd:3"]
         frontends.imap.tls = { certificates = ["certs/imap.pem"], key = "imap.key" }
         backends.dovecot.servers = ["unix:run/dovecot.sock"]
         backends.dovecot.tls = { ca = "ca.pem", server_name = "imap.internal" }

@@ -209,9 +209,9 @@ def test_tcplog_writes_events_as_bare_sentences() -> None:
 # JSON.
 
 JSON_KEYS = {
-    "time", "event", "frontend", "bind", "backend", "server", "client", "server_address", "queue_ms", "connect_ms",
+    "time", "event", "level", "frontend", "bind", "backend", "server", "client", "server_address", "queue_ms", "connect_ms",
     "total_ms", "bytes_in", "bytes_out", "end", "phase", "state", "retries", "redispatched", "tls_version", "tls_cipher",
-    "sni", "id",
+    "sni", "close_notify", "server_close_notify", "id",
 }  # fmt: skip
 
 
@@ -220,12 +220,13 @@ def test_json_has_what_is_documented() -> None:
         session(
             frontend="imaps", bind="IMAPs", backend="dovecot", server="d1", connect_ms=1, total_ms=2938, bytes_in=77,
             bytes_out=912, tls=True, tls_version="TLSv1.3", tls_cipher="TLS_AES_256_GCM_SHA384", sni="imap.example.com",
-            close_notify=True,
+            close_notify=True, server_close_notify=False,
         )
     )  # fmt: skip
     assert json.loads(line) == {
         "time": "2026-11-22T15:45:57.224Z",
         "event": "session",
+        "level": "info",
         "frontend": "imaps",
         "bind": "IMAPs",
         "backend": "dovecot",
@@ -248,7 +249,7 @@ def test_json_has_what_is_documented() -> None:
         "tls_cipher": "TLS_AES_256_GCM_SHA384",
         "sni": "imap.example.com",
         "close_notify": True,
-        "server_close_notify": None,
+        "server_close_notify": False,
         "id": "2a",
     }
     assert set(json.loads(line)) >= JSON_KEYS
@@ -314,10 +315,17 @@ def test_text_tells_the_whole_story_in_one_line() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "place"),
-    [({}, "be/s"), ({"server": ""}, "be"), ({"server": "", "backend": ""}, "no backend")],
+    [({}, " -> be/s"), ({"server": ""}, " -> be"), ({"server": "", "backend": ""}, "")],
 )
 def test_text_names_what_was_reached(changes: dict[str, Any], place: str) -> None:
-    assert f" fe -> {place} 127.0.0.1:54550 client-closed after " in text_session(session(**changes))
+    assert f" fe{place} 127.0.0.1:54550 client-closed after " in text_session(session(**changes))
+
+
+def test_text_escapes_the_name_that_a_client_asks_for_and_nothing_else() -> None:
+    line = text_session(
+        session(tls=True, tls_version="TLSv1.3", tls_cipher="x", sni="a\n\u00e9", detail="\u00e9")
+    )
+    assert " for a\\n\\xe9 client-closed (\u00e9) after " in line
 
 
 def test_text_has_an_ipv4_client_of_a_bind_for_both_as_ipv4() -> None:

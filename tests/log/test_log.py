@@ -12,7 +12,7 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -48,9 +48,16 @@ async def running(log: Log) -> AsyncIterator[None]:
         await log.finish()  # noqa: ASYNC102 - shields itself
 
 
-def is_writing(log: Log) -> bool:
-    """Has a thread lines in its hands? Looked up inside: nothing outside tells while the target blocks."""
-    return log._busy
+class Pipe(StreamTarget):
+    """A stream that tells when a thread has lines in its hands: nothing else does while it blocks."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(fd)
+        self.began = threading.Event()
+
+    def write(self, lines: Sequence[tuple[str, str]]) -> None:
+        self.began.set()
+        super().write(lines)
 
 
 def descriptors() -> int:
@@ -182,6 +189,22 @@ async def test_a_file_is_appended_to_and_not_for_everybody(tmp_path: Path) -> No
     assert stat.S_IMODE((tmp_path / "log").stat().st_mode) == 0o640
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+async def test_a_file_is_given_to_its_owner_if_it_was_made_here_and_no_link_is_followed(
+    tmp_path: Path,
+) -> None:
+    made, there, link = tmp_path / "made", tmp_path / "there", tmp_path / "link"
+    there.touch()
+    link.symlink_to(there)
+    for file in (made, there):
+        open_target(str(file), None, (65534, 65533)).close()
+    assert [(file.stat().st_uid, file.stat().st_gid) for file in (made, there)] == [(65534, 65533), (0, 0)]
+    with pytest.raises(OSError) as caught:
+        open_target(str(link), None, (65534, 65533))
+    assert caught.value.errno == errno.ELOOP
+    open_target(str(link), None).close()  # without an owner the link is the administrator's own
+
+
 async def test_a_file_is_reopened_after_it_was_renamed(tmp_path: Path) -> None:
     file, old = tmp_path / "log", tmp_path / "log.1"
     log = tcplog(FileTarget(file))
@@ -267,10 +290,11 @@ async def test_a_full_pipe_does_not_hold_the_loop_up(pipe: tuple[int, int]) -> N
 async def test_what_is_too_much_while_it_blocks_is_counted_and_said(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     fill(writer)
-    log = tcplog(StreamTarget(writer))
+    target = Pipe(writer)
+    log = tcplog(target)
     async with running(log):
         say(log, "in the writer's hands")
-        await until(lambda: is_writing(log))
+        await until(target.began.is_set)
         say(log, *map(str, range(LINES_MAX + 123)))
         assert log.lost == 123
         lines = b""
@@ -287,10 +311,11 @@ async def test_a_target_that_blocks_for_ever_does_not_keep_the_proxy_from_ending
 ) -> None:
     _, writer = pipe
     fill(writer)
-    log = tcplog(StreamTarget(writer))
+    target = Pipe(writer)
+    log = tcplog(target)
     async with running(log):
         say(log, "never seen")
-        await until(lambda: is_writing(log))
+        await until(target.began.is_set)
         began = trio.current_time()
     assert trio.current_time() - began < 5
 
@@ -344,7 +369,8 @@ async def test_a_closed_pipe_harms_nobody(pipe: tuple[int, int]) -> None:
 async def test_a_pipe_that_somebody_made_nonblocking_gets_every_line(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     os.set_blocking(writer, False)
-    log = tcplog(StreamTarget(writer))
+    target = Pipe(writer)
+    log = tcplog(target)
     lines: list[str] = []
 
     def read() -> None:
@@ -353,7 +379,7 @@ async def test_a_pipe_that_somebody_made_nonblocking_gets_every_line(pipe: tuple
     async with trio.open_nursery() as nursery:
         async with running(log):
             say(log, *map(str, range(5000)))
-            await until(lambda: is_writing(log))
+            await until(target.began.is_set)
             nursery.start_soon(trio.to_thread.run_sync, read)
         os.close(writer)
     assert lines == [str(number) for number in range(5000)]

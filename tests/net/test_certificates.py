@@ -18,7 +18,7 @@ from mailproxy.net.certificates import Certificate, certificate_files, choose, r
 from mailproxy.net.tls import accept_tls, terminating_context
 from mailproxy.testing import Connection, ThrowAwayCA
 
-EC, RSA = "ECPublicKey", "RSAPublicKey"
+EC, RSA = "1.2.840.10045.2.1", "1.2.840.113549.1.1.1"  # RFC 5480 section 2.1.1, RFC 8017 appendix A.1
 
 
 # Reading.
