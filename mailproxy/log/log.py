@@ -35,6 +35,7 @@ class Log:
         self._busy = False
         self._complained = False
         self._not_reopened = ""
+        self._unwritten = 0
         self.lost = 0
 
     def session(self, record: SessionRecord) -> None:
@@ -85,8 +86,10 @@ class Log:
             await self._in_thread(self._reopen_target)
             self._say_reopened()
         if self._lines and not self._busy:
+            self.lost, self._unwritten = self.lost + self._unwritten, 0
             lines, self._lines = self._lines, []
-            await self._in_thread(lambda: self._write(lines))
+            lost, self.lost = self.lost, 0
+            await self._in_thread(lambda: self._write(lines, lost))
 
     async def _in_thread(self, job: Callable[[], None]) -> None:
         """Have a thread do what may block. One that blocks for long is left to itself, and ``_busy`` until it is done."""
@@ -103,8 +106,7 @@ class Log:
             # not trio's common limiter: name look-ups may have taken all of its places
             await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1))
 
-    def _write(self, lines: list[Line]) -> None:
-        lost, self.lost = self.lost, 0
+    def _write(self, lines: list[Line], lost: int) -> None:
         news = (
             [("error", self._event_line(LINES_LOST, f"{lost} log lines were lost", {"lost": lost}))]
             if lost
@@ -116,7 +118,7 @@ class Log:
             OSError,
             ValueError,
         ) as error:  # a full disk, a closed pipe, no syslog; ValueError: no such name
-            self.lost += lost + len(lines)
+            self._unwritten = lost + len(lines)  # not added to lost from here: the loop may be counting, too
             self._complain(error)
         else:
             self._complained = False
