@@ -70,6 +70,8 @@ class Log:
             await self._flush()
             while self._busy:  # noqa: ASYNC110 - the target blocks its thread, which sets no event
                 await trio.sleep(_BATCH_S)
+            if self._lines:  # they came while it did
+                self._wake.set()
 
     async def finish(self) -> None:
         """Write what is left, within two seconds even when cancelled, and close the target. After the last session."""
@@ -86,10 +88,16 @@ class Log:
             await self._in_thread(self._reopen_target)
             self._say_reopened()
         if self._lines and not self._busy:
-            self.lost, self._unwritten = self.lost + self._unwritten, 0
+            self._count_unwritten()  # of a write that had been left to itself
             lines, self._lines = self._lines, []
             lost, self.lost = self.lost, 0
             await self._in_thread(lambda: self._write(lines, lost))
+            self._count_unwritten()
+
+    def _count_unwritten(self) -> None:
+        if not self._busy:
+            self.lost += self._unwritten
+            self._unwritten = 0
 
     async def _in_thread(self, job: Callable[[], None]) -> None:
         """Have a thread do what may block. One that blocks for long is left to itself, and ``_busy`` until it is done."""
