@@ -8,6 +8,7 @@ TLS handshake has a line of its own form, ``client [date] frontend/bind: message
 
 from __future__ import annotations
 
+import encodings.unicode_escape  # noqa: F401 - looked for at its first use, when this process may have lost its rights
 import json
 import time
 from collections.abc import Callable, Mapping

@@ -58,13 +58,14 @@ class FileTarget:
     def _open(self) -> int:
         # Nonblocking for the sake of named pipes: without a reader, opening one would wait for ever.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
-        if self._owner is not None:
-            flags |= os.O_NOFOLLOW
+        if self._owner is None:
+            return os.open(self._path, flags | os.O_CREAT, 0o640)
+        flags |= os.O_NOFOLLOW
         try:
             fd = os.open(self._path, flags | os.O_CREAT | os.O_EXCL, 0o640)
         except FileExistsError:
             return os.open(self._path, flags)
-        if self._owner is not None and os.geteuid() == 0:
+        if os.geteuid() == 0:
             os.fchown(fd, *self._owner)  # or it could not be reopened after the change of user
         return fd
 

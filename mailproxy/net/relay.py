@@ -262,7 +262,8 @@ async def _flush(direction: Direction) -> None:
         before = len(direction.pending)
         writable = _send(direction, memoryview(direction.pending))
         if len(direction.pending) < before:
-            sink.last = trio.current_time()
+            # The source could not be heard meanwhile: its silence, too, counts from when the last byte has left.
+            direction.source.last = sink.last = trio.current_time()
             pause = _SHORTEST_PAUSE_S
 
 

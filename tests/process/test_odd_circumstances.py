@@ -1,0 +1,361 @@
+"""The program where something around it is odd: who it is, what it was started with, what lies where it writes."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from mailproxy.testing import ThrowAwayCA
+
+from .program import PATIENCE_S, Program
+from .test_process import Echo, configuration, greeted
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, which is then given up by the program")
+
+NOBODY = '[process]\nuser = "nobody"\n'
+
+
+@pytest.fixture
+def echo() -> Iterator[Echo]:
+    server = Echo()
+    server.start()
+    yield server
+    server.stop()
+
+
+def assert_echoed(client: socket.socket, words: bytes = b"still here\r\n") -> None:
+    client.sendall(words)
+    assert client.recv(100) == words
+
+
+def greeted_at(path: Path) -> socket.socket:
+    client = socket.socket(socket.AF_UNIX)
+    client.settimeout(10)
+    client.connect(str(path))
+    assert client.recv(100) == b"* OK\r\n"
+    return client
+
+
+# Who it is.
+
+
+@needs_root
+def test_term_drains_although_the_unix_path_cannot_be_removed_any_more(echo: Echo, tmp_path: Path) -> None:
+    """The socket lies in a folder of root's, and the program is nobody: sessions are not cut for that."""
+    path = tmp_path / "imap.sock"
+    text = configuration(echo, NOBODY).replace(
+        "[backends.b]", f'[[frontends.imap.bind]]\naddress = "unix:{path}"\n[backends.b]'
+    )
+    with Program(text, tmp_path) as program, ExitStack() as stack:
+        address = program.addresses[0]
+        clients = [stack.enter_context(client) for client in (greeted(address), greeted_at(path))]
+        program.send(signal.SIGTERM)
+        program.wait_for("no more connections are accepted, open sessions .2. have 30s to end")
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address, timeout=10)
+        for client in clients:
+            assert_echoed(client)
+            client.close()
+        assert program.wait() == 0
+        assert program.text.count("client-closed") == 2
+        assert "Traceback" not in program.text
+
+
+@needs_root
+def test_tls_after_root_is_given_up(echo: Echo, tmp_path: Path, throw_away_ca: ThrowAwayCA) -> None:
+    """To servers and from clients. Nothing is imported any more by then: nobody may be unable to read it."""
+    pem = throw_away_ca.issue("localhost")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(PATIENCE_S)
+        text = f"""
+            {NOBODY}
+            [frontends.imap]
+            backend = "b"
+            tls = {{ certificates = ["{pem}"] }}
+            [[frontends.imap.bind]]
+            address = "127.0.0.1:0"
+            mode = "tls"
+            [backends.b]
+            servers = ["localhost:{listener.getsockname()[1]}"]
+            tls = {{ ca = "{throw_away_ca.pem}" }}
+        """
+        # Python then says on standard error what it imports, when it does.
+        environment = {**os.environ, "PYTHONPROFILEIMPORTTIME": "1"}
+        with Program(text, tmp_path, env=environment) as program:
+            address = program.addresses[0]
+            context = throw_away_ca.client_context()
+            client = context.wrap_socket(
+                socket.create_connection(address, timeout=PATIENCE_S), server_hostname="localhost"
+            )
+            with client:
+                behind, _ = listener.accept()
+                behind.settimeout(PATIENCE_S)
+                secure = throw_away_ca.server_context("localhost").wrap_socket(behind, server_side=True)
+                with secure:
+                    secure.sendall(b"* OK\r\n")
+                    assert client.recv(100) == b"* OK\r\n"
+                    assert_line(client, secure)
+            program.wait_for(r" after [\d.]+s, |a fault of mailproxy")
+            program.send(signal.SIGTERM)
+            assert program.wait() == 0
+            served = program.text.partition("mailproxy is ready")[2]
+            assert re.findall(r"import time: .*|.*a fault of mailproxy.*", served) == []
+            assert "Traceback" not in served
+
+
+def assert_line(sender: socket.socket, receiver: socket.socket) -> None:
+    sender.sendall(b"a1 NOOP\r\n")
+    assert receiver.recv(100) == b"a1 NOOP\r\n"
+
+
+@needs_root
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_log_that_is_a_link_is_refused_to_root(echo: Echo, tmp_path: Path, exists: bool) -> None:
+    """The folder may be the user's: root must not be led to make, fill or give away any file of the machine."""
+    victim, log = tmp_path / "victim", tmp_path / "proxy.log"
+    if exists:
+        victim.write_text("of somebody else\n")
+    log.symlink_to(victim)
+    with Program(configuration(echo, f'{NOBODY}[log]\nto = "{log}"'), tmp_path) as program:
+        assert program.wait() == 2
+        (line,) = program.text.splitlines()
+        assert line.startswith(f"{program.file}: log.to: {log}: ")
+    assert log.is_symlink()
+    if exists:
+        assert (victim.read_text(), victim.stat().st_uid) == ("of somebody else\n", 0)
+    else:
+        assert not victim.exists()
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_log_that_is_a_link_is_followed_for_oneself(echo: Echo, tmp_path: Path, exists: bool) -> None:
+    """Without a change of user it is the operator's own business, also when rotation has taken the file away."""
+    target, log = tmp_path / "elsewhere.log", tmp_path / "proxy.log"
+    log.symlink_to(target)
+    if exists:
+        target.write_text("an older line\n")
+    with Program(configuration(echo, f'[log]\nto = "{log}"'), tmp_path) as program:
+        program.wait_for("mailproxy is ready", where=target)
+        target.rename(tmp_path / "elsewhere.log.1")
+        program.send(signal.SIGUSR2)
+        program.wait_for("the log was reopened", where=target)
+
+
+# What it was started with.
+
+
+CLOSED = {
+    "all": "<&- >&- 2>&-",
+    "output and error": "</dev/null >&- 2>&-",
+    "error": "</dev/null >/dev/null 2>&-",
+}
+
+
+@pytest.mark.parametrize("to", ["stderr", "stdout"])
+@pytest.mark.parametrize("closed", CLOSED)
+def test_started_without_standard_descriptors(
+    tmp_path: Path, throw_away_ca: ThrowAwayCA, closed: str, to: str
+) -> None:
+    """Their numbers are nobody else's then: no line of the log reaches a client or a server.
+
+    The worst moment: the listener, which would have got such a number, is closed, and the next server's connection
+    takes it over.
+    """
+    pem, context = throw_away_ca.issue("localhost"), throw_away_ca.client_context()
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        address = probe.getsockname()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(PATIENCE_S)
+        file = tmp_path / "mailproxy.toml"
+        file.write_text(f"""
+            [log]
+            to = "{to}"
+            [frontends.imap]
+            backend = "b"
+            tls = {{ certificates = ["{pem}"] }}
+            bind = [{{ address = "127.0.0.1:{address[1]}", mode = "tls" }}]
+            log_null = true
+            log_start = true
+            [backends.b]
+            servers = ["127.0.0.1:{listener.getsockname()[1]}"]
+        """)
+        command = shlex.join([sys.executable, "-m", "mailproxy", "run", str(file)])
+        process = subprocess.Popen(["sh", "-c", f"exec {command} {CLOSED[closed]}"])
+        try:
+            early, late = connected(address, process), connected(address, process)
+            conversation(context.wrap_socket(early, server_hostname="localhost"), listener)
+            process.send_signal(signal.SIGTERM)
+            wait_until_refused(address)
+            conversation(context.wrap_socket(late, server_hostname="localhost"), listener)
+            assert process.wait(PATIENCE_S) == 0
+        finally:
+            process.kill()
+            process.wait()
+
+
+def conversation(client: ssl.SSLSocket, listener: socket.socket) -> None:
+    """Client and server hear each other and nothing else."""
+    behind, _ = listener.accept()
+    with client, behind:
+        behind.sendall(b"* OK\r\n")
+        assert receive_until(client, b"\n") == b"* OK\r\n"
+        client.sendall(b"a1 NOOP\r\n")
+        assert receive_until(behind, b"\n") == b"a1 NOOP\r\n"
+        behind.sendall(b"a1 OK\r\n")
+        behind.shutdown(socket.SHUT_WR)
+        assert receive_until(client) == b"a1 OK\r\n"
+        client.close()
+        assert receive_until(behind) == b""
+
+
+def connected(address: tuple[str, int], process: subprocess.Popen[bytes]) -> socket.socket:
+    """A connection to a program that cannot say when it is ready."""
+    end = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return socket.create_connection(address, timeout=PATIENCE_S)
+        except ConnectionRefusedError:
+            assert process.poll() is None, f"it ended with {process.returncode}"
+            assert time.monotonic() < end, "it never listened"
+            time.sleep(0.01)
+
+
+def wait_until_refused(address: tuple[str, int]) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end:
+        try:
+            socket.create_connection(address, timeout=PATIENCE_S).close()
+        except ConnectionRefusedError:
+            return
+        except ConnectionResetError:
+            pass
+        time.sleep(0.01)
+    raise AssertionError("it listens on")
+
+
+def receive_until(sock: socket.socket, last: bytes | None = None) -> bytes:
+    """What comes until it ends with this, or until the end."""
+    data = b""
+    sock.settimeout(PATIENCE_S)
+    while not (last and data.endswith(last)) and (more := sock.recv(1000)):
+        data += more
+    return data
+
+
+def test_an_inherited_unix_socket_has_no_port_for_a_server_without_one(tmp_path: Path) -> None:
+    path = tmp_path / "inherited.sock"
+    with socket.socket(socket.AF_UNIX) as inherited:
+        inherited.bind(str(path))
+        inherited.listen()
+        fd = inherited.fileno()
+        text = f"""
+            [frontends.imap]
+            backend = "b"
+            bind = [{{ address = "fd:{fd}" }}]
+            [backends.b]
+            servers = [{{ name = "mail", address = "127.0.0.1" }}]
+        """
+        with Program(text, tmp_path, pass_fds=(fd,)) as program:
+            assert program.wait() == 2
+            assert program.text.strip() == (
+                f"{program.file}: frontends.imap.bind[0].address: "
+                f"fd:{fd} has no port for server mail, which has none either"
+            )
+    assert path.is_socket(), "it is its giver's"
+
+
+# What is there already.
+
+
+def test_a_living_socket_of_another_kind_is_left_alone(echo: Echo, tmp_path: Path) -> None:
+    """Such as /dev/log: connecting to it as to a stream fails, and it is far from dead."""
+    path = tmp_path / "dev-log"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as living:
+        living.bind(str(path))
+        with Program(configuration(echo).replace("127.0.0.1:0", f"unix:{path}"), tmp_path) as program:
+            assert program.wait() == 2
+            assert program.text.strip() == (
+                f"{program.file}: frontends.imap.bind[0]: cannot listen on unix:{path}: Address already in use"
+            )
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.sendto(b"<134>still here", str(path))
+        living.settimeout(10)
+        assert living.recv(100) == b"<134>still here"
+
+
+def test_an_expired_certificate(echo: Echo, tmp_path: Path, throw_away_ca: ThrowAwayCA) -> None:
+    """``check`` says that it is a fault; a proxy that starts again in the night serves with it, and says so."""
+    now = datetime.now(UTC)
+    pem = throw_away_ca.issue(
+        "expired.example", not_before=now - timedelta(days=90), not_after=now - timedelta(days=1)
+    )
+    text = configuration(echo).replace(
+        'backend = "b"', f'backend = "b"\ntls = {{ certificates = ["{pem}"] }}'
+    )
+    text = text.replace('"127.0.0.1:0"', '"127.0.0.1:0"\nmode = "tls"')
+    with Program(text, tmp_path) as program:
+        address = program.addresses[0]
+        program.wait_for(
+            rf"warning: frontends\.imap\.tls\S*: {re.escape(str(pem))}: is not in date: from \S+ to \S+"
+        )
+        trusting = ssl.create_default_context()
+        trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+        with trusting.wrap_socket(socket.create_connection(address, timeout=10)) as client:
+            assert client.recv(100) == b"* OK\r\n"
+            assert_echoed(client)
+        done = subprocess.run(
+            [sys.executable, "-m", "mailproxy", "check", str(program.file)], capture_output=True, text=True
+        )
+    assert done.returncode == 2
+    assert "is not in date" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# What it is told.
+
+
+def test_usr1_is_ignored_with_a_warning(echo: Echo, tmp_path: Path) -> None:
+    """Elsewhere it reopens logs: a rotation that was written for another program must not end this one."""
+    with Program(configuration(echo), tmp_path) as program:
+        with greeted(program.addresses[0]) as client:
+            program.send(signal.SIGUSR1)
+            program.wait_for("warning: SIGUSR1 means nothing here")
+            assert_echoed(client)
+        program.send(signal.SIGTERM)
+        assert program.wait() == 0
+
+
+def test_a_server_name_that_is_no_ascii(echo: Echo, tmp_path: Path, throw_away_ca: ThrowAwayCA) -> None:
+    """Python's own complaint about it, a traceback on standard error, would be the client's to repeat at will."""
+    pem = throw_away_ca.issue("localhost")
+    text = configuration(echo).replace(
+        'backend = "b"', f'backend = "b"\ntls = {{ certificates = ["{pem}"] }}'
+    )
+    text = text.replace('"127.0.0.1:0"', '"127.0.0.1:0"\nmode = "tls"')
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    hello = throw_away_ca.client_context().wrap_bio(incoming, outgoing, server_hostname="caf-.example")
+    with pytest.raises(ssl.SSLWantReadError):
+        hello.do_handshake()
+    with Program(text, tmp_path) as program:
+        with socket.create_connection(program.addresses[0], timeout=10) as client:
+            client.sendall(outgoing.read().replace(b"caf-.example", b"caf\xe9.example"))
+            while client.recv(1000):
+                pass
+        program.wait_for("handshake-failed")
+        program.send(signal.SIGTERM)
+        assert program.wait() == 0
+        for word in ("Traceback", "Exception", "UnicodeDecodeError", ".py"):
+            assert word not in program.text

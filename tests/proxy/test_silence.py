@@ -1,0 +1,241 @@
+"""Who is silent for too long while bytes are held back: under a clock that only the test moves, over socket pairs.
+
+Nothing here waits for time: the kernel hands bytes over socket pairs on within the call, so when all tasks are blocked
+everything that can happen has happened.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from attrs import define, field
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from mailproxy.log.ends import CLIENT_SILENT, SERVER_CLOSED, SERVER_SILENT, End
+from mailproxy.net.relay import Pair, PortableRelay
+
+LONG_S = 1000.0
+
+
+@define
+class Talk:
+    """A relayed session: ``client`` and ``server`` are the peers' own ends; ``ends`` has its end as soon as it has one."""
+
+    client: socket.socket
+    server: socket.socket
+    pair: Pair
+    clock: MockClock
+    ends: list[End] = field(factory=list)
+
+    async def run(self) -> None:
+        self.ends.append(await PortableRelay().run(self.pair))
+
+    async def later(self, seconds: float) -> None:
+        """So much later."""
+        self.clock.jump(seconds)
+        await wait_all_tasks_blocked()
+
+    async def fill(self, sender: socket.socket) -> int:
+        """Send until nothing more fits, not even into what the relay holds; gives the number of bytes."""
+        total = 0
+        while count := _send_all_that_fits(sender):
+            total += count
+            await wait_all_tasks_blocked()
+        return total
+
+    async def empty(self, reader: socket.socket) -> int:
+        """Read until nothing more comes; gives the number of bytes."""
+        total = 0
+        while count := _read_all_that_is_there(reader):
+            total += count
+            await wait_all_tasks_blocked()
+        return total
+
+
+@asynccontextmanager
+async def talk(
+    clock: MockClock,
+    *,
+    client_limit: float = LONG_S,
+    server_limit: float = LONG_S,
+    half_closed: float = LONG_S,
+) -> AsyncIterator[Talk]:
+    socks = [*socket.socketpair(), *socket.socketpair()]
+    for sock in socks:
+        sock.setblocking(False)
+    client, client_side, server_side, server = socks
+    pair = Pair(
+        client_side,
+        server_side,
+        client_limit=client_limit,
+        server_limit=server_limit,
+        half_closed=half_closed,
+    )
+    session = Talk(client, server, pair, clock)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(session.run)
+            await wait_all_tasks_blocked()
+            yield session
+            nursery.cancel_scope.cancel()
+    finally:
+        for sock in socks:
+            sock.close()
+
+
+def _send_all_that_fits(sock: socket.socket) -> int:
+    count = 0
+    try:
+        while True:
+            count += sock.send(b"x" * 65536)
+    except BlockingIOError:
+        return count
+
+
+def _read_all_that_is_there(sock: socket.socket) -> int:
+    count = 0
+    try:
+        while data := sock.recv(1 << 20):
+            count += len(data)
+    except BlockingIOError:
+        pass
+    return count
+
+
+async def test_a_server_that_is_held_back_is_not_silent(mock_clock: MockClock) -> None:
+    """Its limit counts again, and from then on exactly, once the client has taken the last byte."""
+    async with talk(mock_clock, server_limit=5) as session:
+        sent = await session.fill(session.server)
+        assert session.pair.down.pending
+        await session.later(60)
+        assert session.ends == [], "who is not read from cannot speak"
+        assert await session.empty(session.client) == sent
+        await session.later(4.9)
+        assert session.ends == [], "the limit counts from here"
+        await session.later(0.2)
+        assert session.ends == [SERVER_SILENT]
+
+
+async def test_a_server_that_had_said_all_is_not_silent_as_long_as_its_words_are_held_back(
+    mock_clock: MockClock,
+) -> None:
+    """All of it lies in the relay, which reads nothing meanwhile: the limit counts from when that was flushed."""
+    async with talk(mock_clock, server_limit=5) as session:
+        while not session.pair.down.pending:
+            session.server.send(b"x" * 65536)
+            await wait_all_tasks_blocked()
+        await session.later(60)
+        assert session.ends == []
+        await session.empty(session.client)
+        assert not session.pair.down.pending
+        assert session.ends == [], "the last byte has only just left"
+        await session.later(4.9)
+        assert session.ends == [], "the limit counts from here"
+        await session.later(0.2)
+        assert session.ends == [SERVER_SILENT]
+
+
+async def test_a_client_that_is_held_back_is_not_silent(mock_clock: MockClock) -> None:
+    """The mirror: a long message that the server takes slowly."""
+    async with talk(mock_clock, client_limit=5) as session:
+        while not session.pair.up.pending:
+            session.client.send(b"x" * 65536)
+            await wait_all_tasks_blocked()
+        await session.later(60)
+        assert session.ends == []
+        await session.empty(session.server)
+        assert session.ends == [], "the last byte has only just left"
+        await session.later(4.9)
+        assert session.ends == [], "the limit counts from here"
+        await session.later(0.2)
+        assert session.ends == [CLIENT_SILENT]
+
+
+async def test_who_does_not_read_is_silent(mock_clock: MockClock) -> None:
+    async with talk(mock_clock, client_limit=5, server_limit=3) as session:
+        await session.fill(session.server)
+        await session.later(4.9)
+        assert session.ends == []
+        await session.later(0.2)
+        assert session.ends == [CLIENT_SILENT]
+
+
+async def test_a_slow_reader_that_has_half_closed(mock_clock: MockClock) -> None:
+    """It is not cut while it reads; when it stops, it is the client that is silent, not the server held back."""
+    async with talk(mock_clock, half_closed=5) as session:
+        await session.fill(session.server)
+        session.client.shutdown(socket.SHUT_WR)
+        await wait_all_tasks_blocked()
+        assert session.pair.up.ended
+        for _ in range(20):
+            await session.later(4)
+            assert _read_all_that_is_there(session.client)
+            await session.fill(session.server)
+            assert session.pair.down.pending
+            assert session.ends == [], "it reads on"
+        await session.later(5.1)
+        assert session.ends == [CLIENT_SILENT]
+
+
+async def test_a_slow_reader_of_a_server_that_has_closed(mock_clock: MockClock) -> None:
+    """The server has said everything and left; who reads its words slowly gets them all."""
+    async with talk(mock_clock, half_closed=5) as session:
+        sent = await session.fill(session.server)
+        session.server.shutdown(socket.SHUT_WR)
+        read = 0
+        while not session.pair.down.ended:
+            await session.later(4)
+            read += _read_all_that_is_there(session.client)
+            await wait_all_tasks_blocked()
+            assert session.ends == []
+        assert read + _read_all_that_is_there(session.client) == sent
+        session.client.shutdown(socket.SHUT_WR)
+        await wait_all_tasks_blocked()
+        assert session.ends == [SERVER_CLOSED]
+
+
+async def test_after_a_half_close_the_server_that_says_nothing_is_the_silent_one(
+    mock_clock: MockClock,
+) -> None:
+    async with talk(mock_clock, half_closed=5) as session:
+        await session.later(100)
+        session.client.shutdown(socket.SHUT_WR)
+        await wait_all_tasks_blocked()
+        await session.later(4.9)
+        assert session.ends == []
+        await session.later(0.2)
+        assert session.ends == [SERVER_SILENT]
+
+
+# What each direction is doing, client to server and back, and whose silence counts then by which limit. A direction
+# that has ended holds nothing back: its end is passed on behind its last byte.
+CLIENT_S, SERVER_S, HALF_S = 10.0, 20.0, 3.0
+DUE: dict[tuple[str, str], tuple[float, float]] = {
+    ("open", "open"): (CLIENT_S, SERVER_S),
+    ("open", "pending"): (CLIENT_S, math.inf),  # the client does not read, so the server is not read from
+    ("pending", "open"): (math.inf, SERVER_S),
+    ("pending", "pending"): (CLIENT_S, SERVER_S),
+    ("open", "ended"): (HALF_S, math.inf),
+    ("ended", "open"): (math.inf, HALF_S),
+    ("ended", "pending"): (HALF_S, math.inf),  # the client has closed and must still read
+    ("pending", "ended"): (math.inf, HALF_S),
+    ("ended", "ended"): (math.inf, math.inf),
+}
+
+
+@pytest.mark.parametrize(("up", "down"), DUE)
+async def test_due(mock_clock: MockClock, up: str, down: str) -> None:
+    client, server = socket.socketpair()
+    with client, server:
+        pair = Pair(client, server, client_limit=CLIENT_S, server_limit=SERVER_S, half_closed=HALF_S)
+        pair.client.last, pair.server.last = 1000.0, 2000.0
+        for direction, state in ((pair.up, up), (pair.down, down)):
+            direction.ended = state == "ended"
+            direction.pending = b"held back" if state == "pending" else b""
+        client_s, server_s = DUE[up, down]
+        assert pair.due() == (1000 + client_s, 2000 + server_s)
