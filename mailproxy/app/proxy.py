@@ -14,6 +14,7 @@ from mailproxy.app.material import Material, load_material
 from mailproxy.config import Config
 from mailproxy.errors import ConfigError, Fault
 from mailproxy.log import Log, open_target
+from mailproxy.log.events import CERTIFICATE_EXPIRED
 from mailproxy.net.listener import Listener, close_all, open_listeners
 from mailproxy.pool import State
 from mailproxy.proxy.backend import Backend, BackendServer
@@ -118,6 +119,10 @@ def open_service(config: Config, material: Material, *, owner: tuple[int, int] |
         close_all(listeners)
         raise
     log = Log(target, form=config.log.format, level=config.log.level)
+    for (
+        expired
+    ) in material.expired:  # said, not refused: a restart at night must not take all names down with one
+        log.event(CERTIFICATE_EXPIRED, str(expired), path=expired.path)
     return Service(config, listeners, material.server_contexts, log=log, max_sessions=max_sessions(config))
 
 

@@ -13,7 +13,7 @@ from mailproxy.app.material import load_material
 from mailproxy.app.privileges import drop_privileges, wanted_owner
 from mailproxy.app.proxy import open_service
 from mailproxy.config import Config
-from mailproxy.log.events import CERTIFICATE_EXPIRED, SIGNAL_IGNORED, STOPPING, UNRAISABLE
+from mailproxy.log.events import SIGNAL_IGNORED, STOPPING, UNRAISABLE
 from mailproxy.proxy.service import Service
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2, signal.SIGUSR1)
@@ -29,8 +29,6 @@ def run(config: Config) -> None:
     material = load_material(config)
     service = open_service(config, material, owner=wanted_owner(config))
     drop_privileges(config)
-    for expired in material.expired:
-        service.log.event(CERTIFICATE_EXPIRED, str(expired), path=expired.path)
     sys.unraisablehook = partial(_unraisable, service)
     # Signals wait until somebody hears them, and at the end for ever: one that came late would spoil the exit code.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)

@@ -70,8 +70,8 @@ class Service:
         finally:
             close_all(self._listeners)  # those of frontends that never came to start
             self.log.event(STOPPED, "mailproxy has stopped")
-            self.ended.set()
             await self.log.finish()  # noqa: ASYNC102 - shields itself, with a deadline of its own
+            self.ended.set()
 
     def drain(self, seconds: float) -> None:
         """Stop in three acts: accept no more, give sessions ``seconds`` to end, stop the rest. ``run`` then ends."""
