@@ -166,9 +166,7 @@ class Session:
 
     def _not_connected(self, end: End, detail: object = "") -> SessionEndedError:
         """The reason, unless the client has left meanwhile: then nobody waits for that server any more."""
-        return (
-            SessionEndedError(ends.CLIENT_LEFT) if has_left(self.client) else SessionEndedError(end, detail)
-        )
+        return SessionEndedError(ends.CLIENT_LEFT if has_left(self.client) else end, detail)
 
     async def _relay(self) -> None:
         assert self._backend is not None  # noqa: S101 - it is connected

@@ -64,6 +64,7 @@ async def test_client_leaves_meanwhile(scene: Scene, leave: str) -> None:
     getattr(client, leave)()
     line = await scene.session()
     assert (line["end"], line["state"]) == ("client-left", "CC")
+    assert line["detail"] == "no answer in time", "what kept it waiting is not forgotten"
 
 
 async def test_no_backend(scene: Scene) -> None:
