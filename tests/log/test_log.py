@@ -190,7 +190,7 @@ async def test_a_file_is_appended_to_and_not_for_everybody(tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
-def test_a_file_is_given_to_its_owner_if_it_was_made_here_and_no_link_is_followed(
+async def test_a_file_is_given_to_its_owner_if_it_was_made_here_and_no_link_is_followed(  # noqa: ASYNC124 - its fixtures are Trio's
     tmp_path: Path,
 ) -> None:
     made, there, link = tmp_path / "made", tmp_path / "there", tmp_path / "link"
