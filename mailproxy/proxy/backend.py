@@ -33,7 +33,9 @@ class BackendServer(Server):
         """The name to ask for and to verify."""
         if self.config.tls is not None and self.config.tls.server_name is not None:
             return self.config.tls.server_name
-        return self.config.address.host if isinstance(self.config.address, TcpAddress) else None
+        if not isinstance(self.config.address, TcpAddress):
+            return None
+        return self.config.address.host.rstrip(".")  # certificates have names without the root's dot
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:

@@ -183,7 +183,7 @@ class Session:
         if self.around.config.log_start:
             self._log_start()
         self._end = await self.around.relay.run(self._pair)
-        raise SessionEndedError(self._end, self._pair.detail)
+        self.record.detail = self._pair.detail
 
     def _finish(self) -> None:
         """Give the counts back, close, write the line. The border is here, too."""
