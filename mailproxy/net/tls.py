@@ -112,6 +112,8 @@ def _limit(context: ssl.SSLContext, min_version: str, ciphers: str | None) -> No
     context.minimum_version = _VERSIONS[min_version]
     # A renegotiation would let one side make the other work at will, and would mix reading and writing in the relay.
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+    # CPython before 3.11.4 sets this with OpenSSL 3: an end without close_notify would pass for one with it.
+    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
     if ciphers is not None:
         context.set_ciphers(ciphers)
 
