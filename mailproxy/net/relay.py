@@ -33,7 +33,7 @@ from mailproxy.log.ends import (
     SERVER_SILENT,
     End,
 )
-from mailproxy.net.tls import is_reset, reason, send_close_notify
+from mailproxy.net.tls import is_bare_fin, reason, send_close_notify
 
 _BUFFER_BYTES = 64 * 1024  # a typical socket buffer's worth; more per call gains nothing measurable
 _RECORD_BYTES = 16 * 1024  # the largest TLS record (RFC 8446 section 5.1)
@@ -209,13 +209,11 @@ def _receive(side: Side, buffer: memoryview) -> int:
         return _BLOCKED_WRITING
     except ssl.SSLZeroReturnError:
         count = 0
-    except ssl.SSLEOFError as error:
-        if is_reset(error):
+    except ssl.SSLError as error:
+        if not is_bare_fin(error):
             raise _AbortedError(side, reason(error)) from None
         side.close_notify = False  # a FIN without close_notify is orderly, too; the log tells them apart
         return 0
-    except ssl.SSLError as error:
-        raise _AbortedError(side, reason(error)) from None
     except OSError as error:
         raise _AbortedError(side, error.strerror or str(error)) from None
     if count == 0 and side.is_tls:

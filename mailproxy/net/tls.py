@@ -112,7 +112,7 @@ def _limit(context: ssl.SSLContext, min_version: str, ciphers: str | None) -> No
     context.minimum_version = _VERSIONS[min_version]
     # A renegotiation would let one side make the other work at will, and would mix reading and writing in the relay.
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-    # CPython before 3.11.4 sets this with OpenSSL 3: an end without close_notify would pass for one with it.
+    # Early CPython 3.11 (Debian 12's) sets this: an end without close_notify would pass for one with it.
     context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
     if ciphers is not None:
         context.set_ciphers(ciphers)
@@ -133,16 +133,15 @@ async def accept_tls(sock: socket.socket, context: ssl.SSLContext) -> TlsSocket:
             sock, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=False
         )
         await _handshake(tls)
-    except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
-        (tls or sock).close()
-        if is_reset(error):
-            raise ClientAbortError(reason(error)) from None
-        raise ClientLeftError("left during the TLS handshake", said_something=True) from None
     except ClientLeftError:
         sock.close()
         raise
     except ssl.SSLError as error:
         (tls or sock).close()
+        if isinstance(error, ssl.SSLZeroReturnError) or is_bare_fin(error):
+            raise ClientLeftError("left during the TLS handshake", said_something=True) from None
+        if is_reset(error):
+            raise ClientAbortError(reason(error)) from None
         raise ClientHandshakeError(reason(error)) from None
     except OSError as error:
         (tls or sock).close()
@@ -234,16 +233,16 @@ def has_left(sock: socket.socket) -> bool:
         return True
 
 
-def is_reset(error: ssl.SSLError) -> bool:
-    """Was it a reset rather than a FIN without close_notify?
+def is_bare_fin(error: ssl.SSLError) -> bool:
+    """Did the peer close without close_notify? Which class that error has depends on the version of CPython."""
+    if ssl.OPENSSL_VERSION_INFO < (3, 0):
+        return isinstance(error, ssl.SSLEOFError)  # and nothing tells a reset from it
+    return getattr(error, "reason", None) == "UNEXPECTED_EOF_WHILE_READING"
 
-    CPython before 3.12.3 calls both SSLEOFError; since OpenSSL 3 only the FIN comes with a reason of OpenSSL's own.
-    """
-    return (
-        isinstance(error, ssl.SSLEOFError)
-        and getattr(error, "reason", None) is None
-        and ssl.OPENSSL_VERSION_INFO >= (3, 0)
-    )
+
+def is_reset(error: ssl.SSLError) -> bool:
+    """Was it a reset? CPython before 3.12.3 calls that SSLEOFError, too."""
+    return isinstance(error, ssl.SSLEOFError) and not is_bare_fin(error)
 
 
 def reason(error: ssl.SSLError) -> str:

@@ -76,7 +76,7 @@ def server_context(pem: Path) -> ssl.SSLContext:
 
 
 def _telling_ends_apart(context: ssl.SSLContext) -> ssl.SSLContext:
-    # CPython before 3.11.4 sets this with OpenSSL 3: an end without close_notify would pass for one with it.
+    # Early CPython 3.11 (Debian 12's) sets this: an end without close_notify would pass for one with it.
     context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
     return context
 

@@ -170,10 +170,11 @@ class Connection:
         """Take one step of TLS to its end. Raises trio.BrokenResourceError and notes why."""
         try:
             return await self._repeat(step)
-        except ssl.SSLEOFError as error:
-            self.end = "eof"
-            raise trio.BrokenResourceError("the peer left without close_notify") from error
         except ssl.SSLError as error:
+            # which class it has depends on the version of CPython
+            if isinstance(error, ssl.SSLEOFError) or error.reason == "UNEXPECTED_EOF_WHILE_READING":
+                self.end = "eof"
+                raise trio.BrokenResourceError("the peer left without close_notify") from error
             fault = error
         self.end, self.tls_fault = "tls", fault.reason or str(fault)
         with suppress(trio.BrokenResourceError):
