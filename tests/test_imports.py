@@ -17,7 +17,8 @@ PURE = ("mailproxy.config", "mailproxy.pool", "mailproxy.address", "mailproxy.er
 WITHOUT = """
 import sys
 
-blocked = {"trio", "ssl", "_ssl", "socket", "_socket", "select", "selectors", "asyncio", "logging"}
+# not _socket: the types module of CPython 3.13 looks into it
+blocked = {"trio", "ssl", "_ssl", "socket", "select", "selectors", "asyncio", "logging"}
 
 class Blocker:
     def find_spec(self, name, path=None, target=None):
