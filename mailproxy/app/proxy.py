@@ -119,9 +119,8 @@ def open_service(config: Config, material: Material, *, owner: tuple[int, int] |
         close_all(listeners)
         raise
     log = Log(target, form=config.log.format, level=config.log.level)
-    for (
-        expired
-    ) in material.expired:  # said, not refused: a restart at night must not take all names down with one
+    # said, not refused: a restart at night must not take all names down with one
+    for expired in material.expired:
         log.event(CERTIFICATE_EXPIRED, str(expired), path=expired.path)
     return Service(config, listeners, material.server_contexts, log=log, max_sessions=max_sessions(config))
 

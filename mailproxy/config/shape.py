@@ -16,8 +16,6 @@ from mailproxy.config.values import KINDS, Kind, kind_of
 SWITCHABLE = (model.FrontendTls, model.ServerTls, model.Stick, model.Check)
 # Tables with a short form, and the key that the short form stands for.
 SHORT_FORMS = {model.Server: "address", model.Bind: "address", model.Check: "type"}
-# Where a frontend or backend keeps tables that inherit on their own.
-_LISTS_OF_THEIR_OWN = {"bind", "routes", "servers", "steps"}
 
 
 @frozen(kw_only=True)

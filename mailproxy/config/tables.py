@@ -63,9 +63,8 @@ def unknown(name: str, known: Iterable[str]) -> str:
         for title, table in _TITLES.items()
         if name in keys_of(table) and name not in ("name", "profile")
     ]
-    if homes and not nearest(
-        name, known, cutoff=0.8
-    ):  # an exact home elsewhere says more than a far cry here
+    # an exact home elsewhere says more than a far cry here
+    if homes and not nearest(name, known, cutoff=0.8):
         return f"unknown key here, it is one of {' and of '.join(homes)}; known here are {', '.join(known)}"
     return f"unknown key{close or '; known are ' + ', '.join(known)}"
 

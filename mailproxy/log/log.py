@@ -122,10 +122,8 @@ class Log:
         )
         try:
             self._target.write([*lines, *news])
-        except (
-            OSError,
-            ValueError,
-        ) as error:  # a full disk, a closed pipe, no syslog; ValueError: no such name
+        except (OSError, ValueError) as error:
+            # a full disk, a closed pipe, no syslog; ValueError: a name that cannot be one
             self._unwritten = lost + len(lines)  # not added to lost from here: the loop may be counting, too
             self._complain(error)
         else:

@@ -89,9 +89,8 @@ async def _connect(endpoint: Endpoint, port: int | None) -> socket.socket:
             await trio.lowlevel.wait_writable(sock)
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         pause = 0.001
-        while (
-            code == errno.EAGAIN
-        ):  # a Unix socket's queue is full, and nothing tells when there is room (unix(7))
+        # a Unix socket's queue may be full, and nothing tells when there is room (unix(7))
+        while code == errno.EAGAIN:
             await trio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_S)
             code = _begin(sock, endpoint, port)

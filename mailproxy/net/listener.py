@@ -181,9 +181,8 @@ def _remove_stale(path: Path) -> None:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
-        if (
-            probe.connect_ex(str(path)) == errno.ECONNREFUSED
-        ):  # all else is a sign of life, perhaps of another kind
+        # all else is a sign of life, perhaps of another kind
+        if probe.connect_ex(str(path)) == errno.ECONNREFUSED:
             path.unlink()
 
 

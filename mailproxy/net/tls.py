@@ -1,6 +1,6 @@
 """TLS on both sides: contexts from the configuration, handshakes on the descriptor, OpenSSL's reasons in our words.
 
-``ssl`` is imported here and in the relay only. Connections are ``ssl.SSLSocket`` straight on the descriptor, never a
+``ssl`` is imported here, in the relay, and in ``app`` where files are tried. Connections are ``ssl.SSLSocket`` straight on the descriptor, never a
 memory BIO: OpenSSL reads and writes the socket itself, which saves a copy and two calls per record.
 """
 

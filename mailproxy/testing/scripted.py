@@ -65,7 +65,6 @@ class ScriptedServer(LoopbackServer):
     ) -> None:
         super().__init__(bind, tls=tls, receive_buffer_bytes=receive_buffer_bytes)
         self._playbooks = playbooks or (greet_and_echo(),)
-        self._next = 0
 
     async def converse(self, connection: Connection) -> None:
         """Play this connection's playbook."""

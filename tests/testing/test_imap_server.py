@@ -11,13 +11,13 @@ import pytest
 import trio
 
 from mailproxy.testing import ImapServer, Mailstore, dial
+from tests.patience import give_up
 
 if TYPE_CHECKING:
     import ssl
 
     from mailproxy.testing import ThrowAwayCA
 
-LIMIT_S = 30
 
 Contexts: TypeAlias = "tuple[ssl.SSLContext, ssl.SSLContext] | None"
 Start = Callable[[ImapServer], Awaitable[str]]
@@ -28,7 +28,7 @@ MESSAGE = b"From: a@example.com\r\nSubject: hello\r\n\r\nworld\r\n"
 @pytest.fixture
 def start(nursery: trio.Nursery) -> Start:
     """Start a server and return its address. A test that takes this, by itself or with ``server``, has a time limit."""
-    nursery.cancel_scope.deadline = trio.current_time() + LIMIT_S
+    nursery.start_soon(give_up)
 
     async def start(server: ImapServer) -> str:
         address: str = await nursery.start(server.serve)

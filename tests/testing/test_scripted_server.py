@@ -36,13 +36,13 @@ from mailproxy.testing import (
     reset,
     stay_silent,
 )
+from tests.patience import give_up
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from mailproxy.testing import ThrowAwayCA
 
-LIMIT_S = 20
 
 Start = Callable[["LoopbackServer | RefusingServer | UnansweredServer"], Awaitable[str]]
 Talk = Callable[[Playbook], Awaitable[tuple[ScriptedServer, Connection]]]
@@ -51,7 +51,7 @@ Talk = Callable[[Playbook], Awaitable[tuple[ScriptedServer, Connection]]]
 @pytest.fixture
 def start(nursery: trio.Nursery) -> Start:
     """Start a server and return its address. A test that takes this, by itself or with ``talk``, has a time limit."""
-    nursery.cancel_scope.deadline = trio.current_time() + LIMIT_S
+    nursery.start_soon(give_up)
 
     async def start(server: LoopbackServer | RefusingServer | UnansweredServer) -> str:
         address: str = await nursery.start(server.serve)
