@@ -49,6 +49,14 @@ class ClientAbortError(ClientError):
     """The client's connection was reset or failed."""
 
 
+class ClientLeftError(ClientAbortError):
+    """The client closed in an orderly way before it had said what it must say first."""
+
+    def __init__(self, message: str, *, said_something: bool) -> None:
+        super().__init__(message)
+        self.said_something = said_something
+
+
 class ClientHandshakeError(ClientError):
     """The client's TLS handshake failed; the message has OpenSSL's reason."""
 

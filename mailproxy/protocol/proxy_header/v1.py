@@ -1,0 +1,128 @@
+"""Version 1: one line of text (PROXY 2.1)."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Address, IPv6Address
+from typing import Literal
+
+from attrs import field, frozen
+
+from mailproxy.protocol.preamble import NeedMore
+from mailproxy.protocol.proxy_header.errors import AddressError, LineError, NotAHeaderError
+
+V1_MAX = 107  # bytes with CRLF: "the worst case" of PROXY 2.1; a longer line is invalid
+
+_BEGIN = b"PROXY "
+_PORT = re.compile(rb"0|[1-9][0-9]{0,4}")  # heading zeroes are not permitted
+_PORT_MAX = 65535
+
+Address = tuple[str, int]
+
+
+@frozen(kw_only=True)
+class HeaderV1:
+    """A header of version 1.
+
+    Hosts are as they were written (IPv6 addresses have several forms); they and the ports are None for ``UNKNOWN``,
+    where ``rest`` is what stood behind the word, to be ignored.
+    """
+
+    protocol: Literal["TCP4", "TCP6", "UNKNOWN"]
+    source: Address | None = None
+    destination: Address | None = None
+    rest: bytes = field(default=b"", repr=False)
+
+    version = 1
+
+    @property
+    def endpoints(self) -> tuple[Address, Address] | None:
+        """The client's address and the one that it connected to; None where those of the connection count."""
+        if self.source is None or self.destination is None:
+            return None
+        return _written_usually(self.source), _written_usually(self.destination)
+
+
+def _written_usually(address: Address) -> Address:
+    host, port = address
+    return (str(IPv6Address(host)), port) if ":" in host else address
+
+
+def parse_v1(data: bytes) -> tuple[HeaderV1, int] | NeedMore:
+    """Read the line at the beginning of ``data``; bytes behind it are not looked at. Raises HeaderError."""
+    begin = data[: len(_BEGIN)]
+    if not _BEGIN.startswith(begin):
+        raise NotAHeaderError("it does not begin with PROXY and a blank")
+    end = data.find(b"\r\n", 0, V1_MAX)
+    if end == -1:
+        if len(data) >= V1_MAX:
+            raise LineError(f"the line is longer than {V1_MAX} bytes")
+        if b"\n" in data or b"\r" in data[:-1]:
+            raise LineError("the line ends with CR or LF alone")
+        return NeedMore(len(data) + 1)
+    line = data[len(_BEGIN) : end]
+    if b"\n" in line or b"\r" in line:
+        raise LineError("the line ends with CR or LF alone")
+    return _parse_line(line), end + 2
+
+
+def _parse_line(line: bytes) -> HeaderV1:
+    if line.startswith(b"UNKNOWN"):
+        rest = line.removeprefix(b"UNKNOWN")
+        if rest and not rest.startswith(b" "):
+            raise LineError("the protocol is none of TCP4, TCP6 and UNKNOWN")
+        return HeaderV1(protocol="UNKNOWN", rest=rest)
+    words = line.split(b" ")
+    if words[0] not in (b"TCP4", b"TCP6"):
+        raise LineError("the protocol is none of TCP4, TCP6 and UNKNOWN")
+    if len(words) != 5:
+        raise LineError(
+            f"{len(words) - 1} words behind the protocol, where two addresses and two ports belong"
+        )
+    protocol, *hosts, source_port, destination_port = words
+    read = _ipv4 if protocol == b"TCP4" else _ipv6
+    source, destination = map(read, hosts)
+    return HeaderV1(
+        protocol="TCP4" if protocol == b"TCP4" else "TCP6",
+        source=(source, _port(source_port)),
+        destination=(destination, _port(destination_port)),
+    )
+
+
+def _ipv4(text: bytes) -> str:
+    try:
+        return str(IPv4Address(text.decode("ascii")))
+    except ValueError:  # UnicodeDecodeError too
+        raise AddressError(f"{text!r} is no IPv4 address") from None
+
+
+def _ipv6(text: bytes) -> str:
+    try:
+        host = text.decode("ascii")
+        if IPv6Address(host).scope_id is None:
+            return host
+    except ValueError:
+        pass
+    raise AddressError(f"{text!r} is no IPv6 address")
+
+
+def _port(text: bytes) -> int:
+    if not _PORT.fullmatch(text) or int(text) > _PORT_MAX:
+        raise AddressError(f"{text!r} is no port from 0 to {_PORT_MAX} without heading zeroes")
+    return int(text)
+
+
+def format_v1(header: HeaderV1) -> bytes:
+    """Write the line. Raises HeaderError if no receiver would read the same from it, such as addresses of another family."""
+    if header.protocol == "UNKNOWN":
+        line = b"PROXY UNKNOWN" + header.rest + b"\r\n"
+    elif header.source is None or header.destination is None:
+        raise AddressError(f"{header.protocol} without addresses")
+    else:
+        (source, source_port), (destination, destination_port) = header.source, header.destination
+        words = f"PROXY {header.protocol} {source} {destination} {source_port} {destination_port}\r\n"
+        line = words.encode("ascii", "replace")
+    # Reading it says what is wrong with its length or addresses; and nobody shall read anything else than is meant.
+    if parse_v1(line) != (header, len(line)):
+        raise LineError("the line would not say what the header says")
+    return line

@@ -1,0 +1,1 @@
+"""What peers say first, read as bytes: ClientHellos and PROXY headers, without sockets."""
