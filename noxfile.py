@@ -23,14 +23,14 @@ def types(session: nox.Session) -> None:
 @nox.session(python=["3.11", "3.12", "3.13"])
 def tests(session: nox.Session) -> None:
     session.install("-e", ".[tests]")
-    session.run("pytest", *session.posargs)
+    session.run("pytest", "--numprocesses=auto", *session.posargs)
 
 
 @nox.session
 def peers(session: nox.Session) -> None:
     """Needs the programs installed; scripts/test --peers installs them."""
     session.install("-e", ".[tests]")
-    session.run("pytest", "--peers", *session.posargs)
+    session.run("pytest", "--peers", "tests/peers", *session.posargs)
 
 
 @nox.session

@@ -22,3 +22,9 @@ async def scene(
     yield scene
     # The border of a session must have caught nothing: whatever peers do, there is a name for it.
     assert [line for line in scene.lines() if line["event"] == "session-fault"] == []
+
+
+@pytest.fixture(autouse=True)
+def prompt_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines are not collected for long: a thousand tests wait for one each."""
+    monkeypatch.setattr("mailproxy.log.log._BATCH_S", 0.001)
