@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from ipaddress import IPv6Address, ip_address
+from collections.abc import Iterable
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from attrs import frozen
 
@@ -97,6 +98,41 @@ def parse_server(text: str) -> ServerAddress:
 def join(host: str, port: int) -> str:
     """Write an IP address and port as logs and people do: ``10.0.0.1:993``, ``[::1]:993``."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+class Networks:
+    """A set of networks that addresses are looked up in."""
+
+    def __init__(self, networks: Iterable[IPv4Network | IPv6Network]) -> None:
+        self._networks = tuple(networks)
+
+    def __contains__(self, host: str) -> bool:
+        """Is this IP address in one of them? IPv4-mapped IPv6 addresses are IPv4, and zones do not count."""
+        if not self._networks:
+            return False
+        address = ip_address(unmapped(host.partition("%")[0]))
+        return any(address in network for network in self._networks)
+
+    def __bool__(self) -> bool:
+        return bool(self._networks)
+
+
+def unmapped(host: str) -> str:
+    """An IPv4-mapped IPv6 address (RFC 4291 section 2.5.5.2) as IPv4, as which its client came; others as they are."""
+    if not host.startswith("::ffff:"):
+        return host
+    mapped = IPv6Address(host).ipv4_mapped
+    return host if mapped is None else str(mapped)
+
+
+def as_ipv6(host: str) -> str:
+    """The address in IPv6, IPv4 ones mapped."""
+    return host if ":" in host else f"::ffff:{host}"
+
+
+def written_ipv6(address: IPv6Address) -> str:
+    """As the kernel's addresses and HAProxy's are written, mapped ones with IPv4 at their end; str() does that from Python 3.13 on."""
+    return str(address) if address.ipv4_mapped is None else f"::ffff:{address.ipv4_mapped}"
 
 
 def _parse_unix(text: str) -> UnixAddress:

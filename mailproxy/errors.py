@@ -61,6 +61,14 @@ class ClientHandshakeError(ClientError):
     """The client's TLS handshake failed; the message has OpenSSL's reason."""
 
 
+class ClientCertificateError(ClientHandshakeError):
+    """The client's certificate is not accepted; ``in_chain``: because of one of those above it."""
+
+    def __init__(self, message: str, *, in_chain: bool) -> None:
+        super().__init__(message)
+        self.in_chain = in_chain
+
+
 class ServerError(MailproxyError):
     """A server could not be reached, broke the rules or left."""
 

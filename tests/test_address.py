@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import string
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_network
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mailproxy.address import (
     BindAddress,
     DescriptorAddress,
+    Networks,
     ServerAddress,
     TcpAddress,
     UnixAddress,
+    as_ipv6,
     join,
     parse_bind,
     parse_server,
+    unmapped,
+    written_ipv6,
 )
 
 ports = st.integers(0, 65535)
@@ -199,3 +203,79 @@ def test_names_are_resolved_and_addresses_are_not(name: str) -> None:
     assert isinstance(address, TcpAddress)
     assert not address.is_literal
     assert all(TcpAddress(host, 1).is_literal for host in ("*", "127.0.0.1", "::1", "fe80::1%eth0"))
+
+
+# Networks.
+
+
+def networks(*written: str) -> Networks:
+    return Networks(ip_network(text) for text in written)
+
+
+@pytest.mark.parametrize(
+    ("host", "is_inside"),
+    [
+        ("10.0.0.0", True),
+        ("10.255.255.255", True),
+        ("11.0.0.0", False),
+        ("192.0.2.7", True),
+        ("192.0.2.8", False),
+        ("2001:db8::", True),
+        ("2001:db8:ffff::1", True),
+        ("2001:db9::1", False),
+        ("fe80::1%eth0", True),
+        ("fe80::1", True),
+        # a bind for both families has IPv4 clients so
+        ("::ffff:10.1.2.3", True),
+        ("::ffff:11.1.2.3", False),
+        # but this is an IPv6 address that only looks like one
+        ("::10.1.2.3", False),
+    ],
+)
+def test_an_address_is_in_one_of_some_networks_or_not(host: str, is_inside: bool) -> None:
+    assert (host in networks("10.0.0.0/8", "192.0.2.7", "2001:db8::/32", "fe80::/10")) == is_inside
+
+
+def test_without_networks_nobody_is_inside() -> None:
+    assert not networks()
+    assert "10.0.0.1" not in networks()
+    assert networks("0.0.0.0/0")
+
+
+def test_everybody_is_of_one_family() -> None:
+    assert "192.0.2.1" in networks("0.0.0.0/0")
+    assert "::ffff:192.0.2.1" in networks("0.0.0.0/0")
+    assert "2001:db8::1" not in networks("0.0.0.0/0")
+    assert "2001:db8::1" in networks("::/0")
+    assert "192.0.2.1" not in networks("::/0")
+
+
+# IPv4 in IPv6.
+
+
+@given(st.ip_addresses(v=4))
+def test_an_ipv4_address_comes_back_from_ipv6(address: IPv4Address) -> None:
+    mapped = as_ipv6(str(address))
+    assert IPv6Address(mapped).ipv4_mapped == address
+    assert unmapped(f"::ffff:{address}") == str(address)
+
+
+@given(st.ip_addresses(v=6))
+def test_an_ipv6_address_stays_what_it_is(address: IPv6Address) -> None:
+    assume(address.ipv4_mapped is None)
+    assert as_ipv6(str(address)) == unmapped(str(address)) == str(address)
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "::1", "fe80::1%eth0", "::ffff:0:192.0.2.1", "::192.0.2.1"])
+def test_what_is_not_mapped_is_left_alone(host: str) -> None:
+    assert unmapped(host) == host
+
+
+def test_a_mapped_address_is_written_with_ipv4_at_its_end() -> None:
+    assert written_ipv6(IPv6Address("::ffff:c000:201")) == "::ffff:192.0.2.1"
+    for host in ("::1", "2001:db8::9", "::c000:201"):
+        assert written_ipv6(IPv6Address(host)) == str(IPv6Address(host))
+
+
+def test_a_mapped_address_however_it_is_written() -> None:
+    assert unmapped("::ffff:c000:201") == unmapped("::ffff:192.0.2.1") == "192.0.2.1"

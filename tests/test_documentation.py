@@ -14,10 +14,11 @@ import mailproxy
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
+PAGES = {file.name: file.read_text() for file in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+def blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -43,14 +44,17 @@ def test_ends_in_the_readme_are_fresh(write: ModuleType) -> None:
     assert write.with_ends(README) == README, "scripts/write-reference makes them anew"
 
 
-@pytest.mark.parametrize("text", blocks("toml"))
-def test_configurations_of_the_readme(text: str) -> None:
-    tables = tomli.loads(text)
-    if "frontends" not in tables:  # a part: goes with the whole one
-        tables = {**tomli.loads(blocks("toml")[0]), **tables}
-    assert mailproxy.from_mapping(tables).frontends
+@pytest.mark.parametrize("page", PAGES)
+def test_configurations_of_the_documentation(page: str) -> None:
+    for text in blocks("toml", PAGES[page]):
+        tables = tomli.loads(text)
+        if "frontends" not in tables:  # a part: goes with the whole one
+            tables = {**tomli.loads(blocks("toml")[0]), **tables}
+        assert mailproxy.from_mapping(tables).frontends
 
 
-def test_files_that_the_readme_names_exist() -> None:
-    for place in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (ROOT / place).exists(), place
+@pytest.mark.parametrize("page", PAGES)
+def test_files_that_the_documentation_names_exist(page: str) -> None:
+    folder = ROOT if page == "README.md" else ROOT / "docs"
+    for place in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", PAGES[page]):
+        assert (folder / place).exists(), place

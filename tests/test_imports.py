@@ -12,7 +12,15 @@ import pytest
 import mailproxy
 
 ROOT = Path(__file__).parents[1]
-PURE = ("mailproxy.config", "mailproxy.pool", "mailproxy.address", "mailproxy.errors")
+PURE = (
+    "mailproxy.config",
+    "mailproxy.pool",
+    "mailproxy.address",
+    "mailproxy.errors",
+    "mailproxy.protocol",
+    "mailproxy.protocol.client_hello",
+    "mailproxy.protocol.proxy_header",
+)
 
 WITHOUT = """
 import sys

@@ -4,49 +4,68 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import pwd
+import stat
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from mailproxy.address import TcpAddress
+from mailproxy.address import ServerAddress, TcpAddress, UnixAddress
 from mailproxy.app.limits import DESCRIPTORS_KEPT, descriptor_limit, max_sessions
+from mailproxy.app.material import Material
+from mailproxy.app.renewal import about_expiry
 from mailproxy.config import Backend, Bind, Config, Frontend
 from mailproxy.errors import Fault
 from mailproxy.net.certificates import Certificate
 
 _IMAP_SILENCE_S = 29 * 60  # clients in IDLE speak at least every 29 minutes (RFC 2177 section 3)
-_EXPIRY_NOTICE = timedelta(days=14)
 _FEW_SESSIONS = 100
 _TLS_PORTS = {993, 995, 465}  # registered for TLS from the first byte (RFC 8314)
 _CLEAR_PORTS = {143, 110, 587, 25, 4190}
 
 
-def advise(config: Config, certificates: Iterable[tuple[str, Certificate]]) -> list[Fault]:
+def advise(config: Config, material: Material) -> list[Fault]:
     """One line each, with the path of the key and what to write instead.
 
-    ``certificates``: with the path of the key that names each.
+    ``material``: what came of the files that it names.
     """
     advice: list[Fault] = []
     for frontend in config.frontends.values():
-        advice += _about_frontend(frontend, config.backends.get(frontend.backend or ""))
+        advice += _about_frontend(frontend)
+        for name in frontend.leads_to:
+            advice += _about_way(frontend, config.backends[name])
     for backend in config.backends.values():
         advice += _about_backend(backend)
     advice += _about_unused(config)
-    advice += _about_certificates(certificates)
+    advice += about_expiry(material)
+    advice += _about_certificates(material.certificates.values(), config.process.user)
     advice += _about_process(config)
     return list(dict.fromkeys(advice))
 
 
-def _about_frontend(frontend: Frontend, backend: Backend | None) -> Iterator[Fault]:
+def _about_frontend(frontend: Frontend) -> Iterator[Fault]:
     path = f"frontends.{frontend.name}"
-    if backend is None:
+    if frontend.backend is None and not frontend.routes:
         yield Fault(path, "has no backend: every session is refused; give backend unless that is meant")
     if frontend.protocol == "imap" and frontend.timeouts.client < _IMAP_SILENCE_S:
         yield Fault(f"{path}.timeouts.client", _too_short(frontend.timeouts.client))
     for index, bind in enumerate(frontend.bind):
-        here = f"{path}.bind[{index}]"
-        if backend is None:
-            continue
+        for network in bind.accept_proxy:
+            if network != "unix" and network.prefixlen == 0:
+                yield Fault(
+                    f"{path}.bind[{index}].accept_proxy",
+                    f"{network} is everybody, and who may send a PROXY header may take any address: give the networks "
+                    "of your proxies",
+                )
+
+
+def _about_way(frontend: Frontend, backend: Backend) -> Iterator[Fault]:
+    """What a bind and the servers that its sessions come to have with each other."""
+    ways = [route for route in frontend.routes if route.backend == backend.name]
+    for index, bind in enumerate(frontend.bind):
+        here = f"frontends.{frontend.name}.bind[{index}]"
+        modes: set[str] = {bind.mode} if frontend.backend == backend.name or bind.mode == "forward" else set()
+        if bind.mode in ("tls", "passthrough"):
+            modes |= {route.mode or bind.mode for route in ways}
         tls = [server.tls is not None for server in backend.servers]
         if bind.mode == "forward" and any(tls) and not _is_local(bind):
             yield Fault(
@@ -55,14 +74,15 @@ def _about_frontend(frontend: Frontend, backend: Backend | None) -> Iterator[Fau
                 'use mode = "tls", or "passthrough" without the backend\'s tls',
             )
         for server in backend.servers:
-            portless = isinstance(server.address, TcpAddress) and server.address.port is None
-            port = server.address.port if isinstance(server.address, TcpAddress) else None
-            if bind.mode == "tls" and port in _TLS_PORTS and server.tls is None:
+            if "tls" not in modes or server.tls is not None or not isinstance(server.address, TcpAddress):
+                continue
+            port = server.address.port
+            if port in _TLS_PORTS:
                 yield Fault(
                     f"backends.{backend.name}.tls",
                     f"port {port} of {server.name} speaks TLS, and sessions of {here} would come in clear text: give tls",
                 )
-            if bind.mode == "tls" and portless and server.tls is None:
+            if port is None:
                 yield Fault(
                     f"backends.{backend.name}.servers",
                     f"{server.name} has no port and no tls: sessions of {here} would speak clear text to the port that "
@@ -82,6 +102,7 @@ def _about_backend(backend: Backend) -> Iterator[Fault]:
         yield Fault(f"{path}.timeouts.server", _too_short(backend.timeouts.server))
     if not any(server.weight for server in backend.servers):
         yield Fault(path, "every server has weight 0: none takes a session")
+    yield from _about_proxy_header(backend)
     seen: dict[str, str] = {}
     for index, server in enumerate(backend.servers):
         here = f"{path}.servers[{index}]"
@@ -103,30 +124,71 @@ def _about_backend(backend: Backend) -> Iterator[Fault]:
             )
 
 
+def _about_proxy_header(backend: Backend) -> Iterator[Fault]:
+    if backend.protocol != "tcp" and any(server.send_proxy is None for server in backend.servers):
+        yield Fault(
+            f"backends.{backend.name}.send_proxy",
+            "is missing: the servers will see and log the proxy's address instead of the client's; give \"v2\" where they "
+            'take PROXY headers (Dovecot: haproxy = yes), or "none"',
+        )
+    for index, server in enumerate(backend.servers):
+        says_tls = str(server.send_proxy).startswith("v2-ssl")
+        if says_tls and server.tls is None and not _is_loopback(server.address):
+            yield Fault(
+                f"backends.{backend.name}.servers[{index}]",
+                f"{server.address} is told of the client's TLS in clear text, and believes that the connection is safe: give "
+                "the backend tls",
+            )
+
+
+def _is_loopback(address: ServerAddress) -> bool:
+    """Does this address stay on the machine?"""
+    if isinstance(address, UnixAddress):
+        return True
+    if not address.is_literal:
+        return address.host == "localhost"
+    return ipaddress.ip_address(address.host).is_loopback
+
+
 def _too_short(seconds: float) -> str:
     return f"{seconds:g}s cuts IMAP clients off that wait in IDLE: use 31m (they speak every 29 minutes, RFC 2177)"
 
 
 def _about_unused(config: Config) -> Iterator[Fault]:
-    used = {frontend.backend for frontend in config.frontends.values()}
+    used = {name for frontend in config.frontends.values() for name in frontend.leads_to}
     for name in config.backends:
         if name not in used:
             yield Fault(f"backends.{name}", "no frontend leads here")
 
 
-def _about_certificates(certificates: Iterable[tuple[str, Certificate]]) -> Iterator[Fault]:
-    now = datetime.now(UTC)
+def _about_certificates(certificates: Iterable[tuple[str, Certificate]], user: str | None) -> Iterator[Fault]:
     for path, certificate in certificates:
         file, key = certificate.path, certificate.key or certificate.path
         if key.stat().st_mode & 0o004:
             yield Fault(path, f"{key}: everybody can read this private key: chmod o-r")
-        left = certificate.not_after - now
-        if left < _EXPIRY_NOTICE:
+        if user is not None and not _can_read(user, key):
             yield Fault(
-                path, f"{file}: expires in {left.days} days, on {certificate.not_after:%Y-%m-%d}: renew it"
+                path,
+                f"{key}: {user} cannot read it, so a renewed one needs a restart: chgrp it to a group of {user}, chmod g+r",
             )
-        if not certificate.names:
+        if not certificate.names and not path.endswith(
+            ".certificate"
+        ):  # that is the proxy's own towards servers
             yield Fault(path, f"{file}: has no DNS name, so clients cannot verify it")
+
+
+def _can_read(user: str, file: Path) -> bool:
+    """By owner, group and mode of the file itself, as it is after the change of user."""
+    try:
+        entry = pwd.getpwnam(user)
+    except KeyError:
+        return True  # said elsewhere
+    found = file.stat()
+    if entry.pw_uid in (0, found.st_uid):
+        return entry.pw_uid == 0 or bool(found.st_mode & stat.S_IRUSR)
+    if found.st_gid in os.getgrouplist(user, entry.pw_gid):
+        return bool(found.st_mode & stat.S_IRGRP)
+    return bool(found.st_mode & stat.S_IROTH)
 
 
 def _about_process(config: Config) -> Iterator[Fault]:

@@ -14,33 +14,54 @@ from pathlib import Path
 
 from attrs import Factory, define
 
-from mailproxy.config import Config, FrontendTls
+from mailproxy.config import Config, FrontendTls, ServerTls
 from mailproxy.errors import ConfigError, Fault
-from mailproxy.net.certificates import Certificate, certificate_files, read_certificate
-from mailproxy.net.tls import Context, connecting_context, load_chain, reason, terminating_context
+from mailproxy.net.certificates import Certificate, certificate_files, next_update, read_certificate, stamp_of
+from mailproxy.net.termination import Terminator
+from mailproxy.net.tls import Context, connecting_context, load_chain, reason
 
 
 @define
 class Material:
-    """What came of the files. Contexts by frontend and place of the bind, by backend and server; certificates by path."""
+    """What came of the files. Terminators by the TLS that they are made of, and by frontend and place of the bind; contexts
+    by backend and server; certificates, and the ends of revocation lists, by path, with the path of the key that names each.
 
-    bind_contexts: dict[tuple[str, int], Context] = Factory(dict)
+    ``files`` has every file and folder that was looked at, with its stamp, and those that were not there.
+    """
+
+    bind_terminators: dict[tuple[str, int], Terminator] = Factory(dict)
     server_contexts: dict[str, dict[str, Context]] = Factory(dict)
     certificates: dict[tuple[Path, Path | None], tuple[str, Certificate]] = Factory(dict)
+    revocations: dict[Path, tuple[str, datetime | None]] = Factory(dict)
     expired: list[Fault] = Factory(list)
     faults: list[Fault] = Factory(list)
+    files: dict[Path, object] = Factory(dict)
+    terminators: dict[FrontendTls, Terminator] = Factory(dict)
+    connectors: dict[ServerTls, Context] = Factory(dict)
 
     def add(self, path: str, fact: str) -> None:
         fault = Fault(path, fact)
         if fault not in self.faults:
             self.faults.append(fault)
 
+    def look_at(self, file: Path) -> None:
+        """Note what a file or folder is like, before it is read: what changes while it is read looks changed later."""
+        self.files.setdefault(file, look(file))
+
+
+def look(file: Path) -> object:
+    """What changes when a file or what a folder holds does; None if it is not there."""
+    try:
+        stamp = stamp_of(file)
+        return (stamp, tuple(certificate_files(file))) if file.is_dir() else stamp
+    except OSError as error:
+        return error.errno
+
 
 def load_material(config: Config) -> Material:
     """Open everything. Raises ConfigError with every fault. Blocks on files, not on the network."""
     material = Material()
-    _load_binds(config, material)
-    _load_servers(config, material)
+    _load_tls(config, material)
     _check_users(config, material)
     _check_log(config, material)
     if material.faults:
@@ -48,65 +69,175 @@ def load_material(config: Config) -> Material:
     return material
 
 
-def _load_binds(config: Config, material: Material) -> None:
-    made: dict[FrontendTls, Context | None] = {}
+def renew_material(config: Config, known: Material) -> Material:
+    """TLS once more, with files as they are now. What cannot be used any more stays as it is known, and is a fault.
+
+    The terminators are the known ones, renewed.
+    """
+    material = Material(terminators=known.terminators, connectors=dict(known.connectors))
+    _load_tls(config, material, known)
+    return material
+
+
+def _load_tls(config: Config, material: Material, known: Material | None = None) -> None:
+    loader = _Loader(material, known or Material())
     for name, frontend in config.frontends.items():
         for index, bind in enumerate(frontend.bind):
-            if bind.mode != "tls" or bind.tls is None:
+            if bind.tls is None or not frontend.ends_tls(bind):
                 continue
             own = bind.tls != frontend.tls
             path = f"frontends.{name}.bind[{index}].tls" if own else f"frontends.{name}.tls"
-            if bind.tls not in made:
-                made[bind.tls] = _bind_context(bind.tls, path, material)
-            context = made[bind.tls]
+            terminator = loader.terminator(bind.tls, path)
+            if terminator is not None:
+                material.bind_terminators[name, index] = terminator
+    for name, backend in config.backends.items():
+        contexts = material.server_contexts.setdefault(name, {})
+        for index, server in enumerate(backend.servers):
+            if server.tls is None:
+                continue
+            own = server.tls != backend.tls
+            path = f"backends.{name}.servers[{index}].tls" if own else f"backends.{name}.tls"
+            context = loader.connector(server.tls, path)
             if context is not None:
-                material.bind_contexts[name, index] = context
+                contexts[server.name] = context
 
 
-def _bind_context(tls: FrontendTls, path: str, material: Material) -> Context | None:
-    certificates = []
-    for index, place in enumerate(tls.certificates):
-        certificates += _read_place(place, tls.key, f"{path}.certificates[{index}]", material)
-    if not certificates:
-        return None
+class _Loader:
+    """Loads each TLS table once, however many binds and servers share it."""
+
+    def __init__(self, material: Material, known: Material) -> None:
+        self._material = material
+        self._known = known
+        self._tried: set[FrontendTls | ServerTls] = set()
+
+    def terminator(self, tls: FrontendTls, path: str) -> Terminator | None:
+        if tls not in self._tried:
+            self._tried.add(tls)
+            self._load_terminator(tls, path)
+        return self._material.terminators.get(tls)
+
+    def _load_terminator(self, tls: FrontendTls, path: str) -> None:
+        material = self._material
+        certificates = []
+        for index, place in enumerate(tls.certificates):
+            certificates += self._read_place(place, tls.key, f"{path}.certificates[{index}]")
+        if not self._try_authority(tls, path) or not certificates:
+            return
+        try:
+            if tls in material.terminators:
+                material.terminators[tls].renew(certificates)
+            else:
+                material.terminators[tls] = Terminator(tls, certificates)
+        except (OSError, ValueError) as error:
+            material.add(*_blame_ciphers(tls.ciphers, path, error))
+
+    def _try_authority(self, tls: FrontendTls, path: str) -> bool:
+        fine = True
+        for key, file in (("client_ca", tls.client_ca), ("client_crl", tls.client_crl)):
+            if file is not None:
+                self._material.look_at(file)
+                fine &= _try_locations(file, f"{path}.{key}", self._material)
+        if fine and tls.client_crl is not None:
+            self._material.revocations[tls.client_crl] = (f"{path}.client_crl", next_update(tls.client_crl))
+        return fine
+
+    def connector(self, tls: ServerTls, path: str) -> Context | None:
+        if tls not in self._tried:
+            self._tried.add(tls)
+            self._load_connector(tls, path)
+        return self._material.connectors.get(tls)
+
+    def _load_connector(self, tls: ServerTls, path: str) -> None:
+        material = self._material
+        fine, certificate = True, None
+        if tls.ca is not None:
+            material.look_at(tls.ca)
+            fine = _try_locations(tls.ca, f"{path}.ca", material)
+        if tls.certificate is not None:
+            certificate = self._read_file(tls.certificate, tls.key, f"{path}.certificate", keep=False)
+            fine &= certificate is not None
+        if not fine:
+            return
+        try:
+            material.connectors[tls] = connecting_context(tls, certificate)
+        except (OSError, ValueError) as error:
+            material.add(*_blame_ciphers(tls.ciphers, path, error))
+
+    def _read_place(self, place: Path, key: Path | None, path: str) -> list[Certificate]:
+        material = self._material
+        material.look_at(place)
+        try:
+            files = certificate_files(place)
+        except OSError as error:
+            material.add(path, f"{place}: {error.strerror}")
+            return self._keep_folder(place, key)
+        if not files:
+            material.add(path, f"{place}: no .pem, .crt or .cer file in this folder")
+        read = (self._read_file(file, key, path) for file in files)
+        return [certificate for certificate in read if certificate is not None] or self._keep_folder(
+            place, key
+        )
+
+    def _keep_folder(self, place: Path, key: Path | None) -> list[Certificate]:
+        """What a folder held that has nothing of use any more, or is away: other places shall not lose its names."""
+        kept = {
+            which: known
+            for which, known in self._known.certificates.items()
+            if which[0].parent == place and which[1] == key
+        }
+        self._material.certificates.update(kept)
+        return [certificate for _, certificate in kept.values()]
+
+    def _read_file(self, file: Path, key: Path | None, path: str, *, keep: bool = True) -> Certificate | None:
+        material = self._material
+        done = material.certificates.get((file, key))
+        if done is not None:
+            return done[1]
+        certificate = None
+        try:
+            used = key or _key_beside(file)
+            for each in (file, used, file.with_suffix(".key")):
+                if each is not None:
+                    material.look_at(each)
+            certificate = read_certificate(file, used)
+            _try_pair(certificate)
+        except OSError as error:
+            certificate = None
+            material.add(path, f"{error.filename or file}: {error.strerror or error}")
+        except ValueError as error:
+            certificate = None
+            material.add(path, f"{file}: {error}")
+        if certificate is None:
+            if keep and (file, key) in self._known.certificates:
+                certificate = self._known.certificates[file, key][1]
+            else:
+                return None
+        elif not certificate.not_before <= datetime.now(UTC) <= certificate.not_after:
+            dates = f"from {certificate.not_before:%Y-%m-%d} to {certificate.not_after:%Y-%m-%d}"
+            material.expired.append(Fault(path, f"{file}: is not in date: {dates}"))
+        material.certificates[file, key] = (path, certificate)
+        return certificate
+
+
+def _try_locations(file: Path, path: str, material: Material) -> bool:
+    """Are there certificates, or revocation lists, in this file?"""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
-        return terminating_context(tls, certificates)
-    except (OSError, ValueError) as error:
-        material.add(*_blame_ciphers(tls.ciphers, path, error))
-    return None
-
-
-def _read_place(place: Path, key: Path | None, path: str, material: Material) -> list[Certificate]:
-    try:
-        files = certificate_files(place)
+        context.load_verify_locations(file)
+    except ssl.SSLError as error:
+        material.add(path, f"{file}: no {_what(path)} in PEM form ({reason(error)})")
     except OSError as error:
-        material.add(path, f"{place}: {error.strerror}")
-        return []
-    if not files:
-        material.add(path, f"{place}: no .pem, .crt or .cer file in this folder")
-    return [
-        certificate for file in files if (certificate := _read_file(file, key, path, material)) is not None
-    ]
+        material.add(path, f"{file}: {error.strerror or error}")
+    else:
+        # OpenSSL takes either
+        if context.cert_store_stats()["crl" if path.endswith("crl") else "x509"]:
+            return True
+        material.add(path, f"{file}: no {_what(path)} in PEM form")
+    return False
 
 
-def _read_file(file: Path, key: Path | None, path: str, material: Material) -> Certificate | None:
-    known = material.certificates.get((file, key))
-    if known is not None:
-        return known[1]
-    try:
-        certificate = read_certificate(file, key or _key_beside(file))
-        _try_pair(certificate)
-    except OSError as error:
-        material.add(path, f"{error.filename or file}: {error.strerror or error}")
-        return None
-    except ValueError as error:
-        material.add(path, f"{file}: {error}")
-        return None
-    if not certificate.not_before <= datetime.now(UTC) <= certificate.not_after:
-        dates = f"from {certificate.not_before:%Y-%m-%d} to {certificate.not_after:%Y-%m-%d}"
-        material.expired.append(Fault(path, f"{file}: is not in date: {dates}"))
-    material.certificates[file, key] = (path, certificate)
-    return certificate
+def _what(path: str) -> str:
+    return "revocation list" if path.endswith("crl") else "certificate"
 
 
 def _key_beside(file: Path) -> Path | None:
@@ -147,30 +278,6 @@ def _blame_ciphers(ciphers: str | None, path: str, error: Exception) -> tuple[st
             f'"{ciphers}": OpenSSL knows no such cipher of TLS 1.2 (those of 1.3 are always on)',
         )
     return path, reason(error) if isinstance(error, ssl.SSLError) else str(error)
-
-
-def _load_servers(config: Config, material: Material) -> None:
-    for name, backend in config.backends.items():
-        contexts = material.server_contexts.setdefault(name, {})
-        made: dict[object, Context] = {}
-        for index, server in enumerate(backend.servers):
-            if server.tls is None:
-                continue
-            own = server.tls != backend.tls
-            path = f"backends.{name}.servers[{index}].tls" if own else f"backends.{name}.tls"
-            try:
-                if server.tls not in made:
-                    made[server.tls] = connecting_context(server.tls)
-                contexts[server.name] = made[server.tls]
-            except ssl.SSLError as error:
-                if server.tls.ciphers is not None and "cipher" in str(error).lower():
-                    material.add(*_blame_ciphers(server.tls.ciphers, path, error))
-                else:
-                    material.add(
-                        f"{path}.ca", f"{server.tls.ca}: no certificate in PEM form ({reason(error)})"
-                    )
-            except OSError as error:
-                material.add(f"{path}.ca", f"{server.tls.ca}: {error.strerror or error}")
 
 
 def _check_users(config: Config, material: Material) -> None:

@@ -11,10 +11,10 @@ from attrs import field, frozen
 from mailproxy.address import TcpAddress
 from mailproxy.app.limits import max_sessions
 from mailproxy.app.material import Material, load_material
+from mailproxy.app.renewal import Renewal
 from mailproxy.config import Config
 from mailproxy.errors import ConfigError, Fault
 from mailproxy.log import Log, open_target
-from mailproxy.log.events import CERTIFICATE_EXPIRED
 from mailproxy.net.listener import Listener, close_all, open_listeners
 from mailproxy.pool import State
 from mailproxy.proxy.backend import Backend, BackendServer
@@ -97,6 +97,10 @@ class Proxy:
         self._service.drain(seconds)
         await self._service.ended.wait()
 
+    def renew_certificates(self) -> None:
+        """Look at the files of certificates, keys, CAs and CRLs now, not only at the next interval."""
+        self._service.renew_certificates()
+
     def reopen_log(self) -> None:
         """Open the log file anew, as rotation wants it."""
         self._service.log.reopen()
@@ -107,7 +111,7 @@ def open_service(config: Config, material: Material, *, owner: tuple[int, int] |
 
     Raises ConfigError, with nothing left open.
     """
-    listeners: list[Listener] = open_listeners(config, material.bind_contexts)
+    listeners: list[Listener] = open_listeners(config, material.bind_terminators)
     try:
         _check_ports(config, listeners)
         target = open_target(config.log.to.where, config.log.to.syslog, owner)
@@ -119,20 +123,26 @@ def open_service(config: Config, material: Material, *, owner: tuple[int, int] |
         close_all(listeners)
         raise
     log = Log(target, form=config.log.format, level=config.log.level)
-    # said, not refused: a restart at night must not take all names down with one
-    for expired in material.expired:
-        log.event(CERTIFICATE_EXPIRED, str(expired), path=expired.path)
-    return Service(config, listeners, material.server_contexts, log=log, max_sessions=max_sessions(config))
+    return Service(
+        config,
+        listeners,
+        material.server_contexts,
+        looks=Renewal(config, material) if material.files else None,
+        log=log,
+        max_sessions=max_sessions(config),
+    )
 
 
 def _check_ports(config: Config, listeners: list[Listener]) -> None:
     """An inherited Unix socket has no port for servers that have none either; only now is it known to be one."""
     for listener in listeners:
         frontend = config.frontends[listener.frontend]
-        backend = config.backends.get(frontend.backend or "")
-        if listener.port is None and backend is not None:
+        if listener.port is None:
             portless = [
-                s for s in backend.servers if isinstance(s.address, TcpAddress) and s.address.port is None
+                server
+                for name in frontend.leads_to
+                for server in config.backends[name].servers
+                if isinstance(server.address, TcpAddress) and server.address.port is None
             ]
             if portless:
                 path = f"frontends.{frontend.name}.bind[{listener.number - 1}].address"

@@ -22,7 +22,8 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2, signal
 def run(config: Config) -> None:
     """Run in the foreground until stopped by a signal.
 
-    SIGTERM drains and stops, a second one or SIGINT stops now, SIGUSR2 and SIGHUP reopen the log file. Raises
+    SIGTERM drains and stops, a second one or SIGINT stops now, SIGUSR2 and SIGHUP reopen the log file, SIGHUP has certificates looked
+    at, too. Raises
     ConfigError, before anything is served, with every fault that files, addresses and names have.
     """
     _fill_standard_descriptors()
@@ -67,6 +68,8 @@ async def _obey(service: Service, signals: object, scope: trio.CancelScope) -> N
     async for number in signals:  # type: ignore[attr-defined]  # trio does not name the receiver's type
         if number in (signal.SIGHUP, signal.SIGUSR2):
             service.log.reopen()
+            if number == signal.SIGHUP:
+                service.renew_certificates()
         elif number == signal.SIGUSR1:
             service.log.event(
                 SIGNAL_IGNORED, "SIGUSR1 means nothing here: SIGUSR2 reopens the log, SIGTERM stops"

@@ -56,7 +56,7 @@ def check(file: Path, strict: bool) -> None:
         _refuse(error)
     if material.expired:
         _refuse(ConfigError(material.expired, config.source))
-    advice = advise(config, material.certificates.values())
+    advice = advise(config, material)
     for line in advice:
         click.echo(f"{file}: advice: {line}", err=True)
     click.echo(

@@ -10,6 +10,7 @@ from mailproxy.config.model import (
     FrontendTls,
     Log,
     Process,
+    Route,
     Server,
     ServerTls,
 )
@@ -19,5 +20,5 @@ from mailproxy.config.values import LogTarget
 
 __all__ = [
     "Backend", "BackendTimeouts", "Bind", "Config", "Frontend", "FrontendTimeouts", "FrontendTls", "Log", "LogTarget",
-    "Process", "Server", "ServerTls", "from_mapping", "json_schema", "load",
+    "Process", "Route", "Server", "ServerTls", "from_mapping", "json_schema", "load",
 ]  # fmt: skip

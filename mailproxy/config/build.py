@@ -57,8 +57,8 @@ def _protocols(frontends: Iterable[model.Frontend | None]) -> dict[str, list[str
     for frontend in frontends:
         if frontend is None:
             continue
-        for name in {frontend.backend, *(route.backend for route in frontend.routes)} - {None}:
-            protocols.setdefault(str(name), []).append(frontend.protocol)
+        for name in frontend.leads_to:
+            protocols.setdefault(name, []).append(frontend.protocol)
     return protocols
 
 
@@ -76,13 +76,14 @@ class _Builder:
         layers = self._layers("frontend", profile, Layer(path, own))
         merged = merge(layers)
         bind_layers = _interleave(layers, self._layers("bind", profile), ["tls"])
-        binds = []
+        binds, own_binds = [], []
         for index, table in enumerate(merged.pop("bind", [])):
             here = Layer(f"{join(giver(layers, 'bind'), 'bind')}[{index}]", table)
             rules.own_bind(here, self.found)
             bind = self._table(model.Bind, merge([*bind_layers, here]), here.path, _name_bind)
             rules.bind(bind, here, self.found)
             binds.append(bind)
+            own_binds.append(here)
         if not binds and not self.found.bad & {path, join(path, "bind")}:
             self.found.add(path, f"has no bind: at least one [[{path}.bind]] is needed")
         silence = silence_limit(merged.get("protocol", "tcp"))
@@ -90,14 +91,14 @@ class _Builder:
         frontend = self._table(model.Frontend, {**merged, "name": name}, path)
         if frontend is None or None in binds:
             return None
-        if (
-            own.get("tls")
-            and binds
-            and not _blamed(join(path, "bind"), self.found)
-            and not any(bind.mode == "tls" for bind in binds if bind)
-        ):
-            self.found.add(join(path, "tls"), 'has no meaning: no bind of this frontend has mode = "tls"')
-        return evolve(frontend, bind=tuple(bind for bind in binds if bind is not None))
+        frontend = evolve(frontend, bind=tuple(bind for bind in binds if bind is not None))
+        if not any(_blamed(join(path, part), self.found) for part in ("bind", "routes")):
+            rules.ended_tls(frontend, Layer(path, own), own_binds, self.found)
+            for bound, here in zip(frontend.bind, own_binds, strict=True):
+                if frontend.ends_tls(bound):
+                    rules.ending_tls(bound.tls, [*bind_layers, here], self.found)
+        rules.routes(frontend, giver(layers, "routes"), self.found)
+        return frontend
 
     def backend(self, name: str, protocols: Sequence[str]) -> model.Backend | None:
         path, own = join("backends", name), self.tables["backends"][name]
@@ -120,7 +121,7 @@ class _Builder:
             self._refuse_check(merged_server, giver([*server_layers, here], "check"))
             server = self._table(model.Server, merged_server, here.path, _name_server)
             servers.append(server)
-            rules.server(server, here.path, self.found)
+            rules.server(server, [*server_layers, here], self.found)
         self._refuse_check(merged, giver(layers, "check"))
         rules.same_names([server.name for server in servers if server], f"{path}.servers", self.found)
         merged["timeouts"] = {"server": silence_limit(merged["protocol"]), **merged.get("timeouts", {})}

@@ -34,9 +34,25 @@ def merge(layers: Sequence[Layer]) -> Table:
     return merged
 
 
-def giver(layers: Sequence[Layer], key: str) -> str:
-    """The path of the strongest layer that has the key; of the table itself if none has."""
-    return next((layer.path for layer in reversed(layers) if key in layer.table), layers[-1].path)
+def giver(layers: Sequence[Layer], *keys: str) -> str:
+    """The path of the strongest layer that has the key, or one table in another down to it; of the table itself if none has."""
+    return next((layer.path for layer in reversed(layers) if _has(layer.table, keys)), layers[-1].path)
+
+
+def _has(table: Any, keys: Sequence[str]) -> bool:
+    for key in keys:
+        if not isinstance(table, dict) or key not in table:
+            return False
+        table = table[key]
+    return True
+
+
+def overrides(layers: Sequence[Layer], key: str, other: str) -> bool:
+    """Does the key come from a stronger layer than the other one?"""
+    strength = {
+        name: index for index, layer in enumerate(layers) for name in (key, other) if name in layer.table
+    }
+    return strength.get(key, -1) > strength.get(other, -1)
 
 
 def _lay_over(merged: Table, table: Table) -> None:

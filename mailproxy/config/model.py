@@ -23,6 +23,7 @@ from mailproxy.config.values import (
     Pattern,
     Port,
     Positive,
+    ProxySource,
     Redispatch,
     Seconds,
     ServerTlsMode,
@@ -38,7 +39,7 @@ Protocol = Literal["imap", "pop3", "submission", "smtp", "lmtp", "sieve", "tcp"]
 BindMode = Literal["forward", "passthrough", "tls", "starttls"]
 Balance = Literal["leastconn", "roundrobin", "source", "first", "random"]
 SendProxy = Literal["none", "v1", "v2", "v2-ssl", "v2-ssl-cn"]
-Tlv = Literal["authority", "alpn", "crc32c", "unique-id", "ssl-cipher", "cert-sig", "cert-key"]
+Tlv = Literal["authority", "alpn", "crc32c", "unique-id", "ssl-cipher", "cert-sig", "cert-key", "client-cert"]
 CheckType = Literal["none", "tcp", "tls", "imap", "pop3", "smtp", "lmtp", "sieve", "script"]
 
 REQUIRED: Any = object()
@@ -65,6 +66,9 @@ class Process:
         "sessions at once; over it, accepting waits", None, shown="(soft descriptor limit - 200) / 2"
     )
     drain_timeout: Seconds = setting("how long old sessions may live after a stop", Seconds(30.0))
+    certificate_interval: TimeLimit = setting(
+        "files of certificates, keys, CAs and CRLs are looked at again after that", TimeLimit(10.0)
+    )
     user: Text | None = setting("the user to become after binding and reading keys", None)
     group: Text | None = setting("the group to become", None, shown="the user's")
 
@@ -98,8 +102,8 @@ class FrontendTimeouts:
     client: TimeLimit = setting(
         "the client is silent for so long", None, shown="31m for imap and tcp, else 10m"
     )
-    proxy_header: TimeLimit = setting("a PROXY header is complete", TimeLimit(3.0), only=(3.0,))
-    handshake: TimeLimit = setting("the TLS handshake is done", TimeLimit(10.0))
+    proxy_header: TimeLimit = setting("a PROXY header is complete", TimeLimit(3.0))
+    handshake: TimeLimit = setting("the ClientHello has come and the TLS handshake is done", TimeLimit(10.0))
     negotiation: TimeLimit = setting("STARTTLS is reached", TimeLimit(180.0), only=(180.0,))
     half_closed: TimeLimit = setting(
         "after one side closed, the other is silent for so long", TimeLimit(60.0)
@@ -114,15 +118,17 @@ class FrontendTls:
         "PEM files or folders of them, chosen by server name; the first is the default", ()
     )
     key: Path | None = setting("the private key of a single certificate file without one", None)
-    client_ca: Path | None = setting("CA of client certificates", None, only=(None,))
-    client_crl: Path | None = setting("their revocation list", None, only=(None,))
+    client_ca: Path | None = setting("CA of client certificates, PEM", None)
+    client_crl: Path | None = setting("their revocation list, PEM; each CA in the chain needs one", None)
     client_verify: Literal["none", "optional", "required"] = setting(
-        "ask for client certificates", "none", only=("none",)
+        "ask for client certificates; optional: none is fine, a bad one ends the handshake", "none"
     )
     min_version: Literal["1.2", "1.3"] = setting("lowest TLS version", "1.2")
     ciphers: Text | None = setting("TLS 1.2 ciphers, in OpenSSL's words", None, shown="OpenSSL's")
     alpn: tuple[Text, ...] = setting("application protocols to offer", ())
-    strict_sni: bool = setting("refuse names that no certificate has", False, only=(False,))
+    strict_sni: bool = setting(
+        "refuse clients that ask for no name, or for one that no certificate has", False
+    )
 
 
 @frozen(kw_only=True)
@@ -138,8 +144,11 @@ class Bind:
         "forward",
         only=("forward", "passthrough", "tls"),
     )
-    accept_proxy: tuple[Network, ...] = setting("networks that must send a PROXY header", (), only=((),))
-    proxy_optional: bool = setting("others may connect without one", False, only=(False,))
+    accept_proxy: tuple[ProxySource, ...] = setting(
+        'networks that must send a PROXY header, v1 or v2; nobody else may connect; "unix": clients of a Unix socket',
+        (),
+    )
+    proxy_optional: bool = setting("others may connect, without one", False)
     backlog: Positive = setting("connections that the kernel keeps waiting", 1024)
     tcp_user_timeout: TimeLimit | None = setting("unacknowledged data ends the connection after that", None)
     keepalive: bool = setting("TCP keep-alive", False)
@@ -157,13 +166,20 @@ class Bind:
 class Route:
     """Which sessions go to another backend than the frontend's; all that is given must match."""
 
-    sni: SniPatterns | None = setting("server names, or false: clients without one", None)
-    alpn: tuple[Text, ...] = setting("application protocols", ())
+    sni: SniPatterns | None = setting(
+        'server names; "*." covers exactly one label; false: clients without one', None
+    )
+    alpn: tuple[Text, ...] = setting("application protocols, of which the client offers one", ())
     client: tuple[Network, ...] = setting("client networks", ())
     port: tuple[Port, ...] = setting("ports that the client connected to", ())
     backend: Name | None = setting("where they go", None)
-    reject: bool = setting("refuse them", False)
+    reject: bool = setting("refuse them instead", False)
     mode: Literal["tls", "passthrough"] | None = setting("end TLS here or pass it", None, shown="the bind's")
+
+    @property
+    def goes_by_name(self) -> bool:
+        """Does it ask for what only a ClientHello says?"""
+        return self.sni is not None or bool(self.alpn)
 
 
 @frozen(kw_only=True)
@@ -182,7 +198,19 @@ class Frontend:
     log_start: bool = setting("log a line when a session is connected, too", False)
     tls: FrontendTls | None = setting("TLS towards clients", None)
     bind: tuple[Bind, ...] = setting("addresses to listen on", ())
-    routes: tuple[Route, ...] = setting("other backends for some; the first match wins", (), only=((),))
+    routes: tuple[Route, ...] = setting("other ways for some; the first match wins", ())
+
+    @property
+    def leads_to(self) -> tuple[str, ...]:
+        """The backends that its sessions may go to."""
+        names = (self.backend, *(route.backend for route in self.routes))
+        return tuple(dict.fromkeys(name for name in names if name is not None))
+
+    def ends_tls(self, bind: Bind) -> bool:
+        """May TLS end at this bind of it?"""
+        return bind.mode == "tls" or (
+            bind.mode == "passthrough" and any(route.mode == "tls" for route in self.routes)
+        )
 
 
 @frozen(kw_only=True)
@@ -209,8 +237,8 @@ class ServerTls:
     server_name: HostName | None = setting(
         "the name to ask for and to verify", None, shown="the address's host"
     )
-    certificate: Path | None = setting("client certificate, PEM", None, only=(None,))
-    key: Path | None = setting("its private key", None, only=(None,))
+    certificate: Path | None = setting("client certificate with its chain, PEM", None)
+    key: Path | None = setting("its private key, where the file has none", None)
     min_version: Literal["1.2", "1.3"] = setting("lowest TLS version", "1.2")
     ciphers: Text | None = setting("TLS 1.2 ciphers, in OpenSSL's words", None, shown="OpenSSL's")
 
@@ -280,13 +308,9 @@ class Server:
     slow_start: Seconds = setting("after coming up, the weight grows for so long", Seconds(0.0), only=(0,))
     backup: bool = setting("used only when all others are down", False, only=(False,))
     tls: ServerTls | None = setting("TLS towards this server", None, shown="the backend's")
-    send_proxy: SendProxy = setting("PROXY header", "none", only=("none",), shown="the backend's")
-    send_proxy_tlvs: tuple[Tlv, ...] = setting(
-        "more than the safe default", (), only=((),), shown="the backend's"
-    )
-    forward_tlvs: bool = setting(
-        "pass a received header's TLVs on", False, only=(False,), shown="the backend's"
-    )
+    send_proxy: SendProxy | None = setting("PROXY header", None, shown="the backend's")
+    send_proxy_tlvs: tuple[Tlv, ...] = setting("more than the safe default", (), shown="the backend's")
+    forward_tlvs: bool = setting("pass a received header's TLVs on", False, shown="the backend's")
     check: Check | None = setting("health check", None, shown="the backend's")
     stick: Stick | None = setting("stickiness", None, only=(None,), shown="the backend's")
     on_marked_down: Literal["none", "shutdown-sessions"] = setting(
@@ -322,9 +346,12 @@ class Backend:
     )
     timeouts: BackendTimeouts = setting("time limits of the servers' side", BackendTimeouts)
     max_queue: Count = setting("sessions that may wait, 0 is no bound", Count(0), only=(0,))
-    send_proxy: SendProxy = setting("PROXY header to the servers", "none", only=("none",))
-    send_proxy_tlvs: tuple[Tlv, ...] = setting("more than the safe default", (), only=((),))
-    forward_tlvs: bool = setting("pass a received header's TLVs on", False, only=(False,))
+    send_proxy: SendProxy | None = setting(
+        "PROXY header, sent before all else: v1, v2, with TLS facts, with the client certificate's name", None,
+        shown="none",
+    )  # fmt: skip
+    send_proxy_tlvs: tuple[Tlv, ...] = setting("TLVs of v2 beside the safe default", ())
+    forward_tlvs: bool = setting("pass a received header's TLVs on", False)
     tls: ServerTls | None = setting("TLS towards the servers; absent is clear text", None)
     stick: Stick | None = setting("clients come back to their server", None, only=(None,))
     on_marked_down: Literal["none", "shutdown-sessions"] = setting(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -149,6 +150,9 @@ def _expand(value: Any, path: str, found: Findings) -> Any:
     return Expanded(text) if _VARIABLE.fullmatch(value) else text
 
 
+@lru_cache(
+    maxsize=4
+)  # it takes ten milliseconds to make, and embedding programs read many small configurations in tests
 def _converter(folder: Path) -> cattrs.Converter:
     """Cattrs with a strict hook for every kind; paths become absolute."""
     converter = cattrs.Converter(forbid_extra_keys=True)

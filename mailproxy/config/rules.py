@@ -7,7 +7,7 @@ from itertools import combinations
 
 from mailproxy.address import UNIX_PATH_MAX, BindAddress, ServerAddress, TcpAddress, UnixAddress
 from mailproxy.config import model
-from mailproxy.config.inherit import Layer, Table
+from mailproxy.config.inherit import Layer, Table, giver, overrides
 from mailproxy.config.tables import Findings, join, nearest
 from mailproxy.config.values import show
 
@@ -68,12 +68,64 @@ def own_bind(bind: Layer, found: Findings) -> None:
 
 
 def bind(value: model.Bind | None, own: Layer, found: Findings) -> None:
-    """A bind's own tls goes with its mode; its path is one that a socket can have."""
+    """Its path is one that a socket can have; who must send PROXY headers can come."""
     if value is None:
         return
-    if own.table.get("tls") and value.mode != "tls" and join(own.path, "mode") not in found.bad:
-        found.add(join(own.path, "tls"), f'has no meaning with mode "{value.mode}": TLS is not ended here')
     _check_path(value.address, own.path, found)
+    _accept_proxy(value, own, found)
+
+
+def ended_tls(frontend: model.Frontend, own: Layer, binds: Sequence[Layer], found: Findings) -> None:
+    """TLS is given only where it ends. ``own`` and ``binds``: the frontend's own table and its binds'."""
+    for bind, layer in zip(frontend.bind, binds, strict=True):
+        if layer.table.get("tls") and not frontend.ends_tls(bind):
+            found.add(
+                join(layer.path, "tls"), f'has no meaning with mode "{bind.mode}": TLS is not ended here'
+            )
+    if own.table.get("tls") and frontend.bind and not any(map(frontend.ends_tls, frontend.bind)):
+        found.add(join(own.path, "tls"), 'has no meaning: no bind of this frontend has mode = "tls"')
+
+
+def ending_tls(tls: model.FrontendTls | None, layers: Sequence[Layer], found: Findings) -> None:
+    """The keys of TLS that ends at a bind fit each other. ``layers``: where they came from, the bind's own table last."""
+    if tls is None or not tls.certificates or any(".tls" in bad for bad in found.bad):
+        return  # what is wrong with it is said elsewhere
+
+    def place(key: str, given: str = "") -> str:
+        return join(join(giver(layers, "tls", given or key), "tls"), key)
+
+    if tls.key is not None and len(tls.certificates) != 1:
+        found.add(
+            place("key"),
+            "goes with exactly one certificate file; put other keys into the certificates' files",
+        )
+    if tls.client_verify != "none" and tls.client_ca is None:
+        found.add(
+            place("client_ca", "client_verify"),
+            f'is missing: client_verify = "{tls.client_verify}" needs the CA to verify by',
+        )
+    if tls.client_crl is not None and tls.client_verify == "none":
+        found.add(place("client_crl"), "has no meaning without client_verify")
+    elif tls.client_ca is not None and tls.client_verify == "none":
+        found.add(place("client_ca"), 'has no meaning without client_verify = "optional" or "required"')
+
+
+def _accept_proxy(value: model.Bind, own: Layer, found: Findings) -> None:
+    path = join(own.path, "accept_proxy")
+    if own.table.get("proxy_optional") and not value.accept_proxy and path not in found.bad:
+        found.add(join(own.path, "proxy_optional"), "has no meaning without accept_proxy")
+    from_unix = "unix" in value.accept_proxy
+    if isinstance(value.address, TcpAddress) and from_unix:
+        found.add(path, f'"unix" has no meaning for {show(str(value.address))}: give networks')
+    if (
+        isinstance(value.address, UnixAddress)
+        and value.accept_proxy
+        and not from_unix
+        and not value.proxy_optional
+    ):
+        found.add(
+            path, 'nobody could connect: clients of a Unix socket are in no network; give "unix", or []'
+        )
 
 
 def _check_path(address: BindAddress | ServerAddress, path: str, found: Findings) -> None:
@@ -96,7 +148,7 @@ def listeners(frontends: Mapping[str, model.Frontend], found: Findings) -> None:
         for index, bind in enumerate(frontend.bind):
             here = f"{path}.bind[{index}]"
             places.append((here, bind))
-            _certificates(bind, here, path if bind.tls == frontend.tls else here, found)
+            _certificates(frontend, bind, here, found)
     for (first, one), (second, other) in combinations(places, 2):
         if _overlap(one, other):
             found.add(
@@ -105,16 +157,12 @@ def listeners(frontends: Mapping[str, model.Frontend], found: Findings) -> None:
             )
 
 
-def _certificates(bind: model.Bind, path: str, tls_path: str, found: Findings) -> None:
+def _certificates(frontend: model.Frontend, bind: model.Bind, path: str, found: Findings) -> None:
     if any(".tls" in bad for bad in found.bad):
         return  # what is wrong with it has been said
-    if bind.mode == "tls" and (bind.tls is None or not bind.tls.certificates):
-        found.add(path, "mode tls needs certificates: give tls.certificates to the bind or its frontend")
-    elif bind.tls is not None and bind.tls.key is not None and len(bind.tls.certificates) != 1:
-        found.add(
-            f"{tls_path}.tls.key",
-            "goes with exactly one certificate file; put other keys into the certificates' files",
-        )
+    if frontend.ends_tls(bind) and (bind.tls is None or not bind.tls.certificates):
+        needs = "mode tls needs" if bind.mode == "tls" else 'a route with mode = "tls" needs'
+        found.add(path, f"{needs} certificates: give tls.certificates to the bind or its frontend")
 
 
 def _overlap(one: model.Bind, other: model.Bind) -> bool:
@@ -136,19 +184,66 @@ def _covers(wide: TcpAddress, narrow: TcpAddress, v6only: bool) -> bool:
     return wide.host == "::" and (":" in narrow.host or not v6only)
 
 
-def server(value: model.Server | None, path: str, found: Findings) -> None:
-    """A server's keys fit its address."""
+def server(value: model.Server | None, layers: Sequence[Layer], found: Findings) -> None:
+    """A server's keys fit its address and each other. ``layers``: where they came from, its own table last."""
     if value is None:
         return
+    path = layers[-1].path
     _check_path(value.address, path, found)
+    _send_proxy(value, layers, found)
     if value.tls is None:
         return
+    if value.tls.key is not None and value.tls.certificate is None:
+        found.add(
+            join(join(giver(layers, "tls", "key"), "tls"), "key"), "has no meaning without tls.certificate"
+        )
     if (
         value.tls.verify == "required"
         and value.tls.server_name is None
         and isinstance(value.address, UnixAddress)
     ):
         found.add(path, "tls.server_name is missing: a Unix socket has no name to verify")
+
+
+def _send_proxy(value: model.Server, layers: Sequence[Layer], found: Findings) -> None:
+    if str(value.send_proxy).startswith("v2"):
+        return
+    for key, given in (("send_proxy_tlvs", value.send_proxy_tlvs), ("forward_tlvs", value.forward_tlvs)):
+        if (
+            given
+            and not any(bad.endswith("send_proxy") for bad in found.bad)
+            and not overrides(layers, "send_proxy", key)
+        ):
+            path = join(giver(layers, key), key)
+            found.add(path, f'needs send_proxy = "v2" or more, it is "{value.send_proxy or "none"}"')
+
+
+def routes(frontend: model.Frontend, path: str, found: Findings) -> None:
+    """Each route leads somewhere, and what it asks for can be known at a bind of its frontend."""
+    for index, route in enumerate(frontend.routes):
+        here = f"{path}.routes[{index}]"
+        if {here, join(here, "backend"), join(here, "reject")} & found.bad:
+            continue
+        if (route.backend is None) != route.reject:
+            found.add(here, "needs one of backend and reject = true" + (", not both" if route.reject else ""))
+        looking = [bind for bind in frontend.bind if bind.mode in ("tls", "passthrough")]
+        keys = [key for key, given in (("sni", route.goes_by_name), ("mode", route.mode)) if given]
+        # a mode that was dropped has been said
+        is_known = not any(".bind" in bad and bad.endswith(".mode") for bad in found.bad)
+        if keys and is_known and not any(_may_reach(bind, route) for bind in looking):
+            key = "alpn" if keys[0] == "sni" and route.sni is None else keys[0]
+            where = "no bind" if not looking else f"no bind at port {' or '.join(map(str, route.port))}"
+            found.add(
+                join(here, key),
+                f'can never hold: {where} of this frontend has mode = "tls" or "passthrough", and only those wait for a '
+                "ClientHello",
+            )
+
+
+def _may_reach(bind: model.Bind, route: model.Route) -> bool:
+    port = bind.address.port if isinstance(bind.address, TcpAddress) else None
+    # a PROXY header may name any port, and that of other binds is known only when they listen
+    return not route.port or port in route.port or not port or bool(bind.accept_proxy)
 
 
 def same_names(names: Sequence[str], path: str, found: Findings) -> None:
@@ -163,21 +258,21 @@ def reachability(
     found: Findings,
 ) -> None:
     """A server without a port is reached only from binds that have one."""
-    for frontend in frontends.values():
-        backend = backends.get(frontend.backend) if frontend and frontend.backend else None
-        if frontend is None or backend is None:
-            continue
-        portless = [
-            s.name for s in backend.servers if isinstance(s.address, TcpAddress) and s.address.port is None
-        ]
-        for index, bind in enumerate(frontend.bind):
-            if portless and _has_no_port(bind.address):
-                path = f"{join('frontends', frontend.name)}.bind[{index}]"
-                found.add(
-                    f"{path}.address",
-                    f"has no port for server {portless[0]} of backend {backend.name}, which has none either: give the "
-                    "backend a port",
-                )
+    for frontend in filter(None, frontends.values()):
+        for backend in filter(None, map(backends.get, frontend.leads_to)):
+            portless = [
+                s.name
+                for s in backend.servers
+                if isinstance(s.address, TcpAddress) and s.address.port is None
+            ]
+            for index, bind in enumerate(frontend.bind):
+                if portless and _has_no_port(bind.address):
+                    path = f"{join('frontends', frontend.name)}.bind[{index}]"
+                    found.add(
+                        f"{path}.address",
+                        f"has no port for server {portless[0]} of backend {backend.name}, which has none either: give "
+                        "the backend a port",
+                    )
 
 
 def _has_no_port(address: BindAddress) -> bool:

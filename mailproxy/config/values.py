@@ -31,6 +31,7 @@ HostName = NewType("HostName", str)
 Text = NewType("Text", str)
 Pattern = NewType("Pattern", str)
 Network = IPv4Network | IPv6Network
+ProxySource = IPv4Network | IPv6Network | Literal["unix"]
 Workers = int | Literal["auto"]
 Redispatch = bool | int
 ServerTlsMode = Literal["implicit", "starttls"]
@@ -215,6 +216,10 @@ def _network(value: object) -> IPv4Network | IPv6Network:
         raise ValueError(str(error).removeprefix(f"{value} ") if "host bits" in str(error) else "") from None
 
 
+def _proxy_source(value: object) -> IPv4Network | IPv6Network | Literal["unix"]:
+    return "unix" if value == "unix" else _network(value)
+
+
 def _workers(value: object) -> int | str:
     return "auto" if value == "auto" else _integer(1)(value)
 
@@ -289,6 +294,7 @@ KINDS: dict[Any, Kind] = {
     float: Kind(_share, "a number from 0 to 1", {"type": "number", "minimum": 0, "maximum": 1}),
     Path: Kind(_text, "a path", {**_STRING, "minLength": 1}),
     Network: Kind(_network, 'a network such as "10.0.0.0/8" or "2001:db8::/32", or an address', _STRING),
+    ProxySource: Kind(_proxy_source, 'a network such as "10.0.0.0/8" or "2001:db8::/32", an address, or "unix"', _STRING),
     Workers: Kind(_workers, 'a whole number from 1, or "auto"', {"anyOf": [{"type": "integer", "minimum": 1}, {"const": "auto"}]}),
     Redispatch: Kind(
         _redispatch, "true, false, or a whole number from 1",

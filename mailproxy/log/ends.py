@@ -1,7 +1,8 @@
 """End reasons: who ended a session, in which phase, and HAProxy's words for it.
 
 Every session ends with exactly one of these. The two letters are HAProxy's termination state (configuration manual,
-section 8.5 "Session state at disconnection"); ends during the TLS handshake have no state there but a message.
+section 8.5 "Session state at disconnection"); ends in the PROXY header and the TLS handshake have no state there but
+a message.
 """
 
 from __future__ import annotations
@@ -22,16 +23,18 @@ class By(Enum):
 
 
 class Phase(Enum):
-    """How far a session had come."""
+    """How far a session had come. Those that end in the first two have a message in place of HAProxy's state."""
 
+    HEADER = "proxy-header"
     HANDSHAKE = "handshake"
+    ROUTE = "route"
     CONNECT = "connect"
     DATA = "data"
 
 
 @frozen
 class End:
-    """One end reason. ``state`` is two letters, or for the handshake phase HAProxy's message."""
+    """One end reason. ``state`` is two letters, or HAProxy's message where the session never came to have one."""
 
     name: str
     by: By
@@ -42,7 +45,12 @@ class End:
     @property
     def by_itself(self) -> bool:
         """Did the client leave in an orderly way? Such sessions are not logged when it had sent nothing."""
-        return self.name in ("client-closed", "handshake-empty")
+        return self.name in ("client-closed", "handshake-empty", "header-empty")
+
+    @property
+    def has_message(self) -> bool:
+        """Is ``state`` a message?"""
+        return self.phase in (Phase.HEADER, Phase.HANDSHAKE)
 
 
 CLIENT_CLOSED = End(
@@ -126,9 +134,58 @@ STOPPED_CONNECTING = End(
     meaning="the proxy was stopped while the server was being connected",
 )
 
+REJECTED = End("rejected", By.PROXY, Phase.ROUTE, "PR", meaning="a route says `reject`")
+
+HEADER_EMPTY = End(
+    "header-empty", By.CLIENT, Phase.HEADER, "Connection closed while waiting for PROXY protocol header",
+    meaning="the client left without having begun its PROXY header",
+)  # fmt: skip
+HEADER_TRUNCATED = End(
+    "header-truncated", By.CLIENT, Phase.HEADER, "Truncated PROXY protocol header received",
+    meaning="the client left in the middle of its PROXY header",
+)  # fmt: skip
+HEADER_ABORTED = End(
+    "header-aborted", By.CLIENT, Phase.HEADER, "Connection error while waiting for PROXY protocol header",
+    meaning="the client's connection was reset before its PROXY header was complete",
+)  # fmt: skip
+HEADER_TIMEOUT = End(
+    "header-timeout", By.TIMEOUT, Phase.HEADER, "Timeout while waiting for PROXY protocol header",
+    meaning="the PROXY header was not complete within `timeouts.proxy_header`",
+)  # fmt: skip
+HEADER_MISSING = End(
+    "header-missing", By.CLIENT, Phase.HEADER,
+    "Received something which does not look like a PROXY protocol header",
+    meaning="what came first is no PROXY header",
+)  # fmt: skip
+HEADER_INVALID = End(
+    "header-invalid", By.CLIENT, Phase.HEADER, "Received an invalid PROXY protocol header",
+    meaning="the PROXY header breaks a rule of its format",
+)  # fmt: skip
+HEADER_UNHANDLED = End(
+    "header-unhandled", By.CLIENT, Phase.HEADER,
+    "Received an unhandled protocol in the PROXY protocol header",
+    meaning="the PROXY header speaks of something else than TCP over IPv4 or IPv6",
+)  # fmt: skip
+UNTRUSTED = End(
+    "untrusted", By.PROXY, Phase.HEADER, "Connection from an address that may not send a PROXY protocol header",
+    meaning="the address is in none of the bind's `accept_proxy` networks",
+)  # fmt: skip
+HEADER_STOPPED = End(
+    "header-stopped", By.ADMIN, Phase.HEADER, "Stopped while waiting for PROXY protocol header",
+    meaning="the proxy was stopped before the PROXY header was complete",
+)  # fmt: skip
+
 HANDSHAKE_FAILED = End(
     "handshake-failed", By.CLIENT, Phase.HANDSHAKE, "SSL handshake failure",
-    meaning="TLS with the client failed; the reason is OpenSSL's",
+    meaning="TLS with the client failed, or its ClientHello was none; `detail` says why",
+)  # fmt: skip
+CERTIFICATE_REFUSED = End(
+    "certificate-refused", By.CLIENT, Phase.HANDSHAKE, "SSL client certificate not trusted",
+    meaning="the client's certificate is not accepted: foreign, out of date, revoked; `detail` says which",
+)  # fmt: skip
+CERTIFICATE_CHAIN_REFUSED = End(
+    "certificate-chain-refused", By.CLIENT, Phase.HANDSHAKE, "SSL client CA chain cannot be verified",
+    meaning="a certificate above the client's is not accepted",
 )  # fmt: skip
 HANDSHAKE_LEFT = End(
     "handshake-left", By.CLIENT, Phase.HANDSHAKE, "Connection closed during SSL handshake",
@@ -150,6 +207,8 @@ HANDSHAKE_STOPPED = End(
 ENDS = (
     CLIENT_CLOSED, SERVER_CLOSED, CLIENT_ABORTED, SERVER_ABORTED, CLIENT_SILENT, SERVER_SILENT, STOPPED,
     CLIENT_LEFT, SERVER_REFUSED, SERVER_HANDSHAKE_FAILED, NO_SERVER, CONNECT_TIMEOUT, OUT_OF_RESOURCES,
-    STOPPED_CONNECTING, HANDSHAKE_FAILED, HANDSHAKE_LEFT, HANDSHAKE_EMPTY, HANDSHAKE_TIMEOUT, HANDSHAKE_STOPPED,
+    STOPPED_CONNECTING, REJECTED, HEADER_EMPTY, HEADER_TRUNCATED, HEADER_ABORTED, HEADER_TIMEOUT, HEADER_MISSING,
+    HEADER_INVALID, HEADER_UNHANDLED, UNTRUSTED, HEADER_STOPPED, HANDSHAKE_FAILED,
+    CERTIFICATE_REFUSED, CERTIFICATE_CHAIN_REFUSED, HANDSHAKE_LEFT, HANDSHAKE_EMPTY, HANDSHAKE_TIMEOUT, HANDSHAKE_STOPPED,
     INTERNAL_ERROR,
 )  # fmt: skip

@@ -3,7 +3,7 @@
 tcplog is ``%ci:%cp [%t] %ft %b/%s %Tw/%Tc/%Tt %B %ts %ac/%fc/%bc/%sc/%rc %sq/%bq`` (HAProxy configuration manual,
 section 8.2.2), measured against 2.6: the process's and the frontend's counts include the session, those of backend and
 server do not any more; IPv6 addresses have no brackets; ``~`` marks a bind that ends TLS; a session that ends in its
-TLS handshake has a line of its own form, ``client [date] frontend/bind: message``.
+PROXY header or TLS handshake has a line of its own form, ``client [date] frontend/bind: message``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
-from mailproxy.log.ends import Phase
+from mailproxy.address import join, unmapped
 from mailproxy.log.events import Event
 from mailproxy.log.record import SessionRecord
 
@@ -65,7 +65,7 @@ def tcplog_session(r: SessionRecord) -> str:
     """One line in HAProxy's form."""
     assert r.end is not None  # noqa: S101 - lines are written at the end
     head = f"{_bare(r.client)} [{haproxy_date(r.accepted)}.{_ms(r.accepted):03}]"
-    if r.end.phase is Phase.HANDSHAKE:
+    if r.end.has_message:
         return f"{head} {r.frontend}/{r.bind}: {r.end.state}"
     return (
         f"{head} {r.frontend}{'~' if r.tls else ''} {r.backend or r.frontend}/{r.server or '<NOSRV>'} "
@@ -86,13 +86,14 @@ def json_session(r: SessionRecord) -> str:
     return _json(
         {
             "time": _iso(r.accepted), "event": "session", "level": "info", "frontend": r.frontend, "bind": r.bind,
-            "backend": r.backend or None, "server": r.server or None, "client": _plain(r.client),
+            "backend": r.backend or None, "server": r.server or None, "client": _plain(r.client), "peer": _plain(r.peer) or None,
             "server_address": r.server_address or None, "queue_ms": r.queue_ms, "connect_ms": r.connect_ms,
             "total_ms": r.total_ms, "bytes_in": r.bytes_in, "bytes_out": r.bytes_out, "end": r.end.name,
             "by": r.end.by.value, "phase": r.end.phase.value,
-            "state": None if r.end.phase is Phase.HANDSHAKE else r.end.state, "detail": r.detail or None,
+            "state": None if r.end.has_message else r.end.state, "detail": r.detail or None,
             "retries": r.retries, "redispatched": r.redispatched, "tls_version": r.tls_version,
-            "tls_cipher": r.tls_cipher, "sni": r.sni, "close_notify": r.close_notify,
+            "tls_cipher": r.tls_cipher, "sni": r.sni, "alpn": r.alpn, "client_cn": r.client_cn,
+            "close_notify": r.close_notify,
             "server_close_notify": r.server_close_notify, "id": f"{r.id:x}",
         }
     )  # fmt: skip
@@ -111,9 +112,11 @@ def text_session(r: SessionRecord) -> str:
     place = f" -> {r.backend}/{r.server}" if r.server else f" -> {r.backend}" if r.backend else ""
     tls = f" {r.tls_version} {r.tls_cipher}" if r.tls_version else ""
     name = f" for {_escape(r.sni)}" if r.sni else ""
+    via = f" by {_plain(r.peer)}" if r.peer else ""
+    who = f" as {_escape(r.client_cn)}" if r.client_cn else ""
     detail = f" ({r.detail})" if r.detail else ""
     return _one_line(
-        f"{_text_date(r.accepted)}.{_ms(r.accepted):03} {r.frontend}{place} {_plain(r.client)}{tls}{name} {r.end.name}{detail}"
+        f"{_text_date(r.accepted)}.{_ms(r.accepted):03} {r.frontend}{place} {_plain(r.client)}{via}{tls}{name}{who} {r.end.name}{detail}"
         f" after {r.total_ms / 1000:.3f}s, {r.bytes_in} bytes from the client, {r.bytes_out} from the server"
     )
 
@@ -150,9 +153,10 @@ def _escape(text: str) -> str:
 
 def _plain(client: str) -> str:
     """An IPv4 client of a bind for both families, as IPv4 (RFC 4291 section 2.5.5.2); HAProxy leaves it mapped."""
-    if client.startswith("[::ffff:") and "." in client:
-        return client.removeprefix("[::ffff:").replace("]", "", 1)
-    return client
+    if not client.startswith("[::ffff:"):
+        return client
+    host, _, port = client[1:].rpartition("]:")  # a PROXY header's is not always written with dots
+    return join(unmapped(host), int(port))
 
 
 def _bare(client: str) -> str:

@@ -11,7 +11,8 @@ from mailproxy.log.ends import End
 class SessionRecord:
     """Times are milliseconds, -1 where a phase was not reached; ``accepted`` is seconds since the epoch.
 
-    ``bytes_in`` came from the client, ``bytes_out`` from the server (HAProxy's %B). The two
+    ``peer`` is the address that the connection came from, where a PROXY header told the ``client``'s; ``client_cn`` is the
+    common name of its certificate. ``bytes_in`` came from the client, ``bytes_out`` from the server (HAProxy's %B). The two
     ``close_notify`` say whether that side's TLS ended with one, None where it had no TLS or did not end. The four counts are those of the
     moment when the line is written.
     """
@@ -22,6 +23,7 @@ class SessionRecord:
     bind: str
     tls: bool
     client: str = ""
+    peer: str = ""
     backend: str = ""
     server: str = ""
     server_address: str = ""
@@ -35,6 +37,8 @@ class SessionRecord:
     tls_version: str | None = None
     tls_cipher: str | None = None
     sni: str | None = None
+    alpn: str | None = None
+    client_cn: str | None = None
     close_notify: bool | None = None
     server_close_notify: bool | None = None
     end: End | None = None

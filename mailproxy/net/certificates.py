@@ -19,9 +19,24 @@ _SUFFIXES = {".pem", ".crt", ".cer"}
 _FILE_MAX = 2**20  # bytes; a chain with its key takes a few thousand
 
 
+Stamp = tuple[int, ...]
+"""What changes when a file is replaced or written."""
+
+
+def stamp_of(file: Path) -> Stamp:
+    """Of the file that a link leads to. Raises OSError."""
+    found = file.stat()
+    # the second time changes with rights and owners, too: what could not be read before perhaps can be now
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino, found.st_dev
+
+
 @frozen
 class Certificate:
-    """One certificate file. ``names`` are lower-case DNS names, wildcards included; ``not_after`` is in UTC."""
+    """One certificate file. ``names`` are lower-case DNS names, wildcards included; ``not_after`` is in UTC.
+
+    ``signature_algorithm`` and ``key_algorithm`` are in OpenSSL's words (``RSA-SHA256``, ``RSA2048``), empty for those
+    that it has no word for. ``stamps`` are those of the file and of the key's.
+    """
 
     path: Path
     key: Path | None = field(kw_only=True)
@@ -29,6 +44,9 @@ class Certificate:
     key_type: str = field(kw_only=True)
     not_after: datetime = field(kw_only=True)
     not_before: datetime = field(kw_only=True)
+    signature_algorithm: str = field(default="", kw_only=True)
+    key_algorithm: str = field(default="", kw_only=True)
+    stamps: tuple[Stamp, ...] = field(default=(), kw_only=True)
 
 
 def read_certificate(path: Path, key: Path | None = None) -> Certificate:
@@ -38,6 +56,8 @@ def read_certificate(path: Path, key: Path | None = None) -> Certificate:
     """
     from cryptography import x509  # takes 30 ms and 10 MB, which a forwarding proxy need not pay
 
+    # before reading: a file that is replaced meanwhile must look changed the next time
+    stamps = tuple(stamp_of(file) for file in (path, key) if file is not None)
     with path.open("rb") as file:
         data = file.read(_FILE_MAX + 1)
     if len(data) > _FILE_MAX:
@@ -57,7 +77,51 @@ def read_certificate(path: Path, key: Path | None = None) -> Certificate:
         key_type=leaf.public_key_algorithm_oid.dotted_string,  # the key itself may be of a curve unknown to cryptography
         not_after=leaf.not_valid_after_utc,
         not_before=leaf.not_valid_before_utc,
+        signature_algorithm=_SIGNATURES.get(leaf.signature_algorithm_oid.dotted_string, ""),
+        key_algorithm=_key_algorithm(leaf),
+        stamps=stamps,
     )
+
+
+_LIST_END = b"-----END X509 CRL-----"
+
+
+def next_update(path: Path) -> datetime | None:
+    """When the first of the file's revocation lists is out of date, in UTC; None if none says. Raises OSError."""
+    from cryptography import x509
+
+    parts = path.read_bytes().split(_LIST_END)[:-1]
+    ends = [x509.load_pem_x509_crl(part + _LIST_END).next_update_utc for part in parts]
+    return min((end for end in ends if end is not None), default=None)
+
+
+_SIGNATURES = {  # OpenSSL's short names
+    "1.2.840.113549.1.1.5": "RSA-SHA1",
+    "1.2.840.113549.1.1.14": "RSA-SHA224",
+    "1.2.840.113549.1.1.11": "RSA-SHA256",
+    "1.2.840.113549.1.1.12": "RSA-SHA384",
+    "1.2.840.113549.1.1.13": "RSA-SHA512",
+    "1.2.840.113549.1.1.10": "RSASSA-PSS",
+    "1.2.840.10045.4.1": "ecdsa-with-SHA1",
+    "1.2.840.10045.4.3.1": "ecdsa-with-SHA224",
+    "1.2.840.10045.4.3.2": "ecdsa-with-SHA256",
+    "1.2.840.10045.4.3.3": "ecdsa-with-SHA384",
+    "1.2.840.10045.4.3.4": "ecdsa-with-SHA512",
+    "1.3.101.112": "ED25519",
+    "1.3.101.113": "ED448",
+}
+_KEYS = {"1.2.840.113549.1.1.1": "RSA", "1.2.840.10045.2.1": "EC"}
+
+
+def _key_algorithm(leaf: x509.Certificate) -> str:
+    word = _KEYS.get(leaf.public_key_algorithm_oid.dotted_string)
+    if word is None:
+        return ""
+    try:
+        bits = getattr(leaf.public_key(), "key_size", None)
+    except ValueError:  # a curve that cryptography does not know
+        return ""
+    return f"{word}{bits}" if bits else ""
 
 
 def certificate_files(place: Path) -> list[Path]:
@@ -89,13 +153,12 @@ class Choice:
     default: tuple[Certificate, ...]
     by_name: Mapping[str, tuple[Certificate, ...]]
 
-    def for_name(self, name: str | None) -> tuple[Certificate, ...]:
-        """Exact name, else the wildcard that covers its first label (RFC 6125 section 6.4.3), else the default."""
+    def for_name(self, name: str | None) -> tuple[Certificate, ...] | None:
+        """Those for the exact name, else for the wildcard that covers its first label (RFC 6125 section 6.4.3)."""
         if not name:
-            return self.default
+            return None
         name = name.lower().rstrip(".")
-        exact = self.by_name.get(name)
-        return exact or self.by_name.get("*." + name.partition(".")[2], self.default)
+        return self.by_name.get(name) or self.by_name.get("*." + name.partition(".")[2])
 
 
 def choose(certificates: Sequence[Certificate]) -> Choice:
@@ -105,6 +168,8 @@ def choose(certificates: Sequence[Certificate]) -> Choice:
         name: _one_of_each_key(certificate for certificate in certificates if name in certificate.names)
         for name in names
     }
+    if not certificates:
+        return Choice((), {})
     first = certificates[0]
     alike = (certificate for certificate in certificates if set(certificate.names) >= set(first.names))
     return Choice(_one_of_each_key([first, *alike]), by_name)

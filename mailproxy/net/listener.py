@@ -14,11 +14,11 @@ from pathlib import Path
 
 from attrs import field, frozen
 
-from mailproxy.address import TcpAddress, UnixAddress, join
+from mailproxy.address import Networks, TcpAddress, UnixAddress, join
 from mailproxy.config import Bind, Config
 from mailproxy.errors import ConfigError, Fault
 from mailproxy.net.dial import socket_address
-from mailproxy.net.tls import Context
+from mailproxy.net.termination import Terminator
 
 _FIRST_FREE_PORT = 1024
 _FREE_BIND = 15  # IP_FREEBIND (ip(7)), also for IPv6 on Linux; missing from Python's socket module
@@ -30,7 +30,8 @@ _FAST_OPEN_QUEUE = 256  # half-open requests with data that the kernel keeps (RF
 class Listener:
     """A listening socket and the bind that it was opened for; nonblocking.
 
-    ``number`` counts a frontend's binds from 1; ``context`` is there where TLS ends; ``name`` is for logs and statistics.
+    ``number`` counts a frontend's binds from 1; ``terminator`` is there where TLS may end; ``name`` is for logs and
+    statistics; ``only_address`` is that of every connection, None where it listens on all of the machine's or has none.
     """
 
     socket: socket.socket
@@ -38,8 +39,10 @@ class Listener:
     frontend: str = field(kw_only=True)
     number: int = field(kw_only=True)
     port: int | None = field(kw_only=True)
-    context: Context | None = field(kw_only=True)
+    terminator: Terminator | None = field(kw_only=True)
     name: str = field(kw_only=True)
+    _trusted: Networks = field(kw_only=True)
+    only_address: tuple[str, int] | None = field(default=None, kw_only=True)
 
     @property
     def address(self) -> str:
@@ -49,9 +52,13 @@ class Listener:
             return join(name[0], name[1])
         return f"unix:{name}"
 
-    def client_name(self, peer: object) -> str:
-        """A client's address for the log; those of a Unix socket have none and are called after their bind's number."""
-        return join(peer[0], peer[1]) if isinstance(peer, tuple) else f"unix:{self.number}"
+    def trusts(self, source: tuple[str, int] | None) -> bool:
+        """Must a PROXY header come from this address? Decided by the address alone: servers of mail speak first, so that
+        waiting to see whether one comes would keep those waiting that send none (PROXY 2 forbids guessing, too).
+        """
+        if source is None:
+            return "unix" in self.bind.accept_proxy
+        return source[0] in self._trusted
 
     def close(self) -> None:
         """Stop listening; removes the path of a Unix socket that was made here. Does nothing the second time."""
@@ -63,17 +70,17 @@ class Listener:
                 Path(self.bind.address.path).unlink()
 
 
-def open_listeners(config: Config, contexts: Mapping[tuple[str, int], Context]) -> list[Listener]:
+def open_listeners(config: Config, terminators: Mapping[tuple[str, int], Terminator]) -> list[Listener]:
     """Listen on every bind of every frontend.
 
-    ``contexts``: by frontend and place of the bind, for those that end TLS. Raises ConfigError with each address that cannot be had; the others are closed again then.
+    ``terminators``: by frontend and place of the bind, for those that end TLS. Raises ConfigError with each address that cannot be had; the others are closed again then.
     """
     listeners: list[Listener] = []
     faults: list[Fault] = []
     for name, frontend in config.frontends.items():
         for index, bind in enumerate(frontend.bind):
             try:
-                listeners.append(_open(bind, name, index + 1, contexts.get((name, index))))
+                listeners.append(_open(bind, name, index + 1, terminators.get((name, index))))
             except (OSError, LookupError) as error:
                 reason = _reason(error, bind)
                 faults.append(
@@ -99,7 +106,7 @@ def _reason(error: Exception, bind: Bind) -> str:
     return reason
 
 
-def _open(bind: Bind, frontend: str, number: int, context: Context | None) -> Listener:
+def _open(bind: Bind, frontend: str, number: int, terminator: Terminator | None) -> Listener:
     if isinstance(bind.address, TcpAddress):
         sock = _open_tcp(bind, bind.address)
     elif isinstance(bind.address, UnixAddress):
@@ -112,7 +119,12 @@ def _open(bind: Bind, frontend: str, number: int, context: Context | None) -> Li
     name = str(bind.name)
     if isinstance(bind.address, TcpAddress) and bind.address.port == 0 and name == str(bind.address):
         name = join(place[0], place[1])  # called after its address, which is known only now
-    return Listener(sock, bind=bind, frontend=frontend, number=number, port=port, context=context, name=name)
+    trusted = Networks(source for source in bind.accept_proxy if source != "unix")
+    only = (place[0], place[1]) if isinstance(place, tuple) and place[0] not in ("0.0.0.0", "::") else None
+    return Listener(
+        sock, bind=bind, frontend=frontend, number=number, port=port, terminator=terminator, name=name,
+        trusted=trusted, only_address=only,
+    )  # fmt: skip
 
 
 def _open_tcp(bind: Bind, address: TcpAddress) -> socket.socket:

@@ -1,6 +1,6 @@
-"""TLS on both sides: contexts from the configuration, handshakes on the descriptor, OpenSSL's reasons in our words.
+"""TLS on both sides: handshakes on the descriptor, what they came to, OpenSSL's reasons in our words.
 
-``ssl`` is imported here, in the relay, and in ``app`` where files are tried. Connections are ``ssl.SSLSocket`` straight on the descriptor, never a
+``ssl`` is imported here, in ``termination``, in the relay, and in ``app`` where files are tried. Connections are ``ssl.SSLSocket`` straight on the descriptor, never a
 memory BIO: OpenSSL reads and writes the socket itself, which saves a copy and two calls per record.
 """
 
@@ -11,74 +11,81 @@ import encodings.idna  # noqa: F401 - ssl asks for it with the first server name
 import os
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterable
+from enum import IntEnum
 from pathlib import Path
+from typing import Any
 
 import trio
+from attrs import frozen
 
-from mailproxy.config import FrontendTls, ServerTls
-from mailproxy.errors import ClientAbortError, ClientHandshakeError, ServerHandshakeError
-from mailproxy.net.certificates import Certificate, choose
+from mailproxy.config import ServerTls
+from mailproxy.errors import (
+    ClientAbortError,
+    ClientCertificateError,
+    ClientHandshakeError,
+    ClientLeftError,
+    ServerHandshakeError,
+)
+from mailproxy.net.certificates import Certificate
 
 _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
 _CLOSE_NOTIFY_BYTES = 512  # an alert is two bytes, its record some 20 more
 
+_ALERT_RECORD = b"\x15\x03\x03\x00\x02"  # an alert in clear, of TLS 1.2's form (RFC 8446 section 5.1)
+_FATAL = 2
+_TAKEN_BYTES = 64 * 1024  # that are read away before a socket is closed with an alert
+
+
+# OpenSSL's X509_V_ERR_… that are about a certificate above the client's own (x509_vfy.h). Python does not tell the depth, so
+# that dates and revocations in the chain pass for the client's.
+_CODES_ABOUT_CHAIN = {
+    2,  # UNABLE_TO_GET_ISSUER_CERT
+    19,  # SELF_SIGNED_CERT_IN_CHAIN
+    22,  # CERT_CHAIN_TOO_LONG
+    24,  # INVALID_CA
+    25,  # PATH_LENGTH_EXCEEDED
+    32,  # KEYUSAGE_NO_CERTSIGN
+}
+
+
+class Alert(IntEnum):
+    """What a client is told that gets no handshake (RFC 8446 section 6.2)."""
+
+    DECODE_ERROR = 50
+    ACCESS_DENIED = 49
+    UNRECOGNIZED_NAME = 112
+
 
 class TlsSocket(ssl.SSLSocket):
-    """A TLS socket that remembers the server name which the client asked for."""
+    """A TLS socket that remembers the server name which the client asked for, and the certificates that it then got."""
 
     sni: str | None = None
+    certificates: tuple[Certificate, ...] = ()
+
+
+@frozen(kw_only=True)
+class TlsFacts:
+    """What a finished handshake with a client came to.
+
+    ``client_name`` is the common name of its certificate, None without one; ``is_resumed`` says that the certificate was
+    shown when the TLS session began and not on this connection. ``certificate`` is the one that the client got, None if
+    it could have been one of several.
+    """
+
+    version: str | None
+    cipher: str | None
+    sni: str | None
+    alpn: str | None
+    has_client_certificate: bool = False
+    client_name: str | None = None
+    is_resumed: bool = False
+    certificate: Certificate | None = None
 
 
 Context = ssl.SSLContext
-
-
-class ClientLeftError(ClientAbortError):
-    """The client closed in an orderly way before its handshake was done."""
-
-    def __init__(self, message: str, *, said_something: bool) -> None:
-        super().__init__(message)
-        self.said_something = said_something
-
-
-def terminating_context(tls: FrontendTls, certificates: Sequence[Certificate]) -> ssl.SSLContext:
-    """The context of a bind: the first certificate's, which switches to the one for the client's server name.
-
-    Raises OSError or ssl.SSLError (an OSError too) if a certificate, its key or the ciphers are no good.
-    """
-    contexts: dict[tuple[Certificate, ...], ssl.SSLContext] = {}
-
-    def context_of(together: tuple[Certificate, ...]) -> ssl.SSLContext:
-        if together not in contexts:
-            contexts[together] = _server_side(tls, together)
-        return contexts[together]
-
-    choice = choose(certificates)
-    default = context_of(choice.default)
-    for together in choice.by_name.values():
-        context_of(together)
-
-    def choose_certificate(tls_socket: ssl.SSLObject, name: str | None, _context: ssl.SSLContext) -> None:
-        assert isinstance(tls_socket, TlsSocket)  # noqa: S101 - what sslsocket_class makes
-        tls_socket.sni = name
-        # This changes the certificate only: what the bind's own context demands of clients stays.
-        tls_socket.context = contexts[choice.for_name(name)]
-
-    default.sni_callback = choose_certificate
-    return default
-
-
-def _server_side(tls: FrontendTls, certificates: Sequence[Certificate]) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.sslsocket_class = TlsSocket
-    _limit(context, tls.min_version, tls.ciphers)
-    if tls.alpn:
-        context.set_alpn_protocols(list(tls.alpn))
-    for certificate in certificates:  # one of each kind of key: OpenSSL takes what the client can verify
-        load_chain(context, certificate.path, certificate.key)
-    return context
 
 
 def load_chain(context: ssl.SSLContext, path: Path, key: Path | None) -> None:
@@ -92,23 +99,25 @@ def _no_pass_phrase() -> str:
     )
 
 
-def connecting_context(tls: ServerTls) -> ssl.SSLContext:
-    """The context towards a server: verifies chain and name unless told otherwise.
+def connecting_context(tls: ServerTls, certificate: Certificate | None) -> ssl.SSLContext:
+    """The context towards a server: verifies chain and name unless told otherwise, shows ``certificate`` if asked.
 
-    Raises OSError or ssl.SSLError if the CA file or the ciphers are no good.
+    Raises OSError or ssl.SSLError if the CA file, the certificate, its key or the ciphers are no good.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    _limit(context, tls.min_version, tls.ciphers)
+    limit_versions(context, tls.min_version, tls.ciphers)
     context.check_hostname = tls.verify == "required"
     context.verify_mode = ssl.CERT_NONE if tls.verify == "none" else ssl.CERT_REQUIRED
     if tls.ca is not None:
         context.load_verify_locations(tls.ca)
     elif tls.verify != "none":
         context.load_default_certs()
+    if certificate is not None:
+        load_chain(context, certificate.path, certificate.key)
     return context
 
 
-def _limit(context: ssl.SSLContext, min_version: str, ciphers: str | None) -> None:
+def limit_versions(context: ssl.SSLContext, min_version: str, ciphers: str | None) -> None:
     context.minimum_version = _VERSIONS[min_version]
     # A renegotiation would let one side make the other work at will, and would mix reading and writing in the relay.
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
@@ -118,17 +127,18 @@ def _limit(context: ssl.SSLContext, min_version: str, ciphers: str | None) -> No
         context.set_ciphers(ciphers)
 
 
-async def accept_tls(sock: socket.socket, context: ssl.SSLContext) -> TlsSocket:
-    """Make the handshake with a client.
+async def accept_tls(sock: socket.socket, context: ssl.SSLContext, *, has_spoken: bool = False) -> TlsSocket:
+    """Make the handshake with a client; ``has_spoken``: its ClientHello is known to be there.
 
     Takes ``sock`` over: it is closed with what is returned, or here on an error. Raises ClientLeftError,
-    ClientAbortError or ClientHandshakeError. The time limit is the caller's cancel scope.
+    ClientAbortError or ClientHandshakeError, for its certificate ClientCertificateError. The time limit is the caller's cancel scope.
     """
     tls: ssl.SSLSocket | None = None
     try:
-        await trio.lowlevel.wait_readable(sock)  # the client opens: trying before it did would only fail
-        if not sock.recv(1, socket.MSG_PEEK):
-            raise ClientLeftError("left without a word", said_something=False)  # noqa: TRY301 - closed below as all are
+        if not has_spoken:
+            await trio.lowlevel.wait_readable(sock)  # the client opens: trying before it did would only fail
+            if not sock.recv(1, socket.MSG_PEEK):
+                raise ClientLeftError("left without a word", said_something=False)  # noqa: TRY301 - closed below as all are
         tls = context.wrap_socket(
             sock, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=False
         )
@@ -142,6 +152,9 @@ async def accept_tls(sock: socket.socket, context: ssl.SSLContext) -> TlsSocket:
             raise ClientLeftError("left during the TLS handshake", said_something=True) from None
         if is_reset(error):
             raise ClientAbortError(reason(error)) from None
+        if isinstance(error, ssl.SSLCertVerificationError):
+            in_chain = error.verify_code in _CODES_ABOUT_CHAIN
+            raise ClientCertificateError(reason(error), in_chain=in_chain) from None
         raise ClientHandshakeError(reason(error)) from None
     except OSError as error:
         (tls or sock).close()
@@ -186,10 +199,44 @@ async def _handshake(tls: ssl.SSLSocket) -> None:
             return
 
 
-def tls_facts(tls: TlsSocket) -> tuple[str | None, str | None, str | None]:
-    """Version, cipher and server name of a finished handshake."""
+def tls_facts(tls: TlsSocket) -> TlsFacts:
+    """What there is to know of a finished handshake with a client."""
     cipher = tls.cipher()
-    return tls.version(), cipher[0] if cipher else None, tls.sni
+    has_certificate, name = False, None
+    if tls.context.verify_mode is not ssl.CERT_NONE and (shown := tls.getpeercert()):
+        has_certificate, name = True, _common_name(shown)
+    return TlsFacts(
+        version=tls.version(),
+        cipher=cipher[0] if cipher else None,
+        sni=tls.sni,
+        alpn=tls.selected_alpn_protocol(),
+        has_client_certificate=has_certificate,
+        client_name=name,
+        is_resumed=bool(tls.session_reused),
+        certificate=tls.certificates[0] if len(tls.certificates) == 1 else None,
+    )
+
+
+def _common_name(certificate: Any) -> str | None:
+    subject: Iterable[Iterable[tuple[str, str]]] = certificate.get("subject", ())
+    name = next((value for part in subject for key, value in part if key == "commonName"), None)
+    # A receiver in C ends it at a zero byte, which would make another user of it.
+    return name if name is not None and name.isprintable() else None
+
+
+def client_certificate(sock: socket.socket) -> bytes | None:
+    """The certificate that the client has shown, DER; None without one or without TLS."""
+    return sock.getpeercert(binary_form=True) if isinstance(sock, ssl.SSLSocket) else None
+
+
+def refuse_tls(sock: socket.socket, alert: Alert) -> None:
+    """Tell a client that waits for a handshake that there is none. The caller closes."""
+    # What was only looked at must be read away, or closing resets the connection and the alert is lost with it.
+    with contextlib.suppress(OSError):
+        sock.recv(_TAKEN_BYTES)
+    with contextlib.suppress(OSError):
+        sock.send(_ALERT_RECORD + bytes([_FATAL, alert]))
+        sock.shutdown(socket.SHUT_WR)
 
 
 def send_close_notify(tls: ssl.SSLSocket) -> None:

@@ -16,6 +16,7 @@ from mailproxy.net.dial import Endpoint
 from mailproxy.net.names import literal_endpoint, look_up
 from mailproxy.net.tls import Context
 from mailproxy.pool import LeastConn, Server, State
+from mailproxy.proxy.announcing import Announcer
 
 _FIRST_LOOK_UP_S = 5.0  # a name server that is away must not keep the proxy from starting
 
@@ -26,6 +27,7 @@ class BackendServer(Server):
 
     config: config.Server
     context: Context | None
+    announcer: Announcer | None
     unresolved: str = field(default="not looked up yet")
 
     @property
@@ -53,7 +55,13 @@ class Backend:
         self._log = log
         self._balance = LeastConn()
         self._servers = [
-            BackendServer(name=s.name, weight=s.weight, config=s, context=contexts.get(s.name))
+            BackendServer(
+                name=s.name,
+                weight=s.weight,
+                config=s,
+                context=contexts.get(s.name),
+                announcer=Announcer(s, settings.protocol) if s.send_proxy not in (None, "none") else None,
+            )
             for s in settings.servers
         ]
         for server in self._servers:
@@ -65,6 +73,11 @@ class Backend:
     def servers(self) -> Sequence[BackendServer]:
         """All of them, in the order of the configuration."""
         return self._servers
+
+    def renew(self, contexts: Mapping[str, Context]) -> None:
+        """TLS towards the servers as their files are now; sessions keep theirs."""
+        for server in self._servers:
+            server.context = contexts.get(server.name)
 
     def choose(self) -> BackendServer | None:
         """The server for a new session, or None if none can be used."""

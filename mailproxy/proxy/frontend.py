@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import trio
 
@@ -15,6 +15,7 @@ from mailproxy.net.listener import Listener, close_all
 from mailproxy.net.relay import PortableRelay
 from mailproxy.proxy.backend import Backend
 from mailproxy.proxy.limit import SessionLimit
+from mailproxy.proxy.routing import Routes
 from mailproxy.proxy.session import Session, Surroundings
 
 _ACCEPTS_PER_TURN = 32  # connections taken before other tasks have their turn
@@ -38,7 +39,7 @@ class Frontend:
         settings: config.Frontend,
         listeners: Sequence[Listener],
         *,
-        backend: Backend | None,
+        backends: Mapping[str, Backend],
         limit: SessionLimit,
         relay: PortableRelay,
         log: Log,
@@ -46,7 +47,14 @@ class Frontend:
         self.name = settings.name
         self.listeners = listeners
         self.log = log
-        self._around = Surroundings(config=settings, backend=backend, limit=limit, relay=relay, log=log)
+        self._around = Surroundings(
+            config=settings,
+            backends=backends,
+            routes=Routes(settings.routes),
+            limit=limit,
+            relay=relay,
+            log=log,
+        )
         self._limit = limit
         self._draining = trio.Event()
         self._sessions_scope = trio.CancelScope()

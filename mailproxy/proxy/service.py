@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import trio
 
 from mailproxy.config import Config
@@ -13,12 +15,14 @@ from mailproxy.net.tls import Context
 from mailproxy.proxy.backend import Backend
 from mailproxy.proxy.frontend import Frontend
 from mailproxy.proxy.limit import SessionLimit
+from mailproxy.proxy.watcher import Looks, Watcher
 
 
 class Service:
     """A configuration at work in one trio loop.
 
-    ``server_contexts``: TLS towards servers, by backend and server. Takes ``listeners`` and ``log`` over: they are
+    ``server_contexts``: TLS towards servers, by backend and server; ``looks`` takes up files that have changed, None
+    where there are none. Takes ``listeners`` and ``log`` over: they are
     closed when ``run`` ends.
     """
 
@@ -28,6 +32,7 @@ class Service:
         listeners: list[Listener],
         server_contexts: dict[str, dict[str, Context]],
         *,
+        looks: Looks | None = None,
         log: Log,
         max_sessions: int,
     ) -> None:
@@ -44,13 +49,16 @@ class Service:
             name: Frontend(
                 settings,
                 [listener for listener in listeners if listener.frontend == name],
-                backend=self.backends[settings.backend] if settings.backend else None,
+                backends=self.backends,
                 limit=self.limit,
                 relay=relay,
                 log=log,
             )
             for name, settings in config.frontends.items()
         }
+        self._watcher = Watcher(
+            looks, interval=config.process.certificate_interval, take_up=self._take_up, log=log
+        ) if looks is not None else None  # fmt: skip
         self.ended = trio.Event()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -58,6 +66,8 @@ class Service:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.log.run)
+                if self._watcher is not None:
+                    nursery.start_soon(self._watcher.run)
                 async with trio.open_nursery() as starting:
                     for backend in self.backends.values():
                         starting.start_soon(nursery.start, backend.keep_resolved)
@@ -72,6 +82,15 @@ class Service:
             self.log.event(STOPPED, "mailproxy has stopped")
             await self.log.finish()  # noqa: ASYNC102 - shields itself, with a deadline of its own
             self.ended.set()
+
+    def renew_certificates(self) -> None:
+        """Have certificates, keys, CAs and CRLs looked at now."""
+        if self._watcher is not None:
+            self._watcher.look_now()
+
+    def _take_up(self, server_contexts: Mapping[str, Mapping[str, Context]]) -> None:
+        for name, contexts in server_contexts.items():
+            self.backends[name].renew(contexts)
 
     def drain(self, seconds: float) -> None:
         """Stop in three acts: accept no more, give sessions ``seconds`` to end, stop the rest. ``run`` then ends."""

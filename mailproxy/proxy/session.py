@@ -10,38 +10,32 @@ import itertools
 import socket
 import time
 import traceback
+from collections.abc import Mapping
 
 import trio
 from attrs import define, field
 
 from mailproxy import config
-from mailproxy.errors import (
-    ClientAbortError,
-    ClientHandshakeError,
-    ProxyError,
-    ServerHandshakeError,
-    ServerRefusedError,
-)
+from mailproxy.errors import ProxyError, ServerHandshakeError, ServerRefusedError
 from mailproxy.log import Log, ends
 from mailproxy.log.ends import End
 from mailproxy.log.events import SESSION_FAULT, SESSION_STARTED
 from mailproxy.log.record import SessionRecord
 from mailproxy.net.dial import connect
 from mailproxy.net.listener import Listener
+from mailproxy.net.proxy_header import send_header
 from mailproxy.net.relay import Pair, PortableRelay
-from mailproxy.net.tls import ClientLeftError, accept_tls, connect_tls, has_left, tls_facts
+from mailproxy.net.tls import Alert, connect_tls, has_left, refuse_tls, tls_facts
 from mailproxy.proxy.backend import Backend, BackendServer
+from mailproxy.proxy.caller import Caller
+from mailproxy.proxy.ended import SessionEndedError
 from mailproxy.proxy.limit import SessionLimit
+from mailproxy.proxy.opening import hear_header, hear_hello, shake_hands
+from mailproxy.proxy.routing import Routes
 
-_ids = itertools.count(1)
-
-
-class SessionEndedError(Exception):
-    """A session cannot go on. Caught in ``Session.run`` and nowhere else."""
-
-    def __init__(self, end: End, detail: object = "") -> None:
-        self.end = end
-        self.detail = str(detail)
+# No id comes twice, not even after a restart: counting begins at the second of the start, times more sessions than a
+# second can have.
+_ids = itertools.count((int(time.time()) << 24) + 1)
 
 
 @define(kw_only=True, eq=False)
@@ -49,7 +43,8 @@ class Surroundings:
     """What the sessions of one frontend have in common; ``sessions`` counts them from accepting to the last line."""
 
     config: config.Frontend
-    backend: Backend | None
+    backends: Mapping[str, Backend]
+    routes: Routes
     limit: SessionLimit
     relay: PortableRelay
     log: Log
@@ -74,22 +69,26 @@ class Session:
     listener: Listener
     client: socket.socket
     peer: object = field(kw_only=True)
+    caller: Caller = field(init=False)
     record: SessionRecord = field(init=False)
     _began: float = field(factory=trio.current_time, init=False)
     _backend: Backend | None = field(default=None, init=False)
     _server: BackendServer | None = field(default=None, init=False)
     _server_socket: socket.socket | None = field(default=None, init=False)
     _pair: Pair | None = field(default=None, init=False)
+    _handshake_by: float = field(default=0.0, init=False)
     _end: End = field(default=ends.STOPPED_CONNECTING, init=False)  # what it is if the operator stops it now
 
     def __attrs_post_init__(self) -> None:
+        number = next(_ids)
+        self.caller = Caller.of(self.listener, self.client, self.peer, number)
         self.record = SessionRecord(
-            id=next(_ids),
+            id=number,
             accepted=time.time(),
             frontend=self.around.config.name,
             bind=self.listener.name,
-            tls=self.listener.context is not None,
-            client=self.listener.client_name(self.peer),
+            tls=self.listener.bind.mode == "tls",
+            client=self.caller.name,
         )
 
     async def run(self) -> None:
@@ -105,33 +104,71 @@ class Session:
             self._finish()
 
     async def _proceed(self) -> None:
-        if self.listener.context is not None:
+        if self.listener.bind.accept_proxy:
+            await self._be_introduced()
+        route = await self._find_way()
+        if self.record.tls:
             await self._shake_hands()
-        server = self._choose_server()
+        server = self._choose_server(route)
         await self._connect(server)
         await self._relay()
 
-    async def _shake_hands(self) -> None:
-        assert self.listener.context is not None  # noqa: S101 - asked by the caller
-        self._end = ends.HANDSHAKE_STOPPED
-        with trio.move_on_after(self.around.config.timeouts.handshake) as limit:
-            try:
-                self.client = tls = await accept_tls(self.client, self.listener.context)
-            except ClientLeftError as error:
+    async def _be_introduced(self) -> None:
+        """A PROXY header is demanded of trusted networks; nobody else may connect unless that is said."""
+        self._end = ends.HEADER_STOPPED
+        caller, record = self.caller, self.record
+        if not self.listener.trusts(caller.source):
+            if not self.listener.bind.proxy_optional:
                 raise SessionEndedError(
-                    ends.HANDSHAKE_LEFT if error.said_something else ends.HANDSHAKE_EMPTY
-                ) from None
-            except (ClientHandshakeError, ClientAbortError) as error:
-                raise SessionEndedError(ends.HANDSHAKE_FAILED, error) from None
-        if limit.cancelled_caught:
-            raise SessionEndedError(ends.HANDSHAKE_TIMEOUT)
-        self.record.tls_version, self.record.tls_cipher, self.record.sni = tls_facts(tls)
+                    ends.UNTRUSTED, f"{record.client} is in none of the networks of accept_proxy"
+                )
+            return
+        caller.introduced_by(await hear_header(self.client, self.around.config.timeouts.proxy_header))
+        record.peer, record.client = record.client, caller.name
 
-    def _choose_server(self) -> BackendServer:
+    async def _find_way(self) -> config.Route | None:
+        """Where the session goes and whether its TLS ends here; before the handshake, since that depends on it."""
+        self._end = ends.HANDSHAKE_STOPPED
+        self._handshake_by = trio.current_time() + self.around.config.timeouts.handshake
+        routes, bind, caller = self.around.routes, self.listener.bind, self.caller
+        if routes.want_hello(bind):
+            caller.hello = await hear_hello(self.client, self._handshake_by)
+            self.record.sni = caller.hello.server_name
+        route = routes.choose(caller)
+        if bind.mode in ("tls", "passthrough"):
+            self.record.tls = ((route and route.mode) or bind.mode) == "tls"
+        if route is not None and route.reject:
+            raise self._turned_away(ends.REJECTED, "by a route", by_name=route.goes_by_name)
+        if route is None and self.around.config.backend is None:
+            detail = "no route fits, and the frontend has no backend"
+            raise self._turned_away(ends.NO_SERVER, detail, by_name=caller.hello is not None)
+        return route
+
+    def _turned_away(self, end: End, detail: str, *, by_name: bool) -> SessionEndedError:
+        """Where a handshake is waited for, the client is told that there is none."""
+        if self.listener.bind.mode in ("tls", "passthrough"):
+            refuse_tls(self.client, Alert.UNRECOGNIZED_NAME if by_name else Alert.ACCESS_DENIED)
+        return SessionEndedError(end, detail)
+
+    async def _shake_hands(self) -> None:
+        assert self.listener.terminator is not None  # noqa: S101 - as the configuration's rules have it
+        self.client = tls = await shake_hands(
+            self.client,
+            self.listener.terminator.context,
+            self._handshake_by,
+            has_spoken=self.caller.hello is not None,
+        )
+        caller, record = self.caller, self.record
+        caller.sock, caller.tls = tls, tls_facts(tls)
+        facts = caller.tls
+        record.tls_version, record.tls_cipher, record.sni = facts.version, facts.cipher, facts.sni
+        record.alpn, record.client_cn = facts.alpn, facts.client_name
+
+    def _choose_server(self, route: config.Route | None) -> BackendServer:
         self._end = ends.STOPPED_CONNECTING
-        backend = self.around.backend
-        if backend is None:
-            raise SessionEndedError(ends.NO_SERVER, "the frontend has no backend")
+        name = (route and route.backend) or self.around.config.backend
+        assert name is not None  # noqa: S101 - it was asked for
+        backend = self.around.backends[name]
         self.record.backend = backend.name
         server = backend.choose()
         if server is None:
@@ -145,10 +182,12 @@ class Session:
 
     async def _connect(self, server: BackendServer) -> None:
         assert self._backend is not None  # noqa: S101 - it has a server
-        began = trio.current_time()
+        began, port = trio.current_time(), self.caller.port
         with trio.move_on_after(self._backend.config.timeouts.connect) as limit:
             try:
-                self._server_socket, endpoint = await connect(server.endpoints, self.listener.port)
+                self._server_socket, endpoint = await connect(server.endpoints, port)
+                if server.announcer is not None:
+                    send_header(self._server_socket, server.announcer.header(self.caller))
                 if server.context is not None:
                     self._server_socket = await connect_tls(
                         self._server_socket, server.context, server.server_name
@@ -161,7 +200,7 @@ class Session:
                 raise SessionEndedError(ends.OUT_OF_RESOURCES, error) from None
         if limit.cancelled_caught:
             raise self._not_connected(ends.CONNECT_TIMEOUT, "no answer in time")
-        self.record.server_address = endpoint.text(self.listener.port)
+        self.record.server_address = endpoint.text(port)
         self.record.connect_ms = _ms(trio.current_time() - began)
 
     def _not_connected(self, end: End, detail: object = "") -> SessionEndedError:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import ssl
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from datetime import datetime
     from pathlib import Path
 
     import trustme
@@ -59,9 +59,46 @@ class ThrowAwayCA:
         stem = f"{names[0].replace('*', '_').replace(':', '_').replace('/', '_')}-{key_type}"
         return _write_new(folder or self.folder, stem, certificate.private_key_and_cert_chain_pem.bytes())
 
-    def client_context(self) -> ssl.SSLContext:
-        """Return a context that trusts this CA, nobody else, and verifies names."""
-        return _telling_ends_apart(ssl.create_default_context(cafile=self.pem))
+    def issue_client(
+        self, name: str, *, folder: Path | None = None, not_after: datetime | None = None
+    ) -> Path:
+        """Return the path of a new PEM file with key and chain for a client that is called so: its common name.
+
+        Files are named and numbered as those of ``issue``.
+        """
+        certificate = self._ca.issue_cert(common_name=name, not_after=not_after)
+        stem = f"client-{name.replace('/', '_')}"
+        return _write_new(folder or self.folder, stem, certificate.private_key_and_cert_chain_pem.bytes())
+
+    def revoke(self, *certificates: Path, folder: Path | None = None) -> Path:
+        """Return the path of a new revocation list, PEM, with the first certificate of each of these files; or of none."""
+        from cryptography import x509  # as late as trustme: only who needs a CA pays for it
+        from cryptography.hazmat.primitives import hashes, serialization
+        from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+
+        key = serialization.load_pem_private_key(self._ca.private_key_pem.bytes(), None)
+        assert isinstance(key, EllipticCurvePrivateKey)  # noqa: S101 - trustme's default
+        now = datetime.now(UTC)
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(x509.load_pem_x509_certificate(self.pem.read_bytes()).subject)
+            .last_update(now - timedelta(days=1))
+            .next_update(now + timedelta(days=30))
+        )
+        for file in certificates:
+            serial = x509.load_pem_x509_certificate(file.read_bytes()).serial_number
+            builder = builder.add_revoked_certificate(
+                x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
+            )
+        crl = builder.sign(key, hashes.SHA256())
+        return _write_new(folder or self.folder, "crl", crl.public_bytes(serialization.Encoding.PEM))
+
+    def client_context(self, certificate: Path | None = None) -> ssl.SSLContext:
+        """Return a context that trusts this CA, nobody else, and verifies names; it shows ``certificate`` if asked."""
+        context = ssl.create_default_context(cafile=self.pem)
+        if certificate is not None:
+            context.load_cert_chain(certificate)
+        return _telling_ends_apart(context)
 
     def server_context(self, *names: str, key_type: KeyType = "ec") -> ssl.SSLContext:
         """Return a server's context with a new certificate for ``names``."""

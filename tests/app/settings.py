@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 from typing import Any
 
 import mailproxy
 
+MYSELF = pwd.getpwuid(os.geteuid()).pw_name  # who can read the files of tests
+
 
 def settings(**changes: Any) -> mailproxy.Config:
-    """One bind, one backend, a user; a change is a path with ``__`` for the dots, and replaces what is there."""
+    """One bind, one backend, the user who runs this; a change is a path with ``__`` for the dots, and replaces what is there."""
     tables: dict[str, Any] = {
-        "process": {"user": "nobody"},
+        "process": {"user": MYSELF},
         "frontends": {"imap": {"backend": "dovecot", "bind": [{"address": "127.0.0.1:0"}]}},
         "backends": {"dovecot": {"servers": ["192.0.2.1:143"]}},
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import resource
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -17,7 +18,7 @@ from mailproxy.app import advise, load_material
 from mailproxy.cli import main
 from mailproxy.testing import ThrowAwayCA
 
-from .settings import settings
+from .settings import MYSELF, settings
 
 REQUIRED = 'use "required", with ca and server_name if needed'
 SPEAKING_TLS: dict[str, Any] = {"backends__dovecot__servers": ["192.0.2.1:993"], "backends__dovecot__tls": {}}
@@ -25,11 +26,14 @@ IDLE = "cuts IMAP clients off that wait in IDLE: use 31m (they speak every 29 mi
 
 
 def advice_for(config: mailproxy.Config) -> list[str]:
-    return [str(line) for line in advise(config, load_material(config).certificates.values())]
+    return [str(line) for line in advise(config, load_material(config))]
+
+
+SILENT: dict[str, Any] = {"backends__dovecot__send_proxy": "none"}  # so that nothing is said of PROXY headers
 
 
 def test_none_for_a_configuration_in_order() -> None:
-    assert advice_for(settings(frontends__imap__protocol="imap")) == []
+    assert advice_for(settings(frontends__imap__protocol="imap", backends__dovecot__send_proxy="v2")) == []
 
 
 # Silence.
@@ -37,14 +41,16 @@ def test_none_for_a_configuration_in_order() -> None:
 
 @pytest.mark.parametrize("limit", ["28m", "28.99m", 600])
 def test_imap_clients_wait_long_in_idle(limit: object) -> None:
-    config = settings(frontends__imap__protocol="imap", frontends__imap__timeouts={"client": limit})
+    config = settings(frontends__imap__protocol="imap", frontends__imap__timeouts={"client": limit}, **SILENT)
     (line,) = advice_for(config)
     assert line.startswith("frontends.imap.timeouts.client: ")
     assert line.endswith(f"s {IDLE}")
 
 
 def test_imap_servers_wait_with_them() -> None:
-    config = settings(frontends__imap__protocol="imap", backends__dovecot__timeouts={"server": "10m"})
+    config = settings(
+        frontends__imap__protocol="imap", backends__dovecot__timeouts={"server": "10m"}, **SILENT
+    )
     assert advice_for(config) == [f"backends.dovecot.timeouts.server: 600s {IDLE}"]
 
 
@@ -56,7 +62,102 @@ def test_limits_that_are_long_enough_or_not_imaps(protocol: str, limit: str) -> 
         frontends__imap__protocol=protocol,
         frontends__imap__timeouts={"client": limit},
         backends__dovecot__timeouts={"server": limit},
+        **SILENT,
     )
+    assert advice_for(config) == []
+
+
+# PROXY headers.
+
+
+@pytest.mark.parametrize("everybody", ["0.0.0.0/0", "::/0"])
+def test_proxy_headers_from_everybody(everybody: str) -> None:
+    binds = [
+        {"address": "127.0.0.1:0", "name": "a", "accept_proxy": ["10.0.0.0/8"]},
+        {"address": "127.0.0.1:0", "name": "b", "accept_proxy": ["10.0.0.0/8", everybody]},
+    ]
+    assert advice_for(settings(frontends__imap__bind=binds)) == [
+        (
+            f"frontends.imap.bind[1].accept_proxy: {everybody} is everybody, and who may send a PROXY header may take any "
+            "address: give the networks of your proxies"
+        )
+    ]
+
+
+def test_proxy_headers_from_few_are_in_order() -> None:
+    binds = [
+        {"address": "127.0.0.1:0", "accept_proxy": ["10.0.0.0/8", "2001:db8::/32"]},
+        {"address": "unix:imap.sock", "accept_proxy": ["unix"]},
+    ]
+    assert advice_for(settings(frontends__imap__bind=binds)) == []
+
+
+MISSING = (
+    "backends.dovecot.send_proxy: is missing: the servers will see and log the proxy's address instead of the client's; "
+    'give "v2" where they take PROXY headers (Dovecot: haproxy = yes), or "none"'
+)
+
+
+@pytest.mark.parametrize("protocol", ["imap", "pop3", "submission", "lmtp", "sieve"])
+def test_servers_that_do_not_get_to_know_the_client(protocol: str) -> None:
+    limits = {"client": "31m"}
+    assert advice_for(settings(frontends__imap__protocol=protocol, frontends__imap__timeouts=limits)) == [
+        MISSING
+    ]
+
+
+def test_of_plain_tcp_nobody_knows_whether_its_servers_could() -> None:
+    assert advice_for(settings(frontends__imap__protocol="tcp")) == []
+
+
+@pytest.mark.parametrize("kind", ["none", "v1", "v2", "v2-ssl", "v2-ssl-cn"])
+def test_whoever_says_what_is_sent_is_told_nothing(kind: str) -> None:
+    servers = ["unix:/run/dovecot/imap.sock"]
+    config = settings(
+        frontends__imap__protocol="imap", backends__dovecot__send_proxy=kind, backends__dovecot__servers=servers
+    )  # fmt: skip
+    assert advice_for(config) == []
+
+
+def test_one_server_for_which_it_is_not_said() -> None:
+    def config(*servers: object) -> mailproxy.Config:
+        return settings(frontends__imap__protocol="imap", backends__dovecot__servers=servers)
+
+    said, unsaid = {"address": "192.0.2.1:143", "send_proxy": "v2"}, "192.0.2.2:143"
+    assert advice_for(config(said, unsaid)) == [MISSING]
+    assert advice_for(config(said)) == []
+
+
+def told_of_tls(address: str, **changes: Any) -> mailproxy.Config:
+    servers = [{"address": "127.0.0.1:143"}, {"address": address}]
+    return settings(backends__dovecot__servers=servers, backends__dovecot__send_proxy="v2-ssl", **changes)
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1:143", "[2001:db8::1]:143", "imap.internal:143"])
+def test_tls_that_a_server_believes_in_and_that_goes_on_in_clear(address: str) -> None:
+    assert advice_for(told_of_tls(address)) == [
+        (
+            f"backends.dovecot.servers[1]: {address} is told of the client's TLS in clear text, and believes that the "
+            "connection is safe: give the backend tls"
+        )
+    ]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.2:143", "[::1]:143", "localhost:143", "unix:/run/imap.sock"])
+def test_clear_text_that_does_not_leave_the_machine_may_be_told_of_tls(address: str) -> None:
+    assert advice_for(told_of_tls(address)) == []
+
+
+def test_a_server_that_is_reached_by_tls_may_be_told_of_it() -> None:
+    servers = ["192.0.2.1:993"]
+    config = settings(
+        backends__dovecot__servers=servers, backends__dovecot__send_proxy="v2-ssl-cn", backends__dovecot__tls={}
+    )  # fmt: skip
+    assert advice_for(config) == []
+
+
+def test_a_server_that_is_not_told_of_tls_may_be_reached_in_clear() -> None:
+    config = settings(backends__dovecot__servers=["192.0.2.1:143"], backends__dovecot__send_proxy="v2")
     assert advice_for(config) == []
 
 
@@ -122,6 +223,86 @@ def test_tls_to_a_port_that_begins_in_clear_text() -> None:
     assert advice_for(settings(backends__dovecot__tls={})) == [
         "backends.dovecot.servers[0]: port 143 speaks clear text first, and tls is given: take away tls, or give the port that speaks TLS"
     ]
+
+
+# Ways by routes.
+
+
+def routed(
+    throw_away_ca: ThrowAwayCA, mode: str, route: dict[str, Any], other: dict[str, Any], **changes: Any
+) -> mailproxy.Config:
+    """A bind whose sessions go to one backend, and by a route to another."""
+    return settings(
+        frontends__imap__bind=[{"address": "192.0.2.9:993", "mode": mode}],
+        frontends__imap__tls={"certificates": [str(throw_away_ca.issue("imap.example.com"))]},
+        frontends__imap__routes=[{"sni": ["other.example"], "backend": "other", **route}],
+        backends__other=other,
+        **changes,
+    )
+
+
+def test_tls_that_a_route_ends_goes_on_as_tls(throw_away_ca: ThrowAwayCA) -> None:
+    config = routed(throw_away_ca, "passthrough", {"mode": "tls"}, {"servers": ["192.0.2.7:993"]})
+    assert advice_for(config) == [
+        (
+            "backends.other.tls: port 993 of 192.0.2.7:993 speaks TLS, and sessions of frontends.imap.bind[0] would come in "
+            "clear text: give tls"
+        )
+    ]
+
+
+def test_tls_that_a_route_ends_needs_a_port_to_go_on_to(throw_away_ca: ThrowAwayCA) -> None:
+    servers = [{"name": "d9", "address": "192.0.2.7"}]
+    config = routed(throw_away_ca, "passthrough", {"mode": "tls"}, {"servers": servers})
+    assert advice_for(config) == [
+        (
+            "backends.other.servers: d9 has no port and no tls: sessions of frontends.imap.bind[0] would speak clear text to "
+            "the port that the client connected to; give port, or tls"
+        )
+    ]
+
+
+def test_a_route_of_a_bind_that_ends_tls_is_a_way_in_clear_text(throw_away_ca: ThrowAwayCA) -> None:
+    (line,) = advice_for(routed(throw_away_ca, "tls", {}, {"servers": ["192.0.2.7:993"]}))
+    assert line.startswith("backends.other.tls: port 993 of 192.0.2.7:993 speaks TLS")
+
+
+@pytest.mark.parametrize(
+    ("mode", "route", "other"),
+    [
+        # TLS passes on the way to the other one
+        ("tls", {"mode": "passthrough"}, {"servers": ["192.0.2.7:993"]}),
+        ("tls", {"mode": "passthrough"}, {"servers": ["192.0.2.7"]}),
+        ("passthrough", {"mode": "tls"}, {"servers": ["192.0.2.7:993"], "tls": {}}),
+        ("passthrough", {"mode": "tls"}, {"servers": ["192.0.2.7:143"]}),
+        ("passthrough", {"mode": "tls"}, {"servers": ["unix:/run/imap.sock"]}),
+    ],
+)
+def test_ways_by_routes_that_are_in_order(
+    throw_away_ca: ThrowAwayCA, mode: str, route: dict[str, Any], other: dict[str, Any]
+) -> None:
+    assert advice_for(routed(throw_away_ca, mode, route, other)) == []
+
+
+def test_what_the_frontends_own_backend_gets_is_its_own_matter(throw_away_ca: ThrowAwayCA) -> None:
+    # TLS passes on the way to port 993; only the route ends it
+    config = routed(
+        throw_away_ca, "passthrough", {"mode": "tls"}, {"servers": ["192.0.2.7:143"]},
+        backends__dovecot__servers=["192.0.2.1:993"],
+    )  # fmt: skip
+    assert advice_for(config) == []
+
+
+def test_a_route_to_tls_exposes_clear_text_as_the_backend_would() -> None:
+    config = settings(
+        frontends__imap__bind=[{"address": "192.0.2.9:143"}],
+        frontends__imap__routes=[{"client": ["198.51.100.0/24"], "backend": "other"}],
+        backends__other={"servers": ["192.0.2.7:993"], "tls": {}},
+    )
+    (line,) = advice_for(config)
+    assert line.startswith(
+        "frontends.imap.bind[0].mode: clear text is exposed at 192.0.2.9:143 without STARTTLS"
+    )
 
 
 # Servers.
@@ -205,11 +386,67 @@ def test_a_key_that_everybody_can_read_is_said_once(throw_away_ca: ThrowAwayCA, 
     file.chmod(0o604)
     config = settings(
         frontends__imap__bind=[{"address": "127.0.0.1:0", "mode": "tls"}],
-        frontends__imap__tls={"certificates": [str(file)]},
+        frontends__imap__tls={"certificates": [str(file), str(file)]},
     )
-    certificates = [*load_material(config).certificates.values()] * 2
-    assert list(map(str, advise(config, certificates))) == [
+    assert advice_for(config) == [
         f"frontends.imap.tls.certificates[0]: {file}: everybody can read this private key: chmod o-r"
+    ]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, whose files others cannot read")
+def test_a_key_that_the_user_of_the_process_cannot_read(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
+    def said(file: Path) -> list[str]:
+        config = settings(
+            process__user="nobody",
+            frontends__imap__bind=[{"address": "127.0.0.1:0", "mode": "tls"}],
+            frontends__imap__tls={"certificates": [str(tmp_path)]},
+        )
+        fact = f"{file}: nobody cannot read it, so a renewed one needs a restart: chgrp it to a group of nobody, chmod g+r"
+        lines = advice_for(config)
+        assert lines in ([], [f"frontends.imap.tls.certificates[0]: {fact}"])
+        return lines
+
+    file, nobody = throw_away_ca.issue("imap.example.com", folder=tmp_path), pwd.getpwnam("nobody")
+    assert said(file)
+    file.chmod(0o640)
+    assert said(file)  # whose group is root's
+    os.chown(file, 0, nobody.pw_gid)
+    assert not said(file)
+    file.chmod(0o600)
+    assert said(file)
+    os.chown(file, nobody.pw_uid, 0)
+    assert not said(file)
+    file.chmod(0o060)
+    assert said(file)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, whose files others cannot read")
+def test_of_a_pair_the_key_is_the_one_to_be_read(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
+    key, begin, chain = (
+        throw_away_ca.issue("imap.example.com").read_bytes().partition(b"-----BEGIN CERTIFICATE")
+    )
+    for name, content in (("imap.key", key), ("imap.crt", begin + chain)):
+        (tmp_path / name).write_bytes(content)
+        (tmp_path / name).chmod(0o600)
+    config = settings(
+        process__user="nobody",
+        frontends__imap__bind=[{"address": "127.0.0.1:0", "mode": "tls"}],
+        frontends__imap__tls={"certificates": [str(tmp_path)]},
+    )
+    (line,) = advice_for(config)
+    assert line.startswith(f"frontends.imap.tls.certificates[0]: {tmp_path}/imap.key: nobody cannot read it")
+
+
+def test_a_certificate_for_servers_that_will_soon_be_out_of_date(
+    throw_away_ca: ThrowAwayCA, tmp_path: Path
+) -> None:
+    end = datetime.now(UTC) + timedelta(days=5, hours=1)
+    file = throw_away_ca.issue_client("proxy", folder=tmp_path, not_after=end)
+    config = settings(
+        backends__dovecot__servers=["192.0.2.1:993"], backends__dovecot__tls={"certificate": str(file)}
+    )
+    assert advice_for(config) == [
+        f"backends.dovecot.tls.certificate: {file}: expires in 5 days, on {end:%Y-%m-%d}: renew it"
     ]
 
 
@@ -223,6 +460,19 @@ def test_a_frontend_without_a_backend() -> None:
     assert advice_for(config) == [
         "frontends.closed: has no backend: every session is refused; give backend unless that is meant"
     ]
+
+
+def test_a_frontend_whose_routes_lead_somewhere_needs_no_backend() -> None:
+    config = mailproxy.from_mapping(
+        {
+            "process": {"user": MYSELF},
+            "frontends": {
+                "f": {"bind": ["127.0.0.1:0"], "routes": [{"client": ["10.0.0.0/8"], "backend": "b"}]}
+            },
+            "backends": {"b": {"servers": ["192.0.2.1:143"]}},
+        }
+    )
+    assert advice_for(config) == []
 
 
 def test_a_backend_that_nobody_leads_to() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import ssl
 import stat
 import tempfile
@@ -104,7 +105,7 @@ def open_folder() -> Iterator[Path]:
 
 def test_a_file_with_chain_and_key(pem: Path) -> None:
     material = load_material(terminating(pem))
-    assert isinstance(material.bind_contexts["imap", 0], ssl.SSLContext)
+    assert isinstance(material.bind_terminators["imap", 0].context, ssl.SSLContext)
     assert material.certificates[pem, None][0] == CERTIFICATE
     assert material.certificates[pem, None][1].names == ("imap.example.com",)
 
@@ -136,13 +137,53 @@ def test_binds_that_want_the_same_share_it(pem: Path) -> None:
             frontends__imap__tls={"certificates": [str(pem)]},
         )
     )
-    assert set(material.bind_contexts) == {("imap", 0), ("imap", 1), ("imap", 2)}
-    assert len(set(material.bind_contexts.values())) == 1
+    assert set(material.bind_terminators) == {("imap", 0), ("imap", 1), ("imap", 2)}
+    assert len(set(material.bind_terminators.values())) == 1
 
 
 def test_a_bind_that_ends_no_tls_needs_no_files(tmp_path: Path) -> None:
     config = settings(defaults__frontend__tls={"certificates": [str(tmp_path / "missing.pem")]})
-    assert load_material(config).bind_contexts == {}
+    assert load_material(config).bind_terminators == {}
+
+
+def test_a_bind_whose_tls_only_a_route_ends_has_its_files_tried(pem: Path, tmp_path: Path) -> None:
+    def passing(file: Path) -> mailproxy.Config:
+        return settings(
+            frontends__imap__bind=[{"address": "127.0.0.1:0", "mode": "passthrough"}],
+            frontends__imap__routes=[{"sni": ["imap.example.com"], "mode": "tls", "backend": "dovecot"}],
+            frontends__imap__tls={"certificates": [str(file)]},
+        )
+
+    assert set(load_material(passing(pem)).bind_terminators) == {("imap", 0)}
+    missing = tmp_path / "missing.pem"
+    assert faults_of(passing(missing)) == [f"{CERTIFICATE}: {missing}: No such file or directory"]
+
+
+def test_every_file_that_was_looked_at_is_noted(
+    throw_away_ca: ThrowAwayCA, pem: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    inside = throw_away_ca.issue("pop.example.com", folder=folder)
+    ca, crl = throw_away_ca.pem, throw_away_ca.revoke(folder=tmp_path)
+    client = throw_away_ca.issue_client("proxy", folder=tmp_path)
+    config = settings(
+        frontends__imap__bind=[{"address": "127.0.0.1:0", "mode": "tls"}],
+        frontends__imap__tls={
+            "certificates": [str(pem), str(folder)],
+            "client_ca": str(ca),
+            "client_crl": str(crl),
+            "client_verify": "optional",
+        },
+        backends__dovecot__tls={"ca": str(ca), "certificate": str(client)},
+    )
+    certificates = {pem, inside, client}
+    keys = {file.with_suffix(".key") for file in certificates}  # which could come
+    assert set(load_material(config).files) == certificates | keys | {folder, ca, crl}
+
+
+def test_without_tls_there_is_no_file_to_look_at() -> None:
+    assert load_material(settings()).files == {}
 
 
 def test_servers_that_are_reached_alike_share_a_context(throw_away_ca: ThrowAwayCA) -> None:
@@ -311,7 +352,8 @@ def test_run_serves_a_certificate_that_is_out_of_date_and_says_so(
     text = expired_file(throw_away_ca, tmp_path) + 'log.format = "json"'
     with Program(text, tmp_path) as program:
         program.wait_for("mailproxy is ready")
-        assert f'"event":"certificate-expired","level":"warning","message":"{CERTIFICATE}: ' in program.text
+        said = f'"event":"certificate-expires","level":"warning","message":"{CERTIFICATE}: '
+        program.wait_for(re.escape(said))
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:
@@ -432,6 +474,134 @@ def test_every_server_has_its_own_place_in_the_file(tmp_path: Path) -> None:
     ]
 
 
+# Client certificates: what those of clients are verified by, and what servers are shown.
+
+
+def verifying(pem: Path, **tls: Any) -> mailproxy.Config:
+    return terminating(pem, client_verify="required", **tls)
+
+
+def test_client_certificates_are_verified_by_ca_and_revocation_list(
+    throw_away_ca: ThrowAwayCA, pem: Path, tmp_path: Path
+) -> None:
+    ca, crl = str(throw_away_ca.pem), str(throw_away_ca.revoke(folder=tmp_path))
+    context = load_material(verifying(pem, client_ca=ca, client_crl=crl)).bind_terminators["imap", 0].context
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.verify_flags & ssl.VERIFY_CRL_CHECK_CHAIN == ssl.VERIFY_CRL_CHECK_CHAIN
+    assert context.cert_store_stats() == {"x509": 1, "x509_ca": 1, "crl": 1}
+
+
+def test_a_missing_client_ca_and_a_missing_revocation_list(pem: Path, tmp_path: Path) -> None:
+    ca, crl = tmp_path / "ca.pem", tmp_path / "crl.pem"
+    assert faults_of(verifying(pem, client_ca=str(ca), client_crl=str(crl))) == [
+        f"frontends.imap.tls.client_ca: {ca}: No such file or directory",
+        f"frontends.imap.tls.client_crl: {crl}: No such file or directory",
+    ]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"hello", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
+)
+def test_a_client_ca_and_a_revocation_list_that_are_none(pem: Path, tmp_path: Path, content: bytes) -> None:
+    ca, crl = write(tmp_path / "ca.pem", content), write(tmp_path / "crl.pem", content)
+    one, other = faults_of(verifying(pem, client_ca=str(ca), client_crl=str(crl)))
+    assert one.startswith(f"frontends.imap.tls.client_ca: {ca}: no certificate in PEM form")
+    assert other.startswith(f"frontends.imap.tls.client_crl: {crl}: no revocation list in PEM form")
+
+
+def test_client_ca_and_revocation_list_that_were_mistaken_for_each_other(
+    throw_away_ca: ThrowAwayCA, pem: Path, tmp_path: Path
+) -> None:
+    ca, crl = throw_away_ca.pem, throw_away_ca.revoke(folder=tmp_path)
+    assert faults_of(verifying(pem, client_ca=str(crl), client_crl=str(ca))) == [
+        f"frontends.imap.tls.client_ca: {crl}: no certificate in PEM form",
+        f"frontends.imap.tls.client_crl: {ca}: no revocation list in PEM form",
+    ]
+
+
+def test_a_client_ca_that_may_not_be_read(throw_away_ca: ThrowAwayCA, open_folder: Path) -> None:
+    pem = write(open_folder / "imap.pem", throw_away_ca.issue("imap.example.com").read_bytes())
+    ca = write(open_folder / "ca.pem", throw_away_ca.pem.read_bytes())
+    pem.chmod(0o644)
+    ca.chmod(0)
+    with as_nobody():
+        assert faults_of(verifying(pem, client_ca=str(ca))) == [
+            f"frontends.imap.tls.client_ca: {ca}: Permission denied"
+        ]
+
+
+SHOWN = "backends.dovecot.tls.certificate"
+
+
+def test_servers_are_shown_a_certificate(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
+    pem = throw_away_ca.issue_client("proxy", folder=tmp_path)
+    material = load_material(connecting(certificate=str(pem)))
+    assert material.certificates[pem, None][0] == SHOWN
+    chain, key = write(tmp_path / "chain.pem", chain_of(pem)), write(tmp_path / "secret.pem", key_of(pem))
+    assert faults_of(connecting(certificate=str(chain), key=str(key))) == []
+
+
+def test_a_key_beside_the_certificate_for_servers(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
+    pem = throw_away_ca.issue_client("proxy", folder=tmp_path)
+    write(tmp_path / "pair.key", key_of(pem))
+    assert faults_of(connecting(certificate=str(write(tmp_path / "pair.crt", chain_of(pem))))) == []
+
+
+def test_a_missing_certificate_for_servers(tmp_path: Path) -> None:
+    file = tmp_path / "proxy.pem"
+    assert faults_of(connecting(certificate=str(file))) == [f"{SHOWN}: {file}: No such file or directory"]
+
+
+def test_a_folder_as_certificate_for_servers(tmp_path: Path) -> None:
+    assert faults_of(connecting(certificate=str(tmp_path))) == [f"{SHOWN}: {tmp_path}: Is a directory"]
+
+
+def test_a_certificate_for_servers_that_is_none(tmp_path: Path) -> None:
+    file = write(tmp_path / "proxy.pem", b"hello")
+    assert faults_of(connecting(certificate=str(file))) == [
+        f"{SHOWN}: {file}: has no certificate in PEM form"
+    ]
+
+
+def test_a_certificate_for_servers_that_may_not_be_read(
+    throw_away_ca: ThrowAwayCA, open_folder: Path
+) -> None:
+    file = write(open_folder / "proxy.pem", throw_away_ca.issue_client("proxy").read_bytes())
+    file.chmod(0)
+    with as_nobody():
+        assert faults_of(connecting(certificate=str(file))) == [f"{SHOWN}: {file}: Permission denied"]
+
+
+def test_keys_for_servers_that_are_no_good(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
+    pem = throw_away_ca.issue_client("proxy", folder=tmp_path)
+    chain = write(tmp_path / "chain.pem", chain_of(pem))
+    missing, none = tmp_path / "missing.key", write(tmp_path / "none.key", b"hello")
+    other = write(tmp_path / "other.key", key_of(throw_away_ca.issue_client("other", folder=tmp_path)))
+    foreign = "the private key does not belong to the certificate, which must be the first one in its file"
+    for key, said in (
+        (missing, f"{missing}: No such file or directory"),
+        (none, f"{chain}: {none} has no private key in PEM form"),
+        (other, f"{chain}: {foreign}"),
+    ):
+        assert faults_of(connecting(certificate=str(chain), key=str(key))) == [f"{SHOWN}: {said}"]
+
+
+def test_a_certificate_for_servers_without_its_key(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
+    file = write(tmp_path / "chain.pem", chain_of(throw_away_ca.issue_client("proxy", folder=tmp_path)))
+    place = "put it into the same file, beside it with the suffix .key, or name it as key"
+    assert faults_of(connecting(certificate=str(file))) == [f"{SHOWN}: {file}: has no private key: {place}"]
+
+
+def test_a_certificate_for_servers_that_is_out_of_date_is_said(
+    throw_away_ca: ThrowAwayCA, tmp_path: Path
+) -> None:
+    file = throw_away_ca.issue_client(
+        "proxy", folder=tmp_path, not_after=datetime.now(UTC) - timedelta(days=1)
+    )
+    (said,) = load_material(connecting(certificate=str(file))).expired
+    assert str(said).startswith(f"{SHOWN}: {file}: is not in date: ")
+
+
 # Users and the log.
 
 
@@ -503,13 +673,21 @@ def test_all_faults_come_at_once(tmp_path: Path) -> None:
         process__user="nobody-here",
         log__to=str(tmp_path),
         frontends__imap__bind=[{"address": "127.0.0.1:0", "mode": "tls"}],
-        frontends__imap__tls={"certificates": [str(tmp_path / "a.pem"), str(tmp_path / "b.pem")]},
-        backends__dovecot__tls={"ca": str(tmp_path / "ca.pem")},
+        frontends__imap__tls={
+            "certificates": [str(tmp_path / "a.pem"), str(tmp_path / "b.pem")],
+            "client_verify": "required",
+            "client_ca": str(tmp_path / "clients.pem"),
+            "client_crl": str(tmp_path / "crl.pem"),
+        },
+        backends__dovecot__tls={"ca": str(tmp_path / "ca.pem"), "certificate": str(tmp_path / "proxy.pem")},
     )
     assert faults_of(config) == [
         f"frontends.imap.tls.certificates[0]: {tmp_path}/a.pem: No such file or directory",
         f"frontends.imap.tls.certificates[1]: {tmp_path}/b.pem: No such file or directory",
+        f"frontends.imap.tls.client_ca: {tmp_path}/clients.pem: No such file or directory",
+        f"frontends.imap.tls.client_crl: {tmp_path}/crl.pem: No such file or directory",
         f"backends.dovecot.tls.ca: {tmp_path}/ca.pem: No such file or directory",
+        f"backends.dovecot.tls.certificate: {tmp_path}/proxy.pem: No such file or directory",
         'process.user: there is no user "nobody-here" on this machine',
         f"log.to: {tmp_path}: is a folder",
     ]

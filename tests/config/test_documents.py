@@ -35,7 +35,7 @@ def test_every_file_loads(file: Path) -> None:
     config = mailproxy.load(file)
     assert isinstance(config, Config)
     assert config.source == str(file)
-    assert all(frontend.backend in config.backends for frontend in config.frontends.values())
+    assert all(frontend.leads_to for frontend in config.frontends.values())
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)

@@ -93,6 +93,40 @@ def test_a_servers_own_tls_comes_before_all() -> None:
     assert tls.server_name == "own"
 
 
+# And what servers take beside tables.
+
+
+@pytest.mark.parametrize("count", range(1, 6))
+def test_a_servers_proxy_header_comes_from_the_nearest(count: int) -> None:
+    kinds = ("v1", "v2-ssl", "none", "v2-ssl-cn", "v2")
+    places = (place.replace(".tls", ".send_proxy") for place in SERVER_TLS)
+    given = list(zip(places, kinds, strict=True))[:count]
+    lines = "".join(f'{place} = "{kind}"\n' for place, kind in given)
+    assert server(PROFILE_EXISTS + PROFILED + lines).send_proxy == kinds[count - 1]
+
+
+def test_a_servers_own_extensions_replace_the_backends() -> None:
+    lines = """
+backends.dovecot.send_proxy = "v2"
+backends.dovecot.send_proxy_tlvs = ["authority", "alpn"]
+backends.dovecot.forward_tlvs = true
+"""
+    (one, other) = backend(
+        lines
+        + 'backends.dovecot.servers = ["192.0.2.1:1", { address = "192.0.2.1:2", send_proxy_tlvs = ["crc32c"], forward_tlvs = false }]'
+    ).servers
+    assert (one.send_proxy_tlvs, one.forward_tlvs) == (("authority", "alpn"), True)
+    assert (other.send_proxy_tlvs, other.forward_tlvs) == (("crc32c",), False)
+
+
+def test_who_must_send_a_proxy_header_can_be_said_once_for_all_binds() -> None:
+    binds = frontend("""
+defaults.bind.accept_proxy = ["10.0.0.0/8"]
+frontends.imap.bind = [{ address = "*:143" }, { address = "*:993", accept_proxy = [] }]
+""").bind
+    assert [[str(network) for network in bound.accept_proxy] for bound in binds] == [["10.0.0.0/8"], []]
+
+
 # The same for the one table that binds take from what surrounds them.
 BIND_TLS = (
     "defaults.frontend.tls",
@@ -291,12 +325,40 @@ def test_a_backend_has_the_documented_defaults() -> None:
     read = backend("")
     assert (read.timeouts.connect, read.timeouts.queue, read.timeouts.check) == (5.0, 60.0, 5.0)
     assert (read.balance, read.resolve_interval, read.port, read.tls) == ("leastconn", 30.0, None, None)
+    assert (read.send_proxy, read.send_proxy_tlvs, read.forward_tlvs) == (None, (), False)
+
+
+def test_a_bind_takes_no_proxy_header_and_a_frontend_has_no_routes() -> None:
+    assert (bind("").accept_proxy, bind("").proxy_optional) == ((), False)
+    assert frontend("").routes == ()
+
+
+def test_what_is_asked_of_clients_tls_is_nothing() -> None:
+    tls = bind(TLS_ENDS_HERE + 'frontends.imap.tls.certificates = ["/a.pem"]').tls
+    assert tls is not None
+    assert (tls.client_verify, tls.client_ca, tls.client_crl, tls.strict_sni) == ("none", None, None, False)
+
+
+def test_server_names_are_in_lower_case() -> None:
+    (route,) = frontend("""
+frontends.imap.bind = [{ address = "*:993", mode = "passthrough" }]
+frontends.imap.routes = [{ sni = ["IMAP.Example.com", "*.Example.ORG"], backend = "dovecot" }]
+""").routes
+    assert route.sni == ("imap.example.com", "*.example.org")
+
+
+def test_a_frontend_leads_to_its_backend_and_its_routes() -> None:
+    read = frontend("""
+frontends.imap.routes = [{ port = [1], backend = "b" }, { port = [2], reject = true }, { port = [3], backend = "dovecot" }, { port = [4], backend = "b" }]
+backends.b.servers = ["192.0.2.2:143"]
+""")
+    assert read.leads_to == ("dovecot", "b")
 
 
 def test_the_process_and_the_log_have_the_documented_defaults() -> None:
     read = config("")
     assert (read.process.workers, read.process.max_sessions, read.process.drain_timeout) == (1, None, 30.0)
-    assert (read.process.user, read.process.group) == (None, None)
+    assert (read.process.user, read.process.group, read.process.certificate_interval) == (None, None, 10.0)
     assert (read.log.level, read.log.format, str(read.log.to)) == ("info", "text", "stderr")
 
 
@@ -346,3 +408,19 @@ def test_without_a_port_anywhere_it_is_the_one_that_the_client_connected_to() ->
 def test_a_name_comes_from_the_address_as_written_and_not_from_the_backends_port() -> None:
     read = server('backends.dovecot.port = 143\nbackends.dovecot.servers = ["192.0.2.1"]')
     assert (read.name, str(read.address)) == ("192.0.2.1", "192.0.2.1:143")
+
+
+def test_a_server_may_go_without_the_header_that_its_backend_embellishes() -> None:
+    config = mailproxy.from_mapping(
+        {
+            "frontends": {"f": {"backend": "b", "bind": ["127.0.0.1:143"]}},
+            "backends": {
+                "b": {
+                    "send_proxy": "v2",
+                    "send_proxy_tlvs": ["unique-id"],
+                    "servers": ["192.0.2.1", {"address": "192.0.2.2", "send_proxy": "none"}],
+                }
+            },
+        }
+    )
+    assert [server.send_proxy for server in config.backends["b"].servers] == ["v2", "none"]

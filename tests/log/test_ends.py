@@ -45,16 +45,25 @@ def test_none_is_forgotten() -> None:
 
 def test_the_state_has_haproxys_letters() -> None:
     # configuration manual, section 8.5: who or what ended it, then what was going on
+    letters = {Phase.ROUTE: "R", Phase.CONNECT: "C", Phase.DATA: "D"}
     for end in ENDS:
-        if end.phase is Phase.HANDSHAKE:
-            assert re.fullmatch(r"[A-Z][A-Za-z ]+ (SSL handshake|SSL handshake failure|failure)", end.state)
-        else:
-            assert re.fullmatch(r"--|[CSscRIK]-|[CSscRK][CD]", end.state)
-            assert end.state[1] == {Phase.CONNECT: "C", Phase.DATA: "D"}[end.phase] or end.state in (
-                "--",
-                "K-",
-                "I-",
-            )
+        if not end.has_message:
+            assert re.fullmatch(r"--|[CSscRIK]-|[CSscRK][CD]|PR", end.state)
+            assert end.state[1] == letters[end.phase] or end.state in ("--", "K-", "I-")
+
+
+def test_ends_before_there_is_a_state_have_haproxys_message() -> None:
+    # those of its connections that never become sessions
+    for end in ENDS:
+        assert end.has_message == (end.phase in (Phase.HEADER, Phase.HANDSHAKE))
+        assert end.has_message == (len(end.state) > 2)
+    messages = {end.state for end in ENDS if end.phase is Phase.HANDSHAKE}
+    words = r"[A-Z][A-Za-z ]+ (SSL handshake|failure)|SSL client (certificate|CA chain) [a-z ]+"
+    assert all(re.fullmatch(words, message) for message in messages)
+    messages = {end.state for end in ENDS if end.phase is Phase.HEADER}
+    assert all(
+        re.fullmatch(r"[A-Z][A-Za-z ]+ PROXY protocol header( received)?", message) for message in messages
+    )
 
 
 def test_the_first_letter_says_who() -> None:
@@ -63,20 +72,24 @@ def test_the_first_letter_says_who() -> None:
         By.SERVER: {"S", "-"},
         By.TIMEOUT: {"c", "s"},
         By.ADMIN: {"K"},
-        By.PROXY: {"S", "R", "I"},  # no usable server is the servers' fault there
+        By.PROXY: {"S", "R", "I", "P"},  # no usable server is the servers' fault there
     }
     for end in ENDS:
-        assert end.phase is Phase.HANDSHAKE or end.state[0] in letters[end.by]
+        assert end.has_message or end.state[0] in letters[end.by]
 
 
 def test_every_phase_can_be_ended_by_client_operator_and_time() -> None:
-    for phase in Phase:
+    for phase in set(Phase) - {Phase.ROUTE}:  # which takes no time
         who = {end.by for end in ENDS if end.phase is phase}
         assert who >= {By.CLIENT, By.ADMIN, By.TIMEOUT}
 
 
 def test_only_an_orderly_client_leaves_by_itself() -> None:
-    assert {end.name for end in ENDS if end.by_itself} == {"client-closed", "handshake-empty"}
+    assert {end.name for end in ENDS if end.by_itself} == {
+        "client-closed",
+        "handshake-empty",
+        "header-empty",
+    }
     assert all(end.by is By.CLIENT for end in ENDS if end.by_itself)
 
 

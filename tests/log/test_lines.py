@@ -170,6 +170,37 @@ TCPLOG: dict[str, tuple[dict[str, Any], str]] = {
         {"tls": True, "end": ends.HANDSHAKE_FAILED, "client": "[::1]:37210"},
         f"::1:37210 {DATE} fe/B: SSL handshake failure",
     ),
+    # So has one that ends in its PROXY header; the client is then whoever connected.
+    "header left": (
+        {"end": ends.HEADER_EMPTY},
+        f"{START} fe/B: Connection closed while waiting for PROXY protocol header",
+    ),
+    "header cut off": ({"end": ends.HEADER_TRUNCATED}, f"{START} fe/B: Truncated PROXY protocol header received"),
+    "header reset": (
+        {"end": ends.HEADER_ABORTED},
+        f"{START} fe/B: Connection error while waiting for PROXY protocol header",
+    ),
+    "no header in time": ({"end": ends.HEADER_TIMEOUT}, f"{START} fe/B: Timeout while waiting for PROXY protocol header"),
+    "no header at all": (
+        {"end": ends.HEADER_MISSING},
+        f"{START} fe/B: Received something which does not look like a PROXY protocol header",
+    ),
+    "no good header": (
+        {"end": ends.HEADER_INVALID, "tls": True},
+        f"{START} fe/B: Received an invalid PROXY protocol header",
+    ),
+    "header of UDP": (
+        {"end": ends.HEADER_UNHANDLED},
+        f"{START} fe/B: Received an unhandled protocol in the PROXY protocol header",
+    ),
+    "introduced by a PROXY header": (
+        {"client": "192.0.2.9:40000", "peer": "127.0.0.1:54550"},
+        f"192.0.2.9:40000 {DATE} fe be/s 0/0/151 9 -- 1/1/0/0/0 0/0",
+    ),
+    "rejected by a route": (
+        {"end": ends.REJECTED, "backend": "", "server": "", "queue_ms": -1, "connect_ms": -1, "total_ms": 0, "bytes_out": 0},
+        f"{START} fe fe/<NOSRV> -1/-1/0 0 PR 1/1/0/0/0 0/0",
+    ),
 }  # fmt: skip
 
 
@@ -211,7 +242,7 @@ def test_tcplog_writes_events_as_bare_sentences() -> None:
 JSON_KEYS = {
     "time", "event", "level", "frontend", "bind", "backend", "server", "client", "server_address", "queue_ms", "connect_ms",
     "total_ms", "bytes_in", "bytes_out", "end", "phase", "state", "retries", "redispatched", "tls_version", "tls_cipher",
-    "sni", "close_notify", "server_close_notify", "id",
+    "sni", "close_notify", "server_close_notify", "id", "peer", "alpn", "client_cn",
 }  # fmt: skip
 
 
@@ -220,7 +251,7 @@ def test_json_has_what_is_documented() -> None:
         session(
             frontend="imaps", bind="IMAPs", backend="dovecot", server="d1", connect_ms=1, total_ms=2938, bytes_in=77,
             bytes_out=912, tls=True, tls_version="TLSv1.3", tls_cipher="TLS_AES_256_GCM_SHA384", sni="imap.example.com",
-            close_notify=True, server_close_notify=False,
+            close_notify=True, server_close_notify=False, peer="10.0.0.7:40000", alpn="imap", client_cn="alice",
         )
     )  # fmt: skip
     assert json.loads(line) == {
@@ -232,6 +263,7 @@ def test_json_has_what_is_documented() -> None:
         "backend": "dovecot",
         "server": "d1",
         "client": "127.0.0.1:54550",
+        "peer": "10.0.0.7:40000",
         "server_address": "127.0.0.1:41143",
         "queue_ms": 0,
         "connect_ms": 1,
@@ -248,6 +280,8 @@ def test_json_has_what_is_documented() -> None:
         "tls_version": "TLSv1.3",
         "tls_cipher": "TLS_AES_256_GCM_SHA384",
         "sni": "imap.example.com",
+        "alpn": "imap",
+        "client_cn": "alice",
         "close_notify": True,
         "server_close_notify": False,
         "id": "2a",
@@ -267,7 +301,7 @@ def test_json_says_null_for_what_never_was() -> None:
     assert set(read) >= JSON_KEYS
     assert {name for name, value in read.items() if value is None} == {
         "backend", "server", "server_address", "state", "tls_version", "tls_cipher", "sni", "close_notify",
-        "server_close_notify",
+        "server_close_notify", "peer", "alpn", "client_cn",
     }  # fmt: skip
     assert (read["phase"], read["end"], read["detail"]) == (
         "handshake",
@@ -280,6 +314,17 @@ def test_json_says_null_for_what_never_was() -> None:
 def test_json_has_an_ipv4_client_of_a_bind_for_both_as_ipv4() -> None:
     assert json.loads(json_session(session(client="[::ffff:192.0.2.9]:57628")))["client"] == "192.0.2.9:57628"
     assert json.loads(json_session(session(client="[2001:db8::1]:57628")))["client"] == "[2001:db8::1]:57628"
+
+
+def test_json_has_the_proxy_in_between_as_ipv4_too() -> None:
+    read = json.loads(json_session(session(client="[2001:db8::1]:40000", peer="[::ffff:10.0.0.7]:50000")))
+    assert (read["client"], read["peer"]) == ("[2001:db8::1]:40000", "10.0.0.7:50000")
+
+
+def test_json_has_no_state_for_a_session_that_never_came_to_have_one() -> None:
+    for end in ENDS:
+        state = json.loads(json_session(session(end=end)))["state"]
+        assert state == (None if end.phase in (Phase.HEADER, Phase.HANDSHAKE) else end.state)
 
 
 def test_json_events_have_their_data_as_keys() -> None:
@@ -310,6 +355,17 @@ def test_text_tells_the_whole_story_in_one_line() -> None:
     assert text_session(record) == (
         "2026-11-22 16:45:57.224 imaps -> dovecot/d1 127.0.0.1:54550 TLSv1.3 TLS_AES_256_GCM_SHA384 for imap.example.com"
         " server-aborted (connection reset by peer) after 2.938s, 77 bytes from the client, 912 from the server"
+    )
+
+
+def test_text_names_the_proxy_in_between_and_the_clients_certificate() -> None:
+    record = session(
+        tls=True, tls_version="TLSv1.3", tls_cipher="x", sni="imap.example.com", client="192.0.2.9:40000",
+        peer="[::ffff:10.0.0.7]:50000", client_cn="alice@example.com",
+    )  # fmt: skip
+    assert (
+        " fe -> be/s 192.0.2.9:40000 by 10.0.0.7:50000 TLSv1.3 x for imap.example.com as alice@example.com client-closed"
+        in text_session(record)
     )
 
 
@@ -350,14 +406,16 @@ def test_every_end_has_its_line_in_every_format(form: str, end: ends.End) -> Non
     told = end.state if form == "tcplog" else end.name
     assert told in line
     if form == "tcplog":
-        assert line.endswith(f": {end.state}") == (end.phase is Phase.HANDSHAKE)
+        assert line.endswith(f": {end.state}") == (end.phase in (Phase.HEADER, Phase.HANDSHAKE))
 
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_client_cannot_write_lines_of_its_own(form: str) -> None:
-    """A server name is what the client says it is, and OpenSSL lets anything but a zero byte pass."""
+    """A name is what the client says it is, and OpenSSL lets anything but a zero byte pass."""
     name = "a\n2026-11-22 16:45:57.224 error: all is lost\r\x1b[2J"
-    line = FORMATS[form][0](session(tls=True, tls_version="TLSv1.3", tls_cipher="x", sni=name))
+    line = FORMATS[form][0](
+        session(tls=True, tls_version="TLSv1.3", tls_cipher="x", sni=name, alpn=name, client_cn=name)
+    )
     assert line.isprintable()
 
 

@@ -6,6 +6,7 @@ import socket
 import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import trio
@@ -14,8 +15,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from mailproxy.config import FrontendTls
-from mailproxy.net.certificates import Certificate, certificate_files, choose, read_certificate
-from mailproxy.net.tls import accept_tls, terminating_context
+from mailproxy.net.certificates import Certificate, certificate_files, choose, read_certificate, stamp_of
+from mailproxy.net.termination import Terminator
+from mailproxy.net.tls import accept_tls
 from mailproxy.testing import Connection, ThrowAwayCA
 
 EC, RSA = "1.2.840.10045.2.1", "1.2.840.113549.1.1.1"  # RFC 5480 section 2.1.1, RFC 8017 appendix A.1
@@ -34,6 +36,46 @@ def test_what_is_read(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
     assert certificate.key is None
     assert certificate.names == ("imap.example.com", "*.example.org")
     assert (certificate.not_before, certificate.not_after) == (begin, end)
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "signature"),
+    [("ec", "EC256", "ecdsa-with-SHA256"), ("rsa", "RSA2048", "ecdsa-with-SHA256")],
+)
+def test_algorithms_have_openssls_words(
+    throw_away_ca: ThrowAwayCA, kind: Literal["ec", "rsa"], key: str, signature: str
+) -> None:
+    certificate = read_certificate(throw_away_ca.issue("localhost", key_type=kind))
+    assert (certificate.key_algorithm, certificate.signature_algorithm) == (key, signature)
+
+
+def test_a_replaced_file_is_another_certificate(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
+    pem, key = throw_away_ca.issue("localhost", folder=tmp_path), tmp_path / "imap.key"
+    key.write_bytes(b"one")
+    before = read_certificate(pem, key)
+    assert read_certificate(pem, key) == before
+    (tmp_path / "new").write_bytes(b"two")
+    (tmp_path / "new").rename(key)
+    assert read_certificate(pem, key) != before
+
+
+def test_a_stamp_changes_with_content_rights_and_what_a_link_leads_to(tmp_path: Path) -> None:
+    one, link = tmp_path / "one", tmp_path / "link"
+    one.write_bytes(b"1")
+    (tmp_path / "other").write_bytes(b"1")
+    link.symlink_to(one)
+    stamps = [stamp_of(one)]
+    assert stamp_of(link) == stamps[0]
+    link.unlink()
+    link.symlink_to(tmp_path / "other")
+    stamps.append(stamp_of(link))
+    one.write_bytes(b"12")
+    stamps.append(stamp_of(one))
+    while stamp_of(one) in stamps:  # the kernel's clock for files ticks every few milliseconds
+        one.chmod(0o600)
+    assert len(set(stamps)) == 3
+    with pytest.raises(FileNotFoundError):
+        stamp_of(tmp_path / "missing")
 
 
 def test_the_kind_of_key_tells_certificates_of_one_name_apart(throw_away_ca: ThrowAwayCA) -> None:
@@ -150,18 +192,29 @@ EXACT, WILD, OTHER = (
         ("POP.example.com", WILD),
         ("imap.example.org", OTHER),
         ("mail.example.org", OTHER),
-        # "*." covers exactly one label
-        ("example.com", OTHER),
-        ("a.b.example.com", OTHER),
-        ("pop.example.org", OTHER),
-        ("", OTHER),
-        (None, OTHER),
-        ("unknown.example", OTHER),
         ("*.example.com", WILD),
     ],
 )
-def test_the_one_for_a_name(name: str | None, certificate: Certificate) -> None:
+def test_the_one_for_a_name(name: str, certificate: Certificate) -> None:
     assert choose([OTHER, WILD, EXACT]).for_name(name) == (certificate,)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        # "*." covers exactly one label
+        "example.com", "a.b.example.com", "pop.example.org", "", None, "unknown.example", "com", ".example.org", ".",
+    ],
+)  # fmt: skip
+def test_none_for_a_name_that_no_certificate_has(name: str | None) -> None:
+    choice = choose([OTHER, WILD, EXACT])
+    assert choice.for_name(name) is None
+    assert choice.default == (OTHER,)
+
+
+def test_without_certificates_there_is_none_for_any_name() -> None:
+    assert choose([]).for_name("imap.example.com") is None
+    assert choose([]).default == ()
 
 
 def test_the_exact_one_wins_wherever_it_stands() -> None:
@@ -235,7 +288,7 @@ def client_context(ciphers: str | None = None) -> ssl.SSLContext:
 
 
 def server_context(*files: Path) -> ssl.SSLContext:
-    return terminating_context(FrontendTls(certificates=files), [read_certificate(file) for file in files])
+    return Terminator(FrontendTls(certificates=files), [read_certificate(file) for file in files]).context
 
 
 def names_of(certificate: x509.Certificate) -> list[str]:
@@ -286,5 +339,5 @@ async def test_a_key_may_stand_in_a_file_of_its_own(throw_away_ca: ThrowAwayCA, 
     (tmp_path / "imap.key").write_bytes(key)
     (tmp_path / "imap.crt").write_bytes(begin + chain)
     certificate = read_certificate(tmp_path / "imap.crt", tmp_path / "imap.key")
-    context = terminating_context(FrontendTls(certificates=(certificate.path,)), [certificate])
+    context = Terminator(FrontendTls(certificates=(certificate.path,)), [certificate]).context
     assert names_of((await served(context, client_context(), None))[0]) == ["imap.example.com"]

@@ -47,23 +47,36 @@ class Scene:
     async def proxy(
         self, *servers: str, tls: bool = False, server_tls: bool = False, **changes: Any
     ) -> mailproxy.Proxy:
-        """A proxy with one frontend ``f`` and one backend ``b``; ``changes`` are merged into the mapping."""
-        bind: Line = {"address": "127.0.0.1:0", "name": "B"}
-        frontend: Line = {"backend": "b", "bind": [bind], "log_null": True}
+        """A proxy with one frontend ``f`` and, if there are servers, one backend ``b``; ``changes`` are merged into the mapping."""
+        mapping = self.mapping(*servers, tls=tls, server_tls=server_tls, **changes)
+        proxy = await self.run_proxy(mapping)
+        self.proxies.append(proxy)
+        return proxy
+
+    def mapping(
+        self,
+        *servers: str,
+        tls: bool = False,
+        server_tls: bool = False,
+        bind: Mapping[str, Any] | None = None,
+        **changes: Any,
+    ) -> Line:
+        """What ``proxy`` runs; ``bind`` is merged into its only bind."""
+        bind = {"address": "127.0.0.1:0", "name": "B", **({"mode": "tls"} if tls else {}), **(bind or {})}
+        frontend: Line = {"bind": [bind], "log_null": True}
         if tls:
-            bind["mode"] = "tls"
             frontend["tls"] = {"certificates": [str(self.pem)]}
         mapping: Line = {
             "log": {"format": "json", "to": str(self.log)},
             "frontends": {"f": frontend},
-            "backends": {"b": {"servers": list(servers)}},
         }
+        if servers:
+            frontend["backend"] = "b"
+            mapping["backends"] = {"b": {"servers": list(servers)}}
         if server_tls:
             mapping["backends"]["b"]["tls"] = {"ca": str(self.ca.pem)}
         merge(mapping, changes)
-        proxy = await self.run_proxy(mapping)
-        self.proxies.append(proxy)
-        return proxy
+        return mapping
 
     async def dial(
         self, proxy: mailproxy.Proxy, *, tls: bool = False, bind: int = 0, **options: Any
@@ -72,9 +85,7 @@ class Scene:
         return await dial(address, tls=self.ca.client_context() if tls else None, **options)
 
     def lines(self) -> list[Line]:
-        if not self.log.exists():
-            return []
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
+        return [json.loads(line) for line in _lines_of(self.log)]
 
     async def sessions(self, count: int = 1) -> list[Line]:
         """The lines of so many sessions, once they have ended."""
@@ -92,11 +103,23 @@ class Scene:
                     return lines
                 await trio.sleep(0.005)
 
+    async def written(self, file: Path, words: str) -> str:
+        """The first line of a log of another format that has these words, once it is there."""
+        with trio.fail_after(PATIENCE_S):
+            while True:
+                if found := [line for line in _lines_of(file) if words in line]:
+                    return found[0]
+                await trio.sleep(0.005)
+
     async def idle(self) -> None:
         """Wait until no session is left."""
         with trio.fail_after(PATIENCE_S):
             while any(proxy.sessions for proxy in self.proxies):  # noqa: ASYNC110 - a count, not an event
                 await trio.sleep(0.005)
+
+
+def _lines_of(file: Path) -> list[str]:
+    return file.read_text().splitlines() if file.exists() else []
 
 
 def merge(mapping: Line, changes: Mapping[str, Any]) -> None:

@@ -16,30 +16,9 @@ from mailproxy.testing import Collect, Connection, Flood, Send, WaitFor, collect
 
 from .records import KEY_UPDATE_HALF, KEY_UPDATE_REQUESTED, KEY_UPDATE_REST, Writer, keys_of
 from .scene import PATIENCE_S, Scene
+from .steps import FEW_STEPS, steps_meanwhile
 
 GREETING = b"* OK ready\r\n"
-LOOK_S = 0.5
-FEW_STEPS = 200  # a loop that spins makes many thousands
-
-
-class Steps(trio.abc.Instrument):
-    """Counts the steps of all tasks."""
-
-    count = 0
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002 - trio's interface
-        self.count += 1
-
-
-async def steps_meanwhile() -> int:
-    """How many steps all tasks of the loop make in a while in which nothing happens."""
-    steps = Steps()
-    trio.lowlevel.add_instrument(steps)
-    try:
-        await trio.sleep(LOOK_S)
-    finally:
-        trio.lowlevel.remove_instrument(steps)
-    return steps.count
 
 
 async def assert_served(scene: Scene, proxy_address: str) -> None:

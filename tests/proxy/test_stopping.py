@@ -6,10 +6,10 @@ import pytest
 import trio
 import trio.testing
 
-import mailproxy
 from mailproxy.testing import Collect, Send, UnansweredServer, collect, dial
 
-from .scene import PATIENCE_S, Belongings, Scene
+from .scene import PATIENCE_S, Scene
+from .steps import cancel_at_every_step
 
 GREETING = b"* OK ready\r\n"
 
@@ -87,25 +87,6 @@ async def test_stopped_in_each_phase(scene: Scene) -> None:
         client.drop()
 
 
-class CancelAt(trio.abc.Instrument):
-    """Cancels a scope the n-th time that any task is about to run."""
-
-    def __init__(self, step: int, scope: trio.CancelScope) -> None:
-        self.left = step
-        self.scope = scope
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002 - trio's interface
-        self.left -= 1
-        if self.left == 0:
-            self.scope.cancel()
-
-
-async def cancel_when_quiet(scope: trio.CancelScope) -> None:
-    """For steps that a session does not have."""
-    await trio.testing.wait_all_tasks_blocked(0.05)
-    scope.cancel()
-
-
 @pytest.mark.parametrize("tls", [False, True])
 async def test_cancelled_at_every_step(scene: Scene, tls: bool) -> None:
     """Wherever the proxy is when it is cancelled, it closes everything and each session gets its line."""
@@ -113,42 +94,24 @@ async def test_cancelled_at_every_step(scene: Scene, tls: bool) -> None:
         (Send(GREETING), Collect()), tls=scene.ca.server_context("127.0.0.1") if tls else None
     )
     ending = {"mode": "tls", "tls": {"certificates": [str(scene.pem)]}} if tls else {}
-    config = mailproxy.from_mapping(
-        {
-            "log": {"format": "json", "to": str(scene.log)},
-            "frontends": {
-                "f": {
-                    "backend": "b",
-                    "log_null": True,
-                    "bind": [{"address": "127.0.0.1:0", **ending}],
-                }
-            },
-            "backends": {
-                "b": {"servers": [server.address], **({"tls": {"ca": str(scene.ca.pem)}} if tls else {})}
-            },
-        }
-    )
-    before = Belongings.now()
-    accepted = 0
-    for step in range(1, 60, 2):
-        with trio.CancelScope() as scope:
-            async with trio.open_nursery() as nursery:
-                proxy = await nursery.start(mailproxy.serve, config)
-                instrument = CancelAt(step, scope)
-                trio.lowlevel.add_instrument(instrument)
-                nursery.start_soon(cancel_when_quiet, scope)
-                context = scene.ca.client_context() if tls else None
-                try:
-                    async with await dial(proxy.frontends["f"].addresses[0], tls=context) as client:
-                        await client.send(b"x\r\n")
-                        await client.receive_until_end()
-                except trio.BrokenResourceError:
-                    pass
-                finally:
-                    trio.lowlevel.remove_instrument(instrument)
-        await before.again()
-        accepted = max(accepted, server.accepted)
-    assert accepted > 0, "some got as far as the server"
+    mapping = {
+        "log": {"format": "json", "to": str(scene.log)},
+        "frontends": {
+            "f": {"backend": "b", "log_null": True, "bind": [{"address": "127.0.0.1:0", **ending}]},
+        },
+        "backends": {
+            "b": {"servers": [server.address], **({"tls": {"ca": str(scene.ca.pem)}} if tls else {})}
+        },
+    }
+    context = scene.ca.client_context() if tls else None
+
+    async def visit(address: str) -> None:
+        async with await dial(address, tls=context) as client:
+            await client.send(b"x\r\n")
+            await client.receive_until_end()
+
+    await cancel_at_every_step(mapping, visit)
+    assert server.accepted > 0, "some got as far as the server"
     lines = scene.lines()
     assert {line["event"] for line in lines} <= {"session", "listening", "ready", "stopped"}
     assert "internal-error" not in {line.get("end") for line in lines}

@@ -67,6 +67,36 @@ async def test_its_client_context_trusts_it_and_verifies_names(
         await dial(address, tls=ssl.create_default_context(), server_name="imap.example.com")
 
 
+async def test_a_clients_certificate_is_shown_and_bears_its_name(
+    throw_away_ca: ThrowAwayCA, nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    pem = throw_away_ca.issue_client("alice@example.com", folder=tmp_path)
+    assert pem == tmp_path / "client-alice@example.com.pem"
+    assert stat.S_IMODE(pem.stat().st_mode) == 0o600
+    (name,) = certificate(pem).subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    assert name.value == "alice@example.com"
+    asking = throw_away_ca.server_context("localhost")
+    asking.verify_mode = ssl.CERT_REQUIRED
+    asking.load_verify_locations(throw_away_ca.pem)
+    address = await nursery.start(ScriptedServer(tls=asking).serve)
+    async with await dial(address, tls=throw_away_ca.client_context(pem)) as client:
+        assert await client.receive_line() == b"* OK ready\r\n"
+
+
+def test_a_revocation_list_has_what_was_revoked_and_bears_the_cas_signature(
+    throw_away_ca: ThrowAwayCA, tmp_path: Path
+) -> None:
+    one, other = throw_away_ca.issue_client("one"), throw_away_ca.issue("localhost")
+    files = [throw_away_ca.revoke(*revoked, folder=tmp_path) for revoked in ((), (one,), (one, other))]
+    assert [file.name for file in files] == ["crl.pem", "crl-2.pem", "crl-3.pem"]
+    key = certificate(throw_away_ca.pem).public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    for file, revoked in zip(files, ((), (one,), (one, other)), strict=True):
+        crl = x509.load_pem_x509_crl(file.read_bytes())
+        assert crl.is_signature_valid(key)
+        assert {each.serial_number for each in crl} == {certificate(pem).serial_number for pem in revoked}
+
+
 def test_without_trustme_it_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "trustme", None)
     with pytest.raises(ImportError, match=r"mailproxy\[demo\].*mailproxy\[testing\]"):

@@ -35,6 +35,7 @@ from mailproxy.protocol.proxy_header.v2 import (
     Command,
     HeaderV2,
     Protocol,
+    format_tcp,
     format_v2,
     parse_v2,
     with_checksum,
@@ -44,6 +45,6 @@ __all__ = [
     "HEADER_MAX", "V1_MAX", "AddressError", "ChecksumError", "Client", "Command", "CommandError", "FamilyError",
     "Header", "HeaderError", "HeaderTooLongError", "HeaderV1", "HeaderV2", "InvalidHeaderError", "LineError",
     "NotAHeaderError", "Protocol", "Ssl", "Tlv", "TlvError", "Type", "UnhandledProtocolError", "VersionError",
-    "format_header", "format_ssl", "format_tlvs", "format_v1", "format_v2", "parse", "parse_ssl", "parse_tlvs",
+    "format_header", "format_ssl", "format_tcp", "format_tlvs", "format_v1", "format_v2", "parse", "parse_ssl", "parse_tlvs",
     "parse_v1", "parse_v2", "with_checksum",
 ]  # fmt: skip

@@ -29,8 +29,8 @@ class AddressError(InvalidHeaderError):
     """An address or port is none, or the block is too short for the addresses of its family (PROXY 2.1, 2.2)."""
 
 
-class VersionError(InvalidHeaderError):
-    """Version 2's signature with another version behind it (PROXY 2.2, 13th byte)."""
+class VersionError(NotAHeaderError):
+    """Version 2's signature with another version behind it, "not covered by this specification" (PROXY 2.2)."""
 
 
 class CommandError(InvalidHeaderError):

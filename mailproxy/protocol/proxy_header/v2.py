@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 
 from attrs import evolve, field, frozen
 
+from mailproxy.address import written_ipv6
 from mailproxy.protocol.preamble import NeedMore
 from mailproxy.protocol.proxy_header.crc32c import crc32c
 from mailproxy.protocol.proxy_header.errors import (
@@ -150,7 +152,7 @@ def _read_addresses(fields: tuple[bytes | int, ...]) -> tuple[Address | bytes, A
 
 def _host(packed: bytes | int) -> str:
     assert isinstance(packed, bytes)  # noqa: S101 - as the struct says
-    return str(IPv4Address(packed) if len(packed) == 4 else IPv6Address(packed))
+    return str(IPv4Address(packed)) if len(packed) == 4 else written_ipv6(IPv6Address(packed))
 
 
 def _verify(header: bytes, tlvs: tuple[Tlv, ...]) -> None:
@@ -204,6 +206,37 @@ def _write_addresses(protocol: Protocol, header: HeaderV2) -> bytes:
                 f"{source} and {destination} are no addresses of {protocol.name}: {error}"
             ) from None
     raise AddressError(f"{protocol.name} without addresses of its family")
+
+
+def format_tcp(source: Address, destination: Address, tlvs: bytes = b"") -> bytes:
+    """Write the header of a client of TCP; ``tlvs`` are written extensions. Raises AddressError.
+
+    The same as ``format_v2`` by a shorter way: every session takes it.
+    """
+    (source_host, source_port), (destination_host, destination_port) = source, destination
+    try:
+        source_ip, destination_ip = _packed(source_host), _packed(destination_host)
+        if len(source_ip) != len(destination_ip):
+            raise AddressError(f"{source_host} and {destination_host} are of two families")
+        protocol, block = _TCP[len(source_ip)]
+        return (
+            _FIXED.pack(SIGNATURE, _VERSION | 1, protocol, block.size + len(tlvs))
+            + block.pack(source_ip, destination_ip, source_port, destination_port)
+            + tlvs
+        )
+    except (ValueError, struct.error) as error:
+        raise AddressError(f"{source} and {destination} are no addresses of TCP: {error}") from None
+
+
+@lru_cache(maxsize=4096)  # one is this machine's, and clients come back
+def _packed(host: str) -> bytes:
+    return (IPv6Address(host) if ":" in host else IPv4Address(host)).packed
+
+
+_TCP = {
+    4: (int(Protocol.TCP4), _BLOCKS[Protocol.TCP4]),
+    16: (int(Protocol.TCP6), _BLOCKS[Protocol.TCP6]),
+}
 
 
 def with_checksum(header: HeaderV2) -> HeaderV2:

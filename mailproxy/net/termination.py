@@ -1,0 +1,90 @@
+"""Where TLS of clients ends: the contexts of a bind, one for each set of certificates, chosen by the client's server name.
+
+Every context of a bind demands the same of clients. Choosing by name changes the certificate only: what a handshake
+demands was decided by the context that it began with, and one that demanded less there would let clients in.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping, Sequence
+
+from attrs import frozen
+
+from mailproxy.config import FrontendTls
+from mailproxy.net.certificates import Certificate, Choice, Stamp, choose, stamp_of
+from mailproxy.net.tls import TlsSocket, limit_versions, load_chain
+
+Together = tuple[Certificate, ...]
+
+
+@frozen
+class _State:
+    """What holds for handshakes that begin now; replaced as a whole, since renewing is another thread's."""
+
+    choice: Choice
+    contexts: Mapping[Together, ssl.SSLContext]
+    demands: tuple[Stamp | None, ...]
+
+
+class Terminator:
+    """The TLS of a bind. Handshakes begin with ``context``."""
+
+    def __init__(self, tls: FrontendTls, certificates: Sequence[Certificate]) -> None:
+        """Raises OSError or ssl.SSLError (an OSError too) if a certificate, its key, the CA, the CRL or the ciphers are no good."""
+        self._tls = tls
+        self._state = _State(choose(()), {}, ())
+        self.renew(certificates)
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        """The default certificate's, which switches to the one for the client's server name."""
+        return self._state.contexts[self._state.choice.default]
+
+    def renew(self, certificates: Sequence[Certificate]) -> None:
+        """Take up certificates, CA and CRL as they are now. Sessions and unchanged certificates keep their context.
+
+        A certificate whose files cannot be loaded any more keeps its old context, too, if it stands with the same ones
+        as before. Raises as the constructor does, and then nothing has changed.
+        """
+        old, choice = self._state, choose(certificates)
+        demands = tuple(
+            stamp_of(file) if file else None for file in (self._tls.client_ca, self._tls.client_crl)
+        )
+        known = old.contexts if demands == old.demands else {}
+        contexts = {
+            together: known[together] if together in known else self._make(together)
+            for together in {choice.default, *choice.by_name.values()}
+        }
+        contexts[choice.default].sni_callback = self._choose
+        self._state = _State(choice, contexts, demands)
+
+    def _make(self, certificates: Together) -> ssl.SSLContext:
+        tls = self._tls
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.sslsocket_class = TlsSocket
+        limit_versions(context, tls.min_version, tls.ciphers)
+        if tls.alpn:
+            context.set_alpn_protocols(list(tls.alpn))
+        if tls.client_verify != "none":
+            context.verify_mode = ssl.CERT_REQUIRED if tls.client_verify == "required" else ssl.CERT_OPTIONAL
+            context.load_verify_locations(tls.client_ca)
+        if tls.client_crl is not None:
+            context.load_verify_locations(tls.client_crl)
+            context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
+        for certificate in certificates:  # one of each kind of key: OpenSSL takes what the client can verify
+            load_chain(context, certificate.path, certificate.key)
+        return context
+
+    def _choose(self, tls_socket: ssl.SSLObject, name: str | None, _context: ssl.SSLContext) -> int | None:
+        assert isinstance(tls_socket, TlsSocket)  # noqa: S101 - what sslsocket_class makes
+        state = self._state
+        tls_socket.sni = name
+        together = state.choice.for_name(name)
+        if together is None:
+            if self._tls.strict_sni:
+                return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
+            together = state.choice.default
+        tls_socket.certificates = together
+        tls_socket.context = state.contexts[together]
+        return None

@@ -1,0 +1,71 @@
+"""Who is calling: what is known of a client by the socket, by a PROXY header, by its ClientHello and by its TLS."""
+
+from __future__ import annotations
+
+import socket
+
+from attrs import define, field
+
+from mailproxy.address import join
+from mailproxy.net.listener import Listener
+from mailproxy.net.tls import TlsFacts
+from mailproxy.protocol.client_hello import ClientHello
+from mailproxy.protocol.proxy_header import Header, HeaderV2, Tlv
+
+Address = tuple[str, int]
+
+
+@define(eq=False)
+class Caller:
+    """A client. ``source`` is its address, None where it came over a Unix socket and no header told another one;
+    ``sock`` is its connection, under TLS the one that speaks it; ``id`` is the session's.
+    """
+
+    listener: Listener
+    source: Address | None
+    sock: socket.socket
+    id: int = field(default=0, kw_only=True)
+    header: Header | None = field(default=None, kw_only=True)
+    hello: ClientHello | None = field(default=None, kw_only=True)
+    tls: TlsFacts | None = field(default=None, kw_only=True)
+    _destination: Address | None = field(default=None, kw_only=True)
+
+    @classmethod
+    def of(cls, listener: Listener, sock: socket.socket, peer: object, number: int) -> Caller:
+        """What the socket knows; ``peer`` is what accept gave, ``number`` the session's."""
+        return cls(listener, (peer[0], peer[1]) if isinstance(peer, tuple) else None, sock, id=number)
+
+    @property
+    def name(self) -> str:
+        """For the log; clients of a Unix socket have no address and are called after their bind's number."""
+        return join(*self.source) if self.source is not None else f"unix:{self.listener.number}"
+
+    @property
+    def destination(self) -> Address | None:
+        """The address that it connected to; None for a Unix socket."""
+        if self._destination is None and self.source is not None:
+            self._destination = self.listener.only_address or self.sock.getsockname()[:2]
+        return self._destination
+
+    @property
+    def port(self) -> int | None:
+        """The port that it connected to; None for a Unix socket."""
+        return self.listener.port if self._destination is None else self._destination[1]
+
+    @property
+    def server_name(self) -> str | None:
+        """The name that its TLS asked for, where that could be read."""
+        if self.tls is not None:
+            return self.tls.sni
+        return self.hello.server_name if self.hello is not None else None
+
+    @property
+    def tlvs(self) -> tuple[Tlv, ...]:
+        """The extensions of the header that it came with."""
+        return self.header.tlvs if isinstance(self.header, HeaderV2) else ()
+
+    def introduced_by(self, header: Header) -> None:
+        """Take over what a PROXY header says; LOCAL and UNKNOWN leave the real addresses."""
+        self.header = header
+        if header.endpoints is not None:
+            self.source, self._destination = header.endpoints

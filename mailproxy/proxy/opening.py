@@ -1,0 +1,95 @@
+"""The phases before a server is chosen: the PROXY header, the ClientHello, the TLS handshake.
+
+Each has a limit that counts from its beginning, so that no trickle of bytes stretches it, and raises
+``SessionEndedError`` with the end reason.
+"""
+
+from __future__ import annotations
+
+import socket
+
+import trio
+
+from mailproxy.errors import (
+    ClientAbortError,
+    ClientCertificateError,
+    ClientHandshakeError,
+    ClientLeftError,
+)
+from mailproxy.log import ends
+from mailproxy.net.peek import look, peek
+from mailproxy.net.proxy_header import receive_header
+from mailproxy.net.tls import Alert, Context, TlsSocket, accept_tls, refuse_tls
+from mailproxy.protocol.client_hello import (
+    ClientHello,
+    ClientHelloError,
+    NotTlsError,
+    parse_client_hello,
+)
+from mailproxy.protocol.proxy_header import (
+    Header,
+    HeaderError,
+    NotAHeaderError,
+    UnhandledProtocolError,
+)
+from mailproxy.proxy.ended import SessionEndedError
+
+
+async def hear_header(client: socket.socket, seconds: float) -> Header:
+    """Take the PROXY header, nothing behind it."""
+    with trio.move_on_after(seconds):
+        try:
+            return await receive_header(client)
+        except NotAHeaderError as error:
+            raise SessionEndedError(ends.HEADER_MISSING, error) from None
+        except UnhandledProtocolError as error:
+            raise SessionEndedError(ends.HEADER_UNHANDLED, error) from None
+        except HeaderError as error:
+            raise SessionEndedError(ends.HEADER_INVALID, error) from None
+        except ClientLeftError as error:
+            end = ends.HEADER_TRUNCATED if error.said_something else ends.HEADER_EMPTY
+            raise SessionEndedError(end, error) from None
+        except ClientAbortError as error:
+            raise SessionEndedError(ends.HEADER_ABORTED, error) from None
+    raise SessionEndedError(ends.HEADER_TIMEOUT)
+
+
+async def hear_hello(client: socket.socket, deadline: float) -> ClientHello:
+    """Look at the ClientHello and leave it to whoever makes the handshake."""
+    try:
+        found = look(client, parse_client_hello)
+        if found is None:
+            with trio.CancelScope(deadline=deadline):
+                found = await peek(client, parse_client_hello)
+    except ClientHelloError as error:
+        if not isinstance(error, NotTlsError):
+            refuse_tls(client, Alert.DECODE_ERROR)
+        raise SessionEndedError(ends.HANDSHAKE_FAILED, error) from None
+    except ClientAbortError as error:
+        raise _left(error) from None
+    if found is None:
+        raise SessionEndedError(ends.HANDSHAKE_TIMEOUT)
+    return found[0]
+
+
+async def shake_hands(
+    client: socket.socket, context: Context, deadline: float, *, has_spoken: bool
+) -> TlsSocket:
+    """Make the TLS handshake; takes ``client`` over."""
+    with trio.CancelScope(deadline=deadline):
+        try:
+            return await accept_tls(client, context, has_spoken=has_spoken)
+        except ClientAbortError as error:
+            raise _left(error) from None
+        except ClientCertificateError as error:
+            end = ends.CERTIFICATE_CHAIN_REFUSED if error.in_chain else ends.CERTIFICATE_REFUSED
+            raise SessionEndedError(end, error) from None
+        except ClientHandshakeError as error:
+            raise SessionEndedError(ends.HANDSHAKE_FAILED, error) from None
+    raise SessionEndedError(ends.HANDSHAKE_TIMEOUT)
+
+
+def _left(error: ClientAbortError) -> SessionEndedError:
+    if not isinstance(error, ClientLeftError):
+        return SessionEndedError(ends.HANDSHAKE_FAILED, error)
+    return SessionEndedError(ends.HANDSHAKE_LEFT if error.said_something else ends.HANDSHAKE_EMPTY)

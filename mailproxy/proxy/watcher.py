@@ -1,0 +1,95 @@
+"""The certificate watcher: has files looked at every now and then, and says what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import trio
+from attrs import field, frozen
+
+from mailproxy.errors import Fault
+from mailproxy.log import Log
+from mailproxy.log.events import CERTIFICATE_EXPIRES, CERTIFICATES_KEPT, CERTIFICATES_RENEWED
+from mailproxy.net.tls import Context
+
+_DAY_S = 24 * 3600.0
+
+
+@frozen(kw_only=True)
+class Renewed:
+    """What a look came to: the files that had changed, what is wrong with them, contexts by backend and server."""
+
+    files: tuple[Path, ...]
+    faults: tuple[Fault, ...]
+    server_contexts: Mapping[str, Mapping[str, Context]] = field(repr=False)
+
+
+class Looks(Protocol):
+    """Looks at files; both methods block on them."""
+
+    def look(self, *, anyway: bool = False) -> Renewed | None: ...
+
+    def expiring(self) -> list[Fault]: ...
+
+
+class Watcher:
+    """Looks every ``interval`` seconds and when told to; ``take_up`` gets what is new for servers."""
+
+    def __init__(
+        self,
+        looks: Looks,
+        *,
+        interval: float,
+        take_up: Callable[[Mapping[str, Mapping[str, Context]]], None],
+        log: Log,
+    ) -> None:
+        self._looks = looks
+        self._interval = interval
+        self._take_up = take_up
+        self._log = log
+        self._wanted = trio.Event()
+        self._said: tuple[Fault, ...] = ()
+
+    def look_now(self) -> None:
+        """Look at once, even where nothing seems to have changed."""
+        self._wanted.set()
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        expiry_due = trio.current_time()
+        while True:
+            if trio.current_time() >= expiry_due:
+                expiry_due += _DAY_S
+                self._say_expiring(await trio.to_thread.run_sync(self._looks.expiring))
+            with trio.move_on_after(self._interval):
+                await self._wanted.wait()
+            anyway = self._wanted.is_set()
+            if anyway:
+                self._wanted = trio.Event()
+            # files may stand on a disk that is slow, or away
+            renewed = await trio.to_thread.run_sync(partial(self._looks.look, anyway=anyway))
+            if renewed is not None:
+                self._take_up(renewed.server_contexts)
+                self._say(renewed, anyway=anyway)
+
+    def _say(self, renewed: Renewed, *, anyway: bool) -> None:
+        for fault in renewed.faults:
+            if anyway or fault not in self._said:  # not again with every other file that is renewed
+                self._log.event(
+                    CERTIFICATES_KEPT,
+                    f"{fault}; what was loaded before is kept",
+                    path=fault.path,
+                    fact=fault.fact,
+                )
+        self._said = renewed.faults
+        files = [str(file) for file in renewed.files]
+        files = [file for file in files if not any(file in fault.fact for fault in renewed.faults)]
+        if files:
+            self._log.event(CERTIFICATES_RENEWED, f"taken up: {', '.join(files)}", files=files)
+
+    def _say_expiring(self, faults: list[Fault]) -> None:
+        for fault in faults:
+            self._log.event(CERTIFICATE_EXPIRES, str(fault), path=fault.path, fact=fault.fact)
