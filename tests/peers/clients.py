@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import imaplib
 import re
+import socket
 import ssl
 import subprocess
 from typing import TYPE_CHECKING, Literal, Protocol, Self
@@ -25,22 +26,55 @@ Security = Literal["clear", "starttls", "tls"]
 
 @attrs.frozen
 class Door:
-    """Where a client enters, and whose certificate it must meet there."""
+    """Where a client enters, whose certificate it must meet there, and for which name."""
 
     port: int
     security: Security
     ca: Path
-
-    def tls(self) -> ssl.SSLContext:
-        return ssl.create_default_context(cafile=str(self.ca))
+    name: str = HOST
+    host: str = attrs.field(default=HOST, kw_only=True)
+    header: bytes = attrs.field(default=b"", kw_only=True)  # goes before all else
 
 
 @attrs.frozen
 class Person:
-    """Whose mailbox it is, and where the programs that act for this person may write."""
+    """Whose mailbox it is, and where the programs that act for this person may write.
+
+    Who can choose comes from another address than the proxy's, which is 127.0.0.1.
+    """
 
     name: str
     folder: Path
+    address: str = attrs.field(default="127.0.0.9", kw_only=True)
+    certificate: Path | None = attrs.field(default=None, kw_only=True)
+
+    def trust(self, door: Door) -> ssl.SSLContext:
+        """What this person's TLS there begins with."""
+        context = ssl.create_default_context(cafile=str(door.ca))
+        if self.certificate:
+            context.load_cert_chain(self.certificate)
+        return context
+
+    def connection(self, door: Door) -> socket.socket:
+        """Open, and with TLS on it where it begins with that."""
+        connection = socket.create_connection((door.host, door.port), LONG_S, (self.address, 0))
+        try:
+            connection.sendall(door.header)
+            if door.security == "tls":
+                return self.trust(door).wrap_socket(connection, server_hostname=door.name)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def is_refused(person: Person, door: Door) -> bool:
+    """Does the connection end without a byte?"""
+    with person.connection(door) as connection:
+        try:
+            return not connection.recv(1)
+        except ConnectionResetError:
+            return True
 
 
 class MailClient(Protocol):
@@ -70,16 +104,18 @@ class Imaplib:
     person: Person
 
     def session(self) -> imaplib.IMAP4:
-        """Logged in; leaving the `with` logs out."""
-        if self.door.security == "tls":
-            connection: imaplib.IMAP4 = imaplib.IMAP4_SSL(
-                HOST, self.door.port, ssl_context=self.door.tls(), timeout=LONG_S
-            )
-        else:
-            connection = imaplib.IMAP4(HOST, self.door.port, timeout=LONG_S)
+        """Logged in, by the certificate if the person has one; leaving the `with` logs out."""
+        connection = ImaplibConnection(self.door, self.person)
+        try:
             if self.door.security == "starttls":
-                connection.starttls(self.door.tls())
-        connection.login(self.person.name, PASSWORD)
+                connection.starttls(self.person.trust(self.door))
+            if self.person.certificate:
+                connection.authenticate("EXTERNAL", lambda _: b"")
+            else:
+                connection.login(self.person.name, PASSWORD)
+        except BaseException:
+            connection.shutdown()
+            raise
         return connection
 
     def folders(self) -> set[str]:
@@ -105,6 +141,19 @@ class Imaplib:
     def idle(self) -> Idle:
         """A session that waits for news; it is waiting when this returns."""
         return ImaplibIdle(self.session())
+
+
+class ImaplibConnection(imaplib.IMAP4):
+    """Made as the person makes it."""
+
+    def __init__(self, door: Door, person: Person) -> None:
+        self._door, self._person = door, person
+        super().__init__(door.name, door.port)
+
+    def open(self, host: str = "", port: int = 0, _timeout: float | None = None) -> None:
+        self.host, self.port = host, port  # of these it makes use later
+        self.sock = self._person.connection(self._door)
+        self.file = self.sock.makefile("rb")
 
 
 class ImaplibIdle:
@@ -142,11 +191,13 @@ class Curl:
         scheme = "imaps" if self.door.security == "tls" else "imap"
         starttls = ["--ssl-reqd"] if self.door.security == "starttls" else []
         command = [find("curl"), "--silent", "--show-error", "--cacert", str(self.door.ca), *starttls]
+        command += ["--interface", self.person.address]
+        command += ["--resolve", f"{self.door.name}:{self.door.port}:{self.door.host}"]
         command += [
             "--user",
             f"{self.person.name}:{PASSWORD}",
             *options,
-            f"{scheme}://{HOST}:{self.door.port}/{path}",
+            f"{scheme}://{self.door.name}:{self.door.port}/{path}",
         ]
         return _output(command)
 
@@ -175,7 +226,7 @@ class Mbsync:
         file = self.person.folder / "mbsyncrc"
         file.write_text(
             f"IMAPAccount there\nHost localhost\nPort {self.door.port}\nUser {self.person.name}\nPass {PASSWORD}\n"
-            f"AuthMechs *\nSSLType {security}\nCertificateFile {self.door.ca}\nTimeout {LONG_S:.0f}\n\n"
+            f"AuthMechs PLAIN LOGIN\nSSLType {security}\nCertificateFile {self.door.ca}\nTimeout {LONG_S:.0f}\n\n"
             f"IMAPStore far\nAccount there\n\n"
             f"MaildirStore near\nPath {self.person.folder}/\nInbox {self.person.folder}/inbox\n\n"
             f"Channel all\nFar :far:\nNear :near:\nPatterns *\nCreate Near\nSync All\nSyncState *\n",
@@ -222,7 +273,11 @@ class SClient:
             "-CAfile",
             str(self.door.ca),
         ]
-        command += ["-verify_ip", HOST, "-connect", f"{HOST}:{self.door.port}"]
+        command += ["-connect", f"{self.door.host}:{self.door.port}", "-bind", f"{self.person.address}:0"]
+        if self.door.name == self.door.host:
+            command += ["-noservername", "-verify_ip", self.door.host]
+        else:
+            command += ["-servername", self.door.name, "-verify_hostname", self.door.name]
         return [*command, "-starttls", "imap"] if self.door.security == "starttls" else command
 
     def idle(self) -> Idle:

@@ -13,24 +13,25 @@ import pytest
 import trustme
 
 from .clients import Person
-from .dovecot import Dovecot, MailStore
+from .dovecot import USERS, Dovecot, Listener, MailStore
 from .ends import Stage
-from .programs import free_port
+from .layouts import Deployments
+from .programs import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-NAMES = ("localhost", "127.0.0.1")
-USERS = [f"user{n}" for n in range(500)]
+NAMES = ("localhost", "127.0.0.1", "imap.example.com")
 
 
 @attrs.frozen
 class Authority:
-    """Whoever trusts this file knows who answered: the proxy and the servers have different ones."""
+    """Whoever trusts this file knows who spoke: the proxy, the servers and the users have different ones."""
 
     ca: Path
     certificate: trustme.LeafCert
     folder: Path
+    _issuer: trustme.CA
 
     @classmethod
     def new(cls, folder: Path) -> Authority:
@@ -39,19 +40,26 @@ class Authority:
         certificate = authority.issue_cert(*NAMES)
         (folder / "certs").mkdir()
         certificate.private_key_and_cert_chain_pem.write_to_path(folder / "certs" / "proxy.pem")
-        return cls(folder / "ca.pem", certificate, folder / "certs")
+        return cls(folder / "ca.pem", certificate, folder / "certs", authority)
+
+    def client(self, name: str) -> Path:
+        """A certificate, with its key, for somebody of that name; always the same one."""
+        file = self.ca.with_name(f"{name}.pem")
+        if not file.exists():
+            certificate = self._issuer.issue_cert(common_name=name)
+            certificate.private_key_and_cert_chain_pem.write_to_path(file)
+        return file
 
 
 @attrs.frozen
 class Site:
-    """The servers on 127.0.0.2 and 127.0.0.3, on the same two ports that are free on 127.0.0.1 for a proxy."""
+    """The servers on 127.0.0.2 and 127.0.0.3, each with a clear port and one for TLS."""
 
-    clear_port: int
-    tls_port: int
     dovecots: tuple[Dovecot, Dovecot]
     store: MailStore
     servers: Authority
     proxy: Authority
+    users: Authority
     _unused: Iterator[str]
 
     @contextmanager
@@ -73,17 +81,17 @@ def descriptors() -> None:
 def site(descriptors: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     servers = Authority.new(tmp_path_factory.mktemp("servers"))
     proxy = Authority.new(tmp_path_factory.mktemp("proxy"))
+    users = Authority.new(tmp_path_factory.mktemp("users"))
     everywhere = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
-    clear_port = free_port(everywhere)
-    tls_port = free_port(everywhere)
+    clear_port, tls_port = free_ports(2, everywhere)
     with ExitStack() as running:
         store = running.enter_context(MailStore())
         first, second = (
             running.enter_context(
                 Dovecot(
                     host,
-                    clear_port=clear_port,
-                    tls_port=tls_port,
+                    Listener(clear_port),
+                    Listener(tls_port, tls=True),
                     users=USERS,
                     store=store,
                     certificate=servers.certificate,
@@ -91,7 +99,14 @@ def site(descriptors: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             )
             for host in everywhere[1:]
         )
-        yield Site(clear_port, tls_port, (first, second), store, servers, proxy, iter(USERS))
+        yield Site((first, second), store, servers, proxy, users, iter(USERS))
+
+
+@pytest.fixture(scope="module")
+def deployments(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployments]:
+    """The layouts of `config/`, those that are asked for."""
+    with Deployments(site, tmp_path_factory.mktemp("layouts")) as running:
+        yield running
 
 
 @pytest.fixture

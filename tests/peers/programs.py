@@ -49,6 +49,15 @@ def free_port(hosts: Iterable[str] = ("127.0.0.1",)) -> int:
     raise AssertionError("no free port")
 
 
+def free_ports(count: int, hosts: Iterable[str]) -> list[int]:
+    """Different ones."""
+    hosts = tuple(hosts)
+    ports: dict[int, None] = {}  # two that are asked for within a millisecond are the same
+    while len(ports) < count:
+        ports[free_port(hosts)] = None
+    return list(ports)
+
+
 def _is_free(host: str, port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -97,12 +106,14 @@ class LogFile:
         """Whole lines only: one without its end is still being written."""
         return self.text().rpartition("\n")[0].splitlines()
 
-    def wait_for(self, pattern: re.Pattern[str], limit_s: float = PATIENCE_S) -> re.Match[str]:
-        """The first whole line that matches."""
+    def wait_for(
+        self, pattern: re.Pattern[str], limit_s: float = PATIENCE_S, *, behind: int = 0
+    ) -> re.Match[str]:
+        """The first whole line that matches, ``behind`` so many: ports of clients come again."""
         found: list[re.Match[str]] = []
 
         def is_there() -> bool:
-            found.extend(match for match in map(pattern.fullmatch, self.lines()) if match)
+            found.extend(match for match in map(pattern.fullmatch, self.lines()[behind:]) if match)
             return bool(found)
 
         try:
@@ -147,7 +158,9 @@ class Program:
 
     def _is_ready(self) -> bool:
         assert self.process.poll() is None, f"{self._command} ended\n{self.log!r}"
-        return all(is_listening(host, port) for host, port in self._listens)
+        # the table is long on a busy machine, and read once for all
+        listening = {local for local, _, state in _kernel_sockets() if state == "0A"}
+        return all(_kernels(host, port) in listening for host, port in self._listens)
 
     @contextmanager
     def held(self) -> Iterator[None]:

@@ -7,8 +7,12 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 START = (
     r"(?P<client>[0-9a-f.:]+|unix):(?P<port>\d+) \[(?P<date>\d\d/[A-Z][a-z]{2}/\d{4}(?::\d\d){3}\.\d{3})\] "
@@ -47,6 +51,12 @@ class FailedStart:
     frontend: str
     bind: str
     message: str
+
+
+def ends(lines: Iterable[str]) -> list[re.Match[str]]:
+    """The lines of either form: a program writes others, too."""
+    found = (SESSION.fullmatch(line) or FAILED_START.fullmatch(line) for line in lines)
+    return [line for line in found if line]
 
 
 def session(line: re.Match[str]) -> Session:

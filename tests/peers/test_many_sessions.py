@@ -10,8 +10,7 @@ import pytest
 import trio
 
 from . import tcplog
-from .conftest import USERS
-from .dovecot import PASSWORD
+from .dovecot import PASSWORD, USERS
 from .programs import HAProxy, Mailproxy, free_port, wait_until
 
 if TYPE_CHECKING:
