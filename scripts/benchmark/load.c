@@ -1,6 +1,6 @@
 /* The load: both ends of the mail sessions with which proxies are weighed, the clients and a stub of an IMAP server.
  *
- *   load server                                   listens on a free port of 127.0.0.1, prints it, ends with its stdin
+ *   load server                                   listens on three free ports of 127.0.0.1, prints them, ends with its stdin
  *   load sessions  PORT --count N --at-once N     whole sessions: greeting, LOGIN, LOGOUT, end of file
  *   load trips     PORT --count N --seconds S     N sessions send NOOP, each as soon as the last one is answered
  *   load bulk-down PORT --count N --bytes B       N sessions receive B bytes each
@@ -8,6 +8,11 @@
  *   load idle      PORT --count N                 N sessions log in and fall silent
  *
  * --tls: the clients speak TLS, each with a full handshake, to whatever certificate.
+ * --hello: the first that a client sends is a ClientHello for imap.example.com, as data: it is there to be looked at, and
+ * the session goes on in clear.
+ *
+ * The server's second port is for sessions that begin with a preamble: a PROXY header of either version, or one TLS record
+ * with the clients' hello. The server swallows it, whole, and only then greets. At its third port it takes two of them.
  *
  * The clients go through three stages, so that the proxy can be weighed between any two of them. Each ends with one
  * line of JSON on stdout and goes on when a line comes on stdin:
@@ -46,9 +51,12 @@ enum {
     LINE_BYTES = 512,        /* longest line either side may send; ours have under 60 */
     SLICE_BYTES = 256 * 1024,
     EVENTS = 256,
+    HELLO_BYTES = 16 * 1024, /* room for our one ClientHello; OpenSSL's have some hundred bytes, post-quantum ones 1600 */
     OPENING_AT_ONCE = 64,    /* sessions on their way to "ready": more would measure the listen queue */
     STAGE_SECONDS = 120,     /* a stage that takes longer has sessions that hang */
 };
+
+static const char SERVER_NAME[] = "imap.example.com";
 
 static double now(void)
 {
@@ -237,7 +245,9 @@ struct session {
     void (*hear)(struct session *, const char *line);
     int64_t to_send, to_swallow;     /* bulk that comes before the next line */
     char reply[LINE_BYTES];          /* server: what is said once the bulk is through */
+    int preambles;                   /* server: so many come first, and how long they are has still to be read */
     bool closing;                    /* server: close when everything is said */
+    size_t hello_left;               /* client: bytes of the hello that have not gone yet */
     enum state state;                /* client */
     double since;                    /* client: when the session, or this round trip, began */
 };
@@ -272,10 +282,55 @@ static enum step swallow_bulk(struct session *s)
     return GO;
 }
 
+static char hello[HELLO_BYTES];
+static size_t hello_size;            /* 0: the clients send none */
+
+static enum step send_hello(struct session *s)
+{
+    size_t gone;
+    enum step step = wire_write(&s->wire, hello + hello_size - s->hello_left, s->hello_left, &gone);
+    if (step == GO) s->hello_left -= gone;
+    return step;
+}
+
+/* The size of the preamble that begins so: 0 while that cannot be told, negative if it is none. */
+static int64_t preamble_size(const char *in, size_t have)
+{
+    const unsigned char *bytes = (const unsigned char *)in;
+    const char *end;
+    if (!have) return 0;
+    switch (bytes[0]) {
+    case '\r':                       /* PROXY, version 2 */
+        return have < 16 ? 0 : 16 + (bytes[14] << 8 | bytes[15]);
+    case 'P':                        /* PROXY, version 1 */
+        end = memchr(in, '\n', have);
+        return end ? end - in + 1 : 0;
+    case 0x16:                       /* a TLS record of a handshake */
+        return have < 5 ? 0 : 5 + (bytes[3] << 8 | bytes[4]);
+    default:
+        return -1;
+    }
+}
+
+static enum step measure_preamble(struct session *s)
+{
+    int64_t size = preamble_size(s->wire.in, s->wire.have);
+    if (!size) return wire_fill(&s->wire);
+    if (size < 0) {
+        snprintf(fault, sizeof fault, "no preamble");
+        return BROKEN;
+    }
+    s->preambles--;
+    s->to_swallow = size;
+    return GO;
+}
+
 static enum step session_step(struct session *s)
 {
     char line[LINE_BYTES];
     if (s->wire.handshaking) return wire_handshake(&s->wire);
+    if (s->hello_left) return send_hello(s);
+    if (s->preambles && !s->to_swallow) return measure_preamble(s);
     enum step step = wire_flush(&s->wire);
     if (step != GO) return step;
     if (s->to_send) return send_bulk(s);
@@ -302,6 +357,11 @@ static enum step session_drive(struct session *s)
 
 /* ---------------------------------------------------------------- server */
 
+struct port {
+    int listener;
+    int preambles;
+};
+
 static void server_hears(struct session *s, const char *line)
 {
     char tag[32], verb[32] = "";
@@ -326,47 +386,52 @@ static void server_drive(struct session *s)
     free(s);
 }
 
-static void server_accept(int listener)
+static void server_accept(const struct port *port)
 {
     for (;;) {
-        int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        int fd = accept4(port->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd < 0 && (errno == EAGAIN || errno == ECONNABORTED)) return;
         if (fd < 0) die("accept");
         struct session *s = zeroed(1, sizeof *s);
         s->wire.fd = fd;
         s->hear = server_hears;
         without_delay(fd);
-        wire_say(&s->wire, "* OK [CAPABILITY IMAP4rev1 IDLE] ready\r\n");
+        s->preambles = port->preambles;
+        snprintf(s->reply, sizeof s->reply, "* OK [CAPABILITY IMAP4rev1 IDLE] ready\r\n");
         server_drive(s);
     }
 }
 
-static int server_listen(void)
+/* The number of the port that is listened on. */
+static int server_listens(struct port *port)
 {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = port};
     socklen_t size = sizeof address;
     int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (listener < 0 || bind(listener, (void *)&address, size) || listen(listener, 65535)) die("listen");
     getsockname(listener, (void *)&address, &size);
-    printf("%d\n", ntohs(address.sin_port));
-    fflush(stdout);
-    return listener;
+    port->listener = listener;
+    epoll_ctl(poller, EPOLL_CTL_ADD, listener, &event);
+    return ntohs(address.sin_port);
 }
 
 static int server(void)
 {
-    struct epoll_event events[EVENTS], event = {.events = EPOLLIN, .data.ptr = NULL};
-    int listener = server_listen();
+    struct port ports[] = {{.preambles = 0}, {.preambles = 1}, {.preambles = 2}};
+    enum { PORTS = sizeof ports / sizeof *ports };
     char parent;                     /* only its address: stdin, which ends when the scale ends, however it does */
-    epoll_ctl(poller, EPOLL_CTL_ADD, listener, &event);
-    event.data.ptr = &parent;
+    struct epoll_event events[EVENTS], event = {.events = EPOLLIN, .data.ptr = &parent};
     epoll_ctl(poller, EPOLL_CTL_ADD, STDIN_FILENO, &event);
+    for (int i = 0; i < PORTS; i++) printf("%d%c", server_listens(&ports[i]), i + 1 < PORTS ? ' ' : '\n');
+    fflush(stdout);
     for (;;) {
         int n = epoll_wait(poller, events, EVENTS, -1);
         for (int i = 0; i < n; i++) {
-            if (events[i].data.ptr == &parent) return 0;
-            if (!events[i].data.ptr) server_accept(listener);
-            else server_drive(events[i].data.ptr);
+            void *owner = events[i].data.ptr;
+            if (owner == &parent) return 0;
+            if (owner >= (void *)ports && owner < (void *)(ports + PORTS)) server_accept(owner);
+            else server_drive(owner);
         }
     }
 }
@@ -495,6 +560,7 @@ static void client_opens(void)
     struct session *s = &sessions[opened++];
     s->hear = client_hears;
     s->since = now();
+    s->hello_left = hello_size;
     s->wire.fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (s->wire.fd < 0) die("socket");
     without_delay(s->wire.fd);
@@ -505,7 +571,7 @@ static void client_opens(void)
     if (tls) {
         s->wire.ssl = SSL_new(tls);
         if (!s->wire.ssl) die("SSL_new");
-        SSL_set_tlsext_host_name(s->wire.ssl, "imap.example.com");
+        SSL_set_tlsext_host_name(s->wire.ssl, SERVER_NAME);
         SSL_set_fd(s->wire.ssl, s->wire.fd);
         SSL_set_connect_state(s->wire.ssl);
         s->wire.handshaking = true;
@@ -640,7 +706,7 @@ static int clients(void)
 
 static int wrong_use(void)
 {
-    fprintf(stderr, "usage: load server | load MODE PORT --count N [--at-once N] [--seconds S] [--bytes B] [--tls]\n");
+    fprintf(stderr, "usage: load server | load MODE PORT --count N [--at-once N] [--seconds S] [--bytes B] [--tls | --hello]\n");
     return 2;
 }
 
@@ -654,12 +720,29 @@ static void prepare_tls(void)
     SSL_CTX_set_options(tls, SSL_OP_IGNORE_UNEXPECTED_EOF);  /* an end without close_notify is an orderly one as well */
 }
 
+/* One for all sessions: OpenSSL begins a handshake into the void. */
+static void prepare_hello(void)
+{
+    SSL_CTX *context = SSL_CTX_new(TLS_client_method());
+    SSL *ssl = context ? SSL_new(context) : NULL;
+    BIO *in = BIO_new(BIO_s_mem()), *out = BIO_new(BIO_s_mem());
+    if (!ssl || !in || !out) die("the hello");
+    SSL_set_bio(ssl, in, out);
+    SSL_set_tlsext_host_name(ssl, SERVER_NAME);
+    SSL_set_connect_state(ssl);
+    SSL_do_handshake(ssl);                   /* stops where it wants an answer */
+    if (!BIO_read_ex(out, hello, sizeof hello, &hello_size)) die("the hello");
+    SSL_free(ssl);
+    SSL_CTX_free(context);
+}
+
 static bool read_options(int argc, char **argv)
 {
     static const struct option OPTIONS[] = {
         {"count", required_argument, NULL, 'c'},   {"at-once", required_argument, NULL, 'a'},
         {"seconds", required_argument, NULL, 's'}, {"bytes", required_argument, NULL, 'b'},
-        {"tls", no_argument, NULL, 't'},           {NULL, 0, NULL, 0},
+        {"tls", no_argument, NULL, 't'},           {"hello", no_argument, NULL, 'h'},
+        {NULL, 0, NULL, 0},
     };
     int letter;
     while ((letter = getopt_long(argc, argv, "", OPTIONS, NULL)) != -1) {
@@ -669,10 +752,11 @@ static bool read_options(int argc, char **argv)
         case 's': job.seconds = atof(optarg); break;
         case 'b': job.bytes = atoll(optarg); break;
         case 't': prepare_tls(); break;
+        case 'h': prepare_hello(); break;
         default: return false;
         }
     }
-    return argc == optind + 2 && job.count > 0 && job.at_once > 0;
+    return argc == optind + 2 && job.count > 0 && job.at_once > 0 && !(tls && hello_size);
 }
 
 static bool read_job(const char *mode, const char *port)

@@ -23,12 +23,14 @@ TAIL_LINES = 6
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a proxy is to stand: its folder, its ports by bind, the stub server's port."""
+    """Where a proxy is to stand: its folder, its ports by bind, the stub server's two."""
 
     folder: Path
     certificates: Path
     ports: dict[str, int]
     server: int
+    preamble_server: int  # greets only after a PROXY header or a ClientHello
+    two_preambles_server: int  # only after both
 
     @property
     def max_sessions(self) -> int:
@@ -72,9 +74,27 @@ frontend ec
 frontend rsa
     bind 127.0.0.1:{place.ports["rsa"]} ssl crt {place.certificates}/rsa.pem
     default_backend servers
+frontend v2
+    bind 127.0.0.1:{place.ports["v2"]}
+    default_backend announced
+frontend opaque
+    bind 127.0.0.1:{place.ports["opaque"]}
+    default_backend preambled
+frontend names
+    bind 127.0.0.1:{place.ports["names"]}
+    tcp-request inspect-delay 5s
+    tcp-request content accept if {{ req.ssl_hello_type 1 }}
+    use_backend servers if {{ req.ssl_sni -i pop.example.com }}
+    use_backend preambled if {{ req.ssl_sni -i imap.example.com }}
 backend servers
     balance leastconn
     server s1 127.0.0.1:{place.server}
+backend announced
+    balance leastconn
+    server s1 127.0.0.1:{place.two_preambles_server} send-proxy-v2
+backend preambled
+    balance leastconn
+    server s1 127.0.0.1:{place.preamble_server}
 """,
     )
     return ["haproxy", "-db", "-f", file]
@@ -105,9 +125,15 @@ stream {{
     log_format sessions '$remote_addr:$remote_port [$time_local] $upstream_addr $session_time $bytes_sent $status';
     access_log {place.folder}/nginx.sessions sessions;
     upstream servers {{ least_conn; server 127.0.0.1:{place.server}; }}
+    upstream announced {{ least_conn; server 127.0.0.1:{place.two_preambles_server}; }}
+    upstream preambled {{ least_conn; server 127.0.0.1:{place.preamble_server}; }}
+    map $ssl_preread_server_name $chosen {{ pop.example.com servers; imap.example.com preambled; }}
     proxy_connect_timeout 5s;
     proxy_timeout 31m;
     server {{ listen 127.0.0.1:{place.ports["clear"]}; proxy_pass servers; }}{tls}
+    server {{ listen 127.0.0.1:{place.ports["v2"]}; proxy_protocol on; proxy_pass announced; }}
+    server {{ listen 127.0.0.1:{place.ports["opaque"]}; proxy_pass preambled; }}
+    server {{ listen 127.0.0.1:{place.ports["names"]}; ssl_preread on; proxy_pass $chosen; }}
 }}
 """,
     )
@@ -124,33 +150,63 @@ to = "{place.folder}/mailproxy.sessions"
 
 [defaults.frontend]
 protocol = "tcp"
-backend = "servers"
 
+[defaults.backend]
+balance = "leastconn"
+check = {{ type = "none" }}
+
+[frontends.clear]
+backend = "servers"
 [[frontends.clear.bind]]
 address = "127.0.0.1:{place.ports["clear"]}"
 
 [frontends.ec]
+backend = "servers"
 tls = {{ certificates = ["{place.certificates}/ec.pem"] }}
 [[frontends.ec.bind]]
 address = "127.0.0.1:{place.ports["ec"]}"
 mode = "tls"
 
 [frontends.rsa]
+backend = "servers"
 tls = {{ certificates = ["{place.certificates}/rsa.pem"] }}
 [[frontends.rsa.bind]]
 address = "127.0.0.1:{place.ports["rsa"]}"
 mode = "tls"
 
+[frontends.v2]
+backend = "announced"
+[[frontends.v2.bind]]
+address = "127.0.0.1:{place.ports["v2"]}"
+
+[frontends.opaque]
+backend = "preambled"
+[[frontends.opaque.bind]]
+address = "127.0.0.1:{place.ports["opaque"]}"
+
+[frontends.names]
+routes = [
+  {{ sni = ["pop.example.com"], backend = "servers" }},
+  {{ sni = ["imap.example.com"], backend = "preambled" }},
+]
+[[frontends.names.bind]]
+address = "127.0.0.1:{place.ports["names"]}"
+mode = "passthrough"
+
 [backends.servers]
-balance = "leastconn"
-check = {{ type = "none" }}
 servers = ["127.0.0.1:{place.server}"]
+
+[backends.announced]
+send_proxy = "v2"
+servers = ["127.0.0.1:{place.two_preambles_server}"]
+
+[backends.preambled]
+servers = ["127.0.0.1:{place.preamble_server}"]
 """,
     )
     return [sys.executable, "-m", "mailproxy", "run", file]
 
 
-BINDS = ("clear", "ec", "rsa")
 PROXIES: dict[str, Callable[[Place], list[str]]] = {
     "haproxy": haproxy,
     "mailproxy": mailproxy,

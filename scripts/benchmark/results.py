@@ -14,7 +14,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cases import Case
+from cases import Case, Pair, chosen_pairs
 from proxies import TITLES
 from weighing import Worked, figures
 
@@ -26,17 +26,33 @@ class Results:
     proxies: list[str]
     cases: list[Case]
     values: dict[tuple[str, str, str], list[float]] = field(default_factory=lambda: defaultdict(list))
+    slices: dict[tuple[str, str], dict[int, tuple[float, ...]]] = field(
+        default_factory=lambda: defaultdict(dict)
+    )
     faults: dict[tuple[str, str], list[str]] = field(default_factory=lambda: defaultdict(list))
     negotiated: dict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
 
-    def add(self, case: Case, proxy: str, worked: Worked) -> None:
+    def add(self, number: int, case: Case, proxy: str, worked: Worked) -> None:
         for figure, value in figures(case, worked).items():
             self.values[case.name, proxy, figure].append(value)
+        self.slices[case.name, proxy][number] = worked.cpu_ns_of_slices
         self.negotiated[case.name][proxy] = worked.negotiated
+
+    def fail(self, cases: list[Case], proxy: str, why: str) -> None:
+        for case in cases:
+            self.faults[case.name, proxy].append(why)
 
     def median(self, case: Case, proxy: str, figure: str) -> float | None:
         values = self.values.get((case.name, proxy, figure))
         return statistics.median(values) if values else None
+
+    def differences(self, pair: Pair, proxy: str) -> list[float]:
+        """Of each round, in µs: the median over its slices, each less its neighbour of the other case."""
+        without, having = (self.slices.get((case, proxy), {}) for case in (pair.without, pair.having))
+        return [
+            statistics.median((more - less) / 1e3 for less, more in zip(less_of, having[number], strict=True))
+            for number, less_of in without.items()
+        ]
 
     def unlike(self) -> list[str]:
         """Cases in which the proxies had different cryptography to do."""
@@ -55,6 +71,12 @@ def cell(results: Results, case: Case, proxy: str, figure: str) -> str:
     return rounded(median) + (f" ({faults} failed)" if faults else "")
 
 
+def difference(results: Results, pair: Pair, proxy: str) -> str:
+    """To a tenth: it is between two large figures."""
+    values = results.differences(pair, proxy)
+    return f"{statistics.median(values):.1f}" if values else "failed"
+
+
 def compared(proxies: list[str]) -> tuple[str, str] | None:
     """Which proxy is divided by which."""
     rest = [name for name in proxies if name != "haproxy"] or proxies
@@ -69,13 +91,16 @@ def ratio(results: Results, case: Case, figure: str, pair: tuple[str, str]) -> s
 
 
 def table(results: Results) -> list[list[str]]:
-    pair = compared(results.proxies)
+    against = compared(results.proxies)
     head = ["medians", *(TITLES[name] for name in results.proxies)]
-    rows = [head + ([f"{TITLES[pair[0]]} / {TITLES[pair[1]]}"] if pair else [])]
+    rows = [head + ([f"{TITLES[against[0]]} / {TITLES[against[1]]}"] if against else [])]
     for case in results.cases:
         for figure, words in case.rows.items():
             row = [words, *(cell(results, case, proxy, figure) for proxy in results.proxies)]
-            rows.append(row + ([ratio(results, case, figure, pair)] if pair else []))
+            rows.append(row + ([ratio(results, case, figure, against)] if against else []))
+    for pair in chosen_pairs(results.cases):
+        row = [pair.words, *(difference(results, pair, proxy) for proxy in results.proxies)]
+        rows.append(row + (["-"] if against else []))
     return rows
 
 
@@ -119,9 +144,20 @@ def as_json(results: Results, caption: str) -> str:
     values: dict[str, dict[str, dict[str, list[float]]]] = defaultdict(lambda: defaultdict(dict))
     for (case, proxy, figure), rounds in results.values.items():
         values[case][figure][proxy] = rounds
+    differences = {
+        pair.words: {proxy: results.differences(pair, proxy) for proxy in results.proxies}
+        for pair in chosen_pairs(results.cases)
+    }
     faults = [
         {"case": case, "proxy": proxy, "faults": said} for (case, proxy), said in results.faults.items()
     ]
     return json.dumps(
-        {"about": caption, "figures": values, "faults": faults, "tls": results.negotiated}, indent=1
+        {
+            "about": caption,
+            "figures": values,
+            "differences": differences,
+            "faults": faults,
+            "tls": results.negotiated,
+        },
+        indent=1,
     )

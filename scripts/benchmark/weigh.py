@@ -4,6 +4,10 @@ Every weighing starts one fresh proxy in front of one stub server, warms it up, 
 The proxies take turns within each case, and their order turns round with every round, so that whatever else the machine
 does meets them alike. A figure is the median over the rounds.
 
+Some cases come in pairs, which differ in one thing. If both are weighed, one process does both, in short slices by turns.
+What that thing costs is the median difference of neighbouring slices, and of those of the rounds the median again: so it
+can be told where it is far less than a figure moves from one round to the next.
+
 Processor time is the proxy's own, of its whole process tree, in nanoseconds from schedstat. It is read while the proxy
 rests: once every session is logged in, and again after the work. Memory is the tree's Pss (shared pages count once),
 without the kernel's socket buffers. Every proxy writes a line per session to a file.
@@ -26,9 +30,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NoReturn, cast
 
-from cases import CASES, IDLE_SESSIONS, Case
+from cases import BINDS, CASES, IDLE_SESSIONS, Case, in_turns
 from faults import Fault, Mistake, NotStartedFault, ServerEndedError
-from proxies import BINDS, PROXIES, Place, free_ports, running
+from proxies import PROXIES, Place, free_ports, running
 from results import Results, about, as_json, as_markdown, as_text, rounded, table
 from weighing import Worked, figures, work
 
@@ -43,15 +47,15 @@ class Bench:
     folder: Path
     program: Path
     server: subprocess.Popen[str]
-    server_port: int
+    server_ports: tuple[int, int, int]  # the others for sessions that begin with one preamble, or two
     ports: Iterator[int]
 
-    def weigh(self, case: Case, name: str) -> Worked:
-        folder = Path(tempfile.mkdtemp(prefix=f"{case.name}-{name}-", dir=self.folder))
-        place = Place(folder, self.folder, {bind: next(self.ports) for bind in BINDS}, self.server_port)
+    def weigh(self, cases: list[Case], name: str) -> list[Worked]:
+        folder = Path(tempfile.mkdtemp(prefix=f"{cases[0].name}-{name}-", dir=self.folder))
+        place = Place(folder, self.folder, {bind: next(self.ports) for bind in BINDS}, *self.server_ports)
         try:
             with running(name, place) as proxy:
-                return work(case, self.program, proxy)
+                return work(cases, self.program, proxy)
         except Fault as fault:
             if self.server.poll() is not None:
                 raise ServerEndedError(f"the stub server ended with code {self.server.returncode}") from None
@@ -94,10 +98,11 @@ def bench(*, keep: bool) -> Iterator[Bench]:
             text=True,
             start_new_session=True,
         ) as server:
-            port = cast("IO[str]", server.stdout).readline()
-            if not port:
+            line = cast("IO[str]", server.stdout).readline()
+            if not line:
                 raise ServerEndedError("the stub server did not start")
-            yield Bench(folder, program, server, int(port), free_ports())
+            plain, preambled, twice = map(int, line.split())
+            yield Bench(folder, program, server, (plain, preambled, twice), free_ports())
     finally:
         if keep:
             print(f"logs and configurations are in {folder}", file=sys.stderr)
@@ -109,28 +114,29 @@ def run(scale: Bench, results: Results, rounds: int) -> None:
     given_up: set[str] = set()
     for number in range(1, rounds + 1):
         order = results.proxies if number % 2 else results.proxies[::-1]
-        for case in results.cases:
+        for cases in in_turns(results.cases):
             for proxy in order:
-                what = f"round {number}/{rounds}  {case.name:15} {proxy:10}"
+                what = [f"round {number}/{rounds}  {case.name:15} {proxy:10}" for case in cases]
                 if proxy in given_up:
-                    results.faults[case.name, proxy].append("not tried again")
+                    results.fail(cases, proxy, "not tried again")
                     continue
                 try:
-                    worked = scale.weigh(case, proxy)
+                    weighed = scale.weigh(cases, proxy)
                 except Fault as fault:
-                    results.faults[case.name, proxy].append(str(fault))
-                    print(f"{what} FAILED: {fault}", *fault.__notes__, sep="\n", file=sys.stderr)
+                    results.fail(cases, proxy, str(fault))
+                    print(f"{what[0]} FAILED: {fault}", *fault.__notes__, sep="\n", file=sys.stderr)
                     if isinstance(fault, NotStartedFault):
                         given_up.add(proxy)
                     continue
-                results.add(case, proxy, worked)
-                found = figures(case, worked).items()
-                print(
-                    what,
-                    *(f"{figure} {rounded(value)}" for figure, value in found),
-                    sep="  ",
-                    file=sys.stderr,
-                )
+                for case, worked, words in zip(cases, weighed, what, strict=True):
+                    results.add(number, case, proxy, worked)
+                    found = figures(case, worked).items()
+                    print(
+                        words,
+                        *(f"{figure} {rounded(value)}" for figure, value in found),
+                        sep="  ",
+                        file=sys.stderr,
+                    )
 
 
 class Parser(argparse.ArgumentParser):

@@ -1,13 +1,18 @@
-"""One weighing: load.c does one case through one proxy, stage by stage, while the meter reads."""
+"""One weighing: load.c does one case through one proxy, stage by stage, while the meter reads.
+
+Two cases that differ in one thing share the proxy and take turns in slices: then the same process does both within a
+moment, and what the machine does meanwhile, or how that process came to lie in memory, is in both alike.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import select
+import statistics
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, cast
 
@@ -17,6 +22,7 @@ from meter import Meter
 from proxies import Place, Proxy
 
 WARM_UP_SESSIONS = 64
+SLICES = 32  # of each case of a pair
 STAGE_SECONDS = 150.0  # load.c itself gives up after 120
 
 
@@ -31,6 +37,7 @@ class Worked:
     p50: float  # seconds of one sample
     p99: float
     negotiated: str
+    cpu_ns_of_slices: tuple[float, ...] = ()  # per sample, where the work was cut
 
 
 @dataclass(slots=True)
@@ -107,9 +114,34 @@ def warm_up(case: Case, program: Path, place: Place) -> None:
         load.stage("worked")
 
 
-def work(case: Case, program: Path, proxy: Proxy) -> Worked:
+def work(cases: list[Case], program: Path, proxy: Proxy) -> list[Worked]:
+    """Do one case, or several in slices by turns."""
     meter = Meter(proxy.process.pid)
-    warm_up(case, program, proxy.place)
+    for case in cases:
+        warm_up(case, program, proxy.place)
+    if len(cases) == 1:
+        return [work_on(cases[0], program, proxy, meter)]
+    slices: list[list[Worked]] = [[] for _ in cases]
+    for number in range(SLICES):
+        each = list(zip(cases, slices, strict=True))
+        for case, done in each if number % 2 else each[::-1]:
+            done.append(work_on(case.cut(SLICES), program, proxy, meter))
+    return [joined(done) for done in slices]
+
+
+def joined(slices: list[Worked]) -> Worked:
+    return replace(
+        slices[0],
+        cpu_ns=sum(part.cpu_ns for part in slices),
+        seconds=sum(part.seconds for part in slices),
+        samples=sum(part.samples for part in slices),
+        p50=statistics.median(part.p50 for part in slices),
+        p99=statistics.median(part.p99 for part in slices),
+        cpu_ns_of_slices=tuple(part.cpu_ns / part.samples for part in slices),
+    )
+
+
+def work_on(case: Case, program: Path, proxy: Proxy, meter: Meter) -> Worked:
     meter.await_rest()
     memory = meter.memory_kib()
     with clients(case, program, proxy.place) as load:
