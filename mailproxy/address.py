@@ -104,7 +104,7 @@ class Networks:
     """A set of networks that addresses are looked up in."""
 
     def __init__(self, networks: Iterable[IPv4Network | IPv6Network]) -> None:
-        self._networks = tuple(networks)
+        self._networks = tuple(map(_unmapped_network, networks))
 
     def __contains__(self, host: str) -> bool:
         """Is this IP address in one of them? IPv4-mapped IPv6 addresses are IPv4, and zones do not count."""
@@ -115,6 +115,14 @@ class Networks:
 
     def __bool__(self) -> bool:
         return bool(self._networks)
+
+
+def _unmapped_network(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
+    """A network of IPv4-mapped addresses as the IPv4 network that it stands for."""
+    if isinstance(network, IPv4Network) or network.prefixlen < 96:
+        return network
+    mapped = network.network_address.ipv4_mapped
+    return network if mapped is None else IPv4Network((mapped, network.prefixlen - 96))
 
 
 def unmapped(host: str) -> str:

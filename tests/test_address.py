@@ -212,6 +212,13 @@ def networks(*written: str) -> Networks:
     return Networks(ip_network(text) for text in written)
 
 
+def test_a_network_of_mapped_addresses_is_the_one_of_ipv4() -> None:
+    mapped = networks("::ffff:10.0.0.0/104")
+    assert "10.1.2.3" in mapped
+    assert "::ffff:10.1.2.3" in mapped
+    assert "11.1.2.3" not in mapped
+
+
 @pytest.mark.parametrize(
     ("host", "is_inside"),
     [

@@ -13,7 +13,7 @@ from mailproxy.address import ServerAddress, TcpAddress, UnixAddress
 from mailproxy.app.limits import DESCRIPTORS_KEPT, descriptor_limit, max_sessions
 from mailproxy.app.material import Material
 from mailproxy.app.renewal import about_expiry
-from mailproxy.config import Backend, Bind, Config, Frontend
+from mailproxy.config import Backend, Bind, Config, Frontend, ProxySource
 from mailproxy.errors import Fault
 from mailproxy.net.certificates import Certificate
 
@@ -49,13 +49,24 @@ def _about_frontend(frontend: Frontend) -> Iterator[Fault]:
     if frontend.protocol == "imap" and frontend.timeouts.client < _IMAP_SILENCE_S:
         yield Fault(f"{path}.timeouts.client", _too_short(frontend.timeouts.client))
     for index, bind in enumerate(frontend.bind):
-        for network in bind.accept_proxy:
-            if network != "unix" and network.prefixlen == 0:
-                yield Fault(
-                    f"{path}.bind[{index}].accept_proxy",
-                    f"{network} is everybody, and who may send a PROXY header may take any address: give the networks "
-                    "of your proxies",
-                )
+        if _is_everybody(bind.accept_proxy):
+            yield Fault(
+                f"{path}.bind[{index}].accept_proxy",
+                "is everybody, and who may send a PROXY header may take any address: give the networks of your proxies",
+            )
+    for index, route in enumerate(frontend.routes[:-1]):
+        if not (route.goes_by_name or route.client or route.port):
+            yield Fault(
+                f"{path}.routes[{index}]",
+                "asks for nothing, so that the routes behind it never come to be asked",
+            )
+
+
+def _is_everybody(sources: Iterable[ProxySource]) -> bool:
+    networks = list(sources)
+    v4 = ipaddress.collapse_addresses(n for n in networks if isinstance(n, ipaddress.IPv4Network))
+    v6 = ipaddress.collapse_addresses(n for n in networks if isinstance(n, ipaddress.IPv6Network))
+    return any(n.prefixlen == 0 for n in v4) or any(n.prefixlen == 0 for n in v6)
 
 
 def _about_way(frontend: Frontend, backend: Backend) -> Iterator[Fault]:
@@ -72,6 +83,12 @@ def _about_way(frontend: Frontend, backend: Backend) -> Iterator[Fault]:
                 f"{here}.mode",
                 f"clear text is exposed at {bind.address} without STARTTLS, since the servers speak TLS: "
                 'use mode = "tls", or "passthrough" without the backend\'s tls',
+            )
+        if "passthrough" in modes and any(tls):
+            yield Fault(
+                f"backends.{backend.name}.tls",
+                f"clients of {here} speak TLS through to the servers, and this would be TLS inside TLS: take tls away, or "
+                'use mode = "tls"',
             )
         for server in backend.servers:
             if "tls" not in modes or server.tls is not None or not isinstance(server.address, TcpAddress):
@@ -132,7 +149,11 @@ def _about_proxy_header(backend: Backend) -> Iterator[Fault]:
             'take PROXY headers (Dovecot: haproxy = yes), or "none"',
         )
     for index, server in enumerate(backend.servers):
-        says_tls = str(server.send_proxy).startswith("v2-ssl")
+        says_tls = (
+            str(server.send_proxy).startswith("v2-ssl")
+            or server.forward_tlvs
+            or any(tlv.startswith(("ssl-", "cert-", "client-")) for tlv in server.send_proxy_tlvs)
+        )
         if says_tls and server.tls is None and not _is_loopback(server.address):
             yield Fault(
                 f"backends.{backend.name}.servers[{index}]",

@@ -26,7 +26,8 @@ class Material:
     """What came of the files. Terminators by the TLS that they are made of, and by frontend and place of the bind; contexts
     by backend and server; certificates, and the ends of revocation lists, by path, with the path of the key that names each.
 
-    ``files`` has every file and folder that was looked at, with its stamp, and those that were not there.
+    ``files`` has every file and folder that was looked at, with its stamp, and those that were not there; ``kept`` those of
+    which nothing new could be used.
     """
 
     bind_terminators: dict[tuple[str, int], Terminator] = Factory(dict)
@@ -36,6 +37,7 @@ class Material:
     expired: list[Fault] = Factory(list)
     faults: list[Fault] = Factory(list)
     files: dict[Path, object] = Factory(dict)
+    kept: set[Path] = Factory(set)
     terminators: dict[FrontendTls, Terminator] = Factory(dict)
     connectors: dict[ServerTls, Context] = Factory(dict)
 
@@ -43,6 +45,13 @@ class Material:
         fault = Fault(path, fact)
         if fault not in self.faults:
             self.faults.append(fault)
+
+    def keep(self, path: str, file: Path, fact: str, *, again: bool = False) -> None:
+        """A file is no good: what was known of it stays. ``again``: that may pass without its changing."""
+        self.add(path, f"{file}: {fact}")
+        self.kept.add(file)
+        if again:
+            self.files[file] = None  # unlike anything that a look finds
 
     def look_at(self, file: Path) -> None:
         """Note what a file or folder is like, before it is read: what changes while it is read looks changed later."""
@@ -130,6 +139,7 @@ class _Loader:
                 material.terminators[tls] = Terminator(tls, certificates)
         except (OSError, ValueError) as error:
             material.add(*_blame_ciphers(tls.ciphers, path, error))
+            material.kept.update(file for file, _ in material.certificates)
 
     def _try_authority(self, tls: FrontendTls, path: str) -> bool:
         fine = True
@@ -138,8 +148,19 @@ class _Loader:
                 self._material.look_at(file)
                 fine &= _try_locations(file, f"{path}.{key}", self._material)
         if fine and tls.client_crl is not None:
-            self._material.revocations[tls.client_crl] = (f"{path}.client_crl", next_update(tls.client_crl))
+            fine = self._read_list(tls.client_crl, f"{path}.client_crl")
         return fine
+
+    def _read_list(self, file: Path, path: str) -> bool:
+        try:
+            self._material.revocations[file] = (path, next_update(file))
+        except OSError as error:
+            self._material.keep(path, file, error.strerror or str(error), again=True)
+        except ValueError as error:
+            self._material.keep(path, file, str(error))
+        else:
+            return True
+        return False
 
     def connector(self, tls: ServerTls, path: str) -> Context | None:
         if tls not in self._tried:
@@ -169,10 +190,10 @@ class _Loader:
         try:
             files = certificate_files(place)
         except OSError as error:
-            material.add(path, f"{place}: {error.strerror}")
+            material.keep(path, place, error.strerror or str(error), again=True)
             return self._keep_folder(place, key)
         if not files:
-            material.add(path, f"{place}: no .pem, .crt or .cer file in this folder")
+            material.keep(path, place, "no .pem, .crt or .cer file in this folder")
         read = (self._read_file(file, key, path) for file in files)
         return [certificate for certificate in read if certificate is not None] or self._keep_folder(
             place, key
@@ -194,28 +215,36 @@ class _Loader:
         if done is not None:
             return done[1]
         certificate = None
+        _, known = self._known.certificates.get((file, key), (path, None))
         try:
             used = key or _key_beside(file)
             for each in (file, used, file.with_suffix(".key")):
                 if each is not None:
                     material.look_at(each)
-            certificate = read_certificate(file, used)
-            _try_pair(certificate)
+            certificate = self._as_it_is(file, used, known)
         except OSError as error:
-            certificate = None
-            material.add(path, f"{error.filename or file}: {error.strerror or error}")
+            material.keep(path, Path(error.filename or file), error.strerror or str(error), again=True)
         except ValueError as error:
-            certificate = None
-            material.add(path, f"{file}: {error}")
+            material.keep(path, file, str(error))
         if certificate is None:
-            if keep and (file, key) in self._known.certificates:
-                certificate = self._known.certificates[file, key][1]
-            else:
+            material.kept |= {file, file.with_suffix(".key")} | ({key} if key else set())
+            if known is None or not keep:
                 return None
+            certificate = known
         elif not certificate.not_before <= datetime.now(UTC) <= certificate.not_after:
             dates = f"from {certificate.not_before:%Y-%m-%d} to {certificate.not_after:%Y-%m-%d}"
             material.expired.append(Fault(path, f"{file}: is not in date: {dates}"))
         material.certificates[file, key] = (path, certificate)
+        return certificate
+
+    def _as_it_is(self, file: Path, key: Path | None, known: Certificate | None) -> Certificate:
+        """Read anew, unless nothing has changed. Raises OSError, ValueError."""
+        if known is not None and known.key == key:
+            files = [file] if key is None else [file, key]
+            if known.stamps == tuple(map(stamp_of, files)):
+                return known
+        certificate = read_certificate(file, key)
+        _try_pair(certificate)
         return certificate
 
 
@@ -225,14 +254,14 @@ def _try_locations(file: Path, path: str, material: Material) -> bool:
     try:
         context.load_verify_locations(file)
     except ssl.SSLError as error:
-        material.add(path, f"{file}: no {_what(path)} in PEM form ({reason(error)})")
+        material.keep(path, file, f"no {_what(path)} in PEM form ({reason(error)})")
     except OSError as error:
-        material.add(path, f"{file}: {error.strerror or error}")
+        material.keep(path, file, error.strerror or str(error), again=True)
     else:
         # OpenSSL takes either
         if context.cert_store_stats()["crl" if path.endswith("crl") else "x509"]:
             return True
-        material.add(path, f"{file}: no {_what(path)} in PEM form")
+        material.keep(path, file, f"no {_what(path)} in PEM form")
     return False
 
 
@@ -249,10 +278,8 @@ def _key_beside(file: Path) -> Path | None:
 def _try_pair(certificate: Certificate) -> None:
     """Load certificate and key as a bind would. Raises OSError with the file, ValueError with the fact."""
     key = certificate.key
-    if key is not None:
-        key.open("rb").close()  # OpenSSL would not say which of the two files is missing
     try:
-        load_chain(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate.path, key)
+        load_chain(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate)
     except ssl.SSLError as error:
         raise ValueError(_about_pair(error, key)) from None
     except OSError as error:

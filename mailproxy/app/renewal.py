@@ -12,6 +12,7 @@ from mailproxy.errors import Fault
 from mailproxy.proxy.watcher import Renewed
 
 EXPIRY_NOTICE = timedelta(days=14)
+LIST_NOTICE = timedelta(days=1)  # revocation lists often live for a week
 
 
 class Renewal:
@@ -29,7 +30,9 @@ class Renewal:
             return None
         self._material = material = renew_material(self._config, known)
         return Renewed(
-            files=tuple(changed), faults=tuple(material.faults), server_contexts=material.server_contexts
+            files=tuple(file for file in changed if file not in material.kept),
+            faults=tuple(material.faults),
+            server_contexts=material.server_contexts,
         )
 
     def expiring(self) -> list[Fault]:
@@ -44,9 +47,10 @@ def about_expiry(material: Material) -> Iterator[Fault]:
         if fact := _about_dates(certificate.path, certificate.not_before, certificate.not_after, now):
             yield Fault(path, fact)
     for file, (path, end) in material.revocations.items():
-        if end is not None and end < now:
+        if end is not None and end - now < LIST_NOTICE:
             yield Fault(
-                path, f"{file}: is out of date since {end:%Y-%m-%d}: every client certificate is refused"
+                path,
+                f"{file}: is out of date from {end:%Y-%m-%d %H:%M} UTC on: then every client certificate is refused",
             )
 
 

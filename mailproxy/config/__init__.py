@@ -16,9 +16,9 @@ from mailproxy.config.model import (
 )
 from mailproxy.config.reading import from_mapping, load
 from mailproxy.config.schema import json_schema
-from mailproxy.config.values import LogTarget
+from mailproxy.config.values import LogTarget, ProxySource
 
 __all__ = [
     "Backend", "BackendTimeouts", "Bind", "Config", "Frontend", "FrontendTimeouts", "FrontendTls", "Log", "LogTarget",
-    "Process", "Route", "Server", "ServerTls", "from_mapping", "json_schema", "load",
+    "Process", "ProxySource", "Route", "Server", "ServerTls", "from_mapping", "json_schema", "load",
 ]  # fmt: skip

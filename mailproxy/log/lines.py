@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import encodings.unicode_escape  # noqa: F401 - looked for at its first use, when this process may have lost its rights
 import json
+import re
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -111,9 +112,9 @@ def text_session(r: SessionRecord) -> str:
     assert r.end is not None  # noqa: S101 - lines are written at the end
     place = f" -> {r.backend}/{r.server}" if r.server else f" -> {r.backend}" if r.backend else ""
     tls = f" {r.tls_version} {r.tls_cipher}" if r.tls_version else ""
-    name = f" for {_escape(r.sni)}" if r.sni else ""
+    name = f" for {_quote(r.sni)}" if r.sni else ""
     via = f" by {_plain(r.peer)}" if r.peer else ""
-    who = f" as {_escape(r.client_cn)}" if r.client_cn else ""
+    who = f" as {_quote(r.client_cn)}" if r.client_cn else ""
     detail = f" ({r.detail})" if r.detail else ""
     return _one_line(
         f"{_text_date(r.accepted)}.{_ms(r.accepted):03} {r.frontend}{place} {_plain(r.client)}{via}{tls}{name}{who} {r.end.name}{detail}"
@@ -145,6 +146,12 @@ def _json(data: Mapping[str, object]) -> str:
 def _one_line(text: str) -> str:
     """Peers have a say in some words (a server name may hold anything): nobody writes a second line, or to a terminal."""
     return text if text.isprintable() else _escape(text)
+
+
+def _quote(text: str) -> str:
+    """What a client chose, so that it cannot pass for another part of the line."""
+    text = _escape(text)
+    return text if re.fullmatch(r"[A-Za-z0-9._@*:-]+", text) else '"' + text.replace('"', "'") + '"'
 
 
 def _escape(text: str) -> str:

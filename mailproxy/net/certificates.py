@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import re
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -35,7 +37,8 @@ class Certificate:
     """One certificate file. ``names`` are lower-case DNS names, wildcards included; ``not_after`` is in UTC.
 
     ``signature_algorithm`` and ``key_algorithm`` are in OpenSSL's words (``RSA-SHA256``, ``RSA2048``), empty for those
-    that it has no word for. ``stamps`` are those of the file and of the key's.
+    that it has no word for. ``stamps`` are those of the file and of the key's; ``chain_pem`` and ``key_pem`` what stood in
+    them, so that a context can be made anew when the key cannot be read any more.
     """
 
     path: Path
@@ -47,6 +50,8 @@ class Certificate:
     signature_algorithm: str = field(default="", kw_only=True)
     key_algorithm: str = field(default="", kw_only=True)
     stamps: tuple[Stamp, ...] = field(default=(), kw_only=True)
+    chain_pem: bytes = field(default=b"", kw_only=True, repr=False, eq=False)
+    key_pem: bytes | None = field(default=None, kw_only=True, repr=False, eq=False)
 
 
 def read_certificate(path: Path, key: Path | None = None) -> Certificate:
@@ -58,13 +63,10 @@ def read_certificate(path: Path, key: Path | None = None) -> Certificate:
 
     # before reading: a file that is replaced meanwhile must look changed the next time
     stamps = tuple(stamp_of(file) for file in (path, key) if file is not None)
-    with path.open("rb") as file:
-        data = file.read(_FILE_MAX + 1)
-    if len(data) > _FILE_MAX:
-        raise ValueError(f"is larger than {_FILE_MAX} bytes")
+    data = _read(path)
     try:
         leaf = x509.load_pem_x509_certificate(data)
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         raise ValueError("has no certificate in PEM form") from None
     try:
         names = _names(leaf)
@@ -80,18 +82,31 @@ def read_certificate(path: Path, key: Path | None = None) -> Certificate:
         signature_algorithm=_SIGNATURES.get(leaf.signature_algorithm_oid.dotted_string, ""),
         key_algorithm=_key_algorithm(leaf),
         stamps=stamps,
+        chain_pem=data,
+        key_pem=_read(key) if key is not None else None,
     )
 
 
-_LIST_END = b"-----END X509 CRL-----"
+def _read(path: Path) -> bytes:
+    """Raises OSError, ValueError with the fact."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise ValueError("is no regular file")  # opening a pipe would wait for ever
+    with path.open("rb") as file:
+        data = file.read(_FILE_MAX + 1)
+    if len(data) > _FILE_MAX:
+        raise ValueError(f"is larger than {_FILE_MAX} bytes")
+    return data
+
+
+_LIST = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
 
 
 def next_update(path: Path) -> datetime | None:
-    """When the first of the file's revocation lists is out of date, in UTC; None if none says. Raises OSError."""
+    """When the first of the file's revocation lists is out of date, in UTC; None if none says. Raises OSError, ValueError."""
     from cryptography import x509
 
-    parts = path.read_bytes().split(_LIST_END)[:-1]
-    ends = [x509.load_pem_x509_crl(part + _LIST_END).next_update_utc for part in parts]
+    ends = [x509.load_pem_x509_crl(pem).next_update_utc for pem in _LIST.findall(_read(path))]
     return min((end for end in ends if end is not None), default=None)
 
 
@@ -114,12 +129,17 @@ _KEYS = {"1.2.840.113549.1.1.1": "RSA", "1.2.840.10045.2.1": "EC"}
 
 
 def _key_algorithm(leaf: x509.Certificate) -> str:
+    from cryptography.exceptions import UnsupportedAlgorithm
+
     word = _KEYS.get(leaf.public_key_algorithm_oid.dotted_string)
     if word is None:
         return ""
     try:
         bits = getattr(leaf.public_key(), "key_size", None)
-    except ValueError:  # a curve that cryptography does not know
+    except (
+        ValueError,
+        UnsupportedAlgorithm,
+    ):  # a curve that cryptography does not know, and OpenSSL perhaps does
         return ""
     return f"{word}{bits}" if bits else ""
 
@@ -129,7 +149,9 @@ def certificate_files(place: Path) -> list[Path]:
     if not place.is_dir():
         return [place]
     return sorted(
-        file for file in place.iterdir() if file.suffix in _SUFFIXES and not file.name.startswith(".")
+        file
+        for file in place.iterdir()
+        if file.suffix in _SUFFIXES and not file.name.startswith(".") and not file.is_fifo()
     )
 
 

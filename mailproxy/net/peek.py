@@ -26,12 +26,15 @@ T = TypeVar("T")
 def look(sock: socket.socket, parse: Callable[[bytes], tuple[T, int] | NeedMore]) -> tuple[T, int] | None:
     """What is there already, if ``parse`` makes something of it; None if it has to be waited for.
 
-    Mostly it is there, and this costs no time limit and no task switch. Raises what ``parse`` raises.
+    Mostly it is there, and this costs no time limit and no task switch. Raises ClientAbortError if the connection has
+    failed, and what ``parse`` raises.
     """
     try:
         data = sock.recv(_FIRST_LOOK_BYTES, socket.MSG_PEEK)
-    except OSError:  # nothing yet; whatever else it is, waiting for it will say so
+    except BlockingIOError:
         return None
+    except OSError as error:
+        raise ClientAbortError(error.strerror or str(error)) from None
     answer = parse(data) if data else None
     return answer if isinstance(answer, tuple) else None
 

@@ -44,8 +44,7 @@ class Terminator:
     def renew(self, certificates: Sequence[Certificate]) -> None:
         """Take up certificates, CA and CRL as they are now. Sessions and unchanged certificates keep their context.
 
-        A certificate whose files cannot be loaded any more keeps its old context, too, if it stands with the same ones
-        as before. Raises as the constructor does, and then nothing has changed.
+        Raises as the constructor does, and then nothing has changed.
         """
         old, choice = self._state, choose(certificates)
         demands = tuple(
@@ -73,13 +72,12 @@ class Terminator:
             context.load_verify_locations(tls.client_crl)
             context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
         for certificate in certificates:  # one of each kind of key: OpenSSL takes what the client can verify
-            load_chain(context, certificate.path, certificate.key)
+            load_chain(context, certificate)
         return context
 
     def _choose(self, tls_socket: ssl.SSLObject, name: str | None, _context: ssl.SSLContext) -> int | None:
         assert isinstance(tls_socket, TlsSocket)  # noqa: S101 - what sslsocket_class makes
         state = self._state
-        tls_socket.sni = name
         together = state.choice.for_name(name)
         if together is None:
             if self._tls.strict_sni:

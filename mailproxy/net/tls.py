@@ -11,9 +11,8 @@ import encodings.idna  # noqa: F401 - ssl asks for it with the first server name
 import os
 import socket
 import ssl
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
-from pathlib import Path
 from typing import Any
 
 import trio
@@ -60,9 +59,8 @@ class Alert(IntEnum):
 
 
 class TlsSocket(ssl.SSLSocket):
-    """A TLS socket that remembers the server name which the client asked for, and the certificates that it then got."""
+    """A TLS socket that remembers the certificates which the client's server name got it."""
 
-    sni: str | None = None
     certificates: tuple[Certificate, ...] = ()
 
 
@@ -77,7 +75,6 @@ class TlsFacts:
 
     version: str | None
     cipher: str | None
-    sni: str | None
     alpn: str | None
     has_client_certificate: bool = False
     client_name: str | None = None
@@ -88,9 +85,28 @@ class TlsFacts:
 Context = ssl.SSLContext
 
 
-def load_chain(context: ssl.SSLContext, path: Path, key: Path | None) -> None:
-    """Load a chain and its key into a context. Raises OSError; never asks a terminal for a pass phrase."""
-    context.load_cert_chain(path, key, password=_no_pass_phrase)
+def load_chain(context: ssl.SSLContext, certificate: Certificate) -> None:
+    """Load a chain and its key into a context. Raises OSError; never asks a terminal for a pass phrase.
+
+    From memory: ``ssl`` takes files only, and those may have changed since they were read, or be out of reach.
+    """
+    with _as_file(certificate.chain_pem) as chain, _as_file(certificate.key_pem) as key:
+        context.load_cert_chain(chain or "", key, password=_no_pass_phrase)
+
+
+@contextlib.contextmanager
+def _as_file(content: bytes | None) -> Iterator[str | None]:
+    """The path of a file in memory that nobody else can open, gone afterwards."""
+    if content is None:
+        yield None
+        return
+    fd = os.memfd_create("pem")
+    try:
+        with open(fd, "wb", closefd=False) as file:
+            file.write(content)
+        yield f"/proc/self/fd/{fd}"
+    finally:
+        os.close(fd)
 
 
 def _no_pass_phrase() -> str:
@@ -113,7 +129,7 @@ def connecting_context(tls: ServerTls, certificate: Certificate | None) -> ssl.S
     elif tls.verify != "none":
         context.load_default_certs()
     if certificate is not None:
-        load_chain(context, certificate.path, certificate.key)
+        load_chain(context, certificate)
     return context
 
 
@@ -127,25 +143,19 @@ def limit_versions(context: ssl.SSLContext, min_version: str, ciphers: str | Non
         context.set_ciphers(ciphers)
 
 
-async def accept_tls(sock: socket.socket, context: ssl.SSLContext, *, has_spoken: bool = False) -> TlsSocket:
-    """Make the handshake with a client; ``has_spoken``: its ClientHello is known to be there.
+async def accept_tls(sock: socket.socket, context: ssl.SSLContext) -> TlsSocket:
+    """Make the handshake with a client.
 
     Takes ``sock`` over: it is closed with what is returned, or here on an error. Raises ClientLeftError,
-    ClientAbortError or ClientHandshakeError, for its certificate ClientCertificateError. The time limit is the caller's cancel scope.
+    ClientAbortError or ClientHandshakeError, for its certificate ClientCertificateError. The time limit is the caller's
+    cancel scope.
     """
     tls: ssl.SSLSocket | None = None
     try:
-        if not has_spoken:
-            await trio.lowlevel.wait_readable(sock)  # the client opens: trying before it did would only fail
-            if not sock.recv(1, socket.MSG_PEEK):
-                raise ClientLeftError("left without a word", said_something=False)  # noqa: TRY301 - closed below as all are
         tls = context.wrap_socket(
             sock, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=False
         )
         await _handshake(tls)
-    except ClientLeftError:
-        sock.close()
-        raise
     except ssl.SSLError as error:
         (tls or sock).close()
         if isinstance(error, ssl.SSLZeroReturnError) or is_bare_fin(error):
@@ -208,7 +218,6 @@ def tls_facts(tls: TlsSocket) -> TlsFacts:
     return TlsFacts(
         version=tls.version(),
         cipher=cipher[0] if cipher else None,
-        sni=tls.sni,
         alpn=tls.selected_alpn_protocol(),
         has_client_certificate=has_certificate,
         client_name=name,

@@ -8,7 +8,7 @@ are. With Encrypted ClientHello the name is that of the outer hello: all that ca
 
 from __future__ import annotations
 
-from attrs import frozen
+from attrs import field, frozen
 
 from mailproxy.errors import ClientHandshakeError
 from mailproxy.protocol.preamble import NeedMore
@@ -40,9 +40,12 @@ class NotTlsError(ClientHelloError):
 
 @frozen(kw_only=True)
 class ClientHello:
-    """``server_name`` is in lower case without the root's dot, None where the client asked for none; ``alpn`` is in the client's order."""
+    """``server_name`` is in lower case without the root's dot, None where the client asked for none;
+    ``authority`` is it to the letter. ``alpn`` is in the client's order.
+    """
 
     server_name: str | None = None
+    authority: str | None = field(default=None, eq=False)
     alpn: tuple[bytes, ...] = ()
     has_ech: bool = False
 
@@ -136,7 +139,12 @@ def _parse_message(message: bytes) -> ClientHello:
             alpn = _protocols(message[start:place])
         elif kind == _ECH:
             seen = _once(seen, 4, "ECH")
-    return ClientHello(server_name=name, alpn=alpn, has_ech=bool(seen & 4))
+    return ClientHello(
+        server_name=None if name is None else name.lower().rstrip("."),
+        authority=name,
+        alpn=alpn,
+        has_ech=bool(seen & 4),
+    )
 
 
 def _behind(
@@ -189,7 +197,7 @@ def _host_name(data: bytes) -> str:
         raise ClientHelloError(f"a host name of {len(data)} bytes")
     if not (name.isascii() and name.decode("ascii").isprintable()):
         raise ClientHelloError("a host name that is not printable ASCII")
-    return name.decode("ascii").lower()
+    return data.decode("ascii")
 
 
 def _protocols(data: bytes) -> tuple[bytes, ...]:

@@ -36,23 +36,18 @@ from mailproxy.proxy.caller import Address, Caller
 # A header that is never cut on its way: the payload of the smallest segment that every host takes (PROXY 2), and all
 # that Postfix reads.
 HEADER_BYTES = 536
-# With a certificate in it, which was asked for and does not fit that: as much as nginx reads.
+# With a certificate in it, which was asked for and does not fit that: as much as nginx reads nowadays.
 HEADER_WITH_CERTIFICATE_BYTES = 4096
 
 _FIXED_BYTES, _TLV_HEAD_BYTES, _CHECKSUM_TLV_BYTES, _SSL_HEAD_BYTES = 16, 3, 7, 5
 _BLOCK_BYTES = {Protocol.UNSPEC: 0, Protocol.TCP4: 12, Protocol.TCP6: 36}
-_ALPN = {
-    "imap": "imap",
-    "pop3": "pop3",
-    "sieve": "managesieve",
-}  # registered with IANA; the other protocols have none
+# Registered with IANA; the other protocols have none.
+_ALPN = {"imap": "imap", "pop3": "pop3", "sieve": "managesieve"}
 _HOST_NAME = re.compile(
     r"(?=.{1,253}\Z)(?!-)[a-z0-9-]{1,63}(?<!-)(\.(?!-)[a-z0-9-]{1,63}(?<!-))*\Z", re.IGNORECASE | re.ASCII
 )
-_OWN_TYPES = {
-    Type.CRC32C,
-    Type.NOOP,
-}  # of a received header that is not passed on: they were about that one's bytes
+# Of a received header, what is not passed on: it was about that one's bytes.
+_OWN_TYPES = {Type.CRC32C, Type.NOOP}
 _SSL_TLVS = {"ssl-cipher", "cert-sig", "cert-key", "client-cert"}
 
 
@@ -97,7 +92,7 @@ class Announcer:
         tlvs = []
         if tls is not None and tls.alpn and (tls.alpn == self._alpn or "alpn" in chosen):
             tlvs.append(Tlv(Type.ALPN, tls.alpn.encode()))
-        if "authority" in chosen and (name := caller.server_name) and _HOST_NAME.match(name):
+        if "authority" in chosen and (name := caller.authority) and _HOST_NAME.match(name):
             tlvs.append(Tlv(Type.AUTHORITY, name.encode()))
         if "unique-id" in chosen:
             tlvs.append(Tlv(Type.UNIQUE_ID, f"{caller.id:x}".encode()))

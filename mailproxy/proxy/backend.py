@@ -77,7 +77,8 @@ class Backend:
     def renew(self, contexts: Mapping[str, Context]) -> None:
         """TLS towards the servers as their files are now; sessions keep theirs."""
         for server in self._servers:
-            server.context = contexts.get(server.name)
+            if server.config.tls is not None:  # never in clear text for want of one
+                server.context = contexts[server.name]
 
     def choose(self) -> BackendServer | None:
         """The server for a new session, or None if none can be used."""

@@ -18,15 +18,17 @@ Address = tuple[str, int]
 @define(eq=False)
 class Caller:
     """A client. ``source`` is its address, None where it came over a Unix socket and no header told another one;
-    ``sock`` is its connection, under TLS the one that speaks it; ``id`` is the session's.
+    ``sock`` is its connection, under TLS the one that speaks it; ``id`` is the session's; ``authority`` is the
+    server name that its TLS asks for, to the letter; ``tlvs`` are the extensions of the header that it came with.
     """
 
     listener: Listener
     source: Address | None
     sock: socket.socket
     id: int = field(default=0, kw_only=True)
-    header: Header | None = field(default=None, kw_only=True)
+    tlvs: tuple[Tlv, ...] = field(default=(), kw_only=True)
     hello: ClientHello | None = field(default=None, kw_only=True)
+    authority: str | None = field(default=None, kw_only=True)
     tls: TlsFacts | None = field(default=None, kw_only=True)
     _destination: Address | None = field(default=None, kw_only=True)
 
@@ -52,20 +54,16 @@ class Caller:
         """The port that it connected to; None for a Unix socket."""
         return self.listener.port if self._destination is None else self._destination[1]
 
-    @property
-    def server_name(self) -> str | None:
-        """The name that its TLS asked for, where that could be read."""
-        if self.tls is not None:
-            return self.tls.sni
-        return self.hello.server_name if self.hello is not None else None
-
-    @property
-    def tlvs(self) -> tuple[Tlv, ...]:
-        """The extensions of the header that it came with."""
-        return self.header.tlvs if isinstance(self.header, HeaderV2) else ()
+    def heard(self, hello: ClientHello) -> None:
+        """Take over what its ClientHello says."""
+        self.hello, self.authority = hello, hello.authority
 
     def introduced_by(self, header: Header) -> None:
         """Take over what a PROXY header says; LOCAL and UNKNOWN leave the real addresses."""
-        self.header = header
+        self.tlvs = header.tlvs if isinstance(header, HeaderV2) else ()
         if header.endpoints is not None:
             self.source, self._destination = header.endpoints
+
+    def forget(self) -> None:
+        """Let go of what only the beginning needs: strangers decide how much that is, and sessions live for days."""
+        self.hello, self.tlvs = None, ()

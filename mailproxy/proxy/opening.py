@@ -72,13 +72,11 @@ async def hear_hello(client: socket.socket, deadline: float) -> ClientHello:
     return found[0]
 
 
-async def shake_hands(
-    client: socket.socket, context: Context, deadline: float, *, has_spoken: bool
-) -> TlsSocket:
-    """Make the TLS handshake; takes ``client`` over."""
+async def shake_hands(client: socket.socket, context: Context, deadline: float) -> TlsSocket:
+    """Make the TLS handshake with a client whose hello is there; takes ``client`` over."""
     with trio.CancelScope(deadline=deadline):
         try:
-            return await accept_tls(client, context, has_spoken=has_spoken)
+            return await accept_tls(client, context)
         except ClientAbortError as error:
             raise _left(error) from None
         except ClientCertificateError as error:

@@ -61,11 +61,6 @@ class Routes:
 
     def __init__(self, routes: Sequence[config.Route]) -> None:
         self._routes = tuple(map(Route, routes))
-        self._by_name = any(route.goes_by_name for route in routes)
-
-    def want_hello(self, bind: config.Bind) -> bool:
-        """Must a client's ClientHello be waited for at this bind? Where servers speak first, none would ever come."""
-        return bind.mode == "passthrough" or (bind.mode == "tls" and self._by_name)
 
     def choose(self, caller: Caller) -> config.Route | None:
         """The first that fits; None leaves the frontend's own backend and the bind's own mode."""

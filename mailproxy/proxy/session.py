@@ -124,44 +124,42 @@ class Session:
                 )
             return
         caller.introduced_by(await hear_header(self.client, self.around.config.timeouts.proxy_header))
-        record.peer, record.client = record.client, caller.name
+        if caller.name != record.client:
+            record.peer, record.client = record.client, caller.name
 
     async def _find_way(self) -> config.Route | None:
         """Where the session goes and whether its TLS ends here; before the handshake, since that depends on it."""
         self._end = ends.HANDSHAKE_STOPPED
         self._handshake_by = trio.current_time() + self.around.config.timeouts.handshake
         routes, bind, caller = self.around.routes, self.listener.bind, self.caller
-        if routes.want_hello(bind):
-            caller.hello = await hear_hello(self.client, self._handshake_by)
-            self.record.sni = caller.hello.server_name
+        if bind.mode in ("tls", "passthrough"):  # where servers speak first, no hello would ever come
+            caller.heard(hello := await hear_hello(self.client, self._handshake_by))
+            self.record.sni = hello.server_name
         route = routes.choose(caller)
-        if bind.mode in ("tls", "passthrough"):
+        if caller.hello is not None:
             self.record.tls = ((route and route.mode) or bind.mode) == "tls"
         if route is not None and route.reject:
             raise self._turned_away(ends.REJECTED, "by a route", by_name=route.goes_by_name)
         if route is None and self.around.config.backend is None:
             detail = "no route fits, and the frontend has no backend"
-            raise self._turned_away(ends.NO_SERVER, detail, by_name=caller.hello is not None)
+            raise self._turned_away(ends.NO_SERVER, detail, by_name=True)
         return route
 
     def _turned_away(self, end: End, detail: str, *, by_name: bool) -> SessionEndedError:
         """Where a handshake is waited for, the client is told that there is none."""
-        if self.listener.bind.mode in ("tls", "passthrough"):
+        if self.caller.hello is not None:
             refuse_tls(self.client, Alert.UNRECOGNIZED_NAME if by_name else Alert.ACCESS_DENIED)
         return SessionEndedError(end, detail)
 
     async def _shake_hands(self) -> None:
         assert self.listener.terminator is not None  # noqa: S101 - as the configuration's rules have it
         self.client = tls = await shake_hands(
-            self.client,
-            self.listener.terminator.context,
-            self._handshake_by,
-            has_spoken=self.caller.hello is not None,
+            self.client, self.listener.terminator.context, self._handshake_by
         )
         caller, record = self.caller, self.record
         caller.sock, caller.tls = tls, tls_facts(tls)
         facts = caller.tls
-        record.tls_version, record.tls_cipher, record.sni = facts.version, facts.cipher, facts.sni
+        record.tls_version, record.tls_cipher = facts.version, facts.cipher
         record.alpn, record.client_cn = facts.alpn, facts.client_name
 
     def _choose_server(self, route: config.Route | None) -> BackendServer:
@@ -200,6 +198,7 @@ class Session:
                 raise SessionEndedError(ends.OUT_OF_RESOURCES, error) from None
         if limit.cancelled_caught:
             raise self._not_connected(ends.CONNECT_TIMEOUT, "no answer in time")
+        self.caller.forget()
         self.record.server_address = endpoint.text(port)
         self.record.connect_ms = _ms(trio.current_time() - began)
 

@@ -20,7 +20,7 @@ _DAY_S = 24 * 3600.0
 
 @frozen(kw_only=True)
 class Renewed:
-    """What a look came to: the files that had changed, what is wrong with them, contexts by backend and server."""
+    """What a look came to: the files that were taken up, what is wrong with others, contexts by backend and server."""
 
     files: tuple[Path, ...]
     faults: tuple[Fault, ...]
@@ -63,14 +63,17 @@ class Watcher:
         while True:
             if trio.current_time() >= expiry_due:
                 expiry_due += _DAY_S
-                self._say_expiring(await trio.to_thread.run_sync(self._looks.expiring))
+                self._say_expiring(
+                    await trio.to_thread.run_sync(self._looks.expiring, abandon_on_cancel=True)
+                )
             with trio.move_on_after(self._interval):
                 await self._wanted.wait()
             anyway = self._wanted.is_set()
             if anyway:
                 self._wanted = trio.Event()
-            # files may stand on a disk that is slow, or away
-            renewed = await trio.to_thread.run_sync(partial(self._looks.look, anyway=anyway))
+            # files may stand on a disk that is slow, or away; whoever stops the proxy does not wait for it
+            look = partial(self._looks.look, anyway=anyway)
+            renewed = await trio.to_thread.run_sync(look, abandon_on_cancel=True)
             if renewed is not None:
                 self._take_up(renewed.server_contexts)
                 self._say(renewed, anyway=anyway)
@@ -80,13 +83,12 @@ class Watcher:
             if anyway or fault not in self._said:  # not again with every other file that is renewed
                 self._log.event(
                     CERTIFICATES_KEPT,
-                    f"{fault}; what was loaded before is kept",
+                    f"{fault}; not taken up",
                     path=fault.path,
                     fact=fault.fact,
                 )
         self._said = renewed.faults
         files = [str(file) for file in renewed.files]
-        files = [file for file in files if not any(file in fault.fact for fault in renewed.faults)]
         if files:
             self._log.event(CERTIFICATES_RENEWED, f"taken up: {', '.join(files)}", files=files)
 

@@ -70,16 +70,18 @@ def test_limits_that_are_long_enough_or_not_imaps(protocol: str, limit: str) -> 
 # PROXY headers.
 
 
-@pytest.mark.parametrize("everybody", ["0.0.0.0/0", "::/0"])
-def test_proxy_headers_from_everybody(everybody: str) -> None:
+@pytest.mark.parametrize(
+    "everybody", [["0.0.0.0/0"], ["::/0"], ["0.0.0.0/1", "128.0.0.0/1"]], ids=["IPv4", "IPv6", "by halves"]
+)
+def test_proxy_headers_from_everybody(everybody: list[str]) -> None:
     binds = [
         {"address": "127.0.0.1:0", "name": "a", "accept_proxy": ["10.0.0.0/8"]},
-        {"address": "127.0.0.1:0", "name": "b", "accept_proxy": ["10.0.0.0/8", everybody]},
+        {"address": "127.0.0.1:0", "name": "b", "accept_proxy": ["10.0.0.0/8", *everybody]},
     ]
     assert advice_for(settings(frontends__imap__bind=binds)) == [
         (
-            f"frontends.imap.bind[1].accept_proxy: {everybody} is everybody, and who may send a PROXY header may take any "
-            "address: give the networks of your proxies"
+            "frontends.imap.bind[1].accept_proxy: is everybody, and who may send a PROXY header may take any address: give "
+            "the networks of your proxies"
         )
     ]
 
@@ -265,6 +267,29 @@ def test_tls_that_a_route_ends_needs_a_port_to_go_on_to(throw_away_ca: ThrowAway
 def test_a_route_of_a_bind_that_ends_tls_is_a_way_in_clear_text(throw_away_ca: ThrowAwayCA) -> None:
     (line,) = advice_for(routed(throw_away_ca, "tls", {}, {"servers": ["192.0.2.7:993"]}))
     assert line.startswith("backends.other.tls: port 993 of 192.0.2.7:993 speaks TLS")
+
+
+def test_tls_that_passes_through_into_tls(throw_away_ca: ThrowAwayCA) -> None:
+    config = routed(throw_away_ca, "tls", {"mode": "passthrough"}, {"servers": ["192.0.2.7:993"], "tls": {}})
+    (line,) = advice_for(config)
+    assert line.startswith(
+        "backends.other.tls: clients of frontends.imap.bind[0] speak TLS through to the servers"
+    )
+
+
+def test_a_route_behind_one_that_asks_for_nothing() -> None:
+    routes = [{"backend": "dovecot"}, {"client": ["192.0.2.0/24"], "reject": True}]
+    (line,) = advice_for(settings(frontends__imap__routes=routes))
+    assert line.startswith("frontends.imap.routes[0]: asks for nothing")
+
+
+@pytest.mark.parametrize(
+    "told",
+    [{"send_proxy": "v2", "send_proxy_tlvs": ["ssl-cipher"]}, {"send_proxy": "v2", "forward_tlvs": True}],
+)
+def test_tls_facts_in_clear_text_by_another_way(told: dict[str, Any]) -> None:
+    (line,) = advice_for(settings(backends__dovecot={"servers": ["192.0.2.1:143"], **told}))
+    assert "is told of the client's TLS in clear text" in line
 
 
 @pytest.mark.parametrize(

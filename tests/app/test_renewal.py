@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import ssl
+import subprocess
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -321,9 +324,10 @@ def test_a_key_that_is_gone_keeps_the_old_certificate_until_it_is_mended(
     key.unlink()
     renewed = proxy.looked()
     fact = f"{chain}: {NO_KEY}" if where == "beside" else f"{key}: No such file or directory"
-    assert (renewed.files, faults_of(renewed)) == ((key,), [f"{CERTIFICATES}[0]: {fact}"])
+    assert (renewed.files, faults_of(renewed)) == ((), [f"{CERTIFICATES}[0]: {fact}"])
     assert proxy.default is before
-    assert proxy.look() is None  # and it is said once
+    again = proxy.look()  # what could not be read is tried again, whether it has changed or not
+    assert again is None if where == "beside" else again is not None and again.faults == renewed.faults
     replace(key, key_of(pem))
     renewed = proxy.looked()
     assert (renewed.files, renewed.faults) == ((key,), ())
@@ -353,16 +357,60 @@ def test_a_broken_certificate_keeps_the_old_one_and_leaves_the_others_free_to_ch
     assert unchanged(before, proxy.contexts) == {"a.pem"}
 
 
-def test_one_that_is_broken_cannot_come_to_stand_beside_another(
+def test_one_that_is_broken_may_come_to_stand_beside_another(
     folder: Path, throw_away_ca: ThrowAwayCA
 ) -> None:
     proxy = terminating(folder)
     before = proxy.contexts
     replace(folder / "b.pem", b"")
     throw_away_ca.issue("b.example", key_type="rsa", folder=folder)
-    said, _ = faults_of(proxy.looked())
-    assert said == f"{CERTIFICATES}[0]: {folder}/b.pem: has no certificate in PEM form"
-    assert unchanged(before, proxy.contexts) == {"a.pem", "b.pem", "c.pem"}
+    assert faults_of(proxy.looked()) == [f"{CERTIFICATES}[0]: {folder}/b.pem: has no certificate in PEM form"]
+    assert unchanged(before, proxy.contexts) == {"a.pem", "c.pem"}
+    assert set(proxy.served("b.example")) == {"b.pem", "b.example-rsa.pem"}
+
+
+def test_a_curve_that_few_know_ends_nothing(folder: Path, issue: Callable[..., Path]) -> None:
+    proxy = terminating(folder)
+    files = [folder / "odd.key", folder / "odd.pem"]
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-nodes",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:secp160r1",
+    ]
+    command += ["-subj", "/CN=odd.example", "-keyout", str(files[0]), "-out", str(files[1])]
+    subprocess.run(command, check=True, capture_output=True)
+    issue("folder/z.pem", "z.example")
+    proxy.looked()
+    assert proxy.served("z.example") == ("z.pem",)
+
+
+def test_a_pipe_among_certificates_is_none(folder: Path) -> None:
+    os.mkfifo(folder / "pipe.pem")
+    assert terminating(folder).served("b.example") == ("b.pem",)
+
+
+def test_what_could_not_be_read_is_tried_again_though_it_has_not_changed(
+    issue: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = issue("one.pem", "one.example")
+    proxy = terminating(file)
+    before = proxy.default
+    replace(file, issue("new.pem", "one.example").read_bytes())
+
+    def out_of_descriptors(*_: object) -> Certificate:
+        raise OSError(errno.EMFILE, "Too many open files", str(file))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mailproxy.app.material.read_certificate", out_of_descriptors)
+        assert faults_of(proxy.looked()) == [f"{CERTIFICATES}[0]: {file}: Too many open files"]
+        assert proxy.default is before
+    assert proxy.looked().files == (file,)
+    assert proxy.default is not before
 
 
 def test_a_file_that_is_named_and_gone_keeps_its_certificate(issue: Callable[..., Path]) -> None:
@@ -437,7 +485,7 @@ def test_all_that_is_no_good_is_said_at_once(
         file.unlink()
     replace(folder / "a.pem", b"")
     renewed = proxy.looked()
-    assert set(renewed.files) == {pem, ca, client, folder, folder / "a.pem"}
+    assert set(renewed.files) == {folder}
     assert faults_of(renewed) == [
         f"{CERTIFICATES}[0]: {pem}: No such file or directory",
         f"{CERTIFICATES}[1]: {folder}/a.pem: has no certificate in PEM form",
@@ -520,6 +568,28 @@ def test_a_revocation_list_that_is_gone_does_not_let_the_revoked_in(
 
 
 # Towards servers.
+
+
+def test_a_new_revocation_list_holds_though_a_key_cannot_be_read_any_more(
+    folder: Path, verifying: Callable[[], tuple[Running, Path, Path]], throw_away_ca: ThrowAwayCA
+) -> None:
+    proxy, _, crl = verifying()
+    before = proxy.contexts
+    replace(folder / "b.pem", b"")
+    replace(crl, throw_away_ca.revoke(throw_away_ca.issue_client("alice")).read_bytes())
+    renewed = proxy.looked()
+    assert crl in renewed.files
+    assert faults_of(renewed) == [f"{CERTIFICATES}[0]: {folder}/b.pem: has no certificate in PEM form"]
+    assert unchanged(before, proxy.contexts) == set()
+    assert proxy.served("b.example") == ("b.pem",)
+
+
+def test_a_revocation_list_in_odd_company_is_read(
+    verifying: Callable[[], tuple[Running, Path, Path]], throw_away_ca: ThrowAwayCA
+) -> None:
+    proxy, _, crl = verifying()
+    replace(crl, b"before -----END X509 CRL-----\n" + throw_away_ca.revoke().read_bytes())
+    assert proxy.looked().faults == ()
 
 
 def server_context(renewed: Renewed) -> object:

@@ -381,7 +381,12 @@ def test_text_escapes_the_name_that_a_client_asks_for_and_nothing_else() -> None
     line = text_session(
         session(tls=True, tls_version="TLSv1.3", tls_cipher="x", sni="a\n\u00e9", detail="\u00e9")
     )
-    assert " for a\\n\\xe9 client-closed (\u00e9) after " in line
+    assert ' for "a\\n\\xe9" client-closed (\u00e9) after ' in line
+
+
+def test_text_lets_no_name_pass_for_another_part_of_the_line() -> None:
+    line = text_session(session(tls=True, sni="x as root client-closed", client_cn='bob" as root'))
+    assert ' for "x as root client-closed" as "bob\' as root" ' in line
 
 
 def test_text_has_an_ipv4_client_of_a_bind_for_both_as_ipv4() -> None:

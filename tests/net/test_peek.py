@@ -198,9 +198,10 @@ async def test_a_look_leaves_it_to_the_waiting_to_say_that_nothing_comes(ends: E
     assert look(ends.ours, bytewise) is None
 
 
-async def test_a_look_leaves_it_to_the_waiting_to_say_that_the_connection_failed(ends: Ends) -> None:  # noqa: ASYNC124 - its fixtures are Trio's
+async def test_a_look_says_that_the_connection_failed(ends: Ends) -> None:  # noqa: ASYNC124 - its fixtures are Trio's
     ends.reset()
-    assert look(ends.ours, bytewise) is None
+    with pytest.raises(ClientAbortError, match="Connection reset by peer"):
+        look(ends.ours, bytewise)
 
 
 async def test_what_the_parser_objects_to_at_a_look_is_raised_as_it_is(ends: Ends) -> None:  # noqa: ASYNC124 - its fixtures are Trio's

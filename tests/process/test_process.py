@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -11,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from mailproxy.testing import ThrowAwayCA
 
 from .program import Program
 
@@ -135,6 +138,26 @@ def test_log_file_reopened(echo: Echo, tmp_path: Path, number: signal.Signals) -
         program.wait_for("client-closed", where=log)
         assert log.stat().st_mode & 0o007 == 0, "others have no business with client addresses"
         assert program.text == ""
+
+
+def test_certificates_are_looked_at_on_sighup(echo: Echo, tmp_path: Path, throw_away_ca: ThrowAwayCA) -> None:
+    file = throw_away_ca.issue("localhost")
+    text = configuration(echo, f"""
+[process]
+certificate_interval = "1h"
+[frontends.tls]
+protocol = "imap"
+backend = "b"
+tls = {{ certificates = ["{file}"] }}
+bind = [{{ address = "127.0.0.1:0", mode = "tls" }}]
+""")  # fmt: skip
+    with Program(text, tmp_path) as program:
+        address = program.addresses[0]
+        before = ssl.get_server_certificate(address, ca_certs=str(throw_away_ca.pem))
+        throw_away_ca.issue("localhost").replace(file)
+        program.send(signal.SIGHUP)
+        program.wait_for(f"taken up: {file}")
+        assert ssl.get_server_certificate(address, ca_certs=str(throw_away_ca.pem)) != before
 
 
 def test_faulty_configuration(tmp_path: Path) -> None:

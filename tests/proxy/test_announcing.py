@@ -20,7 +20,6 @@ from mailproxy.config.values import Name
 from mailproxy.net.certificates import Certificate
 from mailproxy.net.listener import Listener
 from mailproxy.net.tls import TlsFacts
-from mailproxy.protocol.client_hello import ClientHello
 from mailproxy.protocol.proxy_header import (
     Client,
     Command,
@@ -47,7 +46,7 @@ OURS = Certificate(
     Path("imap.pem"), key=None, names=("imap.example.com",), key_type="1.2.840.113549.1.1.1", not_after=_NOW,
     not_before=_NOW, signature_algorithm="RSA-SHA256", key_algorithm="RSA2048",
 )  # fmt: skip
-PLAIN = TlsFacts(version="TLSv1.3", cipher="TLS_AES_256_GCM_SHA384", sni=None, alpn=None)
+PLAIN = TlsFacts(version="TLSv1.3", cipher="TLS_AES_256_GCM_SHA384", alpn=None)
 ALICE = evolve(PLAIN, has_client_certificate=True, client_name="alice@example.com")
 
 
@@ -131,7 +130,8 @@ def test_version_2_with_tls_is_haproxys() -> None:
 def test_version_2_with_all_is_haproxys_but_for_the_unique_id() -> None:
     client = caller(
         ("127.0.0.1", 36172), ("127.0.0.1", 22004), id=0x2A,
-        tls=evolve(ALICE, sni="imap.example.com", alpn="imap", certificate=OURS),
+        authority="imap.example.com",
+        tls=evolve(ALICE, alpn="imap", certificate=OURS),
     )  # fmt: skip
     asked = ("authority", "crc32c", "unique-id", "ssl-cipher", "cert-sig", "cert-key")
     ours, haproxys = read(header("v2-ssl-cn", client, *asked)), read(FULL)
@@ -179,7 +179,7 @@ def _plain(host: str) -> bytes:
 
 
 def test_a_client_of_a_unix_socket_has_no_address_to_tell_of() -> None:
-    client = caller(None, None, tls=evolve(ALICE, alpn="imap", sni="imap.example.com"))
+    client = caller(None, None, tls=evolve(ALICE, alpn="imap"), authority="imap.example.com")
     assert header("v1", client) == b"PROXY UNKNOWN\r\n"
     for kind in ("v2", "v2-ssl", "v2-ssl-cn"):
         assert header(kind, client, *ALL_TLVS) == LOCAL
@@ -222,7 +222,7 @@ def test_the_application_protocol_is_told_where_it_is_the_servers_or_asked_for(
 
 
 def test_without_tls_here_there_is_no_application_protocol() -> None:
-    client = caller(hello=ClientHello(server_name="imap.example.com", alpn=(b"imap",)))
+    client = caller(authority="imap.example.com")
     assert tlvs(header("v2", client, "alpn")) == {}
 
 
@@ -230,13 +230,13 @@ def test_without_tls_here_there_is_no_application_protocol() -> None:
     "name", ["imap.example.com", "IMAP.Example.COM", "localhost", "xn--bcher-kva.example"]
 )
 def test_the_name_that_was_asked_for_is_told_if_that_is_asked_for(name: str) -> None:
-    client = caller(tls=evolve(PLAIN, sni=name))
+    client = caller(tls=PLAIN, authority=name)
     assert tlvs(header("v2", client)) == {}
     assert tlvs(header("v2", client, "authority")) == {Type.AUTHORITY: name.encode()}
 
 
 def test_the_name_is_told_where_tls_only_passes() -> None:
-    client = caller(hello=ClientHello(server_name="imap.example.com"))
+    client = caller(authority="imap.example.com")
     assert tlvs(header("v2", client, "authority")) == {Type.AUTHORITY: b"imap.example.com"}
 
 
@@ -249,7 +249,7 @@ def test_the_name_is_told_where_tls_only_passes() -> None:
     ],
 )  # fmt: skip
 def test_a_name_that_is_no_host_name_is_not_told(name: str | None) -> None:
-    assert tlvs(header("v2", caller(tls=evolve(PLAIN, sni=name)), "authority")) == {}
+    assert tlvs(header("v2", caller(tls=PLAIN, authority=name), "authority")) == {}
 
 
 def test_the_sessions_number_is_its_unique_id() -> None:
@@ -282,7 +282,7 @@ def test_whoever_asks_for_a_part_of_it_gets_the_whole(asked: tuple[str, ...]) ->
 @pytest.mark.parametrize("kind", ["v2-ssl", "v2-ssl-cn"])
 def test_without_tls_all_of_it_is_zero_as_haproxy_has_it(kind: str) -> None:
     assert tlvs(header(kind, caller(), "ssl-cipher", "cert-key")) == {Type.SSL: bytes(5)}
-    passing = caller(hello=ClientHello(server_name="imap.example.com"))
+    passing = caller(authority="imap.example.com")
     assert tlvs(header(kind, passing)) == {Type.SSL: bytes(5)}
 
 
@@ -340,13 +340,14 @@ def test_the_clients_certificate_itself() -> None:
 
 def introduced(*received: Tlv, **facts: Any) -> Caller:
     """A client of whom a header has told, with these extensions."""
-    return caller(
-        header=HeaderV2(
+    client = caller(**facts)
+    client.introduced_by(
+        HeaderV2(
             command=Command.PROXY, protocol=Protocol.TCP4, source=("127.0.0.1", 52140),
             destination=("127.0.0.1", 22002), tlvs=received,
-        ),
-        **facts,
+        )
     )  # fmt: skip
+    return client
 
 
 SPECIAL, OTHER = Tlv(0xEA, b"\x01vpce-0123"), Tlv(Type.NETNS, b"blue")
@@ -367,7 +368,7 @@ def test_version_1_has_no_place_for_it() -> None:
 def test_our_own_wins() -> None:
     client = introduced(
         NAMED, SPECIAL, Tlv(Type.UNIQUE_ID, b"theirs"), BEHIND_TLS, Tlv(Type.ALPN, b"pop3"), id=0x2A,
-        tls=evolve(PLAIN, sni="own.example", alpn="imap"),
+        tls=evolve(PLAIN, alpn="imap"), authority="own.example",
     )  # fmt: skip
     found = tlvs(header("v2-ssl", client, "authority", "unique-id", "alpn", forward=True))
     assert found == {
@@ -449,7 +450,10 @@ def test_to_the_last_byte() -> None:
 def test_tls_stays_when_something_must_go() -> None:
     sni = ".".join(["a" * 60] * 4)
     client = introduced(
-        *(Tlv(kind, bytes(90)) for kind in range(0xE0, 0xE8)), tls=evolve(ALICE, sni=sni, alpn="imap"), id=1
+        *(Tlv(kind, bytes(90)) for kind in range(0xE0, 0xE8)),
+        tls=evolve(ALICE, alpn="imap"),
+        authority=sni,
+        id=1,
     )
     for asked in ((), ("crc32c",), ("authority", "alpn", "unique-id", "ssl-cipher")):
         data = header("v2-ssl-cn", client, *asked, forward=True)
@@ -501,7 +505,7 @@ received = st.builds(
 def test_whatever_a_client_is_its_header_can_be_read_and_is_not_too_long(
     *, kind: str, asked: set[str], client_name: str | None, sni: str | None, alpn: str | None, came: list[Tlv]
 ) -> None:
-    facts = evolve(PLAIN, sni=sni, alpn=alpn, has_client_certificate=client_name is not None, client_name=client_name)  # fmt: skip
+    facts = evolve(PLAIN, alpn=alpn, has_client_certificate=client_name is not None, client_name=client_name)  # fmt: skip
     data = header(kind, introduced(*came, tls=facts, certificate=b"der" * 100), *asked, forward=True)
     assert len(data) <= (4096 if "client-cert" in asked else 536)
     assert (Type.SSL in tlvs(data)) >= (kind != "v2")

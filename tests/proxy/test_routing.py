@@ -224,28 +224,7 @@ def test_none_leaves_the_frontends_own_way() -> None:
 # Whether to wait for a hello.
 
 
-@pytest.mark.parametrize(
-    ("mode", "routes", "is_wanted"),
-    [
-        ("passthrough", "", True),  # for the log, and to refuse what is no TLS
-        ("passthrough", '{ port = [993], backend = "a" }', True),
-        ("tls", '{ sni = ["imap.example.com"], backend = "a" }', True),
-        ("tls", "{ sni = false, reject = true }", True),
-        ("tls", '{ port = [993], backend = "a" }, { alpn = ["imap"], backend = "a" }', True),
-        # the handshake will say the name, and nothing hangs on it before
-        ("tls", "", False),
-        ("tls", '{ port = [993], backend = "a" }', False),
-        # servers speak first
-        ("forward", "", False),
-        ("forward", '{ client = ["192.0.2.0/24"], backend = "a" }', False),
-    ],
-)
-def test_a_hello_is_waited_for_where_it_comes_and_matters(mode: str, routes: str, is_wanted: bool) -> None:
-    read = frontend(routes, mode)
-    assert Routes(read.routes).want_hello(read.bind[0]) == is_wanted
-
-
-def test_a_clear_port_beside_a_port_of_tls_waits_for_nobody() -> None:
+def test_a_clear_port_beside_a_port_of_tls_knows_no_names() -> None:
     read = mailproxy.from_mapping(
         {
             "frontends": {
@@ -259,5 +238,14 @@ def test_a_clear_port_beside_a_port_of_tls_waits_for_nobody() -> None:
         }
     ).frontends["f"]
     routes = Routes(read.routes)
-    assert [routes.want_hello(bind) for bind in read.bind] == [False, True]
     assert routes.choose(caller(port=143)) is None
+
+
+def test_a_session_that_goes_on_keeps_the_name_alone() -> None:
+    """A stranger decides how long his hello is, and a session may live for days."""
+    client = caller()
+    client.heard(
+        ClientHello(server_name="imap.example.com", authority="IMAP.example.com", alpn=(b"x",) * 5000)
+    )
+    client.forget()
+    assert (client.hello, client.tlvs, client.authority) == (None, (), "IMAP.example.com")
