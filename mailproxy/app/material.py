@@ -1,19 +1,17 @@
-"""Files that a configuration names, opened and tried: certificates, keys, CAs, ciphers, users, the log.
+"""Files of TLS that a configuration names, opened and tried: certificates, keys, CAs, revocation lists; with its ciphers.
 
 The faults that are found here are of the same kind as those of the text, and all of them come at once.
 """
 
 from __future__ import annotations
 
-import grp
-import os
-import pwd
 import ssl
 from datetime import UTC, datetime
 from pathlib import Path
 
 from attrs import Factory, define
 
+from mailproxy.app.host import check_log, check_users
 from mailproxy.config import Config, FrontendTls, ServerTls
 from mailproxy.errors import ConfigError, Fault
 from mailproxy.net.certificates import Certificate, certificate_files, next_update, read_certificate, stamp_of
@@ -71,8 +69,8 @@ def load_material(config: Config) -> Material:
     """Open everything. Raises ConfigError with every fault. Blocks on files, not on the network."""
     material = Material()
     _load_tls(config, material)
-    _check_users(config, material)
-    _check_log(config, material)
+    check_users(config, material.add)
+    check_log(config, material.add)
     if material.faults:
         raise ConfigError(material.faults, config.source)
     return material
@@ -305,42 +303,3 @@ def _blame_ciphers(ciphers: str | None, path: str, error: Exception) -> tuple[st
             f'"{ciphers}": OpenSSL knows no such cipher of TLS 1.2 (those of 1.3 are always on)',
         )
     return path, reason(error) if isinstance(error, ssl.SSLError) else str(error)
-
-
-def _check_users(config: Config, material: Material) -> None:
-    process = config.process
-    users = [("process.user", process.user)]
-    groups = [("process.group", process.group)]
-    for name, frontend in config.frontends.items():
-        for index, bind in enumerate(frontend.bind):
-            users.append((f"frontends.{name}.bind[{index}].unix_user", bind.unix_user))
-            groups.append((f"frontends.{name}.bind[{index}].unix_group", bind.unix_group))
-    for path, user in users:
-        if user is not None and not _known(pwd.getpwnam, user):
-            material.add(path, f'there is no user "{user}" on this machine')
-    for path, group in groups:
-        if group is not None and not _known(grp.getgrnam, group):
-            material.add(path, f'there is no group "{group}" on this machine')
-
-
-def _known(look_up: object, name: str) -> bool:
-    try:
-        look_up(name)  # type: ignore[operator]
-    except KeyError:
-        return False
-    return True
-
-
-def _check_log(config: Config, material: Material) -> None:
-    file = config.log.to.path
-    if file is None:
-        return
-    try:
-        if not file.parent.is_dir():
-            material.add("log.to", f"{file}: there is no folder {file.parent}")
-        elif file.is_dir():
-            material.add("log.to", f"{file}: is a folder")
-        elif not os.access(file if file.exists() else file.parent, os.W_OK):
-            material.add("log.to", f"{file}: cannot be written")
-    except OSError as error:  # a folder on the way is closed, a name too long
-        material.add("log.to", f"{file}: {error.strerror}")

@@ -1,0 +1,54 @@
+"""What this machine must have for a configuration: users, groups, a place for the log."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+from collections.abc import Callable
+
+from mailproxy.config import Config
+
+Add = Callable[[str, str], None]
+"""Takes a fault: the path of the key, and the fact."""
+
+
+def check_users(config: Config, add: Add) -> None:
+    """Every user and group that is named exists."""
+    process = config.process
+    users = [("process.user", process.user)]
+    groups = [("process.group", process.group)]
+    for name, frontend in config.frontends.items():
+        for index, bind in enumerate(frontend.bind):
+            users.append((f"frontends.{name}.bind[{index}].unix_user", bind.unix_user))
+            groups.append((f"frontends.{name}.bind[{index}].unix_group", bind.unix_group))
+    for path, user in users:
+        if user is not None and not _known(pwd.getpwnam, user):
+            add(path, f'there is no user "{user}" on this machine')
+    for path, group in groups:
+        if group is not None and not _known(grp.getgrnam, group):
+            add(path, f'there is no group "{group}" on this machine')
+
+
+def _known(look_up: object, name: str) -> bool:
+    try:
+        look_up(name)  # type: ignore[operator]
+    except KeyError:
+        return False
+    return True
+
+
+def check_log(config: Config, add: Add) -> None:
+    """The log's file can be written."""
+    file = config.log.to.path
+    if file is None:
+        return
+    try:
+        if not file.parent.is_dir():
+            add("log.to", f"{file}: there is no folder {file.parent}")
+        elif file.is_dir():
+            add("log.to", f"{file}: is a folder")
+        elif not os.access(file if file.exists() else file.parent, os.W_OK):
+            add("log.to", f"{file}: cannot be written")
+    except OSError as error:  # a folder on the way is closed, a name too long
+        add("log.to", f"{file}: {error.strerror}")
