@@ -1,31 +1,105 @@
-"""Choosing a server: synchronous decisions over plain values, no clock, no socket."""
+"""Choosing a server: what every way of choosing can do, and the two that look through the servers for it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
 
-from attrs import define
+from attrs import define, field
 
 from mailproxy.pool.server import Server
 
 
+class Balance(ABC):
+    """Chooses among the servers it was last given; synchronous, without a clock.
+
+    Servers that are full are passed over. They need no ``renew``: who is full is asked anew in every choice.
+    """
+
+    __slots__ = ()
+
+    @abstractmethod
+    def renew(self, servers: Sequence[Server]) -> None:
+        """From now on choose among these: servers that may take sessions and weigh more than 0.
+
+        To be called when that set changes, or the effective weight of one in it; counts of sessions do not matter. Whose
+        turn it is stays as it was, as far as the servers are the same.
+        """
+
+    def choose(self, key: bytes | None = None, avoiding: Collection[Server] = ()) -> Server | None:
+        """The server for a session, or None if there is none or all are full.
+
+        ``key`` is what the same server should always serve; only ``source`` looks at it. Those in ``avoiding`` (the
+        session tried them) are chosen only if nobody else can be.
+        """
+        chosen = self._next(key, avoiding)
+        return self._next(key, ()) if chosen is None and avoiding else chosen
+
+    @abstractmethod
+    def _next(self, key: bytes | None, avoiding: Collection[Server]) -> Server | None:
+        """Choose one that is neither full nor in ``avoiding``."""
+
+
 @define
-class LeastConn:
-    """The server with the fewest sessions for its weight; among equals each in turn (HAProxy's ``leastconn``)."""
+class LeastConn(Balance):
+    """The server with the fewest sessions for its weight; among equals each in turn (HAProxy's ``leastconn``).
 
-    _turn: int = 0
+    As in HAProxy since 2.0, what is compared is what the server would have with this session, ``(sessions + 1) /
+    weight``, so that the stronger ones get the first sessions; only servers without any come before all others, because
+    else the strongest would serve alone while there is little to do.
+    """
 
-    def choose(self, servers: Sequence[Server]) -> Server | None:
-        """A usable server, or None if there is none."""
+    _servers: list[tuple[Server, float]] = field(factory=list, init=False)
+    _turn: int = field(default=0, init=False)
+
+    def renew(self, servers: Sequence[Server]) -> None:
+        """See Balance. The turn goes to the next one that is still there."""
+        places = {server: place for place, server in enumerate(servers)}
+        turns = (server for server, _ in self._servers[self._turn :] + self._servers[: self._turn])
+        self._turn = next((places[server] for server in turns if server in places), 0)
+        self._servers = [(server, server.effective_weight) for server in servers]
+
+    def choose(
+        self, key: Sequence[Server] | bytes | None = None, avoiding: Collection[Server] = ()
+    ) -> Server | None:
+        """See Balance; a list of servers in place of the key renews with the usable ones of them first."""
+        if key is None or isinstance(key, bytes):
+            return super().choose(key, avoiding)
+        self.renew([server for server in key if server.is_usable])
+        return super().choose(None, avoiding)
+
+    def _next(self, key: bytes | None, avoiding: Collection[Server]) -> Server | None:  # noqa: ARG002 - source's
         best: Server | None = None
-        place = 0
+        least, place, turn = float("inf"), 0, self._turn
         # Starting behind the last choice makes equals take turns: only a smaller load displaces an earlier server.
-        for index in range(self._turn, self._turn + len(servers)):
-            server = servers[index % len(servers)]
-            if server.is_usable and (
-                best is None or server.sessions * best.weight < best.sessions * server.weight
-            ):
-                best, place = server, index
+        for index, (server, weight) in enumerate(self._servers[turn:] + self._servers[:turn]):
+            sessions = server.sessions
+            load = (sessions + 1) / weight if sessions else 0.0
+            # Fullness costs more to ask for than the load to compute, and few servers are better than all before them.
+            if load < least and not server.is_full and server not in avoiding:
+                best, least, place = server, load, index
+                if not sessions:
+                    break  # nobody can have less
         if best is not None:
-            self._turn = (place + 1) % len(servers)
+            self._turn = (turn + place + 1) % len(self._servers)
         return best
+
+
+@define
+class First(Balance):
+    """The first that is not full, in the order of the configuration (HAProxy's ``first``).
+
+    Weights do not matter. It makes sense with ``max_sessions`` only: the last servers are left idle, to be switched off.
+    """
+
+    _servers: Sequence[Server] = field(default=(), init=False)
+
+    def renew(self, servers: Sequence[Server]) -> None:
+        """See Balance; their order is that in which they are filled."""
+        self._servers = tuple(servers)
+
+    def _next(self, key: bytes | None, avoiding: Collection[Server]) -> Server | None:  # noqa: ARG002 - source's
+        for server in self._servers:
+            if not server.is_full and server not in avoiding:
+                return server
+        return None

@@ -34,7 +34,8 @@ some_servers = st.lists(
 
 
 def load(of: Server) -> Fraction:
-    return Fraction(of.sessions, of.weight)
+    """With the session that is to come, as HAProxy counts; those without any come first."""
+    return Fraction(of.sessions + 1, of.weight) if of.sessions else Fraction(0)
 
 
 @given(some_servers, st.integers(1, 10))
@@ -130,12 +131,33 @@ def test_one_that_comes_back_is_filled_up_first() -> None:
 
 
 def test_ten_of_one_weigh_as_much_as_one_of_ten() -> None:
-    balance, small, big = LeastConn(), server("small", sessions=1), server("big", weight=10, sessions=9)
+    balance, small, big = LeastConn(), server("small", sessions=1), server("big", weight=10, sessions=18)
     assert balance.choose([small, big]) is big
     big.enter()
     assert {s.name for _ in range(2) if (s := balance.choose([small, big]))} == {"small", "big"}
     big.enter()
     assert balance.choose([small, big]) is small
+
+
+def test_it_goes_through_the_servers_as_haproxy_does() -> None:
+    """Seen at HAProxy 2.6.12: weights 1 and 10, six sessions one after another, then fourteen that stay."""
+    balance, small, big = LeastConn(), server("a"), server("b", weight=10)
+    balance.renew([small, big])
+    short = [chosen.name for _ in range(6) if (chosen := balance.choose())]
+    assert short == ["a", "b"] * 3
+    staying = []
+    for _ in range(14):
+        chosen = balance.choose()
+        assert chosen is not None
+        chosen.enter()
+        staying.append(chosen.name)
+    assert staying == ["a"] + ["b"] * 13
+
+
+def test_idle_ones_come_before_all_others_however_strong_those_are() -> None:
+    balance, strong, weak = LeastConn(), server("strong", weight=256, sessions=1), server("weak")
+    balance.renew([strong, weak])
+    assert [balance.choose() for _ in range(3)] == [weak] * 3
 
 
 def test_nobody_is_chosen_where_nobody_is() -> None:

@@ -1,0 +1,79 @@
+"""A queue: who waits for a server to have room, first come, first served."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator
+from typing import Generic, TypeVar
+
+from attrs import define, field
+
+Waiter = TypeVar("Waiter", bound=Hashable)
+
+
+@define(eq=False)
+class Queue(Generic[Waiter]):
+    """At most ``bound`` waiters, 0 for any number; whoever joined is popped or leaves, once and not both.
+
+    An ``OrderedDict``, because a plain one that loses its first entries takes ever longer to find the first that is left.
+    """
+
+    bound: int = 0
+    _waiters: OrderedDict[Waiter, int] = field(
+        factory=OrderedDict, init=False
+    )  # with the pops before it joined
+    _popped: int = field(default=0, init=False)
+
+    def __len__(self) -> int:
+        return len(self._waiters)
+
+    def __contains__(self, waiter: Waiter) -> bool:
+        return waiter in self._waiters
+
+    def __iter__(self) -> Iterator[Waiter]:
+        """Go through them in the order in which they will be popped."""
+        return iter(self._waiters)
+
+    @property
+    def is_full(self) -> bool:
+        """Is there room for nobody more?"""
+        return 0 < self.bound <= len(self._waiters)
+
+    def join(self, waiter: Waiter) -> bool:
+        """Stand in line, at the end; False if the queue is full. Raises ValueError for one that stands there already."""
+        if waiter in self._waiters:
+            raise ValueError(f"{waiter!r} is in the queue already")
+        if self.is_full:
+            return False
+        self._waiters[waiter] = self._popped
+        return True
+
+    def leave(self, waiter: Waiter) -> bool:
+        """Wait no longer; False if it does not wait.
+
+        That is so for one that was popped in the very moment it gave up: the room that it was given goes to the next then.
+        """
+        return self._waiters.pop(waiter, None) is not None
+
+    def pop(self) -> Waiter | None:
+        """Take out who waits for the longest time; None if nobody does."""
+        if not self._waiters:
+            return None
+        waiter, _ = self._waiters.popitem(last=False)
+        self._popped += 1
+        return waiter
+
+    def ahead(self, waiter: Waiter) -> int:
+        """How many stand before it; O(n). Raises KeyError if it does not wait."""
+        if waiter not in self._waiters:
+            raise KeyError(waiter)
+        return next(place for place, other in enumerate(self._waiters) if other == waiter)
+
+    def position(self, waiter: Waiter) -> int:
+        """What ``srv_queue`` or ``backend_queue`` in HAProxy's log line is for it now, before it is popped or leaves.
+
+        It counts those who were served from the queue since it joined, and the waiter itself: 1 for who had nobody
+        before it, and for who gives up before anybody was served; the log has 0 for sessions that never queued.
+        Raises KeyError if it does not wait.
+        """
+        return self._popped - self._waiters[waiter] + 1

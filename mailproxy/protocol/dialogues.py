@@ -1,0 +1,28 @@
+"""Which dialogue checks which protocol, by the configuration's names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from mailproxy.protocol.greeted import GreetedDialogue
+from mailproxy.protocol.imap import ImapCheck
+from mailproxy.protocol.pop3 import Pop3Check
+from mailproxy.protocol.sieve import SieveCheck
+from mailproxy.protocol.smtp import LmtpCheck, SmtpCheck
+
+
+class BeginDialogue(Protocol):
+    """``starttls``: over a clear port that is upgraded."""
+
+    def __call__(self, *, starttls: bool = False) -> GreetedDialogue: ...
+
+
+DIALOGUES: Mapping[str, BeginDialogue] = {
+    "imap": ImapCheck,
+    "pop3": Pop3Check,
+    "smtp": SmtpCheck,
+    "submission": SmtpCheck,
+    "lmtp": LmtpCheck,
+    "sieve": SieveCheck,
+}

@@ -1,0 +1,46 @@
+"""Servers for the tests of the pool, and what they were chosen for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from random import Random as Dice
+
+from mailproxy.pool import Balance, Chance, First, LeastConn, Random, RoundRobin, Server, Source
+
+ADDRESS = (("192.0.2.1", 143),)
+
+
+def dice(seed: int) -> Chance:
+    """The same throws each time."""
+    return Dice(seed)  # noqa: S311 - nothing is to be kept secret
+
+
+def farm(*weights: int, max_sessions: int = 0) -> list[Server]:
+    """Servers s0, s1 and so on, of these weights."""
+    return [
+        Server(f"s{number}", weight=weight, addresses=ADDRESS, max_sessions=max_sessions)
+        for number, weight in enumerate(weights)
+    ]
+
+
+def balances(servers: Sequence[Server]) -> list[Balance]:
+    """One of each kind, for these servers."""
+    mean = sum(server.weight for server in servers) / max(1, len(servers)) or 1.0
+    kinds = [LeastConn(), RoundRobin(), Source(mean_weight=mean), First(), Random(dice(1))]
+    for balance in kinds:
+        balance.renew(servers)
+    return kinds
+
+
+def names(chosen: Iterable[Server | None]) -> list[str]:
+    return ["nobody" if server is None else server.name for server in chosen]
+
+
+def counts(chosen: Iterable[Server | None]) -> Counter[str]:
+    return Counter(names(chosen))
+
+
+def clients(number: int) -> list[bytes]:
+    """Keys as of so many clients with addresses that follow each other."""
+    return [(0x0A000000 + client).to_bytes(4, "big") for client in range(number)]

@@ -1,0 +1,102 @@
+"""The queue: first come, first served, nobody lost and nobody served twice."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from mailproxy.pool import Queue
+
+
+class AnyQueue(RuleBasedStateMachine):
+    """A queue beside a plain list, and what each waiter would have in HAProxy's log."""
+
+    @initialize(bound=st.integers(0, 4))
+    def begin(self, bound: int) -> None:
+        self.queue: Queue[int] = Queue(bound)
+        self.bound = bound
+        self.line: list[int] = []
+        self.served_before: dict[int, int] = {}
+        self.came = 0
+        self.ended: list[int] = []  # popped or left
+
+    @rule()
+    def join(self) -> None:
+        self.came += 1
+        if self.bound and len(self.line) == self.bound:
+            assert not self.queue.join(self.came)
+            self.ended.append(self.came)
+        else:
+            assert self.queue.join(self.came)
+            self.line.append(self.came)
+            self.served_before[self.came] = 0
+
+    @rule()
+    def pop(self) -> None:
+        assert self.queue.pop() == (self.line[0] if self.line else None)
+        if self.line:
+            self.ended.append(self.line.pop(0))
+            for waiter in self.line:
+                self.served_before[waiter] += 1
+
+    @precondition(lambda self: self.line)
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        waiter = data.draw(st.sampled_from(self.line))
+        assert self.queue.leave(waiter)
+        self.line.remove(waiter)
+        self.ended.append(waiter)
+
+    @precondition(lambda self: self.ended)
+    @rule(data=st.data())
+    def leave_once_more(self, data: st.DataObject) -> None:
+        assert not self.queue.leave(data.draw(st.sampled_from(self.ended)))
+
+    @precondition(lambda self: self.line)
+    @rule(data=st.data())
+    def join_twice(self, data: st.DataObject) -> None:
+        with pytest.raises(ValueError, match="in the queue already"):
+            self.queue.join(data.draw(st.sampled_from(self.line)))
+
+    @invariant()
+    def agrees(self) -> None:
+        assert list(self.queue) == self.line
+        assert len(self.queue) == len(self.line)
+        assert self.queue.is_full == (self.bound > 0 and len(self.line) == self.bound)
+        assert sorted(self.line + self.ended) == list(range(1, self.came + 1))
+        for place, waiter in enumerate(self.line):
+            assert waiter in self.queue
+            assert self.queue.ahead(waiter) == place
+            assert self.queue.position(waiter) == self.served_before[waiter] + 1
+
+
+TestAnyQueue = AnyQueue.TestCase
+
+
+def test_positions_are_haproxys() -> None:
+    """Seen at HAProxy 2.6.12 with one place: four wait, the third gives up, the others are served in turn."""
+    queue: Queue[str] = Queue()
+    for waiter in "abcd":
+        queue.join(waiter)
+    logged = {"c": queue.position("c")}
+    queue.leave("c")
+    for waiter in "abd":
+        logged[waiter] = queue.position(waiter)
+        assert queue.pop() == waiter
+    assert logged == {"a": 1, "b": 2, "c": 1, "d": 3}
+
+
+def test_who_is_not_in_it_has_no_place() -> None:
+    queue: Queue[str] = Queue()
+    for ask in (queue.ahead, queue.position):
+        with pytest.raises(KeyError):
+            ask("a")
+
+
+def test_one_that_was_served_may_come_again() -> None:
+    queue: Queue[str] = Queue(1)
+    assert queue.join("a")
+    assert queue.pop() == "a"
+    assert queue.join("a")
+    assert queue.position("a") == 1

@@ -1,0 +1,173 @@
+"""The stick table: a client that comes back in time has its server, and memory has a bound."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from mailproxy.pool import StickTable, host_of, key_of
+
+EXPIRE_S = 10.0
+addresses_v4 = st.ip_addresses(v=4)
+addresses_v6 = st.ip_addresses(v=6)
+some_keys = st.sampled_from(
+    [key_of(host) for host in ("192.0.2.1", "192.0.2.2", "::", "2001:db8::1", "0.0.0.0")]
+)
+servers = st.integers(0, 3)
+
+
+class AnyTable(RuleBasedStateMachine):
+    """A table beside a list of who was used when, the longest unused first."""
+
+    @initialize(size=st.integers(1, 4))
+    def begin(self, size: int) -> None:
+        self.size, self.now = size, 100.0
+        self.table = StickTable(size, EXPIRE_S)
+        self.known: dict[int, tuple[int, float]] = {}
+
+    def use(self, key: int, server: int) -> None:
+        self.known.pop(key, None)
+        self.known[key] = (server, self.now)
+
+    def is_alive(self, key: int) -> bool:
+        return key in self.known and self.now < self.known[key][1] + EXPIRE_S
+
+    @rule(seconds=st.sampled_from([0.5, 3.0, 9.5, 10.0]))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(key=some_keys)
+    def find(self, key: int) -> None:
+        if self.is_alive(key):
+            server = self.known[key][0]
+            assert self.table.find(key, self.now) == server
+            self.use(key, server)
+        else:
+            assert self.table.find(key, self.now) is None
+            self.known.pop(key, None)
+
+    @rule(key=some_keys, server=servers)
+    def learn(self, key: int, server: int) -> None:
+        self.table.learn(key, server, self.now)
+        self.use(key, server)
+        if len(self.known) > self.size:
+            del self.known[next(iter(self.known))]
+
+    @rule(key=some_keys)
+    def forget(self, key: int) -> None:
+        assert self.table.forget(key) == (self.known.pop(key, None) is not None)
+
+    @rule(server=servers)
+    def forget_server(self, server: int) -> None:
+        gone = [key for key, (its, _) in self.known.items() if its == server]
+        assert self.table.forget_server(server) == len(gone)
+        for key in gone:
+            del self.known[key]
+
+    @rule(most=st.integers(1, 5))
+    def expire(self, most: int) -> None:
+        gone = [key for key in self.known if not self.is_alive(key)]
+        assert self.table.expire(self.now, most) == (len(gone) >= most)
+        for key in gone[:most]:
+            del self.known[key]
+
+    @rule(size=st.integers(1, 4))
+    def reload(self, size: int) -> None:
+        entries = list(self.table.entries())
+        self.table, self.size = StickTable(size, EXPIRE_S), size
+        self.table.restore(entries)
+        self.known = dict(list(self.known.items())[-size:])
+
+    @invariant()
+    def agrees(self) -> None:
+        expected = [(key, server, used + EXPIRE_S) for key, (server, used) in self.known.items()]
+        assert list(self.table.entries()) == expected
+        assert len(self.table) == len(self.known) <= self.size
+
+
+TestAnyTable = AnyTable.TestCase
+
+
+def test_the_longest_unused_makes_room() -> None:
+    table = StickTable(2, 60)
+    table.learn(1, 0, 0)
+    table.learn(2, 0, 1)
+    assert table.find(1, 2) == 0
+    table.learn(3, 0, 3)
+    assert [table.find(key, 4) for key in (1, 2, 3)] == [0, None, 0]
+
+
+def test_an_entry_lives_until_it_was_not_used_for_expire() -> None:
+    table = StickTable(2, EXPIRE_S)
+    table.learn(1, 0, 0.0)
+    table.learn(2, 0, 0.0)
+    assert table.find(1, EXPIRE_S - 0.5) == 0
+    assert table.find(2, EXPIRE_S) is None
+    assert table.find(1, 2 * EXPIRE_S - 1) == 0
+
+
+@pytest.mark.parametrize("server", [-1, 65536])
+def test_a_number_that_is_no_servers_is_refused(server: int) -> None:
+    with pytest.raises(ValueError, match="is not below 65536"):
+        StickTable(1, 60).learn(1, server, 0)
+
+
+@given(st.one_of(addresses_v4, addresses_v6), st.integers(0, 32), st.integers(0, 128))
+def test_clients_of_one_network_share_a_key_which_shows_the_network(
+    address: IPv4Address | IPv6Address, v4: int, v6: int
+) -> None:
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    address = mapped or address
+    network = ip_network((address, v4 if address.version == 4 else v6), strict=False)
+    key = key_of(str(address), v4, v6)
+    assert key == key_of(str(network[0]), v4, v6) == key_of(str(network[-1]), v4, v6)
+    assert ip_address(host_of(key)) == network.network_address
+
+
+@given(addresses_v4, addresses_v6, st.integers(0, 32), st.integers(0, 128))
+def test_clients_of_both_families_never_share_one(
+    one: IPv4Address, other: IPv6Address, v4: int, v6: int
+) -> None:
+    if other.ipv4_mapped is None:
+        assert key_of(str(one), v4, v6) != key_of(str(other), v4, v6)
+
+
+@given(addresses_v4, st.integers(0, 32), st.sampled_from(["::ffff:{}", "::FFFF:{}", "0:0:0:0:0:ffff:{}"]))
+def test_a_client_has_the_same_key_on_a_socket_for_both_families(
+    address: IPv4Address, v4: int, form: str
+) -> None:
+    assert key_of(form.format(address), v4) == key_of(str(address), v4)
+    number = int(address)
+    assert key_of(f"::ffff:{number >> 16:x}:{number & 0xFFFF:x}", v4) == key_of(str(address), v4)
+
+
+@given(addresses_v6)
+def test_every_way_to_write_an_address_is_the_same_client(address: IPv6Address) -> None:
+    forms = (str(address), address.exploded, str(address).upper(), f"{address}%eth0")
+    assert len({key_of(form, 32, 128) for form in forms}) == 1
+
+
+@given(st.text("0123456789abcdefg:.%+_ \u0663", max_size=20))
+def test_text_is_a_key_only_if_it_is_an_address(text: str) -> None:
+    try:
+        expected = int(ip_address(text))
+    except ValueError as error:
+        if "Leading zeros" not in str(error) and text.count(".") != 3:
+            with pytest.raises(ValueError):
+                key_of(text, 32, 128)
+    else:
+        assert key_of(text, 32, 128) & (1 << 128) - 1 in (expected, expected & 0xFFFF_FFFF)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "host", "192.0.2", "192.0.2.256", "1.2.3.4.5", "1..2.3", "1.2.3.-4", "1.2.3.+4", "\u0661.2.3.4", ":", ":::", "1:::2", "1::2::3",
+     "1:2:3", "1:2:3:4:5:6:7:8:9", "12345::", "::g", "::1_0", "1:2:3:4:5:6:7::8:9", "::ffff:1.2.3", "::ffff:1.2.3.256"],
+)  # fmt: skip
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        key_of(text)

@@ -1,0 +1,287 @@
+"""Scripted checks: what each step means, as HAProxy has it, and each way to write one wrongly."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mailproxy.protocol.check_result import CheckCode
+from mailproxy.protocol.script import BUFFER_MAX, Expect, ScriptCheck, ScriptStep, Send, compile_step
+from tests.protocol.check_playbook import byte_by_byte, outcome, play
+
+
+def expect(text: str, *, negated: bool = False) -> ScriptStep:
+    return compile_step(expect=text, negated=negated)
+
+
+def regex(text: str, *, negated: bool = False) -> ScriptStep:
+    return compile_step(expect_regex=text, negated=negated)
+
+
+def send(text: str) -> ScriptStep:
+    return compile_step(send=text)
+
+
+LOGOUT = (expect("* OK"), send("a1 LOGOUT\r\n"), regex("^a1 OK"))
+
+
+def test_a_script_is_gone_through() -> None:
+    play(
+        ScriptCheck(LOGOUT),
+        """
+S: * OK ready
+C: a1 LOGOUT
+S: * BYE
+S: a1 OK done
+= Layer7 check passed, code: 0
+""",
+    )
+
+
+def test_what_comes_first_is_said_at_once() -> None:
+    check = ScriptCheck([send("x\r\n"), compile_step(send_hex="79 0D0a"), expect("z")])
+    assert check.hello() == b"x\r\ny\r\n"
+    assert check.step == 3
+    assert not check.is_over
+
+
+def test_a_script_may_only_send_or_be_empty() -> None:
+    check = ScriptCheck([send("x")])
+    assert check.hello() == b"x"
+    assert check.is_over
+    nothing = ScriptCheck([])
+    assert nothing.hello() == b""
+    assert nothing.is_over
+    assert nothing.result.code is CheckCode.L7OK
+
+
+def test_it_never_wants_tls() -> None:
+    check = ScriptCheck(LOGOUT)
+    assert not check.wants_tls
+    with pytest.raises(RuntimeError):
+        check.tls_started()
+
+
+def test_expectations_in_a_row_look_at_the_same_bytes() -> None:
+    check = ScriptCheck([expect("b"), expect("a"), compile_step(expect_hex="61 62")])
+    assert check.receive(b"ab") == b""
+    assert check.is_over
+    assert check.failure is None
+
+
+@pytest.mark.parametrize("greeting", [b"+OK", b"+OK ready\r\n"])
+def test_an_answer_is_not_the_greeting_again(greeting: bytes) -> None:
+    check = ScriptCheck([expect("+OK"), send("NOOP\r\n"), expect("+OK")])
+    assert check.receive(greeting) == b"NOOP\r\n"
+    assert not check.is_over
+    check.receive(b"+OK\r\n")
+    assert check.is_over
+
+
+@pytest.mark.parametrize(
+    "rest", [b" mail 250 ready\r\n", b" mail\r\n", b"\r\n", b" mail, no line begins with 250 \r\n"]
+)
+def test_the_beginning_of_a_line_is_found_behind_the_rest_of_a_greeting(rest: bytes) -> None:
+    for pieces in ([b"220" + rest], [b"220", rest]):
+        check = ScriptCheck([expect("220"), send("EHLO x\r\n"), regex("^250[ -]")])
+        assert b"".join(check.receive(piece) for piece in pieces) == b"EHLO x\r\n"
+        assert not check.is_over
+        check.receive(b"250 mail\r\n")
+        assert check.is_over
+        assert check.failure is None
+
+
+def test_text_is_utf8_and_regular_expressions_are_over_bytes() -> None:
+    check = ScriptCheck([expect("grüße"), regex(r"\xff\d+(?i:ok)")])
+    check.receive("grüße".encode() + b"\xff12oK")
+    assert check.is_over
+    assert check.failure is None
+
+
+# Ends, as HAProxy 2.6 has them
+
+NEVER = expect("NEVER")
+NOT_BAD = expect("BAD", negated=True)
+
+
+@pytest.mark.parametrize(
+    ("step", "came", "is_closed", "line"),
+    [
+        (
+            NEVER,
+            b"* OK",
+            True,
+            "Layer7 invalid response, info: \"did not match content (string 'NEVER') at step 2\"",
+        ),
+        (NEVER, b"", True, 'Layer7 invalid response, info: "got an empty response at step 2"'),
+        (
+            NEVER,
+            b"x" * 20_000,
+            False,
+            "Layer7 invalid response, info: \"did not match content (string 'NEVER') at step 2\"",
+        ),
+        (NEVER, b"* OK", False, None),
+        (NOT_BAD, b"* OK", True, "Layer7 check passed, code: 0"),
+        (NOT_BAD, b"", True, 'Layer7 invalid response, info: "got an empty response at step 2"'),
+        (NOT_BAD, b"x" * 20_000, False, "Layer7 check passed, code: 0"),
+        (NOT_BAD, b"* OK", False, None),
+        (
+            NOT_BAD,
+            b"* OK BAD",
+            False,
+            "Layer7 invalid response, info: \"matched unwanted content (string 'BAD') at step 2\"",
+        ),
+        (
+            regex("^x+y", negated=True),
+            b"* OK\nxxy",
+            False,
+            "Layer7 invalid response, info: \"matched unwanted content (regex '^x+y') at step 2\"",
+        ),
+        (
+            compile_step(expect_hex="0A"),
+            b"x",
+            True,
+            "Layer7 invalid response, info: \"did not match content (binary '0a') at step 2\"",
+        ),
+    ],
+)
+def test_an_expectation_ends_as_haproxys(
+    step: ScriptStep, came: bytes, is_closed: bool, line: str | None
+) -> None:
+    for pieces in ([came] if came else [], byte_by_byte(came)):
+        check = ScriptCheck([step], first=2)
+        outcome(check, pieces)
+        if is_closed:
+            check.receive(b"")
+        assert check.is_over is (line is not None)
+        if line:
+            assert str(check.result) == line
+
+
+def test_steps_behind_a_negated_expectation_are_taken_when_the_server_has_closed() -> None:
+    check = ScriptCheck([NOT_BAD, send("bye\r\n"), expect("x", negated=True)])
+    check.receive(b"* OK")
+    assert check.receive(b"") == b"bye\r\n"
+    assert check.failure  # nothing came behind it
+    assert check.failure.info == "got an empty response at step 3"
+
+
+# Time
+
+
+@pytest.mark.parametrize(
+    ("step", "awaited"),
+    [
+        (NEVER, "at step 1 of the script (expect string 'NEVER')"),
+        (NOT_BAD, "at step 1 of the script (expect ! string 'BAD')"),
+        (regex("a+"), "at step 1 of the script (expect regex 'a+')"),
+    ],
+)
+def test_what_a_time_out_is_about(step: ScriptStep, awaited: str) -> None:
+    check = ScriptCheck([step])
+    check.receive(b"x")
+    assert check.awaited == awaited
+
+
+def test_the_time_limit_of_a_step_is_met_by_a_negated_expectation_alone() -> None:
+    check = ScriptCheck([NOT_BAD, send("x"), NEVER])
+    check.receive(b"* OK")
+    assert check.step_time_is_up() == b"x"
+    assert check.step == 3
+    assert check.step_time_is_up() == b""
+    assert check.is_over
+    assert check.result.code is CheckCode.L7TOUT
+    assert check.result.info == "at step 3 of the script (expect string 'NEVER')"
+    said = check.result
+    assert check.step_time_is_up() == b""
+    assert check.result is said
+    assert ScriptCheck([]).awaited == "nothing"
+
+
+# Bounds
+
+
+def test_the_buffer_has_haproxys_bound() -> None:
+    for spare, is_found in ((3, True), (2, False)):
+        check = ScriptCheck([expect("end")])
+        check.receive(b"x" * (BUFFER_MAX - spare) + b"end")
+        assert check.is_over
+        assert (check.failure is None) is is_found
+
+
+def test_a_send_makes_room() -> None:
+    check = ScriptCheck([expect("a"), send("1"), expect("b", negated=True), send("2"), expect("c")])
+    said = check.receive(b"a" + b"x" * BUFFER_MAX + b"c")
+    assert said == b"12"
+    assert check.is_over
+    assert check.failure is None
+
+
+# What is configured
+
+
+@pytest.mark.parametrize(
+    ("step", "fact"),
+    [
+        ({}, "a step has exactly one of"),
+        ({"send": "a", "expect": "b"}, "a step has exactly one of"),
+        ({"send": "a", "negated": True}, "only an expectation can be negated"),
+        ({"send_hex": "00", "negated": True}, "only an expectation can be negated"),
+        ({"send": ""}, "send is empty"),
+        ({"send_hex": " "}, "send_hex is empty"),
+        ({"send_hex": "0"}, "'0' is not hex: digits 0 to 9 and a to f, two a byte"),
+        ({"expect": ""}, "expect is empty"),
+        ({"expect": "x" * (BUFFER_MAX + 1)}, "expect has 16385 bytes, and no more than 16384 are looked at"),
+        ({"expect_hex": ""}, "expect_hex is empty"),
+        ({"expect_hex": "zz"}, "'zz' is not hex"),
+        ({"expect_regex": ""}, "expect_regex is empty"),
+        ({"expect_regex": "("}, "'\\(' is not a regular expression: missing \\), unterminated subpattern"),
+        ({"expect_regex": "*"}, "'\\*' is not a regular expression: nothing to repeat"),
+        ({"expect_regex": "a{99999999999}"}, "is not a regular expression"),
+    ],
+)
+def test_a_wrong_step_is_a_fault_with_its_fact(step: dict[str, str | bool], fact: str) -> None:
+    with pytest.raises(ValueError, match=fact):
+        compile_step(**step)  # type: ignore[arg-type]  # as a configuration may have it
+
+
+def test_a_right_step_is_a_value() -> None:
+    assert send("a") == compile_step(send_hex="61") == Send(b"a")
+    step = expect(".*", negated=True)
+    assert isinstance(step, Expect)
+    assert step.negated
+    assert not step.pattern.search(b"anything")
+
+
+# Pieces
+
+_texts = st.sampled_from(["a", "b", "ab", "aab", "ba", "abba"])
+_steps = st.lists(
+    st.one_of(
+        st.builds(expect, _texts, negated=st.booleans()),
+        st.builds(lambda text: regex(f"^{text}"), _texts),
+        st.sampled_from(["1", "2", "3"]).map(send),
+    ),
+    max_size=6,
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    _steps,
+    st.lists(st.sampled_from([b"a", b"b", b"\n"]), max_size=60).map(b"".join),
+    st.data(),
+    st.booleans(),
+)
+def test_any_split_equals_the_whole(
+    steps: list[ScriptStep], data: bytes, draw: st.DataObject, is_closed: bool
+) -> None:
+    cuts = draw.draw(st.sets(st.integers(0, len(data)), max_size=8))
+    pieces = [data[a:b] for a, b in pairwise([0, *sorted(cuts), len(data)]) if a < b]
+    end = [b""] if is_closed else []
+    at_once = outcome(ScriptCheck(steps), [*([data] if data else []), *end])
+    assert at_once == outcome(ScriptCheck(steps), [*pieces, *end])
+    assert at_once == outcome(ScriptCheck(steps), [*byte_by_byte(data), *end])
