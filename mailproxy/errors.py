@@ -74,7 +74,11 @@ class ServerError(MailproxyError):
 
 
 class ServerRefusedError(ServerError):
-    """The server refused the connection, is unreachable, or its name has no address."""
+    """The server refused the connection, is unreachable, or its name has no address; ``reason``: why, without the address."""
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason or message
 
 
 class ServerHandshakeError(ServerError):

@@ -120,6 +120,7 @@ def _about_backend(backend: Backend) -> Iterator[Fault]:
     if not any(server.weight for server in backend.servers):
         yield Fault(path, "every server has weight 0: none takes a session")
     yield from _about_proxy_header(backend)
+    yield from _about_pool(backend)
     seen: dict[str, str] = {}
     for index, server in enumerate(backend.servers):
         here = f"{path}.servers[{index}]"
@@ -139,6 +140,27 @@ def _about_backend(backend: Backend) -> Iterator[Fault]:
                 f"{here}.tls.verify" if server.tls != backend.tls else f"{path}.tls.verify",
                 f'"{server.tls.verify}" verifies {what}: use "required", with ca and server_name if needed',
             )
+
+
+def _about_pool(backend: Backend) -> Iterator[Fault]:
+    path = f"backends.{backend.name}"
+    if backend.stick is not None and not backend.stick.size:
+        yield Fault(
+            f"{path}.stick.size", 'has room for nobody, so no client sticks: give a size such as "200k"'
+        )
+    if backend.balance == "first" and not all(server.max_sessions for server in backend.servers[:-1]):
+        yield Fault(
+            f"{path}.balance",
+            '"first" fills a server up before it takes the next: give servers max_sessions, or nobody goes past the first',
+        )
+    ends = [
+        server.name for server in backend.servers if server.on_marked_down != "none" and server.check is None
+    ]
+    if ends:
+        yield Fault(
+            f"{path}.on_marked_down",
+            f"{ends[0]} is not checked, so nothing but maintenance takes it down: give it a check",
+        )
 
 
 def _about_proxy_header(backend: Backend) -> Iterator[Fault]:

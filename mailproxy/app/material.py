@@ -13,6 +13,7 @@ from attrs import Factory, define
 
 from mailproxy.app.host import check_log, check_users
 from mailproxy.config import Config, FrontendTls, ServerTls
+from mailproxy.config.probes import tls_of_checks, ways
 from mailproxy.errors import ConfigError, Fault
 from mailproxy.net.certificates import Certificate, certificate_files, next_update, read_certificate, stamp_of
 from mailproxy.net.termination import Terminator
@@ -22,14 +23,13 @@ from mailproxy.net.tls import Context, connecting_context, load_chain, reason
 @define
 class Material:
     """What came of the files. Terminators by the TLS that they are made of, and by frontend and place of the bind; contexts
-    by backend and server; certificates, and the ends of revocation lists, by path, with the path of the key that names each.
+    by the TLS towards servers that they are for; certificates, and the ends of revocation lists, by path, with the path of the key that names each.
 
     ``files`` has every file and folder that was looked at, with its stamp, and those that were not there; ``kept`` those of
     which nothing new could be used.
     """
 
     bind_terminators: dict[tuple[str, int], Terminator] = Factory(dict)
-    server_contexts: dict[str, dict[str, Context]] = Factory(dict)
     certificates: dict[tuple[Path, Path | None], tuple[str, Certificate]] = Factory(dict)
     revocations: dict[Path, tuple[str, datetime | None]] = Factory(dict)
     expired: list[Fault] = Factory(list)
@@ -98,15 +98,15 @@ def _load_tls(config: Config, material: Material, known: Material | None = None)
             if terminator is not None:
                 material.bind_terminators[name, index] = terminator
     for name, backend in config.backends.items():
-        contexts = material.server_contexts.setdefault(name, {})
+        found = ways(config.frontends.values(), name)
         for index, server in enumerate(backend.servers):
-            if server.tls is None:
-                continue
-            own = server.tls != backend.tls
-            path = f"backends.{name}.servers[{index}].tls" if own else f"backends.{name}.tls"
-            context = loader.connector(server.tls, path)
-            if context is not None:
-                contexts[server.name] = context
+            path = f"backends.{name}.servers[{index}]"
+            if server.tls is not None:
+                own = server.tls != backend.tls
+                loader.connector(server.tls, f"{path}.tls" if own else f"backends.{name}.tls")
+            for tls, key in tls_of_checks(server, backend.protocol, found).items():
+                own = server.check != backend.check
+                loader.connector(tls, f"{path}.{key}" if own else f"backends.{name}.{key}")
 
 
 class _Loader:
@@ -160,11 +160,10 @@ class _Loader:
             return True
         return False
 
-    def connector(self, tls: ServerTls, path: str) -> Context | None:
+    def connector(self, tls: ServerTls, path: str) -> None:
         if tls not in self._tried:
             self._tried.add(tls)
             self._load_connector(tls, path)
-        return self._material.connectors.get(tls)
 
     def _load_connector(self, tls: ServerTls, path: str) -> None:
         material = self._material

@@ -17,8 +17,9 @@ from mailproxy.errors import ConfigError, Fault
 from mailproxy.log import Log, open_target
 from mailproxy.net.listener import Listener, close_all, open_listeners
 from mailproxy.pool import State
-from mailproxy.proxy.backend import Backend, BackendServer
+from mailproxy.proxy.backend import Backend
 from mailproxy.proxy.frontend import Frontend
+from mailproxy.proxy.server import BackendServer
 from mailproxy.proxy.service import Service
 
 
@@ -40,12 +41,24 @@ class ProxyServer:
         return self._server.state.value
 
     @property
+    def status(self) -> str:
+        """HAProxy's word: ``UP``, ``UP 2/3`` on the way down, ``DOWN``, ``DOWN 1/2``, ``DRAIN``, ``MAINT``, ``no check``."""
+        return self._server.status
+
+    @property
+    def last_check(self) -> str | None:
+        """How the last check ended, in HAProxy's words; None before the first one."""
+        return str(self._server.checked.result) if self._server.checked is not None else None
+
+    @property
     def sessions(self) -> int:
         """Sessions that it has now."""
         return self._server.sessions
 
     def set_state(self, state: Literal["ready", "drain", "maint"]) -> None:
-        """``drain`` and ``maint`` take no new sessions, those that are there go on. Raises ValueError."""
+        """``drain`` takes only clients back that stick to it, ``maint`` takes nobody; sessions that are there go on, unless
+        ``on_marked_down`` ends those of a server in maintenance. Raises ValueError.
+        """
         self._backend.set_state(self._server, State(state))
 
 
@@ -126,7 +139,7 @@ def open_service(config: Config, material: Material, *, owner: tuple[int, int] |
     return Service(
         config,
         listeners,
-        material.server_contexts,
+        material.connectors,
         looks=Renewal(config, material) if material.files else None,
         log=log,
         max_sessions=max_sessions(config),

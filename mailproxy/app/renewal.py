@@ -32,7 +32,7 @@ class Renewal:
         return Renewed(
             files=tuple(file for file in changed if file not in material.kept),
             faults=tuple(material.faults),
-            server_contexts=material.server_contexts,
+            connectors=material.connectors,
         )
 
     def expiring(self) -> list[Fault]:

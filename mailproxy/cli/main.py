@@ -42,13 +42,14 @@ def run(file: Path) -> None:
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path, readable=False))
 @click.option("--strict", is_flag=True, help="Exit with 1 if there is advice.")
-def check(file: Path, strict: bool) -> None:
+@click.option("--live", is_flag=True, help="Resolve and check every server once, and print a table.")
+def check(file: Path, strict: bool, live: bool) -> None:
     """Say what is wrong with a configuration, and what could be better.
 
-    Files, certificates, users and ciphers are tried, too. Nothing listens and nothing is connected.
+    Files, certificates, users and ciphers are tried, too. Nothing listens and, without --live, nothing is connected.
     """
     config = _load(file)
-    from mailproxy.app import advise, load_material
+    from mailproxy.app import advise, load_material, table, try_servers
 
     try:
         material = load_material(config)
@@ -57,6 +58,10 @@ def check(file: Path, strict: bool) -> None:
     if material.expired:
         _refuse(ConfigError(material.expired, config.source))
     advice = advise(config, material)
+    if live:
+        tried = try_servers(config, material)
+        click.echo(table(tried))
+        advice += [server.fault for server in tried if server.fault is not None]
     for line in advice:
         click.echo(f"{file}: advice: {line}", err=True)
     click.echo(

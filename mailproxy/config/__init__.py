@@ -4,7 +4,9 @@ from mailproxy.config.model import (
     Backend,
     BackendTimeouts,
     Bind,
+    Check,
     Config,
+    Connect,
     Frontend,
     FrontendTimeouts,
     FrontendTls,
@@ -13,12 +15,15 @@ from mailproxy.config.model import (
     Route,
     Server,
     ServerTls,
+    Step,
+    Stick,
 )
 from mailproxy.config.reading import from_mapping, load
 from mailproxy.config.schema import json_schema
 from mailproxy.config.values import LogTarget, ProxySource
 
 __all__ = [
-    "Backend", "BackendTimeouts", "Bind", "Config", "Frontend", "FrontendTimeouts", "FrontendTls", "Log", "LogTarget",
-    "Process", "ProxySource", "Route", "Server", "ServerTls", "from_mapping", "json_schema", "load",
+    "Backend", "BackendTimeouts", "Bind", "Check", "Config", "Connect", "Frontend", "FrontendTimeouts", "FrontendTls",
+    "Log", "LogTarget", "Process", "ProxySource", "Route", "Server", "ServerTls", "Step", "Stick", "from_mapping",
+    "json_schema", "load",
 ]  # fmt: skip

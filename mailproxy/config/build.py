@@ -9,7 +9,7 @@ import cattrs
 from attrs import evolve
 
 from mailproxy.address import UnixAddress, parse_bind, parse_server
-from mailproxy.config import model, rules
+from mailproxy.config import check_rules, model, rules
 from mailproxy.config.inherit import Layer, giver, merge
 from mailproxy.config.shape import keys_of
 from mailproxy.config.tables import Findings, Table, join
@@ -35,6 +35,9 @@ def build(tables: Table, found: Findings, converter: cattrs.Converter, source: s
     protocols = _protocols(frontends.values())
     backends = {name: builder.backend(name, protocols.get(name, ())) for name in tables["backends"]}
     rules.references(tables, found)
+    rules.server_tls(tables, found)
+    check_rules.steps(tables, found)
+    check_rules.own_stick(tables, found)
     rules.listeners({name: frontend for name, frontend in frontends.items() if frontend}, found)
     rules.reachability(frontends, backends, found)
     if not tables["frontends"] and not any(path.startswith("frontends") for path in found.bad):
@@ -114,31 +117,31 @@ class _Builder:
         tables = merged.pop("servers", [])
         if not tables and not self.found.bad & {path, join(path, "servers")}:
             self.found.add(path, "has no servers: at least one is needed")
+        merged["timeouts"] = {"server": silence_limit(merged["protocol"]), **merged.get("timeouts", {})}
+        backend = self._table(model.Backend, {**merged, "name": name}, path)
+        if backend is None:
+            return None
         servers = []
         for index, table in enumerate(tables):
             here = Layer(f"{join(giver(layers, 'servers'), 'servers')}[{index}]", table)
-            merged_server = merge([*server_layers, here])
-            self._refuse_check(merged_server, giver([*server_layers, here], "check"))
-            server = self._table(model.Server, merged_server, here.path, _name_server)
-            servers.append(server)
-            rules.server(server, [*server_layers, here], self.found)
-        self._refuse_check(merged, giver(layers, "check"))
+            servers.append(self._server(backend, [*server_layers, here]))
         rules.same_names([server.name for server in servers if server], f"{path}.servers", self.found)
-        merged["timeouts"] = {"server": silence_limit(merged["protocol"]), **merged.get("timeouts", {})}
-        backend = self._table(model.Backend, {**merged, "name": name}, path)
-        if backend is None or None in servers:
-            return None
-        return evolve(backend, servers=tuple(_with_port(server, backend.port) for server in servers))
+        backend = evolve(backend, servers=tuple(server for server in servers if server is not None))
+        check_rules.stick(backend, layers, self.found)
+        return None if None in servers else backend
 
-    def _refuse_check(self, merged: Table, path: str) -> None:
-        """A check without a type means the protocol's own, which is not there yet: it must not pass for one."""
-        check = merged.get("check")
-        if (
-            isinstance(check, dict)
-            and "type" not in check
-            and not any(".check." in bad for bad in self.found.bad)
-        ):
-            self.found.add(f"{path}.check", 'is not supported yet: only type = "none"')
+    def _server(self, backend: model.Backend, layers: Sequence[Layer]) -> model.Server | None:
+        merged = merge(layers)
+        merged.setdefault("check", {})  # checks are on where nobody says otherwise
+        server = self._table(model.Server, merged, layers[-1].path, _name_server)
+        if server is None:
+            return None
+        rules.server(server, layers, self.found)
+        server = _with_port(server, backend.port)
+        if server.check is not None and server.check.type == "none":
+            server = evolve(server, check=None)
+        check_rules.check(server, backend.protocol, layers, self.found)
+        return server
 
     def _profile(self, own: Table, owner: str) -> str | None:
         name: str | None = own.get("profile", self.tables["defaults"].get(owner, {}).get("profile"))
@@ -202,8 +205,7 @@ def _name_server(table: Table) -> None:
         table.setdefault("name", as_name(text or "/"))
 
 
-def _with_port(server: model.Server | None, port: int | None) -> model.Server:
-    assert server is not None  # noqa: S101 - the caller has looked
+def _with_port(server: model.Server, port: int | None) -> model.Server:
     if port is None or isinstance(server.address, UnixAddress) or server.address.port is not None:
         return server
     return evolve(server, address=evolve(server.address, port=port))

@@ -6,12 +6,12 @@ Tables merge key by key, lists and scalars replace, ``false`` switches off an in
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from attrs import frozen
 
-Table = dict[str, Any]
+from mailproxy.config.tables import Table, join
 
 
 @frozen
@@ -24,6 +24,24 @@ class Layer:
     def only(self, keys: Iterable[str]) -> Layer:
         """The layer reduced to the keys that are handed down."""
         return Layer(self.path, {key: self.table[key] for key in keys if key in self.table})
+
+
+_LISTED = {"bind": ("frontend", "bind"), "server": ("backend", "servers")}
+
+
+def written(tables: Table, kind: str) -> Iterator[Layer]:
+    """Every frontend, bind, backend or server that stands in a file, also in defaults and profiles that nobody uses."""
+    yield Layer(f"defaults.{kind}", tables["defaults"].get(kind, {}))
+    for name, profile in tables["profiles"].items():
+        yield Layer(join(join("profiles", name), kind), profile.get(kind, {}))
+    if kind not in _LISTED:
+        for name, table in tables[f"{kind}s"].items():
+            yield Layer(join(f"{kind}s", name), table)
+        return
+    owner, key = _LISTED[kind]
+    for layer in written(tables, owner):
+        for index, table in enumerate(layer.table.get(key, [])):
+            yield Layer(f"{join(layer.path, key)}[{index}]", table)
 
 
 def merge(layers: Sequence[Layer]) -> Table:
@@ -47,12 +65,13 @@ def _has(table: Any, keys: Sequence[str]) -> bool:
     return True
 
 
-def overrides(layers: Sequence[Layer], key: str, other: str) -> bool:
-    """Does the key come from a stronger layer than the other one?"""
-    strength = {
-        name: index for index, layer in enumerate(layers) for name in (key, other) if name in layer.table
-    }
-    return strength.get(key, -1) > strength.get(other, -1)
+def overrides(layers: Sequence[Layer], keys: Sequence[str], others: Sequence[str]) -> bool:
+    """Does a key, or one in a table in it, come from a stronger layer than the other one?"""
+    return _strength(layers, keys) > _strength(layers, others)
+
+
+def _strength(layers: Sequence[Layer], keys: Sequence[str]) -> int:
+    return max((index for index, layer in enumerate(layers) if _has(layer.table, keys)), default=-1)
 
 
 def _lay_over(merged: Table, table: Table) -> None:

@@ -15,6 +15,8 @@ from attrs import Factory, field, frozen
 from mailproxy.address import BindAddress, ServerAddress
 from mailproxy.config.values import (
     Count,
+    ExpectedHex,
+    ExpectedText,
     HostName,
     LogTarget,
     Mode,
@@ -23,9 +25,13 @@ from mailproxy.config.values import (
     Pattern,
     Port,
     Positive,
+    PrefixV4,
+    PrefixV6,
     ProxySource,
     Redispatch,
     Seconds,
+    SentHex,
+    SentText,
     ServerTlsMode,
     Size,
     SniPatterns,
@@ -40,6 +46,8 @@ BindMode = Literal["forward", "passthrough", "tls", "starttls"]
 Balance = Literal["leastconn", "roundrobin", "source", "first", "random"]
 SendProxy = Literal["none", "v1", "v2", "v2-ssl", "v2-ssl-cn"]
 Tlv = Literal["authority", "alpn", "crc32c", "unique-id", "ssl-cipher", "cert-sig", "cert-key", "client-cert"]
+OnMarkedDown = Literal["none", "shutdown-sessions"]
+Observe = Literal["none", "connect"]
 CheckType = Literal["none", "tcp", "tls", "imap", "pop3", "smtp", "lmtp", "sieve", "script"]
 
 REQUIRED: Any = object()
@@ -192,7 +200,7 @@ class Frontend:
     backend: Name | None = setting(
         "where sessions go that no route claims; without it they are refused", None
     )
-    max_sessions: Count = setting("sessions at once, 0 is no bound", Count(0), only=(0,))
+    max_sessions: Count = setting("sessions at once; over it, accepting waits; 0 is no bound", Count(0))
     timeouts: FrontendTimeouts = setting("time limits of the client's side", FrontendTimeouts)
     log_null: bool = setting("log sessions in which the client sent nothing and left by itself", False)
     log_start: bool = setting("log a line when a session is connected, too", False)
@@ -218,18 +226,21 @@ class BackendTimeouts:
     """Time limits of the servers' side."""
 
     connect: TimeLimit = setting("the connection, with its TLS handshake, is made", TimeLimit(5.0))
-    queue: TimeLimit = setting("waiting for a place at a server", TimeLimit(60.0), only=(60.0,))
+    queue: TimeLimit = setting("waiting for a place at a server", TimeLimit(60.0))
     server: TimeLimit = setting(
         "the server is silent for so long", None, shown="31m for imap and tcp, else 10m"
     )
-    check: TimeLimit = setting("a health check is done", TimeLimit(5.0), only=(5.0,))
+    check: TimeLimit = setting("a health check is done", TimeLimit(5.0))
 
 
 @frozen(kw_only=True)
 class ServerTls:
     """TLS towards servers."""
 
-    mode: ServerTlsMode = setting("implicit, or starttls on a clear port", "implicit", only=("implicit",))
+    mode: ServerTlsMode = setting(
+        "implicit, or starttls on a clear port; so far starttls is for checks of mail protocols only",
+        "implicit",
+    )
     verify: Literal["required", "chain", "none"] = setting(
         "chain and name, the chain alone, or nothing", "required"
     )
@@ -250,49 +261,65 @@ class Stick:
     on: Literal["source"] = setting("what identifies a client", "source")
     size: Size = setting("entries", Size(200 * 1024))
     expire: TimeLimit = setting("an entry lives so long without use", TimeLimit(1800.0))
-    prefix_v4: Count = setting("bits of an IPv4 address", Count(32))
-    prefix_v6: Count = setting("bits of an IPv6 address", Count(64))
+    prefix_v4: PrefixV4 = setting("bits of an IPv4 address that tell clients apart", PrefixV4(32))
+    prefix_v6: PrefixV6 = setting("bits of an IPv6 address that tell clients apart", PrefixV6(64))
 
 
 @frozen(kw_only=True)
 class Connect:
     """A step of a check script: connect."""
 
-    port: Port | None = setting("port", None, shown="the server's")
-    address: ServerAddress | None = setting("address", None, shown="the server's")
-    tls: ServerTls | bool | None = setting("TLS", None, shown="as sessions")
-    send_proxy: SendProxy | None = setting("PROXY header", None, shown="as sessions")
+    port: Port | None = setting("port", None, shown="the address's, else the check's, else the server's")
+    address: ServerAddress | None = setting("address", None, shown="the check's, else the server's")
+    tls: ServerTls | bool | None = setting(
+        "right after connecting; a table of its own, true for that of sessions, or false",
+        None,
+        shown="the check's, else as sessions",
+    )
+    send_proxy: SendProxy | None = setting("PROXY header", None, shown="the check's, else as sessions")
 
 
 @frozen(kw_only=True)
 class Step:
-    """One step of a check script: exactly one of connect, send and expect."""
+    """One step of a check script: exactly one of connect, the two that send and the three that expect."""
 
     connect: Connect | None = setting("open a connection", None)
-    send: Text | None = setting("send this", None)
-    send_hex: Text | None = setting("send these bytes", None)
-    expect: Text | None = setting("a substring of what came so far", None)
-    expect_regex: Pattern | None = setting("a regular expression", None)
-    expect_hex: Text | None = setting("bytes, in hex", None)
-    not_: bool = setting("the expectation must not be met (key: not)", False)
-    timeout: TimeLimit | None = setting("time limit of this step", None)
+    send: SentText | None = setting("send this", None)
+    send_hex: SentHex | None = setting("send these bytes", None)
+    expect: ExpectedText | None = setting("a substring of what came so far", None)
+    expect_regex: Pattern | None = setting("a regular expression; ^ and $ are those of any line", None)
+    expect_hex: ExpectedHex | None = setting("bytes, in hex", None)
+    not_: bool = setting("the expectation must not be met", False)
+    timeout: TimeLimit | None = setting(
+        "time limit of an expectation, which fails when it is over; with not = true, it has held",
+        None,
+        shown="the check's alone",
+    )
 
 
 @frozen(kw_only=True)
 class Check:
     """Health checks of a server."""
 
-    type: CheckType = setting("what is tried", "none", only=("none",))
+    type: CheckType | None = setting(
+        "what is tried", None, shown="the protocol's own where it can be known, else tcp"
+    )
     interval: TimeLimit = setting("between two checks", TimeLimit(10.0))
     fast_interval: TimeLimit | None = setting("while the state changes", None, shown="interval")
     down_interval: TimeLimit | None = setting("while down", None, shown="interval")
-    rise: Positive = setting("successes to come up", 2)
-    fall: Positive = setting("failures to go down", 3)
-    jitter: float = setting("share of the interval that is random", 0.2)
-    port: Port | None = setting("port", None, shown="the server's")
+    rise: Positive = setting("successes in a row to come up", 2)
+    fall: Positive = setting("failures in a row to go down", 3)
+    jitter: float = setting("up to this share of the interval is left out, at random", 0.2)
+    port: Port | None = setting(
+        "port", None, shown="the address's, else the server's, else each of the binds that lead there"
+    )
     address: ServerAddress | None = setting("address", None, shown="the server's")
-    tls: ServerTls | bool | None = setting("TLS", None, shown="as sessions")
-    send_proxy: SendProxy | None = setting("PROXY header", None, shown="as sessions")
+    tls: ServerTls | bool | None = setting(
+        "a table of its own, true for that of sessions (the system's CAs where they have none), or false",
+        None,
+        shown="as sessions; type tcp: none",
+    )
+    send_proxy: SendProxy | None = setting("PROXY header", None, shown="as sessions; type tcp: none")
     timeout: TimeLimit | None = setting("time limit", None, shown="timeouts.check")
     steps: tuple[Step, ...] = setting("the script", ())
 
@@ -304,23 +331,33 @@ class Server:
     name: Name = setting("its name in logs and statistics", shown="its address")
     address: ServerAddress = setting('"10.0.0.1:993", "10.0.0.2", "imap.internal:993", "unix:/run/x.sock"')
     weight: Weight = setting("share of the sessions, 0 to 256; 0 takes no new ones", Weight(1))
-    max_sessions: Count = setting("sessions at once, 0 is no bound", Count(0), only=(0,))
-    slow_start: Seconds = setting("after coming up, the weight grows for so long", Seconds(0.0), only=(0,))
-    backup: bool = setting("used only when all others are down", False, only=(False,))
+    max_sessions: Count = setting(
+        "sessions at once; over it, they wait in the backend's queue; 0 is no bound", Count(0)
+    )
+    slow_start: Seconds = setting(
+        "after coming up from down, weight and max_sessions grow for so long", Seconds(0.0)
+    )
+    backup: bool = setting("used only when all others are down", False)
     tls: ServerTls | None = setting("TLS towards this server", None, shown="the backend's")
     send_proxy: SendProxy | None = setting("PROXY header", None, shown="the backend's")
     send_proxy_tlvs: tuple[Tlv, ...] = setting("more than the safe default", (), shown="the backend's")
     forward_tlvs: bool = setting("pass a received header's TLVs on", False, shown="the backend's")
-    check: Check | None = setting("health check", None, shown="the backend's")
-    stick: Stick | None = setting("stickiness", None, only=(None,), shown="the backend's")
-    on_marked_down: Literal["none", "shutdown-sessions"] = setting(
-        "what happens to its sessions when it goes down", "none", only=("none",), shown="the backend's"
+    check: Check | None = setting("health checks, false for none", None, shown="the backend's")
+    stick: Stick | None = setting("false: clients do not stick to this server", None, shown="the backend's")
+    on_marked_down: OnMarkedDown = setting(
+        "what becomes of its sessions when it goes down", "none", shown="the backend's"
     )
-    observe: Literal["none", "connect"] = setting(
-        "sessions count as checks", "none", only=("none",), shown="the backend's"
+    observe: Observe = setting(
+        "connect: sessions that cannot be connected count towards a failed check",
+        "none",
+        shown="the backend's",
     )
-    error_limit: Positive = setting("failures in a row that count", 10, only=(10,), shown="the backend's")
-    error_clients: Positive = setting("clients that must have seen them", 1, only=(1,), shown="the backend's")
+    error_limit: Positive = setting(
+        "observe: failures in a row that make a failed check", 10, shown="the backend's"
+    )
+    error_clients: Positive = setting(
+        "observe: different clients that must have met them", 1, shown="the backend's"
+    )
 
 
 # What a server takes from its backend when it does not say otherwise.
@@ -337,15 +374,21 @@ class Backend:
     name: Name = setting("the table's name")
     profile: Name | None = setting("take the keys of this profile", None)
     protocol: Protocol = setting(
-        "what the servers speak", "tcp", shown="that of the frontends that lead here"
+        "what the servers speak; decides the default time limit and checks",
+        "tcp",
+        shown="that of the frontends that lead here",
     )
-    balance: Balance = setting("how a server is chosen", "leastconn", only=("leastconn",))
-    retries: Count = setting("connection attempts after the first", Count(0), only=(0,))
+    balance: Balance = setting(
+        "how a server is chosen; source: by a hash of the client's address", "leastconn"
+    )
+    retries: Count = setting("connection attempts after the first", Count(3))
     redispatch: Redispatch = setting(
-        "try another server: true, false, or every n-th attempt", False, only=(False,)
+        "attempts at another server: true is the last one, a number every n-th, false none", True
     )
     timeouts: BackendTimeouts = setting("time limits of the servers' side", BackendTimeouts)
-    max_queue: Count = setting("sessions that may wait, 0 is no bound", Count(0), only=(0,))
+    max_queue: Count = setting(
+        "sessions that may wait for a place at a server; more are refused; 0 is no bound", Count(0)
+    )
     send_proxy: SendProxy | None = setting(
         "PROXY header, sent before all else: v1, v2, with TLS facts, with the client certificate's name", None,
         shown="none",
@@ -353,20 +396,24 @@ class Backend:
     send_proxy_tlvs: tuple[Tlv, ...] = setting("TLVs of v2 beside the safe default", ())
     forward_tlvs: bool = setting("pass a received header's TLVs on", False)
     tls: ServerTls | None = setting("TLS towards the servers; absent is clear text", None)
-    stick: Stick | None = setting("clients come back to their server", None, only=(None,))
-    on_marked_down: Literal["none", "shutdown-sessions"] = setting(
-        "what happens to a server's sessions when it goes down", "none", only=("none",)
+    stick: Stick | None = setting("clients come back to the server that they had", None)
+    on_marked_down: OnMarkedDown = setting(
+        "what becomes of a server's sessions when it goes down: they go on, or end", "none"
     )
-    observe: Literal["none", "connect"] = setting(
-        "failures of sessions count as checks", "none", only=("none",)
+    observe: Observe = setting(
+        "connect: sessions that cannot be connected count towards a failed check", "none"
     )
-    error_limit: Positive = setting("failures in a row that count", 10, only=(10,))
-    error_clients: Positive = setting("clients that must have seen them", 1, only=(1,))
+    error_limit: Positive = setting("observe: failures in a row that make a failed check", 10)
+    error_clients: Positive = setting("observe: different clients that must have met them", 1)
     resolve_interval: TimeLimit = setting("host names are resolved again after that", TimeLimit(30.0))
     port: Port | None = setting(
         "for servers without one", None, shown="the port that the client connected to"
     )
-    check: Check | None = setting("health checks; servers count as up until their first check fails", None)
+    check: Check | None = setting(
+        "health checks, false for none; servers count as up until their first check fails",
+        None,
+        shown="on, with the defaults of a check",
+    )
     servers: tuple[Server, ...] = setting("the servers", ())
 
 

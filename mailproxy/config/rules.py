@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 
 from mailproxy.address import UNIX_PATH_MAX, BindAddress, ServerAddress, TcpAddress, UnixAddress
 from mailproxy.config import model
-from mailproxy.config.inherit import Layer, Table, giver, overrides
-from mailproxy.config.tables import Findings, join, nearest
+from mailproxy.config.inherit import Layer, giver, overrides, written
+from mailproxy.config.tables import Findings, Table, join, nearest
 from mailproxy.config.values import show
 
 _TCP_ONLY = ("tcp_user_timeout", "keepalive", "free_bind", "interface", "fast_open", "v6only")
 _UNIX_ONLY = ("unix_mode", "unix_user", "unix_group")
 
+KEY_ALONE = "has no meaning without tls.certificate"
+NAME_MISSING = "server_name is missing: a Unix socket has no name to verify"
+
 
 def references(tables: Table, found: Findings) -> None:
     """Every backend and every profile that is named exists."""
-    for layer in _layers(tables):
+    for layer in (*written(tables, "frontend"), *written(tables, "backend")):
         routes = [
             Layer(f"{join(layer.path, 'routes')}[{index}]", route)
             for index, route in enumerate(layer.table.get("routes", []))
@@ -25,16 +29,6 @@ def references(tables: Table, found: Findings) -> None:
         for naming in (layer, *routes):
             for what in ("backend", "profile"):
                 _look_for(what, naming, tables, found)
-
-
-def _layers(tables: Table) -> Iterable[Layer]:
-    for kind in ("frontend", "backend"):
-        yield Layer(join("defaults", kind), tables["defaults"].get(kind, {}))
-    for name, layers in tables["profiles"].items():
-        yield Layer(join(join("profiles", name), "frontend"), layers.get("frontend", {}))
-    for owners in ("frontends", "backends"):
-        for name, table in tables[owners].items():
-            yield Layer(join(owners, name), table)
 
 
 def _look_for(what: str, naming: Layer, tables: Table, found: Findings) -> None:
@@ -71,7 +65,7 @@ def bind(value: model.Bind | None, own: Layer, found: Findings) -> None:
     """Its path is one that a socket can have; who must send PROXY headers can come."""
     if value is None:
         return
-    _check_path(value.address, own.path, found)
+    check_path(value.address, own.path, found)
     _accept_proxy(value, own, found)
 
 
@@ -128,7 +122,8 @@ def _accept_proxy(value: model.Bind, own: Layer, found: Findings) -> None:
         )
 
 
-def _check_path(address: BindAddress | ServerAddress, path: str, found: Findings) -> None:
+def check_path(address: BindAddress | ServerAddress | None, path: str, found: Findings) -> None:
+    """A Unix socket's path is one that it can have."""
     # checked again: a relative path has grown by the folder that it is relative to
     if isinstance(address, UnixAddress) and len(address.path.encode()) > UNIX_PATH_MAX:
         found.add(
@@ -184,25 +179,32 @@ def _covers(wide: TcpAddress, narrow: TcpAddress, v6only: bool) -> bool:
     return wide.host == "::" and (":" in narrow.host or not v6only)
 
 
-def server(value: model.Server | None, layers: Sequence[Layer], found: Findings) -> None:
+def server(value: model.Server, layers: Sequence[Layer], found: Findings) -> None:
     """A server's keys fit its address and each other. ``layers``: where they came from, its own table last."""
-    if value is None:
-        return
     path = layers[-1].path
-    _check_path(value.address, path, found)
+    check_path(value.address, path, found)
     _send_proxy(value, layers, found)
     if value.tls is None:
         return
     if value.tls.key is not None and value.tls.certificate is None:
-        found.add(
-            join(join(giver(layers, "tls", "key"), "tls"), "key"), "has no meaning without tls.certificate"
-        )
+        found.add(join(join(giver(layers, "tls", "key"), "tls"), "key"), KEY_ALONE)
     if (
         value.tls.verify == "required"
         and value.tls.server_name is None
         and isinstance(value.address, UnixAddress)
     ):
-        found.add(path, "tls.server_name is missing: a Unix socket has no name to verify")
+        found.add(path, f"tls.{NAME_MISSING}")
+
+
+def server_tls(tables: Table, found: Findings) -> None:
+    """Sessions make TLS with servers from the first byte: only checks know STARTTLS so far."""
+    for kind in ("backend", "server"):
+        for layer in written(tables, kind):
+            tls = layer.table.get("tls")
+            if tls and tls.get("mode") == "starttls":
+                found.add(
+                    join(join(layer.path, "tls"), "mode"), '"starttls" is not supported yet: only "implicit"'
+                )
 
 
 def _send_proxy(value: model.Server, layers: Sequence[Layer], found: Findings) -> None:
@@ -212,7 +214,7 @@ def _send_proxy(value: model.Server, layers: Sequence[Layer], found: Findings) -
         if (
             given
             and not any(bad.endswith("send_proxy") for bad in found.bad)
-            and not overrides(layers, "send_proxy", key)
+            and not overrides(layers, ("send_proxy",), (key,))
         ):
             path = join(giver(layers, key), key)
             found.add(path, f'needs send_proxy = "v2" or more, it is "{value.send_proxy or "none"}"')
@@ -246,9 +248,9 @@ def _may_reach(bind: model.Bind, route: model.Route) -> bool:
     return not route.port or port in route.port or not port or bool(bind.accept_proxy)
 
 
-def same_names(names: Sequence[str], path: str, found: Findings) -> None:
+def same_names(names: Iterable[str], path: str, found: Findings) -> None:
     """No name stands twice."""
-    for name in sorted({name for name in names if names.count(name) > 1}):
+    for name in sorted(name for name, count in Counter(names).items() if count > 1):
         found.add(path, f"the name {show(name)} stands more than once")
 
 

@@ -7,6 +7,7 @@ here and none is left to cattrs' own.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from datetime import date, time
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -29,7 +30,13 @@ Mode = NewType("Mode", int)
 Name = NewType("Name", str)
 HostName = NewType("HostName", str)
 Text = NewType("Text", str)
+SentText = NewType("SentText", str)
+SentHex = NewType("SentHex", str)
+ExpectedText = NewType("ExpectedText", str)
+ExpectedHex = NewType("ExpectedHex", str)
 Pattern = NewType("Pattern", str)
+PrefixV4 = NewType("PrefixV4", int)
+PrefixV6 = NewType("PrefixV6", int)
 Network = IPv4Network | IPv6Network
 ProxySource = IPv4Network | IPv6Network | Literal["unix"]
 Workers = int | Literal["auto"]
@@ -39,6 +46,7 @@ SniPatterns = tuple[str, ...] | Literal[False]
 
 _NAME_MAX = 128  # characters; more would only make lines long
 _INT_MAX = 2**31 - 1  # what the kernel takes for a backlog, and more than anybody counts
+_EXPECTED_MAX = 16384  # bytes that an expectation of a check looks at; protocol.script has the same number
 
 
 class Expanded(str):
@@ -186,12 +194,46 @@ def _host_name(value: object) -> str:
     return address.host.rstrip(".")
 
 
-def _pattern(value: object) -> str:
+# What a step of a check sends and expects. The running proxy compiles it with protocol.script.compile_step, which this
+# layer does not know: these take exactly what that one takes.
+
+
+def _octets(encode: Callable[[str], bytes], most: int | None = None) -> Callable[[object], str]:
+    def read(value: object) -> str:
+        if not isinstance(value, str) or not (octets := encode(value)):
+            raise ValueError
+        if most is not None and len(octets) > most:
+            raise ValueError(f"has {len(octets)} bytes, and no more than {most} are looked at")
+        return str(value)
+
+    return read
+
+
+def _utf8(text: str) -> bytes:
     try:
-        re.compile(_text(value))
-    except re.error as error:
+        return text.encode()
+    except UnicodeEncodeError:  # a variable of the environment may have any bytes
+        raise ValueError("is not UTF-8") from None
+
+
+def _from_hex(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:  # its own words are for programmers
+        raise ValueError from None
+
+
+def _pattern(value: object) -> str:
+    text = _octets(_utf8)(value)
+    try:
+        with (
+            warnings.catch_warnings()
+        ):  # "[[" may mean something else in a later Python; that is none of the user's
+            warnings.simplefilter("ignore")
+            re.compile(text.encode(), re.MULTILINE)
+    except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(str(error)) from None
-    return _text(value)
+    return text
 
 
 def _time_limit(value: object) -> float:
@@ -269,6 +311,8 @@ _DURATION = {
     ]
 }
 _SIZE = {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": "^[0-9]+[kmgKMG]?$"}]}
+_HEX = {**_STRING, "pattern": r"^\s*([0-9A-Fa-f]{2}\s*)+$"}
+_HEX_WORDS = 'bytes in hex such as "16 03 01", two digits each'
 _DURATION_WORDS = 'a duration such as "300ms", "5s", "31m", "1h", or a number of seconds'
 
 KINDS: dict[Any, Kind] = {
@@ -284,12 +328,18 @@ KINDS: dict[Any, Kind] = {
         {"type": "integer", "minimum": 1, "maximum": _INT_MAX},
     ),
     Port: Kind(_integer(1, 65535), "a port from 1 to 65535", {"type": "integer", "minimum": 1, "maximum": 65535}),
+    PrefixV4: Kind(_integer(0, 32), "a whole number from 0 to 32", {"type": "integer", "minimum": 0, "maximum": 32}),
+    PrefixV6: Kind(_integer(0, 128), "a whole number from 0 to 128", {"type": "integer", "minimum": 0, "maximum": 128}),
     Weight: Kind(_integer(0, 256), "a whole number from 0 to 256", {"type": "integer", "minimum": 0, "maximum": 256}),
     Mode: Kind(_mode, 'permission bits such as "0660"', {"type": "string", "pattern": "^0?[0-7]{3}$"}),
     Name: Kind(_name, "a name of letters, digits and . _ - : / * [ ]", {**_STRING, "pattern": r"^[A-Za-z0-9_.:\[\]*/-]{1,128}$"}),
     Text: Kind(_text, "a string that is not empty", {**_STRING, "minLength": 1}),
     HostName: Kind(_host_name, 'a host name such as "imap.internal", or an IP address', {**_STRING, "minLength": 1}),
-    Pattern: Kind(_pattern, "a regular expression", {**_STRING, "format": "regex"}),
+    SentText: Kind(_octets(_utf8), "a string that is not empty", {**_STRING, "minLength": 1}),
+    SentHex: Kind(_octets(_from_hex), _HEX_WORDS, _HEX),
+    ExpectedText: Kind(_octets(_utf8, _EXPECTED_MAX), "a string that is not empty", {**_STRING, "minLength": 1}),
+    ExpectedHex: Kind(_octets(_from_hex, _EXPECTED_MAX), _HEX_WORDS, _HEX),
+    Pattern: Kind(_pattern, "a regular expression", {**_STRING, "format": "regex", "minLength": 1}),
     bool: Kind(_boolean, "true or false", {"type": "boolean"}),
     float: Kind(_share, "a number from 0 to 1", {"type": "number", "minimum": 0, "maximum": 1}),
     Path: Kind(_text, "a path", {**_STRING, "minLength": 1}),

@@ -28,6 +28,7 @@ class Phase(Enum):
     HEADER = "proxy-header"
     HANDSHAKE = "handshake"
     ROUTE = "route"
+    QUEUE = "queue"
     CONNECT = "connect"
     DATA = "data"
 
@@ -84,6 +85,10 @@ SERVER_SILENT = End(
 STOPPED = End(
     "stopped", By.ADMIN, Phase.DATA, "K-", meaning="the proxy was stopped and `drain_timeout` was over"
 )
+SERVER_DOWN = End(
+    "server-down", By.PROXY, Phase.DATA, "D-", meaning="the server went down or for maintenance, and `on_marked_down` says "
+    "that its sessions end",
+)  # fmt: skip
 INTERNAL_ERROR = End(
     "internal-error", By.PROXY, Phase.DATA, "I-", meaning="a fault of the proxy itself; please report it"
 )
@@ -93,7 +98,7 @@ CLIENT_LEFT = End(
     By.CLIENT,
     Phase.CONNECT,
     "CC",
-    meaning="the server could not be connected, and the client had left meanwhile",
+    meaning="the client left before the server was connected",
 )
 SERVER_REFUSED = End(
     "server-refused",
@@ -132,6 +137,21 @@ STOPPED_CONNECTING = End(
     Phase.CONNECT,
     "KC",
     meaning="the proxy was stopped while the server was being connected",
+)
+
+QUEUE_TIMEOUT = End(
+    "queue-timeout", By.TIMEOUT, Phase.QUEUE, "sQ", meaning="no server had a place within `timeouts.queue`"
+)
+QUEUE_FULL = End("queue-full", By.PROXY, Phase.QUEUE, "SQ", meaning="`max_queue` sessions wait already")
+QUEUE_LEFT = End(
+    "queue-left", By.CLIENT, Phase.QUEUE, "CQ", meaning="the client left while it waited for a place"
+)
+STOPPED_QUEUED = End(
+    "stopped-queued",
+    By.ADMIN,
+    Phase.QUEUE,
+    "KQ",
+    meaning="the proxy was stopped while the session waited for a place",
 )
 
 REJECTED = End("rejected", By.PROXY, Phase.ROUTE, "PR", meaning="a route says `reject`")
@@ -205,9 +225,9 @@ HANDSHAKE_STOPPED = End(
 )  # fmt: skip
 
 ENDS = (
-    CLIENT_CLOSED, SERVER_CLOSED, CLIENT_ABORTED, SERVER_ABORTED, CLIENT_SILENT, SERVER_SILENT, STOPPED,
+    CLIENT_CLOSED, SERVER_CLOSED, CLIENT_ABORTED, SERVER_ABORTED, CLIENT_SILENT, SERVER_SILENT, STOPPED, SERVER_DOWN,
     CLIENT_LEFT, SERVER_REFUSED, SERVER_HANDSHAKE_FAILED, NO_SERVER, CONNECT_TIMEOUT, OUT_OF_RESOURCES,
-    STOPPED_CONNECTING, REJECTED, HEADER_EMPTY, HEADER_TRUNCATED, HEADER_ABORTED, HEADER_TIMEOUT, HEADER_MISSING,
+    STOPPED_CONNECTING, QUEUE_TIMEOUT, QUEUE_FULL, QUEUE_LEFT, STOPPED_QUEUED, REJECTED, HEADER_EMPTY, HEADER_TRUNCATED, HEADER_ABORTED, HEADER_TIMEOUT, HEADER_MISSING,
     HEADER_INVALID, HEADER_UNHANDLED, UNTRUSTED, HEADER_STOPPED, HANDSHAKE_FAILED,
     CERTIFICATE_REFUSED, CERTIFICATE_CHAIN_REFUSED, HANDSHAKE_LEFT, HANDSHAKE_EMPTY, HANDSHAKE_TIMEOUT, HANDSHAKE_STOPPED,
     INTERNAL_ERROR,

@@ -72,7 +72,7 @@ def tcplog_session(r: SessionRecord) -> str:
         f"{head} {r.frontend}{'~' if r.tls else ''} {r.backend or r.frontend}/{r.server or '<NOSRV>'} "
         f"{r.queue_ms}/{r.connect_ms}/{r.total_ms} {r.bytes_out} {r.end.state} "
         f"{r.process_sessions}/{r.frontend_sessions}/{r.backend_sessions}/{r.server_sessions}/"
-        f"{'+' if r.redispatched else ''}{r.retries} 0/0"
+        f"{'+' if r.redispatched else ''}{r.retries} {r.server_queue}/{r.backend_queue}"
     )
 
 

@@ -13,7 +13,7 @@ class SessionRecord:
 
     ``peer`` is the address that the connection came from, where a PROXY header told the ``client``'s; ``client_cn`` is the
     common name of its certificate. ``bytes_in`` came from the client, ``bytes_out`` from the server (HAProxy's %B). The two
-    ``close_notify`` say whether that side's TLS ended with one, None where it had no TLS or did not end. The four counts are those of the
+    ``close_notify`` say whether that side's TLS ended with one, None where it had no TLS or did not end. ``server_queue`` and ``backend_queue`` are HAProxy's positions in the two lines, 0 where it did not wait. The four counts are those of the
     moment when the line is written.
     """
 
@@ -32,6 +32,8 @@ class SessionRecord:
     total_ms: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
+    server_queue: int = 0
+    backend_queue: int = 0
     retries: int = 0
     redispatched: bool = False
     tls_version: str | None = None
@@ -47,3 +49,8 @@ class SessionRecord:
     frontend_sessions: int = 0
     backend_sessions: int = 0
     server_sessions: int = 0
+
+
+def ms(seconds: float) -> int:
+    """As the record has times."""
+    return int(seconds * 1000)

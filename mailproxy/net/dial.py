@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import struct
 from collections.abc import Sequence
 
 import trio
@@ -17,6 +18,13 @@ from mailproxy.errors import ProxyError, ServerRefusedError
 _OUR_FAULT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
 _LONGEST_PAUSE_S = 0.01
 
+Options = Sequence[tuple[int, int, int | bytes]]
+
+_HALF_OPEN: Options = (
+    (socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0),
+    (socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)),
+)
+
 
 @frozen
 class Endpoint:
@@ -25,6 +33,12 @@ class Endpoint:
     family: int
     host: str
     port: int | None = None
+
+    def with_port(self, port: int | None) -> Endpoint:
+        """The same machine at another port; None, and Unix sockets, stay as they are."""
+        if port is None or port == self.port or self.family == socket.AF_UNIX:
+            return self
+        return Endpoint(self.family, self.host, port)
 
     def at(self, port: int | None) -> tuple[str | int, ...] | str:
         """The address for the socket, with the client's port where the server has none. Raises OSError."""
@@ -45,21 +59,23 @@ def socket_address(host: str, port: int) -> tuple[str | int, ...]:
     return (address, port, 0, socket.if_nametoindex(zone)) if percent else (host, port)
 
 
-async def connect(endpoints: Sequence[Endpoint], port: int | None) -> tuple[socket.socket, Endpoint]:
+async def connect(
+    endpoints: Sequence[Endpoint], port: int | None, options: Options = ()
+) -> tuple[socket.socket, Endpoint]:
     """Connect to the first endpoint that takes the connection, in their order.
 
-    ``port``: the port that the client connected to, for endpoints without one. An endpoint that does not answer has its
+    ``port``: the port that the client connected to, for endpoints without one; ``options`` are set on TCP sockets. An endpoint that does not answer has its
     share of the time that the caller's cancel scope leaves. Returns a nonblocking socket, which the caller closes. Raises
     ServerRefusedError when none takes it, ProxyError when this side could not even ask: no descriptor, port or memory
     left. Cancelled, it leaves nothing open.
     """
     if len(endpoints) == 1:
-        return await _connect(endpoints[0], port), endpoints[0]
+        return await _connect(endpoints[0], port, options), endpoints[0]
     faults: list[ServerRefusedError | ProxyError] = []
     for index, endpoint in enumerate(endpoints):
         with trio.CancelScope(deadline=_share(len(endpoints) - index)):
             try:
-                return await _connect(endpoint, port), endpoint
+                return await _connect(endpoint, port, options), endpoint
             except (ServerRefusedError, ProxyError) as error:
                 faults.append(error)
                 continue
@@ -76,7 +92,18 @@ def _share(left: int) -> float:
     return end if left == 1 else now + (end - now) / left
 
 
-async def _connect(endpoint: Endpoint, port: int | None) -> socket.socket:
+async def knock(endpoints: Sequence[Endpoint], port: int | None) -> Endpoint:
+    """Does anybody listen there? As ``connect``, but nobody has to be let in: returns the endpoint that would.
+
+    TCP is asked for the first half of a handshake alone: without the last acknowledgement, and with a reset in place of it,
+    the server's program never hears of the connection (as HAProxy's plain checks do it).
+    """
+    sock, endpoint = await connect(endpoints, port, _HALF_OPEN)
+    sock.close()
+    return endpoint
+
+
+async def _connect(endpoint: Endpoint, port: int | None, options: Options = ()) -> socket.socket:
     try:
         sock = socket.socket(endpoint.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     except OSError as error:
@@ -84,6 +111,8 @@ async def _connect(endpoint: Endpoint, port: int | None) -> socket.socket:
     try:
         if endpoint.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for level, name, value in options:
+                sock.setsockopt(level, name, value)
         code = _begin(sock, endpoint, port)
         if code == errno.EINPROGRESS:
             await trio.lowlevel.wait_writable(sock)
@@ -100,8 +129,10 @@ async def _connect(endpoint: Endpoint, port: int | None) -> socket.socket:
     if not code:
         return sock
     sock.close()
-    reason = f"{endpoint.text(port)}: {os.strerror(code)}"
-    raise ProxyError(reason) if code in _OUR_FAULT else ServerRefusedError(reason)
+    reason, place = os.strerror(code), endpoint.text(port)
+    if code in _OUR_FAULT:
+        raise ProxyError(f"{place}: {reason}")
+    raise ServerRefusedError(f"{place}: {reason}", reason)
 
 
 def _begin(sock: socket.socket, endpoint: Endpoint, port: int | None) -> int:

@@ -1,28 +1,39 @@
 """The pool: which server takes a session. Pure: time and chance come in as arguments."""
 
+from mailproxy.pool.attempts import Attempts, Next
 from mailproxy.pool.balance import Balance, First, LeastConn
 from mailproxy.pool.health import Health
+from mailproxy.pool.observation import Observation
+from mailproxy.pool.pool import Change, Pool, Waiter
 from mailproxy.pool.queue import Queue
 from mailproxy.pool.random import Chance, Random
 from mailproxy.pool.roundrobin import RoundRobin
-from mailproxy.pool.server import Server, State
+from mailproxy.pool.server import Counts, Server, Standing, State
 from mailproxy.pool.service import in_service, ramp
 from mailproxy.pool.source import Source
 from mailproxy.pool.stick import StickTable, host_of, key_of
 
 __all__ = [
+    "Attempts",
     "Balance",
     "Chance",
+    "Change",
+    "Counts",
     "First",
     "Health",
     "LeastConn",
+    "Next",
+    "Observation",
+    "Pool",
     "Queue",
     "Random",
     "RoundRobin",
     "Server",
     "Source",
+    "Standing",
     "State",
     "StickTable",
+    "Waiter",
     "host_of",
     "in_service",
     "key_of",

@@ -59,15 +59,6 @@ class LeastConn(Balance):
         self._turn = next((places[server] for server in turns if server in places), 0)
         self._servers = [(server, server.effective_weight) for server in servers]
 
-    def choose(
-        self, key: Sequence[Server] | bytes | None = None, avoiding: Collection[Server] = ()
-    ) -> Server | None:
-        """See Balance; a list of servers in place of the key renews with the usable ones of them first."""
-        if key is None or isinstance(key, bytes):
-            return super().choose(key, avoiding)
-        self.renew([server for server in key if server.is_usable])
-        return super().choose(None, avoiding)
-
     def _next(self, key: bytes | None, avoiding: Collection[Server]) -> Server | None:  # noqa: ARG002 - source's
         best: Server | None = None
         least, place, turn = float("inf"), 0, self._turn

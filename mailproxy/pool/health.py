@@ -46,6 +46,15 @@ class Health:
             self._counter = 0
         return was_up and not self.is_up
 
+    def take_over(self, other: Health) -> None:
+        """Know what another counter knew of the same server; with other bounds up stays up, and down stays down."""
+        if (self.rise, self.fall) == (other.rise, other.fall):
+            self._counter = other._counter
+        elif not other.is_up:
+            self._counter = 0
+        elif other.is_settled:
+            self._counter = self.rise + self.fall - 1
+
     def interval(self, normal: float, fast: float, down: float) -> float:
         """Which of these (HAProxy's ``inter``, ``fastinter``, ``downinter``) lies before the next check.
 

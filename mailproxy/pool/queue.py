@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Generic, TypeVar
 
 from attrs import define, field
@@ -47,6 +47,13 @@ class Queue(Generic[Waiter]):
             return False
         self._waiters[waiter] = self._popped
         return True
+
+    def insert(self, waiters: Iterable[Waiter], key: Callable[[Waiter], int]) -> None:
+        """Let these stand among the others where the key puts them all, whatever the bound is; O(n log n)."""
+        for waiter in waiters:
+            self._waiters[waiter] = self._popped
+        for waiter in sorted(self._waiters, key=key):
+            self._waiters.move_to_end(waiter)
 
     def leave(self, waiter: Waiter) -> bool:
         """Wait no longer; False if it does not wait.

@@ -29,6 +29,7 @@ class CheckCode(Enum):
     L7OK = "Layer7 check passed"
     L7OKC = "Layer7 check conditionally passed"
     L7STS = "Layer7 wrong status"
+    HANA = "Health analyze"  # of the connections of sessions
 
     @property
     def is_passed(self) -> bool:

@@ -8,6 +8,7 @@ for. The order of the extensions is HAProxy's.
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Sequence
 
 from mailproxy import config
@@ -143,6 +144,20 @@ class Announcer:
         return Ssl(client=client, verify=0, extensions=_that_fit(extensions, room))
 
 
+def local_header(kind: str, sock: socket.socket) -> bytes:
+    """The header of a connection that the proxy makes on its own behalf, ``sock`` being that one.
+
+    LOCAL in version 2; version 1 has no word for it, so there it tells the connection's own addresses (PROXY section 2.1:
+    UNKNOWN is for what cannot be told).
+    """
+    if kind != "v1":
+        return format_v2(HeaderV2(command=Command.LOCAL))
+    own, peer = sock.getsockname(), sock.getpeername()
+    if not isinstance(own, tuple) or not isinstance(peer, tuple):
+        return format_v1(_v1(None))
+    return format_v1(_v1(_in_one_family(own[:2], peer[:2])))
+
+
 def _is_readable(value: bytes) -> bool:
     """Is it an SSL extension whose names are as those that are said here? Dovecot ends the connection for a broken one."""
     try:
@@ -159,6 +174,10 @@ def _addresses(caller: Caller) -> tuple[Protocol, Address, Address] | None:
     source, destination = caller.source, caller.destination
     if source is None or destination is None:
         return None
+    return _in_one_family(source, destination)
+
+
+def _in_one_family(source: Address, destination: Address) -> tuple[Protocol, Address, Address]:
     source_host, destination_host = unmapped(source[0]), unmapped(destination[0])
     if ":" not in source_host and ":" not in destination_host:
         return Protocol.TCP4, (source_host, source[1]), (destination_host, destination[1])

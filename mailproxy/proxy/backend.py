@@ -1,154 +1,287 @@
-"""A backend at work: its servers with their addresses and TLS, and the choice among them."""
+"""A backend at work: its servers as a pool, what their checks and the operator say of them, and where clients stick."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from random import SystemRandom
 
 import trio
-from attrs import define, field
 
 from mailproxy import config
-from mailproxy.address import TcpAddress
-from mailproxy.errors import ServerRefusedError
 from mailproxy.log import Log
-from mailproxy.log.events import NAME_RESOLVED, NAME_UNRESOLVED, SERVER_STATE
-from mailproxy.net.dial import Endpoint
-from mailproxy.net.names import literal_endpoint, look_up
-from mailproxy.net.tls import Context
-from mailproxy.pool import LeastConn, Server, State
+from mailproxy.log.events import (
+    BACKEND_DOWN,
+    CHECK_NOT_MADE,
+    SERVER_CHECK,
+    SERVER_DOWN,
+    SERVER_STATE,
+    SERVER_UP,
+    Event,
+)
+from mailproxy.net.names import literal_endpoint
+from mailproxy.net.tls import Context, connecting_context
+from mailproxy.pool import (
+    Balance,
+    Chance,
+    Change,
+    First,
+    Health,
+    LeastConn,
+    Observation,
+    Pool,
+    Random,
+    RoundRobin,
+    Source,
+    State,
+    StickTable,
+    Waiter,
+    key_of,
+)
+from mailproxy.protocol.check_result import CheckCode, CheckResult, printable
 from mailproxy.proxy.announcing import Announcer
+from mailproxy.proxy.caller import Caller
+from mailproxy.proxy.news import Situation, health_sentence, sentences
+from mailproxy.proxy.resolving import Resolver
+from mailproxy.proxy.server import BackendServer, Checked
 
-_FIRST_LOOK_UP_S = 5.0  # a name server that is away must not keep the proxy from starting
+_KEY_BYTES = 17  # of what key_of gives
+_WARMING_STEPS = 20  # HAProxy's: a twentieth of slow_start each, but not more often than every second
+_SHORTEST_STEP_S = 1.0
+_EXPIRY_S = 1.0  # between two looks for entries that nobody used
+_UNMEASURED_MS = -1
+
+Connectors = Mapping[config.ServerTls, Context]
+"""TLS towards servers, by what the configuration says of it."""
 
 
-@define(eq=False, kw_only=True)
-class BackendServer(Server):
-    """A server with what it takes to reach it."""
-
-    config: config.Server
-    context: Context | None
-    announcer: Announcer | None
-    unresolved: str = field(default="not looked up yet")
-
-    @property
-    def server_name(self) -> str | None:
-        """The name to ask for and to verify."""
-        if self.config.tls is not None and self.config.tls.server_name is not None:
-            return self.config.tls.server_name
-        if not isinstance(self.config.address, TcpAddress):
-            return None
-        return self.config.address.host.rstrip(".")  # certificates have names without the root's dot
-
-    @property
-    def endpoints(self) -> tuple[Endpoint, ...]:
-        """What to connect to; empty while a host name has no address."""
-        return self.addresses  # type: ignore[return-value]  # the pool knows them as opaque values
+def context_for(connectors: Connectors, tls: config.ServerTls) -> Context:
+    """TLS towards a server. That of a port which an inherited socket turned out to have was not loaded: it names no files."""
+    return connectors.get(tls) or connecting_context(tls, None)
 
 
 class Backend:
-    """One backend. Its counts are those of sessions that have a server."""
+    """One backend. ``sessions`` counts those that have a server or wait for one."""
 
-    def __init__(self, settings: config.Backend, contexts: Mapping[str, Context], log: Log) -> None:
+    def __init__(
+        self, settings: config.Backend, connectors: Connectors, log: Log, chance: Chance | None = None
+    ) -> None:
         self.config = settings
         self.name = settings.name
         self.sessions = 0
         self._log = log
-        self._balance = LeastConn()
-        self._servers = [
-            BackendServer(
-                name=s.name,
-                weight=s.weight,
-                config=s,
-                context=contexts.get(s.name),
-                announcer=Announcer(s, settings.protocol) if s.send_proxy not in (None, "none") else None,
-            )
-            for s in settings.servers
-        ]
-        for server in self._servers:
-            endpoint = literal_endpoint(server.config.address)
-            if endpoint is not None:
-                server.addresses = (endpoint,)
+        self._chance = chance or SystemRandom()
+        stick = settings.stick
+        self._prefixes = (stick.prefix_v4, stick.prefix_v6) if stick is not None else (32, 64)
+        self._goes_by_client = settings.balance == "source"
+        servers = [self._server(each, connectors) for each in settings.servers]
+        self.pool: Pool[BackendServer] = Pool(
+            servers,
+            self._balance(),
+            max_queue=settings.max_queue,
+            stick=StickTable(stick.size, stick.expire) if stick is not None else None,
+        )
+        self._warming = trio.Event()
+        self.resolver = Resolver(
+            self.name, servers, interval=settings.resolve_interval, came=self.pool.came, log=log
+        )
+
+    def _server(self, settings: config.Server, connectors: Connectors) -> BackendServer:
+        endpoint = literal_endpoint(settings.address)
+        check = settings.check
+        watches = settings.observe == "connect" and check is not None
+        return BackendServer(
+            name=settings.name,
+            weight=settings.weight,
+            max_sessions=settings.max_sessions,
+            is_backup=settings.backup,
+            slow_start=settings.slow_start,
+            health=Health(rise=check.rise, fall=check.fall) if check is not None else None,
+            observation=Observation(settings.error_limit, settings.error_clients) if watches else None,
+            addresses=(endpoint,) if endpoint is not None else (),
+            config=settings,
+            context=connectors[settings.tls] if settings.tls is not None else None,
+            announcer=Announcer(settings, self.config.protocol)
+            if settings.send_proxy not in (None, "none")
+            else None,
+        )
+
+    def _balance(self) -> Balance:
+        servers = self.config.servers
+        match self.config.balance:
+            case "leastconn":
+                return LeastConn()
+            case "roundrobin":
+                return RoundRobin()
+            case "first":
+                return First()
+            case "random":
+                return Random(self._chance)
+            case "source":
+                return Source(mean_weight=sum(server.weight for server in servers) / len(servers) or 1.0)
 
     @property
     def servers(self) -> Sequence[BackendServer]:
         """All of them, in the order of the configuration."""
-        return self._servers
+        return self.pool.servers
 
-    def renew(self, contexts: Mapping[str, Context]) -> None:
+    def renew(self, connectors: Connectors) -> None:
         """TLS towards the servers as their files are now; sessions keep theirs."""
-        for server in self._servers:
+        for server in self.servers:
             if server.config.tls is not None:  # never in clear text for want of one
-                server.context = contexts[server.name]
+                server.context = connectors[server.config.tls]
 
-    def choose(self) -> BackendServer | None:
-        """The server for a new session, or None if none can be used."""
-        chosen = self._balance.choose(self._servers)
-        assert chosen is None or isinstance(chosen, BackendServer)  # noqa: S101 - they went in as such
-        return chosen
+    # Sessions
+
+    def client_key(self, caller: Caller) -> int | None:
+        """What identifies the client, where anything goes by that; its network, None if it has no address."""
+        if caller.source is None or (self.pool.stick is None and not self._goes_by_client):
+            return None
+        return key_of(caller.source[0], *self._prefixes)
+
+    def stuck(self, key: int | None) -> BackendServer | None:
+        """The server that the client had, if it may have it again."""
+        if key is None or self.pool.stick is None:
+            return None
+        return self.pool.stuck(key, trio.current_time())
+
+    def enter(
+        self,
+        key: int | None,
+        *,
+        wanted: BackendServer | None = None,
+        avoiding: Collection[BackendServer] = (),
+    ) -> BackendServer | None:
+        """A place for a session; None if there is none now."""
+        hashed = key.to_bytes(_KEY_BYTES, "big") if key is not None and self._goes_by_client else None
+        return self.pool.enter(hashed, wanted=wanted, avoiding=avoiding)
+
+    def line_up(self, waiter: Waiter[BackendServer]) -> bool:
+        """Wait for a place; False if too many wait already."""
+        return self.pool.join(waiter)
+
+    def has_others(self, server: BackendServer) -> bool:
+        """Are there other servers that sessions may go to than this one?"""
+        return self.pool.usable[0] > server.is_usable
+
+    def connected(self, server: BackendServer, key: int | None) -> None:
+        """A session has reached the server: its client has it from now on."""
+        if server.observation is not None:
+            server.observation.connected()
+        if key is not None and server.config.stick is not None:
+            self.pool.learn(key, server, trio.current_time())
+
+    def not_connected(self, server: BackendServer, caller: Caller, why: str) -> None:
+        """A session could not be connected to the server."""
+        server.counts.connect_errors += 1
+        seen = server.observation
+        if seen is None or server.state is State.MAINT:
+            return
+        if seen.failed(caller.host):
+            info = (
+                f"Detected {server.config.error_limit} consecutive errors, "
+                f"last one was: L4 unsuccessful connection ({why})"
+            )
+            self.judge(server, Checked(CheckResult(CheckCode.HANA, printable(info)), _UNMEASURED_MS))
+            if (check := server.config.check) is not None:
+                server.check_soon(check.fast_interval or check.interval)
 
     def why_none(self) -> str:
-        """Why ``choose`` gave none, in words."""
-        reasons = [f"{server.name}: {server.unresolved}" for server in self._servers if not server.addresses]
-        return f"no server of {self.name} can be used" + (f" ({'; '.join(reasons)})" if reasons else "")
+        """Why there is no server, in words."""
+        reasons = [f"{server.name}: {self._why_not(server)}" for server in self.servers]
+        return f"no server of {self.name} can be used ({'; '.join(reasons)})"
+
+    def _why_not(self, server: BackendServer) -> str:
+        if not server.addresses:
+            return server.unresolved
+        if server.is_up and server.state is State.READY:
+            return "weight 0" if server.weight == 0 else "backup"
+        said = f", {server.checked.result}" if server.checked and not server.is_up else ""
+        return f"{server.status}{said}"
+
+    # States
+
+    def judge(self, server: BackendServer, checked: Checked) -> None:
+        """Take the result of a check."""
+        before, server.checked = server.checked, checked
+        result = checked.result
+        if result.code is CheckCode.SOCKERR:
+            # Out of descriptors or memory: that is this machine's fault, and says nothing of the server.
+            if before is None or before.result != result:
+                self._tell(CHECK_NOT_MADE, f"Server {self.name}/{server.name}: {result}", server)
+            return
+        progress = server.health.progress if server.health is not None else ""
+        change = self.pool.judge(server, trio.current_time(), passed=result.code.is_passed)
+        if change is not None:
+            self._changed(change, SERVER_UP if change.after.is_up else SERVER_DOWN, checked)
+        elif server.health is not None and server.health.progress != progress and _is_news(before, checked):
+            self._tell(SERVER_CHECK, health_sentence(self.name, server, checked), server)
 
     def set_state(self, server: BackendServer, state: State) -> None:
-        """What the operator wants of a server; sessions that it has go on."""
-        if server.state is not state:
-            server.state = state
-            words = {
-                State.READY: "is UP/READY (leaving forced drain or maintenance)",
-                State.DRAIN: "enters drain state",
-                State.MAINT: "is going DOWN for maintenance",
-            }
-            self._log.event(
-                SERVER_STATE,
-                f"Server {self.name}/{server.name} {words[state]}. {server.sessions} sessions active.",
-                backend=self.name,
-                server=server.name,
-                state=state.value,
-                sessions=server.sessions,
-            )
+        """What the operator wants of a server; sessions that it has go on, unless it leaves for maintenance and
+        ``on_marked_down`` says otherwise.
+        """
+        change = self.pool.set_state(server, state, trio.current_time())
+        if change is not None:
+            self._changed(change, SERVER_STATE, None)
+            if change.before.state is State.MAINT:
+                server.check_soon()  # nothing is known of it
 
-    async def keep_resolved(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Look host names up, now and every ``resolve_interval``, off every session's path; started after the first."""
-        named = [server for server in self._servers if literal_endpoint(server.config.address) is None]
-        if not named:
-            task_status.started()
-            return
-        with trio.move_on_after(_FIRST_LOOK_UP_S):
-            await self._look_all_up(named)
-        task_status.started()
-        while True:
-            await trio.sleep(self.config.resolve_interval)
-            await self._look_all_up(named)
+    def _changed(self, change: Change[BackendServer], event: Event, checked: Checked | None) -> None:
+        """The one place where a change of a server is told and what follows from it is done."""
+        server = change.server
+        for sentence in sentences(change, Situation(self.name, self.pool.waiting), checked):
+            self._tell(event, sentence, server, change)
+        if not change.active and not change.backup and not server.is_usable:
+            self._log.event(BACKEND_DOWN, f"backend {self.name} has no server available!", backend=self.name)
+        if server.throttle < 1.0:
+            self._warming.set()
+        if change.left_service:
+            shut_down = server.config.on_marked_down == "shutdown-sessions"
+            for visitor in tuple(server.visitors):
+                visitor.server_went(shut_down=shut_down)
 
-    async def _look_all_up(self, servers: Sequence[BackendServer]) -> None:
+    def _tell(
+        self,
+        event: Event,
+        sentence: str,
+        server: BackendServer,
+        change: Change[BackendServer] | None = None,
+    ) -> None:
+        checked = server.checked
+        left = {} if change is None else {
+            "active": change.active, "backup": change.backup, "requeued": change.requeued, "waiting": self.pool.waiting,
+        }  # fmt: skip
+        self._log.event(
+            event, sentence, backend=self.name, server=server.name, status=server.status, state=server.state.value,
+            check=checked.result.code.name if checked else None, info=checked.result.info if checked else None,
+            check_ms=checked.ms if checked else None, sessions=server.sessions, **left,
+        )  # fmt: skip
+
+    # What time brings
+
+    async def keep_time(self) -> None:
+        """Let servers warm up, and clients be forgotten that have not come back, until cancelled."""
         async with trio.open_nursery() as nursery:
-            for server in servers:
-                nursery.start_soon(self._look_up, server)
+            if any(server.slow_start for server in self.servers):
+                nursery.start_soon(self._warm_up)
+            if self.pool.stick is not None:
+                nursery.start_soon(self._expire, self.pool.stick)
 
-    async def _look_up(self, server: BackendServer) -> None:
-        address = server.config.address
-        assert isinstance(address, TcpAddress)  # noqa: S101 - only host names are looked up
-        place = f"{self.name}/{server.name}"
-        try:
-            endpoints = await look_up(address.host, address.port)
-        except ServerRefusedError as error:
-            if str(error) != server.unresolved:  # said once, not every interval; known addresses stay in use
-                server.unresolved = str(error)
-                self._log.event(
-                    NAME_UNRESOLVED,
-                    f"Server {place}: {error}",
-                    backend=self.name,
-                    server=server.name,
-                    reason=str(error),
-                )
-            return
-        server.unresolved = ""
-        known, server.addresses = set(server.addresses), endpoints
-        if set(endpoints) != known:  # some name servers turn their answers round each time
-            hosts = ", ".join(endpoint.host for endpoint in endpoints)
-            self._log.event(
-                NAME_RESOLVED, f"Server {place}: {address.host} is {hosts}", backend=self.name, server=server.name,
-                addresses=[endpoint.host for endpoint in endpoints],
-            )  # fmt: skip
+    async def _warm_up(self) -> None:
+        shortest = min(server.slow_start for server in self.servers if server.slow_start)
+        step = max(shortest / _WARMING_STEPS, min(_SHORTEST_STEP_S, shortest))
+        while True:
+            await self._warming.wait()
+            await trio.sleep(step)
+            if not self.pool.warm_up(trio.current_time()):
+                self._warming = trio.Event()
+
+    async def _expire(self, stick: StickTable) -> None:
+        while True:
+            is_more = stick.expire(trio.current_time())
+            await trio.sleep(0 if is_more else _EXPIRY_S)
+
+
+def _is_news(before: Checked | None, checked: Checked) -> bool:
+    """That a server is as well as it was taken to be is none."""
+    return not checked.result.code.is_passed or (before is not None and not before.result.code.is_passed)

@@ -43,6 +43,11 @@ class Caller:
         return join(*self.source) if self.source is not None else f"unix:{self.listener.number}"
 
     @property
+    def host(self) -> str:
+        """Its address without the port, empty for clients of a Unix socket."""
+        return self.source[0] if self.source is not None else ""
+
+    @property
     def destination(self) -> Address | None:
         """The address that it connected to; None for a Unix socket."""
         if self._destination is None and self.source is not None:

@@ -11,10 +11,11 @@ import trio
 from mailproxy import config
 from mailproxy.log import Log
 from mailproxy.log.events import ACCEPT_PAUSED, ACCEPT_RESUMED, LISTENING, SESSIONS_FULL
+from mailproxy.net.leaving import LeaveWatch
 from mailproxy.net.listener import Listener, close_all
 from mailproxy.net.relay import PortableRelay
 from mailproxy.proxy.backend import Backend
-from mailproxy.proxy.limit import SessionLimit
+from mailproxy.proxy.limit import SessionLimit, SessionLimits
 from mailproxy.proxy.routing import Routes
 from mailproxy.proxy.session import Session, Surroundings
 
@@ -42,20 +43,22 @@ class Frontend:
         backends: Mapping[str, Backend],
         limit: SessionLimit,
         relay: PortableRelay,
+        leaving: LeaveWatch,
         log: Log,
     ) -> None:
         self.name = settings.name
         self.listeners = listeners
         self.log = log
+        self._limits = SessionLimits(SessionLimit(settings.max_sessions), limit)
         self._around = Surroundings(
             config=settings,
             backends=backends,
             routes=Routes(settings.routes),
-            limit=limit,
+            limits=self._limits,
             relay=relay,
+            leaving=leaving,
             log=log,
         )
-        self._limit = limit
         self._draining = trio.Event()
         self._sessions_scope = trio.CancelScope()
         self._said_full = -math.inf
@@ -85,14 +88,14 @@ class Frontend:
     @property
     def sessions(self) -> int:
         """Sessions that it has now."""
-        return self._around.sessions
+        return self._limits.own.sessions
 
     async def _accept(self, listener: Listener, sessions: trio.Nursery) -> None:
         while True:
             await trio.lowlevel.wait_readable(listener.socket)
             for _ in range(_ACCEPTS_PER_TURN):
-                if self._limit.is_reached:
-                    await self._wait_for_room()
+                while (limit := self._limits.reached) is not None:
+                    await self._wait_for_room(limit)
                 try:
                     client, peer = listener.socket.accept()
                 except BlockingIOError:
@@ -103,20 +106,22 @@ class Frontend:
                     break
                 self._say_resumed()
                 client.setblocking(False)
-                self._around.enter()
+                self._limits.enter()
                 sessions.start_soon(Session(self._around, listener, client, peer=peer).run)
 
-    async def _wait_for_room(self) -> None:
+    async def _wait_for_room(self, limit: SessionLimit) -> None:
         now = trio.current_time()
         if now > self._said_full + _REPEAT_S:  # a proxy at its bound stays there, one session in for one out
             self._said_full = now
+            where = f"frontend {self.name} has " if limit is self._limits.own else ""
             self.log.event(
                 SESSIONS_FULL,
-                f"{self._limit.limit} sessions, as many as may be: accepting waits",
-                limit=self._limit.limit,
+                f"{where}{limit.limit} sessions, as many as may be: accepting waits",
+                frontend=self.name if where else None,
+                limit=limit.limit,
             )
-        while self._limit.is_reached:
-            await self._limit.room()
+        while limit.is_reached:
+            await limit.room()
 
     async def _pause(self, error: OSError) -> None:
         self._last_failure = trio.current_time()

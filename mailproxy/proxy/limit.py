@@ -1,14 +1,14 @@
-"""The bound on sessions of the whole process; over it, accepting waits."""
+"""Bounds on sessions, of the whole process and of a frontend; over one of them, accepting waits."""
 
 from __future__ import annotations
 
 import trio
-from attrs import Factory, define
+from attrs import Factory, define, frozen
 
 
 @define(eq=False)
 class SessionLimit:
-    """Counts sessions. Connections over the bound stay in the kernel's queue, where they cost nothing."""
+    """Counts sessions; ``limit`` 0 is no bound. Connections over it stay in the kernel's queue, where they cost nothing."""
 
     limit: int
     sessions: int = 0
@@ -17,7 +17,7 @@ class SessionLimit:
     @property
     def is_reached(self) -> bool:
         """Must accepting wait?"""
-        return self.sessions >= self.limit
+        return 0 < self.limit <= self.sessions
 
     def enter(self) -> None:
         """A session begins."""
@@ -31,3 +31,28 @@ class SessionLimit:
     async def room(self) -> None:
         """Wait until there may be room; ask again, others wait too."""
         await self._waiting.park()
+
+
+@frozen
+class SessionLimits:
+    """The bounds that a frontend's sessions are under: its own and the process's."""
+
+    own: SessionLimit
+    process: SessionLimit
+
+    @property
+    def reached(self) -> SessionLimit | None:
+        """The bound that accepting must wait for; None if there is room."""
+        if self.process.is_reached:
+            return self.process
+        return self.own if self.own.is_reached else None
+
+    def enter(self) -> None:
+        """A session begins."""
+        self.own.enter()
+        self.process.enter()
+
+    def leave(self) -> None:
+        """A session has written its line."""
+        self.own.leave()
+        self.process.leave()

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
+from random import SystemRandom
 
 import trio
 
-from mailproxy.config import Config
+from mailproxy.config import Config, ServerTls
+from mailproxy.config.probes import ways
 from mailproxy.log import Log
 from mailproxy.log.events import DRAINING, READY, STOPPED
+from mailproxy.net.leaving import LeaveWatch
 from mailproxy.net.listener import Listener, close_all
 from mailproxy.net.relay import PortableRelay
 from mailproxy.net.tls import Context
-from mailproxy.proxy.backend import Backend
+from mailproxy.proxy.backend import Backend, Connectors, context_for
+from mailproxy.proxy.check import Check, checks_of
+from mailproxy.proxy.checking import Checks
 from mailproxy.proxy.frontend import Frontend
 from mailproxy.proxy.limit import SessionLimit
 from mailproxy.proxy.watcher import Looks, Watcher
@@ -21,16 +26,15 @@ from mailproxy.proxy.watcher import Looks, Watcher
 class Service:
     """A configuration at work in one trio loop.
 
-    ``server_contexts``: TLS towards servers, by backend and server; ``looks`` takes up files that have changed, None
-    where there are none. Takes ``listeners`` and ``log`` over: they are
-    closed when ``run`` ends.
+    ``connectors``: TLS towards servers; ``looks`` takes up files that have changed, None where there are none. Takes
+    ``listeners`` and ``log`` over: they are closed when ``run`` ends.
     """
 
     def __init__(
         self,
         config: Config,
         listeners: list[Listener],
-        server_contexts: dict[str, dict[str, Context]],
+        connectors: Connectors,
         *,
         looks: Looks | None = None,
         log: Log,
@@ -39,12 +43,15 @@ class Service:
         self.config = config
         self.log = log
         self._listeners = listeners
+        self._connectors = connectors
         self.limit = SessionLimit(max_sessions)
-        relay = PortableRelay()
+        self._leaving = LeaveWatch()
+        chance = SystemRandom()
         self.backends = {
-            name: Backend(settings, server_contexts.get(name, {}), log)
-            for name, settings in config.backends.items()
+            name: Backend(settings, connectors, log, chance) for name, settings in config.backends.items()
         }
+        self._checks = Checks(list(self._checks_of_servers()), log=log, chance=chance)
+        relay = PortableRelay()
         self.frontends = {
             name: Frontend(
                 settings,
@@ -52,6 +59,7 @@ class Service:
                 backends=self.backends,
                 limit=self.limit,
                 relay=relay,
+                leaving=self._leaving,
                 log=log,
             )
             for name, settings in config.frontends.items()
@@ -61,16 +69,34 @@ class Service:
         ) if looks is not None else None  # fmt: skip
         self.ended = trio.Event()
 
+    def _checks_of_servers(self) -> Iterator[tuple[Backend, Check]]:
+        """What is checked depends on the ports that sessions come to, which are known for sure only now."""
+        listening = {
+            (listener.frontend, listener.number - 1): listener.port
+            for listener in self._listeners
+            if listener.port is not None
+        }
+        for backend in self.backends.values():
+            found = ways(self.config.frontends.values(), backend.name, listening)
+            for check in checks_of(backend, found, self._context_of):
+                yield backend, check
+
+    def _context_of(self, tls: ServerTls) -> Context:
+        return context_for(self._connectors, tls)
+
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Proxy until drained or cancelled; started once every bind listens and host names were looked up."""
+        """Proxy until drained or cancelled; started once every bind listens, host names were looked up and servers checked."""
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.log.run)
+                nursery.start_soon(self._leaving.run)
                 if self._watcher is not None:
                     nursery.start_soon(self._watcher.run)
                 async with trio.open_nursery() as starting:
                     for backend in self.backends.values():
-                        starting.start_soon(nursery.start, backend.keep_resolved)
+                        starting.start_soon(nursery.start, backend.resolver.run)
+                        nursery.start_soon(backend.keep_time)
+                await nursery.start(self._checks.run)
                 async with trio.open_nursery() as frontends:
                     for frontend in self.frontends.values():
                         await frontends.start(frontend.run)
@@ -88,9 +114,10 @@ class Service:
         if self._watcher is not None:
             self._watcher.look_now()
 
-    def _take_up(self, server_contexts: Mapping[str, Mapping[str, Context]]) -> None:
-        for name, contexts in server_contexts.items():
-            self.backends[name].renew(contexts)
+    def _take_up(self, connectors: Connectors) -> None:
+        self._connectors = connectors
+        for backend in self.backends.values():
+            backend.renew(connectors)
 
     def drain(self, seconds: float) -> None:
         """Stop in three acts: accept no more, give sessions ``seconds`` to end, stop the rest. ``run`` then ends."""

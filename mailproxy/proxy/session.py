@@ -16,21 +16,20 @@ import trio
 from attrs import define, field
 
 from mailproxy import config
-from mailproxy.errors import ProxyError, ServerHandshakeError, ServerRefusedError
 from mailproxy.log import Log, ends
 from mailproxy.log.ends import End
 from mailproxy.log.events import SESSION_FAULT, SESSION_STARTED
-from mailproxy.log.record import SessionRecord
-from mailproxy.net.dial import connect
+from mailproxy.log.record import SessionRecord, ms
+from mailproxy.net.leaving import LeaveWatch
 from mailproxy.net.listener import Listener
-from mailproxy.net.proxy_header import send_header
 from mailproxy.net.relay import Pair, PortableRelay
-from mailproxy.net.tls import Alert, connect_tls, has_left, refuse_tls, tls_facts
-from mailproxy.proxy.backend import Backend, BackendServer
+from mailproxy.net.tls import Alert, refuse_tls, tls_facts
+from mailproxy.proxy.backend import Backend
 from mailproxy.proxy.caller import Caller
 from mailproxy.proxy.ended import SessionEndedError
-from mailproxy.proxy.limit import SessionLimit
+from mailproxy.proxy.limit import SessionLimits
 from mailproxy.proxy.opening import hear_header, hear_hello, shake_hands
+from mailproxy.proxy.reaching import Visit
 from mailproxy.proxy.routing import Routes
 
 # No id comes twice, not even after a restart: counting begins at the second of the start, times more sessions than a
@@ -40,25 +39,15 @@ _ids = itertools.count((int(time.time()) << 24) + 1)
 
 @define(kw_only=True, eq=False)
 class Surroundings:
-    """What the sessions of one frontend have in common; ``sessions`` counts them from accepting to the last line."""
+    """What the sessions of one frontend have in common; ``limits`` counts them from accepting to the last line."""
 
     config: config.Frontend
     backends: Mapping[str, Backend]
     routes: Routes
-    limit: SessionLimit
+    limits: SessionLimits
     relay: PortableRelay
+    leaving: LeaveWatch
     log: Log
-    sessions: int = 0
-
-    def enter(self) -> None:
-        """A session begins."""
-        self.sessions += 1
-        self.limit.enter()
-
-    def leave(self) -> None:
-        """A session has written its line."""
-        self.sessions -= 1
-        self.limit.leave()
 
 
 @define(eq=False)
@@ -72,8 +61,8 @@ class Session:
     caller: Caller = field(init=False)
     record: SessionRecord = field(init=False)
     _began: float = field(factory=trio.current_time, init=False)
-    _backend: Backend | None = field(default=None, init=False)
-    _server: BackendServer | None = field(default=None, init=False)
+    _scope: trio.CancelScope = field(factory=trio.CancelScope, init=False)
+    _visit: Visit | None = field(default=None, init=False)
     _server_socket: socket.socket | None = field(default=None, init=False)
     _pair: Pair | None = field(default=None, init=False)
     _handshake_by: float = field(default=0.0, init=False)
@@ -94,7 +83,11 @@ class Session:
     async def run(self) -> None:
         """Proxy the session to its end. Raises nothing but Cancelled."""
         try:
-            await self._proceed()
+            with self._scope:
+                await self._proceed()
+            if self._scope.cancelled_caught:
+                assert self._visit is not None  # noqa: S101 - nobody else cancels it
+                self._end = self._visit.cut_short
         except SessionEndedError as ended:
             self._end, self.record.detail = ended.end, ended.detail
         except Exception as fault:  # noqa: BLE001 - the border: no fault of one session touches another
@@ -109,8 +102,7 @@ class Session:
         route = await self._find_way()
         if self.record.tls:
             await self._shake_hands()
-        server = self._choose_server(route)
-        await self._connect(server)
+        await self._reach_server(route)
         await self._relay()
 
     async def _be_introduced(self) -> None:
@@ -162,52 +154,17 @@ class Session:
         record.tls_version, record.tls_cipher = facts.version, facts.cipher
         record.alpn, record.client_cn = facts.alpn, facts.client_name
 
-    def _choose_server(self, route: config.Route | None) -> BackendServer:
+    async def _reach_server(self, route: config.Route | None) -> None:
         self._end = ends.STOPPED_CONNECTING
         name = (route and route.backend) or self.around.config.backend
         assert name is not None  # noqa: S101 - it was asked for
-        backend = self.around.backends[name]
-        self.record.backend = backend.name
-        server = backend.choose()
-        if server is None:
-            raise SessionEndedError(ends.NO_SERVER, backend.why_none())
-        self.record.server = server.name
-        self.record.queue_ms = 0
-        self._backend, self._server = backend, server
-        backend.sessions += 1
-        server.enter()
-        return server
-
-    async def _connect(self, server: BackendServer) -> None:
-        assert self._backend is not None  # noqa: S101 - it has a server
-        began, port = trio.current_time(), self.caller.port
-        with trio.move_on_after(self._backend.config.timeouts.connect) as limit:
-            try:
-                self._server_socket, endpoint = await connect(server.endpoints, port)
-                if server.announcer is not None:
-                    send_header(self._server_socket, server.announcer.header(self.caller))
-                if server.context is not None:
-                    self._server_socket = await connect_tls(
-                        self._server_socket, server.context, server.server_name
-                    )
-            except ServerHandshakeError as error:
-                raise self._not_connected(ends.SERVER_HANDSHAKE_FAILED, error) from None
-            except ServerRefusedError as error:
-                raise self._not_connected(ends.SERVER_REFUSED, error) from None
-            except ProxyError as error:
-                raise SessionEndedError(ends.OUT_OF_RESOURCES, error) from None
-        if limit.cancelled_caught:
-            raise self._not_connected(ends.CONNECT_TIMEOUT, "no answer in time")
+        self.record.backend = name
+        self._visit = Visit(self.around.backends[name], self.caller, self.record, self._scope)
+        self._server_socket = await self._visit.reach(self.around.leaving)
         self.caller.forget()
-        self.record.server_address = endpoint.text(port)
-        self.record.connect_ms = _ms(trio.current_time() - began)
-
-    def _not_connected(self, end: End, detail: object = "") -> SessionEndedError:
-        """The reason, unless the client has left meanwhile: then nobody waits for that server any more."""
-        return SessionEndedError(ends.CLIENT_LEFT if has_left(self.client) else end, detail)
 
     async def _relay(self) -> None:
-        assert self._backend is not None  # noqa: S101 - it is connected
+        assert self._visit is not None  # noqa: S101 - it is connected
         assert self._server_socket is not None  # noqa: S101 - it is connected
         self._end = ends.STOPPED
         limits = self.around.config.timeouts
@@ -215,7 +172,7 @@ class Session:
             self.client,
             self._server_socket,
             client_limit=limits.client,
-            server_limit=self._backend.config.timeouts.server,
+            server_limit=self._visit.backend.config.timeouts.server,
             half_closed=limits.half_closed,
         )
         if self.around.config.log_start:
@@ -231,19 +188,19 @@ class Session:
         except Exception as fault:  # noqa: BLE001 - as in run
             self._report(fault)
         finally:
-            self.around.leave()
+            self.around.limits.leave()
 
     def _count_out(self) -> None:
-        record = self.record
-        if self._backend is not None and self._server is not None:
-            self._backend.sessions -= 1
-            self._server.leave()
+        record, visit, limits = self.record, self._visit, self.around.limits
+        if visit is not None:
+            if self._end is ends.STOPPED_CONNECTING:
+                self._end = visit.stopped
+            server = visit.server
+            visit.leave()
             # HAProxy's line counts these without the session, the next two with it
-            record.backend_sessions, record.server_sessions = self._backend.sessions, self._server.sessions
-        record.process_sessions, record.frontend_sessions = (
-            self.around.limit.sessions,
-            self.around.sessions,
-        )
+            record.backend_sessions = visit.backend.sessions
+            record.server_sessions = server.sessions if server is not None else 0
+        record.process_sessions, record.frontend_sessions = limits.process.sessions, limits.own.sessions
 
     def _close(self) -> None:
         record, around = self.record, self.around
@@ -255,7 +212,7 @@ class Session:
             record.close_notify = self._pair.client.close_notify
             record.server_close_notify = self._pair.server.close_notify
         record.end = self._end
-        record.total_ms = _ms(trio.current_time() - self._began)
+        record.total_ms = ms(trio.current_time() - self._began)
         started = around.config.log_start and self._pair is not None
         if around.config.log_null or started or record.bytes_in or not self._end.by_itself:
             around.log.session(record)
@@ -285,7 +242,3 @@ class Session:
             fault=repr(cause),
             place=f"{place.filename}:{place.lineno}",
         )
-
-
-def _ms(seconds: float) -> int:
-    return int(seconds * 1000)

@@ -10,6 +10,7 @@ from typing import Protocol
 import trio
 from attrs import field, frozen
 
+from mailproxy.config import ServerTls
 from mailproxy.errors import Fault
 from mailproxy.log import Log
 from mailproxy.log.events import CERTIFICATE_EXPIRES, CERTIFICATES_KEPT, CERTIFICATES_RENEWED
@@ -20,11 +21,11 @@ _DAY_S = 24 * 3600.0
 
 @frozen(kw_only=True)
 class Renewed:
-    """What a look came to: the files that were taken up, what is wrong with others, contexts by backend and server."""
+    """What a look came to: the files that were taken up, what is wrong with others, TLS towards servers."""
 
     files: tuple[Path, ...]
     faults: tuple[Fault, ...]
-    server_contexts: Mapping[str, Mapping[str, Context]] = field(repr=False)
+    connectors: Mapping[ServerTls, Context] = field(repr=False)
 
 
 class Looks(Protocol):
@@ -43,7 +44,7 @@ class Watcher:
         looks: Looks,
         *,
         interval: float,
-        take_up: Callable[[Mapping[str, Mapping[str, Context]]], None],
+        take_up: Callable[[Mapping[ServerTls, Context]], None],
         log: Log,
     ) -> None:
         self._looks = looks
@@ -75,7 +76,7 @@ class Watcher:
             look = partial(self._looks.look, anyway=anyway)
             renewed = await trio.to_thread.run_sync(look, abandon_on_cancel=True)
             if renewed is not None:
-                self._take_up(renewed.server_contexts)
+                self._take_up(renewed.connectors)
                 self._say(renewed, anyway=anyway)
 
     def _say(self, renewed: Renewed, *, anyway: bool) -> None:

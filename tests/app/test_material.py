@@ -197,9 +197,7 @@ def test_servers_that_are_reached_alike_share_a_context(throw_away_ca: ThrowAway
             ],
         )
     )
-    contexts = material.server_contexts["dovecot"]
-    assert set(contexts) == {"192.0.2.1:993", "192.0.2.2:993"}
-    assert len(set(contexts.values())) == 1
+    assert [tls.ca for tls in material.connectors] == [throw_away_ca.pem]
 
 
 @pytest.mark.parametrize(
@@ -214,13 +212,13 @@ def test_servers_are_verified_as_told(
     throw_away_ca: ThrowAwayCA, verify: str, mode: ssl.VerifyMode, checks_name: bool
 ) -> None:
     config = connecting(verify=verify, ca=str(throw_away_ca.pem), min_version="1.3")
-    (context,) = load_material(config).server_contexts["dovecot"].values()
+    (context,) = load_material(config).connectors.values()
     assert (context.verify_mode, context.check_hostname) == (mode, checks_name)
     assert context.minimum_version is ssl.TLSVersion.TLSv1_3
 
 
 def test_servers_are_verified_with_the_systems_cas_where_none_is_named() -> None:
-    (context,) = load_material(connecting()).server_contexts["dovecot"].values()
+    (context,) = load_material(connecting()).connectors.values()
     assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
     assert context.minimum_version is ssl.TLSVersion.TLSv1_2
 

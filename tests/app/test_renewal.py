@@ -593,14 +593,14 @@ def test_a_revocation_list_in_odd_company_is_read(
 
 
 def server_context(renewed: Renewed) -> object:
-    (context,) = renewed.server_contexts["dovecot"].values()
+    (context,) = renewed.connectors.values()
     return context
 
 
 def test_a_ca_of_servers_that_is_replaced(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
     ca = replace(tmp_path / "ca.pem", throw_away_ca.pem.read_bytes())
     proxy = connecting(ca=str(ca))
-    (before,) = proxy.material.server_contexts["dovecot"].values()
+    (before,) = proxy.material.connectors.values()
     (tmp_path / "other").mkdir()
     replace(ca, ca.read_bytes() + ThrowAwayCA(tmp_path / "other").pem.read_bytes())
     renewed = proxy.looked()
@@ -614,7 +614,7 @@ def test_a_ca_of_servers_that_is_replaced(throw_away_ca: ThrowAwayCA, tmp_path: 
 def test_a_certificate_for_servers_that_is_replaced(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
     pem = throw_away_ca.issue_client("proxy", folder=tmp_path)
     proxy = connecting(ca=str(throw_away_ca.pem), certificate=str(pem))
-    (before,) = proxy.material.server_contexts["dovecot"].values()
+    (before,) = proxy.material.connectors.values()
     replace(pem, throw_away_ca.issue_client("proxy").read_bytes())
     renewed = proxy.looked()
     assert (renewed.files, renewed.faults) == ((pem,), ())
@@ -632,7 +632,7 @@ def test_what_is_no_good_towards_servers_keeps_the_old_context_until_it_is_mende
         "key": replace(tmp_path / "secret.pem", key_of(pem)),
     }
     proxy = connecting(**{key: str(file) for key, file in files.items()})
-    (before,) = proxy.material.server_contexts["dovecot"].values()
+    (before,) = proxy.material.connectors.values()
     good = files[which].read_bytes()
     replace(files[which], b"hello")
     renewed = proxy.looked()

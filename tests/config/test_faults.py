@@ -11,16 +11,20 @@ from typing import Any
 
 import pytest
 import tomli
+from attrs import evolve
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mailproxy
 from mailproxy.cli import main
+from mailproxy.config import check_rules
+from mailproxy.config.inherit import Layer
+from mailproxy.config.tables import Findings
 from mailproxy.errors import ConfigError
 
 from .noise import WHOLE, mutated_files, mutated_mappings, noise
-from .smallest import SMALLEST, faults_of, text
+from .smallest import SMALLEST, config, faults_of, text
 
 DURATION = 'a duration such as "300ms", "5s", "31m", "1h", or a number of seconds'
 BIND = 'an address such as "*:143", "[::]:993", "127.0.0.1:993", "unix:/run/x.sock" or "fd:3"'
@@ -39,8 +43,24 @@ NEEDS_V2 = 'needs send_proxy = "v2" or more, it is "{}"'
 ONE_FILE = "goes with exactly one certificate file; put other keys into the certificates' files"
 NO_VERIFY = 'has no meaning without client_verify = "optional" or "required"'
 NOT_ENDED = 'has no meaning: no bind of this frontend has mode = "tls"'
-NO_CHECK = 'is not supported yet: only type = "none"'
+NO_OCTETS = 'bytes in hex such as "16 03 01", two digits each'
+STEP_WORDS = "connect, send, send_hex, expect, expect_regex, expect_hex"
+NOT_EXPECTING = "has no meaning with {}: it goes with an expectation"
+IN_A_SCRIPT = '"starttls" has no meaning in a script, where TLS is made right after connecting: give type = "imap", or another mail protocol, and check.tls'
+NO_STARTTLS = '"starttls" has no meaning with a check of type {}: imap, pop3, smtp, lmtp and sieve have it'
+NO_SCRIPT = 'has no meaning without type = "script"'
+NO_CONNECT = "has no connect before it, and there is a server without a port: give check.port, or begin with connect = { port = … }"
+NO_PORT_OF_STEP = "has no port, and there is a server without one: give it one, or check.port"
+NEVER_UP = (
+    'needs a check: a server that it took down could never come up again; give one, or observe = "none"'
+)
+OWN_STICK = (
+    "a table is not allowed: it is the backend's, and a server can only stay out of it, with stick = false"
+)
 FRONTEND_KEYS = "profile, protocol, backend, max_sessions, timeouts, log_null, log_start, tls, bind, routes"
+
+PORTLESS = 'backends.dovecot.servers = ["192.0.2.1"]\n'
+SCRIPT = 'backends.dovecot.check.type = "script"\nbackends.dovecot.check.steps = '
 
 ENDED = 'frontends.imap.bind = [{ address = "*:993", mode = "tls" }]\n'
 PASSED = 'frontends.imap.bind = [{ address = "*:993", mode = "passthrough" }]\n'
@@ -69,7 +89,11 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ("backends.dovecot.check.jitter = 1" + "0" * 400, f"backends.dovecot.check.jitter: 1{'0' * 75}…0 is not allowed: a number from 0 to 1"),
         ("backends.dovecot.redispatch = 0", "backends.dovecot.redispatch: 0 is not allowed: true, false, or a whole number from 1"),
         ('process.workers = "all"', 'process.workers: "all" is not allowed: a whole number from 1, or "auto"'),
-        ('backends.dovecot.stick.size = "200 k"', 'backends.dovecot.stick.size: "200 k" is not allowed: a size such as "200k", or a number', "backends.dovecot.stick: a table is not supported yet"),
+        ('backends.dovecot.stick.size = "200 k"', 'backends.dovecot.stick.size: "200 k" is not allowed: a size such as "200k", or a number'),
+        ("backends.dovecot.stick.prefix_v4 = 33", "backends.dovecot.stick.prefix_v4: 33 is not allowed: a whole number from 0 to 32"),
+        ("defaults.backend.stick.prefix_v6 = 129", "defaults.backend.stick.prefix_v6: 129 is not allowed: a whole number from 0 to 128"),
+        ("backends.dovecot.stick.size = -1", 'backends.dovecot.stick.size: -1 is not allowed: a size such as "200k", or a number'),
+        ("backends.dovecot.error_clients = 0", "backends.dovecot.error_clients: 0 is not allowed: a whole number from 1 to 2147483647"),
     ),
     "durations": (
         ('process.drain_timeout = "soon"', f'process.drain_timeout: "soon" is not allowed: {DURATION}'),
@@ -259,6 +283,89 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('frontends.imap.protocol = "imap"\nfrontends.pop.protocol = "pop3"\nfrontends.pop.routes = [{ client = ["10.0.0.0/8"], backend = "dovecot" }]\nfrontends.pop.bind = [{ address = "*:110" }]', "backends.dovecot: protocol is missing: the frontends that lead here speak imap and pop3"),
         ("frontends.imap.routes = [{ snl = false, reject = true }]", "frontends.imap.routes[0].snl: unknown key, did you mean sni?"),
     ),
+    "steps of a check": (
+        *(
+            (f"{SCRIPT}[{{ connect = {{}} }}, {{ {step} }}]", f"backends.dovecot.check.steps[1]{fact}")
+            for step, fact in (
+                ("", f": does nothing: give one of {STEP_WORDS}"),
+                ("not = true", f": does nothing: give one of {STEP_WORDS}"),
+                ('send = "a", expect = "b"', ": has send and expect: make a step of each"),
+                ('connect = {}, send = "a", send_hex = "61"', ": has connect and send and send_hex: make a step of each"),
+                ('expect = "a", expect_regex = "b"', ": has expect and expect_regex: make a step of each"),
+                ('send = "a", not = true', f".not: {NOT_EXPECTING.format('send')}"),
+                ('send_hex = "61", timeout = "1s"', f".timeout: {NOT_EXPECTING.format('send_hex')}"),
+                ("connect = {}, timeout = 1", f".timeout: {NOT_EXPECTING.format('connect')}"),
+                ('send = ""', '.send: "" is not allowed: a string that is not empty'),
+                ('expect = ""', '.expect: "" is not allowed: a string that is not empty'),
+                (f'expect = "{"é" * 8193}"', f'.expect: "{"é" * 75}…" is not allowed: has 16386 bytes, and no more than 16384 are looked at; a string that is not empty'),
+                ("expect = 3", ".expect: 3 is not allowed: a string that is not empty"),
+                ('expect_regex = ""', '.expect_regex: "" is not allowed: a regular expression'),
+                ('expect_regex = "*"', '.expect_regex: "*" is not allowed: nothing to repeat at position 0; a regular expression'),
+                ('expect_regex = "\\\\u0041"', '.expect_regex: "\\u0041" is not allowed: bad escape \\u at position 0; a regular expression'),
+                ('expect_hex = "xy"', f'.expect_hex: "xy" is not allowed: {NO_OCTETS}'),
+                ('expect_hex = "123"', f'.expect_hex: "123" is not allowed: {NO_OCTETS}'),
+                ('expect_hex = " "', f'.expect_hex: " " is not allowed: {NO_OCTETS}'),
+                (f'expect_hex = "{"00" * 16385}"', f'.expect_hex: "{"0" * 75}…" is not allowed: has 16385 bytes, and no more than 16384 are looked at; {NO_OCTETS}'),
+                ('send_hex = "0x10"', f'.send_hex: "0x10" is not allowed: {NO_OCTETS}'),
+                ('expect = "a", timeout = 0', f".timeout: 0 is not allowed: must be above 0; {DURATION}, above 0"),
+                ('expect = "a", "not_" = true', ".not_: unknown key, did you mean not?"),
+                ("connect = { port = 0 }", ".connect.port: 0 is not allowed: a port from 1 to 65535"),
+                ('connect = { tls = { mode = "starttls" } }', f".connect.tls.mode: {IN_A_SCRIPT}"),
+                ('connect = { tls = { key = "k.pem" } }', ".connect.tls.key: has no meaning without tls.certificate"),
+                ("connect = 143", ".connect: 143 is not allowed: a table"),
+            )
+        ),
+        (f'{SCRIPT}[{{ expect = "a" }}, 3]', "backends.dovecot.check.steps[1]: 3 is not allowed: a table"),
+        (f'{SCRIPT}[{{ expect = "a" }}, {{ expect_regex = "(", not = true }}]', 'backends.dovecot.check.steps[1].expect_regex: "(" is not allowed: missing ), unterminated subpattern at position 0; a regular expression'),
+        ('backends.dovecot.check = { type = "script", steps = [{ send = "a", expect = "b" }, { expect_hex = "1" }] }', f'backends.dovecot.check.steps[1].expect_hex: "1" is not allowed: {NO_OCTETS}', "backends.dovecot.check.steps[0]: has send and expect: make a step of each"),
+        ('defaults.server.check.steps = [{}]\nbackends.dovecot.check = "none"', f"defaults.server.check.steps[0]: does nothing: give one of {STEP_WORDS}"),
+        ('profiles.unused.backend.check.steps = [{ send = "a", not = true }]', f"profiles.unused.backend.check.steps[0].not: {NOT_EXPECTING.format('send')}"),
+        ('profiles.unused.backend.servers = [{ address = "192.0.2.1", check = { steps = [{}] } }]', f"profiles.unused.backend.servers[0].check.steps[0]: does nothing: give one of {STEP_WORDS}"),
+    ),
+    "checks": (
+        ('backends.dovecot.check = "sometimes"', 'backends.dovecot.check.type: "sometimes" is not allowed: one of none, tcp, tls, imap, pop3, smtp, lmtp, sieve, script'),
+        ('backends.dovecot.check = "submission"', 'backends.dovecot.check.type: "submission" is not allowed: one of none, tcp, tls, imap, pop3, smtp, lmtp, sieve, script'),
+        ("backends.dovecot.check = true", "backends.dovecot.check: true is not allowed: a table"),
+        ('backends.dovecot.check.port = "imap"', 'backends.dovecot.check.port: "imap" is not allowed: a port from 1 to 65535'),
+        ('backends.dovecot.check.tls = "yes"', 'backends.dovecot.check.tls: "yes" is not allowed: a table'),
+        ('backends.dovecot.check.send_proxy = "v3"', 'backends.dovecot.check.send_proxy: "v3" is not allowed: one of none, v1, v2, v2-ssl, v2-ssl-cn'),
+        ('backends.dovecot.check = "script"', 'backends.dovecot.check.type: "script" needs steps: give check.steps'),
+        ('defaults.backend.check = "script"', 'defaults.backend.check.type: "script" needs steps: give check.steps'),
+        ('backends.dovecot.profile = "x"\nprofiles.x.server.check = { type = "script", steps = [] }', 'profiles.x.server.check.type: "script" needs steps: give check.steps'),
+        ('backends.dovecot.check.steps = [{ expect = "a" }]', f"backends.dovecot.check.steps: {NO_SCRIPT}"),
+        ('defaults.server.check = { type = "imap", steps = [{ expect = "a" }] }', f"defaults.server.check.steps: {NO_SCRIPT}"),
+        ('defaults.backend.check = "imap"\nbackends.dovecot.check.steps = [{ expect = "a" }]', f"backends.dovecot.check.steps: {NO_SCRIPT}"),
+        (f'{PORTLESS}{SCRIPT}[{{ expect = "a" }}]', f"backends.dovecot.check.steps[0]: {NO_CONNECT}"),
+        (f"{PORTLESS}{SCRIPT}[{{ connect = {{ port = 143 }} }}, {{ connect = {{}} }}]", f"backends.dovecot.check.steps[1].connect: {NO_PORT_OF_STEP}"),
+        (f'{PORTLESS}{SCRIPT}[{{ expect = "a" }}, {{ connect = {{ address = "192.0.2.9" }} }}]', f"backends.dovecot.check.steps[0]: {NO_CONNECT}", f"backends.dovecot.check.steps[1].connect: {NO_PORT_OF_STEP}"),
+        (f'backends.dovecot.servers = ["192.0.2.1", "192.0.2.2", "192.0.2.3:143"]\n{SCRIPT}[{{ expect = "a" }}]', f"backends.dovecot.check.steps[0]: {NO_CONNECT}"),
+        (f'{PORTLESS}defaults.backend.check = {{ type = "script", steps = [{{ connect = {{}} }}] }}', f"defaults.backend.check.steps[0].connect: {NO_PORT_OF_STEP}"),
+        ('backends.dovecot.servers = [{ address = "unix:/run/d.sock", check = { address = "192.0.2.9" } }]', "backends.dovecot.servers[0].check.address: has no port, and neither has a Unix socket: give one"),
+        ('backends.dovecot.servers = [{ address = "unix:/run/d.sock", check = "tls" }]', "backends.dovecot.servers[0]: check.tls.server_name is missing: a Unix socket has no name to verify"),
+        ('backends.dovecot.servers = [{ address = "unix:/run/d.sock", check = { type = "imap", tls = { ca = "ca.pem" } } }]', "backends.dovecot.servers[0]: check.tls.server_name is missing: a Unix socket has no name to verify"),
+        (f'backends.dovecot.servers = ["unix:/run/d.sock"]\n{SCRIPT}[{{ connect = {{ tls = {{}} }} }}]', "backends.dovecot.servers[0]: check.steps[0].connect.tls.server_name is missing: a Unix socket has no name to verify"),
+        ('backends.dovecot.check.tls.key = "k.pem"', "backends.dovecot.check.tls.key: has no meaning without tls.certificate"),
+        ('defaults.backend.check.tls.key = "k.pem"\nbackends.dovecot.check.tls.ca = "ca.pem"', "defaults.backend.check.tls.key: has no meaning without tls.certificate"),
+        ('backends.dovecot.check.tls.mode = "starttls"', f"backends.dovecot.check.tls.mode: {NO_STARTTLS.format('tcp')}"),
+        ('backends.dovecot.protocol = "imap"\nbackends.dovecot.check = { type = "tls", tls = { mode = "starttls" } }', f"backends.dovecot.check.tls.mode: {NO_STARTTLS.format('tls')}"),
+        ('defaults.backend.check.tls.mode = "starttls"\nbackends.dovecot.check.type = "tcp"', f"defaults.backend.check.tls.mode: {NO_STARTTLS.format('tcp')}"),
+        (f'{SCRIPT}[{{ expect = "a" }}]\nbackends.dovecot.profile = "x"\nprofiles.x.server.check.tls.mode = "starttls"', f"profiles.x.server.check.tls.mode: {NO_STARTTLS.format('script')}"),
+        ('backends.dovecot.check = { type = "tls", tls = false }', 'backends.dovecot.check.tls: false has no meaning with type = "tls"'),
+    ),
+    "observing and sticking": (
+        ('backends.dovecot.observe = "connect"\nbackends.dovecot.check = false', f'backends.dovecot.observe: "connect" {NEVER_UP}'),
+        ('backends.dovecot.observe = "connect"\nbackends.dovecot.check = "none"', f'backends.dovecot.observe: "connect" {NEVER_UP}'),
+        ('backends.dovecot.observe = "connect"\ndefaults.backend.check = false', f'backends.dovecot.observe: "connect" {NEVER_UP}'),
+        ('defaults.server.observe = "connect"\ndefaults.server.check = false', f'defaults.server.observe: "connect" {NEVER_UP}'),
+        ('backends.dovecot.observe = "connect"\nbackends.dovecot.servers = ["192.0.2.1:143", { address = "192.0.2.2:143", check = false }]', f'backends.dovecot.servers[1].check: observe = "connect" {NEVER_UP}, too'),
+        ('defaults.backend.observe = "connect"\nbackends.dovecot.check = "none"', f'backends.dovecot.check: observe = "connect" {NEVER_UP}, too'),
+        ('backends.dovecot.servers = [{ address = "192.0.2.1:143", stick = {} }]', f"backends.dovecot.servers[0].stick: {OWN_STICK}"),
+        ('defaults.server.stick.size = "1k"', f"defaults.server.stick: {OWN_STICK}"),
+        ("profiles.unused.server.stick = {}", f"profiles.unused.server.stick: {OWN_STICK}"),
+        ("backends.dovecot.stick = true", "backends.dovecot.stick: true is not allowed: a table"),
+        ('backends.dovecot.stick.on = "sni"', 'backends.dovecot.stick.on: "sni" is not allowed: one of source'),
+        ("backends.dovecot.stick.expire = 0", f"backends.dovecot.stick.expire: 0 is not allowed: must be above 0; {DURATION}, above 0"),
+    ),
     "missing": (
         ("frontends.imap.bind = []", "frontends.imap: has no bind: at least one [[frontends.imap.bind]] is needed"),
         ('frontends.imap.bind = [{ name = "IMAP" }]', 'frontends.imap.bind[0]: address is missing: "*:143" (IPv4), "[::]:993" (both families), "unix:/run/x.sock", "fd:3"; port 0 is any'),
@@ -339,32 +446,11 @@ NOT_YET = (
     ('admin.http = "127.0.0.1:8405"', 'admin.http: "127.0.0.1:8405" is not supported yet'),
     ('admin.mode = "0600"', 'admin.mode: "0600" is not supported yet: only "0660"'),
     ("frontends.imap.timeouts.negotiation = 60", 'frontends.imap.timeouts.negotiation: 60 is not supported yet: only "3m"'),
-    ('backends.dovecot.timeouts.queue = "5s"', 'backends.dovecot.timeouts.queue: "5s" is not supported yet: only "1m"'),
-    ('backends.dovecot.timeouts.check = "6s"', 'backends.dovecot.timeouts.check: "6s" is not supported yet: only "5s"'),
-    ("backends.dovecot.error_limit = 5", "backends.dovecot.error_limit: 5 is not supported yet: only 10"),
-    ("backends.dovecot.error_clients = 2", "backends.dovecot.error_clients: 2 is not supported yet: only 1"),
-    ("frontends.imap.max_sessions = 10", "frontends.imap.max_sessions: 10 is not supported yet: only 0"),
     ('frontends.imap.bind = [{ address = "*:143", mode = "starttls" }]', 'frontends.imap.bind[0].mode: "starttls" is not supported yet: only "forward" or "passthrough" or "tls"'),
-    ('backends.dovecot.balance = "roundrobin"', 'backends.dovecot.balance: "roundrobin" is not supported yet: only "leastconn"'),
-    ("backends.dovecot.retries = 3", "backends.dovecot.retries: 3 is not supported yet: only 0"),
-    ("backends.dovecot.redispatch = true", "backends.dovecot.redispatch: true is not supported yet: only false"),
-    ("backends.dovecot.redispatch = 3", "backends.dovecot.redispatch: 3 is not supported yet: only false"),
-    ("backends.dovecot.max_queue = 9", "backends.dovecot.max_queue: 9 is not supported yet: only 0"),
     ('backends.dovecot.tls.mode = "starttls"', 'backends.dovecot.tls.mode: "starttls" is not supported yet: only "implicit"'),
-    ("backends.dovecot.stick = {}", "backends.dovecot.stick: a table is not supported yet"),
-    ('backends.dovecot.on_marked_down = "shutdown-sessions"', 'backends.dovecot.on_marked_down: "shutdown-sessions" is not supported yet: only "none"'),
-    ('backends.dovecot.observe = "connect"', 'backends.dovecot.observe: "connect" is not supported yet: only "none"'),
-    ('backends.dovecot.check = "tcp"', 'backends.dovecot.check.type: "tcp" is not supported yet: only "none"'),
-    ('backends.dovecot.check.type = "imap"', 'backends.dovecot.check.type: "imap" is not supported yet: only "none"'),
-    ('defaults.backend.check = "imap"', 'defaults.backend.check.type: "imap" is not supported yet: only "none"'),
-    ("backends.dovecot.check.rise = 3", f"backends.dovecot.check: {NO_CHECK}"),
-    ('backends.dovecot.check.rise = 3\nbackends.dovecot.timeouts.check = "6s"', 'backends.dovecot.timeouts.check: "6s" is not supported yet: only "5s"', f"backends.dovecot.check: {NO_CHECK}"),
-    ('backends.dovecot.servers = [{ address = "192.0.2.1:143", check = {} }]', f"backends.dovecot.servers[0].check: {NO_CHECK}"),
-    ("defaults.backend.check.rise = 3", f"defaults.backend.check: {NO_CHECK}"),
-    ("defaults.server.check.rise = 3", f"defaults.server.check: {NO_CHECK}"),
-    ('backends.dovecot.servers = [{ address = "192.0.2.1:143", max_sessions = 4 }]', "backends.dovecot.servers[0].max_sessions: 4 is not supported yet: only 0"),
-    ('backends.dovecot.servers = [{ address = "192.0.2.1:143", slow_start = "60s" }]', 'backends.dovecot.servers[0].slow_start: "60s" is not supported yet: only "0s"'),
-    ('backends.dovecot.servers = [{ address = "192.0.2.1:143", backup = true }]', "backends.dovecot.servers[0].backup: true is not supported yet: only false"),
+    ('backends.dovecot.servers = [{ address = "192.0.2.1:143", tls = { mode = "starttls" } }]', 'backends.dovecot.servers[0].tls.mode: "starttls" is not supported yet: only "implicit"'),
+    ('defaults.server.tls.mode = "starttls"', 'defaults.server.tls.mode: "starttls" is not supported yet: only "implicit"'),
+    ('profiles.unused.backend.tls.mode = "starttls"', 'profiles.unused.backend.tls.mode: "starttls" is not supported yet: only "implicit"'),
 )  # fmt: skip
 
 # What goes together although one of it alone would be a fault.
@@ -398,6 +484,31 @@ FINE = (
     ),
     'backends.dovecot.send_proxy = "v1"\nbackends.dovecot.send_proxy_tlvs = []\nbackends.dovecot.forward_tlvs = false',
     'backends.dovecot.servers = [{ address = "192.0.2.1:143", send_proxy = "v2" }]\nbackends.dovecot.send_proxy_tlvs = ["alpn"]',
+    # a server's own type leaves the script and the TLS that others have
+    'defaults.backend.check = { type = "script", steps = [{ expect = "* OK" }] }\nbackends.dovecot.check = "tcp"',
+    'backends.dovecot.check.tls = false\nbackends.dovecot.servers = [{ address = "192.0.2.1:993", check = "tls" }]',
+    'backends.dovecot.check = { type = "none", steps = [{ expect = "* OK" }], port = 143, address = "192.0.2.9" }',
+    f"{SCRIPT}[{{ connect = {{ port = 143 }} }}, {{ connect = {{ port = 993, tls = true }} }}]",
+    f'{SCRIPT}[{{ expect = "*", not = true, timeout = "1s" }}, {{ send_hex = "61 62\\n0d0a" }}, {{ expect_hex = "0A" }}]',
+    f'{SCRIPT}[{{ expect_regex = "[[a]" }}, {{ send = "\\u0000" }}, {{ expect = "{"a" * 16384}" }}]',
+    f'{PORTLESS}{SCRIPT}[{{ connect = {{ port = 143 }} }}, {{ connect = {{ address = "192.0.2.9:143" }} }}, {{ connect = {{ address = "unix:/run/d.sock" }} }}]',
+    f'{PORTLESS}{SCRIPT}[{{ expect = "a" }}, {{ connect = {{}} }}]\nbackends.dovecot.check.port = 143',
+    f'{PORTLESS}{SCRIPT}[{{ expect = "a" }}]\nbackends.dovecot.check.address = "192.0.2.9:143"',
+    f'{PORTLESS}{SCRIPT}[{{ expect = "a" }}]\nbackends.dovecot.port = 143',
+    f'backends.dovecot.servers = ["unix:/run/d.sock"]\n{SCRIPT}[{{ expect = "a" }}, {{ connect = {{}} }}]',
+    f'{PORTLESS}backends.dovecot.check = {{ type = "imap", address = "192.0.2.9" }}',
+    'backends.dovecot.servers = [{ address = "unix:/run/d.sock", check = { type = "tls", tls = { server_name = "imap.internal" } } }]',
+    'backends.dovecot.servers = [{ address = "unix:/run/d.sock", check = { type = "tls", tls = { verify = "none" } } }]',
+    'backends.dovecot.servers = [{ address = "unix:/run/d.sock", check = { type = "tls", address = "192.0.2.9:993" } }]',
+    'backends.dovecot.check = { type = "imap", tls = { mode = "starttls" } }',
+    'backends.dovecot.protocol = "submission"\nbackends.dovecot.check.tls = { mode = "starttls", certificate = "c.pem", key = "k.pem" }',
+    'backends.dovecot.observe = "connect"',
+    'backends.dovecot.observe = "connect"\nbackends.dovecot.servers = ["192.0.2.1:143", { address = "192.0.2.2:143", check = false, observe = "none" }]',
+    'defaults.backend = { observe = "connect", check = false }\nbackends.dovecot.check = "tcp"',
+    "backends.dovecot.stick.size = 0",  # a table without room is worth advice, no more
+    'backends.dovecot.stick = {}\nbackends.dovecot.servers = ["192.0.2.1:143", { address = "192.0.2.2:143", stick = false, backup = true }]',
+    'backends.dovecot.servers = [{ address = "192.0.2.1:143", backup = true, max_sessions = 9, slow_start = "60s" }]',
+    "backends.dovecot.redispatch = 3",
     'process.certificate_interval = "1h"',
     'frontends.imap.timeouts.proxy_header = "5s"',
 )  # fmt: skip
@@ -411,9 +522,6 @@ OFF = (
     'admin.mode = "660"',
     'frontends.imap.timeouts = { proxy_header = 3, negotiation = "180s" }',
     'backends.dovecot.timeouts = { queue = "60s", check = 5 }',
-    "backends.dovecot.error_limit = 10",
-    "backends.dovecot.error_clients = 1",
-    'backends.dovecot.balance = "leastconn"',
     "backends.dovecot.retries = 0",
     "backends.dovecot.redispatch = false",
     "backends.dovecot.max_queue = 0",
@@ -463,7 +571,7 @@ def test_what_goes_together_is_fine(lines: str) -> None:
 
 
 @pytest.mark.parametrize("lines", OFF)
-def test_off_is_accepted_for_what_a_later_version_does(lines: str) -> None:
+def test_what_is_off_may_be_written_out(lines: str) -> None:
     assert faults_of(text(lines)) == []
 
 
@@ -538,14 +646,39 @@ def test_a_path_that_grows_too_long_by_the_folder_it_is_relative_to(tmp_path: Pa
     folder.mkdir()
     file = folder / "mailproxy.toml"
     unix = f'["unix:{name}"]'
-    file.write_text(text(f"frontends.imap.bind = {unix}\nbackends.dovecot.servers = {unix}"))
+    step = f'{{ connect = {{ address = "unix:{name}" }} }}'
+    check = f'check = {{ type = "script", address = "unix:{name}", steps = [{step}] }}'
+    file.write_text(
+        text(f"frontends.imap.bind = {unix}\nbackends.dovecot.servers = {unix}\ndefaults.backend.{check}")
+    )
     with pytest.raises(ConfigError) as caught:
         mailproxy.load(file)
     fact = f'"{folder}/{name}" is longer than the 107 bytes that a socket can have'
     assert [str(fault) for fault in caught.value.faults] == [
         f"frontends.imap.bind[0].address: {fact}",
         f"backends.dovecot.servers[0].address: {fact}",
+        f"defaults.backend.check.address: {fact}",
+        f"defaults.backend.check.steps[0].connect.address: {fact}",
     ]
+
+
+def test_a_stick_table_cannot_tell_more_servers_apart_than_it_has_room_for() -> None:
+    # as a value: it would take seconds to read so many
+    backend = config("backends.dovecot.stick = {}").backends["dovecot"]
+    layers = [Layer("defaults.backend", {"stick": {}}), Layer("backends.dovecot", {})]
+    for count, facts in {
+        65536: [],
+        65537: [
+            "defaults.backend.stick: has room for 65536 servers, and there are 65537: make two backends of them"
+        ],
+    }.items():
+        found = Findings()
+        check_rules.stick(evolve(backend, servers=backend.servers * count), layers, found)
+        assert list(map(str, found.faults)) == facts
+    clear = evolve(backend, servers=(evolve(backend.servers[0], stick=None),) * 65537)
+    found = Findings()
+    check_rules.stick(clear, layers, found)
+    assert found.faults == []
 
 
 # What no table can hold: the file itself.

@@ -6,7 +6,7 @@ import pytest
 import tomli
 
 import mailproxy
-from mailproxy.config import Backend, Bind, Frontend, Server
+from mailproxy.config import Backend, Bind, Frontend, Server, ServerTls
 
 from .smallest import config, text
 
@@ -233,21 +233,134 @@ backends.dovecot.servers = [{ address = "192.0.2.1", tls = { ciphers = "own" } }
     assert (tls.ciphers, tls.ca) == ("own", None)
 
 
-@pytest.mark.parametrize("off", ["stick = false", "check = false", 'check = "none"'])
-def test_stick_and_check_can_be_switched_off(off: str) -> None:
-    read = backend(f"backends.dovecot.{off}")
-    assert read.stick is None
-    assert read.check is None or read.check.type == "none"
+# Checks are on unless somebody says otherwise.
+
+OWN = 'backends.dovecot.servers = [{{ address = "192.0.2.1:143", {} }}]'
+OFF = ["check = false", 'check = "none"', 'check = { type = "none", rise = 5 }']
+
+
+def test_a_server_that_nothing_is_said_of_is_checked() -> None:
+    check = server("").check
+    assert check is not None
+    assert (check.type, check.interval, check.fast_interval, check.down_interval) == (None, 10.0, None, None)
+    assert (check.rise, check.fall, check.jitter) == (2, 3, 0.2)
+    assert (check.port, check.address, check.tls, check.send_proxy, check.timeout, check.steps) == (
+        None, None, None, None, None, (),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("off", OFF)
+@pytest.mark.parametrize("place", [place.removesuffix(".tls") for place in SERVER_TLS])
+def test_checks_can_be_switched_off_at_every_strength(place: str, off: str) -> None:
+    assert server(f"{PROFILE_EXISTS}{PROFILED}{place}.{off}").check is None
+
+
+def test_a_type_of_none_holds_until_there_is_another() -> None:
+    lines = "backends.dovecot.check = { type = 'none', rise = 5 }\n"
+    assert server(lines + OWN.format("check.fall = 9")).check is None
+    check = server(lines + OWN.format("check = 'tcp'")).check
+    assert check is not None
+    assert (check.type, check.rise) == ("tcp", 5)
+
+
+@pytest.mark.parametrize("off", OFF)
+def test_one_server_can_go_unchecked(off: str) -> None:
+    servers = backend(f"""
+backends.dovecot.check = "tcp"
+backends.dovecot.servers = [{{ address = "192.0.2.1:143", {off} }}, "192.0.2.2:143"]
+""").servers
+    assert [s.check and s.check.type for s in servers] == [None, "tcp"]
+
+
+@pytest.mark.parametrize("on", ["check = {}", 'check = "tcp"', "check.rise = 2"])
+def test_one_server_of_an_unchecked_backend_can_be_checked(on: str) -> None:
+    check = server(
+        f"defaults.backend.check.interval = 7\nbackends.dovecot.check = false\n{OWN.format(on)}"
+    ).check
+    assert check is not None
+    assert check.interval == 10.0  # what was switched off starts anew
+
+
+@pytest.mark.parametrize("count", range(1, 6))
+def test_a_servers_check_comes_from_the_nearest(count: int) -> None:
+    lines = "".join(
+        f"{place.replace('.tls', '.check')}.fall = {index}\n"
+        for index, place in enumerate(SERVER_TLS[:count], 1)
+    )
+    check = server(PROFILE_EXISTS + PROFILED + lines).check
+    assert check is not None
+    assert check.fall == count
 
 
 def test_a_check_reaches_the_servers_and_its_short_form_merges() -> None:
     check = server("""
-defaults.backend.check = { type = "none", interval = "7s", rise = 5 }
+defaults.backend.check = { type = "imap", interval = "7s", rise = 5 }
 backends.dovecot.check = { rise = 4 }
-backends.dovecot.servers = [{ address = "192.0.2.1", check = "none" }]
+backends.dovecot.servers = [{ address = "192.0.2.1", check = "tcp" }]
 """).check
     assert check is not None
-    assert (check.type, check.interval, check.rise) == ("none", 7.0, 4)
+    assert (check.type, check.interval, check.rise) == ("tcp", 7.0, 4)
+
+
+def test_the_short_form_of_a_check_stands_everywhere() -> None:
+    for place in (
+        "defaults.backend",
+        "defaults.server",
+        "profiles.exchange.backend",
+        "profiles.exchange.server",
+    ):
+        check = server(f'{PROFILE_EXISTS}{PROFILED}{place}.check = "imap"').check
+        assert check is not None
+        assert check.type == "imap"
+
+
+def test_tls_of_a_check_merges_and_a_truth_replaces_it() -> None:
+    lines = 'backends.dovecot.check.tls = { ca = "/ca.pem" }\n'
+    merged = server(lines + OWN.format('check.tls.verify = "chain"')).check
+    replaced = server(lines + OWN.format("check.tls = true")).check
+    assert merged is not None
+    assert isinstance(merged.tls, ServerTls)
+    assert (str(merged.tls.ca), merged.tls.verify) == ("/ca.pem", "chain")
+    assert replaced is not None
+    assert replaced.tls is True
+
+
+def test_a_script_replaces_another() -> None:
+    check = server(
+        'backends.dovecot.check = { type = "script", steps = [{ expect = "a" }, { send = "b" }] }\n'
+        + OWN.format('check.steps = [{ expect_hex = "2A", not = true }]')
+    ).check
+    assert check is not None
+    assert [(step.expect_hex, step.not_) for step in check.steps] == [("2A", True)]
+
+
+def test_a_server_sticks_as_its_backend_does_or_stays_out() -> None:
+    servers = backend("""
+backends.dovecot.stick = { size = "1k", expire = "5m" }
+backends.dovecot.servers = ["192.0.2.1:143", { address = "192.0.2.2:143", stick = false }]
+""").servers
+    assert [s.stick and (s.stick.size, s.stick.expire, s.stick.prefix_v6) for s in servers] == [
+        (1024, 300.0, 64),
+        None,
+    ]
+
+
+def test_an_inherited_stick_table_can_be_switched_off() -> None:
+    read = backend("defaults.backend.stick = {}\nbackends.dovecot.stick = false")
+    assert (read.stick, read.servers[0].stick) == (None, None)
+
+
+def test_servers_take_from_their_backend_what_failures_mean() -> None:
+    servers = backend("""
+defaults.backend.on_marked_down = "shutdown-sessions"
+backends.dovecot.observe = "connect"
+backends.dovecot.error_clients = 2
+backends.dovecot.servers = ["192.0.2.1:143", { address = "192.0.2.2:143", observe = "none", error_limit = 3, on_marked_down = "none" }]
+""").servers
+    assert [(s.on_marked_down, s.observe, s.error_limit, s.error_clients) for s in servers] == [
+        ("shutdown-sessions", "connect", 10, 2),
+        ("none", "none", 3, 2),
+    ]
 
 
 def test_a_profile_can_be_everybodys() -> None:
@@ -325,7 +438,27 @@ def test_a_backend_has_the_documented_defaults() -> None:
     read = backend("")
     assert (read.timeouts.connect, read.timeouts.queue, read.timeouts.check) == (5.0, 60.0, 5.0)
     assert (read.balance, read.resolve_interval, read.port, read.tls) == ("leastconn", 30.0, None, None)
+    assert (read.retries, read.redispatch, read.max_queue, read.stick) == (3, True, 0, None)
+    assert (read.on_marked_down, read.observe, read.error_limit, read.error_clients) == (
+        "none",
+        "none",
+        10,
+        1,
+    )
     assert (read.send_proxy, read.send_proxy_tlvs, read.forward_tlvs) == (None, (), False)
+
+
+def test_a_server_has_the_documented_defaults() -> None:
+    read = server("")
+    assert (read.weight, read.max_sessions, read.slow_start, read.backup) == (1, 0, 0.0, False)
+
+
+def test_a_stick_table_has_the_documented_defaults() -> None:
+    stick = backend("backends.dovecot.stick = {}").stick
+    assert stick is not None
+    assert (stick.on, stick.size, stick.expire, stick.prefix_v4, stick.prefix_v6) == (
+        "source", 204_800, 1800.0, 32, 64,
+    )  # fmt: skip
 
 
 def test_a_bind_takes_no_proxy_header_and_a_frontend_has_no_routes() -> None:

@@ -61,7 +61,7 @@ def test_both_accept_every_key() -> None:
 
 def test_the_sample_has_every_key_that_there_is() -> None:
     """A key that comes to the model must come to the sample, or to these that only a later version can use."""
-    later = {"socket", "http", "steps", "address", "port", "timeout", "send_proxy", "stick"}
+    later = {"socket", "http"}
     sample, definitions = tomllib.loads(WHOLE), json_schema()["$defs"]
     tables = {
         "Process": sample["process"],
@@ -70,22 +70,29 @@ def test_the_sample_has_every_key_that_there_is() -> None:
         "FrontendBody": sample["frontends"]["imap"],
         "BackendBody": sample["backends"]["dovecot"],
         "FrontendTls": sample["frontends"]["imap"]["tls"] | sample["frontends"]["imap"]["bind"][0]["tls"],
+        "FrontendTimeouts": sample["frontends"]["imap"]["timeouts"],
+        "BackendTimeouts": sample["backends"]["dovecot"]["timeouts"],
         "ServerTls": sample["backends"]["dovecot"]["tls"],
+        "Stick": sample["backends"]["dovecot"]["stick"],
     }
     for name, table in tables.items():
         known = set(definitions[name]["properties"])
         assert known - set(table) <= later, name
         assert set(table) <= known
+    servers = [server for server in tables["BackendBody"]["servers"] if isinstance(server, dict)]
+    checks = [sample["backends"]["dovecot"]["check"], *(server.get("check") or {} for server in servers)]
+    steps = [step for check in checks for step in check.get("steps", ())]
     lists = {
         "Bind": tables["FrontendBody"]["bind"],
         "Route": tables["FrontendBody"]["routes"],
-        "Server": [server for server in tables["BackendBody"]["servers"] if isinstance(server, dict)],
+        "Server": servers,
+        "Check": checks,
+        "Step": steps,
+        "Connect": [step["connect"] for step in steps if "connect" in step],
     }
     for name, items in lists.items():
         given = set().union(*items)
-        known = set(definitions[name]["properties"])
-        assert known - given <= {"stick", "on_marked_down", "observe", "error_limit", "error_clients"}, name
-        assert given <= known
+        assert given == set(definitions[name]["properties"]), name
 
 
 @pytest.mark.parametrize(
@@ -109,6 +116,8 @@ def test_the_sample_has_every_key_that_there_is() -> None:
         ("backends.dovecot.port = 65536", "$.backends.dovecot.port"),
         ("backends.dovecot.servers = [3]", "$.backends.dovecot.servers[0]"),
         ("backends.dovecot.check = 'sometimes'", "$.backends.dovecot.check"),
+        ("backends.dovecot.check.steps = [{ expects = 'a' }]", "$.backends.dovecot.check"),
+        ("backends.dovecot.stick.prefix_v4 = 33", "$.backends.dovecot.stick"),
         ("admin.mode = 660", "$.admin.mode"),
         (
             "frontends.imap.bind = [{ address = '*:143', accept_proxy = '10.0.0.0/8' }]",
@@ -154,15 +163,27 @@ def test_variables_of_the_environment_may_stand_anywhere(lines: str) -> None:
         "process.workers = 'auto'",
         "admin = { socket = '/run/mailproxy/admin.sock', http = '127.0.0.1:8405' }",
         "frontends.imap.bind = [{ address = '*:143', mode = 'starttls' }]",
-        "backends.dovecot.redispatch = 3",
-        "backends.dovecot.stick = { on = 'source', size = '200k', expire = '30m', prefix_v4 = 32, prefix_v6 = 64 }",
-        "backends.dovecot.check = 'imap'",
-        "backends.dovecot.check.steps = [{ connect = { port = 143, tls = true } }, { expect = '* OK' }, { send = 'a1 LOGOUT' }]",
-        "backends.dovecot.check.tls = false",
+        "backends.dovecot.tls.mode = 'starttls'",
     ],
 )
 def test_it_knows_what_a_later_version_does(lines: str) -> None:
     assert refused(text(lines)) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "defaults.backend.check = {}",
+        "defaults.server.check = {}",
+        "profiles.x.backend.check = {}",
+        "profiles.x.server.check = {}",
+        "backends.dovecot.check = {}",
+        "backends.dovecot.servers = [{{ address = '192.0.2.1', check = {} }}]",
+    ],
+)
+@pytest.mark.parametrize("check", ["'tcp'", "'${CHECK}'", "false", "{ type = 'tcp' }", "{ tls = false }"])
+def test_a_check_is_a_word_a_table_or_false_wherever_it_stands(line: str, check: str) -> None:
+    assert refused(text(line.format(check))) == []
 
 
 def test_every_key_has_a_meaning() -> None:

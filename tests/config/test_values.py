@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import mailproxy
 from mailproxy.address import DescriptorAddress, TcpAddress, UnixAddress
-from mailproxy.config import LogTarget
+from mailproxy.config import LogTarget, ServerTls
 from mailproxy.config.units import parse_duration, parse_size, write_duration
 from mailproxy.config.values import (
     KINDS,
@@ -234,6 +234,9 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         frontends.imap.tls = { certificates = ["certs/imap.pem"], key = "imap.key" }
         backends.dovecot.servers = ["unix:run/dovecot.sock"]
         backends.dovecot.tls = { ca = "ca.pem", server_name = "imap.internal" }
+        backends.dovecot.check = { type = "script", address = "unix:run/check.sock", tls = { certificate = "c.pem", server_name = "a" }, steps = [
+            { connect = { address = "unix:run/step.sock", tls = { ca = "step.pem", key = "step.key", certificate = "step.crt", server_name = "a" } } },
+        ] }
     """)
     read = mailproxy.load(file)
     assert read.source == str(file)
@@ -249,6 +252,20 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert backend.servers[0].address == UnixAddress(str(tmp_path / "run/dovecot.sock"))
     assert backend.tls is not None
     assert backend.tls.ca == tmp_path / "ca.pem"
+    check = backend.servers[0].check
+    assert check is not None
+    assert check.address == UnixAddress(str(tmp_path / "run/check.sock"))
+    assert isinstance(check.tls, ServerTls)
+    assert check.tls.certificate == tmp_path / "c.pem"
+    connect = check.steps[0].connect
+    assert connect is not None
+    assert connect.address == UnixAddress(str(tmp_path / "run/step.sock"))
+    assert isinstance(connect.tls, ServerTls)
+    assert (connect.tls.ca, connect.tls.certificate, connect.tls.key) == (
+        tmp_path / "step.pem",
+        tmp_path / "step.crt",
+        tmp_path / "step.key",
+    )
 
 
 def test_a_mapping_has_its_paths_relative_to_a_folder_or_to_here(tmp_path: Path) -> None:

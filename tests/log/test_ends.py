@@ -45,11 +45,11 @@ def test_none_is_forgotten() -> None:
 
 def test_the_state_has_haproxys_letters() -> None:
     # configuration manual, section 8.5: who or what ended it, then what was going on
-    letters = {Phase.ROUTE: "R", Phase.CONNECT: "C", Phase.DATA: "D"}
+    letters = {Phase.ROUTE: "R", Phase.QUEUE: "Q", Phase.CONNECT: "C", Phase.DATA: "D"}
     for end in ENDS:
         if not end.has_message:
-            assert re.fullmatch(r"--|[CSscRIK]-|[CSscRK][CD]|PR", end.state)
-            assert end.state[1] == letters[end.phase] or end.state in ("--", "K-", "I-")
+            assert re.fullmatch(r"--|[CSscRIKD]-|[CSscRK][CDQ]|PR", end.state)
+            assert end.state[1] == letters[end.phase] or end.state in ("--", "K-", "I-", "D-")
 
 
 def test_ends_before_there_is_a_state_have_haproxys_message() -> None:
@@ -72,7 +72,7 @@ def test_the_first_letter_says_who() -> None:
         By.SERVER: {"S", "-"},
         By.TIMEOUT: {"c", "s"},
         By.ADMIN: {"K"},
-        By.PROXY: {"S", "R", "I", "P"},  # no usable server is the servers' fault there
+        By.PROXY: {"S", "R", "I", "P", "D"},  # no usable server is the servers' fault there
     }
     for end in ENDS:
         assert end.has_message or end.state[0] in letters[end.by]

@@ -90,6 +90,7 @@ class Plan:
             "[backends.mail]",
             f'timeouts = {{ server = "{self.server_ms}ms", connect = "{self.connect_ms}ms" }}',
             'check = "none"',
+            "retries = 0",
             f'servers = [{{ name = "s1", address = "{self.server[0]}:{self.server[1]}" }}]',
         ]
         return "\n".join(lines) + "\n"

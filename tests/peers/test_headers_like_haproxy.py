@@ -62,6 +62,7 @@ name = "door"
 accept_proxy = ["127.0.0.0/8"]
 
 [backends.mail]
+check = "none"
 servers = [{{ name = "s1", address = "127.0.0.1:{server}" }}]
 """
 

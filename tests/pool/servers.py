@@ -6,9 +6,21 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from random import Random as Dice
 
-from mailproxy.pool import Balance, Chance, First, LeastConn, Random, RoundRobin, Server, Source
+from mailproxy.pool import (
+    Balance,
+    Chance,
+    First,
+    LeastConn,
+    Pool,
+    Random,
+    RoundRobin,
+    Server,
+    Source,
+    StickTable,
+)
 
 ADDRESS = (("192.0.2.1", 143),)
+BALANCES = 5  # kinds
 
 
 def dice(seed: int) -> Chance:
@@ -44,3 +56,20 @@ def counts(chosen: Iterable[Server | None]) -> Counter[str]:
 def clients(number: int) -> list[bytes]:
     """Keys as of so many clients with addresses that follow each other."""
     return [(0x0A000000 + client).to_bytes(4, "big") for client in range(number)]
+
+
+def pool_of(*servers: Server, max_queue: int = 0, stick: StickTable | None = None) -> Pool[Server]:
+    """Where each server has its turn."""
+    return Pool(servers, RoundRobin(), max_queue=max_queue, stick=stick)
+
+
+def serving(pool: Pool[Server]) -> list[Server]:
+    """Who takes the sessions that come, as far as that has room."""
+    entered: list[Server] = []
+    while (server := pool.enter(avoiding=entered)) is not None:
+        entered.append(server)
+        if server in entered[:-1]:
+            break
+    for server in entered:
+        pool.leave(server)
+    return list(dict.fromkeys(entered))

@@ -13,8 +13,11 @@ results = st.lists(st.booleans(), max_size=40)
 
 
 def walk(rise: int, fall: int, word: str) -> list[str]:
-    """The words of a server before the first result and after each: ``+`` passed, ``-`` failed."""
-    health = Health(rise, fall)
+    """The words of a new server before the first result and after each: ``+`` passed, ``-`` failed."""
+    return walk_on(Health(rise, fall), word)
+
+
+def walk_on(health: Health, word: str) -> list[str]:
     seen = [str(health)]
     for result in word:
         _ = health.passed() if result == "+" else health.failed()
@@ -90,3 +93,38 @@ def test_however_it_stands_it_is_down_after_fall_failures_and_up_after_rise_pass
         assert not health.is_up
         health.passed()
     assert str(health) == "UP"
+
+
+@given(few, few, results, results)
+def test_over_a_reload_that_leaves_rise_and_fall_alone_it_counts_on_as_if_there_was_none(
+    rise: int, fall: int, before: list[bool], after: list[bool]
+) -> None:
+    old, new = Health(rise, fall), Health(rise, fall)
+    for passed in before:
+        _ = old.passed() if passed else old.failed()
+    new.take_over(old)
+    for passed in after:
+        assert str(new) == str(old)
+        changed = {counter.passed() if passed else counter.failed() for counter in (new, old)}
+        assert len(changed) == 1
+
+
+@pytest.mark.parametrize(
+    ("before", "was", "then", "words"),
+    [
+        ("", "UP 1/3", "-", ["UP 1/2", "DOWN"]),
+        ("+", "UP", "--", ["UP", "UP 1/2", "DOWN"]),
+        ("+-", "UP 2/3", "-", ["UP 1/2", "DOWN"]),
+        ("+-", "UP 2/3", "+", ["UP 1/2", "UP"]),
+        ("-", "DOWN", "++++", ["DOWN", "DOWN 1/4", "DOWN 2/4", "DOWN 3/4", "UP"]),
+        ("-+", "DOWN 1/2", "++++", ["DOWN", "DOWN 1/4", "DOWN 2/4", "DOWN 3/4", "UP"]),
+    ],
+)
+def test_over_a_reload_with_another_rise_and_fall_it_stays_up_or_down_and_is_settled_as_far_as_it_was(
+    before: str, was: str, then: str, words: list[str]
+) -> None:
+    """With rise 2 and fall 3, and then 4 and 2; what was on its way up begins that way again."""
+    old, new = Health(2, 3), Health(4, 2)
+    assert walk_on(old, before)[-1] == was
+    new.take_over(old)
+    assert walk_on(new, then) == words

@@ -20,17 +20,31 @@ class AnyQueue(RuleBasedStateMachine):
         self.served_before: dict[int, int] = {}
         self.came = 0
         self.ended: list[int] = []  # popped or left
+        self.aside: list[int] = []  # came, and wait for something else
 
     @rule()
     def join(self) -> None:
         self.came += 1
-        if self.bound and len(self.line) == self.bound:
+        if self.bound and len(self.line) >= self.bound:
             assert not self.queue.join(self.came)
             self.ended.append(self.came)
         else:
             assert self.queue.join(self.came)
             self.line.append(self.came)
             self.served_before[self.came] = 0
+
+    @rule()
+    def come_and_stand_aside(self) -> None:
+        self.came += 1
+        self.aside.append(self.came)
+
+    @rule(data=st.data())
+    def let_those_aside_stand_where_they_would_have(self, data: st.DataObject) -> None:
+        """Whatever the bound is; they stand in this line from now on, so their positions count from here."""
+        self.queue.insert(data.draw(st.permutations(self.aside)), key=lambda came: came)
+        self.served_before.update(dict.fromkeys(self.aside, 0))
+        self.line = sorted(self.line + self.aside)
+        self.aside = []
 
     @rule()
     def pop(self) -> None:
@@ -63,8 +77,8 @@ class AnyQueue(RuleBasedStateMachine):
     def agrees(self) -> None:
         assert list(self.queue) == self.line
         assert len(self.queue) == len(self.line)
-        assert self.queue.is_full == (self.bound > 0 and len(self.line) == self.bound)
-        assert sorted(self.line + self.ended) == list(range(1, self.came + 1))
+        assert self.queue.is_full == (self.bound > 0 and len(self.line) >= self.bound)
+        assert sorted(self.line + self.ended + self.aside) == list(range(1, self.came + 1))
         for place, waiter in enumerate(self.line):
             assert waiter in self.queue
             assert self.queue.ahead(waiter) == place
@@ -85,6 +99,14 @@ def test_positions_are_haproxys() -> None:
         logged[waiter] = queue.position(waiter)
         assert queue.pop() == waiter
     assert logged == {"a": 1, "b": 2, "c": 1, "d": 3}
+
+
+def test_those_who_are_let_in_later_stand_where_they_would_have_stood() -> None:
+    queue: Queue[str] = Queue(2)
+    queue.join("b")
+    queue.join("d")
+    queue.insert(["e", "a", "c"], key=ord)
+    assert [queue.pop() for _ in range(6)] == ["a", "b", "c", "d", "e", None]
 
 
 def test_who_is_not_in_it_has_no_place() -> None:

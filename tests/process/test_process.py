@@ -68,7 +68,7 @@ def echo() -> Iterator[Echo]:
 
 
 def configuration(echo: Echo, more: str = "") -> str:
-    return f'{more}\n{FRONTEND}\n[backends.b]\nservers = ["{echo.address}"]\n'
+    return f'{more}\n{FRONTEND}\n[backends.b]\nservers = ["{echo.address}"]\ncheck = "none"\n'
 
 
 def greeted(address: tuple[str, int]) -> socket.socket:

@@ -72,7 +72,8 @@ class Scene:
         }
         if servers:
             frontend["backend"] = "b"
-            mapping["backends"] = {"b": {"servers": list(servers)}}
+            # unless that is what is tried, servers hear sessions only, and each once
+            mapping["backends"] = {"b": {"servers": list(servers), "check": "none", "retries": 0}}
         if server_tls:
             mapping["backends"]["b"]["tls"] = {"ca": str(self.ca.pem)}
         merge(mapping, changes)
@@ -119,7 +120,8 @@ class Scene:
 
 
 def _lines_of(file: Path) -> list[str]:
-    return file.read_text().splitlines() if file.exists() else []
+    """Those that are written to their end."""
+    return file.read_text().rpartition("\n")[0].splitlines() if file.exists() else []
 
 
 def merge(mapping: Line, changes: Mapping[str, Any]) -> None:

@@ -58,13 +58,13 @@ async def test_connect_timeout(scene: Scene, tls: bool) -> None:
 
 @pytest.mark.parametrize("leave", ["drop", "reset"])
 async def test_client_leaves_meanwhile(scene: Scene, leave: str) -> None:
+    """Nobody waits for a server that nobody waits for."""
     nowhere: str = await scene.nursery.start(UnansweredServer().serve)
-    proxy = await scene.proxy(nowhere, backends={"b": QUICK})
+    proxy = await scene.proxy(nowhere, backends={"b": {"timeouts": {"connect": "1h"}}})
     client = await scene.dial(proxy)
     getattr(client, leave)()
     line = await scene.session()
     assert (line["end"], line["state"]) == ("client-left", "CC")
-    assert line["detail"] == "no answer in time", "what kept it waiting is not forgotten"
 
 
 async def test_no_backend(scene: Scene) -> None:
@@ -198,7 +198,7 @@ async def test_a_resolver_that_hangs_keeps_nobody_waiting(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = await scene.server()
-    monkeypatch.setattr("mailproxy.proxy.backend._FIRST_LOOK_UP_S", 0.05)
+    monkeypatch.setattr("mailproxy.proxy.resolving._FIRST_LOOK_UP_S", 0.05)
 
     async def hang(*_: object, **__: object) -> list[tuple[object, ...]]:
         await trio.sleep_forever()

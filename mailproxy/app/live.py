@@ -1,0 +1,151 @@
+"""A look at every server of a configuration: its name resolved, its check made once, as ``mailproxy check --live`` shows it."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+
+import trio
+from attrs import evolve, frozen
+
+from mailproxy import config
+from mailproxy.address import TcpAddress
+from mailproxy.app.material import Material
+from mailproxy.config.probes import ways
+from mailproxy.errors import Fault, ServerRefusedError
+from mailproxy.log import Log, open_target
+from mailproxy.net.names import literal_endpoint, look_up
+from mailproxy.protocol.check_result import CheckCode, CheckResult
+from mailproxy.proxy.backend import Backend, context_for
+from mailproxy.proxy.check import Check, checks_of
+from mailproxy.proxy.server import Checked
+
+_AT_ONCE = 100
+_HEADINGS = ("backend", "server", "address", "check", "ms", "result")
+
+
+@frozen(kw_only=True)
+class Tried:
+    """What became of one server. ``path`` is its place in the configuration; ``tried`` says in words what was done."""
+
+    path: str
+    backend: str
+    server: str
+    address: str
+    tried: str
+    checked: Checked
+
+    @property
+    def fault(self) -> Fault | None:
+        """What is wrong with it; None, too, if that could not be found out."""
+        result = self.checked.result
+        is_known = result.code not in (CheckCode.UNK, CheckCode.SOCKERR)
+        return (
+            None
+            if result.code.is_passed or not is_known
+            else Fault(self.path, f"{self.server} fails its check: {result}")
+        )
+
+
+def try_servers(settings: config.Config, material: Material) -> list[Tried]:
+    """Check every server once, many at a time; those without a check are connected to. In the order of the configuration.
+
+    Runs a trio loop of its own.
+    """
+    return trio.run(_try_all, settings, material)
+
+
+async def _try_all(settings: config.Config, material: Material) -> list[Tried]:
+    log = Log(open_target(os.devnull, None, None))  # the table says it
+    found: dict[str, Tried] = {}
+    limiter = trio.CapacityLimiter(_AT_ONCE)
+
+    async def take_turn(path: str, backend: str, check: Check) -> None:
+        async with limiter:
+            found[path] = await _try(path, backend, check)
+
+    places = [
+        (f"backends.{backend.name}.servers[{index}]", backend, server)
+        for backend in settings.backends.values()
+        for index, server in enumerate(backend.servers)
+    ]
+    async with trio.open_nursery() as nursery:
+        for path, backend, server in places:
+            check = _check_of(settings, backend, server, material, log)
+            nursery.start_soon(take_turn, path, backend.name, check)
+    return [found[path] for path, _, _ in places]
+
+
+def _check_of(
+    settings: config.Config, backend: config.Backend, server: config.Server, material: Material, log: Log
+) -> Check:
+    """Its check; where it is not checked, whether it takes connections."""
+    if server.check is None:
+        server = evolve(server, check=config.Check(type="tcp"))
+    alone = Backend(evolve(backend, servers=(server,)), material.connectors, log)
+    found = ways(settings.frontends.values(), backend.name)
+    (check,) = checks_of(alone, found, partial(context_for, material.connectors))
+    return check
+
+
+async def _try(path: str, backend: str, check: Check) -> Tried:
+    server = check.server
+    checked = await _resolved_and_checked(check)
+    address = str(server.config.address)
+    if literal_endpoint(server.config.address) is None:
+        address += f" ({', '.join(endpoint.host for endpoint in server.endpoints) or 'unknown'})"
+    return Tried(
+        path=path,
+        backend=backend,
+        server=server.name,
+        address=address,
+        tried=" + ".join(_in_words(check)),
+        checked=checked,
+    )
+
+
+async def _resolved_and_checked(check: Check) -> Checked:
+    address = check.server.config.address
+    if isinstance(address, TcpAddress) and not check.server.addresses:
+        try:
+            with trio.fail_after(check.timeout):
+                check.server.addresses = await look_up(address.host, address.port)
+        except ServerRefusedError as error:
+            return Checked(CheckResult(CheckCode.L4CON, str(error)), 0)
+        except trio.TooSlowError:
+            return Checked(CheckResult(CheckCode.L4TOUT, f"{address.host}: no name server answers"), 0)
+    if isinstance(address, TcpAddress) and any(
+        probe.port is None and probe.address is None for probe in check.probes
+    ):
+        reason = "its port is the client's, which is known only when the proxy runs"
+        return Checked(CheckResult(CheckCode.UNK, reason), 0)
+    return await check.make()
+
+
+def _in_words(check: Check) -> list[str]:
+    return [
+        f"{probe.kind}{f' :{probe.port}' if probe.port is not None else ''}{' TLS' if probe.tls is not None else ''}"
+        f"{f' {probe.send_proxy}' if probe.send_proxy != 'none' else ''}"
+        for probe in check.probes
+    ]
+
+
+def table(tried: list[Tried]) -> str:
+    """What became of the servers, a line each, for eyes."""
+    rows = [_HEADINGS, *map(_row, tried)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _row(tried: Tried) -> tuple[str, ...]:
+    result, ms = tried.checked.result, str(tried.checked.ms)
+    return (
+        tried.backend,
+        tried.server,
+        tried.address,
+        tried.tried,
+        ms,
+        f"{result.code.name} {result.info}".rstrip(),
+    )

@@ -1,0 +1,43 @@
+"""Passive observation: what the connections of real sessions tell of a server between its checks."""
+
+from __future__ import annotations
+
+from attrs import define, field
+
+
+@define
+class Observation:
+    """Counts failures in a row; ``limit`` of them, seen by ``clients`` different clients, are as much as a failed check.
+
+    HAProxy's ``observe layer4`` with ``error-limit`` and ``on-error fail-check``. The number of clients is ours: a single
+    one that does something odd over and over must not bring a server down.
+    """
+
+    limit: int
+    clients: int = 1
+    _failures: int = field(default=0, init=False)
+    _seen_by: set[str] = field(factory=set, init=False)  # never more than ``clients``
+
+    @property
+    def failures(self) -> int:
+        """In a row, since the last success or since they were last counted as a failed check."""
+        return self._failures
+
+    def connected(self) -> None:
+        """A session reached the server: all is forgotten."""
+        if self._failures:
+            self._forget()
+
+    def failed(self, client: str) -> bool:
+        """A session of this client could not be connected; True if that makes a failed check."""
+        self._failures += 1
+        if len(self._seen_by) < self.clients:
+            self._seen_by.add(client)
+        if self._failures < self.limit or len(self._seen_by) < self.clients:
+            return False
+        self._forget()
+        return True
+
+    def _forget(self) -> None:
+        self._failures = 0
+        self._seen_by.clear()

@@ -1,0 +1,283 @@
+"""One health check of one server: every connection of it, what is said there, and how it ended.
+
+It leaves no more in a server's log than a client does that logs out. A plain connect is never heard of by the server's
+program at all; everything else says goodbye in the protocol, ends its side and lets the server close.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Callable, Iterator, Sequence
+
+import trio
+from attrs import define, field, frozen
+
+from mailproxy import config
+from mailproxy.address import TcpAddress
+from mailproxy.config.probes import Probe, Way, probes
+from mailproxy.errors import ProxyError, ServerHandshakeError, ServerRefusedError
+from mailproxy.net.dial import Endpoint, connect, knock
+from mailproxy.net.names import literal_endpoint, look_up
+from mailproxy.net.talking import ServerBrokeOffError, close_in_order, receive, send_all
+from mailproxy.net.tls import Context, connect_tls
+from mailproxy.protocol.check_result import CheckCode, CheckFailedError, CheckResult, printable
+from mailproxy.protocol.dialogue import Dialogue
+from mailproxy.protocol.dialogues import DIALOGUES
+from mailproxy.protocol.script import ScriptCheck, ScriptStep, Send, compile_step
+from mailproxy.proxy.announcing import local_header
+from mailproxy.proxy.backend import Backend
+from mailproxy.proxy.server import BackendServer, Checked, tls_name
+
+_FAREWELL_S = 1.0  # for the server to close, when everything has been said
+
+_GOODBYES = {
+    "imap": b"bye LOGOUT\r\n",
+    "pop3": b"QUIT\r\n",
+    "sieve": b"LOGOUT\r\n",
+    "smtp": b"QUIT\r\n",
+    "submission": b"QUIT\r\n",
+    "lmtp": b"QUIT\r\n",
+}
+_SAYS_GOODBYE = re.compile(rb"(?i)\b(LOGOUT|QUIT)\b")
+
+
+@frozen
+class _Script:
+    """What a script says on one connection: its steps with their own time limits, and the goodbye that it forgets."""
+
+    steps: tuple[ScriptStep, ...]
+    limits: tuple[float | None, ...]
+    goodbye: bytes
+
+    @classmethod
+    def of(cls, probe: Probe) -> _Script:
+        steps = tuple(_compiled(step) for step in probe.steps)
+        said = b"".join(step.data for step in steps if isinstance(step, Send))
+        goodbye = b"" if _SAYS_GOODBYE.search(said) else _GOODBYES.get(probe.protocol, b"")
+        return cls(steps, tuple(step.timeout for step in probe.steps), goodbye)
+
+
+def _compiled(step: config.Step) -> ScriptStep:
+    return compile_step(
+        send=step.send,
+        send_hex=step.send_hex,
+        expect=step.expect,
+        expect_regex=step.expect_regex,
+        expect_hex=step.expect_hex,
+        negated=step.not_,
+    )
+
+
+@define(eq=False)
+class _Connection:
+    """One connection of a check and how it went; ``late`` is what it means if its time is up now."""
+
+    probe: Probe
+    sock: socket.socket | None = None
+    late: CheckResult = CheckResult(CheckCode.L4TOUT)
+    dialogue: Dialogue | None = None
+    result: CheckResult | None = None
+    ended: float = 0.0
+
+    def end(self, result: CheckResult) -> None:
+        """What comes after the result is for politeness alone."""
+        if self.result is None:
+            self.result, self.ended = result, trio.current_time()
+
+    def time_is_up(self) -> CheckResult:
+        result = self.late
+        if self.dialogue is not None:
+            result = self.dialogue.failure or CheckResult(CheckCode.L7TOUT, self.dialogue.awaited)
+        self.end(result)
+        return result
+
+
+@define(eq=False)
+class Check:
+    """What is done to check ``server``, again and again, ``timeout`` seconds at most until there is a result.
+
+    ``context_of`` gives TLS as its files are now.
+    """
+
+    server: BackendServer
+    probes: Sequence[Probe]
+    timeout: float
+    context_of: Callable[[config.ServerTls], Context]
+    _scripts: dict[Probe, _Script] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._scripts = {probe: _Script.of(probe) for probe in self.probes if probe.kind == "script"}
+
+    async def make(self) -> Checked:
+        """Make it once; the first connection that fails is its result. Raises nothing for what servers do."""
+        result, spent = CheckResult(CheckCode.UNK), 0.0
+        for probe in self.probes:
+            connection = _Connection(probe)
+            began = trio.current_time()
+            result = await self._connect_and_talk(connection, self.timeout - spent)
+            spent += connection.ended - began  # how long the server takes to close afterwards is not counted
+            if not result.code.is_passed:
+                break
+        return Checked(result, int(spent * 1000))
+
+    async def _connect_and_talk(self, connection: _Connection, seconds: float) -> CheckResult:
+        try:
+            with trio.move_on_after(seconds) as limit:
+                try:
+                    await self._open(connection)
+                    await self._talk(connection)
+                except CheckFailedError as failed:
+                    connection.end(failed.result)
+            result = connection.result or connection.time_is_up()
+            if not limit.cancelled_caught and connection.sock is not None:
+                await self._take_leave(connection, result)
+            return result
+        finally:
+            if connection.sock is not None:
+                connection.sock.close()
+
+    # The connection
+
+    async def _open(self, connection: _Connection) -> None:
+        """Connect, send the PROXY header, make the handshake."""
+        probe = connection.probe
+        endpoints = await self._endpoints(probe)
+        try:
+            if probe.kind == "tcp" and probe.tls is None and probe.send_proxy == "none":
+                await knock(endpoints, probe.port)
+                return
+            connection.sock, _ = await connect(endpoints, probe.port)
+        except ServerRefusedError as error:
+            raise _failed(CheckCode.L4CON, error.reason) from None
+        except ProxyError as error:
+            raise _failed(CheckCode.SOCKERR, str(error)) from None
+        if probe.send_proxy != "none":
+            await _say(connection, local_header(probe.send_proxy, connection.sock))
+        if probe.tls is not None and probe.tls.mode == "implicit":
+            await self._secure(connection, probe.tls)
+
+    async def _endpoints(self, probe: Probe) -> Sequence[Endpoint]:
+        if probe.address is None:
+            if not self.server.addresses:
+                raise _failed(CheckCode.L4CON, self.server.unresolved)
+            return [endpoint.with_port(probe.port) for endpoint in self.server.endpoints]
+        endpoint = literal_endpoint(probe.address)
+        return await _look_up(probe) if endpoint is None else [endpoint.with_port(probe.port)]
+
+    async def _secure(self, connection: _Connection, tls: config.ServerTls) -> None:
+        sock, connection.sock = connection.sock, None  # it is closed there, if it comes to that
+        assert sock is not None  # noqa: S101 - it was opened
+        connection.late = CheckResult(CheckCode.L6TOUT)
+        # an address of the check's own is another way to the same server
+        own, other = self.server.config.address, connection.probe.address
+        name = tls_name(tls, own if other is None or literal_endpoint(own) is None else other)
+        try:
+            connection.sock = await connect_tls(sock, self.context_of(tls), name)
+        except ServerHandshakeError as error:
+            raise _failed(CheckCode.L6RSP, str(error)) from None
+
+    # What is said
+
+    async def _talk(self, connection: _Connection) -> None:
+        probe = connection.probe
+        opened = CheckResult(CheckCode.L4OK if probe.tls is None else CheckCode.L6OK)
+        if probe.kind in ("tcp", "tls") or (probe.kind == "script" and not probe.steps):
+            connection.end(opened)
+            return
+        if probe.kind == "script":
+            script = self._scripts[probe]
+            connection.dialogue = dialogue = ScriptCheck(script.steps, first=probe.first)
+            await self._follow(connection, dialogue, script.limits)
+        else:
+            upgrades = probe.tls is not None and probe.tls.mode == "starttls"
+            connection.dialogue = DIALOGUES[probe.kind](starttls=upgrades)
+            await self._hold(connection, connection.dialogue)
+        connection.end(connection.dialogue.result)
+
+    async def _hold(self, connection: _Connection, dialogue: Dialogue) -> None:
+        """A dialogue to its end, with TLS where it asks for it."""
+        await _say(connection, dialogue.hello())
+        while not dialogue.is_over:
+            if dialogue.wants_tls:
+                assert connection.probe.tls is not None  # noqa: S101 - or it would not ask
+                connection.dialogue = None
+                await self._secure(connection, connection.probe.tls)
+                connection.dialogue = dialogue
+                said = dialogue.tls_started()
+            else:
+                said = dialogue.receive(await _hear(connection))
+            await _say(connection, said)
+
+    async def _follow(
+        self, connection: _Connection, script: ScriptCheck, limits: Sequence[float | None]
+    ) -> None:
+        """A script to its end, each step within its own time."""
+        await _say(connection, script.hello())
+        while not script.is_over:
+            step, limit = script.step, limits[script.step - connection.probe.first]
+            with trio.move_on_after(limit if limit is not None else float("inf")) as scope:
+                while script.step == step and not script.is_over:
+                    await _say(connection, script.receive(await _hear(connection)))
+            if scope.cancelled_caught:
+                await _say(connection, script.step_time_is_up())
+
+    async def _take_leave(self, connection: _Connection, result: CheckResult) -> None:
+        """Say goodbye where that has not been said, and let the server close."""
+        sock, probe = connection.sock, connection.probe
+        assert sock is not None  # noqa: S101 - it is open
+        with trio.move_on_after(_FAREWELL_S):
+            try:
+                if probe.kind == "script" and self._scripts[probe].goodbye:
+                    await send_all(sock, self._scripts[probe].goodbye)
+                elif result.code.is_passed and probe.kind in ("tcp", "tls") and probe.protocol in DIALOGUES:
+                    await self._hold(connection, DIALOGUES[probe.protocol]())
+            except (ServerBrokeOffError, CheckFailedError):
+                return
+        await close_in_order(sock, _FAREWELL_S)
+
+
+def checks_of(
+    backend: Backend, ways: Sequence[Way], context_of: Callable[[config.ServerTls], Context]
+) -> Iterator[Check]:
+    """The checks of a backend's servers, of those that are to be checked; ``ways`` lead to it."""
+    settings = backend.config
+    for server in backend.servers:
+        planned = probes(server.config, settings.protocol, ways)
+        if planned and server.config.check is not None:
+            timeout = server.config.check.timeout or settings.timeouts.check
+            yield Check(server, planned, timeout, context_of)
+
+
+def _failed(code: CheckCode, info: str) -> CheckFailedError:
+    return CheckFailedError(CheckResult(code, printable(info)))
+
+
+async def _say(connection: _Connection, data: bytes) -> None:
+    assert connection.sock is not None  # noqa: S101 - it is open
+    try:
+        await send_all(connection.sock, data)
+    except ServerBrokeOffError as error:
+        raise _broke_off(connection, error) from None
+
+
+async def _hear(connection: _Connection) -> bytes:
+    assert connection.sock is not None  # noqa: S101 - it is open
+    try:
+        return await receive(connection.sock)
+    except ServerBrokeOffError as error:
+        raise _broke_off(connection, error) from None
+
+
+def _broke_off(connection: _Connection, error: ServerBrokeOffError) -> CheckFailedError:
+    """Once a dialogue has its failure, it is no news that the connection fails, too."""
+    said = connection.dialogue.failure if connection.dialogue is not None else None
+    return CheckFailedError(said) if said is not None else _failed(CheckCode.L4CON, str(error))
+
+
+async def _look_up(probe: Probe) -> Sequence[Endpoint]:
+    assert isinstance(probe.address, TcpAddress)  # noqa: S101 - other addresses have no names
+    try:
+        return await look_up(probe.address.host, probe.port)
+    except ServerRefusedError as error:
+        raise _failed(CheckCode.L4CON, str(error)) from None

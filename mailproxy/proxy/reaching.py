@@ -1,0 +1,227 @@
+"""A session at its backend: a place at a server, or in the line for one; attempts to connect, and another server if they fail.
+
+Nothing of the client's has gone to a server before ``reach`` returns, so whatever fails here may be tried again: a refused
+connection, one that is not made in time, a TLS handshake. What ends it for good is a ``SessionEndedError``.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+from collections.abc import Collection
+
+import trio
+from attrs import define, field
+
+from mailproxy.errors import ProxyError, ServerHandshakeError, ServerRefusedError
+from mailproxy.log import ends
+from mailproxy.log.ends import End
+from mailproxy.log.record import SessionRecord, ms
+from mailproxy.net.dial import connect
+from mailproxy.net.leaving import LeaveWatch
+from mailproxy.net.proxy_header import send_header
+from mailproxy.net.tls import connect_tls, has_left
+from mailproxy.pool import Attempts, Next, Waiter
+from mailproxy.proxy.backend import Backend
+from mailproxy.proxy.caller import Caller
+from mailproxy.proxy.ended import SessionEndedError
+from mailproxy.proxy.server import BackendServer
+
+_LONGEST_PAUSE_S = 1.0  # before the same server is tried again; HAProxy's turn-around
+
+# A client that has ended its side may still read what a server says that answers soon: ``nc`` does, and many a probe.
+_HEARING_S = 0.2
+
+
+@define(eq=False)
+class Visit:
+    """``scope`` is the session's: cancelled from here, ``cut_short`` tells why. ``stopped``: what its end is if the operator
+    stops it now. ``server`` is the one that it has a place at.
+    """
+
+    backend: Backend
+    caller: Caller
+    record: SessionRecord
+    scope: trio.CancelScope
+    server: BackendServer | None = field(default=None, init=False)
+    stopped: End = field(default=ends.STOPPED_CONNECTING, init=False)
+    cut_short: End = field(default=ends.CLIENT_LEFT, init=False)
+    _attempt: trio.CancelScope | None = field(default=None, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.backend.sessions += 1
+
+    async def reach(self, clients: LeaveWatch) -> socket.socket:
+        """The connection to a server, which the caller closes."""
+        client = self.caller.sock
+        clients.watch(client, self._client_left)
+        try:
+            sock = await self._reach()
+        finally:
+            clients.forget(client)
+        self.scope.deadline = math.inf
+        return sock
+
+    def leave(self) -> None:
+        """Give the place back; at the end of the session."""
+        self.backend.sessions -= 1
+        self._give_back()
+
+    def server_went(self, *, shut_down: bool) -> None:
+        """The server is down: attempts need not go on, and sessions end if that is wished."""
+        if self._attempt is not None:
+            self._attempt.cancel()
+        elif shut_down:
+            self.cut_short = ends.SERVER_DOWN
+            self.scope.cancel()
+
+    def _client_left(self) -> None:
+        if self.stopped is ends.STOPPED_QUEUED:
+            self.cut_short = ends.QUEUE_LEFT
+            self.scope.cancel()
+        else:
+            self.scope.deadline = trio.current_time() + _HEARING_S
+
+    async def _reach(self) -> socket.socket:
+        backend, record, settings = self.backend, self.record, self.backend.config
+        key = backend.client_key(self.caller)
+        wanted = backend.stuck(key)
+        server = await self._place(key, wanted=wanted)
+        began = trio.current_time()
+        attempts = Attempts(settings.retries, settings.redispatch)
+        tried: set[BackendServer] = set()
+        while True:
+            try:
+                sock = await self._try(server)
+            except SessionEndedError as failure:
+                if self._is_again(failure, server, attempts, belongs=server is wanted):
+                    await self._pause()
+                    if server.takes_back or not settings.redispatch:
+                        continue
+                tried.add(server)
+                server = await self._elsewhere(failure, server, tried, key)
+            else:
+                backend.connected(server, key)
+                record.connect_ms = ms(trio.current_time() - began)
+                return sock
+
+    # A place
+
+    async def _place(
+        self,
+        key: int | None,
+        *,
+        wanted: BackendServer | None = None,
+        avoiding: Collection[BackendServer] = (),
+    ) -> BackendServer:
+        backend = self.backend
+        server = backend.enter(key, wanted=wanted, avoiding=avoiding)
+        if server is None:
+            if wanted is None and not backend.pool.can_serve:
+                raise SessionEndedError(ends.NO_SERVER, backend.why_none())
+            server = await self._wait(wanted)
+        self.server = server
+        server.visitors.add(self)
+        self.record.server = server.name
+        self.record.queue_ms = max(self.record.queue_ms, 0)
+        return server
+
+    async def _wait(self, wanted: BackendServer | None) -> BackendServer:
+        """In the line, first come, first served."""
+        backend, record, began, woken = self.backend, self.record, trio.current_time(), trio.Event()
+        waiter = Waiter(woken.set, wanted)
+        if not backend.line_up(waiter):
+            raise SessionEndedError(
+                ends.QUEUE_FULL, f"{backend.pool.waiting} wait already, which is max_queue"
+            )
+        self.stopped = ends.STOPPED_QUEUED
+        try:
+            with trio.move_on_after(backend.config.timeouts.queue):
+                await woken.wait()
+            server, waiter.server = waiter.server, None
+        finally:
+            backend.pool.quit(waiter)  # a place that came too late goes on to the next
+            record.queue_ms = max(record.queue_ms, 0) + ms(trio.current_time() - began)
+            record.server_queue, record.backend_queue = waiter.server_queue, waiter.backend_queue
+        if server is None:
+            raise SessionEndedError(ends.QUEUE_TIMEOUT)
+        self.stopped = ends.STOPPED_CONNECTING
+        return server
+
+    def _give_back(self) -> None:
+        server, self.server = self.server, None
+        if server is not None:
+            server.visitors.discard(self)
+            self.backend.pool.leave(server)
+
+    # Attempts
+
+    async def _try(self, server: BackendServer) -> socket.socket:
+        """One attempt. Raises SessionEndedError with what is the end unless another one follows."""
+        port = self.caller.port
+        try:
+            with trio.move_on_after(self.backend.config.timeouts.connect) as self._attempt:
+                sock, endpoint = await connect(server.endpoints, port)
+                if server.announcer is not None:
+                    send_header(sock, server.announcer.header(self.caller))
+                if server.context is not None:
+                    sock = await connect_tls(sock, server.context, server.server_name)
+                self.record.server_address = endpoint.text(port)
+                return sock
+        except ServerHandshakeError as error:
+            raise SessionEndedError(ends.SERVER_HANDSHAKE_FAILED, error) from None
+        except ServerRefusedError as error:
+            raise SessionEndedError(ends.SERVER_REFUSED, error) from None
+        except ProxyError as error:
+            raise SessionEndedError(ends.OUT_OF_RESOURCES, error) from None
+        finally:
+            self._attempt = None
+        if not server.takes_back:
+            raise SessionEndedError(ends.SERVER_REFUSED, f"{server.name} is {server.status} now")
+        raise SessionEndedError(ends.CONNECT_TIMEOUT, "no answer in time")
+
+    def _is_again(
+        self, failure: SessionEndedError, server: BackendServer, attempts: Attempts, *, belongs: bool
+    ) -> bool:
+        """Count the failure; is the same server tried again, and not another one? Raises it if nothing is tried any more."""
+        if failure.end is ends.OUT_OF_RESOURCES:
+            raise failure
+        self.backend.not_connected(server, self.caller, failure.detail)
+        following = attempts.failed(
+            is_up=server.takes_back, belongs=belongs, has_others=self.backend.has_others(server)
+        )
+        if following is Next.GIVE_UP:
+            raise self._left_or(failure)
+        self.record.retries = attempts.made
+        if following is Next.AGAIN:
+            server.counts.retries += 1
+        return following is Next.AGAIN
+
+    async def _elsewhere(
+        self, failure: SessionEndedError, server: BackendServer, tried: set[BackendServer], key: int | None
+    ) -> BackendServer:
+        """Another server, if there is one; the failure if there is none at all any more."""
+        server.counts.redispatches += 1
+        self.record.redispatched = True
+        self._give_back()
+        if not self.backend.pool.can_serve:
+            raise self._left_or(failure)
+        other = await self._place(key, avoiding=tried)
+        if other in tried:
+            await self._pause()
+        return other
+
+    async def _pause(self) -> None:
+        """Whoever comes back at once finds what it has found; shorter if the server is marked down meanwhile."""
+        seconds = min(self.backend.config.timeouts.connect, _LONGEST_PAUSE_S)
+        try:
+            with trio.move_on_after(seconds) as self._attempt:
+                await trio.sleep_forever()
+        finally:
+            self._attempt = None
+
+    def _left_or(self, failure: SessionEndedError) -> SessionEndedError:
+        """The failure, unless the client has left meanwhile: then nobody waits for that server any more."""
+        if has_left(self.caller.sock):
+            return SessionEndedError(ends.CLIENT_LEFT, failure.detail)
+        return failure

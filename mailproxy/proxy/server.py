@@ -1,0 +1,68 @@
+"""A server at work: the pool's server with what it takes to reach it, who is there, and what its checks said."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import trio
+from attrs import define, field, frozen
+
+from mailproxy import config
+from mailproxy.address import ServerAddress, TcpAddress
+from mailproxy.net.dial import Endpoint
+from mailproxy.net.tls import Context
+from mailproxy.pool import Observation, Server
+from mailproxy.protocol.check_result import CheckResult
+from mailproxy.proxy.announcing import Announcer
+
+
+class Visitor(Protocol):
+    """A session that has a place at a server."""
+
+    def server_went(self, *, shut_down: bool) -> None:
+        """The server is down or in maintenance; ``shut_down``: sessions there are to end."""
+
+
+@frozen
+class Checked:
+    """The outcome of the last check: how it ended, how long it took in milliseconds, -1 where nobody measured."""
+
+    result: CheckResult
+    ms: int
+
+
+@define(eq=False, kw_only=True)
+class BackendServer(Server):
+    """A server with what it takes to reach it. ``nap`` is what its checks wait in for the next one to be due."""
+
+    config: config.Server
+    context: Context | None
+    announcer: Announcer | None
+    unresolved: str = field(default="not looked up yet")
+    visitors: set[Visitor] = field(factory=set)
+    checked: Checked | None = field(default=None)
+    observation: Observation | None = field(default=None)
+    nap: trio.CancelScope = field(factory=trio.CancelScope)
+
+    @property
+    def server_name(self) -> str | None:
+        """The name to ask for and to verify."""
+        return tls_name(self.config.tls, self.config.address)
+
+    def check_soon(self, seconds: float = 0.0) -> None:
+        """Let the next check come after so long at most."""
+        self.nap.deadline = min(self.nap.deadline, trio.current_time() + seconds)
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """What to connect to; empty while a host name has no address."""
+        return self.addresses  # type: ignore[return-value]  # the pool knows them as opaque values
+
+
+def tls_name(tls: config.ServerTls | None, address: ServerAddress) -> str | None:
+    """The name that a server at this address is asked for and verified by."""
+    if tls is not None and tls.server_name is not None:
+        return tls.server_name
+    if not isinstance(address, TcpAddress):
+        return None
+    return address.host.rstrip(".")  # certificates have names without the root's dot
