@@ -174,7 +174,7 @@ class Backend:
         """A session could not be connected to the server."""
         server.counts.connect_errors += 1
         seen = server.observation
-        if seen is None or server.state is State.MAINT:
+        if seen is None or not server.takes_back:  # it is known already
             return
         if seen.failed(caller.host):
             info = (

@@ -6,6 +6,7 @@ program at all; everything else says goodbye in the protocol, ends its side and 
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -224,17 +225,20 @@ class Check:
 
     async def _take_leave(self, connection: _Connection, result: CheckResult) -> None:
         """Say goodbye where that has not been said, and let the server close."""
-        sock, probe = connection.sock, connection.probe
-        assert sock is not None  # noqa: S101 - it is open
-        with trio.move_on_after(_FAREWELL_S):
-            try:
-                if probe.kind == "script" and self._scripts[probe].goodbye:
-                    await send_all(sock, self._scripts[probe].goodbye)
-                elif result.code.is_passed and probe.kind in ("tcp", "tls") and probe.protocol in DIALOGUES:
-                    await self._hold(connection, DIALOGUES[probe.protocol]())
-            except (ServerBrokeOffError, CheckFailedError):
-                return
-        await close_in_order(sock, _FAREWELL_S)
+        probe = connection.probe
+        if probe.kind in ("tcp", "tls", "script"):
+            with trio.move_on_after(_FAREWELL_S):
+                await self._say_goodbye(connection, result)
+        if connection.sock is not None:
+            await close_in_order(connection.sock, _FAREWELL_S)
+
+    async def _say_goodbye(self, connection: _Connection, result: CheckResult) -> None:
+        probe = connection.probe
+        with contextlib.suppress(CheckFailedError):
+            if probe.kind == "script":
+                await _say(connection, self._scripts[probe].goodbye)
+            elif result.code.is_passed and probe.protocol in DIALOGUES:
+                await self._hold(connection, DIALOGUES[probe.protocol]())
 
 
 def checks_of(
