@@ -50,29 +50,33 @@ class LeastConn(Balance):
     """
 
     _servers: list[tuple[Server, float]] = field(factory=list, init=False)
+    _places: dict[Server, int] = field(factory=dict, init=False)
     _turn: int = field(default=0, init=False)
 
     def renew(self, servers: Sequence[Server]) -> None:
         """See Balance. The turn goes to the next one that is still there."""
-        places = {server: place for place, server in enumerate(servers)}
+        self._places = places = {server: place for place, server in enumerate(servers)}
         turns = (server for server, _ in self._servers[self._turn :] + self._servers[: self._turn])
         self._turn = next((places[server] for server in turns if server in places), 0)
         self._servers = [(server, server.effective_weight) for server in servers]
 
     def _next(self, key: bytes | None, avoiding: Collection[Server]) -> Server | None:  # noqa: ARG002 - source's
         best: Server | None = None
-        least, place, turn = float("inf"), 0, self._turn
+        least, turn = float("inf"), self._turn
         # Starting behind the last choice makes equals take turns: only a smaller load displaces an earlier server.
-        for index, (server, weight) in enumerate(self._servers[turn:] + self._servers[:turn]):
+        for server, weight in self._servers[turn:] + self._servers[:turn] if turn else self._servers:
             sessions = server.sessions
-            load = (sessions + 1) / weight if sessions else 0.0
+            if not sessions:
+                load = 0.0
+            elif (load := (sessions + 1) / weight) >= least:
+                continue
             # Fullness costs more to ask for than the load to compute, and few servers are better than all before them.
             if load < least and not server.is_full and server not in avoiding:
-                best, least, place = server, load, index
+                best, least = server, load
                 if not sessions:
                     break  # nobody can have less
         if best is not None:
-            self._turn = (turn + place + 1) % len(self._servers)
+            self._turn = (self._places[best] + 1) % len(self._servers)
         return best
 
 
