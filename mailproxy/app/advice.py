@@ -153,14 +153,13 @@ def _about_pool(backend: Backend) -> Iterator[Fault]:
             f"{path}.balance",
             '"first" fills a server up before it takes the next: give servers max_sessions, or nobody goes past the first',
         )
-    ends = [
-        server.name for server in backend.servers if server.on_marked_down != "none" and server.check is None
-    ]
-    if ends:
-        yield Fault(
-            f"{path}.on_marked_down",
-            f"{ends[0]} is not checked, so nothing but maintenance takes it down: give it a check",
-        )
+    for index, server in enumerate(backend.servers):
+        if server.on_marked_down != "none" and server.check is None:
+            own = server.on_marked_down != backend.on_marked_down
+            yield Fault(
+                f"{path}.servers[{index}].on_marked_down" if own else f"{path}.on_marked_down",
+                f"{server.name} is not checked, so nothing but maintenance takes it down: give it a check",
+            )
 
 
 def _about_proxy_header(backend: Backend) -> Iterator[Fault]:

@@ -40,11 +40,9 @@ class Tried:
         """What is wrong with it; None, too, if that could not be found out."""
         result = self.checked.result
         is_known = result.code not in (CheckCode.UNK, CheckCode.SOCKERR)
-        return (
-            None
-            if result.code.is_passed or not is_known
-            else Fault(self.path, f"{self.server} fails its check: {result}")
-        )
+        if result.code.is_passed or not is_known:
+            return None
+        return Fault(self.path, f"{self.server} is not fit for sessions: {result}")
 
 
 def try_servers(settings: config.Config, material: Material) -> list[Tried]:
@@ -119,7 +117,9 @@ async def _resolved_and_checked(check: Check) -> Checked:
     ):
         reason = "its port is the client's, which is known only when the proxy runs"
         return Checked(CheckResult(CheckCode.UNK, reason), 0)
-    return await check.make()
+    outcomes: list[Checked] = []
+    await check.make(outcomes.append)
+    return outcomes[0]
 
 
 def _in_words(check: Check) -> list[str]:

@@ -188,13 +188,21 @@ async def connect_tls(sock: socket.socket, context: ssl.SSLContext, server_name:
         )
         await _handshake(tls)
     except (OSError, ValueError) as error:  # ValueError: a name that cannot be one
-        (tls or sock).close()
+        _part_from(tls or sock)
         text = reason(error) if isinstance(error, ssl.SSLError) else str(error)
         raise ServerHandshakeError(text) from None
     except BaseException:
         (tls or sock).close()
         raise
     return tls
+
+
+def _part_from(sock: socket.socket) -> None:
+    """Close to somebody who has spoken on: what is there is read away, or the connection would be reset instead."""
+    with contextlib.suppress(OSError):
+        while socket.socket.recv(sock, _TAKEN_BYTES):
+            pass
+    sock.close()
 
 
 async def _handshake(tls: ssl.SSLSocket) -> None:

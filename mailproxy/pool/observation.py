@@ -28,15 +28,16 @@ class Observation:
         if self._failures:
             self._forget()
 
-    def failed(self, client: str) -> bool:
-        """A session of this client could not be connected; True if that makes a failed check."""
+    def failed(self, client: str) -> int:
+        """A session of this client could not be connected; how many did in a row, if that makes a failed check, else 0."""
         self._failures += 1
         if len(self._seen_by) < self.clients:
             self._seen_by.add(client)
         if self._failures < self.limit or len(self._seen_by) < self.clients:
-            return False
+            return 0
+        failures = self._failures
         self._forget()
-        return True
+        return failures
 
     def _forget(self) -> None:
         self._failures = 0

@@ -41,7 +41,7 @@ class Waiter(Generic[S]):
 @frozen(kw_only=True)
 class Change(Generic[S]):
     """What became of a server. ``requeued``: waiters who lost it, or who got it; ``active`` and ``backup``: how many servers
-    can be used now.
+    can be used now; ``emptied``: there was one before.
     """
 
     server: S
@@ -50,6 +50,7 @@ class Change(Generic[S]):
     requeued: int
     active: int
     backup: int
+    emptied: bool
 
     @property
     def left_service(self) -> bool:
@@ -223,12 +224,22 @@ class Pool(Generic[S]):
         if _serves(after) and not _serves(before):
             server.up_since = now if server.slow_start else None
             server.throttle = ramp(server, now)
+        could_serve = self.can_serve
         self.renew()
-        requeued = self._let_go(server) if not server.takes_back else 0
-        requeued += self._admit_all(server)
+        lost = self._let_go(server) if not server.takes_back else []
+        requeued = len(lost) + self._admit_all(server)
+        for waiter in lost:
+            if waiter.server is not None:
+                waiter.backend_queue = 0  # it went from one line to a place, and did not wait in the other
         active, backup = self.usable
         return Change(
-            server=server, before=before, after=after, requeued=requeued, active=active, backup=backup
+            server=server,
+            before=before,
+            after=after,
+            requeued=requeued,
+            active=active,
+            backup=backup,
+            emptied=could_serve and not self.can_serve,
         )
 
     @property
@@ -274,17 +285,17 @@ class Pool(Generic[S]):
                 return server, self._line  # type: ignore[return-value]  # it has no others
         return first
 
-    def _let_go(self, server: S) -> int:
+    def _let_go(self, server: S) -> list[Waiter[S]]:
         """Those who wait for this server alone have any other now, and their place in the line by when they came."""
         lost = list(self._lines[server])
         if not lost:
-            return 0
+            return []
         for waiter in lost:
             self._note_position(waiter)
             waiter.wanted = None
         self._lines[server] = Queue()
         self._line.insert(lost, key=lambda waiter: waiter.came)
-        return len(lost)
+        return lost
 
     # Warming up
 

@@ -5,7 +5,7 @@ sends. Driven like this, with the time limit, the connection and TLS in the driv
 
     async def talk(stream, dialogue):  # -> CheckResult
         await stream.send_all(dialogue.hello())             # nothing, for servers that speak first
-        while not dialogue.is_over:
+        while not dialogue.is_over:                         # from is_decided on, for politeness alone
             if dialogue.wants_tls:
                 stream = await handshake(stream)            # its failure is L6RSP, its time limit L6TOUT
                 said = dialogue.tls_started()
@@ -45,13 +45,18 @@ class Dialogue(ABC):
     """The first thing that was not as it should be; also before it is over."""
 
     @property
+    def is_decided(self) -> bool:
+        """Is the result known? What follows is the goodbye, and nothing that befalls it matters any more."""
+        return self.is_over
+
+    @property
     @abstractmethod
     def awaited(self) -> str:
         """What the server owes: the information of a time-out."""
 
     @property
     def result(self) -> CheckResult:
-        """How it went, once it is over."""
+        """How it went, once it is decided."""
         return self.failure or CheckResult(CheckCode.L7OK)
 
     def hello(self) -> bytes:

@@ -104,6 +104,11 @@ class GreetedDialogue(Dialogue):
         return f"<{type(self).__name__} {self.state.name} {self.failure or ''}>"
 
     @property
+    def is_decided(self) -> bool:
+        # a server that is well, or that is not, is so before it has answered the goodbye
+        return self.state in (State.GOODBYE, State.OVER)
+
+    @property
     def awaited(self) -> str:
         return self.state.value
 

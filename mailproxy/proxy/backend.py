@@ -176,11 +176,8 @@ class Backend:
         seen = server.observation
         if seen is None or not server.takes_back:  # it is known already
             return
-        if seen.failed(caller.host):
-            info = (
-                f"Detected {server.config.error_limit} consecutive errors, "
-                f"last one was: L4 unsuccessful connection ({why})"
-            )
+        if errors := seen.failed(caller.host):
+            info = f"Detected {errors} consecutive errors, last one was: L4 unsuccessful connection ({why})"
             self.judge(server, Checked(CheckResult(CheckCode.HANA, printable(info)), _UNMEASURED_MS))
             if (check := server.config.check) is not None:
                 server.check_soon(check.fast_interval or check.interval)
@@ -231,7 +228,7 @@ class Backend:
         server = change.server
         for sentence in sentences(change, Situation(self.name, self.pool.waiting), checked):
             self._tell(event, sentence, server, change)
-        if not change.active and not change.backup and not server.is_usable:
+        if change.emptied:
             self._log.event(BACKEND_DOWN, f"backend {self.name} has no server available!", backend=self.name)
         if server.throttle < 1.0:
             self._warming.set()

@@ -1,7 +1,7 @@
 """One health check of one server: every connection of it, what is said there, and how it ended.
 
 It leaves no more in a server's log than a client does that logs out. A plain connect is never heard of by the server's
-program at all; everything else says goodbye in the protocol, ends its side and lets the server close.
+program at all, unless that listens on a Unix socket; everything else says goodbye in the protocol, ends its side and lets the server close.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 
 import trio
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from mailproxy import config
 from mailproxy.address import TcpAddress
@@ -22,10 +22,10 @@ from mailproxy.net.dial import Endpoint, connect, knock
 from mailproxy.net.names import literal_endpoint, look_up
 from mailproxy.net.talking import ServerBrokeOffError, close_in_order, receive, send_all
 from mailproxy.net.tls import Context, connect_tls
-from mailproxy.protocol.check_result import CheckCode, CheckFailedError, CheckResult, printable
+from mailproxy.protocol.check_result import INFO_MAX, CheckCode, CheckFailedError, CheckResult, printable
 from mailproxy.protocol.dialogue import Dialogue
 from mailproxy.protocol.dialogues import DIALOGUES
-from mailproxy.protocol.script import ScriptCheck, ScriptStep, Send, compile_step
+from mailproxy.protocol.script import ScriptCheck, ScriptStep, compile_step
 from mailproxy.proxy.announcing import local_header
 from mailproxy.proxy.backend import Backend
 from mailproxy.proxy.server import BackendServer, Checked, tls_name
@@ -45,18 +45,14 @@ _SAYS_GOODBYE = re.compile(rb"(?i)\b(LOGOUT|QUIT)\b")
 
 @frozen
 class _Script:
-    """What a script says on one connection: its steps with their own time limits, and the goodbye that it forgets."""
+    """What a script does on one connection: its steps with their own time limits."""
 
     steps: tuple[ScriptStep, ...]
     limits: tuple[float | None, ...]
-    goodbye: bytes
 
     @classmethod
     def of(cls, probe: Probe) -> _Script:
-        steps = tuple(_compiled(step) for step in probe.steps)
-        said = b"".join(step.data for step in steps if isinstance(step, Send))
-        goodbye = b"" if _SAYS_GOODBYE.search(said) else _GOODBYES.get(probe.protocol, b"")
-        return cls(steps, tuple(step.timeout for step in probe.steps), goodbye)
+        return cls(tuple(map(_compiled, probe.steps)), tuple(step.timeout for step in probe.steps))
 
 
 def _compiled(step: config.Step) -> ScriptStep:
@@ -76,6 +72,7 @@ class _Connection:
 
     probe: Probe
     sock: socket.socket | None = None
+    said: bytes = b""
     late: CheckResult = CheckResult(CheckCode.L4TOUT)
     dialogue: Dialogue | None = None
     result: CheckResult | None = None
@@ -110,33 +107,44 @@ class Check:
     def __attrs_post_init__(self) -> None:
         self._scripts = {probe: _Script.of(probe) for probe in self.probes if probe.kind == "script"}
 
-    async def make(self) -> Checked:
-        """Make it once; the first connection that fails is its result. Raises nothing for what servers do."""
-        result, spent = CheckResult(CheckCode.UNK), 0.0
-        for probe in self.probes:
+    async def make(self, tell: Callable[[Checked], None]) -> None:
+        """Make it once. Raises nothing for what servers do.
+
+        ``tell`` gets the outcome, which is that of the first connection that fails, as soon as it is known: politeness has
+        its own time.
+        """
+        spent = 0.0
+        for place, probe in enumerate(self.probes, 1):
             connection = _Connection(probe)
             began = trio.current_time()
-            result = await self._connect_and_talk(connection, self.timeout - spent)
-            spent += connection.ended - began  # how long the server takes to close afterwards is not counted
-            if not result.code.is_passed:
-                break
-        return Checked(result, int(spent * 1000))
+            try:
+                result = await self._connect_and_talk(connection, max(self.timeout - spent, 0.0))
+                spent += connection.ended - began
+                is_told = place == len(self.probes) or not result.code.is_passed
+                if is_told:
+                    tell(Checked(self._placed(result, probe), int(spent * 1000)))
+                await self._take_leave(connection, result)
+            finally:
+                if connection.sock is not None:
+                    connection.sock.close()
+            if is_told:
+                return
+
+    def _placed(self, result: CheckResult, probe: Probe) -> CheckResult:
+        """With the port where it could be one of several."""
+        if result.code.is_passed or len(self.probes) == 1 or probe.port is None:
+            return result
+        place = f" at port {probe.port}"
+        return evolve(result, info=f"{result.info[: INFO_MAX - len(place)]}{place}".lstrip())
 
     async def _connect_and_talk(self, connection: _Connection, seconds: float) -> CheckResult:
-        try:
-            with trio.move_on_after(seconds) as limit:
-                try:
-                    await self._open(connection)
-                    await self._talk(connection)
-                except CheckFailedError as failed:
-                    connection.end(failed.result)
-            result = connection.result or connection.time_is_up()
-            if not limit.cancelled_caught and connection.sock is not None:
-                await self._take_leave(connection, result)
-            return result
-        finally:
-            if connection.sock is not None:
-                connection.sock.close()
+        with trio.move_on_after(seconds):
+            try:
+                await self._open(connection)
+                await self._talk(connection)
+            except CheckFailedError as failed:
+                connection.end(failed.result)
+        return connection.result or connection.time_is_up()
 
     # The connection
 
@@ -187,28 +195,28 @@ class Check:
             connection.end(opened)
             return
         if probe.kind == "script":
-            script = self._scripts[probe]
-            connection.dialogue = dialogue = ScriptCheck(script.steps, first=probe.first)
-            await self._follow(connection, dialogue, script.limits)
+            planned = self._scripts[probe]
+            connection.dialogue = script = ScriptCheck(planned.steps, first=probe.first)
+            await self._follow(connection, script, planned.limits)
         else:
             upgrades = probe.tls is not None and probe.tls.mode == "starttls"
-            connection.dialogue = DIALOGUES[probe.kind](starttls=upgrades)
-            await self._hold(connection, connection.dialogue)
+            connection.dialogue = dialogue = DIALOGUES[probe.kind](starttls=upgrades)
+            await _say(connection, dialogue.hello())
+            while not dialogue.is_decided:
+                await self._go_on(connection, dialogue)
         connection.end(connection.dialogue.result)
 
-    async def _hold(self, connection: _Connection, dialogue: Dialogue) -> None:
-        """A dialogue to its end, with TLS where it asks for it."""
-        await _say(connection, dialogue.hello())
-        while not dialogue.is_over:
-            if dialogue.wants_tls:
-                assert connection.probe.tls is not None  # noqa: S101 - or it would not ask
-                connection.dialogue = None
-                await self._secure(connection, connection.probe.tls)
-                connection.dialogue = dialogue
-                said = dialogue.tls_started()
-            else:
-                said = dialogue.receive(await _hear(connection))
-            await _say(connection, said)
+    async def _go_on(self, connection: _Connection, dialogue: Dialogue) -> None:
+        """Take what comes next in a dialogue: TLS where it asks for it, or what the server says."""
+        if dialogue.wants_tls:
+            assert connection.probe.tls is not None  # noqa: S101 - or it would not ask
+            connection.dialogue = None
+            await self._secure(connection, connection.probe.tls)
+            connection.dialogue = dialogue
+            said = dialogue.tls_started()
+        else:
+            said = dialogue.receive(await _hear(connection))
+        await _say(connection, said)
 
     async def _follow(
         self, connection: _Connection, script: ScriptCheck, limits: Sequence[float | None]
@@ -224,21 +232,24 @@ class Check:
                 await _say(connection, script.step_time_is_up())
 
     async def _take_leave(self, connection: _Connection, result: CheckResult) -> None:
-        """Say goodbye where that has not been said, and let the server close."""
-        probe = connection.probe
-        if probe.kind in ("tcp", "tls", "script"):
-            with trio.move_on_after(_FAREWELL_S):
-                await self._say_goodbye(connection, result)
-        if connection.sock is not None:
-            await close_in_order(connection.sock, _FAREWELL_S)
+        """Say goodbye where that has not been said, hear its answer, and let the server close."""
+        if connection.sock is None:
+            return
+        with trio.move_on_after(_FAREWELL_S), contextlib.suppress(CheckFailedError):
+            await self._say_goodbye(connection, result)
+        await close_in_order(connection.sock, _FAREWELL_S)
 
     async def _say_goodbye(self, connection: _Connection, result: CheckResult) -> None:
-        probe = connection.probe
-        with contextlib.suppress(CheckFailedError):
-            if probe.kind == "script":
-                await _say(connection, self._scripts[probe].goodbye)
-            elif result.code.is_passed and probe.protocol in DIALOGUES:
-                await self._hold(connection, DIALOGUES[probe.protocol]())
+        probe, dialogue = connection.probe, connection.dialogue
+        if probe.kind in ("tcp", "tls") and probe.protocol in DIALOGUES and result.code.is_passed:
+            dialogue = DIALOGUES[probe.protocol]()
+            await _say(connection, dialogue.hello())
+        elif isinstance(dialogue, ScriptCheck) or (dialogue is not None and not dialogue.is_decided):
+            if not _SAYS_GOODBYE.search(connection.said):
+                await _say(connection, _GOODBYES.get(probe.protocol, b""))
+            return
+        while dialogue is not None and not dialogue.is_over:
+            await self._go_on(connection, dialogue)
 
 
 def checks_of(
@@ -259,6 +270,7 @@ def _failed(code: CheckCode, info: str) -> CheckFailedError:
 
 async def _say(connection: _Connection, data: bytes) -> None:
     assert connection.sock is not None  # noqa: S101 - it is open
+    connection.said += data
     try:
         await send_all(connection.sock, data)
     except ServerBrokeOffError as error:

@@ -13,7 +13,7 @@ from mailproxy.log.events import CHECK_FAULT
 from mailproxy.pool import Chance, State
 from mailproxy.proxy.backend import Backend
 from mailproxy.proxy.check import Check
-from mailproxy.proxy.server import BackendServer
+from mailproxy.proxy.server import BackendServer, Checked
 
 # The first checks of all servers begin within this time, and for so much longer nothing waits for them.
 _SPREAD_S = 1.0
@@ -28,7 +28,7 @@ class Checks:
         self._checks = checks
         self._log = log
         self._chance = chance
-        self._unknown = len(checks)
+        self._unknown = {check.server for _, check in checks}
         self._first_round = trio.Event()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -48,21 +48,20 @@ class Checks:
         server, settings = check.server, check.server.config.check
         assert settings is not None  # noqa: S101 - or there would be no check
         await trio.sleep(delay)
-        is_first = True
         while True:
-            began = trio.current_time()
+            began, health = trio.current_time(), server.health
             if server.state is not State.MAINT:
                 await self._check(backend, check)
-            if is_first:
-                is_first = False
-                self._was_checked()
+            self._was_checked(server)
+            if server.health is not health:
+                continue  # it was in maintenance meanwhile: what was found is of another time
             # From beginning to beginning: a server that lets its checks run into their time limit is found as soon.
             server.nap = trio.CancelScope(deadline=began + self._pause(server, settings))
             with server.nap:
                 await trio.sleep_forever()
 
-    def _was_checked(self) -> None:
-        self._unknown -= 1
+    def _was_checked(self, server: BackendServer) -> None:
+        self._unknown.discard(server)
         if not self._unknown:
             self._first_round.set()
 
@@ -75,8 +74,17 @@ class Checks:
 
     async def _check(self, backend: Backend, check: Check) -> None:
         server = check.server
+        health = server.health
+
+        def tell(checked: Checked) -> None:
+            server.counts.checks += 1
+            # What the operator wanted meanwhile counts: nothing is known of a server in maintenance, or just out of it.
+            if server.state is not State.MAINT and server.health is health:
+                backend.judge(server, checked)
+            self._was_checked(server)
+
         try:
-            checked = await check.make()
+            await check.make(tell)
         except Exception as fault:  # noqa: BLE001 - the border: no fault of one check touches another, or a server's state
             place = traceback.extract_tb(fault.__traceback__)[-1]
             self._log.event(
@@ -88,8 +96,3 @@ class Checks:
                 fault=repr(fault),
                 place=f"{place.filename}:{place.lineno}",
             )
-            return
-        server.counts.checks += 1
-        # What the operator wanted meanwhile counts: nothing is known of a server in maintenance.
-        if server.state is not State.MAINT:
-            backend.judge(server, checked)

@@ -45,8 +45,7 @@ def sentences(
 def health_sentence(backend: str, server: BackendServer, checked: Checked) -> str:
     """What is said of a check that brought a server nearer to going down or coming up (``option log-health-checks``)."""
     verdict = "succeeded" if checked.result.code.is_passed else "failed"
-    who = _who(backend, server)
-    who = who[0].lower() + who[1:]
+    who = f"{'backup ' if server.is_backup else ''}server {backend}/{server.name}"
     progress = server.health.progress if server.health is not None else ""
     return f"Health check for {who} {verdict}{_reason(checked)}, status: {progress}."
 

@@ -115,13 +115,18 @@ class Visit:
         avoiding: Collection[BackendServer] = (),
     ) -> BackendServer:
         backend = self.backend
-        server = backend.enter(key, wanted=wanted, avoiding=avoiding)
-        if server is None:
-            if wanted is None and not backend.pool.can_serve:
-                raise SessionEndedError(ends.NO_SERVER, backend.why_none())
-            server = await self._wait(wanted)
-        self.server = server
-        server.visitors.add(self)
+        while True:
+            server = backend.enter(key, wanted=wanted, avoiding=avoiding)
+            if server is None:
+                if wanted is None and not backend.pool.can_serve:
+                    raise SessionEndedError(ends.NO_SERVER, backend.why_none())
+                server = await self._wait(wanted)
+            self.server = server
+            server.visitors.add(self)
+            if server.takes_back:
+                break
+            self._give_back()  # it went in the moment in which it had a place
+            wanted = None
         self.record.server = server.name
         self.record.queue_ms = max(self.record.queue_ms, 0)
         return server
@@ -135,6 +140,8 @@ class Visit:
                 ends.QUEUE_FULL, f"{backend.pool.waiting} wait already, which is max_queue"
             )
         self.stopped = ends.STOPPED_QUEUED
+        if wanted is not None:
+            record.server = wanted.name
         try:
             with trio.move_on_after(backend.config.timeouts.queue):
                 await woken.wait()
@@ -143,6 +150,9 @@ class Visit:
             backend.pool.quit(waiter)  # a place that came too late goes on to the next
             record.queue_ms = max(record.queue_ms, 0) + ms(trio.current_time() - began)
             record.server_queue, record.backend_queue = waiter.server_queue, waiter.backend_queue
+        if wanted is not None and waiter.wanted is None:  # it went, and any other would do
+            wanted.counts.redispatches += 1
+            record.redispatched = True
         if server is None:
             raise SessionEndedError(ends.QUEUE_TIMEOUT)
         self.stopped = ends.STOPPED_CONNECTING
@@ -166,8 +176,10 @@ class Visit:
                     send_header(sock, server.announcer.header(self.caller))
                 if server.context is not None:
                     sock = await connect_tls(sock, server.context, server.server_name)
-                self.record.server_address = endpoint.text(port)
-                return sock
+                if server.takes_back:
+                    self.record.server_address = endpoint.text(port)
+                    return sock
+                sock.close()  # it went in the moment in which it was connected
         except ServerHandshakeError as error:
             raise SessionEndedError(ends.SERVER_HANDSHAKE_FAILED, error) from None
         except ServerRefusedError as error:
@@ -201,15 +213,23 @@ class Visit:
         self, failure: SessionEndedError, server: BackendServer, tried: set[BackendServer], key: int | None
     ) -> BackendServer:
         """Another server, if there is one; the failure if there is none at all any more."""
-        server.counts.redispatches += 1
-        self.record.redispatched = True
         self._give_back()
-        if not self.backend.pool.can_serve:
-            raise self._left_or(failure)
-        other = await self._place(key, avoiding=tried)
-        if other in tried:
-            await self._pause()
-        return other
+        while self.backend.pool.can_serve:
+            other = await self._place(key, avoiding=tried)
+            if other in tried:
+                await self._pause()
+            if other.takes_back:
+                self._count_move(server, other)
+                return other
+            self._give_back()
+        raise self._left_or(failure)
+
+    def _count_move(self, server: BackendServer, other: BackendServer) -> None:
+        if other is server:  # there is no other
+            server.counts.retries += 1
+        else:
+            server.counts.redispatches += 1
+            self.record.redispatched = True
 
     async def _pause(self) -> None:
         """Whoever comes back at once finds what it has found; shorter if the server is marked down meanwhile."""

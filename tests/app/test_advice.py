@@ -378,6 +378,64 @@ def test_two_ports_of_one_host_are_two_servers() -> None:
     assert advice_for(settings(backends__dovecot__servers=["192.0.2.1:143", "192.0.2.1:144"])) == []
 
 
+# The pool.
+
+
+def test_a_stick_table_without_room() -> None:
+    assert advice_for(settings(backends__dovecot__stick={"size": 0})) == [
+        'backends.dovecot.stick.size: has room for nobody, so no client sticks: give a size such as "200k"'
+    ]
+
+
+@pytest.mark.parametrize("stick", [{}, {"size": 1}, False])
+def test_a_stick_table_with_room_or_none_at_all(stick: object) -> None:
+    assert advice_for(settings(backends__dovecot__stick=stick)) == []
+
+
+@pytest.mark.parametrize(
+    ("bounds", "is_said"),
+    [((0, 0), True), ((5, 0, 5), True), ((5, 0), False), ((5, 6, 0), False), ((5, 5), False), ((0,), False)],
+)
+def test_the_first_server_that_is_never_full(bounds: tuple[int, ...], is_said: bool) -> None:
+    """Only the last one may have no bound: nobody comes behind it."""
+    servers = [
+        {"address": f"192.0.2.{number}:143", "max_sessions": bound} for number, bound in enumerate(bounds)
+    ]
+    line = (
+        'backends.dovecot.balance: "first" fills a server up before it takes the next: give servers max_sessions, or '
+        "nobody goes past the first"
+    )
+    config = settings(backends__dovecot__servers=servers, backends__dovecot__balance="first")
+    assert advice_for(config) == ([line] if is_said else [])
+
+
+@pytest.mark.parametrize("balance", ["leastconn", "roundrobin", "source", "random"])
+def test_other_ways_to_choose_need_no_bound(balance: str) -> None:
+    assert advice_for(settings(backends__dovecot__balance=balance)) == []
+
+
+@pytest.mark.parametrize("check", [False, "none", {"type": "none"}])
+def test_sessions_that_would_end_with_a_server_that_is_not_checked(check: object) -> None:
+    config = settings(backends__dovecot__on_marked_down="shutdown-sessions", backends__dovecot__check=check)
+    assert advice_for(config) == [
+        (
+            "backends.dovecot.on_marked_down: 192.0.2.1:143 is not checked, so nothing but maintenance takes it down: give "
+            "it a check"
+        )
+    ]
+
+
+def test_it_is_said_of_the_servers_that_it_is_for() -> None:
+    unchecked = {"name": "d2", "address": "192.0.2.2:143", "check": False}
+    config = settings(backends__dovecot__servers=["192.0.2.1:143", unchecked])
+    assert advice_for(config) == []
+    config = settings(
+        backends__dovecot__servers=["192.0.2.1:143", {**unchecked, "on_marked_down": "shutdown-sessions"}]
+    )
+    (line,) = advice_for(config)
+    assert line.startswith("backends.dovecot.servers[1].on_marked_down: d2 is not checked")
+
+
 # Certificates.
 
 

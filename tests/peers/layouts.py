@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from mailproxy.address import TcpAddress
 
 from .clients import Door
 from .dovecot import USERS, Dovecot, Listener
-from .programs import Mailproxy, free_ports, wait_until
+from .programs import Mailproxy, free_ports, is_listening, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 CONFIG = Path(__file__).parents[2] / "config"
 SERVERS = {"192.0.2.11": "127.0.0.2", "192.0.2.12": "127.0.0.3"}
-PORTS = re.compile(r"\b(25|110|143|465|587|993|995|1143|4190)\b")
+PORTS = re.compile(r"\b(25|110|143|465|587|993|995|1143|4190|10143)\b")
 A_PROXYS_HEADER = b"PROXY TCP4 203.0.113.5 203.0.113.1 50000 993\r\n"
 DOVECOT_LINE = re.compile(r"^#   (.*)\n", re.MULTILINE)
 
@@ -83,6 +84,25 @@ class Deployed:
         """What only the proxy is to speak to, spoken to as it does."""
         host, port = address
         return Door(port, security, self.site.servers.ca, "localhost", host=host, header=A_PROXYS_HEADER)
+
+    @contextmanager
+    def without(self, number: int, at: int) -> Iterator[None]:
+        """One of the servers listens at that port no longer, as after a change of its configuration."""
+        dovecot, port = self.dovecots[at], self.ports[number]
+        host, _ = dovecot.address
+        file = dovecot.folder / "dovecot.conf"
+        before = file.read_text(encoding="utf-8")
+
+        def configure(text: str, *, listens: bool) -> None:
+            file.write_text(text, encoding="utf-8")
+            dovecot.process.send_signal(signal.SIGHUP)
+            wait_until(lambda: is_listening(host, port) == listens, f"{host}:{port} listens: {listens}")
+
+        configure(before.replace(f"port = {port}\n", "port = 0\n"), listens=False)
+        try:
+            yield
+        finally:
+            configure(before, listens=True)
 
     def stop_softly(self) -> None:
         """Those that take their time; leaving the `with` waits for them."""
@@ -201,12 +221,17 @@ STARTTLS_DEMANDED = Layout(
 )
 CHAIN = Layout("caddy-imaps-chain", (BY_NAME,))
 POP3_SUBMISSION_SIEVE = Layout("dovecot-pop3-submission-sieve")
+STICKY = Layout("dovecot-sticky", (STARTTLS,))
+BOTH_FORWARD = Layout("exchange-both-forward", (CLEAR, STARTTLS, FORWARDED))
+BOTH_FORWARD_IMPATIENT = Layout(
+    BOTH_FORWARD.file, BOTH_FORWARD.entrances, {'interval = "15s"': 'interval = "100ms"'}, "impatient"
+)
 
 EXCHANGE_LAYOUTS = [
     Layout("exchange-imap-forward", (CLEAR, STARTTLS)),
     Layout("exchange-imaps-forward", (FORWARDED,)),
     Layout("exchange-imaps-offload", (OFFLOADED,)),
-    Layout("exchange-both-forward", (CLEAR, STARTTLS, FORWARDED)),
+    BOTH_FORWARD,
     Layout("exchange-forward-and-offload", (CLEAR, STARTTLS, OFFLOADED)),
 ]
 DOVECOT_LAYOUTS = [
@@ -224,4 +249,5 @@ DOVECOT_LAYOUTS = [
     Layout("dovecot-passthrough", (FORWARDED,)),
     CLIENT_CERTIFICATES,
     CHAIN,
+    STICKY,
 ]

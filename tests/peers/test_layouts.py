@@ -14,14 +14,24 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .clients import Curl, Imaplib, Mbsync, SClient, is_refused
-from .layouts import CONFIG, DOVECOT_LAYOUTS, EXCHANGE_LAYOUTS, POP3_SUBMISSION_SIEVE, Deployed, Deployments
+from .clients import Curl, Imaplib, Mbsync, Person, SClient, is_refused
+from .layouts import (
+    BOTH_FORWARD_IMPATIENT,
+    CHAIN,
+    CONFIG,
+    DOVECOT_LAYOUTS,
+    EXCHANGE_LAYOUTS,
+    POP3_SUBMISSION_SIEVE,
+    STICKY,
+    Deployed,
+    Deployments,
+)
 from .programs import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .clients import MailClient, Person
+    from .clients import MailClient
     from .layouts import Entrance, Layout
 
 pytestmark = pytest.mark.peers
@@ -114,7 +124,7 @@ def test_s_client_idles_too(client: SClient, layout: Deployed, entrance: Entranc
     [
         pytest.param(layout, layout.entrances[0], id=str(layout))
         for layout in LAYOUTS
-        if layout.file != "caddy-imaps-chain"
+        if layout not in (CHAIN, STICKY)
     ],
     indirect=["layout"],
 )
@@ -145,3 +155,54 @@ def test_dovecot_believes_the_proxy_alone(layout: Deployed, person: Person) -> N
     for dovecot in layout.dovecots:
         assert is_refused(person, layout.past_the_proxy(dovecot.address))
         dovecot.log.wait_for(re.compile(r".*Client not trusted.*127\.0\.0\.9.*"))
+
+
+# Sticking
+
+
+@pytest.mark.parametrize("layout", [STICKY], ids=str, indirect=True)
+def test_a_client_comes_back_to_its_server(layout: Deployed, person: Person) -> None:
+    """Although the other one has less to do, which whoever comes anew gets."""
+    door = layout.door(STICKY.entrances[0])
+    other = Person(person.name, person.folder, address="127.0.0.10")
+
+    def logins() -> list[list[str]]:
+        return [[login.client for login in dovecot.logins(person.name)] for dovecot in layout.dovecots]
+
+    with ExitStack() as sessions:
+        for each in (person, person, person, other, other):
+            sessions.enter_context(Imaplib(door, each).session())
+        Imaplib(door, person).folders()
+        wait_until(lambda: sum(map(len, logins())) == 6, f"six logins\n{layout.proxy.log!r}")
+    assert sorted(logins()) == [[other.address] * 2, [person.address] * 4]
+
+
+# Checks
+
+
+@pytest.mark.parametrize("layout", [*LAYOUTS, POP3_SUBMISSION_SIEVE], ids=str, indirect=True)
+def test_every_server_passes_its_checks(layout: Deployed) -> None:
+    log = layout.proxy.log
+    log.wait_for(re.compile(".*mailproxy is ready"))  # they were made by then
+    assert "reason: " not in log.text(), repr(log)
+
+
+@pytest.mark.parametrize("layout", [BOTH_FORWARD_IMPATIENT], ids=str, indirect=True)
+@pytest.mark.parametrize("number", [143, 993])
+def test_a_server_for_exchange_is_up_while_both_its_ports_are_there(
+    layout: Deployed, number: int, person: Person
+) -> None:
+    """Whoever has a session there, be it through the other port, is sent away and may come again."""
+    client, log = Imaplib(layout.door(BOTH_FORWARD_IMPATIENT.entrances[0]), person), layout.proxy.log
+    begin = len(log.lines())
+    with ExitStack() as sessions:
+        for _ in layout.dovecots:
+            sessions.enter_context(client.idle())
+        with layout.without(number, at=0):
+            reason = 'Layer4 connection problem, info: "Connection refused"'
+            log.wait_for(re.compile(f"Server exchange/CAS1 is DOWN, reason: {reason}, .*"), behind=begin)
+            log.wait_for(re.compile(r".* exchange/CAS1 .* D- .*"), behind=begin)
+            for _ in range(2):
+                assert client.folders() == {"INBOX"}
+        log.wait_for(re.compile(r"Server exchange/CAS1 is UP, reason: Layer7 check passed, .*"), behind=begin)
+    assert not any(" exchange/CAS2 " in line and " D- " in line for line in log.lines()[begin:])

@@ -192,8 +192,15 @@ class AnyWalk(RuleBasedStateMachine):
             return
         active = sum(other.is_usable and not other.plan.is_backup for other in self.books.values())
         backup = sum(other.is_usable and other.plan.is_backup for other in self.books.values())
+        emptied = not active + backup and before.is_up and before.state is READY and book.is_resolved
         assert change == Change(
-            server=server, before=before, after=after, requeued=0, active=active, backup=backup
+            server=server,
+            before=before,
+            after=after,
+            requeued=0,
+            active=active,
+            backup=backup,
+            emptied=emptied,
         )
         served = before.is_up and before.state is not MAINT
         assert change.left_service == (served and not book.serves)

@@ -11,6 +11,7 @@ import trio
 from mailproxy.testing import ThrowAwayCA
 from mailproxy.testing.fixtures import RunProxy
 
+from .farm import Farm
 from .scene import Scene
 
 
@@ -22,6 +23,11 @@ async def scene(
     yield scene
     # The border of a session must have caught nothing: whatever peers do, there is a name for it.
     assert [line for line in scene.lines() if line["event"] == "session-fault"] == []
+
+
+@pytest.fixture
+def farm(scene: Scene) -> Farm:
+    return Farm(scene)
 
 
 @pytest.fixture(autouse=True)
