@@ -163,6 +163,7 @@ class Check:
             raise _failed(CheckCode.SOCKERR, str(error)) from None
         if probe.send_proxy != "none":
             await _say(connection, local_header(probe.send_proxy, connection.sock))
+            connection.said = b""  # whose signature spells QUIT
         if probe.tls is not None and probe.tls.mode == "implicit":
             await self._secure(connection, probe.tls)
 
@@ -247,6 +248,10 @@ class Check:
         elif isinstance(dialogue, ScriptCheck) or (dialogue is not None and not dialogue.is_decided):
             if not _SAYS_GOODBYE.search(connection.said):
                 await _say(connection, _GOODBYES.get(probe.protocol, b""))
+            if _SAYS_GOODBYE.search(connection.said):
+                # who ends its side at once does not hear the answer, and a server that cannot give it is not pleased
+                while await _hear(connection):
+                    pass
             return
         while dialogue is not None and not dialogue.is_over:
             await self._go_on(connection, dialogue)

@@ -47,6 +47,7 @@ class Visit:
     stopped: End = field(default=ends.STOPPED_CONNECTING, init=False)
     cut_short: End = field(default=ends.CLIENT_LEFT, init=False)
     _attempt: trio.CancelScope | None = field(default=None, init=False)
+    _waited_for: BackendServer | None = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.backend.sessions += 1
@@ -61,6 +62,13 @@ class Visit:
             clients.forget(client)
         self.scope.deadline = math.inf
         return sock
+
+    @property
+    def others_there(self) -> int:
+        """The other sessions of the server that it has a place at, or waited for in vain."""
+        if self.server is not None:
+            return self.server.sessions - 1
+        return self._waited_for.sessions if self._waited_for is not None else 0
 
     def leave(self) -> None:
         """Give the place back; at the end of the session."""
@@ -141,7 +149,7 @@ class Visit:
             )
         self.stopped = ends.STOPPED_QUEUED
         if wanted is not None:
-            record.server = wanted.name
+            record.server, self._waited_for = wanted.name, wanted
         try:
             with trio.move_on_after(backend.config.timeouts.queue):
                 await woken.wait()

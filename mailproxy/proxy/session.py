@@ -195,11 +195,10 @@ class Session:
         if visit is not None:
             if self._end is ends.STOPPED_CONNECTING:
                 self._end = visit.stopped
-            server = visit.server
+            # HAProxy's line counts these without the session, the next two with it; and without who gets its place
+            record.server_sessions = visit.others_there
             visit.leave()
-            # HAProxy's line counts these without the session, the next two with it
             record.backend_sessions = visit.backend.sessions
-            record.server_sessions = server.sessions if server is not None else 0
         record.process_sessions, record.frontend_sessions = limits.process.sessions, limits.own.sessions
 
     def _close(self) -> None:

@@ -6,23 +6,28 @@ import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+from attrs import frozen
 
 import mailproxy
 from mailproxy.testing import (
     Close,
     Collect,
+    Connection,
     ExpectLine,
     Flood,
     Playbook,
     ScriptedServer,
     Send,
     Stall,
+    ThrowAwayCA,
     collect,
     dial,
+    stay_silent,
 )
 
 from .checked import BOOKS, MAIL, UPGRADED, Act, backend_with, once_checked, said_by_client, told
@@ -33,6 +38,7 @@ from .steps import cancel_at_every_step
 GREETING = b"* OK ready\r\n"
 GOODBYES = {"imap": b"bye LOGOUT\r\n", "pop3": b"QUIT\r\n", "smtp": b"QUIT\r\n", "submission": b"QUIT\r\n", "lmtp": b"QUIT\r\n", "sieve": b"LOGOUT\r\n"}  # fmt: skip
 CLEAR: dict[str, Any] = {"tls": False}
+TIMEOUT = "150ms"  # of checks that are to run into it
 
 each_protocol = pytest.mark.parametrize("protocol", MAIL)
 
@@ -41,6 +47,12 @@ each_protocol = pytest.mark.parametrize("protocol", MAIL)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first round of checks is waited for, however busy the machine is."""
     monkeypatch.setattr("mailproxy.proxy.checking._FIRST_ROUND_S", PATIENCE_S)
+
+
+@pytest.fixture
+def short_farewell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For servers that answer no goodbye, and close when they see the end."""
+    monkeypatch.setattr("mailproxy.proxy.check._FAREWELL_S", 0.05)
 
 
 def trusting(scene: Scene, **more: Any) -> dict[str, Any]:
@@ -183,6 +195,80 @@ async def test_a_server_without_starttls_is_left_in_order(scene: Scene) -> None:
     assert await seen_by(server) == (said_by_client(BOOKS["imap"]), "eof")
 
 
+# Failed handshakes
+
+
+@frozen
+class ShakeInVain:
+    """Take the server's part in a TLS handshake that the client breaks off, and hear what comes behind its alert."""
+
+    tls: ssl.SSLContext
+
+    async def play(self, connection: Connection) -> None:
+        with pytest.raises(trio.BrokenResourceError):
+            await connection.accept_tls(self.tls)
+        connection.tls = connection.end = None
+        await connection.receive_until_end()
+
+
+async def test_a_server_that_speaks_in_clear_sees_the_end_of_a_handshake(scene: Scene) -> None:
+    """What it said itself, and nobody could make anything of, makes no reset of it."""
+    server = await scene.server(collect(b"* OK [CAPABILITY IMAP4rev1] ready\r\n" * 100))
+    checked = await once_checked(scene, server.address, type="tls", **trusting(scene))
+    assert checked.status == "DOWN"
+    received, end = await seen_by(server)
+    assert received.startswith(b"\x16\x03"), "a handshake"
+    assert end == "eof"
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_server_that_nobody_trusts_is_told_why_and_sees_the_end(
+    scene: Scene, tmp_path: Path, version: ssl.TLSVersion
+) -> None:
+    (tmp_path / "other").mkdir()
+    stranger = ThrowAwayCA(tmp_path / "other").server_context("127.0.0.1")
+    stranger.maximum_version = version
+    server = await scene.server((ShakeInVain(stranger),))
+    checked = await once_checked(scene, server.address, type="tls", **trusting(scene))
+    assert checked.status == "DOWN"
+    assert await seen_by(server) == (b"", "eof")
+    assert server.connections[0].tls_fault == "TLSV1_ALERT_UNKNOWN_CA"
+
+
+# Who was too slow
+
+
+@each_protocol
+@pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
+@pytest.mark.usefixtures("short_farewell")
+async def test_a_server_that_never_greets_is_left_in_order(scene: Scene, protocol: str, tls: bool) -> None:
+    server = await scene.server(stay_silent(), tls=certified(scene) if tls else None)
+    check = trusting(scene) if tls else CLEAR
+    checked = await once_checked(scene, server.address, protocol=protocol, timeout=TIMEOUT, **check)
+    assert checked.status == "DOWN"
+    assert await seen_by(server) == (GOODBYES[protocol], "close_notify" if tls else "eof")
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
+@pytest.mark.usefixtures("short_farewell")
+async def test_a_server_that_stops_in_between_is_left_in_order(scene: Scene, tls: bool) -> None:
+    server = await scene.server(collect(GREETING), tls=certified(scene) if tls else None)
+    check = trusting(scene) if tls else CLEAR
+    await once_checked(scene, server.address, protocol="imap", timeout=TIMEOUT, **check)
+    assert await seen_by(server) == (b"a1 CAPABILITY\r\nbye LOGOUT\r\n", "close_notify" if tls else "eof")
+
+
+@each_protocol
+@pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
+@pytest.mark.usefixtures("short_farewell")
+async def test_a_script_whose_time_is_up_leaves_in_order(scene: Scene, protocol: str, tls: bool) -> None:
+    server = await scene.server(collect(GREETING), tls=certified(scene) if tls else None)
+    check = {"type": "script", "steps": [{"expect": "BYE"}], **(trusting(scene) if tls else CLEAR)}
+    checked = await once_checked(scene, server.address, protocol=protocol, timeout=TIMEOUT, **check)
+    assert checked.status == "DOWN"
+    assert await seen_by(server) == (GOODBYES[protocol], "close_notify" if tls else "eof")
+
+
 # Scripts
 
 FORGETFUL: dict[str, tuple[dict[str, Any], Playbook]] = {
@@ -194,6 +280,7 @@ FORGETFUL: dict[str, tuple[dict[str, Any], Playbook]] = {
 
 @each_protocol
 @pytest.mark.parametrize(("step", "playbook"), FORGETFUL.values(), ids=FORGETFUL)
+@pytest.mark.usefixtures("short_farewell")
 async def test_a_script_that_forgets_to_say_goodbye(
     scene: Scene, protocol: str, step: dict[str, Any], playbook: Playbook
 ) -> None:
@@ -202,6 +289,7 @@ async def test_a_script_that_forgets_to_say_goodbye(
     assert await seen_by(server) == (GOODBYES[protocol], "eof")
 
 
+@pytest.mark.usefixtures("short_farewell")
 async def test_a_script_that_forgets_to_say_goodbye_over_tls(scene: Scene) -> None:
     server = await scene.server(collect(GREETING), tls=certified(scene))
     script = {"type": "script", "steps": [{"expect": "OK"}], **trusting(scene)}
@@ -210,11 +298,52 @@ async def test_a_script_that_forgets_to_say_goodbye_over_tls(scene: Scene) -> No
 
 
 @pytest.mark.parametrize("words", ["x logout\r\n", "QUIT\r\n"])
+@pytest.mark.usefixtures("short_farewell")
 async def test_a_script_that_says_goodbye_itself_says_it_once(scene: Scene, words: str) -> None:
     server = await scene.server(collect(GREETING))
     steps = [{"expect": "OK"}, {"send": words}]
     await once_checked(scene, server.address, protocol="imap", type="script", steps=steps, **CLEAR)
     assert await seen_by(server) == (words.encode(), "eof")
+
+
+@pytest.mark.usefixtures("short_farewell")
+async def test_a_script_behind_a_header_that_forgets_to_say_goodbye(scene: Scene) -> None:
+    """The signature of version 2 has QUIT in it, which is none."""
+    server = IntroducedServer(collect(GREETING))
+    await scene.nursery.start(server.serve)
+    script: dict[str, Any] = {"type": "script", "steps": [{"expect": "OK"}], "send_proxy": "v2"}
+    await once_checked(scene, server.address, protocol="pop3", **script, **CLEAR)
+    assert await seen_by(server) == (b"QUIT\r\n", "eof")
+
+
+FAILING: dict[str, dict[str, Any]] = {
+    "unmet": {"expect": "BYE", "timeout": "30ms"},
+    "unwanted": {"expect": "OK", "not": True},
+}
+
+
+@pytest.mark.parametrize("step", FAILING.values(), ids=FAILING)
+@pytest.mark.usefixtures("short_farewell")
+async def test_a_script_that_fails_before_it_says_goodbye_says_it_all_the_same(
+    scene: Scene, step: dict[str, Any]
+) -> None:
+    server = await scene.server(collect(GREETING))
+    steps = [step, {"send": "x LOGOUT\r\n"}]
+    checked = await once_checked(scene, server.address, protocol="imap", type="script", steps=steps, **CLEAR)
+    assert checked.status == "DOWN"
+    assert await seen_by(server) == (b"bye LOGOUT\r\n", "eof")
+
+
+@pytest.mark.parametrize("step", FAILING.values(), ids=FAILING)
+@pytest.mark.usefixtures("short_farewell")
+async def test_a_script_that_fails_after_it_said_goodbye_says_no_other(
+    scene: Scene, step: dict[str, Any]
+) -> None:
+    server = await scene.server((ExpectLine(), Send(GREETING), Collect()))
+    steps = [{"send": "x LOGOUT\r\n"}, step]
+    checked = await once_checked(scene, server.address, protocol="imap", type="script", steps=steps, **CLEAR)
+    assert checked.status == "DOWN"
+    assert await seen_by(server) == (b"x LOGOUT\r\n", "eof")
 
 
 async def test_a_script_where_no_protocol_is_known(scene: Scene) -> None:
@@ -223,6 +352,7 @@ async def test_a_script_where_no_protocol_is_known(scene: Scene) -> None:
     assert await seen_by(server) == (b"", "eof")
 
 
+@pytest.mark.usefixtures("short_farewell")
 async def test_every_connection_of_a_script_is_closed_in_order(scene: Scene) -> None:
     servers = [await scene.server(collect(GREETING)) for _ in range(3)]
     ports = [int(server.address.rpartition(":")[2]) for server in servers]

@@ -446,6 +446,27 @@ async def test_a_check_that_ends_in_maintenance_judges_nothing(
     assert [entry.event for entry in diary.entries] == ["server-state", "backend-down"]
 
 
+@pytest.mark.parametrize("result", [REFUSED, PASSED, OUT_OF_DESCRIPTORS])
+async def test_a_check_that_maintenance_came_and_went_in_judges_nothing(
+    autojump_clock: MockClock, result: CheckResult
+) -> None:
+    """It began with another server, for all that is known; the next one comes as soon as it is over."""
+    diary = Diary()
+    backend, server = checked_backend(diary, interval="10s", rise=3, fall=3)
+    pretended = Pretended.of(server, Scripted(PASSED, result, PASSED, seconds=3))
+    async with checking((backend, pretended), diary=diary):
+        await trio.sleep(11)
+        before = server.checked
+        backend.set_state(server, State.MAINT)
+        backend.set_state(server, State.READY)
+        await trio.sleep(2.5)
+        assert (server.checked, server.status) == (before, "UP 1/3")
+        await trio.sleep(15)
+    assert pauses(pretended.begins) == [10, 3, 10]
+    assert [entry.event for entry in diary.entries] == ["server-state", "backend-down", "server-state"]
+    assert server.status == "UP"
+
+
 async def test_a_server_that_was_down_is_new_when_it_leaves_maintenance(autojump_clock: MockClock) -> None:
     """It serves until its first check fails, and that one comes at once."""
     diary = Diary()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ssl
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import frozen
 
 from mailproxy.testing import (
     Close,
     Collect,
+    Connection,
     ExpectLine,
     Playbook,
     RefusingServer,
@@ -19,6 +22,7 @@ from mailproxy.testing import (
     Send,
     SendSlowly,
     Stall,
+    Step,
     ThrowAwayCA,
     UnansweredServer,
     collect,
@@ -329,6 +333,68 @@ async def test_what_a_server_says_does_not_break_the_log(scene: Scene) -> None:
     await down(scene, f'Layer7 wrong status, code: 0, info: "{info}"', info=info)
 
 
+# When it is known
+
+
+@pytest.fixture
+def endless_goodbye(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A goodbye has so much time that what comes behind it comes too late."""
+    monkeypatch.setattr("mailproxy.proxy.check._FAREWELL_S", 3600.0)
+
+
+SPEECHLESS: dict[str, Step] = {"resets": Reset(), "closes": Close(), "never answers": Stall()}
+
+
+def up_to_the_goodbye(protocol: str) -> list[Step]:
+    """What a server does until it has heard that."""
+    book, _, goodbye = BOOKS[protocol].strip().rpartition("C: ")
+    lines = [*book.splitlines(), f"C: {goodbye.splitlines()[0]}"]
+    return [
+        Send(f"{line[3:]}\r\n".encode()) if line.startswith("S: ") else ExpectLine(line[3:].encode())
+        for line in lines
+    ]
+
+
+@each_protocol
+@pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
+@pytest.mark.parametrize("step", SPEECHLESS.values(), ids=SPEECHLESS)
+@pytest.mark.usefixtures("endless_goodbye")
+async def test_a_server_that_is_well_need_not_answer_the_goodbye(
+    scene: Scene, protocol: str, step: Step, tls: bool
+) -> None:
+    server = await scene.server([*up_to_the_goodbye(protocol), step], tls=certified(scene) if tls else None)
+    check = trusting(scene) if tls else CLEAR
+    checked = await once_checked(scene, server.address, protocol=protocol, timeout="1h", **check)
+    assert (checked.status, checked.last_check) == ("UP", PASSED)
+    await server.wait_for()
+    assert told(scene) == []
+
+
+@each_protocol
+@pytest.mark.usefixtures("endless_goodbye")
+async def test_a_server_that_refuses_and_then_hangs_is_judged_at_once(scene: Scene, protocol: str) -> None:
+    greeting, words = UNREADY[protocol]
+    server = await scene.server(never_read(greeting))
+    checked = await once_checked(scene, server.address, protocol=protocol, timeout="1h", **CLEAR)
+    assert checked.status == "DOWN"
+    line = await down(scene, f"Layer7 wrong status, {words}", check="L7STS")
+    assert line["check_ms"] < 5000
+
+
+@pytest.mark.parametrize("kind", ["imap", "script"])
+@pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
+@pytest.mark.usefixtures("endless_goodbye")
+async def test_the_goodbye_has_no_part_in_the_time_limit(scene: Scene, kind: str, tls: bool) -> None:
+    server = await scene.server(never_read(GREETING), tls=certified(scene) if tls else None)
+    check: dict[str, Any] = {"steps": [{"expect": "BYE"}]} if kind == "script" else {}
+    check |= trusting(scene) if tls else CLEAR
+    checked = await once_checked(scene, server.address, protocol="imap", type=kind, timeout=TIMEOUT, **check)
+    assert checked.status == "DOWN"
+    owed = "at step 1 of the script (expect string 'BYE')" if kind == "script" else "the capabilities"
+    line = await down(scene, f'Layer7 timeout, info: "{owed}"', check="L7TOUT")
+    assert 150 <= line["check_ms"] < 5000
+
+
 # STARTTLS
 
 
@@ -515,6 +581,40 @@ async def test_all_connections_of_a_script_share_its_time(scene: Scene) -> None:
     info = f"at step 3 of the script (expect string 'OK') at port {port_of(two)}"
     line = await down(scene, f'Layer7 timeout, info: "{info}"', check="L7TOUT", info=info)
     assert 600 <= line["check_ms"] < 850
+
+
+@frozen
+class HoldUp:
+    """Hold everything up for so long and then send this, so that nobody could be told meanwhile that his time is up."""
+
+    seconds: float
+    data: bytes
+
+    async def play(self, connection: Connection) -> None:
+        time.sleep(self.seconds)  # noqa: ASYNC251 - nothing else is to run
+        await connection.stream.socket.send(self.data)
+
+
+async def test_a_script_whose_time_is_spent_by_its_first_connection(scene: Scene) -> None:
+    """The loop can be held up until what comes too late is there before anybody has looked at the clock."""
+    one = await scene.server((ExpectLine(), HoldUp(0.3, b"OK\r\n"), Collect()))
+    port = int((await unanswered(scene)).rpartition(":")[2])
+    steps = ({"send": "NOOP\r\n"}, {"expect": "OK"}, {"connect": {"port": port}}, {"expect": "OK"})
+    await scripted(scene, one, *steps, timeout=TIMEOUT)
+    info = f"at port {port}"
+    line = await down(scene, f'Layer4 timeout, info: "{info}"', check="L4TOUT", info=info)
+    assert line["check_ms"] >= 300
+    assert not [line for line in scene.lines() if line["event"] == "check-fault"]
+
+
+async def test_the_port_is_told_however_much_there_is_to_tell(scene: Scene) -> None:
+    one = await scene.server(collect(GREETING))
+    two = await scene.server((Send(WELCOME), Close()))
+    wanted = "x" * 200
+    await scripted(scene, one, {"expect": "OK"}, {"connect": {"port": port_of(two)}}, {"expect": wanted})
+    place = f" at port {port_of(two)}"
+    info = f"did not match content (string '{wanted}"[: 128 - len(place)] + place
+    await down(scene, f'Layer7 invalid response, info: "{info}"', check="L7RSP", info=info)
 
 
 async def test_how_long_a_server_takes_to_close_is_not_the_checks_time(

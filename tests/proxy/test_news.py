@@ -151,6 +151,17 @@ def test_on_the_way_down_and_up() -> None:
     ]
 
 
+def test_a_backup_on_the_way_down_is_lower_case_within_the_sentence() -> None:
+    story = Story(1, backups=1, fall=2)
+    story.fails("s2")
+    assert story.news == [
+        (
+            'Health check for backup server b/s2 failed, reason: Layer4 connection problem, info: "Connection refused", '
+            "check duration: 7ms, status: 1/2 UP."
+        )
+    ]
+
+
 @pytest.mark.parametrize(
     ("result", "words"),
     [
@@ -310,6 +321,49 @@ def test_from_drain_into_maintenance_and_back_into_drain() -> None:
         "Server b/s1 is UP/DRAIN (leaving forced maintenance).",
         "Server b/s1 remains in forced drain mode.",
     ]
+
+
+# Nobody left
+
+
+def test_a_backend_without_servers_is_not_told_again_when_one_that_is_down_enters_maintenance() -> None:
+    story = Story(1)
+    story.fails("s1")
+    assert story.news[-1] == NOBODY
+    story.becomes("s1", MAINT)
+    assert story.news == ["Server b/s1 was DOWN and now enters maintenance."]
+
+
+def test_a_backend_without_servers_is_not_told_again_when_maintenance_becomes_drain() -> None:
+    story = Story(1)
+    story.becomes("s1", MAINT)
+    assert story.news[-1] == NOBODY
+    story.becomes("s1", DRAIN)
+    assert story.news == [
+        "Server b/s1 is UP/DRAIN (leaving forced maintenance).",
+        "Server b/s1 remains in forced drain mode.",
+    ]
+
+
+def test_a_backend_without_servers_is_not_told_again_when_a_drained_one_goes_down_or_is_let_go() -> None:
+    story = Story(1)
+    story.becomes("s1", DRAIN)
+    assert story.news[-1] == NOBODY
+    story.fails("s1")
+    assert story.news[1:] == ["Server b/s1 remains in forced drain mode."]
+    story.becomes("s1", READY)
+    assert story.news == ["Server b/s1 is DOWN (leaving forced drain)."]
+
+
+def test_a_backend_without_servers_is_told_again_after_there_was_one() -> None:
+    story = Story(2, backups=1)
+    for name in ("s1", "s2", "s3"):
+        story.fails(name)
+    story.becomes("s2", MAINT)
+    assert story.news.count(NOBODY) == 1
+    story.passes("s3")
+    story.fails("s3")
+    assert story.news[-1] == NOBODY
 
 
 def test_what_is_so_already_is_not_told() -> None:

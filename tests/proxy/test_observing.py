@@ -209,6 +209,18 @@ async def test_a_single_client_brings_no_server_down(scene: Scene) -> None:
     assert watch.server.status == "DOWN"
 
 
+async def test_all_errors_in_a_row_are_told_however_many_it_took(scene: Scene) -> None:
+    """One client can make any number of them before a second one makes them count."""
+    address = await refusing(scene)
+    watch = await watched(scene, address, introduced=True, error_limit=2, error_clients=2, check={"fall": 1})
+    for _ in range(8):
+        await watch.visit("198.51.100.1")
+    assert watch.server.status == "UP"
+    await watch.visit("198.51.100.2")
+    assert watch.server.status == "DOWN"
+    assert watch.server.last_check == analyzed(9, f"{address}: Connection refused")
+
+
 async def test_clients_alone_are_not_enough(scene: Scene) -> None:
     watch = await watched(
         scene, await refusing(scene), introduced=True, error_limit=4, error_clients=2, check={"fall": 1}
