@@ -177,8 +177,10 @@ class _Planner:
         kind = self._own_kind(port) if check.type is None or check.type == "none" else check.type
         tls = self._tls(check.tls, port)
         send_proxy = check.send_proxy or self.server.send_proxy or "none"
-        if kind == "tcp":  # no more than a connection, but for what it is told
-            tls = None if check.tls is None else tls
+        if (
+            kind == "tcp"
+        ):  # no more than a connection, but for what it is told; who is introduced then speaks as sessions do
+            tls = None if check.tls is None and check.send_proxy in (None, "none") else tls
             send_proxy = check.send_proxy or "none"
         if kind == "tls" and tls is None:
             tls = model.ServerTls()

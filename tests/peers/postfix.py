@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from .programs import Program, find, wait_until
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from .programs import Program, find, processes_of_group, wait_until
 
 DAEMONS = "/usr/lib/postfix/sbin"  # Debian's
 QUEUES = ("active", "bounce", "corrupt", "defer", "deferred", "flush", "hold", "incoming", "maildrop")
@@ -39,6 +35,7 @@ smtpd_client_connection_count_limit = 0
 smtpd_upstream_proxy_timeout = {patience}
 default_transport = discard:
 relay_transport = discard:
+{settings}
 """
 
 MASTER = """
@@ -54,6 +51,7 @@ discard unix - - n - - discard
 qmgr unix n - n 300 1 qmgr
 rewrite unix - - n - - trivial-rewrite
 trace unix - - n - 0 bounce
+{services}
 """
 
 
@@ -62,16 +60,29 @@ class Postfix(Program):
 
     What it says of its sessions is in `log`: `connect from unknown[203.0.113.5]`, `haproxy read: …`. Whom it takes for
     local may send mail anywhere, others only to mail.example: so what a header says has consequences.
+
+    `settings` and `services` are lines of main.cf and master.cf besides those here.
     """
 
-    def __init__(self, host: str, *, proxied_port: int, plain_port: int, patience_s: int = 2) -> None:
+    def __init__(
+        self,
+        host: str,
+        *,
+        proxied_port: int,
+        plain_port: int,
+        patience_s: int = 2,
+        settings: str = "",
+        services: str = "",
+    ) -> None:
         assert os.getuid() == 0, "only root can start Postfix"
         self.address = (host, plain_port)
         self.proxied_address = (host, proxied_port)
         folder = Path(tempfile.mkdtemp(prefix="postfix-"))  # not pytest's: names of unix sockets are short
         folder.chmod(0o755)  # its processes run as several users
-        main = MAIN.format(folder=folder, daemons=DAEMONS, patience=f"{patience_s}s")
-        master = MASTER.format(proxied=f"{host}:{proxied_port}", plain=f"{host}:{plain_port}")
+        main = MAIN.format(folder=folder, daemons=DAEMONS, patience=f"{patience_s}s", settings=settings)
+        master = MASTER.format(
+            proxied=f"{host}:{proxied_port}", plain=f"{host}:{plain_port}", services=services
+        )
         (folder / "main.cf").write_text(main, encoding="ascii")
         (folder / "master.cf").write_text(master, encoding="ascii")
         os.utime(folder / "main.cf", (0, 0))  # Postfix waits where it was written to within a second
@@ -85,21 +96,18 @@ class Postfix(Program):
         ]  # in the foreground, a group of its own
         super().__init__(command, folder, [self.address, self.proxied_address])
 
+    def start(self) -> None:
+        """Again, behind a stop."""
+        self.__enter__()
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        code = super().stop(number)
+        wait_until(lambda: not list(processes_of_group(self.process.pid)), "its services went with it")
+        return code
+
     def __exit__(self, *exception: object) -> None:
         super().__exit__(*exception)
-        wait_until(lambda: not any(_living_of_group(self.process.pid)), "its services went with it")
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _living_of_group(group: int) -> Iterator[str]:
-    """Its processes but those that are dead and only wait to be asked for: nobody here is their parent."""
-    for file in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # gone meanwhile
-            state, _, its_group, *_ = (
-                file.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-            )
-            if its_group == str(group) and state != "Z":
-                yield file.parent.name
 
 
 def _make_queues(folder: Path) -> None:

@@ -9,7 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import count, islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -39,23 +40,23 @@ def wait_until(condition: Callable[[], bool], what: str, limit_s: float = PATIEN
         time.sleep(0.01)
 
 
+_asked = count(os.getpid() * 7 + int(time.monotonic() * 1000))
+
+
 def free_port(hosts: Iterable[str] = ("127.0.0.1",)) -> int:
-    """A port that nobody has on any of these addresses."""
-    start = os.getpid() * 7 + int(time.monotonic() * 1000)
-    for n in range(len(PORTS)):
-        port = PORTS[(start + n * 13) % len(PORTS)]
+    """A port that nobody has on any of these addresses; another one each time, until all were given."""
+    hosts = tuple(hosts)
+    for n in islice(_asked, len(PORTS)):
+        port = PORTS[n * 13 % len(PORTS)]  # far from those of who began a little later
         if all(_is_free(host, port) for host in hosts):
             return port
     raise AssertionError("no free port")
 
 
-def free_ports(count: int, hosts: Iterable[str]) -> list[int]:
+def free_ports(number: int, hosts: Iterable[str]) -> list[int]:
     """Different ones."""
     hosts = tuple(hosts)
-    ports: dict[int, None] = {}  # two that are asked for within a millisecond are the same
-    while len(ports) < count:
-        ports[free_port(hosts)] = None
-    return list(ports)
+    return [free_port(hosts) for _ in range(number)]
 
 
 def _is_free(host: str, port: int) -> bool:
@@ -70,7 +71,7 @@ def _is_free(host: str, port: int) -> bool:
 
 def is_listening(host: str, port: int) -> bool:
     """Asked of the kernel: a connection to try it would be a session, with a line in the log that is looked at."""
-    return any(local == _kernels(host, port) and state == "0A" for local, _, state in _kernel_sockets())
+    return _kernels(host, port) in _listening()
 
 
 def attempts_to_connect(host: str, port: int) -> int:
@@ -82,11 +83,28 @@ def _kernels(host: str, port: int) -> str:
     return f"{socket.inet_aton(host)[::-1].hex().upper()}:{port:04X}"
 
 
+def _listening() -> set[str]:
+    """Where anybody listens. The kernel lists these first, and all others, which may be thousands, need not be read."""
+    with Path("/proc/net/tcp").open(encoding="ascii") as table:
+        rows = (line.split() for line in islice(table, 1, None))
+        return {local for _, local, _, *_ in takewhile(lambda row: row[3] == "0A", rows)}
+
+
 def _kernel_sockets() -> Iterator[tuple[str, str, str]]:
     """Local address, remote address and state, in proc(5)'s figures."""
     for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]:
         _, local, remote, state, *_ = line.split()
         yield local, remote, state
+
+
+def processes_of_group(group: int) -> Iterator[tuple[int, str]]:
+    """Id and state of each process but those that are dead and only wait to be asked for: nobody here is their parent."""
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # gone meanwhile
+            stat = file.read_text(encoding="utf-8", errors="replace")
+            state, _, its_group, *_ = stat.rpartition(")")[2].split()
+            if its_group == str(group) and state not in "ZX":
+                yield int(file.parent.name), state
 
 
 class LogFile:
@@ -158,8 +176,7 @@ class Program:
 
     def _is_ready(self) -> bool:
         assert self.process.poll() is None, f"{self._command} ended\n{self.log!r}"
-        # the table is long on a busy machine, and read once for all
-        listening = {local for local, _, state in _kernel_sockets() if state == "0A"}
+        listening = _listening()
         return all(_kernels(host, port) in listening for host, port in self._listens)
 
     @contextmanager
