@@ -15,7 +15,7 @@ from mailproxy.config.probes import ways
 from mailproxy.errors import Fault, ServerRefusedError
 from mailproxy.log import Log, open_target
 from mailproxy.net.names import literal_endpoint, look_up
-from mailproxy.protocol.check_result import CheckCode, CheckResult
+from mailproxy.protocol.check_result import CheckCode, CheckResult, printable
 from mailproxy.proxy.backend import Backend, context_for
 from mailproxy.proxy.check import Check, checks_of
 from mailproxy.proxy.server import Checked
@@ -118,7 +118,10 @@ async def _resolved_and_checked(check: Check) -> Checked:
         reason = "its port is the client's, which is known only when the proxy runs"
         return Checked(CheckResult(CheckCode.UNK, reason), 0)
     outcomes: list[Checked] = []
-    await check.make(outcomes.append)
+    try:
+        await check.make(outcomes.append)
+    except Exception as fault:  # noqa: BLE001 - the border: a fault in one check does not lose the others' lines
+        return Checked(CheckResult(CheckCode.UNK, printable(repr(fault))), 0)
     return outcomes[0]
 
 

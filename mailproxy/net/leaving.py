@@ -47,8 +47,8 @@ class LeaveWatch:
         if self._epoll.closed:
             return  # the proxy is being stopped, and the session with it
         fd = client.fileno()
-        self._watched[fd] = (client, left)
         self._epoll.register(fd, select.EPOLLRDHUP | select.EPOLLONESHOT)
+        self._watched[fd] = (client, left)
 
     def forget(self, client: socket.socket) -> None:
         """Watch it no longer; to be called before it is closed."""

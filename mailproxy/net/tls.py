@@ -200,8 +200,7 @@ async def connect_tls(sock: socket.socket, context: ssl.SSLContext, server_name:
 def _part_from(sock: socket.socket) -> None:
     """Close to somebody who has spoken on: what is there is read away, or the connection would be reset instead."""
     with contextlib.suppress(OSError):
-        while socket.socket.recv(sock, _TAKEN_BYTES):
-            pass
+        socket.socket.recv(sock, _TAKEN_BYTES)
     sock.close()
 
 

@@ -49,6 +49,7 @@ _WARMING_STEPS = 20  # HAProxy's: a twentieth of slow_start each, but not more o
 _SHORTEST_STEP_S = 1.0
 _EXPIRY_S = 1.0  # between two looks for entries that nobody used
 _UNMEASURED_MS = -1
+_NAMED_SERVERS = 3  # in the line of every session that gets none
 
 Connectors = Mapping[config.ServerTls, Context]
 """TLS towards servers, by what the configuration says of it."""
@@ -184,7 +185,9 @@ class Backend:
 
     def why_none(self) -> str:
         """Why there is no server, in words."""
-        reasons = [f"{server.name}: {self._why_not(server)}" for server in self.servers]
+        reasons = [f"{server.name}: {self._why_not(server)}" for server in self.servers[:_NAMED_SERVERS]]
+        if (more := len(self.servers) - _NAMED_SERVERS) > 0:
+            reasons.append(f"and {more} more")
         return f"no server of {self.name} can be used ({'; '.join(reasons)})"
 
     def _why_not(self, server: BackendServer) -> str:
@@ -206,6 +209,8 @@ class Backend:
             if before is None or before.result != result:
                 self._tell(CHECK_NOT_MADE, f"Server {self.name}/{server.name}: {result}", server)
             return
+        if result.code.is_passed and server.observation is not None:
+            server.observation.connected()  # as in HAProxy: failures are counted between checks that pass
         progress = server.health.progress if server.health is not None else ""
         change = self.pool.judge(server, trio.current_time(), passed=result.code.is_passed)
         if change is not None:

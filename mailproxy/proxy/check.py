@@ -30,6 +30,7 @@ from mailproxy.proxy.announcing import local_header
 from mailproxy.proxy.backend import Backend
 from mailproxy.proxy.server import BackendServer, Checked, tls_name
 
+_HEARD_BYTES_MAX = 64 * 1024  # of the answer to a goodbye
 _FAREWELL_S = 1.0  # for the server to close, when everything has been said
 
 _GOODBYES = {
@@ -110,25 +111,27 @@ class Check:
     async def make(self, tell: Callable[[Checked], None]) -> None:
         """Make it once. Raises nothing for what servers do.
 
-        ``tell`` gets the outcome, which is that of the first connection that fails, as soon as it is known: politeness has
-        its own time.
+        ``tell`` gets the outcome, which is that of the first connection that fails, as soon as it is known: leave is taken
+        afterwards, and has its own time.
         """
-        spent = 0.0
-        for place, probe in enumerate(self.probes, 1):
-            connection = _Connection(probe)
-            began = trio.current_time()
-            try:
+        spent, result = 0.0, CheckResult(CheckCode.UNK)
+        opened: list[_Connection] = []
+        try:
+            for probe in self.probes:
+                opened.append(connection := _Connection(probe))
+                began = trio.current_time()
                 result = await self._connect_and_talk(connection, max(self.timeout - spent, 0.0))
                 spent += connection.ended - began
-                is_told = place == len(self.probes) or not result.code.is_passed
-                if is_told:
-                    tell(Checked(self._placed(result, probe), int(spent * 1000)))
-                await self._take_leave(connection, result)
-            finally:
+                if not result.code.is_passed:
+                    result = self._placed(result, probe)
+                    break
+            tell(Checked(result, int(spent * 1000)))
+            for connection in opened:
+                await self._take_leave(connection)
+        finally:
+            for connection in opened:
                 if connection.sock is not None:
                     connection.sock.close()
-            if is_told:
-                return
 
     def _placed(self, result: CheckResult, probe: Probe) -> CheckResult:
         """With the port where it could be one of several."""
@@ -176,6 +179,7 @@ class Check:
         return await _look_up(probe) if endpoint is None else [endpoint.with_port(probe.port)]
 
     async def _secure(self, connection: _Connection, tls: config.ServerTls) -> None:
+        context = self.context_of(tls)
         sock, connection.sock = connection.sock, None  # it is closed there, if it comes to that
         assert sock is not None  # noqa: S101 - it was opened
         connection.late = CheckResult(CheckCode.L6TOUT)
@@ -183,7 +187,7 @@ class Check:
         own, other = self.server.config.address, connection.probe.address
         name = tls_name(tls, own if other is None or literal_endpoint(own) is None else other)
         try:
-            connection.sock = await connect_tls(sock, self.context_of(tls), name)
+            connection.sock = await connect_tls(sock, context, name)
         except ServerHandshakeError as error:
             raise _failed(CheckCode.L6RSP, str(error)) from None
 
@@ -232,17 +236,18 @@ class Check:
             if scope.cancelled_caught:
                 await _say(connection, script.step_time_is_up())
 
-    async def _take_leave(self, connection: _Connection, result: CheckResult) -> None:
+    async def _take_leave(self, connection: _Connection) -> None:
         """Say goodbye where that has not been said, hear its answer, and let the server close."""
         if connection.sock is None:
             return
         with trio.move_on_after(_FAREWELL_S), contextlib.suppress(CheckFailedError):
-            await self._say_goodbye(connection, result)
+            await self._say_goodbye(connection)
         await close_in_order(connection.sock, _FAREWELL_S)
 
-    async def _say_goodbye(self, connection: _Connection, result: CheckResult) -> None:
+    async def _say_goodbye(self, connection: _Connection) -> None:
         probe, dialogue = connection.probe, connection.dialogue
-        if probe.kind in ("tcp", "tls") and probe.protocol in DIALOGUES and result.code.is_passed:
+        has_passed = connection.result is not None and connection.result.code.is_passed
+        if probe.kind in ("tcp", "tls") and probe.protocol in DIALOGUES and has_passed:
             dialogue = DIALOGUES[probe.protocol]()
             await _say(connection, dialogue.hello())
         elif isinstance(dialogue, ScriptCheck) or (dialogue is not None and not dialogue.is_decided):
@@ -250,8 +255,9 @@ class Check:
                 await _say(connection, _GOODBYES.get(probe.protocol, b""))
             if _SAYS_GOODBYE.search(connection.said):
                 # who ends its side at once does not hear the answer, and a server that cannot give it is not pleased
-                while await _hear(connection):
-                    pass
+                heard = 0
+                while heard < _HEARD_BYTES_MAX and (data := await _hear(connection)):
+                    heard += len(data)
             return
         while dialogue is not None and not dialogue.is_over:
             await self._go_on(connection, dialogue)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import trio
 
-from mailproxy import config
 from mailproxy.log import Log
 from mailproxy.log.events import CHECK_FAULT
 from mailproxy.pool import Chance, State
@@ -45,18 +44,17 @@ class Checks:
             task_status.started()
 
     async def _keep_checking(self, backend: Backend, check: Check, delay: float) -> None:
-        server, settings = check.server, check.server.config.check
-        assert settings is not None  # noqa: S101 - or there would be no check
+        server = check.server
         await trio.sleep(delay)
         while True:
             began, health = trio.current_time(), server.health
             if server.state is not State.MAINT:
-                await self._check(backend, check)
+                await self._check(backend, check, began)
             self._was_checked(server)
             if server.health is not health:
                 continue  # it was in maintenance meanwhile: what was found is of another time
             # From beginning to beginning: a server that lets its checks run into their time limit is found as soon.
-            server.nap = trio.CancelScope(deadline=began + self._pause(server, settings))
+            server.nap = trio.CancelScope(deadline=began + self._pause(server))
             with server.nap:
                 await trio.sleep_forever()
 
@@ -65,16 +63,18 @@ class Checks:
         if not self._unknown:
             self._first_round.set()
 
-    def _pause(self, server: BackendServer, settings: config.Check) -> float:
+    def _pause(self, server: BackendServer) -> float:
         """Seconds to the next check. Chance only shortens them, so that the interval is what nobody waits longer than."""
+        settings = server.config.check
+        assert settings is not None  # noqa: S101 - or there would be no check
         normal = settings.interval
         fast, down = settings.fast_interval or normal, settings.down_interval or normal
         seconds = server.health.interval(normal, fast, down) if server.health is not None else normal
         return seconds * (1.0 - settings.jitter * self._chance.random())
 
-    async def _check(self, backend: Backend, check: Check) -> None:
+    async def _check(self, backend: Backend, check: Check, began: float) -> None:
         server = check.server
-        health = server.health
+        health, politeness = server.health, trio.CancelScope()
 
         def tell(checked: Checked) -> None:
             server.counts.checks += 1
@@ -82,9 +82,11 @@ class Checks:
             if server.state is not State.MAINT and server.health is health:
                 backend.judge(server, checked)
             self._was_checked(server)
+            politeness.deadline = began + self._pause(server)  # it keeps no next check waiting
 
         try:
-            await check.make(tell)
+            with politeness:
+                await check.make(tell)
         except Exception as fault:  # noqa: BLE001 - the border: no fault of one check touches another, or a server's state
             place = traceback.extract_tb(fault.__traceback__)[-1]
             self._log.event(

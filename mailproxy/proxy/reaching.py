@@ -22,6 +22,7 @@ from mailproxy.net.leaving import LeaveWatch
 from mailproxy.net.proxy_header import send_header
 from mailproxy.net.tls import connect_tls, has_left
 from mailproxy.pool import Attempts, Next, Waiter
+from mailproxy.proxy.announcing import Announcer
 from mailproxy.proxy.backend import Backend
 from mailproxy.proxy.caller import Caller
 from mailproxy.proxy.ended import SessionEndedError
@@ -46,7 +47,10 @@ class Visit:
     server: BackendServer | None = field(default=None, init=False)
     stopped: End = field(default=ends.STOPPED_CONNECTING, init=False)
     cut_short: End = field(default=ends.CLIENT_LEFT, init=False)
-    _attempt: trio.CancelScope | None = field(default=None, init=False)
+    _is_connected: bool = field(default=False, init=False)
+    _interruptible: trio.CancelScope | None = field(
+        default=None, init=False
+    )  # an attempt, or a pause before one
     _waited_for: BackendServer | None = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -77,8 +81,9 @@ class Visit:
 
     def server_went(self, *, shut_down: bool) -> None:
         """The server is down: attempts need not go on, and sessions end if that is wished."""
-        if self._attempt is not None:
-            self._attempt.cancel()
+        if not self._is_connected:
+            if self._interruptible is not None:
+                self._interruptible.cancel()
         elif shut_down:
             self.cut_short = ends.SERVER_DOWN
             self.scope.cancel()
@@ -109,6 +114,7 @@ class Visit:
                 tried.add(server)
                 server = await self._elsewhere(failure, server, tried, key)
             else:
+                self._is_connected = True
                 backend.connected(server, key)
                 record.connect_ms = ms(trio.current_time() - began)
                 return sock
@@ -178,10 +184,10 @@ class Visit:
         """One attempt. Raises SessionEndedError with what is the end unless another one follows."""
         port = self.caller.port
         try:
-            with trio.move_on_after(self.backend.config.timeouts.connect) as self._attempt:
+            with trio.move_on_after(self.backend.config.timeouts.connect) as self._interruptible:
                 sock, endpoint = await connect(server.endpoints, port)
                 if server.announcer is not None:
-                    send_header(sock, server.announcer.header(self.caller))
+                    self._announce(sock, server.announcer)
                 if server.context is not None:
                     sock = await connect_tls(sock, server.context, server.server_name)
                 if server.takes_back:
@@ -195,10 +201,17 @@ class Visit:
         except ProxyError as error:
             raise SessionEndedError(ends.OUT_OF_RESOURCES, error) from None
         finally:
-            self._attempt = None
+            self._interruptible = None
         if not server.takes_back:
             raise SessionEndedError(ends.SERVER_REFUSED, f"{server.name} is {server.status} now")
         raise SessionEndedError(ends.CONNECT_TIMEOUT, "no answer in time")
+
+    def _announce(self, sock: socket.socket, announcer: Announcer) -> None:
+        try:
+            send_header(sock, announcer.header(self.caller))
+        except BaseException:
+            sock.close()
+            raise
 
     def _is_again(
         self, failure: SessionEndedError, server: BackendServer, attempts: Attempts, *, belongs: bool
@@ -243,10 +256,10 @@ class Visit:
         """Whoever comes back at once finds what it has found; shorter if the server is marked down meanwhile."""
         seconds = min(self.backend.config.timeouts.connect, _LONGEST_PAUSE_S)
         try:
-            with trio.move_on_after(seconds) as self._attempt:
+            with trio.move_on_after(seconds) as self._interruptible:
                 await trio.sleep_forever()
         finally:
-            self._attempt = None
+            self._interruptible = None
 
     def _left_or(self, failure: SessionEndedError) -> SessionEndedError:
         """The failure, unless the client has left meanwhile: then nobody waits for that server any more."""

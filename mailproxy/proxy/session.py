@@ -183,10 +183,11 @@ class Session:
     def _finish(self) -> None:
         """Give the counts back, close, write the line. The border is here, too."""
         try:
-            self._count_out()
-            self._close()
-        except Exception as fault:  # noqa: BLE001 - as in run
-            self._report(fault)
+            for finish in (self._count_out, self._close):
+                try:
+                    finish()
+                except Exception as fault:  # noqa: BLE001 - as in run
+                    self._report(fault)
         finally:
             self.around.limits.leave()
 

@@ -199,7 +199,7 @@ def test_a_server_for_exchange_is_up_while_both_its_ports_are_there(
         for _ in layout.dovecots:
             sessions.enter_context(client.idle())
         with layout.without(number, at=0):
-            reason = 'Layer4 connection problem, info: "Connection refused"'
+            reason = r'Layer4 connection problem, info: "Connection refused at port \d+"'
             log.wait_for(re.compile(f"Server exchange/CAS1 is DOWN, reason: {reason}, .*"), behind=begin)
             log.wait_for(re.compile(r".* exchange/CAS1 .* D- .*"), behind=begin)
             for _ in range(2):

@@ -199,9 +199,10 @@ Outcome = Callable[[], Awaitable[CheckResult]]
 
 @define(eq=False)
 class Pretended(Check):
-    """A check that takes simulated time; ``begins`` has when each began."""
+    """A check that takes simulated time, and more of it to leave; ``begins`` has when each began."""
 
     outcome: Outcome = field(kw_only=True)
+    leaving_s: float = field(default=0.0, kw_only=True)
     begins: list[float] = field(factory=list, init=False)
 
     @classmethod
@@ -213,6 +214,7 @@ class Pretended(Check):
         self.begins.append(began)
         result = await self.outcome()
         tell(Checked(result, int((trio.current_time() - began) * 1000)))
+        await trio.sleep(self.leaving_s)
 
 
 def _no_context(tls: config.ServerTls) -> ssl.SSLContext:

@@ -203,6 +203,18 @@ async def test_an_interval_is_from_beginning_to_beginning(autojump_clock: MockCl
     assert await begins(PASSED, seconds=3, during=45, interval="10s") == pytest.approx([0, 10, 20, 30, 40])
 
 
+@pytest.mark.parametrize("seconds", [0.0, 1.0])
+async def test_who_is_long_in_leaving_keeps_no_check_waiting(
+    autojump_clock: MockClock, seconds: float
+) -> None:
+    backend, server = checked_backend(interval="1s", fall=2)
+    pretended = Pretended.of(server, Scripted(PASSED, SILENT, SILENT, PASSED, seconds=seconds))
+    pretended.leaving_s = 2.0
+    async with checking((backend, pretended), diary=Diary()):
+        await trio.sleep(4.5)
+    assert pauses(pretended.begins) == [1.0] * 4
+
+
 async def test_a_check_that_takes_longer_than_the_interval_is_not_doubled(autojump_clock: MockClock) -> None:
     backend, server = checked_backend(interval="10s")
     outcome = Scripted(PASSED, seconds=25)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from itertools import count
 
@@ -10,7 +11,10 @@ import trio
 import trio.testing
 from attrs import define
 
-from .farm import Farm, TcpLine, served_by, turned_away
+from mailproxy.errors import ServerRefusedError
+
+from .farm import Farm, TcpLine, is_served, served_by, turned_away
+from .scene import Belongings
 
 
 @pytest.mark.parametrize("redispatch", [True, 1])
@@ -139,3 +143,43 @@ async def test_who_lost_its_own_server_while_it_waited_was_taken_elsewhere(farm:
     line = await farm.tcp_line()
     assert (line.place, line.retries, line.queue) == ("b/s2", "+0", "1/0")
     assert farm.counts("s1").redispatches == 1
+
+
+async def test_who_finds_out_that_a_server_is_down_is_taken_elsewhere(farm: Farm) -> None:
+    """Its own failure marks the server down, whose sessions end; it is none of them."""
+    one = await farm.server("s1")
+    await farm.server("s2")
+    await farm.start(
+        retries=3,
+        balance="first",
+        observe="connect",
+        error_limit=1,
+        on_marked_down="shutdown-sessions",
+        check={"type": "tcp", "interval": "1h", "fall": 1},
+    )
+    await one.close()
+    client = await farm.guest()
+    assert await served_by(client) == "s2"
+    assert farm.states["s1"].status == "DOWN"
+    await is_served(client)
+
+
+async def test_a_server_that_goes_before_it_is_told_who_comes(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scene finds the sockets that are left."""
+
+    def go(*_: object) -> None:
+        raise ServerRefusedError("gone")
+
+    monkeypatch.setattr("mailproxy.proxy.reaching.send_header", go)
+    await farm.server("s1")
+    await farm.start(send_proxy="v2")
+    before = Belongings.now()
+    gc.disable()
+    try:
+        client = await farm.guest()
+        await turned_away(client)
+        await before.again()
+    finally:
+        gc.enable()
