@@ -16,7 +16,7 @@ from mailproxy.config import Config
 from mailproxy.errors import ConfigError, Fault
 from mailproxy.log import Log, open_target
 from mailproxy.net.listener import Listener, close_all, open_listeners
-from mailproxy.pool import State
+from mailproxy.pool import Counts, State
 from mailproxy.proxy.backend import Backend
 from mailproxy.proxy.frontend import Frontend
 from mailproxy.proxy.server import BackendServer
@@ -54,6 +54,11 @@ class ProxyServer:
     def sessions(self) -> int:
         """Sessions that it has now."""
         return self._server.sessions
+
+    @property
+    def counts(self) -> Counts:
+        """What happened there so far; live, and to be read only."""
+        return self._server.counts
 
     def set_state(self, state: Literal["ready", "drain", "maint"]) -> None:
         """``drain`` takes only clients back that stick to it, ``maint`` takes nobody; sessions that are there go on, unless

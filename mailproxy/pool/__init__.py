@@ -11,7 +11,7 @@ from mailproxy.pool.roundrobin import RoundRobin
 from mailproxy.pool.server import Counts, Server, Standing, State
 from mailproxy.pool.service import in_service, ramp
 from mailproxy.pool.source import Source
-from mailproxy.pool.stick import StickTable, host_of, key_of
+from mailproxy.pool.stick import StickTable, key_of
 
 __all__ = [
     "Attempts",
@@ -34,7 +34,6 @@ __all__ = [
     "State",
     "StickTable",
     "Waiter",
-    "host_of",
     "in_service",
     "key_of",
     "ramp",

@@ -13,12 +13,11 @@ Waiter = TypeVar("Waiter", bound=Hashable)
 
 @define(eq=False)
 class Queue(Generic[Waiter]):
-    """At most ``bound`` waiters, 0 for any number; whoever joined is popped or leaves, once and not both.
+    """Whoever joined is popped or leaves, once and not both.
 
     An ``OrderedDict``, because a plain one that loses its first entries takes ever longer to find the first that is left.
     """
 
-    bound: int = 0
     _waiters: OrderedDict[Waiter, int] = field(
         factory=OrderedDict, init=False
     )  # with the pops before it joined
@@ -34,22 +33,14 @@ class Queue(Generic[Waiter]):
         """Go through them in the order in which they will be popped."""
         return iter(self._waiters)
 
-    @property
-    def is_full(self) -> bool:
-        """Is there room for nobody more?"""
-        return 0 < self.bound <= len(self._waiters)
-
-    def join(self, waiter: Waiter) -> bool:
-        """Stand in line, at the end; False if the queue is full. Raises ValueError for one that stands there already."""
+    def join(self, waiter: Waiter) -> None:
+        """Stand in line, at the end. Raises ValueError for one that stands there already."""
         if waiter in self._waiters:
             raise ValueError(f"{waiter!r} is in the queue already")
-        if self.is_full:
-            return False
         self._waiters[waiter] = self._popped
-        return True
 
     def insert(self, waiters: Iterable[Waiter], key: Callable[[Waiter], int]) -> None:
-        """Let these stand among the others where the key puts them all, whatever the bound is; O(n log n)."""
+        """Let these stand among the others where the key puts them all; O(n log n)."""
         for waiter in waiters:
             self._waiters[waiter] = self._popped
         for waiter in sorted(self._waiters, key=key):
@@ -69,12 +60,6 @@ class Queue(Generic[Waiter]):
         waiter, _ = self._waiters.popitem(last=False)
         self._popped += 1
         return waiter
-
-    def ahead(self, waiter: Waiter) -> int:
-        """How many stand before it; O(n). Raises KeyError if it does not wait."""
-        if waiter not in self._waiters:
-            raise KeyError(waiter)
-        return next(place for place, other in enumerate(self._waiters) if other == waiter)
 
     def position(self, waiter: Waiter) -> int:
         """What ``srv_queue`` or ``backend_queue`` in HAProxy's log line is for it now, before it is popped or leaves.

@@ -59,17 +59,6 @@ class StickTable:
         self._entries[key] = until << _SERVER_BITS | server
         self._entries.move_to_end(key)
 
-    def forget(self, key: int) -> bool:
-        """Drop the entry of one client; was there one?"""
-        return self._entries.pop(key, None) is not None
-
-    def forget_server(self, server: int) -> int:
-        """Drop the entries of a server that is gone; how many there were. Goes through all, about 0.1 s for 200,000."""
-        gone = [key for key, entry in self._entries.items() if entry & _SERVER_MASK == server]
-        for key in gone:
-            del self._entries[key]
-        return len(gone)
-
     def expire(self, now: float, most: int = 1000) -> bool:
         """Drop what is out of date, at most so many entries in one call; True if there may be more."""
         tick = int(now * _TICKS_PER_SECOND)
@@ -110,11 +99,6 @@ def key_of(host: str, prefix_v4: int = 32, prefix_v6: int = 64) -> int:
     if number >> 32 == 0xFFFF:
         return _cut(number & 0xFFFF_FFFF, 32 - prefix_v4)
     return _V6_MARK | _cut(number, 128 - prefix_v6)
-
-
-def host_of(key: int) -> str:
-    """The first address of the network that a key stands for."""
-    return str(IPv6Address(key ^ _V6_MARK) if key & _V6_MARK else IPv4Address(key))
 
 
 def _cut(number: int, bits: int) -> int:

@@ -131,6 +131,10 @@ class GreetedDialogue(Dialogue):
         self._ask(self.ASK)
         return self._pop_said()
 
+    def goodbye(self) -> bytes:
+        """What is said by somebody who leaves now, whatever was said before; its answer is not this dialogue's any more."""
+        return self.GOODBYE + b"\r\n"
+
     @abstractmethod
     def _read(self, line: bytes) -> Answer | None:
         """The answer that ends with this line, None if it goes on. Raises NotTheProtocolError."""

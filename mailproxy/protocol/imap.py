@@ -34,6 +34,9 @@ class ImapCheck(GreetedDialogue):
         self._listed = None
         return self._tag + b" " + super()._command(words)
 
+    def goodbye(self) -> bytes:
+        return b"bye " + super().goodbye()  # a tag that no script has used for something else
+
     @property
     def _tag(self) -> bytes:
         return b"a%d" % self._commands

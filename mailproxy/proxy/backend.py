@@ -34,7 +34,6 @@ from mailproxy.pool import (
     Source,
     State,
     StickTable,
-    Waiter,
     key_of,
 )
 from mailproxy.protocol.check_result import CheckCode, CheckResult, printable
@@ -155,10 +154,6 @@ class Backend:
         """A place for a session; None if there is none now."""
         hashed = key.to_bytes(_KEY_BYTES, "big") if key is not None and self._goes_by_client else None
         return self.pool.enter(hashed, wanted=wanted, avoiding=avoiding)
-
-    def line_up(self, waiter: Waiter[BackendServer]) -> bool:
-        """Wait for a place; False if too many wait already."""
-        return self.pool.join(waiter)
 
     def has_others(self, server: BackendServer) -> bool:
         """Are there other servers that sessions may go to than this one?"""

@@ -25,6 +25,7 @@ from mailproxy.net.tls import Context, connect_tls
 from mailproxy.protocol.check_result import INFO_MAX, CheckCode, CheckFailedError, CheckResult, printable
 from mailproxy.protocol.dialogue import Dialogue
 from mailproxy.protocol.dialogues import DIALOGUES
+from mailproxy.protocol.greeted import GreetedDialogue
 from mailproxy.protocol.script import ScriptCheck, ScriptStep, compile_step
 from mailproxy.proxy.announcing import local_header
 from mailproxy.proxy.backend import Backend
@@ -33,14 +34,6 @@ from mailproxy.proxy.server import BackendServer, Checked, tls_name
 _HEARD_BYTES_MAX = 64 * 1024  # of the answer to a goodbye
 _FAREWELL_S = 1.0  # for the server to close, when everything has been said
 
-_GOODBYES = {
-    "imap": b"bye LOGOUT\r\n",
-    "pop3": b"QUIT\r\n",
-    "sieve": b"LOGOUT\r\n",
-    "smtp": b"QUIT\r\n",
-    "submission": b"QUIT\r\n",
-    "lmtp": b"QUIT\r\n",
-}
 _SAYS_GOODBYE = re.compile(rb"(?i)\b(LOGOUT|QUIT)\b")
 
 
@@ -252,7 +245,7 @@ class Check:
             await _say(connection, dialogue.hello())
         elif isinstance(dialogue, ScriptCheck) or (dialogue is not None and not dialogue.is_decided):
             if not _SAYS_GOODBYE.search(connection.said):
-                await _say(connection, _GOODBYES.get(probe.protocol, b""))
+                await _say(connection, _goodbye(probe, dialogue))
             if _SAYS_GOODBYE.search(connection.said):
                 # who ends its side at once does not hear the answer, and a server that cannot give it is not pleased
                 heard = 0
@@ -273,6 +266,13 @@ def checks_of(
         if planned and server.config.check is not None:
             timeout = server.config.check.timeout or settings.timeouts.check
             yield Check(server, planned, timeout, context_of)
+
+
+def _goodbye(probe: Probe, dialogue: Dialogue) -> bytes:
+    """The goodbye of the protocol that is spoken; nothing where that is not known."""
+    if isinstance(dialogue, GreetedDialogue):
+        return dialogue.goodbye()
+    return DIALOGUES[probe.protocol]().goodbye() if probe.protocol in DIALOGUES else b""
 
 
 def _failed(code: CheckCode, info: str) -> CheckFailedError:

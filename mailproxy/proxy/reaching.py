@@ -149,7 +149,7 @@ class Visit:
         """In the line, first come, first served."""
         backend, record, began, woken = self.backend, self.record, trio.current_time(), trio.Event()
         waiter = Waiter(woken.set, wanted)
-        if not backend.line_up(waiter):
+        if not backend.pool.join(waiter):
             raise SessionEndedError(
                 ends.QUEUE_FULL, f"{backend.pool.waiting} wait already, which is max_queue"
             )

@@ -12,10 +12,9 @@ from mailproxy.pool import Queue
 class AnyQueue(RuleBasedStateMachine):
     """A queue beside a plain list, and what each waiter would have in HAProxy's log."""
 
-    @initialize(bound=st.integers(0, 4))
-    def begin(self, bound: int) -> None:
-        self.queue: Queue[int] = Queue(bound)
-        self.bound = bound
+    @initialize()
+    def begin(self) -> None:
+        self.queue: Queue[int] = Queue()
         self.line: list[int] = []
         self.served_before: dict[int, int] = {}
         self.came = 0
@@ -25,13 +24,9 @@ class AnyQueue(RuleBasedStateMachine):
     @rule()
     def join(self) -> None:
         self.came += 1
-        if self.bound and len(self.line) >= self.bound:
-            assert not self.queue.join(self.came)
-            self.ended.append(self.came)
-        else:
-            assert self.queue.join(self.came)
-            self.line.append(self.came)
-            self.served_before[self.came] = 0
+        self.queue.join(self.came)
+        self.line.append(self.came)
+        self.served_before[self.came] = 0
 
     @rule()
     def come_and_stand_aside(self) -> None:
@@ -40,7 +35,7 @@ class AnyQueue(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def let_those_aside_stand_where_they_would_have(self, data: st.DataObject) -> None:
-        """Whatever the bound is; they stand in this line from now on, so their positions count from here."""
+        """They stand in this line from now on, so their positions count from here."""
         self.queue.insert(data.draw(st.permutations(self.aside)), key=lambda came: came)
         self.served_before.update(dict.fromkeys(self.aside, 0))
         self.line = sorted(self.line + self.aside)
@@ -77,11 +72,9 @@ class AnyQueue(RuleBasedStateMachine):
     def agrees(self) -> None:
         assert list(self.queue) == self.line
         assert len(self.queue) == len(self.line)
-        assert self.queue.is_full == (self.bound > 0 and len(self.line) >= self.bound)
         assert sorted(self.line + self.ended + self.aside) == list(range(1, self.came + 1))
-        for place, waiter in enumerate(self.line):
+        for waiter in self.line:
             assert waiter in self.queue
-            assert self.queue.ahead(waiter) == place
             assert self.queue.position(waiter) == self.served_before[waiter] + 1
 
 
@@ -102,7 +95,7 @@ def test_positions_are_haproxys() -> None:
 
 
 def test_those_who_are_let_in_later_stand_where_they_would_have_stood() -> None:
-    queue: Queue[str] = Queue(2)
+    queue: Queue[str] = Queue()
     queue.join("b")
     queue.join("d")
     queue.insert(["e", "a", "c"], key=ord)
@@ -111,14 +104,13 @@ def test_those_who_are_let_in_later_stand_where_they_would_have_stood() -> None:
 
 def test_who_is_not_in_it_has_no_place() -> None:
     queue: Queue[str] = Queue()
-    for ask in (queue.ahead, queue.position):
-        with pytest.raises(KeyError):
-            ask("a")
+    with pytest.raises(KeyError):
+        queue.position("a")
 
 
 def test_one_that_was_served_may_come_again() -> None:
-    queue: Queue[str] = Queue(1)
-    assert queue.join("a")
+    queue: Queue[str] = Queue()
+    queue.join("a")
     assert queue.pop() == "a"
-    assert queue.join("a")
+    queue.join("a")
     assert queue.position("a") == 1

@@ -169,8 +169,7 @@ class Farm:
         return self.proxy._service.backends["b"].pool  # who waits has no public name yet
 
     def counts(self, name: str) -> Counts:
-        (server,) = [server for server in self.pool.servers if server.name == name]
-        return server.counts
+        return self.states[name].counts
 
     async def lined_up(self, count: int) -> None:
         """Wait until so many wait for a place."""

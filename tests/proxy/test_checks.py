@@ -601,8 +601,8 @@ async def test_a_script_whose_time_is_spent_by_its_first_connection(scene: Scene
     port = int((await unanswered(scene)).rpartition(":")[2])
     steps = ({"send": "NOOP\r\n"}, {"expect": "OK"}, {"connect": {"port": port}}, {"expect": "OK"})
     await scripted(scene, one, *steps, timeout=TIMEOUT)
-    (line,) = await scene.events("server-down")
-    assert line["check"] in ("L7TOUT", "L4TOUT")
+    info = f"at step 2 of the script (expect string 'OK') at port {port_of(one)}"
+    line = await down(scene, f'Layer7 timeout, info: "{info}"', check="L7TOUT", info=info)
     assert line["check_ms"] >= 300
     assert not [line for line in scene.lines() if line["event"] == "check-fault"]
 

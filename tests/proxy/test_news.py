@@ -189,7 +189,7 @@ def test_sessions_and_those_who_wait_are_counted() -> None:
         Waiter(lambda: None, wanted) for wanted in (None, story["s1"], story["s1"])
     ]
     for waiter in waiters:
-        assert story.backend.line_up(waiter)
+        assert story.backend.pool.join(waiter)
     story.fails("s1")
     assert story.news[0] == (
         f"Server b/s1 {DOWN} 0 active and 0 backup servers left. "

@@ -146,7 +146,7 @@ async def test_those_who_wait_are_served_as_it_grows(autojump_clock: MockClock, 
             waiter: Waiter[BackendServer] = Waiter(
                 lambda: served.append((number, trio.current_time() - start))
             )
-            assert backend.line_up(waiter)
+            assert backend.pool.join(waiter)
 
         for number in range(30):
             assert backend.enter(None) is None
