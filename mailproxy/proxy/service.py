@@ -11,8 +11,8 @@ from mailproxy.config import Config, ServerTls
 from mailproxy.config.probes import ways
 from mailproxy.log import Log
 from mailproxy.log.events import DRAINING, READY, STOPPED
-from mailproxy.net.leaving import LeaveWatch
 from mailproxy.net.listener import Listener, close_all
+from mailproxy.net.poller import open_poller
 from mailproxy.net.relay import open_relay
 from mailproxy.net.tls import Context
 from mailproxy.proxy.backend import Backend, Connectors, context_for
@@ -45,13 +45,13 @@ class Service:
         self._listeners = listeners
         self._connectors = connectors
         self.limit = SessionLimit(max_sessions)
-        self._leaving = LeaveWatch()
+        self._poller = open_poller()
         chance = SystemRandom()
         self.backends = {
             name: Backend(settings, connectors, log, chance) for name, settings in config.backends.items()
         }
         self._checks = Checks(list(self._checks_of_servers()), log=log, chance=chance)
-        self._relay = open_relay(config.process.relay)
+        self._relay = open_relay(config.process.relay, self._poller)
         self.frontends = {
             name: Frontend(
                 settings,
@@ -59,7 +59,7 @@ class Service:
                 backends=self.backends,
                 limit=self.limit,
                 relay=self._relay,
-                leaving=self._leaving,
+                poller=self._poller,
                 log=log,
             )
             for name, settings in config.frontends.items()
@@ -89,7 +89,7 @@ class Service:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.log.run)
-                nursery.start_soon(self._leaving.run)
+                await nursery.start(self._poller.serve)
                 await nursery.start(self._relay.serve)
                 if self._watcher is not None:
                     nursery.start_soon(self._watcher.run)

@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 import trio
 
+from mailproxy.net import tls
 from mailproxy.testing import ThrowAwayCA
 from mailproxy.testing.fixtures import RunProxy
 
 from .farm import Farm
 from .scene import Scene
+
+tls.stand_in()  # a process makes it once, with the first TLS that it ends, and keeps it
 
 
 @pytest.fixture

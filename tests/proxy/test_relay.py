@@ -198,7 +198,7 @@ async def _swallow(connection: Connection) -> None:
 
 
 async def test_tasks_of_a_session(scene: Scene) -> None:
-    """One task until the relay, and the relay adds one: no nursery and no helper before it."""
+    """One task from accepting to the end: no nursery and no helper."""
     go = trio.Event()
     server = await scene.server(
         (WaitFor(go), Send(b"x"), Collect()), tls=scene.ca.server_context("127.0.0.1")
@@ -216,6 +216,6 @@ async def test_tasks_of_a_session(scene: Scene) -> None:
     go.set()
     assert await client.receive() == b"x"
     await trio.testing.wait_all_tasks_blocked()
-    assert Belongings.now().tasks - before.tasks == 3, "the session's two and the scripted server's one"
+    assert Belongings.now().tasks - before.tasks == 2, "the session's and the scripted server's"
     client.drop()
     await before.again()

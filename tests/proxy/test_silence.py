@@ -238,6 +238,6 @@ async def test_due(mock_clock: MockClock, up: str, down: str) -> None:
         pair.client.last, pair.server.last = 1000.0, 2000.0
         for direction, state in ((pair.up, up), (pair.down, down)):
             direction.ended = state == "ended"
-            direction.pending = b"held back" if state == "pending" else b""
+            direction.is_held = state == "pending"
         client_s, server_s = DUE[up, down]
         assert pair.due() == (1000 + client_s, 2000 + server_s)

@@ -66,7 +66,9 @@ def send(direction: Direction, data: memoryview) -> bool:
             raise SideAbortedError(sink, reason(error)) from None
         except OSError as error:
             raise SideAbortedError(sink, error.strerror or str(error)) from None
-    direction.pending = bytes(data[sent:])
+    if sent < len(data) or direction.pending:
+        direction.pending = bytes(data[sent:])
+        direction.is_held = sent < len(data)
     return writable
 
 

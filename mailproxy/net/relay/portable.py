@@ -44,14 +44,14 @@ class PortableRelay:
         Cancelled, it leaves the counts in ``pair`` as they are.
         """
         while True:
-            with trio.CancelScope(deadline=min(pair.due())) as scope:
-                end = await self._pump_both(pair, scope)
+            with trio.CancelScope(deadline=min(pair.due())) as pair.scope:
+                end = await self._pump_both(pair, pair.scope)
                 if end is not None:
                     return end
             if pair.up.ended and pair.down.ended:
                 break
-            if (silent := pair.silent(trio.current_time())) is not None:
-                return silent
+            if (end := pair.over(trio.current_time())) is not None:
+                return end
         assert pair.first_closed is not None  # noqa: S101 - both directions have ended
         return pair.first_closed
 
