@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
 
 pytest_plugins = ["mailproxy.testing.fixtures"]
+
+# pytest --hypothesis-profile=deep, for who has time
+settings.register_profile("deep", max_examples=8000, deadline=None)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
