@@ -24,7 +24,10 @@ from mailproxy.testing import (
     pattern,
 )
 
+from .relays import ON_BOTH
 from .scene import Belongings, Scene
+
+pytestmark = ON_BOTH
 
 GREETING = b"* OK ready\r\n"
 

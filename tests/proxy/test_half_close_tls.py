@@ -14,7 +14,10 @@ import trio
 
 from mailproxy.testing import Connection, pattern
 
+from .relays import ON_BOTH
 from .scene import Scene
+
+pytestmark = ON_BOTH
 
 SIZE = 20_000_000
 PIECE_BYTES = 1400  # small records: more of them arrive at any moment, also at a bad one

@@ -14,6 +14,7 @@ from attrs import define
 from mailproxy.errors import ServerRefusedError
 
 from .farm import Farm, TcpLine, is_served, served_by, turned_away
+from .relays import ON_BOTH
 from .scene import Belongings
 
 
@@ -55,6 +56,7 @@ class AtStep(trio.abc.Instrument):
             self.act()
 
 
+@ON_BOTH
 @pytest.mark.parametrize("waits", [False, True])
 @pytest.mark.parametrize("tls", [False, True])
 async def test_whenever_it_goes_nobody_is_left_there(farm: Farm, tls: bool, waits: bool) -> None:

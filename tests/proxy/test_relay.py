@@ -23,7 +23,10 @@ from mailproxy.testing import (
     pattern,
 )
 
+from .relays import ON_BOTH, Kind
 from .scene import PATIENCE_S, Belongings, Scene
+
+pytestmark = ON_BOTH
 
 MB = 1_000_000
 BOTH = pytest.mark.parametrize(
@@ -171,17 +174,17 @@ async def test_bulk_starves_nobody(scene: Scene) -> None:
     """While one session moves all it can, another's line comes back after a bounded number of turns."""
     flood = await scene.server((Flood(),))
     echo = await scene.server()
-    proxy = await scene.proxy(flood.address)
-    other = await scene.run_proxy(
-        {"frontends": {"f": {"backend": "b", "bind": [{"address": "127.0.0.1:0"}]}},
-         "backends": {"b": {"servers": [echo.address]}}, "log": {"level": "error"}}
-    )  # fmt: skip
+    proxy = await scene.proxy(
+        flood.address,
+        frontends={"talk": {"backend": "echo", "bind": [{"address": "127.0.0.1:0"}]}},
+        backends={"echo": {"servers": [echo.address], "check": "none"}},
+    )
     bulk = [await scene.dial(proxy) for _ in range(4)]
     async with trio.open_nursery() as nursery:
         for connection in bulk:
             await connection.receive_exactly(MB)
             nursery.start_soon(_swallow, connection)
-        talker = await scene.dial(other)
+        talker = await dial(proxy.frontends["talk"].addresses[0])
         with trio.fail_after(PATIENCE_S):
             assert await talker.receive_line()
             for _ in range(50):
@@ -197,8 +200,8 @@ async def _swallow(connection: Connection) -> None:
         connection.received.clear()
 
 
-async def test_tasks_of_a_session(scene: Scene) -> None:
-    """One task until the relay, and the relay adds one: no nursery and no helper before it."""
+async def test_tasks_of_a_session(scene: Scene, relay_kind: Kind) -> None:
+    """One task from accepting to the last line; the portable relay adds another one, the engine none."""
     go = trio.Event()
     server = await scene.server(
         (WaitFor(go), Send(b"x"), Collect()), tls=scene.ca.server_context("127.0.0.1")
@@ -216,6 +219,9 @@ async def test_tasks_of_a_session(scene: Scene) -> None:
     go.set()
     assert await client.receive() == b"x"
     await trio.testing.wait_all_tasks_blocked()
-    assert Belongings.now().tasks - before.tasks == 3, "the session's two and the scripted server's one"
+    in_relay = {"portable": 2, "engine": 1}[relay_kind]
+    assert Belongings.now().tasks - before.tasks == in_relay + 1, (
+        "the session's and the scripted server's one"
+    )
     client.drop()
     await before.again()
