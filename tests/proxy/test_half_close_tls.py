@@ -19,7 +19,7 @@ from .scene import Scene
 
 pytestmark = ON_BOTH
 
-SIZE = 20_000_000
+SIZE = 8_000_000
 PIECE_BYTES = 1400  # small records: more of them arrive at any moment, also at a bad one
 TURNS = 3
 

@@ -36,7 +36,7 @@ async def test_over_the_limit_accepting_waits(scene: Scene) -> None:
 @pytest.mark.slow
 @ON_BOTH
 async def test_many_at_once(scene: Scene) -> None:
-    """500 sessions, half of them TLS: each gets its own lines back, none is lost."""
+    """300 sessions, half of them TLS: each gets its own lines back, none is lost."""
     server = await scene.server(greet_and_echo(GREETING))
     proxy = await scene.proxy(
         server.address,
@@ -51,7 +51,7 @@ async def test_many_at_once(scene: Scene) -> None:
         },
     )
     before = Belongings.now()
-    count, here = 500, 0
+    count, here = 300, 0
     everybody = trio.Event()
 
     async def visit(number: int) -> None:

@@ -57,8 +57,7 @@ class AtStep(trio.abc.Instrument):
 
 
 @ON_BOTH
-@pytest.mark.parametrize("waits", [False, True])
-@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize(("tls", "waits"), [(False, True), (True, False)])
 async def test_whenever_it_goes_nobody_is_left_there(farm: Farm, tls: bool, waits: bool) -> None:
     """At every step of who comes, or of who is given the place of one that leaves."""
     context = farm.scene.ca.server_context("127.0.0.1") if tls else None

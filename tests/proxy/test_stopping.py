@@ -71,7 +71,7 @@ async def test_stopped_in_each_phase(scene: Scene) -> None:
                 },
                 "n": {"backend": "n", "log_null": True, "bind": [{"address": "127.0.0.1:0"}]},
             },
-            "backends": {"b": {"servers": [server.address]}, "n": {"servers": [nowhere]}},
+            "backends": {"b": {"servers": [server.address]}, "n": {"servers": [nowhere], "check": "none"}},
         }
     )
     clients = [await dial(proxy.frontends[name].addresses[0]) for name in "ftn"]
