@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from mailproxy.net.relay import Relay, open_relay
+from mailproxy.net.relay.pair import Direction
 
 Kind = Literal["auto", "engine", "portable"]
 
@@ -39,3 +40,8 @@ async def running(kind: Kind) -> AsyncIterator[Relay]:
 def registered(relay: Relay) -> int:
     """How many sessions it has at the moment; the portable one keeps no account."""
     return int(getattr(relay, "registered", 0))
+
+
+def is_held(direction: Direction) -> bool:
+    """Has the sink not taken all? The engine keeps some of that in pipes, and says so."""
+    return bool(getattr(direction, "is_held", direction.pending))

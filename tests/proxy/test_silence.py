@@ -19,7 +19,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from mailproxy.log.ends import CLIENT_SILENT, SERVER_CLOSED, SERVER_SILENT, End
 from mailproxy.net.relay import Pair, Relay
 
-from .relays import ON_BOTH, Kind, running
+from .relays import ON_BOTH, Kind, is_held, running
 
 LONG_S = 1000.0
 
@@ -116,7 +116,7 @@ async def test_a_server_that_is_held_back_is_not_silent(mock_clock: MockClock, r
     """Its limit counts again, and from then on exactly, once the client has taken the last byte."""
     async with talk(mock_clock, relay_kind, server_limit=5) as session:
         sent = await session.fill(session.server)
-        assert session.pair.down.pending
+        assert is_held(session.pair.down)
         await session.later(60)
         assert session.ends == [], "who is not read from cannot speak"
         assert await session.empty(session.client) == sent
@@ -132,13 +132,13 @@ async def test_a_server_that_had_said_all_is_not_silent_as_long_as_its_words_are
 ) -> None:
     """All of it lies in the relay, which reads nothing meanwhile: the limit counts from when that was flushed."""
     async with talk(mock_clock, relay_kind, server_limit=5) as session:
-        while not session.pair.down.pending:
+        while not is_held(session.pair.down):
             session.server.send(b"x" * 65536)
             await wait_all_tasks_blocked()
         await session.later(60)
         assert session.ends == []
         await session.empty(session.client)
-        assert not session.pair.down.pending
+        assert not is_held(session.pair.down)
         assert session.ends == [], "the last byte has only just left"
         await session.later(4.9)
         assert session.ends == [], "the limit counts from here"
@@ -150,7 +150,7 @@ async def test_a_server_that_had_said_all_is_not_silent_as_long_as_its_words_are
 async def test_a_client_that_is_held_back_is_not_silent(mock_clock: MockClock, relay_kind: Kind) -> None:
     """The mirror: a long message that the server takes slowly."""
     async with talk(mock_clock, relay_kind, client_limit=5) as session:
-        while not session.pair.up.pending:
+        while not is_held(session.pair.up):
             session.client.send(b"x" * 65536)
             await wait_all_tasks_blocked()
         await session.later(60)
@@ -185,7 +185,7 @@ async def test_a_slow_reader_that_has_half_closed(mock_clock: MockClock, relay_k
             await session.later(4)
             assert _read_all_that_is_there(session.client)
             await session.fill(session.server)
-            assert session.pair.down.pending
+            assert is_held(session.pair.down)
             assert session.ends == [], "it reads on"
         await session.later(5.1)
         assert session.ends == [CLIENT_SILENT]

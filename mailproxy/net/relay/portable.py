@@ -111,7 +111,9 @@ class PortableRelay:
         try:
             close_sending(sink)
         except SideAbortedError:
-            if not (pair.up.ended and pair.down.ended):  # who has said its own last word may leave before the answer
+            if not (
+                pair.up.ended and pair.down.ended
+            ):  # who has said its own last word may leave before the answer
                 raise
         scope.deadline = min(pair.due())
 
