@@ -291,27 +291,29 @@ class Stage:
 
     def outcome(self) -> Outcome:
         """What must be the same with every relay, if the play was in step."""
+        is_aborted = self.end in _ABORTED.values()
         return Outcome(
             self.end,
             bytes(self.client.heard),
             bytes(self.server.heard),
-            None
-            if self.end in _ABORTED.values()
-            else (self.client.connection.end, self.server.connection.end),
-            (self.pair.up.received, self.pair.down.received),
+            None if is_aborted else (self.client.connection.end, self.server.connection.end),
+            None if is_aborted else (self.pair.up.received, self.pair.down.received),
             (self.pair.client.close_notify, self.pair.server.close_notify),
         )
 
 
 @frozen
 class Outcome:
-    """What a session came to, for both peers and for the log."""
+    """What a session came to, for both peers and for the log.
+
+    After an abort it is chance how closing looks to who is left, and how much was taken for who had gone.
+    """
 
     end: End | None
     client_heard: bytes = field(repr=lambda data: f"<{len(data)} bytes>")
     server_heard: bytes = field(repr=lambda data: f"<{len(data)} bytes>")
-    heard_ends: tuple[str | None, str | None] | None  # after an abort, closing may make either of it
-    received: tuple[int, int]
+    heard_ends: tuple[str | None, str | None] | None
+    received: tuple[int, int] | None
     close_notifies: tuple[bool | None, bool | None]
 
 

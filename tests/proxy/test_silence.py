@@ -184,6 +184,9 @@ async def test_a_slow_reader_that_has_half_closed(mock_clock: MockClock, relay_k
         for _ in range(20):
             await session.later(4)
             assert _read_all_that_is_there(session.client)
+            await (
+                wait_all_tasks_blocked()
+            )  # what was held back moves on now, and not at the next jump of the clock
             await session.fill(session.server)
             assert is_held(session.pair.down)
             assert session.ends == [], "it reads on"
