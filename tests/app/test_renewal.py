@@ -229,7 +229,6 @@ def test_one_that_comes_first_in_a_folder_is_the_default_from_now_on(
     proxy.looked()
     assert proxy.served(None) == ("0.pem",)
     assert proxy.default is proxy.contexts["0.pem",]
-    assert proxy.default.sni_callback is not None
     assert unchanged(before, proxy.contexts) == {"a.pem", "b.pem", "c.pem"}
 
 

@@ -17,7 +17,11 @@ from mailproxy.net.relay.portable import PortableRelay
 __all__ = ["KINDS", "Engine", "Pair", "PortableRelay", "Relay", "open_relay"]
 
 
-KINDS = ("engine", "portable") if hasattr(os, "splice") and hasattr(select, "epoll") else ("portable",)
+Kind = Literal["engine", "portable"]
+
+KINDS: tuple[Kind, ...] = (
+    ("engine", "portable") if hasattr(os, "splice") and hasattr(select, "epoll") else ("portable",)
+)
 """What this platform has, the best first."""
 
 

@@ -381,8 +381,15 @@ class _Flow:
         if pair.first_closed is None:
             pair.first_closed = CLIENT_CLOSED if self.source is pair.client else SERVER_CLOSED
         self.sink.last = self.engine.poller.now  # its silence counts from here on
-        close_sending(self.sink)
-        if self.back.direction.ended:
+        is_over = self.back.direction.ended
+        try:
+            # Both have ended and the sockets are closed now: that sends the FIN, and saves a call. TLS has a word to say.
+            if self.sink.is_tls or not is_over:
+                close_sending(self.sink)
+        except SideAbortedError:
+            if not is_over:  # who has said its own last word may leave before the answer
+                raise
+        if is_over:
             session.finish(pair.first_closed)
         else:
             session.limits_changed()

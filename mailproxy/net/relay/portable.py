@@ -108,7 +108,13 @@ class PortableRelay:
         if pair.first_closed is None:
             pair.first_closed = CLIENT_CLOSED if source is pair.client else SERVER_CLOSED
         sink.last = trio.current_time()  # its silence counts from here on
-        close_sending(sink)
+        try:
+            close_sending(sink)
+        except SideAbortedError:
+            if not (
+                pair.up.ended and pair.down.ended
+            ):  # who has said its own last word may leave before the answer
+                raise
         scope.deadline = min(pair.due())
 
 
