@@ -56,7 +56,7 @@ def compile_load(folder: Path, name: str) -> Path:
     sources = [SOURCES / f"{name}.c", SOURCES / "wire.c"]
     make(
         f"the program {name}",
-        ["gcc", "-O2", "-Wall", "-Wextra", "-o", program, *sources, "-lssl", "-lcrypto"],
+        ["gcc", "-O2", "-Wall", "-Wextra", "-o", program, *sources, "-lssl", "-lcrypto", "-lm"],
     )
     return program
 

@@ -20,16 +20,15 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import signal
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 from cases import CASES, PRINCIPAL, WORKERS, Case, chosen_pairs, in_turns
 from chart import speed_chart
+from command import Parser, exit_code
 from configurations import PROGRAMS, kind_of
 from documenting import document
-from faults import Fault, Mistake, NotStartedFault, ServerEndedError
+from faults import Fault, Mistake, NotStartedFault
 from proxies import running
 from results import Results, about, as_json, from_json
 from stand import Stand, limit_open_files, standing
@@ -77,11 +76,6 @@ def run(stand: Stand, results: Results, rounds: int) -> None:
                     print(said, *fault.__notes__, sep="\n", file=sys.stderr)
                     if isinstance(fault, NotStartedFault):
                         given_up.add(proxy)
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise Mistake(message)
 
 
 def chosen_cases(arguments: argparse.Namespace) -> list[Case]:
@@ -192,7 +186,8 @@ def weigh_all(arguments: argparse.Namespace) -> int:
     return 1 if failed or results.unlike() else 0
 
 
-def do(arguments: argparse.Namespace) -> int:
+def do() -> int:
+    arguments = read_arguments()
     if arguments.draw:
         results, file = arguments.draw
         write(file, speed_chart(from_json(results)))
@@ -203,24 +198,5 @@ def do(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
-def main() -> int:
-    signal.signal(signal.SIGTERM, interrupt)
-    try:
-        return do(read_arguments())
-    except Mistake as mistake:
-        print(f"bench: {mistake}", file=sys.stderr)
-        return 2
-    except ServerEndedError as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("bench: interrupted", file=sys.stderr)
-        return 130
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(do))

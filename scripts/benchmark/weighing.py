@@ -55,12 +55,19 @@ class Load:
     process: subprocess.Popen[str]
     errors: Path
 
+    def has_said(self, seconds: float) -> bool:
+        """Has a stage ended, or the process, within that time?"""
+        return bool(select.select([self.output], [], [], seconds)[0])
+
+    @property
+    def output(self) -> IO[str]:
+        return cast("IO[str]", self.process.stdout)
+
     def stage(self, name: str) -> dict[str, str | float]:
         """Wait for the end of a stage and for every session to have survived it."""
-        output = cast("IO[str]", self.process.stdout)
-        if not select.select([output], [], [], STAGE_SECONDS)[0]:
+        if not self.has_said(STAGE_SECONDS):
             raise Fault(f"the clients hang before {name!r}")
-        line = output.readline()
+        line = self.output.readline()
         if not line:
             raise Fault(f"the clients ended before {name!r}: {self.complaint()}")
         report: dict[str, str | float] = json.loads(line)
