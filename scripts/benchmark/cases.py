@@ -15,7 +15,7 @@ BINDS: dict[str, tuple[str, ...]] = {
     "names": ("--hello",),  # the proxy chooses by the name in it, the second of two
 }
 TALKATIVE, STREAMS = 64, 4  # of the fairness cases
-TRIP_SECONDS = 2.5
+TRIP_SECONDS, LONE_REPEATS = 2.5, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,10 @@ class Case:
     options: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()  # beside those of the bind
     beside: Case | None = None  # what other clients do meanwhile
+    repeats: int = 1  # by fresh clients, whose medians count: where they come to lie on the cores is chance
     growth: Growth | None = None
     principal: bool = False  # weighed without being asked for
+    brief: bool = True  # has a place where there is little
 
     @property
     def count(self) -> int:
@@ -126,11 +128,21 @@ def beside(idle_ones: int) -> Case:
 
 def bulk(way: str, bind: str, words: str, gigabytes: float, *, bound: float, streams: int = 1) -> Case:
     mode, direction = ("bulk-down", "download") if way == "down" else ("bulk-up", "upload")
+    line = f"CPU s per GB, {words}, {direction}"
     words = f"{words}, {direction}" + (f", {streams} streams" if streams > 1 else "")
     rows = (Row("cpu_s_per_gb", f"CPU s per GB, {words}", bound), Row("mb_per_s", f"MB per second, {words}"))
     size = ("--count", str(streams), "--bytes", str(int(gigabytes * 1e9 / streams)))
     name = f"{way}-{'clear' if bind == 'clear' else 'tls'}" + (f"-{streams}" if streams > 1 else "")
-    return Case(name, mode, bind, rows, size, principal=True)
+    return Case(
+        name,
+        mode,
+        bind,
+        rows,
+        size,
+        growth=Growth(line, "cpu_s_per_gb", streams, "streams"),
+        principal=True,
+        brief=streams == 1,
+    )
 
 
 def trips(name: str, bind: str, words: str, busy: int, *, lone: float = 0, cpu: float | None = None) -> Case:
@@ -151,7 +163,8 @@ def trips(name: str, bind: str, words: str, busy: int, *, lone: float = 0, cpu: 
         "trips",
         bind,
         rows,
-        ("--count", str(busy), "--seconds", str(TRIP_SECONDS)),
+        ("--count", str(busy), "--seconds", str(TRIP_SECONDS / (LONE_REPEATS if busy == 1 else 1))),
+        repeats=LONE_REPEATS if busy == 1 else 1,
         growth=Growth(line, "cpu_us", busy, "busy sessions"),
         principal=busy <= 64,
     )
@@ -184,6 +197,7 @@ def idle(name: str, bind: str, words: str, count: int, bound: float) -> Case:
         ("--count", str(count)),
         growth=Growth(line, "kib", count, "idle sessions"),
         principal=count != 4000,
+        brief=count == 9000,
     )
 
 

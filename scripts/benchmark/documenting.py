@@ -19,7 +19,7 @@ MARKED = re.compile(r"(<!-- speed: (\w+) -->\n).*?(<!-- /speed -->)", re.DOTALL)
 def blocks(results: Results) -> dict[str, str]:
     """What stands between the marks, by their word."""
     tables = {
-        "principal": table(results, principal=True),
+        "brief": table(results, brief=True),
         "table": table(results),
         "workers": workers_table(results),
         "growth": growth_table(results),

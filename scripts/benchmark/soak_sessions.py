@@ -97,7 +97,13 @@ def graph(samples: list[Sample], proxy: str) -> str:
     pipes = [(float(s.sessions), float(s.held.pipes)) for s in samples]
     draw_panel(drawing, Frame(20, 70, 424, 230), "memory, MiB", "sessions so far", [Line(COLOURS[0], memory)])
     lines = [Line(COLOURS[0], descriptors), Line(COLOURS[1], pipes)]
-    draw_panel(drawing, Frame(456, 70, 424, 230), "descriptors (blue), ends of pipes (orange)", "sessions so far", lines)
+    draw_panel(
+        drawing,
+        Frame(456, 70, 424, 230),
+        "descriptors (blue), ends of pipes (orange)",
+        "sessions so far",
+        lines,
+    )
     return drawing.svg(312)
 
 

@@ -83,22 +83,22 @@ def kept(results: Results, case: Case, row: Row, pairs: list[Comparison]) -> str
     return ", ".join("-" if r is None else "yes" if round(r, 2) <= row.bound else "no" for r in ratios)
 
 
-def table(results: Results, *, principal: bool = False) -> list[list[str]]:
-    """``principal``: only rows that have a bound."""
+def table(results: Results, *, brief: bool = False) -> list[list[str]]:
+    """``brief``: only rows that have a bound, and of cases that differ in a number only one."""
     pairs = comparisons(results.proxies)
     bounded = any(pair.bounded for pair in pairs)
     head = ["medians", *(kind_of(name).title for name in results.proxies), *(pair.title for pair in pairs)]
     rows = [head + (["at most", "kept"] if bounded else [])]
     for case in results.cases:
         for row in case.rows:
-            if principal and row.bound is None:
+            if brief and (row.bound is None or not case.brief):
                 continue
             cells = [row.words, *(cell(results, case, proxy, row.figure) for proxy in results.proxies)]
             cells += [shown(ratio(results, case, row.figure, pair)) for pair in pairs]
             if bounded:
                 cells += ["" if row.bound is None else f"{row.bound:g}", kept(results, case, row, pairs)]
             rows.append(cells)
-    for words in [] if principal else chosen_pairs(results.cases):
+    for words in [] if brief else chosen_pairs(results.cases):
         cells = [words.words, *(difference(results, words, proxy) for proxy in results.proxies)]
         rows.append(cells + ["-"] * len(pairs) + (["", ""] if bounded else []))
     return rows

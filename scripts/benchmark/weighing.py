@@ -146,7 +146,7 @@ def work(cases: list[Case], program: Path, proxy: Proxy) -> list[Worked]:
     for case in cases:
         warm_up(case, program, proxy.place)
     if len(cases) == 1:
-        return [work_on(cases[0], program, proxy, meter)]
+        return [joined([work_on(cases[0], program, proxy, meter) for _ in range(cases[0].repeats)])]
     slices: list[list[Worked]] = [[] for _ in cases]
     for number in range(SLICES):
         each = list(zip(cases, slices, strict=True))
@@ -156,6 +156,8 @@ def work(cases: list[Case], program: Path, proxy: Proxy) -> list[Worked]:
 
 
 def joined(slices: list[Worked]) -> Worked:
+    if len(slices) == 1:
+        return slices[0]
     return replace(
         slices[0],
         cpu_ns=sum(part.cpu_ns for part in slices),
