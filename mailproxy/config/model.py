@@ -70,6 +70,10 @@ class Process:
     """The process as a whole."""
 
     workers: Workers = setting("number of worker processes, or auto for one per core", 1, only=(1,))
+    relay: Literal["auto", "engine", "portable"] = setting(
+        "how bytes are relayed: one epoll engine for all sessions, two tasks a session, or what the platform has", "auto",
+        only=("auto", "portable"),
+    )  # fmt: skip
     max_sessions: Positive | None = setting(
         "sessions at once; over it, accepting waits", None, shown="(soft descriptor limit - 200) / 2"
     )

@@ -13,7 +13,7 @@ from mailproxy.log import Log
 from mailproxy.log.events import ACCEPT_PAUSED, ACCEPT_RESUMED, LISTENING, SESSIONS_FULL
 from mailproxy.net.leaving import LeaveWatch
 from mailproxy.net.listener import Listener, close_all
-from mailproxy.net.relay import PortableRelay
+from mailproxy.net.relay import Relay
 from mailproxy.proxy.backend import Backend
 from mailproxy.proxy.limit import SessionLimit, SessionLimits
 from mailproxy.proxy.routing import Routes
@@ -42,7 +42,7 @@ class Frontend:
         *,
         backends: Mapping[str, Backend],
         limit: SessionLimit,
-        relay: PortableRelay,
+        relay: Relay,
         leaving: LeaveWatch,
         log: Log,
     ) -> None:

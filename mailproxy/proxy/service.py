@@ -13,7 +13,7 @@ from mailproxy.log import Log
 from mailproxy.log.events import DRAINING, READY, STOPPED
 from mailproxy.net.leaving import LeaveWatch
 from mailproxy.net.listener import Listener, close_all
-from mailproxy.net.relay import PortableRelay
+from mailproxy.net.relay import open_relay
 from mailproxy.net.tls import Context
 from mailproxy.proxy.backend import Backend, Connectors, context_for
 from mailproxy.proxy.check import Check, checks_of
@@ -51,14 +51,14 @@ class Service:
             name: Backend(settings, connectors, log, chance) for name, settings in config.backends.items()
         }
         self._checks = Checks(list(self._checks_of_servers()), log=log, chance=chance)
-        relay = PortableRelay()
+        self._relay = open_relay(config.process.relay)
         self.frontends = {
             name: Frontend(
                 settings,
                 [listener for listener in listeners if listener.frontend == name],
                 backends=self.backends,
                 limit=self.limit,
-                relay=relay,
+                relay=self._relay,
                 leaving=self._leaving,
                 log=log,
             )
@@ -90,6 +90,7 @@ class Service:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.log.run)
                 nursery.start_soon(self._leaving.run)
+                await nursery.start(self._relay.serve)
                 if self._watcher is not None:
                     nursery.start_soon(self._watcher.run)
                 async with trio.open_nursery() as starting:

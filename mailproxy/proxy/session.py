@@ -22,7 +22,7 @@ from mailproxy.log.events import SESSION_FAULT, SESSION_STARTED
 from mailproxy.log.record import SessionRecord, ms
 from mailproxy.net.leaving import LeaveWatch
 from mailproxy.net.listener import Listener
-from mailproxy.net.relay import Pair, PortableRelay
+from mailproxy.net.relay import Pair, Relay
 from mailproxy.net.tls import Alert, refuse_tls, tls_facts
 from mailproxy.proxy.backend import Backend
 from mailproxy.proxy.caller import Caller
@@ -45,7 +45,7 @@ class Surroundings:
     backends: Mapping[str, Backend]
     routes: Routes
     limits: SessionLimits
-    relay: PortableRelay
+    relay: Relay
     leaving: LeaveWatch
     log: Log
 

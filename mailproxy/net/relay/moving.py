@@ -1,0 +1,82 @@
+"""Moving bytes at one side of a session, as far as they can be moved now; OpenSSL's answers in the relay's words."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+
+from mailproxy.net.relay.pair import Direction, Side
+from mailproxy.net.tls import is_bare_fin, reason, send_close_notify
+
+RECORD_BYTES = 16 * 1024  # the largest TLS record (RFC 8446 section 5.1)
+
+# What receive gives instead of a count.
+BLOCKED, BLOCKED_WRITING = -1, -2
+
+
+class SideAbortedError(Exception):
+    """A side's connection failed. Never leaves the relay."""
+
+    def __init__(self, side: Side, detail: str) -> None:
+        self.side = side
+        self.detail = detail
+
+
+def receive(side: Side, buffer: memoryview) -> int:
+    """Bytes read into ``buffer``, 0 at the end; BLOCKED, or BLOCKED_WRITING when TLS has to answer first."""
+    try:
+        count = side.sock.recv_into(buffer)
+    except (BlockingIOError, ssl.SSLWantReadError):
+        return BLOCKED
+    except ssl.SSLWantWriteError:  # the answer to a key update (RFC 8446 section 4.6.3) finds the socket full
+        return BLOCKED_WRITING
+    except ssl.SSLZeroReturnError:
+        count = 0
+    except ssl.SSLError as error:
+        if not is_bare_fin(error):
+            raise SideAbortedError(side, reason(error)) from None
+        side.close_notify = False  # a FIN without close_notify is orderly, too; the log tells them apart
+        return 0
+    except OSError as error:
+        raise SideAbortedError(side, error.strerror or str(error)) from None
+    if count == 0 and side.is_tls:
+        side.close_notify = True
+    return count
+
+
+def send(direction: Direction, data: memoryview) -> bool:
+    """Send what the sink takes; the rest is copied out of the shared buffer and kept as pending.
+
+    False if TLS has to read before it can write.
+    """
+    sink = direction.sink
+    sent, writable = 0, True
+    while sent < len(data):
+        # OpenSSL wants a blocked write repeated with the same bytes: one record at a time is either sent or is not.
+        piece = data[sent : sent + RECORD_BYTES] if sink.is_tls else data[sent:]
+        try:
+            sent += sink.sock.send(piece)
+        except (BlockingIOError, ssl.SSLWantWriteError):
+            break
+        except ssl.SSLWantReadError:
+            writable = False
+            break
+        except ssl.SSLError as error:
+            raise SideAbortedError(sink, reason(error)) from None
+        except OSError as error:
+            raise SideAbortedError(sink, error.strerror or str(error)) from None
+    direction.pending = bytes(data[sent:])
+    return writable
+
+
+def close_sending(side: Side) -> None:
+    """Tell a side that no more comes: close_notify where there is TLS, then FIN."""
+    with contextlib.suppress(
+        OSError
+    ):  # it has gone already; the pump that reads from it learns that in its own way
+        if isinstance(side.sock, ssl.SSLSocket):
+            send_close_notify(side.sock)
+    with contextlib.suppress(OSError):
+        # ssl.SSLSocket.shutdown would forget the TLS state, and what still comes could not be read
+        socket.socket.shutdown(side.sock, socket.SHUT_WR)
