@@ -21,6 +21,8 @@ from mailproxy.net.dial import socket_address
 from mailproxy.net.termination import Terminator
 
 _FIRST_FREE_PORT = 1024
+
+Socket = socket.socket  # which a class with a field of that name cannot say
 _FREE_BIND = 15  # IP_FREEBIND (ip(7)), also for IPv6 on Linux; missing from Python's socket module
 _LONGEST_MS = 2**31 - 1  # what the socket option holds, 24 days
 _FAST_OPEN_QUEUE = 256  # half-open requests with data that the kernel keeps (RFC 7413)
@@ -43,6 +45,11 @@ class Listener:
     name: str = field(kw_only=True)
     _trusted: Networks = field(kw_only=True)
     only_address: tuple[str, int] | None = field(default=None, kw_only=True)
+    _family: int = field(init=False)
+
+    @_family.default
+    def _family_of_socket(self) -> int:
+        return int(self.socket.family)
 
     @property
     def address(self) -> str:
@@ -59,6 +66,16 @@ class Listener:
         if source is None:
             return "unix" in self.bind.accept_proxy
         return source[0] in self._trusted
+
+    def accept(self) -> tuple[Socket, object]:
+        """The next connection, nonblocking, and its peer's address. Raises OSError as ``socket.accept`` does.
+
+        That one makes enumerations of the family and the type, and a blocking socket first; for each connection.
+        """
+        fd, peer = self.socket._accept()  # type: ignore[attr-defined]  # noqa: SLF001 - what socket.accept is made of
+        sock = socket.socket(self._family, socket.SOCK_STREAM, 0, fd)
+        sock.setblocking(False)
+        return sock, peer
 
     def close(self) -> None:
         """Stop listening; removes the path of a Unix socket that was made here. Does nothing the second time."""

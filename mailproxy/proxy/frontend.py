@@ -97,7 +97,7 @@ class Frontend:
                 while (limit := self._limits.reached) is not None:
                     await self._wait_for_room(limit)
                 try:
-                    client, peer = listener.socket.accept()
+                    client, peer = listener.accept()
                 except BlockingIOError:
                     break
                 except OSError as error:
@@ -105,7 +105,6 @@ class Frontend:
                         await self._pause(error)
                     break
                 self._say_resumed()
-                client.setblocking(False)
                 self._limits.enter()
                 sessions.start_soon(Session(self._around, listener, client, peer=peer).run)
 
