@@ -5,6 +5,10 @@ from __future__ import annotations
 import trio
 from attrs import Factory, define, frozen
 
+from mailproxy.pool import Tally
+
+_LOOK_AGAIN_S = 0.05  # whether a session of another worker has made room
+
 
 @define(eq=False)
 class SessionLimit:
@@ -33,6 +37,37 @@ class SessionLimit:
         await self._waiting.park()
 
 
+class SharedLimit(SessionLimit):
+    """A bound on the sessions of several workers; each counts its own."""
+
+    def __init__(self, limit: int, tally: Tally) -> None:
+        self._tally = tally
+        super().__init__(limit)
+
+    @property
+    def sessions(self) -> int:
+        """Those of all workers."""
+        return self._tally.total
+
+    @sessions.setter
+    def sessions(self, value: int) -> None:
+        """Nobody sets what several count; there are none at first."""
+
+    def enter(self) -> None:
+        """A session begins here."""
+        self._tally.add(1)
+
+    def leave(self) -> None:
+        """A session is over here; those that wait to accept elsewhere look again by themselves."""
+        self._tally.add(-1)
+        self._waiting.unpark_all()
+
+    async def room(self) -> None:
+        """Wait until there may be room."""
+        with trio.move_on_after(_LOOK_AGAIN_S):
+            await super().room()
+
+
 @frozen
 class SessionLimits:
     """The bounds that a frontend's sessions are under: its own and the process's."""
@@ -56,3 +91,25 @@ class SessionLimits:
         """A session has written its line."""
         self.own.leave()
         self.process.leave()
+
+
+@frozen
+class WorkerLimits(SessionLimits):
+    """Those of a worker, which is also under what its own descriptors hold."""
+
+    worker: SessionLimit
+
+    @property
+    def reached(self) -> SessionLimit | None:
+        """As in SessionLimits."""
+        return self.worker if self.worker.is_reached else super().reached
+
+    def enter(self) -> None:
+        """A session begins."""
+        super().enter()
+        self.worker.enter()
+
+    def leave(self) -> None:
+        """A session has written its line."""
+        super().leave()
+        self.worker.leave()

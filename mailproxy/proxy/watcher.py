@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -21,11 +21,14 @@ _DAY_S = 24 * 3600.0
 
 @frozen(kw_only=True)
 class Renewed:
-    """What a look came to: the files that were taken up, what is wrong with others, TLS towards servers."""
+    """What a look came to: the files that were taken up, what is wrong with others, TLS towards servers, and what takes up
+    the rest, in the thread where handshakes begin.
+    """
 
     files: tuple[Path, ...]
     faults: tuple[Fault, ...]
     connectors: Mapping[ServerTls, Context] = field(repr=False)
+    prepared: tuple[Callable[[], None], ...] = field(default=(), repr=False)
 
 
 class Looks(Protocol):
@@ -37,14 +40,14 @@ class Looks(Protocol):
 
 
 class Watcher:
-    """Looks every ``interval`` seconds and when told to; ``take_up`` gets what is new for servers."""
+    """Looks every ``interval`` seconds and when told to; ``take_up`` gets what is new, and whether it was told to."""
 
     def __init__(
         self,
         looks: Looks,
         *,
         interval: float,
-        take_up: Callable[[Mapping[ServerTls, Context]], None],
+        take_up: Callable[[Renewed, bool], Awaitable[None]],
         log: Log,
     ) -> None:
         self._looks = looks
@@ -76,7 +79,7 @@ class Watcher:
             look = partial(self._looks.look, anyway=anyway)
             renewed = await trio.to_thread.run_sync(look, abandon_on_cancel=True)
             if renewed is not None:
-                self._take_up(renewed.connectors)
+                await self._take_up(renewed, anyway)
                 self._say(renewed, anyway=anyway)
 
     def _say(self, renewed: Renewed, *, anyway: bool) -> None:
