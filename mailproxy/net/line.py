@@ -63,7 +63,7 @@ class Line:
         self._waiting: OrderedDict[Hashable, Message] = OrderedDict()
         self._said = 0
         self._wake = trio.Event()
-        self._room = trio.lowlevel.ParkingLot()
+        self._parked = trio.lowlevel.ParkingLot()
 
     def say(self, message: Message, *, instead: Hashable = None) -> bool:
         """Send a message soon; False if too many wait, and it is not sent.
@@ -80,10 +80,14 @@ class Line:
         self._wake.set()
         return True
 
-    async def send(self, message: Message) -> None:
-        """Send a message when there is room: for those who have many."""
+    async def room(self) -> None:
+        """Wait until few messages wait: for those who have many."""
         while len(self._waiting) >= _ROOM:
-            await self._room.park()
+            await self._parked.park()
+
+    async def send(self, message: Message) -> None:
+        """Say a message when there is room for it."""
+        await self.room()
         self.say(message)
 
     async def run(self) -> None:
@@ -95,7 +99,7 @@ class Line:
                 _, message = self._waiting.popitem(last=False)
                 if not await self._send(_packet(message)):
                     return
-                self._room.unpark_all()
+                self._parked.unpark_all()
 
     async def _send(self, packet: bytes) -> bool:
         while True:

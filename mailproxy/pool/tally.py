@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
-from attrs import frozen
+from attrs import define, frozen
 
 
 class Cells(Protocol):
@@ -20,7 +20,7 @@ class Cells(Protocol):
     def __setitem__(self, place: int, value: int, /) -> None: ...
 
 
-@frozen(eq=False)
+@define(eq=False)
 class Tally:
     """One count. ``slot``: whose cell is written here; nobody else writes it, so that nothing need be locked."""
 

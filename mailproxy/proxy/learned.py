@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import trio
 
@@ -11,6 +12,9 @@ from mailproxy.proxy.backend import Backend
 
 _BATCH_S = 0.02  # twice, by way of control: in far less than a tenth of a second everybody knows
 _ENTRIES_MAX = 500  # of a message
+
+
+Entry = TypeVar("Entry")
 
 
 class Learned:
@@ -37,10 +41,10 @@ class Learned:
                     say({"learned": backend, "entries": some})
 
 
-def in_parts(entries: list[tuple[int, ...]] | list[tuple[int, int]]) -> Iterator[list[tuple[int, ...]]]:
+def in_parts(entries: Sequence[Entry], most: int = _ENTRIES_MAX) -> Iterator[Sequence[Entry]]:
     """As many as a message holds at a time."""
-    for start in range(0, len(entries), _ENTRIES_MAX):
-        yield list(entries[start : start + _ENTRIES_MAX])
+    for start in range(0, len(entries), most):
+        yield entries[start : start + most]
 
 
 def table_of(backend: Backend) -> Iterator[Message]:

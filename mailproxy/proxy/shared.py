@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import trio
+from attrs import evolve
 
 from mailproxy import config
 from mailproxy.log import Log
@@ -180,6 +181,8 @@ class ControlBackend(SharedBackend):
         self.is_news(change.server)
         self._say_change(self, change, event, checked)
 
-    def say(self, change: Change[BackendServer], event: Event, checked: Checked | None) -> None:
-        """Write the lines of a change, with what stands on the board now."""
-        self._say(change, event, checked)
+    def say(
+        self, change: Change[BackendServer], requeued: int, event: Event, checked: Checked | None
+    ) -> None:
+        """Write the lines of a change, with what workers made of it and what stands on the board now."""
+        self._say(evolve(change, requeued=requeued), event, checked)

@@ -440,8 +440,6 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
 
 # What a later version will do is said, not ignored; the words behind "only" are what this one does.
 NOT_YET = (
-    ("process.workers = 2", "process.workers: 2 is not supported yet: only 1"),
-    ('process.workers = "auto"', 'process.workers: "auto" is not supported yet: only 1'),
     ('admin.socket = "/run/mailproxy/admin.sock"', 'admin.socket: "/run/mailproxy/admin.sock" is not supported yet'),
     ('admin.http = "127.0.0.1:8405"', 'admin.http: "127.0.0.1:8405" is not supported yet'),
     ('admin.mode = "0600"', 'admin.mode: "0600" is not supported yet: only "0660"'),
@@ -510,6 +508,8 @@ FINE = (
     'backends.dovecot.servers = [{ address = "192.0.2.1:143", backup = true, max_sessions = 9, slow_start = "60s" }]',
     "backends.dovecot.redispatch = 3",
     'process.certificate_interval = "1h"',
+    "process.workers = 4",
+    'process.workers = "auto"',
     'frontends.imap.timeouts.proxy_header = "5s"',
 )  # fmt: skip
 
