@@ -92,10 +92,14 @@ class SharedPool(Pool[S]):
 
     def look(self) -> None:
         """Give places to those here whose turn it is; to be called every now and then while anybody waits here."""
-        before = self._waiting
         self._admit_all()
+
+    def _admit_all(self, changed: S | None = None) -> int:
+        before = self._waiting
+        given = super()._admit_all(changed)
         if self._waiting < before and self._share.waiting.total > self._waiting:
             self._ring_for(None)  # there may be more places, for those who come next
+        return given
 
     def _ring_for(self, server: S | None) -> None:
         """Wake the worker whose waiter waits longest, for this server or for any."""

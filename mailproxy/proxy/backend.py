@@ -252,12 +252,15 @@ class Backend:
         return change.requeued
 
     def _changed(self, change: Change[BackendServer], event: Event, checked: Checked | None) -> None:
-        self._say(change, event, checked)
+        self._say(change, event, checked, change.server.sessions)
         self._follow(change)
 
-    def _say(self, change: Change[BackendServer], event: Event, checked: Checked | None) -> None:
-        for sentence in sentences(change, Situation(self.name, self.pool.waiting), checked):
-            self._tell(event, sentence, change.server, change)
+    def _say(
+        self, change: Change[BackendServer], event: Event, checked: Checked | None, sessions: int
+    ) -> None:
+        """``sessions``: those that the server had before anything followed from the change."""
+        for sentence in sentences(change, Situation(self.name, self.pool.waiting, sessions), checked):
+            self._tell(event, sentence, change.server, change, sessions)
         if change.emptied:
             self._log.event(BACKEND_DOWN, f"backend {self.name} has no server available!", backend=self.name)
 
@@ -277,6 +280,7 @@ class Backend:
         sentence: str,
         server: BackendServer,
         change: Change[BackendServer] | None = None,
+        sessions: int | None = None,
     ) -> None:
         checked = server.checked
         left = {} if change is None else {
@@ -285,7 +289,8 @@ class Backend:
         self._log.event(
             event, sentence, backend=self.name, server=server.name, status=server.status, state=server.state.value,
             check=checked.result.code.name if checked else None, info=checked.result.info if checked else None,
-            check_ms=checked.ms if checked else None, sessions=server.sessions, **left,
+            check_ms=checked.ms if checked else None,
+            sessions=server.sessions if sessions is None else sessions, **left,
         )  # fmt: skip
 
     # What time brings

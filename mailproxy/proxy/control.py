@@ -42,6 +42,7 @@ from mailproxy.proxy.watcher import Looks
 _HELLO_S = 2.0  # for workers that are there to say what they know
 _TABLE_S = 5.0  # for one of them to tell the stick tables
 _CHANGE_S = 0.2  # for workers to take up a change of a server before its line is written
+_TURNS_S = 0.05  # for workers to give places to those who wait, in turns; none of them knows of all
 _REOPEN_S = 3.0  # a log that hangs must not keep the others
 _RENEW_S = 10.0  # files may stand on a slow disk
 _SERVERS_MAX = 100  # of a message
@@ -55,6 +56,8 @@ class _Told(NamedTuple):
     change: Change[BackendServer]
     event: Event
     checked: Checked | None
+    sessions: int
+    waiting: int
 
 
 class Control:
@@ -307,11 +310,13 @@ class Control:
     def _change(
         self, backend: ControlBackend, change: Change[BackendServer], event: Event, checked: Checked | None
     ) -> None:
+        # Before workers end the ones and give places to the others.
+        sessions, waiting = change.server.sessions, backend.pool.waiting
         asking = self._ask(
             {"servers": [_about(backend, change.server)]},
             instead=(backend.name, backend.numbers[change.server]),
         )
-        self._changes.append(_Told(asking, backend, change, event, checked))
+        self._changes.append(_Told(asking, backend, change, event, checked, sessions, waiting))
         self._has_changes.set()
 
     def _ask(self, message: Message, *, instead: Hashable) -> Asking:
@@ -340,7 +345,13 @@ class Control:
             while self._changes:
                 told = self._changes.pop(0)
                 await self._answers(told.asking, _CHANGE_S)
-                told.backend.say(told.change, told.asking.requeued, told.event, told.checked)
+                requeued = told.asking.requeued
+                if told.waiting and told.change.server.takes_back:
+                    await trio.sleep(_TURNS_S)
+                    requeued = max(requeued, told.waiting - told.backend.pool.waiting)
+                told.backend.say(
+                    told.change, told.event, told.checked, sessions=told.sessions, requeued=requeued
+                )
 
     async def _reopen_all(self) -> None:
         await self._answers(self._ask({"reopen": True}, instead="reopen"), _REOPEN_S)

@@ -182,7 +182,13 @@ class ControlBackend(SharedBackend):
         self._say_change(self, change, event, checked)
 
     def say(
-        self, change: Change[BackendServer], requeued: int, event: Event, checked: Checked | None
+        self,
+        change: Change[BackendServer],
+        event: Event,
+        checked: Checked | None,
+        *,
+        sessions: int,
+        requeued: int,
     ) -> None:
-        """Write the lines of a change, with what workers made of it and what stands on the board now."""
-        self._say(evolve(change, requeued=requeued), event, checked)
+        """Write the lines of a change: with the sessions that there were, what the workers made of it, and who waits now."""
+        self._say(evolve(change, requeued=requeued), event, checked, sessions)
