@@ -10,7 +10,7 @@ import pytest
 
 import mailproxy
 
-from .crew import Crew, configuration, greeters, until
+from .crew import Crew, configuration, greeters, links, until
 
 
 def test_both_serve_and_count_together(tmp_path: Path) -> None:
@@ -21,6 +21,9 @@ def test_both_serve_and_count_together(tmp_path: Path) -> None:
         for left in (4, 3, 2, 1):
             guests.pop().leave()
             crew.wait_for(rf" imap b/s1 .* {left}/{left}/{left - 1}/{left - 1}/0 0/0")
+        # Who forks has neither threads nor a loop, or its children would have halves of them.
+        assert "\nThreads:\t1\n" in Path(f"/proc/{crew.process.pid}/status").read_text()
+        assert not any("eventpoll" in link for link in links(crew.process.pid))
         assert len(crew.lines("listens on")) == len(crew.lines("mailproxy is ready")) == 1
         crew.send(signal.SIGTERM)
         assert crew.wait() == 0
