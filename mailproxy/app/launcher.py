@@ -218,7 +218,7 @@ def _be_child(run: Callable[[socket.socket], None], end: socket.socket, others: 
             line.close()
         run(end)
         code = 0
-    except BaseException:  # noqa: BLE001 - the last border there is
+    except BaseException:  # noqa: BLE001, ASYNC103 - the last border there is, and no loop runs any more
         traceback.print_exc()
     finally:
         os._exit(code)

@@ -13,7 +13,7 @@ from mailproxy.pool.service import in_service, ramp
 from mailproxy.pool.shared import SharedPool
 from mailproxy.pool.source import Source
 from mailproxy.pool.stick import StickTable, key_of
-from mailproxy.pool.tally import BackendShare, Cells, ServerShare, SharedSessions, Tally
+from mailproxy.pool.tally import BackendShare, Cells, LimitShare, ServerShare, SharedSessions, Tally
 
 __all__ = [
     "Attempts",
@@ -26,6 +26,7 @@ __all__ = [
     "First",
     "Health",
     "LeastConn",
+    "LimitShare",
     "Next",
     "Observation",
     "Pool",

@@ -56,9 +56,17 @@ class Tally:
 
 
 @frozen(eq=False)
+class LimitShare:
+    """What workers count together of what a bound is on: sessions, and since when each of them has waited for room."""
+
+    sessions: Tally
+    waiting: Tally
+
+
+@frozen(eq=False)
 class ServerShare:
-    """What workers count together of a server: its sessions, those that were connected to it so far, those that wait for it
-    alone, and since when the first of them does.
+    """What workers count together of a server: its sessions, those that were connected to it so far where that is observed,
+    those that wait for it alone, and since when the first of them does.
     """
 
     sessions: Tally

@@ -11,10 +11,10 @@ from attrs import frozen
 
 from mailproxy.config import Backend, Config
 from mailproxy.net.cells import SharedCells
-from mailproxy.pool import BackendShare, ServerShare, Tally
+from mailproxy.pool import BackendShare, LimitShare, ServerShare, Tally
 
-_OF_PROCESS = 2  # sessions, and whether it has been said that the proxy is ready
-_OF_FRONTEND = 1  # sessions
+_OF_PROCESS = 3  # as LimitShare has them, and whether it has been said that the proxy is ready
+_OF_FRONTEND = 2  # as LimitShare has them
 _OF_BACKEND = 3  # as BackendShare has them
 _OF_SERVER = 4  # as ServerShare has them
 
@@ -23,9 +23,9 @@ _OF_SERVER = 4  # as ServerShare has them
 class Shares:
     """What one process has on the board."""
 
-    sessions: Tally
+    process: LimitShare
     ready: Tally
-    frontends: Mapping[str, Tally]
+    frontends: Mapping[str, LimitShare]
     backends: Mapping[str, BackendShare]
 
 
@@ -54,13 +54,13 @@ class Board:
             servers = tuple(ServerShare(tally(), tally(), tally(), tally()) for _ in settings.servers)
             return BackendShare(sessions, waiting, first, servers)
 
-        sessions, ready = tally(), tally()
-        frontends = {name: tally() for name in self._config.frontends}
+        process, ready = LimitShare(tally(), tally()), tally()
+        frontends = {name: LimitShare(tally(), tally()) for name in self._config.frontends}
         backends = {name: backend(settings) for name, settings in self._config.backends.items()}
-        return Shares(sessions, ready, frontends, backends)
+        return Shares(process, ready, frontends, backends)
 
     def clear(self, slot: int) -> int:
         """Forget a worker that is gone; how many sessions it had."""
-        sessions = self.shares(slot).sessions.own
+        sessions = self.shares(slot).process.sessions.own
         self._cells.clear(slot)
         return sessions

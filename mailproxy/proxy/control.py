@@ -168,7 +168,9 @@ class Control:
             self._drain()
         else:
             self._is_stopping = True
-            self._log.event(STOPPING, f"stopping now, {self._shares.sessions.total} sessions are closed")
+            self._log.event(
+                STOPPING, f"stopping now, {self._shares.process.sessions.total} sessions are closed"
+            )
             self._tell_all({"stop": True}, instead="stop")
         self._look_for_end()
 
@@ -176,7 +178,7 @@ class Control:
         if self._is_stopping:
             return
         self._is_draining = self._is_stopping = True
-        open_sessions, seconds = self._shares.sessions.total, self._config.process.drain_timeout
+        open_sessions, seconds = self._shares.process.sessions.total, self._config.process.drain_timeout
         self._log.event(
             DRAINING,
             f"stopping: no more connections are accepted, open sessions ({open_sessions}) have {seconds:g}s to end",

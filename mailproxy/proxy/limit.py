@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import trio
 from attrs import Factory, define, frozen
 
-from mailproxy.pool import Tally
+from mailproxy.pool import LimitShare
 
 _LOOK_AGAIN_S = 0.05  # whether a session of another worker has made room
 
@@ -38,32 +40,59 @@ class SessionLimit:
 
 
 class SharedLimit(SessionLimit):
-    """A bound on the sessions of several workers; each counts its own."""
+    """A bound on the sessions of several workers; each counts its own.
 
-    def __init__(self, limit: int, tally: Tally) -> None:
-        self._tally = tally
+    Who waits for room shows since when: the last places are for the workers that have waited longest, or one whose own
+    sessions come and go would take each place that it frees, and those in the queue of another one would never be accepted.
+    """
+
+    def __init__(self, limit: int, share: LimitShare) -> None:
+        self._share = share
+        self._has_turn = False
         super().__init__(limit)
 
     @property
     def sessions(self) -> int:
         """Those of all workers."""
-        return self._tally.total
+        return self._share.sessions.total
 
     @sessions.setter
     def sessions(self, value: int) -> None:
         """Nobody sets what several count; there are none at first."""
 
+    @property
+    def is_reached(self) -> bool:
+        """Must accepting wait here?"""
+        if not self.limit:
+            return False
+        free, waiting = self.limit - self._share.sessions.total, self._share.waiting
+        if free <= 0:
+            return True
+        own, had_turn, self._has_turn = waiting.own, self._has_turn, False
+        if had_turn:
+            return False
+        if free < len(waiting.cells):  # or there is room for everybody
+            ahead = sum(since > 0 and (not own or since < own) for since in waiting.cells)
+            if ahead >= free:
+                return True
+        if own:  # it has waited, and asks once more before it accepts
+            waiting.own, self._has_turn = 0, True
+        return False
+
     def enter(self) -> None:
         """A session begins here."""
-        self._tally.add(1)
+        self._share.sessions.add(1)
 
     def leave(self) -> None:
         """A session is over here; those that wait to accept elsewhere look again by themselves."""
-        self._tally.add(-1)
+        self._share.sessions.add(-1)
         self._waiting.unpark_all()
 
     async def room(self) -> None:
         """Wait until there may be room."""
+        waiting = self._share.waiting
+        if not waiting.own:
+            waiting.own = time.monotonic_ns()
         with trio.move_on_after(_LOOK_AGAIN_S):
             await super().room()
 

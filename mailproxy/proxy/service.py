@@ -82,10 +82,10 @@ class Service:
             log=self.log, chance=self._chance,
         )  # fmt: skip
 
-    async def _tend(self, task_status: trio.TaskStatus[None]) -> None:
-        """Keep what is known of servers up to date; started when it is for the first time."""
+    async def _start_tending(self, nursery: trio.Nursery) -> None:
+        """Keep what is known of servers up to date; returns when it is for the first time."""
         assert self._tending is not None  # noqa: S101 - who has none does otherwise
-        await self._tending.run(task_status=task_status)
+        await nursery.start(self._tending.run)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Proxy until drained or cancelled; started once every bind listens, host names were looked up and servers checked."""
@@ -96,7 +96,7 @@ class Service:
                 await nursery.start(self._relay.serve)
                 for backend in self.backends.values():
                     nursery.start_soon(backend.keep_time)
-                await nursery.start(self._tend)
+                await self._start_tending(nursery)
                 async with trio.open_nursery() as frontends:
                     for frontend in self.frontends.values():
                         await frontends.start(frontend.run)

@@ -97,7 +97,7 @@ class Worker(Service):
     # What is another thing in one of several processes
 
     def _limit(self, max_sessions: int) -> SessionLimit:
-        return SharedLimit(max_sessions, self._place.shares.sessions)
+        return SharedLimit(max_sessions, self._place.shares.process)
 
     def _limits(self, frontend: settings.Frontend) -> SessionLimits:
         own = SharedLimit(frontend.max_sessions, self._place.shares.frontends[frontend.name])
@@ -114,15 +114,13 @@ class Worker(Service):
     def _tend_servers(self, connectors: Connectors) -> Tending | None:  # noqa: ARG002 - control does
         return None
 
-    async def _tend(self, task_status: trio.TaskStatus[None]) -> None:
+    async def _start_tending(self, nursery: trio.Nursery) -> None:
         if self._looks is not None and self._place.is_late:
             await self._renew(self._looks, anyway=False)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._learned.run, self._say)
-            nursery.start_soon(self._keep_turns)
-            nursery.start_soon(self._keep_counts)
-            await self._is_welcome.wait()
-            task_status.started()
+        nursery.start_soon(self._learned.run, self._say)
+        nursery.start_soon(self._keep_turns)
+        nursery.start_soon(self._keep_counts)
+        await self._is_welcome.wait()
 
     async def work(self) -> None:
         """Serve until told to stop, or drained."""

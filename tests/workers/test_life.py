@@ -91,8 +91,9 @@ def test_every_process_reopens_the_log(tmp_path: Path, number: signal.Signals) -
             crew.wait_for("the log was reopened")
             before = old.read_text()
             for guest in guests:
+                port = guest.sock.getsockname()[1]
                 guest.leave()
-            until(lambda: len(crew.lines(" imap b/s1 ")) == 2)
+                crew.wait_for(f"127.0.0.1:{port} .* imap b/s1 ")
             assert len(crew.lines("reopened")) == 1
             assert old.read_text() == before
 

@@ -33,7 +33,9 @@ def test_both_serve_and_count_together(tmp_path: Path) -> None:
 
 def test_sessions_have_numbers_of_their_own(tmp_path: Path) -> None:
     """Also after one of the workers was replaced within the second of its start."""
-    text = configuration(more='[log]\nformat = "json"').replace("servers = []", 'servers = ["127.0.0.1:9"]')
+    text = configuration(backend="retries = 0", more='[log]\nformat = "json"').replace(
+        "servers = []", 'servers = ["127.0.0.1:9"]'
+    )
     with Crew(text, tmp_path) as crew:
         for _ in range(2):
             for worker in (0, 1, 0):
