@@ -123,7 +123,9 @@ class Control:
                     nursery.start_soon(backend.keep_time)
                 nursery.start_soon(self._learned.run, self._tell_all)
                 nursery.start_soon(self._say_changes)
-                await self._hear_what_is_known()
+                if self._running:
+                    await self._hear_what_is_known()
+                    await self._tending.catch_up()
                 await nursery.start(self._tending.run)
                 self._is_settled = True
                 for link in self._links:

@@ -77,6 +77,11 @@ class Tending:
             await nursery.start(self._checks.run)
             task_status.started()
 
+    async def catch_up(self) -> None:
+        """Be where another one was that tended to these servers: files that have changed since they were loaded are no news."""
+        if self._watcher is not None:
+            await self._watcher.catch_up()
+
     def renew_certificates(self) -> None:
         """Have certificates, keys, CAs and CRLs looked at now."""
         if self._watcher is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -56,17 +57,25 @@ class Watcher:
         self._log = log
         self._wanted = trio.Event()
         self._said: tuple[Fault, ...] = ()
+        self._expiry_due = -math.inf
 
     def look_now(self) -> None:
         """Look at once, even where nothing seems to have changed."""
         self._wanted.set()
 
+    async def catch_up(self) -> None:
+        """Take up what has changed since files were loaded, without a word: another watcher has said it, and what expires."""
+        self._expiry_due = trio.current_time() + _DAY_S
+        renewed = await trio.to_thread.run_sync(self._looks.look, abandon_on_cancel=True)
+        if renewed is not None:
+            await self._take_up(renewed, False)
+            self._said = renewed.faults
+
     async def run(self) -> None:
         """Watch until cancelled."""
-        expiry_due = trio.current_time()
         while True:
-            if trio.current_time() >= expiry_due:
-                expiry_due += _DAY_S
+            if trio.current_time() >= self._expiry_due:
+                self._expiry_due = trio.current_time() + _DAY_S
                 self._say_expiring(
                     await trio.to_thread.run_sync(self._looks.expiring, abandon_on_cancel=True)
                 )

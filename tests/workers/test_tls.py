@@ -13,7 +13,7 @@ import pytest
 from mailproxy.testing import ThrowAwayCA
 from tests.process.program import PATIENCE_S
 
-from .crew import Crew, configuration, greeters
+from .crew import Crew, configuration, greeters, until
 
 
 def tls_configuration(text: str, file: Path) -> str:
@@ -76,3 +76,12 @@ def test_sessions_live_through_a_renewal(tmp_path: Path, throw_away_ca: ThrowAwa
                 client.sendall(b"still here\r\n")
                 assert client.recv(100) == b"still here\r\n"
                 client.close()
+            # Another control finds no news in what this one has said.
+            crew.kill("control")
+            crew.wait_for("control .* was killed by SIGKILL")
+            throw_away_ca.issue("localhost").replace(file)
+            until(lambda: len(crew.lines(f"taken up: {file}")) == 2)
+            before = visit(crew, context)[1]
+            throw_away_ca.issue("localhost").replace(file)
+            until(lambda: len(crew.lines(f"taken up: {file}")) == 3)
+            assert visit(crew, context)[1] != before
