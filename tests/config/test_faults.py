@@ -814,6 +814,14 @@ def test_a_faultless_file_is_called_fine(tmp_path: Path) -> None:
     assert (result.exit_code, result.output) == (0, f"{file}: fine: 1 bind, 1 server\n")
 
 
+def test_workers_are_counted_where_there_are_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    file = tmp_path / "mailproxy.toml"
+    file.write_text(text('process = { user = "nobody", workers = "auto" }'))
+    result = CliRunner().invoke(main, ["check", "--strict", str(file)])
+    assert (result.exit_code, result.output) == (0, f"{file}: fine: 1 bind, 1 server, 2 workers\n")
+
+
 # Noise.
 
 
