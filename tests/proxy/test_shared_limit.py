@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mailproxy.pool import LimitShare, Tally
-from mailproxy.proxy.limit import SharedLimit
+from mailproxy.proxy.limit import SessionLimit, SharedLimit, WorkerLimits
 
 
 def limits(workers: int, most: int) -> list[SharedLimit]:
@@ -56,3 +56,14 @@ async def test_as_many_as_there_is_room_for_need_not_wait_for_each_other() -> No
     one.leave()
     one.leave()
     assert [one.is_reached, third.is_reached, other.is_reached] == [True, False, False]
+
+
+def test_a_worker_takes_no_more_than_its_descriptors_hold() -> None:
+    (own, _), (process, _) = limits(2, 0), limits(2, 9)
+    worker = SessionLimit(1)
+    bounds = WorkerLimits(own, process, worker)
+    assert bounds.reached is None
+    bounds.enter()
+    assert bounds.reached is worker
+    bounds.leave()
+    assert (own.sessions, process.sessions, worker.sessions) == (0, 0, 0)
