@@ -6,7 +6,7 @@ import contextlib
 import signal
 import socket
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from mailproxy.net.cells import Bells
 from mailproxy.net.line import Line
 from mailproxy.net.listener import Listener
 from mailproxy.proxy.board import Board
-from mailproxy.proxy.control import Control
+from mailproxy.proxy.control import Control, Listening
 from mailproxy.proxy.session import number_sessions
 from mailproxy.proxy.worker import SAID_BY_CONTROL, Place, Worker
 
@@ -39,6 +39,7 @@ class Setup:
     config: Config
     material: Material
     slots: Slots
+    listening: Sequence[Listening]
     target: Target
     board: Board
     bells: Bells
@@ -75,7 +76,7 @@ def control(setup: Setup, end: socket.socket, *, running: int) -> None:
     log = _settle(setup, "control", without=())
     made = Control(
         setup.config,
-        setup.slots[0],
+        setup.listening,
         setup.material.connectors,
         looks=_renewal(setup),
         log=log,

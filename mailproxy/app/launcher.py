@@ -27,10 +27,13 @@ from mailproxy.config import Config
 from mailproxy.net.cells import Bells
 from mailproxy.net.line import open_pair, post
 from mailproxy.proxy.board import Board
+from mailproxy.proxy.control import Listening
 
 _STABLE_S = 1.0  # who lives for less is not replaced at once
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 10.0
+_SHORTEST_WAIT_S = 0.01
+_LONGEST_WAIT_S = 3600.0  # a child that ends is a signal, too
 _FAILED = 1
 
 
@@ -40,7 +43,8 @@ def launch(config: Config, material: Material, workers: int) -> None:
     slots, target = open_all(config, material, workers=workers, owner=owner)
     try:
         drop_privileges(config)
-        setup = Setup(config, material, slots, target, Board(config, workers), Bells(workers))
+        listening = tuple(map(Listening.of, slots[0]))
+        setup = Setup(config, material, slots, listening, target, Board(config, workers), Bells(workers))
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored ones have no ends that could be waited for
         signal.pthread_sigmask(signal.SIG_BLOCK, (*SIGNALS, signal.SIGCHLD))
         gc.collect()
@@ -88,6 +92,7 @@ class Launcher:
     _workers: list[_Role] = field(init=False)
     _untold: list[dict[str, object]] = field(factory=list, init=False)
     _stops: list[int] = field(factory=list, init=False)  # the signals that told it to end
+    _is_over: bool = field(default=False, init=False)  # control has seen the last line of a worker end
 
     def __attrs_post_init__(self) -> None:
         self._workers = [_Role(slot) for slot in range(len(self.setup.slots))]
@@ -109,8 +114,12 @@ class Launcher:
 
     def _wait(self) -> float:
         """Seconds until the next start is due."""
-        dues = [role.due for role in self._roles if not role.is_alive]
-        return max(0.0, min(dues) - time.monotonic()) if dues and not self._stops else 3600.0
+        dues = [role.due for role in ([self._control] if self._stops else self._roles) if not role.is_alive]
+        return (
+            max(_SHORTEST_WAIT_S, min(dues) - time.monotonic())
+            if dues and not self._is_over
+            else _LONGEST_WAIT_S
+        )
 
     def _obey(self, number: int) -> None:
         """Control knows what they mean; here it is only known that there is an end."""
@@ -141,6 +150,7 @@ class Launcher:
         role.died(time.monotonic())
         sessions = self.setup.board.clear(role.slot) if role.slot is not None else 0
         if self._stops and code == 0:
+            self._is_over |= role is self._control
             return
         self._tell(
             {
@@ -161,7 +171,8 @@ class Launcher:
     def _start_due(self) -> None:
         now = time.monotonic()
         running = [role for role in self._workers if role.is_alive]
-        if not self._control.is_alive and now >= self._control.due and (running or not self._stops):
+        is_wanted = bool(running) and not self._is_over if self._stops else True
+        if is_wanted and not self._control.is_alive and now >= self._control.due:
             self._start_control(running)
         for role in self._workers:
             if not role.is_alive and now >= role.due and not self._stops:

@@ -12,6 +12,7 @@ from random import SystemRandom
 from typing import NamedTuple
 
 import trio
+from attrs import frozen
 
 from mailproxy.config import Config
 from mailproxy.log import Log
@@ -60,13 +61,33 @@ class _Told(NamedTuple):
     waiting: int
 
 
+@frozen(kw_only=True)
+class Listening:
+    """Where workers listen: what control says of it, and needs to know for its checks. The sockets are theirs."""
+
+    frontend: str
+    number: int
+    port: int | None
+    name: str
+    address: str
+    mode: str
+
+    @classmethod
+    def of(cls, listener: Listener) -> Listening:
+        """As long as it is open."""
+        return cls(
+            frontend=listener.frontend, number=listener.number, port=listener.port, name=listener.name,
+            address=listener.address, mode=listener.bind.mode,
+        )  # fmt: skip
+
+
 class Control:
     """``workers``: how many there are to be; ``running``: how many served already when this one was started."""
 
     def __init__(
         self,
         config: Config,
-        listeners: Sequence[Listener],
+        listening: Sequence[Listening],
         connectors: Connectors,
         *,
         looks: Looks | None,
@@ -82,10 +103,7 @@ class Control:
         self._launcher = launcher
         self._workers = workers
         self._running = running
-        # They are closed soon, and have no address then.
-        self._listening = [
-            (each.frontend, each.name, each.address, str(each.bind.mode)) for each in listeners
-        ]
+        self._listening = listening
         chance = SystemRandom()
         self.backends: Mapping[str, ControlBackend] = {
             name: ControlBackend(
@@ -95,7 +113,7 @@ class Control:
             for name, settings in config.backends.items()
         }  # fmt: skip
         self._tending = Tending(
-            config, self.backends, connectors, ports=ports_of(listeners), looks=looks, log=log, chance=chance,
+            config, self.backends, connectors, ports=ports_of(listening), looks=looks, log=log, chance=chance,
             pass_on=self._renew_all,
         )  # fmt: skip
         self._totals = Totals(self.backends)
@@ -266,8 +284,8 @@ class Control:
         if self._shares.ready.own or sum(link.is_ready for link in self._links) < self._workers:
             return
         self._shares.ready.own = 1
-        for frontend, name, address, mode in self._listening:
-            say_listening(self._log, frontend, name=name, address=address, mode=mode)
+        for each in self._listening:
+            say_listening(self._log, each.frontend, name=each.name, address=each.address, mode=each.mode)
         self._log.event(READY, "mailproxy is ready", workers=self._workers)
 
     async def _welcome(self, link: Link) -> None:

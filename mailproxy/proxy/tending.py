@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from typing import Protocol
 
 import trio
 
 from mailproxy.config import Config, ServerTls
 from mailproxy.config.probes import ways
 from mailproxy.log import Log
-from mailproxy.net.listener import Listener
 from mailproxy.net.tls import Context
 from mailproxy.pool import Chance
 from mailproxy.proxy.backend import Backend, Connectors, context_for
@@ -21,7 +21,20 @@ Ports = Mapping[tuple[str, int], int]
 """Those of binds, by frontend and place."""
 
 
-def ports_of(listeners: Iterable[Listener]) -> Ports:
+class Bound(Protocol):
+    """A listener, or what is known of one."""
+
+    @property
+    def frontend(self) -> str: ...
+
+    @property
+    def number(self) -> int: ...
+
+    @property
+    def port(self) -> int | None: ...
+
+
+def ports_of(listeners: Iterable[Bound]) -> Ports:
     """The ports that sessions come to, which are known for sure only when they listen."""
     return {
         (listener.frontend, listener.number - 1): listener.port

@@ -88,6 +88,23 @@ def test_the_launcher_is_killed(tmp_path: Path) -> None:
         assert "Traceback" not in crew.text
 
 
+def test_control_is_killed_while_the_others_drain(tmp_path: Path) -> None:
+    """Another one sees to the end, and hears the second signal."""
+    with greeters("s1") as servers, Crew(configuration(*servers, drain_timeout="30s"), tmp_path) as crew:
+        guest = crew.guest_of(0)
+        assert guest.greeting == "s1"
+        crew.send(signal.SIGTERM)
+        crew.wait_for("no more connections are accepted")
+        crew.kill("control")
+        assert guest.echoes()
+        crew.wait_for("control .* was killed by SIGKILL")
+        crew.send(signal.SIGTERM)
+        assert guest.is_closed()
+        assert crew.wait() == 0
+        assert len(crew.lines("mailproxy has stopped")) == 1
+        assert "Traceback" not in crew.text
+
+
 def test_one_that_keeps_dying_is_replaced_ever_more_slowly(tmp_path: Path) -> None:
     with greeters("s1") as servers, Crew(configuration(*servers), tmp_path) as crew:
         crew.wait_for("mailproxy is ready")
