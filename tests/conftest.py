@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
+from hypothesis import settings
 
 pytest_plugins = ["mailproxy.testing.fixtures"]
+
+# pytest --hypothesis-profile=deep, for who has time
+settings.register_profile("deep", max_examples=8000, deadline=None)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--peers", action="store_true", help="require the tests against real Dovecot, HAProxy and clients"
     )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Two for each processor: most tests wait more than they compute."""
+    return 2 * (os.cpu_count() or 1)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -58,3 +58,10 @@ def test_files_that_the_documentation_names_exist(page: str) -> None:
     folder = ROOT if page == "README.md" else ROOT / "docs"
     for place in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", PAGES[page]):
         assert (folder / place).exists(), place
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_marks_of_figures_are_closed(page: str) -> None:
+    """scripts/bench --document writes between them: one that is not closed would swallow what follows."""
+    marks = re.findall(r"^<!-- (/?speed).*-->$", PAGES[page], re.MULTILINE)
+    assert marks == ["speed", "/speed"] * (len(marks) // 2)

@@ -18,7 +18,9 @@ from mailproxy.log.record import SessionRecord
 from mailproxy.log.targets import Line, StreamTarget, Target
 
 _LINES_MAX = 50_000  # about 10 MB of lines, some seconds of a busy proxy
-_BATCH_S = 0.02  # lines of so long go out in one write; nobody reads a log faster
+_BATCH_S = (
+    0.05  # lines of so long go out in one write; nobody reads a log faster, and a thread is asked each time
+)
 _PATIENCE_S = 2.0  # a target that blocks must not keep the proxy from ending
 
 

@@ -13,6 +13,7 @@ from attrs import frozen
 
 from mailproxy.address import join
 from mailproxy.errors import ProxyError, ServerRefusedError
+from mailproxy.net.poller import BOTH_WAYS, ERR, HUP, OUT, TRIO, AnyPoller, Watch
 
 # Faults of this side: the server has not been asked.
 _OUR_FAULT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
@@ -60,22 +61,26 @@ def socket_address(host: str, port: int) -> tuple[str | int, ...]:
 
 
 async def connect(
-    endpoints: Sequence[Endpoint], port: int | None, options: Options = ()
+    endpoints: Sequence[Endpoint],
+    port: int | None,
+    options: Options = (),
+    poller: AnyPoller = TRIO,
 ) -> tuple[socket.socket, Endpoint]:
     """Connect to the first endpoint that takes the connection, in their order.
 
     ``port``: the port that the client connected to, for endpoints without one; ``options`` are set on TCP sockets. An endpoint that does not answer has its
-    share of the time that the caller's cancel scope leaves. Returns a nonblocking socket, which the caller closes. Raises
+    share of the time that the caller's cancel scope leaves. Returns a nonblocking socket, which the caller closes, and which
+    has been added to ``poller``. Raises
     ServerRefusedError when none takes it, ProxyError when this side could not even ask: no descriptor, port or memory
     left. Cancelled, it leaves nothing open.
     """
     if len(endpoints) == 1:
-        return await _connect(endpoints[0], port, options), endpoints[0]
+        return await _connect(endpoints[0], port, options, poller), endpoints[0]
     faults: list[ServerRefusedError | ProxyError] = []
     for index, endpoint in enumerate(endpoints):
         with trio.CancelScope(deadline=_share(len(endpoints) - index)):
             try:
-                return await _connect(endpoint, port, options), endpoint
+                return await _connect(endpoint, port, options, poller), endpoint
             except (ServerRefusedError, ProxyError) as error:
                 faults.append(error)
                 continue
@@ -103,11 +108,14 @@ async def knock(endpoints: Sequence[Endpoint], port: int | None) -> Endpoint:
     return endpoint
 
 
-async def _connect(endpoint: Endpoint, port: int | None, options: Options = ()) -> socket.socket:
+async def _connect(
+    endpoint: Endpoint, port: int | None, options: Options, poller: AnyPoller
+) -> socket.socket:
     try:
         sock = socket.socket(endpoint.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     except OSError as error:
         raise ProxyError(f"no socket: {error.strerror}") from None
+    fd = sock.fileno()
     try:
         if endpoint.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -115,24 +123,38 @@ async def _connect(endpoint: Endpoint, port: int | None, options: Options = ()) 
                 sock.setsockopt(level, name, value)
         code = _begin(sock, endpoint, port)
         if code == errno.EINPROGRESS:
-            await trio.lowlevel.wait_writable(sock)
-            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            code = await _outcome(sock, poller.add(fd, BOTH_WAYS))
+        elif not code:
+            poller.add(fd, BOTH_WAYS)
         pause = 0.001
         # a Unix socket's queue may be full, and nothing tells when there is room (unix(7))
         while code == errno.EAGAIN:
             await trio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_S)
             code = _begin(sock, endpoint, port)
+            if not code:
+                poller.add(fd, BOTH_WAYS)
     except BaseException:
+        poller.forget(fd)
         sock.close()
         raise
     if not code:
         return sock
+    poller.forget(fd)
     sock.close()
     reason, place = os.strerror(code), endpoint.text(port)
     if code in _OUR_FAULT:
         raise ProxyError(f"{place}: {reason}")
     raise ServerRefusedError(f"{place}: {reason}", reason)
+
+
+async def _outcome(sock: socket.socket, watch: Watch) -> int:
+    """The error that a connection under way comes to, 0 for none."""
+    events = 0
+    while not events & (OUT | ERR | HUP):
+        events = await watch.writable()
+    # without a word of a fault there is none, and asking costs a call
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if events & (ERR | HUP) else 0
 
 
 def _begin(sock: socket.socket, endpoint: Endpoint, port: int | None) -> int:

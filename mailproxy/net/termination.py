@@ -1,7 +1,9 @@
 """Where TLS of clients ends: the contexts of a bind, one for each set of certificates, chosen by the client's server name.
 
-Every context of a bind demands the same of clients. Choosing by name changes the certificate only: what a handshake
-demands was decided by the context that it began with, and one that demanded less there would let clients in.
+The name is known before the handshake begins, since the ClientHello was looked at. So OpenSSL asks nobody for it: a call
+back into Python in the middle of each handshake would cost as much as a tenth of it.
+
+Every context of a bind demands the same of clients: choosing by name changes the certificate only.
 """
 
 from __future__ import annotations
@@ -19,12 +21,34 @@ Together = tuple[Certificate, ...]
 
 
 @frozen
+class Offer:
+    """What a handshake is made with. ``certificates``: one of each kind of key, of which OpenSSL takes what fits."""
+
+    context: ssl.SSLContext
+    certificates: Together
+
+
+@frozen
 class _State:
     """What holds for handshakes that begin now; replaced as a whole, since renewing is another thread's."""
 
     choice: Choice
     contexts: Mapping[Together, ssl.SSLContext]
     demands: tuple[Stamp | None, ...]
+    default: Offer | None
+    by_name: Mapping[str, Offer]
+
+    @classmethod
+    def of(
+        cls,
+        choice: Choice,
+        contexts: Mapping[Together, ssl.SSLContext],
+        demands: tuple[Stamp | None, ...],
+    ) -> _State:
+        """With what is looked up in every handshake made ready."""
+        offers = {together: Offer(context, together) for together, context in contexts.items()}
+        by_name = {name: offers[together] for name, together in choice.by_name.items()}
+        return cls(choice, contexts, demands, offers[choice.default], by_name)
 
 
 def _purpose(certificate: Certificate) -> tuple[object, ...]:
@@ -33,18 +57,22 @@ def _purpose(certificate: Certificate) -> tuple[object, ...]:
 
 
 class Terminator:
-    """The TLS of a bind. Handshakes begin with ``context``."""
+    """The TLS of a bind."""
 
     def __init__(self, tls: FrontendTls, certificates: Sequence[Certificate]) -> None:
         """Raises OSError or ssl.SSLError (an OSError too) if a certificate, its key, the CA, the CRL or the ciphers are no good."""
         self._tls = tls
-        self._state = _State(choose(()), {}, ())
+        self._state = _State(choose(()), {}, (), None, {})
         self.renew(certificates)
 
-    @property
-    def context(self) -> ssl.SSLContext:
-        """The default certificate's, which switches to the one for the client's server name."""
-        return self._state.contexts[self._state.choice.default]
+    def offer(self, name: str | None) -> Offer | None:
+        """What a client gets that asks for this name, None for no name; None if it is refused (``strict_sni``)."""
+        state = self._state
+        if name is not None:
+            found = state.by_name.get(name) or state.by_name.get(f"*.{name.partition('.')[2]}")
+            if found is not None:
+                return found
+        return None if self._tls.strict_sni else state.default
 
     def renew(self, certificates: Sequence[Certificate]) -> None:
         """Take up certificates, CA and CRL as they are now. Sessions and unchanged certificates keep their context.
@@ -58,8 +86,7 @@ class Terminator:
             together: known[together] if together in known else self._make(together)
             for together in {choice.default, *choice.by_name.values()}
         }
-        contexts[choice.default].sni_callback = self._choose
-        self._state = _State(choice, contexts, demands)
+        self._state = _State.of(choice, contexts, demands)
 
     def prepare(self, certificates: Sequence[Certificate]) -> Callable[[], None]:
         """As ``renew``, where tickets of TLS are to go on: they are good in other processes as long as the context stays.
@@ -75,9 +102,8 @@ class Terminator:
         contexts: dict[Together, ssl.SSLContext] = {}
         renewed: list[Together] = []
         for together in {choice.default, *choice.by_name.values()}:
-            fresh = known.get(together) or self._make(
-                together
-            )  # also where it is only to find out whether that works
+            # Also where it is only to find out whether that works.
+            fresh = known.get(together) or self._make(together)
             kept = before.get(tuple(map(_purpose, together)))
             if together not in known and kept is not None:
                 renewed.append(together)
@@ -87,8 +113,7 @@ class Terminator:
             for together in renewed:
                 for certificate in together:
                     load_chain(contexts[together], certificate)
-            contexts[choice.default].sni_callback = self._choose
-            self._state = _State(choice, contexts, demands)
+            self._state = _State.of(choice, contexts, demands)
 
         return take_up
 
@@ -100,6 +125,8 @@ class Terminator:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.sslsocket_class = TlsSocket
         limit_versions(context, tls.min_version, tls.ciphers)
+        # A ticket costs some 15 µs. One is what a client needs to come back with, and it brings the next one.
+        context.num_tickets = 1
         if tls.alpn:
             context.set_alpn_protocols(list(tls.alpn))
         if tls.client_verify != "none":
@@ -111,15 +138,3 @@ class Terminator:
         for certificate in certificates:  # one of each kind of key: OpenSSL takes what the client can verify
             load_chain(context, certificate)
         return context
-
-    def _choose(self, tls_socket: ssl.SSLObject, name: str | None, _context: ssl.SSLContext) -> int | None:
-        assert isinstance(tls_socket, TlsSocket)  # noqa: S101 - what sslsocket_class makes
-        state = self._state
-        together = state.choice.for_name(name)
-        if together is None:
-            if self._tls.strict_sni:
-                return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
-            together = state.choice.default
-        tls_socket.certificates = together
-        tls_socket.context = state.contexts[together]
-        return None

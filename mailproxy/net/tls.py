@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import encodings.idna  # noqa: F401 - ssl asks for it with the first server name, when this process may have lost its rights
+import functools
 import os
 import socket
 import ssl
+import traceback
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from typing import Any
 
-import trio
 from attrs import frozen
 
 from mailproxy.config import ServerTls
@@ -27,6 +28,7 @@ from mailproxy.errors import (
     ServerHandshakeError,
 )
 from mailproxy.net.certificates import Certificate
+from mailproxy.net.poller import TrioWatch, Watch
 
 _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
@@ -59,7 +61,7 @@ class Alert(IntEnum):
 
 
 class TlsSocket(ssl.SSLSocket):
-    """A TLS socket that remembers the certificates which the client's server name got it."""
+    """A client's TLS, with the certificates that it was offered."""
 
     certificates: tuple[Certificate, ...] = ()
 
@@ -143,19 +145,17 @@ def limit_versions(context: ssl.SSLContext, min_version: str, ciphers: str | Non
         context.set_ciphers(ciphers)
 
 
-async def accept_tls(sock: socket.socket, context: ssl.SSLContext) -> TlsSocket:
+async def accept_tls(sock: socket.socket, context: ssl.SSLContext, watch: Watch | None = None) -> TlsSocket:
     """Make the handshake with a client.
 
-    Takes ``sock`` over: it is closed with what is returned, or here on an error. Raises ClientLeftError,
-    ClientAbortError or ClientHandshakeError, for its certificate ClientCertificateError. The time limit is the caller's
-    cancel scope.
+    Takes ``sock`` over: it is closed with what is returned, or here on an error; ``watch`` is its watch, if it has one.
+    Raises ClientLeftError, ClientAbortError or ClientHandshakeError, for its certificate ClientCertificateError. The time
+    limit is the caller's cancel scope.
     """
     tls: ssl.SSLSocket | None = None
     try:
-        tls = context.wrap_socket(
-            sock, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=False
-        )
-        await _handshake(tls)
+        tls = _wrap(sock, context, server_side=True)
+        await _handshake(tls, watch)
     except ssl.SSLError as error:
         (tls or sock).close()
         if isinstance(error, ssl.SSLZeroReturnError) or is_bare_fin(error):
@@ -176,17 +176,18 @@ async def accept_tls(sock: socket.socket, context: ssl.SSLContext) -> TlsSocket:
     return tls
 
 
-async def connect_tls(sock: socket.socket, context: ssl.SSLContext, server_name: str | None) -> ssl.SSLSocket:
+async def connect_tls(
+    sock: socket.socket, context: ssl.SSLContext, server_name: str | None, watch: Watch | None = None
+) -> ssl.SSLSocket:
     """Make the handshake with a server, which is asked for and verified by ``server_name``.
 
-    Takes ``sock`` over: it is closed with what is returned, or here on an error. Raises ServerHandshakeError.
+    Takes ``sock`` over: it is closed with what is returned, or here on an error; ``watch`` is its watch, if it has one.
+    Raises ServerHandshakeError.
     """
     tls: ssl.SSLSocket | None = None
     try:
-        tls = context.wrap_socket(
-            sock, server_hostname=server_name, do_handshake_on_connect=False, suppress_ragged_eofs=False
-        )
-        await _handshake(tls)
+        tls = _wrap(sock, context, server_hostname=server_name)
+        await _handshake(tls, watch)
     except (OSError, ValueError) as error:  # ValueError: a name that cannot be one
         _part_from(tls or sock)
         text = reason(error) if isinstance(error, ssl.SSLError) else str(error)
@@ -197,6 +198,18 @@ async def connect_tls(sock: socket.socket, context: ssl.SSLContext, server_name:
     return tls
 
 
+def _wrap(sock: socket.socket, context: ssl.SSLContext, **how: Any) -> ssl.SSLSocket:
+    try:
+        return context.wrap_socket(sock, do_handshake_on_connect=False, suppress_ragged_eofs=False, **how)
+    except OSError as error:
+        # Where the peer has reset the connection already, the socket that was being made is forgotten with its descriptor.
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            half_made = frame.f_locals.get("self")
+            if isinstance(half_made, ssl.SSLSocket):
+                half_made.close()
+        raise
+
+
 def _part_from(sock: socket.socket) -> None:
     """Close to somebody who has spoken on: what is there is read away, or the connection would be reset instead."""
     with contextlib.suppress(OSError):
@@ -204,14 +217,15 @@ def _part_from(sock: socket.socket) -> None:
     sock.close()
 
 
-async def _handshake(tls: ssl.SSLSocket) -> None:
+async def _handshake(tls: ssl.SSLSocket, watch: Watch | None) -> None:
+    watch = watch or TrioWatch(tls.fileno())
     while True:
         try:
             tls.do_handshake()
         except ssl.SSLWantReadError:
-            await trio.lowlevel.wait_readable(tls)
+            await watch.readable()
         except ssl.SSLWantWriteError:
-            await trio.lowlevel.wait_writable(tls)
+            await watch.writable()
         else:
             return
 
@@ -263,22 +277,31 @@ def send_close_notify(tls: ssl.SSLSocket) -> None:
     what it wrote to that is sent from here. Nothing else runs meanwhile, and the descriptor's place in epoll stays,
     because the duplicate keeps the real socket open (epoll(7), question 6).
     """
+    ours, theirs = stand_in()
+    fd = tls.fileno()
+    real = os.dup(fd)
+    try:
+        os.dup2(theirs.fileno(), fd, inheritable=False)
+        with contextlib.suppress(ssl.SSLWantReadError):
+            tls.unwrap()
+    finally:
+        os.dup2(real, fd, inheritable=False)
+        os.close(real)
+    # Nothing was written if OpenSSL refused. A socket so full that not even this fits gets its FIN alone.
+    with contextlib.suppress(BlockingIOError):
+        socket.socket.send(tls, ours.recv(_CLOSE_NOTIFY_BYTES))
+
+
+@functools.cache
+def stand_in() -> tuple[socket.socket, socket.socket]:
+    """A socket pair that is empty whenever nobody uses it; one for the whole process, since making it takes four calls."""
     ours, theirs = socket.socketpair()
-    with ours, theirs:
-        ours.setblocking(False)
-        theirs.setblocking(False)
-        fd = tls.fileno()
-        real = os.dup(fd)
-        try:
-            os.dup2(theirs.fileno(), fd, inheritable=False)
-            with contextlib.suppress(ssl.SSLWantReadError):
-                tls.unwrap()
-        finally:
-            os.dup2(real, fd, inheritable=False)
-            os.close(real)
-        # A socket so full that not even this fits gets its FIN alone.
-        with contextlib.suppress(BlockingIOError):
-            socket.socket.send(tls, ours.recv(_CLOSE_NOTIFY_BYTES))
+    ours.setblocking(False)
+    theirs.setblocking(False)
+    return ours, theirs
+
+
+os.register_at_fork(after_in_child=stand_in.cache_clear)  # two processes must not write to one
 
 
 def has_left(sock: socket.socket) -> bool:

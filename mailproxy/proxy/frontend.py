@@ -11,8 +11,8 @@ import trio
 from mailproxy import config
 from mailproxy.log import Log
 from mailproxy.log.events import ACCEPT_PAUSED, ACCEPT_RESUMED, LISTENING, SESSIONS_FULL
-from mailproxy.net.leaving import LeaveWatch
 from mailproxy.net.listener import Listener, close_all
+from mailproxy.net.poller import AnyPoller
 from mailproxy.net.relay import Relay
 from mailproxy.proxy.backend import Backend
 from mailproxy.proxy.limit import SessionLimit, SessionLimits
@@ -43,7 +43,7 @@ class Frontend:
         backends: Mapping[str, Backend],
         limits: SessionLimits,
         relay: Relay,
-        leaving: LeaveWatch,
+        poller: AnyPoller,
         log: Log,
     ) -> None:
         self.name = settings.name
@@ -56,7 +56,7 @@ class Frontend:
             routes=Routes(settings.routes),
             limits=self._limits,
             relay=relay,
-            leaving=leaving,
+            poller=poller,
             log=log,
         )
         self._draining = trio.Event()

@@ -18,8 +18,10 @@ from mailproxy.errors import (
 )
 from mailproxy.log import ends
 from mailproxy.net.peek import look, peek
+from mailproxy.net.poller import Watch
 from mailproxy.net.proxy_header import receive_header
-from mailproxy.net.tls import Alert, Context, TlsSocket, accept_tls, refuse_tls
+from mailproxy.net.termination import Terminator
+from mailproxy.net.tls import Alert, TlsSocket, accept_tls, refuse_tls
 from mailproxy.protocol.client_hello import (
     ClientHello,
     ClientHelloError,
@@ -72,11 +74,20 @@ async def hear_hello(client: socket.socket, deadline: float) -> ClientHello:
     return found[0]
 
 
-async def shake_hands(client: socket.socket, context: Context, deadline: float) -> TlsSocket:
+async def shake_hands(
+    client: socket.socket, terminator: Terminator, hello: ClientHello, deadline: float, watch: Watch
+) -> TlsSocket:
     """Make the TLS handshake with a client whose hello is there; takes ``client`` over."""
+    offer = terminator.offer(hello.server_name)
+    if offer is None:
+        refuse_tls(client, Alert.UNRECOGNIZED_NAME)
+        named = "asks for no name" if hello.server_name is None else "asks for a name that no certificate has"
+        raise SessionEndedError(ends.HANDSHAKE_FAILED, f"the client {named}")
     with trio.CancelScope(deadline=deadline):
         try:
-            return await accept_tls(client, context)
+            tls = await accept_tls(client, offer.context, watch)
+            tls.certificates = offer.certificates
+            return tls  # noqa: TRY300 - it belongs to what may fail
         except ClientAbortError as error:
             raise _left(error) from None
         except ClientCertificateError as error:

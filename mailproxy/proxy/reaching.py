@@ -18,11 +18,12 @@ from mailproxy.log import ends
 from mailproxy.log.ends import End
 from mailproxy.log.record import SessionRecord, ms
 from mailproxy.net.dial import connect
-from mailproxy.net.leaving import LeaveWatch
+from mailproxy.net.leaving import is_leaving
+from mailproxy.net.poller import GONE, AnyPoller, Watch
 from mailproxy.net.proxy_header import send_header
+from mailproxy.net.relay import Pair
 from mailproxy.net.tls import connect_tls, has_left
 from mailproxy.pool import Attempts, Next, Waiter
-from mailproxy.proxy.announcing import Announcer
 from mailproxy.proxy.backend import Backend
 from mailproxy.proxy.caller import Caller
 from mailproxy.proxy.ended import SessionEndedError
@@ -36,35 +37,35 @@ _HEARING_S = 0.2
 
 @define(eq=False)
 class Visit:
-    """``scope`` is the session's: cancelled from here, ``cut_short`` tells why. ``stopped``: what its end is if the operator
-    stops it now. ``server`` is the one that it has a place at.
+    """``stopped``: what its end is if the operator stops it now. ``server`` is the one that it has a place at. ``pair`` is
+    the session in the relay.
     """
 
     backend: Backend
     caller: Caller
     record: SessionRecord
-    scope: trio.CancelScope
+    poller: AnyPoller
     server: BackendServer | None = field(default=None, init=False)
     stopped: End = field(default=ends.STOPPED_CONNECTING, init=False)
-    cut_short: End = field(default=ends.CLIENT_LEFT, init=False)
-    _is_connected: bool = field(default=False, init=False)
-    _interruptible: trio.CancelScope | None = field(
-        default=None, init=False
-    )  # an attempt, or a pause before one
+    pair: Pair | None = field(default=None, init=False)
+    # What it waits in: an attempt, a pause before one, the line for a place. There is one scope at a time, they cost.
+    _scope: trio.CancelScope | None = field(default=None, init=False)
+    _has_left: End | None = field(default=None, init=False)
+    _heard_until: float = field(default=math.inf, init=False)  # the client, which has ended its side
     _waited_for: BackendServer | None = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.backend.count(1)
 
-    async def reach(self, clients: LeaveWatch) -> socket.socket:
-        """The connection to a server, which the caller closes."""
-        client = self.caller.sock
-        clients.watch(client, self._client_left)
+    async def reach(self, client: Watch) -> socket.socket:
+        """The connection to a server, which the caller closes; it has been added to the poller."""
+        client.leaves = self._client_may_have_left
+        if client.seen & GONE:
+            self._client_may_have_left(client.seen)
         try:
             sock = await self._reach()
         finally:
-            clients.forget(client)
-        self.scope.deadline = math.inf
+            client.leaves = None
         return sock
 
     @property
@@ -81,19 +82,38 @@ class Visit:
 
     def server_went(self, *, shut_down: bool) -> None:
         """The server is down: attempts need not go on, and sessions end if that is wished."""
-        if not self._is_connected:
-            if self._interruptible is not None:
-                self._interruptible.cancel()
+        if self.pair is None:
+            if self._scope is not None:
+                self._scope.cancel()
         elif shut_down:
-            self.cut_short = ends.SERVER_DOWN
-            self.scope.cancel()
+            self.pair.cut(ends.SERVER_DOWN)
+
+    def _client_may_have_left(self, events: int) -> None:
+        if is_leaving(self.caller.sock, events):
+            self._client_left()
 
     def _client_left(self) -> None:
         if self.stopped is ends.STOPPED_QUEUED:
-            self.cut_short = ends.QUEUE_LEFT
-            self.scope.cancel()
-        else:
-            self.scope.deadline = trio.current_time() + _HEARING_S
+            self._has_left = ends.QUEUE_LEFT
+            if self._scope is not None:
+                self._scope.cancel()
+        elif self._heard_until == math.inf:
+            self._heard_until = trio.current_time() + _HEARING_S
+            if self._scope is not None:
+                self._scope.deadline = min(self._scope.deadline, self._heard_until)
+
+    def _within(self, seconds: float) -> trio.CancelScope:
+        """What the next wait is made in."""
+        self._scope = trio.CancelScope(deadline=min(trio.current_time() + seconds, self._heard_until))
+        return self._scope
+
+    def _is_over(self) -> None:
+        """After a wait that was cut short: was it for the client? Raises SessionEndedError then."""
+        self._scope = None
+        if self._has_left is None and self._heard_until <= trio.current_time():
+            self._has_left = ends.CLIENT_LEFT
+        if self._has_left is not None:
+            raise SessionEndedError(self._has_left)
 
     async def _reach(self) -> socket.socket:
         backend, record, settings = self.backend, self.record, self.backend.config
@@ -114,7 +134,6 @@ class Visit:
                 tried.add(server)
                 server = await self._elsewhere(failure, server, tried, key)
             else:
-                self._is_connected = True
                 backend.connected(server, key)
                 record.connect_ms = ms(trio.current_time() - began)
                 return sock
@@ -157,8 +176,9 @@ class Visit:
         if wanted is not None:
             record.server, self._waited_for = wanted.name, wanted
         try:
-            with trio.move_on_after(backend.config.timeouts.queue):
+            with self._within(backend.config.timeouts.queue):
                 await woken.wait()
+            self._is_over()
             server, waiter.server = waiter.server, None
         finally:
             backend.pool.quit(waiter)  # a place that came too late goes on to the next
@@ -184,16 +204,15 @@ class Visit:
         """One attempt. Raises SessionEndedError with what is the end unless another one follows."""
         port = self.caller.port
         try:
-            with trio.move_on_after(self.backend.config.timeouts.connect) as self._interruptible:
-                sock, endpoint = await connect(server.endpoints, port)
-                if server.announcer is not None:
-                    self._announce(sock, server.announcer)
-                if server.context is not None:
-                    sock = await connect_tls(sock, server.context, server.server_name)
+            with self._within(self.backend.config.timeouts.connect):
+                sock, endpoint = await connect(server.endpoints, port, (), self.poller)
+                if server.announcer is not None or server.context is not None:
+                    sock = await self._open(sock, server)
                 if server.takes_back:
                     self.record.server_address = endpoint.text(port)
                     return sock
-                sock.close()  # it went in the moment in which it was connected
+                self.poller.forget(sock.fileno())  # it went in the moment in which it was connected
+                sock.close()
         except ServerHandshakeError as error:
             raise SessionEndedError(ends.SERVER_HANDSHAKE_FAILED, error) from None
         except ServerRefusedError as error:
@@ -201,23 +220,31 @@ class Visit:
         except ProxyError as error:
             raise SessionEndedError(ends.OUT_OF_RESOURCES, error) from None
         finally:
-            self._interruptible = None
+            self._scope = None
+        self._is_over()
         if not server.takes_back:
             raise SessionEndedError(ends.SERVER_REFUSED, f"{server.name} is {server.status} now")
         raise SessionEndedError(ends.CONNECT_TIMEOUT, "no answer in time")
 
-    def _announce(self, sock: socket.socket, announcer: Announcer) -> None:
+    async def _open(self, sock: socket.socket, server: BackendServer) -> socket.socket:
+        """What comes before the client's bytes: the PROXY header, TLS."""
+        fd = sock.fileno()
         try:
-            send_header(sock, announcer.header(self.caller))
+            if server.announcer is not None:
+                send_header(sock, server.announcer.header(self.caller))
+            if server.context is not None:
+                sock = await connect_tls(sock, server.context, server.server_name, self.poller.watch(fd))
         except BaseException:
+            self.poller.forget(fd)
             sock.close()
             raise
+        return sock
 
     def _is_again(
         self, failure: SessionEndedError, server: BackendServer, attempts: Attempts, *, belongs: bool
     ) -> bool:
         """Count the failure; is the same server tried again, and not another one? Raises it if nothing is tried any more."""
-        if failure.end is ends.OUT_OF_RESOURCES:
+        if failure.end is ends.OUT_OF_RESOURCES or self._has_left is not None:
             raise failure
         self.backend.not_connected(server, self.caller, failure.detail)
         following = attempts.failed(
@@ -255,11 +282,9 @@ class Visit:
     async def _pause(self) -> None:
         """Whoever comes back at once finds what it has found; shorter if the server is marked down meanwhile."""
         seconds = min(self.backend.config.timeouts.connect, _LONGEST_PAUSE_S)
-        try:
-            with trio.move_on_after(seconds) as self._interruptible:
-                await trio.sleep_forever()
-        finally:
-            self._interruptible = None
+        with self._within(seconds):
+            await trio.sleep_forever()
+        self._is_over()
 
     def _left_or(self, failure: SessionEndedError) -> SessionEndedError:
         """The failure, unless the client has left meanwhile: then nobody waits for that server any more."""

@@ -11,8 +11,8 @@ from mailproxy import config as settings
 from mailproxy.config import Config
 from mailproxy.log import Log
 from mailproxy.log.events import DRAINING, READY, STOPPED
-from mailproxy.net.leaving import LeaveWatch
 from mailproxy.net.listener import Listener, close_all
+from mailproxy.net.poller import open_poller
 from mailproxy.net.relay import open_relay
 from mailproxy.pool import Chance
 from mailproxy.proxy.backend import Backend, Connectors
@@ -43,14 +43,14 @@ class Service:
         self.log = log
         self._listeners = listeners
         self._looks = looks
-        self._leaving = LeaveWatch()
+        self._poller = open_poller()
         self._chance: Chance = SystemRandom()
         self.limit = self._limit(max_sessions)
         self.backends: Mapping[str, Backend] = {
             name: self._backend(backend, connectors) for name, backend in config.backends.items()
         }
         self._tending = self._tend_servers(connectors)
-        self._relay = open_relay(config.process.relay)
+        self._relay = open_relay(config.process.relay, self._poller)
         self.frontends = {
             name: Frontend(
                 frontend,
@@ -58,7 +58,7 @@ class Service:
                 backends=self.backends,
                 limits=self._limits(frontend),
                 relay=self._relay,
-                leaving=self._leaving,
+                poller=self._poller,
                 log=log,
             )
             for name, frontend in config.frontends.items()
@@ -92,7 +92,7 @@ class Service:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.log.run)
-                nursery.start_soon(self._leaving.run)
+                await nursery.start(self._poller.serve)
                 await nursery.start(self._relay.serve)
                 for backend in self.backends.values():
                     nursery.start_soon(backend.keep_time)

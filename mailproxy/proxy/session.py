@@ -20,8 +20,8 @@ from mailproxy.log import Log, ends
 from mailproxy.log.ends import End
 from mailproxy.log.events import SESSION_FAULT, SESSION_STARTED
 from mailproxy.log.record import SessionRecord, ms
-from mailproxy.net.leaving import LeaveWatch
 from mailproxy.net.listener import Listener
+from mailproxy.net.poller import AnyPoller, Watch
 from mailproxy.net.relay import Pair, Relay
 from mailproxy.net.tls import Alert, refuse_tls, tls_facts
 from mailproxy.proxy.backend import Backend
@@ -52,7 +52,7 @@ class Surroundings:
     routes: Routes
     limits: SessionLimits
     relay: Relay
-    leaving: LeaveWatch
+    poller: AnyPoller
     log: Log
 
 
@@ -67,7 +67,7 @@ class Session:
     caller: Caller = field(init=False)
     record: SessionRecord = field(init=False)
     _began: float = field(factory=trio.current_time, init=False)
-    _scope: trio.CancelScope = field(factory=trio.CancelScope, init=False)
+    _watch: Watch = field(init=False)
     _visit: Visit | None = field(default=None, init=False)
     _server_socket: socket.socket | None = field(default=None, init=False)
     _pair: Pair | None = field(default=None, init=False)
@@ -76,6 +76,7 @@ class Session:
 
     def __attrs_post_init__(self) -> None:
         number = next(_ids)
+        self._watch = self.around.poller.add(self.client.fileno())
         self.caller = Caller.of(self.listener, self.client, self.peer, number)
         self.record = SessionRecord(
             id=number,
@@ -89,11 +90,7 @@ class Session:
     async def run(self) -> None:
         """Proxy the session to its end. Raises nothing but Cancelled."""
         try:
-            with self._scope:
-                await self._proceed()
-            if self._scope.cancelled_caught:
-                assert self._visit is not None  # noqa: S101 - nobody else cancels it
-                self._end = self._visit.cut_short
+            await self._proceed()
         except SessionEndedError as ended:
             self._end, self.record.detail = ended.end, ended.detail
         except Exception as fault:  # noqa: BLE001 - the border: no fault of one session touches another
@@ -151,8 +148,9 @@ class Session:
 
     async def _shake_hands(self) -> None:
         assert self.listener.terminator is not None  # noqa: S101 - as the configuration's rules have it
+        assert self.caller.hello is not None  # noqa: S101 - TLS ends only where it was looked at
         self.client = tls = await shake_hands(
-            self.client, self.listener.terminator.context, self._handshake_by
+            self.client, self.listener.terminator, self.caller.hello, self._handshake_by, self._watch
         )
         caller, record = self.caller, self.record
         caller.sock, caller.tls = tls, tls_facts(tls)
@@ -165,8 +163,9 @@ class Session:
         name = (route and route.backend) or self.around.config.backend
         assert name is not None  # noqa: S101 - it was asked for
         self.record.backend = name
-        self._visit = Visit(self.around.backends[name], self.caller, self.record, self._scope)
-        self._server_socket = await self._visit.reach(self.around.leaving)
+        poller = self.around.poller
+        self._visit = Visit(self.around.backends[name], self.caller, self.record, poller)
+        self._server_socket = await self._visit.reach(self._watch)
         self.caller.forget()
 
     async def _relay(self) -> None:
@@ -174,7 +173,7 @@ class Session:
         assert self._server_socket is not None  # noqa: S101 - it is connected
         self._end = ends.STOPPED
         limits = self.around.config.timeouts
-        self._pair = Pair(
+        self._pair = self._visit.pair = Pair(
             self.client,
             self._server_socket,
             client_limit=limits.client,
@@ -210,8 +209,10 @@ class Session:
 
     def _close(self) -> None:
         record, around = self.record, self.around
+        around.poller.forget(self._watch.fd)
         self.client.close()
         if self._server_socket is not None:
+            around.poller.forget(self._server_socket.fileno())
             self._server_socket.close()
         if self._pair is not None:
             record.bytes_in, record.bytes_out = self._pair.up.received, self._pair.down.received

@@ -81,7 +81,10 @@ class Connection:
         if self.tls is None:
             await self._put(data)
         elif data:
-            self.tls.write(data)
+            try:
+                self.tls.write(data)
+            except ssl.SSLError as error:  # TLS is over since the peer's connection has ended
+                raise trio.BrokenResourceError("the peer has gone") from error
             await self._flush()
 
     async def send_in_pieces(self, data: bytes, size: int = 1, pause: float = 0.0) -> None:

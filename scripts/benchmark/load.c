@@ -5,9 +5,12 @@
  *   load trips     PORT --count N --seconds S     N sessions send NOOP, each as soon as the last one is answered
  *   load bulk-down PORT --count N --bytes B       N sessions receive B bytes each
  *   load bulk-up   PORT --count N --bytes B       N sessions send B bytes each
+ *   load streams   PORT --count N --seconds S     N sessions receive or send all the time, every other one
  *   load idle      PORT --count N                 N sessions log in and fall silent
  *
  * --tls: the clients speak TLS, each with a full handshake, to whatever certificate.
+ * --resume: they speak TLS, and each resumes the session of one before it; the first gets its ticket before "ready".
+ * --tls-1.2: they offer nothing newer.
  * --hello: the first that a client sends is a ClientHello for imap.example.com, as data: it is there to be looked at, and
  * the session goes on in clear.
  *
@@ -17,224 +20,39 @@
  * The clients go through three stages, so that the proxy can be weighed between any two of them. Each ends with one
  * line of JSON on stdout and goes on when a line comes on stdin:
  *
- *   ready    every session is logged in ("sessions" has nothing to do here)
+ *   ready    every session is logged in ("sessions" has nothing to do here but to get a first ticket)
  *   worked   the work is done, every session is still there
  *   closed   every session has ended
  *
  * A session that ends otherwise than its mode says has failed. The first reason goes to stderr, the number into the
  * JSON, and the exit code is 1. Wrong use is 2.
  *
- *   cc -O2 -Wall -Wextra -o load load.c -lssl -lcrypto            (OpenSSL 3.0 or later)
+ *   cc -O2 -Wall -Wextra -o load load.c wire.c -lssl -lcrypto     (OpenSSL 3.0 or later)
  */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
+#include "wire.h"
+
 #include <errno.h>
 #include <getopt.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <openssl/err.h>
-#include <openssl/ssl.h>
 #include <signal.h>
-#include <stdarg.h>
-#include <stdbool.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 enum {
-    LINE_BYTES = 512,        /* longest line either side may send; ours have under 60 */
     SLICE_BYTES = 256 * 1024,
+    TURN_BYTES = 1024 * 1024,    /* of bulk, then the others have theirs */
+    STREAM_BYTES = 4 * 1024 * 1024, /* that a stream asks for at a time */
     EVENTS = 256,
     HELLO_BYTES = 16 * 1024, /* room for our one ClientHello; OpenSSL's have some hundred bytes, post-quantum ones 1600 */
     OPENING_AT_ONCE = 64,    /* sessions on their way to "ready": more would measure the listen queue */
     STAGE_SECONDS = 120,     /* a stage that takes longer has sessions that hang */
 };
-
-static const char SERVER_NAME[] = "imap.example.com";
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
-
-static void die(const char *what)
-{
-    perror(what);
-    exit(1);
-}
-
-static void *zeroed(size_t count, size_t size)
-{
-    void *memory = calloc(count, size);
-    if (!memory) die("memory");
-    return memory;
-}
-
-/* ---------------------------------------------------------------- wire: one socket, in clear or under TLS */
-
-/* What a move on a wire came to. GO: something moved, try the next. ENDED: the other side closed in order. */
-enum step { GO, AWAIT_INPUT, AWAIT_ROOM, ENDED, BROKEN };
-
-struct wire {
-    int fd;
-    SSL *ssl;                /* NULL: clear */
-    bool handshaking;
-    uint32_t watched;
-    char in[LINE_BYTES];
-    size_t have;
-    char out[LINE_BYTES];
-    size_t queued, sent;
-};
-
-static int poller;
-static SSL_CTX *tls;         /* NULL: the clients speak in clear */
-static char fault[256];      /* why the last step was BROKEN */
-
-static enum step tls_step(struct wire *w, int result)
-{
-    switch (SSL_get_error(w->ssl, result)) {
-    case SSL_ERROR_WANT_READ: return AWAIT_INPUT;
-    case SSL_ERROR_WANT_WRITE: return AWAIT_ROOM;
-    case SSL_ERROR_ZERO_RETURN: return ENDED;
-    case SSL_ERROR_SYSCALL:
-        snprintf(fault, sizeof fault, "%s", strerror(errno));
-        return BROKEN;
-    default:
-        ERR_error_string_n(ERR_peek_last_error(), fault, sizeof fault);
-        return BROKEN;
-    }
-}
-
-static enum step clear_step(ssize_t result, enum step when_blocked)
-{
-    if (result > 0) return GO;
-    if (result == 0) return ENDED;
-    if (errno == EAGAIN) return when_blocked;
-    snprintf(fault, sizeof fault, "%s", strerror(errno));
-    return BROKEN;
-}
-
-static enum step wire_read(struct wire *w, void *into, size_t room, size_t *got)
-{
-    if (!w->ssl) {
-        ssize_t n = recv(w->fd, into, room, 0);
-        *got = n > 0 ? (size_t)n : 0;
-        return clear_step(n, AWAIT_INPUT);
-    }
-    ERR_clear_error();
-    return SSL_read_ex(w->ssl, into, room, got) ? GO : tls_step(w, 0);
-}
-
-static enum step wire_write(struct wire *w, const void *from, size_t size, size_t *gone)
-{
-    if (!w->ssl) {
-        ssize_t n = send(w->fd, from, size, MSG_NOSIGNAL);
-        *gone = n > 0 ? (size_t)n : 0;
-        return clear_step(n, AWAIT_ROOM);
-    }
-    ERR_clear_error();
-    return SSL_write_ex(w->ssl, from, size, gone) ? GO : tls_step(w, 0);
-}
-
-static enum step wire_handshake(struct wire *w)
-{
-    ERR_clear_error();
-    int result = SSL_do_handshake(w->ssl);
-    if (result == 1) {
-        w->handshaking = false;
-        return GO;
-    }
-    enum step step = tls_step(w, result);
-    if (step == ENDED) {
-        snprintf(fault, sizeof fault, "closed during the handshake");
-        return BROKEN;
-    }
-    return step;
-}
-
-static enum step wire_flush(struct wire *w)
-{
-    while (w->sent < w->queued) {
-        size_t gone;
-        enum step step = wire_write(w, w->out + w->sent, w->queued - w->sent, &gone);
-        if (step != GO) return step;
-        w->sent += gone;
-    }
-    w->queued = w->sent = 0;
-    return GO;
-}
-
-static enum step wire_fill(struct wire *w)
-{
-    size_t got;
-    if (w->have == sizeof w->in) {
-        snprintf(fault, sizeof fault, "a line of more than %d bytes", LINE_BYTES);
-        return BROKEN;
-    }
-    enum step step = wire_read(w, w->in + w->have, sizeof w->in - w->have, &got);
-    if (step == GO) w->have += got;
-    return step;
-}
-
-static void wire_drop(struct wire *w, size_t size)
-{
-    w->have -= size;
-    memmove(w->in, w->in + size, w->have);
-}
-
-/* The next whole line without its CRLF, if there is one. */
-static bool wire_line(struct wire *w, char line[LINE_BYTES])
-{
-    char *end = memchr(w->in, '\n', w->have);
-    if (!end) return false;
-    size_t size = (size_t)(end - w->in);
-    memcpy(line, w->in, size);
-    line[size > 0 && line[size - 1] == '\r' ? size - 1 : size] = 0;
-    wire_drop(w, size + 1);
-    return true;
-}
-
-__attribute__((format(printf, 2, 3))) static void wire_say(struct wire *w, const char *form, ...)
-{
-    va_list values;
-    va_start(values, form);
-    size_t room = sizeof w->out - w->queued;
-    int n = vsnprintf(w->out + w->queued, room, form, values);
-    va_end(values);
-    if (n < 0 || (size_t)n >= room) die("more to say than fits");
-    w->queued += (size_t)n;
-}
-
-/* Level-triggered, and only what the last step waits for: the rest would make the loop spin. */
-static void wire_watch(struct wire *w, enum step step, void *owner)
-{
-    uint32_t events = step == AWAIT_ROOM ? EPOLLOUT : EPOLLIN;
-    if (w->watched == events) return;
-    struct epoll_event event = {.events = events, .data.ptr = owner};
-    if (epoll_ctl(poller, w->watched ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, w->fd, &event)) die("epoll_ctl");
-    w->watched = events;
-}
-
-static void wire_close(struct wire *w)
-{
-    SSL_free(w->ssl);
-    w->ssl = NULL;
-    close(w->fd);
-}
-
-static void without_delay(int fd)
-{
-    int yes = 1;
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
-}
 
 /* ---------------------------------------------------------------- session: what both ends have in common */
 
@@ -244,6 +62,7 @@ struct session {
     struct wire wire;
     void (*hear)(struct session *, const char *line);
     int64_t to_send, to_swallow;     /* bulk that comes before the next line */
+    int64_t turn;                    /* bytes of bulk that may still be moved before others have their turn */
     char reply[LINE_BYTES];          /* server: what is said once the bulk is through */
     int preambles;                   /* server: so many come first, and how long they are has still to be read */
     bool closing;                    /* server: close when everything is said */
@@ -254,6 +73,12 @@ struct session {
 
 static char bulk[SLICE_BYTES];
 
+static void bulk_moves(struct session *s, int64_t *left, size_t size)
+{
+    *left -= (int64_t)size;
+    s->turn -= (int64_t)size;
+}
+
 static size_t slice(int64_t left)
 {
     return left < SLICE_BYTES ? (size_t)left : SLICE_BYTES;
@@ -263,7 +88,7 @@ static enum step send_bulk(struct session *s)
 {
     size_t gone;
     enum step step = wire_write(&s->wire, bulk, slice(s->to_send), &gone);
-    if (step == GO) s->to_send -= (int64_t)gone;
+    if (step == GO) bulk_moves(s, &s->to_send, gone);
     return step;
 }
 
@@ -278,7 +103,7 @@ static enum step swallow_bulk(struct session *s)
         enum step step = wire_read(&s->wire, away, slice(s->to_swallow), &got);
         if (step != GO) return step;
     }
-    s->to_swallow -= (int64_t)got;
+    bulk_moves(s, &s->to_swallow, got);
     return GO;
 }
 
@@ -346,11 +171,18 @@ static enum step session_step(struct session *s)
     return GO;
 }
 
-/* Go on as far as the wire lets it; how it stopped. */
+static bool turn_is_over(const struct session *s)
+{
+    return s->turn <= 0 && (s->to_send || s->to_swallow) && !s->wire.queued;
+}
+
+/* Go on as far as the wire and the turn let it; how it stopped. */
 static enum step session_drive(struct session *s)
 {
     enum step step = GO;
-    while (step == GO && s->state != GONE) step = session_step(s);
+    s->turn = TURN_BYTES;
+    while (step == GO && s->state != GONE && !turn_is_over(s)) step = session_step(s);
+    if (step == GO && s->state != GONE) step = s->to_send ? AWAIT_ROOM : AWAIT_INPUT;
     if (step == AWAIT_INPUT || step == AWAIT_ROOM) wire_watch(&s->wire, step, s);
     return step;
 }
@@ -388,32 +220,15 @@ static void server_drive(struct session *s)
 
 static void server_accept(const struct port *port)
 {
-    for (;;) {
-        int fd = accept4(port->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-        if (fd < 0 && (errno == EAGAIN || errno == ECONNABORTED)) return;
-        if (fd < 0) die("accept");
+    struct wire wire = {0};
+    while (wire_accept(&wire, port->listener)) {
         struct session *s = zeroed(1, sizeof *s);
-        s->wire.fd = fd;
+        s->wire = wire;
         s->hear = server_hears;
-        without_delay(fd);
         s->preambles = port->preambles;
         snprintf(s->reply, sizeof s->reply, "* OK [CAPABILITY IMAP4rev1 IDLE] ready\r\n");
         server_drive(s);
     }
-}
-
-/* The number of the port that is listened on. */
-static int server_listens(struct port *port)
-{
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = port};
-    socklen_t size = sizeof address;
-    int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (listener < 0 || bind(listener, (void *)&address, size) || listen(listener, 65535)) die("listen");
-    getsockname(listener, (void *)&address, &size);
-    port->listener = listener;
-    epoll_ctl(poller, EPOLL_CTL_ADD, listener, &event);
-    return ntohs(address.sin_port);
 }
 
 static int server(void)
@@ -423,7 +238,7 @@ static int server(void)
     char parent;                     /* only its address: stdin, which ends when the scale ends, however it does */
     struct epoll_event events[EVENTS], event = {.events = EPOLLIN, .data.ptr = &parent};
     epoll_ctl(poller, EPOLL_CTL_ADD, STDIN_FILENO, &event);
-    for (int i = 0; i < PORTS; i++) printf("%d%c", server_listens(&ports[i]), i + 1 < PORTS ? ' ' : '\n');
+    for (int i = 0; i < PORTS; i++) printf("%d%c", wire_listen(&ports[i].listener, &ports[i]), i + 1 < PORTS ? ' ' : '\n');
     fflush(stdout);
     for (;;) {
         int n = epoll_wait(poller, events, EVENTS, -1);
@@ -438,13 +253,14 @@ static int server(void)
 
 /* ---------------------------------------------------------------- clients */
 
-enum mode { SESSIONS, TRIPS, BULK_DOWN, BULK_UP, IDLE, MODES };
+enum mode { SESSIONS, TRIPS, BULK_DOWN, BULK_UP, STREAMS, IDLE, MODES };
 
-static const char *const MODE_NAMES[MODES] = {"sessions", "trips", "bulk-down", "bulk-up", "idle"};
+static const char *const MODE_NAMES[MODES] = {"sessions", "trips", "bulk-down", "bulk-up", "streams", "idle"};
 
 static struct {
     enum mode mode;
-    struct sockaddr_in proxy;
+    int port;
+    bool resume;
     long count, at_once;
     int64_t bytes;
     double seconds;
@@ -452,8 +268,11 @@ static struct {
 
 static struct session *sessions;
 static long opened, held, ended, failed;
-static double deadline;              /* of the round trips */
+static double deadline;              /* of round trips and streams */
+static int64_t moved;                /* bytes of bulk that have arrived */
 static char negotiated[128] = "clear";
+static SSL_SESSION *ticket;          /* the newest one, to resume with */
+static long handshakes, resumed, tickets;
 
 static double *samples;              /* seconds of each round trip, or of each session */
 static size_t sampled, sample_room;
@@ -493,6 +312,19 @@ static void client_holds(struct session *s)
     held++;
 }
 
+static bool sends(const struct session *s)
+{
+    return job.mode == BULK_UP || (job.mode == STREAMS && (s - sessions) % 2);
+}
+
+static void client_moves(struct session *s)
+{
+    s->state = MOVING;
+    if (sends(s)) s->to_send = job.bytes;
+    else s->to_swallow = job.bytes;
+    wire_say(&s->wire, "b %s %lld\r\n", sends(s) ? "SINK" : "BULK", (long long)job.bytes);
+}
+
 static void client_trips(struct session *s)
 {
     s->state = TRIPPING;
@@ -526,7 +358,9 @@ static void client_hears(struct session *s, const char *line)
         return;
     case MOVING:
         if (strcmp(line, "b OK") != 0) break;
-        client_holds(s);
+        moved += job.bytes;
+        if (job.mode == STREAMS && now() < deadline) client_moves(s);
+        else client_holds(s);
         return;
     case LEAVING:
         if (!strcmp(line, "z OK")) s->state = ENDING;
@@ -543,6 +377,26 @@ static void note_tls(SSL *ssl)
     const char *group = SSL_group_to_name(ssl, (int)SSL_get_negotiated_group(ssl));
     snprintf(negotiated, sizeof negotiated, "%s %s %s", SSL_get_version(ssl), SSL_get_cipher_name(ssl),
              group ? group : "unnamed group");
+    handshakes++;
+    resumed += SSL_session_reused(ssl);
+}
+
+/* A copy is kept: OpenSSL goes on writing to its own. It keeps that, says the 0. */
+static int client_gets_ticket(SSL *ssl, SSL_SESSION *session)
+{
+    (void)ssl;
+    tickets++;
+    if (!job.resume) return 0;
+    SSL_SESSION_free(ticket);
+    ticket = SSL_SESSION_dup(session);
+    return 0;
+}
+
+static void client_resumes(struct session *s)
+{
+    SSL_SESSION *copy = SSL_SESSION_dup(ticket);
+    SSL_set_session(s->wire.ssl, copy);
+    SSL_SESSION_free(copy);
 }
 
 static void client_drive(struct session *s)
@@ -561,21 +415,11 @@ static void client_opens(void)
     s->hear = client_hears;
     s->since = now();
     s->hello_left = hello_size;
-    s->wire.fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (s->wire.fd < 0) die("socket");
-    without_delay(s->wire.fd);
-    if (connect(s->wire.fd, (void *)&job.proxy, sizeof job.proxy) && errno != EINPROGRESS) {
+    if (!wire_connect(&s->wire, job.port, tls)) {
         client_fails(s, strerror(errno));
         return;
     }
-    if (tls) {
-        s->wire.ssl = SSL_new(tls);
-        if (!s->wire.ssl) die("SSL_new");
-        SSL_set_tlsext_host_name(s->wire.ssl, SERVER_NAME);
-        SSL_set_fd(s->wire.ssl, s->wire.fd);
-        SSL_set_connect_state(s->wire.ssl);
-        s->wire.handshaking = true;
-    }
+    if (ticket) client_resumes(s);
     wire_watch(&s->wire, AWAIT_ROOM, s);     /* connected: then the first step is tried */
 }
 
@@ -618,10 +462,7 @@ static void begin_work(struct session *s)
         client_trips(s);
         return;
     }
-    s->state = MOVING;
-    if (job.mode == BULK_UP) s->to_send = job.bytes;
-    else s->to_swallow = job.bytes;
-    wire_say(&s->wire, "b %s %lld\r\n", job.mode == BULK_UP ? "SINK" : "BULK", (long long)job.bytes);
+    client_moves(s);
 }
 
 /* Nothing may have come for a silent session: neither its end, nor a reset. */
@@ -667,12 +508,30 @@ static double percentile(double part)
     return sampled ? samples[(size_t)((double)(sampled - 1) * part)] : 0;
 }
 
-static void report(const char *stage, double seconds)
+struct beginning { double wall, processor; };
+
+static double processor_time(void)
 {
+    struct rusage used;
+    getrusage(RUSAGE_SELF, &used);
+    return (double)(used.ru_utime.tv_sec + used.ru_stime.tv_sec) + (double)(used.ru_utime.tv_usec + used.ru_stime.tv_usec) / 1e6;
+}
+
+static struct beginning begin_stage(void)
+{
+    return (struct beginning){now(), processor_time()};
+}
+
+static void report(const char *stage, struct beginning since)
+{
+    double seconds = now() - since.wall;
     if (sampled) qsort(samples, sampled, sizeof *samples, by_size);
-    printf("{\"stage\": \"%s\", \"seconds\": %.6f, \"held\": %ld, \"ended\": %ld, \"failed\": %ld, \"negotiated\": \"%s\", "
-           "\"samples\": %zu, \"p50\": %.9f, \"p99\": %.9f}\n",
-           stage, seconds, held, ended, failed, negotiated, sampled, percentile(.50), percentile(.99));
+    printf("{\"stage\": \"%s\", \"seconds\": %.6f, \"processor_seconds\": %.6f, ", stage, seconds,
+           processor_time() - since.processor);
+    printf("\"held\": %ld, \"ended\": %ld, \"failed\": %ld, \"bytes\": %lld, ", held, ended, failed, (long long)moved);
+    printf("\"negotiated\": \"%s\", \"handshakes\": %ld, \"resumed\": %ld, \"tickets\": %ld, ", negotiated, handshakes,
+           resumed, tickets);
+    printf("\"samples\": %zu, \"p50\": %.9f, \"p99\": %.9f}\n", sampled, percentile(.50), percentile(.99));
     fflush(stdout);
 }
 
@@ -682,23 +541,40 @@ static void await_line(void)
     if (!fgets(line, sizeof line, stdin)) exit(1);
 }
 
+/* One session by itself, with a full handshake; nothing else is counted. */
+static void get_first_ticket(void)
+{
+    long count = job.count;
+    job.count = 1;
+    stage_drive();
+    if (!ticket && !failed) {
+        fprintf(stderr, "the first session got no ticket\n");
+        failed++;
+    }
+    job.count = count;
+    memset(sessions, 0, sizeof *sessions);
+    opened = ended = handshakes = resumed = tickets = 0;
+    sampled = 0;
+}
+
 static int clients(void)
 {
-    double since = now();
+    struct beginning since = begin_stage();
     sessions = zeroed((size_t)job.count, sizeof *sessions);
     if (job.mode != SESSIONS) stage_drive();
-    report("ready", now() - since);
+    else if (job.resume) get_first_ticket();
+    report("ready", since);
     await_line();
 
-    since = now();
+    since = begin_stage();
     stage_work();
-    report("worked", now() - since);
+    report("worked", since);
     await_line();
 
-    since = now();
+    since = begin_stage();
     with_each_held(say_goodbye, true);
     stage_drive();
-    report("closed", now() - since);
+    report("closed", since);
     return failed > 0;
 }
 
@@ -706,18 +582,15 @@ static int clients(void)
 
 static int wrong_use(void)
 {
-    fprintf(stderr, "usage: load server | load MODE PORT --count N [--at-once N] [--seconds S] [--bytes B] [--tls | --hello]\n");
+    fprintf(stderr, "usage: load server | load MODE PORT --count N [--at-once N] [--seconds S] [--bytes B] "
+                    "[--tls | --resume | --hello] [--tls-1.2]\n");
     return 2;
 }
 
-static void prepare_tls(void)
+static void count_tickets(void)
 {
-    tls = SSL_CTX_new(TLS_client_method());
-    if (!tls) die("SSL_CTX_new");
-    SSL_CTX_set_verify(tls, SSL_VERIFY_NONE, NULL);
-    SSL_CTX_set_session_cache_mode(tls, SSL_SESS_CACHE_OFF);
-    SSL_CTX_set_mode(tls, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_RELEASE_BUFFERS);
-    SSL_CTX_set_options(tls, SSL_OP_IGNORE_UNEXPECTED_EOF);  /* an end without close_notify is an orderly one as well */
+    SSL_CTX_set_session_cache_mode(tls, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
+    SSL_CTX_sess_set_new_cb(tls, client_gets_ticket);
 }
 
 /* One for all sessions: OpenSSL begins a handshake into the void. */
@@ -741,31 +614,37 @@ static bool read_options(int argc, char **argv)
     static const struct option OPTIONS[] = {
         {"count", required_argument, NULL, 'c'},   {"at-once", required_argument, NULL, 'a'},
         {"seconds", required_argument, NULL, 's'}, {"bytes", required_argument, NULL, 'b'},
-        {"tls", no_argument, NULL, 't'},           {"hello", no_argument, NULL, 'h'},
+        {"tls", no_argument, NULL, 't'},           {"resume", no_argument, NULL, 'r'},
+        {"tls-1.2", no_argument, NULL, '2'},       {"hello", no_argument, NULL, 'h'},
         {NULL, 0, NULL, 0},
     };
-    int letter;
+    int letter, newest = 0;
+    job.bytes = STREAM_BYTES;
     while ((letter = getopt_long(argc, argv, "", OPTIONS, NULL)) != -1) {
         switch (letter) {
         case 'c': job.count = atol(optarg); break;
         case 'a': job.at_once = atol(optarg); break;
         case 's': job.seconds = atof(optarg); break;
         case 'b': job.bytes = atoll(optarg); break;
+        case 'r': job.resume = true; /* fall through */
         case 't': prepare_tls(); break;
+        case '2': newest = TLS1_2_VERSION; break;
         case 'h': prepare_hello(); break;
         default: return false;
         }
     }
-    return argc == optind + 2 && job.count > 0 && job.at_once > 0 && !(tls && hello_size);
+    if (tls) {
+        SSL_CTX_set_max_proto_version(tls, newest);
+        count_tickets();
+    }
+    return argc == optind + 2 && job.count > 0 && job.at_once > 0 && job.bytes > 0 && !(tls && hello_size);
 }
 
 static bool read_job(const char *mode, const char *port)
 {
     while (job.mode < MODES && strcmp(mode, MODE_NAMES[job.mode]) != 0) job.mode++;
-    job.proxy.sin_family = AF_INET;
-    job.proxy.sin_port = htons((uint16_t)atoi(port));
-    job.proxy.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    return job.mode < MODES && atoi(port) > 0;
+    job.port = atoi(port);
+    return job.mode < MODES && job.port > 0;
 }
 
 static void prepare_bulk(void)

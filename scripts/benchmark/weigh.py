@@ -9,7 +9,8 @@ What that thing costs is the median difference of neighbouring slices, and of th
 can be told where it is far less than a figure moves from one round to the next.
 
 Processor time is the proxy's own, of its whole process tree, in nanoseconds from schedstat. It is read while the proxy
-rests: once every session is logged in, and again after the work. Memory is the tree's Pss (shared pages count once),
+rests: once every session is logged in, and again after the work. How much of it was system calls is what the kernel
+estimates. Memory is the tree's Pss (shared pages count once),
 without the kernel's socket buffers. Every proxy writes a line per session to a file.
 
 All of it happens on the loopback interface and in a temporary folder.
@@ -18,136 +19,71 @@ All of it happens on the loopback interface and in a temporary folder.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import resource
 import shutil
-import signal
-import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NoReturn, cast
 
-from cases import BINDS, CASES, IDLE_SESSIONS, Case, in_turns
-from faults import Fault, Mistake, NotStartedFault, ServerEndedError
-from proxies import PROXIES, Place, free_ports, running
-from results import Results, about, as_json, as_markdown, as_text, rounded, table
+from cases import CASES, PRINCIPAL, WORKERS, Case, chosen_pairs, in_turns
+from chart import speed_chart
+from command import Parser, exit_code
+from configurations import PROGRAMS, kind_of
+from documenting import document
+from faults import Fault, Mistake, NotStartedFault
+from proxies import running
+from results import Results, about, as_json, from_json
+from stand import Stand, limit_open_files, standing
+from tables import as_markdown, as_text, floor_table, growth_table, rounded, table, workers_table
 from weighing import Worked, figures, work
 
-SOURCE = Path(__file__).with_name("load.c")
-OPEN_FILES = 20_000  # for every process here: each proxy has to do with the same
+EVERYTHING = ["haproxy", "haproxy-2", "nginx", "nginx-2", "mailproxy", "mailproxy-2", "portable"]
 
 
-@dataclass(frozen=True, slots=True)
-class Bench:
-    """What all weighings of a run share: the folder, the compiled load, the stub server, the supply of ports."""
-
-    folder: Path
-    program: Path
-    server: subprocess.Popen[str]
-    server_ports: tuple[int, int, int]  # the others for sessions that begin with one preamble, or two
-    ports: Iterator[int]
-
-    def weigh(self, cases: list[Case], name: str) -> list[Worked]:
-        folder = Path(tempfile.mkdtemp(prefix=f"{cases[0].name}-{name}-", dir=self.folder))
-        place = Place(folder, self.folder, {bind: next(self.ports) for bind in BINDS}, *self.server_ports)
-        try:
-            with running(name, place) as proxy:
-                return work(cases, self.program, proxy)
-        except Fault as fault:
-            if self.server.poll() is not None:
-                raise ServerEndedError(f"the stub server ended with code {self.server.returncode}") from None
-            fault.add_note("\n".join(place.log_tail()))
-            raise
-
-
-def make(what: str, command: list[str | Path]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise Mistake(f"cannot make {what}: {' / '.join(done.stderr.split(chr(10))[:3])}")
-
-
-def make_certificate(folder: Path, name: str, kind: list[str | Path]) -> None:
-    key, certificate = folder / f"{name}.key", folder / f"{name}.crt"
-    names: list[str | Path] = [
-        "-subj",
-        "/CN=imap.example.com",
-        "-addext",
-        "subjectAltName=DNS:imap.example.com",
-    ]
-    fresh: list[str | Path] = ["openssl", "req", "-x509", "-nodes", "-days", "30", *kind, *names]
-    make("a certificate", [*fresh, "-keyout", key, "-out", certificate])
-    (folder / f"{name}.pem").write_text(certificate.read_text() + key.read_text())
-
-
-@contextlib.contextmanager
-def bench(*, keep: bool) -> Iterator[Bench]:
-    folder = Path(tempfile.mkdtemp(prefix="mailproxy-bench-"))
-    program = folder / "load"
+def weigh(stand: Stand, cases: list[Case], name: str) -> list[Worked]:
+    place = stand.place(f"{cases[0].name}-{name}")
     try:
-        make("the load", ["gcc", "-O2", "-Wall", "-Wextra", "-o", program, SOURCE, "-lssl", "-lcrypto"])
-        make_certificate(folder, "ec", ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"])
-        make_certificate(folder, "rsa", ["-newkey", "rsa:2048"])
-        # the server ends with the pipe to it, so even if this process is killed
-        with subprocess.Popen(
-            [program, "server"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        ) as server:
-            line = cast("IO[str]", server.stdout).readline()
-            if not line:
-                raise ServerEndedError("the stub server did not start")
-            plain, preambled, twice = map(int, line.split())
-            yield Bench(folder, program, server, (plain, preambled, twice), free_ports())
-    finally:
-        if keep:
-            print(f"logs and configurations are in {folder}", file=sys.stderr)
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
+        with running(name, place) as proxy:
+            return work(cases, stand.program, proxy)
+    except Fault as fault:
+        stand.check_server()
+        fault.add_note("\n".join(place.log_tail()))
+        raise
 
 
-def run(scale: Bench, results: Results, rounds: int) -> None:
+def take(results: Results, cases: list[Case], proxy: str, weighed: list[Worked], what: str) -> None:
+    for case, worked in zip(cases, weighed, strict=True):
+        results.add(case, proxy, worked)
+        found = (f"{figure} {rounded(value)}" for figure, value in figures(case, worked).items())
+        print(f"{what}  {case.name:16} {proxy:11}", *found, sep="  ", file=sys.stderr)
+    for pair in chosen_pairs(cases):
+        results.add_difference(pair, proxy, dict(zip((case.name for case in cases), weighed, strict=True)))
+
+
+def run(stand: Stand, results: Results, rounds: int) -> None:
     given_up: set[str] = set()
     for number in range(1, rounds + 1):
         order = results.proxies if number % 2 else results.proxies[::-1]
         for cases in in_turns(results.cases):
             for proxy in order:
-                what = [f"round {number}/{rounds}  {case.name:15} {proxy:10}" for case in cases]
                 if proxy in given_up:
                     results.fail(cases, proxy, "not tried again")
                     continue
+                what = f"round {number}/{rounds}"
                 try:
-                    weighed = scale.weigh(cases, proxy)
+                    take(results, cases, proxy, weigh(stand, cases, proxy), what)
                 except Fault as fault:
                     results.fail(cases, proxy, str(fault))
-                    print(f"{what[0]} FAILED: {fault}", *fault.__notes__, sep="\n", file=sys.stderr)
+                    said = f"{what}  {cases[0].name:16} {proxy:11} FAILED: {fault}"
+                    print(said, *fault.__notes__, sep="\n", file=sys.stderr)
                     if isinstance(fault, NotStartedFault):
                         given_up.add(proxy)
-                    continue
-                for case, worked, words in zip(cases, weighed, what, strict=True):
-                    results.add(number, case, proxy, worked)
-                    found = figures(case, worked).items()
-                    print(
-                        words,
-                        *(f"{figure} {rounded(value)}" for figure, value in found),
-                        sep="  ",
-                        file=sys.stderr,
-                    )
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise Mistake(message)
-
-
-def chosen_cases(text: str) -> list[Case]:
+def chosen_cases(arguments: argparse.Namespace) -> list[Case]:
     """Names of cases, or what several begin with: trips, sessions-ec."""
+    if arguments.cases is None:
+        return list(CASES.values()) if arguments.all else WORKERS if arguments.workers else PRINCIPAL
     found: list[Case] = []
-    for word in text.split(","):
+    for word in arguments.cases.split(","):
         cases = (
             [CASES[word]] if word in CASES else [c for c in CASES.values() if c.name.startswith(f"{word}-")]
         )
@@ -157,65 +93,91 @@ def chosen_cases(text: str) -> list[Case]:
     return found
 
 
-def chosen_proxies(text: str) -> list[str]:
-    names = list(dict.fromkeys(text.split(",")))
+def chosen_proxies(arguments: argparse.Namespace) -> list[str]:
+    if arguments.proxies is None:
+        if arguments.all:
+            return EVERYTHING
+        several = arguments.workers
+        names = [f"{name}{more}" for name in ("haproxy", "mailproxy") for more in ("", f"-{several}")]
+        return names if several else ["haproxy", "mailproxy"]
+    names = list(dict.fromkeys(arguments.proxies.split(",")))
     for name in names:
-        if name not in PROXIES:
-            raise Mistake(f"no proxy {name!r}; there are {', '.join(PROXIES)}")
+        kind_of(name)
     return names
 
 
 def check_programs(proxies: list[str]) -> None:
-    for program in ["gcc", "openssl", "setpriv", *(name for name in proxies if name != "mailproxy")]:
+    others = {kind_of(name).program for name in proxies} - {"mailproxy", "portable"}
+    for program in ["gcc", "openssl", "setpriv", *sorted(others)]:
         if not shutil.which(program):
             raise Mistake(f"{program} is not installed")
-
-
-def limit_open_files(cases: list[Case]) -> None:
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limit = OPEN_FILES if most == resource.RLIM_INFINITY else min(OPEN_FILES, most)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
-    if limit < 2 * IDLE_SESSIONS + 500 and any(case.mode == "idle" for case in cases):
-        raise Mistake(f"{limit} open files are too few for {IDLE_SESSIONS} idle sessions; raise ulimit -Hn")
 
 
 def read_arguments() -> argparse.Namespace:
     parser = Parser(prog="scripts/bench", description="Weigh mailproxy against HAProxy on this machine.")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="default 3")
+    parser.add_argument("--all", action="store_true", help="every case and every proxy, about an hour")
+    parser.add_argument(
+        "--workers", type=int, nargs="?", const=2, metavar="N", help="one worker beside N (2), whole sessions"
+    )
     parser.add_argument(
         "--cases",
-        default=",".join(CASES),
         metavar="A,B",
-        help=f"of {', '.join(CASES)}; or what they begin with",
+        help=f"of {', '.join(CASES)}; or what they begin with; else the principal ones",
     )
     parser.add_argument(
-        "--proxies", default="haproxy,mailproxy", metavar="A,B", help=f"of {', '.join(PROXIES)}"
+        "--proxies", metavar="A,B", help=f"of {', '.join(PROGRAMS)}, each also as NAME-N with N workers"
     )
+    parser.add_argument("--floor", action="store_true", help="show the part of system calls, too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="every figure of every round, too")
-    parser.add_argument("--markdown", action="store_true", help="print the table as markdown")
+    parser.add_argument("--chart", type=Path, metavar="FILE", help="an SVG of it, too")
+    parser.add_argument("--markdown", action="store_true", help="print the tables as markdown")
     parser.add_argument("--keep", action="store_true", help="keep the folder with logs and configurations")
+    parser.add_argument(
+        "--draw", type=Path, nargs=2, metavar=("RESULTS", "FILE"), help="the SVG of a JSON; weighs nothing"
+    )
+    parser.add_argument(
+        "--document", type=Path, metavar="RESULTS", help="tables and chart of a JSON into the documentation"
+    )
     arguments = parser.parse_args()
     if arguments.rounds < 1:
         raise Mistake("--rounds must be at least 1")
+    if arguments.workers is not None and arguments.workers < 2:
+        raise Mistake("--workers must be at least 2")
     return arguments
 
 
+def write(file: Path, text: str) -> None:
+    try:
+        file.write_text(text)
+    except OSError as error:
+        raise Mistake(f"{file}: {error.strerror}") from None
+
+
+def show(results: Results, *, markdown: bool, floor: bool) -> None:
+    form = as_markdown if markdown else as_text
+    tables = [table(results), workers_table(results), growth_table(results)]
+    for rows in [*tables, floor_table(results) if floor else []]:
+        if rows:
+            print(form(rows), end="\n\n")
+    print(results.about)
+
+
 def weigh_all(arguments: argparse.Namespace) -> int:
-    results = Results(chosen_proxies(arguments.proxies), chosen_cases(arguments.cases))
+    results = Results(chosen_proxies(arguments), chosen_cases(arguments))
     check_programs(results.proxies)
-    limit_open_files(results.cases)
+    limit_open_files(max(case.held for case in results.cases))
+    for file in (arguments.json, arguments.chart):
+        if file:
+            write(file, "")  # better now than when everything is done
+    with standing(keep=arguments.keep) as stand:
+        run(stand, results, arguments.rounds)
+    results.about = about(results.proxies, arguments.rounds)
     if arguments.json:
-        try:
-            arguments.json.touch()
-        except OSError as error:
-            raise Mistake(f"{arguments.json}: {error.strerror}") from None
-    with bench(keep=arguments.keep) as scale:
-        run(scale, results, arguments.rounds)
-    caption = about(results.proxies, arguments.rounds)
-    if arguments.json:
-        arguments.json.write_text(as_json(results, caption) + "\n")
-    rows = table(results)
-    print(as_markdown(rows) if arguments.markdown else as_text(rows), caption, sep="\n\n")
+        write(arguments.json, as_json(results) + "\n")
+    if arguments.chart:
+        write(arguments.chart, speed_chart(results))
+    show(results, markdown=arguments.markdown, floor=arguments.floor)
     for unlike in results.unlike():
         print(f"not the same TLS: {unlike}", file=sys.stderr)
     failed = sum(map(len, results.faults.values()))
@@ -224,24 +186,17 @@ def weigh_all(arguments: argparse.Namespace) -> int:
     return 1 if failed or results.unlike() else 0
 
 
-def interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
-def main() -> int:
-    signal.signal(signal.SIGTERM, interrupt)
-    try:
-        return weigh_all(read_arguments())
-    except Mistake as mistake:
-        print(f"bench: {mistake}", file=sys.stderr)
-        return 2
-    except ServerEndedError as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("bench: interrupted", file=sys.stderr)
-        return 130
+def do() -> int:
+    arguments = read_arguments()
+    if arguments.draw:
+        results, file = arguments.draw
+        write(file, speed_chart(from_json(results)))
+    elif arguments.document:
+        document(from_json(arguments.document))
+    else:
+        return weigh_all(arguments)
+    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(do))

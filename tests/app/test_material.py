@@ -105,7 +105,7 @@ def open_folder() -> Iterator[Path]:
 
 def test_a_file_with_chain_and_key(pem: Path) -> None:
     material = load_material(terminating(pem))
-    assert isinstance(material.bind_terminators["imap", 0].context, ssl.SSLContext)
+    assert material.bind_terminators["imap", 0].offer(None) is not None
     assert material.certificates[pem, None][0] == CERTIFICATE
     assert material.certificates[pem, None][1].names == ("imap.example.com",)
 
@@ -483,7 +483,11 @@ def test_client_certificates_are_verified_by_ca_and_revocation_list(
     throw_away_ca: ThrowAwayCA, pem: Path, tmp_path: Path
 ) -> None:
     ca, crl = str(throw_away_ca.pem), str(throw_away_ca.revoke(folder=tmp_path))
-    context = load_material(verifying(pem, client_ca=ca, client_crl=crl)).bind_terminators["imap", 0].context
+    offer = (
+        load_material(verifying(pem, client_ca=ca, client_crl=crl)).bind_terminators["imap", 0].offer(None)
+    )
+    assert offer is not None
+    context = offer.context
     assert context.verify_mode is ssl.CERT_REQUIRED
     assert context.verify_flags & ssl.VERIFY_CRL_CHECK_CHAIN == ssl.VERIFY_CRL_CHECK_CHAIN
     assert context.cert_store_stats() == {"x509": 1, "x509_ca": 1, "crl": 1}

@@ -525,7 +525,7 @@ def test_steps_keep_their_own_limits_and_negations() -> None:
 )
 @example("00" * 16384)
 @example("00" * 16385)
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_the_configuration_takes_what_the_running_proxy_can_compile(value: str) -> None:
     kinds = {
         "send": SentText, "send_hex": SentHex, "expect": ExpectedText, "expect_hex": ExpectedHex, "expect_regex": Pattern,

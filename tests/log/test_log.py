@@ -82,6 +82,12 @@ def an_ended_session() -> SessionRecord:
 
 
 @pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A target that blocks is waited for no longer than that, here half a second instead of two."""
+    monkeypatch.setattr("mailproxy.log.log._PATIENCE_S", 0.5)
+
+
+@pytest.fixture
 def pipe() -> Iterator[tuple[int, int]]:
     """Both ends of a pipe that holds 4 KiB."""
     reader, writer = os.pipe()
@@ -307,7 +313,7 @@ async def test_what_is_too_much_while_it_blocks_is_counted_and_said(pipe: tuple[
 
 @pytest.mark.slow
 async def test_a_target_that_blocks_for_ever_does_not_keep_the_proxy_from_ending(
-    pipe: tuple[int, int],
+    pipe: tuple[int, int], impatient: None
 ) -> None:
     _, writer = pipe
     fill(writer)
@@ -450,7 +456,7 @@ async def test_being_stopped_while_it_reopens_loses_nothing(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-async def test_no_line_disappears_unsaid_while_it_reopens_for_long(tmp_path: Path) -> None:
+async def test_no_line_disappears_unsaid_while_it_reopens_for_long(tmp_path: Path, impatient: None) -> None:
     file = tmp_path / "log"
     target = SlowToReopen(file)
     log = tcplog(target)
@@ -458,7 +464,7 @@ async def test_no_line_disappears_unsaid_while_it_reopens_for_long(tmp_path: Pat
         log.reopen()
         say(log, "meanwhile")
         await until(target.began.is_set)
-        await trio.sleep(2.5)  # longer than the log waits for a target
+        await trio.sleep(0.7)  # longer than the log waits for a target
         target.spinning.set()
         say(log, "afterwards")
         await until(lambda: "afterwards" in file.read_text())

@@ -253,13 +253,16 @@ def test_the_default_takes_a_second_key_that_covers_all_its_names() -> None:
 # What a client gets.
 
 
-async def served(server: ssl.SSLContext, client: ssl.SSLContext, name: str | None) -> x509.Certificate:
+async def served(server: Terminator, client: ssl.SSLContext, name: str | None) -> x509.Certificate:
     """The certificate that a client gets when it asks for a name."""
     here, there = socket.socketpair()
     there.setblocking(False)
 
+    offer = server.offer(name)
+    assert offer is not None
+
     async def accept() -> None:
-        (await accept_tls(there, server)).close()
+        (await accept_tls(there, offer.context)).close()
 
     async with Connection(trio.SocketStream(trio.socket.from_stdlib_socket(here))) as connection:
         async with trio.open_nursery() as nursery:
@@ -282,8 +285,8 @@ def client_context(ciphers: str | None = None) -> ssl.SSLContext:
     return context
 
 
-def server_context(*files: Path) -> ssl.SSLContext:
-    return Terminator(FrontendTls(certificates=files), [read_certificate(file) for file in files]).context
+def terminator(*files: Path) -> Terminator:
+    return Terminator(FrontendTls(certificates=files), [read_certificate(file) for file in files])
 
 
 def names_of(certificate: x509.Certificate) -> list[str]:
@@ -295,7 +298,7 @@ async def test_a_client_gets_the_certificate_for_the_name_that_it_asks_for(
     throw_away_ca: ThrowAwayCA,
 ) -> None:
     names = ("imap.example.com", "*.example.com", "imap.example.org")
-    context = server_context(*(throw_away_ca.issue(name) for name in names))
+    server = terminator(*(throw_away_ca.issue(name) for name in names))
     for asked, name in [
         ("imap.example.org", "imap.example.org"),
         ("imap.example.com", "imap.example.com"),
@@ -303,13 +306,13 @@ async def test_a_client_gets_the_certificate_for_the_name_that_it_asks_for(
         ("elsewhere.example", "imap.example.com"),
         (None, "imap.example.com"),
     ]:
-        certificate = await served(context, client_context(), asked)
+        certificate = await served(server, client_context(), asked)
         assert names_of(certificate) == [name]
 
 
 async def test_a_client_that_verifies_is_content(throw_away_ca: ThrowAwayCA) -> None:
-    context = server_context(throw_away_ca.issue("first.example"), throw_away_ca.issue("*.second.example"))
-    certificate = await served(context, throw_away_ca.client_context(), "imap.second.example")
+    server = terminator(throw_away_ca.issue("first.example"), throw_away_ca.issue("*.second.example"))
+    certificate = await served(server, throw_away_ca.client_context(), "imap.second.example")
     assert names_of(certificate) == ["*.second.example"]
 
 
@@ -318,11 +321,11 @@ async def test_a_client_that_verifies_is_content(throw_away_ca: ThrowAwayCA) -> 
 async def test_a_client_gets_the_kind_of_key_that_it_can_verify(
     throw_away_ca: ThrowAwayCA, order: tuple[str, str], name: str | None
 ) -> None:
-    context = server_context(*(throw_away_ca.issue("imap.example.com", key_type=kind) for kind in order))  # type: ignore[arg-type]  # both are
+    server = terminator(*(throw_away_ca.issue("imap.example.com", key_type=kind) for kind in order))  # type: ignore[arg-type]  # both are
     for ciphers, kind in (("ECDHE-RSA-AES128-GCM-SHA256", "RSA"), ("ECDHE-ECDSA-AES128-GCM-SHA256", "EC")):
-        certificate = await served(context, client_context(ciphers), name)
+        certificate = await served(server, client_context(ciphers), name)
         assert kind in type(certificate.public_key()).__name__
-    certificate = await served(context, client_context(), name)
+    certificate = await served(server, client_context(), name)
     assert "EC" in type(certificate.public_key()).__name__  # which clients of today prefer
 
 
@@ -333,5 +336,5 @@ async def test_a_key_may_stand_in_a_file_of_its_own(throw_away_ca: ThrowAwayCA, 
     (tmp_path / "imap.key").write_bytes(key)
     (tmp_path / "imap.crt").write_bytes(begin + chain)
     certificate = read_certificate(tmp_path / "imap.crt", tmp_path / "imap.key")
-    context = Terminator(FrontendTls(certificates=(certificate.path,)), [certificate]).context
-    assert names_of(await served(context, client_context(), None)) == ["imap.example.com"]
+    server = Terminator(FrontendTls(certificates=(certificate.path,)), [certificate])
+    assert names_of(await served(server, client_context(), None)) == ["imap.example.com"]

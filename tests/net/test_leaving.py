@@ -15,12 +15,33 @@ import trio.testing
 from attrs import define, field
 
 from mailproxy.config import ServerTls
-from mailproxy.net.leaving import LeaveWatch
+from mailproxy.net.leaving import is_leaving
+from mailproxy.net.poller import Poller
 from mailproxy.net.tls import TlsSocket, accept_tls, connect_tls, connecting_context, send_close_notify
 from mailproxy.testing import ThrowAwayCA
 from tests.patience import give_up, until
 
 COMMAND = b"a1 CAPABILITY\r\n"
+
+
+class LeaveWatch:
+    """Clients watched as sessions do it."""
+
+    def __init__(self) -> None:
+        self.poller = Poller()
+
+    async def run(self) -> None:
+        await self.poller.serve()
+
+    def watch(self, client: socket.socket, left: Callable[[], None]) -> None:
+        def happened(events: int) -> None:
+            if is_leaving(client, events):
+                left()
+
+        self.poller.add(client.fileno()).leaves = happened
+
+    def forget(self, client: socket.socket) -> None:
+        self.poller.forget(client.fileno())
 
 
 @pytest.fixture(autouse=True)

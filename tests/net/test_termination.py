@@ -18,7 +18,7 @@ from mailproxy.config import FrontendTls
 from mailproxy.errors import ClientHandshakeError
 from mailproxy.net.certificates import read_certificate
 from mailproxy.net.termination import Terminator
-from mailproxy.net.tls import TlsFacts, accept_tls, client_certificate, tls_facts
+from mailproxy.net.tls import Alert, TlsFacts, accept_tls, client_certificate, refuse_tls, tls_facts
 from mailproxy.testing import ThrowAwayCA
 from tests.patience import give_up
 
@@ -100,8 +100,16 @@ class Bind:
         outcome: dict[str, Any] = {}
 
         async def serve() -> None:
+            offer = self.terminator.offer(name and name.lower().rstrip("."))
+            if offer is None:
+                await trio.lowlevel.wait_readable(ours)  # its hello, which the name is from
+                refuse_tls(ours, Alert.UNRECOGNIZED_NAME)
+                ours.close()
+                outcome["refusal"] = "no certificate for that name"
+                return
             try:
-                tls = await accept_tls(ours, self.terminator.context)
+                tls = await accept_tls(ours, offer.context)
+                tls.certificates = offer.certificates
             except ClientHandshakeError as error:
                 outcome["refusal"] = str(error)
                 return
@@ -469,7 +477,8 @@ async def test_where_more_than_dates_change_a_context_is_made_anew(
     ca = tmp_path / "ca.pem"
     ca.write_bytes(throw_away_ca.pem.read_bytes())
     bind = Bind(throw_away_ca, tmp_path, client_verify="optional", client_ca=ca)
-    before = bind.terminator.context
+    before = bind.terminator.offer(None)
+    assert before is not None
     if change == "ca":
         (tmp_path / "again.pem").write_bytes(throw_away_ca.pem.read_bytes())
         replace(ca, tmp_path / "again.pem")
@@ -478,7 +487,9 @@ async def test_where_more_than_dates_change_a_context_is_made_anew(
         key_type: Any = "rsa" if change == "kind of key" else "ec"
         replace(bind.folder / "0.pem", throw_away_ca.issue(*names, key_type=key_type, folder=tmp_path))
     bind.terminator.prepare(list(bind.certificates()))()
-    assert bind.terminator.context is not before
+    after = bind.terminator.offer(None)
+    assert after is not None
+    assert after.context is not before.context
     assert not (await bind.greet(bind.client(), "first.example")).is_refused
 
 
@@ -563,22 +574,23 @@ async def test_a_certificate_that_is_gone_takes_its_name_with_it(
 
 async def test_a_handshake_that_began_before_ends_well(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
     bind = Bind(throw_away_ca, tmp_path)
-    context = bind.terminator.context
+    offer = bind.terminator.offer("first.example")
+    assert offer is not None
     replace(bind.folder / "0.pem", throw_away_ca.issue("new.example", folder=tmp_path))
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
 
     def connect() -> list[str]:
         theirs.settimeout(10)
-        with bind.client().wrap_socket(theirs, server_hostname="new.example") as client:
+        with bind.client().wrap_socket(theirs, server_hostname="first.example") as client:
             der = client.getpeercert(binary_form=True)
             assert der is not None
             return _names(x509.load_der_x509_certificate(der))
 
     async def accept() -> None:
-        (await accept_tls(ours, context)).close()
+        (await accept_tls(ours, offer.context)).close()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(accept)
         bind.renew()
-        assert await trio.to_thread.run_sync(connect) == ["new.example"]
+        assert await trio.to_thread.run_sync(connect) == ["first.example"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import signal
 import socket
 import ssl
@@ -219,7 +220,8 @@ def test_stderr_that_nobody_reads(echo: Echo, tmp_path: Path) -> None:
         assert process.stderr is not None
         while b"ready" not in process.stderr.readline():
             pass
-        for _ in range(400):  # 400 lines of 500 bytes are more than the 64 KiB that a pipe holds
+        fcntl.fcntl(process.stderr, fcntl.F_SETPIPE_SZ, 4096)
+        for _ in range(40):  # lines of 500 bytes are more than that
             greeted(("127.0.0.1", port)).close()
         client = greeted(("127.0.0.1", port))
         client.sendall(b"x")

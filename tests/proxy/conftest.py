@@ -8,18 +8,28 @@ from pathlib import Path
 import pytest
 import trio
 
+from mailproxy.net import tls
 from mailproxy.testing import ThrowAwayCA
 from mailproxy.testing.fixtures import RunProxy
 
 from .farm import Farm
+from .relays import Kind
 from .scene import Scene
+
+tls.stand_in()  # a process makes it once, with the first TLS that it ends, and keeps it
+
+
+@pytest.fixture
+def relay_kind() -> Kind:
+    """The relay that proxies have; tests marked ``ON_BOTH`` have one after the other."""
+    return "auto"
 
 
 @pytest.fixture
 async def scene(
-    nursery: trio.Nursery, run_proxy: RunProxy, throw_away_ca: ThrowAwayCA, tmp_path: Path
+    nursery: trio.Nursery, run_proxy: RunProxy, throw_away_ca: ThrowAwayCA, tmp_path: Path, relay_kind: Kind
 ) -> AsyncIterator[Scene]:
-    scene = Scene(nursery, run_proxy, throw_away_ca, tmp_path)
+    scene = Scene(nursery, run_proxy, throw_away_ca, tmp_path, relay_kind)
     yield scene
     # The border of a session must have caught nothing: whatever peers do, there is a name for it.
     assert [line for line in scene.lines() if line["event"] == "session-fault"] == []

@@ -13,6 +13,8 @@ from attrs import define, field
 import mailproxy
 from mailproxy.testing import Connection, ScriptedServer, ThrowAwayCA, dial
 
+from .relays import Kind
+
 PATIENCE_S = 10.0  # how long an event may take on a busy machine before the test gives up
 
 Line = dict[str, Any]
@@ -20,12 +22,13 @@ Line = dict[str, Any]
 
 @define
 class Scene:
-    """``nursery`` has the servers, ``proxies`` what was started; ``log`` is the file that all of them write."""
+    """``nursery`` has the servers, ``proxies`` what was started; they have a relay of ``kind`` and all write ``log``."""
 
     nursery: trio.Nursery
     run_proxy: Callable[[Mapping[str, Any]], Awaitable[mailproxy.Proxy]]
     ca: ThrowAwayCA
     folder: Path
+    kind: Kind
     proxies: list[mailproxy.Proxy] = field(factory=list)
     _pem: Path | None = None
 
@@ -69,6 +72,7 @@ class Scene:
         mapping: Line = {
             "log": {"format": "json", "to": str(self.log)},
             "frontends": {"f": frontend},
+            "process": {"relay": self.kind},
         }
         if servers:
             frontend["backend"] = "b"

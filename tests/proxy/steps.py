@@ -13,7 +13,7 @@ import mailproxy
 
 from .scene import PATIENCE_S, Belongings
 
-LOOK_S = 0.5
+LOOK_S = 0.25
 FEW_STEPS = 200  # a loop that spins makes many thousands
 ENOUGH_BEYOND = 3  # visits that were over before the step came: threads make their number vary a little
 

@@ -15,6 +15,7 @@ from mailproxy.proxy import reaching
 from mailproxy.testing import Close, Collect, Connection, Echo, Send, UnansweredServer, WaitFor
 
 from .farm import Farm, turned_away
+from .relays import ON_BOTH
 from .scene import PATIENCE_S, Belongings
 from .steps import FEW_STEPS, steps_meanwhile
 
@@ -208,6 +209,7 @@ async def test_and_hears_it_to_its_end(farm: Farm, monkeypatch: pytest.MonkeyPat
         assert await client.receive_until_end() == b"more\r\n"
 
 
+@ON_BOTH
 async def test_an_end_that_comes_later_is_the_relays_business(farm: Farm) -> None:
     go_on = trio.Event()
     await farm.server("s1", (Send(b"s1\r\n"), Collect(), WaitFor(go_on), Send(b"more\r\n")))

@@ -10,11 +10,12 @@ import pytest
 import trio
 import trio.testing
 
-from mailproxy.net.relay import Pair, PortableRelay
+from mailproxy.net.relay import Pair
 from mailproxy.net.tls import TlsSocket, accept_tls
 from mailproxy.testing import Collect, Connection, Flood, Send, WaitFor, collect, dial, pattern
 
 from .records import KEY_UPDATE_HALF, KEY_UPDATE_REQUESTED, KEY_UPDATE_REST, Writer, keys_of
+from .relays import ON_BOTH, Kind, running
 from .scene import PATIENCE_S, Scene
 from .steps import FEW_STEPS, steps_meanwhile
 
@@ -29,6 +30,7 @@ async def assert_served(scene: Scene, proxy_address: str) -> None:
         await other.close()
 
 
+@ON_BOTH
 async def test_half_a_key_update_and_then_the_server_speaks(scene: Scene, tmp_path: Path) -> None:
     """TLS must read the other half before it writes: that is waited for without spinning, and nothing is lost."""
     speak = trio.Event()
@@ -52,6 +54,7 @@ async def test_half_a_key_update_and_then_the_server_speaks(scene: Scene, tmp_pa
     await scene.sessions(2)
 
 
+@ON_BOTH
 async def test_key_update_in_the_middle_of_a_download(scene: Scene, tmp_path: Path) -> None:
     """Requested while records of the download wait to be written: every byte arrives, either way."""
     size, words = 20_000_000, b"words of the client"
@@ -74,7 +77,10 @@ async def test_key_update_in_the_middle_of_a_download(scene: Scene, tmp_path: Pa
     await scene.session()
 
 
-async def test_key_update_requested_by_one_that_does_not_read(scene: Scene, tmp_path: Path) -> None:
+@ON_BOTH
+async def test_key_update_requested_by_one_that_does_not_read(
+    scene: Scene, relay_kind: Kind, tmp_path: Path
+) -> None:
     """The answer to it finds the socket full: what comes behind it, from either side, wakes nobody in vain."""
     context = scene.ca.server_context("localhost")
     context.sslsocket_class = TlsSocket
@@ -97,8 +103,8 @@ async def test_key_update_requested_by_one_that_does_not_read(scene: Scene, tmp_
     with tls, server_side, behind:
         await _fill(tls)
         pair = Pair(tls, server_side, client_limit=1000, server_limit=1000, half_closed=1000)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(PortableRelay().run, pair)
+        async with running(relay_kind) as relay, trio.open_nursery() as nursery:
+            nursery.start_soon(relay.run, pair)
             await client.stream.send_all(write.handshake(KEY_UPDATE_REQUESTED))
             assert await steps_meanwhile() < FEW_STEPS
             behind.send(b"a line of the server")

@@ -8,6 +8,7 @@ import trio.testing
 
 from mailproxy.testing import collect, greet_and_echo
 
+from .relays import ON_BOTH
 from .scene import PATIENCE_S, Belongings, Scene
 
 GREETING = b"* OK ready\r\n"
@@ -33,8 +34,9 @@ async def test_over_the_limit_accepting_waits(scene: Scene) -> None:
 
 
 @pytest.mark.slow
+@ON_BOTH
 async def test_many_at_once(scene: Scene) -> None:
-    """500 sessions, half of them TLS: each gets its own lines back, none is lost."""
+    """300 sessions, half of them TLS: each gets its own lines back, none is lost."""
     server = await scene.server(greet_and_echo(GREETING))
     proxy = await scene.proxy(
         server.address,
@@ -49,7 +51,7 @@ async def test_many_at_once(scene: Scene) -> None:
         },
     )
     before = Belongings.now()
-    count, here = 500, 0
+    count, here = 300, 0
     everybody = trio.Event()
 
     async def visit(number: int) -> None:

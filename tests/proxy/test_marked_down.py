@@ -12,6 +12,7 @@ from mailproxy.testing import Collect, Connection, Flood, HalfClose, Send, dial
 from tests.patience import until
 
 from .farm import Farm, checked_by, is_served, served_by, turned_away
+from .relays import ON_BOTH
 from .scene import PATIENCE_S, Belongings
 
 SHUT_DOWN: dict[str, Any] = {"on_marked_down": "shutdown-sessions"}
@@ -28,6 +29,7 @@ async def two_guests(farm: Farm, **settings: Any) -> tuple[Connection, Connectio
     return one, two
 
 
+@ON_BOTH
 @pytest.mark.parametrize("tls", [False, True])
 async def test_sessions_of_a_server_in_maintenance_end(farm: Farm, tls: bool) -> None:
     one, two = await two_guests(farm, tls=tls, **SHUT_DOWN)
@@ -210,6 +212,7 @@ async def test_who_was_taken_elsewhere_has_nothing_to_do_with_it_any_more(farm: 
     await is_served(client)
 
 
+@ON_BOTH
 @pytest.mark.parametrize("server_tls", [False, True])
 @pytest.mark.parametrize("tls", [False, True])
 async def test_peers_that_read_nothing_keep_no_session(farm: Farm, tls: bool, server_tls: bool) -> None:
@@ -227,6 +230,7 @@ async def test_peers_that_read_nothing_keep_no_session(farm: Farm, tls: bool, se
     await before.again()
 
 
+@ON_BOTH
 async def test_half_closed_sessions_end_too(farm: Farm) -> None:
     await farm.server("s1", (Send(b"s1\r\n"), HalfClose(), Collect()))
     await farm.start(**SHUT_DOWN)
@@ -238,6 +242,7 @@ async def test_half_closed_sessions_end_too(farm: Farm) -> None:
     assert (await farm.scene.session())["end"] == "server-down"
 
 
+@ON_BOTH
 async def test_a_hundred_sessions_end_at_once(farm: Farm) -> None:
     await farm.server("s1")
     await farm.server("s2")

@@ -14,6 +14,7 @@ from attrs import define
 from mailproxy.errors import ServerRefusedError
 
 from .farm import Farm, TcpLine, is_served, served_by, turned_away
+from .relays import ON_BOTH
 from .scene import Belongings
 
 
@@ -55,8 +56,8 @@ class AtStep(trio.abc.Instrument):
             self.act()
 
 
-@pytest.mark.parametrize("waits", [False, True])
-@pytest.mark.parametrize("tls", [False, True])
+@ON_BOTH
+@pytest.mark.parametrize(("tls", "waits"), [(False, True), (True, False)])
 async def test_whenever_it_goes_nobody_is_left_there(farm: Farm, tls: bool, waits: bool) -> None:
     """At every step of who comes, or of who is given the place of one that leaves."""
     context = farm.scene.ca.server_context("127.0.0.1") if tls else None

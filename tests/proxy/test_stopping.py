@@ -8,12 +8,14 @@ import trio.testing
 
 from mailproxy.testing import Collect, Send, UnansweredServer, collect, dial
 
+from .relays import ON_BOTH
 from .scene import PATIENCE_S, Scene
 from .steps import cancel_at_every_step
 
 GREETING = b"* OK ready\r\n"
 
 
+@ON_BOTH
 async def test_three_acts(scene: Scene) -> None:
     server = await scene.server(collect(GREETING))
     proxy = await scene.proxy(server.address)
@@ -50,6 +52,7 @@ async def test_draining_with_nobody_there_ends_at_once(scene: Scene) -> None:
         await proxy.drain(1000)
 
 
+@ON_BOTH
 async def test_stopped_in_each_phase(scene: Scene) -> None:
     """A drain that ends at once names the phase that each session was in."""
     nowhere: str = await scene.nursery.start(UnansweredServer().serve)
@@ -57,6 +60,7 @@ async def test_stopped_in_each_phase(scene: Scene) -> None:
     proxy = await scene.run_proxy(
         {
             "log": {"format": "json", "to": str(scene.log)},
+            "process": {"relay": scene.kind},
             "frontends": {
                 "f": {"backend": "b", "log_null": True, "bind": [{"address": "127.0.0.1:0"}]},
                 "t": {
@@ -67,7 +71,7 @@ async def test_stopped_in_each_phase(scene: Scene) -> None:
                 },
                 "n": {"backend": "n", "log_null": True, "bind": [{"address": "127.0.0.1:0"}]},
             },
-            "backends": {"b": {"servers": [server.address]}, "n": {"servers": [nowhere]}},
+            "backends": {"b": {"servers": [server.address]}, "n": {"servers": [nowhere], "check": "none"}},
         }
     )
     clients = [await dial(proxy.frontends[name].addresses[0]) for name in "ftn"]
@@ -87,6 +91,7 @@ async def test_stopped_in_each_phase(scene: Scene) -> None:
         client.drop()
 
 
+@ON_BOTH
 @pytest.mark.parametrize("tls", [False, True])
 async def test_cancelled_at_every_step(scene: Scene, tls: bool) -> None:
     """Wherever the proxy is when it is cancelled, it closes everything and each session gets its line."""
@@ -96,6 +101,7 @@ async def test_cancelled_at_every_step(scene: Scene, tls: bool) -> None:
     ending = {"mode": "tls", "tls": {"certificates": [str(scene.pem)]}} if tls else {}
     mapping = {
         "log": {"format": "json", "to": str(scene.log)},
+        "process": {"relay": scene.kind},
         "frontends": {
             "f": {"backend": "b", "log_null": True, "bind": [{"address": "127.0.0.1:0", **ending}]},
         },

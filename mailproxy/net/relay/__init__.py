@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import select
 from typing import Literal, Protocol
 
 import trio
 
 from mailproxy.log.ends import End
+from mailproxy.net.poller import AnyPoller, Poller
+from mailproxy.net.relay.engine import Engine
 from mailproxy.net.relay.pair import Pair
 from mailproxy.net.relay.portable import PortableRelay
 
-__all__ = ["Pair", "PortableRelay", "Relay", "open_relay"]
+__all__ = ["KINDS", "Engine", "Pair", "PortableRelay", "Relay", "open_relay"]
+
+
+Kind = Literal["engine", "portable"]
+
+KINDS: tuple[Kind, ...] = (
+    ("engine", "portable") if hasattr(os, "splice") and hasattr(select, "epoll") else ("portable",)
+)
+"""What this platform has, the best first."""
 
 
 class Relay(Protocol):
@@ -26,6 +38,8 @@ class Relay(Protocol):
         """Do what all sessions have in common, until cancelled; ``run`` needs it running."""
 
 
-def open_relay(kind: Literal["auto", "engine", "portable"]) -> Relay:  # noqa: ARG001
-    """The relay for this platform, or the one that was asked for."""
+def open_relay(kind: Literal["auto", "engine", "portable"], poller: AnyPoller) -> Relay:
+    """The best relay for this platform, or the one that was asked for."""
+    if "engine" in KINDS and kind != "portable" and isinstance(poller, Poller):
+        return Engine(poller)
     return PortableRelay()

@@ -66,17 +66,25 @@ def send(direction: Direction, data: memoryview) -> bool:
             raise SideAbortedError(sink, reason(error)) from None
         except OSError as error:
             raise SideAbortedError(sink, error.strerror or str(error)) from None
-    direction.pending = bytes(data[sent:])
+    if sent < len(data) or direction.pending:
+        direction.pending = bytes(data[sent:])
+        direction.is_held = sent < len(data)
     return writable
 
 
 def close_sending(side: Side) -> None:
-    """Tell a side that no more comes: close_notify where there is TLS, then FIN."""
-    with contextlib.suppress(
-        OSError
-    ):  # it has gone already; the pump that reads from it learns that in its own way
-        if isinstance(side.sock, ssl.SSLSocket):
+    """Tell a side that no more comes: close_notify where there is TLS, then FIN.
+
+    Raises SideAbortedError if it has gone. Who reads from it must hear that here: the kernel says once that a connection
+    was reset, and whoever asks after that gets an orderly end.
+    """
+    if isinstance(side.sock, ssl.SSLSocket):
+        try:
             send_close_notify(side.sock)
-    with contextlib.suppress(OSError):
+        except ssl.SSLError as error:
+            raise SideAbortedError(side, reason(error)) from None
+        except OSError as error:
+            raise SideAbortedError(side, error.strerror or str(error)) from None
+    with contextlib.suppress(OSError):  # who reads from it learns that
         # ssl.SSLSocket.shutdown would forget the TLS state, and what still comes could not be read
         socket.socket.shutdown(side.sock, socket.SHUT_WR)

@@ -26,19 +26,32 @@ class Side:
 
 @define(eq=False)
 class Direction:
-    """One direction of a session. ``received`` counts bytes, ``pending`` is what the sink did not take yet."""
+    """One direction of a session. ``received`` counts bytes, ``pending`` is what the sink did not take yet; ``is_held`` says
+    that some of it was not, wherever it is kept.
+    """
 
     source: Side
     sink: Side
     received: int = 0
     pending: bytes = b""
     ended: bool = False
+    is_held: bool = False
 
 
 class Pair:
     """The two sides of a session, and what became of them: byte counts, and who closed first."""
 
-    __slots__ = ("client", "detail", "down", "first_closed", "half_closed", "server", "up")
+    __slots__ = (
+        "client",
+        "cut_short",
+        "detail",
+        "down",
+        "first_closed",
+        "half_closed",
+        "scope",
+        "server",
+        "up",
+    )
 
     def __init__(
         self,
@@ -61,6 +74,8 @@ class Pair:
         self.half_closed = half_closed
         self.first_closed: End | None = None
         self.detail = ""
+        self.cut_short: End | None = None
+        self.scope: trio.CancelScope | None = None  # what the relay waits in
 
     def due(self) -> tuple[float, float]:
         """When the client's and the server's silence are too long.
@@ -71,12 +86,23 @@ class Pair:
         half_closed = self.up.ended or self.down.ended
         client = self.client.last + (self.half_closed if half_closed else self.client.limit)
         server = self.server.last + (self.half_closed if half_closed else self.server.limit)
-        if self.up.pending or self.down.pending:
-            return client if self.down.pending else math.inf, server if self.up.pending else math.inf
+        if self.up.is_held or self.down.is_held:
+            return client if self.down.is_held else math.inf, server if self.up.is_held else math.inf
         return math.inf if self.up.ended else client, math.inf if self.down.ended else server
 
-    def silent(self, now: float) -> End | None:
-        """The end reason of a silence that is too long by now; with equal limits the client's counts, as in HAProxy."""
+    def cut(self, end: End) -> None:
+        """Let it end now, for this reason."""
+        self.cut_short = end
+        if self.scope is not None:
+            self.scope.cancel()
+
+    def over(self, now: float) -> End | None:
+        """Why the relay's scope was cancelled: it was cut short, or the end reason of a silence that is too long by now.
+
+        None if bytes have moved since the limit was set. With equal limits the client's counts, as in HAProxy.
+        """
+        if self.cut_short is not None:
+            return self.cut_short
         client_due, server_due = self.due()
         if client_due <= now:
             return CLIENT_SILENT

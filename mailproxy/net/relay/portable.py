@@ -44,14 +44,14 @@ class PortableRelay:
         Cancelled, it leaves the counts in ``pair`` as they are.
         """
         while True:
-            with trio.CancelScope(deadline=min(pair.due())) as scope:
-                end = await self._pump_both(pair, scope)
+            with trio.CancelScope(deadline=min(pair.due())) as pair.scope:
+                end = await self._pump_both(pair, pair.scope)
                 if end is not None:
                     return end
             if pair.up.ended and pair.down.ended:
                 break
-            if (silent := pair.silent(trio.current_time())) is not None:
-                return silent
+            if (end := pair.over(trio.current_time())) is not None:
+                return end
         assert pair.first_closed is not None  # noqa: S101 - both directions have ended
         return pair.first_closed
 
@@ -108,7 +108,13 @@ class PortableRelay:
         if pair.first_closed is None:
             pair.first_closed = CLIENT_CLOSED if source is pair.client else SERVER_CLOSED
         sink.last = trio.current_time()  # its silence counts from here on
-        close_sending(sink)
+        try:
+            close_sending(sink)
+        except SideAbortedError:
+            if not (
+                pair.up.ended and pair.down.ended
+            ):  # who has said its own last word may leave before the answer
+                raise
         scope.deadline = min(pair.due())
 
 

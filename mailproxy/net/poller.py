@@ -1,0 +1,245 @@
+"""Readiness of the sessions' sockets: one epoll object for all of them, watched by one task of trio's loop.
+
+Every socket of a session is registered once, for good and edge-triggered, when the session gets it, and is known here by
+its descriptor. What shall happen next at it may change as the session goes on (a handshake waits, a client is watched for
+its leaving, the relay takes over) and costs no system call: only who is told is another one then. Waiting with
+``trio.lowlevel.wait_readable`` takes one or two calls and a task switch for every wait.
+
+Edge-triggered means: what came is told once. So whoever waits has found the socket drained (or full) before, and whoever
+takes over asks what was told meanwhile (``Watch.seen``) or tries it.
+
+Where the platform has no epoll, ``TrioPoller`` does the same by trio's own means, and notices no clients that leave.
+"""
+
+from __future__ import annotations
+
+import select
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+import trio
+
+_EVENTS_PER_POLL = 256
+_POLLS_PER_TURN = 8  # of a busy proxy before trio's other tasks have their turn
+
+IN, OUT, RDHUP, ERR, HUP, _ET = (
+    getattr(select, name, 0) for name in ("EPOLLIN", "EPOLLOUT", "EPOLLRDHUP", "EPOLLERR", "EPOLLHUP", "EPOLLET")
+)  # fmt: skip
+READING = IN | RDHUP | _ET
+BOTH_WAYS = READING | OUT
+GONE = RDHUP | ERR | HUP
+
+
+class Ready(Protocol):
+    """Who is told what happens at a descriptor. Synchronous, raises nothing."""
+
+    def ready(self, events: int) -> None: ...
+
+
+class Turn(Protocol):
+    """Who has left something to be done, so that others have their turn first. Synchronous, raises nothing."""
+
+    def take_turn(self) -> None: ...
+
+
+class Watch(Protocol):
+    """A descriptor while a session's task deals with it.
+
+    ``seen`` are events that were told and that nobody may have acted upon; ``leaves`` is called with what is told from
+    now on (None: nobody is).
+    """
+
+    fd: int
+    seen: int
+    leaves: Callable[[int], None] | None
+
+    async def readable(self) -> None:
+        """Wait until it may be worth reading; the caller has found that there is nothing now."""
+
+    async def writable(self) -> int:
+        """Wait until it may be worth writing or it is connected; the caller has found that it is not now. Returns the events."""
+
+
+class EpollWatch:
+    """See Watch."""
+
+    __slots__ = ("_events", "_poller", "_task", "fd", "leaves", "seen")
+
+    def __init__(self, poller: Poller, fd: int, events: int) -> None:
+        self._poller = poller
+        self._events = events
+        self._task: trio.lowlevel.Task | None = None
+        self.fd = fd
+        self.seen = 0
+        self.leaves: Callable[[int], None] | None = None
+
+    def ready(self, events: int) -> None:
+        """See Ready."""
+        self.seen |= events
+        if self.leaves is not None:
+            self.leaves(events)
+        task, self._task = self._task, None
+        if task is not None:
+            self._poller.wake(task)
+
+    async def readable(self) -> None:
+        """See Watch."""
+        await self._happens()
+
+    async def writable(self) -> int:
+        """See Watch."""
+        if not self._events & OUT:
+            self._events |= OUT
+            self._poller.ask_again(self.fd, self._events)
+        return await self._happens()
+
+    async def _happens(self) -> int:
+        self.seen &= GONE  # which is told once, and holds for ever
+        self._task = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(self._give_up)
+        return self.seen
+
+    def _give_up(self, _: object) -> trio.lowlevel.Abort:
+        self._task = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+
+class TrioWatch:
+    """Waiting by trio's own means: for sockets that no poller knows, and where there is no epoll. ``seen`` stays empty."""
+
+    __slots__ = ("fd", "leaves", "seen")
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.seen = 0
+        self.leaves: Callable[[int], None] | None = None
+
+    async def readable(self) -> None:
+        """See Watch."""
+        await trio.lowlevel.wait_readable(self.fd)
+
+    async def writable(self) -> int:
+        """See Watch."""
+        await trio.lowlevel.wait_writable(self.fd)
+        return ERR  # nothing is known: have the socket asked
+
+
+class Poller:
+    """The sockets of all sessions of one trio loop. ``now`` is trio's clock when the last events were told."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._told: dict[int, Ready] = {}
+        self._turns: deque[Turn] = deque()
+        self._has_woken = False
+        self.now = 0.0
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Tell what happens until cancelled. Closes the epoll object; sockets that are added afterwards are not watched."""
+        try:
+            task_status.started()
+            while True:
+                if self._turns:
+                    await trio.lowlevel.checkpoint()
+                else:
+                    await trio.lowlevel.wait_readable(self._epoll.fileno())
+                self._tell()
+        finally:
+            self._epoll.close()
+
+    def _tell(self) -> None:
+        told, turns, poll = self._told, self._turns, self._epoll.poll
+        self._has_woken = False
+        # Asking once more costs a call, going through trio's loop to be asked again ten times that. But tasks that were
+        # woken meanwhile have their turn first.
+        for _ in range(_POLLS_PER_TURN):
+            found = poll(0, _EVENTS_PER_POLL)
+            self.now = trio.current_time()
+            for fd, events in found:
+                who = told.get(fd)
+                if who is not None:
+                    who.ready(events)
+            for _ in range(len(turns)):
+                turns.popleft().take_turn()
+            if self._has_woken or not (found or turns):
+                return
+
+    def add(self, fd: int, events: int = READING) -> Watch:
+        """Register a socket that a session has got. It leaves epoll by itself when it is closed (epoll(7))."""
+        watch = EpollWatch(self, fd, events)
+        self.put(fd, watch, events)
+        return watch
+
+    def put(self, fd: int, who: Ready, events: int = READING) -> None:
+        """As ``add``, with somebody else to tell."""
+        self._told[fd] = who
+        if self._epoll.closed:
+            return  # the proxy is being stopped, and the session with it
+        try:
+            self._epoll.register(fd, events)
+        except FileExistsError:  # it was forgotten and not closed
+            self._epoll.modify(fd, events)
+
+    def take_over(self, fd: int, who: Ready) -> Ready | None:
+        """From now on tell another one; returns who was told before, None for a socket that has to be added."""
+        before = self._told.get(fd)
+        if before is not None:
+            self._told[fd] = who
+        return before
+
+    def ask_again(self, fd: int, events: int) -> None:
+        """Have all that holds at this moment told once more, and from now on these events."""
+        if not self._epoll.closed:
+            self._epoll.modify(fd, events)
+
+    def forget(self, fd: int) -> None:
+        """Tell nobody any more; for a socket that is closed, before or after. Twice is no fault."""
+        self._told.pop(fd, None)
+
+    def go_on_later(self, turn: Turn) -> None:
+        """Let somebody go on when all others had their turn."""
+        self._turns.append(turn)
+
+    def wake(self, task: trio.lowlevel.Task) -> None:
+        """Reschedule a task that waits for this."""
+        self._has_woken = True
+        trio.lowlevel.reschedule(task)
+
+    @property
+    def registered(self) -> int:
+        """How many sockets somebody is told of."""
+        return len(self._told)
+
+    def watch(self, fd: int) -> Watch:
+        """The watch of a socket that was added."""
+        return self._told[fd]  # type: ignore[return-value]  # the relay has it only later
+
+
+class TrioPoller:
+    """See the module."""
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Nothing is to be done for all sessions together."""
+        task_status.started()
+
+    def add(self, fd: int, events: int = READING) -> Watch:  # noqa: ARG002 - as Poller has it
+        """Nothing is registered."""
+        return TrioWatch(fd)
+
+    def watch(self, fd: int) -> Watch:
+        """One is as good as another."""
+        return TrioWatch(fd)
+
+    def forget(self, fd: int) -> None:
+        """Nothing was registered."""
+
+
+AnyPoller = Poller | TrioPoller
+
+TRIO = TrioPoller()
+
+
+def open_poller() -> AnyPoller:
+    """The one for this platform."""
+    return Poller() if hasattr(select, "epoll") else TRIO

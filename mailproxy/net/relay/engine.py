@@ -1,0 +1,395 @@
+"""The engine: relays all sessions of a loop in one task, the poller's. A session is parked until it is over.
+
+Each direction of a session is a flow. The poller tells it what happens at its source, and the other flow of the session
+what happens at its sink, in plain calls: a message costs no task switch, no nursery and no scope, but receiving, sending
+and a dozen lines between.
+
+Receiving. Sockets are told of once (edge-triggered), so a flow receives until nothing is left. In clear a short read has
+taken all there was, and the call that says so is saved, unless the other side has ended as well: its end must be read, too.
+Under TLS a short read means nothing, one record comes at a time.
+
+Holding back. What the sink does not take is kept (``pending``, or in a pipe) and nothing more is received until the sink
+has room again, so a slow reader holds its sender back through TCP itself. Room is asked for only then: a socket that never
+was full is never told to have some.
+
+Bulk. A read that fills the buffer is part of much. If both sides are clear the rest goes through a pipe by splice(2): the
+kernel moves pages, this process never sees a byte. The pipe is borrowed for that and given back when the source is drained.
+
+Turns. A flow moves so much and lets the others have their turn then, behind all that the poller has to tell.
+
+Ends. A flow whose source has ended passes that on behind its last byte (close_notify where there is TLS, then FIN), and the
+other flow goes on. When both have ended, or one has failed, the session's task is woken.
+"""
+
+from __future__ import annotations
+
+import os
+
+import trio
+from attrs import define, field
+
+from mailproxy.log.ends import CLIENT_CLOSED, SERVER_CLOSED, End
+from mailproxy.net.poller import BOTH_WAYS, ERR, HUP, IN, OUT, RDHUP, READING, Poller
+from mailproxy.net.relay.moving import (
+    BLOCKED,
+    BLOCKED_WRITING,
+    RECORD_BYTES,
+    SideAbortedError,
+    close_sending,
+    receive,
+    send,
+)
+from mailproxy.net.relay.pair import Direction, Pair
+from mailproxy.net.relay.pipes import PIPE_BYTES, Pipe, Pipes
+
+_BUFFER_BYTES = 64 * 1024  # a typical socket buffer's worth; more per call gains nothing measurable
+_READS_PER_TURN = 8  # half a MiB at most, then the other sessions have their turn
+_SPLICES_PER_TURN = 4  # a MiB at most
+_SPLICE = getattr(os, "SPLICE_F_MOVE", 0) | getattr(os, "SPLICE_F_NONBLOCK", 0)
+_HARDLY_BULK = 32 * 1024  # so little in a splice: the next bytes are copied again
+
+_TO_READ = IN | RDHUP | ERR | HUP
+_TO_WRITE = OUT | ERR | HUP
+
+
+class Engine:
+    """Relays the sessions of one trio loop; they share its buffer, which is never held across a turn."""
+
+    def __init__(self, poller: Poller) -> None:
+        self.poller = poller
+        self.buffer = memoryview(bytearray(_BUFFER_BYTES))
+        self.pipes = Pipes()
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep pipes until cancelled. The poller must be running, too."""
+        try:
+            task_status.started()
+            await trio.sleep_forever()
+        finally:
+            self.pipes.close()
+
+    async def run(self, pair: Pair) -> End:
+        """Relay until both sides are done, one fails, or one is silent for too long. Closes neither socket.
+
+        They must be closed soon after: until then epoll has them, though nobody is told of them. Cancelled, it leaves the
+        counts in ``pair`` as they are.
+        """
+        session = _Session(self, pair)
+        try:
+            session.begin()
+            while True:
+                # Idle time costs nothing per byte: flows note when the last one moved, and only when the limit of before
+                # comes up is it worked out anew.
+                with trio.CancelScope(deadline=min(pair.due())) as pair.scope:
+                    return await session.over()
+                if (end := pair.over(trio.current_time())) is not None:
+                    return end
+        finally:
+            session.let_go()
+
+
+@define(eq=False)
+class _Session:
+    """A session in the engine. ``end`` is there when it is over, ``task`` waits for it."""
+
+    engine: Engine
+    pair: Pair
+    up: _Flow = field(init=False)
+    down: _Flow = field(init=False)
+    task: trio.lowlevel.Task | None = None
+    end: End | None = None
+    fault: Exception | None = None
+
+    def __attrs_post_init__(self) -> None:
+        self.up = _Flow(self, self.pair.up)
+        self.down = _Flow(self, self.pair.down)
+        self.up.back, self.down.back = self.down, self.up
+
+    def begin(self) -> None:
+        """Have both flows told from now on, and do what was told before."""
+        self.up.begin()
+        if self.end is None:
+            self.down.begin()
+
+    async def over(self) -> End:
+        """Wait for its end."""
+        if self.end is None and self.fault is None:
+            self.task = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(self._give_up)
+        if self.fault is not None:
+            raise self.fault
+        assert self.end is not None  # noqa: S101 - nothing else wakes it
+        return self.end
+
+    def _give_up(self, _: object) -> trio.lowlevel.Abort:
+        self.task = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def finish(self, end: End | None, fault: Exception | None = None) -> None:
+        """It is over; its task goes on."""
+        self.end, self.fault = end, fault
+        self.up.is_over = self.down.is_over = True
+        task, self.task = self.task, None
+        if task is not None:
+            self.engine.poller.wake(task)
+
+    def limits_changed(self) -> None:
+        """A side has ended, or is heard again: its silence may be too long sooner than was said."""
+        if self.pair.scope is not None:
+            self.pair.scope.deadline = min(self.pair.due())
+
+    def let_go(self) -> None:
+        """Be told of nothing any more, and give back what was borrowed."""
+        for flow in (self.up, self.down):
+            flow.is_over = True
+            self.engine.poller.forget(flow.fd)
+            if flow.pipe is not None:
+                flow.give_pipe_back()
+
+
+class _Flow:
+    """One direction at work. ``fd`` is its source's, and ``back`` the other direction."""
+
+    __slots__ = (
+        "back", "buffer", "direction", "engine", "fd", "has_asked_for_room", "is_blocked", "is_bulk", "is_clear",
+        "is_ending", "is_over", "needs_reading", "needs_room", "pipe", "session", "sink", "source", "upcoming",
+    )  # fmt: skip
+
+    back: _Flow
+
+    def __init__(self, session: _Session, direction: Direction) -> None:
+        self.session = session
+        self.engine = session.engine
+        self.buffer = session.engine.buffer
+        self.direction = direction
+        self.source = direction.source
+        self.sink = direction.sink
+        self.fd = direction.source.sock.fileno()
+        self.is_clear = not (direction.source.is_tls or direction.sink.is_tls)
+        self.pipe: Pipe | None = None
+        self.is_bulk = False  # the last read filled the buffer
+        self.is_blocked = False  # the sink has not taken all
+        self.is_ending = False  # the source has ended; its last bytes may still be there
+        self.is_over = False
+        self.needs_room = False  # TLS has to answer before it can go on reading
+        self.needs_reading = False  # TLS has to read before it can go on writing
+        self.upcoming: int | SideAbortedError | None = None  # what a read came to that was made ahead
+        self.has_asked_for_room = False  # of the source, on behalf of the other flow
+
+    def begin(self) -> None:
+        poller = self.engine.poller
+        before = poller.take_over(self.fd, self)
+        if before is None:
+            poller.put(self.fd, self)
+        elif self.source.is_tls:  # what came with the handshake was told then
+            poller.ask_again(self.fd, READING)
+        elif seen := getattr(before, "seen", 0) & _TO_READ:
+            self.ready(seen)
+
+    # What the poller tells
+
+    def ready(self, events: int) -> None:
+        """Something happened at the source: there is something to read, or room for what the other flow holds."""
+        if self.is_over:
+            return
+        try:
+            if events & RDHUP:
+                self.is_ending = True
+            back = self.back
+            if back.is_blocked and (events & _TO_WRITE):
+                back.go_on()
+            if not (self.is_blocked or self.direction.ended or self.is_over) and (
+                events & _TO_READ or self.needs_room
+            ):
+                self._pump()
+                if back.needs_reading and not self.is_over:
+                    back.go_on()
+        except SideAbortedError as error:
+            self._abort(error)
+        except Exception as fault:  # noqa: BLE001 - the border of this session, whose task has it; others go on
+            self.session.finish(None, fault)
+
+    def take_turn(self) -> None:
+        """Go on where the last turn has ended."""
+        try:
+            if not (self.is_over or self.is_blocked):
+                self._pump()
+        except SideAbortedError as error:
+            self._abort(error)
+        except Exception as fault:  # noqa: BLE001 - as above
+            self.session.finish(None, fault)
+
+    def _abort(self, error: SideAbortedError) -> None:
+        self.session.pair.detail = error.detail
+        self.session.finish(error.side.aborted)
+
+    # Moving
+
+    def go_on(self) -> None:
+        """The sink may have room again."""
+        if self._flush():
+            self._pump()
+
+    def _pump(self) -> None:
+        """Move what there is, within a turn."""
+        if self.is_bulk:
+            self._splice()
+            return
+        direction, source, sink, buffer = self.direction, self.source, self.sink, self.buffer
+        poller = self.engine.poller
+        self.needs_room = False
+        for _ in range(_READS_PER_TURN):
+            count = receive(source, buffer) if self.upcoming is None else self._take_upcoming()
+            if count <= 0:
+                if count == 0:
+                    self._ends()
+                elif count == BLOCKED_WRITING:
+                    self.needs_room = True
+                    self.back.ask_for_room()
+                return
+            is_drained = False
+            if source.is_tls:
+                if count == RECORD_BYTES:
+                    count, is_drained = self._more_records()
+            elif count < _BUFFER_BYTES:
+                is_drained = not self.is_ending
+            direction.received += count
+            source.last = sink.last = poller.now
+            if not send(direction, buffer[:count]):
+                self.needs_reading = True
+            if direction.pending:
+                self._blocks()
+                return
+            if is_drained:
+                return
+            if self.is_clear and count == _BUFFER_BYTES:
+                self._splice()
+                return
+        poller.go_on_later(self)
+
+    def _more_records(self) -> tuple[int, bool]:
+        """TLS gives a record at a time; a full one is part of much, and what follows is sent together with it.
+
+        Returns the bytes that are in the buffer, and whether the source is drained.
+        """
+        have = RECORD_BYTES
+        while have <= _BUFFER_BYTES - RECORD_BYTES:
+            try:
+                count = receive(self.source, self.buffer[have:])
+            except SideAbortedError as error:
+                self.upcoming = error
+                break
+            if count == BLOCKED:
+                return have, True
+            if count <= 0:
+                self.upcoming = count
+                break
+            have += count
+        return have, False
+
+    def _take_upcoming(self) -> int:
+        count, self.upcoming = self.upcoming, None
+        if isinstance(count, SideAbortedError):
+            raise count
+        assert count is not None  # noqa: S101 - it was asked
+        return count
+
+    def _splice(self) -> None:
+        """Let the kernel move it, within a turn. Both sides are clear."""
+        pipe = self.pipe or self.engine.pipes.borrow()
+        self.is_bulk = pipe is not None
+        if pipe is None:
+            self.engine.poller.go_on_later(self)
+            return
+        self.pipe = pipe
+        direction, source, sink = self.direction, self.source, self.sink
+        poller = self.engine.poller
+        for _ in range(_SPLICES_PER_TURN):
+            try:
+                count = os.splice(self.fd, pipe.inlet, PIPE_BYTES, flags=_SPLICE)
+            except BlockingIOError:
+                self.give_pipe_back()
+                return
+            except OSError as error:
+                raise SideAbortedError(source, error.strerror or str(error)) from None
+            if not count:
+                self.give_pipe_back()
+                self._ends()
+                return
+            pipe.held = count
+            direction.received += count
+            source.last = sink.last = poller.now
+            if not self._empty_pipe(pipe):
+                self._blocks()
+                return
+            if count < _HARDLY_BULK:
+                self.is_bulk = False
+        poller.go_on_later(self)
+
+    def _empty_pipe(self, pipe: Pipe) -> bool:
+        while pipe.held:
+            try:
+                pipe.held -= os.splice(pipe.outlet, self.back.fd, pipe.held, flags=_SPLICE)
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                raise SideAbortedError(self.sink, error.strerror or str(error)) from None
+        return True
+
+    def give_pipe_back(self) -> None:
+        pipe, self.pipe = self.pipe, None
+        if pipe is not None:
+            self.engine.pipes.give_back(pipe)
+
+    # Holding back
+
+    def _blocks(self) -> None:
+        self.is_blocked = self.direction.is_held = True
+        self.back.ask_for_room()
+
+    def ask_for_room(self) -> None:
+        """Have the poller tell when this flow's source, which is the other one's sink, has room; from now on always."""
+        if not self.has_asked_for_room:
+            self.has_asked_for_room = True
+            self.engine.poller.ask_again(self.fd, BOTH_WAYS)
+
+    def _flush(self) -> bool:
+        """Send what is held; is all of it gone?"""
+        direction, pipe = self.direction, self.pipe
+        if pipe is not None and pipe.held:
+            before = pipe.held
+            is_gone = self._empty_pipe(pipe)
+            has_moved = pipe.held < before
+        else:
+            before = len(direction.pending)
+            self.needs_reading = not send(direction, memoryview(direction.pending))
+            is_gone = not direction.pending
+            has_moved = len(direction.pending) < before
+        if has_moved:
+            # The source could not be heard meanwhile: its silence, too, counts from when the last byte has left.
+            self.source.last = self.sink.last = self.engine.poller.now
+        if is_gone:
+            self.is_blocked = direction.is_held = False
+            self.session.limits_changed()
+        return is_gone
+
+    def _ends(self) -> None:
+        """The source has ended, and all that it sent has left."""
+        direction, session = self.direction, self.session
+        pair = session.pair
+        direction.ended = True
+        if pair.first_closed is None:
+            pair.first_closed = CLIENT_CLOSED if self.source is pair.client else SERVER_CLOSED
+        self.sink.last = self.engine.poller.now  # its silence counts from here on
+        is_over = self.back.direction.ended
+        try:
+            # Both have ended and the sockets are closed now: that sends the FIN, and saves a call. TLS has a word to say.
+            if self.sink.is_tls or not is_over:
+                close_sending(self.sink)
+        except SideAbortedError:
+            if not is_over:  # who has said its own last word may leave before the answer
+                raise
+        if is_over:
+            session.finish(pair.first_closed)
+        else:
+            session.limits_changed()

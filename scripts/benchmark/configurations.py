@@ -1,0 +1,242 @@
+"""The proxies that are weighed: how each is configured for the same work, with one worker or several."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from faults import Mistake
+
+TAIL_LINES = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a proxy is to stand: its folder, its ports by bind, the stub server's three."""
+
+    folder: Path
+    certificates: Path
+    ports: dict[str, int]
+    server: int
+    preamble_server: int  # greets only after a PROXY header or a ClientHello
+    two_preambles_server: int  # only after both
+
+    @property
+    def max_sessions(self) -> int:
+        """What mailproxy takes by itself, for those that want to be told."""
+        return (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 200) // 2
+
+    def write(self, name: str, text: str) -> str:
+        file = self.folder / name
+        file.write_text(text)
+        return str(file)
+
+    def log_tail(self) -> list[str]:
+        lines = []
+        for file in sorted([*self.folder.glob("*.log"), *self.folder.glob("*.sessions")]):
+            tail = file.read_text(errors="replace").splitlines()[-TAIL_LINES:]
+            lines += [f"    {file.name}: {line}" for line in tail]
+        return lines or ["    (nothing was logged)"]
+
+
+def haproxy(place: Place, threads: int) -> list[str]:
+    file = place.write(
+        "haproxy.cfg",
+        f"""
+global
+    maxconn {place.max_sessions}
+    nbthread {threads}
+    log stdout format raw local0
+defaults
+    mode tcp
+    log global
+    option tcplog
+    timeout connect 5s
+    timeout client 31m
+    timeout server 31m
+frontend clear
+    bind 127.0.0.1:{place.ports["clear"]}
+    default_backend servers
+frontend ec
+    bind 127.0.0.1:{place.ports["ec"]} ssl crt {place.certificates}/ec.pem
+    default_backend servers
+frontend rsa
+    bind 127.0.0.1:{place.ports["rsa"]} ssl crt {place.certificates}/rsa.pem
+    default_backend servers
+frontend v2
+    bind 127.0.0.1:{place.ports["v2"]}
+    default_backend announced
+frontend opaque
+    bind 127.0.0.1:{place.ports["opaque"]}
+    default_backend preambled
+frontend names
+    bind 127.0.0.1:{place.ports["names"]}
+    tcp-request inspect-delay 5s
+    tcp-request content accept if {{ req.ssl_hello_type 1 }}
+    use_backend servers if {{ req.ssl_sni -i pop.example.com }}
+    use_backend preambled if {{ req.ssl_sni -i imap.example.com }}
+backend servers
+    balance leastconn
+    server s1 127.0.0.1:{place.server}
+backend announced
+    balance leastconn
+    server s1 127.0.0.1:{place.two_preambles_server} send-proxy-v2
+backend preambled
+    balance leastconn
+    server s1 127.0.0.1:{place.preamble_server}
+""",
+    )
+    return ["haproxy", "-db", "-f", file]
+
+
+def nginx(place: Place, workers: int) -> list[str]:
+    tls = "".join(
+        f"""
+    server {{
+        listen 127.0.0.1:{place.ports[key]} ssl;
+        ssl_certificate {place.certificates}/{key}.pem;
+        ssl_certificate_key {place.certificates}/{key}.pem;
+        ssl_protocols TLSv1.2 TLSv1.3;
+        proxy_pass servers;
+    }}"""
+        for key in ("ec", "rsa")
+    )
+    file = place.write(
+        "nginx.conf",
+        f"""
+load_module /usr/lib/nginx/modules/ngx_stream_module.so;
+daemon off;
+worker_processes {workers};
+pid {place.folder}/nginx.pid;
+error_log stderr warn;
+events {{ worker_connections {2 * place.max_sessions}; }}
+stream {{
+    log_format sessions '$remote_addr:$remote_port [$time_local] $upstream_addr $session_time $bytes_sent $status';
+    access_log {place.folder}/nginx.sessions sessions;
+    upstream servers {{ least_conn; server 127.0.0.1:{place.server}; }}
+    upstream announced {{ least_conn; server 127.0.0.1:{place.two_preambles_server}; }}
+    upstream preambled {{ least_conn; server 127.0.0.1:{place.preamble_server}; }}
+    map $ssl_preread_server_name $chosen {{ pop.example.com servers; imap.example.com preambled; }}
+    proxy_connect_timeout 5s;
+    proxy_timeout 31m;
+    server {{ listen 127.0.0.1:{place.ports["clear"]}; proxy_pass servers; }}{tls}
+    server {{ listen 127.0.0.1:{place.ports["v2"]}; proxy_protocol on; proxy_pass announced; }}
+    server {{ listen 127.0.0.1:{place.ports["opaque"]}; proxy_pass preambled; }}
+    server {{ listen 127.0.0.1:{place.ports["names"]}; ssl_preread on; proxy_pass $chosen; }}
+}}
+""",
+    )
+    return ["nginx", "-e", "stderr", "-p", str(place.folder), "-c", file]
+
+
+def mailproxy(place: Place, workers: int, relay: str | None = None) -> list[str]:
+    said = [f"workers = {workers}"] if workers > 1 else []
+    said += [f'relay = "{relay}"'] if relay else []
+    process = "\n".join(["[process]", *said]) if said else ""  # what is the default needs no saying
+    file = place.write(
+        "mailproxy.toml",
+        f"""
+{process}
+[log]
+format = "tcplog"
+to = "{place.folder}/mailproxy.sessions"
+
+[defaults.frontend]
+protocol = "tcp"
+
+[defaults.backend]
+balance = "leastconn"
+check = {{ type = "none" }}
+
+[frontends.clear]
+backend = "servers"
+[[frontends.clear.bind]]
+address = "127.0.0.1:{place.ports["clear"]}"
+
+[frontends.ec]
+backend = "servers"
+tls = {{ certificates = ["{place.certificates}/ec.pem"] }}
+[[frontends.ec.bind]]
+address = "127.0.0.1:{place.ports["ec"]}"
+mode = "tls"
+
+[frontends.rsa]
+backend = "servers"
+tls = {{ certificates = ["{place.certificates}/rsa.pem"] }}
+[[frontends.rsa.bind]]
+address = "127.0.0.1:{place.ports["rsa"]}"
+mode = "tls"
+
+[frontends.v2]
+backend = "announced"
+[[frontends.v2.bind]]
+address = "127.0.0.1:{place.ports["v2"]}"
+
+[frontends.opaque]
+backend = "preambled"
+[[frontends.opaque.bind]]
+address = "127.0.0.1:{place.ports["opaque"]}"
+
+[frontends.names]
+routes = [
+  {{ sni = ["pop.example.com"], backend = "servers" }},
+  {{ sni = ["imap.example.com"], backend = "preambled" }},
+]
+[[frontends.names.bind]]
+address = "127.0.0.1:{place.ports["names"]}"
+mode = "passthrough"
+
+[backends.servers]
+servers = ["127.0.0.1:{place.server}"]
+
+[backends.announced]
+send_proxy = "v2"
+servers = ["127.0.0.1:{place.two_preambles_server}"]
+
+[backends.preambled]
+servers = ["127.0.0.1:{place.preamble_server}"]
+""",
+    )
+    return [sys.executable, "-m", "mailproxy", "run", file]
+
+
+def portable(place: Place, workers: int) -> list[str]:
+    return mailproxy(place, workers, "portable")
+
+
+# (where it stands, workers or threads) -> the command that it is started with
+PROGRAMS: dict[str, Callable[[Place, int], list[str]]] = {
+    "haproxy": haproxy,
+    "nginx": nginx,
+    "mailproxy": mailproxy,
+    "portable": portable,
+}
+TIMES = "×"  # noqa: RUF001 - no letter
+TITLES = {"haproxy": "HAProxy", "nginx": "nginx", "mailproxy": "mailproxy", "portable": "portable relay"}
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A program with so many workers, or threads: ``haproxy``, ``mailproxy-2``."""
+
+    program: str
+    workers: int
+
+    @property
+    def title(self) -> str:
+        return TITLES[self.program] + (f" {TIMES}{self.workers}" if self.workers > 1 else "")
+
+    def command(self, place: Place) -> list[str]:
+        return PROGRAMS[self.program](place, self.workers)
+
+
+def kind_of(name: str) -> Kind:
+    program, _, number = name.partition("-")
+    if program not in PROGRAMS or (number and not (number.isdecimal() and int(number) > 1)):
+        raise Mistake(
+            f"no proxy {name!r}; there are {', '.join(PROGRAMS)}, and with N workers each as {program}-N"
+        )
+    return Kind(program, int(number or 1))

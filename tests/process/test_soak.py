@@ -1,0 +1,113 @@
+"""A hundredth of each long run: mixed bytes, many sessions, silent ones, too few descriptors."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+SCALE = Path(__file__).parents[2] / "scripts" / "benchmark"
+PROGRAMS = ("gcc", "openssl", "setpriv", "prlimit")
+
+
+def missing() -> str:
+    """What this machine lacks for it."""
+    for program in PROGRAMS:
+        if not shutil.which(program):
+            return f"{program} is not installed"
+    asked = subprocess.run(
+        ["gcc", "-E", "-"], input=b"#include <openssl/ssl.h>\n", capture_output=True, check=False
+    )
+    return "libssl-dev is not installed" if asked.returncode else ""
+
+
+MISSING = missing()
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(MISSING), reason=f"{MISSING}; scripts/test --peers installs it"),
+]
+
+
+@pytest.mark.parametrize("part", ["bytes", "sessions", "idle", "descriptors"])
+def test_a_hundredth(part: str, tmp_path: Path) -> None:
+    graph = tmp_path / "soak.svg"
+    done = subprocess.run(
+        [sys.executable, SCALE / "soak.py", "--part", part, "--scale", "0.01", "--graph", graph],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith(part)
+    assert " passed: " in done.stdout
+    assert graph.exists() == (part == "sessions")
+
+
+class Falsifier:
+    """A proxy for one session at a time that changes one byte in the first thousand of either direction."""
+
+    def __init__(self, server: int) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._server = server
+        self.port = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._serve)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)  # wakes accept
+        self._thread.join()
+        self._listener.close()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            with client, socket.create_connection(("127.0.0.1", self._server)) as server:
+                pairs = ((client, server), (server, client))
+                movers = [threading.Thread(target=self._move, args=pair) for pair in pairs]
+                for mover in movers:
+                    mover.start()
+                for mover in movers:
+                    mover.join()
+
+    @staticmethod
+    def _move(source: socket.socket, to: socket.socket) -> None:
+        position = 0
+        with contextlib.suppress(OSError):  # the other end has seen it, and gone
+            while data := bytearray(source.recv(65536)):
+                if position <= 1000 < position + len(data):
+                    data[1000 - position] ^= 1
+                position += len(data)
+                to.sendall(data)
+        with contextlib.suppress(OSError):
+            to.shutdown(socket.SHUT_WR)
+
+
+def test_a_changed_byte_is_seen(tmp_path: Path) -> None:
+    mixed = tmp_path / "mixed"
+    sources = [SCALE / "mixed.c", SCALE / "wire.c"]
+    subprocess.run(["gcc", "-O1", "-o", mixed, *sources, "-lssl", "-lcrypto", "-lm"], check=True)
+    with subprocess.Popen(
+        [mixed, "--bytes", "2000000", "--at-once", "1"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        with Falsifier(int(process.stdout.readline())) as falsifier:
+            _, complaint = process.communicate(f"{falsifier.port} {falsifier.port}\n", timeout=60)
+    assert process.returncode == 1
+    assert "heard other bytes than were sent" in complaint
