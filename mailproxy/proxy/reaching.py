@@ -55,7 +55,7 @@ class Visit:
     _waited_for: BackendServer | None = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.backend.sessions += 1
+        self.backend.count(1)
 
     async def reach(self, client: Watch) -> socket.socket:
         """The connection to a server, which the caller closes; it has been added to the poller."""
@@ -77,7 +77,7 @@ class Visit:
 
     def leave(self) -> None:
         """Give the place back; at the end of the session."""
-        self.backend.sessions -= 1
+        self.backend.count(-1)
         self._give_back()
 
     def server_went(self, *, shut_down: bool) -> None:

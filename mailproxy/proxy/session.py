@@ -36,6 +36,12 @@ from mailproxy.proxy.routing import Routes
 _ids = itertools.count((int(time.time()) << 24) + 1)
 
 
+def number_sessions(second: int, place: int, places: int) -> None:
+    """Let this process be one of several that count from the same second on, each in steps of its own."""
+    global _ids  # noqa: PLW0603 - the numbers are the process's
+    _ids = itertools.count((second << 24) + 1 + place, places)
+
+
 @define(kw_only=True, eq=False)
 class Surroundings:
     """What the sessions of one frontend have in common; ``limits`` counts them from accepting to the last line."""
