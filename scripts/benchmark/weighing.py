@@ -198,13 +198,16 @@ def check_resumed(case: Case, report: dict[str, str | float]) -> None:
         raise Fault(f"only {resumed:.0f} of {handshakes:.0f} sessions were resumed")
 
 
+TICKETS = ", tickets "
+
+
 def negotiated(report: dict[str, str | float]) -> str:
     """The cryptography, with the tickets that each session got."""
     handshakes = float(report["handshakes"])
     if not handshakes:
         return str(report["negotiated"])
     resumed = " resumed" if float(report["resumed"]) > handshakes / 2 else ""
-    return f"{report['negotiated']}{resumed}, tickets {float(report['tickets']) / handshakes:.0f}"
+    return f"{report['negotiated']}{resumed}{TICKETS}{float(report['tickets']) / handshakes:.0f}"
 
 
 def work_on(case: Case, program: Path, proxy: Proxy, meter: Meter) -> Worked:
