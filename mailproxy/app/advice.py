@@ -7,10 +7,11 @@ import os
 import pwd
 import stat
 from collections.abc import Iterable, Iterator
+from math import ceil
 from pathlib import Path
 
 from mailproxy.address import ServerAddress, TcpAddress, UnixAddress
-from mailproxy.app.limits import DESCRIPTORS_KEPT, descriptor_limit, max_sessions
+from mailproxy.app.limits import DESCRIPTORS_KEPT, descriptor_limit, max_sessions, worker_count
 from mailproxy.app.material import Material
 from mailproxy.app.renewal import about_expiry
 from mailproxy.config import Backend, Bind, Config, Frontend, ProxySource
@@ -234,17 +235,25 @@ def _can_read(user: str, file: Path) -> bool:
 
 
 def _about_process(config: Config) -> Iterator[Fault]:
-    wanted, limit = config.process.max_sessions, descriptor_limit()
-    if wanted is not None and wanted * 2 + DESCRIPTORS_KEPT > limit:
+    wanted, limit, workers = config.process.max_sessions, descriptor_limit(), worker_count(config)
+    each = f", in each of {workers} workers" if workers > 1 else ""
+    needed = ceil((wanted or 0) / workers) * 2 + DESCRIPTORS_KEPT
+    if wanted is not None and needed > limit:
         yield Fault(
             "process.max_sessions",
-            f"{wanted} sessions need {wanted * 2 + DESCRIPTORS_KEPT} descriptors, and the limit here is {limit}: raise it "
+            f"{wanted} sessions need {needed} descriptors{each}, and the limit here is {limit}: raise it "
             "(ulimit -n, LimitNOFILE=) or lower max_sessions",
         )
     if wanted is None and max_sessions(config) < _FEW_SESSIONS:
         yield Fault(
             "process.max_sessions",
-            f"the limit of {limit} descriptors holds {max_sessions(config)} sessions: raise it (ulimit -n, LimitNOFILE=)",
+            f"the limit of {limit} descriptors{each} holds {max_sessions(config)} sessions: raise it (ulimit -n, LimitNOFILE=)",
+        )
+    cores = len(os.sched_getaffinity(0))
+    if workers > cores:
+        yield Fault(
+            "process.workers",
+            f"{workers} workers for {cores} cores take turns: more of them than cores make nothing faster",
         )
     if os.geteuid() == 0 and config.process.user is None:
         yield Fault("process.user", 'sessions would be served as root: give a user, such as "mailproxy"')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 
 from mailproxy.config import Config
@@ -15,8 +16,19 @@ def descriptor_limit() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
+def worker_count(config: Config) -> int:
+    """How many processes serve: what the configuration says, or one for each core that this process may use."""
+    workers = config.process.workers
+    return workers if isinstance(workers, int) else len(os.sched_getaffinity(0))
+
+
+def own_max_sessions() -> int:
+    """What the descriptors of one process hold: a session takes two."""
+    return max(_FEWEST, (descriptor_limit() - DESCRIPTORS_KEPT) // 2)
+
+
 def max_sessions(config: Config) -> int:
-    """What the configuration says, else what the descriptors hold: a session takes two."""
+    """What the configuration says, else what the descriptors hold, of all workers together."""
     if config.process.max_sessions is not None:
         return config.process.max_sessions
-    return max(_FEWEST, (descriptor_limit() - DESCRIPTORS_KEPT) // 2)
+    return own_max_sessions() * worker_count(config)

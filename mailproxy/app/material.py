@@ -6,6 +6,7 @@ The faults that are found here are of the same kind as those of the text, and al
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,7 +27,7 @@ class Material:
     by the TLS towards servers that they are for; certificates, and the ends of revocation lists, by path, with the path of the key that names each.
 
     ``files`` has every file and folder that was looked at, with its stamp, and those that were not there; ``kept`` those of
-    which nothing new could be used.
+    which nothing new could be used. ``prepared``: what takes up what is new for binds, None where that is done at once.
     """
 
     bind_terminators: dict[tuple[str, int], Terminator] = Factory(dict)
@@ -38,6 +39,7 @@ class Material:
     kept: set[Path] = Factory(set)
     terminators: dict[FrontendTls, Terminator] = Factory(dict)
     connectors: dict[ServerTls, Context] = Factory(dict)
+    prepared: list[Callable[[], None]] | None = None
 
     def add(self, path: str, fact: str) -> None:
         fault = Fault(path, fact)
@@ -76,12 +78,14 @@ def load_material(config: Config) -> Material:
     return material
 
 
-def renew_material(config: Config, known: Material) -> Material:
+def renew_material(config: Config, known: Material, *, prepare: bool = False) -> Material:
     """TLS once more, with files as they are now. What cannot be used any more stays as it is known, and is a fault.
 
-    The terminators are the known ones, renewed.
+    The terminators are the known ones, renewed; with ``prepare`` they are once ``prepared`` has been called.
     """
-    material = Material(terminators=known.terminators, connectors=dict(known.connectors))
+    material = Material(
+        terminators=known.terminators, connectors=dict(known.connectors), prepared=[] if prepare else None
+    )
     _load_tls(config, material, known)
     return material
 
@@ -131,7 +135,9 @@ class _Loader:
         if not self._try_authority(tls, path) or not certificates:
             return
         try:
-            if tls in material.terminators:
+            if tls in material.terminators and material.prepared is not None:
+                material.prepared.append(material.terminators[tls].prepare(certificates))
+            elif tls in material.terminators:
                 material.terminators[tls].renew(certificates)
             else:
                 material.terminators[tls] = Terminator(tls, certificates)

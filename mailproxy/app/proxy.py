@@ -8,14 +8,13 @@ from typing import Literal
 import trio
 from attrs import field, frozen
 
-from mailproxy.address import TcpAddress
-from mailproxy.app.limits import max_sessions
+from mailproxy.app.limits import max_sessions, worker_count
 from mailproxy.app.material import Material, load_material
+from mailproxy.app.opening import open_all
 from mailproxy.app.renewal import Renewal
 from mailproxy.config import Config
 from mailproxy.errors import ConfigError, Fault
-from mailproxy.log import Log, open_target
-from mailproxy.net.listener import Listener, close_all, open_listeners
+from mailproxy.log import Log
 from mailproxy.pool import Counts, State
 from mailproxy.proxy.backend import Backend
 from mailproxy.proxy.frontend import Frontend
@@ -129,17 +128,7 @@ def open_service(config: Config, material: Material, *, owner: tuple[int, int] |
 
     Raises ConfigError, with nothing left open.
     """
-    listeners: list[Listener] = open_listeners(config, material.bind_terminators)
-    try:
-        _check_ports(config, listeners)
-        target = open_target(config.log.to.where, config.log.to.syslog, owner)
-    except OSError as error:
-        close_all(listeners)
-        reason = error.strerror or str(error)
-        raise ConfigError([Fault("log.to", f"{config.log.to}: {reason}")], config.source) from None
-    except ConfigError:
-        close_all(listeners)
-        raise
+    (listeners,), target = open_all(config, material, workers=1, owner=owner)
     log = Log(target, form=config.log.format, level=config.log.level)
     return Service(
         config,
@@ -151,33 +140,20 @@ def open_service(config: Config, material: Material, *, owner: tuple[int, int] |
     )
 
 
-def _check_ports(config: Config, listeners: list[Listener]) -> None:
-    """An inherited Unix socket has no port for servers that have none either; only now is it known to be one."""
-    for listener in listeners:
-        frontend = config.frontends[listener.frontend]
-        if listener.port is None:
-            portless = [
-                server
-                for name in frontend.leads_to
-                for server in config.backends[name].servers
-                if isinstance(server.address, TcpAddress) and server.address.port is None
-            ]
-            if portless:
-                path = f"frontends.{frontend.name}.bind[{listener.number - 1}].address"
-                fact = f"{listener.bind.address} has no port for server {portless[0].name}, which has none either"
-                raise ConfigError([Fault(path, fact)], config.source)
-
-
 async def serve(config: Config, *, task_status: trio.TaskStatus[Proxy] = trio.TASK_STATUS_IGNORED) -> None:
     """Run a proxy in this trio loop until drained or cancelled; reports a ``Proxy`` once every bind listens.
 
     Touches neither signals nor privileges: ``process.user`` and ``group`` do not count here. Raises ConfigError with
-    every fault that files, addresses and names have. Sessions that are open when it is cancelled are closed and logged.
+    every fault that files, addresses and names have, and where the configuration wants several processes. Sessions that
+    are open when it is cancelled are closed and logged.
     """
 
     def prepare() -> Service:
         return open_service(config, load_material(config))
 
+    if worker_count(config) != 1:
+        fact = f"{config.process.workers}: inside another program there is one process, so only 1"
+        raise ConfigError([Fault("process.workers", fact)], config.source)
     service = await trio.to_thread.run_sync(prepare)  # reads files: other tasks of the host go on meanwhile
     async with trio.open_nursery() as nursery:
         await nursery.start(service.run)

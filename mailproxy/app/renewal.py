@@ -16,11 +16,15 @@ LIST_NOTICE = timedelta(days=1)  # revocation lists often live for a week
 
 
 class Renewal:
-    """Looks whether files have changed and loads TLS anew. Blocks on files: for a thread, one call at a time."""
+    """Looks whether files have changed and loads TLS anew. Blocks on files: for a thread, one call at a time.
 
-    def __init__(self, config: Config, material: Material) -> None:
+    ``prepare``: what is new for binds is taken up by whoever gets it, where handshakes begin (see ``Terminator.prepare``).
+    """
+
+    def __init__(self, config: Config, material: Material, *, prepare: bool = False) -> None:
         self._config = config
         self._material = material
+        self._prepare = prepare
 
     def look(self, *, anyway: bool = False) -> Renewed | None:
         """Take up what has changed since the last look; ``anyway``: even if it seems that nothing has. None if nothing has."""
@@ -28,11 +32,12 @@ class Renewal:
         changed = [file for file, found in known.files.items() if look(file) != found]
         if not changed and not anyway:
             return None
-        self._material = material = renew_material(self._config, known)
+        self._material = material = renew_material(self._config, known, prepare=self._prepare)
         return Renewed(
             files=tuple(file for file in changed if file not in material.kept),
             faults=tuple(material.faults),
             connectors=material.connectors,
+            prepared=tuple(material.prepared or ()),
         )
 
     def expiring(self) -> list[Fault]:

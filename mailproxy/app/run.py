@@ -9,18 +9,21 @@ from functools import partial
 
 import trio
 
+from mailproxy.app.launcher import launch
+from mailproxy.app.limits import worker_count
 from mailproxy.app.material import load_material
 from mailproxy.app.privileges import drop_privileges, wanted_owner
 from mailproxy.app.proxy import open_service
+from mailproxy.app.unraisable import unraisable
 from mailproxy.config import Config
-from mailproxy.log.events import SIGNAL_IGNORED, STOPPING, UNRAISABLE
+from mailproxy.log.events import SIGNAL_IGNORED, STOPPING
 from mailproxy.proxy.service import Service
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2, signal.SIGUSR1)
 
 
 def run(config: Config) -> None:
-    """Run in the foreground until stopped by a signal.
+    """Run in the foreground until stopped by a signal; in one process, or with several workers as their launcher.
 
     SIGTERM drains and stops, a second one or SIGINT stops now, SIGUSR2 and SIGHUP reopen the log file, SIGHUP has certificates looked
     at, too. Raises
@@ -28,9 +31,12 @@ def run(config: Config) -> None:
     """
     _fill_standard_descriptors()
     material = load_material(config)
+    if worker_count(config) > 1:
+        launch(config, material, worker_count(config))
+        return
     service = open_service(config, material, owner=wanted_owner(config))
     drop_privileges(config)
-    sys.unraisablehook = partial(_unraisable, service)
+    sys.unraisablehook = partial(unraisable, service.log)
     # Signals wait until somebody hears them, and at the end for ever: one that came late would spoil the exit code.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     trio.run(_run, service)
@@ -41,16 +47,6 @@ def _fill_standard_descriptors() -> None:
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(fd)
-
-
-def _unraisable(service: Service, unraisable: sys.UnraisableHookArgs) -> None:
-    """What Python would print with a traceback although it goes on.
-
-    A client can cause one: a server name that is no ASCII fails in the callback of OpenSSL, before any code of ours. Its
-    handshake ends with an alert and has its line.
-    """
-    if not isinstance(unraisable.exc_value, UnicodeDecodeError):
-        service.log.event(UNRAISABLE, f"ignored: {unraisable.exc_value!r} in {unraisable.object!r}")
 
 
 async def _run(service: Service) -> None:

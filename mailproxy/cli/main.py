@@ -49,7 +49,7 @@ def check(file: Path, strict: bool, live: bool) -> None:
     Files, certificates, users and ciphers are tried, too. Nothing listens and, without --live, nothing is connected.
     """
     config = _load(file)
-    from mailproxy.app import advise, load_material, table, try_servers
+    from mailproxy.app import advise, load_material, table, try_servers, worker_count
 
     try:
         material = load_material(config)
@@ -64,8 +64,11 @@ def check(file: Path, strict: bool, live: bool) -> None:
         advice += [server.fault for server in tried if server.fault is not None]
     for line in advice:
         click.echo(f"{file}: advice: {line}", err=True)
+    workers = worker_count(config)
+    processes = f", {workers} workers" if workers > 1 else ""
     click.echo(
-        f"{file}: {_summary(config)}" + (f", {_count(len(advice), 'piece')} of advice" if advice else "")
+        f"{file}: {_summary(config)}{processes}"
+        + (f", {_count(len(advice), 'piece')} of advice" if advice else "")
     )
     sys.exit(ADVISED if advice and strict else 0)
 

@@ -69,12 +69,14 @@ def setting(
 class Process:
     """The process as a whole."""
 
-    workers: Workers = setting("number of worker processes, or auto for one per core", 1, only=(1,))
+    workers: Workers = setting("number of processes that serve, or auto for one per core", 1)
     relay: Literal["auto", "engine", "portable"] = setting(
         "how bytes are relayed: one epoll engine for all sessions, two tasks a session, or what the platform has", "auto",
     )  # fmt: skip
     max_sessions: Positive | None = setting(
-        "sessions at once; over it, accepting waits", None, shown="(soft descriptor limit - 200) / 2"
+        "sessions at once, of all workers; over it, accepting waits",
+        None,
+        shown="(soft descriptor limit - 200) / 2, times workers",
     )
     drain_timeout: Seconds = setting("how long old sessions may live after a stop", Seconds(30.0))
     certificate_interval: TimeLimit = setting(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import trio
 
@@ -27,13 +27,18 @@ _PATIENCE_S = 2.0  # a target that blocks must not keep the proxy from ending
 class Log:
     """Takes sessions and events. Nothing here blocks or raises; ``run`` must be running for lines to be written."""
 
-    def __init__(self, target: Target, *, form: str = "text", level: str = "info") -> None:
+    def __init__(
+        self, target: Target, *, form: str = "text", level: str = "info", without: Collection[Event] = ()
+    ) -> None:
+        """``without``: events that are said elsewhere."""
         self._target = target
         self._session_line, self._event_line = FORMATS[form]
         self._threshold = LEVELS.index(level)
         self._lines: list[Line] = []
         self._wake = trio.Event()
         self._reopen = False
+        self._reopened = trio.Event()
+        self._without = frozenset(without)
         self._busy = False
         self._complained = False
         self._not_reopened = ""
@@ -47,13 +52,19 @@ class Log:
 
     def event(self, event: Event, message: str, **data: object) -> None:
         """Write an event, unless the configured level is above it."""
-        if LEVELS.index(event.level) >= self._threshold:
+        if LEVELS.index(event.level) >= self._threshold and event not in self._without:
             self._put(event.level, self._event_line(event, message, data))
 
     def reopen(self) -> None:
         """Open the target anew before the next line, as log rotation wants it."""
+        if not self._reopen:
+            self._reopened = trio.Event()
         self._reopen = True
         self._wake.set()
+
+    async def reopened(self) -> None:
+        """Wait until that is done; it may take for ever where the target hangs."""
+        await self._reopened.wait()
 
     def _put(self, level: str, line: str) -> None:
         if len(self._lines) >= _LINES_MAX:
@@ -89,6 +100,7 @@ class Log:
             self._reopen = False
             await self._in_thread(self._reopen_target)
             self._say_reopened()
+            self._reopened.set()
         if self._lines and not self._busy:
             self._count_unwritten()  # of a write that had been left to itself
             lines, self._lines = self._lines, []

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
+import stat
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,13 +31,17 @@ class Target(Protocol):
 
 
 class StreamTarget:
-    """Standard error or output, by descriptor: Python's own buffers would be shared with others."""
+    """Standard error or output, by descriptor: Python's own buffers would be shared with others.
 
-    def __init__(self, fd: int) -> None:
+    ``shared``: other processes write there, too, and no line may come between the parts of another one.
+    """
+
+    def __init__(self, fd: int, *, shared: bool = False) -> None:
         self._fd = fd
+        self._shared = shared
 
     def write(self, lines: Sequence[Line]) -> None:
-        write_all(self._fd, _encode("".join(f"{line}\n" for _, line in lines)))
+        write_lines(self._fd, lines, shared=self._shared)
 
     def reopen(self) -> None:
         pass
@@ -50,9 +56,10 @@ class FileTarget:
     With an owner, who may own the folder too, root follows no link: it could lead to any file of the machine.
     """
 
-    def __init__(self, path: Path, owner: tuple[int, int] | None = None) -> None:
+    def __init__(self, path: Path, owner: tuple[int, int] | None = None, *, shared: bool = False) -> None:
         self._path = path
         self._owner = owner
+        self._shared = shared
         self._fd = self._open()
 
     def _open(self) -> int:
@@ -70,7 +77,7 @@ class FileTarget:
         return fd
 
     def write(self, lines: Sequence[Line]) -> None:
-        write_all(self._fd, _encode("".join(f"{line}\n" for _, line in lines)))
+        write_lines(self._fd, lines, shared=self._shared)
 
     def reopen(self) -> None:
         """Open the path anew; raises OSError and keeps the old file if that fails."""
@@ -131,19 +138,44 @@ class SyslogTarget:
 
 
 def open_target(
-    where: str, syslog: tuple[str, int] | str | None, owner: tuple[int, int] | None = None
+    where: str,
+    syslog: tuple[str, int] | str | None,
+    owner: tuple[int, int] | None = None,
+    *,
+    shared: bool = False,
 ) -> Target:
-    """The target that ``log.to`` names. Raises OSError if a file cannot be opened."""
+    """The target that ``log.to`` names; ``shared``: several processes will write to it. Raises OSError if a file cannot be
+    opened.
+    """
     if where in ("stderr", "stdout"):
-        return StreamTarget(2 if where == "stderr" else 1)
+        return StreamTarget(2 if where == "stderr" else 1, shared=shared)
     if syslog is not None:
         return SyslogTarget(syslog)
-    return FileTarget(Path(where), owner)
+    return FileTarget(Path(where), owner, shared=shared)
 
 
 def _encode(text: str) -> bytes:
     # words from the environment may hold bytes that were no UTF-8; a line must never fail
     return text.encode("utf-8", "backslashreplace")
+
+
+def write_lines(fd: int, lines: Sequence[Line], *, shared: bool) -> None:
+    """Write lines in one go. Where the descriptor is ``shared`` and not that of a file (which appends as a whole), in as many
+    as it takes for each to arrive as a whole, too: pipe(7), PIPE_BUF, and no more than that is asked of sockets.
+    """
+    data = [_encode(f"{line}\n") for _, line in lines]
+    if not shared or stat.S_ISREG(os.fstat(fd).st_mode):
+        write_all(fd, b"".join(data))
+        return
+    batch: list[bytes] = []
+    size = 0
+    for line in data:
+        if size + len(line) > select.PIPE_BUF:
+            write_all(fd, b"".join(batch))
+            batch, size = [], 0
+        batch.append(line)
+        size += len(line)
+    write_all(fd, b"".join(batch))
 
 
 def write_all(fd: int, data: bytes) -> None:

@@ -13,7 +13,7 @@ from attrs import frozen
 
 from mailproxy.address import join
 from mailproxy.errors import ProxyError, ServerRefusedError
-from mailproxy.net.poller import BOTH_WAYS, ERR, HUP, OUT, TRIO, AnyPoller, Watch
+from mailproxy.net.poller import BOTH_WAYS, ERR, HUP, OUT, TRIO, AnyPoller
 
 # Faults of this side: the server has not been asked.
 _OUR_FAULT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
@@ -123,7 +123,11 @@ async def _connect(
                 sock.setsockopt(level, name, value)
         code = _begin(sock, endpoint, port)
         if code == errno.EINPROGRESS:
-            code = await _outcome(sock, poller.add(fd, BOTH_WAYS))
+            watch, events = poller.add(fd, BOTH_WAYS), 0
+            while not events & (OUT | ERR | HUP):
+                events = await watch.writable()
+            # without a word of a fault there is none, and asking costs a call
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if events & (ERR | HUP) else 0
         elif not code:
             poller.add(fd, BOTH_WAYS)
         pause = 0.001
@@ -146,15 +150,6 @@ async def _connect(
     if code in _OUR_FAULT:
         raise ProxyError(f"{place}: {reason}")
     raise ServerRefusedError(f"{place}: {reason}", reason)
-
-
-async def _outcome(sock: socket.socket, watch: Watch) -> int:
-    """The error that a connection under way comes to, 0 for none."""
-    events = 0
-    while not events & (OUT | ERR | HUP):
-        events = await watch.writable()
-    # without a word of a fault there is none, and asking costs a call
-    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if events & (ERR | HUP) else 0
 
 
 def _begin(sock: socket.socket, endpoint: Endpoint, port: int | None) -> int:

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from mailproxy.address import Networks, TcpAddress, UnixAddress, join
 from mailproxy.config import Bind, Config
@@ -21,6 +21,8 @@ from mailproxy.net.dial import socket_address
 from mailproxy.net.termination import Terminator
 
 _FIRST_FREE_PORT = 1024
+
+Socket = socket.socket  # which a class with a field of that name cannot say
 _FREE_BIND = 15  # IP_FREEBIND (ip(7)), also for IPv6 on Linux; missing from Python's socket module
 _LONGEST_MS = 2**31 - 1  # what the socket option holds, 24 days
 _FAST_OPEN_QUEUE = 256  # half-open requests with data that the kernel keeps (RFC 7413)
@@ -31,7 +33,8 @@ class Listener:
     """A listening socket and the bind that it was opened for; nonblocking.
 
     ``number`` counts a frontend's binds from 1; ``terminator`` is there where TLS may end; ``name`` is for logs and
-    statistics; ``only_address`` is that of every connection, None where it listens on all of the machine's or has none.
+    statistics; ``only_address`` is that of every connection, None where it listens on all of the machine's or has none;
+    ``removes_path``: a Unix socket's path goes when it is closed.
     """
 
     socket: socket.socket
@@ -43,6 +46,21 @@ class Listener:
     name: str = field(kw_only=True)
     _trusted: Networks = field(kw_only=True)
     only_address: tuple[str, int] | None = field(default=None, kw_only=True)
+    removes_path: bool = field(default=True, kw_only=True)
+    _family: int = field(init=False)
+
+    @_family.default
+    def _family_of_socket(self) -> int:
+        return int(self.socket.family)
+
+    def for_worker(self) -> Listener:
+        """The same in one of several processes: its path is another one's to remove."""
+        return evolve(self, removes_path=False)
+
+    @property
+    def is_of_slot(self) -> bool:
+        """Has each worker a socket of its own, or do all share this one?"""
+        return isinstance(self.bind.address, TcpAddress)
 
     @property
     def address(self) -> str:
@@ -60,12 +78,22 @@ class Listener:
             return "unix" in self.bind.accept_proxy
         return source[0] in self._trusted
 
+    def accept(self) -> tuple[Socket, object]:
+        """The next connection, nonblocking, and its peer's address. Raises OSError as ``socket.accept`` does.
+
+        That one makes enumerations of the family and the type, and a blocking socket first; for each connection.
+        """
+        fd, peer = self.socket._accept()  # type: ignore[attr-defined]  # noqa: SLF001 - what socket.accept is made of
+        sock = socket.socket(self._family, socket.SOCK_STREAM, 0, fd)
+        sock.setblocking(False)
+        return sock, peer
+
     def close(self) -> None:
         """Stop listening; removes the path of a Unix socket that was made here. Does nothing the second time."""
         if self.socket.fileno() == -1:
             return
         self.socket.close()
-        if isinstance(self.bind.address, UnixAddress):
+        if isinstance(self.bind.address, UnixAddress) and self.removes_path:
             with contextlib.suppress(OSError):  # the folder may be root's, and this process no more
                 Path(self.bind.address.path).unlink()
 
@@ -92,6 +120,59 @@ def open_listeners(config: Config, terminators: Mapping[tuple[str, int], Termina
     return listeners
 
 
+def open_for_workers(
+    config: Config, terminators: Mapping[tuple[str, int], Terminator], workers: int
+) -> list[list[Listener]]:
+    """Listen once for each worker: TCP sockets are as many, with SO_REUSEPORT, and the kernel deals connections out to them.
+
+    Sockets of other kinds are the same in each list. Raises as ``open_listeners``, also when another program listens there.
+    """
+    faults: list[Fault] = []
+    slots: list[list[Listener]] = [[] for _ in range(workers)]
+    for name, frontend in config.frontends.items():
+        for index, bind in enumerate(frontend.bind):
+            terminator = terminators.get((name, index))
+            try:
+                for slot, listener in zip(
+                    slots, _open_each(bind, name, index + 1, terminator, workers), strict=True
+                ):
+                    slot.append(listener)
+            except (OSError, LookupError) as error:
+                faults.append(
+                    Fault(
+                        f"frontends.{name}.bind[{index}]",
+                        f"cannot listen on {bind.address}: {_reason(error, bind)}",
+                    )
+                )
+    if faults:
+        for slot in slots:
+            close_all(slot)
+        raise ConfigError(faults, config.source)
+    return slots
+
+
+def _open_each(
+    bind: Bind, frontend: str, number: int, terminator: Terminator | None, workers: int
+) -> list[Listener]:
+    """All of them, or none."""
+    address = bind.address
+    if not isinstance(address, TcpAddress):
+        return [_open(bind, frontend, number, terminator)] * workers
+    if address.port:
+        # With SO_REUSEPORT it could share the port with another program of this user; without, it finds that one.
+        _bind_tcp(bind, address).close()
+    opened: list[Listener] = []
+    try:
+        for _ in range(workers):
+            port = opened[0].port if opened else address.port
+            sock = _bind_tcp(bind, evolve(address, port=port), shared=True)
+            opened.append(_listener(_listen(sock, bind), bind, frontend, number, terminator))
+    except BaseException:
+        close_all(opened)
+        raise
+    return opened
+
+
 def close_all(listeners: Iterable[Listener]) -> None:
     """Close them all."""
     for listener in listeners:
@@ -113,6 +194,12 @@ def _open(bind: Bind, frontend: str, number: int, terminator: Terminator | None)
         sock = _open_unix(bind, bind.address)
     else:
         sock = _take_over(bind.address.fd)
+    return _listener(sock, bind, frontend, number, terminator)
+
+
+def _listener(
+    sock: socket.socket, bind: Bind, frontend: str, number: int, terminator: Terminator | None
+) -> Listener:
     sock.setblocking(False)
     place = sock.getsockname()
     port = place[1] if isinstance(place, tuple) else None
@@ -128,11 +215,18 @@ def _open(bind: Bind, frontend: str, number: int, terminator: Terminator | None)
 
 
 def _open_tcp(bind: Bind, address: TcpAddress) -> socket.socket:
+    return _listen(_bind_tcp(bind, address), bind)
+
+
+def _bind_tcp(bind: Bind, address: TcpAddress, *, shared: bool = False) -> socket.socket:
+    """``shared``: others may be bound there, too, if all of them say so."""
     host = "0.0.0.0" if address.host == "*" else address.host
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, bind.v6only)
         if bind.free_bind:
@@ -141,6 +235,14 @@ def _open_tcp(bind: Bind, address: TcpAddress) -> socket.socket:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, bind.interface.encode())
         _set_for_accepted(sock, bind)
         sock.bind(socket_address(host, address.port or 0))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _listen(sock: socket.socket, bind: Bind) -> socket.socket:
+    try:
         if bind.fast_open:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, _FAST_OPEN_QUEUE)
         sock.listen(bind.backlog)

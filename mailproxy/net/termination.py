@@ -9,7 +9,7 @@ Every context of a bind demands the same of clients: choosing by name changes th
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from attrs import frozen
 
@@ -51,6 +51,11 @@ class _State:
         return cls(choice, contexts, demands, offers[choice.default], by_name)
 
 
+def _purpose(certificate: Certificate) -> tuple[object, ...]:
+    """What stays when a certificate is renewed."""
+    return certificate.path, certificate.key, certificate.names, certificate.key_type
+
+
 class Terminator:
     """The TLS of a bind."""
 
@@ -75,15 +80,45 @@ class Terminator:
         Raises as the constructor does, and then nothing has changed.
         """
         old, choice = self._state, choose(certificates)
-        demands = tuple(
-            stamp_of(file) if file else None for file in (self._tls.client_ca, self._tls.client_crl)
-        )
+        demands = self._demands()
         known = old.contexts if demands == old.demands else {}
         contexts = {
             together: known[together] if together in known else self._make(together)
             for together in {choice.default, *choice.by_name.values()}
         }
         self._state = _State.of(choice, contexts, demands)
+
+    def prepare(self, certificates: Sequence[Certificate]) -> Callable[[], None]:
+        """As ``renew``, where tickets of TLS are to go on: they are good in other processes as long as the context stays.
+
+        Raises as the constructor does. What is returned takes up what is new; it must be called where handshakes begin, since
+        a context that several threads use cannot be changed. Certificates that are renewed, for the same names and of the
+        same kind of key, are loaded into the context of those before; handshakes that have begun have copies of the old ones.
+        """
+        old, choice = self._state, choose(certificates)
+        demands = self._demands()
+        known = old.contexts if demands == old.demands else {}
+        before = {tuple(map(_purpose, together)): context for together, context in known.items()}
+        contexts: dict[Together, ssl.SSLContext] = {}
+        renewed: list[Together] = []
+        for together in {choice.default, *choice.by_name.values()}:
+            # Also where it is only to find out whether that works.
+            fresh = known.get(together) or self._make(together)
+            kept = before.get(tuple(map(_purpose, together)))
+            if together not in known and kept is not None:
+                renewed.append(together)
+            contexts[together] = kept or fresh
+
+        def take_up() -> None:
+            for together in renewed:
+                for certificate in together:
+                    load_chain(contexts[together], certificate)
+            self._state = _State.of(choice, contexts, demands)
+
+        return take_up
+
+    def _demands(self) -> tuple[Stamp | None, ...]:
+        return tuple(stamp_of(file) if file else None for file in (self._tls.client_ca, self._tls.client_crl))
 
     def _make(self, certificates: Together) -> ssl.SSLContext:
         tls = self._tls

@@ -21,6 +21,15 @@ class Health:
         self._counter = self.rise
 
     @property
+    def counter(self) -> int:
+        """Where it stands."""
+        return self._counter
+
+    def restore(self, counter: int) -> None:
+        """Stand where another one of the same bounds stood."""
+        self._counter = counter
+
+    @property
     def is_up(self) -> bool:
         """Has it passed often enough, and not failed too often since?"""
         return self._counter >= self.rise

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from attrs import define, field
 
+from mailproxy.pool.tally import Tally
+
 
 @define
 class Observation:
@@ -42,3 +44,18 @@ class Observation:
     def _forget(self) -> None:
         self._failures = 0
         self._seen_by.clear()
+
+
+@define
+class SharedObservation(Observation):
+    """What the sessions of several workers tell: failures are reported, of successes there is only a count to compare."""
+
+    tally: Tally = field(kw_only=True)
+    _successes: int = field(default=0, init=False)
+
+    def failed(self, client: str) -> int:
+        """See Observation. A success since the last failure makes this one the first of a new row."""
+        if (successes := self.tally.total) != self._successes:
+            self._successes = successes
+            self.connected()
+        return super().failed(client)

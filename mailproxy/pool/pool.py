@@ -119,12 +119,12 @@ class Pool(Generic[S]):
 
         For those to whom ``enter`` gave none: there is a server for them then, now or when another one leaves.
         """
-        if 0 < self.max_queue <= self._waiting:
+        if 0 < self.max_queue <= self.waiting:
             return False
-        self._came += 1
-        waiter.came = self._came
+        waiter.came = self._next_number()
         self._line_of(waiter).join(waiter)
         self._waiting += 1
+        self._line_changed(waiter.wanted)
         return True
 
     def quit(self, waiter: Waiter[S]) -> None:
@@ -136,6 +136,7 @@ class Pool(Generic[S]):
             self._note_position(waiter)
             line.leave(waiter)
             self._waiting -= 1
+            self._line_changed(waiter.wanted)
         elif waiter.server is not None:
             server, waiter.server = waiter.server, None
             self.leave(server)
@@ -163,17 +164,34 @@ class Pool(Generic[S]):
         self._waiting -= 1
         server.enter()
         waiter.server = server
+        self._line_changed(None if line is self._line else server)
         waiter.wake()
 
     def _line_for(self, server: S) -> Queue[Waiter[S]] | None:
         """Whose turn is it at this server: those who wait for it alone, or those for whom any will do?"""
         own = next(iter(self._lines[server]), None) if server.takes_back else None
         any_ = next(iter(self._line), None) if server in self._in_service else None
-        if own is None and any_ is None:
-            return None
-        if own is None or (any_ is not None and any_.came < own.came):
-            return self._line
-        return self._lines[server]
+        if any_ is not None and (own is None or any_.came < own.came):
+            return self._line if self._is_due(any_, server) else None
+        return self._lines[server] if own is not None and self._is_due(own, server) else None
+
+    # For those who have a pool together with others
+
+    def _next_number(self) -> int:
+        """The number of who comes to wait."""
+        self._came += 1
+        return self._came
+
+    def _is_due(self, waiter: Waiter[S], server: S) -> bool:  # noqa: ARG002 - see SharedPool
+        """Is a place there this waiter's, who is the first here?"""
+        return True
+
+    def _due_elsewhere(self, waiter: Waiter[S]) -> Collection[S]:  # noqa: ARG002 - see SharedPool
+        """Servers that others wait for longer than this waiter."""
+        return ()
+
+    def _line_changed(self, server: S | None) -> None:
+        """There are others now in the line of this server, or in that for any."""
 
     # Where clients stick
 
@@ -213,6 +231,24 @@ class Pool(Generic[S]):
             server.health = Health(rise=health.rise, fall=health.fall)
         server.state = state
         return self._change(server, before, now)
+
+    def adopt(
+        self, server: S, state: State, health: int | None, now: float, *, up_for: float | None = None
+    ) -> Change[S] | None:
+        """Know of a server what another process has found; what that changed, as in ``judge``.
+
+        ``health``: its counter; ``up_for``: seconds that it has been warming up, None where it does not.
+        """
+        before = server.standing
+        server.state = state
+        if server.health is not None and health is not None:
+            server.health.restore(health)
+        change = self._change(server, before, now) if server.standing != before else None
+        if up_for is not None and server.slow_start:
+            server.up_since = now - up_for
+            server.throttle = ramp(server, now)
+            self.renew()
+        return change
 
     def _change(self, server: S, before: Standing, now: float) -> Change[S]:
         """The one place where a server that has changed is seen to."""
@@ -275,14 +311,17 @@ class Pool(Generic[S]):
         lines = [
             (server, line)
             for server, line in self._lines.items()
-            if len(line) and server.takes_back and not server.is_full
+            if len(line)
+            and server.takes_back
+            and not server.is_full
+            and self._is_due(next(iter(line)), server)
         ]
         first = min(lines, key=lambda each: next(iter(each[1])).came, default=None)
         head = next(iter(self._line), None)
         if head is not None and (first is None or head.came < next(iter(first[1])).came):
-            server = self._balance.choose()
-            if server is not None:
-                return server, self._line  # type: ignore[return-value]  # it has no others
+            server: S | None = self._balance.choose(None, self._due_elsewhere(head))  # type: ignore[assignment]  # it has no others
+            if server is not None and self._is_due(head, server):
+                return server, self._line
         return first
 
     def _let_go(self, server: S) -> list[Waiter[S]]:
@@ -295,6 +334,8 @@ class Pool(Generic[S]):
             waiter.wanted = None
         self._lines[server] = Queue()
         self._line.insert(lost, key=lambda waiter: waiter.came)
+        self._line_changed(server)
+        self._line_changed(None)
         return lost
 
     # Warming up

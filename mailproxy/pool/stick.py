@@ -33,6 +33,9 @@ class StickTable:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def __contains__(self, key: int) -> bool:
+        return key in self._entries
+
     def find(self, key: int, now: float) -> int | None:
         """The server of this client, whose entry lives on; None if there is none, or none any more."""
         entry = self._entries.get(key)

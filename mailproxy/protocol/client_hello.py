@@ -8,6 +8,8 @@ are. With Encrypted ClientHello the name is that of the outer hello: all that ca
 
 from __future__ import annotations
 
+import struct
+
 from attrs import field, frozen
 
 from mailproxy.errors import ClientHandshakeError
@@ -26,6 +28,8 @@ _MESSAGE_HEAD_BYTES = 4
 _FIXED_BYTES = 2 + 32  # legacy_version, random
 _SESSION_ID_MAX = 32
 _SERVER_NAME, _ALPN, _ECH = 0, 16, 0xFE0D  # types of extensions; RFC 9849 for the last
+_LOOKED_AT = {_SERVER_NAME, _ALPN, _ECH}
+_EXTENSION_HEAD = struct.Struct(">HH").unpack_from  # its type and its length
 _HOST_NAME = 0
 _HOST_NAME_MAX = 255  # bytes (RFC 1035 section 2.3.4)
 
@@ -126,18 +130,20 @@ def _parse_message(message: bytes) -> ClientHello:
     while place < end:
         if end - place < 4:
             raise ClientHelloError(f"{end - place} bytes are left, and an extension has at least 4")
-        kind = message[place] << 8 | message[place + 1]
+        kind, length = _EXTENSION_HEAD(message, place)
         start = place + 4
-        place = start + (message[place + 2] << 8 | message[place + 3])
+        place = start + length
         if place > end:
             raise ClientHelloError(f"extension {kind} leads over the hello's end")
+        if kind not in _LOOKED_AT:
+            continue
         if kind == _SERVER_NAME:
             seen = _once(seen, 1, "server name")
             name = _server_name(message[start:place])
         elif kind == _ALPN:
             seen = _once(seen, 2, "ALPN")
             alpn = _protocols(message[start:place])
-        elif kind == _ECH:
+        else:
             seen = _once(seen, 4, "ECH")
     return ClientHello(
         server_name=None if name is None else name.lower().rstrip("."),

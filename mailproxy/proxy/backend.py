@@ -39,6 +39,7 @@ from mailproxy.pool import (
 from mailproxy.protocol.check_result import CheckCode, CheckResult, printable
 from mailproxy.proxy.announcing import Announcer
 from mailproxy.proxy.caller import Caller
+from mailproxy.proxy.known import Known
 from mailproxy.proxy.news import Situation, health_sentence, sentences
 from mailproxy.proxy.resolving import Resolver
 from mailproxy.proxy.server import BackendServer, Checked
@@ -74,22 +75,28 @@ class Backend:
         self._prefixes = (stick.prefix_v4, stick.prefix_v6) if stick is not None else (32, 64)
         self._goes_by_client = settings.balance == "source"
         servers = [self._server(each, connectors) for each in settings.servers]
-        self.pool: Pool[BackendServer] = Pool(
-            servers,
-            self._balance(),
-            max_queue=settings.max_queue,
-            stick=StickTable(stick.size, stick.expire) if stick is not None else None,
-        )
+        self.pool = self._pool(servers, StickTable(stick.size, stick.expire) if stick is not None else None)
         self._warming = trio.Event()
         self.resolver = Resolver(
-            self.name, servers, interval=settings.resolve_interval, came=self.pool.came, log=log
+            self.name, servers, interval=settings.resolve_interval, came=self._addresses_came, log=log
         )
 
+    def _pool(self, servers: Sequence[BackendServer], stick: StickTable | None) -> Pool[BackendServer]:
+        return Pool(servers, self._balance(), max_queue=self.config.max_queue, stick=stick)
+
+    def _addresses_came(self) -> None:
+        self.pool.came()
+
     def _server(self, settings: config.Server, connectors: Connectors) -> BackendServer:
+        return self._make_server(BackendServer, settings, connectors)
+
+    def _make_server(
+        self, kind: type[BackendServer], settings: config.Server, connectors: Connectors
+    ) -> BackendServer:
         endpoint = literal_endpoint(settings.address)
         check = settings.check
         watches = settings.observe == "connect" and check is not None
-        return BackendServer(
+        return kind(
             name=settings.name,
             weight=settings.weight,
             max_sessions=settings.max_sessions,
@@ -132,6 +139,10 @@ class Backend:
 
     # Sessions
 
+    def count(self, number: int) -> None:
+        """So many sessions more, or fewer."""
+        self.sessions += number
+
     def client_key(self, caller: Caller) -> int | None:
         """What identifies the client, where anything goes by that; its network, None if it has no address."""
         if caller.source is None or (self.pool.stick is None and not self._goes_by_client):
@@ -169,10 +180,14 @@ class Backend:
     def not_connected(self, server: BackendServer, caller: Caller, why: str) -> None:
         """A session could not be connected to the server."""
         server.counts.connect_errors += 1
+        self.observe(server, caller.host, why)
+
+    def observe(self, server: BackendServer, host: str, why: str) -> None:
+        """A session of this client could not be connected, which may be as much as a failed check."""
         seen = server.observation
         if seen is None or not server.takes_back:  # it is known already
             return
-        if errors := seen.failed(caller.host):
+        if errors := seen.failed(host):
             info = f"Detected {errors} consecutive errors, last one was: L4 unsuccessful connection ({why})"
             self.judge(server, Checked(CheckResult(CheckCode.HANA, printable(info)), _UNMEASURED_MS))
             if (check := server.config.check) is not None:
@@ -223,13 +238,35 @@ class Backend:
             if change.before.state is State.MAINT:
                 server.check_soon()  # nothing is known of it
 
+    def adopt(self, server: BackendServer, known: Known) -> int:
+        """Know of a server what another process has found; how many sessions came into another line or to a place by that."""
+        server.checked, server.unresolved = known.checked, known.unresolved
+        if set(known.addresses) != set(server.addresses):
+            server.addresses = known.addresses
+            self.pool.came()
+        server.addresses = known.addresses  # their order may be another one
+        change = self.pool.adopt(server, known.state, known.health, trio.current_time(), up_for=known.up_for)
+        if change is None:
+            return 0
+        self._follow(change)
+        return change.requeued
+
     def _changed(self, change: Change[BackendServer], event: Event, checked: Checked | None) -> None:
-        """The one place where a change of a server is told and what follows from it is done."""
-        server = change.server
-        for sentence in sentences(change, Situation(self.name, self.pool.waiting), checked):
-            self._tell(event, sentence, server, change)
+        self._say(change, event, checked, change.server.sessions)
+        self._follow(change)
+
+    def _say(
+        self, change: Change[BackendServer], event: Event, checked: Checked | None, sessions: int
+    ) -> None:
+        """``sessions``: those that the server had before anything followed from the change."""
+        for sentence in sentences(change, Situation(self.name, self.pool.waiting, sessions), checked):
+            self._tell(event, sentence, change.server, change, sessions)
         if change.emptied:
             self._log.event(BACKEND_DOWN, f"backend {self.name} has no server available!", backend=self.name)
+
+    def _follow(self, change: Change[BackendServer]) -> None:
+        """The one place where what follows from a change of a server is done."""
+        server = change.server
         if server.throttle < 1.0:
             self._warming.set()
         if change.left_service:
@@ -243,6 +280,7 @@ class Backend:
         sentence: str,
         server: BackendServer,
         change: Change[BackendServer] | None = None,
+        sessions: int | None = None,
     ) -> None:
         checked = server.checked
         left = {} if change is None else {
@@ -251,7 +289,8 @@ class Backend:
         self._log.event(
             event, sentence, backend=self.name, server=server.name, status=server.status, state=server.state.value,
             check=checked.result.code.name if checked else None, info=checked.result.info if checked else None,
-            check_ms=checked.ms if checked else None, sessions=server.sessions, **left,
+            check_ms=checked.ms if checked else None,
+            sessions=server.sessions if sessions is None else sessions, **left,
         )  # fmt: skip
 
     # What time brings

@@ -41,7 +41,7 @@ class Frontend:
         listeners: Sequence[Listener],
         *,
         backends: Mapping[str, Backend],
-        limit: SessionLimit,
+        limits: SessionLimits,
         relay: Relay,
         poller: AnyPoller,
         log: Log,
@@ -49,7 +49,7 @@ class Frontend:
         self.name = settings.name
         self.listeners = listeners
         self.log = log
-        self._limits = SessionLimits(SessionLimit(settings.max_sessions), limit)
+        self._limits = limits
         self._around = Surroundings(
             config=settings,
             backends=backends,
@@ -73,7 +73,13 @@ class Frontend:
                     async with trio.open_nursery() as accepting:
                         for listener in self.listeners:
                             accepting.start_soon(self._accept, listener, sessions)
-                            self._say_listening(listener)
+                            say_listening(
+                                self.log,
+                                self.name,
+                                name=listener.name,
+                                address=listener.address,
+                                mode=listener.bind.mode,
+                            )
                         task_status.started()
                         await self._draining.wait()
                         accepting.cancel_scope.cancel()
@@ -97,7 +103,7 @@ class Frontend:
                 while (limit := self._limits.reached) is not None:
                     await self._wait_for_room(limit)
                 try:
-                    client, peer = listener.socket.accept()
+                    client, peer = listener.accept()
                 except BlockingIOError:
                     break
                 except OSError as error:
@@ -105,7 +111,6 @@ class Frontend:
                         await self._pause(error)
                     break
                 self._say_resumed()
-                client.setblocking(False)
                 self._limits.enter()
                 sessions.start_soon(Session(self._around, listener, client, peer=peer).run)
 
@@ -140,13 +145,15 @@ class Frontend:
             self._paused = False
             self.log.event(ACCEPT_RESUMED, f"frontend {self.name} accepts again", frontend=self.name)
 
-    def _say_listening(self, listener: Listener) -> None:
-        name = "" if listener.name == listener.address else f" ({listener.name})"
-        self.log.event(
-            LISTENING,
-            f"frontend {self.name} listens on {listener.address}{name}, mode {listener.bind.mode}",
-            frontend=self.name,
-            bind=listener.name,
-            address=listener.address,
-            mode=listener.bind.mode,
-        )
+
+def say_listening(log: Log, frontend: str, *, name: str, address: str, mode: str) -> None:
+    """Tell where a frontend listens."""
+    called = "" if name == address else f" ({name})"
+    log.event(
+        LISTENING,
+        f"frontend {frontend} listens on {address}{called}, mode {mode}",
+        frontend=frontend,
+        bind=name,
+        address=address,
+        mode=mode,
+    )

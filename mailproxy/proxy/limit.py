@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import trio
 from attrs import Factory, define, frozen
+
+from mailproxy.pool import LimitShare
+
+_LOOK_AGAIN_S = 0.05  # whether a session of another worker has made room
 
 
 @define(eq=False)
@@ -33,6 +39,64 @@ class SessionLimit:
         await self._waiting.park()
 
 
+class SharedLimit(SessionLimit):
+    """A bound on the sessions of several workers; each counts its own.
+
+    Who waits for room shows since when: the last places are for the workers that have waited longest, or one whose own
+    sessions come and go would take each place that it frees, and those in the queue of another one would never be accepted.
+    """
+
+    def __init__(self, limit: int, share: LimitShare) -> None:
+        self._share = share
+        self._has_turn = False
+        super().__init__(limit)
+
+    @property
+    def sessions(self) -> int:
+        """Those of all workers."""
+        return self._share.sessions.total
+
+    @sessions.setter
+    def sessions(self, value: int) -> None:
+        """Nobody sets what several count; there are none at first."""
+
+    @property
+    def is_reached(self) -> bool:
+        """Must accepting wait here?"""
+        if not self.limit:
+            return False
+        free, waiting = self.limit - self._share.sessions.total, self._share.waiting
+        if free <= 0:
+            return True
+        own, had_turn, self._has_turn = waiting.own, self._has_turn, False
+        if had_turn:
+            return False
+        if free < len(waiting.cells):  # or there is room for everybody
+            ahead = sum(since > 0 and (not own or since < own) for since in waiting.cells)
+            if ahead >= free:
+                return True
+        if own:  # it has waited, and asks once more before it accepts
+            waiting.own, self._has_turn = 0, True
+        return False
+
+    def enter(self) -> None:
+        """A session begins here."""
+        self._share.sessions.add(1)
+
+    def leave(self) -> None:
+        """A session is over here; those that wait to accept elsewhere look again by themselves."""
+        self._share.sessions.add(-1)
+        self._waiting.unpark_all()
+
+    async def room(self) -> None:
+        """Wait until there may be room."""
+        waiting = self._share.waiting
+        if not waiting.own:
+            waiting.own = time.monotonic_ns()
+        with trio.move_on_after(_LOOK_AGAIN_S):
+            await super().room()
+
+
 @frozen
 class SessionLimits:
     """The bounds that a frontend's sessions are under: its own and the process's."""
@@ -56,3 +120,25 @@ class SessionLimits:
         """A session has written its line."""
         self.own.leave()
         self.process.leave()
+
+
+@frozen
+class WorkerLimits(SessionLimits):
+    """Those of a worker, which is also under what its own descriptors hold."""
+
+    worker: SessionLimit
+
+    @property
+    def reached(self) -> SessionLimit | None:
+        """As in SessionLimits."""
+        return self.worker if self.worker.is_reached else super().reached
+
+    def enter(self) -> None:
+        """A session begins."""
+        super().enter()
+        self.worker.enter()
+
+    def leave(self) -> None:
+        """A session has written its line."""
+        super().leave()
+        self.worker.leave()

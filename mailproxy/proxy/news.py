@@ -13,10 +13,11 @@ from mailproxy.proxy.server import BackendServer, Checked
 
 @frozen
 class Situation:
-    """Where a server stands at the moment of its change: how many wait in the backend for any server."""
+    """Where a server stands at the moment of its change: how many wait in the backend for any server, how many it has."""
 
     backend: str
     waiting: int
+    sessions: int
 
 
 def sentences(
@@ -64,14 +65,14 @@ def _reason(checked: Checked) -> str:
 
 
 def _left(change: Change[BackendServer], situation: Situation) -> str:
-    active, backup, server = change.active, change.backup, change.server
+    active, backup = change.active, change.backup
     on_backup = " Running on backup." if backup and not active else ""
-    if server.takes_back:
+    if change.server.takes_back:
         return (
             f"{active} active and {backup} backup servers online.{on_backup} "
             f"{change.requeued} sessions requeued, {situation.waiting} total in queue."
         )
     return (
-        f"{active} active and {backup} backup servers left.{on_backup} {server.sessions} sessions active, "
+        f"{active} active and {backup} backup servers left.{on_backup} {situation.sessions} sessions active, "
         f"{change.requeued} requeued, {situation.waiting} remaining in queue."
     )

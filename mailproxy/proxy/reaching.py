@@ -55,7 +55,7 @@ class Visit:
     _waited_for: BackendServer | None = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.backend.sessions += 1
+        self.backend.count(1)
 
     async def reach(self, client: Watch) -> socket.socket:
         """The connection to a server, which the caller closes; it has been added to the poller."""
@@ -77,7 +77,7 @@ class Visit:
 
     def leave(self) -> None:
         """Give the place back; at the end of the session."""
-        self.backend.sessions -= 1
+        self.backend.count(-1)
         self._give_back()
 
     def server_went(self, *, shut_down: bool) -> None:
@@ -104,7 +104,7 @@ class Visit:
 
     def _within(self, seconds: float) -> trio.CancelScope:
         """What the next wait is made in."""
-        self._scope = trio.CancelScope(deadline=min(trio.current_time() + seconds, self._heard_until))
+        self._scope = trio.CancelScope(deadline=min(self.poller.clock() + seconds, self._heard_until))
         return self._scope
 
     def _is_over(self) -> None:
@@ -120,13 +120,14 @@ class Visit:
         key = backend.client_key(self.caller)
         wanted = backend.stuck(key)
         server = await self._place(key, wanted=wanted)
-        began = trio.current_time()
-        attempts = Attempts(settings.retries, settings.redispatch)
+        began = self.poller.clock()
+        attempts: Attempts | None = None
         tried: set[BackendServer] = set()
         while True:
             try:
                 sock = await self._try(server)
             except SessionEndedError as failure:
+                attempts = attempts or Attempts(settings.retries, settings.redispatch)
                 if self._is_again(failure, server, attempts, belongs=server is wanted):
                     await self._pause()
                     if server.takes_back or not settings.redispatch:
@@ -135,7 +136,7 @@ class Visit:
                 server = await self._elsewhere(failure, server, tried, key)
             else:
                 backend.connected(server, key)
-                record.connect_ms = ms(trio.current_time() - began)
+                record.connect_ms = ms(self.poller.clock() - began)
                 return sock
 
     # A place

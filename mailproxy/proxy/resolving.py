@@ -17,7 +17,7 @@ _FIRST_LOOK_UP_S = 5.0  # a name server that is away must not keep the proxy fro
 
 
 class Resolver:
-    """Keeps the addresses of one backend's servers; ``came`` is called when some have come or gone."""
+    """Keeps the addresses of one backend's servers; ``came`` is called when some have come or gone, or none could be had."""
 
     def __init__(
         self,
@@ -67,6 +67,7 @@ class Resolver:
                     server=server.name,
                     reason=str(error),
                 )
+                self._came()
             return
         server.unresolved = ""
         known, server.addresses = set(server.addresses), endpoints

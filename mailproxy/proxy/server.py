@@ -11,7 +11,7 @@ from mailproxy import config
 from mailproxy.address import ServerAddress, TcpAddress
 from mailproxy.net.dial import Endpoint
 from mailproxy.net.tls import Context
-from mailproxy.pool import Observation, Server
+from mailproxy.pool import Observation, Server, SharedSessions, Tally
 from mailproxy.protocol.check_result import CheckResult
 from mailproxy.proxy.announcing import Announcer
 
@@ -57,6 +57,25 @@ class BackendServer(Server):
     def endpoints(self) -> tuple[Endpoint, ...]:
         """What to connect to; empty while a host name has no address."""
         return self.addresses  # type: ignore[return-value]  # the pool knows them as opaque values
+
+
+class SharedBackendServer(SharedSessions, BackendServer):
+    """A server whose sessions several workers count."""
+
+
+@define
+class ReportedObservation(Observation):
+    """What the sessions of this worker tell is put together elsewhere."""
+
+    tally: Tally = field(kw_only=True)
+
+    def connected(self) -> None:
+        """A session reached the server."""
+        self.tally.add(1)
+
+    def failed(self, client: str) -> int:  # noqa: ARG002 - it is reported
+        """Nothing follows from it here."""
+        return 0
 
 
 def tls_name(tls: config.ServerTls | None, address: ServerAddress) -> str | None:

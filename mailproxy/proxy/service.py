@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from random import SystemRandom
 
 import trio
 
-from mailproxy.config import Config, ServerTls
-from mailproxy.config.probes import ways
+from mailproxy import config as settings
+from mailproxy.config import Config
 from mailproxy.log import Log
 from mailproxy.log.events import DRAINING, READY, STOPPED
 from mailproxy.net.listener import Listener, close_all
 from mailproxy.net.poller import open_poller
 from mailproxy.net.relay import open_relay
-from mailproxy.net.tls import Context
-from mailproxy.proxy.backend import Backend, Connectors, context_for
-from mailproxy.proxy.check import Check, checks_of
-from mailproxy.proxy.checking import Checks
+from mailproxy.pool import Chance
+from mailproxy.proxy.backend import Backend, Connectors
 from mailproxy.proxy.frontend import Frontend
-from mailproxy.proxy.limit import SessionLimit
-from mailproxy.proxy.watcher import Looks, Watcher
+from mailproxy.proxy.limit import SessionLimit, SessionLimits
+from mailproxy.proxy.tending import Tending, ports_of
+from mailproxy.proxy.watcher import Looks
 
 
 class Service:
@@ -43,46 +42,50 @@ class Service:
         self.config = config
         self.log = log
         self._listeners = listeners
-        self._connectors = connectors
-        self.limit = SessionLimit(max_sessions)
+        self._looks = looks
         self._poller = open_poller()
-        chance = SystemRandom()
-        self.backends = {
-            name: Backend(settings, connectors, log, chance) for name, settings in config.backends.items()
+        self._chance: Chance = SystemRandom()
+        self.limit = self._limit(max_sessions)
+        self.backends: Mapping[str, Backend] = {
+            name: self._backend(backend, connectors) for name, backend in config.backends.items()
         }
-        self._checks = Checks(list(self._checks_of_servers()), log=log, chance=chance)
+        self._tending = self._tend_servers(connectors)
         self._relay = open_relay(config.process.relay, self._poller)
         self.frontends = {
             name: Frontend(
-                settings,
+                frontend,
                 [listener for listener in listeners if listener.frontend == name],
                 backends=self.backends,
-                limit=self.limit,
+                limits=self._limits(frontend),
                 relay=self._relay,
                 poller=self._poller,
                 log=log,
             )
-            for name, settings in config.frontends.items()
+            for name, frontend in config.frontends.items()
         }
-        self._watcher = Watcher(
-            looks, interval=config.process.certificate_interval, take_up=self._take_up, log=log
-        ) if looks is not None else None  # fmt: skip
         self.ended = trio.Event()
 
-    def _checks_of_servers(self) -> Iterator[tuple[Backend, Check]]:
-        """What is checked depends on the ports that sessions come to, which are known for sure only now."""
-        listening = {
-            (listener.frontend, listener.number - 1): listener.port
-            for listener in self._listeners
-            if listener.port is not None
-        }
-        for backend in self.backends.values():
-            found = ways(self.config.frontends.values(), backend.name, listening)
-            for check in checks_of(backend, found, self._context_of):
-                yield backend, check
+    # What is another thing in one of several processes
 
-    def _context_of(self, tls: ServerTls) -> Context:
-        return context_for(self._connectors, tls)
+    def _limit(self, max_sessions: int) -> SessionLimit:
+        return SessionLimit(max_sessions)
+
+    def _limits(self, frontend: settings.Frontend) -> SessionLimits:
+        return SessionLimits(SessionLimit(frontend.max_sessions), self.limit)
+
+    def _backend(self, backend: settings.Backend, connectors: Connectors) -> Backend:
+        return Backend(backend, connectors, self.log, self._chance)
+
+    def _tend_servers(self, connectors: Connectors) -> Tending | None:
+        return Tending(
+            self.config, self.backends, connectors, ports=ports_of(self._listeners), looks=self._looks,
+            log=self.log, chance=self._chance,
+        )  # fmt: skip
+
+    async def _start_tending(self, nursery: trio.Nursery) -> None:
+        """Keep what is known of servers up to date; returns when it is for the first time."""
+        assert self._tending is not None  # noqa: S101 - who has none does otherwise
+        await nursery.start(self._tending.run)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Proxy until drained or cancelled; started once every bind listens, host names were looked up and servers checked."""
@@ -91,13 +94,9 @@ class Service:
                 nursery.start_soon(self.log.run)
                 await nursery.start(self._poller.serve)
                 await nursery.start(self._relay.serve)
-                if self._watcher is not None:
-                    nursery.start_soon(self._watcher.run)
-                async with trio.open_nursery() as starting:
-                    for backend in self.backends.values():
-                        starting.start_soon(nursery.start, backend.resolver.run)
-                        nursery.start_soon(backend.keep_time)
-                await nursery.start(self._checks.run)
+                for backend in self.backends.values():
+                    nursery.start_soon(backend.keep_time)
+                await self._start_tending(nursery)
                 async with trio.open_nursery() as frontends:
                     for frontend in self.frontends.values():
                         await frontends.start(frontend.run)
@@ -106,19 +105,17 @@ class Service:
                 nursery.cancel_scope.cancel()
         finally:
             close_all(self._listeners)  # those of frontends that never came to start
-            self.log.event(STOPPED, "mailproxy has stopped")
+            sessions = sum(
+                server.counts.sessions for each in self.backends.values() for server in each.servers
+            )
+            self.log.event(STOPPED, "mailproxy has stopped", sessions=sessions)
             await self.log.finish()  # noqa: ASYNC102 - shields itself, with a deadline of its own
             self.ended.set()
 
     def renew_certificates(self) -> None:
         """Have certificates, keys, CAs and CRLs looked at now."""
-        if self._watcher is not None:
-            self._watcher.look_now()
-
-    def _take_up(self, connectors: Connectors) -> None:
-        self._connectors = connectors
-        for backend in self.backends.values():
-            backend.renew(connectors)
+        if self._tending is not None:
+            self._tending.renew_certificates()
 
     def drain(self, seconds: float) -> None:
         """Stop in three acts: accept no more, give sessions ``seconds`` to end, stop the rest. ``run`` then ends."""

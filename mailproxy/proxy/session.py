@@ -12,7 +12,6 @@ import time
 import traceback
 from collections.abc import Mapping
 
-import trio
 from attrs import define, field
 
 from mailproxy import config
@@ -35,6 +34,12 @@ from mailproxy.proxy.routing import Routes
 # No id comes twice, not even after a restart: counting begins at the second of the start, times more sessions than a
 # second can have.
 _ids = itertools.count((int(time.time()) << 24) + 1)
+
+
+def number_sessions(second: int, place: int, places: int) -> None:
+    """Let this process be one of several that count from the same second on, each in steps of its own."""
+    global _ids  # noqa: PLW0603 - the numbers are the process's
+    _ids = itertools.count((second << 24) + 1 + place, places)
 
 
 @define(kw_only=True, eq=False)
@@ -60,7 +65,7 @@ class Session:
     peer: object = field(kw_only=True)
     caller: Caller = field(init=False)
     record: SessionRecord = field(init=False)
-    _began: float = field(factory=trio.current_time, init=False)
+    _began: float = field(init=False)
     _watch: Watch = field(init=False)
     _visit: Visit | None = field(default=None, init=False)
     _server_socket: socket.socket | None = field(default=None, init=False)
@@ -70,6 +75,7 @@ class Session:
 
     def __attrs_post_init__(self) -> None:
         number = next(_ids)
+        self._began = self.around.poller.clock()
         self._watch = self.around.poller.add(self.client.fileno())
         self.caller = Caller.of(self.listener, self.client, self.peer, number)
         self.record = SessionRecord(
@@ -119,7 +125,7 @@ class Session:
     async def _find_way(self) -> config.Route | None:
         """Where the session goes and whether its TLS ends here; before the handshake, since that depends on it."""
         self._end = ends.HANDSHAKE_STOPPED
-        self._handshake_by = trio.current_time() + self.around.config.timeouts.handshake
+        self._handshake_by = self.around.poller.clock() + self.around.config.timeouts.handshake
         routes, bind, caller = self.around.routes, self.listener.bind, self.caller
         if bind.mode in ("tls", "passthrough"):  # where servers speak first, no hello would ever come
             caller.heard(hello := await hear_hello(self.client, self._handshake_by))
@@ -170,6 +176,7 @@ class Session:
         self._pair = self._visit.pair = Pair(
             self.client,
             self._server_socket,
+            now=self.around.poller.clock(),
             client_limit=limits.client,
             server_limit=self._visit.backend.config.timeouts.server,
             half_closed=limits.half_closed,
@@ -203,17 +210,19 @@ class Session:
 
     def _close(self) -> None:
         record, around = self.record, self.around
-        around.poller.forget(self._watch.fd)
+        if self._pair is None:  # or the relay has seen to it
+            around.poller.forget(self._watch.fd)
+            if self._server_socket is not None:
+                around.poller.forget(self._server_socket.fileno())
         self.client.close()
         if self._server_socket is not None:
-            around.poller.forget(self._server_socket.fileno())
             self._server_socket.close()
         if self._pair is not None:
             record.bytes_in, record.bytes_out = self._pair.up.received, self._pair.down.received
             record.close_notify = self._pair.client.close_notify
             record.server_close_notify = self._pair.server.close_notify
         record.end = self._end
-        record.total_ms = ms(trio.current_time() - self._began)
+        record.total_ms = ms(around.poller.clock() - self._began)
         started = around.config.log_start and self._pair is not None
         if around.config.log_null or started or record.bytes_in or not self._end.by_itself:
             around.log.session(record)

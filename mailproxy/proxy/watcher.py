@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -21,11 +22,14 @@ _DAY_S = 24 * 3600.0
 
 @frozen(kw_only=True)
 class Renewed:
-    """What a look came to: the files that were taken up, what is wrong with others, TLS towards servers."""
+    """What a look came to: the files that were taken up, what is wrong with others, TLS towards servers, and what takes up
+    the rest, in the thread where handshakes begin.
+    """
 
     files: tuple[Path, ...]
     faults: tuple[Fault, ...]
     connectors: Mapping[ServerTls, Context] = field(repr=False)
+    prepared: tuple[Callable[[], None], ...] = field(default=(), repr=False)
 
 
 class Looks(Protocol):
@@ -37,14 +41,14 @@ class Looks(Protocol):
 
 
 class Watcher:
-    """Looks every ``interval`` seconds and when told to; ``take_up`` gets what is new for servers."""
+    """Looks every ``interval`` seconds and when told to; ``take_up`` gets what is new, and whether it was told to."""
 
     def __init__(
         self,
         looks: Looks,
         *,
         interval: float,
-        take_up: Callable[[Mapping[ServerTls, Context]], None],
+        take_up: Callable[[Renewed, bool], Awaitable[None]],
         log: Log,
     ) -> None:
         self._looks = looks
@@ -53,17 +57,25 @@ class Watcher:
         self._log = log
         self._wanted = trio.Event()
         self._said: tuple[Fault, ...] = ()
+        self._expiry_due = -math.inf
 
     def look_now(self) -> None:
         """Look at once, even where nothing seems to have changed."""
         self._wanted.set()
 
+    async def catch_up(self) -> None:
+        """Take up what has changed since files were loaded, without a word: another watcher has said it, and what expires."""
+        self._expiry_due = trio.current_time() + _DAY_S
+        renewed = await trio.to_thread.run_sync(self._looks.look, abandon_on_cancel=True)
+        if renewed is not None:
+            await self._take_up(renewed, False)
+            self._said = renewed.faults
+
     async def run(self) -> None:
         """Watch until cancelled."""
-        expiry_due = trio.current_time()
         while True:
-            if trio.current_time() >= expiry_due:
-                expiry_due += _DAY_S
+            if trio.current_time() >= self._expiry_due:
+                self._expiry_due = trio.current_time() + _DAY_S
                 self._say_expiring(
                     await trio.to_thread.run_sync(self._looks.expiring, abandon_on_cancel=True)
                 )
@@ -76,7 +88,7 @@ class Watcher:
             look = partial(self._looks.look, anyway=anyway)
             renewed = await trio.to_thread.run_sync(look, abandon_on_cancel=True)
             if renewed is not None:
-                self._take_up(renewed.connectors)
+                await self._take_up(renewed, anyway)
                 self._say(renewed, anyway=anyway)
 
     def _say(self, renewed: Renewed, *, anyway: bool) -> None:

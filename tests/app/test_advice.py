@@ -598,6 +598,27 @@ def test_more_sessions_than_descriptors(descriptor_limit: int, sessions: int, is
     assert advice_for(settings(process__max_sessions=sessions)) == ([line] if is_said else [])
 
 
+@pytest.mark.parametrize(("sessions", "is_said"), [(800, False), (801, True)])
+def test_more_sessions_than_the_descriptors_of_all_workers(
+    descriptor_limit: int, sessions: int, is_said: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    line = (
+        f"process.max_sessions: {sessions} sessions need 1002 descriptors, in each of 2 workers, and the limit here is "
+        f"{descriptor_limit}: raise it (ulimit -n, LimitNOFILE=) or lower max_sessions"
+    )
+    assert advice_for(settings(process__workers="auto", process__max_sessions=sessions)) == (
+        [line] if is_said else []
+    )
+
+
+def test_more_workers_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    assert advice_for(settings(process__workers=3)) == [
+        "process.workers: 3 workers for 2 cores take turns: more of them than cores make nothing faster"
+    ]
+
+
 def test_descriptors_for_few_sessions(descriptor_limit: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (300, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     assert advice_for(settings()) == [

@@ -440,8 +440,6 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
 
 # What a later version will do is said, not ignored; the words behind "only" are what this one does.
 NOT_YET = (
-    ("process.workers = 2", "process.workers: 2 is not supported yet: only 1"),
-    ('process.workers = "auto"', 'process.workers: "auto" is not supported yet: only 1'),
     ('admin.socket = "/run/mailproxy/admin.sock"', 'admin.socket: "/run/mailproxy/admin.sock" is not supported yet'),
     ('admin.http = "127.0.0.1:8405"', 'admin.http: "127.0.0.1:8405" is not supported yet'),
     ('admin.mode = "0600"', 'admin.mode: "0600" is not supported yet: only "0660"'),
@@ -510,6 +508,8 @@ FINE = (
     'backends.dovecot.servers = [{ address = "192.0.2.1:143", backup = true, max_sessions = 9, slow_start = "60s" }]',
     "backends.dovecot.redispatch = 3",
     'process.certificate_interval = "1h"',
+    "process.workers = 4",
+    'process.workers = "auto"',
     'frontends.imap.timeouts.proxy_header = "5s"',
 )  # fmt: skip
 
@@ -812,6 +812,14 @@ def test_a_faultless_file_is_called_fine(tmp_path: Path) -> None:
     file.write_text(text('process.user = "nobody"'))
     result = CliRunner().invoke(main, ["check", "--strict", str(file)])
     assert (result.exit_code, result.output) == (0, f"{file}: fine: 1 bind, 1 server\n")
+
+
+def test_workers_are_counted_where_there_are_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    file = tmp_path / "mailproxy.toml"
+    file.write_text(text('process = { user = "nobody", workers = "auto" }'))
+    result = CliRunner().invoke(main, ["check", "--strict", str(file)])
+    assert (result.exit_code, result.output) == (0, f"{file}: fine: 1 bind, 1 server, 2 workers\n")
 
 
 # Noise.

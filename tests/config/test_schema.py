@@ -160,7 +160,6 @@ def test_variables_of_the_environment_may_stand_anywhere(lines: str) -> None:
 @pytest.mark.parametrize(
     "lines",
     [
-        "process.workers = 'auto'",
         "admin = { socket = '/run/mailproxy/admin.sock', http = '127.0.0.1:8405' }",
         "frontends.imap.bind = [{ address = '*:143', mode = 'starttls' }]",
         "backends.dovecot.tls.mode = 'starttls'",

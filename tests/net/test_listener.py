@@ -20,7 +20,7 @@ import pytest
 
 import mailproxy
 from mailproxy.errors import ConfigError
-from mailproxy.net.listener import Listener, close_all, open_listeners
+from mailproxy.net.listener import Listener, close_all, open_for_workers, open_listeners
 
 from .machine import link_local, needs_ipv6
 
@@ -423,3 +423,38 @@ def test_frontends_have_their_own_listeners_in_order() -> None:
         ]
     finally:
         close_all(listeners)
+
+
+# One socket for each of several workers.
+
+
+def test_each_worker_has_a_socket_at_the_same_address() -> None:
+    before = descriptors()
+    slots = open_for_workers(config({"address": "127.0.0.1:0"}), {}, 3)
+    addresses = {listener.address for (listener,) in slots}
+    assert len(addresses) == 1
+    assert len({listener.socket.fileno() for (listener,) in slots}) == 3
+    for slot in slots:
+        close_all(slot)
+    assert descriptors() == before
+
+
+def test_a_unix_socket_is_one_for_all_and_only_its_owner_removes_the_path(tmp_path: Path) -> None:
+    path = tmp_path / "x.sock"
+    (first,), (second,) = open_for_workers(config({"address": f"unix:{path}"}), {}, 2)
+    assert first is second
+    copy = first.for_worker()
+    copy.close()
+    assert path.exists()
+
+
+def test_who_shares_the_port_with_everybody_is_noticed_too() -> None:
+    before = descriptors()
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(ConfigError, match="Address already in use"):
+            open_for_workers(config({"address": "127.0.0.1:0"}, {"address": address}), {}, 2)
+    assert descriptors() == before

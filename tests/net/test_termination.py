@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import pytest
 import trio
-from attrs import frozen
+from attrs import evolve, frozen
 from cryptography import x509
 
 from mailproxy.config import FrontendTls
@@ -44,6 +44,7 @@ class Seen:
     alpn: str | None
     is_resumed: bool
     session: ssl.SSLSession | None
+    certificate: bytes
 
 
 @frozen
@@ -126,7 +127,7 @@ class Bind:
                     assert der is not None
                     names = _names(x509.load_der_x509_certificate(der))
                     outcome["seen"] = Seen(
-                        names, tls.selected_alpn_protocol(), bool(tls.session_reused), tls.session
+                        names, tls.selected_alpn_protocol(), bool(tls.session_reused), tls.session, der
                     )
             except ssl.SSLError as error:
                 outcome["alert"] = error.reason or str(error)
@@ -137,6 +138,12 @@ class Bind:
             nursery.start_soon(serve)
             await trio.to_thread.run_sync(connect)
         return Outcome(**outcome)
+
+    async def shown_to(self, name: str | None) -> bytes:
+        """The certificate that a client gets in a full handshake, DER."""
+        outcome = await self.greet(self.client(), name)
+        assert outcome.seen is not None
+        return outcome.seen.certificate
 
 
 def _names(certificate: x509.Certificate) -> list[str]:
@@ -438,6 +445,63 @@ async def test_sessions_can_be_resumed_while_their_certificate_stays(
     again = await bind.greet(client, "first.example", first.seen.session)
     assert again.facts is not None
     assert again.facts.is_resumed
+
+
+@versions
+@names
+async def test_where_others_take_the_tickets_a_renewed_certificate_keeps_its_context(
+    throw_away_ca: ThrowAwayCA, tmp_path: Path, name: str | None, version: str
+) -> None:
+    """Prepared apart, taken up where handshakes begin; until then nothing has changed."""
+    bind = Bind(throw_away_ca, tmp_path)
+    client, before = bind.client(version=version), dict(bind.terminator._state.contexts)
+    first = await bind.greet(client, name)
+    assert first.seen is not None
+    for number, served_name in enumerate(("first.example", "second.example", "*.third.example")):
+        replace(bind.folder / f"{number}.pem", throw_away_ca.issue(served_name, folder=tmp_path))
+    take_up = bind.terminator.prepare(list(bind.certificates()))
+    assert bind.terminator._state.contexts == before
+    assert (await bind.shown_to(name)) == first.seen.certificate
+    take_up()
+    assert set(bind.terminator._state.contexts.values()) == set(before.values())
+    assert (await bind.shown_to(name)) != first.seen.certificate
+    again = await bind.greet(client, name, first.seen.session)
+    assert again.facts is not None
+    assert again.facts.is_resumed
+
+
+@pytest.mark.parametrize("change", ["names", "kind of key", "ca"])
+async def test_where_more_than_dates_change_a_context_is_made_anew(
+    throw_away_ca: ThrowAwayCA, tmp_path: Path, change: str
+) -> None:
+    ca = tmp_path / "ca.pem"
+    ca.write_bytes(throw_away_ca.pem.read_bytes())
+    bind = Bind(throw_away_ca, tmp_path, client_verify="optional", client_ca=ca)
+    before = bind.terminator.offer(None)
+    assert before is not None
+    if change == "ca":
+        (tmp_path / "again.pem").write_bytes(throw_away_ca.pem.read_bytes())
+        replace(ca, tmp_path / "again.pem")
+    else:
+        names = ("first.example", "other.example") if change == "names" else ("first.example",)
+        key_type: Any = "rsa" if change == "kind of key" else "ec"
+        replace(bind.folder / "0.pem", throw_away_ca.issue(*names, key_type=key_type, folder=tmp_path))
+    bind.terminator.prepare(list(bind.certificates()))()
+    after = bind.terminator.offer(None)
+    assert after is not None
+    assert after.context is not before.context
+    assert not (await bind.greet(bind.client(), "first.example")).is_refused
+
+
+async def test_a_certificate_that_is_no_good_is_found_before_anything_changes(  # noqa: ASYNC124 - its fixtures are Trio's
+    throw_away_ca: ThrowAwayCA, tmp_path: Path
+) -> None:
+    bind = Bind(throw_away_ca, tmp_path)
+    before, other = bind.terminator._state, throw_away_ca.issue("other.example", folder=tmp_path)
+    certificate = evolve(next(bind.certificates()), key_pem=other.read_bytes(), stamps=())
+    with pytest.raises(ssl.SSLError):
+        bind.terminator.prepare([certificate])
+    assert bind.terminator._state is before
 
 
 @versions

@@ -254,6 +254,9 @@ class _Flow:
             if source.is_tls:
                 if count == RECORD_BYTES:
                     count, is_drained = self._more_records()
+                else:  # most likely all there is: being told again if not costs a quarter of what reading in vain does
+                    is_drained = True
+                    poller.ask_again(self.fd, BOTH_WAYS if self.has_asked_for_room else READING)
             elif count < _BUFFER_BYTES:
                 is_drained = not self.is_ending
             direction.received += count

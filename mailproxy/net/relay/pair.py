@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import socket
 import ssl
+from collections.abc import Callable
 
 import trio
 from attrs import define, field
 
 from mailproxy.log.ends import CLIENT_ABORTED, CLIENT_SILENT, SERVER_ABORTED, SERVER_SILENT, End
+from mailproxy.net.tls import openssl
 
 
 @define(eq=False)
@@ -22,6 +24,16 @@ class Side:
     last: float = field(default=0.0, kw_only=True)
     is_tls: bool = field(default=False, kw_only=True)
     close_notify: bool | None = field(default=None, kw_only=True)
+    # The calls that every byte goes through, found once. They must be made as it is clear or TLS.
+    read: Callable[..., int] = field(init=False)
+    write: Callable[[memoryview], int] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        if isinstance(self.sock, ssl.SSLSocket):
+            connection = openssl(self.sock)
+            self.read, self.write = connection.read, connection.write
+        else:
+            self.read, self.write = self.sock.recv_into, self.sock.send
 
 
 @define(eq=False)
@@ -46,7 +58,7 @@ class Direction:
 
 
 class Pair:
-    """The two sides of a session, and what became of them: byte counts, and who closed first."""
+    """The two sides of a session, and what became of them: byte counts, and who closed first. ``now`` is trio's clock."""
 
     __slots__ = (
         "client",
@@ -65,11 +77,12 @@ class Pair:
         client: socket.socket,
         server: socket.socket,
         *,
+        now: float | None = None,
         client_limit: float,
         server_limit: float,
         half_closed: float,
     ) -> None:
-        now = trio.current_time()
+        now = trio.current_time() if now is None else now
         self.client = Side(
             client, client_limit, aborted=CLIENT_ABORTED, last=now, is_tls=isinstance(client, ssl.SSLSocket)
         )

@@ -1,0 +1,115 @@
+"""What the launcher's children do: a worker serves, control controls; each in a trio loop of its own, made after the fork."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import sys
+from collections.abc import Collection, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+
+import trio
+from attrs import frozen
+
+from mailproxy.app.limits import max_sessions, own_max_sessions
+from mailproxy.app.material import Material
+from mailproxy.app.opening import Slots
+from mailproxy.app.renewal import Renewal
+from mailproxy.app.unraisable import unraisable
+from mailproxy.config import Config
+from mailproxy.log import Log, Target
+from mailproxy.log.events import Event
+from mailproxy.net.cells import Bells
+from mailproxy.net.line import Line
+from mailproxy.net.listener import Listener
+from mailproxy.proxy.board import Board
+from mailproxy.proxy.control import Control, Listening
+from mailproxy.proxy.session import number_sessions
+from mailproxy.proxy.worker import SAID_BY_CONTROL, Place, Worker
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2, signal.SIGUSR1)
+
+
+@frozen(eq=False)
+class Setup:
+    """What the launcher has opened and loaded, and all children are forked with."""
+
+    config: Config
+    material: Material
+    slots: Slots
+    listening: Sequence[Listening]
+    target: Target
+    board: Board
+    bells: Bells
+
+
+def work(setup: Setup, slot: int, end: socket.socket, *, second: int, is_late: bool) -> None:
+    """Serve in this slot. ``end`` is that of the line to the launcher; session ids count from ``second``."""
+    log = _settle(setup, f"worker {slot + 1}", without=SAID_BY_CONTROL)
+    for other, listeners in enumerate(setup.slots):
+        if other != slot:
+            _close_own(listeners)
+    number_sessions(second, slot, len(setup.slots))
+    worker = Worker(
+        setup.config,
+        [listener.for_worker() for listener in setup.slots[slot]],
+        setup.material.connectors,
+        looks=_renewal(setup),
+        log=log,
+        max_sessions=max_sessions(setup.config),
+        place=Place(
+            slot=slot,
+            shares=setup.board.shares(slot),
+            bells=setup.bells,
+            launcher=Line(end),
+            most_sessions=own_max_sessions(),
+            is_late=is_late,
+        ),
+    )
+    trio.run(worker.work)
+
+
+def control(setup: Setup, end: socket.socket, *, running: int) -> None:
+    """Control the workers, of which so many are ``running`` already."""
+    log = _settle(setup, "control", without=())
+    made = Control(
+        setup.config,
+        setup.listening,
+        setup.material.connectors,
+        looks=_renewal(setup),
+        log=log,
+        shares=setup.board.shares(setup.board.control),
+        launcher=Line(end),
+        workers=len(setup.slots),
+        running=running,
+    )
+    for listeners in setup.slots:
+        _close_own(listeners)
+    for listener in setup.slots[0]:
+        listener.socket.close()
+    trio.run(made.run)
+
+
+def _settle(setup: Setup, name: str, *, without: Collection[Event]) -> Log:
+    """Become a child: signals are the launcher's business, also those that a terminal sends to all."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (*SIGNALS, signal.SIGCHLD))
+    with contextlib.suppress(OSError):
+        Path("/proc/self/comm").write_text(f"mp {name}")  # what ps and top show, 15 characters
+    log = Log(setup.target, form=setup.config.log.format, level=setup.config.log.level, without=without)
+    sys.unraisablehook = partial(unraisable, log)
+    return log
+
+
+def _renewal(setup: Setup) -> Renewal | None:
+    return Renewal(setup.config, setup.material, prepare=True) if setup.material.files else None
+
+
+def _close_own(listeners: Iterable[Listener]) -> None:
+    """Close the sockets that are of one slot alone, in this process."""
+    for listener in listeners:
+        if listener.is_of_slot:
+            listener.socket.close()

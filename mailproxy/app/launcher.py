@@ -1,0 +1,242 @@
+"""The launcher: the process that was started, when several serve. It forks control and the workers and replaces what dies.
+
+It holds what must outlive them: the listening sockets, one for each slot, so that connections in the queue of a worker that
+died are the next one's; the TLS contexts, so that a ticket of one worker is good at all; the memory of the counts. It never
+enters trio and has no thread, so that it can fork at any time. It waits for signals and for the ends of its children, and
+hears nothing from them.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import time
+import traceback
+from collections.abc import Callable
+from functools import partial
+
+from attrs import define, field
+
+from mailproxy.app.children import SIGNALS, Setup, control, work
+from mailproxy.app.material import Material
+from mailproxy.app.opening import close_slots, open_all
+from mailproxy.app.privileges import drop_privileges, wanted_owner
+from mailproxy.config import Config
+from mailproxy.net.cells import Bells
+from mailproxy.net.line import open_pair, post
+from mailproxy.proxy.board import Board
+from mailproxy.proxy.control import Listening
+
+_STABLE_S = 1.0  # who lives for less is not replaced at once
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 10.0
+_SHORTEST_WAIT_S = 0.01
+_LONGEST_WAIT_S = 3600.0  # a child that ends is a signal, too
+_FAILED = 1
+
+
+def launch(config: Config, material: Material, workers: int) -> None:
+    """Run until stopped by a signal. Raises ConfigError, with nothing left open, before anything is served."""
+    owner = wanted_owner(config)
+    slots, target = open_all(config, material, workers=workers, owner=owner)
+    try:
+        drop_privileges(config)
+        listening = tuple(map(Listening.of, slots[0]))
+        setup = Setup(config, material, slots, listening, target, Board(config, workers), Bells(workers))
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored ones have no ends that could be waited for
+        signal.pthread_sigmask(signal.SIG_BLOCK, (*SIGNALS, signal.SIGCHLD))
+        gc.collect()
+        gc.freeze()  # what is here stays: children would copy pages to find that out
+        Launcher(setup).run()
+    finally:
+        close_slots(slots)
+
+
+@define(eq=False)
+class _Role:
+    """What a child is for, and the one that is it now; ``slot`` None is control. ``due``: when the next one is to start."""
+
+    slot: int | None
+    pid: int | None = None
+    line: socket.socket | None = None
+    began: float = 0.0
+    pause: float = 0.0
+    due: float = 0.0
+    second: int = 0
+
+    @property
+    def is_alive(self) -> bool:
+        return self.pid is not None
+
+    def died(self, now: float) -> None:
+        """It is to be replaced at once, unless it keeps dying."""
+        if now - self.began >= _STABLE_S:
+            self.pause = 0.0
+        else:
+            self.pause = min(max(2 * self.pause, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
+        self.due = now + self.pause
+        self.pid = None
+        if self.line is not None:
+            self.line.close()
+            self.line = None
+
+
+@define(eq=False)
+class Launcher:
+    """Starts and replaces children until they are to end, and have."""
+
+    setup: Setup
+    _control: _Role = field(factory=lambda: _Role(None), init=False)
+    _workers: list[_Role] = field(init=False)
+    _untold: list[dict[str, object]] = field(factory=list, init=False)
+    _stops: list[int] = field(factory=list, init=False)  # the signals that told it to end
+    _is_over: bool = field(default=False, init=False)  # control has seen the last line of a worker end
+
+    def __attrs_post_init__(self) -> None:
+        self._workers = [_Role(slot) for slot in range(len(self.setup.slots))]
+
+    @property
+    def _roles(self) -> list[_Role]:
+        return [self._control, *self._workers]
+
+    def run(self) -> None:
+        """Raises nothing; returns when all have ended."""
+        while True:
+            self._start_due()
+            if self._stops and not any(role.is_alive for role in self._roles):
+                return
+            caught = signal.sigtimedwait((*SIGNALS, signal.SIGCHLD), self._wait())
+            if caught is not None and caught.si_signo != signal.SIGCHLD:
+                self._obey(caught.si_signo)
+            self._reap()
+
+    def _wait(self) -> float:
+        """Seconds until the next start is due."""
+        dues = [role.due for role in ([self._control] if self._stops else self._roles) if not role.is_alive]
+        return (
+            max(_SHORTEST_WAIT_S, min(dues) - time.monotonic())
+            if dues and not self._is_over
+            else _LONGEST_WAIT_S
+        )
+
+    def _obey(self, number: int) -> None:
+        """Control knows what they mean; here it is only known that there is an end."""
+        if number in (signal.SIGTERM, signal.SIGINT):
+            self._stops.append(number)
+            close_slots(self.setup.slots)
+        self._tell({"signal": number})
+
+    def _tell(self, message: dict[str, object]) -> None:
+        if self._control.line is None or not post(self._control.line, message):
+            self._untold.append(message)
+
+    # Ends
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            for role in self._roles:
+                if role.pid == pid:
+                    self._bury(role, pid, os.waitstatus_to_exitcode(status))
+
+    def _bury(self, role: _Role, pid: int, code: int) -> None:
+        role.died(time.monotonic())
+        sessions = self.setup.board.clear(role.slot) if role.slot is not None else 0
+        if self._stops and code == 0:
+            self._is_over |= role is self._control
+            return
+        self._tell(
+            {
+                "died": {
+                    "slot": role.slot,
+                    "pid": pid,
+                    "why": f"was killed by {_signal_name(-code)}"
+                    if code < 0
+                    else f"ended with exit code {code}",
+                    "sessions": sessions,
+                    "replaced": not self._stops,
+                }
+            }
+        )
+
+    # Starts
+
+    def _start_due(self) -> None:
+        now = time.monotonic()
+        running = [role for role in self._workers if role.is_alive]
+        is_wanted = bool(running) and not self._is_over if self._stops else True
+        if is_wanted and not self._control.is_alive and now >= self._control.due:
+            self._start_control(running)
+        for role in self._workers:
+            if not role.is_alive and now >= role.due and not self._stops:
+                self._start_worker(role)
+
+    def _start_control(self, running: list[_Role]) -> None:
+        self._fork(self._control, partial(control, self.setup, running=len(running)))
+        if self._control.is_alive:
+            for role in running:
+                self._connect(role)
+            untold, self._untold = self._untold, []
+            stops: list[dict[str, object]] = [{"signal": number} for number in self._stops]
+            for message in [*(each for each in untold if each not in stops), *stops]:
+                self._tell(message)
+
+    def _start_worker(self, role: _Role) -> None:
+        assert role.slot is not None  # noqa: S101 - control has none
+        is_late = role.second > 0
+        # A slot's ids begin at another second each time, so that they never come twice.
+        role.second = max(int(time.time()), role.second + 1)
+        self._fork(role, partial(work, self.setup, role.slot, second=role.second, is_late=is_late))
+        if role.is_alive and self._control.is_alive:
+            self._connect(role)
+
+    def _connect(self, role: _Role) -> None:
+        """Give a worker and control the ends of a line."""
+        theirs, controls = open_pair()
+        with theirs, controls:
+            if role.line is not None and self._control.line is not None:
+                post(role.line, {"control": self._control.pid}, theirs)
+                post(self._control.line, {"worker": role.slot, "pid": role.pid}, controls)
+
+    def _fork(self, role: _Role, run: Callable[[socket.socket], None]) -> None:
+        own, childs = open_pair()
+        role.began = time.monotonic()
+        try:
+            pid = os.fork()
+        except OSError:  # out of processes or memory: try again
+            own.close()
+            childs.close()
+            role.died(role.began)
+            return
+        if pid == 0:
+            _be_child(run, childs, [own, *(each.line for each in self._roles if each.line is not None)])
+        childs.close()
+        role.pid, role.line = pid, own
+
+
+def _be_child(run: Callable[[socket.socket], None], end: socket.socket, others: list[socket.socket]) -> None:
+    """Never returns: what the launcher does at its end is not the child's to do."""
+    code = _FAILED
+    try:
+        for line in others:  # or a sister would not notice the launcher's end
+            line.close()
+        run(end)
+        code = 0
+    except BaseException:  # noqa: BLE001, ASYNC103 - the last border there is, and no loop runs any more
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time one
+        return f"signal {number}"

@@ -1,0 +1,50 @@
+"""Memory that processes share: whole numbers in rows, one for each process, made before they are forked."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+
+import trio
+
+
+class SharedCells:
+    """``rows`` times ``columns`` numbers of 64 bits, all 0. Who writes a row is agreed upon outside; nothing is locked."""
+
+    def __init__(self, rows: int, columns: int) -> None:
+        self._cells = memoryview(mmap.mmap(-1, rows * columns * 8)).cast("q")
+        self._columns = columns
+
+    def column(self, number: int) -> memoryview[int]:
+        """The numbers of all rows in one column; what is written there, everybody sees."""
+        return self._cells[number :: self._columns]
+
+    def clear(self, row: int) -> None:
+        """Set a row to 0, when whoever wrote it is gone."""
+        for place in range(row * self._columns, (row + 1) * self._columns):
+            self._cells[place] = 0
+
+
+class Bells:
+    """One bell for each worker, which any process rings; made before they are forked."""
+
+    def __init__(self, workers: int) -> None:
+        self._bells = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(workers)]
+
+    def ring(self, slot: int) -> None:
+        """Wake a worker. A bell that rings already goes on ringing."""
+        with contextlib.suppress(BlockingIOError):  # nobody has heard 2^64 - 2 of them
+            os.eventfd_write(self._bells[slot], 1)
+
+    async def wait(self, slot: int) -> None:
+        """Wait until this bell rings, or has rung since the last time."""
+        bell = self._bells[slot]
+        while True:
+            try:
+                os.eventfd_read(bell)
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(bell)
+            else:
+                await trio.lowlevel.checkpoint()
+                return

@@ -1,0 +1,258 @@
+"""A worker: one of several processes that serve, with control to tell it of servers and the launcher as its parent.
+
+It accepts as soon as control has told it what is known, serves on while there is no control, and drains when the launcher
+is gone. What all processes say alike is said by control.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from functools import partial
+
+import trio
+from attrs import frozen
+
+from mailproxy import config as settings
+from mailproxy.config import Config
+from mailproxy.log import Log
+from mailproxy.log.events import (
+    BACKEND_DOWN,
+    CHECK_NOT_MADE,
+    DRAINING,
+    LISTENING,
+    LOG_REOPENED,
+    READY,
+    SERVER_CHECK,
+    SERVER_DOWN,
+    SERVER_STATE,
+    SERVER_UP,
+    STOPPED,
+)
+from mailproxy.net.cells import Bells
+from mailproxy.net.line import Line, Message
+from mailproxy.net.listener import Listener
+from mailproxy.pool import Counts
+from mailproxy.proxy.backend import Connectors
+from mailproxy.proxy.board import Shares
+from mailproxy.proxy.known import Known
+from mailproxy.proxy.learned import Learned, in_parts, learn, recall, table_of
+from mailproxy.proxy.limit import SessionLimit, SessionLimits, SharedLimit, WorkerLimits
+from mailproxy.proxy.link import counts_of
+from mailproxy.proxy.service import Service
+from mailproxy.proxy.shared import WorkerBackend
+from mailproxy.proxy.tending import Tending
+from mailproxy.proxy.watcher import Looks
+
+SAID_BY_CONTROL = frozenset({
+    LISTENING, READY, DRAINING, STOPPED, LOG_REOPENED, SERVER_UP, SERVER_DOWN, SERVER_STATE, SERVER_CHECK, BACKEND_DOWN,
+    CHECK_NOT_MADE,
+})  # fmt: skip
+
+_LOOK_S = 0.05  # between two looks whether it is the turn of those who wait here
+_COUNT_S = 1.0
+_SERVERS_MAX = 100  # of a message
+
+
+@frozen(kw_only=True)
+class Place:
+    """Where a worker stands: its slot, what it has on the board, the bells, the line to the launcher, and how many sessions
+    its descriptors hold; ``is_late``: others were there before, and files may have changed since they were loaded.
+    """
+
+    slot: int
+    shares: Shares
+    bells: Bells
+    launcher: Line
+    most_sessions: int
+    is_late: bool
+
+
+class Worker(Service):
+    """See Service; what it does not find out itself comes by the line to control."""
+
+    def __init__(
+        self,
+        config: Config,
+        listeners: list[Listener],
+        connectors: Connectors,
+        *,
+        looks: Looks | None,
+        log: Log,
+        max_sessions: int,
+        place: Place,
+    ) -> None:
+        self._place = place
+        self._own_limit = SessionLimit(place.most_sessions)
+        self._learned = Learned()
+        self._control: Line | None = None
+        self._is_welcome = trio.Event()
+        self._told: dict[tuple[str, int], Counts] = {}
+        self._is_serving = False
+        self._is_draining = False
+        self._renewing = trio.Lock()  # a look is made by one thread at a time
+        self._shared: dict[str, WorkerBackend] = {}
+        super().__init__(config, listeners, connectors, looks=looks, log=log, max_sessions=max_sessions)
+
+    # What is another thing in one of several processes
+
+    def _limit(self, max_sessions: int) -> SessionLimit:
+        return SharedLimit(max_sessions, self._place.shares.process)
+
+    def _limits(self, frontend: settings.Frontend) -> SessionLimits:
+        own = SharedLimit(frontend.max_sessions, self._place.shares.frontends[frontend.name])
+        return WorkerLimits(own, self.limit, self._own_limit)
+
+    def _backend(self, backend: settings.Backend, connectors: Connectors) -> WorkerBackend:
+        made = WorkerBackend(
+            backend, connectors, self.log, self._chance, share=self._place.shares.backends[backend.name],
+            ring=self._place.bells.ring, report=self._say, learned=self._learned,
+        )  # fmt: skip
+        self._shared[backend.name] = made
+        return made
+
+    def _tend_servers(self, connectors: Connectors) -> Tending | None:  # noqa: ARG002 - control does
+        return None
+
+    async def _start_tending(self, nursery: trio.Nursery) -> None:
+        if self._looks is not None and self._place.is_late:
+            await self._renew(self._looks, anyway=False)
+        nursery.start_soon(self._learned.run, self._say)
+        nursery.start_soon(self._keep_turns)
+        nursery.start_soon(self._keep_counts)
+        await self._is_welcome.wait()
+
+    async def work(self) -> None:
+        """Serve until told to stop, or drained."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._hear_launcher, nursery)
+            async with trio.open_nursery() as serving:
+                await serving.start(self.run)
+                self._is_serving = True
+                self._say({"ready": True})
+            nursery.cancel_scope.cancel()
+        self._say_counts()
+        if self._control is not None:
+            self._control.flush()
+
+    # Lines
+
+    def _say(self, message: Message) -> None:
+        """What is said while there is no control is told to the next one by ``_introduce``, or is of no use to it."""
+        if self._control is not None:
+            self._control.say(message)
+
+    async def _hear_launcher(self, nursery: trio.Nursery) -> None:
+        """The launcher hands over the line to control, and a new one when that was replaced."""
+        while (heard := await self._place.launcher.hear()) is not None:
+            for end in heard.sockets:
+                nursery.start_soon(self._attend, Line(end), nursery)
+        self._drain(self.config.process.drain_timeout)  # it is gone
+
+    async def _attend(self, line: Line, working: trio.Nursery) -> None:
+        self._control = line
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(line.run)
+            nursery.start_soon(self._introduce, line)
+            while (heard := await line.hear()) is not None:
+                self._take(heard.message, line, working)
+            nursery.cancel_scope.cancel()
+        if self._control is line:
+            self._control = None
+        line.close()
+
+    async def _introduce(self, line: Line) -> None:
+        """Tell a control what is known here; if nothing is, it tells us."""
+        if self._is_serving:
+            servers = [
+                (each.name, number) for each in self._shared.values() for number in range(len(each.servers))
+            ]
+            for some in in_parts(servers, _SERVERS_MAX):
+                await line.send({"known": [self._known(*each) for each in some]})
+            self._told.clear()
+        await line.send({"hello": os.getpid(), "fresh": not self._is_serving})
+        if self._is_serving:
+            await line.send({"ready": True})
+
+    def _known(self, name: str, number: int) -> list[object]:
+        return [name, number, Known.of(self._shared[name].servers[number], trio.current_time()).message()]
+
+    def _take(self, message: Message, line: Line, working: trio.Nursery) -> None:
+        match message:
+            case {"servers": servers, **more}:
+                requeued = sum(self._adopt(*each) for each in servers)
+                if (number := more.get("number")) is not None:
+                    line.say({"done": number, "requeued": requeued})
+            case {"learned": name, "entries": entries}:
+                learn(self._shared[name], entries)
+            case {"recall": name, "entries": entries}:
+                recall(self._shared[name], entries)
+            case {"serve": _}:
+                self._is_welcome.set()
+            case {"drain": seconds}:
+                self._drain(seconds)
+            case {"stop": _}:
+                working.cancel_scope.cancel()
+            case {"reopen": _, **more}:
+                working.start_soon(self._reopen, line, more.get("number"))
+            case {"renew": _, "anyway": anyway, **more} if self._looks is not None:
+                working.start_soon(self._renew_for, self._looks, line, more.get("number"), anyway)
+            case {"tell": "table"}:
+                working.start_soon(self._tell_table, line)
+
+    def _adopt(self, name: str, number: int, known: Message) -> int:
+        backend = self._shared[name]
+        return backend.adopt(backend.servers[number], Known.read(known))
+
+    def _drain(self, seconds: float) -> None:
+        if not self._is_draining:
+            self._is_draining = True
+            self._is_welcome.set()  # if nobody has told it anything yet, nobody will
+            self.drain(seconds)
+
+    async def _reopen(self, line: Line, number: int | None) -> None:
+        self.log.reopen()
+        await self.log.reopened()
+        line.say({"done": number})
+
+    async def _renew_for(self, looks: Looks, line: Line, number: int | None, anyway: bool) -> None:
+        await self._renew(looks, anyway=anyway)
+        line.say({"done": number})
+
+    async def _renew(self, looks: Looks, *, anyway: bool) -> None:
+        """Take up what has changed on disk; control says what that was."""
+        async with self._renewing:
+            look = partial(looks.look, anyway=anyway)
+            renewed = await trio.to_thread.run_sync(look, abandon_on_cancel=True)
+            if renewed is not None:
+                for prepared in renewed.prepared:
+                    prepared()
+                for backend in self.backends.values():
+                    backend.renew(renewed.connectors)
+
+    async def _tell_table(self, line: Line) -> None:
+        for backend in self._shared.values():
+            for message in table_of(backend):
+                await line.send(message)
+        await line.send({"told": "table"})
+
+    # What goes on all the time
+
+    async def _keep_turns(self) -> None:
+        """Whoever waits here has a place when it is its turn over all workers; the bell rings when that may be."""
+        while True:
+            wait = _LOOK_S if any(each.has_waiters for each in self._shared.values()) else None
+            with contextlib.nullcontext() if wait is None else trio.move_on_after(wait):
+                await self._place.bells.wait(self._place.slot)
+            for backend in self._shared.values():
+                backend.look()
+
+    async def _keep_counts(self) -> None:
+        while True:
+            await trio.sleep(_COUNT_S)
+            self._say_counts()
+
+    def _say_counts(self) -> None:
+        if self._control is not None:
+            for message in counts_of(self.backends.values(), self._told):
+                self._say(message)

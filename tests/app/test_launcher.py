@@ -1,0 +1,81 @@
+"""When the launcher starts children again, and what control adds up of what they counted."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from mailproxy.app.launcher import _Role
+from mailproxy.app.limits import max_sessions, own_max_sessions, worker_count
+from mailproxy.log import Log
+from mailproxy.log.targets import StreamTarget
+from mailproxy.net.line import Line
+from mailproxy.pool import Counts
+from mailproxy.proxy.backend import Backend
+from mailproxy.proxy.link import Asking, Link, Totals, counts_of, take_counts
+
+from .settings import settings
+
+
+def test_who_keeps_dying_is_replaced_ever_more_slowly() -> None:
+    role, now, pauses = _Role(0), 100.0, []
+    for _ in range(9):
+        role.began = now
+        role.died(now + 0.5)
+        pauses.append(round(role.due - (now + 0.5), 3))
+        now = role.due
+    assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0]
+    role.began = now
+    role.died(now + 5.0)
+    assert role.due == now + 5.0, "it lived long enough"
+
+
+@pytest.mark.parametrize(("workers", "count"), [(1, 1), (3, 3), ("auto", 2)])
+def test_bounds_are_for_all_workers(workers: object, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {4, 5})
+    config = settings(process__workers=workers)
+    assert worker_count(config) == count
+    assert max_sessions(config) == count * own_max_sessions()
+    assert max_sessions(settings(process__workers=workers, process__max_sessions=7)) == 7
+
+
+@pytest.fixture
+def links() -> Iterator[list[Link]]:
+    """Two workers, of whose lines nothing is needed."""
+    with socket.socket(socket.AF_UNIX) as one, socket.socket(socket.AF_UNIX) as other:
+        yield [Link(Line(one), 0, 0), Link(Line(other), 1, 0)]
+
+
+def backends() -> dict[str, Backend]:
+    config = settings(backends__dovecot__servers=["192.0.2.1:143", "192.0.2.2:143"])
+    return {"dovecot": Backend(config.backends["dovecot"], {}, Log(StreamTarget(2)))}
+
+
+def test_counts_are_those_of_all_and_stay_when_a_worker_is_gone(links: list[Link]) -> None:
+    of_control, of_worker = backends(), backends()
+    totals = Totals(of_control)
+    told: dict[tuple[str, int], Counts] = {}
+    server = of_worker["dovecot"].servers[1]
+    server.counts.sessions, server.counts.most_sessions, server.counts.retries = 3, 2, 1
+    of_control["dovecot"].servers[1].counts.checks = 5
+    for message in counts_of(of_worker.values(), told):
+        for link in links:
+            take_counts(link, message)
+    assert list(counts_of(of_worker.values(), told)) == [], "it has been told"
+    both = Counts(sessions=6, most_sessions=2, retries=2, checks=5)
+    assert totals.of("dovecot", 1, links) == both
+    assert totals.of("dovecot", 0, links) == Counts()
+    totals.keep(links.pop())
+    assert totals.of("dovecot", 1, links) == both
+    assert totals.sessions(links) == 6
+
+
+async def test_who_does_not_answer_in_time_is_not_waited_for_again(links: list[Link]) -> None:
+    quick, slow = links
+    asking = Asking({quick, slow})
+    asking.answered(quick, 2)
+    await asking.over(0.01)
+    assert (asking.requeued, quick.is_late, slow.is_late) == (2, False, True)
+    await Asking(set()).over(60)

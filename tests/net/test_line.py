@@ -1,0 +1,104 @@
+"""Lines between processes, the memory that they share, and the bells."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+import trio
+import trio.testing
+
+from mailproxy.net.cells import Bells, SharedCells
+from mailproxy.net.line import Line, open_pair, post
+from tests.patience import give_up
+
+
+@pytest.fixture(autouse=True)
+def time_limit(nursery: trio.Nursery) -> None:
+    """Nothing here waits for ever."""
+    nursery.start_soon(give_up)
+
+
+async def heard(line: Line, count: int) -> list[object]:
+    messages: list[object] = []
+    for _ in range(count):
+        found = await line.hear()
+        assert found is not None
+        messages.append(found.message)
+    return messages
+
+
+async def test_messages_come_in_order_also_when_the_line_is_full(nursery: trio.Nursery) -> None:
+    near, far = map(Line, open_pair())
+    nursery.start_soon(near.run)
+    for number in range(100):
+        near.say({"n": number, "more": "x" * 10_000})
+    await trio.testing.wait_all_tasks_blocked()
+    assert [message["n"] for message in await heard(far, 100)] == list(range(100))  # type: ignore[index]
+    near.close()
+    assert await far.hear() is None
+    far.close()
+
+
+async def test_what_has_not_gone_out_is_replaced(nursery: trio.Nursery) -> None:
+    near, far = map(Line, open_pair())
+    near.say({"state": 1}, instead="state")
+    near.say({"other": 1})
+    near.say({"state": 2}, instead="state")
+    nursery.start_soon(near.run)
+    assert await heard(far, 2) == [{"other": 1}, {"state": 2}]
+    near.close()
+    far.close()
+
+
+async def test_whoever_hears_nothing_does_not_fill_the_memory() -> None:
+    near, far = map(Line, open_pair())
+    said = [near.say({"n": number}) for number in range(2100)]
+    assert said == [True] * 2000 + [False] * 100
+    assert near.say({"stop": True}, instead="stop")
+    near.flush()
+    assert (await heard(far, 1)) == [{"n": 0}]
+    near.close()
+    far.close()
+
+
+async def test_the_other_side_is_gone(nursery: trio.Nursery) -> None:
+    near, far = map(Line, open_pair())
+    far.close()
+    near.say({"n": 1})
+    await near.run()  # it ends
+    assert await near.hear() is None
+    near.close()
+
+
+async def test_sockets_go_along() -> None:
+    near, far = open_pair()
+    line = Line(far)
+    ours, theirs = socket.socketpair()
+    with near, ours:
+        with theirs:
+            assert post(near, {"take": "this"}, theirs)
+        found = await line.hear()
+        assert found is not None
+        (taken,) = found.sockets
+        with taken:
+            ours.send(b"hello")
+            assert taken.recv(10) == b"hello"
+    line.close()
+    assert not post(near, {})
+
+
+async def test_cells_are_cleared_by_rows_and_a_bell_is_heard_once() -> None:
+    cells, bells = SharedCells(2, 3), Bells(2)
+    columns = [cells.column(number) for number in range(3)]
+    columns[1][1], columns[1][0], columns[2][0] = -5, 7, 8
+    assert [list(column) for column in columns] == [[0, 0], [7, -5], [8, 0]]
+    cells.clear(1)
+    assert [list(column) for column in columns] == [[0, 0], [7, 0], [8, 0]]
+    bells.ring(0)
+    bells.ring(0)
+    await bells.wait(0)
+    for silent in (0, 1):
+        with trio.move_on_after(0.01) as scope:
+            await bells.wait(silent)
+        assert scope.cancelled_caught

@@ -1,0 +1,87 @@
+"""TLS over several workers: one ticket is good at all of them, also when the certificate was renewed."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import ssl
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from mailproxy.testing import ThrowAwayCA
+from tests.process.program import PATIENCE_S
+
+from .crew import Crew, configuration, greeters, until
+
+
+def tls_configuration(text: str, file: Path) -> str:
+    return text.replace(
+        'bind = [{ address = "127.0.0.1:0" }]',
+        f'tls = {{ certificates = ["{file}"] }}\nbind = [{{ address = "127.0.0.1:0", mode = "tls" }}]',
+    )
+
+
+def visit(
+    crew: Crew, context: ssl.SSLContext, ticket: ssl.SSLSession | None = None
+) -> tuple[bool, bytes | None, ssl.SSLSession | None]:
+    """Was the session resumed, the certificate that was shown, and the next ticket."""
+    raw = socket.create_connection(crew.addresses[0], timeout=PATIENCE_S)
+    with context.wrap_socket(raw, server_hostname="localhost", session=ticket) as client:
+        assert client.recv(100) == b"s1\r\n"  # in TLS 1.3 the ticket comes with what comes first
+        return bool(client.session_reused), client.getpeercert(binary_form=True), client.session
+
+
+def resumed(crew: Crew, context: ssl.SSLContext, ticket: ssl.SSLSession | None) -> Counter[bool]:
+    return Counter(visit(crew, context, ticket)[0] for _ in range(12))  # one worker alone: 1 in 2048
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
+def test_a_ticket_is_good_at_all(tmp_path: Path, throw_away_ca: ThrowAwayCA, version: ssl.TLSVersion) -> None:
+    """Before and after the certificate was renewed, and at a worker that was started after that."""
+    file = throw_away_ca.issue("localhost").rename(tmp_path / "localhost.pem")
+    context = throw_away_ca.client_context()
+    context.minimum_version = context.maximum_version = version
+    with greeters("s1") as servers:
+        text = tls_configuration(configuration(*servers, certificate_interval="1h"), file)
+        with Crew(text, tmp_path) as crew:
+            _, first, ticket = visit(crew, context)
+            assert resumed(crew, context, ticket) == {True: 12}
+            throw_away_ca.issue("localhost").replace(file)
+            crew.send(signal.SIGHUP)
+            crew.wait_for(f"taken up: {file}")
+            shown = {visit(crew, context)[1] for _ in range(8)}
+            assert len(shown) == 1
+            assert first not in shown
+            assert resumed(crew, context, ticket) == {True: 12}
+            crew.kill("worker 1")
+            assert {visit(crew, context)[1] for _ in range(8)} == shown
+            assert resumed(crew, context, ticket) == {True: 12}
+            assert len(crew.lines("taken up")) == 1
+
+
+def test_sessions_live_through_a_renewal(tmp_path: Path, throw_away_ca: ThrowAwayCA) -> None:
+    file = throw_away_ca.issue("localhost").rename(tmp_path / "localhost.pem")
+    context = throw_away_ca.client_context()
+    with greeters("s1") as servers:
+        text = tls_configuration(configuration(*servers, certificate_interval="100ms"), file)
+        with Crew(text, tmp_path) as crew:
+            raw = [crew.guest_of(worker).sock for worker in (0, 1)]
+            clients = [context.wrap_socket(each, server_hostname="localhost") for each in raw]
+            assert [client.recv(100) for client in clients] == [b"s1\r\n"] * 2
+            throw_away_ca.issue("localhost").replace(file)
+            crew.wait_for(f"taken up: {file}")
+            for client in clients:
+                client.sendall(b"still here\r\n")
+                assert client.recv(100) == b"still here\r\n"
+                client.close()
+            # Another control finds no news in what this one has said.
+            crew.kill("control")
+            crew.wait_for("control .* was killed by SIGKILL")
+            throw_away_ca.issue("localhost").replace(file)
+            until(lambda: len(crew.lines(f"taken up: {file}")) == 2)
+            before = visit(crew, context)[1]
+            throw_away_ca.issue("localhost").replace(file)
+            until(lambda: len(crew.lines(f"taken up: {file}")) == 3)
+            assert visit(crew, context)[1] != before
