@@ -32,7 +32,8 @@ class SessionLimit:
     def leave(self) -> None:
         """A session is over; those that wait to accept look again."""
         self.sessions -= 1
-        self._waiting.unpark_all()  # a single one might be that of a bind where nobody waits
+        if self._waiting:
+            self._waiting.unpark_all()  # a single one might be that of a bind where nobody waits
 
     async def room(self) -> None:
         """Wait until there may be room; ask again, others wait too."""

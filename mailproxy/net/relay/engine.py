@@ -45,7 +45,6 @@ from mailproxy.net.relay.pipes import PIPE_BYTES, Pipe, Pipes
 
 _BUFFER_BYTES = 64 * 1024  # a typical socket buffer's worth; more per call gains nothing measurable
 _READS_PER_TURN = 8  # half a MiB at most, then the other sessions have their turn
-_SPLICES_PER_TURN = 4  # a MiB at most
 _SPLICE = getattr(os, "SPLICE_F_MOVE", 0) | getattr(os, "SPLICE_F_NONBLOCK", 0)
 _HARDLY_BULK = 32 * 1024  # so little in a splice: the next bytes are copied again
 
@@ -301,36 +300,32 @@ class _Flow:
         return count
 
     def _splice(self) -> None:
-        """Let the kernel move it, within a turn. Both sides are clear."""
+        """Let the kernel move a pipe full of it; more in the next turn. Both sides are clear."""
         pipe = self.pipe or self.engine.pipes.borrow()
         self.is_bulk = pipe is not None
         if pipe is None:
             self.engine.poller.go_on_later(self)
             return
         self.pipe = pipe
-        direction, source, sink = self.direction, self.source, self.sink
-        poller = self.engine.poller
-        for _ in range(_SPLICES_PER_TURN):
-            try:
-                count = os.splice(self.fd, pipe.inlet, PIPE_BYTES, flags=_SPLICE)
-            except BlockingIOError:
-                self.give_pipe_back()
-                return
-            except OSError as error:
-                raise SideAbortedError(source, error.strerror or str(error)) from None
-            if not count:
-                self.give_pipe_back()
-                self._ends()
-                return
-            pipe.held = count
-            direction.received += count
-            source.last = sink.last = poller.now
-            if not self._empty_pipe(pipe):
-                self._blocks()
-                return
-            if count < _HARDLY_BULK:
-                self.is_bulk = False
-        poller.go_on_later(self)
+        try:
+            count = os.splice(self.fd, pipe.inlet, PIPE_BYTES, flags=_SPLICE)
+        except BlockingIOError:
+            self.give_pipe_back()
+            return
+        except OSError as error:
+            raise SideAbortedError(self.source, error.strerror or str(error)) from None
+        if not count:
+            self.give_pipe_back()
+            self._ends()
+            return
+        pipe.held = count
+        self.direction.received += count
+        self.source.last = self.sink.last = self.engine.poller.now
+        if not self._empty_pipe(pipe):
+            self._blocks()
+            return
+        self.is_bulk = count >= _HARDLY_BULK
+        self.engine.poller.go_on_later(self)
 
     def _empty_pipe(self, pipe: Pipe) -> bool:
         while pipe.held:
