@@ -1,7 +1,7 @@
 """The phases before a server is chosen: the PROXY header, the ClientHello, the TLS handshake.
 
-Each has a limit that counts from its beginning, so that no trickle of bytes stretches it, and raises
-``SessionEndedError`` with the end reason.
+Their limits count from their beginning, so that no trickle of bytes stretches them; that of the last two is the session's to
+set. Each raises ``SessionEndedError`` with the end reason.
 """
 
 from __future__ import annotations
@@ -56,26 +56,37 @@ async def hear_header(client: socket.socket, seconds: float) -> Header:
     raise SessionEndedError(ends.HEADER_TIMEOUT)
 
 
-async def hear_hello(client: socket.socket, deadline: float) -> ClientHello:
-    """Look at the ClientHello and leave it to whoever makes the handshake."""
+def see_hello(client: socket.socket) -> ClientHello | None:
+    """The ClientHello, if it is there already; it is left to whoever makes the handshake."""
     try:
         found = look(client, parse_client_hello)
-        if found is None:
-            with trio.CancelScope(deadline=deadline):
-                found = await peek(client, parse_client_hello)
     except ClientHelloError as error:
-        if not isinstance(error, NotTlsError):
-            refuse_tls(client, Alert.DECODE_ERROR)
-        raise SessionEndedError(ends.HANDSHAKE_FAILED, error) from None
+        raise _no_hello(client, error) from None
     except ClientAbortError as error:
         raise _left(error) from None
-    if found is None:
-        raise SessionEndedError(ends.HANDSHAKE_TIMEOUT)
-    return found[0]
+    return found[0] if found is not None else None
+
+
+async def hear_hello(client: socket.socket, watch: Watch) -> ClientHello:
+    """Wait for the ClientHello, which is not there yet."""
+    try:
+        if not watch.seen:  # what was told before is told once, and may be a part of it or the client's end
+            await watch.readable()
+        return (await peek(client, parse_client_hello))[0]
+    except ClientHelloError as error:
+        raise _no_hello(client, error) from None
+    except ClientAbortError as error:
+        raise _left(error) from None
+
+
+def _no_hello(client: socket.socket, error: ClientHelloError) -> SessionEndedError:
+    if not isinstance(error, NotTlsError):
+        refuse_tls(client, Alert.DECODE_ERROR)
+    return SessionEndedError(ends.HANDSHAKE_FAILED, error)
 
 
 async def shake_hands(
-    client: socket.socket, terminator: Terminator, hello: ClientHello, deadline: float, watch: Watch
+    client: socket.socket, terminator: Terminator, hello: ClientHello, watch: Watch
 ) -> TlsSocket:
     """Make the TLS handshake with a client whose hello is there; takes ``client`` over."""
     offer = terminator.offer(hello.server_name)
@@ -83,19 +94,17 @@ async def shake_hands(
         refuse_tls(client, Alert.UNRECOGNIZED_NAME)
         named = "asks for no name" if hello.server_name is None else "asks for a name that no certificate has"
         raise SessionEndedError(ends.HANDSHAKE_FAILED, f"the client {named}")
-    with trio.CancelScope(deadline=deadline):
-        try:
-            tls = await accept_tls(client, offer.context, watch)
-            tls.certificates = offer.certificates
-            return tls  # noqa: TRY300 - it belongs to what may fail
-        except ClientAbortError as error:
-            raise _left(error) from None
-        except ClientCertificateError as error:
-            end = ends.CERTIFICATE_CHAIN_REFUSED if error.in_chain else ends.CERTIFICATE_REFUSED
-            raise SessionEndedError(end, error) from None
-        except ClientHandshakeError as error:
-            raise SessionEndedError(ends.HANDSHAKE_FAILED, error) from None
-    raise SessionEndedError(ends.HANDSHAKE_TIMEOUT)
+    try:
+        tls = await accept_tls(client, offer.context, watch)
+    except ClientAbortError as error:
+        raise _left(error) from None
+    except ClientCertificateError as error:
+        end = ends.CERTIFICATE_CHAIN_REFUSED if error.in_chain else ends.CERTIFICATE_REFUSED
+        raise SessionEndedError(end, error) from None
+    except ClientHandshakeError as error:
+        raise SessionEndedError(ends.HANDSHAKE_FAILED, error) from None
+    tls.certificates = offer.certificates
+    return tls
 
 
 def _left(error: ClientAbortError) -> SessionEndedError:

@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Mapping
 
+import trio
 from attrs import define, field
 
 from mailproxy import config
@@ -23,11 +24,12 @@ from mailproxy.net.listener import Listener
 from mailproxy.net.poller import AnyPoller, Watch
 from mailproxy.net.relay import Pair, Relay
 from mailproxy.net.tls import Alert, refuse_tls, tls_facts
+from mailproxy.protocol.client_hello import ClientHello
 from mailproxy.proxy.backend import Backend
 from mailproxy.proxy.caller import Caller
 from mailproxy.proxy.ended import SessionEndedError
 from mailproxy.proxy.limit import SessionLimits
-from mailproxy.proxy.opening import hear_header, hear_hello, shake_hands
+from mailproxy.proxy.opening import hear_header, hear_hello, see_hello, shake_hands
 from mailproxy.proxy.reaching import Visit
 from mailproxy.proxy.routing import Routes
 
@@ -70,7 +72,6 @@ class Session:
     _visit: Visit | None = field(default=None, init=False)
     _server_socket: socket.socket | None = field(default=None, init=False)
     _pair: Pair | None = field(default=None, init=False)
-    _handshake_by: float = field(default=0.0, init=False)
     _end: End = field(default=ends.STOPPED_CONNECTING, init=False)  # what it is if the operator stops it now
 
     def __attrs_post_init__(self) -> None:
@@ -103,8 +104,6 @@ class Session:
         if self.listener.bind.accept_proxy:
             await self._be_introduced()
         route = await self._find_way()
-        if self.record.tls:
-            await self._shake_hands()
         await self._reach_server(route)
         await self._relay()
 
@@ -123,13 +122,32 @@ class Session:
             record.peer, record.client = record.client, caller.name
 
     async def _find_way(self) -> config.Route | None:
-        """Where the session goes and whether its TLS ends here; before the handshake, since that depends on it."""
+        """Where the session goes, by its name where the client opens with TLS; and the handshake, if TLS ends here.
+
+        One limit holds for all that, in one scope: they cost.
+        """
         self._end = ends.HANDSHAKE_STOPPED
-        self._handshake_by = self.around.poller.clock() + self.around.config.timeouts.handshake
+        if self.listener.bind.mode not in ("tls", "passthrough"):
+            return self._choose_way()  # where servers speak first, no hello would ever come
+        hello = see_hello(self.client)
+        if hello is not None and self.listener.terminator is None:  # there is nothing to wait for
+            self.caller.heard(hello)
+            return self._choose_way()
+        deadline = self.around.poller.clock() + self.around.config.timeouts.handshake
+        with trio.CancelScope(deadline=deadline):
+            hello = hello or await hear_hello(self.client, self._watch)
+            self.caller.heard(hello)
+            route = self._choose_way()
+            if self.record.tls:
+                await self._shake_hands(hello)
+            return route
+        raise SessionEndedError(ends.HANDSHAKE_TIMEOUT)
+
+    def _choose_way(self) -> config.Route | None:
+        """Where it goes and whether its TLS ends here."""
         routes, bind, caller = self.around.routes, self.listener.bind, self.caller
-        if bind.mode in ("tls", "passthrough"):  # where servers speak first, no hello would ever come
-            caller.heard(hello := await hear_hello(self.client, self._handshake_by))
-            self.record.sni = hello.server_name
+        if caller.hello is not None:
+            self.record.sni = caller.hello.server_name
         route = routes.choose(caller)
         if caller.hello is not None:
             self.record.tls = ((route and route.mode) or bind.mode) == "tls"
@@ -146,12 +164,9 @@ class Session:
             refuse_tls(self.client, Alert.UNRECOGNIZED_NAME if by_name else Alert.ACCESS_DENIED)
         return SessionEndedError(end, detail)
 
-    async def _shake_hands(self) -> None:
+    async def _shake_hands(self, hello: ClientHello) -> None:
         assert self.listener.terminator is not None  # noqa: S101 - as the configuration's rules have it
-        assert self.caller.hello is not None  # noqa: S101 - TLS ends only where it was looked at
-        self.client = tls = await shake_hands(
-            self.client, self.listener.terminator, self.caller.hello, self._handshake_by, self._watch
-        )
+        self.client = tls = await shake_hands(self.client, self.listener.terminator, hello, self._watch)
         caller, record = self.caller, self.record
         caller.sock, caller.tls = tls, tls_facts(tls)
         facts = caller.tls
