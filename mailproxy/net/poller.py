@@ -13,6 +13,7 @@ Where the platform has no epoll, ``TrioPoller`` does the same by trio's own mean
 
 from __future__ import annotations
 
+import os
 import select
 from collections import deque
 from collections.abc import Callable
@@ -132,22 +133,29 @@ class Poller:
         self._told: dict[int, Ready] = {}
         self._turns: deque[Turn] = deque()
         self._has_woken = False
+        self._bell: int | None = None  # what it is woken with, while it waits
         self.now = 0.0
         self.clock = trio.current_time
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Tell what happens until cancelled. Closes the epoll object; sockets that are added afterwards are not watched."""
         self.clock = trio.lowlevel.current_clock().current_time  # the same, one call instead of three
+        bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         try:
+            self._epoll.register(bell, IN | _ET)
             task_status.started()
             while True:
                 if self._turns:
                     await trio.lowlevel.checkpoint()
                 else:
+                    self._bell = bell
                     await trio.lowlevel.wait_readable(self._epoll.fileno())
+                    self._bell = None
                 self._tell()
         finally:
+            self._bell = None
             self._epoll.close()
+            os.close(bell)
 
     def _tell(self) -> None:
         told, turns, poll = self._told, self._turns, self._epoll.poll
@@ -201,6 +209,9 @@ class Poller:
     def go_on_later(self, turn: Turn) -> None:
         """Let somebody go on when all others had their turn."""
         self._turns.append(turn)
+        if self._bell is not None:  # left by a task, not by who was told: nothing else may ever happen
+            os.eventfd_write(self._bell, 1)
+            self._bell = None
 
     def wake(self, task: trio.lowlevel.Task) -> None:
         """Reschedule a task that waits for this."""

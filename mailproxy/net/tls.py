@@ -282,8 +282,10 @@ def refuse_tls(sock: socket.socket, alert: Alert) -> None:
         sock.shutdown(socket.SHUT_WR)
 
 
-def send_close_notify(tls: ssl.SSLSocket) -> None:
+def send_close_notify(tls: ssl.SSLSocket) -> bytes:
     """Send close_notify and nothing else: what the peer sends can still be read. Raises OSError if it cannot be sent.
+
+    Returns what the socket was too full for, usually nothing: for ``send_record``, if the caller can wait for room.
 
     ``SSLSocket.unwrap`` sends it and then reads, looking for the peer's; application data that it meets there are lost,
     and all that follows with them. So while it works, its descriptor stands for one end of an empty socket pair, and
@@ -301,9 +303,19 @@ def send_close_notify(tls: ssl.SSLSocket) -> None:
     finally:
         os.dup2(real, fd, inheritable=False)
         os.close(real)
-    # Nothing was written if OpenSSL refused. A socket so full that not even this fits gets its FIN alone.
-    with contextlib.suppress(BlockingIOError):
-        socket.socket.send(tls, ours.recv(_CLOSE_NOTIFY_BYTES))
+    try:
+        record = ours.recv(_CLOSE_NOTIFY_BYTES)
+    except BlockingIOError:
+        return b""  # OpenSSL refused, and wrote nothing
+    return send_record(tls, record)
+
+
+def send_record(tls: ssl.SSLSocket, record: bytes) -> bytes:
+    """Send what OpenSSL made and believes to have left. Returns what the socket was too full for. Raises OSError."""
+    try:
+        return record[socket.socket.send(tls, record) :]
+    except BlockingIOError:
+        return record
 
 
 @functools.cache

@@ -281,8 +281,9 @@ class Stage:
                 assert not sink.is_broken
                 assert (len(sink.heard), direction.received) == (source.said, source.said), sink.name
                 assert sink.connection.end == ("eof" if sink.connection.tls is None else "close_notify")
-                assert direction.ended
+                assert direction.is_done
                 assert not direction.pending
+                assert not direction.farewell
         for side, peer in ((self.pair.client, self.client), (self.pair.server, self.server)):
             if not side.is_tls:
                 assert side.close_notify is None

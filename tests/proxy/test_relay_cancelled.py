@@ -22,6 +22,7 @@ CANCELLED: list[Act] = [
     *(Stall("client"), Say("server", 200_000), Pause(), HalfClose("client"), Pause(), Meet("client")),
 ]
 ABORTED: list[Act] = [Say("client", 40_000), Meet("server"), Say("server", 200_000), Reset("client"), Pause()]
+NO_ROOM: list[Act] = [Stall("client"), Say("server", 600_000), HalfClose("server"), Pause(), Meet("client")]
 NEIGHBOUR: list[Act] = [
     *(Say("client", 10, 1), Meet("server"), Pause(), Say("server", 100_000), Meet("client"), Pause()),
     *(HalfClose("client"), Say("server", 10)),
@@ -30,7 +31,7 @@ NEIGHBOUR: list[Act] = [
 
 @ON_BOTH
 @pytest.mark.parametrize("channel", ["clear", "TLS 1.3"])
-@pytest.mark.parametrize("acts", [CANCELLED, ABORTED], ids=["held back", "reset"])
+@pytest.mark.parametrize("acts", [CANCELLED, ABORTED, NO_ROOM], ids=["held back", "reset", "no room"])
 async def test_cancelled_at_any_step(
     relay_kind: Kind, throw_away_ca: ThrowAwayCA, acts: list[Act], channel: Channel
 ) -> None:

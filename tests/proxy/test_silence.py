@@ -1,114 +1,19 @@
-"""Who is silent for too long while bytes are held back: under a clock that only the test moves, over socket pairs.
-
-Nothing here waits for time: the kernel hands bytes over socket pairs on within the call, so when all tasks are blocked
-everything that can happen has happened.
-"""
+"""Who is silent for too long while bytes are held back: under a clock that only the test moves, over socket pairs."""
 
 from __future__ import annotations
 
 import math
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 import trio
-from attrs import define, field
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from mailproxy.log.ends import CLIENT_SILENT, SERVER_CLOSED, SERVER_SILENT, End
-from mailproxy.net.relay import Pair, Relay
+from mailproxy.log.ends import CLIENT_SILENT, SERVER_CLOSED, SERVER_SILENT
+from mailproxy.net.relay import Pair
 
-from .relays import ON_BOTH, Kind, running
-
-LONG_S = 1000.0
-
-
-@define
-class Talk:
-    """A relayed session: ``client`` and ``server`` are the peers' own ends; ``ends`` has its end as soon as it has one."""
-
-    client: socket.socket
-    server: socket.socket
-    pair: Pair
-    clock: MockClock
-    ends: list[End] = field(factory=list)
-
-    async def run(self, relay: Relay, task_status: trio.TaskStatus[None]) -> None:
-        task_status.started()
-        self.ends.append(await relay.run(self.pair))
-
-    async def later(self, seconds: float) -> None:
-        """So much later."""
-        self.clock.jump(seconds)
-        await wait_all_tasks_blocked()
-
-    async def fill(self, sender: socket.socket) -> int:
-        """Send until nothing more fits, not even into what the relay holds; gives the number of bytes."""
-        total = 0
-        while count := _send_all_that_fits(sender):
-            total += count
-            await wait_all_tasks_blocked()
-        return total
-
-    async def empty(self, reader: socket.socket) -> int:
-        """Read until nothing more comes; gives the number of bytes."""
-        total = 0
-        while count := _read_all_that_is_there(reader):
-            total += count
-            await wait_all_tasks_blocked()
-        return total
-
-
-@asynccontextmanager
-async def talk(
-    clock: MockClock,
-    relay_kind: Kind,
-    *,
-    client_limit: float = LONG_S,
-    server_limit: float = LONG_S,
-    half_closed: float = LONG_S,
-) -> AsyncIterator[Talk]:
-    socks = [*socket.socketpair(), *socket.socketpair()]
-    for sock in socks:
-        sock.setblocking(False)
-    client, client_side, server_side, server = socks
-    pair = Pair(
-        client_side,
-        server_side,
-        client_limit=client_limit,
-        server_limit=server_limit,
-        half_closed=half_closed,
-    )
-    session = Talk(client, server, pair, clock)
-    try:
-        async with running(relay_kind) as relay, trio.open_nursery() as nursery:
-            await nursery.start(session.run, relay)
-            await wait_all_tasks_blocked()
-            yield session
-            nursery.cancel_scope.cancel()
-    finally:
-        for sock in socks:
-            sock.close()
-
-
-def _send_all_that_fits(sock: socket.socket) -> int:
-    count = 0
-    try:
-        while True:
-            count += sock.send(b"x" * 65536)
-    except BlockingIOError:
-        return count
-
-
-def _read_all_that_is_there(sock: socket.socket) -> int:
-    count = 0
-    try:
-        while data := sock.recv(1 << 20):
-            count += len(data)
-    except BlockingIOError:
-        pass
-    return count
+from .relays import ON_BOTH, Kind
+from .talk import read_all_that_is_there, talk
 
 
 @ON_BOTH
@@ -183,7 +88,7 @@ async def test_a_slow_reader_that_has_half_closed(mock_clock: MockClock, relay_k
         assert session.pair.up.ended
         for _ in range(20):
             await session.later(4)
-            assert _read_all_that_is_there(session.client)
+            assert read_all_that_is_there(session.client)
             await (
                 wait_all_tasks_blocked()
             )  # what was held back moves on now, and not at the next jump of the clock
@@ -203,10 +108,10 @@ async def test_a_slow_reader_of_a_server_that_has_closed(mock_clock: MockClock, 
         read = 0
         while not session.pair.down.ended:
             await session.later(4)
-            read += _read_all_that_is_there(session.client)
+            read += read_all_that_is_there(session.client)
             await wait_all_tasks_blocked()
             assert session.ends == []
-        assert read + _read_all_that_is_there(session.client) == sent
+        assert read + read_all_that_is_there(session.client) == sent
         session.client.shutdown(socket.SHUT_WR)
         await wait_all_tasks_blocked()
         assert session.ends == [SERVER_CLOSED]
@@ -227,7 +132,7 @@ async def test_after_a_half_close_the_server_that_says_nothing_is_the_silent_one
 
 
 # What each direction is doing, client to server and back, and whose silence counts then by which limit. A direction
-# that has ended holds nothing back: its end is passed on behind its last byte.
+# that has ended holds nothing back but a close_notify: its end is passed on behind its last byte.
 CLIENT_S, SERVER_S, HALF_S = 10.0, 20.0, 3.0
 DUE: dict[tuple[str, str], tuple[float, float]] = {
     ("open", "open"): (CLIENT_S, SERVER_S),
@@ -239,6 +144,13 @@ DUE: dict[tuple[str, str], tuple[float, float]] = {
     ("ended", "pending"): (HALF_S, math.inf),  # the client has closed and must still read
     ("pending", "ended"): (math.inf, HALF_S),
     ("ended", "ended"): (math.inf, math.inf),
+    ("open", "farewell"): (HALF_S, math.inf),  # the client has no room for close_notify
+    ("pending", "farewell"): (HALF_S, HALF_S),
+    ("ended", "farewell"): (HALF_S, math.inf),
+    ("farewell", "open"): (math.inf, HALF_S),
+    ("farewell", "pending"): (HALF_S, HALF_S),
+    ("farewell", "ended"): (math.inf, HALF_S),
+    ("farewell", "farewell"): (HALF_S, HALF_S),
 }
 
 
@@ -250,7 +162,7 @@ async def test_due(mock_clock: MockClock, up: str, down: str) -> None:
         pair = Pair(client, server, client_limit=CLIENT_S, server_limit=SERVER_S, half_closed=HALF_S)
         pair.client.last, pair.server.last = 1000.0, 2000.0
         for direction, state in ((pair.up, up), (pair.down, down)):
-            direction.ended = state == "ended"
-            direction.is_held = state == "pending"
+            direction.ended = state in ("ended", "farewell")
+            direction.is_held = state in ("pending", "farewell")
         client_s, server_s = DUE[up, down]
         assert pair.due() == (1000 + client_s, 2000 + server_s)

@@ -18,7 +18,8 @@ kernel moves pages, this process never sees a byte. The pipe is borrowed for tha
 Turns. A flow moves so much and lets the others have their turn then, behind all that the poller has to tell.
 
 Ends. A flow whose source has ended passes that on behind its last byte (close_notify where there is TLS, then FIN), and the
-other flow goes on. When both have ended, or one has failed, the session's task is woken.
+other flow goes on. A close_notify that finds the sink full is held back as all else is. When both ends have been passed on,
+or a side has failed, the session's task is woken.
 """
 
 from __future__ import annotations
@@ -211,7 +212,7 @@ class _Flow:
     def take_turn(self) -> None:
         """Go on where the last turn has ended."""
         try:
-            if not (self.is_over or self.is_blocked):
+            if not (self.is_over or self.is_blocked or self.direction.ended):
                 self._pump()
         except SideAbortedError as error:
             self._abort(error)
@@ -226,7 +227,9 @@ class _Flow:
 
     def go_on(self) -> None:
         """The sink may have room again."""
-        if self._flush():
+        if self.direction.ended:
+            self._pass_end_on()
+        elif self._flush():
             self._pump()
 
     def _pump(self) -> None:
@@ -373,21 +376,32 @@ class _Flow:
 
     def _ends(self) -> None:
         """The source has ended, and all that it sent has left."""
-        direction, session = self.direction, self.session
-        pair = session.pair
-        direction.ended = True
+        pair = self.session.pair
+        self.direction.ended = True
         if pair.first_closed is None:
             pair.first_closed = CLIENT_CLOSED if self.source is pair.client else SERVER_CLOSED
         self.sink.last = self.engine.poller.now  # its silence counts from here on
-        is_over = self.back.direction.ended
+        self._pass_end_on()
+
+    def _pass_end_on(self) -> None:
+        """Tell the sink that the source has ended, as far as it has room for that."""
+        direction, back, session = self.direction, self.back.direction, self.session
+        before = len(direction.farewell)
+        is_last = back.is_done
         try:
-            # Both have ended and the sockets are closed now: that sends the FIN, and saves a call. TLS has a word to say.
-            if self.sink.is_tls or not is_over:
-                close_sending(self.sink)
+            # Both are done and the sockets are closed now: that sends the FIN, and saves a call. TLS has a word to say.
+            if self.sink.is_tls or not is_last:
+                close_sending(direction)
         except SideAbortedError:
-            if not is_over:  # who has said its own last word may leave before the answer
+            if not back.ended:  # who has said its own last word may leave before the answer
                 raise
-        if is_over:
-            session.finish(pair.first_closed)
+        if len(direction.farewell) < before:
+            self.sink.last = self.engine.poller.now
+        if direction.is_held:
+            self._blocks()
+        else:
+            self.is_blocked = False
+        if is_last and not self.is_blocked:
+            session.finish(session.pair.first_closed)
         else:
             session.limits_changed()

@@ -7,7 +7,7 @@ import socket
 import ssl
 
 from mailproxy.net.relay.pair import Direction, Side
-from mailproxy.net.tls import is_bare_fin, reason, send_close_notify
+from mailproxy.net.tls import is_bare_fin, reason, send_close_notify, send_record
 
 RECORD_BYTES = 16 * 1024  # the largest TLS record (RFC 8446 section 5.1)
 
@@ -72,19 +72,26 @@ def send(direction: Direction, data: memoryview) -> bool:
     return writable
 
 
-def close_sending(side: Side) -> None:
-    """Tell a side that no more comes: close_notify where there is TLS, then FIN.
+def close_sending(direction: Direction) -> None:
+    """Tell the sink that no more comes: close_notify where there is TLS, then FIN.
 
-    Raises SideAbortedError if it has gone. Who reads from it must hear that here: the kernel says once that a connection
-    was reset, and whoever asks after that gets an orderly end.
+    What of the first finds no room stays with the direction, which is held then: to be called again when there is some.
+
+    Raises SideAbortedError if the sink has gone; nothing is held then. Who reads from it must hear that here: the kernel
+    says once that a connection was reset, and whoever asks after that gets an orderly end.
     """
-    if isinstance(side.sock, ssl.SSLSocket):
+    sink, farewell = direction.sink, direction.farewell
+    direction.farewell, direction.is_held = b"", False
+    if isinstance(sink.sock, ssl.SSLSocket):
         try:
-            send_close_notify(side.sock)
+            left = send_record(sink.sock, farewell) if farewell else send_close_notify(sink.sock)
         except ssl.SSLError as error:
-            raise SideAbortedError(side, reason(error)) from None
+            raise SideAbortedError(sink, reason(error)) from None
         except OSError as error:
-            raise SideAbortedError(side, error.strerror or str(error)) from None
+            raise SideAbortedError(sink, error.strerror or str(error)) from None
+        if left:
+            direction.farewell, direction.is_held = left, True
+            return
     with contextlib.suppress(OSError):  # who reads from it learns that
         # ssl.SSLSocket.shutdown would forget the TLS state, and what still comes could not be read
-        socket.socket.shutdown(side.sock, socket.SHUT_WR)
+        socket.socket.shutdown(sink.sock, socket.SHUT_WR)

@@ -39,7 +39,8 @@ class Side:
 @define(eq=False)
 class Direction:
     """One direction of a session. ``received`` counts bytes, ``pending`` is what the sink did not take yet; ``is_held`` says
-    that some of it was not, wherever it is kept.
+    that some of it was not, wherever it is kept. ``ended``: its source has. ``farewell`` is what is left of a close_notify
+    that the sink had no room for, as it goes on the wire; it is held, too.
     """
 
     source: Side
@@ -48,6 +49,12 @@ class Direction:
     pending: bytes = b""
     ended: bool = False
     is_held: bool = False
+    farewell: bytes = b""
+
+    @property
+    def is_done(self) -> bool:
+        """Has it ended, and has the sink been told?"""
+        return self.ended and not self.is_held
 
 
 class Pair:

@@ -4,7 +4,7 @@ Each direction is pumped by one task: read what is there, write it, wait. A dire
 take (``pending``) and does not read on until it is gone, so a slow reader holds its sender back through TCP itself.
 
 Half-close. When a side ends, its end is passed on behind the last byte (close_notify where there is TLS, then FIN) and
-the other direction goes on.
+the other direction goes on. A close_notify that finds the other side full waits for room as all else does.
 
 Silence. A pump notes the time of the last byte on both sides, nothing more. When the earlier of the two limits comes up
 the pumps are cancelled (they lose nothing: what they hold stands in their direction), the limits are worked out anew,
@@ -48,11 +48,11 @@ class PortableRelay:
                 end = await self._pump_both(pair, pair.scope)
                 if end is not None:
                     return end
-            if pair.up.ended and pair.down.ended:
+            if pair.up.is_done and pair.down.is_done:
                 break
             if (end := pair.over(trio.current_time())) is not None:
                 return end
-        assert pair.first_closed is not None  # noqa: S101 - both directions have ended
+        assert pair.first_closed is not None  # noqa: S101 - both directions are done
         return pair.first_closed
 
     async def _pump_both(self, pair: Pair, scope: trio.CancelScope) -> End | None:
@@ -60,15 +60,17 @@ class PortableRelay:
 
         async def pump(direction: Direction) -> None:
             try:
-                await self._pump(pair, direction, scope)
+                if not direction.ended:
+                    await self._pump(pair, direction, scope)
+                await _pass_end_on(pair, direction, scope)
             except SideAbortedError as error:
                 failed.append(error)
                 nursery.cancel_scope.cancel()
 
         async with trio.open_nursery() as nursery:
-            if not pair.up.ended:
+            if not pair.up.is_done:
                 nursery.start_soon(pump, pair.up)
-            if not pair.down.ended:
+            if not pair.down.is_done:
                 await pump(pair.down)
         if not failed:
             return None
@@ -108,13 +110,26 @@ class PortableRelay:
         if pair.first_closed is None:
             pair.first_closed = CLIENT_CLOSED if source is pair.client else SERVER_CLOSED
         sink.last = trio.current_time()  # its silence counts from here on
-        try:
-            close_sending(sink)
-        except SideAbortedError:
-            if not (
-                pair.up.ended and pair.down.ended
-            ):  # who has said its own last word may leave before the answer
-                raise
+
+
+async def _pass_end_on(pair: Pair, direction: Direction, scope: trio.CancelScope) -> None:
+    """Tell the sink that the source has ended, as soon as it has room for that."""
+    sink = direction.sink
+    try:
+        while True:
+            before = len(direction.farewell)
+            close_sending(direction)
+            if len(direction.farewell) < before:
+                sink.last = trio.current_time()
+            scope.deadline = min(pair.due())
+            if direction.is_done:
+                return
+            await _until_writable(sink)
+    except SideAbortedError:
+        if not (
+            pair.up.ended and pair.down.ended
+        ):  # who has said its own last word may leave before the answer
+            raise
         scope.deadline = min(pair.due())
 
 

@@ -1,0 +1,108 @@
+"""What only the engine can get wrong: it relays all sessions in one task, which is not theirs."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from mailproxy.log.ends import CLIENT_CLOSED, End
+from mailproxy.net.relay import Engine, Pair, engine
+from mailproxy.net.relay.moving import receive
+from mailproxy.net.relay.pair import Side
+
+from .relays import ENGINE_ONLY, Kind, registered, running
+from .scene import PATIENCE_S
+
+pytestmark = ENGINE_ONLY
+
+
+@contextmanager
+def session() -> Iterator[tuple[socket.socket, socket.socket, Pair]]:
+    """The client's own end, the server's, and what is between them."""
+    ends = [*socket.socketpair(), *socket.socketpair()]
+    for sock in ends:
+        sock.setblocking(False)
+    client, client_side, server_side, server = ends
+    try:
+        yield (
+            client,
+            server,
+            Pair(client_side, server_side, client_limit=1000, server_limit=1000, half_closed=1000),
+        )
+    finally:
+        for sock in ends:
+            sock.close()
+
+
+async def test_what_had_come_before_is_relayed_without_more_to_come(
+    relay_kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session's own task moves it, up to a turn: the rest must not lie there until something happens somewhere."""
+    with session() as (client, server, pair):
+        async with running(relay_kind) as relay, trio.open_nursery() as nursery:
+            assert isinstance(relay, Engine)
+            monkeypatch.setattr(relay.pipes, "borrow", lambda: None)  # no descriptors are left
+            relay.poller.add(pair.client.sock.fileno())
+            relay.poller.add(pair.server.sock.fileno())
+            sent = 0
+            while sent < 3 * 65536:
+                sent += client.send(bytes(8192))
+            await wait_all_tasks_blocked()
+            nursery.start_soon(relay.run, pair)
+            await wait_all_tasks_blocked()
+            heard = 0
+            while heard < sent:
+                heard += len(server.recv(1 << 20))
+                await wait_all_tasks_blocked()
+            assert heard == sent
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("is_in_turn", [False, True], ids=["told", "in a turn"])
+async def test_a_fault_of_our_own_is_its_sessions_alone(
+    relay_kind: Kind, monkeypatch: pytest.MonkeyPatch, is_in_turn: bool
+) -> None:
+    """The poller's task has nobody to tell it to, and all the other sessions."""
+    ends: list[End] = []
+    with session() as (client, _, pair), session() as (neighbour, its_server, its_pair):
+
+        def receive_or_not(side: Side, buffer: memoryview) -> int:
+            if side is pair.client:
+                raise ZeroDivisionError
+            return receive(side, buffer)
+
+        async with running(relay_kind) as relay:
+            assert isinstance(relay, Engine)
+
+            async def fail() -> None:
+                with pytest.raises(ZeroDivisionError):
+                    await relay.run(pair)
+
+            async def go_on() -> None:
+                ends.append(await relay.run(its_pair))
+
+            with trio.fail_after(PATIENCE_S):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(fail)
+                    nursery.start_soon(go_on)
+                    await wait_all_tasks_blocked()
+                    monkeypatch.setattr(engine, "receive", receive_or_not)
+                    if is_in_turn:
+                        told = relay.poller._told[pair.client.sock.fileno()]
+                        assert isinstance(told, engine._Flow)
+                        relay.poller.go_on_later(told)
+                    else:
+                        client.send(b"x")
+                    await wait_all_tasks_blocked()
+                    assert registered(relay) == 2, "the neighbour's"
+                    neighbour.send(b"a1 NOOP\r\n")
+                    await wait_all_tasks_blocked()
+                    assert its_server.recv(100) == b"a1 NOOP\r\n"
+                    neighbour.shutdown(socket.SHUT_WR)
+                    its_server.shutdown(socket.SHUT_WR)
+            assert ends == [CLIENT_CLOSED]
