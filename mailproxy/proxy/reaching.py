@@ -177,8 +177,11 @@ class Visit:
         if wanted is not None:
             record.server, self._waited_for = wanted.name, wanted
         try:
-            with self._within(backend.config.timeouts.queue):
-                await woken.wait()
+            if self._heard_until == math.inf:
+                with self._within(backend.config.timeouts.queue):
+                    await woken.wait()
+            else:  # it had left before
+                self._has_left = ends.QUEUE_LEFT
             self._is_over()
             server, waiter.server = waiter.server, None
         finally:

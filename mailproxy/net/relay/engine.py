@@ -74,6 +74,8 @@ class Engine:
         They must be closed soon after: until then epoll has them, though nobody is told of them. Cancelled, it leaves the
         counts in ``pair`` as they are.
         """
+        # What is done before the poller tells anything is of now, and not of when it last did.
+        self.poller.now = max(self.poller.now, pair.client.last)
         session = _Session(self, pair)
         try:
             session.begin()
