@@ -16,6 +16,7 @@ from weighing import clients, warm_up
 SESSIONS = 200_000
 SAMPLES = 100  # of the whole; fewer where they would be of under SMALLEST sessions
 SMALLEST = 100
+SETTLING = 2_000  # before they are counted: what the first ones need is kept for all, some 6 MiB
 GROWTH_KIB = 4096  # of the whole tree: under 21 bytes for a session of 200,000
 WATCHED_SECONDS = 0.1
 
@@ -57,6 +58,7 @@ def sampled(soak: Soak, total: int) -> list[Sample]:
         meter = Meter(proxy.process.pid)
         for bind in ("clear", "ec"):
             warm_up(whole_sessions(bind, 0), soak.stand.program, proxy.place)
+            take(soak, proxy, meter, bind, SETTLING // 2)
         meter.await_rest()
         samples = [Sample(0, meter.held(), meter.held(), meter.memory_kib())]
         for i in range(number):
