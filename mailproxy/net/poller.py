@@ -21,14 +21,18 @@ from typing import Protocol
 
 import trio
 
+from mailproxy.errors import ProxyError
+
 _EVENTS_PER_POLL = 256
 _POLLS_PER_TURN = 8  # of a busy proxy before trio's other tasks have their turn
+_TURN_S = 0.005  # and not longer than that, or so: health checks, signals and those who come wait meanwhile
+_EVENTS_PER_LOOK = 16  # at the clock
 _BUSY = 2  # so many events at once: there will be more right away
 
-IN, OUT, RDHUP, ERR, HUP, _ET = (
-    getattr(select, name, 0) for name in ("EPOLLIN", "EPOLLOUT", "EPOLLRDHUP", "EPOLLERR", "EPOLLHUP", "EPOLLET")
+IN, PRI, OUT, RDHUP, ERR, HUP, _ET = (
+    getattr(select, name, 0) for name in ("EPOLLIN", "EPOLLPRI", "EPOLLOUT", "EPOLLRDHUP", "EPOLLERR", "EPOLLHUP", "EPOLLET")
 )  # fmt: skip
-READING = IN | RDHUP | _ET
+READING = IN | PRI | RDHUP | _ET
 BOTH_WAYS = READING | OUT
 GONE = RDHUP | ERR | HUP
 
@@ -132,6 +136,7 @@ class Poller:
         self._epoll = select.epoll()
         self._told: dict[int, Ready] = {}
         self._turns: deque[Turn] = deque()
+        self._late: dict[int, int] = {}  # what could not be told in its turn
         self._has_woken = False
         self._bell: int | None = None  # what it is woken with, while it waits
         self.now = 0.0
@@ -145,7 +150,7 @@ class Poller:
             self._epoll.register(bell, IN | _ET)
             task_status.started()
             while True:
-                if self._turns:
+                if self._turns or self._late:
                     await trio.lowlevel.checkpoint()
                 else:
                     self._bell = bell
@@ -158,21 +163,42 @@ class Poller:
             os.close(bell)
 
     def _tell(self) -> None:
-        told, turns, poll = self._told, self._turns, self._epoll.poll
+        turns, poll = self._turns, self._epoll.poll
         self._has_woken = False
+        until = self.clock() + _TURN_S
         # Asking once more costs a call, going through trio's loop to be asked again ten times that. But tasks that were
         # woken meanwhile have their turn first.
         for _ in range(_POLLS_PER_TURN):
             found = poll(0, _EVENTS_PER_POLL)
+            if self._late:
+                found = self._with_late(found)
             self.now = self.clock()
-            for fd, events in found:
-                who = told.get(fd)
-                if who is not None:
-                    who.ready(events)
+            if not self._tell_each(found, until):
+                return
             for _ in range(len(turns)):
                 turns.popleft().take_turn()
+                if self.clock() > until:
+                    return
             if self._has_woken or (len(found) < _BUSY and not turns):
                 return
+
+    def _tell_each(self, found: list[tuple[int, int]], until: float) -> bool:
+        """Was there time for all of them? The others are told in the next turn."""
+        told = self._told
+        for number, (fd, events) in enumerate(found, 1):
+            who = told.get(fd)
+            if who is not None:
+                who.ready(events)
+            if not number % _EVENTS_PER_LOOK and self.clock() > until:
+                self._late = dict(found[number:])
+                return False
+        return True
+
+    def _with_late(self, found: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        late, self._late = self._late, {}
+        for fd, events in found:
+            late[fd] = late.get(fd, 0) | events
+        return list(late.items())
 
     def add(self, fd: int, events: int = READING) -> Watch:
         """Register a socket that a session has got. It leaves epoll by itself when it is closed (epoll(7))."""
@@ -181,14 +207,18 @@ class Poller:
         return watch
 
     def put(self, fd: int, who: Ready, events: int = READING) -> None:
-        """As ``add``, with somebody else to tell."""
+        """As ``add``, with somebody else to tell. Raises ProxyError where the user's or the machine's epoll is full."""
         self._told[fd] = who
+        self._late.pop(fd, None)  # that was of another socket
         if self._epoll.closed:
             return  # the proxy is being stopped, and the session with it
         try:
             self._epoll.register(fd, events)
         except FileExistsError:  # it was forgotten and not closed
             self._epoll.modify(fd, events)
+        except OSError as error:
+            del self._told[fd]
+            raise ProxyError(f"epoll takes no more sockets: {error.strerror}") from None
 
     def take_over(self, fd: int, who: Ready) -> Ready | None:
         """From now on tell another one; returns who was told before, None for a socket that has to be added."""
@@ -205,6 +235,11 @@ class Poller:
     def forget(self, fd: int) -> None:
         """Tell nobody any more; for a socket that is closed, before or after. Twice is no fault."""
         self._told.pop(fd, None)
+
+    def release(self, fd: int) -> None:
+        """Let somebody else watch a socket."""
+        if self._told.pop(fd, None) is not None and not self._epoll.closed:
+            self._epoll.unregister(fd)
 
     def go_on_later(self, turn: Turn) -> None:
         """Let somebody go on when all others had their turn."""
@@ -247,6 +282,8 @@ class TrioPoller:
 
     def forget(self, fd: int) -> None:
         """Nothing was registered."""
+
+    release = forget
 
 
 AnyPoller = Poller | TrioPoller

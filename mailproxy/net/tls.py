@@ -292,14 +292,21 @@ def send_close_notify(tls: ssl.SSLSocket) -> bytes:
     what it wrote to that is sent from here. Nothing else runs meanwhile, and the descriptor's place in epoll stays,
     because the duplicate keeps the real socket open (epoll(7), question 6).
     """
-    ours, theirs = stand_in()
     fd = tls.fileno()
-    real = os.dup(fd)
+    try:
+        ours, theirs = stand_in()
+        real = os.dup(fd)
+    except OSError:
+        return b""  # no descriptor is left: that is not the peer's fault, and it gets its FIN alone
     try:
         os.dup2(theirs.fileno(), fd, inheritable=False)
         openssl(tls).shutdown()
     except ssl.SSLWantReadError:
         pass  # which is what looking for the peer's comes to
+    except ssl.SSLError:
+        with contextlib.suppress(BlockingIOError):
+            ours.recv(_CLOSE_NOTIFY_BYTES)  # nobody else's
+        raise
     finally:
         os.dup2(real, fd, inheritable=False)
         os.close(real)

@@ -16,6 +16,7 @@ import trio
 from attrs import define, field
 
 from mailproxy import config
+from mailproxy.errors import ProxyError
 from mailproxy.log import Log, ends
 from mailproxy.log.ends import End
 from mailproxy.log.events import SESSION_FAULT, SESSION_STARTED
@@ -68,6 +69,7 @@ class Session:
     caller: Caller = field(init=False)
     record: SessionRecord = field(init=False)
     _began: float = field(init=False)
+    _fd: int = field(init=False)  # the client's
     _watch: Watch = field(init=False)
     _visit: Visit | None = field(default=None, init=False)
     _server_socket: socket.socket | None = field(default=None, init=False)
@@ -77,7 +79,7 @@ class Session:
     def __attrs_post_init__(self) -> None:
         number = next(_ids)
         self._began = self.around.poller.clock()
-        self._watch = self.around.poller.add(self.client.fileno())
+        self._fd = self.client.fileno()
         self.caller = Caller.of(self.listener, self.client, self.peer, number)
         self.record = SessionRecord(
             id=number,
@@ -101,6 +103,10 @@ class Session:
             self._finish()
 
     async def _proceed(self) -> None:
+        try:
+            self._watch = self.around.poller.add(self._fd)
+        except ProxyError as error:
+            raise SessionEndedError(ends.OUT_OF_RESOURCES, error) from None
         if self.listener.bind.accept_proxy:
             await self._be_introduced()
         route = await self._find_way()
@@ -225,12 +231,10 @@ class Session:
 
     def _close(self) -> None:
         record, around = self.record, self.around
-        if self._pair is None:  # or the relay has seen to it
-            around.poller.forget(self._watch.fd)
-            if self._server_socket is not None:
-                around.poller.forget(self._server_socket.fileno())
+        around.poller.forget(self._fd)
         self.client.close()
         if self._server_socket is not None:
+            around.poller.forget(self._server_socket.fileno())
             self._server_socket.close()
         if self._pair is not None:
             record.bytes_in, record.bytes_out = self._pair.up.received, self._pair.down.received

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -184,3 +187,36 @@ async def test_a_line_that_cannot_be_written_ends_only_its_session(
     (fault,) = [line for line in lines if line["event"] == "session-fault"]
     assert "this line cannot be formatted" in fault["message"]
     assert [line["end"] for line in lines if line["event"] == "session"] == ["client-closed"] * 2
+
+
+class FullEpoll:
+    """An epoll object of a user who may not watch one descriptor more (epoll(7), max_user_watches)."""
+
+    def __init__(self, real: Any) -> None:
+        self.real = real
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+    def register(self, *_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+async def test_epoll_that_is_full_ends_sessions_and_not_the_proxy(scene: Scene) -> None:
+    server = await scene.server()
+    proxy = await scene.proxy(server.address)
+    poller: Any = proxy._service._poller
+    real, poller._epoll = poller._epoll, FullEpoll(poller._epoll)
+    client = await scene.dial(proxy)
+    with trio.fail_after(PATIENCE_S):
+        assert await client.receive_until_end() == b""
+    client.drop()
+    line = await scene.session()
+    assert (line["end"], line["state"]) == ("out-of-resources", "RC")
+    assert "No space left" in line["detail"]
+    poller._epoll = real
+    client = await scene.dial(proxy)
+    with trio.fail_after(PATIENCE_S):
+        assert await client.receive_line()
+    client.drop()
+    await scene.idle()

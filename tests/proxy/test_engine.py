@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 import trio
@@ -12,7 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from mailproxy.log.ends import CLIENT_CLOSED, End
 from mailproxy.net.relay import Engine, Pair, engine
-from mailproxy.net.relay.moving import receive
+from mailproxy.net.relay.moving import BLOCKED_WRITING, receive
 from mailproxy.net.relay.pair import Side
 
 from .relays import ENGINE_ONLY, Kind, registered, running
@@ -106,3 +106,74 @@ async def test_a_fault_of_our_own_is_its_sessions_alone(
                     neighbour.shutdown(socket.SHUT_WR)
                     its_server.shutdown(socket.SHUT_WR)
             assert ends == [CLIENT_CLOSED]
+
+
+async def move(sender: socket.socket, receiver: socket.socket, data: bytes) -> None:
+    """Through the relay, whatever fits at a time."""
+    sent = heard = 0
+    with trio.fail_after(PATIENCE_S):
+        while heard < len(data):
+            with suppress(BlockingIOError):
+                sent += sender.send(data[sent : sent + 200_000])
+            await wait_all_tasks_blocked()
+            with suppress(BlockingIOError):
+                heard += len(receiver.recv(1 << 20))
+
+
+async def test_a_session_that_falls_silent_after_bulk_keeps_no_pipe(relay_kind: Kind) -> None:
+    """They are few: some that fetched a large message would keep all others from having one."""
+    with session() as (client, server, pair):
+        async with running(relay_kind) as relay, trio.open_nursery() as nursery:
+            assert isinstance(relay, Engine)
+            nursery.start_soon(relay.run, pair)
+            await wait_all_tasks_blocked()
+            for _ in range(2):
+                await move(server, client, bytes(1_000_000))
+                assert relay.pipes.lent == 0
+                await move(client, server, b"a1 NOOP\r\n")
+                await move(server, client, b"a1 OK\r\n")
+                assert relay.pipes.lent == 0
+            nursery.cancel_scope.cancel()
+
+
+async def test_what_follows_urgent_data_is_relayed(relay_kind: Kind) -> None:
+    """A read stops short there, though more has come."""
+    with session() as (_, server, pair), socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        ours, _address = listener.accept()
+        ours.setblocking(False)
+        with client, ours:
+            async with running(relay_kind) as relay, trio.open_nursery() as nursery:
+                tcp = Pair(ours, pair.server.sock, client_limit=1000, server_limit=1000, half_closed=1000)
+                client.send(b"before ")
+                client.send(b"!", socket.MSG_OOB)
+                client.send(b"behind")
+                await wait_all_tasks_blocked(0.01)
+                nursery.start_soon(relay.run, tcp)
+                heard = b""
+                with trio.fail_after(PATIENCE_S):
+                    while heard != b"before behind":
+                        await trio.lowlevel.wait_readable(server)
+                        heard += server.recv(100)
+                nursery.cancel_scope.cancel()
+
+
+async def test_tls_that_must_answer_waits_for_room_at_its_own_socket(
+    relay_kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer to a key update goes back to where that came from."""
+    with session() as (client, server, pair):
+        answers = [BLOCKED_WRITING]
+
+        def receive_later(side: Side, buffer: memoryview) -> int:
+            return answers.pop() if answers and side is pair.client else receive(side, buffer)
+
+        async with running(relay_kind) as relay, trio.open_nursery() as nursery:
+            nursery.start_soon(relay.run, pair)
+            await wait_all_tasks_blocked()
+            monkeypatch.setattr(engine, "receive", receive_later)
+            client.send(b"a1 NOOP\r\n")
+            with trio.fail_after(PATIENCE_S):
+                await trio.lowlevel.wait_readable(server)  # told of room, it went on by itself
+            assert server.recv(100) == b"a1 NOOP\r\n"
+            nursery.cancel_scope.cancel()

@@ -42,4 +42,4 @@ def open_relay(kind: Literal["auto", "engine", "portable"], poller: AnyPoller) -
     """The best relay for this platform, or the one that was asked for."""
     if "engine" in KINDS and kind != "portable" and isinstance(poller, Poller):
         return Engine(poller)
-    return PortableRelay()
+    return PortableRelay(poller)

@@ -5,7 +5,8 @@ what happens at its sink, in plain calls: a message costs no task switch, no nur
 and a dozen lines between.
 
 Receiving. Sockets are told of once (edge-triggered), so a flow receives until nothing is left. In clear a short read has
-taken all there was, and the call that says so is saved, unless the other side has ended as well: its end must be read, too.
+taken all there was, and the call that says so is saved, unless the source has ended, too, or sent urgent data, where a read
+stops short (tcp(7)).
 Under TLS a short read means nothing, one record comes at a time.
 
 Holding back. What the sink does not take is kept (``pending``, or in a pipe) and nothing more is received until the sink
@@ -30,7 +31,7 @@ import trio
 from attrs import define, field
 
 from mailproxy.log.ends import CLIENT_CLOSED, SERVER_CLOSED, End
-from mailproxy.net.poller import BOTH_WAYS, ERR, HUP, IN, OUT, RDHUP, READING, Poller
+from mailproxy.net.poller import BOTH_WAYS, ERR, HUP, IN, OUT, PRI, RDHUP, READING, Poller
 from mailproxy.net.relay.moving import (
     BLOCKED,
     BLOCKED_WRITING,
@@ -48,7 +49,7 @@ _READS_PER_TURN = 8  # half a MiB at most, then the other sessions have their tu
 _SPLICE = getattr(os, "SPLICE_F_MOVE", 0) | getattr(os, "SPLICE_F_NONBLOCK", 0)
 _HARDLY_BULK = 32 * 1024  # so little in a splice: the next bytes are copied again
 
-_TO_READ = IN | RDHUP | ERR | HUP
+_TO_READ = IN | PRI | RDHUP | ERR | HUP
 _TO_WRITE = OUT | ERR | HUP
 
 
@@ -154,7 +155,7 @@ class _Flow:
 
     __slots__ = (
         "back", "buffer", "direction", "engine", "fd", "has_asked_for_room", "is_blocked", "is_bulk", "is_clear",
-        "is_ending", "is_over", "needs_reading", "needs_room", "pipe", "session", "sink", "source", "upcoming",
+        "is_over", "is_queued", "may_stop_short", "needs_reading", "needs_room", "pipe", "session", "sink", "source", "upcoming",
     )  # fmt: skip
 
     back: _Flow
@@ -171,8 +172,11 @@ class _Flow:
         self.pipe: Pipe | None = None
         self.is_bulk = False  # the last read filled the buffer
         self.is_blocked = False  # the sink has not taken all
-        self.is_ending = False  # the source has ended; its last bytes may still be there
+        self.may_stop_short = (
+            False  # the source has ended, or sent urgent data: less than was asked for is not all there is
+        )
         self.is_over = False
+        self.is_queued = False  # it has its turn later, and must not have another one before
         self.needs_room = False  # TLS has to answer before it can go on reading
         self.needs_reading = False  # TLS has to read before it can go on writing
         self.upcoming: int | SideAbortedError | None = None  # what a read came to that was made ahead
@@ -195,12 +199,12 @@ class _Flow:
         if self.is_over:
             return
         try:
-            if events & RDHUP:
-                self.is_ending = True
+            if events & (RDHUP | PRI):
+                self.may_stop_short = True
             back = self.back
             if back.is_blocked and (events & _TO_WRITE):
                 back.go_on()
-            if not (self.is_blocked or self.direction.ended or self.is_over) and (
+            if not (self.is_blocked or self.is_queued or self.direction.ended or self.is_over) and (
                 events & _TO_READ or self.needs_room
             ):
                 self._pump()
@@ -213,6 +217,7 @@ class _Flow:
 
     def take_turn(self) -> None:
         """Go on where the last turn has ended."""
+        self.is_queued = False
         try:
             if not (self.is_over or self.is_blocked or self.direction.ended):
                 self._pump()
@@ -249,7 +254,7 @@ class _Flow:
                     self._ends()
                 elif count == BLOCKED_WRITING:
                     self.needs_room = True
-                    self.back.ask_for_room()
+                    self.ask_for_room()
                 return
             is_drained = False
             if source.is_tls:
@@ -259,7 +264,7 @@ class _Flow:
                     is_drained = True
                     poller.ask_again(self.fd, BOTH_WAYS if self.has_asked_for_room else READING)
             elif count < _BUFFER_BYTES:
-                is_drained = not self.is_ending
+                is_drained = not self.may_stop_short
             direction.received += count
             source.last = sink.last = poller.now
             if not send(direction, buffer[:count]):
@@ -272,7 +277,11 @@ class _Flow:
             if self.is_clear and count == _BUFFER_BYTES:
                 self._splice()
                 return
-        poller.go_on_later(self)
+        self._go_on_later()
+
+    def _go_on_later(self) -> None:
+        self.is_queued = True
+        self.engine.poller.go_on_later(self)
 
     def _more_records(self) -> tuple[int, bool]:
         """TLS gives a record at a time; a full one is part of much, and what follows is sent together with it.
@@ -306,12 +315,13 @@ class _Flow:
         pipe = self.pipe or self.engine.pipes.borrow()
         self.is_bulk = pipe is not None
         if pipe is None:
-            self.engine.poller.go_on_later(self)
+            self._go_on_later()
             return
         self.pipe = pipe
         try:
             count = os.splice(self.fd, pipe.inlet, PIPE_BYTES, flags=_SPLICE)
         except BlockingIOError:
+            self.is_bulk = False
             self.give_pipe_back()
             return
         except OSError as error:
@@ -326,8 +336,10 @@ class _Flow:
         if not self._empty_pipe(pipe):
             self._blocks()
             return
-        self.is_bulk = count >= _HARDLY_BULK
-        self.engine.poller.go_on_later(self)
+        if count < _HARDLY_BULK:
+            self.is_bulk = False
+            self.give_pipe_back()
+        self._go_on_later()
 
     def _empty_pipe(self, pipe: Pipe) -> bool:
         while pipe.held:

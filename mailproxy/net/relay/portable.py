@@ -19,6 +19,7 @@ from __future__ import annotations
 import trio
 
 from mailproxy.log.ends import CLIENT_CLOSED, SERVER_CLOSED, End
+from mailproxy.net.poller import TRIO, AnyPoller
 from mailproxy.net.relay.moving import BLOCKED_WRITING, SideAbortedError, close_sending, receive, send
 from mailproxy.net.relay.pair import Direction, Pair, Side
 
@@ -31,7 +32,8 @@ _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.001, 0.1
 class PortableRelay:
     """Relays sessions of one trio loop; they share its buffer, which is never held across an await."""
 
-    def __init__(self) -> None:
+    def __init__(self, poller: AnyPoller = TRIO) -> None:
+        self._poller = poller
         self._buffer = memoryview(bytearray(_BUFFER_BYTES))
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -43,6 +45,8 @@ class PortableRelay:
 
         Cancelled, it leaves the counts in ``pair`` as they are.
         """
+        for side in (pair.client, pair.server):
+            self._poller.release(side.sock.fileno())  # which would be told of every byte
         while True:
             with trio.CancelScope(deadline=min(pair.due())) as pair.scope:
                 end = await self._pump_both(pair, pair.scope)
