@@ -9,7 +9,7 @@ import struct
 from collections.abc import Sequence
 
 import trio
-from attrs import frozen
+from attrs import define, frozen
 
 from mailproxy.address import join
 from mailproxy.errors import ProxyError, ServerRefusedError
@@ -65,22 +65,24 @@ async def connect(
     port: int | None,
     options: Options = (),
     poller: AnyPoller = TRIO,
+    begun: Dial | None = None,
 ) -> tuple[socket.socket, Endpoint]:
     """Connect to the first endpoint that takes the connection, in their order.
 
-    ``port``: the port that the client connected to, for endpoints without one; ``options`` are set on TCP sockets. An endpoint that does not answer has its
-    share of the time that the caller's cancel scope leaves. Returns a nonblocking socket, which the caller closes, and which
-    has been added to ``poller``. Raises
-    ServerRefusedError when none takes it, ProxyError when this side could not even ask: no descriptor, port or memory
-    left. Cancelled, it leaves nothing open.
+    ``port``: the port that the client connected to, for endpoints without one; ``options`` are set on TCP sockets; ``begun``:
+    what ``begin`` gave for the only endpoint. An endpoint that does not answer has its share of the time that the caller's
+    cancel scope leaves. Returns a nonblocking socket, which the caller closes, and which has been added to ``poller``.
+    Raises ServerRefusedError when none takes it, ProxyError when this side could not even ask: no descriptor, port or
+    memory left. Cancelled, it leaves nothing open.
     """
     if len(endpoints) == 1:
-        return await _connect(endpoints[0], port, options, poller), endpoints[0]
+        begun = begun or begin(endpoints[0], port, poller, options)
+        return await begun.finish(), endpoints[0]
     faults: list[ServerRefusedError | ProxyError] = []
     for index, endpoint in enumerate(endpoints):
         with trio.CancelScope(deadline=_share(len(endpoints) - index)):
             try:
-                return await _connect(endpoint, port, options, poller), endpoint
+                return await begin(endpoint, port, poller, options).finish(), endpoint
             except (ServerRefusedError, ProxyError) as error:
                 faults.append(error)
                 continue
@@ -108,48 +110,78 @@ async def knock(endpoints: Sequence[Endpoint], port: int | None) -> Endpoint:
     return endpoint
 
 
-async def _connect(
-    endpoint: Endpoint, port: int | None, options: Options, poller: AnyPoller
-) -> socket.socket:
+@define(eq=False)
+class Dial:
+    """A connection that was begun. ``code`` is what the kernel says of it, 0 if it is made already."""
+
+    sock: socket.socket
+    endpoint: Endpoint
+    port: int | None
+    code: int
+    _poller: AnyPoller
+
+    async def finish(self) -> socket.socket:
+        """Wait for it; see ``connect``."""
+        sock, poller, code = self.sock, self._poller, self.code
+        fd = sock.fileno()
+        try:
+            if code == errno.EINPROGRESS:
+                watch, events = poller.watch(fd), 0
+                while not events & (OUT | ERR | HUP):
+                    events = await watch.writable()
+                # without a word of a fault there is none, and asking costs a call
+                code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if events & (ERR | HUP) else 0
+            pause = 0.001
+            # a Unix socket's queue may be full, and nothing tells when there is room (unix(7))
+            while code == errno.EAGAIN:
+                await trio.sleep(pause)
+                pause = min(pause * 2, _LONGEST_PAUSE_S)
+                code = _begin(sock, self.endpoint, self.port)
+                if not code:
+                    poller.add(fd, BOTH_WAYS)
+        except BaseException:
+            self.give_up()
+            raise
+        if not code:
+            return sock
+        self.give_up()
+        reason, place = os.strerror(code), self.endpoint.text(self.port)
+        if code in _OUR_FAULT:
+            raise ProxyError(f"{place}: {reason}")
+        raise ServerRefusedError(f"{place}: {reason}", reason)
+
+    def give_up(self) -> None:
+        """Close it, made or not."""
+        self._poller.forget(self.sock.fileno())
+        self.sock.close()
+
+
+def begin(endpoint: Endpoint, port: int | None, poller: AnyPoller = TRIO, options: Options = ()) -> Dial:
+    """Begin to connect. Raises ProxyError if this side cannot.
+
+    On the way to another machine it is never made when the call returns, on this one always: the kernel does both ends at
+    once. Asking costs a call, and where it is made so, saves the session a wait and a limit to it.
+    """
     try:
         sock = socket.socket(endpoint.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     except OSError as error:
         raise ProxyError(f"no socket: {error.strerror}") from None
-    fd = sock.fileno()
     try:
         if endpoint.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             for level, name, value in options:
                 sock.setsockopt(level, name, value)
         code = _begin(sock, endpoint, port)
-        if code == errno.EINPROGRESS:
-            watch, events = poller.add(fd, BOTH_WAYS), 0
-            while not events & (OUT | ERR | HUP):
-                events = await watch.writable()
-            # without a word of a fault there is none, and asking costs a call
-            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if events & (ERR | HUP) else 0
-        elif not code:
-            poller.add(fd, BOTH_WAYS)
-        pause = 0.001
-        # a Unix socket's queue may be full, and nothing tells when there is room (unix(7))
-        while code == errno.EAGAIN:
-            await trio.sleep(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE_S)
+        if code == errno.EINPROGRESS and not options:
             code = _begin(sock, endpoint, port)
-            if not code:
-                poller.add(fd, BOTH_WAYS)
+            if code == errno.EALREADY:
+                code = errno.EINPROGRESS
+        if code in (0, errno.EINPROGRESS):
+            poller.add(sock.fileno(), BOTH_WAYS)
     except BaseException:
-        poller.forget(fd)
         sock.close()
         raise
-    if not code:
-        return sock
-    poller.forget(fd)
-    sock.close()
-    reason, place = os.strerror(code), endpoint.text(port)
-    if code in _OUR_FAULT:
-        raise ProxyError(f"{place}: {reason}")
-    raise ServerRefusedError(f"{place}: {reason}", reason)
+    return Dial(sock, endpoint, port, code, poller)
 
 
 def _begin(sock: socket.socket, endpoint: Endpoint, port: int | None) -> int:

@@ -17,12 +17,12 @@ from mailproxy.errors import ProxyError, ServerHandshakeError, ServerRefusedErro
 from mailproxy.log import ends
 from mailproxy.log.ends import End
 from mailproxy.log.record import SessionRecord, ms
-from mailproxy.net.dial import connect
+from mailproxy.net.dial import Endpoint, begin, connect
 from mailproxy.net.leaving import is_leaving
 from mailproxy.net.poller import GONE, AnyPoller, Watch
 from mailproxy.net.proxy_header import send_header
 from mailproxy.net.relay import Pair
-from mailproxy.net.tls import connect_tls, has_left
+from mailproxy.net.tls import Context, connect_tls, has_left
 from mailproxy.pool import Attempts, Next, Waiter
 from mailproxy.proxy.backend import Backend
 from mailproxy.proxy.caller import Caller
@@ -206,17 +206,24 @@ class Visit:
 
     async def _try(self, server: BackendServer) -> socket.socket:
         """One attempt. Raises SessionEndedError with what is the end unless another one follows."""
-        port = self.caller.port
+        port, endpoints, begun = self.caller.port, server.endpoints, None
         try:
+            if len(endpoints) == 1:
+                begun = begin(endpoints[0], port, self.poller)
+                if not begun.code and server.context is None and server.takes_back:
+                    return self._reached(begun.sock, endpoints[0], server)  # nothing is to be waited for
             with self._within(self.backend.config.timeouts.connect):
-                sock, endpoint = await connect(server.endpoints, port, (), self.poller)
-                if server.announcer is not None or server.context is not None:
-                    sock = await self._open(sock, server)
-                if server.takes_back:
-                    self.record.server_address = endpoint.text(port)
-                    return sock
-                self.poller.forget(sock.fileno())  # it went in the moment in which it was connected
-                sock.close()
+                sock, endpoint = await connect(endpoints, port, (), self.poller, begun)
+                if not server.takes_back:
+                    self._drop(sock)  # it went in the moment in which it was connected
+                elif server.context is None:
+                    return self._reached(sock, endpoint, server)
+                else:
+                    sock = await self._secure(self._reached(sock, endpoint, server), server.context, server)
+                    if server.takes_back:
+                        self.record.server_address = endpoint.text(port)
+                        return sock
+                    self._drop(sock)
         except ServerHandshakeError as error:
             raise SessionEndedError(ends.SERVER_HANDSHAKE_FAILED, error) from None
         except ServerRefusedError as error:
@@ -230,19 +237,29 @@ class Visit:
             raise SessionEndedError(ends.SERVER_REFUSED, f"{server.name} is {server.status} now")
         raise SessionEndedError(ends.CONNECT_TIMEOUT, "no answer in time")
 
-    async def _open(self, sock: socket.socket, server: BackendServer) -> socket.socket:
-        """What comes before the client's bytes: the PROXY header, TLS."""
+    def _reached(self, sock: socket.socket, endpoint: Endpoint, server: BackendServer) -> socket.socket:
+        """It is connected; the PROXY header comes before all else."""
+        if server.announcer is not None:
+            try:
+                send_header(sock, server.announcer.header(self.caller))
+            except BaseException:
+                self._drop(sock)
+                raise
+        if server.context is None:
+            self.record.server_address = endpoint.text(self.caller.port)
+        return sock
+
+    async def _secure(self, sock: socket.socket, context: Context, server: BackendServer) -> socket.socket:
         fd = sock.fileno()
         try:
-            if server.announcer is not None:
-                send_header(sock, server.announcer.header(self.caller))
-            if server.context is not None:
-                sock = await connect_tls(sock, server.context, server.server_name, self.poller.watch(fd))
+            return await connect_tls(sock, context, server.server_name, self.poller.watch(fd))
         except BaseException:
             self.poller.forget(fd)
-            sock.close()
             raise
-        return sock
+
+    def _drop(self, sock: socket.socket) -> None:
+        self.poller.forget(sock.fileno())
+        sock.close()
 
     def _is_again(
         self, failure: SessionEndedError, server: BackendServer, attempts: Attempts, *, belongs: bool
