@@ -6,6 +6,7 @@ import os
 import socket
 import struct
 import threading
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -14,6 +15,9 @@ from .programs import PATIENCE_S
 
 if TYPE_CHECKING:
     import ssl
+
+# A reset that comes with the connection may pass for a refused one, on a busy machine and at HAProxy, too.
+RESET_S = 0.1
 
 Conduct = Literal["greet", "silent", "bye", "close", "reset"]
 BYE = b"* BYE overloaded\r\n"
@@ -78,6 +82,7 @@ class ToldServer:
     def _behave(self, connection: socket.socket, conduct: Conduct) -> None:
         connection.settimeout(PATIENCE_S)
         if conduct == "reset":
+            time.sleep(RESET_S)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             os.close(connection.detach())
             return
