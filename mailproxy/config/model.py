@@ -71,7 +71,9 @@ class Process:
 
     workers: Workers = setting("number of processes that serve, or auto for one per core", 1)
     relay: Literal["auto", "engine", "portable"] = setting(
-        "how bytes are relayed: one epoll engine for all sessions, two tasks a session, or what the platform has", "auto",
+        "how bytes are relayed: engine: one task for all sessions; portable: two for each, to compare with; auto: engine where "
+        "the platform has epoll and splice",
+        "auto",
     )  # fmt: skip
     max_sessions: Positive | None = setting(
         "sessions at once, of all workers; over it, accepting waits",
