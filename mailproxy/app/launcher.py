@@ -179,7 +179,8 @@ class Launcher:
                 self._start_worker(role)
 
     def _start_control(self, running: list[_Role]) -> None:
-        self._fork(self._control, partial(control, self.setup, running=len(running)))
+        is_late = self._control.began > 0
+        self._fork(self._control, partial(control, self.setup, running=len(running), is_late=is_late))
         if self._control.is_alive:
             for role in running:
                 self._connect(role)
