@@ -15,6 +15,7 @@ from attrs import frozen
 
 from mailproxy import config as settings
 from mailproxy.config import Config
+from mailproxy.errors import Fault
 from mailproxy.log import Log
 from mailproxy.log.events import (
     BACKEND_DOWN,
@@ -42,7 +43,7 @@ from mailproxy.proxy.link import counts_of
 from mailproxy.proxy.service import Service
 from mailproxy.proxy.shared import WorkerBackend
 from mailproxy.proxy.tending import Tending
-from mailproxy.proxy.watcher import Looks
+from mailproxy.proxy.watcher import Looks, say_kept, take_up_prepared
 
 SAID_BY_CONTROL = frozenset({
     LISTENING, READY, DRAINING, STOPPED, LOG_REOPENED, SERVER_UP, SERVER_DOWN, SERVER_STATE, SERVER_CHECK, BACKEND_DOWN,
@@ -51,6 +52,7 @@ SAID_BY_CONTROL = frozenset({
 
 _LOOK_S = 0.05  # between two looks whether it is the turn of those who wait here
 _COUNT_S = 1.0
+_TAKE_UP_AGAIN_S = 10.0  # what this worker alone could not take up; control has nobody look again
 _SERVERS_MAX = 100  # of a message
 
 
@@ -91,6 +93,7 @@ class Worker(Service):
         self._is_serving = False
         self._is_draining = False
         self._renewing = trio.Lock()  # a look is made by one thread at a time
+        self._not_taken_up: tuple[Fault, ...] = ()
         self._shared: dict[str, WorkerBackend] = {}
         super().__init__(config, listeners, connectors, looks=looks, log=log, max_sessions=max_sessions)
 
@@ -117,6 +120,8 @@ class Worker(Service):
     async def _start_tending(self, nursery: trio.Nursery) -> None:
         if self._looks is not None and self._place.is_late:
             await self._renew(self._looks, anyway=False)
+        if self._looks is not None:
+            nursery.start_soon(self._keep_renewed, self._looks)
         nursery.start_soon(self._learned.run, self._say)
         nursery.start_soon(self._keep_turns)
         nursery.start_soon(self._keep_counts)
@@ -220,15 +225,24 @@ class Worker(Service):
         line.say({"done": number})
 
     async def _renew(self, looks: Looks, *, anyway: bool) -> None:
-        """Take up what has changed on disk; control says what that was."""
+        """Take up what has changed on disk; control says what that was, unless it is this worker alone that cannot."""
         async with self._renewing:
             look = partial(looks.look, anyway=anyway)
             renewed = await trio.to_thread.run_sync(look, abandon_on_cancel=True)
             if renewed is not None:
-                for prepared in renewed.prepared:
-                    prepared()
+                found = take_up_prepared(looks, renewed)
                 for backend in self.backends.values():
                     backend.renew(renewed.connectors)
+                known, self._not_taken_up = self._not_taken_up, found.faults[len(renewed.faults) :]
+                for fault in self._not_taken_up:
+                    if fault not in known:
+                        say_kept(self.log, fault)
+
+    async def _keep_renewed(self, looks: Looks) -> None:
+        while True:
+            await trio.sleep(min(_TAKE_UP_AGAIN_S, self.config.process.certificate_interval))
+            if self._not_taken_up:
+                await self._renew(looks, anyway=False)
 
     async def _tell_table(self, line: Line) -> None:
         for backend in self._shared.values():
