@@ -23,6 +23,7 @@ from mailproxy.log.events import (
     DRAINING,
     LISTENING,
     LOG_REOPENED,
+    MESSAGE_DROPPED,
     READY,
     SERVER_CHECK,
     SERVER_DOWN,
@@ -31,7 +32,7 @@ from mailproxy.log.events import (
     STOPPED,
 )
 from mailproxy.net.cells import Bells
-from mailproxy.net.line import Line, Message
+from mailproxy.net.line import Line, Message, in_packets
 from mailproxy.net.listener import Listener
 from mailproxy.pool import Counts
 from mailproxy.proxy.backend import Connectors
@@ -53,7 +54,7 @@ SAID_BY_CONTROL = frozenset({
 _LOOK_S = 0.05  # between two looks whether it is the turn of those who wait here
 _COUNT_S = 1.0
 _TAKE_UP_AGAIN_S = 10.0  # what this worker alone could not take up; control has nobody look again
-_SERVERS_MAX = 100  # of a message
+_SERVERS_MAX = 100  # at a time
 
 
 @frozen(kw_only=True)
@@ -147,11 +148,14 @@ class Worker(Service):
         if self._control is not None:
             self._control.say(message)
 
+    def _say_dropped(self, fact: str) -> None:
+        self.log.event(MESSAGE_DROPPED, fact)
+
     async def _hear_launcher(self, nursery: trio.Nursery) -> None:
         """The launcher hands over the line to control, and a new one when that was replaced."""
         while (heard := await self._place.launcher.hear()) is not None:
             for end in heard.sockets:
-                nursery.start_soon(self._attend, Line(end), nursery)
+                nursery.start_soon(self._attend, Line(end, dropped=self._say_dropped), nursery)
         self._drain(self.config.process.drain_timeout)  # it is gone
 
     async def _attend(self, line: Line, working: trio.Nursery) -> None:
@@ -173,7 +177,9 @@ class Worker(Service):
                 (each.name, number) for each in self._shared.values() for number in range(len(each.servers))
             ]
             for some in in_parts(servers, _SERVERS_MAX):
-                await line.send({"known": [self._known(*each) for each in some]})
+                await line.room()
+                for part in in_packets(self._known(*each) for each in some):
+                    line.say({"known": part})
             self._told.clear()
         await line.send({"hello": os.getpid(), "fresh": not self._is_serving})
         if self._is_serving:
