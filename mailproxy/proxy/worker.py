@@ -152,8 +152,15 @@ class Worker(Service):
         self.log.event(MESSAGE_DROPPED, fact)
 
     async def _hear_launcher(self, nursery: trio.Nursery) -> None:
-        """The launcher hands over the line to control, and a new one when that was replaced."""
+        """The launcher hands over the line to control, and a new one when that was replaced; it tells of an end itself when
+        control hangs.
+        """
         while (heard := await self._place.launcher.hear()) is not None:
+            match heard.message:
+                case {"drain": seconds}:
+                    self._drain(seconds)
+                case {"stop": _}:
+                    nursery.cancel_scope.cancel()
             for end in heard.sockets:
                 nursery.start_soon(self._attend, Line(end, dropped=self._say_dropped), nursery)
         self._drain(self.config.process.drain_timeout)  # it is gone
