@@ -7,7 +7,8 @@ import resource
 
 from mailproxy.config import Config
 
-DESCRIPTORS_KEPT = 200  # for listeners, log, resolver, Python itself
+_OF_PIPES = 2 * (48 + 16)  # those that the relay lends to sessions, and keeps idle, at most
+DESCRIPTORS_KEPT = 200 + _OF_PIPES  # for listeners, log, resolver, checks, Python itself, beside the relay
 _FEWEST = 1
 
 

@@ -76,7 +76,7 @@ class Process:
     max_sessions: Positive | None = setting(
         "sessions at once, of all workers; over it, accepting waits",
         None,
-        shown="(soft descriptor limit - 200) / 2, times workers",
+        shown="(soft descriptor limit - 328) / 2, times workers",
     )
     drain_timeout: Seconds = setting("how long old sessions may live after a stop", Seconds(30.0))
     certificate_interval: TimeLimit = setting(

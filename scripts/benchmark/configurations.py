@@ -27,7 +27,7 @@ class Place:
     @property
     def max_sessions(self) -> int:
         """What mailproxy takes by itself, for those that want to be told."""
-        return (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 200) // 2
+        return (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 328) // 2
 
     def write(self, name: str, text: str) -> str:
         file = self.folder / name
