@@ -91,8 +91,7 @@ class Watcher:
         self._expiry_due = trio.current_time() + _DAY_S
         renewed = await trio.to_thread.run_sync(self._looks.look, abandon_on_cancel=True)
         if renewed is not None:
-            renewed = take_up_prepared(self._looks, renewed)
-            await self._take_up(renewed, False)
+            await self._take_up(take_up_prepared(self._looks, renewed), False)
             self._said = renewed.faults
 
     async def run(self) -> None:
