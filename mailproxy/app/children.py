@@ -47,7 +47,7 @@ class Setup:
 
 def work(setup: Setup, slot: int, end: socket.socket, *, second: int, is_late: bool) -> None:
     """Serve in this slot. ``end`` is that of the line to the launcher; session ids count from ``second``."""
-    log = _settle(setup, f"worker {slot + 1}", without=SAID_BY_CONTROL)
+    log = _settle(setup, f"worker {slot + 1}", without=SAID_BY_CONTROL, is_late=is_late)
     for other, listeners in enumerate(setup.slots):
         if other != slot:
             _close_own(listeners)
@@ -71,9 +71,9 @@ def work(setup: Setup, slot: int, end: socket.socket, *, second: int, is_late: b
     trio.run(worker.work)
 
 
-def control(setup: Setup, end: socket.socket, *, running: int) -> None:
+def control(setup: Setup, end: socket.socket, *, running: int, is_late: bool) -> None:
     """Control the workers, of which so many are ``running`` already."""
-    log = _settle(setup, "control", without=())
+    log = _settle(setup, "control", without=(), is_late=is_late)
     made = Control(
         setup.config,
         setup.listening,
@@ -92,14 +92,19 @@ def control(setup: Setup, end: socket.socket, *, running: int) -> None:
     trio.run(made.run)
 
 
-def _settle(setup: Setup, name: str, *, without: Collection[Event]) -> Log:
-    """Become a child: signals are the launcher's business, also those that a terminal sends to all."""
+def _settle(setup: Setup, name: str, *, without: Collection[Event], is_late: bool) -> Log:
+    """Become a child: signals are the launcher's business, also those that a terminal sends to all.
+
+    ``is_late``: others were there before, and the log may have been rotated since the launcher opened it.
+    """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (*SIGNALS, signal.SIGCHLD))
     with contextlib.suppress(OSError):
         Path("/proc/self/comm").write_text(f"mp {name}")  # what ps and top show, 15 characters
     log = Log(setup.target, form=setup.config.log.format, level=setup.config.log.level, without=without)
+    if is_late:
+        log.reopen(quietly=True)
     sys.unraisablehook = partial(unraisable, log)
     return log
 

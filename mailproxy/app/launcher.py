@@ -3,12 +3,13 @@
 It holds what must outlive them: the listening sockets, one for each slot, so that connections in the queue of a worker that
 died are the next one's; the TLS contexts, so that a ticket of one worker is good at all; the memory of the counts. It never
 enters trio and has no thread, so that it can fork at any time. It waits for signals and for the ends of its children, and
-hears nothing from them.
+hears nothing from them. What signals mean is control's to know; where that hangs, the launcher itself sees to the end.
 """
 
 from __future__ import annotations
 
 import gc
+import math
 import os
 import signal
 import socket
@@ -34,6 +35,9 @@ _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 10.0
 _SHORTEST_WAIT_S = 0.01
 _LONGEST_WAIT_S = 3600.0  # a child that ends is a signal, too
+_CONNECT_AGAIN_S = 1.0
+_CONTROL_S = 2.0  # for control to pass on that there is an end; one that hangs does not
+_END_S = 6.0  # for children to end when they were told to
 _FAILED = 1
 
 
@@ -65,6 +69,8 @@ class _Role:
     pause: float = 0.0
     due: float = 0.0
     second: int = 0
+    is_connected: bool = False
+    connect_due: float = 0.0
 
     @property
     def is_alive(self) -> bool:
@@ -78,6 +84,7 @@ class _Role:
             self.pause = min(max(2 * self.pause, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
         self.due = now + self.pause
         self.pid = None
+        self.is_connected = False
         if self.line is not None:
             self.line.close()
             self.line = None
@@ -92,6 +99,10 @@ class Launcher:
     _workers: list[_Role] = field(init=False)
     _untold: list[dict[str, object]] = field(factory=list, init=False)
     _stops: list[int] = field(factory=list, init=False)  # the signals that told it to end
+    _is_urgent: bool = field(default=False, init=False)
+    _steps: list[tuple[float, Callable[[], None]]] = field(
+        factory=list, init=False
+    )  # towards the end, when due
     _is_over: bool = field(default=False, init=False)  # control has seen the last line of a worker end
 
     def __attrs_post_init__(self) -> None:
@@ -105,6 +116,7 @@ class Launcher:
         """Raises nothing; returns when all have ended."""
         while True:
             self._start_due()
+            self._insist()
             if self._stops and not any(role.is_alive for role in self._roles):
                 return
             caught = signal.sigtimedwait((*SIGNALS, signal.SIGCHLD), self._wait())
@@ -113,20 +125,49 @@ class Launcher:
             self._reap()
 
     def _wait(self) -> float:
-        """Seconds until the next start is due."""
-        dues = [role.due for role in ([self._control] if self._stops else self._roles) if not role.is_alive]
-        return (
-            max(_SHORTEST_WAIT_S, min(dues) - time.monotonic())
-            if dues and not self._is_over
-            else _LONGEST_WAIT_S
-        )
+        """Seconds until something is due."""
+        dues = [due for due, _ in self._steps[:1]]
+        if not self._is_over:
+            starting = [self._control] if self._stops else self._roles
+            dues += [role.due for role in starting if not role.is_alive]
+        if self._control.is_alive:
+            dues += [role.connect_due for role in self._workers if role.is_alive and not role.is_connected]
+        wait = min(dues, default=math.inf) - time.monotonic()
+        return min(max(_SHORTEST_WAIT_S, wait), _LONGEST_WAIT_S)
 
     def _obey(self, number: int) -> None:
         """Control knows what they mean; here it is only known that there is an end."""
         if number in (signal.SIGTERM, signal.SIGINT):
+            self._plan_end(is_urgent=bool(self._stops) or number == signal.SIGINT)
             self._stops.append(number)
             close_slots(self.setup.slots)
         self._tell({"signal": number})
+
+    def _plan_end(self, *, is_urgent: bool) -> None:
+        """What is due if control does not see to it, be it stopped or hanging."""
+        if self._is_urgent:
+            return
+        self._is_urgent = is_urgent
+        now, seconds = time.monotonic(), self.setup.config.process.drain_timeout
+        stop = now + _CONTROL_S if is_urgent else now + seconds + _END_S
+        self._steps = [(stop, partial(self._tell_workers, {"stop": True})), (stop + _END_S, self._kill)]
+        if not is_urgent:
+            self._steps.insert(0, (now + _CONTROL_S, partial(self._tell_workers, {"drain": seconds})))
+
+    def _insist(self) -> None:
+        while self._steps and time.monotonic() >= self._steps[0][0]:
+            self._steps.pop(0)[1]()
+
+    def _tell_workers(self, message: dict[str, object]) -> None:
+        for role in self._workers:
+            if role.line is not None:
+                post(role.line, message)
+
+    def _kill(self) -> None:
+        self._is_over = True
+        for role in self._roles:
+            if role.pid is not None:
+                os.kill(role.pid, signal.SIGKILL)  # not reaped yet, so it is nobody else's id
 
     def _tell(self, message: dict[str, object]) -> None:
         if self._control.line is None or not post(self._control.line, message):
@@ -177,9 +218,12 @@ class Launcher:
         for role in self._workers:
             if not role.is_alive and now >= role.due and not self._stops:
                 self._start_worker(role)
+            elif role.is_alive and not role.is_connected and now >= role.connect_due:
+                self._connect(role)
 
     def _start_control(self, running: list[_Role]) -> None:
-        self._fork(self._control, partial(control, self.setup, running=len(running)))
+        is_late = self._control.began > 0
+        self._fork(self._control, partial(control, self.setup, running=len(running), is_late=is_late))
         if self._control.is_alive:
             for role in running:
                 self._connect(role)
@@ -194,16 +238,19 @@ class Launcher:
         # A slot's ids begin at another second each time, so that they never come twice.
         role.second = max(int(time.time()), role.second + 1)
         self._fork(role, partial(work, self.setup, role.slot, second=role.second, is_late=is_late))
-        if role.is_alive and self._control.is_alive:
-            self._connect(role)
+        self._connect(role)
 
     def _connect(self, role: _Role) -> None:
-        """Give a worker and control the ends of a line."""
+        """Give a worker and control the ends of a line; tried again later if one of them takes none now."""
+        if role.line is None or self._control.line is None:
+            return
+        role.connect_due = time.monotonic() + _CONNECT_AGAIN_S
         theirs, controls = open_pair()
         with theirs, controls:
-            if role.line is not None and self._control.line is not None:
-                post(role.line, {"control": self._control.pid}, theirs)
-                post(self._control.line, {"worker": role.slot, "pid": role.pid}, controls)
+            # Whoever gets an end alone sees the other one closed.
+            role.is_connected = post(role.line, {"control": self._control.pid}, theirs) and post(
+                self._control.line, {"worker": role.slot, "pid": role.pid}, controls
+            )
 
     def _fork(self, role: _Role, run: Callable[[socket.socket], None]) -> None:
         own, childs = open_pair()

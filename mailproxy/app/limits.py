@@ -7,7 +7,8 @@ import resource
 
 from mailproxy.config import Config
 
-DESCRIPTORS_KEPT = 200  # for listeners, log, resolver, Python itself
+# For listeners, log, resolver, checks, Python itself; and up to 64 pipes of the relay, which does without if there are none.
+DESCRIPTORS_KEPT = 200
 _FEWEST = 1
 
 

@@ -27,7 +27,8 @@ class Material:
     by the TLS towards servers that they are for; certificates, and the ends of revocation lists, by path, with the path of the key that names each.
 
     ``files`` has every file and folder that was looked at, with its stamp, and those that were not there; ``kept`` those of
-    which nothing new could be used. ``prepared``: what takes up what is new for binds, None where that is done at once.
+    which nothing new could be used. ``prepared``: what takes up what is new for binds, with the path of its key; None where
+    that is done at once.
     """
 
     bind_terminators: dict[tuple[str, int], Terminator] = Factory(dict)
@@ -39,7 +40,7 @@ class Material:
     kept: set[Path] = Factory(set)
     terminators: dict[FrontendTls, Terminator] = Factory(dict)
     connectors: dict[ServerTls, Context] = Factory(dict)
-    prepared: list[Callable[[], None]] | None = None
+    prepared: list[tuple[str, Callable[[], None]]] | None = None
 
     def add(self, path: str, fact: str) -> None:
         fault = Fault(path, fact)
@@ -136,7 +137,7 @@ class _Loader:
             return
         try:
             if tls in material.terminators and material.prepared is not None:
-                material.prepared.append(material.terminators[tls].prepare(certificates))
+                material.prepared.append((path, material.terminators[tls].prepare(certificates)))
             elif tls in material.terminators:
                 material.terminators[tls].renew(certificates)
             else:
@@ -144,6 +145,10 @@ class _Loader:
         except (OSError, ValueError) as error:
             material.add(*_blame_ciphers(tls.ciphers, path, error))
             material.kept.update(file for file, _ in material.certificates)
+            if isinstance(error, OSError) and not isinstance(
+                error, ssl.SSLError
+            ):  # the machine's: it may pass
+                material.files.update(dict.fromkeys((each.path for each in certificates), None))
 
     def _try_authority(self, tls: FrontendTls, path: str) -> bool:
         fine = True

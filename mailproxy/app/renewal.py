@@ -24,6 +24,7 @@ class Renewal:
     def __init__(self, config: Config, material: Material, *, prepare: bool = False) -> None:
         self._config = config
         self._material = material
+        self._before = material
         self._prepare = prepare
 
     def look(self, *, anyway: bool = False) -> Renewed | None:
@@ -32,6 +33,7 @@ class Renewal:
         changed = [file for file, found in known.files.items() if look(file) != found]
         if not changed and not anyway:
             return None
+        self._before = known
         self._material = material = renew_material(self._config, known, prepare=self._prepare)
         return Renewed(
             files=tuple(file for file in changed if file not in material.kept),
@@ -39,6 +41,10 @@ class Renewal:
             connectors=material.connectors,
             prepared=tuple(material.prepared or ()),
         )
+
+    def find_again(self) -> None:
+        """What the last look found could not be taken up: it is news to the next one."""
+        self._material = self._before
 
     def expiring(self) -> list[Fault]:
         """What is out of date, or will be within 14 days."""

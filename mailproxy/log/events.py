@@ -22,6 +22,7 @@ STOPPING = Event("stopping", "warning")
 STOPPED = Event("stopped", "info")
 WORKER_DIED = Event("worker-died", "error")
 CONTROL_DIED = Event("control-died", "error")
+MESSAGE_DROPPED = Event("message-dropped", "error")  # a fault of this program
 ACCEPT_PAUSED = Event("accept-paused", "warning")
 ACCEPT_RESUMED = Event("accept-resumed", "info")
 SESSIONS_FULL = Event("sessions-full", "warning")

@@ -38,6 +38,7 @@ class Log:
         self._wake = trio.Event()
         self._reopen = False
         self._reopened = trio.Event()
+        self._reopens_quietly = False
         self._without = frozenset(without)
         self._busy = False
         self._complained = False
@@ -55,10 +56,12 @@ class Log:
         if LEVELS.index(event.level) >= self._threshold and event not in self._without:
             self._put(event.level, self._event_line(event, message, data))
 
-    def reopen(self) -> None:
-        """Open the target anew before the next line, as log rotation wants it."""
+    def reopen(self, *, quietly: bool = False) -> None:
+        """Open the target anew before the next line, as log rotation wants it. ``quietly``: say so only if it fails."""
         if not self._reopen:
             self._reopened = trio.Event()
+            self._reopens_quietly = quietly
+        self._reopens_quietly &= quietly
         self._reopen = True
         self._wake.set()
 
@@ -169,5 +172,5 @@ class Log:
                 f"the log cannot be reopened: {self._not_reopened}; the old file is kept",
                 reason=self._not_reopened,
             )
-        else:
+        elif not self._reopens_quietly:
             self.event(LOG_REOPENED, "the log was reopened")

@@ -7,20 +7,27 @@ same program: what comes is read, not judged.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import socket
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import trio
 from attrs import field, frozen
 
 Message = dict[str, Any]
 
-_PACKET_MAX = (
+Entry = TypeVar("Entry")
+
+_PACKET_MAX = 128 * 1024  # bytes
+_PART_MAX = (
+    64 * 1024
+)  # bytes of a message's entries, which leaves room for one that is long, and for other words
+_BUFFER = (
     128 * 1024
-)  # bytes, less than a socket's buffer holds by default (net.core.wmem_default, 208 KiB)
+)  # bytes, of which Linux makes twice as many: a packet fits, whatever net.core.wmem_default is
 _DESCRIPTORS_MAX = 4
 _WAITING_MAX = 2000  # messages; whoever reads none of so many hangs
 _ROOM = 20  # messages that may wait while somebody fills the line with many
@@ -31,6 +38,7 @@ def open_pair() -> tuple[socket.socket, socket.socket]:
     ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     for end in ends:
         end.setblocking(False)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
     return ends
 
 
@@ -43,8 +51,28 @@ def post(end: socket.socket, message: Mapping[str, object], *ends: socket.socket
     return True
 
 
-def _packet(message: Mapping[str, object]) -> bytes:
-    return json.dumps(message, separators=(",", ":")).encode()
+def _packet(message: object) -> bytes:
+    # What UTF-8 has no octets for is escaped as JSON does it, too.
+    return json.dumps(message, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "backslashreplace")
+
+
+def in_packets(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    """As many as a message holds at a time, by their size."""
+    part: list[Entry] = []
+    size = 0
+    for entry in entries:
+        more = len(_packet(entry)) + 1
+        if part and size + more > _PART_MAX:
+            yield part
+            part, size = [], 0
+        part.append(entry)
+        size += more
+    if part:
+        yield part
+
+
+def _ignore(fact: str) -> None:
+    pass
 
 
 @frozen
@@ -56,10 +84,14 @@ class Heard:
 
 
 class Line:
-    """One end of a line in a trio loop; takes the socket over. Messages are kept in order, and sent by ``run``."""
+    """One end of a line in a trio loop; takes the socket over. Messages are kept in order, and sent by ``run``.
 
-    def __init__(self, end: socket.socket) -> None:
+    One that is too long is dropped on either side, which ``dropped`` is told: whoever made it is at fault, and not the line.
+    """
+
+    def __init__(self, end: socket.socket, *, dropped: Callable[[str], object] = _ignore) -> None:
         self._end = end
+        self._dropped = dropped
         self._waiting: OrderedDict[Hashable, Message] = OrderedDict()
         self._said = 0
         self._wake = trio.Event()
@@ -97,40 +129,52 @@ class Line:
             self._wake = trio.Event()
             while self._waiting:
                 _, message = self._waiting.popitem(last=False)
-                if not await self._send(_packet(message)):
+                if not await self._send(message):
                     return
                 self._parked.unpark_all()
 
-    async def _send(self, packet: bytes) -> bool:
+    async def _send(self, message: Message) -> bool:
+        packet = _packet(message)
+        if len(packet) > _PACKET_MAX:
+            return self._drop(message, packet)
         while True:
             try:
                 self._end.send(packet)
             except BlockingIOError:
                 await trio.lowlevel.wait_writable(self._end)
-            except OSError:
-                return False
+            except OSError as error:
+                return error.errno == errno.EMSGSIZE and self._drop(message, packet)
             else:
                 return True
 
+    def _drop(self, message: Message, packet: bytes) -> bool:
+        self._dropped(f"a message ({', '.join(message)}) of {len(packet)} bytes is too long: not sent")
+        return True
+
     def flush(self) -> None:
         """Send what waits without waiting, as far as that goes; at the end."""
-        while self._waiting and post(self._end, self._waiting.popitem(last=False)[1]):
-            pass
+        while self._waiting:
+            _, message = self._waiting.popitem(last=False)
+            if len(_packet(message)) <= _PACKET_MAX and not post(self._end, message):
+                return
 
     async def hear(self) -> Heard | None:
         """The next message; None when the other side is gone."""
         while True:
             try:
-                data, fds, _, _ = socket.recv_fds(self._end, _PACKET_MAX, _DESCRIPTORS_MAX)
+                data, fds, flags, _ = socket.recv_fds(self._end, _PACKET_MAX, _DESCRIPTORS_MAX)
             except BlockingIOError:
                 await trio.lowlevel.wait_readable(self._end)
             except OSError:
                 return None
             else:
                 await trio.lowlevel.checkpoint()
-                return (
-                    Heard(json.loads(data), tuple(socket.socket(fileno=fd) for fd in fds)) if data else None
-                )
+                sockets = tuple(socket.socket(fileno=fd) for fd in fds)
+                if not flags & socket.MSG_TRUNC:
+                    return Heard(json.loads(data), sockets) if data else None
+                for sock in sockets:
+                    sock.close()
+                self._dropped(f"a message of more than {_PACKET_MAX} bytes is too long: not heard")
 
     def close(self) -> None:
         """Close this end, which the other side notices."""

@@ -237,17 +237,19 @@ class Pool(Generic[S]):
     ) -> Change[S] | None:
         """Know of a server what another process has found; what that changed, as in ``judge``.
 
-        ``health``: its counter; ``up_for``: seconds that it has been warming up, None where it does not.
+        ``health``: its counter; ``up_for``: seconds that it has been warming up, None where it has all that is due to it.
         """
         before = server.standing
         server.state = state
         if server.health is not None and health is not None:
             server.health.restore(health)
         change = self._change(server, before, now) if server.standing != before else None
-        if up_for is not None and server.slow_start:
-            server.up_since = now - up_for
+        if server.slow_start:
+            throttle, server.up_since = server.throttle, None if up_for is None else now - up_for
             server.throttle = ramp(server, now)
-            self.renew()
+            if server.throttle != throttle:
+                self.renew()
+                self._admit_all()
         return change
 
     def _change(self, server: S, before: Standing, now: float) -> Change[S]:

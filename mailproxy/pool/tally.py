@@ -57,10 +57,13 @@ class Tally:
 
 @frozen(eq=False)
 class LimitShare:
-    """What workers count together of what a bound is on: sessions, and since when each of them has waited for room."""
+    """What workers count together of what a bound is on: sessions, since when each of them has waited for room, and when it
+    looked last, since one that hangs does not.
+    """
 
     sessions: Tally
     waiting: Tally
+    looked: Tally
 
 
 @frozen(eq=False)

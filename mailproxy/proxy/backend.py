@@ -246,6 +246,8 @@ class Backend:
             self.pool.came()
         server.addresses = known.addresses  # their order may be another one
         change = self.pool.adopt(server, known.state, known.health, trio.current_time(), up_for=known.up_for)
+        if server.throttle < 1.0:
+            self._warming.set()  # also where it is no news that it is up
         if change is None:
             return 0
         self._follow(change)

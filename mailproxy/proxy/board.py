@@ -13,8 +13,8 @@ from mailproxy.config import Backend, Config
 from mailproxy.net.cells import SharedCells
 from mailproxy.pool import BackendShare, LimitShare, ServerShare, Tally
 
-_OF_PROCESS = 3  # as LimitShare has them, and whether it has been said that the proxy is ready
-_OF_FRONTEND = 2  # as LimitShare has them
+_OF_PROCESS = 4  # as LimitShare has them, and whether it has been said that the proxy is ready
+_OF_FRONTEND = 3  # as LimitShare has them
 _OF_BACKEND = 3  # as BackendShare has them
 _OF_SERVER = 4  # as ServerShare has them
 
@@ -54,8 +54,8 @@ class Board:
             servers = tuple(ServerShare(tally(), tally(), tally(), tally()) for _ in settings.servers)
             return BackendShare(sessions, waiting, first, servers)
 
-        process, ready = LimitShare(tally(), tally()), tally()
-        frontends = {name: LimitShare(tally(), tally()) for name in self._config.frontends}
+        process, ready = LimitShare(tally(), tally(), tally()), tally()
+        frontends = {name: LimitShare(tally(), tally(), tally()) for name in self._config.frontends}
         backends = {name: backend(settings) for name, settings in self._config.backends.items()}
         return Shares(process, ready, frontends, backends)
 

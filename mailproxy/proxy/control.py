@@ -19,6 +19,7 @@ from mailproxy.log import Log
 from mailproxy.log.events import (
     CONTROL_DIED,
     DRAINING,
+    MESSAGE_DROPPED,
     READY,
     SIGNAL_IGNORED,
     STOPPED,
@@ -26,7 +27,7 @@ from mailproxy.log.events import (
     WORKER_DIED,
     Event,
 )
-from mailproxy.net.line import Line, Message
+from mailproxy.net.line import Line, Message, in_packets
 from mailproxy.net.listener import Listener
 from mailproxy.pool import Change
 from mailproxy.proxy.backend import Connectors
@@ -46,7 +47,7 @@ _CHANGE_S = 0.2  # for workers to take up a change of a server before its line i
 _TURNS_S = 0.05  # for workers to give places to those who wait, in turns; none of them knows of all
 _REOPEN_S = 3.0  # a log that hangs must not keep the others
 _RENEW_S = 10.0  # files may stand on a slow disk
-_SERVERS_MAX = 100  # of a message
+_SERVERS_MAX = 100  # at a time
 
 
 class _Told(NamedTuple):
@@ -165,7 +166,7 @@ class Control:
         while (heard := await self._launcher.hear()) is not None:
             match heard.message:
                 case {"worker": slot, "pid": pid}:
-                    link = Link(Line(heard.sockets[0]), slot, pid)
+                    link = Link(Line(heard.sockets[0], dropped=self._say_dropped), slot, pid)
                     self._links.append(link)
                     nursery.start_soon(self._attend, link)
                 case {"signal": number}:
@@ -227,6 +228,9 @@ class Control:
             why=why,
             sessions=sessions,
         )
+
+    def _say_dropped(self, fact: str) -> None:
+        self._log.event(MESSAGE_DROPPED, fact)
 
     # Workers
 
@@ -293,7 +297,8 @@ class Control:
         servers = [(backend, server) for backend in self.backends.values() for server in backend.servers]
         for some in in_parts(servers, _SERVERS_MAX):
             await link.line.room()
-            link.line.say({"servers": [_about(*each) for each in some]})
+            for part in in_packets(_about(*each) for each in some):
+                link.line.say({"servers": part})
         if link.is_fresh:
             for backend in self.backends.values():
                 for message in table_of(backend):

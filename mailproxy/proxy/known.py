@@ -8,8 +8,12 @@ from attrs import frozen
 
 from mailproxy.net.dial import Endpoint
 from mailproxy.pool import State
-from mailproxy.protocol.check_result import CheckCode, CheckResult
+from mailproxy.protocol.check_result import CheckCode, CheckResult, printable
 from mailproxy.proxy.server import BackendServer, Checked
+
+# What servers and name servers say is bounded: a message has so much room.
+_REASON_MAX = 1000  # characters
+_ADDRESSES_MAX = 500  # of a server; a session would not try as many
 
 
 @frozen(kw_only=True)
@@ -47,11 +51,16 @@ class Known:
         return {
             "state": self.state.value,
             "health": self.health,
-            "checked": [checked.result.code.name, checked.result.info, checked.result.status, checked.ms]
+            "checked": [
+                checked.result.code.name,
+                printable(checked.result.info),
+                checked.result.status,
+                checked.ms,
+            ]
             if checked is not None
             else None,
-            "addresses": [[each.family, each.host, each.port] for each in self.addresses],
-            "unresolved": self.unresolved,
+            "addresses": [[each.family, each.host, each.port] for each in self.addresses[:_ADDRESSES_MAX]],
+            "unresolved": self.unresolved[:_REASON_MAX],
             "up_for": self.up_for,
         }
 

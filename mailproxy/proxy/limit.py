@@ -10,6 +10,7 @@ from attrs import Factory, define, frozen
 from mailproxy.pool import LimitShare
 
 _LOOK_AGAIN_S = 0.05  # whether a session of another worker has made room
+_HANGS_NS = 2_000_000_000  # who has not looked for so long does not, soon
 
 
 @define(eq=False)
@@ -45,11 +46,12 @@ class SharedLimit(SessionLimit):
 
     Who waits for room shows since when: the last places are for the workers that have waited longest, or one whose own
     sessions come and go would take each place that it frees, and those in the queue of another one would never be accepted.
+    Who hangs, or has nobody any more who waits, is not waited for.
     """
 
     def __init__(self, limit: int, share: LimitShare) -> None:
         self._share = share
-        self._has_turn = False
+        self._here = 0  # tasks that wait for room
         super().__init__(limit)
 
     @property
@@ -66,23 +68,19 @@ class SharedLimit(SessionLimit):
         """Must accepting wait here?"""
         if not self.limit:
             return False
-        free, waiting = self.limit - self._share.sessions.total, self._share.waiting
-        if free <= 0:
-            return True
-        own, had_turn, self._has_turn = waiting.own, self._has_turn, False
-        if had_turn:
-            return False
-        if free < len(waiting.cells):  # or there is room for everybody
-            ahead = sum(since > 0 and (not own or since < own) for since in waiting.cells)
-            if ahead >= free:
-                return True
-        if own:  # it has waited, and asks once more before it accepts
-            waiting.own, self._has_turn = 0, True
-        return False
+        free, workers = self.limit - self._share.sessions.total, len(self._share.waiting.cells)
+        return free < workers and (free <= 0 or self._ahead() >= free)
+
+    def _ahead(self) -> int:
+        """How many other workers have waited for longer."""
+        own, alive = self._share.waiting.own, time.monotonic_ns() - _HANGS_NS
+        both = zip(self._share.waiting.cells, self._share.looked.cells, strict=True)
+        return sum(since > 0 and (not own or since < own) and looked > alive for since, looked in both)
 
     def enter(self) -> None:
-        """A session begins here."""
+        """A session begins here; who waits on has the last place in the line."""
         self._share.sessions.add(1)
+        self._share.waiting.own = 0
 
     def leave(self) -> None:
         """A session is over here; those that wait to accept elsewhere look again by themselves."""
@@ -90,12 +88,21 @@ class SharedLimit(SessionLimit):
         self._waiting.unpark_all()
 
     async def room(self) -> None:
-        """Wait until there may be room."""
-        waiting = self._share.waiting
-        if not waiting.own:
-            waiting.own = time.monotonic_ns()
-        with trio.move_on_after(_LOOK_AGAIN_S):
-            await super().room()
+        """Wait until there may be room; ask again, others wait too. The place in the line is kept for who does that at once."""
+        waiting, now = self._share.waiting, time.monotonic_ns()
+        waiting.own, self._share.looked.own = waiting.own or now, now
+        self._here += 1
+        try:
+            with trio.move_on_after(_LOOK_AGAIN_S):
+                await super().room()
+        finally:
+            self._here -= 1
+            trio.lowlevel.current_trio_token().run_sync_soon(self._leave_line, idempotent=True)
+
+    def _leave_line(self) -> None:
+        """When the step of those that have waited is over: there may have been nobody to accept."""
+        if not self._here:
+            self._share.waiting.own = 0
 
 
 @frozen

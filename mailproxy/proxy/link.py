@@ -7,11 +7,9 @@ from collections.abc import Iterable, Mapping
 import trio
 from attrs import asdict, define, field, fields
 
-from mailproxy.net.line import Line, Message
+from mailproxy.net.line import Line, Message, in_packets
 from mailproxy.pool import Counts
 from mailproxy.proxy.backend import Backend
-
-_COUNTS_MAX = 500  # servers in a message
 
 
 @define(eq=False)
@@ -69,8 +67,8 @@ def counts_of(backends: Iterable[Backend], told: dict[tuple[str, int], Counts]) 
                 values = asdict(server.counts)
                 told[backend.name, number] = Counts(**values)
                 news.append((number, values))
-        for start in range(0, len(news), _COUNTS_MAX):
-            yield {"counts": backend.name, "servers": news[start : start + _COUNTS_MAX]}
+        for some in in_packets(news):
+            yield {"counts": backend.name, "servers": some}
 
 
 def take_counts(link: Link, message: Message) -> None:

@@ -22,6 +22,7 @@ from mailproxy.pool import (
     State,
     StickTable,
 )
+from mailproxy.protocol.check_result import printable
 from mailproxy.proxy.backend import Backend, Connectors
 from mailproxy.proxy.caller import Caller
 from mailproxy.proxy.known import Known
@@ -108,9 +109,9 @@ class WorkerBackend(SharedBackend):
         """As in Backend; what it means is found out by control."""
         server.counts.connect_errors += 1
         if server.observation is not None and server.takes_back:
-            self._report(
-                {"failed": self.name, "server": self.numbers[server], "host": caller.host, "why": why}
-            )
+            self._report({
+                "failed": self.name, "server": self.numbers[server], "host": caller.host, "why": printable(why)
+            })  # fmt: skip
 
     def look(self) -> None:
         """Give places to those who wait here, if it is their turn."""

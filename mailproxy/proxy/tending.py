@@ -102,8 +102,6 @@ class Tending:
 
     async def _take_up(self, renewed: Renewed, anyway: bool) -> None:
         self._connectors = renewed.connectors
-        for prepared in renewed.prepared:
-            prepared()
         for backend in self._backends.values():
             backend.renew(renewed.connectors)
         if self._pass_on is not None:

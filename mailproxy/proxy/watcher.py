@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 import trio
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from mailproxy.config import ServerTls
 from mailproxy.errors import Fault
@@ -23,21 +23,44 @@ _DAY_S = 24 * 3600.0
 @frozen(kw_only=True)
 class Renewed:
     """What a look came to: the files that were taken up, what is wrong with others, TLS towards servers, and what takes up
-    the rest, in the thread where handshakes begin.
+    the rest, in the thread where handshakes begin, each with the path of its key.
     """
 
     files: tuple[Path, ...]
     faults: tuple[Fault, ...]
     connectors: Mapping[ServerTls, Context] = field(repr=False)
-    prepared: tuple[Callable[[], None], ...] = field(default=(), repr=False)
+    prepared: tuple[tuple[str, Callable[[], None]], ...] = field(default=(), repr=False)
 
 
 class Looks(Protocol):
-    """Looks at files; both methods block on them."""
+    """Looks at files; ``look`` and ``expiring`` block on them. ``find_again``: what the last look found is news to the next."""
 
     def look(self, *, anyway: bool = False) -> Renewed | None: ...
 
+    def find_again(self) -> None: ...
+
     def expiring(self) -> list[Fault]: ...
+
+
+def take_up_prepared(looks: Looks, renewed: Renewed) -> Renewed:
+    """Take up what is prepared; what came of it. Where that fails, out of descriptors for one, what is known stays, and the
+    next look finds everything again.
+    """
+    faults = []
+    for path, prepared in renewed.prepared:
+        try:
+            prepared()
+        except OSError as error:
+            faults.append(Fault(path, error.strerror or str(error)))
+    if not faults:
+        return renewed
+    looks.find_again()
+    return evolve(renewed, files=(), faults=(*renewed.faults, *faults))
+
+
+def say_kept(log: Log, fault: Fault) -> None:
+    """Tell what is not taken up."""
+    log.event(CERTIFICATES_KEPT, f"{fault}; not taken up", path=fault.path, fact=fault.fact)
 
 
 class Watcher:
@@ -68,7 +91,7 @@ class Watcher:
         self._expiry_due = trio.current_time() + _DAY_S
         renewed = await trio.to_thread.run_sync(self._looks.look, abandon_on_cancel=True)
         if renewed is not None:
-            await self._take_up(renewed, False)
+            await self._take_up(take_up_prepared(self._looks, renewed), False)
             self._said = renewed.faults
 
     async def run(self) -> None:
@@ -88,18 +111,14 @@ class Watcher:
             look = partial(self._looks.look, anyway=anyway)
             renewed = await trio.to_thread.run_sync(look, abandon_on_cancel=True)
             if renewed is not None:
+                renewed = take_up_prepared(self._looks, renewed)
                 await self._take_up(renewed, anyway)
                 self._say(renewed, anyway=anyway)
 
     def _say(self, renewed: Renewed, *, anyway: bool) -> None:
         for fault in renewed.faults:
             if anyway or fault not in self._said:  # not again with every other file that is renewed
-                self._log.event(
-                    CERTIFICATES_KEPT,
-                    f"{fault}; not taken up",
-                    path=fault.path,
-                    fact=fault.fact,
-                )
+                say_kept(self._log, fault)
         self._said = renewed.faults
         files = [str(file) for file in renewed.files]
         if files:

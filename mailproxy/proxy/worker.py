@@ -15,6 +15,7 @@ from attrs import frozen
 
 from mailproxy import config as settings
 from mailproxy.config import Config
+from mailproxy.errors import Fault
 from mailproxy.log import Log
 from mailproxy.log.events import (
     BACKEND_DOWN,
@@ -22,6 +23,7 @@ from mailproxy.log.events import (
     DRAINING,
     LISTENING,
     LOG_REOPENED,
+    MESSAGE_DROPPED,
     READY,
     SERVER_CHECK,
     SERVER_DOWN,
@@ -30,7 +32,7 @@ from mailproxy.log.events import (
     STOPPED,
 )
 from mailproxy.net.cells import Bells
-from mailproxy.net.line import Line, Message
+from mailproxy.net.line import Line, Message, in_packets
 from mailproxy.net.listener import Listener
 from mailproxy.pool import Counts
 from mailproxy.proxy.backend import Connectors
@@ -42,7 +44,7 @@ from mailproxy.proxy.link import counts_of
 from mailproxy.proxy.service import Service
 from mailproxy.proxy.shared import WorkerBackend
 from mailproxy.proxy.tending import Tending
-from mailproxy.proxy.watcher import Looks
+from mailproxy.proxy.watcher import Looks, say_kept, take_up_prepared
 
 SAID_BY_CONTROL = frozenset({
     LISTENING, READY, DRAINING, STOPPED, LOG_REOPENED, SERVER_UP, SERVER_DOWN, SERVER_STATE, SERVER_CHECK, BACKEND_DOWN,
@@ -51,7 +53,8 @@ SAID_BY_CONTROL = frozenset({
 
 _LOOK_S = 0.05  # between two looks whether it is the turn of those who wait here
 _COUNT_S = 1.0
-_SERVERS_MAX = 100  # of a message
+_TAKE_UP_AGAIN_S = 10.0  # what this worker alone could not take up; control has nobody look again
+_SERVERS_MAX = 100  # at a time
 
 
 @frozen(kw_only=True)
@@ -91,6 +94,7 @@ class Worker(Service):
         self._is_serving = False
         self._is_draining = False
         self._renewing = trio.Lock()  # a look is made by one thread at a time
+        self._not_taken_up: tuple[Fault, ...] = ()
         self._shared: dict[str, WorkerBackend] = {}
         super().__init__(config, listeners, connectors, looks=looks, log=log, max_sessions=max_sessions)
 
@@ -117,6 +121,8 @@ class Worker(Service):
     async def _start_tending(self, nursery: trio.Nursery) -> None:
         if self._looks is not None and self._place.is_late:
             await self._renew(self._looks, anyway=False)
+        if self._looks is not None:
+            nursery.start_soon(self._keep_renewed, self._looks)
         nursery.start_soon(self._learned.run, self._say)
         nursery.start_soon(self._keep_turns)
         nursery.start_soon(self._keep_counts)
@@ -142,11 +148,21 @@ class Worker(Service):
         if self._control is not None:
             self._control.say(message)
 
+    def _say_dropped(self, fact: str) -> None:
+        self.log.event(MESSAGE_DROPPED, fact)
+
     async def _hear_launcher(self, nursery: trio.Nursery) -> None:
-        """The launcher hands over the line to control, and a new one when that was replaced."""
+        """The launcher hands over the line to control, and a new one when that was replaced; it tells of an end itself when
+        control hangs.
+        """
         while (heard := await self._place.launcher.hear()) is not None:
+            match heard.message:
+                case {"drain": seconds}:
+                    self._drain(seconds)
+                case {"stop": _}:
+                    nursery.cancel_scope.cancel()
             for end in heard.sockets:
-                nursery.start_soon(self._attend, Line(end), nursery)
+                nursery.start_soon(self._attend, Line(end, dropped=self._say_dropped), nursery)
         self._drain(self.config.process.drain_timeout)  # it is gone
 
     async def _attend(self, line: Line, working: trio.Nursery) -> None:
@@ -168,7 +184,9 @@ class Worker(Service):
                 (each.name, number) for each in self._shared.values() for number in range(len(each.servers))
             ]
             for some in in_parts(servers, _SERVERS_MAX):
-                await line.send({"known": [self._known(*each) for each in some]})
+                await line.room()
+                for part in in_packets(self._known(*each) for each in some):
+                    line.say({"known": part})
             self._told.clear()
         await line.send({"hello": os.getpid(), "fresh": not self._is_serving})
         if self._is_serving:
@@ -220,15 +238,24 @@ class Worker(Service):
         line.say({"done": number})
 
     async def _renew(self, looks: Looks, *, anyway: bool) -> None:
-        """Take up what has changed on disk; control says what that was."""
+        """Take up what has changed on disk; control says what that was, unless it is this worker alone that cannot."""
         async with self._renewing:
             look = partial(looks.look, anyway=anyway)
             renewed = await trio.to_thread.run_sync(look, abandon_on_cancel=True)
             if renewed is not None:
-                for prepared in renewed.prepared:
-                    prepared()
+                found = take_up_prepared(looks, renewed)
                 for backend in self.backends.values():
                     backend.renew(renewed.connectors)
+                known, self._not_taken_up = self._not_taken_up, found.faults[len(renewed.faults) :]
+                for fault in self._not_taken_up:
+                    if fault not in known:
+                        say_kept(self.log, fault)
+
+    async def _keep_renewed(self, looks: Looks) -> None:
+        while True:
+            await trio.sleep(min(_TAKE_UP_AGAIN_S, self.config.process.certificate_interval))
+            if self._not_taken_up:
+                await self._renew(looks, anyway=False)
 
     async def _tell_table(self, line: Line) -> None:
         for backend in self._shared.values():

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import socket
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from mailproxy.app.launcher import _Role
+from mailproxy.app.launcher import Launcher, _Role
 from mailproxy.app.limits import max_sessions, own_max_sessions, worker_count
 from mailproxy.log import Log
 from mailproxy.log.targets import StreamTarget
-from mailproxy.net.line import Line
+from mailproxy.net.line import Line, open_pair, post
 from mailproxy.pool import Counts
 from mailproxy.proxy.backend import Backend
 from mailproxy.proxy.link import Asking, Link, Totals, counts_of, take_counts
@@ -30,6 +34,30 @@ def test_who_keeps_dying_is_replaced_ever_more_slowly() -> None:
     role.began = now
     role.died(now + 5.0)
     assert role.due == now + 5.0, "it lived long enough"
+
+
+def test_a_line_that_cannot_be_handed_over_now_is_later() -> None:
+    setup: Any = SimpleNamespace(slots=[()])
+    launcher, (controls, control), (workers, worker) = Launcher(setup), open_pair(), open_pair()
+    with controls, control, workers, worker:
+        launcher._control.pid, launcher._control.line = 1, controls
+        role = launcher._workers[0]
+        role.pid, role.line = 2, workers
+        while post(controls, {"more": "x" * 10_000}):
+            pass  # it hangs
+        launcher._start_due()
+        assert not role.is_connected
+        assert 0.0 < launcher._wait() <= 1.0
+        with contextlib.suppress(BlockingIOError):
+            while control.recv(20_000):
+                pass
+        launcher._start_due()
+        assert not role.is_connected, "not all the time"
+        role.connect_due = 0.0
+        launcher._start_due()
+        assert role.is_connected
+        assert json.loads(control.recv(1000)) == {"worker": 0, "pid": 2}
+        assert launcher._wait() > 1.0
 
 
 @pytest.mark.parametrize(("workers", "count"), [(1, 1), (3, 3), ("auto", 2)])

@@ -19,7 +19,7 @@ from mailproxy.app import load_material
 from mailproxy.app.material import Material
 from mailproxy.app.renewal import Renewal
 from mailproxy.net.certificates import Certificate, stamp_of
-from mailproxy.proxy.watcher import Renewed
+from mailproxy.proxy.watcher import Renewed, take_up_prepared
 from mailproxy.testing import ThrowAwayCA
 
 from .settings import settings
@@ -32,6 +32,7 @@ NO_KEY = "has no private key: put it into the same file, beside it with the suff
 class Running:
     """What was loaded for the one bind and the one server of a proxy, and what looks at it again."""
 
+    config: mailproxy.Config
     material: Material
     renewal: Renewal
 
@@ -69,7 +70,7 @@ def _names(together: tuple[Certificate, ...]) -> tuple[str, ...]:
 
 def running(config: mailproxy.Config) -> Running:
     material = load_material(config)
-    return Running(material, Renewal(config, material))
+    return Running(config, material, Renewal(config, material))
 
 
 def terminating(*certificates: Path, **tls: Any) -> Running:
@@ -704,3 +705,35 @@ def test_one_that_could_not_be_renewed_expires_still(issue: Callable[..., Path])
     replace(pem, b"")
     proxy.looked()
     assert proxy.renewal.expiring() == before
+
+
+def test_what_cannot_be_taken_up_is_found_again(
+    issue: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Out of descriptors, for one: nobody fails for that, and what is known stays."""
+    pem = issue("imap.pem")
+    proxy = terminating(pem)
+    looks = Renewal(proxy.config, proxy.material, prepare=True)
+    terminator = proxy.material.bind_terminators["imap", 0]
+    issue("imap.pem")
+    renewed, before = looks.look(), terminator._state
+    assert renewed is not None
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mailproxy.net.termination.load_chain", fail)
+        taken = take_up_prepared(looks, renewed)
+        assert taken.files == ()
+        assert faults_of(taken) == ["frontends.imap.tls: Too many open files"]
+        tried = looks.look()
+        assert tried is not None
+        assert (tried.files, tried.prepared) == ((), ())
+        assert terminator._state is before
+    renewed = looks.look()
+    assert renewed is not None
+    taken = take_up_prepared(looks, renewed)
+    assert (taken.files, taken.faults) == ((pem,), ())
+    assert terminator._state is not before
+    assert looks.look() is None

@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from mailproxy.net.cells import Bells, SharedCells
-from mailproxy.net.line import Line, open_pair, post
+from mailproxy.net.line import Line, in_packets, open_pair, post
 from tests.patience import give_up
 
 
@@ -58,6 +58,45 @@ async def test_whoever_hears_nothing_does_not_fill_the_memory() -> None:
     assert near.say({"stop": True}, instead="stop")
     near.flush()
     assert (await heard(far, 1)) == [{"n": 0}]
+    near.close()
+    far.close()
+
+
+async def test_a_message_that_is_too_long_is_dropped_and_no_other(nursery: trio.Nursery) -> None:
+    facts: list[str] = []
+    (near_end, far_end), long = open_pair(), "x" * 300_000
+    near, far = Line(near_end, dropped=facts.append), Line(far_end, dropped=facts.append)
+    nursery.start_soon(near.run)
+    near.say({"n": 1, "more": long})
+    near.say({"n": 2})
+    assert await heard(far, 1) == [{"n": 2}]
+    near_end.send(b'{"more":"%s"}' % long[:140_000].encode())
+    near.say({"n": 3, "more": long})
+    near.say({"n": 4})
+    near.flush()
+    assert await heard(far, 1) == [{"n": 4}]
+    assert facts == [
+        "a message (n, more) of 300017 bytes is too long: not sent",
+        "a message of more than 131072 bytes is too long: not heard",
+    ]
+    near.close()
+    far.close()
+
+
+async def test_entries_are_told_in_as_many_packets_as_they_need(nursery: trio.Nursery) -> None:
+    entries = [[number, "ü\n\ud800" * (number % 1000)] for number in range(3000)]
+    facts: list[str] = []
+    near_end, far_end = open_pair()
+    near, far = Line(near_end, dropped=facts.append), Line(far_end)
+    nursery.start_soon(near.run)
+    parts = list(in_packets(entries))
+    for part in parts:
+        near.say({"entries": part})
+    found: list[object] = []
+    for message in await heard(far, len(parts)):
+        found += message["entries"]  # type: ignore[index]
+    assert found == entries
+    assert (list(in_packets([])), facts) == ([], [])
     near.close()
     far.close()
 

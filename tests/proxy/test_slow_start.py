@@ -14,6 +14,7 @@ from trio.testing import MockClock
 
 from mailproxy.pool import State, Waiter
 from mailproxy.proxy.backend import Backend
+from mailproxy.proxy.known import Known
 from mailproxy.proxy.server import BackendServer, Checked
 
 from .checked import PASSED, REFUSED, backend_of
@@ -210,3 +211,28 @@ async def test_a_server_alone_takes_sessions_however_slowly_it_starts(autojump_c
     async with growing({}, {"weight": 0}) as (backend, one, _):
         down_and_up(backend, one)
         assert share(backend, one) == 1
+
+
+async def test_another_process_goes_on_with_it(autojump_clock: MockClock) -> None:
+    """Also where nothing else is news of the server."""
+    async with (
+        growing({"max_sessions": 40}, {}) as (backend, one, _),
+        growing({"max_sessions": 40}, {}) as (other, same, _),
+    ):
+        down_and_up(backend, one)
+        await trio.sleep(SLOW_S / 2)
+        other.adopt(same, Known.of(one, trio.current_time()))
+        assert 15 <= places(other, same) <= 25
+        await trio.sleep(SLOW_S / 2 + 2 * STEP_S)
+        assert places(other, same) == 40
+
+
+async def test_another_process_knows_that_it_is_over(autojump_clock: MockClock) -> None:
+    async with (
+        growing({"max_sessions": 40}, {}) as (_, one, _),
+        growing({"max_sessions": 40}, {}) as (other, same, _),
+    ):
+        other.judge(same, Checked(REFUSED, 0))
+        other.adopt(same, Known.of(one, trio.current_time()))
+        assert places(other, same) == 40
+        assert share(other, same, 20) == 0.5

@@ -105,6 +105,32 @@ def test_control_is_killed_while_the_others_drain(tmp_path: Path) -> None:
         assert "Traceback" not in crew.text
 
 
+def test_control_hangs_while_the_others_are_to_end(tmp_path: Path) -> None:
+    """Sessions are told to end without it, and nobody stays."""
+    with greeters("s1") as servers, Crew(configuration(*servers, drain_timeout="30s"), tmp_path) as crew:
+        guests = [crew.guest_of(worker) for worker in (0, 1)]
+        assert [guest.greeting for guest in guests] == ["s1", "s1"]
+        pids = list(crew.children.values())
+        os.kill(crew.children["control"], signal.SIGSTOP)
+        crew.send(signal.SIGTERM)
+        until(lambda: not is_open(crew.addresses[0]))
+        assert all(guest.echoes() for guest in guests)
+        crew.send(signal.SIGTERM)
+        assert all(guest.is_closed() for guest in guests)
+        assert crew.wait() == 0
+        assert not any(map(is_there, pids))
+        assert len(crew.lines(" K- ")) == 2
+        assert "Traceback" not in crew.text
+
+
+def is_open(address: tuple[str, int]) -> bool:
+    try:
+        Guest(address).leave()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
 def test_one_that_keeps_dying_is_replaced_ever_more_slowly(tmp_path: Path) -> None:
     with greeters("s1") as servers, Crew(configuration(*servers), tmp_path) as crew:
         crew.wait_for("mailproxy is ready")

@@ -98,6 +98,33 @@ def test_every_process_reopens_the_log(tmp_path: Path, number: signal.Signals) -
             assert old.read_text() == before
 
 
+def test_who_is_started_after_a_rotation_writes_into_the_new_file(tmp_path: Path) -> None:
+    log, old = tmp_path / "proxy.log", tmp_path / "proxy.log.1"
+    with greeters("s1") as servers:
+        text = configuration(*servers, more=f'[log]\nformat = "tcplog"\nto = "{log}"')
+        with Crew(text, tmp_path) as crew:
+            crew.output = log
+            crew.wait_for("mailproxy is ready")
+            addresses = crew.addresses
+            log.rename(old)
+            crew.send(signal.SIGUSR2)
+            until(log.exists)
+            crew.wait_for("the log was reopened")
+            before = old.read_text()
+            crew.kill("control")
+            crew.wait_for("control .* was killed by SIGKILL")
+            crew.kill("worker 1")
+            crew.wait_for("worker 1 .* was killed by SIGKILL")
+            for _ in range(12):  # one worker alone: 1 in 2048
+                guest = Guest(addresses[0])
+                assert guest.greeting == "s1"
+                port = guest.sock.getsockname()[1]
+                guest.leave()
+                crew.wait_for(f"127.0.0.1:{port} .* imap b/s1 ")
+            assert len(crew.lines("reopened")) == 1
+            assert old.read_text() == before
+
+
 def test_lines_come_whole_through_a_pipe(tmp_path: Path) -> None:
     """Which is full again and again, while both workers write."""
     with greeters("s1") as servers:

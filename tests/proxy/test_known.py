@@ -1,0 +1,41 @@
+"""What processes tell each other of a server: all of it, as far as a message has room."""
+
+from __future__ import annotations
+
+import json
+import socket
+
+from attrs import evolve
+
+from mailproxy.net.dial import Endpoint
+from mailproxy.net.line import in_packets
+from mailproxy.pool import State
+from mailproxy.protocol.check_result import CheckCode, CheckResult
+from mailproxy.proxy.known import Known
+from mailproxy.proxy.server import Checked
+
+HOSTS = [f"2001:db8:ffff:ffff:ffff:ffff:ffff:{number:04x}" for number in range(5000)]
+KNOWN = Known(
+    state=State.DRAIN,
+    health=3,
+    checked=Checked(CheckResult(CheckCode.L7STS, "näher", 421), 12),
+    addresses=(Endpoint(socket.AF_INET6, HOSTS[0], 143),),
+    unresolved="mail.example: no address",
+    up_for=1.5,
+)
+
+
+def test_what_is_told_is_known() -> None:
+    assert Known.read(json.loads(json.dumps(KNOWN.message()))) == KNOWN
+
+
+def test_what_others_say_is_bounded() -> None:
+    long = evolve(
+        KNOWN,
+        checked=Checked(CheckResult(CheckCode.L7STS, "\U0001f4ee" * 10_000, 421), 12),
+        addresses=tuple(Endpoint(socket.AF_INET6, host, 143) for host in HOSTS),
+        unresolved="\U0001f4ee" * 10_000,
+    )
+    message = long.message()
+    assert len(json.dumps(message, ensure_ascii=False).encode()) < 64 * 1024
+    assert sum(map(len, in_packets([message] * 10))) == 10
