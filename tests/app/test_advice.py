@@ -589,7 +589,7 @@ def descriptor_limit() -> Iterator[int]:
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-@pytest.mark.parametrize(("sessions", "is_said"), [(336, False), (337, True), (9000, True)])
+@pytest.mark.parametrize(("sessions", "is_said"), [(400, False), (401, True), (9000, True)])
 def test_more_sessions_than_descriptors(descriptor_limit: int, sessions: int, is_said: bool) -> None:
     line = (
         f"process.max_sessions: {sessions} sessions need {2 * sessions + 200} descriptors, and the limit here is "
@@ -598,7 +598,7 @@ def test_more_sessions_than_descriptors(descriptor_limit: int, sessions: int, is
     assert advice_for(settings(process__max_sessions=sessions)) == ([line] if is_said else [])
 
 
-@pytest.mark.parametrize(("sessions", "is_said"), [(672, False), (673, True)])
+@pytest.mark.parametrize(("sessions", "is_said"), [(800, False), (801, True)])
 def test_more_sessions_than_the_descriptors_of_all_workers(
     descriptor_limit: int, sessions: int, is_said: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -620,9 +620,9 @@ def test_more_workers_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_descriptors_for_few_sessions(descriptor_limit: int) -> None:
-    resource.setrlimit(resource.RLIMIT_NOFILE, (428, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (300, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     assert advice_for(settings()) == [
-        "process.max_sessions: the limit of 428 descriptors holds 50 sessions: raise it (ulimit -n, LimitNOFILE=)"
+        "process.max_sessions: the limit of 300 descriptors holds 50 sessions: raise it (ulimit -n, LimitNOFILE=)"
     ]
 
 
