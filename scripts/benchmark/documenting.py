@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from chart import speed_chart
@@ -16,8 +17,22 @@ CHART = "docs/speed.svg"
 MARKED = re.compile(r"(<!-- speed: (\w+) -->\n).*?(<!-- /speed -->)", re.DOTALL)
 
 
-def blocks(results: Results) -> dict[str, str]:
-    """What stands between the marks, by their word."""
+MISSING = "(not weighed in this run)"
+
+
+def blocks(runs: Sequence[Results]) -> dict[str, str]:
+    """What stands between the marks, by their word; the first run's, where it has them, and the others' figures beside."""
+    results = runs[0]
+    made = _blocks(results)
+    for other in runs[1:]:
+        for word, text in _blocks(other).items():
+            if made[word] == MISSING and text != MISSING:
+                made[word] = f"{text}\n\n{other.about}"
+    beside = [f"{as_markdown(table(other))}\n\n{other.about}" for other in runs[1:]]
+    return made | {"beside": "\n\n".join(beside) or MISSING}
+
+
+def _blocks(results: Results) -> dict[str, str]:
     tables = {
         "brief": table(results, brief=True),
         "table": table(results),
@@ -25,8 +40,7 @@ def blocks(results: Results) -> dict[str, str]:
         "growth": growth_table(results),
         "floor": floor_table(results),
     }
-    missing = "(not weighed in this run)"
-    return {word: as_markdown(rows) if rows else missing for word, rows in tables.items()} | {
+    return {word: as_markdown(rows) if rows else MISSING for word, rows in tables.items()} | {
         "about": results.about
     }
 
@@ -42,9 +56,10 @@ def with_blocks(page: str, made: dict[str, str]) -> str:
     return MARKED.sub(block, page)
 
 
-def document(results: Results, root: Path = ROOT) -> None:
-    made = blocks(results)
+def document(runs: Sequence[Results], root: Path = ROOT) -> None:
+    """The first run's figures, and beside them what the others have that it has not."""
+    made = blocks(runs)
     for name in PAGES:
         page = root / name
         page.write_text(with_blocks(page.read_text(), made))
-    (root / CHART).write_text(speed_chart(results))
+    (root / CHART).write_text(speed_chart(runs[0]))

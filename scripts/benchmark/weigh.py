@@ -137,7 +137,11 @@ def read_arguments() -> argparse.Namespace:
         "--draw", type=Path, nargs=2, metavar=("RESULTS", "FILE"), help="the SVG of a JSON; weighs nothing"
     )
     parser.add_argument(
-        "--document", type=Path, metavar="RESULTS", help="tables and chart of a JSON into the documentation"
+        "--document",
+        type=Path,
+        nargs="+",
+        metavar="RESULTS",
+        help="tables and chart of a JSON into the documentation; of further ones what they have more",
     )
     arguments = parser.parse_args()
     if arguments.rounds < 1:
@@ -192,7 +196,7 @@ def do() -> int:
         results, file = arguments.draw
         write(file, speed_chart(from_json(results)))
     elif arguments.document:
-        document(from_json(arguments.document))
+        document([from_json(file) for file in arguments.document])
     else:
         return weigh_all(arguments)
     return 0
