@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import socket
 import struct
@@ -50,8 +51,16 @@ class Endpoint:
     def text(self, port: int | None) -> str:
         """The address for people."""
         return (
-            f"unix:{self.host}" if self.family == socket.AF_UNIX else join(self.host, self.port or port or 0)
+            f"unix:{self.host}"
+            if self.family == socket.AF_UNIX
+            else _joined(self.host, self.port or port or 0)
         )
+
+
+@functools.lru_cache(maxsize=1024)
+def _joined(host: str, port: int) -> str:
+    """One string for all sessions of a server, which keep it for hours."""
+    return join(host, port)
 
 
 def socket_address(host: str, port: int) -> tuple[str | int, ...]:

@@ -12,6 +12,7 @@ import functools
 import os
 import socket
 import ssl
+import sys
 import traceback
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
@@ -250,14 +251,19 @@ def tls_facts(tls: TlsSocket) -> TlsFacts:
     if tls.context.verify_mode is not ssl.CERT_NONE and (shown := tls.getpeercert()):
         has_certificate, name = True, _common_name(shown)
     return TlsFacts(
-        version=connection.version(),
-        cipher=cipher[0] if cipher else None,
+        version=_shared(connection.version()),
+        cipher=_shared(cipher[0]) if cipher else None,
         alpn=connection.selected_alpn_protocol(),
         has_client_certificate=has_certificate,
         client_name=name,
         is_resumed=connection.session_reused,
         certificate=tls.certificates[0] if len(tls.certificates) == 1 else None,
     )
+
+
+def _shared(word: str | None) -> str | None:
+    """OpenSSL's few words are made anew for each session, which then keeps them for hours."""
+    return sys.intern(word) if word is not None else None
 
 
 def _common_name(certificate: Any) -> str | None:

@@ -71,4 +71,4 @@ class Caller:
 
     def forget(self) -> None:
         """Let go of what only the beginning needs: strangers decide how much that is, and sessions live for days."""
-        self.hello, self.tlvs = None, ()
+        self.hello, self.tlvs, self.tls = None, (), None

@@ -112,7 +112,7 @@ class Frontend:
                     break
                 self._say_resumed()
                 self._limits.enter()
-                sessions.start_soon(Session(self._around, listener, client, peer=peer).run)
+                sessions.start_soon(Session(self._around, listener, client, peer=peer).run, name="session")
 
     async def _wait_for_room(self, limit: SessionLimit) -> None:
         now = trio.current_time()

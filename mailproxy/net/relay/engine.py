@@ -84,7 +84,10 @@ class Engine:
                 # Idle time costs nothing per byte: flows note when the last one moved, and only when the limit of before
                 # comes up is it worked out anew.
                 with trio.CancelScope(deadline=min(pair.due())) as pair.scope:
-                    return await session.over()
+                    if not session.is_over:
+                        session.task = trio.lowlevel.current_task()
+                        await trio.lowlevel.wait_task_rescheduled(session.give_up)
+                    return session.outcome()
                 if (end := pair.over(trio.current_time())) is not None:
                     return end
         finally:
@@ -111,20 +114,22 @@ class _Session:
     def begin(self) -> None:
         """Have both flows told from now on, and do what was told before."""
         self.up.begin()
-        if self.end is None:
+        if not self.is_over:
             self.down.begin()
 
-    async def over(self) -> End:
-        """Wait for its end."""
-        if self.end is None and self.fault is None:
-            self.task = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(self._give_up)
+    @property
+    def is_over(self) -> bool:
+        """Has it ended?"""
+        return self.end is not None or self.fault is not None
+
+    def outcome(self) -> End:
+        """How it has ended. Raises a fault of our own."""
         if self.fault is not None:
             raise self.fault
         assert self.end is not None  # noqa: S101 - nothing else wakes it
         return self.end
 
-    def _give_up(self, _: object) -> trio.lowlevel.Abort:
+    def give_up(self, _: object) -> trio.lowlevel.Abort:
         self.task = None
         return trio.lowlevel.Abort.SUCCEEDED
 

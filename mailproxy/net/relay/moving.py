@@ -26,7 +26,10 @@ class SideAbortedError(Exception):
 def receive(side: Side, buffer: memoryview) -> int:
     """Bytes read into ``buffer``, 0 at the end; BLOCKED, or BLOCKED_WRITING when TLS has to answer first."""
     try:
-        count = side.read(len(buffer), buffer) if side.is_tls else side.read(buffer)
+        if side.is_tls:
+            count: int = side.connection.read(len(buffer), buffer)
+        else:
+            count = side.connection.recv_into(buffer)
     except (BlockingIOError, ssl.SSLWantReadError):
         return BLOCKED
     except ssl.SSLWantWriteError:  # the answer to a key update (RFC 8446 section 4.6.3) finds the socket full
@@ -56,7 +59,7 @@ def send(direction: Direction, data: memoryview) -> bool:
         # OpenSSL wants a blocked write repeated with the same bytes: one record at a time is either sent or is not.
         piece = data[sent : sent + RECORD_BYTES] if sink.is_tls else data[sent:]
         try:
-            sent += sink.write(piece)
+            sent += sink.connection.write(piece) if sink.is_tls else sink.connection.send(piece)
         except (BlockingIOError, ssl.SSLWantWriteError):
             break
         except ssl.SSLWantReadError:

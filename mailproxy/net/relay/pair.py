@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import socket
 import ssl
-from collections.abc import Callable
+from typing import Any
 
 import trio
 from attrs import define, field
@@ -24,16 +24,11 @@ class Side:
     last: float = field(default=0.0, kw_only=True)
     is_tls: bool = field(default=False, kw_only=True)
     close_notify: bool | None = field(default=None, kw_only=True)
-    # The calls that every byte goes through, found once. They must be made as it is clear or TLS.
-    read: Callable[..., int] = field(init=False)
-    write: Callable[[memoryview], int] = field(init=False)
+    # What bytes are read from and written to: OpenSSL's connection, or the socket. Every byte comes through here.
+    connection: Any = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        if isinstance(self.sock, ssl.SSLSocket):
-            connection = openssl(self.sock)
-            self.read, self.write = connection.read, connection.write
-        else:
-            self.read, self.write = self.sock.recv_into, self.sock.send
+        self.connection = openssl(self.sock) if isinstance(self.sock, ssl.SSLSocket) else self.sock
 
 
 @define(eq=False)
