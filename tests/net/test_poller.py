@@ -612,7 +612,7 @@ async def test_the_platform_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     assert open_poller() is TRIO
 
 
-def test_a_long_turn_is_cut_and_what_was_not_told_comes_in_the_next(
+async def test_a_long_turn_is_cut_and_what_was_not_told_comes_in_the_next(  # noqa: ASYNC124 - fixtures want a loop
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Who comes, signals and time limits wait while the poller tells; but nothing is lost, and nothing told twice."""
