@@ -19,6 +19,8 @@ from mailproxy.net.poller import BOTH_WAYS, ERR, HUP, OUT, TRIO, AnyPoller
 # Faults of this side: the server has not been asked.
 _OUR_FAULT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
 _LONGEST_PAUSE_S = 0.01
+# What a second call says of a connection under way, and of one that is made (connect(2)).
+_ASKED_AGAIN = {errno.EALREADY: errno.EINPROGRESS, errno.EISCONN: 0}
 
 Options = Sequence[tuple[int, int, int | bytes]]
 
@@ -183,8 +185,7 @@ def begin(endpoint: Endpoint, port: int | None, poller: AnyPoller = TRIO, option
         code = _begin(sock, endpoint, port)
         if code == errno.EINPROGRESS and not options:
             code = _begin(sock, endpoint, port)
-            if code == errno.EALREADY:
-                code = errno.EINPROGRESS
+            code = _ASKED_AGAIN.get(code, code)
         if code in (0, errno.EINPROGRESS):
             poller.add(sock.fileno(), BOTH_WAYS)
     except BaseException:
