@@ -9,10 +9,5 @@ from mailproxy.log.events import UNRAISABLE
 
 
 def unraisable(log: Log, error: sys.UnraisableHookArgs) -> None:
-    """What Python would print with a traceback although it goes on.
-
-    A client can cause one: a server name that is no ASCII fails in the callback of OpenSSL, before any code of ours. Its
-    handshake ends with an alert and has its line.
-    """
-    if not isinstance(error.exc_value, UnicodeDecodeError):
-        log.event(UNRAISABLE, f"ignored: {error.exc_value!r} in {error.object!r}")
+    """What Python would print with a traceback although it goes on."""
+    log.event(UNRAISABLE, f"ignored: {error.exc_value!r} in {error.object!r}")

@@ -10,12 +10,14 @@ import stat
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from attrs import field, frozen
 
 if TYPE_CHECKING:
     from cryptography import x509
+
+T = TypeVar("T")
 
 _SUFFIXES = {".pem", ".crt", ".cer"}
 _FILE_MAX = 2**20  # bytes; a chain with its key takes a few thousand
@@ -175,12 +177,13 @@ class Choice:
     default: tuple[Certificate, ...]
     by_name: Mapping[str, tuple[Certificate, ...]]
 
-    def for_name(self, name: str | None) -> tuple[Certificate, ...] | None:
-        """Those for the exact name, else for the wildcard that covers its first label (RFC 6125 section 6.4.3)."""
-        if not name:
-            return None
-        name = name.lower().rstrip(".")
-        return self.by_name.get(name) or self.by_name.get("*." + name.partition(".")[2])
+
+def for_name(by_name: Mapping[str, T], name: str | None) -> T | None:
+    """What is for the exact name, else for the wildcard that covers its first label (RFC 6125 section 6.4.3)."""
+    if not name:
+        return None
+    name = name.lower().rstrip(".")
+    return by_name.get(name) or by_name.get("*." + name.partition(".")[2])
 
 
 def choose(certificates: Sequence[Certificate]) -> Choice:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from attrs import frozen
 
 from mailproxy.config import FrontendTls
-from mailproxy.net.certificates import Certificate, Choice, Stamp, choose, stamp_of
+from mailproxy.net.certificates import Certificate, Choice, Stamp, choose, for_name, stamp_of
 from mailproxy.net.tls import TlsSocket, limit_versions, load_chain
 
 Together = tuple[Certificate, ...]
@@ -68,11 +68,7 @@ class Terminator:
     def offer(self, name: str | None) -> Offer | None:
         """What a client gets that asks for this name, None for no name; None if it is refused (``strict_sni``)."""
         state = self._state
-        if name is not None:
-            found = state.by_name.get(name) or state.by_name.get(f"*.{name.partition('.')[2]}")
-            if found is not None:
-                return found
-        return None if self._tls.strict_sni else state.default
+        return for_name(state.by_name, name) or (None if self._tls.strict_sni else state.default)
 
     def renew(self, certificates: Sequence[Certificate]) -> None:
         """Take up certificates, CA and CRL as they are now. Sessions and unchanged certificates keep their context.

@@ -18,7 +18,7 @@ import mailproxy
 from mailproxy.app import load_material
 from mailproxy.app.material import Material
 from mailproxy.app.renewal import Renewal
-from mailproxy.net.certificates import Certificate, stamp_of
+from mailproxy.net.certificates import Certificate, for_name, stamp_of
 from mailproxy.proxy.watcher import Renewed, take_up_prepared
 from mailproxy.testing import ThrowAwayCA
 
@@ -54,7 +54,7 @@ class Running:
     def served(self, name: str | None) -> tuple[str, ...]:
         """The names of the files that a client gets who asks for this name."""
         choice = self.material.bind_terminators["imap", 0]._state.choice
-        return _names(choice.for_name(name) or choice.default)
+        return _names(for_name(choice.by_name, name) or choice.default)
 
     @property
     def default(self) -> ssl.SSLContext:

@@ -15,7 +15,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from mailproxy.config import FrontendTls
-from mailproxy.net.certificates import Certificate, certificate_files, choose, read_certificate, stamp_of
+from mailproxy.net.certificates import (
+    Certificate,
+    certificate_files,
+    choose,
+    for_name,
+    read_certificate,
+    stamp_of,
+)
 from mailproxy.net.termination import Terminator
 from mailproxy.net.tls import accept_tls
 from mailproxy.testing import Connection, ThrowAwayCA
@@ -196,7 +203,7 @@ EXACT, WILD, OTHER = (
     ],
 )
 def test_the_one_for_a_name(name: str, certificate: Certificate) -> None:
-    assert choose([OTHER, WILD, EXACT]).for_name(name) == (certificate,)
+    assert for_name(choose([OTHER, WILD, EXACT]).by_name, name) == (certificate,)
 
 
 @pytest.mark.parametrize(
@@ -208,18 +215,18 @@ def test_the_one_for_a_name(name: str, certificate: Certificate) -> None:
 )  # fmt: skip
 def test_none_for_a_name_that_no_certificate_has(name: str | None) -> None:
     choice = choose([OTHER, WILD, EXACT])
-    assert choice.for_name(name) is None
+    assert for_name(choice.by_name, name) is None
     assert choice.default == (OTHER,)
 
 
 def test_without_certificates_there_is_none_for_any_name() -> None:
-    assert choose([]).for_name("imap.example.com") is None
+    assert for_name(choose([]).by_name, "imap.example.com") is None
     assert choose([]).default == ()
 
 
 def test_the_exact_one_wins_wherever_it_stands() -> None:
     for order in ([EXACT, WILD], [WILD, EXACT]):
-        assert choose(order).for_name("imap.example.com") == (EXACT,)
+        assert for_name(choose(order).by_name, "imap.example.com") == (EXACT,)
 
 
 def test_the_first_is_the_default() -> None:
@@ -230,7 +237,7 @@ def test_the_first_is_the_default() -> None:
 def test_one_of_each_kind_of_key_stands_side_by_side() -> None:
     ecdsa, rsa = made("imap.example.com"), made("imap.example.com", key_type=RSA)
     newer = made("imap.example.com")
-    assert choose([rsa, ecdsa, newer]).for_name("imap.example.com") == (rsa, ecdsa)
+    assert for_name(choose([rsa, ecdsa, newer]).by_name, "imap.example.com") == (rsa, ecdsa)
     assert choose([rsa, ecdsa, newer]).default == (rsa, ecdsa)
 
 
@@ -238,7 +245,7 @@ def test_the_default_does_not_mix_names() -> None:
     ecdsa, rsa = made("imap.example.com"), made("pop.example.com", key_type=RSA)
     choice = choose([ecdsa, rsa])
     assert choice.default == (ecdsa,)
-    assert choice.for_name("pop.example.com") == (rsa,)
+    assert for_name(choice.by_name, "pop.example.com") == (rsa,)
 
 
 def test_the_default_takes_a_second_key_that_covers_all_its_names() -> None:
