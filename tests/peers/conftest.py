@@ -12,11 +12,12 @@ import attrs
 import pytest
 import trustme
 
+from tests.ports import free_ports
+
 from .clients import Person
 from .dovecot import USERS, Dovecot, Listener, MailStore
 from .ends import Stage
 from .layouts import Deployments
-from .programs import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Self
 
 import attrs
 
+from tests.ports import attempts_to_connect, free_port
+
 from . import tcplog
-from .programs import PATIENCE_S, HAProxy, Mailproxy, attempts_to_connect, free_port, wait_until
+from .programs import PATIENCE_S, HAProxy, Mailproxy, wait_until
 
 if TYPE_CHECKING:
     import re

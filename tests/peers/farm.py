@@ -9,9 +9,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from tests.ports import free_ports
+
 from .dovecot import USERS, Dovecot, Listener, MailStore
 from .ends import HOST
-from .programs import LogFile, Mailproxy, find, free_ports, processes_of_group, wait_until
+from .programs import LogFile, Mailproxy, find, processes_of_group, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,10 +14,11 @@ import attrs
 
 import mailproxy
 from mailproxy.address import TcpAddress
+from tests.ports import are_listening, free_ports
 
 from .clients import Door
 from .dovecot import USERS, Dovecot, Listener
-from .programs import Mailproxy, free_ports, is_listening, wait_until
+from .programs import Mailproxy, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -96,7 +97,7 @@ class Deployed:
         def configure(text: str, *, listens: bool) -> None:
             file.write_text(text, encoding="utf-8")
             dovecot.process.send_signal(signal.SIGHUP)
-            wait_until(lambda: is_listening(host, port) == listens, f"{host}:{port} listens: {listens}")
+            wait_until(lambda: are_listening([(host, port)]) == listens, f"{host}:{port} listens: {listens}")
 
         configure(before.replace(f"port = {port}\n", "port = 0\n"), listens=False)
         try:

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Literal
 import attrs
 import pytest
 
+from tests.ports import free_ports
+
 from .checker import Watch, configuration, in_toml, make_checks
 from .clients import Door, Imaplib, Person
 from .conftest import Authority
 from .dovecot import Dovecot, Listener, MailStore, relaying_to
 from .ends import HOST
 from .postfix import Postfix
-from .programs import Mailproxy, free_ports, wait_until
+from .programs import Mailproxy, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 import attrs
 import pytest
 
+from tests.ports import free_port
+
 from . import headers, tcplog
 from .ends import GREETING, HOST, PROGRAMS, End
 from .greeter import greeter
-from .programs import HAProxy, Program, free_port, wait_until
+from .programs import HAProxy, Program, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

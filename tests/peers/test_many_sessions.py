@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from tests.ports import free_port
+
 from . import tcplog
 from .dovecot import PASSWORD, USERS
-from .programs import HAProxy, Mailproxy, free_port, wait_until
+from .programs import HAProxy, Mailproxy, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.ports import free_port
+
 from .clients import Door, is_refused
 from .layouts import POP3_SUBMISSION_SIEVE, Deployed
 from .other_clients import Poplib, Sieve, Smtplib
 from .postfix import Postfix
-from .programs import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

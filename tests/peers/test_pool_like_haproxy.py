@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.ports import free_ports
+
 from .ends import GREETING, HOST, Blackhole
 from .pool_plan import Member, Plan
 from .pool_story import PORTS, REFUSED, Both, Scene, down, queues, server, up
-from .programs import Mailproxy, free_ports
+from .programs import Mailproxy
 
 if TYPE_CHECKING:
     from pathlib import Path

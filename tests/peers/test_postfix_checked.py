@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import attrs
 import pytest
 
+from tests.ports import free_ports
+
 from .ends import HOST
 from .postfix import Postfix
-from .programs import Mailproxy, free_ports
+from .programs import Mailproxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -27,13 +27,14 @@ from mailproxy.protocol.proxy_header import (
     format_tlvs,
     parse_ssl,
 )
+from tests.ports import free_port
 
 from .dovecot import NAMES_FROM_CERTIFICATES, PASSWORD, Dovecot, Listener, MailStore
 from .ends import HOST
 from .introducing import LONGEST_NAME, NAME, Client, Introducer, Papers, Way
 from .nginx import Nginx
 from .postfix import Postfix
-from .programs import PATIENCE_S, free_port
+from .programs import PATIENCE_S
 from .receivers import LOGGED, Arrival, Login, Mail, Mailboxes, Raw, Stream
 from .ways import HOST6, free_ports
 

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.ports import free_ports
+
 from .conftest import Authority
 from .ends import GREETING, HOST, Blackhole
 from .pool_plan import Member, Plan
 from .pool_story import PORTS, Both, Scene, down, queues, server
-from .programs import free_ports
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 
+from tests.ports import free_port
+
 from .ends import HOST
-from .programs import HAProxy, Mailproxy, free_port
+from .programs import HAProxy, Mailproxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

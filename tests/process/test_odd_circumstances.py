@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from mailproxy.testing import ThrowAwayCA
+from tests.ports import free_port
 
 from .program import PATIENCE_S, Program
 from .test_process import Echo, configuration, greeted
@@ -175,8 +176,7 @@ def test_started_without_standard_descriptors(
     takes it over.
     """
     pem, context = throw_away_ca.issue("localhost"), throw_away_ca.client_context()
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        address = probe.getsockname()
+    address = ("127.0.0.1", free_port())
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(PATIENCE_S)
         file = tmp_path / "mailproxy.toml"

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from mailproxy.testing import ThrowAwayCA
+from tests.ports import free_port
 
 from .program import Program
 
@@ -204,8 +205,7 @@ def test_out_of_descriptors(echo: Echo, tmp_path: Path) -> None:
 def test_stderr_that_nobody_reads(echo: Echo, tmp_path: Path) -> None:
     """A full pipe stops the log, never the sessions."""
     file = tmp_path / "mailproxy.toml"
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     file.write_text(
         configuration(echo, '[log]\nformat = "json"')
         .replace("127.0.0.1:0", f"127.0.0.1:{port}")

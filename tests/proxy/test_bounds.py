@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import trio.testing
 import mailproxy
 from mailproxy.log import Log
 from mailproxy.testing import collect, dial, greet_and_echo
+from tests.ports import free_port
 
 from .scene import PATIENCE_S, Belongings, Line, Scene
 
@@ -118,8 +118,7 @@ async def test_cancelled_before_it_was_ready(
         raise AssertionError
 
     monkeypatch.setattr(trio.socket, "getaddrinfo", hang)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     path = tmp_path / "mail.sock"
     config = mailproxy.from_mapping(
         {

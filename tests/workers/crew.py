@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tests.ports import free_port
 from tests.process.program import PATIENCE_S, Program
 
 T = TypeVar("T")
@@ -27,13 +28,11 @@ class Greeter(threading.Thread):
     def __init__(self, name: str) -> None:
         super().__init__(daemon=True)
         self.name = name
-        self.port = 0
-        self.sessions: list[socket.socket] = []
+        self.port = free_port()  # no client takes it while this server is gone
         self.come()
 
     def come(self) -> None:
         self.listener = socket.create_server(("127.0.0.1", self.port), backlog=500)
-        self.port = self.listener.getsockname()[1]
         threading.Thread(target=self.serve, args=(self.listener,), daemon=True).start()
 
     def serve(self, listener: socket.socket) -> None:
