@@ -42,15 +42,17 @@ class End:
     phase: Phase
     state: str
     meaning: str = field(kw_only=True)
+    # Each session asks for these two: did the client leave in an orderly way (such sessions are not logged when it had sent
+    # nothing), and is ``state`` a message?
+    by_itself: bool = field(init=False)
+    has_message: bool = field(init=False)
 
-    @property
-    def by_itself(self) -> bool:
-        """Did the client leave in an orderly way? Such sessions are not logged when it had sent nothing."""
+    @by_itself.default
+    def _by_itself(self) -> bool:
         return self.name in ("client-closed", "handshake-empty", "header-empty")
 
-    @property
-    def has_message(self) -> bool:
-        """Is ``state`` a message?"""
+    @has_message.default
+    def _has_message(self) -> bool:
         return self.phase in (Phase.HEADER, Phase.HANDSHAKE)
 
 

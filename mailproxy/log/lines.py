@@ -65,7 +65,10 @@ def _ms(moment: float) -> int:
 def tcplog_session(r: SessionRecord) -> str:
     """One line in HAProxy's form."""
     assert r.end is not None  # noqa: S101 - lines are written at the end
-    head = f"{_bare(r.client)} [{haproxy_date(r.accepted)}.{_ms(r.accepted):03}]"
+    client, accepted = r.client, r.accepted
+    if client.startswith("["):  # HAProxy writes IPv6 without brackets
+        client = client.replace("[", "").replace("]", "")
+    head = f"{client} [{haproxy_date(accepted)}.{int(accepted * 1000) % 1000:03}]"
     if r.end.has_message:
         return f"{head} {r.frontend}/{r.bind}: {r.end.state}"
     return (
@@ -164,8 +167,3 @@ def _plain(client: str) -> str:
         return client
     host, _, port = client[1:].rpartition("]:")  # a PROXY header's is not always written with dots
     return join(unmapped(host), int(port))
-
-
-def _bare(client: str) -> str:
-    """HAProxy writes IPv6 without brackets."""
-    return client.replace("[", "").replace("]", "") if client.startswith("[") else client

@@ -73,8 +73,9 @@ class Log:
         if len(self._lines) >= _LINES_MAX:
             self.lost += 1
             return
+        if not self._lines:  # or it has been
+            self._wake.set()
         self._lines.append((level, line))
-        self._wake.set()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Write until cancelled; ``finish`` writes what is left."""

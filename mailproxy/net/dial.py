@@ -48,7 +48,9 @@ class Endpoint:
         """The address for the socket, with the client's port where the server has none. Raises OSError."""
         if self.family == socket.AF_UNIX:
             return self.host
-        return socket_address(self.host, self.port or port or 0)
+        if "%" in self.host:
+            return socket_address(self.host, self.port or port or 0)
+        return self.host, self.port or port or 0
 
     def text(self, port: int | None) -> str:
         """The address for people."""
@@ -147,7 +149,7 @@ class Dial:
             while code == errno.EAGAIN:
                 await trio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE_S)
-                code = _begin(sock, self.endpoint, self.port)
+                code = sock.connect_ex(self.endpoint.at(self.port))
                 if not code:
                     poller.add(fd, BOTH_WAYS)
         except BaseException:
@@ -182,20 +184,16 @@ def begin(endpoint: Endpoint, port: int | None, poller: AnyPoller = TRIO, option
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             for level, name, value in options:
                 sock.setsockopt(level, name, value)
-        code = _begin(sock, endpoint, port)
+        address = endpoint.at(port)
+        code = sock.connect_ex(address)
         if code == errno.EINPROGRESS and not options:
-            code = _begin(sock, endpoint, port)
+            code = sock.connect_ex(address)
             code = _ASKED_AGAIN.get(code, code)
         if code in (0, errno.EINPROGRESS):
             poller.add(sock.fileno(), BOTH_WAYS)
+    except OSError as error:  # an address that cannot be one here: an unknown zone, a path that is too long
+        code = error.errno if error.errno and error.errno > 0 else errno.EINVAL
     except BaseException:
         sock.close()
         raise
     return Dial(sock, endpoint, port, code, poller)
-
-
-def _begin(sock: socket.socket, endpoint: Endpoint, port: int | None) -> int:
-    try:
-        return sock.connect_ex(endpoint.at(port))
-    except OSError as error:  # an address that cannot be one here: an unknown zone, a path that is too long
-        return error.errno if error.errno and error.errno > 0 else errno.EINVAL

@@ -201,24 +201,29 @@ class Poller:
         return list(late.items())
 
     def add(self, fd: int, events: int = READING) -> Watch:
-        """Register a socket that a session has got. It leaves epoll by itself when it is closed (epoll(7))."""
-        watch = EpollWatch(self, fd, events)
-        self.put(fd, watch, events)
-        return watch
+        """Register a socket that a session has got. It leaves epoll by itself when it is closed (epoll(7)).
 
-    def put(self, fd: int, who: Ready, events: int = READING) -> None:
-        """As ``add``, with somebody else to tell. Raises ProxyError where the user's or the machine's epoll is full."""
-        self._told[fd] = who
-        self._late.pop(fd, None)  # that was of another socket
-        if self._epoll.closed:
-            return  # the proxy is being stopped, and the session with it
+        Raises ProxyError where the user's or the machine's epoll is full.
+        """
+        watch = EpollWatch(self, fd, events)
+        self._told[fd] = watch
+        if self._late:
+            self._late.pop(fd, None)  # that was of another socket
+        epoll = self._epoll
         try:
-            self._epoll.register(fd, events)
+            if not epoll.closed:  # or the proxy is being stopped, and the session with it
+                epoll.register(fd, events)
         except FileExistsError:  # it was forgotten and not closed
-            self._epoll.modify(fd, events)
+            epoll.modify(fd, events)
         except OSError as error:
             del self._told[fd]
             raise ProxyError(f"epoll takes no more sockets: {error.strerror}") from None
+        return watch
+
+    def put(self, fd: int, who: Ready, events: int = READING) -> None:
+        """As ``add``, with somebody else to tell."""
+        self.add(fd, events)
+        self._told[fd] = who
 
     def take_over(self, fd: int, who: Ready) -> Ready | None:
         """From now on tell another one; returns who was told before, None for a socket that has to be added."""

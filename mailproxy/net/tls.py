@@ -218,7 +218,7 @@ def _part_from(sock: socket.socket) -> None:
     sock.close()
 
 
-def openssl(tls: ssl.SSLSocket) -> Any:
+def openssl(tls: socket.socket) -> Any:
     """What the methods of ``SSLSocket`` are made of; ``read``, ``write``, ``do_handshake`` and the like raise the same errors.
 
     Those ask first what is known here (is it closed, is it connected, does it block), some with system calls. Fifteen times

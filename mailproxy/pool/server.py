@@ -17,6 +17,9 @@ class State(Enum):
     MAINT = "maint"
 
 
+_MAINT = State.MAINT  # what an enumeration looks up costs more than the comparison
+
+
 @frozen
 class Standing:
     """What a server is fit for: what the operator wants, and whether its checks say that it is up."""
@@ -83,7 +86,8 @@ class Server:
     @property
     def takes_back(self) -> bool:
         """May the sessions of clients go there that it had before? Also while it drains, as in HAProxy."""
-        return self.state is not State.MAINT and self.is_up and bool(self.addresses)
+        health = self.health  # as is_up has it; sessions ask twice
+        return self.state is not _MAINT and (health is None or health.is_up) and bool(self.addresses)
 
     @property
     def standing(self) -> Standing:

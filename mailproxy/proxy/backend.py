@@ -74,6 +74,7 @@ class Backend:
         stick = settings.stick
         self._prefixes = (stick.prefix_v4, stick.prefix_v6) if stick is not None else (32, 64)
         self._goes_by_client = settings.balance == "source"
+        self._knows_clients = stick is not None or self._goes_by_client
         servers = [self._server(each, connectors) for each in settings.servers]
         self.pool = self._pool(servers, StickTable(stick.size, stick.expire) if stick is not None else None)
         self._warming = trio.Event()
@@ -145,7 +146,7 @@ class Backend:
 
     def client_key(self, caller: Caller) -> int | None:
         """What identifies the client, where anything goes by that; its network, None if it has no address."""
-        if caller.source is None or (self.pool.stick is None and not self._goes_by_client):
+        if not self._knows_clients or caller.source is None:
             return None
         return key_of(caller.source[0], *self._prefixes)
 

@@ -32,11 +32,6 @@ class Caller:
     tls: TlsFacts | None = field(default=None, kw_only=True)
     _destination: Address | None = field(default=None, kw_only=True)
 
-    @classmethod
-    def of(cls, listener: Listener, sock: socket.socket, peer: object, number: int) -> Caller:
-        """What the socket knows; ``peer`` is what accept gave, ``number`` the session's."""
-        return cls(listener, (peer[0], peer[1]) if isinstance(peer, tuple) else None, sock, id=number)
-
     @property
     def name(self) -> str:
         """For the log; clients of a Unix socket have no address and are called after their bind's number."""

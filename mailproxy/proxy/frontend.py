@@ -110,7 +110,8 @@ class Frontend:
                     if error.errno not in _OF_ONE_CONNECTION:
                         await self._pause(error)
                     break
-                self._say_resumed()
+                if self._paused:
+                    self._say_resumed()
                 self._limits.enter()
                 sessions.start_soon(Session(self._around, listener, client, peer=peer).run, name="session")
 
@@ -141,7 +142,7 @@ class Frontend:
         await trio.sleep(_PAUSE_S)
 
     def _say_resumed(self) -> None:
-        if self._paused and trio.current_time() > self._last_failure + _RECOVERED_S:
+        if trio.current_time() > self._last_failure + _RECOVERED_S:
             self._paused = False
             self.log.event(ACCEPT_RESUMED, f"frontend {self.name} accepts again", frontend=self.name)
 

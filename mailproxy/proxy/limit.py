@@ -15,10 +15,14 @@ _HANGS_NS = 2_000_000_000  # who has not looked for so long does not, soon
 
 @define(eq=False)
 class SessionLimit:
-    """Counts sessions; ``limit`` 0 is no bound. Connections over it stay in the kernel's queue, where they cost nothing."""
+    """Counts sessions; ``limit`` 0 is no bound. Connections over it stay in the kernel's queue, where they cost nothing.
+
+    ``waits``: somebody waits for room.
+    """
 
     limit: int
     sessions: int = 0
+    waits: bool = False
     _waiting: trio.lowlevel.ParkingLot = Factory(trio.lowlevel.ParkingLot)
 
     @property
@@ -33,11 +37,17 @@ class SessionLimit:
     def leave(self) -> None:
         """A session is over; those that wait to accept look again."""
         self.sessions -= 1
-        if self._waiting:
-            self._waiting.unpark_all()  # a single one might be that of a bind where nobody waits
+        if self.waits:
+            self.look_again()
+
+    def look_again(self) -> None:
+        """There may be room."""
+        self.waits = False
+        self._waiting.unpark_all()  # a single one might be that of a bind where nobody waits
 
     async def room(self) -> None:
         """Wait until there may be room; ask again, others wait too."""
+        self.waits = True
         await self._waiting.park()
 
 
@@ -85,7 +95,7 @@ class SharedLimit(SessionLimit):
     def leave(self) -> None:
         """A session is over here; those that wait to accept elsewhere look again by themselves."""
         self._share.sessions.add(-1)
-        self._waiting.unpark_all()
+        self.look_again()
 
     async def room(self) -> None:
         """Wait until there may be room; ask again, others wait too. The place in the line is kept for who does that at once."""
@@ -107,7 +117,10 @@ class SharedLimit(SessionLimit):
 
 @frozen
 class SessionLimits:
-    """The bounds that a frontend's sessions are under: its own and the process's."""
+    """The bounds that a frontend's sessions are under: its own and the process's.
+
+    Of one process, that is, and written out, since every session is counted here twice; see WorkerLimits.
+    """
 
     own: SessionLimit
     process: SessionLimit
@@ -115,38 +128,44 @@ class SessionLimits:
     @property
     def reached(self) -> SessionLimit | None:
         """The bound that accepting must wait for; None if there is room."""
-        if self.process.is_reached:
-            return self.process
-        return self.own if self.own.is_reached else None
+        for each in (self.process, self.own):
+            if 0 < each.limit <= each.sessions:
+                return each
+        return None
 
     def enter(self) -> None:
         """A session begins."""
-        self.own.enter()
-        self.process.enter()
+        self.own.sessions += 1
+        self.process.sessions += 1
 
     def leave(self) -> None:
-        """A session has written its line."""
-        self.own.leave()
-        self.process.leave()
+        """A session has written its line; those that wait to accept look again."""
+        own, process = self.own, self.process
+        own.sessions -= 1
+        process.sessions -= 1
+        if own.waits:
+            own.look_again()
+        if process.waits:
+            process.look_again()
 
 
 @frozen
 class WorkerLimits(SessionLimits):
-    """Those of a worker, which is also under what its own descriptors hold."""
+    """Those of a worker, which is also under what its own descriptors hold; the others are shared."""
 
     worker: SessionLimit
 
     @property
     def reached(self) -> SessionLimit | None:
         """As in SessionLimits."""
-        return self.worker if self.worker.is_reached else super().reached
+        return next((each for each in (self.worker, self.process, self.own) if each.is_reached), None)
 
     def enter(self) -> None:
         """A session begins."""
-        super().enter()
-        self.worker.enter()
+        for each in (self.own, self.process, self.worker):
+            each.enter()
 
     def leave(self) -> None:
         """A session has written its line."""
-        super().leave()
-        self.worker.leave()
+        for each in (self.own, self.process, self.worker):
+            each.leave()

@@ -17,7 +17,7 @@ from mailproxy.errors import ProxyError, ServerHandshakeError, ServerRefusedErro
 from mailproxy.log import ends
 from mailproxy.log.ends import End
 from mailproxy.log.record import SessionRecord, ms
-from mailproxy.net.dial import Endpoint, begin, connect
+from mailproxy.net.dial import begin, connect
 from mailproxy.net.leaving import is_leaving
 from mailproxy.net.poller import GONE, AnyPoller, Watch
 from mailproxy.net.proxy_header import send_header
@@ -63,10 +63,9 @@ class Visit:
         if client.seen & GONE:
             self._client_may_have_left(client.seen)
         try:
-            sock = await self._reach()
+            return await self._reach()
         finally:
             client.leaves = None
-        return sock
 
     @property
     def others_there(self) -> int:
@@ -118,7 +117,7 @@ class Visit:
     async def _reach(self) -> socket.socket:
         backend, record, settings = self.backend, self.record, self.backend.config
         key = backend.client_key(self.caller)
-        wanted = backend.stuck(key)
+        wanted = backend.stuck(key) if key is not None else None
         server = await self._place(key, wanted=wanted)
         began = self.poller.clock()
         attempts: Attempts | None = None
@@ -211,15 +210,17 @@ class Visit:
             if len(endpoints) == 1:
                 begun = begin(endpoints[0], port, self.poller)
                 if not begun.code and server.context is None and server.takes_back:
-                    return self._reached(begun.sock, endpoints[0], server)  # nothing is to be waited for
+                    # Nothing is to be waited for.
+                    return self._reached(begun.sock, server, endpoints[0].text(port))
             with self._within(self.backend.config.timeouts.connect):
                 sock, endpoint = await connect(endpoints, port, (), self.poller, begun)
                 if not server.takes_back:
                     self._drop(sock)  # it went in the moment in which it was connected
                 elif server.context is None:
-                    return self._reached(sock, endpoint, server)
+                    return self._reached(sock, server, endpoint.text(port))
                 else:
-                    sock = await self._secure(self._reached(sock, endpoint, server), server.context, server)
+                    self._announce(sock, server)
+                    sock = await self._secure(sock, server.context, server)
                     if server.takes_back:
                         self.record.server_address = endpoint.text(port)
                         return sock
@@ -237,17 +238,21 @@ class Visit:
             raise SessionEndedError(ends.SERVER_REFUSED, f"{server.name} is {server.status} now")
         raise SessionEndedError(ends.CONNECT_TIMEOUT, "no answer in time")
 
-    def _reached(self, sock: socket.socket, endpoint: Endpoint, server: BackendServer) -> socket.socket:
-        """It is connected; the PROXY header comes before all else."""
+    def _reached(self, sock: socket.socket, server: BackendServer, address: str) -> socket.socket:
+        """It is connected, and that is all where it has no TLS."""
+        if server.announcer is not None:
+            self._announce(sock, server)
+        self.record.server_address = address
+        return sock
+
+    def _announce(self, sock: socket.socket, server: BackendServer) -> None:
+        """The PROXY header comes before all else."""
         if server.announcer is not None:
             try:
                 send_header(sock, server.announcer.header(self.caller))
             except BaseException:
                 self._drop(sock)
                 raise
-        if server.context is None:
-            self.record.server_address = endpoint.text(self.caller.port)
-        return sock
 
     async def _secure(self, sock: socket.socket, context: Context, server: BackendServer) -> socket.socket:
         fd = sock.fileno()

@@ -1,4 +1,4 @@
-"""A session: one task that runs once down the list in ``Session._proceed``, and ends with exactly one end reason.
+"""A session: one task that runs once down the list in ``Session.run``, and ends with exactly one end reason.
 
 A phase that cannot go on raises ``SessionEndedError`` with the reason; being cancelled is the operator's stop. Whatever
 happens, ``run`` closes both sockets, gives every count back and writes one line.
@@ -20,7 +20,7 @@ from mailproxy.errors import ProxyError
 from mailproxy.log import Log, ends
 from mailproxy.log.ends import End
 from mailproxy.log.events import SESSION_FAULT, SESSION_STARTED
-from mailproxy.log.record import SessionRecord, ms
+from mailproxy.log.record import SessionRecord
 from mailproxy.net.listener import Listener
 from mailproxy.net.poller import AnyPoller, Watch
 from mailproxy.net.relay import Pair, Relay
@@ -77,10 +77,11 @@ class Session:
     _end: End = field(default=ends.STOPPED_CONNECTING, init=False)  # what it is if the operator stops it now
 
     def __attrs_post_init__(self) -> None:
-        number = next(_ids)
+        number, peer = next(_ids), self.peer
         self._began = self.around.poller.clock()
         self._fd = self.client.fileno()
-        self.caller = Caller.of(self.listener, self.client, self.peer, number)
+        source = (peer[0], peer[1]) if isinstance(peer, tuple) else None  # a Unix socket's has none
+        self.caller = Caller(self.listener, source, self.client, id=number)
         self.record = SessionRecord(
             id=number,
             accepted=time.time(),
@@ -91,27 +92,32 @@ class Session:
         )
 
     async def run(self) -> None:
-        """Proxy the session to its end. Raises nothing but Cancelled."""
+        """Proxy the session to its end. Raises nothing but Cancelled.
+
+        What lasts is awaited here and nowhere in between: each coroutine on the way is kept for as long as the session.
+        """
+        bind = self.listener.bind
         try:
-            await self._proceed()
+            self._watch = self.around.poller.add(self._fd)
+            if bind.accept_proxy:
+                await self._be_introduced()
+            if bind.mode in ("tls", "passthrough"):
+                route = await self._find_way()
+            else:  # servers speak first there, and no hello would ever come
+                route = self._choose_way()
+            visit = self._begin_visit(route)
+            self._server_socket = await visit.reach(self._watch)
+            self.caller.forget()
+            self._end = await self.around.relay.run(self._be_paired(visit))
         except SessionEndedError as ended:
             self._end, self.record.detail = ended.end, ended.detail
+        except ProxyError as error:
+            self._end, self.record.detail = ends.OUT_OF_RESOURCES, str(error)
         except Exception as fault:  # noqa: BLE001 - the border: no fault of one session touches another
             self._end, self.record.detail = ends.INTERNAL_ERROR, repr(fault)
             self._report(fault)
         finally:
             self._finish()
-
-    async def _proceed(self) -> None:
-        try:
-            self._watch = self.around.poller.add(self._fd)
-        except ProxyError as error:
-            raise SessionEndedError(ends.OUT_OF_RESOURCES, error) from None
-        if self.listener.bind.accept_proxy:
-            await self._be_introduced()
-        route = await self._find_way()
-        await self._reach_server(route)
-        await self._relay()
 
     async def _be_introduced(self) -> None:
         """A PROXY header is demanded of trusted networks; nobody else may connect unless that is said."""
@@ -133,8 +139,6 @@ class Session:
         One limit holds for all that, in one scope: they cost.
         """
         self._end = ends.HANDSHAKE_STOPPED
-        if self.listener.bind.mode not in ("tls", "passthrough"):
-            return self._choose_way()  # where servers speak first, no hello would ever come
         hello = see_hello(self.client)
         if hello is not None and self.listener.terminator is None:  # there is nothing to wait for
             self.caller.heard(hello)
@@ -179,33 +183,29 @@ class Session:
         record.tls_version, record.tls_cipher = facts.version, facts.cipher
         record.alpn, record.client_cn = facts.alpn, facts.client_name
 
-    async def _reach_server(self, route: config.Route | None) -> None:
+    def _begin_visit(self, route: config.Route | None) -> Visit:
         self._end = ends.STOPPED_CONNECTING
         name = (route and route.backend) or self.around.config.backend
         assert name is not None  # noqa: S101 - it was asked for
         self.record.backend = name
-        poller = self.around.poller
-        self._visit = Visit(self.around.backends[name], self.caller, self.record, poller)
-        self._server_socket = await self._visit.reach(self._watch)
-        self.caller.forget()
+        self._visit = Visit(self.around.backends[name], self.caller, self.record, self.around.poller)
+        return self._visit
 
-    async def _relay(self) -> None:
-        assert self._visit is not None  # noqa: S101 - it is connected
+    def _be_paired(self, visit: Visit) -> Pair:
         assert self._server_socket is not None  # noqa: S101 - it is connected
         self._end = ends.STOPPED
         limits = self.around.config.timeouts
-        self._pair = self._visit.pair = Pair(
+        self._pair = visit.pair = Pair(
             self.client,
             self._server_socket,
             now=self.around.poller.clock(),
             client_limit=limits.client,
-            server_limit=self._visit.backend.config.timeouts.server,
+            server_limit=visit.backend.config.timeouts.server,
             half_closed=limits.half_closed,
         )
         if self.around.config.log_start:
             self._log_start()
-        self._end = await self.around.relay.run(self._pair)
-        self.record.detail = self._pair.detail
+        return self._pair
 
     def _finish(self) -> None:
         """Give the counts back, close, write the line. The border is here, too."""
@@ -230,19 +230,24 @@ class Session:
         record.process_sessions, record.frontend_sessions = limits.process.sessions, limits.own.sessions
 
     def _close(self) -> None:
-        record, around = self.record, self.around
-        around.poller.forget(self._fd)
+        record, around, pair = self.record, self.around, self._pair
+        if pair is None:  # or the relay has let go of them
+            around.poller.forget(self._fd)
         self.client.close()
         if self._server_socket is not None:
-            around.poller.forget(self._server_socket.fileno())
+            if pair is None:
+                around.poller.forget(self._server_socket.fileno())
             self._server_socket.close()
-        if self._pair is not None:
-            record.bytes_in, record.bytes_out = self._pair.up.received, self._pair.down.received
-            record.close_notify = self._pair.client.close_notify
-            record.server_close_notify = self._pair.server.close_notify
+        if pair is not None:
+            record.bytes_in, record.bytes_out = pair.up.received, pair.down.received
+            record.close_notify, record.server_close_notify = (
+                pair.client.close_notify,
+                pair.server.close_notify,
+            )
+            record.detail = record.detail or pair.detail
         record.end = self._end
-        record.total_ms = ms(around.poller.clock() - self._began)
-        started = around.config.log_start and self._pair is not None
+        record.total_ms = int((around.poller.clock() - self._began) * 1000)
+        started = around.config.log_start and pair is not None
         if around.config.log_null or started or record.bytes_in or not self._end.by_itself:
             around.log.session(record)
 

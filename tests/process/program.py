@@ -61,11 +61,12 @@ class Program:
         end = time.monotonic() + PATIENCE_S
         text = ""
         while time.monotonic() < end:
+            has_ended = self.process.poll() is not None  # asked before its last words are read
             place = where or self.output
             text = place.read_text() if place.exists() else ""
             if found := re.search(words, text):
                 return found[0]
-            assert self.process.poll() is None, f"it ended with {self.process.returncode}:\n{text}"
+            assert not has_ended, f"it ended with {self.process.returncode}:\n{text}"
             time.sleep(0.01)
         raise AssertionError(f"{words!r} never came:\n{text}")
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 import pytest
 import trio
 
-from mailproxy.net import dial as dialing
 from mailproxy.net.dial import Endpoint
 from mailproxy.testing import UnansweredServer, collect
 
@@ -77,14 +76,14 @@ async def test_an_address_that_this_machine_cannot_reach_from_any_of_its_own(
     """Where IPv6 is switched off, for example. The next address is tried; only if all are like that it is our fault."""
     server = await scene.server(collect(GREETING))
     port = server.address.rpartition(":")[2]
-    begin = dialing._begin
+    at = Endpoint.at
 
-    def begin_unless(sock: socket.socket, endpoint: Endpoint, client_port: int | None) -> int:
+    def at_unless(endpoint: Endpoint, client_port: int | None) -> object:
         if all_of_them or endpoint.host == "127.0.0.2":
-            return errno.EADDRNOTAVAIL
-        return begin(sock, endpoint, client_port)
+            raise OSError(errno.EADDRNOTAVAIL, "as the kernel would say when it is asked to connect")
+        return at(endpoint, client_port)
 
-    monkeypatch.setattr(dialing, "_begin", begin_unless)
+    monkeypatch.setattr(Endpoint, "at", at_unless)
     resolve_to(monkeypatch, lambda: ["127.0.0.2", "127.0.0.1"])
     proxy = await scene.proxy(f"mail.internal:{port}")
     client = await scene.dial(proxy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -12,8 +13,6 @@ from trio.testing import wait_all_tasks_blocked
 
 from mailproxy.log.ends import CLIENT_CLOSED, End
 from mailproxy.net.relay import Engine, Pair, engine
-from mailproxy.net.relay.moving import BLOCKED_WRITING, receive
-from mailproxy.net.relay.pair import Side
 
 from .relays import ENGINE_ONLY, Kind, registered, running
 from .scene import PATIENCE_S
@@ -64,17 +63,14 @@ async def test_what_had_come_before_is_relayed_without_more_to_come(
 
 
 @pytest.mark.parametrize("is_in_turn", [False, True], ids=["told", "in a turn"])
-async def test_a_fault_of_our_own_is_its_sessions_alone(
-    relay_kind: Kind, monkeypatch: pytest.MonkeyPatch, is_in_turn: bool
-) -> None:
+async def test_a_fault_of_our_own_is_its_sessions_alone(relay_kind: Kind, is_in_turn: bool) -> None:
     """The poller's task has nobody to tell it to, and all the other sessions."""
     ends: list[End] = []
     with session() as (client, _, pair), session() as (neighbour, its_server, its_pair):
 
-        def receive_or_not(side: Side, buffer: memoryview) -> int:
-            if side is pair.client:
+        class Faulty:
+            def recv_into(self, _buffer: memoryview) -> int:
                 raise ZeroDivisionError
-            return receive(side, buffer)
 
         async with running(relay_kind) as relay:
             assert isinstance(relay, Engine)
@@ -91,7 +87,7 @@ async def test_a_fault_of_our_own_is_its_sessions_alone(
                     nursery.start_soon(fail)
                     nursery.start_soon(go_on)
                     await wait_all_tasks_blocked()
-                    monkeypatch.setattr(engine, "receive", receive_or_not)
+                    pair.client.connection = Faulty()
                     if is_in_turn:
                         told = relay.poller._told[pair.client.sock.fileno()]
                         assert isinstance(told, engine._Flow)
@@ -158,20 +154,21 @@ async def test_what_follows_urgent_data_is_relayed(relay_kind: Kind) -> None:
                 nursery.cancel_scope.cancel()
 
 
-async def test_tls_that_must_answer_waits_for_room_at_its_own_socket(
-    relay_kind: Kind, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_tls_that_must_answer_waits_for_room_at_its_own_socket(relay_kind: Kind) -> None:
     """The answer to a key update goes back to where that came from."""
     with session() as (client, server, pair):
-        answers = [BLOCKED_WRITING]
+        answers = [ssl.SSLWantWriteError()]
 
-        def receive_later(side: Side, buffer: memoryview) -> int:
-            return answers.pop() if answers and side is pair.client else receive(side, buffer)
+        class Answering:
+            def read(self, _size: int, buffer: memoryview) -> int:
+                if answers:
+                    raise answers.pop()
+                return pair.client.sock.recv_into(buffer)
 
         async with running(relay_kind) as relay, trio.open_nursery() as nursery:
             nursery.start_soon(relay.run, pair)
             await wait_all_tasks_blocked()
-            monkeypatch.setattr(engine, "receive", receive_later)
+            pair.client.connection, pair.client.is_tls = Answering(), True
             client.send(b"a1 NOOP\r\n")
             with trio.fail_after(PATIENCE_S):
                 await trio.lowlevel.wait_readable(server)  # told of room, it went on by itself

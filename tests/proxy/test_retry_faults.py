@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import trio
 
-from mailproxy.net import dial as dialing
 from mailproxy.net.dial import Endpoint
 from mailproxy.testing import Close, Collect, Echo, Expect, Reset, Send, Step, ThrowAwayCA, collect
 
@@ -187,12 +186,12 @@ async def test_this_machines_own_want_is_not_tried_again(farm: Farm, monkeypatch
     await farm.server("s2")
     attempts = 0
 
-    def begin(_sock: socket.socket, _endpoint: Endpoint, _port: int | None) -> int:
+    def at(_endpoint: Endpoint, _port: int | None) -> object:
         nonlocal attempts
         attempts += 1
-        return errno.EADDRNOTAVAIL
+        raise OSError(errno.EADDRNOTAVAIL, "as the kernel would say when it is asked to connect")
 
-    monkeypatch.setattr(dialing, "_begin", begin)
+    monkeypatch.setattr(Endpoint, "at", at)
     await farm.start(retries=3)
     before = Belongings.now()
     await turned_away(await farm.guest())

@@ -48,6 +48,7 @@ _BUFFER_BYTES = 64 * 1024  # a typical socket buffer's worth; more per call gain
 _READS_PER_TURN = 8  # half a MiB at most, then the other sessions have their turn
 _SPLICE = getattr(os, "SPLICE_F_MOVE", 0) | getattr(os, "SPLICE_F_NONBLOCK", 0)
 _HARDLY_BULK = 32 * 1024  # so little in a splice: the next bytes are copied again
+_SOON_S = 0.05  # later than said, silence that has become too long sooner may be noticed
 
 _TO_READ = IN | PRI | RDHUP | ERR | HUP
 _TO_WRITE = OUT | ERR | HUP
@@ -60,14 +61,30 @@ class Engine:
         self.poller = poller
         self.buffer = memoryview(bytearray(_BUFFER_BYTES))
         self.pipes = Pipes()
+        self._changed: list[_Session] = []
+        self._has_changed = trio.Event()
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep pipes until cancelled. The poller must be running, too."""
+        """Keep pipes and bring limits up to date until cancelled. The poller must be running, too."""
         try:
             task_status.started()
-            await trio.sleep_forever()
+            while True:
+                await self._has_changed.wait()
+                await trio.sleep(_SOON_S)
+                self._has_changed = trio.Event()
+                changed, self._changed = self._changed, []
+                for session in changed:
+                    session.limit_anew()
         finally:
             self.pipes.close()
+
+    def limit_soon(self, session: _Session) -> None:
+        """Work out its limits anew in a moment: most sessions whose one side has ended are over by then, and giving a scope
+        another deadline costs as much as moving a message.
+        """
+        if not self._changed:
+            self._has_changed.set()
+        self._changed.append(session)
 
     async def run(self, pair: Pair) -> End:
         """Relay until both sides are done, one fails, or one is silent for too long. Closes neither socket.
@@ -79,15 +96,21 @@ class Engine:
         self.poller.now = max(self.poller.now, pair.client.last)
         session = _Session(self, pair)
         try:
-            session.begin()
+            # Both flows are told from now on, and do what was told before.
+            session.up.begin()
+            if not session.up.is_over:
+                session.down.begin()
             while True:
                 # Idle time costs nothing per byte: flows note when the last one moved, and only when the limit of before
                 # comes up is it worked out anew.
                 with trio.CancelScope(deadline=min(pair.due())) as pair.scope:
-                    if not session.is_over:
+                    if not session.up.is_over:
                         session.task = trio.lowlevel.current_task()
                         await trio.lowlevel.wait_task_rescheduled(session.give_up)
-                    return session.outcome()
+                    if session.fault is not None:
+                        raise session.fault
+                    assert session.end is not None  # noqa: S101 - nothing else wakes it
+                    return session.end
                 if (end := pair.over(trio.current_time())) is not None:
                     return end
         finally:
@@ -105,29 +128,12 @@ class _Session:
     task: trio.lowlevel.Task | None = None
     end: End | None = None
     fault: Exception | None = None
+    is_to_be_limited: bool = False
 
     def __attrs_post_init__(self) -> None:
         self.up = _Flow(self, self.pair.up)
         self.down = _Flow(self, self.pair.down)
         self.up.back, self.down.back = self.down, self.up
-
-    def begin(self) -> None:
-        """Have both flows told from now on, and do what was told before."""
-        self.up.begin()
-        if not self.is_over:
-            self.down.begin()
-
-    @property
-    def is_over(self) -> bool:
-        """Has it ended?"""
-        return self.end is not None or self.fault is not None
-
-    def outcome(self) -> End:
-        """How it has ended. Raises a fault of our own."""
-        if self.fault is not None:
-            raise self.fault
-        assert self.end is not None  # noqa: S101 - nothing else wakes it
-        return self.end
 
     def give_up(self, _: object) -> trio.lowlevel.Abort:
         self.task = None
@@ -143,16 +149,24 @@ class _Session:
 
     def limits_changed(self) -> None:
         """A side has ended, or is heard again: its silence may be too long sooner than was said."""
-        if self.pair.scope is not None:
+        if not self.is_to_be_limited:
+            self.is_to_be_limited = True
+            self.engine.limit_soon(self)
+
+    def limit_anew(self) -> None:
+        """Give the scope that the session waits in the deadline of now."""
+        self.is_to_be_limited = False
+        if self.task is not None and self.pair.scope is not None:
             self.pair.scope.deadline = min(self.pair.due())
 
     def let_go(self) -> None:
-        """Be told of nothing any more, and give back what was borrowed."""
+        """Be told of nothing any more, give back what was borrowed, and leave no cycles for the collector."""
         for flow in (self.up, self.down):
             flow.is_over = True
             self.engine.poller.forget(flow.fd)
             if flow.pipe is not None:
                 flow.give_pipe_back()
+        del self.up.back, self.down.back, self.up, self.down
 
 
 class _Flow:
@@ -253,7 +267,15 @@ class _Flow:
         poller = self.engine.poller
         self.needs_room = False
         for _ in range(_READS_PER_TURN):
-            count = receive(source, buffer) if self.upcoming is None else self._take_upcoming()
+            if source.is_tls:
+                count = receive(source, buffer) if self.upcoming is None else self._take_upcoming()
+            else:  # as there; two calls more for each message are a tenth of what it costs
+                try:
+                    count = source.connection.recv_into(buffer)
+                except BlockingIOError:
+                    return
+                except OSError as error:
+                    raise SideAbortedError(source, error.strerror or str(error)) from None
             if count <= 0:
                 if count == 0:
                     self._ends()
@@ -272,8 +294,18 @@ class _Flow:
                 is_drained = not self.may_stop_short
             direction.received += count
             source.last = sink.last = poller.now
-            if not send(direction, buffer[:count]):
-                self.needs_reading = True
+            if sink.is_tls:
+                if not send(direction, buffer[:count]):
+                    self.needs_reading = True
+            else:  # as there
+                try:
+                    sent = sink.connection.send(buffer[:count])
+                except BlockingIOError:
+                    sent = 0
+                except OSError as error:
+                    raise SideAbortedError(sink, error.strerror or str(error)) from None
+                if sent < count:
+                    direction.pending = bytes(buffer[sent:count])
             if direction.pending:
                 self._blocks()
                 return

@@ -22,13 +22,10 @@ class Side:
     limit: float
     aborted: End = field(kw_only=True)
     last: float = field(default=0.0, kw_only=True)
-    is_tls: bool = field(default=False, kw_only=True)
-    close_notify: bool | None = field(default=None, kw_only=True)
+    is_tls: bool = field(kw_only=True)
     # What bytes are read from and written to: OpenSSL's connection, or the socket. Every byte comes through here.
-    connection: Any = field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self.connection = openssl(self.sock) if isinstance(self.sock, ssl.SSLSocket) else self.sock
+    connection: Any = field(kw_only=True)
+    close_notify: bool | None = field(default=None, kw_only=True)
 
 
 @define(eq=False)
@@ -78,11 +75,23 @@ class Pair:
         half_closed: float,
     ) -> None:
         now = trio.current_time() if now is None else now
+        is_tls = isinstance(client, ssl.SSLSocket)
         self.client = Side(
-            client, client_limit, aborted=CLIENT_ABORTED, last=now, is_tls=isinstance(client, ssl.SSLSocket)
+            client,
+            client_limit,
+            aborted=CLIENT_ABORTED,
+            last=now,
+            is_tls=is_tls,
+            connection=openssl(client) if is_tls else client,
         )
+        is_tls = isinstance(server, ssl.SSLSocket)
         self.server = Side(
-            server, server_limit, aborted=SERVER_ABORTED, last=now, is_tls=isinstance(server, ssl.SSLSocket)
+            server,
+            server_limit,
+            aborted=SERVER_ABORTED,
+            last=now,
+            is_tls=is_tls,
+            connection=openssl(server) if is_tls else server,
         )
         self.up = Direction(self.client, self.server)
         self.down = Direction(self.server, self.client)
