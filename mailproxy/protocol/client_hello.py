@@ -30,6 +30,12 @@ _SESSION_ID_MAX = 32
 _SERVER_NAME, _ALPN, _ECH = 0, 16, 0xFE0D  # types of extensions; RFC 9849 for the last
 _LOOKED_AT = {_SERVER_NAME, _ALPN, _ECH}
 _EXTENSION_HEAD = struct.Struct(">HH").unpack_from  # its type and its length
+_HEADS = struct.Struct(
+    ">BBBHBBH"
+).unpack_from  # of a record and the message in it: type, version, length, type, length
+_NAME_HEADS = struct.Struct(
+    ">HBH"
+).unpack_from  # of a list of server names with one in it: length, type, length
 _HOST_NAME = 0
 _HOST_NAME_MAX = 255  # bytes (RFC 1035 section 2.3.4)
 
@@ -61,6 +67,73 @@ def parse_client_hello(data: bytes) -> tuple[ClientHello, int] | NeedMore:
     HELLO_MAX. Every call reads from the start: ask again only when ``total`` bytes are there, which a client can delay
     some fifty times, and not for each of its bytes.
     """
+    return _parse_plain(data) or parse_in_records(data)
+
+
+def _parse_plain(data: bytes) -> tuple[ClientHello, int] | None:
+    """A hello whole in one record and with nothing wrong, as nearly all are, in a third of the steps: a tenth of all that
+    Python does for a session with TLS. None leaves it to those who take every form, and say what is wrong.
+    """
+    try:
+        kind, major, _, size, message_kind, high, length = _HEADS(data)
+        end = _RECORD_HEAD_BYTES + size
+        if (
+            kind != _HANDSHAKE
+            or major != _MAJOR_VERSION
+            or message_kind != _CLIENT_HELLO
+            or high
+            or length + _MESSAGE_HEAD_BYTES != size
+            or end > HELLO_MAX
+        ):
+            return None
+        place = _RECORD_HEAD_BYTES + _MESSAGE_HEAD_BYTES + _FIXED_BYTES
+        session_id = data[place]
+        place += 1 + session_id
+        ciphers = data[place] << 8 | data[place + 1]
+        place += 2 + ciphers
+        compression = data[place]
+        place += 1 + compression
+        extensions = data[place] << 8 | data[place + 1]
+        place += 2
+        if (
+            session_id > _SESSION_ID_MAX
+            or ciphers < 2
+            or ciphers & 1
+            or not compression
+            or place + extensions != end
+        ):
+            return None
+        found: dict[int, bytes] = {}
+        while place < end:
+            kind, length = _EXTENSION_HEAD(data, place)
+            place += 4 + length
+            if kind in _LOOKED_AT:
+                if kind in found:
+                    return None
+                found[kind] = data[place - length : place]
+        if place != end or end > len(data):
+            return None
+        authority = None
+        if _SERVER_NAME in found:
+            names = found[_SERVER_NAME]
+            listed, kind, length = _NAME_HEADS(names)
+            if kind != _HOST_NAME or length + 5 != len(names) or listed + 2 != len(names):
+                return None
+            authority = _host_name(names[5:])
+        alpn = _protocols(found[_ALPN]) if _ALPN in found else ()
+    except (IndexError, struct.error, ClientHelloError):
+        return None
+    hello = ClientHello(
+        server_name=None if authority is None else authority.lower().rstrip("."),
+        authority=authority,
+        alpn=alpn,
+        has_ech=_ECH in found,
+    )
+    return hello, end
+
+
+def parse_in_records(data: bytes) -> tuple[ClientHello, int] | NeedMore:
+    """As ``parse_client_hello``, however the hello is cut into records."""
     message, length, place, carried = b"", 0, 0, 0
     while True:
         if (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import subprocess
+from collections.abc import Callable
 from itertools import pairwise
 from shutil import which
 
@@ -20,6 +21,7 @@ from mailproxy.protocol.client_hello import (
     ClientHelloError,
     NotTlsError,
     parse_client_hello,
+    parse_in_records,
 )
 from tests.patience import PATIENCE_S
 from tests.protocol.hellos import (
@@ -623,3 +625,31 @@ def test_each_flipped_bit_is_borne(bit: int) -> None:
     wire = in_records(hello(server_name(b"imap.example.org"), alpn(b"imap"), ech()), [2, 50])
     for place in range(len(wire)):
         error_of(wire[:place] + bytes([wire[place] ^ 1 << bit]) + wire[place + 1 :])
+
+
+def outcome(parse: Callable[[bytes], object], data: bytes) -> tuple[object, object]:
+    try:
+        answer = parse(data)
+    except ClientHelloError as error:
+        return type(error), str(error)
+    return answer, answer[0].authority if isinstance(
+        answer, tuple
+    ) else None  # two hellos are equal without it
+
+
+@settings(max_examples=1000, deadline=None)
+@given(noise, st.data())
+def test_the_short_way_says_what_the_long_one_does(data: bytes, draw: st.DataObject) -> None:
+    data = data[: draw.draw(st.integers(0, len(data)) | st.just(len(data)))]
+    assert outcome(parse_client_hello, data) == outcome(parse_in_records, data)
+
+
+@pytest.mark.parametrize("bit", range(8))
+@pytest.mark.parametrize(
+    "wire", [record(BROWSER), record(TINY), record(hello(server_name(b"a.b."), alpn(b"imap", b"h2"), ech()))]
+)
+def test_the_short_way_says_so_whatever_bit_is_flipped(wire: bytes, bit: int) -> None:
+    for place in range(len(wire)):
+        flipped = wire[:place] + bytes([wire[place] ^ 1 << bit]) + wire[place + 1 :]
+        for data in (flipped, flipped + b"and more", flipped[:-1]):
+            assert outcome(parse_client_hello, data) == outcome(parse_in_records, data)

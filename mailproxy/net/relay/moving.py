@@ -25,26 +25,37 @@ class SideAbortedError(Exception):
 def receive(side: Side, buffer: memoryview) -> int:
     """Bytes read into ``buffer``, 0 at the end; BLOCKED, or BLOCKED_WRITING when TLS has to answer first."""
     try:
-        if side.is_tls:
-            count: int = side.connection.read(len(buffer), buffer)
-        else:
-            count = side.connection.recv_into(buffer)
+        count: int = (
+            side.connection.read(len(buffer), buffer) if side.is_tls else side.connection.recv_into(buffer)
+        )
     except (BlockingIOError, ssl.SSLWantReadError):
         return BLOCKED
-    except ssl.SSLWantWriteError:  # the answer to a key update (RFC 8446 section 4.6.3) finds the socket full
-        return BLOCKED_WRITING
-    except ssl.SSLZeroReturnError:
-        count = 0
-    except ssl.SSLError as error:
-        if not is_bare_fin(error):
-            raise SideAbortedError(side, reason(error)) from None
-        side.close_notify = False  # a FIN without close_notify is orderly, too; the log tells them apart
-        return 0
     except OSError as error:
-        raise SideAbortedError(side, error.strerror or str(error)) from None
+        return not_received(side, error)
     if count == 0 and side.is_tls:
         side.close_notify = True
     return count
+
+
+def not_received(side: Side, error: OSError) -> int:
+    """What it comes to if there is more to be said than that nothing is there; as ``receive``."""
+    if isinstance(
+        error, ssl.SSLWantWriteError
+    ):  # the answer to a key update (RFC 8446 section 4.6.3) finds the socket full
+        return BLOCKED_WRITING
+    if isinstance(error, ssl.SSLZeroReturnError):
+        side.close_notify = True
+        return 0
+    if isinstance(error, ssl.SSLError) and is_bare_fin(error):
+        side.close_notify = False  # a FIN without close_notify is orderly, too; the log tells them apart
+        return 0
+    raise aborted(side, error) from None
+
+
+def aborted(side: Side, error: OSError) -> SideAbortedError:
+    """Its connection failed with this."""
+    words = reason(error) if isinstance(error, ssl.SSLError) else error.strerror or str(error)
+    return SideAbortedError(side, words)
 
 
 def send(direction: Direction, data: memoryview) -> bool:
@@ -64,10 +75,8 @@ def send(direction: Direction, data: memoryview) -> bool:
         except ssl.SSLWantReadError:
             writable = False
             break
-        except ssl.SSLError as error:
-            raise SideAbortedError(sink, reason(error)) from None
         except OSError as error:
-            raise SideAbortedError(sink, error.strerror or str(error)) from None
+            raise aborted(sink, error) from None
     if sent < len(data) or direction.pending:
         direction.pending = bytes(data[sent:])
         direction.is_held = sent < len(data)
@@ -87,10 +96,8 @@ def close_sending(direction: Direction) -> None:
     if isinstance(sink.sock, ssl.SSLSocket):
         try:
             left = send_record(sink.sock, farewell) if farewell else send_close_notify(sink.sock)
-        except ssl.SSLError as error:
-            raise SideAbortedError(sink, reason(error)) from None
         except OSError as error:
-            raise SideAbortedError(sink, error.strerror or str(error)) from None
+            raise aborted(sink, error) from None
         if left:
             direction.farewell, direction.is_held = left, True
             return
