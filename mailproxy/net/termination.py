@@ -15,7 +15,7 @@ from attrs import frozen
 
 from mailproxy.config import FrontendTls
 from mailproxy.net.certificates import Certificate, Choice, Stamp, choose, for_name, stamp_of
-from mailproxy.net.tls import TlsSocket, limit_versions, load_chain
+from mailproxy.net.tls import limit_versions, load_chain
 
 Together = tuple[Certificate, ...]
 
@@ -119,7 +119,6 @@ class Terminator:
     def _make(self, certificates: Together) -> ssl.SSLContext:
         tls = self._tls
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.sslsocket_class = TlsSocket
         limit_versions(context, tls.min_version, tls.ciphers)
         # A ticket costs some 15 µs. One is what a client needs to come back with, and it brings the next one.
         context.num_tickets = 1

@@ -16,7 +16,7 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
-from typing import Any
+from typing import Any, Self
 
 from attrs import frozen
 
@@ -65,6 +65,29 @@ class TlsSocket(ssl.SSLSocket):
     """A client's TLS, with the certificates that it was offered."""
 
     certificates: tuple[Certificate, ...] = ()
+
+    # What ``ssl`` has for each of its sockets, is the same for all of these.
+    server_side = True
+    server_hostname = None
+    do_handshake_on_connect = suppress_ragged_eofs = False
+    _connected = True
+    _session = None
+
+    @classmethod
+    def around(cls, sock: socket.socket, context: ssl.SSLContext) -> Self:
+        """Take over a nonblocking connection: what ``context.wrap_socket`` does, which asks the kernel four times for what
+        is known, and makes enumerations of the answers. Raises OSError; ``sock`` is closed then, or there to be closed.
+        """
+        tls = cls.__new__(cls)
+        socket.socket.__init__(tls, -1, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0, sock.fileno())
+        sock.detach()
+        tls._context = context  # type: ignore[attr-defined]  # noqa: SLF001 - SSLSocket's own
+        try:
+            tls._sslobj = context._wrap_socket(tls, True)  # type: ignore[attr-defined]  # noqa: SLF001 - as wrap_socket does
+        except BaseException:
+            tls.close()
+            raise
+        return tls
 
 
 @frozen(kw_only=True)
@@ -153,9 +176,9 @@ async def accept_tls(sock: socket.socket, context: ssl.SSLContext, watch: Watch 
     Raises ClientLeftError, ClientAbortError or ClientHandshakeError, for its certificate ClientCertificateError. The time
     limit is the caller's cancel scope.
     """
-    tls: ssl.SSLSocket | None = None
+    tls: TlsSocket | None = None
     try:
-        tls = _wrap(sock, context, server_side=True)
+        tls = TlsSocket.around(sock, context)
         await _handshake(tls, watch)
     except ssl.SSLError as error:
         (tls or sock).close()
@@ -173,7 +196,6 @@ async def accept_tls(sock: socket.socket, context: ssl.SSLContext, watch: Watch 
     except BaseException:
         (tls or sock).close()
         raise
-    assert isinstance(tls, TlsSocket)  # noqa: S101 - what sslsocket_class makes
     return tls
 
 
@@ -229,7 +251,7 @@ def openssl(tls: socket.socket) -> Any:
 
 async def _handshake(tls: ssl.SSLSocket, watch: Watch | None) -> None:
     watch = watch or TrioWatch(tls.fileno())
-    if openssl(tls) is None:  # the peer was gone before it could begin
+    if openssl(tls) is None:  # the server was gone before it could begin
         tls.getpeername()  # which says why it has none
     shake_hands = openssl(tls).do_handshake
     while True:

@@ -17,7 +17,7 @@ from attrs import define, field
 from mailproxy.config import ServerTls
 from mailproxy.net.leaving import is_leaving
 from mailproxy.net.poller import Poller
-from mailproxy.net.tls import TlsSocket, accept_tls, connect_tls, connecting_context, send_close_notify
+from mailproxy.net.tls import accept_tls, connect_tls, connecting_context, send_close_notify
 from mailproxy.testing import ThrowAwayCA
 from tests.patience import give_up, until
 
@@ -97,7 +97,6 @@ async def tls_visit(
 ) -> AsyncIterator[Visit]:
     """The same over TLS."""
     server = ca.server_context("localhost")
-    server.sslsocket_class = TlsSocket
     server.maximum_version = version
     client = connecting_context(ServerTls(ca=Path(ca.pem)), None)
     async with visit() as clear:

@@ -30,7 +30,7 @@ from mailproxy.net.poller import (
     Watch,
     open_poller,
 )
-from mailproxy.net.tls import TlsSocket, accept_tls, connect_tls
+from mailproxy.net.tls import accept_tls, connect_tls
 from mailproxy.testing import ThrowAwayCA
 from tests.patience import give_up
 
@@ -576,7 +576,6 @@ async def test_connecting(make: Callable[[], AnyPoller]) -> None:
 @on_both
 async def test_shaking_hands(make: Callable[[], AnyPoller], throw_away_ca: ThrowAwayCA) -> None:
     accepting = throw_away_ca.server_context("localhost")
-    accepting.sslsocket_class = TlsSocket
     async with at_work(make) as poller:
         with sockets() as (client_end, server_end):
             client_watch, server_watch = poller.add(client_end.fileno()), poller.add(server_end.fileno())

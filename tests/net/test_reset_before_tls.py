@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from mailproxy.errors import ClientAbortError, ServerHandshakeError
-from mailproxy.net.tls import TlsSocket, accept_tls, connect_tls
+from mailproxy.net.tls import accept_tls, connect_tls
 from mailproxy.testing import ThrowAwayCA
 from tests.patience import give_up
 
@@ -80,7 +80,6 @@ async def test_a_server_that_resets(throw_away_ca: ThrowAwayCA, told_before: boo
 @told_before
 async def test_a_client_that_resets(throw_away_ca: ThrowAwayCA, told_before: bool) -> None:
     context = throw_away_ca.server_context("localhost")
-    context.sslsocket_class = TlsSocket
     with all_closed():
         sock = await reset_connection(told_before)
         words = await _fails(lambda: accept_tls(sock, context), ClientAbortError)

@@ -21,7 +21,7 @@ from attrs import define, field, frozen
 
 from mailproxy.log.ends import CLIENT_ABORTED, CLIENT_CLOSED, SERVER_ABORTED, SERVER_CLOSED, End
 from mailproxy.net.relay import Pair, Relay
-from mailproxy.net.tls import TlsSocket, accept_tls, connect_tls
+from mailproxy.net.tls import accept_tls, connect_tls
 from mailproxy.testing import Connection, ThrowAwayCA, pattern
 
 from .relays import Kind, running
@@ -50,7 +50,6 @@ class Contexts:
     @classmethod
     def of(cls, ca: ThrowAwayCA) -> Self:
         front = ca.server_context("localhost")
-        front.sslsocket_class = TlsSocket
         front.num_tickets = 0  # a client that has not read them resets when it closes
         return cls(
             _by_version(ca.client_context),

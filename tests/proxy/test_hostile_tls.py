@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from mailproxy.net.relay import Pair
-from mailproxy.net.tls import TlsSocket, accept_tls
+from mailproxy.net.tls import accept_tls
 from mailproxy.testing import Collect, Connection, Flood, Send, WaitFor, collect, dial, pattern
 
 from .records import KEY_UPDATE_HALF, KEY_UPDATE_REQUESTED, KEY_UPDATE_REST, Writer, keys_of
@@ -83,7 +83,6 @@ async def test_key_update_requested_by_one_that_does_not_read(
 ) -> None:
     """The answer to it finds the socket full: what comes behind it, from either side, wakes nobody in vain."""
     context = scene.ca.server_context("localhost")
-    context.sslsocket_class = TlsSocket
     context.num_tickets = 0
     keys = tmp_path / "keys"
     with socket.create_server(("127.0.0.1", 0)) as listener:
