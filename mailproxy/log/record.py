@@ -7,7 +7,7 @@ from attrs import define
 from mailproxy.log.ends import End
 
 
-@define(kw_only=True, eq=False)
+@define(kw_only=True, eq=False, weakref_slot=False)
 class SessionRecord:
     """Times are milliseconds, -1 where a phase was not reached; ``accepted`` is seconds since the epoch.
 

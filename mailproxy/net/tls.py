@@ -64,7 +64,8 @@ class Alert(IntEnum):
 class TlsSocket(ssl.SSLSocket):
     """A client's TLS, with the certificates that it was offered."""
 
-    certificates: tuple[Certificate, ...] = ()
+    __slots__ = ("_context", "_sslobj", "certificates")  # which saves the dictionary
+    certificates: tuple[Certificate, ...]
 
     # What ``ssl`` has for each of its sockets, is the same for all of these.
     server_side = True
@@ -81,6 +82,7 @@ class TlsSocket(ssl.SSLSocket):
         tls = cls.__new__(cls)
         socket.socket.__init__(tls, -1, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0, sock.fileno())
         sock.detach()
+        tls.certificates = ()
         tls._context = context  # type: ignore[attr-defined]  # noqa: SLF001 - SSLSocket's own
         try:
             tls._sslobj = context._wrap_socket(tls, True)  # type: ignore[attr-defined]  # noqa: SLF001 - as wrap_socket does

@@ -63,7 +63,3 @@ class Caller:
         self.tlvs = header.tlvs if isinstance(header, HeaderV2) else ()
         if header.endpoints is not None:
             self.source, self._destination = header.endpoints
-
-    def forget(self) -> None:
-        """Let go of what only the beginning needs: strangers decide how much that is, and sessions live for days."""
-        self.hello, self.tlvs, self.tls = None, (), None

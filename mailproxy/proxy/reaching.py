@@ -35,7 +35,7 @@ _LONGEST_PAUSE_S = 1.0  # before the same server is tried again; HAProxy's turn-
 _HEARING_S = 0.2
 
 
-@define(eq=False)
+@define(eq=False, weakref_slot=False)
 class Visit:
     """``stopped``: what its end is if the operator stops it now. ``server`` is the one that it has a place at. ``pair`` is
     the session in the relay.

@@ -58,9 +58,12 @@ class Surroundings:
     log: Log
 
 
-@define(eq=False)
+@define(eq=False, weakref_slot=False)
 class Session:
-    """One client's connection and what it is proxied to. It has been counted already."""
+    """One client's connection and what it is proxied to. It has been counted already.
+
+    What is there for as long as a session is, is counted in bytes: a thousand of them have a thousand times as much.
+    """
 
     around: Surroundings
     listener: Listener
@@ -80,7 +83,7 @@ class Session:
         number, peer = next(_ids), self.peer
         self._began = self.around.poller.clock()
         self._fd = self.client.fileno()
-        source = (peer[0], peer[1]) if isinstance(peer, tuple) else None  # a Unix socket's has none
+        source = peer[:2] if isinstance(peer, tuple) else None  # a Unix socket's has none
         self.caller = Caller(self.listener, source, self.client, id=number)
         self.record = SessionRecord(
             id=number,
@@ -107,7 +110,6 @@ class Session:
                 route = self._choose_way()
             visit = self._begin_visit(route)
             self._server_socket = await visit.reach(self._watch)
-            self.caller.forget()
             self._end = await self.around.relay.run(self._be_paired(visit))
         except SessionEndedError as ended:
             self._end, self.record.detail = ended.end, ended.detail
@@ -203,6 +205,8 @@ class Session:
             server_limit=visit.backend.config.timeouts.server,
             half_closed=limits.half_closed,
         )
+        # What only the beginning needs: strangers decide how much that is, and sessions live for days.
+        del self.caller, self.peer, self._watch, visit.caller
         if self.around.config.log_start:
             self._log_start()
         return self._pair

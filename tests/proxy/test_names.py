@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import ssl
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,8 @@ import trio.testing
 from attrs import define, field
 
 import mailproxy
+from mailproxy.protocol.client_hello import ClientHello
+from mailproxy.proxy.caller import Caller
 from mailproxy.testing import Collect, Connection, ScriptedServer, Send, collect, dial, greet_and_echo
 from tests.protocol.hellos import (
     APPLICATION_DATA,
@@ -321,6 +324,26 @@ async def test_every_byte_passes(scene: Scene, names: Names, wire: bytes, size: 
     assert bytes(server.connections[0].received) == wire + behind
     line = await scene.session()
     assert (line["sni"], line["end"]) == ("n.example", "client-closed")
+
+
+@pytest.mark.parametrize("mode", ["tls", "passthrough"])
+async def test_what_only_the_beginning_needs_is_let_go_of(scene: Scene, names: Names, mode: str) -> None:
+    """A stranger decides how long his hello is, and a session may live for days."""
+    await names.run(
+        [],
+        "default" if mode == "tls" else "tls-default",
+        mode=mode,
+        backend="default" if mode == "tls" else "tls-default",
+    )
+    before = [each for each in gc.get_objects() if isinstance(each, ClientHello | Caller)]
+    with trio.fail_after(PATIENCE_S):
+        client = await names.dial("imap.example.com", *(f"x{number}" for number in range(200)))
+        assert await client.receive_line()
+        assert not [
+            each for each in gc.get_objects() if isinstance(each, ClientHello | Caller) and each not in before
+        ]
+        await client.close()
+    assert (await scene.session())["sni"] == "imap.example.com"
 
 
 async def test_the_server_is_connected_only_behind_the_hello(scene: Scene, names: Names) -> None:

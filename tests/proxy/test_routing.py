@@ -239,13 +239,3 @@ def test_a_clear_port_beside_a_port_of_tls_knows_no_names() -> None:
     ).frontends["f"]
     routes = Routes(read.routes)
     assert routes.choose(caller(port=143)) is None
-
-
-def test_a_session_that_goes_on_keeps_the_name_alone() -> None:
-    """A stranger decides how long his hello is, and a session may live for days."""
-    client = caller()
-    client.heard(
-        ClientHello(server_name="imap.example.com", authority="IMAP.example.com", alpn=(b"x",) * 5000)
-    )
-    client.forget()
-    assert (client.hello, client.tlvs, client.authority) == (None, (), "IMAP.example.com")

@@ -44,7 +44,7 @@ from mailproxy.net.relay.moving import (
     receive,
     send,
 )
-from mailproxy.net.relay.pair import Direction, Pair
+from mailproxy.net.relay.pair import Direction, Pair, Side
 from mailproxy.net.relay.pipes import PIPE_BYTES, Pipe, Pipes
 
 _BUFFER_BYTES = 64 * 1024  # a typical socket buffer's worth; more per call gains nothing measurable
@@ -120,7 +120,7 @@ class Engine:
             session.let_go()
 
 
-@define(eq=False)
+@define(eq=False, weakref_slot=False)
 class _Session:
     """A session in the engine. ``end`` is there when it is over, ``task`` waits for it."""
 
@@ -134,8 +134,9 @@ class _Session:
     is_to_be_limited: bool = False
 
     def __attrs_post_init__(self) -> None:
-        self.up = _Flow(self, self.pair.up)
-        self.down = _Flow(self, self.pair.down)
+        pair = self.pair
+        pair.up = self.up = _Flow(self, pair.client, pair.server)
+        pair.down = self.down = _Flow(self, pair.server, pair.client)
         self.up.back, self.down.back = self.down, self.up
 
     def give_up(self, _: object) -> trio.lowlevel.Abort:
@@ -169,34 +170,33 @@ class _Session:
             self.engine.poller.forget(flow.fd)
             if flow.pipe is not None:
                 flow.give_pipe_back()
-        del self.up.back, self.down.back, self.up, self.down
+            del flow.back, flow.session
+        del self.up, self.down
 
 
-class _Flow:
-    """One direction at work. ``fd`` is its source's, and ``back`` the other direction."""
+class _Flow(Direction):
+    """A direction at work. ``fd`` is its source's, and ``back`` the other direction."""
 
+    # All that the two of a session keep, with what Direction has: nothing that is known otherwise.
     __slots__ = (
-        "back", "buffer", "direction", "engine", "fd", "has_asked_for_room", "is_blocked", "is_bulk", "is_clear",
-        "is_over", "is_queued", "may_stop_short", "needs_reading", "needs_room", "pipe", "session", "sink", "source", "upcoming",
+        "back", "fd", "has_asked_for_room", "is_bulk", "is_over", "is_queued", "may_stop_short", "needs_reading", "needs_room",
+        "pipe", "session", "upcoming",
     )  # fmt: skip
 
     back: _Flow
 
-    def __init__(self, session: _Session, direction: Direction) -> None:
+    def __init__(self, session: _Session, source: Side, sink: Side) -> None:
         self.session = session
-        self.engine = session.engine
-        self.buffer = session.engine.buffer
-        self.direction = direction
-        self.source = direction.source
-        self.sink = direction.sink
-        self.fd = direction.source.sock.fileno()
-        self.is_clear = not (direction.source.is_tls or direction.sink.is_tls)
+        self.source = source
+        self.sink = sink
+        self.fd = source.sock.fileno()
+        self.received = 0
+        self.pending = self.farewell = b""
+        self.ended = self.is_held = False
         self.pipe: Pipe | None = None
         self.is_bulk = False  # the last read filled the buffer
-        self.is_blocked = False  # the sink has not taken all
-        self.may_stop_short = (
-            False  # the source has ended, or sent urgent data: less than was asked for is not all there is
-        )
+        # The source has ended, or sent urgent data: less than was asked for is not all there is.
+        self.may_stop_short = False
         self.is_over = False
         self.is_queued = False  # it has its turn later, and must not have another one before
         self.needs_room = False  # TLS has to answer before it can go on reading
@@ -205,7 +205,7 @@ class _Flow:
         self.has_asked_for_room = False  # of the source, on behalf of the other flow
 
     def begin(self) -> None:
-        poller = self.engine.poller
+        poller = self.session.engine.poller
         before = poller.take_over(self.fd, self)
         if before is None:
             poller.put(self.fd, self)
@@ -224,9 +224,9 @@ class _Flow:
             if events & (RDHUP | PRI):
                 self.may_stop_short = True
             back = self.back
-            if back.is_blocked and (events & _TO_WRITE):
+            if back.is_held and (events & _TO_WRITE):
                 back.go_on()
-            if not (self.is_blocked or self.is_queued or self.direction.ended or self.is_over) and (
+            if not (self.is_held or self.is_queued or self.ended or self.is_over) and (
                 events & _TO_READ or self.needs_room
             ):
                 self._pump()
@@ -241,7 +241,7 @@ class _Flow:
         """Go on where the last turn has ended."""
         self.is_queued = False
         try:
-            if not (self.is_over or self.is_blocked or self.direction.ended):
+            if not (self.is_over or self.is_held or self.ended):
                 self._pump()
         except SideAbortedError as error:
             self._abort(error)
@@ -256,7 +256,7 @@ class _Flow:
 
     def go_on(self) -> None:
         """The sink may have room again."""
-        if self.direction.ended:
+        if self.ended:
             self._pass_end_on()
         elif self._flush():
             self._pump()
@@ -266,8 +266,8 @@ class _Flow:
         if self.is_bulk:
             self._splice()
             return
-        direction, source, sink, buffer = self.direction, self.source, self.sink, self.buffer
-        poller = self.engine.poller
+        source, sink, engine = self.source, self.sink, self.session.engine
+        poller, buffer = engine.poller, engine.buffer
         self.needs_room = False
         for _ in range(_READS_PER_TURN):
             # As ``receive`` and ``send`` do it, and written out: those two calls would be a tenth of what a message costs.
@@ -295,17 +295,17 @@ class _Flow:
             is_drained = False
             if source.is_tls:
                 if count == RECORD_BYTES:
-                    count, is_drained = self._more_records()
+                    count, is_drained = self._more_records(buffer)
                 else:  # most likely all there is: being told again if not costs a quarter of what reading in vain does
                     is_drained = True
                     poller.ask_again(self.fd, BOTH_WAYS if self.has_asked_for_room else READING)
             elif count < _BUFFER_BYTES:
                 is_drained = not self.may_stop_short
-            direction.received += count
+            self.received += count
             source.last = sink.last = poller.now
             if count > RECORD_BYTES and sink.is_tls:
-                self.needs_reading = not send(direction, buffer[:count])
-                sent = count - len(direction.pending)
+                self.needs_reading = not send(self, buffer[:count])
+                sent = count - len(self.pending)
             else:
                 try:
                     if sink.is_tls:
@@ -319,22 +319,22 @@ class _Flow:
                 except OSError as error:
                     raise aborted(sink, error) from None
                 if sent < count:
-                    direction.pending = bytes(buffer[sent:count])
+                    self.pending = bytes(buffer[sent:count])
             if sent < count:
                 self._blocks()
                 return
             if is_drained:
                 return
-            if self.is_clear and count == _BUFFER_BYTES:
+            if count == _BUFFER_BYTES and not (source.is_tls or sink.is_tls):
                 self._splice()
                 return
         self._go_on_later()
 
     def _go_on_later(self) -> None:
         self.is_queued = True
-        self.engine.poller.go_on_later(self)
+        self.session.engine.poller.go_on_later(self)
 
-    def _more_records(self) -> tuple[int, bool]:
+    def _more_records(self, buffer: memoryview) -> tuple[int, bool]:
         """TLS gives a record at a time; a full one is part of much, and what follows is sent together with it.
 
         Returns the bytes that are in the buffer, and whether the source is drained.
@@ -342,7 +342,7 @@ class _Flow:
         have = RECORD_BYTES
         while have <= _BUFFER_BYTES - RECORD_BYTES:
             try:
-                count = receive(self.source, self.buffer[have:])
+                count = receive(self.source, buffer[have:])
             except SideAbortedError as error:
                 self.upcoming = error
                 break
@@ -363,7 +363,7 @@ class _Flow:
 
     def _splice(self) -> None:
         """Let the kernel move a pipe full of it; more in the next turn. Both sides are clear."""
-        pipe = self.pipe or self.engine.pipes.borrow()
+        pipe = self.pipe or self.session.engine.pipes.borrow()
         self.is_bulk = pipe is not None
         if pipe is None:
             self._go_on_later()
@@ -382,8 +382,8 @@ class _Flow:
             self._ends()
             return
         pipe.held = count
-        self.direction.received += count
-        self.source.last = self.sink.last = self.engine.poller.now
+        self.received += count
+        self.source.last = self.sink.last = self.session.engine.poller.now
         if not self._empty_pipe(pipe):
             self._blocks()
             return
@@ -405,68 +405,66 @@ class _Flow:
     def give_pipe_back(self) -> None:
         pipe, self.pipe = self.pipe, None
         if pipe is not None:
-            self.engine.pipes.give_back(pipe)
+            self.session.engine.pipes.give_back(pipe)
 
     # Holding back
 
     def _blocks(self) -> None:
-        self.is_blocked = self.direction.is_held = True
+        self.is_held = True
         self.back.ask_for_room()
 
     def ask_for_room(self) -> None:
         """Have the poller tell when this flow's source, which is the other one's sink, has room; from now on always."""
         if not self.has_asked_for_room:
             self.has_asked_for_room = True
-            self.engine.poller.ask_again(self.fd, BOTH_WAYS)
+            self.session.engine.poller.ask_again(self.fd, BOTH_WAYS)
 
     def _flush(self) -> bool:
         """Send what is held; is all of it gone?"""
-        direction, pipe = self.direction, self.pipe
+        pipe = self.pipe
         if pipe is not None and pipe.held:
             before = pipe.held
             is_gone = self._empty_pipe(pipe)
             has_moved = pipe.held < before
         else:
-            before = len(direction.pending)
-            self.needs_reading = not send(direction, memoryview(direction.pending))
-            is_gone = not direction.pending
-            has_moved = len(direction.pending) < before
+            before = len(self.pending)
+            self.needs_reading = not send(self, memoryview(self.pending))
+            is_gone = not self.pending
+            has_moved = len(self.pending) < before
         if has_moved:
             # The source could not be heard meanwhile: its silence, too, counts from when the last byte has left.
-            self.source.last = self.sink.last = self.engine.poller.now
+            self.source.last = self.sink.last = self.session.engine.poller.now
         if is_gone:
-            self.is_blocked = direction.is_held = False
+            self.is_held = False
             self.session.limits_changed()
         return is_gone
 
     def _ends(self) -> None:
         """The source has ended, and all that it sent has left."""
         pair = self.session.pair
-        self.direction.ended = True
+        self.ended = True
         if pair.first_closed is None:
             pair.first_closed = CLIENT_CLOSED if self.source is pair.client else SERVER_CLOSED
-        self.sink.last = self.engine.poller.now  # its silence counts from here on
+        self.sink.last = self.session.engine.poller.now  # its silence counts from here on
         self._pass_end_on()
 
     def _pass_end_on(self) -> None:
         """Tell the sink that the source has ended, as far as it has room for that."""
-        direction, back, session = self.direction, self.back.direction, self.session
-        before = len(direction.farewell)
+        back, session = self.back, self.session
+        before = len(self.farewell)
         is_last = back.is_done
         try:
             # Both are done and the sockets are closed now: that sends the FIN, and saves a call. TLS has a word to say.
             if self.sink.is_tls or not is_last:
-                close_sending(direction)
+                close_sending(self)
         except SideAbortedError:
             if not back.ended:  # who has said its own last word may leave before the answer
                 raise
-        if len(direction.farewell) < before:
-            self.sink.last = self.engine.poller.now
-        if direction.is_held:
+        if len(self.farewell) < before:
+            self.sink.last = session.engine.poller.now
+        if self.is_held:
             self._blocks()
-        else:
-            self.is_blocked = False
-        if is_last and not self.is_blocked:
+        if is_last and not self.is_held:
             session.finish(session.pair.first_closed)
         else:
             session.limits_changed()

@@ -14,7 +14,7 @@ from mailproxy.log.ends import CLIENT_ABORTED, CLIENT_SILENT, SERVER_ABORTED, SE
 from mailproxy.net.tls import openssl
 
 
-@define(eq=False)
+@define(eq=False, weakref_slot=False)
 class Side:
     """One end of a session. ``limit``: seconds of silence; ``close_notify``: did its TLS end with one?"""
 
@@ -28,7 +28,7 @@ class Side:
     close_notify: bool | None = field(default=None, kw_only=True)
 
 
-@define(eq=False)
+@define(eq=False, weakref_slot=False)
 class Direction:
     """One direction of a session. ``received`` counts bytes, ``pending`` is what the sink did not take yet; ``is_held`` says
     that some of it was not, wherever it is kept. ``ended``: its source has. ``farewell`` is what is left of a close_notify
