@@ -8,7 +8,6 @@ hears nothing from them. What signals mean is control's to know; where that hang
 
 from __future__ import annotations
 
-import gc
 import math
 import os
 import signal
@@ -21,6 +20,7 @@ from functools import partial
 from attrs import define, field
 
 from mailproxy.app.children import SIGNALS, Setup, control, work
+from mailproxy.app.collector import spare_collector
 from mailproxy.app.material import Material
 from mailproxy.app.opening import close_slots, open_all
 from mailproxy.app.privileges import drop_privileges, wanted_owner
@@ -51,8 +51,7 @@ def launch(config: Config, material: Material, workers: int) -> None:
         setup = Setup(config, material, slots, listening, target, Board(config, workers), Bells(workers))
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored ones have no ends that could be waited for
         signal.pthread_sigmask(signal.SIG_BLOCK, (*SIGNALS, signal.SIGCHLD))
-        gc.collect()
-        gc.freeze()  # what is here stays: children would copy pages to find that out
+        spare_collector()
         Launcher(setup).run()
     finally:
         close_slots(slots)

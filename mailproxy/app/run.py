@@ -9,6 +9,7 @@ from functools import partial
 
 import trio
 
+from mailproxy.app.collector import spare_collector
 from mailproxy.app.launcher import launch
 from mailproxy.app.limits import worker_count
 from mailproxy.app.material import load_material
@@ -39,6 +40,7 @@ def run(config: Config) -> None:
     sys.unraisablehook = partial(unraisable, service.log)
     # Signals wait until somebody hears them, and at the end for ever: one that came late would spoil the exit code.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    spare_collector()
     trio.run(_run, service)
 
 

@@ -113,6 +113,7 @@ class Session:
             self._end = await self.around.relay.run(self._be_paired(visit))
         except SessionEndedError as ended:
             self._end, self.record.detail = ended.end, ended.detail
+            ended.__traceback__ = None  # whose frames have it among their variables: a cycle
         except ProxyError as error:
             self._end, self.record.detail = ends.OUT_OF_RESOURCES, str(error)
         except Exception as fault:  # noqa: BLE001 - the border: no fault of one session touches another

@@ -164,14 +164,16 @@ class _Session:
             self.pair.scope.deadline = min(self.pair.due())
 
     def let_go(self) -> None:
-        """Be told of nothing any more, give back what was borrowed, and leave no cycles for the collector."""
+        """Be told of nothing any more, give back what was borrowed, leave no cycles for the collector, and keep nothing alive
+        until the limits are worked out anew.
+        """
         for flow in (self.up, self.down):
             flow.is_over = True
             self.engine.poller.forget(flow.fd)
             if flow.pipe is not None:
                 flow.give_pipe_back()
             del flow.back, flow.session
-        del self.up, self.down
+        del self.up, self.down, self.pair
 
 
 class _Flow(Direction):

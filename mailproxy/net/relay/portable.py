@@ -60,7 +60,7 @@ class PortableRelay:
         return pair.first_closed
 
     async def _pump_both(self, pair: Pair, scope: trio.CancelScope) -> End | None:
-        failed: list[SideAbortedError] = []
+        failed: list[tuple[Side, str]] = []  # not the error: its traceback would have this list
 
         async def pump(direction: Direction) -> None:
             try:
@@ -68,7 +68,7 @@ class PortableRelay:
                     await self._pump(pair, direction, scope)
                 await _pass_end_on(pair, direction, scope)
             except SideAbortedError as error:
-                failed.append(error)
+                failed.append((error.side, error.detail))
                 nursery.cancel_scope.cancel()
 
         async with trio.open_nursery() as nursery:
@@ -78,8 +78,8 @@ class PortableRelay:
                 await pump(pair.down)
         if not failed:
             return None
-        pair.detail = failed[0].detail
-        return failed[0].side.aborted
+        side, pair.detail = failed[0]
+        return side.aborted
 
     async def _pump(self, pair: Pair, direction: Direction, scope: trio.CancelScope) -> None:
         source, sink, buffer = direction.source, direction.sink, self._buffer

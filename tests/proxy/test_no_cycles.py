@@ -1,0 +1,99 @@
+"""A session that has ended is gone at once: the collector, which is let look rarely, finds nothing of it."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from mailproxy.log.record import SessionRecord
+from mailproxy.net.relay.pair import Direction, Pair, Side
+from mailproxy.net.tls import TlsSocket
+from mailproxy.proxy.caller import Caller
+from mailproxy.proxy.reaching import Visit
+from mailproxy.proxy.session import Session
+from mailproxy.testing import Close, Collect, Connection, Reset, Send, Stall
+
+from .relays import ON_BOTH
+from .scene import PATIENCE_S, Scene
+
+pytestmark = ON_BOTH
+
+GREETING = b"* OK ready\r\n"
+OF_SESSIONS = (Session, SessionRecord, Caller, Visit, Pair, Side, Direction, TlsSocket)
+
+
+@pytest.fixture(autouse=True)
+def _no_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def of_sessions() -> list[str]:
+    """What is there of sessions, whether anybody has it or not."""
+    return sorted(type(each).__name__ for each in gc.get_objects() if isinstance(each, OF_SESSIONS))
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["clear", "TLS"])
+@pytest.mark.parametrize(
+    "end", ["client closes", "client resets", "server closes", "server resets", "silence", "refused"]
+)
+async def test_a_session_that_has_ended_is_gone(scene: Scene, tls: bool, end: str) -> None:
+    last: dict[str, Any] = {"server closes": Close(), "server resets": Reset(), "silence": Stall()}
+    server = await scene.server((Send(GREETING), last.get(end, Collect())))
+    address = server.address if end != "refused" else "127.0.0.1:1"
+    limits = {"timeouts": {"client": 0.2}} if end == "silence" else {}
+    proxy = await scene.proxy(address, tls=tls, frontends={"f": limits})
+    await play(scene, proxy, end, tls=tls)  # once, for what is made once
+    before = of_sessions()
+    for _ in range(3):
+        await play(scene, proxy, end, tls=tls)
+    assert of_sessions() == before
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["clear", "TLS"])
+async def test_a_session_whose_server_fails_the_handshake_is_gone(scene: Scene, tls: bool) -> None:
+    server = await scene.server((Send(GREETING), Collect()))  # which is no TLS
+    proxy = await scene.proxy(server.address, tls=tls, server_tls=True)
+    await play(scene, proxy, "refused", tls=tls)
+    before = of_sessions()
+    await play(scene, proxy, "refused", tls=tls)
+    assert of_sessions() == before
+
+
+async def test_a_session_whose_client_fails_the_handshake_is_gone(scene: Scene) -> None:
+    server = await scene.server((Send(GREETING), Collect()))
+    proxy = await scene.proxy(server.address, tls=True)
+    before = of_sessions()
+    for said in (b"a1 LOGIN x y\r\n", b"\x16\3\1\0\x05hello"):
+        client = await scene.dial(proxy)
+        await client.send(said)
+        with trio.fail_after(PATIENCE_S):
+            await client.receive_until_end()
+        client.drop()
+    await scene.sessions(2)
+    await scene.idle()
+    await trio.testing.wait_all_tasks_blocked()
+    assert of_sessions() == before
+
+
+async def play(scene: Scene, proxy: Any, end: str, *, tls: bool) -> None:
+    client: Connection = await scene.dial(proxy, tls=tls)
+    with trio.fail_after(PATIENCE_S):
+        await client.receive_line()
+        if end == "client resets":
+            client.reset()
+        elif end == "client closes":
+            await client.close()
+        else:
+            await client.receive_until_end()
+            client.drop()
+        del client
+        await scene.idle()
+        await trio.testing.wait_all_tasks_blocked()
