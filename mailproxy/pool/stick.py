@@ -97,7 +97,7 @@ def key_of(host: str, prefix_v4: int = 32, prefix_v6: int = 64) -> int:
     if ":" not in host:
         return _cut(_v4_number(host), 32 - prefix_v4)
     if host.startswith("::ffff:") and "." in host:  # as the kernel has IPv4 clients of a socket for both
-        return _cut(_v4_number(host[7:]), 32 - prefix_v4)
+        return _cut(_v4_number(host[7:].partition("%")[0]), 32 - prefix_v4)
     number = _v6_number(host)
     if number >> 32 == 0xFFFF:
         return _cut(number & 0xFFFF_FFFF, 32 - prefix_v4)

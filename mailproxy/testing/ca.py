@@ -66,7 +66,10 @@ class ThrowAwayCA:
 
         Files are named and numbered as those of ``issue``.
         """
-        certificate = self._ca.issue_cert(common_name=name, not_after=not_after)
+        # Without any alternative name that extension would be empty, which strict verifiers refuse (RFC 5280 section
+        # 4.2.1.6), Python's own since 3.13 among them.
+        alternative = name if name.isascii() and "@" in name else "client.invalid"
+        certificate = self._ca.issue_cert(alternative, common_name=name, not_after=not_after)
         stem = f"client-{name.replace('/', '_')}"
         return _write_new(folder or self.folder, stem, certificate.private_key_and_cert_chain_pem.bytes())
 

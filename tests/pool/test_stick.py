@@ -131,6 +131,7 @@ def test_a_client_has_the_same_key_on_a_socket_for_both_families(
     address: IPv4Address, v4: int, form: str
 ) -> None:
     assert key_of(form.format(address), v4) == key_of(str(address), v4)
+    assert key_of(form.format(address) + "%eth0", v4) == key_of(str(address), v4)
     number = int(address)
     assert key_of(f"::ffff:{number >> 16:x}:{number & 0xFFFF:x}", v4) == key_of(str(address), v4)
 
