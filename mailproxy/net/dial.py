@@ -97,6 +97,7 @@ async def connect(
             try:
                 return await begin(endpoint, port, poller, options).finish(), endpoint
             except (ServerRefusedError, ProxyError) as error:
+                error.__traceback__ = error.__context__ = None  # whose frames have these faults: a cycle
                 faults.append(error)
                 continue
         faults.append(ServerRefusedError(f"{endpoint.text(port)}: no answer in time"))
@@ -149,7 +150,10 @@ class Dial:
             while code == errno.EAGAIN:
                 await trio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE_S)
-                code = sock.connect_ex(self.endpoint.at(self.port))
+                try:
+                    code = sock.connect_ex(self.endpoint.at(self.port))
+                except OSError as error:
+                    code = _code_of(error)
                 if not code:
                     poller.add(fd, BOTH_WAYS)
         except BaseException:
@@ -184,16 +188,22 @@ def begin(endpoint: Endpoint, port: int | None, poller: AnyPoller = TRIO, option
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             for level, name, value in options:
                 sock.setsockopt(level, name, value)
-        address = endpoint.at(port)
-        code = sock.connect_ex(address)
-        if code == errno.EINPROGRESS and not options:
+        try:
+            address = endpoint.at(port)
             code = sock.connect_ex(address)
-            code = _ASKED_AGAIN.get(code, code)
+            if code == errno.EINPROGRESS and not options:
+                code = sock.connect_ex(address)
+                code = _ASKED_AGAIN.get(code, code)
+        except OSError as error:
+            code = _code_of(error)
         if code in (0, errno.EINPROGRESS):
             poller.add(sock.fileno(), BOTH_WAYS)
-    except OSError as error:  # an address that cannot be one here: an unknown zone, a path that is too long
-        code = error.errno if error.errno and error.errno > 0 else errno.EINVAL
     except BaseException:
         sock.close()
         raise
     return Dial(sock, endpoint, port, code, poller)
+
+
+def _code_of(error: OSError) -> int:
+    """Of an address that cannot be one here: an unknown zone, a path that is too long."""
+    return error.errno if error.errno and error.errno > 0 else errno.EINVAL

@@ -211,7 +211,7 @@ async def connect_tls(
     """
     tls: ssl.SSLSocket | None = None
     try:
-        tls = _wrap(sock, context, server_hostname=server_name)
+        tls = _wrap(sock, context, server_name)
         await _handshake(tls, watch)
     except (OSError, ValueError) as error:  # ValueError: a name that cannot be one
         _part_from(tls or sock)
@@ -223,16 +223,22 @@ async def connect_tls(
     return tls
 
 
-def _wrap(sock: socket.socket, context: ssl.SSLContext, **how: Any) -> ssl.SSLSocket:
+def _wrap(sock: socket.socket, context: ssl.SSLContext, server_name: str | None) -> ssl.SSLSocket:
     try:
-        return context.wrap_socket(sock, do_handshake_on_connect=False, suppress_ragged_eofs=False, **how)
+        return context.wrap_socket(
+            sock, server_hostname=server_name, do_handshake_on_connect=False, suppress_ragged_eofs=False
+        )
     except OSError as error:
-        # Where the peer has reset the connection already, the socket that was being made is forgotten with its descriptor.
-        for frame, _ in traceback.walk_tb(error.__traceback__):
-            half_made = frame.f_locals.get("self")
-            if isinstance(half_made, ssl.SSLSocket):
-                half_made.close()
+        _close_half_made(error)
         raise
+
+
+def _close_half_made(error: OSError) -> None:
+    """Where the server has reset the connection already, the socket that was being made is forgotten with its descriptor."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        half_made = frame.f_locals.get("self")
+        if isinstance(half_made, ssl.SSLSocket):
+            half_made.close()
 
 
 def _part_from(sock: socket.socket) -> None:

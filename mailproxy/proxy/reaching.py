@@ -42,7 +42,7 @@ class Visit:
     """
 
     backend: Backend
-    caller: Caller
+    caller: Caller = field(repr=False)
     record: SessionRecord
     poller: AnyPoller
     server: BackendServer | None = field(default=None, init=False)
@@ -240,19 +240,19 @@ class Visit:
 
     def _reached(self, sock: socket.socket, server: BackendServer, address: str) -> socket.socket:
         """It is connected, and that is all where it has no TLS."""
-        if server.announcer is not None:
-            self._announce(sock, server)
+        self._announce(sock, server)
         self.record.server_address = address
         return sock
 
     def _announce(self, sock: socket.socket, server: BackendServer) -> None:
         """The PROXY header comes before all else."""
-        if server.announcer is not None:
-            try:
-                send_header(sock, server.announcer.header(self.caller))
-            except BaseException:
-                self._drop(sock)
-                raise
+        if server.announcer is None:
+            return
+        try:
+            send_header(sock, server.announcer.header(self.caller))
+        except BaseException:
+            self._drop(sock)
+            raise
 
     async def _secure(self, sock: socket.socket, context: Context, server: BackendServer) -> socket.socket:
         fd = sock.fileno()

@@ -68,12 +68,12 @@ class Session:
     around: Surroundings
     listener: Listener
     client: socket.socket
-    peer: object = field(kw_only=True)
-    caller: Caller = field(init=False)
+    peer: object = field(kw_only=True, repr=False)
+    caller: Caller = field(init=False, repr=False)
     record: SessionRecord = field(init=False)
     _began: float = field(init=False)
     _fd: int = field(init=False)  # the client's
-    _watch: Watch = field(init=False)
+    _watch: Watch = field(init=False, repr=False)
     _visit: Visit | None = field(default=None, init=False)
     _server_socket: socket.socket | None = field(default=None, init=False)
     _pair: Pair | None = field(default=None, init=False)
@@ -110,7 +110,9 @@ class Session:
                 route = self._choose_way()
             visit = self._begin_visit(route)
             self._server_socket = await visit.reach(self._watch)
-            self._end = await self.around.relay.run(self._be_paired(visit))
+            pair = self._be_paired(visit)
+            self._end = await self.around.relay.run(pair)
+            self.record.detail = pair.detail
         except SessionEndedError as ended:
             self._end, self.record.detail = ended.end, ended.detail
             ended.__traceback__ = None  # whose frames have it among their variables: a cycle
@@ -198,7 +200,7 @@ class Session:
         assert self._server_socket is not None  # noqa: S101 - it is connected
         self._end = ends.STOPPED
         limits = self.around.config.timeouts
-        self._pair = visit.pair = Pair(
+        pair = Pair(
             self.client,
             self._server_socket,
             now=self.around.poller.clock(),
@@ -210,7 +212,8 @@ class Session:
         del self.caller, self.peer, self._watch, visit.caller
         if self.around.config.log_start:
             self._log_start()
-        return self._pair
+        self._pair = visit.pair = pair
+        return pair
 
     def _finish(self) -> None:
         """Give the counts back, close, write the line. The border is here, too."""
@@ -249,7 +252,6 @@ class Session:
                 pair.client.close_notify,
                 pair.server.close_notify,
             )
-            record.detail = record.detail or pair.detail
         record.end = self._end
         record.total_ms = int((around.poller.clock() - self._began) * 1000)
         started = around.config.log_start and pair is not None

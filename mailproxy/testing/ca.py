@@ -64,6 +64,7 @@ class ThrowAwayCA:
     ) -> Path:
         """Return the path of a new PEM file with key and chain for a client that is called so: its common name.
 
+        Its alternative name is the same where that is an address of mail, else one of nobody.
         Files are named and numbered as those of ``issue``.
         """
         # Without any alternative name that extension would be empty, which strict verifiers refuse (RFC 5280 section

@@ -10,7 +10,10 @@ import pytest
 import trio
 import trio.testing
 
+from mailproxy.errors import MailproxyError
 from mailproxy.log.record import SessionRecord
+from mailproxy.net.dial import Dial
+from mailproxy.net.relay.moving import RECORD_BYTES
 from mailproxy.net.relay.pair import Direction, Pair, Side
 from mailproxy.net.tls import TlsSocket
 from mailproxy.proxy.caller import Caller
@@ -20,11 +23,12 @@ from mailproxy.testing import Close, Collect, Connection, Reset, Send, Stall
 
 from .relays import ON_BOTH
 from .scene import PATIENCE_S, Scene
+from .test_addresses import resolve_to
 
 pytestmark = ON_BOTH
 
 GREETING = b"* OK ready\r\n"
-OF_SESSIONS = (Session, SessionRecord, Caller, Visit, Pair, Side, Direction, TlsSocket)
+OF_SESSIONS = (Session, SessionRecord, Caller, Visit, Pair, Side, Direction, TlsSocket, Dial, MailproxyError)
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +83,37 @@ async def test_a_session_whose_client_fails_the_handshake_is_gone(scene: Scene) 
         client.drop()
     await scene.sessions(2)
     await scene.idle()
+    await trio.testing.wait_all_tasks_blocked()
+    assert of_sessions() == before
+
+
+async def test_a_session_with_several_addresses_of_which_the_first_refuses_is_gone(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await scene.server((Send(GREETING), Collect()))
+    port = server.address.rpartition(":")[2]
+    resolve_to(monkeypatch, lambda: ["127.0.0.2", "127.0.0.1"])
+    proxy = await scene.proxy(f"mail.internal:{port}")
+    before = of_sessions()
+    await play(scene, proxy, "client closes", tls=False)
+    assert of_sessions() == before
+
+
+async def test_a_session_that_fails_behind_a_full_record_is_gone(scene: Scene) -> None:
+    """What comes of a read that was made ahead waits until what was read before has left."""
+    server = await scene.server((Send(GREETING), Collect()))
+    proxy = await scene.proxy(server.address, tls=True)
+    before = of_sessions()
+    client = await scene.dial(proxy, tls=True)
+    with trio.fail_after(PATIENCE_S):
+        await client.receive_line()
+        assert client.tls is not None
+        client.tls.write(bytes(RECORD_BYTES))
+        await client.stream.send_all(client._outgoing.read() + b"no record of TLS at all")
+        client.drop()
+    assert (await scene.session())["end"] == "client-aborted"
+    await scene.idle()
+    del client
     await trio.testing.wait_all_tasks_blocked()
     assert of_sessions() == before
 

@@ -173,6 +173,7 @@ class _Session:
             if flow.pipe is not None:
                 flow.give_pipe_back()
             del flow.back, flow.session
+        self.fault = None
         del self.up, self.down, self.pair
 
 
@@ -346,7 +347,9 @@ class _Flow(Direction):
             try:
                 count = receive(self.source, buffer[have:])
             except SideAbortedError as error:
-                self.upcoming = error
+                self.upcoming = SideAbortedError(
+                    error.side, error.detail
+                )  # not this one: its traceback has this flow
                 break
             if count == BLOCKED:
                 return have, True
@@ -359,7 +362,7 @@ class _Flow(Direction):
     def _take_upcoming(self) -> int:
         count, self.upcoming = self.upcoming, None
         if isinstance(count, SideAbortedError):
-            raise count
+            raise SideAbortedError(count.side, count.detail)
         assert count is not None  # noqa: S101 - it was asked
         return count
 
