@@ -95,7 +95,8 @@ class SharedLimit(SessionLimit):
     def leave(self) -> None:
         """A session is over here; those that wait to accept elsewhere look again by themselves."""
         self._share.sessions.add(-1)
-        self.look_again()
+        if self.waits:
+            self.look_again()
 
     async def room(self) -> None:
         """Wait until there may be room; ask again, others wait too. The place in the line is kept for who does that at once."""
