@@ -15,6 +15,7 @@ from typing import TypeVar
 import trio
 
 from mailproxy.errors import ClientAbortError, ClientLeftError
+from mailproxy.net.tls import reason
 from mailproxy.protocol import NeedMore
 
 _FIRST_LOOK_BYTES = 2048  # a PROXY header or a ClientHello, in all but rare cases
@@ -34,7 +35,7 @@ def look(sock: socket.socket, parse: Callable[[bytes], tuple[T, int] | NeedMore]
     except BlockingIOError:
         return None
     except OSError as error:
-        raise ClientAbortError(error.strerror or str(error)) from None
+        raise ClientAbortError(reason(error)) from None
     answer = parse(data) if data else None
     return answer if isinstance(answer, tuple) else None
 
@@ -67,7 +68,7 @@ async def peek(sock: socket.socket, parse: Callable[[bytes], tuple[T, int] | Nee
                     continue
             elif _has_ended(sock) and len(sock.recv(size, socket.MSG_PEEK)) == have:  # not: came just now
                 if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                    raise ClientAbortError(os.strerror(code))
+                    raise ClientAbortError(reason(OSError(code, os.strerror(code))))
                 raise ClientLeftError(f"left after {have} bytes", said_something=True)
             if held_back < wanted:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted)
@@ -77,7 +78,7 @@ async def peek(sock: socket.socket, parse: Callable[[bytes], tuple[T, int] | Nee
                 pause = min(pause * 2, _LONGEST_PAUSE_S)
             await trio.lowlevel.wait_readable(sock)
     except OSError as error:
-        raise ClientAbortError(error.strerror or str(error)) from None
+        raise ClientAbortError(reason(error)) from None
     finally:
         if held_back:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)

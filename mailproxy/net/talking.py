@@ -57,8 +57,7 @@ async def receive(sock: socket.socket) -> bytes:
 
 
 def _broke_off(error: OSError) -> ServerBrokeOffError:
-    said = reason(error) if isinstance(error, ssl.SSLError) else error.strerror or str(error)
-    return ServerBrokeOffError(said)
+    return ServerBrokeOffError(reason(error))
 
 
 async def close_in_order(sock: socket.socket, seconds: float) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import encodings.idna  # noqa: F401 - ssl asks for it with the first server name, when this process may have lost its rights
+import errno
 import functools
 import os
 import socket
@@ -28,6 +29,7 @@ from mailproxy.errors import (
     ClientLeftError,
     ServerHandshakeError,
 )
+from mailproxy.net.auto_retry import clear_auto_retry
 from mailproxy.net.certificates import Certificate
 from mailproxy.net.poller import TrioWatch, Watch
 
@@ -89,6 +91,7 @@ class TlsSocket(ssl.SSLSocket):
         except BaseException:
             tls.close()
             raise
+        clear_auto_retry(openssl(tls))
         return tls
 
 
@@ -194,7 +197,7 @@ async def accept_tls(sock: socket.socket, context: ssl.SSLContext, watch: Watch 
         raise ClientHandshakeError(reason(error)) from None
     except OSError as error:
         (tls or sock).close()
-        raise ClientAbortError(error.strerror or str(error)) from None
+        raise ClientAbortError(reason(error)) from None
     except BaseException:
         (tls or sock).close()
         raise
@@ -215,7 +218,7 @@ async def connect_tls(
         await _handshake(tls, watch)
     except (OSError, ValueError) as error:  # ValueError: a name that cannot be one
         _part_from(tls or sock)
-        text = reason(error) if isinstance(error, ssl.SSLError) else str(error)
+        text = reason(error) if isinstance(error, OSError) else str(error)
         raise ServerHandshakeError(text) from None
     except BaseException:
         (tls or sock).close()
@@ -225,12 +228,14 @@ async def connect_tls(
 
 def _wrap(sock: socket.socket, context: ssl.SSLContext, server_name: str | None) -> ssl.SSLSocket:
     try:
-        return context.wrap_socket(
+        tls = context.wrap_socket(
             sock, server_hostname=server_name, do_handshake_on_connect=False, suppress_ragged_eofs=False
         )
     except OSError as error:
         _close_half_made(error)
         raise
+    clear_auto_retry(openssl(tls))
+    return tls
 
 
 def _close_half_made(error: OSError) -> None:
@@ -400,10 +405,23 @@ def is_reset(error: ssl.SSLError) -> bool:
     return isinstance(error, ssl.SSLEOFError) and not is_bare_fin(error)
 
 
-def reason(error: ssl.SSLError) -> str:
-    """OpenSSL's reason in words, such as ``wrong version number``; for certificates what is wrong with them."""
+CONNECTION_RESET = os.strerror(errno.ECONNRESET)
+
+
+def reason(error: OSError) -> str:
+    """Why a connection failed: the system's words, or OpenSSL's reason, such as ``wrong version number``.
+
+    For certificates it is what is wrong with them. A reset has the same words however it shows: in reading or writing, in
+    clear or under TLS.
+    """
+    if isinstance(error, (ConnectionResetError, BrokenPipeError)):
+        return CONNECTION_RESET
+    if not isinstance(error, ssl.SSLError):
+        return error.strerror or str(error)
     if is_reset(error):
-        return "connection reset by peer"
+        return CONNECTION_RESET
+    if isinstance(error, ssl.SSLZeroReturnError):
+        return "the peer closed the connection"
     if isinstance(error, ssl.SSLCertVerificationError):
         return error.verify_message
     said = getattr(error, "reason", None)  # errors that Python itself raises have none

@@ -7,7 +7,8 @@ and a dozen lines between.
 Receiving. Sockets are told of once (edge-triggered), so a flow receives until nothing is left. In clear a short read has
 taken all there was, and the call that says so is saved, unless the source has ended, too, or sent urgent data, where a read
 stops short (tcp(7)).
-Under TLS a short read means nothing, one record comes at a time.
+Under TLS a short read means nothing, one record comes at a time. One that gives no data may have handled a record that has
+none, with more behind it: the poller is asked to tell again, and too many of these in a row end the session.
 
 Holding back. What the sink does not take is kept (``pending``, or in a pipe) and nothing more is received until the sink
 has room again, so a slow reader holds its sender back through TCP itself. Room is asked for only then: a socket that never
@@ -19,8 +20,12 @@ kernel moves pages, this process never sees a byte. The pipe is borrowed for tha
 Turns. A flow moves so much and lets the others have their turn then, behind all that the poller has to tell.
 
 Ends. A flow whose source has ended passes that on behind its last byte (close_notify where there is TLS, then FIN), and the
-other flow goes on. A close_notify that finds the sink full is held back as all else is. When both ends have been passed on,
-or a side has failed, the session's task is woken.
+other flow goes on. A close_notify that finds the sink full is held back as all else is. When both ends have been passed on
+the session's task is woken.
+
+Failures. A side often says something and closes at once: a server its refusal, a client its last command. With bytes unread
+at that side the kernel sends a reset behind these last words, and sending to it may fail before they are read. So when a side
+fails, the flow towards it is given up, and the flow from it goes on until it is empty. Then the task is woken.
 """
 
 from __future__ import annotations
@@ -40,12 +45,15 @@ from mailproxy.net.relay.moving import (
     SideAbortedError,
     aborted,
     close_sending,
+    count_empty_read,
+    discard_input,
     not_received,
     receive,
     send,
 )
 from mailproxy.net.relay.pair import Direction, Pair, Side
 from mailproxy.net.relay.pipes import PIPE_BYTES, Pipe, Pipes
+from mailproxy.net.tls import CONNECTION_RESET
 
 _BUFFER_BYTES = 64 * 1024  # a typical socket buffer's worth; more per call gains nothing measurable
 _READS_PER_TURN = 8  # half a MiB at most, then the other sessions have their turn
@@ -151,6 +159,30 @@ class _Session:
         if task is not None:
             self.engine.poller.wake(task)
 
+    def finish_in_order(self) -> None:
+        """Both ends have been passed on."""
+        self.finish(self.pair.closed())
+
+    def abort(self, error: SideAbortedError) -> None:
+        """A side's connection failed: give up what was on its way there, and deliver what it has said before.
+
+        The end reason stays that side's, whatever the other one does meanwhile.
+        """
+        pair, side = self.pair, error.side
+        pair.note_abort(side, error.detail, self.engine.poller.now)
+        lost, last = (self.up, self.down) if side is pair.server else (self.down, self.up)
+        if side is not pair.aborted:  # the other one has failed, too, and takes nothing any more
+            self.finish_aborted()
+            return
+        lost.give_up()
+        last.begin_last_words(is_drained=error.is_drained)
+
+    def finish_aborted(self) -> None:
+        """The side that failed first has been heard out as far as possible."""
+        end = self.pair.aborted_end()
+        discard_input(self.pair.survivor(), self.engine.buffer)
+        self.finish(end)
+
     def limits_changed(self) -> None:
         """A side has ended, or is heard again: its silence may be too long sooner than was said."""
         if not self.is_to_be_limited:
@@ -182,8 +214,8 @@ class _Flow(Direction):
 
     # All that the two of a session keep, with what Direction has: nothing that is known otherwise.
     __slots__ = (
-        "back", "fd", "has_asked_for_room", "is_bulk", "is_over", "is_queued", "may_stop_short", "needs_reading", "needs_room",
-        "pipe", "session", "upcoming",
+        "back", "fd", "has_asked_for_room", "has_last_words", "is_bulk", "is_over", "is_queued", "is_reset",
+        "may_stop_short", "needs_reading", "needs_room", "pipe", "session", "upcoming",
     )  # fmt: skip
 
     back: _Flow
@@ -195,11 +227,14 @@ class _Flow(Direction):
         self.fd = source.sock.fileno()
         self.received = 0
         self.pending = self.farewell = b""
+        self.empty_reads = self.received_before = 0
         self.ended = self.is_held = False
+        self.has_last_words = False  # the source has failed, and this is what it said before
         self.pipe: Pipe | None = None
         self.is_bulk = False  # the last read filled the buffer
         # The source has ended, or sent urgent data: less than was asked for is not all there is.
         self.may_stop_short = False
+        self.is_reset = False  # the poller has said so, and reading has not yet come to it
         self.is_over = False
         self.is_queued = False  # it has its turn later, and must not have another one before
         self.needs_room = False  # TLS has to answer before it can go on reading
@@ -224,8 +259,12 @@ class _Flow(Direction):
         if self.is_over:
             return
         try:
-            if events & (RDHUP | PRI):
+            if events & (RDHUP | PRI | ERR):
                 self.may_stop_short = True
+                if events & ERR:
+                    self.is_reset = True
+                    if self.is_held or self.ended:
+                        self._note_reset()
             back = self.back
             if back.is_held and (events & _TO_WRITE):
                 back.go_on()
@@ -244,7 +283,9 @@ class _Flow(Direction):
         """Go on where the last turn has ended."""
         self.is_queued = False
         try:
-            if not (self.is_over or self.is_held or self.ended):
+            if self.has_last_words:
+                self._go_on_with_last_words()
+            elif not (self.is_over or self.is_held or self.ended):
                 self._pump()
         except SideAbortedError as error:
             self._abort(error)
@@ -252,8 +293,52 @@ class _Flow(Direction):
             self.session.finish(None, fault)
 
     def _abort(self, error: SideAbortedError) -> None:
-        self.session.pair.detail = error.detail
-        self.session.finish(error.side.aborted)
+        try:
+            self.session.abort(error)
+        except Exception as fault:  # noqa: BLE001 - as above
+            self.session.finish(None, fault)
+
+    # Failures
+
+    def _note_reset(self) -> None:
+        """The source was reset, and nothing is read from it that would tell.
+
+        What it has sent is still delivered, and an answer that is on its way may end the session in order. Neither takes long.
+        """
+        pair = self.session.pair
+        pair.note_abort(self.source, CONNECTION_RESET, self.session.engine.poller.now)
+        self.session.limits_changed()
+
+    def give_up(self) -> None:
+        """The sink has failed: nothing more is read for it, and what is held is thrown away."""
+        self.pending = self.farewell = b""
+        self.ended, self.is_held, self.needs_reading = True, False, False
+        if self.pipe is not None:
+            self.give_pipe_back()
+
+    def begin_last_words(self, *, is_drained: bool) -> None:
+        """The source has failed: move on what it sent before, in turns as ever. ``is_drained``: all of it has been read."""
+        self.has_last_words = True
+        self.ended = self.ended or is_drained
+        self.session.limits_changed()
+        if not (self.is_held or self.is_queued):
+            self._go_on_later()
+
+    def _waits(self) -> bool:
+        return self.is_over or self.is_held or self.is_queued
+
+    def _go_on_with_last_words(self) -> None:
+        if self._waits():
+            return
+        before = self.received
+        if not self.ended:
+            self._pump()
+        if not self._waits():
+            # Under TLS a read without data may have handled a record that has none: only an end or an error is the last.
+            if self.ended or (self.received == before and not self.source.is_tls):
+                self.session.finish_aborted()
+            else:
+                self._go_on_later()
 
     # Moving
 
@@ -262,7 +347,10 @@ class _Flow(Direction):
         if self.ended:
             self._pass_end_on()
         elif self._flush():
-            self._pump()
+            if self.has_last_words:
+                self._go_on_with_last_words()
+            else:
+                self._pump()
 
     def _pump(self) -> None:
         """Move what there is, within a turn."""
@@ -282,7 +370,10 @@ class _Flow(Direction):
                         count = source.connection.read(_BUFFER_BYTES, buffer)
                     else:
                         count = source.connection.recv_into(buffer)
-                except (BlockingIOError, SSLWantReadError):
+                except BlockingIOError:
+                    return
+                except SSLWantReadError:
+                    self._look_behind()
                     return
                 except OSError as error:
                     count = not_received(source, error)
@@ -333,6 +424,11 @@ class _Flow(Direction):
                 return
         self._go_on_later()
 
+    def _look_behind(self) -> None:
+        """TLS had no data: have the poller tell if there is more in the socket, behind a record without any."""
+        count_empty_read(self)
+        self.session.engine.poller.ask_again(self.fd, BOTH_WAYS if self.has_asked_for_room else READING)
+
     def _go_on_later(self) -> None:
         self.is_queued = True
         self.session.engine.poller.go_on_later(self)
@@ -347,11 +443,11 @@ class _Flow(Direction):
             try:
                 count = receive(self.source, buffer[have:])
             except SideAbortedError as error:
-                self.upcoming = SideAbortedError(
-                    error.side, error.detail
-                )  # not this one: its traceback has this flow
+                # Not this one: its traceback has this flow.
+                self.upcoming = SideAbortedError(error.side, error.detail, is_drained=True)
                 break
             if count == BLOCKED:
+                self._look_behind()
                 return have, True
             if count <= 0:
                 self.upcoming = count
@@ -362,7 +458,7 @@ class _Flow(Direction):
     def _take_upcoming(self) -> int:
         count, self.upcoming = self.upcoming, None
         if isinstance(count, SideAbortedError):
-            raise SideAbortedError(count.side, count.detail)
+            raise SideAbortedError(count.side, count.detail, is_drained=True)
         assert count is not None  # noqa: S101 - it was asked
         return count
 
@@ -379,9 +475,11 @@ class _Flow(Direction):
         except BlockingIOError:
             self.is_bulk = False
             self.give_pipe_back()
+            if self.may_stop_short:  # splice(2) says so at urgent data, too; a read that copies goes past it
+                self._go_on_later()
             return
         except OSError as error:
-            raise aborted(self.source, error) from None
+            raise aborted(self.source, error, is_drained=True) from None
         if not count:
             self.give_pipe_back()
             self._ends()
@@ -416,6 +514,8 @@ class _Flow(Direction):
 
     def _blocks(self) -> None:
         self.is_held = True
+        if self.is_reset:
+            self._note_reset()
         self.back.ask_for_room()
 
     def ask_for_room(self) -> None:
@@ -448,6 +548,10 @@ class _Flow(Direction):
         """The source has ended, and all that it sent has left."""
         pair = self.session.pair
         self.ended = True
+        if self.has_last_words:  # its connection has failed: passed on, this would look like an end in order
+            return
+        if self.is_reset:
+            self._note_reset()
         if pair.first_closed is None:
             pair.first_closed = CLIENT_CLOSED if self.source is pair.client else SERVER_CLOSED
         self.sink.last = self.session.engine.poller.now  # its silence counts from here on
@@ -470,6 +574,9 @@ class _Flow(Direction):
         if self.is_held:
             self._blocks()
         if is_last and not self.is_held:
-            session.finish(session.pair.first_closed)
+            if self.has_last_words:
+                session.finish_aborted()
+            else:
+                session.finish_in_order()
         else:
             session.limits_changed()

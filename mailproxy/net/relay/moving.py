@@ -6,20 +6,29 @@ import socket
 import ssl
 
 from mailproxy.net.relay.pair import Direction, Side
-from mailproxy.net.tls import is_bare_fin, reason, send_close_notify, send_record
+from mailproxy.net.tls import CONNECTION_RESET, is_bare_fin, reason, send_close_notify, send_record
 
+DISCARDED_BYTES_MAX = 1024 * 1024  # a side that sends on and on is closed to all the same
 RECORD_BYTES = 16 * 1024  # the largest TLS record (RFC 8446 section 5.1)
+
+# A read of TLS gives no data when OpenSSL has handled a key update or refused a renegotiation, or when a record is still
+# incomplete. So many in a row are too many: no record is that long (RFC 8446 section 5.2), even if it arrives byte by byte.
+EMPTY_READS_MAX = 5 + 2**14 + 256
 
 # What receive gives instead of a count.
 BLOCKED, BLOCKED_WRITING = -1, -2
 
 
 class SideAbortedError(Exception):
-    """A side's connection failed. Never leaves the relay."""
+    """A side's connection failed. Never leaves the relay.
 
-    def __init__(self, side: Side, detail: str) -> None:
+    ``is_drained``: it failed in receiving, so all that the side had sent before has been read.
+    """
+
+    def __init__(self, side: Side, detail: str, *, is_drained: bool = False) -> None:
         self.side = side
         self.detail = detail
+        self.is_drained = is_drained
 
 
 def receive(side: Side, buffer: memoryview) -> int:
@@ -49,13 +58,25 @@ def not_received(side: Side, error: OSError) -> int:
     if isinstance(error, ssl.SSLError) and is_bare_fin(error):
         side.close_notify = False  # a FIN without close_notify is orderly, too; the log tells them apart
         return 0
-    raise aborted(side, error) from None
+    raise aborted(side, error, is_drained=True) from None
 
 
-def aborted(side: Side, error: OSError) -> SideAbortedError:
+def aborted(side: Side, error: OSError, *, is_drained: bool = False) -> SideAbortedError:
     """Its connection failed with this."""
-    words = reason(error) if isinstance(error, ssl.SSLError) else error.strerror or str(error)
-    return SideAbortedError(side, words)
+    # OpenSSL answers a failed write that way once the peer's close_notify has come.
+    is_reset = isinstance(error, ssl.SSLZeroReturnError)
+    return SideAbortedError(side, CONNECTION_RESET if is_reset else reason(error), is_drained=is_drained)
+
+
+def count_empty_read(direction: Direction) -> None:
+    """Count a read of TLS that gave no data. Raises SideAbortedError after too many in a row."""
+    if direction.received != direction.received_before:
+        direction.received_before, direction.empty_reads = direction.received, 0
+    direction.empty_reads += 1
+    if direction.empty_reads > EMPTY_READS_MAX:
+        raise SideAbortedError(
+            direction.source, "too many TLS renegotiations or key updates", is_drained=True
+        )
 
 
 def send(direction: Direction, data: memoryview) -> bool:
@@ -81,6 +102,19 @@ def send(direction: Direction, data: memoryview) -> bool:
         direction.pending = bytes(data[sent:])
         direction.is_held = sent < len(data)
     return writable
+
+
+def discard_input(side: Side, buffer: memoryview) -> None:
+    """Read away what a side has sent, up to a limit, before it is closed.
+
+    Closing over unread bytes resets the connection. What was sent to that side and has not yet arrived would be lost.
+    """
+    left = DISCARDED_BYTES_MAX
+    try:
+        while left > 0 and (count := socket.socket.recv_into(side.sock, buffer)):
+            left -= count
+    except OSError:  # it has sent nothing more, or has failed as well
+        pass
 
 
 def close_sending(direction: Direction) -> None:

@@ -11,20 +11,38 @@ the pumps are cancelled (they lose nothing: what they hold stands in their direc
 and either the session is over or the pumps go on. A side that is not read from, because the other one does not take
 its bytes, is not the silent one.
 
+Failures. When sending to a side fails, that side may have said something before: a server its refusal, a client its last
+command. It is read and delivered before the session ends. A side that is not read from is looked at now and then, for its
+reset would not show.
+
 This is the one place where a session opens a nursery.
 """
 
 from __future__ import annotations
 
+import select
+
 import trio
 
 from mailproxy.log.ends import CLIENT_CLOSED, SERVER_CLOSED, End
 from mailproxy.net.poller import TRIO, AnyPoller
-from mailproxy.net.relay.moving import BLOCKED_WRITING, SideAbortedError, close_sending, receive, send
+from mailproxy.net.relay.moving import (
+    BLOCKED,
+    BLOCKED_WRITING,
+    SideAbortedError,
+    close_sending,
+    count_empty_read,
+    discard_input,
+    receive,
+    send,
+)
 from mailproxy.net.relay.pair import Direction, Pair, Side
+from mailproxy.net.tls import CONNECTION_RESET
 
 _BUFFER_BYTES = 64 * 1024  # a typical socket buffer's worth; more per call gains nothing measurable
 _READS_PER_TURN = 16  # 1 MiB at most, then the other sessions have their turn
+
+_LOOK_S = 1.0  # between looks at sides that are not read from
 
 _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.001, 0.1
 
@@ -47,20 +65,23 @@ class PortableRelay:
         """
         for side in (pair.client, pair.server):
             self._poller.release(side.sock.fileno())  # which would be told of every byte
+        failed: Side | None = None
         while True:
-            with trio.CancelScope(deadline=min(pair.due())) as pair.scope:
-                end = await self._pump_both(pair, pair.scope)
-                if end is not None:
-                    return end
+            with trio.CancelScope(deadline=_deadline(pair)) as pair.scope:
+                failed = failed or await self._pump_both(pair, pair.scope)
+                if failed is not None:
+                    await self._deliver_last_words(pair, failed, pair.scope)
+                    discard_input(pair.survivor(), self._buffer)
+                    return pair.aborted_end()
             if pair.up.is_done and pair.down.is_done:
-                break
+                return pair.closed()
             if (end := pair.over(trio.current_time())) is not None:
                 return end
-        assert pair.first_closed is not None  # noqa: S101 - both directions are done
-        return pair.first_closed
+            _look_for_resets(pair)
 
-    async def _pump_both(self, pair: Pair, scope: trio.CancelScope) -> End | None:
-        failed: list[tuple[Side, str]] = []  # not the error: its traceback would have this list
+    async def _pump_both(self, pair: Pair, scope: trio.CancelScope) -> Side | None:
+        """Pump until both directions are done or a side fails, which is returned."""
+        failed: list[Side] = []
 
         async def pump(direction: Direction) -> None:
             try:
@@ -68,7 +89,8 @@ class PortableRelay:
                     await self._pump(pair, direction, scope)
                 await _pass_end_on(pair, direction, scope)
             except SideAbortedError as error:
-                failed.append((error.side, error.detail))
+                failed.append(error.side)
+                pair.note_abort(error.side, error.detail, trio.current_time())
                 nursery.cancel_scope.cancel()
 
         async with trio.open_nursery() as nursery:
@@ -76,18 +98,34 @@ class PortableRelay:
                 nursery.start_soon(pump, pair.up)
             if not pair.down.is_done:
                 await pump(pair.down)
-        if not failed:
-            return None
-        side, pair.detail = failed[0]
-        return side.aborted
+        return failed[0] if failed else None
 
-    async def _pump(self, pair: Pair, direction: Direction, scope: trio.CancelScope) -> None:
+    async def _deliver_last_words(self, pair: Pair, failed: Side, scope: trio.CancelScope) -> None:
+        """Read what the side that failed has sent before, and send it on as far as the other side takes it in time."""
+        if failed is not pair.aborted:
+            return  # the other side failed first and is not heard out either: nothing takes its bytes any more
+        last, lost = (pair.up, pair.down) if failed is pair.client else (pair.down, pair.up)
+        lost.pending, lost.ended, lost.is_held = b"", True, False
+        scope.deadline = min(pair.due())
+        try:
+            if last.ended:
+                await _pass_end_on(pair, last, scope)
+            else:
+                await self._pump(pair, last, scope, is_last=True)
+        except SideAbortedError:
+            pass  # of the failed side: it has been read; of the other: it takes nothing any more
+
+    async def _pump(
+        self, pair: Pair, direction: Direction, scope: trio.CancelScope, *, is_last: bool = False
+    ) -> None:
+        """Move bytes until the source has ended; with ``is_last``, or until it has nothing more."""
         source, sink, buffer = direction.source, direction.sink, self._buffer
         reads = 0
         while True:
             if direction.pending:
+                scope.deadline = _deadline(pair)
                 await _flush(direction)
-                scope.deadline = min(pair.due())  # the source was not counted meanwhile
+                scope.deadline = _deadline(pair)  # the source was not counted meanwhile
                 reads = 0
             count = receive(source, buffer)
             if count > 0:
@@ -101,16 +139,22 @@ class PortableRelay:
                     reads = 0
                     await trio.lowlevel.checkpoint()
                 # A short read of clear text means drained: asking again would only cost a call.
-                if source.is_tls or count == _BUFFER_BYTES:
+                if source.is_tls or count == _BUFFER_BYTES or is_last:
                     continue
             elif count == 0:
                 break
             reads = 0
+            if count == BLOCKED and source.is_tls:
+                count_empty_read(direction)
+            elif is_last:
+                return
             if count == BLOCKED_WRITING:
                 await _until_writable(source)
             else:
                 await trio.lowlevel.wait_readable(source.sock)
         direction.ended = True
+        if is_last:
+            return
         if pair.first_closed is None:
             pair.first_closed = CLIENT_CLOSED if source is pair.client else SERVER_CLOSED
         sink.last = trio.current_time()  # its silence counts from here on
@@ -125,7 +169,7 @@ async def _pass_end_on(pair: Pair, direction: Direction, scope: trio.CancelScope
             close_sending(direction)
             if len(direction.farewell) < before:
                 sink.last = trio.current_time()
-            scope.deadline = min(pair.due())
+            scope.deadline = _deadline(pair)
             if direction.is_done:
                 return
             await _until_writable(sink)
@@ -134,7 +178,7 @@ async def _pass_end_on(pair: Pair, direction: Direction, scope: trio.CancelScope
             pair.up.ended and pair.down.ended
         ):  # who has said its own last word may leave before the answer
             raise
-        scope.deadline = min(pair.due())
+        scope.deadline = _deadline(pair)
 
 
 async def _flush(direction: Direction) -> None:
@@ -161,3 +205,25 @@ async def _until_writable(side: Side) -> None:
         await trio.lowlevel.wait_writable(side.sock)
     except trio.BusyResourceError:  # both pumps want to write to it: one sends, and one's TLS has to answer
         await trio.sleep(_LONGEST_PAUSE_S)
+
+
+def _deadline(pair: Pair) -> float:
+    """When to leave the pumps: for a limit, or to look at a side that is not read from."""
+    due = min(pair.due())
+    if pair.aborted is None and any(_is_unread(direction) for direction in (pair.up, pair.down)):
+        return min(due, trio.current_time() + _LOOK_S)
+    return due
+
+
+def _is_unread(direction: Direction) -> bool:
+    return direction.ended or direction.is_held
+
+
+def _look_for_resets(pair: Pair) -> None:
+    """Note a reset of a side that is not read from. What it has sent is still delivered, if that does not take long."""
+    for direction in (pair.up, pair.down):
+        if _is_unread(direction):
+            poll = select.poll()
+            poll.register(direction.source.sock, 0)  # which leaves errors
+            if any(events & select.POLLERR for _, events in poll.poll(0)):
+                pair.note_abort(direction.source, CONNECTION_RESET, trio.current_time())
