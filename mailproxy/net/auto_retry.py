@@ -43,6 +43,11 @@ def can_clear_auto_retry() -> bool:
     return _clearing() is not None
 
 
+def ssl_pointer(connection: Any) -> int | None:
+    """Return OpenSSL's pointer of a connection. Its layout must have been proved."""
+    return _pointer_at(id(connection) + _SSL).value
+
+
 @functools.cache
 def _clearing() -> Callable[[Any], None] | None:
     """What clears the mode; None where the layout or the library is another one."""
@@ -56,8 +61,7 @@ def _clearing() -> Callable[[Any], None] | None:
 
     def clear(connection: Any) -> None:
         if type(connection) is kind:
-            ssl_pointer = _pointer_at(id(connection) + _SSL).value
-            control(ssl_pointer, _SSL_CTRL_CLEAR_MODE, _SSL_MODE_AUTO_RETRY, None)
+            control(ssl_pointer(connection), _SSL_CTRL_CLEAR_MODE, _SSL_MODE_AUTO_RETRY, None)
 
     return clear
 
@@ -91,9 +95,9 @@ def _prove_layout(control: Callable[..., int]) -> type | None:
             return None
         if _pointer_at(base + _CONTEXT).value != id(context):
             return None
-        ssl_pointer = _pointer_at(base + _SSL).value
-        if not ssl_pointer:
+        pointer = ssl_pointer(connection)
+        if not pointer:
             return None
-        control(ssl_pointer, _SSL_CTRL_CLEAR_MODE, _SSL_MODE_AUTO_RETRY, None)
-        is_cleared = not control(ssl_pointer, _SSL_CTRL_MODE, 0, None) & _SSL_MODE_AUTO_RETRY
+        control(pointer, _SSL_CTRL_CLEAR_MODE, _SSL_MODE_AUTO_RETRY, None)
+        is_cleared = not control(pointer, _SSL_CTRL_MODE, 0, None) & _SSL_MODE_AUTO_RETRY
         return kind if is_cleared else None

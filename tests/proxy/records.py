@@ -1,7 +1,11 @@
-"""Records of TLS 1.3 made by hand, for a client that says what no library would (RFC 8446 sections 4.6.3, 5.2, 7.1)."""
+"""Records of TLS made by hand, for a peer that says what no library would (RFC 8446 sections 4.6.3, 5.2, 7.1; RFC 5246
+sections 5, 6.3; RFC 5288).
+"""
 
 from __future__ import annotations
 
+import ctypes
+import hmac
 import ssl
 import struct
 from pathlib import Path
@@ -11,6 +15,8 @@ from attrs import define
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, HashAlgorithm
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+
+from mailproxy.net.auto_retry import ssl_pointer
 
 _HANDSHAKE, _APPLICATION_DATA = 22, 23
 _HASHES: dict[str, HashAlgorithm] = {"TLS_AES_128_GCM_SHA256": SHA256(), "TLS_AES_256_GCM_SHA384": SHA384()}
@@ -64,6 +70,57 @@ class Writer:
         label = b"tls13 " + label
         info = struct.pack(">H", length) + bytes([len(label)]) + label + b"\0"
         return HKDFExpand(_HASHES[self.cipher], length, info).derive(self.secret)
+
+
+@define
+class OldWriter:
+    """The same for TLS 1.2 with AES-GCM, of a client or a server. It has sent one record with these keys, its Finished."""
+
+    key: bytes
+    salt: bytes
+    number: int = 1
+
+    @classmethod
+    def of(cls, tls: ssl.SSLObject, keys: Path, *, is_server: bool) -> Self:
+        cipher = tls.cipher()
+        assert tls.version() == "TLSv1.2"
+        assert cipher is not None
+        (words,) = [
+            line.split() for line in keys.read_text().splitlines() if line.startswith("CLIENT_RANDOM")
+        ]
+        client_random, master = (bytes.fromhex(word) for word in words[1:])
+        size, hash_name = (32, "sha384") if "AES256" in cipher[0] else (16, "sha256")
+        seed = b"key expansion" + _server_random(tls) + client_random
+        block = _expand_old(master, seed, 2 * size + 8, hash_name)
+        at = int(is_server)
+        return cls(block[at * size :][:size], block[2 * size + 4 * at :][:4])
+
+    def handshake(self, message: bytes) -> bytes:
+        """A record with a message of the handshake protocol."""
+        explicit = struct.pack(">Q", self.number)
+        additional = explicit + struct.pack(">BHH", _HANDSHAKE, 0x0303, len(message))
+        self.number += 1
+        content = explicit + AESGCM(self.key).encrypt(self.salt + explicit, message, additional)
+        return struct.pack(">BHH", _HANDSHAKE, 0x0303, len(content)) + content
+
+
+def _expand_old(secret: bytes, seed: bytes, size: int, hash_name: str) -> bytes:
+    block, step = b"", seed
+    while len(block) < size:
+        step = hmac.digest(secret, step, hash_name)
+        block += hmac.digest(secret, step + seed, hash_name)
+    return block
+
+
+def _server_random(tls: ssl.SSLObject) -> bytes:
+    """``ssl`` does not tell it."""
+    import _ssl
+
+    random = ctypes.create_string_buffer(32)
+    get = ctypes.CDLL(_ssl.__file__).SSL_get_server_random
+    get.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t]
+    get(ssl_pointer(tls._sslobj), random, 32)  # type: ignore[attr-defined]
+    return random.raw
 
 
 def keys_of(context: ssl.SSLContext, file: Path) -> ssl.SSLContext:
