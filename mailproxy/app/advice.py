@@ -16,6 +16,7 @@ from mailproxy.app.material import Material
 from mailproxy.app.renewal import about_expiry
 from mailproxy.config import Backend, Bind, Config, Frontend, ProxySource
 from mailproxy.errors import Fault
+from mailproxy.net.auto_retry import NOT_CLEARED, can_clear_auto_retry
 from mailproxy.net.certificates import Certificate
 
 _IMAP_SILENCE_S = 29 * 60  # clients in IDLE speak at least every 29 minutes (RFC 2177 section 3)
@@ -249,6 +250,8 @@ def _about_process(config: Config) -> Iterator[Fault]:
             "process.max_sessions",
             f"the limit of {limit} descriptors{each} holds {max_sessions(config)} sessions: raise it (ulimit -n, LimitNOFILE=)",
         )
+    if config.has_tls and not can_clear_auto_retry():
+        yield Fault("process", NOT_CLEARED)
     cores = len(os.sched_getaffinity(0))
     if workers > cores:
         yield Fault(

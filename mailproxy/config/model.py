@@ -434,3 +434,12 @@ class Config:
     frontends: dict[str, Frontend] = setting("where clients connect", dict)
     backends: dict[str, Backend] = setting("where sessions go", dict)
     source: str = setting("the file's name", "")
+
+    @property
+    def has_tls(self) -> bool:
+        """Whether sessions may have TLS that begins or ends in this process."""
+        return any(
+            frontend.ends_tls(bind) for frontend in self.frontends.values() for bind in frontend.bind
+        ) or any(
+            backend.tls or any(server.tls for server in backend.servers) for backend in self.backends.values()
+        )

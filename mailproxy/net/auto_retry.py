@@ -31,6 +31,12 @@ _CONTEXT = _SSL + _POINTER_BYTES
 _pointer_at = ctypes.c_void_p.from_address
 
 
+NOT_CLEARED = (
+    "this Python has OpenSSL built in, so a client of TLS can keep a worker busy with key updates: "
+    "use a Python with the system's OpenSSL"
+)
+
+
 def clear_auto_retry(connection: Any) -> None:
     """Clear the mode of an ``_ssl._SSLSocket``, if that is possible in this interpreter."""
     clear = _clearing()

@@ -15,9 +15,9 @@ from attrs import field, frozen
 from mailproxy.errors import ClientHandshakeError
 from mailproxy.protocol.preamble import NeedMore
 
-# Bytes on the wire, record headers included. Post-quantum hellos have about 2000; a chain of tickets and shares could
-# come to 16 KiB at most, which is also where HAProxy and nginx end.
-HELLO_MAX = 16 * 1024
+# Bytes on the wire, record headers included. Post-quantum hellos have about 2,000. A hello that fills a record has 16,389, and
+# one with a long ticket and many key shares goes on in a second record. Nothing that a client needs is longer.
+HELLO_MAX = 20 * 1024
 
 _HANDSHAKE = 22  # the type of the record (RFC 8446 section 5.1)
 _CLIENT_HELLO = 1  # the type of the message (section 4)
@@ -83,7 +83,7 @@ def _parse_plain(data: bytes) -> tuple[ClientHello, int] | None:
             or message_kind != _CLIENT_HELLO
             or high
             or length + _MESSAGE_HEAD_BYTES != size
-            or end > HELLO_MAX
+            or size > _RECORD_MAX
         ):
             return None
         place = _RECORD_HEAD_BYTES + _MESSAGE_HEAD_BYTES + _FIXED_BYTES

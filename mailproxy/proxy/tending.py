@@ -10,6 +10,8 @@ import trio
 from mailproxy.config import Config, ServerTls
 from mailproxy.config.probes import ways
 from mailproxy.log import Log
+from mailproxy.log.events import TLS_READS_UNBOUNDED
+from mailproxy.net.auto_retry import NOT_CLEARED, can_clear_auto_retry
 from mailproxy.net.tls import Context
 from mailproxy.pool import Chance
 from mailproxy.proxy.backend import Backend, Connectors, context_for
@@ -65,6 +67,7 @@ class Tending:
         self._backends = backends
         self._connectors = connectors
         self._pass_on = pass_on
+        self._log = log
         self._checks = Checks(list(self._checks_of_servers(ports)), log=log, chance=chance)
         self._watcher = Watcher(
             looks, interval=config.process.certificate_interval, take_up=self._take_up, log=log
@@ -81,6 +84,8 @@ class Tending:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Tend until cancelled; started when host names were looked up and servers checked."""
+        if self._config.has_tls and not can_clear_auto_retry():
+            self._log.event(TLS_READS_UNBOUNDED, NOT_CLEARED)
         async with trio.open_nursery() as nursery:
             if self._watcher is not None:
                 nursery.start_soon(self._watcher.run)

@@ -356,20 +356,31 @@ def test_what_stands_behind_the_message_in_its_record_belongs_to_it() -> None:
 # As long as can be
 
 _HEAD = 5
-LONGEST = hello_of(HELLO_MAX - _HEAD, server_name(b"a"))
+_RECORD_MAX = 2**14
+LONGEST = hello_of(HELLO_MAX - 2 * _HEAD, server_name(b"a"))
 
 
 def test_the_longest_hello_is_read() -> None:
-    assert read_as_told(record(LONGEST)) == (ClientHello(server_name="a"), 3)
+    told = read_as_told(in_records(LONGEST, [_RECORD_MAX]))
+    assert told[0] == ClientHello(server_name="a")
+
+
+def test_a_hello_that_fills_a_record_is_read() -> None:
+    filling = hello_of(_RECORD_MAX, server_name(b"a"))
+    assert read(record(filling)) == ClientHello(server_name="a")
+    longer = hello_of(_RECORD_MAX + 1, server_name(b"a"))
+    assert read(in_records(longer, [_RECORD_MAX])) == ClientHello(server_name="a")
+    with pytest.raises(ClientHelloError, match=r"^a record of 16385 bytes$"):
+        parse_client_hello(record(longer))
 
 
 def test_the_heads_of_records_count() -> None:
-    wire = in_records(LONGEST[:-1], [9])
+    wire = in_records(LONGEST, [9, 1000])
     with pytest.raises(ClientHelloError, match=f"^the hello is longer than {HELLO_MAX} bytes$"):
         parse_client_hello(wire)
-    assert len(wire) == HELLO_MAX + _HEAD - 1
-    shorter = hello_of(HELLO_MAX - 2 * _HEAD)
-    assert read(in_records(shorter, [9])) == ClientHello()
+    assert len(wire) == HELLO_MAX + _HEAD
+    shorter = hello_of(HELLO_MAX - 3 * _HEAD)
+    assert read(in_records(shorter, [9, 5000])) == ClientHello()
 
 
 @pytest.mark.parametrize("size", [1000, 2730, 2731, 4000, 8000, HELLO_MAX - 6])
@@ -394,7 +405,6 @@ FRAMES = {
     "application data": (bytes([APPLICATION_DATA]), ""),
     "an empty record": (b"\x16\3\1\0\0", "a record of 0 bytes"),
     "a record too long": (b"\x16\3\1\x40\1", "a record of 16385 bytes"),
-    "a record longer than any hello": (b"\x16\3\1\x3f\xfc", ""),
     "a HelloRequest": (record(b"\0\0\0\0")[:6], "the first message is of type 0, no ClientHello"),
     "a ServerHello": (record(message(BROWSER, kind=2))[:6], "the first message is of type 2, no ClientHello"),
     "a short hello": (record(b"\1\0\0\x21")[:9], "a hello of 33 bytes"),
@@ -405,7 +415,7 @@ FRAMES = {
     ),
     "the longest number": (record(b"\1\xff\xff\xff")[:9], f"the hello is longer than {HELLO_MAX} bytes"),
     "a hello too long when it is cut": (
-        in_records(LONGEST, [100])[:9],
+        in_records(hello_of(HELLO_MAX - 2 * _HEAD + 1), [100])[:9],
         f"the hello is longer than {HELLO_MAX} bytes",
     ),
     "interrupted by an alert": (

@@ -534,7 +534,7 @@ both_modes = pytest.mark.parametrize("mode", ["tls", "passthrough"])
         (in_records(hello(server_name(b"caf\xe9.example"))), "ASCII", DECODE_ERROR),
         (in_records(hello(alpn(b""))), "application protocol", DECODE_ERROR),
         (in_records(message(vector(bytes(10), 1)))[:9], "a hello of 11 bytes", DECODE_ERROR),
-        (record(b"\1\0\xff\xff" + bytes(100)), "longer than 16384", DECODE_ERROR),
+        (record(b"\1\0\xff\xff" + bytes(100)), "longer than 20480", DECODE_ERROR),
     ],
 )  # fmt: skip
 async def test_bad_hello(scene: Scene, names: Names, said: bytes, detail: str, answer: bytes) -> None:

@@ -96,6 +96,16 @@ async def test_a_client_of_key_updates(scene: Scene, tmp_path: Path) -> None:
     await scene.sessions(2)
 
 
+async def test_the_log_says_where_that_cannot_be(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, at the start, and only where there is TLS."""
+    monkeypatch.setattr("mailproxy.proxy.tending.can_clear_auto_retry", lambda: False)
+    server = await scene.server((Send(GREETING), Collect()))
+    await scene.proxy(server.address)
+    await scene.proxy(server.address, tls=True)
+    (event,) = await scene.events("tls-reads-unbounded")
+    assert event["level"] == "warning"
+
+
 @ON_BOTH
 async def test_key_updates_between_words(scene: Scene, tmp_path: Path) -> None:
     """However many: a client may change its keys whenever it likes, and every word arrives."""

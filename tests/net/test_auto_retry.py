@@ -1,0 +1,74 @@
+"""OpenSSL's auto-retry mode is cleared on every connection, or the log says that it cannot be."""
+
+from __future__ import annotations
+
+import ctypes
+import socket
+import ssl
+from collections.abc import Iterator
+
+import pytest
+
+from mailproxy.net import auto_retry
+from mailproxy.net.auto_retry import can_clear_auto_retry, clear_auto_retry, ssl_pointer
+from mailproxy.net.tls import TlsSocket, openssl
+
+AUTO_RETRY = 4
+
+
+@pytest.fixture(autouse=True)
+def proved_anew() -> Iterator[None]:
+    auto_retry._clearing.cache_clear()
+    yield
+    auto_retry._clearing.cache_clear()
+
+
+def mode(connection: object) -> int:
+    return auto_retry._ssl_ctrl()(ssl_pointer(connection), 33, 0, None)
+
+
+def test_a_shared_openssl_allows_it() -> None:
+    import _ssl
+
+    if getattr(_ssl, "__file__", None) is None:
+        pytest.skip("this Python has OpenSSL built in")
+    assert can_clear_auto_retry()
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with theirs:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        with TlsSocket.around(ours, context) as tls:
+            assert not mode(openssl(tls)) & AUTO_RETRY
+
+
+def test_another_library_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenSSL that is linked in statically has no symbol to be found."""
+
+    def missing() -> None:
+        raise AttributeError("SSL_ctrl")
+
+    monkeypatch.setattr(auto_retry, "_ssl_ctrl", missing)
+    assert not can_clear_auto_retry()
+    clear_auto_retry(object())
+
+
+@pytest.mark.parametrize("moved", [-ctypes.sizeof(ctypes.c_void_p), ctypes.sizeof(ctypes.c_void_p)])
+def test_another_layout_calls_nothing(monkeypatch: pytest.MonkeyPatch, moved: int) -> None:
+    """Where the fields are elsewhere, OpenSSL must not be called with what stands in their place."""
+    called: list[tuple[object, ...]] = []
+
+    def control(*arguments: object) -> int:
+        called.append(arguments)
+        return 0
+
+    for name in ("_SOCKET", "_SSL", "_CONTEXT"):
+        monkeypatch.setattr(auto_retry, name, getattr(auto_retry, name) + moved)
+    monkeypatch.setattr(auto_retry, "_ssl_ctrl", lambda: control)
+    assert not can_clear_auto_retry()
+    assert called == []
+
+
+def test_other_objects_are_left_alone() -> None:
+    """A connection of another type is never looked into."""
+    clear_auto_retry(object())
+    clear_auto_retry(None)
