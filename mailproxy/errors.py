@@ -46,15 +46,15 @@ class ClientError(MailproxyError):
 
 
 class ClientAbortError(ClientError):
-    """The client's connection was reset or failed."""
+    """The client's connection was reset or failed. ``said_something``: whether it had sent a byte before."""
+
+    def __init__(self, message: str, *, said_something: bool = True) -> None:
+        super().__init__(message)
+        self.said_something = said_something
 
 
 class ClientLeftError(ClientAbortError):
     """The client closed in an orderly way before it had said what it must say first."""
-
-    def __init__(self, message: str, *, said_something: bool) -> None:
-        super().__init__(message)
-        self.said_something = said_something
 
 
 class ClientHandshakeError(ClientError):

@@ -209,7 +209,7 @@ class Frontend:
     )
     max_sessions: Count = setting("sessions at once; over it, accepting waits; 0 is no bound", Count(0))
     timeouts: FrontendTimeouts = setting("time limits of the client's side", FrontendTimeouts)
-    log_null: bool = setting("log sessions in which the client sent nothing and left by itself", False)
+    log_null: bool = setting("log sessions that the client ends without having sent a byte", False)
     log_start: bool = setting("log a line when a session is connected, too", False)
     tls: FrontendTls | None = setting("TLS towards clients", None)
     bind: tuple[Bind, ...] = setting("addresses to listen on", ())

@@ -42,14 +42,8 @@ class End:
     phase: Phase
     state: str
     meaning: str = field(kw_only=True)
-    # Each session asks for these two: did the client leave in an orderly way (such sessions are not logged when it had sent
-    # nothing), and is ``state`` a message?
-    by_itself: bool = field(init=False)
+    # Each session asks for this: is ``state`` a message?
     has_message: bool = field(init=False)
-
-    @by_itself.default
-    def _by_itself(self) -> bool:
-        return self.name in ("client-closed", "handshake-empty", "header-empty")
 
     @has_message.default
     def _has_message(self) -> bool:

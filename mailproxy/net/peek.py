@@ -35,7 +35,7 @@ def look(sock: socket.socket, parse: Callable[[bytes], tuple[T, int] | NeedMore]
     except BlockingIOError:
         return None
     except OSError as error:
-        raise ClientAbortError(reason(error)) from None
+        raise ClientAbortError(reason(error), said_something=False) from None
     answer = parse(data) if data else None
     return answer if isinstance(answer, tuple) else None
 
@@ -78,7 +78,8 @@ async def peek(sock: socket.socket, parse: Callable[[bytes], tuple[T, int] | Nee
                 pause = min(pause * 2, _LONGEST_PAUSE_S)
             await trio.lowlevel.wait_readable(sock)
     except OSError as error:
-        raise ClientAbortError(reason(error)) from None
+        # What has been sent is seen before the error, and stays to be seen.
+        raise ClientAbortError(reason(error), said_something=held_back > 0) from None
     finally:
         if held_back:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)

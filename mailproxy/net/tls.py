@@ -393,6 +393,16 @@ def has_left(sock: socket.socket) -> bool:
         return True
 
 
+def has_unread(sock: socket.socket) -> bool:
+    """Whether the peer has sent something that was not read yet. For a session that ends anyway, as ``has_left``."""
+    try:
+        if isinstance(sock, ssl.SSLSocket):
+            return bool(sock.recv(1))
+        return bool(sock.recv(1, socket.MSG_PEEK))
+    except OSError:
+        return False
+
+
 def is_bare_fin(error: ssl.SSLError) -> bool:
     """Did the peer close without close_notify? Which class that error has depends on the version of CPython."""
     if ssl.OPENSSL_VERSION_INFO < (3, 0):

@@ -6,8 +6,12 @@ from mailproxy.log.ends import End
 
 
 class SessionEndedError(Exception):
-    """A session cannot go on. Caught in ``Session.run`` and nowhere else."""
+    """A session cannot go on. Caught in ``Session.run`` and nowhere else.
 
-    def __init__(self, end: End, detail: object = "") -> None:
+    ``said_nothing``: the client has ended it before it had sent a byte.
+    """
+
+    def __init__(self, end: End, detail: object = "", *, said_nothing: bool = False) -> None:
         self.end = end
         self.detail = str(detail)
+        self.said_nothing = said_nothing

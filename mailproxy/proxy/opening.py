@@ -50,9 +50,10 @@ async def hear_header(client: socket.socket, seconds: float) -> Header:
             raise SessionEndedError(ends.HEADER_INVALID, error) from None
         except ClientLeftError as error:
             end = ends.HEADER_TRUNCATED if error.said_something else ends.HEADER_EMPTY
-            raise SessionEndedError(end, error) from None
+            raise SessionEndedError(end, error, said_nothing=not error.said_something) from None
         except ClientAbortError as error:
-            raise SessionEndedError(ends.HEADER_ABORTED, error) from None
+            said_nothing = not error.said_something
+            raise SessionEndedError(ends.HEADER_ABORTED, error, said_nothing=said_nothing) from None
     raise SessionEndedError(ends.HEADER_TIMEOUT)
 
 
@@ -108,6 +109,8 @@ async def shake_hands(
 
 
 def _left(error: ClientAbortError) -> SessionEndedError:
+    said_nothing = not error.said_something
     if not isinstance(error, ClientLeftError):
-        return SessionEndedError(ends.HANDSHAKE_FAILED, error)
-    return SessionEndedError(ends.HANDSHAKE_LEFT if error.said_something else ends.HANDSHAKE_EMPTY)
+        return SessionEndedError(ends.HANDSHAKE_FAILED, error, said_nothing=said_nothing)
+    end = ends.HANDSHAKE_EMPTY if said_nothing else ends.HANDSHAKE_LEFT
+    return SessionEndedError(end, said_nothing=said_nothing)

@@ -18,13 +18,13 @@ from attrs import define, field
 from mailproxy import config
 from mailproxy.errors import ProxyError
 from mailproxy.log import Log, ends
-from mailproxy.log.ends import End
+from mailproxy.log.ends import By, End, Phase
 from mailproxy.log.events import SESSION_FAULT, SESSION_STARTED
 from mailproxy.log.record import SessionRecord
 from mailproxy.net.listener import Listener
 from mailproxy.net.poller import AnyPoller, Watch
 from mailproxy.net.relay import Pair, Relay
-from mailproxy.net.tls import Alert, refuse_tls, tls_facts
+from mailproxy.net.tls import Alert, has_unread, refuse_tls, tls_facts
 from mailproxy.protocol.client_hello import ClientHello
 from mailproxy.proxy.backend import Backend
 from mailproxy.proxy.caller import Caller
@@ -77,6 +77,7 @@ class Session:
     _visit: Visit | None = field(default=None, init=False)
     _server_socket: socket.socket | None = field(default=None, init=False)
     _pair: Pair | None = field(default=None, init=False)
+    _said_nothing: bool = field(default=False, init=False)
     _end: End = field(default=ends.STOPPED_CONNECTING, init=False)  # what it is if the operator stops it now
 
     def __attrs_post_init__(self) -> None:
@@ -115,6 +116,7 @@ class Session:
             self.record.detail = pair.detail
         except SessionEndedError as ended:
             self._end, self.record.detail = ended.end, ended.detail
+            self._said_nothing = ended.said_nothing
             ended.__traceback__ = None  # whose frames have it among their variables: a cycle
         except ProxyError as error:
             self._end, self.record.detail = ends.OUT_OF_RESOURCES, str(error)
@@ -241,6 +243,8 @@ class Session:
         record, around, pair = self.record, self.around, self._pair
         if pair is None:  # or the relay has let go of them
             around.poller.forget(self._fd)
+            if self._end.phase in (Phase.CONNECT, Phase.QUEUE) and self._end.by is By.CLIENT:
+                self._said_nothing = not has_unread(self.client)
         self.client.close()
         if self._server_socket is not None:
             if pair is None:
@@ -255,8 +259,12 @@ class Session:
         record.end = self._end
         record.total_ms = int((around.poller.clock() - self._began) * 1000)
         started = around.config.log_start and pair is not None
-        if around.config.log_null or started or record.bytes_in or not self._end.by_itself:
+        if around.config.log_null or started or record.bytes_in or not self._is_null():
             around.log.session(record)
+
+    def _is_null(self) -> bool:
+        """Whether the client has ended it, in whatever way, without having sent a byte that is meant for a server."""
+        return self._end.by is By.CLIENT and (self._pair is not None or self._said_nothing)
 
     def _log_start(self) -> None:
         record = self.record

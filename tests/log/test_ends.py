@@ -84,15 +84,6 @@ def test_every_phase_can_be_ended_by_client_operator_and_time() -> None:
         assert who >= {By.CLIENT, By.ADMIN, By.TIMEOUT}
 
 
-def test_only_an_orderly_client_leaves_by_itself() -> None:
-    assert {end.name for end in ENDS if end.by_itself} == {
-        "client-closed",
-        "handshake-empty",
-        "header-empty",
-    }
-    assert all(end.by is By.CLIENT for end in ENDS if end.by_itself)
-
-
 def test_names_are_words_for_a_search() -> None:
     assert all(re.fullmatch(r"[a-z]+(-[a-z]+)*", end.name) for end in ENDS)
     assert all(end.meaning and "\n" not in end.meaning and "|" not in end.meaning for end in ENDS)

@@ -22,7 +22,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from mailproxy.log.ends import CLIENT_ABORTED, CLIENT_CLOSED, SERVER_ABORTED, End
 from mailproxy.net.relay import Pair
 from mailproxy.net.relay.pair import LAST_WORDS_S
-from mailproxy.net.tls import accept_tls, connect_tls
+from mailproxy.net.tls import accept_tls, connect_tls, send_close_notify
 from mailproxy.testing import Drop, Expect, Send, ThrowAwayCA, pattern
 from tests.patience import until
 
@@ -266,6 +266,30 @@ async def test_last_words_to_one_that_reads_slowly(relay_kind: Kind, contexts: C
             nursery.start_soon(read_slowly)
             assert await ends.relay(relay_kind) is SERVER_ABORTED
         assert received == answer
+
+
+@pytest.mark.parametrize("channel", ["TLS 1.2", "TLS 1.3"])
+async def test_words_for_a_reset_behind_close_notify(
+    relay_kind: Kind, contexts: Contexts, channel: Channel
+) -> None:
+    """OpenSSL calls the failed write an orderly end then, which it is not."""
+    async with session(contexts, channel) as ends:
+        assert isinstance(ends.client, ssl.SSLSocket)
+        ends.client_side.send(b"+OK ready\r\n")
+        await trio.lowlevel.wait_readable(ends.client)
+        send_close_notify(ends.client)
+        ends.client.close()
+        ends.server.send(b"+OK 2 messages\r\n")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(say_more_later, ends.server)
+            end = await ends.relay(relay_kind)
+            nursery.cancel_scope.cancel()
+        assert (end, ends.detail) == (CLIENT_ABORTED, RESET)
+
+
+async def say_more_later(sock: socket.socket) -> None:
+    await wait_all_tasks_blocked()
+    sock.send(b"+OK\r\n")
 
 
 # Under a clock that only the test moves
