@@ -53,7 +53,6 @@ from mailproxy.net.relay.moving import (
 )
 from mailproxy.net.relay.pair import Direction, Pair, Side
 from mailproxy.net.relay.pipes import PIPE_BYTES, Pipe, Pipes
-from mailproxy.net.tls import CONNECTION_RESET
 
 _BUFFER_BYTES = 64 * 1024  # a typical socket buffer's worth; more per call gains nothing measurable
 _READS_PER_TURN = 8  # half a MiB at most, then the other sessions have their turn
@@ -306,7 +305,7 @@ class _Flow(Direction):
         What it has sent is still delivered, and an answer that is on its way may end the session in order. Neither takes long.
         """
         pair = self.session.pair
-        pair.note_abort(self.source, CONNECTION_RESET, self.session.engine.poller.now)
+        pair.note_reset(self.source, self.session.engine.poller.now)
         self.session.limits_changed()
 
     def give_up(self) -> None:
@@ -320,8 +319,11 @@ class _Flow(Direction):
         """The source has failed: move on what it sent before, in turns as ever. ``is_drained``: all of it has been read."""
         self.has_last_words = True
         self.ended = self.ended or is_drained
-        self.session.limits_changed()
-        if not (self.is_held or self.is_queued):
+        if self.is_held:
+            self.session.limits_changed()
+        elif self.ended:
+            self.session.finish_aborted()
+        elif not self.is_queued:
             self._go_on_later()
 
     def _waits(self) -> bool:
@@ -516,6 +518,8 @@ class _Flow(Direction):
         self.is_held = True
         if self.is_reset:
             self._note_reset()
+        elif self.has_last_words:
+            self.session.limits_changed()
         self.back.ask_for_room()
 
     def ask_for_room(self) -> None:

@@ -11,7 +11,7 @@ import trio
 from attrs import define, field
 
 from mailproxy.log.ends import CLIENT_ABORTED, CLIENT_SILENT, SERVER_ABORTED, SERVER_SILENT, End
-from mailproxy.net.tls import openssl
+from mailproxy.net.tls import CONNECTION_RESET, openssl
 
 # A side whose connection was reset has often said something just before: an answer, or its last command. The other side gets
 # it as long as it takes some of it at least every so often. A stopped server must not keep the sessions of clients that have
@@ -68,6 +68,7 @@ class Pair:
         "down",
         "first_closed",
         "half_closed",
+        "is_only_reset",
         "scope",
         "server",
         "up",
@@ -107,6 +108,7 @@ class Pair:
         self.half_closed = half_closed
         self.first_closed: End | None = None
         self.aborted: Side | None = None  # the side whose connection failed first
+        self.is_only_reset = False  # which has been noted and has not yet shown in reading or sending
         self.detail = ""
         self.cut_short: End | None = None
         self.scope: trio.CancelScope | None = None  # what the relay waits in
@@ -133,9 +135,15 @@ class Pair:
 
     def note_abort(self, side: Side, detail: str, now: float) -> None:
         """Remember which side's connection failed first, and why. The session ends once its last words are delivered."""
-        if self.aborted is None:
-            self.aborted, self.detail = side, detail
+        if self.aborted is None or self.is_only_reset:
+            self.aborted, self.detail, self.is_only_reset = side, detail, False
             self.other(side).last = now
+
+    def note_reset(self, side: Side, now: float) -> None:
+        """Remember that a side was reset that is not read from. Until reading or sending fails, the session may end in order."""
+        if self.aborted is None:
+            self.note_abort(side, CONNECTION_RESET, now)
+            self.is_only_reset = True
 
     def survivor(self) -> Side:
         """Return the side that did not fail first."""

@@ -37,7 +37,6 @@ from mailproxy.net.relay.moving import (
     send,
 )
 from mailproxy.net.relay.pair import Direction, Pair, Side
-from mailproxy.net.tls import CONNECTION_RESET
 
 _BUFFER_BYTES = 64 * 1024  # a typical socket buffer's worth; more per call gains nothing measurable
 _READS_PER_TURN = 16  # 1 MiB at most, then the other sessions have their turn
@@ -226,4 +225,4 @@ def _look_for_resets(pair: Pair) -> None:
             poll = select.poll()
             poll.register(direction.source.sock, 0)  # which leaves errors
             if any(events & select.POLLERR for _, events in poll.poll(0)):
-                pair.note_abort(direction.source, CONNECTION_RESET, trio.current_time())
+                pair.note_reset(direction.source, trio.current_time())
