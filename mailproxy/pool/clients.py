@@ -16,7 +16,7 @@ from attrs import define, field, frozen
 
 from mailproxy.pool.count_table import CountTable
 
-RATE_CLIENTS_MAX = 65_536  # whose connections are counted at once, in each worker: 13 MB there if all come
+RATE_CLIENTS_MAX = 65_536  # whose connections are counted at once, in each worker: 23 MB there if all come
 
 # An entry of RateCounts is one number: the window, its count, the count of the window before.
 _COUNT_BITS = 16
