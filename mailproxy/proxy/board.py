@@ -94,15 +94,15 @@ class Board:
 
 
 class _Tables:
-    """The tables of one frontend: a row for each worker, with its sessions and its rates."""
+    """The tables of one frontend: a row for each worker, with its sessions and its rates. Small where there is no limit."""
 
     def __init__(self, frontend: Frontend, workers: int, most_sessions: int) -> None:
-        if frontend.max_sessions:
-            most_sessions = min(most_sessions, frontend.max_sessions)
+        most = min(most_sessions, _SESSION_CLIENTS_MAX, frontend.max_sessions or most_sessions)
         self._workers = workers
-        self._sessions = words_for(min(most_sessions, _SESSION_CLIENTS_MAX))
+        self._sessions = words_for(most if frontend.max_sessions_per_client else 0)
         self._secret = os.urandom(_SECRET_BYTES)
-        self.words = SharedWords(workers, self._sessions + words_for(RATE_CLIENTS_MAX))
+        rates = words_for(RATE_CLIENTS_MAX if frontend.max_session_rate_per_client is not None else 0)
+        self.words = SharedWords(workers, self._sessions + rates)
 
     def published(self, row: int) -> ClientTables:
         """They as the worker of this row has them."""
