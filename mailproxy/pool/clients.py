@@ -113,14 +113,17 @@ class RateCounts:
         """Count one more connection; the client's rate with it. ``now`` is seconds of a clock that all workers share."""
         position = now / self._per
         window, left = int(position) & _WINDOW_MASK, 1.0 - position % 1.0
-        entry = _at(self._entries.pop(client, 0), window)
-        if _current(entry) < _COUNT_MAX:
+        entry = self._entries.pop(client, 0)
+        if entry >> _WINDOW_SHIFT != window:
+            entry = _at(entry, window)
+        current, previous = _current(entry), entry & _COUNT_MAX
+        if current < _COUNT_MAX:
+            current += 1
             entry += 1 << _COUNT_BITS
         self._entries[client] = entry
         if self._own is not None:
             self._own.put(client, entry)
         self._expire(window)
-        current, previous = _current(entry), entry & _COUNT_MAX
         for table in self._others:
             other = _at(table.get(client), window)
             current += _current(other)
@@ -189,7 +192,7 @@ class ClientLimits:
         return None
 
     def leave(self, client: int) -> None:
-        """End a session that ``enter`` began."""
+        """End a session that ``enter`` began. Unless ``max_sessions`` is set, that is not needed."""
         if self.max_sessions:
             self.sessions.remove(client)
 

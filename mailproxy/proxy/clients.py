@@ -35,7 +35,8 @@ class Clients:
         sessions, rates = (tables.sessions, tables.rates) if tables is not None else (None, None)
         self.refused = 0
         self._rate = rate
-        self._exempt = Networks(settings.max_sessions_per_client_exempt)
+        exempt = settings.max_sessions_per_client_exempt
+        self._exempt = Networks(exempt) if exempt else None
         self._secret = tables.secret if tables is not None else None
         self._clock: Callable[[], float] = time.monotonic  # trio's begins elsewhere in each worker
         self._limits = ClientLimits(
@@ -49,13 +50,16 @@ class Clients:
         """Begin a session of this client.
 
         Returns:
-            What to give to ``leave`` when it ends; None for a client without limits.
+            What to give to ``leave`` when it ends; None if nothing is counted until then.
 
         Raises:
             SessionEndedError: the client is over a limit; there is nothing to leave then.
         """
-        host = caller.host
-        if not host or caller.is_proxy or host in self._exempt:
+        source = caller.source
+        if source is None or caller.is_proxy:
+            return None
+        host = source[0]
+        if self._exempt is not None and host in self._exempt:
             return None
         client = key_of(host, prefix_v6=_PREFIX_V6)
         if self._secret is not None:
@@ -64,7 +68,7 @@ class Clients:
         if reached is not None:
             self.refused += 1
             raise SessionEndedError(ends.CLIENT_LIMIT, self._detail(host, reached))
-        return client
+        return client if self._limits.max_sessions else None
 
     def leave(self, client: int) -> None:
         """End a session that ``enter`` began."""
