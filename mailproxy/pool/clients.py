@@ -116,7 +116,7 @@ class RateCounts:
         entry = self._entries.pop(client, 0)
         if entry >> _WINDOW_SHIFT != window:
             entry = _at(entry, window)
-        current, previous = _current(entry), entry & _COUNT_MAX
+        current, previous = entry >> _COUNT_BITS & _COUNT_MAX, entry & _COUNT_MAX
         if current < _COUNT_MAX:
             current += 1
             entry += 1 << _COUNT_BITS

@@ -28,7 +28,12 @@ _PREFIX_V6 = (
 
 
 class Clients:
-    """The clients of one frontend. ``refused``: sessions ended so far because their client was over a limit."""
+    """The clients of one frontend.
+
+    Attributes:
+        refused: sessions ended so far because their client was over a limit.
+        leave: ends a session of the client that ``enter`` returned.
+    """
 
     def __init__(self, settings: config.Frontend, tables: ClientTables | None = None) -> None:
         rate = settings.max_session_rate_per_client
@@ -45,6 +50,7 @@ class Clients:
             sessions=SessionCounts(sessions),
             rates=RateCounts(rate.per, published=rates) if rate is not None else None,
         )
+        self.leave: Callable[[int], None] = self._limits.sessions.remove
 
     def enter(self, caller: Caller) -> int | None:
         """Begin a session of this client.
@@ -69,10 +75,6 @@ class Clients:
             self.refused += 1
             raise SessionEndedError(ends.CLIENT_LIMIT, self._detail(host, reached))
         return client if self._limits.max_sessions else None
-
-    def leave(self, client: int) -> None:
-        """End a session that ``enter`` began."""
-        self._limits.leave(client)
 
     def _detail(self, host: str, reached: LimitReached) -> str:
         name = _client_name(host)
