@@ -50,7 +50,7 @@ class Clients:
             sessions=SessionCounts(sessions),
             rates=RateCounts(rate.per, published=rates) if rate is not None else None,
         )
-        self.leave: Callable[[int], None] = self._limits.sessions.remove
+        self.leave: Callable[[int], None] = self._limits.leave
 
     def enter(self, caller: Caller) -> int | None:
         """Begin a session of this client.
