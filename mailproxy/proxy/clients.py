@@ -22,9 +22,8 @@ from mailproxy.pool import (
 from mailproxy.proxy.caller import Caller
 from mailproxy.proxy.ended import SessionEndedError
 
-_PREFIX_V6 = (
-    64  # what one customer of a provider has at least (RFC 6177); his device may take any address of it
-)
+# What a customer of a provider has at least (RFC 6177). A device may take any address in it.
+_PREFIX_V6 = 64
 
 
 class Clients:
