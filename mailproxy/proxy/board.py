@@ -105,7 +105,7 @@ class _Tables:
         self.words = SharedWords(workers, self._sessions + rates)
 
     def published(self, row: int) -> ClientTables:
-        """They as the worker of this row has them."""
+        """The tables as the worker of this row uses them."""
         sessions, rates = zip(*self._each(), strict=True)
         return ClientTables(_seen_by(row, sessions), _seen_by(row, rates), self._secret)
 
