@@ -15,7 +15,7 @@ from attrs import Factory, define
 from mailproxy.app.host import check_log, check_users
 from mailproxy.config import Config, FrontendTls, ServerTls
 from mailproxy.config.probes import tls_of_checks, ways
-from mailproxy.errors import ConfigError, Fault
+from mailproxy.errors import Fault
 from mailproxy.net.certificates import Certificate, certificate_files, next_update, read_certificate, stamp_of
 from mailproxy.net.termination import Terminator
 from mailproxy.net.tls import Context, connecting_context, load_chain, reason
@@ -75,7 +75,7 @@ def load_material(config: Config) -> Material:
     check_users(config, material.add)
     check_log(config, material.add)
     if material.faults:
-        raise ConfigError(material.faults, config.source)
+        raise config.error(material.faults)
     return material
 
 

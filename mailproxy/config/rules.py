@@ -9,7 +9,8 @@ from itertools import combinations
 from mailproxy.address import UNIX_PATH_MAX, BindAddress, ServerAddress, TcpAddress, UnixAddress
 from mailproxy.config import model
 from mailproxy.config.inherit import Layer, giver, overrides, written
-from mailproxy.config.tables import Findings, Table, join, nearest
+from mailproxy.config.paths import join
+from mailproxy.config.tables import Findings, Table, nearest
 from mailproxy.config.values import show
 
 _TCP_ONLY = ("tcp_user_timeout", "keepalive", "free_bind", "interface", "fast_open", "v6only")

@@ -13,6 +13,7 @@ from typing import Any
 from attrs import Factory, define
 
 from mailproxy.config import model
+from mailproxy.config.paths import join
 from mailproxy.config.shape import SHORT_FORMS, SWITCHABLE, Key, keys_of
 from mailproxy.config.units import write_duration
 from mailproxy.config.values import Kind, Mode, Seconds, TimeLimit, UnfitValueError, printable, show
@@ -37,13 +38,6 @@ class Findings:
         """A fault of a key that is then treated as if it were not there."""
         self.add(path, fact)
         self.bad.add(path)
-
-
-def join(path: str, name: str) -> str:
-    """The path of a key below ``path``, quoted as TOML would where it must be."""
-    if not name or not name.replace("_", "").replace("-", "").isalnum():
-        name = f'"{printable(name)}"'
-    return f"{path}.{name}" if path else name
 
 
 def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:

@@ -646,8 +646,8 @@ def test_check_prints_a_line_each_and_is_content(advised_file: Path) -> None:
     result = CliRunner().invoke(main, ["check", str(advised_file)])
     assert result.exit_code == 0
     assert result.output.splitlines() == [
-        f"{advised_file}: advice: frontends.imap: has no backend: every session is refused; give backend unless that is meant",
-        f"{advised_file}: advice: frontends.imap.timeouts.client: 600s {IDLE}",
+        f"{advised_file}:3:20: advice: frontends.imap: has no backend: every session is refused; give backend unless that is meant",
+        f"{advised_file}:5:22: advice: frontends.imap.timeouts.client: 600s {IDLE}",
         f"{advised_file}: fine: 1 bind, 0 servers, 2 pieces of advice",
     ]
 

@@ -341,7 +341,9 @@ def test_check_refuses_a_certificate_that_is_out_of_date(throw_away_ca: ThrowAwa
     result = CliRunner().invoke(main, ["check", str(file)])
     assert result.exit_code == 2
     (line,) = result.output.splitlines()
-    assert line.startswith(f"{file}: {CERTIFICATE}: {tmp_path}/imap.example.com-ec.pem: is not in date: ")
+    assert line.startswith(
+        f"{file}:3:44: {CERTIFICATE}: {tmp_path}/imap.example.com-ec.pem: is not in date: "
+    )
 
 
 def test_run_serves_a_certificate_that_is_out_of_date_and_says_so(
@@ -411,7 +413,7 @@ def test_every_bind_has_its_own_place_in_the_file(tmp_path: Path) -> None:
     )
     assert faults_of(config) == [
         f"{CERTIFICATE}: {shared}: No such file or directory",
-        f"frontends.imap.bind[1].tls.certificates[0]: {own}: No such file or directory",
+        f"frontends.imap.bind[1].tls.certificates[0] (b): {own}: No such file or directory",
     ]
 
 
@@ -705,8 +707,8 @@ def test_check_says_them_as_it_says_those_of_the_text(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["check", str(file)])
     assert result.exit_code == 2
     assert result.output.splitlines() == [
-        f"{file}: frontends.imap.tls.certificates[0]: {tmp_path}/certs: No such file or directory",
-        f"{file}: log.to: {tmp_path}/logs/mail.log: there is no folder {tmp_path}/logs",
+        f"{file}:2:13: log.to: {tmp_path}/logs/mail.log: there is no folder {tmp_path}/logs",
+        f"{file}:4:44: frontends.imap.tls.certificates[0]: {tmp_path}/certs: No such file or directory",
     ]
 
 

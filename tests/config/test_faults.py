@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -170,8 +171,8 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('frontends.imap.bind = [{ address = "*:993" }, { address = "127.0.0.1:993" }]', 'frontends.imap.bind[1].address: "127.0.0.1:993" overlaps with "*:993" at frontends.imap.bind[0].address'),
         ('frontends.imap.bind = [{ address = "[::1]:993" }, { address = "[::]:993" }]', 'frontends.imap.bind[1].address: "[::]:993" overlaps with "[::1]:993" at frontends.imap.bind[0].address'),
         ('frontends.imap.bind = [{ address = "[::]:993" }, { address = "*:993" }]', 'frontends.imap.bind[1].address: "*:993" overlaps with "[::]:993" at frontends.imap.bind[0].address'),
-        ('frontends.imap.bind = [{ address = "[0::0]:993" }, { address = "[::]:993", name = "again" }]', 'frontends.imap.bind[1].address: "[::]:993" overlaps with "[::]:993" at frontends.imap.bind[0].address'),
-        ('frontends.imap.bind = [{ address = "fd:3" }, { address = "fd:3", name = "again" }]', 'frontends.imap.bind[1].address: "fd:3" overlaps with "fd:3" at frontends.imap.bind[0].address'),
+        ('frontends.imap.bind = [{ address = "[0::0]:993" }, { address = "[::]:993", name = "again" }]', 'frontends.imap.bind[1].address (again): "[::]:993" overlaps with "[::]:993" at frontends.imap.bind[0].address'),
+        ('frontends.imap.bind = [{ address = "fd:3" }, { address = "fd:3", name = "again" }]', 'frontends.imap.bind[1].address (again): "fd:3" overlaps with "fd:3" at frontends.imap.bind[0].address'),
         ('frontends.other.bind = [{ address = "127.0.0.1:1143" }]', 'frontends.other.bind[0].address: "127.0.0.1:1143" overlaps with "127.0.0.1:1143" at frontends.imap.bind[0].address'),
         ('frontends.imap.bind = [{ address = "*:1", name = "a" }, { address = "*:2", name = "a" }]', 'frontends.imap.bind: the name "a" stands more than once'),
         ('frontends.imap.bind = [{ address = "unix:/run/x.sock" }]\nbackends.dovecot.servers = ["192.0.2.1"]', "frontends.imap.bind[0].address: has no port for server 192.0.2.1 of backend dovecot, which has none either: give the backend a port"),
@@ -368,10 +369,10 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "missing": (
         ("frontends.imap.bind = []", "frontends.imap: has no bind: at least one [[frontends.imap.bind]] is needed"),
-        ('frontends.imap.bind = [{ name = "IMAP" }]', 'frontends.imap.bind[0]: address is missing: "*:143" (IPv4), "[::]:993" (both families), "unix:/run/x.sock", "fd:3"; port 0 is any'),
+        ('frontends.imap.bind = [{ name = "IMAP" }]', 'frontends.imap.bind[0] (IMAP): address is missing: "*:143" (IPv4), "[::]:993" (both families), "unix:/run/x.sock", "fd:3"; port 0 is any'),
         ("backends.dovecot.servers = []", "backends.dovecot: has no servers: at least one is needed"),
-        ('backends.dovecot.servers = [{ name = "d1" }]', 'backends.dovecot.servers[0]: address is missing: "10.0.0.1:993", "10.0.0.2", "imap.internal:993", "unix:/run/x.sock"'),
-        ('backends.dovecot.servers = [{ name = "d1", address = "${MAILPROXY_NOWHERE}" }]', "backends.dovecot.servers[0].address: the environment has no MAILPROXY_NOWHERE"),
+        ('backends.dovecot.servers = [{ name = "d1" }]', 'backends.dovecot.servers[0] (d1): address is missing: "10.0.0.1:993", "10.0.0.2", "imap.internal:993", "unix:/run/x.sock"'),
+        ('backends.dovecot.servers = [{ name = "d1", address = "${MAILPROXY_NOWHERE}" }]', "backends.dovecot.servers[0].address (d1): the environment has no MAILPROXY_NOWHERE"),
         ('backends.dovecot.servers = ["${MAILPROXY_NOWHERE}"]', "backends.dovecot.servers[0]: the environment has no MAILPROXY_NOWHERE"),
         ('frontends.imap.tls.certificates = ["${MAILPROXY_NOWHERE}"]', "frontends.imap.tls.certificates[0]: the environment has no MAILPROXY_NOWHERE"),
         ('log.to = "${logs/mail.log"', 'log.to: "${logs/mail.log" is not allowed: ${NAME}, ${NAME:-default}, or $$ for a dollar sign'),
@@ -617,7 +618,7 @@ def test_every_fault_at_once() -> None:
         f'frontends.imap.bind[2].address: "993" is not allowed: has no host: "*:993" is every IPv4 address; {BIND}',
         f"backends.exchange.servers[0].address: \"192.0.2.1:port\" is not allowed: port 'port' is not a number from 0 to 65535; {SERVER}",
         'backends.exchange.servers[2].weight: "1" is not allowed: a whole number from 0 to 256',
-        'backends.exchange.servers[1]: address is missing: "10.0.0.1:993", "10.0.0.2", "imap.internal:993", "unix:/run/x.sock"',
+        'backends.exchange.servers[1] (x): address is missing: "10.0.0.1:993", "10.0.0.2", "imap.internal:993", "unix:/run/x.sock"',
         'frontends.imap.backend: there is no backend "exchang", did you mean exchange?',
         'frontends.imap.profile: there is no profile "Exchange", did you mean exchange?',
     ]  # fmt: skip
@@ -683,12 +684,23 @@ def test_a_stick_table_cannot_tell_more_servers_apart_than_it_has_room_for() -> 
 
 # What no table can hold: the file itself.
 FAULTY_FILES = {
-    "no TOML": (b"[frontends\n", "is not TOML: "),
-    "a key twice": (b"[log]\nlevel = 'info'\nlevel = 'info'\n", "is not TOML: Cannot overwrite a value (at line 3"),
-    "a table twice": (b"[log]\n[log]\n", "is not TOML: Cannot declare ('log',) twice (at line 2"),
-    "HAProxy's": (b"global\n    daemon\n", "is not TOML: "),
-    "not UTF-8": (b"[log]\nlevel = '\xe9'\n", "is not UTF-8: byte 15"),
-    "a zero byte": (b"\0", "is not TOML: "),
+    "no TOML": (b"[frontends\n", "1:11: is not TOML: Expected ']' at the end of a table declaration"),
+    "a key twice": (b"[log]\nlevel = 'info'\nlevel = 'info'\n", "3:15: is not TOML: the key stands twice in its table"),
+    "a table twice": (b"[log]\n[log]\n", "2:5: is not TOML: log stands twice: write [log] once, or [[log]] for each table of a list"),
+    "a table beside a list": (b"[[a.b-c]]\n[a.b-c]\n", "2:7: is not TOML: a.b-c stands twice: write [a.b-c] once, or [[a.b-c]] for each table of a list"),
+    "a table with an odd name twice": (b"[a.'b c']\n[a.'b c']\n", '2:9: is not TOML: a."b c" stands twice: write [a."b c"] once'),
+    "HAProxy's": (b"global\n    daemon\n", "1:7: is not TOML: a key is followed by = and its value; a table's name stands in [brackets]"),
+    "yes": (b"[log]\na = yes\n", "2:5: is not TOML: yes is no value: write true"),
+    "False": (b"a = [False]\n", "1:6: is not TOML: False is no value: write false"),
+    "a word without quotes": (b"a = { mode = tls }\n", '1:14: is not TOML: tls is no value: strings stand in quotes, "tls"'),
+    "a duration without quotes": (b"a = 30s\n", '1:7: is not TOML: 30s is no value: strings stand in quotes, "30s"'),
+    "an address without quotes": (b"a = [\n  10.0.0.1:143,\n]\n", '2:7: is not TOML: 10.0.0.1:143 is no value: strings stand in quotes, "10.0.0.1:143"'),
+    "no closing quote": (b'a = 1\nb = "x\nc = 2\n', "2:7: is not TOML: a closing quote is missing at the end of the line"),
+    "no comma in a list": (b'a = [\n  "x"\n  "y"\n]\n', "3:3: is not TOML: a list is not closed, or a comma is missing between two of its items"),
+    "no comma in a table": (b"a = { b = 1 c = 2 }\n", "1:13: is not TOML: a table is not closed, or a comma is missing between two of its keys"),
+    "a lone backslash": (b'a = "C:\\q"\n', "1:10: is not TOML: write \\\\ for a backslash, or put the string in 'single quotes'"),
+    "not UTF-8": (b"[log]\nx = '\xc3\xa9' # \xe9\n", "2:11: is not UTF-8: byte 0xe9; save the file as UTF-8"),
+    "a zero byte": (b"\0", "1:1: is not TOML: "),
     "deep lists": (b"a = " + b"[" * 20_000, "is nested too deeply"),
     "deep tables": (b"a = " + b"{a=" * 20_000, "is nested too deeply"),
     "deep header": (b"[" + b".".join([b"frontends"] * 5_000) + b"]\n", "is nested too deeply"),
@@ -703,7 +715,7 @@ def test_a_file_that_cannot_be_understood(tmp_path: Path, content: bytes, fact: 
     file.write_bytes(content)
     with pytest.raises(ConfigError) as caught:
         mailproxy.load(file)
-    assert str(caught.value).startswith(f"{file}: {fact}")
+    assert str(caught.value).startswith(f"{file}{':' if fact[0].isdigit() else ': '}{fact}")
     assert "\n" not in str(caught.value)
     assert len(caught.value.faults) == 1
     assert caught.value.source == str(file)
@@ -761,9 +773,9 @@ def test_the_command_line_writes_a_line_for_each_fault(tmp_path: Path, command: 
     result = CliRunner().invoke(main, [command, str(file)])
     assert result.exit_code == 2
     assert result.output.splitlines() == [
-        f"{file}: log.level: 3 is not allowed: one of debug, info, warning, error",
-        f"{file}: backends.dovecot.port: 0 is not allowed: a port from 1 to 65535",
-        f'{file}: frontends.imap.backend: there is no backend "nowhere"; known are dovecot',
+        f'{file}:2:16: frontends.imap.backend: there is no backend "nowhere"; known are dovecot',
+        f"{file}:4:5: log.level: 3 is not allowed: one of debug, info, warning, error",
+        f"{file}:5:18: backends.dovecot.port: 0 is not allowed: a port from 1 to 65535",
     ]
 
 
@@ -775,7 +787,7 @@ def test_the_command_line_never_shows_a_traceback(tmp_path: Path, content: bytes
     assert result.exit_code == 2
     assert isinstance(result.exception, SystemExit)
     assert result.output.splitlines()
-    assert all(line.startswith(f"{file}: ") for line in result.output.splitlines())
+    assert all(re.match(rf"{re.escape(str(file))}(:\d+:\d+)?: ", line) for line in result.output.splitlines())
 
 
 @pytest.mark.parametrize("command", ["check", "run"])
@@ -788,8 +800,8 @@ def test_the_program_writes_faults_to_stderr_and_leaves_with_2(tmp_path: Path, c
     assert result.returncode == 2
     assert result.stdout == ""
     assert result.stderr == (
-        'mailproxy.toml: log.level: "a\\u000ab" is not allowed: one of debug, info, warning, error\n'
-        "mailproxy.toml: log.colour: unknown key; known are level, format, to\n"
+        'mailproxy.toml:4:5: log.level: "a\\u000ab" is not allowed: one of debug, info, warning, error\n'
+        "mailproxy.toml:5:5: log.colour: unknown key; known are level, format, to\n"
     )
 
 
@@ -802,8 +814,8 @@ def test_the_program_writes_faults_of_files_as_those_of_the_text(tmp_path: Path)
     result = subprocess.run([sys.executable, "-m", "mailproxy", "run", file], capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == (
-        f"{file}: frontends.imap.tls.certificates[0]: {tmp_path}/missing.pem: No such file or directory\n"
-        f'{file}: process.user: there is no user "nobody-here" on this machine\n'
+        f'{file}:4:9: process.user: there is no user "nobody-here" on this machine\n'
+        f"{file}:5:36: frontends.imap.tls.certificates[0]: {tmp_path}/missing.pem: No such file or directory\n"
     )
 
 
