@@ -42,6 +42,7 @@ def build(tables: Table, found: Findings, converter: cattrs.Converter, origin: O
     check_rules.own_stick(tables, found)
     rules.listeners({name: frontend for name, frontend in frontends.items() if frontend}, found)
     rules.reachability(frontends, backends, found)
+    rules.loops(frontends, backends, found)
     if not tables["frontends"] and not any(path.startswith("frontends") for path in found.bad):
         found.add("frontends", "has no frontend: at least one is needed")
     if found.faults:

@@ -47,9 +47,7 @@ class Origin:
         """
         if fault.line is not None:
             return fault
-        name = next(
-            (self._names_by_path[path] for path in prefixes(fault.path) if path in self._names_by_path), ""
-        )
+        name = self._name(fault.path)
         offset = self._offset(fault.path)
         if offset is None or self._text is None:
             return evolve(fault, name=name)
@@ -59,6 +57,11 @@ class Origin:
     def is_written(self, path: str) -> bool:
         """Whether a key of a frontend, bind, backend or server is written in any layer that it may come from."""
         return any(_has(self._tables, candidate) for candidate in self._layers(path))
+
+    def _name(self, path: str) -> str:
+        """The name of the innermost named item of a list on the way to the key."""
+        ancestors = (each for layer in self._layers(path) for each in prefixes(layer))
+        return next((self._names_by_path[each] for each in ancestors if each in self._names_by_path), "")
 
     def _offset(self, path: str) -> int | None:
         if self._offsets is None:
@@ -78,10 +81,10 @@ class Origin:
         outer.append("defaults")
         keys = {kind: [key]}
         if listed := _LISTED.fullmatch(key):
-            if listed[2] is None:
-                return
-            keys = {_ITEM_KIND[listed[1]]: [listed[2]], kind: [listed[2], key]}
-            yield f"{own}.{listed[2]}"
+            keys = {kind: [key]}  # the list itself may be inherited
+            if listed[2] is not None:
+                keys = {_ITEM_KIND[listed[1]]: [listed[2]], kind: [listed[2], key]}
+                yield f"{own}.{listed[2]}"
         for layer in outer:
             for table, names in keys.items():
                 yield from (f"{layer}.{table}.{name}" for name in names)

@@ -16,6 +16,7 @@ process.user = "nobody"
 frontends.imap.bind = ["127.0.0.1:0"]
 frontends.imap.backend = "d"
 backends.d.servers = [{ name = "d1", address = "192.0.2.1:143" }]
+frontends.imap.protocol = "tcp"
 """
 ADVISED = (
     FINE
@@ -42,8 +43,8 @@ def test_advice_and_summary_go_to_standard_output() -> None:
     result = check(ADVISED)
     assert (result.returncode, result.stderr) == (0, "")
     *advice, summary = result.stdout.splitlines()
-    assert advice[0] == "-:5:10: advice: backends.spare: no frontend leads here"
-    assert advice[1].startswith("-:5:27: advice: backends.spare.servers[0] (s1): port 143")
+    assert advice[0] == "-:6:10: advice: backends.spare: no frontend leads here"
+    assert advice[1].startswith("-:6:27: advice: backends.spare.servers[0] (s1): port 143")
     assert summary == "-: fine: 1 bind, 2 servers, 3 pieces of advice"
 
 
@@ -124,7 +125,7 @@ def test_relative_paths_of_standard_input_begin_in_the_current_folder(tmp_path: 
     assert result.returncode == 2
     assert (
         result.stderr
-        == f"-:5:5: log.to: {tmp_path}/nowhere/mail.log: there is no folder {tmp_path}/nowhere\n"
+        == f"-:6:5: log.to: {tmp_path}/nowhere/mail.log: there is no folder {tmp_path}/nowhere\n"
     )
 
 

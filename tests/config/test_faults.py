@@ -667,21 +667,23 @@ def test_what_refers_to_a_section_that_is_no_table_is_not_blamed() -> None:
 
 
 def test_a_path_that_grows_too_long_by_the_folder_it_is_relative_to(tmp_path: Path) -> None:
-    folder, name = tmp_path / ("y" * 50), "x" * 50
+    folder, name, other = tmp_path / ("y" * 50), "x" * 50, "z" * 50
     folder.mkdir()
     file = folder / "mailproxy.toml"
     unix = f'["unix:{name}"]'
     step = f'{{ connect = {{ address = "unix:{name}" }} }}'
     check = f'check = {{ type = "script", address = "unix:{name}", steps = [{step}] }}'
     file.write_text(
-        text(f"frontends.imap.bind = {unix}\nbackends.dovecot.servers = {unix}\ndefaults.backend.{check}")
+        text(
+            f"frontends.imap.bind = {unix}\nbackends.dovecot.servers = ['unix:{other}']\ndefaults.backend.{check}"
+        )
     )
     with pytest.raises(ConfigError) as caught:
         mailproxy.load(file)
     fact = f'"{folder}/{name}" is longer than the 107 bytes that a socket can have'
     assert [str(fault) for fault in caught.value.faults] == [
         f"frontends.imap.bind[0].address: {fact}",
-        f"backends.dovecot.servers[0].address: {fact}",
+        f"backends.dovecot.servers[0].address: {fact.replace(name, other)}",
         f"defaults.backend.check.address: {fact}",
         f"defaults.backend.check.steps[0].connect.address: {fact}",
     ]
@@ -845,7 +847,7 @@ def test_the_program_writes_faults_of_files_as_those_of_the_text(tmp_path: Path)
 
 def test_a_faultless_file_is_called_fine(tmp_path: Path) -> None:
     file = tmp_path / "mailproxy.toml"
-    file.write_text(text('process.user = "nobody"'))
+    file.write_text(text('process.user = "nobody"\nfrontends.imap.protocol = "tcp"'))
     result = CliRunner().invoke(main, ["check", "--strict", str(file)])
     assert (result.exit_code, result.output) == (0, f"{file}: fine: 1 bind, 1 server\n")
 
@@ -853,7 +855,7 @@ def test_a_faultless_file_is_called_fine(tmp_path: Path) -> None:
 def test_workers_are_counted_where_there_are_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
     file = tmp_path / "mailproxy.toml"
-    file.write_text(text('process = { user = "nobody", workers = "auto" }'))
+    file.write_text(text('process = { user = "nobody", workers = "auto" }\nfrontends.imap.protocol = "tcp"'))
     result = CliRunner().invoke(main, ["check", "--strict", str(file)])
     assert (result.exit_code, result.output) == (0, f"{file}: fine: 1 bind, 1 server, 2 workers\n")
 

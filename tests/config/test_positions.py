@@ -140,6 +140,8 @@ backlog = 7
 client = "10m"
 [profiles.site.server]
 weight = 3
+[profiles.shared.backend]
+servers = [{ name = "s1", address = "10.0.0.4" }]
 
 [frontends.imap]
 profile = "site"
@@ -162,28 +164,32 @@ servers = [
 [backends.z]
 profile = "site"
 servers = ["10.0.0.3"]
+[backends.heir]
+profile = "shared"
 """
 
 
 @pytest.mark.parametrize(
     ("path", "line", "column", "name"),
     [
-        ("frontends.imap", 10, 12, ""),
-        ("frontends.imap.backend", 10, 12, ""),  # is missing
-        ("frontends.imap.bind[0]", 13, 18, "one"),
-        ("frontends.imap.bind[0].address", 15, 1, "one"),
+        ("frontends.imap", 12, 12, ""),
+        ("frontends.imap.backend", 12, 12, ""),  # is missing
+        ("frontends.imap.bind[0]", 15, 18, "one"),
+        ("frontends.imap.bind[0].address", 17, 1, "one"),
         ("frontends.imap.bind[0].backlog", 4, 1, "one"),  # the defaults'
-        ("frontends.imap.bind[1].mode", 16, 18, ""),
-        ("frontends.imap.bind[1].tls.certificates[1]", 20, 3, ""),
+        ("frontends.imap.bind[1].mode", 18, 18, ""),
+        ("frontends.imap.bind[1].tls.certificates[1]", 22, 3, ""),
         ("frontends.imap.timeouts.client", 6, 1, ""),  # the profile's
-        ('backends."x.y".servers[0].address', 25, 3, ""),  # the short form
-        ('backends."x.y".servers[1].address', 26, 19, "d18"),
-        ("backends.x.y.servers[1].check.type", 26, 41, "d18"),  # without the quotes
+        ('backends."x.y".servers[0].address', 27, 3, ""),  # the short form
+        ('backends."x.y".servers[1].address', 28, 19, "d18"),
+        ("backends.x.y.servers[1].check.type", 28, 41, "d18"),  # without the quotes
         ('backends."x.y".timeouts.server', 2, 10, ""),
         ("backends.z.servers[0].weight", 8, 1, ""),
         ("profiles.site.server.weight", 8, 1, ""),
         ("process.user", None, None, ""),
         ("", None, None, ""),
+        ("backends.heir.servers[0]", 10, 12, "s1"),  # the profile's list
+        ("backends.heir.servers[0].address", 10, 27, "s1"),
     ],
 )
 def test_the_line_of_a_fault(path: str, line: int | None, column: int | None, name: str) -> None:
