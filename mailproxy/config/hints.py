@@ -317,6 +317,7 @@ WORDS: Mapping[str, Hint] = {
     "ssl_stapling": Hint("not here, because OpenSSL's stapling cannot be reached from Python; mail clients do not ask for it"),
     "ktls": Hint(_UNTUNED),
     # servers and checks
+    "send_proxy": Hint(server='backend.send_proxy = "v1"'),
     "send_proxy_v2": Hint(server='backend.send_proxy = "v2"'),
     "send_proxy_v2_ssl": Hint(server='backend.send_proxy = "v2-ssl"'),
     "send_proxy_v2_ssl_cn": Hint(server='backend.send_proxy = "v2-ssl-cn"'),
