@@ -101,8 +101,9 @@ def line_and_column(text: str, offset: int) -> tuple[int, int]:
     return text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset)
 
 
-def _place(fault: Fault) -> tuple[int, int]:
-    return (fault.line or 0, fault.column or 0)
+def _place(fault: Fault) -> tuple[bool, int, int]:
+    """The place in the file, for sorting; what is in no line comes last."""
+    return fault.line is None, fault.line or 0, fault.column or 0
 
 
 def _offsets(text: str | None) -> dict[str, int]:
