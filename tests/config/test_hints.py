@@ -16,8 +16,7 @@ from mailproxy.errors import ConfigError
 
 # Keys that answers name and that this version does not have yet: their answers are not shown.
 AWAITED = {
-    "process.pid_file", "process.state_file", "log.tag", "log.facility", "frontend.max_sessions_per_client",
-    "frontend.max_session_rate_per_client", "frontend.tls.ciphersuites", "frontend.tls.curves", "frontend.tls.max_version",
+    "process.pid_file", "process.state_file", "log.tag", "log.facility", "frontend.tls.ciphersuites", "frontend.tls.curves", "frontend.tls.max_version",
     "frontend.tls.tickets", "backend.keepalive", "backend.source", "backend.resolve_prefer", "server.state",
 }  # fmt: skip
 TABLES = (*hints._CLIENT_SIDE, *hints._SERVER_SIDE, model.Process, model.Log, model.Admin, None)
