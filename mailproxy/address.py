@@ -72,7 +72,7 @@ def parse_bind(text: str) -> BindAddress:
         raise ValueError(f'has no host: "*:{text.lstrip(":")}" is every IPv4 address')
     address = _parse_tcp(text)
     if address.port is None:
-        raise ValueError("has no port")
+        raise ValueError(f"has no port{_in_brackets(text, address)}")
     if not address.is_literal:
         raise ValueError(
             "is not an IP address: a bind takes one, or * for every IPv4 address, [::] for both families"
@@ -87,12 +87,19 @@ def parse_server(text: str) -> ServerAddress:
     """
     if text.startswith("unix:"):
         return _parse_unix(text)
-    address = _parse_tcp(text)
+    address = _parse_tcp(text, lowest_port=1)
     if address.host == "*":
         raise ValueError("a server needs a host name or an IP address")
-    if address.port == 0:
-        raise ValueError("port 0 cannot be connected to")
     return address
+
+
+def _in_brackets(text: str, address: TcpAddress) -> str:
+    """How an IPv6 address is written with a port; empty for others."""
+    if ":" not in address.host or text.startswith("["):
+        return ""
+    host, _, port = text.rpartition(":")
+    is_port = _is_ip(host) and port.isdecimal()
+    return f": IPv6 addresses stand in brackets, {f'[{host}]:{port}' if is_port else f'[{address.host}]:143'}"
 
 
 def join(host: str, port: int) -> str:
@@ -152,7 +159,7 @@ def _parse_unix(text: str) -> UnixAddress:
     return UnixAddress(path)
 
 
-def _parse_tcp(text: str) -> TcpAddress:
+def _parse_tcp(text: str, lowest_port: int = 0) -> TcpAddress:
     if text.startswith("/"):
         raise ValueError("is a path: write unix: before it")
     if "://" in text:
@@ -173,12 +180,12 @@ def _parse_tcp(text: str) -> TcpAddress:
         port = port if colon else None
         if host != "*" and not _is_ip(host) and not _is_host_name(host):
             raise ValueError("has no valid host")
-    return TcpAddress(host, None if port is None else _parse_port(port))
+    return TcpAddress(host, None if port is None else _parse_port(port, lowest_port))
 
 
-def _parse_port(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > _PORT_MAX:
-        raise ValueError(f"port {text!r} is not a number from 0 to {_PORT_MAX}")
+def _parse_port(text: str, lowest: int) -> int:
+    if not re.fullmatch(r"[0-9]{1,5}", text) or not lowest <= int(text) <= _PORT_MAX:
+        raise ValueError(f"port {text!r} is not a number from {lowest} to {_PORT_MAX}")
     return int(text)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from attrs import frozen
+from attrs import field, frozen
 
 
 class MailproxyError(Exception):
@@ -18,14 +18,29 @@ class MailproxyError(Exception):
 class Fault:
     """One thing that is wrong in a configuration.
 
-    ``path`` is the key's place in the file, such as ``frontends.imap.bind[0].mode``; empty for the file as a whole.
+    Attributes:
+        path: The key's place in the file, such as ``frontends.imap.bind[0].mode``; empty for the file as a whole.
+        fact: What is wrong, and what to write instead.
+        line: The line of the key, from 1; None where there is no text or no such key.
+        column: Where the key begins in its line, in characters, from 1.
+        name: The name of the server or bind that the path counts, if it has one.
     """
 
     path: str
     fact: str
+    line: int | None = field(default=None, eq=False, kw_only=True)
+    column: int | None = field(default=None, eq=False, kw_only=True)
+    name: str = field(default="", eq=False, kw_only=True)
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.fact}" if self.path else self.fact
+        name = f" ({self.name})" if self.name and not self.fact.startswith(self.name) else ""
+        return f"{self.path}{name}: {self.fact}" if self.path else self.fact
+
+    def place(self, source: str) -> str:
+        """``FILE:LINE:COLUMN: `` as far as known, to stand before the fault; empty without a file."""
+        if not source:
+            return ""
+        return f"{source}: " if self.line is None else f"{source}:{self.line}:{self.column}: "
 
 
 class ConfigError(MailproxyError):
@@ -37,8 +52,7 @@ class ConfigError(MailproxyError):
         super().__init__(self.faults, source)
 
     def __str__(self) -> str:
-        prefix = f"{self.source}: " if self.source else ""
-        return "\n".join(f"{prefix}{fault}" for fault in self.faults)
+        return "\n".join(f"{fault.place(self.source)}{fault}" for fault in self.faults)
 
 
 class ClientError(MailproxyError):

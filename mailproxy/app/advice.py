@@ -11,18 +11,21 @@ from math import ceil
 from pathlib import Path
 
 from mailproxy.address import ServerAddress, TcpAddress, UnixAddress
+from mailproxy.app.host import is_own_address
 from mailproxy.app.limits import DESCRIPTORS_KEPT, descriptor_limit, max_sessions, worker_count
 from mailproxy.app.material import Material
+from mailproxy.app.port_advice import about_ports
 from mailproxy.app.renewal import about_expiry
+from mailproxy.app.shown import shown
 from mailproxy.config import Backend, Bind, Config, Frontend, ProxySource
+from mailproxy.config.loops import find_loops
+from mailproxy.config.ports import CLEAR_PORTS, TLS_PORTS
 from mailproxy.errors import Fault
 from mailproxy.net.auto_retry import NOT_CLEARED, can_clear_auto_retry
 from mailproxy.net.certificates import Certificate
 
 _IMAP_SILENCE_S = 29 * 60  # clients in IDLE speak at least every 29 minutes (RFC 2177 section 3)
 _FEW_SESSIONS = 100
-_TLS_PORTS = {993, 995, 465}  # registered for TLS from the first byte (RFC 8314)
-_CLEAR_PORTS = {143, 110, 587, 25, 4190}
 
 
 def advise(config: Config, material: Material) -> list[Fault]:
@@ -38,6 +41,8 @@ def advise(config: Config, material: Material) -> list[Fault]:
             advice += _about_way(frontend, config.backends[name])
     for backend in config.backends.values():
         advice += _about_backend(backend)
+    advice += about_ports(config)
+    advice += _about_loops(config)
     advice += _about_unused(config)
     advice += about_expiry(material)
     advice += _about_certificates(material.certificates.values(), config.process.user)
@@ -97,7 +102,14 @@ def _about_way(frontend: Frontend, backend: Backend) -> Iterator[Fault]:
         if bind.mode in ("tls", "passthrough"):
             modes |= {route.mode or bind.mode for route in ways}
         tls = [server.tls is not None for server in backend.servers]
-        if bind.mode == "forward" and any(tls) and not _is_local(bind):
+        port = bind.address.port if isinstance(bind.address, TcpAddress) else None
+        if bind.mode == "forward" and any(tls) and port in TLS_PORTS:
+            yield Fault(
+                f"{here}.mode",
+                f'clients of port {port} speak TLS, and the backend\'s tls would put it inside TLS: use mode = "tls", or '
+                "remove the backend's tls",
+            )
+        elif bind.mode == "forward" and any(tls) and not _is_local(bind):
             yield Fault(
                 f"{here}.mode",
                 f"clear text is exposed at {bind.address} without STARTTLS, since the servers speak TLS: "
@@ -113,7 +125,7 @@ def _about_way(frontend: Frontend, backend: Backend) -> Iterator[Fault]:
             if "tls" not in modes or server.tls is not None or not isinstance(server.address, TcpAddress):
                 continue
             port = server.address.port
-            if port in _TLS_PORTS:
+            if port in TLS_PORTS:
                 yield Fault(
                     f"backends.{backend.name}.tls",
                     f"port {port} of {server.name} speaks TLS, and sessions of {here} would come in clear text: give tls",
@@ -148,7 +160,7 @@ def _about_backend(backend: Backend) -> Iterator[Fault]:
             yield Fault(here, f"has the address {address} of {seen[address]}: one of them is superfluous")
         seen.setdefault(address, server.name)
         port = server.address.port if isinstance(server.address, TcpAddress) else None
-        if server.tls is not None and port in _CLEAR_PORTS:
+        if server.tls is not None and port in CLEAR_PORTS:
             yield Fault(
                 here,
                 f"port {port} speaks clear text first, and tls is given: take away tls, or give the port that speaks TLS",
@@ -166,6 +178,14 @@ def _about_pool(backend: Backend) -> Iterator[Fault]:
     if backend.stick is not None and not backend.stick.size:
         yield Fault(
             f"{path}.stick.size", 'has room for nobody, so no client sticks: give a size such as "200k"'
+        )
+    if backend.max_queue and not any(server.max_sessions for server in backend.servers):
+        yield Fault(f"{path}.max_queue", "has no effect, since no session waits: give servers max_sessions")
+    if backend.balance == "source" and backend.stick is not None:
+        yield Fault(
+            f"{path}.balance",
+            '"source" chooses only the first server of a client, which the stick table remembers: remove stick, or use '
+            'balance = "leastconn"',
         )
     if backend.balance == "first" and not all(server.max_sessions for server in backend.servers[:-1]):
         yield Fault(
@@ -215,6 +235,13 @@ def _too_short(seconds: float) -> str:
     return f"{seconds:g}s cuts IMAP clients off that wait in IDLE: use 31m (they speak every 29 minutes, RFC 2177)"
 
 
+def _about_loops(config: Config) -> Iterator[Fault]:
+    """Those that are certain are faults, and found before."""
+    for loop in find_loops(config.frontends, config.backends, is_own_address):
+        if not loop.is_certain:
+            yield Fault(loop.path, f"{loop.fact}, unless a route takes them elsewhere")
+
+
 def _about_unused(config: Config) -> Iterator[Fault]:
     used = {name for frontend in config.frontends.values() for name in frontend.leads_to}
     for name in config.backends:
@@ -226,16 +253,16 @@ def _about_certificates(certificates: Iterable[tuple[str, Certificate]], user: s
     for path, certificate in certificates:
         file, key = certificate.path, certificate.key or certificate.path
         if key.stat().st_mode & 0o004:
-            yield Fault(path, f"{key}: everybody can read this private key: chmod o-r")
+            yield Fault(path, f"{shown(key)}: everybody can read this private key: chmod o-r")
         if user is not None and not _can_read(user, key):
             yield Fault(
                 path,
-                f"{key}: {user} cannot read it, so a renewed one needs a restart: chgrp it to a group of {user}, chmod g+r",
+                f"{shown(key)}: {user} cannot read it, so a renewed one needs a restart: chgrp it to a group of {user}, chmod g+r",
             )
         if not certificate.names and not path.endswith(
             ".certificate"
         ):  # that is the proxy's own towards servers
-            yield Fault(path, f"{file}: has no DNS name, so clients cannot verify it")
+            yield Fault(path, f"{shown(file)}: has no DNS name, so clients cannot verify it")
 
 
 def _can_read(user: str, file: Path) -> bool:

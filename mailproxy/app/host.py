@@ -5,9 +5,14 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import socket
 from collections.abc import Callable
 
+from mailproxy.app.shown import shown
 from mailproxy.config import Config
+from mailproxy.config.loops import find_loops, is_loopback
+
+_ANY_PORT = 9
 
 Add = Callable[[str, str], None]
 """Takes a fault: the path of the key, and the fact."""
@@ -40,15 +45,35 @@ def _known(look_up: object, name: str) -> bool:
 
 def check_log(config: Config, add: Add) -> None:
     """The log's file can be written."""
-    file = config.log.to.path
-    if file is None:
+    if config.log.to.path is None:
         return
+    file = shown(config.log.to.path)
     try:
         if not file.parent.is_dir():
             add("log.to", f"{file}: there is no folder {file.parent}")
         elif file.is_dir():
             add("log.to", f"{file}: is a folder")
+        elif file.is_socket():
+            add("log.to", f"{file}: is a socket, did you mean syslog:{file}?")
         elif not os.access(file if file.exists() else file.parent, os.W_OK):
             add("log.to", f"{file}: cannot be written")
     except OSError as error:  # a folder on the way is closed, a name too long
         add("log.to", f"{file}: {error.strerror}")
+
+
+def check_loops(config: Config, add: Add) -> None:
+    """No server has an address of this machine at which its own sessions would come back for certain."""
+    for loop in find_loops(config.frontends, config.backends, is_own_address):
+        if loop.is_certain:
+            add(loop.path, loop.fact)
+
+
+def is_own_address(host: str) -> bool:
+    """Whether an IP address is one of this machine: a connection to such an address has it as its own, too."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((host, _ANY_PORT))  # sends nothing
+            own: str = probe.getsockname()[0]
+    except OSError:  # no route to it
+        return False
+    return own == host or is_loopback(host)

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from attrs import Factory, define
 
-from mailproxy.app.host import check_log, check_users
+from mailproxy.app.host import check_log, check_loops, check_users
+from mailproxy.app.shown import shown
 from mailproxy.config import Config, FrontendTls, ServerTls
 from mailproxy.config.probes import tls_of_checks, ways
-from mailproxy.errors import ConfigError, Fault
+from mailproxy.errors import Fault
 from mailproxy.net.certificates import Certificate, certificate_files, next_update, read_certificate, stamp_of
 from mailproxy.net.termination import Terminator
 from mailproxy.net.tls import Context, connecting_context, load_chain, reason
@@ -49,7 +50,7 @@ class Material:
 
     def keep(self, path: str, file: Path, fact: str, *, again: bool = False) -> None:
         """A file is no good: what was known of it stays. ``again``: that may pass without its changing."""
-        self.add(path, f"{file}: {fact}")
+        self.add(path, f"{shown(file)}: {fact}")
         self.kept.add(file)
         if again:
             self.files[file] = None  # unlike anything that a look finds
@@ -74,8 +75,9 @@ def load_material(config: Config) -> Material:
     _load_tls(config, material)
     check_users(config, material.add)
     check_log(config, material.add)
+    check_loops(config, material.add)
     if material.faults:
-        raise ConfigError(material.faults, config.source)
+        raise config.error(material.faults)
     return material
 
 
@@ -241,7 +243,7 @@ class _Loader:
             certificate = known
         elif not certificate.not_before <= datetime.now(UTC) <= certificate.not_after:
             dates = f"from {certificate.not_before:%Y-%m-%d} to {certificate.not_after:%Y-%m-%d}"
-            material.expired.append(Fault(path, f"{file}: is not in date: {dates}"))
+            material.expired.append(Fault(path, f"{shown(file)}: is not in date: {dates}"))
         material.certificates[file, key] = (path, certificate)
         return certificate
 
@@ -299,7 +301,7 @@ def _about_pair(error: ssl.SSLError, key: Path | None) -> str:
         return "the private key does not belong to the certificate, which must be the first one in its file"
     if error.reason in (None, "NO_START_LINE", "PEM_LIB"):
         if key is not None:
-            return f"{key} has no private key in PEM form"
+            return f"{shown(key)} has no private key in PEM form"
         return (
             "has no private key: put it into the same file, beside it with the suffix .key, or name it as key"
         )

@@ -32,7 +32,7 @@ def open_all(
     except OSError as error:
         close_slots(slots)
         reason = error.strerror or str(error)
-        raise ConfigError([Fault("log.to", f"{config.log.to}: {reason}")], config.source) from None
+        raise config.error([Fault("log.to", f"{config.log.to}: {reason}")]) from None
     except ConfigError:
         close_slots(slots)
         raise
@@ -59,4 +59,4 @@ def _check_ports(config: Config, listeners: list[Listener]) -> None:
             if portless:
                 path = f"frontends.{frontend.name}.bind[{listener.number - 1}].address"
                 fact = f"{listener.bind.address} has no port for server {portless[0].name}, which has none either"
-                raise ConfigError([Fault(path, fact)], config.source)
+                raise config.error([Fault(path, fact)])

@@ -7,7 +7,7 @@ import os
 import pwd
 
 from mailproxy.config import Config
-from mailproxy.errors import ConfigError, Fault
+from mailproxy.errors import Fault
 
 
 def wanted_owner(config: Config) -> tuple[int, int] | None:
@@ -43,6 +43,4 @@ def drop_privileges(config: Config) -> None:
             else ("group", config.process.group)
         )
         reason = "only root can" if os.geteuid() != 0 else str(error.strerror)
-        raise ConfigError(
-            [Fault(f"process.{key}", f'cannot become "{name}": {reason}')], config.source
-        ) from None
+        raise config.error([Fault(f"process.{key}", f'cannot become "{name}": {reason}')]) from None

@@ -13,7 +13,7 @@ from mailproxy.app.material import Material, load_material
 from mailproxy.app.opening import open_all
 from mailproxy.app.renewal import Renewal
 from mailproxy.config import Config
-from mailproxy.errors import ConfigError, Fault
+from mailproxy.errors import Fault
 from mailproxy.log import Log
 from mailproxy.pool import Counts, State
 from mailproxy.proxy.backend import Backend
@@ -158,7 +158,7 @@ async def serve(config: Config, *, task_status: trio.TaskStatus[Proxy] = trio.TA
 
     if worker_count(config) != 1:
         fact = f"{config.process.workers}: inside another program there is one process, so only 1"
-        raise ConfigError([Fault("process.workers", fact)], config.source)
+        raise config.error([Fault("process.workers", fact)])
     service = await trio.to_thread.run_sync(prepare)  # reads files: other tasks of the host go on meanwhile
     async with trio.open_nursery() as nursery:
         await nursery.start(service.run)

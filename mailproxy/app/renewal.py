@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from mailproxy.app.material import Material, look, renew_material
+from mailproxy.app.shown import shown
 from mailproxy.config import Config
 from mailproxy.errors import Fault
 from mailproxy.proxy.watcher import Renewed
@@ -36,7 +37,7 @@ class Renewal:
         self._before = known
         self._material = material = renew_material(self._config, known, prepare=self._prepare)
         return Renewed(
-            files=tuple(file for file in changed if file not in material.kept),
+            files=tuple(shown(file) for file in changed if file not in material.kept),
             faults=tuple(material.faults),
             connectors=material.connectors,
             prepared=tuple(material.prepared or ()),
@@ -61,13 +62,13 @@ def about_expiry(material: Material) -> Iterator[Fault]:
         if end is not None and end - now < LIST_NOTICE:
             yield Fault(
                 path,
-                f"{file}: is out of date from {end:%Y-%m-%d %H:%M} UTC on: then every client certificate is refused",
+                f"{shown(file)}: is out of date from {end:%Y-%m-%d %H:%M} UTC on: then every client certificate is refused",
             )
 
 
 def _about_dates(file: Path, begin: datetime, end: datetime, now: datetime) -> str:
     if not begin <= now <= end:
-        return f"{file}: is not in date: from {begin:%Y-%m-%d} to {end:%Y-%m-%d}"
-    if end - now < EXPIRY_NOTICE:
-        return f"{file}: expires in {(end - now).days} days, on {end:%Y-%m-%d}: renew it"
+        return f"{shown(file)}: is not in date: from {begin:%Y-%m-%d} to {end:%Y-%m-%d}"
+    if end - now < min(EXPIRY_NOTICE, (end - begin) / 3):
+        return f"{shown(file)}: expires in {(end - now).days} days, on {end:%Y-%m-%d}: renew it"
     return ""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -10,8 +12,9 @@ from typing import NoReturn
 import click
 
 from mailproxy import __version__
-from mailproxy.config import Config, json_schema, load
-from mailproxy.errors import ConfigError
+from mailproxy.cli.report import Writer, write_json, write_text
+from mailproxy.config import Config, json_schema, load, load_stream
+from mailproxy.errors import ConfigError, Fault
 
 FAULTY = 2
 ADVISED = 1
@@ -40,36 +43,44 @@ def run(file: Path) -> None:
 
 
 @main.command()
-@click.argument("file", type=click.Path(path_type=Path, readable=False))
+@click.argument("file", type=click.Path(path_type=Path, readable=False, allow_dash=True))
 @click.option("--strict", is_flag=True, help="Exit with 1 if there is advice.")
 @click.option("--live", is_flag=True, help="Resolve and check every server once, and print a table.")
-def check(file: Path, strict: bool, live: bool) -> None:
+@click.option(
+    "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True,
+    help="json: one list of faults and advice on standard output, for programs.",
+)  # fmt: skip
+@click.option("--quiet", "-q", is_flag=True, help="Print faults and advice only, no table and no summary.")
+def check(file: Path, strict: bool, live: bool, form: str, quiet: bool) -> None:
     """Say what is wrong with a configuration, and what could be better.
 
-    Files, certificates, users and ciphers are tried, too. Nothing listens and, without --live, nothing is connected.
-    """
-    config = _load(file)
-    from mailproxy.app import advise, load_material, table, try_servers, worker_count
+    FILE may be - for standard input. Files, certificates, users and ciphers are tried, too. Nothing listens and,
+    without --live, nothing is connected.
 
+    Faults go to standard error, everything else to standard output. Exit codes: 0 no faults, 1 advice with --strict,
+    2 faults.
+    """
+    write: Writer = write_json if form == "json" else write_text
     try:
+        config = _load_any(file)
+        from mailproxy.app import advise, load_material, table, try_servers, worker_count
+
         material = load_material(config)
+        if material.expired:
+            raise config.error(material.expired)
     except ConfigError as error:
-        _refuse(error)
-    if material.expired:
-        _refuse(ConfigError(material.expired, config.source))
+        write("fault", error.faults, error.source)
+        sys.exit(FAULTY)
     advice = advise(config, material)
+    is_plain = form == "text" and not quiet
     if live:
         tried = try_servers(config, material)
-        click.echo(table(tried))
+        if is_plain:
+            click.echo(table(tried))
         advice += [server.fault for server in tried if server.fault is not None]
-    for line in advice:
-        click.echo(f"{file}: advice: {line}", err=True)
-    workers = worker_count(config)
-    processes = f", {workers} workers" if workers > 1 else ""
-    click.echo(
-        f"{file}: {_summary(config)}{processes}"
-        + (f", {_count(len(advice), 'piece')} of advice" if advice else "")
-    )
+    write("advice", config.origin.locate_all(advice), config.source)
+    if is_plain:
+        click.echo(f"{file}: {_summary(config, worker_count(config), len(advice))}")
     sys.exit(ADVISED if advice and strict else 0)
 
 
@@ -95,15 +106,36 @@ def _load(file: Path) -> Config:
         _refuse(error)
 
 
+def _load_any(file: Path) -> Config:
+    """Load a file, or standard input for ``-``. Raises ConfigError."""
+    if str(file) != "-":
+        return load(file)
+    if sys.stdin is None:  # it was closed before the program began
+        raise _no_standard_input(os.strerror(errno.EBADF))
+    try:
+        return load_stream(sys.stdin.buffer, source="-")
+    except OSError as error:
+        raise _no_standard_input(error.strerror) from None
+
+
+def _no_standard_input(reason: str | None) -> ConfigError:
+    return ConfigError([Fault("", f"standard input cannot be read: {reason}")], "-")
+
+
 def _refuse(error: ConfigError) -> NoReturn:
     click.echo(str(error), err=True)
     sys.exit(FAULTY)
 
 
-def _summary(config: Config) -> str:
+def _summary(config: Config, workers: int, pieces: int) -> str:
     binds = sum(len(frontend.bind) for frontend in config.frontends.values())
     servers = sum(len(backend.servers) for backend in config.backends.values())
-    return f"fine: {_count(binds, 'bind')}, {_count(servers, 'server')}"
+    parts = [_count(binds, "bind"), _count(servers, "server")]
+    if workers > 1:
+        parts.append(f"{workers} workers")
+    if pieces:
+        parts.append(f"{_count(pieces, 'piece')} of advice")
+    return f"fine: {', '.join(parts)}"
 
 
 def _count(number: int, thing: str) -> str:

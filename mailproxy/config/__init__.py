@@ -19,12 +19,12 @@ from mailproxy.config.model import (
     Step,
     Stick,
 )
-from mailproxy.config.reading import from_mapping, load
+from mailproxy.config.reading import from_mapping, load, load_stream
 from mailproxy.config.schema import json_schema
 from mailproxy.config.values import LogTarget, ProxySource
 
 __all__ = [
     "Backend", "BackendTimeouts", "Bind", "Check", "Config", "Connect", "Frontend", "FrontendTimeouts", "FrontendTls",
     "Log", "LogTarget", "Process", "ProxySource", "Route", "Server", "ServerTls", "SessionRate", "Step", "Stick",
-    "from_mapping", "json_schema", "load",
+    "from_mapping", "json_schema", "load", "load_stream",
 ]  # fmt: skip

@@ -11,8 +11,10 @@ from attrs import evolve
 from mailproxy.address import UnixAddress, parse_bind, parse_server
 from mailproxy.config import check_rules, model, rules
 from mailproxy.config.inherit import Layer, giver, merge
+from mailproxy.config.origin import Origin
+from mailproxy.config.paths import join
 from mailproxy.config.shape import keys_of
-from mailproxy.config.tables import Findings, Table, join
+from mailproxy.config.tables import Findings, Table
 from mailproxy.config.values import as_name
 
 _T = TypeVar("_T")
@@ -28,7 +30,7 @@ def silence_limit(protocol: str) -> int:
     return _LONG_SILENCE_S if protocol in ("imap", "tcp") else _SHORT_SILENCE_S
 
 
-def build(tables: Table, found: Findings, converter: cattrs.Converter, source: str) -> model.Config | None:
+def build(tables: Table, found: Findings, converter: cattrs.Converter, origin: Origin) -> model.Config | None:
     """The configuration, or None where faults leave none. Adds what it finds to ``found``."""
     builder = _Builder(tables, found, converter)
     frontends = {name: builder.frontend(name) for name in tables["frontends"]}
@@ -40,6 +42,7 @@ def build(tables: Table, found: Findings, converter: cattrs.Converter, source: s
     check_rules.own_stick(tables, found)
     rules.listeners({name: frontend for name, frontend in frontends.items() if frontend}, found)
     rules.reachability(frontends, backends, found)
+    rules.loops(frontends, backends, found)
     if not tables["frontends"] and not any(path.startswith("frontends") for path in found.bad):
         found.add("frontends", "has no frontend: at least one is needed")
     if found.faults:
@@ -50,7 +53,8 @@ def build(tables: Table, found: Findings, converter: cattrs.Converter, source: s
         admin=converter.structure(tables["admin"], model.Admin),
         frontends={name: frontend for name, frontend in frontends.items() if frontend},
         backends={name: backend for name, backend in backends.items() if backend},
-        source=source,
+        source=origin.file,
+        origin=origin,
     )
 
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from mailproxy.address import TcpAddress, UnixAddress
 from mailproxy.config import model
 from mailproxy.config.inherit import Layer, giver, overrides, written
+from mailproxy.config.paths import join
 from mailproxy.config.probes import MAIL, Probe, probes, tls_of_checks
 from mailproxy.config.rules import KEY_ALONE, NAME_MISSING, check_path
-from mailproxy.config.tables import Findings, Table, join
+from mailproxy.config.tables import Findings, Table
 
 _EXPECTING = ("expect", "expect_regex", "expect_hex")
 _DOING = ("connect", "send", "send_hex", *_EXPECTING)

@@ -11,7 +11,8 @@ from typing import Any
 
 from attrs import frozen
 
-from mailproxy.config.tables import Table, join
+from mailproxy.config.paths import join
+from mailproxy.config.tables import Table
 
 
 @frozen

@@ -7,12 +7,14 @@ the default is worked out where the meaning says so. ``only`` names the values t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 from attrs import Factory, field, frozen
 
 from mailproxy.address import BindAddress, ServerAddress
+from mailproxy.config.origin import Origin
 from mailproxy.config.values import (
     Count,
     ExpectedHex,
@@ -42,6 +44,7 @@ from mailproxy.config.values import (
     Weight,
     Workers,
 )
+from mailproxy.errors import ConfigError, Fault
 
 Protocol = Literal["imap", "pop3", "submission", "smtp", "lmtp", "sieve", "tcp"]
 BindMode = Literal["forward", "passthrough", "tls", "starttls"]
@@ -460,6 +463,11 @@ class Config:
     frontends: dict[str, Frontend] = setting("where clients connect", dict)
     backends: dict[str, Backend] = setting("where sessions go", dict)
     source: str = setting("the file's name", "")
+    origin: Origin = field(factory=lambda: Origin("", {}), eq=False, repr=False)
+
+    def error(self, faults: Iterable[Fault]) -> ConfigError:
+        """The error that reports these faults of the configuration, each with its line."""
+        return self.origin.error(faults)
 
     @property
     def has_tls(self) -> bool:

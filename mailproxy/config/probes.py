@@ -98,7 +98,7 @@ def _ways_from(
 ) -> Iterator[tuple[model.BindMode, int | None]]:
     """The modes and ports in which sessions of this bind come to the backend."""
     for route in frontend.routes:
-        if not _may_fit(route, bind, port):
+        if not may_fit(route, bind, port):
             continue
         if route.backend == backend:
             mode = route.mode if route.mode is not None and bind.mode in _HEARING else bind.mode
@@ -106,13 +106,14 @@ def _ways_from(
             named = bool(route.port) and bool(bind.accept_proxy) and port not in route.port
             for each in route.port if named else (port,):
                 yield mode, each
-        if _fits_all(route, bind, port):
+        if takes_all(route, bind, port):
             return  # and nothing is left for those behind it
     if frontend.backend == backend:
         yield bind.mode, port
 
 
-def _may_fit(route: model.Route, bind: model.Bind, port: int | None) -> bool:
+def may_fit(route: model.Route, bind: model.Bind, port: int | None) -> bool:
+    """Whether a route can match sessions of this bind. ``port``: that of the bind, None where it is not known."""
     if route.goes_by_name and bind.mode not in _HEARING:
         return False
     if not route.port or bind.accept_proxy:
@@ -120,7 +121,8 @@ def _may_fit(route: model.Route, bind: model.Bind, port: int | None) -> bool:
     return port in route.port if port else not isinstance(bind.address, UnixAddress)
 
 
-def _fits_all(route: model.Route, bind: model.Bind, port: int | None) -> bool:
+def takes_all(route: model.Route, bind: model.Bind, port: int | None) -> bool:
+    """Whether a route that can match matches every session of this bind."""
     if route.goes_by_name or route.client:
         return False
     return not route.port or (port in route.port and not bind.accept_proxy)

@@ -7,16 +7,18 @@ import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import cattrs
-import tomli
 
 from mailproxy.address import BindAddress, ServerAddress, UnixAddress
 from mailproxy.config import model
 from mailproxy.config.build import build
+from mailproxy.config.origin import Origin
+from mailproxy.config.paths import join
 from mailproxy.config.shape import SHORT_FORMS, keys_of, without_none
-from mailproxy.config.tables import Findings, Table, check_named, check_table, join, unknown
+from mailproxy.config.syntax import SyntaxFault, decode, parse
+from mailproxy.config.tables import Findings, Table, check_named, check_table, unknown
 from mailproxy.config.values import KINDS, Expanded, LogTarget, kind_of, show
 from mailproxy.errors import ConfigError, Fault
 
@@ -34,21 +36,38 @@ def load(path: str | os.PathLike[str]) -> model.Config:
     file = Path(path)
     try:
         with file.open("rb") as stream:
-            data = stream.read(_FILE_MAX + 1)
-        if len(data) > _FILE_MAX:
-            raise ConfigError([Fault("", f"is larger than {_FILE_MAX} bytes")], str(path))
-        tables = tomli.loads(data.decode("utf-8-sig"))  # some editors begin a file with a byte order mark
+            return load_stream(stream, folder=file.parent, source=str(path))
     except OSError as error:
         raise ConfigError([Fault("", f"cannot be read: {error.strerror}")], str(path)) from None
-    except UnicodeDecodeError as error:
-        raise ConfigError([Fault("", f"is not UTF-8: byte {error.start}")], str(path)) from None
-    except tomli.TOMLDecodeError as error:
-        raise ConfigError([Fault("", f"is not TOML: {error}")], str(path)) from None
-    except ValueError as error:  # a path with a zero byte, a number of thousands of digits
+    except ValueError as error:  # a path with a zero byte
         raise ConfigError([Fault("", f"cannot be read: {error}")], str(path)) from None
+
+
+def load_stream(stream: IO[bytes], *, folder: str | os.PathLike[str] = ".", source: str = "") -> model.Config:
+    """Read a configuration from an open file, such as standard input.
+
+    Args:
+        stream: Is read to its end.
+        folder: What relative paths are relative to.
+        source: The name that faults begin with.
+
+    Raises:
+        ConfigError: With every fault that stands in the text.
+        OSError: The stream cannot be read.
+    """
+    data = stream.read(_FILE_MAX + 1)
+    if len(data) > _FILE_MAX:
+        raise ConfigError([Fault("", f"is larger than {_FILE_MAX} bytes")], source)
+    try:
+        text = decode(data)
+        tables = parse(text)
+    except SyntaxFault as error:
+        raise ConfigError([error.fault], source) from None
+    except ValueError as error:  # a number of thousands of digits
+        raise ConfigError([Fault("", f"cannot be read: {error}")], source) from None
     except RecursionError:
-        raise ConfigError([Fault("", "is nested too deeply")], str(path)) from None
-    return from_mapping(tables, folder=file.parent, source=str(path))
+        raise ConfigError([Fault("", "is nested too deeply")], source) from None
+    return _read(tables, folder, Origin(source, tables, text))
 
 
 def from_mapping(
@@ -58,18 +77,23 @@ def from_mapping(
 
     ``folder``: what relative paths are relative to. Raises ConfigError with every fault.
     """
+    return _read(mapping, folder, Origin(source, mapping))
+
+
+def _read(mapping: Mapping[str, Any], folder: str | os.PathLike[str], origin: Origin) -> model.Config:
     found = Findings()
     try:
         tables = _check(_expand(mapping, "", found), found)
     except RecursionError:
-        raise ConfigError([Fault("", "is nested too deeply")], source) from None
+        raise ConfigError([Fault("", "is nested too deeply")], origin.file) from None
     try:
         converter = _converter(Path(folder).absolute())
     except OSError as error:
-        raise ConfigError([Fault("", f"the current folder is gone: {error.strerror}")], source) from None
-    config = build(tables, found, converter, source)
+        fact = f"the current folder is gone: {error.strerror}"
+        raise ConfigError([Fault("", fact)], origin.file) from None
+    config = build(tables, found, converter, origin)
     if found.faults or config is None:
-        raise ConfigError(found.faults, source)
+        raise origin.error(found.faults)
     return config
 
 

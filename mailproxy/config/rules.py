@@ -9,7 +9,9 @@ from itertools import combinations
 from mailproxy.address import UNIX_PATH_MAX, BindAddress, ServerAddress, TcpAddress, UnixAddress
 from mailproxy.config import model
 from mailproxy.config.inherit import Layer, giver, overrides, written
-from mailproxy.config.tables import Findings, Table, join, nearest
+from mailproxy.config.loops import find_loops
+from mailproxy.config.paths import join
+from mailproxy.config.tables import Findings, Table, nearest
 from mailproxy.config.values import show
 
 _TCP_ONLY = ("tcp_user_timeout", "keepalive", "free_bind", "interface", "fast_open", "v6only")
@@ -293,3 +295,16 @@ def reachability(
 
 def _has_no_port(address: BindAddress) -> bool:
     return isinstance(address, UnixAddress)  # an inherited descriptor's is known only when it is taken over
+
+
+def loops(
+    frontends: Mapping[str, model.Frontend | None],
+    backends: Mapping[str, model.Backend | None],
+    found: Findings,
+) -> None:
+    """No server is a bind of this process whose sessions come back to it, as far as the text can tell."""
+    whole_frontends = {name: frontend for name, frontend in frontends.items() if frontend}
+    whole_backends = {name: backend for name, backend in backends.items() if backend}
+    for loop in find_loops(whole_frontends, whole_backends):
+        if loop.is_certain:
+            found.add(loop.path, loop.fact)

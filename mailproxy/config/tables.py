@@ -7,18 +7,33 @@ has to change and not the place that inherited it. What is missing is found late
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from attrs import Factory, define
 
 from mailproxy.config import model
+from mailproxy.config.hints import about_key, about_value
+from mailproxy.config.paths import join
 from mailproxy.config.shape import SHORT_FORMS, SWITCHABLE, Key, keys_of
 from mailproxy.config.units import write_duration
-from mailproxy.config.values import Kind, Mode, Seconds, TimeLimit, UnfitValueError, printable, show
+from mailproxy.config.values import (
+    KINDS,
+    Expanded,
+    Kind,
+    Mode,
+    ProxySource,
+    Seconds,
+    TimeLimit,
+    UnfitValueError,
+    printable,
+    show,
+)
 from mailproxy.errors import Fault
 
 Table = dict[str, Any]
+_KEY_OF_PATH = re.compile(r"^.*\.|\[[0-9]+\]$")  # what stands around the key itself
 
 
 @define
@@ -39,29 +54,23 @@ class Findings:
         self.bad.add(path)
 
 
-def join(path: str, name: str) -> str:
-    """The path of a key below ``path``, quoted as TOML would where it must be."""
-    if not name or not name.replace("_", "").replace("-", "").isalnum():
-        name = f'"{printable(name)}"'
-    return f"{path}.{name}" if path else name
-
-
 def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
     """``, did you mean …?`` where something known is close, else nothing."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return f", did you mean {printable(close[0])}?" if close else ""
 
 
-def unknown(name: str, known: Iterable[str]) -> str:
-    """The fact about an unknown key: HAProxy's word for a known one, the nearest, where it belongs, or all there are."""
+def unknown(name: str, known: Iterable[str], table: type | None = None) -> str:
+    """The fact about an unknown key: what another proxy's word is here, the nearest, where it belongs, or all there are.
+
+    ``table``: the one in which it was found; None for what has no keys of its own.
+    """
     known = list(known)
+    if answer := about_key(name, table):
+        return f"unknown key: {answer}"
     close = nearest(name, known)
-    if name in _WORDS_OF_HAPROXY:
-        return f"unknown key, what HAProxy calls so is {_WORDS_OF_HAPROXY[name]} here"
     homes = [
-        title
-        for title, table in _TITLES.items()
-        if name in keys_of(table) and name not in ("name", "profile")
+        title for title, home in _TITLES.items() if name in keys_of(home) and name not in ("name", "profile")
     ]
     # an exact home elsewhere says more than a far cry here
     if homes and not nearest(name, known, cutoff=0.8):
@@ -69,13 +78,6 @@ def unknown(name: str, known: Iterable[str]) -> str:
     return f"unknown key{close or '; known are ' + ', '.join(known)}"
 
 
-_WORDS_OF_HAPROXY = {
-    "global": "[process]", "listen": "[frontends.NAME] with [backends.NAME]", "default_backend": "backend",
-    "maxconn": "max_sessions", "crt": "tls.certificates", "ssl": 'mode = "tls" of a bind, or tls of a backend',
-    "ca-file": "tls.ca", "ca_file": "tls.ca", "verifyhost": "tls.server_name", "default-server": "[defaults.server]",
-    "tcp-ut": "tcp_user_timeout", "inter": "check.interval", "send-proxy-v2": 'send_proxy = "v2"',
-    "send-proxy": 'send_proxy = "v1"', "accept-proxy": "accept_proxy", "stick-table": "stick",
-}  # fmt: skip
 _TITLES = {
     "a frontend": model.Frontend, "a frontend's timeouts": model.FrontendTimeouts, "a frontend's tls": model.FrontendTls,
     "max_session_rate_per_client": model.SessionRate, "a bind": model.Bind, "a route": model.Route, "a backend": model.Backend,
@@ -100,7 +102,7 @@ def check_table(
             continue
         key = keys.get(name)
         if key is None:
-            found.drop(here, unknown(name, keys))
+            found.drop(here, unknown(name, keys, table_type))
             continue
         checked = _check_key(key, item, here, found)
         if here not in found.bad:
@@ -126,20 +128,38 @@ def _check_value(kind: Kind, value: object, path: str, found: Findings) -> objec
     try:
         structured = kind.structure(value)
     except UnfitValueError as error:
-        found.drop(path, str(error))
+        remedy = about_value(_KEY_OF_PATH.sub("", path), value) or _written_otherwise(kind, value)
+        found.drop(path, f"{show(value)} is not allowed: {remedy}" if remedy else str(error))
         return value
     # The word that a variable of the environment gave would count as true, whichever it is.
     return structured if isinstance(structured, bool) else value
 
 
+def _written_otherwise(kind: Kind, value: object) -> str:
+    """How to write a value that is of its kind but for its quotes or brackets; empty for any other."""
+    if isinstance(value, str) and _fits(kind, Expanded(value)):
+        return f"without quotes, {printable(value)}"
+    if isinstance(value, str) and _fits(kind, [value]):
+        return f"in a list, [{show(value)}]"
+    # Any number would make a text; only where texts have a form does one say what was meant.
+    has_form = "enum" in kind.schema or "pattern" in kind.schema
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if is_number and has_form and _fits(kind, show(value)):
+        return f'in quotes, "{value}"'
+    return ""
+
+
+def _fits(kind: Kind, value: object) -> bool:
+    try:
+        kind.structure(value)
+    except ValueError:
+        return False
+    return True
+
+
 def _check_list(key: Key, value: object, path: str, found: Findings) -> object:
     if not isinstance(value, list):
-        words = (
-            f"a list of tables, [[{path}]]"
-            if key.table
-            else f"a list; each {key.kind.allowed if key.kind else ''}"
-        )
-        found.drop(path, f"{show(value)} is not allowed: {words}")
+        found.drop(path, f"{show(value)} is not allowed: {_list_in_words(key, value, path)}")
         return value
     items: list[object] = []
     for index, item in enumerate(value):
@@ -154,6 +174,18 @@ def _check_list(key: Key, value: object, path: str, found: Findings) -> object:
             if here in found.bad:
                 found.bad.add(path)
     return items
+
+
+def _list_in_words(key: Key, value: object, path: str) -> str:
+    """What to write for a list instead of this."""
+    if key.table is not None:
+        is_short = isinstance(value, str) and key.table in SHORT_FORMS
+        return f"a list{f', [{show(value)}], or' if is_short else ' of'} tables, [[{path}]]"
+    assert key.kind is not None  # noqa: S101 - a key without table has a kind
+    if not isinstance(value, bool) and _fits(key.kind, value):
+        return f"a list, [{show(value)}]"
+    example = ', such as ["10.0.0.0/8"]' if value is True and key.kind is KINDS[ProxySource] else ""
+    return f"a list{example}; each {key.kind.allowed}"
 
 
 def _check_nested(key: Key, table: type, value: object, path: str, found: Findings) -> object:

@@ -6,6 +6,7 @@ here and none is left to cattrs' own.
 
 from __future__ import annotations
 
+import os.path
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -48,6 +49,7 @@ SniPatterns = tuple[str, ...] | Literal[False]
 
 _NAME_MAX = 128  # characters; more would only make lines long
 _INT_MAX = 2**31 - 1  # what the kernel takes for a backlog, and more than anybody counts
+_WRITABLE_DEVICE = re.compile(r"/dev/(stdout|stderr|null|console|tty.*|pts/[0-9]+|fd/[0-9]+)")
 _RATE_COUNT_MAX = 2**16 - 1  # what pool.clients counts to in one window
 _RATE_PERIOD_MAX_S = 86400.0  # longer, and the limit is no answer to anything that goes on now
 _EXPECTED_MAX = 16384  # bytes that an expectation of a check looks at; protocol.script has the same number
@@ -266,7 +268,9 @@ def _network(value: object) -> IPv4Network | IPv6Network:
     try:
         return ip_network(value)
     except ValueError as error:
-        raise ValueError(str(error).removeprefix(f"{value} ") if "host bits" in str(error) else "") from None
+        if "host bits" not in str(error):
+            raise ValueError from None
+        raise ValueError(f'has host bits set: "{ip_network(value, strict=False)}" is the network') from None
 
 
 def _proxy_source(value: object) -> IPv4Network | IPv6Network | Literal["unix"]:
@@ -278,7 +282,7 @@ def _workers(value: object) -> int | str:
 
 
 def _redispatch(value: object) -> bool | int:
-    return _boolean(value) if isinstance(value, (bool, str)) else _integer(1)(value)
+    return _boolean(value) if isinstance(value, bool) or value in ("true", "false") else _integer(1)(value)
 
 
 def _log_target(value: object) -> LogTarget:
@@ -291,6 +295,9 @@ def _log_target(value: object) -> LogTarget:
                 raise ValueError("syslog: takes a path or HOST:PORT")
     elif text not in ("stderr", "stdout") and text.lower() in ("stderr", "stdout", "syslog"):
         raise ValueError(f"a file of that name would be written as ./{text}")
+    elif (device := os.path.normpath(text)).startswith("/dev/") and not _WRITABLE_DEVICE.fullmatch(device):
+        hint = "did you mean syslog:/dev/log?" if device == "/dev/log" else "give a folder such as /var/log"
+        raise ValueError(f"a file in /dev is lost at the next start of the machine, {hint}")
     return LogTarget(text)
 
 

@@ -16,7 +16,7 @@ from attrs import evolve, field, frozen
 
 from mailproxy.address import Networks, TcpAddress, UnixAddress, join
 from mailproxy.config import Bind, Config
-from mailproxy.errors import ConfigError, Fault
+from mailproxy.errors import Fault
 from mailproxy.net.dial import socket_address
 from mailproxy.net.termination import Terminator
 
@@ -116,7 +116,7 @@ def open_listeners(config: Config, terminators: Mapping[tuple[str, int], Termina
                 )
     if faults:
         close_all(listeners)
-        raise ConfigError(faults, config.source)
+        raise config.error(faults)
     return listeners
 
 
@@ -147,7 +147,7 @@ def open_for_workers(
     if faults:
         for slot in slots:
             close_all(slot)
-        raise ConfigError(faults, config.source)
+        raise config.error(faults)
     return slots
 
 

@@ -45,7 +45,8 @@ HEAD = """# Every key of the configuration
 
 Made from the code by `scripts/write-reference`; the same as JSON Schema, for editors: `mailproxy schema`.
 
-A key that is not here is a fault. Durations are `"300ms"`, `"5s"`, `"31m"`, `"1h"`, `"2d"` or a number of seconds; sizes `"200k"`
+A key that is not here is a fault; `mailproxy check` names file, line and column, and for words of HAProxy, nginx and Caddy the
+key that is meant. The line is that of the value, also where it is inherited from a profile or the defaults. Durations are `"300ms"`, `"5s"`, `"31m"`, `"1h"`, `"2d"` or a number of seconds; sizes `"200k"`
 = 204 800 or a number. Relative paths are relative to the file. `${NAME}` and `${NAME:-default}` in strings come from the
 environment, `$$` is a dollar sign. What stands under *only* is what this version can do: anything else is refused, never
 ignored.

@@ -15,7 +15,9 @@ def settings(**changes: Any) -> mailproxy.Config:
     """One bind, one backend, the user who runs this; a change is a path with ``__`` for the dots, and replaces what is there."""
     tables: dict[str, Any] = {
         "process": {"user": MYSELF},
-        "frontends": {"imap": {"backend": "dovecot", "bind": [{"address": "127.0.0.1:0"}]}},
+        "frontends": {
+            "imap": {"protocol": "tcp", "backend": "dovecot", "bind": [{"address": "127.0.0.1:0"}]}
+        },
         "backends": {"dovecot": {"servers": ["192.0.2.1:143"]}},
     }
     for path, value in changes.items():

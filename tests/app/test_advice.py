@@ -55,13 +55,15 @@ def test_imap_servers_wait_with_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("protocol", "limit"), [("imap", "29m"), ("imap", "2h"), ("pop3", "10m"), ("tcp", "1m")]
+    ("protocol", "port", "limit"),
+    [("imap", 143, "29m"), ("imap", 143, "2h"), ("pop3", 110, "10m"), ("tcp", 143, "1m")],
 )
-def test_limits_that_are_long_enough_or_not_imaps(protocol: str, limit: str) -> None:
+def test_limits_that_are_long_enough_or_not_imaps(protocol: str, port: int, limit: str) -> None:
     config = settings(
         frontends__imap__protocol=protocol,
         frontends__imap__timeouts={"client": limit},
         backends__dovecot__timeouts={"server": limit},
+        backends__dovecot__servers=[f"192.0.2.1:{port}"],
         **SILENT,
     )
     assert advice_for(config) == []
@@ -100,12 +102,13 @@ MISSING = (
 )
 
 
-@pytest.mark.parametrize("protocol", ["imap", "pop3", "submission", "lmtp", "sieve"])
-def test_servers_that_do_not_get_to_know_the_client(protocol: str) -> None:
-    limits = {"client": "31m"}
-    assert advice_for(settings(frontends__imap__protocol=protocol, frontends__imap__timeouts=limits)) == [
-        MISSING
-    ]
+@pytest.mark.parametrize(
+    ("protocol", "port"), [("imap", 143), ("pop3", 110), ("submission", 587), ("lmtp", 24), ("sieve", 4190)]
+)
+def test_servers_that_do_not_get_to_know_the_client(protocol: str, port: int) -> None:
+    servers = [f"192.0.2.1:{port}"]
+    config = settings(frontends__imap__protocol=protocol, backends__dovecot__servers=servers)
+    assert advice_for(config) == [MISSING]
 
 
 def test_of_plain_tcp_nobody_knows_whether_its_servers_could() -> None:
@@ -114,7 +117,7 @@ def test_of_plain_tcp_nobody_knows_whether_its_servers_could() -> None:
 
 @pytest.mark.parametrize("kind", ["none", "v1", "v2", "v2-ssl", "v2-ssl-cn"])
 def test_whoever_says_what_is_sent_is_told_nothing(kind: str) -> None:
-    servers = ["unix:/run/dovecot/imap.sock"]
+    servers = ["127.0.0.1:143"]
     config = settings(
         frontends__imap__protocol="imap", backends__dovecot__send_proxy=kind, backends__dovecot__servers=servers
     )  # fmt: skip
@@ -234,6 +237,9 @@ def routed(
     throw_away_ca: ThrowAwayCA, mode: str, route: dict[str, Any], other: dict[str, Any], **changes: Any
 ) -> mailproxy.Config:
     """A bind whose sessions go to one backend, and by a route to another."""
+    changes.setdefault(
+        "backends__dovecot__servers", ["192.0.2.1:993" if mode == "passthrough" else "192.0.2.1:143"]
+    )
     return settings(
         frontends__imap__bind=[{"address": "192.0.2.9:993", "mode": mode}],
         frontends__imap__tls={"certificates": [str(throw_away_ca.issue("imap.example.com"))]},
@@ -409,6 +415,36 @@ def test_the_first_server_that_is_never_full(bounds: tuple[int, ...], is_said: b
     assert advice_for(config) == ([line] if is_said else [])
 
 
+@pytest.mark.parametrize(("bounds", "is_said"), [((0, 0), True), ((0, 5), False)])
+def test_a_bound_on_a_queue_that_stays_empty(bounds: tuple[int, ...], is_said: bool) -> None:
+    servers = [
+        {"address": f"192.0.2.{number}:143", "max_sessions": bound} for number, bound in enumerate(bounds)
+    ]
+    config = settings(backends__dovecot__servers=servers, backends__dovecot__max_queue=10)
+    line = "backends.dovecot.max_queue: has no effect, since no session waits: give servers max_sessions"
+    assert advice_for(config) == ([line] if is_said else [])
+
+
+def test_two_ways_to_send_clients_back() -> None:
+    config = settings(backends__dovecot__balance="source", backends__dovecot__stick={})
+    assert advice_for(config) == [
+        (
+            'backends.dovecot.balance: "source" chooses only the first server of a client, which the stick table remembers: '
+            'remove stick, or use balance = "leastconn"'
+        )
+    ]
+
+
+def test_tls_of_clients_inside_tls_to_servers() -> None:
+    config = settings(frontends__imap__bind=[{"address": "*:993"}], **SPEAKING_TLS)
+    assert advice_for(config) == [
+        (
+            "frontends.imap.bind[0].mode: clients of port 993 speak TLS, and the backend's tls would put it inside TLS: use "
+            'mode = "tls", or remove the backend\'s tls'
+        )
+    ]
+
+
 @pytest.mark.parametrize("balance", ["leastconn", "roundrobin", "source", "random"])
 def test_other_ways_to_choose_need_no_bound(balance: str) -> None:
     assert advice_for(settings(backends__dovecot__balance=balance)) == []
@@ -451,6 +487,24 @@ def test_certificates_that_will_soon_be_out_of_date(
     )
     line = f"frontends.imap.tls.certificates[0]: {file}: expires in {days} days, on {end:%Y-%m-%d}: renew it"
     assert advice_for(config) == ([line] if is_said else [])
+
+
+@pytest.mark.parametrize(("days", "is_said"), [(3, False), (1, True)])
+def test_a_certificate_that_lives_for_days_has_a_third_of_them_left(
+    throw_away_ca: ThrowAwayCA, tmp_path: Path, days: int, is_said: bool
+) -> None:
+    now = datetime.now(UTC)
+    throw_away_ca.issue(
+        "imap.example.com",
+        folder=tmp_path,
+        not_before=now - timedelta(days=5),
+        not_after=now + timedelta(days=days),
+    )
+    config = settings(
+        frontends__imap__bind=[{"address": "127.0.0.1:0", "mode": "tls"}],
+        frontends__imap__tls={"certificates": [str(tmp_path)]},
+    )
+    assert bool(advice_for(config)) is is_said
 
 
 def test_a_certificate_without_a_name_for_clients(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
@@ -550,7 +604,11 @@ def test_a_frontend_whose_routes_lead_somewhere_needs_no_backend() -> None:
         {
             "process": {"user": MYSELF},
             "frontends": {
-                "f": {"bind": ["127.0.0.1:0"], "routes": [{"client": ["10.0.0.0/8"], "backend": "b"}]}
+                "f": {
+                    "protocol": "tcp",
+                    "bind": ["127.0.0.1:0"],
+                    "routes": [{"client": ["10.0.0.0/8"], "backend": "b"}],
+                }
             },
             "backends": {"b": {"servers": ["192.0.2.1:143"]}},
         }
@@ -672,8 +730,8 @@ def test_check_prints_a_line_each_and_is_content(advised_file: Path) -> None:
     result = CliRunner().invoke(main, ["check", str(advised_file)])
     assert result.exit_code == 0
     assert result.output.splitlines() == [
-        f"{advised_file}: advice: frontends.imap: has no backend: every session is refused; give backend unless that is meant",
-        f"{advised_file}: advice: frontends.imap.timeouts.client: 600s {IDLE}",
+        f"{advised_file}:3:20: advice: frontends.imap: has no backend: every session is refused; give backend unless that is meant",
+        f"{advised_file}:5:22: advice: frontends.imap.timeouts.client: 600s {IDLE}",
         f"{advised_file}: fine: 1 bind, 0 servers, 2 pieces of advice",
     ]
 

@@ -73,9 +73,10 @@ class Bench:
         return result
 
     def advice(self, result: Result) -> list[str]:
-        """Without the file's name."""
-        head = f"{self.file}: advice: "
-        return [line.removeprefix(head) for line in result.stderr.splitlines() if line.startswith(head)]
+        """Without the file's name and the line."""
+        return [
+            line.partition(": advice: ")[2] for line in result.stdout.splitlines() if ": advice: " in line
+        ]
 
     async def imap(self) -> str:
         """A server that is well."""
@@ -101,7 +102,7 @@ def _inline(server: str | dict[str, str]) -> str:
 
 def rows(result: Result) -> list[list[str]]:
     """The table's cells, without the milliseconds."""
-    *table, _summary = result.stdout.splitlines()
+    *table, _summary = [line for line in result.stdout.splitlines() if ": advice: " not in line]
     cells = [re.split(r" {2,}", line) for line in table]
     assert cells[0] == HEADINGS
     assert all(cell[4].isdigit() for cell in cells[1:])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import ssl
 import stat
 import tempfile
@@ -341,7 +342,9 @@ def test_check_refuses_a_certificate_that_is_out_of_date(throw_away_ca: ThrowAwa
     result = CliRunner().invoke(main, ["check", str(file)])
     assert result.exit_code == 2
     (line,) = result.output.splitlines()
-    assert line.startswith(f"{file}: {CERTIFICATE}: {tmp_path}/imap.example.com-ec.pem: is not in date: ")
+    assert line.startswith(
+        f"{file}:3:44: {CERTIFICATE}: {tmp_path}/imap.example.com-ec.pem: is not in date: "
+    )
 
 
 def test_run_serves_a_certificate_that_is_out_of_date_and_says_so(
@@ -411,7 +414,7 @@ def test_every_bind_has_its_own_place_in_the_file(tmp_path: Path) -> None:
     )
     assert faults_of(config) == [
         f"{CERTIFICATE}: {shared}: No such file or directory",
-        f"frontends.imap.bind[1].tls.certificates[0]: {own}: No such file or directory",
+        f"frontends.imap.bind[1].tls.certificates[0] (b): {own}: No such file or directory",
     ]
 
 
@@ -705,8 +708,8 @@ def test_check_says_them_as_it_says_those_of_the_text(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["check", str(file)])
     assert result.exit_code == 2
     assert result.output.splitlines() == [
-        f"{file}: frontends.imap.tls.certificates[0]: {tmp_path}/certs: No such file or directory",
-        f"{file}: log.to: {tmp_path}/logs/mail.log: there is no folder {tmp_path}/logs",
+        f"{file}:2:13: log.to: {tmp_path}/logs/mail.log: there is no folder {tmp_path}/logs",
+        f"{file}:4:44: frontends.imap.tls.certificates[0]: {tmp_path}/certs: No such file or directory",
     ]
 
 
@@ -726,3 +729,41 @@ def test_nothing_is_made_or_changed_by_looking(pem: Path, tmp_path: Path) -> Non
     assert isinstance(material, Material)
     assert everything() == before
     assert stat.S_IMODE(pem.stat().st_mode) == 0o600
+
+
+# Paths in messages.
+
+
+def test_paths_are_shown_without_detours(tmp_path: Path) -> None:
+    for folder in ("pki", "cfg"):
+        (tmp_path / folder).mkdir()
+    missing = f"{tmp_path}/pki/../cfg/../pki/x.pem"
+    config = settings(
+        log__to=f"{tmp_path}/cfg/../logs/mail.log",
+        frontends__imap__bind=[{"address": "127.0.0.1:0", "mode": "tls"}],
+        frontends__imap__tls={"certificates": [missing]},
+    )
+    assert faults_of(config) == [
+        f"{CERTIFICATE}: {tmp_path}/pki/x.pem: No such file or directory",
+        f"log.to: {tmp_path}/logs/mail.log: there is no folder {tmp_path}/logs",
+    ]
+
+
+def test_a_detour_by_a_link_is_shown_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere" / "live").mkdir(parents=True)
+    (tmp_path / "live").symlink_to(tmp_path / "elsewhere" / "live")
+    missing = f"{tmp_path}/live/../x.pem"  # is in elsewhere
+    config = settings(
+        frontends__imap__bind=[{"address": "127.0.0.1:0", "mode": "tls"}],
+        frontends__imap__tls={"certificates": [missing]},
+    )
+    assert faults_of(config) == [f"{CERTIFICATE}: {missing}: No such file or directory"]
+
+
+def test_a_log_that_is_a_socket(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(file))
+        assert faults_of(settings(log__to=str(file))) == [
+            f"log.to: {file}: is a socket, did you mean syslog:{file}?"
+        ]

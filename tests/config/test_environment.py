@@ -61,6 +61,7 @@ frontends.imap.log_null = "${MP_YES}"
 frontends.imap.bind = [{ address = "*:143", v6only = "${MP_NO}", keepalive = "${MP_NOWHERE:-true}" }]
 frontends.imap.timeouts.client = "${MP_LIMIT}"
 backends.dovecot.port = "${MP_NOWHERE:-993}"
+backends.dovecot.redispatch = "${MP_NOWHERE:-2}"
 backends.dovecot.check = { type = "none", jitter = "${MP_SHARE}" }
 """)
     frontend, backend = read.frontends["imap"], read.backends["dovecot"]
@@ -68,14 +69,14 @@ backends.dovecot.check = { type = "none", jitter = "${MP_SHARE}" }
     assert frontend.log_null is True
     assert (frontend.bind[0].v6only, frontend.bind[0].keepalive) == (False, True)
     assert frontend.timeouts.client == 90.0
-    assert backend.port == 993
+    assert (backend.port, backend.redispatch) == (993, 2)
     assert backend.check is not None
     assert backend.check.jitter == 0.5
 
 
 def test_with_more_around_it_stays_a_string() -> None:
     assert faults_of(text('process.max_sessions = "${MP_PORT}0"')) == [
-        'process.max_sessions: "9930" is not allowed: a whole number from 1 to 2147483647'
+        'process.max_sessions: "9930" is not allowed: without quotes, 9930'
     ]
 
 

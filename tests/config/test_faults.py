@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -70,7 +71,7 @@ PASSED = 'frontends.imap.bind = [{ address = "*:993", mode = "passthrough" }]\n'
 FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
     "numbers": (
         ('process.max_sessions = "many"', 'process.max_sessions: "many" is not allowed: a whole number from 1 to 2147483647'),
-        ('process.max_sessions = "100"', 'process.max_sessions: "100" is not allowed: a whole number from 1 to 2147483647'),
+        ('process.max_sessions = "100"', 'process.max_sessions: "100" is not allowed: without quotes, 100'),
         ("process.max_sessions = 0", "process.max_sessions: 0 is not allowed: a whole number from 1 to 2147483647"),
         ("process.max_sessions = -1", "process.max_sessions: -1 is not allowed: a whole number from 1 to 2147483647"),
         ("process.max_sessions = 99999999999", "process.max_sessions: 99999999999 is not allowed: a whole number from 1 to 2147483647"),
@@ -102,8 +103,26 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('frontends.imap.max_session_rate_per_client = { per = "60s" }', f"frontends.imap.max_session_rate_per_client: {NO_COUNT}"),
         ('defaults.frontend.max_session_rate_per_client.per = "60s"', f"defaults.frontend.max_session_rate_per_client: {NO_COUNT}"),
         ("frontends.imap.max_session_rate_per_client = { count = 3, pre = 3 }", "frontends.imap.max_session_rate_per_client.pre: unknown key, did you mean per?"),
-        ('frontends.imap.max_sessions_per_client_exempt = ["10.0.0.1/8"]', 'frontends.imap.max_sessions_per_client_exempt[0]: "10.0.0.1/8" is not allowed: has host bits set; a network such as "10.0.0.0/8" or "2001:db8::/32", or an address'),
+        ('frontends.imap.max_sessions_per_client_exempt = ["10.0.0.1/8"]', 'frontends.imap.max_sessions_per_client_exempt[0]: "10.0.0.1/8" is not allowed: has host bits set: "10.0.0.0/8" is the network; a network such as "10.0.0.0/8" or "2001:db8::/32", or an address'),
         ("backends.dovecot.error_clients = 0", "backends.dovecot.error_clients: 0 is not allowed: a whole number from 1 to 2147483647"),
+    ),
+    "quotes and brackets": (
+        ('backends.dovecot.servers = [{ address = "10.0.0.1:143", weight = "10" }]', 'backends.dovecot.servers[0].weight: "10" is not allowed: without quotes, 10'),
+        ('backends.dovecot.servers = [{ address = "10.0.0.1:143", weight = "300" }]', 'backends.dovecot.servers[0].weight: "300" is not allowed: a whole number from 0 to 256'),
+        ('backends.dovecot.redispatch = "3"', 'backends.dovecot.redispatch: "3" is not allowed: without quotes, 3'),
+        ('backends.dovecot.check.jitter = "0.5"', 'backends.dovecot.check.jitter: "0.5" is not allowed: without quotes, 0.5'),
+        ('frontends.imap.bind = [{ address = "*:143", keepalive = "yes" }]', 'frontends.imap.bind[0].keepalive: "yes" is not allowed: true or false'),
+        ('frontends.imap.bind = [{ address = "*:143", keepalive = "true" }]', 'frontends.imap.bind[0].keepalive: "true" is not allowed: without quotes, true'),
+        ('frontends.imap.bind = [{ address = "*:143", accept_proxy = "10.0.0.0/8" }]', 'frontends.imap.bind[0].accept_proxy: "10.0.0.0/8" is not allowed: a list, ["10.0.0.0/8"]'),
+        ("frontends.imap.routes = [{ port = 143, reject = true }]", "frontends.imap.routes[0].port: 143 is not allowed: a list, [143]"),
+        ("backends.dovecot.servers = [{ address = 143 }]", f"backends.dovecot.servers[0].address: 143 is not allowed: {SERVER}"),
+        ("process.user = 80", "process.user: 80 is not allowed: a string that is not empty"),
+    ),
+    "devices": (
+        ('log.to = "/dev/log"', f'log.to: "/dev/log" is not allowed: a file in /dev is lost at the next start of the machine, did you mean syslog:/dev/log?; {LOG}'),
+        ('log.to = "/dev/../dev//log"', f'log.to: "/dev/../dev//log" is not allowed: a file in /dev is lost at the next start of the machine, did you mean syslog:/dev/log?; {LOG}'),
+        ('log.to = "/dev/mail.log"', f'log.to: "/dev/mail.log" is not allowed: a file in /dev is lost at the next start of the machine, give a folder such as /var/log; {LOG}'),
+        ('log.to = "/dev/shm/mail.log"', f'log.to: "/dev/shm/mail.log" is not allowed: a file in /dev is lost at the next start of the machine, give a folder such as /var/log; {LOG}'),
     ),
     "durations": (
         ('process.drain_timeout = "soon"', f'process.drain_timeout: "soon" is not allowed: {DURATION}'),
@@ -127,7 +146,7 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('log.format = "TEXT"', 'log.format: "TEXT" is not allowed: one of text, json, tcplog'),
         ('log.to = ""', 'log.to: "" is not allowed: stderr, stdout, a path, syslog:/dev/log or syslog:HOST:514'),
         ('log.to = "syslog:localhost"', 'log.to: "syslog:localhost" is not allowed: syslog: takes a path or HOST:PORT; stderr, stdout, a path, syslog:/dev/log or syslog:HOST:514'),
-        ('log.to = "syslog:127.0.0.1:70000"', f"log.to: \"syslog:127.0.0.1:70000\" is not allowed: port '70000' is not a number from 0 to 65535; {LOG}"),
+        ('log.to = "syslog:127.0.0.1:70000"', f"log.to: \"syslog:127.0.0.1:70000\" is not allowed: port '70000' is not a number from 1 to 65535; {LOG}"),
         ('log.to = "syslog:logs 1:514"', f'log.to: "syslog:logs 1:514" is not allowed: has blanks in it; {LOG}'),
         ('log.to = "syslog"', f'log.to: "syslog" is not allowed: a file of that name would be written as ./syslog; {LOG}'),
         ('log.to = "STDERR"', f'log.to: "STDERR" is not allowed: a file of that name would be written as ./STDERR; {LOG}'),
@@ -135,15 +154,15 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('backends.dovecot.tls.server_name = "imap.internal:993"', f'backends.dovecot.tls.server_name: "imap.internal:993" is not allowed: {HOST_NAME}'),
         ('process.user = ""', 'process.user: "" is not allowed: a string that is not empty'),
         ("process.user = 1000", "process.user: 1000 is not allowed: a string that is not empty"),
-        ("admin.mode = 660", 'admin.mode: 660 is not allowed: permission bits such as "0660"'),
+        ("admin.mode = 660", 'admin.mode: 660 is not allowed: in quotes, "660"'),
         ('admin.mode = "0990"', 'admin.mode: "0990" is not allowed: permission bits such as "0660"'),
-        ('frontends.imap.protocol = "imaps"', 'frontends.imap.protocol: "imaps" is not allowed: one of imap, pop3, submission, smtp, lmtp, sieve, tcp'),
+        ('frontends.imap.protocol = "imaps"', 'frontends.imap.protocol: "imaps" is not allowed: write "imap", and mode = "tls" at the bind'),
         ("frontends.imap.log_null = 1", "frontends.imap.log_null: 1 is not allowed: true or false"),
-        ('frontends.imap.log_start = "true"', 'frontends.imap.log_start: "true" is not allowed: true or false'),
-        ("frontends.imap.tls.min_version = 1.2", 'frontends.imap.tls.min_version: 1.2 is not allowed: one of "1.2", "1.3"'),
-        ('frontends.imap.tls.min_version = "1.1"', 'frontends.imap.tls.min_version: "1.1" is not allowed: one of "1.2", "1.3"'),
+        ('frontends.imap.log_start = "true"', 'frontends.imap.log_start: "true" is not allowed: without quotes, true'),
+        ("frontends.imap.tls.min_version = 1.2", 'frontends.imap.tls.min_version: 1.2 is not allowed: in quotes, "1.2"'),
+        ('frontends.imap.tls.min_version = "1.1"', 'frontends.imap.tls.min_version: "1.1" is not allowed: TLS below 1.2 is always off'),
         ('backends.dovecot.balance = "fair"', 'backends.dovecot.balance: "fair" is not allowed: one of leastconn, roundrobin, source, first, random'),
-        ('backends.dovecot.tls.verify = "yes"', 'backends.dovecot.tls.verify: "yes" is not allowed: one of required, chain, none'),
+        ('backends.dovecot.tls.verify = "yes"', 'backends.dovecot.tls.verify: "yes" is not allowed: write "required"'),
         ('backends.dovecot.check.steps = [{ expect_regex = "(" }]', 'backends.dovecot.check.steps[0].expect_regex: "(" is not allowed: missing ), unterminated subpattern at position 0; a regular expression'),
         ('frontends.imap.backend = "a backend"', f'frontends.imap.backend: "a backend" is not allowed: {NAME}'),
         ('frontends."im ap".backend = "dovecot"', f'frontends."im ap": "im ap" is not allowed: {NAME}'),
@@ -151,6 +170,11 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         (f'log.level = "{"x" * 200}"', f'log.level: "{"x" * 75}…" is not allowed: one of debug, info, warning, error'),
     ),
     "addresses": (
+        ('frontends.imap.bind = ["::1:143"]', f'frontends.imap.bind[0].address: "::1:143" is not allowed: has no port: IPv6 addresses stand in brackets, [::1]:143; {BIND}'),
+        ('frontends.imap.bind = ["2001:db8::1"]', f'frontends.imap.bind[0].address: "2001:db8::1" is not allowed: has no port: IPv6 addresses stand in brackets, [2001:db8::1]:143; {BIND}'),
+        ('frontends.imap.bind = ["[::1]"]', f'frontends.imap.bind[0].address: "[::1]" is not allowed: has no port; {BIND}'),
+        ('backends.dovecot.servers = ["10.0.0.1:212100"]', f"backends.dovecot.servers[0].address: \"10.0.0.1:212100\" is not allowed: port '212100' is not a number from 1 to 65535; {SERVER}"),
+        ('frontends.imap.bind = [{ address = "*:143", accept_proxy = true }]', f'frontends.imap.bind[0].accept_proxy: true is not allowed: a list, such as ["10.0.0.0/8"]; each {PROXY_SOURCE}'),
         ('frontends.imap.bind = [{ address = "127.0.0.1" }]', f'frontends.imap.bind[0].address: "127.0.0.1" is not allowed: has no port; {BIND}'),
         ('frontends.imap.bind = [{ address = "*:imap" }]', f"frontends.imap.bind[0].address: \"*:imap\" is not allowed: port 'imap' is not a number from 0 to 65535; {BIND}"),
         ('frontends.imap.bind = [{ address = "*:65536" }]', f"frontends.imap.bind[0].address: \"*:65536\" is not allowed: port '65536' is not a number from 0 to 65535; {BIND}"),
@@ -165,16 +189,16 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ("frontends.imap.bind = [{ address = 143 }]", f"frontends.imap.bind[0].address: 143 is not allowed: {BIND}"),
         ('backends.dovecot.servers = ["192.0.2.256:143"]', f'backends.dovecot.servers[0].address: "192.0.2.256:143" is not allowed: has no valid host; {SERVER}'),
         ('backends.dovecot.servers = ["*:143"]', f'backends.dovecot.servers[0].address: "*:143" is not allowed: a server needs a host name or an IP address; {SERVER}'),
-        ('backends.dovecot.servers = ["192.0.2.1:0"]', f'backends.dovecot.servers[0].address: "192.0.2.1:0" is not allowed: port 0 cannot be connected to; {SERVER}'),
+        ('backends.dovecot.servers = ["192.0.2.1:0"]', f"backends.dovecot.servers[0].address: \"192.0.2.1:0\" is not allowed: port '0' is not a number from 1 to 65535; {SERVER}"),
         ('backends.dovecot.servers = ["d 1"]', f'backends.dovecot.servers[0].address: "d 1" is not allowed: has blanks in it; {SERVER}'),
         ('backends.dovecot.servers = ["imaps://d1"]', f'backends.dovecot.servers[0].address: "imaps://d1" is not allowed: is a URL; {SERVER}'),
         ('backends.dovecot.servers = [""]', f'backends.dovecot.servers[0].address: "" is not allowed: has no valid host; {SERVER}'),
-        ('frontends.imap.bind = [{ address = "*:143", accept_proxy = ["10.0.0.1/8"] }]', f'frontends.imap.bind[0].accept_proxy[0]: "10.0.0.1/8" is not allowed: has host bits set; {PROXY_SOURCE}'),
+        ('frontends.imap.bind = [{ address = "*:143", accept_proxy = ["10.0.0.1/8"] }]', f'frontends.imap.bind[0].accept_proxy[0]: "10.0.0.1/8" is not allowed: has host bits set: "10.0.0.0/8" is the network; {PROXY_SOURCE}'),
         ('frontends.imap.bind = [{ address = "*:143", accept_proxy = ["trusted"] }]', f'frontends.imap.bind[0].accept_proxy[0]: "trusted" is not allowed: {PROXY_SOURCE}'),
         ('frontends.imap.bind = [{ address = "*:143", accept_proxy = ["Unix"] }]', f'frontends.imap.bind[0].accept_proxy[0]: "Unix" is not allowed: {PROXY_SOURCE}'),
         ('frontends.imap.bind = [{ address = "*:143", accept_proxy = [true] }]', f"frontends.imap.bind[0].accept_proxy[0]: true is not allowed: {PROXY_SOURCE}"),
-        ('frontends.imap.bind = [{ address = "*:143", accept_proxy = "10.0.0.0/8" }]', f'frontends.imap.bind[0].accept_proxy: "10.0.0.0/8" is not allowed: a list; each {PROXY_SOURCE}'),
-        ('frontends.imap.routes = [{ client = ["10.0.0.1/8"], reject = true }]', f'frontends.imap.routes[0].client[0]: "10.0.0.1/8" is not allowed: has host bits set; {NETWORK}'),
+        ('frontends.imap.bind = [{ address = "*:143", accept_proxy = "10.0.0.0/8" }]', 'frontends.imap.bind[0].accept_proxy: "10.0.0.0/8" is not allowed: a list, ["10.0.0.0/8"]'),
+        ('frontends.imap.routes = [{ client = ["10.0.0.1/8"], reject = true }]', f'frontends.imap.routes[0].client[0]: "10.0.0.1/8" is not allowed: has host bits set: "10.0.0.0/8" is the network; {NETWORK}'),
         ('frontends.imap.routes = [{ client = ["unix"], reject = true }]', f'frontends.imap.routes[0].client[0]: "unix" is not allowed: {NETWORK}'),
         ("frontends.imap.routes = [{ port = [0], reject = true }]", "frontends.imap.routes[0].port[0]: 0 is not allowed: a port from 1 to 65535"),
     ),
@@ -182,8 +206,8 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('frontends.imap.bind = [{ address = "*:993" }, { address = "127.0.0.1:993" }]', 'frontends.imap.bind[1].address: "127.0.0.1:993" overlaps with "*:993" at frontends.imap.bind[0].address'),
         ('frontends.imap.bind = [{ address = "[::1]:993" }, { address = "[::]:993" }]', 'frontends.imap.bind[1].address: "[::]:993" overlaps with "[::1]:993" at frontends.imap.bind[0].address'),
         ('frontends.imap.bind = [{ address = "[::]:993" }, { address = "*:993" }]', 'frontends.imap.bind[1].address: "*:993" overlaps with "[::]:993" at frontends.imap.bind[0].address'),
-        ('frontends.imap.bind = [{ address = "[0::0]:993" }, { address = "[::]:993", name = "again" }]', 'frontends.imap.bind[1].address: "[::]:993" overlaps with "[::]:993" at frontends.imap.bind[0].address'),
-        ('frontends.imap.bind = [{ address = "fd:3" }, { address = "fd:3", name = "again" }]', 'frontends.imap.bind[1].address: "fd:3" overlaps with "fd:3" at frontends.imap.bind[0].address'),
+        ('frontends.imap.bind = [{ address = "[0::0]:993" }, { address = "[::]:993", name = "again" }]', 'frontends.imap.bind[1].address (again): "[::]:993" overlaps with "[::]:993" at frontends.imap.bind[0].address'),
+        ('frontends.imap.bind = [{ address = "fd:3" }, { address = "fd:3", name = "again" }]', 'frontends.imap.bind[1].address (again): "fd:3" overlaps with "fd:3" at frontends.imap.bind[0].address'),
         ('frontends.other.bind = [{ address = "127.0.0.1:1143" }]', 'frontends.other.bind[0].address: "127.0.0.1:1143" overlaps with "127.0.0.1:1143" at frontends.imap.bind[0].address'),
         ('frontends.imap.bind = [{ address = "*:1", name = "a" }, { address = "*:2", name = "a" }]', 'frontends.imap.bind: the name "a" stands more than once'),
         ('frontends.imap.bind = [{ address = "unix:/run/x.sock" }]\nbackends.dovecot.servers = ["192.0.2.1"]', "frontends.imap.bind[0].address: has no port for server 192.0.2.1 of backend dovecot, which has none either: give the backend a port"),
@@ -283,10 +307,10 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ("defaults.frontend.routes = [{ port = [143] }]", "defaults.frontend.routes[0]: needs one of backend and reject = true"),
         ('defaults.frontend.routes = [{ sni = false, reject = true }]\nfrontends.other.bind = [{ address = "*:144" }]', f"defaults.frontend.routes[0].sni: {NO_HELLO}"),
         ('frontends.imap.profile = "x"\nprofiles.x.frontend.routes = [{ alpn = ["imap"], reject = true }]', f"profiles.x.frontend.routes[0].alpn: {NO_HELLO}"),
-        ('frontends.imap.bind = [{ address = "*:993", mode = "passthru" }]\nfrontends.imap.routes = [{ sni = false, reject = true }]', 'frontends.imap.bind[0].mode: "passthru" is not allowed: one of forward, passthrough, tls, starttls'),
+        ('frontends.imap.bind = [{ address = "*:993", mode = "passthru" }]\nfrontends.imap.routes = [{ sni = false, reject = true }]', 'frontends.imap.bind[0].mode: "passthru" is not allowed: write "passthrough"'),
         (f"{PASSED}frontends.imap.routes = [{{ sni = [], reject = true }}]", f"frontends.imap.routes[0].sni: [] is not allowed: {SERVER_NAMES}"),
         (f"{PASSED}frontends.imap.routes = [{{ sni = true, reject = true }}]", f"frontends.imap.routes[0].sni: true is not allowed: {SERVER_NAMES}"),
-        (f'{PASSED}frontends.imap.routes = [{{ sni = "imap.example.com", reject = true }}]', f'frontends.imap.routes[0].sni: "imap.example.com" is not allowed: {SERVER_NAMES}'),
+        (f'{PASSED}frontends.imap.routes = [{{ sni = "imap.example.com", reject = true }}]', 'frontends.imap.routes[0].sni: "imap.example.com" is not allowed: in a list, ["imap.example.com"]'),
         *(
             (f'{PASSED}frontends.imap.routes = [{{ sni = ["imap.example.com", "{name}"], reject = true }}]', f'frontends.imap.routes[0].sni: ["imap.example.com", "{name}"] is not allowed: "{name}" is no server name; {SERVER_NAMES}')
             for name in ("", "*", "*.", "*example.com", "imap.*.com", "*.*.com", "imap.example.com.", ".example.com", "imap example", "b\u00fccher.example")
@@ -336,7 +360,7 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "checks": (
         ('backends.dovecot.check = "sometimes"', 'backends.dovecot.check.type: "sometimes" is not allowed: one of none, tcp, tls, imap, pop3, smtp, lmtp, sieve, script'),
-        ('backends.dovecot.check = "submission"', 'backends.dovecot.check.type: "submission" is not allowed: one of none, tcp, tls, imap, pop3, smtp, lmtp, sieve, script'),
+        ('backends.dovecot.check = "submission"', 'backends.dovecot.check.type: "submission" is not allowed: write "smtp"'),
         ("backends.dovecot.check = true", "backends.dovecot.check: true is not allowed: a table"),
         ('backends.dovecot.check.port = "imap"', 'backends.dovecot.check.port: "imap" is not allowed: a port from 1 to 65535'),
         ('backends.dovecot.check.tls = "yes"', 'backends.dovecot.check.tls: "yes" is not allowed: a table'),
@@ -380,10 +404,10 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "missing": (
         ("frontends.imap.bind = []", "frontends.imap: has no bind: at least one [[frontends.imap.bind]] is needed"),
-        ('frontends.imap.bind = [{ name = "IMAP" }]', 'frontends.imap.bind[0]: address is missing: "*:143" (IPv4), "[::]:993" (both families), "unix:/run/x.sock", "fd:3"; port 0 is any'),
+        ('frontends.imap.bind = [{ name = "IMAP" }]', 'frontends.imap.bind[0] (IMAP): address is missing: "*:143" (IPv4), "[::]:993" (both families), "unix:/run/x.sock", "fd:3"; port 0 is any'),
         ("backends.dovecot.servers = []", "backends.dovecot: has no servers: at least one is needed"),
-        ('backends.dovecot.servers = [{ name = "d1" }]', 'backends.dovecot.servers[0]: address is missing: "10.0.0.1:993", "10.0.0.2", "imap.internal:993", "unix:/run/x.sock"'),
-        ('backends.dovecot.servers = [{ name = "d1", address = "${MAILPROXY_NOWHERE}" }]', "backends.dovecot.servers[0].address: the environment has no MAILPROXY_NOWHERE"),
+        ('backends.dovecot.servers = [{ name = "d1" }]', 'backends.dovecot.servers[0] (d1): address is missing: "10.0.0.1:993", "10.0.0.2", "imap.internal:993", "unix:/run/x.sock"'),
+        ('backends.dovecot.servers = [{ name = "d1", address = "${MAILPROXY_NOWHERE}" }]', "backends.dovecot.servers[0].address (d1): the environment has no MAILPROXY_NOWHERE"),
         ('backends.dovecot.servers = ["${MAILPROXY_NOWHERE}"]', "backends.dovecot.servers[0]: the environment has no MAILPROXY_NOWHERE"),
         ('frontends.imap.tls.certificates = ["${MAILPROXY_NOWHERE}"]', "frontends.imap.tls.certificates[0]: the environment has no MAILPROXY_NOWHERE"),
         ('log.to = "${logs/mail.log"', 'log.to: "${logs/mail.log" is not allowed: ${NAME}, ${NAME:-default}, or $$ for a dollar sign'),
@@ -408,9 +432,9 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('frontends.imap."a\\u001bb" = 1', 'frontends.imap."a\\u001bb": unknown key; known are profile, protocol, backend, max_sessions, max_sessions_per_client, max_session_rate_per_client, max_sessions_per_client_exempt, timeouts, log_null, log_start, tls, bind, routes'),
         ('backends.dovecot.servers = [{ address = "192.0.2.1:143", wait = 1 }]', "backends.dovecot.servers[0].wait: unknown key, did you mean weight?"),
         ('profiles.x.fronted.protocol = "imap"', "profiles.x.fronted: unknown key, did you mean frontend?"),
-        ("global.maxconn = 3", "global: unknown key, what HAProxy calls so is [process] here"),
-        ("frontends.imap.maxconn = 3", "frontends.imap.maxconn: unknown key, what HAProxy calls so is max_sessions here"),
-        ('backends.dovecot.servers = [{ address = "192.0.2.1:143", inter = "2s" }]', "backends.dovecot.servers[0].inter: unknown key, what HAProxy calls so is check.interval here"),
+        ("global.maxconn = 3", "global: unknown key: write [process] and [log]"),
+        ("frontends.imap.maxconn = 3", "frontends.imap.maxconn: unknown key: write max_sessions"),
+        ('backends.dovecot.servers = [{ address = "192.0.2.1:143", inter = "2s" }]', "backends.dovecot.servers[0].inter: unknown key: write check.interval"),
         ('frontends.imap.timeouts.connect = "5s"', "frontends.imap.timeouts.connect: unknown key here, it is one of a backend's timeouts; known here are client, proxy_header, handshake, negotiation, half_closed"),
         ('frontends.imap.balance = "first"', f"frontends.imap.balance: unknown key here, it is one of a backend; known here are {FRONTEND_KEYS}"),
         ('frontends.imap.address = "*:143"', f"frontends.imap.address: unknown key here, it is one of a bind and of a server and of a check; known here are {FRONTEND_KEYS}"),
@@ -428,10 +452,10 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('process = [{ user = "nobody" }]', "process: a list of tables is not allowed: a table, [process] with one pair of brackets"),
         ("frontends.other = 3", "frontends.other: 3 is not allowed: a table"),
         ("backends.other = [1]", "backends.other: [1] is not allowed: a table"),
-        ('backends.dovecot.servers = "192.0.2.1"', 'backends.dovecot.servers: "192.0.2.1" is not allowed: a list of tables, [[backends.dovecot.servers]]'),
+        ('backends.dovecot.servers = "192.0.2.1"', 'backends.dovecot.servers: "192.0.2.1" is not allowed: a list, ["192.0.2.1"], or tables, [[backends.dovecot.servers]]'),
         ("backends.dovecot.servers = [3]", "backends.dovecot.servers[0]: 3 is not allowed: a table"),
         ("backends.dovecot.check = 3", "backends.dovecot.check: 3 is not allowed: a table"),
-        ('frontends.imap.tls.certificates = "a.pem"', 'frontends.imap.tls.certificates: "a.pem" is not allowed: a list; each a path'),
+        ('frontends.imap.tls.certificates = "a.pem"', 'frontends.imap.tls.certificates: "a.pem" is not allowed: a list, ["a.pem"]'),
         ('log.level = ["info", { a = 1 }]', "log.level: a list of tables is not allowed: one of debug, info, warning, error"),
         ("log.level = {}", "log.level: a table is not allowed: one of debug, info, warning, error"),
         ('defaults.server = "192.0.2.1"', 'defaults.server: "192.0.2.1" is not allowed: a table'),
@@ -465,6 +489,7 @@ NOT_YET = (
 
 # What goes together although one of it alone would be a fault.
 FINE = (
+    *(f'log.to = "/dev/{device}"' for device in ("stdout", "stderr", "null", "console", "tty1", "pts/0", "fd/2")),
     'frontends.imap.bind = [{ address = "*:143", accept_proxy = ["10.0.0.0/8", "2001:db8::1"], proxy_optional = true }]',
     'frontends.imap.bind = [{ address = "unix:/run/x.sock", accept_proxy = ["unix"] }]',
     'frontends.imap.bind = [{ address = "unix:/run/x.sock", accept_proxy = ["10.0.0.0/8"], proxy_optional = true }]',
@@ -632,11 +657,11 @@ def test_every_fault_at_once() -> None:
         "log.colour: unknown key; known are level, format, to",
         "defaults.bind.backlog: 0 is not allowed: a whole number from 1 to 2147483647",
         'profiles.exchange.backend.balance: "least" is not allowed: one of leastconn, roundrobin, source, first, random',
-        'frontends.imap.protocol: "imap4" is not allowed: one of imap, pop3, submission, smtp, lmtp, sieve, tcp',
+        'frontends.imap.protocol: "imap4" is not allowed: write "imap"',
         f'frontends.imap.bind[2].address: "993" is not allowed: has no host: "*:993" is every IPv4 address; {BIND}',
-        f"backends.exchange.servers[0].address: \"192.0.2.1:port\" is not allowed: port 'port' is not a number from 0 to 65535; {SERVER}",
-        'backends.exchange.servers[2].weight: "1" is not allowed: a whole number from 0 to 256',
-        'backends.exchange.servers[1]: address is missing: "10.0.0.1:993", "10.0.0.2", "imap.internal:993", "unix:/run/x.sock"',
+        f"backends.exchange.servers[0].address: \"192.0.2.1:port\" is not allowed: port 'port' is not a number from 1 to 65535; {SERVER}",
+        'backends.exchange.servers[2].weight: "1" is not allowed: without quotes, 1',
+        'backends.exchange.servers[1] (x): address is missing: "10.0.0.1:993", "10.0.0.2", "imap.internal:993", "unix:/run/x.sock"',
         'frontends.imap.backend: there is no backend "exchang", did you mean exchange?',
         'frontends.imap.profile: there is no profile "Exchange", did you mean exchange?',
     ]  # fmt: skip
@@ -661,21 +686,23 @@ def test_what_refers_to_a_section_that_is_no_table_is_not_blamed() -> None:
 
 
 def test_a_path_that_grows_too_long_by_the_folder_it_is_relative_to(tmp_path: Path) -> None:
-    folder, name = tmp_path / ("y" * 50), "x" * 50
+    folder, name, other = tmp_path / ("y" * 50), "x" * 50, "z" * 50
     folder.mkdir()
     file = folder / "mailproxy.toml"
     unix = f'["unix:{name}"]'
     step = f'{{ connect = {{ address = "unix:{name}" }} }}'
     check = f'check = {{ type = "script", address = "unix:{name}", steps = [{step}] }}'
     file.write_text(
-        text(f"frontends.imap.bind = {unix}\nbackends.dovecot.servers = {unix}\ndefaults.backend.{check}")
+        text(
+            f"frontends.imap.bind = {unix}\nbackends.dovecot.servers = ['unix:{other}']\ndefaults.backend.{check}"
+        )
     )
     with pytest.raises(ConfigError) as caught:
         mailproxy.load(file)
     fact = f'"{folder}/{name}" is longer than the 107 bytes that a socket can have'
     assert [str(fault) for fault in caught.value.faults] == [
         f"frontends.imap.bind[0].address: {fact}",
-        f"backends.dovecot.servers[0].address: {fact}",
+        f"backends.dovecot.servers[0].address: {fact.replace(name, other)}",
         f"defaults.backend.check.address: {fact}",
         f"defaults.backend.check.steps[0].connect.address: {fact}",
     ]
@@ -702,12 +729,23 @@ def test_a_stick_table_cannot_tell_more_servers_apart_than_it_has_room_for() -> 
 
 # What no table can hold: the file itself.
 FAULTY_FILES = {
-    "no TOML": (b"[frontends\n", "is not TOML: "),
-    "a key twice": (b"[log]\nlevel = 'info'\nlevel = 'info'\n", "is not TOML: Cannot overwrite a value (at line 3"),
-    "a table twice": (b"[log]\n[log]\n", "is not TOML: Cannot declare ('log',) twice (at line 2"),
-    "HAProxy's": (b"global\n    daemon\n", "is not TOML: "),
-    "not UTF-8": (b"[log]\nlevel = '\xe9'\n", "is not UTF-8: byte 15"),
-    "a zero byte": (b"\0", "is not TOML: "),
+    "no TOML": (b"[frontends\n", "1:11: is not TOML: Expected ']' at the end of a table declaration"),
+    "a key twice": (b"[log]\nlevel = 'info'\nlevel = 'info'\n", "3:15: is not TOML: the key stands twice in its table"),
+    "a table twice": (b"[log]\n[log]\n", "2:5: is not TOML: log stands twice: write [log] once, or [[log]] for each table of a list"),
+    "a table beside a list": (b"[[a.b-c]]\n[a.b-c]\n", "2:7: is not TOML: a.b-c stands twice: write [a.b-c] once, or [[a.b-c]] for each table of a list"),
+    "a table with an odd name twice": (b"[a.'b c']\n[a.'b c']\n", '2:9: is not TOML: a."b c" stands twice: write [a."b c"] once'),
+    "HAProxy's": (b"global\n    daemon\n", "1:7: is not TOML: a key is followed by = and its value; a table's name stands in [brackets]"),
+    "yes": (b"[log]\na = yes\n", "2:5: is not TOML: yes is no value: write true"),
+    "False": (b"a = [False]\n", "1:6: is not TOML: False is no value: write false"),
+    "a word without quotes": (b"a = { mode = tls }\n", '1:14: is not TOML: tls is no value: strings stand in quotes, "tls"'),
+    "a duration without quotes": (b"a = 30s\n", '1:7: is not TOML: 30s is no value: strings stand in quotes, "30s"'),
+    "an address without quotes": (b"a = [\n  10.0.0.1:143,\n]\n", '2:7: is not TOML: 10.0.0.1:143 is no value: strings stand in quotes, "10.0.0.1:143"'),
+    "no closing quote": (b'a = 1\nb = "x\nc = 2\n', "2:7: is not TOML: a closing quote is missing at the end of the line"),
+    "no comma in a list": (b'a = [\n  "x"\n  "y"\n]\n', "3:3: is not TOML: a list is not closed, or a comma is missing between two of its items"),
+    "no comma in a table": (b"a = { b = 1 c = 2 }\n", "1:13: is not TOML: a table is not closed, or a comma is missing between two of its keys"),
+    "a lone backslash": (b'a = "C:\\q"\n', "1:10: is not TOML: write \\\\ for a backslash, or put the string in 'single quotes'"),
+    "not UTF-8": (b"[log]\nx = '\xc3\xa9' # \xe9\n", "2:11: is not UTF-8: byte 0xe9; save the file as UTF-8"),
+    "a zero byte": (b"\0", "1:1: is not TOML: "),
     "deep lists": (b"a = " + b"[" * 20_000, "is nested too deeply"),
     "deep tables": (b"a = " + b"{a=" * 20_000, "is nested too deeply"),
     "deep header": (b"[" + b".".join([b"frontends"] * 5_000) + b"]\n", "is nested too deeply"),
@@ -722,7 +760,7 @@ def test_a_file_that_cannot_be_understood(tmp_path: Path, content: bytes, fact: 
     file.write_bytes(content)
     with pytest.raises(ConfigError) as caught:
         mailproxy.load(file)
-    assert str(caught.value).startswith(f"{file}: {fact}")
+    assert str(caught.value).startswith(f"{file}{':' if fact[0].isdigit() else ': '}{fact}")
     assert "\n" not in str(caught.value)
     assert len(caught.value.faults) == 1
     assert caught.value.source == str(file)
@@ -780,9 +818,9 @@ def test_the_command_line_writes_a_line_for_each_fault(tmp_path: Path, command: 
     result = CliRunner().invoke(main, [command, str(file)])
     assert result.exit_code == 2
     assert result.output.splitlines() == [
-        f"{file}: log.level: 3 is not allowed: one of debug, info, warning, error",
-        f"{file}: backends.dovecot.port: 0 is not allowed: a port from 1 to 65535",
-        f'{file}: frontends.imap.backend: there is no backend "nowhere"; known are dovecot',
+        f'{file}:2:16: frontends.imap.backend: there is no backend "nowhere"; known are dovecot',
+        f"{file}:4:5: log.level: 3 is not allowed: one of debug, info, warning, error",
+        f"{file}:5:18: backends.dovecot.port: 0 is not allowed: a port from 1 to 65535",
     ]
 
 
@@ -794,7 +832,7 @@ def test_the_command_line_never_shows_a_traceback(tmp_path: Path, content: bytes
     assert result.exit_code == 2
     assert isinstance(result.exception, SystemExit)
     assert result.output.splitlines()
-    assert all(line.startswith(f"{file}: ") for line in result.output.splitlines())
+    assert all(re.match(rf"{re.escape(str(file))}(:\d+:\d+)?: ", line) for line in result.output.splitlines())
 
 
 @pytest.mark.parametrize("command", ["check", "run"])
@@ -807,8 +845,8 @@ def test_the_program_writes_faults_to_stderr_and_leaves_with_2(tmp_path: Path, c
     assert result.returncode == 2
     assert result.stdout == ""
     assert result.stderr == (
-        'mailproxy.toml: log.level: "a\\u000ab" is not allowed: one of debug, info, warning, error\n'
-        "mailproxy.toml: log.colour: unknown key; known are level, format, to\n"
+        'mailproxy.toml:4:5: log.level: "a\\u000ab" is not allowed: one of debug, info, warning, error\n'
+        "mailproxy.toml:5:5: log.colour: unknown key; known are level, format, to\n"
     )
 
 
@@ -821,14 +859,14 @@ def test_the_program_writes_faults_of_files_as_those_of_the_text(tmp_path: Path)
     result = subprocess.run([sys.executable, "-m", "mailproxy", "run", file], capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == (
-        f"{file}: frontends.imap.tls.certificates[0]: {tmp_path}/missing.pem: No such file or directory\n"
-        f'{file}: process.user: there is no user "nobody-here" on this machine\n'
+        f'{file}:4:9: process.user: there is no user "nobody-here" on this machine\n'
+        f"{file}:5:36: frontends.imap.tls.certificates[0]: {tmp_path}/missing.pem: No such file or directory\n"
     )
 
 
 def test_a_faultless_file_is_called_fine(tmp_path: Path) -> None:
     file = tmp_path / "mailproxy.toml"
-    file.write_text(text('process.user = "nobody"'))
+    file.write_text(text('process.user = "nobody"\nfrontends.imap.protocol = "tcp"'))
     result = CliRunner().invoke(main, ["check", "--strict", str(file)])
     assert (result.exit_code, result.output) == (0, f"{file}: fine: 1 bind, 1 server\n")
 
@@ -836,7 +874,7 @@ def test_a_faultless_file_is_called_fine(tmp_path: Path) -> None:
 def test_workers_are_counted_where_there_are_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
     file = tmp_path / "mailproxy.toml"
-    file.write_text(text('process = { user = "nobody", workers = "auto" }'))
+    file.write_text(text('process = { user = "nobody", workers = "auto" }\nfrontends.imap.protocol = "tcp"'))
     result = CliRunner().invoke(main, ["check", "--strict", str(file)])
     assert (result.exit_code, result.output) == (0, f"{file}: fine: 1 bind, 1 server, 2 workers\n")
 

@@ -365,7 +365,9 @@ def test_all_faults_come_at_once_and_nothing_stays_open(tmp_path: Path) -> None:
         )
         assert descriptors() == before
     assert [fault.partition(":")[0] for fault in faults] == [
-        f"frontends.imap.bind[{place}]" for place in (1, 3, 4)
+        "frontends.imap.bind[1]",
+        "frontends.imap.bind[3] (interface)",
+        "frontends.imap.bind[4]",
     ]
     assert not path.exists()
 

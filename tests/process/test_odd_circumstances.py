@@ -133,7 +133,7 @@ def test_a_log_that_is_a_link_is_refused_to_root(echo: Echo, tmp_path: Path, exi
     with Program(configuration(echo, f'{NOBODY}[log]\nto = "{log}"'), tmp_path) as program:
         assert program.wait() == 2
         (line,) = program.text.splitlines()
-        assert line.startswith(f"{program.file}: log.to: {log}: ")
+        assert line.startswith(f"{program.file}:4:1: log.to: {log}: ")
     assert log.is_symlink()
     if exists:
         assert (victim.read_text(), victim.stat().st_uid) == ("of somebody else\n", 0)
@@ -271,7 +271,7 @@ def test_an_inherited_unix_socket_has_no_port_for_a_server_without_one(tmp_path:
         with Program(text, tmp_path, pass_fds=(fd,)) as program:
             assert program.wait() == 2
             assert program.text.strip() == (
-                f"{program.file}: frontends.imap.bind[0].address: "
+                f"{program.file}:4:23: frontends.imap.bind[0].address: "
                 f"fd:{fd} has no port for server mail, which has none either"
             )
     assert path.is_socket(), "it is its giver's"
@@ -288,7 +288,7 @@ def test_a_living_socket_of_another_kind_is_left_alone(echo: Echo, tmp_path: Pat
         with Program(configuration(echo).replace("127.0.0.1:0", f"unix:{path}"), tmp_path) as program:
             assert program.wait() == 2
             assert program.text.strip() == (
-                f"{program.file}: frontends.imap.bind[0]: cannot listen on unix:{path}: Address already in use"
+                f"{program.file}:6:18: frontends.imap.bind[0]: cannot listen on unix:{path}: Address already in use"
             )
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
             sender.sendto(b"<134>still here", str(path))

@@ -162,8 +162,9 @@ def test_another_program_on_the_port_is_noticed(tmp_path: Path) -> None:
         name = f"127.0.0.1:{other.getsockname()[1]}"
         with Crew(configuration(*servers).replace("127.0.0.1:0", name), tmp_path) as crew:
             assert crew.wait() == 2
-            assert crew.text.strip() == (
-                f"{crew.file}: frontends.imap.bind[0]: cannot listen on {name}: Address already in use"
+            assert crew.text.startswith(f"{crew.file}:")
+            assert crew.text.strip().endswith(
+                f": frontends.imap.bind[0]: cannot listen on {name}: Address already in use"
             )
 
 

@@ -1,0 +1,150 @@
+"""Advice about ports: what clients and servers speak there, and what the proxy makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import ip_address
+
+from mailproxy.address import TcpAddress
+from mailproxy.config import Backend, Bind, Config, Frontend, Server
+from mailproxy.config.ports import CLEAR_PORTS, TLS_PORTS, clear_port, is_fitting, protocol_of, tls_port
+from mailproxy.config.probes import Way, probes, ways
+from mailproxy.errors import Fault
+
+_CHECKS = {"submission": "smtp"}  # the check of a protocol, where it has another name
+
+
+def about_ports(config: Config) -> Iterator[Fault]:
+    """Ports where clients or servers speak something else than the proxy does."""
+    for frontend in config.frontends.values():
+        yield from _about_protocol(config, frontend)
+        for index, bind in enumerate(frontend.bind):
+            yield from _about_mode(frontend, index, bind)
+    for backend in config.backends.values():
+        found = ways(config.frontends.values(), backend.name)
+        for index, server in enumerate(backend.servers):
+            yield from _about_server(backend, index, server)
+            for way in found:
+                yield from _about_way(backend, server, way)
+        yield from _about_check(backend, found)
+
+
+def _about_protocol(config: Config, frontend: Frontend) -> Iterator[Fault]:
+    path = f"frontends.{frontend.name}"
+    binds = [_port_of(bind) for bind in frontend.bind]
+    if frontend.protocol != "tcp":
+        for index, port in enumerate(binds):
+            if not is_fitting(frontend.protocol, port):
+                yield Fault(
+                    f"{path}.bind[{index}].address",
+                    f'port {port} is that of {protocol_of(port)}, and the frontend has protocol = "{frontend.protocol}": '
+                    "use another port, or a frontend of its own",
+                )
+        return
+    servers = [_port_of(server) for name in frontend.leads_to for server in config.backends[name].servers]
+    known = next((port for port in (*binds, *servers) if protocol_of(port)), None)
+    if known is not None and not config.origin.is_written(f"{path}.protocol"):
+        yield Fault(
+            f"{path}.protocol",
+            f"is missing: port {known} is that of {protocol_of(known)}, and timeouts and checks depend on the protocol; "
+            f'give protocol = "{protocol_of(known)}", or "tcp" if neither shall',
+        )
+
+
+def _about_mode(frontend: Frontend, index: int, bind: Bind) -> Iterator[Fault]:
+    port = _port_of(bind)
+    if port is None or port not in CLEAR_PORTS or bind.mode not in ("tls", "passthrough"):
+        return
+    other = tls_port(CLEAR_PORTS[port])
+    yield Fault(
+        f"frontends.{frontend.name}.bind[{index}].mode",
+        f'"{bind.mode}" expects TLS from the first byte, and clients of port {port} begin in clear text: '
+        f'{f"use port {other}, or" if other else "use"} mode = "forward"',
+    )
+
+
+def _about_server(backend: Backend, index: int, server: Server) -> Iterator[Fault]:
+    path = f"backends.{backend.name}.servers[{index}].address"
+    port = _port_of(server)
+    if backend.protocol != "tcp" and not is_fitting(backend.protocol, port):
+        yield Fault(
+            path,
+            f'port {port} is that of {protocol_of(port)}, and the backend has protocol = "{backend.protocol}": use '
+            "another port, or a backend of its own",
+        )
+    if isinstance(server.address, TcpAddress) and port is None and ":" in server.address.host:
+        host, _, last = server.address.host.rpartition(":")
+        if last.isdecimal() and protocol_of(int(last)) and _is_ip(host):
+            yield Fault(
+                path,
+                f"{server.address.host} is an address without a port: write [{host}]:{last} if {last} is the port",
+            )
+
+
+def _about_way(backend: Backend, server: Server, way: Way) -> Iterator[Fault]:
+    """What clients of a bind speak to a server, whose port expects something else."""
+    bind = f"frontends.{way.frontend}.bind[{way.bind}]"
+    port, at = _port_of(server), f"port {_port_of(server)} of {server.name}"
+    if port is None or server.tls is not None:
+        return
+    if way.mode == "forward" and way.port in TLS_PORTS and port in CLEAR_PORTS:
+        yield Fault(
+            f"{bind}.mode",
+            f'"forward" passes the TLS of clients of port {way.port} on to {at}, which speaks clear text: use mode = "tls", '
+            f"or {_tls_port_in_words(port)} of the server",
+        )
+    elif way.mode == "forward" and way.port in CLEAR_PORTS and port in TLS_PORTS:
+        yield Fault(
+            f"backends.{backend.name}.servers",
+            f"{at} expects TLS, and clients of {bind} begin in clear text: give its port {clear_port(TLS_PORTS[port])}",
+        )
+    elif way.mode == "passthrough" and port in CLEAR_PORTS:
+        yield Fault(
+            f"backends.{backend.name}.servers",
+            f"{at} speaks clear text, and clients of {bind} speak TLS through to it: give {_tls_port_in_words(port)}, or "
+            'use mode = "tls"',
+        )
+    elif way.mode == "tls" and port == 587 and not str(server.send_proxy).startswith("v2-ssl"):
+        yield Fault(
+            f"backends.{backend.name}.tls",
+            f"{at} usually demands STARTTLS (Postfix: 530), and sessions of {bind} come in clear text: give tls and its port "
+            '465 (Postfix: smtps with smtpd_tls_wrappermode = yes), or use mode = "passthrough" to that port',
+        )
+
+
+def _tls_port_in_words(port: int) -> str:
+    other = tls_port(CLEAR_PORTS[port])
+    return f"port {other}" if other else "a port for TLS"
+
+
+def _about_check(backend: Backend, found: tuple[Way, ...]) -> Iterator[Fault]:
+    """A check that only connects although the protocol is known: said once for each backend."""
+    if backend.protocol == "tcp":
+        return
+    kind = _CHECKS.get(backend.protocol, backend.protocol)
+    for server in backend.servers:
+        if server.check is None or server.check.type is not None:
+            continue
+        for probe in probes(server, backend.protocol, found):
+            is_known = probe.port is not None or not isinstance(probe.address or server.address, TcpAddress)
+            if probe.kind == "tcp" and is_known and is_fitting(backend.protocol, probe.port):
+                where = server.address if probe.port is None else f"port {probe.port}"
+                yield Fault(
+                    f"backends.{backend.name}.check",
+                    f"{server.name} is only connected to, since it is not known whether {where} speaks {kind} in clear text "
+                    f'or over TLS: give check = "{kind}" for clear text, check = {{ type = "{kind}", tls = true }} for TLS, '
+                    'or check = "tcp"',
+                )
+                return
+
+
+def _port_of(owner: Bind | Server) -> int | None:
+    return owner.address.port or None if isinstance(owner.address, TcpAddress) else None
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True

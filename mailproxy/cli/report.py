@@ -1,0 +1,38 @@
+"""What ``mailproxy check`` found, written for people or for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+import click
+
+from mailproxy.errors import Fault
+
+Severity = Literal["fault", "advice"]
+Writer = Callable[[Severity, Iterable[Fault], str], None]
+
+
+def write_text(severity: Severity, faults: Iterable[Fault], file: str) -> None:
+    """A line each, ``FILE:LINE:COLUMN: KEY: MESSAGE``: faults to standard error, advice, marked as such, to standard output."""
+    mark = "advice: " if severity == "advice" else ""
+    for fault in faults:
+        click.echo(f"{fault.place(file)}{mark}{fault}", err=severity == "fault")
+
+
+def write_json(severity: Severity, faults: Iterable[Fault], file: str) -> None:
+    """One list, on standard output; it is empty where nothing was found."""
+    click.echo(json.dumps([_entry(severity, fault, file) for fault in faults], indent=2))
+
+
+def _entry(severity: Severity, fault: Fault, file: str) -> dict[str, object]:
+    is_named = not fault.name or fault.name in fault.fact
+    return {
+        "severity": severity,
+        "file": file,
+        "line": fault.line,
+        "column": fault.column,
+        "key": fault.path,
+        "message": fault.fact if is_named else f"{fault.name}: {fault.fact}",
+    }

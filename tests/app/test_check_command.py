@@ -1,0 +1,139 @@
+"""``mailproxy check``: what goes where, for people and for programs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FAULTY = 'frontends.imap.bind = ["*:143"]\nfrontends.imap.backend = "d"\nlog.level = 3\n'
+FINE = """\
+process.user = "nobody"
+frontends.imap.bind = ["127.0.0.1:0"]
+frontends.imap.backend = "d"
+backends.d.servers = [{ name = "d1", address = "192.0.2.1:143" }]
+frontends.imap.protocol = "tcp"
+"""
+ADVISED = (
+    FINE
+    + 'backends.spare.servers = [{ name = "s1", address = "192.0.2.2:143", tls = { verify = "none" } }]\n'
+)
+
+
+def check(text: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """The program, with the text on standard input."""
+    command = [sys.executable, "-m", "mailproxy", "check", *options, "-"]
+    return subprocess.run(command, input=text, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_faults_go_to_standard_error() -> None:
+    result = check(FAULTY)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.splitlines() == [
+        '-:2:16: frontends.imap.backend: there is no backend "d"',
+        "-:3:5: log.level: 3 is not allowed: one of debug, info, warning, error",
+    ]
+
+
+def test_advice_and_summary_go_to_standard_output() -> None:
+    result = check(ADVISED)
+    assert (result.returncode, result.stderr) == (0, "")
+    *advice, summary = result.stdout.splitlines()
+    assert advice[0] == "-:6:10: advice: backends.spare: no frontend leads here"
+    assert advice[1].startswith("-:6:27: advice: backends.spare.servers[0] (s1): port 143")
+    assert summary == "-: fine: 1 bind, 2 servers, 3 pieces of advice"
+
+
+@pytest.mark.parametrize(("text", "code"), [(FINE, 0), (ADVISED, 1), (FAULTY, 2)])
+def test_exit_codes_when_strict(text: str, code: int) -> None:
+    assert check(text, "--strict").returncode == code
+
+
+def test_quiet_prints_nothing_for_what_is_fine() -> None:
+    result = check(FINE, "--quiet")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_quiet_prints_advice_without_the_summary() -> None:
+    lines = check(ADVISED, "-q").stdout.splitlines()
+    assert len(lines) == 3
+    assert all(": advice: " in line for line in lines)
+
+
+def entries(text: str, *options: str) -> tuple[int, list[dict[str, Any]]]:
+    result = check(text, "--format", "json", *options)
+    assert result.stderr == ""
+    return result.returncode, json.loads(result.stdout)
+
+
+def test_faults_as_json() -> None:
+    code, found = entries(FAULTY)
+    assert code == 2
+    assert found[0] == {
+        "severity": "fault", "file": "-", "line": 2, "column": 16, "key": "frontends.imap.backend",
+        "message": 'there is no backend "d"',
+    }  # fmt: skip
+    assert [entry["key"] for entry in found] == ["frontends.imap.backend", "log.level"]
+
+
+def test_text_that_is_no_toml_as_json() -> None:
+    code, (found,) = entries("[log\n")
+    assert code == 2
+    assert (found["severity"], found["line"], found["column"], found["key"]) == ("fault", 1, 5, "")
+
+
+def test_advice_as_json_names_the_server() -> None:
+    code, found = entries(ADVISED, "--strict")
+    assert code == 1
+    assert {entry["severity"] for entry in found} == {"advice"}
+    assert found[1]["key"] == "backends.spare.servers[0]"
+    assert found[1]["message"].startswith("s1: port 143 speaks clear text first")
+
+
+def test_a_list_without_entries_as_json() -> None:
+    assert entries(FINE) == (0, [])
+
+
+def test_a_live_look_as_json_has_no_table() -> None:
+    text = FINE.replace("192.0.2.1:143", "127.0.0.1:1")  # nobody listens at port 1
+    code, found = entries(text, "--live", "--strict")
+    assert code == 1
+    assert [entry["key"] for entry in found] == ["backends.d.servers[0]"]
+    assert "Connection refused" in found[0]["message"]
+
+
+def test_a_live_look_has_its_table_and_its_advice_in_one_stream() -> None:
+    result = check(FINE.replace("192.0.2.1:143", "127.0.0.1:1"), "--live")
+    assert result.stderr == ""
+    heading, row, advice, summary = result.stdout.splitlines()
+    assert heading.startswith("backend")
+    assert row.startswith("d")
+    assert advice.startswith("-:4:23: advice: backends.d.servers[0]: d1 is not fit for sessions: ")
+    assert summary.endswith("1 piece of advice")
+
+
+def test_relative_paths_of_standard_input_begin_in_the_current_folder(tmp_path: Path) -> None:
+    text = FINE + 'log.to = "nowhere/mail.log"\n'
+    command = [sys.executable, "-m", "mailproxy", "check", "-"]
+    result = subprocess.run(
+        command, input=text, capture_output=True, text=True, cwd=tmp_path, timeout=60, check=False
+    )
+    assert result.returncode == 2
+    assert (
+        result.stderr
+        == f"-:6:5: log.to: {tmp_path}/nowhere/mail.log: there is no folder {tmp_path}/nowhere\n"
+    )
+
+
+def test_standard_input_that_cannot_be_read(tmp_path: Path) -> None:
+    with tmp_path.joinpath("out").open("wb") as unreadable:
+        command = [sys.executable, "-m", "mailproxy", "check", "-"]
+        result = subprocess.run(
+            command, stdin=unreadable, capture_output=True, text=True, timeout=60, check=False
+        )
+    assert result.returncode == 2
+    assert result.stderr == "-: standard input cannot be read: Bad file descriptor\n"
