@@ -16,8 +16,9 @@ from mailproxy.address import join
 from mailproxy.errors import ProxyError, ServerRefusedError
 from mailproxy.net.poller import BOTH_WAYS, ERR, HUP, OUT, TRIO, AnyPoller
 
-# Faults of this side: the server has not been asked.
-_OUR_FAULT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
+# What this process or machine lacks for any connection. Every other error is about one server's address: no route, no
+# local address of its family, no free local port towards it, a firewall's rule. Another server may well be reached then.
+_OUR_FAULT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _LONGEST_PAUSE_S = 0.01
 # What a second call says of a connection under way, and of one that is made (connect(2)).
 _ASKED_AGAIN = {errno.EALREADY: errno.EINPROGRESS, errno.EISCONN: 0}
@@ -85,8 +86,8 @@ async def connect(
     ``port``: the port that the client connected to, for endpoints without one; ``options`` are set on TCP sockets; ``begun``:
     what ``begin`` gave for the only endpoint. An endpoint that does not answer has its share of the time that the caller's
     cancel scope leaves. Returns a nonblocking socket, which the caller closes, and which has been added to ``poller``.
-    Raises ServerRefusedError when none takes it, ProxyError when this side could not even ask: no descriptor, port or
-    memory left. Cancelled, it leaves nothing open.
+    Raises ServerRefusedError when none takes it, ProxyError when this process or machine has no descriptor or memory left.
+    Cancelled, it leaves nothing open.
     """
     if len(endpoints) == 1:
         begun = begun or begin(endpoints[0], port, poller, options)
@@ -104,7 +105,9 @@ async def connect(
     text = "; ".join(map(str, faults)) or "has no address"
     if faults and all(isinstance(fault, ProxyError) for fault in faults):
         raise ProxyError(text) from ExceptionGroup("no address could be asked", faults)
-    raise ServerRefusedError(text) from (ExceptionGroup("every address refused", faults) if faults else None)
+    raise ServerRefusedError(
+        text, is_local=bool(faults) and all(getattr(fault, "is_local", True) for fault in faults)
+    ) from (ExceptionGroup("every address refused", faults) if faults else None)
 
 
 def _share(left: int) -> float:
@@ -162,10 +165,9 @@ class Dial:
         if not code:
             return sock
         self.give_up()
-        reason, place = os.strerror(code), self.endpoint.text(self.port)
-        if code in _OUR_FAULT:
-            raise ProxyError(f"{place}: {reason}")
-        raise ServerRefusedError(f"{place}: {reason}", reason)
+        # a missing Unix socket is one of a server that restarts, and comes back in a moment
+        is_local = self.code == code != errno.ECONNREFUSED and self.endpoint.family != socket.AF_UNIX
+        raise _failure(self.endpoint.text(self.port), code, is_local=is_local)
 
     def give_up(self) -> None:
         """Close it, made or not."""
@@ -174,7 +176,7 @@ class Dial:
 
 
 def begin(endpoint: Endpoint, port: int | None, poller: AnyPoller = TRIO, options: Options = ()) -> Dial:
-    """Begin to connect. Raises ProxyError if this side cannot.
+    """Begin to connect. Raises ProxyError without a descriptor or memory, ServerRefusedError if the kernel has no such sockets.
 
     On the way to another machine it is never made when the call returns, on this one always: the kernel does both ends at
     once. Asking costs a call, and where it is made so, saves the session a wait and a limit to it.
@@ -182,7 +184,9 @@ def begin(endpoint: Endpoint, port: int | None, poller: AnyPoller = TRIO, option
     try:
         sock = socket.socket(endpoint.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     except OSError as error:
-        raise ProxyError(f"no socket: {error.strerror}") from None
+        if error.errno in _OUR_FAULT:
+            raise ProxyError(f"no socket: {error.strerror}") from None
+        raise _failure(endpoint.text(port), _code_of(error), is_local=True) from None
     try:
         if endpoint.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -202,6 +206,14 @@ def begin(endpoint: Endpoint, port: int | None, poller: AnyPoller = TRIO, option
         sock.close()
         raise
     return Dial(sock, endpoint, port, code, poller)
+
+
+def _failure(place: str, code: int, *, is_local: bool) -> ServerRefusedError | ProxyError:
+    """The error for a code of connect(2). ``is_local``: it came at once, before anything was sent to the server."""
+    reason = os.strerror(code)
+    if code in _OUR_FAULT:
+        return ProxyError(f"{place}: {reason}")
+    return ServerRefusedError(f"{place}: {reason}", reason, is_local=is_local)
 
 
 def _code_of(error: OSError) -> int:

@@ -6,8 +6,12 @@ from mailproxy.log.ends import End
 
 
 class SessionEndedError(Exception):
-    """A session cannot go on. Caught in ``Session.run`` and nowhere else."""
+    """A session cannot go on. Caught in ``Session.run`` and nowhere else.
 
-    def __init__(self, end: End, detail: object = "") -> None:
+    ``retries_at_once``: the next attempt need not wait, since this one cost the server nothing.
+    """
+
+    def __init__(self, end: End, detail: object = "", *, retries_at_once: bool = False) -> None:
         self.end = end
         self.detail = str(detail)
+        self.retries_at_once = retries_at_once

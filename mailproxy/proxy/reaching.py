@@ -128,7 +128,8 @@ class Visit:
             except SessionEndedError as failure:
                 attempts = attempts or Attempts(settings.retries, settings.redispatch)
                 if self._is_again(failure, server, attempts, belongs=server is wanted):
-                    await self._pause()
+                    if not failure.retries_at_once:  # HAProxy makes no pause then either
+                        await self._pause()
                     if server.takes_back or not settings.redispatch:
                         continue
                 tried.add(server)
@@ -228,7 +229,7 @@ class Visit:
         except ServerHandshakeError as error:
             raise SessionEndedError(ends.SERVER_HANDSHAKE_FAILED, error) from None
         except ServerRefusedError as error:
-            raise SessionEndedError(ends.SERVER_REFUSED, error) from None
+            raise SessionEndedError(ends.SERVER_REFUSED, error, retries_at_once=error.is_local) from None
         except ProxyError as error:
             raise SessionEndedError(ends.OUT_OF_RESOURCES, error) from None
         finally:
