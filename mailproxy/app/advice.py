@@ -7,11 +7,10 @@ import os
 import pwd
 import stat
 from collections.abc import Iterable, Iterator
-from math import ceil
 from pathlib import Path
 
 from mailproxy.address import ServerAddress, TcpAddress, UnixAddress
-from mailproxy.app.limits import DESCRIPTORS_KEPT, descriptor_limit, max_sessions, worker_count
+from mailproxy.app.limits import descriptor_shortage, worker_count
 from mailproxy.app.material import Material
 from mailproxy.app.renewal import about_expiry
 from mailproxy.config import Backend, Bind, Config, Frontend, ProxySource
@@ -19,7 +18,6 @@ from mailproxy.errors import Fault
 from mailproxy.net.certificates import Certificate
 
 _IMAP_SILENCE_S = 29 * 60  # clients in IDLE speak at least every 29 minutes (RFC 2177 section 3)
-_FEW_SESSIONS = 100
 _TLS_PORTS = {993, 995, 465}  # registered for TLS from the first byte (RFC 8314)
 _CLEAR_PORTS = {143, 110, 587, 25, 4190}
 
@@ -235,20 +233,9 @@ def _can_read(user: str, file: Path) -> bool:
 
 
 def _about_process(config: Config) -> Iterator[Fault]:
-    wanted, limit, workers = config.process.max_sessions, descriptor_limit(), worker_count(config)
-    each = f", in each of {workers} workers" if workers > 1 else ""
-    needed = ceil((wanted or 0) / workers) * 2 + DESCRIPTORS_KEPT
-    if wanted is not None and needed > limit:
-        yield Fault(
-            "process.max_sessions",
-            f"{wanted} sessions need {needed} descriptors{each}, and the limit here is {limit}: raise it "
-            "(ulimit -n, LimitNOFILE=) or lower max_sessions",
-        )
-    if wanted is None and max_sessions(config) < _FEW_SESSIONS:
-        yield Fault(
-            "process.max_sessions",
-            f"the limit of {limit} descriptors{each} holds {max_sessions(config)} sessions: raise it (ulimit -n, LimitNOFILE=)",
-        )
+    workers = worker_count(config)
+    if (shortage := descriptor_shortage(config)) is not None:
+        yield Fault("process.max_sessions", shortage)
     cores = len(os.sched_getaffinity(0))
     if workers > cores:
         yield Fault(

@@ -78,7 +78,10 @@ class Process:
     max_sessions: Positive | None = setting(
         "sessions at once, of all workers; over it, accepting waits",
         None,
-        shown="(soft descriptor limit - 200) / 2, times workers",
+        shown="(descriptor limit - 200) / 2, times workers",
+    )
+    raise_descriptor_limit: bool = setting(
+        "raise the soft limit on open files to the hard one at the start, to 1048576 at most", True
     )
     drain_timeout: Seconds = setting("how long old sessions may live after a stop", Seconds(30.0))
     certificate_interval: TimeLimit = setting(

@@ -26,6 +26,7 @@ MESSAGE_DROPPED = Event("message-dropped", "error")  # a fault of this program
 ACCEPT_PAUSED = Event("accept-paused", "warning")
 ACCEPT_RESUMED = Event("accept-resumed", "info")
 SESSIONS_FULL = Event("sessions-full", "warning")
+DESCRIPTORS_SHORT = Event("descriptors-short", "warning")
 NAME_RESOLVED = Event("name-resolved", "info")
 NAME_UNRESOLVED = Event("name-unresolved", "warning")
 SERVER_DOWN = Event("server-down", "error")

@@ -25,7 +25,7 @@ async def test_only_descriptors_and_memory_are_the_proxys_own_fault(
 
     monkeypatch.setattr(Endpoint, "at", at)
     expected = ProxyError if code in OWN else ServerRefusedError
-    with pytest.raises(expected, match="127.0.0.1:143: ") as caught:
+    with pytest.raises(expected, match=r"127\.0\.0\.1:143: ") as caught:
         await connect([Endpoint(socket.AF_INET, "127.0.0.1", 143)], None)
     assert str(caught.value) == f"127.0.0.1:143: {os.strerror(code)}"
 
