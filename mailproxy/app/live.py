@@ -10,6 +10,7 @@ from attrs import evolve, frozen
 
 from mailproxy import config
 from mailproxy.address import TcpAddress
+from mailproxy.app.hints import hint
 from mailproxy.app.material import Material
 from mailproxy.config.probes import ways
 from mailproxy.errors import Fault, ServerRefusedError
@@ -34,15 +35,19 @@ class Tried:
     address: str
     tried: str
     checked: Checked
+    hint: str = ""
 
     @property
     def fault(self) -> Fault | None:
-        """What is wrong with it; None, too, if that could not be found out."""
-        result = self.checked.result
+        """What is wrong with it; None, too, if that could not be found out. ``hint`` says what may be the reason."""
+        result, login = self.checked.result, self.checked.login
+        if login is not None and login.obstacle:
+            return Fault(self.path, f"{self.server} {login.obstacle}")
         is_known = result.code not in (CheckCode.UNK, CheckCode.SOCKERR)
         if result.code.is_passed or not is_known:
             return None
-        return Fault(self.path, f"{self.server} is not fit for sessions: {result}")
+        hint = f" ({self.hint})" if self.hint else ""
+        return Fault(self.path, f"{self.server} is not fit for sessions: {result}{hint}")
 
 
 def try_servers(settings: config.Config, material: Material) -> list[Tried]:
@@ -99,6 +104,7 @@ async def _try(path: str, backend: str, check: Check) -> Tried:
         address=address,
         tried=" + ".join(_in_words(check)),
         checked=checked,
+        hint=hint(checked.result, check.failed) if check.failed is not None else "",
     )
 
 

@@ -12,6 +12,8 @@ from mailproxy.log import Log
 from mailproxy.log.events import (
     BACKEND_DOWN,
     CHECK_NOT_MADE,
+    LOGIN_DISABLED,
+    LOGIN_ENABLED,
     SERVER_CHECK,
     SERVER_DOWN,
     SERVER_STATE,
@@ -42,7 +44,7 @@ from mailproxy.proxy.caller import Caller
 from mailproxy.proxy.known import Known
 from mailproxy.proxy.news import Situation, health_sentence, sentences
 from mailproxy.proxy.resolving import Resolver
-from mailproxy.proxy.server import BackendServer, Checked
+from mailproxy.proxy.server import BackendServer, Checked, Login
 
 _KEY_BYTES = 17  # of what key_of gives
 _WARMING_STEPS = 20  # HAProxy's: a twentieth of slow_start each, but not more often than every second
@@ -220,6 +222,8 @@ class Backend:
             if before is None or before.result != result:
                 self._tell(CHECK_NOT_MADE, f"Server {self.name}/{server.name}: {result}", server)
             return
+        if checked.login is not None:
+            self._learn_login(server, checked.login)
         if result.code.is_passed and server.observation is not None:
             server.observation.connected()  # as in HAProxy: failures are counted between checks that pass
         progress = server.health.progress if server.health is not None else ""
@@ -228,6 +232,16 @@ class Backend:
             self._changed(change, SERVER_UP if change.after.is_up else SERVER_DOWN, checked)
         elif server.health is not None and server.health.progress != progress and _is_news(before, checked):
             self._tell(SERVER_CHECK, health_sentence(self.name, server, checked), server)
+
+    def _learn_login(self, server: BackendServer, login: Login) -> None:
+        """Keep what a check has learnt, and say it when it changes whether clients can log in."""
+        before, server.login = server.login, login
+        if login.obstacle == (before.obstacle if before is not None else ""):
+            return
+        if login.obstacle:
+            self._tell(LOGIN_DISABLED, f"Server {self.name}/{server.name} {login.obstacle}", server)
+        else:
+            self._tell(LOGIN_ENABLED, f"Clients can log in to server {self.name}/{server.name} again", server)
 
     def set_state(self, server: BackendServer, state: State) -> None:
         """What the operator wants of a server; sessions that it has go on, unless it leaves for maintenance and

@@ -16,7 +16,7 @@ from attrs import define, evolve, field, frozen
 
 from mailproxy import config
 from mailproxy.address import TcpAddress
-from mailproxy.config.probes import Probe, Way, probes
+from mailproxy.config.probes import Probe, Way, is_as_ended_sessions, probes
 from mailproxy.errors import ProxyError, ServerHandshakeError, ServerRefusedError
 from mailproxy.net.dial import Endpoint, connect, knock
 from mailproxy.net.names import literal_endpoint, look_up
@@ -29,7 +29,8 @@ from mailproxy.protocol.greeted import GreetedDialogue
 from mailproxy.protocol.script import ScriptCheck, ScriptStep, compile_step
 from mailproxy.proxy.announcing import local_header
 from mailproxy.proxy.backend import Backend
-from mailproxy.proxy.server import BackendServer, Checked, tls_name
+from mailproxy.proxy.login import login_of
+from mailproxy.proxy.server import BackendServer, Checked, Login, tls_name
 
 _HEARD_BYTES_MAX = 64 * 1024  # of the answer to a goodbye
 _FAREWELL_S = 1.0  # for the server to close, when everything has been said
@@ -89,13 +90,16 @@ class _Connection:
 class Check:
     """What is done to check ``server``, again and again, ``timeout`` seconds at most until there is a result.
 
-    ``context_of`` gives TLS as its files are now.
+    ``context_of`` gives TLS as its files are now. ``as_sessions``: the probes whose connection the server sees as those of
+    sessions whose TLS ends here. ``failed``: the probe that made the last outcome a failure.
     """
 
     server: BackendServer
     probes: Sequence[Probe]
     timeout: float
     context_of: Callable[[config.ServerTls], Context]
+    as_sessions: frozenset[Probe] = frozenset()
+    failed: Probe | None = field(default=None, init=False)
     _scripts: dict[Probe, _Script] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -109,6 +113,7 @@ class Check:
         """
         spent, result = 0.0, CheckResult(CheckCode.UNK)
         opened: list[_Connection] = []
+        self.failed = None
         try:
             for probe in self.probes:
                 opened.append(connection := _Connection(probe))
@@ -116,15 +121,25 @@ class Check:
                 result = await self._connect_and_talk(connection, max(self.timeout - spent, 0.0))
                 spent += connection.ended - began
                 if not result.code.is_passed:
+                    self.failed = probe
                     result = self._placed(result, probe)
                     break
-            tell(Checked(result, int(spent * 1000)))
+            tell(Checked(result, int(spent * 1000), self._login(opened) if result.code.is_passed else None))
             for connection in opened:
                 await self._take_leave(connection)
         finally:
             for connection in opened:
                 if connection.sock is not None:
                     connection.sock.close()
+
+    def _login(self, opened: Sequence[_Connection]) -> Login | None:
+        """What was learnt of how sessions log in; the first obstacle counts."""
+        logins = [
+            login_of(self.server.config, connection.probe, connection.dialogue)
+            for connection in opened
+            if connection.probe in self.as_sessions and isinstance(connection.dialogue, GreetedDialogue)
+        ]
+        return next((login for login in logins if login.obstacle), logins[0] if logins else None)
 
     def _placed(self, result: CheckResult, probe: Probe) -> CheckResult:
         """With the port where it could be one of several."""
@@ -265,7 +280,12 @@ def checks_of(
         planned = probes(server.config, settings.protocol, ways)
         if planned and server.config.check is not None:
             timeout = server.config.check.timeout or settings.timeouts.check
-            yield Check(server, planned, timeout, context_of)
+            like = (
+                probe
+                for probe in planned
+                if is_as_ended_sessions(server.config, settings.protocol, ways, probe)
+            )
+            yield Check(server, planned, timeout, context_of, frozenset(like))
 
 
 def _goodbye(probe: Probe, dialogue: Dialogue) -> bytes:

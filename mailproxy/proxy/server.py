@@ -12,6 +12,7 @@ from mailproxy.address import ServerAddress, TcpAddress
 from mailproxy.net.dial import Endpoint
 from mailproxy.net.tls import Context
 from mailproxy.pool import Observation, Server, SharedSessions, Tally
+from mailproxy.protocol.capabilities import Capabilities
 from mailproxy.protocol.check_result import CheckResult
 from mailproxy.proxy.announcing import Announcer
 
@@ -29,6 +30,18 @@ class Checked:
 
     result: CheckResult
     ms: int
+    login: Login | None = None
+
+
+@frozen
+class Login:
+    """What a check that passed has learnt of a connection which the server sees as those of sessions whose TLS ends here.
+
+    ``obstacle``: why no client can log in over it, in words, with the remedy; empty where one can.
+    """
+
+    capabilities: Capabilities
+    obstacle: str
 
 
 @define(eq=False, kw_only=True)
@@ -42,6 +55,7 @@ class BackendServer(Server):
     visitors: set[Visitor] = field(factory=set)
     checked: Checked | None = field(default=None)
     observation: Observation | None = field(default=None)
+    login: Login | None = field(default=None)
     nap: trio.CancelScope = field(factory=trio.CancelScope)
 
     @property

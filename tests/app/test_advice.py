@@ -626,8 +626,10 @@ def test_more_workers_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_descriptors_for_few_sessions(descriptor_limit: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (300, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     assert advice_for(settings(process__raise_descriptor_limit=False)) == [
-        "process.max_sessions: the limit of 300 descriptors holds 50 sessions: raise it (ulimit -n, LimitNOFILE=, or "
-        "raise_descriptor_limit = true)"
+        (
+            "process.max_sessions: the limit of 300 descriptors holds 50 sessions: raise it (ulimit -n, LimitNOFILE=, or "
+            "raise_descriptor_limit = true)"
+        )
     ]
 
 
