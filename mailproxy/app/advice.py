@@ -12,10 +12,12 @@ from pathlib import Path
 from mailproxy.address import ServerAddress, TcpAddress, UnixAddress
 from mailproxy.app.limits import descriptor_shortage, worker_count
 from mailproxy.app.material import Material
+from mailproxy.app.privileges import MISSING_CAPABILITY
 from mailproxy.app.renewal import about_expiry
 from mailproxy.config import Backend, Bind, Config, Frontend, ProxySource
 from mailproxy.errors import Fault
 from mailproxy.net.certificates import Certificate
+from mailproxy.net.dial import is_local, may_be_transparent
 
 _IMAP_SILENCE_S = 29 * 60  # clients in IDLE speak at least every 29 minutes (RFC 2177 section 3)
 _TLS_PORTS = {993, 995, 465}  # registered for TLS from the first byte (RFC 8314)
@@ -119,6 +121,7 @@ def _about_backend(backend: Backend) -> Iterator[Fault]:
     if not any(server.weight for server in backend.servers):
         yield Fault(path, "every server has weight 0: none takes a session")
     yield from _about_proxy_header(backend)
+    yield from _about_sources(backend)
     yield from _about_pool(backend)
     seen: dict[str, str] = {}
     for index, server in enumerate(backend.servers):
@@ -182,6 +185,16 @@ def _about_proxy_header(backend: Backend) -> Iterator[Fault]:
             )
 
 
+def _about_sources(backend: Backend) -> Iterator[Fault]:
+    for index, server in enumerate(backend.servers):
+        own = server.source != backend.source
+        path = (
+            f"backends.{backend.name}.servers[{index}].source" if own else f"backends.{backend.name}.source"
+        )
+        if server.source not in (None, "client") and not is_local(server.source):
+            yield Fault(path, f"{server.source} is no address of this machine: no server could be connected")
+
+
 def _is_loopback(address: ServerAddress) -> bool:
     """Does this address stay on the machine?"""
     if isinstance(address, UnixAddress):
@@ -242,6 +255,13 @@ def _about_process(config: Config) -> Iterator[Fault]:
             "process.workers",
             f"{workers} workers for {cores} cores take turns: more of them than cores make nothing faster",
         )
+    transparent = [
+        backend.name
+        for backend in config.backends.values()
+        if any(server.source == "client" for server in backend.servers)
+    ]
+    if transparent and (config.process.user not in (None, "root") or not may_be_transparent()):
+        yield Fault(f"backends.{transparent[0]}.source", MISSING_CAPABILITY)
     if os.geteuid() == 0 and config.process.user is None:
         yield Fault("process.user", 'sessions would be served as root: give a user, such as "mailproxy"')
     syslog = config.log.to.syslog

@@ -13,7 +13,7 @@ from mailproxy.app.collector import spare_collector
 from mailproxy.app.launcher import launch
 from mailproxy.app.limits import descriptor_shortage, raise_descriptor_limit, worker_count
 from mailproxy.app.material import load_material
-from mailproxy.app.privileges import drop_privileges, wanted_owner
+from mailproxy.app.privileges import check_capabilities, drop_privileges, wanted_owner
 from mailproxy.app.proxy import open_service
 from mailproxy.app.unraisable import unraisable
 from mailproxy.config import Config
@@ -38,6 +38,7 @@ def run(config: Config) -> None:
         return
     service = open_service(config, material, owner=wanted_owner(config))
     drop_privileges(config)
+    check_capabilities(config)
     sys.unraisablehook = partial(unraisable, service.log)
     # Signals wait until somebody hears them, and at the end for ever: one that came late would spoil the exit code.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)

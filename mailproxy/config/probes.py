@@ -71,6 +71,7 @@ class Probe:
     send_proxy: model.SendProxy
     steps: tuple[model.Step, ...] = ()
     first: int = 1
+    hello: str | None = None
 
 
 def ways(
@@ -213,6 +214,7 @@ class _Planner:
             address=check.address,
             tls=tls,
             send_proxy=send_proxy,
+            hello=check.hello,
         )
 
     def _own_kind(self, port: int | None) -> ProbeKind:

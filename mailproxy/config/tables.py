@@ -15,7 +15,7 @@ from attrs import Factory, define
 from mailproxy.config import model
 from mailproxy.config.shape import SHORT_FORMS, SWITCHABLE, Key, keys_of
 from mailproxy.config.units import write_duration
-from mailproxy.config.values import Kind, Mode, Seconds, TimeLimit, UnfitValueError, printable, show
+from mailproxy.config.values import Expanded, Kind, Mode, Seconds, TimeLimit, UnfitValueError, printable, show
 from mailproxy.errors import Fault
 
 Table = dict[str, Any]
@@ -159,8 +159,8 @@ def _check_list(key: Key, value: object, path: str, found: Findings) -> object:
 def _check_nested(key: Key, table: type, value: object, path: str, found: Findings) -> object:
     if value is False and table in SWITCHABLE:
         return False
-    if key.kind is not None and isinstance(value, bool):
-        return value
+    if key.kind is not None and isinstance(value, (bool, Expanded)):
+        return _check_value(key.kind, value, path, found)
     return check_table(table, _long_form(table, value), path, found)
 
 

@@ -23,12 +23,25 @@ _LONGEST_PAUSE_S = 0.01
 # What a second call says of a connection under way, and of one that is made (connect(2)).
 _ASKED_AGAIN = {errno.EALREADY: errno.EINPROGRESS, errno.EISCONN: 0}
 
+# Missing from Python's socket module (linux/in.h, linux/in6.h).
+_IP_TRANSPARENT = 19
+_IP_BIND_ADDRESS_NO_PORT = 24
+_IPV6_TRANSPARENT = 75
+
 Options = Sequence[tuple[int, int, int | bytes]]
 
 _HALF_OPEN: Options = (
     (socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0),
     (socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)),
 )
+
+
+@frozen
+class Source:
+    """The local address of a connection; ``is_foreign``: of another machine, which takes CAP_NET_ADMIN (IP_TRANSPARENT)."""
+
+    host: str
+    is_foreign: bool = False
 
 
 @frozen
@@ -80,23 +93,25 @@ async def connect(
     options: Options = (),
     poller: AnyPoller = TRIO,
     begun: Dial | None = None,
+    *,
+    source: Source | None = None,
 ) -> tuple[socket.socket, Endpoint]:
     """Connect to the first endpoint that takes the connection, in their order.
 
-    ``port``: the port that the client connected to, for endpoints without one; ``options`` are set on TCP sockets; ``begun``:
-    what ``begin`` gave for the only endpoint. An endpoint that does not answer has its share of the time that the caller's
+    ``port``: the port that the client connected to, for endpoints without one; ``options`` are set on TCP sockets, which have
+    ``source`` as their local address; ``begun``: what ``begin`` gave for the only endpoint. An endpoint that does not answer has its share of the time that the caller's
     cancel scope leaves. Returns a nonblocking socket, which the caller closes, and which has been added to ``poller``.
     Raises ServerRefusedError when none takes it, ProxyError when this process or machine has no descriptor or memory left.
     Cancelled, it leaves nothing open.
     """
     if len(endpoints) == 1:
-        begun = begun or begin(endpoints[0], port, poller, options)
+        begun = begun or begin(endpoints[0], port, poller, options, source)
         return await begun.finish(), endpoints[0]
     faults: list[ServerRefusedError | ProxyError] = []
     for index, endpoint in enumerate(endpoints):
         with trio.CancelScope(deadline=_share(len(endpoints) - index)):
             try:
-                return await begin(endpoint, port, poller, options).finish(), endpoint
+                return await begin(endpoint, port, poller, options, source).finish(), endpoint
             except (ServerRefusedError, ProxyError) as error:
                 error.__traceback__ = error.__context__ = None  # whose frames have these faults: a cycle
                 faults.append(error)
@@ -116,13 +131,13 @@ def _share(left: int) -> float:
     return end if left == 1 else now + (end - now) / left
 
 
-async def knock(endpoints: Sequence[Endpoint], port: int | None) -> Endpoint:
+async def knock(endpoints: Sequence[Endpoint], port: int | None, source: Source | None = None) -> Endpoint:
     """Does anybody listen there? As ``connect``, but nobody has to be let in: returns the endpoint that would.
 
     TCP is asked for the first half of a handshake alone: without the last acknowledgement, and with a reset in place of it,
     the server's program never hears of the connection (as HAProxy's plain checks do it).
     """
-    sock, endpoint = await connect(endpoints, port, _HALF_OPEN)
+    sock, endpoint = await connect(endpoints, port, _HALF_OPEN, source=source)
     sock.close()
     return endpoint
 
@@ -175,7 +190,13 @@ class Dial:
         self.sock.close()
 
 
-def begin(endpoint: Endpoint, port: int | None, poller: AnyPoller = TRIO, options: Options = ()) -> Dial:
+def begin(
+    endpoint: Endpoint,
+    port: int | None,
+    poller: AnyPoller = TRIO,
+    options: Options = (),
+    source: Source | None = None,
+) -> Dial:
     """Begin to connect. Raises ProxyError without a descriptor or memory, ServerRefusedError if the kernel has no such sockets.
 
     On the way to another machine it is never made when the call returns, on this one always: the kernel does both ends at
@@ -192,10 +213,12 @@ def begin(endpoint: Endpoint, port: int | None, poller: AnyPoller = TRIO, option
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             for level, name, value in options:
                 sock.setsockopt(level, name, value)
+            if source is not None:
+                _bind(sock, source, endpoint.text(port))
         try:
             address = endpoint.at(port)
             code = sock.connect_ex(address)
-            if code == errno.EINPROGRESS and not options:
+            if code == errno.EINPROGRESS and options is not _HALF_OPEN:
                 code = sock.connect_ex(address)
                 code = _ASKED_AGAIN.get(code, code)
         except OSError as error:
@@ -206,6 +229,46 @@ def begin(endpoint: Endpoint, port: int | None, poller: AnyPoller = TRIO, option
         sock.close()
         raise
     return Dial(sock, endpoint, port, code, poller)
+
+
+def _bind(sock: socket.socket, source: Source, place: str) -> None:
+    """Give a socket its local address; the port is chosen when it connects, so that it need be free towards one server only."""
+    is_ipv6 = sock.family == socket.AF_INET6
+    if is_ipv6 != (":" in source.host):
+        reason = f"from {source.host}: one is IPv4, the other IPv6"
+        raise ServerRefusedError(f"{place} {reason}", reason, is_local=True)
+    try:
+        if source.is_foreign and is_ipv6:
+            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_TRANSPARENT, 1)
+        elif source.is_foreign:
+            sock.setsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT, 1)
+        sock.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+        sock.bind(socket_address(source.host, 0))
+    except OSError as error:
+        if error.errno in _OUR_FAULT:
+            raise ProxyError(f"{place}: {error.strerror}") from None
+        reason = f"from {source.host}: {error.strerror}"
+        raise ServerRefusedError(f"{place} {reason}", reason, is_local=True) from None
+
+
+def is_local(host: str) -> bool:
+    """Is this an address of this machine, which connections may come from?"""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as sock:
+        try:
+            sock.bind(socket_address(host, 0))
+        except OSError:
+            return False
+    return True
+
+
+def may_be_transparent() -> bool:
+    """May this process use addresses of other machines? That takes CAP_NET_ADMIN."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        try:
+            sock.setsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT, 1)
+        except PermissionError:
+            return False
+    return True
 
 
 def _failure(place: str, code: int, *, is_local: bool) -> ServerRefusedError | ProxyError:

@@ -20,6 +20,8 @@ from mailproxy.log.events import (
     SERVER_UP,
     Event,
 )
+from mailproxy.net.dial import Source as LocalSource
+from mailproxy.net.keepalive import keepalive_options
 from mailproxy.net.names import literal_endpoint
 from mailproxy.net.tls import Context, connecting_context
 from mailproxy.pool import (
@@ -81,7 +83,12 @@ class Backend:
         self.pool = self._pool(servers, StickTable(stick.size, stick.expire) if stick is not None else None)
         self._warming = trio.Event()
         self.resolver = Resolver(
-            self.name, servers, interval=settings.resolve_interval, came=self._addresses_came, log=log
+            self.name,
+            servers,
+            interval=settings.resolve_interval,
+            prefer=settings.resolve_prefer,
+            came=self._addresses_came,
+            log=log,
         )
 
     def _pool(self, servers: Sequence[BackendServer], stick: StickTable | None) -> Pool[BackendServer]:
@@ -104,11 +111,14 @@ class Backend:
             weight=settings.weight,
             max_sessions=settings.max_sessions,
             is_backup=settings.backup,
+            state=State(settings.state),
             slow_start=settings.slow_start,
             health=Health(rise=check.rise, fall=check.fall) if check is not None else None,
             observation=Observation(settings.error_limit, settings.error_clients) if watches else None,
             addresses=(endpoint,) if endpoint is not None else (),
             config=settings,
+            options=keepalive_options(settings.keepalive),
+            source=LocalSource(settings.source) if settings.source not in (None, "client") else None,
             context=connectors[settings.tls] if settings.tls is not None else None,
             announcer=Announcer(settings, self.config.protocol)
             if settings.send_proxy not in (None, "none")
@@ -139,6 +149,13 @@ class Backend:
         for server in self.servers:
             if server.config.tls is not None:  # never in clear text for want of one
                 server.context = connectors[server.config.tls]
+
+    def say_states(self) -> None:
+        """Say which servers begin otherwise than ready."""
+        for server in self.servers:
+            if server.state is not State.READY:
+                word = "drain state" if server.state is State.DRAIN else "maintenance"
+                self._tell(SERVER_STATE, f"Server {self.name}/{server.name} starts in {word}.", server)
 
     # Sessions
 

@@ -8,8 +8,8 @@ import trio
 from attrs import define, field, frozen
 
 from mailproxy import config
-from mailproxy.address import ServerAddress, TcpAddress
-from mailproxy.net.dial import Endpoint
+from mailproxy.address import ServerAddress, TcpAddress, unmapped
+from mailproxy.net.dial import Endpoint, Options, Source
 from mailproxy.net.tls import Context
 from mailproxy.pool import Observation, Server, SharedSessions, Tally
 from mailproxy.protocol.capabilities import Capabilities
@@ -51,6 +51,8 @@ class BackendServer(Server):
     config: config.Server
     context: Context | None
     announcer: Announcer | None
+    options: Options = field(default=())
+    source: Source | None = field(default=None)
     unresolved: str = field(default="not looked up yet")
     visitors: set[Visitor] = field(factory=set)
     checked: Checked | None = field(default=None)
@@ -62,6 +64,12 @@ class BackendServer(Server):
     def server_name(self) -> str | None:
         """The name to ask for and to verify."""
         return tls_name(self.config.tls, self.config.address)
+
+    def source_for(self, client: tuple[str, int] | None) -> Source | None:
+        """The local address of a connection for this client; None for the route's, as where the client has no address."""
+        if self.config.source != "client":
+            return self.source
+        return Source(unmapped(client[0]), is_foreign=True) if client is not None else None
 
     def check_soon(self, seconds: float = 0.0) -> None:
         """Let the next check come after so long at most."""
