@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from mailproxy.config import Config, KeepAlive, from_mapping
+from mailproxy.config import Config, from_mapping
+from mailproxy.config.model import KeepAlive
 from mailproxy.config.probes import probes
+from mailproxy.config.values import KeepAliveCount, KeepAliveTime
 from mailproxy.errors import ConfigError
 
 
@@ -36,18 +38,21 @@ def test_servers_have_the_keys_of_their_backend() -> None:
     first, second, third = given.backends["b"].servers
     assert (first.source, first.keepalive, first.state) == (
         "10.0.0.9",
-        KeepAlive(idle=60, interval=5),
+        KeepAlive(idle=KeepAliveTime(60), interval=KeepAliveTime(5)),
         "ready",
-    )  # type: ignore[arg-type]  # new types
+    )
     assert (second.source, second.keepalive) == ("client", False)
-    assert (third.keepalive, third.state) == (KeepAlive(idle=60, interval=5, count=5), "drain")  # type: ignore[arg-type]  # new types
+    assert (third.keepalive, third.state) == (
+        KeepAlive(idle=KeepAliveTime(60), interval=KeepAliveTime(5), count=KeepAliveCount(5)),
+        "drain",
+    )
 
 
 def test_keepalive_of_binds() -> None:
     binds = [{"address": f"127.0.0.1:{port}"} for port in (1, 2)]
     given = config({}, [{**binds[0], "keepalive": True}, {**binds[1], "keepalive": {"idle": "2m"}}])
     first, second = given.frontends["f"].bind
-    assert (first.keepalive, second.keepalive) == (True, KeepAlive(idle=120))  # type: ignore[arg-type]  # new types
+    assert (first.keepalive, second.keepalive) == (True, KeepAlive(idle=KeepAliveTime(120)))
 
 
 def test_several_binds_may_have_one_name() -> None:

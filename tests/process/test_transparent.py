@@ -101,7 +101,6 @@ async def test_servers_see_the_clients_addresses(tmp_path: Path, workers: str) -
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 async def test_without_the_capability_it_does_not_start(tmp_path: Path, workers: str) -> None:
-    tmp_path.chmod(0o755)
     lines = await run_in_namespace(ROUTES, SCENE, str(tmp_path), "nobody", workers)
     assert lines[0].startswith("2 /mailproxy.toml: backends.four.servers[0].source: ")
     assert '"client" needs CAP_NET_ADMIN' in lines[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import trio
+
 from mailproxy.protocol.capabilities import Capabilities
 from mailproxy.protocol.check_result import CheckCode, CheckResult
 from mailproxy.proxy.server import Checked, Login
@@ -23,6 +25,7 @@ async def test_it_is_said_when_it_changes() -> None:
     passed(OPEN)
     passed(None)
     assert diary.entries == []
+    await trio.lowlevel.checkpoint()
     for _ in range(3):
         passed(CLOSED)
     passed(None)  # a check that learnt nothing
