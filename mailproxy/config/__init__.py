@@ -16,6 +16,7 @@ from mailproxy.config.model import (
     Route,
     Server,
     ServerTls,
+    SessionRate,
     Step,
     Stick,
 )
@@ -25,6 +26,6 @@ from mailproxy.config.values import LogTarget, ProxySource
 
 __all__ = [
     "Backend", "BackendTimeouts", "Bind", "Check", "Config", "Connect", "Frontend", "FrontendTimeouts", "FrontendTls",
-    "KeepAlive", "Log", "LogTarget", "Process", "ProxySource", "Route", "Server", "ServerTls", "Step", "Stick", "from_mapping",
-    "json_schema", "load",
+    "KeepAlive", "Log", "LogTarget", "Process", "ProxySource", "Route", "Server", "ServerTls", "SessionRate", "Step",
+    "Stick", "from_mapping", "json_schema", "load",
 ]  # fmt: skip
