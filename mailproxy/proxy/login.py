@@ -13,8 +13,8 @@ _TO_DOVECOT = (
     "that speaks it"
 )
 _TO_POSTFIX = (
-    "give tls and a port that speaks it (Postfix: a service with smtpd_tls_wrappermode = yes); no PROXY header tells Postfix of "
-    "TLS"
+    "give tls and a port that speaks it (Postfix: a service with smtpd_tls_wrappermode = yes, since no PROXY header tells it of "
+    'TLS), or to Dovecot send_proxy = "v2-ssl" with haproxy_trusted_networks'
 )
 
 

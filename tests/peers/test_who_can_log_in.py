@@ -103,7 +103,7 @@ def test_a_stock_dovecot_in_clear_text(
     text, door = configuration(ca, protocol, dovecot[protocol, "clear"])
     assert SAID[protocol] in advice(text, tmp_path)
     with Mailproxy(text, tmp_path, [(PROXY, door)]) as proxy:
-        proxy.log.wait_for(re.compile(re.escape(f"Server b/d1 {SAID[protocol]}")))
+        proxy.log.wait_for(re.compile(re.escape(f"Server b/d1 {SAID[protocol]}") + ".*"))
 
 
 @pytest.mark.parametrize("remedy", [("proxied", "v2-ssl", False), ("tls", "none", True)], ids=str)
