@@ -88,11 +88,15 @@ class ServerError(MailproxyError):
 
 
 class ServerRefusedError(ServerError):
-    """The server refused the connection, is unreachable, or its name has no address; ``reason``: why, without the address."""
+    """The server refused the connection, is unreachable, or its name has no address; ``reason``: why, without the address.
 
-    def __init__(self, message: str, reason: str = "") -> None:
+    ``is_local``: this machine refused before anything was sent, for want of a route or of a free local port.
+    """
+
+    def __init__(self, message: str, reason: str = "", *, is_local: bool = False) -> None:
         super().__init__(message)
         self.reason = reason or message
+        self.is_local = is_local
 
 
 class ServerHandshakeError(ServerError):
@@ -100,4 +104,4 @@ class ServerHandshakeError(ServerError):
 
 
 class ProxyError(MailproxyError):
-    """The proxy itself could not go on: out of descriptors, ports or memory."""
+    """The proxy itself could not go on: out of descriptors or memory."""

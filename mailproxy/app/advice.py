@@ -7,14 +7,14 @@ import os
 import pwd
 import stat
 from collections.abc import Iterable, Iterator
-from math import ceil
 from pathlib import Path
 
 from mailproxy.address import ServerAddress, TcpAddress, UnixAddress
 from mailproxy.app.host import is_own_address
-from mailproxy.app.limits import DESCRIPTORS_KEPT, descriptor_limit, max_sessions, worker_count
+from mailproxy.app.limits import descriptor_shortage, worker_count
 from mailproxy.app.material import Material
 from mailproxy.app.port_advice import about_ports
+from mailproxy.app.privileges import MISSING_CAPABILITY
 from mailproxy.app.renewal import about_expiry
 from mailproxy.app.shown import shown
 from mailproxy.config import Backend, Bind, Config, Frontend, ProxySource
@@ -23,9 +23,9 @@ from mailproxy.config.ports import CLEAR_PORTS, TLS_PORTS
 from mailproxy.errors import Fault
 from mailproxy.net.auto_retry import NOT_CLEARED, can_clear_auto_retry
 from mailproxy.net.certificates import Certificate
+from mailproxy.net.dial import is_local, may_be_transparent
 
 _IMAP_SILENCE_S = 29 * 60  # clients in IDLE speak at least every 29 minutes (RFC 2177 section 3)
-_FEW_SESSIONS = 100
 
 
 def advise(config: Config, material: Material) -> list[Fault]:
@@ -151,6 +151,7 @@ def _about_backend(backend: Backend) -> Iterator[Fault]:
     if not any(server.weight for server in backend.servers):
         yield Fault(path, "every server has weight 0: none takes a session")
     yield from _about_proxy_header(backend)
+    yield from _about_sources(backend)
     yield from _about_pool(backend)
     seen: dict[str, str] = {}
     for index, server in enumerate(backend.servers):
@@ -222,6 +223,16 @@ def _about_proxy_header(backend: Backend) -> Iterator[Fault]:
             )
 
 
+def _about_sources(backend: Backend) -> Iterator[Fault]:
+    for index, server in enumerate(backend.servers):
+        own = server.source != backend.source
+        path = (
+            f"backends.{backend.name}.servers[{index}].source" if own else f"backends.{backend.name}.source"
+        )
+        if server.source not in (None, "client") and not is_local(server.source):
+            yield Fault(path, f"{server.source} is no address of this machine: no server could be connected")
+
+
 def _is_loopback(address: ServerAddress) -> bool:
     """Does this address stay on the machine?"""
     if isinstance(address, UnixAddress):
@@ -280,20 +291,9 @@ def _can_read(user: str, file: Path) -> bool:
 
 
 def _about_process(config: Config) -> Iterator[Fault]:
-    wanted, limit, workers = config.process.max_sessions, descriptor_limit(), worker_count(config)
-    each = f", in each of {workers} workers" if workers > 1 else ""
-    needed = ceil((wanted or 0) / workers) * 2 + DESCRIPTORS_KEPT
-    if wanted is not None and needed > limit:
-        yield Fault(
-            "process.max_sessions",
-            f"{wanted} sessions need {needed} descriptors{each}, and the limit here is {limit}: raise it "
-            "(ulimit -n, LimitNOFILE=) or lower max_sessions",
-        )
-    if wanted is None and max_sessions(config) < _FEW_SESSIONS:
-        yield Fault(
-            "process.max_sessions",
-            f"the limit of {limit} descriptors{each} holds {max_sessions(config)} sessions: raise it (ulimit -n, LimitNOFILE=)",
-        )
+    workers = worker_count(config)
+    if (shortage := descriptor_shortage(config)) is not None:
+        yield Fault("process.max_sessions", shortage)
     if config.has_tls and not can_clear_auto_retry():
         yield Fault("process", NOT_CLEARED)
     cores = len(os.sched_getaffinity(0))
@@ -302,6 +302,13 @@ def _about_process(config: Config) -> Iterator[Fault]:
             "process.workers",
             f"{workers} workers for {cores} cores take turns: more of them than cores make nothing faster",
         )
+    transparent = [
+        backend.name
+        for backend in config.backends.values()
+        if any(server.source == "client" for server in backend.servers)
+    ]
+    if transparent and (config.process.user not in (None, "root") or not may_be_transparent()):
+        yield Fault(f"backends.{transparent[0]}.source", MISSING_CAPABILITY)
     if os.geteuid() == 0 and config.process.user is None:
         yield Fault("process.user", 'sessions would be served as root: give a user, such as "mailproxy"')
     syslog = config.log.to.syslog

@@ -13,14 +13,14 @@ from pathlib import Path
 import trio
 from attrs import frozen
 
-from mailproxy.app.limits import max_sessions, own_max_sessions
+from mailproxy.app.limits import descriptor_shortage, max_sessions, own_max_sessions
 from mailproxy.app.material import Material
 from mailproxy.app.opening import Slots
 from mailproxy.app.renewal import Renewal
 from mailproxy.app.unraisable import unraisable
 from mailproxy.config import Config
 from mailproxy.log import Log, Target
-from mailproxy.log.events import Event
+from mailproxy.log.events import DESCRIPTORS_SHORT, Event
 from mailproxy.net.cells import Bells
 from mailproxy.net.line import Line
 from mailproxy.net.listener import Listener
@@ -89,6 +89,8 @@ def control(setup: Setup, end: socket.socket, *, running: int, is_late: bool) ->
         _close_own(listeners)
     for listener in setup.slots[0]:
         listener.socket.close()
+    if not is_late and (shortage := descriptor_shortage(setup.config)) is not None:
+        log.event(DESCRIPTORS_SHORT, f"process.max_sessions: {shortage}")
     trio.run(made.run)
 
 

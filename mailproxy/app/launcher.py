@@ -24,7 +24,7 @@ from mailproxy.app.collector import spare_collector
 from mailproxy.app.limits import own_max_sessions
 from mailproxy.app.material import Material
 from mailproxy.app.opening import close_slots, open_all
-from mailproxy.app.privileges import drop_privileges, wanted_owner
+from mailproxy.app.privileges import check_capabilities, drop_privileges, wanted_owner
 from mailproxy.config import Config
 from mailproxy.net.cells import Bells
 from mailproxy.net.line import open_pair, post
@@ -48,6 +48,7 @@ def launch(config: Config, material: Material, workers: int) -> None:
     slots, target = open_all(config, material, workers=workers, owner=owner)
     try:
         drop_privileges(config)
+        check_capabilities(config)
         listening = tuple(map(Listening.of, slots[0]))
         board = Board(config, workers, most_sessions=own_max_sessions())
         setup = Setup(config, material, slots, listening, target, board, Bells(workers))

@@ -10,6 +10,7 @@ from attrs import evolve, frozen
 
 from mailproxy import config
 from mailproxy.address import TcpAddress
+from mailproxy.app.hints import hint
 from mailproxy.app.material import Material
 from mailproxy.config.probes import ways
 from mailproxy.errors import Fault, ServerRefusedError
@@ -34,15 +35,20 @@ class Tried:
     address: str
     tried: str
     checked: Checked
+    hint: str = ""
+    is_in_service: bool = True
 
     @property
     def fault(self) -> Fault | None:
-        """What is wrong with it; None, too, if that could not be found out."""
-        result = self.checked.result
+        """What is wrong with it; None, too, if that could not be found out, or it is in maintenance."""
+        result, login = self.checked.result, self.checked.login
+        if login is not None and login.obstacle:
+            return Fault(self.path, f"{self.server} {login.obstacle}")
         is_known = result.code not in (CheckCode.UNK, CheckCode.SOCKERR)
-        if result.code.is_passed or not is_known:
+        if result.code.is_passed or not is_known or not self.is_in_service:
             return None
-        return Fault(self.path, f"{self.server} is not fit for sessions: {result}")
+        hint = f" ({self.hint})" if self.hint else ""
+        return Fault(self.path, f"{self.server} is not fit for sessions: {result}{hint}")
 
 
 def try_servers(settings: config.Config, material: Material) -> list[Tried]:
@@ -99,6 +105,8 @@ async def _try(path: str, backend: str, check: Check) -> Tried:
         address=address,
         tried=" + ".join(_in_words(check)),
         checked=checked,
+        is_in_service=server.config.state != "maint",
+        hint=hint(checked.result, check.failed) if check.failed is not None else "",
     )
 
 
@@ -107,7 +115,7 @@ async def _resolved_and_checked(check: Check) -> Checked:
     if isinstance(address, TcpAddress) and not check.server.addresses:
         try:
             with trio.fail_after(check.timeout):
-                check.server.addresses = await look_up(address.host, address.port)
+                check.server.addresses = await look_up(address.host, address.port, check.prefer)
         except ServerRefusedError as error:
             return Checked(CheckResult(CheckCode.L4CON, str(error)), 0)
         except trio.TooSlowError:

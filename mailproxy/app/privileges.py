@@ -8,6 +8,12 @@ import pwd
 
 from mailproxy.config import Config
 from mailproxy.errors import Fault
+from mailproxy.net.dial import may_be_transparent
+
+MISSING_CAPABILITY = (
+    '"client" needs CAP_NET_ADMIN, and a change of user gives it up: start as that user with '
+    "AmbientCapabilities=CAP_NET_ADMIN, without process.user"
+)
 
 
 def wanted_owner(config: Config) -> tuple[int, int] | None:
@@ -20,6 +26,18 @@ def wanted_owner(config: Config) -> tuple[int, int] | None:
     if process.group is not None:
         return uid, grp.getgrnam(process.group).gr_gid
     return uid, os.getgid() if user is None else user.pw_gid
+
+
+def check_capabilities(config: Config) -> None:
+    """Raise ConfigError where servers are to see the clients' own addresses and this process may not use them."""
+    faults = [
+        Fault(f"backends.{backend.name}.servers[{index}].source", MISSING_CAPABILITY)
+        for backend in config.backends.values()
+        for index, server in enumerate(backend.servers)
+        if server.source == "client"
+    ]
+    if faults and not may_be_transparent():
+        raise config.error(faults)
 
 
 def drop_privileges(config: Config) -> None:

@@ -11,13 +11,13 @@ import trio
 
 from mailproxy.app.collector import spare_collector
 from mailproxy.app.launcher import launch
-from mailproxy.app.limits import worker_count
+from mailproxy.app.limits import descriptor_shortage, raise_descriptor_limit, worker_count
 from mailproxy.app.material import load_material
-from mailproxy.app.privileges import drop_privileges, wanted_owner
+from mailproxy.app.privileges import check_capabilities, drop_privileges, wanted_owner
 from mailproxy.app.proxy import open_service
 from mailproxy.app.unraisable import unraisable
 from mailproxy.config import Config
-from mailproxy.log.events import SIGNAL_IGNORED, STOPPING
+from mailproxy.log.events import DESCRIPTORS_SHORT, SIGNAL_IGNORED, STOPPING
 from mailproxy.proxy.service import Service
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2, signal.SIGUSR1)
@@ -31,16 +31,20 @@ def run(config: Config) -> None:
     ConfigError, before anything is served, with every fault that files, addresses and names have.
     """
     _fill_standard_descriptors()
+    raise_descriptor_limit(config)
     material = load_material(config)
     if worker_count(config) > 1:
         launch(config, material, worker_count(config))
         return
     service = open_service(config, material, owner=wanted_owner(config))
     drop_privileges(config)
+    check_capabilities(config)
     sys.unraisablehook = partial(unraisable, service.log)
     # Signals wait until somebody hears them, and at the end for ever: one that came late would spoil the exit code.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     spare_collector()
+    if (shortage := descriptor_shortage(config)) is not None:
+        service.log.event(DESCRIPTORS_SHORT, f"process.max_sessions: {shortage}")
     trio.run(_run, service)
 
 

@@ -10,6 +10,7 @@ from mailproxy.config.model import (
     Frontend,
     FrontendTimeouts,
     FrontendTls,
+    KeepAlive,
     Log,
     Process,
     Route,
@@ -25,6 +26,6 @@ from mailproxy.config.values import LogTarget, ProxySource
 
 __all__ = [
     "Backend", "BackendTimeouts", "Bind", "Check", "Config", "Connect", "Frontend", "FrontendTimeouts", "FrontendTls",
-    "Log", "LogTarget", "Process", "ProxySource", "Route", "Server", "ServerTls", "SessionRate", "Step", "Stick",
-    "from_mapping", "json_schema", "load", "load_stream",
+    "KeepAlive", "Log", "LogTarget", "Process", "ProxySource", "Route", "Server", "ServerTls", "SessionRate", "Step",
+    "Stick", "from_mapping", "json_schema", "load", "load_stream",
 ]  # fmt: skip

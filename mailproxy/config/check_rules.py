@@ -13,6 +13,7 @@ from mailproxy.config.rules import KEY_ALONE, NAME_MISSING, check_path
 from mailproxy.config.tables import Findings, Table
 
 _EXPECTING = ("expect", "expect_regex", "expect_hex")
+_SAYING_HELLO = ("smtp", "submission", "lmtp")
 _DOING = ("connect", "send", "send_hex", *_EXPECTING)
 
 SERVERS_MAX = 1 << 16  # an entry of the stick table has 16 bits for its server (pool.stick)
@@ -81,6 +82,7 @@ def check(server: model.Server, protocol: model.Protocol, layers: Sequence[Layer
         _script(server.check, layers, found)
         _tls(server.check, protocol, layers, found)
         _addresses(server.check, layers, found)
+        _hello(server.check, protocol, layers, found)
         for probe in probes(server, protocol, ()):
             _port(server, probe, layers, found)
         _names(server, protocol, layers, found)
@@ -131,6 +133,16 @@ def _tls(given: model.Check, protocol: model.Protocol, layers: Sequence[Layer], 
         )
     if given.tls.key is not None and given.tls.certificate is None:
         found.add(_place(layers, "tls", "key"), KEY_ALONE)
+
+
+def _hello(given: model.Check, protocol: model.Protocol, layers: Sequence[Layer], found: Findings) -> None:
+    kind = given.type or protocol
+    place = _place(layers, "hello")
+    # defaults and profiles are for servers of several protocols
+    if given.hello is None or kind in _SAYING_HELLO or not place.startswith("backends"):
+        return
+    if not overrides(layers, ("check", "type"), ("check", "hello")):
+        found.add(place, f"has no meaning with a check of type {kind}: smtp, submission and lmtp say it")
 
 
 def _addresses(given: model.Check, layers: Sequence[Layer], found: Findings) -> None:

@@ -19,7 +19,10 @@ from mailproxy.config.values import (
     Count,
     ExpectedHex,
     ExpectedText,
+    HelloName,
     HostName,
+    KeepAliveCount,
+    KeepAliveTime,
     LogTarget,
     Mode,
     Name,
@@ -39,6 +42,7 @@ from mailproxy.config.values import (
     ServerTlsMode,
     Size,
     SniPatterns,
+    SourceAddress,
     Text,
     TimeLimit,
     Weight,
@@ -53,6 +57,7 @@ SendProxy = Literal["none", "v1", "v2", "v2-ssl", "v2-ssl-cn"]
 Tlv = Literal["authority", "alpn", "crc32c", "unique-id", "ssl-cipher", "cert-sig", "cert-key", "client-cert"]
 OnMarkedDown = Literal["none", "shutdown-sessions"]
 Observe = Literal["none", "connect"]
+ServerState = Literal["ready", "drain", "maint"]
 CheckType = Literal["none", "tcp", "tls", "imap", "pop3", "smtp", "lmtp", "sieve", "script"]
 
 REQUIRED: Any = object()
@@ -83,7 +88,10 @@ class Process:
     max_sessions: Positive | None = setting(
         "sessions at once, of all workers; over it, accepting waits",
         None,
-        shown="(soft descriptor limit - 200) / 2, times workers",
+        shown="(descriptor limit - 200) / 2, times workers",
+    )
+    raise_descriptor_limit: bool = setting(
+        "raise the soft limit on open files to the hard one at the start, to 1048576 at most", True
     )
     drain_timeout: Seconds = setting("how long old sessions may live after a stop", Seconds(30.0))
     certificate_interval: TimeLimit = setting(
@@ -152,13 +160,28 @@ class FrontendTls:
 
 
 @frozen(kw_only=True)
+class KeepAlive:
+    """TCP keep-alive; each key that is left out has the kernel's value."""
+
+    idle: KeepAliveTime | None = setting(
+        "silence before the first probe", None, shown="net.ipv4.tcp_keepalive_time"
+    )
+    interval: KeepAliveTime | None = setting("between two probes", None, shown="net.ipv4.tcp_keepalive_intvl")
+    count: KeepAliveCount | None = setting(
+        "probes without an answer that end the connection", None, shown="net.ipv4.tcp_keepalive_probes"
+    )
+
+
+@frozen(kw_only=True)
 class Bind:
     """One address that a frontend listens on."""
 
     address: BindAddress = setting(
         '"*:143" (IPv4), "[::]:993" (both families), "unix:/run/x.sock", "fd:3"; port 0 is any'
     )
-    name: Name | None = setting("its name in logs and statistics", None, shown="the address")
+    name: Name | None = setting(
+        "its name in logs and statistics; several binds may have the same", None, shown="the address"
+    )
     mode: BindMode = setting(
         "forward: bytes pass; passthrough: TLS passes; tls: TLS ends here; starttls: upgraded here",
         "forward",
@@ -171,7 +194,7 @@ class Bind:
     proxy_optional: bool = setting("others may connect, without one", False)
     backlog: Positive = setting("connections that the kernel keeps waiting", 1024)
     tcp_user_timeout: TimeLimit | None = setting("unacknowledged data ends the connection after that", None)
-    keepalive: bool = setting("TCP keep-alive", False)
+    keepalive: KeepAlive | bool = setting("TCP keep-alive: true with the kernel's values, or a table", False)
     free_bind: bool = setting("bind an address that is not here yet", False)
     interface: Name | None = setting("take connections from this network interface only", None)
     fast_open: bool = setting("TCP Fast Open", False)
@@ -356,6 +379,9 @@ class Check:
         shown="as sessions; type tcp: none",
     )
     send_proxy: SendProxy | None = setting("PROXY header", None, shown="as sessions; type tcp: none")
+    hello: HelloName | None = setting(
+        "the name that EHLO or LHLO says; smtp, submission and lmtp only", None, shown="localhost"
+    )
     timeout: TimeLimit | None = setting("time limit", None, shown="timeouts.check")
     steps: tuple[Step, ...] = setting("the script", ())
 
@@ -374,10 +400,13 @@ class Server:
         "after coming up from down, weight and max_sessions grow for so long", Seconds(0.0)
     )
     backup: bool = setting("used only when all others are down", False)
+    state: ServerState = setting("what it is at the start: ready, drain or maint", "ready")
     tls: ServerTls | None = setting("TLS towards this server", None, shown="the backend's")
     send_proxy: SendProxy | None = setting("PROXY header", None, shown="the backend's")
     send_proxy_tlvs: tuple[Tlv, ...] = setting("more than the safe default", (), shown="the backend's")
     forward_tlvs: bool = setting("pass a received header's TLVs on", False, shown="the backend's")
+    keepalive: KeepAlive | bool = setting("TCP keep-alive", False, shown="the backend's")
+    source: SourceAddress | None = setting("local address of connections", None, shown="the backend's")
     check: Check | None = setting("health checks, false for none", None, shown="the backend's")
     stick: Stick | None = setting("false: clients do not stick to this server", None, shown="the backend's")
     on_marked_down: OnMarkedDown = setting(
@@ -398,7 +427,7 @@ class Server:
 
 # What a server takes from its backend when it does not say otherwise.
 INHERITED_BY_SERVERS = (
-    "tls", "send_proxy", "send_proxy_tlvs", "forward_tlvs", "check", "stick", "on_marked_down", "observe",
+    "tls", "send_proxy", "send_proxy_tlvs", "forward_tlvs", "keepalive", "source", "check", "stick", "on_marked_down", "observe",
     "error_limit", "error_clients",
 )  # fmt: skip
 
@@ -441,7 +470,18 @@ class Backend:
     )
     error_limit: Positive = setting("observe: failures in a row that make a failed check", 10)
     error_clients: Positive = setting("observe: different clients that must have met them", 1)
+    keepalive: KeepAlive | bool = setting(
+        "TCP keep-alive towards the servers: true with the kernel's values, or a table", False
+    )
+    source: SourceAddress | None = setting(
+        'local address of connections: an IP address, or "client": the client\'s own, which needs CAP_NET_ADMIN and routes',
+        None,
+        shown="the route's",
+    )
     resolve_interval: TimeLimit = setting("host names are resolved again after that", TimeLimit(30.0))
+    resolve_prefer: Literal["ipv4", "ipv6"] | None = setting(
+        "addresses of a host name that are tried first", None, shown="the resolver's order"
+    )
     port: Port | None = setting(
         "for servers without one", None, shown="the port that the client connected to"
     )

@@ -71,6 +71,7 @@ class Probe:
     send_proxy: model.SendProxy
     steps: tuple[model.Step, ...] = ()
     first: int = 1
+    hello: str | None = None
 
 
 def ways(
@@ -138,6 +139,28 @@ def probes(server: model.Server, protocol: model.Protocol, ways: Sequence[Way]) 
     return tuple(map(planner.probe, planner.ports()))
 
 
+def is_as_ended_sessions(
+    server: model.Server, protocol: model.Protocol, ways: Sequence[Way], probe: Probe
+) -> bool:
+    """Does the server see this connection as it sees sessions whose TLS ends at the proxy?
+
+    Not where PROXY headers tell of the client's TLS, since a check's header tells of no client; and not where the check
+    upgrades itself. ``protocol`` and ``ways`` are the backend's.
+    """
+    if server.check is None or probe.kind not in MAIL or probe.address is not None:
+        return False
+    sent = server.send_proxy or "none"
+    tells_tls = (
+        sent.startswith("v2-ssl")
+        or server.forward_tlvs
+        or any(tlv.startswith(("ssl-", "cert-", "client-")) for tlv in server.send_proxy_tlvs)
+    )
+    if tells_tls or probe.send_proxy != sent or probe.tls != server.tls:
+        return False
+    led = _Planner(server, server.check, protocol, tuple(ways)).ways_to(probe.port)
+    return any(way.mode in ("tls", "starttls") for way in led)
+
+
 def tls_of_checks(
     server: model.Server, protocol: model.Protocol, ways: Sequence[Way]
 ) -> dict[model.ServerTls, str]:
@@ -193,6 +216,7 @@ class _Planner:
             address=check.address,
             tls=tls,
             send_proxy=send_proxy,
+            hello=check.hello,
         )
 
     def _own_kind(self, port: int | None) -> ProbeKind:
@@ -201,7 +225,7 @@ class _Planner:
             return "tcp"
         is_known = self.check.tls is not None or self._tls(None, port) is not None
         is_clear = port == _CLEAR_PORTS[self.protocol] or any(
-            way.mode in ("tls", "starttls") for way in self._ways_to(port)
+            way.mode in ("tls", "starttls") for way in self.ways_to(port)
         )
         return self.protocol if is_known or is_clear else "tcp"
 
@@ -256,10 +280,10 @@ class _Planner:
             return given
         if given or self.server.tls is not None:
             return self.server.tls or model.ServerTls()
-        modes = {way.mode for way in self._ways_to(port)}
+        modes = {way.mode for way in self.ways_to(port)}
         return _UNVERIFIED if modes == {"passthrough"} or port in _TLS_PORTS else None
 
-    def _ways_to(self, port: int | None) -> Sequence[Way]:
+    def ways_to(self, port: int | None) -> Sequence[Way]:
         """The ways on which sessions come to this port of the server."""
         if isinstance(self.server.address, UnixAddress):
             return self.ways

@@ -197,6 +197,10 @@ def _converter(folder: Path) -> cattrs.Converter:
         lambda annotation: without_none(annotation) == model.ServerTls | bool,
         lambda value, _: value if isinstance(value, bool) else converter.structure(value, model.ServerTls),
     )
+    converter.register_structure_hook_func(
+        lambda annotation: annotation == model.KeepAlive | bool,
+        lambda value, _: value if isinstance(value, bool) else converter.structure(value, model.KeepAlive),
+    )
     for table in (*SHORT_FORMS, model.Step):
         _register_table(converter, table)
     return converter

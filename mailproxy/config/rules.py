@@ -149,13 +149,10 @@ def session_rate(merged: Table, layers: Sequence[Layer], found: Findings) -> Non
 
 
 def listeners(frontends: Mapping[str, model.Frontend], found: Findings) -> None:
-    """Addresses do not overlap, names within a frontend differ, TLS has certificates."""
+    """Addresses do not overlap, TLS has certificates."""
     places = []
     for name, frontend in frontends.items():
         path = join("frontends", name)
-        # those called after their address are seen when addresses overlap, and port 0 is another one each time
-        names = [str(bind.name) for bind in frontend.bind if bind.name != str(bind.address)]
-        same_names(names, f"{path}.bind", found)
         for index, bind in enumerate(frontend.bind):
             here = f"{path}.bind[{index}]"
             places.append((here, bind))
@@ -200,6 +197,7 @@ def server(value: model.Server, layers: Sequence[Layer], found: Findings) -> Non
     path = layers[-1].path
     check_path(value.address, path, found)
     _send_proxy(value, layers, found)
+    _local_address(value, layers, found)
     if value.tls is None:
         return
     if value.tls.key is not None and value.tls.certificate is None:
@@ -210,6 +208,23 @@ def server(value: model.Server, layers: Sequence[Layer], found: Findings) -> Non
         and isinstance(value.address, UnixAddress)
     ):
         found.add(path, f"tls.{NAME_MISSING}")
+
+
+def _local_address(value: model.Server, layers: Sequence[Layer], found: Findings) -> None:
+    """Its connections may come from this address; a Unix socket's have none."""
+    own = layers[-1]
+    if isinstance(value.address, UnixAddress):
+        for key in ("source", "keepalive"):
+            if own.table.get(key):
+                found.add(join(own.path, key), f"has no meaning for {show(str(value.address))}")
+        return
+    if value.source in (None, "client") or not value.address.is_literal:
+        return
+    if (":" in value.address.host) != (":" in str(value.source)):
+        found.add(
+            join(giver(layers, "source"), "source"),
+            f"{value.source} cannot reach {value.address}: one is IPv4, the other IPv6; give the server a source of its own",
+        )
 
 
 def server_tls(tables: Table, found: Findings) -> None:

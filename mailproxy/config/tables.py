@@ -191,8 +191,8 @@ def _list_in_words(key: Key, value: object, path: str) -> str:
 def _check_nested(key: Key, table: type, value: object, path: str, found: Findings) -> object:
     if value is False and table in SWITCHABLE:
         return False
-    if key.kind is not None and isinstance(value, bool):
-        return value
+    if key.kind is not None and not isinstance(value, (dict, list)):
+        return _check_value(key.kind, value, path, found)
     return check_table(table, _long_form(table, value), path, found)
 
 

@@ -11,7 +11,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from datetime import date, time
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any, Literal, NewType, get_args, get_origin
 
@@ -44,12 +44,18 @@ Network = IPv4Network | IPv6Network
 ProxySource = IPv4Network | IPv6Network | Literal["unix"]
 Workers = int | Literal["auto"]
 Redispatch = bool | int
+KeepAliveTime = NewType("KeepAliveTime", float)
+KeepAliveCount = NewType("KeepAliveCount", int)
+SourceAddress = NewType("SourceAddress", str)
+HelloName = NewType("HelloName", str)
 ServerTlsMode = Literal["implicit", "starttls"]
 SniPatterns = tuple[str, ...] | Literal[False]
 
 _NAME_MAX = 128  # characters; more would only make lines long
 _INT_MAX = 2**31 - 1  # what the kernel takes for a backlog, and more than anybody counts
 _WRITABLE_DEVICE = re.compile(r"/dev/(stdout|stderr|null|console|tty.*|pts/[0-9]+|fd/[0-9]+)")
+_KEEPALIVE_MAX_S = 32767  # of the kernel's idle time and interval (tcp(7)); whole seconds
+_HELLO_MAX = 255  # of a domain (RFC 5321 section 4.5.3.1.2); protocol.smtp has the same number
 _RATE_COUNT_MAX = 2**16 - 1  # what pool.clients counts to in one window
 _RATE_PERIOD_MAX_S = 86400.0  # longer, and the limit is no answer to anything that goes on now
 _EXPECTED_MAX = 16384  # bytes that an expectation of a check looks at; protocol.script has the same number
@@ -249,6 +255,33 @@ def _time_limit(value: object) -> float:
     return seconds
 
 
+def _keepalive_time(value: object) -> float:
+    seconds = parse_duration(value)
+    if not 1 <= seconds <= _KEEPALIVE_MAX_S:
+        raise ValueError
+    return seconds
+
+
+def _source_address(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError  # noqa: TRY004 - one kind of error for every unfit value
+    if value == "client":
+        return "client"
+    try:
+        address = ip_address(value)
+    except ValueError:  # its own words are for programmers
+        raise ValueError from None
+    if address.is_unspecified or address.is_multicast:
+        raise ValueError
+    return str(address)
+
+
+def _hello_name(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[!-~]+", value) or len(value) > _HELLO_MAX:
+        raise ValueError
+    return str(value)
+
+
 def _rate_period(value: object) -> float:
     seconds = _time_limit(value)
     if seconds > _RATE_PERIOD_MAX_S:
@@ -376,6 +409,15 @@ KINDS: dict[Any, Kind] = {
     SniPatterns: Kind(
         _sni_patterns, 'a list of server names such as "imap.example.com" or "*.example.org", or false',
         {"anyOf": [{"type": "array", "items": _STRING, "minItems": 1}, {"const": False}]},
+    ),
+    KeepAliveTime: Kind(
+        _keepalive_time, f'a duration from "1s" to "{_KEEPALIVE_MAX_S}s", or a number of seconds', _DURATION
+    ),
+    KeepAliveCount: Kind(_integer(1, 127), "a whole number from 1 to 127", {"type": "integer", "minimum": 1, "maximum": 127}),
+    SourceAddress: Kind(_source_address, 'an IP address without a port, such as "10.0.0.9", or "client"', _STRING),
+    HelloName: Kind(
+        _hello_name, 'a host name such as "proxy.example.com", or an address literal such as "[192.0.2.1]"',
+        {**_STRING, "pattern": r"^[!-~]{1,255}$"},
     ),
     LogTarget: Kind(_log_target, "stderr, stdout, a path, syslog:/dev/log or syslog:HOST:514", {**_STRING, "minLength": 1}),
     BindAddress: Kind(

@@ -101,7 +101,8 @@ SERVER_REFUSED = End(
     By.SERVER,
     Phase.CONNECT,
     "SC",
-    meaning="the server refused the connection or is unreachable",
+    meaning="the server refused the connection or is unreachable; also for want of a route, of a local address of its family "
+    "or of a free local port towards it",
 )
 SERVER_HANDSHAKE_FAILED = End(
     "server-handshake-failed",
@@ -125,7 +126,7 @@ OUT_OF_RESOURCES = End(
     By.PROXY,
     Phase.CONNECT,
     "RC",
-    meaning="no descriptor, port or memory for the server's connection",
+    meaning="this process or machine has no descriptor or memory for the server's connection",
 )
 STOPPED_CONNECTING = End(
     "stopped-connecting",

@@ -16,11 +16,17 @@ from mailproxy.address import join
 from mailproxy.errors import ProxyError, ServerRefusedError
 from mailproxy.net.poller import BOTH_WAYS, ERR, HUP, OUT, TRIO, AnyPoller
 
-# Faults of this side: the server has not been asked.
-_OUR_FAULT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
+# What this process or machine lacks for any connection. Every other error is about one server's address: no route, no
+# local address of its family, no free local port towards it, a firewall's rule. Another server may well be reached then.
+_OUR_FAULT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _LONGEST_PAUSE_S = 0.01
 # What a second call says of a connection under way, and of one that is made (connect(2)).
 _ASKED_AGAIN = {errno.EALREADY: errno.EINPROGRESS, errno.EISCONN: 0}
+
+# Missing from Python's socket module (linux/in.h, linux/in6.h).
+_IP_TRANSPARENT = 19
+_IP_BIND_ADDRESS_NO_PORT = 24
+_IPV6_TRANSPARENT = 75
 
 Options = Sequence[tuple[int, int, int | bytes]]
 
@@ -28,6 +34,14 @@ _HALF_OPEN: Options = (
     (socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0),
     (socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)),
 )
+
+
+@frozen
+class Source:
+    """The local address of a connection; ``is_foreign``: of another machine, which takes CAP_NET_ADMIN (IP_TRANSPARENT)."""
+
+    host: str
+    is_foreign: bool = False
 
 
 @frozen
@@ -79,23 +93,25 @@ async def connect(
     options: Options = (),
     poller: AnyPoller = TRIO,
     begun: Dial | None = None,
+    *,
+    source: Source | None = None,
 ) -> tuple[socket.socket, Endpoint]:
     """Connect to the first endpoint that takes the connection, in their order.
 
-    ``port``: the port that the client connected to, for endpoints without one; ``options`` are set on TCP sockets; ``begun``:
-    what ``begin`` gave for the only endpoint. An endpoint that does not answer has its share of the time that the caller's
+    ``port``: the port that the client connected to, for endpoints without one; ``options`` are set on TCP sockets, which have
+    ``source`` as their local address; ``begun``: what ``begin`` gave for the only endpoint. An endpoint that does not answer has its share of the time that the caller's
     cancel scope leaves. Returns a nonblocking socket, which the caller closes, and which has been added to ``poller``.
-    Raises ServerRefusedError when none takes it, ProxyError when this side could not even ask: no descriptor, port or
-    memory left. Cancelled, it leaves nothing open.
+    Raises ServerRefusedError when none takes it, ProxyError when this process or machine has no descriptor or memory left.
+    Cancelled, it leaves nothing open.
     """
     if len(endpoints) == 1:
-        begun = begun or begin(endpoints[0], port, poller, options)
+        begun = begun or begin(endpoints[0], port, poller, options, source)
         return await begun.finish(), endpoints[0]
     faults: list[ServerRefusedError | ProxyError] = []
     for index, endpoint in enumerate(endpoints):
         with trio.CancelScope(deadline=_share(len(endpoints) - index)):
             try:
-                return await begin(endpoint, port, poller, options).finish(), endpoint
+                return await begin(endpoint, port, poller, options, source).finish(), endpoint
             except (ServerRefusedError, ProxyError) as error:
                 error.__traceback__ = error.__context__ = None  # whose frames have these faults: a cycle
                 faults.append(error)
@@ -104,7 +120,9 @@ async def connect(
     text = "; ".join(map(str, faults)) or "has no address"
     if faults and all(isinstance(fault, ProxyError) for fault in faults):
         raise ProxyError(text) from ExceptionGroup("no address could be asked", faults)
-    raise ServerRefusedError(text) from (ExceptionGroup("every address refused", faults) if faults else None)
+    raise ServerRefusedError(
+        text, is_local=bool(faults) and all(getattr(fault, "is_local", True) for fault in faults)
+    ) from (ExceptionGroup("every address refused", faults) if faults else None)
 
 
 def _share(left: int) -> float:
@@ -113,13 +131,13 @@ def _share(left: int) -> float:
     return end if left == 1 else now + (end - now) / left
 
 
-async def knock(endpoints: Sequence[Endpoint], port: int | None) -> Endpoint:
+async def knock(endpoints: Sequence[Endpoint], port: int | None, source: Source | None = None) -> Endpoint:
     """Does anybody listen there? As ``connect``, but nobody has to be let in: returns the endpoint that would.
 
     TCP is asked for the first half of a handshake alone: without the last acknowledgement, and with a reset in place of it,
     the server's program never hears of the connection (as HAProxy's plain checks do it).
     """
-    sock, endpoint = await connect(endpoints, port, _HALF_OPEN)
+    sock, endpoint = await connect(endpoints, port, _HALF_OPEN, source=source)
     sock.close()
     return endpoint
 
@@ -162,10 +180,9 @@ class Dial:
         if not code:
             return sock
         self.give_up()
-        reason, place = os.strerror(code), self.endpoint.text(self.port)
-        if code in _OUR_FAULT:
-            raise ProxyError(f"{place}: {reason}")
-        raise ServerRefusedError(f"{place}: {reason}", reason)
+        # a missing Unix socket is one of a server that restarts, and comes back in a moment
+        is_local = self.code == code != errno.ECONNREFUSED and self.endpoint.family != socket.AF_UNIX
+        raise _failure(self.endpoint.text(self.port), code, is_local=is_local)
 
     def give_up(self) -> None:
         """Close it, made or not."""
@@ -173,8 +190,14 @@ class Dial:
         self.sock.close()
 
 
-def begin(endpoint: Endpoint, port: int | None, poller: AnyPoller = TRIO, options: Options = ()) -> Dial:
-    """Begin to connect. Raises ProxyError if this side cannot.
+def begin(
+    endpoint: Endpoint,
+    port: int | None,
+    poller: AnyPoller = TRIO,
+    options: Options = (),
+    source: Source | None = None,
+) -> Dial:
+    """Begin to connect. Raises ProxyError without a descriptor or memory, ServerRefusedError if the kernel has no such sockets.
 
     On the way to another machine it is never made when the call returns, on this one always: the kernel does both ends at
     once. Asking costs a call, and where it is made so, saves the session a wait and a limit to it.
@@ -182,16 +205,20 @@ def begin(endpoint: Endpoint, port: int | None, poller: AnyPoller = TRIO, option
     try:
         sock = socket.socket(endpoint.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     except OSError as error:
-        raise ProxyError(f"no socket: {error.strerror}") from None
+        if error.errno in _OUR_FAULT:
+            raise ProxyError(f"no socket: {error.strerror}") from None
+        raise _failure(endpoint.text(port), _code_of(error), is_local=True) from None
     try:
         if endpoint.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             for level, name, value in options:
                 sock.setsockopt(level, name, value)
+            if source is not None:
+                _bind(sock, source, endpoint.text(port))
         try:
             address = endpoint.at(port)
             code = sock.connect_ex(address)
-            if code == errno.EINPROGRESS and not options:
+            if code == errno.EINPROGRESS and options is not _HALF_OPEN:
                 code = sock.connect_ex(address)
                 code = _ASKED_AGAIN.get(code, code)
         except OSError as error:
@@ -202,6 +229,54 @@ def begin(endpoint: Endpoint, port: int | None, poller: AnyPoller = TRIO, option
         sock.close()
         raise
     return Dial(sock, endpoint, port, code, poller)
+
+
+def _bind(sock: socket.socket, source: Source, place: str) -> None:
+    """Give a socket its local address; the port is chosen when it connects, so that it need be free towards one server only."""
+    is_ipv6 = sock.family == socket.AF_INET6
+    if is_ipv6 != (":" in source.host):
+        reason = f"from {source.host}: one is IPv4, the other IPv6"
+        raise ServerRefusedError(f"{place} {reason}", reason, is_local=True)
+    try:
+        if source.is_foreign and is_ipv6:
+            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_TRANSPARENT, 1)
+        elif source.is_foreign:
+            sock.setsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT, 1)
+        sock.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+        sock.bind(socket_address(source.host, 0))
+    except OSError as error:
+        if error.errno in _OUR_FAULT:
+            raise ProxyError(f"{place}: {error.strerror}") from None
+        reason = f"from {source.host}: {error.strerror}"
+        raise ServerRefusedError(f"{place} {reason}", reason, is_local=True) from None
+
+
+def is_local(host: str) -> bool:
+    """Is this an address of this machine, which connections may come from?"""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as sock:
+        try:
+            sock.bind(socket_address(host, 0))
+        except OSError:
+            return False
+    return True
+
+
+def may_be_transparent() -> bool:
+    """May this process use addresses of other machines? That takes CAP_NET_ADMIN."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        try:
+            sock.setsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT, 1)
+        except PermissionError:
+            return False
+    return True
+
+
+def _failure(place: str, code: int, *, is_local: bool) -> ServerRefusedError | ProxyError:
+    """The error for a code of connect(2). ``is_local``: it came at once, before anything was sent to the server."""
+    reason = os.strerror(code)
+    if code in _OUR_FAULT:
+        return ProxyError(f"{place}: {reason}")
+    return ServerRefusedError(f"{place}: {reason}", reason, is_local=is_local)
 
 
 def _code_of(error: OSError) -> int:

@@ -18,6 +18,7 @@ from mailproxy.address import Networks, TcpAddress, UnixAddress, join
 from mailproxy.config import Bind, Config
 from mailproxy.errors import Fault
 from mailproxy.net.dial import socket_address
+from mailproxy.net.keepalive import keepalive_options
 from mailproxy.net.termination import Terminator
 
 _FIRST_FREE_PORT = 1024
@@ -255,8 +256,8 @@ def _listen(sock: socket.socket, bind: Bind) -> socket.socket:
 def _set_for_accepted(sock: socket.socket, bind: Bind) -> None:
     """Options that Linux hands on to accepted sockets: set once here, they cost a session nothing."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if bind.keepalive:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for level, name, value in keepalive_options(bind.keepalive):
+        sock.setsockopt(level, name, value)
     if bind.tcp_user_timeout is not None:
         sock.setsockopt(
             socket.IPPROTO_TCP,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from typing import Literal
 
 import trio
 
@@ -20,8 +21,10 @@ def literal_endpoint(address: ServerAddress) -> Endpoint | None:
     return Endpoint(socket.AF_INET6 if ":" in address.host else socket.AF_INET, address.host, address.port)
 
 
-async def look_up(host: str, port: int | None) -> tuple[Endpoint, ...]:
-    """Every address of a host name in the resolver's order. Raises ServerRefusedError if it has none now."""
+async def look_up(
+    host: str, port: int | None, prefer: Literal["ipv4", "ipv6"] | None = None
+) -> tuple[Endpoint, ...]:
+    """Every address of a host name in the resolver's order, those of the preferred family first. Raises ServerRefusedError if it has none now."""
     try:
         found = await trio.socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError as error:  # gaierror and UnicodeError's relatives say what is wrong with the name
@@ -29,4 +32,10 @@ async def look_up(host: str, port: int | None) -> tuple[Endpoint, ...]:
     except UnicodeError:
         raise ServerRefusedError(f"{host}: not a host name") from None
     # A name that stands twice in /etc/hosts comes twice.
-    return tuple(dict.fromkeys(Endpoint(family, str(address[0]), port) for family, _, _, _, address in found))
+    endpoints = list(
+        dict.fromkeys(Endpoint(family, str(address[0]), port) for family, _, _, _, address in found)
+    )
+    if prefer is not None:
+        first = socket.AF_INET if prefer == "ipv4" else socket.AF_INET6
+        endpoints.sort(key=lambda endpoint: endpoint.family != first)
+    return tuple(endpoints)

@@ -18,6 +18,13 @@ class BeginDialogue(Protocol):
     def __call__(self, *, starttls: bool = False) -> GreetedDialogue: ...
 
 
+SAYING_HELLO: Mapping[str, type[SmtpCheck]] = {
+    "smtp": SmtpCheck,
+    "submission": SmtpCheck,
+    "lmtp": LmtpCheck,
+}
+"""Those in which the client says its name."""
+
 DIALOGUES: Mapping[str, BeginDialogue] = {
     "imap": ImapCheck,
     "pop3": Pop3Check,

@@ -15,6 +15,7 @@ from typing import ClassVar
 
 from attrs import frozen
 
+from mailproxy.protocol.capabilities import UNLISTED, Capabilities
 from mailproxy.protocol.check_result import CheckCode, printable
 from mailproxy.protocol.dialogue import Dialogue
 from mailproxy.protocol.lines import LineBuffer, LineFaultError
@@ -54,12 +55,12 @@ class Move(Enum):
 
 @frozen(kw_only=True)
 class Answer:
-    """``said``: in the server's own words; ``capabilities`` in upper case, None where there is no list of them."""
+    """``said``: in the server's own words; ``capabilities`` are None where there is no list of them."""
 
     verdict: Verdict
     said: str
     status: int = 0
-    capabilities: frozenset[str] | None = None
+    capabilities: Capabilities | None = None
 
 
 Table = Mapping[tuple[State, Verdict], Move]
@@ -83,7 +84,9 @@ class NotTheProtocolError(LineFaultError):
 
 
 class GreetedDialogue(Dialogue):
-    """``starttls``: upgrade on the way. ``greeting`` and ``capabilities`` tell what the server said of itself."""
+    """``starttls``: upgrade on the way. ``greeting`` and ``capabilities`` tell what the server said of itself, the latter of the
+    connection as it is now: those from before STARTTLS are forgotten.
+    """
 
     NAME: ClassVar[str]
     LINE_MAX: ClassVar[int]
@@ -95,7 +98,7 @@ class GreetedDialogue(Dialogue):
     def __init__(self, *, starttls: bool = False) -> None:
         self.state = State.GREETING
         self.greeting = ""
-        self.capabilities: frozenset[str] = frozenset()
+        self.capabilities = UNLISTED
         self._starttls = starttls
         self._lines = LineBuffer(self.LINE_MAX, self._literal_bytes)
         self._said = b""
@@ -206,7 +209,7 @@ class GreetedDialogue(Dialogue):
 
     def _ask(self, words: bytes) -> None:
         # those of before TLS are forgotten (RFC 3501 section 6.2.1, 3207 section 4.2, 2595 section 4, 5804 section 2.2)
-        self.capabilities = frozenset()
+        self.capabilities = UNLISTED
         self._enter(State.CAPABILITIES)
         self._say(words)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from mailproxy.protocol.capabilities import Capabilities, by_name
 from mailproxy.protocol.check_result import printable
 from mailproxy.protocol.greeted import Answer, GreetedDialogue, State, Verdict
 
@@ -27,7 +28,7 @@ class ImapCheck(GreetedDialogue):
     def __init__(self, *, starttls: bool = False) -> None:
         super().__init__(starttls=starttls)
         self._commands = 0
-        self._listed: frozenset[str] | None = None
+        self._listed: Capabilities | None = None
 
     def _command(self, words: bytes) -> bytes:
         self._commands += 1
@@ -69,7 +70,7 @@ class ImapCheck(GreetedDialogue):
         """What a server says unasked is let pass, except that it leaves (section 7: at any time)."""
         words = rest.upper().split()
         if words[:1] == [b"CAPABILITY"]:
-            self._listed = frozenset(word.decode("ascii", "replace") for word in words[1:])
+            self._listed = by_name((word.decode("ascii", "replace"),) for word in words[1:])
         if words[:1] == [b"BYE"] and self.state is not State.GOODBYE:
             return Answer(verdict=Verdict.BYE, said=printable(rest))
         return None

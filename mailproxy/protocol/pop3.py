@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from mailproxy.protocol.capabilities import by_name
 from mailproxy.protocol.check_result import printable
 from mailproxy.protocol.greeted import TABLE, Answer, GreetedDialogue, Move, State, Table, Verdict
 
@@ -24,7 +25,7 @@ class Pop3Check(GreetedDialogue):
 
     def __init__(self, *, starttls: bool = False) -> None:
         super().__init__(starttls=starttls)
-        self._list: list[str] | None = None  # of CAPA's answer, while it comes
+        self._list: list[tuple[str, ...]] | None = None  # of CAPA's answer, while it comes
         self._said_ok = ""
 
     def _read(self, line: bytes) -> Answer | None:
@@ -38,11 +39,11 @@ class Pop3Check(GreetedDialogue):
             return None
         return Answer(verdict=Verdict.YES if word == b"+OK" else Verdict.NO, said=printable(line))
 
-    def _listed(self, names: list[str], line: bytes) -> Answer | None:
+    def _listed(self, names: list[tuple[str, ...]], line: bytes) -> Answer | None:
         """A line of the list; a dot alone ends it, and any other dot at the beginning is doubled (RFC 1939 section 3)."""
         if line != b".":
-            words = line.removeprefix(b".").upper().split()
-            names.extend(word.decode("ascii", "replace") for word in words[:1])
+            words = line.removeprefix(b".").upper().decode("ascii", "replace").split()
+            names.extend([tuple(words)] if words else [])
             return None
         self._list = None
-        return Answer(verdict=Verdict.YES, said=self._said_ok, capabilities=frozenset(names))
+        return Answer(verdict=Verdict.YES, said=self._said_ok, capabilities=by_name(names))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import ClassVar
 
+from mailproxy.protocol.capabilities import by_name
 from mailproxy.protocol.check_result import printable
 from mailproxy.protocol.greeted import TABLE, Answer, GreetedDialogue, Move, State, Table, Verdict
 
@@ -30,7 +31,7 @@ class SieveCheck(GreetedDialogue):
 
     def __init__(self, *, starttls: bool = False) -> None:
         super().__init__(starttls=starttls)
-        self._listed: set[str] = set()
+        self._listed: list[tuple[str, ...]] = []
 
     def _literal_bytes(self, line: bytes) -> int | None:
         match = _LITERAL.search(line)
@@ -45,16 +46,17 @@ class SieveCheck(GreetedDialogue):
         if is_string:
             if not is_list:
                 raise self._no(line)
-            self._listed.add(text.decode("utf-8", "replace").upper())
+            words = (part.decode("utf-8", "replace").upper() for part, _ in tokens)
+            self._listed.append(tuple(words))
             return None
         word = re.split(rb"\(", text, maxsplit=1)[0].upper()
         if word not in _VERDICTS:
             raise self._no(line)
-        listed, self._listed = frozenset(self._listed), set()
+        listed, self._listed = self._listed, []
         if is_list and word == b"OK" and not listed:
             raise self._no(b"no list before " + line)  # section 1.7 wants one
         said = printable(b" ".join(part for part, _ in tokens))
-        return Answer(verdict=_VERDICTS[word], said=said, capabilities=listed if is_list else None)
+        return Answer(verdict=_VERDICTS[word], said=said, capabilities=by_name(listed) if is_list else None)
 
     def _tokens(self, line: bytes) -> list[tuple[bytes, bool]]:
         """Words and strings, and which of the two each is."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import ClassVar
 
+from mailproxy.protocol.capabilities import Capabilities, by_name
 from mailproxy.protocol.check_result import printable
 from mailproxy.protocol.greeted import TABLE, Answer, GreetedDialogue, Move, State, Table, Verdict
 
@@ -65,11 +66,13 @@ class SmtpCheck(GreetedDialogue):
 
     def _answer(self, code: int, texts: list[bytes]) -> Answer:
         said = printable(b" ".join([b"%d" % code, *texts]))
-        names: frozenset[str] | None = None
-        if self.state is State.CAPABILITIES:  # a line each, behind the first one
-            words = (word for text in texts[1:] for word in text.upper().split()[:1])
-            names = frozenset(word.decode("ascii", "replace") for word in words)
-        return Answer(verdict=self._verdict(code, said), said=said, status=code, capabilities=names)
+        found: Capabilities | None = None
+        if (
+            self.state is State.CAPABILITIES and not self._has_asked_plainly
+        ):  # a line each, behind the first one
+            lines = (tuple(text.upper().decode("ascii", "replace").split()) for text in texts[1:])
+            found = by_name(line for line in lines if line)
+        return Answer(verdict=self._verdict(code, said), said=said, status=code, capabilities=found)
 
     def _verdict(self, code: int, said: str) -> Verdict:
         if code == _EXPECTED[self.state]:

@@ -12,12 +12,16 @@ from mailproxy.log import Log
 from mailproxy.log.events import (
     BACKEND_DOWN,
     CHECK_NOT_MADE,
+    LOGIN_DISABLED,
+    LOGIN_ENABLED,
     SERVER_CHECK,
     SERVER_DOWN,
     SERVER_STATE,
     SERVER_UP,
     Event,
 )
+from mailproxy.net.dial import Source as LocalSource
+from mailproxy.net.keepalive import keepalive_options
 from mailproxy.net.names import literal_endpoint
 from mailproxy.net.tls import Context, connecting_context
 from mailproxy.pool import (
@@ -42,7 +46,7 @@ from mailproxy.proxy.caller import Caller
 from mailproxy.proxy.known import Known
 from mailproxy.proxy.news import Situation, health_sentence, sentences
 from mailproxy.proxy.resolving import Resolver
-from mailproxy.proxy.server import BackendServer, Checked
+from mailproxy.proxy.server import BackendServer, Checked, Login
 
 _KEY_BYTES = 17  # of what key_of gives
 _WARMING_STEPS = 20  # HAProxy's: a twentieth of slow_start each, but not more often than every second
@@ -79,7 +83,12 @@ class Backend:
         self.pool = self._pool(servers, StickTable(stick.size, stick.expire) if stick is not None else None)
         self._warming = trio.Event()
         self.resolver = Resolver(
-            self.name, servers, interval=settings.resolve_interval, came=self._addresses_came, log=log
+            self.name,
+            servers,
+            interval=settings.resolve_interval,
+            prefer=settings.resolve_prefer,
+            came=self._addresses_came,
+            log=log,
         )
 
     def _pool(self, servers: Sequence[BackendServer], stick: StickTable | None) -> Pool[BackendServer]:
@@ -102,11 +111,14 @@ class Backend:
             weight=settings.weight,
             max_sessions=settings.max_sessions,
             is_backup=settings.backup,
+            state=State(settings.state),
             slow_start=settings.slow_start,
             health=Health(rise=check.rise, fall=check.fall) if check is not None else None,
             observation=Observation(settings.error_limit, settings.error_clients) if watches else None,
             addresses=(endpoint,) if endpoint is not None else (),
             config=settings,
+            options=keepalive_options(settings.keepalive),
+            source=LocalSource(settings.source) if settings.source not in (None, "client") else None,
             context=connectors[settings.tls] if settings.tls is not None else None,
             announcer=Announcer(settings, self.config.protocol)
             if settings.send_proxy not in (None, "none")
@@ -137,6 +149,13 @@ class Backend:
         for server in self.servers:
             if server.config.tls is not None:  # never in clear text for want of one
                 server.context = connectors[server.config.tls]
+
+    def say_states(self) -> None:
+        """Say which servers begin otherwise than ready."""
+        for server in self.servers:
+            if server.state is not State.READY:
+                word = "drain state" if server.state is State.DRAIN else "maintenance"
+                self._tell(SERVER_STATE, f"Server {self.name}/{server.name} starts in {word}.", server)
 
     # Sessions
 
@@ -220,6 +239,8 @@ class Backend:
             if before is None or before.result != result:
                 self._tell(CHECK_NOT_MADE, f"Server {self.name}/{server.name}: {result}", server)
             return
+        if checked.login is not None:
+            self._learn_login(server, checked.login)
         if result.code.is_passed and server.observation is not None:
             server.observation.connected()  # as in HAProxy: failures are counted between checks that pass
         progress = server.health.progress if server.health is not None else ""
@@ -228,6 +249,16 @@ class Backend:
             self._changed(change, SERVER_UP if change.after.is_up else SERVER_DOWN, checked)
         elif server.health is not None and server.health.progress != progress and _is_news(before, checked):
             self._tell(SERVER_CHECK, health_sentence(self.name, server, checked), server)
+
+    def _learn_login(self, server: BackendServer, login: Login) -> None:
+        """Keep what a check has learnt, and say it when it changes whether clients can log in."""
+        before, server.login = server.login, login
+        if login.obstacle == (before.obstacle if before is not None else ""):
+            return
+        if login.obstacle:
+            self._tell(LOGIN_DISABLED, f"Server {self.name}/{server.name} {login.obstacle}", server)
+        else:
+            self._tell(LOGIN_ENABLED, f"Clients can log in to server {self.name}/{server.name} again", server)
 
     def set_state(self, server: BackendServer, state: State) -> None:
         """What the operator wants of a server; sessions that it has go on, unless it leaves for maintenance and

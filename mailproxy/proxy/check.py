@@ -10,26 +10,28 @@ import contextlib
 import re
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
 
 import trio
 from attrs import define, evolve, field, frozen
 
 from mailproxy import config
 from mailproxy.address import TcpAddress
-from mailproxy.config.probes import Probe, Way, probes
+from mailproxy.config.probes import Probe, Way, is_as_ended_sessions, probes
 from mailproxy.errors import ProxyError, ServerHandshakeError, ServerRefusedError
-from mailproxy.net.dial import Endpoint, connect, knock
+from mailproxy.net.dial import Endpoint, Source, connect, knock
 from mailproxy.net.names import literal_endpoint, look_up
 from mailproxy.net.talking import ServerBrokeOffError, close_in_order, receive, send_all
 from mailproxy.net.tls import Context, connect_tls
 from mailproxy.protocol.check_result import INFO_MAX, CheckCode, CheckFailedError, CheckResult, printable
 from mailproxy.protocol.dialogue import Dialogue
-from mailproxy.protocol.dialogues import DIALOGUES
+from mailproxy.protocol.dialogues import DIALOGUES, SAYING_HELLO
 from mailproxy.protocol.greeted import GreetedDialogue
 from mailproxy.protocol.script import ScriptCheck, ScriptStep, compile_step
 from mailproxy.proxy.announcing import local_header
 from mailproxy.proxy.backend import Backend
-from mailproxy.proxy.server import BackendServer, Checked, tls_name
+from mailproxy.proxy.login import login_of
+from mailproxy.proxy.server import BackendServer, Checked, Login, tls_name
 
 _HEARD_BYTES_MAX = 64 * 1024  # of the answer to a goodbye
 _FAREWELL_S = 1.0  # for the server to close, when everything has been said
@@ -89,13 +91,17 @@ class _Connection:
 class Check:
     """What is done to check ``server``, again and again, ``timeout`` seconds at most until there is a result.
 
-    ``context_of`` gives TLS as its files are now.
+    ``context_of`` gives TLS as its files are now. ``as_sessions``: the probes whose connection the server sees as those of
+    sessions whose TLS ends here. ``failed``: the probe that made the last outcome a failure.
     """
 
     server: BackendServer
     probes: Sequence[Probe]
     timeout: float
     context_of: Callable[[config.ServerTls], Context]
+    as_sessions: frozenset[Probe] = frozenset()
+    prefer: Literal["ipv4", "ipv6"] | None = None
+    failed: Probe | None = field(default=None, init=False)
     _scripts: dict[Probe, _Script] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -109,6 +115,7 @@ class Check:
         """
         spent, result = 0.0, CheckResult(CheckCode.UNK)
         opened: list[_Connection] = []
+        self.failed = None
         try:
             for probe in self.probes:
                 opened.append(connection := _Connection(probe))
@@ -116,15 +123,25 @@ class Check:
                 result = await self._connect_and_talk(connection, max(self.timeout - spent, 0.0))
                 spent += connection.ended - began
                 if not result.code.is_passed:
+                    self.failed = probe
                     result = self._placed(result, probe)
                     break
-            tell(Checked(result, int(spent * 1000)))
+            tell(Checked(result, int(spent * 1000), self._login(opened) if result.code.is_passed else None))
             for connection in opened:
                 await self._take_leave(connection)
         finally:
             for connection in opened:
                 if connection.sock is not None:
                     connection.sock.close()
+
+    def _login(self, opened: Sequence[_Connection]) -> Login | None:
+        """What was learnt of how sessions log in; the first obstacle counts."""
+        logins = [
+            login_of(self.server.config, connection.probe, connection.dialogue)
+            for connection in opened
+            if connection.probe in self.as_sessions and isinstance(connection.dialogue, GreetedDialogue)
+        ]
+        return next((login for login in logins if login.obstacle), logins[0] if logins else None)
 
     def _placed(self, result: CheckResult, probe: Probe) -> CheckResult:
         """With the port where it could be one of several."""
@@ -150,9 +167,9 @@ class Check:
         endpoints = await self._endpoints(probe)
         try:
             if probe.kind == "tcp" and probe.tls is None and probe.send_proxy == "none":
-                await knock(endpoints, probe.port)
+                await knock(endpoints, probe.port, self._source(endpoints))
                 return
-            connection.sock, _ = await connect(endpoints, probe.port)
+            connection.sock, _ = await connect(endpoints, probe.port, source=self._source(endpoints))
         except ServerRefusedError as error:
             raise _failed(CheckCode.L4CON, error.reason) from None
         except ProxyError as error:
@@ -163,13 +180,20 @@ class Check:
         if probe.tls is not None and probe.tls.mode == "implicit":
             await self._secure(connection, probe.tls)
 
+    def _source(self, endpoints: Sequence[Endpoint]) -> Source | None:
+        """The fixed local address of sessions; an address of the check's own may be of another family."""
+        source = self.server.source
+        if source is None or not any((":" in each.host) == (":" in source.host) for each in endpoints):
+            return None
+        return source
+
     async def _endpoints(self, probe: Probe) -> Sequence[Endpoint]:
         if probe.address is None:
             if not self.server.addresses:
                 raise _failed(CheckCode.L4CON, self.server.unresolved)
             return [endpoint.with_port(probe.port) for endpoint in self.server.endpoints]
         endpoint = literal_endpoint(probe.address)
-        return await _look_up(probe) if endpoint is None else [endpoint.with_port(probe.port)]
+        return await _look_up(probe, self.prefer) if endpoint is None else [endpoint.with_port(probe.port)]
 
     async def _secure(self, connection: _Connection, tls: config.ServerTls) -> None:
         context = self.context_of(tls)
@@ -198,7 +222,7 @@ class Check:
             await self._follow(connection, script, planned.limits)
         else:
             upgrades = probe.tls is not None and probe.tls.mode == "starttls"
-            connection.dialogue = dialogue = DIALOGUES[probe.kind](starttls=upgrades)
+            connection.dialogue = dialogue = _dialogue(probe.kind, probe, starttls=upgrades)
             await _say(connection, dialogue.hello())
             while not dialogue.is_decided:
                 await self._go_on(connection, dialogue)
@@ -241,7 +265,7 @@ class Check:
         probe, dialogue = connection.probe, connection.dialogue
         has_passed = connection.result is not None and connection.result.code.is_passed
         if probe.kind in ("tcp", "tls") and probe.protocol in DIALOGUES and has_passed:
-            dialogue = DIALOGUES[probe.protocol]()
+            dialogue = _dialogue(probe.protocol, probe)
             await _say(connection, dialogue.hello())
         elif isinstance(dialogue, ScriptCheck) or (dialogue is not None and not dialogue.is_decided):
             if not _SAYS_GOODBYE.search(connection.said):
@@ -265,7 +289,19 @@ def checks_of(
         planned = probes(server.config, settings.protocol, ways)
         if planned and server.config.check is not None:
             timeout = server.config.check.timeout or settings.timeouts.check
-            yield Check(server, planned, timeout, context_of)
+            like = (
+                probe
+                for probe in planned
+                if is_as_ended_sessions(server.config, settings.protocol, ways, probe)
+            )
+            yield Check(server, planned, timeout, context_of, frozenset(like), settings.resolve_prefer)
+
+
+def _dialogue(kind: str, probe: Probe, *, starttls: bool = False) -> GreetedDialogue:
+    """The protocol's dialogue, with the name that the check is to say of itself."""
+    if probe.hello is not None and kind in SAYING_HELLO:
+        return SAYING_HELLO[kind](probe.hello, starttls=starttls)
+    return DIALOGUES[kind](starttls=starttls)
 
 
 def _goodbye(probe: Probe, dialogue: Dialogue) -> bytes:
@@ -302,9 +338,9 @@ def _broke_off(connection: _Connection, error: ServerBrokeOffError) -> CheckFail
     return CheckFailedError(said) if said is not None else _failed(CheckCode.L4CON, str(error))
 
 
-async def _look_up(probe: Probe) -> Sequence[Endpoint]:
+async def _look_up(probe: Probe, prefer: Literal["ipv4", "ipv6"] | None) -> Sequence[Endpoint]:
     assert isinstance(probe.address, TcpAddress)  # noqa: S101 - other addresses have no names
     try:
-        return await look_up(probe.address.host, probe.port)
+        return await look_up(probe.address.host, probe.port, prefer)
     except ServerRefusedError as error:
         raise _failed(CheckCode.L4CON, str(error)) from None

@@ -8,10 +8,14 @@ from mailproxy.log.ends import End
 class SessionEndedError(Exception):
     """A session cannot go on. Caught in ``Session.run`` and nowhere else.
 
-    ``said_nothing``: the client has ended it before it had sent a byte.
+    ``said_nothing``: the client has ended it before it had sent a byte. ``retries_at_once``: the next attempt need not wait,
+    since this one cost the server nothing.
     """
 
-    def __init__(self, end: End, detail: object = "", *, said_nothing: bool = False) -> None:
+    def __init__(
+        self, end: End, detail: object = "", *, said_nothing: bool = False, retries_at_once: bool = False
+    ) -> None:
         self.end = end
         self.detail = str(detail)
         self.said_nothing = said_nothing
+        self.retries_at_once = retries_at_once

@@ -128,7 +128,8 @@ class Visit:
             except SessionEndedError as failure:
                 attempts = attempts or Attempts(settings.retries, settings.redispatch)
                 if self._is_again(failure, server, attempts, belongs=server is wanted):
-                    await self._pause()
+                    if not failure.retries_at_once:  # HAProxy makes no pause then either
+                        await self._pause()
                     if server.takes_back or not settings.redispatch:
                         continue
                 tried.add(server)
@@ -206,14 +207,17 @@ class Visit:
     async def _try(self, server: BackendServer) -> socket.socket:
         """One attempt. Raises SessionEndedError with what is the end unless another one follows."""
         port, endpoints, begun = self.caller.port, server.endpoints, None
+        source = server.source_for(self.caller.source) if server.config.source is not None else None
         try:
             if len(endpoints) == 1:
-                begun = begin(endpoints[0], port, self.poller)
+                begun = begin(endpoints[0], port, self.poller, server.options, source)
                 if not begun.code and server.context is None and server.takes_back:
                     # Nothing is to be waited for.
                     return self._reached(begun.sock, server, endpoints[0].text(port))
             with self._within(self.backend.config.timeouts.connect):
-                sock, endpoint = await connect(endpoints, port, (), self.poller, begun)
+                sock, endpoint = await connect(
+                    endpoints, port, server.options, self.poller, begun, source=source
+                )
                 if not server.takes_back:
                     self._drop(sock)  # it went in the moment in which it was connected
                 elif server.context is None:
@@ -228,7 +232,7 @@ class Visit:
         except ServerHandshakeError as error:
             raise SessionEndedError(ends.SERVER_HANDSHAKE_FAILED, error) from None
         except ServerRefusedError as error:
-            raise SessionEndedError(ends.SERVER_REFUSED, error) from None
+            raise SessionEndedError(ends.SERVER_REFUSED, error, retries_at_once=error.is_local) from None
         except ProxyError as error:
             raise SessionEndedError(ends.OUT_OF_RESOURCES, error) from None
         finally:

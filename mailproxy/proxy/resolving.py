@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import trio
 
@@ -25,12 +26,14 @@ class Resolver:
         servers: Sequence[BackendServer],
         *,
         interval: float,
+        prefer: Literal["ipv4", "ipv6"] | None,
         came: Callable[[], None],
         log: Log,
     ) -> None:
         self._backend = backend
         self._servers = [server for server in servers if literal_endpoint(server.config.address) is None]
         self._interval = interval
+        self._prefer = prefer
         self._came = came
         self._log = log
 
@@ -56,7 +59,7 @@ class Resolver:
         assert isinstance(address, TcpAddress)  # noqa: S101 - only host names are looked up
         place = f"{self._backend}/{server.name}"
         try:
-            endpoints = await look_up(address.host, address.port)
+            endpoints = await look_up(address.host, address.port, self._prefer)
         except ServerRefusedError as error:
             if str(error) != server.unresolved:  # said once, not every interval; known addresses stay in use
                 server.unresolved = str(error)

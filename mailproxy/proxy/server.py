@@ -8,10 +8,11 @@ import trio
 from attrs import define, field, frozen
 
 from mailproxy import config
-from mailproxy.address import ServerAddress, TcpAddress
-from mailproxy.net.dial import Endpoint
+from mailproxy.address import ServerAddress, TcpAddress, unmapped
+from mailproxy.net.dial import Endpoint, Options, Source
 from mailproxy.net.tls import Context
 from mailproxy.pool import Observation, Server, SharedSessions, Tally
+from mailproxy.protocol.capabilities import Capabilities
 from mailproxy.protocol.check_result import CheckResult
 from mailproxy.proxy.announcing import Announcer
 
@@ -29,6 +30,18 @@ class Checked:
 
     result: CheckResult
     ms: int
+    login: Login | None = None
+
+
+@frozen
+class Login:
+    """What a check that passed has learnt of a connection which the server sees as those of sessions whose TLS ends here.
+
+    ``obstacle``: why no client can log in over it, in words, with the remedy; empty where one can.
+    """
+
+    capabilities: Capabilities
+    obstacle: str
 
 
 @define(eq=False, kw_only=True)
@@ -38,16 +51,25 @@ class BackendServer(Server):
     config: config.Server
     context: Context | None
     announcer: Announcer | None
+    options: Options = field(default=())
+    source: Source | None = field(default=None)
     unresolved: str = field(default="not looked up yet")
     visitors: set[Visitor] = field(factory=set)
     checked: Checked | None = field(default=None)
     observation: Observation | None = field(default=None)
+    login: Login | None = field(default=None)
     nap: trio.CancelScope = field(factory=trio.CancelScope)
 
     @property
     def server_name(self) -> str | None:
         """The name to ask for and to verify."""
         return tls_name(self.config.tls, self.config.address)
+
+    def source_for(self, client: tuple[str, int] | None) -> Source | None:
+        """The local address of a connection for this client; None for the route's, as where the client has no address."""
+        if self.config.source != "client":
+            return self.source
+        return Source(unmapped(client[0]), is_foreign=True) if client is not None else None
 
     def check_soon(self, seconds: float = 0.0) -> None:
         """Let the next check come after so long at most."""

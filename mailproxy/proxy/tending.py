@@ -68,6 +68,7 @@ class Tending:
         self._connectors = connectors
         self._pass_on = pass_on
         self._log = log
+        self._catches_up = False
         self._checks = Checks(list(self._checks_of_servers(ports)), log=log, chance=chance)
         self._watcher = Watcher(
             looks, interval=config.process.certificate_interval, take_up=self._take_up, log=log
@@ -89,6 +90,9 @@ class Tending:
         async with trio.open_nursery() as nursery:
             if self._watcher is not None:
                 nursery.start_soon(self._watcher.run)
+            if not self._catches_up:
+                for backend in self._backends.values():
+                    backend.say_states()
             async with trio.open_nursery() as starting:
                 for backend in self._backends.values():
                     starting.start_soon(nursery.start, backend.resolver.run)
@@ -97,6 +101,7 @@ class Tending:
 
     async def catch_up(self) -> None:
         """Be where another one was that tended to these servers: files that have changed since they were loaded are no news."""
+        self._catches_up = True
         if self._watcher is not None:
             await self._watcher.catch_up()
 

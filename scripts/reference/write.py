@@ -35,6 +35,7 @@ TABLES = {
     "servers of a backend": model.Server,
     "timeouts of a backend": model.BackendTimeouts,
     "tls of a backend or server": model.ServerTls,
+    "keepalive of a bind, backend or server": model.KeepAlive,
     "stick": model.Stick,
     "check": model.Check,
     "steps of a check": model.Step,
@@ -96,6 +97,8 @@ SHORT = {
 def type_of(key: Key) -> str:
     one = SHORT.get(key.annotation) or (key.kind.allowed if key.kind is not None else "table")
     one = one.removeprefix("a ").removeprefix("an ")
+    if key.kind is not None and key.table is not None:
+        one = "true, false, or a table"
     if key.table in SHORT_FORMS:
         one += f", or its {SHORT_FORMS[key.table]} alone"
     return f"list of: {one}" if key.many else one

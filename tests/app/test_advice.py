@@ -640,7 +640,7 @@ def test_root_is_told_to_become_somebody_else() -> None:
 
 @pytest.fixture
 def descriptor_limit() -> Iterator[int]:
-    """A soft limit of 1000 for this test."""
+    """A soft limit of 1000 for this test; configurations do not raise it unless they say so."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (1000, before[1]))
     yield 1000
@@ -651,9 +651,11 @@ def descriptor_limit() -> Iterator[int]:
 def test_more_sessions_than_descriptors(descriptor_limit: int, sessions: int, is_said: bool) -> None:
     line = (
         f"process.max_sessions: {sessions} sessions need {2 * sessions + 200} descriptors, and the limit here is "
-        f"{descriptor_limit}: raise it (ulimit -n, LimitNOFILE=) or lower max_sessions"
+        f"{descriptor_limit}: raise it (ulimit -n, LimitNOFILE=, or raise_descriptor_limit = true) or lower max_sessions"
     )
-    assert advice_for(settings(process__max_sessions=sessions)) == ([line] if is_said else [])
+    assert advice_for(settings(process__max_sessions=sessions, process__raise_descriptor_limit=False)) == (
+        [line] if is_said else []
+    )
 
 
 @pytest.mark.parametrize(("sessions", "is_said"), [(800, False), (801, True)])
@@ -663,11 +665,13 @@ def test_more_sessions_than_the_descriptors_of_all_workers(
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     line = (
         f"process.max_sessions: {sessions} sessions need 1002 descriptors, in each of 2 workers, and the limit here is "
-        f"{descriptor_limit}: raise it (ulimit -n, LimitNOFILE=) or lower max_sessions"
+        f"{descriptor_limit}: raise it (ulimit -n, LimitNOFILE=, or raise_descriptor_limit = true) or lower max_sessions"
     )
-    assert advice_for(settings(process__workers="auto", process__max_sessions=sessions)) == (
-        [line] if is_said else []
-    )
+    assert advice_for(
+        settings(
+            process__workers="auto", process__max_sessions=sessions, process__raise_descriptor_limit=False
+        )
+    ) == ([line] if is_said else [])
 
 
 def test_more_workers_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -679,9 +683,23 @@ def test_more_workers_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_descriptors_for_few_sessions(descriptor_limit: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (300, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-    assert advice_for(settings()) == [
-        "process.max_sessions: the limit of 300 descriptors holds 50 sessions: raise it (ulimit -n, LimitNOFILE=)"
+    assert advice_for(settings(process__raise_descriptor_limit=False)) == [
+        (
+            "process.max_sessions: the limit of 300 descriptors holds 50 sessions: raise it (ulimit -n, LimitNOFILE=, or "
+            "raise_descriptor_limit = true)"
+        )
     ]
+
+
+def test_the_limit_that_counts_is_the_one_that_the_start_raises(descriptor_limit: int) -> None:
+    hard = min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 1 << 20)
+    assert hard > descriptor_limit
+    held = (hard - 200) // 2
+    assert advice_for(settings(process__max_sessions=held)) == []
+    (line,) = advice_for(settings(process__max_sessions=held + 1))
+    assert line.endswith(
+        f"the limit here is {hard}: raise it (ulimit -Hn, LimitNOFILE=) or lower max_sessions"
+    )
 
 
 # Limits per client.

@@ -23,6 +23,7 @@ from mailproxy.testing import (
     collect,
     stay_silent,
 )
+from mailproxy.testing.playbook import Close, Send
 
 from .settings import MYSELF
 
@@ -30,6 +31,12 @@ HEADINGS = ["backend", "server", "address", "check", "ms", "result"]
 GREETING, BUSY = b"* OK ready\r\n", b"* BYE too busy\r\n"
 REFUSED = "L4CON Connection refused"
 CONNECTION_REFUSED = 'Layer4 connection problem, info: "Connection refused"'
+
+SILENT = (
+    "the port may speak TLS from the first byte, and waits for it: give tls then; or the listener may wait for a PROXY header "
+    '(Dovecot: haproxy = yes): give send_proxy = "v2" then'
+)
+TOOK_HEADER = "the listener may have taken the PROXY header for commands"
 
 Servers = Iterable[str | dict[str, str]]
 
@@ -132,7 +139,7 @@ async def test_servers_that_are_well_and_servers_that_are_not(bench: Bench) -> N
         for (name, address), outcome in zip(addresses.items(), outcomes, strict=True)
     ]
     assert bench.advice(result) == [
-        'backends.b.servers[0]: d1 is not fit for sessions: Layer7 timeout, info: "the greeting"',
+        f'backends.b.servers[0]: d1 is not fit for sessions: Layer7 timeout, info: "the greeting" ({SILENT})',
         f"backends.b.servers[2]: d3 is not fit for sessions: {CONNECTION_REFUSED}",
         'backends.b.servers[3]: d4 is not fit for sessions: Layer7 wrong status, code: 0, info: "BYE too busy"',
     ]
@@ -292,3 +299,75 @@ async def test_a_server_that_does_not_answer(bench: Bench) -> None:
     bench.write([address], timeouts='{ check = "50ms" }')
     (row,) = rows(await bench.look())
     assert row[4] == "L4TOUT"
+
+
+@pytest.mark.parametrize(
+    ("said", "check", "hint"),
+    [
+        (
+            (Send(b"* OK hi\r\n* BYE Too many invalid IMAP commands.\r\n"), Close()),
+            '{ type = "imap", send_proxy = "v2" }',
+            TOOK_HEADER,
+        ),
+        ((Send(b"500 5.5.2 Error: bad syntax\r\n"), Close()), '{ type = "imap" }', ""),
+        ((Close(),), '{ type = "imap" }', "the listener may wait for a PROXY header"),
+        ((Close(),), '{ type = "imap", send_proxy = "v1" }', TOOK_HEADER),
+        (
+            collect(GREETING),
+            '{ type = "imap", tls = true }',
+            "the port speaks clear text first: take tls away, or give the port that speaks TLS",
+        ),
+        (stay_silent(), '{ type = "imap", timeout = "300ms" }', SILENT),
+    ],
+    ids=["header-taken-for-commands", "anything", "closed", "closed-with-header", "clear", "silent"],
+)
+async def test_usual_mistakes_are_recognised(bench: Bench, said: Any, check: str, hint: str) -> None:
+    server = await bench.scripted(*said)
+    bench.write([server.address], check=check)
+    (line,) = bench.advice(await bench.look())
+    assert line.startswith("backends.b.servers[0]: ")
+    assert f"({hint}" in line if hint else "(" not in line
+
+
+NO_LOGIN = b"* OK ready\r\n* CAPABILITY IMAP4rev1 STARTTLS LOGINDISABLED\r\na1 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    ("keys", "is_said"),
+    [
+        (("tls", "{}", "none"), True),
+        (("tls", "{}", "v2"), True),
+        (
+            ("tls", "{}", "v2-ssl"),
+            False,
+        ),  # the header of a check tells of no client's TLS, that of a session does
+        (("tls", '{ send_proxy = "none" }', "v2"), False),
+        (("forward", '{ type = "imap" }', "none"), False),  # clients do STARTTLS themselves
+    ],
+)
+async def test_a_server_that_lets_nobody_log_in(
+    bench: Bench, throw_away_ca: ThrowAwayCA, keys: tuple[str, str, str], is_said: bool
+) -> None:
+    mode, check, sends = keys
+    server = await bench.scripted(*collect(NO_LOGIN))
+    certificate = throw_away_ca.issue("imap.example.com")
+    tls = f'tls = {{ certificates = ["{certificate}"] }}' if mode == "tls" else ""
+    bench.file.write_text(f"""
+        process.user = "{MYSELF}"
+        [frontends.f]
+        protocol = "imap"
+        backend = "b"
+        bind = [{{ address = "127.0.0.1:0", mode = "{mode}" }}]
+        {tls}
+        [backends.b]
+        send_proxy = "{sends}"
+        check = {check}
+        servers = ["{server.address}"]
+    """)
+    result = await bench.look()
+    (row,) = rows(result)
+    assert row[4] == "L7OK", "it is advice, and no failure"
+    said = [line for line in bench.advice(result) if "LOGINDISABLED" in line]
+    assert len(said) == is_said
+    for line in said:
+        assert 'no client of a bind with mode = "tls" can log in: give send_proxy = "v2-ssl"' in line

@@ -209,7 +209,6 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('frontends.imap.bind = [{ address = "[0::0]:993" }, { address = "[::]:993", name = "again" }]', 'frontends.imap.bind[1].address (again): "[::]:993" overlaps with "[::]:993" at frontends.imap.bind[0].address'),
         ('frontends.imap.bind = [{ address = "fd:3" }, { address = "fd:3", name = "again" }]', 'frontends.imap.bind[1].address (again): "fd:3" overlaps with "fd:3" at frontends.imap.bind[0].address'),
         ('frontends.other.bind = [{ address = "127.0.0.1:1143" }]', 'frontends.other.bind[0].address: "127.0.0.1:1143" overlaps with "127.0.0.1:1143" at frontends.imap.bind[0].address'),
-        ('frontends.imap.bind = [{ address = "*:1", name = "a" }, { address = "*:2", name = "a" }]', 'frontends.imap.bind: the name "a" stands more than once'),
         ('frontends.imap.bind = [{ address = "unix:/run/x.sock" }]\nbackends.dovecot.servers = ["192.0.2.1"]', "frontends.imap.bind[0].address: has no port for server 192.0.2.1 of backend dovecot, which has none either: give the backend a port"),
         ('frontends.imap.bind = [{ address = "unix:/run/x.sock", keepalive = true }]', 'frontends.imap.bind[0].keepalive: has no meaning for "unix:/run/x.sock"'),
         ('frontends.imap.bind = [{ address = "fd:3", tcp_user_timeout = "30s" }]', 'frontends.imap.bind[0].tcp_user_timeout: has no meaning for "fd:3"'),

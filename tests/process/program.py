@@ -17,9 +17,19 @@ PATIENCE_S = 15.0
 
 
 class Program:
-    """``python -m mailproxy run FILE``; leaving its block ends it. ``addresses`` are those that it listens on."""
+    """``python -m mailproxy run FILE``; leaving its block ends it. ``addresses`` are those that it listens on.
 
-    def __init__(self, text: str, folder: Path, *, descriptors: int | None = None, **options: object) -> None:
+    ``descriptors``: its limit on open files, or the soft and the hard one.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        folder: Path,
+        *,
+        descriptors: int | tuple[int, int] | None = None,
+        **options: object,
+    ) -> None:
         self.file = folder / "mailproxy.toml"
         self.file.write_text(text)
         self.output = folder / "output"
@@ -40,7 +50,8 @@ class Program:
 
     def _limit(self) -> None:
         assert self._descriptors is not None
-        resource.setrlimit(resource.RLIMIT_NOFILE, (self._descriptors, self._descriptors))
+        limits = self._descriptors
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits if isinstance(limits, tuple) else (limits, limits))
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None

@@ -113,6 +113,16 @@ async def test_the_backends_time_limit_holds_where_the_check_has_none(scene: Sce
     assert line["check_ms"] >= 150
 
 
+@pytest.mark.parametrize("kind", ["smtp", "lmtp"])
+@pytest.mark.parametrize("hello", ["proxy.example.com", "[192.0.2.1]"])
+async def test_the_name_that_a_check_says(scene: Scene, kind: str, hello: str) -> None:
+    book = BOOKS[kind].replace("LO localhost", f"LO {hello}")
+    assert hello in book
+    server = await scene.server((Act(book),))
+    checked = await once_checked(scene, server.address, type=kind, hello=hello, **CLEAR)
+    assert checked.last_check == PASSED
+
+
 async def test_a_unix_socket(scene: Scene, tmp_path: Path) -> None:
     server = await scene.server((Act(BOOKS["imap"]),), bind=f"unix:{tmp_path}/imap.sock")
     checked = await once_checked(scene, server.address, type="imap", **CLEAR)

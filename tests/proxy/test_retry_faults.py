@@ -181,7 +181,7 @@ async def test_a_connection_that_was_made_is_never_made_again(farm: Farm, playbo
 
 
 async def test_this_machines_own_want_is_not_tried_again(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a descriptor or a port no other server is better; more attempts would make it worse."""
+    """Without a descriptor no other server is better; more attempts would make it worse."""
     await farm.server("s1")
     await farm.server("s2")
     attempts = 0
@@ -189,7 +189,7 @@ async def test_this_machines_own_want_is_not_tried_again(farm: Farm, monkeypatch
     def at(_endpoint: Endpoint, _port: int | None) -> object:
         nonlocal attempts
         attempts += 1
-        raise OSError(errno.EADDRNOTAVAIL, "as the kernel would say when it is asked to connect")
+        raise OSError(errno.ENOBUFS, "as the kernel would say when it is asked to connect")
 
     monkeypatch.setattr(Endpoint, "at", at)
     await farm.start(retries=3)

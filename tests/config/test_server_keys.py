@@ -1,0 +1,112 @@
+"""Keys of the connections to servers: what they take, where they hold, what does not fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mailproxy.config import Config, from_mapping
+from mailproxy.config.model import KeepAlive
+from mailproxy.config.probes import probes
+from mailproxy.config.values import KeepAliveCount, KeepAliveTime
+from mailproxy.errors import ConfigError
+
+
+def config(backend: dict[str, Any], bind: object = "127.0.0.1:143", **more: Any) -> Config:
+    binds = bind if isinstance(bind, list) else [bind]
+    return from_mapping({
+        "frontends": {"f": {"bind": binds, "backend": "b"}},
+        "backends": {"b": {"servers": ["10.0.0.1:143"], **backend}},
+        **more,
+    })  # fmt: skip
+
+
+def faults(backend: dict[str, Any], **more: Any) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        config(backend, **more)
+    return [str(fault) for fault in caught.value.faults]
+
+
+def test_servers_have_the_keys_of_their_backend() -> None:
+    servers = [
+        {"address": "10.0.0.1:143"},
+        {"address": "10.0.0.2:143", "source": "client", "keepalive": False},
+        {"address": "10.0.0.3:143", "keepalive": {"count": 5}, "state": "drain"},
+    ]
+    given = config({"source": "10.0.0.9", "keepalive": {"idle": "1m", "interval": 5}, "servers": servers})
+    first, second, third = given.backends["b"].servers
+    assert (first.source, first.keepalive, first.state) == (
+        "10.0.0.9",
+        KeepAlive(idle=KeepAliveTime(60), interval=KeepAliveTime(5)),
+        "ready",
+    )
+    assert (second.source, second.keepalive) == ("client", False)
+    assert (third.keepalive, third.state) == (
+        KeepAlive(idle=KeepAliveTime(60), interval=KeepAliveTime(5), count=KeepAliveCount(5)),
+        "drain",
+    )
+
+
+def test_keepalive_of_binds() -> None:
+    binds = [{"address": f"127.0.0.1:{port}"} for port in (1, 2)]
+    given = config({}, [{**binds[0], "keepalive": True}, {**binds[1], "keepalive": {"idle": "2m"}}])
+    first, second = given.frontends["f"].bind
+    assert (first.keepalive, second.keepalive) == (True, KeepAlive(idle=KeepAliveTime(120)))
+
+
+def test_several_binds_may_have_one_name() -> None:
+    binds = [{"address": f"127.0.0.1:{port}", "name": "imap"} for port in (143, 144)]
+    assert [bind.name for bind in config({}, binds).frontends["f"].bind] == ["imap", "imap"]
+
+
+@pytest.mark.parametrize(
+    ("backend", "fault"),
+    [
+        ({"source": "10.0.0.9:5000"}, 'backends.b.source: "10.0.0.9:5000" is not allowed: an IP address without a port'),
+        ({"source": "proxy.internal"}, 'backends.b.source: "proxy.internal" is not allowed: an IP address without a port'),
+        ({"source": "0.0.0.0"}, 'backends.b.source: "0.0.0.0" is not allowed: an IP address without a port'),
+        ({"source": "2001:db8::9"}, "backends.b.source: 2001:db8::9 cannot reach 10.0.0.1:143: one is IPv4, the other IPv6"),
+        (
+            {"servers": [{"address": "unix:/run/x", "source": "10.0.0.9"}]},
+            'backends.b.servers[0].source: has no meaning for "unix:/run/x"',
+        ),
+        (
+            {"servers": [{"address": "unix:/run/x", "keepalive": True}]},
+            'backends.b.servers[0].keepalive: has no meaning for "unix:/run/x"',
+        ),
+        ({"keepalive": {"idle": "10h"}}, 'backends.b.keepalive.idle: "10h" is not allowed: a duration from "1s"'),
+        ({"keepalive": {"count": 128}}, "backends.b.keepalive.count: 128 is not allowed: a whole number from 1 to 127"),
+        ({"keepalive": {"probes": 3}}, "backends.b.keepalive.probes: unknown key"),
+        ({"keepalive": "yes"}, 'backends.b.keepalive: "yes" is not allowed: a table'),
+        ({"resolve_prefer": "ip4"}, 'backends.b.resolve_prefer: "ip4" is not allowed: one of ipv4, ipv6'),
+        (
+            {"servers": [{"address": "10.0.0.1:143", "state": "down"}]},
+            'backends.b.servers[0].state: "down" is not allowed: one of ready, drain, maint',
+        ),
+        (
+            {"check": {"type": "smtp", "hello": "two words"}},
+            'backends.b.check.hello: "two words" is not allowed: a host name',
+        ),
+        (
+            {"check": {"type": "imap", "hello": "proxy"}},
+            "backends.b.check.hello: has no meaning with a check of type imap",
+        ),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit(backend: dict[str, Any], fault: str) -> None:
+    (said,) = faults(backend)
+    assert said.startswith(fault)
+
+
+def test_an_inherited_source_means_nothing_to_unix_sockets() -> None:
+    given = config({"source": "10.0.0.9", "keepalive": True, "servers": ["unix:/run/x"]}).backends["b"]
+    assert given.servers[0].source == "10.0.0.9"
+
+
+def test_the_name_of_checks_in_defaults_is_for_servers_that_are_told_it() -> None:
+    defaults = {"defaults": {"server": {"check": {"hello": "proxy.example.com"}}}}
+    for kind, hello in (("imap", "proxy.example.com"), ("smtp", "proxy.example.com")):
+        backend = config({"protocol": kind, "check": {"type": kind}}, **defaults).backends["b"]
+        (probe,) = probes(backend.servers[0], backend.protocol, ())
+        assert probe.hello == hello

@@ -1,0 +1,68 @@
+"""The limit on open files: raised at the start, and said where it does not hold the sessions that are wanted."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from pathlib import Path
+
+import pytest
+
+from .program import Program
+
+SOFT, HARD = 512, 2048
+TEXT = """
+[process]
+drain_timeout = 1
+{process}
+[frontends.imap]
+bind = ["127.0.0.1:0"]
+backend = "b"
+[backends.b]
+check = false
+servers = ["127.0.0.1:9"]
+"""
+
+
+def run(folder: Path, process: str) -> Program:
+    return Program(TEXT.format(process=process), folder, descriptors=(SOFT, HARD))
+
+
+def processes(pid: int) -> list[int]:
+    """A process and its children."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *map(int, children)]
+
+
+@pytest.mark.parametrize(
+    ("process", "limit"),
+    [
+        ("", HARD),
+        ("workers = 2", HARD),
+        ("raise_descriptor_limit = false", SOFT),
+        ("raise_descriptor_limit = false\nworkers = 2", SOFT),
+    ],
+)
+def test_the_soft_limit_is_raised_in_every_process(tmp_path: Path, process: str, limit: int) -> None:
+    with run(tmp_path, process) as program:
+        program.wait_for("mailproxy is ready")
+        found = {resource.prlimit(pid, resource.RLIMIT_NOFILE) for pid in processes(program.process.pid)}
+        assert found == {(limit, HARD)}
+        assert "descriptors" not in program.text
+        program.send(signal.SIGTERM)
+        assert program.wait() == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sessions_that_the_descriptors_do_not_hold_are_said_at_the_start(
+    tmp_path: Path, workers: int
+) -> None:
+    with run(tmp_path, f"workers = {workers}\nmax_sessions = 10000") as program:
+        program.wait_for("mailproxy is ready")
+        needed = 10000 // workers * 2 + 200
+        each = f", in each of {workers} workers" if workers > 1 else ""
+        said = f"10000 sessions need {needed} descriptors{each}, and the limit here is {HARD}: raise it"
+        assert program.text.count(said) == 1
+        os.kill(program.process.pid, signal.SIGTERM)
+        assert program.wait() == 0
