@@ -26,7 +26,7 @@ from mailproxy.log.targets import FileTarget, StreamTarget, SyslogTarget, Target
 from tests.net.machine import needs_ipv6
 from tests.patience import give_up, until
 
-CHAT = Event("chat", "debug")
+CHAT = Event("chat", "debug", meaning="for these tests only")
 LINES_MAX = 50_000  # what the log keeps while its target is busy
 
 
