@@ -6,6 +6,7 @@ import grp
 import os
 import pwd
 from collections.abc import Callable
+from pathlib import Path
 
 from mailproxy.config import Config
 
@@ -39,16 +40,20 @@ def _known(look_up: object, name: str) -> bool:
 
 
 def check_log(config: Config, add: Add) -> None:
-    """The log's file can be written."""
-    file = config.log.to.path
-    if file is None:
-        return
+    """Every file of the log can be written."""
+    for path, output in config.log.outputs.items():
+        if output.to.path is not None and (fact := _why_not_written(output.to.path)):
+            add(f"{path}.to", f"{output.to.path}: {fact}")
+
+
+def _why_not_written(file: Path) -> str | None:
     try:
         if not file.parent.is_dir():
-            add("log.to", f"{file}: there is no folder {file.parent}")
-        elif file.is_dir():
-            add("log.to", f"{file}: is a folder")
-        elif not os.access(file if file.exists() else file.parent, os.W_OK):
-            add("log.to", f"{file}: cannot be written")
+            return f"there is no folder {file.parent}"
+        if file.is_dir():
+            return "is a folder"
+        if not os.access(file if file.exists() else file.parent, os.W_OK):
+            return "cannot be written"
     except OSError as error:  # a folder on the way is closed, a name too long
-        add("log.to", f"{file}: {error.strerror}")
+        return error.strerror
+    return None

@@ -110,6 +110,9 @@ CHECK_NOT_MADE = Event(
 LINES_LOST = Event(
     "lines-lost", "error", meaning="so many lines could not be written to this target since the last that were", keys=("lost",)
 )  # fmt: skip
+LOG_NOT_WRITTEN = Event(
+    "log-not-written", "error", meaning="another target of the log takes no lines; once until it does again", keys=("to", "reason")
+)  # fmt: skip
 LOG_REOPENED = Event("log-reopened", "info", meaning="the log's files were opened again on SIGUSR2 or SIGHUP")
 LOG_NOT_REOPENED = Event(
     "log-not-reopened", "error", meaning="a file of the log could not be opened again; the old one stays in use", keys=("reason",)

@@ -24,6 +24,7 @@ START, STOP = "<!-- ends: made by scripts/write-reference -->", "<!-- /ends -->"
 TABLES = {
     "[process]": model.Process,
     "[log]": model.Log,
+    "[[log.targets]]": model.LogOutput,
     "[admin]": model.Admin,
     "[frontends.NAME]": model.Frontend,
     "[[frontends.NAME.bind]]": model.Bind,

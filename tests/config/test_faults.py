@@ -389,7 +389,14 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('frontend.imap.backend = "dovecot"', "frontend: unknown key, did you mean frontends?"),
         ('logging.level = "info"', "logging: unknown key, did you mean log?"),
         ("process.max_session = 3", "process.max_session: unknown key, did you mean max_sessions?"),
-        ("log.colour = true", "log.colour: unknown key; known are level, format, to"),
+        ('log = { to = "syslog:/dev/log", tag = "a b" }', 'log.tag: "a b" is not allowed: 1 to 32 letters, digits and _ . / -'),
+        ('log.facility = "mail"', "log.facility: has no meaning for stderr: only syslog has one"),
+        ('log.targets = [{ to = "stdout", tag = "a" }]', "log.targets[0].tag: has no meaning for stdout: only syslog has one"),
+        ("log.targets = []", "log.targets: is empty: at least one target is needed"),
+        ('log.targets = [{ format = "json" }]', "log.targets[0]: to is missing: stderr, stdout, a path, syslog:/dev/log or syslog:HOST:514"),
+        ('log = { format = "json", targets = [{ to = "stderr" }] }', "log.format: goes into each of [[log.targets]]: it has no meaning beside several targets"),
+        ('log.targets = [{ to = "stderr" }, { to = "stderr", format = "json" }]', "log.targets[1].to: stderr is the target of log.targets[0] already"),
+        ("log.colour = true", "log.colour: unknown key; known are level, format, to, facility, tag, targets"),
         ('frontends.imap.bind = [{ adress = "*:143", address = "*:143" }]', "frontends.imap.bind[0].adress: unknown key, did you mean address?"),
         ('frontends.imap.timeouts.clients = "5s"', "frontends.imap.timeouts.clients: unknown key, did you mean client?"),
         ('frontends.imap.name = "imap"', "frontends.imap.name: unknown key; known are profile, protocol, backend, max_sessions, timeouts, log_null, log_start, tls, bind, routes"),
@@ -610,7 +617,7 @@ def test_every_fault_at_once() -> None:
     assert faults == [
         "speed: unknown key; known are process, log, admin, defaults, profiles, frontends, backends",
         'log.level: "loud" is not allowed: one of debug, info, warning, error',
-        "log.colour: unknown key; known are level, format, to",
+        "log.colour: unknown key; known are level, format, to, facility, tag, targets",
         "defaults.bind.backlog: 0 is not allowed: a whole number from 1 to 2147483647",
         'profiles.exchange.backend.balance: "least" is not allowed: one of leastconn, roundrobin, source, first, random',
         'frontends.imap.protocol: "imap4" is not allowed: one of imap, pop3, submission, smtp, lmtp, sieve, tcp',
@@ -789,7 +796,7 @@ def test_the_program_writes_faults_to_stderr_and_leaves_with_2(tmp_path: Path, c
     assert result.stdout == ""
     assert result.stderr == (
         'mailproxy.toml: log.level: "a\\u000ab" is not allowed: one of debug, info, warning, error\n'
-        "mailproxy.toml: log.colour: unknown key; known are level, format, to\n"
+        "mailproxy.toml: log.colour: unknown key; known are level, format, to, facility, tag, targets\n"
     )
 
 
