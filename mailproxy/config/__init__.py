@@ -18,12 +18,12 @@ from mailproxy.config.model import (
     Step,
     Stick,
 )
-from mailproxy.config.reading import from_mapping, load
+from mailproxy.config.reading import from_mapping, has_changed, load
 from mailproxy.config.schema import json_schema
 from mailproxy.config.values import LogTarget, ProxySource
 
 __all__ = [
     "Backend", "BackendTimeouts", "Bind", "Check", "Config", "Connect", "Frontend", "FrontendTimeouts", "FrontendTls",
-    "Log", "LogTarget", "Process", "ProxySource", "Route", "Server", "ServerTls", "Step", "Stick", "from_mapping",
+    "Log", "LogTarget", "Process", "ProxySource", "Route", "Server", "ServerTls", "Step", "Stick", "from_mapping", "has_changed",
     "json_schema", "load",
 ]  # fmt: skip

@@ -469,3 +469,5 @@ class Config:
     frontends: dict[str, Frontend] = setting("where clients connect", dict)
     backends: dict[str, Backend] = setting("where sessions go", dict)
     source: str = setting("the file's name", "")
+    # The hash of the file's content, empty where there is none; two files that say the same are equal all the same.
+    digest: str = field(default="", eq=False, metadata={"meaning": "", "only": None, "shown": ""})

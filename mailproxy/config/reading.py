@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 
 import cattrs
 import tomli
+from attrs import evolve
 
 from mailproxy.address import BindAddress, ServerAddress, UnixAddress
 from mailproxy.config import model
@@ -48,7 +50,21 @@ def load(path: str | os.PathLike[str]) -> model.Config:
         raise ConfigError([Fault("", f"cannot be read: {error}")], str(path)) from None
     except RecursionError:
         raise ConfigError([Fault("", "is nested too deeply")], str(path)) from None
-    return from_mapping(tables, folder=file.parent, source=str(path))
+    config = from_mapping(tables, folder=file.parent, source=str(path))
+    return evolve(config, digest=hashlib.sha256(data).hexdigest())
+
+
+def has_changed(config: model.Config) -> bool:
+    """Has the file other content than when it was loaded, or is it gone? Blocks; False where it may not be read any more."""
+    if not config.digest:
+        return False
+    try:
+        data = Path(config.source).read_bytes()
+    except PermissionError:
+        return False
+    except OSError:
+        return True
+    return hashlib.sha256(data).hexdigest() != config.digest
 
 
 def from_mapping(

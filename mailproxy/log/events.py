@@ -45,6 +45,11 @@ STOPPED = Event(
 )  # fmt: skip
 SIGNAL_IGNORED = Event("signal-ignored", "warning", meaning="a signal came that has no meaning here")
 
+CONFIG_CHANGED = Event(
+    "config-changed", "warning", meaning="SIGHUP came, and the configuration file is another one than at the start: it takes a "
+    "restart", keys=("file",),
+)  # fmt: skip
+
 # Processes, where there are several.
 
 WORKER_DIED = Event(
@@ -61,15 +66,16 @@ MESSAGE_DROPPED = Event(
 # Accepting.
 
 ACCEPT_PAUSED = Event(
-    "accept-paused", "warning", meaning="a frontend cannot accept, mostly because descriptors or memory are used up",
-    keys=("frontend", "reason"),
+    "accept-paused", "warning", meaning="a frontend cannot accept, mostly because descriptors or memory are used up; "
+    "`waiting` connections are in its queue", keys=("frontend", "reason", "waiting"),
 )  # fmt: skip
-ACCEPT_RESUMED = Event(
-    "accept-resumed", "info", meaning="a frontend accepts again after it could not", keys=("frontend",)
-)
+ACCEPT_RESUMED = Event(  # a warning, as its beginning is
+    "accept-resumed", "warning", meaning="a frontend has accepted all that waited in its queue for `seconds`, `late` connections; "
+    "`limit` and `key` are null where accepting had failed", keys=("frontend", "seconds", "late", "limit", "key"),
+)  # fmt: skip
 SESSIONS_FULL = Event(
-    "sessions-full", "warning", meaning="there are as many sessions as a `max_sessions` allows: accepting waits",
-    keys=("frontend", "limit"),
+    "sessions-full", "warning", meaning="there are as many sessions as the limit `key` allows: a frontend waits with accepting, "
+    "and `waiting` connections are in its queue; once a minute", keys=("frontend", "limit", "key", "waiting"),
 )  # fmt: skip
 
 # Servers.
@@ -88,6 +94,10 @@ SERVER_DOWN = Event(
 SERVER_UP = Event(  # a warning: whoever reads that one went down wants to read this
     "server-up", "warning", meaning="a server came up: its checks passed `rise` times", keys=_SERVER_CHANGE
 )
+CONNECT_FAILED = Event(
+    "connect-failed", "warning", meaning="a session could not be connected to a server, or its TLS failed; once a minute for "
+    "each server, and `failures` is how many there were since the last line", keys=("backend", "server", "reason", "failures"),
+)  # fmt: skip
 SERVER_STATE = Event(
     "server-state", "warning", meaning="the operator changed the state of a server", keys=_SERVER_CHANGE
 )

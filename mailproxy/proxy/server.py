@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import trio
@@ -42,6 +43,10 @@ class BackendServer(Server):
     visitors: set[Visitor] = field(factory=set)
     checked: Checked | None = field(default=None)
     observation: Observation | None = field(default=None)
+    failures: int = field(
+        default=0
+    )  # of sessions that could not be connected, since the last line about them
+    failure_logged: float = field(default=-math.inf)
     nap: trio.CancelScope = field(factory=trio.CancelScope)
 
     @property
