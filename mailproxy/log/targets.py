@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,7 +86,12 @@ class FileTarget:
         except FileExistsError:
             return os.open(self._path, flags)
         if os.geteuid() == 0:
-            os.fchown(fd, *self._owner)  # or it could not be reopened after the change of user
+            user, group = self._owner
+            # a folder with the set-group-id bit has a group for its files
+            has_group = stat.S_IMODE(self._path.parent.stat().st_mode) & stat.S_ISGID
+            os.fchown(
+                fd, user, -1 if has_group else group
+            )  # or it could not be reopened after the change of user
         return fd
 
     def write(self, lines: Sequence[Line]) -> None:

@@ -19,6 +19,7 @@ import pytest
 
 from mailproxy.log import ENDS, Phase, SessionRecord, ends
 from mailproxy.log.events import ACCEPT_PAUSED, LISTENING, SERVER_STATE
+from mailproxy.log.fields import SESSION_FIELDS
 from mailproxy.log.lines import (
     FORMATS,
     SYSLOG_FORMATS,
@@ -298,6 +299,15 @@ def test_json_has_what_is_documented() -> None:
         "id": "2a",
     }
     assert set(json.loads(line)) >= JSON_KEYS
+
+
+def test_json_has_the_fields_that_are_documented_in_their_order_and_of_their_types() -> None:
+    read = json.loads(json_session(session()))
+    assert list(read) == [field.name for field in SESSION_FIELDS]
+    types = {str: "string", int: "number", bool: "true", type(None): "null"}
+    for field in SESSION_FIELDS:
+        assert types[type(read[field.name])] in field.kind, field.name
+        assert types[type(json.loads(field.example))] in field.kind, field.name
 
 
 def test_json_says_null_for_what_never_was() -> None:

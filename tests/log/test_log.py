@@ -213,6 +213,18 @@ async def test_a_file_is_given_to_its_owner_if_it_was_made_here_and_no_link_is_f
     open_target(str(link), None).close()  # without an owner the link is the administrator's own
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+async def test_a_folder_with_the_set_group_id_bit_keeps_its_group(  # noqa: ASYNC124 - its fixtures are Trio's
+    tmp_path: Path,
+) -> None:
+    os.chown(tmp_path, 65534, 4)
+    os.chmod(tmp_path, 0o2750)  # noqa: PTH101, S103 - pathlib blocks, it is said; and the bit is what is tried
+    file = tmp_path / "log"
+    open_target(str(file), None, (65534, 65533)).close()
+    found = file.stat()
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (65534, 4, 0o640)
+
+
 async def test_a_file_is_reopened_after_it_was_renamed(tmp_path: Path) -> None:
     file, old = tmp_path / "log", tmp_path / "log.1"
     log = tcplog(FileTarget(file))
