@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,7 +16,6 @@ from typing import TYPE_CHECKING, Self
 from tests.ports import are_listening
 
 if TYPE_CHECKING:
-    import re
     from collections.abc import Callable, Iterator, Sequence
 
 PATIENCE_S = 20.0  # for anything that is only late because the machine is busy
