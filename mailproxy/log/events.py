@@ -46,8 +46,8 @@ STOPPED = Event(
 SIGNAL_IGNORED = Event("signal-ignored", "warning", meaning="a signal came that has no meaning here")
 
 CONFIG_CHANGED = Event(
-    "config-changed", "warning", meaning="SIGHUP came, and the configuration file is another one than at the start: it takes a "
-    "restart", keys=("file",),
+    "config-changed", "warning", meaning="SIGHUP came, and the configuration file is not as it was at the start: that takes a "
+    "restart; not logged where `process.user` may not read the file", keys=("file",),
 )  # fmt: skip
 
 # Processes, where there are several.
