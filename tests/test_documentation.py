@@ -44,6 +44,11 @@ def test_ends_in_the_readme_are_fresh(write: ModuleType) -> None:
     assert write.with_ends(README) == README, "scripts/write-reference makes them anew"
 
 
+def test_fields_and_events_of_the_log_are_fresh(write: ModuleType) -> None:
+    page = PAGES["logging.md"]
+    assert write.with_log(page) == page, "scripts/write-reference makes them anew"
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_configurations_of_the_documentation(page: str) -> None:
     for text in blocks("toml", PAGES[page]):

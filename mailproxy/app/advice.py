@@ -311,6 +311,7 @@ def _about_process(config: Config) -> Iterator[Fault]:
         yield Fault(f"backends.{transparent[0]}.source", MISSING_CAPABILITY)
     if os.geteuid() == 0 and config.process.user is None:
         yield Fault("process.user", 'sessions would be served as root: give a user, such as "mailproxy"')
-    syslog = config.log.to.syslog
-    if isinstance(syslog, str) and not Path(syslog).exists():
-        yield Fault("log.to", f"{syslog}: there is no such socket, so every line would be lost")
+    for path, output in config.log.outputs.items():
+        syslog = output.to.syslog
+        if isinstance(syslog, str) and not Path(syslog).exists():
+            yield Fault(f"{path}.to", f"{syslog}: there is no such socket, so every line would be lost")

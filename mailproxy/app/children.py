@@ -19,7 +19,7 @@ from mailproxy.app.opening import Slots
 from mailproxy.app.renewal import Renewal
 from mailproxy.app.unraisable import unraisable
 from mailproxy.config import Config
-from mailproxy.log import Log, Target
+from mailproxy.log import Log, Output
 from mailproxy.log.events import DESCRIPTORS_SHORT, Event
 from mailproxy.net.cells import Bells
 from mailproxy.net.line import Line
@@ -40,7 +40,7 @@ class Setup:
     material: Material
     slots: Slots
     listening: Sequence[Listening]
-    target: Target
+    outputs: Sequence[Output]
     board: Board
     bells: Bells
 
@@ -104,7 +104,7 @@ def _settle(setup: Setup, name: str, *, without: Collection[Event], is_late: boo
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (*SIGNALS, signal.SIGCHLD))
     with contextlib.suppress(OSError):
         Path("/proc/self/comm").write_text(f"mp {name}")  # what ps and top show, 15 characters
-    log = Log(setup.target, form=setup.config.log.format, level=setup.config.log.level, without=without)
+    log = Log(setup.outputs, without=without)
     if is_late:
         log.reopen(quietly=True)
     sys.unraisablehook = partial(unraisable, log)

@@ -7,6 +7,7 @@ import os
 import pwd
 import socket
 from collections.abc import Callable
+from pathlib import Path
 
 from mailproxy.app.shown import shown
 from mailproxy.config import Config
@@ -44,21 +45,28 @@ def _known(look_up: object, name: str) -> bool:
 
 
 def check_log(config: Config, add: Add) -> None:
-    """The log's file can be written."""
-    if config.log.to.path is None:
-        return
-    file = shown(config.log.to.path)
+    """Every file of the log can be written."""
+    for path, output in config.log.outputs.items():
+        if output.to.path is None:
+            continue
+        file = shown(output.to.path)
+        if fact := _why_not_written(file):
+            add(f"{path}.to", f"{file}: {fact}")
+
+
+def _why_not_written(file: Path) -> str | None:
     try:
         if not file.parent.is_dir():
-            add("log.to", f"{file}: there is no folder {file.parent}")
-        elif file.is_dir():
-            add("log.to", f"{file}: is a folder")
-        elif file.is_socket():
-            add("log.to", f"{file}: is a socket, did you mean syslog:{file}?")
-        elif not os.access(file if file.exists() else file.parent, os.W_OK):
-            add("log.to", f"{file}: cannot be written")
+            return f"there is no folder {file.parent}"
+        if file.is_dir():
+            return "is a folder"
+        if file.is_socket():
+            return f"is a socket, did you mean syslog:{file}?"
+        if not os.access(file if file.exists() else file.parent, os.W_OK):
+            return "cannot be written"
     except OSError as error:  # a folder on the way is closed, a name too long
-        add("log.to", f"{file}: {error.strerror}")
+        return error.strerror
+    return None
 
 
 def check_loops(config: Config, add: Add) -> None:

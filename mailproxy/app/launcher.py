@@ -45,13 +45,13 @@ _FAILED = 1
 def launch(config: Config, material: Material, workers: int) -> None:
     """Run until stopped by a signal. Raises ConfigError, with nothing left open, before anything is served."""
     owner = wanted_owner(config)
-    slots, target = open_all(config, material, workers=workers, owner=owner)
+    slots, outputs = open_all(config, material, workers=workers, owner=owner)
     try:
         drop_privileges(config)
         check_capabilities(config)
         listening = tuple(map(Listening.of, slots[0]))
         board = Board(config, workers, most_sessions=own_max_sessions())
-        setup = Setup(config, material, slots, listening, target, board, Bells(workers))
+        setup = Setup(config, material, slots, listening, outputs, board, Bells(workers))
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored ones have no ends that could be waited for
         signal.pthread_sigmask(signal.SIG_BLOCK, (*SIGNALS, signal.SIGCHLD))
         spare_collector()

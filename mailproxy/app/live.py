@@ -14,7 +14,7 @@ from mailproxy.app.hints import hint
 from mailproxy.app.material import Material
 from mailproxy.config.probes import ways
 from mailproxy.errors import Fault, ServerRefusedError
-from mailproxy.log import Log, open_target
+from mailproxy.log import Log, Output, open_target
 from mailproxy.net.names import literal_endpoint, look_up
 from mailproxy.protocol.check_result import CheckCode, CheckResult, printable
 from mailproxy.proxy.backend import Backend, context_for
@@ -60,7 +60,7 @@ def try_servers(settings: config.Config, material: Material) -> list[Tried]:
 
 
 async def _try_all(settings: config.Config, material: Material) -> list[Tried]:
-    log = Log(open_target(os.devnull, None, None))  # the table says it
+    log = Log([Output(open_target(os.devnull, None))])  # the table says it
     found: dict[str, Tried] = {}
     limiter = trio.CapacityLimiter(_AT_ONCE)
 

@@ -1,4 +1,4 @@
-"""Opening what needs privileges: the listening sockets, one set for each worker, and the log."""
+"""Opening what needs privileges: the listening sockets, one set for each worker, and the targets of the log."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from mailproxy.address import TcpAddress
 from mailproxy.app.material import Material
 from mailproxy.config import Config
 from mailproxy.errors import ConfigError, Fault
-from mailproxy.log import Target, open_target
+from mailproxy.log import Output, open_target
 from mailproxy.net.listener import Listener, close_all, open_for_workers, open_listeners
 
 Slots = list[list[Listener]]
@@ -15,8 +15,8 @@ Slots = list[list[Listener]]
 
 def open_all(
     config: Config, material: Material, *, workers: int, owner: tuple[int, int] | None
-) -> tuple[Slots, Target]:
-    """Listen and open the log. ``owner``: who gets the log file if it is made here.
+) -> tuple[Slots, list[Output]]:
+    """Listen and open the log's targets. ``owner``: who gets log files that are made here.
 
     Raises ConfigError, with nothing left open.
     """
@@ -28,15 +28,27 @@ def open_all(
     )
     try:
         _check_ports(config, slots[0])
-        target = open_target(config.log.to.where, config.log.to.syslog, owner, shared=workers > 1)
-    except OSError as error:
-        close_slots(slots)
-        reason = error.strerror or str(error)
-        raise config.error([Fault("log.to", f"{config.log.to}: {reason}")]) from None
+        outputs = _open_log(config, owner, shared=workers > 1)
     except ConfigError:
         close_slots(slots)
         raise
-    return slots, target
+    return slots, outputs
+
+
+def _open_log(config: Config, owner: tuple[int, int] | None, *, shared: bool) -> list[Output]:
+    outputs: list[Output] = []
+    for path, each in config.log.outputs.items():
+        try:
+            target = open_target(
+                each.to.where, each.to.syslog, owner, shared=shared, facility=each.facility, tag=each.tag
+            )
+        except OSError as error:
+            for output in outputs:
+                output.target.close()
+            reason = error.strerror or str(error)
+            raise ConfigError([Fault(f"{path}.to", f"{each.to}: {reason}")], config.source) from None
+        outputs.append(Output(target, each.format, each.level, str(each.to)))
+    return outputs
 
 
 def close_slots(slots: Slots) -> None:

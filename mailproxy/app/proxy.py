@@ -133,14 +133,13 @@ def open_service(config: Config, material: Material, *, owner: tuple[int, int] |
 
     Raises ConfigError, with nothing left open.
     """
-    (listeners,), target = open_all(config, material, workers=1, owner=owner)
-    log = Log(target, form=config.log.format, level=config.log.level)
+    (listeners,), outputs = open_all(config, material, workers=1, owner=owner)
     return Service(
         config,
         listeners,
         material.connectors,
         looks=Renewal(config, material) if material.files else None,
-        log=log,
+        log=Log(outputs),
         max_sessions=max_sessions(config),
     )
 

@@ -18,6 +18,7 @@ from mailproxy.app.proxy import open_service
 from mailproxy.app.unraisable import unraisable
 from mailproxy.config import Config
 from mailproxy.log.events import DESCRIPTORS_SHORT, SIGNAL_IGNORED, STOPPING
+from mailproxy.proxy.config_file import log_if_changed
 from mailproxy.proxy.service import Service
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2, signal.SIGUSR1)
@@ -59,19 +60,20 @@ async def _run(service: Service) -> None:
     with trio.open_signal_receiver(*_SIGNALS) as signals:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_obey, service, signals, nursery.cancel_scope)
+            nursery.start_soon(_obey, service, signals, nursery)
             await service.run()
             nursery.cancel_scope.cancel()
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
 
 
-async def _obey(service: Service, signals: object, scope: trio.CancelScope) -> None:
+async def _obey(service: Service, signals: object, nursery: trio.Nursery) -> None:
     draining = False
     async for number in signals:  # type: ignore[attr-defined]  # trio does not name the receiver's type
         if number in (signal.SIGHUP, signal.SIGUSR2):
             service.log.reopen()
             if number == signal.SIGHUP:
                 service.renew_certificates()
+                nursery.start_soon(log_if_changed, service.config, service.log)
         elif number == signal.SIGUSR1:
             service.log.event(
                 SIGNAL_IGNORED, "SIGUSR1 means nothing here: SIGUSR2 reopens the log, SIGTERM stops"
@@ -81,4 +83,4 @@ async def _obey(service: Service, signals: object, scope: trio.CancelScope) -> N
             service.drain(service.config.process.drain_timeout)
         else:
             service.log.event(STOPPING, f"stopping now, {service.limit.sessions} sessions are closed")
-            scope.cancel()
+            nursery.cancel_scope.cancel()

@@ -20,12 +20,12 @@ from mailproxy.config.model import (
     Step,
     Stick,
 )
-from mailproxy.config.reading import from_mapping, load, load_stream
+from mailproxy.config.reading import from_mapping, has_changed, load, load_stream
 from mailproxy.config.schema import json_schema
 from mailproxy.config.values import LogTarget, ProxySource
 
 __all__ = [
     "Backend", "BackendTimeouts", "Bind", "Check", "Config", "Connect", "Frontend", "FrontendTimeouts", "FrontendTls",
     "KeepAlive", "Log", "LogTarget", "Process", "ProxySource", "Route", "Server", "ServerTls", "SessionRate", "Step",
-    "Stick", "from_mapping", "json_schema", "load", "load_stream",
+    "Stick", "from_mapping", "has_changed", "json_schema", "load", "load_stream",
 ]  # fmt: skip

@@ -9,7 +9,7 @@ import cattrs
 from attrs import evolve
 
 from mailproxy.address import UnixAddress, parse_bind, parse_server
-from mailproxy.config import check_rules, model, rules
+from mailproxy.config import check_rules, log_rules, model, rules
 from mailproxy.config.inherit import Layer, giver, merge
 from mailproxy.config.origin import Origin
 from mailproxy.config.paths import join
@@ -36,6 +36,7 @@ def build(tables: Table, found: Findings, converter: cattrs.Converter, origin: O
     frontends = {name: builder.frontend(name) for name in tables["frontends"]}
     protocols = _protocols(frontends.values())
     backends = {name: builder.backend(name, protocols.get(name, ())) for name in tables["backends"]}
+    log = builder.log()
     rules.references(tables, found)
     rules.server_tls(tables, found)
     check_rules.steps(tables, found)
@@ -45,11 +46,11 @@ def build(tables: Table, found: Findings, converter: cattrs.Converter, origin: O
     rules.loops(frontends, backends, found)
     if not tables["frontends"] and not any(path.startswith("frontends") for path in found.bad):
         found.add("frontends", "has no frontend: at least one is needed")
-    if found.faults:
+    if found.faults or log is None:
         return None
     return model.Config(
         process=converter.structure(tables["process"], model.Process),
-        log=converter.structure(tables["log"], model.Log),
+        log=log,
         admin=converter.structure(tables["admin"], model.Admin),
         frontends={name: frontend for name, frontend in frontends.items() if frontend},
         backends={name: backend for name, backend in backends.items() if backend},
@@ -76,6 +77,19 @@ class _Builder:
         self.tables = tables
         self.found = found
         self.converter = converter
+
+    def log(self) -> model.Log | None:
+        table = self.tables["log"]
+        targets = [
+            self._table(model.LogOutput, each, f"log.targets[{index}]")
+            for index, each in enumerate(table.get("targets", ()))
+        ]
+        log_rules.together(table, self.found)
+        if None in targets:
+            return None
+        log: model.Log = self.converter.structure(table, model.Log)
+        log_rules.outputs(log, table, self.found)
+        return log
 
     def frontend(self, name: str) -> model.Frontend | None:
         path, own = join("frontends", name), self.tables["frontends"][name]

@@ -7,7 +7,7 @@ the default is worked out where the meaning says so. ``only`` names the values t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,6 +43,7 @@ from mailproxy.config.values import (
     Size,
     SniPatterns,
     SourceAddress,
+    SyslogTag,
     Text,
     TimeLimit,
     Weight,
@@ -58,6 +59,10 @@ Tlv = Literal["authority", "alpn", "crc32c", "unique-id", "ssl-cipher", "cert-si
 OnMarkedDown = Literal["none", "shutdown-sessions"]
 Observe = Literal["none", "connect"]
 ServerState = Literal["ready", "drain", "maint"]
+Facility = Literal[
+    "kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv", "ftp",
+    "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7",
+]  # fmt: skip
 CheckType = Literal["none", "tcp", "tls", "imap", "pop3", "smtp", "lmtp", "sieve", "script"]
 
 REQUIRED: Any = object()
@@ -101,9 +106,12 @@ class Process:
     group: Text | None = setting("the group to become", None, shown="the user's")
 
 
+_LOG_TO = "stderr, stdout, a path, syslog:/dev/log or syslog:HOST:514"
+
+
 @frozen(kw_only=True)
-class Log:
-    """Where lines go and what they look like."""
+class _LogKeys:
+    """What `[log]` and `[[log.targets]]` have in common."""
 
     level: Literal["debug", "info", "warning", "error"] = setting(
         "the least important events that are written", "info"
@@ -111,7 +119,33 @@ class Log:
     format: Literal["text", "json", "tcplog"] = setting(
         "text for eyes, json, or HAProxy's tcplog line", "text"
     )
-    to: LogTarget = setting("stderr, stdout, a path, syslog:/dev/log or syslog:HOST:514", LogTarget("stderr"))
+    to: LogTarget = setting(_LOG_TO, LogTarget("stderr"))
+    facility: Facility = setting("syslog's facility; for syslog only", "local0")
+    tag: SyslogTag = setting("the name of the program that syslog gets; for syslog only", "mailproxy")
+
+
+@frozen(kw_only=True)
+class LogOutput(_LogKeys):
+    """One of several targets of the log; each has its own format and level."""
+
+    to: LogTarget = setting(_LOG_TO)
+
+
+@frozen(kw_only=True)
+class Log(_LogKeys):
+    """Where lines go and what they look like; for several targets `[[log.targets]]`, and none of the other keys."""
+
+    targets: tuple[LogOutput, ...] = setting("several targets at once", ())
+
+    @property
+    def outputs(self) -> Mapping[str, LogOutput]:
+        """Each target by the path of its table in the configuration: several, or the one that `[log]` itself names."""
+        if self.targets:
+            return {f"log.targets[{index}]": each for index, each in enumerate(self.targets)}
+        own = LogOutput(
+            to=self.to, format=self.format, level=self.level, facility=self.facility, tag=self.tag
+        )
+        return {"log": own}
 
 
 @frozen(kw_only=True)
@@ -504,6 +538,8 @@ class Config:
     backends: dict[str, Backend] = setting("where sessions go", dict)
     source: str = setting("the file's name", "")
     origin: Origin = field(factory=lambda: Origin("", {}), eq=False, repr=False)
+    # The hash of the content of the file, empty where there is none. It does not count when configurations are compared.
+    digest: str = field(default="", eq=False, repr=False)
 
     def error(self, faults: Iterable[Fault]) -> ConfigError:
         """The error that reports these faults of the configuration, each with its line."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import cattrs
+from attrs import evolve
 
 from mailproxy.address import BindAddress, ServerAddress, UnixAddress
 from mailproxy.config import model
@@ -67,7 +69,22 @@ def load_stream(stream: IO[bytes], *, folder: str | os.PathLike[str] = ".", sour
         raise ConfigError([Fault("", f"cannot be read: {error}")], source) from None
     except RecursionError:
         raise ConfigError([Fault("", "is nested too deeply")], source) from None
-    return _read(tables, folder, Origin(source, tables, text))
+    return evolve(
+        _read(tables, folder, Origin(source, tables, text)), digest=hashlib.sha256(data).hexdigest()
+    )
+
+
+def has_changed(config: model.Config) -> bool:
+    """Whether the file has other content than when it was loaded, or is gone. Blocks; False where it may not be read any more."""
+    if not config.digest:
+        return False
+    try:
+        data = Path(config.source).read_bytes()
+    except PermissionError:
+        return False
+    except OSError:
+        return True
+    return hashlib.sha256(data).hexdigest() != config.digest
 
 
 def from_mapping(

@@ -12,7 +12,7 @@ from mailproxy.config.inherit import Layer, giver, overrides, written
 from mailproxy.config.loops import find_loops
 from mailproxy.config.paths import join
 from mailproxy.config.tables import Findings, Table, nearest
-from mailproxy.config.values import show
+from mailproxy.config.values import printable, show
 
 _TCP_ONLY = ("tcp_user_timeout", "keepalive", "free_bind", "interface", "fast_open", "v6only")
 _UNIX_ONLY = ("unix_mode", "unix_user", "unix_group")
@@ -44,7 +44,7 @@ def _look_for(what: str, naming: Layer, tables: Table, found: Findings) -> None:
 
 
 def _known_are(names: Iterable[str]) -> str:
-    return f"; known are {', '.join(names)}" if names else ""
+    return f"; known are {', '.join(map(printable, names))}" if names else ""
 
 
 def own_bind(bind: Layer, found: Findings) -> None:

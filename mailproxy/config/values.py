@@ -31,6 +31,7 @@ Port = NewType("Port", int)
 Weight = NewType("Weight", int)
 Mode = NewType("Mode", int)
 Name = NewType("Name", str)
+SyslogTag = NewType("SyslogTag", str)
 HostName = NewType("HostName", str)
 Text = NewType("Text", str)
 SentText = NewType("SentText", str)
@@ -193,6 +194,13 @@ def _text(value: object) -> str:
 
 def _name(value: object) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= _NAME_MAX or value != as_name(value):
+        raise ValueError
+    return str(value)
+
+
+def _syslog_tag(value: object) -> str:
+    # RFC 3164 section 4.1.3: what is no letter or digit ends a tag; what real programs have in theirs passes
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9_./-]{1,32}", value):
         raise ValueError
     return str(value)
 
@@ -390,6 +398,9 @@ KINDS: dict[Any, Kind] = {
     Mode: Kind(_mode, 'permission bits such as "0660"', {"type": "string", "pattern": "^0?[0-7]{3}$"}),
     Name: Kind(_name, "a name of letters, digits and . _ - : / * [ ]", {**_STRING, "pattern": r"^[A-Za-z0-9_.:\[\]*/-]{1,128}$"}),
     Text: Kind(_text, "a string that is not empty", {**_STRING, "minLength": 1}),
+    SyslogTag: Kind(
+        _syslog_tag, "1 to 32 letters, digits and _ . / -", {**_STRING, "pattern": r"^[A-Za-z0-9_./-]{1,32}$"}
+    ),
     HostName: Kind(_host_name, 'a host name such as "imap.internal", or an IP address', {**_STRING, "minLength": 1}),
     SentText: Kind(_octets(_utf8), "a string that is not empty", {**_STRING, "minLength": 1}),
     SentHex: Kind(_octets(_from_hex), _HEX_WORDS, _HEX),

@@ -3,7 +3,11 @@
 tcplog is ``%ci:%cp [%t] %ft %b/%s %Tw/%Tc/%Tt %B %ts %ac/%fc/%bc/%sc/%rc %sq/%bq`` (HAProxy configuration manual,
 section 8.2.2), measured against 2.6: the process's and the frontend's counts include the session, those of backend and
 server do not any more; IPv6 addresses have no brackets; ``~`` marks a bind that ends TLS; a session that ends in its
-PROXY header or TLS handshake has a line of its own form, ``client [date] frontend/bind: message``.
+PROXY header or TLS handshake has a line of its own form, ``client [date] frontend/bind: message``, and behind the message
+the reason in parentheses where it is known, which HAProxy does not say.
+
+A session's line has the date of its accepting, an event's that of its writing. Syslog writes its own date, so ``text`` has
+none there, nor have the events of ``tcplog``.
 """
 
 from __future__ import annotations
@@ -52,9 +56,16 @@ def _syslog_date(second: int) -> str:
     return f"{_MONTHS[t.tm_mon - 1]} {t.tm_mday:2} {t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02}"
 
 
+def _local_date(second: int) -> str:
+    """Local time with its offset (RFC 3339); ``{}`` is where milliseconds go."""
+    t = time.localtime(second)
+    offset = time.strftime("%z", t)
+    return f"{time.strftime('%Y-%m-%d %H:%M:%S', t)}.{{:03}}{offset[:3]}:{offset[3:]}"
+
+
 haproxy_date = _Seconds(_haproxy_date)
 syslog_date = _Seconds(_syslog_date)
-_text_date = _Seconds(lambda second: time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second)))
+_text_date = _Seconds(_local_date)
 _iso_date = _Seconds(lambda second: datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S"))
 
 
@@ -70,7 +81,8 @@ def tcplog_session(r: SessionRecord) -> str:
         client = client.replace("[", "").replace("]", "")
     head = f"{client} [{haproxy_date(accepted)}.{int(accepted * 1000) % 1000:03}]"
     if r.end.has_message:
-        return f"{head} {r.frontend}/{r.bind}: {r.end.state}"
+        detail = f" ({_one_line(r.detail)})" if r.detail else ""
+        return f"{head} {r.frontend}/{r.bind}: {r.end.state}{detail}"
     return (
         f"{head} {r.frontend}{'~' if r.tls else ''} {r.backend or r.frontend}/{r.server or '<NOSRV>'} "
         f"{r.queue_ms}/{r.connect_ms}/{r.total_ms} {r.bytes_out} {r.end.state} "
@@ -79,8 +91,14 @@ def tcplog_session(r: SessionRecord) -> str:
     )
 
 
-def tcplog_event(_event: Event, message: str, _data: Mapping[str, object]) -> str:
-    """The bare sentence, as HAProxy writes its notices."""
+def tcplog_event(event: Event, message: str, data: Mapping[str, object]) -> str:
+    """The sentence with a date like that of sessions."""
+    now = time.time()
+    return f"[{haproxy_date(now)}.{_ms(now):03}] {sentence(event, message, data)}"
+
+
+def sentence(_event: Event, message: str, _data: Mapping[str, object]) -> str:
+    """The bare sentence, as HAProxy writes its notices to syslog."""
     return _one_line(message)
 
 
@@ -112,6 +130,11 @@ def json_event(event: Event, message: str, data: Mapping[str, object]) -> str:
 
 def text_session(r: SessionRecord) -> str:
     """One line for eyes."""
+    return f"{_text_date(r.accepted).format(_ms(r.accepted))} {undated_session(r)}"
+
+
+def undated_session(r: SessionRecord) -> str:
+    """One line for eyes, less its date."""
     assert r.end is not None  # noqa: S101 - lines are written at the end
     place = f" -> {r.backend}/{r.server}" if r.server else f" -> {r.backend}" if r.backend else ""
     tls = f" {r.tls_version} {r.tls_cipher}" if r.tls_version else ""
@@ -120,21 +143,31 @@ def text_session(r: SessionRecord) -> str:
     who = f" as {_quote(r.client_cn)}" if r.client_cn else ""
     detail = f" ({r.detail})" if r.detail else ""
     return _one_line(
-        f"{_text_date(r.accepted)}.{_ms(r.accepted):03} {r.frontend}{place} {_plain(r.client)}{via}{tls}{name}{who} {r.end.name}{detail}"
+        f"{r.frontend}{place} {_plain(r.client)}{via}{tls}{name}{who} {r.end.name}{detail}"
         f" after {r.total_ms / 1000:.3f}s, {r.bytes_in} bytes from the client, {r.bytes_out} from the server"
     )
 
 
-def text_event(event: Event, message: str, _data: Mapping[str, object]) -> str:
+def text_event(event: Event, message: str, data: Mapping[str, object]) -> str:
     """One line for eyes."""
     now = time.time()
-    return _one_line(f"{_text_date(now)}.{_ms(now):03} {event.level}: {message}")
+    return f"{_text_date(now).format(_ms(now))} {undated_event(event, message, data)}"
+
+
+def undated_event(event: Event, message: str, _data: Mapping[str, object]) -> str:
+    """One line for eyes, less its date."""
+    return _one_line(f"{event.level}: {message}")
 
 
 FORMATS: Mapping[str, tuple[SessionLine, EventLine]] = {
     "text": (text_session, text_event),
     "json": (json_session, json_event),
     "tcplog": (tcplog_session, tcplog_event),
+}
+SYSLOG_FORMATS: Mapping[str, tuple[SessionLine, EventLine]] = {
+    "text": (undated_session, undated_event),
+    "json": (json_session, json_event),
+    "tcplog": (tcplog_session, sentence),
 }
 
 

@@ -1,19 +1,21 @@
-"""The log: lines are formatted where they arise and written in batches by a task of its own, so that nobody waits.
+"""The log: lines are formatted where they arise and written in batches by a task for each target, so that nothing waits.
 
 The loop must never block on a full pipe or a slow disk: a thread writes, and what does not fit the bound while it is
-busy is counted as lost instead of kept.
+busy is counted as lost instead of kept. A target that hangs or fails does so alone.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 import trio
+from attrs import frozen
 
-from mailproxy.log.events import LEVELS, LINES_LOST, LOG_NOT_REOPENED, LOG_REOPENED, Event
-from mailproxy.log.lines import FORMATS
+from mailproxy.log.events import LEVELS, LINES_LOST, LOG_NOT_REOPENED, LOG_NOT_WRITTEN, LOG_REOPENED, Event
+from mailproxy.log.line_writer import LinesLostError
+from mailproxy.log.lines import FORMATS, SYSLOG_FORMATS, EventLine, SessionLine
 from mailproxy.log.record import SessionRecord
 from mailproxy.log.targets import Line, StreamTarget, Target
 
@@ -21,55 +23,163 @@ _LINES_MAX = 50_000  # about 10 MB of lines, some seconds of a busy proxy
 _BATCH_S = (
     0.05  # lines of so long go out in one write; nobody reads a log faster, and a thread is asked each time
 )
+_INFO = LEVELS.index("info")  # that of sessions
+_STDERR = 2
 _PATIENCE_S = 2.0  # a target that blocks must not keep the proxy from ending
+
+
+@frozen
+class Output:
+    """A target with what is written to it; ``name`` is what other targets call it where it fails."""
+
+    target: Target
+    format: str = "text"
+    level: str = "info"
+    name: str = "log"
 
 
 class Log:
     """Takes sessions and events. Nothing here blocks or raises; ``run`` must be running for lines to be written."""
 
-    def __init__(
-        self, target: Target, *, form: str = "text", level: str = "info", without: Collection[Event] = ()
+    def __init__(self, outputs: Sequence[Output], *, without: Collection[Event] = ()) -> None:
+        """``without``: events that another process logs."""
+        # Where standard error is a target, it gets complaints about the others as events.
+        complains = not any(
+            isinstance(each.target, StreamTarget) and each.target.fd == _STDERR for each in outputs
+        )
+        self._writers = [LogWriter(each, complains=complains, log=self) for each in outputs]
+        self._without = frozenset(without)
+        self._reopens_quietly = False
+        self._has_failed_to_reopen = False
+        # A session is formatted once for each format, however many targets have it.
+        by_format: dict[SessionLine, list[LogWriter]] = {}
+        for writer in self._writers:
+            if writer.threshold <= _INFO:
+                by_format.setdefault(writer.session_line, []).append(writer)
+        self._session_lines = tuple((line, tuple(writers)) for line, writers in by_format.items())
+
+    @property
+    def lost(self) -> int:
+        """Lines that targets lost and have not been told of yet."""
+        return sum(writer.lost for writer in self._writers)
+
+    def session(self, record: SessionRecord) -> None:
+        """Write the line of a session that has ended."""
+        for format_line, writers in self._session_lines:
+            line = format_line(record)
+            for writer in writers:
+                writer.put("info", line)
+
+    def event(self, event: Event, message: str, **data: object) -> None:
+        """Write an event to every target whose level it reaches."""
+        if event not in self._without:
+            self._write_event(self._writers, event, message, data)
+
+    def _write_event(
+        self, writers: Sequence[LogWriter], event: Event, message: str, data: dict[str, object]
     ) -> None:
-        """``without``: events that are said elsewhere."""
-        self._target = target
-        self._session_line, self._event_line = FORMATS[form]
-        self._threshold = LEVELS.index(level)
+        level = LEVELS.index(event.level)
+        lines: dict[EventLine, str] = {}
+        for writer in writers:
+            if level >= writer.threshold:
+                format_line = writer.event_line
+                if format_line not in lines:
+                    lines[format_line] = format_line(event, message, data)
+                writer.put(event.level, lines[format_line])
+
+    def reopen(self, *, quietly: bool = False) -> None:
+        """Open the targets again before the next line, as log rotation wants it. ``quietly``: log only what fails."""
+        if not any(writer.is_reopening for writer in self._writers):
+            self._reopens_quietly, self._has_failed_to_reopen = quietly, False
+        self._reopens_quietly &= quietly
+        for writer in self._writers:
+            writer.reopen()
+
+    async def reopened(self) -> None:
+        """Wait until that is done; it may take for ever where a target hangs."""
+        for writer in self._writers:
+            await writer.reopened()
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Write until cancelled; ``finish`` writes what is left."""
+        async with trio.open_nursery() as nursery:
+            for writer in self._writers:
+                await nursery.start(writer.run)
+            task_status.started()
+
+    async def finish(self) -> None:
+        """Write what is left, within two seconds even when cancelled, and close the targets. After the last session."""
+        with trio.move_on_after(2 * _PATIENCE_S, shield=True):
+            async with trio.open_nursery() as nursery:
+                for writer in self._writers:
+                    nursery.start_soon(writer.finish)
+
+    # What writers report
+
+    def has_reopened(self, fault: str) -> None:
+        """A target was opened again, or could not be: ``fault`` says why."""
+        if fault:
+            self._has_failed_to_reopen = True
+            self.event(
+                LOG_NOT_REOPENED,
+                f"the log cannot be reopened: {fault}; the old file is kept",
+                reason=fault,
+            )
+        is_done = not any(writer.is_reopening for writer in self._writers)
+        if is_done and not self._has_failed_to_reopen and not self._reopens_quietly:
+            self.event(LOG_REOPENED, "the log was reopened")
+
+    def has_failed(self, failed: LogWriter, reason: str) -> None:
+        """A target takes no lines any more: the other ones say so."""
+        others = [writer for writer in self._writers if writer is not failed]
+        message = f"the log {failed.name} cannot be written: {reason}"
+        self._write_event(others, LOG_NOT_WRITTEN, message, {"to": failed.name, "reason": reason})
+
+
+class LogWriter:
+    """Writes the lines of one output; ``log`` hears how that goes, from trio's thread only.
+
+    ``complains``: standard error is told when the target fails, once until it works again.
+    """
+
+    def __init__(self, output: Output, *, complains: bool, log: Log) -> None:
+        self._target = output.target
+        self.name = output.name
+        formats = SYSLOG_FORMATS if output.target.has_own_date else FORMATS
+        self.session_line, self.event_line = formats[output.format]
+        self.threshold = LEVELS.index(output.level)
+        self._log = log
+        self._complains = complains
         self._lines: list[Line] = []
         self._wake = trio.Event()
         self._reopen = False
         self._reopened = trio.Event()
-        self._reopens_quietly = False
-        self._without = frozenset(without)
+        self._reopened.set()
         self._busy = False
         self._complained = False
+        self._failure = ""  # what the log has not been told of yet
         self._not_reopened = ""
         self._unwritten = 0
         self.lost = 0
 
-    def session(self, record: SessionRecord) -> None:
-        """Write the line of a session that has ended."""
-        if self._threshold <= 1:
-            self._put("info", self._session_line(record))
+    @property
+    def is_reopening(self) -> bool:
+        """Is the target to be opened again, and has not been yet?"""
+        return not self._reopened.is_set()
 
-    def event(self, event: Event, message: str, **data: object) -> None:
-        """Write an event, unless the configured level is above it."""
-        if LEVELS.index(event.level) >= self._threshold and event not in self._without:
-            self._put(event.level, self._event_line(event, message, data))
-
-    def reopen(self, *, quietly: bool = False) -> None:
-        """Open the target anew before the next line, as log rotation wants it. ``quietly``: say so only if it fails."""
+    def reopen(self) -> None:
+        """Open the target again before the next line."""
         if not self._reopen:
             self._reopened = trio.Event()
-            self._reopens_quietly = quietly
-        self._reopens_quietly &= quietly
         self._reopen = True
         self._wake.set()
 
     async def reopened(self) -> None:
-        """Wait until that is done; it may take for ever where the target hangs."""
+        """Wait until that is done."""
         await self._reopened.wait()
 
-    def _put(self, level: str, line: str) -> None:
+    def put(self, level: str, line: str) -> None:
+        """Take a line; it is lost where the target has too many to write already."""
         if len(self._lines) >= _LINES_MAX:
             self.lost += 1
             return
@@ -102,20 +212,28 @@ class Log:
     async def _flush(self) -> None:
         if self._reopen:
             self._reopen = False
+            reopened = self._reopened
             await self._in_thread(self._reopen_target)
-            self._say_reopened()
-            self._reopened.set()
+            reopened.set()
+            if not self._busy:  # or it hangs in there; the lines wait
+                self._log.has_reopened(self._not_reopened)
         if self._lines and not self._busy:
             self._count_unwritten()  # of a write that had been left to itself
             lines, self._lines = self._lines, []
             lost, self.lost = self.lost, 0
             await self._in_thread(lambda: self._write(lines, lost))
             self._count_unwritten()
+            self._report_failure()
 
     def _count_unwritten(self) -> None:
         if not self._busy:
             self.lost += self._unwritten
             self._unwritten = 0
+
+    def _report_failure(self) -> None:
+        if self._failure and not self._busy:
+            self._log.has_failed(self, self._failure)
+            self._failure = ""
 
     async def _in_thread(self, job: Callable[[], None]) -> None:
         """Have a thread do what may block. One that blocks for long is left to itself, and ``_busy`` until it is done."""
@@ -134,26 +252,30 @@ class Log:
 
     def _write(self, lines: list[Line], lost: int) -> None:
         news = (
-            [("error", self._event_line(LINES_LOST, f"{lost} log lines were lost", {"lost": lost}))]
+            [("error", self.event_line(LINES_LOST, f"{lost} log lines were lost", {"lost": lost}))]
             if lost
             else []
         )
         try:
             self._target.write([*lines, *news])
-        except (OSError, ValueError) as error:
-            # a full disk, a closed pipe, no syslog; ValueError: a name that cannot be one
-            self._unwritten = lost + len(lines)  # not added to lost from here: the loop may be counting, too
+        except LinesLostError as error:
+            # not added to lost from here: the loop may be counting, too
+            self._unwritten = lost + max(len(lines) - error.arrived, 0)
             self._complain(error)
         else:
             self._complained = False
 
     def _complain(self, error: Exception) -> None:
-        """Where the log itself fails, standard error is the last to hear it, once until it works again."""
-        if not self._complained and not isinstance(self._target, StreamTarget):
-            self._complained = True
+        """Where the log itself fails, the other targets say so, and standard error; once until it works again."""
+        if self._complained:
+            return
+        self._complained = True
+        self._failure = str(error)
+        if self._complains:
             with contextlib.suppress(OSError):
                 os.write(
-                    2, f"mailproxy: the log cannot be written: {error}\n".encode("utf-8", "backslashreplace")
+                    _STDERR,
+                    f"mailproxy: the log cannot be written: {error}\n".encode("utf-8", "backslashreplace"),
                 )
 
     def _reopen_target(self) -> None:
@@ -163,15 +285,3 @@ class Log:
             self._not_reopened = str(error)
         else:
             self._not_reopened = ""
-
-    def _say_reopened(self) -> None:
-        if self._busy:
-            return  # it hangs in there; the lines wait
-        if self._not_reopened:
-            self.event(
-                LOG_NOT_REOPENED,
-                f"the log cannot be reopened: {self._not_reopened}; the old file is kept",
-                reason=self._not_reopened,
-            )
-        elif not self._reopens_quietly:
-            self.event(LOG_REOPENED, "the log was reopened")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import socket
 import stat
 import time
@@ -11,17 +10,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from mailproxy.log.line_writer import LinesLostError, LineWriter
 from mailproxy.log.lines import syslog_date
 
-_LOCAL0 = 16  # the facility that HAProxy's documentation uses
-_SEVERITY = {"debug": 7, "info": 6, "warning": 4, "error": 3}  # RFC 5424 section 6.2.1
+_FACILITIES = {  # RFC 5424 section 6.2.1
+    "kern": 0, "user": 1, "mail": 2, "daemon": 3, "auth": 4, "syslog": 5, "lpr": 6, "news": 7, "uucp": 8, "cron": 9,
+    "authpriv": 10, "ftp": 11, **{f"local{number}": 16 + number for number in range(8)},
+}  # fmt: skip
+_SEVERITY = {"debug": 7, "info": 6, "warning": 4, "error": 3}  # the same section
 
 Line = tuple[str, str]
 """A level and a line without its end."""
 
 
 class Target(Protocol):
-    """Takes lines. ``write`` and ``reopen`` may block and raise OSError."""
+    """Takes lines. ``write`` and ``reopen`` may block; ``write`` raises LinesLostError, ``reopen`` OSError.
+
+    ``has_own_date``: it writes a date in front of each line by itself.
+    """
+
+    has_own_date: bool
 
     def write(self, lines: Sequence[Line]) -> None: ...
 
@@ -36,18 +44,20 @@ class StreamTarget:
     ``shared``: other processes write there, too, and no line may come between the parts of another one.
     """
 
+    has_own_date = False
+
     def __init__(self, fd: int, *, shared: bool = False) -> None:
-        self._fd = fd
-        self._shared = shared
+        self.fd = fd
+        self._writer = LineWriter(fd, shared=shared)
 
     def write(self, lines: Sequence[Line]) -> None:
-        write_lines(self._fd, lines, shared=self._shared)
+        self._writer.write(_encoded(lines))
 
     def reopen(self) -> None:
         pass
 
     def close(self) -> None:
-        pass
+        self._writer.close()
 
 
 class FileTarget:
@@ -56,11 +66,14 @@ class FileTarget:
     With an owner, who may own the folder too, root follows no link: it could lead to any file of the machine.
     """
 
+    has_own_date = False
+
     def __init__(self, path: Path, owner: tuple[int, int] | None = None, *, shared: bool = False) -> None:
         self._path = path
         self._owner = owner
         self._shared = shared
         self._fd = self._open()
+        self._writer = LineWriter(self._fd, shared=shared)
 
     def _open(self) -> int:
         # Nonblocking for the sake of named pipes: without a reader, opening one would wait for ever.
@@ -73,27 +86,40 @@ class FileTarget:
         except FileExistsError:
             return os.open(self._path, flags)
         if os.geteuid() == 0:
-            os.fchown(fd, *self._owner)  # or it could not be reopened after the change of user
+            user, group = self._owner
+            # a folder with the set-group-id bit has a group for its files
+            has_group = stat.S_IMODE(self._path.parent.stat().st_mode) & stat.S_ISGID
+            os.fchown(
+                fd, user, -1 if has_group else group
+            )  # or it could not be reopened after the change of user
         return fd
 
     def write(self, lines: Sequence[Line]) -> None:
-        write_lines(self._fd, lines, shared=self._shared)
+        self._writer.write(_encoded(lines))
 
     def reopen(self) -> None:
         """Open the path anew; raises OSError and keeps the old file if that fails."""
         fd = self._open()
-        os.close(self._fd)
+        self.close()
         self._fd = fd
+        self._writer = LineWriter(fd, shared=self._shared)
 
     def close(self) -> None:
+        self._writer.close()
         os.close(self._fd)
 
 
 class SyslogTarget:
     """Datagrams in RFC 3164's local form, as HAProxy sends them; connected anew when syslog was restarted."""
 
-    def __init__(self, where: tuple[str, int] | str) -> None:
+    has_own_date = True
+
+    def __init__(
+        self, where: tuple[str, int] | str, *, facility: str = "local0", tag: str = "mailproxy"
+    ) -> None:
         self._where = where
+        self._facility = _FACILITIES[facility]
+        self._tag = tag
         self._socket: socket.socket | None = None
 
     def _connect(self) -> socket.socket:
@@ -111,9 +137,13 @@ class SyslogTarget:
         return sock
 
     def write(self, lines: Sequence[Line]) -> None:
-        for level, line in lines:
-            priority = _LOCAL0 * 8 + _SEVERITY[level]
-            self._send(_encode(f"<{priority}>{syslog_date(time.time())} mailproxy[{os.getpid()}]: {line}\n"))
+        for number, (level, line) in enumerate(lines):
+            priority = self._facility * 8 + _SEVERITY[level]
+            head = f"<{priority}>{syslog_date(time.time())} {self._tag}[{os.getpid()}]: "
+            try:
+                self._send(_encode(head + line))
+            except (OSError, ValueError) as error:  # no syslog; ValueError: a name that cannot be one
+                raise LinesLostError(error, number) from error
 
     def _send(self, datagram: bytes) -> None:
         for attempt in (1, 2):
@@ -143,6 +173,8 @@ def open_target(
     owner: tuple[int, int] | None = None,
     *,
     shared: bool = False,
+    facility: str = "local0",
+    tag: str = "mailproxy",
 ) -> Target:
     """The target that ``log.to`` names; ``shared``: several processes will write to it. Raises OSError if a file cannot be
     opened.
@@ -150,39 +182,14 @@ def open_target(
     if where in ("stderr", "stdout"):
         return StreamTarget(2 if where == "stderr" else 1, shared=shared)
     if syslog is not None:
-        return SyslogTarget(syslog)
+        return SyslogTarget(syslog, facility=facility, tag=tag)
     return FileTarget(Path(where), owner, shared=shared)
+
+
+def _encoded(lines: Sequence[Line]) -> list[bytes]:
+    return [_encode(f"{line}\n") for _, line in lines]
 
 
 def _encode(text: str) -> bytes:
     # words from the environment may hold bytes that were no UTF-8; a line must never fail
     return text.encode("utf-8", "backslashreplace")
-
-
-def write_lines(fd: int, lines: Sequence[Line], *, shared: bool) -> None:
-    """Write lines in one go. Where the descriptor is ``shared`` and not that of a file (which appends as a whole), in as many
-    as it takes for each to arrive as a whole, too: pipe(7), PIPE_BUF, and no more than that is asked of sockets.
-    """
-    data = [_encode(f"{line}\n") for _, line in lines]
-    if not shared or stat.S_ISREG(os.fstat(fd).st_mode):
-        write_all(fd, b"".join(data))
-        return
-    batch: list[bytes] = []
-    size = 0
-    for line in data:
-        if size + len(line) > select.PIPE_BUF:
-            write_all(fd, b"".join(batch))
-            batch, size = [], 0
-        batch.append(line)
-        size += len(line)
-    write_all(fd, b"".join(batch))
-
-
-def write_all(fd: int, data: bytes) -> None:
-    """Write everything; standard error may be a pipe or a terminal that takes a part, or is nonblocking."""
-    view = memoryview(data)
-    while view:
-        try:
-            view = view[os.write(fd, view) :]
-        except BlockingIOError:
-            time.sleep(0.01)  # in the writer's thread; whoever shares this descriptor made it nonblocking

@@ -7,8 +7,10 @@ import errno
 import grp
 import os
 import pwd
+import select
 import socket
 import stat
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -26,6 +28,9 @@ _FIRST_FREE_PORT = 1024
 Socket = socket.socket  # which a class with a field of that name cannot say
 _FREE_BIND = 15  # IP_FREEBIND (ip(7)), also for IPv6 on Linux; missing from Python's socket module
 _LONGEST_MS = 2**31 - 1  # what the socket option holds, 24 days
+_QUEUE_OFFSET = (
+    24  # of tcpi_unacked in Linux's struct tcp_info: where a socket listens, the connections in its queue
+)
 _FAST_OPEN_QUEUE = 256  # half-open requests with data that the kernel keeps (RFC 7413)
 
 
@@ -88,6 +93,22 @@ class Listener:
         sock = socket.socket(self._family, socket.SOCK_STREAM, 0, fd)
         sock.setblocking(False)
         return sock, peer
+
+    @property
+    def has_waiting(self) -> bool:
+        """Is there a connection that could be accepted?"""
+        poll = select.poll()
+        poll.register(self.socket, select.POLLIN)
+        return bool(poll.poll(0))
+
+    @property
+    def queue_length(self) -> int | None:
+        """How many connections could be accepted; None where the kernel does not say, as of Unix sockets."""
+        try:
+            info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _QUEUE_OFFSET + 4)
+        except OSError:
+            return None
+        return int.from_bytes(info[_QUEUE_OFFSET:], sys.byteorder) if len(info) > _QUEUE_OFFSET else None
 
     def close(self) -> None:
         """Stop listening; removes the path of a Unix socket that was made here. Does nothing the second time."""

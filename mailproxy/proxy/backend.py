@@ -12,6 +12,7 @@ from mailproxy.log import Log
 from mailproxy.log.events import (
     BACKEND_DOWN,
     CHECK_NOT_MADE,
+    CONNECT_FAILED,
     LOGIN_DISABLED,
     LOGIN_ENABLED,
     SERVER_CHECK,
@@ -53,6 +54,7 @@ _WARMING_STEPS = 20  # HAProxy's: a twentieth of slow_start each, but not more o
 _SHORTEST_STEP_S = 1.0
 _EXPIRY_S = 1.0  # between two looks for entries that nobody used
 _UNMEASURED_MS = -1
+_FAILURE_LOG_S = 60.0  # between two lines about failed connections to one server
 _NAMED_SERVERS = 3  # in the line of every session that gets none
 
 Connectors = Mapping[config.ServerTls, Context]
@@ -200,6 +202,19 @@ class Backend:
     def not_connected(self, server: BackendServer, caller: Caller, why: str) -> None:
         """A session could not be connected to the server."""
         server.counts.connect_errors += 1
+        server.failures += 1
+        now = trio.current_time()
+        if now >= server.failure_logged + _FAILURE_LOG_S:  # why, which HAProxy's line does not say
+            self._log.event(
+                CONNECT_FAILED,
+                f"Server {self.name}/{server.name}: a session could not be connected: {printable(why)}"
+                + (f" ({server.failures} times since the last such line)" if server.failures > 1 else ""),
+                backend=self.name,
+                server=server.name,
+                reason=why,
+                failures=server.failures,
+            )
+            server.failure_logged, server.failures = now, 0
         self.observe(server, caller.host, why)
 
     def observe(self, server: BackendServer, host: str, why: str) -> None:

@@ -32,6 +32,7 @@ from mailproxy.net.listener import Listener
 from mailproxy.pool import Change
 from mailproxy.proxy.backend import Connectors
 from mailproxy.proxy.board import Shares
+from mailproxy.proxy.config_file import log_if_changed
 from mailproxy.proxy.frontend import say_listening
 from mailproxy.proxy.known import Known
 from mailproxy.proxy.learned import Learned, in_parts, learn, recall, table_of
@@ -181,6 +182,7 @@ class Control:
             nursery.start_soon(self._reopen_all)
             if number == signal.SIGHUP:
                 self._tending.renew_certificates()
+                nursery.start_soon(log_if_changed, self._config, self._log)
         elif number == signal.SIGUSR1:
             self._log.event(
                 SIGNAL_IGNORED, "SIGUSR1 means nothing here: SIGUSR2 reopens the log, SIGTERM stops"

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import errno
-import math
 from collections.abc import Mapping, Sequence
 
 import trio
 
 from mailproxy import config
 from mailproxy.log import Log
-from mailproxy.log.events import ACCEPT_PAUSED, ACCEPT_RESUMED, LISTENING, SESSIONS_FULL
+from mailproxy.log.events import LISTENING
 from mailproxy.net.listener import Listener, close_all
 from mailproxy.net.poller import AnyPoller
 from mailproxy.net.relay import Relay
 from mailproxy.proxy.backend import Backend
 from mailproxy.proxy.clients import Clients
-from mailproxy.proxy.limit import SessionLimit, SessionLimits
+from mailproxy.proxy.limit import SessionLimits
+from mailproxy.proxy.overload import Overload
 from mailproxy.proxy.routing import Routes
 from mailproxy.proxy.session import Session, Surroundings
 
 _ACCEPTS_PER_TURN = 32  # connections taken before other tasks have their turn
-_REPEAT_S = 60.0
-_RECOVERED_S = 2.0  # one that is accepted between two failures is no recovery
-_PAUSE_S = 0.1  # out of descriptors: sessions that end give some back
 
 # accept(2) hands on what befell a connection that it took from the queue: the next one may be fine at once. Every other
 # error is the machine's (out of descriptors or memory) or the listener's own, and would come back without a pause.
@@ -56,7 +53,7 @@ class Frontend:
         self._around = Surroundings(
             config=settings,
             backends=backends,
-            routes=Routes(settings.routes),
+            routes=Routes(settings.routes, settings.name),
             limits=self._limits,
             clients=clients,
             relay=relay,
@@ -65,9 +62,7 @@ class Frontend:
         )
         self._draining = trio.Event()
         self._sessions_scope = trio.CancelScope()
-        self._said_full = -math.inf
-        self._paused = False
-        self._last_failure = -math.inf
+        self._overload = Overload(settings.name, listeners, limits=limits, log=log)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Accept until ``drain`` or cancelled, then see the sessions through. Closes the listeners."""
@@ -106,54 +101,28 @@ class Frontend:
         return self._clients.refused if self._clients is not None else 0
 
     async def _accept(self, listener: Listener, sessions: trio.Nursery) -> None:
+        limits, overload = self._limits, self._overload
         while True:
             await trio.lowlevel.wait_readable(listener.socket)
+            while (limit := limits.reached) is not None:
+                await overload.wait_for_room(limit, listener)
             for _ in range(_ACCEPTS_PER_TURN):
-                while (limit := self._limits.reached) is not None:
-                    await self._wait_for_room(limit)
                 try:
                     client, peer = listener.accept()
                 except BlockingIOError:
                     break
                 except OSError as error:
                     if error.errno not in _OF_ONE_CONNECTION:
-                        await self._pause(error)
+                        await overload.wait_after_failure(error)
                     break
-                if self._paused:
-                    self._say_resumed()
-                self._limits.enter()
+                if overload.is_on:
+                    overload.accepted(listener)
+                limits.enter()
                 sessions.start_soon(Session(self._around, listener, client, peer=peer).run, name="session")
-
-    async def _wait_for_room(self, limit: SessionLimit) -> None:
-        now = trio.current_time()
-        if now > self._said_full + _REPEAT_S:  # a proxy at its bound stays there, one session in for one out
-            self._said_full = now
-            where = f"frontend {self.name} has " if limit is self._limits.own else ""
-            self.log.event(
-                SESSIONS_FULL,
-                f"{where}{limit.limit} sessions, as many as may be: accepting waits",
-                frontend=self.name if where else None,
-                limit=limit.limit,
-            )
-        while limit.is_reached:
-            await limit.room()
-
-    async def _pause(self, error: OSError) -> None:
-        self._last_failure = trio.current_time()
-        if not self._paused:  # said once, not for each connection
-            self._paused = True
-            self.log.event(
-                ACCEPT_PAUSED,
-                f"frontend {self.name} cannot accept: {error.strerror}; trying again until it can",
-                frontend=self.name,
-                reason=error.strerror,
-            )
-        await trio.sleep(_PAUSE_S)
-
-    def _say_resumed(self) -> None:
-        if trio.current_time() > self._last_failure + _RECOVERED_S:
-            self._paused = False
-            self.log.event(ACCEPT_RESUMED, f"frontend {self.name} accepts again", frontend=self.name)
+                if limits.reached is not None:  # the next connection may be far away
+                    break
+            if overload.is_on:
+                overload.look(listener)
 
 
 def say_listening(log: Log, frontend: str, *, name: str, address: str, mode: str) -> None:

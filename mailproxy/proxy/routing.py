@@ -8,6 +8,7 @@ from attrs import frozen
 
 from mailproxy import config
 from mailproxy.address import Networks
+from mailproxy.config.paths import join
 from mailproxy.protocol.client_hello import ClientHello
 from mailproxy.proxy.caller import Caller
 
@@ -59,8 +60,9 @@ class Route:
 class Routes:
     """The routes of a frontend."""
 
-    def __init__(self, routes: Sequence[config.Route]) -> None:
+    def __init__(self, routes: Sequence[config.Route], frontend: str) -> None:
         self._routes = tuple(map(Route, routes))
+        self._path = join(join("frontends", frontend), "routes")
 
     def choose(self, caller: Caller) -> config.Route | None:
         """The first that fits; None leaves the frontend's own backend and the bind's own mode."""
@@ -68,3 +70,9 @@ class Routes:
             if route.fits(caller):
                 return route.config
         return None
+
+    def describe(self, chosen: config.Route) -> str:
+        """Where a route stands in the configuration, and by what it matched."""
+        index = next(index for index, route in enumerate(self._routes) if route.config is chosen)
+        keys = [key for key in ("sni", "alpn", "client", "port") if getattr(chosen, key) not in (None, ())]
+        return f"{self._path}[{index}]" + (f" by {' and '.join(keys)}" if keys else "")

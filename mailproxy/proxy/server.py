@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import trio
@@ -58,6 +59,9 @@ class BackendServer(Server):
     checked: Checked | None = field(default=None)
     observation: Observation | None = field(default=None)
     login: Login | None = field(default=None)
+    # Sessions that could not be connected since the last line about them.
+    failures: int = field(default=0)
+    failure_logged: float = field(default=-math.inf)
     nap: trio.CancelScope = field(factory=trio.CancelScope)
 
     @property

@@ -177,7 +177,8 @@ class Session:
         if caller.hello is not None:
             self.record.tls = ((route and route.mode) or bind.mode) == "tls"
         if route is not None and route.reject:
-            raise self._turned_away(ends.REJECTED, "by a route", by_name=route.goes_by_name)
+            detail = routes.describe(route)
+            raise self._turned_away(ends.REJECTED, detail, by_name=route.goes_by_name)
         if route is None and self.around.config.backend is None:
             detail = "no route fits, and the frontend has no backend"
             raise self._turned_away(ends.NO_SERVER, detail, by_name=True)

@@ -1,4 +1,4 @@
-"""The parts of the documentation that are made from the code: the table of keys, the schema, the end reasons.
+"""The parts of the documentation that are made from the code: keys, schema, end reasons, fields and events of the log.
 
 A test compares what stands in the files with what this makes.
 """
@@ -17,13 +17,15 @@ from mailproxy.config.tables import write_value
 from mailproxy.config.units import write_duration
 from mailproxy.config.values import LogTarget, Mode, Name, RatePeriod, Seconds, Size, Text, TimeLimit, show
 from mailproxy.log import ENDS, Phase
+from mailproxy.log.events import EVENTS
+from mailproxy.log.fields import SESSION_FIELDS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-START, STOP = "<!-- ends: made by scripts/write-reference -->", "<!-- /ends -->"
 
 TABLES = {
     "[process]": model.Process,
     "[log]": model.Log,
+    "[[log.targets]]": model.LogOutput,
     "[admin]": model.Admin,
     "[frontends.NAME]": model.Frontend,
     "[[frontends.NAME.bind]]": model.Bind,
@@ -139,11 +141,43 @@ def schema() -> str:
     return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
 
 
+def fields() -> str:
+    """The table of a session's fields in docs/logging.md."""
+    rows = ["| field | type | meaning | example |", "|---|---|---|---|"]
+    rows += [
+        f"| `{each.name}` | {each.kind} | {each.meaning} | `{each.example}` |" for each in SESSION_FIELDS
+    ]
+    return "\n".join(rows)
+
+
+def events() -> str:
+    """The table of events in docs/logging.md."""
+    rows = ["| event | level | meaning | keys in `json` |", "|---|---|---|---|"]
+    rows += [
+        f"| `{each.name}` | {each.level} | {each.meaning} | {', '.join(f'`{key}`' for key in each.keys)} |"
+        for each in EVENTS
+    ]
+    return "\n".join(rows)
+
+
+def renewed(page: str, name: str, table: str) -> str:
+    """A page with the table between its marks renewed."""
+    start, stop = f"<!-- {name}: made by scripts/write-reference -->", f"<!-- /{name} -->"
+    before, found, rest = page.partition(start)
+    _, _, after = rest.partition(stop)
+    if not found:
+        raise ValueError(f"the page has no marks of {name}")
+    return f"{before}{start}\n{table}\n{stop}{after}"
+
+
 def with_ends(readme: str) -> str:
     """The README with its table of end reasons renewed."""
-    before, _, rest = readme.partition(START)
-    _, _, after = rest.partition(STOP)
-    return f"{before}{START}\n{ends()}\n{STOP}{after}"
+    return renewed(readme, "ends", ends())
+
+
+def with_log(page: str) -> str:
+    """docs/logging.md with its tables renewed."""
+    return renewed(renewed(page, "fields", fields()), "events", events())
 
 
 def main() -> None:
@@ -151,6 +185,8 @@ def main() -> None:
     (ROOT / "config" / "mailproxy.schema.json").write_text(schema())
     readme = ROOT / "README.md"
     readme.write_text(with_ends(readme.read_text()))
+    logging = ROOT / "docs" / "logging.md"
+    logging.write_text(with_log(logging.read_text()))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import pytest
 
 from mailproxy.app.launcher import Launcher, _Role
 from mailproxy.app.limits import max_sessions, own_max_sessions, worker_count
-from mailproxy.log import Log
+from mailproxy.log import Log, Output
 from mailproxy.log.targets import StreamTarget
 from mailproxy.net.line import Line, open_pair, post
 from mailproxy.pool import Counts
@@ -78,7 +78,7 @@ def links() -> Iterator[list[Link]]:
 
 def backends() -> dict[str, Backend]:
     config = settings(backends__dovecot__servers=["192.0.2.1:143", "192.0.2.2:143"])
-    return {"dovecot": Backend(config.backends["dovecot"], {}, Log(StreamTarget(2)))}
+    return {"dovecot": Backend(config.backends["dovecot"], {}, Log([Output(StreamTarget(2))]))}
 
 
 def test_counts_are_those_of_all_and_stay_when_a_worker_is_gone(links: list[Link]) -> None:

@@ -121,7 +121,7 @@ def test_what_is_no_variable_is_a_fault(written: str) -> None:
 
 def test_keys_are_left_alone() -> None:
     assert faults_of(text('log."${MP_HOST}" = 1')) == [
-        'log."${MP_HOST}": unknown key; known are level, format, to'
+        'log."${MP_HOST}": unknown key; known are level, format, to, facility, tag, targets'
     ]
 
 

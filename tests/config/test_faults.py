@@ -362,7 +362,7 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('backends.dovecot.check = "submission"', 'backends.dovecot.check.type: "submission" is not allowed: write "smtp"'),
         ("backends.dovecot.check = true", "backends.dovecot.check: true is not allowed: a table"),
         ('backends.dovecot.check.port = "imap"', 'backends.dovecot.check.port: "imap" is not allowed: a port from 1 to 65535'),
-        ('backends.dovecot.check.tls = "yes"', 'backends.dovecot.check.tls: "yes" is not allowed: a table'),
+        ('backends.dovecot.check.tls = "yes"', 'backends.dovecot.check.tls: "yes" is not allowed: true or false'),
         ('backends.dovecot.check.send_proxy = "v3"', 'backends.dovecot.check.send_proxy: "v3" is not allowed: one of none, v1, v2, v2-ssl, v2-ssl-cn'),
         ('backends.dovecot.check = "script"', 'backends.dovecot.check.type: "script" needs steps: give check.steps'),
         ('defaults.backend.check = "script"', 'defaults.backend.check.type: "script" needs steps: give check.steps'),
@@ -424,7 +424,14 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('frontend.imap.backend = "dovecot"', "frontend: unknown key, did you mean frontends?"),
         ('logging.level = "info"', "logging: unknown key, did you mean log?"),
         ("process.max_session = 3", "process.max_session: unknown key, did you mean max_sessions?"),
-        ("log.colour = true", "log.colour: unknown key; known are level, format, to"),
+        ('log = { to = "syslog:/dev/log", tag = "a b" }', 'log.tag: "a b" is not allowed: 1 to 32 letters, digits and _ . / -'),
+        ('log.facility = "mail"', "log.facility: has no meaning for stderr: only syslog has one"),
+        ('log.targets = [{ to = "stdout", tag = "a" }]', "log.targets[0].tag: has no meaning for stdout: only syslog has one"),
+        ("log.targets = []", "log.targets: is empty: at least one target is needed"),
+        ('log.targets = [{ format = "json" }]', "log.targets[0]: to is missing: stderr, stdout, a path, syslog:/dev/log or syslog:HOST:514"),
+        ('log = { format = "json", targets = [{ to = "stderr" }] }', "log.format: goes into each of [[log.targets]]: it has no meaning beside several targets"),
+        ('log.targets = [{ to = "stderr" }, { to = "stderr", format = "json" }]', "log.targets[1].to: stderr is the target of log.targets[0] already"),
+        ("log.colour = true", "log.colour: unknown key; known are level, format, to, facility, tag, targets"),
         ('frontends.imap.bind = [{ adress = "*:143", address = "*:143" }]', "frontends.imap.bind[0].adress: unknown key, did you mean address?"),
         ('frontends.imap.timeouts.clients = "5s"', "frontends.imap.timeouts.clients: unknown key, did you mean client?"),
         ('frontends.imap.name = "imap"', "frontends.imap.name: unknown key; known are profile, protocol, backend, max_sessions, max_sessions_per_client, max_session_rate_per_client, max_sessions_per_client_exempt, timeouts, log_null, log_start, tls, bind, routes"),
@@ -653,7 +660,7 @@ def test_every_fault_at_once() -> None:
     assert faults == [
         "speed: unknown key; known are process, log, admin, defaults, profiles, frontends, backends",
         'log.level: "loud" is not allowed: one of debug, info, warning, error',
-        "log.colour: unknown key; known are level, format, to",
+        "log.colour: unknown key; known are level, format, to, facility, tag, targets",
         "defaults.bind.backlog: 0 is not allowed: a whole number from 1 to 2147483647",
         'profiles.exchange.backend.balance: "least" is not allowed: one of leastconn, roundrobin, source, first, random',
         'frontends.imap.protocol: "imap4" is not allowed: write "imap"',
@@ -845,7 +852,7 @@ def test_the_program_writes_faults_to_stderr_and_leaves_with_2(tmp_path: Path, c
     assert result.stdout == ""
     assert result.stderr == (
         'mailproxy.toml:4:5: log.level: "a\\u000ab" is not allowed: one of debug, info, warning, error\n'
-        "mailproxy.toml:5:5: log.colour: unknown key; known are level, format, to\n"
+        "mailproxy.toml:5:5: log.colour: unknown key; known are level, format, to, facility, tag, targets\n"
     )
 
 

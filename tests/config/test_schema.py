@@ -65,7 +65,7 @@ def test_the_sample_has_every_key_that_there_is() -> None:
     sample, definitions = tomllib.loads(WHOLE), json_schema()["$defs"]
     tables = {
         "Process": sample["process"],
-        "Log": sample["log"],
+        "Log": sample["log"] | sample["log"]["targets"][1],  # one of several has what a single one has
         "Admin": sample["admin"],
         "FrontendBody": sample["frontends"]["imap"],
         "BackendBody": sample["backends"]["dovecot"],
@@ -84,6 +84,7 @@ def test_the_sample_has_every_key_that_there_is() -> None:
     checks = [sample["backends"]["dovecot"]["check"], *(server.get("check") or {} for server in servers)]
     steps = [step for check in checks for step in check.get("steps", ())]
     lists = {
+        "LogOutput": sample["log"]["targets"],
         "Bind": tables["FrontendBody"]["bind"],
         "Route": tables["FrontendBody"]["routes"],
         "Server": servers,

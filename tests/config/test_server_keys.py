@@ -78,7 +78,7 @@ def test_several_binds_may_have_one_name() -> None:
         ({"keepalive": {"idle": "10h"}}, 'backends.b.keepalive.idle: "10h" is not allowed: a duration from "1s"'),
         ({"keepalive": {"count": 128}}, "backends.b.keepalive.count: 128 is not allowed: a whole number from 1 to 127"),
         ({"keepalive": {"probes": 3}}, "backends.b.keepalive.probes: unknown key"),
-        ({"keepalive": "yes"}, 'backends.b.keepalive: "yes" is not allowed: a table'),
+        ({"keepalive": "yes"}, 'backends.b.keepalive: "yes" is not allowed: true or false'),
         ({"resolve_prefer": "ip4"}, 'backends.b.resolve_prefer: "ip4" is not allowed: one of ipv4, ipv6'),
         (
             {"servers": [{"address": "10.0.0.1:143", "state": "down"}]},

@@ -225,6 +225,24 @@ def test_log_targets(written: str, syslog: object, path: Path | None) -> None:
     assert (target.syslog, target.path) == (syslog, path)
 
 
+def test_the_log_has_one_target_or_several() -> None:
+    one = config('log = { to = "stdout", format = "json", level = "error" }').log.outputs
+    assert {path: (str(each.to), each.format, each.level) for path, each in one.items()} == {
+        "log": ("stdout", "json", "error")
+    }
+    targets = (
+        '{ to = "stderr" }',
+        '{ to = "syslog:/dev/log", format = "tcplog", facility = "mail", tag = "mp" }',
+        '{ to = "syslog:/dev/log", level = "error" }',
+    )
+    several = config(f"log.targets = [{', '.join(targets)}]").log.outputs
+    assert [(path, each.format, each.facility, each.tag) for path, each in several.items()] == [
+        ("log.targets[0]", "text", "local0", "mailproxy"),
+        ("log.targets[1]", "tcplog", "mail", "mp"),
+        ("log.targets[2]", "text", "local0", "mailproxy"),
+    ]
+
+
 def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     file = tmp_path / "mailproxy.toml"
     file.write_text("""

@@ -19,8 +19,10 @@ import pytest
 
 from mailproxy.log import ENDS, Phase, SessionRecord, ends
 from mailproxy.log.events import ACCEPT_PAUSED, LISTENING, SERVER_STATE
+from mailproxy.log.fields import SESSION_FIELDS
 from mailproxy.log.lines import (
     FORMATS,
+    SYSLOG_FORMATS,
     haproxy_date,
     json_event,
     json_session,
@@ -163,8 +165,9 @@ TCPLOG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "clear text to a TLS bind": (
         {"tls": True, "end": ends.HANDSHAKE_FAILED, "detail": "wrong version number"},
-        f"{START} fe/B: SSL handshake failure",
+        f"{START} fe/B: SSL handshake failure (wrong version number)",
     ),
+    "no reason known": ({"tls": True, "end": ends.HANDSHAKE_FAILED}, f"{START} fe/B: SSL handshake failure"),
     "handshake timeout": ({"tls": True, "end": ends.HANDSHAKE_TIMEOUT}, f"{START} fe/B: Timeout during SSL handshake"),
     "handshake, IPv6": (
         {"tls": True, "end": ends.HANDSHAKE_FAILED, "client": "[::1]:37210"},
@@ -232,9 +235,18 @@ def test_dates_that_go_back_and_forth_are_not_mixed_up() -> None:
     assert [haproxy_date(at)[-2:] for at in (one, other, one, one, other)] == ["57", "58", "57", "57", "58"]
 
 
-def test_tcplog_writes_events_as_bare_sentences() -> None:
+def test_tcplog_writes_events_as_bare_sentences_to_syslog_and_with_haproxys_date_elsewhere() -> None:
     message = "Server dovecot/d1 is UP/READY (leaving forced drain or maintenance). 3 sessions active."
-    assert tcplog_event(SERVER_STATE, message, {"server": "d1"}) == message
+    assert SYSLOG_FORMATS["tcplog"][1](SERVER_STATE, message, {"server": "d1"}) == message
+    dated = re.fullmatch(r"\[(.*)\] (.*)", tcplog_event(SERVER_STATE, message, {"server": "d1"}))
+    assert dated
+    assert dated[2] == message
+    assert abs(moment(dated[1]) - time.time()) < 10
+
+
+def test_a_reason_behind_haproxys_message_is_one_line() -> None:
+    line = tcplog_session(session(tls=True, end=ends.HANDSHAKE_FAILED, detail="a\nb"))
+    assert line == f"{START} fe/B: SSL handshake failure (a\\nb)"
 
 
 # JSON.
@@ -287,6 +299,15 @@ def test_json_has_what_is_documented() -> None:
         "id": "2a",
     }
     assert set(json.loads(line)) >= JSON_KEYS
+
+
+def test_json_has_the_fields_that_are_documented_in_their_order_and_of_their_types() -> None:
+    read = json.loads(json_session(session()))
+    assert list(read) == [field.name for field in SESSION_FIELDS]
+    types = {str: "string", int: "number", bool: "true", type(None): "null"}
+    for field in SESSION_FIELDS:
+        assert types[type(read[field.name])] in field.kind, field.name
+        assert types[type(json.loads(field.example))] in field.kind, field.name
 
 
 def test_json_says_null_for_what_never_was() -> None:
@@ -353,7 +374,7 @@ def test_text_tells_the_whole_story_in_one_line() -> None:
         detail="connection reset by peer",
     )  # fmt: skip
     assert text_session(record) == (
-        "2026-11-22 16:45:57.224 imaps -> dovecot/d1 127.0.0.1:54550 TLSv1.3 TLS_AES_256_GCM_SHA384 for imap.example.com"
+        "2026-11-22 16:45:57.224+01:00 imaps -> dovecot/d1 127.0.0.1:54550 TLSv1.3 TLS_AES_256_GCM_SHA384 for imap.example.com"
         " server-aborted (connection reset by peer) after 2.938s, 77 bytes from the client, 912 from the server"
     )
 
@@ -395,9 +416,25 @@ def test_text_has_an_ipv4_client_of_a_bind_for_both_as_ipv4() -> None:
 
 def test_text_events_have_date_level_and_sentence() -> None:
     line = text_event(ACCEPT_PAUSED, "frontend imap cannot accept", {"frontend": "imap"})
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} warning: frontend imap cannot accept", line)
-    written = datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S.%f").timestamp()  # noqa: DTZ007 - local
-    assert abs(written - time.time()) < 10
+    assert line[29:] == " warning: frontend imap cannot accept"
+    assert abs(datetime.fromisoformat(line[:29]).timestamp() - time.time()) < 10
+
+
+@pytest.mark.parametrize(("month", "offset"), [("01", "+01:00"), ("07", "+02:00")])
+def test_text_dates_are_local_with_their_offset(month: str, offset: str) -> None:
+    at = datetime.fromisoformat(f"2026-{month}-05 03:04:05.678+00:00").timestamp() + 0.0005
+    line = text_session(attrs.evolve(session(), accepted=at))
+    assert line[23:29] == offset
+    assert datetime.fromisoformat(line[:29]).timestamp() == pytest.approx(at, abs=0.001)
+
+
+def test_text_has_no_second_date_for_syslog() -> None:
+    format_session, format_event = SYSLOG_FORMATS["text"]
+    assert format_session(session()).startswith("fe -> be/s 127.0.0.1:54550 client-closed after 0.151s")
+    assert (
+        format_event(ACCEPT_PAUSED, "frontend imap cannot accept", {})
+        == "warning: frontend imap cannot accept"
+    )
 
 
 # All of them.
@@ -411,7 +448,7 @@ def test_every_end_has_its_line_in_every_format(form: str, end: ends.End) -> Non
     told = end.state if form == "tcplog" else end.name
     assert told in line
     if form == "tcplog":
-        assert line.endswith(f": {end.state}") == (end.phase in (Phase.HEADER, Phase.HANDSHAKE))
+        assert line.endswith(f": {end.state} (why)") == (end.phase in (Phase.HEADER, Phase.HANDSHAKE))
 
 
 @pytest.mark.parametrize("form", FORMATS)

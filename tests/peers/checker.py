@@ -13,7 +13,7 @@ import trio
 import mailproxy
 from mailproxy.app.material import load_material
 from mailproxy.config.probes import ways
-from mailproxy.log import Log
+from mailproxy.log import Log, Output
 from mailproxy.log.targets import StreamTarget
 from mailproxy.proxy.backend import Backend, context_for
 from mailproxy.proxy.check import checks_of
@@ -48,7 +48,7 @@ def make_checks(table: Table, times: int) -> list[str]:
     """What came of each check of a backend with one server, one after the other."""
     config = mailproxy.from_mapping(configuration({"servers": table}))
     material = load_material(config)
-    backend = Backend(config.backends["servers"], material.connectors, Log(StreamTarget(2)))
+    backend = Backend(config.backends["servers"], material.connectors, Log([Output(StreamTarget(2))]))
     found = ways(config.frontends.values(), backend.name)
     (check,) = checks_of(backend, found, lambda tls: context_for(material.connectors, tls))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,7 +16,6 @@ from typing import TYPE_CHECKING, Self
 from tests.ports import are_listening
 
 if TYPE_CHECKING:
-    import re
     from collections.abc import Callable, Iterator, Sequence
 
 PATIENCE_S = 20.0  # for anything that is only late because the machine is busy
@@ -49,6 +49,9 @@ def processes_of_group(group: int) -> Iterator[tuple[int, str]]:
                 yield int(file.parent.name), state
 
 
+_DATE = re.compile(r"\A\[\d\d/[A-Z][a-z]{2}/\d{4}(:\d\d){3}\.\d{3}\] ")
+
+
 class LogFile:
     """What a program has written so far."""
 
@@ -63,8 +66,10 @@ class LogFile:
         return self.path.read_text(encoding="utf-8", errors="replace")
 
     def lines(self) -> list[str]:
-        """Whole lines only: one without its end is still being written."""
-        return self.text().rpartition("\n")[0].splitlines()
+        """Whole lines only: one without its end is still being written. Less the date of mailproxy's events, which HAProxy's
+        have from syslog.
+        """
+        return [_DATE.sub("", line) for line in self.text().rpartition("\n")[0].splitlines()]
 
     def wait_for(
         self, pattern: re.Pattern[str], limit_s: float = PATIENCE_S, *, behind: int = 0

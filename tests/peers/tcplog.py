@@ -24,7 +24,8 @@ SESSION = re.compile(
     r" (?P<process_sessions>\d+)/(?P<frontend_sessions>\d+)/(?P<backend_sessions>\d+)/(?P<server_sessions>\d+)/(?P<retries>\+?\d+)"
     r" (?P<server_queue>\d+)/(?P<backend_queue>\d+)"
 )
-FAILED_START = re.compile(START + r"(?P<frontend>[^ /]+)/(?P<bind>[^ ]+): (?P<message>.*)")
+# mailproxy has the reason behind HAProxy's message
+FAILED_START = re.compile(START + r"(?P<frontend>[^ /]+)/(?P<bind>[^ ]+): (?P<message>.*?)( \(.*\))?")
 
 
 @attrs.frozen(kw_only=True)

@@ -93,6 +93,22 @@ async def test_server_tls_wrong_name(scene: Scene) -> None:
     line = await failed(scene, server.address, tls={"ca": str(scene.ca.pem)})
     assert (line["end"], line["state"]) == ("server-handshake-failed", "SC")
     assert "IP address mismatch" in line["detail"]
+    (event,) = await scene.events("connect-failed")
+    assert (event["reason"], event["backend"], event["failures"]) == (line["detail"], "b", 1)
+    assert line["detail"] in event["message"], "tcplog has no room for it in the session's line"
+
+
+async def test_why_a_server_cannot_be_connected_is_logged_once_a_minute(scene: Scene) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        host, port = gone.getsockname()
+    proxy = await scene.proxy(f"{host}:{port}", backends={"b": {"retries": 0, "check": "none"}})
+    for _ in range(3):
+        client = await scene.dial(proxy)
+        assert await client.receive_until_end() == b""
+        client.drop()
+    await scene.sessions(3)
+    (event,) = await scene.events("connect-failed")
+    assert event["reason"].endswith("Connection refused")
 
 
 async def test_server_tls_untrusted(scene: Scene, tmp_path: Path) -> None:

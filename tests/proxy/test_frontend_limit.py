@@ -96,7 +96,10 @@ async def test_the_log_says_so_once(scene: Scene) -> None:
     await scene.sessions(10)
     (said,) = await scene.events("sessions-full")
     assert (said["frontend"], said["limit"], said["level"]) == ("f", 1, "warning")
-    assert said["message"] == "frontend f has 1 sessions, as many as may be: accepting waits"
+    assert said["message"] == (
+        "frontend f has 1 sessions, as many as frontends.f.max_sessions allows: accepting waits, connections in its queue: 1"
+    )
+    assert (said["key"], said["waiting"]) == ("frontends.f.max_sessions", 1)
 
 
 async def test_the_bound_is_that_of_all_binds_together(scene: Scene) -> None:

@@ -409,6 +409,7 @@ async def test_rejected_by_name(scene: Scene, names: Names, mode: str) -> None:
     await before.again()
     assert (line["end"], line["state"], line["by"], line["phase"]) == ("rejected", "PR", "proxy", "route")
     assert (line["sni"], line["backend"]) == ("x.bad.example", None)
+    assert line["detail"] == "frontends.f.routes[0] by sni"
     assert names.accepted == 0
     assert await heard(await names.dial("good.example")) == default
 
@@ -457,7 +458,8 @@ async def test_rejected_in_clear_text(scene: Scene, names: Names) -> None:
     with trio.fail_after(PATIENCE_S):
         assert await client.receive_until_end() == b""
     client.drop()
-    assert (await scene.session())["end"] == "rejected"
+    line = await scene.session()
+    assert (line["end"], line["detail"]) == ("rejected", "frontends.f.routes[0] by client")
 
 
 async def test_refused_in_tcplog(scene: Scene, names: Names, tmp_path: Path) -> None:

@@ -350,7 +350,9 @@ async def test_messages_in_tcplog(scene: Scene, tmp_path: Path) -> None:
         await leave(client, case.leave)
         line = await scene.written(log, f"{peer} ")
         date = r"\[\d\d/[A-Z][a-z][a-z]/\d{4}:\d\d:\d\d:\d\d\.\d{3}\]"
-        assert re.fullmatch(f"{re.escape(peer)} {date} f/B: {re.escape(case.end.state)}", line), case.name
+        assert re.fullmatch(rf"{re.escape(peer)} {date} f/B: {re.escape(case.end.state)}( \(.+\))?", line), (
+            case.name
+        )
     assert {case.end.state for case in told} >= {
         "Connection closed while waiting for PROXY protocol header",
         "Truncated PROXY protocol header received",
@@ -469,6 +471,7 @@ async def test_others_in_tcplog(scene: Scene, tmp_path: Path) -> None:
     await leave(client, "stay")
     assert (await scene.written(log, name)).endswith(
         "] f/B: Connection from an address that may not send a PROXY protocol header"
+        f" ({name} is in none of the networks of accept_proxy)"
     )
 
 

@@ -201,7 +201,7 @@ def test_who_asks_for_nothing_takes_everybody() -> None:
 
 
 def chosen(routes: str, client: Caller) -> str | None:
-    found = Routes(frontend(routes).routes).choose(client)
+    found = Routes(frontend(routes).routes, "f").choose(client)
     return None if found is None else found.backend or "rejected"
 
 
@@ -237,5 +237,5 @@ def test_a_clear_port_beside_a_port_of_tls_knows_no_names() -> None:
             "backends": {"b": {"servers": ["192.0.2.1:143"]}},
         }
     ).frontends["f"]
-    routes = Routes(read.routes)
+    routes = Routes(read.routes, "f")
     assert routes.choose(caller(port=143)) is None

@@ -242,7 +242,7 @@ def configuration(
         f'{{ name = "{each.name}", address = "127.0.0.1:{each.port}", {server} }}'.replace(", }", " }")
         for each in servers
     )
-    log = "" if "[log]" in more else '[log]\nformat = "tcplog"'
+    log = "" if "[log" in more else '[log]\nformat = "tcplog"'
     return f"""
 [process]
 {settings}

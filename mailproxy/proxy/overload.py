@@ -1,0 +1,137 @@
+"""Overload of a frontend: since when it cannot accept, and how many connections it has accepted late."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import trio
+
+from mailproxy.log import Log
+from mailproxy.log.events import ACCEPT_PAUSED, ACCEPT_RESUMED, SESSIONS_FULL
+from mailproxy.net.listener import Listener
+from mailproxy.proxy.limit import SessionLimit, SessionLimits
+
+_REPEAT_S = 60.0
+_RECOVERED_S = 2.0  # one that is accepted between two failures is no recovery
+_PAUSE_S = 0.1  # between two attempts to accept; sessions that end give descriptors back
+
+
+class Overload:
+    """Logs that accepting waits, and that it goes on. A limit that is reached again and again is logged once a minute.
+
+    ``is_on``: connections wait, or have waited and are being accepted; ``accepted`` and ``look`` are called only then.
+    """
+
+    def __init__(self, name: str, listeners: Sequence[Listener], *, limits: SessionLimits, log: Log) -> None:
+        self._name = name
+        self._listeners = listeners
+        self._limits = limits
+        self._log = log
+        self.is_on = False
+        # A limit is reached.
+        self._late: set[int] = set()  # numbers of listeners whose queues have connections that have waited
+        self._limit: SessionLimit | None = None
+        self._full_since = 0.0
+        self._full_logged = -math.inf
+        self._is_full_logged = False  # in this overload
+        self._late_count = 0
+        # Accepting fails.
+        self._failing_since: float | None = None
+        self._last_failure = 0.0
+        self._accepted_while_failing = 0
+
+    async def wait_for_room(self, limit: SessionLimit, listener: Listener) -> None:
+        """Wait until there may be room under the limit for a connection in the listener's queue."""
+        now = trio.current_time()
+        if not self._late:
+            self._limit, self._full_since, self._late_count, self._is_full_logged = limit, now, 0, False
+        self._late.add(listener.number)
+        self.is_on = True
+        if (
+            now > self._full_logged + _REPEAT_S
+        ):  # a proxy at its limit stays there, one session in for one out
+            self._full_logged, self._is_full_logged = now, True
+            self._log_full(limit)
+        while limit.is_reached:
+            await limit.room()
+
+    async def wait_after_failure(self, error: OSError) -> None:
+        """Accepting failed for want of the machine's resources: wait a moment."""
+        now = self._last_failure = trio.current_time()
+        if self._failing_since is None:  # logged once, not for each connection
+            self._failing_since, self._accepted_while_failing = now, 0
+            self.is_on = True
+            self._log.event(
+                ACCEPT_PAUSED,
+                f"frontend {self._name} cannot accept: {error.strerror}; trying again until it can",
+                frontend=self._name,
+                reason=error.strerror,
+                waiting=self._waiting,
+            )
+        await trio.sleep(_PAUSE_S)
+
+    def accepted(self, listener: Listener) -> None:
+        """A connection was accepted."""
+        if listener.number in self._late:
+            self._late_count += 1
+        if self._failing_since is None:
+            return
+        if trio.current_time() <= self._last_failure + _RECOVERED_S:
+            self._accepted_while_failing += 1
+            return
+        seconds = self._last_failure + _PAUSE_S - self._failing_since
+        self._failing_since = None
+        self._log_resumed(seconds, self._accepted_while_failing, None, None)
+        self.is_on = bool(self._late)
+
+    def look(self, listener: Listener) -> None:
+        """After a turn of accepting: is the queue empty, and with it all of those that had to wait?"""
+        if listener.number not in self._late or listener.has_waiting:
+            return
+        self._late.discard(listener.number)
+        if self._late:
+            return
+        self.is_on = self._failing_since is not None
+        if self._is_full_logged and self._limit is not None:
+            seconds = trio.current_time() - self._full_since
+            self._log_resumed(seconds, self._late_count, self._limit.limit, self._key_of(self._limit))
+
+    # Lines
+
+    @property
+    def _waiting(self) -> int | None:
+        """Connections in the queues of the kernel; None where it does not say."""
+        lengths = [length for each in self._listeners if (length := each.queue_length) is not None]
+        return sum(lengths) if lengths else None
+
+    def _key_of(self, limit: SessionLimit) -> str:
+        """What the operator would change."""
+        if limit is self._limits.own:
+            return f"frontends.{self._name}.max_sessions"
+        return "process.max_sessions" if limit is self._limits.process else "LimitNOFILE"
+
+    def _log_full(self, limit: SessionLimit) -> None:
+        is_own, waiting, key = limit is self._limits.own, self._waiting, self._key_of(limit)
+        subject = f"frontend {self._name} has" if is_own else "there are"
+        waits = "accepting waits" if is_own else f"frontend {self._name} waits with accepting"
+        queue = "" if waiting is None else f", connections in its queue: {waiting}"
+        self._log.event(
+            SESSIONS_FULL,
+            f"{subject} {limit.limit} sessions, as many as {key} allows: {waits}{queue}",
+            frontend=self._name,
+            limit=limit.limit,
+            key=key,
+            waiting=waiting,
+        )
+
+    def _log_resumed(self, seconds: float, late: int, limit: int | None, key: str | None) -> None:
+        self._log.event(
+            ACCEPT_RESUMED,
+            f"frontend {self._name} accepts again after {seconds:.1f}s, {late} connections were accepted late",
+            frontend=self._name,
+            seconds=round(seconds, 3),
+            late=late,
+            limit=limit,
+            key=key,
+        )

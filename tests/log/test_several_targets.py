@@ -1,0 +1,179 @@
+"""Several targets at once: each has its own format and level, and one that fails or hangs does so alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import trio
+
+from mailproxy.log import Log, Output, lines, open_target
+from mailproxy.log.events import ACCEPT_PAUSED, READY
+from mailproxy.log.targets import FileTarget, SyslogTarget
+from tests.patience import give_up, until
+
+from .test_log import an_ended_session, receive, running
+
+
+@pytest.fixture(autouse=True)
+def time_limit(nursery: trio.Nursery) -> None:
+    """Nothing here waits for ever."""
+    nursery.start_soon(give_up)
+
+
+class Stuck(FileTarget):
+    """A file whose disk does not answer until it is let go."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.began, self.let_go = threading.Event(), threading.Event()
+
+    def write(self, lines: Sequence[tuple[str, str]]) -> None:
+        self.began.set()
+        assert self.let_go.wait(20)
+        super().write(lines)
+
+
+async def test_each_target_has_its_own_format_and_level(tmp_path: Path) -> None:
+    text, machine, warnings = (tmp_path / name for name in ("text", "json", "warnings"))
+    log = Log(
+        [
+            Output(FileTarget(text)),
+            Output(FileTarget(machine), "json", "debug"),
+            Output(FileTarget(warnings), "tcplog", "warning"),
+        ]
+    )
+    async with running(log):
+        log.session(an_ended_session())
+        log.event(READY, "mailproxy is ready")
+        log.event(ACCEPT_PAUSED, "frontend imap cannot accept")
+    assert [line[30:].partition(" ")[0] for line in text.read_text().splitlines()] == [
+        "fe",
+        "info:",
+        "warning:",
+    ]
+    events = [json.loads(line)["event"] for line in machine.read_text().splitlines()]
+    assert events == ["session", "ready", "accept-paused"]
+    assert [line.partition("] ")[2] for line in warnings.read_text().splitlines()] == [
+        "frontend imap cannot accept"
+    ]
+
+
+async def test_a_session_is_formatted_once_for_each_format(  # noqa: ASYNC124 - its fixtures are Trio's
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    def count(record: object) -> str:
+        made.append(record)
+        return "line"
+
+    monkeypatch.setattr("mailproxy.log.log.FORMATS", {"json": (count, lines.json_event)})
+    log = Log([Output(FileTarget(tmp_path / name), "json") for name in "abc"])
+    log.session(an_ended_session())
+    assert len(made) == 1
+
+
+async def test_one_that_cannot_be_written_fails_alone_and_the_others_say_so(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    bad.symlink_to("/dev/full")
+    log = Log([Output(FileTarget(bad), name=str(bad)), Output(FileTarget(good), "json")])
+    async with running(log):
+        log.event(READY, "first")
+        await until(lambda: "log-not-written" in good.read_text())
+        log.event(READY, "second")
+        await until(lambda: log.lost == 2)
+        bad.unlink()
+        log.reopen()
+        log.event(READY, "third")
+        await until(lambda: bad.exists() and "third" in bad.read_text())
+    told = [json.loads(line) for line in good.read_text().splitlines()]
+    failed = [line for line in told if line["event"] == "log-not-written"]
+    assert [(line["to"], line["reason"]) for line in failed] == [
+        (str(bad), "[Errno 28] No space left on device")
+    ]
+    assert {"first", "second", "third", "the log was reopened"} <= {line["message"] for line in told}
+    assert "lines-lost" not in {line["event"] for line in told}
+    assert "2 log lines were lost" in bad.read_text()
+
+
+async def test_one_that_hangs_holds_no_other_up(tmp_path: Path) -> None:
+    stuck, good = Stuck(tmp_path / "stuck"), tmp_path / "good"
+    log = Log([Output(stuck), Output(FileTarget(good))])
+    try:
+        async with running(log):
+            log.event(READY, "first")
+            await until(stuck.began.is_set)
+            log.event(READY, "second")
+            await until(lambda: "second" in good.read_text())
+            good.rename(tmp_path / "old")
+            log.reopen()
+            log.event(READY, "third")
+            await until(lambda: good.exists() and "third" in good.read_text())
+            stuck.let_go.set()
+    finally:
+        stuck.let_go.set()
+    written = (tmp_path / "stuck").read_text()
+    assert [word in written for word in ("first", "second", "third")] == [True] * 3
+
+
+async def test_all_are_reopened_and_that_is_said_once_in_each(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in "ab"]
+    log = Log([Output(FileTarget(file)) for file in files])
+    async with running(log):
+        for file in files:
+            file.rename(file.with_suffix(".old"))
+        log.reopen()
+        await log.reopened()
+        await until(lambda: all("reopened" in file.read_text() for file in files))
+    assert [file.read_text().count("the log was reopened") for file in files] == [1, 1]
+
+
+async def test_where_one_cannot_be_reopened_all_say_which(tmp_path: Path) -> None:
+    gone, good = tmp_path / "gone", tmp_path / "good"
+    gone.mkdir()
+    log = Log([Output(FileTarget(gone / "log")), Output(FileTarget(good))])
+    async with running(log):
+        gone.rename(tmp_path / "moved")
+        log.reopen()
+        await until(lambda: "cannot be reopened" in good.read_text())
+    assert str(gone / "log") in good.read_text()
+    assert "was reopened" not in good.read_text()
+    assert "cannot be reopened" in (tmp_path / "moved" / "log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("facility", "number"), [("mail", 2), ("daemon", 3), ("authpriv", 10), ("local7", 23)]
+)
+async def test_syslog_gets_facility_and_tag(tmp_path: Path, facility: str, number: int) -> None:
+    path = str(tmp_path / "syslog")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(path)
+        receiver.setblocking(False)
+        target = open_target(f"syslog:{path}", path, facility=facility, tag="mp/imap")
+        log = Log([Output(target, "text")])
+        async with running(log):
+            log.event(ACCEPT_PAUSED, "frontend imap cannot accept")
+            datagram = (await receive(receiver)).decode()
+    assert datagram.startswith(f"<{number * 8 + 4}>")
+    assert datagram.endswith(f" mp/imap[{os.getpid()}]: warning: frontend imap cannot accept")
+
+
+async def test_syslog_and_a_file_have_one_date_each(tmp_path: Path) -> None:
+    path = str(tmp_path / "syslog")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(path)
+        receiver.setblocking(False)
+        log = Log([Output(SyslogTarget(path), "tcplog"), Output(FileTarget(tmp_path / "log"), "tcplog")])
+        async with running(log):
+            log.event(READY, "mailproxy is ready")
+            datagram = (await receive(receiver)).decode()
+    assert datagram.endswith(f"mailproxy[{os.getpid()}]: mailproxy is ready")
+    line = (tmp_path / "log").read_text()
+    assert line.startswith("[")
+    assert line.endswith("] mailproxy is ready\n")

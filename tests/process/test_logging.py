@@ -1,0 +1,161 @@
+"""The log of a program at work: several targets, files without room, overload, a configuration that was edited."""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.workers.crew import Crew, Guest, configuration, greeters
+
+from .program import PATIENCE_S, Program
+
+
+def targets(folder: Path) -> str:
+    return f"""
+[[log.targets]]
+to = "{folder}/text"
+[[log.targets]]
+to = "{folder}/json"
+format = "json"
+level = "debug"
+[[log.targets]]
+to = "{folder}/warnings"
+format = "tcplog"
+level = "warning"
+[[log.targets]]
+to = "stderr"
+format = "tcplog"
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_target_has_all_that_it_asks_for(tmp_path: Path, workers: int) -> None:
+    count = 12
+    with greeters("s1") as servers:
+        text = configuration(*servers, more=targets(tmp_path), workers=workers)
+        with Crew(text, tmp_path) as crew:
+            for _ in range(count):
+                guest = Guest(crew.addresses[0])
+                assert guest.greeting == "s1"
+                guest.leave()
+            crew.send(signal.SIGUSR1)
+            crew.wait_for("SIGUSR1 means nothing here", where=tmp_path / "warnings")
+            files = [tmp_path / name for name in ("text", "json", "warnings")]
+            for file in files:
+                file.rename(file.with_suffix(".old"))
+            crew.send(signal.SIGUSR2)
+            for file in files[:2]:
+                crew.wait_for("the log was reopened", where=file)
+            crew.send(signal.SIGTERM)
+            assert crew.wait() == 0
+    assert len(re.findall(" imap b/s1 ", crew.text)) == count
+    written = {file.name: file.with_suffix(".old").read_text() + file.read_text() for file in files}
+    assert len(re.findall(r" imap -> b/s1 ", written["text"])) == count
+    events = [json.loads(line)["event"] for line in written["json"].splitlines()]
+    assert events.count("session") == count
+    assert events.count("log-reopened") == 1
+    assert events[-1] == "stopped"
+    dates = r"\[\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d\.\d{3}\] "
+    assert all(re.match(dates, line) for line in written["warnings"].splitlines())
+    assert " imap b/s1 " not in written["warnings"]
+
+
+def test_what_a_file_without_room_has_and_has_lost_is_all_there_was(tmp_path: Path) -> None:
+    """Limits are set and lifted from outside, so that it is the same process before and after."""
+    log = tmp_path / "log"
+    count = 40
+    with greeters("s1") as servers, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslog:
+        syslog.bind(str(tmp_path / "syslog"))
+        syslog.settimeout(PATIENCE_S)
+        more = f"""
+[[log.targets]]
+to = "{log}"
+format = "json"
+[[log.targets]]
+to = "syslog:{tmp_path}/syslog"
+level = "error"
+"""
+        with Program(configuration(*servers, more=more, workers=1), tmp_path) as program:
+            program.wait_for("mailproxy is ready", where=log)
+            address = ("127.0.0.1", int(program.wait_for(r"127.0.0.1:(\d+)", where=log).rpartition(":")[2]))
+            pid = program.process.pid
+            soft, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (log.stat().st_size + 1700, hard))
+            for _ in range(count):
+                guest = Guest(address)
+                assert guest.greeting == "s1"
+                guest.leave()
+            said = syslog.recv(1000).decode()
+            assert said.endswith(f"error: the log {log} cannot be written: [Errno 27] File too large")
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
+            program.send(signal.SIGTERM)
+            assert program.wait() == 0
+    whole, torn, lost = 0, 0, 0
+    events = set()
+    for line in log.read_text().splitlines():
+        try:
+            read = json.loads(line)
+        except ValueError:
+            assert line.startswith('{"time":')
+            assert line.count('"time":') == 1, "two lines in one"
+            torn += 1
+            continue
+        events.add(read["event"])
+        whole += read["event"] == "session"
+        lost += read.get("lost", 0)
+    assert {"draining", "stopped"} <= events, "they came when there was room again"
+    assert torn <= 1
+    assert lost > 0
+    assert whole + lost == count
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_configuration_that_was_edited_is_said_not_to_be_read_again(tmp_path: Path, workers: int) -> None:
+    with greeters("s1") as servers, Crew(configuration(*servers, workers=workers), tmp_path) as crew:
+        crew.wait_for("mailproxy is ready")
+        crew.file.write_text(crew.file.read_text())  # it says the same
+        crew.send(signal.SIGHUP)
+        crew.wait_for("the log was reopened")
+        crew.file.write_text(crew.file.read_text() + "\n# edited")
+        crew.send(signal.SIGHUP)
+        crew.wait_for(rf"{crew.file} has changed and is not read again: restart mailproxy to use it")
+        crew.file.unlink()
+        crew.send(signal.SIGUSR2)  # which has nothing to do with it
+        end = time.monotonic() + PATIENCE_S
+        while crew.text.count("the log was reopened") < 3 and time.monotonic() < end:
+            time.sleep(0.01)
+        assert crew.text.count("has changed") == 1
+
+
+def test_the_end_of_an_overload_is_logged_with_its_length_and_who_waited(tmp_path: Path) -> None:
+    with (
+        greeters("s1") as servers,
+        Program(configuration(*servers, workers=1, max_sessions=2), tmp_path) as program,
+    ):
+        address = program.addresses[0]
+        guests = [Guest(address) for _ in range(2)]
+        assert [guest.greeting for guest in guests] == ["s1", "s1"]
+        assert "accepting waits" not in program.text, "as many as may be, and nobody waits"
+        guests += [Guest(address) for _ in range(3)]
+        program.wait_for(
+            r"there are 2 sessions, as many as process\.max_sessions allows: frontend imap waits with accepting, "
+            r"connections in its queue: [123]"
+        )
+        for guest in guests[:3]:
+            guest.leave()
+        for guest in guests[3:]:
+            assert guest.greeting == "s1"
+            guest.leave()
+        program.wait_for(r"frontend imap accepts again after \d+\.\ds, 3 connections were accepted late")
+        with socket.create_connection(address, PATIENCE_S) as later:
+            assert later.recv(2) == b"s1"
+        program.send(signal.SIGTERM)
+        assert program.wait() == 0
+        assert program.text.count("accepts again") == 1
