@@ -126,13 +126,27 @@ class FrontendTimeouts:
 
 
 @frozen(kw_only=True)
+class CertificateFiles:
+    """A certificate of the proxy, or a folder of them."""
+
+    certificate: Path = setting("PEM file with the certificate and its chain, or a folder of such files")
+    key: Path | None = setting(
+        "PEM file with the private key; not for a folder",
+        None,
+        shown="in the certificate's file, else beside it",
+    )
+
+
+@frozen(kw_only=True)
 class FrontendTls:
     """TLS towards clients."""
 
-    certificates: tuple[Path, ...] = setting(
+    certificates: tuple[CertificateFiles, ...] = setting(
         "PEM files or folders of them, chosen by server name; the first is the default", ()
     )
-    key: Path | None = setting("the private key of a single certificate file without one", None)
+    key: Path | None = setting(
+        "the private key of a single certificate file; for several, give each its own", None
+    )
     client_ca: Path | None = setting("CA of client certificates, PEM", None)
     client_crl: Path | None = setting("their revocation list, PEM; each CA in the chain needs one", None)
     client_verify: Literal["none", "optional", "required"] = setting(

@@ -13,7 +13,7 @@ from typing import Any
 from attrs import Factory, define
 
 from mailproxy.config import model
-from mailproxy.config.shape import SHORT_FORMS, SWITCHABLE, Key, keys_of
+from mailproxy.config.shape import COMPLETE, SHORT_FORMS, SWITCHABLE, Key, keys_of
 from mailproxy.config.units import write_duration
 from mailproxy.config.values import Kind, Mode, Seconds, TimeLimit, UnfitValueError, printable, show
 from mailproxy.errors import Fault
@@ -135,9 +135,9 @@ def _check_value(kind: Kind, value: object, path: str, found: Findings) -> objec
 def _check_list(key: Key, value: object, path: str, found: Findings) -> object:
     if not isinstance(value, list):
         words = (
-            f"a list of tables, [[{path}]]"
-            if key.table
-            else f"a list; each {key.kind.allowed if key.kind else ''}"
+            f"a list; each {kind.allowed}"
+            if (kind := _kind_of_items(key))
+            else f"a list of tables, [[{path}]]"
         )
         found.drop(path, f"{show(value)} is not allowed: {words}")
         return value
@@ -146,6 +146,10 @@ def _check_list(key: Key, value: object, path: str, found: Findings) -> object:
         here = f"{path}[{index}]"
         if here in found.bad:  # its environment variable is missing: said once
             found.bad.add(path)
+        elif key.table in COMPLETE:
+            items.append(_check_complete(key.table, item, here, found))
+            if here in found.bad:
+                found.bad.add(path)
         elif key.table is not None:
             items.append(check_table(key.table, _long_form(key.table, item), here, found))
         else:
@@ -154,6 +158,29 @@ def _check_list(key: Key, value: object, path: str, found: Findings) -> object:
             if here in found.bad:
                 found.bad.add(path)
     return items
+
+
+def _kind_of_items(key: Key) -> Kind | None:
+    """The kind of a list's items, or of their short form; None for lists of tables that inherit."""
+    if key.table in COMPLETE:
+        return keys_of(key.table)[SHORT_FORMS[key.table]].kind
+    return None if key.table else key.kind
+
+
+def _check_complete(table: type[Any], value: object, path: str, found: Findings) -> Table:
+    """A table that inherits nothing, or its short form. ``path`` is bad if any of its keys is, or a required one is missing."""
+    keys = keys_of(table)
+    short = keys[SHORT_FORMS[table]]
+    if not isinstance(value, dict):
+        assert short.kind is not None  # noqa: S101 - short forms are single values
+        return {short.name: _check_value(short.kind, value, path, found)}
+    checked = check_table(table, value, path, found)
+    missing = [key for key in keys.values() if key.required and key.name not in value]
+    for key in missing:
+        found.add(path, f"{key.name} is missing: {key.meaning}")
+    if missing or any(bad.startswith(f"{path}.") for bad in found.bad):
+        found.bad.add(path)
+    return checked
 
 
 def _check_nested(key: Key, table: type, value: object, path: str, found: Findings) -> object:

@@ -30,6 +30,7 @@ TABLES = {
     "[[frontends.NAME.routes]]": model.Route,
     "timeouts of a frontend": model.FrontendTimeouts,
     "tls of a frontend or bind": model.FrontendTls,
+    "certificates of such a tls": model.CertificateFiles,
     "[backends.NAME]": model.Backend,
     "servers of a backend": model.Server,
     "timeouts of a backend": model.BackendTimeouts,

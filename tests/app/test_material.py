@@ -178,8 +178,13 @@ def test_every_file_that_was_looked_at_is_noted(
         backends__dovecot__tls={"ca": str(ca), "certificate": str(client)},
     )
     certificates = {pem, inside, client}
-    keys = {file.with_suffix(".key") for file in certificates}  # which could come
-    assert set(load_material(config).files) == certificates | keys | {folder, ca, crl}
+    assert set(load_material(config).files) == certificates | {folder, ca, crl}
+
+
+def test_every_file_where_a_key_could_come_is_noted(pem: Path, tmp_path: Path) -> None:
+    chain = write(tmp_path / "chain.crt", chain_of(pem))
+    key = write(tmp_path / "chain.crt.key", key_of(pem))
+    assert set(load_material(terminating(chain)).files) == {chain, key, tmp_path / "chain.key"}
 
 
 def test_without_tls_there_is_no_file_to_look_at() -> None:
@@ -258,13 +263,15 @@ def test_a_key_of_another_certificate(
     one = throw_away_ca.issue("one.example", key_type=certificate, folder=tmp_path)
     other = throw_away_ca.issue("other.example", key_type=key, folder=tmp_path)
     named = {}
+    which = "the private key"
     if where == "inside":
         file = write(tmp_path / "mixed.pem", key_of(other), chain_of(one))
     else:
         file = write(tmp_path / "mixed.crt", chain_of(one))
         key_file = write(tmp_path / ("mixed.key" if where == "beside" else "named.key"), key_of(other))
         named = {"key": str(key_file)} if where == "named" else {}
-    fact = "the private key does not belong to the certificate, which must be the first one in its file"
+        which = f"the private key in {key_file}"
+    fact = f"{which} does not belong to the certificate, which must be the first one in its file"
     assert faults_of(terminating(file, **named)) == [f"{CERTIFICATE}: {file}: {fact}"]
 
 
@@ -283,7 +290,7 @@ def test_one_certificate_with_two_keys_is_tried_with_both(
     ]
     (fault,) = faults_of(settings(frontends__imap__bind=binds))
     assert fault.startswith(
-        f"frontends.imap.bind[1].tls.certificates[0]: {chain}: the private key does not belong"
+        f"frontends.imap.bind[1].tls.certificates[0]: {chain}: the private key in {wrong} does not belong"
     )
 
 
@@ -579,7 +586,7 @@ def test_keys_for_servers_that_are_no_good(throw_away_ca: ThrowAwayCA, tmp_path:
     chain = write(tmp_path / "chain.pem", chain_of(pem))
     missing, none = tmp_path / "missing.key", write(tmp_path / "none.key", b"hello")
     other = write(tmp_path / "other.key", key_of(throw_away_ca.issue_client("other", folder=tmp_path)))
-    foreign = "the private key does not belong to the certificate, which must be the first one in its file"
+    foreign = f"the private key in {other} does not belong to the certificate, which must be the first one in its file"
     for key, said in (
         (missing, f"{missing}: No such file or directory"),
         (none, f"{chain}: {none} has no private key in PEM form"),

@@ -297,7 +297,9 @@ def test_a_pair_whose_second_half_is_still_to_come(issue: Callable[..., Path], t
     before = proxy.default
     replace(chain, chain_of(other))
     (fault,) = faults_of(proxy.looked())
-    assert fault.startswith(f"{CERTIFICATES}[0]: {chain}: the private key does not belong to the certificate")
+    assert fault.startswith(
+        f"{CERTIFICATES}[0]: {chain}: the private key in {key} does not belong to the certificate"
+    )
     assert proxy.default is before
     replace(key, key_of(other))
     assert proxy.looked().faults == ()

@@ -40,7 +40,7 @@ NO_HELLO = 'can never hold: no bind of this frontend has mode = "tls" or "passth
 NO_PORT = NO_HELLO.replace("no bind of", "no bind at port {} of")
 NOBODY = 'nobody could connect: clients of a Unix socket are in no network; give "unix", or []'
 NEEDS_V2 = 'needs send_proxy = "v2" or more, it is "{}"'
-ONE_FILE = "goes with exactly one certificate file; put other keys into the certificates' files"
+ONE_FILE = "goes with exactly one certificate file; for several, give each its own: certificates = [{ certificate = …, key = … }, …]"
 NO_VERIFY = 'has no meaning without client_verify = "optional" or "required"'
 NOT_ENDED = 'has no meaning: no bind of this frontend has mode = "tls"'
 NO_OCTETS = 'bytes in hex such as "16 03 01", two digits each'
@@ -185,7 +185,7 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
     "certificates": (
         ('frontends.imap.bind = [{ address = "*:993", mode = "tls" }]', "frontends.imap.bind[0]: mode tls needs certificates: give tls.certificates to the bind or its frontend"),
         ('frontends.imap.bind = [{ address = "*:993", mode = "tls", tls = { certificates = [] } }]', "frontends.imap.bind[0]: mode tls needs certificates: give tls.certificates to the bind or its frontend"),
-        ('frontends.imap.bind = [{ address = "*:993", mode = "tls", tls = { certificates = ["a.pem", "b.pem"], key = "k.pem" } }]', "frontends.imap.bind[0].tls.key: goes with exactly one certificate file; put other keys into the certificates' files"),
+        ('frontends.imap.bind = [{ address = "*:993", mode = "tls", tls = { certificates = ["a.pem", "b.pem"], key = "k.pem" } }]', f"frontends.imap.bind[0].tls.key: {ONE_FILE}"),
         ('frontends.imap.bind = [{ address = "*:143", mode = "forward", tls = { certificates = ["a.pem"] } }]', 'frontends.imap.bind[0].tls: has no meaning with mode "forward": TLS is not ended here'),
         ('frontends.imap.bind = [{ address = "*:993", mode = "passthrough", tls = { certificates = ["a.pem"] } }]', 'frontends.imap.bind[0].tls: has no meaning with mode "passthrough": TLS is not ended here'),
         ('frontends.imap.bind = [{ address = "*:143", tls = { certificates = ["a.pem"] } }]', 'frontends.imap.bind[0].tls: has no meaning with mode "forward": TLS is not ended here'),
@@ -193,7 +193,14 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('frontends.imap.tls.certificates = ["a.pem"]\nfrontends.imap.bind = [{ address = "*:143", mode = "starttls" }]', 'frontends.imap.bind[0].mode: "starttls" is not supported yet: only "forward" or "passthrough" or "tls"'),
         ('frontends.imap.tls.certificates = ["a.pem"]\nfrontends.imap.bind = []', "frontends.imap: has no bind: at least one [[frontends.imap.bind]] is needed"),
         ('frontends.imap.bind = [{ address = "*:993", mode = "tls", tls = { certificates = [""] } }]', 'frontends.imap.bind[0].tls.certificates[0]: "" is not allowed: a path'),
-        ('frontends.imap.bind = [{ address = "*:993", mode = "tls" }]\nfrontends.imap.tls = { certificates = ["a.pem", "b.pem"], key = "k.pem" }', "frontends.imap.tls.key: goes with exactly one certificate file; put other keys into the certificates' files"),
+        ('frontends.imap.bind = [{ address = "*:993", mode = "tls" }]\nfrontends.imap.tls = { certificates = ["a.pem", "b.pem"], key = "k.pem" }', f"frontends.imap.tls.key: {ONE_FILE}"),
+        ("frontends.imap.tls.certificates = [5]", "frontends.imap.tls.certificates[0]: 5 is not allowed: a path"),
+        ('frontends.imap.tls.certificates = ["a.pem", { key = "b.key" }]', "frontends.imap.tls.certificates[1]: certificate is missing: PEM file with the certificate and its chain, or a folder of such files"),
+        ('frontends.imap.tls.certificates = [{ certificate = "", key = "b.key" }]', 'frontends.imap.tls.certificates[0].certificate: "" is not allowed: a path'),
+        ('frontends.imap.tls.certificates = [{ certificate = "a.pem", key = 5 }]', "frontends.imap.tls.certificates[0].key: 5 is not allowed: a path"),
+        ('frontends.imap.tls.certificates = [{ certificate = "a.pem", kye = "b.key" }]', "frontends.imap.tls.certificates[0].kye: unknown key, did you mean key?"),
+        ('frontends.imap.tls.certificates = [{ certificate = "a.pem", key = "${MAILPROXY_NOWHERE}" }]', "frontends.imap.tls.certificates[0].key: the environment has no MAILPROXY_NOWHERE"),
+        ('frontends.imap.bind = [{ address = "*:993", mode = "tls" }]\nfrontends.imap.tls = { certificates = [{ certificate = "a.pem", key = "a.key" }], key = "b.key" }', "frontends.imap.tls.key: is given twice: the certificate has a key of its own"),
         ('frontends.imap.tls.certificates = [""]', 'frontends.imap.tls.certificates[0]: "" is not allowed: a path'),
         ('backends.dovecot.servers = ["unix:/run/d.sock"]\nbackends.dovecot.tls = {}', "backends.dovecot.servers[0]: tls.server_name is missing: a Unix socket has no name to verify"),
     ),
