@@ -19,7 +19,7 @@ from mailproxy.errors import ConfigError, Fault
 from mailproxy.net.certificate_files import certificate_files, find_key, possible_keys, served_files
 from mailproxy.net.certificates import Certificate, is_authority, next_update, read_certificate, stamp_of
 from mailproxy.net.termination import Terminator
-from mailproxy.net.tls import Context, connecting_context, load_chain, reason
+from mailproxy.net.tls import Context, TlsKeyError, connecting_context, load_chain, reason
 
 
 @define
@@ -145,7 +145,7 @@ class _Loader:
             else:
                 material.terminators[tls] = Terminator(tls, certificates)
         except (OSError, ValueError) as error:
-            material.add(*_blame_ciphers(tls.ciphers, path, error))
+            material.add(*_blame(path, error))
             material.kept.update(file for file, _ in material.certificates)
             if isinstance(error, OSError) and not isinstance(
                 error, ssl.SSLError
@@ -192,7 +192,7 @@ class _Loader:
         try:
             material.connectors[tls] = connecting_context(tls, certificate)
         except (OSError, ValueError) as error:
-            material.add(*_blame_ciphers(tls.ciphers, path, error))
+            material.add(*_blame(path, error))
 
     def _read_place(self, place: Path, key: Path | None, path: str) -> list[Certificate]:
         material = self._material
@@ -349,10 +349,7 @@ def _about_pair(error: ssl.SSLError, key: Path | None) -> str:
     return f"cannot be used: {reason(error)}"
 
 
-def _blame_ciphers(ciphers: str | None, path: str, error: Exception) -> tuple[str, str]:
-    if isinstance(error, ssl.SSLError) and ciphers is not None and "cipher" in str(error).lower():
-        return (
-            f"{path}.ciphers",
-            f'"{ciphers}": OpenSSL knows no such cipher of TLS 1.2 (those of 1.3 are always on)',
-        )
+def _blame(path: str, error: Exception) -> tuple[str, str]:
+    if isinstance(error, TlsKeyError):
+        return f"{path}.{error.key}", str(error)
     return path, reason(error) if isinstance(error, ssl.SSLError) else str(error)

@@ -153,7 +153,17 @@ class FrontendTls:
         "ask for client certificates; optional: none is fine, a bad one ends the handshake", "none"
     )
     min_version: Literal["1.2", "1.3"] = setting("lowest TLS version", "1.2")
-    ciphers: Text | None = setting("TLS 1.2 ciphers, in OpenSSL's words", None, shown="OpenSSL's")
+    max_version: Literal["1.2", "1.3"] | None = setting("highest TLS version", None, shown="OpenSSL's")
+    ciphers: Text | None = setting("TLS 1.2 ciphers, in OpenSSL's words", None, shown="OpenSSL's DEFAULT")
+    ciphersuites: Text | None = setting(
+        "TLS 1.3 ciphers, in OpenSSL's words; needs Python 3.15", None, shown="OpenSSL's"
+    )
+    curves: Text | None = setting(
+        'groups of the key exchange, such as "X25519:P-256"; more than one needs Python 3.15',
+        None,
+        shown="OpenSSL's",
+    )
+    tickets: bool = setting("give clients session tickets, to come back with a shorter handshake", True)
     alpn: tuple[Text, ...] = setting("application protocols to offer", ())
     strict_sni: bool = setting(
         "refuse clients that ask for no name, or for one that no certificate has", False
@@ -272,7 +282,17 @@ class ServerTls:
     certificate: Path | None = setting("client certificate with its chain, PEM", None)
     key: Path | None = setting("its private key, where the file has none", None)
     min_version: Literal["1.2", "1.3"] = setting("lowest TLS version", "1.2")
-    ciphers: Text | None = setting("TLS 1.2 ciphers, in OpenSSL's words", None, shown="OpenSSL's")
+    max_version: Literal["1.2", "1.3"] | None = setting("highest TLS version", None, shown="OpenSSL's")
+    ciphers: Text | None = setting("TLS 1.2 ciphers, in OpenSSL's words", None, shown="OpenSSL's DEFAULT")
+    ciphersuites: Text | None = setting(
+        "TLS 1.3 ciphers, in OpenSSL's words; needs Python 3.15", None, shown="OpenSSL's"
+    )
+    curves: Text | None = setting(
+        'groups of the key exchange, such as "X25519:P-256"; more than one needs Python 3.15',
+        None,
+        shown="OpenSSL's",
+    )
+    tickets: bool = setting("ask servers for session tickets; TLS 1.2, in 1.3 servers decide", True)
 
 
 @frozen(kw_only=True)
