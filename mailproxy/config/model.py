@@ -14,6 +14,7 @@ from attrs import Factory, field, frozen
 
 from mailproxy.address import BindAddress, ServerAddress
 from mailproxy.config.values import (
+    Account,
     Count,
     ExpectedHex,
     ExpectedText,
@@ -84,8 +85,8 @@ class Process:
     certificate_interval: TimeLimit = setting(
         "files of certificates, keys, CAs and CRLs are looked at again after that", TimeLimit(10.0)
     )
-    user: Text | None = setting("the user to become after binding and reading keys", None)
-    group: Text | None = setting("the group to become", None, shown="the user's")
+    user: Account | None = setting("the user to become after binding and reading keys", None)
+    group: Account | None = setting("the group to become", None, shown="the user's")
 
 
 @frozen(kw_only=True)
@@ -196,8 +197,8 @@ class Bind:
     fast_open: bool = setting("TCP Fast Open", False)
     v6only: bool = setting("[::] without IPv4", False)
     unix_mode: Mode | None = setting("permission bits of a Unix socket", None, shown="the umask's")
-    unix_user: Text | None = setting("owner of a Unix socket", None)
-    unix_group: Text | None = setting("group of a Unix socket", None)
+    unix_user: Account | None = setting("owner of a Unix socket", None)
+    unix_group: Account | None = setting("group of a Unix socket", None)
     tls: FrontendTls | None = setting("TLS of this bind alone", None, shown="the frontend's")
 
 

@@ -28,6 +28,7 @@ Port = NewType("Port", int)
 Weight = NewType("Weight", int)
 Mode = NewType("Mode", int)
 Name = NewType("Name", str)
+Account = NewType("Account", str)
 HostName = NewType("HostName", str)
 Text = NewType("Text", str)
 SentText = NewType("SentText", str)
@@ -46,6 +47,7 @@ SniPatterns = tuple[str, ...] | Literal[False]
 
 _NAME_MAX = 128  # characters; more would only make lines long
 _INT_MAX = 2**31 - 1  # what the kernel takes for a backlog, and more than anybody counts
+_NO_ID = 2**32 - 1  # (uid_t) -1, which system calls take for none
 _EXPECTED_MAX = 16384  # bytes that an expectation of a check looks at; protocol.script has the same number
 
 
@@ -183,6 +185,13 @@ def _name(value: object) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= _NAME_MAX or value != as_name(value):
         raise ValueError
     return str(value)
+
+
+def _account(value: object) -> str:
+    text = _text(value)
+    if text.startswith("#") and not (re.fullmatch(r"#[0-9]{1,10}", text) and int(text[1:]) < _NO_ID):
+        raise ValueError
+    return text
 
 
 def _host_name(value: object) -> str:
@@ -333,6 +342,7 @@ KINDS: dict[Any, Kind] = {
     Weight: Kind(_integer(0, 256), "a whole number from 0 to 256", {"type": "integer", "minimum": 0, "maximum": 256}),
     Mode: Kind(_mode, 'permission bits such as "0660"', {"type": "string", "pattern": "^0?[0-7]{3}$"}),
     Name: Kind(_name, "a name of letters, digits and . _ - : / * [ ]", {**_STRING, "pattern": r"^[A-Za-z0-9_.:\[\]*/-]{1,128}$"}),
+    Account: Kind(_account, 'a name, or a number such as "#80"', {**_STRING, "pattern": "^([^#]|#[0-9]{1,10}$)"}),
     Text: Kind(_text, "a string that is not empty", {**_STRING, "minLength": 1}),
     HostName: Kind(_host_name, 'a host name such as "imap.internal", or an IP address', {**_STRING, "minLength": 1}),
     SentText: Kind(_octets(_utf8), "a string that is not empty", {**_STRING, "minLength": 1}),

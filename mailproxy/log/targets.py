@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from mailproxy.files import create
 from mailproxy.log.lines import syslog_date
 
+_MODE = 0o640  # of a log file that is made here
 _LOCAL0 = 16  # the facility that HAProxy's documentation uses
 _SEVERITY = {"debug": 7, "info": 6, "warning": 4, "error": 3}  # RFC 5424 section 6.2.1
 
@@ -65,16 +67,15 @@ class FileTarget:
     def _open(self) -> int:
         # Nonblocking for the sake of named pipes: without a reader, opening one would wait for ever.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
-        if self._owner is None:
-            return os.open(self._path, flags | os.O_CREAT, 0o640)
-        flags |= os.O_NOFOLLOW
         try:
-            fd = os.open(self._path, flags | os.O_CREAT | os.O_EXCL, 0o640)
+            # given to the owner, or it could not be reopened after the change of user
+            return create(self._path, flags, _MODE, self._owner)
         except FileExistsError:
-            return os.open(self._path, flags)
-        if os.geteuid() == 0:
-            os.fchown(fd, *self._owner)  # or it could not be reopened after the change of user
-        return fd
+            if self._owner is not None:
+                return os.open(self._path, flags | os.O_NOFOLLOW)
+            return os.open(
+                self._path, flags | os.O_CREAT, _MODE
+            )  # a link may lead to a file that is not there yet
 
     def write(self, lines: Sequence[Line]) -> None:
         write_lines(self._fd, lines, shared=self._shared)

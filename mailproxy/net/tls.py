@@ -37,9 +37,14 @@ _VERSIONS = {
     "1.3": ssl.TLSVersion.TLSv1_3,
     None: ssl.TLSVersion.MAXIMUM_SUPPORTED,
 }
-_CURVES = {"P-256": "prime256v1", "P-384": "secp384r1", "P-521": "secp521r1"}  # NIST's names, which a single curve has not
-_OWN_LIST = sysconfig.get_config_var("PY_SSL_DEFAULT_CIPHERS") != 2  # noqa: PLR2004 - configure's --with-ssl-default-suites=openssl
-"""Has this Python ciphers of its own, fewer than OpenSSL's default?"""
+_CURVES = {
+    "P-256": "prime256v1",
+    "P-384": "secp384r1",
+    "P-521": "secp521r1",
+}  # NIST's names, which a single curve has not
+_OPENSSLS_LIST = 2  # what --with-ssl-default-suites=openssl makes of this in pyconfig.h
+_HAS_OWN_LIST = sysconfig.get_config_var("PY_SSL_DEFAULT_CIPHERS") != _OPENSSLS_LIST
+"""Has this Python default ciphers of its own, fewer than OpenSSL's? Where not, those of openssl.cnf stay."""
 
 _CLOSE_NOTIFY_BYTES = 512  # an alert is two bytes, its record some 20 more
 
@@ -196,13 +201,15 @@ def set_parameters(context: ssl.SSLContext, tls: FrontendTls | ServerTls) -> Non
 
 
 def _set_ciphers(context: ssl.SSLContext, ciphers: str | None) -> None:
-    if ciphers is None and _OWN_LIST:
+    if ciphers is None and _HAS_OWN_LIST:
         ciphers = "DEFAULT"
     try:
         if ciphers is not None:
             context.set_ciphers(ciphers)
     except ssl.SSLError:
-        fact = f'"{ciphers}": OpenSSL knows no such cipher of TLS 1.2 (those of 1.3 are named by ciphersuites)'
+        fact = (
+            f'"{ciphers}": OpenSSL knows no such cipher of TLS 1.2 (those of 1.3 are named by ciphersuites)'
+        )
         raise TlsKeyError("ciphers", fact) from None
 
 
@@ -213,7 +220,9 @@ def _set_ciphersuites(context: ssl.SSLContext, ciphersuites: str) -> None:
     try:
         context.set_ciphersuites(ciphersuites)
     except ssl.SSLError:
-        raise TlsKeyError("ciphersuites", f'"{ciphersuites}": OpenSSL knows no such cipher of TLS 1.3') from None
+        raise TlsKeyError(
+            "ciphersuites", f'"{ciphersuites}": OpenSSL knows no such cipher of TLS 1.3'
+        ) from None
 
 
 def _set_curves(context: ssl.SSLContext, curves: str) -> None:

@@ -17,19 +17,7 @@ from mailproxy.testing import ThrowAwayCA
 
 from .certificate_trees import NAME, TREES, AcmeSh, Certbot, CertManager, Dehydrated, Lego, Tree
 from .settings import settings
-from .test_material import (
-    CERTIFICATE,
-    as_nobody,
-    chain_of,
-    faults_of,
-    key_of,
-    open_folder,
-    pem,
-    terminating,
-    write,
-)
-
-__all__ = ["open_folder", "pem"]  # fixtures
+from .test_material import CERTIFICATE, as_nobody, chain_of, faults_of, key_of, terminating, write
 
 CHAIN = 2  # certificates: the leaf's, and that of the CA that issued it
 

@@ -6,7 +6,6 @@ import os
 import re
 import ssl
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -55,12 +54,6 @@ def faults_of(config: mailproxy.Config) -> list[str]:
     return []
 
 
-@pytest.fixture
-def pem(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> Path:
-    """A certificate with its key."""
-    return throw_away_ca.issue("imap.example.com", folder=tmp_path)
-
-
 def key_of(pem: Path) -> bytes:
     return pem.read_bytes().partition(b"-----BEGIN CERTIFICATE")[0]
 
@@ -90,14 +83,6 @@ def as_nobody() -> Iterator[None]:
         os.setresuid(0, 0, 0)
         os.setresgid(0, 0, 0)
         os.setgroups(groups)
-
-
-@pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """A folder that everybody may look into; pytest's own are private."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder)
 
 
 # What is fine.
