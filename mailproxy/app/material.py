@@ -27,8 +27,8 @@ class Material:
     """What came of the files. Terminators by the TLS that they are made of, and by frontend and place of the bind; contexts
     by the TLS towards servers that they are for; certificates, and the ends of revocation lists, by path, with the path of the key that names each.
 
-    ``files`` has every file and folder that was looked at, with its stamp, and those that were not there; ``kept`` those of
-    which nothing new could be used. ``prepared``: what takes up what is new for binds, with the path of its key; None where
+    ``files`` has every file and folder that was looked at, with its stamp, and those that were not there; ``folders`` are those
+    that are folders, ``authorities`` the files of CAs and revocation lists, ``kept`` those of which nothing new could be used. ``prepared``: what takes up what is new for binds, with the path of its key; None where
     that is done at once.
     """
 
@@ -39,6 +39,8 @@ class Material:
     faults: list[Fault] = Factory(list)
     files: dict[Path, object] = Factory(dict)
     kept: set[Path] = Factory(set)
+    folders: set[Path] = Factory(set)
+    authorities: set[Path] = Factory(set)
     terminators: dict[FrontendTls, Terminator] = Factory(dict)
     connectors: dict[ServerTls, Context] = Factory(dict)
     prepared: list[tuple[str, Callable[[], None]]] | None = None
@@ -202,6 +204,8 @@ class _Loader:
         except OSError as error:
             material.keep(path, place, error.strerror or str(error), again=True)
             return self._keep_folder(place, key)
+        if files != [place]:
+            material.folders.add(place)
         if files == [place]:
             certificate = self._read_file(place, key, path)
             return self._keep_folder(place, key) if certificate is None else [certificate]
@@ -285,6 +289,7 @@ class _Loader:
 
 def _try_locations(file: Path, path: str, material: Material) -> bool:
     """Are there certificates, or revocation lists, in this file?"""
+    material.authorities.add(file)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         context.load_verify_locations(file)
