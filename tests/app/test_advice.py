@@ -449,7 +449,8 @@ def test_certificates_that_will_soon_be_out_of_date(
         frontends__imap__bind=[{"address": "127.0.0.1:0", "mode": "tls"}],
         frontends__imap__tls={"certificates": [str(tmp_path)]},
     )
-    line = f"frontends.imap.tls.certificates[0]: {file}: expires in {days} days, on {end:%Y-%m-%d}: renew it"
+    left = f"{days} days, on {end:%Y-%m-%d}" if days > 1 else f"24 hours, on {end:%Y-%m-%d %H:%M} UTC"
+    line = f"frontends.imap.tls.certificates[0]: {file}: expires in {left}: renew it"
     assert advice_for(config) == ([line] if is_said else [])
 
 

@@ -669,9 +669,7 @@ def test_what_expires_within_fourteen_days_is_said(
     end = f"{about(days):%Y-%m-%d}"
     left = f"{int(days)} days, on {end}" if days > 2 else f"11 hours, on {about(days):%Y-%m-%d %H:%M} UTC"
     fact = (
-        f"is not in date: from {about(-30):%Y-%m-%d} to {end}"
-        if days < 0
-        else f"expires in {left}: renew it"
+        f"is not in date: from {about(-30):%Y-%m-%d} to {end}" if days < 0 else f"expires in {left}: renew it"
     )
     assert said == ([f"{CERTIFICATES}[0]: {pem}: {fact}"] if is_said else [])
 
@@ -701,7 +699,9 @@ def test_what_is_taken_up_is_said_with_names_and_end(issue: Callable[..., Path])
     assert renewed.expiring == ()
 
 
-def test_a_renewed_certificate_that_ends_soon_is_said_at_once(issue: Callable[..., Path], folder: Path) -> None:
+def test_a_renewed_certificate_that_ends_soon_is_said_at_once(
+    issue: Callable[..., Path], folder: Path
+) -> None:
     issue("folder/a.pem", "a.example", not_after=about(3.5))
     proxy = terminating(folder)
     issue("folder/b.pem", "b.example", not_after=about(10.5))

@@ -28,9 +28,11 @@ def serial(address: tuple[str, int]) -> str:
     """The certificate that a new client gets."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    with socket.create_connection(address, timeout=20) as sock:
-        with context.wrap_socket(sock, server_hostname=NAME) as tls:
-            return ssl.DER_cert_to_PEM_cert(tls.getpeercert(binary_form=True) or b"")
+    with (
+        socket.create_connection(address, timeout=20) as sock,
+        context.wrap_socket(sock, server_hostname=NAME) as tls,
+    ):
+        return ssl.DER_cert_to_PEM_cert(tls.getpeercert(binary_form=True) or b"")
 
 
 def configuration(certs: Path) -> str:
@@ -100,10 +102,11 @@ def test_openssl_cnf_chooses_ciphers_of_tls_1_3(tmp_path: Path) -> None:
     with Program(configuration(tree.root), tmp_path, env={**os.environ, "OPENSSL_CONF": str(cnf)}) as program:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        with socket.create_connection(program.addresses[0], timeout=20) as sock:
-            with context.wrap_socket(sock, server_hostname=NAME) as tls:
-                assert (tls.cipher() or ("",))[0] == "TLS_CHACHA20_POLY1305_SHA256"
+        with (
+            socket.create_connection(program.addresses[0], timeout=20) as sock,
+            context.wrap_socket(sock, server_hostname=NAME) as tls,
+        ):
+            assert (tls.cipher() or ("",))[0] == "TLS_CHACHA20_POLY1305_SHA256"
         context.set_ecdh_curve("prime256v1")
-        with socket.create_connection(program.addresses[0], timeout=20) as sock:
-            with pytest.raises(ssl.SSLError):
-                context.wrap_socket(sock, server_hostname=NAME)
+        with socket.create_connection(program.addresses[0], timeout=20) as sock, pytest.raises(ssl.SSLError):
+            context.wrap_socket(sock, server_hostname=NAME)
