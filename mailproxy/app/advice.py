@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import pwd
-import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mailproxy.address import ServerAddress, TcpAddress, UnixAddress
+from mailproxy.app.access import obstacle
 from mailproxy.app.host import is_own_address
 from mailproxy.app.limits import descriptor_shortage, worker_count
 from mailproxy.app.material import Material
@@ -17,7 +16,7 @@ from mailproxy.app.port_advice import about_ports
 from mailproxy.app.privileges import MISSING_CAPABILITY
 from mailproxy.app.renewal import about_expiry
 from mailproxy.app.shown import shown
-from mailproxy.config import Backend, Bind, Config, Frontend, ProxySource
+from mailproxy.config import Backend, Bind, Config, Frontend, Process, ProxySource
 from mailproxy.config.loops import find_loops
 from mailproxy.config.ports import CLEAR_PORTS, TLS_PORTS
 from mailproxy.errors import Fault
@@ -45,7 +44,7 @@ def advise(config: Config, material: Material) -> list[Fault]:
     advice += _about_loops(config)
     advice += _about_unused(config)
     advice += about_expiry(material)
-    advice += _about_certificates(material.certificates.values(), config.process.user)
+    advice += _about_certificates(material.certificates.values(), config.process)
     advice += _about_process(config)
     return list(dict.fromkeys(advice))
 
@@ -260,34 +259,26 @@ def _about_unused(config: Config) -> Iterator[Fault]:
             yield Fault(f"backends.{name}", "no frontend leads here")
 
 
-def _about_certificates(certificates: Iterable[tuple[str, Certificate]], user: str | None) -> Iterator[Fault]:
+def _about_certificates(certificates: Iterable[tuple[str, Certificate]], process: Process) -> Iterator[Fault]:
     for path, certificate in certificates:
         file, key = certificate.path, certificate.key or certificate.path
         if key.stat().st_mode & 0o004:
             yield Fault(path, f"{shown(key)}: everybody can read this private key: chmod o-r")
-        if user is not None and not _can_read(user, key):
-            yield Fault(
-                path,
-                f"{shown(key)}: {user} cannot read it, so a renewed one needs a restart: chgrp it to a group of {user}, chmod g+r",
-            )
+        for needed in dict.fromkeys((file, key)):
+            if (barrier := obstacle(process, needed)) is not None:
+                yield Fault(path, _about_access(shown(needed), shown(barrier), process.user))
         if not certificate.names and not path.endswith(
             ".certificate"
         ):  # that is the proxy's own towards servers
             yield Fault(path, f"{shown(file)}: has no DNS name, so clients cannot verify it")
 
 
-def _can_read(user: str, file: Path) -> bool:
-    """By owner, group and mode of the file itself, as it is after the change of user."""
-    try:
-        entry = pwd.getpwnam(user)
-    except KeyError:
-        return True  # said elsewhere
-    found = file.stat()
-    if entry.pw_uid in (0, found.st_uid):
-        return entry.pw_uid == 0 or bool(found.st_mode & stat.S_IRUSR)
-    if found.st_gid in os.getgrouplist(user, entry.pw_gid):
-        return bool(found.st_mode & stat.S_IRGRP)
-    return bool(found.st_mode & stat.S_IROTH)
+def _about_access(file: Path, barrier: Path, user: str | None) -> str:
+    if barrier == file:
+        remedy = f"chgrp it to a group of {user}, chmod g+r"
+    else:
+        remedy = f"{user} may not enter {barrier}; have a deploy hook copy it (docs/tls.md)"
+    return f"{file}: {user} cannot read it, so a renewed one needs a restart: {remedy}"
 
 
 def _about_process(config: Config) -> Iterator[Fault]:

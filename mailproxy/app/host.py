@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import grp
 import os
-import pwd
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +10,7 @@ from pathlib import Path
 from mailproxy.app.shown import shown
 from mailproxy.config import Config
 from mailproxy.config.loops import find_loops, is_loopback
+from mailproxy.net.accounts import account, group_id, user_id
 
 _ANY_PORT = 9
 
@@ -22,26 +21,22 @@ Add = Callable[[str, str], None]
 def check_users(config: Config, add: Add) -> None:
     """Every user and group that is named exists."""
     process = config.process
-    users = [("process.user", process.user)]
-    groups = [("process.group", process.group)]
+    users: list[tuple[str, str | None]] = [("process.user", process.user)]
+    groups: list[tuple[str, str | None]] = [("process.group", process.group)]
     for name, frontend in config.frontends.items():
         for index, bind in enumerate(frontend.bind):
             users.append((f"frontends.{name}.bind[{index}].unix_user", bind.unix_user))
             groups.append((f"frontends.{name}.bind[{index}].unix_group", bind.unix_group))
-    for path, user in users:
-        if user is not None and not _known(pwd.getpwnam, user):
-            add(path, f'there is no user "{user}" on this machine')
-    for path, group in groups:
-        if group is not None and not _known(grp.getgrnam, group):
-            add(path, f'there is no group "{group}" on this machine')
-
-
-def _known(look_up: object, name: str) -> bool:
-    try:
-        look_up(name)  # type: ignore[operator]
-    except KeyError:
-        return False
-    return True
+    for look_up, named in ((user_id, users), (group_id, groups)):
+        for path, wanted in named:
+            try:
+                if wanted is not None:
+                    look_up(wanted)
+            except LookupError as error:
+                add(path, str(error.args[0]))
+    is_number = process.user is not None and process.user.startswith("#")
+    if is_number and process.group is None and account(str(process.user)) is None:
+        add("process.group", f'is missing: the user "{process.user}" has no entry that names one')
 
 
 def check_log(config: Config, add: Add) -> None:

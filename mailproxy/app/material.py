@@ -17,9 +17,10 @@ from mailproxy.app.shown import shown
 from mailproxy.config import Config, FrontendTls, ServerTls
 from mailproxy.config.probes import tls_of_checks, ways
 from mailproxy.errors import Fault
-from mailproxy.net.certificates import Certificate, certificate_files, next_update, read_certificate, stamp_of
+from mailproxy.net.certificate_files import certificate_files, find_key, possible_keys, served_files
+from mailproxy.net.certificates import Certificate, is_authority, next_update, read_certificate, stamp_of
 from mailproxy.net.termination import Terminator
-from mailproxy.net.tls import Context, connecting_context, load_chain, reason
+from mailproxy.net.tls import Context, TlsKeyError, connecting_context, load_chain, reason
 
 
 @define
@@ -27,8 +28,8 @@ class Material:
     """What came of the files. Terminators by the TLS that they are made of, and by frontend and place of the bind; contexts
     by the TLS towards servers that they are for; certificates, and the ends of revocation lists, by path, with the path of the key that names each.
 
-    ``files`` has every file and folder that was looked at, with its stamp, and those that were not there; ``kept`` those of
-    which nothing new could be used. ``prepared``: what takes up what is new for binds, with the path of its key; None where
+    ``files`` has every file and folder that was looked at, with its stamp, and those that were not there; ``folders`` are those
+    that are folders, ``authorities`` the files of CAs and revocation lists, ``kept`` those of which nothing new could be used. ``prepared``: what takes up what is new for binds, with the path of its key; None where
     that is done at once.
     """
 
@@ -39,6 +40,8 @@ class Material:
     faults: list[Fault] = Factory(list)
     files: dict[Path, object] = Factory(dict)
     kept: set[Path] = Factory(set)
+    folders: set[Path] = Factory(set)
+    authorities: set[Path] = Factory(set)
     terminators: dict[FrontendTls, Terminator] = Factory(dict)
     connectors: dict[ServerTls, Context] = Factory(dict)
     prepared: list[tuple[str, Callable[[], None]]] | None = None
@@ -133,8 +136,9 @@ class _Loader:
     def _load_terminator(self, tls: FrontendTls, path: str) -> None:
         material = self._material
         certificates = []
-        for index, place in enumerate(tls.certificates):
-            certificates += self._read_place(place, tls.key, f"{path}.certificates[{index}]")
+        for index, files in enumerate(tls.certificates):
+            key = files.key or tls.key
+            certificates += self._read_place(files.certificate, key, f"{path}.certificates[{index}]")
         if not self._try_authority(tls, path) or not certificates:
             return
         try:
@@ -145,7 +149,7 @@ class _Loader:
             else:
                 material.terminators[tls] = Terminator(tls, certificates)
         except (OSError, ValueError) as error:
-            material.add(*_blame_ciphers(tls.ciphers, path, error))
+            material.add(*_blame(path, error))
             material.kept.update(file for file, _ in material.certificates)
             if isinstance(error, OSError) and not isinstance(
                 error, ssl.SSLError
@@ -192,7 +196,7 @@ class _Loader:
         try:
             material.connectors[tls] = connecting_context(tls, certificate)
         except (OSError, ValueError) as error:
-            material.add(*_blame_ciphers(tls.ciphers, path, error))
+            material.add(*_blame(path, error))
 
     def _read_place(self, place: Path, key: Path | None, path: str) -> list[Certificate]:
         material = self._material
@@ -202,19 +206,42 @@ class _Loader:
         except OSError as error:
             material.keep(path, place, error.strerror or str(error), again=True)
             return self._keep_folder(place, key)
-        if not files:
-            material.keep(path, place, "no .pem, .crt or .cer file in this folder")
-        read = (self._read_file(file, key, path) for file in files)
-        return [certificate for certificate in read if certificate is not None] or self._keep_folder(
-            place, key
-        )
+        if files != [place]:
+            material.folders.add(place)
+        if files == [place]:
+            certificate = self._read_file(place, key, path)
+            return self._keep_folder(place, key) if certificate is None else [certificate]
+        if key is not None:
+            material.keep(path, place, f"is a folder, and {key} is the key of one certificate: name its file")
+            return self._keep_folder(place, key)
+        return self._read_folder(place, files, path) or self._keep_folder(place, key)
+
+    def _read_folder(self, folder: Path, files: list[Path], path: str) -> list[Certificate]:
+        material = self._material
+        for file in files:
+            material.look_at(file)  # also those left out: what is in them may change
+        served = served_files(files, is_authority) + self._out_of_reach(folder, files)
+        if not files and not served:
+            material.keep(path, folder, "no .pem, .crt or .cer file in this folder")
+        elif not served:
+            material.keep(path, folder, "no certificate with its private key in this folder")
+        read = (self._read_file(file, None, path) for file in served)
+        return [certificate for certificate in read if certificate is not None]
+
+    def _out_of_reach(self, folder: Path, files: list[Path]) -> list[Path]:
+        """Known files of subfolders that cannot be entered any more, as after a change of user."""
+        return [
+            file
+            for file, key in self._known.certificates
+            if key is None and folder in file.parents and file not in files and _is_out_of_reach(file)
+        ]
 
     def _keep_folder(self, place: Path, key: Path | None) -> list[Certificate]:
         """What a folder held that has nothing of use any more, or is away: other places shall not lose its names."""
         kept = {
             which: known
             for which, known in self._known.certificates.items()
-            if which[0].parent == place and which[1] == key
+            if place in which[0].parents and which[1] == key
         }
         self._material.certificates.update(kept)
         return [certificate for _, certificate in kept.values()]
@@ -227,17 +254,18 @@ class _Loader:
         certificate = None
         _, known = self._known.certificates.get((file, key), (path, None))
         try:
-            used = key or _key_beside(file)
-            for each in (file, used, file.with_suffix(".key")):
-                if each is not None:
-                    material.look_at(each)
-            certificate = self._as_it_is(file, used, known)
+            material.look_at(file)
+            if key is not None:
+                material.look_at(key)
+            certificate = self._as_it_is(file, key, known)
         except OSError as error:
             material.keep(path, Path(error.filename or file), error.strerror or str(error), again=True)
         except ValueError as error:
             material.keep(path, file, str(error))
+        if certificate is None or (key is None and certificate.key is not None):
+            self._look_at_keys(file)
         if certificate is None:
-            material.kept |= {file, file.with_suffix(".key")} | ({key} if key else set())
+            material.kept |= {file, *possible_keys(file)} | ({key} if key else set())
             if known is None or not keep:
                 return None
             certificate = known
@@ -247,12 +275,15 @@ class _Loader:
         material.certificates[file, key] = (path, certificate)
         return certificate
 
+    def _look_at_keys(self, file: Path) -> None:
+        """Note where its key is, or could come to be."""
+        for key in possible_keys(file):
+            self._material.look_at(key)
+
     def _as_it_is(self, file: Path, key: Path | None, known: Certificate | None) -> Certificate:
         """Read anew, unless nothing has changed. Raises OSError, ValueError."""
-        if known is not None and known.key == key:
-            files = [file] if key is None else [file, key]
-            if known.stamps == tuple(map(stamp_of, files)):
-                return known
+        if known is not None and _is_unchanged(known, key):
+            return known
         certificate = read_certificate(file, key)
         _try_pair(certificate)
         return certificate
@@ -260,6 +291,7 @@ class _Loader:
 
 def _try_locations(file: Path, path: str, material: Material) -> bool:
     """Are there certificates, or revocation lists, in this file?"""
+    material.authorities.add(file)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         context.load_verify_locations(file)
@@ -279,10 +311,25 @@ def _what(path: str) -> str:
     return "revocation list" if path.endswith("crl") else "certificate"
 
 
-def _key_beside(file: Path) -> Path | None:
-    """``imap.key`` beside ``imap.crt`` is how many tools write a pair. Raises OSError."""
-    beside = file.with_suffix(".key")
-    return beside if file.suffix != ".key" and beside.exists() else None
+def _is_unchanged(known: Certificate, key: Path | None) -> bool:
+    """``key``: where the configuration names it. Raises OSError."""
+    stamp = stamp_of(known.path)
+    if known.key is None:  # it was in the certificate's own file
+        return key is None and known.stamps == (stamp,)
+    if known.key != (key or find_key(known.path)):
+        return False
+    return known.stamps == (stamp, stamp_of(known.key))
+
+
+def _is_out_of_reach(file: Path) -> bool:
+    """Is it unknown whether it is there?"""
+    try:
+        file.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def _try_pair(certificate: Certificate) -> None:
@@ -298,7 +345,8 @@ def _try_pair(certificate: Certificate) -> None:
 
 def _about_pair(error: ssl.SSLError, key: Path | None) -> str:
     if error.reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"):
-        return "the private key does not belong to the certificate, which must be the first one in its file"
+        which = "the private key" if key is None else f"the private key in {shown(key)}"
+        return f"{which} does not belong to the certificate, which must be the first one in its file"
     if error.reason in (None, "NO_START_LINE", "PEM_LIB"):
         if key is not None:
             return f"{shown(key)} has no private key in PEM form"
@@ -308,10 +356,7 @@ def _about_pair(error: ssl.SSLError, key: Path | None) -> str:
     return f"cannot be used: {reason(error)}"
 
 
-def _blame_ciphers(ciphers: str | None, path: str, error: Exception) -> tuple[str, str]:
-    if isinstance(error, ssl.SSLError) and ciphers is not None and "cipher" in str(error).lower():
-        return (
-            f"{path}.ciphers",
-            f'"{ciphers}": OpenSSL knows no such cipher of TLS 1.2 (those of 1.3 are always on)',
-        )
+def _blame(path: str, error: Exception) -> tuple[str, str]:
+    if isinstance(error, TlsKeyError):
+        return f"{path}.{error.key}", str(error)
     return path, reason(error) if isinstance(error, ssl.SSLError) else str(error)

@@ -46,7 +46,7 @@ def _open_log(config: Config, owner: tuple[int, int] | None, *, shared: bool) ->
             for output in outputs:
                 output.target.close()
             reason = error.strerror or str(error)
-            raise ConfigError([Fault(f"{path}.to", f"{each.to}: {reason}")], config.source) from None
+            raise config.error([Fault(f"{path}.to", f"{each.to}: {reason}")]) from None
         outputs.append(Output(target, each.format, each.level, str(each.to)))
     return outputs
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import grp
 import os
-import pwd
 
 from mailproxy.config import Config
 from mailproxy.errors import Fault
+from mailproxy.net.accounts import account, group_id, groups_of, user_id
 from mailproxy.net.dial import may_be_transparent
 
 MISSING_CAPABILITY = (
@@ -21,11 +20,11 @@ def wanted_owner(config: Config) -> tuple[int, int] | None:
     process = config.process
     if process.user is None and process.group is None:
         return None
-    user = pwd.getpwnam(process.user) if process.user is not None else None
-    uid = os.getuid() if user is None else user.pw_uid
+    uid = os.getuid() if process.user is None else user_id(process.user)
     if process.group is not None:
-        return uid, grp.getgrnam(process.group).gr_gid
-    return uid, os.getgid() if user is None else user.pw_gid
+        return uid, group_id(process.group)
+    entry = None if process.user is None else account(process.user)
+    return uid, os.getgid() if entry is None else entry.pw_gid
 
 
 def check_capabilities(config: Config) -> None:
@@ -46,19 +45,13 @@ def drop_privileges(config: Config) -> None:
     if owner is None or owner == (os.geteuid(), os.getegid()):
         return
     uid, gid = owner
+    user = config.process.user
     try:
         # The groups first: without root there is no leaving them any more.
-        if config.process.user is not None:
-            os.initgroups(config.process.user, gid)
-        else:
-            os.setgroups([gid])
+        os.setgroups([gid] if user is None else groups_of(user, gid))
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
     except OSError as error:
-        key, name = (
-            ("user", config.process.user)
-            if config.process.user is not None
-            else ("group", config.process.group)
-        )
+        key, name = ("user", user) if user is not None else ("group", config.process.group)
         reason = "only root can" if os.geteuid() != 0 else str(error.strerror)
         raise config.error([Fault(f"process.{key}", f'cannot become "{name}": {reason}')]) from None

@@ -16,6 +16,7 @@ from attrs import Factory, field, frozen
 from mailproxy.address import BindAddress, ServerAddress
 from mailproxy.config.origin import Origin
 from mailproxy.config.values import (
+    Account,
     Count,
     ExpectedHex,
     ExpectedText,
@@ -102,8 +103,8 @@ class Process:
     certificate_interval: TimeLimit = setting(
         "files of certificates, keys, CAs and CRLs are looked at again after that", TimeLimit(10.0)
     )
-    user: Text | None = setting("the user to become after binding and reading keys", None)
-    group: Text | None = setting("the group to become", None, shown="the user's")
+    user: Account | None = setting("the user to become after binding and reading keys", None)
+    group: Account | None = setting("the group to become", None, shown="the user's")
 
 
 _LOG_TO = "stderr, stdout, a path, syslog:/dev/log or syslog:HOST:514"
@@ -173,20 +174,44 @@ class FrontendTimeouts:
 
 
 @frozen(kw_only=True)
+class CertificateFiles:
+    """A certificate of the proxy, or a folder of them."""
+
+    certificate: Path = setting("PEM file with the certificate and its chain, or a folder of such files")
+    key: Path | None = setting(
+        "PEM file with the private key; not for a folder",
+        None,
+        shown="in the certificate's file, else beside it",
+    )
+
+
+@frozen(kw_only=True)
 class FrontendTls:
     """TLS towards clients."""
 
-    certificates: tuple[Path, ...] = setting(
+    certificates: tuple[CertificateFiles, ...] = setting(
         "PEM files or folders of them, chosen by server name; the first is the default", ()
     )
-    key: Path | None = setting("the private key of a single certificate file without one", None)
+    key: Path | None = setting(
+        "the private key of a single certificate file; for several, give each its own", None
+    )
     client_ca: Path | None = setting("CA of client certificates, PEM", None)
     client_crl: Path | None = setting("their revocation list, PEM; each CA in the chain needs one", None)
     client_verify: Literal["none", "optional", "required"] = setting(
         "ask for client certificates; optional: none is fine, a bad one ends the handshake", "none"
     )
     min_version: Literal["1.2", "1.3"] = setting("lowest TLS version", "1.2")
-    ciphers: Text | None = setting("TLS 1.2 ciphers, in OpenSSL's words", None, shown="OpenSSL's")
+    max_version: Literal["1.2", "1.3"] | None = setting("highest TLS version", None, shown="OpenSSL's")
+    ciphers: Text | None = setting("TLS 1.2 ciphers, in OpenSSL's words", None, shown="OpenSSL's DEFAULT")
+    ciphersuites: Text | None = setting(
+        "TLS 1.3 ciphers, in OpenSSL's words; needs Python 3.15", None, shown="OpenSSL's"
+    )
+    curves: Text | None = setting(
+        'groups of the key exchange, such as "X25519:P-256"; more than one needs Python 3.15',
+        None,
+        shown="OpenSSL's",
+    )
+    tickets: bool = setting("give clients session tickets, to come back with a shorter handshake", True)
     alpn: tuple[Text, ...] = setting("application protocols to offer", ())
     strict_sni: bool = setting(
         "refuse clients that ask for no name, or for one that no certificate has", False
@@ -234,8 +259,8 @@ class Bind:
     fast_open: bool = setting("TCP Fast Open", False)
     v6only: bool = setting("[::] without IPv4", False)
     unix_mode: Mode | None = setting("permission bits of a Unix socket", None, shown="the umask's")
-    unix_user: Text | None = setting("owner of a Unix socket", None)
-    unix_group: Text | None = setting("group of a Unix socket", None)
+    unix_user: Account | None = setting("owner of a Unix socket", None)
+    unix_group: Account | None = setting("group of a Unix socket", None)
     tls: FrontendTls | None = setting("TLS of this bind alone", None, shown="the frontend's")
 
 
@@ -344,7 +369,17 @@ class ServerTls:
     certificate: Path | None = setting("client certificate with its chain, PEM", None)
     key: Path | None = setting("its private key, where the file has none", None)
     min_version: Literal["1.2", "1.3"] = setting("lowest TLS version", "1.2")
-    ciphers: Text | None = setting("TLS 1.2 ciphers, in OpenSSL's words", None, shown="OpenSSL's")
+    max_version: Literal["1.2", "1.3"] | None = setting("highest TLS version", None, shown="OpenSSL's")
+    ciphers: Text | None = setting("TLS 1.2 ciphers, in OpenSSL's words", None, shown="OpenSSL's DEFAULT")
+    ciphersuites: Text | None = setting(
+        "TLS 1.3 ciphers, in OpenSSL's words; needs Python 3.15", None, shown="OpenSSL's"
+    )
+    curves: Text | None = setting(
+        'groups of the key exchange, such as "X25519:P-256"; more than one needs Python 3.15',
+        None,
+        shown="OpenSSL's",
+    )
+    tickets: bool = setting("ask servers for session tickets; TLS 1.2, in 1.3 servers decide", True)
 
 
 @frozen(kw_only=True)

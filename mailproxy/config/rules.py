@@ -93,8 +93,11 @@ def ending_tls(tls: model.FrontendTls | None, layers: Sequence[Layer], found: Fi
     if tls.key is not None and len(tls.certificates) != 1:
         found.add(
             place("key"),
-            "goes with exactly one certificate file; put other keys into the certificates' files",
+            "goes with exactly one certificate file; for several, give each its own: "
+            "certificates = [{ certificate = …, key = … }, …]",
         )
+    elif tls.key is not None and tls.certificates[0].key is not None:
+        found.add(place("key"), "is given twice: the certificate has a key of its own")
     if tls.client_verify != "none" and tls.client_ca is None:
         found.add(
             place("client_ca", "client_verify"),

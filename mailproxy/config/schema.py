@@ -8,7 +8,7 @@ from typing import Any
 from attrs import NOTHING
 
 from mailproxy.config import model
-from mailproxy.config.shape import SHORT_FORMS, SWITCHABLE, Key, keys_of
+from mailproxy.config.shape import COMPLETE, SHORT_FORMS, SWITCHABLE, Key, keys_of
 from mailproxy.config.values import LogTarget
 
 Schema = dict[str, Any]
@@ -58,9 +58,13 @@ class _Tables:
 
     def _refer(self, table: type, title: str, without: tuple[str, ...]) -> Schema:
         if title not in self.definitions:
-            # Nothing is required here: what one table lacks another layer may give.
             properties = {name: self._key(key) for name, key in keys_of(table).items() if name not in without}
-            self.definitions[title] = _closed(properties, (table.__doc__ or "").splitlines()[0])
+            schema = _closed(properties, (table.__doc__ or "").splitlines()[0])
+            if (
+                table in COMPLETE
+            ):  # of others nothing is required: what one table lacks another layer may give
+                schema["required"] = [name for name, key in keys_of(table).items() if key.required]
+            self.definitions[title] = schema
         return {"$ref": f"#/$defs/{title}"}
 
     def _key(self, key: Key) -> Schema:

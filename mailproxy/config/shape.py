@@ -15,7 +15,14 @@ from mailproxy.config.values import KINDS, Kind, kind_of
 # Tables that false switches off where they would be inherited.
 SWITCHABLE = (model.FrontendTls, model.SessionRate, model.ServerTls, model.Stick, model.Check)
 # Tables with a short form, and the key that the short form stands for.
-SHORT_FORMS = {model.Server: "address", model.Bind: "address", model.Check: "type"}
+SHORT_FORMS = {
+    model.Server: "address",
+    model.Bind: "address",
+    model.Check: "type",
+    model.CertificateFiles: "certificate",
+}
+# Tables that inherit nothing: what they lack no other layer gives.
+COMPLETE = (model.CertificateFiles,)
 
 
 @frozen(kw_only=True)

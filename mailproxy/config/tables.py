@@ -16,10 +16,11 @@ from attrs import Factory, define
 from mailproxy.config import model
 from mailproxy.config.hints import about_key, about_value
 from mailproxy.config.paths import join
-from mailproxy.config.shape import SHORT_FORMS, SWITCHABLE, Key, keys_of
+from mailproxy.config.shape import COMPLETE, SHORT_FORMS, SWITCHABLE, Key, keys_of
 from mailproxy.config.units import write_duration
 from mailproxy.config.values import (
     KINDS,
+    Account,
     Expanded,
     Kind,
     Mode,
@@ -144,6 +145,8 @@ def _written_otherwise(kind: Kind, value: object) -> str:
     # Any number would make a text; only where texts have a form does one say what was meant.
     has_form = "enum" in kind.schema or "pattern" in kind.schema
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if is_number and kind is KINDS[Account]:
+        return f'write "#{value}"'
     if is_number and has_form and _fits(kind, show(value)):
         return f'in quotes, "{value}"'
     return ""
@@ -166,6 +169,10 @@ def _check_list(key: Key, value: object, path: str, found: Findings) -> object:
         here = f"{path}[{index}]"
         if here in found.bad:  # its environment variable is missing: said once
             found.bad.add(path)
+        elif key.table in COMPLETE:
+            items.append(_check_complete(key.table, item, here, found))
+            if here in found.bad:
+                found.bad.add(path)
         elif key.table is not None:
             items.append(check_table(key.table, _long_form(key.table, item), here, found))
         else:
@@ -178,14 +185,37 @@ def _check_list(key: Key, value: object, path: str, found: Findings) -> object:
 
 def _list_in_words(key: Key, value: object, path: str) -> str:
     """What to write for a list instead of this."""
-    if key.table is not None:
+    kind = _kind_of_items(key)
+    if kind is None:
         is_short = isinstance(value, str) and key.table in SHORT_FORMS
         return f"a list{f', [{show(value)}], or' if is_short else ' of'} tables, [[{path}]]"
-    assert key.kind is not None  # noqa: S101 - a key without table has a kind
-    if not isinstance(value, bool) and _fits(key.kind, value):
+    if not isinstance(value, bool) and _fits(kind, value):
         return f"a list, [{show(value)}]"
-    example = ', such as ["10.0.0.0/8"]' if value is True and key.kind is KINDS[ProxySource] else ""
-    return f"a list{example}; each {key.kind.allowed}"
+    example = ', such as ["10.0.0.0/8"]' if value is True and kind is KINDS[ProxySource] else ""
+    return f"a list{example}; each {kind.allowed}"
+
+
+def _kind_of_items(key: Key) -> Kind | None:
+    """The kind of a list's items, or of their short form; None for lists of tables that inherit."""
+    if key.table in COMPLETE:
+        return keys_of(key.table)[SHORT_FORMS[key.table]].kind
+    return None if key.table else key.kind
+
+
+def _check_complete(table: type[Any], value: object, path: str, found: Findings) -> Table:
+    """A table that inherits nothing, or its short form. ``path`` is bad if any of its keys is, or a required one is missing."""
+    keys = keys_of(table)
+    short = keys[SHORT_FORMS[table]]
+    if not isinstance(value, dict):
+        assert short.kind is not None  # noqa: S101 - short forms are single values
+        return {short.name: _check_value(short.kind, value, path, found)}
+    checked = check_table(table, value, path, found)
+    missing = [key for key in keys.values() if key.required and key.name not in value]
+    for key in missing:
+        found.add(path, f"{key.name} is missing: {key.meaning}")
+    if missing or any(bad.startswith(f"{path}.") for bad in found.bad):
+        found.bad.add(path)
+    return checked
 
 
 def _check_nested(key: Key, table: type, value: object, path: str, found: Findings) -> object:

@@ -32,6 +32,7 @@ Weight = NewType("Weight", int)
 Mode = NewType("Mode", int)
 Name = NewType("Name", str)
 SyslogTag = NewType("SyslogTag", str)
+Account = NewType("Account", str)
 HostName = NewType("HostName", str)
 Text = NewType("Text", str)
 SentText = NewType("SentText", str)
@@ -57,6 +58,7 @@ _INT_MAX = 2**31 - 1  # what the kernel takes for a backlog, and more than anybo
 _WRITABLE_DEVICE = re.compile(r"/dev/(stdout|stderr|null|console|tty.*|pts/[0-9]+|fd/[0-9]+)")
 _KEEPALIVE_MAX_S = 32767  # of the kernel's idle time and interval (tcp(7)); whole seconds
 _HELLO_MAX = 255  # of a domain (RFC 5321 section 4.5.3.1.2); protocol.smtp has the same number
+_NO_ID = 2**32 - 1  # (uid_t) -1, which system calls take for none
 _RATE_COUNT_MAX = 2**16 - 1  # what pool.clients counts to in one window
 _RATE_PERIOD_MAX_S = 86400.0  # longer, and the limit is no answer to anything that goes on now
 _EXPECTED_MAX = 16384  # bytes that an expectation of a check looks at; protocol.script has the same number
@@ -203,6 +205,13 @@ def _syslog_tag(value: object) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9_./-]{1,32}", value):
         raise ValueError
     return str(value)
+
+
+def _account(value: object) -> str:
+    text = _text(value)
+    if text.startswith("#") and not (re.fullmatch(r"#[0-9]{1,10}", text) and int(text[1:]) < _NO_ID):
+        raise ValueError
+    return text
 
 
 def _host_name(value: object) -> str:
@@ -397,6 +406,7 @@ KINDS: dict[Any, Kind] = {
     Weight: Kind(_integer(0, 256), "a whole number from 0 to 256", {"type": "integer", "minimum": 0, "maximum": 256}),
     Mode: Kind(_mode, 'permission bits such as "0660"', {"type": "string", "pattern": "^0?[0-7]{3}$"}),
     Name: Kind(_name, "a name of letters, digits and . _ - : / * [ ]", {**_STRING, "pattern": r"^[A-Za-z0-9_.:\[\]*/-]{1,128}$"}),
+    Account: Kind(_account, 'a name, or a number such as "#80"', {**_STRING, "pattern": "^([^#]|#[0-9]{1,10}$)"}),
     Text: Kind(_text, "a string that is not empty", {**_STRING, "minLength": 1}),
     SyslogTag: Kind(
         _syslog_tag, "1 to 32 letters, digits and _ . / -", {**_STRING, "pattern": r"^[A-Za-z0-9_./-]{1,32}$"}

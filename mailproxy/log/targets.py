@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
-import stat
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from mailproxy.files import create
 from mailproxy.log.line_writer import LinesLostError, LineWriter
 from mailproxy.log.lines import syslog_date
 
+_MODE = 0o640  # of a log file that is made here
 _FACILITIES = {  # RFC 5424 section 6.2.1
     "kern": 0, "user": 1, "mail": 2, "daemon": 3, "auth": 4, "syslog": 5, "lpr": 6, "news": 7, "uucp": 8, "cron": 9,
     "authpriv": 10, "ftp": 11, **{f"local{number}": 16 + number for number in range(8)},
@@ -78,21 +79,14 @@ class FileTarget:
     def _open(self) -> int:
         # Nonblocking for the sake of named pipes: without a reader, opening one would wait for ever.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
-        if self._owner is None:
-            return os.open(self._path, flags | os.O_CREAT, 0o640)
-        flags |= os.O_NOFOLLOW
         try:
-            fd = os.open(self._path, flags | os.O_CREAT | os.O_EXCL, 0o640)
+            # given to the owner, or it could not be reopened after the change of user
+            return create(self._path, flags, _MODE, self._owner)
         except FileExistsError:
-            return os.open(self._path, flags)
-        if os.geteuid() == 0:
-            user, group = self._owner
-            # a folder with the set-group-id bit has a group for its files
-            has_group = stat.S_IMODE(self._path.parent.stat().st_mode) & stat.S_ISGID
-            os.fchown(
-                fd, user, -1 if has_group else group
-            )  # or it could not be reopened after the change of user
-        return fd
+            if self._owner is not None:
+                return os.open(self._path, flags | os.O_NOFOLLOW)
+            # A link may lead to a file that is not there yet.
+            return os.open(self._path, flags | os.O_CREAT, _MODE)
 
     def write(self, lines: Sequence[Line]) -> None:
         self._writer.write(_encoded(lines))

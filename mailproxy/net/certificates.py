@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import re
-import stat
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -14,13 +13,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 from attrs import field, frozen
 
+from mailproxy.net.certificate_files import find_key, has_key, read_pem
+
 if TYPE_CHECKING:
     from cryptography import x509
 
 T = TypeVar("T")
-
-_SUFFIXES = {".pem", ".crt", ".cer"}
-_FILE_MAX = 2**20  # bytes; a chain with its key takes a few thousand
 
 
 Stamp = tuple[int, ...]
@@ -57,15 +55,19 @@ class Certificate:
 
 
 def read_certificate(path: Path, key: Path | None = None) -> Certificate:
-    """Read the first certificate of a PEM file.
+    """Read the first certificate of a PEM file. Its key is in ``key``, else in the same file, else in one beside it.
 
     Raises OSError if it cannot be read, ValueError with the fact if there is no certificate in it.
     """
     from cryptography import x509  # takes 30 ms and 10 MB, which a forwarding proxy need not pay
 
     # before reading: a file that is replaced meanwhile must look changed the next time
-    stamps = tuple(stamp_of(file) for file in (path, key) if file is not None)
-    data = _read(path)
+    stamps: tuple[Stamp, ...] = (stamp_of(path),)
+    data = read_pem(path)
+    if key is None and not has_key(data):
+        key = find_key(path)
+    if key is not None:
+        stamps += (stamp_of(key),)
     try:
         leaf = x509.load_pem_x509_certificate(data)
     except (ValueError, x509.InvalidVersion):
@@ -85,20 +87,28 @@ def read_certificate(path: Path, key: Path | None = None) -> Certificate:
         key_algorithm=_key_algorithm(leaf),
         stamps=stamps,
         chain_pem=data,
-        key_pem=_read(key) if key is not None else None,
+        key_pem=read_pem(key) if key is not None else None,
     )
 
 
-def _read(path: Path) -> bytes:
-    """Raises OSError, ValueError with the fact."""
-    mode = path.stat().st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise ValueError("is no regular file")  # opening a pipe would wait for ever
-    with path.open("rb") as file:
-        data = file.read(_FILE_MAX + 1)
-    if len(data) > _FILE_MAX:
-        raise ValueError(f"is larger than {_FILE_MAX} bytes")
-    return data
+def is_authority(pem: bytes) -> bool:
+    """Is the first certificate that of a CA, and of no server: without a DNS name?"""
+    from cryptography import x509
+
+    try:
+        first = x509.load_pem_x509_certificate(pem)
+        extensions = first.extensions
+    except (ValueError, x509.InvalidVersion, x509.UnsupportedGeneralNameType, x509.DuplicateExtension):
+        return False
+    try:
+        is_ca = extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        is_ca = first.version is x509.Version.v1 and first.issuer == first.subject  # as roots once were
+    try:
+        names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return is_ca
+    return is_ca and not names.get_values_for_type(x509.DNSName)
 
 
 _LIST = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
@@ -108,7 +118,7 @@ def next_update(path: Path) -> datetime | None:
     """When the first of the file's revocation lists is out of date, in UTC; None if none says. Raises OSError, ValueError."""
     from cryptography import x509
 
-    ends = [x509.load_pem_x509_crl(pem).next_update_utc for pem in _LIST.findall(_read(path))]
+    ends = [x509.load_pem_x509_crl(pem).next_update_utc for pem in _LIST.findall(read_pem(path))]
     return min((end for end in ends if end is not None), default=None)
 
 
@@ -144,17 +154,6 @@ def _key_algorithm(leaf: x509.Certificate) -> str:
     ):  # a curve that cryptography does not know, and OpenSSL perhaps does
         return ""
     return f"{word}{bits}" if bits else ""
-
-
-def certificate_files(place: Path) -> list[Path]:
-    """The file itself, or the certificate files of a folder in alphabetical order. Raises OSError."""
-    if not place.is_dir():
-        return [place]
-    return sorted(
-        file
-        for file in place.iterdir()
-        if file.suffix in _SUFFIXES and not file.name.startswith(".") and not file.is_fifo()
-    )
 
 
 def _names(leaf: x509.Certificate) -> tuple[str, ...]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import grp
 import os
-import pwd
 import select
 import socket
 import stat
@@ -19,6 +17,8 @@ from attrs import evolve, field, frozen
 from mailproxy.address import Networks, TcpAddress, UnixAddress, join
 from mailproxy.config import Bind, Config
 from mailproxy.errors import Fault
+from mailproxy.files import FileId, bind_unix, remove
+from mailproxy.net.accounts import group_id, user_id
 from mailproxy.net.dial import socket_address
 from mailproxy.net.keepalive import keepalive_options
 from mailproxy.net.termination import Terminator
@@ -40,7 +40,7 @@ class Listener:
 
     ``number`` counts a frontend's binds from 1; ``terminator`` is there where TLS may end; ``name`` is for logs and
     statistics; ``only_address`` is that of every connection, None where it listens on all of the machine's or has none;
-    ``removes_path``: a Unix socket's path goes when it is closed.
+    ``made``: the file of a Unix socket that was made here, which is removed when it is closed.
     """
 
     socket: socket.socket
@@ -52,7 +52,7 @@ class Listener:
     name: str = field(kw_only=True)
     _trusted: Networks = field(kw_only=True)
     only_address: tuple[str, int] | None = field(default=None, kw_only=True)
-    removes_path: bool = field(default=True, kw_only=True)
+    made: FileId | None = field(default=None, kw_only=True)
     _family: int = field(init=False)
 
     @_family.default
@@ -61,7 +61,7 @@ class Listener:
 
     def for_worker(self) -> Listener:
         """The same in one of several processes: its path is another one's to remove."""
-        return evolve(self, removes_path=False)
+        return evolve(self, made=None)
 
     @property
     def is_of_slot(self) -> bool:
@@ -115,9 +115,9 @@ class Listener:
         if self.socket.fileno() == -1:
             return
         self.socket.close()
-        if isinstance(self.bind.address, UnixAddress) and self.removes_path:
+        if isinstance(self.bind.address, UnixAddress) and self.made is not None:
             with contextlib.suppress(OSError):  # the folder may be root's, and this process no more
-                Path(self.bind.address.path).unlink()
+                remove(Path(self.bind.address.path), self.made)
 
 
 def open_listeners(config: Config, terminators: Mapping[tuple[str, int], Terminator]) -> list[Listener]:
@@ -210,17 +210,24 @@ def _reason(error: Exception, bind: Bind) -> str:
 
 
 def _open(bind: Bind, frontend: str, number: int, terminator: Terminator | None) -> Listener:
+    made = None
     if isinstance(bind.address, TcpAddress):
         sock = _open_tcp(bind, bind.address)
     elif isinstance(bind.address, UnixAddress):
-        sock = _open_unix(bind, bind.address)
+        sock, made = _open_unix(bind, bind.address)
     else:
         sock = _take_over(bind.address.fd)
-    return _listener(sock, bind, frontend, number, terminator)
+    return _listener(sock, bind, frontend, number, terminator, made=made)
 
 
 def _listener(
-    sock: socket.socket, bind: Bind, frontend: str, number: int, terminator: Terminator | None
+    sock: socket.socket,
+    bind: Bind,
+    frontend: str,
+    number: int,
+    terminator: Terminator | None,
+    *,
+    made: FileId | None = None,
 ) -> Listener:
     sock.setblocking(False)
     place = sock.getsockname()
@@ -232,7 +239,7 @@ def _listener(
     only = (place[0], place[1]) if isinstance(place, tuple) and place[0] not in ("0.0.0.0", "::") else None
     return Listener(
         sock, bind=bind, frontend=frontend, number=number, port=port, terminator=terminator, name=name,
-        trusted=trusted, only_address=only,
+        trusted=trusted, only_address=only, made=made,
     )  # fmt: skip
 
 
@@ -287,25 +294,22 @@ def _set_for_accepted(sock: socket.socket, bind: Bind) -> None:
         )
 
 
-def _open_unix(bind: Bind, address: UnixAddress) -> socket.socket:
+def _open_unix(bind: Bind, address: UnixAddress) -> tuple[socket.socket, FileId]:
     path = Path(address.path)
-    uid = -1 if bind.unix_user is None else pwd.getpwnam(bind.unix_user).pw_uid
-    gid = -1 if bind.unix_group is None else grp.getgrnam(bind.unix_group).gr_gid
+    uid = -1 if bind.unix_user is None else user_id(bind.unix_user)
+    gid = -1 if bind.unix_group is None else group_id(bind.unix_group)
     _remove_stale(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    made = None
     try:
-        sock.bind(str(path))
-        if uid != -1 or gid != -1:
-            os.chown(path, uid, gid)
-        if bind.unix_mode is not None:
-            path.chmod(bind.unix_mode)
+        made = bind_unix(sock, path, mode=bind.unix_mode, uid=uid, gid=gid)
         sock.listen(bind.backlog)  # only now can anybody connect
     except BaseException:
-        if sock.getsockname():
-            path.unlink()
+        if made is not None:
+            remove(path, made)
         sock.close()
         raise
-    return sock
+    return sock, made
 
 
 def _remove_stale(path: Path) -> None:
@@ -313,13 +317,14 @@ def _remove_stale(path: Path) -> None:
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
             return  # binding says that the address is in use
+        found = FileId.of(path)
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         # all else is a sign of life, perhaps of another kind
         if probe.connect_ex(str(path)) == errno.ECONNREFUSED:
-            path.unlink()
+            remove(path, found)
 
 
 def _take_over(fd: int) -> socket.socket:

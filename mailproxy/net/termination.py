@@ -15,7 +15,7 @@ from attrs import frozen
 
 from mailproxy.config import FrontendTls
 from mailproxy.net.certificates import Certificate, Choice, Stamp, choose, for_name, stamp_of
-from mailproxy.net.tls import limit_versions, load_chain
+from mailproxy.net.tls import load_chain, set_parameters
 
 Together = tuple[Certificate, ...]
 
@@ -60,7 +60,9 @@ class Terminator:
     """The TLS of a bind."""
 
     def __init__(self, tls: FrontendTls, certificates: Sequence[Certificate]) -> None:
-        """Raises OSError or ssl.SSLError (an OSError too) if a certificate, its key, the CA, the CRL or the ciphers are no good."""
+        """Raises OSError or ssl.SSLError (an OSError too) if a certificate, its key, the CA or the CRL is no good, TlsKeyError for
+        other keys.
+        """
         self._tls = tls
         self._state = _State(choose(()), {}, (), None, {})
         self.renew(certificates)
@@ -119,9 +121,9 @@ class Terminator:
     def _make(self, certificates: Together) -> ssl.SSLContext:
         tls = self._tls
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        limit_versions(context, tls.min_version, tls.ciphers)
+        set_parameters(context, tls)
         # A ticket costs some 15 µs. One is what a client needs to come back with, and it brings the next one.
-        context.num_tickets = 1
+        context.num_tickets = 1 if tls.tickets else 0
         if tls.alpn:
             context.set_alpn_protocols(list(tls.alpn))
         if tls.client_verify != "none":

@@ -14,6 +14,7 @@ import os
 import socket
 import ssl
 import sys
+import sysconfig
 import traceback
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
@@ -21,7 +22,7 @@ from typing import Any, Self
 
 from attrs import frozen
 
-from mailproxy.config import ServerTls
+from mailproxy.config import FrontendTls, ServerTls
 from mailproxy.errors import (
     ClientAbortError,
     ClientCertificateError,
@@ -33,8 +34,19 @@ from mailproxy.net.auto_retry import clear_auto_retry
 from mailproxy.net.certificates import Certificate
 from mailproxy.net.poller import TrioWatch, Watch
 
-_VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
-
+_VERSIONS = {
+    "1.2": ssl.TLSVersion.TLSv1_2,
+    "1.3": ssl.TLSVersion.TLSv1_3,
+    None: ssl.TLSVersion.MAXIMUM_SUPPORTED,
+}
+_CURVES = {
+    "P-256": "prime256v1",
+    "P-384": "secp384r1",
+    "P-521": "secp521r1",
+}  # NIST's names, which a single curve has not
+_OPENSSLS_LIST = 2  # what --with-ssl-default-suites=openssl makes of this in pyconfig.h
+_HAS_OWN_LIST = sysconfig.get_config_var("PY_SSL_DEFAULT_CIPHERS") != _OPENSSLS_LIST
+"""Has this Python default ciphers of its own, fewer than OpenSSL's? Where not, those of openssl.cnf stay."""
 
 _CLOSE_NOTIFY_BYTES = 512  # an alert is two bytes, its record some 20 more
 
@@ -149,10 +161,10 @@ def _no_pass_phrase() -> str:
 def connecting_context(tls: ServerTls, certificate: Certificate | None) -> ssl.SSLContext:
     """The context towards a server: verifies chain and name unless told otherwise, shows ``certificate`` if asked.
 
-    Raises OSError or ssl.SSLError if the CA file, the certificate, its key or the ciphers are no good.
+    Raises OSError or ssl.SSLError if the CA file, the certificate or its key is no good, TlsKeyError for other keys.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    limit_versions(context, tls.min_version, tls.ciphers)
+    set_parameters(context, tls)
     context.check_hostname = tls.verify == "required"
     context.verify_mode = ssl.CERT_NONE if tls.verify == "none" else ssl.CERT_REQUIRED
     if tls.ca is not None:
@@ -164,14 +176,78 @@ def connecting_context(tls: ServerTls, certificate: Certificate | None) -> ssl.S
     return context
 
 
-def limit_versions(context: ssl.SSLContext, min_version: str, ciphers: str | None) -> None:
-    context.minimum_version = _VERSIONS[min_version]
+class TlsKeyError(ValueError):
+    """A key of ``tls`` has a value that OpenSSL, or this Python's ``ssl``, cannot do; the message says why."""
+
+    def __init__(self, key: str, fact: str) -> None:
+        self.key = key
+        super().__init__(fact)
+
+
+def set_parameters(context: ssl.SSLContext, tls: FrontendTls | ServerTls) -> None:
+    """Versions, ciphers, curves and tickets. Raises TlsKeyError."""
+    if tls.max_version is not None and tls.max_version < tls.min_version:
+        fact = f'"{tls.max_version}" is below min_version, which is "{tls.min_version}"'
+        raise TlsKeyError("max_version", fact)
+    context.minimum_version, context.maximum_version = _VERSIONS[tls.min_version], _VERSIONS[tls.max_version]
     # A renegotiation would let one side make the other work at will, and would mix reading and writing in the relay.
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     # Early CPython 3.11 (Debian 12's) sets this: an end without close_notify would pass for one with it.
     context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
-    if ciphers is not None:
-        context.set_ciphers(ciphers)
+    if not tls.tickets:
+        context.options |= ssl.OP_NO_TICKET
+    _set_ciphers(context, tls.ciphers)
+    if tls.ciphersuites is not None:
+        _set_ciphersuites(context, tls.ciphersuites)
+    if tls.curves is not None:
+        _set_curves(context, tls.curves)
+
+
+def _set_ciphers(context: ssl.SSLContext, ciphers: str | None) -> None:
+    if ciphers is None and _HAS_OWN_LIST:
+        ciphers = "DEFAULT"
+    try:
+        if ciphers is not None:
+            context.set_ciphers(ciphers)
+    except ssl.SSLError:
+        fact = (
+            f'"{ciphers}": OpenSSL knows no such cipher of TLS 1.2 (those of 1.3 are named by ciphersuites)'
+        )
+        raise TlsKeyError("ciphers", fact) from None
+
+
+def _set_ciphersuites(context: ssl.SSLContext, ciphersuites: str) -> None:
+    if not hasattr(context, "set_ciphersuites"):
+        fact = _needs_newer("ciphers of TLS 1.3", "Ciphersuites")
+        raise TlsKeyError("ciphersuites", fact)
+    try:
+        context.set_ciphersuites(ciphersuites)
+    except ssl.SSLError:
+        raise TlsKeyError(
+            "ciphersuites", f'"{ciphersuites}": OpenSSL knows no such cipher of TLS 1.3'
+        ) from None
+
+
+def _set_curves(context: ssl.SSLContext, curves: str) -> None:
+    try:
+        if hasattr(context, "set_groups"):
+            context.set_groups(curves)
+        elif ":" in curves:
+            raise TlsKeyError("curves", _needs_newer("more than one curve", "Groups"))
+        else:
+            context.set_ecdh_curve(_CURVES.get(curves, curves))
+    except (ssl.SSLError, ValueError) as error:
+        if isinstance(error, TlsKeyError):
+            raise
+        raise TlsKeyError("curves", f'"{curves}": OpenSSL knows no such curve') from None
+
+
+def _needs_newer(what: str, option: str) -> str:
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return (
+        f"the ssl module of Python {version} cannot choose {what}, that of Python 3.15 can; "
+        f"until then set {option} in openssl.cnf, for the whole process"
+    )
 
 
 async def accept_tls(sock: socket.socket, context: ssl.SSLContext, watch: Watch | None = None) -> TlsSocket:

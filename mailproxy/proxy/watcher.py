@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -24,9 +24,13 @@ _DAY_S = 24 * 3600.0
 class Renewed:
     """What a look came to: the files that were taken up, what is wrong with others, TLS towards servers, and what takes up
     the rest, in the thread where handshakes begin, each with the path of its key.
+
+    ``taken``: for each file what the log says of it. ``expiring``: what of the new ones is out of date, or soon will be.
     """
 
     files: tuple[Path, ...]
+    taken: tuple[str, ...] = ()
+    expiring: tuple[Fault, ...] = ()
     faults: tuple[Fault, ...]
     connectors: Mapping[ServerTls, Context] = field(repr=False)
     prepared: tuple[tuple[str, Callable[[], None]], ...] = field(default=(), repr=False)
@@ -55,7 +59,7 @@ def take_up_prepared(looks: Looks, renewed: Renewed) -> Renewed:
     if not faults:
         return renewed
     looks.find_again()
-    return evolve(renewed, files=(), faults=(*renewed.faults, *faults))
+    return evolve(renewed, files=(), taken=(), expiring=(), faults=(*renewed.faults, *faults))
 
 
 def say_kept(log: Log, fault: Fault) -> None:
@@ -122,8 +126,9 @@ class Watcher:
         self._said = renewed.faults
         files = [str(file) for file in renewed.files]
         if files:
-            self._log.event(CERTIFICATES_RENEWED, f"taken up: {', '.join(files)}", files=files)
+            self._log.event(CERTIFICATES_RENEWED, f"taken up: {', '.join(renewed.taken)}", files=files)
+        self._say_expiring(renewed.expiring)
 
-    def _say_expiring(self, faults: list[Fault]) -> None:
+    def _say_expiring(self, faults: Iterable[Fault]) -> None:
         for fault in faults:
             self._log.event(CERTIFICATE_EXPIRES, str(fault), path=fault.path, fact=fault.fact)

@@ -485,7 +485,8 @@ def test_certificates_that_will_soon_be_out_of_date(
         frontends__imap__bind=[{"address": "127.0.0.1:0", "mode": "tls"}],
         frontends__imap__tls={"certificates": [str(tmp_path)]},
     )
-    line = f"frontends.imap.tls.certificates[0]: {file}: expires in {days} days, on {end:%Y-%m-%d}: renew it"
+    left = f"{days} days, on {end:%Y-%m-%d}" if days > 1 else f"24 hours, on {end:%Y-%m-%d %H:%M} UTC"
+    line = f"frontends.imap.tls.certificates[0]: {file}: expires in {left}: renew it"
     assert advice_for(config) == ([line] if is_said else [])
 
 
@@ -531,19 +532,21 @@ def test_a_key_that_everybody_can_read_is_said_once(throw_away_ca: ThrowAwayCA, 
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, whose files others cannot read")
-def test_a_key_that_the_user_of_the_process_cannot_read(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
+def test_a_key_that_the_user_of_the_process_cannot_read(
+    throw_away_ca: ThrowAwayCA, open_folder: Path
+) -> None:
     def said(file: Path) -> list[str]:
         config = settings(
             process__user="nobody",
             frontends__imap__bind=[{"address": "127.0.0.1:0", "mode": "tls"}],
-            frontends__imap__tls={"certificates": [str(tmp_path)]},
+            frontends__imap__tls={"certificates": [str(open_folder)]},
         )
         fact = f"{file}: nobody cannot read it, so a renewed one needs a restart: chgrp it to a group of nobody, chmod g+r"
         lines = advice_for(config)
         assert lines in ([], [f"frontends.imap.tls.certificates[0]: {fact}"])
         return lines
 
-    file, nobody = throw_away_ca.issue("imap.example.com", folder=tmp_path), pwd.getpwnam("nobody")
+    file, nobody = throw_away_ca.issue("imap.example.com", folder=open_folder), pwd.getpwnam("nobody")
     assert said(file)
     file.chmod(0o640)
     assert said(file)  # whose group is root's
@@ -558,20 +561,44 @@ def test_a_key_that_the_user_of_the_process_cannot_read(throw_away_ca: ThrowAway
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, whose files others cannot read")
-def test_of_a_pair_the_key_is_the_one_to_be_read(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
+def test_of_a_pair_the_key_is_the_one_to_be_read(throw_away_ca: ThrowAwayCA, open_folder: Path) -> None:
     key, begin, chain = (
         throw_away_ca.issue("imap.example.com").read_bytes().partition(b"-----BEGIN CERTIFICATE")
     )
     for name, content in (("imap.key", key), ("imap.crt", begin + chain)):
-        (tmp_path / name).write_bytes(content)
-        (tmp_path / name).chmod(0o600)
+        (open_folder / name).write_bytes(content)
+        (open_folder / name).chmod(0o600 if name == "imap.key" else 0o644)
     config = settings(
         process__user="nobody",
         frontends__imap__bind=[{"address": "127.0.0.1:0", "mode": "tls"}],
-        frontends__imap__tls={"certificates": [str(tmp_path)]},
+        frontends__imap__tls={"certificates": [str(open_folder)]},
     )
     (line,) = advice_for(config)
-    assert line.startswith(f"frontends.imap.tls.certificates[0]: {tmp_path}/imap.key: nobody cannot read it")
+    assert line.startswith(
+        f"frontends.imap.tls.certificates[0]: {open_folder}/imap.key: nobody cannot read it"
+    )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, whose folders others cannot enter")
+def test_a_folder_that_the_user_of_the_process_cannot_enter(
+    throw_away_ca: ThrowAwayCA, open_folder: Path
+) -> None:
+    """As certbot's own, which is root's alone."""
+    live = open_folder / "live" / "imap.example.com"
+    live.mkdir(parents=True)
+    file = throw_away_ca.issue("imap.example.com", folder=live)
+    file.chmod(0o644)
+    config = settings(
+        process__user="nobody",
+        frontends__imap__bind=[{"address": "127.0.0.1:0", "mode": "tls"}],
+        frontends__imap__tls={"certificates": [str(file)]},
+    )
+    (open_folder / "live").chmod(0o700)
+    (_, line) = advice_for(config)
+    assert line == (
+        f"frontends.imap.tls.certificates[0]: {file}: nobody cannot read it, so a renewed one needs a restart: "
+        f"nobody may not enter {open_folder}/live; have a deploy hook copy it (docs/tls.md)"
+    )
 
 
 def test_a_certificate_for_servers_that_will_soon_be_out_of_date(

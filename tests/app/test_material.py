@@ -7,7 +7,6 @@ import re
 import socket
 import ssl
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -56,12 +55,6 @@ def faults_of(config: mailproxy.Config) -> list[str]:
     return []
 
 
-@pytest.fixture
-def pem(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> Path:
-    """A certificate with its key."""
-    return throw_away_ca.issue("imap.example.com", folder=tmp_path)
-
-
 def key_of(pem: Path) -> bytes:
     return pem.read_bytes().partition(b"-----BEGIN CERTIFICATE")[0]
 
@@ -91,14 +84,6 @@ def as_nobody() -> Iterator[None]:
         os.setresuid(0, 0, 0)
         os.setresgid(0, 0, 0)
         os.setgroups(groups)
-
-
-@pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """A folder that everybody may look into; pytest's own are private."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder)
 
 
 # What is fine.
@@ -179,8 +164,13 @@ def test_every_file_that_was_looked_at_is_noted(
         backends__dovecot__tls={"ca": str(ca), "certificate": str(client)},
     )
     certificates = {pem, inside, client}
-    keys = {file.with_suffix(".key") for file in certificates}  # which could come
-    assert set(load_material(config).files) == certificates | keys | {folder, ca, crl}
+    assert set(load_material(config).files) == certificates | {folder, ca, crl}
+
+
+def test_every_file_where_a_key_could_come_is_noted(pem: Path, tmp_path: Path) -> None:
+    chain = write(tmp_path / "chain.crt", chain_of(pem))
+    key = write(tmp_path / "chain.crt.key", key_of(pem))
+    assert set(load_material(terminating(chain)).files) == {chain, key, tmp_path / "chain.key"}
 
 
 def test_without_tls_there_is_no_file_to_look_at() -> None:
@@ -259,13 +249,15 @@ def test_a_key_of_another_certificate(
     one = throw_away_ca.issue("one.example", key_type=certificate, folder=tmp_path)
     other = throw_away_ca.issue("other.example", key_type=key, folder=tmp_path)
     named = {}
+    which = "the private key"
     if where == "inside":
         file = write(tmp_path / "mixed.pem", key_of(other), chain_of(one))
     else:
         file = write(tmp_path / "mixed.crt", chain_of(one))
         key_file = write(tmp_path / ("mixed.key" if where == "beside" else "named.key"), key_of(other))
         named = {"key": str(key_file)} if where == "named" else {}
-    fact = "the private key does not belong to the certificate, which must be the first one in its file"
+        which = f"the private key in {key_file}"
+    fact = f"{which} does not belong to the certificate, which must be the first one in its file"
     assert faults_of(terminating(file, **named)) == [f"{CERTIFICATE}: {file}: {fact}"]
 
 
@@ -284,7 +276,7 @@ def test_one_certificate_with_two_keys_is_tried_with_both(
     ]
     (fault,) = faults_of(settings(frontends__imap__bind=binds))
     assert fault.startswith(
-        f"frontends.imap.bind[1].tls.certificates[0]: {chain}: the private key does not belong"
+        f"frontends.imap.bind[1].tls.certificates[0]: {chain}: the private key in {wrong} does not belong"
     )
 
 
@@ -423,7 +415,7 @@ def test_every_bind_has_its_own_place_in_the_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ciphers", ["NOPE", "\u00e9", "TLS_AES_128_GCM_SHA256"])
 def test_ciphers_that_openssl_does_not_know(pem: Path, ciphers: str) -> None:
-    fact = f'"{ciphers}": OpenSSL knows no such cipher of TLS 1.2 (those of 1.3 are always on)'
+    fact = f'"{ciphers}": OpenSSL knows no such cipher of TLS 1.2 (those of 1.3 are named by ciphersuites)'
     assert faults_of(terminating(pem, ciphers=ciphers)) == [f"frontends.imap.tls.ciphers: {fact}"]
     assert faults_of(connecting(ciphers=ciphers)) == [f"backends.dovecot.tls.ciphers: {fact}"]
 
@@ -582,7 +574,7 @@ def test_keys_for_servers_that_are_no_good(throw_away_ca: ThrowAwayCA, tmp_path:
     chain = write(tmp_path / "chain.pem", chain_of(pem))
     missing, none = tmp_path / "missing.key", write(tmp_path / "none.key", b"hello")
     other = write(tmp_path / "other.key", key_of(throw_away_ca.issue_client("other", folder=tmp_path)))
-    foreign = "the private key does not belong to the certificate, which must be the first one in its file"
+    foreign = f"the private key in {other} does not belong to the certificate, which must be the first one in its file"
     for key, said in (
         (missing, f"{missing}: No such file or directory"),
         (none, f"{chain}: {none} has no private key in PEM form"),

@@ -97,15 +97,26 @@ WHO = {
     'user = "nobody"': {"Uid": NOBODY.pw_uid, "Gid": NOBODY.pw_gid},
     f'user = "nobody"\ngroup = "{OTHER_GROUP}"': {"Uid": NOBODY.pw_uid, "Gid": 1},
     f'group = "{OTHER_GROUP}"': {"Uid": 0, "Gid": 1},
+    f'user = "#{NOBODY.pw_uid}"': {"Uid": NOBODY.pw_uid, "Gid": NOBODY.pw_gid},
+    'user = "#4711"\ngroup = "#4712"': {"Uid": 4711, "Gid": 4712},
+    'group = "#1"': {"Uid": 0, "Gid": 1},
 }
 
 
 @pytest.mark.parametrize("process", WHO)
 def test_it_becomes_the_user_and_group_for_good(folder: Path, server: socket.socket, process: str) -> None:
     uid, gid = WHO[process]["Uid"], WHO[process]["Gid"]
+    os.chown(folder / "logs", uid, gid)
     with Program(text(folder, server, process), folder) as program:
         ready(program, folder)
         assert identity(program) == {"Uid": [uid] * 4, "Gid": [gid] * 4, "Groups": [gid]}
+
+
+def test_a_number_without_an_entry_needs_a_group(tmp_path: Path, server: socket.socket) -> None:
+    (tmp_path / "logs").mkdir()
+    with Program(text(tmp_path, server, 'user = "#4711"'), tmp_path) as program:
+        assert program.wait() == 2
+    assert 'process.group: is missing: the user "#4711" has no entry that names one' in program.text
 
 
 def test_without_a_user_it_stays_who_it_is(folder: Path, server: socket.socket) -> None:

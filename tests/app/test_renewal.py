@@ -216,7 +216,7 @@ def test_a_certificate_that_comes_to_a_folder(folder: Path, issue: Callable[...,
     proxy = terminating(folder)
     before = proxy.contexts
     issue("folder/d.pem", "d.example")
-    assert proxy.looked().files == (folder,)
+    assert proxy.looked().files == (folder / "d.pem",)
     assert proxy.served("d.example") == ("d.pem",)
     assert unchanged(before, proxy.contexts) == {"a.pem", "b.pem", "c.pem"}
 
@@ -239,7 +239,8 @@ def test_a_certificate_that_is_taken_out_of_a_folder(folder: Path) -> None:
     (folder / "b.pem").unlink()
     renewed = proxy.looked()
     assert renewed.faults == ()
-    assert set(renewed.files) == {folder, folder / "b.pem"}
+    assert renewed.files == (folder / "b.pem",)
+    assert renewed.taken == (f"b.example no more ({folder / 'b.pem'})",)
     assert proxy.served("b.example") == ("a.pem",)
     assert unchanged(before, proxy.contexts) == {"a.pem", "c.pem"}
 
@@ -297,7 +298,9 @@ def test_a_pair_whose_second_half_is_still_to_come(issue: Callable[..., Path], t
     before = proxy.default
     replace(chain, chain_of(other))
     (fault,) = faults_of(proxy.looked())
-    assert fault.startswith(f"{CERTIFICATES}[0]: {chain}: the private key does not belong to the certificate")
+    assert fault.startswith(
+        f"{CERTIFICATES}[0]: {chain}: the private key in {key} does not belong to the certificate"
+    )
     assert proxy.default is before
     replace(key, key_of(other))
     assert proxy.looked().faults == ()
@@ -487,7 +490,7 @@ def test_all_that_is_no_good_is_said_at_once(
         file.unlink()
     replace(folder / "a.pem", b"")
     renewed = proxy.looked()
-    assert set(renewed.files) == {folder}
+    assert renewed.files == ()
     assert faults_of(renewed) == [
         f"{CERTIFICATES}[0]: {pem}: No such file or directory",
         f"{CERTIFICATES}[1]: {folder}/a.pem: has no certificate in PEM form",
@@ -664,12 +667,54 @@ def test_what_expires_within_fourteen_days_is_said(
     issue("folder/fresh.pem", "fresh.example")
     said = [str(fault) for fault in terminating(pem, pem.parent / "folder").renewal.expiring()]
     end = f"{about(days):%Y-%m-%d}"
+    left = f"{int(days)} days, on {end}" if days > 2 else f"11 hours, on {about(days):%Y-%m-%d %H:%M} UTC"
     fact = (
-        f"is not in date: from {about(-30):%Y-%m-%d} to {end}"
-        if days < 0
-        else f"expires in {int(days)} days, on {end}: renew it"
+        f"is not in date: from {about(-30):%Y-%m-%d} to {end}" if days < 0 else f"expires in {left}: renew it"
     )
     assert said == ([f"{CERTIFICATES}[0]: {pem}: {fact}"] if is_said else [])
+
+
+@pytest.mark.parametrize(
+    ("hours", "left"), [(1.51, "90 minutes"), (0.26, "15 minutes"), (30.1, "30 hours"), (49, "2 days")]
+)
+def test_what_expires_soon_is_said_in_hours(issue: Callable[..., Path], hours: float, left: str) -> None:
+    (said,) = terminating(issue("imap.pem", not_after=about(hours / 24))).renewal.expiring()
+    assert f": expires in {left}, on " in str(said)
+
+
+@pytest.mark.parametrize(("days", "is_said"), [(2.1, False), (1.9, True)])
+def test_a_certificate_that_lives_for_a_week_is_not_always_about_to_expire(
+    issue: Callable[..., Path], days: float, is_said: bool
+) -> None:
+    pem = issue("imap.pem", not_before=about(days - 6), not_after=about(days))
+    assert bool(terminating(pem).renewal.expiring()) == is_said
+
+
+def test_what_is_taken_up_is_said_with_names_and_end(issue: Callable[..., Path]) -> None:
+    pem = issue("imap.pem")
+    proxy = terminating(pem)
+    issue("imap.pem", "pop.example.com", not_after=about(60))
+    renewed = proxy.looked()
+    assert renewed.taken == (f"pop.example.com until {about(60):%Y-%m-%d} ({pem})",)
+    assert renewed.expiring == ()
+
+
+def test_a_renewed_certificate_that_ends_soon_is_said_at_once(
+    issue: Callable[..., Path], folder: Path
+) -> None:
+    issue("folder/a.pem", "a.example", not_after=about(3.5))
+    proxy = terminating(folder)
+    issue("folder/b.pem", "b.example", not_after=about(10.5))
+    (fault,) = proxy.looked().expiring  # not that of a.pem, which is said daily
+    assert fault.fact.startswith(f"{folder / 'b.pem'}: expires in 10 days")
+
+
+def test_a_broken_file_in_a_folder_is_not_said_to_be_taken_up(folder: Path) -> None:
+    proxy = terminating(folder)
+    replace(folder / "d.pem", b"hello")
+    renewed = proxy.looked()
+    assert len(renewed.faults) == 1
+    assert (renewed.files, renewed.taken) == ((), ())
 
 
 def test_a_certificate_of_the_future_is_said(issue: Callable[..., Path]) -> None:

@@ -50,7 +50,10 @@ backends.dovecot.servers = ["${MP_HOST}", "${MP_HOST}:${MP_PORT}"]
     bind = read.frontends["imap"].bind[0]
     assert (str(bind.address), bind.name) == ("*:993", "192.0.2.7")
     assert read.frontends["imap"].tls is not None
-    assert [str(path) for path in read.frontends["imap"].tls.certificates] == ["/srv/mail/a.pem", "/b.pem"]
+    assert [str(each.certificate) for each in read.frontends["imap"].tls.certificates] == [
+        "/srv/mail/a.pem",
+        "/b.pem",
+    ]
     assert [str(s.address) for s in read.backends["dovecot"].servers] == ["192.0.2.7", "192.0.2.7:993"]
 
 

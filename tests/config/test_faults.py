@@ -41,7 +41,7 @@ NO_HELLO = 'can never hold: no bind of this frontend has mode = "tls" or "passth
 NO_PORT = NO_HELLO.replace("no bind of", "no bind at port {} of")
 NOBODY = 'nobody could connect: clients of a Unix socket are in no network; give "unix", or []'
 NEEDS_V2 = 'needs send_proxy = "v2" or more, it is "{}"'
-ONE_FILE = "goes with exactly one certificate file; put other keys into the certificates' files"
+ONE_FILE = "goes with exactly one certificate file; for several, give each its own: certificates = [{ certificate = …, key = … }, …]"
 NO_VERIFY = 'has no meaning without client_verify = "optional" or "required"'
 NOT_ENDED = 'has no meaning: no bind of this frontend has mode = "tls"'
 NO_OCTETS = 'bytes in hex such as "16 03 01", two digits each'
@@ -116,7 +116,7 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('frontends.imap.bind = [{ address = "*:143", accept_proxy = "10.0.0.0/8" }]', 'frontends.imap.bind[0].accept_proxy: "10.0.0.0/8" is not allowed: a list, ["10.0.0.0/8"]'),
         ("frontends.imap.routes = [{ port = 143, reject = true }]", "frontends.imap.routes[0].port: 143 is not allowed: a list, [143]"),
         ("backends.dovecot.servers = [{ address = 143 }]", f"backends.dovecot.servers[0].address: 143 is not allowed: {SERVER}"),
-        ("process.user = 80", "process.user: 80 is not allowed: a string that is not empty"),
+        ("process.user = 80", 'process.user: 80 is not allowed: write "#80"'),
     ),
     "devices": (
         ('log.to = "/dev/log"', f'log.to: "/dev/log" is not allowed: a file in /dev is lost at the next start of the machine, did you mean syslog:/dev/log?; {LOG}'),
@@ -152,8 +152,8 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('log.to = "STDERR"', f'log.to: "STDERR" is not allowed: a file of that name would be written as ./STDERR; {LOG}'),
         ('backends.dovecot.tls.server_name = "imap internal"', f'backends.dovecot.tls.server_name: "imap internal" is not allowed: has blanks in it; {HOST_NAME}'),
         ('backends.dovecot.tls.server_name = "imap.internal:993"', f'backends.dovecot.tls.server_name: "imap.internal:993" is not allowed: {HOST_NAME}'),
-        ('process.user = ""', 'process.user: "" is not allowed: a string that is not empty'),
-        ("process.user = 1000", "process.user: 1000 is not allowed: a string that is not empty"),
+        ('process.user = ""', 'process.user: "" is not allowed: a name, or a number such as "#80"'),
+        ("process.user = 1000", 'process.user: 1000 is not allowed: write "#1000"'),
         ("admin.mode = 660", 'admin.mode: 660 is not allowed: in quotes, "660"'),
         ('admin.mode = "0990"', 'admin.mode: "0990" is not allowed: permission bits such as "0660"'),
         ('frontends.imap.protocol = "imaps"', 'frontends.imap.protocol: "imaps" is not allowed: write "imap", and mode = "tls" at the bind'),
@@ -220,7 +220,7 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
     "certificates": (
         ('frontends.imap.bind = [{ address = "*:993", mode = "tls" }]', "frontends.imap.bind[0]: mode tls needs certificates: give tls.certificates to the bind or its frontend"),
         ('frontends.imap.bind = [{ address = "*:993", mode = "tls", tls = { certificates = [] } }]', "frontends.imap.bind[0]: mode tls needs certificates: give tls.certificates to the bind or its frontend"),
-        ('frontends.imap.bind = [{ address = "*:993", mode = "tls", tls = { certificates = ["a.pem", "b.pem"], key = "k.pem" } }]', "frontends.imap.bind[0].tls.key: goes with exactly one certificate file; put other keys into the certificates' files"),
+        ('frontends.imap.bind = [{ address = "*:993", mode = "tls", tls = { certificates = ["a.pem", "b.pem"], key = "k.pem" } }]', f"frontends.imap.bind[0].tls.key: {ONE_FILE}"),
         ('frontends.imap.bind = [{ address = "*:143", mode = "forward", tls = { certificates = ["a.pem"] } }]', 'frontends.imap.bind[0].tls: has no meaning with mode "forward": TLS is not ended here'),
         ('frontends.imap.bind = [{ address = "*:993", mode = "passthrough", tls = { certificates = ["a.pem"] } }]', 'frontends.imap.bind[0].tls: has no meaning with mode "passthrough": TLS is not ended here'),
         ('frontends.imap.bind = [{ address = "*:143", tls = { certificates = ["a.pem"] } }]', 'frontends.imap.bind[0].tls: has no meaning with mode "forward": TLS is not ended here'),
@@ -228,7 +228,16 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('frontends.imap.tls.certificates = ["a.pem"]\nfrontends.imap.bind = [{ address = "*:143", mode = "starttls" }]', 'frontends.imap.bind[0].mode: "starttls" is not supported yet: only "forward" or "passthrough" or "tls"'),
         ('frontends.imap.tls.certificates = ["a.pem"]\nfrontends.imap.bind = []', "frontends.imap: has no bind: at least one [[frontends.imap.bind]] is needed"),
         ('frontends.imap.bind = [{ address = "*:993", mode = "tls", tls = { certificates = [""] } }]', 'frontends.imap.bind[0].tls.certificates[0]: "" is not allowed: a path'),
-        ('frontends.imap.bind = [{ address = "*:993", mode = "tls" }]\nfrontends.imap.tls = { certificates = ["a.pem", "b.pem"], key = "k.pem" }', "frontends.imap.tls.key: goes with exactly one certificate file; put other keys into the certificates' files"),
+        ('frontends.imap.bind = [{ address = "*:993", mode = "tls" }]\nfrontends.imap.tls = { certificates = ["a.pem", "b.pem"], key = "k.pem" }', f"frontends.imap.tls.key: {ONE_FILE}"),
+        ("frontends.imap.tls.certificates = [5]", "frontends.imap.tls.certificates[0]: 5 is not allowed: a path"),
+        ('frontends.imap.tls.certificates = ["a.pem", { key = "b.key" }]', "frontends.imap.tls.certificates[1]: certificate is missing: PEM file with the certificate and its chain, or a folder of such files"),
+        ('frontends.imap.tls.certificates = [{ certificate = "", key = "b.key" }]', 'frontends.imap.tls.certificates[0].certificate: "" is not allowed: a path'),
+        ('frontends.imap.tls.certificates = [{ certificate = "a.pem", key = 5 }]', "frontends.imap.tls.certificates[0].key: 5 is not allowed: a path"),
+        ('frontends.imap.tls.certificates = [{ certificate = "a.pem", kye = "b.key" }]', "frontends.imap.tls.certificates[0].kye: unknown key, did you mean key?"),
+        ('frontends.imap.tls.certificates = [{ certificate = "a.pem", key = "${MAILPROXY_NOWHERE}" }]', "frontends.imap.tls.certificates[0].key: the environment has no MAILPROXY_NOWHERE"),
+        ('frontends.imap.bind = [{ address = "*:993", mode = "tls" }]\nfrontends.imap.tls = { certificates = [{ certificate = "a.pem", key = "a.key" }], key = "b.key" }', "frontends.imap.tls.key: is given twice: the certificate has a key of its own"),
+        ('process.user = "#x"', 'process.user: "#x" is not allowed: a name, or a number such as "#80"'),
+        ('process.group = "#4294967295"', 'process.group: "#4294967295" is not allowed: a name, or a number such as "#80"'),
         ('frontends.imap.tls.certificates = [""]', 'frontends.imap.tls.certificates[0]: "" is not allowed: a path'),
         ('backends.dovecot.servers = ["unix:/run/d.sock"]\nbackends.dovecot.tls = {}', "backends.dovecot.servers[0]: tls.server_name is missing: a Unix socket has no name to verify"),
     ),

@@ -178,7 +178,7 @@ defaults.frontend.tls.alpn = ["imap"]
 """
     )
     assert read.tls is not None
-    assert [str(path) for path in read.tls.certificates] == ["/c.pem"]
+    assert [str(each.certificate) for each in read.tls.certificates] == ["/c.pem"]
     assert read.tls.alpn == ("imap",)
 
 

@@ -265,7 +265,7 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         DescriptorAddress(3),
     ]
     assert frontend.tls is not None
-    assert frontend.tls.certificates == (tmp_path / "certs/imap.pem",)
+    assert [each.certificate for each in frontend.tls.certificates] == [tmp_path / "certs/imap.pem"]
     assert frontend.tls.key == tmp_path / "imap.key"
     assert backend.servers[0].address == UnixAddress(str(tmp_path / "run/dovecot.sock"))
     assert backend.tls is not None
@@ -284,6 +284,27 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         tmp_path / "step.crt",
         tmp_path / "step.key",
     )
+
+
+def test_a_certificate_with_its_key_in_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MP_LIVE", "/etc/letsencrypt/live")
+    file = tmp_path / "mailproxy.toml"
+    file.write_text("""
+        frontends.imap.bind = [{ address = "*:993", mode = "tls" }]
+        frontends.imap.tls.certificates = [
+            "certs/",
+            { certificate = "fullchain.pem", key = "privkey.pem" },
+            { certificate = "${MP_LIVE}/a/fullchain.pem", key = "${MP_LIVE}/a/privkey.pem" },
+        ]
+    """)
+    tls = mailproxy.load(file).frontends["imap"].tls
+    assert tls is not None
+    live = Path("/etc/letsencrypt/live/a")
+    assert [(each.certificate, each.key) for each in tls.certificates] == [
+        (tmp_path / "certs", None),
+        (tmp_path / "fullchain.pem", tmp_path / "privkey.pem"),
+        (live / "fullchain.pem", live / "privkey.pem"),
+    ]
 
 
 def test_a_mapping_has_its_paths_relative_to_a_folder_or_to_here(tmp_path: Path) -> None:

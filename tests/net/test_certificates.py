@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from mailproxy.config import FrontendTls
+from mailproxy.net.certificate_files import certificate_files
 from mailproxy.net.certificates import (
     Certificate,
-    certificate_files,
     choose,
     for_name,
     read_certificate,
@@ -293,7 +293,7 @@ def client_context(ciphers: str | None = None) -> ssl.SSLContext:
 
 
 def terminator(*files: Path) -> Terminator:
-    return Terminator(FrontendTls(certificates=files), [read_certificate(file) for file in files])
+    return Terminator(FrontendTls(), [read_certificate(file) for file in files])
 
 
 def names_of(certificate: x509.Certificate) -> list[str]:
@@ -343,5 +343,5 @@ async def test_a_key_may_stand_in_a_file_of_its_own(throw_away_ca: ThrowAwayCA, 
     (tmp_path / "imap.key").write_bytes(key)
     (tmp_path / "imap.crt").write_bytes(begin + chain)
     certificate = read_certificate(tmp_path / "imap.crt", tmp_path / "imap.key")
-    server = Terminator(FrontendTls(certificates=(certificate.path,)), [certificate])
+    server = Terminator(FrontendTls(), [certificate])
     assert names_of(await served(server, client_context(), None)) == ["imap.example.com"]

@@ -73,7 +73,7 @@ class Bind:
         self.folder.mkdir()
         for number, name in enumerate(("first.example", "second.example", "*.third.example")):
             ca.issue(name, folder=folder).rename(self.folder / f"{number}.pem")
-        self.tls = FrontendTls(certificates=(self.folder,), **tls)
+        self.tls = FrontendTls(**tls)
         self.terminator = Terminator(self.tls, list(self.certificates()))
 
     def certificates(self) -> Iterator[Any]:

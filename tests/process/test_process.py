@@ -158,7 +158,7 @@ bind = [{{ address = "127.0.0.1:0", mode = "tls" }}]
         before = ssl.get_server_certificate(address, ca_certs=str(throw_away_ca.pem))
         throw_away_ca.issue("localhost").replace(file)
         program.send(signal.SIGHUP)
-        program.wait_for(f"taken up: {file}")
+        program.wait_for(rf"taken up: \S+ until \d{{4}}-\d\d-\d\d \({file}\)")
         assert ssl.get_server_certificate(address, ca_certs=str(throw_away_ca.pem)) != before
 
 

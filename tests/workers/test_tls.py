@@ -50,7 +50,7 @@ def test_a_ticket_is_good_at_all(tmp_path: Path, throw_away_ca: ThrowAwayCA, ver
             assert resumed(crew, context, ticket) == {True: 12}
             throw_away_ca.issue("localhost").replace(file)
             crew.send(signal.SIGHUP)
-            crew.wait_for(f"taken up: {file}")
+            crew.wait_for(rf"taken up: localhost until .*{file}")
             shown = {visit(crew, context)[1] for _ in range(8)}
             assert len(shown) == 1
             assert first not in shown
@@ -71,7 +71,7 @@ def test_sessions_live_through_a_renewal(tmp_path: Path, throw_away_ca: ThrowAwa
             clients = [context.wrap_socket(each, server_hostname="localhost") for each in raw]
             assert [client.recv(100) for client in clients] == [b"s1\r\n"] * 2
             throw_away_ca.issue("localhost").replace(file)
-            crew.wait_for(f"taken up: {file}")
+            crew.wait_for(rf"taken up: localhost until .*{file}")
             for client in clients:
                 client.sendall(b"still here\r\n")
                 assert client.recv(100) == b"still here\r\n"
@@ -80,8 +80,8 @@ def test_sessions_live_through_a_renewal(tmp_path: Path, throw_away_ca: ThrowAwa
             crew.kill("control")
             crew.wait_for("control .* was killed by SIGKILL")
             throw_away_ca.issue("localhost").replace(file)
-            until(lambda: len(crew.lines(f"taken up: {file}")) == 2)
+            until(lambda: len(crew.lines(rf"taken up: localhost until .*{file}")) == 2)
             before = visit(crew, context)[1]
             throw_away_ca.issue("localhost").replace(file)
-            until(lambda: len(crew.lines(f"taken up: {file}")) == 3)
+            until(lambda: len(crew.lines(rf"taken up: localhost until .*{file}")) == 3)
             assert visit(crew, context)[1] != before
