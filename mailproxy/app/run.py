@@ -18,6 +18,7 @@ from mailproxy.app.proxy import open_service
 from mailproxy.app.unraisable import unraisable
 from mailproxy.config import Config
 from mailproxy.log.events import SIGNAL_IGNORED, STOPPING
+from mailproxy.net.notify import notify_draining, notify_ready, notify_stopping
 from mailproxy.proxy.service import Service
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2, signal.SIGUSR1)
@@ -56,7 +57,9 @@ async def _run(service: Service) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_obey, service, signals, nursery.cancel_scope)
-            await service.run()
+            async with trio.open_nursery() as serving:
+                await serving.start(service.run)
+                notify_ready()
             nursery.cancel_scope.cancel()
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
 
@@ -74,7 +77,9 @@ async def _obey(service: Service, signals: object, scope: trio.CancelScope) -> N
             )
         elif number == signal.SIGTERM and not draining:
             draining = True
+            notify_draining(service.config.process.drain_timeout)
             service.drain(service.config.process.drain_timeout)
         else:
+            notify_stopping()
             service.log.event(STOPPING, f"stopping now, {service.limit.sessions} sessions are closed")
             scope.cancel()

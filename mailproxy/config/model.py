@@ -151,7 +151,7 @@ class Bind:
     """One address that a frontend listens on."""
 
     address: BindAddress = setting(
-        '"*:143" (IPv4), "[::]:993" (both families), "unix:/run/x.sock", "fd:3"; port 0 is any'
+        '"*:143" (IPv4), "[::]:993" (both families), "unix:/run/x.sock", "fd:3" or "fd:NAME" (inherited); port 0 is any'
     )
     name: Name | None = setting("its name in logs and statistics", None, shown="the address")
     mode: BindMode = setting(

@@ -356,7 +356,7 @@ KINDS: dict[Any, Kind] = {
     ),
     LogTarget: Kind(_log_target, "stderr, stdout, a path, syslog:/dev/log or syslog:HOST:514", {**_STRING, "minLength": 1}),
     BindAddress: Kind(
-        _address(parse_bind), 'an address such as "*:143", "[::]:993", "127.0.0.1:993", "unix:/run/x.sock" or "fd:3"', _STRING
+        _address(parse_bind), 'an address such as "*:143", "[::]:993", "127.0.0.1:993", "unix:/run/x.sock", "fd:3" or "fd:NAME"', _STRING
     ),
     ServerAddress: Kind(
         _address(parse_server), 'an address such as "10.0.0.1:993", "10.0.0.2", "imap.internal:993" or "unix:/run/x.sock"', _STRING

@@ -18,6 +18,7 @@ from mailproxy.address import Networks, TcpAddress, UnixAddress, join
 from mailproxy.config import Bind, Config
 from mailproxy.errors import ConfigError, Fault
 from mailproxy.net.dial import socket_address
+from mailproxy.net.inherited import descriptor_of
 from mailproxy.net.termination import Terminator
 
 _FIRST_FREE_PORT = 1024
@@ -193,7 +194,7 @@ def _open(bind: Bind, frontend: str, number: int, terminator: Terminator | None)
     elif isinstance(bind.address, UnixAddress):
         sock = _open_unix(bind, bind.address)
     else:
-        sock = _take_over(bind.address.fd)
+        sock = _take_over(descriptor_of(bind.address))
     return _listener(sock, bind, frontend, number, terminator)
 
 

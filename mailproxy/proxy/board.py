@@ -59,6 +59,11 @@ class Board:
         backends = {name: backend(settings) for name, settings in self._config.backends.items()}
         return Shares(process, ready, frontends, backends)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether all workers have listened at once, as control has noted."""
+        return bool(self.shares(self.control).ready.own)
+
     def clear(self, slot: int) -> int:
         """Forget a worker that is gone; how many sessions it had."""
         sessions = self.shares(slot).process.sessions.own
