@@ -26,6 +26,7 @@ from .layouts import (
     Deployed,
     Deployments,
 )
+from .postfix_layouts import POSTFIX_LAYOUTS
 from .programs import wait_until
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def client(layout: Deployed, entrance: Entrance, client_type: type[MailClient], 
 
 
 def test_every_file_is_tried() -> None:
-    tried = {layout.file for layout in [*LAYOUTS, POP3_SUBMISSION_SIEVE]}
+    tried = {layout.file for layout in [*LAYOUTS, POP3_SUBMISSION_SIEVE, *POSTFIX_LAYOUTS]}
     assert tried == {file.stem for file in CONFIG.glob("*.toml")}
 
 
