@@ -45,6 +45,7 @@ ServerTlsMode = Literal["implicit", "starttls"]
 SniPatterns = tuple[str, ...] | Literal[False]
 
 _NAME_MAX = 128  # characters; more would only make lines long
+WEIGHT_MAX = 256  # HAProxy's
 _INT_MAX = 2**31 - 1  # what the kernel takes for a backlog, and more than anybody counts
 _EXPECTED_MAX = 16384  # bytes that an expectation of a check looks at; protocol.script has the same number
 
@@ -330,7 +331,10 @@ KINDS: dict[Any, Kind] = {
     Port: Kind(_integer(1, 65535), "a port from 1 to 65535", {"type": "integer", "minimum": 1, "maximum": 65535}),
     PrefixV4: Kind(_integer(0, 32), "a whole number from 0 to 32", {"type": "integer", "minimum": 0, "maximum": 32}),
     PrefixV6: Kind(_integer(0, 128), "a whole number from 0 to 128", {"type": "integer", "minimum": 0, "maximum": 128}),
-    Weight: Kind(_integer(0, 256), "a whole number from 0 to 256", {"type": "integer", "minimum": 0, "maximum": 256}),
+    Weight: Kind(
+        _integer(0, WEIGHT_MAX), f"a whole number from 0 to {WEIGHT_MAX}",
+        {"type": "integer", "minimum": 0, "maximum": WEIGHT_MAX},
+    ),
     Mode: Kind(_mode, 'permission bits such as "0660"', {"type": "string", "pattern": "^0?[0-7]{3}$"}),
     Name: Kind(_name, "a name of letters, digits and . _ - : / * [ ]", {**_STRING, "pattern": r"^[A-Za-z0-9_.:\[\]*/-]{1,128}$"}),
     Text: Kind(_text, "a string that is not empty", {**_STRING, "minLength": 1}),
