@@ -34,9 +34,8 @@ NO_KEYS = {
 }  # other words in code
 # Keys that come with other work of this version; a key that is there needs not be here.
 BESIDE_THIS = {
-    "ciphersuites", "count", "curves", "facility", "hello", "idle", "max_session_rate_per_client", "max_sessions_per_client",
-    "max_sessions_per_client_exempt", "max_version", "raise_descriptor_limit", "resolve_prefer", "source", "state", "tag",
-    "tickets",
+    "ciphersuites", "curves", "facility", "hello", "idle", "max_version", "raise_descriptor_limit", "resolve_prefer", "source",
+    "state", "tag", "tickets",
 }  # fmt: skip
 
 # The words of haproxy.cfg for TCP: sections, options, timeouts, parameters of bind and server, checks and tables.

@@ -21,6 +21,7 @@ from attrs import define, field
 
 from mailproxy.app.children import SIGNALS, Setup, control, work
 from mailproxy.app.collector import spare_collector
+from mailproxy.app.limits import own_max_sessions
 from mailproxy.app.material import Material
 from mailproxy.app.opening import close_slots, open_all
 from mailproxy.app.privileges import drop_privileges, wanted_owner
@@ -50,7 +51,8 @@ def launch(config: Config, material: Material, workers: int) -> None:
     try:
         drop_privileges(config)
         listening = tuple(map(Listening.of, slots[0]))
-        setup = Setup(config, material, slots, listening, target, Board(config, workers), Bells(workers))
+        board = Board(config, workers, most_sessions=own_max_sessions())
+        setup = Setup(config, material, slots, listening, target, board, Bells(workers))
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored ones have no ends that could be waited for
         signal.pthread_sigmask(signal.SIG_BLOCK, (*SIGNALS, signal.SIGCHLD))
         spare_collector()
