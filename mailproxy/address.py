@@ -11,6 +11,7 @@ from attrs import frozen
 _HOST_NAME = re.compile(
     r"(?=.{1,253}\Z)(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?\Z"
 )
+_DESCRIPTOR_NAME = re.compile(r"(?!-?[0-9]+\Z)[!-9;-~]{1,255}")  # FileDescriptorName= of systemd.socket(5)
 _INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}")  # IFNAMSIZ is 16 with its closing zero
 UNIX_PATH_MAX = 107  # sun_path holds 108 bytes with its closing zero (unix(7))
 _PORT_MAX = 65535
@@ -45,9 +46,9 @@ class UnixAddress:
 
 @frozen
 class DescriptorAddress:
-    """A listening socket that the process inherited."""
+    """A listening socket that the process inherited: its descriptor, or its name where a service manager passed it."""
 
-    fd: int
+    fd: int | str
 
     def __str__(self) -> str:
         return f"fd:{self.fd}"
@@ -58,14 +59,12 @@ ServerAddress = TcpAddress | UnixAddress
 
 
 def parse_bind(text: str) -> BindAddress:
-    """Read ``*:143``, ``[::]:993``, ``127.0.0.1:993``, ``unix:/run/x.sock`` or ``fd:3``.
+    """Read ``*:143``, ``[::]:993``, ``127.0.0.1:993``, ``unix:/run/x.sock``, ``fd:3`` or ``fd:imaps``.
 
     Raises ValueError with the fact.
     """
     if text.startswith("fd:"):
-        if not re.fullmatch(r"[0-9]{1,5}", text[3:]):
-            raise ValueError("fd: takes the number of an inherited descriptor")
-        return DescriptorAddress(int(text[3:]))
+        return _parse_descriptor(text.removeprefix("fd:"))
     if text.startswith("unix:"):
         return _parse_unix(text)
     if re.fullmatch(r":?[0-9]+", text):
@@ -148,6 +147,14 @@ def as_ipv6(host: str) -> str:
 def written_ipv6(address: IPv6Address) -> str:
     """As the kernel's addresses and HAProxy's are written, mapped ones with IPv4 at their end; str() does that from Python 3.13 on."""
     return str(address) if address.ipv4_mapped is None else f"::ffff:{address.ipv4_mapped}"
+
+
+def _parse_descriptor(text: str) -> DescriptorAddress:
+    if re.fullmatch(r"[0-9]{1,5}", text):
+        return DescriptorAddress(int(text))
+    if not _DESCRIPTOR_NAME.fullmatch(text):
+        raise ValueError("fd: takes the number of an inherited descriptor, or its FileDescriptorName")
+    return DescriptorAddress(text)
 
 
 def _parse_unix(text: str) -> UnixAddress:

@@ -54,6 +54,8 @@ paths = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
         ("unix:fd:3", UnixAddress("fd:3")),
         ("fd:0", DescriptorAddress(0)),
         ("fd:17", DescriptorAddress(17)),
+        ("fd:imaps", DescriptorAddress("imaps")),
+        ("fd:mailproxy-993.socket", DescriptorAddress("mailproxy-993.socket")),
     ],
 )
 def test_binds(text: str, address: BindAddress) -> None:
@@ -90,9 +92,10 @@ def test_binds(text: str, address: BindAddress) -> None:
         ("127.0.0.256:993", "has no valid host"),
         ("127.1:993", "has no valid host"),
         ("127.0.0.01:993", "has no valid host"),
-        ("fd:", "fd: takes the number of an inherited descriptor"),
-        ("fd:-1", "fd: takes the number of an inherited descriptor"),
-        ("fd:123456", "fd: takes the number of an inherited descriptor"),
+        *(
+            (text, "fd: takes the number of an inherited descriptor, or its FileDescriptorName")
+            for text in ("fd:", "fd:-1", "fd:a:b", "fd:a b", "fd:123456", "fd:é", "fd:" + 256 * "a")
+        ),
         ("fd:3 ", "fd: takes the number of an inherited descriptor"),
         ("unix:", "unix: takes a path"),
         ("unix:/run/\0", "unix: takes a path"),
@@ -160,7 +163,7 @@ def test_no_servers(text: str, fact: str) -> None:
 @given(st.one_of(
     st.builds(TcpAddress, st.just("*") | ipv4 | ipv6 | scoped, ports),
     st.builds(UnixAddress, paths),
-    st.builds(DescriptorAddress, st.integers(0, 99999)),
+    st.builds(DescriptorAddress, st.integers(0, 99999) | st.from_regex(r"\A[a-z][!-9;-~]{0,20}\Z")),
 ))  # fmt: skip
 def test_what_is_written_reads_as_the_same_bind(address: BindAddress) -> None:
     assert parse_bind(str(address)) == address

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -22,7 +24,8 @@ def blocks(language: str, page: str = README) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def write() -> ModuleType:
+def write() -> Iterator[ModuleType]:
+    sys.path.insert(0, str(ROOT / "scripts" / "reference"))
     spec = importlib.util.spec_from_file_location(
         "write_reference", ROOT / "scripts" / "reference" / "write.py"
     )
@@ -30,12 +33,14 @@ def write() -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module
+    yield module
+    sys.path.pop(0)
 
 
 @pytest.mark.parametrize(
-    ("file", "maker"), [("docs/configuration.md", "reference"), ("config/mailproxy.schema.json", "schema")]
-)
+    ("file", "maker"), [("docs/configuration.md", "reference"), ("config/mailproxy.schema.json", "schema"),
+     ("docs/man/mailproxy.1", "command_manual"), ("docs/man/mailproxy.toml.5", "configuration_manual")],
+)  # fmt: skip
 def test_made_files_are_fresh(write: ModuleType, file: str, maker: str) -> None:
     assert (ROOT / file).read_text() == getattr(write, maker)(), "scripts/write-reference makes it anew"
 

@@ -117,6 +117,24 @@ def test_every_name_of_the_public_face_is_there() -> None:
         mailproxy.nonsense  # noqa: B018 - what is to be tried
 
 
+def test_a_reader_in_the_interpreter_finds_the_names() -> None:
+    """``dir`` and completion before any name is loaded, and ``help``."""
+    result = run(
+        "import mailproxy, pydoc\nprint(dir(mailproxy))\nprint(pydoc.plain(pydoc.render_doc(mailproxy)))\n"
+    )
+    names, _, words = result.stdout.partition("\n")
+    assert names == repr(sorted([*mailproxy.__all__, "__version__"]))
+    for each in (
+        "async serve(",
+        "load(",
+        "from_mapping(",
+        "class Config(",
+        "class Proxy(",
+        "class ConfigError(",
+    ):
+        assert each in words
+
+
 def test_it_says_that_it_has_types() -> None:
     assert (ROOT / "mailproxy" / "py.typed").is_file()
 

@@ -28,6 +28,7 @@ from mailproxy.app.privileges import check_capabilities, drop_privileges, wanted
 from mailproxy.config import Config
 from mailproxy.net.cells import Bells
 from mailproxy.net.line import open_pair, post
+from mailproxy.net.notify import has_service_manager, notify_draining, notify_ready, notify_stopping
 from mailproxy.proxy.board import Board
 from mailproxy.proxy.control import Listening
 
@@ -39,6 +40,7 @@ _LONGEST_WAIT_S = 3600.0  # a child that ends is a signal, too
 _CONNECT_AGAIN_S = 1.0
 _CONTROL_S = 2.0  # for control to pass on that there is an end; one that hangs does not
 _END_S = 6.0  # for children to end when they were told to
+_READY_POLL_S = 0.05  # between looks at the board, while the service manager waits for us to be ready
 _FAILED = 1
 
 
@@ -107,6 +109,8 @@ class Launcher:
     )  # towards the end, when due
     _is_over: bool = field(default=False, init=False)  # control has seen the last line of a worker end
 
+    _awaits_ready: bool = field(factory=has_service_manager, init=False)
+
     def __attrs_post_init__(self) -> None:
         self._workers = [_Role(slot) for slot in range(len(self.setup.slots))]
 
@@ -119,6 +123,7 @@ class Launcher:
         while True:
             self._start_due()
             self._insist()
+            self._notify_when_ready()
             if self._stops and not any(role.is_alive for role in self._roles):
                 return
             caught = signal.sigtimedwait((*SIGNALS, signal.SIGCHLD), self._wait())
@@ -134,13 +139,20 @@ class Launcher:
             dues += [role.due for role in starting if not role.is_alive]
         if self._control.is_alive:
             dues += [role.connect_due for role in self._workers if role.is_alive and not role.is_connected]
+        if self._awaits_ready:
+            dues.append(time.monotonic() + _READY_POLL_S)
         wait = min(dues, default=math.inf) - time.monotonic()
         return min(max(_SHORTEST_WAIT_S, wait), _LONGEST_WAIT_S)
 
     def _obey(self, number: int) -> None:
         """Control knows what they mean; here it is only known that there is an end."""
         if number in (signal.SIGTERM, signal.SIGINT):
-            self._plan_end(is_urgent=bool(self._stops) or number == signal.SIGINT)
+            is_urgent = bool(self._stops) or number == signal.SIGINT
+            if is_urgent:
+                notify_stopping()
+            else:
+                notify_draining(self.setup.config.process.drain_timeout)
+            self._plan_end(is_urgent=is_urgent)
             self._stops.append(number)
             close_slots(self.setup.slots)
         self._tell({"signal": number})
@@ -174,6 +186,15 @@ class Launcher:
     def _tell(self, message: dict[str, object]) -> None:
         if self._control.line is None or not post(self._control.line, message):
             self._untold.append(message)
+
+    def _notify_when_ready(self) -> None:
+        """Tell the service manager that all workers serve: it listens to the process that it started, and to no child.
+
+        Control marks that on the board, which the launcher reads until then.
+        """
+        if self._awaits_ready and self.setup.board.is_ready:
+            self._awaits_ready = False
+            notify_ready()
 
     # Ends
 

@@ -13,6 +13,7 @@ from mailproxy.app.material import Material, load_material
 from mailproxy.app.opening import open_all
 from mailproxy.app.renewal import Renewal
 from mailproxy.config import Config
+from mailproxy.config.values import WEIGHT_MAX
 from mailproxy.errors import Fault
 from mailproxy.log import Log
 from mailproxy.pool import Counts, State
@@ -64,6 +65,20 @@ class ProxyServer:
         ``on_marked_down`` ends those of a server in maintenance. Raises ValueError.
         """
         self._backend.set_state(self._server, State(state))
+
+    @property
+    def weight(self) -> int:
+        """Its part of new sessions, relative to the other servers."""
+        return self._server.weight
+
+    def set_weight(self, weight: int) -> None:
+        """Change its part of new sessions, 0 to 256; a server with 0 takes only returning (sticky) clients.
+
+        Sessions that are there go on. Raises ValueError.
+        """
+        if weight not in range(WEIGHT_MAX + 1):
+            raise ValueError(f"the weight {weight!r} is not a whole number from 0 to {WEIGHT_MAX}")
+        self._backend.set_weight(self._server, weight)
 
 
 @frozen

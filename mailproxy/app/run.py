@@ -18,6 +18,7 @@ from mailproxy.app.proxy import open_service
 from mailproxy.app.unraisable import unraisable
 from mailproxy.config import Config
 from mailproxy.log.events import DESCRIPTORS_SHORT, SIGNAL_IGNORED, STOPPING
+from mailproxy.net.notify import notify_draining, notify_ready, notify_stopping
 from mailproxy.proxy.config_file import log_if_changed
 from mailproxy.proxy.service import Service
 
@@ -61,7 +62,9 @@ async def _run(service: Service) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_obey, service, signals, nursery)
-            await service.run()
+            async with trio.open_nursery() as serving:
+                await serving.start(service.run)
+                notify_ready()
             nursery.cancel_scope.cancel()
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
 
@@ -80,7 +83,9 @@ async def _obey(service: Service, signals: object, nursery: trio.Nursery) -> Non
             )
         elif number == signal.SIGTERM and not draining:
             draining = True
+            notify_draining(service.config.process.drain_timeout)
             service.drain(service.config.process.drain_timeout)
         else:
+            notify_stopping()
             service.log.event(STOPPING, f"stopping now, {service.limit.sessions} sessions are closed")
             nursery.cancel_scope.cancel()

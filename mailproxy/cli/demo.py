@@ -33,8 +33,8 @@ The greeting tells which of the two servers you have talked to.
 _WELCOME = """\
 mailproxy demo: two IMAP servers, d1 and d2, and the proxy in front of them.
 
-  {imap}  clear text; bytes pass, nobody looks at them
-  {imaps}  TLS ends at the proxy; the certificate is for localhost, by a throw-away CA
+  {imap}  clear text; bytes pass as they are{imap_taken}
+  {imaps}  TLS ends at the proxy; the certificate is for localhost, by a throw-away CA{imaps_taken}
 
 Read a message, list the mailboxes:
 
@@ -95,9 +95,10 @@ async def run_demo(port_base: int | None = None) -> None:
         store = _store()
         async with trio.open_nursery() as nursery:
             servers = {name: await nursery.start(ImapServer(name, store).serve) for name in ("d1", "d2")}
-            config = mailproxy.from_mapping(_configuration(_ports(port_base), certificate, servers))
+            ports = _ports(port_base)
+            config = mailproxy.from_mapping(_configuration(ports, certificate, servers))
             proxy: mailproxy.Proxy = await nursery.start(mailproxy.serve, config)
-            click.echo(_welcome(proxy, ca.pem))
+            click.echo(_welcome(proxy, ports, ca.pem))
             await anext(aiter(signals))
             nursery.cancel_scope.cancel()
 
@@ -145,7 +146,7 @@ def _port_or_any(port: int) -> int:
     return port
 
 
-def _welcome(proxy: mailproxy.Proxy, ca: Path) -> str:
+def _welcome(proxy: mailproxy.Proxy, ports: tuple[int, int], ca: Path) -> str:
     imap, imaps = (proxy.frontends[name].addresses[0] for name in ("imap", "imaps"))
     return _WELCOME.format(
         imap=imap,
@@ -154,4 +155,11 @@ def _welcome(proxy: mailproxy.Proxy, ca: Path) -> str:
         imaps_port=imaps.rpartition(":")[2],
         ca=shlex.quote(str(ca)),
         user=f"{USER}:{PASSWORD}",
+        imap_taken=_taken(ports[0], IMAP_PORT),
+        imaps_taken=_taken(ports[1], IMAPS_PORT),
     )
+
+
+def _taken(port: int, usual: int) -> str:
+    """Why it is not the usual port, which the reader of the documentation expects."""
+    return f" ({usual} is taken)" if port == 0 else ""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import click
+from click.shell_completion import get_completion_class
 
 from mailproxy import __version__
 from mailproxy.cli.report import Writer, write_json, write_text
@@ -23,7 +24,10 @@ ADVISED = 1
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="mailproxy %(version)s")
 def main() -> None:
-    """A proxy for IMAP, POP3, submission and ManageSieve."""
+    """A proxy and load balancer for IMAP, POP3, SMTP submission, MX and ManageSieve.
+
+    Documentation: man mailproxy, man mailproxy.toml; examples in share/mailproxy/config of the installation.
+    """
 
 
 @main.command()
@@ -88,6 +92,15 @@ def check(file: Path, strict: bool, live: bool, form: str, quiet: bool) -> None:
 def schema() -> None:
     """Print the JSON Schema of the configuration, for editors."""
     click.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print completion for a shell, which source reads."""
+    complete = get_completion_class(shell)
+    assert complete is not None  # noqa: S101 - one of click's own
+    click.echo(complete(main, {}, "mailproxy", "_MAILPROXY_COMPLETE").source())
 
 
 @main.command()

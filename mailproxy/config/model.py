@@ -99,9 +99,9 @@ class Process:
     raise_descriptor_limit: bool = setting(
         "raise the soft limit on open files to the hard one at the start, to 1048576 at most", True
     )
-    drain_timeout: Seconds = setting("how long old sessions may live after a stop", Seconds(30.0))
+    drain_timeout: Seconds = setting("how long sessions may go on after SIGTERM", Seconds(30.0))
     certificate_interval: TimeLimit = setting(
-        "files of certificates, keys, CAs and CRLs are looked at again after that", TimeLimit(10.0)
+        "how often to look for renewed files of certificates, keys, CAs and CRLs", TimeLimit(10.0)
     )
     user: Account | None = setting("the user to become after binding and reading keys", None)
     group: Account | None = setting("the group to become", None, shown="the user's")
@@ -160,16 +160,18 @@ class Admin:
 
 @frozen(kw_only=True)
 class FrontendTimeouts:
-    """Time limits of the client's side."""
+    """Timeouts of the client's side: each ends the session."""
 
     client: TimeLimit = setting(
-        "the client is silent for so long", None, shown="31m for imap and tcp, else 10m"
+        "limit for silence of the client", None, shown="31m for imap and tcp, else 10m"
     )
-    proxy_header: TimeLimit = setting("a PROXY header is complete", TimeLimit(3.0))
-    handshake: TimeLimit = setting("the ClientHello has come and the TLS handshake is done", TimeLimit(10.0))
-    negotiation: TimeLimit = setting("STARTTLS is reached", TimeLimit(180.0), only=(180.0,))
+    proxy_header: TimeLimit = setting("limit for the whole PROXY header", TimeLimit(3.0))
+    handshake: TimeLimit = setting(
+        "limit for the ClientHello and the TLS handshake together", TimeLimit(10.0)
+    )
+    negotiation: TimeLimit = setting("limit from the greeting to STARTTLS", TimeLimit(180.0), only=(180.0,))
     half_closed: TimeLimit = setting(
-        "after one side closed, the other is silent for so long", TimeLimit(60.0)
+        "limit for silence of one side after the other has closed", TimeLimit(60.0)
     )
 
 
@@ -236,7 +238,7 @@ class Bind:
     """One address that a frontend listens on."""
 
     address: BindAddress = setting(
-        '"*:143" (IPv4), "[::]:993" (both families), "unix:/run/x.sock", "fd:3"; port 0 is any'
+        '"*:143" (IPv4), "[::]:993" (both families), "unix:/run/x.sock", "fd:3" or "fd:NAME" (inherited); port 0 is any'
     )
     name: Name | None = setting(
         "its name in logs and statistics; several binds may have the same", None, shown="the address"
@@ -300,7 +302,7 @@ class Frontend:
     profile: Name | None = setting("take the keys of this profile", None)
     protocol: Protocol = setting("decides default time limits", "tcp")
     backend: Name | None = setting(
-        "where sessions go that no route claims; without it they are refused", None
+        "backend for sessions that match no route; without it they are rejected", None
     )
     max_sessions: Count = setting("sessions at once; over it, accepting waits; 0 is no bound", Count(0))
     max_sessions_per_client: Count = setting(
@@ -314,7 +316,7 @@ class Frontend:
     max_sessions_per_client_exempt: tuple[Network, ...] = setting(
         "networks whose clients are under neither of these two limits", ()
     )
-    timeouts: FrontendTimeouts = setting("time limits of the client's side", FrontendTimeouts)
+    timeouts: FrontendTimeouts = setting("timeouts of the client's side", FrontendTimeouts)
     log_null: bool = setting("log sessions that the client ends without having sent a byte", False)
     log_start: bool = setting("log a line when a session is connected, too", False)
     tls: FrontendTls | None = setting("TLS towards clients", None)
@@ -341,14 +343,14 @@ class Frontend:
 
 @frozen(kw_only=True)
 class BackendTimeouts:
-    """Time limits of the servers' side."""
+    """Timeouts of the servers' side."""
 
-    connect: TimeLimit = setting("the connection, with its TLS handshake, is made", TimeLimit(5.0))
-    queue: TimeLimit = setting("waiting for a place at a server", TimeLimit(60.0))
+    connect: TimeLimit = setting("limit for connection and TLS handshake together", TimeLimit(5.0))
+    queue: TimeLimit = setting("limit for waiting in the queue of a server or backend", TimeLimit(60.0))
     server: TimeLimit = setting(
-        "the server is silent for so long", None, shown="31m for imap and tcp, else 10m"
+        "limit for silence of the server", None, shown="31m for imap and tcp, else 10m"
     )
-    check: TimeLimit = setting("a health check is done", TimeLimit(5.0))
+    check: TimeLimit = setting("limit for a whole health check", TimeLimit(5.0))
 
 
 @frozen(kw_only=True)
@@ -437,7 +439,7 @@ class Check:
     down_interval: TimeLimit | None = setting("while down", None, shown="interval")
     rise: Positive = setting("successes in a row to come up", 2)
     fall: Positive = setting("failures in a row to go down", 3)
-    jitter: float = setting("up to this share of the interval is left out, at random", 0.2)
+    jitter: float = setting("shortens each interval by a random part, at most this share", 0.2)
     port: Port | None = setting(
         "port", None, shown="the address's, else the server's, else each of the binds that lead there"
     )
@@ -461,12 +463,12 @@ class Server:
 
     name: Name = setting("its name in logs and statistics", shown="its address")
     address: ServerAddress = setting('"10.0.0.1:993", "10.0.0.2", "imap.internal:993", "unix:/run/x.sock"')
-    weight: Weight = setting("share of the sessions, 0 to 256; 0 takes no new ones", Weight(1))
+    weight: Weight = setting("share of the sessions, 0 to 256; 0: only returning (sticky) clients", Weight(1))
     max_sessions: Count = setting(
         "sessions at once; over it, they wait in the backend's queue; 0 is no bound", Count(0)
     )
     slow_start: Seconds = setting(
-        "after coming up from down, weight and max_sessions grow for so long", Seconds(0.0)
+        "after a server comes up, its weight and max_sessions grow during this time", Seconds(0.0)
     )
     backup: bool = setting("used only when all others are down", False)
     state: ServerState = setting("what it is at the start: ready, drain or maint", "ready")
@@ -503,7 +505,7 @@ INHERITED_BY_SERVERS = (
 
 @frozen(kw_only=True)
 class Backend:
-    """Servers that do the same job."""
+    """A group of servers that are interchangeable."""
 
     name: Name = setting("the table's name")
     profile: Name | None = setting("take the keys of this profile", None)
@@ -517,11 +519,11 @@ class Backend:
     )
     retries: Count = setting("connection attempts after the first", Count(3))
     redispatch: Redispatch = setting(
-        "attempts at another server: true is the last one, a number every n-th, false none", True
+        "which retries try another server: true: the last one; a number n: every n-th; false: none", True
     )
-    timeouts: BackendTimeouts = setting("time limits of the servers' side", BackendTimeouts)
+    timeouts: BackendTimeouts = setting("timeouts of the servers' side", BackendTimeouts)
     max_queue: Count = setting(
-        "sessions that may wait for a place at a server; more are refused; 0 is no bound", Count(0)
+        "sessions that may wait in the queue; more are rejected; 0 is no bound", Count(0)
     )
     send_proxy: SendProxy | None = setting(
         "PROXY header, sent before all else: v1, v2, with TLS facts, with the client certificate's name", None,

@@ -54,6 +54,7 @@ ServerTlsMode = Literal["implicit", "starttls"]
 SniPatterns = tuple[str, ...] | Literal[False]
 
 _NAME_MAX = 128  # characters; more would only make lines long
+WEIGHT_MAX = 256  # HAProxy's
 _INT_MAX = 2**31 - 1  # what the kernel takes for a backlog, and more than anybody counts
 _WRITABLE_DEVICE = re.compile(r"/dev/(stdout|stderr|null|console|tty.*|pts/[0-9]+|fd/[0-9]+)")
 _KEEPALIVE_MAX_S = 32767  # of the kernel's idle time and interval (tcp(7)); whole seconds
@@ -403,7 +404,10 @@ KINDS: dict[Any, Kind] = {
     Port: Kind(_integer(1, 65535), "a port from 1 to 65535", {"type": "integer", "minimum": 1, "maximum": 65535}),
     PrefixV4: Kind(_integer(0, 32), "a whole number from 0 to 32", {"type": "integer", "minimum": 0, "maximum": 32}),
     PrefixV6: Kind(_integer(0, 128), "a whole number from 0 to 128", {"type": "integer", "minimum": 0, "maximum": 128}),
-    Weight: Kind(_integer(0, 256), "a whole number from 0 to 256", {"type": "integer", "minimum": 0, "maximum": 256}),
+    Weight: Kind(
+        _integer(0, WEIGHT_MAX), f"a whole number from 0 to {WEIGHT_MAX}",
+        {"type": "integer", "minimum": 0, "maximum": WEIGHT_MAX},
+    ),
     Mode: Kind(_mode, 'permission bits such as "0660"', {"type": "string", "pattern": "^0?[0-7]{3}$"}),
     Name: Kind(_name, "a name of letters, digits and . _ - : / * [ ]", {**_STRING, "pattern": r"^[A-Za-z0-9_.:\[\]*/-]{1,128}$"}),
     Account: Kind(_account, 'a name, or a number such as "#80"', {**_STRING, "pattern": "^([^#]|#[0-9]{1,10}$)"}),
@@ -442,7 +446,7 @@ KINDS: dict[Any, Kind] = {
     ),
     LogTarget: Kind(_log_target, "stderr, stdout, a path, syslog:/dev/log or syslog:HOST:514", {**_STRING, "minLength": 1}),
     BindAddress: Kind(
-        _address(parse_bind), 'an address such as "*:143", "[::]:993", "127.0.0.1:993", "unix:/run/x.sock" or "fd:3"', _STRING
+        _address(parse_bind), 'an address such as "*:143", "[::]:993", "127.0.0.1:993", "unix:/run/x.sock", "fd:3" or "fd:NAME"', _STRING
     ),
     ServerAddress: Kind(
         _address(parse_server), 'an address such as "10.0.0.1:993", "10.0.0.2", "imap.internal:993" or "unix:/run/x.sock"', _STRING

@@ -20,6 +20,7 @@ from mailproxy.errors import Fault
 from mailproxy.files import FileId, bind_unix, remove
 from mailproxy.net.accounts import group_id, user_id
 from mailproxy.net.dial import socket_address
+from mailproxy.net.inherited import descriptor_of
 from mailproxy.net.keepalive import keepalive_options
 from mailproxy.net.termination import Terminator
 
@@ -216,7 +217,7 @@ def _open(bind: Bind, frontend: str, number: int, terminator: Terminator | None)
     elif isinstance(bind.address, UnixAddress):
         sock, made = _open_unix(bind, bind.address)
     else:
-        sock = _take_over(bind.address.fd)
+        sock = _take_over(descriptor_of(bind.address))
     return _listener(sock, bind, frontend, number, terminator, made=made)
 
 

@@ -232,6 +232,11 @@ class Pool(Generic[S]):
         server.state = state
         return self._change(server, before, now)
 
+    def set_weight(self, server: S, weight: int) -> None:
+        """Give a server another weight; waiting sessions go where that opens a slot."""
+        server.weight = weight
+        self.came()
+
     def adopt(
         self, server: S, state: State, health: int | None, now: float, *, up_for: float | None = None
     ) -> Change[S] | None:

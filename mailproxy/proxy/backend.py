@@ -285,6 +285,16 @@ class Backend:
             if change.before.state is State.MAINT:
                 server.check_soon()  # nothing is known of it
 
+    def set_weight(self, server: BackendServer, weight: int) -> None:
+        """Give a server another weight; sessions that it has go on."""
+        could_serve = self.pool.can_serve
+        self.pool.set_weight(server, weight)
+        if could_serve and not self.pool.can_serve:
+            self._say_no_server()
+
+    def _say_no_server(self) -> None:
+        self._log.event(BACKEND_DOWN, f"backend {self.name} has no server available!", backend=self.name)
+
     def adopt(self, server: BackendServer, known: Known) -> int:
         """Know of a server what another process has found; how many sessions came into another line or to a place by that."""
         server.checked, server.unresolved = known.checked, known.unresolved
@@ -311,7 +321,7 @@ class Backend:
         for sentence in sentences(change, Situation(self.name, self.pool.waiting, sessions), checked):
             self._tell(event, sentence, change.server, change, sessions)
         if change.emptied:
-            self._log.event(BACKEND_DOWN, f"backend {self.name} has no server available!", backend=self.name)
+            self._say_no_server()
 
     def _follow(self, change: Change[BackendServer]) -> None:
         """The one place where what follows from a change of a server is done."""

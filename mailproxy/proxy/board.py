@@ -84,6 +84,11 @@ class Board:
         }
         return Shares(process, ready, frontends, backends, clients)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether all workers have listened at once, as control has noted."""
+        return bool(self.shares(self.control).ready.own)
+
     def clear(self, slot: int) -> int:
         """Forget a worker that is gone; how many sessions it had."""
         sessions = self.shares(slot).process.sessions.own

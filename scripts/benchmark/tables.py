@@ -88,7 +88,7 @@ def table(results: Results, *, brief: bool = False) -> list[list[str]]:
     pairs = comparisons(results.proxies)
     bounded = any(pair.bounded for pair in pairs)
     head = ["medians", *(kind_of(name).title for name in results.proxies), *(pair.title for pair in pairs)]
-    rows = [head + (["at most", "kept"] if bounded else [])]
+    rows = [head + (["limit", "met"] if bounded else [])]
     for case in results.cases:
         for row in case.rows:
             if brief and (row.bound is None or not case.brief):
@@ -126,10 +126,10 @@ def workers_table(results: Results) -> list[list[str]]:
         [
             "several workers over one",
             "by processor time",
-            "at most",
+            "limit",
             "by sessions per second",
             "at least",
-            "kept",
+            "met",
         ]
     ]
     for program, names in by_workers(results):

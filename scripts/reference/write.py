@@ -1,4 +1,4 @@
-"""The parts of the documentation that are made from the code: keys, schema, end reasons, fields and events of the log.
+"""The parts of the documentation that are made from the code: keys, schema, manual, end reasons, fields and events of the log.
 
 A test compares what stands in the files with what this makes.
 """
@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import man  # beside this file
 from attrs import NOTHING
 
 from mailproxy.config import json_schema, model
@@ -47,39 +48,81 @@ TABLES = {
 
 HEAD = """# Every key of the configuration
 
-Made from the code by `scripts/write-reference`; the same as JSON Schema, for editors: `mailproxy schema`.
+Made from the code by `scripts/write-reference`. The same as a manual page: `man mailproxy.toml`. As JSON Schema, for
+editors: `mailproxy schema`.
 
-A key that is not here is a fault; `mailproxy check` names file, line and column, and for words of HAProxy, nginx and Caddy the
-key that is meant. The line is that of the value, also where it is inherited from a profile or the defaults. Durations are `"300ms"`, `"5s"`, `"31m"`, `"1h"`, `"2d"` or a number of seconds; sizes `"200k"`
-= 204 800 or a number. Relative paths are relative to the file. `${NAME}` and `${NAME:-default}` in strings come from the
-environment, `$$` is a dollar sign. What stands under *only* is what this version can do: anything else is refused, never
-ignored.
+{}"""
+RULES = """A key that is not listed here is a fault; no key is ignored. `mailproxy check` names its file, line and column. For
+words of HAProxy, nginx and Caddy it names the key that is meant. The line is that of the value, also where it is inherited from
+a profile or the defaults. Where a meaning says *only*, this version supports just these values, and refuses others.
 
-A key holds for the table that it stands in, else for a server its backend's (`tls`, `send_proxy`, `check`, …) and for a
-bind its frontend's (`tls`), else the profile's, else `[defaults]`'s. `[defaults.frontend]`, `[defaults.bind]`,
-`[defaults.backend]`, `[defaults.server]` and the same four under `[profiles.NAME.…]` take the keys of those tables. Tables
-merge key by key, lists and single values replace, `false` switches off an inherited `tls`, `stick`, `check` or
+Durations are `"300ms"`, `"5s"`, `"31m"`, `"1h"`, `"2d"` or a number of seconds. Sizes are `"200k"` (204 800 bytes) or a
+number. Relative paths are relative to the configuration file. In strings, `${NAME}` and `${NAME:-default}` are replaced
+from the environment; `$$` is a dollar sign.
+
+mailproxy takes the value of a key from the first of these places that has it:
+
+1. the table itself
+2. for a server, its backend (`tls`, `send_proxy`, `check` and others); for a bind, its frontend (`tls`)
+3. the table's profile
+4. `[defaults]`
+5. the default in the tables below
+
+`[defaults.frontend]`, `[defaults.bind]`, `[defaults.backend]` and `[defaults.server]` take the keys of those tables, and so
+do the same four under `[profiles.NAME]`. Tables are merged key by key. Lists and single values replace what would be
+inherited. `false` switches off an inherited `tls`, `stick`, `check` or
 `max_session_rate_per_client`.
 """
 
 
 def reference() -> str:
     """docs/configuration.md."""
-    parts = [HEAD]
+    parts = [HEAD.replace("{}", RULES)]
     for title, table in TABLES.items():
         parts.append(f"## {title}\n\n{(table.__doc__ or '').splitlines()[0]}\n")
         parts.append("| key | type | default | meaning |\n|---|---|---|---|")
-        named = title in ("[frontends.NAME]", "[backends.NAME]")
-        parts += [row(key) for key in keys_of(table).values() if not (named and key.name == "name")]
+        parts += [row(key) for key in shown_keys(title, table)]
         parts.append("")
     return "\n".join(parts).rstrip() + "\n"
+
+
+def shown_keys(title: str, table: type) -> list[Key]:
+    """The keys of a table, but for the name that is in its title."""
+    named = title in ("[frontends.NAME]", "[backends.NAME]")
+    return [key for key in keys_of(table).values() if not (named and key.name == "name")]
+
+
+def command_manual() -> str:
+    """docs/man/mailproxy.1."""
+    return man.command_page()
+
+
+def configuration_manual() -> str:
+    """docs/man/mailproxy.toml.5."""
+    cells = {
+        title: {key.name: manual_cell(key) for key in shown_keys(title, table)}
+        for title, table in TABLES.items()
+    }
+    return man.configuration_page(RULES, TABLES, cells)
+
+
+def manual_cell(key: Key) -> str:
+    words = f"Type: {type_of(key)}."
+    if default := default_of(key):
+        words += f" Default: {default}."
+    if key.only is not None:
+        words += f" This version supports only: {supported(key)}."
+    return words
+
+
+def supported(key: Key) -> str:
+    return " or ".join(write_value(key, value) for value in key.only or () if value is not None) or "absent"
 
 
 def row(key: Key) -> str:
     meaning = key.meaning
     if key.only is not None:
-        words = " or ".join(write_value(key, value) for value in key.only if value is not None)
-        meaning += f" (*only* {words or 'absent'})"
+        meaning += f" (*only* {supported(key)})"
     return f"| `{key.name}` | {cell(type_of(key))} | {cell(default_of(key))} | {cell(meaning)} |"
 
 
@@ -184,6 +227,9 @@ def with_log(page: str) -> str:
 def main() -> None:
     (ROOT / "docs" / "configuration.md").write_text(reference())
     (ROOT / "config" / "mailproxy.schema.json").write_text(schema())
+    (ROOT / "docs" / "man").mkdir(exist_ok=True)
+    (ROOT / "docs" / "man" / "mailproxy.1").write_text(command_manual())
+    (ROOT / "docs" / "man" / "mailproxy.toml.5").write_text(configuration_manual())
     readme = ROOT / "README.md"
     readme.write_text(with_ends(readme.read_text()))
     logging = ROOT / "docs" / "logging.md"

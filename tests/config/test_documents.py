@@ -9,7 +9,9 @@ import pytest
 import tomli
 
 import mailproxy
+from mailproxy.app import advise, load_material
 from mailproxy.config import Config
+from mailproxy.testing import ThrowAwayCA
 
 from .smallest import text
 
@@ -17,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "config").glob("*.toml"))
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
+SCHEMA_LINE = "#:schema ./mailproxy.schema.json\n"
 IMAP, IMAPS = "*:143", "*:993"
 
 # What a layout must do: the binds with their modes, and the server ports (None: the one the client connected to).
@@ -40,7 +43,37 @@ def test_every_file_loads(file: Path) -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_every_file_begins_with_what_it_is_for(file: Path) -> None:
-    assert re.match(r"# [A-Z].+\.\n", file.read_text(encoding="utf-8"))
+    assert re.match(SCHEMA_LINE + r"# [A-Z].+\.\n", file.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_every_file_says_what_to_put_in_first(file: Path) -> None:
+    assert re.search(
+        r"^# Put your .* in first: .* placeholders?\.$", file.read_text(encoding="utf-8"), re.MULTILINE
+    )
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_no_file_is_at_odds_with_check(file: Path, tmp_path: Path, throw_away_ca: ThrowAwayCA) -> None:
+    """With addresses and certificates put in, `check` has no advice but on what the README says, too: the user, which the
+    unit sets, and that clear text wants a network of one's own.
+    """
+    certificate = throw_away_ca.issue("imap.example.com", folder=tmp_path)
+    text = file.read_text(encoding="utf-8")
+    for path in ("certs/", "client.pem"):
+        text = text.replace(f"/etc/mailproxy/{path}", str(certificate))
+    for path in ("ca.pem", "users-ca.pem"):
+        text = text.replace(f"/etc/mailproxy/{path}", str(throw_away_ca.pem))
+    copy = tmp_path / file.name
+    copy.write_text(text, encoding="utf-8")
+    config = mailproxy.load(copy)
+    advice = advise(config, load_material(config))
+    known = [
+        each
+        for each in advice
+        if each.path == "process.user" or "is told of the client's TLS in clear text" in each.fact
+    ]
+    assert advice == known
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -59,11 +92,8 @@ def test_the_exchange_layouts_share_their_profile(name: str) -> None:
     config = mailproxy.load(ROOT / "config" / name)
     (frontend,), (backend,) = config.frontends.values(), config.backends.values()
     assert (frontend.profile, backend.profile) == ("exchange", "exchange")
-    assert (frontend.timeouts.client, backend.timeouts.server, backend.timeouts.connect) == (
-        600.0,
-        600.0,
-        5.0,
-    )
+    timeouts = (frontend.timeouts.client, backend.timeouts.server, backend.timeouts.connect)
+    assert timeouts == (1860.0, 1860.0, 5.0)
     assert all((bind.backlog, bind.tcp_user_timeout) == (10_000, 30.0) for bind in frontend.bind)
 
 

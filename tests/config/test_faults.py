@@ -28,7 +28,7 @@ from .noise import WHOLE, mutated_files, mutated_mappings, noise
 from .smallest import SMALLEST, config, faults_of, text
 
 DURATION = 'a duration such as "300ms", "5s", "31m", "1h", or a number of seconds'
-BIND = 'an address such as "*:143", "[::]:993", "127.0.0.1:993", "unix:/run/x.sock" or "fd:3"'
+BIND = 'an address such as "*:143", "[::]:993", "127.0.0.1:993", "unix:/run/x.sock", "fd:3" or "fd:NAME"'
 SERVER = 'an address such as "10.0.0.1:993", "10.0.0.2", "imap.internal:993" or "unix:/run/x.sock"'
 NAME = "a name of letters, digits and . _ - : / * [ ]"
 TLVS = "authority, alpn, crc32c, unique-id, ssl-cipher, cert-sig, cert-key, client-cert"
@@ -181,7 +181,7 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('frontends.imap.bind = [{ address = "mail.example:143" }]', f'frontends.imap.bind[0].address: "mail.example:143" is not allowed: is not an IP address: a bind takes one, or * for every IPv4 address, [::] for both families; {BIND}'),
         ('frontends.imap.bind = [{ address = ":::993" }]', f'frontends.imap.bind[0].address: ":::993" is not allowed: is neither HOST:PORT nor [IPv6]:PORT; {BIND}'),
         ('frontends.imap.bind = [{ address = "[10.0.0.1]:993" }]', f'frontends.imap.bind[0].address: "[10.0.0.1]:993" is not allowed: has no IPv6 address between its brackets; {BIND}'),
-        ('frontends.imap.bind = [{ address = "fd:x" }]', f'frontends.imap.bind[0].address: "fd:x" is not allowed: fd: takes the number of an inherited descriptor; {BIND}'),
+        ('frontends.imap.bind = [{ address = "fd:a:b" }]', f'frontends.imap.bind[0].address: "fd:a:b" is not allowed: fd: takes the number of an inherited descriptor, or its FileDescriptorName; {BIND}'),
         ('frontends.imap.bind = [{ address = "unix:" }]', f'frontends.imap.bind[0].address: "unix:" is not allowed: unix: takes a path; {BIND}'),
         (f'frontends.imap.bind = [{{ address = "unix:/{"x" * 107}" }}]', f'frontends.imap.bind[0].address: "unix:/{"x" * 69}…" is not allowed: the path is longer than 107 bytes; {BIND}'),
         ('frontends.imap.bind = ["143"]', f'frontends.imap.bind[0].address: "143" is not allowed: has no host: "*:143" is every IPv4 address; {BIND}'),
@@ -412,7 +412,7 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "missing": (
         ("frontends.imap.bind = []", "frontends.imap: has no bind: at least one [[frontends.imap.bind]] is needed"),
-        ('frontends.imap.bind = [{ name = "IMAP" }]', 'frontends.imap.bind[0] (IMAP): address is missing: "*:143" (IPv4), "[::]:993" (both families), "unix:/run/x.sock", "fd:3"; port 0 is any'),
+        ('frontends.imap.bind = [{ name = "IMAP" }]', 'frontends.imap.bind[0] (IMAP): address is missing: "*:143" (IPv4), "[::]:993" (both families), "unix:/run/x.sock", "fd:3" or "fd:NAME" (inherited); port 0 is any'),
         ("backends.dovecot.servers = []", "backends.dovecot: has no servers: at least one is needed"),
         ('backends.dovecot.servers = [{ name = "d1" }]', 'backends.dovecot.servers[0] (d1): address is missing: "10.0.0.1:993", "10.0.0.2", "imap.internal:993", "unix:/run/x.sock"'),
         ('backends.dovecot.servers = [{ name = "d1", address = "${MAILPROXY_NOWHERE}" }]', "backends.dovecot.servers[0].address (d1): the environment has no MAILPROXY_NOWHERE"),

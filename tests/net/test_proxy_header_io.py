@@ -174,7 +174,9 @@ async def test_what_is_sent_is_what_is_received(
 async def test_a_server_that_is_gone_already(ends: tuple[socket.socket, socket.socket]) -> None:  # noqa: ASYNC124 - its fixtures are Trio's
     sender, _ = ends
     sender.shutdown(socket.SHUT_WR)
-    with pytest.raises(ServerRefusedError, match="the PROXY header could not be sent: Connection reset by peer"):
+    with pytest.raises(
+        ServerRefusedError, match="the PROXY header could not be sent: Connection reset by peer"
+    ):
         send_header(sender, b"PROXY UNKNOWN\r\n")
 
 

@@ -127,17 +127,17 @@ def deployed(layout: Layout, site: Site, folder: Path) -> Iterator[Deployed]:
     """As a reader would adapt it: other addresses, other ports, other certificates, nothing else."""
     numbers = sorted({int(number) for number in PORTS.findall(layout.text())})
     ports = dict(zip(numbers, free_ports(len(numbers), ("127.0.0.1", *SERVERS.values())), strict=True))
-    text = _adapted(layout.text(), ports, site)
+    text = adapted(layout.text(), ports, site)
     file = folder / f"{layout}.toml"
     file.write_text(text, encoding="utf-8")
     with ExitStack() as running:
         hosts = [here for there, here in SERVERS.items() if there in layout.text()] or ["127.0.0.1"]
         dovecots = [running.enter_context(_server(host, ports, _comment(text), site)) for host in hosts]
-        proxy = running.enter_context(Mailproxy(text, folder, _listens(file)))
+        proxy = running.enter_context(Mailproxy(text, folder, bound_addresses(file)))
         yield Deployed(proxy, tuple(dovecots), ports, site)
 
 
-def _listens(file: Path) -> list[tuple[str, int]]:
+def bound_addresses(file: Path) -> list[tuple[str, int]]:
     frontends = mailproxy.load(file).frontends.values()
     addresses = [bind.address for frontend in frontends for bind in frontend.bind]
     return [
@@ -158,7 +158,8 @@ def _server(host: str, ports: Mapping[int, int], configuration: str, site: Site)
     return run(*(Listener(port, tls=number == 993) for number, port in ports.items()))
 
 
-def _adapted(text: str, ports: Mapping[int, int], site: Site) -> str:
+def adapted(text: str, ports: Mapping[int, int], site: Site) -> str:
+    """The text with ports, addresses and certificates that are there."""
     text = PORTS.sub(lambda number: str(ports[int(number[0])]), text)
     replacements = SERVERS | {
         "192.0.2.1 ": "127.0.0.1 ",
@@ -168,8 +169,10 @@ def _adapted(text: str, ports: Mapping[int, int], site: Site) -> str:
         "/etc/mailproxy/users-ca.pem": str(site.users.ca),
         "/etc/dovecot/ca.pem": str(site.proxy.ca),
         "imap.internal": "localhost",
+        "mail.internal": "localhost",
         "smtp.internal": "127.0.0.1",
         '"*:': '"127.0.0.1:',
+        '"[::]:': '"127.0.0.1:',
     }
     for old, new in replacements.items():
         text = text.replace(old, new)
@@ -238,13 +241,7 @@ EXCHANGE_LAYOUTS = [
 DOVECOT_LAYOUTS = [
     Layout("dovecot-tls-both-sides", (OFFLOADED_AND_ANEW,)),
     MUTUAL_TLS,
-    Layout(CLEAR_INSIDE, (OFFLOADED,)),
-    Layout(
-        CLEAR_INSIDE,
-        (OFFLOADED_AND_SAID,),
-        {'send_proxy = "v2"\n': 'send_proxy = "v2-ssl"\n', "disable_plaintext_auth = no": ""},
-        "and-said",
-    ),
+    Layout(CLEAR_INSIDE, (OFFLOADED_AND_SAID,)),
     Layout(CLEAR_PORT, (CLEAR, OFFLOADED_AND_SAID)),
     STARTTLS_DEMANDED,
     Layout("dovecot-passthrough", (FORWARDED,)),

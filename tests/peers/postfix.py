@@ -7,8 +7,12 @@ import shutil
 import signal
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .programs import Program, find, processes_of_group, wait_until
+
+if TYPE_CHECKING:
+    import trustme
 
 DAEMONS = "/usr/lib/postfix/sbin"  # Debian's
 QUEUES = ("active", "bounce", "corrupt", "defer", "deferred", "flush", "hold", "incoming", "maildrop")
@@ -43,6 +47,7 @@ MASTER = """
   -o smtpd_upstream_proxy_protocol=haproxy
 {plain} inet n - n - - smtpd
 postlog unix-dgram n - n - 1 postlogd
+tlsmgr unix - - n 1000? 1 tlsmgr
 anvil unix - - n - 1 anvil
 bounce unix - - n - 0 bounce
 cleanup unix n - n - 0 cleanup
@@ -61,7 +66,8 @@ class Postfix(Program):
     What it says of its sessions is in `log`: `connect from unknown[203.0.113.5]`, `haproxy read: …`. Whom it takes for
     local may send mail anywhere, others only to mail.example: so what a header says has consequences.
 
-    `settings` and `services` are lines of main.cf and master.cf besides those here.
+    `settings` and `services` are lines of main.cf and master.cf besides those here; with a `certificate`, its
+    /etc/postfix has server.pem and server.key.
     """
 
     def __init__(
@@ -73,12 +79,17 @@ class Postfix(Program):
         patience_s: int = 2,
         settings: str = "",
         services: str = "",
+        certificate: trustme.LeafCert | None = None,
     ) -> None:
         assert os.getuid() == 0, "only root can start Postfix"
         self.address = (host, plain_port)
         self.proxied_address = (host, proxied_port)
         folder = Path(tempfile.mkdtemp(prefix="postfix-"))  # not pytest's: names of unix sockets are short
         folder.chmod(0o755)  # its processes run as several users
+        if certificate is not None:
+            certificate.private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
+            certificate.private_key_pem.write_to_path(folder / "server.key")
+            settings = settings.replace("/etc/postfix/", f"{folder}/")
         main = MAIN.format(folder=folder, daemons=DAEMONS, patience=f"{patience_s}s", settings=settings)
         master = MASTER.format(
             proxied=f"{host}:{proxied_port}", plain=f"{host}:{plain_port}", services=services

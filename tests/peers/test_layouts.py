@@ -7,6 +7,7 @@ Dovecot all log in, and one does the rest.
 from __future__ import annotations
 
 import base64
+import imaplib
 import random
 import re
 from contextlib import ExitStack
@@ -19,14 +20,16 @@ from .layouts import (
     BOTH_FORWARD_IMPATIENT,
     CHAIN,
     CONFIG,
-    DOVECOT_LAYOUTS,
     EXCHANGE_LAYOUTS,
     POP3_SUBMISSION_SIEVE,
     STICKY,
     Deployed,
     Deployments,
 )
+from .layouts import DOVECOT_LAYOUTS as FILES_FOR_DOVECOT
+from .postfix_layouts import POSTFIX_LAYOUTS
 from .programs import wait_until
+from .readme_layout import FIRST_CONFIGURATION, WITHOUT_TLS_FACTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,6 +41,7 @@ pytestmark = pytest.mark.peers
 
 Client = type[Imaplib | Curl | Mbsync | SClient]
 CLIENTS: tuple[Client, ...] = (Imaplib, Curl, Mbsync, SClient)
+DOVECOT_LAYOUTS = [*FILES_FOR_DOVECOT, FIRST_CONFIGURATION]
 LAYOUTS = [*EXCHANGE_LAYOUTS, *DOVECOT_LAYOUTS]
 
 SMALL = b"From: a@example.com\r\nSubject: news\r\nMessage-ID: <1@example.com>\r\n\r\nHello\r\n"
@@ -87,7 +91,8 @@ def client(layout: Deployed, entrance: Entrance, client_type: type[MailClient], 
 
 def test_every_file_is_tried() -> None:
     tried = {layout.file for layout in [*LAYOUTS, POP3_SUBMISSION_SIEVE]}
-    assert tried == {file.stem for file in CONFIG.glob("*.toml")}
+    tried |= {layout.file for layout in POSTFIX_LAYOUTS}
+    assert tried - {FIRST_CONFIGURATION.file} == {file.stem for file in CONFIG.glob("*.toml")}
 
 
 @every_way
@@ -124,7 +129,7 @@ def test_s_client_idles_too(client: SClient, layout: Deployed, entrance: Entranc
     [
         pytest.param(layout, layout.entrances[0], id=str(layout))
         for layout in LAYOUTS
-        if layout not in (CHAIN, STICKY)
+        if layout not in (CHAIN, STICKY, FIRST_CONFIGURATION)
     ],
     indirect=["layout"],
 )
@@ -155,6 +160,16 @@ def test_dovecot_believes_the_proxy_alone(layout: Deployed, person: Person) -> N
     for dovecot in layout.dovecots:
         assert is_refused(person, layout.past_the_proxy(dovecot.address))
         dovecot.log.wait_for(re.compile(r".*Client not trusted.*127\.0\.0\.9.*"))
+
+
+@pytest.mark.parametrize("layout", [WITHOUT_TLS_FACTS], ids=str, indirect=True)
+def test_a_stock_dovecot_refuses_logins_that_it_takes_for_clear_text(
+    layout: Deployed, person: Person
+) -> None:
+    """Why the README's first configuration has `v2-ssl`, and what its test would show without that."""
+    client = Imaplib(layout.door(WITHOUT_TLS_FACTS.entrances[0]), person)
+    with pytest.raises(imaplib.IMAP4.error, match=r"PRIVACYREQUIRED|LOGINDISABLED|disallowed"):
+        client.folders()
 
 
 # Sticking

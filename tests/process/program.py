@@ -33,13 +33,14 @@ class Program:
         self.file = folder / "mailproxy.toml"
         self.file.write_text(text)
         self.output = folder / "output"
+        self.command = [sys.executable, "-m", "mailproxy", "run", str(self.file)]
         self._descriptors = descriptors
         self._options = options
 
     def __enter__(self) -> Self:
         with self.output.open("wb") as output:
             self.process: subprocess.Popen[bytes] = subprocess.Popen(  # type: ignore[call-overload]
-                [sys.executable, "-m", "mailproxy", "run", str(self.file)],
+                self.command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -122,6 +122,9 @@ def test_a_signal_ends_it_cleanly_also_with_a_session_open(demo: Demo, number: s
 def test_taken_ports_are_replaced_unless_they_were_asked_for(demo: Demo, tmp_path: Path) -> None:
     second = Demo(tmp_path)
     ports = [set(re.findall(r"127\.0\.0\.1:(\d+)  ", words)) for words in (demo.words, second.words)]
+    assert all(
+        re.search(rf"^  127.* \({port} is taken\)$", second.words, re.MULTILINE) for port in (1143, 1993)
+    )
     assert len(ports[0]) == len(ports[1]) == 2
     assert not ports[0] & ports[1]
     assert second.stop(signal.SIGINT)[0] == 0

@@ -1,0 +1,55 @@
+"""Sockets that a service manager opened and passed on, found by name (sd_listen_fds(3))."""
+
+from __future__ import annotations
+
+import os
+from itertools import zip_longest
+
+from mailproxy.address import DescriptorAddress
+
+_FIRST = 3  # SD_LISTEN_FDS_START: the descriptors behind standard error
+_UNNAMED = "unknown"  # systemd's own word for a socket without a name
+_MOST = 4096  # a number of sockets over this is a mistake
+
+
+def descriptor_of(address: DescriptorAddress) -> int:
+    """Return the descriptor that a bind names by number or by name.
+
+    A number is taken as it is: a parent that is no service manager sets no variables.
+
+    Raises LookupError if this process was passed no socket of that name, or several.
+    """
+    if isinstance(address.fd, int):
+        return address.fd
+    names = _passed_names()
+    found = [_FIRST + index for index, name in enumerate(names) if name == address.fd]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        numbers = ", ".join(f"fd:{fd}" for fd in found)
+        raise LookupError(
+            f"{len(found)} inherited sockets have this name ({numbers}): write the number, "
+            "or give each .socket unit one ListenStream= and its own FileDescriptorName="
+        )
+    known = ", ".join(dict.fromkeys(names)) or "none"
+    raise LookupError(f"no inherited socket has this name (FileDescriptorName=), the names are: {known}")
+
+
+def _passed_names() -> list[str]:
+    """Return the names of the passed sockets, in the order of their descriptors."""
+    environment = os.environ
+    count = environment.get("LISTEN_FDS")
+    if count is None:
+        raise LookupError(
+            "no socket was passed on (LISTEN_FDS is not set): is the .socket unit enabled and active?"
+        )
+    pid = environment.get("LISTEN_PID", "")
+    if pid != str(os.getpid()):
+        raise LookupError(
+            f"the passed sockets are for process {pid or '(LISTEN_PID is not set)'}, and this is {os.getpid()}: "
+            "let the service manager start mailproxy itself, and no shell around it"
+        )
+    if not count.isascii() or not count.isdecimal() or int(count) > _MOST:
+        raise LookupError(f"LISTEN_FDS is {count!r}, which is no number of sockets")
+    names = environment.get("LISTEN_FDNAMES", "").split(":")
+    return [name or _UNNAMED for name, _ in zip_longest(names[: int(count)], range(int(count)))]

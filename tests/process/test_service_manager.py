@@ -1,0 +1,256 @@
+"""mailproxy below a service manager such as systemd: it is told what happens, and passes sockets on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.ports import free_port
+
+from .activated import Activated
+from .program import PATIENCE_S, Program
+from .test_process import Echo, configuration, greeted
+
+WORKERS = pytest.mark.parametrize("workers", [1, 2])
+
+
+@pytest.fixture
+def echo() -> Iterator[Echo]:
+    server = Echo()
+    server.start()
+    yield server
+    server.stop()
+
+
+# Messages, which Type=notify waits for
+
+
+class Manager:
+    """The socket that NOTIFY_SOCKET names; a message is its sender's process id and its lines."""
+
+    def __init__(self, address: str) -> None:
+        self.name = address.replace("\0", "@")
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        self.socket.settimeout(PATIENCE_S)
+        self.socket.bind(address)
+
+    def receive(self) -> tuple[int, list[str]]:
+        data, ancillary, _, _ = self.socket.recvmsg(4096, socket.CMSG_SPACE(12))
+        ((_, _, credentials),) = ancillary
+        return struct.unpack("3i", credentials)[0], data.decode().splitlines()
+
+    @property
+    def has_message(self) -> bool:
+        self.socket.setblocking(False)
+        try:
+            return bool(self.socket.recv(1, socket.MSG_PEEK))
+        except BlockingIOError:
+            return False
+        finally:
+            self.socket.settimeout(PATIENCE_S)
+
+
+@pytest.fixture(params=["path", "abstract"])
+def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]:
+    abstract = f"\0mailproxy-test-{os.getpid()}-{tmp_path.name}"
+    made = Manager(str(tmp_path / "notify") if request.param == "path" else abstract)
+    yield made
+    made.socket.close()
+
+
+@WORKERS
+def test_manager_hears_of_ready_and_stopping(
+    echo: Echo, tmp_path: Path, manager: Manager, workers: int
+) -> None:
+    port = free_port()
+    text = configuration(echo, f"[process]\nworkers = {workers}\n").replace(
+        "127.0.0.1:0", f"127.0.0.1:{port}"
+    )
+    with Program(text, tmp_path, env={**os.environ, "NOTIFY_SOCKET": manager.name}) as program:
+        assert manager.receive() == (program.process.pid, ["READY=1", "STATUS=Ready for clients."])
+        client = greeted(("127.0.0.1", port))
+        program.send(signal.SIGTERM)
+        sender, lines = manager.receive()
+        assert (sender, lines) == (
+            program.process.pid,
+            ["STOPPING=1", "STATUS=Stopping, open sessions have 30 s to end."],
+        )
+        program.send(signal.SIGTERM)
+        assert manager.receive() == (program.process.pid, ["STOPPING=1", "STATUS=Stopping now."])
+        client.close()
+        assert program.wait() == 0
+    assert not manager.has_message
+
+
+@WORKERS
+def test_manager_hears_nothing_from_a_faulty_start(
+    echo: Echo, tmp_path: Path, manager: Manager, workers: int
+) -> None:
+    """Neither before the binds listen: here one address is another program's."""
+    text = configuration(echo, f"[process]\nworkers = {workers}\n").replace("127.0.0.1:0", echo.address)
+    with Program(text, tmp_path, env={**os.environ, "NOTIFY_SOCKET": manager.name}) as program:
+        assert program.wait() == 2
+    assert not manager.has_message
+
+
+@pytest.mark.parametrize("name", ["/nowhere/notify", "vsock:2:1234", "@mailproxy-test-nobody", "relative"])
+def test_manager_that_cannot_be_reached_changes_nothing(echo: Echo, tmp_path: Path, name: str) -> None:
+    with Program(configuration(echo), tmp_path, env={**os.environ, "NOTIFY_SOCKET": name}) as program:
+        greeted(program.addresses[0]).close()
+        program.send(signal.SIGTERM)
+        assert program.wait() == 0
+        assert "Traceback" not in program.text
+
+
+# Sockets, as a .socket unit passes them on
+
+
+def listening(stack: ExitStack, count: int = 1) -> list[socket.socket]:
+    return [stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=500)) for _ in range(count)]
+
+
+def inherited(echo: Echo, *names: str, more: str = "") -> str:
+    binds = ", ".join(f'"fd:{name}"' for name in names)
+    return (
+        f'{more}\n[frontends.imap]\nprotocol = "imap"\nbackend = "b"\nbind = [{binds}]\n'
+        f'[backends.b]\nservers = ["{echo.address}"]\ncheck = "none"\n'
+    )
+
+
+@WORKERS
+def test_sockets_are_found_by_name_and_by_number(echo: Echo, tmp_path: Path, workers: int) -> None:
+    """The name decides, whatever the order; a number goes for one without a name."""
+    with ExitStack() as stack:
+        sockets = listening(stack, 3)
+        text = inherited(echo, "imaps", "imap", "5", more=f"[process]\nworkers = {workers}\n")
+        with Activated(text, tmp_path, sockets, "imap:imaps:") as program:
+            program.wait_for("mailproxy is ready")
+            for sock, name in zip(sockets, ("imap", "imaps", "5"), strict=True):
+                client = greeted(sock.getsockname())
+                client.close()
+                program.wait_for(f"listens on 127.0.0.1:{sock.getsockname()[1]} .*fd:{name}\\b")
+            program.send(signal.SIGTERM)
+            assert program.wait() == 0
+            assert "Traceback" not in program.text
+
+
+@pytest.mark.parametrize(
+    ("names", "other_pid", "fact"),
+    [
+        ("smtp:pop3:smtp", False, "no inherited socket has this name (FileDescriptorName=), the names are: smtp, pop3"),
+        (None, False, "no inherited socket has this name (FileDescriptorName=), the names are: unknown"),
+        ("a:imap:imap", False, "2 inherited sockets have this name (fd:4, fd:5): write the number, or give each .socket unit one ListenStream= and its own FileDescriptorName="),
+        ("imap", True, "the passed sockets are for process {other}, and this is {pid}: let the service manager start mailproxy itself, and no shell around it"),
+    ],
+)  # fmt: skip
+def test_names_that_cannot_be_found_are_faults(
+    echo: Echo, tmp_path: Path, names: str | None, other_pid: bool, fact: str
+) -> None:
+    with ExitStack() as stack:
+        sockets = listening(stack, 3)
+        with Activated(inherited(echo, "imap"), tmp_path, sockets, names, other_pid=other_pid) as program:
+            assert program.wait() == 2
+            pid = program.process.pid
+            assert program.text == (
+                f"{program.file}: frontends.imap.bind[0]: cannot listen on fd:imap: "
+                f"{fact.format(pid=pid, other=pid + 1)}\n"
+            )
+
+
+def test_a_name_without_a_service_manager_is_a_fault(echo: Echo, tmp_path: Path) -> None:
+    with Program(inherited(echo, "imap"), tmp_path) as program:
+        assert program.wait() == 2
+        assert program.text == (
+            f"{program.file}: frontends.imap.bind[0]: cannot listen on fd:imap: no socket was passed on "
+            "(LISTEN_FDS is not set): is the .socket unit enabled and active?\n"
+        )
+
+
+# Restarts
+
+
+class Caller(threading.Thread):
+    """Connects again and again, and wants a greeting each time."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        super().__init__(daemon=True)
+        self.address = address
+        self.greeted = 0
+        self.faults: list[str] = []
+        self.is_over = threading.Event()
+
+    def run(self) -> None:
+        while not self.is_over.is_set():
+            try:
+                with socket.create_connection(self.address, timeout=PATIENCE_S) as client:
+                    if client.recv(100) != b"* OK\r\n":
+                        self.faults.append("no greeting")
+                self.greeted += 1
+            except OSError as error:
+                self.faults.append(repr(error))
+
+
+@WORKERS
+def test_no_client_is_refused_where_the_socket_is_inherited(echo: Echo, tmp_path: Path, workers: int) -> None:
+    """One process ends, with a session that never does by itself; the next one starts only then."""
+    process = f'[process]\nworkers = {workers}\ndrain_timeout = "1s"\n'
+    with ExitStack() as stack:
+        sockets = listening(stack)
+        callers = [Caller(sockets[0].getsockname()) for _ in range(4)]
+        text = inherited(echo, "imap", more=process)
+        for round_ in range(3):
+            folder = tmp_path / str(round_)
+            folder.mkdir()
+            with Activated(text, folder, sockets, "imap") as program:
+                program.wait_for("mailproxy is ready")
+                silent = greeted(sockets[0].getsockname())
+                if round_ == 0:
+                    for caller in callers:
+                        caller.start()
+                before = sum(caller.greeted for caller in callers)
+                while sum(caller.greeted for caller in callers) < before + 20:
+                    assert program.process.poll() is None
+                if round_ == 2:
+                    for caller in callers:
+                        caller.is_over.set()
+                        caller.join()
+                program.send(signal.SIGTERM)
+                assert program.wait() == 0
+                assert silent.recv(100) == b""
+                silent.close()
+        assert [fault for caller in callers for fault in caller.faults] == []
+
+
+@WORKERS
+def test_the_next_process_can_start_while_one_drains(echo: Echo, tmp_path: Path, workers: int) -> None:
+    """Ports are free as soon as the log says so; sessions of the first process go on beside it."""
+    port = free_port()
+    text = configuration(echo, f"[process]\nworkers = {workers}\n").replace(
+        "127.0.0.1:0", f"127.0.0.1:{port}"
+    )
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    with Program(text, tmp_path / "first") as first:
+        first.wait_for("mailproxy is ready")
+        old = greeted(("127.0.0.1", port))
+        first.send(signal.SIGTERM)
+        first.wait_for("no more connections are accepted")
+        with Program(text, tmp_path / "second") as second:
+            second.wait_for("mailproxy is ready")
+            greeted(("127.0.0.1", port)).close()
+            old.sendall(b"still here\r\n")
+            assert old.recv(100) == b"still here\r\n"
+            old.close()
+            assert first.wait() == 0
+            greeted(("127.0.0.1", port)).close()
+            second.send(signal.SIGINT)
+            assert second.wait() == 0

@@ -1,0 +1,189 @@
+"""What an administrator gets: the wheel, units, manual pages, completion."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG = ROOT / "config"
+MAILPROXY = Path(sys.executable).with_name("mailproxy")
+
+
+def run(*command: object, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=120, **options)  # type: ignore[call-overload, no-any-return]
+
+
+def needs(*programs: str) -> pytest.MarkDecorator:
+    missing = [program for program in programs if shutil.which(program) is None]
+    return pytest.mark.skipif(bool(missing), reason=f"{', '.join(missing)} is not installed")
+
+
+# The wheel
+
+
+@pytest.mark.slow
+def test_wheel_ships_examples_units_and_manual(tmp_path: Path) -> None:
+    pytest.importorskip("hatchling")
+    built = run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path, cwd=ROOT)
+    assert built.returncode == 0, built.stderr
+    (file,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(file) as wheel:
+        names = set(wheel.namelist())
+        (data,) = {name.partition("/")[0] for name in names if ".data/" in name}
+        share = f"{data}/data/share"
+        for page in ("man1/mailproxy.1", "man5/mailproxy.toml.5"):
+            assert f"{share}/man/{page}" in names
+        for path in (path for path in CONFIG.rglob("*") if path.is_file()):
+            assert wheel.read(f"{share}/mailproxy/config/{path.relative_to(CONFIG)}") == path.read_bytes()
+        assert "mailproxy/py.typed" in names
+        assert not [name for name in names if name.startswith(("tests/", "scripts/"))]
+
+
+# The manual
+
+
+@pytest.mark.parametrize("page", ["mailproxy.1", "mailproxy.toml.5"])
+@needs("groff")
+def test_manual_page_has_no_faults(page: str) -> None:
+    done = run("groff", "-man", "-ww", "-z", "-Tutf8", "-k", ROOT / "docs" / "man" / page)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_help_names_the_documentation() -> None:
+    words = run(MAILPROXY, "--help").stdout
+    assert "man mailproxy" in words
+    assert "share/mailproxy/config" in " ".join(words.split())
+
+
+# Completion
+
+
+@needs("bash")
+def test_bash_completes_commands_and_options() -> None:
+    def completed(*words: str) -> set[str]:
+        line = " ".join(map(shlex.quote, words))
+        script = (
+            f"source <({shlex.quote(str(MAILPROXY))} completion bash)\n"
+            f"COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; compopt() {{ :; }}\n"
+            '_mailproxy_completion "$0"\n'
+            'printf "%s\\n" "${COMPREPLY[@]}"\n'
+        )
+        done = run("bash", "-c", script, MAILPROXY)
+        assert done.returncode == 0, done.stderr
+        return set(done.stdout.split())
+
+    assert {"check", "completion", "run"} <= completed("mailproxy", "")
+    assert completed("mailproxy", "ch") == {"check"}
+    assert "--strict" in completed("mailproxy", "check", "--")
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_have_completion(shell: str) -> None:
+    done = run(MAILPROXY, "completion", shell)
+    assert done.returncode == 0, done.stderr
+    assert "_MAILPROXY_COMPLETE" in done.stdout
+    if shutil.which(shell) is not None:
+        checked = run(shell, "-n", input=done.stdout)
+        assert (checked.returncode, checked.stderr) == (0, "")
+
+
+def test_an_unknown_shell_is_a_fault() -> None:
+    done = run(MAILPROXY, "completion", "tcsh")
+    assert done.returncode == 2
+    assert "'bash', 'zsh', 'fish'" in done.stderr
+
+
+# Units
+
+
+def unit(name: str) -> dict[str, str]:
+    """The settings of a unit, those that come once."""
+    text = (CONFIG / "systemd" / name).read_text()
+    return dict(re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE))
+
+
+@needs("systemd-analyze")
+@pytest.mark.parametrize("name", ["mailproxy.service", "mailproxy.socket"])
+def test_systemd_verifies_the_units(tmp_path: Path, name: str) -> None:
+    for file in (CONFIG / "systemd").iterdir():  # the program must be there
+        text = file.read_text().replace("/opt/mailproxy/bin/mailproxy", str(MAILPROXY))
+        (tmp_path / file.name).write_text(text)
+    done = run("systemd-analyze", "verify", "--man=no", tmp_path / name)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_service_waits_for_the_whole_drain() -> None:
+    import mailproxy
+
+    config = mailproxy.from_mapping({"frontends": {"imap": {"bind": ["127.0.0.1:0"]}}})
+    assert (
+        int(unit("mailproxy.service")["TimeoutStopSec"]) >= config.process.drain_timeout + 12
+    )  # and workers
+
+
+def test_socket_unit_goes_with_the_documentation() -> None:
+    """The name that the page writes is the one that the unit gives."""
+    name = unit("mailproxy.socket")["FileDescriptorName"]
+    assert f'address = "fd:{name}"' in (ROOT / "docs" / "install.md").read_text()
+
+
+@needs("systemd-sysusers", "systemd-tmpfiles")
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to give folders to the new user")
+def test_user_and_folders_are_made(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    group = grp.getgrnam("adm")
+    (tmp_path / "etc" / "group").write_text(f"root:x:0:\nadm:x:{group.gr_gid}:\n")
+    (tmp_path / "etc" / "passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
+    made = run("systemd-sysusers", f"--root={tmp_path}", CONFIG / "sysusers.d" / "mailproxy.conf")
+    assert made.returncode == 0, made.stderr
+    users = (tmp_path / "etc" / "passwd").read_text()
+    uid, gid = re.findall(r"^mailproxy:x:(\d+):(\d+):", users, re.MULTILINE)[0]
+    made = run("systemd-tmpfiles", "--create", f"--root={tmp_path}", CONFIG / "tmpfiles.d" / "mailproxy.conf")
+    assert made.returncode == 0, made.stderr
+    folders = {
+        "etc/mailproxy": (0, int(gid), 0o750),
+        "etc/mailproxy/certs": (0, int(gid), 0o750),
+        "run/mailproxy": (int(uid), int(gid), 0o755),
+        "var/lib/mailproxy": (int(uid), int(gid), 0o750),
+        "var/log/mailproxy": (int(uid), group.gr_gid, 0o2750),
+    }
+    for folder, (owner, of_group, mode) in folders.items():
+        status = (tmp_path / folder).stat()
+        assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (owner, of_group, mode), folder
+    # what the unit lets it write to is what is made for it to write to
+    writable = unit("mailproxy.service")["ReadWritePaths"].replace("-/", "").split()
+    assert set(writable) == {folder for folder, (owner, _, _) in folders.items() if owner == int(uid)}
+
+
+@needs("logrotate")
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, as logrotate does")
+def test_logrotate_takes_its_file(tmp_path: Path) -> None:
+    text = (CONFIG / "logrotate.d" / "mailproxy").read_text()
+    owner = pwd.getpwuid(0).pw_name
+    file = tmp_path / "mailproxy"
+    file.write_text(
+        text.replace("mailproxy adm", f"{owner} adm").replace("/var/log/mailproxy", str(tmp_path))
+    )
+    (tmp_path / "sessions.log").write_text("a line\n")
+    done = run("logrotate", "--force", "--debug", "--state", tmp_path / "state", file)
+    assert done.returncode == 0, done.stderr
+    assert "error" not in done.stderr
+
+
+def test_container_runs_a_program_that_is_there() -> None:
+    text = (ROOT / "Containerfile").read_text()
+    (program,) = re.findall(r'^ENTRYPOINT \["(.*)"\]$', text, re.MULTILINE)
+    assert Path(program).name == MAILPROXY.name
+    (command,) = re.findall(r"^CMD \[(.*)\]$", text, re.MULTILINE)
+    assert command.split(", ")[0] == '"run"'
