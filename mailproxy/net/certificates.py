@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -61,32 +62,45 @@ def read_certificate(path: Path, key: Path | None = None) -> Certificate:
 
     Raises OSError if it cannot be read, ValueError with the fact if there is no certificate in it.
     """
-    from cryptography import x509  # takes 30 ms and 10 MB, which a forwarding proxy need not pay
-
     # before reading: a file that is replaced meanwhile must look changed the next time
     stamps = tuple(stamp_of(file) for file in (path, key) if file is not None)
     data = _read(path)
-    try:
+    key_pem = _read(key) if key is not None else None
+    with _parsing("has no certificate in PEM form", with_reason=False):
+        from cryptography import x509  # takes 30 ms and 10 MB, which a forwarding proxy need not pay
+
         leaf = x509.load_pem_x509_certificate(data)
-    except (ValueError, x509.InvalidVersion):
-        raise ValueError("has no certificate in PEM form") from None
-    try:
+    with _parsing("has names that cannot be read"):
         names = _names(leaf)
-    except (ValueError, x509.UnsupportedGeneralNameType, x509.DuplicateExtension) as error:
-        raise ValueError(f"has names that cannot be read: {error}") from None
-    return Certificate(
-        path,
-        key=key,
-        names=names,
-        key_type=leaf.public_key_algorithm_oid.dotted_string,  # the key itself may be of a curve unknown to cryptography
-        not_after=leaf.not_valid_after_utc,
-        not_before=leaf.not_valid_before_utc,
-        signature_algorithm=_SIGNATURES.get(leaf.signature_algorithm_oid.dotted_string, ""),
-        key_algorithm=_key_algorithm(leaf),
-        stamps=stamps,
-        chain_pem=data,
-        key_pem=_read(key) if key is not None else None,
-    )
+    with _parsing("has a certificate that cannot be read"):
+        return Certificate(
+            path,
+            key=key,
+            names=names,
+            key_type=leaf.public_key_algorithm_oid.dotted_string,  # its curve may be unknown to cryptography
+            not_after=leaf.not_valid_after_utc,
+            not_before=leaf.not_valid_before_utc,
+            signature_algorithm=_SIGNATURES.get(leaf.signature_algorithm_oid.dotted_string, ""),
+            key_algorithm=_key_algorithm(leaf),
+            stamps=stamps,
+            chain_pem=data,
+            key_pem=key_pem,
+        )
+
+
+@contextmanager
+def _parsing(fact: str, *, with_reason: bool = True) -> Iterator[None]:
+    """Raise ValueError with ``fact`` for each exception of the block.
+
+    The exceptions of ``cryptography`` have no base class in common: some are a ValueError, others a plain Exception, and
+    each version adds some.
+    """
+    try:
+        yield
+    except MemoryError:  # not the file's fault
+        raise
+    except Exception as error:  # noqa: BLE001 - translated at this edge, as the docstring says
+        raise ValueError(f"{fact}: {error}" if with_reason and str(error) else fact) from None
 
 
 def _read(path: Path) -> bytes:
@@ -106,9 +120,11 @@ _LIST = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOT
 
 def next_update(path: Path) -> datetime | None:
     """When the first of the file's revocation lists is out of date, in UTC; None if none says. Raises OSError, ValueError."""
-    from cryptography import x509
+    data = _read(path)
+    with _parsing("has a revocation list that cannot be read"):
+        from cryptography import x509
 
-    ends = [x509.load_pem_x509_crl(pem).next_update_utc for pem in _LIST.findall(_read(path))]
+        ends = [x509.load_pem_x509_crl(pem).next_update_utc for pem in _LIST.findall(data)]
     return min((end for end in ends if end is not None), default=None)
 
 
@@ -131,17 +147,13 @@ _KEYS = {"1.2.840.113549.1.1.1": "RSA", "1.2.840.10045.2.1": "EC"}
 
 
 def _key_algorithm(leaf: x509.Certificate) -> str:
-    from cryptography.exceptions import UnsupportedAlgorithm
-
     word = _KEYS.get(leaf.public_key_algorithm_oid.dotted_string)
     if word is None:
         return ""
     try:
-        bits = getattr(leaf.public_key(), "key_size", None)
-    except (
-        ValueError,
-        UnsupportedAlgorithm,
-    ):  # a curve that cryptography does not know, and OpenSSL perhaps does
+        with _parsing("unknown key"):
+            bits = getattr(leaf.public_key(), "key_size", None)
+    except ValueError:  # a curve that cryptography does not know, and OpenSSL perhaps does
         return ""
     return f"{word}{bits}" if bits else ""
 
