@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -19,6 +20,7 @@ from mailproxy.app.unraisable import unraisable
 from mailproxy.config import Config
 from mailproxy.log.events import SIGNAL_IGNORED, STOPPING
 from mailproxy.proxy.service import Service
+from mailproxy.proxy.supervise import supervise
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2, signal.SIGUSR1)
 
@@ -56,9 +58,28 @@ async def _run(service: Service) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_obey, service, signals, nursery.cancel_scope)
+            if os.getpid() == 1:
+                nursery.start_soon(supervise, service.log, "reaping of processes", _reap)
             await service.run()
             nursery.cancel_scope.cancel()
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+
+async def _reap() -> None:
+    """As process 1 of a container, wait for orphans of others, ``docker exec`` for one: nobody else can.
+
+    The launcher, where there are workers, waits for all processes anyway.
+    """
+    with trio.open_signal_receiver(signal.SIGCHLD) as signals:
+        while True:
+            _wait_for_ended()
+            await signals.__anext__()  # type: ignore[attr-defined]  # trio does not name the receiver's type
+
+
+def _wait_for_ended() -> None:
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 async def _obey(service: Service, signals: object, scope: trio.CancelScope) -> None:

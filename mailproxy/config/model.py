@@ -412,7 +412,9 @@ class Backend:
     )
     error_limit: Positive = setting("observe: failures in a row that make a failed check", 10)
     error_clients: Positive = setting("observe: different clients that must have met them", 1)
-    resolve_interval: TimeLimit = setting("host names are resolved again after that", TimeLimit(30.0))
+    resolve_interval: TimeLimit = setting(
+        "host names are resolved again after that; those without an address every 4 seconds", TimeLimit(30.0)
+    )
     port: Port | None = setting(
         "for servers without one", None, shown="the port that the client connected to"
     )

@@ -308,3 +308,5 @@ async def _look_up(probe: Probe) -> Sequence[Endpoint]:
         return await look_up(probe.address.host, probe.port)
     except ServerRefusedError as error:
         raise _failed(CheckCode.L4CON, str(error)) from None
+    except ProxyError as error:
+        raise _failed(CheckCode.SOCKERR, str(error)) from None

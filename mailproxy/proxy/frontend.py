@@ -18,6 +18,7 @@ from mailproxy.proxy.backend import Backend
 from mailproxy.proxy.limit import SessionLimit, SessionLimits
 from mailproxy.proxy.routing import Routes
 from mailproxy.proxy.session import Session, Surroundings
+from mailproxy.proxy.supervise import contained, supervise
 
 _ACCEPTS_PER_TURN = 32  # connections taken before other tasks have their turn
 _REPEAT_S = 60.0
@@ -72,7 +73,14 @@ class Frontend:
                 try:
                     async with trio.open_nursery() as accepting:
                         for listener in self.listeners:
-                            accepting.start_soon(self._accept, listener, sessions)
+                            accepting.start_soon(
+                                supervise,
+                                self.log,
+                                f"accepting on {listener.name}",
+                                self._accept,
+                                listener,
+                                sessions,
+                            )
                             say_listening(
                                 self.log,
                                 self.name,
@@ -113,7 +121,15 @@ class Frontend:
                 if self._paused:
                     self._say_resumed()
                 self._limits.enter()
-                sessions.start_soon(Session(self._around, listener, client, peer=peer).run, name="session")
+                try:
+                    session = Session(self._around, listener, client, peer=peer)
+                except BaseException:  # a fault here is one connection's: it does not delay those behind it
+                    self._limits.leave()
+                    client.close()
+                    with contained(self.log, f"accepting on {listener.name}"):
+                        raise
+                else:
+                    sessions.start_soon(session.run, name="session")
 
     async def _wait_for_room(self, limit: SessionLimit) -> None:
         now = trio.current_time()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from random import SystemRandom
 
 import trio
@@ -18,6 +19,7 @@ from mailproxy.pool import Chance
 from mailproxy.proxy.backend import Backend, Connectors
 from mailproxy.proxy.frontend import Frontend
 from mailproxy.proxy.limit import SessionLimit, SessionLimits
+from mailproxy.proxy.supervise import log_failure, supervise
 from mailproxy.proxy.tending import Tending, ports_of
 from mailproxy.proxy.watcher import Looks
 
@@ -43,7 +45,7 @@ class Service:
         self.log = log
         self._listeners = listeners
         self._looks = looks
-        self._poller = open_poller()
+        self._poller = open_poller(partial(log_failure, log, "a session"))
         self._chance: Chance = SystemRandom()
         self.limit = self._limit(max_sessions)
         self.backends: Mapping[str, Backend] = {
@@ -93,7 +95,7 @@ class Service:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.log.run)
                 await nursery.start(self._poller.serve)
-                await nursery.start(self._relay.serve)
+                nursery.start_soon(supervise, self.log, "relay", self._relay.serve)
                 for backend in self.backends.values():
                     nursery.start_soon(backend.keep_time)
                 await self._start_tending(nursery)

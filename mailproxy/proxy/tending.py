@@ -15,6 +15,7 @@ from mailproxy.pool import Chance
 from mailproxy.proxy.backend import Backend, Connectors, context_for
 from mailproxy.proxy.check import Check, checks_of
 from mailproxy.proxy.checking import Checks
+from mailproxy.proxy.supervise import contained, supervise
 from mailproxy.proxy.watcher import Looks, Renewed, Watcher
 
 Ports = Mapping[tuple[str, int], int]
@@ -59,12 +60,13 @@ class Tending:
         looks: Looks | None,
         log: Log,
         chance: Chance,
-        pass_on: Callable[[bool], Awaitable[None]] | None = None,
+        pass_on: Callable[[Renewed, bool], Awaitable[None]] | None = None,
     ) -> None:
         self._config = config
         self._backends = backends
         self._connectors = connectors
         self._pass_on = pass_on
+        self._log = log
         self._checks = Checks(list(self._checks_of_servers(ports)), log=log, chance=chance)
         self._watcher = Watcher(
             looks, interval=config.process.certificate_interval, take_up=self._take_up, log=log
@@ -83,7 +85,7 @@ class Tending:
         """Tend until cancelled; started when host names were looked up and servers checked."""
         async with trio.open_nursery() as nursery:
             if self._watcher is not None:
-                nursery.start_soon(self._watcher.run)
+                nursery.start_soon(supervise, self._log, "certificate watcher", self._watcher.run)
             async with trio.open_nursery() as starting:
                 for backend in self._backends.values():
                     starting.start_soon(nursery.start, backend.resolver.run)
@@ -93,7 +95,8 @@ class Tending:
     async def catch_up(self) -> None:
         """Be where another one was that tended to these servers: files that have changed since they were loaded are no news."""
         if self._watcher is not None:
-            await self._watcher.catch_up()
+            with contained(self._log, "certificate watcher"):
+                await self._watcher.catch_up()
 
     def renew_certificates(self) -> None:
         """Have certificates, keys, CAs and CRLs looked at now."""
@@ -105,4 +108,4 @@ class Tending:
         for backend in self._backends.values():
             backend.renew(renewed.connectors)
         if self._pass_on is not None:
-            await self._pass_on(anyway)
+            await self._pass_on(renewed, anyway)

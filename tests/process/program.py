@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,28 +20,41 @@ PATIENCE_S = 15.0
 class Program:
     """``python -m mailproxy run FILE``; leaving its block ends it. ``addresses`` are those that it listens on."""
 
-    def __init__(self, text: str, folder: Path, *, descriptors: int | None = None, **options: object) -> None:
+    def __init__(
+        self,
+        text: str,
+        folder: Path,
+        *,
+        descriptors: int | None = None,
+        processes: int | None = None,
+        wrapper: Sequence[str] = (),
+        **options: object,
+    ) -> None:
+        """``processes`` is what its user may have, threads included; ``wrapper`` is a command that executes it."""
         self.file = folder / "mailproxy.toml"
         self.file.write_text(text)
         self.output = folder / "output"
-        self._descriptors = descriptors
+        self._limits = {resource.RLIMIT_NOFILE: descriptors, resource.RLIMIT_NPROC: processes}
+        self._wrapper = wrapper
         self._options = options
 
     def __enter__(self) -> Self:
         with self.output.open("wb") as output:
             self.process: subprocess.Popen[bytes] = subprocess.Popen(  # type: ignore[call-overload]
-                [sys.executable, "-m", "mailproxy", "run", str(self.file)],
+                [*self._wrapper, sys.executable, "-m", "mailproxy", "run", str(self.file)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                preexec_fn=self._limit if self._descriptors else None,  # noqa: PLW1509 - no threads here
+                preexec_fn=self._limit if any(self._limits.values()) else None,  # noqa: PLW1509 - no threads here
                 **self._options,
             )
         return self
 
     def _limit(self) -> None:
-        assert self._descriptors is not None
-        resource.setrlimit(resource.RLIMIT_NOFILE, (self._descriptors, self._descriptors))
+        for limit, value in self._limits.items():
+            if value is not None:
+                most = value if limit == resource.RLIMIT_NOFILE else resource.getrlimit(limit)[1]
+                resource.setrlimit(limit, (value, most))
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
