@@ -32,6 +32,7 @@ def advise(config: Config, material: Material) -> list[Fault]:
     advice: list[Fault] = []
     for frontend in config.frontends.values():
         advice += _about_frontend(frontend)
+        advice += _about_clients(frontend, config.process.max_sessions)
         for name in frontend.leads_to:
             advice += _about_way(frontend, config.backends[name])
     for backend in config.backends.values():
@@ -60,6 +61,22 @@ def _about_frontend(frontend: Frontend) -> Iterator[Fault]:
             yield Fault(
                 f"{path}.routes[{index}]",
                 "asks for nothing, so that the routes behind it never come to be asked",
+            )
+
+
+def _about_clients(frontend: Frontend, process_limit: int | None) -> Iterator[Fault]:
+    path, per_client = f"frontends.{frontend.name}", frontend.max_sessions_per_client
+    if frontend.max_sessions_per_client_exempt and not frontend.limits_clients:
+        yield Fault(
+            f"{path}.max_sessions_per_client_exempt",
+            "has no effect: give max_sessions_per_client or max_session_rate_per_client",
+        )
+    bounds = {f"{path}.max_sessions": frontend.max_sessions, "process.max_sessions": process_limit or 0}
+    for key, bound in bounds.items():
+        if 0 < bound <= per_client:
+            yield Fault(
+                f"{path}.max_sessions_per_client",
+                f"{per_client} lets one client take all sessions, {key} is {bound}: give less",
             )
 
 

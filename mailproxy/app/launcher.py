@@ -22,6 +22,7 @@ from attrs import define, field
 
 from mailproxy.app.children import RENEWED, SIGNALS, Setup, control, work
 from mailproxy.app.collector import spare_collector
+from mailproxy.app.limits import own_max_sessions
 from mailproxy.app.material import Material
 from mailproxy.app.opening import close_slots, open_all
 from mailproxy.app.privileges import drop_privileges, wanted_owner
@@ -55,7 +56,7 @@ def launch(config: Config, material: Material, workers: int) -> None:
         renewal = Renewal(config, material, prepare=True) if material.files else None
         setup = Setup(
             config, renewal, material.connectors, os.pidfd_open(os.getpid()), slots, listening, target,
-            Board(config, workers), Bells(workers),
+            Board(config, workers, most_sessions=own_max_sessions()), Bells(workers),
         )  # fmt: skip
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored ones have no ends that could be waited for
         signal.pthread_sigmask(signal.SIG_BLOCK, (*SIGNALS, signal.SIGCHLD, RENEWED))

@@ -87,6 +87,11 @@ class ProxyFrontend:
         """Sessions that it has now."""
         return self._frontend.sessions
 
+    @property
+    def client_limited(self) -> int:
+        """Sessions that ended so far because their client was over its limits."""
+        return self._frontend.client_limited
+
 
 class Proxy:
     """A running proxy, as ``serve`` reports it."""

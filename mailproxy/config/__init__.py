@@ -15,6 +15,7 @@ from mailproxy.config.model import (
     Route,
     Server,
     ServerTls,
+    SessionRate,
     Step,
     Stick,
 )
@@ -24,6 +25,6 @@ from mailproxy.config.values import LogTarget, ProxySource
 
 __all__ = [
     "Backend", "BackendTimeouts", "Bind", "Check", "Config", "Connect", "Frontend", "FrontendTimeouts", "FrontendTls",
-    "Log", "LogTarget", "Process", "ProxySource", "Route", "Server", "ServerTls", "Step", "Stick", "from_mapping",
-    "json_schema", "load",
+    "Log", "LogTarget", "Process", "ProxySource", "Route", "Server", "ServerTls", "SessionRate", "Step", "Stick",
+    "from_mapping", "json_schema", "load",
 ]  # fmt: skip

@@ -91,6 +91,7 @@ class _Builder:
             self.found.add(path, f"has no bind: at least one [[{path}.bind]] is needed")
         silence = silence_limit(merged.get("protocol", "tcp"))
         merged["timeouts"] = {"client": silence, **merged.get("timeouts", {})}
+        rules.session_rate(merged, layers, self.found)
         frontend = self._table(model.Frontend, {**merged, "name": name}, path)
         if frontend is None or None in binds:
             return None

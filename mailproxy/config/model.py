@@ -28,6 +28,8 @@ from mailproxy.config.values import (
     PrefixV4,
     PrefixV6,
     ProxySource,
+    RateCount,
+    RatePeriod,
     Redispatch,
     Seconds,
     SentHex,
@@ -198,6 +200,14 @@ class Route:
 
 
 @frozen(kw_only=True)
+class SessionRate:
+    """How many sessions a client may open in a period."""
+
+    count: RateCount = setting("sessions that one client may open in a period")
+    per: RatePeriod = setting("length of the period", RatePeriod(60.0))
+
+
+@frozen(kw_only=True)
 class Frontend:
     """Where clients connect."""
 
@@ -208,12 +218,28 @@ class Frontend:
         "where sessions go that no route claims; without it they are refused", None
     )
     max_sessions: Count = setting("sessions at once; over it, accepting waits; 0 is no bound", Count(0))
+    max_sessions_per_client: Count = setting(
+        "sessions at once from one IPv4 address or IPv6 /64, of all workers; one more is ended; 0 is no bound",
+        Count(0),
+    )
+    max_session_rate_per_client: SessionRate | None = setting(
+        "sessions that one IPv4 address or IPv6 /64 may open in a period, of all workers; false for no bound",
+        None,
+    )
+    max_sessions_per_client_exempt: tuple[Network, ...] = setting(
+        "networks whose clients are under neither of these two limits", ()
+    )
     timeouts: FrontendTimeouts = setting("time limits of the client's side", FrontendTimeouts)
     log_null: bool = setting("log sessions in which the client sent nothing and left by itself", False)
     log_start: bool = setting("log a line when a session is connected, too", False)
     tls: FrontendTls | None = setting("TLS towards clients", None)
     bind: tuple[Bind, ...] = setting("addresses to listen on", ())
     routes: tuple[Route, ...] = setting("other ways for some; the first match wins", ())
+
+    @property
+    def limits_clients(self) -> bool:
+        """Whether a client has a limit here."""
+        return self.max_sessions_per_client > 0 or self.max_session_rate_per_client is not None
 
     @property
     def leads_to(self) -> tuple[str, ...]:

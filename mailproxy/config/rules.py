@@ -132,6 +132,20 @@ def check_path(address: BindAddress | ServerAddress | None, path: str, found: Fi
         )
 
 
+def session_rate(merged: Table, layers: Sequence[Layer], found: Findings) -> None:
+    """A rate limit per client has a count; one without is dropped from ``merged``."""
+    key = "max_session_rate_per_client"
+    table = merged.get(key)
+    if not isinstance(table, dict) or "count" in table:
+        return
+    del merged[key]
+    path = join(giver(layers, key), key)
+    if not any(join(join(layer.path, key), "count") in found.bad for layer in layers):
+        found.add(
+            path, 'count is missing: give { count = 30, per = "60s" } or similar, or false for no bound'
+        )
+
+
 def listeners(frontends: Mapping[str, model.Frontend], found: Findings) -> None:
     """Addresses do not overlap, names within a frontend differ, TLS has certificates."""
     places = []

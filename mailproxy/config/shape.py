@@ -13,7 +13,7 @@ from mailproxy.config import model
 from mailproxy.config.values import KINDS, Kind, kind_of
 
 # Tables that false switches off where they would be inherited.
-SWITCHABLE = (model.FrontendTls, model.ServerTls, model.Stick, model.Check)
+SWITCHABLE = (model.FrontendTls, model.SessionRate, model.ServerTls, model.Stick, model.Check)
 # Tables with a short form, and the key that the short form stands for.
 SHORT_FORMS = {model.Server: "address", model.Bind: "address", model.Check: "type"}
 

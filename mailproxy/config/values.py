@@ -24,6 +24,8 @@ TimeLimit = NewType("TimeLimit", float)
 Size = NewType("Size", int)
 Count = NewType("Count", int)
 Positive = NewType("Positive", int)
+RateCount = NewType("RateCount", int)
+RatePeriod = NewType("RatePeriod", float)
 Port = NewType("Port", int)
 Weight = NewType("Weight", int)
 Mode = NewType("Mode", int)
@@ -46,6 +48,8 @@ SniPatterns = tuple[str, ...] | Literal[False]
 
 _NAME_MAX = 128  # characters; more would only make lines long
 _INT_MAX = 2**31 - 1  # what the kernel takes for a backlog, and more than anybody counts
+_RATE_COUNT_MAX = 2**16 - 1  # what pool.clients counts to in one window
+_RATE_PERIOD_MAX_S = 86400.0  # longer, and the limit is no answer to anything that goes on now
 _EXPECTED_MAX = 16384  # bytes that an expectation of a check looks at; protocol.script has the same number
 
 
@@ -243,6 +247,13 @@ def _time_limit(value: object) -> float:
     return seconds
 
 
+def _rate_period(value: object) -> float:
+    seconds = _time_limit(value)
+    if seconds > _RATE_PERIOD_MAX_S:
+        raise ValueError("must be at most 1d")
+    return seconds
+
+
 def _mode(value: object) -> int:
     if not isinstance(value, str) or not re.fullmatch(r"0?[0-7]{3}", value):
         raise ValueError
@@ -327,6 +338,11 @@ KINDS: dict[Any, Kind] = {
         _integer(1, _INT_MAX), f"a whole number from 1 to {_INT_MAX}",
         {"type": "integer", "minimum": 1, "maximum": _INT_MAX},
     ),
+    RateCount: Kind(
+        _integer(1, _RATE_COUNT_MAX), f"a whole number from 1 to {_RATE_COUNT_MAX}",
+        {"type": "integer", "minimum": 1, "maximum": _RATE_COUNT_MAX},
+    ),
+    RatePeriod: Kind(_rate_period, f"{_DURATION_WORDS}, above 0 and at most 1d", _DURATION),
     Port: Kind(_integer(1, 65535), "a port from 1 to 65535", {"type": "integer", "minimum": 1, "maximum": 65535}),
     PrefixV4: Kind(_integer(0, 32), "a whole number from 0 to 32", {"type": "integer", "minimum": 0, "maximum": 32}),
     PrefixV6: Kind(_integer(0, 128), "a whole number from 0 to 128", {"type": "integer", "minimum": 0, "maximum": 128}),

@@ -26,6 +26,22 @@ class SharedCells:
             self._cells[place] = 0
 
 
+class SharedWords:
+    """``rows`` times ``words`` numbers of 64 bits without sign, all 0: a row for each process, which it alone writes."""
+
+    def __init__(self, rows: int, words: int) -> None:
+        self._words = memoryview(mmap.mmap(-1, max(1, rows * words) * 8)).cast("Q")
+        self._length = words
+
+    def row(self, number: int) -> memoryview[int]:
+        """The words of one row."""
+        return self._words[number * self._length : (number + 1) * self._length]
+
+    def clear(self, number: int) -> None:
+        """Set a row to 0, when its writer is gone."""
+        self.row(number)[:] = memoryview(bytes(self._length * 8)).cast("Q")
+
+
 class Bells:
     """One bell for each worker, which any process rings; made before they are forked."""
 

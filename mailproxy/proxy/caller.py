@@ -20,6 +20,7 @@ class Caller:
     """A client. ``source`` is its address, None where it came over a Unix socket and no header told another one;
     ``sock`` is its connection, under TLS the one that speaks it; ``id`` is the session's; ``authority`` is the
     server name that its TLS asks for, to the letter; ``tlvs`` are the extensions of the header that it came with.
+    ``is_proxy``: its header names no client, so that the address is that of the proxy in front.
     """
 
     listener: Listener
@@ -29,6 +30,7 @@ class Caller:
     tlvs: tuple[Tlv, ...] = field(default=(), kw_only=True)
     hello: ClientHello | None = field(default=None, kw_only=True)
     authority: str | None = field(default=None, kw_only=True)
+    is_proxy: bool = field(default=False, kw_only=True)
     tls: TlsFacts | None = field(default=None, kw_only=True)
     _destination: Address | None = field(default=None, kw_only=True)
 
@@ -61,5 +63,6 @@ class Caller:
     def introduced_by(self, header: Header) -> None:
         """Take over what a PROXY header says; LOCAL and UNKNOWN leave the real addresses."""
         self.tlvs = header.tlvs if isinstance(header, HeaderV2) else ()
+        self.is_proxy = header.endpoints is None
         if header.endpoints is not None:
             self.source, self._destination = header.endpoints

@@ -15,6 +15,7 @@ from mailproxy.net.listener import Listener, close_all
 from mailproxy.net.poller import AnyPoller
 from mailproxy.net.relay import Relay
 from mailproxy.proxy.backend import Backend
+from mailproxy.proxy.clients import Clients
 from mailproxy.proxy.limit import SessionLimit, SessionLimits
 from mailproxy.proxy.routing import Routes
 from mailproxy.proxy.session import Session, Surroundings
@@ -43,6 +44,7 @@ class Frontend:
         *,
         backends: Mapping[str, Backend],
         limits: SessionLimits,
+        clients: Clients | None,
         relay: Relay,
         poller: AnyPoller,
         log: Log,
@@ -51,11 +53,13 @@ class Frontend:
         self.listeners = listeners
         self.log = log
         self._limits = limits
+        self._clients = clients
         self._around = Surroundings(
             config=settings,
             backends=backends,
             routes=Routes(settings.routes),
             limits=self._limits,
+            clients=clients,
             relay=relay,
             poller=poller,
             log=log,
@@ -103,6 +107,11 @@ class Frontend:
     def sessions(self) -> int:
         """Sessions that it has now."""
         return self._limits.own.sessions
+
+    @property
+    def client_limited(self) -> int:
+        """Sessions that ended because their client was over its limits, in this process."""
+        return self._clients.refused if self._clients is not None else 0
 
     async def _accept(self, listener: Listener, sessions: trio.Nursery) -> None:
         while True:

@@ -17,6 +17,7 @@ from mailproxy.net.poller import open_poller
 from mailproxy.net.relay import open_relay
 from mailproxy.pool import Chance
 from mailproxy.proxy.backend import Backend, Connectors
+from mailproxy.proxy.clients import Clients, client_limits
 from mailproxy.proxy.frontend import Frontend
 from mailproxy.proxy.limit import SessionLimit, SessionLimits
 from mailproxy.proxy.supervise import log_failure, supervise
@@ -59,6 +60,7 @@ class Service:
                 [listener for listener in listeners if listener.frontend == name],
                 backends=self.backends,
                 limits=self._limits(frontend),
+                clients=self._clients(frontend),
                 relay=self._relay,
                 poller=self._poller,
                 log=log,
@@ -74,6 +76,9 @@ class Service:
 
     def _limits(self, frontend: settings.Frontend) -> SessionLimits:
         return SessionLimits(SessionLimit(frontend.max_sessions), self.limit)
+
+    def _clients(self, frontend: settings.Frontend) -> Clients | None:
+        return client_limits(frontend)
 
     def _backend(self, backend: settings.Backend, connectors: Connectors) -> Backend:
         return Backend(backend, connectors, self.log, self._chance)

@@ -28,6 +28,7 @@ from mailproxy.net.tls import Alert, refuse_tls, tls_facts
 from mailproxy.protocol.client_hello import ClientHello
 from mailproxy.proxy.backend import Backend
 from mailproxy.proxy.caller import Caller
+from mailproxy.proxy.clients import Clients
 from mailproxy.proxy.ended import SessionEndedError
 from mailproxy.proxy.limit import SessionLimits
 from mailproxy.proxy.opening import hear_header, hear_hello, see_hello, shake_hands
@@ -47,12 +48,16 @@ def number_sessions(second: int, place: int, places: int) -> None:
 
 @define(kw_only=True, eq=False)
 class Surroundings:
-    """What the sessions of one frontend have in common; ``limits`` counts them from accepting to the last line."""
+    """What the sessions of one frontend have in common.
+
+    ``limits`` counts them from accepting to the last line. ``clients`` counts those of each client, if that has limits.
+    """
 
     config: config.Frontend
     backends: Mapping[str, Backend]
     routes: Routes
     limits: SessionLimits
+    clients: Clients | None
     relay: Relay
     poller: AnyPoller
     log: Log
@@ -73,6 +78,7 @@ class Session:
     record: SessionRecord = field(init=False)
     _began: float = field(init=False)
     _fd: int = field(init=False)  # the client's
+    _client: int | None = field(default=None, init=False)  # that the session is counted for
     _watch: Watch = field(init=False, repr=False)
     _visit: Visit | None = field(default=None, init=False)
     _server_socket: socket.socket | None = field(default=None, init=False)
@@ -104,6 +110,8 @@ class Session:
             self._watch = self.around.poller.add(self._fd)
             if bind.accept_proxy:
                 await self._be_introduced()
+            if self.around.clients is not None:
+                self._client = self.around.clients.enter(self.caller)
             if bind.mode in ("tls", "passthrough"):
                 route = await self._find_way()
             else:  # servers speak first there, and no hello would ever come
@@ -228,6 +236,8 @@ class Session:
 
     def _count_out(self) -> None:
         record, visit, limits = self.record, self._visit, self.around.limits
+        if self._client is not None and self.around.clients is not None:
+            self.around.clients.leave(self._client)
         if visit is not None:
             if self._end is ends.STOPPED_CONNECTING:
                 self._end = visit.stopped

@@ -41,6 +41,7 @@ from mailproxy.net.listener import Listener
 from mailproxy.pool import Counts
 from mailproxy.proxy.backend import Connectors
 from mailproxy.proxy.board import Shares
+from mailproxy.proxy.clients import Clients, client_limits
 from mailproxy.proxy.heartbeat import beat
 from mailproxy.proxy.known import Known
 from mailproxy.proxy.learned import Learned, in_parts, learn, recall, table_of
@@ -115,6 +116,9 @@ class Worker(Service):
     def _limits(self, frontend: settings.Frontend) -> SessionLimits:
         own = SharedLimit(frontend.max_sessions, self._place.shares.frontends[frontend.name])
         return WorkerLimits(own, self.limit, self._own_limit)
+
+    def _clients(self, frontend: settings.Frontend) -> Clients | None:
+        return client_limits(frontend, self._place.shares.clients.get(frontend.name))
 
     def _backend(self, backend: settings.Backend, connectors: Connectors) -> WorkerBackend:
         made = WorkerBackend(

@@ -17,7 +17,13 @@ MOST = 4  # times HAProxy's figure; what is worse sticks out of the picture
 BAR, PITCH = 13, 24
 KEPT, MISSED = COLOURS[0], COLOURS[1]
 PANELS, PANEL_HEIGHT = 3, 210  # in a row
-LINES = {"haproxy": INK, "mailproxy": COLOURS[0], "nginx": COLOURS[2], "portable": COLOURS[3]}
+LINES = {
+    "haproxy": INK,
+    "mailproxy": COLOURS[0],
+    "nginx": COLOURS[2],
+    "portable": COLOURS[3],
+    "limited": COLOURS[4],
+}
 
 
 @dataclass(frozen=True, slots=True)

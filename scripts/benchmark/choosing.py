@@ -1,6 +1,6 @@
-"""What the decisions cost: choosing among a hundred servers in each way, and a stick table of 200,000 clients.
+"""What the decisions cost: choosing among a hundred servers, a stick table of 200,000 clients, limits per client.
 
-Pure code without sockets, so the figures are times of calls: medians of several runs, in microseconds.
+Pure code without sockets, so the figures are processor times of calls: medians of several runs, in microseconds.
 """
 
 from __future__ import annotations
@@ -13,16 +13,24 @@ import tracemalloc
 from collections.abc import Callable
 
 from mailproxy.pool import (
+    RATE_CLIENTS_MAX,
     Balance,
+    ClientLimits,
+    CountTable,
     First,
     LeastConn,
     Pool,
+    Published,
     Random,
+    RateCounts,
     RoundRobin,
     Server,
+    SessionCounts,
     Source,
     StickTable,
+    client_hash,
     key_of,
+    words_for,
 )
 
 SERVERS, ENTRIES = 100, 200_000
@@ -43,13 +51,13 @@ def pool(balance: Balance, most: int = 0) -> Pool[Server]:
 
 
 def microseconds(call: Callable[[int], object], calls: int = CALLS) -> float:
-    """The time of one call: the median of several runs."""
+    """The processor time of one call: the median of several runs."""
     times = []
     for run in range(RUNS):
-        began = time.perf_counter()
+        began = time.process_time()
         for number in range(calls):
             call(run * calls + number)
-        times.append((time.perf_counter() - began) / calls * 1e6)
+        times.append((time.process_time() - began) / calls * 1e6)
     return statistics.median(times)
 
 
@@ -81,6 +89,32 @@ def sticking() -> None:
     print(f"the key of an address {microseconds(lambda number: key_of(hosts[number])):.2f} µs")
 
 
+def limiting(workers: int) -> None:
+    """One worker among others, whose tables are empty."""
+    hosts = [f"10.0.{number >> 8 & 255}.{number & 255}" for number in range(CALLS)]
+    sessions, rates = (_published(workers) if workers > 1 else None for _ in range(2))
+    limits = ClientLimits(
+        max_sessions=1000, max_rate=65_535,
+        sessions=SessionCounts(sessions), rates=RateCounts(60.0, published=rates),
+    )  # fmt: skip
+
+    def come_and_go(number: int) -> None:
+        client = key_of(hosts[number % CALLS], prefix_v6=64)
+        if workers > 1:
+            client = client_hash(client, b"secret")
+        if limits.enter(client, number / 1000) is None:
+            limits.leave(client)
+
+    print(f"a session under both limits per client, workers: {workers} {microseconds(come_and_go):6.1f} µs")
+
+
+def _published(workers: int) -> Published:
+    own, *others = (
+        CountTable(memoryview(bytearray(8 * words_for(RATE_CLIENTS_MAX))).cast("Q")) for _ in range(workers)
+    )
+    return Published(own, others)
+
+
 def main() -> int:
     dice = random.Random(1)  # noqa: S311 - nothing is to be kept secret
     for name, balance in (
@@ -92,6 +126,8 @@ def main() -> int:
     ):
         choosing(name, balance)
     sticking()
+    for workers in (1, 2, 4):
+        limiting(workers)
     return 0
 
 

@@ -132,7 +132,7 @@ stream {{
     return ["nginx", "-e", "stderr", "-p", str(place.folder), "-c", file]
 
 
-def mailproxy(place: Place, workers: int, relay: str | None = None) -> list[str]:
+def mailproxy(place: Place, workers: int, relay: str | None = None, frontend: str = "") -> list[str]:
     said = [f"workers = {workers}"] if workers > 1 else []
     said += [f'relay = "{relay}"'] if relay else []
     process = "\n".join(["[process]", *said]) if said else ""  # what is the default needs no saying
@@ -146,6 +146,7 @@ to = "{place.folder}/mailproxy.sessions"
 
 [defaults.frontend]
 protocol = "tcp"
+{frontend}
 
 [defaults.backend]
 balance = "leastconn"
@@ -207,15 +208,25 @@ def portable(place: Place, workers: int) -> list[str]:
     return mailproxy(place, workers, "portable")
 
 
+def limited(place: Place, workers: int) -> list[str]:
+    """With limits per client that no load here comes to: what they cost a session."""
+    limits = 'max_sessions_per_client = 1000000\nmax_session_rate_per_client = { count = 65535, per = "1s" }'
+    return mailproxy(place, workers, frontend=limits)
+
+
 # (where it stands, workers or threads) -> the command that it is started with
 PROGRAMS: dict[str, Callable[[Place, int], list[str]]] = {
     "haproxy": haproxy,
     "nginx": nginx,
     "mailproxy": mailproxy,
     "portable": portable,
+    "limited": limited,
 }
 TIMES = "×"  # noqa: RUF001 - no letter
-TITLES = {"haproxy": "HAProxy", "nginx": "nginx", "mailproxy": "mailproxy", "portable": "portable relay"}
+TITLES = {
+    "haproxy": "HAProxy", "nginx": "nginx", "mailproxy": "mailproxy", "portable": "portable relay",
+    "limited": "limits per client",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,7 @@ def version(name: str) -> str:
     )
     said = subprocess.run(command, capture_output=True, text=True, check=False)
     found = re.search(r"\d+(\.\d+)+\S*", said.stdout + said.stderr)
-    title = TITLES["mailproxy" if kind.program == "portable" else kind.program]
+    title = TITLES["mailproxy" if kind.program in ("portable", "limited") else kind.program]
     return f"{title} {found[0] if found else '(no version)'}"
 
 

@@ -107,7 +107,7 @@ def chosen_proxies(arguments: argparse.Namespace) -> list[str]:
 
 
 def check_programs(proxies: list[str]) -> None:
-    others = {kind_of(name).program for name in proxies} - {"mailproxy", "portable"}
+    others = {kind_of(name).program for name in proxies} - {"mailproxy", "portable", "limited"}
     for program in ["gcc", "openssl", "setpriv", *sorted(others)]:
         if not shutil.which(program):
             raise Mistake(f"{program} is not installed")

@@ -15,7 +15,7 @@ from mailproxy.config import json_schema, model
 from mailproxy.config.shape import SHORT_FORMS, Key, keys_of
 from mailproxy.config.tables import write_value
 from mailproxy.config.units import write_duration
-from mailproxy.config.values import LogTarget, Mode, Name, Seconds, Size, Text, TimeLimit, show
+from mailproxy.config.values import LogTarget, Mode, Name, RatePeriod, Seconds, Size, Text, TimeLimit, show
 from mailproxy.log import ENDS, Phase
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -29,6 +29,7 @@ TABLES = {
     "[[frontends.NAME.bind]]": model.Bind,
     "[[frontends.NAME.routes]]": model.Route,
     "timeouts of a frontend": model.FrontendTimeouts,
+    "max_session_rate_per_client": model.SessionRate,
     "tls of a frontend or bind": model.FrontendTls,
     "[backends.NAME]": model.Backend,
     "servers of a backend": model.Server,
@@ -52,7 +53,8 @@ ignored.
 A key holds for the table that it stands in, else for a server its backend's (`tls`, `send_proxy`, `check`, …) and for a
 bind its frontend's (`tls`), else the profile's, else `[defaults]`'s. `[defaults.frontend]`, `[defaults.bind]`,
 `[defaults.backend]`, `[defaults.server]` and the same four under `[profiles.NAME.…]` take the keys of those tables. Tables
-merge key by key, lists and single values replace, `false` switches off an inherited `tls`, `stick` or `check`.
+merge key by key, lists and single values replace, `false` switches off an inherited `tls`, `stick`, `check` or
+`max_session_rate_per_client`.
 """
 
 
@@ -80,7 +82,14 @@ def cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-SHORT = {Seconds: "duration", TimeLimit: "duration, above 0", Size: "size", Name: "name", Text: "string"}
+SHORT = {
+    Seconds: "duration",
+    TimeLimit: "duration, above 0",
+    RatePeriod: "duration, above 0, at most 1d",
+    Size: "size",
+    Name: "name",
+    Text: "string",
+}
 
 
 def type_of(key: Key) -> str:
@@ -97,7 +106,7 @@ def default_of(key: Key) -> str:
         return "must be given"
     if key.shown:
         return key.shown
-    if key.annotation in (Seconds, TimeLimit) and default is not None:
+    if key.annotation in (Seconds, TimeLimit, RatePeriod) and default is not None:
         return f"`{write_duration(default)}`"
     if key.annotation is Size:
         return f"`{default // 1024}k`"

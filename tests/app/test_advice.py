@@ -626,6 +626,32 @@ def test_descriptors_for_few_sessions(descriptor_limit: int) -> None:
     ]
 
 
+# Limits per client.
+
+
+def test_exempt_networks_without_limits() -> None:
+    key, exempt = "frontends.imap.max_sessions_per_client_exempt", ["10.0.0.0/8"]
+    assert advice_for(settings(frontends__imap__max_sessions_per_client_exempt=exempt)) == [
+        f"{key}: has no effect: give max_sessions_per_client or max_session_rate_per_client"
+    ]
+    for limit in ({"max_sessions_per_client": 3}, {"max_session_rate_per_client": {"count": 3}}):
+        changes = {f"frontends__imap__{name}": value for name, value in limit.items()}
+        assert advice_for(settings(frontends__imap__max_sessions_per_client_exempt=exempt, **changes)) == []
+
+
+@pytest.mark.parametrize(("limit", "is_said"), [(9, False), (10, True), (11, True)])
+@pytest.mark.parametrize("key", ["frontends.imap.max_sessions", "process.max_sessions"])
+def test_limit_per_client_that_the_others_come_before(key: str, limit: int, is_said: bool) -> None:
+    changes = {key.replace(".", "__"): 10, "frontends__imap__max_sessions_per_client": limit}
+    assert (
+        advice_for(settings(**changes))
+        == [
+            f"frontends.imap.max_sessions_per_client: {limit} lets one client take all sessions, {key} is 10: give less"
+        ]
+        * is_said
+    )
+
+
 # The command line.
 
 

@@ -57,7 +57,8 @@ NEVER_UP = (
 OWN_STICK = (
     "a table is not allowed: it is the backend's, and a server can only stay out of it, with stick = false"
 )
-FRONTEND_KEYS = "profile, protocol, backend, max_sessions, timeouts, log_null, log_start, tls, bind, routes"
+NO_COUNT = 'count is missing: give { count = 30, per = "60s" } or similar, or false for no bound'
+FRONTEND_KEYS = "profile, protocol, backend, max_sessions, max_sessions_per_client, max_session_rate_per_client, max_sessions_per_client_exempt, timeouts, log_null, log_start, tls, bind, routes"
 
 PORTLESS = 'backends.dovecot.servers = ["192.0.2.1"]\n'
 SCRIPT = 'backends.dovecot.check.type = "script"\nbackends.dovecot.check.steps = '
@@ -93,10 +94,21 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ("backends.dovecot.stick.prefix_v4 = 33", "backends.dovecot.stick.prefix_v4: 33 is not allowed: a whole number from 0 to 32"),
         ("defaults.backend.stick.prefix_v6 = 129", "defaults.backend.stick.prefix_v6: 129 is not allowed: a whole number from 0 to 128"),
         ("backends.dovecot.stick.size = -1", 'backends.dovecot.stick.size: -1 is not allowed: a size such as "200k", or a number'),
+        ("frontends.imap.max_sessions_per_client = -1", "frontends.imap.max_sessions_per_client: -1 is not allowed: a whole number from 0 to 2147483647"),
+        ("frontends.imap.max_session_rate_per_client = { count = 0 }", "frontends.imap.max_session_rate_per_client.count: 0 is not allowed: a whole number from 1 to 65535"),
+        ("frontends.imap.max_session_rate_per_client = { count = 65536 }", "frontends.imap.max_session_rate_per_client.count: 65536 is not allowed: a whole number from 1 to 65535"),
+        ("frontends.imap.max_session_rate_per_client = 30", "frontends.imap.max_session_rate_per_client: 30 is not allowed: a table"),
+        ("frontends.imap.max_session_rate_per_client = {}", f"frontends.imap.max_session_rate_per_client: {NO_COUNT}"),
+        ('frontends.imap.max_session_rate_per_client = { per = "60s" }', f"frontends.imap.max_session_rate_per_client: {NO_COUNT}"),
+        ('defaults.frontend.max_session_rate_per_client.per = "60s"', f"defaults.frontend.max_session_rate_per_client: {NO_COUNT}"),
+        ("frontends.imap.max_session_rate_per_client = { count = 3, pre = 3 }", "frontends.imap.max_session_rate_per_client.pre: unknown key, did you mean per?"),
+        ('frontends.imap.max_sessions_per_client_exempt = ["10.0.0.1/8"]', 'frontends.imap.max_sessions_per_client_exempt[0]: "10.0.0.1/8" is not allowed: has host bits set; a network such as "10.0.0.0/8" or "2001:db8::/32", or an address'),
         ("backends.dovecot.error_clients = 0", "backends.dovecot.error_clients: 0 is not allowed: a whole number from 1 to 2147483647"),
     ),
     "durations": (
         ('process.drain_timeout = "soon"', f'process.drain_timeout: "soon" is not allowed: {DURATION}'),
+        ('frontends.imap.max_session_rate_per_client = { count = 3, per = "25h" }', f'frontends.imap.max_session_rate_per_client.per: "25h" is not allowed: must be at most 1d; {DURATION}, above 0 and at most 1d'),
+        ("frontends.imap.max_session_rate_per_client = { count = 3, per = 0 }", f"frontends.imap.max_session_rate_per_client.per: 0 is not allowed: must be above 0; {DURATION}, above 0 and at most 1d"),
         ('process.drain_timeout = ""', f'process.drain_timeout: "" is not allowed: {DURATION}'),
         ('process.drain_timeout = "5 s"', f'process.drain_timeout: "5 s" is not allowed: {DURATION}'),
         ('process.drain_timeout = "-5s"', f'process.drain_timeout: "-5s" is not allowed: {DURATION}'),
@@ -392,8 +404,8 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ("log.colour = true", "log.colour: unknown key; known are level, format, to"),
         ('frontends.imap.bind = [{ adress = "*:143", address = "*:143" }]', "frontends.imap.bind[0].adress: unknown key, did you mean address?"),
         ('frontends.imap.timeouts.clients = "5s"', "frontends.imap.timeouts.clients: unknown key, did you mean client?"),
-        ('frontends.imap.name = "imap"', "frontends.imap.name: unknown key; known are profile, protocol, backend, max_sessions, timeouts, log_null, log_start, tls, bind, routes"),
-        ('frontends.imap."a\\u001bb" = 1', 'frontends.imap."a\\u001bb": unknown key; known are profile, protocol, backend, max_sessions, timeouts, log_null, log_start, tls, bind, routes'),
+        ('frontends.imap.name = "imap"', "frontends.imap.name: unknown key; known are profile, protocol, backend, max_sessions, max_sessions_per_client, max_session_rate_per_client, max_sessions_per_client_exempt, timeouts, log_null, log_start, tls, bind, routes"),
+        ('frontends.imap."a\\u001bb" = 1', 'frontends.imap."a\\u001bb": unknown key; known are profile, protocol, backend, max_sessions, max_sessions_per_client, max_session_rate_per_client, max_sessions_per_client_exempt, timeouts, log_null, log_start, tls, bind, routes'),
         ('backends.dovecot.servers = [{ address = "192.0.2.1:143", wait = 1 }]', "backends.dovecot.servers[0].wait: unknown key, did you mean weight?"),
         ('profiles.x.fronted.protocol = "imap"', "profiles.x.fronted: unknown key, did you mean frontend?"),
         ("global.maxconn = 3", "global: unknown key, what HAProxy calls so is [process] here"),
@@ -404,7 +416,7 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('frontends.imap.address = "*:143"', f"frontends.imap.address: unknown key here, it is one of a bind and of a server and of a check; known here are {FRONTEND_KEYS}"),
         ('level = "info"', "level: unknown key here, it is one of [log]; known here are process, log, admin, defaults, profiles, frontends, backends"),
         ("defaults.servers.weight = 3", "defaults.servers: unknown key, did you mean server?"),
-        ('profiles.x.frontend.profile = "y"', "profiles.x.frontend.profile: unknown key; known are protocol, backend, max_sessions, timeouts, log_null, log_start, tls, bind, routes"),
+        ('profiles.x.frontend.profile = "y"', "profiles.x.frontend.profile: unknown key; known are protocol, backend, max_sessions, max_sessions_per_client, max_session_rate_per_client, max_sessions_per_client_exempt, timeouts, log_null, log_start, tls, bind, routes"),
     ),
     "tables for values, lists for tables": (
         ("process = 3", "process: 3 is not allowed: a table"),
@@ -511,11 +523,18 @@ FINE = (
     "process.workers = 4",
     'process.workers = "auto"',
     'frontends.imap.timeouts.proxy_header = "5s"',
+    "frontends.imap.max_sessions_per_client = 20",
+    'frontends.imap.max_session_rate_per_client = { count = 30, per = "60s" }',
+    'frontends.imap.max_session_rate_per_client = { count = 65535, per = "1d" }',
+    'frontends.imap.max_sessions_per_client_exempt = ["10.0.0.0/8", "2001:db8::1"]',
 )  # fmt: skip
 
 OFF = (
     "process.workers = 1",
     "frontends.imap.max_sessions = 0",
+    "frontends.imap.max_sessions_per_client = 0",
+    "frontends.imap.max_session_rate_per_client = false",
+    "frontends.imap.max_sessions_per_client_exempt = []",
     "frontends.imap.routes = []",
     'frontends.imap.bind = [{ address = "*:143", accept_proxy = [], proxy_optional = false }]',
     'frontends.imap.bind = [{ address = "*:993", mode = "tls", tls = { certificates = ["a.pem"], client_verify = "none", strict_sni = false } }]',

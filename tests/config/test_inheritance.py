@@ -350,6 +350,33 @@ def test_an_inherited_stick_table_can_be_switched_off() -> None:
     assert (read.stick, read.servers[0].stick) == (None, None)
 
 
+def test_rate_limit_of_clients_is_merged_and_switched_off() -> None:
+    defaults = "defaults.frontend.max_session_rate_per_client = { count = 30 }\n"
+    rate = frontend(
+        defaults + 'frontends.imap.max_session_rate_per_client.per = "10s"'
+    ).max_session_rate_per_client
+    assert rate is not None
+    assert (rate.count, rate.per) == (30, 10.0)
+    assert frontend(defaults).limits_clients
+    rate = frontend(
+        f"{defaults}frontends.imap.max_session_rate_per_client = false"
+    ).max_session_rate_per_client
+    assert rate is None
+
+
+def test_clients_have_no_limits_by_default() -> None:
+    read = frontend("")
+    assert (read.max_sessions_per_client, read.max_session_rate_per_client) == (0, None)
+    assert not read.limits_clients
+    assert frontend("frontends.imap.max_sessions_per_client = 1").limits_clients
+
+
+def test_rate_limit_of_clients_is_in_a_minute_by_default() -> None:
+    rate = frontend("frontends.imap.max_session_rate_per_client = { count = 30 }").max_session_rate_per_client
+    assert rate is not None
+    assert rate.per == 60.0
+
+
 def test_servers_take_from_their_backend_what_failures_mean() -> None:
     servers = backend("""
 defaults.backend.on_marked_down = "shutdown-sessions"

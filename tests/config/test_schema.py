@@ -71,6 +71,7 @@ def test_the_sample_has_every_key_that_there_is() -> None:
         "BackendBody": sample["backends"]["dovecot"],
         "FrontendTls": sample["frontends"]["imap"]["tls"] | sample["frontends"]["imap"]["bind"][0]["tls"],
         "FrontendTimeouts": sample["frontends"]["imap"]["timeouts"],
+        "SessionRate": sample["frontends"]["imap"]["max_session_rate_per_client"],
         "BackendTimeouts": sample["backends"]["dovecot"]["timeouts"],
         "ServerTls": sample["backends"]["dovecot"]["tls"],
         "Stick": sample["backends"]["dovecot"]["stick"],

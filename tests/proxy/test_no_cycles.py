@@ -87,6 +87,23 @@ async def test_a_session_whose_client_fails_the_handshake_is_gone(scene: Scene) 
     assert of_sessions() == before
 
 
+async def test_a_session_over_the_limit_of_its_client_is_gone(scene: Scene) -> None:
+    server = await scene.server((Send(GREETING), Collect()))
+    proxy = await scene.proxy(server.address, frontends={"f": {"max_sessions_per_client": 1}})
+    async with await scene.dial(proxy) as served:
+        with trio.fail_after(PATIENCE_S):
+            assert await served.receive_line() == GREETING
+        before = of_sessions()
+        for _ in range(3):
+            client = await scene.dial(proxy)
+            with trio.fail_after(PATIENCE_S):
+                assert await client.receive_until_end() == b""
+            client.drop()
+        assert {line["end"] for line in await scene.sessions(3)} == {"client-limit"}
+        await trio.testing.wait_all_tasks_blocked()
+        assert of_sessions() == before
+
+
 async def test_a_session_with_several_addresses_of_which_the_first_refuses_is_gone(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:

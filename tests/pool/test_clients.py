@@ -1,0 +1,282 @@
+"""The limits per client: who is over one, what counts, what is forgotten."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from math import floor
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mailproxy.pool import (
+    ClientLimits,
+    CountTable,
+    LimitReached,
+    Published,
+    RateCounts,
+    SessionCounts,
+    client_hash,
+    key_of,
+    words_for,
+)
+from mailproxy.pool.clients import LimitName
+
+SESSIONS: LimitName = "max_sessions_per_client"
+RATE: LimitName = "max_session_rate_per_client"
+
+
+def tables(workers: int, keys: int = 64) -> list[Published]:
+    """What each of several workers has of their tables."""
+    every = [CountTable(memoryview(bytearray(8 * words_for(keys))).cast("Q")) for _ in range(workers)]
+    return [Published(own, [each for each in every if each is not own]) for own in every]
+
+
+def limits(
+    *, sessions: int = 0, rate: int = 0, per: float = 60.0, workers: int = 1
+) -> Sequence[ClientLimits]:
+    """One for each worker, or that of a process alone."""
+    published = tables(workers) if workers > 1 else [None]
+    rates = tables(workers) if workers > 1 else [None]
+    return [
+        ClientLimits(
+            max_sessions=sessions,
+            max_rate=rate,
+            sessions=SessionCounts(mine),
+            rates=RateCounts(per, published=mine_too) if rate else None,
+        )
+        for mine, mine_too in zip(published, rates, strict=True)
+    ]
+
+
+# Sessions at once
+
+
+def test_client_at_its_limit_waits_for_one_of_its_own() -> None:
+    (limit,) = limits(sessions=2)
+    assert [limit.enter(1, 0.0) for _ in range(3)] == [None, None, LimitReached(SESSIONS, 2)]
+    assert limit.enter(2, 0.0) is None, "which is another client"
+    limit.leave(2)
+    assert limit.enter(1, 0.0) == LimitReached(SESSIONS, 2)
+    limit.leave(1)
+    assert limit.enter(1, 0.0) is None
+
+
+STEPS = st.lists(st.tuples(st.integers(0, 2), st.integers(1, 5), st.booleans()), max_size=200)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@given(steps=STEPS, most=st.integers(1, 4))
+def test_workers_keep_the_limit_exactly(workers: int, steps: list[tuple[int, int, bool]], most: int) -> None:
+    """One after the other, that is; and they forget clients that have left."""
+    each = limits(sessions=most, workers=workers)
+    model: Counter[int] = Counter()
+    here: Counter[tuple[int, int]] = Counter()
+    for number, client, comes in steps:
+        worker = number % workers
+        if comes:
+            reached = each[worker].enter(client, 0.0)
+            assert reached == (None if model[client] < most else LimitReached(SESSIONS, most))
+            if reached is None:
+                model[client] += 1
+                here[worker, client] += 1
+        elif here[worker, client]:
+            each[worker].leave(client)
+            model[client] -= 1
+            here[worker, client] -= 1
+    assert [len(limit.sessions) for limit in each] == [
+        sum(count > 0 for (worker, _), count in here.items() if worker == number) for number in range(workers)
+    ]
+
+
+# Rate
+
+
+def test_rate_counts_connections_that_are_turned_down() -> None:
+    (limit,) = limits(rate=2, per=10.0)
+    assert [limit.enter(1, now) for now in (0.0, 1.0, 2.0, 9.0)] == [
+        None,
+        None,
+        LimitReached(RATE, 3),
+        LimitReached(RATE, 4),
+    ]
+    assert limit.enter(2, 9.0) is None
+    assert limit.enter(1, 15.0) == LimitReached(RATE, 3), "half of the four before, and itself"
+    assert limit.enter(1, 30.0) is None
+
+
+def test_session_over_both_limits_is_told_of_the_sessions() -> None:
+    (limit,) = limits(sessions=1, rate=1)
+    assert limit.enter(1, 0.0) is None
+    assert limit.enter(1, 0.0) == LimitReached(SESSIONS, 1)
+    limit.leave(1)
+    assert limit.enter(1, 0.0) == LimitReached(RATE, 3), "those turned down count"
+
+
+class Haproxys:
+    """The rate as HAProxy has it, for one client, with every connection in one place."""
+
+    def __init__(self, per: float) -> None:
+        self.per = per
+        self.windows: Counter[int] = Counter()
+
+    def add(self, now: float) -> int:
+        window = floor(now / self.per)
+        self.windows[window] += 1
+        left = 1 - now / self.per % 1
+        return self.windows[window] + floor(self.windows[window - 1] * left)
+
+
+# Quarters of seconds, so that what is computed in floating point is exact.
+ARRIVALS = st.lists(
+    st.tuples(st.integers(0, 40), st.integers(0, 2), st.integers(1, 4)), min_size=1, max_size=150
+)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@given(arrivals=ARRIVALS, per=st.sampled_from([0.5, 1.0, 4.0]))
+def test_rate_over_workers_is_that_of_one_counter(
+    workers: int, arrivals: list[tuple[int, int, int]], per: float
+) -> None:
+    published: Sequence[Published | None] = tables(workers) if workers > 1 else [None]
+    each = [RateCounts(per, published=mine) for mine in published]
+    models: defaultdict[int, Haproxys] = defaultdict(lambda: Haproxys(per))
+    now = 0.0
+    for quarters, worker, client in arrivals:
+        now += quarters / 4
+        assert each[worker % workers].add(client, now) == models[client].add(now)
+
+
+@given(arrivals=ARRIVALS, count=st.integers(1, 6))
+def test_rate_is_between_half_and_twice_the_limit(arrivals: list[tuple[int, int, int]], count: int) -> None:
+    """A client never has more than twice the count in any period; one with at most half is never turned down."""
+    (limit,) = limits(rate=count, per=4.0)
+    accepted: defaultdict[int, list[float]] = defaultdict(list)
+    tried: defaultdict[int, list[float]] = defaultdict(list)
+    now = 0.0
+    for quarters, _, client in arrivals:
+        now += quarters / 4
+        tried[client].append(now)
+        recent = [sum(begin <= moment < begin + 4 for moment in tried[client]) for begin in tried[client]]
+        reached = limit.enter(client, now)
+        if 2 * max(recent) <= count:
+            assert reached is None
+        if reached is None:
+            accepted[client].append(now)
+    for moments in accepted.values():
+        assert all(sum(begin <= moment < begin + 4 for moment in moments) <= 2 * count for begin in moments)
+
+
+def test_rate_begins_anew_after_two_periods() -> None:
+    rates = RateCounts(1.0)
+    assert [rates.add(1, 0.5) for _ in range(100)] == list(range(1, 101))
+    assert rates.add(1, 2.0) == 1
+
+
+def test_count_stops_where_its_bits_end() -> None:
+    mine, other = tables(2)
+    rates, others = RateCounts(1.0, published=mine), RateCounts(1.0, published=other)
+    assert max(rates.add(1, 1.25) for _ in range(65_600)) == 65_535
+    assert others.add(1, 1.25) == 65_536
+    assert others.add(1, 2.5) == 1 + 65_536 // 2
+
+
+def test_windows_go_on_where_their_bits_end() -> None:
+    """After 49 days of milliseconds."""
+    rates = RateCounts(0.001)
+    end = 2.0**32 * 0.001
+    assert rates.add(1, end - 0.0005) == 1
+    assert rates.add(1, end + 0.00025) == 1 + 0
+    assert rates.add(1, end + 0.00025) == 2
+
+
+# Memory
+
+
+def test_expired_clients_are_dropped_as_others_come() -> None:
+    rates = RateCounts(1.0)
+    for client in range(1, 1001):
+        rates.add(client, 0.0)
+    assert len(rates) == 1000
+    for _ in range(600):
+        rates.add(9999, 5.0)
+    assert len(rates) == 1
+
+
+def test_clients_of_the_last_window_are_kept() -> None:
+    rates = RateCounts(1.0)
+    for client in range(1, 101):
+        rates.add(client, 0.9)
+    assert rates.add(1, 1.25) == 1 + 0
+    assert len(rates) == 100
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_clients_beyond_the_size_replace_the_longest_silent(workers: int) -> None:
+    """Who was replaced begins at 0 again, in the eyes of the others as well; whoever is busy is not replaced."""
+    published = tables(2, keys=8)
+    rates = RateCounts(60.0, size=8, published=published[0] if workers > 1 else None)
+    for client in range(1, 100):
+        rates.add(client, 1.0)
+        rates.add(1000, 1.0)
+        assert len(rates) <= 8
+    assert rates.add(1000, 1.0) == 100
+    assert rates.add(1, 1.0) == 1
+    if workers > 1:
+        others = RateCounts(60.0, published=published[1])
+        assert others.add(1000, 1.0) == 101
+        assert others.add(2, 1.0) == 1
+
+
+def test_many_addresses_take_bounded_memory() -> None:
+    """And they do not make another client be turned down."""
+    (limit,) = limits(sessions=3, rate=30)
+    for client in range(200_000):
+        if limit.enter(client, 1.0) is None:
+            limit.leave(client)
+        if client % 20_000 == 0:
+            assert limit.enter(-1, 1.0) is None
+            limit.leave(-1)
+    assert limit.rates is not None
+    assert len(limit.rates) == 65_536
+    assert len(limit.sessions) == 0
+
+
+def test_table_without_room_leaves_the_count_to_its_worker() -> None:
+    """Others do not see it then; its own worker counts on, and nothing is left when sessions end."""
+    mine, others = (SessionCounts(each) for each in tables(2, keys=1))
+    for client in range(1, 101):
+        mine.add(client)
+    assert all(mine.total(client) == 1 for client in range(1, 101))
+    assert sum(others.total(client) for client in range(1, 101)) == 16
+    for client in range(1, 101):
+        mine.remove(client)
+    assert sum(others.total(client) for client in range(1, 101)) == 0
+
+
+# Clients
+
+
+def test_hashes_differ_by_client_and_by_secret() -> None:
+    hosts = ["192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8:0:1::1", "::"]
+    hashes = {client_hash(key_of(host), secret) for host in hosts for secret in (b"one", b"two")}
+    assert len(hashes) == 10
+    assert all(0 < each < 2**64 for each in hashes)
+    assert client_hash(key_of("2001:db8::1"), b"one") == client_hash(key_of("2001:db8::ffff"), b"one")
+    assert client_hash(key_of("::ffff:192.0.2.1"), b"one") == client_hash(key_of("192.0.2.1"), b"one")
+
+
+@settings(max_examples=20)
+@given(st.integers(1, 50))
+def test_attacker_cannot_exclude_another_client(speed: int) -> None:
+    """However fast it opens and closes, the other's sessions are counted alone."""
+    first, second = limits(sessions=2, rate=10, workers=2)
+    for now in range(30):
+        for _ in range(speed):
+            for limit in (first, second):
+                if limit.enter(1, float(now)) is None:
+                    limit.leave(1)
+        if now % 12 == 0:
+            assert second.enter(2, float(now)) is None
+            second.leave(2)
