@@ -73,7 +73,7 @@ async def _reap() -> None:
     with trio.open_signal_receiver(signal.SIGCHLD) as signals:
         while True:
             _wait_for_ended()
-            await signals.__anext__()  # type: ignore[attr-defined]  # trio does not name the receiver's type
+            await signals.__anext__()
 
 
 def _wait_for_ended() -> None:
