@@ -14,7 +14,6 @@ import trio
 from attrs import frozen
 
 from mailproxy.app.limits import descriptor_shortage, max_sessions, own_max_sessions
-from mailproxy.app.material import Material
 from mailproxy.app.opening import Slots
 from mailproxy.app.renewal import Renewal
 from mailproxy.app.unraisable import unraisable
@@ -24,25 +23,40 @@ from mailproxy.log.events import DESCRIPTORS_SHORT, Event
 from mailproxy.net.cells import Bells
 from mailproxy.net.line import Line
 from mailproxy.net.listener import Listener
+from mailproxy.proxy.backend import Connectors
 from mailproxy.proxy.board import Board
 from mailproxy.proxy.control import Control, Listening
 from mailproxy.proxy.session import number_sessions
 from mailproxy.proxy.worker import SAID_BY_CONTROL, Place, Worker
+
+RENEWED = signal.SIGRTMIN
+"""Tells the launcher that files of TLS were renewed."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2, signal.SIGUSR1)
 
 
 @frozen(eq=False)
 class Setup:
-    """What the launcher has opened and loaded, and all children are forked with."""
+    """What the launcher has opened and loaded, and all children are forked with.
+
+    ``renewal`` has the files of TLS as they are in use, None where there are none; ``launcher`` is a descriptor of the
+    launcher's process, which never means another one (pidfd_open(2)).
+    """
 
     config: Config
-    material: Material
+    renewal: Renewal | None
+    connectors: Connectors
+    launcher: int
     slots: Slots
     listening: Sequence[Listening]
     outputs: Sequence[Output]
     board: Board
     bells: Bells
+
+    @property
+    def connectors_now(self) -> Connectors:
+        """TLS towards servers as its files are in use."""
+        return self.connectors if self.renewal is None else self.renewal.material.connectors
 
 
 def work(setup: Setup, slot: int, end: socket.socket, *, second: int, is_late: bool) -> None:
@@ -55,8 +69,8 @@ def work(setup: Setup, slot: int, end: socket.socket, *, second: int, is_late: b
     worker = Worker(
         setup.config,
         [listener.for_worker() for listener in setup.slots[slot]],
-        setup.material.connectors,
-        looks=_renewal(setup),
+        setup.connectors_now,
+        looks=setup.renewal,
         log=log,
         max_sessions=max_sessions(setup.config),
         place=Place(
@@ -77,11 +91,12 @@ def control(setup: Setup, end: socket.socket, *, running: int, is_late: bool) ->
     made = Control(
         setup.config,
         setup.listening,
-        setup.material.connectors,
-        looks=_renewal(setup),
+        setup.connectors_now,
+        looks=setup.renewal,
         log=log,
         shares=setup.board.shares(setup.board.control),
         launcher=Line(end),
+        ring_launcher=partial(_ring, setup.launcher),
         workers=len(setup.slots),
         running=running,
     )
@@ -111,8 +126,9 @@ def _settle(setup: Setup, name: str, *, without: Collection[Event], is_late: boo
     return log
 
 
-def _renewal(setup: Setup) -> Renewal | None:
-    return Renewal(setup.config, setup.material, prepare=True) if setup.material.files else None
+def _ring(launcher: int) -> None:
+    with contextlib.suppress(OSError):  # it is gone, which control notices otherwise
+        signal.pidfd_send_signal(launcher, RENEWED)
 
 
 def _close_own(listeners: Iterable[Listener]) -> None:

@@ -3,7 +3,8 @@
 It holds what must outlive them: the listening sockets, one for each slot, so that connections in the queue of a worker that
 died are the next one's; the TLS contexts, so that a ticket of one worker is good at all; the memory of the counts. It never
 enters trio and has no thread, so that it can fork at any time. It waits for signals and for the ends of its children, and
-hears nothing from them. What signals mean is control's to know; where that hangs, the launcher itself sees to the end.
+looks at the board for their heartbeats and for files that control has taken up: it loads those, too, so that what it forks
+later has them. What signals mean is control's to know; where that hangs, the launcher itself sees to the end.
 """
 
 from __future__ import annotations
@@ -19,18 +20,21 @@ from functools import partial
 
 from attrs import define, field
 
-from mailproxy.app.children import SIGNALS, Setup, control, work
+from mailproxy.app.children import RENEWED, SIGNALS, Setup, control, work
 from mailproxy.app.collector import spare_collector
 from mailproxy.app.limits import own_max_sessions
 from mailproxy.app.material import Material
 from mailproxy.app.opening import close_slots, open_all
 from mailproxy.app.privileges import check_capabilities, drop_privileges, wanted_owner
+from mailproxy.app.renewal import Renewal
+from mailproxy.app.watchdog import LOOK_S, Pulse
 from mailproxy.config import Config
 from mailproxy.net.cells import Bells
 from mailproxy.net.line import open_pair, post
 from mailproxy.net.notify import has_service_manager, notify_draining, notify_ready, notify_stopping
-from mailproxy.proxy.board import Board
+from mailproxy.proxy.board import Board, Shares
 from mailproxy.proxy.control import Listening
+from mailproxy.proxy.watcher import take_up_prepared
 
 _STABLE_S = 1.0  # who lives for less is not replaced at once
 _FIRST_PAUSE_S = 0.1
@@ -52,10 +56,13 @@ def launch(config: Config, material: Material, workers: int) -> None:
         drop_privileges(config)
         check_capabilities(config)
         listening = tuple(map(Listening.of, slots[0]))
-        board = Board(config, workers, most_sessions=own_max_sessions())
-        setup = Setup(config, material, slots, listening, outputs, board, Bells(workers))
+        renewal = Renewal(config, material, prepare=True) if material.files else None
+        setup = Setup(
+            config, renewal, material.connectors, os.pidfd_open(os.getpid()), slots, listening, outputs,
+            Board(config, workers, most_sessions=own_max_sessions()), Bells(workers),
+        )  # fmt: skip
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored ones have no ends that could be waited for
-        signal.pthread_sigmask(signal.SIG_BLOCK, (*SIGNALS, signal.SIGCHLD))
+        signal.pthread_sigmask(signal.SIG_BLOCK, (*SIGNALS, signal.SIGCHLD, RENEWED))
         spare_collector()
         Launcher(setup).run()
     finally:
@@ -67,6 +74,7 @@ class _Role:
     """What a child is for, and the one that is it now; ``slot`` None is control. ``due``: when the next one is to start."""
 
     slot: int | None
+    shares: Shares = field(repr=False)
     pid: int | None = None
     line: socket.socket | None = None
     began: float = 0.0
@@ -75,6 +83,8 @@ class _Role:
     second: int = 0
     is_connected: bool = False
     connect_due: float = 0.0
+    pulse: Pulse = field(factory=Pulse)
+    is_hung: bool = False
 
     @property
     def is_alive(self) -> bool:
@@ -99,7 +109,7 @@ class Launcher:
     """Starts and replaces children until they are to end, and have."""
 
     setup: Setup
-    _control: _Role = field(factory=lambda: _Role(None), init=False)
+    _control: _Role = field(init=False)
     _workers: list[_Role] = field(init=False)
     _untold: list[dict[str, object]] = field(factory=list, init=False)
     _stops: list[int] = field(factory=list, init=False)  # the signals that told it to end
@@ -107,12 +117,18 @@ class Launcher:
     _steps: list[tuple[float, Callable[[], None]]] = field(
         factory=list, init=False
     )  # towards the end, when due
+    _look_due: float = field(default=0.0, init=False)
+    # Ends that control may not have read if it hangs now; the first so many were posted before the last look.
+    _unread: list[dict[str, object]] = field(factory=list, init=False)
+    _unread_before: int = field(default=0, init=False)
     _is_over: bool = field(default=False, init=False)  # control has seen the last line of a worker end
 
     _awaits_ready: bool = field(factory=has_service_manager, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._workers = [_Role(slot) for slot in range(len(self.setup.slots))]
+        board = self.setup.board
+        self._control = _Role(None, board.shares(board.control))
+        self._workers = [_Role(slot, board.shares(slot)) for slot in range(len(self.setup.slots))]
 
     @property
     def _roles(self) -> list[_Role]:
@@ -121,19 +137,23 @@ class Launcher:
     def run(self) -> None:
         """Raises nothing; returns when all have ended."""
         while True:
+            self._take_up_renewals()
             self._start_due()
             self._insist()
             self._notify_when_ready()
+            self._kill_hung()
             if self._stops and not any(role.is_alive for role in self._roles):
                 return
-            caught = signal.sigtimedwait((*SIGNALS, signal.SIGCHLD), self._wait())
-            if caught is not None and caught.si_signo != signal.SIGCHLD:
+            caught = signal.sigtimedwait((*SIGNALS, signal.SIGCHLD, RENEWED), self._wait())
+            if caught is not None and caught.si_signo in SIGNALS:
                 self._obey(caught.si_signo)
             self._reap()
 
     def _wait(self) -> float:
         """Seconds until something is due."""
         dues = [due for due, _ in self._steps[:1]]
+        if any(role.is_alive for role in self._roles):
+            dues.append(self._look_due)
         if not self._is_over:
             starting = [self._control] if self._stops else self._roles
             dues += [role.due for role in starting if not role.is_alive]
@@ -186,6 +206,41 @@ class Launcher:
     def _tell(self, message: dict[str, object]) -> None:
         if self._control.line is None or not post(self._control.line, message):
             self._untold.append(message)
+        elif "died" in message:
+            self._unread.append(message)
+
+    # What children show on the board
+
+    def _kill_hung(self) -> None:
+        """A loop that has stopped serves nobody, and the kernel deals connections to it: another one takes its place."""
+        now = time.monotonic()
+        if now < self._look_due:
+            return
+        self._look_due = now + LOOK_S
+        for role in self._roles:
+            if role.pid is None:
+                continue
+            if role.pulse.look(role.shares.beat.own):
+                role.is_hung = True
+                os.kill(role.pid, signal.SIGKILL)  # not reaped yet, so it is nobody else's id
+
+        if not self._control.pulse.silent:
+            self._unread = self._unread[self._unread_before :]
+            self._unread_before = len(self._unread)
+
+    def _take_up_renewals(self) -> None:
+        """Files that control has taken up: a worker that is forked later, when they may be damaged, has them, too."""
+        shares = self._control.shares
+        wanted, renewal = shares.renewals.own, self.setup.renewal
+        if shares.renewed.own == wanted or renewal is None:
+            return
+        try:
+            renewed = renewal.look()
+            if renewed is not None:
+                take_up_prepared(renewal, renewed)
+        except Exception as error:  # noqa: BLE001 - the border: a fault of a file must not end all processes
+            self._tell({"kept": repr(error)})
+        shares.renewed.own = wanted
 
     def _notify_when_ready(self) -> None:
         """Tell the service manager that all workers serve: it listens to the process that it started, and to no child.
@@ -211,19 +266,24 @@ class Launcher:
                     self._bury(role, pid, os.waitstatus_to_exitcode(status))
 
     def _bury(self, role: _Role, pid: int, code: int) -> None:
+        silent, hung = role.pulse.silent * LOOK_S, role.is_hung
         role.died(time.monotonic())
+        if role is self._control:
+            self._untold = [*(self._unread if hung else ()), *self._untold]
+            self._unread, self._unread_before = [], 0
         sessions = self.setup.board.clear(role.slot) if role.slot is not None else 0
         if self._stops and code == 0:
             self._is_over |= role is self._control
             return
+        why = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
+        if hung:
+            why = f"hung for {silent:g} s and was killed"
         self._tell(
             {
                 "died": {
                     "slot": role.slot,
                     "pid": pid,
-                    "why": f"was killed by {_signal_name(-code)}"
-                    if code < 0
-                    else f"ended with exit code {code}",
+                    "why": why,
                     "sessions": sessions,
                     "replaced": not self._stops,
                 }
@@ -277,6 +337,8 @@ class Launcher:
 
     def _fork(self, role: _Role, run: Callable[[socket.socket], None]) -> None:
         own, childs = open_pair()
+        role.shares.beat.own = 0
+        role.pulse, role.is_hung = Pulse(), False
         role.began = time.monotonic()
         try:
             pid = os.fork()

@@ -29,6 +29,11 @@ class Renewal:
         self._before = material
         self._prepare = prepare
 
+    @property
+    def material(self) -> Material:
+        """What is in use."""
+        return self._material
+
     def look(self, *, anyway: bool = False) -> Renewed | None:
         """Take up what has changed since the last look; ``anyway``: even if it seems that nothing has. None if nothing has."""
         known = self._material

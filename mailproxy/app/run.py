@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -21,6 +22,7 @@ from mailproxy.log.events import DESCRIPTORS_SHORT, SIGNAL_IGNORED, STOPPING
 from mailproxy.net.notify import notify_draining, notify_ready, notify_stopping
 from mailproxy.proxy.config_file import log_if_changed
 from mailproxy.proxy.service import Service
+from mailproxy.proxy.supervise import supervise
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2, signal.SIGUSR1)
 
@@ -62,11 +64,30 @@ async def _run(service: Service) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_obey, service, signals, nursery)
+            if os.getpid() == 1:
+                nursery.start_soon(supervise, service.log, "reaping of processes", _reap)
             async with trio.open_nursery() as serving:
                 await serving.start(service.run)
                 notify_ready()
             nursery.cancel_scope.cancel()
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+
+async def _reap() -> None:
+    """As process 1 of a container, wait for orphans of others, ``docker exec`` for one: nobody else can.
+
+    The launcher, where there are workers, waits for all processes anyway.
+    """
+    with trio.open_signal_receiver(signal.SIGCHLD) as signals:
+        while True:
+            _wait_for_ended()
+            await signals.__anext__()
+
+
+def _wait_for_ended() -> None:
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 async def _obey(service: Service, signals: object, nursery: trio.Nursery) -> None:

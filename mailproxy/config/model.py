@@ -549,7 +549,9 @@ class Backend:
         None,
         shown="the route's",
     )
-    resolve_interval: TimeLimit = setting("host names are resolved again after that", TimeLimit(30.0))
+    resolve_interval: TimeLimit = setting(
+        "host names are resolved again after that; those without an address every 4 seconds", TimeLimit(30.0)
+    )
     resolve_prefer: Literal["ipv4", "ipv6"] | None = setting(
         "addresses of a host name that are tried first", None, shown="the resolver's order"
     )

@@ -59,6 +59,14 @@ WORKER_DIED = Event(
 CONTROL_DIED = Event(
     "control-died", "error", meaning="the control process has ended by itself; another one takes its place", keys=("pid", "why")
 )  # fmt: skip
+CONTROL_SILENT = Event(
+    "control-silent", "warning", meaning="a new worker has had no word of the control process for `seconds`, and serves with what the "
+    "configuration says", keys=("slot", "seconds"),
+)  # fmt: skip
+HELPER_FAILED = Event(
+    "helper-failed", "error", meaning="a task beside the sessions failed, and runs again in a moment; sessions go on",
+    keys=("helper", "fault", "place"),
+)  # fmt: skip
 MESSAGE_DROPPED = Event(
     "message-dropped", "error", meaning="a message between the processes was not understood; please report it"
 )

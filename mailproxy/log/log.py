@@ -18,6 +18,7 @@ from mailproxy.log.line_writer import LinesLostError
 from mailproxy.log.lines import FORMATS, SYSLOG_FORMATS, EventLine, SessionLine
 from mailproxy.log.record import SessionRecord
 from mailproxy.log.targets import Line, StreamTarget, Target
+from mailproxy.log.thread import LogThread
 
 _LINES_MAX = 50_000  # about 10 MB of lines, some seconds of a busy proxy
 _BATCH_S = (
@@ -25,6 +26,7 @@ _BATCH_S = (
 )
 _INFO = LEVELS.index("info")  # that of sessions
 _STDERR = 2
+_RETRY_S = 1.0  # after a failure that is not the target's
 _PATIENCE_S = 2.0  # a target that blocks must not keep the proxy from ending
 
 
@@ -155,7 +157,7 @@ class LogWriter:
         self._reopen = False
         self._reopened = trio.Event()
         self._reopened.set()
-        self._busy = False
+        self._thread = LogThread()
         self._complained = False
         self._failure = ""  # what the log has not been told of yet
         self._not_reopened = ""
@@ -189,13 +191,17 @@ class LogWriter:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Write until cancelled; ``finish`` writes what is left."""
+        with contextlib.suppress(RuntimeError):
+            self._thread.start()  # now, and not when lines wait for it
         task_status.started()
         while True:
             await self._wake.wait()
             await trio.sleep(_BATCH_S)
             self._wake = trio.Event()
-            await self._flush()
-            while self._busy:  # noqa: ASYNC110 - the target blocks its thread, which sets no event
+            if not await self._try_flush():
+                await trio.sleep(_RETRY_S)
+                self._wake.set()
+            while self._thread.is_busy:  # noqa: ASYNC110 - the target blocks its thread, which sets no event
                 await trio.sleep(_BATCH_S)
             if self._lines:  # they came while it did
                 self._wake.set()
@@ -203,52 +209,56 @@ class LogWriter:
     async def finish(self) -> None:
         """Write what is left, within two seconds even when cancelled, and close the target. After the last session."""
         with trio.move_on_after(_PATIENCE_S, shield=True):
-            while self._busy:  # noqa: ASYNC110 - as above
+            while self._thread.is_busy:  # noqa: ASYNC110 - as above
                 await trio.sleep(_BATCH_S)
-            await self._flush()
-        if not self._busy:
+            await self._try_flush()
+        if not self._thread.is_busy:
             self._target.close()
+        self._thread.stop()
+
+    async def _try_flush(self) -> bool:
+        """Write, whatever may fail: no thread can be started, or a target has a fault. False if it has failed."""
+        try:
+            self._thread.start()
+            await self._flush()
+        except Exception as error:  # noqa: BLE001 - the border: the log is what others write their failures to
+            self._complain(error)
+            return False
+        return True
 
     async def _flush(self) -> None:
         if self._reopen:
             self._reopen = False
             reopened = self._reopened
-            await self._in_thread(self._reopen_target)
-            reopened.set()
-            if not self._busy:  # or it hangs in there; the lines wait
-                self._log.has_reopened(self._not_reopened)
-        if self._lines and not self._busy:
+            try:
+                await self._in_thread(self._reopen_target)
+                if not self._thread.is_busy:  # or it hangs in there; the lines wait
+                    reopened.set()
+                    self._log.has_reopened(self._not_reopened)
+            finally:
+                reopened.set()
+        if self._lines and not self._thread.is_busy:
             self._count_unwritten()  # of a write that had been left to itself
             lines, self._lines = self._lines, []
             lost, self.lost = self.lost, 0
+            self._unwritten = lost + len(lines)  # until the target has taken them
             await self._in_thread(lambda: self._write(lines, lost))
             self._count_unwritten()
             self._report_failure()
 
     def _count_unwritten(self) -> None:
-        if not self._busy:
+        if not self._thread.is_busy:
             self.lost += self._unwritten
             self._unwritten = 0
 
     def _report_failure(self) -> None:
-        if self._failure and not self._busy:
+        if self._failure and not self._thread.is_busy:
             self._log.has_failed(self, self._failure)
             self._failure = ""
 
     async def _in_thread(self, job: Callable[[], None]) -> None:
-        """Have a thread do what may block. One that blocks for long is left to itself, and ``_busy`` until it is done."""
-        self._busy = True
-
-        def work() -> None:
-            try:
-                job()
-            finally:
-                self._busy = False
-
-        # Shielded, so that a cancelled writer never leaves lines behind that no thread has taken.
-        with trio.move_on_after(_PATIENCE_S, shield=True):
-            # not trio's common limiter: name look-ups may have taken all of its places
-            await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1))
+        """Have the thread do what may block. What blocks for long is left to itself."""
+        await self._thread.run(job, patience=_PATIENCE_S)
 
     def _write(self, lines: list[Line], lost: int) -> None:
         news = (
@@ -259,10 +269,11 @@ class LogWriter:
         try:
             self._target.write([*lines, *news])
         except LinesLostError as error:
-            # not added to lost from here: the loop may be counting, too
+            # Not added to lost from here: the loop may be counting, too.
             self._unwritten = lost + max(len(lines) - error.arrived, 0)
             self._complain(error)
         else:
+            self._unwritten = 0
             self._complained = False
 
     def _complain(self, error: Exception) -> None:

@@ -68,7 +68,7 @@ def read_certificate(path: Path, key: Path | None = None) -> Certificate:
     if key is not None:
         stamps += (stamp_of(key),)
     key_pem = read_pem(key) if key is not None else None
-    with _parsing("has no certificate in PEM form"):
+    with _parsing("has no certificate in PEM form", with_reason=False):
         from cryptography import x509  # takes 30 ms and 10 MB, which a forwarding proxy need not pay
 
         leaf = x509.load_pem_x509_certificate(data)
@@ -91,7 +91,7 @@ def read_certificate(path: Path, key: Path | None = None) -> Certificate:
 
 
 @contextmanager
-def _parsing(fact: str) -> Iterator[None]:
+def _parsing(fact: str, *, with_reason: bool = True) -> Iterator[None]:
     """Raise ValueError with ``fact`` for each exception of the block.
 
     The exceptions of ``cryptography`` have no base class in common: some are a ValueError, others a plain Exception, and
@@ -102,7 +102,7 @@ def _parsing(fact: str) -> Iterator[None]:
     except MemoryError:  # not the file's fault
         raise
     except Exception as error:  # noqa: BLE001 - translated at this edge, as the docstring says
-        raise ValueError(f"{fact}: {error}" if str(error) else fact) from None
+        raise ValueError(f"{fact}: {error}" if with_reason and str(error) else fact) from None
 
 
 def is_authority(pem: bytes) -> bool:

@@ -8,7 +8,7 @@ from typing import Literal
 import trio
 
 from mailproxy.address import ServerAddress, UnixAddress
-from mailproxy.errors import ServerRefusedError
+from mailproxy.errors import ProxyError, ServerRefusedError
 from mailproxy.net.dial import Endpoint
 
 
@@ -24,13 +24,18 @@ def literal_endpoint(address: ServerAddress) -> Endpoint | None:
 async def look_up(
     host: str, port: int | None, prefer: Literal["ipv4", "ipv6"] | None = None
 ) -> tuple[Endpoint, ...]:
-    """Every address of a host name in the resolver's order, those of the preferred family first. Raises ServerRefusedError if it has none now."""
+    """Every address of a host name in the resolver's order, those of the preferred family first.
+
+    Raises ServerRefusedError if it has none now, ProxyError if no thread can be started for the look-up.
+    """
     try:
         found = await trio.socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError as error:  # gaierror and UnicodeError's relatives say what is wrong with the name
         raise ServerRefusedError(f"{host}: {error.strerror or error}") from None
     except UnicodeError:
         raise ServerRefusedError(f"{host}: not a host name") from None
+    except RuntimeError as error:  # can't start new thread
+        raise ProxyError(f"{host}: {error}") from None
     # A name that stands twice in /etc/hosts comes twice.
     endpoints = list(
         dict.fromkeys(Endpoint(family, str(address[0]), port) for family, _, _, _, address in found)

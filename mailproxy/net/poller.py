@@ -132,8 +132,10 @@ class TrioWatch:
 class Poller:
     """The sockets of all sessions of one trio loop. ``now`` is trio's clock when the last events were told."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_fault: Callable[[Exception], None] | None = None) -> None:
+        """``on_fault`` gets what a ``ready`` or ``take_turn`` raised against its promise. Without it, ``serve`` raises that."""
         self._epoll = select.epoll()
+        self._on_fault = on_fault or _reraise
         self._told: dict[int, Ready] = {}
         self._turns: deque[Turn] = deque()
         self._late: dict[int, int] = {}  # what could not be told in its turn
@@ -176,7 +178,10 @@ class Poller:
             if not self._tell_each(found, until):
                 return
             for _ in range(len(turns)):
-                turns.popleft().take_turn()
+                try:
+                    turns.popleft().take_turn()
+                except Exception as fault:  # noqa: BLE001 - the border of one session: the others go on
+                    self._on_fault(fault)
                 if self.clock() > until:
                     return
             if self._has_woken or (len(found) < _BUSY and not turns):
@@ -185,13 +190,20 @@ class Poller:
     def _tell_each(self, found: list[tuple[int, int]], until: float) -> bool:
         """Was there time for all of them? The others are told in the next turn."""
         told = self._told
-        for number, (fd, events) in enumerate(found, 1):
-            who = told.get(fd)
-            if who is not None:
-                who.ready(events)
-            if not number % _EVENTS_PER_LOOK and self.clock() > until:
-                self._late = dict(found[number:])
-                return False
+        number = fd = 0
+        try:
+            for number, (fd, events) in enumerate(found, 1):
+                who = told.get(fd)
+                if who is not None:
+                    who.ready(events)
+                if not number % _EVENTS_PER_LOOK and self.clock() > until:
+                    self._late = dict(found[number:])
+                    return False
+        except Exception as fault:  # noqa: BLE001 - the border of one session, which its timeouts end
+            self.forget(fd)
+            self._late = dict(found[number:])  # they were told once
+            self._on_fault(fault)
+            return False
         return True
 
     def _with_late(self, found: list[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -268,6 +280,10 @@ class Poller:
         return self._told[fd]  # type: ignore[return-value]  # the relay has it only later
 
 
+def _reraise(fault: Exception) -> None:
+    raise fault
+
+
 class TrioPoller:
     """See the module."""
 
@@ -296,6 +312,6 @@ AnyPoller = Poller | TrioPoller
 TRIO = TrioPoller()
 
 
-def open_poller() -> AnyPoller:
-    """The one for this platform."""
-    return Poller() if hasattr(select, "epoll") else TRIO
+def open_poller(on_fault: Callable[[Exception], None] | None = None) -> AnyPoller:
+    """The one for this platform. ``on_fault``: see Poller."""
+    return Poller(on_fault) if hasattr(select, "epoll") else TRIO

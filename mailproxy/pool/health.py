@@ -55,6 +55,11 @@ class Health:
             self._counter = 0
         return was_up and not self.is_up
 
+    def require_one_pass(self) -> None:
+        """A server that is down is up with the next check that passes."""
+        if not self.is_up:
+            self._counter = self.rise - 1
+
     def take_over(self, other: Health) -> None:
         """Know what another counter knew of the same server; with other bounds up stays up, and down stays down."""
         if (self.rise, self.fall) == (other.rise, other.fall):

@@ -48,6 +48,7 @@ from mailproxy.proxy.known import Known
 from mailproxy.proxy.news import Situation, health_sentence, sentences
 from mailproxy.proxy.resolving import Resolver
 from mailproxy.proxy.server import BackendServer, Checked, Login
+from mailproxy.proxy.supervise import supervise
 
 _KEY_BYTES = 17  # of what key_of gives
 _WARMING_STEPS = 20  # HAProxy's: a twentieth of slow_start each, but not more often than every second
@@ -358,9 +359,15 @@ class Backend:
         """Let servers warm up, and clients be forgotten that have not come back, until cancelled."""
         async with trio.open_nursery() as nursery:
             if any(server.slow_start for server in self.servers):
-                nursery.start_soon(self._warm_up)
+                nursery.start_soon(supervise, self._log, f"slow start of {self.name}", self._warm_up)
             if self.pool.stick is not None:
-                nursery.start_soon(self._expire, self.pool.stick)
+                nursery.start_soon(
+                    supervise,
+                    self._log,
+                    f"expiry of {self.name}'s stick table",
+                    self._expire,
+                    self.pool.stick,
+                )
 
     async def _warm_up(self) -> None:
         shortest = min(server.slow_start for server in self.servers if server.slow_start)

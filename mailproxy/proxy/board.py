@@ -24,7 +24,7 @@ from mailproxy.pool import (
     words_for,
 )
 
-_OF_PROCESS = 4  # as LimitShare has them, and whether it has been said that the proxy is ready
+_OF_PROCESS = 7  # as LimitShare has them, and the others of Shares
 _OF_FRONTEND = 3  # as LimitShare has them
 _OF_BACKEND = 3  # as BackendShare has them
 _OF_SERVER = 4  # as ServerShare has them
@@ -34,10 +34,17 @@ _SECRET_BYTES = 16
 
 @frozen(eq=False)
 class Shares:
-    """What one process has on the board."""
+    """What one process has on the board.
+
+    ``ready``: whether it has been said that the proxy is ready; ``beat``: see ``heartbeat``. ``renewals`` are those of
+    files that control has found, ``renewed`` how many of them the launcher has taken up, in the same row.
+    """
 
     process: LimitShare
     ready: Tally
+    beat: Tally
+    renewals: Tally
+    renewed: Tally
     frontends: Mapping[str, LimitShare]
     backends: Mapping[str, BackendShare]
     clients: Mapping[str, ClientTables]
@@ -77,12 +84,13 @@ class Board:
             return BackendShare(sessions, waiting, first, servers)
 
         process, ready = LimitShare(tally(), tally(), tally()), tally()
+        beat, renewals, renewed = tally(), tally(), tally()
         frontends = {name: LimitShare(tally(), tally(), tally()) for name in self._config.frontends}
         backends = {name: backend(settings) for name, settings in self._config.backends.items()}
         clients = {
             name: tables.published(row) for name, tables in self._tables.items() if row != self.control
         }
-        return Shares(process, ready, frontends, backends, clients)
+        return Shares(process, ready, beat, renewals, renewed, frontends, backends, clients)
 
     @property
     def is_ready(self) -> bool:

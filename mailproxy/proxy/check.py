@@ -344,3 +344,5 @@ async def _look_up(probe: Probe, prefer: Literal["ipv4", "ipv6"] | None) -> Sequ
         return await look_up(probe.address.host, probe.port, prefer)
     except ServerRefusedError as error:
         raise _failed(CheckCode.L4CON, str(error)) from None
+    except ProxyError as error:
+        raise _failed(CheckCode.SOCKERR, str(error)) from None

@@ -13,6 +13,7 @@ from mailproxy.pool import Chance, State
 from mailproxy.proxy.backend import Backend
 from mailproxy.proxy.check import Check
 from mailproxy.proxy.server import BackendServer, Checked
+from mailproxy.proxy.supervise import supervise
 
 # The first checks of all servers begin within this time, and for so much longer nothing waits for them.
 _SPREAD_S = 1.0
@@ -38,7 +39,9 @@ class Checks:
         spread = min(_SPREAD_S, _SPREAD_EACH_S * len(self._checks))
         async with trio.open_nursery() as nursery:
             for place, (backend, check) in enumerate(self._checks):
-                nursery.start_soon(self._keep_checking, backend, check, spread * place / len(self._checks))
+                name = f"health checker of {backend.name}/{check.server.name}"
+                delay = spread * place / len(self._checks)
+                nursery.start_soon(supervise, self._log, name, self._keep_checking, backend, check, delay)
             with trio.move_on_after(spread + _FIRST_ROUND_S):
                 await self._first_round.wait()
             task_status.started()

@@ -7,7 +7,7 @@ looks itself, so that nothing changes by that.
 from __future__ import annotations
 
 import signal
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from random import SystemRandom
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ import trio
 from attrs import frozen
 
 from mailproxy.config import Config
+from mailproxy.errors import Fault
 from mailproxy.log import Log
 from mailproxy.log.events import (
     CONTROL_DIED,
@@ -27,26 +28,29 @@ from mailproxy.log.events import (
     WORKER_DIED,
     Event,
 )
-from mailproxy.net.line import Line, Message, in_packets
+from mailproxy.net.line import Heard, Line, Message, in_packets
 from mailproxy.net.listener import Listener
 from mailproxy.pool import Change
 from mailproxy.proxy.backend import Connectors
 from mailproxy.proxy.board import Shares
 from mailproxy.proxy.config_file import log_if_changed
 from mailproxy.proxy.frontend import say_listening
+from mailproxy.proxy.heartbeat import beat
 from mailproxy.proxy.known import Known
 from mailproxy.proxy.learned import Learned, in_parts, learn, recall, table_of
 from mailproxy.proxy.link import Asking, Link, Totals, take_counts
 from mailproxy.proxy.server import BackendServer, Checked
 from mailproxy.proxy.shared import ControlBackend
+from mailproxy.proxy.supervise import contained, supervise
 from mailproxy.proxy.tending import Tending, ports_of
-from mailproxy.proxy.watcher import Looks
+from mailproxy.proxy.watcher import Looks, Renewed, say_kept
 
 _HELLO_S = 2.0  # for workers that are there to say what they know
 _TABLE_S = 5.0  # for one of them to tell the stick tables
 _CHANGE_S = 0.2  # for workers to take up a change of a server before its line is written
 _TURNS_S = 0.05  # for workers to give places to those who wait, in turns; none of them knows of all
 _REOPEN_S = 3.0  # a log that hangs must not keep the others
+_LAUNCHER_S = 0.02  # between two looks whether it has taken up what was renewed
 _RENEW_S = 10.0  # files may stand on a slow disk
 _SERVERS_MAX = 100  # at a time
 
@@ -96,6 +100,7 @@ class Control:
         log: Log,
         shares: Shares,
         launcher: Line,
+        ring_launcher: Callable[[], None],
         workers: int,
         running: int,
     ) -> None:
@@ -103,6 +108,7 @@ class Control:
         self._log = log
         self._shares = shares
         self._launcher = launcher
+        self._ring_launcher = ring_launcher
         self._workers = workers
         self._running = running
         self._listening = listening
@@ -137,20 +143,24 @@ class Control:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._log.run)
+                nursery.start_soon(supervise, self._log, "heartbeat", beat, self._shares.beat)
                 nursery.start_soon(self._end_with, nursery.cancel_scope)
-                nursery.start_soon(self._hear_launcher, nursery)
+                nursery.start_soon(supervise, self._log, "line to the launcher", self._hear_launcher, nursery)
                 for backend in self.backends.values():
                     nursery.start_soon(backend.keep_time)
-                nursery.start_soon(self._learned.run, self._tell_all)
-                nursery.start_soon(self._say_changes)
+                nursery.start_soon(
+                    supervise, self._log, "passing on of stick entries", self._learned.run, self._tell_all
+                )
+                nursery.start_soon(supervise, self._log, "lines about servers", self._say_changes)
                 if self._running:
-                    await self._hear_what_is_known()
+                    with contained(self._log, "taking over from the workers"):
+                        await self._hear_what_is_known()
                     await self._tending.catch_up()
                 await nursery.start(self._tending.run)
                 self._is_settled = True
                 for link in self._links:
                     if link.has_said_hello:
-                        nursery.start_soon(self._welcome, link)
+                        nursery.start_soon(supervise, self._log, link.name, self._welcome, link)
         finally:
             if self._is_stopping:
                 sessions = self._totals.sessions(self._links)
@@ -165,17 +175,23 @@ class Control:
 
     async def _hear_launcher(self, nursery: trio.Nursery) -> None:
         while (heard := await self._launcher.hear()) is not None:
-            match heard.message:
-                case {"worker": slot, "pid": pid}:
-                    link = Link(Line(heard.sockets[0], dropped=self._say_dropped), slot, pid)
-                    self._links.append(link)
-                    nursery.start_soon(self._attend, link)
-                case {"signal": number}:
-                    self._obey(number, nursery)
-                case {"died": died}:
-                    self._say_died(died)
+            with contained(self._log, "line to the launcher"):
+                self._take_from_launcher(heard, nursery)
         self._drain()  # it is gone, and nobody would replace a worker any more
         self._look_for_end()
+
+    def _take_from_launcher(self, heard: Heard, nursery: trio.Nursery) -> None:
+        match heard.message:
+            case {"worker": slot, "pid": pid}:
+                link = Link(Line(heard.sockets[0], dropped=self._say_dropped), slot, pid)
+                self._links.append(link)
+                nursery.start_soon(self._attend, link)
+            case {"signal": number}:
+                self._obey(number, nursery)
+            case {"died": died}:
+                self._say_died(died)
+            case {"kept": fact}:
+                say_kept(self._log, Fault("process.workers", f"the launcher: {fact}"))
 
     def _obey(self, number: int, nursery: trio.Nursery) -> None:
         if number in (signal.SIGHUP, signal.SIGUSR2):
@@ -239,14 +255,12 @@ class Control:
     async def _attend(self, link: Link) -> None:
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(link.line.run)
+                nursery.start_soon(supervise, self._log, link.name, link.line.run)
                 if self._is_stopping:
                     link.line.say(
                         {"drain": self._config.process.drain_timeout} if self._is_draining else {"stop": True}
                     )
-                while (heard := await link.line.hear()) is not None:
-                    link.is_late = False
-                    self._take(heard.message, link, nursery)
+                await supervise(self._log, link.name, self._hear, link, nursery)
                 nursery.cancel_scope.cancel()
         finally:
             link.line.close()
@@ -255,6 +269,12 @@ class Control:
             for asking in self._askings.values():
                 asking.answered(link)
         self._look_for_end()
+
+    async def _hear(self, link: Link, nursery: trio.Nursery) -> None:
+        while (heard := await link.line.hear()) is not None:
+            link.is_late = False
+            with contained(self._log, link.name):
+                self._take(heard.message, link, nursery)
 
     def _take(self, message: Message, link: Link, nursery: trio.Nursery) -> None:
         match message:
@@ -280,7 +300,7 @@ class Control:
                 link.has_said_hello, link.is_fresh = True, fresh
                 self._met.set()
                 if self._is_settled:
-                    nursery.start_soon(self._welcome, link)
+                    nursery.start_soon(supervise, self._log, link.name, self._welcome, link)
             case {"ready": _}:
                 link.is_ready = True
                 self._say_ready()
@@ -369,25 +389,39 @@ class Control:
     async def _say_changes(self) -> None:
         """One after the other, as they came; with what the workers made of it."""
         while True:
-            await self._has_changes.wait()
+            if not self._changes:
+                await self._has_changes.wait()
             self._has_changes = trio.Event()
-            while self._changes:
+            while self._changes:  # also those that a failure has left
                 told = self._changes.pop(0)
-                await self._answers(told.asking, _CHANGE_S)
-                requeued = told.asking.requeued
-                if told.waiting and told.change.server.takes_back:
-                    await trio.sleep(_TURNS_S)
-                    requeued = max(requeued, told.waiting - told.backend.pool.waiting)
+                requeued = 0
+                with contained(
+                    self._log, "lines about servers"
+                ):  # without its figures it is written all the same
+                    await self._answers(told.asking, _CHANGE_S)
+                    requeued = told.asking.requeued
+                    if told.waiting and told.change.server.takes_back:
+                        await trio.sleep(_TURNS_S)
+                        requeued = max(requeued, told.waiting - told.backend.pool.waiting)
                 told.backend.say(
                     told.change, told.event, told.checked, sessions=told.sessions, requeued=requeued
                 )
 
     async def _reopen_all(self) -> None:
-        await self._answers(self._ask({"reopen": True}, instead="reopen"), _REOPEN_S)
+        with contained(self._log, "log writer"):
+            await self._answers(self._ask({"reopen": True}, instead="reopen"), _REOPEN_S)
         self._log.reopen()
 
-    async def _renew_all(self, anyway: bool) -> None:
-        await self._answers(self._ask({"renew": True, "anyway": anyway}, instead="renew"), _RENEW_S)
+    async def _renew_all(self, renewed: Renewed, anyway: bool) -> None:
+        """Have the workers take up what was found, and the launcher, so that workers of later start with it."""
+        self._shares.renewals.add(1)
+        self._ring_launcher()
+        faults = [[fault.path, fault.fact] for fault in renewed.faults]
+        message = {"renew": True, "anyway": anyway, "faults": faults}
+        await self._answers(self._ask(message, instead="renew"), _RENEW_S)
+        with trio.move_on_after(_RENEW_S):
+            while self._shares.renewed.own < self._shares.renewals.own:  # noqa: ASYNC110 - another process sets it
+                await trio.sleep(_LAUNCHER_S)
 
 
 def _about(backend: ControlBackend, server: BackendServer) -> list[object]:

@@ -19,6 +19,7 @@ from mailproxy.proxy.limit import SessionLimits
 from mailproxy.proxy.overload import Overload
 from mailproxy.proxy.routing import Routes
 from mailproxy.proxy.session import Session, Surroundings
+from mailproxy.proxy.supervise import contained, supervise
 
 _ACCEPTS_PER_TURN = 32  # connections taken before other tasks have their turn
 
@@ -71,7 +72,14 @@ class Frontend:
                 try:
                     async with trio.open_nursery() as accepting:
                         for listener in self.listeners:
-                            accepting.start_soon(self._accept, listener, sessions)
+                            accepting.start_soon(
+                                supervise,
+                                self.log,
+                                f"accepting on {listener.name}",
+                                self._accept,
+                                listener,
+                                sessions,
+                            )
                             say_listening(
                                 self.log,
                                 self.name,
@@ -118,7 +126,15 @@ class Frontend:
                 if overload.is_on:
                     overload.accepted(listener)
                 limits.enter()
-                sessions.start_soon(Session(self._around, listener, client, peer=peer).run, name="session")
+                try:
+                    session = Session(self._around, listener, client, peer=peer)
+                except BaseException:  # a fault here is one connection's: it does not delay those behind it
+                    limits.leave()
+                    client.close()
+                    with contained(self.log, f"accepting on {listener.name}"):
+                        raise
+                else:
+                    sessions.start_soon(session.run, name="session")
                 if limits.reached is not None:  # the next connection may be far away
                     break
             if overload.is_on:

@@ -25,6 +25,11 @@ class Link:
     is_late: bool = False
     counts: dict[tuple[str, int], Counts] = field(factory=dict, repr=False)
 
+    @property
+    def name(self) -> str:
+        """As a helper in the log."""
+        return f"line to worker {self.slot + 1}"
+
 
 @define(eq=False)
 class Asking:

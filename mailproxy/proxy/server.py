@@ -79,6 +79,15 @@ class BackendServer(Server):
         """Let the next check come after so long at most."""
         self.nap.deadline = min(self.nap.deadline, trio.current_time() + seconds)
 
+    def expect(self) -> None:
+        """It has an address at last: have it checked now, and be up if that check passes.
+
+        The checks before failed for want of an address, which says nothing of the server.
+        """
+        if self.health is not None:
+            self.health.require_one_pass()
+        self.check_soon()
+
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
         """What to connect to; empty while a host name has no address."""

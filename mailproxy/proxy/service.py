@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from random import SystemRandom
 
 import trio
@@ -19,6 +20,7 @@ from mailproxy.proxy.backend import Backend, Connectors
 from mailproxy.proxy.clients import Clients, client_limits
 from mailproxy.proxy.frontend import Frontend
 from mailproxy.proxy.limit import SessionLimit, SessionLimits
+from mailproxy.proxy.supervise import log_failure, supervise
 from mailproxy.proxy.tending import Tending, ports_of
 from mailproxy.proxy.watcher import Looks
 
@@ -44,7 +46,7 @@ class Service:
         self.log = log
         self._listeners = listeners
         self._looks = looks
-        self._poller = open_poller()
+        self._poller = open_poller(partial(log_failure, log, "a session"))
         self._chance: Chance = SystemRandom()
         self.limit = self._limit(max_sessions)
         self.backends: Mapping[str, Backend] = {
@@ -98,7 +100,7 @@ class Service:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.log.run)
                 await nursery.start(self._poller.serve)
-                await nursery.start(self._relay.serve)
+                nursery.start_soon(supervise, self.log, "relay", self._relay.serve)
                 for backend in self.backends.values():
                     nursery.start_soon(backend.keep_time)
                 await self._start_tending(nursery)

@@ -17,6 +17,7 @@ from mailproxy.pool import Chance
 from mailproxy.proxy.backend import Backend, Connectors, context_for
 from mailproxy.proxy.check import Check, checks_of
 from mailproxy.proxy.checking import Checks
+from mailproxy.proxy.supervise import contained, supervise
 from mailproxy.proxy.watcher import Looks, Renewed, Watcher
 
 Ports = Mapping[tuple[str, int], int]
@@ -61,7 +62,7 @@ class Tending:
         looks: Looks | None,
         log: Log,
         chance: Chance,
-        pass_on: Callable[[bool], Awaitable[None]] | None = None,
+        pass_on: Callable[[Renewed, bool], Awaitable[None]] | None = None,
     ) -> None:
         self._config = config
         self._backends = backends
@@ -89,7 +90,7 @@ class Tending:
             self._log.event(TLS_READS_UNBOUNDED, NOT_CLEARED)
         async with trio.open_nursery() as nursery:
             if self._watcher is not None:
-                nursery.start_soon(self._watcher.run)
+                nursery.start_soon(supervise, self._log, "certificate watcher", self._watcher.run)
             if not self._catches_up:
                 for backend in self._backends.values():
                     backend.say_states()
@@ -103,7 +104,8 @@ class Tending:
         """Be where another one was that tended to these servers: files that have changed since they were loaded are no news."""
         self._catches_up = True
         if self._watcher is not None:
-            await self._watcher.catch_up()
+            with contained(self._log, "certificate watcher"):
+                await self._watcher.catch_up()
 
     def renew_certificates(self) -> None:
         """Have certificates, keys, CAs and CRLs looked at now."""
@@ -115,4 +117,4 @@ class Tending:
         for backend in self._backends.values():
             backend.renew(renewed.connectors)
         if self._pass_on is not None:
-            await self._pass_on(anyway)
+            await self._pass_on(renewed, anyway)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import trio
 from attrs import evolve, field, frozen
@@ -16,6 +16,8 @@ from mailproxy.errors import Fault
 from mailproxy.log import Log
 from mailproxy.log.events import CERTIFICATE_EXPIRES, CERTIFICATES_KEPT, CERTIFICATES_RENEWED
 from mailproxy.net.tls import Context
+
+T = TypeVar("T")
 
 _DAY_S = 24 * 3600.0
 
@@ -44,6 +46,14 @@ class Looks(Protocol):
     def find_again(self) -> None: ...
 
     def expiring(self) -> list[Fault]: ...
+
+
+async def run_look(look: Callable[[], T]) -> T:
+    """Run what blocks on files in a thread. Cancelled, it leaves the thread alone: the disk may be slow, or away.
+
+    Not with trio's common limiter: look-ups of names that nobody answers may have taken all of its threads.
+    """
+    return await trio.to_thread.run_sync(look, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1))
 
 
 def take_up_prepared(looks: Looks, renewed: Renewed) -> Renewed:
@@ -83,6 +93,7 @@ class Watcher:
         self._take_up = take_up
         self._log = log
         self._wanted = trio.Event()
+        self._is_due = self._is_wanted = False  # until a look has succeeded
         self._said: tuple[Fault, ...] = ()
         self._expiry_due = -math.inf
 
@@ -93,7 +104,7 @@ class Watcher:
     async def catch_up(self) -> None:
         """Take up what has changed since files were loaded, without a word: another watcher has said it, and what expires."""
         self._expiry_due = trio.current_time() + _DAY_S
-        renewed = await trio.to_thread.run_sync(self._looks.look, abandon_on_cancel=True)
+        renewed = await run_look(self._looks.look)
         if renewed is not None:
             await self._take_up(take_up_prepared(self._looks, renewed), False)
             self._said = renewed.faults
@@ -102,22 +113,21 @@ class Watcher:
         """Watch until cancelled."""
         while True:
             if trio.current_time() >= self._expiry_due:
+                self._say_expiring(await run_look(self._looks.expiring))
                 self._expiry_due = trio.current_time() + _DAY_S
-                self._say_expiring(
-                    await trio.to_thread.run_sync(self._looks.expiring, abandon_on_cancel=True)
-                )
-            with trio.move_on_after(self._interval):
-                await self._wanted.wait()
-            anyway = self._wanted.is_set()
-            if anyway:
-                self._wanted = trio.Event()
-            # files may stand on a disk that is slow, or away; whoever stops the proxy does not wait for it
-            look = partial(self._looks.look, anyway=anyway)
-            renewed = await trio.to_thread.run_sync(look, abandon_on_cancel=True)
+            if not self._is_due:
+                with trio.move_on_after(self._interval):
+                    await self._wanted.wait()
+                self._is_due = True
+            if self._wanted.is_set():
+                self._wanted, self._is_wanted = trio.Event(), True
+            anyway = self._is_wanted
+            renewed = await run_look(partial(self._looks.look, anyway=anyway))
             if renewed is not None:
                 renewed = take_up_prepared(self._looks, renewed)
                 await self._take_up(renewed, anyway)
                 self._say(renewed, anyway=anyway)
+            self._is_due = self._is_wanted = False
 
     def _say(self, renewed: Renewed, *, anyway: bool) -> None:
         for fault in renewed.faults:

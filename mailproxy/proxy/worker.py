@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from functools import partial
 
 import trio
@@ -20,10 +21,13 @@ from mailproxy.log import Log
 from mailproxy.log.events import (
     BACKEND_DOWN,
     CHECK_NOT_MADE,
+    CONTROL_SILENT,
     DRAINING,
     LISTENING,
     LOG_REOPENED,
     MESSAGE_DROPPED,
+    NAME_RESOLVED,
+    NAME_UNRESOLVED,
     READY,
     SERVER_CHECK,
     SERVER_DOWN,
@@ -38,23 +42,27 @@ from mailproxy.pool import Counts
 from mailproxy.proxy.backend import Connectors
 from mailproxy.proxy.board import Shares
 from mailproxy.proxy.clients import Clients, client_limits
+from mailproxy.proxy.heartbeat import beat
 from mailproxy.proxy.known import Known
 from mailproxy.proxy.learned import Learned, in_parts, learn, recall, table_of
 from mailproxy.proxy.limit import SessionLimit, SessionLimits, SharedLimit, WorkerLimits
 from mailproxy.proxy.link import counts_of
 from mailproxy.proxy.service import Service
 from mailproxy.proxy.shared import WorkerBackend
+from mailproxy.proxy.supervise import contained, supervise
 from mailproxy.proxy.tending import Tending
-from mailproxy.proxy.watcher import Looks, say_kept, take_up_prepared
+from mailproxy.proxy.watcher import Looks, run_look, say_kept, take_up_prepared
 
 SAID_BY_CONTROL = frozenset({
     LISTENING, READY, DRAINING, STOPPED, LOG_REOPENED, SERVER_UP, SERVER_DOWN, SERVER_STATE, SERVER_CHECK, BACKEND_DOWN,
-    CHECK_NOT_MADE,
+    CHECK_NOT_MADE, NAME_RESOLVED, NAME_UNRESOLVED,
 })  # fmt: skip
 
 _LOOK_S = 0.05  # between two looks whether it is the turn of those who wait here
 _COUNT_S = 1.0
-_TAKE_UP_AGAIN_S = 10.0  # what this worker alone could not take up; control has nobody look again
+_CONTROL_S = 3.0  # for control to send what it knows to a worker that took another one's place
+_FIRST_CONTROL_S = 15.0  # at the start it looks up names and makes the first checks before, 8 s at most
+_TAKE_UP_AGAIN_S = 1.0  # what this worker alone could not take up; control has nobody look again
 _SERVERS_MAX = 100  # at a time
 
 
@@ -93,6 +101,7 @@ class Worker(Service):
         self._is_welcome = trio.Event()
         self._told: dict[tuple[str, int], Counts] = {}
         self._is_serving = False
+        self._is_informed = False  # by control, of the servers
         self._is_draining = False
         self._renewing = trio.Lock()  # a look is made by one thread at a time
         self._not_taken_up: tuple[Fault, ...] = ()
@@ -123,19 +132,37 @@ class Worker(Service):
         return None
 
     async def _start_tending(self, nursery: trio.Nursery) -> None:
-        if self._looks is not None and self._place.is_late:
-            await self._renew(self._looks, anyway=False)
         if self._looks is not None:
-            nursery.start_soon(self._keep_renewed, self._looks)
-        nursery.start_soon(self._learned.run, self._say)
-        nursery.start_soon(self._keep_turns)
-        nursery.start_soon(self._keep_counts)
-        await self._is_welcome.wait()
+            if self._place.is_late:
+                with contained(self.log, "certificate watcher"):
+                    await self._renew(self._looks, anyway=False)
+            nursery.start_soon(supervise, self.log, "certificate watcher", self._keep_renewed, self._looks)
+        nursery.start_soon(supervise, self.log, "passing on of stick entries", self._learned.run, self._say)
+        nursery.start_soon(supervise, self.log, "queue", self._keep_turns)
+        nursery.start_soon(supervise, self.log, "counters", self._keep_counts)
+        await self._wait_for_control()
+
+    async def _wait_for_control(self) -> None:
+        """Serve when control has sent what it knows, or with what the configuration says if control hangs."""
+        seconds = _CONTROL_S if self._place.is_late else _FIRST_CONTROL_S
+        with trio.move_on_after(seconds):
+            await self._is_welcome.wait()
+            return
+        self.log.event(
+            CONTROL_SILENT,
+            f"worker {self._place.slot + 1} serves without the state of servers: control has sent none for {seconds:g} s",
+            slot=self._place.slot + 1,
+            seconds=seconds,
+        )
+        async with trio.open_nursery() as nursery:
+            for backend in self.backends.values():
+                nursery.start_soon(backend.resolver.look_up_once)
 
     async def work(self) -> None:
         """Serve until told to stop, or drained."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._hear_launcher, nursery)
+            nursery.start_soon(supervise, self.log, "heartbeat", beat, self._place.shares.beat)
+            nursery.start_soon(supervise, self.log, "line to the launcher", self._hear_launcher, nursery)
             async with trio.open_nursery() as serving:
                 await serving.start(self.run)
                 self._is_serving = True
@@ -160,30 +187,35 @@ class Worker(Service):
         control hangs.
         """
         while (heard := await self._place.launcher.hear()) is not None:
-            match heard.message:
-                case {"drain": seconds}:
-                    self._drain(seconds)
-                case {"stop": _}:
-                    nursery.cancel_scope.cancel()
-            for end in heard.sockets:
-                nursery.start_soon(self._attend, Line(end, dropped=self._say_dropped), nursery)
+            with contained(self.log, "line to the launcher"):
+                match heard.message:
+                    case {"drain": seconds}:
+                        self._drain(seconds)
+                    case {"stop": _}:
+                        nursery.cancel_scope.cancel()
+                for end in heard.sockets:
+                    nursery.start_soon(self._attend, Line(end, dropped=self._say_dropped), nursery)
         self._drain(self.config.process.drain_timeout)  # it is gone
 
     async def _attend(self, line: Line, working: trio.Nursery) -> None:
         self._control = line
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(line.run)
-            nursery.start_soon(self._introduce, line)
-            while (heard := await line.hear()) is not None:
-                self._take(heard.message, line, working)
+            nursery.start_soon(supervise, self.log, "line to control", line.run)
+            nursery.start_soon(supervise, self.log, "line to control", self._introduce, line)
+            await supervise(self.log, "line to control", self._hear_control, line, working)
             nursery.cancel_scope.cancel()
         if self._control is line:
             self._control = None
         line.close()
 
+    async def _hear_control(self, line: Line, working: trio.Nursery) -> None:
+        while (heard := await line.hear()) is not None:
+            with contained(self.log, "line to control"):
+                self._take(heard.message, line, working)
+
     async def _introduce(self, line: Line) -> None:
         """Tell a control what is known here; if nothing is, it tells us."""
-        if self._is_serving:
+        if self._is_informed:
             servers = [
                 (each.name, number) for each in self._shared.values() for number in range(len(each.servers))
             ]
@@ -192,7 +224,7 @@ class Worker(Service):
                 for part in in_packets(self._known(*each) for each in some):
                     line.say({"known": part})
             self._told.clear()
-        await line.send({"hello": os.getpid(), "fresh": not self._is_serving})
+        await line.send({"hello": os.getpid(), "fresh": not self._is_informed})
         if self._is_serving:
             await line.send({"ready": True})
 
@@ -210,6 +242,7 @@ class Worker(Service):
             case {"recall": name, "entries": entries}:
                 recall(self._shared[name], entries)
             case {"serve": _}:
+                self._is_informed = True
                 self._is_welcome.set()
             case {"drain": seconds}:
                 self._drain(seconds)
@@ -217,8 +250,9 @@ class Worker(Service):
                 working.cancel_scope.cancel()
             case {"reopen": _, **more}:
                 working.start_soon(self._reopen, line, more.get("number"))
-            case {"renew": _, "anyway": anyway, **more} if self._looks is not None:
-                working.start_soon(self._renew_for, self._looks, line, more.get("number"), anyway)
+            case {"renew": _, "anyway": anyway, "faults": faults, **more} if self._looks is not None:
+                known = [Fault(*each) for each in faults]
+                working.start_soon(self._renew_for, self._looks, line, more.get("number"), anyway, known)
             case {"tell": "table"}:
                 working.start_soon(self._tell_table, line)
 
@@ -233,26 +267,34 @@ class Worker(Service):
             self.drain(seconds)
 
     async def _reopen(self, line: Line, number: int | None) -> None:
-        self.log.reopen()
-        await self.log.reopened()
+        with contained(self.log, "log writer"):
+            self.log.reopen()
+            await self.log.reopened()
         line.say({"done": number})
 
-    async def _renew_for(self, looks: Looks, line: Line, number: int | None, anyway: bool) -> None:
-        await self._renew(looks, anyway=anyway)
+    async def _renew_for(
+        self, looks: Looks, line: Line, number: int | None, anyway: bool, known: Sequence[Fault]
+    ) -> None:
+        with contained(self.log, "certificate watcher"):
+            await self._renew(looks, anyway=anyway, known=known)
         line.say({"done": number})
 
-    async def _renew(self, looks: Looks, *, anyway: bool) -> None:
-        """Take up what has changed on disk; control says what that was, unless it is this worker alone that cannot."""
+    async def _renew(self, looks: Looks, *, anyway: bool, known: Sequence[Fault] | None = None) -> None:
+        """Take up what has changed on disk; control says what that was, unless it is this worker alone that cannot.
+
+        ``known``: the faults that control has found, None where it has not been asked.
+        """
         async with self._renewing:
-            look = partial(looks.look, anyway=anyway)
-            renewed = await trio.to_thread.run_sync(look, abandon_on_cancel=True)
+            renewed = await run_look(partial(looks.look, anyway=anyway))
             if renewed is not None:
                 found = take_up_prepared(looks, renewed)
                 for backend in self.backends.values():
                     backend.renew(renewed.connectors)
-                known, self._not_taken_up = self._not_taken_up, found.faults[len(renewed.faults) :]
+                before = self._not_taken_up
+                own = [fault for fault in renewed.faults if known is not None and fault not in known]
+                self._not_taken_up = (*own, *found.faults[len(renewed.faults) :])
                 for fault in self._not_taken_up:
-                    if fault not in known:
+                    if fault not in before:
                         say_kept(self.log, fault)
 
     async def _keep_renewed(self, looks: Looks) -> None:
@@ -262,9 +304,10 @@ class Worker(Service):
                 await self._renew(looks, anyway=False)
 
     async def _tell_table(self, line: Line) -> None:
-        for backend in self._shared.values():
-            for message in table_of(backend):
-                await line.send(message)
+        with contained(self.log, "line to control"):
+            for backend in self._shared.values():
+                for message in table_of(backend):
+                    await line.send(message)
         await line.send({"told": "table"})
 
     # What goes on all the time

@@ -18,13 +18,14 @@ from mailproxy.log.targets import StreamTarget
 from mailproxy.net.line import Line, open_pair, post
 from mailproxy.pool import Counts
 from mailproxy.proxy.backend import Backend
+from mailproxy.proxy.board import Board
 from mailproxy.proxy.link import Asking, Link, Totals, counts_of, take_counts
 
 from .settings import settings
 
 
 def test_who_keeps_dying_is_replaced_ever_more_slowly() -> None:
-    role, now, pauses = _Role(0), 100.0, []
+    role, now, pauses = _Role(0, Board(settings(), 2, most_sessions=10).shares(0)), 100.0, []
     for _ in range(9):
         role.began = now
         role.died(now + 0.5)
@@ -37,9 +38,10 @@ def test_who_keeps_dying_is_replaced_ever_more_slowly() -> None:
 
 
 def test_a_line_that_cannot_be_handed_over_now_is_later() -> None:
-    setup: Any = SimpleNamespace(slots=[()])
+    setup: Any = SimpleNamespace(slots=[()], board=Board(settings(), 1, most_sessions=10))
     launcher, (controls, control), (workers, worker) = Launcher(setup), open_pair(), open_pair()
     with controls, control, workers, worker:
+        launcher._look_due = float("inf")  # at heartbeats
         launcher._control.pid, launcher._control.line = 1, controls
         role = launcher._workers[0]
         role.pid, role.line = 2, workers

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import errno
 import os
 import ssl
 import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -559,6 +561,49 @@ def test_a_broken_ca_or_revocation_list_keeps_everything_until_it_is_mended(
     assert proxy.looked().faults == ()
     assert unchanged(before, proxy.contexts) == set()
     assert proxy.served("b.example") == ("b.pem",)
+
+
+def damaged(crl: bytes) -> bytes:
+    """The list with a version that does not exist, which OpenSSL takes and cryptography does not."""
+    der = base64.b64decode(b"".join(line for line in crl.splitlines() if not line.startswith(b"-----")))
+    content = base64.encodebytes(der.replace(b"\x02\x01\x01", b"\x02\x01\x05", 1))
+    return b"-----BEGIN X509 CRL-----\n" + content + b"-----END X509 CRL-----\n"
+
+
+def test_a_revocation_list_of_an_unknown_version_is_kept_out(
+    verifying: Callable[[], tuple[Running, Path, Path]],
+) -> None:
+    proxy, _, crl = verifying()
+    good, before = crl.read_bytes(), proxy.contexts
+    replace(crl, damaged(good))
+    (fault,) = faults_of(proxy.looked())
+    assert fault == (
+        f"frontends.imap.tls.client_crl: {crl}: has a revocation list that cannot be read: 5 is not a valid CRL version"
+    )
+    assert unchanged(before, proxy.contexts) == {"a.pem", "b.pem", "c.pem"}
+    replace(crl, good)
+    assert proxy.looked().faults == ()
+
+
+def test_check_names_a_revocation_list_of_an_unknown_version(
+    verifying: Callable[[], tuple[Running, Path, Path]], tmp_path: Path
+) -> None:
+    """Exit code 2 and the fault, no traceback."""
+    proxy, ca, crl = verifying()
+    replace(crl, damaged(crl.read_bytes()))
+    (certificates,) = proxy.config.frontends["imap"].bind[0].tls.certificates  # type: ignore[union-attr]
+    file = tmp_path / "mailproxy.toml"
+    file.write_text(
+        '[frontends.imap]\nbind = [{ address = "127.0.0.1:0", mode = "tls" }]\n[frontends.imap.tls]\n'
+        f'certificates = ["{certificates}"]\nclient_verify = "required"\n'
+        f'client_ca = "{ca}"\nclient_crl = "{crl}"\n'
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "mailproxy", "check", str(file)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert f"{crl}: has a revocation list that cannot be read" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_revocation_list_that_is_gone_does_not_let_the_revoked_in(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import socket
 import ssl
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
@@ -20,6 +22,7 @@ from mailproxy.net.certificates import (
     Certificate,
     choose,
     for_name,
+    next_update,
     read_certificate,
     stamp_of,
 )
@@ -31,6 +34,31 @@ EC, RSA = "1.2.840.10045.2.1", "1.2.840.113549.1.1.1"  # RFC 5480 section 2.1.1,
 
 
 # Reading.
+
+
+@pytest.mark.parametrize("what", ["certificate", "revocation list"])
+@pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
+def test_damage_anywhere_is_a_fault_of_the_file(
+    throw_away_ca: ThrowAwayCA, tmp_path: Path, what: str
+) -> None:
+    """``cryptography`` raises exceptions of many types; callers know OSError and ValueError."""
+    read: Callable[[Path], object]
+    if what == "certificate":
+        label, file, read = "CERTIFICATE", throw_away_ca.issue("a.example"), read_certificate
+    else:
+        alice = throw_away_ca.issue_client("alice")
+        label, file, read = "X509 CRL", throw_away_ca.revoke(alice, folder=tmp_path), next_update
+    body = file.read_text().split(f"-----BEGIN {label}-----")[1].split(f"-----END {label}-----")[0]
+    der, damaged, faults = base64.b64decode(body), tmp_path / "damaged.pem", 0
+    for offset in range(len(der)):
+        for byte in (0x00, 0x05, 0x7F, 0xFF, der[offset] ^ 0x01):
+            content = base64.encodebytes(der[:offset] + bytes([byte]) + der[offset + 1 :]).decode()
+            damaged.write_text(f"-----BEGIN {label}-----\n{content}-----END {label}-----\n")
+            try:
+                read(damaged)
+            except ValueError:
+                faults += 1
+    assert faults > len(der)
 
 
 def test_what_is_read(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,7 +20,8 @@ PATIENCE_S = 15.0
 class Program:
     """``python -m mailproxy run FILE``; leaving its block ends it. ``addresses`` are those that it listens on.
 
-    ``descriptors``: its limit on open files, or the soft and the hard one.
+    ``descriptors``: its limit on open files, or the soft and the hard one. ``processes``: what its user may have, threads
+    included. ``wrapper``: a command that executes it.
     """
 
     def __init__(
@@ -28,13 +30,15 @@ class Program:
         folder: Path,
         *,
         descriptors: int | tuple[int, int] | None = None,
+        processes: int | None = None,
+        wrapper: Sequence[str] = (),
         **options: object,
     ) -> None:
         self.file = folder / "mailproxy.toml"
         self.file.write_text(text)
         self.output = folder / "output"
-        self.command = [sys.executable, "-m", "mailproxy", "run", str(self.file)]
-        self._descriptors = descriptors
+        self.command = [*wrapper, sys.executable, "-m", "mailproxy", "run", str(self.file)]
+        self._limits = {resource.RLIMIT_NOFILE: descriptors, resource.RLIMIT_NPROC: processes}
         self._options = options
 
     def __enter__(self) -> Self:
@@ -44,15 +48,18 @@ class Program:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                preexec_fn=self._limit if self._descriptors else None,  # noqa: PLW1509 - no threads here
+                preexec_fn=self._limit if any(self._limits.values()) else None,  # noqa: PLW1509 - no threads here
                 **self._options,
             )
         return self
 
     def _limit(self) -> None:
-        assert self._descriptors is not None
-        limits = self._descriptors
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits if isinstance(limits, tuple) else (limits, limits))
+        for limit, value in self._limits.items():
+            if isinstance(value, tuple):
+                resource.setrlimit(limit, value)
+            elif value is not None:
+                most = value if limit == resource.RLIMIT_NOFILE else resource.getrlimit(limit)[1]
+                resource.setrlimit(limit, (value, most))
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None

@@ -85,3 +85,34 @@ def test_sessions_live_through_a_renewal(tmp_path: Path, throw_away_ca: ThrowAwa
             throw_away_ca.issue("localhost").replace(file)
             until(lambda: len(crew.lines(rf"taken up: localhost until .*{file}")) == 3)
             assert visit(crew, context)[1] != before
+
+
+@pytest.mark.parametrize("how", ["in the same folder", "by other names"])
+def test_replaced_process_has_the_renewed_certificate_though_its_file_is_damaged(
+    tmp_path: Path, throw_away_ca: ThrowAwayCA, how: str
+) -> None:
+    """The launcher, which the new one is forked from, has taken up the renewal, too."""
+    file = throw_away_ca.issue("localhost").rename(tmp_path / "localhost.pem")
+    context = throw_away_ca.client_context()
+    names = ["localhost"] if how == "in the same folder" else ["localhost", "other.example"]
+    with greeters("s1") as servers:
+        text = tls_configuration(configuration(*servers, certificate_interval="100ms"), file)
+        with Crew(text, tmp_path) as crew:
+            first = visit(crew, context)[1]
+            throw_away_ca.issue(*names).replace(file)
+            crew.wait_for(f"taken up: {file}")
+            file.write_text("damaged")
+            crew.wait_for(f"{file}: has no certificate in PEM form; not taken up")
+            renewed = visit(crew, context)[1]
+            assert renewed != first
+            for name in ("worker 1", "worker 2"):
+                crew.kill(name)
+            assert {visit(crew, context)[1] for _ in range(12)} == {renewed}
+            crew.kill("control")
+            crew.wait_for("control .* was killed by SIGKILL")
+            throw_away_ca.issue("localhost").replace(file)
+            until(lambda: len(crew.lines(f"taken up: {file}")) == 2)
+            last = {visit(crew, context)[1] for _ in range(12)}
+            assert len(last) == 1
+            assert last != {renewed}
+            assert "Traceback" not in crew.text

@@ -77,14 +77,15 @@ class Engine:
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep pipes and bring limits up to date until cancelled. The poller must be running, too."""
         try:
+            self.pipes.reopen()  # a failure of this task may have closed them
             task_status.started()
             while True:
-                await self._has_changed.wait()
+                if not self._changed:
+                    await self._has_changed.wait()
                 await trio.sleep(_SOON_S)
                 self._has_changed = trio.Event()
-                changed, self._changed = self._changed, []
-                for session in changed:
-                    session.limit_anew()
+                while self._changed:
+                    self._changed.pop().limit_anew()
         finally:
             self.pipes.close()
 

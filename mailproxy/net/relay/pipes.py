@@ -75,6 +75,10 @@ class Pipes:
         """How many are lent."""
         return self._lent
 
+    def reopen(self) -> None:
+        """Keep pipes again that come back, after ``close``."""
+        self._is_closed = False
+
     def close(self) -> None:
         """Close those that are idle, and from now on those that come back."""
         self._is_closed = True

@@ -1,0 +1,199 @@
+"""Helpers that fail: the failure is an event, sessions go on, and the helper does its work again afterwards."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from mailproxy.log import Log, Output
+from mailproxy.log.targets import StreamTarget
+from mailproxy.proxy.supervise import contained, supervise
+from mailproxy.testing import greet_and_echo
+from tests.patience import until
+
+from .scene import PATIENCE_S, Scene
+
+GREETING = b"* OK ready\r\n"
+CHECK = {"type": "tcp", "interval": "50ms", "fast_interval": "50ms"}
+
+
+class Failing:
+    """In place of a function: raises at the first two calls and works then. ``calls`` counts all of them."""
+
+    def __init__(self, works: Callable[..., Any], error: Exception) -> None:
+        self.works, self.error, self.calls = works, error, 0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.calls += 1
+        if self.calls <= 2:
+            raise self.error
+        return self.works(*args, **kwargs)
+
+    def __get__(self, instance: object, owner: type) -> Callable[..., Any]:
+        return lambda *args, **kwargs: self(instance, *args, **kwargs)
+
+
+def break_twice(monkeypatch: pytest.MonkeyPatch, path: str, error: Exception | None = None) -> Failing:
+    """Replace a function, given as ``module:names``."""
+    module, _, names = path.partition(":")
+    target: Any = importlib.import_module(module)
+    *owners, name = names.split(".")
+    for owner in owners:
+        target = getattr(target, owner)
+    failing = Failing(getattr(target, name), error or RuntimeError("can't start new thread"))
+    monkeypatch.setattr(target, name, failing)
+    return failing
+
+
+HELPERS = [
+    ("mailproxy.app.renewal:Renewal.look", "certificate watcher"),
+    ("mailproxy.app.renewal:Renewal.expiring", "certificate watcher"),
+    ("mailproxy.proxy.watcher:trio.to_thread.run_sync", "certificate watcher"),
+    ("mailproxy.proxy.resolving:look_up", "the look-up of localhost"),
+    ("mailproxy.proxy.checking:Checks._pause", "health checker of b/"),
+    ("mailproxy.proxy.checking:Checks._was_checked", "health checker of b/"),
+    ("mailproxy.pool:StickTable.expire", "expiry of b's stick table"),
+    ("mailproxy.pool:Pool.warm_up", "slow start of b"),
+    ("mailproxy.net.relay.engine:_Session.limit_anew", "relay"),
+    ("mailproxy.proxy.frontend:Session", "accepting on B"),
+    ("mailproxy.net.listener:Listener.accept", "accepting on B"),
+    ("mailproxy.net.poller:EpollWatch.ready", "a session"),
+]
+
+
+@pytest.mark.parametrize(("path", "helper"), HELPERS, ids=[path.partition(":")[2] for path, _ in HELPERS])
+async def test_helper_fails_twice_and_sessions_go_on(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, path: str, helper: str
+) -> None:
+    server = await scene.server(greet_and_echo(GREETING))
+    port = server.address.rpartition(":")[2]
+    host = "localhost" if helper.startswith("the look-up") else "127.0.0.1"
+    options: dict[str, Any] = {
+        "process": {"certificate_interval": "50ms"},
+        "backends": {
+            "b": {
+                "check": CHECK,
+                "resolve_interval": "50ms",
+                "stick": {"expire": "1m"},
+                "retries": 3,
+                "servers": [{"name": "s", "address": f"{host}:{port}", "slow_start": "200ms"}],
+            }
+        },
+    }
+    failing: Failing | None = None
+    if path.endswith(("look", "expiring", "expire")):  # what would be called too seldom
+        failing = break_twice(monkeypatch, path)
+    proxy = await scene.proxy(f"{host}:{port}", tls=True, **options)
+    session = await scene.dial(proxy, tls=True)
+    with trio.fail_after(PATIENCE_S):
+        assert await session.receive_line() == GREETING
+    if failing is None:
+        failing = break_twice(monkeypatch, path)
+    with trio.fail_after(2 * PATIENCE_S):
+        while failing.calls < 3:
+            # what makes each of them work: a client comes, one of its sides ends, a server comes back
+            proxy.backends["b"].servers["s"].set_state("maint")
+            proxy.backends["b"].servers["s"].set_state("ready")
+            with trio.move_on_after(0.5), suppress(trio.BrokenResourceError):
+                async with await scene.dial(proxy, tls=True) as visitor:
+                    await visitor.receive_line()
+                    await visitor.half_close()
+                    await trio.sleep(0.1)
+            await trio.sleep(0.01)
+        await session.send(b"still here\r\n")
+        assert await session.receive_line() == b"still here\r\n"
+        visitor = await scene.dial(proxy, tls=True)
+        assert await visitor.receive_line() == GREETING
+    session.drop()
+    visitor.drop()
+    await until(lambda: [line for line in scene.lines() if line["event"] == "helper-failed"])
+    failures = [line for line in scene.lines() if line["event"] == "helper-failed"]
+    assert {line["helper"].startswith(helper) for line in failures} == {True}
+    assert all("can't start new thread" in line["fault"] for line in failures)
+    assert all(line["place"] for line in failures)
+
+
+async def test_pauses_grow_and_a_helper_that_returns_is_over(autojump_clock: trio.testing.MockClock) -> None:
+    here, there = socket.socketpair()
+    began: list[float] = []
+
+    async def fail() -> None:
+        began.append(round(trio.current_time() - start, 2))
+        await trio.lowlevel.checkpoint()
+        if len(began) < 12:
+            raise ValueError("no")
+
+    with here, there:
+        start = trio.current_time()
+        await supervise(Log([Output(StreamTarget(there.fileno()))]), "helper", fail)
+    pauses = [round(after - before, 2) for before, after in itertools.pairwise(began)]
+    assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0, 30.0]
+
+
+async def test_cancellation_passes_also_beside_a_failure() -> None:
+    """A nursery whose children fail while it is cancelled raises both in one group."""
+
+    async def fail_when_cancelled() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise ValueError("while being cancelled")
+
+    async def run() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fail_when_cancelled)
+            nursery.start_soon(trio.sleep_forever)
+
+    here, there = socket.socketpair()
+    with here, there, trio.fail_after(PATIENCE_S):
+        log = Log([Output(StreamTarget(there.fileno()))])
+        with trio.move_on_after(0.01) as scope:
+            await supervise(log, "helper", run)
+        assert scope.cancelled_caught
+        with contained(log, "helper"):
+            raise KeyError("caught")
+
+
+async def test_log_without_a_thread_keeps_its_lines_and_writes_them_later(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await scene.server(greet_and_echo(GREETING))
+    failing = break_twice(monkeypatch, "mailproxy.log.log:LogThread.start")
+    monkeypatch.setattr("mailproxy.log.log._RETRY_S", 0.01)
+    proxy = await scene.proxy(server.address)
+    client = await scene.dial(proxy)
+    with trio.fail_after(PATIENCE_S):
+        assert await client.receive_line() == GREETING
+    await until(lambda: failing.calls >= 3)
+    await client.close()
+    await scene.session()
+    assert {"listening", "ready"} <= {line["event"] for line in scene.lines()}
+    assert "lines-lost" not in {line["event"] for line in scene.lines()}
+
+
+async def test_log_whose_target_has_a_fault_counts_its_lines_as_lost(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sessions end as ever; the first line that is written says how many were lost."""
+    server = await scene.server(greet_and_echo(GREETING))
+    monkeypatch.setattr("mailproxy.log.log._RETRY_S", 0.01)
+    proxy = await scene.proxy(server.address)
+    await scene.events("ready")
+    failing = break_twice(monkeypatch, "mailproxy.log.targets:FileTarget.write", KeyError("a fault"))
+    for _ in range(3):
+        client = await scene.dial(proxy)
+        with trio.fail_after(PATIENCE_S):
+            assert await client.receive_line() == GREETING
+        wanted = failing.calls + 1
+        await client.close()
+        await until(lambda wanted=wanted: failing.calls >= wanted)  # type: ignore[misc]  # bound in this round
+    (lost,) = await scene.events("lines-lost")
+    assert lost["lost"] == 2

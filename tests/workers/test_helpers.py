@@ -1,0 +1,87 @@
+"""Helpers and messages that fail in a worker or in control: sessions go on, and the process stays."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from .crew import Crew, configuration, greeters, until
+
+# Each process replaces a function by one that fails at its first calls. ``owner`` may be replaced in children alone.
+FAILS_AT_FIRST = """
+import importlib
+
+owner = importlib.import_module({module!r})
+*owners, name = {names!r}.split(".")
+for each in owners:
+    owner = getattr(owner, each)
+works, calls = getattr(owner, name), 0
+
+def fail(*args, **keywords):
+    global calls
+    calls += 1
+    if calls <= {failures}:
+        raise RuntimeError("injected")
+    return works(*args, **keywords)
+
+setattr(owner, name, fail)
+"""
+
+
+def environment(folder: Path, place: str, failures: int = 2) -> dict[str, str]:
+    module, _, names = place.partition(":")
+    code = FAILS_AT_FIRST.format(module=module, names=names, failures=failures)
+    (folder / "sitecustomize.py").write_text(code)
+    return {**os.environ, "PYTHONPATH": str(folder)}
+
+
+@pytest.mark.parametrize(
+    ("place", "helper"),
+    [
+        ("mailproxy.proxy.shared:WorkerBackend.look", "queue"),
+        ("mailproxy.proxy.worker:counts_of", "counters"),
+        ("mailproxy.proxy.learned:in_parts", "passing on of stick entries"),
+        ("mailproxy.proxy.worker:learn", "line to control"),
+        ("mailproxy.proxy.control:learn", "line to worker [12]"),
+        ("mailproxy.proxy.control:take_counts", "line to worker [12]"),
+        ("mailproxy.proxy.control:Control._answers", "lines about servers"),
+    ],
+)
+def test_helper_that_fails_at_first_works_then(tmp_path: Path, place: str, helper: str) -> None:
+    check = 'check = { type = "tcp", interval = "100ms", rise = 1, fall = 1, jitter = 0 }'
+    with greeters("s1", "s2") as servers:
+        text = configuration(*servers, backend="stick = {}", server="max_sessions = 1")
+        text = text.replace('check = "none"', check)
+        with Crew(text, tmp_path, env=environment(tmp_path, place)) as crew:
+            crew.wait_for("mailproxy is ready")
+            until(lambda: len(crew.children) == 3)
+            pids = list(crew.children.items())
+            guests = [crew.guest_of(worker, f"127.0.0.{worker + 2}") for worker in (0, 1)]
+            assert {guest.greeting for guest in guests} == {"s1", "s2"}
+            waiting = [crew.guest_of(worker, f"127.0.0.{worker + 4}") for worker in (0, 1)]
+            servers[1].go()
+            crew.wait_for(f"{helper} failed and goes on in a moment")
+            crew.wait_for("Server b/s2 is DOWN")
+            servers[1].come()
+            crew.wait_for("Server b/s2 is UP")
+            assert all(guest.echoes() for guest in guests)
+            for guest in guests:
+                guest.leave()
+            assert {guest.greeting for guest in waiting} <= {"s1", "s2"}
+            assert list(crew.children.items()) == pids
+            assert "Traceback" not in crew.text
+            crew.send(signal.SIGTERM)
+            assert crew.wait() == 0
+
+
+def test_failure_of_a_worker_at_its_start_does_not_keep_it_from_serving(tmp_path: Path) -> None:
+    """The look at files that a worker makes which takes another one's place."""
+    with greeters("s1") as servers:
+        broken = environment(tmp_path, "mailproxy.proxy.worker:Worker._renew", failures=1)
+        with Crew(configuration(*servers), tmp_path, env=broken) as crew:
+            assert crew.guest_of(1).greeting == "s1"
+            crew.kill("worker 2")
+            assert crew.guest_of(1).greeting == "s1"
