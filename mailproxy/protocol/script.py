@@ -18,6 +18,7 @@ HAProxy has no time limit for a step; where one has its own, ``step_time_is_up``
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable
 
 from attrs import frozen
@@ -105,7 +106,11 @@ def _compiled(text: str) -> re.Pattern[bytes]:
     if not text:
         raise ValueError("expect_regex is empty")
     try:
-        return re.compile(text.encode(), re.MULTILINE)
+        with (
+            warnings.catch_warnings()
+        ):  # as where the configuration is read: "[[" may mean something else in a later Python
+            warnings.simplefilter("ignore")
+            return re.compile(text.encode(), re.MULTILINE)
     except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"{printable(text)!r} is not a regular expression: {error}") from None
 

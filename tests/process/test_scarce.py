@@ -87,7 +87,7 @@ servers = ["{name}"]
         program.wait_for("certificate watcher failed")
         throw_away_ca.issue("localhost").replace(file)
         file.chmod(0o644)
-        program.wait_for(f"taken up: {file}")
+        program.wait_for(rf"taken up: localhost until .*{file}")
         context = throw_away_ca.client_context()
         raw = socket.create_connection(("127.0.0.1", tls_port), timeout=PATIENCE_S)
         with context.wrap_socket(raw, server_hostname="localhost") as session:

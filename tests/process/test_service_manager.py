@@ -161,7 +161,7 @@ def test_names_that_cannot_be_found_are_faults(
             assert program.wait() == 2
             pid = program.process.pid
             assert program.text == (
-                f"{program.file}: frontends.imap.bind[0]: cannot listen on fd:imap: "
+                f"{program.file}:5:9: frontends.imap.bind[0]: cannot listen on fd:imap: "
                 f"{fact.format(pid=pid, other=pid + 1)}\n"
             )
 
@@ -170,7 +170,7 @@ def test_a_name_without_a_service_manager_is_a_fault(echo: Echo, tmp_path: Path)
     with Program(inherited(echo, "imap"), tmp_path) as program:
         assert program.wait() == 2
         assert program.text == (
-            f"{program.file}: frontends.imap.bind[0]: cannot listen on fd:imap: no socket was passed on "
+            f"{program.file}:5:9: frontends.imap.bind[0]: cannot listen on fd:imap: no socket was passed on "
             "(LISTEN_FDS is not set): is the .socket unit enabled and active?\n"
         )
 

@@ -75,6 +75,7 @@ drain_timeout = 1
 [frontends.imap]
 bind = ["127.0.0.1:1143"]
 backend = "b"
+log_null = true
 """
 FEW_PORTS = "echo 40000 40011 > /proc/sys/net/ipv4/ip_local_port_range"
 WITHOUT_IPV6 = "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6"

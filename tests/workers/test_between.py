@@ -106,7 +106,9 @@ def test_connections_that_fail_count_over_both(tmp_path: Path) -> None:
             servers[0].go()
             while not crew.lines("is DOWN"):
                 for worker in (0, 1):  # the turn comes to s1 at each second one
-                    assert crew.guest_of(worker).greeting == "s2"
+                    guest = crew.guest_of(worker)
+                    assert guest.greeting == "s2"
+                    guest.sock.close()
             crew.wait_for(
                 r"Server b/s1 is DOWN, reason: Health analyze, info: .Detected 3 consecutive errors"
             )

@@ -100,7 +100,7 @@ def test_replaced_process_has_the_renewed_certificate_though_its_file_is_damaged
         with Crew(text, tmp_path) as crew:
             first = visit(crew, context)[1]
             throw_away_ca.issue(*names).replace(file)
-            crew.wait_for(f"taken up: {file}")
+            crew.wait_for(rf"taken up: localhost until .*{file}")
             file.write_text("damaged")
             crew.wait_for(f"{file}: has no certificate in PEM form; not taken up")
             renewed = visit(crew, context)[1]
@@ -111,7 +111,7 @@ def test_replaced_process_has_the_renewed_certificate_though_its_file_is_damaged
             crew.kill("control")
             crew.wait_for("control .* was killed by SIGKILL")
             throw_away_ca.issue("localhost").replace(file)
-            until(lambda: len(crew.lines(f"taken up: {file}")) == 2)
+            until(lambda: len(crew.lines(rf"taken up: localhost until .*{file}")) == 2)
             last = {visit(crew, context)[1] for _ in range(12)}
             assert len(last) == 1
             assert last != {renewed}
