@@ -135,6 +135,7 @@ class Frontend:
                         raise
                 else:
                     sessions.start_soon(session.run, name="session")
+                    del session  # this task would keep it until the next connection
                 if limits.reached is not None:  # the next connection may be far away
                     break
             if overload.is_on:

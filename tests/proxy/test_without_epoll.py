@@ -18,7 +18,7 @@ SIZE = 300_000
 
 @pytest.fixture(autouse=True)
 def no_epoll(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mailproxy.proxy.service.open_poller", lambda: TRIO)
+    monkeypatch.setattr("mailproxy.proxy.service.open_poller", lambda *_: TRIO)
 
 
 @pytest.mark.parametrize("kind", ["auto", "engine", "portable"])
