@@ -91,12 +91,16 @@ class ServerRefusedError(ServerError):
     """The server refused the connection, is unreachable, or its name has no address; ``reason``: why, without the address.
 
     ``is_local``: this machine refused before anything was sent, for want of a route or of a free local port.
+    ``is_clients``: the client's own address cannot be used towards this server, which says nothing of the server.
     """
 
-    def __init__(self, message: str, reason: str = "", *, is_local: bool = False) -> None:
+    def __init__(
+        self, message: str, reason: str = "", *, is_local: bool = False, is_clients: bool = False
+    ) -> None:
         super().__init__(message)
         self.reason = reason or message
         self.is_local = is_local
+        self.is_clients = is_clients
 
 
 class ServerHandshakeError(ServerError):

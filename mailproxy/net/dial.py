@@ -121,7 +121,9 @@ async def connect(
     if faults and all(isinstance(fault, ProxyError) for fault in faults):
         raise ProxyError(text) from ExceptionGroup("no address could be asked", faults)
     raise ServerRefusedError(
-        text, is_local=bool(faults) and all(getattr(fault, "is_local", True) for fault in faults)
+        text,
+        is_local=bool(faults) and all(getattr(fault, "is_local", True) for fault in faults),
+        is_clients=bool(faults) and all(getattr(fault, "is_clients", False) for fault in faults),
     ) from (ExceptionGroup("every address refused", faults) if faults else None)
 
 
@@ -236,7 +238,7 @@ def _bind(sock: socket.socket, source: Source, place: str) -> None:
     is_ipv6 = sock.family == socket.AF_INET6
     if is_ipv6 != (":" in source.host):
         reason = f"from {source.host}: one is IPv4, the other IPv6"
-        raise ServerRefusedError(f"{place} {reason}", reason, is_local=True)
+        raise ServerRefusedError(f"{place} {reason}", reason, is_local=True, is_clients=source.is_foreign)
     try:
         if source.is_foreign and is_ipv6:
             sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_TRANSPARENT, 1)
@@ -248,7 +250,9 @@ def _bind(sock: socket.socket, source: Source, place: str) -> None:
         if error.errno in _OUR_FAULT:
             raise ProxyError(f"{place}: {error.strerror}") from None
         reason = f"from {source.host}: {error.strerror}"
-        raise ServerRefusedError(f"{place} {reason}", reason, is_local=True) from None
+        raise ServerRefusedError(
+            f"{place} {reason}", reason, is_local=True, is_clients=source.is_foreign
+        ) from None
 
 
 def is_local(host: str) -> bool:

@@ -416,7 +416,8 @@ class Control:
         """Have the workers take up what was found, and the launcher, so that workers of later start with it."""
         self._shares.renewals.add(1)
         self._ring_launcher()
-        faults = [[fault.path, fault.fact] for fault in renewed.faults]
+        # What does not fit into a message is logged by each worker, too.
+        faults = next(in_packets([fault.path, fault.fact] for fault in renewed.faults), [])
         message = {"renew": True, "anyway": anyway, "faults": faults}
         await self._answers(self._ask(message, instead="renew"), _RENEW_S)
         with trio.move_on_after(_RENEW_S):

@@ -232,7 +232,9 @@ class Visit:
         except ServerHandshakeError as error:
             raise SessionEndedError(ends.SERVER_HANDSHAKE_FAILED, error) from None
         except ServerRefusedError as error:
-            raise SessionEndedError(ends.SERVER_REFUSED, error, retries_at_once=error.is_local) from None
+            raise SessionEndedError(
+                ends.SERVER_REFUSED, error, retries_at_once=error.is_local, is_clients=error.is_clients
+            ) from None
         except ProxyError as error:
             raise SessionEndedError(ends.OUT_OF_RESOURCES, error) from None
         finally:
@@ -276,7 +278,8 @@ class Visit:
         """Count the failure; is the same server tried again, and not another one? Raises it if nothing is tried any more."""
         if failure.end is ends.OUT_OF_RESOURCES or self._has_left is not None:
             raise failure
-        self.backend.not_connected(server, self.caller, failure.detail)
+        if not failure.is_clients:
+            self.backend.not_connected(server, self.caller, failure.detail)
         following = attempts.failed(
             is_up=server.takes_back, belongs=belongs, has_others=self.backend.has_others(server)
         )

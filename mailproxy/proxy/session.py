@@ -24,7 +24,7 @@ from mailproxy.log.record import SessionRecord
 from mailproxy.net.listener import Listener
 from mailproxy.net.poller import AnyPoller, Watch
 from mailproxy.net.relay import Pair, Relay
-from mailproxy.net.tls import Alert, has_unread, refuse_tls, tls_facts
+from mailproxy.net.tls import CONNECTION_RESET, Alert, has_unread, refuse_tls, tls_facts
 from mailproxy.protocol.client_hello import ClientHello
 from mailproxy.proxy.backend import Backend
 from mailproxy.proxy.caller import Caller
@@ -274,7 +274,12 @@ class Session:
             around.log.session(record)
 
     def _is_null(self) -> bool:
-        """Whether the client has ended it, in whatever way, without having sent a byte that is meant for a server."""
+        """Whether the client has ended it without having sent a byte that is meant for a server.
+
+        A client that breaks TLS has sent something, and the operator wants to know.
+        """
+        if self._end is ends.CLIENT_ABORTED and self.record.detail != CONNECTION_RESET:
+            return False
         return self._end.by is By.CLIENT and (self._pair is not None or self._said_nothing)
 
     def _log_start(self) -> None:

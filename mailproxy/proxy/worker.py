@@ -105,6 +105,7 @@ class Worker(Service):
         self._is_draining = False
         self._renewing = trio.Lock()  # a look is made by one thread at a time
         self._not_taken_up: tuple[Fault, ...] = ()
+        self._is_look_due = self._is_look_wanted = False  # until a look has succeeded
         self._shared: dict[str, WorkerBackend] = {}
         super().__init__(config, listeners, connectors, looks=looks, log=log, max_sessions=max_sessions)
 
@@ -285,7 +286,8 @@ class Worker(Service):
         ``known``: the faults that control has found, None where it has not been asked.
         """
         async with self._renewing:
-            renewed = await run_look(partial(looks.look, anyway=anyway))
+            self._is_look_due, self._is_look_wanted = True, self._is_look_wanted or anyway
+            renewed = await run_look(partial(looks.look, anyway=self._is_look_wanted))
             if renewed is not None:
                 found = take_up_prepared(looks, renewed)
                 for backend in self.backends.values():
@@ -296,11 +298,12 @@ class Worker(Service):
                 for fault in self._not_taken_up:
                     if fault not in before:
                         say_kept(self.log, fault)
+            self._is_look_due = self._is_look_wanted = False
 
     async def _keep_renewed(self, looks: Looks) -> None:
         while True:
             await trio.sleep(min(_TAKE_UP_AGAIN_S, self.config.process.certificate_interval))
-            if self._not_taken_up:
+            if self._not_taken_up or self._is_look_due:
                 await self._renew(looks, anyway=False)
 
     async def _tell_table(self, line: Line) -> None:

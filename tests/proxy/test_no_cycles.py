@@ -34,8 +34,10 @@ OF_SESSIONS = (Session, SessionRecord, Caller, Visit, Pair, Side, Direction, Tls
 @pytest.fixture(autouse=True)
 def _no_collector() -> Iterator[None]:
     gc.collect()
+    gc.freeze()  # what pytest has gathered need not be searched for sessions
     gc.disable()
     yield
+    gc.unfreeze()
     gc.enable()
 
 
