@@ -57,6 +57,9 @@ def _everywhere(answer: str) -> Hint:
 
 _SYSTEMD = "not here, because it is the service manager's: the program stays in the foreground"
 _UNTUNED = "not here, because nothing needs it: buffers and limits follow the machine"
+_AUTOMATIC = "not here, because nothing needs it: splice and buffers are automatic"
+_NO_STATE = "not here, because servers count as up after a start until their first check fails"
+_TUNNEL = "not here, because a session is a tunnel from its beginning: timeouts of client and server hold"
 _HTTP = "not here, because HTTP is not served: mail protocols only"
 _LATER = "not here yet: the running proxy has no admin socket so far"
 _OPENSSL = "not here, because OpenSSL's own choice is right for mail clients of today"
@@ -95,9 +98,9 @@ WORDS: Mapping[str, Hint] = {
     "worker_rlimit_nofile": _everywhere("not here, because it is the service's: LimitNOFILE="),
     "chroot": _everywhere("not here, because systemd confines the process: ProtectSystem=, PrivateTmp="),
     "daemon": _everywhere(_SYSTEMD),
-    "master_worker": _everywhere("process.workers"),
-    "pidfile": _everywhere("process.pid_file"),
-    "pid": _everywhere("process.pid_file"),
+    "master_worker": _everywhere(_SYSTEMD),
+    "pidfile": _everywhere("not here, because the service manager knows the process"),
+    "pid": _everywhere("not here, because the service manager knows the process"),
     "uid": _everywhere('process.user = "#80", a number behind the sign'),
     "gid": _everywhere('process.group = "#80", a number behind the sign'),
     "hard_stop_after": _everywhere("process.drain_timeout"),
@@ -105,19 +108,19 @@ WORDS: Mapping[str, Hint] = {
     "grace_period": _everywhere("process.drain_timeout"),
     "shutdown_timeout": _everywhere("process.drain_timeout"),
     "worker_shutdown_timeout": _everywhere("process.drain_timeout"),
-    "server_state_file": _everywhere("process.state_file"),
-    "load_server_state_from_file": _everywhere("process.state_file"),
+    "server_state_file": _everywhere(_NO_STATE),
+    "load_server_state_from_file": _everywhere(_NO_STATE),
     "spread_checks": _everywhere("backend.check.jitter, a share from 0 to 1"),
-    "max_spread_checks": _everywhere("backend.check.jitter, a share from 0 to 1"),
+    "max_spread_checks": _everywhere("not here, because a server counts as up until its first check fails"),
     "node": _everywhere("log.tag"),
     "description": _everywhere("not here: write a # comment"),
     "id": _everywhere("not here, because names are enough: name of a bind or server"),
     "setenv": _everywhere("not here, because ${NAME} in a string reads the environment of the service: Environment="),
     "presetenv": _everywhere("not here, because ${NAME} in a string reads the environment of the service: Environment="),
-    "nosplice": _everywhere('process.relay = "portable"'),
-    "splice_auto": _everywhere("not here, because splice is used wherever both sides are clear"),
+    "nosplice": _everywhere(_AUTOMATIC),
+    "splice_auto": _everywhere(_AUTOMATIC),
     "nopoll": _everywhere(_UNTUNED),
-    "noepoll": _everywhere('process.relay = "portable"'),
+    "noepoll": _everywhere(_AUTOMATIC),
     "tune": _everywhere(_UNTUNED),
     "busy_polling": _everywhere(_UNTUNED),
     "bufsize": _everywhere(_UNTUNED),
@@ -160,7 +163,7 @@ WORDS: Mapping[str, Hint] = {
     "log_health_checks": _everywhere("not here, because changes of a server's state are always logged"),
     "unique_id_format": _everywhere("not here, because each session has an id of its own in the log"),
     "socket_stats": _everywhere("bind.name, which the log shows"),
-    "contstats": _everywhere(_LATER),
+    "contstats": _everywhere("not here, because bytes are counted when a session ends"),
     # frontends and backends
     "mode": Hint(_TCP, _TCP),
     "default_backend": Hint("frontend.backend"),
@@ -180,7 +183,10 @@ WORDS: Mapping[str, Hint] = {
     "ssl_preread": Hint('frontend.routes with sni, on a bind with mode = "passthrough"'),
     "auth_http": Hint("not here, because no login is read: routes go by name, client and port"),
     "imap_capabilities": Hint("not here, because the server's own capabilities are passed on"),
-    "starttls": Hint('bind.mode = "starttls"', 'backend.tls.mode = "starttls"'),
+    "starttls": Hint(
+        "not here yet: no bind upgrades its sessions with STARTTLS so far",
+        'not here yet: sessions with servers have no STARTTLS so far; the tls of a check takes mode = "starttls"',
+    ),
     "xclient": _everywhere("not here yet: give send_proxy to servers that take PROXY headers"),
     "timeout": Hint("frontend.timeouts", "backend.timeouts"),
     "timeout_client": Hint("frontend.timeouts.client"),
@@ -192,10 +198,8 @@ WORDS: Mapping[str, Hint] = {
     "proxy_connect_timeout": _everywhere("backend.timeouts.connect"),
     "idle_timeout": Hint("frontend.timeouts.client", "backend.timeouts.server"),
     "idle": Hint("frontend.timeouts.client", "backend.timeouts.server"),
-    "tunnel": Hint(
-        "not here, because client and server hold for the whole session", "not here, because client and server hold for the whole session"
-    ),
-    "timeout_tunnel": _everywhere("not here, because client and server hold for the whole session"),
+    "tunnel": Hint(_TUNNEL, _TUNNEL),
+    "timeout_tunnel": _everywhere(_TUNNEL),
     "client_fin": _everywhere("frontend.timeouts.half_closed"),
     "server_fin": _everywhere("frontend.timeouts.half_closed"),
     "client_hs": _everywhere("frontend.timeouts.handshake"),
@@ -210,7 +214,7 @@ WORDS: Mapping[str, Hint] = {
     "forwardfor": _everywhere("backend.send_proxy"),
     "nolinger": _everywhere("not here, because a session ends as its peer did: FIN for FIN, RST for RST"),
     "abortonclose": _everywhere("not here, because a client that leaves the queue is always noticed"),
-    "independent_streams": _everywhere("not here, because each side's silence is always counted by itself"),
+    "independent_streams": _everywhere("not here, because bytes in either direction keep a session alive"),
     "tcp_smart_accept": _everywhere(_UNTUNED),
     "tcp_smart_connect": _everywhere(_UNTUNED),
     "lb_policy": Hint(server="backend.balance"),
