@@ -8,7 +8,6 @@ import socket
 import sys
 from collections.abc import Collection, Iterable, Sequence
 from functools import partial
-from pathlib import Path
 
 import trio
 from attrs import frozen
@@ -23,6 +22,7 @@ from mailproxy.log.events import DESCRIPTORS_SHORT, Event
 from mailproxy.net.cells import Bells
 from mailproxy.net.line import Line
 from mailproxy.net.listener import Listener
+from mailproxy.net.process_name import set_process_name
 from mailproxy.proxy.backend import Connectors
 from mailproxy.proxy.board import Board
 from mailproxy.proxy.control import Control, Listening
@@ -117,8 +117,7 @@ def _settle(setup: Setup, name: str, *, without: Collection[Event], is_late: boo
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (*SIGNALS, signal.SIGCHLD))
-    with contextlib.suppress(OSError):
-        Path("/proc/self/comm").write_text(f"mp {name}")  # what ps and top show, 15 characters
+    set_process_name(f"mp {name}")
     log = Log(setup.outputs, without=without)
     if is_late:
         log.reopen(quietly=True)

@@ -173,10 +173,12 @@ def test_all_give_up_root(tmp_path: Path) -> None:
     """Also those that are started later."""
     with greeters("s1") as servers, Crew(configuration(*servers, user="nobody"), tmp_path) as crew:
         assert crew.guest().greeting == "s1"
+        names = {"control", "worker 1", "worker 2"}
+        until(lambda: set(crew.children) == names)  # as without a change of user
         before = crew.pids
         for pid in before:
             os.kill(pid, signal.SIGKILL)
-        until(lambda: len(crew.pids) == 3 and not set(crew.pids) & set(before))
+        until(lambda: set(crew.children) == names and not set(crew.pids) & set(before))
         assert crew.guest().greeting == "s1"
         for pid in (crew.process.pid, *crew.pids):
             assert "\nUid:\t65534\t65534\t65534\t65534\n" in Path(f"/proc/{pid}/status").read_text()
