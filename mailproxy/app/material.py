@@ -17,7 +17,14 @@ from mailproxy.app.shown import shown
 from mailproxy.config import Config, FrontendTls, ServerTls
 from mailproxy.config.probes import tls_of_checks, ways
 from mailproxy.errors import Fault
-from mailproxy.net.certificate_files import certificate_files, find_key, possible_keys, served_files
+from mailproxy.net.certificate_files import (
+    PemFileError,
+    certificate_files,
+    find_key,
+    possible_keys,
+    require_regular,
+    served_files,
+)
 from mailproxy.net.certificates import Certificate, is_authority, next_update, read_certificate, stamp_of
 from mailproxy.net.termination import Terminator
 from mailproxy.net.tls import Context, TlsKeyError, connecting_context, load_chain, reason
@@ -260,6 +267,8 @@ class _Loader:
             certificate = self._as_it_is(file, key, known)
         except OSError as error:
             material.keep(path, Path(error.filename or file), error.strerror or str(error), again=True)
+        except PemFileError as error:  # of the certificate or of its key
+            material.keep(path, error.path, str(error))
         except ValueError as error:
             material.keep(path, file, str(error))
         if certificate is None or (key is None and certificate.key is not None):
@@ -294,7 +303,10 @@ def _try_locations(file: Path, path: str, material: Material) -> bool:
     material.authorities.add(file)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
+        require_regular(file)
         context.load_verify_locations(file)
+    except PemFileError as error:
+        material.keep(path, file, str(error))
     except ssl.SSLError as error:
         material.keep(path, file, f"no {_what(path)} in PEM form ({reason(error)})")
     except OSError as error:

@@ -17,6 +17,7 @@ from mailproxy.address import BindAddress, ServerAddress
 from mailproxy.config.origin import Origin
 from mailproxy.config.values import (
     Account,
+    AlpnName,
     Count,
     ExpectedHex,
     ExpectedText,
@@ -214,7 +215,7 @@ class FrontendTls:
         shown="OpenSSL's",
     )
     tickets: bool = setting("give clients session tickets, to come back with a shorter handshake", True)
-    alpn: tuple[Text, ...] = setting("application protocols to offer", ())
+    alpn: tuple[AlpnName, ...] = setting("application protocols to offer", ())
     strict_sni: bool = setting(
         "refuse clients that ask for no name, or for one that no certificate has", False
     )
@@ -273,7 +274,7 @@ class Route:
     sni: SniPatterns | None = setting(
         'server names; "*." covers exactly one label; false: clients without one', None
     )
-    alpn: tuple[Text, ...] = setting("application protocols, of which the client offers one", ())
+    alpn: tuple[AlpnName, ...] = setting("application protocols, of which the client offers one", ())
     client: tuple[Network, ...] = setting("client networks", ())
     port: tuple[Port, ...] = setting("ports that the client connected to", ())
     backend: Name | None = setting("where they go", None)

@@ -50,6 +50,7 @@ KeepAliveTime = NewType("KeepAliveTime", float)
 KeepAliveCount = NewType("KeepAliveCount", int)
 SourceAddress = NewType("SourceAddress", str)
 HelloName = NewType("HelloName", str)
+AlpnName = NewType("AlpnName", str)
 ServerTlsMode = Literal["implicit", "starttls"]
 SniPatterns = tuple[str, ...] | Literal[False]
 
@@ -300,6 +301,13 @@ def _hello_name(value: object) -> str:
     return str(value)
 
 
+def _alpn_name(value: object) -> str:
+    # RFC 7301 section 3.1: 1 to 255 bytes; Python's ssl takes ASCII only
+    if not isinstance(value, str) or not re.fullmatch(r"[ -~]{1,255}", value):
+        raise ValueError
+    return str(value)
+
+
 def _rate_period(value: object) -> float:
     seconds = _time_limit(value)
     if seconds > _RATE_PERIOD_MAX_S:
@@ -443,6 +451,9 @@ KINDS: dict[Any, Kind] = {
     HelloName: Kind(
         _hello_name, 'a host name such as "proxy.example.com", or an address literal such as "[192.0.2.1]"',
         {**_STRING, "pattern": r"^[!-~]{1,255}$"},
+    ),
+    AlpnName: Kind(
+        _alpn_name, 'a protocol name such as "imap", 1 to 255 ASCII characters', {**_STRING, "pattern": r"^[ -~]{1,255}$"}
     ),
     LogTarget: Kind(_log_target, "stderr, stdout, a path, syslog:/dev/log or syslog:HOST:514", {**_STRING, "minLength": 1}),
     BindAddress: Kind(

@@ -35,16 +35,29 @@ _SERVED_BY_TOOLS = ("fullchain.pem", "fullchain.cer", "tls.crt")
 """What makes a subfolder one that a tool has written."""
 
 
+class PemFileError(ValueError):
+    """A file cannot hold what is looked for in it; the message is the fact, ``path`` the file."""
+
+    def __init__(self, path: Path, fact: str) -> None:
+        self.path = path
+        super().__init__(fact)
+
+
 def read_pem(path: Path) -> bytes:
-    """Raises OSError, ValueError with the fact."""
-    mode = path.stat().st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise ValueError("is no regular file")  # opening a pipe would wait for ever
+    """Raises OSError, PemFileError."""
+    require_regular(path)
     with path.open("rb") as file:
         data = file.read(_FILE_MAX + 1)
     if len(data) > _FILE_MAX:
-        raise ValueError(f"is larger than {_FILE_MAX} bytes")
+        raise PemFileError(path, f"is larger than {_FILE_MAX} bytes")
     return data
+
+
+def require_regular(path: Path) -> None:
+    """Raise PemFileError for a pipe or device, which may never end. Raises OSError. Opening a folder says that it is one."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise PemFileError(path, "is no regular file")
 
 
 def has_key(pem: bytes) -> bool:

@@ -58,7 +58,8 @@ class Certificate:
 def read_certificate(path: Path, key: Path | None = None) -> Certificate:
     """Read the first certificate of a PEM file. Its key is in ``key``, else in the same file, else in one beside it.
 
-    Raises OSError if it cannot be read, ValueError with the fact if there is no certificate in it.
+    Raises OSError if one of them cannot be read, PemFileError if it is no fit file, ValueError with the fact if there is no
+    certificate in it.
     """
     # before reading: a file that is replaced meanwhile must look changed the next time
     stamps: tuple[Stamp, ...] = (stamp_of(path),)

@@ -57,8 +57,8 @@ words of HAProxy, nginx and Caddy it names the key that is meant. The line is th
 a profile or the defaults. Where a meaning says *only*, this version supports just these values, and refuses others.
 
 Durations are `"300ms"`, `"5s"`, `"31m"`, `"1h"`, `"2d"` or a number of seconds. Sizes are `"200k"` (204 800 bytes) or a
-number. Relative paths are relative to the configuration file. In strings, `${NAME}` and `${NAME:-default}` are replaced
-from the environment; `$$` is a dollar sign.
+number. Relative paths are relative to the folder of the configuration file, and with `mailproxy check -` to the current
+folder. In strings, `${NAME}` and `${NAME:-default}` are replaced from the environment; `$$` is a dollar sign.
 
 mailproxy takes the value of a key from the first of these places that has it:
 

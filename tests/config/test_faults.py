@@ -36,6 +36,7 @@ NETWORK = 'a network such as "10.0.0.0/8" or "2001:db8::/32", or an address'
 PROXY_SOURCE = 'a network such as "10.0.0.0/8" or "2001:db8::/32", an address, or "unix"'
 SERVER_NAMES = 'a list of server names such as "imap.example.com" or "*.example.org", or false'
 LOG = "stderr, stdout, a path, syslog:/dev/log or syslog:HOST:514"
+PROTOCOL_NAME = 'a protocol name such as "imap", 1 to 255 ASCII characters'
 HOST_NAME = 'a host name such as "imap.internal", or an IP address'
 NO_HELLO = 'can never hold: no bind of this frontend has mode = "tls" or "passthrough", and only those wait for a ClientHello'
 NO_PORT = NO_HELLO.replace("no bind of", "no bind at port {} of")
@@ -105,6 +106,14 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ("frontends.imap.max_session_rate_per_client = { count = 3, pre = 3 }", "frontends.imap.max_session_rate_per_client.pre: unknown key, did you mean per?"),
         ('frontends.imap.max_sessions_per_client_exempt = ["10.0.0.1/8"]', 'frontends.imap.max_sessions_per_client_exempt[0]: "10.0.0.1/8" is not allowed: has host bits set: "10.0.0.0/8" is the network; a network such as "10.0.0.0/8" or "2001:db8::/32", or an address'),
         ("backends.dovecot.error_clients = 0", "backends.dovecot.error_clients: 0 is not allowed: a whole number from 1 to 2147483647"),
+    ),
+    "application protocols": (
+        ('frontends.imap.tls.alpn = ["imap", ""]', f'frontends.imap.tls.alpn[1]: "" is not allowed: {PROTOCOL_NAME}'),
+        ('frontends.imap.tls.alpn = ["x' + "x" * 255 + '"]', f"frontends.imap.tls.alpn[0]: \"{'x' * 75}…\" is not allowed: {PROTOCOL_NAME}"),
+        ('frontends.imap.tls.alpn = ["\u00e9"]', f'frontends.imap.tls.alpn[0]: "\u00e9" is not allowed: {PROTOCOL_NAME}'),
+        ('defaults.bind.tls.alpn = [""]', f'defaults.bind.tls.alpn[0]: "" is not allowed: {PROTOCOL_NAME}'),
+        ('frontends.imap.tls.alpn = "imap"', 'frontends.imap.tls.alpn: "imap" is not allowed: a list, ["imap"]'),
+        (PASSED + 'frontends.imap.routes = [{ alpn = [""], backend = "dovecot" }]', f'frontends.imap.routes[0].alpn[0]: "" is not allowed: {PROTOCOL_NAME}'),
     ),
     "quotes and brackets": (
         ('backends.dovecot.servers = [{ address = "10.0.0.1:143", weight = "10" }]', 'backends.dovecot.servers[0].weight: "10" is not allowed: without quotes, 10'),
