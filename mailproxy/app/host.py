@@ -1,12 +1,14 @@
-"""What this machine must have for a configuration: users, groups, a place for the log."""
+"""What this machine must have for a configuration: users, groups, a place for the log, what binds need."""
 
 from __future__ import annotations
 
 import os
 import socket
 from collections.abc import Callable
+from ipaddress import IPv6Address
 from pathlib import Path
 
+from mailproxy.address import TcpAddress, UnixAddress
 from mailproxy.app.shown import shown
 from mailproxy.config import Config
 from mailproxy.config.loops import find_loops, is_loopback
@@ -62,6 +64,54 @@ def _why_not_written(file: Path) -> str | None:
     except OSError as error:  # a folder on the way is closed, a name too long
         return error.strerror
     return None
+
+
+def check_binds(config: Config, add: Add) -> None:
+    """Every Unix socket has a folder, every interface exists."""
+    for name, frontend in config.frontends.items():
+        for index, bind in enumerate(frontend.bind):
+            path = f"frontends.{name}.bind[{index}]"
+            fact = None
+            if isinstance(bind.address, UnixAddress):
+                fact = _why_no_socket(shown(Path(bind.address.path)))
+            elif isinstance(bind.address, TcpAddress):
+                fact = _why_no_zone(bind.address.host, bind.interface)
+            if fact:
+                add(f"{path}.address", f"cannot listen on {bind.address}: {fact}")
+            if bind.interface is not None and not _is_interface(bind.interface):
+                add(f"{path}.interface", f"there is no network interface {bind.interface}")
+
+
+def _why_no_socket(file: Path) -> str | None:
+    try:
+        if not file.parent.is_dir():
+            if file.parent.exists():
+                return f"{file.parent} is no folder"
+            return (
+                f"there is no folder {file.parent}: make it, below /run with RuntimeDirectory= of the service"
+            )
+        if file.exists() and not file.is_socket():
+            return f"{file} is there and is no socket: remove it, or give another path"
+    except OSError as error:  # a folder on the way is closed, a name too long
+        return error.strerror
+    return None
+
+
+def _why_no_zone(host: str, interface: str | None) -> str | None:
+    address, _, zone = host.partition("%")
+    if zone:
+        return None if _is_interface(zone) else f"there is no network interface {zone}"
+    if interface is None and ":" in address and IPv6Address(address).is_link_local:
+        return f"a link-local address needs its interface, such as {address}%eth0"
+    return None
+
+
+def _is_interface(name: str) -> bool:
+    try:
+        socket.if_nametoindex(name)
+    except OSError:
+        return False
+    return True
 
 
 def check_loops(config: Config, add: Add) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from attrs import Factory, define
 
-from mailproxy.app.host import check_log, check_loops, check_users
+from mailproxy.app.host import check_binds, check_log, check_loops, check_users
 from mailproxy.app.shown import shown
 from mailproxy.config import Config, FrontendTls, ServerTls
 from mailproxy.config.probes import tls_of_checks, ways
@@ -85,6 +85,7 @@ def load_material(config: Config) -> Material:
     _load_tls(config, material)
     check_users(config, material.add)
     check_log(config, material.add)
+    check_binds(config, material.add)
     check_loops(config, material.add)
     if material.faults:
         raise config.error(material.faults)
