@@ -5,36 +5,44 @@ A session of such a chain connects to the proxy again and again, until no sessio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from ipaddress import ip_address
 
 from attrs import frozen
 
 from mailproxy.address import TcpAddress, UnixAddress
 from mailproxy.config import model
+from mailproxy.config.acceptance import conditions_to_accept
 from mailproxy.config.probes import may_fit, takes_all
 
 _Node = tuple[str, int]  # a frontend's name and the place of one of its binds
 IsLocal = Callable[[str], bool]
 """Tells whether an IP address is one of this machine."""
+_REDIRECTED = ", or, where NAT redirects this one, the address that it leads to"
 
 
 @frozen
 class Loop:
-    """A server by which sessions return. ``is_certain``: each session that gets there does, whatever client it has."""
+    """A server by which sessions return; ``conditions`` in words under which they do, none where they do in any case."""
 
     path: str
     fact: str
-    is_certain: bool
+    conditions: tuple[str, ...]
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether each session that gets there returns, whatever client it has."""
+        return not self.conditions
 
 
 @frozen
 class _Edge:
-    """A way from a bind to another one: the server that is that bind."""
+    """A way from a bind to another one: the server that is that bind, and the conditions under which sessions take it."""
 
     target: _Node
     path: str
-    is_certain: bool
+    conditions: tuple[str, ...]
+    may_be_redirected: bool
 
 
 def is_loopback(host: str) -> bool:
@@ -47,38 +55,51 @@ def find_loops(
     frontends: Mapping[str, model.Frontend],
     backends: Mapping[str, model.Backend],
     is_local: IsLocal = is_loopback,
-) -> Iterator[Loop]:
-    """Every loop once. ``is_local`` decides which servers a bind to all addresses is."""
-    edges = {
+) -> Iterable[Loop]:
+    """One loop for each server that closes some, a certain one if there is one.
+
+    ``is_local`` decides which servers a bind to all addresses is.
+    """
+    ways = {
         (name, index): list(_edges(frontend, index, frontends, backends, is_local))
         for name, frontend in frontends.items()
         for index in range(len(frontend.bind))
     }
-    seen: set[frozenset[_Node]] = set()
-    for start in edges:
-        yield from _loops_from(start, edges, seen)
+    certain = {node: [edge for edge in edges if not edge.conditions] for node, edges in ways.items()}
+    found: dict[str, Loop] = {}
+    for edges in (certain, ways):
+        nodes = list(edges)
+        for place, start in enumerate(nodes):
+            for loop in _loops_from(start, edges, before=nodes[:place]):
+                found.setdefault(loop.path, loop)
+    return found.values()
 
 
-def _loops_from(
-    start: _Node, edges: Mapping[_Node, list[_Edge]], seen: set[frozenset[_Node]]
-) -> Iterator[Loop]:
-    stack: list[tuple[list[_Node], bool]] = [([start], True)]
-    visited = {start}
+def _loops_from(start: _Node, ways: Mapping[_Node, list[_Edge]], before: Iterable[_Node]) -> Iterator[Loop]:
+    """Those that return to ``start`` without passing the binds ``before`` it, from which they were found already."""
+    stack: list[tuple[list[_Node], tuple[_Edge, ...]]] = [([start], ())]
+    visited = {start, *before}
     while stack:
-        chain, is_certain = stack.pop()
-        for edge in edges[chain[-1]]:
-            if edge.target == start and frozenset(chain) not in seen:
-                seen.add(frozenset(chain))
-                yield Loop(edge.path, _in_words(chain), is_certain and edge.is_certain)
+        chain, taken = stack.pop()
+        for edge in ways[chain[-1]]:
+            if edge.target == start:
+                yield _loop(chain, (*taken, edge))
             elif edge.target not in visited:
                 visited.add(edge.target)
-                stack.append(([*chain, edge.target], is_certain and edge.is_certain))
+                stack.append(([*chain, edge.target], (*taken, edge)))
 
 
-def _in_words(chain: list[_Node]) -> str:
+def _loop(chain: list[_Node], edges: tuple[_Edge, ...]) -> Loop:
+    conditions = tuple(dict.fromkeys(each for edge in edges for each in edge.conditions))
     first, *between = [f"frontends.{name}.bind[{index}]" for name, index in chain]
     by_way = f" by way of {' and '.join(between)}" if between else ""
-    return f"sessions of {first} come back to it{by_way}, without end: give the address of another server"
+    when = f", {' and '.join(conditions)}" if conditions else ""
+    elsewhere = _REDIRECTED if edges[-1].may_be_redirected else ""
+    return Loop(
+        edges[-1].path,
+        f"sessions of {first} come back to it{by_way}, without end{when}: give the address of another server{elsewhere}",
+        conditions,
+    )
 
 
 def _edges(
@@ -91,15 +112,37 @@ def _edges(
     bind = frontend.bind[index]
     port = bind.address.port if isinstance(bind.address, TcpAddress) else None
     for name, is_certain in _backends_of(frontend, bind, port or None):
+        unrouted = () if is_certain else ("unless a route takes them elsewhere",)
         for place, server in enumerate(backends[name].servers if name in backends else ()):
             for other in frontends.values():
                 for number, own in enumerate(other.bind):
-                    if _is_same(server.address, own, port, is_local):
-                        yield _Edge(
-                            (other.name, number),
-                            f"backends.{name}.servers[{place}]",
-                            is_certain and not server.backup and server.weight > 0,
-                        )
+                    if not _is_same(server.address, own, port, is_local):
+                        continue
+                    target = f"frontends.{other.name}.bind[{number}]"
+                    yield _Edge(
+                        (other.name, number),
+                        f"backends.{name}.servers[{place}]",
+                        (
+                            *unrouted,
+                            *_conditions_to_choose(server),
+                            *conditions_to_accept(server, frontend, bind, own, target),
+                        ),
+                        _may_be_redirected(server.address),
+                    )
+
+
+def _conditions_to_choose(server: model.Server) -> Iterator[str]:
+    """In words, when sessions go to a server; nothing where they always may."""
+    if server.state != "ready":
+        yield f'once its state is no longer "{server.state}"'
+    if server.backup:
+        yield "while the other servers are down"
+    if not server.weight:
+        yield "once its weight is above 0"
+
+
+def _may_be_redirected(address: TcpAddress | UnixAddress) -> bool:
+    return isinstance(address, TcpAddress) and address.is_literal and not is_loopback(address.host)
 
 
 def _backends_of(frontend: model.Frontend, bind: model.Bind, port: int | None) -> Iterator[tuple[str, bool]]:

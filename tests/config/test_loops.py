@@ -14,6 +14,7 @@ from mailproxy.config.loops import find_loops
 from mailproxy.errors import ConfigError
 
 LOOP = "sessions of frontends.f.bind[0] come back to it, without end: give the address of another server"
+REDIRECTED = f"{LOOP}, or, where NAT redirects this one, the address that it leads to"
 
 
 def whole(bind: str, server: str, more: str = "") -> str:
@@ -45,7 +46,8 @@ def faults(text: str) -> list[str]:
 )  # fmt: skip
 def test_a_server_that_is_the_bind_itself(bind: str, server: str) -> None:
     index = server.count(",")
-    assert faults(whole(bind, server)) == [f"backends.b.servers[{index}]: {LOOP}"]
+    fact = REDIRECTED if "192.0.2.1:" in server or "2001:" in server else LOOP
+    assert faults(whole(bind, server)) == [f"backends.b.servers[{index}]: {fact}"]
 
 
 @pytest.mark.parametrize(
@@ -96,22 +98,70 @@ def test_the_chain_of_the_example_is_none() -> None:
     assert list(find_loops(config.frontends, config.backends, lambda _: True)) == []
 
 
+ROUTE = 'frontends.f.routes = [{ client = ["127.0.0.0/8"], backend = "other" }]\nbackends.other.servers = ["192.0.2.9:143"]'
+WAITS = "which frontends.f.bind[0] waits for"
+PLAIN = "accept_proxy of frontends.f.bind[0] took connections of the proxy itself"
+
+
 @pytest.mark.parametrize(
-    "more",
+    ("bind", "server", "more", "condition"),
     [
-        # clients of the loopback address may go elsewhere
-        'frontends.f.routes = [{ client = ["127.0.0.0/8"], backend = "other" }]\nbackends.other.servers = ["192.0.2.9:143"]',
-        'backends.b.servers = ["192.0.2.1:143", { address = "127.0.0.1:143", backup = true }]',
-        'backends.b.servers = ["192.0.2.1:143", { address = "127.0.0.1:143", weight = 0 }]',
+        ("", "", ROUTE, "unless a route takes them elsewhere"),
+        ("", "backup = true", "", "while the other servers are down"),
+        ("", "weight = 0", "", "once its weight is above 0"),
+        ("", 'state = "maint"', "", 'once its state is no longer "maint"'),
+        ("", 'state = "drain"', "", 'once its state is no longer "drain"'),
+        ("", 'state = "maint", weight = 0', "", 'once its state is no longer "maint" and once its weight is above 0'),
+        ('accept_proxy = ["10.0.0.0/8"]', "", "", f"if {PLAIN}"),
+        ('accept_proxy = ["10.0.0.0/8"]', 'send_proxy = "v2"', "", f"if {PLAIN}"),
+        ('accept_proxy = ["127.0.0.0/8"]', 'source = "10.1.1.1"', "", f"if {PLAIN}"),
+        ('accept_proxy = ["127.0.0.1"]', "", "", "if it had send_proxy, for the PROXY header that frontends.f.bind[0] waits for"),
+        ('accept_proxy = ["127.0.0.1"]', 'source = "client"', "", "if accept_proxy of frontends.f.bind[0] fits the addresses of clients"),
+        ('mode = "tls"', 'send_proxy = "v2", tls = { verify = "none" }', 'frontends.f.tls.certificates = ["x.pem"]', "if accept_proxy of frontends.f.bind[0] took its PROXY header"),
+        ('mode = "tls"', "", 'frontends.f.tls.certificates = ["x.pem"]', f"if it had tls, {WAITS}"),
     ],
-)
-def test_a_loop_that_is_not_certain_is_advised_against(more: str) -> None:
-    text = whole('"*:143"', '"127.0.0.1:143"', more)
-    if "backends.b" in more:
-        text = text.replace('backends.b.servers = ["127.0.0.1:143"]\n', "")
+)  # fmt: skip
+def test_a_loop_that_is_not_certain_is_advised_against(
+    bind: str, server: str, more: str, condition: str
+) -> None:
+    text = whole(with_keys('address = "*:143"', bind), with_keys('address = "127.0.0.1:143"', server), more)
     config = mailproxy.from_mapping(tomli.loads(text))
     (line,) = _about_loops(config)
-    assert line.fact == f"{LOOP}, unless a route takes them elsewhere"
+    assert line.fact == LOOP.replace("end:", f"end, {condition}:")
+
+
+@pytest.mark.parametrize(
+    ("bind", "server", "more"),
+    [
+        ('accept_proxy = ["10.0.0.0/8"], proxy_optional = true', "", ""),
+        ('accept_proxy = ["127.0.0.1"]', 'send_proxy = "v2"', ""),
+        ('mode = "tls"', 'tls = { verify = "none" }', 'frontends.f.tls.certificates = ["x.pem"]'),
+        ('mode = "passthrough"', "", ""),
+        ("", 'send_proxy = "v2"', ""),
+        ("", 'tls = { verify = "none" }', ""),
+    ],
+)  # fmt: skip
+def test_a_bind_that_takes_the_connections_of_the_proxy(bind: str, server: str, more: str) -> None:
+    text = whole(with_keys('address = "*:143"', bind), with_keys('address = "127.0.0.1:143"', server), more)
+    assert faults(text) == [f"backends.b.servers[0]: {LOOP}"]
+
+
+def with_keys(address: str, keys: str) -> str:
+    return f"{{ {address}, {keys} }}" if keys else f"{{ {address} }}"
+
+
+def test_a_server_in_maintenance_does_not_hide_another_one() -> None:
+    servers = '{ address = "127.0.0.1:143", state = "maint" }, { address = "127.0.0.2:143" }'
+    assert faults(whole('"*:143"', servers)) == [f"backends.b.servers[1]: {LOOP}"]
+
+
+def test_one_server_that_is_two_binds_is_one_loop() -> None:
+    config = mailproxy.from_mapping(
+        tomli.loads(whole('"*:143", { address = "[::]:1143" }', '{ address = "127.0.0.1", state = "maint" }'))
+    )
+    assert [line.path for line in _about_loops(config)] == ["backends.b.servers[0]"]
+    found = faults(whole('"*:143", "127.0.0.1:143"', '"127.0.0.1:143"'))
+    assert [line for line in found if "come back" in line] == [f"backends.b.servers[0]: {LOOP}"]
 
 
 def test_a_route_before_it_that_takes_every_session() -> None:
@@ -133,4 +183,4 @@ def test_an_address_of_this_machine_and_a_bind_to_all(monkeypatch: pytest.Monkey
     assert found == []
     monkeypatch.setattr("mailproxy.app.host.is_own_address", lambda host: host == "192.0.2.1")
     check_loops(config, lambda path, fact: found.append((path, fact)))
-    assert found == [("backends.b.servers[0]", LOOP)]
+    assert found == [("backends.b.servers[0]", REDIRECTED)]
