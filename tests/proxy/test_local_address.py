@@ -48,6 +48,23 @@ async def test_a_source_that_is_not_here_is_the_servers_failure(scene: Scene) ->
     assert line["detail"] == f"{server.address} from 192.0.2.9: Cannot assign requested address"
 
 
+async def test_a_client_whose_family_no_server_has_says_nothing_of_the_server(scene: Scene) -> None:
+    """With ``source = "client"`` its sessions end, and neither counts nor ``observe`` blame the server."""
+    server = await scene.server()
+    proxy = await scene.proxy(
+        server.address,
+        bind={"address": "[::1]:0"},
+        backends={"b": {"source": "client", "observe": "connect", "error_limit": 1, "check": {"type": "tcp", "interval": "1h"}}},
+    )  # fmt: skip
+    for _ in range(3):
+        assert await served(scene, proxy) == b""
+    lines = await scene.sessions(3)
+    assert {line["end"] for line in lines} == {"server-refused"}
+    backend_server = proxy.backends["b"].servers[server.address]
+    assert backend_server.counts.connect_errors == 0
+    assert backend_server.status == "UP"
+
+
 async def test_one_source_is_good_for_the_same_port_towards_two_servers() -> None:
     """As many connections as there are ports, to each server."""
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:

@@ -14,6 +14,7 @@ from mailproxy.testing import ThrowAwayCA
 from tests.process.program import PATIENCE_S
 
 from .crew import Crew, configuration, greeters, until
+from .test_helpers import environment
 
 
 def tls_configuration(text: str, file: Path) -> str:
@@ -116,3 +117,17 @@ def test_replaced_process_has_the_renewed_certificate_though_its_file_is_damaged
             assert len(last) == 1
             assert last != {renewed}
             assert "Traceback" not in crew.text
+
+
+def test_a_look_that_fails_in_a_worker_is_made_again(tmp_path: Path, throw_away_ca: ThrowAwayCA) -> None:
+    """Otherwise that worker would go on with the old certificate, since nobody changes the file once more."""
+    file = throw_away_ca.issue("localhost").rename(tmp_path / "localhost.pem")
+    context = throw_away_ca.client_context()
+    with greeters("s1") as servers:
+        text = tls_configuration(configuration(*servers, certificate_interval="100ms"), file)
+        broken = environment(tmp_path, "mailproxy.proxy.worker:run_look", failures=1)
+        with Crew(text, tmp_path, env=broken) as crew:
+            first = visit(crew, context)[1]
+            throw_away_ca.issue("localhost").replace(file)
+            crew.wait_for("certificate watcher failed and goes on in a moment")
+            until(lambda: first not in {visit(crew, context)[1] for _ in range(12)})
