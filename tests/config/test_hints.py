@@ -80,6 +80,7 @@ PLACES = {
     "backends.dovecot.load-server-state-from-file": "not here, because servers count as up after a start until their first check fails",
     "process.nosplice": "not here, because nothing needs it: splice and buffers are automatic",
     "process.noepoll": "not here, because nothing needs it: splice and buffers are automatic",
+    "frontends.imap.dontlog-normal": "not here, because every session has its line, however it ends",
     "process.master-worker": "not here, because it is the service manager's: the program stays in the foreground",
     "frontends.imap.independent-streams": "not here, because bytes in either direction keep a session alive",
     "defaults.bind.starttls": "not here yet: no bind upgrades its sessions with STARTTLS so far",
