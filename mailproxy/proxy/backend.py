@@ -205,7 +205,8 @@ class Backend:
         server.counts.connect_errors += 1
         server.failures += 1
         now = trio.current_time()
-        if now >= server.failure_logged + _FAILURE_LOG_S:  # why, which HAProxy's line does not say
+        # Why, which HAProxy's line does not say. A server that has gone down meanwhile has its own line.
+        if server.takes_back and now >= server.failure_logged + _FAILURE_LOG_S:
             self._log.event(
                 CONNECT_FAILED,
                 f"Server {self.name}/{server.name}: a session could not be connected: {printable(why)}"

@@ -236,12 +236,16 @@ def _actor(member: Member, sessions: int, checks: int, stack: ExitStack) -> Acto
     return actor
 
 
+# The reason why a session was not connected, which HAProxy does not log.
+ATTEMPT_FAILED = re.compile(r"Server \S+: a session could not be connected: .*")
+
+
 def _told(lines: list[str]) -> Iterator[str]:
     for line in lines:
         end = tcplog.SESSION.fullmatch(line)
         if end and end["frontend"] == "imap":
             yield _without_times(end)
-        elif EVENT.fullmatch(line):
+        elif EVENT.fullmatch(line) and not ATTEMPT_FAILED.fullmatch(line):
             yield re.sub(r"duration: \d+ms", "duration: #ms", line)
 
 

@@ -74,7 +74,7 @@ def advice(text: str, folder: Path) -> str:
     command = [sys.executable, "-m", "mailproxy", "check", "--live", str(file)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0
-    return "\n".join(line for line in done.stderr.splitlines() if "servers[0]: d1" in line)
+    return "\n".join(line for line in done.stdout.splitlines() if "servers[0]: d1" in line)
 
 
 @pytest.fixture(scope="module")
