@@ -24,6 +24,11 @@ from mailproxy.net.auto_retry import NOT_CLEARED, can_clear_auto_retry
 from mailproxy.net.certificates import Certificate
 from mailproxy.net.dial import is_local, may_be_transparent
 
+_DOVECOT = (
+    "imap",
+    "pop3",
+    "sieve",
+)  # protocols whose servers allow passwords by what they know of the client's TLS
 _IMAP_SILENCE_S = 29 * 60  # clients in IDLE speak at least every 29 minutes (RFC 2177 section 3)
 
 
@@ -124,6 +129,13 @@ def _about_way(frontend: Frontend, backend: Backend) -> Iterator[Fault]:
             if "tls" not in modes or server.tls is not None or not isinstance(server.address, TcpAddress):
                 continue
             port = server.address.port
+            is_blind = server.send_proxy in ("v1", "v2") and not _is_loopback(server.address)
+            if frontend.protocol in _DOVECOT and is_blind:
+                yield Fault(
+                    f"backends.{backend.name}.send_proxy",
+                    f'"{server.send_proxy}" does not tell {server.name} that clients of {here} used TLS, and a stock Dovecot then '
+                    'refuses their logins: give "v2-ssl"',
+                )
             if port in TLS_PORTS:
                 yield Fault(
                     f"backends.{backend.name}.tls",
@@ -205,8 +217,8 @@ def _about_proxy_header(backend: Backend) -> Iterator[Fault]:
     if backend.protocol != "tcp" and any(server.send_proxy is None for server in backend.servers):
         yield Fault(
             f"backends.{backend.name}.send_proxy",
-            "is missing: the servers will see and log the proxy's address instead of the client's; give \"v2\" where they "
-            'take PROXY headers (Dovecot: haproxy = yes), or "none"',
+            "is missing: the servers will see and log the proxy's address instead of the client's; give \"v2-ssl\" (Dovecot: "
+            'haproxy = yes and haproxy_trusted_networks) or "v2" (Postfix) where they take PROXY headers, or "none"',
         )
     for index, server in enumerate(backend.servers):
         says_tls = (

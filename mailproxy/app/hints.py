@@ -6,11 +6,10 @@ from mailproxy.config.probes import Probe
 from mailproxy.protocol.check_result import CheckCode, CheckResult
 
 _TLS_PORT = "the port may speak TLS from the first byte, and waits for it: give tls then"
-_WANTS_HEADER = (
-    'the listener may wait for a PROXY header (Dovecot: haproxy = yes): give send_proxy = "v2" then'
-)
+_WANTS_HEADER = 'the listener may wait for a PROXY header (Dovecot: haproxy = yes): give send_proxy = "v2-ssl" then, or "v2" to Postfix'
 _TOOK_HEADER = (
-    "the listener may have taken the PROXY header for commands: tell the server to expect one (Dovecot: haproxy = yes, Postfix: "
+    "the listener may have taken the PROXY header for commands: tell the server to expect one, and from this proxy (Dovecot: "
+    "haproxy = yes and haproxy_trusted_networks, Postfix: "
     'smtpd_upstream_proxy_protocol = haproxy), or give send_proxy = "none"'
 )
 _CLEAR_PORT = "the port speaks clear text first: take tls away, or give the port that speaks TLS"

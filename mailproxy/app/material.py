@@ -252,6 +252,7 @@ class _Loader:
             if place in which[0].parents and which[1] == key
         }
         self._material.certificates.update(kept)
+        self._material.kept.update(file for file, _ in kept)
         return [certificate for _, certificate in kept.values()]
 
     def _read_file(self, file: Path, key: Path | None, path: str, *, keep: bool = True) -> Certificate | None:

@@ -128,7 +128,7 @@ class Overload:
     def _log_resumed(self, seconds: float, late: int, limit: int | None, key: str | None) -> None:
         self._log.event(
             ACCEPT_RESUMED,
-            f"frontend {self._name} accepts again after {seconds:.1f}s, {late} connections were accepted late",
+            f"frontend {self._name} accepts again after {seconds:.1f}s, connections accepted late: {late}",
             frontend=self._name,
             seconds=round(seconds, 3),
             late=late,

@@ -98,7 +98,7 @@ def test_proxy_headers_from_few_are_in_order() -> None:
 
 MISSING = (
     "backends.dovecot.send_proxy: is missing: the servers will see and log the proxy's address instead of the client's; "
-    'give "v2" where they take PROXY headers (Dovecot: haproxy = yes), or "none"'
+    'give "v2-ssl" (Dovecot: haproxy = yes and haproxy_trusted_networks) or "v2" (Postfix) where they take PROXY headers, or "none"'
 )
 
 
@@ -783,3 +783,30 @@ def test_check_prints_a_line_each_and_is_content(advised_file: Path) -> None:
 
 def test_check_strictly_is_not_content_with_advice(advised_file: Path) -> None:
     assert CliRunner().invoke(main, ["check", "--strict", str(advised_file)]).exit_code == 1
+
+
+# Logins over terminated TLS.
+
+
+@pytest.mark.parametrize(
+    ("kind", "server", "is_advised"),
+    [
+        ("v2", "192.0.2.1:143", True),
+        ("v1", "192.0.2.1:143", True),
+        ("v2-ssl", "192.0.2.1:143", False),
+        ("none", "192.0.2.1:143", False),  # `check --live` reads what the server announces
+        ("v2", "127.0.0.1:143", False),  # Dovecot trusts its own machine
+    ],
+)
+def test_a_header_without_the_tls_of_the_client(
+    throw_away_ca: ThrowAwayCA, kind: str, server: str, is_advised: bool
+) -> None:
+    config = settings(
+        frontends__imap__protocol="imap",
+        frontends__imap__tls={"certificates": [str(throw_away_ca.issue("localhost"))]},
+        frontends__imap__bind=[{"address": "127.0.0.1:0", "mode": "tls"}],
+        backends__dovecot__servers=[server],
+        backends__dovecot__send_proxy=kind,
+    )
+    told = [line for line in advice_for(config) if "refuses their logins" in line]
+    assert len(told) == is_advised

@@ -34,7 +34,7 @@ CONNECTION_REFUSED = 'Layer4 connection problem, info: "Connection refused"'
 
 SILENT = (
     "the port may speak TLS from the first byte, and waits for it: give tls then; or the listener may wait for a PROXY header "
-    '(Dovecot: haproxy = yes): give send_proxy = "v2" then'
+    '(Dovecot: haproxy = yes): give send_proxy = "v2-ssl" then, or "v2" to Postfix'
 )
 TOOK_HEADER = "the listener may have taken the PROXY header for commands"
 

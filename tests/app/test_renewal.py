@@ -762,6 +762,15 @@ def test_a_broken_file_in_a_folder_is_not_said_to_be_taken_up(folder: Path) -> N
     assert (renewed.files, renewed.taken) == ((), ())
 
 
+def test_files_that_are_gone_from_a_folder_are_not_said_to_be_taken_up(folder: Path) -> None:
+    proxy = terminating(folder)
+    for file in list(folder.iterdir()):
+        file.unlink()
+    renewed = proxy.looked()
+    assert len(renewed.faults) == 1
+    assert (renewed.files, renewed.taken) == ((), ())
+
+
 def test_a_certificate_of_the_future_is_said(issue: Callable[..., Path]) -> None:
     pem = issue("imap.pem", not_before=about(1), not_after=about(90))
     (said,) = terminating(pem).renewal.expiring()

@@ -153,7 +153,7 @@ def test_the_end_of_an_overload_is_logged_with_its_length_and_who_waited(tmp_pat
         for guest in guests[3:]:
             assert guest.greeting == "s1"
             guest.leave()
-        program.wait_for(r"frontend imap accepts again after \d+\.\ds, 3 connections were accepted late")
+        program.wait_for(r"frontend imap accepts again after \d+\.\ds, connections accepted late: 3")
         with socket.create_connection(address, PATIENCE_S) as later:
             assert later.recv(2) == b"s1"
         program.send(signal.SIGTERM)
