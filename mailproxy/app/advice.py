@@ -9,20 +9,20 @@ from pathlib import Path
 
 from mailproxy.address import ServerAddress, TcpAddress, UnixAddress
 from mailproxy.app.access import obstacle
-from mailproxy.app.host import is_own_address
-from mailproxy.app.limits import descriptor_shortage, worker_count
-from mailproxy.app.material import Material
+from mailproxy.app.host_checks import is_own_address
 from mailproxy.app.port_advice import about_ports
 from mailproxy.app.privileges import MISSING_CAPABILITY
-from mailproxy.app.renewal import about_expiry
-from mailproxy.app.shown import shown
+from mailproxy.certificates.reloader import about_expiry
+from mailproxy.certificates.store import Material
 from mailproxy.config import Backend, Bind, Config, Frontend, Process, ProxySource
-from mailproxy.config.loops import find_loops
-from mailproxy.config.ports import CLEAR_PORTS, TLS_PORTS
+from mailproxy.config.lint.loops import find_loops
+from mailproxy.config.lint.ports import CLEAR_PORTS, TLS_PORTS
+from mailproxy.display_path import shown
 from mailproxy.errors import Fault
-from mailproxy.net.auto_retry import NOT_CLEARED, can_clear_auto_retry
-from mailproxy.net.certificates import Certificate
 from mailproxy.net.dial import is_local, may_be_transparent
+from mailproxy.net.tls.auto_retry import NOT_CLEARED, can_clear_auto_retry
+from mailproxy.net.tls.certificate import Certificate
+from mailproxy.proxy.process import descriptor_shortage, worker_count
 
 _DOVECOT = (
     "imap",

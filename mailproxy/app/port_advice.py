@@ -7,8 +7,8 @@ from ipaddress import ip_address
 
 from mailproxy.address import TcpAddress
 from mailproxy.config import Backend, Bind, Config, Frontend, Server
-from mailproxy.config.ports import CLEAR_PORTS, TLS_PORTS, clear_port, is_fitting, protocol_of, tls_port
-from mailproxy.config.probes import Way, probes, ways
+from mailproxy.config.check_plan import Way, probes, ways
+from mailproxy.config.lint.ports import CLEAR_PORTS, TLS_PORTS, clear_port, is_fitting, protocol_of, tls_port
 from mailproxy.errors import Fault
 
 _CHECKS = {"submission": "smtp"}  # the check of a protocol, where it has another name

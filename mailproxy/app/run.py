@@ -10,19 +10,19 @@ from functools import partial
 
 import trio
 
-from mailproxy.app.collector import spare_collector
-from mailproxy.app.launcher import launch
-from mailproxy.app.limits import descriptor_shortage, raise_descriptor_limit, worker_count
-from mailproxy.app.material import load_material
+from mailproxy.app.api import open_service
 from mailproxy.app.privileges import check_capabilities, drop_privileges, wanted_owner
-from mailproxy.app.proxy import open_service
-from mailproxy.app.unraisable import unraisable
+from mailproxy.certificates.store import load_material
 from mailproxy.config import Config
 from mailproxy.log.events import DESCRIPTORS_SHORT, SIGNAL_IGNORED, STOPPING
 from mailproxy.net.notify import notify_draining, notify_ready, notify_stopping
-from mailproxy.proxy.config_file import log_if_changed
+from mailproxy.proxy.collector import spare_collector
+from mailproxy.proxy.config_change import log_if_changed
+from mailproxy.proxy.process import descriptor_shortage, raise_descriptor_limit, worker_count
 from mailproxy.proxy.service import Service
 from mailproxy.proxy.supervise import supervise
+from mailproxy.proxy.unraisable import unraisable
+from mailproxy.workers.supervisor import launch
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2, signal.SIGUSR1)
 

@@ -1,5 +1,6 @@
 """The configuration: a TOML file as frozen values, or every fault in it at once. Pure: no file that it names is opened."""
 
+from mailproxy.config.loader import from_mapping, has_changed, load, load_stream
 from mailproxy.config.model import (
     Backend,
     BackendTimeouts,
@@ -20,7 +21,6 @@ from mailproxy.config.model import (
     Step,
     Stick,
 )
-from mailproxy.config.reading import from_mapping, has_changed, load, load_stream
 from mailproxy.config.schema import json_schema
 from mailproxy.config.values import LogTarget, ProxySource
 

@@ -9,12 +9,13 @@ import cattrs
 from attrs import evolve
 
 from mailproxy.address import UnixAddress, parse_bind, parse_server
-from mailproxy.config import check_rules, log_rules, model, rules
-from mailproxy.config.inherit import Layer, giver, merge
-from mailproxy.config.origin import Origin
-from mailproxy.config.paths import join
-from mailproxy.config.shape import keys_of
-from mailproxy.config.tables import Findings, Table
+from mailproxy.config import model
+from mailproxy.config.fields import keys_of
+from mailproxy.config.key_paths import join
+from mailproxy.config.layers import Layer, giver, merge
+from mailproxy.config.rules import check_rules, log_rules, rules
+from mailproxy.config.source.origin import Origin
+from mailproxy.config.validate import Findings, Table
 from mailproxy.config.values import as_name
 
 _T = TypeVar("_T")

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from attrs import Factory, field, frozen
 
 from mailproxy.address import BindAddress, ServerAddress
-from mailproxy.config.origin import Origin
+from mailproxy.config.source.origin import Origin
 from mailproxy.config.values import (
     Account,
     AlpnName,

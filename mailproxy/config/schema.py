@@ -8,7 +8,7 @@ from typing import Any
 from attrs import NOTHING
 
 from mailproxy.config import model
-from mailproxy.config.shape import COMPLETE, SHORT_FORMS, SWITCHABLE, Key, keys_of
+from mailproxy.config.fields import COMPLETE, SHORT_FORMS, SWITCHABLE, Key, keys_of
 from mailproxy.config.values import LogTarget
 
 Schema = dict[str, Any]

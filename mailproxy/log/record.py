@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import define
 
-from mailproxy.log.ends import End
+from mailproxy.log.end_reasons import End
 
 
 @define(kw_only=True, eq=False, weakref_slot=False)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Protocol
 
 from mailproxy.files import create
+from mailproxy.log.formats import syslog_date
 from mailproxy.log.line_writer import LinesLostError, LineWriter
-from mailproxy.log.lines import syslog_date
 
 _MODE = 0o640  # of a log file that is made here
 _FACILITIES = {  # RFC 5424 section 6.2.1

@@ -22,7 +22,7 @@ from mailproxy.net.accounts import group_id, user_id
 from mailproxy.net.dial import socket_address
 from mailproxy.net.inherited import descriptor_of
 from mailproxy.net.keepalive import keepalive_options
-from mailproxy.net.termination import Terminator
+from mailproxy.net.tls.terminator import Terminator
 
 _FIRST_FREE_PORT = 1024
 

@@ -15,7 +15,7 @@ from typing import TypeVar
 import trio
 
 from mailproxy.errors import ClientAbortError, ClientLeftError
-from mailproxy.net.tls import reason
+from mailproxy.net.tls.tls import reason
 from mailproxy.protocol import NeedMore
 
 _FIRST_LOOK_BYTES = 2048  # a PROXY header or a ClientHello, in all but rare cases

@@ -6,7 +6,7 @@ import socket
 
 from mailproxy.errors import ServerRefusedError
 from mailproxy.net.peek import consume, peek
-from mailproxy.net.tls import reason
+from mailproxy.net.tls.tls import reason
 from mailproxy.protocol.proxy_header import (
     Command,
     Header,

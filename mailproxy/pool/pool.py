@@ -12,12 +12,12 @@ from typing import Generic, TypeVar
 
 from attrs import define, field, frozen
 
-from mailproxy.pool.balance import Balance
+from mailproxy.pool.balance.base import Balance
+from mailproxy.pool.eligibility import in_service, ramp
 from mailproxy.pool.health import Health
 from mailproxy.pool.queue import Queue
 from mailproxy.pool.server import Server, Standing, State
-from mailproxy.pool.service import in_service, ramp
-from mailproxy.pool.stick import StickTable
+from mailproxy.pool.stick_table import StickTable
 
 S = TypeVar("S", bound=Server)
 

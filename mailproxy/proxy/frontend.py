@@ -13,12 +13,12 @@ from mailproxy.log.events import LISTENING
 from mailproxy.net.listener import Listener, close_all
 from mailproxy.net.poller import AnyPoller
 from mailproxy.net.relay import Relay
-from mailproxy.proxy.backend import Backend
-from mailproxy.proxy.clients import Clients
-from mailproxy.proxy.limit import SessionLimits
+from mailproxy.proxy.backend.backend import Backend
+from mailproxy.proxy.client_limits import Clients
+from mailproxy.proxy.limits import SessionLimits
 from mailproxy.proxy.overload import Overload
-from mailproxy.proxy.routing import Routes
-from mailproxy.proxy.session import Session, Surroundings
+from mailproxy.proxy.session.routing import Routes
+from mailproxy.proxy.session.session import Session, Surroundings
 from mailproxy.proxy.supervise import contained, supervise
 
 _ACCEPTS_PER_TURN = 32  # connections taken before other tasks have their turn

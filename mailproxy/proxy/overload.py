@@ -10,7 +10,7 @@ import trio
 from mailproxy.log import Log
 from mailproxy.log.events import ACCEPT_PAUSED, ACCEPT_RESUMED, SESSIONS_FULL
 from mailproxy.net.listener import Listener
-from mailproxy.proxy.limit import SessionLimit, SessionLimits
+from mailproxy.proxy.limits import SessionLimit, SessionLimits
 
 _REPEAT_S = 60.0
 _RECOVERED_S = 2.0  # one that is accepted between two failures is no recovery

@@ -9,6 +9,7 @@ from random import SystemRandom
 import trio
 
 from mailproxy import config as settings
+from mailproxy.certificates.watcher import Looks
 from mailproxy.config import Config
 from mailproxy.log import Log
 from mailproxy.log.events import DRAINING, READY, STOPPED
@@ -16,13 +17,12 @@ from mailproxy.net.listener import Listener, close_all
 from mailproxy.net.poller import open_poller
 from mailproxy.net.relay import open_relay
 from mailproxy.pool import Chance
-from mailproxy.proxy.backend import Backend, Connectors
-from mailproxy.proxy.clients import Clients, client_limits
+from mailproxy.proxy.backend.backend import Backend, Connectors
+from mailproxy.proxy.client_limits import Clients, client_limits
 from mailproxy.proxy.frontend import Frontend
-from mailproxy.proxy.limit import SessionLimit, SessionLimits
+from mailproxy.proxy.limits import SessionLimit, SessionLimits
+from mailproxy.proxy.monitor import Tending, ports_of
 from mailproxy.proxy.supervise import log_failure, supervise
-from mailproxy.proxy.tending import Tending, ports_of
-from mailproxy.proxy.watcher import Looks
 
 
 class Service:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import click
 
 from mailproxy.cli import main
-from mailproxy.config.shape import Key, keys_of
+from mailproxy.config.fields import Key, keys_of
 
 SIGNALS = {
     "SIGTERM": "Accept no more connections, give sessions process.drain_timeout to end, then close the rest. "

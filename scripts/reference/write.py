@@ -13,9 +13,9 @@ import man  # beside this file
 from attrs import NOTHING
 
 from mailproxy.config import json_schema, model
-from mailproxy.config.shape import SHORT_FORMS, Key, keys_of
-from mailproxy.config.tables import write_value
+from mailproxy.config.fields import SHORT_FORMS, Key, keys_of
 from mailproxy.config.units import write_duration
+from mailproxy.config.validate import write_value
 from mailproxy.config.values import LogTarget, Mode, Name, RatePeriod, Seconds, Size, Text, TimeLimit, show
 from mailproxy.log import ENDS, Phase
 from mailproxy.log.events import EVENTS

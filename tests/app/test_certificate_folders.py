@@ -10,8 +10,8 @@ import pytest
 import trustme
 
 from mailproxy.app import load_material
-from mailproxy.app.material import Material
-from mailproxy.app.renewal import Renewal
+from mailproxy.certificates.reloader import Renewal
+from mailproxy.certificates.store import Material
 from mailproxy.errors import ConfigError
 from mailproxy.testing import ThrowAwayCA
 

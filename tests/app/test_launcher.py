@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from mailproxy.app.launcher import Launcher, _Role
-from mailproxy.app.limits import max_sessions, own_max_sessions, worker_count
+from mailproxy.ipc.channel import Line, open_pair, post
 from mailproxy.log import Log, Output
 from mailproxy.log.targets import StreamTarget
-from mailproxy.net.line import Line, open_pair, post
 from mailproxy.pool import Counts
-from mailproxy.proxy.backend import Backend
-from mailproxy.proxy.board import Board
-from mailproxy.proxy.link import Asking, Link, Totals, counts_of, take_counts
+from mailproxy.proxy.backend.backend import Backend
+from mailproxy.proxy.process import max_sessions, own_max_sessions, worker_count
+from mailproxy.workers.scoreboard import Board
+from mailproxy.workers.supervisor import Launcher, _Role
+from mailproxy.workers.worker_handle import Asking, Link, Totals, counts_of, take_counts
 
 from .settings import settings
 

@@ -18,10 +18,10 @@ from attrs import define
 
 import mailproxy
 from mailproxy.app import load_material
-from mailproxy.app.material import Material
-from mailproxy.app.renewal import Renewal
-from mailproxy.net.certificates import Certificate, for_name, stamp_of
-from mailproxy.proxy.watcher import Renewed, take_up_prepared
+from mailproxy.certificates.reloader import Renewal
+from mailproxy.certificates.store import Material
+from mailproxy.certificates.watcher import Renewed, take_up_prepared
+from mailproxy.net.tls.certificate import Certificate, for_name, stamp_of
 from mailproxy.testing import ThrowAwayCA
 
 from .settings import settings
@@ -413,7 +413,7 @@ def test_what_could_not_be_read_is_tried_again_though_it_has_not_changed(
         raise OSError(errno.EMFILE, "Too many open files", str(file))
 
     with monkeypatch.context() as patch:
-        patch.setattr("mailproxy.app.material.read_certificate", out_of_descriptors)
+        patch.setattr("mailproxy.certificates.store.read_certificate", out_of_descriptors)
         assert faults_of(proxy.looked()) == [f"{CERTIFICATES}[0]: {file}: Too many open files"]
         assert proxy.default is before
     assert proxy.looked().files == (file,)
@@ -822,7 +822,7 @@ def test_what_cannot_be_taken_up_is_found_again(
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     with monkeypatch.context() as patch:
-        patch.setattr("mailproxy.net.termination.load_chain", fail)
+        patch.setattr("mailproxy.net.tls.terminator.load_chain", fail)
         taken = take_up_prepared(looks, renewed)
         assert taken.files == ()
         assert faults_of(taken) == ["frontends.imap.tls: Too many open files"]

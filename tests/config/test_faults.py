@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 import mailproxy
 from mailproxy.cli import main
-from mailproxy.config import check_rules
-from mailproxy.config.inherit import Layer
-from mailproxy.config.tables import Findings
+from mailproxy.config.layers import Layer
+from mailproxy.config.rules import check_rules
+from mailproxy.config.validate import Findings
 from mailproxy.errors import ConfigError
 
 from .noise import WHOLE, mutated_files, mutated_mappings, noise

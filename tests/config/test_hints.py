@@ -9,9 +9,10 @@ import pytest
 import tomli
 
 import mailproxy
-from mailproxy.config import hints, model
-from mailproxy.config.shape import keys_of
-from mailproxy.config.tables import unknown
+from mailproxy.config import model
+from mailproxy.config.fields import keys_of
+from mailproxy.config.lint import hints
+from mailproxy.config.validate import unknown
 from mailproxy.errors import ConfigError
 
 TABLES = (*hints._CLIENT_SIDE, *hints._SERVER_SIDE, model.Process, model.Log, model.Admin, None)

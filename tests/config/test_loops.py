@@ -9,8 +9,8 @@ import tomli
 
 import mailproxy
 from mailproxy.app.advice import _about_loops
-from mailproxy.app.host import check_loops, is_own_address
-from mailproxy.config.loops import find_loops
+from mailproxy.app.host_checks import check_loops, is_own_address
+from mailproxy.config.lint.loops import find_loops
 from mailproxy.errors import ConfigError
 
 LOOP = "sessions of frontends.f.bind[0] come back to it, without end: give the address of another server"
@@ -181,6 +181,6 @@ def test_an_address_of_this_machine_and_a_bind_to_all(monkeypatch: pytest.Monkey
     found: list[tuple[str, str]] = []
     check_loops(config, lambda path, fact: found.append((path, fact)))
     assert found == []
-    monkeypatch.setattr("mailproxy.app.host.is_own_address", lambda host: host == "192.0.2.1")
+    monkeypatch.setattr("mailproxy.app.host_checks.is_own_address", lambda host: host == "192.0.2.1")
     check_loops(config, lambda path, fact: found.append((path, fact)))
     assert found == [("backends.b.servers[0]", REDIRECTED)]

@@ -14,9 +14,9 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 import mailproxy
-from mailproxy.config.origin import Origin
-from mailproxy.config.paths import join
-from mailproxy.config.positions import key_offsets
+from mailproxy.config.key_paths import join
+from mailproxy.config.source.origin import Origin
+from mailproxy.config.source.positions import key_offsets
 from mailproxy.errors import ConfigError, Fault
 
 from .noise import WHOLE, mutated_files

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import mailproxy
 from mailproxy.config import Config, ServerTls
-from mailproxy.config.probes import Probe, Way, probes, tls_of_checks, ways
+from mailproxy.config.check_plan import Probe, Way, probes, tls_of_checks, ways
 from mailproxy.config.values import (
     KINDS,
     ExpectedHex,
@@ -24,7 +24,7 @@ from mailproxy.config.values import (
     UnfitValueError,
 )
 from mailproxy.errors import ConfigError
-from mailproxy.protocol.script import Send, compile_step
+from mailproxy.protocol.checks.script import Send, compile_step
 
 from .noise import WHOLE, mutated_mappings
 from .smallest import config

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from mailproxy.config import Config, from_mapping
+from mailproxy.config.check_plan import probes
 from mailproxy.config.model import KeepAlive
-from mailproxy.config.probes import probes
 from mailproxy.config.values import KeepAliveCount, KeepAliveTime
 from mailproxy.errors import ConfigError
 

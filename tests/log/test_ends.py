@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from mailproxy.log import ENDS, By, End, Phase, ends
+from mailproxy.log import ENDS, By, End, Phase
+from mailproxy.log import end_reasons as ends
 
 README = Path(__file__).parents[2] / "README.md"
 COLUMNS = ["end", "who", "phase", "state", "meaning"]

@@ -17,10 +17,11 @@ from typing import Any
 import attrs
 import pytest
 
-from mailproxy.log import ENDS, Phase, SessionRecord, ends
+from mailproxy.log import ENDS, Phase, SessionRecord
+from mailproxy.log import end_reasons as ends
 from mailproxy.log.events import ACCEPT_PAUSED, LISTENING, SERVER_STATE
 from mailproxy.log.fields import SESSION_FIELDS
-from mailproxy.log.lines import (
+from mailproxy.log.formats import (
     FORMATS,
     SYSLOG_FORMATS,
     haproxy_date,

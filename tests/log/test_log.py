@@ -20,7 +20,8 @@ import pytest
 import trio
 import trio.lowlevel
 
-from mailproxy.log import Log, Output, SessionRecord, ends, open_target
+from mailproxy.log import Log, Output, SessionRecord, open_target
+from mailproxy.log import end_reasons as ends
 from mailproxy.log.events import ACCEPT_PAUSED, LINES_LOST, READY, Event
 from mailproxy.log.line_writer import LinesLostError
 from mailproxy.log.targets import FileTarget, StreamTarget, SyslogTarget, Target
@@ -86,7 +87,7 @@ def an_ended_session() -> SessionRecord:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A target that blocks is waited for no longer than that, here half a second instead of two."""
-    monkeypatch.setattr("mailproxy.log.log._PATIENCE_S", 0.5)
+    monkeypatch.setattr("mailproxy.log.writer._PATIENCE_S", 0.5)
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from mailproxy.log import Log, Output, lines, open_target
+from mailproxy.log import Log, Output, open_target
+from mailproxy.log import formats as lines
 from mailproxy.log.events import ACCEPT_PAUSED, READY
 from mailproxy.log.targets import FileTarget, SyslogTarget
 from tests.patience import give_up, until
@@ -73,7 +74,7 @@ async def test_a_session_is_formatted_once_for_each_format(  # noqa: ASYNC124 - 
         made.append(record)
         return "line"
 
-    monkeypatch.setattr("mailproxy.log.log.FORMATS", {"json": (count, lines.json_event)})
+    monkeypatch.setattr("mailproxy.log.writer.FORMATS", {"json": (count, lines.json_event)})
     log = Log([Output(FileTarget(tmp_path / name), "json") for name in "abc"])
     log.session(an_ended_session())
     assert len(made) == 1

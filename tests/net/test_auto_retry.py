@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from mailproxy.net import auto_retry
-from mailproxy.net.auto_retry import can_clear_auto_retry, clear_auto_retry, ssl_pointer
-from mailproxy.net.tls import TlsSocket, openssl
+from mailproxy.net.tls import auto_retry
+from mailproxy.net.tls.auto_retry import can_clear_auto_retry, clear_auto_retry, ssl_pointer
+from mailproxy.net.tls.tls import TlsSocket, openssl
 
 AUTO_RETRY = 4
 

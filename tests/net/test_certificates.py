@@ -17,8 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from mailproxy.config import FrontendTls
-from mailproxy.net.certificate_files import certificate_files
-from mailproxy.net.certificates import (
+from mailproxy.net.tls.certificate import (
     Certificate,
     choose,
     for_name,
@@ -26,8 +25,9 @@ from mailproxy.net.certificates import (
     read_certificate,
     stamp_of,
 )
-from mailproxy.net.termination import Terminator
-from mailproxy.net.tls import accept_tls
+from mailproxy.net.tls.certificate_files import certificate_files
+from mailproxy.net.tls.terminator import Terminator
+from mailproxy.net.tls.tls import accept_tls
 from mailproxy.testing import Connection, ThrowAwayCA
 
 EC, RSA = "1.2.840.10045.2.1", "1.2.840.113549.1.1.1"  # RFC 5480 section 2.1.1, RFC 8017 appendix A.1

@@ -18,7 +18,7 @@ import trio
 from mailproxy.address import parse_server
 from mailproxy.errors import ProxyError, ServerRefusedError
 from mailproxy.net.dial import Endpoint, connect
-from mailproxy.net.names import literal_endpoint
+from mailproxy.net.resolve import literal_endpoint
 from mailproxy.testing import RefusingServer, UnansweredServer
 from tests.patience import give_up
 

@@ -15,9 +15,9 @@ import trio.testing
 from attrs import define, field
 
 from mailproxy.config import ServerTls
-from mailproxy.net.leaving import is_leaving
+from mailproxy.net.client_close import is_leaving
 from mailproxy.net.poller import Poller
-from mailproxy.net.tls import accept_tls, connect_tls, connecting_context, send_close_notify
+from mailproxy.net.tls.tls import accept_tls, connect_tls, connecting_context, send_close_notify
 from mailproxy.testing import ThrowAwayCA
 from tests.patience import give_up, until
 

@@ -8,8 +8,8 @@ import pytest
 import trio
 import trio.testing
 
-from mailproxy.net.cells import Bells, SharedCells
-from mailproxy.net.line import Line, in_packets, open_pair, post
+from mailproxy.ipc.channel import Line, in_packets, open_pair, post
+from mailproxy.ipc.shared_memory import Bells, SharedCells
 from tests.patience import give_up
 
 

@@ -11,7 +11,7 @@ import trio.lowlevel
 from mailproxy.address import parse_server
 from mailproxy.errors import ServerRefusedError
 from mailproxy.net.dial import Endpoint
-from mailproxy.net.names import literal_endpoint, look_up
+from mailproxy.net.resolve import literal_endpoint, look_up
 
 
 @pytest.mark.parametrize(

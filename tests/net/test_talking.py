@@ -14,8 +14,8 @@ import trio.testing
 from attrs import frozen
 
 from mailproxy.config import ServerTls
-from mailproxy.net.talking import ServerBrokeOffError, close_in_order, receive, send_all
-from mailproxy.net.tls import connect_tls, connecting_context
+from mailproxy.net.simple_io import ServerBrokeOffError, close_in_order, receive, send_all
+from mailproxy.net.tls.tls import connect_tls, connecting_context
 from mailproxy.testing import (
     Close,
     Collect,

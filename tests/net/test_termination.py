@@ -16,9 +16,9 @@ from cryptography import x509
 
 from mailproxy.config import FrontendTls
 from mailproxy.errors import ClientHandshakeError
-from mailproxy.net.certificates import read_certificate
-from mailproxy.net.termination import Terminator
-from mailproxy.net.tls import Alert, TlsFacts, accept_tls, client_certificate, refuse_tls, tls_facts
+from mailproxy.net.tls.certificate import read_certificate
+from mailproxy.net.tls.terminator import Terminator
+from mailproxy.net.tls.tls import Alert, TlsFacts, accept_tls, client_certificate, refuse_tls, tls_facts
 from mailproxy.testing import ThrowAwayCA
 from tests.patience import give_up
 

@@ -15,9 +15,9 @@ from attrs import frozen
 
 from mailproxy.config import FrontendTls, ServerTls
 from mailproxy.config.values import Text
-from mailproxy.net.certificates import read_certificate
-from mailproxy.net.termination import Terminator
-from mailproxy.net.tls import TlsKeyError, connecting_context, set_parameters
+from mailproxy.net.tls.certificate import read_certificate
+from mailproxy.net.tls.terminator import Terminator
+from mailproxy.net.tls.tls import TlsKeyError, connecting_context, set_parameters
 from mailproxy.testing import ThrowAwayCA, server_context
 from tests.patience import PATIENCE_S
 

@@ -11,13 +11,13 @@ import attrs
 import trio
 
 import mailproxy
-from mailproxy.app.material import load_material
-from mailproxy.config.probes import ways
+from mailproxy.certificates.store import load_material
+from mailproxy.config.check_plan import ways
 from mailproxy.log import Log, Output
 from mailproxy.log.targets import StreamTarget
-from mailproxy.proxy.backend import Backend, context_for
-from mailproxy.proxy.check import checks_of
-from mailproxy.proxy.server import Checked
+from mailproxy.proxy.backend.backend import Backend, context_for
+from mailproxy.proxy.backend.server import Checked
+from mailproxy.proxy.checks.check import checks_of
 
 from .programs import wait_until
 

@@ -21,7 +21,7 @@ from mailproxy.pool import (
     key_of,
     words_for,
 )
-from mailproxy.pool.clients import LimitName
+from mailproxy.pool.client_limits import LimitName
 
 SESSIONS: LimitName = "max_sessions_per_client"
 RATE: LimitName = "max_session_rate_per_client"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailproxy.pool import RoundRobin, Server
-from mailproxy.pool import roundrobin as module
+from mailproxy.pool.balance import roundrobin as module
 from tests.pool.servers import counts, farm, names
 
 weights = st.lists(st.integers(1, 256), min_size=1, max_size=8)

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mailproxy.protocol.greeted import GreetedDialogue
-from mailproxy.protocol.imap import ImapCheck
-from mailproxy.protocol.pop3 import Pop3Check
-from mailproxy.protocol.sieve import SieveCheck
-from mailproxy.protocol.smtp import LmtpCheck, SmtpCheck
+from mailproxy.protocol.checks.imap import ImapCheck
+from mailproxy.protocol.checks.mail import GreetedDialogue
+from mailproxy.protocol.checks.pop3 import Pop3Check
+from mailproxy.protocol.checks.sieve import SieveCheck
+from mailproxy.protocol.checks.smtp import LmtpCheck, SmtpCheck
 
 Golden = tuple[Callable[[], GreetedDialogue], str]
 

@@ -12,7 +12,7 @@ from itertools import groupby
 
 import pytest
 
-from mailproxy.protocol.dialogue import Dialogue
+from mailproxy.protocol.checks.dialogue import Dialogue
 
 Cut = Callable[[bytes], Iterable[bytes]]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mailproxy.protocol.capabilities import login_obstacle
-from mailproxy.protocol.dialogues import DIALOGUES
-from mailproxy.protocol.greeted import GreetedDialogue
+from mailproxy.protocol.checks.mail import GreetedDialogue
+from mailproxy.protocol.checks.registry import DIALOGUES
 
 SIEVE = b'"IMPLEMENTATION" "Dovecot"\r\n"SIEVE" "fileinto"\r\n'
 

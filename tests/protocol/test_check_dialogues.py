@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mailproxy.protocol.check_result import INFO_MAX, CheckCode
-from mailproxy.protocol.dialogues import DIALOGUES
-from mailproxy.protocol.greeted import GreetedDialogue, Move, State, Verdict
-from mailproxy.protocol.imap import LINE_MAX as IMAP_LINE_MAX
-from mailproxy.protocol.imap import ImapCheck
+from mailproxy.protocol.checks.imap import LINE_MAX as IMAP_LINE_MAX
+from mailproxy.protocol.checks.imap import ImapCheck
+from mailproxy.protocol.checks.mail import GreetedDialogue, Move, State, Verdict
+from mailproxy.protocol.checks.pop3 import Pop3Check
+from mailproxy.protocol.checks.registry import DIALOGUES
+from mailproxy.protocol.checks.result import INFO_MAX, CheckCode
+from mailproxy.protocol.checks.sieve import SieveCheck
+from mailproxy.protocol.checks.smtp import NAME_MAX, LmtpCheck, SmtpCheck
 from mailproxy.protocol.lines import ANSWER_MAX
-from mailproxy.protocol.pop3 import Pop3Check
-from mailproxy.protocol.sieve import SieveCheck
-from mailproxy.protocol.smtp import NAME_MAX, LmtpCheck, SmtpCheck
 from tests.protocol.check_golden import GOLDEN
 from tests.protocol.check_playbook import Cut, byte_by_byte, outcome, play, server_bytes, whole
 

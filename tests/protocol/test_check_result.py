@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mailproxy.errors import ServerError
-from mailproxy.protocol.check_result import INFO_MAX, CheckCode, CheckFailedError, CheckResult, printable
+from mailproxy.protocol.checks.result import INFO_MAX, CheckCode, CheckFailedError, CheckResult, printable
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mailproxy.protocol.check_result import CheckCode
-from mailproxy.protocol.script import BUFFER_MAX, Expect, ScriptCheck, ScriptStep, Send, compile_step
+from mailproxy.protocol.checks.result import CheckCode
+from mailproxy.protocol.checks.script import BUFFER_MAX, Expect, ScriptCheck, ScriptStep, Send, compile_step
 from tests.protocol.check_playbook import byte_by_byte, outcome, play
 
 

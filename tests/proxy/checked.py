@@ -12,14 +12,14 @@ from attrs import define, field, frozen
 
 import mailproxy
 from mailproxy import config
-from mailproxy.app.proxy import ProxyServer
+from mailproxy.app.api import ProxyServer
 from mailproxy.log import Log
 from mailproxy.log.events import Event
 from mailproxy.pool import Chance
-from mailproxy.protocol.check_result import CheckCode, CheckResult
-from mailproxy.proxy.backend import Backend
-from mailproxy.proxy.check import Check
-from mailproxy.proxy.server import BackendServer, Checked
+from mailproxy.protocol.checks.result import CheckCode, CheckResult
+from mailproxy.proxy.backend.backend import Backend
+from mailproxy.proxy.backend.server import BackendServer, Checked
+from mailproxy.proxy.checks.check import Check
 from mailproxy.testing import Connection, PlaybookError
 from tests.protocol.check_golden import GOLDEN
 

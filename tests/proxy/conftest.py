@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from mailproxy.net import tls
+from mailproxy.net.tls import tls
 from mailproxy.testing import ThrowAwayCA
 from mailproxy.testing.fixtures import RunProxy
 
@@ -43,4 +43,4 @@ def farm(scene: Scene) -> Farm:
 @pytest.fixture(autouse=True)
 def prompt_log(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lines are not collected for long: a thousand tests wait for one each."""
-    monkeypatch.setattr("mailproxy.log.log._BATCH_S", 0.001)
+    monkeypatch.setattr("mailproxy.log.writer._BATCH_S", 0.001)

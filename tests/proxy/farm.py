@@ -12,9 +12,9 @@ import trio.testing
 from attrs import define, field, frozen
 
 import mailproxy
-from mailproxy.app.proxy import ProxyServer
+from mailproxy.app.api import ProxyServer
 from mailproxy.pool import Counts, Pool
-from mailproxy.proxy.server import BackendServer
+from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.testing import (
     Connection,
     Playbook,

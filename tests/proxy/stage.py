@@ -19,9 +19,9 @@ import trio
 import trio.testing
 from attrs import define, field, frozen
 
-from mailproxy.log.ends import CLIENT_ABORTED, CLIENT_CLOSED, SERVER_ABORTED, SERVER_CLOSED, End
+from mailproxy.log.end_reasons import CLIENT_ABORTED, CLIENT_CLOSED, SERVER_ABORTED, SERVER_CLOSED, End
 from mailproxy.net.relay import Pair, Relay
-from mailproxy.net.tls import accept_tls, connect_tls
+from mailproxy.net.tls.tls import accept_tls, connect_tls
 from mailproxy.testing import Connection, ThrowAwayCA, pattern
 
 from .relays import Kind, running

@@ -14,9 +14,9 @@ import trio
 from attrs import define, field
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from mailproxy.log.ends import End
+from mailproxy.log.end_reasons import End
 from mailproxy.net.relay import Pair, Relay
-from mailproxy.net.tls import accept_tls, connect_tls
+from mailproxy.net.tls.tls import accept_tls, connect_tls
 
 from .relays import Kind, running
 from .stage import Contexts, Name

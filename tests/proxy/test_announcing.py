@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from mailproxy import config
 from mailproxy.address import TcpAddress
 from mailproxy.config.values import Name
-from mailproxy.net.certificates import Certificate
 from mailproxy.net.listener import Listener
-from mailproxy.net.tls import TlsFacts
+from mailproxy.net.tls.certificate import Certificate
+from mailproxy.net.tls.tls import TlsFacts
 from mailproxy.protocol.proxy_header import (
     Client,
     Command,
@@ -33,8 +33,8 @@ from mailproxy.protocol.proxy_header import (
     parse,
     parse_ssl,
 )
-from mailproxy.proxy.announcing import Announcer
-from mailproxy.proxy.caller import Caller
+from mailproxy.proxy.backend.header_builder import Announcer
+from mailproxy.proxy.client_info import Caller
 from tests.protocol.proxy_headers import FULL
 
 KINDS = ("v1", "v2", "v2-ssl", "v2-ssl-cn")

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from mailproxy.pool import ClientLimits, ClientTables, LimitReached, RateCounts, SessionCounts
-from mailproxy.proxy.board import Board
+from mailproxy.workers.scoreboard import Board
 from tests.config.smallest import config
 
 LIMITED = """

@@ -14,8 +14,8 @@ import trio
 import trio.testing
 
 import mailproxy
-from mailproxy.app.renewal import Renewal
-from mailproxy.proxy.watcher import Renewed
+from mailproxy.certificates.reloader import Renewal
+from mailproxy.certificates.watcher import Renewed
 from mailproxy.testing import Connection, ScriptedServer, ThrowAwayCA, dial, greet_and_echo
 from tests.patience import until
 

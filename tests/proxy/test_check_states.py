@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 import mailproxy
-from mailproxy.app.proxy import ProxyServer
+from mailproxy.app.api import ProxyServer
 from mailproxy.testing import (
     Close,
     Collect,
@@ -38,7 +38,7 @@ BACK = "1 active and 0 backup servers online. 0 sessions requeued, 0 total in qu
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first round of checks is waited for, however busy the machine is."""
-    monkeypatch.setattr("mailproxy.proxy.checking._FIRST_ROUND_S", PATIENCE_S)
+    monkeypatch.setattr("mailproxy.proxy.checks.checker._FIRST_ROUND_S", PATIENCE_S)
 
 
 def timeless(sentences: Sequence[str]) -> list[str]:
@@ -174,7 +174,7 @@ async def test_the_proxy_is_ready_when_every_server_was_checked(scene: Scene) ->
 async def test_a_server_that_does_not_answer_keeps_the_proxy_waiting_for_a_while_only(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mailproxy.proxy.checking._FIRST_ROUND_S", 0.05)
+    monkeypatch.setattr("mailproxy.proxy.checks.checker._FIRST_ROUND_S", 0.05)
     silent, well = await scene.server(stay_silent()), await scene.server(GOOD)
     with trio.fail_after(PATIENCE_S):
         proxy = await scene.proxy(

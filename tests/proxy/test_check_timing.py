@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from mailproxy.pool import Chance, State
-from mailproxy.protocol.check_result import CheckCode, CheckResult
-from mailproxy.proxy.backend import Backend
-from mailproxy.proxy.checking import Checks
-from mailproxy.proxy.server import BackendServer
+from mailproxy.protocol.checks.result import CheckCode, CheckResult
+from mailproxy.proxy.backend.backend import Backend
+from mailproxy.proxy.backend.server import BackendServer
+from mailproxy.proxy.checks.checker import Checks
 
 from .checked import PASSED, REFUSED, SILENT, Diary, Pretended, backend_of, dice
 

@@ -11,8 +11,8 @@ import pytest
 import trio
 
 import mailproxy
-from mailproxy.log import ends
-from mailproxy.log.ends import End
+from mailproxy.log import end_reasons as ends
+from mailproxy.log.end_reasons import End
 from mailproxy.protocol.proxy_header import Client, Type
 from mailproxy.testing import Connection, ThrowAwayCA, dial, greet_and_echo
 

@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from mailproxy.proxy import reaching
+from mailproxy.proxy.session import dispatch as reaching
 from mailproxy.testing import Close, Collect, Connection, Echo, Send, UnansweredServer, WaitFor
 
 from .farm import Farm, turned_away

@@ -214,7 +214,7 @@ async def test_a_resolver_that_hangs_keeps_nobody_waiting(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = await scene.server()
-    monkeypatch.setattr("mailproxy.proxy.resolving._FIRST_LOOK_UP_S", 0.05)
+    monkeypatch.setattr("mailproxy.proxy.backend.resolver._FIRST_LOOK_UP_S", 0.05)
 
     async def hang(*_: object, **__: object) -> list[tuple[object, ...]]:
         await trio.sleep_forever()

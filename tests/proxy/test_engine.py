@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from mailproxy.log.ends import CLIENT_CLOSED, End
+from mailproxy.log.end_reasons import CLIENT_CLOSED, End
 from mailproxy.net.relay import Engine, Pair, engine
 
 from .relays import ENGINE_ONLY, Kind, registered, running

@@ -9,14 +9,14 @@ import ssl
 import pytest
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from mailproxy.log.ends import (
+from mailproxy.log.end_reasons import (
     CLIENT_ABORTED,
     CLIENT_CLOSED,
     CLIENT_SILENT,
     SERVER_CLOSED,
     SERVER_SILENT,
 )
-from mailproxy.net.tls import send_close_notify, send_record
+from mailproxy.net.tls.tls import send_close_notify, send_record
 from mailproxy.testing import ThrowAwayCA
 
 from .relays import ON_BOTH, Kind
@@ -141,7 +141,7 @@ async def test_what_has_left_in_part_leaves_whole(
             record = ours.recv(100)
         return send_record(tls, record[:7]) + record[7:]
 
-    monkeypatch.setattr("mailproxy.net.relay.moving.send_close_notify", in_part)
+    monkeypatch.setattr("mailproxy.net.relay.transfer.send_close_notify", in_part)
     async with talk(mock_clock, relay_kind, tls="client", contexts=contexts) as session:
         session.server.shutdown(socket.SHUT_WR)
         await wait_all_tasks_blocked()

@@ -7,12 +7,12 @@ import socket
 
 from attrs import evolve
 
+from mailproxy.ipc.channel import in_packets
 from mailproxy.net.dial import Endpoint
-from mailproxy.net.line import in_packets
 from mailproxy.pool import State
-from mailproxy.protocol.check_result import CheckCode, CheckResult
-from mailproxy.proxy.known import Known
-from mailproxy.proxy.server import Checked
+from mailproxy.protocol.checks.result import CheckCode, CheckResult
+from mailproxy.proxy.backend.server import Checked
+from mailproxy.proxy.backend.snapshot import Known
 
 HOSTS = [f"2001:db8:ffff:ffff:ffff:ffff:ffff:{number:04x}" for number in range(5000)]
 KNOWN = Known(

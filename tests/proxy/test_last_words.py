@@ -19,10 +19,10 @@ import trio
 from attrs import define
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from mailproxy.log.ends import CLIENT_ABORTED, CLIENT_CLOSED, SERVER_ABORTED, End
+from mailproxy.log.end_reasons import CLIENT_ABORTED, CLIENT_CLOSED, SERVER_ABORTED, End
 from mailproxy.net.relay import Pair
-from mailproxy.net.relay.pair import LAST_WORDS_S
-from mailproxy.net.tls import accept_tls, connect_tls, send_close_notify
+from mailproxy.net.relay.tunnel import LAST_WORDS_S
+from mailproxy.net.tls.tls import accept_tls, connect_tls, send_close_notify
 from mailproxy.testing import Drop, Expect, Send, ThrowAwayCA, pattern
 from tests.patience import until
 

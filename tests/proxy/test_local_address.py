@@ -11,7 +11,7 @@ import trio
 from mailproxy.config import KeepAlive
 from mailproxy.net.dial import Endpoint, Source, connect
 from mailproxy.net.keepalive import keepalive_options
-from mailproxy.net.names import look_up
+from mailproxy.net.resolve import look_up
 from mailproxy.testing import ScriptedServer, collect
 
 from .scene import PATIENCE_S, Scene

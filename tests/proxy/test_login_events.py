@@ -5,8 +5,8 @@ from __future__ import annotations
 import trio
 
 from mailproxy.protocol.capabilities import Capabilities
-from mailproxy.protocol.check_result import CheckCode, CheckResult
-from mailproxy.proxy.server import Checked, Login
+from mailproxy.protocol.checks.result import CheckCode, CheckResult
+from mailproxy.proxy.backend.server import Checked, Login
 
 from .checked import REFUSED, Diary, backend_of
 

@@ -173,7 +173,7 @@ async def test_a_server_that_goes_before_it_is_told_who_comes(
     def go(*_: object) -> None:
         raise ServerRefusedError("gone")
 
-    monkeypatch.setattr("mailproxy.proxy.reaching.send_header", go)
+    monkeypatch.setattr("mailproxy.proxy.session.dispatch.send_header", go)
     await farm.server("s1")
     await farm.start(send_proxy="v2")
     before = Belongings.now()

@@ -16,7 +16,7 @@ from attrs import define, field
 
 import mailproxy
 from mailproxy.protocol.client_hello import ClientHello
-from mailproxy.proxy.caller import Caller
+from mailproxy.proxy.client_info import Caller
 from mailproxy.testing import Collect, Connection, ScriptedServer, Send, collect, dial, greet_and_echo
 from tests.protocol.hellos import (
     APPLICATION_DATA,

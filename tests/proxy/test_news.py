@@ -6,9 +6,9 @@ import pytest
 import trio
 
 from mailproxy.pool import State, Waiter
-from mailproxy.protocol.check_result import CheckCode, CheckResult
-from mailproxy.proxy.backend import Backend
-from mailproxy.proxy.server import BackendServer, Checked
+from mailproxy.protocol.checks.result import CheckCode, CheckResult
+from mailproxy.proxy.backend.backend import Backend
+from mailproxy.proxy.backend.server import BackendServer, Checked
 
 from .checked import PASSED, REFUSED, Diary, backend_of
 

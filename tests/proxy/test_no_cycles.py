@@ -13,12 +13,12 @@ import trio.testing
 from mailproxy.errors import MailproxyError
 from mailproxy.log.record import SessionRecord
 from mailproxy.net.dial import Dial
-from mailproxy.net.relay.moving import RECORD_BYTES
-from mailproxy.net.relay.pair import Direction, Pair, Side
-from mailproxy.net.tls import TlsSocket
-from mailproxy.proxy.caller import Caller
-from mailproxy.proxy.reaching import Visit
-from mailproxy.proxy.session import Session
+from mailproxy.net.relay.transfer import RECORD_BYTES
+from mailproxy.net.relay.tunnel import Direction, Pair, Side
+from mailproxy.net.tls.tls import TlsSocket
+from mailproxy.proxy.client_info import Caller
+from mailproxy.proxy.session.dispatch import Visit
+from mailproxy.proxy.session.session import Session
 from mailproxy.testing import Close, Collect, Connection, Reset, Send, Stall
 
 from .relays import ON_BOTH

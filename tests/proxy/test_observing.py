@@ -10,7 +10,7 @@ import trio
 from attrs import define, field
 
 import mailproxy
-from mailproxy.app.proxy import ProxyServer
+from mailproxy.app.api import ProxyServer
 from mailproxy.testing import (
     Close,
     Collect,
@@ -32,7 +32,7 @@ GREETING = b"* OK ready\r\n"
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first round of checks is waited for, however busy the machine is."""
-    monkeypatch.setattr("mailproxy.proxy.checking._FIRST_ROUND_S", PATIENCE_S)
+    monkeypatch.setattr("mailproxy.proxy.checks.checker._FIRST_ROUND_S", PATIENCE_S)
 
 
 @define

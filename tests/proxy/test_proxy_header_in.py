@@ -13,8 +13,8 @@ import trio
 import trio.testing
 from attrs import frozen
 
-from mailproxy.log import ends
-from mailproxy.log.ends import End
+from mailproxy.log import end_reasons as ends
+from mailproxy.log.end_reasons import End
 from mailproxy.net import peek
 from mailproxy.protocol.proxy_header import Command, HeaderV2, Protocol, Tlv, Type, format_v2
 from mailproxy.testing import Collect, Connection, Send, collect, dial, greet_and_echo

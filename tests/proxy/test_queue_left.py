@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from mailproxy.proxy.reaching import Visit
+from mailproxy.proxy.session.dispatch import Visit
 from mailproxy.testing import Connection, dial
 
 from .farm import Farm, TcpLine, served_by, turned_away

@@ -11,10 +11,10 @@ from typing import Literal
 import pytest
 import trio
 
-from mailproxy.log.ends import CLIENT_ABORTED, SERVER_ABORTED
-from mailproxy.net.auto_retry import can_clear_auto_retry
+from mailproxy.log.end_reasons import CLIENT_ABORTED, SERVER_ABORTED
 from mailproxy.net.relay import Pair
-from mailproxy.net.tls import accept_tls, connect_tls, openssl
+from mailproxy.net.tls.auto_retry import can_clear_auto_retry
+from mailproxy.net.tls.tls import accept_tls, connect_tls, openssl
 from mailproxy.testing import Collect, Connection, Send, ThrowAwayCA, dial
 from tests.patience import PATIENCE_S
 
@@ -35,7 +35,7 @@ DETAIL = "too many TLS renegotiations or key updates"
 @pytest.fixture(autouse=True)
 def fewer_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     """Records made in Python take a while."""
-    monkeypatch.setattr("mailproxy.net.relay.moving.EMPTY_READS_MAX", MANY)
+    monkeypatch.setattr("mailproxy.net.relay.transfer.EMPTY_READS_MAX", MANY)
 
 
 def key_updates(write: Writer, count: int) -> bytes:
@@ -97,7 +97,7 @@ async def test_a_client_of_key_updates(scene: Scene, tmp_path: Path) -> None:
 
 async def test_the_log_says_where_that_cannot_be(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once, at the start, and only where there is TLS."""
-    monkeypatch.setattr("mailproxy.proxy.tending.can_clear_auto_retry", lambda: False)
+    monkeypatch.setattr("mailproxy.proxy.monitor.can_clear_auto_retry", lambda: False)
     server = await scene.server((Send(GREETING), Collect()))
     await scene.proxy(server.address)
     await scene.proxy(server.address, tls=True)

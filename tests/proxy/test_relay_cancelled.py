@@ -7,7 +7,7 @@ from itertools import count
 import pytest
 import trio
 
-from mailproxy.log.ends import CLIENT_CLOSED
+from mailproxy.log.end_reasons import CLIENT_CLOSED
 from mailproxy.testing import ThrowAwayCA
 
 from .relays import ON_BOTH, Kind, registered, running

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mailproxy.log.ends import CLIENT_ABORTED, CLIENT_CLOSED, SERVER_CLOSED
+from mailproxy.log.end_reasons import CLIENT_ABORTED, CLIENT_CLOSED, SERVER_CLOSED
 from mailproxy.net.relay import KINDS
 from mailproxy.testing import ThrowAwayCA
 

@@ -17,7 +17,7 @@ from mailproxy.errors import ServerRefusedError
 from mailproxy.log import Log, Output
 from mailproxy.log.targets import StreamTarget
 from mailproxy.net.dial import Endpoint
-from mailproxy.proxy.backend import Backend
+from mailproxy.proxy.backend.backend import Backend
 
 from .scene import PATIENCE_S, Scene
 
@@ -43,7 +43,7 @@ class Names:
         self.answers = list(answers)
         self.times: list[float] = []
         self.start = trio.current_time()
-        monkeypatch.setattr("mailproxy.proxy.resolving.look_up", self.look_up)
+        monkeypatch.setattr("mailproxy.proxy.backend.resolver.look_up", self.look_up)
 
     async def look_up(self, host: str, port: int | None, _prefer: str | None = None) -> Sequence[Endpoint]:
         assert (host, port) == ("name.internal", 143)
@@ -119,7 +119,7 @@ async def test_look_ups_without_an_answer_do_not_keep_a_look_at_files(
         answered.wait(2 * PATIENCE_S)
         raise socket.gaierror(socket.EAI_AGAIN, "later")
 
-    monkeypatch.setattr("mailproxy.proxy.resolving._FIRST_LOOK_UP_S", 0.1)
+    monkeypatch.setattr("mailproxy.proxy.backend.resolver._FIRST_LOOK_UP_S", 0.1)
     monkeypatch.setattr(socket, "getaddrinfo", never)
     try:
         names = [{"name": f"s{n}", "address": f"s{n}.internal:143"} for n in range(60)]

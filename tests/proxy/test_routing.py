@@ -14,8 +14,8 @@ from mailproxy import config
 from mailproxy.net.listener import Listener
 from mailproxy.protocol.client_hello import ClientHello
 from mailproxy.protocol.proxy_header import Command, HeaderV1, HeaderV2, Protocol
-from mailproxy.proxy.caller import Caller
-from mailproxy.proxy.routing import Route, Routes
+from mailproxy.proxy.client_info import Caller
+from mailproxy.proxy.session.routing import Route, Routes
 
 
 def frontend(routes: str, mode: str = "passthrough") -> config.Frontend:

@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from mailproxy.pool import LimitShare, Tally
-from mailproxy.proxy.limit import SessionLimit, SharedLimit, WorkerLimits
+from mailproxy.proxy.limits import SessionLimit, SharedLimit, WorkerLimits
 from tests.patience import until
 
 

@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from mailproxy.log.ends import CLIENT_SILENT, SERVER_CLOSED, SERVER_SILENT
+from mailproxy.log.end_reasons import CLIENT_SILENT, SERVER_CLOSED, SERVER_SILENT
 from mailproxy.net.relay import Pair
 
 from .relays import ON_BOTH, Kind

@@ -13,9 +13,9 @@ import trio.lowlevel
 from trio.testing import MockClock
 
 from mailproxy.pool import State, Waiter
-from mailproxy.proxy.backend import Backend
-from mailproxy.proxy.known import Known
-from mailproxy.proxy.server import BackendServer, Checked
+from mailproxy.proxy.backend.backend import Backend
+from mailproxy.proxy.backend.server import BackendServer, Checked
+from mailproxy.proxy.backend.snapshot import Known
 
 from .checked import PASSED, REFUSED, backend_of
 

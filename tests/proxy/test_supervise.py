@@ -54,12 +54,12 @@ def break_twice(monkeypatch: pytest.MonkeyPatch, path: str, error: Exception | N
 
 
 HELPERS = [
-    ("mailproxy.app.renewal:Renewal.look", "certificate watcher"),
-    ("mailproxy.app.renewal:Renewal.expiring", "certificate watcher"),
-    ("mailproxy.proxy.watcher:trio.to_thread.run_sync", "certificate watcher"),
-    ("mailproxy.proxy.resolving:look_up", "the look-up of localhost"),
-    ("mailproxy.proxy.checking:Checks._pause", "health checker of b/"),
-    ("mailproxy.proxy.checking:Checks._was_checked", "health checker of b/"),
+    ("mailproxy.certificates.reloader:Renewal.look", "certificate watcher"),
+    ("mailproxy.certificates.reloader:Renewal.expiring", "certificate watcher"),
+    ("mailproxy.certificates.watcher:trio.to_thread.run_sync", "certificate watcher"),
+    ("mailproxy.proxy.backend.resolver:look_up", "the look-up of localhost"),
+    ("mailproxy.proxy.checks.checker:Checks._pause", "health checker of b/"),
+    ("mailproxy.proxy.checks.checker:Checks._was_checked", "health checker of b/"),
     ("mailproxy.pool:StickTable.expire", "expiry of b's stick table"),
     ("mailproxy.pool:Pool.warm_up", "slow start of b"),
     ("mailproxy.net.relay.engine:_Session.limit_anew", "relay"),
@@ -166,8 +166,8 @@ async def test_log_without_a_thread_keeps_its_lines_and_writes_them_later(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = await scene.server(greet_and_echo(GREETING))
-    failing = break_twice(monkeypatch, "mailproxy.log.log:LogThread.start")
-    monkeypatch.setattr("mailproxy.log.log._RETRY_S", 0.01)
+    failing = break_twice(monkeypatch, "mailproxy.log.writer:LogThread.start")
+    monkeypatch.setattr("mailproxy.log.writer._RETRY_S", 0.01)
     proxy = await scene.proxy(server.address)
     client = await scene.dial(proxy)
     with trio.fail_after(PATIENCE_S):
@@ -184,7 +184,7 @@ async def test_log_whose_target_has_a_fault_counts_its_lines_as_lost(
 ) -> None:
     """Sessions end as ever; the first line that is written says how many were lost."""
     server = await scene.server(greet_and_echo(GREETING))
-    monkeypatch.setattr("mailproxy.log.log._RETRY_S", 0.01)
+    monkeypatch.setattr("mailproxy.log.writer._RETRY_S", 0.01)
     proxy = await scene.proxy(server.address)
     await scene.events("ready")
     failing = break_twice(monkeypatch, "mailproxy.log.targets:FileTarget.write", KeyError("a fault"))

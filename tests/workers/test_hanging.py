@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mailproxy.app.watchdog import Pulse
+from mailproxy.workers.watchdog import Pulse
 
 from .crew import Crew, configuration, greeters, is_there
 

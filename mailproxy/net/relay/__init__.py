@@ -8,11 +8,11 @@ from typing import Literal, Protocol
 
 import trio
 
-from mailproxy.log.ends import End
+from mailproxy.log.end_reasons import End
 from mailproxy.net.poller import AnyPoller, Poller
 from mailproxy.net.relay.engine import Engine
-from mailproxy.net.relay.pair import Pair
 from mailproxy.net.relay.portable import PortableRelay
+from mailproxy.net.relay.tunnel import Pair
 
 __all__ = ["KINDS", "Engine", "Pair", "PortableRelay", "Relay", "open_relay"]
 

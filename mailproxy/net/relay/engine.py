@@ -36,9 +36,10 @@ from ssl import SSLWantReadError, SSLWantWriteError
 import trio
 from attrs import define, field
 
-from mailproxy.log.ends import CLIENT_CLOSED, SERVER_CLOSED, End
+from mailproxy.log.end_reasons import CLIENT_CLOSED, SERVER_CLOSED, End
 from mailproxy.net.poller import BOTH_WAYS, ERR, HUP, IN, OUT, PRI, RDHUP, READING, Poller
-from mailproxy.net.relay.moving import (
+from mailproxy.net.relay.pipes import PIPE_BYTES, Pipe, Pipes
+from mailproxy.net.relay.transfer import (
     BLOCKED,
     BLOCKED_WRITING,
     RECORD_BYTES,
@@ -51,8 +52,7 @@ from mailproxy.net.relay.moving import (
     receive,
     send,
 )
-from mailproxy.net.relay.pair import Direction, Pair, Side
-from mailproxy.net.relay.pipes import PIPE_BYTES, Pipe, Pipes
+from mailproxy.net.relay.tunnel import Direction, Pair, Side
 
 _BUFFER_BYTES = 64 * 1024  # a typical socket buffer's worth; more per call gains nothing measurable
 _READS_PER_TURN = 8  # half a MiB at most, then the other sessions have their turn

@@ -24,9 +24,9 @@ import select
 
 import trio
 
-from mailproxy.log.ends import CLIENT_CLOSED, SERVER_CLOSED, End
+from mailproxy.log.end_reasons import CLIENT_CLOSED, SERVER_CLOSED, End
 from mailproxy.net.poller import TRIO, AnyPoller
-from mailproxy.net.relay.moving import (
+from mailproxy.net.relay.transfer import (
     BLOCKED,
     BLOCKED_WRITING,
     SideAbortedError,
@@ -36,7 +36,7 @@ from mailproxy.net.relay.moving import (
     receive,
     send,
 )
-from mailproxy.net.relay.pair import Direction, Pair, Side
+from mailproxy.net.relay.tunnel import Direction, Pair, Side
 
 _BUFFER_BYTES = 64 * 1024  # a typical socket buffer's worth; more per call gains nothing measurable
 _READS_PER_TURN = 16  # 1 MiB at most, then the other sessions have their turn

@@ -1,0 +1,132 @@
+"""What this machine must have for a configuration: users, groups, a place for the log, what binds need."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from ipaddress import IPv6Address
+from pathlib import Path
+
+from mailproxy.address import TcpAddress, UnixAddress
+from mailproxy.config import Config
+from mailproxy.config.lint.loops import find_loops, is_loopback
+from mailproxy.display_path import shown
+from mailproxy.net.accounts import account, group_id, user_id
+
+_ANY_PORT = 9
+
+Add = Callable[[str, str], None]
+"""Takes a fault: the path of the key, and the fact."""
+
+
+def check_users(config: Config, add: Add) -> None:
+    """Every user and group that is named exists."""
+    process = config.process
+    users: list[tuple[str, str | None]] = [("process.user", process.user)]
+    groups: list[tuple[str, str | None]] = [("process.group", process.group)]
+    for name, frontend in config.frontends.items():
+        for index, bind in enumerate(frontend.bind):
+            users.append((f"frontends.{name}.bind[{index}].unix_user", bind.unix_user))
+            groups.append((f"frontends.{name}.bind[{index}].unix_group", bind.unix_group))
+    for look_up, named in ((user_id, users), (group_id, groups)):
+        for path, wanted in named:
+            try:
+                if wanted is not None:
+                    look_up(wanted)
+            except LookupError as error:
+                add(path, str(error.args[0]))
+    is_number = process.user is not None and process.user.startswith("#")
+    if is_number and process.group is None and account(str(process.user)) is None:
+        add("process.group", f'is missing: the user "{process.user}" has no entry that names one')
+
+
+def check_log(config: Config, add: Add) -> None:
+    """Every file of the log can be written."""
+    for path, output in config.log.outputs.items():
+        if output.to.path is None:
+            continue
+        file = shown(output.to.path)
+        if fact := _why_not_written(file):
+            add(f"{path}.to", f"{file}: {fact}")
+
+
+def _why_not_written(file: Path) -> str | None:
+    try:
+        if not file.parent.is_dir():
+            return f"there is no folder {file.parent}"
+        if file.is_dir():
+            return "is a folder"
+        if file.is_socket():
+            return f"is a socket, did you mean syslog:{file}?"
+        if not os.access(file if file.exists() else file.parent, os.W_OK):
+            return "cannot be written"
+    except OSError as error:  # a folder on the way is closed, a name too long
+        return error.strerror
+    return None
+
+
+def check_binds(config: Config, add: Add) -> None:
+    """Every Unix socket has a folder, every interface exists."""
+    for name, frontend in config.frontends.items():
+        for index, bind in enumerate(frontend.bind):
+            path = f"frontends.{name}.bind[{index}]"
+            fact = None
+            if isinstance(bind.address, UnixAddress):
+                fact = _why_no_socket(shown(Path(bind.address.path)))
+            elif isinstance(bind.address, TcpAddress):
+                fact = _why_no_zone(bind.address.host, bind.interface)
+            if fact:
+                add(f"{path}.address", f"cannot listen on {bind.address}: {fact}")
+            if bind.interface is not None and not _is_interface(bind.interface):
+                add(f"{path}.interface", f"there is no network interface {bind.interface}")
+
+
+def _why_no_socket(file: Path) -> str | None:
+    try:
+        if not file.parent.is_dir():
+            if file.parent.exists():
+                return f"{file.parent} is no folder"
+            return (
+                f"there is no folder {file.parent}: make it, below /run with RuntimeDirectory= of the service"
+            )
+        if file.exists() and not file.is_socket():
+            return f"{file} is there and is no socket: remove it, or give another path"
+    except OSError as error:  # a folder on the way is closed, a name too long
+        return error.strerror
+    return None
+
+
+def _why_no_zone(host: str, interface: str | None) -> str | None:
+    address, _, zone = host.partition("%")
+    if zone:
+        return None if _is_interface(zone) else f"there is no network interface {zone}"
+    if interface is None and ":" in address and IPv6Address(address).is_link_local:
+        return f"a link-local address needs its interface, such as {address}%eth0"
+    return None
+
+
+def _is_interface(name: str) -> bool:
+    try:
+        socket.if_nametoindex(name)
+    except OSError:
+        return False
+    return True
+
+
+def check_loops(config: Config, add: Add) -> None:
+    """No server has an address of this machine at which its own sessions would come back for certain."""
+    for loop in find_loops(config.frontends, config.backends, is_own_address):
+        if loop.is_certain:
+            add(loop.path, loop.fact)
+
+
+def is_own_address(host: str) -> bool:
+    """Whether an IP address is one of this machine: a connection to such an address has it as its own, too."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((host, _ANY_PORT))  # sends nothing
+            own: str = probe.getsockname()[0]
+    except OSError:  # no route to it
+        return False
+    return own == host or is_loopback(host)

@@ -1,0 +1,99 @@
+"""TOML text to tables, and TOML's own errors in words that say what to write."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import tomli
+
+from mailproxy.config.key_paths import join
+from mailproxy.config.source.origin import line_and_column
+from mailproxy.config.values import printable
+from mailproxy.errors import Fault
+
+_WORD = re.compile(r"[^\s,\[\]{}#=\"']+")
+_PYTHON_KEY = re.compile(r"\((?:(?:'[^']*'|\"[^\"]*\")(?:, |,)?)+\)")
+_TRUTHS = {"yes": "true", "on": "true", "true": "true", "no": "false", "off": "false", "false": "false"}
+_SHOWN_MAX = 40  # characters of the text that an error shows
+
+# What to say instead of the parser's words.
+_IN_WORDS = {
+    "Unclosed array": "a list is not closed, or a comma is missing between two of its items",
+    "Unclosed inline table": "a table is not closed, or a comma is missing between two of its keys",
+    "Unterminated string": "a closing quote is missing",
+    "Illegal character '\\n'": "a closing quote is missing at the end of the line",
+    "Expected '=' after a key in a key/value pair": "a key is followed by = and its value; a table's name stands in [brackets]",
+    "Cannot overwrite a value": "the key stands twice in its table",
+    "Unescaped '\\' in a string": "write \\\\ for a backslash, or put the string in 'single quotes'",
+}
+_ABOUT_VALUES = (
+    "Invalid value",
+    "Expected newline or end of document after a statement",
+    "Unclosed array",
+    "Unclosed inline table",
+)
+
+
+class SyntaxFault(Exception):  # noqa: N818 - carries the fault that is reported, and is never shown itself
+    """The text is no TOML."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault)
+        self.fault = fault
+
+
+def decode(data: bytes) -> str:
+    """The text of a file. Raises SyntaxFault."""
+    try:
+        return data.decode("utf-8-sig")  # some editors begin a file with a byte order mark
+    except UnicodeDecodeError as error:
+        before = data[: error.start].decode("utf-8-sig")
+        fact = f"is not UTF-8: byte 0x{data[error.start]:02x}; save the file as UTF-8"
+        line, column = line_and_column(before, len(before))
+        raise SyntaxFault(Fault("", fact, line=line, column=column)) from None
+
+
+def parse(text: str) -> dict[str, Any]:
+    """The tables of a TOML text. Raises SyntaxFault, ValueError and RecursionError."""
+    try:
+        return tomli.loads(text)
+    except tomli.TOMLDecodeError as error:
+        fact = f"is not TOML: {_in_words(error)}"
+        raise SyntaxFault(Fault("", fact, line=error.lineno, column=error.colno)) from None
+
+
+def _in_words(error: tomli.TOMLDecodeError) -> str:
+    if error.msg in _ABOUT_VALUES and (remedy := _about_value(error)):
+        return remedy
+    if error.msg in _IN_WORDS:
+        return _IN_WORDS[error.msg]
+    message = _PYTHON_KEY.sub(lambda match: _dotted(match[0]), error.msg)
+    twice = re.fullmatch(
+        r"Cannot (?:declare|redefine namespace|mutate immutable namespace) (.+?)(?: twice)?", message
+    )
+    if twice:
+        return f"{twice[1]} stands twice: write [{twice[1]}] once, or [[{twice[1]}]] for each table of a list"
+    return message
+
+
+def _dotted(key: str) -> str:
+    """The tuple of a key, as Python writes it, as TOML does."""
+    path = ""
+    for double, single in re.findall(r"\"([^\"]*)\"|'([^']*)'", key):
+        path = join(path, double or single)
+    return path
+
+
+def _about_value(error: tomli.TOMLDecodeError) -> str:
+    """What to write instead of a value without quotes; empty where none is meant."""
+    line_start = error.doc.rfind("\n", 0, error.pos) + 1
+    line = error.doc[line_start:].partition("\n")[0]
+    at = error.pos - line_start
+    word = next((match for match in _WORD.finditer(line) if match.start() <= at < match.end()), None)
+    if word is None or (error.msg != "Invalid value" and word.start() == at):
+        return ""  # the parser stopped between two values, not within one
+    shown, lower = printable(word[0][:_SHOWN_MAX]), word[0].lower()
+    if truth := _TRUTHS.get(lower):
+        return f"{shown} is no value: write {truth}"
+    return f'{shown} is no value: strings stand in quotes, "{shown}"'

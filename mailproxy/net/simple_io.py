@@ -1,0 +1,77 @@
+"""A few bytes back and forth with a server, in clear or over TLS: for health checks, where the relay's art is not needed."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+
+import trio
+
+from mailproxy.errors import ServerError
+from mailproxy.net.tls.tls import is_bare_fin, reason, send_close_notify
+
+_READ_BYTES = 16 * 1024
+_DRAINED_BYTES_MAX = 256 * 1024  # of what a server still says to somebody who has said goodbye
+
+
+class ServerBrokeOffError(ServerError):
+    """The connection failed: reset, or TLS broken."""
+
+
+async def send_all(sock: socket.socket, data: bytes) -> None:
+    """Send everything. Raises ServerBrokeOffError."""
+    while data:
+        try:
+            data = data[sock.send(data) :]
+        except (BlockingIOError, ssl.SSLWantWriteError):
+            await trio.lowlevel.wait_writable(sock)
+        except ssl.SSLWantReadError:
+            await trio.lowlevel.wait_readable(sock)
+        except OSError as error:
+            raise _broke_off(error) from None
+
+
+async def receive(sock: socket.socket) -> bytes:
+    """What comes next, ``b""`` when the server has closed. Raises ServerBrokeOffError."""
+    while True:
+        try:
+            data = sock.recv(_READ_BYTES)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            await trio.lowlevel.wait_readable(sock)
+        except ssl.SSLWantWriteError:
+            await trio.lowlevel.wait_writable(sock)
+        except ssl.SSLZeroReturnError:
+            return b""
+        except ssl.SSLError as error:
+            if is_bare_fin(error):
+                return b""
+            raise _broke_off(error) from None
+        except OSError as error:
+            raise _broke_off(error) from None
+        else:
+            await (
+                trio.lowlevel.checkpoint()
+            )  # who never stops talking must not keep time limits from their due
+            return data
+
+
+def _broke_off(error: OSError) -> ServerBrokeOffError:
+    return ServerBrokeOffError(reason(error))
+
+
+async def close_in_order(sock: socket.socket, seconds: float) -> None:
+    """End the own side, let the server end its own for so long, and close; also when cancelled.
+
+    Whoever closes over bytes that were not read sends a reset, and that is a line in the server's log.
+    """
+    try:
+        with trio.move_on_after(seconds), contextlib.suppress(OSError, ServerBrokeOffError):
+            if isinstance(sock, ssl.SSLSocket):
+                send_close_notify(sock)
+            socket.socket.shutdown(sock, socket.SHUT_WR)
+            drained = 0
+            while drained < _DRAINED_BYTES_MAX and (data := await receive(sock)):
+                drained += len(data)
+    finally:
+        sock.close()

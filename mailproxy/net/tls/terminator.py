@@ -1,0 +1,137 @@
+"""Where TLS of clients ends: the contexts of a bind, one for each set of certificates, chosen by the client's server name.
+
+The name is known before the handshake begins, since the ClientHello was looked at. So OpenSSL asks nobody for it: a call
+back into Python in the middle of each handshake would cost as much as a tenth of it.
+
+Every context of a bind demands the same of clients: choosing by name changes the certificate only.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+
+from attrs import frozen
+
+from mailproxy.config import FrontendTls
+from mailproxy.net.tls.certificate import Certificate, Choice, Stamp, choose, for_name, stamp_of
+from mailproxy.net.tls.tls import load_chain, set_parameters
+
+Together = tuple[Certificate, ...]
+
+
+@frozen
+class Offer:
+    """What a handshake is made with. ``certificates``: one of each kind of key, of which OpenSSL takes what fits."""
+
+    context: ssl.SSLContext
+    certificates: Together
+
+
+@frozen
+class _State:
+    """What holds for handshakes that begin now; replaced as a whole, since renewing is another thread's."""
+
+    choice: Choice
+    contexts: Mapping[Together, ssl.SSLContext]
+    demands: tuple[Stamp | None, ...]
+    default: Offer | None
+    by_name: Mapping[str, Offer]
+
+    @classmethod
+    def of(
+        cls,
+        choice: Choice,
+        contexts: Mapping[Together, ssl.SSLContext],
+        demands: tuple[Stamp | None, ...],
+    ) -> _State:
+        """With what is looked up in every handshake made ready."""
+        offers = {together: Offer(context, together) for together, context in contexts.items()}
+        by_name = {name: offers[together] for name, together in choice.by_name.items()}
+        return cls(choice, contexts, demands, offers[choice.default], by_name)
+
+
+def _purpose(certificate: Certificate) -> tuple[object, ...]:
+    """What stays when a certificate is renewed."""
+    return certificate.path, certificate.key, certificate.names, certificate.key_type
+
+
+class Terminator:
+    """The TLS of a bind."""
+
+    def __init__(self, tls: FrontendTls, certificates: Sequence[Certificate]) -> None:
+        """Raises OSError or ssl.SSLError (an OSError too) if a certificate, its key, the CA or the CRL is no good, TlsKeyError for
+        other keys.
+        """
+        self._tls = tls
+        self._state = _State(choose(()), {}, (), None, {})
+        self.renew(certificates)
+
+    def offer(self, name: str | None) -> Offer | None:
+        """What a client gets that asks for this name, None for no name; None if it is refused (``strict_sni``)."""
+        state = self._state
+        return for_name(state.by_name, name) or (None if self._tls.strict_sni else state.default)
+
+    def renew(self, certificates: Sequence[Certificate]) -> None:
+        """Take up certificates, CA and CRL as they are now. Sessions and unchanged certificates keep their context.
+
+        Raises as the constructor does, and then nothing has changed.
+        """
+        old, choice = self._state, choose(certificates)
+        demands = self._demands()
+        known = old.contexts if demands == old.demands else {}
+        contexts = {
+            together: known[together] if together in known else self._make(together)
+            for together in {choice.default, *choice.by_name.values()}
+        }
+        self._state = _State.of(choice, contexts, demands)
+
+    def prepare(self, certificates: Sequence[Certificate]) -> Callable[[], None]:
+        """As ``renew``, where tickets of TLS are to go on: they are good in other processes as long as the context stays.
+
+        Raises as the constructor does. What is returned takes up what is new; it must be called where handshakes begin, since
+        a context that several threads use cannot be changed. Certificates that are renewed, for the same names and of the
+        same kind of key, are loaded into the context of those before; handshakes that have begun have copies of the old ones.
+        """
+        old, choice = self._state, choose(certificates)
+        demands = self._demands()
+        known = old.contexts if demands == old.demands else {}
+        before = {tuple(map(_purpose, together)): context for together, context in known.items()}
+        contexts: dict[Together, ssl.SSLContext] = {}
+        renewed: list[Together] = []
+        for together in {choice.default, *choice.by_name.values()}:
+            # Also where it is only to find out whether that works.
+            fresh = known.get(together) or self._make(together)
+            kept = before.get(tuple(map(_purpose, together)))
+            if together not in known and kept is not None:
+                renewed.append(together)
+            contexts[together] = kept or fresh
+
+        def take_up() -> None:
+            for together in renewed:
+                for certificate in together:
+                    load_chain(contexts[together], certificate)
+            self._state = _State.of(choice, contexts, demands)
+
+        return take_up
+
+    def _demands(self) -> tuple[Stamp | None, ...]:
+        return tuple(stamp_of(file) if file else None for file in (self._tls.client_ca, self._tls.client_crl))
+
+    def _make(self, certificates: Together) -> ssl.SSLContext:
+        tls = self._tls
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        set_parameters(context, tls)
+        # A ticket costs some 15 µs. One is what a client needs to come back with, and it brings the next one.
+        context.num_tickets = 1 if tls.tickets else 0
+        if tls.alpn:
+            context.set_alpn_protocols(list(tls.alpn))
+        if tls.client_verify != "none":
+            context.verify_mode = ssl.CERT_REQUIRED if tls.client_verify == "required" else ssl.CERT_OPTIONAL
+            context.load_verify_locations(tls.client_ca)
+        if tls.client_crl is not None:
+            context.load_verify_locations(tls.client_crl)
+            context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
+        for certificate in certificates:  # one of each kind of key: OpenSSL takes what the client can verify
+            load_chain(context, certificate)
+        return context

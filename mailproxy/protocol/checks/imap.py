@@ -1,0 +1,76 @@
+"""IMAP, as far as a health check speaks it: greeting, CAPABILITY, STARTTLS, LOGOUT (RFC 9051, RFC 3501)."""
+
+from __future__ import annotations
+
+import re
+
+from mailproxy.protocol.capabilities import Capabilities, by_name
+from mailproxy.protocol.checks.mail import Answer, GreetedDialogue, State, Verdict
+from mailproxy.protocol.checks.result import printable
+
+# A line of a response; RFC 9051 gives none, and 8192 is what RFC 7162 section 4 wants servers to take of clients.
+LINE_MAX = 8192
+
+_LITERAL = re.compile(rb"\{(\d{1,9})\}\Z")
+_STATUS = re.compile(rb"(?:\*|[a-z]\d+) (OK|NO|BAD|BYE|PREAUTH)(?: |\Z)", re.IGNORECASE)
+_CONDITIONS = {b"OK": Verdict.YES, b"NO": Verdict.NO, b"BAD": Verdict.UNKNOWN}
+
+
+class ImapCheck(GreetedDialogue):
+    """Greeted with OK, or PREAUTH, which is as good here."""
+
+    NAME = "IMAP"
+    LINE_MAX = LINE_MAX
+    ASK = b"CAPABILITY"
+    STARTTLS = b"STARTTLS"
+    GOODBYE = b"LOGOUT"
+
+    def __init__(self, *, starttls: bool = False) -> None:
+        super().__init__(starttls=starttls)
+        self._commands = 0
+        self._listed: Capabilities | None = None
+
+    def _command(self, words: bytes) -> bytes:
+        self._commands += 1
+        self._listed = None
+        return self._tag + b" " + super()._command(words)
+
+    def goodbye(self) -> bytes:
+        return b"bye " + super().goodbye()  # a tag that no script has used for something else
+
+    @property
+    def _tag(self) -> bytes:
+        return b"a%d" % self._commands
+
+    def _literal_bytes(self, line: bytes) -> int | None:
+        # A status ends in text for people, which may well end in braces; literals stand in data alone (section 4.3).
+        match = None if _STATUS.match(line) or not line.startswith(b"* ") else _LITERAL.search(line)
+        return match and int(match[1])
+
+    def _read(self, line: bytes) -> Answer | None:
+        tag, _, rest = line.partition(b" ")
+        if self.state is State.GREETING:
+            return self._greeting(line, tag, rest)
+        if tag == b"*" and rest:
+            return self._untagged(rest)
+        word = rest.partition(b" ")[0].upper()
+        if tag != self._tag or word not in _CONDITIONS:
+            raise self._no(line)
+        if self.state is State.CAPABILITIES and word == b"OK" and self._listed is None:
+            raise self._no(b"no list before " + line)  # section 6.1.1 wants one
+        return Answer(verdict=_CONDITIONS[word], said=printable(rest), capabilities=self._listed)
+
+    def _greeting(self, line: bytes, tag: bytes, rest: bytes) -> Answer:
+        word = rest.partition(b" ")[0].upper()
+        if tag != b"*" or word not in (b"OK", b"PREAUTH", b"BYE"):
+            raise self._no(line)
+        return Answer(verdict=Verdict.BYE if word == b"BYE" else Verdict.YES, said=printable(rest))
+
+    def _untagged(self, rest: bytes) -> Answer | None:
+        """What a server says unasked is let pass, except that it leaves (section 7: at any time)."""
+        words = rest.upper().split()
+        if words[:1] == [b"CAPABILITY"]:
+            self._listed = by_name((word.decode("ascii", "replace"),) for word in words[1:])
+        if words[:1] == [b"BYE"] and self.state is not State.GOODBYE:
+            return Answer(verdict=Verdict.BYE, said=printable(rest))
+        return None

@@ -1,0 +1,79 @@
+"""ManageSieve, as far as a health check speaks it: the greeting with its list, STARTTLS, LOGOUT (RFC 5804)."""
+
+from __future__ import annotations
+
+import re
+from typing import ClassVar
+
+from mailproxy.protocol.capabilities import by_name
+from mailproxy.protocol.checks.mail import TABLE, Answer, GreetedDialogue, Move, State, Table, Verdict
+from mailproxy.protocol.checks.result import printable
+
+# Bytes of a line between literals: it has a name and a quoted string of 1024 octets at most (section 4), of which each
+# may be escaped.
+LINE_MAX = 4096
+
+_LITERAL = re.compile(rb"(?:\A|[ (])\{(\d{1,9})\}\Z")
+_TOKEN = re.compile(rb'"((?:[^"\\]|\\.)*)"|\{(\d{1,9})\}\r\n|([^ "{]+)', re.DOTALL)
+_ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
+_VERDICTS = {b"OK": Verdict.YES, b"NO": Verdict.NO, b"BYE": Verdict.BYE}
+
+
+class SieveCheck(GreetedDialogue):
+    """The greeting lists what the server can do, and so does what it says unasked once there is TLS (section 2.2)."""
+
+    NAME = "ManageSieve"
+    LINE_MAX = LINE_MAX
+    ASK = b""
+    STARTTLS = b"STARTTLS"
+    GOODBYE = b"LOGOUT"
+    TABLE: ClassVar[Table] = {**TABLE, (State.GREETING, Verdict.YES): Move.GO_ON}
+
+    def __init__(self, *, starttls: bool = False) -> None:
+        super().__init__(starttls=starttls)
+        self._listed: list[tuple[str, ...]] = []
+
+    def _literal_bytes(self, line: bytes) -> int | None:
+        match = _LITERAL.search(line)
+        return match and int(match[1])
+
+    def _read(self, line: bytes) -> Answer | None:
+        tokens = list(self._tokens(line))
+        if not tokens:
+            raise self._no(line)
+        is_list = self.state in (State.GREETING, State.CAPABILITIES)
+        text, is_string = tokens[0]
+        if is_string:
+            if not is_list:
+                raise self._no(line)
+            words = (part.decode("utf-8", "replace").upper() for part, _ in tokens)
+            self._listed.append(tuple(words))
+            return None
+        word = re.split(rb"\(", text, maxsplit=1)[0].upper()
+        if word not in _VERDICTS:
+            raise self._no(line)
+        listed, self._listed = self._listed, []
+        if is_list and word == b"OK" and not listed:
+            raise self._no(b"no list before " + line)  # section 1.7 wants one
+        said = printable(b" ".join(part for part, _ in tokens))
+        return Answer(verdict=_VERDICTS[word], said=said, capabilities=by_name(listed) if is_list else None)
+
+    def _tokens(self, line: bytes) -> list[tuple[bytes, bool]]:
+        """Words and strings, and which of the two each is."""
+        tokens, place = [], 0
+        while place < len(line):
+            match = _TOKEN.match(line, place)
+            if not match:
+                raise self._no(line)
+            quoted, literal, word = match.groups()
+            place = match.end()
+            if literal is not None:
+                place += int(literal)
+                tokens.append((line[match.end() : place], True))
+            elif quoted is not None:
+                tokens.append((_ESCAPED.sub(rb"\1", quoted), True))
+            else:
+                tokens.append((word, False))
+            if line[place : place + 1] == b" ":
+                place += 1
+        return tokens

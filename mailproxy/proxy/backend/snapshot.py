@@ -1,0 +1,81 @@
+"""What is known of a server, as processes tell it each other: what the operator wants, what checks found, where it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import frozen
+
+from mailproxy.net.dial import Endpoint
+from mailproxy.pool import State
+from mailproxy.protocol.checks.result import CheckCode, CheckResult, printable
+from mailproxy.proxy.backend.server import BackendServer, Checked
+
+# What servers and name servers say is bounded: a message has so much room.
+_REASON_MAX = 1000  # characters
+_ADDRESSES_MAX = 500  # of a server; a session would not try as many
+
+
+@frozen(kw_only=True)
+class Known:
+    """``health`` is its counter, None where it is not checked; ``up_for``: seconds that it has been warming up."""
+
+    state: State
+    health: int | None
+    checked: Checked | None
+    addresses: tuple[Endpoint, ...]
+    unresolved: str
+    up_for: float | None
+
+    @classmethod
+    def of(cls, server: BackendServer, now: float) -> Known:
+        """What this process knows of it."""
+        warming = server.up_since is not None and server.throttle < 1.0
+        return cls(
+            state=server.state,
+            health=server.health.counter if server.health is not None else None,
+            checked=server.checked,
+            addresses=server.endpoints,
+            unresolved=server.unresolved,
+            up_for=now - server.up_since if warming and server.up_since is not None else None,
+        )
+
+    @property
+    def essence(self) -> object:
+        """What of it is worth telling: not that the same came once more, in another time."""
+        return self.state, self.health, self.checked and self.checked.result, self.addresses, self.unresolved
+
+    def message(self) -> dict[str, Any]:
+        """In JSON's types."""
+        checked = self.checked
+        return {
+            "state": self.state.value,
+            "health": self.health,
+            "checked": [
+                checked.result.code.name,
+                printable(checked.result.info),
+                checked.result.status,
+                checked.ms,
+            ]
+            if checked is not None
+            else None,
+            "addresses": [[each.family, each.host, each.port] for each in self.addresses[:_ADDRESSES_MAX]],
+            "unresolved": self.unresolved[:_REASON_MAX],
+            "up_for": self.up_for,
+        }
+
+    @classmethod
+    def read(cls, message: dict[str, Any]) -> Known:
+        """What ``message`` gave."""
+        checked = None
+        if message["checked"] is not None:
+            code, info, status, duration = message["checked"]
+            checked = Checked(CheckResult(CheckCode[code], info, status), duration)
+        return cls(
+            state=State(message["state"]),
+            health=message["health"],
+            checked=checked,
+            addresses=tuple(Endpoint(*each) for each in message["addresses"]),
+            unresolved=message["unresolved"],
+            up_for=message["up_for"],
+        )

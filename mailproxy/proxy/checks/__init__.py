@@ -1,0 +1,1 @@
+"""Health checks of servers: one check, the task that repeats it, and whether clients can log in."""

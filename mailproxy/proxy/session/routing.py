@@ -1,0 +1,78 @@
+"""Choosing the way: the first of a frontend's routes that fits the client. Synchronous, asks no socket."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from attrs import frozen
+
+from mailproxy import config
+from mailproxy.address import Networks
+from mailproxy.config.key_paths import join
+from mailproxy.protocol.client_hello import ClientHello
+from mailproxy.proxy.client_info import Caller
+
+
+@frozen
+class _Names:
+    """Server names; a wildcard covers exactly one label (RFC 6125 section 6.4.3)."""
+
+    exact: frozenset[str]
+    parents: frozenset[str]
+
+    @classmethod
+    def of(cls, patterns: Sequence[str]) -> _Names:
+        stars = [pattern for pattern in patterns if pattern.startswith("*.")]
+        return cls(frozenset(patterns) - frozenset(stars), frozenset(star[2:] for star in stars))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.exact or (bool(self.parents) and name.partition(".")[2] in self.parents)
+
+
+class Route:
+    """One route, ready to be asked."""
+
+    def __init__(self, route: config.Route) -> None:
+        self.config = route
+        self._goes_by_name = route.goes_by_name
+        self._names = _Names.of(route.sni) if route.sni else None
+        self._alpn = frozenset(name.encode() for name in route.alpn)
+        self._client = Networks(route.client)
+        self._port = route.port
+
+    def fits(self, caller: Caller) -> bool:
+        """Does all that is asked for hold? Without a ClientHello nothing is known of names, not even that there is none."""
+        if self._goes_by_name and (caller.hello is None or not self._fits_hello(caller.hello)):
+            return False
+        if self._port and caller.port not in self._port:
+            return False
+        return not self._client or (caller.source is not None and caller.source[0] in self._client)
+
+    def _fits_hello(self, hello: ClientHello) -> bool:
+        name = hello.server_name
+        if self.config.sni is False and name is not None:
+            return False
+        if self._names is not None and (name is None or name not in self._names):
+            return False
+        return not self._alpn or not self._alpn.isdisjoint(hello.alpn)
+
+
+class Routes:
+    """The routes of a frontend."""
+
+    def __init__(self, routes: Sequence[config.Route], frontend: str) -> None:
+        self._routes = tuple(map(Route, routes))
+        self._path = join(join("frontends", frontend), "routes")
+
+    def choose(self, caller: Caller) -> config.Route | None:
+        """The first that fits; None leaves the frontend's own backend and the bind's own mode."""
+        for route in self._routes:
+            if route.fits(caller):
+                return route.config
+        return None
+
+    def describe(self, chosen: config.Route) -> str:
+        """Where a route stands in the configuration, and by what it matched."""
+        index = next(index for index, route in enumerate(self._routes) if route.config is chosen)
+        keys = [key for key in ("sni", "alpn", "client", "port") if getattr(chosen, key) not in (None, ())]
+        return f"{self._path}[{index}]" + (f" by {' and '.join(keys)}" if keys else "")
