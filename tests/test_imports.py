@@ -74,7 +74,7 @@ def test_a_configuration_is_read_and_a_server_chosen_where_there_is_no_trio() ->
         "config = mailproxy.load('config/dovecot-passthrough.toml')\n"
         "servers = [Server(s.name, addresses=(s.address,)) for s in config.backends['dovecot'].servers]\n"
         "balance = LeastConn()\n"
-        "balance.renew(servers)\n"
+        "balance.set_servers(servers)\n"
         "print(balance.choose().name)\n"
     )
     assert (result.stdout, result.stderr) == ("d1\n", "")

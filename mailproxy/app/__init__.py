@@ -2,12 +2,23 @@
 
 from mailproxy.app.advice import advise
 from mailproxy.app.api import Proxy, ProxyBackend, ProxyFrontend, ProxyServer, serve
-from mailproxy.app.live_check import table, try_servers
+from mailproxy.app.live_check import check_all_servers, table
 from mailproxy.app.run import run
-from mailproxy.certificates.store import Material, load_material
+from mailproxy.app.startup import load_and_check
+from mailproxy.certificates.store import CertificateStore
 from mailproxy.proxy.process import worker_count
 
 __all__ = [
-    "Material", "Proxy", "ProxyBackend", "ProxyFrontend", "ProxyServer", "advise", "load_material", "run", "serve",
-    "table", "try_servers", "worker_count",
+    "CertificateStore",
+    "Proxy",
+    "ProxyBackend",
+    "ProxyFrontend",
+    "ProxyServer",
+    "advise",
+    "check_all_servers",
+    "load_and_check",
+    "run",
+    "serve",
+    "table",
+    "worker_count",
 ]  # fmt: skip

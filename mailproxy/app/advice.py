@@ -12,8 +12,8 @@ from mailproxy.app.access import obstacle
 from mailproxy.app.host_checks import is_own_address
 from mailproxy.app.port_advice import about_ports
 from mailproxy.app.privileges import MISSING_CAPABILITY
-from mailproxy.certificates.reloader import about_expiry
-from mailproxy.certificates.store import Material
+from mailproxy.certificates.reloader import expiry_warnings
+from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Backend, Bind, Config, Frontend, Process, ProxySource
 from mailproxy.config.lint.loops import find_loops
 from mailproxy.config.lint.ports import CLEAR_PORTS, TLS_PORTS
@@ -32,29 +32,29 @@ _DOVECOT = (
 _IMAP_SILENCE_S = 29 * 60  # clients in IDLE speak at least every 29 minutes (RFC 2177 section 3)
 
 
-def advise(config: Config, material: Material) -> list[Fault]:
+def advise(config: Config, material: CertificateStore) -> list[Fault]:
     """One line each, with the path of the key and what to write instead.
 
     ``material``: what came of the files that it names.
     """
     advice: list[Fault] = []
     for frontend in config.frontends.values():
-        advice += _about_frontend(frontend)
+        advice += _check_frontend(frontend)
         advice += _about_clients(frontend, config.process.max_sessions)
-        for name in frontend.leads_to:
-            advice += _about_way(frontend, config.backends[name])
+        for name in frontend.backend_names:
+            advice += _check_entry_path(frontend, config.backends[name])
     for backend in config.backends.values():
-        advice += _about_backend(backend)
+        advice += _check_backend(backend)
     advice += about_ports(config)
     advice += _about_loops(config)
-    advice += _about_unused(config)
-    advice += about_expiry(material)
-    advice += _about_certificates(material.certificates.values(), config.process)
-    advice += _about_process(config)
+    advice += _check_unused(config)
+    advice += expiry_warnings(material)
+    advice += _check_certificates(material.certificates.values(), config.process)
+    advice += _check_process(config)
     return list(dict.fromkeys(advice))
 
 
-def _about_frontend(frontend: Frontend) -> Iterator[Fault]:
+def _check_frontend(frontend: Frontend) -> Iterator[Fault]:
     path = f"frontends.{frontend.name}"
     if frontend.backend is None and not frontend.routes:
         yield Fault(path, "has no backend: every session is refused; give backend unless that is meant")
@@ -67,7 +67,7 @@ def _about_frontend(frontend: Frontend) -> Iterator[Fault]:
                 "is everybody, and who may send a PROXY header may take any address: give the networks of your proxies",
             )
     for index, route in enumerate(frontend.routes[:-1]):
-        if not (route.goes_by_name or route.client or route.port):
+        if not (route.needs_client_hello or route.client or route.port):
             yield Fault(
                 f"{path}.routes[{index}]",
                 "asks for nothing, so that the routes behind it never come to be asked",
@@ -97,7 +97,7 @@ def _is_everybody(sources: Iterable[ProxySource]) -> bool:
     return any(n.prefixlen == 0 for n in v4) or any(n.prefixlen == 0 for n in v6)
 
 
-def _about_way(frontend: Frontend, backend: Backend) -> Iterator[Fault]:
+def _check_entry_path(frontend: Frontend, backend: Backend) -> Iterator[Fault]:
     """What a bind and the servers that its sessions come to have with each other."""
     ways = [route for route in frontend.routes if route.backend == backend.name]
     for index, bind in enumerate(frontend.bind):
@@ -155,15 +155,15 @@ def _is_local(bind: Bind) -> bool:
     return bind.address.host != "*" and ipaddress.ip_address(bind.address.host).is_loopback
 
 
-def _about_backend(backend: Backend) -> Iterator[Fault]:
+def _check_backend(backend: Backend) -> Iterator[Fault]:
     path = f"backends.{backend.name}"
     if backend.protocol == "imap" and backend.timeouts.server < _IMAP_SILENCE_S:
         yield Fault(f"{path}.timeouts.server", _too_short(backend.timeouts.server))
     if not any(server.weight for server in backend.servers):
         yield Fault(path, "every server has weight 0: none takes a session")
-    yield from _about_proxy_header(backend)
+    yield from _check_proxy_header(backend)
     yield from _about_sources(backend)
-    yield from _about_pool(backend)
+    yield from _check_pool(backend)
     seen: dict[str, str] = {}
     for index, server in enumerate(backend.servers):
         here = f"{path}.servers[{index}]"
@@ -185,7 +185,7 @@ def _about_backend(backend: Backend) -> Iterator[Fault]:
             )
 
 
-def _about_pool(backend: Backend) -> Iterator[Fault]:
+def _check_pool(backend: Backend) -> Iterator[Fault]:
     path = f"backends.{backend.name}"
     if backend.stick is not None and not backend.stick.size:
         yield Fault(
@@ -213,7 +213,7 @@ def _about_pool(backend: Backend) -> Iterator[Fault]:
             )
 
 
-def _about_proxy_header(backend: Backend) -> Iterator[Fault]:
+def _check_proxy_header(backend: Backend) -> Iterator[Fault]:
     if backend.protocol != "tcp" and any(server.send_proxy is None for server in backend.servers):
         yield Fault(
             f"backends.{backend.name}.send_proxy",
@@ -264,14 +264,14 @@ def _about_loops(config: Config) -> Iterator[Fault]:
             yield Fault(loop.path, loop.fact)
 
 
-def _about_unused(config: Config) -> Iterator[Fault]:
-    used = {name for frontend in config.frontends.values() for name in frontend.leads_to}
+def _check_unused(config: Config) -> Iterator[Fault]:
+    used = {name for frontend in config.frontends.values() for name in frontend.backend_names}
     for name in config.backends:
         if name not in used:
             yield Fault(f"backends.{name}", "no frontend leads here")
 
 
-def _about_certificates(certificates: Iterable[tuple[str, Certificate]], process: Process) -> Iterator[Fault]:
+def _check_certificates(certificates: Iterable[tuple[str, Certificate]], process: Process) -> Iterator[Fault]:
     for path, certificate in certificates:
         file, key = certificate.path, certificate.key or certificate.path
         if key.stat().st_mode & 0o004:
@@ -293,7 +293,7 @@ def _about_access(file: Path, barrier: Path, user: str | None) -> str:
     return f"{file}: {user} cannot read it, so a renewed one needs a restart: {remedy}"
 
 
-def _about_process(config: Config) -> Iterator[Fault]:
+def _check_process(config: Config) -> Iterator[Fault]:
     workers = worker_count(config)
     if (shortage := descriptor_shortage(config)) is not None:
         yield Fault("process.max_sessions", shortage)

@@ -8,14 +8,14 @@ from typing import Literal
 import trio
 from attrs import field, frozen
 
-from mailproxy.app.startup import open_all
-from mailproxy.certificates.reloader import Renewal
-from mailproxy.certificates.store import Material, load_material
+from mailproxy.app.startup import load_and_check, open_all
+from mailproxy.certificates.reloader import CertificateReloader
+from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Config
 from mailproxy.config.values import WEIGHT_MAX
 from mailproxy.errors import Fault
 from mailproxy.log import Log
-from mailproxy.pool import Counts, State
+from mailproxy.pool import AdminState, Counts
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.frontend import Frontend
@@ -48,7 +48,7 @@ class ProxyServer:
     @property
     def last_check(self) -> str | None:
         """How the last check ended, in HAProxy's words; None before the first one."""
-        return str(self._server.checked.result) if self._server.checked is not None else None
+        return str(self._server.last_check.result) if self._server.last_check is not None else None
 
     @property
     def sessions(self) -> int:
@@ -64,7 +64,7 @@ class ProxyServer:
         """``drain`` takes only clients back that stick to it, ``maint`` takes nobody; sessions that are there go on, unless
         ``on_marked_down`` ends those of a server in maintenance. Raises ValueError.
         """
-        self._backend.set_state(self._server, State(state))
+        self._backend.set_state(self._server, AdminState(state))
 
     @property
     def weight(self) -> int:
@@ -143,7 +143,9 @@ class Proxy:
         self._service.log.reopen()
 
 
-def open_service(config: Config, material: Material, *, owner: tuple[int, int] | None = None) -> Service:
+def open_service(
+    config: Config, material: CertificateStore, *, owner: tuple[int, int] | None = None
+) -> Service:
     """Listen and open the log: all that needs privileges. ``owner``: who gets the log file if it is made here.
 
     Raises ConfigError, with nothing left open.
@@ -152,8 +154,8 @@ def open_service(config: Config, material: Material, *, owner: tuple[int, int] |
     return Service(
         config,
         listeners,
-        material.connectors,
-        looks=Renewal(config, material) if material.files else None,
+        material.server_contexts,
+        looks=CertificateReloader(config, material) if material.files else None,
         log=Log(outputs),
         max_sessions=max_sessions(config),
     )
@@ -168,7 +170,7 @@ async def serve(config: Config, *, task_status: trio.TaskStatus[Proxy] = trio.TA
     """
 
     def prepare() -> Service:
-        return open_service(config, load_material(config))
+        return open_service(config, load_and_check(config))
 
     if worker_count(config) != 1:
         fact = f"{config.process.workers}: inside another program there is one process, so only 1"

@@ -11,14 +11,14 @@ from attrs import evolve, frozen
 from mailproxy import config
 from mailproxy.address import TcpAddress
 from mailproxy.app.live_hints import hint
-from mailproxy.certificates.store import Material
-from mailproxy.config.check_plan import ways
+from mailproxy.certificates.store import CertificateStore
+from mailproxy.config.check_plan import entry_paths
 from mailproxy.errors import Fault, ServerRefusedError
 from mailproxy.log import Log, Output, open_target
-from mailproxy.net.resolve import literal_endpoint, look_up
+from mailproxy.net.resolve import literal_endpoint, resolve
 from mailproxy.protocol.checks.result import CheckCode, CheckResult, printable
-from mailproxy.proxy.backend.backend import Backend, context_for
-from mailproxy.proxy.backend.server import Checked
+from mailproxy.proxy.backend.backend import Backend, server_context
+from mailproxy.proxy.backend.server import CheckOutcome
 from mailproxy.proxy.checks.check import Check, checks_of
 
 _AT_ONCE = 100
@@ -26,7 +26,7 @@ _HEADINGS = ("backend", "server", "address", "check", "ms", "result")
 
 
 @frozen(kw_only=True)
-class Tried:
+class LiveResult:
     """What became of one server. ``path`` is its place in the configuration; ``tried`` says in words what was done."""
 
     path: str
@@ -34,7 +34,7 @@ class Tried:
     server: str
     address: str
     tried: str
-    checked: Checked
+    checked: CheckOutcome
     hint: str = ""
     is_in_service: bool = True
 
@@ -51,22 +51,22 @@ class Tried:
         return Fault(self.path, f"{self.server} is not fit for sessions: {result}{hint}")
 
 
-def try_servers(settings: config.Config, material: Material) -> list[Tried]:
+def check_all_servers(settings: config.Config, material: CertificateStore) -> list[LiveResult]:
     """Check every server once, many at a time; those without a check are connected to. In the order of the configuration.
 
     Runs a trio loop of its own.
     """
-    return trio.run(_try_all, settings, material)
+    return trio.run(_check_all, settings, material)
 
 
-async def _try_all(settings: config.Config, material: Material) -> list[Tried]:
+async def _check_all(settings: config.Config, material: CertificateStore) -> list[LiveResult]:
     log = Log([Output(open_target(os.devnull, None))])  # the table says it
-    found: dict[str, Tried] = {}
+    found: dict[str, LiveResult] = {}
     limiter = trio.CapacityLimiter(_AT_ONCE)
 
     async def take_turn(path: str, backend: str, check: Check) -> None:
         async with limiter:
-            found[path] = await _try(path, backend, check)
+            found[path] = await _check_one(path, backend, check)
 
     places = [
         (f"backends.{backend.name}.servers[{index}]", backend, server)
@@ -81,24 +81,28 @@ async def _try_all(settings: config.Config, material: Material) -> list[Tried]:
 
 
 def _check_of(
-    settings: config.Config, backend: config.Backend, server: config.Server, material: Material, log: Log
+    settings: config.Config,
+    backend: config.Backend,
+    server: config.Server,
+    material: CertificateStore,
+    log: Log,
 ) -> Check:
     """Its check; where it is not checked, whether it takes connections."""
     if server.check is None:
         server = evolve(server, check=config.Check(type="tcp"))
-    alone = Backend(evolve(backend, servers=(server,)), material.connectors, log)
-    found = ways(settings.frontends.values(), backend.name)
-    (check,) = checks_of(alone, found, partial(context_for, material.connectors))
+    alone = Backend(evolve(backend, servers=(server,)), material.server_contexts, log)
+    found = entry_paths(settings.frontends.values(), backend.name)
+    (check,) = checks_of(alone, found, partial(server_context, material.server_contexts))
     return check
 
 
-async def _try(path: str, backend: str, check: Check) -> Tried:
+async def _check_one(path: str, backend: str, check: Check) -> LiveResult:
     server = check.server
     checked = await _resolved_and_checked(check)
     address = str(server.config.address)
     if literal_endpoint(server.config.address) is None:
         address += f" ({', '.join(endpoint.host for endpoint in server.endpoints) or 'unknown'})"
-    return Tried(
+    return LiveResult(
         path=path,
         backend=backend,
         server=server.name,
@@ -110,26 +114,26 @@ async def _try(path: str, backend: str, check: Check) -> Tried:
     )
 
 
-async def _resolved_and_checked(check: Check) -> Checked:
+async def _resolved_and_checked(check: Check) -> CheckOutcome:
     address = check.server.config.address
     if isinstance(address, TcpAddress) and not check.server.addresses:
         try:
             with trio.fail_after(check.timeout):
-                check.server.addresses = await look_up(address.host, address.port, check.prefer)
+                check.server.addresses = await resolve(address.host, address.port, check.prefer)
         except ServerRefusedError as error:
-            return Checked(CheckResult(CheckCode.L4CON, str(error)), 0)
+            return CheckOutcome(CheckResult(CheckCode.L4CON, str(error)), 0)
         except trio.TooSlowError:
-            return Checked(CheckResult(CheckCode.L4TOUT, f"{address.host}: no name server answers"), 0)
+            return CheckOutcome(CheckResult(CheckCode.L4TOUT, f"{address.host}: no name server answers"), 0)
     if isinstance(address, TcpAddress) and any(
         probe.port is None and probe.address is None for probe in check.probes
     ):
         reason = "its port is the client's, which is known only when the proxy runs"
-        return Checked(CheckResult(CheckCode.UNK, reason), 0)
-    outcomes: list[Checked] = []
+        return CheckOutcome(CheckResult(CheckCode.UNK, reason), 0)
+    outcomes: list[CheckOutcome] = []
     try:
-        await check.make(outcomes.append)
+        await check.run(outcomes.append)
     except Exception as fault:  # noqa: BLE001 - the border: a fault in one check does not lose the others' lines
-        return Checked(CheckResult(CheckCode.UNK, printable(repr(fault))), 0)
+        return CheckOutcome(CheckResult(CheckCode.UNK, printable(repr(fault))), 0)
     return outcomes[0]
 
 
@@ -141,7 +145,7 @@ def _in_words(check: Check) -> list[str]:
     ]
 
 
-def table(tried: list[Tried]) -> str:
+def table(tried: list[LiveResult]) -> str:
     """What became of the servers, a line each, for eyes."""
     rows = [_HEADINGS, *map(_row, tried)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
@@ -150,7 +154,7 @@ def table(tried: list[Tried]) -> str:
     )
 
 
-def _row(tried: Tried) -> tuple[str, ...]:
+def _row(tried: LiveResult) -> tuple[str, ...]:
     result, ms = tried.checked.result, str(tried.checked.ms)
     return (
         tried.backend,

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 
 from mailproxy.address import TcpAddress
 from mailproxy.config import Backend, Bind, Config, Frontend, Server
-from mailproxy.config.check_plan import Way, probes, ways
+from mailproxy.config.check_plan import EntryPath, entry_paths, probes
 from mailproxy.config.lint.ports import CLEAR_PORTS, TLS_PORTS, clear_port, is_fitting, protocol_of, tls_port
 from mailproxy.errors import Fault
 
@@ -21,7 +21,7 @@ def about_ports(config: Config) -> Iterator[Fault]:
         for index, bind in enumerate(frontend.bind):
             yield from _about_mode(frontend, index, bind)
     for backend in config.backends.values():
-        found = ways(config.frontends.values(), backend.name)
+        found = entry_paths(config.frontends.values(), backend.name)
         for index, server in enumerate(backend.servers):
             yield from _about_server(backend, index, server)
             for way in found:
@@ -41,7 +41,9 @@ def _about_protocol(config: Config, frontend: Frontend) -> Iterator[Fault]:
                     "use another port, or a frontend of its own",
                 )
         return
-    servers = [_port_of(server) for name in frontend.leads_to for server in config.backends[name].servers]
+    servers = [
+        _port_of(server) for name in frontend.backend_names for server in config.backends[name].servers
+    ]
     known = next((port for port in (*binds, *servers) if protocol_of(port)), None)
     if known is not None and not config.origin.is_written(f"{path}.protocol"):
         yield Fault(
@@ -81,7 +83,7 @@ def _about_server(backend: Backend, index: int, server: Server) -> Iterator[Faul
             )
 
 
-def _about_way(backend: Backend, server: Server, way: Way) -> Iterator[Fault]:
+def _about_way(backend: Backend, server: Server, way: EntryPath) -> Iterator[Fault]:
     """What clients of a bind speak to a server, whose port expects something else."""
     bind = f"frontends.{way.frontend}.bind[{way.bind}]"
     port, at = _port_of(server), f"port {_port_of(server)} of {server.name}"
@@ -117,7 +119,7 @@ def _tls_port_in_words(port: int) -> str:
     return f"port {other}" if other else "a port for TLS"
 
 
-def _about_check(backend: Backend, found: tuple[Way, ...]) -> Iterator[Fault]:
+def _about_check(backend: Backend, found: tuple[EntryPath, ...]) -> Iterator[Fault]:
     """A check that only connects although the protocol is known: said once for each backend."""
     if backend.protocol == "tcp":
         return

@@ -12,17 +12,19 @@ import trio
 
 from mailproxy.app.api import open_service
 from mailproxy.app.privileges import check_capabilities, drop_privileges, wanted_owner
-from mailproxy.certificates.store import load_material
+from mailproxy.app.startup import load_and_check, open_all
+from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Config
 from mailproxy.log.events import DESCRIPTORS_SHORT, SIGNAL_IGNORED, STOPPING
+from mailproxy.net.listener import close_slots
 from mailproxy.net.notify import notify_draining, notify_ready, notify_stopping
-from mailproxy.proxy.collector import spare_collector
+from mailproxy.proxy.collector import tune_gc
 from mailproxy.proxy.config_change import log_if_changed
 from mailproxy.proxy.process import descriptor_shortage, raise_descriptor_limit, worker_count
 from mailproxy.proxy.service import Service
 from mailproxy.proxy.supervise import supervise
 from mailproxy.proxy.unraisable import unraisable
-from mailproxy.workers.supervisor import launch
+from mailproxy.workers.supervisor import run_supervisor
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2, signal.SIGUSR1)
 
@@ -36,20 +38,30 @@ def run(config: Config) -> None:
     """
     _fill_standard_descriptors()
     raise_descriptor_limit(config)
-    material = load_material(config)
+    store = load_and_check(config)
     if worker_count(config) > 1:
-        launch(config, material, worker_count(config))
+        _run_workers(config, store)
         return
-    service = open_service(config, material, owner=wanted_owner(config))
+    service = open_service(config, store, owner=wanted_owner(config))
     drop_privileges(config)
     check_capabilities(config)
     sys.unraisablehook = partial(unraisable, service.log)
     # Signals wait until somebody hears them, and at the end for ever: one that came late would spoil the exit code.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    spare_collector()
+    tune_gc()
     if (shortage := descriptor_shortage(config)) is not None:
         service.log.event(DESCRIPTORS_SHORT, f"process.max_sessions: {shortage}")
     trio.run(_run, service)
+
+
+def _run_workers(config: Config, store: CertificateStore) -> None:
+    slots, outputs = open_all(config, store, workers=worker_count(config), owner=wanted_owner(config))
+    try:
+        drop_privileges(config)
+        check_capabilities(config)
+        run_supervisor(config, store, slots, outputs)
+    finally:
+        close_slots(slots)
 
 
 def _fill_standard_descriptors() -> None:
@@ -63,7 +75,7 @@ async def _run(service: Service) -> None:
     with trio.open_signal_receiver(*_SIGNALS) as signals:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_obey, service, signals, nursery)
+            nursery.start_soon(_handle_signals, service, signals, nursery)
             if os.getpid() == 1:
                 nursery.start_soon(supervise, service.log, "reaping of processes", _reap)
             async with trio.open_nursery() as serving:
@@ -90,7 +102,7 @@ def _wait_for_ended() -> None:
             pass
 
 
-async def _obey(service: Service, signals: object, nursery: trio.Nursery) -> None:
+async def _handle_signals(service: Service, signals: object, nursery: trio.Nursery) -> None:
     draining = False
     async for number in signals:  # type: ignore[attr-defined]  # trio does not name the receiver's type
         if number in (signal.SIGHUP, signal.SIGUSR2):

@@ -1,20 +1,32 @@
-"""Opening what needs privileges: the listening sockets, one set for each worker, and the targets of the log."""
+"""Start-up: load TLS files, check what the configuration names on this machine, open sockets and log targets."""
 
 from __future__ import annotations
 
 from mailproxy.address import TcpAddress
-from mailproxy.certificates.store import Material
+from mailproxy.app.host_checks import check_binds, check_log, check_loops, check_users
+from mailproxy.certificates.store import CertificateStore, load_certificates
 from mailproxy.config import Config
 from mailproxy.errors import ConfigError, Fault
 from mailproxy.log import Output, open_target
-from mailproxy.net.listener import Listener, close_all, open_for_workers, open_listeners
+from mailproxy.net.listener import Listener, Slots, close_slots, open_for_workers, open_listeners
 
-Slots = list[list[Listener]]
-"""For each worker those that it accepts on."""
+
+def load_and_check(config: Config) -> CertificateStore:
+    """Load the TLS files and check users, log files, binds and loops on this machine.
+
+    Raises:
+        ConfigError: with every fault of all of them.
+    """
+    store = load_certificates(config)
+    for check in (check_users, check_log, check_binds, check_loops):
+        check(config, store.add)
+    if store.faults:
+        raise config.error(store.faults)
+    return store
 
 
 def open_all(
-    config: Config, material: Material, *, workers: int, owner: tuple[int, int] | None
+    config: Config, material: CertificateStore, *, workers: int, owner: tuple[int, int] | None
 ) -> tuple[Slots, list[Output]]:
     """Listen and open the log's targets. ``owner``: who gets log files that are made here.
 
@@ -51,12 +63,6 @@ def _open_log(config: Config, owner: tuple[int, int] | None, *, shared: bool) ->
     return outputs
 
 
-def close_slots(slots: Slots) -> None:
-    """Close the sockets of all."""
-    for listeners in slots:
-        close_all(listeners)
-
-
 def _check_ports(config: Config, listeners: list[Listener]) -> None:
     """An inherited Unix socket has no port for servers that have none either; only now is it known to be one."""
     for listener in listeners:
@@ -64,7 +70,7 @@ def _check_ports(config: Config, listeners: list[Listener]) -> None:
         if listener.port is None:
             portless = [
                 server
-                for name in frontend.leads_to
+                for name in frontend.backend_names
                 for server in config.backends[name].servers
                 if isinstance(server.address, TcpAddress) and server.address.port is None
             ]

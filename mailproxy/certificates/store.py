@@ -12,9 +12,8 @@ from pathlib import Path
 
 from attrs import Factory, define
 
-from mailproxy.app.host_checks import check_binds, check_log, check_loops, check_users
 from mailproxy.config import Config, FrontendTls, ServerTls
-from mailproxy.config.check_plan import tls_of_checks, ways
+from mailproxy.config.check_plan import entry_paths, tls_of_checks
 from mailproxy.display_path import shown
 from mailproxy.errors import Fault
 from mailproxy.net.tls.certificate import Certificate, is_authority, next_update, read_certificate, stamp_of
@@ -27,11 +26,11 @@ from mailproxy.net.tls.certificate_files import (
     served_files,
 )
 from mailproxy.net.tls.terminator import Terminator
-from mailproxy.net.tls.tls import Context, TlsKeyError, connecting_context, load_chain, reason
+from mailproxy.net.tls.tls import Context, TlsKeyError, load_chain, make_client_context, reason
 
 
 @define
-class Material:
+class CertificateStore:
     """What came of the files. Terminators by the TLS that they are made of, and by frontend and place of the bind; contexts
     by the TLS towards servers that they are for; certificates, and the ends of revocation lists, by path, with the path of the key that names each.
 
@@ -46,31 +45,31 @@ class Material:
     expired: list[Fault] = Factory(list)
     faults: list[Fault] = Factory(list)
     files: dict[Path, object] = Factory(dict)
-    kept: set[Path] = Factory(set)
+    rejected: set[Path] = Factory(set)
     folders: set[Path] = Factory(set)
     authorities: set[Path] = Factory(set)
     terminators: dict[FrontendTls, Terminator] = Factory(dict)
-    connectors: dict[ServerTls, Context] = Factory(dict)
-    prepared: list[tuple[str, Callable[[], None]]] | None = None
+    server_contexts: dict[ServerTls, Context] = Factory(dict)
+    staged: list[tuple[str, Callable[[], None]]] | None = None
 
     def add(self, path: str, fact: str) -> None:
         fault = Fault(path, fact)
         if fault not in self.faults:
             self.faults.append(fault)
 
-    def keep(self, path: str, file: Path, fact: str, *, again: bool = False) -> None:
+    def reject(self, path: str, file: Path, fact: str, *, retry: bool = False) -> None:
         """A file is no good: what was known of it stays. ``again``: that may pass without its changing."""
         self.add(path, f"{shown(file)}: {fact}")
-        self.kept.add(file)
-        if again:
+        self.rejected.add(file)
+        if retry:
             self.files[file] = None  # unlike anything that a look finds
 
-    def look_at(self, file: Path) -> None:
+    def remember_stat(self, file: Path) -> None:
         """Note what a file or folder is like, before it is read: what changes while it is read looks changed later."""
-        self.files.setdefault(file, look(file))
+        self.files.setdefault(file, stat_file(file))
 
 
-def look(file: Path) -> object:
+def stat_file(file: Path) -> object:
     """What changes when a file or what a folder holds does; None if it is not there."""
     try:
         stamp = stamp_of(file)
@@ -79,36 +78,32 @@ def look(file: Path) -> object:
         return error.errno
 
 
-def load_material(config: Config) -> Material:
-    """Open everything. Raises ConfigError with every fault. Blocks on files, not on the network."""
-    material = Material()
-    _load_tls(config, material)
-    check_users(config, material.add)
-    check_log(config, material.add)
-    check_binds(config, material.add)
-    check_loops(config, material.add)
-    if material.faults:
-        raise config.error(material.faults)
-    return material
+def load_certificates(config: Config) -> CertificateStore:
+    """Load the TLS files of a configuration. The store has every fault. Blocks on files, not on the network."""
+    store = CertificateStore()
+    _load_tls(config, store)
+    return store
 
 
-def renew_material(config: Config, known: Material, *, prepare: bool = False) -> Material:
+def reload_certificates(config: Config, known: CertificateStore, *, stage: bool = False) -> CertificateStore:
     """TLS once more, with files as they are now. What cannot be used any more stays as it is known, and is a fault.
 
     The terminators are the known ones, renewed; with ``prepare`` they are once ``prepared`` has been called.
     """
-    material = Material(
-        terminators=known.terminators, connectors=dict(known.connectors), prepared=[] if prepare else None
+    material = CertificateStore(
+        terminators=known.terminators,
+        server_contexts=dict(known.server_contexts),
+        staged=[] if stage else None,
     )
     _load_tls(config, material, known)
     return material
 
 
-def _load_tls(config: Config, material: Material, known: Material | None = None) -> None:
-    loader = _Loader(material, known or Material())
+def _load_tls(config: Config, material: CertificateStore, known: CertificateStore | None = None) -> None:
+    loader = _Loader(material, known or CertificateStore())
     for name, frontend in config.frontends.items():
         for index, bind in enumerate(frontend.bind):
-            if bind.tls is None or not frontend.ends_tls(bind):
+            if bind.tls is None or not frontend.terminates_tls(bind):
                 continue
             own = bind.tls != frontend.tls
             path = f"frontends.{name}.bind[{index}].tls" if own else f"frontends.{name}.tls"
@@ -116,21 +111,21 @@ def _load_tls(config: Config, material: Material, known: Material | None = None)
             if terminator is not None:
                 material.bind_terminators[name, index] = terminator
     for name, backend in config.backends.items():
-        found = ways(config.frontends.values(), name)
+        found = entry_paths(config.frontends.values(), name)
         for index, server in enumerate(backend.servers):
             path = f"backends.{name}.servers[{index}]"
             if server.tls is not None:
                 own = server.tls != backend.tls
-                loader.connector(server.tls, f"{path}.tls" if own else f"backends.{name}.tls")
+                loader.server_context(server.tls, f"{path}.tls" if own else f"backends.{name}.tls")
             for tls, key in tls_of_checks(server, backend.protocol, found).items():
                 own = server.check != backend.check
-                loader.connector(tls, f"{path}.{key}" if own else f"backends.{name}.{key}")
+                loader.server_context(tls, f"{path}.{key}" if own else f"backends.{name}.{key}")
 
 
 class _Loader:
     """Loads each TLS table once, however many binds and servers share it."""
 
-    def __init__(self, material: Material, known: Material) -> None:
+    def __init__(self, material: CertificateStore, known: CertificateStore) -> None:
         self._material = material
         self._known = known
         self._tried: set[FrontendTls | ServerTls] = set()
@@ -147,29 +142,29 @@ class _Loader:
         for index, files in enumerate(tls.certificates):
             key = files.key or tls.key
             certificates += self._read_place(files.certificate, key, f"{path}.certificates[{index}]")
-        if not self._try_authority(tls, path) or not certificates:
+        if not self._check_authority(tls, path) or not certificates:
             return
         try:
-            if tls in material.terminators and material.prepared is not None:
-                material.prepared.append((path, material.terminators[tls].prepare(certificates)))
+            if tls in material.terminators and material.staged is not None:
+                material.staged.append((path, material.terminators[tls].stage(certificates)))
             elif tls in material.terminators:
                 material.terminators[tls].renew(certificates)
             else:
                 material.terminators[tls] = Terminator(tls, certificates)
         except (OSError, ValueError) as error:
             material.add(*_blame(path, error))
-            material.kept.update(file for file, _ in material.certificates)
+            material.rejected.update(file for file, _ in material.certificates)
             if isinstance(error, OSError) and not isinstance(
                 error, ssl.SSLError
             ):  # the machine's: it may pass
                 material.files.update(dict.fromkeys((each.path for each in certificates), None))
 
-    def _try_authority(self, tls: FrontendTls, path: str) -> bool:
+    def _check_authority(self, tls: FrontendTls, path: str) -> bool:
         fine = True
         for key, file in (("client_ca", tls.client_ca), ("client_crl", tls.client_crl)):
             if file is not None:
-                self._material.look_at(file)
-                fine &= _try_locations(file, f"{path}.{key}", self._material)
+                self._material.remember_stat(file)
+                fine &= _check_locations(file, f"{path}.{key}", self._material)
         if fine and tls.client_crl is not None:
             fine = self._read_list(tls.client_crl, f"{path}.client_crl")
         return fine
@@ -178,61 +173,63 @@ class _Loader:
         try:
             self._material.revocations[file] = (path, next_update(file))
         except OSError as error:
-            self._material.keep(path, file, error.strerror or str(error), again=True)
+            self._material.reject(path, file, error.strerror or str(error), retry=True)
         except ValueError as error:
-            self._material.keep(path, file, str(error))
+            self._material.reject(path, file, str(error))
         else:
             return True
         return False
 
-    def connector(self, tls: ServerTls, path: str) -> None:
+    def server_context(self, tls: ServerTls, path: str) -> None:
         if tls not in self._tried:
             self._tried.add(tls)
-            self._load_connector(tls, path)
+            self._load_server_context(tls, path)
 
-    def _load_connector(self, tls: ServerTls, path: str) -> None:
+    def _load_server_context(self, tls: ServerTls, path: str) -> None:
         material = self._material
         fine, certificate = True, None
         if tls.ca is not None:
-            material.look_at(tls.ca)
-            fine = _try_locations(tls.ca, f"{path}.ca", material)
+            material.remember_stat(tls.ca)
+            fine = _check_locations(tls.ca, f"{path}.ca", material)
         if tls.certificate is not None:
             certificate = self._read_file(tls.certificate, tls.key, f"{path}.certificate", keep=False)
             fine &= certificate is not None
         if not fine:
             return
         try:
-            material.connectors[tls] = connecting_context(tls, certificate)
+            material.server_contexts[tls] = make_client_context(tls, certificate)
         except (OSError, ValueError) as error:
             material.add(*_blame(path, error))
 
     def _read_place(self, place: Path, key: Path | None, path: str) -> list[Certificate]:
         material = self._material
-        material.look_at(place)
+        material.remember_stat(place)
         try:
             files = certificate_files(place)
         except OSError as error:
-            material.keep(path, place, error.strerror or str(error), again=True)
-            return self._keep_folder(place, key)
+            material.reject(path, place, error.strerror or str(error), retry=True)
+            return self._previous_of_folder(place, key)
         if files != [place]:
             material.folders.add(place)
         if files == [place]:
             certificate = self._read_file(place, key, path)
-            return self._keep_folder(place, key) if certificate is None else [certificate]
+            return self._previous_of_folder(place, key) if certificate is None else [certificate]
         if key is not None:
-            material.keep(path, place, f"is a folder, and {key} is the key of one certificate: name its file")
-            return self._keep_folder(place, key)
-        return self._read_folder(place, files, path) or self._keep_folder(place, key)
+            material.reject(
+                path, place, f"is a folder, and {key} is the key of one certificate: name its file"
+            )
+            return self._previous_of_folder(place, key)
+        return self._read_folder(place, files, path) or self._previous_of_folder(place, key)
 
     def _read_folder(self, folder: Path, files: list[Path], path: str) -> list[Certificate]:
         material = self._material
         for file in files:
-            material.look_at(file)  # also those left out: what is in them may change
+            material.remember_stat(file)  # also those left out: what is in them may change
         served = served_files(files, is_authority) + self._out_of_reach(folder, files)
         if not files and not served:
-            material.keep(path, folder, "no .pem, .crt or .cer file in this folder")
+            material.reject(path, folder, "no .pem, .crt or .cer file in this folder")
         elif not served:
-            material.keep(path, folder, "no certificate with its private key in this folder")
+            material.reject(path, folder, "no certificate with its private key in this folder")
         read = (self._read_file(file, None, path) for file in served)
         return [certificate for certificate in read if certificate is not None]
 
@@ -244,7 +241,7 @@ class _Loader:
             if key is None and folder in file.parents and file not in files and _is_out_of_reach(file)
         ]
 
-    def _keep_folder(self, place: Path, key: Path | None) -> list[Certificate]:
+    def _previous_of_folder(self, place: Path, key: Path | None) -> list[Certificate]:
         """What a folder held that has nothing of use any more, or is away: other places shall not lose its names."""
         kept = {
             which: known
@@ -252,7 +249,7 @@ class _Loader:
             if place in which[0].parents and which[1] == key
         }
         self._material.certificates.update(kept)
-        self._material.kept.update(file for file, _ in kept)
+        self._material.rejected.update(file for file, _ in kept)
         return [certificate for _, certificate in kept.values()]
 
     def _read_file(self, file: Path, key: Path | None, path: str, *, keep: bool = True) -> Certificate | None:
@@ -263,20 +260,20 @@ class _Loader:
         certificate = None
         _, known = self._known.certificates.get((file, key), (path, None))
         try:
-            material.look_at(file)
+            material.remember_stat(file)
             if key is not None:
-                material.look_at(key)
-            certificate = self._as_it_is(file, key, known)
+                material.remember_stat(key)
+            certificate = self._read_if_changed(file, key, known)
         except OSError as error:
-            material.keep(path, Path(error.filename or file), error.strerror or str(error), again=True)
+            material.reject(path, Path(error.filename or file), error.strerror or str(error), retry=True)
         except PemFileError as error:  # of the certificate or of its key
-            material.keep(path, error.path, str(error))
+            material.reject(path, error.path, str(error))
         except ValueError as error:
-            material.keep(path, file, str(error))
+            material.reject(path, file, str(error))
         if certificate is None or (key is None and certificate.key is not None):
             self._look_at_keys(file)
         if certificate is None:
-            material.kept |= {file, *possible_keys(file)} | ({key} if key else set())
+            material.rejected |= {file, *possible_keys(file)} | ({key} if key else set())
             if known is None or not keep:
                 return None
             certificate = known
@@ -289,18 +286,18 @@ class _Loader:
     def _look_at_keys(self, file: Path) -> None:
         """Note where its key is, or could come to be."""
         for key in possible_keys(file):
-            self._material.look_at(key)
+            self._material.remember_stat(key)
 
-    def _as_it_is(self, file: Path, key: Path | None, known: Certificate | None) -> Certificate:
+    def _read_if_changed(self, file: Path, key: Path | None, known: Certificate | None) -> Certificate:
         """Read anew, unless nothing has changed. Raises OSError, ValueError."""
         if known is not None and _is_unchanged(known, key):
             return known
         certificate = read_certificate(file, key)
-        _try_pair(certificate)
+        _check_pair(certificate)
         return certificate
 
 
-def _try_locations(file: Path, path: str, material: Material) -> bool:
+def _check_locations(file: Path, path: str, material: CertificateStore) -> bool:
     """Are there certificates, or revocation lists, in this file?"""
     material.authorities.add(file)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -308,16 +305,16 @@ def _try_locations(file: Path, path: str, material: Material) -> bool:
         require_regular(file)
         context.load_verify_locations(file)
     except PemFileError as error:
-        material.keep(path, file, str(error))
+        material.reject(path, file, str(error))
     except ssl.SSLError as error:
-        material.keep(path, file, f"no {_what(path)} in PEM form ({reason(error)})")
+        material.reject(path, file, f"no {_what(path)} in PEM form ({reason(error)})")
     except OSError as error:
-        material.keep(path, file, error.strerror or str(error), again=True)
+        material.reject(path, file, error.strerror or str(error), retry=True)
     else:
         # OpenSSL takes either
         if context.cert_store_stats()["crl" if path.endswith("crl") else "x509"]:
             return True
-        material.keep(path, file, f"no {_what(path)} in PEM form")
+        material.reject(path, file, f"no {_what(path)} in PEM form")
     return False
 
 
@@ -346,18 +343,18 @@ def _is_out_of_reach(file: Path) -> bool:
     return False
 
 
-def _try_pair(certificate: Certificate) -> None:
+def _check_pair(certificate: Certificate) -> None:
     """Load certificate and key as a bind would. Raises OSError with the file, ValueError with the fact."""
     key = certificate.key
     try:
         load_chain(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate)
     except ssl.SSLError as error:
-        raise ValueError(_about_pair(error, key)) from None
+        raise ValueError(_pair_error(error, key)) from None
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(key or certificate.path)) from None
 
 
-def _about_pair(error: ssl.SSLError, key: Path | None) -> str:
+def _pair_error(error: ssl.SSLError, key: Path | None) -> str:
     if error.reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"):
         which = "the private key" if key is None else f"the private key in {shown(key)}"
         return f"{which} does not belong to the certificate, which must be the first one in its file"

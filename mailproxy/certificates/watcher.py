@@ -23,7 +23,7 @@ _DAY_S = 24 * 3600.0
 
 
 @frozen(kw_only=True)
-class Renewed:
+class ReloadResult:
     """What a look came to: the files that were taken up, what is wrong with others, TLS towards servers, and what takes up
     the rest, in the thread where handshakes begin, each with the path of its key.
 
@@ -34,16 +34,16 @@ class Renewed:
     taken: tuple[str, ...] = ()
     expiring: tuple[Fault, ...] = ()
     faults: tuple[Fault, ...]
-    connectors: Mapping[ServerTls, Context] = field(repr=False)
-    prepared: tuple[tuple[str, Callable[[], None]], ...] = field(default=(), repr=False)
+    server_contexts: Mapping[ServerTls, Context] = field(repr=False)
+    staged: tuple[tuple[str, Callable[[], None]], ...] = field(default=(), repr=False)
 
 
-class Looks(Protocol):
+class Reloader(Protocol):
     """Looks at files; ``look`` and ``expiring`` block on them. ``find_again``: what the last look found is news to the next."""
 
-    def look(self, *, anyway: bool = False) -> Renewed | None: ...
+    def scan(self, *, force: bool = False) -> ReloadResult | None: ...
 
-    def find_again(self) -> None: ...
+    def forget_last_scan(self) -> None: ...
 
     def expiring(self) -> list[Fault]: ...
 
@@ -56,23 +56,23 @@ async def run_look(look: Callable[[], T]) -> T:
     return await trio.to_thread.run_sync(look, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1))
 
 
-def take_up_prepared(looks: Looks, renewed: Renewed) -> Renewed:
+def apply_staged(looks: Reloader, renewed: ReloadResult) -> ReloadResult:
     """Take up what is prepared; what came of it. Where that fails, out of descriptors for one, what is known stays, and the
     next look finds everything again.
     """
     faults = []
-    for path, prepared in renewed.prepared:
+    for path, prepared in renewed.staged:
         try:
             prepared()
         except OSError as error:
             faults.append(Fault(path, error.strerror or str(error)))
     if not faults:
         return renewed
-    looks.find_again()
+    looks.forget_last_scan()
     return evolve(renewed, files=(), taken=(), expiring=(), faults=(*renewed.faults, *faults))
 
 
-def say_kept(log: Log, fault: Fault) -> None:
+def log_rejected(log: Log, fault: Fault) -> None:
     """Tell what is not taken up."""
     log.event(CERTIFICATES_KEPT, f"{fault}; not taken up", path=fault.path, fact=fault.fact)
 
@@ -82,38 +82,38 @@ class Watcher:
 
     def __init__(
         self,
-        looks: Looks,
+        looks: Reloader,
         *,
         interval: float,
-        take_up: Callable[[Renewed, bool], Awaitable[None]],
+        take_up: Callable[[ReloadResult, bool], Awaitable[None]],
         log: Log,
     ) -> None:
-        self._looks = looks
+        self._reloader = looks
         self._interval = interval
-        self._take_up = take_up
+        self._apply = take_up
         self._log = log
         self._wanted = trio.Event()
         self._is_due = self._is_wanted = False  # until a look has succeeded
-        self._said: tuple[Fault, ...] = ()
+        self._logged_faults: tuple[Fault, ...] = ()
         self._expiry_due = -math.inf
 
-    def look_now(self) -> None:
+    def scan_now(self) -> None:
         """Look at once, even where nothing seems to have changed."""
         self._wanted.set()
 
-    async def catch_up(self) -> None:
+    async def sync_silently(self) -> None:
         """Take up what has changed since files were loaded, without a word: another watcher has said it, and what expires."""
         self._expiry_due = trio.current_time() + _DAY_S
-        renewed = await run_look(self._looks.look)
+        renewed = await run_look(self._reloader.scan)
         if renewed is not None:
-            await self._take_up(take_up_prepared(self._looks, renewed), False)
-            self._said = renewed.faults
+            await self._apply(apply_staged(self._reloader, renewed), False)
+            self._logged_faults = renewed.faults
 
     async def run(self) -> None:
         """Watch until cancelled."""
         while True:
             if trio.current_time() >= self._expiry_due:
-                self._say_expiring(await run_look(self._looks.expiring))
+                self._log_expiring(await run_look(self._reloader.expiring))
                 self._expiry_due = trio.current_time() + _DAY_S
             if not self._is_due:
                 with trio.move_on_after(self._interval):
@@ -122,23 +122,23 @@ class Watcher:
             if self._wanted.is_set():
                 self._wanted, self._is_wanted = trio.Event(), True
             anyway = self._is_wanted
-            renewed = await run_look(partial(self._looks.look, anyway=anyway))
+            renewed = await run_look(partial(self._reloader.scan, force=anyway))
             if renewed is not None:
-                renewed = take_up_prepared(self._looks, renewed)
-                await self._take_up(renewed, anyway)
-                self._say(renewed, anyway=anyway)
+                renewed = apply_staged(self._reloader, renewed)
+                await self._apply(renewed, anyway)
+                self._log_result(renewed, anyway=anyway)
             self._is_due = self._is_wanted = False
 
-    def _say(self, renewed: Renewed, *, anyway: bool) -> None:
+    def _log_result(self, renewed: ReloadResult, *, anyway: bool) -> None:
         for fault in renewed.faults:
-            if anyway or fault not in self._said:  # not again with every other file that is renewed
-                say_kept(self._log, fault)
-        self._said = renewed.faults
+            if anyway or fault not in self._logged_faults:  # not again with every other file that is renewed
+                log_rejected(self._log, fault)
+        self._logged_faults = renewed.faults
         files = [str(file) for file in renewed.files]
         if files:
             self._log.event(CERTIFICATES_RENEWED, f"taken up: {', '.join(renewed.taken)}", files=files)
-        self._say_expiring(renewed.expiring)
+        self._log_expiring(renewed.expiring)
 
-    def _say_expiring(self, faults: Iterable[Fault]) -> None:
+    def _log_expiring(self, faults: Iterable[Fault]) -> None:
         for fault in faults:
             self._log.event(CERTIFICATE_EXPIRES, str(fault), path=fault.path, fact=fault.fact)

@@ -67,9 +67,9 @@ def check(file: Path, strict: bool, live: bool, form: str, quiet: bool) -> None:
     write: Writer = write_json if form == "json" else write_text
     try:
         config = _load_any(file)
-        from mailproxy.app import advise, load_material, table, try_servers, worker_count
+        from mailproxy.app import advise, check_all_servers, load_and_check, table, worker_count
 
-        material = load_material(config)
+        material = load_and_check(config)
         if material.expired:
             raise config.error(material.expired)
     except ConfigError as error:
@@ -78,7 +78,7 @@ def check(file: Path, strict: bool, live: bool, form: str, quiet: bool) -> None:
     advice = advise(config, material)
     is_plain = form == "text" and not quiet
     if live:
-        tried = try_servers(config, material)
+        tried = check_all_servers(config, material)
         if is_plain:
             click.echo(table(tried))
         advice += [server.fault for server in tried if server.fault is not None]

@@ -12,10 +12,10 @@ from mailproxy.address import UnixAddress, parse_bind, parse_server
 from mailproxy.config import model
 from mailproxy.config.fields import keys_of
 from mailproxy.config.key_paths import join
-from mailproxy.config.layers import Layer, giver, merge
+from mailproxy.config.layers import Layer, merge, origin_path
 from mailproxy.config.rules import check_rules, log_rules, rules
 from mailproxy.config.source.origin import Origin
-from mailproxy.config.validate import Findings, Table
+from mailproxy.config.validate import Diagnostics, Table
 from mailproxy.config.values import as_name
 
 _T = TypeVar("_T")
@@ -31,21 +31,23 @@ def silence_limit(protocol: str) -> int:
     return _LONG_SILENCE_S if protocol in ("imap", "tcp") else _SHORT_SILENCE_S
 
 
-def build(tables: Table, found: Findings, converter: cattrs.Converter, origin: Origin) -> model.Config | None:
+def build(
+    tables: Table, found: Diagnostics, converter: cattrs.Converter, origin: Origin
+) -> model.Config | None:
     """The configuration, or None where faults leave none. Adds what it finds to ``found``."""
     builder = _Builder(tables, found, converter)
     frontends = {name: builder.frontend(name) for name in tables["frontends"]}
     protocols = _protocols(frontends.values())
     backends = {name: builder.backend(name, protocols.get(name, ())) for name in tables["backends"]}
     log = builder.log()
-    rules.references(tables, found)
-    rules.server_tls(tables, found)
-    check_rules.steps(tables, found)
-    check_rules.own_stick(tables, found)
-    rules.listeners({name: frontend for name, frontend in frontends.items() if frontend}, found)
-    rules.reachability(frontends, backends, found)
+    rules.check_references(tables, found)
+    rules.check_server_tls(tables, found)
+    check_rules.check_steps(tables, found)
+    check_rules.check_own_stick(tables, found)
+    rules.check_listeners({name: frontend for name, frontend in frontends.items() if frontend}, found)
+    rules.check_reachability(frontends, backends, found)
     rules.loops(frontends, backends, found)
-    if not tables["frontends"] and not any(path.startswith("frontends") for path in found.bad):
+    if not tables["frontends"] and not any(path.startswith("frontends") for path in found.invalid_paths):
         found.add("frontends", "has no frontend: at least one is needed")
     if found.faults or log is None:
         return None
@@ -66,7 +68,7 @@ def _protocols(frontends: Iterable[model.Frontend | None]) -> dict[str, list[str
     for frontend in frontends:
         if frontend is None:
             continue
-        for name in frontend.leads_to:
+        for name in frontend.backend_names:
             protocols.setdefault(name, []).append(frontend.protocol)
     return protocols
 
@@ -74,7 +76,7 @@ def _protocols(frontends: Iterable[model.Frontend | None]) -> dict[str, list[str
 class _Builder:
     """Merges the layers of one file and structures what comes out."""
 
-    def __init__(self, tables: Table, found: Findings, converter: cattrs.Converter) -> None:
+    def __init__(self, tables: Table, found: Diagnostics, converter: cattrs.Converter) -> None:
         self.tables = tables
         self.found = found
         self.converter = converter
@@ -100,13 +102,13 @@ class _Builder:
         bind_layers = _interleave(layers, self._layers("bind", profile), ["tls"])
         binds, own_binds = [], []
         for index, table in enumerate(merged.pop("bind", [])):
-            here = Layer(f"{join(giver(layers, 'bind'), 'bind')}[{index}]", table)
-            rules.own_bind(here, self.found)
+            here = Layer(f"{join(origin_path(layers, 'bind'), 'bind')}[{index}]", table)
+            rules.check_own_bind(here, self.found)
             bind = self._table(model.Bind, merge([*bind_layers, here]), here.path, _name_bind)
-            rules.bind(bind, here, self.found)
+            rules.check_bind(bind, here, self.found)
             binds.append(bind)
             own_binds.append(here)
-        if not binds and not self.found.bad & {path, join(path, "bind")}:
+        if not binds and not self.found.invalid_paths & {path, join(path, "bind")}:
             self.found.add(path, f"has no bind: at least one [[{path}.bind]] is needed")
         silence = silence_limit(merged.get("protocol", "tcp"))
         merged["timeouts"] = {"client": silence, **merged.get("timeouts", {})}
@@ -116,11 +118,11 @@ class _Builder:
             return None
         frontend = evolve(frontend, bind=tuple(bind for bind in binds if bind is not None))
         if not any(_blamed(join(path, part), self.found) for part in ("bind", "routes")):
-            rules.ended_tls(frontend, Layer(path, own), own_binds, self.found)
+            rules.check_terminated_tls(frontend, Layer(path, own), own_binds, self.found)
             for bound, here in zip(frontend.bind, own_binds, strict=True):
-                if frontend.ends_tls(bound):
-                    rules.ending_tls(bound.tls, [*bind_layers, here], self.found)
-        rules.routes(frontend, giver(layers, "routes"), self.found)
+                if frontend.terminates_tls(bound):
+                    rules.check_frontend_tls(bound.tls, [*bind_layers, here], self.found)
+        rules.check_routes(frontend, origin_path(layers, "routes"), self.found)
         return frontend
 
     def backend(self, name: str, protocols: Sequence[str]) -> model.Backend | None:
@@ -135,7 +137,7 @@ class _Builder:
             merged["protocol"] = protocols[0] if protocols else "tcp"
         server_layers = _interleave(layers, self._layers("server", profile), model.INHERITED_BY_SERVERS)
         tables = merged.pop("servers", [])
-        if not tables and not self.found.bad & {path, join(path, "servers")}:
+        if not tables and not self.found.invalid_paths & {path, join(path, "servers")}:
             self.found.add(path, "has no servers: at least one is needed")
         merged["timeouts"] = {"server": silence_limit(merged["protocol"]), **merged.get("timeouts", {})}
         backend = self._table(model.Backend, {**merged, "name": name}, path)
@@ -143,11 +145,11 @@ class _Builder:
             return None
         servers = []
         for index, table in enumerate(tables):
-            here = Layer(f"{join(giver(layers, 'servers'), 'servers')}[{index}]", table)
+            here = Layer(f"{join(origin_path(layers, 'servers'), 'servers')}[{index}]", table)
             servers.append(self._server(backend, [*server_layers, here]))
-        rules.same_names([server.name for server in servers if server], f"{path}.servers", self.found)
+        rules.check_same_names([server.name for server in servers if server], f"{path}.servers", self.found)
         backend = evolve(backend, servers=tuple(server for server in servers if server is not None))
-        check_rules.stick(backend, layers, self.found)
+        check_rules.check_stick(backend, layers, self.found)
         return None if None in servers else backend
 
     def _server(self, backend: model.Backend, layers: Sequence[Layer]) -> model.Server | None:
@@ -156,11 +158,11 @@ class _Builder:
         server = self._table(model.Server, merged, layers[-1].path, _name_server)
         if server is None:
             return None
-        rules.server(server, layers, self.found)
+        rules.check_server(server, layers, self.found)
         server = _with_port(server, backend.port)
         if server.check is not None and server.check.type == "none":
             server = evolve(server, check=None)
-        check_rules.check(server, backend.protocol, layers, self.found)
+        check_rules.check_check(server, backend.protocol, layers, self.found)
         return server
 
     def _profile(self, own: Table, owner: str) -> str | None:
@@ -184,14 +186,17 @@ class _Builder:
         for key in keys_of(table_type).values():
             if key.required and key.name not in table:
                 unfit = True
-                if join(path, key.name) not in self.found.bad and path not in self.found.bad:
-                    self.found.add(path, f"{key.name} is missing: {key.meaning}")
+                if (
+                    join(path, key.name) not in self.found.invalid_paths
+                    and path not in self.found.invalid_paths
+                ):
+                    self.found.add(path, f"{key.name} is missing: {key.description}")
         return None if unfit else self.converter.structure(table, table_type)
 
 
-def _blamed(path: str, found: Findings) -> bool:
+def _blamed(path: str, found: Diagnostics) -> bool:
     """Was something there dropped?"""
-    return any(bad.startswith(path) for bad in found.bad)
+    return any(bad.startswith(path) for bad in found.invalid_paths)
 
 
 def _interleave(outer: Sequence[Layer], inner: Sequence[Layer], handed_down: Iterable[str]) -> list[Layer]:

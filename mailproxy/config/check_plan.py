@@ -33,15 +33,15 @@ _CLEAR_PORTS: Mapping[model.Protocol, int] = {
     "sieve": 4190,
 }
 _TLS_PORTS = frozenset({993, 995, 465})  # TLS from the first byte (RFC 8314), for whichever protocol
-_HEARING = ("tls", "passthrough")  # modes that wait for a ClientHello, so that a route can choose by it
+_PEEKING_MODES = ("tls", "passthrough")  # modes that wait for a ClientHello, so that a route can choose by it
 _UNVERIFIED = model.ServerTls(verify="none")
-_AS_THE_CHECK = model.Connect()
+_INHERIT = model.Connect()
 
 MAIL = frozenset(_CLEAR_PORTS)
 
 
 @frozen(kw_only=True)
-class Way:
+class EntryPath:
     """How sessions come to a backend from one bind; ``bind`` is its place in the frontend's list, from 0.
 
     ``mode`` is what becomes of them there; ``port`` is the one that clients connected to, None where it cannot be known
@@ -74,27 +74,27 @@ class Probe:
     hello: str | None = None
 
 
-def ways(
+def entry_paths(
     frontends: Iterable[model.Frontend],
     backend: str,
     listening: Mapping[tuple[str, int], int] | None = None,
-) -> tuple[Way, ...]:
+) -> tuple[EntryPath, ...]:
     """Every way that leads to this backend, by a frontend's own ``backend`` or by a route.
 
     ``listening`` has the ports of binds that the text does not tell, by frontend and number of the bind.
     """
-    found: list[Way] = []
+    found: list[EntryPath] = []
     for frontend in frontends:
         for index, bind in enumerate(frontend.bind):
             port = (listening or {}).get((frontend.name, index)) or _port_of(bind.address) or None
             found += [
-                Way(frontend=frontend.name, bind=index, mode=mode, port=port)
-                for mode, port in _ways_from(frontend, bind, backend, port)
+                EntryPath(frontend=frontend.name, bind=index, mode=mode, port=port)
+                for mode, port in _entry_paths_from(frontend, bind, backend, port)
             ]
     return tuple(dict.fromkeys(found))
 
 
-def _ways_from(
+def _entry_paths_from(
     frontend: model.Frontend, bind: model.Bind, backend: str, port: int | None
 ) -> Iterator[tuple[model.BindMode, int | None]]:
     """The modes and ports in which sessions of this bind come to the backend."""
@@ -102,7 +102,7 @@ def _ways_from(
         if not may_fit(route, bind, port):
             continue
         if route.backend == backend:
-            mode = route.mode if route.mode is not None and bind.mode in _HEARING else bind.mode
+            mode = route.mode if route.mode is not None and bind.mode in _PEEKING_MODES else bind.mode
             # a PROXY header may name another port than the bind's, and here it must have
             named = bool(route.port) and bool(bind.accept_proxy) and port not in route.port
             for each in route.port if named else (port,):
@@ -115,7 +115,7 @@ def _ways_from(
 
 def may_fit(route: model.Route, bind: model.Bind, port: int | None) -> bool:
     """Whether a route can match sessions of this bind. ``port``: that of the bind, None where it is not known."""
-    if route.goes_by_name and bind.mode not in _HEARING:
+    if route.needs_client_hello and bind.mode not in _PEEKING_MODES:
         return False
     if not route.port or bind.accept_proxy:
         return True
@@ -124,12 +124,12 @@ def may_fit(route: model.Route, bind: model.Bind, port: int | None) -> bool:
 
 def takes_all(route: model.Route, bind: model.Bind, port: int | None) -> bool:
     """Whether a route that can match matches every session of this bind."""
-    if route.goes_by_name or route.client:
+    if route.needs_client_hello or route.client:
         return False
     return not route.port or (port in route.port and not bind.accept_proxy)
 
 
-def probes(server: model.Server, protocol: model.Protocol, ways: Sequence[Way]) -> tuple[Probe, ...]:
+def probes(server: model.Server, protocol: model.Protocol, ways: Sequence[EntryPath]) -> tuple[Probe, ...]:
     """What a check of this server does, none without a check. ``protocol`` and ``ways`` are its backend's."""
     if server.check is None or server.check.type == "none":
         return ()
@@ -140,7 +140,7 @@ def probes(server: model.Server, protocol: model.Protocol, ways: Sequence[Way]) 
 
 
 def is_as_ended_sessions(
-    server: model.Server, protocol: model.Protocol, ways: Sequence[Way], probe: Probe
+    server: model.Server, protocol: model.Protocol, ways: Sequence[EntryPath], probe: Probe
 ) -> bool:
     """Does the server see this connection as it sees sessions whose TLS ends at the proxy?
 
@@ -162,7 +162,7 @@ def is_as_ended_sessions(
 
 
 def tls_of_checks(
-    server: model.Server, protocol: model.Protocol, ways: Sequence[Way]
+    server: model.Server, protocol: model.Protocol, ways: Sequence[EntryPath]
 ) -> dict[model.ServerTls, str]:
     """The TLS that checks of this server use, each with its key in the server's table, ``check.tls`` where none is written.
 
@@ -186,11 +186,11 @@ class _Planner:
     server: model.Server
     check: model.Check
     protocol: model.Protocol
-    ways: tuple[Way, ...]
+    ways: tuple[EntryPath, ...]
 
     def ports(self) -> Sequence[int | None]:
         """Where an ordinary check connects to; None where there is no port, or none is known."""
-        target, port = self._place(_AS_THE_CHECK)
+        target, port = self._place(_INHERIT)
         if port is not None or isinstance(target or self.server.address, UnixAddress):
             return (port,)
         known = dict.fromkeys(way.port for way in self.ways if way.port is not None)
@@ -199,7 +199,7 @@ class _Planner:
     def probe(self, port: int | None) -> Probe:
         """An ordinary check of one port."""
         check = self.check
-        kind = self._own_kind(port) if check.type is None or check.type == "none" else check.type
+        kind = self._default_kind(port) if check.type is None or check.type == "none" else check.type
         tls = self._tls(check.tls, port)
         send_proxy = check.send_proxy or self.server.send_proxy or "none"
         if (
@@ -219,7 +219,7 @@ class _Planner:
             hello=check.hello,
         )
 
-    def _own_kind(self, port: int | None) -> ProbeKind:
+    def _default_kind(self, port: int | None) -> ProbeKind:
         """The protocol's own dialogue, where it is known whether the server speaks it in clear or over TLS; else tcp."""
         if self.protocol == "tcp":
             return "tcp"
@@ -237,7 +237,7 @@ class _Planner:
                 connections.append((number + 1, step.connect, []))
                 continue
             if not connections:
-                connections.append((number, _AS_THE_CHECK, []))
+                connections.append((number, _INHERIT, []))
             connections[-1][2].append(step)
         for first, connect, steps in connections:
             yield self._connection(connect, tuple(steps), first)
@@ -283,7 +283,7 @@ class _Planner:
         modes = {way.mode for way in self.ways_to(port)}
         return _UNVERIFIED if modes == {"passthrough"} or port in _TLS_PORTS else None
 
-    def ways_to(self, port: int | None) -> Sequence[Way]:
+    def ways_to(self, port: int | None) -> Sequence[EntryPath]:
         """The ways on which sessions come to this port of the server."""
         if isinstance(self.server.address, UnixAddress):
             return self.ways

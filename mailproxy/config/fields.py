@@ -10,7 +10,7 @@ import attrs
 from attrs import frozen
 
 from mailproxy.config import model
-from mailproxy.config.values import KINDS, Kind, kind_of
+from mailproxy.config.values import KINDS, ValueType, value_type_of
 
 # Tables that false switches off where they would be inherited.
 SWITCHABLE = (model.FrontendTls, model.SessionRate, model.ServerTls, model.Stick, model.Check)
@@ -32,13 +32,13 @@ class Key:
     name: str
     attribute: str
     annotation: Any
-    kind: Kind | None
+    kind: ValueType | None
     table: type[Any] | None
-    many: bool
-    meaning: str
-    only: tuple[object, ...] | None
+    is_list: bool
+    description: str
+    supported: tuple[object, ...] | None
     default: object
-    shown: str
+    default_text: str
 
     @property
     def required(self) -> bool:
@@ -58,10 +58,10 @@ _known: dict[type[Any], Mapping[str, Key]] = {}
 
 def _key(attribute: attrs.Attribute[Any]) -> Key:
     annotation = without_none(attribute.type)
-    kind, table, many = kind_of(annotation), None, False
+    kind, table, many = value_type_of(annotation), None, False
     if kind is None and get_origin(annotation) is tuple:
         annotation, many = get_args(annotation)[0], True
-        kind = kind_of(annotation)
+        kind = value_type_of(annotation)
     if kind is None:
         members = get_args(annotation) or (annotation,)
         table = next((member for member in members if attrs.has(member)), None)
@@ -71,8 +71,8 @@ def _key(attribute: attrs.Attribute[Any]) -> Key:
         default = ()
     return Key(
         name=attribute.name.rstrip("_"), attribute=attribute.name, annotation=annotation, kind=kind, table=table,
-        many=many, meaning=attribute.metadata["meaning"], only=attribute.metadata["only"], default=default,
-        shown=attribute.metadata["shown"],
+        is_list=many, description=attribute.metadata["meaning"], supported=attribute.metadata["only"], default=default,
+        default_text=attribute.metadata["shown"],
     )  # fmt: skip
 
 

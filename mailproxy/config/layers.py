@@ -30,7 +30,7 @@ class Layer:
 _LISTED = {"bind": ("frontend", "bind"), "server": ("backend", "servers")}
 
 
-def written(tables: Table, kind: str) -> Iterator[Layer]:
+def iter_tables(tables: Table, kind: str) -> Iterator[Layer]:
     """Every frontend, bind, backend or server that stands in a file, also in defaults and profiles that nobody uses."""
     yield Layer(f"defaults.{kind}", tables["defaults"].get(kind, {}))
     for name, profile in tables["profiles"].items():
@@ -40,7 +40,7 @@ def written(tables: Table, kind: str) -> Iterator[Layer]:
             yield Layer(join(f"{kind}s", name), table)
         return
     owner, key = _LISTED[kind]
-    for layer in written(tables, owner):
+    for layer in iter_tables(tables, owner):
         for index, table in enumerate(layer.table.get(key, [])):
             yield Layer(f"{join(layer.path, key)}[{index}]", table)
 
@@ -53,7 +53,7 @@ def merge(layers: Sequence[Layer]) -> Table:
     return merged
 
 
-def giver(layers: Sequence[Layer], *keys: str) -> str:
+def origin_path(layers: Sequence[Layer], *keys: str) -> str:
     """The path of the strongest layer that has the key, or one table in another down to it; of the table itself if none has."""
     return next((layer.path for layer in reversed(layers) if _has(layer.table, keys)), layers[-1].path)
 
@@ -66,7 +66,7 @@ def _has(table: Any, keys: Sequence[str]) -> bool:
     return True
 
 
-def overrides(layers: Sequence[Layer], keys: Sequence[str], others: Sequence[str]) -> bool:
+def is_overridden_by(layers: Sequence[Layer], keys: Sequence[str], others: Sequence[str]) -> bool:
     """Does a key, or one in a table in it, come from a stronger layer than the other one?"""
     return _strength(layers, keys) > _strength(layers, others)
 

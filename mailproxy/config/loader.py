@@ -20,8 +20,8 @@ from mailproxy.config.fields import SHORT_FORMS, keys_of, without_none
 from mailproxy.config.key_paths import join
 from mailproxy.config.source.origin import Origin
 from mailproxy.config.source.syntax import SyntaxFault, decode, parse
-from mailproxy.config.validate import Findings, Table, check_named, check_table, unknown
-from mailproxy.config.values import KINDS, Expanded, LogTarget, kind_of, show
+from mailproxy.config.validate import Diagnostics, Table, check_named, check_table, unknown
+from mailproxy.config.values import KINDS, Expanded, LogTarget, to_display, value_type_of
 from mailproxy.errors import ConfigError, Fault
 
 _FILE_MAX = 16 * 2**20  # bytes; a larger file is no configuration, and is not read into memory
@@ -98,7 +98,7 @@ def from_mapping(
 
 
 def _read(mapping: Mapping[str, Any], folder: str | os.PathLike[str], origin: Origin) -> model.Config:
-    found = Findings()
+    found = Diagnostics()
     try:
         tables = _check(_expand(mapping, "", found), found)
     except RecursionError:
@@ -114,7 +114,7 @@ def _read(mapping: Mapping[str, Any], folder: str | os.PathLike[str], origin: Or
     return config
 
 
-def _check(mapping: Table, found: Findings) -> Table:
+def _check(mapping: Table, found: Diagnostics) -> Table:
     """Every table of the file where it stands, with bad keys dropped."""
     sections: dict[str, Callable[[object], object]] = {
         "process": lambda value: check_table(model.Process, value, "process", found),
@@ -134,7 +134,7 @@ def _check(mapping: Table, found: Findings) -> Table:
     return {name: check(mapping.get(name, {})) for name, check in sections.items()}
 
 
-def _check_layers(value: object, path: str, found: Findings, *, profile: bool = False) -> Table:
+def _check_layers(value: object, path: str, found: Diagnostics, *, profile: bool = False) -> Table:
     layers = check_named(value, path, found)
     for name in layers:
         if name not in _LAYERED:
@@ -147,8 +147,8 @@ def _check_layers(value: object, path: str, found: Findings, *, profile: bool = 
     }
 
 
-def _check_owners(owner: type, value: object, path: str, found: Findings) -> Table:
-    name_kind = kind_of(keys_of(owner)["name"].annotation)
+def _check_owners(owner: type, value: object, path: str, found: Diagnostics) -> Table:
+    name_kind = value_type_of(keys_of(owner)["name"].annotation)
     assert name_kind is not None  # noqa: S101 - names are of a kind
     checked = {}
     for name, table in check_named(value, path, found, example=f", [{path}.NAME]").items():
@@ -162,7 +162,7 @@ def _check_owners(owner: type, value: object, path: str, found: Findings) -> Tab
     return checked
 
 
-def _expand(value: Any, path: str, found: Findings) -> Any:
+def _expand(value: Any, path: str, found: Diagnostics) -> Any:
     """``${NAME}`` and ``${NAME:-default}`` from the environment, in strings; ``$$`` is a dollar sign."""
     if isinstance(value, Mapping):
         return {str(name): _expand(item, join(path, str(name)), found) for name, item in value.items()}
@@ -177,7 +177,8 @@ def _expand(value: Any, path: str, found: Findings) -> Any:
             return "$"
         if name is None:
             found.drop(
-                path, f"{show(value)} is not allowed: ${{NAME}}, ${{NAME:-default}}, or $$ for a dollar sign"
+                path,
+                f"{to_display(value)} is not allowed: ${{NAME}}, ${{NAME:-default}}, or $$ for a dollar sign",
             )
             return ""
         if name not in os.environ and default is None:
@@ -200,12 +201,12 @@ def _converter(folder: Path) -> cattrs.Converter:
 
     def structure(value: object, annotation: Any) -> Any:
         annotation = without_none(annotation)
-        kind = kind_of(annotation)
+        kind = value_type_of(annotation)
         assert kind is not None  # noqa: S101 - the predicate asked the same
         return _absolute(kind.structure(value), annotation, folder)
 
     converter.register_structure_hook_func(
-        lambda annotation: kind_of(without_none(annotation)) is not None, structure
+        lambda annotation: value_type_of(without_none(annotation)) is not None, structure
     )
     for annotation in KINDS:
         if isinstance(annotation, type):  # cattrs' own hooks for plain classes would come first

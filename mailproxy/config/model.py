@@ -282,7 +282,7 @@ class Route:
     mode: Literal["tls", "passthrough"] | None = setting("end TLS here or pass it", None, shown="the bind's")
 
     @property
-    def goes_by_name(self) -> bool:
+    def needs_client_hello(self) -> bool:
         """Does it ask for what only a ClientHello says?"""
         return self.sni is not None or bool(self.alpn)
 
@@ -330,12 +330,12 @@ class Frontend:
         return self.max_sessions_per_client > 0 or self.max_session_rate_per_client is not None
 
     @property
-    def leads_to(self) -> tuple[str, ...]:
+    def backend_names(self) -> tuple[str, ...]:
         """The backends that its sessions may go to."""
         names = (self.backend, *(route.backend for route in self.routes))
         return tuple(dict.fromkeys(name for name in names if name is not None))
 
-    def ends_tls(self, bind: Bind) -> bool:
+    def terminates_tls(self, bind: Bind) -> bool:
         """May TLS end at this bind of it?"""
         return bind.mode == "tls" or (
             bind.mode == "passthrough" and any(route.mode == "tls" for route in self.routes)
@@ -589,7 +589,7 @@ class Config:
     def has_tls(self) -> bool:
         """Whether sessions may have TLS that begins or ends in this process."""
         return any(
-            frontend.ends_tls(bind) for frontend in self.frontends.values() for bind in frontend.bind
+            frontend.terminates_tls(bind) for frontend in self.frontends.values() for bind in frontend.bind
         ) or any(
             backend.tls or any(server.tls for server in backend.servers) for backend in self.backends.values()
         )

@@ -69,11 +69,11 @@ class _Tables:
 
     def _key(self, key: Key) -> Schema:
         schema = self._value(key)
-        if key.many:
+        if key.is_list:
             schema = {"type": "array", "items": schema}
-        schema = {**schema, "description": key.meaning}
-        if key.shown:
-            schema["description"] += f" (default: {key.shown})"
+        schema = {**schema, "description": key.description}
+        if key.default_text:
+            schema["description"] += f" (default: {key.default_text})"
         elif key.default not in (None, NOTHING) and not key.table:
             schema["default"] = plain(key.default)
         return schema
@@ -84,7 +84,7 @@ class _Tables:
         choices: list[Schema] = [self.named(key.table)]
         if key.kind is not None:
             choices.append({"type": "boolean"})
-        elif key.table in SWITCHABLE and not key.many:
+        elif key.table in SWITCHABLE and not key.is_list:
             choices.append({"const": False})
         if key.table in SHORT_FORMS:
             choices.append(_scalar(keys_of(key.table)[SHORT_FORMS[key.table]]))

@@ -72,13 +72,13 @@ class Expanded(str):
     __slots__ = ()
 
 
-class UnfitValueError(ValueError):
+class InvalidValueError(ValueError):
     """A value is not of its kind; the message says what is allowed."""
 
     def __init__(self, value: object, allowed: str) -> None:
         self.value = value
         self.allowed = allowed
-        super().__init__(f"{show(value)} is not allowed: {allowed}")
+        super().__init__(f"{to_display(value)} is not allowed: {allowed}")
 
 
 @frozen
@@ -110,7 +110,7 @@ class LogTarget:
 
 
 @frozen
-class Kind:
+class ValueType:
     """One kind of value. ``read`` raises ValueError, with a fact if ``allowed`` does not say it all."""
 
     read: Callable[[object], object]
@@ -121,14 +121,14 @@ class Kind:
         """The hook that cattrs calls."""
         try:
             return self.read(value)
-        except UnfitValueError:
+        except InvalidValueError:
             raise
         except ValueError as error:
             fact = str(error)
-            raise UnfitValueError(value, f"{fact}; {self.allowed}" if fact else self.allowed) from None
+            raise InvalidValueError(value, f"{fact}; {self.allowed}" if fact else self.allowed) from None
 
 
-def show(value: object) -> str:
+def to_display(value: object) -> str:
     """A value as it stood in the file, shortened, on one line."""
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -139,7 +139,7 @@ def show(value: object) -> str:
     if isinstance(value, (date, time)):
         return value.isoformat()
     if isinstance(value, list):
-        return _shorten(f"[{', '.join(map(show, value))}]")
+        return _shorten(f"[{', '.join(map(to_display, value))}]")
     try:
         text = f'"{printable(value)}"' if isinstance(value, str) else repr(value)
     except ValueError:  # Python writes no number of more than 4300 digits
@@ -367,7 +367,7 @@ def _sni_patterns(value: object) -> tuple[str, ...] | Literal[False]:
         raise ValueError
     for name in value:
         if not isinstance(name, str) or not re.fullmatch(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", name):
-            raise ValueError(f"{show(name)} is no server name")
+            raise ValueError(f"{to_display(name)} is no server name")
     return tuple(name.lower() for name in value)
 
 
@@ -392,80 +392,80 @@ _HEX = {**_STRING, "pattern": r"^\s*([0-9A-Fa-f]{2}\s*)+$"}
 _HEX_WORDS = 'bytes in hex such as "16 03 01", two digits each'
 _DURATION_WORDS = 'a duration such as "300ms", "5s", "31m", "1h", or a number of seconds'
 
-KINDS: dict[Any, Kind] = {
-    Seconds: Kind(parse_duration, _DURATION_WORDS, _DURATION),
-    TimeLimit: Kind(_time_limit, f"{_DURATION_WORDS}, above 0", _DURATION),
-    Size: Kind(parse_size, 'a size such as "200k", or a number', _SIZE),
-    Count: Kind(
+KINDS: dict[Any, ValueType] = {
+    Seconds: ValueType(parse_duration, _DURATION_WORDS, _DURATION),
+    TimeLimit: ValueType(_time_limit, f"{_DURATION_WORDS}, above 0", _DURATION),
+    Size: ValueType(parse_size, 'a size such as "200k", or a number', _SIZE),
+    Count: ValueType(
         _integer(0, _INT_MAX), f"a whole number from 0 to {_INT_MAX}",
         {"type": "integer", "minimum": 0, "maximum": _INT_MAX},
     ),
-    Positive: Kind(
+    Positive: ValueType(
         _integer(1, _INT_MAX), f"a whole number from 1 to {_INT_MAX}",
         {"type": "integer", "minimum": 1, "maximum": _INT_MAX},
     ),
-    RateCount: Kind(
+    RateCount: ValueType(
         _integer(1, _RATE_COUNT_MAX), f"a whole number from 1 to {_RATE_COUNT_MAX}",
         {"type": "integer", "minimum": 1, "maximum": _RATE_COUNT_MAX},
     ),
-    RatePeriod: Kind(_rate_period, f"{_DURATION_WORDS}, above 0 and at most 1d", _DURATION),
-    Port: Kind(_integer(1, 65535), "a port from 1 to 65535", {"type": "integer", "minimum": 1, "maximum": 65535}),
-    PrefixV4: Kind(_integer(0, 32), "a whole number from 0 to 32", {"type": "integer", "minimum": 0, "maximum": 32}),
-    PrefixV6: Kind(_integer(0, 128), "a whole number from 0 to 128", {"type": "integer", "minimum": 0, "maximum": 128}),
-    Weight: Kind(
+    RatePeriod: ValueType(_rate_period, f"{_DURATION_WORDS}, above 0 and at most 1d", _DURATION),
+    Port: ValueType(_integer(1, 65535), "a port from 1 to 65535", {"type": "integer", "minimum": 1, "maximum": 65535}),
+    PrefixV4: ValueType(_integer(0, 32), "a whole number from 0 to 32", {"type": "integer", "minimum": 0, "maximum": 32}),
+    PrefixV6: ValueType(_integer(0, 128), "a whole number from 0 to 128", {"type": "integer", "minimum": 0, "maximum": 128}),
+    Weight: ValueType(
         _integer(0, WEIGHT_MAX), f"a whole number from 0 to {WEIGHT_MAX}",
         {"type": "integer", "minimum": 0, "maximum": WEIGHT_MAX},
     ),
-    Mode: Kind(_mode, 'permission bits such as "0660"', {"type": "string", "pattern": "^0?[0-7]{3}$"}),
-    Name: Kind(_name, "a name of letters, digits and . _ - : / * [ ]", {**_STRING, "pattern": r"^[A-Za-z0-9_.:\[\]*/-]{1,128}$"}),
-    Account: Kind(_account, 'a name, or a number such as "#80"', {**_STRING, "pattern": "^([^#]|#[0-9]{1,10}$)"}),
-    Text: Kind(_text, "a string that is not empty", {**_STRING, "minLength": 1}),
-    SyslogTag: Kind(
+    Mode: ValueType(_mode, 'permission bits such as "0660"', {"type": "string", "pattern": "^0?[0-7]{3}$"}),
+    Name: ValueType(_name, "a name of letters, digits and . _ - : / * [ ]", {**_STRING, "pattern": r"^[A-Za-z0-9_.:\[\]*/-]{1,128}$"}),
+    Account: ValueType(_account, 'a name, or a number such as "#80"', {**_STRING, "pattern": "^([^#]|#[0-9]{1,10}$)"}),
+    Text: ValueType(_text, "a string that is not empty", {**_STRING, "minLength": 1}),
+    SyslogTag: ValueType(
         _syslog_tag, "1 to 32 letters, digits and _ . / -", {**_STRING, "pattern": r"^[A-Za-z0-9_./-]{1,32}$"}
     ),
-    HostName: Kind(_host_name, 'a host name such as "imap.internal", or an IP address', {**_STRING, "minLength": 1}),
-    SentText: Kind(_octets(_utf8), "a string that is not empty", {**_STRING, "minLength": 1}),
-    SentHex: Kind(_octets(_from_hex), _HEX_WORDS, _HEX),
-    ExpectedText: Kind(_octets(_utf8, _EXPECTED_MAX), "a string that is not empty", {**_STRING, "minLength": 1}),
-    ExpectedHex: Kind(_octets(_from_hex, _EXPECTED_MAX), _HEX_WORDS, _HEX),
-    Pattern: Kind(_pattern, "a regular expression", {**_STRING, "format": "regex", "minLength": 1}),
-    bool: Kind(_boolean, "true or false", {"type": "boolean"}),
-    float: Kind(_share, "a number from 0 to 1", {"type": "number", "minimum": 0, "maximum": 1}),
-    Path: Kind(_text, "a path", {**_STRING, "minLength": 1}),
-    Network: Kind(_network, 'a network such as "10.0.0.0/8" or "2001:db8::/32", or an address', _STRING),
-    ProxySource: Kind(_proxy_source, 'a network such as "10.0.0.0/8" or "2001:db8::/32", an address, or "unix"', _STRING),
-    Workers: Kind(_workers, 'a whole number from 1, or "auto"', {"anyOf": [{"type": "integer", "minimum": 1}, {"const": "auto"}]}),
-    Redispatch: Kind(
+    HostName: ValueType(_host_name, 'a host name such as "imap.internal", or an IP address', {**_STRING, "minLength": 1}),
+    SentText: ValueType(_octets(_utf8), "a string that is not empty", {**_STRING, "minLength": 1}),
+    SentHex: ValueType(_octets(_from_hex), _HEX_WORDS, _HEX),
+    ExpectedText: ValueType(_octets(_utf8, _EXPECTED_MAX), "a string that is not empty", {**_STRING, "minLength": 1}),
+    ExpectedHex: ValueType(_octets(_from_hex, _EXPECTED_MAX), _HEX_WORDS, _HEX),
+    Pattern: ValueType(_pattern, "a regular expression", {**_STRING, "format": "regex", "minLength": 1}),
+    bool: ValueType(_boolean, "true or false", {"type": "boolean"}),
+    float: ValueType(_share, "a number from 0 to 1", {"type": "number", "minimum": 0, "maximum": 1}),
+    Path: ValueType(_text, "a path", {**_STRING, "minLength": 1}),
+    Network: ValueType(_network, 'a network such as "10.0.0.0/8" or "2001:db8::/32", or an address', _STRING),
+    ProxySource: ValueType(_proxy_source, 'a network such as "10.0.0.0/8" or "2001:db8::/32", an address, or "unix"', _STRING),
+    Workers: ValueType(_workers, 'a whole number from 1, or "auto"', {"anyOf": [{"type": "integer", "minimum": 1}, {"const": "auto"}]}),
+    Redispatch: ValueType(
         _redispatch, "true, false, or a whole number from 1",
         {"anyOf": [{"type": "boolean"}, {"type": "integer", "minimum": 1}]},
     ),
-    SniPatterns: Kind(
+    SniPatterns: ValueType(
         _sni_patterns, 'a list of server names such as "imap.example.com" or "*.example.org", or false',
         {"anyOf": [{"type": "array", "items": _STRING, "minItems": 1}, {"const": False}]},
     ),
-    KeepAliveTime: Kind(
+    KeepAliveTime: ValueType(
         _keepalive_time, f'a duration from "1s" to "{_KEEPALIVE_MAX_S}s", or a number of seconds', _DURATION
     ),
-    KeepAliveCount: Kind(_integer(1, 127), "a whole number from 1 to 127", {"type": "integer", "minimum": 1, "maximum": 127}),
-    SourceAddress: Kind(_source_address, 'an IP address without a port, such as "10.0.0.9", or "client"', _STRING),
-    HelloName: Kind(
+    KeepAliveCount: ValueType(_integer(1, 127), "a whole number from 1 to 127", {"type": "integer", "minimum": 1, "maximum": 127}),
+    SourceAddress: ValueType(_source_address, 'an IP address without a port, such as "10.0.0.9", or "client"', _STRING),
+    HelloName: ValueType(
         _hello_name, 'a host name such as "proxy.example.com", or an address literal such as "[192.0.2.1]"',
         {**_STRING, "pattern": r"^[!-~]{1,255}$"},
     ),
-    AlpnName: Kind(
+    AlpnName: ValueType(
         _alpn_name, 'a protocol name such as "imap", 1 to 255 ASCII characters', {**_STRING, "pattern": r"^[ -~]{1,255}$"}
     ),
-    LogTarget: Kind(_log_target, "stderr, stdout, a path, syslog:/dev/log or syslog:HOST:514", {**_STRING, "minLength": 1}),
-    BindAddress: Kind(
+    LogTarget: ValueType(_log_target, "stderr, stdout, a path, syslog:/dev/log or syslog:HOST:514", {**_STRING, "minLength": 1}),
+    BindAddress: ValueType(
         _address(parse_bind), 'an address such as "*:143", "[::]:993", "127.0.0.1:993", "unix:/run/x.sock", "fd:3" or "fd:NAME"', _STRING
     ),
-    ServerAddress: Kind(
+    ServerAddress: ValueType(
         _address(parse_server), 'an address such as "10.0.0.1:993", "10.0.0.2", "imap.internal:993" or "unix:/run/x.sock"', _STRING
     ),
 }  # fmt: skip
 
 
-def one_of(choices: tuple[object, ...]) -> Kind:
+def one_of(choices: tuple[object, ...]) -> ValueType:
     """The kind of a Literal."""
 
     def read(value: object) -> object:
@@ -476,11 +476,11 @@ def one_of(choices: tuple[object, ...]) -> Kind:
         raise ValueError
 
     # quoted only where the bare word would pass for a number
-    words = [show(choice) if str(choice)[0].isdigit() else str(choice) for choice in choices]
-    return Kind(read, f"one of {', '.join(words)}", {"enum": list(choices)})
+    words = [to_display(choice) if str(choice)[0].isdigit() else str(choice) for choice in choices]
+    return ValueType(read, f"one of {', '.join(words)}", {"enum": list(choices)})
 
 
-def kind_of(annotation: object) -> Kind | None:
+def value_type_of(annotation: object) -> ValueType | None:
     """The kind for a key's annotation, ``| None`` already taken off; None for tables and lists."""
     if get_origin(annotation) is Literal:
         return one_of(get_args(annotation))

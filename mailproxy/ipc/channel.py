@@ -22,7 +22,7 @@ Message = dict[str, Any]
 Entry = TypeVar("Entry")
 
 _PACKET_MAX = 128 * 1024  # bytes
-_PART_MAX = (
+_BATCH_MAX = (
     64 * 1024
 )  # bytes of a message's entries, which leaves room for one that is long, and for other words
 _BUFFER = (
@@ -30,10 +30,10 @@ _BUFFER = (
 )  # bytes, of which Linux makes twice as many: a packet fits, whatever net.core.wmem_default is
 _DESCRIPTORS_MAX = 4
 _WAITING_MAX = 2000  # messages; whoever reads none of so many hangs
-_ROOM = 20  # messages that may wait while somebody fills the line with many
+_ROOM_MESSAGES = 20  # messages that may wait while somebody fills the line with many
 
 
-def open_pair() -> tuple[socket.socket, socket.socket]:
+def channel_pair() -> tuple[socket.socket, socket.socket]:
     """The two ends of a line; nonblocking."""
     ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     for end in ends:
@@ -42,7 +42,7 @@ def open_pair() -> tuple[socket.socket, socket.socket]:
     return ends
 
 
-def post(end: socket.socket, message: Mapping[str, object], *ends: socket.socket) -> bool:
+def try_send(end: socket.socket, message: Mapping[str, object], *ends: socket.socket) -> bool:
     """Send without waiting, with copies of these sockets. False if the other side is gone, or reads nothing any more."""
     try:
         socket.send_fds(end, [_packet(message)], [sock.fileno() for sock in ends])
@@ -56,13 +56,13 @@ def _packet(message: object) -> bytes:
     return json.dumps(message, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
-def in_packets(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+def batch_by_size(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
     """As many as a message holds at a time, by their size."""
     part: list[Entry] = []
     size = 0
     for entry in entries:
         more = len(_packet(entry)) + 1
-        if part and size + more > _PART_MAX:
+        if part and size + more > _BATCH_MAX:
             yield part
             part, size = [], 0
         part.append(entry)
@@ -76,14 +76,14 @@ def _ignore(fact: str) -> None:
 
 
 @frozen
-class Heard:
+class Received:
     """A message, and the sockets that came with it: the receiver's to close."""
 
     message: Message
     sockets: tuple[socket.socket, ...] = field(default=(), repr=False)
 
 
-class Line:
+class Channel:
     """One end of a line in a trio loop; takes the socket over. Messages are kept in order, and sent by ``run``.
 
     One that is too long is dropped on either side, which ``dropped`` is told: whoever made it is at fault, and not the line.
@@ -92,43 +92,43 @@ class Line:
     def __init__(self, end: socket.socket, *, dropped: Callable[[str], object] = _ignore) -> None:
         self._end = end
         self._dropped = dropped
-        self._waiting: OrderedDict[Hashable, Message] = OrderedDict()
-        self._said = 0
+        self._outgoing: OrderedDict[Hashable, Message] = OrderedDict()
+        self._last_key = 0
         self._wake = trio.Event()
         self._parked = trio.lowlevel.ParkingLot()
 
-    def say(self, message: Message, *, instead: Hashable = None) -> bool:
+    def send_nowait(self, message: Message, *, replaces: Hashable = None) -> bool:
         """Send a message soon; False if too many wait, and it is not sent.
 
         ``instead``: it takes the place of one that was said under the same name and has not gone out yet.
         """
-        if instead is None:
-            if len(self._waiting) >= _WAITING_MAX:
+        if replaces is None:
+            if len(self._outgoing) >= _WAITING_MAX:
                 return False
-            self._said += 1
-            instead = self._said
-        self._waiting.pop(instead, None)
-        self._waiting[instead] = message
+            self._last_key += 1
+            replaces = self._last_key
+        self._outgoing.pop(replaces, None)
+        self._outgoing[replaces] = message
         self._wake.set()
         return True
 
-    async def room(self) -> None:
+    async def wait_for_room(self) -> None:
         """Wait until few messages wait: for those who have many."""
-        while len(self._waiting) >= _ROOM:
+        while len(self._outgoing) >= _ROOM_MESSAGES:
             await self._parked.park()
 
     async def send(self, message: Message) -> None:
         """Say a message when there is room for it."""
-        await self.room()
-        self.say(message)
+        await self.wait_for_room()
+        self.send_nowait(message)
 
     async def run(self) -> None:
         """Send what is said until cancelled, or the other side is gone."""
         while True:
             await self._wake.wait()
             self._wake = trio.Event()
-            while self._waiting:
-                _, message = self._waiting.popitem(last=False)
+            while self._outgoing:
+                _, message = self._outgoing.popitem(last=False)
                 if not await self._send(message):
                     return
                 self._parked.unpark_all()
@@ -153,12 +153,12 @@ class Line:
 
     def flush(self) -> None:
         """Send what waits without waiting, as far as that goes; at the end."""
-        while self._waiting:
-            _, message = self._waiting.popitem(last=False)
-            if len(_packet(message)) <= _PACKET_MAX and not post(self._end, message):
+        while self._outgoing:
+            _, message = self._outgoing.popitem(last=False)
+            if len(_packet(message)) <= _PACKET_MAX and not try_send(self._end, message):
                 return
 
-    async def hear(self) -> Heard | None:
+    async def receive(self) -> Received | None:
         """The next message; None when the other side is gone."""
         while True:
             try:
@@ -171,7 +171,7 @@ class Line:
                 await trio.lowlevel.checkpoint()
                 sockets = tuple(socket.socket(fileno=fd) for fd in fds)
                 if not flags & socket.MSG_TRUNC:
-                    return Heard(json.loads(data), sockets) if data else None
+                    return Received(json.loads(data), sockets) if data else None
                 for sock in sockets:
                     sock.close()
                 self._dropped(f"a message of more than {_PACKET_MAX} bytes is too long: not heard")

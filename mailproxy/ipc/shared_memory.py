@@ -9,7 +9,7 @@ import os
 import trio
 
 
-class SharedCells:
+class SharedMemory:
     """``rows`` times ``columns`` numbers of 64 bits, all 0. Who writes a row is agreed upon outside; nothing is locked."""
 
     def __init__(self, rows: int, columns: int) -> None:
@@ -42,20 +42,20 @@ class SharedWords:
         self.row(number)[:] = memoryview(bytes(self._length * 8)).cast("Q")
 
 
-class Bells:
+class Wakeups:
     """One bell for each worker, which any process rings; made before they are forked."""
 
     def __init__(self, workers: int) -> None:
-        self._bells = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(workers)]
+        self._eventfds = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(workers)]
 
-    def ring(self, slot: int) -> None:
+    def wake(self, slot: int) -> None:
         """Wake a worker. A bell that rings already goes on ringing."""
         with contextlib.suppress(BlockingIOError):  # nobody has heard 2^64 - 2 of them
-            os.eventfd_write(self._bells[slot], 1)
+            os.eventfd_write(self._eventfds[slot], 1)
 
     async def wait(self, slot: int) -> None:
         """Wait until this bell rings, or has rung since the last time."""
-        bell = self._bells[slot]
+        bell = self._eventfds[slot]
         while True:
             try:
                 os.eventfd_read(bell)

@@ -1,8 +1,8 @@
 """The log: what ended sessions and why, and what else an operator must know. Credentials and mail content never."""
 
-from mailproxy.log.end_reasons import ENDS, By, End, Phase
+from mailproxy.log.end_reasons import ENDS, EndedBy, EndReason, Phase
 from mailproxy.log.record import SessionRecord
 from mailproxy.log.targets import Target, open_target
 from mailproxy.log.writer import Log, Output
 
-__all__ = ["ENDS", "By", "End", "Log", "Output", "Phase", "SessionRecord", "Target", "open_target"]
+__all__ = ["ENDS", "EndReason", "EndedBy", "Log", "Output", "Phase", "SessionRecord", "Target", "open_target"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import define
 
-from mailproxy.log.end_reasons import End
+from mailproxy.log.end_reasons import EndReason
 
 
 @define(kw_only=True, eq=False, weakref_slot=False)
@@ -43,7 +43,7 @@ class SessionRecord:
     client_cn: str | None = None
     close_notify: bool | None = None
     server_close_notify: bool | None = None
-    end: End | None = None
+    end: EndReason | None = None
     detail: str = ""
     process_sessions: int = 0
     frontend_sessions: int = 0

@@ -17,7 +17,7 @@ _CLOSE_NOTIFY_BYTES = (
 )  # its type behind it, and the tag of every cipher that is usual
 
 
-def is_leaving(client: socket.socket, events: int) -> bool:
+def is_client_closing(client: socket.socket, events: int) -> bool:
     """Do these events of the poller mean that it has left?
 
     It has if its connection failed, or if it has ended its side with nothing left to read: one that asked for something,
@@ -25,10 +25,10 @@ def is_leaving(client: socket.socket, events: int) -> bool:
     """
     if events & (ERR | HUP):
         return True
-    return bool(events & RDHUP) and _is_gone(client)
+    return bool(events & RDHUP) and _is_drained_eof(client)
 
 
-def _is_gone(client: socket.socket) -> bool:
+def _is_drained_eof(client: socket.socket) -> bool:
     try:
         # SSLSocket takes no flags; nothing is consumed, so TLS does not miss it
         data = socket.socket.recv(client, _CLOSE_NOTIFY_MAX + 1, socket.MSG_PEEK)

@@ -105,13 +105,13 @@ async def connect(
     Cancelled, it leaves nothing open.
     """
     if len(endpoints) == 1:
-        begun = begun or begin(endpoints[0], port, poller, options, source)
-        return await begun.finish(), endpoints[0]
+        begun = begun or start(endpoints[0], port, poller, options, source)
+        return await begun.wait(), endpoints[0]
     faults: list[ServerRefusedError | ProxyError] = []
     for index, endpoint in enumerate(endpoints):
         with trio.CancelScope(deadline=_share(len(endpoints) - index)):
             try:
-                return await begin(endpoint, port, poller, options, source).finish(), endpoint
+                return await start(endpoint, port, poller, options, source).wait(), endpoint
             except (ServerRefusedError, ProxyError) as error:
                 error.__traceback__ = error.__context__ = None  # whose frames have these faults: a cycle
                 faults.append(error)
@@ -133,7 +133,9 @@ def _share(left: int) -> float:
     return end if left == 1 else now + (end - now) / left
 
 
-async def knock(endpoints: Sequence[Endpoint], port: int | None, source: Source | None = None) -> Endpoint:
+async def half_open_connect(
+    endpoints: Sequence[Endpoint], port: int | None, source: Source | None = None
+) -> Endpoint:
     """Does anybody listen there? As ``connect``, but nobody has to be let in: returns the endpoint that would.
 
     TCP is asked for the first half of a handshake alone: without the last acknowledgement, and with a reset in place of it,
@@ -151,12 +153,12 @@ class Dial:
     sock: socket.socket
     endpoint: Endpoint
     port: int | None
-    code: int
+    errno: int
     _poller: AnyPoller
 
-    async def finish(self) -> socket.socket:
+    async def wait(self) -> socket.socket:
         """Wait for it; see ``connect``."""
-        sock, poller, code = self.sock, self._poller, self.code
+        sock, poller, code = self.sock, self._poller, self.errno
         fd = sock.fileno()
         try:
             if code == errno.EINPROGRESS:
@@ -177,22 +179,22 @@ class Dial:
                 if not code:
                     poller.add(fd, BOTH_WAYS)
         except BaseException:
-            self.give_up()
+            self.abort()
             raise
         if not code:
             return sock
-        self.give_up()
+        self.abort()
         # a missing Unix socket is one of a server that restarts, and comes back in a moment
-        is_local = self.code == code != errno.ECONNREFUSED and self.endpoint.family != socket.AF_UNIX
+        is_local = self.errno == code != errno.ECONNREFUSED and self.endpoint.family != socket.AF_UNIX
         raise _failure(self.endpoint.text(self.port), code, is_local=is_local)
 
-    def give_up(self) -> None:
+    def abort(self) -> None:
         """Close it, made or not."""
         self._poller.forget(self.sock.fileno())
         self.sock.close()
 
 
-def begin(
+def start(
     endpoint: Endpoint,
     port: int | None,
     poller: AnyPoller = TRIO,

@@ -121,6 +121,10 @@ class Listener:
                 remove(Path(self.bind.address.path), self.made)
 
 
+Slots = list[list[Listener]]
+"""The listeners of each worker."""
+
+
 def open_listeners(config: Config, terminators: Mapping[tuple[str, int], Terminator]) -> list[Listener]:
     """Listen on every bind of every frontend.
 
@@ -202,6 +206,12 @@ def close_all(listeners: Iterable[Listener]) -> None:
         listener.close()
 
 
+def close_slots(slots: Slots) -> None:
+    """Close the listeners of all workers."""
+    for listeners in slots:
+        close_all(listeners)
+
+
 def _reason(error: Exception, bind: Bind) -> str:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     port = bind.address.port if isinstance(bind.address, TcpAddress) else None
@@ -217,7 +227,7 @@ def _open(bind: Bind, frontend: str, number: int, terminator: Terminator | None)
     elif isinstance(bind.address, UnixAddress):
         sock, made = _open_unix(bind, bind.address)
     else:
-        sock = _take_over(descriptor_of(bind.address))
+        sock = _adopt_descriptor(descriptor_of(bind.address))
     return _listener(sock, bind, frontend, number, terminator, made=made)
 
 
@@ -328,7 +338,7 @@ def _remove_stale(path: Path) -> None:
             remove(path, found)
 
 
-def _take_over(fd: int) -> socket.socket:
+def _adopt_descriptor(fd: int) -> socket.socket:
     copy = -1
     try:
         copy = os.dup(fd)

@@ -24,7 +24,9 @@ _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.001, 0.01
 T = TypeVar("T")
 
 
-def look(sock: socket.socket, parse: Callable[[bytes], tuple[T, int] | NeedMore]) -> tuple[T, int] | None:
+def peek_nowait(
+    sock: socket.socket, parse: Callable[[bytes], tuple[T, int] | NeedMore]
+) -> tuple[T, int] | None:
     """What is there already, if ``parse`` makes something of it; None if it has to be waited for.
 
     Mostly it is there, and this costs no time limit and no task switch. Raises ClientAbortError if the connection has

@@ -37,16 +37,16 @@ BOTH_WAYS = READING | OUT
 GONE = RDHUP | ERR | HUP
 
 
-class Ready(Protocol):
+class EventHandler(Protocol):
     """Who is told what happens at a descriptor. Synchronous, raises nothing."""
 
-    def ready(self, events: int) -> None: ...
+    def on_events(self, events: int) -> None: ...
 
 
-class Turn(Protocol):
+class Deferred(Protocol):
     """Who has left something to be done, so that others have their turn first. Synchronous, raises nothing."""
 
-    def take_turn(self) -> None: ...
+    def run(self) -> None: ...
 
 
 class Watch(Protocol):
@@ -57,8 +57,8 @@ class Watch(Protocol):
     """
 
     fd: int
-    seen: int
-    leaves: Callable[[int], None] | None
+    pending_events: int
+    on_hangup: Callable[[int], None] | None
 
     async def readable(self) -> int:
         """Wait until it may be worth reading; the caller has found that there is nothing now. Returns the events."""
@@ -70,21 +70,21 @@ class Watch(Protocol):
 class EpollWatch:
     """See Watch."""
 
-    __slots__ = ("_events", "_poller", "_task", "fd", "leaves", "seen")
+    __slots__ = ("_events", "_poller", "_task", "fd", "on_hangup", "pending_events")
 
     def __init__(self, poller: Poller, fd: int, events: int) -> None:
         self._poller = poller
         self._events = events
         self._task: trio.lowlevel.Task | None = None
         self.fd = fd
-        self.seen = 0
-        self.leaves: Callable[[int], None] | None = None
+        self.pending_events = 0
+        self.on_hangup: Callable[[int], None] | None = None
 
-    def ready(self, events: int) -> None:
+    def on_events(self, events: int) -> None:
         """See Ready."""
-        self.seen |= events
-        if self.leaves is not None:
-            self.leaves(events)
+        self.pending_events |= events
+        if self.on_hangup is not None:
+            self.on_hangup(events)
         task, self._task = self._task, None
         if task is not None:
             self._poller.wake(task)
@@ -93,15 +93,15 @@ class EpollWatch:
         """See Watch."""
         if not self._events & OUT:
             self._events |= OUT
-            self._poller.ask_again(self.fd, self._events)
+            self._poller.rearm(self.fd, self._events)
         return await self.readable()
 
     async def readable(self) -> int:
         """See Watch."""
-        self.seen &= GONE  # which is told once, and holds for ever
+        self.pending_events &= GONE  # which is told once, and holds for ever
         self._task = trio.lowlevel.current_task()
         await trio.lowlevel.wait_task_rescheduled(self._give_up)
-        return self.seen
+        return self.pending_events
 
     def _give_up(self, _: object) -> trio.lowlevel.Abort:
         self._task = None
@@ -111,12 +111,12 @@ class EpollWatch:
 class TrioWatch:
     """Waiting by trio's own means: for sockets that no poller knows, and where there is no epoll. ``seen`` stays empty."""
 
-    __slots__ = ("fd", "leaves", "seen")
+    __slots__ = ("fd", "on_hangup", "pending_events")
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
-        self.seen = 0
-        self.leaves: Callable[[int], None] | None = None
+        self.pending_events = 0
+        self.on_hangup: Callable[[int], None] | None = None
 
     async def readable(self) -> int:
         """See Watch."""
@@ -133,14 +133,14 @@ class Poller:
     """The sockets of all sessions of one trio loop. ``now`` is trio's clock when the last events were told."""
 
     def __init__(self, on_fault: Callable[[Exception], None] | None = None) -> None:
-        """``on_fault`` gets what a ``ready`` or ``take_turn`` raised against its promise. Without it, ``serve`` raises that."""
+        """``on_fault`` gets what an ``on_events`` or a deferred ``run`` raised against its promise. Without it, ``serve`` raises that."""
         self._epoll = select.epoll()
         self._on_fault = on_fault or _reraise
-        self._told: dict[int, Ready] = {}
-        self._turns: deque[Turn] = deque()
-        self._late: dict[int, int] = {}  # what could not be told in its turn
+        self._handlers: dict[int, EventHandler] = {}
+        self._turns: deque[Deferred] = deque()
+        self._undelivered: dict[int, int] = {}  # what could not be told in its turn
         self._has_woken = False
-        self._bell: int | None = None  # what it is woken with, while it waits
+        self._wakeup_fd: int | None = None  # what it is woken with, while it waits
         self.now = 0.0
         self.clock = trio.current_time
 
@@ -152,19 +152,19 @@ class Poller:
             self._epoll.register(bell, IN | _ET)
             task_status.started()
             while True:
-                if self._turns or self._late:
+                if self._turns or self._undelivered:
                     await trio.lowlevel.checkpoint()
                 else:
-                    self._bell = bell
+                    self._wakeup_fd = bell
                     await trio.lowlevel.wait_readable(self._epoll.fileno())
-                    self._bell = None
-                self._tell()
+                    self._wakeup_fd = None
+                self._deliver()
         finally:
-            self._bell = None
+            self._wakeup_fd = None
             self._epoll.close()
             os.close(bell)
 
-    def _tell(self) -> None:
+    def _deliver(self) -> None:
         turns, poll = self._turns, self._epoll.poll
         self._has_woken = False
         until = self.clock() + _TURN_S
@@ -172,14 +172,14 @@ class Poller:
         # woken meanwhile have their turn first.
         for _ in range(_POLLS_PER_TURN):
             found = poll(0, _EVENTS_PER_POLL)
-            if self._late:
-                found = self._with_late(found)
+            if self._undelivered:
+                found = self._with_undelivered(found)
             self.now = self.clock()
-            if not self._tell_each(found, until):
+            if not self._deliver_each(found, until):
                 return
             for _ in range(len(turns)):
                 try:
-                    turns.popleft().take_turn()
+                    turns.popleft().run()
                 except Exception as fault:  # noqa: BLE001 - the border of one session: the others go on
                     self._on_fault(fault)
                 if self.clock() > until:
@@ -187,27 +187,27 @@ class Poller:
             if self._has_woken or (len(found) < _BUSY and not turns):
                 return
 
-    def _tell_each(self, found: list[tuple[int, int]], until: float) -> bool:
+    def _deliver_each(self, found: list[tuple[int, int]], until: float) -> bool:
         """Was there time for all of them? The others are told in the next turn."""
-        told = self._told
+        told = self._handlers
         number = fd = 0
         try:
             for number, (fd, events) in enumerate(found, 1):
                 who = told.get(fd)
                 if who is not None:
-                    who.ready(events)
+                    who.on_events(events)
                 if not number % _EVENTS_PER_LOOK and self.clock() > until:
-                    self._late = dict(found[number:])
+                    self._undelivered = dict(found[number:])
                     return False
         except Exception as fault:  # noqa: BLE001 - the border of one session, which its timeouts end
             self.forget(fd)
-            self._late = dict(found[number:])  # they were told once
+            self._undelivered = dict(found[number:])  # they were told once
             self._on_fault(fault)
             return False
         return True
 
-    def _with_late(self, found: list[tuple[int, int]]) -> list[tuple[int, int]]:
-        late, self._late = self._late, {}
+    def _with_undelivered(self, found: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        late, self._undelivered = self._undelivered, {}
         for fd, events in found:
             late[fd] = late.get(fd, 0) | events
         return list(late.items())
@@ -218,9 +218,9 @@ class Poller:
         Raises ProxyError where the user's or the machine's epoll is full.
         """
         watch = EpollWatch(self, fd, events)
-        self._told[fd] = watch
-        if self._late:
-            self._late.pop(fd, None)  # that was of another socket
+        self._handlers[fd] = watch
+        if self._undelivered:
+            self._undelivered.pop(fd, None)  # that was of another socket
         epoll = self._epoll
         try:
             if not epoll.closed:  # or the proxy is being stopped, and the session with it
@@ -228,42 +228,42 @@ class Poller:
         except FileExistsError:  # it was forgotten and not closed
             epoll.modify(fd, events)
         except OSError as error:
-            del self._told[fd]
+            del self._handlers[fd]
             raise ProxyError(f"epoll takes no more sockets: {error.strerror}") from None
         return watch
 
-    def put(self, fd: int, who: Ready, events: int = READING) -> None:
+    def add_handler(self, fd: int, who: EventHandler, events: int = READING) -> None:
         """As ``add``, with somebody else to tell."""
         self.add(fd, events)
-        self._told[fd] = who
+        self._handlers[fd] = who
 
-    def take_over(self, fd: int, who: Ready) -> Ready | None:
+    def set_handler(self, fd: int, who: EventHandler) -> EventHandler | None:
         """From now on tell another one; returns who was told before, None for a socket that has to be added."""
-        before = self._told.get(fd)
+        before = self._handlers.get(fd)
         if before is not None:
-            self._told[fd] = who
+            self._handlers[fd] = who
         return before
 
-    def ask_again(self, fd: int, events: int) -> None:
+    def rearm(self, fd: int, events: int) -> None:
         """Have all that holds at this moment told once more, and from now on these events."""
         if not self._epoll.closed:
             self._epoll.modify(fd, events)
 
     def forget(self, fd: int) -> None:
         """Tell nobody any more; for a socket that is closed, before or after. Twice is no fault."""
-        self._told.pop(fd, None)
+        self._handlers.pop(fd, None)
 
-    def release(self, fd: int) -> None:
+    def unregister(self, fd: int) -> None:
         """Let somebody else watch a socket."""
-        if self._told.pop(fd, None) is not None and not self._epoll.closed:
+        if self._handlers.pop(fd, None) is not None and not self._epoll.closed:
             self._epoll.unregister(fd)
 
-    def go_on_later(self, turn: Turn) -> None:
+    def defer(self, turn: Deferred) -> None:
         """Let somebody go on when all others had their turn."""
         self._turns.append(turn)
-        if self._bell is not None:  # left by a task, not by who was told: nothing else may ever happen
-            os.eventfd_write(self._bell, 1)
-            self._bell = None
+        if self._wakeup_fd is not None:  # left by a task, not by who was told: nothing else may ever happen
+            os.eventfd_write(self._wakeup_fd, 1)
+            self._wakeup_fd = None
 
     def wake(self, task: trio.lowlevel.Task) -> None:
         """Reschedule a task that waits for this."""
@@ -273,11 +273,11 @@ class Poller:
     @property
     def registered(self) -> int:
         """How many sockets somebody is told of."""
-        return len(self._told)
+        return len(self._handlers)
 
     def watch(self, fd: int) -> Watch:
         """The watch of a socket that was added."""
-        return self._told[fd]  # type: ignore[return-value]  # the relay has it only later
+        return self._handlers[fd]  # type: ignore[return-value]  # the relay has it only later
 
 
 def _reraise(fault: Exception) -> None:
@@ -304,7 +304,7 @@ class TrioPoller:
     def forget(self, fd: int) -> None:
         """Nothing was registered."""
 
-    release = forget
+    unregister = forget
 
 
 AnyPoller = Poller | TrioPoller

@@ -21,7 +21,7 @@ def literal_endpoint(address: ServerAddress) -> Endpoint | None:
     return Endpoint(socket.AF_INET6 if ":" in address.host else socket.AF_INET, address.host, address.port)
 
 
-async def look_up(
+async def resolve(
     host: str, port: int | None, prefer: Literal["ipv4", "ipv6"] | None = None
 ) -> tuple[Endpoint, ...]:
     """Every address of a host name in the resolver's order, those of the preferred family first.

@@ -9,13 +9,13 @@ import ssl
 import trio
 
 from mailproxy.errors import ServerError
-from mailproxy.net.tls.tls import is_bare_fin, reason, send_close_notify
+from mailproxy.net.tls.tls import is_ragged_eof, reason, send_close_notify
 
 _READ_BYTES = 16 * 1024
 _DRAINED_BYTES_MAX = 256 * 1024  # of what a server still says to somebody who has said goodbye
 
 
-class ServerBrokeOffError(ServerError):
+class ServerConnectionError(ServerError):
     """The connection failed: reset, or TLS broken."""
 
 
@@ -29,7 +29,7 @@ async def send_all(sock: socket.socket, data: bytes) -> None:
         except ssl.SSLWantReadError:
             await trio.lowlevel.wait_readable(sock)
         except OSError as error:
-            raise _broke_off(error) from None
+            raise _connection_failed(error) from None
 
 
 async def receive(sock: socket.socket) -> bytes:
@@ -44,11 +44,11 @@ async def receive(sock: socket.socket) -> bytes:
         except ssl.SSLZeroReturnError:
             return b""
         except ssl.SSLError as error:
-            if is_bare_fin(error):
+            if is_ragged_eof(error):
                 return b""
-            raise _broke_off(error) from None
+            raise _connection_failed(error) from None
         except OSError as error:
-            raise _broke_off(error) from None
+            raise _connection_failed(error) from None
         else:
             await (
                 trio.lowlevel.checkpoint()
@@ -56,17 +56,17 @@ async def receive(sock: socket.socket) -> bytes:
             return data
 
 
-def _broke_off(error: OSError) -> ServerBrokeOffError:
-    return ServerBrokeOffError(reason(error))
+def _connection_failed(error: OSError) -> ServerConnectionError:
+    return ServerConnectionError(reason(error))
 
 
-async def close_in_order(sock: socket.socket, seconds: float) -> None:
+async def close_gracefully(sock: socket.socket, seconds: float) -> None:
     """End the own side, let the server end its own for so long, and close; also when cancelled.
 
     Whoever closes over bytes that were not read sends a reset, and that is a line in the server's log.
     """
     try:
-        with trio.move_on_after(seconds), contextlib.suppress(OSError, ServerBrokeOffError):
+        with trio.move_on_after(seconds), contextlib.suppress(OSError, ServerConnectionError):
             if isinstance(sock, ssl.SSLSocket):
                 send_close_notify(sock)
             socket.socket.shutdown(sock, socket.SHUT_WR)

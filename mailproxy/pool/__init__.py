@@ -1,7 +1,7 @@
 """The pool: which server takes a session. Pure: time and chance come in as arguments."""
 
 from mailproxy.pool.balance.base import Balance, First, LeastConn
-from mailproxy.pool.balance.random import Chance, Random
+from mailproxy.pool.balance.random import Random, RandomSource
 from mailproxy.pool.balance.roundrobin import RoundRobin
 from mailproxy.pool.balance.source import Source
 from mailproxy.pool.client_limits import (
@@ -14,26 +14,31 @@ from mailproxy.pool.client_limits import (
     SessionCounts,
     client_hash,
 )
-from mailproxy.pool.eligibility import in_service, ramp
+from mailproxy.pool.eligibility import eligible_servers, slow_start_factor
 from mailproxy.pool.health import Health
-from mailproxy.pool.passive_health import Observation, SharedObservation
-from mailproxy.pool.pool import Change, Pool, Waiter
+from mailproxy.pool.passive_health import PassiveHealth, SharedPassiveHealth
+from mailproxy.pool.pool import Pool, StateChange, Waiter
 from mailproxy.pool.queue import Queue
-from mailproxy.pool.retry import Attempts, Next
-from mailproxy.pool.server import Counts, Server, Standing, State
+from mailproxy.pool.retry import RetryDecision, RetryState
+from mailproxy.pool.server import AdminState, Counts, Server, ServerState
 from mailproxy.pool.shared.count_table import CountTable, words_for
-from mailproxy.pool.shared.counters import BackendShare, Cells, LimitShare, ServerShare, SharedSessions, Tally
+from mailproxy.pool.shared.counters import (
+    BackendCounters,
+    Cells,
+    LimitCounters,
+    ServerCounters,
+    SharedCounter,
+    SharedSessions,
+)
 from mailproxy.pool.shared.pool import SharedPool
-from mailproxy.pool.stick_table import StickTable, key_of
+from mailproxy.pool.stick_table import StickTable, client_key
 
 __all__ = [
     "RATE_CLIENTS_MAX",
-    "Attempts",
-    "BackendShare",
+    "AdminState",
+    "BackendCounters",
     "Balance",
     "Cells",
-    "Chance",
-    "Change",
     "ClientLimits",
     "ClientTables",
     "CountTable",
@@ -41,31 +46,33 @@ __all__ = [
     "First",
     "Health",
     "LeastConn",
+    "LimitCounters",
     "LimitReached",
-    "LimitShare",
-    "Next",
-    "Observation",
+    "PassiveHealth",
     "Pool",
     "Published",
     "Queue",
     "Random",
+    "RandomSource",
     "RateCounts",
+    "RetryDecision",
+    "RetryState",
     "RoundRobin",
     "Server",
-    "ServerShare",
+    "ServerCounters",
+    "ServerState",
     "SessionCounts",
-    "SharedObservation",
+    "SharedCounter",
+    "SharedPassiveHealth",
     "SharedPool",
     "SharedSessions",
     "Source",
-    "Standing",
-    "State",
+    "StateChange",
     "StickTable",
-    "Tally",
     "Waiter",
     "client_hash",
-    "in_service",
-    "key_of",
-    "ramp",
+    "client_key",
+    "eligible_servers",
+    "slow_start_factor",
     "words_for",
 ]

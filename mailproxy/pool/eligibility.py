@@ -12,7 +12,7 @@ _LEAST_THROTTLE = 0.01  # HAProxy: "grows linearly from 1 to 100%" (configuratio
 AnyServer = TypeVar("AnyServer", bound=Server)
 
 
-def in_service(servers: Sequence[AnyServer]) -> Sequence[AnyServer]:
+def eligible_servers(servers: Sequence[AnyServer]) -> Sequence[AnyServer]:
     """The usable servers that are no backups; if there are none, the first usable backup alone; else nobody.
 
     HAProxy's rule without ``option allbackups``. A full server is in service: sessions wait for it, and do not go to a
@@ -24,7 +24,7 @@ def in_service(servers: Sequence[AnyServer]) -> Sequence[AnyServer]:
     return [server for server in servers if server.is_usable and server.is_backup][:1]
 
 
-def ramp(server: Server, now: float) -> float:
+def slow_start_factor(server: Server, now: float) -> float:
     """The part of its weight and ``max_sessions`` that a server has at ``now``, from 0.01 to 1: linear over ``slow_start``.
 
     A server that did not come up from down has all of it: as in HAProxy, the start of the proxy is no slow start.

@@ -39,7 +39,7 @@ class Health:
         """Is it wholly up or wholly down, so that the next check may take its time?"""
         return self._counter in (0, self.rise + self.fall - 1)
 
-    def passed(self) -> bool:
+    def record_pass(self) -> bool:
         """A check passed: one step up, and from ``rise`` on to the top. True if that brought the server up."""
         was_up = self.is_up
         self._counter += 1
@@ -47,7 +47,7 @@ class Health:
             self._counter = self.rise + self.fall - 1
         return self.is_up and not was_up
 
-    def failed(self) -> bool:
+    def record_fail(self) -> bool:
         """A check failed: one step down, and below ``rise`` to the bottom. True if that brought the server down."""
         was_up = self.is_up
         self._counter -= 1

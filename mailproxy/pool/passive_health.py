@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from attrs import define, field
 
-from mailproxy.pool.shared.counters import Tally
+from mailproxy.pool.shared.counters import SharedCounter
 
 
 @define
-class Observation:
+class PassiveHealth:
     """Counts failures in a row; ``limit`` of them, seen by ``clients`` different clients, are as much as a failed check.
 
     HAProxy's ``observe layer4`` with ``error-limit`` and ``on-error fail-check``. The number of clients is ours: a single
@@ -25,12 +25,12 @@ class Observation:
         """In a row, since the last success or since they were last counted as a failed check."""
         return self._failures
 
-    def connected(self) -> None:
+    def record_success(self) -> None:
         """A session reached the server: all is forgotten."""
         if self._failures:
             self._forget()
 
-    def failed(self, client: str) -> int:
+    def record_failure(self, client: str) -> int:
         """A session of this client could not be connected; how many did in a row, if that makes a failed check, else 0."""
         self._failures += 1
         if len(self._seen_by) < self.clients:
@@ -47,15 +47,15 @@ class Observation:
 
 
 @define
-class SharedObservation(Observation):
+class SharedPassiveHealth(PassiveHealth):
     """What the sessions of several workers tell: failures are reported, of successes there is only a count to compare."""
 
-    tally: Tally = field(kw_only=True)
+    tally: SharedCounter = field(kw_only=True)
     _successes: int = field(default=0, init=False)
 
-    def failed(self, client: str) -> int:
+    def record_failure(self, client: str) -> int:
         """See Observation. A success since the last failure makes this one the first of a new row."""
         if (successes := self.tally.total) != self._successes:
             self._successes = successes
-            self.connected()
-        return super().failed(client)
+            self.record_success()
+        return super().record_failure(client)

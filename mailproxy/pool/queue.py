@@ -39,14 +39,14 @@ class Queue(Generic[Waiter]):
             raise ValueError(f"{waiter!r} is in the queue already")
         self._waiters[waiter] = self._popped
 
-    def insert(self, waiters: Iterable[Waiter], key: Callable[[Waiter], int]) -> None:
+    def merge(self, waiters: Iterable[Waiter], key: Callable[[Waiter], int]) -> None:
         """Let these stand among the others where the key puts them all; O(n log n)."""
         for waiter in waiters:
             self._waiters[waiter] = self._popped
         for waiter in sorted(self._waiters, key=key):
             self._waiters.move_to_end(waiter)
 
-    def leave(self, waiter: Waiter) -> bool:
+    def remove(self, waiter: Waiter) -> bool:
         """Wait no longer; False if it does not wait.
 
         That is so for one that was popped in the very moment it gave up: the room that it was given goes to the next then.

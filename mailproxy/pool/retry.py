@@ -7,16 +7,16 @@ from enum import Enum, auto
 from attrs import define, field
 
 
-class Next(Enum):
+class RetryDecision(Enum):
     """What a session does then."""
 
-    AGAIN = auto()  # at the same server, after a pause
-    ELSEWHERE = auto()  # at once, at any other server
+    RETRY = auto()  # at the same server, after a pause
+    REDISPATCH = auto()  # at once, at any other server
     GIVE_UP = auto()
 
 
 @define
-class Attempts:
+class RetryState:
     """``retries`` follow the first attempt. ``redispatch``: True takes the last of them elsewhere, a number every n-th.
 
     HAProxy's ``retries`` and ``option redispatch`` (src/stream.c, ``sess_update_st_cer``; tried with 2.6), whose rule it
@@ -28,19 +28,19 @@ class Attempts:
     redispatch: bool | int
     failures: int = field(default=0, init=False)
 
-    def failed(self, *, is_up: bool, belongs: bool, has_others: bool) -> Next:
+    def failed(self, *, is_up: bool, belongs: bool, has_others: bool) -> RetryDecision:
         """Count a failure at a server that is up or not, and to which the session belongs or not; what next?"""
         self.failures += 1
         if self.failures > self.retries:
-            return Next.GIVE_UP
+            return RetryDecision.GIVE_UP
         if not self.redispatch:
-            return Next.AGAIN
+            return RetryDecision.RETRY
         every = self.retries if self.redispatch is True else self.redispatch
         if not is_up or (has_others and not belongs) or self.failures % every == 0:
-            return Next.ELSEWHERE
-        return Next.AGAIN
+            return RetryDecision.REDISPATCH
+        return RetryDecision.RETRY
 
     @property
-    def made(self) -> int:
+    def retries_made(self) -> int:
         """Retries that were made: what the log counts."""
         return min(self.failures, self.retries)

@@ -9,7 +9,7 @@ from attrs import define, field, frozen
 from mailproxy.pool.health import Health
 
 
-class State(Enum):
+class AdminState(Enum):
     """What the operator wants of a server (HAProxy's administrative states)."""
 
     READY = "ready"
@@ -17,14 +17,14 @@ class State(Enum):
     MAINT = "maint"
 
 
-_MAINT = State.MAINT  # what an enumeration looks up costs more than the comparison
+_MAINT = AdminState.MAINT  # what an enumeration looks up costs more than the comparison
 
 
 @frozen
-class Standing:
+class ServerState:
     """What a server is fit for: what the operator wants, and whether its checks say that it is up."""
 
-    state: State
+    state: AdminState
     is_up: bool
 
 
@@ -61,7 +61,7 @@ class Server:
 
     name: str
     weight: int = field(default=1, kw_only=True)
-    state: State = field(default=State.READY, kw_only=True)
+    state: AdminState = field(default=AdminState.READY, kw_only=True)
     addresses: tuple[object, ...] = field(default=(), kw_only=True)
     sessions: int = field(default=0, kw_only=True)
     max_sessions: int = field(default=0, kw_only=True)
@@ -81,29 +81,29 @@ class Server:
     @property
     def is_usable(self) -> bool:
         """May new sessions go there?"""
-        return self.state is State.READY and self.is_up and self.weight > 0 and bool(self.addresses)
+        return self.state is AdminState.READY and self.is_up and self.weight > 0 and bool(self.addresses)
 
     @property
-    def takes_back(self) -> bool:
+    def accepts_persistent(self) -> bool:
         """May the sessions of clients go there that it had before? Also while it drains, as in HAProxy."""
         health = self.health  # as is_up has it; sessions ask twice
         return self.state is not _MAINT and (health is None or health.is_up) and bool(self.addresses)
 
     @property
-    def standing(self) -> Standing:
+    def standing(self) -> ServerState:
         """What it is fit for now."""
-        return Standing(self.state, self.is_up)
+        return ServerState(self.state, self.is_up)
 
     @property
     def status(self) -> str:
         """HAProxy's word of ``show stat``: ``UP``, ``UP 2/3``, ``DOWN``, ``DOWN 1/2``, ``DRAIN``, ``MAINT``, ``no check``."""
-        if self.state is State.MAINT:
+        if self.state is AdminState.MAINT:
             return "MAINT"
         if not self.addresses:
             return "MAINT (resolution)"
         if not self.is_up:
             return str(self.health)
-        if self.state is State.DRAIN:
+        if self.state is AdminState.DRAIN:
             return "DRAIN" if self.health is None else str(self.health).replace("UP", "DRAIN")
         return "no check" if self.health is None else str(self.health)
 
@@ -128,13 +128,13 @@ class Server:
             return self.max_sessions
         return max(1, int(self.max_sessions * self.throttle))
 
-    def enter(self) -> None:
+    def add_session(self) -> None:
         """A session begins here."""
         self.sessions += 1
         counts = self.counts
         counts.sessions += 1
         counts.most_sessions = max(counts.most_sessions, self.sessions)
 
-    def leave(self) -> None:
+    def remove_session(self) -> None:
         """A session that began here is over."""
         self.sessions -= 1

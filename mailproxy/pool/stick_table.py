@@ -36,7 +36,7 @@ class StickTable:
     def __contains__(self, key: int) -> bool:
         return key in self._entries
 
-    def find(self, key: int, now: float) -> int | None:
+    def lookup(self, key: int, now: float) -> int | None:
         """The server of this client, whose entry lives on; None if there is none, or none any more."""
         entry = self._entries.get(key)
         if entry is None:
@@ -50,7 +50,7 @@ class StickTable:
         self._entries.move_to_end(key)
         return server
 
-    def learn(self, key: int, server: int, now: float) -> None:
+    def store(self, key: int, server: int, now: float) -> None:
         """The client has that server now."""
         self._put(key, server, int(now * _TICKS_PER_SECOND) + self._ticks)
         if len(self._entries) > self._size:
@@ -88,7 +88,7 @@ class StickTable:
                 self._entries.popitem(last=False)
 
 
-def key_of(host: str, prefix_v4: int = 32, prefix_v6: int = 64) -> int:
+def client_key(host: str, prefix_v4: int = 32, prefix_v6: int = 64) -> int:
     """The key of the network that an address is in; keys of IPv4 and IPv6 networks differ always.
 
     IPv4 addresses that are mapped into IPv6 (RFC 4291 section 2.5.5.2) are IPv4, zones (RFC 4007) do not count. Raises

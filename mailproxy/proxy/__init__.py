@@ -1,1 +1,11 @@
-"""Where configuration, pool and network meet: frontends, sessions, backends."""
+"""Serving in one process: where configuration, pool and network meet.
+
+Modules, in reading order:
+    service: the nursery of everything below.
+    frontend, limits, overload, client_limits: accepting, and when it must wait.
+    session: one connection from accepting to its log line.
+    backend: servers, their states and what is logged of them.
+    checks, monitor: health checks, host names and certificate files beside the sessions.
+    supervise: how such helpers survive their own failures.
+    process, collector, unraisable: what every serving process sets up once.
+"""

@@ -8,7 +8,7 @@ from attrs import define, field
 
 from mailproxy.address import join
 from mailproxy.net.listener import Listener
-from mailproxy.net.tls.tls import TlsFacts
+from mailproxy.net.tls.tls import TlsInfo
 from mailproxy.protocol.client_hello import ClientHello
 from mailproxy.protocol.proxy_header import Header, HeaderV2, Tlv
 
@@ -16,7 +16,7 @@ Address = tuple[str, int]
 
 
 @define(eq=False)
-class Caller:
+class ClientInfo:
     """A client. ``source`` is its address, None where it came over a Unix socket and no header told another one;
     ``sock`` is its connection, under TLS the one that speaks it; ``id`` is the session's; ``authority`` is the
     server name that its TLS asks for, to the letter; ``tlvs`` are the extensions of the header that it came with.
@@ -31,7 +31,7 @@ class Caller:
     hello: ClientHello | None = field(default=None, kw_only=True)
     authority: str | None = field(default=None, kw_only=True)
     is_proxy: bool = field(default=False, kw_only=True)
-    tls: TlsFacts | None = field(default=None, kw_only=True)
+    tls: TlsInfo | None = field(default=None, kw_only=True)
     _destination: Address | None = field(default=None, kw_only=True)
 
     @property
@@ -56,11 +56,11 @@ class Caller:
         """The port that it connected to; None for a Unix socket."""
         return self.listener.port if self._destination is None else self._destination[1]
 
-    def heard(self, hello: ClientHello) -> None:
+    def set_client_hello(self, hello: ClientHello) -> None:
         """Take over what its ClientHello says."""
         self.hello, self.authority = hello, hello.authority
 
-    def introduced_by(self, header: Header) -> None:
+    def apply_proxy_header(self, header: Header) -> None:
         """Take over what a PROXY header says; LOCAL and UNKNOWN leave the real addresses."""
         self.tlvs = header.tlvs if isinstance(header, HeaderV2) else ()
         self.is_proxy = header.endpoints is None

@@ -9,7 +9,7 @@ from ipaddress import ip_network
 from mailproxy import config
 from mailproxy.address import Networks, unmapped
 from mailproxy.config.units import write_duration
-from mailproxy.log import end_reasons as ends
+from mailproxy.log import end_reasons
 from mailproxy.pool import (
     ClientLimits,
     ClientTables,
@@ -17,9 +17,9 @@ from mailproxy.pool import (
     RateCounts,
     SessionCounts,
     client_hash,
-    key_of,
+    client_key,
 )
-from mailproxy.proxy.client_info import Caller
+from mailproxy.proxy.client_info import ClientInfo
 from mailproxy.proxy.session.errors import SessionEndedError
 
 # What a customer of a provider has at least (RFC 6177). A device may take any address in it.
@@ -51,7 +51,7 @@ class Clients:
         )
         self.leave: Callable[[int], None] = self._limits.leave
 
-    def enter(self, caller: Caller) -> int | None:
+    def enter(self, caller: ClientInfo) -> int | None:
         """Begin a session of this client.
 
         Returns:
@@ -66,13 +66,13 @@ class Clients:
         host = source[0]
         if self._exempt is not None and host in self._exempt:
             return None
-        client = key_of(host, prefix_v6=_PREFIX_V6)
+        client = client_key(host, prefix_v6=_PREFIX_V6)
         if self._secret is not None:
             client = client_hash(client, self._secret)
         reached = self._limits.enter(client, self._clock())
         if reached is not None:
             self.refused += 1
-            raise SessionEndedError(ends.CLIENT_LIMIT, self._detail(host, reached))
+            raise SessionEndedError(end_reasons.CLIENT_LIMIT, self._detail(host, reached))
         return client if self._limits.max_sessions else None
 
     def _detail(self, host: str, reached: LimitReached) -> str:

@@ -7,7 +7,7 @@ import gc
 _OBJECTS = 10_000  # some hundred sessions
 
 
-def spare_collector() -> None:
+def tune_gc() -> None:
     """Let it look for cycles rarely, and never again at what is there now. For when all is loaded, and before a fork.
 
     Sessions leave no cycles, so there is next to nothing to find; but looking for it after every dozen of sessions, and now

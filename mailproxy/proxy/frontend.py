@@ -18,14 +18,14 @@ from mailproxy.proxy.client_limits import Clients
 from mailproxy.proxy.limits import SessionLimits
 from mailproxy.proxy.overload import Overload
 from mailproxy.proxy.session.routing import Routes
-from mailproxy.proxy.session.session import Session, Surroundings
+from mailproxy.proxy.session.session import Session, SessionContext
 from mailproxy.proxy.supervise import contained, supervise
 
 _ACCEPTS_PER_TURN = 32  # connections taken before other tasks have their turn
 
 # accept(2) hands on what befell a connection that it took from the queue: the next one may be fine at once. Every other
 # error is the machine's (out of descriptors or memory) or the listener's own, and would come back without a pause.
-_OF_ONE_CONNECTION = {
+_CONNECTION_ERRNOS = {
     errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.ENOPROTOOPT, errno.EHOSTDOWN, errno.ENONET,
     errno.EHOSTUNREACH, errno.EOPNOTSUPP, errno.ENETUNREACH,
 }  # fmt: skip
@@ -51,7 +51,7 @@ class Frontend:
         self.log = log
         self._limits = limits
         self._clients = clients
-        self._around = Surroundings(
+        self._context = SessionContext(
             config=settings,
             backends=backends,
             routes=Routes(settings.routes, settings.name),
@@ -101,7 +101,7 @@ class Frontend:
     @property
     def sessions(self) -> int:
         """Sessions that it has now."""
-        return self._limits.own.sessions
+        return self._limits.frontend.sessions
 
     @property
     def client_limited(self) -> int:
@@ -112,7 +112,7 @@ class Frontend:
         limits, overload = self._limits, self._overload
         while True:
             await trio.lowlevel.wait_readable(listener.socket)
-            while (limit := limits.reached) is not None:
+            while (limit := limits.reached_limit) is not None:
                 await overload.wait_for_room(limit, listener)
             for _ in range(_ACCEPTS_PER_TURN):
                 try:
@@ -120,14 +120,14 @@ class Frontend:
                 except BlockingIOError:
                     break
                 except OSError as error:
-                    if error.errno not in _OF_ONE_CONNECTION:
+                    if error.errno not in _CONNECTION_ERRNOS:
                         await overload.wait_after_failure(error)
                     break
                 if overload.is_on:
                     overload.accepted(listener)
                 limits.enter()
                 try:
-                    session = Session(self._around, listener, client, peer=peer)
+                    session = Session(self._context, listener, client, peer=peer)
                 except BaseException:  # a fault here is one connection's: it does not delay those behind it
                     limits.leave()
                     client.close()
@@ -136,7 +136,7 @@ class Frontend:
                 else:
                     sessions.start_soon(session.run, name="session")
                     del session  # this task would keep it until the next connection
-                if limits.reached is not None:  # the next connection may be far away
+                if limits.reached_limit is not None:  # the next connection may be far away
                     break
             if overload.is_on:
                 overload.look(listener)

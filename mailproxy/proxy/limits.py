@@ -7,10 +7,10 @@ import time
 import trio
 from attrs import Factory, define, frozen
 
-from mailproxy.pool import LimitShare
+from mailproxy.pool import LimitCounters
 
-_LOOK_AGAIN_S = 0.05  # whether a session of another worker has made room
-_HANGS_NS = 2_000_000_000  # who has not looked for so long does not, soon
+_RECHECK_INTERVAL_S = 0.05  # whether a session of another worker has made room
+_STALE_NS = 2_000_000_000  # who has not looked for so long does not, soon
 
 
 @define(eq=False)
@@ -22,7 +22,7 @@ class SessionLimit:
 
     limit: int
     sessions: int = 0
-    waits: bool = False
+    has_waiters: bool = False
     _waiting: trio.lowlevel.ParkingLot = Factory(trio.lowlevel.ParkingLot)
 
     @property
@@ -37,17 +37,17 @@ class SessionLimit:
     def leave(self) -> None:
         """A session is over; those that wait to accept look again."""
         self.sessions -= 1
-        if self.waits:
-            self.look_again()
+        if self.has_waiters:
+            self.notify()
 
-    def look_again(self) -> None:
+    def notify(self) -> None:
         """There may be room."""
-        self.waits = False
+        self.has_waiters = False
         self._waiting.unpark_all()  # a single one might be that of a bind where nobody waits
 
-    async def room(self) -> None:
+    async def wait(self) -> None:
         """Wait until there may be room; ask again, others wait too."""
-        self.waits = True
+        self.has_waiters = True
         await self._waiting.park()
 
 
@@ -59,9 +59,9 @@ class SharedLimit(SessionLimit):
     Who hangs, or has nobody any more who waits, is not waited for.
     """
 
-    def __init__(self, limit: int, share: LimitShare) -> None:
+    def __init__(self, limit: int, share: LimitCounters) -> None:
         self._share = share
-        self._here = 0  # tasks that wait for room
+        self._local_waiters = 0  # tasks that wait for room
         super().__init__(limit)
 
     @property
@@ -79,41 +79,41 @@ class SharedLimit(SessionLimit):
         if not self.limit:
             return False
         free, workers = self.limit - self._share.sessions.total, len(self._share.waiting.cells)
-        return free < workers and (free <= 0 or self._ahead() >= free)
+        return free < workers and (free <= 0 or self._workers_ahead() >= free)
 
-    def _ahead(self) -> int:
+    def _workers_ahead(self) -> int:
         """How many other workers have waited for longer."""
-        own, alive = self._share.waiting.own, time.monotonic_ns() - _HANGS_NS
+        own, alive = self._share.waiting.local, time.monotonic_ns() - _STALE_NS
         both = zip(self._share.waiting.cells, self._share.looked.cells, strict=True)
         return sum(since > 0 and (not own or since < own) and looked > alive for since, looked in both)
 
     def enter(self) -> None:
         """A session begins here; who waits on has the last place in the line."""
         self._share.sessions.add(1)
-        self._share.waiting.own = 0
+        self._share.waiting.local = 0
 
     def leave(self) -> None:
         """A session is over here; those that wait to accept elsewhere look again by themselves."""
         self._share.sessions.add(-1)
-        if self.waits:
-            self.look_again()
+        if self.has_waiters:
+            self.notify()
 
-    async def room(self) -> None:
+    async def wait(self) -> None:
         """Wait until there may be room; ask again, others wait too. The place in the line is kept for who does that at once."""
         waiting, now = self._share.waiting, time.monotonic_ns()
-        waiting.own, self._share.looked.own = waiting.own or now, now
-        self._here += 1
+        waiting.local, self._share.looked.local = waiting.local or now, now
+        self._local_waiters += 1
         try:
-            with trio.move_on_after(_LOOK_AGAIN_S):
-                await super().room()
+            with trio.move_on_after(_RECHECK_INTERVAL_S):
+                await super().wait()
         finally:
-            self._here -= 1
-            trio.lowlevel.current_trio_token().run_sync_soon(self._leave_line, idempotent=True)
+            self._local_waiters -= 1
+            trio.lowlevel.current_trio_token().run_sync_soon(self._clear_wait_mark, idempotent=True)
 
-    def _leave_line(self) -> None:
+    def _clear_wait_mark(self) -> None:
         """When the step of those that have waited is over: there may have been nobody to accept."""
-        if not self._here:
-            self._share.waiting.own = 0
+        if not self._local_waiters:
+            self._share.waiting.local = 0
 
 
 @frozen
@@ -123,31 +123,31 @@ class SessionLimits:
     Of one process, that is, and written out, since every session is counted here twice; see WorkerLimits.
     """
 
-    own: SessionLimit
+    frontend: SessionLimit
     process: SessionLimit
 
     @property
-    def reached(self) -> SessionLimit | None:
+    def reached_limit(self) -> SessionLimit | None:
         """The bound that accepting must wait for; None if there is room."""
-        for each in (self.process, self.own):
+        for each in (self.process, self.frontend):
             if 0 < each.limit <= each.sessions:
                 return each
         return None
 
     def enter(self) -> None:
         """A session begins."""
-        self.own.sessions += 1
+        self.frontend.sessions += 1
         self.process.sessions += 1
 
     def leave(self) -> None:
         """A session has written its line; those that wait to accept look again."""
-        own, process = self.own, self.process
+        own, process = self.frontend, self.process
         own.sessions -= 1
         process.sessions -= 1
-        if own.waits:
-            own.look_again()
-        if process.waits:
-            process.look_again()
+        if own.has_waiters:
+            own.notify()
+        if process.has_waiters:
+            process.notify()
 
 
 @frozen
@@ -157,16 +157,16 @@ class WorkerLimits(SessionLimits):
     worker: SessionLimit
 
     @property
-    def reached(self) -> SessionLimit | None:
+    def reached_limit(self) -> SessionLimit | None:
         """As in SessionLimits."""
-        return next((each for each in (self.worker, self.process, self.own) if each.is_reached), None)
+        return next((each for each in (self.worker, self.process, self.frontend) if each.is_reached), None)
 
     def enter(self) -> None:
         """A session begins."""
-        for each in (self.own, self.process, self.worker):
+        for each in (self.frontend, self.process, self.worker):
             each.enter()
 
     def leave(self) -> None:
         """A session has written its line."""
-        for each in (self.own, self.process, self.worker):
+        for each in (self.frontend, self.process, self.worker):
             each.leave()

@@ -7,17 +7,17 @@ from typing import Protocol
 
 import trio
 
-from mailproxy.certificates.watcher import Looks, Renewed, Watcher
+from mailproxy.certificates.watcher import Reloader, ReloadResult, Watcher
 from mailproxy.config import Config, ServerTls
-from mailproxy.config.check_plan import ways
+from mailproxy.config.check_plan import entry_paths
 from mailproxy.log import Log
 from mailproxy.log.events import TLS_READS_UNBOUNDED
 from mailproxy.net.tls.auto_retry import NOT_CLEARED, can_clear_auto_retry
 from mailproxy.net.tls.tls import Context
-from mailproxy.pool import Chance
-from mailproxy.proxy.backend.backend import Backend, Connectors, context_for
+from mailproxy.pool import RandomSource
+from mailproxy.proxy.backend.backend import Backend, ServerContexts, server_context
 from mailproxy.proxy.checks.check import Check, checks_of
-from mailproxy.proxy.checks.checker import Checks
+from mailproxy.proxy.checks.checker import HealthChecker
 from mailproxy.proxy.supervise import contained, supervise
 
 Ports = Mapping[tuple[str, int], int]
@@ -46,7 +46,7 @@ def ports_of(listeners: Iterable[Bound]) -> Ports:
     }
 
 
-class Tending:
+class ServerMonitor:
     """Look-ups, checks and the certificate watcher of these backends.
 
     ``pass_on`` is awaited when files were taken up here and before that is told, with whether somebody asked for the look.
@@ -56,33 +56,33 @@ class Tending:
         self,
         config: Config,
         backends: Mapping[str, Backend],
-        connectors: Connectors,
+        connectors: ServerContexts,
         *,
         ports: Ports,
-        looks: Looks | None,
+        looks: Reloader | None,
         log: Log,
-        chance: Chance,
-        pass_on: Callable[[Renewed, bool], Awaitable[None]] | None = None,
+        chance: RandomSource,
+        pass_on: Callable[[ReloadResult, bool], Awaitable[None]] | None = None,
     ) -> None:
         self._config = config
         self._backends = backends
         self._connectors = connectors
-        self._pass_on = pass_on
+        self._on_reloaded = pass_on
         self._log = log
         self._catches_up = False
-        self._checks = Checks(list(self._checks_of_servers(ports)), log=log, chance=chance)
+        self._checks = HealthChecker(list(self._checks_of_servers(ports)), log=log, chance=chance)
         self._watcher = Watcher(
             looks, interval=config.process.certificate_interval, take_up=self._take_up, log=log
         ) if looks is not None else None  # fmt: skip
 
     def _checks_of_servers(self, ports: Ports) -> Iterator[tuple[Backend, Check]]:
         for backend in self._backends.values():
-            found = ways(self._config.frontends.values(), backend.name, ports)
+            found = entry_paths(self._config.frontends.values(), backend.name, ports)
             for check in checks_of(backend, found, self._context_of):
                 yield backend, check
 
     def _context_of(self, tls: ServerTls) -> Context:
-        return context_for(self._connectors, tls)
+        return server_context(self._connectors, tls)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Tend until cancelled; started when host names were looked up and servers checked."""
@@ -100,21 +100,21 @@ class Tending:
             await nursery.start(self._checks.run)
             task_status.started()
 
-    async def catch_up(self) -> None:
+    async def sync_silently(self) -> None:
         """Be where another one was that tended to these servers: files that have changed since they were loaded are no news."""
         self._catches_up = True
         if self._watcher is not None:
             with contained(self._log, "certificate watcher"):
-                await self._watcher.catch_up()
+                await self._watcher.sync_silently()
 
     def renew_certificates(self) -> None:
         """Have certificates, keys, CAs and CRLs looked at now."""
         if self._watcher is not None:
-            self._watcher.look_now()
+            self._watcher.scan_now()
 
-    async def _take_up(self, renewed: Renewed, anyway: bool) -> None:
-        self._connectors = renewed.connectors
+    async def _take_up(self, renewed: ReloadResult, anyway: bool) -> None:
+        self._connectors = renewed.server_contexts
         for backend in self._backends.values():
-            backend.renew(renewed.connectors)
-        if self._pass_on is not None:
-            await self._pass_on(renewed, anyway)
+            backend.reload_certificates(renewed.server_contexts)
+        if self._on_reloaded is not None:
+            await self._on_reloaded(renewed, anyway)

@@ -54,7 +54,7 @@ class Overload:
             self._full_logged, self._is_full_logged = now, True
             self._log_full(limit)
         while limit.is_reached:
-            await limit.room()
+            await limit.wait()
 
     async def wait_after_failure(self, error: OSError) -> None:
         """Accepting failed for want of the machine's resources: wait a moment."""
@@ -107,12 +107,12 @@ class Overload:
 
     def _key_of(self, limit: SessionLimit) -> str:
         """What the operator would change."""
-        if limit is self._limits.own:
+        if limit is self._limits.frontend:
             return f"frontends.{self._name}.max_sessions"
         return "process.max_sessions" if limit is self._limits.process else "LimitNOFILE"
 
     def _log_full(self, limit: SessionLimit) -> None:
-        is_own, waiting, key = limit is self._limits.own, self._waiting, self._key_of(limit)
+        is_own, waiting, key = limit is self._limits.frontend, self._waiting, self._key_of(limit)
         subject = f"frontend {self._name} has" if is_own else "there are"
         waits = "accepting waits" if is_own else f"frontend {self._name} waits with accepting"
         queue = "" if waiting is None else f", connections in its queue: {waiting}"

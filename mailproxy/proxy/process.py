@@ -10,7 +10,7 @@ from math import ceil
 from mailproxy.config import Config
 
 # For listeners, log, resolver, checks, Python itself; and up to 64 pipes of the relay, which does without if there are none.
-DESCRIPTORS_KEPT = 200
+RESERVED_DESCRIPTORS = 200
 # Containers may have a hard limit of a thousand million; memory ends long before. HAProxy's fd-hard-limit is the same.
 _MOST_DESCRIPTORS = 1 << 20
 _FEWEST = 1
@@ -44,7 +44,7 @@ def descriptor_shortage(config: Config) -> str | None:
     """Why the descriptors do not hold the sessions that the configuration wants, or only few; None where they do."""
     wanted, limit, workers = config.process.max_sessions, usable_descriptors(config), worker_count(config)
     each = f", in each of {workers} workers" if workers > 1 else ""
-    needed = ceil((wanted or 0) / workers) * 2 + DESCRIPTORS_KEPT
+    needed = ceil((wanted or 0) / workers) * 2 + RESERVED_DESCRIPTORS
     how = "(ulimit -Hn, LimitNOFILE=)"
     if not config.process.raise_descriptor_limit:
         how = "(ulimit -n, LimitNOFILE=, or raise_descriptor_limit = true)"
@@ -62,17 +62,17 @@ def worker_count(config: Config) -> int:
     return workers if isinstance(workers, int) else len(os.sched_getaffinity(0))
 
 
-def own_max_sessions() -> int:
+def max_sessions_per_process() -> int:
     """What the descriptors of one process hold: a session takes two."""
     return _sessions_held(descriptor_limit())
 
 
 def _sessions_held(descriptors: int) -> int:
-    return max(_FEWEST, (descriptors - DESCRIPTORS_KEPT) // 2)
+    return max(_FEWEST, (descriptors - RESERVED_DESCRIPTORS) // 2)
 
 
 def max_sessions(config: Config) -> int:
     """What the configuration says, else what the descriptors hold, of all workers together."""
     if config.process.max_sessions is not None:
         return config.process.max_sessions
-    return own_max_sessions() * worker_count(config)
+    return max_sessions_per_process() * worker_count(config)

@@ -9,19 +9,19 @@ from random import SystemRandom
 import trio
 
 from mailproxy import config as settings
-from mailproxy.certificates.watcher import Looks
+from mailproxy.certificates.watcher import Reloader
 from mailproxy.config import Config
 from mailproxy.log import Log
 from mailproxy.log.events import DRAINING, READY, STOPPED
 from mailproxy.net.listener import Listener, close_all
 from mailproxy.net.poller import open_poller
 from mailproxy.net.relay import open_relay
-from mailproxy.pool import Chance
-from mailproxy.proxy.backend.backend import Backend, Connectors
+from mailproxy.pool import RandomSource
+from mailproxy.proxy.backend.backend import Backend, ServerContexts
 from mailproxy.proxy.client_limits import Clients, client_limits
 from mailproxy.proxy.frontend import Frontend
 from mailproxy.proxy.limits import SessionLimit, SessionLimits
-from mailproxy.proxy.monitor import Tending, ports_of
+from mailproxy.proxy.monitor import ServerMonitor, ports_of
 from mailproxy.proxy.supervise import log_failure, supervise
 
 
@@ -36,23 +36,23 @@ class Service:
         self,
         config: Config,
         listeners: list[Listener],
-        connectors: Connectors,
+        connectors: ServerContexts,
         *,
-        looks: Looks | None = None,
+        looks: Reloader | None = None,
         log: Log,
         max_sessions: int,
     ) -> None:
         self.config = config
         self.log = log
         self._listeners = listeners
-        self._looks = looks
+        self._reloader = looks
         self._poller = open_poller(partial(log_failure, log, "a session"))
-        self._chance: Chance = SystemRandom()
+        self._random: RandomSource = SystemRandom()
         self.limit = self._limit(max_sessions)
         self.backends: Mapping[str, Backend] = {
             name: self._backend(backend, connectors) for name, backend in config.backends.items()
         }
-        self._tending = self._tend_servers(connectors)
+        self._monitor = self._tend_servers(connectors)
         self._relay = open_relay(config.process.relay, self._poller)
         self.frontends = {
             name: Frontend(
@@ -80,19 +80,19 @@ class Service:
     def _clients(self, frontend: settings.Frontend) -> Clients | None:
         return client_limits(frontend)
 
-    def _backend(self, backend: settings.Backend, connectors: Connectors) -> Backend:
-        return Backend(backend, connectors, self.log, self._chance)
+    def _backend(self, backend: settings.Backend, connectors: ServerContexts) -> Backend:
+        return Backend(backend, connectors, self.log, self._random)
 
-    def _tend_servers(self, connectors: Connectors) -> Tending | None:
-        return Tending(
-            self.config, self.backends, connectors, ports=ports_of(self._listeners), looks=self._looks,
-            log=self.log, chance=self._chance,
+    def _tend_servers(self, connectors: ServerContexts) -> ServerMonitor | None:
+        return ServerMonitor(
+            self.config, self.backends, connectors, ports=ports_of(self._listeners), looks=self._reloader,
+            log=self.log, chance=self._random,
         )  # fmt: skip
 
     async def _start_tending(self, nursery: trio.Nursery) -> None:
         """Keep what is known of servers up to date; returns when it is for the first time."""
-        assert self._tending is not None  # noqa: S101 - who has none does otherwise
-        await nursery.start(self._tending.run)
+        assert self._monitor is not None  # noqa: S101 - who has none does otherwise
+        await nursery.start(self._monitor.run)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Proxy until drained or cancelled; started once every bind listens, host names were looked up and servers checked."""
@@ -102,7 +102,7 @@ class Service:
                 await nursery.start(self._poller.serve)
                 nursery.start_soon(supervise, self.log, "relay", self._relay.serve)
                 for backend in self.backends.values():
-                    nursery.start_soon(backend.keep_time)
+                    nursery.start_soon(backend.run_timers)
                 await self._start_tending(nursery)
                 async with trio.open_nursery() as frontends:
                     for frontend in self.frontends.values():
@@ -121,8 +121,8 @@ class Service:
 
     def renew_certificates(self) -> None:
         """Have certificates, keys, CAs and CRLs looked at now."""
-        if self._tending is not None:
-            self._tending.renew_certificates()
+        if self._monitor is not None:
+            self._monitor.renew_certificates()
 
     def drain(self, seconds: float) -> None:
         """Stop in three acts: accept no more, give sessions ``seconds`` to end, stop the rest. ``run`` then ends."""

@@ -13,23 +13,28 @@ from mailproxy.ipc.channel import Message
 from mailproxy.log import Log
 from mailproxy.log.events import Event
 from mailproxy.pool import (
-    BackendShare,
-    Chance,
-    Change,
+    AdminState,
+    BackendCounters,
     Pool,
-    SharedObservation,
+    RandomSource,
+    SharedPassiveHealth,
     SharedPool,
-    State,
+    StateChange,
     StickTable,
 )
 from mailproxy.protocol.checks.result import printable
-from mailproxy.proxy.backend.backend import Backend, Connectors
-from mailproxy.proxy.backend.server import BackendServer, Checked, ReportedObservation, SharedBackendServer
-from mailproxy.proxy.backend.snapshot import Known
-from mailproxy.proxy.client_info import Caller
-from mailproxy.workers.stick_sync import Learned
+from mailproxy.proxy.backend.backend import Backend, ServerContexts
+from mailproxy.proxy.backend.server import (
+    BackendServer,
+    CheckOutcome,
+    ReportedPassiveHealth,
+    SharedBackendServer,
+)
+from mailproxy.proxy.backend.snapshot import ServerSnapshot
+from mailproxy.proxy.client_info import ClientInfo
+from mailproxy.workers.stick_sync import StickSync
 
-Ring = Callable[[int], None]
+WakeWorker = Callable[[int], None]
 """Wakes a worker, by its slot."""
 
 
@@ -39,40 +44,40 @@ class SharedBackend(Backend):
     def __init__(
         self,
         settings: config.Backend,
-        connectors: Connectors,
+        connectors: ServerContexts,
         log: Log,
-        chance: Chance,
+        chance: RandomSource,
         *,
-        share: BackendShare,
-        ring: Ring,
+        share: BackendCounters,
+        ring: WakeWorker,
     ) -> None:
-        self._share = share
-        self._ring = ring
+        self._counters = share
+        self._wake_worker = ring
         super().__init__(settings, connectors, log, chance)
         self.numbers = {server: number for number, server in enumerate(self.servers)}
 
     @property
     def sessions(self) -> int:
         """Those of all workers."""
-        return self._share.sessions.total
+        return self._counters.sessions.total
 
     @sessions.setter
     def sessions(self, value: int) -> None:
         """Nobody sets what several count; there are none at first."""
 
-    def count(self, number: int) -> None:
+    def add_sessions(self, number: int) -> None:
         """So many sessions more here, or fewer."""
-        self._share.sessions.add(number)
+        self._counters.sessions.add(number)
 
-    def _server(self, settings: config.Server, connectors: Connectors) -> BackendServer:
+    def _server(self, settings: config.Server, connectors: ServerContexts) -> BackendServer:
         return self._make_server(SharedBackendServer, settings, connectors)
 
     def _pool(self, servers: Sequence[BackendServer], stick: StickTable | None) -> Pool[BackendServer]:
-        for server, share in zip(servers, self._share.servers, strict=True):
+        for server, share in zip(servers, self._counters.servers, strict=True):
             assert isinstance(server, SharedBackendServer)  # noqa: S101 - as _server makes them
             server.share = share
         return SharedPool(
-            servers, self._balance(), share=self._share, clock=time.monotonic_ns, ring=self._ring,
+            servers, self._balance(), share=self._counters, clock=time.monotonic_ns, ring=self._wake_worker,
             patience=self.config.timeouts.queue, max_queue=self.config.max_queue, stick=stick,
         )  # fmt: skip
 
@@ -83,41 +88,41 @@ class WorkerBackend(SharedBackend):
     def __init__(
         self,
         settings: config.Backend,
-        connectors: Connectors,
+        connectors: ServerContexts,
         log: Log,
-        chance: Chance,
+        chance: RandomSource,
         *,
-        share: BackendShare,
-        ring: Ring,
+        share: BackendCounters,
+        ring: WakeWorker,
         report: Callable[[Message], object],
-        learned: Learned,
+        learned: StickSync,
     ) -> None:
         super().__init__(settings, connectors, log, chance, share=share, ring=ring)
         self._report = report
         self._learned = learned
         for server, mine in zip(self.servers, share.servers, strict=True):
-            if server.observation is not None:
-                server.observation = ReportedObservation(limit=0, tally=mine.connected)
+            if server.passive_health is not None:
+                server.passive_health = ReportedPassiveHealth(limit=0, tally=mine.connected)
 
-    def connected(self, server: BackendServer, key: int | None) -> None:
+    def on_connected(self, server: BackendServer, key: int | None) -> None:
         """As in Backend; the other workers know it soon."""
-        super().connected(server, key)
+        super().on_connected(server, key)
         if key is not None and server.config.stick is not None:
-            self._learned.note(self.name, [(key, self.numbers[server])])
+            self._learned.add(self.name, [(key, self.numbers[server])])
 
-    def not_connected(self, server: BackendServer, caller: Caller, why: str) -> None:
+    def on_connect_failed(self, server: BackendServer, caller: ClientInfo, why: str) -> None:
         """As in Backend; what it means is found out by control."""
         server.counts.connect_errors += 1
-        if server.observation is not None and server.takes_back:
+        if server.passive_health is not None and server.accepts_persistent:
             self._report({
                 "failed": self.name, "server": self.numbers[server], "host": caller.host, "why": printable(why)
             })  # fmt: skip
 
-    def look(self) -> None:
+    def serve_queue(self) -> None:
         """Give places to those who wait here, if it is their turn."""
         pool = self.pool
         if isinstance(pool, SharedPool) and pool.has_waiters:
-            pool.look()
+            pool.serve_queue()
 
     @property
     def has_waiters(self) -> bool:
@@ -131,65 +136,67 @@ class ControlBackend(SharedBackend):
     def __init__(
         self,
         settings: config.Backend,
-        connectors: Connectors,
+        connectors: ServerContexts,
         log: Log,
-        chance: Chance,
+        chance: RandomSource,
         *,
-        share: BackendShare,
+        share: BackendCounters,
         tell: Callable[[ControlBackend, BackendServer], None],
-        say_change: Callable[[ControlBackend, Change[BackendServer], Event, Checked | None], None],
+        say_change: Callable[[ControlBackend, StateChange[BackendServer], Event, CheckOutcome | None], None],
     ) -> None:
         super().__init__(settings, connectors, log, chance, share=share, ring=lambda _: None)
         self._tell_workers = tell
         self._say_change = say_change
-        self._told: dict[BackendServer, object] = {}
+        self._published: dict[BackendServer, object] = {}
         for server, theirs in zip(self.servers, share.servers, strict=True):
-            if server.observation is not None:
+            if server.passive_health is not None:
                 own = server.config
-                server.observation = SharedObservation(
+                server.passive_health = SharedPassiveHealth(
                     own.error_limit, own.error_clients, tally=theirs.connected
                 )
 
-    def judge(self, server: BackendServer, checked: Checked) -> None:
+    def record_check(self, server: BackendServer, checked: CheckOutcome) -> None:
         """As in Backend; the workers know it then."""
-        super().judge(server, checked)
-        self._pass_on(server)
+        super().record_check(server, checked)
+        self._publish_if_changed(server)
 
-    def set_state(self, server: BackendServer, state: State) -> None:
+    def set_state(self, server: BackendServer, state: AdminState) -> None:
         """As in Backend; the workers know it then."""
         super().set_state(server, state)
-        self._pass_on(server)
+        self._publish_if_changed(server)
 
-    def _addresses_came(self) -> None:
-        super()._addresses_came()
+    def _addresses_changed(self) -> None:
+        super()._addresses_changed()
         for server in self.servers:
-            self._pass_on(server)
+            self._publish_if_changed(server)
 
-    def _pass_on(self, server: BackendServer) -> None:
-        if self.is_news(server):
+    def _publish_if_changed(self, server: BackendServer) -> None:
+        if self.mark_published(server):
             self._tell_workers(self, server)
 
-    def is_news(self, server: BackendServer) -> bool:
+    def mark_published(self, server: BackendServer) -> bool:
         """Is there anything about it that was not told yet? It counts as told then."""
-        essence = Known.of(server, trio.current_time()).essence
-        if self._told.get(server) == essence:
+        essence = ServerSnapshot.capture(server, trio.current_time()).comparable
+        if self._published.get(server) == essence:
             return False
-        self._told[server] = essence
+        self._published[server] = essence
         return True
 
-    def _changed(self, change: Change[BackendServer], event: Event, checked: Checked | None) -> None:
-        self._follow(change)
-        self.is_news(change.server)
+    def _on_change(
+        self, change: StateChange[BackendServer], event: Event, checked: CheckOutcome | None
+    ) -> None:
+        self._apply_change(change)
+        self.mark_published(change.server)
         self._say_change(self, change, event, checked)
 
-    def say(
+    def log_change(
         self,
-        change: Change[BackendServer],
+        change: StateChange[BackendServer],
         event: Event,
-        checked: Checked | None,
+        checked: CheckOutcome | None,
         *,
         sessions: int,
         requeued: int,
     ) -> None:
         """Write the lines of a change: with the sessions that there were, what the workers made of it, and who waits now."""
-        self._say(evolve(change, requeued=requeued), event, checked, sessions)
+        self._log_change(evolve(change, requeued=requeued), event, checked, sessions)

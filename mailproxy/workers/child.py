@@ -12,22 +12,21 @@ from functools import partial
 import trio
 from attrs import frozen
 
-from mailproxy.app.startup import Slots
-from mailproxy.certificates.reloader import Renewal
+from mailproxy.certificates.reloader import CertificateReloader
 from mailproxy.config import Config
-from mailproxy.ipc.channel import Line
-from mailproxy.ipc.shared_memory import Bells
+from mailproxy.ipc.channel import Channel
+from mailproxy.ipc.shared_memory import Wakeups
 from mailproxy.log import Log, Output
 from mailproxy.log.events import DESCRIPTORS_SHORT, Event
-from mailproxy.net.listener import Listener
+from mailproxy.net.listener import Listener, Slots
 from mailproxy.net.process_name import set_process_name
-from mailproxy.proxy.backend.backend import Connectors
-from mailproxy.proxy.process import descriptor_shortage, max_sessions, own_max_sessions
-from mailproxy.proxy.session.session import number_sessions
+from mailproxy.proxy.backend.backend import ServerContexts
+from mailproxy.proxy.process import descriptor_shortage, max_sessions, max_sessions_per_process
+from mailproxy.proxy.session.session import seed_session_ids
 from mailproxy.proxy.unraisable import unraisable
 from mailproxy.workers.control import Control, Listening
-from mailproxy.workers.scoreboard import Board
-from mailproxy.workers.worker import SAID_BY_CONTROL, Place, Worker
+from mailproxy.workers.scoreboard import Scoreboard
+from mailproxy.workers.worker import LOGGED_BY_CONTROL, Worker, WorkerSlot
 
 RENEWED = signal.SIGRTMIN
 """Tells the launcher that files of TLS were renewed."""
@@ -44,28 +43,28 @@ class Setup:
     """
 
     config: Config
-    renewal: Renewal | None
-    connectors: Connectors
+    renewal: CertificateReloader | None
+    connectors: ServerContexts
     launcher: int
     slots: Slots
     listening: Sequence[Listening]
     outputs: Sequence[Output]
-    board: Board
-    bells: Bells
+    scoreboard: Scoreboard
+    wakeups: Wakeups
 
     @property
-    def connectors_now(self) -> Connectors:
+    def connectors_now(self) -> ServerContexts:
         """TLS towards servers as its files are in use."""
-        return self.connectors if self.renewal is None else self.renewal.material.connectors
+        return self.connectors if self.renewal is None else self.renewal.material.server_contexts
 
 
-def work(setup: Setup, slot: int, end: socket.socket, *, second: int, is_late: bool) -> None:
+def run_worker(setup: Setup, slot: int, end: socket.socket, *, id_epoch: int, is_restart: bool) -> None:
     """Serve in this slot. ``end`` is that of the line to the launcher; session ids count from ``second``."""
-    log = _settle(setup, f"worker {slot + 1}", without=SAID_BY_CONTROL, is_late=is_late)
+    log = _init_child(setup, f"worker {slot + 1}", suppressed=LOGGED_BY_CONTROL, is_restart=is_restart)
     for other, listeners in enumerate(setup.slots):
         if other != slot:
             _close_own(listeners)
-    number_sessions(second, slot, len(setup.slots))
+    seed_session_ids(id_epoch, slot, len(setup.slots))
     worker = Worker(
         setup.config,
         [listener.for_worker() for listener in setup.slots[slot]],
@@ -73,29 +72,29 @@ def work(setup: Setup, slot: int, end: socket.socket, *, second: int, is_late: b
         looks=setup.renewal,
         log=log,
         max_sessions=max_sessions(setup.config),
-        place=Place(
+        place=WorkerSlot(
             slot=slot,
-            shares=setup.board.shares(slot),
-            bells=setup.bells,
-            launcher=Line(end),
-            most_sessions=own_max_sessions(),
-            is_late=is_late,
+            counters=setup.scoreboard.counters(slot),
+            wakeups=setup.wakeups,
+            supervisor=Channel(end),
+            most_sessions=max_sessions_per_process(),
+            is_restart=is_restart,
         ),
     )
     trio.run(worker.work)
 
 
-def control(setup: Setup, end: socket.socket, *, running: int, is_late: bool) -> None:
+def run_control(setup: Setup, end: socket.socket, *, running: int, is_restart: bool) -> None:
     """Control the workers, of which so many are ``running`` already."""
-    log = _settle(setup, "control", without=(), is_late=is_late)
+    log = _init_child(setup, "control", suppressed=(), is_restart=is_restart)
     made = Control(
         setup.config,
         setup.listening,
         setup.connectors_now,
         looks=setup.renewal,
         log=log,
-        shares=setup.board.shares(setup.board.control),
-        launcher=Line(end),
+        shares=setup.scoreboard.counters(setup.scoreboard.control),
+        launcher=Channel(end),
         ring_launcher=partial(_ring, setup.launcher),
         workers=len(setup.slots),
         running=running,
@@ -104,12 +103,12 @@ def control(setup: Setup, end: socket.socket, *, running: int, is_late: bool) ->
         _close_own(listeners)
     for listener in setup.slots[0]:
         listener.socket.close()
-    if not is_late and (shortage := descriptor_shortage(setup.config)) is not None:
+    if not is_restart and (shortage := descriptor_shortage(setup.config)) is not None:
         log.event(DESCRIPTORS_SHORT, f"process.max_sessions: {shortage}")
     trio.run(made.run)
 
 
-def _settle(setup: Setup, name: str, *, without: Collection[Event], is_late: bool) -> Log:
+def _init_child(setup: Setup, name: str, *, suppressed: Collection[Event], is_restart: bool) -> Log:
     """Become a child: signals are the launcher's business, also those that a terminal sends to all.
 
     ``is_late``: others were there before, and the log may have been rotated since the launcher opened it.
@@ -118,8 +117,8 @@ def _settle(setup: Setup, name: str, *, without: Collection[Event], is_late: boo
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (*SIGNALS, signal.SIGCHLD))
     set_process_name(f"mp {name}")
-    log = Log(setup.outputs, without=without)
-    if is_late:
+    log = Log(setup.outputs, without=suppressed)
+    if is_restart:
         log.reopen(quietly=True)
     sys.unraisablehook = partial(unraisable, log)
     return log

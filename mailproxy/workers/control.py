@@ -14,10 +14,10 @@ from typing import NamedTuple
 import trio
 from attrs import frozen
 
-from mailproxy.certificates.watcher import Looks, Renewed, say_kept
+from mailproxy.certificates.watcher import Reloader, ReloadResult, log_rejected
 from mailproxy.config import Config
 from mailproxy.errors import Fault
-from mailproxy.ipc.channel import Heard, Line, Message, in_packets
+from mailproxy.ipc.channel import Channel, Message, Received, batch_by_size
 from mailproxy.log import Log
 from mailproxy.log.events import (
     CONTROL_DIED,
@@ -31,38 +31,38 @@ from mailproxy.log.events import (
     Event,
 )
 from mailproxy.net.listener import Listener
-from mailproxy.pool import Change
-from mailproxy.proxy.backend.backend import Connectors
-from mailproxy.proxy.backend.server import BackendServer, Checked
-from mailproxy.proxy.backend.snapshot import Known
+from mailproxy.pool import StateChange
+from mailproxy.proxy.backend.backend import ServerContexts
+from mailproxy.proxy.backend.server import BackendServer, CheckOutcome
+from mailproxy.proxy.backend.snapshot import ServerSnapshot
 from mailproxy.proxy.config_change import log_if_changed
 from mailproxy.proxy.frontend import say_listening
-from mailproxy.proxy.monitor import Tending, ports_of
+from mailproxy.proxy.monitor import ServerMonitor, ports_of
 from mailproxy.proxy.supervise import contained, supervise
 from mailproxy.workers.backend import ControlBackend
 from mailproxy.workers.heartbeat import beat
-from mailproxy.workers.scoreboard import Shares
-from mailproxy.workers.stick_sync import Learned, in_parts, learn, recall, table_of
-from mailproxy.workers.worker_handle import Asking, Link, Totals, take_counts
+from mailproxy.workers.scoreboard import ProcessCounters
+from mailproxy.workers.stick_sync import StickSync, apply_updates, batched, dump_table, load_table
+from mailproxy.workers.worker_handle import PendingAcks, Totals, WorkerHandle, apply_counters
 
-_HELLO_S = 2.0  # for workers that are there to say what they know
-_TABLE_S = 5.0  # for one of them to tell the stick tables
-_CHANGE_S = 0.2  # for workers to take up a change of a server before its line is written
+_REGISTER_TIMEOUT_S = 2.0  # for workers that are there to say what they know
+_TABLE_TIMEOUT_S = 5.0  # for one of them to tell the stick tables
+_CHANGE_TIMEOUT_S = 0.2  # for workers to take up a change of a server before its line is written
 _TURNS_S = 0.05  # for workers to give places to those who wait, in turns; none of them knows of all
-_REOPEN_S = 3.0  # a log that hangs must not keep the others
+_REOPEN_TIMEOUT_S = 3.0  # a log that hangs must not keep the others
 _LAUNCHER_S = 0.02  # between two looks whether it has taken up what was renewed
-_RENEW_S = 10.0  # files may stand on a slow disk
+_RELOAD_TIMEOUT_S = 10.0  # files may stand on a slow disk
 _SERVERS_MAX = 100  # at a time
 
 
-class _Told(NamedTuple):
+class _PendingChange(NamedTuple):
     """A change that the workers take up, and what is said then."""
 
-    asking: Asking
+    acks: PendingAcks
     backend: ControlBackend
-    change: Change[BackendServer]
+    change: StateChange[BackendServer]
     event: Event
-    checked: Checked | None
+    outcome: CheckOutcome | None
     sessions: int
     waiting: int
 
@@ -94,12 +94,12 @@ class Control:
         self,
         config: Config,
         listening: Sequence[Listening],
-        connectors: Connectors,
+        connectors: ServerContexts,
         *,
-        looks: Looks | None,
+        looks: Reloader | None,
         log: Log,
-        shares: Shares,
-        launcher: Line,
+        shares: ProcessCounters,
+        launcher: Channel,
         ring_launcher: Callable[[], None],
         workers: int,
         running: int,
@@ -115,21 +115,21 @@ class Control:
         chance = SystemRandom()
         self.backends: Mapping[str, ControlBackend] = {
             name: ControlBackend(
-                settings, connectors, log, chance, share=shares.backends[name], tell=self._tell,
-                say_change=self._change,
+                settings, connectors, log, chance, share=shares.backends[name], tell=self._send_update,
+                say_change=self._on_change,
             )
             for name, settings in config.backends.items()
         }  # fmt: skip
-        self._tending = Tending(
+        self._monitor = ServerMonitor(
             config, self.backends, connectors, ports=ports_of(listening), looks=looks, log=log, chance=chance,
             pass_on=self._renew_all,
         )  # fmt: skip
         self._totals = Totals(self.backends)
-        self._learned = Learned()
-        self._links: list[Link] = []
-        self._askings: dict[int, Asking] = {}
-        self._asked = 0
-        self._changes: list[_Told] = []
+        self._stick_sync = StickSync()
+        self._handles: list[WorkerHandle] = []
+        self._pending: dict[int, PendingAcks] = {}
+        self._last_number = 0
+        self._changes: list[_PendingChange] = []
         self._has_changes = trio.Event()
         self._met = trio.Event()  # set whenever a worker has said hello
         self._table = trio.Event()
@@ -145,25 +145,31 @@ class Control:
                 nursery.start_soon(self._log.run)
                 nursery.start_soon(supervise, self._log, "heartbeat", beat, self._shares.beat)
                 nursery.start_soon(self._end_with, nursery.cancel_scope)
-                nursery.start_soon(supervise, self._log, "line to the launcher", self._hear_launcher, nursery)
-                for backend in self.backends.values():
-                    nursery.start_soon(backend.keep_time)
                 nursery.start_soon(
-                    supervise, self._log, "passing on of stick entries", self._learned.run, self._tell_all
+                    supervise, self._log, "line to the launcher", self._serve_supervisor, nursery
                 )
-                nursery.start_soon(supervise, self._log, "lines about servers", self._say_changes)
+                for backend in self.backends.values():
+                    nursery.start_soon(backend.run_timers)
+                nursery.start_soon(
+                    supervise,
+                    self._log,
+                    "passing on of stick entries",
+                    self._stick_sync.run,
+                    self._broadcast_update,
+                )
+                nursery.start_soon(supervise, self._log, "lines about servers", self._log_changes)
                 if self._running:
                     with contained(self._log, "taking over from the workers"):
-                        await self._hear_what_is_known()
-                    await self._tending.catch_up()
-                await nursery.start(self._tending.run)
+                        await self._collect_snapshots()
+                    await self._monitor.sync_silently()
+                await nursery.start(self._monitor.run)
                 self._is_settled = True
-                for link in self._links:
-                    if link.has_said_hello:
-                        nursery.start_soon(supervise, self._log, link.name, self._welcome, link)
+                for link in self._handles:
+                    if link.is_registered:
+                        nursery.start_soon(supervise, self._log, link.name, self._sync_worker, link)
         finally:
             if self._is_stopping:
-                sessions = self._totals.sessions(self._links)
+                sessions = self._totals.sessions(self._handles)
                 self._log.event(STOPPED, "mailproxy has stopped", sessions=sessions)
             await self._log.finish()  # noqa: ASYNC102 - shields itself, with a deadline of its own
 
@@ -173,31 +179,31 @@ class Control:
 
     # The launcher
 
-    async def _hear_launcher(self, nursery: trio.Nursery) -> None:
-        while (heard := await self._launcher.hear()) is not None:
+    async def _serve_supervisor(self, nursery: trio.Nursery) -> None:
+        while (heard := await self._launcher.receive()) is not None:
             with contained(self._log, "line to the launcher"):
                 self._take_from_launcher(heard, nursery)
         self._drain()  # it is gone, and nobody would replace a worker any more
-        self._look_for_end()
+        self._check_if_over()
 
-    def _take_from_launcher(self, heard: Heard, nursery: trio.Nursery) -> None:
+    def _take_from_launcher(self, heard: Received, nursery: trio.Nursery) -> None:
         match heard.message:
             case {"worker": slot, "pid": pid}:
-                link = Link(Line(heard.sockets[0], dropped=self._say_dropped), slot, pid)
-                self._links.append(link)
-                nursery.start_soon(self._attend, link)
+                link = WorkerHandle(Channel(heard.sockets[0], dropped=self._log_dropped), slot, pid)
+                self._handles.append(link)
+                nursery.start_soon(self._serve_channel, link)
             case {"signal": number}:
-                self._obey(number, nursery)
+                self._handle_signal(number, nursery)
             case {"died": died}:
-                self._say_died(died)
+                self._log_exit(died)
             case {"kept": fact}:
-                say_kept(self._log, Fault("process.workers", f"the launcher: {fact}"))
+                log_rejected(self._log, Fault("process.workers", f"the launcher: {fact}"))
 
-    def _obey(self, number: int, nursery: trio.Nursery) -> None:
+    def _handle_signal(self, number: int, nursery: trio.Nursery) -> None:
         if number in (signal.SIGHUP, signal.SIGUSR2):
             nursery.start_soon(self._reopen_all)
             if number == signal.SIGHUP:
-                self._tending.renew_certificates()
+                self._monitor.renew_certificates()
                 nursery.start_soon(log_if_changed, self._config, self._log)
         elif number == signal.SIGUSR1:
             self._log.event(
@@ -210,8 +216,8 @@ class Control:
             self._log.event(
                 STOPPING, f"stopping now, {self._shares.process.sessions.total} sessions are closed"
             )
-            self._tell_all({"stop": True}, instead="stop")
-        self._look_for_end()
+            self._broadcast_update({"stop": True}, instead="stop")
+        self._check_if_over()
 
     def _drain(self) -> None:
         if self._is_stopping:
@@ -224,13 +230,13 @@ class Control:
             sessions=open_sessions,
             seconds=seconds,
         )
-        self._tell_all({"drain": seconds}, instead="drain")
+        self._broadcast_update({"drain": seconds}, instead="drain")
 
-    def _look_for_end(self) -> None:
-        if self._is_stopping and not self._links:
+    def _check_if_over(self) -> None:
+        if self._is_stopping and not self._handles:
             self._over.set()
 
-    def _say_died(self, died: Message) -> None:
+    def _log_exit(self, died: Message) -> None:
         pid, why, slot = died["pid"], died["why"], died["slot"]
         if slot is None:
             self._log.event(
@@ -247,146 +253,150 @@ class Control:
             sessions=sessions,
         )
 
-    def _say_dropped(self, fact: str) -> None:
+    def _log_dropped(self, fact: str) -> None:
         self._log.event(MESSAGE_DROPPED, fact)
 
     # Workers
 
-    async def _attend(self, link: Link) -> None:
+    async def _serve_channel(self, link: WorkerHandle) -> None:
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(supervise, self._log, link.name, link.line.run)
+                nursery.start_soon(supervise, self._log, link.name, link.channel.run)
                 if self._is_stopping:
-                    link.line.say(
+                    link.channel.send_nowait(
                         {"drain": self._config.process.drain_timeout} if self._is_draining else {"stop": True}
                     )
                 await supervise(self._log, link.name, self._hear, link, nursery)
                 nursery.cancel_scope.cancel()
         finally:
-            link.line.close()
-            self._links.remove(link)
-            self._totals.keep(link)
-            for asking in self._askings.values():
-                asking.answered(link)
-        self._look_for_end()
+            link.channel.close()
+            self._handles.remove(link)
+            self._totals.absorb(link)
+            for asking in self._pending.values():
+                asking.ack(link)
+        self._check_if_over()
 
-    async def _hear(self, link: Link, nursery: trio.Nursery) -> None:
-        while (heard := await link.line.hear()) is not None:
-            link.is_late = False
+    async def _hear(self, link: WorkerHandle, nursery: trio.Nursery) -> None:
+        while (heard := await link.channel.receive()) is not None:
+            link.is_unresponsive = False
             with contained(self._log, link.name):
-                self._take(heard.message, link, nursery)
+                self._handle_message(heard.message, link, nursery)
 
-    def _take(self, message: Message, link: Link, nursery: trio.Nursery) -> None:
+    def _handle_message(self, message: Message, link: WorkerHandle, nursery: trio.Nursery) -> None:
         match message:
             case {"done": number, **more}:
-                if (asking := self._askings.get(number)) is not None:
-                    asking.answered(link, more.get("requeued", 0))
+                if (asking := self._pending.get(number)) is not None:
+                    asking.ack(link, more.get("requeued", 0))
             case {"learned": name, "entries": entries}:
-                learn(self.backends[name], entries)
-                self._learned.note(name, entries)
+                apply_updates(self.backends[name], entries)
+                self._stick_sync.add(name, entries)
             case {"failed": name, "server": number, "host": host, "why": why}:
                 backend = self.backends[name]
                 backend.observe(backend.servers[number], host, why)
             case {"counts": _}:
-                take_counts(link, message)
+                apply_counters(link, message)
             case {"known": servers} if not self._is_settled:
                 for name, number, known in servers:
-                    self._take_over(self.backends[name], number, Known.read(known))
+                    self._take_over(self.backends[name], number, ServerSnapshot.from_json(known))
             case {"recall": name, "entries": entries}:
-                recall(self.backends[name], entries)
+                load_table(self.backends[name], entries)
             case {"told": "table"}:
                 self._table.set()
             case {"hello": _, "fresh": fresh}:
-                link.has_said_hello, link.is_fresh = True, fresh
+                link.is_registered, link.is_new = True, fresh
                 self._met.set()
                 if self._is_settled:
-                    nursery.start_soon(supervise, self._log, link.name, self._welcome, link)
+                    nursery.start_soon(supervise, self._log, link.name, self._sync_worker, link)
             case {"ready": _}:
                 link.is_ready = True
-                self._say_ready()
+                self._log_ready()
 
-    def _say_ready(self) -> None:
+    def _log_ready(self) -> None:
         """Once, when all workers listen; not again by a control that took this one's place."""
-        if self._shares.ready.own or sum(link.is_ready for link in self._links) < self._workers:
+        if self._shares.ready.local or sum(link.is_ready for link in self._handles) < self._workers:
             return
-        self._shares.ready.own = 1
+        self._shares.ready.local = 1
         for each in self._listening:
             say_listening(self._log, each.frontend, name=each.name, address=each.address, mode=each.mode)
         self._log.event(READY, "mailproxy is ready", workers=self._workers)
 
-    async def _welcome(self, link: Link) -> None:
+    async def _sync_worker(self, link: WorkerHandle) -> None:
         """Tell a worker what is known; it accepts then."""
         servers = [(backend, server) for backend in self.backends.values() for server in backend.servers]
-        for some in in_parts(servers, _SERVERS_MAX):
-            await link.line.room()
-            for part in in_packets(_about(*each) for each in some):
-                link.line.say({"servers": part})
-        if link.is_fresh:
+        for some in batched(servers, _SERVERS_MAX):
+            await link.channel.wait_for_room()
+            for part in batch_by_size(_server_message(*each) for each in some):
+                link.channel.send_nowait({"servers": part})
+        if link.is_new:
             for backend in self.backends.values():
-                for message in table_of(backend):
-                    await link.line.send(message)
-        await link.line.send({"serve": True})
+                for message in dump_table(backend):
+                    await link.channel.send(message)
+        await link.channel.send({"serve": True})
 
     # What workers knew before this control was there
 
-    async def _hear_what_is_known(self) -> None:
-        with trio.move_on_after(_HELLO_S):
-            while sum(link.has_said_hello for link in self._links) < self._running:
+    async def _collect_snapshots(self) -> None:
+        with trio.move_on_after(_REGISTER_TIMEOUT_S):
+            while sum(link.is_registered for link in self._handles) < self._running:
                 await self._met.wait()
                 self._met = trio.Event()
-        knowing = [link for link in self._links if link.has_said_hello and not link.is_fresh]
+        knowing = [link for link in self._handles if link.is_registered and not link.is_new]
         if knowing and any(backend.pool.stick is not None for backend in self.backends.values()):
-            knowing[0].line.say({"tell": "table"})
-            with trio.move_on_after(_TABLE_S):
+            knowing[0].channel.send_nowait({"tell": "table"})
+            with trio.move_on_after(_TABLE_TIMEOUT_S):
                 await self._table.wait()
 
-    def _take_over(self, backend: ControlBackend, number: int, known: Known) -> None:
+    def _take_over(self, backend: ControlBackend, number: int, known: ServerSnapshot) -> None:
         server = backend.servers[number]
-        backend.adopt(server, known)
-        backend.is_news(server)
+        backend.apply_snapshot(server, known)
+        backend.mark_published(server)
 
     # What is told to workers
 
-    def _tell_all(self, message: Message, *, instead: Hashable = None) -> None:
-        for link in self._links:
-            link.line.say(message, instead=instead)
+    def _broadcast_update(self, message: Message, *, instead: Hashable = None) -> None:
+        for link in self._handles:
+            link.channel.send_nowait(message, replaces=instead)
 
-    def _tell(self, backend: ControlBackend, server: BackendServer) -> None:
-        for link in self._links:
-            message = {"servers": [_about(backend, server)]}
-            link.line.say(message, instead=(backend.name, backend.numbers[server]))
+    def _send_update(self, backend: ControlBackend, server: BackendServer) -> None:
+        for link in self._handles:
+            message = {"servers": [_server_message(backend, server)]}
+            link.channel.send_nowait(message, replaces=(backend.name, backend.numbers[server]))
 
-    def _change(
-        self, backend: ControlBackend, change: Change[BackendServer], event: Event, checked: Checked | None
+    def _on_change(
+        self,
+        backend: ControlBackend,
+        change: StateChange[BackendServer],
+        event: Event,
+        checked: CheckOutcome | None,
     ) -> None:
         # Before workers end the ones and give places to the others.
         sessions, waiting = change.server.sessions, backend.pool.waiting
-        asking = self._ask(
-            {"servers": [_about(backend, change.server)]},
+        asking = self._broadcast(
+            {"servers": [_server_message(backend, change.server)]},
             instead=(backend.name, backend.numbers[change.server]),
         )
-        self._changes.append(_Told(asking, backend, change, event, checked, sessions, waiting))
+        self._changes.append(_PendingChange(asking, backend, change, event, checked, sessions, waiting))
         self._has_changes.set()
 
-    def _ask(self, message: Message, *, instead: Hashable) -> Asking:
+    def _broadcast(self, message: Message, *, instead: Hashable) -> PendingAcks:
         """Tell all, and have those answer that are known to. ``instead``: as in Line, for those who hear nothing."""
-        self._asked += 1
+        self._last_number += 1
         asked = set()
-        for link in self._links:
-            said = link.line.say({**message, "number": self._asked})
+        for link in self._handles:
+            said = link.channel.send_nowait({**message, "number": self._last_number})
             if not said:  # it hears nothing any more; if it ever does again, it shall have the last of these
-                link.line.say(message, instead=instead)
-            elif link.has_said_hello and not link.is_late:
+                link.channel.send_nowait(message, replaces=instead)
+            elif link.is_registered and not link.is_unresponsive:
                 asked.add(link)
-        asking = Asking(asked)
-        self._askings[self._asked] = asking
+        asking = PendingAcks(asked)
+        self._pending[self._last_number] = asking
         return asking
 
-    async def _answers(self, asking: Asking, seconds: float) -> None:
-        await asking.over(seconds)
-        self._askings = {number: each for number, each in self._askings.items() if each is not asking}
+    async def _wait_for_acks(self, asking: PendingAcks, seconds: float) -> None:
+        await asking.wait(seconds)
+        self._pending = {number: each for number, each in self._pending.items() if each is not asking}
 
-    async def _say_changes(self) -> None:
+    async def _log_changes(self) -> None:
         """One after the other, as they came; with what the workers made of it."""
         while True:
             if not self._changes:
@@ -398,32 +408,36 @@ class Control:
                 with contained(
                     self._log, "lines about servers"
                 ):  # without its figures it is written all the same
-                    await self._answers(told.asking, _CHANGE_S)
-                    requeued = told.asking.requeued
-                    if told.waiting and told.change.server.takes_back:
+                    await self._wait_for_acks(told.acks, _CHANGE_TIMEOUT_S)
+                    requeued = told.acks.requeued
+                    if told.waiting and told.change.server.accepts_persistent:
                         await trio.sleep(_TURNS_S)
                         requeued = max(requeued, told.waiting - told.backend.pool.waiting)
-                told.backend.say(
-                    told.change, told.event, told.checked, sessions=told.sessions, requeued=requeued
+                told.backend.log_change(
+                    told.change, told.event, told.outcome, sessions=told.sessions, requeued=requeued
                 )
 
     async def _reopen_all(self) -> None:
         with contained(self._log, "log writer"):
-            await self._answers(self._ask({"reopen": True}, instead="reopen"), _REOPEN_S)
+            await self._wait_for_acks(self._broadcast({"reopen": True}, instead="reopen"), _REOPEN_TIMEOUT_S)
         self._log.reopen()
 
-    async def _renew_all(self, renewed: Renewed, anyway: bool) -> None:
+    async def _renew_all(self, renewed: ReloadResult, anyway: bool) -> None:
         """Have the workers take up what was found, and the launcher, so that workers of later start with it."""
         self._shares.renewals.add(1)
         self._ring_launcher()
         # What does not fit into a message is logged by each worker, too.
-        faults = next(in_packets([fault.path, fault.fact] for fault in renewed.faults), [])
+        faults = next(batch_by_size([fault.path, fault.fact] for fault in renewed.faults), [])
         message = {"renew": True, "anyway": anyway, "faults": faults}
-        await self._answers(self._ask(message, instead="renew"), _RENEW_S)
-        with trio.move_on_after(_RENEW_S):
-            while self._shares.renewed.own < self._shares.renewals.own:  # noqa: ASYNC110 - another process sets it
+        await self._wait_for_acks(self._broadcast(message, instead="renew"), _RELOAD_TIMEOUT_S)
+        with trio.move_on_after(_RELOAD_TIMEOUT_S):
+            while self._shares.renewed.local < self._shares.renewals.local:  # noqa: ASYNC110 - another process sets it
                 await trio.sleep(_LAUNCHER_S)
 
 
-def _about(backend: ControlBackend, server: BackendServer) -> list[object]:
-    return [backend.name, backend.numbers[server], Known.of(server, trio.current_time()).message()]
+def _server_message(backend: ControlBackend, server: BackendServer) -> list[object]:
+    return [
+        backend.name,
+        backend.numbers[server],
+        ServerSnapshot.capture(server, trio.current_time()).to_json(),
+    ]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import trio
 
-from mailproxy.pool import Tally
+from mailproxy.pool import SharedCounter
 
 _BEAT_S = 1.0
 
 
-async def beat(count: Tally) -> None:
+async def beat(count: SharedCounter) -> None:
     """Count up every second until cancelled."""
     while True:
         count.add(1)

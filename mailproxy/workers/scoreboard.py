@@ -11,16 +11,16 @@ from collections.abc import Iterator, Mapping
 from attrs import frozen
 
 from mailproxy.config import Backend, Config, Frontend
-from mailproxy.ipc.shared_memory import SharedCells, SharedWords
+from mailproxy.ipc.shared_memory import SharedMemory, SharedWords
 from mailproxy.pool import (
     RATE_CLIENTS_MAX,
-    BackendShare,
+    BackendCounters,
     ClientTables,
     CountTable,
-    LimitShare,
+    LimitCounters,
     Published,
-    ServerShare,
-    Tally,
+    ServerCounters,
+    SharedCounter,
     words_for,
 )
 
@@ -33,24 +33,24 @@ _SECRET_BYTES = 16
 
 
 @frozen(eq=False)
-class Shares:
+class ProcessCounters:
     """What one process has on the board.
 
     ``ready``: whether it has been said that the proxy is ready; ``beat``: see ``heartbeat``. ``renewals`` are those of
     files that control has found, ``renewed`` how many of them the launcher has taken up, in the same row.
     """
 
-    process: LimitShare
-    ready: Tally
-    beat: Tally
-    renewals: Tally
-    renewed: Tally
-    frontends: Mapping[str, LimitShare]
-    backends: Mapping[str, BackendShare]
+    process: LimitCounters
+    ready: SharedCounter
+    beat: SharedCounter
+    renewals: SharedCounter
+    renewed: SharedCounter
+    frontends: Mapping[str, LimitCounters]
+    backends: Mapping[str, BackendCounters]
     clients: Mapping[str, ClientTables]
 
 
-class Board:
+class Scoreboard:
     """The shared counts of ``workers``. Control has a row of its own behind theirs.
 
     Limits per client have tables beside them. ``most_sessions`` is what one worker takes at most.
@@ -64,42 +64,42 @@ class Board:
         )  # fmt: skip
         self._config = config
         self.control = workers
-        self._cells = SharedCells(workers + 1, columns)
+        self._cells = SharedMemory(workers + 1, columns)
         self._tables = {
             name: _Tables(frontend, workers, most_sessions)
             for name, frontend in config.frontends.items()
             if frontend.limits_clients
         }
 
-    def shares(self, row: int) -> Shares:
+    def counters(self, row: int) -> ProcessCounters:
         """What the process of this row writes, and all read."""
         columns = iter(range(2**62))
 
-        def tally() -> Tally:
-            return Tally(self._cells.column(next(columns)), row)
+        def tally() -> SharedCounter:
+            return SharedCounter(self._cells.column(next(columns)), row)
 
-        def backend(settings: Backend) -> BackendShare:
+        def backend(settings: Backend) -> BackendCounters:
             sessions, waiting, first = tally(), tally(), tally()
-            servers = tuple(ServerShare(tally(), tally(), tally(), tally()) for _ in settings.servers)
-            return BackendShare(sessions, waiting, first, servers)
+            servers = tuple(ServerCounters(tally(), tally(), tally(), tally()) for _ in settings.servers)
+            return BackendCounters(sessions, waiting, first, servers)
 
-        process, ready = LimitShare(tally(), tally(), tally()), tally()
+        process, ready = LimitCounters(tally(), tally(), tally()), tally()
         beat, renewals, renewed = tally(), tally(), tally()
-        frontends = {name: LimitShare(tally(), tally(), tally()) for name in self._config.frontends}
+        frontends = {name: LimitCounters(tally(), tally(), tally()) for name in self._config.frontends}
         backends = {name: backend(settings) for name, settings in self._config.backends.items()}
         clients = {
             name: tables.published(row) for name, tables in self._tables.items() if row != self.control
         }
-        return Shares(process, ready, beat, renewals, renewed, frontends, backends, clients)
+        return ProcessCounters(process, ready, beat, renewals, renewed, frontends, backends, clients)
 
     @property
     def is_ready(self) -> bool:
         """Whether all workers have listened at once, as control has noted."""
-        return bool(self.shares(self.control).ready.own)
+        return bool(self.counters(self.control).ready.local)
 
     def clear(self, slot: int) -> int:
         """Forget a worker that is gone; how many sessions it had."""
-        sessions = self.shares(slot).process.sessions.own
+        sessions = self.counters(slot).process.sessions.local
         self._cells.clear(slot)
         for tables in self._tables.values():
             tables.words.clear(slot)

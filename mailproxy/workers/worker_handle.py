@@ -7,22 +7,22 @@ from collections.abc import Iterable, Mapping
 import trio
 from attrs import asdict, define, field, fields
 
-from mailproxy.ipc.channel import Line, Message, in_packets
+from mailproxy.ipc.channel import Channel, Message, batch_by_size
 from mailproxy.pool import Counts
 from mailproxy.proxy.backend.backend import Backend
 
 
 @define(eq=False)
-class Link:
+class WorkerHandle:
     """``is_fresh``: it was forked for this control, and knows nothing; ``is_late``: it left a question open for too long."""
 
-    line: Line = field(repr=False)
+    channel: Channel = field(repr=False)
     slot: int
     pid: int
-    is_fresh: bool = True
-    has_said_hello: bool = False
+    is_new: bool = True
+    is_registered: bool = False
     is_ready: bool = False
-    is_late: bool = False
+    is_unresponsive: bool = False
     counts: dict[tuple[str, int], Counts] = field(factory=dict, repr=False)
 
     @property
@@ -32,38 +32,38 @@ class Link:
 
 
 @define(eq=False)
-class Asking:
+class PendingAcks:
     """A question to workers: who has not answered yet, and what the answers come to."""
 
-    asked: set[Link]
+    asked: set[WorkerHandle]
     requeued: int = 0
     _over: trio.Event = field(factory=trio.Event)
 
     def __attrs_post_init__(self) -> None:
-        self._look()
+        self._check_complete()
 
-    def answered(self, link: Link, requeued: int = 0) -> None:
+    def ack(self, link: WorkerHandle, requeued: int = 0) -> None:
         """A worker has answered, or is gone."""
         self.asked.discard(link)
         self.requeued += requeued
-        self._look()
+        self._check_complete()
 
-    def _look(self) -> None:
+    def _check_complete(self) -> None:
         if not self.asked:
             self._over.set()
 
-    async def over(self, seconds: float) -> None:
+    async def wait(self, seconds: float) -> None:
         """Wait for all answers; who gives none in that time is not waited for the next time."""
         with trio.move_on_after(seconds):
             await self._over.wait()
         for link in self.asked:
-            link.is_late = True
+            link.is_unresponsive = True
 
 
 _OF_SESSIONS = ("sessions", "connect_errors", "retries", "redispatches")  # the others are counted in control
 
 
-def counts_of(backends: Iterable[Backend], told: dict[tuple[str, int], Counts]) -> Iterable[Message]:
+def changed_counters(backends: Iterable[Backend], told: dict[tuple[str, int], Counts]) -> Iterable[Message]:
     """What a worker has counted, in messages, as far as it is not as it was ``told`` before."""
     for backend in backends:
         news: list[tuple[int, dict[str, object]]] = []
@@ -72,11 +72,11 @@ def counts_of(backends: Iterable[Backend], told: dict[tuple[str, int], Counts]) 
                 values = asdict(server.counts)
                 told[backend.name, number] = Counts(**values)
                 news.append((number, values))
-        for some in in_packets(news):
+        for some in batch_by_size(news):
             yield {"counts": backend.name, "servers": some}
 
 
-def take_counts(link: Link, message: Message) -> None:
+def apply_counters(link: WorkerHandle, message: Message) -> None:
     """What ``counts_of`` gave."""
     for number, values in message["servers"]:
         link.counts[message["counts"], number] = Counts(**values)
@@ -96,12 +96,12 @@ class Totals:
         self._backends = backends
         self._gone: dict[tuple[str, int], Counts] = {}
 
-    def keep(self, link: Link) -> None:
+    def absorb(self, link: WorkerHandle) -> None:
         """A worker is gone; what it counted stays."""
         for server, counts in link.counts.items():
             add_counts(self._gone.setdefault(server, Counts()), counts)
 
-    def of(self, backend: str, number: int, links: Iterable[Link]) -> Counts:
+    def of(self, backend: str, number: int, links: Iterable[WorkerHandle]) -> Counts:
         """What happened at a server so far."""
         own = self._backends[backend].servers[number].counts
         total = Counts(**{each.name: getattr(own, each.name) for each in fields(Counts)})
@@ -110,7 +110,7 @@ class Totals:
                 add_counts(total, counts)
         return total
 
-    def sessions(self, links: Iterable[Link]) -> int:
+    def sessions(self, links: Iterable[WorkerHandle]) -> int:
         """How many sessions servers have had."""
         links = list(links)
         return sum(

@@ -29,7 +29,7 @@ from mailproxy.pool import (
     Source,
     StickTable,
     client_hash,
-    key_of,
+    client_key,
     words_for,
 )
 
@@ -65,8 +65,8 @@ def choosing(name: str, balance: Balance) -> None:
     chosen_from = pool(balance)
 
     def come_and_go(number: int) -> None:
-        if (server := chosen_from.enter(number.to_bytes(17, "big"))) is not None:
-            chosen_from.leave(server)
+        if (server := chosen_from.acquire(number.to_bytes(17, "big"))) is not None:
+            chosen_from.release(server)
 
     print(
         f"a place among {SERVERS} servers, taken and given back, {name:10} {microseconds(come_and_go):6.1f} µs"
@@ -75,18 +75,18 @@ def choosing(name: str, balance: Balance) -> None:
 
 def sticking() -> None:
     hosts = [f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}" for number in range(2 * ENTRIES)]
-    keys = [key_of(host) for host in hosts]
+    keys = [client_key(host) for host in hosts]
     tracemalloc.start()
     table = StickTable(ENTRIES, 1800.0)
     for key in keys[:ENTRIES]:
-        table.learn(key, 7, 0.0)
+        table.store(key, 7, 0.0)
     mebibytes = tracemalloc.get_traced_memory()[0] / 2**20
     tracemalloc.stop()
     print(f"a stick table with {len(table)} entries: {mebibytes:.0f} MiB")
-    found = microseconds(lambda number: table.find(keys[number * 7919 % ENTRIES], 1.0))
-    full = microseconds(lambda number: table.learn(keys[ENTRIES + number], 7, 2.0))
+    found = microseconds(lambda number: table.lookup(keys[number * 7919 % ENTRIES], 1.0))
+    full = microseconds(lambda number: table.store(keys[ENTRIES + number], 7, 2.0))
     print(f"looking a client up {found:.2f} µs; learning one in place of the oldest {full:.2f} µs")
-    print(f"the key of an address {microseconds(lambda number: key_of(hosts[number])):.2f} µs")
+    print(f"the key of an address {microseconds(lambda number: client_key(hosts[number])):.2f} µs")
 
 
 def limiting(workers: int) -> None:
@@ -99,7 +99,7 @@ def limiting(workers: int) -> None:
     )  # fmt: skip
 
     def come_and_go(number: int) -> None:
-        client = key_of(hosts[number % CALLS], prefix_v6=64)
+        client = client_key(hosts[number % CALLS], prefix_v6=64)
         if workers > 1:
             client = client_hash(client, b"secret")
         if limits.enter(client, number / 1000) is None:

@@ -85,7 +85,7 @@ def _command(command: click.Command, context: click.Context) -> str:
 
 
 def _key(key: Key, cell: str) -> str:
-    return f".TP\n.B {_escaped(key.name)}\n{_text(_upper(key.meaning))}\n.br\n{_text(cell)}"
+    return f".TP\n.B {_escaped(key.name)}\n{_text(_upper(key.description))}\n.br\n{_text(cell)}"
 
 
 def _list(items: Mapping[str, str]) -> str:

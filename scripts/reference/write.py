@@ -15,8 +15,18 @@ from attrs import NOTHING
 from mailproxy.config import json_schema, model
 from mailproxy.config.fields import SHORT_FORMS, Key, keys_of
 from mailproxy.config.units import write_duration
-from mailproxy.config.validate import write_value
-from mailproxy.config.values import LogTarget, Mode, Name, RatePeriod, Seconds, Size, Text, TimeLimit, show
+from mailproxy.config.validate import to_toml
+from mailproxy.config.values import (
+    LogTarget,
+    Mode,
+    Name,
+    RatePeriod,
+    Seconds,
+    Size,
+    Text,
+    TimeLimit,
+    to_display,
+)
 from mailproxy.log import ENDS, Phase
 from mailproxy.log.events import EVENTS
 from mailproxy.log.fields import SESSION_FIELDS
@@ -110,18 +120,18 @@ def manual_cell(key: Key) -> str:
     words = f"Type: {type_of(key)}."
     if default := default_of(key):
         words += f" Default: {default}."
-    if key.only is not None:
+    if key.supported is not None:
         words += f" This version supports only: {supported(key)}."
     return words
 
 
 def supported(key: Key) -> str:
-    return " or ".join(write_value(key, value) for value in key.only or () if value is not None) or "absent"
+    return " or ".join(to_toml(key, value) for value in key.supported or () if value is not None) or "absent"
 
 
 def row(key: Key) -> str:
-    meaning = key.meaning
-    if key.only is not None:
+    meaning = key.description
+    if key.supported is not None:
         meaning += f" (*only* {supported(key)})"
     return f"| `{key.name}` | {cell(type_of(key))} | {cell(default_of(key))} | {cell(meaning)} |"
 
@@ -147,15 +157,15 @@ def type_of(key: Key) -> str:
         one = "true, false, or a table"
     if key.table in SHORT_FORMS:
         one += f", or its {SHORT_FORMS[key.table]} alone"
-    return f"list of: {one}" if key.many else one
+    return f"list of: {one}" if key.is_list else one
 
 
 def default_of(key: Key) -> str:
     default: Any = key.default
-    if default is NOTHING and not key.shown:
+    if default is NOTHING and not key.default_text:
         return "must be given"
-    if key.shown:
-        return key.shown
+    if key.default_text:
+        return key.default_text
     if key.annotation in (Seconds, TimeLimit, RatePeriod) and default is not None:
         return f"`{write_duration(default)}`"
     if key.annotation is Size:
@@ -166,7 +176,7 @@ def default_of(key: Key) -> str:
         return f"`{default}`"
     if default is None or default == ():
         return "none" if default is None else ""
-    return f"`{show(default) if not isinstance(default, str) else default}`"
+    return f"`{to_display(default) if not isinstance(default, str) else default}`"
 
 
 def ends() -> str:

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 import mailproxy
-from mailproxy.app import advise, load_material
+from mailproxy.app import advise, load_and_check
 from mailproxy.cli import main
 from mailproxy.testing import ThrowAwayCA
 
@@ -26,7 +26,7 @@ IDLE = "cuts IMAP clients off that wait in IDLE: use 31m (they speak every 29 mi
 
 
 def advice_for(config: mailproxy.Config) -> list[str]:
-    return [str(line) for line in advise(config, load_material(config))]
+    return [str(line) for line in advise(config, load_and_check(config))]
 
 
 SILENT: dict[str, Any] = {"backends__dovecot__send_proxy": "none"}  # so that nothing is said of PROXY headers

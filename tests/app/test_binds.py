@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mailproxy.app import load_material
+from mailproxy.app import load_and_check
 from mailproxy.errors import ConfigError
 from mailproxy.net.listener import open_listeners
 
@@ -21,7 +21,7 @@ INTERFACE = "frontends.imap.bind[0].interface:"
 def bind_faults(bind: dict[str, Any]) -> list[str]:
     config = settings(frontends__imap__bind=[bind])
     try:
-        load_material(config)
+        load_and_check(config)
     except ConfigError as error:
         return str(error).splitlines()
     return []

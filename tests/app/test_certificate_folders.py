@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import trustme
 
-from mailproxy.app import load_material
-from mailproxy.certificates.reloader import Renewal
-from mailproxy.certificates.store import Material
+from mailproxy.app import load_and_check
+from mailproxy.certificates.reloader import CertificateReloader
+from mailproxy.certificates.store import CertificateStore
 from mailproxy.errors import ConfigError
 from mailproxy.testing import ThrowAwayCA
 
@@ -22,7 +22,7 @@ from .test_material import CERTIFICATE, as_nobody, chain_of, faults_of, key_of, 
 CHAIN = 2  # certificates: the leaf's, and that of the CA that issued it
 
 
-def served(material: Material) -> dict[Path, tuple[int, Path | None]]:
+def served(material: CertificateStore) -> dict[Path, tuple[int, Path | None]]:
     """For each file that is served: how long its chain is, and where its key was found."""
     return {
         each.path: (each.chain_pem.count(b"BEGIN CERTIFICATE"), each.key)
@@ -37,7 +37,7 @@ def tree(request: pytest.FixtureRequest, tmp_path: Path) -> Tree:
 
 
 def test_the_folder_of_a_certificate_is_its_whole_chain_with_its_key(tree: Tree) -> None:
-    ((file, (length, key)),) = served(load_material(terminating(tree.folder))).items()
+    ((file, (length, key)),) = served(load_and_check(terminating(tree.folder))).items()
     assert file == tree.certificate
     assert length == CHAIN
     assert key is not None
@@ -48,7 +48,7 @@ def test_the_folder_of_a_certificate_is_its_whole_chain_with_its_key(tree: Tree)
 def test_the_folder_of_all_certificates(tool: type[Tree], place: str, tmp_path: Path) -> None:
     tree = tool(tmp_path / "tree")
     tree.issue("pop.example.com")
-    material = load_material(terminating(tmp_path / "tree" / place))
+    material = load_and_check(terminating(tmp_path / "tree" / place))
     assert [each.names for _, each in material.certificates.values()] == [(NAME,), ("pop.example.com",)]
     assert {length for length, _ in served(material).values()} == {CHAIN}
 
@@ -56,32 +56,32 @@ def test_the_folder_of_all_certificates(tool: type[Tree], place: str, tmp_path: 
 def test_several_secrets_of_cert_manager_below_one_folder(tmp_path: Path) -> None:
     for secret in ("a", "b"):
         CertManager(tmp_path / "certs" / secret)
-    files = served(load_material(terminating(tmp_path / "certs")))
+    files = served(load_and_check(terminating(tmp_path / "certs")))
     assert set(files) == {tmp_path / "certs" / secret / "tls.crt" for secret in ("a", "b")}
 
 
 def test_the_file_alone_finds_its_key(tree: Tree) -> None:
-    ((_, (length, key)),) = served(load_material(terminating(tree.certificate))).items()
+    ((_, (length, key)),) = served(load_and_check(terminating(tree.certificate))).items()
     assert (length, key is None) == (CHAIN, False)
 
 
 def test_a_renewal_is_noticed_and_taken_up(tree: Tree) -> None:
     config = terminating(tree.folder)
-    material = load_material(config)
-    renewal = Renewal(config, material)
-    assert renewal.look() is None
+    material = load_and_check(config)
+    renewal = CertificateReloader(config, material)
+    assert renewal.scan() is None
     for _ in range(2):
         before = _default(material)
         tree.issue()
-        renewed = renewal.look()
+        renewed = renewal.scan()
         assert renewed is not None
         assert renewed.faults == ()
         assert _default(material) is not before
-        assert renewal.look() is None
+        assert renewal.scan() is None
 
 
-def _default(material: Material) -> ssl.SSLContext:
-    offer = material.bind_terminators["imap", 0].offer(NAME)
+def _default(material: CertificateStore) -> ssl.SSLContext:
+    offer = material.bind_terminators["imap", 0].select(NAME)
     assert offer is not None
     return offer.context
 
@@ -89,14 +89,14 @@ def _default(material: Material) -> ssl.SSLContext:
 def test_a_new_name_below_the_folder_of_all_is_noticed(tmp_path: Path) -> None:
     tree = Certbot(tmp_path)
     config = terminating(tmp_path / "live")
-    material = load_material(config)
-    renewal = Renewal(config, material)
+    material = load_and_check(config)
+    renewal = CertificateReloader(config, material)
     before = _default(material)
     tree.issue("pop.example.com")
-    renewed = renewal.look()
+    renewed = renewal.scan()
     assert renewed is not None
     assert renewed.faults == ()
-    offer = material.bind_terminators["imap", 0].offer("pop.example.com")
+    offer = material.bind_terminators["imap", 0].select("pop.example.com")
     assert offer is not None
     assert offer.context is not before
 
@@ -109,7 +109,7 @@ def test_tools_and_files_of_ones_own_side_by_side(pem: Path, tmp_path: Path) -> 
     CertManager(certs / "secret")
     (certs / "private").mkdir(mode=0)
     own = write(certs / "zzz.pem", pem.read_bytes())
-    material = load_material(terminating(certs))
+    material = load_and_check(terminating(certs))
     assert [each.path for _, each in material.certificates.values()] == [
         certs / f"{NAME}.crt",
         own,
@@ -127,7 +127,7 @@ def test_certificate_and_key_named_as_a_pair(tree: Tree, pem: Path, tmp_path: Pa
             "certificates": [str(tree.folder), {"certificate": str(chain), "key": str(key)}, str(pem)]
         },
     )
-    files = served(load_material(config))
+    files = served(load_and_check(config))
     assert files[chain] == (1, key)
     assert files[pem] == (1, None)
     key.unlink()
@@ -163,7 +163,7 @@ def test_a_key_beside_a_file_that_has_its_own_does_no_harm(
     key.chmod(0 if beside == "unreadable" else 0o644)
     for place in (site, open_folder):
         with as_nobody():
-            assert served(load_material(terminating(place))) == {site: (1, None)}
+            assert served(load_and_check(terminating(place))) == {site: (1, None)}
 
 
 def test_a_renewal_of_the_file_alone_is_taken_up_with_an_old_key_beside(
@@ -172,11 +172,11 @@ def test_a_renewal_of_the_file_alone_is_taken_up_with_an_old_key_beside(
     site = write(tmp_path / "site.pem", pem.read_bytes())
     write(tmp_path / "site.key", key_of(pem))
     config = terminating(site)
-    material = load_material(config)
+    material = load_and_check(config)
     before = _default(material)
-    renewal = Renewal(config, material)
+    renewal = CertificateReloader(config, material)
     throw_away_ca.issue(NAME, folder=tmp_path).rename(site)
-    renewed = renewal.look()
+    renewed = renewal.scan()
     assert renewed is not None
     assert renewed.faults == ()
     assert _default(material) is not before
@@ -185,12 +185,12 @@ def test_a_renewal_of_the_file_alone_is_taken_up_with_an_old_key_beside(
 def test_a_key_that_moves_into_the_file(pem: Path, tmp_path: Path) -> None:
     site, key = write(tmp_path / "site.pem", chain_of(pem)), write(tmp_path / "site.pem.key", key_of(pem))
     config = terminating(site)
-    material = load_material(config)
-    renewal = Renewal(config, material)
+    material = load_and_check(config)
+    renewal = CertificateReloader(config, material)
     assert served(material) == {site: (1, key)}
     write(site, pem.read_bytes())
     key.unlink()
-    renewed = renewal.look()
+    renewed = renewal.scan()
     assert renewed is not None
     assert renewed.faults == ()
 
@@ -203,7 +203,7 @@ def test_a_ca_without_key_is_left_out(pem: Path, throw_away_ca: ThrowAwayCA, tmp
     certs.mkdir()
     write(certs / "imap.pem", pem.read_bytes())
     write(certs / "some-root.pem", throw_away_ca.pem.read_bytes())
-    assert set(served(load_material(terminating(certs)))) == {certs / "imap.pem"}
+    assert set(served(load_and_check(terminating(certs)))) == {certs / "imap.pem"}
 
 
 def test_a_ca_that_is_named_itself_is_a_fault(throw_away_ca: ThrowAwayCA) -> None:
@@ -228,7 +228,7 @@ def test_a_certificate_that_another_file_has_with_its_chain_is_left_out(tmp_path
         *(each.bytes() for each in certificate.cert_chain_pems),
     )
     write(tmp_path / "alone.crt", certificate.cert_chain_pems[0].bytes())
-    assert served(load_material(terminating(tmp_path))) == {whole: (CHAIN, None)}
+    assert served(load_and_check(terminating(tmp_path))) == {whole: (CHAIN, None)}
 
 
 def test_a_certificate_without_key_in_a_folder_is_a_fault(
@@ -266,14 +266,14 @@ def test_what_cannot_be_entered_any_more_keeps_its_certificates(open_folder: Pat
     certs = open_folder / "live"
     tree = CertManager(certs / "secret")
     config = terminating(certs)
-    material = load_material(config)
-    renewal = Renewal(config, material)
+    material = load_and_check(config)
+    renewal = CertificateReloader(config, material)
     before = _default(material)
     tree.root.chmod(0)
     certs.chmod(0o755)
     try:
         with as_nobody():
-            renewed = renewal.look()
+            renewed = renewal.scan()
     finally:
         tree.root.chmod(0o755)
     assert renewed is not None
@@ -285,5 +285,5 @@ def test_a_key_of_the_wrong_certificate_is_named(tmp_path: Path, throw_away_ca: 
     tree = Certbot(tmp_path)
     other = write(tree.folder / "fullchain.key", key_of(throw_away_ca.issue("other.example")))
     with pytest.raises(ConfigError) as caught:
-        load_material(terminating(tree.folder))
+        load_and_check(terminating(tree.folder))
     assert f"the private key in {other} does not belong to the certificate" in str(caught.value)

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 import mailproxy
-from mailproxy.app import Material, load_material
+from mailproxy.app import CertificateStore, load_and_check
 from mailproxy.cli import main
 from mailproxy.errors import ConfigError
 from mailproxy.testing import ThrowAwayCA
@@ -49,7 +49,7 @@ def connecting(**tls: Any) -> mailproxy.Config:
 
 def faults_of(config: mailproxy.Config) -> list[str]:
     try:
-        load_material(config)
+        load_and_check(config)
     except ConfigError as error:
         return str(error).splitlines()
     return []
@@ -90,8 +90,8 @@ def as_nobody() -> Iterator[None]:
 
 
 def test_a_file_with_chain_and_key(pem: Path) -> None:
-    material = load_material(terminating(pem))
-    assert material.bind_terminators["imap", 0].offer(None) is not None
+    material = load_and_check(terminating(pem))
+    assert material.bind_terminators["imap", 0].select(None) is not None
     assert material.certificates[pem, None][0] == CERTIFICATE
     assert material.certificates[pem, None][1].names == ("imap.example.com",)
 
@@ -111,13 +111,13 @@ def test_a_folder_of_both(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
     second = throw_away_ca.issue("b.example", key_type="rsa", folder=tmp_path)
     write(tmp_path / "c.key", key_of(second))
     third = write(tmp_path / "c.crt", chain_of(second))
-    certificates = load_material(terminating(tmp_path)).certificates
+    certificates = load_and_check(terminating(tmp_path)).certificates
     assert set(certificates) == {(first, None), (second, None), (third, None)}
 
 
 def test_binds_that_want_the_same_share_it(pem: Path) -> None:
     binds = [{"address": "127.0.0.1:0", "mode": "tls", "name": str(number)} for number in range(3)]
-    material = load_material(
+    material = load_and_check(
         settings(
             frontends__imap__bind=[*binds, {"address": "127.0.0.1:0", "name": "clear"}],
             frontends__imap__tls={"certificates": [str(pem)]},
@@ -129,7 +129,7 @@ def test_binds_that_want_the_same_share_it(pem: Path) -> None:
 
 def test_a_bind_that_ends_no_tls_needs_no_files(tmp_path: Path) -> None:
     config = settings(defaults__frontend__tls={"certificates": [str(tmp_path / "missing.pem")]})
-    assert load_material(config).bind_terminators == {}
+    assert load_and_check(config).bind_terminators == {}
 
 
 def test_a_bind_whose_tls_only_a_route_ends_has_its_files_tried(pem: Path, tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_a_bind_whose_tls_only_a_route_ends_has_its_files_tried(pem: Path, tmp_p
             frontends__imap__tls={"certificates": [str(file)]},
         )
 
-    assert set(load_material(passing(pem)).bind_terminators) == {("imap", 0)}
+    assert set(load_and_check(passing(pem)).bind_terminators) == {("imap", 0)}
     missing = tmp_path / "missing.pem"
     assert faults_of(passing(missing)) == [f"{CERTIFICATE}: {missing}: No such file or directory"]
 
@@ -164,21 +164,21 @@ def test_every_file_that_was_looked_at_is_noted(
         backends__dovecot__tls={"ca": str(ca), "certificate": str(client)},
     )
     certificates = {pem, inside, client}
-    assert set(load_material(config).files) == certificates | {folder, ca, crl}
+    assert set(load_and_check(config).files) == certificates | {folder, ca, crl}
 
 
 def test_every_file_where_a_key_could_come_is_noted(pem: Path, tmp_path: Path) -> None:
     chain = write(tmp_path / "chain.crt", chain_of(pem))
     key = write(tmp_path / "chain.crt.key", key_of(pem))
-    assert set(load_material(terminating(chain)).files) == {chain, key, tmp_path / "chain.key"}
+    assert set(load_and_check(terminating(chain)).files) == {chain, key, tmp_path / "chain.key"}
 
 
 def test_without_tls_there_is_no_file_to_look_at() -> None:
-    assert load_material(settings()).files == {}
+    assert load_and_check(settings()).files == {}
 
 
 def test_servers_that_are_reached_alike_share_a_context(throw_away_ca: ThrowAwayCA) -> None:
-    material = load_material(
+    material = load_and_check(
         settings(
             backends__dovecot__tls={"ca": str(throw_away_ca.pem)},
             backends__dovecot__servers=[
@@ -188,7 +188,7 @@ def test_servers_that_are_reached_alike_share_a_context(throw_away_ca: ThrowAway
             ],
         )
     )
-    assert [tls.ca for tls in material.connectors] == [throw_away_ca.pem]
+    assert [tls.ca for tls in material.server_contexts] == [throw_away_ca.pem]
 
 
 @pytest.mark.parametrize(
@@ -203,13 +203,13 @@ def test_servers_are_verified_as_told(
     throw_away_ca: ThrowAwayCA, verify: str, mode: ssl.VerifyMode, checks_name: bool
 ) -> None:
     config = connecting(verify=verify, ca=str(throw_away_ca.pem), min_version="1.3")
-    (context,) = load_material(config).connectors.values()
+    (context,) = load_and_check(config).server_contexts.values()
     assert (context.verify_mode, context.check_hostname) == (mode, checks_name)
     assert context.minimum_version is ssl.TLSVersion.TLSv1_3
 
 
 def test_servers_are_verified_with_the_systems_cas_where_none_is_named() -> None:
-    (context,) = load_material(connecting()).connectors.values()
+    (context,) = load_and_check(connecting()).server_contexts.values()
     assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
     assert context.minimum_version is ssl.TLSVersion.TLSv1_2
 
@@ -322,7 +322,7 @@ def test_a_certificate_that_is_not_in_date(
     dates = [datetime.now(UTC) + timedelta(days=days) for days in (begin, end)]
     file = throw_away_ca.issue("imap.example.com", folder=tmp_path, not_before=dates[0], not_after=dates[1])
     first, last = (f"{date:%Y-%m-%d}" for date in dates)
-    expired = load_material(terminating(file)).expired  # a proxy serves it all the same
+    expired = load_and_check(terminating(file)).expired  # a proxy serves it all the same
     said = f"{CERTIFICATE}: {file}: is not in date: from {first} to {last}"
     assert [str(fault) for fault in expired] == [said]
 
@@ -497,7 +497,7 @@ def test_client_certificates_are_verified_by_ca_and_revocation_list(
 ) -> None:
     ca, crl = str(throw_away_ca.pem), str(throw_away_ca.revoke(folder=tmp_path))
     offer = (
-        load_material(verifying(pem, client_ca=ca, client_crl=crl)).bind_terminators["imap", 0].offer(None)
+        load_and_check(verifying(pem, client_ca=ca, client_crl=crl)).bind_terminators["imap", 0].select(None)
     )
     assert offer is not None
     context = offer.context
@@ -550,7 +550,7 @@ SHOWN = "backends.dovecot.tls.certificate"
 
 def test_servers_are_shown_a_certificate(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
     pem = throw_away_ca.issue_client("proxy", folder=tmp_path)
-    material = load_material(connecting(certificate=str(pem)))
+    material = load_and_check(connecting(certificate=str(pem)))
     assert material.certificates[pem, None][0] == SHOWN
     chain, key = write(tmp_path / "chain.pem", chain_of(pem)), write(tmp_path / "secret.pem", key_of(pem))
     assert faults_of(connecting(certificate=str(chain), key=str(key))) == []
@@ -613,7 +613,7 @@ def test_a_certificate_for_servers_that_is_out_of_date_is_said(
     file = throw_away_ca.issue_client(
         "proxy", folder=tmp_path, not_after=datetime.now(UTC) - timedelta(days=1)
     )
-    (said,) = load_material(connecting(certificate=str(file))).expired
+    (said,) = load_and_check(connecting(certificate=str(file))).expired
     assert str(said).startswith(f"{SHOWN}: {file}: is not in date: ")
 
 
@@ -724,11 +724,24 @@ def test_check_says_them_as_it_says_those_of_the_text(tmp_path: Path) -> None:
 
 
 def test_nothing_is_made_or_changed_by_looking(pem: Path, tmp_path: Path) -> None:
-    def everything() -> dict[Path, os.stat_result]:
-        return {file: file.stat() for file in tmp_path.rglob("*")}
+    def everything() -> dict[Path, tuple[int, ...]]:
+        """All but the time of the last access, which reading changes."""
+        found = {file: file.stat() for file in tmp_path.rglob("*")}
+        return {
+            file: (
+                each.st_mode,
+                each.st_ino,
+                each.st_uid,
+                each.st_gid,
+                each.st_size,
+                each.st_mtime_ns,
+                each.st_ctime_ns,
+            )
+            for file, each in found.items()
+        }
 
     before = everything()
-    material = load_material(
+    material = load_and_check(
         settings(
             log__to=str(tmp_path / "mail.log"),
             frontends__imap__bind=[
@@ -736,7 +749,7 @@ def test_nothing_is_made_or_changed_by_looking(pem: Path, tmp_path: Path) -> Non
             ],
         )
     )
-    assert isinstance(material, Material)
+    assert isinstance(material, CertificateStore)
     assert everything() == before
     assert stat.S_IMODE(pem.stat().st_mode) == 0o600
 

@@ -17,11 +17,11 @@ import pytest
 from attrs import define
 
 import mailproxy
-from mailproxy.app import load_material
-from mailproxy.certificates.reloader import Renewal
-from mailproxy.certificates.store import Material
-from mailproxy.certificates.watcher import Renewed, take_up_prepared
-from mailproxy.net.tls.certificate import Certificate, for_name, stamp_of
+from mailproxy.app import load_and_check
+from mailproxy.certificates.reloader import CertificateReloader
+from mailproxy.certificates.store import CertificateStore
+from mailproxy.certificates.watcher import ReloadResult, apply_staged
+from mailproxy.net.tls.certificate import Certificate, find, stamp_of
 from mailproxy.testing import ThrowAwayCA
 
 from .settings import settings
@@ -35,13 +35,13 @@ class Running:
     """What was loaded for the one bind and the one server of a proxy, and what looks at it again."""
 
     config: mailproxy.Config
-    material: Material
-    renewal: Renewal
+    material: CertificateStore
+    renewal: CertificateReloader
 
-    def look(self, *, anyway: bool = False) -> Renewed | None:
-        return self.renewal.look(anyway=anyway)
+    def look(self, *, anyway: bool = False) -> ReloadResult | None:
+        return self.renewal.scan(force=anyway)
 
-    def looked(self, *, anyway: bool = False) -> Renewed:
+    def looked(self, *, anyway: bool = False) -> ReloadResult:
         """Look when something has changed."""
         renewed = self.look(anyway=anyway)
         assert renewed is not None
@@ -56,12 +56,12 @@ class Running:
     def served(self, name: str | None) -> tuple[str, ...]:
         """The names of the files that a client gets who asks for this name."""
         choice = self.material.bind_terminators["imap", 0]._state.choice
-        return _names(for_name(choice.by_name, name) or choice.default)
+        return _names(find(choice.by_name, name) or choice.default)
 
     @property
     def default(self) -> ssl.SSLContext:
         """What every handshake begins with."""
-        offer = self.material.bind_terminators["imap", 0].offer(None)
+        offer = self.material.bind_terminators["imap", 0].select(None)
         assert offer is not None
         return offer.context
 
@@ -71,8 +71,8 @@ def _names(together: tuple[Certificate, ...]) -> tuple[str, ...]:
 
 
 def running(config: mailproxy.Config) -> Running:
-    material = load_material(config)
-    return Running(config, material, Renewal(config, material))
+    material = load_and_check(config)
+    return Running(config, material, CertificateReloader(config, material))
 
 
 def terminating(*certificates: Path, **tls: Any) -> Running:
@@ -88,7 +88,7 @@ def connecting(**tls: Any) -> Running:
     return running(settings(backends__dovecot__tls=tls))
 
 
-def faults_of(renewed: Renewed) -> list[str]:
+def faults_of(renewed: ReloadResult) -> list[str]:
     return [str(fault) for fault in renewed.faults]
 
 
@@ -642,15 +642,15 @@ def test_a_revocation_list_in_odd_company_is_read(
     assert proxy.looked().faults == ()
 
 
-def server_context(renewed: Renewed) -> object:
-    (context,) = renewed.connectors.values()
+def server_context(renewed: ReloadResult) -> object:
+    (context,) = renewed.server_contexts.values()
     return context
 
 
 def test_a_ca_of_servers_that_is_replaced(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
     ca = replace(tmp_path / "ca.pem", throw_away_ca.pem.read_bytes())
     proxy = connecting(ca=str(ca))
-    (before,) = proxy.material.connectors.values()
+    (before,) = proxy.material.server_contexts.values()
     (tmp_path / "other").mkdir()
     replace(ca, ca.read_bytes() + ThrowAwayCA(tmp_path / "other").pem.read_bytes())
     renewed = proxy.looked()
@@ -664,7 +664,7 @@ def test_a_ca_of_servers_that_is_replaced(throw_away_ca: ThrowAwayCA, tmp_path: 
 def test_a_certificate_for_servers_that_is_replaced(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
     pem = throw_away_ca.issue_client("proxy", folder=tmp_path)
     proxy = connecting(ca=str(throw_away_ca.pem), certificate=str(pem))
-    (before,) = proxy.material.connectors.values()
+    (before,) = proxy.material.server_contexts.values()
     replace(pem, throw_away_ca.issue_client("proxy").read_bytes())
     renewed = proxy.looked()
     assert (renewed.files, renewed.faults) == ((pem,), ())
@@ -682,7 +682,7 @@ def test_what_is_no_good_towards_servers_keeps_the_old_context_until_it_is_mende
         "key": replace(tmp_path / "secret.pem", key_of(pem)),
     }
     proxy = connecting(**{key: str(file) for key, file in files.items()})
-    (before,) = proxy.material.connectors.values()
+    (before,) = proxy.material.server_contexts.values()
     good = files[which].read_bytes()
     replace(files[which], b"hello")
     renewed = proxy.looked()
@@ -812,10 +812,10 @@ def test_what_cannot_be_taken_up_is_found_again(
     """Out of descriptors, for one: nobody fails for that, and what is known stays."""
     pem = issue("imap.pem")
     proxy = terminating(pem)
-    looks = Renewal(proxy.config, proxy.material, prepare=True)
+    looks = CertificateReloader(proxy.config, proxy.material, prepare=True)
     terminator = proxy.material.bind_terminators["imap", 0]
     issue("imap.pem")
-    renewed, before = looks.look(), terminator._state
+    renewed, before = looks.scan(), terminator._state
     assert renewed is not None
 
     def fail(*_: object) -> None:
@@ -823,16 +823,16 @@ def test_what_cannot_be_taken_up_is_found_again(
 
     with monkeypatch.context() as patch:
         patch.setattr("mailproxy.net.tls.terminator.load_chain", fail)
-        taken = take_up_prepared(looks, renewed)
+        taken = apply_staged(looks, renewed)
         assert taken.files == ()
         assert faults_of(taken) == ["frontends.imap.tls: Too many open files"]
-        tried = looks.look()
+        tried = looks.scan()
         assert tried is not None
-        assert (tried.files, tried.prepared) == ((), ())
+        assert (tried.files, tried.staged) == ((), ())
         assert terminator._state is before
-    renewed = looks.look()
+    renewed = looks.scan()
     assert renewed is not None
-    taken = take_up_prepared(looks, renewed)
+    taken = apply_staged(looks, renewed)
     assert (taken.files, taken.faults) == ((pem,), ())
     assert terminator._state is not before
-    assert looks.look() is None
+    assert looks.scan() is None

@@ -9,7 +9,7 @@ import pytest
 import tomli
 
 import mailproxy
-from mailproxy.app import advise, load_material
+from mailproxy.app import advise, load_and_check
 from mailproxy.config import Config
 from mailproxy.testing import ThrowAwayCA
 
@@ -38,7 +38,7 @@ def test_every_file_loads(file: Path) -> None:
     config = mailproxy.load(file)
     assert isinstance(config, Config)
     assert config.source == str(file)
-    assert all(frontend.leads_to for frontend in config.frontends.values())
+    assert all(frontend.backend_names for frontend in config.frontends.values())
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
@@ -67,7 +67,7 @@ def test_no_file_is_at_odds_with_check(file: Path, tmp_path: Path, throw_away_ca
     copy = tmp_path / file.name
     copy.write_text(text, encoding="utf-8")
     config = mailproxy.load(copy)
-    advice = advise(config, load_material(config))
+    advice = advise(config, load_and_check(config))
     known = [
         each
         for each in advice

@@ -21,7 +21,7 @@ import mailproxy
 from mailproxy.cli import main
 from mailproxy.config.layers import Layer
 from mailproxy.config.rules import check_rules
-from mailproxy.config.validate import Findings
+from mailproxy.config.validate import Diagnostics
 from mailproxy.errors import ConfigError
 
 from .noise import WHOLE, mutated_files, mutated_mappings, noise
@@ -742,12 +742,12 @@ def test_a_stick_table_cannot_tell_more_servers_apart_than_it_has_room_for() -> 
             "defaults.backend.stick: has room for 65536 servers, and there are 65537: make two backends of them"
         ],
     }.items():
-        found = Findings()
-        check_rules.stick(evolve(backend, servers=backend.servers * count), layers, found)
+        found = Diagnostics()
+        check_rules.check_stick(evolve(backend, servers=backend.servers * count), layers, found)
         assert list(map(str, found.faults)) == facts
     clear = evolve(backend, servers=(evolve(backend.servers[0], stick=None),) * 65537)
-    found = Findings()
-    check_rules.stick(clear, layers, found)
+    found = Diagnostics()
+    check_rules.check_stick(clear, layers, found)
     assert found.faults == []
 
 

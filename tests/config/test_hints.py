@@ -128,7 +128,7 @@ def test_every_value_that_an_answer_names_is_taken(root: str, path: str, value: 
     for name in ways:
         table = keys_of(table)[name].table
     key, written = keys_of(table)[last], tomli.loads(f"value = {value}")["value"]
-    assert key.only is None or written in key.only
+    assert key.supported is None or written in key.supported
     if key.kind is not None:
         key.kind.structure(written)
 

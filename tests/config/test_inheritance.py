@@ -512,7 +512,7 @@ def test_a_frontend_leads_to_its_backend_and_its_routes() -> None:
 frontends.imap.routes = [{ port = [1], backend = "b" }, { port = [2], reject = true }, { port = [3], backend = "dovecot" }, { port = [4], backend = "b" }]
 backends.b.servers = ["192.0.2.2:143"]
 """)
-    assert read.leads_to == ("dovecot", "b")
+    assert read.backend_names == ("dovecot", "b")
 
 
 def test_the_process_and_the_log_have_the_documented_defaults() -> None:

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 
 import mailproxy
 from mailproxy.config import Config, ServerTls
-from mailproxy.config.check_plan import Probe, Way, probes, tls_of_checks, ways
+from mailproxy.config.check_plan import EntryPath, Probe, entry_paths, probes, tls_of_checks
 from mailproxy.config.values import (
     KINDS,
     ExpectedHex,
     ExpectedText,
+    InvalidValueError,
     Pattern,
     SentHex,
     SentText,
-    UnfitValueError,
 )
 from mailproxy.errors import ConfigError
 from mailproxy.protocol.checks.script import Send, compile_step
@@ -47,10 +47,10 @@ def to(*addresses: str) -> str:
 
 def ways_to(
     read: Config, backend: str = "dovecot", ports: Mapping[int, int] | None = None
-) -> tuple[Way, ...]:
+) -> tuple[EntryPath, ...]:
     """``ports``: those of frontend imap's binds that only their sockets know."""
     listening = {("imap", bind): port for bind, port in (ports or {}).items()}
-    return ways(read.frontends.values(), backend, listening)
+    return entry_paths(read.frontends.values(), backend, listening)
 
 
 def of_first_server(read: Config, ports: Mapping[int, int] | None = None) -> tuple[Probe, ...]:
@@ -392,10 +392,10 @@ def test_a_way_names_its_bind() -> None:
         MIXED + 'frontends.two = { backend = "dovecot", bind = ["unix:/run/i", { address = "fd:3" }] }'
     )
     assert ways_to(read) == (
-        Way(frontend="imap", bind=0, mode="forward", port=143),
-        Way(frontend="imap", bind=1, mode="passthrough", port=993),
-        Way(frontend="two", bind=0, mode="forward", port=None),
-        Way(frontend="two", bind=1, mode="forward", port=None),
+        EntryPath(frontend="imap", bind=0, mode="forward", port=143),
+        EntryPath(frontend="imap", bind=1, mode="passthrough", port=993),
+        EntryPath(frontend="two", bind=0, mode="forward", port=None),
+        EntryPath(frontend="two", bind=1, mode="forward", port=None),
     )
 
 
@@ -534,7 +534,7 @@ def test_the_configuration_takes_what_the_running_proxy_can_compile(value: str) 
         arguments: dict[str, Any] = {key: value}
         try:
             KINDS[kind].structure(value)
-        except UnfitValueError:
+        except InvalidValueError:
             with pytest.raises(ValueError):
                 compile_step(**arguments)
         else:
@@ -582,7 +582,7 @@ def test_every_server_of_a_faultless_configuration_is_checked_unless_that_is_off
     except ConfigError:
         return
     for name, backend in read.backends.items():
-        found = ways(read.frontends.values(), name)
+        found = entry_paths(read.frontends.values(), name)
         for server in backend.servers:
             made = probes(server, backend.protocol, found)
             assert bool(made) == (server.check is not None)

@@ -18,15 +18,15 @@ from mailproxy.config.values import (
     KINDS,
     Expanded,
     HostName,
+    InvalidValueError,
     Mode,
     Network,
     Port,
     SniPatterns,
-    UnfitValueError,
     Workers,
     as_name,
     one_of,
-    show,
+    to_display,
 )
 
 from .smallest import config
@@ -164,23 +164,23 @@ def test_kinds(kind: Any, written: object, read: object) -> None:
     ],
 )
 def test_what_is_not_of_a_kind_is_refused_and_not_bent(kind: Any, written: object) -> None:
-    with pytest.raises(UnfitValueError) as caught:
+    with pytest.raises(InvalidValueError) as caught:
         KINDS[kind].structure(written)
-    assert str(caught.value).startswith(f"{show(written)} is not allowed: ")
+    assert str(caught.value).startswith(f"{to_display(written)} is not allowed: ")
     assert str(caught.value).endswith(KINDS[kind].allowed)
 
 
 def test_a_choice_of_words_tells_numbers_from_truths() -> None:
     assert one_of((1, "none")).structure(1) == 1
-    with pytest.raises(UnfitValueError):
+    with pytest.raises(InvalidValueError):
         one_of((1, "none")).structure(True)
-    with pytest.raises(UnfitValueError):
+    with pytest.raises(InvalidValueError):
         one_of((1, "none")).structure(1.0)
 
 
 @given(st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text()))
 def test_a_shown_value_takes_one_short_line(value: object) -> None:
-    shown = show(value)
+    shown = to_display(value)
     assert shown.isprintable()
     assert 0 < len(shown) <= 80
 
@@ -198,7 +198,7 @@ def test_a_shown_value_takes_one_short_line(value: object) -> None:
     ],
 )
 def test_values_are_shown_as_they_stood_in_the_file(value: object, shown: str) -> None:
-    assert show(value) == shown
+    assert to_display(value) == shown
 
 
 @settings(max_examples=30, deadline=None)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from mailproxy.log import ENDS, By, End, Phase
-from mailproxy.log import end_reasons as ends
+from mailproxy.log import ENDS, EndedBy, EndReason, Phase, end_reasons
 
 README = Path(__file__).parents[2] / "README.md"
 COLUMNS = ["end", "who", "phase", "state", "meaning"]
@@ -40,7 +39,7 @@ def test_each_is_unlike_every_other() -> None:
 
 
 def test_none_is_forgotten() -> None:
-    defined = {value for value in vars(ends).values() if isinstance(value, End)}
+    defined = {value for value in vars(end_reasons).values() if isinstance(value, EndReason)}
     assert defined == set(ENDS)
 
 
@@ -69,11 +68,11 @@ def test_ends_before_there_is_a_state_have_haproxys_message() -> None:
 
 def test_the_first_letter_says_who() -> None:
     letters = {
-        By.CLIENT: {"C", "-"},
-        By.SERVER: {"S", "-"},
-        By.TIMEOUT: {"c", "s"},
-        By.ADMIN: {"K"},
-        By.PROXY: {"S", "R", "I", "P", "D"},  # no usable server is the servers' fault there
+        EndedBy.CLIENT: {"C", "-"},
+        EndedBy.SERVER: {"S", "-"},
+        EndedBy.TIMEOUT: {"c", "s"},
+        EndedBy.ADMIN: {"K"},
+        EndedBy.PROXY: {"S", "R", "I", "P", "D"},  # no usable server is the servers' fault there
     }
     for end in ENDS:
         assert end.has_message or end.state[0] in letters[end.by]
@@ -82,7 +81,7 @@ def test_the_first_letter_says_who() -> None:
 def test_every_phase_can_be_ended_by_client_operator_and_time() -> None:
     for phase in set(Phase) - {Phase.ROUTE}:  # which takes no time
         who = {end.by for end in ENDS if end.phase is phase}
-        assert who >= {By.CLIENT, By.ADMIN, By.TIMEOUT}
+        assert who >= {EndedBy.CLIENT, EndedBy.ADMIN, EndedBy.TIMEOUT}
 
 
 def test_names_are_words_for_a_search() -> None:

@@ -17,8 +17,7 @@ from typing import Any
 import attrs
 import pytest
 
-from mailproxy.log import ENDS, Phase, SessionRecord
-from mailproxy.log import end_reasons as ends
+from mailproxy.log import ENDS, Phase, SessionRecord, end_reasons
 from mailproxy.log.events import ACCEPT_PAUSED, LISTENING, SERVER_STATE
 from mailproxy.log.fields import SESSION_FIELDS
 from mailproxy.log.formats import (
@@ -67,7 +66,7 @@ def session(**changes: Any) -> SessionRecord:
         total_ms=151,
         bytes_in=5,
         bytes_out=9,
-        end=ends.CLIENT_CLOSED,
+        end=end_reasons.CLIENT_CLOSED,
         process_sessions=1,
         frontend_sessions=1,
     )
@@ -85,47 +84,47 @@ TCPLOG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "normal, TLS": ({"tls": True}, f"{START} fe~ be/s 0/0/151 9 -- 1/1/0/0/0 0/0"),
     "server closed": (
-        {"end": ends.SERVER_CLOSED, "total_ms": 1, "bytes_out": 14},
+        {"end": end_reasons.SERVER_CLOSED, "total_ms": 1, "bytes_out": 14},
         f"{START} fe be/s 0/0/1 14 -- 1/1/0/0/0 0/0",
     ),
     "slow TLS with the server": ({"connect_ms": 301, "total_ms": 345}, f"{START} fe be/s 0/301/345 9 -- 1/1/0/0/0 0/0"),
     "client abort while the server pushes": (
-        {"end": ends.CLIENT_ABORTED, "total_ms": 1, "bytes_out": 3955721},
+        {"end": end_reasons.CLIENT_ABORTED, "total_ms": 1, "bytes_out": 3955721},
         f"{START} fe be/s 0/0/1 3955721 CD 1/1/0/0/0 0/0",
     ),
-    "server abort": ({"end": ends.SERVER_ABORTED, "total_ms": 0}, f"{START} fe be/s 0/0/0 9 SD 1/1/0/0/0 0/0"),
-    "client silent": ({"end": ends.CLIENT_SILENT, "total_ms": 1002}, f"{START} fe be/s 0/0/1002 9 cD 1/1/0/0/0 0/0"),
+    "server abort": ({"end": end_reasons.SERVER_ABORTED, "total_ms": 0}, f"{START} fe be/s 0/0/0 9 SD 1/1/0/0/0 0/0"),
+    "client silent": ({"end": end_reasons.CLIENT_TIMEOUT, "total_ms": 1002}, f"{START} fe be/s 0/0/1002 9 cD 1/1/0/0/0 0/0"),
     "server silent": (
-        {"end": ends.SERVER_SILENT, "total_ms": 1002, "tls": True},
+        {"end": end_reasons.SERVER_TIMEOUT, "total_ms": 1002, "tls": True},
         f"{START} fe~ be/s 0/0/1002 9 sD 1/1/0/0/0 0/0",
     ),
-    "stopped": ({"end": ends.STOPPED, "total_ms": 1202}, f"{START} fe be/s 0/0/1202 9 K- 1/1/0/0/0 0/0"),
+    "stopped": ({"end": end_reasons.STOPPED, "total_ms": 1202}, f"{START} fe be/s 0/0/1202 9 K- 1/1/0/0/0 0/0"),
     "refused": (
-        {"end": ends.SERVER_REFUSED, "connect_ms": -1, "total_ms": 0, "bytes_out": 0},
+        {"end": end_reasons.SERVER_REFUSED, "connect_ms": -1, "total_ms": 0, "bytes_out": 0},
         f"{START} fe be/s 0/-1/0 0 SC 1/1/0/0/0 0/0",
     ),
     "connect timeout": (
-        {"end": ends.CONNECT_TIMEOUT, "connect_ms": -1, "total_ms": 501, "bytes_out": 0},
+        {"end": end_reasons.CONNECT_TIMEOUT, "connect_ms": -1, "total_ms": 501, "bytes_out": 0},
         f"{START} fe be/s 0/-1/501 0 sC 1/1/0/0/0 0/0",
     ),
     "client left while connecting": (
-        {"end": ends.CLIENT_LEFT, "connect_ms": -1, "total_ms": 300, "bytes_out": 0},
+        {"end": end_reasons.CLIENT_LEFT, "connect_ms": -1, "total_ms": 300, "bytes_out": 0},
         f"{START} fe be/s 0/-1/300 0 CC 1/1/0/0/0 0/0",
     ),
     "stopped while connecting": (
-        {"end": ends.STOPPED_CONNECTING, "connect_ms": -1, "total_ms": 1201, "bytes_out": 0},
+        {"end": end_reasons.STOPPED_CONNECTING, "connect_ms": -1, "total_ms": 1201, "bytes_out": 0},
         f"{START} fe be/s 0/-1/1201 0 KC 1/1/0/0/0 0/0",
     ),
     "no server can be used": (
-        {"end": ends.NO_SERVER, "server": "", "queue_ms": -1, "connect_ms": -1, "total_ms": 0, "bytes_out": 0},
+        {"end": end_reasons.NO_SERVER, "server": "", "queue_ms": -1, "connect_ms": -1, "total_ms": 0, "bytes_out": 0},
         f"{START} fe be/<NOSRV> -1/-1/0 0 SC 1/1/0/0/0 0/0",
     ),
     "no backend": (
-        {"end": ends.NO_SERVER, "backend": "", "server": "", "queue_ms": -1, "connect_ms": -1, "total_ms": 0, "bytes_out": 0},
+        {"end": end_reasons.NO_SERVER, "backend": "", "server": "", "queue_ms": -1, "connect_ms": -1, "total_ms": 0, "bytes_out": 0},
         f"{START} fe fe/<NOSRV> -1/-1/0 0 SC 1/1/0/0/0 0/0",
     ),
     "out of descriptors": (
-        {"end": ends.OUT_OF_RESOURCES, "connect_ms": -1, "total_ms": 0, "bytes_out": 0},
+        {"end": end_reasons.OUT_OF_RESOURCES, "connect_ms": -1, "total_ms": 0, "bytes_out": 0},
         f"{START} fe be/s 0/-1/0 0 RC 1/1/0/0/0 0/0",
     ),
     "one of three": (
@@ -156,45 +155,45 @@ TCPLOG: dict[str, tuple[dict[str, Any], str]] = {
     "handshake left": (
         {
             "accepted": "22/Nov/2026:16:46:02.345", "client": "127.0.0.1:37600", "tls": True,
-            "end": ends.HANDSHAKE_EMPTY,
+            "end": end_reasons.HANDSHAKE_EMPTY,
         },
         "127.0.0.1:37600 [22/Nov/2026:16:46:02.345] fe/B: Connection closed during SSL handshake",
     ),
     "handshake left half-way": (
-        {"tls": True, "end": ends.HANDSHAKE_LEFT},
+        {"tls": True, "end": end_reasons.HANDSHAKE_LEFT},
         f"{START} fe/B: Connection closed during SSL handshake",
     ),
     "clear text to a TLS bind": (
-        {"tls": True, "end": ends.HANDSHAKE_FAILED, "detail": "wrong version number"},
+        {"tls": True, "end": end_reasons.HANDSHAKE_FAILED, "detail": "wrong version number"},
         f"{START} fe/B: SSL handshake failure (wrong version number)",
     ),
-    "no reason known": ({"tls": True, "end": ends.HANDSHAKE_FAILED}, f"{START} fe/B: SSL handshake failure"),
-    "handshake timeout": ({"tls": True, "end": ends.HANDSHAKE_TIMEOUT}, f"{START} fe/B: Timeout during SSL handshake"),
+    "no reason known": ({"tls": True, "end": end_reasons.HANDSHAKE_FAILED}, f"{START} fe/B: SSL handshake failure"),
+    "handshake timeout": ({"tls": True, "end": end_reasons.HANDSHAKE_TIMEOUT}, f"{START} fe/B: Timeout during SSL handshake"),
     "handshake, IPv6": (
-        {"tls": True, "end": ends.HANDSHAKE_FAILED, "client": "[::1]:37210"},
+        {"tls": True, "end": end_reasons.HANDSHAKE_FAILED, "client": "[::1]:37210"},
         f"::1:37210 {DATE} fe/B: SSL handshake failure",
     ),
     # So has one that ends in its PROXY header; the client is then whoever connected.
     "header left": (
-        {"end": ends.HEADER_EMPTY},
+        {"end": end_reasons.HEADER_EMPTY},
         f"{START} fe/B: Connection closed while waiting for PROXY protocol header",
     ),
-    "header cut off": ({"end": ends.HEADER_TRUNCATED}, f"{START} fe/B: Truncated PROXY protocol header received"),
+    "header cut off": ({"end": end_reasons.HEADER_TRUNCATED}, f"{START} fe/B: Truncated PROXY protocol header received"),
     "header reset": (
-        {"end": ends.HEADER_ABORTED},
+        {"end": end_reasons.HEADER_ABORTED},
         f"{START} fe/B: Connection error while waiting for PROXY protocol header",
     ),
-    "no header in time": ({"end": ends.HEADER_TIMEOUT}, f"{START} fe/B: Timeout while waiting for PROXY protocol header"),
+    "no header in time": ({"end": end_reasons.HEADER_TIMEOUT}, f"{START} fe/B: Timeout while waiting for PROXY protocol header"),
     "no header at all": (
-        {"end": ends.HEADER_MISSING},
+        {"end": end_reasons.HEADER_MISSING},
         f"{START} fe/B: Received something which does not look like a PROXY protocol header",
     ),
     "no good header": (
-        {"end": ends.HEADER_INVALID, "tls": True},
+        {"end": end_reasons.HEADER_INVALID, "tls": True},
         f"{START} fe/B: Received an invalid PROXY protocol header",
     ),
     "header of UDP": (
-        {"end": ends.HEADER_UNHANDLED},
+        {"end": end_reasons.HEADER_UNHANDLED},
         f"{START} fe/B: Received an unhandled protocol in the PROXY protocol header",
     ),
     "introduced by a PROXY header": (
@@ -202,7 +201,7 @@ TCPLOG: dict[str, tuple[dict[str, Any], str]] = {
         f"192.0.2.9:40000 {DATE} fe be/s 0/0/151 9 -- 1/1/0/0/0 0/0",
     ),
     "rejected by a route": (
-        {"end": ends.REJECTED, "backend": "", "server": "", "queue_ms": -1, "connect_ms": -1, "total_ms": 0, "bytes_out": 0},
+        {"end": end_reasons.REJECTED, "backend": "", "server": "", "queue_ms": -1, "connect_ms": -1, "total_ms": 0, "bytes_out": 0},
         f"{START} fe fe/<NOSRV> -1/-1/0 0 PR 1/1/0/0/0 0/0",
     ),
 }  # fmt: skip
@@ -246,7 +245,7 @@ def test_tcplog_writes_events_as_bare_sentences_to_syslog_and_with_haproxys_date
 
 
 def test_a_reason_behind_haproxys_message_is_one_line() -> None:
-    line = tcplog_session(session(tls=True, end=ends.HANDSHAKE_FAILED, detail="a\nb"))
+    line = tcplog_session(session(tls=True, end=end_reasons.HANDSHAKE_FAILED, detail="a\nb"))
     assert line == f"{START} fe/B: SSL handshake failure (a\\nb)"
 
 
@@ -315,7 +314,7 @@ def test_json_says_null_for_what_never_was() -> None:
     read = json.loads(
         json_session(
             session(
-                tls=True, end=ends.HANDSHAKE_FAILED, detail="unsupported protocol", backend="", server="",
+                tls=True, end=end_reasons.HANDSHAKE_FAILED, detail="unsupported protocol", backend="", server="",
                 server_address="", queue_ms=-1, connect_ms=-1,
             )
         )
@@ -371,7 +370,7 @@ def test_json_events_have_their_data_as_keys() -> None:
 def test_text_tells_the_whole_story_in_one_line() -> None:
     record = session(
         frontend="imaps", backend="dovecot", server="d1", total_ms=2938, bytes_in=77, bytes_out=912, tls=True,
-        tls_version="TLSv1.3", tls_cipher="TLS_AES_256_GCM_SHA384", sni="imap.example.com", end=ends.SERVER_ABORTED,
+        tls_version="TLSv1.3", tls_cipher="TLS_AES_256_GCM_SHA384", sni="imap.example.com", end=end_reasons.SERVER_ABORTED,
         detail="connection reset by peer",
     )  # fmt: skip
     assert text_session(record) == (
@@ -443,7 +442,7 @@ def test_text_has_no_second_date_for_syslog() -> None:
 
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("end", ENDS, ids=lambda end: end.name)
-def test_every_end_has_its_line_in_every_format(form: str, end: ends.End) -> None:
+def test_every_end_has_its_line_in_every_format(form: str, end: end_reasons.EndReason) -> None:
     line = FORMATS[form][0](session(end=end, detail="why"))
     assert line.isprintable()
     told = end.state if form == "tcplog" else end.name

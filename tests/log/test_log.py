@@ -20,8 +20,7 @@ import pytest
 import trio
 import trio.lowlevel
 
-from mailproxy.log import Log, Output, SessionRecord, open_target
-from mailproxy.log import end_reasons as ends
+from mailproxy.log import Log, Output, SessionRecord, end_reasons, open_target
 from mailproxy.log.events import ACCEPT_PAUSED, LINES_LOST, READY, Event
 from mailproxy.log.line_writer import LinesLostError
 from mailproxy.log.targets import FileTarget, StreamTarget, SyslogTarget, Target
@@ -80,7 +79,7 @@ def tcplog(target: Target, level: str = "info") -> Log:
 
 def an_ended_session() -> SessionRecord:
     return SessionRecord(
-        id=1, accepted=0.0, frontend="fe", bind="B", tls=False, client="127.0.0.1:1", end=ends.STOPPED
+        id=1, accepted=0.0, frontend="fe", bind="B", tls=False, client="127.0.0.1:1", end=end_reasons.STOPPED
     )
 
 

@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from mailproxy.config import FrontendTls
 from mailproxy.net.tls.certificate import (
     Certificate,
-    choose,
-    for_name,
+    find,
+    index_by_name,
     next_update,
     read_certificate,
     stamp_of,
@@ -231,7 +231,7 @@ EXACT, WILD, OTHER = (
     ],
 )
 def test_the_one_for_a_name(name: str, certificate: Certificate) -> None:
-    assert for_name(choose([OTHER, WILD, EXACT]).by_name, name) == (certificate,)
+    assert find(index_by_name([OTHER, WILD, EXACT]).by_name, name) == (certificate,)
 
 
 @pytest.mark.parametrize(
@@ -242,38 +242,38 @@ def test_the_one_for_a_name(name: str, certificate: Certificate) -> None:
     ],
 )  # fmt: skip
 def test_none_for_a_name_that_no_certificate_has(name: str | None) -> None:
-    choice = choose([OTHER, WILD, EXACT])
-    assert for_name(choice.by_name, name) is None
+    choice = index_by_name([OTHER, WILD, EXACT])
+    assert find(choice.by_name, name) is None
     assert choice.default == (OTHER,)
 
 
 def test_without_certificates_there_is_none_for_any_name() -> None:
-    assert for_name(choose([]).by_name, "imap.example.com") is None
-    assert choose([]).default == ()
+    assert find(index_by_name([]).by_name, "imap.example.com") is None
+    assert index_by_name([]).default == ()
 
 
 def test_the_exact_one_wins_wherever_it_stands() -> None:
     for order in ([EXACT, WILD], [WILD, EXACT]):
-        assert for_name(choose(order).by_name, "imap.example.com") == (EXACT,)
+        assert find(index_by_name(order).by_name, "imap.example.com") == (EXACT,)
 
 
 def test_the_first_is_the_default() -> None:
-    assert choose([WILD, EXACT, OTHER]).default == (WILD,)
-    assert choose([OTHER, WILD]).default == (OTHER,)
+    assert index_by_name([WILD, EXACT, OTHER]).default == (WILD,)
+    assert index_by_name([OTHER, WILD]).default == (OTHER,)
 
 
 def test_one_of_each_kind_of_key_stands_side_by_side() -> None:
     ecdsa, rsa = made("imap.example.com"), made("imap.example.com", key_type=RSA)
     newer = made("imap.example.com")
-    assert for_name(choose([rsa, ecdsa, newer]).by_name, "imap.example.com") == (rsa, ecdsa)
-    assert choose([rsa, ecdsa, newer]).default == (rsa, ecdsa)
+    assert find(index_by_name([rsa, ecdsa, newer]).by_name, "imap.example.com") == (rsa, ecdsa)
+    assert index_by_name([rsa, ecdsa, newer]).default == (rsa, ecdsa)
 
 
 def test_the_default_does_not_mix_names() -> None:
     ecdsa, rsa = made("imap.example.com"), made("pop.example.com", key_type=RSA)
-    choice = choose([ecdsa, rsa])
+    choice = index_by_name([ecdsa, rsa])
     assert choice.default == (ecdsa,)
-    assert for_name(choice.by_name, "pop.example.com") == (rsa,)
+    assert find(choice.by_name, "pop.example.com") == (rsa,)
 
 
 def test_the_default_takes_a_second_key_that_covers_all_its_names() -> None:
@@ -282,7 +282,7 @@ def test_the_default_takes_a_second_key_that_covers_all_its_names() -> None:
         made("imap.example.com", key_type=RSA),
         made("pop.example.com", "imap.example.com", "sieve.example.com", key_type=RSA),
     )
-    assert choose([ecdsa, partly, wholly]).default == (ecdsa, wholly)
+    assert index_by_name([ecdsa, partly, wholly]).default == (ecdsa, wholly)
 
 
 # What a client gets.
@@ -293,7 +293,7 @@ async def served(server: Terminator, client: ssl.SSLContext, name: str | None) -
     here, there = socket.socketpair()
     there.setblocking(False)
 
-    offer = server.offer(name)
+    offer = server.select(name)
     assert offer is not None
 
     async def accept() -> None:

@@ -16,7 +16,7 @@ import trio.testing
 
 from mailproxy.address import parse_server
 from mailproxy.errors import ProxyError, ServerRefusedError
-from mailproxy.net.dial import Endpoint, connect, knock
+from mailproxy.net.dial import Endpoint, connect, half_open_connect
 from mailproxy.net.resolve import literal_endpoint
 from mailproxy.testing import RefusingServer, UnansweredServer
 from tests.patience import give_up
@@ -61,7 +61,7 @@ async def test_whoever_listens_is_found_and_hears_nothing(host: str) -> None:
     with listening(host) as (listener, place):
         before = descriptors()
         for _ in range(ROUNDS):
-            assert await knock([place], None) == place
+            assert await half_open_connect([place], None) == place
         assert_unheard(listener)
         assert descriptors() == before
 
@@ -78,7 +78,7 @@ async def test_a_program_that_waits_for_clients_is_not_woken() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(accept)
             for _ in range(ROUNDS):
-                await knock([place], None)
+                await half_open_connect([place], None)
             await trio.testing.wait_all_tasks_blocked()
             assert accepted == []
             sock, _ = await connect([place], None)
@@ -93,7 +93,7 @@ async def test_nobody_there(nursery: trio.Nursery) -> None:
     nobody = endpoint(await nursery.start(RefusingServer().serve))
     before = descriptors()
     with pytest.raises(ServerRefusedError, match=rf"\A{nobody.text(None)}: Connection refused\Z") as caught:
-        await knock([nobody], None)
+        await half_open_connect([nobody], None)
     assert caught.value.reason == "Connection refused"
     assert descriptors() == before
 
@@ -103,7 +103,7 @@ async def test_a_full_backlog_does_not_answer(nursery: trio.Nursery) -> None:
     full = endpoint(await nursery.start(UnansweredServer().serve))
     before = descriptors()
     with trio.move_on_after(0.05) as limit:
-        await knock([full], None)
+        await half_open_connect([full], None)
     assert limit.cancelled_caught
     assert descriptors() == before
 
@@ -111,7 +111,7 @@ async def test_a_full_backlog_does_not_answer(nursery: trio.Nursery) -> None:
 async def test_knocking_fills_no_backlog() -> None:
     with listening(backlog=1) as (listener, place):
         for _ in range(ROUNDS):
-            await knock([place], None)
+            await half_open_connect([place], None)
         sock, _ = await connect([place], None)
         await trio.lowlevel.wait_readable(listener)
         listener.accept()[0].close()
@@ -121,7 +121,7 @@ async def test_knocking_fills_no_backlog() -> None:
 
 async def test_the_port_is_the_one_that_is_given() -> None:
     with listening() as (listener, place):
-        assert await knock([endpoint("127.0.0.1")], place.port) == endpoint("127.0.0.1")
+        assert await half_open_connect([endpoint("127.0.0.1")], place.port) == endpoint("127.0.0.1")
         assert_unheard(listener)
 
 
@@ -130,7 +130,7 @@ async def test_of_several_addresses_the_first_that_answers(nursery: trio.Nursery
     silent = endpoint(await nursery.start(UnansweredServer().serve))
     with listening() as (listener, place), listening() as (other, another):
         with trio.fail_after(0.3):
-            assert await knock([nobody, silent, place, another], None) == place
+            assert await half_open_connect([nobody, silent, place, another], None) == place
         assert_unheard(listener)
         assert_unheard(other)
 
@@ -139,13 +139,13 @@ async def test_a_unix_socket(tmp_path: Path) -> None:
     path = str(tmp_path / "imap.sock")
     place = Endpoint(socket.AF_UNIX, path)
     with pytest.raises(ServerRefusedError, match="No such file or directory"):
-        await knock([place], None)
+        await half_open_connect([place], None)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         with pytest.raises(ServerRefusedError, match="Connection refused"):
-            await knock([place], None)
+            await half_open_connect([place], None)
         listener.listen()
-        assert await knock([place], None) == place
+        assert await half_open_connect([place], None) == place
 
 
 async def test_no_descriptor_left_says_nothing_of_the_server() -> None:
@@ -158,4 +158,4 @@ async def test_no_descriptor_left_says_nothing_of_the_server() -> None:
             while True:
                 stack.callback(os.close, os.dup(listener.fileno()))
         with pytest.raises(ProxyError, match="no socket: Too many open files"):
-            await knock([place], None)
+            await half_open_connect([place], None)

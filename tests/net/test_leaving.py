@@ -15,9 +15,9 @@ import trio.testing
 from attrs import define, field
 
 from mailproxy.config import ServerTls
-from mailproxy.net.client_close import is_leaving
+from mailproxy.net.client_close import is_client_closing
 from mailproxy.net.poller import Poller
-from mailproxy.net.tls.tls import accept_tls, connect_tls, connecting_context, send_close_notify
+from mailproxy.net.tls.tls import accept_tls, connect_tls, make_client_context, send_close_notify
 from mailproxy.testing import ThrowAwayCA
 from tests.patience import give_up, until
 
@@ -35,10 +35,10 @@ class LeaveWatch:
 
     def watch(self, client: socket.socket, left: Callable[[], None]) -> None:
         def happened(events: int) -> None:
-            if is_leaving(client, events):
+            if is_client_closing(client, events):
                 left()
 
-        self.poller.add(client.fileno()).leaves = happened
+        self.poller.add(client.fileno()).on_hangup = happened
 
     def forget(self, client: socket.socket) -> None:
         self.poller.forget(client.fileno())
@@ -98,7 +98,7 @@ async def tls_visit(
     """The same over TLS."""
     server = ca.server_context("localhost")
     server.maximum_version = version
-    client = connecting_context(ServerTls(ca=Path(ca.pem)), None)
+    client = make_client_context(ServerTls(ca=Path(ca.pem)), None)
     async with visit() as clear:
         clear.theirs.setblocking(False)
         ends: list[ssl.SSLSocket] = []

@@ -11,7 +11,7 @@ import trio.lowlevel
 from mailproxy.address import parse_server
 from mailproxy.errors import ServerRefusedError
 from mailproxy.net.dial import Endpoint
-from mailproxy.net.resolve import literal_endpoint, look_up
+from mailproxy.net.resolve import literal_endpoint, resolve
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_endpoints_are_written_as_addresses_are(endpoint: Endpoint, port: int, t
 
 
 async def test_a_name_is_every_address_that_it_has() -> None:
-    found = await look_up("localhost", 993)
+    found = await resolve("localhost", 993)
     assert Endpoint(socket.AF_INET, "127.0.0.1", 993) in found
     assert len(set(found)) == len(found)
     assert {endpoint.family for endpoint in found} <= {socket.AF_INET, socket.AF_INET6}
@@ -52,7 +52,7 @@ async def test_a_name_is_every_address_that_it_has() -> None:
 
 
 async def test_a_port_that_is_open_stays_open() -> None:
-    assert {endpoint.port for endpoint in await look_up("localhost", None)} == {None}
+    assert {endpoint.port for endpoint in await resolve("localhost", None)} == {None}
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ async def test_a_port_that_is_open_stays_open() -> None:
 )
 async def test_a_name_without_an_address_is_the_servers_fault(host: str, reason: str) -> None:
     with pytest.raises(ServerRefusedError) as caught:
-        await look_up(host, 993)
+        await resolve(host, 993)
     assert str(caught.value).startswith(f"{host}: {reason}")
     assert len(str(caught.value)) > len(f"{host}: ")
 
@@ -72,7 +72,7 @@ async def test_a_name_without_an_address_is_the_servers_fault(host: str, reason:
 async def test_looking_up_can_be_given_up() -> None:
     with trio.CancelScope() as scope:
         scope.cancel()
-        await look_up("localhost", 993)
+        await resolve("localhost", 993)
     assert scope.cancelled_caught
 
 
@@ -86,5 +86,5 @@ async def test_the_loop_goes_on_while_a_name_is_looked_up(nursery: trio.Nursery)
             await trio.lowlevel.checkpoint()
 
     nursery.start_soon(count)
-    await look_up("localhost", 993)
+    await resolve("localhost", 993)
     assert turns > 0

@@ -13,7 +13,7 @@ import trio.testing
 from attrs import define, field
 
 from mailproxy.errors import ClientAbortError, ClientLeftError
-from mailproxy.net.peek import consume, look, peek
+from mailproxy.net.peek import consume, peek, peek_nowait
 from mailproxy.protocol import NeedMore
 from tests.patience import give_up
 
@@ -180,28 +180,28 @@ async def test_two_in_a_row(ends: Ends) -> None:
 
 async def test_a_look_finds_what_is_there(ends: Ends) -> None:  # noqa: ASYNC124 - its fixtures are Trio's
     ends.client.sendall(b"PROXY\n* OK")
-    assert look(ends.ours, bytewise) == (b"PROXY", 6)
+    assert peek_nowait(ends.ours, bytewise) == (b"PROXY", 6)
     assert ends.ours.recv(100) == b"PROXY\n* OK"
 
 
 async def test_a_look_finds_nothing_of_what_is_still_to_come(ends: Ends) -> None:  # noqa: ASYNC124 - its fixtures are Trio's
-    assert look(ends.ours, bytewise) is None
+    assert peek_nowait(ends.ours, bytewise) is None
     ends.client.sendall(b"PRO")
-    assert look(ends.ours, bytewise) is None
+    assert peek_nowait(ends.ours, bytewise) is None
     ends.client.sendall(noise(4000))
-    assert look(ends.ours, Asking((4000,))) is None
+    assert peek_nowait(ends.ours, Asking((4000,))) is None
     assert ends.lowest == 1
 
 
 async def test_a_look_leaves_it_to_the_waiting_to_say_that_nothing_comes(ends: Ends) -> None:  # noqa: ASYNC124 - its fixtures are Trio's
     ends.client.close()
-    assert look(ends.ours, bytewise) is None
+    assert peek_nowait(ends.ours, bytewise) is None
 
 
 async def test_a_look_says_that_the_connection_failed(ends: Ends) -> None:  # noqa: ASYNC124 - its fixtures are Trio's
     ends.reset()
     with pytest.raises(ClientAbortError, match="Connection reset by peer"):
-        look(ends.ours, bytewise)
+        peek_nowait(ends.ours, bytewise)
 
 
 async def test_what_the_parser_objects_to_at_a_look_is_raised_as_it_is(ends: Ends) -> None:  # noqa: ASYNC124 - its fixtures are Trio's
@@ -210,7 +210,7 @@ async def test_what_the_parser_objects_to_at_a_look_is_raised_as_it_is(ends: End
 
     ends.client.sendall(b"HELO")
     with pytest.raises(LookupError, match="no such protocol"):
-        look(ends.ours, object_to)
+        peek_nowait(ends.ours, object_to)
 
 
 # What does not come.

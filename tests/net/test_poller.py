@@ -98,7 +98,7 @@ class Told:
 
     _told: list[int] = field(factory=list)
 
-    def ready(self, events: int) -> None:
+    def on_events(self, events: int) -> None:
         self._told.append(events)
 
     async def told(self) -> list[int]:
@@ -135,7 +135,7 @@ class Waiter:
 async def test_each_thing_is_told_once(poller: Poller) -> None:
     who = Told()
     with sockets() as (ours, theirs):
-        poller.put(ours.fileno(), who)
+        poller.add_handler(ours.fileno(), who)
         assert await who.told() == []
         theirs.send(b"x")
         assert await who.told() == [IN]
@@ -154,7 +154,7 @@ async def test_what_came_before_is_told(poller: Poller) -> None:
     who = Told()
     with sockets() as (ours, theirs):
         theirs.send(b"x")
-        poller.put(ours.fileno(), who)
+        poller.add_handler(ours.fileno(), who)
         assert await who.told() == [IN]
 
 
@@ -163,7 +163,7 @@ async def test_each_is_told_of_its_own(poller: Poller) -> None:
     """Also when there is more at once than one look finds."""
     crowd = [(*socket.socketpair(), Told()) for _ in range(300)]
     for ours, _, who in crowd:
-        poller.put(ours.fileno(), who)
+        poller.add_handler(ours.fileno(), who)
     assert poller.registered == len(crowd)
     for _, theirs, _ in crowd[::2]:
         theirs.send(b"x")
@@ -179,7 +179,7 @@ async def test_each_is_told_of_its_own(poller: Poller) -> None:
 async def test_its_clock(poller: Poller) -> None:
     who = Told()
     with sockets() as (ours, theirs):
-        poller.put(ours.fileno(), who)
+        poller.add_handler(ours.fileno(), who)
         before = trio.current_time()
         theirs.send(b"x")
         await who.told()
@@ -190,12 +190,12 @@ async def test_its_clock(poller: Poller) -> None:
 async def test_room_is_told_only_when_asked_for(poller: Poller) -> None:
     who = Told()
     with sockets() as (ours, theirs):
-        poller.put(ours.fileno(), who)
+        poller.add_handler(ours.fileno(), who)
         fill(ours)
         empty(theirs)
         assert await who.told() == []
         fill(ours)
-        poller.ask_again(ours.fileno(), BOTH_WAYS)
+        poller.rearm(ours.fileno(), BOTH_WAYS)
         assert await who.told() == []
         empty(theirs)
         assert {events & OUT for events in await who.told()} == {OUT}
@@ -205,11 +205,11 @@ async def test_room_is_told_only_when_asked_for(poller: Poller) -> None:
 async def test_asked_again_it_tells_all_that_holds(poller: Poller) -> None:
     who = Told()
     with sockets() as (ours, theirs):
-        poller.put(ours.fileno(), who)
+        poller.add_handler(ours.fileno(), who)
         theirs.send(b"x")
         assert await who.told() == [IN]
         for _ in range(2):
-            poller.ask_again(ours.fileno(), BOTH_WAYS)
+            poller.rearm(ours.fileno(), BOTH_WAYS)
             assert await who.told() == [IN | OUT]
 
 
@@ -220,11 +220,11 @@ async def test_asked_again_it_tells_all_that_holds(poller: Poller) -> None:
 async def test_who_takes_over_is_told_from_then_on(poller: Poller) -> None:
     before, after = Told(), Told()
     with sockets() as (ours, theirs):
-        assert poller.take_over(ours.fileno(), after) is None, "it has to be added first"
-        poller.put(ours.fileno(), before)
+        assert poller.set_handler(ours.fileno(), after) is None, "it has to be added first"
+        poller.add_handler(ours.fileno(), before)
         theirs.send(b"x")
         assert await before.told() == [IN]
-        assert poller.take_over(ours.fileno(), after) is before
+        assert poller.set_handler(ours.fileno(), after) is before
         assert await after.told() == [], "it is the other one that knows"
         theirs.send(b"y")
         assert (await before.told(), await after.told()) == ([], [IN])
@@ -235,13 +235,13 @@ async def test_who_takes_over_is_told_from_then_on(poller: Poller) -> None:
 async def test_nobody_is_told_of_what_is_forgotten(poller: Poller) -> None:
     who = Told()
     with sockets() as (ours, theirs):
-        poller.put(ours.fileno(), who)
+        poller.add_handler(ours.fileno(), who)
         theirs.send(b"x")
         poller.forget(ours.fileno())
         poller.forget(ours.fileno())  # twice is no fault
         assert poller.registered == 0
         assert await who.told() == []
-        assert poller.take_over(ours.fileno(), who) is None
+        assert poller.set_handler(ours.fileno(), who) is None
 
 
 @needs_epoll
@@ -249,11 +249,11 @@ async def test_what_was_forgotten_may_be_added_again(poller: Poller) -> None:
     """It stayed open meanwhile; what holds is told then."""
     early, late = Told(), Told()
     with sockets() as (ours, theirs):
-        poller.put(ours.fileno(), early)
+        poller.add_handler(ours.fileno(), early)
         theirs.send(b"x")
         assert await early.told() == [IN]
         poller.forget(ours.fileno())
-        poller.put(ours.fileno(), late)
+        poller.add_handler(ours.fileno(), late)
         assert (await early.told(), await late.told()) == ([], [IN])
 
 
@@ -266,7 +266,7 @@ async def test_a_descriptor_that_is_used_again_belongs_to_the_next_session(
     early, late = Told(), Told()
     with sockets() as (ours, theirs), sockets() as (next_ours, next_theirs):
         fd = ours.fileno()
-        poller.put(fd, early)
+        poller.add_handler(fd, early)
         theirs.send(b"x")
         if is_forgotten_first:
             poller.forget(fd)
@@ -274,7 +274,7 @@ async def test_a_descriptor_that_is_used_again_belongs_to_the_next_session(
         poller.forget(fd)
         again = socket.socket(fileno=_moved(next_ours.detach(), fd))
         with again:
-            poller.put(fd, late)
+            poller.add_handler(fd, late)
             theirs.close()
             assert (await early.told(), await late.told()) == ([], [])
             next_theirs.send(b"y")
@@ -300,8 +300,8 @@ async def test_who_is_told_may_forget_another(poller: Poller) -> None:
 
             return ready
 
-        poller.add(one.fileno()).leaves = forgetting("one", two)
-        poller.add(two.fileno()).leaves = forgetting("two", one)
+        poller.add(one.fileno()).on_hangup = forgetting("one", two)
+        poller.add(two.fileno()).on_hangup = forgetting("two", one)
         its_peer.send(b"x")
         other_peer.send(b"x")
         await wait_all_tasks_blocked()
@@ -368,14 +368,14 @@ async def test_what_nobody_waits_for_is_kept(poller: Poller) -> None:
         watch = poller.add(ours.fileno())
         theirs.send(b"x")
         await wait_all_tasks_blocked()
-        assert watch.seen == IN
+        assert watch.pending_events == IN
         theirs.shutdown(socket.SHUT_WR)
         await wait_all_tasks_blocked()
-        assert watch.seen == IN | RDHUP
-        poller.take_over(ours.fileno(), Told())
+        assert watch.pending_events == IN | RDHUP
+        poller.set_handler(ours.fileno(), Told())
         theirs.close()
         await wait_all_tasks_blocked()
-        assert watch.seen == IN | RDHUP, "from then on another one knows"
+        assert watch.pending_events == IN | RDHUP, "from then on another one knows"
 
 
 @needs_epoll
@@ -389,7 +389,7 @@ async def test_who_has_left_stays_so_while_it_is_waited_on(poller: Poller, nurse
         waiter = Waiter(watch)
         nursery.start_soon(waiter.read)
         await wait_all_tasks_blocked()
-        assert (waiter.times, watch.seen & GONE, watch.seen & IN) == (0, RDHUP, 0)
+        assert (waiter.times, watch.pending_events & GONE, watch.pending_events & IN) == (0, RDHUP, 0)
         waiter.scope.cancel()
         await wait_all_tasks_blocked()
 
@@ -402,11 +402,11 @@ async def test_leaving_is_told_besides(poller: Poller, nursery: trio.Nursery) ->
         waiter = Waiter(watch)
         nursery.start_soon(waiter.read)
         await wait_all_tasks_blocked()
-        watch.leaves = told.append
+        watch.on_hangup = told.append
         theirs.shutdown(socket.SHUT_WR)
         await wait_all_tasks_blocked()
         assert (told, waiter.times) == ([IN | RDHUP], 1)
-        watch.leaves = None
+        watch.on_hangup = None
         theirs.close()
         await wait_all_tasks_blocked()
         assert (len(told), waiter.times) == (1, 2)
@@ -425,11 +425,11 @@ class Turner:
     notes: list[str]
     left: int = 1
 
-    def take_turn(self) -> None:
+    def run(self) -> None:
         self.notes.append(self.name)
         self.left -= 1
         if self.left:
-            self.poller.go_on_later(self)
+            self.poller.defer(self)
 
 
 class Beginner:
@@ -439,9 +439,9 @@ class Beginner:
         self.poller = poller
         self.turners = turners
 
-    def ready(self, _: int) -> None:
+    def on_events(self, _: int) -> None:
         for turner in self.turners:
-            self.poller.go_on_later(turner)
+            self.poller.defer(turner)
 
 
 @needs_epoll
@@ -449,7 +449,7 @@ async def test_turns_go_round(poller: Poller) -> None:
     notes: list[str] = []
     turners = [Turner(poller, name, notes, left) for name, left in (("a", 1), ("b", 3), ("c", 2))]
     with sockets() as (ours, theirs):
-        poller.put(ours.fileno(), Beginner(poller, *turners))
+        poller.add_handler(ours.fileno(), Beginner(poller, *turners))
         theirs.send(b"x")
         await wait_all_tasks_blocked()
     assert "".join(notes) == "abcbcb"
@@ -459,8 +459,8 @@ async def test_turns_go_round(poller: Poller) -> None:
 async def test_a_turn_that_is_left_from_outside(poller: Poller) -> None:
     """By a session that has just begun, while nothing happens anywhere: nobody else would have it go on."""
     notes: list[str] = []
-    poller.go_on_later(Turner(poller, "a", notes, 100))
-    poller.go_on_later(Turner(poller, "b", notes, 100))
+    poller.defer(Turner(poller, "a", notes, 100))
+    poller.defer(Turner(poller, "b", notes, 100))
     await wait_all_tasks_blocked()
     assert "".join(notes) == "ab" * 100
 
@@ -470,17 +470,17 @@ async def test_news_is_told_between_turns(poller: Poller) -> None:
     notes: list[str] = []
 
     class Noting:
-        def ready(self, _: int) -> None:
+        def on_events(self, _: int) -> None:
             notes.append("news")
 
     class Sending(Turner):
-        def take_turn(self) -> None:
+        def run(self) -> None:
             theirs.send(b"x")
-            super().take_turn()
+            super().run()
 
     with sockets() as (ours, theirs):
-        poller.put(ours.fileno(), Noting())
-        poller.go_on_later(Sending(poller, "turn", notes, 20))
+        poller.add_handler(ours.fileno(), Noting())
+        poller.defer(Sending(poller, "turn", notes, 20))
         await wait_all_tasks_blocked()
     assert notes == ["turn", "news"] * 20
 
@@ -489,7 +489,7 @@ async def test_news_is_told_between_turns(poller: Poller) -> None:
 async def test_tasks_have_their_turn_in_spite_of_endless_turns(poller: Poller, nursery: trio.Nursery) -> None:
     notes: list[str] = []
     busy = Turner(poller, "turn", notes, -1)
-    poller.go_on_later(busy)
+    poller.defer(busy)
     with sockets() as (ours, theirs):
         waiter = Waiter(poller.add(ours.fileno()))
         nursery.start_soon(waiter.read)
@@ -514,12 +514,12 @@ async def test_once_it_has_ended_nobody_is_told_and_nothing_is_a_fault() -> None
     with sockets() as (early, early_peer), sockets() as (late, late_peer):
         async with at_work(Poller) as poller:
             assert isinstance(poller, Poller)
-            poller.put(early.fileno(), who)
-        poller.put(late.fileno(), who)
+            poller.add_handler(early.fileno(), who)
+        poller.add_handler(late.fileno(), who)
         watch = poller.add(late.fileno(), BOTH_WAYS)
-        poller.ask_again(early.fileno(), BOTH_WAYS)
-        poller.take_over(early.fileno(), who)
-        poller.go_on_later(Turner(poller, "turn", [], 1))
+        poller.rearm(early.fileno(), BOTH_WAYS)
+        poller.set_handler(early.fileno(), who)
+        poller.defer(Turner(poller, "turn", [], 1))
         early_peer.send(b"x")
         late_peer.send(b"x")
         assert await who.told() == []
@@ -544,13 +544,13 @@ async def test_who_is_told_must_not_raise() -> None:
     """The poller cannot know whose fault it is, so it does not go on; the relay's flows keep theirs to their session."""
 
     class Raising:
-        def ready(self, events: int) -> None:
+        def on_events(self, events: int) -> None:
             raise ZeroDivisionError(events)
 
     before = descriptors()
     with sockets() as (ours, theirs):
         poller = Poller()
-        poller.put(ours.fileno(), Raising())
+        poller.add_handler(ours.fileno(), Raising())
         theirs.send(b"x")
         with pytest.raises(ZeroDivisionError):
             await poller.serve()
@@ -624,7 +624,7 @@ async def test_a_long_turn_is_cut_and_what_was_not_told_comes_in_the_next(  # no
         def __init__(self, number: int) -> None:
             self.number = number
 
-        def ready(self, events: int) -> None:
+        def on_events(self, events: int) -> None:
             nonlocal time
             assert events
             time += 0.001
@@ -634,14 +634,14 @@ async def test_a_long_turn_is_cut_and_what_was_not_told_comes_in_the_next(  # no
     with ExitStack() as stack:
         for number in range(40):
             ours, theirs = map(stack.enter_context, socket.socketpair())
-            poller.put(ours.fileno(), Slow(number))
+            poller.add_handler(ours.fileno(), Slow(number))
             theirs.send(b"x")
-        poller._tell()
+        poller._deliver()
         assert 0 < len(told) < 40
         while len(told) < 40:
             before = len(told)
-            poller._tell()
+            poller._deliver()
             assert len(told) > before
-        poller._tell()
+        poller._deliver()
         assert sorted(told) == list(range(40))
         poller._epoll.close()

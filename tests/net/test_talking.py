@@ -14,8 +14,8 @@ import trio.testing
 from attrs import frozen
 
 from mailproxy.config import ServerTls
-from mailproxy.net.simple_io import ServerBrokeOffError, close_in_order, receive, send_all
-from mailproxy.net.tls.tls import connect_tls, connecting_context
+from mailproxy.net.simple_io import ServerConnectionError, close_gracefully, receive, send_all
+from mailproxy.net.tls.tls import connect_tls, make_client_context
 from mailproxy.testing import (
     Close,
     Collect,
@@ -77,7 +77,7 @@ async def talk(
         sock.connect((host, int(port)))
         sock.setblocking(False)
         if tls:
-            sock = await connect_tls(sock, connecting_context(ServerTls(ca=Path(ca.pem)), None), "localhost")
+            sock = await connect_tls(sock, make_client_context(ServerTls(ca=Path(ca.pem)), None), "localhost")
         with sock:
             yield sock, server
         nursery.cancel_scope.cancel()
@@ -110,7 +110,7 @@ async def test_more_than_fits_arrives_whole(throw_away_ca: ThrowAwayCA, tls: boo
     """The kernel takes a part of it each time, under TLS a part of a record."""
     async with talk(throw_away_ca, Collect(), tls=tls, buffer=4096) as (sock, server):
         await send_all(sock, pattern(size))
-        await close_in_order(sock, LONG_S)
+        await close_gracefully(sock, LONG_S)
         assert await seen_by(server) == (pattern(size), "close_notify" if tls else "eof")
 
 
@@ -136,7 +136,7 @@ async def test_a_server_that_closes(throw_away_ca: ThrowAwayCA, tls: bool, last:
 @each_way
 async def test_a_server_that_resets_while_it_is_listened_to(throw_away_ca: ThrowAwayCA, tls: bool) -> None:
     async with talk(throw_away_ca, Reset(), tls=tls) as (sock, _):
-        with pytest.raises(ServerBrokeOffError, match=r"(?i)connection reset by peer"):
+        with pytest.raises(ServerConnectionError, match=r"(?i)connection reset by peer"):
             await receive(sock)
 
 
@@ -148,7 +148,7 @@ async def test_a_server_that_resets_while_it_is_spoken_to(throw_away_ca: ThrowAw
         async with trio.open_nursery() as nursery:
 
             async def speak() -> None:
-                with pytest.raises(ServerBrokeOffError, match=r"(?i)reset by peer|broken pipe"):
+                with pytest.raises(ServerConnectionError, match=r"(?i)reset by peer|broken pipe"):
                     await send_all(sock, pattern(1_000_000))
 
             nursery.start_soon(speak)
@@ -161,7 +161,7 @@ async def test_a_server_that_breaks_tls(throw_away_ca: ThrowAwayCA) -> None:
         sock,
         _,
     ):
-        with pytest.raises(ServerBrokeOffError, match=r"wrong version number|record"):
+        with pytest.raises(ServerConnectionError, match=r"wrong version number|record"):
             await receive(sock)
 
 
@@ -171,7 +171,7 @@ async def test_a_server_that_wants_a_certificate(throw_away_ca: ThrowAwayCA) -> 
     context.load_verify_locations(throw_away_ca.pem)
     context.verify_mode = ssl.CERT_REQUIRED
     async with talk(throw_away_ca, Stall(), tls=True, context=context) as (sock, _):
-        with pytest.raises(ServerBrokeOffError, match="certificate required"):
+        with pytest.raises(ServerConnectionError, match="certificate required"):
             await receive(sock)
 
 
@@ -182,7 +182,7 @@ async def test_a_server_that_wants_a_certificate(throw_away_ca: ThrowAwayCA) -> 
 async def test_both_ends_close(throw_away_ca: ThrowAwayCA, tls: bool) -> None:
     async with talk(throw_away_ca, Send(GREETING), Collect(), Close(), tls=tls) as (sock, server):
         await send_all(sock, b"QUIT\r\n")
-        await close_in_order(sock, LONG_S)
+        await close_gracefully(sock, LONG_S)
         assert sock.fileno() == -1
         assert await seen_by(server) == (b"QUIT\r\n", "close_notify" if tls else "eof")
 
@@ -190,14 +190,14 @@ async def test_both_ends_close(throw_away_ca: ThrowAwayCA, tls: bool) -> None:
 @each_way
 async def test_what_was_not_read_resets_nothing(throw_away_ca: ThrowAwayCA, tls: bool) -> None:
     async with talk(throw_away_ca, Flood(200_000), Collect(), tls=tls) as (sock, server):
-        await close_in_order(sock, LONG_S)
+        await close_gracefully(sock, LONG_S)
         assert await seen_by(server) == (b"", "close_notify" if tls else "eof")
 
 
 @each_way
 async def test_what_is_said_after_our_end_is_let_pass(throw_away_ca: ThrowAwayCA, tls: bool) -> None:
     async with talk(throw_away_ca, Collect(), SendSlowly(pattern(50)), Close(), tls=tls) as (sock, server):
-        await close_in_order(sock, LONG_S)
+        await close_gracefully(sock, LONG_S)
         await server.wait_ended()
         assert server.connections[0].end == ("close_notify" if tls else "eof")
 
@@ -207,7 +207,7 @@ async def test_a_server_that_has_closed_before(throw_away_ca: ThrowAwayCA, tls: 
     async with talk(throw_away_ca, Send(GREETING), HalfClose(), Collect(), tls=tls) as (sock, server):
         assert await receive(sock) == GREETING
         assert await receive(sock) == b""
-        await close_in_order(sock, LONG_S)
+        await close_gracefully(sock, LONG_S)
         assert await seen_by(server) == (b"", "close_notify" if tls else "eof")
 
 
@@ -215,7 +215,7 @@ async def test_a_server_that_has_closed_before(throw_away_ca: ThrowAwayCA, tls: 
 async def test_a_server_that_has_gone_is_no_fault(throw_away_ca: ThrowAwayCA, tls: bool) -> None:
     async with talk(throw_away_ca, Reset(), tls=tls) as (sock, server):
         await server.wait_ended()
-        await close_in_order(sock, LONG_S)
+        await close_gracefully(sock, LONG_S)
         assert sock.fileno() == -1
 
 
@@ -227,7 +227,7 @@ async def test_a_server_that_never_closes_is_waited_for_that_long(
     async with talk(throw_away_ca, Send(GREETING), WaitFor(closed), Collect(), tls=tls) as (sock, server):
         assert await receive(sock) == GREETING
         began = trio.current_time()
-        await close_in_order(sock, SHORT_S)
+        await close_gracefully(sock, SHORT_S)
         assert SHORT_S <= trio.current_time() - began < LONG_S
         assert sock.fileno() == -1
         closed.set()
@@ -237,7 +237,7 @@ async def test_a_server_that_never_closes_is_waited_for_that_long(
 @each_way
 async def test_a_server_that_never_ends_to_speak_is_left(throw_away_ca: ThrowAwayCA, tls: bool) -> None:
     async with talk(throw_away_ca, Flood(), tls=tls) as (sock, server):
-        await close_in_order(sock, LONG_S)
+        await close_gracefully(sock, LONG_S)
         assert sock.fileno() == -1
         await server.wait_ended()
 
@@ -249,7 +249,7 @@ async def test_a_server_that_does_not_read_is_left(throw_away_ca: ThrowAwayCA, t
         with trio.move_on_after(SHORT_S) as limit:
             await send_all(sock, pattern(10_000_000))
         assert limit.cancelled_caught
-        await close_in_order(sock, SHORT_S)
+        await close_gracefully(sock, SHORT_S)
         assert sock.fileno() == -1
 
 
@@ -257,7 +257,7 @@ async def test_a_server_that_does_not_read_is_left(throw_away_ca: ThrowAwayCA, t
 async def test_cancelled_it_is_closed_all_the_same(throw_away_ca: ThrowAwayCA, tls: bool) -> None:
     async with talk(throw_away_ca, Stall(), tls=tls) as (sock, _):
         with trio.move_on_after(SHORT_S) as limit:
-            await close_in_order(sock, LONG_S)
+            await close_gracefully(sock, LONG_S)
         assert limit.cancelled_caught
         assert sock.fileno() == -1
 
@@ -282,6 +282,6 @@ async def test_an_end_leaves_nothing_open(throw_away_ca: ThrowAwayCA, tls: bool)
     async with talk(throw_away_ca, Collect(), tls=tls) as (sock, server):
         await server.wait_for()
         before = descriptors()
-        await close_in_order(sock, LONG_S)
+        await close_gracefully(sock, LONG_S)
         await server.wait_ended()
         await until(lambda: descriptors() <= before - 2)  # either end had one

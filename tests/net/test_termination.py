@@ -18,7 +18,7 @@ from mailproxy.config import FrontendTls
 from mailproxy.errors import ClientHandshakeError
 from mailproxy.net.tls.certificate import read_certificate
 from mailproxy.net.tls.terminator import Terminator
-from mailproxy.net.tls.tls import Alert, TlsFacts, accept_tls, client_certificate, refuse_tls, tls_facts
+from mailproxy.net.tls.tls import Alert, TlsInfo, accept_tls, client_certificate, send_alert, tls_info
 from mailproxy.testing import ThrowAwayCA
 from tests.patience import give_up
 
@@ -51,7 +51,7 @@ class Seen:
 class Outcome:
     """What a handshake came to on both sides; ``shown`` is the certificate that the client has shown, DER."""
 
-    facts: TlsFacts | None = None
+    facts: TlsInfo | None = None
     shown: bytes | None = None
     refusal: str = ""
     seen: Seen | None = None
@@ -100,10 +100,10 @@ class Bind:
         outcome: dict[str, Any] = {}
 
         async def serve() -> None:
-            offer = self.terminator.offer(name and name.lower().rstrip("."))
+            offer = self.terminator.select(name and name.lower().rstrip("."))
             if offer is None:
                 await trio.lowlevel.wait_readable(ours)  # its hello, which the name is from
-                refuse_tls(ours, Alert.UNRECOGNIZED_NAME)
+                send_alert(ours, Alert.UNRECOGNIZED_NAME)
                 ours.close()
                 outcome["refusal"] = "no certificate for that name"
                 return
@@ -114,7 +114,7 @@ class Bind:
                 outcome["refusal"] = str(error)
                 return
             with tls:
-                outcome["facts"], outcome["shown"] = tls_facts(tls), client_certificate(tls)
+                outcome["facts"], outcome["shown"] = tls_info(tls), client_certificate(tls)
                 tls.send(b"* OK ready\r\n")
 
         def connect() -> None:
@@ -459,7 +459,7 @@ async def test_where_others_take_the_tickets_a_renewed_certificate_keeps_its_con
     assert first.seen is not None
     for number, served_name in enumerate(("first.example", "second.example", "*.third.example")):
         replace(bind.folder / f"{number}.pem", throw_away_ca.issue(served_name, folder=tmp_path))
-    take_up = bind.terminator.prepare(list(bind.certificates()))
+    take_up = bind.terminator.stage(list(bind.certificates()))
     assert bind.terminator._state.contexts == before
     assert (await bind.shown_to(name)) == first.seen.certificate
     take_up()
@@ -477,7 +477,7 @@ async def test_where_more_than_dates_change_a_context_is_made_anew(
     ca = tmp_path / "ca.pem"
     ca.write_bytes(throw_away_ca.pem.read_bytes())
     bind = Bind(throw_away_ca, tmp_path, client_verify="optional", client_ca=ca)
-    before = bind.terminator.offer(None)
+    before = bind.terminator.select(None)
     assert before is not None
     if change == "ca":
         (tmp_path / "again.pem").write_bytes(throw_away_ca.pem.read_bytes())
@@ -486,8 +486,8 @@ async def test_where_more_than_dates_change_a_context_is_made_anew(
         names = ("first.example", "other.example") if change == "names" else ("first.example",)
         key_type: Any = "rsa" if change == "kind of key" else "ec"
         replace(bind.folder / "0.pem", throw_away_ca.issue(*names, key_type=key_type, folder=tmp_path))
-    bind.terminator.prepare(list(bind.certificates()))()
-    after = bind.terminator.offer(None)
+    bind.terminator.stage(list(bind.certificates()))()
+    after = bind.terminator.select(None)
     assert after is not None
     assert after.context is not before.context
     assert not (await bind.greet(bind.client(), "first.example")).is_refused
@@ -500,7 +500,7 @@ async def test_a_certificate_that_is_no_good_is_found_before_anything_changes(  
     before, other = bind.terminator._state, throw_away_ca.issue("other.example", folder=tmp_path)
     certificate = evolve(next(bind.certificates()), key_pem=other.read_bytes(), stamps=())
     with pytest.raises(ssl.SSLError):
-        bind.terminator.prepare([certificate])
+        bind.terminator.stage([certificate])
     assert bind.terminator._state is before
 
 
@@ -574,7 +574,7 @@ async def test_a_certificate_that_is_gone_takes_its_name_with_it(
 
 async def test_a_handshake_that_began_before_ends_well(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
     bind = Bind(throw_away_ca, tmp_path)
-    offer = bind.terminator.offer("first.example")
+    offer = bind.terminator.select("first.example")
     assert offer is not None
     replace(bind.folder / "0.pem", throw_away_ca.issue("new.example", folder=tmp_path))
     ours, theirs = socket.socketpair()

@@ -17,7 +17,7 @@ from mailproxy.config import FrontendTls, ServerTls
 from mailproxy.config.values import Text
 from mailproxy.net.tls.certificate import read_certificate
 from mailproxy.net.tls.terminator import Terminator
-from mailproxy.net.tls.tls import TlsKeyError, connecting_context, set_parameters
+from mailproxy.net.tls.tls import TlsKeyError, make_client_context, set_parameters
 from mailproxy.testing import ThrowAwayCA, server_context
 from tests.patience import PATIENCE_S
 
@@ -84,7 +84,7 @@ def bind(rsa: Path) -> Server:
     """The context that a bind with these keys makes handshakes with."""
 
     def make(**tls: object) -> ssl.SSLContext:
-        offer = Terminator(FrontendTls(**tls), [read_certificate(rsa)]).offer(None)  # type: ignore[arg-type]  # a few keys
+        offer = Terminator(FrontendTls(**tls), [read_certificate(rsa)]).select(None)  # type: ignore[arg-type]  # a few keys
         assert offer is not None
         return offer.context
 
@@ -111,7 +111,7 @@ def list_of_openssl() -> list[str]:
 
 @needs_the_same_openssl
 def test_ciphers_that_are_not_given_are_the_default_of_openssl(bind: Server) -> None:
-    towards_servers = connecting_context(ServerTls(verify="none"), None)
+    towards_servers = make_client_context(ServerTls(verify="none"), None)
     for context in (bind(), towards_servers):
         assert [cipher["name"] for cipher in context.get_ciphers()] == list_of_openssl()
 
@@ -123,7 +123,7 @@ def test_old_clients_and_servers_are_spoken_to_as_openssl_would(bind: Server, rs
     old = server_context(rsa)
     old.set_ciphers(cipher)
     old.maximum_version = ssl.TLSVersion.TLSv1_2
-    ours = connecting_context(ServerTls(verify="none"), None)
+    ours = make_client_context(ServerTls(verify="none"), None)
     assert shake_hands(old, ours).cipher == cipher
 
 
@@ -166,7 +166,7 @@ def test_ciphers_of_tls_1_3_are_refused_where_python_cannot_choose_them(tls: Fro
 def test_versions(bind: Server, rsa: Path, tls: dict[str, str], versions: set[str]) -> None:
     server = bind(**tls)
     assert {version for version in ("1.2", "1.3") if shake_hands(server, client(version)).version} == versions
-    ours = connecting_context(ServerTls(verify="none", **tls), None)  # type: ignore[arg-type]  # versions
+    ours = make_client_context(ServerTls(verify="none", **tls), None)  # type: ignore[arg-type]  # versions
     for version in ("1.2", "1.3"):
         theirs = server_context(rsa)
         theirs.minimum_version = theirs.maximum_version = client(version).maximum_version
@@ -191,7 +191,10 @@ def test_the_only_curve(bind: Server, rsa: Path, curve: str) -> None:
     server = bind(curves=curve)
     assert shake_hands(server, fitting).version == "TLSv1.3"
     assert shake_hands(server, other) == Handshake()
-    ours, theirs = connecting_context(ServerTls(verify="none", curves=Text(curve)), None), server_context(rsa)
+    ours, theirs = (
+        make_client_context(ServerTls(verify="none", curves=Text(curve)), None),
+        server_context(rsa),
+    )
     theirs.set_ecdh_curve("prime256v1")
     assert shake_hands(theirs, ours) == Handshake()
 
@@ -237,5 +240,5 @@ def test_clients_get_tickets_unless_there_shall_be_none(bind: Server, version: s
 def test_servers_are_asked_for_tickets_unless_there_shall_be_none(rsa: Path, tickets: bool) -> None:
     theirs = server_context(rsa)
     theirs.maximum_version = ssl.TLSVersion.TLSv1_2
-    ours = connecting_context(ServerTls(verify="none", tickets=tickets), None)
+    ours = make_client_context(ServerTls(verify="none", tickets=tickets), None)
     assert shake_hands(theirs, ours).has_ticket is tickets

@@ -11,12 +11,12 @@ import attrs
 import trio
 
 import mailproxy
-from mailproxy.certificates.store import load_material
-from mailproxy.config.check_plan import ways
+from mailproxy.app import load_and_check
+from mailproxy.config.check_plan import entry_paths
 from mailproxy.log import Log, Output
 from mailproxy.log.targets import StreamTarget
-from mailproxy.proxy.backend.backend import Backend, context_for
-from mailproxy.proxy.backend.server import Checked
+from mailproxy.proxy.backend.backend import Backend, server_context
+from mailproxy.proxy.backend.server import CheckOutcome
 from mailproxy.proxy.checks.check import checks_of
 
 from .programs import wait_until
@@ -47,15 +47,15 @@ def in_toml(value: object) -> str:
 def make_checks(table: Table, times: int) -> list[str]:
     """What came of each check of a backend with one server, one after the other."""
     config = mailproxy.from_mapping(configuration({"servers": table}))
-    material = load_material(config)
-    backend = Backend(config.backends["servers"], material.connectors, Log([Output(StreamTarget(2))]))
-    found = ways(config.frontends.values(), backend.name)
-    (check,) = checks_of(backend, found, lambda tls: context_for(material.connectors, tls))
+    material = load_and_check(config)
+    backend = Backend(config.backends["servers"], material.server_contexts, Log([Output(StreamTarget(2))]))
+    found = entry_paths(config.frontends.values(), backend.name)
+    (check,) = checks_of(backend, found, lambda tls: server_context(material.server_contexts, tls))
 
     async def make() -> list[str]:
-        made: list[Checked] = []
+        made: list[CheckOutcome] = []
         for _ in range(times):
-            await check.make(made.append)
+            await check.run(made.append)
         return [str(checked.result) for checked in made]
 
     return trio.run(make)

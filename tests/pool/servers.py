@@ -8,11 +8,11 @@ from random import Random as Dice
 
 from mailproxy.pool import (
     Balance,
-    Chance,
     First,
     LeastConn,
     Pool,
     Random,
+    RandomSource,
     RoundRobin,
     Server,
     Source,
@@ -23,7 +23,7 @@ ADDRESS = (("192.0.2.1", 143),)
 BALANCES = 5  # kinds
 
 
-def dice(seed: int) -> Chance:
+def dice(seed: int) -> RandomSource:
     """The same throws each time."""
     return Dice(seed)  # noqa: S311 - nothing is to be kept secret
 
@@ -41,7 +41,7 @@ def balances(servers: Sequence[Server]) -> list[Balance]:
     mean = sum(server.weight for server in servers) / max(1, len(servers)) or 1.0
     kinds = [LeastConn(), RoundRobin(), Source(mean_weight=mean), First(), Random(dice(1))]
     for balance in kinds:
-        balance.renew(servers)
+        balance.set_servers(servers)
     return kinds
 
 
@@ -66,10 +66,10 @@ def pool_of(*servers: Server, max_queue: int = 0, stick: StickTable | None = Non
 def serving(pool: Pool[Server]) -> list[Server]:
     """Who takes the sessions that come, as far as that has room."""
     entered: list[Server] = []
-    while (server := pool.enter(avoiding=entered)) is not None:
+    while (server := pool.acquire(excluded=entered)) is not None:
         entered.append(server)
         if server in entered[:-1]:
             break
     for server in entered:
-        pool.leave(server)
+        pool.release(server)
     return list(dict.fromkeys(entered))

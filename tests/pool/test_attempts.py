@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailproxy.pool import Attempts, Next
+from mailproxy.pool import RetryDecision, RetryState
 
-LETTERS = {Next.AGAIN: "a", Next.ELSEWHERE: "e", Next.GIVE_UP: "."}
+LETTERS = {RetryDecision.RETRY: "a", RetryDecision.REDISPATCH: "e", RetryDecision.GIVE_UP: "."}
 NEVER, THE_LAST, EACH, EVERY_SECOND, EVERY_THIRD = False, True, 1, 2, 3
 
 
-def steps(attempts: Attempts, *, is_up: bool = True, belongs: bool = True, has_others: bool = True) -> str:
+def steps(attempts: RetryState, *, is_up: bool = True, belongs: bool = True, has_others: bool = True) -> str:
     """What follows each failure: again, elsewhere, or the end."""
     taken = ""
     while not taken.endswith("."):
@@ -37,8 +37,8 @@ def test_a_session_tries_as_often_and_where_haproxys_would(
 ) -> None:
     """It is patient with the server to which it belongs, or which is the only one, but not with one that is down."""
 
-    def attempts() -> Attempts:
-        return Attempts(retries, redispatch)
+    def attempts() -> RetryState:
+        return RetryState(retries, redispatch)
 
     patient, impatient = where_it_belongs.split()[retries], where_it_does_not.split()[retries]
     assert steps(attempts()) == steps(attempts(), has_others=False) == patient
@@ -49,7 +49,7 @@ def test_a_session_tries_as_often_and_where_haproxys_would(
 
 
 def test_it_is_the_server_tried_last_that_counts_as_up_or_down() -> None:
-    attempts = Attempts(4, redispatch=True)
+    attempts = RetryState(4, redispatch=True)
     ups = [True, False, True, True, True]
     taken = [attempts.failed(is_up=is_up, belongs=True, has_others=True) for is_up in ups]
     assert "".join(LETTERS[step] for step in taken) == "aeae."
@@ -63,9 +63,9 @@ def test_it_is_the_server_tried_last_that_counts_as_up_or_down() -> None:
 def test_the_log_counts_the_retries_that_were_made_and_never_more_than_were_allowed(
     retries: int, redispatch: bool | int, failures: list[tuple[bool, bool, bool]]
 ) -> None:
-    attempts = Attempts(retries, redispatch)
-    assert attempts.made == 0
+    attempts = RetryState(retries, redispatch)
+    assert attempts.retries_made == 0
     for count, (is_up, belongs, has_others) in enumerate(failures, start=1):
         what_next = attempts.failed(is_up=is_up, belongs=belongs, has_others=has_others)
-        assert (what_next is Next.GIVE_UP) == (count > retries)
-        assert attempts.made == min(count, retries)
+        assert (what_next is RetryDecision.GIVE_UP) == (count > retries)
+        assert attempts.retries_made == min(count, retries)

@@ -11,18 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mailproxy.pool import LeastConn, Server, State
+from mailproxy.pool import AdminState, LeastConn, Server
 
 ADDRESS = (("192.0.2.1", 143),)
-states = st.sampled_from(State)
+states = st.sampled_from(AdminState)
 
 
-def server(name: str, *, weight: int = 1, sessions: int = 0, state: State = State.READY) -> Server:
+def server(name: str, *, weight: int = 1, sessions: int = 0, state: AdminState = AdminState.READY) -> Server:
     return Server(name, weight=weight, sessions=sessions, state=state, addresses=ADDRESS)
 
 
 def choose(balance: LeastConn, servers: Sequence[Server]) -> Server | None:
-    balance.renew([s for s in servers if s.is_usable])
+    balance.set_servers([s for s in servers if s.is_usable])
     return balance.choose()
 
 
@@ -49,7 +49,7 @@ def test_it_picks_a_usable_one_whenever_there_is_one(servers: list[Server], time
     balance = LeastConn()
     for _ in range(times):
         chosen = choose(balance, servers)
-        usable = [s for s in servers if s.state is State.READY and s.weight > 0 and s.addresses]
+        usable = [s for s in servers if s.state is AdminState.READY and s.weight > 0 and s.addresses]
         assert (chosen is None) == (not usable)
         assert chosen is None or any(chosen is s for s in usable)
 
@@ -61,7 +61,7 @@ def test_it_picks_the_one_with_the_fewest_sessions_for_its_weight(servers: list[
         chosen = choose(balance, servers)
         if chosen is not None:
             assert load(chosen) == min(load(s) for s in servers if s.is_usable)
-            chosen.enter()
+            chosen.add_session()
 
 
 @given(st.integers(1, 8), st.integers(1, 256), st.integers(0, 50))
@@ -78,15 +78,15 @@ def test_equals_take_turns_also_when_each_session_is_over_before_the_next() -> N
     for _ in range(7):
         chosen = choose(balance, servers)
         assert chosen is not None
-        chosen.enter()
+        chosen.add_session()
         names.append(chosen.name)
-        chosen.leave()
+        chosen.remove_session()
     assert names == ["a", "b", "c", "a", "b", "c", "a"]
 
 
 def test_those_that_may_not_be_used_are_left_out_of_the_turns() -> None:
     balance = LeastConn()
-    servers = [server("a"), server("b", state=State.DRAIN), server("c", weight=0), server("d")]
+    servers = [server("a"), server("b", state=AdminState.DRAIN), server("c", weight=0), server("d")]
     assert [s.name for _ in range(4) if (s := choose(balance, servers))] == ["a", "d", "a", "d"]
 
 
@@ -98,7 +98,7 @@ def test_sessions_that_stay_are_spread_by_weight(weights: list[int]) -> None:
     for _ in range(rounds * sum(weights)):
         chosen = choose(balance, servers)
         assert chosen is not None
-        chosen.enter()
+        chosen.add_session()
     assert [s.sessions for s in servers] == [rounds * weight for weight in weights]
 
 
@@ -112,11 +112,11 @@ def test_over_a_long_run_each_has_had_its_share(weights: list[int], lifetime: in
     for _ in range(rounds * sum(weights)):
         chosen = choose(balance, servers)
         assert chosen is not None
-        chosen.enter()
+        chosen.add_session()
         had[chosen.name] += 1
         there.append(chosen)
         if len(there) > lifetime * sum(weights):
-            there.popleft().leave()
+            there.popleft().remove_session()
     for s in servers:
         assert had[s.name] == pytest.approx(rounds * s.weight, rel=0.1)
 
@@ -126,12 +126,12 @@ def test_one_that_comes_back_is_filled_up_first() -> None:
     back, busy = server("back"), server("busy", sessions=10)
     for _ in range(10):
         assert choose(balance, [back, busy]) is back
-        back.enter()
+        back.add_session()
     names = Counter[str]()
     for _ in range(10):
         chosen = choose(balance, [back, busy])
         assert chosen is not None
-        chosen.enter()
+        chosen.add_session()
         names[chosen.name] += 1
     assert names == {"back": 5, "busy": 5}
 
@@ -139,30 +139,30 @@ def test_one_that_comes_back_is_filled_up_first() -> None:
 def test_ten_of_one_weigh_as_much_as_one_of_ten() -> None:
     balance, small, big = LeastConn(), server("small", sessions=1), server("big", weight=10, sessions=18)
     assert choose(balance, [small, big]) is big
-    big.enter()
+    big.add_session()
     assert {s.name for _ in range(2) if (s := choose(balance, [small, big]))} == {"small", "big"}
-    big.enter()
+    big.add_session()
     assert choose(balance, [small, big]) is small
 
 
 def test_it_goes_through_the_servers_as_haproxy_does() -> None:
     """Seen at HAProxy 2.6.12: weights 1 and 10, six sessions one after another, then fourteen that stay."""
     balance, small, big = LeastConn(), server("a"), server("b", weight=10)
-    balance.renew([small, big])
+    balance.set_servers([small, big])
     short = [chosen.name for _ in range(6) if (chosen := balance.choose())]
     assert short == ["a", "b"] * 3
     staying = []
     for _ in range(14):
         chosen = balance.choose()
         assert chosen is not None
-        chosen.enter()
+        chosen.add_session()
         staying.append(chosen.name)
     assert staying == ["a"] + ["b"] * 13
 
 
 def test_idle_ones_come_before_all_others_however_strong_those_are() -> None:
     balance, strong, weak = LeastConn(), server("strong", weight=256, sessions=1), server("weak")
-    balance.renew([strong, weak])
+    balance.set_servers([strong, weak])
     assert [balance.choose() for _ in range(3)] == [weak] * 3
 
 
@@ -178,18 +178,18 @@ def test_the_list_may_shrink_and_grow_between_choices() -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "weight", "has_address"), list(itertools.product(State, (0, 1), (False, True)))
+    ("state", "weight", "has_address"), list(itertools.product(AdminState, (0, 1), (False, True)))
 )
 def test_a_server_takes_sessions_only_when_ready_weighty_and_resolved(
-    state: State, weight: int, has_address: bool
+    state: AdminState, weight: int, has_address: bool
 ) -> None:
     tried = Server("s", weight=weight, state=state, addresses=ADDRESS if has_address else ())
-    assert tried.is_usable == (state is State.READY and weight == 1 and has_address)
+    assert tried.is_usable == (state is AdminState.READY and weight == 1 and has_address)
 
 
 def test_a_server_counts_those_that_are_there() -> None:
     counted = server("s")
     for _ in range(3):
-        counted.enter()
-    counted.leave()
+        counted.add_session()
+    counted.remove_session()
     assert counted.sessions == 2

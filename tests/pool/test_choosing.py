@@ -56,10 +56,10 @@ def test_limits_hold_and_no_room_is_left_unused_while_sessions_come_and_go(
             chosen = balance.choose(key)
             assert (chosen is None) == (len(there) == 2 * len(servers))
             if chosen is not None:
-                chosen.enter()
+                chosen.add_session()
                 there.append(chosen)
         elif there:
-            there.pop(len(there) // 2).leave()
+            there.pop(len(there) // 2).remove_session()
         assert all(server.sessions <= 2 for server in servers)
 
 
@@ -84,15 +84,15 @@ def test_those_that_went_get_nothing_and_those_that_came_get_something(kind: int
     old, new = farm(1, 1, 1), farm(1, 1, 1, 1)
     balance = balances(old)[kind]
     balance.choose(b"client")
-    balance.renew(new)
+    balance.set_servers(new)
     seen = set()
     for number in range(200):
         chosen = balance.choose(str(number).encode())
         assert chosen in new
-        chosen.enter()
+        chosen.add_session()
         seen.add(chosen)
     assert seen == ({new[0]} if isinstance(balance, First) else set(new))
-    balance.renew([])
+    balance.set_servers([])
     assert balance.choose(b"client") is None
 
 
@@ -110,7 +110,7 @@ def test_whoever_warms_up_gets_its_part_only(kind: int) -> None:
     for number in range(4000):
         chosen = balance.choose(number.to_bytes(4, "big"))
         assert chosen is not None
-        chosen.enter()
+        chosen.add_session()
         had += chosen is servers[0]
     # A quarter to one, as exact as a ring is with its points; first does not look at weights.
     assert had == pytest.approx(4000 if isinstance(balance, First) else 4000 / 5, rel=0.25)
@@ -119,16 +119,16 @@ def test_whoever_warms_up_gets_its_part_only(kind: int) -> None:
 def test_first_fills_one_after_the_other_and_the_first_again_when_it_has_room() -> None:
     servers = farm(1, 1, 1, max_sessions=2)
     balance = First()
-    balance.renew(servers)
+    balance.set_servers(servers)
     order = []
     for _ in range(7):
         chosen = balance.choose()
         order.append(chosen)
         if chosen is not None:
-            chosen.enter()
+            chosen.add_session()
     assert names(order) == ["s0", "s0", "s1", "s1", "s2", "s2", "nobody"]
-    servers[1].leave()
-    servers[0].leave()
+    servers[1].remove_session()
+    servers[0].remove_session()
     assert names([balance.choose()]) == ["s0"]
 
 
@@ -136,9 +136,9 @@ def test_a_full_one_is_passed_over_by_leastconn_though_it_has_the_fewest() -> No
     servers = farm(1, 1)
     servers[0].max_sessions, servers[0].sessions, servers[1].sessions = 3, 3, 50
     balance = LeastConn()
-    balance.renew(servers)
+    balance.set_servers(servers)
     assert names([balance.choose()]) == ["s1"]
-    servers[0].leave()
+    servers[0].remove_session()
     assert names([balance.choose()]) == ["s0"]
 
 
@@ -146,9 +146,9 @@ def test_a_full_one_is_passed_over_by_leastconn_though_it_has_the_fewest() -> No
 def test_leastconn_goes_on_with_its_turns_when_one_of_them_goes(gone: int) -> None:
     servers = farm(1, 1, 1)
     balance: Balance = LeastConn()
-    balance.renew(servers)
+    balance.set_servers(servers)
     assert names([balance.choose()]) == ["s0"]
     left = [server for number, server in enumerate(servers) if number != gone]
-    balance.renew(left)
+    balance.set_servers(left)
     turns = {0: ["s1", "s2", "s1"], 1: ["s2", "s0", "s2"], 2: ["s1", "s0", "s1"]}
     assert names(balance.choose() for _ in range(3)) == turns[gone]

@@ -18,7 +18,7 @@ from mailproxy.pool import (
     RateCounts,
     SessionCounts,
     client_hash,
-    key_of,
+    client_key,
     words_for,
 )
 from mailproxy.pool.client_limits import LimitName
@@ -260,11 +260,11 @@ def test_table_without_room_leaves_the_count_to_its_worker() -> None:
 
 def test_hashes_differ_by_client_and_by_secret() -> None:
     hosts = ["192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8:0:1::1", "::"]
-    hashes = {client_hash(key_of(host), secret) for host in hosts for secret in (b"one", b"two")}
+    hashes = {client_hash(client_key(host), secret) for host in hosts for secret in (b"one", b"two")}
     assert len(hashes) == 10
     assert all(0 < each < 2**64 for each in hashes)
-    assert client_hash(key_of("2001:db8::1"), b"one") == client_hash(key_of("2001:db8::ffff"), b"one")
-    assert client_hash(key_of("::ffff:192.0.2.1"), b"one") == client_hash(key_of("192.0.2.1"), b"one")
+    assert client_hash(client_key("2001:db8::1"), b"one") == client_hash(client_key("2001:db8::ffff"), b"one")
+    assert client_hash(client_key("::ffff:192.0.2.1"), b"one") == client_hash(client_key("192.0.2.1"), b"one")
 
 
 @settings(max_examples=20)

@@ -20,7 +20,7 @@ def walk(rise: int, fall: int, word: str) -> list[str]:
 def walk_on(health: Health, word: str) -> list[str]:
     seen = [str(health)]
     for result in word:
-        _ = health.passed() if result == "+" else health.failed()
+        _ = health.record_pass() if result == "+" else health.record_fail()
         seen.append(str(health))
     return seen
 
@@ -51,7 +51,7 @@ def test_any_walk_is_haproxys(rise: int, fall: int, walked: list[bool]) -> None:
     health = Health(rise, fall)
     is_up, streak, is_new = True, 0, True  # streak: results in a row against what the server is
     for passed in walked:
-        changed = health.passed() if passed else health.failed()
+        changed = health.record_pass() if passed else health.record_fail()
         was_up = is_up
         streak = 0 if passed == is_up else streak + 1
         if (is_new and not passed) or streak == (fall if is_up else rise):
@@ -74,7 +74,7 @@ def test_checks_hurry_while_it_is_not_known_whether_the_server_is_up_or_down() -
     health = Health(2, 3)
     pauses = [health.interval(10, 2, 5)]
     for passed in (True, False, True, False, False, False, True, True):
-        _ = health.passed() if passed else health.failed()
+        _ = health.record_pass() if passed else health.record_fail()
         pauses.append(health.interval(10, 2, 5))
     assert pauses == [2, 10, 2, 10, 2, 2, 5, 2, 10]
 
@@ -85,13 +85,13 @@ def test_however_it_stands_it_is_down_after_fall_failures_and_up_after_rise_pass
 ) -> None:
     health = Health(rise, fall)
     for passed in walked:
-        _ = health.passed() if passed else health.failed()
+        _ = health.record_pass() if passed else health.record_fail()
     for _ in range(fall):
-        health.failed()
+        health.record_fail()
     assert str(health) == "DOWN"
     for _ in range(rise):
         assert not health.is_up
-        health.passed()
+        health.record_pass()
     assert str(health) == "UP"
 
 
@@ -101,11 +101,11 @@ def test_over_a_reload_that_leaves_rise_and_fall_alone_it_counts_on_as_if_there_
 ) -> None:
     old, new = Health(rise, fall), Health(rise, fall)
     for passed in before:
-        _ = old.passed() if passed else old.failed()
+        _ = old.record_pass() if passed else old.record_fail()
     new.take_over(old)
     for passed in after:
         assert str(new) == str(old)
-        changed = {counter.passed() if passed else counter.failed() for counter in (new, old)}
+        changed = {counter.record_pass() if passed else counter.record_fail() for counter in (new, old)}
         assert len(changed) == 1
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from mailproxy.pool import Change, Health, Pool, Server, State, StickTable, Waiter
+from mailproxy.pool import AdminState, Health, Pool, Server, StateChange, StickTable, Waiter
 from tests.pool.servers import ADDRESS, BALANCES, balances, dice, farm, names, pool_of
 
 SLOW_START_S = 10.0
@@ -103,7 +103,7 @@ class AnyCrowd(RuleBasedStateMachine):
         will_do = self.in_service() if wanted is None else [wanted] if wanted not in self.down else []
         rooms = [server for server in will_do if self.has_room(server)]
         best = [server for server in rooms if server not in avoiding] or rooms
-        server = self.pool.enter(key, wanted=wanted, avoiding=avoiding)
+        server = self.pool.acquire(key, required=wanted, excluded=avoiding)
         assert server in best if best else server is None
         if server is not None:
             self.places.append((server, None))
@@ -124,7 +124,7 @@ class AnyCrowd(RuleBasedStateMachine):
 
     def join(self, wanted: Server | None) -> None:
         waiter: Waiting = Waiter(lambda: self.wake(waiter), wanted)
-        has_joined = self.pool.join(waiter)
+        has_joined = self.pool.enqueue(waiter)
         assert has_joined == (not self.max_queue or len(self.line) < self.max_queue)
         if has_joined:
             self.line.append(waiter)
@@ -139,7 +139,7 @@ class AnyCrowd(RuleBasedStateMachine):
         if waiter is not None and gives_up:
             self.give_up(waiter)
         else:
-            self.pool.leave(server)
+            self.pool.release(server)
         assert len(self.woken) == expected
 
     @precondition(lambda self: self.line)
@@ -152,9 +152,9 @@ class AnyCrowd(RuleBasedStateMachine):
 
     def give_up(self, waiter: Waiting) -> None:
         """Which it may say more than once."""
-        self.pool.quit(waiter)
+        self.pool.cancel(waiter)
         assert waiter.server is None
-        self.pool.quit(waiter)
+        self.pool.cancel(waiter)
 
     @rule(seed=numbers)
     def many_come_and_go(self, seed: int) -> None:
@@ -173,34 +173,37 @@ class AnyCrowd(RuleBasedStateMachine):
             elif step < 0.95:
                 self.is_checked(number, passed=step < 0.91)
             else:
-                self.the_operator_says(number, list(State)[number % 3])
+                self.the_operator_says(number, list(AdminState)[number % 3])
             self.nobody_is_lost_or_served_twice()
             self.nobody_waits_for_what_is_there()
 
     # Servers
 
-    @rule(number=numbers, state=st.sampled_from([State.READY, State.READY, State.DRAIN, State.MAINT]))
-    def the_operator_says(self, number: int, state: State) -> None:
+    @rule(
+        number=numbers,
+        state=st.sampled_from([AdminState.READY, AdminState.READY, AdminState.DRAIN, AdminState.MAINT]),
+    )
+    def the_operator_says(self, number: int, state: AdminState) -> None:
         server = self.pool.servers[number % len(self.pool.servers)]
         if server.state is not state:
-            is_down = state is State.MAINT or (server.state is not State.MAINT and not server.is_up)
-            (self.draining.add if state is State.DRAIN else self.draining.discard)(server)
+            is_down = state is AdminState.MAINT or (server.state is not AdminState.MAINT and not server.is_up)
+            (self.draining.add if state is AdminState.DRAIN else self.draining.discard)(server)
             lost = self.goes_down(server, is_down=is_down or not server.addresses)
             self.has_changed(self.pool.set_state(server, state, self.now), lost)
 
     @rule(number=numbers, passed=st.sampled_from([True, True, False]))
     def is_checked(self, number: int, passed: bool) -> None:
         server = self.pool.servers[number % len(self.pool.servers)]
-        if server.state is not State.MAINT and server.is_up != passed:
+        if server.state is not AdminState.MAINT and server.is_up != passed:
             lost = self.goes_down(server, is_down=not passed or not server.addresses)
-            self.has_changed(self.pool.judge(server, self.now, passed=passed), lost)
+            self.has_changed(self.pool.record_check(server, self.now, passed=passed), lost)
 
     @rule(number=numbers)
     def addresses_come_or_go(self, number: int) -> None:
         server = self.pool.servers[number % len(self.pool.servers)]
         server.addresses = () if server.addresses else ADDRESS
-        self.goes_down(server, is_down=not server.takes_back)
-        self.pool.came()
+        self.goes_down(server, is_down=not server.accepts_persistent)
+        self.pool.addresses_changed()
 
     def goes_down(self, server: Server, *, is_down: bool) -> int:
         """Or comes up; those who waited for it alone have any other now. How many were they?"""
@@ -211,7 +214,7 @@ class AnyCrowd(RuleBasedStateMachine):
             self.has_moved.add(waiter)
         return len(lost)
 
-    def has_changed(self, change: Change[Server] | None, lost: int) -> None:
+    def has_changed(self, change: StateChange[Server] | None, lost: int) -> None:
         assert change is not None
         got_it = sum(waiter.server is change.server for waiter in self.woken)
         assert change.requeued == lost + got_it
@@ -236,7 +239,7 @@ class AnyCrowd(RuleBasedStateMachine):
     def nobody_waits_for_what_is_there(self) -> None:
         for server in filter(self.has_room, self.pool.servers):
             assert not any(self.may_have(waiter, server) for waiter in self.line)
-        assert self.pool.can_serve == bool(self.in_service())
+        assert self.pool.has_usable_server == bool(self.in_service())
 
 
 TestAnyCrowd = AnyCrowd.TestCase
@@ -244,7 +247,7 @@ TestAnyCrowd = AnyCrowd.TestCase
 
 def wait(pool: Pool[Server], wanted: Server | None = None) -> Waiting:
     waiter: Waiting = Waiter(lambda: None, wanted)
-    assert pool.join(waiter)
+    assert pool.enqueue(waiter)
     return waiter
 
 
@@ -255,9 +258,9 @@ def places(*waiters: Waiting) -> list[str]:
 def test_whoever_has_waited_longest_gets_the_place_that_is_given_back() -> None:
     (server,) = farm(1, max_sessions=1)
     pool = pool_of(server)
-    assert names([pool.enter(), pool.enter()]) == ["s0", "nobody"]
+    assert names([pool.acquire(), pool.acquire()]) == ["s0", "nobody"]
     first, second = wait(pool), wait(pool)
-    pool.leave(server)
+    pool.release(server)
     assert places(first, second) == ["s0", "nobody"]
     assert (server.sessions, pool.waiting) == (1, 1)
 
@@ -265,36 +268,36 @@ def test_whoever_has_waited_longest_gets_the_place_that_is_given_back() -> None:
 def test_a_place_for_one_that_gives_up_in_that_moment_goes_to_the_next() -> None:
     (server,) = farm(1, max_sessions=1)
     pool = pool_of(server)
-    pool.enter()
+    pool.acquire()
     first, second, third = wait(pool), wait(pool), wait(pool)
-    pool.leave(server)
-    pool.quit(first)
+    pool.release(server)
+    pool.cancel(first)
     assert places(first, second, third) == ["nobody", "s0", "nobody"]
-    pool.quit(third)
-    pool.quit(second)
+    pool.cancel(third)
+    pool.cancel(second)
     assert (server.sessions, pool.waiting) == (0, 0)
 
 
 def test_who_waits_for_one_server_alone_leaves_the_places_of_others_to_those_behind_it() -> None:
     servers = farm(1, 1, max_sessions=1)
     pool = pool_of(*servers)
-    assert names([pool.enter(), pool.enter()]) == ["s0", "s1"]
+    assert names([pool.acquire(), pool.acquire()]) == ["s0", "s1"]
     picky, easy = wait(pool, servers[0]), wait(pool)
-    pool.leave(servers[1])
+    pool.release(servers[1])
     assert places(picky, easy) == ["nobody", "s1"]
-    pool.leave(servers[0])
+    pool.release(servers[0])
     assert places(picky, easy) == ["s0", "s1"]
 
 
 def test_no_more_may_wait_than_max_queue_says_whatever_they_wait_for() -> None:
     (server,) = farm(1, max_sessions=1)
     pool = pool_of(server, max_queue=2)
-    pool.enter()
+    pool.acquire()
     first = wait(pool)
     wait(pool, server)
-    assert not pool.join(Waiter(lambda: None))
-    assert not pool.join(Waiter(lambda: None, server))
-    pool.quit(first)
+    assert not pool.enqueue(Waiter(lambda: None))
+    assert not pool.enqueue(Waiter(lambda: None, server))
+    pool.cancel(first)
     wait(pool)
     assert pool.waiting == 2
 
@@ -302,11 +305,11 @@ def test_no_more_may_wait_than_max_queue_says_whatever_they_wait_for() -> None:
 def test_the_log_can_tell_where_each_stood_in_the_line_of_its_server_or_of_all() -> None:
     (server,) = farm(1, max_sessions=1)
     pool = pool_of(server)
-    pool.enter()
+    pool.acquire()
     waiters = [wait(pool), wait(pool, server), wait(pool), wait(pool, server), wait(pool)]
-    pool.quit(waiters[4])
+    pool.cancel(waiters[4])
     for _ in range(4):
-        pool.leave(server)
+        pool.release(server)
     positions = [(waiter.server_queue, waiter.backend_queue) for waiter in waiters]
     assert positions == [(0, 1), (1, 0), (0, 2), (2, 0), (0, 1)]
 
@@ -318,38 +321,38 @@ def test_who_waited_for_a_server_that_goes_stands_where_it_would_have_stood_had_
     servers = farm(1, 1, max_sessions=1)
     servers[0].health = Health(1, 1)
     pool = pool_of(*servers)
-    assert names([pool.enter(), pool.enter()]) == ["s0", "s1"]
+    assert names([pool.acquire(), pool.acquire()]) == ["s0", "s1"]
     waiters = [wait(pool), wait(pool, servers[0]), wait(pool), wait(pool, servers[0]), wait(pool)]
     if goes == "down":
-        change = pool.judge(servers[0], 0.0, passed=False)
+        change = pool.record_check(servers[0], 0.0, passed=False)
     else:
-        change = pool.set_state(servers[0], State.MAINT, 0.0)
+        change = pool.set_state(servers[0], AdminState.MAINT, 0.0)
     assert change is not None
     assert (change.requeued, pool.waiting) == (2, 5)
     for waiter in waiters:
         assert waiter.server is None
-        pool.leave(servers[1])
+        pool.release(servers[1])
         assert places(waiter) == ["s1"]
 
 
 def test_who_waits_for_a_server_that_drains_goes_on_waiting_for_it() -> None:
     servers = farm(1, 1, max_sessions=1)
     pool = pool_of(*servers)
-    assert names([pool.enter(), pool.enter()]) == ["s0", "s1"]
+    assert names([pool.acquire(), pool.acquire()]) == ["s0", "s1"]
     new, back = wait(pool), wait(pool, servers[0])
-    change = pool.set_state(servers[0], State.DRAIN, 0.0)
+    change = pool.set_state(servers[0], AdminState.DRAIN, 0.0)
     assert change is not None
     assert change.requeued == 0
-    pool.leave(servers[0])
+    pool.release(servers[0])
     assert places(new, back) == ["nobody", "s0"]
 
 
 def test_who_waited_for_a_server_that_goes_has_a_free_place_of_another_at_once() -> None:
     servers = farm(1, 1, max_sessions=1)
     pool = pool_of(*servers)
-    assert names([pool.enter()]) == ["s0"]
+    assert names([pool.acquire()]) == ["s0"]
     waiter = wait(pool, servers[0])
-    change = pool.set_state(servers[0], State.MAINT, 0.0)
+    change = pool.set_state(servers[0], AdminState.MAINT, 0.0)
     assert places(waiter) == ["s1"]
     assert change is not None
     assert change.requeued == 1
@@ -359,11 +362,11 @@ def test_those_who_wait_go_to_the_backup_when_the_last_active_server_goes() -> N
     active, backup = farm(1, 1, max_sessions=1)
     backup.is_backup = True
     pool = pool_of(active, backup)
-    assert names([pool.enter(), pool.enter()]) == ["s0", "nobody"]
+    assert names([pool.acquire(), pool.acquire()]) == ["s0", "nobody"]
     waiters = [wait(pool), wait(pool)]
-    pool.set_state(active, State.DRAIN, 0.0)
+    pool.set_state(active, AdminState.DRAIN, 0.0)
     assert places(*waiters) == ["s1", "nobody"]
-    pool.leave(active)
+    pool.release(active)
     assert places(*waiters) == ["s1", "nobody"]
 
 
@@ -371,11 +374,11 @@ def test_those_who_wait_have_a_place_when_the_first_server_gets_an_address() -> 
     (server,) = farm(1)
     server.addresses = ()
     pool = pool_of(server)
-    assert not pool.can_serve
+    assert not pool.has_usable_server
     waiter = wait(pool)
     server.addresses = ADDRESS
-    pool.came()
-    assert pool.can_serve
+    pool.addresses_changed()
+    assert pool.has_usable_server
     assert places(waiter) == ["s0"]
 
 
@@ -383,9 +386,9 @@ def test_a_server_that_warms_up_lets_in_more_and_more_of_those_who_wait() -> Non
     (server,) = farm(1, max_sessions=100)
     server.health, server.slow_start = Health(1, 1), 50.0
     pool = pool_of(server)
-    pool.judge(server, 0.0, passed=False)
+    pool.record_check(server, 0.0, passed=False)
     waiters = [wait(pool) for _ in range(200)]
-    change = pool.judge(server, 1000.0, passed=True)
+    change = pool.record_check(server, 1000.0, passed=True)
     assert change is not None
     there = [server.sessions]
     for now in (1010.0, 1025.0, 1049.0, 1050.0):
@@ -415,48 +418,48 @@ def test_a_client_that_comes_back_has_the_server_it_had_while_that_is_up_and_not
     server, another = farm(1, 1, max_sessions=1)
     server.health = Health(1, 1)
     pool = pool_of(server, another, stick=StickTable(10, expire=60.0))
-    pool.learn(1, server, 0.0)
+    pool.store(1, server, 0.0)
     match what:
         case "drain" | "maint":
-            pool.set_state(server, State(what), 1.0)
+            pool.set_state(server, AdminState(what), 1.0)
         case "down":
-            pool.judge(server, 1.0, passed=False)
+            pool.record_check(server, 1.0, passed=False)
         case "full":
-            pool.enter(wanted=server)
+            pool.acquire(required=server)
         case "no weight":
             server.weight = 0
         case "no turn for a backup":
             server.is_backup = True
         case "no address":
             server.addresses = ()
-    pool.came()
-    assert pool.stuck(1, 2.0) is (server if comes_back else None)
-    assert (pool.enter(wanted=server) is server) == (comes_back and what != "full")
+    pool.addresses_changed()
+    assert pool.sticky_server(1, 2.0) is (server if comes_back else None)
+    assert (pool.acquire(required=server) is server) == (comes_back and what != "full")
 
 
 def test_a_client_has_its_server_again_when_that_is_up_again() -> None:
     (server,) = farm(1)
     server.health = Health(1, 1)
     pool = pool_of(server, stick=StickTable(10, expire=60.0))
-    pool.learn(1, server, 0.0)
-    pool.judge(server, 1.0, passed=False)
-    assert pool.stuck(1, 2.0) is None
-    pool.judge(server, 3.0, passed=True)
-    assert pool.stuck(1, 4.0) is server
+    pool.store(1, server, 0.0)
+    pool.record_check(server, 1.0, passed=False)
+    assert pool.sticky_server(1, 2.0) is None
+    pool.record_check(server, 3.0, passed=True)
+    assert pool.sticky_server(1, 4.0) is server
 
 
 def test_a_client_is_forgotten_when_it_has_not_come_for_long_enough() -> None:
     (server,) = farm(1)
     pool = pool_of(server, stick=StickTable(10, expire=60.0))
-    pool.learn(1, server, 0.0)
-    assert names(pool.stuck(1, now) for now in (59.0, 118.0, 178.0)) == ["s0", "s0", "nobody"]
+    pool.store(1, server, 0.0)
+    assert names(pool.sticky_server(1, now) for now in (59.0, 118.0, 178.0)) == ["s0", "s0", "nobody"]
 
 
 def test_without_a_stick_table_nobody_sticks() -> None:
     (server,) = farm(1)
     pool = pool_of(server)
-    pool.learn(1, server, 0.0)
-    assert pool.stuck(1, 0.0) is None
+    pool.store(1, server, 0.0)
+    assert pool.sticky_server(1, 0.0) is None
 
 
 def test_clients_have_their_servers_over_a_reload_wherever_those_stand_in_the_configuration_now() -> None:
@@ -465,11 +468,11 @@ def test_clients_have_their_servers_over_a_reload_wherever_those_stand_in_the_co
         return pool_of(*servers, stick=StickTable(10, expire=60.0))
 
     def had(pool: Pool[Server]) -> list[str]:
-        return names(pool.stuck(client, 1.0) for client in range(3))
+        return names(pool.sticky_server(client, 1.0) for client in range(3))
 
     first, second, third = configured("a", "b", "c"), configured("c", "d", "a"), configured("a", "b", "c")
     for client, server in enumerate(first.servers):
-        first.learn(client, server, 0.0)
+        first.store(client, server, 0.0)
     second.take_over(first)
     assert had(second) == ["a", "nobody", "c"]
     third.take_over(second)
@@ -479,11 +482,11 @@ def test_clients_have_their_servers_over_a_reload_wherever_those_stand_in_the_co
 def test_sessions_that_began_before_a_reload_and_those_who_wait_end_in_the_old_pool() -> None:
     (before,), (after,) = farm(1, max_sessions=1), farm(1, max_sessions=1)
     old, new = pool_of(before), pool_of(after)
-    old.enter()
+    old.acquire()
     waiter = wait(old)
     new.take_over(old)
-    assert new.enter() is after
+    assert new.acquire() is after
     assert new.waiting == 0
-    old.leave(before)
+    old.release(before)
     assert waiter.server is before
     assert after.counts.sessions == before.counts.sessions == 3

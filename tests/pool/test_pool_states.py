@@ -9,10 +9,10 @@ from attrs import define, evolve, field, frozen
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from mailproxy.pool import Change, Counts, Health, Pool, Server, Standing, State, StickTable
+from mailproxy.pool import AdminState, Counts, Health, Pool, Server, ServerState, StateChange, StickTable
 from tests.pool.servers import ADDRESS, BALANCES, balances, farm, names, pool_of, serving
 
-READY, DRAIN, MAINT = State.READY, State.DRAIN, State.MAINT
+READY, DRAIN, MAINT = AdminState.READY, AdminState.DRAIN, AdminState.MAINT
 UNCHECKED = "e"
 
 
@@ -44,7 +44,7 @@ class Book:
     plan: Plan
     is_resolved: bool
     against: int  # results in a row that speak against what it is: ``fall`` bring it down, ``rise`` up
-    state: State = READY
+    state: AdminState = READY
     is_up: bool = True
     counts: Counts = field(factory=Counts)
     changed: float | None = None
@@ -75,7 +75,7 @@ class Book:
             self._becomes(self.state, now, is_up=passed)
             self.against = 0
 
-    def order(self, state: State, now: float) -> None:
+    def order(self, state: AdminState, now: float) -> None:
         """Out of maintenance it is as new."""
         if self.state is MAINT and state is not MAINT:
             self._becomes(state, now, is_up=True)
@@ -83,7 +83,7 @@ class Book:
         elif self.state is not state:
             self._becomes(state, now, is_up=self.is_up)
 
-    def _becomes(self, state: State, now: float, *, is_up: bool) -> None:
+    def _becomes(self, state: AdminState, now: float, *, is_up: bool) -> None:
         served, self.state, self.is_up = self.serves, state, is_up
         if served and not self.serves:
             self.counts.downs += 1
@@ -173,49 +173,49 @@ class AnyWalk(RuleBasedStateMachine):
     def is_checked(self, number: int, results: list[bool]) -> None:
         server, book = self.picked(number)
         for passed in results if book.state is not MAINT else ():  # in maintenance nobody is checked
-            before = Standing(book.state, book.is_up)
+            before = ServerState(book.state, book.is_up)
             book.judge(self.now, passed=passed)
-            self.has_changed(server, before, self.pool.judge(server, self.now, passed=passed))
+            self.has_changed(server, before, self.pool.record_check(server, self.now, passed=passed))
 
-    @rule(number=numbers, state=st.sampled_from(State))
-    def the_operator_says(self, number: int, state: State) -> None:
+    @rule(number=numbers, state=st.sampled_from(AdminState))
+    def the_operator_says(self, number: int, state: AdminState) -> None:
         server, book = self.picked(number)
-        before = Standing(book.state, book.is_up)
+        before = ServerState(book.state, book.is_up)
         book.order(state, self.now)
         self.has_changed(server, before, self.pool.set_state(server, state, self.now))
 
-    def has_changed(self, server: Server, before: Standing, change: Change[Server] | None) -> None:
+    def has_changed(self, server: Server, before: ServerState, change: StateChange[Server] | None) -> None:
         book = self.books[server.name]
-        after = Standing(book.state, book.is_up)
+        after = ServerState(book.state, book.is_up)
         if before == after:
             assert change is None
             return
         active = sum(other.is_usable and not other.plan.is_backup for other in self.books.values())
         backup = sum(other.is_usable and other.plan.is_backup for other in self.books.values())
         emptied = not active + backup and before.is_up and before.state is READY and book.is_resolved
-        assert change == Change(
+        assert change == StateChange(
             server=server,
             before=before,
             after=after,
             requeued=0,
             active=active,
             backup=backup,
-            emptied=emptied,
+            backend_went_down=emptied,
         )
         served = before.is_up and before.state is not MAINT
-        assert change.left_service == (served and not book.serves)
+        assert change.went_down == (served and not book.serves)
 
     @rule(number=numbers)
     def addresses_come_or_go(self, number: int) -> None:
         server, book = self.picked(number)
         book.is_resolved = not book.is_resolved
         server.addresses = ADDRESS if book.is_resolved else ()
-        self.pool.came()
+        self.pool.addresses_changed()
 
     @rule(client=st.integers(0, 3), number=numbers)
     def a_client_has_a_server(self, client: int, number: int) -> None:
         server, book = self.picked(number)
-        self.pool.learn(client, server, self.now)
+        self.pool.store(client, server, self.now)
         self.had[client] = book.plan.name
 
     @rule(plans=configurations)
@@ -234,7 +234,7 @@ class AnyWalk(RuleBasedStateMachine):
         assert [server.name for server in self.pool.servers] == list(self.books)
         for server, book in zip(self.pool.servers, self.books.values(), strict=True):
             assert (server.state, server.is_up, server.status) == (book.state, book.is_up, book.status)
-            assert (server.is_usable, server.takes_back) == (book.is_usable, book.takes_back)
+            assert (server.is_usable, server.accepts_persistent) == (book.is_usable, book.takes_back)
             assert server.changed == book.changed
             assert server.throttle == pytest.approx(book.throttle)
             counted = evolve(server.counts, sessions=0, most_sessions=0)
@@ -245,13 +245,13 @@ class AnyWalk(RuleBasedStateMachine):
         usable = [name for name, book in self.books.items() if book.is_usable]
         active = [name for name in usable if not self.books[name].plan.is_backup]
         assert sorted(names(serving(self.pool))) == sorted(active or usable[:1])
-        assert self.pool.can_serve == bool(usable)
+        assert self.pool.has_usable_server == bool(usable)
         assert self.pool.usable == (len(active), len(usable) - len(active))
 
     @invariant()
     def clients_come_back_to_the_server_they_had(self) -> None:
         for client, name in self.had.items():
-            server = self.pool.stuck(client, self.now)
+            server = self.pool.sticky_server(client, self.now)
             assert names([server]) == [name if self.books[name].takes_back else "nobody"]
 
 
@@ -271,7 +271,7 @@ def test_the_first_backup_that_can_serves_alone_while_no_active_server_can() -> 
     pool = pool_of(*servers)
     told = [names(serving(pool))]
     for number, passed in [(0, False), (1, False), (2, False), (3, False), (3, True), (2, True), (1, True)]:
-        pool.judge(servers[number], 0.0, passed=passed)
+        pool.record_check(servers[number], 0.0, passed=passed)
         told.append(names(serving(pool)))
     assert told == [["s0", "s1"], ["s1"], ["s2"], ["s3"], [], ["s3"], ["s2"], ["s1"]]
 
@@ -291,12 +291,12 @@ def test_it_is_reported_once_when_a_server_goes_down_and_once_when_it_comes_up()
     pool = pool_of(server)
     told = []
     for moment, result in enumerate("+--+---+-++"):
-        change = pool.judge(server, float(moment), passed=result == "+")
+        change = pool.record_check(server, float(moment), passed=result == "+")
         if change is not None:
             told.append((moment, server.status, change.active))
     assert told == [(6, "DOWN", 0), (10, "UP", 1)]
     assert (server.counts.check_failures, server.counts.downs, server.counts.down_seconds) == (5, 1, 4.0)
-    assert pool.judge(farm(1)[0], 11.0, passed=False) is None  # which is not checked
+    assert pool.record_check(farm(1)[0], 11.0, passed=False) is None  # which is not checked
 
 
 @pytest.mark.parametrize(
@@ -313,31 +313,31 @@ def test_it_is_reported_once_when_a_server_goes_down_and_once_when_it_comes_up()
     ],
 )
 def test_a_server_leaves_service_where_it_goes_for_maintenance_and_was_not_down(
-    is_up: bool, state: State, then: State, left: bool
+    is_up: bool, state: AdminState, then: AdminState, left: bool
 ) -> None:
     server = checked()
     pool = pool_of(server)
     if not is_up:
-        down = pool.judge(server, 0.0, passed=False)
+        down = pool.record_check(server, 0.0, passed=False)
         assert down is not None
-        assert down.left_service
+        assert down.went_down
     pool.set_state(server, state, 1.0)
     change = pool.set_state(server, then, 2.0)
     assert change is not None
-    assert change.left_service == left
+    assert change.went_down == left
     assert pool.set_state(server, then, 3.0) is None
 
 
 def test_a_server_back_from_maintenance_serves_until_its_first_check_fails_whatever_it_was_before() -> None:
     server = checked(rise=2, fall=3)
     pool = pool_of(server)
-    pool.judge(server, 0.0, passed=False)
+    pool.record_check(server, 0.0, passed=False)
     words = [server.status]
     for state in (MAINT, READY):
         pool.set_state(server, state, 1.0)
         words.append(server.status)
     for passed in (False, True, True):
-        pool.judge(server, 2.0, passed=passed)
+        pool.record_check(server, 2.0, passed=passed)
         words.append(server.status)
     assert words == ["DOWN", "MAINT", "UP 1/3", "DOWN", "DOWN 1/2", "UP"]
 
@@ -345,14 +345,14 @@ def test_a_server_back_from_maintenance_serves_until_its_first_check_fails_whate
 def test_the_time_in_which_a_server_served_nobody_is_counted_down_or_in_maintenance() -> None:
     server = checked()
     pool = pool_of(server)
-    pool.judge(server, 10.0, passed=False)
-    pool.judge(server, 13.0, passed=True)
+    pool.record_check(server, 10.0, passed=False)
+    pool.record_check(server, 13.0, passed=True)
     assert (server.counts.downs, server.counts.down_seconds) == (1, 3.0)
     pool.set_state(server, MAINT, 20.0)
     pool.set_state(server, READY, 25.0)
     assert (server.counts.downs, server.counts.down_seconds) == (2, 8.0)
     pool.set_state(server, DRAIN, 30.0)
-    pool.judge(server, 40.0, passed=False)
+    pool.record_check(server, 40.0, passed=False)
     pool.set_state(server, MAINT, 50.0)
     pool.set_state(server, READY, 60.0)
     assert (server.counts.downs, server.counts.down_seconds) == (3, 28.0)
@@ -363,8 +363,8 @@ def test_a_server_that_comes_into_service_warms_up_from_a_hundredth(comes_from: 
     server = checked(slow_start=100.0)
     pool = pool_of(server)
     if comes_from == "down":
-        pool.judge(server, 0.0, passed=False)
-        pool.judge(server, 1000.0, passed=True)
+        pool.record_check(server, 0.0, passed=False)
+        pool.record_check(server, 1000.0, passed=True)
     else:
         pool.set_state(server, MAINT, 0.0)
         pool.set_state(server, READY, 1000.0)
@@ -392,16 +392,16 @@ def test_a_server_that_warms_up_gets_few_sessions_beside_a_warm_one() -> None:
     pool = pool_of(cold, warm)
     pool.set_state(cold, MAINT, 0.0)
     pool.set_state(cold, READY, 0.0)
-    assert names(pool.enter() for _ in range(101)).count("s0") == 1
+    assert names(pool.acquire() for _ in range(101)).count("s0") == 1
     pool.warm_up(100.0)
-    assert names(pool.enter() for _ in range(100)).count("s0") == 50
+    assert names(pool.acquire() for _ in range(100)).count("s0") == 50
 
 
 def test_over_a_reload_a_server_stays_what_it_was() -> None:
     before, after = checked(rise=2, fall=3, slow_start=100.0), checked(rise=2, fall=3, slow_start=100.0)
     old, new = pool_of(before), pool_of(after)
     for moment, passed in enumerate((False, True, True, False)):
-        old.judge(before, float(moment), passed=passed)
+        old.record_check(before, float(moment), passed=passed)
     old.warm_up(52.0)
     old.set_state(before, DRAIN, 60.0)
     new.take_over(old)
@@ -411,7 +411,7 @@ def test_over_a_reload_a_server_stays_what_it_was() -> None:
     assert (after.counts.downs, after.counts.down_seconds) == (1, 2.0)
     assert new.warm_up(60.0)
     assert not new.warm_up(102.0)
-    assert not new.can_serve
+    assert not new.has_usable_server
 
 
 def test_over_a_reload_with_another_rise_and_fall_a_server_stays_up_or_down() -> None:
@@ -421,12 +421,12 @@ def test_over_a_reload_with_another_rise_and_fall_a_server_stays_up_or_down() ->
     for server in after:
         server.health = Health(3, 5)
     old, new = pool_of(*before), pool_of(*after)
-    old.judge(before[0], 0.0, passed=False)
+    old.record_check(before[0], 0.0, passed=False)
     new.take_over(old)
     assert [server.status for server in after] == ["DOWN", "UP"]
     assert names(serving(new)) == ["s1"]
-    new.judge(after[0], 1.0, passed=True)
-    new.judge(after[1], 1.0, passed=False)
+    new.record_check(after[0], 1.0, passed=True)
+    new.record_check(after[1], 1.0, passed=False)
     assert [server.status for server in after] == ["DOWN 1/3", "UP 4/5"]
 
 

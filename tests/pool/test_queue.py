@@ -36,7 +36,7 @@ class AnyQueue(RuleBasedStateMachine):
     @rule(data=st.data())
     def let_those_aside_stand_where_they_would_have(self, data: st.DataObject) -> None:
         """They stand in this line from now on, so their positions count from here."""
-        self.queue.insert(data.draw(st.permutations(self.aside)), key=lambda came: came)
+        self.queue.merge(data.draw(st.permutations(self.aside)), key=lambda came: came)
         self.served_before.update(dict.fromkeys(self.aside, 0))
         self.line = sorted(self.line + self.aside)
         self.aside = []
@@ -53,14 +53,14 @@ class AnyQueue(RuleBasedStateMachine):
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
         waiter = data.draw(st.sampled_from(self.line))
-        assert self.queue.leave(waiter)
+        assert self.queue.remove(waiter)
         self.line.remove(waiter)
         self.ended.append(waiter)
 
     @precondition(lambda self: self.ended)
     @rule(data=st.data())
     def leave_once_more(self, data: st.DataObject) -> None:
-        assert not self.queue.leave(data.draw(st.sampled_from(self.ended)))
+        assert not self.queue.remove(data.draw(st.sampled_from(self.ended)))
 
     @precondition(lambda self: self.line)
     @rule(data=st.data())
@@ -87,7 +87,7 @@ def test_positions_are_haproxys() -> None:
     for waiter in "abcd":
         queue.join(waiter)
     logged = {"c": queue.position("c")}
-    queue.leave("c")
+    queue.remove("c")
     for waiter in "abd":
         logged[waiter] = queue.position(waiter)
         assert queue.pop() == waiter
@@ -98,7 +98,7 @@ def test_those_who_are_let_in_later_stand_where_they_would_have_stood() -> None:
     queue: Queue[str] = Queue()
     queue.join("b")
     queue.join("d")
-    queue.insert(["e", "a", "c"], key=ord)
+    queue.merge(["e", "a", "c"], key=ord)
     assert [queue.pop() for _ in range(6)] == ["a", "b", "c", "d", "e", None]
 
 

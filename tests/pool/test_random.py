@@ -23,7 +23,7 @@ class Loaded:
 
 def thrown(servers: list[Server], *throws: float) -> list[str]:
     balance = Random(Loaded(iter(throws)))
-    balance.renew(servers)
+    balance.set_servers(servers)
     return names([balance.choose()])
 
 
@@ -53,18 +53,18 @@ def test_one_that_cannot_be_used_is_never_taken_whichever_draw_it_is() -> None:
 def test_sessions_that_stay_are_spread_by_weight() -> None:
     servers = farm(1, 2, 3, 4)
     balance = Random(dice(7))
-    balance.renew(servers)
+    balance.set_servers(servers)
     for _ in range(2000):
         chosen = balance.choose()
         assert chosen is not None
-        chosen.enter()
+        chosen.add_session()
     for server in servers:
         assert server.sessions == pytest.approx(200 * server.weight, rel=0.05)
 
 
 def test_short_sessions_are_spread_by_weight_too() -> None:
     balance = Random(dice(7))
-    balance.renew(farm(1, 2, 3, 4))
+    balance.set_servers(farm(1, 2, 3, 4))
     had = counts(balance.choose() for _ in range(10_000))
     for number in range(4):
         assert had[f"s{number}"] == pytest.approx(1000 * (number + 1), rel=0.1)
@@ -74,7 +74,7 @@ def test_what_a_full_one_does_not_get_is_spread_over_the_rest() -> None:
     servers = farm(10, 1, 1)
     servers[0].max_sessions = servers[0].sessions = 1
     balance = Random(dice(7))
-    balance.renew(servers)
+    balance.set_servers(servers)
     had = counts(balance.choose() for _ in range(1000))
     assert set(had) == {"s1", "s2"}
     assert had["s1"] == pytest.approx(500, rel=0.15)

@@ -17,7 +17,7 @@ weights = st.lists(st.integers(1, 256), min_size=1, max_size=8)
 
 def turns(servers: list[Server]) -> RoundRobin:
     balance = RoundRobin()
-    balance.renew(servers)
+    balance.set_servers(servers)
     return balance
 
 
@@ -65,7 +65,7 @@ def test_who_is_renewed_all_the_time_still_gets_its_share(of: list[int], every: 
     had = dict.fromkeys(servers, 0)
     for choice in range(500):
         if choice % every == 0:
-            balance.renew(servers)
+            balance.set_servers(servers)
         chosen = balance.choose()
         assert chosen is not None
         had[chosen] += 1
@@ -78,7 +78,7 @@ def test_one_that_comes_gets_its_share_from_now_on_and_not_what_it_missed() -> N
     balance = turns(servers[:2])
     for _ in range(1000):
         balance.choose()
-    balance.renew(servers)
+    balance.set_servers(servers)
     had = counts(balance.choose() for _ in range(30))
     assert all(abs(number - 10) <= 1 for number in had.values())
 
@@ -89,7 +89,7 @@ def test_one_whose_weight_changes_has_its_new_share_at_once() -> None:
     for _ in range(101):
         balance.choose()
     servers[0].weight = 30
-    balance.renew(servers)
+    balance.set_servers(servers)
     assert counts(balance.choose() for _ in range(400))["s0"] == pytest.approx(300, abs=2)
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailproxy.pool import LeastConn, Server, State, in_service, ramp
+from mailproxy.pool import AdminState, LeastConn, Server, eligible_servers, slow_start_factor
 from tests.pool.servers import ADDRESS, farm, names
 
 flags = st.lists(st.tuples(st.booleans(), st.booleans()), max_size=6)  # is_backup, is it ready
@@ -17,10 +17,10 @@ def test_backups_serve_only_while_nobody_else_can_and_only_the_first(of: list[tu
     servers = farm(*[1] * len(of))
     for server, (is_backup, is_ready) in zip(servers, of, strict=True):
         server.is_backup = is_backup
-        server.state = State.READY if is_ready else State.MAINT
+        server.state = AdminState.READY if is_ready else AdminState.MAINT
     active = [server for server in servers if not server.is_backup and server.is_usable]
     backups = [server for server in servers if server.is_backup and server.is_usable]
-    assert list(in_service(servers)) == (active or backups[:1])
+    assert list(eligible_servers(servers)) == (active or backups[:1])
 
 
 def test_a_backup_does_not_help_out_where_the_others_are_full() -> None:
@@ -28,10 +28,10 @@ def test_a_backup_does_not_help_out_where_the_others_are_full() -> None:
     active.max_sessions = active.sessions = 1
     backup.is_backup = True
     balance = LeastConn()
-    balance.renew(in_service([active, backup]))
+    balance.set_servers(eligible_servers([active, backup]))
     assert balance.choose() is None
-    active.state = State.DRAIN
-    balance.renew(in_service([active, backup]))
+    active.state = AdminState.DRAIN
+    balance.set_servers(eligible_servers([active, backup]))
     assert names([balance.choose()]) == ["s1"]
 
 
@@ -47,7 +47,7 @@ def warming(slow_start: float, up_since: float | None) -> Server:
 )
 def test_it_warms_up_from_a_hundredth_in_a_straight_line(after: float, weight: float, sessions: int) -> None:
     server = warming(60.0, up_since=1000.0)
-    server.throttle = ramp(server, 1000.0 + after)
+    server.throttle = slow_start_factor(server, 1000.0 + after)
     assert server.effective_weight == pytest.approx(weight)
     assert server.effective_max_sessions == sessions
     server.sessions = sessions - 1
@@ -62,25 +62,25 @@ def test_it_never_has_less_as_time_goes_by(
 ) -> None:
     server = warming(slow_start, up_since)
     now = up_since + after
-    assert 0.01 <= ramp(server, now) <= ramp(server, now + more) <= 1.0
-    assert ramp(server, up_since + slow_start) == 1.0
+    assert 0.01 <= slow_start_factor(server, now) <= slow_start_factor(server, now + more) <= 1.0
+    assert slow_start_factor(server, up_since + slow_start) == 1.0
 
 
 def test_without_slow_start_and_at_the_start_of_the_proxy_it_has_all_at_once() -> None:
-    assert ramp(warming(0.0, up_since=7.0), 7.0) == 1.0
-    assert ramp(warming(0.0, up_since=7.0), 6.0) == 1.0
-    assert ramp(warming(60.0, up_since=None), 7.0) == 1.0
+    assert slow_start_factor(warming(0.0, up_since=7.0), 7.0) == 1.0
+    assert slow_start_factor(warming(0.0, up_since=7.0), 6.0) == 1.0
+    assert slow_start_factor(warming(60.0, up_since=None), 7.0) == 1.0
 
 
 def test_a_clock_that_goes_back_gives_it_no_less_than_the_least() -> None:
-    assert ramp(warming(60.0, up_since=7.0), 6.0) == 0.01
+    assert slow_start_factor(warming(60.0, up_since=7.0), 6.0) == 0.01
 
 
 def test_even_a_small_limit_lets_one_in_while_warming_up_and_none_stays_none() -> None:
     server = warming(60.0, up_since=0.0)
-    server.throttle, server.max_sessions = ramp(server, 0.0), 10
+    server.throttle, server.max_sessions = slow_start_factor(server, 0.0), 10
     assert not server.is_full
-    server.enter()
+    server.add_session()
     assert server.is_full
     server.max_sessions = 0
     assert not server.is_full

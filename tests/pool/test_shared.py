@@ -9,15 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailproxy.pool import (
-    BackendShare,
+    AdminState,
+    BackendCounters,
     LeastConn,
     Server,
-    ServerShare,
-    SharedObservation,
+    ServerCounters,
+    SharedCounter,
+    SharedPassiveHealth,
     SharedPool,
     SharedSessions,
-    State,
-    Tally,
     Waiter,
 )
 
@@ -47,31 +47,31 @@ class Crew:
         self.pools = [self.pool(columns, slot) for slot in range(self.workers)]
 
     def pool(self, columns: list[list[int]], slot: int) -> SharedPool[SharedServer]:
-        tallies = [Tally(column, slot) for column in columns]
-        shares = tuple(ServerShare(*tallies[3 + 4 * n : 7 + 4 * n]) for n in range(self.servers))
+        tallies = [SharedCounter(column, slot) for column in columns]
+        shares = tuple(ServerCounters(*tallies[3 + 4 * n : 7 + 4 * n]) for n in range(self.servers))
         servers = []
         for number, share in enumerate(shares):
             server = SharedServer(f"s{number}", addresses=ADDRESS, max_sessions=self.max_sessions)
             server.share = share
             servers.append(server)
         return SharedPool(
-            servers, LeastConn(), share=BackendShare(tallies[0], tallies[1], tallies[2], shares), clock=self.ticks.__next__,
+            servers, LeastConn(), share=BackendCounters(tallies[0], tallies[1], tallies[2], shares), clock=self.ticks.__next__,
             ring=self.rung.append, patience=60, max_queue=self.max_queue,
         )  # fmt: skip
 
     def hear(self) -> None:
         """Let everybody look who was rung for, until all is quiet."""
         while self.rung:
-            self.pools[self.rung.pop(0)].look()
+            self.pools[self.rung.pop(0)].serve_queue()
 
     def wait(self, slot: int, wanted: int | None = None) -> Waiter[SharedServer]:
         pool = self.pools[slot]
         waiter = Waiter[SharedServer](lambda: None, pool.servers[wanted] if wanted is not None else None)
-        assert pool.join(waiter)
+        assert pool.enqueue(waiter)
         return waiter
 
     def enter(self, slot: int) -> SharedServer | None:
-        return self.pools[slot].enter()
+        return self.pools[slot].acquire()
 
 
 def test_sessions_are_those_of_all() -> None:
@@ -81,7 +81,7 @@ def test_sessions_are_those_of_all() -> None:
     assert second is not None
     assert first.sessions == second.sessions == 2
     assert (first.counts.sessions, second.counts.most_sessions) == (1, 2)
-    crew.pools[0].leave(first)
+    crew.pools[0].release(first)
     assert second.sessions == 1
 
 
@@ -100,7 +100,7 @@ def test_a_freed_place_is_for_who_waits_longest_in_whichever_worker() -> None:
     assert server is not None
     far, near = crew.wait(1), crew.wait(0)
     crew.rung.clear()
-    crew.pools[0].leave(server)
+    crew.pools[0].release(server)
     assert (far.server, near.server) == (None, None)
     assert crew.rung == [1]
     crew.hear()
@@ -115,7 +115,7 @@ def test_several_places_go_on_from_worker_to_worker() -> None:
     crew.hear()
     for server in entered:
         assert server is not None
-        crew.pools[0].leave(server)
+        crew.pools[0].release(server)
     crew.hear()
     assert [waiter.server is not None for waiter in waiting] == [True, True, True, True, False]
 
@@ -125,7 +125,7 @@ def test_who_comes_later_does_not_get_ahead_anywhere() -> None:
     server = crew.enter(0)
     assert server is not None
     crew.wait(1)
-    crew.pools[0].leave(server)
+    crew.pools[0].release(server)
     assert crew.enter(0) is None  # it is free, and not for everybody
     crew.hear()
     assert crew.pools[1].servers[0].sessions == 1
@@ -137,11 +137,11 @@ def test_whoever_waits_for_one_server_alone_is_not_passed_there_and_others_are_f
     crew.wait(1, wanted=0)
     for server in entered:
         assert server is not None
-        crew.pools[0].leave(server)
+        crew.pools[0].release(server)
     other = crew.enter(0)
     assert other is not None
     assert other.name == "s1"
-    assert crew.pools[0].enter(wanted=crew.pools[0].servers[0]) is None
+    assert crew.pools[0].acquire(required=crew.pools[0].servers[0]) is None
 
 
 def test_a_bound_on_the_queue_is_over_all() -> None:
@@ -150,7 +150,7 @@ def test_a_bound_on_the_queue_is_over_all() -> None:
     crew.wait(0)
     crew.wait(1)
     assert crew.pools[0].waiting == 2
-    assert not crew.pools[0].join(Waiter(lambda: None))
+    assert not crew.pools[0].enqueue(Waiter(lambda: None))
 
 
 def test_who_gives_up_is_waited_for_no_longer() -> None:
@@ -158,8 +158,8 @@ def test_who_gives_up_is_waited_for_no_longer() -> None:
     server = crew.enter(0)
     assert server is not None
     first, second = crew.wait(1), crew.wait(0)
-    crew.pools[1].quit(first)
-    crew.pools[0].leave(server)
+    crew.pools[1].cancel(first)
+    crew.pools[0].release(server)
     assert second.server is not None
 
 
@@ -173,7 +173,7 @@ def test_a_worker_that_hangs_keeps_nobody_waiting_for_ever() -> None:
     for pool in crew.pools:
         pool._clock = crew.ticks.__next__
     waiter = crew.wait(0)
-    crew.pools[0].leave(server)
+    crew.pools[0].release(server)
     assert waiter.server is not None
 
 
@@ -183,10 +183,10 @@ def test_what_is_adopted_moves_those_who_wait_for_it() -> None:
         crew.enter(0)
     stuck = crew.wait(1, wanted=0)
     pool = crew.pools[1]
-    change = pool.adopt(pool.servers[0], State.MAINT, None, 0.0)
+    change = pool.apply_snapshot(pool.servers[0], AdminState.MAINT, None, 0.0)
     assert change is not None
-    assert (change.requeued, stuck.wanted) == (1, None)
-    assert pool.adopt(pool.servers[0], State.MAINT, None, 0.0) is None
+    assert (change.requeued, stuck.required) == (1, None)
+    assert pool.apply_snapshot(pool.servers[0], AdminState.MAINT, None, 0.0) is None
 
 
 @given(
@@ -208,10 +208,10 @@ def test_whatever_happens_first_come_is_first_served(places: int, steps: list[tu
                 line.append((slot, crew.wait(slot)))
         elif step == "leave" and there:
             where, server = there.pop(slot % len(there))
-            crew.pools[where].leave(server)
+            crew.pools[where].release(server)
         elif step == "give up" and line:
             where, waiter = line.pop(slot % len(line))
-            crew.pools[where].quit(waiter)
+            crew.pools[where].cancel(waiter)
         crew.hear()
         while line and line[0][1].server is not None:
             where, waiter = line.pop(0)
@@ -226,7 +226,7 @@ def test_whatever_happens_first_come_is_first_served(places: int, steps: list[tu
 
 def test_a_success_anywhere_ends_a_row_of_failures() -> None:
     successes = [0, 0]
-    seen = SharedObservation(3, tally=Tally(successes, 0))
-    assert [seen.failed("a"), seen.failed("b")] == [0, 0]
+    seen = SharedPassiveHealth(3, tally=SharedCounter(successes, 0))
+    assert [seen.record_failure("a"), seen.record_failure("b")] == [0, 0]
     successes[1] += 1
-    assert [seen.failed("a"), seen.failed("b"), seen.failed("c")] == [0, 0, 3]
+    assert [seen.record_failure("a"), seen.record_failure("b"), seen.record_failure("c")] == [0, 0, 3]

@@ -14,7 +14,7 @@ CLIENTS = clients(4000)
 
 def ring(servers: list[Server], mean_weight: float = 1.0) -> Source:
     balance = Source(mean_weight=mean_weight)
-    balance.renew(servers)
+    balance.set_servers(servers)
     return balance
 
 
@@ -44,12 +44,12 @@ def test_one_that_comes_takes_its_part_and_nobody_else_moves(count: int) -> None
     servers = farm(*[1] * (count + 1))
     balance = ring(servers[:-1])
     before = homes(balance)
-    balance.renew(servers)
+    balance.set_servers(servers)
     after = homes(balance)
     moved = {key for key in CLIENTS if after[key] is not before[key]}
     assert all(after[key] is servers[-1] for key in moved)
     assert len(moved) / len(CLIENTS) == pytest.approx(1 / (count + 1), rel=0.25)
-    balance.renew(servers[:-1])  # and when it goes, they go back to where they were
+    balance.set_servers(servers[:-1])  # and when it goes, they go back to where they were
     assert homes(balance) == before
 
 
@@ -64,7 +64,7 @@ def test_one_whose_weight_changes_moves_only_clients_from_or_to_it(
     changed = data.draw(st.sampled_from(servers))
     more = data.draw(st.integers(1, 40))
     was, changed.weight = changed.weight, more
-    balance.renew(servers)
+    balance.set_servers(servers)
     after = homes(balance)
     for key in CLIENTS:
         if after[key] is not before[key]:
@@ -82,7 +82,7 @@ def test_the_clients_of_one_that_goes_are_spread_over_all_others() -> None:
     servers = farm(*[1] * 5)
     balance = ring(servers)
     orphans = [key for key, home in homes(balance).items() if home is servers[0]]
-    balance.renew(servers[1:])
+    balance.set_servers(servers[1:])
     had = counts(balance.choose(key) for key in orphans)
     assert min(had.values()) > len(orphans) / 4 / 2
     assert len(had) == 4
@@ -95,9 +95,9 @@ def test_clients_of_a_full_one_go_where_they_would_if_it_was_gone_and_come_back(
     servers[0].max_sessions = servers[0].sessions = 1
     full = homes(balance)
     tried = {key: balance.choose(key, [servers[0]]) for key in CLIENTS}
-    balance.renew(servers[1:])
+    balance.set_servers(servers[1:])
     assert full == tried == homes(balance)
-    balance.renew(servers)
+    balance.set_servers(servers)
     servers[0].sessions = 0
     assert homes(balance) == before
 

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from mailproxy.pool import StickTable, key_of
+from mailproxy.pool import StickTable, client_key
 
 EXPIRE_S = 10.0
 addresses_v4 = st.ip_addresses(v=4)
 addresses_v6 = st.ip_addresses(v=6)
 some_keys = st.sampled_from(
-    [key_of(host) for host in ("192.0.2.1", "192.0.2.2", "::", "2001:db8::1", "0.0.0.0")]
+    [client_key(host) for host in ("192.0.2.1", "192.0.2.2", "::", "2001:db8::1", "0.0.0.0")]
 )
 servers = st.integers(0, 3)
 
@@ -44,15 +44,15 @@ class AnyTable(RuleBasedStateMachine):
     def find(self, key: int) -> None:
         if self.is_alive(key):
             server = self.known[key][0]
-            assert self.table.find(key, self.now) == server
+            assert self.table.lookup(key, self.now) == server
             self.use(key, server)
         else:
-            assert self.table.find(key, self.now) is None
+            assert self.table.lookup(key, self.now) is None
             self.known.pop(key, None)
 
     @rule(key=some_keys, server=servers)
     def learn(self, key: int, server: int) -> None:
-        self.table.learn(key, server, self.now)
+        self.table.store(key, server, self.now)
         self.use(key, server)
         if len(self.known) > self.size:
             del self.known[next(iter(self.known))]
@@ -83,26 +83,26 @@ TestAnyTable = AnyTable.TestCase
 
 def test_the_longest_unused_makes_room() -> None:
     table = StickTable(2, 60)
-    table.learn(1, 0, 0)
-    table.learn(2, 0, 1)
-    assert table.find(1, 2) == 0
-    table.learn(3, 0, 3)
-    assert [table.find(key, 4) for key in (1, 2, 3)] == [0, None, 0]
+    table.store(1, 0, 0)
+    table.store(2, 0, 1)
+    assert table.lookup(1, 2) == 0
+    table.store(3, 0, 3)
+    assert [table.lookup(key, 4) for key in (1, 2, 3)] == [0, None, 0]
 
 
 def test_an_entry_lives_until_it_was_not_used_for_expire() -> None:
     table = StickTable(2, EXPIRE_S)
-    table.learn(1, 0, 0.0)
-    table.learn(2, 0, 0.0)
-    assert table.find(1, EXPIRE_S - 0.5) == 0
-    assert table.find(2, EXPIRE_S) is None
-    assert table.find(1, 2 * EXPIRE_S - 1) == 0
+    table.store(1, 0, 0.0)
+    table.store(2, 0, 0.0)
+    assert table.lookup(1, EXPIRE_S - 0.5) == 0
+    assert table.lookup(2, EXPIRE_S) is None
+    assert table.lookup(1, 2 * EXPIRE_S - 1) == 0
 
 
 @pytest.mark.parametrize("server", [-1, 65536])
 def test_a_number_that_is_no_servers_is_refused(server: int) -> None:
     with pytest.raises(ValueError, match="is not below 65536"):
-        StickTable(1, 60).learn(1, server, 0)
+        StickTable(1, 60).store(1, server, 0)
 
 
 @given(st.one_of(addresses_v4, addresses_v6), st.integers(0, 32), st.integers(0, 128))
@@ -112,8 +112,8 @@ def test_clients_of_one_network_share_a_key_which_shows_the_network(
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     address = mapped or address
     network = ip_network((address, v4 if address.version == 4 else v6), strict=False)
-    key = key_of(str(address), v4, v6)
-    assert key == key_of(str(network[0]), v4, v6) == key_of(str(network[-1]), v4, v6)
+    key = client_key(str(address), v4, v6)
+    assert key == client_key(str(network[0]), v4, v6) == client_key(str(network[-1]), v4, v6)
     shown = IPv6Address(key - 2**128) if key >> 128 else IPv4Address(key)
     assert shown == network.network_address
 
@@ -123,23 +123,23 @@ def test_clients_of_both_families_never_share_one(
     one: IPv4Address, other: IPv6Address, v4: int, v6: int
 ) -> None:
     if other.ipv4_mapped is None:
-        assert key_of(str(one), v4, v6) != key_of(str(other), v4, v6)
+        assert client_key(str(one), v4, v6) != client_key(str(other), v4, v6)
 
 
 @given(addresses_v4, st.integers(0, 32), st.sampled_from(["::ffff:{}", "::FFFF:{}", "0:0:0:0:0:ffff:{}"]))
 def test_a_client_has_the_same_key_on_a_socket_for_both_families(
     address: IPv4Address, v4: int, form: str
 ) -> None:
-    assert key_of(form.format(address), v4) == key_of(str(address), v4)
-    assert key_of(form.format(address) + "%eth0", v4) == key_of(str(address), v4)
+    assert client_key(form.format(address), v4) == client_key(str(address), v4)
+    assert client_key(form.format(address) + "%eth0", v4) == client_key(str(address), v4)
     number = int(address)
-    assert key_of(f"::ffff:{number >> 16:x}:{number & 0xFFFF:x}", v4) == key_of(str(address), v4)
+    assert client_key(f"::ffff:{number >> 16:x}:{number & 0xFFFF:x}", v4) == client_key(str(address), v4)
 
 
 @given(addresses_v6)
 def test_every_way_to_write_an_address_is_the_same_client(address: IPv6Address) -> None:
     forms = (str(address), address.exploded, str(address).upper(), f"{address}%eth0")
-    assert len({key_of(form, 32, 128) for form in forms}) == 1
+    assert len({client_key(form, 32, 128) for form in forms}) == 1
 
 
 @given(st.text("0123456789abcdefg:.%+_ \u0663", max_size=20))
@@ -149,9 +149,9 @@ def test_text_is_a_key_only_if_it_is_an_address(text: str) -> None:
     except ValueError as error:
         if "Leading zeros" not in str(error) and text.count(".") != 3:
             with pytest.raises(ValueError):
-                key_of(text, 32, 128)
+                client_key(text, 32, 128)
     else:
-        assert key_of(text, 32, 128) & (1 << 128) - 1 in (expected, expected & 0xFFFF_FFFF)
+        assert client_key(text, 32, 128) & (1 << 128) - 1 in (expected, expected & 0xFFFF_FFFF)
 
 
 @pytest.mark.parametrize(
@@ -161,4 +161,4 @@ def test_text_is_a_key_only_if_it_is_an_address(text: str) -> None:
 )  # fmt: skip
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
-        key_of(text)
+        client_key(text)

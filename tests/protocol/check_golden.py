@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mailproxy.protocol.checks.imap import ImapCheck
-from mailproxy.protocol.checks.mail import GreetedDialogue
+from mailproxy.protocol.checks.mail import MailCheck
 from mailproxy.protocol.checks.pop3 import Pop3Check
 from mailproxy.protocol.checks.sieve import SieveCheck
 from mailproxy.protocol.checks.smtp import LmtpCheck, SmtpCheck
 
-Golden = tuple[Callable[[], GreetedDialogue], str]
+Golden = tuple[Callable[[], MailCheck], str]
 
 _SIEVE_OF_DOVECOT = '''\
 S: "IMPLEMENTATION" "Dovecot (Debian) Pigeonhole"

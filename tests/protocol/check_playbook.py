@@ -12,7 +12,7 @@ from itertools import groupby
 
 import pytest
 
-from mailproxy.protocol.checks.dialogue import Dialogue
+from mailproxy.protocol.checks.dialogue import CheckDialogue
 
 Cut = Callable[[bytes], Iterable[bytes]]
 
@@ -25,7 +25,7 @@ def byte_by_byte(data: bytes) -> Iterable[bytes]:
     return [data[n : n + 1] for n in range(len(data))]
 
 
-def play(dialogue: Dialogue, book: str, cut: Cut = whole) -> None:
+def play(dialogue: CheckDialogue, book: str, cut: Cut = whole) -> None:
     """Fail with a diff unless it goes as written."""
     expected = [line for line in book.splitlines() if line]
     went = list(_played(dialogue, expected, cut))
@@ -38,16 +38,16 @@ def server_bytes(book: str) -> bytes:
     return b"".join(_on_the_wire(line) for line in book.splitlines() if line.startswith("S: "))
 
 
-def outcome(dialogue: Dialogue, pieces: Iterable[bytes]) -> tuple[bytes, str]:
+def outcome(dialogue: CheckDialogue, pieces: Iterable[bytes]) -> tuple[bytes, str]:
     """What the check says to these bytes in all, and what it comes to; nobody makes TLS."""
-    said = dialogue.hello()
+    said = dialogue.start()
     for piece in pieces:
         said += dialogue.receive(piece)
     return said, _came_to(dialogue)
 
 
-def _played(dialogue: Dialogue, expected: list[str], cut: Cut) -> Iterable[str]:
-    yield from _said(dialogue.hello())
+def _played(dialogue: CheckDialogue, expected: list[str], cut: Cut) -> Iterable[str]:
+    yield from _said(dialogue.start())
     for is_server, group in groupby(expected, lambda line: line.startswith("S: ")):
         lines = list(group)
         if is_server:
@@ -63,10 +63,10 @@ def _played(dialogue: Dialogue, expected: list[str], cut: Cut) -> Iterable[str]:
     yield f"= {_came_to(dialogue)}"
 
 
-def _came_to(dialogue: Dialogue) -> str:
+def _came_to(dialogue: CheckDialogue) -> str:
     if dialogue.is_over:
         return str(dialogue.result)
-    return f"{dialogue.failure or 'nothing'}, waits for {dialogue.awaited}"
+    return f"{dialogue.failure or 'nothing'}, waits for {dialogue.expecting}"
 
 
 def _said(data: bytes) -> Iterable[str]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from mailproxy.protocol.capabilities import login_obstacle
-from mailproxy.protocol.checks.mail import GreetedDialogue
+from mailproxy.protocol.checks.mail import MailCheck
 from mailproxy.protocol.checks.registry import DIALOGUES
 
 SIEVE = b'"IMPLEMENTATION" "Dovecot"\r\n"SIEVE" "fileinto"\r\n'
 
 
-def heard(protocol: str, *answers: bytes) -> GreetedDialogue:
+def heard(protocol: str, *answers: bytes) -> MailCheck:
     dialogue = DIALOGUES[protocol]()
-    dialogue.hello()
+    dialogue.start()
     for answer in answers:
         dialogue.receive(answer)
     assert dialogue.failure is None

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mailproxy.protocol.checks.imap import LINE_MAX as IMAP_LINE_MAX
 from mailproxy.protocol.checks.imap import ImapCheck
-from mailproxy.protocol.checks.mail import GreetedDialogue, Move, State, Verdict
+from mailproxy.protocol.checks.mail import Action, MailCheck, State, Verdict
 from mailproxy.protocol.checks.pop3 import Pop3Check
 from mailproxy.protocol.checks.registry import DIALOGUES
 from mailproxy.protocol.checks.result import INFO_MAX, CheckCode
@@ -52,7 +52,7 @@ def test_what_was_offered_before_tls_is_forgotten() -> None:
 def test_there_is_a_dialogue_for_each_protocol() -> None:
     assert set(DIALOGUES) == {"imap", "pop3", "smtp", "submission", "lmtp", "sieve"}
     for begin in DIALOGUES.values():
-        assert begin(starttls=True).awaited == "the greeting"
+        assert begin(starttls=True).expecting == "the greeting"
 
 
 # The table
@@ -62,23 +62,23 @@ def test_there_is_a_dialogue_for_each_protocol() -> None:
 @pytest.mark.parametrize("state", [s for s in State if s not in (State.TLS, State.OVER)])
 @pytest.mark.parametrize("verdict", Verdict)
 def test_each_answer_in_each_state_has_its_move(
-    check: type[GreetedDialogue], state: State, verdict: Verdict
+    check: type[MailCheck], state: State, verdict: Verdict
 ) -> None:
     move = check.TABLE[state, verdict]
     if state is State.GOODBYE:
-        assert move is Move.END
+        assert move is Action.END
     elif verdict is Verdict.BYE:
-        assert move is Move.DISMISSED
+        assert move is Action.SERVER_BYE
     elif verdict is Verdict.YES:
-        assert move in (Move.ASK, Move.GO_ON, Move.UPGRADE)
+        assert move in (Action.ASK, Action.GO_ON, Action.UPGRADE)
     else:
-        assert move in (Move.REFUSED, Move.GO_ON, Move.ASK_PLAINLY)
+        assert move in (Action.REFUSED, Action.GO_ON, Action.ASK_FALLBACK)
 
 
 # Refusals: in the server's own words, and with a goodbye to whoever still listens
 
 LIST = "S: * CAPABILITY IMAP4rev1 STARTTLS\nS: a1 OK done"
-REFUSALS: dict[str, tuple[Callable[[], GreetedDialogue], str]] = {
+REFUSALS: dict[str, tuple[Callable[[], MailCheck], str]] = {
     "IMAP greets with BYE": (
         ImapCheck,
         """
@@ -262,12 +262,12 @@ def test_a_refusal_is_known_before_the_goodbye_is_answered() -> None:
     assert check.failure
     assert check.failure.status == 554
     assert not check.is_over
-    assert check.awaited == "the answer to the goodbye"
+    assert check.expecting == "the answer to the goodbye"
 
 
 @pytest.mark.parametrize("check", CHECKS)
 def test_what_the_server_says_is_bounded_and_printable_in_the_information(
-    check: type[GreetedDialogue],
+    check: type[MailCheck],
 ) -> None:
     said = {
         ImapCheck: b"* BYE \x1b[31m\xff%s\r\n",
@@ -287,7 +287,7 @@ def test_what_the_server_says_is_bounded_and_printable_in_the_information(
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_a_server_that_closes_instead_of_greeting_has_failed(check: type[GreetedDialogue]) -> None:
+def test_a_server_that_closes_instead_of_greeting_has_failed(check: type[MailCheck]) -> None:
     play(
         check(),
         """
@@ -329,7 +329,7 @@ def test_nothing_matters_afterwards() -> None:
 )
 @pytest.mark.parametrize("behind", [b"x", b"a3 OK injected\r\n", b""])
 def test_plain_bytes_behind_starttls_are_a_failure(
-    check: type[GreetedDialogue], before: bytes, word: str, behind: bytes
+    check: type[MailCheck], before: bytes, word: str, behind: bytes
 ) -> None:
     for pieces in (
         [before + behind],
@@ -345,7 +345,7 @@ def test_plain_bytes_behind_starttls_are_a_failure(
             assert str(talk.result).endswith(f'"plain bytes behind the answer to {word}"')
         else:
             assert talk.wants_tls
-            assert talk.awaited == "TLS"
+            assert talk.expecting == "TLS"
 
 
 def test_a_server_that_closes_instead_of_tls_has_failed() -> None:
@@ -362,7 +362,7 @@ def test_tls_starts_only_when_it_is_wanted() -> None:
 
 # Not the protocol: the goodbye is said, but no answer can be told from the rest
 
-NOT_IT: list[tuple[type[GreetedDialogue], bytes, str]] = [
+NOT_IT: list[tuple[type[MailCheck], bytes, str]] = [
     (ImapCheck, b"220 mail.example ESMTP\r\n", "the greeting: this is not IMAP: 220 mail.example ESMTP"),
     (ImapCheck, b"* NO hi\r\n", "the greeting: this is not IMAP: * NO hi"),
     (ImapCheck, b"* \r\n", "the greeting: this is not IMAP: *"),
@@ -392,7 +392,7 @@ NOT_IT: list[tuple[type[GreetedDialogue], bytes, str]] = [
 
 
 @pytest.mark.parametrize(("check", "wire", "info"), NOT_IT)
-def test_what_is_not_the_protocol_is_told(check: type[GreetedDialogue], wire: bytes, info: str) -> None:
+def test_what_is_not_the_protocol_is_told(check: type[MailCheck], wire: bytes, info: str) -> None:
     for pieces in ([wire], byte_by_byte(wire)):
         talk = check()
         said = b"".join(talk.receive(piece) for piece in pieces)
@@ -468,7 +468,7 @@ def test_pop3_dots_are_doubled() -> None:
         (SieveCheck, b'"A" "'),
     ],
 )
-def test_a_line_has_a_bound(check: type[GreetedDialogue], line: bytes) -> None:
+def test_a_line_has_a_bound(check: type[MailCheck], line: bytes) -> None:
     end = b'"\r\n' if check is SieveCheck else b"\r\n"
     longest = line.ljust(check.LINE_MAX - len(end), b"x") + end
     too_long = f"the greeting: a line of more than {check.LINE_MAX} bytes"
@@ -496,7 +496,7 @@ def test_a_line_has_a_bound(check: type[GreetedDialogue], line: bytes) -> None:
         (SieveCheck, b"", b'"A" {1}\r\nb\r\n'),
     ],
 )
-def test_an_answer_has_a_bound(check: type[GreetedDialogue], begin: bytes, line: bytes) -> None:
+def test_an_answer_has_a_bound(check: type[MailCheck], begin: bytes, line: bytes) -> None:
     talk = check()
     if begin:
         talk.receive(begin)
@@ -521,7 +521,7 @@ def test_an_answer_has_a_bound(check: type[GreetedDialogue], begin: bytes, line:
         (SieveCheck, b'"A" {999999999}\r\n'),
     ],
 )
-def test_a_literal_that_is_too_long_is_not_waited_for(check: type[GreetedDialogue], wire: bytes) -> None:
+def test_a_literal_that_is_too_long_is_not_waited_for(check: type[MailCheck], wire: bytes) -> None:
     talk = check()
     talk.receive(wire % ANSWER_MAX if b"%d" in wire else wire)
     assert talk.failure
@@ -571,7 +571,7 @@ noise = st.one_of(_damaged(), st.lists(_words | st.binary(max_size=4), max_size=
 @settings(max_examples=400, deadline=None)
 @given(_begins, noise, st.sets(st.integers(1, 400), max_size=12))
 def test_any_split_equals_the_whole_and_nothing_is_raised(
-    begin: Callable[[], GreetedDialogue], data: bytes, cuts: set[int]
+    begin: Callable[[], MailCheck], data: bytes, cuts: set[int]
 ) -> None:
     places = [0, *sorted(cut for cut in cuts if cut < len(data)), len(data)]
     pieces = [data[a:b] for a, b in pairwise(places) if a < b]
@@ -586,7 +586,7 @@ def test_any_split_equals_the_whole_and_nothing_is_raised(
 
 @settings(max_examples=200, deadline=None)
 @given(_begins, noise)
-def test_every_check_ends_when_the_connection_does(begin: Callable[[], GreetedDialogue], data: bytes) -> None:
+def test_every_check_ends_when_the_connection_does(begin: Callable[[], MailCheck], data: bytes) -> None:
     check = begin()
     if data:
         check.receive(data)

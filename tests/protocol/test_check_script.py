@@ -43,17 +43,17 @@ S: a1 OK done
 
 def test_what_comes_first_is_said_at_once() -> None:
     check = ScriptCheck([send("x\r\n"), compile_step(send_hex="79 0D0a"), expect("z")])
-    assert check.hello() == b"x\r\ny\r\n"
+    assert check.start() == b"x\r\ny\r\n"
     assert check.step == 3
     assert not check.is_over
 
 
 def test_a_script_may_only_send_or_be_empty() -> None:
     check = ScriptCheck([send("x")])
-    assert check.hello() == b"x"
+    assert check.start() == b"x"
     assert check.is_over
     nothing = ScriptCheck([])
-    assert nothing.hello() == b""
+    assert nothing.start() == b""
     assert nothing.is_over
     assert nothing.result.code is CheckCode.L7OK
 
@@ -183,22 +183,22 @@ def test_steps_behind_a_negated_expectation_are_taken_when_the_server_has_closed
 def test_what_a_time_out_is_about(step: ScriptStep, awaited: str) -> None:
     check = ScriptCheck([step])
     check.receive(b"x")
-    assert check.awaited == awaited
+    assert check.expecting == awaited
 
 
 def test_the_time_limit_of_a_step_is_met_by_a_negated_expectation_alone() -> None:
     check = ScriptCheck([NOT_BAD, send("x"), NEVER])
     check.receive(b"* OK")
-    assert check.step_time_is_up() == b"x"
+    assert check.on_step_timeout() == b"x"
     assert check.step == 3
-    assert check.step_time_is_up() == b""
+    assert check.on_step_timeout() == b""
     assert check.is_over
     assert check.result.code is CheckCode.L7TOUT
     assert check.result.info == "at step 3 of the script (expect string 'NEVER')"
     said = check.result
-    assert check.step_time_is_up() == b""
+    assert check.on_step_timeout() == b""
     assert check.result is said
-    assert ScriptCheck([]).awaited == "nothing"
+    assert ScriptCheck([]).expecting == "nothing"
 
 
 # Bounds

@@ -15,10 +15,10 @@ from mailproxy import config
 from mailproxy.app.api import ProxyServer
 from mailproxy.log import Log
 from mailproxy.log.events import Event
-from mailproxy.pool import Chance
+from mailproxy.pool import RandomSource
 from mailproxy.protocol.checks.result import CheckCode, CheckResult
 from mailproxy.proxy.backend.backend import Backend
-from mailproxy.proxy.backend.server import BackendServer, Checked
+from mailproxy.proxy.backend.server import BackendServer, CheckOutcome
 from mailproxy.proxy.checks.check import Check
 from mailproxy.testing import Connection, PlaybookError
 from tests.protocol.check_golden import GOLDEN
@@ -209,11 +209,11 @@ class Pretended(Check):
     def of(cls, server: BackendServer, outcome: Outcome) -> Pretended:
         return cls(server, (), 1.0, _no_context, outcome=outcome)
 
-    async def make(self, tell: Callable[[Checked], None]) -> None:
+    async def run(self, report: Callable[[CheckOutcome], None]) -> None:
         began = trio.current_time()
         self.begins.append(began)
         result = await self.outcome()
-        tell(Checked(result, int((trio.current_time() - began) * 1000)))
+        report(CheckOutcome(result, int((trio.current_time() - began) * 1000)))
         await trio.sleep(self.leaving_s)
 
 
@@ -221,6 +221,6 @@ def _no_context(tls: config.ServerTls) -> ssl.SSLContext:
     raise AssertionError(f"nobody uses {tls}")
 
 
-def dice(seed: int) -> Chance:
+def dice(seed: int) -> RandomSource:
     """The same throws each time."""
     return Random(seed)  # noqa: S311 - nothing is to be kept secret

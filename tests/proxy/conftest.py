@@ -16,7 +16,7 @@ from .farm import Farm
 from .relays import Kind
 from .scene import Scene
 
-tls.stand_in()  # a process makes it once, with the first TLS that it ends, and keeps it
+tls.dummy_socketpair()  # a process makes it once, with the first TLS that it ends, and keeps it
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ import trio
 import trio.testing
 from attrs import define, field, frozen
 
-from mailproxy.log.end_reasons import CLIENT_ABORTED, CLIENT_CLOSED, SERVER_ABORTED, SERVER_CLOSED, End
-from mailproxy.net.relay import Pair, Relay
+from mailproxy.log.end_reasons import CLIENT_ABORTED, CLIENT_CLOSED, SERVER_ABORTED, SERVER_CLOSED, EndReason
+from mailproxy.net.relay import Relay, Tunnel
 from mailproxy.net.tls.tls import accept_tls, connect_tls
 from mailproxy.testing import Connection, ThrowAwayCA, pattern
 
@@ -184,9 +184,9 @@ class Stage:
 
     client: Peer
     server: Peer
-    pair: Pair
+    pair: Tunnel
     bell: trio.lowlevel.ParkingLot
-    end: End | None = None
+    end: EndReason | None = None
     scope: trio.CancelScope = field(factory=trio.CancelScope)
     task: trio.lowlevel.Task | None = None
     _has_begun: trio.Event = field(factory=trio.Event)
@@ -256,7 +256,7 @@ class Stage:
             await self.bell.park()
         await trio.testing.wait_all_tasks_blocked(0.001)
 
-    def fitting_ends(self) -> set[End]:
+    def fitting_ends(self) -> set[EndReason]:
         """The end reasons that can be, as far as what the peers did and knew decides it."""
         peers = (self.client, self.server)
         ends = {_ABORTED[peer.name] for peer in peers if peer.is_gone}
@@ -271,8 +271,8 @@ class Stage:
             assert bool(self.pair.detail) == (self.end in _ABORTED.values())
         is_calm = not (self.client.is_gone or self.server.is_gone or self.scope.cancelled_caught)
         for direction, source, sink in (
-            (self.pair.up, self.client, self.server),
-            (self.pair.down, self.server, self.client),
+            (self.pair.to_server, self.client, self.server),
+            (self.pair.to_client, self.server, self.client),
         ):
             assert sink.heard == pattern(len(sink.heard)), f"the {sink.name} heard something else"
             assert len(sink.heard) <= direction.received <= source.said
@@ -280,9 +280,9 @@ class Stage:
                 assert not sink.is_broken
                 assert (len(sink.heard), direction.received) == (source.said, source.said), sink.name
                 assert sink.connection.end == ("eof" if sink.connection.tls is None else "close_notify")
-                assert direction.is_done
+                assert direction.is_finished
                 assert not direction.pending
-                assert not direction.farewell
+                assert not direction.pending_close_notify
         for side, peer in ((self.pair.client, self.client), (self.pair.server, self.server)):
             if not side.is_tls:
                 assert side.close_notify is None
@@ -297,7 +297,7 @@ class Stage:
             bytes(self.client.heard),
             bytes(self.server.heard),
             None if is_aborted else (self.client.connection.end, self.server.connection.end),
-            None if is_aborted else (self.pair.up.received, self.pair.down.received),
+            None if is_aborted else (self.pair.to_server.received, self.pair.to_client.received),
             (self.pair.client.close_notify, self.pair.server.close_notify),
         )
 
@@ -309,7 +309,7 @@ class Outcome:
     After an abort it is chance how closing looks to who is left, and how much was taken for who had gone.
     """
 
-    end: End | None
+    end: EndReason | None
     client_heard: bytes = field(repr=lambda data: f"<{len(data)} bytes>")
     server_heard: bytes = field(repr=lambda data: f"<{len(data)} bytes>")
     heard_ends: tuple[str | None, str | None] | None
@@ -495,7 +495,7 @@ class Play:
                 if self.server != "clear":
                     nursery.start_soon(open_back)
                     nursery.start_soon(server.accept_tls, contexts.server[self.server])
-            pair = Pair(*sides, client_limit=1000, server_limit=1000, half_closed=1000)
+            pair = Tunnel(*sides, client_limit=1000, server_limit=1000, half_closed=1000)
             yield Stage(Peer("client", client, bell), Peer("server", server, bell), pair, bell)
         finally:
             for peer in peers:

@@ -14,8 +14,8 @@ import trio
 from attrs import define, field
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from mailproxy.log.end_reasons import End
-from mailproxy.net.relay import Pair, Relay
+from mailproxy.log.end_reasons import EndReason
+from mailproxy.net.relay import Relay, Tunnel
 from mailproxy.net.tls.tls import accept_tls, connect_tls
 
 from .relays import Kind, running
@@ -30,9 +30,9 @@ class Talk:
 
     client: socket.socket
     server: socket.socket
-    pair: Pair
+    pair: Tunnel
     clock: MockClock
-    ends: list[End] = field(factory=list)
+    ends: list[EndReason] = field(factory=list)
 
     async def run(self, relay: Relay, task_status: trio.TaskStatus[None]) -> None:
         task_status.started()
@@ -79,7 +79,7 @@ async def talk(
         at = slice(0, 2) if tls == "client" else slice(2, 4)
         socks[at] = await _over_tls(contexts, *socks[at])
     client, client_side, server_side, server = socks
-    pair = Pair(
+    pair = Tunnel(
         client_side,
         server_side,
         client_limit=client_limit,

@@ -19,7 +19,7 @@ from mailproxy.address import TcpAddress
 from mailproxy.config.values import Name
 from mailproxy.net.listener import Listener
 from mailproxy.net.tls.certificate import Certificate
-from mailproxy.net.tls.tls import TlsFacts
+from mailproxy.net.tls.tls import TlsInfo
 from mailproxy.protocol.proxy_header import (
     Client,
     Command,
@@ -33,8 +33,8 @@ from mailproxy.protocol.proxy_header import (
     parse,
     parse_ssl,
 )
-from mailproxy.proxy.backend.header_builder import Announcer
-from mailproxy.proxy.client_info import Caller
+from mailproxy.proxy.backend.header_builder import ProxyHeaderBuilder
+from mailproxy.proxy.client_info import ClientInfo
 from tests.protocol.proxy_headers import FULL
 
 KINDS = ("v1", "v2", "v2-ssl", "v2-ssl-cn")
@@ -46,7 +46,7 @@ OURS = Certificate(
     Path("imap.pem"), key=None, names=("imap.example.com",), key_type="1.2.840.113549.1.1.1", not_after=_NOW,
     not_before=_NOW, signature_algorithm="RSA-SHA256", key_algorithm="RSA2048",
 )  # fmt: skip
-PLAIN = TlsFacts(version="TLSv1.3", cipher="TLS_AES_256_GCM_SHA384", alpn=None)
+PLAIN = TlsInfo(version="TLSv1.3", cipher="TLS_AES_256_GCM_SHA384", alpn=None)
 ALICE = evolve(PLAIN, has_client_certificate=True, client_name="alice@example.com")
 
 
@@ -66,16 +66,16 @@ def caller(
     *,
     certificate: bytes | None = None,
     **facts: Any,
-) -> Caller:
+) -> ClientInfo:
     """A client of whom this is known."""
     sock = Showing.__new__(Showing)  # that of a handshake, which there was none
     sock.der = certificate
     listener = cast("Listener", SimpleNamespace(number=1, port=None, only_address=None))
-    return Caller(listener, source, cast("socket.socket", sock), destination=destination, **facts)
+    return ClientInfo(listener, source, cast("socket.socket", sock), destination=destination, **facts)
 
 
 def header(
-    kind: str, client: Caller | None = None, *tlvs: str, protocol: str = "imap", forward: bool = False
+    kind: str, client: ClientInfo | None = None, *tlvs: str, protocol: str = "imap", forward: bool = False
 ) -> bytes:
     """What a server is sent."""
     server = config.Server(
@@ -85,7 +85,7 @@ def header(
         send_proxy_tlvs=cast("Any", tlvs),
         forward_tlvs=forward,
     )
-    return Announcer(server, protocol).header(client or caller())
+    return ProxyHeaderBuilder(server, protocol).build(client or caller())
 
 
 def read(data: bytes) -> HeaderV2:
@@ -187,7 +187,7 @@ def test_a_client_of_a_unix_socket_has_no_address_to_tell_of() -> None:
 
 def test_a_client_of_a_unix_socket_whose_address_a_header_told() -> None:
     client = caller(None, None)
-    client.introduced_by(
+    client.apply_proxy_header(
         HeaderV1(protocol="TCP4", source=("192.0.2.9", 40000), destination=("192.0.2.1", 993))
     )
     assert header("v1", client) == b"PROXY TCP4 192.0.2.9 192.0.2.1 40000 993\r\n"
@@ -296,7 +296,7 @@ def test_without_tls_all_of_it_is_zero_as_haproxy_has_it(kind: str) -> None:
         (evolve(ALICE, is_resumed=True), Client.SSL | Client.CERT_SESS),
     ],
 )
-def test_the_bits_say_what_the_client_has_shown_and_when(facts: TlsFacts, client: Client) -> None:
+def test_the_bits_say_what_the_client_has_shown_and_when(facts: TlsInfo, client: Client) -> None:
     said = ssl_of(header("v2-ssl", caller(tls=facts)))
     assert (said.client, said.verify) == (client, 0)
 
@@ -338,10 +338,10 @@ def test_the_clients_certificate_itself() -> None:
 # Passed on.
 
 
-def introduced(*received: Tlv, **facts: Any) -> Caller:
+def introduced(*received: Tlv, **facts: Any) -> ClientInfo:
     """A client of whom a header has told, with these extensions."""
     client = caller(**facts)
-    client.introduced_by(
+    client.apply_proxy_header(
         HeaderV2(
             command=Command.PROXY, protocol=Protocol.TCP4, source=("127.0.0.1", 52140),
             destination=("127.0.0.1", 22002), tlvs=received,

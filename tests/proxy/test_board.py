@@ -7,7 +7,7 @@ import os
 import pytest
 
 from mailproxy.pool import ClientLimits, ClientTables, LimitReached, RateCounts, SessionCounts
-from mailproxy.workers.scoreboard import Board
+from mailproxy.workers.scoreboard import Scoreboard
 from tests.config.smallest import config
 
 LIMITED = """
@@ -17,8 +17,8 @@ frontends.imap.max_session_rate_per_client = { count = 4 }
 CLIENT = 2**63 + 1  # a hash
 
 
-def board(lines: str = LIMITED, workers: int = 3) -> Board:
-    return Board(config(lines), workers, most_sessions=100)
+def board(lines: str = LIMITED, workers: int = 3) -> Scoreboard:
+    return Scoreboard(config(lines), workers, most_sessions=100)
 
 
 def limits(tables: ClientTables) -> ClientLimits:
@@ -32,7 +32,7 @@ def limits(tables: ClientTables) -> ClientLimits:
 
 def test_worker_that_is_gone_counts_no_more() -> None:
     shared = board()
-    first, second, third = (limits(shared.shares(slot).clients["imap"]) for slot in range(3))
+    first, second, third = (limits(shared.counters(slot).clients["imap"]) for slot in range(3))
     assert first.enter(CLIENT, 1.0) is None
     assert second.enter(CLIENT, 1.0) is None
     assert third.enter(CLIENT, 1.0) == LimitReached("max_sessions_per_client", 2)
@@ -49,26 +49,26 @@ def test_counts_of_another_process_are_seen() -> None:
     shared = board()
     child = os.fork()
     if child == 0:
-        there = limits(shared.shares(1).clients["imap"])
+        there = limits(shared.counters(1).clients["imap"])
         is_full = [there.enter(CLIENT, 1.0) for _ in range(2)] == [None, None]
         os._exit(0 if is_full else 1)
     assert os.waitpid(child, 0)[1] == 0
-    here = limits(shared.shares(0).clients["imap"])
+    here = limits(shared.counters(0).clients["imap"])
     assert here.enter(CLIENT, 1.0) == LimitReached("max_sessions_per_client", 2)
 
 
 def test_secret_is_one_for_all_workers_and_another_at_each_start() -> None:
     secrets = {
-        shared.shares(slot).clients["imap"].secret for shared in (board(), board()) for slot in range(3)
+        shared.counters(slot).clients["imap"].secret for shared in (board(), board()) for slot in range(3)
     }
     assert len(secrets) == 2
 
 
 @pytest.mark.parametrize("lines", ["", 'frontends.imap.max_sessions_per_client_exempt = ["10.0.0.0/8"]'])
 def test_frontends_without_limits_have_no_tables(lines: str) -> None:
-    assert board(lines).shares(0).clients == {}
+    assert board(lines).counters(0).clients == {}
 
 
 def test_control_has_no_part_in_it() -> None:
     shared = board()
-    assert shared.shares(shared.control).clients == {}
+    assert shared.counters(shared.control).clients == {}

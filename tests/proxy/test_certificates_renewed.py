@@ -14,8 +14,8 @@ import trio
 import trio.testing
 
 import mailproxy
-from mailproxy.certificates.reloader import Renewal
-from mailproxy.certificates.watcher import Renewed
+from mailproxy.certificates.reloader import CertificateReloader
+from mailproxy.certificates.watcher import ReloadResult
 from mailproxy.testing import Connection, ScriptedServer, ThrowAwayCA, dial, greet_and_echo
 from tests.patience import until
 
@@ -78,16 +78,16 @@ async def frontend(
 def looks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[None]]:
     """Grows with every look at the files."""
     seen: list[None] = []
-    look = Renewal.look
+    look = CertificateReloader.scan
 
-    def counted(self: Renewal, *, anyway: bool = False) -> Renewed | None:
+    def counted(self: CertificateReloader, *, force: bool = False) -> ReloadResult | None:
         try:
-            return look(self, anyway=anyway)
+            return look(self, force=force)
         finally:
             seen.append(None)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Renewal, "look", counted)
+        patch.setattr(CertificateReloader, "scan", counted)
         yield seen
 
 

@@ -52,7 +52,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def short_farewell(monkeypatch: pytest.MonkeyPatch) -> None:
     """For servers that answer no goodbye, and close when they see the end."""
-    monkeypatch.setattr("mailproxy.proxy.checks.check._FAREWELL_S", 0.05)
+    monkeypatch.setattr("mailproxy.proxy.checks.check._CLOSE_TIMEOUT_S", 0.05)
 
 
 def trusting(scene: Scene, **more: Any) -> dict[str, Any]:
@@ -141,7 +141,7 @@ async def test_what_nobody_asked_for_is_heard_too(scene: Scene, kind: str) -> No
 async def test_a_server_that_does_not_close_is_left_after_a_while(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mailproxy.proxy.checks.check._FAREWELL_S", 0.05)
+    monkeypatch.setattr("mailproxy.proxy.checks.check._CLOSE_TIMEOUT_S", 0.05)
     server = await scene.server((Send(GREETING), Stall()))
     before = Belongings.now()
     with trio.fail_after(PATIENCE_S):

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from mailproxy.pool import Chance, State
+from mailproxy.pool import AdminState, RandomSource
 from mailproxy.protocol.checks.result import CheckCode, CheckResult
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
-from mailproxy.proxy.checks.checker import Checks
+from mailproxy.proxy.checks.checker import HealthChecker
 
 from .checked import PASSED, REFUSED, SILENT, Diary, Pretended, backend_of, dice
 
@@ -59,10 +59,10 @@ class Scripted:
 
 @asynccontextmanager
 async def checking(
-    *pairs: tuple[Backend, Pretended], diary: Diary, chance: Chance | None = None
+    *pairs: tuple[Backend, Pretended], diary: Diary, chance: RandomSource | None = None
 ) -> AsyncIterator[None]:
     """Check meanwhile."""
-    checks = Checks(pairs, log=diary, chance=chance or NoChance())
+    checks = HealthChecker(pairs, log=diary, chance=chance or NoChance())
 
     async def check() -> None:
         await checks.run()  # what it does before it says that it has started is looked at, too
@@ -84,7 +84,7 @@ async def begins(
     *outcomes: CheckResult | Exception,
     seconds: float = 0.0,
     during: float,
-    chance: Chance | None = None,
+    chance: RandomSource | None = None,
     **check: Any,
 ) -> list[float]:
     """The moments at which the checks of a server began, with these outcomes, since the first one."""
@@ -320,7 +320,7 @@ async def test_the_first_round_is_over_when_the_slowest_first_check_is(autojump_
     async with trio.open_nursery() as nursery:
         slow = Pretended.of(server, Scripted(PASSED, seconds=1.5))
         start = trio.current_time()
-        await nursery.start(Checks([(backend, slow)], log=Diary(), chance=NoChance()).run)
+        await nursery.start(HealthChecker([(backend, slow)], log=Diary(), chance=NoChance()).run)
         assert trio.current_time() - start == pytest.approx(1.5)
         nursery.cancel_scope.cancel()
 
@@ -330,14 +330,14 @@ async def test_the_first_round_is_over_after_a_while_anyway(autojump_clock: Mock
     async with trio.open_nursery() as nursery:
         hanging = Pretended.of(server, Scripted(PASSED, seconds=1000))
         start = trio.current_time()
-        await nursery.start(Checks([(backend, hanging)], log=Diary(), chance=NoChance()).run)
+        await nursery.start(HealthChecker([(backend, hanging)], log=Diary(), chance=NoChance()).run)
         assert 2 <= trio.current_time() - start < 3.1
         nursery.cancel_scope.cancel()
 
 
 async def test_nothing_to_check_is_no_reason_to_wait(autojump_clock: MockClock) -> None:
     start = trio.current_time()
-    await Checks([], log=Diary(), chance=NoChance()).run()
+    await HealthChecker([], log=Diary(), chance=NoChance()).run()
     assert trio.current_time() == start
 
 
@@ -366,7 +366,7 @@ async def test_a_fault_in_the_first_check_keeps_nobody_waiting(autojump_clock: M
     async with trio.open_nursery() as nursery:
         broken = Pretended.of(server, Scripted(ValueError("broken")))
         start = trio.current_time()
-        await nursery.start(Checks([(backend, broken)], log=diary, chance=NoChance()).run)
+        await nursery.start(HealthChecker([(backend, broken)], log=diary, chance=NoChance()).run)
         assert trio.current_time() - start < 0.01
         nursery.cancel_scope.cancel()
     assert server.is_up
@@ -422,11 +422,11 @@ async def test_a_server_in_maintenance_is_not_checked(autojump_clock: MockClock)
     pretended = Pretended.of(server, Scripted(PASSED))
     async with checking((backend, pretended), diary=Diary()):
         await trio.sleep(15)
-        backend.set_state(server, State.MAINT)
+        backend.set_state(server, AdminState.MAINT)
         await trio.sleep(100)
         assert len(pretended.begins) == 2
         left = trio.current_time()
-        backend.set_state(server, State.READY)
+        backend.set_state(server, AdminState.READY)
         await trio.sleep(25)
     assert pretended.begins[2] == pytest.approx(left), "at once, whenever the next one would have been due"
     assert pauses(pretended.begins[2:]) == [10, 10]
@@ -437,7 +437,7 @@ async def test_a_server_that_drains_is_checked_as_always(autojump_clock: MockClo
     pretended = Pretended.of(server, Scripted(PASSED))
     async with checking((backend, pretended), diary=Diary()):
         await trio.sleep(15)
-        backend.set_state(server, State.DRAIN)
+        backend.set_state(server, AdminState.DRAIN)
         await trio.sleep(30)
     assert pauses(pretended.begins) == [10] * 4
 
@@ -451,10 +451,10 @@ async def test_a_check_that_ends_in_maintenance_judges_nothing(
     pretended = Pretended.of(server, Scripted(PASSED, result, seconds=3))
     async with checking((backend, pretended), diary=diary):
         await trio.sleep(11)
-        before = server.checked
-        backend.set_state(server, State.MAINT)
+        before = server.last_check
+        backend.set_state(server, AdminState.MAINT)
         await trio.sleep(5)
-        assert server.checked == before
+        assert server.last_check == before
     assert [entry.event for entry in diary.entries] == ["server-state", "backend-down"]
 
 
@@ -468,11 +468,11 @@ async def test_a_check_that_maintenance_came_and_went_in_judges_nothing(
     pretended = Pretended.of(server, Scripted(PASSED, result, PASSED, seconds=3))
     async with checking((backend, pretended), diary=diary):
         await trio.sleep(11)
-        before = server.checked
-        backend.set_state(server, State.MAINT)
-        backend.set_state(server, State.READY)
+        before = server.last_check
+        backend.set_state(server, AdminState.MAINT)
+        backend.set_state(server, AdminState.READY)
         await trio.sleep(2.5)
-        assert (server.checked, server.status) == (before, "UP 1/3")
+        assert (server.last_check, server.status) == (before, "UP 1/3")
         await trio.sleep(15)
     assert pauses(pretended.begins) == [10, 3, 10]
     assert [entry.event for entry in diary.entries] == ["server-state", "backend-down", "server-state"]
@@ -487,8 +487,8 @@ async def test_a_server_that_was_down_is_new_when_it_leaves_maintenance(autojump
     async with checking((backend, pretended), diary=diary):
         await trio.sleep(5)
         assert server.status == "DOWN"
-        backend.set_state(server, State.MAINT)
-        backend.set_state(server, State.READY)
+        backend.set_state(server, AdminState.MAINT)
+        backend.set_state(server, AdminState.READY)
         assert (server.status, server.is_usable) == ("UP 1/3", True)
         await trio.sleep(0.001)
         assert server.status == "DOWN"

@@ -11,8 +11,8 @@ import pytest
 import trio
 
 import mailproxy
-from mailproxy.log import end_reasons as ends
-from mailproxy.log.end_reasons import End
+from mailproxy.log import end_reasons
+from mailproxy.log.end_reasons import EndReason
 from mailproxy.protocol.proxy_header import Client, Type
 from mailproxy.testing import Connection, ThrowAwayCA, dial, greet_and_echo
 
@@ -66,7 +66,7 @@ async def test_what_is_demanded(scene: Scene, verify: str, shown: bool, version:
     before = Belongings.now()
     context = limited(scene.ca.client_context(scene.ca.issue_client("alice") if shown else None), version)
     if verify == "required" and not shown:
-        line = await refused(scene, proxy, context, ends.HANDSHAKE_FAILED)
+        line = await refused(scene, proxy, context, end_reasons.HANDSHAKE_FAILED)
         assert line["detail"] == "peer did not return a certificate"
         assert server.accepted == 0
     else:
@@ -78,7 +78,7 @@ async def test_what_is_demanded(scene: Scene, verify: str, shown: bool, version:
     await before.again()
 
 
-async def refused(scene: Scene, proxy: mailproxy.Proxy, context: ssl.SSLContext, end: End) -> Line:
+async def refused(scene: Scene, proxy: mailproxy.Proxy, context: ssl.SSLContext, end: EndReason) -> Line:
     """The line of a client that gets no handshake."""
     client = await dial(proxy.frontends["f"].addresses[0])
     with trio.fail_after(PATIENCE_S):
@@ -100,14 +100,14 @@ async def refused(scene: Scene, proxy: mailproxy.Proxy, context: ssl.SSLContext,
 @pytest.mark.parametrize(
     ("fault", "end", "words"),
     [
-        ("stranger", ends.CERTIFICATE_REFUSED, "unable to get local issuer certificate"),
-        ("stranger with root", ends.CERTIFICATE_CHAIN_REFUSED, "certificate in certificate chain"),
-        ("expired", ends.CERTIFICATE_REFUSED, "certificate has expired"),
-        ("revoked", ends.CERTIFICATE_REFUSED, "certificate revoked"),
+        ("stranger", end_reasons.CERTIFICATE_REFUSED, "unable to get local issuer certificate"),
+        ("stranger with root", end_reasons.CERTIFICATE_CHAIN_REFUSED, "certificate in certificate chain"),
+        ("expired", end_reasons.CERTIFICATE_REFUSED, "certificate has expired"),
+        ("revoked", end_reasons.CERTIFICATE_REFUSED, "certificate revoked"),
     ],
 )
 async def test_certificates_that_are_no_good(
-    scene: Scene, tmp_path: Path, *, fault: str, end: End, words: str, verify: str, version: str
+    scene: Scene, tmp_path: Path, *, fault: str, end: EndReason, words: str, verify: str, version: str
 ) -> None:
     """A bad one is worse than none: it ends the handshake where it is optional, too."""
     ca = scene.ca

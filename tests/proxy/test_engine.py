@@ -11,8 +11,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from mailproxy.log.end_reasons import CLIENT_CLOSED, End
-from mailproxy.net.relay import Engine, Pair, engine
+from mailproxy.log.end_reasons import CLIENT_CLOSED, EndReason
+from mailproxy.net.relay import Engine, Tunnel, engine
 
 from .relays import ENGINE_ONLY, Kind, registered, running
 from .scene import PATIENCE_S
@@ -21,7 +21,7 @@ pytestmark = ENGINE_ONLY
 
 
 @contextmanager
-def session() -> Iterator[tuple[socket.socket, socket.socket, Pair]]:
+def session() -> Iterator[tuple[socket.socket, socket.socket, Tunnel]]:
     """The client's own end, the server's, and what is between them."""
     ends = [*socket.socketpair(), *socket.socketpair()]
     for sock in ends:
@@ -31,7 +31,7 @@ def session() -> Iterator[tuple[socket.socket, socket.socket, Pair]]:
         yield (
             client,
             server,
-            Pair(client_side, server_side, client_limit=1000, server_limit=1000, half_closed=1000),
+            Tunnel(client_side, server_side, client_limit=1000, server_limit=1000, half_closed=1000),
         )
     finally:
         for sock in ends:
@@ -65,7 +65,7 @@ async def test_what_had_come_before_is_relayed_without_more_to_come(
 @pytest.mark.parametrize("is_in_turn", [False, True], ids=["told", "in a turn"])
 async def test_a_fault_of_our_own_is_its_sessions_alone(relay_kind: Kind, is_in_turn: bool) -> None:
     """The poller's task has nobody to tell it to, and all the other sessions."""
-    ends: list[End] = []
+    ends: list[EndReason] = []
     with session() as (client, _, pair), session() as (neighbour, its_server, its_pair):
 
         class Faulty:
@@ -89,9 +89,9 @@ async def test_a_fault_of_our_own_is_its_sessions_alone(relay_kind: Kind, is_in_
                     await wait_all_tasks_blocked()
                     pair.client.connection = Faulty()
                     if is_in_turn:
-                        told = relay.poller._told[pair.client.sock.fileno()]
+                        told = relay.poller._handlers[pair.client.sock.fileno()]
                         assert isinstance(told, engine._Flow)
-                        relay.poller.go_on_later(told)
+                        relay.poller.defer(told)
                     else:
                         client.send(b"x")
                     await wait_all_tasks_blocked()
@@ -125,10 +125,10 @@ async def test_a_session_that_falls_silent_after_bulk_keeps_no_pipe(relay_kind: 
             await wait_all_tasks_blocked()
             for _ in range(2):
                 await move(server, client, bytes(1_000_000))
-                assert relay.pipes.lent == 0
+                assert relay.pipes.in_use == 0
                 await move(client, server, b"a1 NOOP\r\n")
                 await move(server, client, b"a1 OK\r\n")
-                assert relay.pipes.lent == 0
+                assert relay.pipes.in_use == 0
             nursery.cancel_scope.cancel()
 
 
@@ -140,7 +140,7 @@ async def test_what_follows_urgent_data_is_relayed(relay_kind: Kind) -> None:
         ours.setblocking(False)
         with client, ours:
             async with running(relay_kind) as relay, trio.open_nursery() as nursery:
-                tcp = Pair(ours, pair.server.sock, client_limit=1000, server_limit=1000, half_closed=1000)
+                tcp = Tunnel(ours, pair.server.sock, client_limit=1000, server_limit=1000, half_closed=1000)
                 client.send(b"before ")
                 client.send(b"!", socket.MSG_OOB)
                 client.send(b"behind")

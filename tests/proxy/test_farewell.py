@@ -12,9 +12,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from mailproxy.log.end_reasons import (
     CLIENT_ABORTED,
     CLIENT_CLOSED,
-    CLIENT_SILENT,
+    CLIENT_TIMEOUT,
     SERVER_CLOSED,
-    SERVER_SILENT,
+    SERVER_TIMEOUT,
 )
 from mailproxy.net.tls.tls import send_close_notify, send_record
 from mailproxy.testing import ThrowAwayCA
@@ -69,8 +69,13 @@ async def end_without_room(session: Talk) -> int:
     filled = fill(session.pair.client.sock)
     session.server.shutdown(socket.SHUT_WR)
     await wait_all_tasks_blocked()
-    down = session.pair.down
-    assert (down.ended, down.is_held, down.is_done, len(down.farewell)) == (True, True, False, RECORD_BYTES)
+    down = session.pair.to_client
+    assert (down.eof, down.is_blocked, down.is_finished, len(down.pending_close_notify)) == (
+        True,
+        True,
+        False,
+        RECORD_BYTES,
+    )
     return filled
 
 
@@ -86,7 +91,7 @@ async def test_it_leaves_when_there_is_room(
         data, has_ended = await read_raw(session.client)
         assert has_ended
         assert (data[filled:][: len(RECORD_HEAD)], len(data)) == (RECORD_HEAD, filled + RECORD_BYTES)
-        assert session.pair.down.is_done
+        assert session.pair.to_client.is_finished
         session.client.send(b"a2 NOOP\r\n")
         await wait_all_tasks_blocked()
         assert session.server.recv(100) == b"a2 NOOP\r\n"
@@ -158,7 +163,7 @@ async def test_a_client_that_makes_no_room_is_silent(
         await session.later(4.9)
         assert session.ends == []
         await session.later(0.2)
-        assert session.ends == [CLIENT_SILENT]
+        assert session.ends == [CLIENT_TIMEOUT]
 
 
 async def test_a_client_that_has_ended_and_makes_no_room_is_silent(
@@ -171,7 +176,7 @@ async def test_a_client_that_has_ended_and_makes_no_room_is_silent(
         await session.later(4.9)
         assert session.ends == []
         await session.later(0.2)
-        assert session.ends == [CLIENT_SILENT]
+        assert session.ends == [CLIENT_TIMEOUT]
 
 
 async def test_a_server_that_makes_no_room_is_silent(
@@ -182,11 +187,11 @@ async def test_a_server_that_makes_no_room_is_silent(
         fill(session.pair.server.sock)
         session.client.shutdown(socket.SHUT_WR)
         await wait_all_tasks_blocked()
-        assert session.pair.up.is_held
+        assert session.pair.to_server.is_blocked
         await session.later(4.9)
         assert session.ends == []
         await session.later(0.2)
-        assert session.ends == [SERVER_SILENT]
+        assert session.ends == [SERVER_TIMEOUT]
 
 
 async def test_the_clients_limit_counts_anew_once_it_has_left(
@@ -199,7 +204,7 @@ async def test_the_clients_limit_counts_anew_once_it_has_left(
         await session.later(4.9)
         assert session.ends == []
         await session.later(0.2)
-        assert session.ends == [CLIENT_SILENT]
+        assert session.ends == [CLIENT_TIMEOUT]
 
 
 @pytest.mark.parametrize("has_ended", [False, True])
@@ -215,7 +220,7 @@ async def test_a_client_that_goes_meanwhile(
         session.client.close()  # over what it has not read, which makes a reset of it
         await wait_all_tasks_blocked()
         assert session.ends == [CLIENT_CLOSED if has_ended else CLIENT_ABORTED]
-        assert not session.pair.down.farewell
+        assert not session.pair.to_client.pending_close_notify
 
 
 async def test_nothing_is_done_until_there_is_room(

@@ -7,18 +7,18 @@ import socket
 
 from attrs import evolve
 
-from mailproxy.ipc.channel import in_packets
+from mailproxy.ipc.channel import batch_by_size
 from mailproxy.net.dial import Endpoint
-from mailproxy.pool import State
+from mailproxy.pool import AdminState
 from mailproxy.protocol.checks.result import CheckCode, CheckResult
-from mailproxy.proxy.backend.server import Checked
-from mailproxy.proxy.backend.snapshot import Known
+from mailproxy.proxy.backend.server import CheckOutcome
+from mailproxy.proxy.backend.snapshot import ServerSnapshot
 
 HOSTS = [f"2001:db8:ffff:ffff:ffff:ffff:ffff:{number:04x}" for number in range(5000)]
-KNOWN = Known(
-    state=State.DRAIN,
+KNOWN = ServerSnapshot(
+    state=AdminState.DRAIN,
     health=3,
-    checked=Checked(CheckResult(CheckCode.L7STS, "näher", 421), 12),
+    checked=CheckOutcome(CheckResult(CheckCode.L7STS, "näher", 421), 12),
     addresses=(Endpoint(socket.AF_INET6, HOSTS[0], 143),),
     unresolved="mail.example: no address",
     up_for=1.5,
@@ -26,16 +26,16 @@ KNOWN = Known(
 
 
 def test_what_is_told_is_known() -> None:
-    assert Known.read(json.loads(json.dumps(KNOWN.message()))) == KNOWN
+    assert ServerSnapshot.from_json(json.loads(json.dumps(KNOWN.to_json()))) == KNOWN
 
 
 def test_what_others_say_is_bounded() -> None:
     long = evolve(
         KNOWN,
-        checked=Checked(CheckResult(CheckCode.L7STS, "\U0001f4ee" * 10_000, 421), 12),
+        checked=CheckOutcome(CheckResult(CheckCode.L7STS, "\U0001f4ee" * 10_000, 421), 12),
         addresses=tuple(Endpoint(socket.AF_INET6, host, 143) for host in HOSTS),
         unresolved="\U0001f4ee" * 10_000,
     )
-    message = long.message()
+    message = long.to_json()
     assert len(json.dumps(message, ensure_ascii=False).encode()) < 64 * 1024
-    assert sum(map(len, in_packets([message] * 10))) == 10
+    assert sum(map(len, batch_by_size([message] * 10))) == 10

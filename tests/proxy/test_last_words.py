@@ -19,8 +19,8 @@ import trio
 from attrs import define
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from mailproxy.log.end_reasons import CLIENT_ABORTED, CLIENT_CLOSED, SERVER_ABORTED, End
-from mailproxy.net.relay import Pair
+from mailproxy.log.end_reasons import CLIENT_ABORTED, CLIENT_CLOSED, SERVER_ABORTED, EndReason
+from mailproxy.net.relay import Tunnel
 from mailproxy.net.relay.tunnel import LAST_WORDS_S
 from mailproxy.net.tls.tls import accept_tls, connect_tls, send_close_notify
 from mailproxy.testing import Drop, Expect, Send, ThrowAwayCA, pattern
@@ -55,9 +55,9 @@ class Ends:
     server: socket.socket
     detail: str = ""
 
-    async def relay(self, kind: Kind) -> End:
+    async def relay(self, kind: Kind) -> EndReason:
         """Relay until the end, and close as the session does."""
-        pair = Pair(
+        pair = Tunnel(
             self.client_side, self.server_side, client_limit=1000, server_limit=1000, half_closed=1000
         )
         async with running(kind) as relay:
@@ -374,7 +374,7 @@ async def test_reset_behind_an_end_in_order_and_the_server_ends(
 async def test_urgent_data_in_bulk(relay_kind: Kind, contexts: Contexts) -> None:
     """splice(2) stops there as if nothing more had come; what stands behind it arrives all the same."""
     async with session(contexts) as ends:
-        pair = Pair(
+        pair = Tunnel(
             ends.client_side, ends.server_side, client_limit=1000, server_limit=1000, half_closed=1000
         )
         before, behind = pattern(140_000), pattern(1000)

@@ -11,7 +11,7 @@ import trio
 from mailproxy.config import KeepAlive
 from mailproxy.net.dial import Endpoint, Source, connect
 from mailproxy.net.keepalive import keepalive_options
-from mailproxy.net.resolve import look_up
+from mailproxy.net.resolve import resolve
 from mailproxy.testing import ScriptedServer, collect
 
 from .scene import PATIENCE_S, Scene
@@ -117,7 +117,7 @@ async def test_the_preferred_family_comes_first(
         ]
 
     monkeypatch.setattr(trio.socket, "getaddrinfo", getaddrinfo)
-    found = [endpoint.host for endpoint in await look_up("mail.internal", 143, prefer)]
+    found = [endpoint.host for endpoint in await resolve("mail.internal", 143, prefer)]
     assert found[0] == first
     assert found.index("::1") < found.index("::2"), "the resolver's order otherwise"
 

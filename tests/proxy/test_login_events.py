@@ -6,7 +6,7 @@ import trio
 
 from mailproxy.protocol.capabilities import Capabilities
 from mailproxy.protocol.checks.result import CheckCode, CheckResult
-from mailproxy.proxy.backend.server import Checked, Login
+from mailproxy.proxy.backend.server import CheckOutcome, Login
 
 from .checked import REFUSED, Diary, backend_of
 
@@ -20,7 +20,7 @@ async def test_it_is_said_when_it_changes() -> None:
     (server,) = backend.servers
 
     def passed(login: Login | None) -> None:
-        backend.judge(server, Checked(CheckResult(CheckCode.L7OK), 1, login))
+        backend.record_check(server, CheckOutcome(CheckResult(CheckCode.L7OK), 1, login))
 
     passed(OPEN)
     passed(None)
@@ -29,7 +29,7 @@ async def test_it_is_said_when_it_changes() -> None:
     for _ in range(3):
         passed(CLOSED)
     passed(None)  # a check that learnt nothing
-    backend.judge(server, Checked(REFUSED, 1))
+    backend.record_check(server, CheckOutcome(REFUSED, 1))
     passed(CLOSED)
     said = [entry.sentence for entry in diary.of("login-disabled")]
     assert said == ["Server b/127.0.0.1:143 announces LOGINDISABLED in clear text"]

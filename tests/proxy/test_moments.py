@@ -97,10 +97,10 @@ async def test_a_place_at_a_server_that_goes_in_the_same_moment(farm: Farm) -> N
     await farm.server("s2")
     await farm.start(balance="first")
     farm.states["s2"].set_state("maint")
-    place = farm.pool.enter()
+    place = farm.pool.acquire()
     assert place is not None
     client = await farm.in_line()
-    farm.pool.leave(place)
+    farm.pool.release(place)
     farm.states["s2"].set_state("ready")
     farm.states["s1"].set_state("maint")
     assert await served_by(client) == "s2"

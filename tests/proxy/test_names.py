@@ -16,7 +16,7 @@ from attrs import define, field
 
 import mailproxy
 from mailproxy.protocol.client_hello import ClientHello
-from mailproxy.proxy.client_info import Caller
+from mailproxy.proxy.client_info import ClientInfo
 from mailproxy.testing import Collect, Connection, ScriptedServer, Send, collect, dial, greet_and_echo
 from tests.protocol.hellos import (
     APPLICATION_DATA,
@@ -335,12 +335,14 @@ async def test_what_only_the_beginning_needs_is_let_go_of(scene: Scene, names: N
         mode=mode,
         backend="default" if mode == "tls" else "tls-default",
     )
-    before = [each for each in gc.get_objects() if isinstance(each, ClientHello | Caller)]
+    before = [each for each in gc.get_objects() if isinstance(each, ClientHello | ClientInfo)]
     with trio.fail_after(PATIENCE_S):
         client = await names.dial("imap.example.com", *(f"x{number}" for number in range(200)))
         assert await client.receive_line()
         assert not [
-            each for each in gc.get_objects() if isinstance(each, ClientHello | Caller) and each not in before
+            each
+            for each in gc.get_objects()
+            if isinstance(each, ClientHello | ClientInfo) and each not in before
         ]
         await client.close()
     assert (await scene.session())["sni"] == "imap.example.com"

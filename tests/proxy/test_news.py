@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import trio
 
-from mailproxy.pool import State, Waiter
+from mailproxy.pool import AdminState, Waiter
 from mailproxy.protocol.checks.result import CheckCode, CheckResult
 from mailproxy.proxy.backend.backend import Backend
-from mailproxy.proxy.backend.server import BackendServer, Checked
+from mailproxy.proxy.backend.server import BackendServer, CheckOutcome
 
 from .checked import PASSED, REFUSED, Diary, backend_of
 
-READY, DRAIN, MAINT = State.READY, State.DRAIN, State.MAINT
+READY, DRAIN, MAINT = AdminState.READY, AdminState.DRAIN, AdminState.MAINT
 DOWN = 'is DOWN, reason: Layer4 connection problem, info: "Connection refused", check duration: 7ms.'
 UP = "is UP, reason: Layer4 check passed, check duration: 7ms."
 NOBODY = "backend b has no server available!"
@@ -46,12 +46,12 @@ class Story:
         return next(server for server in self.backend.servers if server.name == name)
 
     def passes(self, name: str) -> None:
-        self.backend.judge(self[name], Checked(PASSED, 7))
+        self.backend.record_check(self[name], CheckOutcome(PASSED, 7))
 
     def fails(self, name: str) -> None:
-        self.backend.judge(self[name], Checked(REFUSED, 7))
+        self.backend.record_check(self[name], CheckOutcome(REFUSED, 7))
 
-    def becomes(self, name: str, state: State) -> None:
+    def becomes(self, name: str, state: AdminState) -> None:
         self.backend.set_state(self[name], state)
 
     @property
@@ -178,18 +178,18 @@ def test_a_backup_on_the_way_down_is_lower_case_within_the_sentence() -> None:
 )
 def test_the_reason_is_that_of_the_check(result: CheckResult, words: str) -> None:
     story = Story()
-    story.backend.judge(story["s1"], Checked(result, 3))
+    story.backend.record_check(story["s1"], CheckOutcome(result, 3))
     assert story.news[0].startswith(f"Server b/s1 is DOWN, {words} 1 active")
 
 
 def test_sessions_and_those_who_wait_are_counted() -> None:
     story = Story(1)
-    assert [story.backend.enter(None) for _ in range(3)] == [story["s1"]] * 3
+    assert [story.backend.acquire(None) for _ in range(3)] == [story["s1"]] * 3
     waiters: list[Waiter[BackendServer]] = [
         Waiter(lambda: None, wanted) for wanted in (None, story["s1"], story["s1"])
     ]
     for waiter in waiters:
-        assert story.backend.pool.join(waiter)
+        assert story.backend.pool.enqueue(waiter)
     story.fails("s1")
     assert story.news[0] == (
         f"Server b/s1 {DOWN} 0 active and 0 backup servers left. "

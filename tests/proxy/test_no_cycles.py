@@ -14,10 +14,10 @@ from mailproxy.errors import MailproxyError
 from mailproxy.log.record import SessionRecord
 from mailproxy.net.dial import Dial
 from mailproxy.net.relay.transfer import RECORD_BYTES
-from mailproxy.net.relay.tunnel import Direction, Pair, Side
+from mailproxy.net.relay.tunnel import Direction, Side, Tunnel
 from mailproxy.net.tls.tls import TlsSocket
-from mailproxy.proxy.client_info import Caller
-from mailproxy.proxy.session.dispatch import Visit
+from mailproxy.proxy.client_info import ClientInfo
+from mailproxy.proxy.session.dispatch import Dispatch
 from mailproxy.proxy.session.session import Session
 from mailproxy.testing import Close, Collect, Connection, Reset, Send, Stall
 
@@ -28,16 +28,26 @@ from .test_addresses import resolve_to
 pytestmark = ON_BOTH
 
 GREETING = b"* OK ready\r\n"
-OF_SESSIONS = (Session, SessionRecord, Caller, Visit, Pair, Side, Direction, TlsSocket, Dial, MailproxyError)
+OF_SESSIONS = (
+    Session,
+    SessionRecord,
+    ClientInfo,
+    Dispatch,
+    Tunnel,
+    Side,
+    Direction,
+    TlsSocket,
+    Dial,
+    MailproxyError,
+)
 
 
 @pytest.fixture(autouse=True)
 def _no_collector() -> Iterator[None]:
     gc.collect()
-    gc.freeze()  # what pytest has gathered need not be searched for sessions
+    gc.freeze()  # what there is now need not be searched for sessions
     gc.disable()
     yield
-    gc.unfreeze()
     gc.enable()
 
 

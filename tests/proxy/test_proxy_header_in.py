@@ -13,8 +13,8 @@ import trio
 import trio.testing
 from attrs import frozen
 
-from mailproxy.log import end_reasons as ends
-from mailproxy.log.end_reasons import End
+from mailproxy.log import end_reasons
+from mailproxy.log.end_reasons import EndReason
 from mailproxy.net import peek
 from mailproxy.protocol.proxy_header import Command, HeaderV2, Protocol, Tlv, Type, format_v2
 from mailproxy.testing import Collect, Connection, Send, collect, dial, greet_and_echo
@@ -248,38 +248,38 @@ class Case:
     name: str
     said: bytes
     leave: str
-    end: End
+    end: EndReason
     detail: str = ""
 
 
 CASES = [
-    Case("nothing, closed", b"", "close", ends.HEADER_EMPTY),
-    Case("nothing, reset", b"", "reset", ends.HEADER_ABORTED, "reset by peer"),
-    Case("a part of v1, closed", V1[:20], "close", ends.HEADER_TRUNCATED, "left after 20 bytes"),
-    Case("a byte of v2, closed", V2[:1], "close", ends.HEADER_TRUNCATED),
-    Case("a part of v2, closed", V2[:-1], "close", ends.HEADER_TRUNCATED),
-    Case("a part of v2, half-closed", V2[:-1], "half-close", ends.HEADER_TRUNCATED),
-    Case("a part of v1, reset", V1[:20], "reset", ends.HEADER_ABORTED, "reset by peer"),
-    Case("a part of v2, reset", V2[:-1], "reset", ends.HEADER_ABORTED, "reset by peer"),
-    Case("a command", COMMAND, "stay", ends.HEADER_MISSING),
-    Case("a command, closed", COMMAND, "close", ends.HEADER_MISSING),
-    Case("a command that begins alike", b"PROX LOGIN user secret-password\r\n", "stay", ends.HEADER_MISSING),
-    Case("a ClientHello", in_records(browser_hello()), "stay", ends.HEADER_MISSING),
-    Case("an empty line", b"\r\n\r\nQUIT\r\n\r\n\r\n", "stay", ends.HEADER_MISSING),
-    Case("v1 without end", b"PROXY TCP4 " + b"1" * 200, "stay", ends.HEADER_INVALID, "longer than 107"),
-    Case("v1 with a bare LF", V1.replace(b"\r\n", b"\n"), "stay", ends.HEADER_INVALID),
-    Case("v1 with a bad address", V1.replace(b"198", b"0198"), "stay", ends.HEADER_INVALID, "no IPv4"),
-    Case("v1 with a bad port", V1.replace(b"993", b"65536"), "close", ends.HEADER_INVALID, "65535"),
-    Case("version 3", binary(first=0x31), "stay", ends.HEADER_MISSING, "version 3"),
-    Case("command 2", binary(first=0x22), "stay", ends.HEADER_INVALID, "command 2"),
-    Case("too long", binary(length=0xFFFF), "stay", ends.HEADER_INVALID, "16384 are read"),
-    Case("a bad checksum", FULL[:-1] + b"\0", "stay", ends.HEADER_INVALID, "checksum"),
-    Case("UDP", KINDS["UDP4"], "stay", ends.HEADER_UNHANDLED, "0x12"),
-    Case("a Unix socket's", KINDS["UNIX stream"], "stay", ends.HEADER_UNHANDLED, "0x31"),
-    Case("unspecified", KINDS["UNSPEC"], "stay", ends.HEADER_UNHANDLED, "0x00"),
-    Case("nothing, waits", b"", "stay", ends.HEADER_TIMEOUT),
-    Case("a part of v1, waits", V1[:-1], "stay", ends.HEADER_TIMEOUT),
-    Case("a part of v2, waits", V2[:-1], "stay", ends.HEADER_TIMEOUT),
+    Case("nothing, closed", b"", "close", end_reasons.HEADER_EMPTY),
+    Case("nothing, reset", b"", "reset", end_reasons.HEADER_ABORTED, "reset by peer"),
+    Case("a part of v1, closed", V1[:20], "close", end_reasons.HEADER_TRUNCATED, "left after 20 bytes"),
+    Case("a byte of v2, closed", V2[:1], "close", end_reasons.HEADER_TRUNCATED),
+    Case("a part of v2, closed", V2[:-1], "close", end_reasons.HEADER_TRUNCATED),
+    Case("a part of v2, half-closed", V2[:-1], "half-close", end_reasons.HEADER_TRUNCATED),
+    Case("a part of v1, reset", V1[:20], "reset", end_reasons.HEADER_ABORTED, "reset by peer"),
+    Case("a part of v2, reset", V2[:-1], "reset", end_reasons.HEADER_ABORTED, "reset by peer"),
+    Case("a command", COMMAND, "stay", end_reasons.HEADER_MISSING),
+    Case("a command, closed", COMMAND, "close", end_reasons.HEADER_MISSING),
+    Case("a command that begins alike", b"PROX LOGIN user secret-password\r\n", "stay", end_reasons.HEADER_MISSING),
+    Case("a ClientHello", in_records(browser_hello()), "stay", end_reasons.HEADER_MISSING),
+    Case("an empty line", b"\r\n\r\nQUIT\r\n\r\n\r\n", "stay", end_reasons.HEADER_MISSING),
+    Case("v1 without end", b"PROXY TCP4 " + b"1" * 200, "stay", end_reasons.HEADER_INVALID, "longer than 107"),
+    Case("v1 with a bare LF", V1.replace(b"\r\n", b"\n"), "stay", end_reasons.HEADER_INVALID),
+    Case("v1 with a bad address", V1.replace(b"198", b"0198"), "stay", end_reasons.HEADER_INVALID, "no IPv4"),
+    Case("v1 with a bad port", V1.replace(b"993", b"65536"), "close", end_reasons.HEADER_INVALID, "65535"),
+    Case("version 3", binary(first=0x31), "stay", end_reasons.HEADER_MISSING, "version 3"),
+    Case("command 2", binary(first=0x22), "stay", end_reasons.HEADER_INVALID, "command 2"),
+    Case("too long", binary(length=0xFFFF), "stay", end_reasons.HEADER_INVALID, "16384 are read"),
+    Case("a bad checksum", FULL[:-1] + b"\0", "stay", end_reasons.HEADER_INVALID, "checksum"),
+    Case("UDP", KINDS["UDP4"], "stay", end_reasons.HEADER_UNHANDLED, "0x12"),
+    Case("a Unix socket's", KINDS["UNIX stream"], "stay", end_reasons.HEADER_UNHANDLED, "0x31"),
+    Case("unspecified", KINDS["UNSPEC"], "stay", end_reasons.HEADER_UNHANDLED, "0x00"),
+    Case("nothing, waits", b"", "stay", end_reasons.HEADER_TIMEOUT),
+    Case("a part of v1, waits", V1[:-1], "stay", end_reasons.HEADER_TIMEOUT),
+    Case("a part of v2, waits", V2[:-1], "stay", end_reasons.HEADER_TIMEOUT),
 ]  # fmt: skip
 
 
@@ -314,7 +314,7 @@ async def leave(client: Connection, way: str) -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 async def test_end(scene: Scene, case: Case) -> None:
     server = await scene.server()
-    changes = QUICK if case.end is ends.HEADER_TIMEOUT else {}
+    changes = QUICK if case.end is end_reasons.HEADER_TIMEOUT else {}
     proxy = await scene.proxy(server.address, bind=TRUSTED, **changes)
     before = Belongings.now()
     client = await scene.dial(proxy)
@@ -614,7 +614,7 @@ async def test_local_over_a_unix_socket(scene: Scene, tmp_path: Path, header: by
 )
 async def test_end_over_a_unix_socket(scene: Scene, tmp_path: Path, case: Case) -> None:
     server = await scene.server()
-    changes = QUICK if case.end is ends.HEADER_TIMEOUT else {}
+    changes = QUICK if case.end is end_reasons.HEADER_TIMEOUT else {}
     proxy = await scene.proxy(server.address, bind=on_unix(tmp_path), **changes)
     before = Belongings.now()
     client = await scene.dial(proxy)

@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from mailproxy.proxy.session.dispatch import Visit
+from mailproxy.proxy.session.dispatch import Dispatch
 from mailproxy.testing import Connection, dial
 
 from .farm import Farm, TcpLine, served_by, turned_away
@@ -153,18 +153,18 @@ async def test_a_client_that_leaves_with_the_place_it_was_given(
     """Between the place and its session's next step: the place goes on to the next."""
     await farm.server("s1", max_sessions=1)
     await farm.start()
-    place = farm.pool.enter()
+    place = farm.pool.acquire()
     assert place is not None
-    notice = Visit._client_left
+    notice = Dispatch._on_client_closed
 
-    def notice_and_free(visit: Visit) -> None:
+    def notice_and_free(visit: Dispatch) -> None:
         if freed == "just before":
-            farm.pool.leave(place)
+            farm.pool.release(place)
         notice(visit)
         if freed == "just after":
-            farm.pool.leave(place)
+            farm.pool.release(place)
 
-    monkeypatch.setattr(Visit, "_client_left", notice_and_free)
+    monkeypatch.setattr(Dispatch, "_on_client_closed", notice_and_free)
     first, second = await farm.line_up(2)
     first.drop()
     assert await served_by(second) == "s1"

@@ -12,9 +12,9 @@ import pytest
 import trio
 
 from mailproxy.log.end_reasons import CLIENT_ABORTED, SERVER_ABORTED
-from mailproxy.net.relay import Pair
+from mailproxy.net.relay import Tunnel
 from mailproxy.net.tls.auto_retry import can_clear_auto_retry
-from mailproxy.net.tls.tls import accept_tls, connect_tls, openssl
+from mailproxy.net.tls.tls import accept_tls, connect_tls, ssl_object
 from mailproxy.testing import Collect, Connection, Send, ThrowAwayCA, dial
 from tests.patience import PATIENCE_S
 
@@ -63,8 +63,8 @@ async def test_a_read_handles_one_record(throw_away_ca: ThrowAwayCA, tmp_path: P
         await connection.stream.send_all(key_updates(write, 10) + write.data(b"word"))
         for _ in range(10):
             with pytest.raises(ssl.SSLWantReadError):
-                openssl(tls).read(100)
-        assert openssl(tls).read(100) == b"word"
+                ssl_object(tls).read(100)
+        assert ssl_object(tls).read(100) == b"word"
     connection.drop()
 
 
@@ -170,7 +170,7 @@ async def test_a_peer_of_renegotiations(
 
     with tls, other, other_side:
         sides = (other_side, tls) if is_server else (tls, other_side)
-        pair = Pair(*sides, client_limit=1000, server_limit=1000, half_closed=1000)
+        pair = Tunnel(*sides, client_limit=1000, server_limit=1000, half_closed=1000)
         async with running(relay_kind) as relay, trio.open_nursery() as nursery:
             nursery.start_soon(flood)
             nursery.start_soon(read)

@@ -188,7 +188,7 @@ def test_a_client_that_leaves_before_the_answer(
     """It has said its last word in order: the kernel's reset to what it is told after that is no abort."""
     acts: Acts = [Leave("client"), Say("server", 10), HalfClose("server")]
     stage = Play(acts, client, is_in_step=True).perform(relay_kind, contexts)
-    assert (stage.end, stage.pair.down.received) == (CLIENT_CLOSED, 10)
+    assert (stage.end, stage.pair.to_client.received) == (CLIENT_CLOSED, 10)
 
 
 @ON_BOTH

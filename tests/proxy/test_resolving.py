@@ -43,7 +43,7 @@ class Names:
         self.answers = list(answers)
         self.times: list[float] = []
         self.start = trio.current_time()
-        monkeypatch.setattr("mailproxy.proxy.backend.resolver.look_up", self.look_up)
+        monkeypatch.setattr("mailproxy.proxy.backend.resolver.resolve", self.look_up)
 
     async def look_up(self, host: str, port: int | None, _prefer: str | None = None) -> Sequence[Endpoint]:
         assert (host, port) == ("name.internal", 143)
@@ -96,12 +96,12 @@ async def test_server_is_checked_when_its_name_appears_and_up_if_that_passes(
     (server,) = backend.servers
     assert server.health is not None
     while server.health.is_up or not server.health.is_settled:
-        server.health.failed()
-    server.nap.deadline = trio.current_time() + 60
+        server.health.record_fail()
+    server.next_check_scope.deadline = trio.current_time() + 60
     await looked_up(backend, 1.5)
-    assert server.nap.deadline <= trio.current_time()
+    assert server.next_check_scope.deadline <= trio.current_time()
     assert not server.health.is_up
-    server.health.passed()
+    server.health.record_pass()
     assert server.health.is_up
 
 

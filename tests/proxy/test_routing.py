@@ -14,7 +14,7 @@ from mailproxy import config
 from mailproxy.net.listener import Listener
 from mailproxy.protocol.client_hello import ClientHello
 from mailproxy.protocol.proxy_header import Command, HeaderV1, HeaderV2, Protocol
-from mailproxy.proxy.client_info import Caller
+from mailproxy.proxy.client_info import ClientInfo
 from mailproxy.proxy.session.routing import Route, Routes
 
 
@@ -41,13 +41,13 @@ def route(keys: str) -> Route:
 
 def caller(
     source: tuple[str, int] | None = ("192.0.2.9", 40000), port: int | None = 993, **facts: Any
-) -> Caller:
+) -> ClientInfo:
     """A client of whom this is known."""
     listener = cast("Listener", SimpleNamespace(number=1, port=port, only_address=("192.0.2.1", port)))
-    return Caller(listener, source, cast("socket.socket", None), **facts)
+    return ClientInfo(listener, source, cast("socket.socket", None), **facts)
 
 
-def asking_for(name: str | None, *alpn: str) -> Caller:
+def asking_for(name: str | None, *alpn: str) -> ClientInfo:
     return caller(hello=ClientHello(server_name=name, alpn=tuple(protocol.encode() for protocol in alpn)))
 
 
@@ -66,7 +66,7 @@ def asking_for(name: str | None, *alpn: str) -> Caller:
     ],
 )
 def test_an_exact_name(name: str | None, fits: bool) -> None:
-    assert route('sni = ["IMAP.example.com"]').fits(asking_for(name)) == fits
+    assert route('sni = ["IMAP.example.com"]').matches(asking_for(name)) == fits
 
 
 @pytest.mark.parametrize(
@@ -83,25 +83,25 @@ def test_an_exact_name(name: str | None, fits: bool) -> None:
     ],
 )
 def test_a_wildcard_covers_one_label(name: str | None, fits: bool) -> None:
-    assert route('sni = ["*.example.com"]').fits(asking_for(name)) == fits
+    assert route('sni = ["*.example.com"]').matches(asking_for(name)) == fits
 
 
 def test_one_of_several_names_is_enough() -> None:
     several = route('sni = ["*.example.com", "example.com", "localhost"]')
     for name in ("example.com", "imap.example.com", "localhost"):
-        assert several.fits(asking_for(name))
-    assert not several.fits(asking_for("a.localhost"))
+        assert several.matches(asking_for(name))
+    assert not several.matches(asking_for("a.localhost"))
 
 
 def test_sni_false_is_for_clients_without_a_name() -> None:
     nameless = route("sni = false")
-    assert nameless.fits(asking_for(None))
-    assert not nameless.fits(asking_for("imap.example.com"))
+    assert nameless.matches(asking_for(None))
+    assert not nameless.matches(asking_for("imap.example.com"))
 
 
 @pytest.mark.parametrize("keys", ['sni = ["imap.example.com"]', "sni = false", 'alpn = ["imap"]'])
 def test_without_a_hello_nothing_is_known_of_names(keys: str) -> None:
-    assert not route(keys).fits(caller())
+    assert not route(keys).matches(caller())
 
 
 # Application protocols.
@@ -119,7 +119,7 @@ def test_without_a_hello_nothing_is_known_of_names(keys: str) -> None:
     ],
 )
 def test_one_of_the_protocols_that_a_client_offers_is_enough(offered: tuple[str, ...], fits: bool) -> None:
-    assert route('alpn = ["imap", "pop3"]').fits(asking_for(None, *offered)) == fits
+    assert route('alpn = ["imap", "pop3"]').matches(asking_for(None, *offered)) == fits
 
 
 # Clients.
@@ -137,25 +137,25 @@ def test_one_of_the_protocols_that_a_client_offers_is_enough(offered: tuple[str,
     ],
 )
 def test_clients_of_a_network(host: str, fits: bool) -> None:
-    assert route('client = ["10.0.0.0/8", "2001:db8::/32"]').fits(caller((host, 1))) == fits
+    assert route('client = ["10.0.0.0/8", "2001:db8::/32"]').matches(caller((host, 1))) == fits
 
 
 def test_clients_of_a_unix_socket_are_of_no_network() -> None:
-    assert not route('client = ["0.0.0.0/0", "::/0"]').fits(caller(None, None))
+    assert not route('client = ["0.0.0.0/0", "::/0"]').matches(caller(None, None))
 
 
 @pytest.mark.parametrize(("host", "fits"), [("10.1.2.3", True), ("192.0.2.9", False)])
 def test_the_client_is_the_one_that_a_header_tells_of(host: str, fits: bool) -> None:
     client = caller(None)
-    client.introduced_by(HeaderV1(protocol="TCP4", source=(host, 1), destination=("192.0.2.1", 993)))
-    assert route('client = ["10.0.0.0/8"]').fits(client) == fits
+    client.apply_proxy_header(HeaderV1(protocol="TCP4", source=(host, 1), destination=("192.0.2.1", 993)))
+    assert route('client = ["10.0.0.0/8"]').matches(client) == fits
 
 
 def test_a_header_that_tells_of_nobody_leaves_the_client_who_it_is() -> None:
     for header in (HeaderV1(protocol="UNKNOWN"), HeaderV2(command=Command.LOCAL)):
         client = caller(("10.1.2.3", 1))
-        client.introduced_by(header)
-        assert route('client = ["10.0.0.0/8"]').fits(client)
+        client.apply_proxy_header(header)
+        assert route('client = ["10.0.0.0/8"]').matches(client)
 
 
 # Ports.
@@ -163,18 +163,20 @@ def test_a_header_that_tells_of_nobody_leaves_the_client_who_it_is() -> None:
 
 @pytest.mark.parametrize(("port", "fits"), [(993, True), (994, True), (143, False), (None, False)])
 def test_the_port_that_a_client_connected_to(port: int | None, fits: bool) -> None:
-    assert route("port = [993, 994]").fits(caller(None if port is None else ("192.0.2.9", 1), port)) == fits
+    assert (
+        route("port = [993, 994]").matches(caller(None if port is None else ("192.0.2.9", 1), port)) == fits
+    )
 
 
 @pytest.mark.parametrize("port", [993, 143])
 def test_the_port_may_be_one_that_a_header_tells_of(port: int) -> None:
     client = caller(port=10993)
-    client.introduced_by(
+    client.apply_proxy_header(
         HeaderV2(
             command=Command.PROXY, protocol=Protocol.TCP4, source=("192.0.2.9", 1), destination=("192.0.2.1", port)
         )
     )  # fmt: skip
-    assert route("port = [993]").fits(client) == (port == 993)
+    assert route("port = [993]").matches(client) == (port == 993)
 
 
 # All of it.
@@ -183,7 +185,7 @@ def test_the_port_may_be_one_that_a_header_tells_of(port: int) -> None:
 def test_all_that_is_asked_for_must_hold() -> None:
     all_of_it = route('sni = ["imap.example.com"], alpn = ["imap"], client = ["192.0.2.0/24"], port = [993]')
     hello = ClientHello(server_name="imap.example.com", alpn=(b"imap",))
-    assert all_of_it.fits(caller(hello=hello))
+    assert all_of_it.matches(caller(hello=hello))
     for client in (
         caller(hello=ClientHello(server_name="imap.example.com")),
         caller(hello=ClientHello(alpn=(b"imap",))),
@@ -191,17 +193,17 @@ def test_all_that_is_asked_for_must_hold() -> None:
         caller(port=994, hello=hello),
         caller(),
     ):
-        assert not all_of_it.fits(client)
+        assert not all_of_it.matches(client)
 
 
 def test_who_asks_for_nothing_takes_everybody() -> None:
     everybody = route('mode = "passthrough"')
     for client in (caller(), caller(None, None), asking_for(None)):
-        assert everybody.fits(client)
+        assert everybody.matches(client)
 
 
-def chosen(routes: str, client: Caller) -> str | None:
-    found = Routes(frontend(routes).routes, "f").choose(client)
+def chosen(routes: str, client: ClientInfo) -> str | None:
+    found = Routes(frontend(routes).routes, "f").select(client)
     return None if found is None else found.backend or "rejected"
 
 
@@ -238,4 +240,4 @@ def test_a_clear_port_beside_a_port_of_tls_knows_no_names() -> None:
         }
     ).frontends["f"]
     routes = Routes(read.routes, "f")
-    assert routes.choose(caller(port=143)) is None
+    assert routes.select(caller(port=143)) is None

@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from mailproxy.pool import LimitShare, Tally
+from mailproxy.pool import LimitCounters, SharedCounter
 from mailproxy.proxy.limits import SessionLimit, SharedLimit, WorkerLimits
 from tests.patience import until
 
@@ -16,14 +16,15 @@ from tests.patience import until
 def limits(workers: int, most: int) -> list[SharedLimit]:
     columns = [[0] * workers for _ in range(3)]
     return [
-        SharedLimit(most, LimitShare(*(Tally(column, slot) for column in columns))) for slot in range(workers)
+        SharedLimit(most, LimitCounters(*(SharedCounter(column, slot) for column in columns)))
+        for slot in range(workers)
     ]
 
 
 async def accept(limit: SharedLimit, accepted: list[SharedLimit]) -> None:
     """As a bind does that has somebody in its queue."""
     while limit.is_reached:
-        await limit.room()
+        await limit.wait()
     limit.enter()
     accepted.append(limit)
 
@@ -95,12 +96,12 @@ async def test_who_has_nobody_to_accept_is_not_waited_for(nursery: trio.Nursery)
     busy, empty = limits(2, 1)
     busy.enter()
     with trio.move_on_after(0.01):  # it drains, say
-        await empty.room()
+        await empty.wait()
     await trio.testing.wait_all_tasks_blocked()
     busy.leave()
     assert not busy.is_reached
     busy.enter()
-    await empty.room()  # and accepts nobody
+    await empty.wait()  # and accepts nobody
     await trio.testing.wait_all_tasks_blocked()
     busy.leave()
     assert not busy.is_reached
@@ -121,8 +122,8 @@ def test_a_worker_takes_no_more_than_its_descriptors_hold() -> None:
     (own, _), (process, _) = limits(2, 0), limits(2, 9)
     worker = SessionLimit(1)
     bounds = WorkerLimits(own, process, worker)
-    assert bounds.reached is None
+    assert bounds.reached_limit is None
     bounds.enter()
-    assert bounds.reached is worker
+    assert bounds.reached_limit is worker
     bounds.leave()
     assert (own.sessions, process.sessions, worker.sessions) == (0, 0, 0)

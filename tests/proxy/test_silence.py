@@ -9,8 +9,8 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from mailproxy.log.end_reasons import CLIENT_SILENT, SERVER_CLOSED, SERVER_SILENT
-from mailproxy.net.relay import Pair
+from mailproxy.log.end_reasons import CLIENT_TIMEOUT, SERVER_CLOSED, SERVER_TIMEOUT
+from mailproxy.net.relay import Tunnel
 
 from .relays import ON_BOTH, Kind
 from .talk import read_all_that_is_there, talk
@@ -21,14 +21,14 @@ async def test_a_server_that_is_held_back_is_not_silent(mock_clock: MockClock, r
     """Its limit counts again, and from then on exactly, once the client has taken the last byte."""
     async with talk(mock_clock, relay_kind, server_limit=5) as session:
         sent = await session.fill(session.server)
-        assert session.pair.down.is_held
+        assert session.pair.to_client.is_blocked
         await session.later(60)
         assert session.ends == [], "who is not read from cannot speak"
         assert await session.empty(session.client) == sent
         await session.later(4.9)
         assert session.ends == [], "the limit counts from here"
         await session.later(0.2)
-        assert session.ends == [SERVER_SILENT]
+        assert session.ends == [SERVER_TIMEOUT]
 
 
 @ON_BOTH
@@ -37,25 +37,25 @@ async def test_a_server_that_had_said_all_is_not_silent_as_long_as_its_words_are
 ) -> None:
     """All of it lies in the relay, which reads nothing meanwhile: the limit counts from when that was flushed."""
     async with talk(mock_clock, relay_kind, server_limit=5) as session:
-        while not session.pair.down.is_held:
+        while not session.pair.to_client.is_blocked:
             session.server.send(b"x" * 65536)
             await wait_all_tasks_blocked()
         await session.later(60)
         assert session.ends == []
         await session.empty(session.client)
-        assert not session.pair.down.is_held
+        assert not session.pair.to_client.is_blocked
         assert session.ends == [], "the last byte has only just left"
         await session.later(4.9)
         assert session.ends == [], "the limit counts from here"
         await session.later(0.2)
-        assert session.ends == [SERVER_SILENT]
+        assert session.ends == [SERVER_TIMEOUT]
 
 
 @ON_BOTH
 async def test_a_client_that_is_held_back_is_not_silent(mock_clock: MockClock, relay_kind: Kind) -> None:
     """The mirror: a long message that the server takes slowly."""
     async with talk(mock_clock, relay_kind, client_limit=5) as session:
-        while not session.pair.up.is_held:
+        while not session.pair.to_server.is_blocked:
             session.client.send(b"x" * 65536)
             await wait_all_tasks_blocked()
         await session.later(60)
@@ -65,7 +65,7 @@ async def test_a_client_that_is_held_back_is_not_silent(mock_clock: MockClock, r
         await session.later(4.9)
         assert session.ends == [], "the limit counts from here"
         await session.later(0.2)
-        assert session.ends == [CLIENT_SILENT]
+        assert session.ends == [CLIENT_TIMEOUT]
 
 
 @ON_BOTH
@@ -75,7 +75,7 @@ async def test_who_does_not_read_is_silent(mock_clock: MockClock, relay_kind: Ki
         await session.later(4.9)
         assert session.ends == []
         await session.later(0.2)
-        assert session.ends == [CLIENT_SILENT]
+        assert session.ends == [CLIENT_TIMEOUT]
 
 
 @ON_BOTH
@@ -85,7 +85,7 @@ async def test_a_slow_reader_that_has_half_closed(mock_clock: MockClock, relay_k
         await session.fill(session.server)
         session.client.shutdown(socket.SHUT_WR)
         await wait_all_tasks_blocked()
-        assert session.pair.up.ended
+        assert session.pair.to_server.eof
         for _ in range(20):
             await session.later(4)
             assert read_all_that_is_there(session.client)
@@ -93,10 +93,10 @@ async def test_a_slow_reader_that_has_half_closed(mock_clock: MockClock, relay_k
                 wait_all_tasks_blocked()
             )  # what was held back moves on now, and not at the next jump of the clock
             await session.fill(session.server)
-            assert session.pair.down.is_held
+            assert session.pair.to_client.is_blocked
             assert session.ends == [], "it reads on"
         await session.later(5.1)
-        assert session.ends == [CLIENT_SILENT]
+        assert session.ends == [CLIENT_TIMEOUT]
 
 
 @ON_BOTH
@@ -106,7 +106,7 @@ async def test_a_slow_reader_of_a_server_that_has_closed(mock_clock: MockClock, 
         sent = await session.fill(session.server)
         session.server.shutdown(socket.SHUT_WR)
         read = 0
-        while not session.pair.down.ended:
+        while not session.pair.to_client.eof:
             await session.later(4)
             read += read_all_that_is_there(session.client)
             await wait_all_tasks_blocked()
@@ -128,7 +128,7 @@ async def test_after_a_half_close_the_server_that_says_nothing_is_the_silent_one
         await session.later(4.9)
         assert session.ends == []
         await session.later(0.2)
-        assert session.ends == [SERVER_SILENT]
+        assert session.ends == [SERVER_TIMEOUT]
 
 
 # What each direction is doing, client to server and back, and whose silence counts then by which limit. A direction
@@ -159,10 +159,10 @@ async def test_due(mock_clock: MockClock, up: str, down: str) -> None:
     await trio.lowlevel.checkpoint()  # it waits for nothing, but a pair notes the loop's time
     client, server = socket.socketpair()
     with client, server:
-        pair = Pair(client, server, client_limit=CLIENT_S, server_limit=SERVER_S, half_closed=HALF_S)
-        pair.client.last, pair.server.last = 1000.0, 2000.0
-        for direction, state in ((pair.up, up), (pair.down, down)):
-            direction.ended = state in ("ended", "farewell")
-            direction.is_held = state in ("pending", "farewell")
+        pair = Tunnel(client, server, client_limit=CLIENT_S, server_limit=SERVER_S, half_closed=HALF_S)
+        pair.client.last_activity, pair.server.last_activity = 1000.0, 2000.0
+        for direction, state in ((pair.to_server, up), (pair.to_client, down)):
+            direction.eof = state in ("ended", "farewell")
+            direction.is_blocked = state in ("pending", "farewell")
         client_s, server_s = DUE[up, down]
-        assert pair.due() == (1000 + client_s, 2000 + server_s)
+        assert pair.deadlines() == (1000 + client_s, 2000 + server_s)

@@ -12,10 +12,10 @@ import trio
 import trio.lowlevel
 from trio.testing import MockClock
 
-from mailproxy.pool import State, Waiter
+from mailproxy.pool import AdminState, Waiter
 from mailproxy.proxy.backend.backend import Backend
-from mailproxy.proxy.backend.server import BackendServer, Checked
-from mailproxy.proxy.backend.snapshot import Known
+from mailproxy.proxy.backend.server import BackendServer, CheckOutcome
+from mailproxy.proxy.backend.snapshot import ServerSnapshot
 
 from .checked import PASSED, REFUSED, backend_of
 
@@ -36,24 +36,24 @@ async def growing(
     backend = backend_of(*tables, check={"type": "tcp", "rise": 1, "fall": 1}, **settings)
     one, two = backend.servers
     for server in (one, two):
-        backend.judge(server, Checked(PASSED, 0))
+        backend.record_check(server, CheckOutcome(PASSED, 0))
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(backend.keep_time)
+        nursery.start_soon(backend.run_timers)
         await trio.lowlevel.checkpoint()
         yield backend, one, two
         nursery.cancel_scope.cancel()
 
 
 def down_and_up(backend: Backend, server: BackendServer) -> None:
-    backend.judge(server, Checked(REFUSED, 0))
+    backend.record_check(server, CheckOutcome(REFUSED, 0))
     assert not server.is_usable
-    backend.judge(server, Checked(PASSED, 0))
+    backend.record_check(server, CheckOutcome(PASSED, 0))
 
 
 def in_maintenance_and_out(backend: Backend, server: BackendServer) -> None:
-    backend.set_state(server, State.MAINT)
+    backend.set_state(server, AdminState.MAINT)
     assert not server.is_usable
-    backend.set_state(server, State.READY)
+    backend.set_state(server, AdminState.READY)
 
 
 each_way_back = pytest.mark.parametrize("come_back", [down_and_up, in_maintenance_and_out])
@@ -61,20 +61,20 @@ each_way_back = pytest.mark.parametrize("come_back", [down_and_up, in_maintenanc
 
 def share(backend: Backend, server: BackendServer, count: int = 200) -> float:
     """How much of so many sessions this server gets now."""
-    entered = [backend.enter(None) for _ in range(count)]
+    entered = [backend.acquire(None) for _ in range(count)]
     for each in entered:
         assert each is not None
-        backend.pool.leave(each)
+        backend.pool.release(each)
     return entered.count(server) / count
 
 
 def places(backend: Backend, server: BackendServer) -> int:
     """How many sessions it takes now."""
     count = 0
-    while backend.enter(None, wanted=server) is not None:
+    while backend.acquire(None, wanted=server) is not None:
         count += 1
     for _ in range(count):
-        backend.pool.leave(server)
+        backend.pool.release(server)
     return count
 
 
@@ -122,9 +122,9 @@ async def test_the_start_of_the_proxy_is_no_slow_start(autojump_clock: MockClock
 
 async def test_leaving_drain_is_no_slow_start(autojump_clock: MockClock) -> None:
     async with growing() as (backend, one, _):
-        backend.set_state(one, State.DRAIN)
+        backend.set_state(one, AdminState.DRAIN)
         assert share(backend, one) == 0
-        backend.set_state(one, State.READY)
+        backend.set_state(one, AdminState.READY)
         assert share(backend, one) == 0.5
 
 
@@ -139,7 +139,7 @@ async def test_those_who_wait_are_served_as_it_grows(autojump_clock: MockClock, 
     """First come, first served, and nobody has to leave for that."""
     async with growing({"max_sessions": 20}, {"weight": 0}) as (backend, one, _):
         come_back(backend, one)
-        assert backend.enter(None) is one
+        assert backend.acquire(None) is one
         served: list[tuple[int, float]] = []
         start = trio.current_time()
 
@@ -147,10 +147,10 @@ async def test_those_who_wait_are_served_as_it_grows(autojump_clock: MockClock, 
             waiter: Waiter[BackendServer] = Waiter(
                 lambda: served.append((number, trio.current_time() - start))
             )
-            assert backend.pool.join(waiter)
+            assert backend.pool.enqueue(waiter)
 
         for number in range(30):
-            assert backend.enter(None) is None
+            assert backend.acquire(None) is None
             wait(number)
         await trio.sleep(SLOW_S + 2 * STEP_S)
         numbers, times = zip(*served, strict=True)
@@ -221,7 +221,7 @@ async def test_another_process_goes_on_with_it(autojump_clock: MockClock) -> Non
     ):
         down_and_up(backend, one)
         await trio.sleep(SLOW_S / 2)
-        other.adopt(same, Known.of(one, trio.current_time()))
+        other.apply_snapshot(same, ServerSnapshot.capture(one, trio.current_time()))
         assert 15 <= places(other, same) <= 25
         await trio.sleep(SLOW_S / 2 + 2 * STEP_S)
         assert places(other, same) == 40
@@ -232,7 +232,7 @@ async def test_another_process_knows_that_it_is_over(autojump_clock: MockClock) 
         growing({"max_sessions": 40}, {}) as (_, one, _),
         growing({"max_sessions": 40}, {}) as (other, same, _),
     ):
-        other.judge(same, Checked(REFUSED, 0))
-        other.adopt(same, Known.of(one, trio.current_time()))
+        other.record_check(same, CheckOutcome(REFUSED, 0))
+        other.apply_snapshot(same, ServerSnapshot.capture(one, trio.current_time()))
         assert places(other, same) == 40
         assert share(other, same, 20) == 0.5

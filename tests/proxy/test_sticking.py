@@ -291,7 +291,7 @@ async def test_a_server_without_weight_keeps_its_clients_and_takes_no_others(far
     assert [await farm.visit(host) for host in (ONE, TWO)] == ["s2", "s2"]
     known = farm.pool.stick
     assert known is not None
-    known.learn(next(known.entries())[0], 0, 1e9)  # what was known before: the first client had s1
+    known.store(next(known.entries())[0], 0, 1e9)  # what was known before: the first client had s1
     assert [await farm.visit(host) for host in (ONE, TWO)] == ["s1", "s2"]
 
 

@@ -54,18 +54,18 @@ def break_twice(monkeypatch: pytest.MonkeyPatch, path: str, error: Exception | N
 
 
 HELPERS = [
-    ("mailproxy.certificates.reloader:Renewal.look", "certificate watcher"),
-    ("mailproxy.certificates.reloader:Renewal.expiring", "certificate watcher"),
+    ("mailproxy.certificates.reloader:CertificateReloader.scan", "certificate watcher"),
+    ("mailproxy.certificates.reloader:CertificateReloader.expiring", "certificate watcher"),
     ("mailproxy.certificates.watcher:trio.to_thread.run_sync", "certificate watcher"),
-    ("mailproxy.proxy.backend.resolver:look_up", "the look-up of localhost"),
-    ("mailproxy.proxy.checks.checker:Checks._pause", "health checker of b/"),
-    ("mailproxy.proxy.checks.checker:Checks._was_checked", "health checker of b/"),
+    ("mailproxy.proxy.backend.resolver:resolve", "the look-up of localhost"),
+    ("mailproxy.proxy.checks.checker:HealthChecker._pause", "health checker of b/"),
+    ("mailproxy.proxy.checks.checker:HealthChecker._was_checked", "health checker of b/"),
     ("mailproxy.pool:StickTable.expire", "expiry of b's stick table"),
     ("mailproxy.pool:Pool.warm_up", "slow start of b"),
-    ("mailproxy.net.relay.engine:_Session.limit_anew", "relay"),
+    ("mailproxy.net.relay.engine:_Session.update_deadline", "relay"),
     ("mailproxy.proxy.frontend:Session", "accepting on B"),
     ("mailproxy.net.listener:Listener.accept", "accepting on B"),
-    ("mailproxy.net.poller:EpollWatch.ready", "a session"),
+    ("mailproxy.net.poller:EpollWatch.on_events", "a session"),
 ]
 
 

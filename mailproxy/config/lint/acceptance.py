@@ -19,7 +19,7 @@ def conditions_to_accept(
     yield from _about_proxy_header(server, own, name)
     if own.mode == "forward" or server.tls is not None:
         return
-    if frontend.ends_tls(begun):
+    if frontend.terminates_tls(begun):
         yield f"if it had tls, which {name} waits for"
     elif begun.mode == "forward":
         yield f"if clients speak TLS, which {name} waits for"

@@ -463,6 +463,6 @@ def _placed(root: str, path: str, here: type | None) -> tuple[str, str] | None:
 def _has_same(here: type | None, table: type, name: str) -> bool:
     """Whether a table has a key that means what it means in another one, such as those that a server shares with its backend."""
     own, other = keys_of(here).get(name) if here else None, keys_of(table)[name]
-    if own is None or own.many != other.many:
+    if own is None or own.is_list != other.is_list:
         return False
     return own.table is other.table if other.table else own.annotation == other.annotation

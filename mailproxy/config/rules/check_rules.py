@@ -8,9 +8,9 @@ from mailproxy.address import TcpAddress, UnixAddress
 from mailproxy.config import model
 from mailproxy.config.check_plan import MAIL, Probe, probes, tls_of_checks
 from mailproxy.config.key_paths import join
-from mailproxy.config.layers import Layer, giver, overrides, written
+from mailproxy.config.layers import Layer, is_overridden_by, iter_tables, origin_path
 from mailproxy.config.rules.rules import KEY_ALONE, NAME_MISSING, check_path
-from mailproxy.config.validate import Findings, Table
+from mailproxy.config.validate import Diagnostics, Table
 
 _EXPECTING = ("expect", "expect_regex", "expect_hex")
 _SAYING_HELLO = ("smtp", "submission", "lmtp")
@@ -19,18 +19,18 @@ _DOING = ("connect", "send", "send_hex", *_EXPECTING)
 SERVERS_MAX = 1 << 16  # an entry of the stick table has 16 bits for its server (pool.stick)
 
 
-def steps(tables: Table, found: Findings) -> None:
+def check_steps(tables: Table, found: Diagnostics) -> None:
     """Each step of each script that stands in the file is one thing, and its keys go with that."""
     for kind in ("backend", "server"):
-        for layer in written(tables, kind):
+        for layer in iter_tables(tables, kind):
             check = layer.table.get("check") or {}
             for index, step in enumerate(check.get("steps", [])):
                 here = f"{layer.path}.check.steps[{index}]"
-                if not any(bad == here or bad.startswith(f"{here}.") for bad in found.bad):
+                if not any(bad == here or bad.startswith(f"{here}.") for bad in found.invalid_paths):
                     _step(Layer(here, step), found)
 
 
-def _step(step: Layer, found: Findings) -> None:
+def _step(step: Layer, found: Diagnostics) -> None:
     done = [key for key in _DOING if key in step.table]
     if not done:
         found.add(step.path, f"does nothing: give one of {', '.join(_DOING)}")
@@ -54,9 +54,9 @@ def _step(step: Layer, found: Findings) -> None:
         found.add(f"{path}.key", KEY_ALONE)
 
 
-def own_stick(tables: Table, found: Findings) -> None:
+def check_own_stick(tables: Table, found: Diagnostics) -> None:
     """A server has no stick table of its own."""
-    for layer in written(tables, "server"):
+    for layer in iter_tables(tables, "server"):
         if isinstance(layer.table.get("stick"), dict):
             found.add(
                 join(layer.path, "stick"),
@@ -64,17 +64,19 @@ def own_stick(tables: Table, found: Findings) -> None:
             )
 
 
-def stick(backend: model.Backend, layers: Sequence[Layer], found: Findings) -> None:
+def check_stick(backend: model.Backend, layers: Sequence[Layer], found: Diagnostics) -> None:
     """The table can tell the servers apart."""
     count = len(backend.servers)
     if count > SERVERS_MAX and any(server.stick is not None for server in backend.servers):
-        path = join(giver(layers, "stick"), "stick")
+        path = join(origin_path(layers, "stick"), "stick")
         found.add(
             path, f"has room for {SERVERS_MAX} servers, and there are {count}: make two backends of them"
         )
 
 
-def check(server: model.Server, protocol: model.Protocol, layers: Sequence[Layer], found: Findings) -> None:
+def check_check(
+    server: model.Server, protocol: model.Protocol, layers: Sequence[Layer], found: Diagnostics
+) -> None:
     """A server's check can be done. ``layers``: where the server's keys came from, its own table last."""
     if _is_blamed(layers, found):
         return  # what is wrong with it has been said, and the rest may hang on it
@@ -90,38 +92,38 @@ def check(server: model.Server, protocol: model.Protocol, layers: Sequence[Layer
         _observe(layers, found)
 
 
-def _observe(layers: Sequence[Layer], found: Findings) -> None:
+def _observe(layers: Sequence[Layer], found: Diagnostics) -> None:
     why = "needs a check: a server that it took down could never come up again"
-    if overrides(layers, ("check",), ("observe",)):
+    if is_overridden_by(layers, ("check",), ("observe",)):
         found.add(_place(layers), f'observe = "connect" {why}; give one, or observe = "none", too')
     else:
         found.add(
-            join(giver(layers, "observe"), "observe"), f'"connect" {why}; give one, or observe = "none"'
+            join(origin_path(layers, "observe"), "observe"), f'"connect" {why}; give one, or observe = "none"'
         )
 
 
-def _is_blamed(layers: Sequence[Layer], found: Findings) -> bool:
+def _is_blamed(layers: Sequence[Layer], found: Diagnostics) -> bool:
     paths = [join(layer.path, "check") for layer in layers]
-    return any(bad == path or bad.startswith(f"{path}.") for path in paths for bad in found.bad)
+    return any(bad == path or bad.startswith(f"{path}.") for path in paths for bad in found.invalid_paths)
 
 
 def _place(layers: Sequence[Layer], *keys: str) -> str:
     """The path of a key of the check, where it was given."""
-    return ".".join((giver(layers, "check", *keys), "check", *keys))
+    return ".".join((origin_path(layers, "check", *keys), "check", *keys))
 
 
-def _script(given: model.Check, layers: Sequence[Layer], found: Findings) -> None:
+def _script(given: model.Check, layers: Sequence[Layer], found: Diagnostics) -> None:
     if given.type == "script" and not given.steps:
         found.add(_place(layers, "type"), '"script" needs steps: give check.steps')
     # a server's own type may leave the script that others have
-    is_left = overrides(layers, ("check", "type"), ("check", "steps"))
+    is_left = is_overridden_by(layers, ("check", "type"), ("check", "steps"))
     if given.type != "script" and given.steps and not is_left:
         found.add(_place(layers, "steps"), 'has no meaning without type = "script"')
 
 
-def _tls(given: model.Check, protocol: model.Protocol, layers: Sequence[Layer], found: Findings) -> None:
+def _tls(given: model.Check, protocol: model.Protocol, layers: Sequence[Layer], found: Diagnostics) -> None:
     kind = given.type or protocol
-    is_left = overrides(layers, ("check", "type"), ("check", "tls"))
+    is_left = is_overridden_by(layers, ("check", "type"), ("check", "tls"))
     if kind == "tls" and given.tls is False and not is_left:
         found.add(_place(layers, "tls"), 'false has no meaning with type = "tls"')
     if not isinstance(given.tls, model.ServerTls):
@@ -135,24 +137,24 @@ def _tls(given: model.Check, protocol: model.Protocol, layers: Sequence[Layer], 
         found.add(_place(layers, "tls", "key"), KEY_ALONE)
 
 
-def _hello(given: model.Check, protocol: model.Protocol, layers: Sequence[Layer], found: Findings) -> None:
+def _hello(given: model.Check, protocol: model.Protocol, layers: Sequence[Layer], found: Diagnostics) -> None:
     kind = given.type or protocol
     place = _place(layers, "hello")
     # defaults and profiles are for servers of several protocols
     if given.hello is None or kind in _SAYING_HELLO or not place.startswith("backends"):
         return
-    if not overrides(layers, ("check", "type"), ("check", "hello")):
+    if not is_overridden_by(layers, ("check", "type"), ("check", "hello")):
         found.add(place, f"has no meaning with a check of type {kind}: smtp, submission and lmtp say it")
 
 
-def _addresses(given: model.Check, layers: Sequence[Layer], found: Findings) -> None:
-    check_path(given.address, join(giver(layers, "check", "address"), "check"), found)
+def _addresses(given: model.Check, layers: Sequence[Layer], found: Diagnostics) -> None:
+    check_path(given.address, join(origin_path(layers, "check", "address"), "check"), found)
     for index, step in enumerate(given.steps):
         if step.connect is not None:
             check_path(step.connect.address, f"{_place(layers, 'steps')}[{index}].connect", found)
 
 
-def _port(server: model.Server, probe: Probe, layers: Sequence[Layer], found: Findings) -> None:
+def _port(server: model.Server, probe: Probe, layers: Sequence[Layer], found: Diagnostics) -> None:
     """A connection knows its port, unless that is left to the binds, which is not for scripts."""
     target = probe.address or server.address
     if probe.port is not None or isinstance(target, UnixAddress):
@@ -173,7 +175,9 @@ def _port(server: model.Server, probe: Probe, layers: Sequence[Layer], found: Fi
         )
 
 
-def _names(server: model.Server, protocol: model.Protocol, layers: Sequence[Layer], found: Findings) -> None:
+def _names(
+    server: model.Server, protocol: model.Protocol, layers: Sequence[Layer], found: Diagnostics
+) -> None:
     keys = tls_of_checks(server, protocol, ())
     for probe in probes(server, protocol, ()):
         tls = probe.tls

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from mailproxy.config import model
 from mailproxy.config.key_paths import join
-from mailproxy.config.validate import Findings, Table
+from mailproxy.config.validate import Diagnostics, Table
 from mailproxy.config.values import LogTarget
 
 
-def together(table: Table, found: Findings) -> None:
+def together(table: Table, found: Diagnostics) -> None:
     """`[[log.targets]]` has all there is to say; keys of one target beside it would be of none."""
-    if "targets" not in table or "log.targets" in found.bad:
+    if "targets" not in table or "log.targets" in found.invalid_paths:
         return
     for name in table:
         if name != "targets":
@@ -22,7 +22,7 @@ def together(table: Table, found: Findings) -> None:
         found.add("log.targets", "is empty: at least one target is needed")
 
 
-def outputs(log: model.Log, table: Table, found: Findings) -> None:
+def outputs(log: model.Log, table: Table, found: Diagnostics) -> None:
     """No file has two formats, and only syslog has a facility and a tag."""
     known: dict[LogTarget, str] = {}
     tables = table.get("targets") or [table]

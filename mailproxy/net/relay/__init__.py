@@ -8,13 +8,13 @@ from typing import Literal, Protocol
 
 import trio
 
-from mailproxy.log.end_reasons import End
+from mailproxy.log.end_reasons import EndReason
 from mailproxy.net.poller import AnyPoller, Poller
 from mailproxy.net.relay.engine import Engine
 from mailproxy.net.relay.portable import PortableRelay
-from mailproxy.net.relay.tunnel import Pair
+from mailproxy.net.relay.tunnel import Tunnel
 
-__all__ = ["KINDS", "Engine", "Pair", "PortableRelay", "Relay", "open_relay"]
+__all__ = ["KINDS", "Engine", "PortableRelay", "Relay", "Tunnel", "open_relay"]
 
 
 Kind = Literal["engine", "portable"]
@@ -28,7 +28,7 @@ KINDS: tuple[Kind, ...] = (
 class Relay(Protocol):
     """Relays the sessions of one trio loop."""
 
-    async def run(self, pair: Pair) -> End:
+    async def run(self, pair: Tunnel) -> EndReason:
         """Relay until both sides are done, one fails, or one is silent for too long. Closes neither socket.
 
         Cancelled, it leaves the counts in ``pair`` as they are, and nothing registered anywhere.

@@ -36,7 +36,7 @@ from ssl import SSLWantReadError, SSLWantWriteError
 import trio
 from attrs import define, field
 
-from mailproxy.log.end_reasons import CLIENT_CLOSED, SERVER_CLOSED, End
+from mailproxy.log.end_reasons import CLIENT_CLOSED, SERVER_CLOSED, EndReason
 from mailproxy.net.poller import BOTH_WAYS, ERR, HUP, IN, OUT, PRI, RDHUP, READING, Poller
 from mailproxy.net.relay.pipes import PIPE_BYTES, Pipe, Pipes
 from mailproxy.net.relay.transfer import (
@@ -45,20 +45,20 @@ from mailproxy.net.relay.transfer import (
     RECORD_BYTES,
     SideAbortedError,
     aborted,
-    close_sending,
+    classify_read_error,
     count_empty_read,
     discard_input,
-    not_received,
     receive,
     send,
+    shutdown_write,
 )
-from mailproxy.net.relay.tunnel import Direction, Pair, Side
+from mailproxy.net.relay.tunnel import Direction, Side, Tunnel
 
 _BUFFER_BYTES = 64 * 1024  # a typical socket buffer's worth; more per call gains nothing measurable
 _READS_PER_TURN = 8  # half a MiB at most, then the other sessions have their turn
 _SPLICE = getattr(os, "SPLICE_F_MOVE", 0) | getattr(os, "SPLICE_F_NONBLOCK", 0)
-_HARDLY_BULK = 32 * 1024  # so little in a splice: the next bytes are copied again
-_SOON_S = 0.05  # later than said, silence that has become too long sooner may be noticed
+_BULK_MIN_BYTES = 32 * 1024  # so little in a splice: the next bytes are copied again
+_DEADLINE_UPDATE_DELAY_S = 0.05  # later than said, silence that has become too long sooner may be noticed
 
 _TO_READ = IN | PRI | RDHUP | ERR | HUP
 _TO_WRITE = OUT | ERR | HUP
@@ -82,14 +82,14 @@ class Engine:
             while True:
                 if not self._changed:
                     await self._has_changed.wait()
-                await trio.sleep(_SOON_S)
+                await trio.sleep(_DEADLINE_UPDATE_DELAY_S)
                 self._has_changed = trio.Event()
                 while self._changed:
-                    self._changed.pop().limit_anew()
+                    self._changed.pop().update_deadline()
         finally:
             self.pipes.close()
 
-    def limit_soon(self, session: _Session) -> None:
+    def schedule_deadline_update(self, session: _Session) -> None:
         """Work out its limits anew in a moment: most sessions whose one side has ended are over by then, and giving a scope
         another deadline costs as much as moving a message.
         """
@@ -97,14 +97,14 @@ class Engine:
             self._has_changed.set()
         self._changed.append(session)
 
-    async def run(self, pair: Pair) -> End:
+    async def run(self, pair: Tunnel) -> EndReason:
         """Relay until both sides are done, one fails, or one is silent for too long. Closes neither socket.
 
         They must be closed soon after: until then epoll has them, though nobody is told of them. Cancelled, it leaves the
         counts in ``pair`` as they are.
         """
         # What is done before the poller tells anything is of now, and not of when it last did.
-        self.poller.now = max(self.poller.now, pair.client.last)
+        self.poller.now = max(self.poller.now, pair.client.last_activity)
         session = _Session(self, pair)
         try:
             # Both flows are told from now on, and do what was told before.
@@ -114,18 +114,18 @@ class Engine:
             while True:
                 # Idle time costs nothing per byte: flows note when the last one moved, and only when the limit of before
                 # comes up is it worked out anew.
-                with trio.CancelScope(deadline=min(pair.due())) as pair.scope:
+                with trio.CancelScope(deadline=min(pair.deadlines())) as pair.scope:
                     if not session.up.is_over:
                         session.task = trio.lowlevel.current_task()
-                        await trio.lowlevel.wait_task_rescheduled(session.give_up)
+                        await trio.lowlevel.wait_task_rescheduled(session.abort_wait)
                     if session.fault is not None:
                         raise session.fault
                     assert session.end is not None  # noqa: S101 - nothing else wakes it
                     return session.end
-                if (end := pair.over(trio.current_time())) is not None:
+                if (end := pair.expired(trio.current_time())) is not None:
                     return end
         finally:
-            session.let_go()
+            session.release()
 
 
 @define(eq=False, weakref_slot=False)
@@ -133,25 +133,25 @@ class _Session:
     """A session in the engine. ``end`` is there when it is over, ``task`` waits for it."""
 
     engine: Engine
-    pair: Pair
+    pair: Tunnel
     up: _Flow = field(init=False)
     down: _Flow = field(init=False)
     task: trio.lowlevel.Task | None = None
-    end: End | None = None
+    end: EndReason | None = None
     fault: Exception | None = None
-    is_to_be_limited: bool = False
+    deadline_update_pending: bool = False
 
     def __attrs_post_init__(self) -> None:
         pair = self.pair
-        pair.up = self.up = _Flow(self, pair.client, pair.server)
-        pair.down = self.down = _Flow(self, pair.server, pair.client)
-        self.up.back, self.down.back = self.down, self.up
+        pair.to_server = self.up = _Flow(self, pair.client, pair.server)
+        pair.to_client = self.down = _Flow(self, pair.server, pair.client)
+        self.up.reverse, self.down.reverse = self.down, self.up
 
-    def give_up(self, _: object) -> trio.lowlevel.Abort:
+    def abort_wait(self, _: object) -> trio.lowlevel.Abort:
         self.task = None
         return trio.lowlevel.Abort.SUCCEEDED
 
-    def finish(self, end: End | None, fault: Exception | None = None) -> None:
+    def finish(self, end: EndReason | None, fault: Exception | None = None) -> None:
         """It is over; its task goes on."""
         self.end, self.fault = end, fault
         self.up.is_over = self.down.is_over = True
@@ -183,19 +183,19 @@ class _Session:
         discard_input(self.pair.survivor(), self.engine.buffer)
         self.finish(end)
 
-    def limits_changed(self) -> None:
+    def deadlines_changed(self) -> None:
         """A side has ended, or is heard again: its silence may be too long sooner than was said."""
-        if not self.is_to_be_limited:
-            self.is_to_be_limited = True
-            self.engine.limit_soon(self)
+        if not self.deadline_update_pending:
+            self.deadline_update_pending = True
+            self.engine.schedule_deadline_update(self)
 
-    def limit_anew(self) -> None:
+    def update_deadline(self) -> None:
         """Give the scope that the session waits in the deadline of now."""
-        self.is_to_be_limited = False
+        self.deadline_update_pending = False
         if self.task is not None and self.pair.scope is not None:
-            self.pair.scope.deadline = min(self.pair.due())
+            self.pair.scope.deadline = min(self.pair.deadlines())
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Be told of nothing any more, give back what was borrowed, leave no cycles for the collector, and keep nothing alive
         until the limits are worked out anew.
         """
@@ -204,7 +204,7 @@ class _Session:
             self.engine.poller.forget(flow.fd)
             if flow.pipe is not None:
                 flow.give_pipe_back()
-            del flow.back, flow.session
+            del flow.reverse, flow.session
         self.fault = None
         del self.up, self.down, self.pair
 
@@ -214,11 +214,23 @@ class _Flow(Direction):
 
     # All that the two of a session keep, with what Direction has: nothing that is known otherwise.
     __slots__ = (
-        "back", "fd", "has_asked_for_room", "has_last_words", "is_bulk", "is_over", "is_queued", "is_reset",
-        "may_stop_short", "needs_reading", "needs_room", "pipe", "session", "upcoming",
+        "fd",
+        "has_last_words",
+        "is_bulk",
+        "is_over",
+        "is_queued",
+        "is_reset",
+        "lookahead",
+        "may_stop_short",
+        "pipe",
+        "read_wants_write",
+        "reverse",
+        "session",
+        "wants_write",
+        "write_wants_read",
     )  # fmt: skip
 
-    back: _Flow
+    reverse: _Flow
 
     def __init__(self, session: _Session, source: Side, sink: Side) -> None:
         self.session = session
@@ -226,9 +238,9 @@ class _Flow(Direction):
         self.sink = sink
         self.fd = source.sock.fileno()
         self.received = 0
-        self.pending = self.farewell = b""
+        self.pending = self.pending_close_notify = b""
         self.empty_reads = self.received_before = 0
-        self.ended = self.is_held = False
+        self.eof = self.is_blocked = False
         self.has_last_words = False  # the source has failed, and this is what it said before
         self.pipe: Pipe | None = None
         self.is_bulk = False  # the last read filled the buffer
@@ -237,24 +249,24 @@ class _Flow(Direction):
         self.is_reset = False  # the poller has said so, and reading has not yet come to it
         self.is_over = False
         self.is_queued = False  # it has its turn later, and must not have another one before
-        self.needs_room = False  # TLS has to answer before it can go on reading
-        self.needs_reading = False  # TLS has to read before it can go on writing
-        self.upcoming: int | SideAbortedError | None = None  # what a read came to that was made ahead
-        self.has_asked_for_room = False  # of the source, on behalf of the other flow
+        self.read_wants_write = False  # TLS has to answer before it can go on reading
+        self.write_wants_read = False  # TLS has to read before it can go on writing
+        self.lookahead: int | SideAbortedError | None = None  # what a read came to that was made ahead
+        self.wants_write = False  # of the source, on behalf of the other flow
 
     def begin(self) -> None:
         poller = self.session.engine.poller
-        before = poller.take_over(self.fd, self)
+        before = poller.set_handler(self.fd, self)
         if before is None:
-            poller.put(self.fd, self)
+            poller.add_handler(self.fd, self)
         elif self.source.is_tls:  # what came with the handshake was told then
-            poller.ask_again(self.fd, READING)
-        elif seen := getattr(before, "seen", 0) & _TO_READ:
-            self.ready(seen)
+            poller.rearm(self.fd, READING)
+        elif seen := getattr(before, "pending_events", 0) & _TO_READ:
+            self.on_events(seen)
 
     # What the poller tells
 
-    def ready(self, events: int) -> None:
+    def on_events(self, events: int) -> None:
         """Something happened at the source: there is something to read, or room for what the other flow holds."""
         if self.is_over:
             return
@@ -263,29 +275,29 @@ class _Flow(Direction):
                 self.may_stop_short = True
                 if events & ERR:
                     self.is_reset = True
-                    if self.is_held or self.ended:
+                    if self.is_blocked or self.eof:
                         self._note_reset()
-            back = self.back
-            if back.is_held and (events & _TO_WRITE):
-                back.go_on()
-            if not (self.is_held or self.is_queued or self.ended or self.is_over) and (
-                events & _TO_READ or self.needs_room
+            back = self.reverse
+            if back.is_blocked and (events & _TO_WRITE):
+                back.resume()
+            if not (self.is_blocked or self.is_queued or self.eof or self.is_over) and (
+                events & _TO_READ or self.read_wants_write
             ):
                 self._pump()
-                if back.needs_reading and not self.is_over:
-                    back.go_on()
+                if back.write_wants_read and not self.is_over:
+                    back.resume()
         except SideAbortedError as error:
             self._abort(error)
         except Exception as fault:  # noqa: BLE001 - the border of this session, whose task has it; others go on
             self.session.finish(None, fault)
 
-    def take_turn(self) -> None:
+    def run(self) -> None:
         """Go on where the last turn has ended."""
         self.is_queued = False
         try:
             if self.has_last_words:
                 self._go_on_with_last_words()
-            elif not (self.is_over or self.is_held or self.ended):
+            elif not (self.is_over or self.is_blocked or self.eof):
                 self._pump()
         except SideAbortedError as error:
             self._abort(error)
@@ -307,48 +319,48 @@ class _Flow(Direction):
         """
         pair = self.session.pair
         pair.note_reset(self.source, self.session.engine.poller.now)
-        self.session.limits_changed()
+        self.session.deadlines_changed()
 
     def give_up(self) -> None:
         """The sink has failed: nothing more is read for it, and what is held is thrown away."""
-        self.pending = self.farewell = b""
-        self.ended, self.is_held, self.needs_reading = True, False, False
+        self.pending = self.pending_close_notify = b""
+        self.eof, self.is_blocked, self.write_wants_read = True, False, False
         if self.pipe is not None:
             self.give_pipe_back()
 
     def begin_last_words(self, *, is_drained: bool) -> None:
         """The source has failed: move on what it sent before, in turns as ever. ``is_drained``: all of it has been read."""
         self.has_last_words = True
-        self.ended = self.ended or is_drained
-        if self.is_held:
-            self.session.limits_changed()
-        elif self.ended:
+        self.eof = self.eof or is_drained
+        if self.is_blocked:
+            self.session.deadlines_changed()
+        elif self.eof:
             self.session.finish_aborted()
         elif not self.is_queued:
-            self._go_on_later()
+            self._defer()
 
     def _waits(self) -> bool:
-        return self.is_over or self.is_held or self.is_queued
+        return self.is_over or self.is_blocked or self.is_queued
 
     def _go_on_with_last_words(self) -> None:
         if self._waits():
             return
         before = self.received
-        if not self.ended:
+        if not self.eof:
             self._pump()
         if not self._waits():
             # Under TLS a read without data may have handled a record that has none: only an end or an error is the last.
-            if self.ended or (self.received == before and not self.source.is_tls):
+            if self.eof or (self.received == before and not self.source.is_tls):
                 self.session.finish_aborted()
             else:
-                self._go_on_later()
+                self._defer()
 
     # Moving
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """The sink may have room again."""
-        if self.ended:
-            self._pass_end_on()
+        if self.eof:
+            self._forward_eof()
         elif self._flush():
             if self.has_last_words:
                 self._go_on_with_last_words()
@@ -362,11 +374,11 @@ class _Flow(Direction):
             return
         source, sink, engine = self.source, self.sink, self.session.engine
         poller, buffer = engine.poller, engine.buffer
-        self.needs_room = False
+        self.read_wants_write = False
         for _ in range(_READS_PER_TURN):
             # As ``receive`` and ``send`` do it, and written out: those two calls would be a tenth of what a message costs.
-            if self.upcoming is not None:
-                count = self._take_upcoming()
+            if self.lookahead is not None:
+                count = self._take_lookahead()
             else:
                 try:
                     if source.is_tls:
@@ -379,15 +391,15 @@ class _Flow(Direction):
                     self._look_behind()
                     return
                 except OSError as error:
-                    count = not_received(source, error)
+                    count = classify_read_error(source, error)
             if count <= 0:
                 if count == 0:
                     if source.is_tls and source.close_notify is None:
                         source.close_notify = True
-                    self._ends()
+                    self._on_eof()
                 elif count == BLOCKED_WRITING:
-                    self.needs_room = True
-                    self.ask_for_room()
+                    self.read_wants_write = True
+                    self.want_write()
                 return
             is_drained = False
             if source.is_tls:
@@ -395,13 +407,13 @@ class _Flow(Direction):
                     count, is_drained = self._more_records(buffer)
                 else:  # most likely all there is: being told again if not costs a quarter of what reading in vain does
                     is_drained = True
-                    poller.ask_again(self.fd, BOTH_WAYS if self.has_asked_for_room else READING)
+                    poller.rearm(self.fd, BOTH_WAYS if self.wants_write else READING)
             elif count < _BUFFER_BYTES:
                 is_drained = not self.may_stop_short
             self.received += count
-            source.last = sink.last = poller.now
+            source.last_activity = sink.last_activity = poller.now
             if count > RECORD_BYTES and sink.is_tls:
-                self.needs_reading = not send(self, buffer[:count])
+                self.write_wants_read = not send(self, buffer[:count])
                 sent = count - len(self.pending)
             else:
                 try:
@@ -412,29 +424,29 @@ class _Flow(Direction):
                 except (BlockingIOError, SSLWantWriteError):
                     sent = 0
                 except SSLWantReadError:
-                    sent, self.needs_reading = 0, True
+                    sent, self.write_wants_read = 0, True
                 except OSError as error:
                     raise aborted(sink, error) from None
                 if sent < count:
                     self.pending = bytes(buffer[sent:count])
             if sent < count:
-                self._blocks()
+                self._on_blocked()
                 return
             if is_drained:
                 return
             if count == _BUFFER_BYTES and not (source.is_tls or sink.is_tls):
                 self._splice()
                 return
-        self._go_on_later()
+        self._defer()
 
     def _look_behind(self) -> None:
         """TLS had no data: have the poller tell if there is more in the socket, behind a record without any."""
         count_empty_read(self)
-        self.session.engine.poller.ask_again(self.fd, BOTH_WAYS if self.has_asked_for_room else READING)
+        self.session.engine.poller.rearm(self.fd, BOTH_WAYS if self.wants_write else READING)
 
-    def _go_on_later(self) -> None:
+    def _defer(self) -> None:
         self.is_queued = True
-        self.session.engine.poller.go_on_later(self)
+        self.session.engine.poller.defer(self)
 
     def _more_records(self, buffer: memoryview) -> tuple[int, bool]:
         """TLS gives a record at a time; a full one is part of much, and what follows is sent together with it.
@@ -447,19 +459,19 @@ class _Flow(Direction):
                 count = receive(self.source, buffer[have:])
             except SideAbortedError as error:
                 # Not this one: its traceback has this flow.
-                self.upcoming = SideAbortedError(error.side, error.detail, is_drained=True)
+                self.lookahead = SideAbortedError(error.side, error.detail, is_drained=True)
                 break
             if count == BLOCKED:
                 self._look_behind()
                 return have, True
             if count <= 0:
-                self.upcoming = count
+                self.lookahead = count
                 break
             have += count
         return have, False
 
-    def _take_upcoming(self) -> int:
-        count, self.upcoming = self.upcoming, None
+    def _take_lookahead(self) -> int:
+        count, self.lookahead = self.lookahead, None
         if isinstance(count, SideAbortedError):
             raise SideAbortedError(count.side, count.detail, is_drained=True)
         assert count is not None  # noqa: S101 - it was asked
@@ -470,7 +482,7 @@ class _Flow(Direction):
         pipe = self.pipe or self.session.engine.pipes.borrow()
         self.is_bulk = pipe is not None
         if pipe is None:
-            self._go_on_later()
+            self._defer()
             return
         self.pipe = pipe
         try:
@@ -479,29 +491,29 @@ class _Flow(Direction):
             self.is_bulk = False
             self.give_pipe_back()
             if self.may_stop_short:  # splice(2) says so at urgent data, too; a read that copies goes past it
-                self._go_on_later()
+                self._defer()
             return
         except OSError as error:
             raise aborted(self.source, error, is_drained=True) from None
         if not count:
             self.give_pipe_back()
-            self._ends()
+            self._on_eof()
             return
-        pipe.held = count
+        pipe.buffered = count
         self.received += count
-        self.source.last = self.sink.last = self.session.engine.poller.now
+        self.source.last_activity = self.sink.last_activity = self.session.engine.poller.now
         if not self._empty_pipe(pipe):
-            self._blocks()
+            self._on_blocked()
             return
-        if count < _HARDLY_BULK:
+        if count < _BULK_MIN_BYTES:
             self.is_bulk = False
             self.give_pipe_back()
-        self._go_on_later()
+        self._defer()
 
     def _empty_pipe(self, pipe: Pipe) -> bool:
-        while pipe.held:
+        while pipe.buffered:
             try:
-                pipe.held -= os.splice(pipe.outlet, self.back.fd, pipe.held, flags=_SPLICE)
+                pipe.buffered -= os.splice(pipe.outlet, self.reverse.fd, pipe.buffered, flags=_SPLICE)
             except BlockingIOError:
                 return False
             except OSError as error:
@@ -515,73 +527,73 @@ class _Flow(Direction):
 
     # Holding back
 
-    def _blocks(self) -> None:
-        self.is_held = True
+    def _on_blocked(self) -> None:
+        self.is_blocked = True
         if self.is_reset:
             self._note_reset()
         elif self.has_last_words:
-            self.session.limits_changed()
-        self.back.ask_for_room()
+            self.session.deadlines_changed()
+        self.reverse.want_write()
 
-    def ask_for_room(self) -> None:
+    def want_write(self) -> None:
         """Have the poller tell when this flow's source, which is the other one's sink, has room; from now on always."""
-        if not self.has_asked_for_room:
-            self.has_asked_for_room = True
-            self.session.engine.poller.ask_again(self.fd, BOTH_WAYS)
+        if not self.wants_write:
+            self.wants_write = True
+            self.session.engine.poller.rearm(self.fd, BOTH_WAYS)
 
     def _flush(self) -> bool:
         """Send what is held; is all of it gone?"""
         pipe = self.pipe
-        if pipe is not None and pipe.held:
-            before = pipe.held
+        if pipe is not None and pipe.buffered:
+            before = pipe.buffered
             is_gone = self._empty_pipe(pipe)
-            has_moved = pipe.held < before
+            has_moved = pipe.buffered < before
         else:
             before = len(self.pending)
-            self.needs_reading = not send(self, memoryview(self.pending))
+            self.write_wants_read = not send(self, memoryview(self.pending))
             is_gone = not self.pending
             has_moved = len(self.pending) < before
         if has_moved:
             # The source could not be heard meanwhile: its silence, too, counts from when the last byte has left.
-            self.source.last = self.sink.last = self.session.engine.poller.now
+            self.source.last_activity = self.sink.last_activity = self.session.engine.poller.now
         if is_gone:
-            self.is_held = False
-            self.session.limits_changed()
+            self.is_blocked = False
+            self.session.deadlines_changed()
         return is_gone
 
-    def _ends(self) -> None:
+    def _on_eof(self) -> None:
         """The source has ended, and all that it sent has left."""
         pair = self.session.pair
-        self.ended = True
+        self.eof = True
         if self.has_last_words:  # its connection has failed: passed on, this would look like an end in order
             return
         if self.is_reset:
             self._note_reset()
         if pair.first_closed is None:
             pair.first_closed = CLIENT_CLOSED if self.source is pair.client else SERVER_CLOSED
-        self.sink.last = self.session.engine.poller.now  # its silence counts from here on
-        self._pass_end_on()
+        self.sink.last_activity = self.session.engine.poller.now  # its silence counts from here on
+        self._forward_eof()
 
-    def _pass_end_on(self) -> None:
+    def _forward_eof(self) -> None:
         """Tell the sink that the source has ended, as far as it has room for that."""
-        back, session = self.back, self.session
-        before = len(self.farewell)
-        is_last = back.is_done
+        back, session = self.reverse, self.session
+        before = len(self.pending_close_notify)
+        is_last = back.is_finished
         try:
             # Both are done and the sockets are closed now: that sends the FIN, and saves a call. TLS has a word to say.
             if self.sink.is_tls or not is_last:
-                close_sending(self)
+                shutdown_write(self)
         except SideAbortedError:
-            if not back.ended:  # who has said its own last word may leave before the answer
+            if not back.eof:  # who has said its own last word may leave before the answer
                 raise
-        if len(self.farewell) < before:
-            self.sink.last = session.engine.poller.now
-        if self.is_held:
-            self._blocks()
-        if is_last and not self.is_held:
+        if len(self.pending_close_notify) < before:
+            self.sink.last_activity = session.engine.poller.now
+        if self.is_blocked:
+            self._on_blocked()
+        if is_last and not self.is_blocked:
             if self.has_last_words:
                 session.finish_aborted()
             else:
                 session.finish_in_order()
         else:
-            session.limits_changed()
+            session.deadlines_changed()

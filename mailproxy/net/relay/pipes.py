@@ -17,12 +17,12 @@ _KEPT = 16  # idle ones; a pipe takes two descriptors
 class Pipe:
     """A pipe; ``held`` bytes are in it."""
 
-    __slots__ = ("held", "inlet", "outlet")
+    __slots__ = ("buffered", "inlet", "outlet")
 
     def __init__(self) -> None:
         """Raises OSError if there are no descriptors left."""
         self.outlet, self.inlet = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self.held = 0
+        self.buffered = 0
         with contextlib.suppress(OSError):  # the user has too many of them
             fcntl.fcntl(self.inlet, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
@@ -65,13 +65,13 @@ class Pipes:
     def give_back(self, pipe: Pipe) -> None:
         """One that is not needed any more. What is in it is thrown away with it."""
         self._lent -= 1
-        if pipe.held or self._is_closed or len(self._idle) >= _KEPT:
+        if pipe.buffered or self._is_closed or len(self._idle) >= _KEPT:
             pipe.close()
         else:
             self._idle.append(pipe)
 
     @property
-    def lent(self) -> int:
+    def in_use(self) -> int:
         """How many are lent."""
         return self._lent
 

@@ -24,19 +24,19 @@ import select
 
 import trio
 
-from mailproxy.log.end_reasons import CLIENT_CLOSED, SERVER_CLOSED, End
+from mailproxy.log.end_reasons import CLIENT_CLOSED, SERVER_CLOSED, EndReason
 from mailproxy.net.poller import TRIO, AnyPoller
 from mailproxy.net.relay.transfer import (
     BLOCKED,
     BLOCKED_WRITING,
     SideAbortedError,
-    close_sending,
     count_empty_read,
     discard_input,
     receive,
     send,
+    shutdown_write,
 )
-from mailproxy.net.relay.tunnel import Direction, Pair, Side
+from mailproxy.net.relay.tunnel import Direction, Side, Tunnel
 
 _BUFFER_BYTES = 64 * 1024  # a typical socket buffer's worth; more per call gains nothing measurable
 _READS_PER_TURN = 16  # 1 MiB at most, then the other sessions have their turn
@@ -57,13 +57,13 @@ class PortableRelay:
         """Nothing is to be done for all sessions together."""
         task_status.started()
 
-    async def run(self, pair: Pair) -> End:
+    async def run(self, pair: Tunnel) -> EndReason:
         """Relay until both sides are done, one fails, or one is silent for too long. Closes neither socket.
 
         Cancelled, it leaves the counts in ``pair`` as they are.
         """
         for side in (pair.client, pair.server):
-            self._poller.release(side.sock.fileno())  # which would be told of every byte
+            self._poller.unregister(side.sock.fileno())  # which would be told of every byte
         failed: Side | None = None
         while True:
             with trio.CancelScope(deadline=_deadline(pair)) as pair.scope:
@@ -72,50 +72,52 @@ class PortableRelay:
                     await self._deliver_last_words(pair, failed, pair.scope)
                     discard_input(pair.survivor(), self._buffer)
                     return pair.aborted_end()
-            if pair.up.is_done and pair.down.is_done:
+            if pair.to_server.is_finished and pair.to_client.is_finished:
                 return pair.closed()
-            if (end := pair.over(trio.current_time())) is not None:
+            if (end := pair.expired(trio.current_time())) is not None:
                 return end
             _look_for_resets(pair)
 
-    async def _pump_both(self, pair: Pair, scope: trio.CancelScope) -> Side | None:
+    async def _pump_both(self, pair: Tunnel, scope: trio.CancelScope) -> Side | None:
         """Pump until both directions are done or a side fails, which is returned."""
         failed: list[Side] = []
 
         async def pump(direction: Direction) -> None:
             try:
-                if not direction.ended:
+                if not direction.eof:
                     await self._pump(pair, direction, scope)
-                await _pass_end_on(pair, direction, scope)
+                await _forward_eof(pair, direction, scope)
             except SideAbortedError as error:
                 failed.append(error.side)
                 pair.note_abort(error.side, error.detail, trio.current_time())
                 nursery.cancel_scope.cancel()
 
         async with trio.open_nursery() as nursery:
-            if not pair.up.is_done:
-                nursery.start_soon(pump, pair.up)
-            if not pair.down.is_done:
-                await pump(pair.down)
+            if not pair.to_server.is_finished:
+                nursery.start_soon(pump, pair.to_server)
+            if not pair.to_client.is_finished:
+                await pump(pair.to_client)
         return failed[0] if failed else None
 
-    async def _deliver_last_words(self, pair: Pair, failed: Side, scope: trio.CancelScope) -> None:
+    async def _deliver_last_words(self, pair: Tunnel, failed: Side, scope: trio.CancelScope) -> None:
         """Read what the side that failed has sent before, and send it on as far as the other side takes it in time."""
         if failed is not pair.aborted:
             return  # the other side failed first and is not heard out either: nothing takes its bytes any more
-        last, lost = (pair.up, pair.down) if failed is pair.client else (pair.down, pair.up)
-        lost.pending, lost.ended, lost.is_held = b"", True, False
-        scope.deadline = min(pair.due())
+        last, lost = (
+            (pair.to_server, pair.to_client) if failed is pair.client else (pair.to_client, pair.to_server)
+        )
+        lost.pending, lost.eof, lost.is_blocked = b"", True, False
+        scope.deadline = min(pair.deadlines())
         try:
-            if last.ended:
-                await _pass_end_on(pair, last, scope)
+            if last.eof:
+                await _forward_eof(pair, last, scope)
             else:
                 await self._pump(pair, last, scope, is_last=True)
         except SideAbortedError:
             pass  # of the failed side: it has been read; of the other: it takes nothing any more
 
     async def _pump(
-        self, pair: Pair, direction: Direction, scope: trio.CancelScope, *, is_last: bool = False
+        self, pair: Tunnel, direction: Direction, scope: trio.CancelScope, *, is_last: bool = False
     ) -> None:
         """Move bytes until the source has ended; with ``is_last``, or until it has nothing more."""
         source, sink, buffer = direction.source, direction.sink, self._buffer
@@ -129,7 +131,7 @@ class PortableRelay:
             count = receive(source, buffer)
             if count > 0:
                 direction.received += count
-                source.last = sink.last = trio.current_time()
+                source.last_activity = sink.last_activity = trio.current_time()
                 send(direction, buffer[:count])
                 if direction.pending:
                     continue
@@ -151,30 +153,30 @@ class PortableRelay:
                 await _until_writable(source)
             else:
                 await trio.lowlevel.wait_readable(source.sock)
-        direction.ended = True
+        direction.eof = True
         if is_last:
             return
         if pair.first_closed is None:
             pair.first_closed = CLIENT_CLOSED if source is pair.client else SERVER_CLOSED
-        sink.last = trio.current_time()  # its silence counts from here on
+        sink.last_activity = trio.current_time()  # its silence counts from here on
 
 
-async def _pass_end_on(pair: Pair, direction: Direction, scope: trio.CancelScope) -> None:
+async def _forward_eof(pair: Tunnel, direction: Direction, scope: trio.CancelScope) -> None:
     """Tell the sink that the source has ended, as soon as it has room for that."""
     sink = direction.sink
     try:
         while True:
-            before = len(direction.farewell)
-            close_sending(direction)
-            if len(direction.farewell) < before:
-                sink.last = trio.current_time()
+            before = len(direction.pending_close_notify)
+            shutdown_write(direction)
+            if len(direction.pending_close_notify) < before:
+                sink.last_activity = trio.current_time()
             scope.deadline = _deadline(pair)
-            if direction.is_done:
+            if direction.is_finished:
                 return
             await _until_writable(sink)
     except SideAbortedError:
         if not (
-            pair.up.ended and pair.down.ended
+            pair.to_server.eof and pair.to_client.eof
         ):  # who has said its own last word may leave before the answer
             raise
         scope.deadline = _deadline(pair)
@@ -195,7 +197,7 @@ async def _flush(direction: Direction) -> None:
         writable = send(direction, memoryview(direction.pending))
         if len(direction.pending) < before:
             # The source could not be heard meanwhile: its silence, too, counts from when the last byte has left.
-            direction.source.last = sink.last = trio.current_time()
+            direction.source.last_activity = sink.last_activity = trio.current_time()
             pause = _SHORTEST_PAUSE_S
 
 
@@ -206,21 +208,21 @@ async def _until_writable(side: Side) -> None:
         await trio.sleep(_LONGEST_PAUSE_S)
 
 
-def _deadline(pair: Pair) -> float:
+def _deadline(pair: Tunnel) -> float:
     """When to leave the pumps: for a limit, or to look at a side that is not read from."""
-    due = min(pair.due())
-    if pair.aborted is None and any(_is_unread(direction) for direction in (pair.up, pair.down)):
+    due = min(pair.deadlines())
+    if pair.aborted is None and any(_is_unread(direction) for direction in (pair.to_server, pair.to_client)):
         return min(due, trio.current_time() + _LOOK_S)
     return due
 
 
 def _is_unread(direction: Direction) -> bool:
-    return direction.ended or direction.is_held
+    return direction.eof or direction.is_blocked
 
 
-def _look_for_resets(pair: Pair) -> None:
+def _look_for_resets(pair: Tunnel) -> None:
     """Note a reset of a side that is not read from. What it has sent is still delivered, if that does not take long."""
-    for direction in (pair.up, pair.down):
+    for direction in (pair.to_server, pair.to_client):
         if _is_unread(direction):
             poll = select.poll()
             poll.register(direction.source.sock, 0)  # which leaves errors

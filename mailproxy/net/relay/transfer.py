@@ -6,7 +6,7 @@ import socket
 import ssl
 
 from mailproxy.net.relay.tunnel import Direction, Side
-from mailproxy.net.tls.tls import CONNECTION_RESET, is_bare_fin, reason, send_close_notify, send_record
+from mailproxy.net.tls.tls import CONNECTION_RESET, is_ragged_eof, reason, send_close_notify, send_record
 
 DISCARDED_BYTES_MAX = 1024 * 1024  # a side that sends on and on is closed to all the same
 RECORD_BYTES = 16 * 1024  # the largest TLS record (RFC 8446 section 5.1)
@@ -40,13 +40,13 @@ def receive(side: Side, buffer: memoryview) -> int:
     except (BlockingIOError, ssl.SSLWantReadError):
         return BLOCKED
     except OSError as error:
-        return not_received(side, error)
+        return classify_read_error(side, error)
     if count == 0 and side.is_tls:
         side.close_notify = True
     return count
 
 
-def not_received(side: Side, error: OSError) -> int:
+def classify_read_error(side: Side, error: OSError) -> int:
     """What it comes to if there is more to be said than that nothing is there; as ``receive``."""
     if isinstance(
         error, ssl.SSLWantWriteError
@@ -55,7 +55,7 @@ def not_received(side: Side, error: OSError) -> int:
     if isinstance(error, ssl.SSLZeroReturnError):
         side.close_notify = True
         return 0
-    if isinstance(error, ssl.SSLError) and is_bare_fin(error):
+    if isinstance(error, ssl.SSLError) and is_ragged_eof(error):
         side.close_notify = False  # a FIN without close_notify is orderly, too; the log tells them apart
         return 0
     raise aborted(side, error, is_drained=True) from None
@@ -100,7 +100,7 @@ def send(direction: Direction, data: memoryview) -> bool:
             raise aborted(sink, error) from None
     if sent < len(data) or direction.pending:
         direction.pending = bytes(data[sent:])
-        direction.is_held = sent < len(data)
+        direction.is_blocked = sent < len(data)
     return writable
 
 
@@ -117,7 +117,7 @@ def discard_input(side: Side, buffer: memoryview) -> None:
         pass
 
 
-def close_sending(direction: Direction) -> None:
+def shutdown_write(direction: Direction) -> None:
     """Tell the sink that no more comes: close_notify where there is TLS, then FIN.
 
     What of the first finds no room stays with the direction, which is held then: to be called again when there is some.
@@ -125,15 +125,15 @@ def close_sending(direction: Direction) -> None:
     Raises SideAbortedError if the sink has gone; nothing is held then. Who reads from it must hear that here: the kernel
     says once that a connection was reset, and whoever asks after that gets an orderly end.
     """
-    sink, farewell = direction.sink, direction.farewell
-    direction.farewell, direction.is_held = b"", False
+    sink, farewell = direction.sink, direction.pending_close_notify
+    direction.pending_close_notify, direction.is_blocked = b"", False
     if isinstance(sink.sock, ssl.SSLSocket):
         try:
             left = send_record(sink.sock, farewell) if farewell else send_close_notify(sink.sock)
         except OSError as error:
             raise aborted(sink, error) from None
         if left:
-            direction.farewell, direction.is_held = left, True
+            direction.pending_close_notify, direction.is_blocked = left, True
             return
     try:  # noqa: SIM105 - suppress takes three calls more, of Python's, in every session
         # ssl.SSLSocket.shutdown would forget the TLS state, and what still comes could not be read

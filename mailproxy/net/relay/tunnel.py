@@ -10,8 +10,14 @@ from typing import Any
 import trio
 from attrs import define, field
 
-from mailproxy.log.end_reasons import CLIENT_ABORTED, CLIENT_SILENT, SERVER_ABORTED, SERVER_SILENT, End
-from mailproxy.net.tls.tls import CONNECTION_RESET, openssl
+from mailproxy.log.end_reasons import (
+    CLIENT_ABORTED,
+    CLIENT_TIMEOUT,
+    SERVER_ABORTED,
+    SERVER_TIMEOUT,
+    EndReason,
+)
+from mailproxy.net.tls.tls import CONNECTION_RESET, ssl_object
 
 # A side whose connection was reset has often said something just before: an answer, or its last command. The other side gets
 # it as long as it takes some of it at least every so often. A stopped server must not keep the sessions of clients that have
@@ -24,9 +30,9 @@ class Side:
     """One end of a session. ``limit``: seconds of silence; ``close_notify``: did its TLS end with one?"""
 
     sock: socket.socket
-    limit: float
-    aborted: End = field(kw_only=True)
-    last: float = field(default=0.0, kw_only=True)
+    idle_timeout: float
+    aborted: EndReason = field(kw_only=True)
+    last_activity: float = field(default=0.0, kw_only=True)
     is_tls: bool = field(kw_only=True)
     # What bytes are read from and written to: OpenSSL's connection, or the socket. Every byte comes through here.
     connection: Any = field(kw_only=True)
@@ -45,19 +51,19 @@ class Direction:
     sink: Side
     received: int = 0
     pending: bytes = b""
-    ended: bool = False
-    is_held: bool = False
-    farewell: bytes = b""
+    eof: bool = False
+    is_blocked: bool = False
+    pending_close_notify: bytes = b""
     empty_reads: int = 0
     received_before: int = 0
 
     @property
-    def is_done(self) -> bool:
+    def is_finished(self) -> bool:
         """Has it ended, and has the sink been told?"""
-        return self.ended and not self.is_held
+        return self.eof and not self.is_blocked
 
 
-class Pair:
+class Tunnel:
     """The two sides of a session, and what became of them: byte counts, and who closed first. ``now`` is trio's clock."""
 
     __slots__ = (
@@ -65,13 +71,13 @@ class Pair:
         "client",
         "cut_short",
         "detail",
-        "down",
         "first_closed",
         "half_closed",
         "is_only_reset",
         "scope",
         "server",
-        "up",
+        "to_client",
+        "to_server",
     )
 
     def __init__(
@@ -90,44 +96,47 @@ class Pair:
             client,
             client_limit,
             aborted=CLIENT_ABORTED,
-            last=now,
+            last_activity=now,
             is_tls=is_tls,
-            connection=openssl(client) if is_tls else client,
+            connection=ssl_object(client) if is_tls else client,
         )
         is_tls = isinstance(server, ssl.SSLSocket)
         self.server = Side(
             server,
             server_limit,
             aborted=SERVER_ABORTED,
-            last=now,
+            last_activity=now,
             is_tls=is_tls,
-            connection=openssl(server) if is_tls else server,
+            connection=ssl_object(server) if is_tls else server,
         )
-        self.up = Direction(self.client, self.server)
-        self.down = Direction(self.server, self.client)
+        self.to_server = Direction(self.client, self.server)
+        self.to_client = Direction(self.server, self.client)
         self.half_closed = half_closed
-        self.first_closed: End | None = None
+        self.first_closed: EndReason | None = None
         self.aborted: Side | None = None  # the side whose connection failed first
         self.is_only_reset = False  # which has been noted and has not yet shown in reading or sending
         self.detail = ""
-        self.cut_short: End | None = None
+        self.cut_short: EndReason | None = None
         self.scope: trio.CancelScope | None = None  # what the relay waits in
 
-    def due(self) -> tuple[float, float]:
+    def deadlines(self) -> tuple[float, float]:
         """When the client's and the server's silence are too long.
 
         The side that has closed owes nothing any more, and neither does one that is not read from because the other
         does not take its bytes. Once a side has failed, only the other one's taking of its last words is waited for.
         """
         if self.aborted is not None:
-            due = self.other(self.aborted).last + min(self.half_closed, LAST_WORDS_S)
+            due = self.other(self.aborted).last_activity + min(self.half_closed, LAST_WORDS_S)
             return due, due
-        half_closed = self.up.ended or self.down.ended
-        client = self.client.last + (self.half_closed if half_closed else self.client.limit)
-        server = self.server.last + (self.half_closed if half_closed else self.server.limit)
-        if self.up.is_held or self.down.is_held:
-            return client if self.down.is_held else math.inf, server if self.up.is_held else math.inf
-        return math.inf if self.up.ended else client, math.inf if self.down.ended else server
+        half_closed = self.to_server.eof or self.to_client.eof
+        client = self.client.last_activity + (self.half_closed if half_closed else self.client.idle_timeout)
+        server = self.server.last_activity + (self.half_closed if half_closed else self.server.idle_timeout)
+        if self.to_server.is_blocked or self.to_client.is_blocked:
+            return (
+                client if self.to_client.is_blocked else math.inf,
+                server if self.to_server.is_blocked else math.inf,
+            )
+        return math.inf if self.to_server.eof else client, math.inf if self.to_client.eof else server
 
     def other(self, side: Side) -> Side:
         """Return the opposite side."""
@@ -137,7 +146,7 @@ class Pair:
         """Remember which side's connection failed first, and why. The session ends once its last words are delivered."""
         if self.aborted is None or self.is_only_reset:
             self.aborted, self.detail, self.is_only_reset = side, detail, False
-            self.other(side).last = now
+            self.other(side).last_activity = now
 
     def note_reset(self, side: Side, now: float) -> None:
         """Remember that a side was reset that is not read from. Until reading or sending fails, the session may end in order."""
@@ -150,7 +159,7 @@ class Pair:
         assert self.aborted is not None  # noqa: S101 - it was noted with the failure
         return self.other(self.aborted)
 
-    def aborted_end(self) -> End:
+    def aborted_end(self) -> EndReason:
         """Return the end reason of a session whose one side has failed."""
         side = self.aborted
         assert side is not None  # noqa: S101 - it was noted with the failure
@@ -158,28 +167,28 @@ class Pair:
             side.close_notify = None
         return side.aborted
 
-    def closed(self) -> End:
+    def closed(self) -> EndReason:
         """Return the end reason of a session whose two sides have ended in order."""
         assert self.first_closed is not None  # noqa: S101 - both directions are done
         self.detail = ""
         return self.first_closed
 
-    def cut(self, end: End) -> None:
+    def abort(self, end: EndReason) -> None:
         """Let it end now, for this reason."""
         self.cut_short = end
         if self.scope is not None:
             self.scope.cancel()
 
-    def over(self, now: float) -> End | None:
+    def expired(self, now: float) -> EndReason | None:
         """Why the relay's scope was cancelled: it was cut short, or the end reason of a silence that is too long by now.
 
         None if bytes have moved since the limit was set. With equal limits the client's counts, as in HAProxy.
         """
         if self.cut_short is not None:
             return self.cut_short
-        client_due, server_due = self.due()
+        client_due, server_due = self.deadlines()
         if self.aborted is not None:
             return self.aborted_end() if client_due <= now else None
         if client_due <= now:
-            return CLIENT_SILENT
-        return SERVER_SILENT if server_due <= now else None
+            return CLIENT_TIMEOUT
+        return SERVER_TIMEOUT if server_due <= now else None

@@ -127,7 +127,7 @@ def is_authority(pem: bytes) -> bool:
     return is_ca and not names.get_values_for_type(x509.DNSName)
 
 
-_LIST = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
+_CRL_BLOCK = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
 
 
 def next_update(path: Path) -> datetime | None:
@@ -136,7 +136,7 @@ def next_update(path: Path) -> datetime | None:
     with _parsing("has a revocation list that cannot be read"):
         from cryptography import x509
 
-        ends = [x509.load_pem_x509_crl(pem).next_update_utc for pem in _LIST.findall(data)]
+        ends = [x509.load_pem_x509_crl(pem).next_update_utc for pem in _CRL_BLOCK.findall(data)]
     return min((end for end in ends if end is not None), default=None)
 
 
@@ -184,14 +184,14 @@ def _names(leaf: x509.Certificate) -> tuple[str, ...]:
 
 
 @frozen
-class Choice:
+class CertificateIndex:
     """Which certificates serve which server name: side by side one for each kind of key, the first that fits."""
 
     default: tuple[Certificate, ...]
     by_name: Mapping[str, tuple[Certificate, ...]]
 
 
-def for_name(by_name: Mapping[str, T], name: str | None) -> T | None:
+def find(by_name: Mapping[str, T], name: str | None) -> T | None:
     """What is for the exact name, else for the wildcard that covers its first label (RFC 6125 section 6.4.3)."""
     if not name:
         return None
@@ -199,7 +199,7 @@ def for_name(by_name: Mapping[str, T], name: str | None) -> T | None:
     return by_name.get(name) or by_name.get("*." + name.partition(".")[2])
 
 
-def choose(certificates: Sequence[Certificate]) -> Choice:
+def index_by_name(certificates: Sequence[Certificate]) -> CertificateIndex:
     """Sort certificates by the names that they are for; the first one's set is the default."""
     names = dict.fromkeys(name for certificate in certificates for name in certificate.names)
     by_name = {
@@ -207,10 +207,10 @@ def choose(certificates: Sequence[Certificate]) -> Choice:
         for name in names
     }
     if not certificates:
-        return Choice((), {})
+        return CertificateIndex((), {})
     first = certificates[0]
     alike = (certificate for certificate in certificates if set(certificate.names) >= set(first.names))
-    return Choice(_one_of_each_key([first, *alike]), by_name)
+    return CertificateIndex(_one_of_each_key([first, *alike]), by_name)
 
 
 def _one_of_each_key(certificates: Iterable[Certificate]) -> tuple[Certificate, ...]:

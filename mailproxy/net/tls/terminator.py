@@ -14,44 +14,44 @@ from collections.abc import Callable, Mapping, Sequence
 from attrs import frozen
 
 from mailproxy.config import FrontendTls
-from mailproxy.net.tls.certificate import Certificate, Choice, Stamp, choose, for_name, stamp_of
+from mailproxy.net.tls.certificate import Certificate, CertificateIndex, Stamp, find, index_by_name, stamp_of
 from mailproxy.net.tls.tls import load_chain, set_parameters
 
-Together = tuple[Certificate, ...]
+CertificateSet = tuple[Certificate, ...]
 
 
 @frozen
-class Offer:
+class CertificateSelection:
     """What a handshake is made with. ``certificates``: one of each kind of key, of which OpenSSL takes what fits."""
 
     context: ssl.SSLContext
-    certificates: Together
+    certificates: CertificateSet
 
 
 @frozen
 class _State:
     """What holds for handshakes that begin now; replaced as a whole, since renewing is another thread's."""
 
-    choice: Choice
-    contexts: Mapping[Together, ssl.SSLContext]
+    choice: CertificateIndex
+    contexts: Mapping[CertificateSet, ssl.SSLContext]
     demands: tuple[Stamp | None, ...]
-    default: Offer | None
-    by_name: Mapping[str, Offer]
+    default: CertificateSelection | None
+    by_name: Mapping[str, CertificateSelection]
 
     @classmethod
     def of(
         cls,
-        choice: Choice,
-        contexts: Mapping[Together, ssl.SSLContext],
+        choice: CertificateIndex,
+        contexts: Mapping[CertificateSet, ssl.SSLContext],
         demands: tuple[Stamp | None, ...],
     ) -> _State:
         """With what is looked up in every handshake made ready."""
-        offers = {together: Offer(context, together) for together, context in contexts.items()}
+        offers = {together: CertificateSelection(context, together) for together, context in contexts.items()}
         by_name = {name: offers[together] for name, together in choice.by_name.items()}
         return cls(choice, contexts, demands, offers[choice.default], by_name)
 
 
-def _purpose(certificate: Certificate) -> tuple[object, ...]:
+def _identity(certificate: Certificate) -> tuple[object, ...]:
     """What stays when a certificate is renewed."""
     return certificate.path, certificate.key, certificate.names, certificate.key_type
 
@@ -64,21 +64,21 @@ class Terminator:
         other keys.
         """
         self._tls = tls
-        self._state = _State(choose(()), {}, (), None, {})
+        self._state = _State(index_by_name(()), {}, (), None, {})
         self.renew(certificates)
 
-    def offer(self, name: str | None) -> Offer | None:
+    def select(self, name: str | None) -> CertificateSelection | None:
         """What a client gets that asks for this name, None for no name; None if it is refused (``strict_sni``)."""
         state = self._state
-        return for_name(state.by_name, name) or (None if self._tls.strict_sni else state.default)
+        return find(state.by_name, name) or (None if self._tls.strict_sni else state.default)
 
     def renew(self, certificates: Sequence[Certificate]) -> None:
         """Take up certificates, CA and CRL as they are now. Sessions and unchanged certificates keep their context.
 
         Raises as the constructor does, and then nothing has changed.
         """
-        old, choice = self._state, choose(certificates)
-        demands = self._demands()
+        old, choice = self._state, index_by_name(certificates)
+        demands = self._client_auth_stamps()
         known = old.contexts if demands == old.demands else {}
         contexts = {
             together: known[together] if together in known else self._make(together)
@@ -86,23 +86,23 @@ class Terminator:
         }
         self._state = _State.of(choice, contexts, demands)
 
-    def prepare(self, certificates: Sequence[Certificate]) -> Callable[[], None]:
+    def stage(self, certificates: Sequence[Certificate]) -> Callable[[], None]:
         """As ``renew``, where tickets of TLS are to go on: they are good in other processes as long as the context stays.
 
         Raises as the constructor does. What is returned takes up what is new; it must be called where handshakes begin, since
         a context that several threads use cannot be changed. Certificates that are renewed, for the same names and of the
         same kind of key, are loaded into the context of those before; handshakes that have begun have copies of the old ones.
         """
-        old, choice = self._state, choose(certificates)
-        demands = self._demands()
+        old, choice = self._state, index_by_name(certificates)
+        demands = self._client_auth_stamps()
         known = old.contexts if demands == old.demands else {}
-        before = {tuple(map(_purpose, together)): context for together, context in known.items()}
-        contexts: dict[Together, ssl.SSLContext] = {}
-        renewed: list[Together] = []
+        before = {tuple(map(_identity, together)): context for together, context in known.items()}
+        contexts: dict[CertificateSet, ssl.SSLContext] = {}
+        renewed: list[CertificateSet] = []
         for together in {choice.default, *choice.by_name.values()}:
             # Also where it is only to find out whether that works.
             fresh = known.get(together) or self._make(together)
-            kept = before.get(tuple(map(_purpose, together)))
+            kept = before.get(tuple(map(_identity, together)))
             if together not in known and kept is not None:
                 renewed.append(together)
             contexts[together] = kept or fresh
@@ -115,10 +115,10 @@ class Terminator:
 
         return take_up
 
-    def _demands(self) -> tuple[Stamp | None, ...]:
+    def _client_auth_stamps(self) -> tuple[Stamp | None, ...]:
         return tuple(stamp_of(file) if file else None for file in (self._tls.client_ca, self._tls.client_crl))
 
-    def _make(self, certificates: Together) -> ssl.SSLContext:
+    def _make(self, certificates: CertificateSet) -> ssl.SSLContext:
         tls = self._tls
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         set_parameters(context, tls)

@@ -103,12 +103,12 @@ class TlsSocket(ssl.SSLSocket):
         except BaseException:
             tls.close()
             raise
-        clear_auto_retry(openssl(tls))
+        clear_auto_retry(ssl_object(tls))
         return tls
 
 
 @frozen(kw_only=True)
-class TlsFacts:
+class TlsInfo:
     """What a finished handshake with a client came to.
 
     ``client_name`` is the common name of its certificate, None without one; ``is_resumed`` says that the certificate was
@@ -158,7 +158,7 @@ def _no_pass_phrase() -> str:
     )
 
 
-def connecting_context(tls: ServerTls, certificate: Certificate | None) -> ssl.SSLContext:
+def make_client_context(tls: ServerTls, certificate: Certificate | None) -> ssl.SSLContext:
     """The context towards a server: verifies chain and name unless told otherwise, shows ``certificate`` if asked.
 
     Raises OSError or ssl.SSLError if the CA file, the certificate or its key is no good, TlsKeyError for other keys.
@@ -263,7 +263,7 @@ async def accept_tls(sock: socket.socket, context: ssl.SSLContext, watch: Watch 
         await _handshake(tls, watch)
     except ssl.SSLError as error:
         (tls or sock).close()
-        if isinstance(error, ssl.SSLZeroReturnError) or is_bare_fin(error):
+        if isinstance(error, ssl.SSLZeroReturnError) or is_ragged_eof(error):
             raise ClientLeftError("left during the TLS handshake", said_something=True) from None
         if is_reset(error):
             raise ClientAbortError(reason(error)) from None
@@ -293,7 +293,7 @@ async def connect_tls(
         tls = _wrap(sock, context, server_name)
         await _handshake(tls, watch)
     except (OSError, ValueError) as error:  # ValueError: a name that cannot be one
-        _part_from(tls or sock)
+        _drain_and_close(tls or sock)
         text = reason(error) if isinstance(error, OSError) else str(error)
         raise ServerHandshakeError(text) from None
     except BaseException:
@@ -310,7 +310,7 @@ def _wrap(sock: socket.socket, context: ssl.SSLContext, server_name: str | None)
     except OSError as error:
         _close_half_made(error)
         raise
-    clear_auto_retry(openssl(tls))
+    clear_auto_retry(ssl_object(tls))
     return tls
 
 
@@ -322,14 +322,14 @@ def _close_half_made(error: OSError) -> None:
             half_made.close()
 
 
-def _part_from(sock: socket.socket) -> None:
+def _drain_and_close(sock: socket.socket) -> None:
     """Close to somebody who has spoken on: what is there is read away, or the connection would be reset instead."""
     with contextlib.suppress(OSError):
         socket.socket.recv(sock, _TAKEN_BYTES)
     sock.close()
 
 
-def openssl(tls: socket.socket) -> Any:
+def ssl_object(tls: socket.socket) -> Any:
     """What the methods of ``SSLSocket`` are made of; ``read``, ``write``, ``do_handshake`` and the like raise the same errors.
 
     Those ask first what is known here (is it closed, is it connected, does it block), some with system calls. Fifteen times
@@ -340,9 +340,9 @@ def openssl(tls: socket.socket) -> Any:
 
 async def _handshake(tls: ssl.SSLSocket, watch: Watch | None) -> None:
     watch = watch or TrioWatch(tls.fileno())
-    if openssl(tls) is None:  # the server was gone before it could begin
+    if ssl_object(tls) is None:  # the server was gone before it could begin
         tls.getpeername()  # which says why it has none
-    shake_hands = openssl(tls).do_handshake
+    shake_hands = ssl_object(tls).do_handshake
     while True:
         try:
             shake_hands()
@@ -354,14 +354,14 @@ async def _handshake(tls: ssl.SSLSocket, watch: Watch | None) -> None:
             return
 
 
-def tls_facts(tls: TlsSocket) -> TlsFacts:
+def tls_info(tls: TlsSocket) -> TlsInfo:
     """What there is to know of a finished handshake with a client."""
-    connection = openssl(tls)
+    connection = ssl_object(tls)
     cipher = connection.cipher()
     has_certificate, name = False, None
     if tls.context.verify_mode is not ssl.CERT_NONE and (shown := tls.getpeercert()):
         has_certificate, name = True, _common_name(shown)
-    return TlsFacts(
+    return TlsInfo(
         version=_shared(connection.version()),
         cipher=_shared(cipher[0]) if cipher else None,
         alpn=connection.selected_alpn_protocol(),
@@ -389,7 +389,7 @@ def client_certificate(sock: socket.socket) -> bytes | None:
     return sock.getpeercert(binary_form=True) if isinstance(sock, ssl.SSLSocket) else None
 
 
-def refuse_tls(sock: socket.socket, alert: Alert) -> None:
+def send_alert(sock: socket.socket, alert: Alert) -> None:
     """Tell a client that waits for a handshake that there is none. The caller closes."""
     # What was only looked at must be read away, or closing resets the connection and the alert is lost with it.
     with contextlib.suppress(OSError):
@@ -411,13 +411,13 @@ def send_close_notify(tls: ssl.SSLSocket) -> bytes:
     """
     fd = tls.fileno()
     try:
-        ours, theirs = stand_in()
+        ours, theirs = dummy_socketpair()
         real = os.dup(fd)
     except OSError:
         return b""  # no descriptor is left: that is not the peer's fault, and it gets its FIN alone
     try:
         os.dup2(theirs.fileno(), fd, inheritable=False)
-        openssl(tls).shutdown()
+        ssl_object(tls).shutdown()
     except ssl.SSLWantReadError:
         pass  # which is what looking for the peer's comes to
     except ssl.SSLError:
@@ -443,7 +443,7 @@ def send_record(tls: ssl.SSLSocket, record: bytes) -> bytes:
 
 
 @functools.cache
-def stand_in() -> tuple[socket.socket, socket.socket]:
+def dummy_socketpair() -> tuple[socket.socket, socket.socket]:
     """A socket pair that is empty whenever nobody uses it; one for the whole process, since making it takes four calls."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
@@ -451,10 +451,10 @@ def stand_in() -> tuple[socket.socket, socket.socket]:
     return ours, theirs
 
 
-os.register_at_fork(after_in_child=stand_in.cache_clear)  # two processes must not write to one
+os.register_at_fork(after_in_child=dummy_socketpair.cache_clear)  # two processes must not write to one
 
 
-def has_left(sock: socket.socket) -> bool:
+def peer_closed(sock: socket.socket) -> bool:
     """Has the peer closed or reset the connection, with nothing left to read?
 
     For a session that ends anyway: under TLS a byte may be taken to find out.
@@ -479,7 +479,7 @@ def has_unread(sock: socket.socket) -> bool:
         return False
 
 
-def is_bare_fin(error: ssl.SSLError) -> bool:
+def is_ragged_eof(error: ssl.SSLError) -> bool:
     """Did the peer close without close_notify? Which class that error has depends on the version of CPython."""
     if ssl.OPENSSL_VERSION_INFO < (3, 0):
         return isinstance(error, ssl.SSLEOFError)  # and nothing tells a reset from it
@@ -488,7 +488,7 @@ def is_bare_fin(error: ssl.SSLError) -> bool:
 
 def is_reset(error: ssl.SSLError) -> bool:
     """Was it a reset? CPython before 3.12.3 calls that SSLEOFError, too."""
-    return isinstance(error, ssl.SSLEOFError) and not is_bare_fin(error)
+    return isinstance(error, ssl.SSLEOFError) and not is_ragged_eof(error)
 
 
 CONNECTION_RESET = os.strerror(errno.ECONNRESET)

@@ -19,7 +19,7 @@ class Balance(ABC):
     __slots__ = ()
 
     @abstractmethod
-    def renew(self, servers: Sequence[Server]) -> None:
+    def set_servers(self, servers: Sequence[Server]) -> None:
         """From now on choose among these: servers that may take sessions and weigh more than 0.
 
         To be called when that set changes, or the effective weight of one in it; counts of sessions do not matter. Whose
@@ -53,7 +53,7 @@ class LeastConn(Balance):
     _places: dict[Server, int] = field(factory=dict, init=False)
     _turn: int = field(default=0, init=False)
 
-    def renew(self, servers: Sequence[Server]) -> None:
+    def set_servers(self, servers: Sequence[Server]) -> None:
         """See Balance. The turn goes to the next one that is still there."""
         self._places = places = {server: place for place, server in enumerate(servers)}
         turns = (server for server, _ in self._servers[self._turn :] + self._servers[: self._turn])
@@ -89,7 +89,7 @@ class First(Balance):
 
     _servers: Sequence[Server] = field(default=(), init=False)
 
-    def renew(self, servers: Sequence[Server]) -> None:
+    def set_servers(self, servers: Sequence[Server]) -> None:
         """See Balance; their order is that in which they are filled."""
         self._servers = tuple(servers)
 

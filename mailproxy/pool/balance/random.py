@@ -13,7 +13,7 @@ from mailproxy.pool.balance.base import Balance
 from mailproxy.pool.server import Server
 
 
-class Chance(Protocol):
+class RandomSource(Protocol):
     """Where chance comes from, as ``random.Random`` has it."""
 
     def random(self) -> float:
@@ -21,7 +21,7 @@ class Chance(Protocol):
 
 
 @define
-class _Urn:
+class _WeightedSampler:
     """Servers with their weights, to draw from; drawn ones stay in it."""
 
     servers: Sequence[tuple[Server, float]]
@@ -30,7 +30,7 @@ class _Urn:
     def __attrs_post_init__(self) -> None:
         self._bounds = list(accumulate(weight for _, weight in self.servers))
 
-    def draw(self, chance: Chance) -> tuple[Server, float]:
+    def draw(self, chance: RandomSource) -> tuple[Server, float]:
         """One of them, as likely as its part of the weight."""
         place = chance.random() * self._bounds[-1]
         # The last bound does not count: a product that is rounded up to it must not lead behind the last server.
@@ -45,12 +45,12 @@ class Random(Balance):
     come up, where several proxies do not know of each other (Mitzenmacher, The Power of Two Choices, 2001).
     """
 
-    _chance: Chance
-    _urn: _Urn = field(factory=lambda: _Urn([]), init=False)
+    _chance: RandomSource
+    _urn: _WeightedSampler = field(factory=lambda: _WeightedSampler([]), init=False)
 
-    def renew(self, servers: Sequence[Server]) -> None:
+    def set_servers(self, servers: Sequence[Server]) -> None:
         """See Balance."""
-        self._urn = _Urn([(server, server.effective_weight) for server in servers])
+        self._urn = _WeightedSampler([(server, server.effective_weight) for server in servers])
 
     def _next(self, key: bytes | None, avoiding: Collection[Server]) -> Server | None:  # noqa: ARG002 - source's
         urn = self._urn
@@ -62,6 +62,6 @@ class Random(Balance):
             rest = [item for item in urn.servers if not item[0].is_full and item[0] not in avoiding]
             if not rest:
                 return None
-            urn = _Urn(rest)
+            urn = _WeightedSampler(rest)
             (one, weight), (other, others_weight) = urn.draw(self._chance), urn.draw(self._chance)
         return one if one.sessions * others_weight < other.sessions * weight else other

@@ -63,7 +63,7 @@ class RoundRobin(Balance):
         default=0.0, init=False
     )  # sum of their weight times begin: one more with each choice
 
-    def renew(self, servers: Sequence[Server]) -> None:
+    def set_servers(self, servers: Sequence[Server]) -> None:
         """See Balance. Who is ahead or behind stays so, by at most one session; new ones are neither."""
         now = self._now
         ahead = {
@@ -84,7 +84,7 @@ class RoundRobin(Balance):
 
     def _next(self, key: bytes | None, avoiding: Collection[Server]) -> Server | None:  # noqa: ARG002 - source's
         if self._progress > _REBASE_CHOICES:
-            self.renew(self._servers)
+            self.set_servers(self._servers)
         if self._full:
             self._readmit()
         chosen: _Turns | None = None

@@ -21,19 +21,19 @@ class Cells(Protocol):
 
 
 @define(eq=False)
-class Tally:
+class SharedCounter:
     """One count. ``slot``: whose cell is written here; nobody else writes it, so that nothing need be locked."""
 
     cells: Cells
     slot: int
 
     @property
-    def own(self) -> int:
+    def local(self) -> int:
         """What this worker has of it."""
         return self.cells[self.slot]
 
-    @own.setter
-    def own(self, value: int) -> None:
+    @local.setter
+    def local(self, value: int) -> None:
         self.cells[self.slot] = value
 
     @property
@@ -45,7 +45,7 @@ class Tally:
         """So many more here, or fewer."""
         self.cells[self.slot] += number
 
-    def earliest_elsewhere(self, since: int = 0) -> tuple[int, int] | None:
+    def oldest_elsewhere(self, since: int = 0) -> tuple[int, int] | None:
         """Of cells that hold moments, 0 for none: the earliest of the others that is not before ``since``, and whose it is."""
         moments = [
             (moment, slot)
@@ -56,45 +56,45 @@ class Tally:
 
 
 @frozen(eq=False)
-class LimitShare:
+class LimitCounters:
     """What workers count together of what a bound is on: sessions, since when each of them has waited for room, and when it
     looked last, since one that hangs does not.
     """
 
-    sessions: Tally
-    waiting: Tally
-    looked: Tally
+    sessions: SharedCounter
+    waiting: SharedCounter
+    looked: SharedCounter
 
 
 @frozen(eq=False)
-class ServerShare:
+class ServerCounters:
     """What workers count together of a server: its sessions, those that were connected to it so far where that is observed,
     those that wait for it alone, and since when the first of them does.
     """
 
-    sessions: Tally
-    connected: Tally
-    waiting: Tally
-    first: Tally
+    sessions: SharedCounter
+    connected: SharedCounter
+    waiting: SharedCounter
+    first: SharedCounter
 
 
 @frozen(eq=False)
-class BackendShare:
+class BackendCounters:
     """What workers count together of a backend: its sessions, those that wait for any of its places, and since when the first
     of those does that any server will do for.
     """
 
-    sessions: Tally
-    waiting: Tally
-    first: Tally
-    servers: tuple[ServerShare, ...]
+    sessions: SharedCounter
+    waiting: SharedCounter
+    first: SharedCounter
+    servers: tuple[ServerCounters, ...]
 
 
 class SharedSessions:
     """Mixed into a server: its sessions are those of all workers, ``share`` has them."""
 
     __slots__ = ()
-    share: ServerShare
+    share: ServerCounters
 
     @property
     def sessions(self) -> int:
@@ -105,13 +105,13 @@ class SharedSessions:
     def sessions(self, value: int) -> None:
         """Nobody sets what several count; servers begin with none."""
 
-    def enter(self) -> None:
+    def add_session(self) -> None:
         """A session begins here."""
         sessions, counts = self.share.sessions, self.counts  # type: ignore[attr-defined]  # the server has it
         sessions.add(1)
         counts.sessions += 1
         counts.most_sessions = max(counts.most_sessions, sessions.total)
 
-    def leave(self) -> None:
+    def remove_session(self) -> None:
         """A session that began here is over."""
         self.share.sessions.add(-1)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from mailproxy.pool.balance.base import Balance
 from mailproxy.pool.pool import Pool, S, Waiter
 from mailproxy.pool.queue import Queue
-from mailproxy.pool.shared.counters import BackendShare
+from mailproxy.pool.shared.counters import BackendCounters
 from mailproxy.pool.stick_table import StickTable
 
 _NS = 1_000_000_000
@@ -32,7 +32,7 @@ class SharedPool(Pool[S]):
         servers: Sequence[S],
         balance: Balance,
         *,
-        share: BackendShare,
+        share: BackendCounters,
         clock: Callable[[], int],
         ring: Callable[[int], None],
         patience: float,
@@ -42,8 +42,8 @@ class SharedPool(Pool[S]):
         self._share = share
         self._shares = dict(zip(servers, share.servers, strict=True))
         self._clock = clock
-        self._ring = ring
-        self._patience_ns = int((patience + _LATE_S) * _NS)
+        self._wake_worker = ring
+        self._queue_timeout_ns = int((patience + _LATE_S) * _NS)
         super().__init__(servers, balance, max_queue=max_queue, stick=stick)
 
     @property
@@ -56,91 +56,91 @@ class SharedPool(Pool[S]):
         """Does anybody wait here?"""
         return self._waiting > 0
 
-    def enter(
-        self, key: bytes | None = None, *, wanted: S | None = None, avoiding: Collection[S] = ()
+    def acquire(
+        self, key: bytes | None = None, *, required: S | None = None, excluded: Collection[S] = ()
     ) -> S | None:
         """As in Pool. A place that somebody waits for, in whichever worker, is none."""
         share = self._share
         if not share.waiting.total:
-            return super().enter(key, wanted=wanted, avoiding=avoiding)
-        any_wait = share.first.own or share.first.earliest_elsewhere(self._oldest())
-        if wanted is not None:
-            is_due = self._shares[wanted].waiting.total or (any_wait and wanted in self._in_service)
-            return None if is_due else super().enter(key, wanted=wanted, avoiding=avoiding)
+            return super().acquire(key, required=required, excluded=excluded)
+        any_wait = share.first.local or share.first.oldest_elsewhere(self._oldest())
+        if required is not None:
+            is_due = self._shares[required].waiting.total or (any_wait and required in self._eligible)
+            return None if is_due else super().acquire(key, required=required, excluded=excluded)
         if any_wait:
             return None
         due = {server for server, own in self._shares.items() if own.waiting.total}
-        server: S | None = self._balance.choose(key, {*avoiding, *due})  # type: ignore[assignment]  # as in Pool
+        server: S | None = self._balance.choose(key, {*excluded, *due})  # type: ignore[assignment]  # as in Pool
         if server is None or server in due:
             return None
-        server.enter()
+        server.add_session()
         return server
 
-    def leave(self, server: S) -> None:
+    def release(self, server: S) -> None:
         """As in Pool; who waits longest has the place, here or elsewhere."""
-        super().leave(server)
+        super().release(server)
         if self._share.waiting.total and not server.is_full:
-            self._ring_for(server)
+            self._wake_worker_for(server)
 
-    def join(self, waiter: Waiter[S]) -> bool:
+    def enqueue(self, waiter: Waiter[S]) -> bool:
         """As in Pool; ``look`` is called from time to time from now on."""
         is_first = not self._waiting
-        joined = super().join(waiter)
+        joined = super().enqueue(waiter)
         if joined and is_first:
-            self._ring(self._share.waiting.slot)
+            self._wake_worker(self._share.waiting.slot)
         return joined
 
-    def look(self) -> None:
+    def serve_queue(self) -> None:
         """Give places to those here whose turn it is; to be called every now and then while anybody waits here."""
-        self._admit_all()
+        self._serve_queues()
 
-    def _admit_all(self, changed: S | None = None) -> int:
+    def _serve_queues(self, changed: S | None = None) -> int:
         before = self._waiting
-        given = super()._admit_all(changed)
+        given = super()._serve_queues(changed)
         if self._waiting < before and self._share.waiting.total > self._waiting:
-            self._ring_for(None)  # there may be more places, for those who come next
+            self._wake_worker_for(None)  # there may be more places, for those who come next
         return given
 
-    def _ring_for(self, server: S | None) -> None:
+    def _wake_worker_for(self, server: S | None) -> None:
         """Wake the worker whose waiter waits longest, for this server or for any."""
         lines = [self._share.first]
         lines += (
             [self._shares[server].first] if server is not None else [s.first for s in self._shares.values()]
         )
         oldest = self._oldest()
-        turns = [turn for line in lines if (turn := line.earliest_elsewhere(oldest)) is not None]
+        turns = [turn for line in lines if (turn := line.oldest_elsewhere(oldest)) is not None]
         if turns:
-            self._ring(min(turns)[1])
+            self._wake_worker(min(turns)[1])
 
     def _oldest(self) -> int:
-        return self._clock() - self._patience_ns
+        return self._clock() - self._queue_timeout_ns
 
     # Turns
 
-    def _next_number(self) -> int:
+    def _next_ticket(self) -> int:
         return self._clock()
 
-    def _is_due(self, waiter: Waiter[S], server: S) -> bool:
+    def _is_first_overall(self, waiter: Waiter[S], server: S) -> bool:
         oldest = self._oldest()
         lines = [self._shares[server].first]
-        if server in self._in_service:
+        if server in self._eligible:
             lines.append(self._share.first)
-        turns = [turn for line in lines if (turn := line.earliest_elsewhere(oldest)) is not None]
+        turns = [turn for line in lines if (turn := line.oldest_elsewhere(oldest)) is not None]
         # Two of the same nanosecond take turns by their slots.
-        return not turns or (waiter.came, self._share.first.slot) < min(turns)
+        return not turns or (waiter.ticket, self._share.first.slot) < min(turns)
 
-    def _due_elsewhere(self, waiter: Waiter[S]) -> Collection[S]:
+    def _reserved_elsewhere(self, waiter: Waiter[S]) -> Collection[S]:
         oldest = self._oldest()
-        firsts = {server: share.first.earliest_elsewhere(oldest) for server, share in self._shares.items()}
-        return {server for server, turn in firsts.items() if turn is not None and turn[0] < waiter.came}
+        firsts = {server: share.first.oldest_elsewhere(oldest) for server, share in self._shares.items()}
+        return {server for server, turn in firsts.items() if turn is not None and turn[0] < waiter.ticket}
 
-    def _line_changed(self, server: S | None) -> None:
-        line: Queue[Waiter[S]] = self._line if server is None else self._lines[server]
+    def _queue_changed(self, server: S | None) -> None:
+        line: Queue[Waiter[S]] = self._queue if server is None else self._server_queues[server]
         first = next(iter(line), None)
-        came = first.came if first is not None else 0
+        addresses_changed = first.ticket if first is not None else 0
         if server is None:
-            self._share.first.own = came
+            self._share.first.local = addresses_changed
         else:
             share = self._shares[server]
-            share.first.own, share.waiting.own = came, len(line)
-        self._share.waiting.own = self._waiting
+            share.first.local, share.waiting.local = addresses_changed, len(line)
+        self._share.waiting.local = self._waiting

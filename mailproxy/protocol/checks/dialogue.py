@@ -32,7 +32,7 @@ from abc import ABC, abstractmethod
 from mailproxy.protocol.checks.result import CheckCode, CheckResult, printable
 
 
-class Dialogue(ABC):
+class CheckDialogue(ABC):
     """One connection of a health check."""
 
     is_over: bool = False
@@ -51,7 +51,7 @@ class Dialogue(ABC):
 
     @property
     @abstractmethod
-    def awaited(self) -> str:
+    def expecting(self) -> str:
         """What the server owes: the information of a time-out."""
 
     @property
@@ -59,7 +59,7 @@ class Dialogue(ABC):
         """How it went, once it is decided."""
         return self.failure or CheckResult(CheckCode.L7OK)
 
-    def hello(self) -> bytes:
+    def start(self) -> bytes:
         """Return what is sent before anything is received. To be called once, first."""
         return b""
 

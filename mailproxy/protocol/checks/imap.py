@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from mailproxy.protocol.capabilities import Capabilities, by_name
-from mailproxy.protocol.checks.mail import Answer, GreetedDialogue, State, Verdict
+from mailproxy.protocol.checks.mail import Answer, MailCheck, State, Verdict
 from mailproxy.protocol.checks.result import printable
 
 # A line of a response; RFC 9051 gives none, and 8192 is what RFC 7162 section 4 wants servers to take of clients.
@@ -16,7 +16,7 @@ _STATUS = re.compile(rb"(?:\*|[a-z]\d+) (OK|NO|BAD|BYE|PREAUTH)(?: |\Z)", re.IGN
 _CONDITIONS = {b"OK": Verdict.YES, b"NO": Verdict.NO, b"BAD": Verdict.UNKNOWN}
 
 
-class ImapCheck(GreetedDialogue):
+class ImapCheck(MailCheck):
     """Greeted with OK, or PREAUTH, which is as good here."""
 
     NAME = "IMAP"
@@ -35,8 +35,8 @@ class ImapCheck(GreetedDialogue):
         self._listed = None
         return self._tag + b" " + super()._command(words)
 
-    def goodbye(self) -> bytes:
-        return b"bye " + super().goodbye()  # a tag that no script has used for something else
+    def logout(self) -> bytes:
+        return b"bye " + super().logout()  # a tag that no script has used for something else
 
     @property
     def _tag(self) -> bytes:
@@ -58,13 +58,13 @@ class ImapCheck(GreetedDialogue):
             raise self._no(line)
         if self.state is State.CAPABILITIES and word == b"OK" and self._listed is None:
             raise self._no(b"no list before " + line)  # section 6.1.1 wants one
-        return Answer(verdict=_CONDITIONS[word], said=printable(rest), capabilities=self._listed)
+        return Answer(verdict=_CONDITIONS[word], text=printable(rest), capabilities=self._listed)
 
     def _greeting(self, line: bytes, tag: bytes, rest: bytes) -> Answer:
         word = rest.partition(b" ")[0].upper()
         if tag != b"*" or word not in (b"OK", b"PREAUTH", b"BYE"):
             raise self._no(line)
-        return Answer(verdict=Verdict.BYE if word == b"BYE" else Verdict.YES, said=printable(rest))
+        return Answer(verdict=Verdict.BYE if word == b"BYE" else Verdict.YES, text=printable(rest))
 
     def _untagged(self, rest: bytes) -> Answer | None:
         """What a server says unasked is let pass, except that it leaves (section 7: at any time)."""
@@ -72,5 +72,5 @@ class ImapCheck(GreetedDialogue):
         if words[:1] == [b"CAPABILITY"]:
             self._listed = by_name((word.decode("ascii", "replace"),) for word in words[1:])
         if words[:1] == [b"BYE"] and self.state is not State.GOODBYE:
-            return Answer(verdict=Verdict.BYE, said=printable(rest))
+            return Answer(verdict=Verdict.BYE, text=printable(rest))
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from mailproxy.protocol.capabilities import by_name
-from mailproxy.protocol.checks.mail import TABLE, Answer, GreetedDialogue, Move, State, Table, Verdict
+from mailproxy.protocol.checks.mail import TABLE, Action, Answer, MailCheck, State, Table, Verdict
 from mailproxy.protocol.checks.result import printable
 
 # Bytes of a line: RFC 2449 section 4 allows 512. Twice as many, for Exchange's greeting is its administrator's to
@@ -13,7 +13,7 @@ from mailproxy.protocol.checks.result import printable
 LINE_MAX = 1024
 
 
-class Pop3Check(GreetedDialogue):
+class Pop3Check(MailCheck):
     """Servers without CAPA are fine: qmail-pop3d and others of RFC 1939's time answer -ERR, and need no STLS."""
 
     NAME = "POP3"
@@ -21,7 +21,7 @@ class Pop3Check(GreetedDialogue):
     ASK = b"CAPA"
     STARTTLS = b"STLS"
     GOODBYE = b"QUIT"
-    TABLE: ClassVar[Table] = {**TABLE, (State.CAPABILITIES, Verdict.NO): Move.GO_ON}
+    TABLE: ClassVar[Table] = {**TABLE, (State.CAPABILITIES, Verdict.NO): Action.GO_ON}
 
     def __init__(self, *, starttls: bool = False) -> None:
         super().__init__(starttls=starttls)
@@ -37,7 +37,7 @@ class Pop3Check(GreetedDialogue):
         if word == b"+OK" and self.state is State.CAPABILITIES:
             self._list, self._said_ok = [], printable(line)
             return None
-        return Answer(verdict=Verdict.YES if word == b"+OK" else Verdict.NO, said=printable(line))
+        return Answer(verdict=Verdict.YES if word == b"+OK" else Verdict.NO, text=printable(line))
 
     def _listed(self, names: list[tuple[str, ...]], line: bytes) -> Answer | None:
         """A line of the list; a dot alone ends it, and any other dot at the beginning is doubled (RFC 1939 section 3)."""
@@ -46,4 +46,4 @@ class Pop3Check(GreetedDialogue):
             names.extend([tuple(words)] if words else [])
             return None
         self._list = None
-        return Answer(verdict=Verdict.YES, said=self._said_ok, capabilities=by_name(names))
+        return Answer(verdict=Verdict.YES, text=self._said_ok, capabilities=by_name(names))

@@ -23,7 +23,7 @@ from collections.abc import Iterable
 
 from attrs import frozen
 
-from mailproxy.protocol.checks.dialogue import Dialogue
+from mailproxy.protocol.checks.dialogue import CheckDialogue
 from mailproxy.protocol.checks.result import CheckCode, printable
 
 BUFFER_MAX = 16384  # bytes that an expectation looks at: HAProxy's tune.bufsize
@@ -115,13 +115,13 @@ def _compiled(text: str) -> re.Pattern[bytes]:
         raise ValueError(f"{printable(text)!r} is not a regular expression: {error}") from None
 
 
-class ScriptCheck(Dialogue):
+class ScriptCheck(CheckDialogue):
     """The steps between two connects. ``first`` is the first one's number in the whole script, for what is said of it."""
 
     def __init__(self, steps: Iterable[ScriptStep], *, first: int = 1) -> None:
         self._steps = tuple(steps)
         self._first = first
-        self._place = 0  # of the step that waits
+        self._index = 0  # of the step that waits
         self._buffer = bytearray()
         self._start = (
             0  # in the buffer, of what expectations look at; the byte before it tells where lines begin
@@ -135,17 +135,17 @@ class ScriptCheck(Dialogue):
     @property
     def step(self) -> int:
         """The number of the step that waits."""
-        return self._first + self._place
+        return self._first + self._index
 
     @property
-    def awaited(self) -> str:
-        if self._place == len(self._steps):
+    def expecting(self) -> str:
+        if self._index == len(self._steps):
             return "nothing"
-        step = self._steps[self._place]
+        step = self._steps[self._index]
         wanted = f"expect {'! ' if step.negated else ''}{step.words}" if isinstance(step, Expect) else "send"
         return printable(f"at step {self.step} of the script ({wanted})")
 
-    def hello(self) -> bytes:
+    def start(self) -> bytes:
         return self._run()
 
     def receive(self, data: bytes) -> bytes:
@@ -161,33 +161,33 @@ class ScriptCheck(Dialogue):
                 break
         return said
 
-    def step_time_is_up(self) -> bytes:
+    def on_step_timeout(self) -> bytes:
         """The step's own time limit is over; return what to send. A negated expectation has held out, any other fails."""
         if not self.is_over:
-            step = self._steps[self._place]
+            step = self._steps[self._index]
             if isinstance(step, Expect) and step.negated:
                 self._pass()
                 return self._run()
-            self._end(CheckCode.L7TOUT, self.awaited)
+            self._end(CheckCode.L7TOUT, self.expecting)
         return b""
 
     def _run(self) -> bytes:
         """Take the steps that can be taken; return what they send."""
         said = b""
         while not self.is_over:
-            if self._place == len(self._steps):
+            if self._index == len(self._steps):
                 self.is_over = True
                 break
-            step = self._steps[self._place]
+            step = self._steps[self._index]
             if isinstance(step, Send):
                 said += step.data
                 self._forget()
-                self._place += 1
-            elif not self._look(step):
+                self._index += 1
+            elif not self._match(step):
                 break
         return said
 
-    def _look(self, step: Expect) -> bool:
+    def _match(self, step: Expect) -> bool:
         """Can it go on?"""
         size = len(self._buffer) - self._start
         is_last = self._has_ended or size >= BUFFER_MAX
@@ -200,7 +200,7 @@ class ScriptCheck(Dialogue):
             self._end(CheckCode.L7RSP, f"matched unwanted content ({step.words}) at step {self.step}")
         elif match:
             self._matched = max(self._matched, match.end())
-            self._place += 1
+            self._index += 1
             return True
         elif is_last and step.negated:
             self._pass()
@@ -212,7 +212,7 @@ class ScriptCheck(Dialogue):
     def _pass(self) -> None:
         """A negated expectation has looked at all that there is."""
         self._matched = len(self._buffer)
-        self._place += 1
+        self._index += 1
 
     def _forget(self) -> None:
         """What was matched so far is none of the next expectations' business."""

@@ -6,7 +6,7 @@ import re
 from typing import ClassVar
 
 from mailproxy.protocol.capabilities import by_name
-from mailproxy.protocol.checks.mail import TABLE, Answer, GreetedDialogue, Move, State, Table, Verdict
+from mailproxy.protocol.checks.mail import TABLE, Action, Answer, MailCheck, State, Table, Verdict
 from mailproxy.protocol.checks.result import printable
 
 # Bytes of a line between literals: it has a name and a quoted string of 1024 octets at most (section 4), of which each
@@ -19,7 +19,7 @@ _ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
 _VERDICTS = {b"OK": Verdict.YES, b"NO": Verdict.NO, b"BYE": Verdict.BYE}
 
 
-class SieveCheck(GreetedDialogue):
+class SieveCheck(MailCheck):
     """The greeting lists what the server can do, and so does what it says unasked once there is TLS (section 2.2)."""
 
     NAME = "ManageSieve"
@@ -27,7 +27,7 @@ class SieveCheck(GreetedDialogue):
     ASK = b""
     STARTTLS = b"STARTTLS"
     GOODBYE = b"LOGOUT"
-    TABLE: ClassVar[Table] = {**TABLE, (State.GREETING, Verdict.YES): Move.GO_ON}
+    TABLE: ClassVar[Table] = {**TABLE, (State.GREETING, Verdict.YES): Action.GO_ON}
 
     def __init__(self, *, starttls: bool = False) -> None:
         super().__init__(starttls=starttls)
@@ -56,7 +56,7 @@ class SieveCheck(GreetedDialogue):
         if is_list and word == b"OK" and not listed:
             raise self._no(b"no list before " + line)  # section 1.7 wants one
         said = printable(b" ".join(part for part, _ in tokens))
-        return Answer(verdict=_VERDICTS[word], said=said, capabilities=by_name(listed) if is_list else None)
+        return Answer(verdict=_VERDICTS[word], text=said, capabilities=by_name(listed) if is_list else None)
 
     def _tokens(self, line: bytes) -> list[tuple[bytes, bool]]:
         """Words and strings, and which of the two each is."""

@@ -6,7 +6,7 @@ import re
 from typing import ClassVar
 
 from mailproxy.protocol.capabilities import Capabilities, by_name
-from mailproxy.protocol.checks.mail import TABLE, Answer, GreetedDialogue, Move, State, Table, Verdict
+from mailproxy.protocol.checks.mail import TABLE, Action, Answer, MailCheck, State, Table, Verdict
 from mailproxy.protocol.checks.result import printable
 
 # Bytes of a line: RFC 5321 section 4.5.3.1.5 has 512, and wants none refused for its length. As many as Postfix reads.
@@ -20,7 +20,7 @@ _CLOSING = 421  # to any command (section 3.8)
 _UNKNOWN = (500, 502)  # what servers without EHLO say to it (section 3.2)
 
 
-class SmtpCheck(GreetedDialogue):
+class SmtpCheck(MailCheck):
     """``name`` is what is said of oneself; a domain or an address literal. Raises ValueError if it cannot be one.
 
     The greeting is waited for to its last line: Postfix's postscreen begins it (``220-``), looks for clients that
@@ -32,7 +32,7 @@ class SmtpCheck(GreetedDialogue):
     ASK = b"EHLO"
     STARTTLS = b"STARTTLS"
     GOODBYE = b"QUIT"
-    TABLE: ClassVar[Table] = {**TABLE, (State.CAPABILITIES, Verdict.UNKNOWN): Move.ASK_PLAINLY}
+    TABLE: ClassVar[Table] = {**TABLE, (State.CAPABILITIES, Verdict.UNKNOWN): Action.ASK_FALLBACK}
 
     def __init__(self, name: str = "localhost", *, starttls: bool = False) -> None:
         if not _NAME.fullmatch(name) or len(name) > NAME_MAX:
@@ -46,7 +46,7 @@ class SmtpCheck(GreetedDialogue):
     def _command(self, words: bytes) -> bytes:
         return super()._command(words + b" " + self._name if words in (self.ASK, b"HELO") else words)
 
-    def _ask_plainly(self) -> None:
+    def _fallback_command(self) -> None:
         self._has_asked_plainly = True
         self._ask(b"HELO")
 
@@ -72,7 +72,7 @@ class SmtpCheck(GreetedDialogue):
         ):  # a line each, behind the first one
             lines = (tuple(text.upper().decode("ascii", "replace").split()) for text in texts[1:])
             found = by_name(line for line in lines if line)
-        return Answer(verdict=self._verdict(code, said), said=said, status=code, capabilities=found)
+        return Answer(verdict=self._verdict(code, said), text=said, status=code, capabilities=found)
 
     def _verdict(self, code: int, said: str) -> Verdict:
         if code == _EXPECTED[self.state]:

@@ -32,7 +32,7 @@ from mailproxy.protocol.proxy_header import (
     parse_ssl,
     with_checksum,
 )
-from mailproxy.proxy.client_info import Address, Caller
+from mailproxy.proxy.client_info import Address, ClientInfo
 
 # A header that is never cut on its way: the payload of the smallest segment that every host takes (PROXY 2), and all
 # that Postfix reads.
@@ -52,7 +52,7 @@ _OWN_TYPES = {Type.CRC32C, Type.NOOP}
 _SSL_TLVS = {"ssl-cipher", "cert-sig", "cert-key", "client-cert"}
 
 
-class Announcer:
+class ProxyHeaderBuilder:
     """Makes the headers for one server. ``protocol`` is the backend's."""
 
     def __init__(self, server: config.Server, protocol: str) -> None:
@@ -64,10 +64,10 @@ class Announcer:
         self._with_ssl = kind in ("v2-ssl", "v2-ssl-cn") or bool(chosen & _SSL_TLVS)
         self._with_name = kind == "v2-ssl-cn"
         self._forwards = server.forward_tlvs
-        self._is_bare = kind == "v2" and not chosen and not server.forward_tlvs  # but for an ALPN
-        self._room = HEADER_WITH_CERTIFICATE_BYTES if "client-cert" in chosen else HEADER_BYTES
+        self._has_no_tlvs = kind == "v2" and not chosen and not server.forward_tlvs  # but for an ALPN
+        self._max_bytes = HEADER_WITH_CERTIFICATE_BYTES if "client-cert" in chosen else HEADER_BYTES
 
-    def header(self, caller: Caller) -> bytes:
+    def build(self, caller: ClientInfo) -> bytes:
         """The header for this client."""
         addresses = _addresses(caller)
         if self._is_v1:
@@ -76,11 +76,11 @@ class Announcer:
             # As HAProxy does: without addresses there is only the proxy's own connection to speak of.
             return format_v2(HeaderV2(command=Command.LOCAL))
         protocol, source, destination = addresses
-        if self._is_bare and caller.tls is None:
+        if self._has_no_tlvs and caller.tls is None:
             return format_tcp(source, destination)
         tlvs = self._extensions(caller)
-        room = self._room - _FIXED_BYTES - _BLOCK_BYTES[protocol]
-        fitting = _that_fit(tlvs, room - self._has_checksum * _CHECKSUM_TLV_BYTES)
+        room = self._max_bytes - _FIXED_BYTES - _BLOCK_BYTES[protocol]
+        fitting = _fit_to_size(tlvs, room - self._has_checksum * _CHECKSUM_TLV_BYTES)
         if not self._has_checksum:
             return format_tcp(source, destination, format_tlvs(fitting))
         header = HeaderV2(
@@ -88,7 +88,7 @@ class Announcer:
         )
         return format_v2(with_checksum(header))
 
-    def _extensions(self, caller: Caller) -> list[Tlv]:
+    def _extensions(self, caller: ClientInfo) -> list[Tlv]:
         tls, chosen = caller.tls, self._chosen
         tlvs = []
         if tls is not None and tls.alpn and (tls.alpn == self._alpn or "alpn" in chosen):
@@ -97,7 +97,7 @@ class Announcer:
             tlvs.append(Tlv(Type.AUTHORITY, name.encode()))
         if "unique-id" in chosen:
             tlvs.append(Tlv(Type.UNIQUE_ID, f"{caller.id:x}".encode()))
-        received = [tlv for tlv in caller.tlvs if self._is_fit(tlv)] if self._forwards else []
+        received = [tlv for tlv in caller.tlvs if self._may_forward(tlv)] if self._forwards else []
         if self._with_ssl and (tls is not None or not any(tlv.type == Type.SSL for tlv in received)):
             tlvs.append(format_ssl(self._ssl(caller)))
         if received:
@@ -105,16 +105,16 @@ class Announcer:
             tlvs += (tlv for tlv in received if tlv.type not in own)
         return tlvs
 
-    def _is_fit(self, tlv: Tlv) -> bool:
+    def _may_forward(self, tlv: Tlv) -> bool:
         """What is passed on must be as what is said here; an empty ALPN ends Dovecot's login process and all in it."""
         text = tlv.value.decode("utf-8", "replace")
         if tlv.type == Type.ALPN:
             return bool(text) and (text == self._alpn or "alpn" in self._chosen)
         if tlv.type == Type.SSL:
-            return _is_readable(tlv.value)
+            return _is_well_formed_ssl(tlv.value)
         return tlv.type != Type.AUTHORITY or bool(_HOST_NAME.match(text))
 
-    def _ssl(self, caller: Caller) -> Ssl:
+    def _ssl(self, caller: ClientInfo) -> Ssl:
         """What the client's TLS was; all zero where it had none, as HAProxy says it."""
         tls = caller.tls
         if tls is None:
@@ -139,9 +139,11 @@ class Announcer:
             and (der := client_certificate(caller.sock))
         ):
             extensions.append(Tlv(Type.SSL_CLIENT_CERT, der))
-        room = self._room - _FIXED_BYTES - _BLOCK_BYTES[Protocol.TCP6] - _TLV_HEAD_BYTES - _SSL_HEAD_BYTES
+        room = (
+            self._max_bytes - _FIXED_BYTES - _BLOCK_BYTES[Protocol.TCP6] - _TLV_HEAD_BYTES - _SSL_HEAD_BYTES
+        )
         room -= self._has_checksum * _CHECKSUM_TLV_BYTES
-        return Ssl(client=client, verify=0, extensions=_that_fit(extensions, room))
+        return Ssl(client=client, verify=0, extensions=_fit_to_size(extensions, room))
 
 
 def local_header(kind: str, sock: socket.socket) -> bytes:
@@ -158,7 +160,7 @@ def local_header(kind: str, sock: socket.socket) -> bytes:
     return format_v1(_v1(_in_one_family(own[:2], peer[:2])))
 
 
-def _is_readable(value: bytes) -> bool:
+def _is_well_formed_ssl(value: bytes) -> bool:
     """Is it an SSL extension whose names are as those that are said here? Dovecot ends the connection for a broken one."""
     try:
         extensions = parse_ssl(value).extensions
@@ -169,7 +171,7 @@ def _is_readable(value: bytes) -> bool:
     return all(name.decode("utf-8", "replace").isprintable() for name in names)
 
 
-def _addresses(caller: Caller) -> tuple[Protocol, Address, Address] | None:
+def _addresses(caller: ClientInfo) -> tuple[Protocol, Address, Address] | None:
     """Both addresses in one family: IPv4 if both are, mapped ones included, else IPv6."""
     source, destination = caller.source, caller.destination
     if source is None or destination is None:
@@ -195,7 +197,7 @@ def _v1(addresses: tuple[Protocol, Address, Address] | None) -> HeaderV1:
     )
 
 
-def _that_fit(tlvs: Sequence[Tlv], room: int) -> tuple[Tlv, ...]:
+def _fit_to_size(tlvs: Sequence[Tlv], room: int) -> tuple[Tlv, ...]:
     """Those that fit, in their order; one that is too long is left out as a whole, the SSL extension last of all."""
     if sum(map(_size, tlvs)) <= room:
         return tuple(tlvs)

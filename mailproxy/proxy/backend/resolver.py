@@ -11,7 +11,7 @@ from mailproxy.address import TcpAddress
 from mailproxy.errors import ProxyError, ServerRefusedError
 from mailproxy.log import Log
 from mailproxy.log.events import NAME_RESOLVED, NAME_UNRESOLVED
-from mailproxy.net.resolve import literal_endpoint, look_up
+from mailproxy.net.resolve import literal_endpoint, resolve
 from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.supervise import contained, supervise
 
@@ -37,7 +37,7 @@ class Resolver:
         self._servers = [server for server in servers if literal_endpoint(server.config.address) is None]
         self._interval = interval
         self._prefer = prefer
-        self._came = came
+        self._on_change = came
         self._log = log
         self._pending = set(self._servers)  # not looked up yet
         self._first_round = trio.Event()
@@ -95,10 +95,12 @@ class Resolver:
         assert isinstance(address, TcpAddress)  # noqa: S101 - only host names are looked up
         place = f"{self._backend}/{server.name}"
         try:
-            endpoints = await look_up(address.host, address.port, self._prefer)
+            endpoints = await resolve(address.host, address.port, self._prefer)
         except (ServerRefusedError, ProxyError) as error:
-            if str(error) != server.unresolved:  # said once, not every interval; known addresses stay in use
-                server.unresolved = str(error)
+            if (
+                str(error) != server.resolve_error
+            ):  # said once, not every interval; known addresses stay in use
+                server.resolve_error = str(error)
                 self._log.event(
                     NAME_UNRESOLVED,
                     f"Server {place}: {error}",
@@ -106,15 +108,15 @@ class Resolver:
                     server=server.name,
                     reason=str(error),
                 )
-                self._came()
+                self._on_change()
             return
-        server.unresolved = ""
+        server.resolve_error = ""
         is_first = not server.addresses
         known, server.addresses = set(server.addresses), endpoints
         if set(endpoints) != known:  # some name servers turn their answers round each time
             if is_first:
                 server.expect()
-            self._came()
+            self._on_change()
             hosts = ", ".join(endpoint.host for endpoint in endpoints)
             self._log.event(
                 NAME_RESOLVED, f"Server {place}: {address.host} is {hosts}", backend=self._backend, server=server.name,

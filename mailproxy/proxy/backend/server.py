@@ -12,21 +12,21 @@ from mailproxy import config
 from mailproxy.address import ServerAddress, TcpAddress, unmapped
 from mailproxy.net.dial import Endpoint, Options, Source
 from mailproxy.net.tls.tls import Context
-from mailproxy.pool import Observation, Server, SharedSessions, Tally
+from mailproxy.pool import PassiveHealth, Server, SharedCounter, SharedSessions
 from mailproxy.protocol.capabilities import Capabilities
 from mailproxy.protocol.checks.result import CheckResult
-from mailproxy.proxy.backend.header_builder import Announcer
+from mailproxy.proxy.backend.header_builder import ProxyHeaderBuilder
 
 
-class Visitor(Protocol):
+class ActiveSession(Protocol):
     """A session that has a place at a server."""
 
-    def server_went(self, *, shut_down: bool) -> None:
+    def on_server_down(self, *, close_sessions: bool) -> None:
         """The server is down or in maintenance; ``shut_down``: sessions there are to end."""
 
 
 @frozen
-class Checked:
+class CheckOutcome:
     """The outcome of the last check: how it ended, how long it took in milliseconds, -1 where nobody measured."""
 
     result: CheckResult
@@ -50,19 +50,19 @@ class BackendServer(Server):
     """A server with what it takes to reach it. ``nap`` is what its checks wait in for the next one to be due."""
 
     config: config.Server
-    context: Context | None
-    announcer: Announcer | None
+    tls_context: Context | None
+    proxy_header: ProxyHeaderBuilder | None
     options: Options = field(default=())
     source: Source | None = field(default=None)
-    unresolved: str = field(default="not looked up yet")
-    visitors: set[Visitor] = field(factory=set)
-    checked: Checked | None = field(default=None)
-    observation: Observation | None = field(default=None)
+    resolve_error: str = field(default="not looked up yet")
+    active_sessions: set[ActiveSession] = field(factory=set)
+    last_check: CheckOutcome | None = field(default=None)
+    passive_health: PassiveHealth | None = field(default=None)
     login: Login | None = field(default=None)
     # Sessions that could not be connected since the last line about them.
     failures: int = field(default=0)
     failure_logged: float = field(default=-math.inf)
-    nap: trio.CancelScope = field(factory=trio.CancelScope)
+    next_check_scope: trio.CancelScope = field(factory=trio.CancelScope)
 
     @property
     def server_name(self) -> str | None:
@@ -77,7 +77,7 @@ class BackendServer(Server):
 
     def check_soon(self, seconds: float = 0.0) -> None:
         """Let the next check come after so long at most."""
-        self.nap.deadline = min(self.nap.deadline, trio.current_time() + seconds)
+        self.next_check_scope.deadline = min(self.next_check_scope.deadline, trio.current_time() + seconds)
 
     def expect(self) -> None:
         """It has an address at last: have it checked now, and be up if that check passes.
@@ -99,16 +99,16 @@ class SharedBackendServer(SharedSessions, BackendServer):
 
 
 @define
-class ReportedObservation(Observation):
+class ReportedPassiveHealth(PassiveHealth):
     """What the sessions of this worker tell is put together elsewhere."""
 
-    tally: Tally = field(kw_only=True)
+    tally: SharedCounter = field(kw_only=True)
 
-    def connected(self) -> None:
+    def record_success(self) -> None:
         """A session reached the server."""
         self.tally.add(1)
 
-    def failed(self, client: str) -> int:  # noqa: ARG002 - it is reported
+    def record_failure(self, client: str) -> int:  # noqa: ARG002 - it is reported
         """Nothing follows from it here."""
         return 0
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from mailproxy.pool import Change, Server, State
-from mailproxy.proxy.backend.server import BackendServer, Checked
+from mailproxy.pool import AdminState, Server, StateChange
+from mailproxy.proxy.backend.server import BackendServer, CheckOutcome
 
 
 @frozen
-class Situation:
+class BackendLoad:
     """Where a server stands at the moment of its change: how many wait in the backend for any server, how many it has."""
 
     backend: str
@@ -20,30 +20,30 @@ class Situation:
     sessions: int
 
 
-def sentences(
-    change: Change[BackendServer], situation: Situation, checked: Checked | None
+def state_change_messages(
+    change: StateChange[BackendServer], situation: BackendLoad, checked: CheckOutcome | None
 ) -> tuple[str, ...]:
     """What is said of a change; ``checked``: the check that made it, None if the operator did."""
     server, before, after = change.server, change.before, change.after
-    who = _who(situation.backend, server)
+    who = _server_name(situation.backend, server)
     if before.is_up != after.is_up and checked is not None:
         said = f"{who} is {'UP' if after.is_up else 'DOWN'}{_reason(checked)}. {_left(change, situation)}"
-        return (said, _remains(who)) if after.state is State.DRAIN else (said,)
+        return (said, _remains(who)) if after.state is AdminState.DRAIN else (said,)
     word = "UP" if after.is_up else "DOWN"
-    if after.state is State.MAINT:
+    if after.state is AdminState.MAINT:
         if not before.is_up:
             return (f"{who} was DOWN and now enters maintenance.",)
         return (f"{who} is going DOWN for maintenance. {_left(change, situation)}",)
-    if before.state is State.MAINT:
-        mode = "DRAIN" if after.state is State.DRAIN else "READY"
+    if before.state is AdminState.MAINT:
+        mode = "DRAIN" if after.state is AdminState.DRAIN else "READY"
         said = f"{who} is {word}/{mode} (leaving forced maintenance)."
-        return (said, _remains(who)) if after.state is State.DRAIN else (said,)
-    if after.state is State.DRAIN:
+        return (said, _remains(who)) if after.state is AdminState.DRAIN else (said,)
+    if after.state is AdminState.DRAIN:
         return (f"{who} enters drain state. {_left(change, situation)}",)
     return (f"{who} is {word} (leaving forced drain).",)
 
 
-def health_sentence(backend: str, server: BackendServer, checked: Checked) -> str:
+def check_message(backend: str, server: BackendServer, checked: CheckOutcome) -> str:
     """What is said of a check that brought a server nearer to going down or coming up (``option log-health-checks``)."""
     verdict = "succeeded" if checked.result.code.is_passed else "failed"
     who = f"{'backup ' if server.is_backup else ''}server {backend}/{server.name}"
@@ -51,7 +51,7 @@ def health_sentence(backend: str, server: BackendServer, checked: Checked) -> st
     return f"Health check for {who} {verdict}{_reason(checked)}, status: {progress}."
 
 
-def _who(backend: str, server: Server) -> str:
+def _server_name(backend: str, server: Server) -> str:
     return f"{'Backup ' if server.is_backup else ''}Server {backend}/{server.name}"
 
 
@@ -59,15 +59,15 @@ def _remains(who: str) -> str:
     return f"{who} remains in forced drain mode."
 
 
-def _reason(checked: Checked) -> str:
+def _reason(checked: CheckOutcome) -> str:
     duration = f", check duration: {checked.ms}ms" if checked.ms >= 0 else ""
     return f", reason: {checked.result}{duration}"
 
 
-def _left(change: Change[BackendServer], situation: Situation) -> str:
+def _left(change: StateChange[BackendServer], situation: BackendLoad) -> str:
     active, backup = change.active, change.backup
     on_backup = " Running on backup." if backup and not active else ""
-    if change.server.takes_back:
+    if change.server.accepts_persistent:
         return (
             f"{active} active and {backup} backup servers online.{on_backup} "
             f"{change.requeued} sessions requeued, {situation.waiting} total in queue."

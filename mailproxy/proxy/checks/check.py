@@ -17,24 +17,24 @@ from attrs import define, evolve, field, frozen
 
 from mailproxy import config
 from mailproxy.address import TcpAddress
-from mailproxy.config.check_plan import Probe, Way, is_as_ended_sessions, probes
+from mailproxy.config.check_plan import EntryPath, Probe, is_as_ended_sessions, probes
 from mailproxy.errors import ProxyError, ServerHandshakeError, ServerRefusedError
-from mailproxy.net.dial import Endpoint, Source, connect, knock
-from mailproxy.net.resolve import literal_endpoint, look_up
-from mailproxy.net.simple_io import ServerBrokeOffError, close_in_order, receive, send_all
+from mailproxy.net.dial import Endpoint, Source, connect, half_open_connect
+from mailproxy.net.resolve import literal_endpoint, resolve
+from mailproxy.net.simple_io import ServerConnectionError, close_gracefully, receive, send_all
 from mailproxy.net.tls.tls import Context, connect_tls
-from mailproxy.protocol.checks.dialogue import Dialogue
-from mailproxy.protocol.checks.mail import GreetedDialogue
+from mailproxy.protocol.checks.dialogue import CheckDialogue
+from mailproxy.protocol.checks.mail import MailCheck
 from mailproxy.protocol.checks.registry import DIALOGUES, SAYING_HELLO
 from mailproxy.protocol.checks.result import INFO_MAX, CheckCode, CheckFailedError, CheckResult, printable
 from mailproxy.protocol.checks.script import ScriptCheck, ScriptStep, compile_step
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.header_builder import local_header
-from mailproxy.proxy.backend.server import BackendServer, Checked, Login, tls_name
+from mailproxy.proxy.backend.server import BackendServer, CheckOutcome, Login, tls_name
 from mailproxy.proxy.checks.login import login_of
 
-_HEARD_BYTES_MAX = 64 * 1024  # of the answer to a goodbye
-_FAREWELL_S = 1.0  # for the server to close, when everything has been said
+_RECEIVED_BYTES_MAX = 64 * 1024  # of the answer to a goodbye
+_CLOSE_TIMEOUT_S = 1.0  # for the server to close, when everything has been said
 
 _SAYS_GOODBYE = re.compile(rb"(?i)\b(LOGOUT|QUIT)\b")
 
@@ -68,9 +68,9 @@ class _Connection:
 
     probe: Probe
     sock: socket.socket | None = None
-    said: bytes = b""
-    late: CheckResult = CheckResult(CheckCode.L4TOUT)
-    dialogue: Dialogue | None = None
+    sent: bytes = b""
+    timeout_result: CheckResult = CheckResult(CheckCode.L4TOUT)
+    dialogue: CheckDialogue | None = None
     result: CheckResult | None = None
     ended: float = 0.0
 
@@ -79,10 +79,10 @@ class _Connection:
         if self.result is None:
             self.result, self.ended = result, trio.current_time()
 
-    def time_is_up(self) -> CheckResult:
-        result = self.late
+    def on_timeout(self) -> CheckResult:
+        result = self.timeout_result
         if self.dialogue is not None:
-            result = self.dialogue.failure or CheckResult(CheckCode.L7TOUT, self.dialogue.awaited)
+            result = self.dialogue.failure or CheckResult(CheckCode.L7TOUT, self.dialogue.expecting)
         self.end(result)
         return result
 
@@ -107,7 +107,7 @@ class Check:
     def __attrs_post_init__(self) -> None:
         self._scripts = {probe: _Script.of(probe) for probe in self.probes if probe.kind == "script"}
 
-    async def make(self, tell: Callable[[Checked], None]) -> None:
+    async def run(self, report: Callable[[CheckOutcome], None]) -> None:
         """Make it once. Raises nothing for what servers do.
 
         ``tell`` gets the outcome, which is that of the first connection that fails, as soon as it is known: leave is taken
@@ -124,11 +124,15 @@ class Check:
                 spent += connection.ended - began
                 if not result.code.is_passed:
                     self.failed = probe
-                    result = self._placed(result, probe)
+                    result = self._with_port(result, probe)
                     break
-            tell(Checked(result, int(spent * 1000), self._login(opened) if result.code.is_passed else None))
+            report(
+                CheckOutcome(
+                    result, int(spent * 1000), self._login(opened) if result.code.is_passed else None
+                )
+            )
             for connection in opened:
-                await self._take_leave(connection)
+                await self._close_gracefully(connection)
         finally:
             for connection in opened:
                 if connection.sock is not None:
@@ -139,11 +143,11 @@ class Check:
         logins = [
             login_of(self.server.config, connection.probe, connection.dialogue)
             for connection in opened
-            if connection.probe in self.as_sessions and isinstance(connection.dialogue, GreetedDialogue)
+            if connection.probe in self.as_sessions and isinstance(connection.dialogue, MailCheck)
         ]
         return next((login for login in logins if login.obstacle), logins[0] if logins else None)
 
-    def _placed(self, result: CheckResult, probe: Probe) -> CheckResult:
+    def _with_port(self, result: CheckResult, probe: Probe) -> CheckResult:
         """With the port where it could be one of several."""
         if result.code.is_passed or len(self.probes) == 1 or probe.port is None:
             return result
@@ -157,7 +161,7 @@ class Check:
                 await self._talk(connection)
             except CheckFailedError as failed:
                 connection.end(failed.result)
-        return connection.result or connection.time_is_up()
+        return connection.result or connection.on_timeout()
 
     # The connection
 
@@ -167,7 +171,7 @@ class Check:
         endpoints = await self._endpoints(probe)
         try:
             if probe.kind == "tcp" and probe.tls is None and probe.send_proxy == "none":
-                await knock(endpoints, probe.port, self._source(endpoints))
+                await half_open_connect(endpoints, probe.port, self._source(endpoints))
                 return
             connection.sock, _ = await connect(endpoints, probe.port, source=self._source(endpoints))
         except ServerRefusedError as error:
@@ -175,8 +179,8 @@ class Check:
         except ProxyError as error:
             raise _failed(CheckCode.SOCKERR, str(error)) from None
         if probe.send_proxy != "none":
-            await _say(connection, local_header(probe.send_proxy, connection.sock))
-            connection.said = b""  # whose signature spells QUIT
+            await _send(connection, local_header(probe.send_proxy, connection.sock))
+            connection.sent = b""  # whose signature spells QUIT
         if probe.tls is not None and probe.tls.mode == "implicit":
             await self._secure(connection, probe.tls)
 
@@ -190,7 +194,7 @@ class Check:
     async def _endpoints(self, probe: Probe) -> Sequence[Endpoint]:
         if probe.address is None:
             if not self.server.addresses:
-                raise _failed(CheckCode.L4CON, self.server.unresolved)
+                raise _failed(CheckCode.L4CON, self.server.resolve_error)
             return [endpoint.with_port(probe.port) for endpoint in self.server.endpoints]
         endpoint = literal_endpoint(probe.address)
         return await _look_up(probe, self.prefer) if endpoint is None else [endpoint.with_port(probe.port)]
@@ -199,7 +203,7 @@ class Check:
         context = self.context_of(tls)
         sock, connection.sock = connection.sock, None  # it is closed there, if it comes to that
         assert sock is not None  # noqa: S101 - it was opened
-        connection.late = CheckResult(CheckCode.L6TOUT)
+        connection.timeout_result = CheckResult(CheckCode.L6TOUT)
         # an address of the check's own is another way to the same server
         own, other = self.server.config.address, connection.probe.address
         name = tls_name(tls, own if other is None or literal_endpoint(own) is None else other)
@@ -219,16 +223,16 @@ class Check:
         if probe.kind == "script":
             planned = self._scripts[probe]
             connection.dialogue = script = ScriptCheck(planned.steps, first=probe.first)
-            await self._follow(connection, script, planned.limits)
+            await self._run_script(connection, script, planned.limits)
         else:
             upgrades = probe.tls is not None and probe.tls.mode == "starttls"
             connection.dialogue = dialogue = _dialogue(probe.kind, probe, starttls=upgrades)
-            await _say(connection, dialogue.hello())
+            await _send(connection, dialogue.start())
             while not dialogue.is_decided:
-                await self._go_on(connection, dialogue)
+                await self._step(connection, dialogue)
         connection.end(connection.dialogue.result)
 
-    async def _go_on(self, connection: _Connection, dialogue: Dialogue) -> None:
+    async def _step(self, connection: _Connection, dialogue: CheckDialogue) -> None:
         """Take what comes next in a dialogue: TLS where it asks for it, or what the server says."""
         if dialogue.wants_tls:
             assert connection.probe.tls is not None  # noqa: S101 - or it would not ask
@@ -237,51 +241,51 @@ class Check:
             connection.dialogue = dialogue
             said = dialogue.tls_started()
         else:
-            said = dialogue.receive(await _hear(connection))
-        await _say(connection, said)
+            said = dialogue.receive(await _receive(connection))
+        await _send(connection, said)
 
-    async def _follow(
+    async def _run_script(
         self, connection: _Connection, script: ScriptCheck, limits: Sequence[float | None]
     ) -> None:
         """A script to its end, each step within its own time."""
-        await _say(connection, script.hello())
+        await _send(connection, script.start())
         while not script.is_over:
             step, limit = script.step, limits[script.step - connection.probe.first]
             with trio.move_on_after(limit if limit is not None else float("inf")) as scope:
                 while script.step == step and not script.is_over:
-                    await _say(connection, script.receive(await _hear(connection)))
+                    await _send(connection, script.receive(await _receive(connection)))
             if scope.cancelled_caught:
-                await _say(connection, script.step_time_is_up())
+                await _send(connection, script.on_step_timeout())
 
-    async def _take_leave(self, connection: _Connection) -> None:
+    async def _close_gracefully(self, connection: _Connection) -> None:
         """Say goodbye where that has not been said, hear its answer, and let the server close."""
         if connection.sock is None:
             return
-        with trio.move_on_after(_FAREWELL_S), contextlib.suppress(CheckFailedError):
-            await self._say_goodbye(connection)
-        await close_in_order(connection.sock, _FAREWELL_S)
+        with trio.move_on_after(_CLOSE_TIMEOUT_S), contextlib.suppress(CheckFailedError):
+            await self._send_logout(connection)
+        await close_gracefully(connection.sock, _CLOSE_TIMEOUT_S)
 
-    async def _say_goodbye(self, connection: _Connection) -> None:
+    async def _send_logout(self, connection: _Connection) -> None:
         probe, dialogue = connection.probe, connection.dialogue
         has_passed = connection.result is not None and connection.result.code.is_passed
         if probe.kind in ("tcp", "tls") and probe.protocol in DIALOGUES and has_passed:
             dialogue = _dialogue(probe.protocol, probe)
-            await _say(connection, dialogue.hello())
+            await _send(connection, dialogue.start())
         elif isinstance(dialogue, ScriptCheck) or (dialogue is not None and not dialogue.is_decided):
-            if not _SAYS_GOODBYE.search(connection.said):
-                await _say(connection, _goodbye(probe, dialogue))
-            if _SAYS_GOODBYE.search(connection.said):
+            if not _SAYS_GOODBYE.search(connection.sent):
+                await _send(connection, _goodbye(probe, dialogue))
+            if _SAYS_GOODBYE.search(connection.sent):
                 # who ends its side at once does not hear the answer, and a server that cannot give it is not pleased
                 heard = 0
-                while heard < _HEARD_BYTES_MAX and (data := await _hear(connection)):
+                while heard < _RECEIVED_BYTES_MAX and (data := await _receive(connection)):
                     heard += len(data)
             return
         while dialogue is not None and not dialogue.is_over:
-            await self._go_on(connection, dialogue)
+            await self._step(connection, dialogue)
 
 
 def checks_of(
-    backend: Backend, ways: Sequence[Way], context_of: Callable[[config.ServerTls], Context]
+    backend: Backend, ways: Sequence[EntryPath], context_of: Callable[[config.ServerTls], Context]
 ) -> Iterator[Check]:
     """The checks of a backend's servers, of those that are to be checked; ``ways`` lead to it."""
     settings = backend.config
@@ -297,42 +301,42 @@ def checks_of(
             yield Check(server, planned, timeout, context_of, frozenset(like), settings.resolve_prefer)
 
 
-def _dialogue(kind: str, probe: Probe, *, starttls: bool = False) -> GreetedDialogue:
+def _dialogue(kind: str, probe: Probe, *, starttls: bool = False) -> MailCheck:
     """The protocol's dialogue, with the name that the check is to say of itself."""
     if probe.hello is not None and kind in SAYING_HELLO:
         return SAYING_HELLO[kind](probe.hello, starttls=starttls)
     return DIALOGUES[kind](starttls=starttls)
 
 
-def _goodbye(probe: Probe, dialogue: Dialogue) -> bytes:
+def _goodbye(probe: Probe, dialogue: CheckDialogue) -> bytes:
     """The goodbye of the protocol that is spoken; nothing where that is not known."""
-    if isinstance(dialogue, GreetedDialogue):
-        return dialogue.goodbye()
-    return DIALOGUES[probe.protocol]().goodbye() if probe.protocol in DIALOGUES else b""
+    if isinstance(dialogue, MailCheck):
+        return dialogue.logout()
+    return DIALOGUES[probe.protocol]().logout() if probe.protocol in DIALOGUES else b""
 
 
 def _failed(code: CheckCode, info: str) -> CheckFailedError:
     return CheckFailedError(CheckResult(code, printable(info)))
 
 
-async def _say(connection: _Connection, data: bytes) -> None:
+async def _send(connection: _Connection, data: bytes) -> None:
     assert connection.sock is not None  # noqa: S101 - it is open
-    connection.said += data
+    connection.sent += data
     try:
         await send_all(connection.sock, data)
-    except ServerBrokeOffError as error:
-        raise _broke_off(connection, error) from None
+    except ServerConnectionError as error:
+        raise _connection_failed(connection, error) from None
 
 
-async def _hear(connection: _Connection) -> bytes:
+async def _receive(connection: _Connection) -> bytes:
     assert connection.sock is not None  # noqa: S101 - it is open
     try:
         return await receive(connection.sock)
-    except ServerBrokeOffError as error:
-        raise _broke_off(connection, error) from None
+    except ServerConnectionError as error:
+        raise _connection_failed(connection, error) from None
 
 
-def _broke_off(connection: _Connection, error: ServerBrokeOffError) -> CheckFailedError:
+def _connection_failed(connection: _Connection, error: ServerConnectionError) -> CheckFailedError:
     """Once a dialogue has its failure, it is no news that the connection fails, too."""
     said = connection.dialogue.failure if connection.dialogue is not None else None
     return CheckFailedError(said) if said is not None else _failed(CheckCode.L4CON, str(error))
@@ -341,7 +345,7 @@ def _broke_off(connection: _Connection, error: ServerBrokeOffError) -> CheckFail
 async def _look_up(probe: Probe, prefer: Literal["ipv4", "ipv6"] | None) -> Sequence[Endpoint]:
     assert isinstance(probe.address, TcpAddress)  # noqa: S101 - other addresses have no names
     try:
-        return await look_up(probe.address.host, probe.port, prefer)
+        return await resolve(probe.address.host, probe.port, prefer)
     except ServerRefusedError as error:
         raise _failed(CheckCode.L4CON, str(error)) from None
     except ProxyError as error:

@@ -9,9 +9,9 @@ import trio
 
 from mailproxy.log import Log
 from mailproxy.log.events import CHECK_FAULT
-from mailproxy.pool import Chance, State
+from mailproxy.pool import AdminState, RandomSource
 from mailproxy.proxy.backend.backend import Backend
-from mailproxy.proxy.backend.server import BackendServer, Checked
+from mailproxy.proxy.backend.server import BackendServer, CheckOutcome
 from mailproxy.proxy.checks.check import Check
 from mailproxy.proxy.supervise import supervise
 
@@ -21,14 +21,14 @@ _SPREAD_EACH_S = 0.001  # a server; of 2,000 checks that begin at once the last 
 _FIRST_ROUND_S = 2.0
 
 
-class Checks:
+class HealthChecker:
     """The checks of all backends, in a nursery of their own."""
 
-    def __init__(self, checks: Sequence[tuple[Backend, Check]], *, log: Log, chance: Chance) -> None:
+    def __init__(self, checks: Sequence[tuple[Backend, Check]], *, log: Log, chance: RandomSource) -> None:
         self._checks = checks
         self._log = log
         self._chance = chance
-        self._unknown = {check.server for _, check in checks}
+        self._not_checked_yet = {check.server for _, check in checks}
         self._first_round = trio.Event()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -41,29 +41,29 @@ class Checks:
             for place, (backend, check) in enumerate(self._checks):
                 name = f"health checker of {backend.name}/{check.server.name}"
                 delay = spread * place / len(self._checks)
-                nursery.start_soon(supervise, self._log, name, self._keep_checking, backend, check, delay)
+                nursery.start_soon(supervise, self._log, name, self._check_loop, backend, check, delay)
             with trio.move_on_after(spread + _FIRST_ROUND_S):
                 await self._first_round.wait()
             task_status.started()
 
-    async def _keep_checking(self, backend: Backend, check: Check, delay: float) -> None:
+    async def _check_loop(self, backend: Backend, check: Check, delay: float) -> None:
         server = check.server
         await trio.sleep(delay)
         while True:
             began, health = trio.current_time(), server.health
-            if server.state is not State.MAINT:
+            if server.state is not AdminState.MAINT:
                 await self._check(backend, check, began)
             self._was_checked(server)
             if server.health is not health:
                 continue  # it was in maintenance meanwhile: what was found is of another time
             # From beginning to beginning: a server that lets its checks run into their time limit is found as soon.
-            server.nap = trio.CancelScope(deadline=began + self._pause(server))
-            with server.nap:
+            server.next_check_scope = trio.CancelScope(deadline=began + self._pause(server))
+            with server.next_check_scope:
                 await trio.sleep_forever()
 
     def _was_checked(self, server: BackendServer) -> None:
-        self._unknown.discard(server)
-        if not self._unknown:
+        self._not_checked_yet.discard(server)
+        if not self._not_checked_yet:
             self._first_round.set()
 
     def _pause(self, server: BackendServer) -> float:
@@ -79,17 +79,17 @@ class Checks:
         server = check.server
         health, politeness = server.health, trio.CancelScope()
 
-        def tell(checked: Checked) -> None:
+        def tell(checked: CheckOutcome) -> None:
             server.counts.checks += 1
             # What the operator wanted meanwhile counts: nothing is known of a server in maintenance, or just out of it.
-            if server.state is not State.MAINT and server.health is health:
-                backend.judge(server, checked)
+            if server.state is not AdminState.MAINT and server.health is health:
+                backend.record_check(server, checked)
             self._was_checked(server)
             politeness.deadline = began + self._pause(server)  # it keeps no next check waiting
 
         try:
             with politeness:
-                await check.make(tell)
+                await check.run(tell)
         except Exception as fault:  # noqa: BLE001 - the border: no fault of one check touches another, or a server's state
             place = traceback.extract_tb(fault.__traceback__)[-1]
             self._log.event(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mailproxy import config
 from mailproxy.config.check_plan import MAIL, Probe
 from mailproxy.protocol.capabilities import login_obstacle
-from mailproxy.protocol.checks.mail import GreetedDialogue
+from mailproxy.protocol.checks.mail import MailCheck
 from mailproxy.proxy.backend.server import Login
 
 _TO_DOVECOT = (
@@ -18,7 +18,7 @@ _TO_POSTFIX = (
 )
 
 
-def login_of(server: config.Server, probe: Probe, dialogue: GreetedDialogue) -> Login:
+def login_of(server: config.Server, probe: Probe, dialogue: MailCheck) -> Login:
     """What the dialogue of a passed check says of logging in."""
     protocol = probe.protocol if probe.protocol in MAIL else probe.kind
     fact = login_obstacle(protocol, dialogue.capabilities, dialogue.greeting)

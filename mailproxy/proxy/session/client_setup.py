@@ -16,12 +16,12 @@ from mailproxy.errors import (
     ClientHandshakeError,
     ClientLeftError,
 )
-from mailproxy.log import end_reasons as ends
-from mailproxy.net.peek import look, peek
+from mailproxy.log import end_reasons
+from mailproxy.net.peek import peek, peek_nowait
 from mailproxy.net.poller import Watch
 from mailproxy.net.proxy_header import receive_header
 from mailproxy.net.tls.terminator import Terminator
-from mailproxy.net.tls.tls import Alert, TlsSocket, accept_tls, refuse_tls
+from mailproxy.net.tls.tls import Alert, TlsSocket, accept_tls, send_alert
 from mailproxy.protocol.client_hello import (
     ClientHello,
     ClientHelloError,
@@ -37,80 +37,82 @@ from mailproxy.protocol.proxy_header import (
 from mailproxy.proxy.session.errors import SessionEndedError
 
 
-async def hear_header(client: socket.socket, seconds: float) -> Header:
+async def receive_proxy_header(client: socket.socket, seconds: float) -> Header:
     """Take the PROXY header, nothing behind it."""
     with trio.move_on_after(seconds):
         try:
             return await receive_header(client)
         except NotAHeaderError as error:
-            raise SessionEndedError(ends.HEADER_MISSING, error) from None
+            raise SessionEndedError(end_reasons.HEADER_MISSING, error) from None
         except UnhandledProtocolError as error:
-            raise SessionEndedError(ends.HEADER_UNHANDLED, error) from None
+            raise SessionEndedError(end_reasons.HEADER_UNHANDLED, error) from None
         except HeaderError as error:
-            raise SessionEndedError(ends.HEADER_INVALID, error) from None
+            raise SessionEndedError(end_reasons.HEADER_INVALID, error) from None
         except ClientLeftError as error:
-            end = ends.HEADER_TRUNCATED if error.said_something else ends.HEADER_EMPTY
+            end = end_reasons.HEADER_TRUNCATED if error.said_something else end_reasons.HEADER_EMPTY
             raise SessionEndedError(end, error, said_nothing=not error.said_something) from None
         except ClientAbortError as error:
             said_nothing = not error.said_something
-            raise SessionEndedError(ends.HEADER_ABORTED, error, said_nothing=said_nothing) from None
-    raise SessionEndedError(ends.HEADER_TIMEOUT)
+            raise SessionEndedError(end_reasons.HEADER_ABORTED, error, said_nothing=said_nothing) from None
+    raise SessionEndedError(end_reasons.HEADER_TIMEOUT)
 
 
-def see_hello(client: socket.socket) -> ClientHello | None:
+def peek_client_hello_nowait(client: socket.socket) -> ClientHello | None:
     """The ClientHello, if it is there already; it is left to whoever makes the handshake."""
     try:
-        found = look(client, parse_client_hello)
+        found = peek_nowait(client, parse_client_hello)
     except ClientHelloError as error:
-        raise _no_hello(client, error) from None
+        raise _invalid_client_hello(client, error) from None
     except ClientAbortError as error:
-        raise _left(error) from None
+        raise _client_closed(error) from None
     return found[0] if found is not None else None
 
 
-async def hear_hello(client: socket.socket, watch: Watch) -> ClientHello:
+async def peek_client_hello(client: socket.socket, watch: Watch) -> ClientHello:
     """Wait for the ClientHello, which is not there yet."""
     try:
-        if not watch.seen:  # what was told before is told once, and may be a part of it or the client's end
+        if (
+            not watch.pending_events
+        ):  # what was told before is told once, and may be a part of it or the client's end
             await watch.readable()
         return (await peek(client, parse_client_hello))[0]
     except ClientHelloError as error:
-        raise _no_hello(client, error) from None
+        raise _invalid_client_hello(client, error) from None
     except ClientAbortError as error:
-        raise _left(error) from None
+        raise _client_closed(error) from None
 
 
-def _no_hello(client: socket.socket, error: ClientHelloError) -> SessionEndedError:
+def _invalid_client_hello(client: socket.socket, error: ClientHelloError) -> SessionEndedError:
     if not isinstance(error, NotTlsError):
-        refuse_tls(client, Alert.DECODE_ERROR)
-    return SessionEndedError(ends.HANDSHAKE_FAILED, error)
+        send_alert(client, Alert.DECODE_ERROR)
+    return SessionEndedError(end_reasons.HANDSHAKE_FAILED, error)
 
 
-async def shake_hands(
+async def tls_handshake(
     client: socket.socket, terminator: Terminator, hello: ClientHello, watch: Watch
 ) -> TlsSocket:
     """Make the TLS handshake with a client whose hello is there; takes ``client`` over."""
-    offer = terminator.offer(hello.server_name)
+    offer = terminator.select(hello.server_name)
     if offer is None:
-        refuse_tls(client, Alert.UNRECOGNIZED_NAME)
+        send_alert(client, Alert.UNRECOGNIZED_NAME)
         named = "asks for no name" if hello.server_name is None else "asks for a name that no certificate has"
-        raise SessionEndedError(ends.HANDSHAKE_FAILED, f"the client {named}")
+        raise SessionEndedError(end_reasons.HANDSHAKE_FAILED, f"the client {named}")
     try:
         tls = await accept_tls(client, offer.context, watch)
     except ClientAbortError as error:
-        raise _left(error) from None
+        raise _client_closed(error) from None
     except ClientCertificateError as error:
-        end = ends.CERTIFICATE_CHAIN_REFUSED if error.in_chain else ends.CERTIFICATE_REFUSED
+        end = end_reasons.CERTIFICATE_CHAIN_REFUSED if error.in_chain else end_reasons.CERTIFICATE_REFUSED
         raise SessionEndedError(end, error) from None
     except ClientHandshakeError as error:
-        raise SessionEndedError(ends.HANDSHAKE_FAILED, error) from None
+        raise SessionEndedError(end_reasons.HANDSHAKE_FAILED, error) from None
     tls.certificates = offer.certificates
     return tls
 
 
-def _left(error: ClientAbortError) -> SessionEndedError:
+def _client_closed(error: ClientAbortError) -> SessionEndedError:
     said_nothing = not error.said_something
     if not isinstance(error, ClientLeftError):
-        return SessionEndedError(ends.HANDSHAKE_FAILED, error, said_nothing=said_nothing)
-    end = ends.HANDSHAKE_EMPTY if said_nothing else ends.HANDSHAKE_LEFT
+        return SessionEndedError(end_reasons.HANDSHAKE_FAILED, error, said_nothing=said_nothing)
+    end = end_reasons.HANDSHAKE_EMPTY if said_nothing else end_reasons.HANDSHAKE_LEFT
     return SessionEndedError(end, said_nothing=said_nothing)

@@ -14,134 +14,134 @@ import trio
 from attrs import define, field
 
 from mailproxy.errors import ProxyError, ServerHandshakeError, ServerRefusedError
-from mailproxy.log import end_reasons as ends
-from mailproxy.log.end_reasons import End
+from mailproxy.log import end_reasons
+from mailproxy.log.end_reasons import EndReason
 from mailproxy.log.record import SessionRecord, ms
-from mailproxy.net.client_close import is_leaving
-from mailproxy.net.dial import begin, connect
+from mailproxy.net.client_close import is_client_closing
+from mailproxy.net.dial import connect, start
 from mailproxy.net.poller import GONE, AnyPoller, Watch
 from mailproxy.net.proxy_header import send_header
-from mailproxy.net.relay import Pair
-from mailproxy.net.tls.tls import Context, connect_tls, has_left
-from mailproxy.pool import Attempts, Next, Waiter
+from mailproxy.net.relay import Tunnel
+from mailproxy.net.tls.tls import Context, connect_tls, peer_closed
+from mailproxy.pool import RetryDecision, RetryState, Waiter
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
-from mailproxy.proxy.client_info import Caller
+from mailproxy.proxy.client_info import ClientInfo
 from mailproxy.proxy.session.errors import SessionEndedError
 
-_LONGEST_PAUSE_S = 1.0  # before the same server is tried again; HAProxy's turn-around
+_MAX_TURNAROUND_S = 1.0  # before the same server is tried again; HAProxy's turn-around
 
 # A client that has ended its side may still read what a server says that answers soon: ``nc`` does, and many a probe.
-_HEARING_S = 0.2
+_CLIENT_EOF_GRACE_S = 0.2
 
 
 @define(eq=False, weakref_slot=False)
-class Visit:
+class Dispatch:
     """``stopped``: what its end is if the operator stops it now. ``server`` is the one that it has a place at. ``pair`` is
     the session in the relay.
     """
 
     backend: Backend
-    caller: Caller = field(repr=False)
+    client_info: ClientInfo = field(repr=False)
     record: SessionRecord
     poller: AnyPoller
     server: BackendServer | None = field(default=None, init=False)
-    stopped: End = field(default=ends.STOPPED_CONNECTING, init=False)
-    pair: Pair | None = field(default=None, init=False)
+    end_if_cancelled: EndReason = field(default=end_reasons.STOPPED_CONNECTING, init=False)
+    tunnel: Tunnel | None = field(default=None, init=False)
     # What it waits in: an attempt, a pause before one, the line for a place. There is one scope at a time, they cost.
     _scope: trio.CancelScope | None = field(default=None, init=False)
-    _has_left: End | None = field(default=None, init=False)
-    _heard_until: float = field(default=math.inf, init=False)  # the client, which has ended its side
-    _waited_for: BackendServer | None = field(default=None, init=False)
+    _client_gone: EndReason | None = field(default=None, init=False)
+    _client_eof_deadline: float = field(default=math.inf, init=False)  # the client, which has ended its side
+    _queued_for: BackendServer | None = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.backend.count(1)
+        self.backend.add_sessions(1)
 
-    async def reach(self, client: Watch) -> socket.socket:
+    async def connect(self, client: Watch) -> socket.socket:
         """The connection to a server, which the caller closes; it has been added to the poller."""
-        client.leaves = self._client_may_have_left
-        if client.seen & GONE:
-            self._client_may_have_left(client.seen)
+        client.on_hangup = self._on_client_event
+        if client.pending_events & GONE:
+            self._on_client_event(client.pending_events)
         try:
-            return await self._reach()
+            return await self._connect_with_retries()
         finally:
-            client.leaves = None
+            client.on_hangup = None
 
     @property
-    def others_there(self) -> int:
+    def other_sessions_on_server(self) -> int:
         """The other sessions of the server that it has a place at, or waited for in vain."""
         if self.server is not None:
             return self.server.sessions - 1
-        return self._waited_for.sessions if self._waited_for is not None else 0
+        return self._queued_for.sessions if self._queued_for is not None else 0
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Give the place back; at the end of the session."""
-        self.backend.count(-1)
-        self._give_back()
+        self.backend.add_sessions(-1)
+        self._release_slot()
 
-    def server_went(self, *, shut_down: bool) -> None:
+    def on_server_down(self, *, close_sessions: bool) -> None:
         """The server is down: attempts need not go on, and sessions end if that is wished."""
-        if self.pair is None:
+        if self.tunnel is None:
             if self._scope is not None:
                 self._scope.cancel()
-        elif shut_down:
-            self.pair.cut(ends.SERVER_DOWN)
+        elif close_sessions:
+            self.tunnel.abort(end_reasons.SERVER_DOWN)
 
-    def _client_may_have_left(self, events: int) -> None:
-        if is_leaving(self.caller.sock, events):
-            self._client_left()
+    def _on_client_event(self, events: int) -> None:
+        if is_client_closing(self.client_info.sock, events):
+            self._on_client_closed()
 
-    def _client_left(self) -> None:
-        if self.stopped is ends.STOPPED_QUEUED:
-            self._has_left = ends.QUEUE_LEFT
+    def _on_client_closed(self) -> None:
+        if self.end_if_cancelled is end_reasons.STOPPED_QUEUED:
+            self._client_gone = end_reasons.QUEUE_LEFT
             if self._scope is not None:
                 self._scope.cancel()
-        elif self._heard_until == math.inf:
-            self._heard_until = trio.current_time() + _HEARING_S
+        elif self._client_eof_deadline == math.inf:
+            self._client_eof_deadline = trio.current_time() + _CLIENT_EOF_GRACE_S
             if self._scope is not None:
-                self._scope.deadline = min(self._scope.deadline, self._heard_until)
+                self._scope.deadline = min(self._scope.deadline, self._client_eof_deadline)
 
-    def _within(self, seconds: float) -> trio.CancelScope:
+    def _timeout(self, seconds: float) -> trio.CancelScope:
         """What the next wait is made in."""
-        self._scope = trio.CancelScope(deadline=min(self.poller.clock() + seconds, self._heard_until))
+        self._scope = trio.CancelScope(deadline=min(self.poller.clock() + seconds, self._client_eof_deadline))
         return self._scope
 
-    def _is_over(self) -> None:
+    def _raise_if_client_gone(self) -> None:
         """After a wait that was cut short: was it for the client? Raises SessionEndedError then."""
         self._scope = None
-        if self._has_left is None and self._heard_until <= trio.current_time():
-            self._has_left = ends.CLIENT_LEFT
-        if self._has_left is not None:
-            raise SessionEndedError(self._has_left)
+        if self._client_gone is None and self._client_eof_deadline <= trio.current_time():
+            self._client_gone = end_reasons.CLIENT_LEFT
+        if self._client_gone is not None:
+            raise SessionEndedError(self._client_gone)
 
-    async def _reach(self) -> socket.socket:
+    async def _connect_with_retries(self) -> socket.socket:
         backend, record, settings = self.backend, self.record, self.backend.config
-        key = backend.client_key(self.caller)
-        wanted = backend.stuck(key) if key is not None else None
-        server = await self._place(key, wanted=wanted)
+        key = backend.client_key(self.client_info)
+        wanted = backend.sticky_server(key) if key is not None else None
+        server = await self._acquire_slot(key, wanted=wanted)
         began = self.poller.clock()
-        attempts: Attempts | None = None
+        attempts: RetryState | None = None
         tried: set[BackendServer] = set()
         while True:
             try:
-                sock = await self._try(server)
+                sock = await self._attempt(server)
             except SessionEndedError as failure:
-                attempts = attempts or Attempts(settings.retries, settings.redispatch)
-                if self._is_again(failure, server, attempts, belongs=server is wanted):
+                attempts = attempts or RetryState(settings.retries, settings.redispatch)
+                if self._should_retry(failure, server, attempts, is_sticky=server is wanted):
                     if not failure.retries_at_once:  # HAProxy makes no pause then either
-                        await self._pause()
-                    if server.takes_back or not settings.redispatch:
+                        await self._turnaround_pause()
+                    if server.accepts_persistent or not settings.redispatch:
                         continue
                 tried.add(server)
-                server = await self._elsewhere(failure, server, tried, key)
+                server = await self._redispatch(failure, server, tried, key)
             else:
-                backend.connected(server, key)
+                backend.on_connected(server, key)
                 record.connect_ms = ms(self.poller.clock() - began)
                 return sock
 
     # A place
 
-    async def _place(
+    async def _acquire_slot(
         self,
         key: int | None,
         *,
@@ -150,117 +150,117 @@ class Visit:
     ) -> BackendServer:
         backend = self.backend
         while True:
-            server = backend.enter(key, wanted=wanted, avoiding=avoiding)
+            server = backend.acquire(key, wanted=wanted, avoiding=avoiding)
             if server is None:
-                if wanted is None and not backend.pool.can_serve:
-                    raise SessionEndedError(ends.NO_SERVER, backend.why_none())
-                server = await self._wait(wanted)
+                if wanted is None and not backend.pool.has_usable_server:
+                    raise SessionEndedError(end_reasons.NO_SERVER, backend.no_server_reason())
+                server = await self._wait_in_queue(wanted)
             self.server = server
-            server.visitors.add(self)
-            if server.takes_back:
+            server.active_sessions.add(self)
+            if server.accepts_persistent:
                 break
-            self._give_back()  # it went in the moment in which it had a place
+            self._release_slot()  # it went in the moment in which it had a place
             wanted = None
         self.record.server = server.name
         self.record.queue_ms = max(self.record.queue_ms, 0)
         return server
 
-    async def _wait(self, wanted: BackendServer | None) -> BackendServer:
+    async def _wait_in_queue(self, wanted: BackendServer | None) -> BackendServer:
         """In the line, first come, first served."""
         backend, record, began, woken = self.backend, self.record, trio.current_time(), trio.Event()
         waiter = Waiter(woken.set, wanted)
-        if not backend.pool.join(waiter):
+        if not backend.pool.enqueue(waiter):
             raise SessionEndedError(
-                ends.QUEUE_FULL, f"{backend.pool.waiting} wait already, which is max_queue"
+                end_reasons.QUEUE_FULL, f"{backend.pool.waiting} wait already, which is max_queue"
             )
-        self.stopped = ends.STOPPED_QUEUED
+        self.end_if_cancelled = end_reasons.STOPPED_QUEUED
         if wanted is not None:
-            record.server, self._waited_for = wanted.name, wanted
+            record.server, self._queued_for = wanted.name, wanted
         try:
-            if self._heard_until == math.inf:
-                with self._within(backend.config.timeouts.queue):
+            if self._client_eof_deadline == math.inf:
+                with self._timeout(backend.config.timeouts.queue):
                     await woken.wait()
             else:  # it had left before
-                self._has_left = ends.QUEUE_LEFT
-            self._is_over()
+                self._client_gone = end_reasons.QUEUE_LEFT
+            self._raise_if_client_gone()
             server, waiter.server = waiter.server, None
         finally:
-            backend.pool.quit(waiter)  # a place that came too late goes on to the next
+            backend.pool.cancel(waiter)  # a place that came too late goes on to the next
             record.queue_ms = max(record.queue_ms, 0) + ms(trio.current_time() - began)
             record.server_queue, record.backend_queue = waiter.server_queue, waiter.backend_queue
-        if wanted is not None and waiter.wanted is None:  # it went, and any other would do
+        if wanted is not None and waiter.required is None:  # it went, and any other would do
             wanted.counts.redispatches += 1
             record.redispatched = True
         if server is None:
-            raise SessionEndedError(ends.QUEUE_TIMEOUT)
-        self.stopped = ends.STOPPED_CONNECTING
+            raise SessionEndedError(end_reasons.QUEUE_TIMEOUT)
+        self.end_if_cancelled = end_reasons.STOPPED_CONNECTING
         return server
 
-    def _give_back(self) -> None:
+    def _release_slot(self) -> None:
         server, self.server = self.server, None
         if server is not None:
-            server.visitors.discard(self)
-            self.backend.pool.leave(server)
+            server.active_sessions.discard(self)
+            self.backend.pool.release(server)
 
     # Attempts
 
-    async def _try(self, server: BackendServer) -> socket.socket:
+    async def _attempt(self, server: BackendServer) -> socket.socket:
         """One attempt. Raises SessionEndedError with what is the end unless another one follows."""
-        port, endpoints, begun = self.caller.port, server.endpoints, None
-        source = server.source_for(self.caller.source) if server.config.source is not None else None
+        port, endpoints, begun = self.client_info.port, server.endpoints, None
+        source = server.source_for(self.client_info.source) if server.config.source is not None else None
         try:
             if len(endpoints) == 1:
-                begun = begin(endpoints[0], port, self.poller, server.options, source)
-                if not begun.code and server.context is None and server.takes_back:
+                begun = start(endpoints[0], port, self.poller, server.options, source)
+                if not begun.errno and server.tls_context is None and server.accepts_persistent:
                     # Nothing is to be waited for.
-                    return self._reached(begun.sock, server, endpoints[0].text(port))
-            with self._within(self.backend.config.timeouts.connect):
+                    return self._finish_plain(begun.sock, server, endpoints[0].text(port))
+            with self._timeout(self.backend.config.timeouts.connect):
                 sock, endpoint = await connect(
                     endpoints, port, server.options, self.poller, begun, source=source
                 )
-                if not server.takes_back:
-                    self._drop(sock)  # it went in the moment in which it was connected
-                elif server.context is None:
-                    return self._reached(sock, server, endpoint.text(port))
+                if not server.accepts_persistent:
+                    self._close(sock)  # it went in the moment in which it was connected
+                elif server.tls_context is None:
+                    return self._finish_plain(sock, server, endpoint.text(port))
                 else:
-                    self._announce(sock, server)
-                    sock = await self._secure(sock, server.context, server)
-                    if server.takes_back:
+                    self._send_proxy_header(sock, server)
+                    sock = await self._start_tls(sock, server.tls_context, server)
+                    if server.accepts_persistent:
                         self.record.server_address = endpoint.text(port)
                         return sock
-                    self._drop(sock)
+                    self._close(sock)
         except ServerHandshakeError as error:
-            raise SessionEndedError(ends.SERVER_HANDSHAKE_FAILED, error) from None
+            raise SessionEndedError(end_reasons.SERVER_HANDSHAKE_FAILED, error) from None
         except ServerRefusedError as error:
             raise SessionEndedError(
-                ends.SERVER_REFUSED, error, retries_at_once=error.is_local, is_clients=error.is_clients
+                end_reasons.SERVER_REFUSED, error, retries_at_once=error.is_local, is_clients=error.is_clients
             ) from None
         except ProxyError as error:
-            raise SessionEndedError(ends.OUT_OF_RESOURCES, error) from None
+            raise SessionEndedError(end_reasons.OUT_OF_RESOURCES, error) from None
         finally:
             self._scope = None
-        self._is_over()
-        if not server.takes_back:
-            raise SessionEndedError(ends.SERVER_REFUSED, f"{server.name} is {server.status} now")
-        raise SessionEndedError(ends.CONNECT_TIMEOUT, "no answer in time")
+        self._raise_if_client_gone()
+        if not server.accepts_persistent:
+            raise SessionEndedError(end_reasons.SERVER_REFUSED, f"{server.name} is {server.status} now")
+        raise SessionEndedError(end_reasons.CONNECT_TIMEOUT, "no answer in time")
 
-    def _reached(self, sock: socket.socket, server: BackendServer, address: str) -> socket.socket:
+    def _finish_plain(self, sock: socket.socket, server: BackendServer, address: str) -> socket.socket:
         """It is connected, and that is all where it has no TLS."""
-        self._announce(sock, server)
+        self._send_proxy_header(sock, server)
         self.record.server_address = address
         return sock
 
-    def _announce(self, sock: socket.socket, server: BackendServer) -> None:
+    def _send_proxy_header(self, sock: socket.socket, server: BackendServer) -> None:
         """The PROXY header comes before all else."""
-        if server.announcer is None:
+        if server.proxy_header is None:
             return
         try:
-            send_header(sock, server.announcer.header(self.caller))
+            send_header(sock, server.proxy_header.build(self.client_info))
         except BaseException:
-            self._drop(sock)
+            self._close(sock)
             raise
 
-    async def _secure(self, sock: socket.socket, context: Context, server: BackendServer) -> socket.socket:
+    async def _start_tls(self, sock: socket.socket, context: Context, server: BackendServer) -> socket.socket:
         fd = sock.fileno()
         try:
             return await connect_tls(sock, context, server.server_name, self.poller.watch(fd))
@@ -268,59 +268,59 @@ class Visit:
             self.poller.forget(fd)
             raise
 
-    def _drop(self, sock: socket.socket) -> None:
+    def _close(self, sock: socket.socket) -> None:
         self.poller.forget(sock.fileno())
         sock.close()
 
-    def _is_again(
-        self, failure: SessionEndedError, server: BackendServer, attempts: Attempts, *, belongs: bool
+    def _should_retry(
+        self, failure: SessionEndedError, server: BackendServer, attempts: RetryState, *, is_sticky: bool
     ) -> bool:
         """Count the failure; is the same server tried again, and not another one? Raises it if nothing is tried any more."""
-        if failure.end is ends.OUT_OF_RESOURCES or self._has_left is not None:
+        if failure.end is end_reasons.OUT_OF_RESOURCES or self._client_gone is not None:
             raise failure
         if not failure.is_clients:
-            self.backend.not_connected(server, self.caller, failure.detail)
+            self.backend.on_connect_failed(server, self.client_info, failure.detail)
         following = attempts.failed(
-            is_up=server.takes_back, belongs=belongs, has_others=self.backend.has_others(server)
+            is_up=server.accepts_persistent, belongs=is_sticky, has_others=self.backend.has_others(server)
         )
-        if following is Next.GIVE_UP:
-            raise self._left_or(failure)
-        self.record.retries = attempts.made
-        if following is Next.AGAIN:
+        if following is RetryDecision.GIVE_UP:
+            raise self._client_closed_or(failure)
+        self.record.retries = attempts.retries_made
+        if following is RetryDecision.RETRY:
             server.counts.retries += 1
-        return following is Next.AGAIN
+        return following is RetryDecision.RETRY
 
-    async def _elsewhere(
+    async def _redispatch(
         self, failure: SessionEndedError, server: BackendServer, tried: set[BackendServer], key: int | None
     ) -> BackendServer:
         """Another server, if there is one; the failure if there is none at all any more."""
-        self._give_back()
-        while self.backend.pool.can_serve:
-            other = await self._place(key, avoiding=tried)
+        self._release_slot()
+        while self.backend.pool.has_usable_server:
+            other = await self._acquire_slot(key, avoiding=tried)
             if other in tried:
-                await self._pause()
-            if other.takes_back:
-                self._count_move(server, other)
+                await self._turnaround_pause()
+            if other.accepts_persistent:
+                self._count_redispatch(server, other)
                 return other
-            self._give_back()
-        raise self._left_or(failure)
+            self._release_slot()
+        raise self._client_closed_or(failure)
 
-    def _count_move(self, server: BackendServer, other: BackendServer) -> None:
+    def _count_redispatch(self, server: BackendServer, other: BackendServer) -> None:
         if other is server:  # there is no other
             server.counts.retries += 1
         else:
             server.counts.redispatches += 1
             self.record.redispatched = True
 
-    async def _pause(self) -> None:
+    async def _turnaround_pause(self) -> None:
         """Whoever comes back at once finds what it has found; shorter if the server is marked down meanwhile."""
-        seconds = min(self.backend.config.timeouts.connect, _LONGEST_PAUSE_S)
-        with self._within(seconds):
+        seconds = min(self.backend.config.timeouts.connect, _MAX_TURNAROUND_S)
+        with self._timeout(seconds):
             await trio.sleep_forever()
-        self._is_over()
+        self._raise_if_client_gone()
 
-    def _left_or(self, failure: SessionEndedError) -> SessionEndedError:
+    def _client_closed_or(self, failure: SessionEndedError) -> SessionEndedError:
         """The failure, unless the client has left meanwhile: then nobody waits for that server any more."""
-        if has_left(self.caller.sock):
-            return SessionEndedError(ends.CLIENT_LEFT, failure.detail)
+        if peer_closed(self.client_info.sock):
+            return SessionEndedError(end_reasons.CLIENT_LEFT, failure.detail)
         return failure

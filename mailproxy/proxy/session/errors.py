@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mailproxy.log.end_reasons import End
+from mailproxy.log.end_reasons import EndReason
 
 
 class SessionEndedError(Exception):
@@ -14,7 +14,7 @@ class SessionEndedError(Exception):
 
     def __init__(
         self,
-        end: End,
+        end: EndReason,
         detail: object = "",
         *,
         said_nothing: bool = False,

@@ -10,7 +10,7 @@ from mailproxy import config
 from mailproxy.address import Networks
 from mailproxy.config.key_paths import join
 from mailproxy.protocol.client_hello import ClientHello
-from mailproxy.proxy.client_info import Caller
+from mailproxy.proxy.client_info import ClientInfo
 
 
 @frozen
@@ -34,21 +34,21 @@ class Route:
 
     def __init__(self, route: config.Route) -> None:
         self.config = route
-        self._goes_by_name = route.goes_by_name
+        self._goes_by_name = route.needs_client_hello
         self._names = _Names.of(route.sni) if route.sni else None
         self._alpn = frozenset(name.encode() for name in route.alpn)
         self._client = Networks(route.client)
         self._port = route.port
 
-    def fits(self, caller: Caller) -> bool:
+    def matches(self, caller: ClientInfo) -> bool:
         """Does all that is asked for hold? Without a ClientHello nothing is known of names, not even that there is none."""
-        if self._goes_by_name and (caller.hello is None or not self._fits_hello(caller.hello)):
+        if self._goes_by_name and (caller.hello is None or not self._matches_hello(caller.hello)):
             return False
         if self._port and caller.port not in self._port:
             return False
         return not self._client or (caller.source is not None and caller.source[0] in self._client)
 
-    def _fits_hello(self, hello: ClientHello) -> bool:
+    def _matches_hello(self, hello: ClientHello) -> bool:
         name = hello.server_name
         if self.config.sni is False and name is not None:
             return False
@@ -64,10 +64,10 @@ class Routes:
         self._routes = tuple(map(Route, routes))
         self._path = join(join("frontends", frontend), "routes")
 
-    def choose(self, caller: Caller) -> config.Route | None:
+    def select(self, caller: ClientInfo) -> config.Route | None:
         """The first that fits; None leaves the frontend's own backend and the bind's own mode."""
         for route in self._routes:
-            if route.fits(caller):
+            if route.matches(caller):
                 return route.config
         return None
 
