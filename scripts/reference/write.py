@@ -203,7 +203,12 @@ def end_item(end: EndReason) -> str:
 def item(text: str) -> str:
     """Return an item of a list, wrapped as pages are."""
     return textwrap.fill(
-        text, width=100, initial_indent="- ", subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        text,
+        width=100,
+        initial_indent="- ",
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
     )
 
 
