@@ -25,8 +25,9 @@ from mailproxy.net.tls.certificate_files import (
     require_regular,
     served_files,
 )
+from mailproxy.net.tls.context import Context, TlsKeyError, load_chain, make_client_context
+from mailproxy.net.tls.errors import error_reason
 from mailproxy.net.tls.terminator import Terminator
-from mailproxy.net.tls.tls import Context, TlsKeyError, load_chain, make_client_context, reason
 
 
 @define
@@ -307,7 +308,7 @@ def _check_locations(file: Path, path: str, material: CertificateStore) -> bool:
     except PemFileError as error:
         material.reject(path, file, str(error))
     except ssl.SSLError as error:
-        material.reject(path, file, f"no {_what(path)} in PEM form ({reason(error)})")
+        material.reject(path, file, f"no {_what(path)} in PEM form ({error_reason(error)})")
     except OSError as error:
         material.reject(path, file, error.strerror or str(error), retry=True)
     else:
@@ -364,10 +365,10 @@ def _pair_error(error: ssl.SSLError, key: Path | None) -> str:
         return (
             "has no private key: put it into the same file, beside it with the suffix .key, or name it as key"
         )
-    return f"cannot be used: {reason(error)}"
+    return f"cannot be used: {error_reason(error)}"
 
 
 def _blame(path: str, error: Exception) -> tuple[str, str]:
     if isinstance(error, TlsKeyError):
         return f"{path}.{error.key}", str(error)
-    return path, reason(error) if isinstance(error, ssl.SSLError) else str(error)
+    return path, error_reason(error) if isinstance(error, ssl.SSLError) else str(error)

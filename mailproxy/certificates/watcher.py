@@ -15,7 +15,7 @@ from mailproxy.config import ServerTls
 from mailproxy.errors import Fault
 from mailproxy.log import Log
 from mailproxy.log.events import CERTIFICATE_EXPIRES, CERTIFICATES_KEPT, CERTIFICATES_RENEWED
-from mailproxy.net.tls.tls import Context
+from mailproxy.net.tls.context import Context
 
 T = TypeVar("T")
 

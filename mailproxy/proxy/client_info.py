@@ -8,7 +8,7 @@ from attrs import define, field
 
 from mailproxy.address import join
 from mailproxy.net.listener import Listener
-from mailproxy.net.tls.tls import TlsInfo
+from mailproxy.net.tls.handshake import TlsInfo
 from mailproxy.protocol.client_hello import ClientHello
 from mailproxy.protocol.proxy_header import Header, HeaderV2, Tlv
 

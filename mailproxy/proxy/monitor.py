@@ -13,7 +13,7 @@ from mailproxy.config.check_plan import entry_paths
 from mailproxy.log import Log
 from mailproxy.log.events import TLS_READS_UNBOUNDED
 from mailproxy.net.tls.auto_retry import NOT_CLEARED, can_clear_auto_retry
-from mailproxy.net.tls.tls import Context
+from mailproxy.net.tls.context import Context
 from mailproxy.pool import RandomSource
 from mailproxy.proxy.backend.backend import Backend, ServerContexts, server_context
 from mailproxy.proxy.checks.check import Check, checks_of

@@ -11,7 +11,7 @@ import pytest
 
 from mailproxy.net.tls import auto_retry
 from mailproxy.net.tls.auto_retry import can_clear_auto_retry, clear_auto_retry, ssl_pointer
-from mailproxy.net.tls.tls import TlsSocket, ssl_object
+from mailproxy.net.tls.tls_socket import TlsSocket, ssl_object
 
 AUTO_RETRY = 4
 
@@ -37,7 +37,7 @@ def test_a_shared_openssl_allows_it() -> None:
     ours.setblocking(False)
     with theirs:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        with TlsSocket.around(ours, context) as tls:
+        with TlsSocket.wrap(ours, context) as tls:
             assert not mode(ssl_object(tls)) & AUTO_RETRY
 
 

@@ -26,8 +26,8 @@ from mailproxy.net.tls.certificate import (
     stamp_of,
 )
 from mailproxy.net.tls.certificate_files import certificate_files
+from mailproxy.net.tls.handshake import accept_tls
 from mailproxy.net.tls.terminator import Terminator
-from mailproxy.net.tls.tls import accept_tls
 from mailproxy.testing import Connection, ThrowAwayCA
 
 EC, RSA = "1.2.840.10045.2.1", "1.2.840.113549.1.1.1"  # RFC 5480 section 2.1.1, RFC 8017 appendix A.1

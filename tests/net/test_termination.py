@@ -17,8 +17,10 @@ from cryptography import x509
 from mailproxy.config import FrontendTls
 from mailproxy.errors import ClientHandshakeError
 from mailproxy.net.tls.certificate import read_certificate
+from mailproxy.net.tls.close import Alert, send_alert
+from mailproxy.net.tls.handshake import TlsInfo, accept_tls, tls_info
 from mailproxy.net.tls.terminator import Terminator
-from mailproxy.net.tls.tls import Alert, TlsInfo, accept_tls, client_certificate, send_alert, tls_info
+from mailproxy.net.tls.tls_socket import client_certificate
 from mailproxy.testing import ThrowAwayCA
 from tests.patience import give_up
 

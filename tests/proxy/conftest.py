@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from mailproxy.net.tls import tls
+from mailproxy.net.tls.close import dummy_socketpair
 from mailproxy.testing import ThrowAwayCA
 from mailproxy.testing.fixtures import RunProxy
 
@@ -16,7 +16,7 @@ from .farm import Farm
 from .relays import Kind
 from .scene import Scene
 
-tls.dummy_socketpair()  # a process makes it once, with the first TLS that it ends, and keeps it
+dummy_socketpair()  # a process makes it once, with the first TLS that it ends, and keeps it
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from mailproxy.net.relay import Tunnel
-from mailproxy.net.tls.tls import accept_tls
+from mailproxy.net.tls.handshake import accept_tls
 from mailproxy.testing import Collect, Connection, Flood, Send, WaitFor, collect, dial, pattern
 
 from .records import KEY_UPDATE_HALF, KEY_UPDATE_REQUESTED, KEY_UPDATE_REST, Writer, keys_of

@@ -15,7 +15,7 @@ from attrs import frozen
 
 from mailproxy.config import FrontendTls
 from mailproxy.net.tls.certificate import Certificate, CertificateIndex, Stamp, find, index_by_name, stamp_of
-from mailproxy.net.tls.tls import load_chain, set_parameters
+from mailproxy.net.tls.context import load_chain, set_parameters
 
 CertificateSet = tuple[Certificate, ...]
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from mailproxy import config
 from mailproxy.address import as_ipv6, unmapped
-from mailproxy.net.tls.tls import client_certificate
+from mailproxy.net.tls.tls_socket import client_certificate
 from mailproxy.protocol.proxy_header import (
     Client,
     Command,

@@ -11,7 +11,7 @@ from attrs import define, field, frozen
 from mailproxy import config
 from mailproxy.address import ServerAddress, TcpAddress, unmapped
 from mailproxy.net.dial import Endpoint, Options, Source
-from mailproxy.net.tls.tls import Context
+from mailproxy.net.tls.context import Context
 from mailproxy.pool import PassiveHealth, Server, SharedCounter, SharedSessions
 from mailproxy.protocol.capabilities import Capabilities
 from mailproxy.protocol.checks.result import CheckResult

@@ -20,8 +20,10 @@ from mailproxy.log import end_reasons
 from mailproxy.net.peek import peek, peek_nowait
 from mailproxy.net.poller import Watch
 from mailproxy.net.proxy_header import receive_header
+from mailproxy.net.tls.close import Alert, send_alert
+from mailproxy.net.tls.handshake import accept_tls
 from mailproxy.net.tls.terminator import Terminator
-from mailproxy.net.tls.tls import Alert, TlsSocket, accept_tls, send_alert
+from mailproxy.net.tls.tls_socket import TlsSocket
 from mailproxy.protocol.client_hello import (
     ClientHello,
     ClientHelloError,
