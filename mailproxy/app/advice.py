@@ -12,7 +12,7 @@ from mailproxy.app.access import obstacle
 from mailproxy.app.host_checks import is_own_address
 from mailproxy.app.port_advice import about_ports
 from mailproxy.app.privileges import MISSING_CAPABILITY
-from mailproxy.certificates.reloader import expiry_warnings
+from mailproxy.certificates.expiry import expiry_warnings
 from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Backend, Bind, Config, Frontend, Process, ProxySource
 from mailproxy.config.lint.loops import find_loops
@@ -32,10 +32,10 @@ _DOVECOT = (
 _IMAP_SILENCE_S = 29 * 60  # clients in IDLE speak at least every 29 minutes (RFC 2177 section 3)
 
 
-def advise(config: Config, material: CertificateStore) -> list[Fault]:
+def advise(config: Config, store: CertificateStore) -> list[Fault]:
     """One line each, with the path of the key and what to write instead.
 
-    ``material``: what came of the files that it names.
+    ``store``: the files that it names, loaded.
     """
     advice: list[Fault] = []
     for frontend in config.frontends.values():
@@ -48,8 +48,8 @@ def advise(config: Config, material: CertificateStore) -> list[Fault]:
     advice += about_ports(config)
     advice += _about_loops(config)
     advice += _check_unused(config)
-    advice += expiry_warnings(material)
-    advice += _check_certificates(material.certificates.values(), config.process)
+    advice += expiry_warnings(store)
+    advice += _check_certificates(store.certificates.values(), config.process)
     advice += _check_process(config)
     return list(dict.fromkeys(advice))
 

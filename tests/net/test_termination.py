@@ -83,7 +83,7 @@ class Bind:
             yield read_certificate(file)
 
     def renew(self) -> None:
-        self.terminator.renew(list(self.certificates()))
+        self.terminator.reload(list(self.certificates()))
 
     def client(self, certificate: Path | None = None, *, version: str | None = None) -> ssl.SSLContext:
         """A client that takes any certificate of ours, for whatever name it was issued."""
