@@ -117,7 +117,7 @@ def _init_child(setup: Setup, name: str, *, suppressed: Collection[Event], is_re
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (*SIGNALS, signal.SIGCHLD))
     set_process_name(f"mp {name}")
-    log = Log(setup.outputs, without=suppressed)
+    log = Log(setup.outputs, suppressed=suppressed)
     if is_restart:
         log.reopen(quietly=True)
     sys.unraisablehook = partial(unraisable, log)
