@@ -17,7 +17,7 @@ from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Backend, Bind, Config, Frontend, Process, ProxySource
 from mailproxy.config.lint.loops import find_loops
 from mailproxy.config.lint.ports import CLEAR_PORTS, TLS_PORTS
-from mailproxy.display_path import shown
+from mailproxy.display_path import display_path
 from mailproxy.errors import Fault
 from mailproxy.net.dial import is_local, may_be_transparent
 from mailproxy.net.tls.auto_retry import NOT_CLEARED, can_clear_auto_retry
@@ -275,14 +275,14 @@ def _check_certificates(certificates: Iterable[tuple[str, Certificate]], process
     for path, certificate in certificates:
         file, key = certificate.path, certificate.key or certificate.path
         if key.stat().st_mode & 0o004:
-            yield Fault(path, f"{shown(key)}: everybody can read this private key: chmod o-r")
+            yield Fault(path, f"{display_path(key)}: everybody can read this private key: chmod o-r")
         for needed in dict.fromkeys((file, key)):
             if (barrier := obstacle(process, needed)) is not None:
-                yield Fault(path, _about_access(shown(needed), shown(barrier), process.user))
+                yield Fault(path, _about_access(display_path(needed), display_path(barrier), process.user))
         if not certificate.names and not path.endswith(
             ".certificate"
         ):  # that is the proxy's own towards servers
-            yield Fault(path, f"{shown(file)}: has no DNS name, so clients cannot verify it")
+            yield Fault(path, f"{display_path(file)}: has no DNS name, so clients cannot verify it")
 
 
 def _about_access(file: Path, barrier: Path, user: str | None) -> str:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from mailproxy.certificates.store import CertificateStore
-from mailproxy.display_path import shown
+from mailproxy.display_path import display_path
 from mailproxy.errors import Fault
 
 CERTIFICATE_NOTICE = timedelta(days=14)
@@ -35,16 +35,16 @@ def expiry_warnings(store: CertificateStore, previous: CertificateStore | None =
         if end is not None and end - now < REVOCATION_LIST_NOTICE:
             yield Fault(
                 path,
-                f"{shown(file)}: is out of date from {end:%Y-%m-%d %H:%M} UTC on: then every client certificate is refused",
+                f"{display_path(file)}: is out of date from {end:%Y-%m-%d %H:%M} UTC on: then every client certificate is refused",
             )
 
 
 def _certificate_fact(file: Path, begin: datetime, end: datetime, now: datetime) -> str:
     if not begin <= now <= end:
-        return f"{shown(file)}: is not in date: from {begin:%Y-%m-%d} to {end:%Y-%m-%d}"
+        return f"{display_path(file)}: is not in date: from {begin:%Y-%m-%d} to {end:%Y-%m-%d}"
     # Some certificates live for a week only.
     if end - now < min(CERTIFICATE_NOTICE, (end - begin) / 3):
-        return f"{shown(file)}: expires in {_time_left(end - now)}, on {_date_of(end, now)}: renew it"
+        return f"{display_path(file)}: expires in {_time_left(end - now)}, on {_date_of(end, now)}: renew it"
     return ""
 
 

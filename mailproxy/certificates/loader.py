@@ -12,9 +12,9 @@ from pathlib import Path
 from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Config, FrontendTls, ServerTls
 from mailproxy.config.check_plan import entry_paths, tls_of_checks
-from mailproxy.display_path import shown
+from mailproxy.display_path import display_path
 from mailproxy.errors import Fault
-from mailproxy.net.tls.certificate import Certificate, is_authority, next_update, read_certificate, stamp_of
+from mailproxy.net.tls.certificate import Certificate, file_stamp, is_authority, next_update, read_certificate
 from mailproxy.net.tls.certificate_files import (
     PemFileError,
     certificate_files,
@@ -261,7 +261,7 @@ class _Loader:
             certificate = previous
         elif not certificate.not_before <= datetime.now(UTC) <= certificate.not_after:
             dates = f"from {certificate.not_before:%Y-%m-%d} to {certificate.not_after:%Y-%m-%d}"
-            store.expired.append(Fault(path, f"{shown(file)}: is not in date: {dates}"))
+            store.expired.append(Fault(path, f"{display_path(file)}: is not in date: {dates}"))
         store.certificates[file, key] = (path, certificate)
         return certificate
 
@@ -286,12 +286,12 @@ def _is_unchanged(previous: Certificate, key: Path | None) -> bool:
     Raises:
         OSError: If one of them cannot be examined.
     """
-    stamp = stamp_of(previous.path)
+    stamp = file_stamp(previous.path)
     if previous.key is None:  # the key was in the certificate's own file
         return key is None and previous.stamps == (stamp,)
     if previous.key != (key or find_key(previous.path)):
         return False
-    return previous.stamps == (stamp, stamp_of(previous.key))
+    return previous.stamps == (stamp, file_stamp(previous.key))
 
 
 def _is_inaccessible(file: Path) -> bool:
@@ -346,11 +346,11 @@ def _check_pair(certificate: Certificate) -> None:
 
 def _pair_fact(error: ssl.SSLError, key: Path | None) -> str:
     if error.reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"):
-        which = "the private key" if key is None else f"the private key in {shown(key)}"
+        which = "the private key" if key is None else f"the private key in {display_path(key)}"
         return f"{which} does not belong to the certificate, which must be the first one in its file"
     if error.reason in (None, "NO_START_LINE", "PEM_LIB"):
         if key is not None:
-            return f"{shown(key)} has no private key in PEM form"
+            return f"{display_path(key)} has no private key in PEM form"
         return (
             "has no private key: put it into the same file, beside it with the suffix .key, or name it as key"
         )

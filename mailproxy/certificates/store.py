@@ -9,9 +9,9 @@ from pathlib import Path
 from attrs import Factory, define
 
 from mailproxy.config import FrontendTls, ServerTls
-from mailproxy.display_path import shown
+from mailproxy.display_path import display_path
 from mailproxy.errors import Fault
-from mailproxy.net.tls.certificate import Certificate, stamp_of
+from mailproxy.net.tls.certificate import Certificate, file_stamp
 from mailproxy.net.tls.certificate_files import certificate_files
 from mailproxy.net.tls.context import Context
 from mailproxy.net.tls.terminator import Terminator
@@ -69,7 +69,7 @@ class CertificateStore:
             fact: What is wrong with it.
             retry: Whether the next scan reads the file again even if it has not changed.
         """
-        self.add(path, f"{shown(file)}: {fact}")
+        self.add(path, f"{display_path(file)}: {fact}")
         self.rejected.add(file)
         if retry:
             self.retry[file] = None
@@ -89,7 +89,7 @@ class CertificateStore:
 def stat_file(file: Path) -> object:
     """Return a value that changes with the file, or with what a folder holds. It is the errno if there is none."""
     try:
-        stamp = stamp_of(file)
+        stamp = file_stamp(file)
         return (stamp, tuple(certificate_files(file))) if file.is_dir() else stamp
     except OSError as error:
         return error.errno

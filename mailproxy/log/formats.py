@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
-from mailproxy.address import join, unmapped
+from mailproxy.address import join_host_port, unmap_ipv4
 from mailproxy.log.events import Event
 from mailproxy.log.record import SessionRecord
 
@@ -207,4 +207,4 @@ def _plain(client: str) -> str:
         return client
     # From a PROXY header the IPv4 part may be in hex digits.
     host, _, port = client[1:].rpartition("]:")
-    return join(unmapped(host), int(port))
+    return join_host_port(unmap_ipv4(host), int(port))

@@ -37,7 +37,7 @@ def peek_nowait(
     except BlockingIOError:
         return None
     except OSError as error:
-        raise ClientAbortError(error_reason(error), said_something=False) from None
+        raise ClientAbortError(error_reason(error), has_sent=False) from None
     answer = parse(data) if data else None
     return answer if isinstance(answer, tuple) else None
 
@@ -59,7 +59,7 @@ async def peek(sock: socket.socket, parse: Callable[[bytes], tuple[T, int] | Nee
                 await trio.lowlevel.wait_readable(sock)
                 continue
             if not data:
-                raise ClientLeftError("left without a word", said_something=False)
+                raise ClientLeftError("left without a word", has_sent=False)
             have = len(data)
             if have >= wanted:
                 answer = parse(data)
@@ -71,7 +71,7 @@ async def peek(sock: socket.socket, parse: Callable[[bytes], tuple[T, int] | Nee
             elif _has_ended(sock) and len(sock.recv(size, socket.MSG_PEEK)) == have:  # not: came just now
                 if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                     raise ClientAbortError(error_reason(OSError(code, os.strerror(code))))
-                raise ClientLeftError(f"left after {have} bytes", said_something=True)
+                raise ClientLeftError(f"left after {have} bytes", has_sent=True)
             if held_back < wanted:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted)
                 held_back = wanted
@@ -81,7 +81,7 @@ async def peek(sock: socket.socket, parse: Callable[[bytes], tuple[T, int] | Nee
             await trio.lowlevel.wait_readable(sock)
     except OSError as error:
         # What has been sent is seen before the error, and stays to be seen.
-        raise ClientAbortError(error_reason(error), said_something=held_back > 0) from None
+        raise ClientAbortError(error_reason(error), has_sent=held_back > 0) from None
     finally:
         if held_back:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)

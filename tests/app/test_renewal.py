@@ -20,7 +20,7 @@ import mailproxy
 from mailproxy.app import load_and_check
 from mailproxy.certificates.reloader import CertificateReloader, ReloadResult
 from mailproxy.certificates.store import CertificateStore
-from mailproxy.net.tls.certificate import Certificate, find, stamp_of
+from mailproxy.net.tls.certificate import Certificate, file_stamp, find
 from mailproxy.testing import ThrowAwayCA
 
 from .settings import settings
@@ -188,8 +188,8 @@ def test_a_certificate_that_is_written_over(issue: Callable[..., Path]) -> None:
     pem, other = issue("imap.pem"), issue("other.pem")
     proxy = terminating(pem)
     before = proxy.default
-    stamp = stamp_of(pem)
-    while stamp_of(pem) == stamp:  # the kernel's clock for files ticks every few milliseconds
+    stamp = file_stamp(pem)
+    while file_stamp(pem) == stamp:  # the kernel's clock for files ticks every few milliseconds
         pem.write_bytes(other.read_bytes())
     assert proxy.looked().applied == (pem,)
     assert proxy.default is not before

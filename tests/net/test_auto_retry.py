@@ -18,9 +18,9 @@ AUTO_RETRY = 4
 
 @pytest.fixture(autouse=True)
 def proved_anew() -> Iterator[None]:
-    auto_retry._clearing.cache_clear()
+    auto_retry._load_clear_function.cache_clear()
     yield
-    auto_retry._clearing.cache_clear()
+    auto_retry._load_clear_function.cache_clear()
 
 
 def mode(connection: object) -> int:
@@ -61,7 +61,7 @@ def test_another_layout_calls_nothing(monkeypatch: pytest.MonkeyPatch, moved: in
         called.append(arguments)
         return 0
 
-    for name in ("_SOCKET", "_SSL", "_CONTEXT"):
+    for name in ("_SOCKET_OFFSET", "_SSL_OFFSET", "_CONTEXT_OFFSET"):
         monkeypatch.setattr(auto_retry, name, getattr(auto_retry, name) + moved)
     monkeypatch.setattr(auto_retry, "_ssl_ctrl", lambda: control)
     assert not can_clear_auto_retry()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import attrs
 import pytest
 
-from mailproxy.address import join
+from mailproxy.address import join_host_port
 from mailproxy.protocol.proxy_header import Header, HeaderV1, HeaderV2, Type, parse_ssl
 
 from . import tcplog
@@ -258,7 +258,7 @@ class Crossing:
             self._written[program] = len(program.log.lines())
         with visitor.visit(self.ports[begins][way], self.papers) as connection:
             assert connection.all_that_comes() == GREETING
-            return join(*connection.own), join(*connection.other)
+            return join_host_port(*connection.own), join_host_port(*connection.other)
 
     def haproxys_line(self, client: str) -> list[str]:
         """Of its `last`: the address that was asked for, the authority, the unique id."""

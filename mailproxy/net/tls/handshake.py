@@ -85,7 +85,7 @@ async def accept_tls(sock: socket.socket, context: ssl.SSLContext, watch: Watch 
     except ssl.SSLError as error:
         (tls or sock).close()
         if isinstance(error, ssl.SSLZeroReturnError) or is_ragged_eof(error):
-            raise ClientLeftError("left during the TLS handshake", said_something=True) from None
+            raise ClientLeftError("left during the TLS handshake", has_sent=True) from None
         if is_reset(error):
             raise ClientAbortError(error_reason(error)) from None
         if isinstance(error, ssl.SSLCertVerificationError):

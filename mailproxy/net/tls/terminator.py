@@ -14,7 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from attrs import frozen
 
 from mailproxy.config import FrontendTls
-from mailproxy.net.tls.certificate import Certificate, CertificateIndex, Stamp, find, index_by_name, stamp_of
+from mailproxy.net.tls.certificate import (
+    Certificate,
+    CertificateIndex,
+    Stamp,
+    file_stamp,
+    find,
+    index_by_name,
+)
 from mailproxy.net.tls.context import load_chain, set_parameters
 
 CertificateSet = tuple[Certificate, ...]
@@ -149,7 +156,9 @@ class Terminator:
         return self._state.contexts if client_auth_stamps == self._state.client_auth_stamps else {}
 
     def _client_auth_stamps(self) -> tuple[Stamp | None, ...]:
-        return tuple(stamp_of(file) if file else None for file in (self._tls.client_ca, self._tls.client_crl))
+        return tuple(
+            file_stamp(file) if file else None for file in (self._tls.client_ca, self._tls.client_crl)
+        )
 
     def _make_context(self, certificates: CertificateSet) -> ssl.SSLContext:
         tls = self._tls

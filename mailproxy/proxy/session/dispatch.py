@@ -235,7 +235,10 @@ class Dispatch:
             raise SessionEndedError(end_reasons.SERVER_HANDSHAKE_FAILED, error) from None
         except ServerRefusedError as error:
             raise SessionEndedError(
-                end_reasons.SERVER_REFUSED, error, retries_at_once=error.is_local, is_clients=error.is_clients
+                end_reasons.SERVER_REFUSED,
+                error,
+                retries_at_once=error.is_local,
+                is_clients=error.is_client_fault,
             ) from None
         except ProxyError as error:
             raise SessionEndedError(end_reasons.OUT_OF_RESOURCES, error) from None
