@@ -214,9 +214,9 @@ class _Loader:
         ]
 
     def _reuse_previous(self, entry: Path, key: Path | None) -> list[Certificate]:
-        """Use the previous certificates of a folder that is gone or has none left.
+        """Keep using the certificates of a folder that is gone or has none left.
 
-        Its names stay served, whatever other entries of the same bind hold.
+        Otherwise a reload in which the other entries of the bind can be used would drop its names.
         """
         reused = {
             files: certificate
@@ -238,19 +238,8 @@ class _Loader:
         store = self._store
         if (file, key) in store.certificates:
             return store.certificates[file, key][1]
-        certificate = None
         _, previous = self._previous.certificates.get((file, key), (path, None))
-        try:
-            store.remember_stat(file)
-            if key is not None:
-                store.remember_stat(key)
-            certificate = _read_if_changed(file, key, previous)
-        except OSError as error:
-            store.reject(path, Path(error.filename or file), error_reason(error), retry=True)
-        except PemFileError as error:  # of the certificate or of its key
-            store.reject(path, error.path, str(error))
-        except ValueError as error:
-            store.reject(path, file, str(error))
+        certificate = self._try_read(file, key, path, previous)
         if certificate is None or (key is None and certificate.key is not None):
             for candidate in possible_keys(file):  # where its key is, or may appear
                 store.remember_stat(candidate)
@@ -264,6 +253,23 @@ class _Loader:
             store.expired.append(Fault(path, f"{display_path(file)}: is not in date: {dates}"))
         store.certificates[file, key] = (path, certificate)
         return certificate
+
+    def _try_read(
+        self, file: Path, key: Path | None, path: str, previous: Certificate | None
+    ) -> Certificate | None:
+        store = self._store
+        try:
+            store.remember_stat(file)
+            if key is not None:
+                store.remember_stat(key)
+            return _read_if_changed(file, key, previous)
+        except OSError as error:
+            store.reject(path, Path(error.filename or file), error_reason(error), retry=True)
+        except PemFileError as error:  # of the certificate or of its key
+            store.reject(path, error.path, str(error))
+        except ValueError as error:
+            store.reject(path, file, str(error))
+        return None
 
 
 def _read_if_changed(file: Path, key: Path | None, previous: Certificate | None) -> Certificate:

@@ -158,7 +158,7 @@ def _describe_changes(
         if certificate is not None:
             yield file, f"{_describe(certificate)} ({certificate.path})"
         elif file in before:
-            yield file, f"{', '.join(before[file].names)} no more ({file})"
+            yield file, f"{', '.join(before[file].names)} removed ({file})"
         elif file in store.authorities:
             yield file, str(file)
 

@@ -57,10 +57,10 @@ class Log:
 
     def __init__(self, outputs: Sequence[Output], *, suppressed: Collection[Event] = ()) -> None:
         # If standard error is a target, it gets the failures of the others as events.
-        complains = not any(
+        reports_to_stderr = not any(
             isinstance(each.target, StreamTarget) and each.target.fd == _STDERR for each in outputs
         )
-        self._writers = [LogWriter(each, complains=complains, log=self) for each in outputs]
+        self._writers = [LogWriter(each, reports_to_stderr=reports_to_stderr, log=self) for each in outputs]
         self._suppressed = frozenset(suppressed)
         self._reopens_quietly = False
         self._has_failed_to_reopen = False
@@ -108,10 +108,10 @@ class Log:
         for writer in self._writers:
             writer.reopen()
 
-    async def reopened(self) -> None:
+    async def wait_reopened(self) -> None:
         """Wait until the targets are open again. Never returns while a target hangs."""
         for writer in self._writers:
-            await writer.reopened()
+            await writer.wait_reopened()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Write lines until cancelled. Then call ``finish``."""
@@ -133,7 +133,7 @@ class Log:
 
     # Called by writers
 
-    def has_reopened(self, fault: str) -> None:
+    def on_reopened(self, fault: str) -> None:
         """Log that a target was opened again, or with a ``fault`` that it could not be."""
         if fault:
             self._has_failed_to_reopen = True
@@ -146,7 +146,7 @@ class Log:
         if is_done and not self._has_failed_to_reopen and not self._reopens_quietly:
             self.event(LOG_REOPENED, "the log was reopened")
 
-    def has_failed(self, failed: LogWriter, reason: str) -> None:
+    def on_failed(self, failed: LogWriter, reason: str) -> None:
         """Log to the other targets that a target cannot be written."""
         others = [writer for writer in self._writers if writer is not failed]
         message = f"the log {failed.name} cannot be written: {reason}"
@@ -158,25 +158,25 @@ class LogWriter:
 
     Args:
         output: The target, format and level.
-        complains: Whether to report a failing target on standard error, once until it works again.
+        reports_to_stderr: Whether to report a failing target on standard error, once until it works again.
         log: Gets the results of writing and reopening, in trio's thread only.
     """
 
-    def __init__(self, output: Output, *, complains: bool, log: Log) -> None:
+    def __init__(self, output: Output, *, reports_to_stderr: bool, log: Log) -> None:
         self._target = output.target
         self.name = output.name
         formats = SYSLOG_FORMATS if output.target.has_own_date else FORMATS
         self.session_line, self.event_line = formats[output.format]
         self.threshold = LEVELS.index(output.level)
         self._log = log
-        self._complains = complains
+        self._reports_to_stderr = reports_to_stderr
         self._lines: list[Line] = []
         self._wake = trio.Event()
-        self._reopen = False
+        self._reopen_requested = False
         self._reopened = trio.Event()
         self._reopened.set()
         self._thread = LogThread()
-        self._complained = False
+        self._is_failing = False
         self._failure = ""  # not reported to the log yet
         self._reopen_fault = ""
         self._unwritten = 0  # lines of a write that has not finished
@@ -189,12 +189,12 @@ class LogWriter:
 
     def reopen(self) -> None:
         """Open the target again before the next line."""
-        if not self._reopen:
+        if not self._reopen_requested:
             self._reopened = trio.Event()
-        self._reopen = True
+        self._reopen_requested = True
         self._wake.set()
 
-    async def reopened(self) -> None:
+    async def wait_reopened(self) -> None:
         """Wait until the target is open again."""
         await self._reopened.wait()
 
@@ -244,19 +244,19 @@ class LogWriter:
             self._thread.start()
             await self._flush()
         except Exception as error:  # noqa: BLE001 - the border: no log is left for a failure of the log
-            self._complain(error)
+            self._record_failure(error)
             return False
         return True
 
     async def _flush(self) -> None:
-        if self._reopen:
-            self._reopen = False
+        if self._reopen_requested:
+            self._reopen_requested = False
             reopened = self._reopened
             try:
                 await self._in_thread(self._reopen_target)
                 if not self._thread.is_busy:  # otherwise it hangs, and the lines wait
                     reopened.set()
-                    self._log.has_reopened(self._reopen_fault)
+                    self._log.on_reopened(self._reopen_fault)
             finally:
                 reopened.set()
         if self._lines and not self._thread.is_busy:
@@ -266,16 +266,16 @@ class LogWriter:
             self._unwritten = lost + len(lines)  # until they are written
             await self._in_thread(lambda: self._write(lines, lost))
             self._count_unwritten()
-            self._report_failure()
+            self._log_failure()
 
     def _count_unwritten(self) -> None:
         if not self._thread.is_busy:
             self.lost += self._unwritten
             self._unwritten = 0
 
-    def _report_failure(self) -> None:
+    def _log_failure(self) -> None:
         if self._failure and not self._thread.is_busy:
-            self._log.has_failed(self, self._failure)
+            self._log.on_failed(self, self._failure)
             self._failure = ""
 
     async def _in_thread(self, job: Callable[[], None]) -> None:
@@ -292,18 +292,18 @@ class LogWriter:
         except LinesLostError as error:
             # Not added to ``lost`` in this thread: the event loop may be counting, too.
             self._unwritten = lost + max(count - error.arrived, 0)
-            self._complain(error)
+            self._record_failure(error)
         else:
             self._unwritten = 0
-            self._complained = False
+            self._is_failing = False
 
-    def _complain(self, error: Exception) -> None:
+    def _record_failure(self, error: Exception) -> None:
         """Report a failure of the log to the other targets and standard error, once until it works again."""
-        if self._complained:
+        if self._is_failing:
             return
-        self._complained = True
+        self._is_failing = True
         self._failure = str(error)
-        if self._complains:
+        if self._reports_to_stderr:
             with contextlib.suppress(OSError):
                 os.write(
                     _STDERR,

@@ -283,7 +283,7 @@ class Worker(Service):
     async def _reopen(self, line: Channel, number: int | None) -> None:
         with contained(self.log, "log writer"):
             self.log.reopen()
-            await self.log.reopened()
+            await self.log.wait_reopened()
         line.send_nowait({"done": number})
 
     async def _reload_for(

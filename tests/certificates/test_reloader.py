@@ -240,7 +240,7 @@ def test_a_certificate_that_is_taken_out_of_a_folder(folder: Path) -> None:
     renewed = proxy.looked()
     assert renewed.faults == ()
     assert renewed.applied == (folder / "b.pem",)
-    assert renewed.descriptions == (f"b.example no more ({folder / 'b.pem'})",)
+    assert renewed.descriptions == (f"b.example removed ({folder / 'b.pem'})",)
     assert proxy.served("b.example") == ("a.pem",)
     assert unchanged(before, proxy.contexts) == {"a.pem", "c.pem"}
 

@@ -73,7 +73,7 @@ def require_regular(path: Path) -> None:
     """
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise PemFileError(path, "is no regular file")
+        raise PemFileError(path, "is not a regular file")
 
 
 def has_key(pem: bytes) -> bool:
@@ -113,15 +113,15 @@ def certificate_files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
-    files = list(filter(_may_be_certificate, entries))
+    files = list(filter(_is_candidate, entries))
     for folder in entries:
         with contextlib.suppress(OSError):  # not accessible, such as "private": not written for this user
             if any((folder / name).is_file() for name in _CHAIN_NAMES):
-                files += sorted(filter(_may_be_certificate, folder.iterdir()))
+                files += sorted(filter(_is_candidate, folder.iterdir()))
     return files
 
 
-def _may_be_certificate(file: Path) -> bool:
+def _is_candidate(file: Path) -> bool:
     is_hidden = file.name.startswith(".")
     return file.suffix in _SUFFIXES and not is_hidden and not file.is_fifo() and not _is_older(file)
 
