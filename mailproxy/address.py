@@ -90,7 +90,7 @@ def parse_bind(text: str) -> BindAddress:
 
 
 def parse_server(text: str) -> ServerAddress:
-    """Parse ``10.0.0.1:993``, ``10.0.0.2``, ``[2001:db8::1]:993``, ``imap.internal:993`` or ``unix:/run/x.sock``.
+    """Parse ``10.0.0.1:993``, ``10.0.0.2``, ``[::1]:993``, ``imap.internal:993`` or ``unix:/run/x.sock``.
 
     Raises:
         ValueError: With the fact.
@@ -124,7 +124,7 @@ class Networks:
         self._networks = tuple(map(_unmap_network, networks))
 
     def __contains__(self, host: str) -> bool:
-        """Whether an IP address is in one of them. IPv4-mapped IPv6 addresses count as IPv4, zones are ignored."""
+        """Whether an IP address is in one of them. IPv4-mapped addresses count as IPv4, zones are ignored."""
         if not self._networks:
             return False
         address = ip_address(unmap_ipv4(host.partition("%")[0]))
@@ -143,7 +143,7 @@ def _unmap_network(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Netw
 
 
 def unmap_ipv4(host: str) -> str:
-    """Return an IPv4-mapped IPv6 address (RFC 4291 section 2.5.5.2) as the client's IPv4 address, others unchanged."""
+    """Return an IPv4-mapped IPv6 address (RFC 4291 section 2.5.5.2) as IPv4, others unchanged."""
     if not host.startswith("::ffff:"):
         return host
     mapped = IPv6Address(host).ipv4_mapped

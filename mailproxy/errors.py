@@ -1,6 +1,7 @@
 """All errors of mailproxy, in one tree by whose fault they are.
 
-A message states the fact and the value. Errors of sockets and TLS are translated into this tree in ``net``, and nowhere else.
+A message states the fact and the value. Errors of sockets and TLS are translated into this tree in ``net``,
+and nowhere else.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ class Fault:
     """One thing that is wrong in a configuration.
 
     Attributes:
-        path: The path of the key in the file, such as ``frontends.imap.bind[0].mode``. Empty for the file as a whole.
+        path: The path of the key in the file, such as ``frontends.imap.bind[0].mode``. Empty for the file as
+            a whole.
         fact: What is wrong, and what to write instead.
         line: The line of the key, from 1. None without a text or without such a key.
         column: Where the key begins in its line, in characters, from 1.
@@ -105,9 +107,10 @@ class ServerRefusedError(ServerError):
 
     Attributes:
         reason: Why, without the address that the message has.
-        is_local: Whether this machine refused before anything was sent: it has no route or no free local port.
-        is_client_fault: Whether the client's own address cannot be used towards this server. Then the error says nothing
-            about the server.
+        is_local: Whether this machine refused before anything was sent: it has no route or no free local
+            port.
+        is_client_fault: Whether the client's own address cannot be used towards this server. Then the error
+            says nothing about the server.
     """
 
     def __init__(
@@ -120,7 +123,10 @@ class ServerRefusedError(ServerError):
 
 
 class ServerHandshakeError(ServerError):
-    """The TLS handshake with the server failed, or its certificate is not accepted. The message has OpenSSL's reason."""
+    """The TLS handshake with the server failed, or its certificate is not accepted.
+
+    The message has OpenSSL's reason.
+    """
 
 
 class ProxyError(MailproxyError):

@@ -1,8 +1,8 @@
 """Files that a privileged process creates in folders of other users, with the requested mode and owner.
 
-The folder of a socket or log may belong to the user that sessions run as. Between two system calls that user can replace a
-file by another one of the same name, or by a link. So a new file is changed by descriptor, not by name. A file is removed only
-if its name still leads to the device and inode that were created here.
+The folder of a socket or log may belong to the user that sessions run as. Between two system calls that user
+can replace a file by another one of the same name, or by a link. So a new file is changed by descriptor, not
+by name. A file is removed only if its name still leads to the device and inode that were created here.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ def bind_unix(
         The identity of the socket's file, for ``remove``.
 
     Raises:
-        OSError: If it cannot be created or changed, or if another user has replaced it meanwhile. No other file is changed
-            or removed then.
+        OSError: If it cannot be created or changed, or if another user has replaced it meanwhile. No other
+            file is changed or removed then.
     """
     sock.bind(str(path))
     fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         info = os.fstat(fd)
         created = FileId(info.st_dev, info.st_ino)
-        # Another user cannot create a socket that this user owns. A second name would be a hard link to such a socket
-        # elsewhere.
+        # Another user cannot create a socket that this user owns. A second name would be a hard link to such
+        # a socket elsewhere.
         if not stat.S_ISSOCK(info.st_mode) or info.st_uid != os.geteuid() or info.st_nlink != 1:
             raise FileExistsError(f"{path} was replaced by another program while it was made")
         by_descriptor = f"/proc/self/fd/{fd}"

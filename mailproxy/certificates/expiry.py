@@ -17,7 +17,8 @@ REVOCATION_LIST_NOTICE = timedelta(days=1)  # revocation lists often live for a 
 def expiry_warnings(store: CertificateStore, previous: CertificateStore | None = None) -> Iterator[Fault]:
     """Yield a warning for each certificate and revocation list that is out of date or soon will be.
 
-    Soon is 14 days for a certificate, or a third of its lifetime if that is less, and one day for a revocation list.
+    Soon is 14 days for a certificate, or a third of its lifetime if that is less, and one day for a
+    revocation list.
 
     Args:
         store: What is in use.

@@ -49,8 +49,8 @@ def reload_certificates(
     Args:
         config: The configuration of ``previous``.
         previous: What is in use.
-        stage: Leave the contexts of binds to the functions in ``staged``. Otherwise new handshakes use the new ones
-            at once.
+        stage: Leave the contexts of binds to the functions in ``staged``. Otherwise new handshakes use the
+            new ones at once.
 
     Returns:
         A new store with the terminators of ``previous``, reloaded.
@@ -67,8 +67,8 @@ def reload_certificates(
 class _Loader:
     """Loads each ``tls`` table once, however many binds and servers share it.
 
-    In its methods ``path`` is the path of a key in the configuration, as in ``Fault``, and ``key`` the file of a private
-    key that the configuration names.
+    In its methods ``path`` is the path of a key in the configuration, as in ``Fault``, and ``key`` the file
+    of a private key that the configuration names.
     """
 
     def __init__(self, store: CertificateStore, previous: CertificateStore) -> None:
@@ -143,7 +143,8 @@ class _Loader:
             store.remember_stat(tls.ca)
             is_usable = _check_authority(tls.ca, f"{path}.ca", store)
         if tls.certificate is not None:
-            # Without a usable certificate the previous context stays, so there is no need for the previous certificate.
+            # Without a usable certificate the previous context stays, so there is no need for the previous
+            # certificate.
             certificate = self._read_file(tls.certificate, tls.key, f"{path}.certificate", falls_back=False)
             is_usable &= certificate is not None
         if not is_usable:
@@ -206,7 +207,7 @@ class _Loader:
         return [certificate for certificate in certificates if certificate is not None]
 
     def _inaccessible(self, folder: Path, files: list[Path]) -> list[Path]:
-        """Return previous files of subfolders that can no longer be entered, for example after the change of user."""
+        """Return previous files of subfolders that are no longer accessible, as after the change of user."""
         return [
             file
             for file, key in self._previous.certificates
@@ -233,7 +234,8 @@ class _Loader:
         """Read a certificate with its key, once for all tables that name it.
 
         Returns:
-            The certificate. If it cannot be used, the previous one, or None without one or if not ``falls_back``.
+            The certificate. If it cannot be used, the previous one, or None without one or if not
+            ``falls_back``.
         """
         store = self._store
         if (file, key) in store.certificates:
@@ -287,7 +289,11 @@ def _read_if_changed(file: Path, key: Path | None, previous: Certificate | None)
 
 
 def _is_unchanged(previous: Certificate, key: Path | None) -> bool:
-    """Whether the files of a certificate and its key (``key`` if the configuration names one) are as they were.
+    """Whether the files of a certificate and its key are as they were.
+
+    Args:
+        previous: The certificate as it was read.
+        key: The file of the key that the configuration names now, if it names one.
 
     Raises:
         OSError: If one of them cannot be examined.
@@ -312,7 +318,10 @@ def _is_inaccessible(file: Path) -> bool:
 
 
 def _check_authority(file: Path, path: str, store: CertificateStore) -> bool:
-    """Whether a file has CA certificates or, if ``path`` ends with ``crl``, revocation lists. A fault if it has none."""
+    """Whether a file has CA certificates or, if ``path`` ends with ``crl``, revocation lists.
+
+    A file without them is rejected.
+    """
     store.authorities.add(file)
     is_crl = path.endswith("crl")
     content = "revocation list" if is_crl else "certificate"

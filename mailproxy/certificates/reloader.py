@@ -1,24 +1,26 @@
 """One reload of the TLS files: what has changed is loaded and applied, what cannot be used is rejected.
 
-A reload goes through five steps. ``CertificateWatcher`` starts it, at every interval or when an operator asks for it::
+A reload goes through five steps. ``CertificateWatcher`` starts it, at every interval or on request::
 
     scan       compare each file with its state when it was read ──► nothing has changed: None
      │         (in a thread, as the next two steps)
      ▼
-    load       read the files again ──► rejected: a file cannot be used. The previous content stays in use.
-     │                                  If the reason may pass, the next scan reads that file again.
+    load       read the files again ──► rejected: a file cannot be used
+     │         The previous content of such a file stays in use. If the reason may pass, the next scan
+     │         reads the file again.
      ▼
     stage      make contexts for binds and servers ──► rejected, as above
      │         In a single process new handshakes use the contexts of binds from here on.
      ▼
-    apply      in several processes only: change the contexts of binds where handshakes begin, in the event loop
-     │         ──► retry: a context cannot be changed, for example without free descriptors. The scan is forgotten,
-     │             so that the next one finds all its changes again.
+    apply      in several processes only: change the contexts of binds, in the event loop, where handshakes
+     │         begin ──► retry: a context cannot be changed, for example without free descriptors
+     │         The scan is forgotten, so that the next one finds all its changes again.
      ▼
-    publish    give contexts towards servers to the backends and the checks. The control process also has each worker
-               and the supervisor reload, so that workers forked later start with the new files. Then log the result.
+    publish    give contexts towards servers to the backends and the checks
+               The control process also has each worker and the supervisor reload, so that workers forked
+               later start with the new files. Then the result is logged.
 
-``CertificateReloader`` does the first four, ``ReloadResult`` carries what came of them, and the fifth belongs to the callers.
+``CertificateReloader`` does the first four steps and returns a ``ReloadResult``. Its callers publish that.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ class ReloadResult:
         retry: Faults of contexts that could not be changed. The next scan finds all changes again.
         expiring: What of the new is out of date or soon will be.
         server_contexts: All contexts towards servers.
-        staged: Functions that take the new contexts of binds into use, each with the path of its ``tls`` table.
+        staged: Functions that take the new contexts of binds into use, each with the path of its table.
     """
 
     applied: tuple[Path, ...]
@@ -74,8 +76,8 @@ class CertificateReloader:
     Args:
         config: The configuration of ``store``.
         store: What was loaded at the start.
-        stage: Change the contexts of binds in ``apply_staged`` and not in ``scan``. The contexts of unchanged names are
-            kept then, and with them the keys of TLS session tickets, which several processes share.
+        stage: Change the contexts of binds in ``apply_staged`` and not in ``scan``. The contexts of unchanged
+            names are kept then, and with them the keys of TLS session tickets, which several processes share.
     """
 
     def __init__(self, config: Config, store: CertificateStore, *, stage: bool = False) -> None:
@@ -115,7 +117,9 @@ class CertificateReloader:
         )
 
     def apply_staged(self, result: ReloadResult) -> ReloadResult:
-        """Take the staged contexts into use. Call it in the thread where handshakes begin; it does not block on files.
+        """Take the staged contexts into use. Does not block on files.
+
+        Call it in the thread where handshakes begin: a context in use by several threads cannot be changed.
 
         Returns:
             The final result of the reload.

@@ -1,4 +1,4 @@
-"""The certificate store: the TLS files of a configuration, loaded, and what each of them was like when it was read."""
+"""The certificate store: the TLS files of a configuration, loaded, and their state before they were read."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ class CertificateStore:
         folders: The folders among ``files``.
         authorities: The files of CAs and revocation lists.
         rejected: Files with nothing new that can be used. What was loaded from them before stays in use.
-        retry: Files that could not be used for a reason that may pass while they stay the same. A set in order.
-        staged: Functions that take new contexts of binds into use, each with the path of its ``tls`` table. None if
-            loading did that at once.
+        retry: Files that could not be used for a reason that may pass while they stay the same. A set in
+            order.
+        staged: Functions that take new contexts of binds into use, each with the path of its ``tls`` table.
+            None if loading did that at once.
     """
 
     bind_terminators: dict[tuple[str, int], Terminator] = Factory(dict)
@@ -75,7 +76,10 @@ class CertificateStore:
             self.retry[file] = None
 
     def remember_stat(self, file: Path) -> None:
-        """Record the state of a file or folder before it is read: a change during reading then shows in the next scan."""
+        """Record the state of a file or folder. Call it before reading.
+
+        A change while the file is read then shows in the next scan.
+        """
         self.files.setdefault(file, stat_file(file))
 
     def changed_files(self) -> list[Path]:
@@ -87,7 +91,7 @@ class CertificateStore:
 
 
 def stat_file(file: Path) -> object:
-    """Return a value that changes with the file, or with what a folder holds. It is the errno if there is none."""
+    """Return a value that changes with the file, or with what a folder holds: the errno if it is missing."""
     try:
         stamp = file_stamp(file)
         return (stamp, tuple(certificate_files(file))) if file.is_dir() else stamp

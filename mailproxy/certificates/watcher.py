@@ -22,7 +22,8 @@ _EXPIRY_LOG_INTERVAL_S = 24 * 3600.0
 async def run_in_thread(job: Callable[[], T]) -> T:
     """Run a job that blocks on files in a thread.
 
-    It has a limiter of its own: look-ups of host names without an answer may have taken all threads of trio's default one.
+    It has a limiter of its own: look-ups of host names without an answer may have taken all threads of trio's
+    default one.
 
     Cancellation:
         The thread is abandoned: the disk may be slow, or not answer at all.
@@ -41,7 +42,8 @@ class CertificateWatcher:
     Args:
         reloader: Does the work.
         interval: Seconds between two scans.
-        on_reload: Awaited with the result of a reload before it is logged, and with whether the reload was forced.
+        on_reload: Awaited with the result of a reload before it is logged, and with whether the reload was
+            forced.
         log: Gets the result.
     """
 
@@ -70,7 +72,8 @@ class CertificateWatcher:
     async def sync_silently(self) -> None:
         """Apply what has changed since the files were loaded, without logging it.
 
-        For a control process that replaces another one, which has logged these changes, and what expires, already.
+        For a control process that replaces another one, which has logged these changes, and what expires,
+        already.
         """
         self._expiry_due = trio.current_time() + _EXPIRY_LOG_INTERVAL_S
         result = await run_in_thread(self._reloader.scan)

@@ -1,4 +1,4 @@
-"""The log: a line for each session and for each event that an operator should know, never credentials or mail content.
+"""The log: a line for each session and each event. Never credentials or mail content.
 
 Modules, in reading order:
     end_reasons: the table of why sessions end.

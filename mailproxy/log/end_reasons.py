@@ -1,8 +1,9 @@
 """End reasons: what ended a session, in which phase, and HAProxy's words for it.
 
-Every session ends with exactly one of them. A *state* is HAProxy's termination state, two letters (configuration manual,
-section 8.5 "Session state at disconnection"). HAProxy has no such letters for a session that ends in the PROXY header or the
-TLS handshake, but a message. For those the state is a message: HAProxy's, or one like it for what HAProxy does not have.
+Every session ends with exactly one of them. A *state* is HAProxy's termination state, two letters
+(configuration manual, section 8.5 "Session state at disconnection"). HAProxy has no such letters for a
+session that ends in the PROXY header or the TLS handshake, but a message. For those the state is a message:
+HAProxy's, or one like it for what HAProxy does not have.
 """
 
 from __future__ import annotations

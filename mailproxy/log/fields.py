@@ -1,4 +1,7 @@
-"""The fields of a session's line in ``json``, for the table in ``docs/logging.md``. A test compares them with the line."""
+"""The fields of a session's line in ``json``, for the table in ``docs/logging.md``.
+
+A test compares them with the line.
+"""
 
 from __future__ import annotations
 

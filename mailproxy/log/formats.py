@@ -1,16 +1,16 @@
-"""Sessions and events as lines: ``text`` for people, ``json`` for programs, ``tcplog`` for what reads HAProxy's logs.
+"""Sessions and events as lines: ``text`` for people, ``json`` for programs, ``tcplog`` as in HAProxy.
 
-tcplog is ``%ci:%cp [%t] %ft %b/%s %Tw/%Tc/%Tt %B %ts %ac/%fc/%bc/%sc/%rc %sq/%bq`` (HAProxy configuration manual,
-section 8.2.2). These details are as measured with HAProxy 2.6:
+tcplog is ``%ci:%cp [%t] %ft %b/%s %Tw/%Tc/%Tt %B %ts %ac/%fc/%bc/%sc/%rc %sq/%bq`` (HAProxy configuration
+manual, section 8.2.2). These details are as measured with HAProxy 2.6:
 
 - The counts of process and frontend include the session, those of backend and server do not.
 - IPv6 addresses have no brackets.
 - ``~`` marks a bind that terminates TLS.
-- A session that ends in its PROXY header or TLS handshake has another form: ``client [date] frontend/bind: message``. Unlike
-  HAProxy, mailproxy adds the cause in parentheses if it is known.
+- A session that ends in its PROXY header or TLS handshake has another form: ``client [date] frontend/bind:
+  message``. Unlike HAProxy, mailproxy adds the cause in parentheses if it is known.
 
-A session's line has the date of accept, an event's line the date of writing. Syslog adds its own date, so ``text`` and the
-events of ``tcplog`` have none there.
+A session's line has the date of accept, an event's line the date of writing. Syslog adds its own date, so
+``text`` and the events of ``tcplog`` have none there.
 """
 
 from __future__ import annotations
@@ -184,7 +184,10 @@ def _json(data: Mapping[str, object]) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Escape what is not printable. Peers choose some words: a server name could hold a line end or control a terminal."""
+    """Escape what is not printable.
+
+    Peers choose some words: a server name could hold a line end, or control a terminal.
+    """
     return text if text.isprintable() else _escape(text)
 
 

@@ -1,9 +1,10 @@
 """Writes whole lines to a descriptor, so that lines are never mixed, and counts how many arrived.
 
-Two things leave a partial line behind: a write that stores some of its bytes and then fails (a full disk, RLIMIT_FSIZE), and
-a process that is killed during a write, because the kernel writes page by page. The next line must then begin on a line of
-its own, whichever process writes it. So the last byte of a file is read before each batch. Where several processes write,
-this and the write happen under a lock. It is the kernel's record lock, which ends with a killed process.
+Two things leave a partial line behind: a write that stores some of its bytes and then fails (a full disk,
+RLIMIT_FSIZE), and a process that is killed during a write, because the kernel writes page by page. The next
+line must then begin on a line of its own, whichever process writes it. So the last byte of a file is read
+before each batch. Where several processes write, this and the write happen under a lock. It is the kernel's
+record lock, which ends with a killed process.
 """
 
 from __future__ import annotations
@@ -79,8 +80,8 @@ class LineWriter:
     def _batches(self, lines: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
         """Yield the lines in batches that are written as a whole.
 
-        A file appends a batch of any size, and one writer alone needs no limit. In a shared pipe, writes up to PIPE_BUF are
-        not mixed with those of other processes (pipe(7)). Sockets are treated the same.
+        A file appends a batch of any size, and one writer alone needs no limit. In a shared pipe, writes up
+        to PIPE_BUF are not mixed with those of other processes (pipe(7)). Sockets are treated the same.
         """
         if self._is_file or not self._shared:
             yield lines
@@ -104,7 +105,8 @@ class LineWriter:
                 try:
                     written += os.write(self._fd, data[written:])
                 except BlockingIOError:
-                    # Another program made the descriptor nonblocking. This is the writer's thread, so it may sleep.
+                    # Another program made the descriptor nonblocking. This is the writer's thread, so it may
+                    # sleep.
                     time.sleep(_RETRY_S)
         except OSError as error:
             raise LinesLostError(error, _count_complete(lines, written - len(head))) from error
@@ -135,7 +137,7 @@ class LineWriter:
                     fcntl.lockf(self._fd, fcntl.LOCK_UN)
 
     def _lock(self) -> bool:
-        """Lock the file against the other processes. Return False if that takes too long or is not possible."""
+        """Lock the file against other processes. Return False if that takes too long or is not possible."""
         deadline = time.monotonic() + _LOCK_TIMEOUT_S
         while True:
             try:
@@ -151,7 +153,10 @@ class LineWriter:
 
 
 def _count_complete(lines: Sequence[bytes], size: int) -> int:
-    """Count the lines in the first ``size`` bytes. One that lacks only its line end counts: the next write adds that."""
+    """Count the lines in the first ``size`` bytes.
+
+    One that lacks only its line end counts, because the next write adds that.
+    """
     count = 0
     for line in lines:
         size -= len(line)

@@ -1,4 +1,4 @@
-"""The session record: the facts of one session, collected while it runs and written as one line when it ends."""
+"""The session record: the facts of one session, collected while it runs and written when it ends."""
 
 from __future__ import annotations
 

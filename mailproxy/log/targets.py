@@ -1,4 +1,7 @@
-"""Targets of the log: a stream, a file that can be reopened, or syslog. They may block, so only a writer's thread uses them."""
+"""Targets of the log: a stream, a file that can be reopened, or syslog.
+
+They may block, so only a writer's thread uses them.
+"""
 
 from __future__ import annotations
 
@@ -80,12 +83,13 @@ class StreamTarget:
 class FileTarget:
     """A file, opened for appending.
 
-    A new file gets the mode 0640. If there is an owner, root does not follow a link: the folder may belong to that user, and
-    the link could lead to any file of the machine.
+    A new file gets the mode 0640. If there is an owner, root does not follow a link: the folder may belong to
+    that user, and the link could lead to any file of the machine.
 
     Args:
         path: The file.
-        owner: User and group id for a new file. Without them it could not be reopened after the change of user.
+        owner: User and group id for a new file. Without them it could not be reopened after the change of
+            user.
         shared: Whether other processes write to it, too.
 
     Raises:
@@ -127,7 +131,9 @@ class FileTarget:
 
 
 class SyslogTarget:
-    """Syslog datagrams in the local form of RFC 3164, as HAProxy sends them. Reconnects after a restart of syslog.
+    """Syslog datagrams in the local form of RFC 3164, as HAProxy sends them.
+
+    Reconnects after a restart of syslog.
 
     Args:
         destination: The path of a Unix socket, or a host and a UDP port.

@@ -48,7 +48,8 @@ class LogThread:
             max_seconds: How long to wait. Then this method returns, and the job goes on alone.
 
         Cancellation:
-            Waits for the job, for ``max_seconds`` at most: the caller would not know how many lines it has written.
+            Waits for the job, for ``max_seconds`` at most: the caller would not know how many lines it has
+            written.
         """
         done, token = trio.Event(), trio.lowlevel.current_trio_token()
         failures: list[Exception] = []

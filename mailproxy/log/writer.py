@@ -1,7 +1,8 @@
 """The log: formats lines at once, and writes them in batches with a task for each target.
 
-The event loop must never block on a full pipe or a slow disk, so a thread writes. While it is busy, up to 50,000 lines
-wait for it. Lines beyond that are lost, and counted. A target that hangs or fails does not affect the others.
+The event loop must never block on a full pipe or a slow disk, so a thread writes. While it is busy, up to
+50,000 lines wait for it. Lines beyond that are lost, and counted. A target that hangs or fails does not
+affect the others.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class Log:
                 writer.put("info", line)
 
     def event(self, event: Event, message: str, **data: object) -> None:
-        """Log an event, with a message for people and data for JSON, to each target whose level it reaches."""
+        """Log an event to each target whose level it reaches: the message for people, the data for JSON."""
         if event not in self._suppressed:
             self._write_event(self._writers, event, message, data)
 
@@ -101,7 +102,7 @@ class Log:
                 writer.put(event.level, lines[format_line])
 
     def reopen(self, *, quietly: bool = False) -> None:
-        """Open the targets again before the next line, after log rotation. If ``quietly``, log only failures."""
+        """Open the targets again before the next line, as after log rotation. If quietly, log only failures."""
         if not any(writer.is_reopening for writer in self._writers):
             self._reopens_quietly, self._has_failed_to_reopen = quietly, False
         self._reopens_quietly &= quietly
@@ -239,7 +240,7 @@ class LogWriter:
         self._thread.stop()
 
     async def _try_flush(self) -> bool:
-        """Write the lines. Return False if that fails: no thread can be started, or the target has a fault."""
+        """Write the lines. Return False if no thread can be started, or the target has a fault."""
         try:
             self._thread.start()
             await self._flush()

@@ -1,6 +1,7 @@
 """TLS on sockets: contexts, handshakes, closing, and the choice of a certificate by server name.
 
-``ssl`` is imported in this package, in the relay, in ``net.simple_io``, and in ``certificates`` where files are tried.
+``ssl`` is imported in this package, in the relay, in ``net.client_close`` and ``net.simple_io``, and in
+``certificates.loader``, which tries files.
 
 Modules, in reading order:
     certificate_files: which files of a folder hold certificates, and where their keys are.

@@ -1,11 +1,13 @@
-"""Clears OpenSSL's auto-retry mode (``SSL_MODE_AUTO_RETRY``), which CPython sets: a read then handles at most one record.
+"""Clears OpenSSL's auto-retry mode, which CPython sets, so that a read handles at most one record.
 
-In that mode one read continues as long as the socket has records without data: refused renegotiations in TLS 1.2, key updates
-in TLS 1.3. A single client can send them faster than OpenSSL handles them, and block the event loop.
+In that mode (``SSL_MODE_AUTO_RETRY``) one read continues as long as the socket has records without data:
+refused renegotiations in TLS 1.2, key updates in TLS 1.3. A single client can send them faster than OpenSSL
+handles them, and block the event loop.
 
-``ssl`` cannot clear the mode. So the ``SSL *`` is read from CPython's own object, at the offset that CPython 3.11 to 3.14 use,
-and OpenSSL is called through the extension module that is linked with it. Both are verified once, before the first use. The
-verification only reads that object and compares addresses. If it fails, the mode stays set, and the log says so at the start.
+``ssl`` cannot clear the mode. So the ``SSL *`` is read from CPython's own object, at the offset that CPython
+3.11 to 3.14 use, and OpenSSL is called through the extension module that is linked with it. Both are verified
+once, before the first use. The verification only reads that object and compares addresses. If it fails, the
+mode stays set, and the log says so at the start.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ _SSL_CTRL_MODE, _SSL_CTRL_CLEAR_MODE = 33, 78  # openssl/ssl.h
 _SSL_MODE_AUTO_RETRY = 4
 _POINTER_BYTES = ctypes.sizeof(ctypes.c_void_p)
 
-# PySSLSocket in Modules/_ssl.c begins: PyObject_HEAD, PyObject *Socket (a weak reference), SSL *ssl, PySSLContext *ctx.
+# PySSLSocket in Modules/_ssl.c begins: PyObject_HEAD, PyObject *Socket (a weak reference), SSL *ssl,
+# PySSLContext *ctx.
 _SOCKET_OFFSET = object.__basicsize__
 _SSL_OFFSET = _SOCKET_OFFSET + _POINTER_BYTES
 _CONTEXT_OFFSET = _SSL_OFFSET + _POINTER_BYTES
@@ -73,7 +76,9 @@ def _load_clear_function() -> Callable[[Any], None] | None:
 
 
 def _ssl_ctrl() -> Callable[..., int]:
-    """Return ``SSL_ctrl`` of the library that ``ssl`` uses, found through its extension module and that module's libraries.
+    """Return ``SSL_ctrl`` of the library that ``ssl`` uses.
+
+    It is searched for in the extension module of ``ssl`` and that module's libraries.
 
     Raises:
         AttributeError, OSError: If OpenSSL is linked statically.
@@ -88,7 +93,10 @@ def _ssl_ctrl() -> Callable[..., int]:
 
 
 def _verify_layout(control: Callable[..., int]) -> type | None:
-    """Return the type of ``ssl``'s connections, None if its fields are not as expected or the mode cannot be cleared."""
+    """Return the type of ``ssl``'s connections, if its layout is as expected and the mode can be cleared.
+
+    Otherwise return None.
+    """
     ours, theirs = socket.socketpair()
     with contextlib.closing(ours), contextlib.closing(theirs):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -33,7 +33,8 @@ def file_stamp(file: Path) -> Stamp:
         OSError: If there is no such file, or it cannot be examined.
     """
     info = file.stat()
-    # ctime also changes with permissions and owners: a file that could not be read before may be readable now.
+    # ctime also changes with permissions and owners: a file that could not be read before may be readable
+    # now.
     return info.st_mtime_ns, info.st_ctime_ns, info.st_size, info.st_ino, info.st_dev
 
 
@@ -41,8 +42,8 @@ def file_stamp(file: Path) -> Stamp:
 class Certificate:
     """One certificate file with its key.
 
-    The content of the files is kept, so that a new context can be made when the key can no longer be read, after the
-    change of user.
+    The content of the files is kept, so that a new context can be made when the key can no longer be read,
+    after the change of user.
 
     Attributes:
         path: The file.
@@ -118,8 +119,8 @@ def read_certificate(path: Path, key: Path | None = None) -> Certificate:
 def _parsing(fact: str, *, with_reason: bool = True) -> Iterator[None]:
     """Raise ValueError with ``fact`` for any exception of the block.
 
-    The exceptions of ``cryptography`` have no common base class: some are a ValueError, others a plain Exception, and each
-    version adds some.
+    The exceptions of ``cryptography`` have no common base class: some are a ValueError, others a plain
+    Exception, and each version adds some.
     """
     try:
         yield
@@ -154,7 +155,7 @@ _CRL_BLOCK = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", r
 
 
 def next_update(path: Path) -> datetime | None:
-    """Return the earliest time, in UTC, at which a revocation list of the file is out of date; None if no list says.
+    """Return when the first revocation list of a file will be out of date, in UTC. None if no list says.
 
     Raises:
         OSError: If the file cannot be read.
@@ -214,7 +215,9 @@ def _names(leaf: x509.Certificate) -> tuple[str, ...]:
 
 @frozen
 class CertificateIndex:
-    """The certificates by server name. Each entry has one certificate for each key type: the first that matches.
+    """The certificates by server name.
+
+    Each entry has one certificate for each key type: the first that matches.
 
     Attributes:
         default: For clients without SNI, or with an unknown name.
@@ -226,7 +229,7 @@ class CertificateIndex:
 
 
 def find(by_name: Mapping[str, T], name: str | None) -> T | None:
-    """Return the value of a server name, else of the wildcard for its first label (RFC 6125 section 6.4.3)."""
+    """Return the value for a server name, else for its first label's wildcard (RFC 6125 section 6.4.3)."""
     if not name:
         return None
     name = name.lower().rstrip(".")

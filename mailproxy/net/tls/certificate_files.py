@@ -2,15 +2,15 @@
 
 Folders can be used as the common tools leave them. File names tell which tool it was:
 
-- certbot and dehydrated: ``fullchain.pem`` with ``privkey.pem``. Beside them are ``cert.pem``, ``chain.pem``, and
-  dehydrated's older files with a number.
+- certbot and dehydrated: ``fullchain.pem`` with ``privkey.pem``. Beside them are ``cert.pem``, ``chain.pem``,
+  and dehydrated's older files with a number.
 - acme.sh: ``fullchain.cer`` with ``NAME.key``. Beside them are ``NAME.cer`` and ``ca.cer``.
 - lego: ``NAME.crt`` with ``NAME.key``. Beside them is ``NAME.issuer.crt``.
 - cert-manager: ``tls.crt`` with ``tls.key``. Beside them is ``ca.crt``.
 - HAProxy: ``NAME.pem`` alone, or with ``NAME.pem.key`` or ``NAME.key``.
 
-A key in the certificate's own file takes precedence: files beside it may be older. HAProxy, too, reads those only if the
-certificate's file has no key.
+A key in the certificate's own file takes precedence: files beside it may be older. HAProxy, too, reads those
+only if the certificate's file has no key.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def has_key(pem: bytes) -> bool:
 
 
 def possible_keys(file: Path) -> list[Path]:
-    """Return where the key of a certificate without one in its own file may be, the most likely file first."""
+    """Return the files that may have the key of a certificate whose own file has none, likeliest first."""
     keys = [file.with_suffix(".key")] if file.suffix != ".key" else []
     keys.append(file.with_name(f"{file.name}.key"))
     if file.name in ("fullchain.pem", "cert.pem"):
@@ -93,7 +93,7 @@ def possible_keys(file: Path) -> list[Path]:
 
 
 def find_key(file: Path) -> Path | None:
-    """Return the file with the key of a certificate without one in its own file, None if there is no such file.
+    """Return the file with the key of a certificate whose own file has none. None if there is no such file.
 
     Raises:
         OSError: If the folder cannot be examined.
@@ -104,8 +104,8 @@ def find_key(file: Path) -> Path | None:
 def certificate_files(path: Path) -> list[Path]:
     """Return the path itself if it is a file, or the files of a folder that may be certificates.
 
-    They are in alphabetical order, first those of the folder itself, then those of subfolders that certbot, dehydrated,
-    acme.sh or cert-manager have written.
+    They are in alphabetical order, first those of the folder itself, then those of subfolders that certbot,
+    dehydrated, acme.sh or cert-manager have written.
 
     Raises:
         OSError: If the folder cannot be read.
@@ -148,9 +148,9 @@ class _Content:
 def served_files(files: Iterable[Path], is_authority: Callable[[bytes], bool]) -> list[Path]:
     """Return the files of a folder whose certificates are to be served.
 
-    Left out are companion files: a key that the certificate in another file uses, a certificate without key that another
-    file has with its chain, and a CA without key. Files that are broken or cannot be read stay in: reading them then
-    reports why.
+    Left out are companion files: a key that the certificate in another file uses, a certificate without key
+    that another file has with its chain, and a CA without key. Files that are broken or cannot be read stay
+    in: reading them then reports why.
 
     Args:
         files: The files of the folder.
@@ -199,7 +199,7 @@ def _is_companion(
 
 
 def _has_full_chain_beside(file: Path) -> bool:
-    """Whether this is a certificate without its chain that certbot, dehydrated or acme.sh wrote beside the full chain."""
+    """Whether certbot, dehydrated or acme.sh wrote this certificate beside one with its chain."""
     if file.name == "cert.pem":
         return file.with_name("fullchain.pem").exists()
     is_named_like_its_key = file.suffix == ".cer" and file.with_suffix(".key").exists()

@@ -29,8 +29,9 @@ class Alert(IntEnum):
 
 
 def send_alert(sock: socket.socket, alert: Alert) -> None:
-    """Send a fatal alert to a client in place of a handshake, and end the sending direction. The caller closes."""
-    # A ClientHello that was only peeked at is still unread. Closing would then reset the connection and lose the alert.
+    """Send a fatal alert to a client in place of a handshake, then half-close. The caller closes."""
+    # A ClientHello that was only peeked at is still unread. Closing would then reset the connection and lose
+    # the alert.
     with contextlib.suppress(OSError):
         sock.recv(_DRAIN_BYTES)
     with contextlib.suppress(OSError):
@@ -48,15 +49,15 @@ def drain_and_close(sock: socket.socket) -> None:
 def send_close_notify(tls: ssl.SSLSocket) -> bytes:
     """Send close_notify without reading, so that what the peer still sends can be read afterwards.
 
-    ``SSLSocket.unwrap`` sends close_notify and then reads, looking for the peer's. Application data that it meets there are
-    lost, and all that follows with them. So one end of an empty socket pair takes the place of the connection's descriptor
-    while OpenSSL works. What OpenSSL writes to the pair is then sent from here. No other task runs meanwhile. The
-    registration of the descriptor in epoll survives, because the duplicate keeps the real socket open (epoll(7),
-    question 6).
+    ``SSLSocket.unwrap`` sends close_notify and then reads, looking for the peer's. Application data that it
+    meets there are lost, and all that follows with them. So one end of an empty socket pair takes the place
+    of the connection's descriptor while OpenSSL works. What OpenSSL writes to the pair is then sent from
+    here. No other task runs meanwhile. The registration of the descriptor in epoll survives, because the
+    duplicate keeps the real socket open (epoll(7), question 6).
 
     Returns:
-        The part of the record that did not fit the socket's buffer, usually ``b""``. Pass it to ``send_record`` when
-        the socket is writable.
+        The part of the record that did not fit the socket's buffer, usually ``b""``. Pass it to
+        ``send_record`` when the socket is writable.
 
     Raises:
         OSError: If it cannot be sent.
@@ -87,7 +88,10 @@ def send_close_notify(tls: ssl.SSLSocket) -> bytes:
 
 
 def send_record(tls: ssl.SSLSocket, record: bytes) -> bytes:
-    """Send a record that OpenSSL believes to be sent already. Return the part that did not fit the socket's buffer.
+    """Send a record that OpenSSL believes to be sent already.
+
+    Returns:
+        The part that did not fit the socket's buffer.
 
     Raises:
         OSError: If it cannot be sent.
@@ -100,7 +104,10 @@ def send_record(tls: ssl.SSLSocket, record: bytes) -> bytes:
 
 @functools.cache
 def dummy_socketpair() -> tuple[socket.socket, socket.socket]:
-    """Return the process's one socket pair for ``send_close_notify``. It is empty between uses; making it takes four calls."""
+    """Return the socket pair for ``send_close_notify``, one for the whole process.
+
+    It is empty between uses. Making one takes four system calls.
+    """
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     theirs.setblocking(False)

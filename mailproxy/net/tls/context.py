@@ -1,4 +1,4 @@
-"""``SSLContext`` objects made from the configuration: TLS versions, ciphers, curves, tickets, certificates and CAs."""
+"""``SSLContext`` objects from the configuration: versions, ciphers, curves, tickets, certificates and CAs."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _CURVES = {
     "P-521": "secp521r1",
 }
 
-# Python built with --with-ssl-default-suites=openssl has this number in pyconfig.h. The ciphers of openssl.cnf then
-# stay in use. Any other Python sets default ciphers of its own, fewer than OpenSSL's.
+# Python built with --with-ssl-default-suites=openssl has this number in pyconfig.h. The ciphers of
+# openssl.cnf then stay in use. Any other Python sets default ciphers of its own, fewer than OpenSSL's.
 _OPENSSL_DEFAULT_SUITES = 2
 _PYTHON_SETS_CIPHERS = sysconfig.get_config_var("PY_SSL_DEFAULT_CIPHERS") != _OPENSSL_DEFAULT_SUITES
 
 
 class TlsKeyError(ValueError):
-    """A key of a ``tls`` table has a value that OpenSSL, or the ``ssl`` module of this Python, does not support.
+    """A key of a ``tls`` table has a value that OpenSSL or this Python's ``ssl`` module does not support.
 
     Attributes:
         key: The name of the key. The message says what is wrong with its value.
@@ -49,7 +49,8 @@ class TlsKeyError(ValueError):
 def make_client_context(tls: ServerTls, certificate: Certificate | None) -> ssl.SSLContext:
     """Make the context for connections to a server.
 
-    It verifies the server's chain and name as ``tls.verify`` says. Without ``tls.ca`` the system's CAs are trusted.
+    It verifies the server's chain and name as ``tls.verify`` says. Without ``tls.ca`` the system's CAs are
+    trusted.
 
     Args:
         tls: The ``tls`` table of a server, backend or check.
@@ -75,12 +76,12 @@ def make_client_context(tls: ServerTls, certificate: Certificate | None) -> ssl.
 def load_chain(context: ssl.SSLContext, certificate: Certificate) -> None:
     """Load a certificate chain and its key into a context, from the bytes that were read before.
 
-    ``ssl`` accepts files only. The files on disk may have changed since they were read, or their folder may have become
-    inaccessible with the change of user. So the bytes go through a file in memory.
+    ``ssl`` accepts files only. The files on disk may have changed since they were read, or their folder may
+    have become inaccessible with the change of user. So the bytes go through a file in memory.
 
     Raises:
-        OSError: If OpenSSL does not accept them (``ssl.SSLError``), or if the key is encrypted: the terminal is never
-            asked for a pass phrase.
+        OSError: If OpenSSL does not accept them (``ssl.SSLError``), or if the key is encrypted: the terminal
+            is never asked for a pass phrase.
     """
     with _memory_file(certificate.chain_pem) as chain, _memory_file(certificate.key_pem) as key:
         context.load_cert_chain(chain or "", key, password=_no_pass_phrase)
@@ -117,9 +118,11 @@ def set_parameters(context: ssl.SSLContext, tls: FrontendTls | ServerTls) -> Non
         fact = f'"{tls.max_version}" is below min_version, which is "{tls.min_version}"'
         raise TlsKeyError("max_version", fact)
     context.minimum_version, context.maximum_version = _VERSIONS[tls.min_version], _VERSIONS[tls.max_version]
-    # With renegotiation one side could make the other work at will, and the relay would have to read in order to write.
+    # With renegotiation one side could make the other work at will, and the relay would have to read in order
+    # to write.
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-    # Early CPython 3.11 (Debian 12's) sets this option: an end without close_notify would look like one with it.
+    # Early CPython 3.11 (Debian 12's) sets this option: an end without close_notify would look like one with
+    # it.
     context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
     if not tls.tickets:
         context.options |= ssl.OP_NO_TICKET

@@ -15,8 +15,8 @@ def error_reason(error: OSError) -> str:
     A connection reset has the same wording wherever it appears: in reading or writing, in clear or under TLS.
 
     Returns:
-        The operating system's words. For TLS, OpenSSL's reason in lower case, such as ``wrong version number``. For a
-        certificate that is not accepted, what is wrong with it.
+        The operating system's words. For TLS, OpenSSL's reason in lower case, such as ``wrong version
+        number``. For a certificate that is not accepted, what is wrong with it.
     """
     if isinstance(error, (ConnectionResetError, BrokenPipeError)):
         return CONNECTION_RESET
@@ -33,7 +33,10 @@ def error_reason(error: OSError) -> str:
 
 
 def is_ragged_eof(error: ssl.SSLError) -> bool:
-    """Whether the peer closed without close_notify. The class of that error depends on the version of CPython."""
+    """Whether the peer closed without close_notify.
+
+    The class of that error depends on the version of CPython.
+    """
     if ssl.OPENSSL_VERSION_INFO < (3, 0):
         return isinstance(error, ssl.SSLEOFError)  # a reset looks the same
     return getattr(error, "reason", None) == "UNEXPECTED_EOF_WHILE_READING"

@@ -23,8 +23,9 @@ from mailproxy.net.tls.close import drain_and_close
 from mailproxy.net.tls.errors import error_reason, is_ragged_eof, is_reset
 from mailproxy.net.tls.tls_socket import TlsSocket, ssl_object, wrap_client
 
-# OpenSSL's X509_V_ERR_… codes that concern a certificate above the client's own (x509_vfy.h). Python does not report the
-# depth of a failure, so an expired or revoked certificate higher in the chain counts as the client's own.
+# OpenSSL's X509_V_ERR_… codes that concern a certificate above the client's own (x509_vfy.h). Python does not
+# report the depth of a failure, so an expired or revoked certificate higher in the chain counts as the
+# client's own.
 _CHAIN_ERROR_CODES = {
     2,  # UNABLE_TO_GET_ISSUER_CERT
     19,  # SELF_SIGNED_CERT_IN_CHAIN
@@ -45,7 +46,8 @@ class TlsInfo:
         alpn: The application protocol that was agreed upon.
         has_client_certificate: Whether the client has sent a certificate.
         client_name: The common name of that certificate, None without one.
-        is_resumed: Whether the TLS session was resumed. Then the certificate was sent on an earlier connection.
+        is_resumed: Whether the TLS session was resumed. Then the certificate was sent on an earlier
+            connection.
         certificate: The certificate that the client got, None if it could have been one of several.
     """
 
@@ -113,7 +115,8 @@ async def connect_tls(
         watch: The watch of ``sock``, if it has one. Without it trio waits for the socket.
 
     Raises:
-        ServerHandshakeError: If the handshake failed, the certificate is not accepted, or ``server_name`` is no host name.
+        ServerHandshakeError: If the handshake failed, the certificate is not accepted, or ``server_name`` is
+            no host name.
 
     Closes:
         ``sock`` passes into the returned socket. On any error, and when cancelled, it is closed.
@@ -170,7 +173,7 @@ def tls_info(tls: TlsSocket) -> TlsInfo:
 
 
 def _interned(word: str | None) -> str | None:
-    """Share one copy of OpenSSL's few words: it makes a new one for each session, which keeps it for hours."""
+    """Share one copy of a word: OpenSSL makes a new one for each session, which keeps it for hours."""
     return sys.intern(word) if word is not None else None
 
 

@@ -1,7 +1,8 @@
 """The TLS of a bind: one context for each set of certificates, selected by the client's server name.
 
-The name is known before the handshake begins, because the ClientHello was peeked at. So OpenSSL needs no callback to select
-a context: a call back into Python in the middle of each handshake would cost up to a tenth of it.
+The name is known before the handshake begins, because the ClientHello was peeked at. So OpenSSL needs no
+callback to select a context: a call back into Python in the middle of each handshake would cost up to a tenth
+of it.
 
 All contexts of a bind verify clients in the same way: the server name selects the certificate only.
 """
@@ -45,7 +46,8 @@ class _State:
     Attributes:
         index: The certificates by server name.
         contexts: The context of each set of certificates.
-        client_auth_stamps: The stamps of the client CA and the revocation list that the contexts were made with.
+        client_auth_stamps: The stamps of the client CA and the revocation list that the contexts were made
+            with.
         default: For clients without SNI, or with an unknown name. None before the first certificate.
         by_name: For known server names.
     """
@@ -77,8 +79,8 @@ class Terminator:
         certificates: The certificates to serve. The first one is the default.
 
     Raises:
-        OSError: If a certificate, its key, the client CA or the revocation list cannot be read or used (also as
-            ``ssl.SSLError``).
+        OSError: If a certificate, its key, the client CA or the revocation list cannot be read or used (also
+            as ``ssl.SSLError``).
         TlsKeyError: If another key of the table has an unsupported value.
     """
 
@@ -116,13 +118,13 @@ class Terminator:
     def stage(self, certificates: Sequence[Certificate]) -> Callable[[], None]:
         """Prepare a reload that keeps contexts, and with them the keys of TLS session tickets.
 
-        Processes that were forked with the same context accept each other's tickets, as long as they keep it. So a renewed
-        certificate (same file, names and key type) is loaded into the context of its predecessor. Handshakes that have
-        begun use their copy of the old one.
+        Processes that were forked with the same context accept each other's tickets, as long as they keep it.
+        So a renewed certificate (same file, names and key type) is loaded into the context of its
+        predecessor. Handshakes that have begun use their copy of the old one.
 
         Returns:
-            A function that takes the changes into use. It must be called in the thread where handshakes begin, because
-            a context in use by several threads cannot be changed. It raises OSError.
+            A function that takes the changes into use. It must be called in the thread where handshakes
+            begin, because a context in use by several threads cannot be changed. It raises OSError.
 
         Raises:
             OSError, TlsKeyError: As the constructor. Then nothing has changed.
@@ -164,7 +166,8 @@ class Terminator:
         tls = self._tls
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         set_parameters(context, tls)
-        # A ticket costs about 15 µs. One is what a client needs to resume, and each resumption brings the next one.
+        # A ticket costs about 15 µs. One is what a client needs to resume, and each resumption brings the
+        # next one.
         context.num_tickets = 1 if tls.tickets else 0
         if tls.alpn:
             context.set_alpn_protocols(list(tls.alpn))

@@ -1,6 +1,7 @@
 """TLS connections as ``ssl.SSLSocket`` straight on the descriptor, without the parts of it that cost time.
 
-A memory BIO would need a copy and two calls more for each record: here OpenSSL reads and writes the socket itself.
+A memory BIO would need a copy and two calls more for each record: here OpenSSL reads and writes the socket
+itself.
 """
 
 from __future__ import annotations
@@ -37,14 +38,15 @@ class TlsSocket(ssl.SSLSocket):
     def wrap(cls, sock: socket.socket, context: ssl.SSLContext) -> Self:
         """Make a TLS socket of a nonblocking connection of a client. The handshake is left to the caller.
 
-        This does what ``context.wrap_socket`` does, which makes four system calls to learn what is known here, and turns
-        their results into enumerations.
+        This does what ``context.wrap_socket`` does, which makes four system calls to learn what is known
+        here, and turns their results into enumerations.
 
         Raises:
             OSError: If OpenSSL has no memory for it.
 
         Closes:
-            ``sock`` is detached. On an error the descriptor is closed, or still in ``sock`` for the caller to close.
+            ``sock`` is detached. On an error the descriptor is closed, or still in ``sock`` for the caller to
+            close.
         """
         tls = cls.__new__(cls)
         socket.socket.__init__(tls, -1, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0, sock.fileno())
@@ -86,8 +88,9 @@ def wrap_client(sock: socket.socket, context: ssl.SSLContext, server_name: str |
 def _close_sockets_in_traceback(error: OSError) -> None:
     """Close the ``SSLSocket`` whose construction failed.
 
-    If the server has reset the connection already, ``wrap_socket`` has detached its argument and then drops its own object
-    without closing the descriptor. Only the frames of the traceback still refer to that object.
+    If the server has reset the connection already, ``wrap_socket`` has detached its argument and then drops
+    its own object without closing the descriptor. Only the frames of the traceback still refer to that
+    object.
     """
     for frame, _ in traceback.walk_tb(error.__traceback__):
         sock = frame.f_locals.get("self")
@@ -98,9 +101,9 @@ def _close_sockets_in_traceback(error: OSError) -> None:
 def ssl_object(tls: socket.socket) -> Any:
     """Return the ``_ssl._SSLSocket`` on which the methods of ``SSLSocket`` are built.
 
-    Its ``read``, ``write``, ``do_handshake`` and so on raise the same errors. The methods of ``SSLSocket`` first check what
-    is known here (closed, connected, blocking), some with system calls. With fifteen calls a session that is a tenth of
-    what its TLS costs in Python.
+    Its ``read``, ``write``, ``do_handshake`` and so on raise the same errors. The methods of ``SSLSocket``
+    first check what is known here (closed, connected, blocking), some with system calls. With fifteen calls a
+    session that is a tenth of what its TLS costs in Python.
     """
     return tls._sslobj  # type: ignore[attr-defined]  # noqa: SLF001 - see the docstring
 
