@@ -16,11 +16,14 @@ from attrs import evolve
 from mailproxy.address import BindAddress, ServerAddress, UnixAddress
 from mailproxy.config import model
 from mailproxy.config.build import build
+from mailproxy.config.diagnostics import Diagnostics
 from mailproxy.config.fields import SHORT_FORMS, keys_of, without_none
-from mailproxy.config.key_paths import join
+from mailproxy.config.layers import Table
+from mailproxy.config.lint.unknown_keys import describe_unknown_key
+from mailproxy.config.path import ROOT_PATH, ConfigPath
 from mailproxy.config.source.origin import Origin
 from mailproxy.config.source.syntax import SyntaxFault, decode, parse
-from mailproxy.config.validate import Diagnostics, Table, check_named, check_table, unknown
+from mailproxy.config.validate import check_named, check_table
 from mailproxy.config.values import KINDS, Expanded, LogTarget, to_display, value_type_of
 from mailproxy.errors import ConfigError, Fault
 
@@ -98,9 +101,9 @@ def from_mapping(
 
 
 def _read(mapping: Mapping[str, Any], folder: str | os.PathLike[str], origin: Origin) -> model.Config:
-    found = Diagnostics()
+    diagnostics = Diagnostics()
     try:
-        tables = _check(_expand(mapping, "", found), found)
+        tables = _validate(_expand(mapping, ROOT_PATH, diagnostics), diagnostics)
     except RecursionError:
         raise ConfigError([Fault("", "is nested too deeply")], origin.file) from None
     try:
@@ -108,66 +111,71 @@ def _read(mapping: Mapping[str, Any], folder: str | os.PathLike[str], origin: Or
     except OSError as error:
         fact = f"the current folder is gone: {error.strerror}"
         raise ConfigError([Fault("", fact)], origin.file) from None
-    config = build(tables, found, converter, origin)
-    if found.faults or config is None:
-        raise origin.error(found.faults)
+    config = build(tables, diagnostics, converter, origin)
+    if config is None:
+        raise origin.error(diagnostics.faults)
     return config
 
 
-def _check(mapping: Table, found: Diagnostics) -> Table:
-    """Every table of the file where it stands, with bad keys dropped."""
-    sections: dict[str, Callable[[object], object]] = {
-        "process": lambda value: check_table(model.Process, value, "process", found),
-        "log": lambda value: check_table(model.Log, value, "log", found),
-        "admin": lambda value: check_table(model.Admin, value, "admin", found),
-        "defaults": lambda value: _check_layers(value, "defaults", found),
-        "profiles": lambda value: {
-            name: _check_layers(layers, join("profiles", name), found, profile=True)
-            for name, layers in check_named(value, "profiles", found).items()
+def _validate(mapping: Table, diagnostics: Diagnostics) -> Table:
+    """Validate every table of the file; return them without their invalid keys."""
+    sections: dict[str, Callable[[object, ConfigPath], object]] = {
+        "process": lambda value, path: check_table(model.Process, value, path, diagnostics),
+        "log": lambda value, path: check_table(model.Log, value, path, diagnostics),
+        "admin": lambda value, path: check_table(model.Admin, value, path, diagnostics),
+        "defaults": lambda value, path: _validate_layers(value, path, diagnostics, without=("name",)),
+        "profiles": lambda value, path: {
+            name: _validate_layers(layers, path / name, diagnostics, without=("name", "profile"))
+            for name, layers in check_named(value, path, diagnostics).items()
         },
-        "frontends": lambda value: _check_owners(model.Frontend, value, "frontends", found),
-        "backends": lambda value: _check_owners(model.Backend, value, "backends", found),
+        "frontends": lambda value, path: _validate_named(model.Frontend, value, path, diagnostics),
+        "backends": lambda value, path: _validate_named(model.Backend, value, path, diagnostics),
     }
     for name in mapping:
         if name not in sections:
-            found.add(join("", name), unknown(name, sections))
-    return {name: check(mapping.get(name, {})) for name, check in sections.items()}
+            diagnostics.add(ROOT_PATH / name, describe_unknown_key(name, sections))
+    return {name: validate(mapping.get(name, {}), ROOT_PATH / name) for name, validate in sections.items()}
 
 
-def _check_layers(value: object, path: str, found: Diagnostics, *, profile: bool = False) -> Table:
-    layers = check_named(value, path, found)
+def _validate_layers(
+    value: object, path: ConfigPath, diagnostics: Diagnostics, *, without: tuple[str, ...]
+) -> Table:
+    """Validate the tables of ``[defaults]`` or of one profile."""
+    layers = check_named(value, path, diagnostics)
     for name in layers:
         if name not in _LAYERED:
-            found.add(join(path, name), unknown(name, _LAYERED))
-    without = ("name", "profile") if profile else ("name",)
+            diagnostics.add(path / name, describe_unknown_key(name, _LAYERED))
     return {
-        name: check_table(_LAYERED[name], table, join(path, name), found, without=without)
+        name: check_table(_LAYERED[name], table, path / name, diagnostics, without=without)
         for name, table in layers.items()
         if name in _LAYERED
     }
 
 
-def _check_owners(owner: type, value: object, path: str, found: Diagnostics) -> Table:
+def _validate_named(owner: type, value: object, path: ConfigPath, diagnostics: Diagnostics) -> Table:
+    """Validate all frontends or all backends, and their names."""
     name_kind = value_type_of(keys_of(owner)["name"].annotation)
     assert name_kind is not None  # noqa: S101 - names are of a kind
-    checked = {}
-    for name, table in check_named(value, path, found, example=f", [{path}.NAME]").items():
-        here = join(path, name)
+    valid = {}
+    for name, table in check_named(value, path, diagnostics, example=f", [{path}.NAME]").items():
         try:
             name_kind.structure(name)
         except ValueError as error:
-            found.drop(here, str(error))
+            diagnostics.drop(path / name, str(error))
             continue
-        checked[name] = check_table(owner, table, here, found, without=("name",))
-    return checked
+        valid[name] = check_table(owner, table, path / name, diagnostics, without=("name",))
+    return valid
 
 
-def _expand(value: Any, path: str, found: Diagnostics) -> Any:
-    """``${NAME}`` and ``${NAME:-default}`` from the environment, in strings; ``$$`` is a dollar sign."""
+def _expand(value: Any, path: ConfigPath, diagnostics: Diagnostics) -> Any:
+    """Replace variables of the environment in every string of nested tables and lists.
+
+    ``${NAME}`` and ``${NAME:-default}`` are variables, ``$$`` is a dollar sign.
+    """
     if isinstance(value, Mapping):
-        return {str(name): _expand(item, join(path, str(name)), found) for name, item in value.items()}
+        return {str(name): _expand(item, path / str(name), diagnostics) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_expand(item, f"{path}[{index}]", found) for index, item in enumerate(value)]
+        return [_expand(item, path / index, diagnostics) for index, item in enumerate(value)]
     if not isinstance(value, str) or "$" not in value:
         return value
 
@@ -176,19 +184,17 @@ def _expand(value: Any, path: str, found: Diagnostics) -> Any:
         if match[0] == "$$":
             return "$"
         if name is None:
-            found.drop(
-                path,
-                f"{to_display(value)} is not allowed: ${{NAME}}, ${{NAME:-default}}, or $$ for a dollar sign",
-            )
+            allowed = "${NAME}, ${NAME:-default}, or $$ for a dollar sign"
+            diagnostics.drop(path, f"{to_display(value)} is not allowed: {allowed}")
             return ""
         if name not in os.environ and default is None:
-            found.drop(path, f"the environment has no {name}")
+            diagnostics.drop(path, f"the environment has no {name}")
             return ""
         # as in a shell, an empty variable counts as absent where there is a default
         return os.environ.get(name, "") or default or ""
 
     text = _VARIABLE.sub(replace, value)
-    # A string that is one variable and nothing else may stand for a number or a truth, too.
+    # A string that is one variable and nothing else may also be a number or a boolean.
     return Expanded(text) if _VARIABLE.fullmatch(value) else text
 
 

@@ -14,6 +14,7 @@ from mailproxy.address import TcpAddress, UnixAddress
 from mailproxy.config import model
 from mailproxy.config.check_plan import may_fit, takes_all
 from mailproxy.config.lint.acceptance import conditions_to_accept
+from mailproxy.config.path import ROOT_PATH, ConfigPath
 
 _Node = tuple[str, int]  # a frontend's name and the place of one of its binds
 IsLocal = Callable[[str], bool]
@@ -25,7 +26,7 @@ _REDIRECTED = ", or, where NAT redirects this one, the address that it leads to"
 class Loop:
     """A server by which sessions return; ``conditions`` in words under which they do, none where they do in any case."""
 
-    path: str
+    path: ConfigPath
     fact: str
     conditions: tuple[str, ...]
 
@@ -40,7 +41,7 @@ class _Edge:
     """A way from a bind to another one: the server that is that bind, and the conditions under which sessions take it."""
 
     target: _Node
-    path: str
+    path: ConfigPath
     conditions: tuple[str, ...]
     may_be_redirected: bool
 
@@ -66,13 +67,13 @@ def find_loops(
         for index in range(len(frontend.bind))
     }
     certain = {node: [edge for edge in edges if not edge.conditions] for node, edges in ways.items()}
-    found: dict[str, Loop] = {}
+    loops: dict[ConfigPath, Loop] = {}
     for edges in (certain, ways):
         nodes = list(edges)
         for place, start in enumerate(nodes):
             for loop in _loops_from(start, edges, before=nodes[:place]):
-                found.setdefault(loop.path, loop)
-    return found.values()
+                loops.setdefault(loop.path, loop)
+    return loops.values()
 
 
 def _loops_from(start: _Node, ways: Mapping[_Node, list[_Edge]], before: Iterable[_Node]) -> Iterator[Loop]:
@@ -91,7 +92,7 @@ def _loops_from(start: _Node, ways: Mapping[_Node, list[_Edge]], before: Iterabl
 
 def _loop(chain: list[_Node], edges: tuple[_Edge, ...]) -> Loop:
     conditions = tuple(dict.fromkeys(each for edge in edges for each in edge.conditions))
-    first, *between = [f"frontends.{name}.bind[{index}]" for name, index in chain]
+    first, *between = [str(_bind_path(node)) for node in chain]
     by_way = f" by way of {' and '.join(between)}" if between else ""
     when = f", {' and '.join(conditions)}" if conditions else ""
     elsewhere = _REDIRECTED if edges[-1].may_be_redirected else ""
@@ -100,6 +101,11 @@ def _loop(chain: list[_Node], edges: tuple[_Edge, ...]) -> Loop:
         f"sessions of {first} come back to it{by_way}, without end{when}: give the address of another server{elsewhere}",
         conditions,
     )
+
+
+def _bind_path(node: _Node) -> ConfigPath:
+    name, index = node
+    return ROOT_PATH / "frontends" / name / "bind" / index
 
 
 def _edges(
@@ -118,10 +124,10 @@ def _edges(
                 for number, own in enumerate(other.bind):
                     if not _is_same(server.address, own, port, is_local):
                         continue
-                    target = f"frontends.{other.name}.bind[{number}]"
+                    target = str(_bind_path((other.name, number)))
                     yield _Edge(
                         (other.name, number),
-                        f"backends.{name}.servers[{place}]",
+                        ROOT_PATH / "backends" / name / "servers" / place,
                         (
                             *unrouted,
                             *_conditions_to_choose(server),

@@ -10,7 +10,7 @@ import re
 
 import tomli
 
-from mailproxy.config.key_paths import join
+from mailproxy.config.path import ROOT_PATH, ConfigPath
 
 _BLANKS = re.compile(r"[ \t]*")
 _FILLER = re.compile(r"(?:[ \t\n]|#[^\n]*)*")
@@ -22,7 +22,7 @@ _STRING = re.compile(
 _SCALAR = re.compile(r"[^,\]}#\n]+")
 
 
-def key_offsets(text: str) -> dict[str, int]:
+def key_offsets(text: str) -> dict[ConfigPath, int]:
     """The offset of each key's text, by its path; of an item of a list, that of its value or its ``[[header]]``.
 
     A table that is written in several places has the offset of its own header, or else of its first mention. ``text``:
@@ -37,11 +37,11 @@ class _Scanner:
     def __init__(self, text: str) -> None:
         self.text = text
         self.at = 0
-        self.offsets: dict[str, int] = {}
-        self._counts: dict[str, int] = {}  # of the tables of each [[list]] so far
+        self.offsets: dict[ConfigPath, int] = {}
+        self._counts: dict[ConfigPath, int] = {}  # of the tables of each [[list]] so far
 
     def scan(self) -> None:
-        table = ""
+        table = ROOT_PATH
         self._skip(_FILLER)
         while self.at < len(self.text):
             if self.text[self.at] == "[":
@@ -56,27 +56,27 @@ class _Scanner:
         self.at = match.end()
         return match[0]
 
-    def _header(self) -> str:
+    def _header(self) -> ConfigPath:
         """The path of the table that begins here."""
         brackets = 2 if self.text.startswith("[[", self.at) else 1
         self.at += brackets
         *outer, (name, offset) = self._dotted_key()
         self.at += brackets
-        path = ""
+        path = ROOT_PATH
         for part, part_offset in outer:
-            path = join(path, part)
+            path = path / part
             self.offsets.setdefault(path, part_offset)
             if path in self._counts:
-                path = f"{path}[{self._counts[path] - 1}]"
-        path = join(path, name)
+                path = path / (self._counts[path] - 1)
+        path = path / name
         if brackets == 1:
             self.offsets[path] = offset
             return path
         self.offsets.setdefault(path, offset)
         index = self._counts.get(path, 0)
         self._counts[path] = index + 1
-        self.offsets[f"{path}[{index}]"] = offset
-        return f"{path}[{index}]"
+        self.offsets[path / index] = offset
+        return path / index
 
     def _dotted_key(self) -> list[tuple[str, int]]:
         """The parts of a key with their offsets; blanks around them are skipped."""
@@ -91,16 +91,16 @@ class _Scanner:
                 return parts
             self.at += 1
 
-    def _pair(self, table: str) -> None:
+    def _pair(self, table: ConfigPath) -> None:
         path = table
         for part, offset in self._dotted_key():
-            path = join(path, part)
+            path = path / part
             self.offsets.setdefault(path, offset)
         self.at += 1  # the equals sign
         self._skip(_BLANKS)
         self._value(path)
 
-    def _value(self, path: str) -> None:
+    def _value(self, path: ConfigPath) -> None:
         first = self.text[self.at]
         if first in "\"'":
             self._skip(_STRING)
@@ -111,19 +111,19 @@ class _Scanner:
         else:
             self._skip(_SCALAR)
 
-    def _list(self, path: str) -> None:
+    def _list(self, path: ConfigPath) -> None:
         self.at += 1
         index = 0
         self._skip(_FILLER)
         while self.text[self.at] != "]":
-            item = f"{path}[{index}]"
+            item = path / index
             self.offsets[item] = self.at
             self._value(item)
             index += 1
             self._skip_comma()
         self.at += 1
 
-    def _inline_table(self, path: str) -> None:
+    def _inline_table(self, path: ConfigPath) -> None:
         self.at += 1
         self._skip(_FILLER)
         while self.text[self.at] != "}":

@@ -7,13 +7,14 @@ from typing import Any
 
 import tomli
 
-from mailproxy.config.key_paths import join
+from mailproxy.config.path import ROOT_PATH
 from mailproxy.config.source.origin import line_and_column
 from mailproxy.config.values import printable
 from mailproxy.errors import Fault
 
 _WORD = re.compile(r"[^\s,\[\]{}#=\"']+")
 _PYTHON_KEY = re.compile(r"\((?:(?:'[^']*'|\"[^\"]*\")(?:, |,)?)+\)")
+_QUOTED = re.compile(r"\"([^\"]*)\"|'([^']*)'")
 _TRUTHS = {"yes": "true", "on": "true", "true": "true", "no": "false", "off": "false", "false": "false"}
 _SHOWN_MAX = 40  # characters of the text that an error shows
 
@@ -79,10 +80,7 @@ def _in_words(error: tomli.TOMLDecodeError) -> str:
 
 def _dotted(key: str) -> str:
     """The tuple of a key, as Python writes it, as TOML does."""
-    path = ""
-    for double, single in re.findall(r"\"([^\"]*)\"|'([^']*)'", key):
-        path = join(path, double or single)
-    return path
+    return str(ROOT_PATH.joinpath(*(double or single for double, single in _QUOTED.findall(key))))
 
 
 def _about_value(error: tomli.TOMLDecodeError) -> str:
