@@ -7,7 +7,7 @@ from ipaddress import ip_address
 
 from mailproxy.address import TcpAddress
 from mailproxy.config import Backend, Bind, Config, Frontend, Server
-from mailproxy.config.check_plan import EntryPath, entry_paths, probes
+from mailproxy.config.check_plan import EntryPath, entry_paths, plan_probes
 from mailproxy.config.lint.ports import CLEAR_PORTS, TLS_PORTS, clear_port, is_fitting, protocol_of, tls_port
 from mailproxy.config.path import ROOT_PATH
 from mailproxy.errors import Fault
@@ -130,7 +130,7 @@ def _about_check(backend: Backend, found: tuple[EntryPath, ...]) -> Iterator[Fau
     for server in backend.servers:
         if server.check is None or server.check.type is not None:
             continue
-        for probe in probes(server, backend.protocol, found):
+        for probe in plan_probes(server, backend.protocol, found):
             is_known = probe.port is not None or not isinstance(probe.address or server.address, TcpAddress)
             if probe.kind == "tcp" and is_known and is_fitting(backend.protocol, probe.port):
                 where = server.address if probe.port is None else f"port {probe.port}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mailproxy.address import TcpAddress, UnixAddress
 from mailproxy.config import model
-from mailproxy.config.check_plan import MAIL, Probe, probes, tls_of_checks
+from mailproxy.config.check_plan import MAIL, Probe, plan_probes, tls_of_checks
 from mailproxy.config.diagnostics import Diagnostics
 from mailproxy.config.layers import Layer, MergedTable, Table, iter_tables
 from mailproxy.config.path import ConfigPath
@@ -92,7 +92,7 @@ def check_check(
         _check_tls(server.check, protocol, merged, diagnostics)
         _check_unix_paths(server.check, merged, diagnostics)
         _check_hello(server.check, protocol, merged, diagnostics)
-        for probe in probes(server, protocol, ()):
+        for probe in plan_probes(server, protocol, ()):
             _check_port(server, probe, merged, diagnostics)
         _check_server_names(server, protocol, merged, diagnostics)
     elif server.observe == "connect":
@@ -191,7 +191,7 @@ def _check_server_names(
 ) -> None:
     """Check that TLS of a check has a name to verify."""
     keys = tls_of_checks(server, protocol, ())
-    for probe in probes(server, protocol, ()):
+    for probe in plan_probes(server, protocol, ()):
         tls = probe.tls
         if tls is None or tls == server.tls or tls.verify != "required" or tls.server_name is not None:
             continue

@@ -1,7 +1,7 @@
-"""Where each key stands in the text of a TOML file.
+"""The position of each key in the text of a TOML file.
 
-TOML parsers in Python keep no positions, so this reads the structure once more: headers, keys, lists and inline tables,
-with strings and comments skipped. It is for text that the parser has accepted and checks nothing.
+TOML parsers in Python keep no positions. So this module reads the structure a second time: headers, keys, lists and inline
+tables. It skips strings and comments. It checks nothing, because the parser has accepted the text.
 """
 
 from __future__ import annotations
@@ -23,10 +23,13 @@ _SCALAR = re.compile(r"[^,\]}#\n]+")
 
 
 def key_offsets(text: str) -> dict[ConfigPath, int]:
-    """The offset of each key's text, by its path; of an item of a list, that of its value or its ``[[header]]``.
+    """Return the offset of each key by its path.
 
-    A table that is written in several places has the offset of its own header, or else of its first mention. ``text``:
-    valid TOML with bare newlines.
+    An item of a list has the offset of its value or of its ``[[header]]``. A table that is written in several places has
+    the offset of its own header, or else of its first mention.
+
+    Args:
+        text: Valid TOML, with newlines that are not preceded by carriage returns.
     """
     scanner = _Scanner(text)
     scanner.scan()
@@ -34,34 +37,42 @@ def key_offsets(text: str) -> dict[ConfigPath, int]:
 
 
 class _Scanner:
+    """Reads a text from its beginning to its end.
+
+    Attributes:
+        text: The text.
+        offset: The offset of what is read next.
+        offsets: The offset of each key so far.
+    """
+
     def __init__(self, text: str) -> None:
         self.text = text
-        self.at = 0
+        self.offset = 0
         self.offsets: dict[ConfigPath, int] = {}
-        self._counts: dict[ConfigPath, int] = {}  # of the tables of each [[list]] so far
+        self._counts: dict[ConfigPath, int] = {}  # the tables of each [[list]] so far
 
     def scan(self) -> None:
         table = ROOT_PATH
         self._skip(_FILLER)
-        while self.at < len(self.text):
-            if self.text[self.at] == "[":
+        while self.offset < len(self.text):
+            if self.text[self.offset] == "[":
                 table = self._header()
             else:
                 self._pair(table)
             self._skip(_FILLER)
 
     def _skip(self, pattern: re.Pattern[str]) -> str:
-        match = pattern.match(self.text, self.at)
+        match = pattern.match(self.text, self.offset)
         assert match is not None  # noqa: S101 - the parser has accepted the text
-        self.at = match.end()
+        self.offset = match.end()
         return match[0]
 
     def _header(self) -> ConfigPath:
-        """The path of the table that begins here."""
-        brackets = 2 if self.text.startswith("[[", self.at) else 1
-        self.at += brackets
+        """Read a header; return the path of its table."""
+        brackets = 2 if self.text.startswith("[[", self.offset) else 1
+        self.offset += brackets
         *outer, (name, offset) = self._dotted_key()
-        self.at += brackets
+        self.offset += brackets
         path = ROOT_PATH
         for part, part_offset in outer:
             path = path / part
@@ -79,29 +90,29 @@ class _Scanner:
         return path / index
 
     def _dotted_key(self) -> list[tuple[str, int]]:
-        """The parts of a key with their offsets; blanks around them are skipped."""
+        """Read a key; return its parts with their offsets."""
         parts = []
         while True:
             self._skip(_BLANKS)
-            offset = self.at
+            offset = self.offset
             part = self._skip(_KEY)
             parts.append((next(iter(tomli.loads(f"{part}=0"))) if part[0] in "\"'" else part, offset))
             self._skip(_BLANKS)
-            if self.text[self.at] != ".":
+            if self.text[self.offset] != ".":
                 return parts
-            self.at += 1
+            self.offset += 1
 
     def _pair(self, table: ConfigPath) -> None:
         path = table
         for part, offset in self._dotted_key():
             path = path / part
             self.offsets.setdefault(path, offset)
-        self.at += 1  # the equals sign
+        self.offset += 1  # the equals sign
         self._skip(_BLANKS)
         self._value(path)
 
     def _value(self, path: ConfigPath) -> None:
-        first = self.text[self.at]
+        first = self.text[self.offset]
         if first in "\"'":
             self._skip(_STRING)
         elif first == "[":
@@ -112,27 +123,27 @@ class _Scanner:
             self._skip(_SCALAR)
 
     def _list(self, path: ConfigPath) -> None:
-        self.at += 1
+        self.offset += 1
         index = 0
         self._skip(_FILLER)
-        while self.text[self.at] != "]":
+        while self.text[self.offset] != "]":
             item = path / index
-            self.offsets[item] = self.at
+            self.offsets[item] = self.offset
             self._value(item)
             index += 1
             self._skip_comma()
-        self.at += 1
+        self.offset += 1
 
     def _inline_table(self, path: ConfigPath) -> None:
-        self.at += 1
+        self.offset += 1
         self._skip(_FILLER)
-        while self.text[self.at] != "}":
+        while self.text[self.offset] != "}":
             self._pair(path)
             self._skip_comma()
-        self.at += 1
+        self.offset += 1
 
     def _skip_comma(self) -> None:
         self._skip(_FILLER)
-        if self.text[self.at] == ",":
-            self.at += 1
+        if self.text[self.offset] == ",":
+            self.offset += 1
             self._skip(_FILLER)
