@@ -122,7 +122,8 @@ class Backend:
     redispatch: Redispatch = setting(
         "which retries go to another server",
         True,
-        details="`true` is the last retry, a number n is every n-th, `false` is none.",
+        details="Sessions that are not sticky go to another server with each retry. Of a sticky session, `true` is the last "
+        "retry, and a number n is every n-th. With `false`, all retries go to the same server.",
     )
     timeouts: BackendTimeouts = setting("timeouts on the servers' side", BackendTimeouts)
     max_queue: Count = setting("sessions in the queue; more are rejected; 0: no limit", Count(0))
