@@ -1,0 +1,316 @@
+"""From the choice of a server to its connection: which one, by which address and port, and how it can fail."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from mailproxy.testing import (
+    RefusingServer,
+    ThrowAwayCA,
+    UnansweredServer,
+    collect,
+    dial,
+    reset,
+    stay_silent,
+)
+from tests.support.proxy.proxy_harness import TIMEOUT_S, Line, ProxyHarness, ResourceSnapshot
+
+GREETING = b"* OK ready\r\n"
+QUICK: dict[str, Any] = {"timeouts": {"connect": "300ms"}}
+
+
+async def failed(harness: ProxyHarness, *servers: str, client_tls: bool = False, **backend: Any) -> Line:
+    """The line of a session that got no server."""
+    proxy = await harness.proxy(*servers, tls=client_tls, backends={"b": backend})
+    before = ResourceSnapshot.now()
+    client = await harness.dial(proxy, tls=client_tls)
+    with trio.fail_after(TIMEOUT_S):
+        assert await client.receive_until_end() == b""
+    client.drop()
+    line = await harness.session()
+    await before.wait_until_restored()
+    assert line["phase"] == "connect"
+    assert line["connect_ms"] == -1
+    return line
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_refused(harness: ProxyHarness, tls: bool) -> None:
+    nobody: str = await harness.nursery.start(RefusingServer().serve)
+    line = await failed(harness, nobody, client_tls=tls)
+    assert (line["end"], line["state"]) == ("server-refused", "SC")
+    assert "Connection refused" in line["detail"]
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_connect_timeout(harness: ProxyHarness, tls: bool) -> None:
+    nowhere: str = await harness.nursery.start(UnansweredServer().serve)
+    line = await failed(harness, nowhere, client_tls=tls, **QUICK)
+    assert (line["end"], line["state"]) == ("connect-timeout", "sC")
+    assert line["total_ms"] >= 300
+
+
+@pytest.mark.parametrize("leave", ["drop", "reset"])
+async def test_client_leaves_meanwhile(harness: ProxyHarness, leave: str) -> None:
+    """Nobody waits for a server that nobody waits for."""
+    nowhere: str = await harness.nursery.start(UnansweredServer().serve)
+    proxy = await harness.proxy(nowhere, backends={"b": {"timeouts": {"connect": "1h"}}})
+    client = await harness.dial(proxy)
+    getattr(client, leave)()
+    line = await harness.session()
+    assert (line["end"], line["state"]) == ("client-left", "CC")
+
+
+async def test_no_backend(harness: ProxyHarness) -> None:
+    proxy = await harness.run_proxy(
+        {
+            "log": {"format": "json", "to": str(harness.log)},
+            "frontends": {"f": {"bind": [{"address": "127.0.0.1:0"}]}},
+        }
+    )
+    client = await dial(proxy.frontends["f"].addresses[0])
+    assert await client.receive_until_end() == b""
+    client.drop()
+    line = await harness.session()
+    assert (line["end"], line["state"], line["server"]) == ("no-server", "SC", None)
+
+
+async def test_name_without_address(harness: ProxyHarness) -> None:
+    line = await failed(harness, "no-such-host.invalid:143")
+    assert (line["end"], line["state"]) == ("no-server", "SC")
+    (event,) = await harness.events("name-unresolved")
+    assert "no-such-host.invalid" in event["message"]
+
+
+async def test_server_tls_wrong_name(harness: ProxyHarness) -> None:
+    server = await harness.server(tls=harness.ca.server_context("elsewhere.example"))
+    line = await failed(harness, server.address, tls={"ca": str(harness.ca.pem)})
+    assert (line["end"], line["state"]) == ("server-handshake-failed", "SC")
+    assert "IP address mismatch" in line["detail"]
+    (event,) = await harness.events("connect-failed")
+    assert (event["reason"], event["backend"], event["failures"]) == (line["detail"], "b", 1)
+    assert line["detail"] in event["message"], "tcplog has no room for it in the session's line"
+
+
+async def test_why_a_server_cannot_be_connected_is_logged_once_a_minute(harness: ProxyHarness) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        host, port = gone.getsockname()
+    proxy = await harness.proxy(f"{host}:{port}", backends={"b": {"retries": 0, "check": "none"}})
+    for _ in range(3):
+        client = await harness.dial(proxy)
+        assert await client.receive_until_end() == b""
+        client.drop()
+    await harness.sessions(3)
+    (event,) = await harness.events("connect-failed")
+    assert event["reason"].endswith("Connection refused")
+
+
+async def test_server_tls_untrusted(harness: ProxyHarness, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    server = await harness.server(tls=ThrowAwayCA(tmp_path / "other").server_context("127.0.0.1"))
+    line = await failed(harness, server.address, tls={"ca": str(harness.ca.pem)})
+    assert (line["end"], line["state"]) == ("server-handshake-failed", "SC")
+    assert "certificate" in line["detail"]
+
+
+@pytest.mark.parametrize("playbook", [collect(GREETING), reset()], ids=["clear text", "reset"])
+async def test_server_tls_absent(harness: ProxyHarness, playbook: object) -> None:
+    server = await harness.server(playbook)
+    line = await failed(harness, server.address, tls={"ca": str(harness.ca.pem)})
+    assert (line["end"], line["state"]) == ("server-handshake-failed", "SC")
+
+
+async def test_server_tls_never_answered(harness: ProxyHarness) -> None:
+    server = await harness.server(stay_silent())
+    line = await failed(harness, server.address, tls={"ca": str(harness.ca.pem)}, **QUICK)
+    assert (line["end"], line["state"]) == ("connect-timeout", "sC")
+
+
+@pytest.mark.parametrize(
+    ("verify", "name", "passes"),
+    [
+        ("required", "localhost", True),
+        ("required", "127.0.0.1", False),
+        ("chain", "elsewhere.example", True),
+        ("none", "elsewhere.example", True),
+    ],
+)
+async def test_verification(harness: ProxyHarness, verify: str, name: str, passes: bool) -> None:
+    server = await harness.server(tls=harness.ca.server_context("localhost"))
+    tls = {"verify": verify, "ca": str(harness.ca.pem), "server_name": name}
+    proxy = await harness.proxy(server.address, backends={"b": {"tls": tls}})
+    client = await harness.dial(proxy)
+    assert await client.receive_line() == (GREETING if passes else b"")
+    if passes:
+        connection = await server.wait_for(1)
+        assert connection.server_name == (None if name == "127.0.0.1" else name), (
+            "the server is asked by its name"
+        )
+    client.drop()
+
+
+async def test_verification_by_the_name_in_the_address(harness: ProxyHarness) -> None:
+    server = await harness.server(tls=harness.ca.server_context("localhost"))
+    port = server.address.rpartition(":")[2]
+    proxy = await harness.proxy(f"localhost:{port}", backends={"b": {"tls": {"ca": str(harness.ca.pem)}}})
+    client = await harness.dial(proxy)
+    assert await client.receive_line() == GREETING
+    client.drop()
+
+
+async def test_name_with_several_addresses(harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a name's addresses the first that takes the connection: localhost is often ::1 first, with nobody there."""
+    server = await harness.server()
+    port = int(server.address.rpartition(":")[2])
+
+    async def resolve(*_: object, **__: object) -> list[tuple[object, ...]]:
+        await trio.lowlevel.checkpoint()
+        return [
+            (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 0, 0, 0)),
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0)),
+        ]
+
+    monkeypatch.setattr(trio.socket, "getaddrinfo", resolve)
+    proxy = await harness.proxy(f"mail.internal:{port}")
+    client = await harness.dial(proxy)
+    assert await client.receive_line() == GREETING
+    client.drop()
+    assert (await harness.session())["server_address"] == f"127.0.0.1:{port}"
+
+
+async def test_a_name_that_moves(harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New sessions follow a name to its new address; the one that is open stays."""
+    one = await harness.server((*collect(b"one\r\n"),), bind="127.0.0.1:0")
+    port = one.address.rpartition(":")[2]
+    two = await harness.server((*collect(b"two\r\n"),), bind=f"127.0.0.2:{port}")
+    answer = "127.0.0.1"
+
+    async def resolve(*_: object, **__: object) -> list[tuple[object, ...]]:
+        await trio.lowlevel.checkpoint()
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (answer, 0))]
+
+    monkeypatch.setattr(trio.socket, "getaddrinfo", resolve)
+    proxy = await harness.proxy(f"mail.internal:{port}", backends={"b": {"resolve_interval": "50ms"}})
+    stays = await harness.dial(proxy)
+    assert await stays.receive_line() == b"one\r\n"
+    answer = "127.0.0.2"
+    await harness.events("name-resolved", 2)
+    moved = await harness.dial(proxy)
+    assert await moved.receive_line() == b"two\r\n"
+    await stays.send(b"still here\r\n")
+    await one.connections[0].wait_received(b"still here\r\n")
+    assert two.accepted == 1
+    stays.drop()
+    moved.drop()
+
+
+async def test_a_resolver_that_hangs_keeps_nobody_waiting(
+    harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await harness.server()
+    monkeypatch.setattr("mailproxy.proxy.backend.resolver._FIRST_LOOK_UP_S", 0.05)
+
+    async def hang(*_: object, **__: object) -> list[tuple[object, ...]]:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    monkeypatch.setattr(trio.socket, "getaddrinfo", hang)
+    proxy = await harness.proxy("mail.internal:143", server.address)
+    for _ in range(4):
+        client = await harness.dial(proxy)
+        assert await client.receive_line() == GREETING
+        client.drop()
+    assert server.accepted == 4
+
+
+async def test_servers_without_port_get_the_clients(harness: ProxyHarness) -> None:
+    """Two binds of one frontend, each reaches the server's port of the same number."""
+    greetings = (b"clear\r\n", b"other\r\n")
+    listening = [await harness.server(collect(greeting), bind="127.0.0.2:0") for greeting in greetings]
+    ports = [server.address.rpartition(":")[2] for server in listening]
+    binds = [{"address": f"127.0.0.1:{port}"} for port in ports]
+    proxy = await harness.proxy("127.0.0.2", frontends={"f": {"bind": binds}})
+    for bind, greeting in enumerate(greetings):
+        client = await harness.dial(proxy, bind=bind)
+        assert await client.receive_line() == greeting
+        client.drop()
+
+
+async def test_backends_port_is_for_servers_without_one(harness: ProxyHarness) -> None:
+    server = await harness.server(bind="127.0.0.2:0")
+    port = int(server.address.rpartition(":")[2])
+    proxy = await harness.proxy("127.0.0.2", backends={"b": {"port": port}})
+    client = await harness.dial(proxy)
+    assert await client.receive_line() == GREETING
+    client.drop()
+
+
+async def test_every_kind_of_bind_and_server(harness: ProxyHarness, tmp_path: Path) -> None:
+    server = await harness.server(bind=f"unix:{tmp_path}/server.sock")
+    inherited = socket.create_server(("127.0.0.1", 0))
+    binds = [
+        {"address": "127.0.0.1:0"},
+        {"address": "[::1]:0"},
+        {"address": "[::]:0"},
+        {"address": f"unix:{tmp_path}/proxy.sock", "unix_mode": "0600"},
+        {"address": f"fd:{inherited.fileno()}"},
+    ]
+    proxy = await harness.proxy(server.address, frontends={"f": {"bind": binds}})
+    both = proxy.frontends["f"].addresses[2].rpartition(":")[2]
+    addresses = [*proxy.frontends["f"].addresses, f"127.0.0.1:{both}", f"[::1]:{both}"]
+    addresses.remove(f"[::]:{both}")
+    for address in addresses:
+        client = await dial(address)
+        assert await client.receive_line() == GREETING, address
+        client.drop()
+    clients = [line["client"] for line in await harness.sessions(len(addresses))]
+    assert clients.count("unix:4") == 1
+    assert sum(client.startswith("[::1]:") for client in clients) == 2
+    assert sum(client.startswith("127.0.0.1:") for client in clients) == 3
+    inherited.close()
+
+
+async def test_least_connections(harness: ProxyHarness) -> None:
+    servers = [await harness.server() for _ in range(3)]
+    proxy = await harness.proxy(*(server.address for server in servers))
+    clients = []
+    for _ in range(6):
+        clients.append(await harness.dial(proxy))
+        await clients[-1].receive_line()
+    assert [server.accepted for server in servers] == [2, 2, 2]
+    for number in (0, 3):  # both of one server's, since equals take turns
+        await clients[number].close()
+    await harness.sessions(2)
+    more = []
+    for _ in range(2):
+        more.append(await harness.dial(proxy))
+        await more[-1].receive_line()
+    assert [server.accepted for server in servers] == [4, 2, 2]
+    for client in (*clients, *more):
+        client.drop()
+
+
+async def test_draining_a_server_keeps_its_sessions(harness: ProxyHarness) -> None:
+    servers = [await harness.server() for _ in range(2)]
+    proxy = await harness.proxy(*(server.address for server in servers))
+    first = await harness.dial(proxy)
+    await first.receive_line()
+    names = [server.address for server in servers]
+    drained = proxy.backends["b"].servers[names[0]]
+    drained.set_state("drain")
+    for _ in range(3):
+        client = await harness.dial(proxy)
+        assert await client.receive_line() == GREETING
+        client.drop()
+    assert [server.accepted for server in servers] == [1, 3]
+    await first.send(b"still\r\n")
+    assert await first.receive_line() == b"still\r\n"
+    first.drop()
+    drained.set_state("ready")
+    with pytest.raises(ValueError):
+        drained.set_state("away")  # type: ignore[arg-type]

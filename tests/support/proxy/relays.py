@@ -1,0 +1,42 @@
+"""The relays that this system has, and what a test of both of them takes: one suite for all."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Literal
+
+import pytest
+import trio
+
+from mailproxy.net.poller import open_poller
+from mailproxy.net.relay import KINDS, Engine, Relay, open_relay
+
+Kind = Literal["auto", "engine", "portable"]
+
+HAS_ENGINE = "engine" in KINDS
+
+# Everything that the fixture ``relay_kind`` reaches runs once for each; all other tests have the default alone.
+ON_BOTH = pytest.mark.parametrize("relay_kind", KINDS)
+ENGINE_ONLY = pytest.mark.parametrize(
+    "relay_kind",
+    [pytest.param("engine", marks=pytest.mark.skipif(not HAS_ENGINE, reason="there is no engine here"))],
+)
+
+
+@asynccontextmanager
+async def run_relay(kind: Kind) -> AsyncIterator[Relay]:
+    """A relay at work. Whoever has left it has left nothing registered."""
+    poller = open_poller()
+    relay = open_relay(kind, poller)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(poller.serve)
+        await nursery.start(relay.serve)
+        yield relay
+        assert registered(relay) == 0
+        nursery.cancel_scope.cancel()
+
+
+def registered(relay: Relay) -> int:
+    """How many sockets somebody is told of; the portable relay keeps no account."""
+    return relay.poller.registered if isinstance(relay, Engine) else 0
