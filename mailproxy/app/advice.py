@@ -261,7 +261,7 @@ def _about_loops(config: Config) -> Iterator[Fault]:
     """Those that are certain are faults, and found before."""
     for loop in find_loops(config.frontends, config.backends, is_own_address):
         if not loop.is_certain:
-            yield Fault(loop.path, loop.fact)
+            yield Fault(str(loop.path), loop.fact)
 
 
 def _check_unused(config: Config) -> Iterator[Fault]:

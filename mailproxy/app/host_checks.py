@@ -118,7 +118,7 @@ def check_loops(config: Config, add: Add) -> None:
     """No server has an address of this machine at which its own sessions would come back for certain."""
     for loop in find_loops(config.frontends, config.backends, is_own_address):
         if loop.is_certain:
-            add(loop.path, loop.fact)
+            add(str(loop.path), loop.fact)
 
 
 def is_own_address(host: str) -> bool:

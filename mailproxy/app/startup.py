@@ -53,7 +53,7 @@ def _open_log(config: Config, owner: tuple[int, int] | None, *, shared: bool) ->
     for path, each in config.log.outputs.items():
         try:
             target = open_target(
-                each.to.where, each.to.syslog, owner, shared=shared, facility=each.facility, tag=each.tag
+                each.to.text, each.to.syslog, owner, shared=shared, facility=each.facility, tag=each.tag
             )
         except OSError as error:
             for output in outputs:
