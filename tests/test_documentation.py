@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from mailproxy.cli import main
-from mailproxy.log import ENDS
+from mailproxy.log import END_REASONS
 from mailproxy.log.events import EVENTS
 from mailproxy.log.fields import SESSION_FIELDS
 from mailproxy.testing import ThrowAwayCA
@@ -177,9 +177,9 @@ def test_caddy_accepts_its_configuration(block: Block, tmp_path: Path) -> None:
 
 # Log lines
 
-STATES = {end.state for end in ENDS if not end.has_message}
-MESSAGES = {end.state for end in ENDS if end.has_message}
-NAMES = {end.name for end in ENDS}
+STATES = {end.state for end in END_REASONS if not end.has_message}
+MESSAGES = {end.state for end in END_REASONS if end.has_message}
+NAMES = {end.name for end in END_REASONS}
 TCPLOG_DATE = r"\[\d\d/[A-Z][a-z]{2}/\d{4}(?::\d\d){3}\.\d{3}\]"
 TCPLOG = re.compile(
     rf"\S+:\d+ {TCPLOG_DATE} [\w.-]+~? [\w.-]+/(?:[\w.-]+|<NOSRV>) "

@@ -15,13 +15,13 @@ from attrs import define, field
 from mailproxy.errors import ClientAbortError, ClientLeftError
 from mailproxy.net.peek import consume, peek, peek_nowait
 from mailproxy.protocol import NeedMore
-from tests.support.patience import give_up
+from tests.support.patience import fail_after_timeout
 
 
 @pytest.fixture(autouse=True)
 def time_limit(nursery: trio.Nursery) -> None:
     """Nothing here waits for ever."""
-    nursery.start_soon(give_up)
+    nursery.start_soon(fail_after_timeout)
 
 
 class Watched(socket.socket):
@@ -220,7 +220,7 @@ async def test_a_client_that_leaves_without_a_word(ends: Ends) -> None:
     ends.client.close()
     with pytest.raises(ClientLeftError, match="left without a word") as caught:
         await peek(ends.ours, bytewise)
-    assert not caught.value.said_something
+    assert not caught.value.has_sent
 
 
 async def test_a_client_that_thinks_about_it_and_leaves(ends: Ends, nursery: trio.Nursery) -> None:
@@ -244,7 +244,7 @@ async def test_a_client_that_leaves_in_the_middle(ends: Ends, nursery: trio.Nurs
     nursery.start_soon(leave)
     with pytest.raises(ClientLeftError, match="left after 3 bytes") as caught:
         await peek(ends.ours, Asking((16,)))
-    assert caught.value.said_something
+    assert caught.value.has_sent
     assert ends.lowest == 1
     assert ends.ours.recv(100) == b"PRO"
 
