@@ -26,6 +26,8 @@ from tests.support import pages
 from tests.support.pages import LANGUAGES, PAGES, ROOT, Block, all_blocks, anchors, blocks, links
 
 SBIN = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin"
+MAX_CELL_WORDS = 15
+LONG_TABLES = {"docs/configuration.md", "docs/glossary.md", "docs/architecture.md", "docs/contributing.md"}
 NOT_WRITTEN_YET = {"docs/architecture.md"}
 # Advice that examples have on purpose: they are short, and this machine is not the reader's.
 EXPECTED_ADVICE = (
@@ -112,6 +114,15 @@ def test_every_block_has_a_language(page: str) -> None:
 
 def test_readme_is_short() -> None:
     assert len(PAGES["README.md"].split()) <= 1_800
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_table_cells_are_short(page: str) -> None:
+    """A cell that needs a sentence is a paragraph. Generated parts and pages for developers are left out."""
+    prose = re.sub(r"<!-- (begin|speed).*?<!-- (end|/speed)", "", PAGES[page], flags=re.DOTALL)
+    rows = [line for line in prose.splitlines() if line.startswith("|")] if page not in LONG_TABLES else []
+    cells = [cell for row in rows for cell in row.strip("|").split(" | ")]
+    assert [cell for cell in cells if len(cell.split()) > MAX_CELL_WORDS] == []
 
 
 # Configurations
