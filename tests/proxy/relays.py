@@ -12,6 +12,8 @@ import trio
 from mailproxy.net.poller import open_poller
 from mailproxy.net.relay import KINDS, Engine, Relay, open_relay
 
+from .flow_invariants import checked_flows
+
 Kind = Literal["auto", "engine", "portable"]
 
 HAS_ENGINE = "engine" in KINDS
@@ -26,15 +28,16 @@ ENGINE_ONLY = pytest.mark.parametrize(
 
 @asynccontextmanager
 async def running(kind: Kind) -> AsyncIterator[Relay]:
-    """A relay at work. Whoever has left it has left nothing registered."""
+    """A relay at work whose flows are checked after each step. Whoever has left it has left nothing registered."""
     poller = open_poller()
     relay = open_relay(kind, poller)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(poller.serve)
-        await nursery.start(relay.serve)
-        yield relay
-        assert registered(relay) == 0
-        nursery.cancel_scope.cancel()
+    with checked_flows():
+        async with trio.open_nursery() as nursery:
+            await nursery.start(poller.serve)
+            await nursery.start(relay.serve)
+            yield relay
+            assert registered(relay) == 0
+            nursery.cancel_scope.cancel()
 
 
 def registered(relay: Relay) -> int:

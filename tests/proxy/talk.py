@@ -82,9 +82,9 @@ async def talk(
     pair = Tunnel(
         client_side,
         server_side,
-        client_limit=client_limit,
-        server_limit=server_limit,
-        half_closed=half_closed,
+        client_timeout=client_limit,
+        server_timeout=server_limit,
+        half_closed_timeout=half_closed,
     )
     session = Talk(client, server, pair, clock)
     try:
