@@ -336,7 +336,7 @@ def _reraise(fault: Exception) -> None:
 
 
 class TrioPoller:
-    """Stands in for ``Poller`` where there is no epoll: no registry, and trio's own waits."""
+    """Replaces ``Poller`` where there is no epoll: it has no registry, and its watches use trio's own waits."""
 
     clock = staticmethod(trio.current_time)
 
