@@ -1,0 +1,44 @@
+"""The relays that this system has, and what a test of both of them takes: one suite for all."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Literal
+
+import pytest
+import trio
+
+from mailproxy.net.poller import open_poller
+from mailproxy.net.relay import KINDS, Engine, Relay, open_relay
+from tests.support.proxy.flow_invariants import checked_flows
+
+Kind = Literal["auto", "engine", "portable"]
+
+HAS_ENGINE = "engine" in KINDS
+
+# Everything that the fixture ``relay_kind`` reaches runs once for each; all other tests have the default alone.
+ON_BOTH = pytest.mark.parametrize("relay_kind", KINDS)
+ENGINE_ONLY = pytest.mark.parametrize(
+    "relay_kind",
+    [pytest.param("engine", marks=pytest.mark.skipif(not HAS_ENGINE, reason="there is no engine here"))],
+)
+
+
+@asynccontextmanager
+async def running(kind: Kind) -> AsyncIterator[Relay]:
+    """A relay at work whose flows are checked after each step. Whoever has left it has left nothing registered."""
+    poller = open_poller()
+    relay = open_relay(kind, poller)
+    with checked_flows():
+        async with trio.open_nursery() as nursery:
+            await nursery.start(poller.serve)
+            await nursery.start(relay.serve)
+            yield relay
+            assert registered(relay) == 0
+            nursery.cancel_scope.cancel()
+
+
+def registered(relay: Relay) -> int:
+    """How many sockets somebody is told of; the portable relay keeps no account."""
+    return relay.poller.registered if isinstance(relay, Engine) else 0
