@@ -1,6 +1,6 @@
-"""The parts of the documentation that are made from the code: keys, schema, manual, end reasons, fields and events of the log.
+"""Generates parts of the documentation: keys, schema, manual pages, end reasons, and the log's fields and events.
 
-A test compares what stands in the files with what this makes.
+A test compares the files with the output of this module.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ inherited. `false` switches off an inherited `tls`, `stick`, `check` or
 
 
 def reference() -> str:
-    """docs/configuration.md."""
+    """Return docs/configuration.md."""
     parts = [HEAD.replace("{}", RULES)]
     for title, table in TABLES.items():
         parts.append(f"## {title}\n\n{(table.__doc__ or '').splitlines()[0]}\n")
@@ -97,18 +97,18 @@ def reference() -> str:
 
 
 def shown_keys(title: str, table: type) -> list[Key]:
-    """The keys of a table, but for the name that is in its title."""
-    named = title in ("[frontends.NAME]", "[backends.NAME]")
-    return [key for key in keys_of(table).values() if not (named and key.name == "name")]
+    """Return the keys of a table, without a name that is in its title."""
+    has_name_in_title = title in ("[frontends.NAME]", "[backends.NAME]")
+    return [key for key in keys_of(table).values() if not (has_name_in_title and key.name == "name")]
 
 
 def command_manual() -> str:
-    """docs/man/mailproxy.1."""
+    """Return docs/man/mailproxy.1."""
     return man.command_page()
 
 
 def configuration_manual() -> str:
-    """docs/man/mailproxy.toml.5."""
+    """Return docs/man/mailproxy.toml.5."""
     cells = {
         title: {key.name: manual_cell(key) for key in shown_keys(title, table)}
         for title, table in TABLES.items()
@@ -117,19 +117,22 @@ def configuration_manual() -> str:
 
 
 def manual_cell(key: Key) -> str:
-    words = f"Type: {type_of(key)}."
+    """Return type and default of a key for the manual page."""
+    text = f"Type: {type_of(key)}."
     if default := default_of(key):
-        words += f" Default: {default}."
+        text += f" Default: {default}."
     if key.supported is not None:
-        words += f" This version supports only: {supported(key)}."
-    return words
+        text += f" This version supports only: {supported(key)}."
+    return text
 
 
 def supported(key: Key) -> str:
+    """Return the values that this version supports, as in TOML."""
     return " or ".join(to_toml(key, value) for value in key.supported or () if value is not None) or "absent"
 
 
 def row(key: Key) -> str:
+    """Return a key's row of its table."""
     meaning = key.description
     if key.supported is not None:
         meaning += f" (*only* {supported(key)})"
@@ -151,13 +154,13 @@ SHORT = {
 
 
 def type_of(key: Key) -> str:
-    one = SHORT.get(key.annotation) or (key.kind.allowed if key.kind is not None else "table")
-    one = one.removeprefix("a ").removeprefix("an ")
+    text = SHORT.get(key.annotation) or (key.kind.allowed if key.kind is not None else "table")
+    text = text.removeprefix("a ").removeprefix("an ")
     if key.kind is not None and key.table is not None:
-        one = "true, false, or a table"
+        text = "true, false, or a table"
     if key.table in SHORT_FORMS:
-        one += f", or its {SHORT_FORMS[key.table]} alone"
-    return f"list of: {one}" if key.is_list else one
+        text += f", or its {SHORT_FORMS[key.table]} alone"
+    return f"list of: {text}" if key.is_list else text
 
 
 def default_of(key: Key) -> str:
@@ -180,7 +183,7 @@ def default_of(key: Key) -> str:
 
 
 def ends() -> str:
-    """The table of end reasons in the README."""
+    """Return the table of end reasons in the README."""
     rows = ["| end | who | phase | state | meaning |", "|---|---|---|---|---|"]
     rows += [
         f"| `{end.name}` | {end.by.value} | {end.phase.value} | "
@@ -191,12 +194,12 @@ def ends() -> str:
 
 
 def schema() -> str:
-    """config/mailproxy.schema.json."""
+    """Return config/mailproxy.schema.json."""
     return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
 
 
 def fields() -> str:
-    """The table of a session's fields in docs/logging.md."""
+    """Return the table of a session's fields in docs/logging.md."""
     rows = ["| field | type | meaning | example |", "|---|---|---|---|"]
     rows += [
         f"| `{each.name}` | {each.kind} | {each.meaning} | `{each.example}` |" for each in SESSION_FIELDS
@@ -205,7 +208,7 @@ def fields() -> str:
 
 
 def events() -> str:
-    """The table of events in docs/logging.md."""
+    """Return the table of events in docs/logging.md."""
     rows = ["| event | level | meaning | keys in `json` |", "|---|---|---|---|"]
     rows += [
         f"| `{each.name}` | {each.level} | {each.meaning} | {', '.join(f'`{key}`' for key in each.keys)} |"
@@ -214,24 +217,24 @@ def events() -> str:
     return "\n".join(rows)
 
 
-def renewed(page: str, name: str, table: str) -> str:
-    """A page with the table between its marks renewed."""
+def with_table(page: str, name: str, table: str) -> str:
+    """Return the page with this table between its marks. Raises ValueError if it has no such marks."""
     start, stop = f"<!-- {name}: made by scripts/write-reference -->", f"<!-- /{name} -->"
-    before, found, rest = page.partition(start)
+    before, mark, rest = page.partition(start)
     _, _, after = rest.partition(stop)
-    if not found:
+    if not mark:
         raise ValueError(f"the page has no marks of {name}")
     return f"{before}{start}\n{table}\n{stop}{after}"
 
 
 def with_ends(readme: str) -> str:
-    """The README with its table of end reasons renewed."""
-    return renewed(readme, "ends", ends())
+    """Return the README with the current table of end reasons."""
+    return with_table(readme, "ends", ends())
 
 
 def with_log(page: str) -> str:
-    """docs/logging.md with its tables renewed."""
-    return renewed(renewed(page, "fields", fields()), "events", events())
+    """Return docs/logging.md with the current tables."""
+    return with_table(with_table(page, "fields", fields()), "events", events())
 
 
 def main() -> None:
