@@ -26,8 +26,8 @@ ENGINE_ONLY = pytest.mark.parametrize(
 
 
 @asynccontextmanager
-async def running(kind: Kind) -> AsyncIterator[Relay]:
-    """A relay at work whose flows are checked after each step. Whoever has left it has left nothing registered."""
+async def run_relay(kind: Kind) -> AsyncIterator[Relay]:
+    """Run a relay whose flows are checked after each step. Nothing stays registered."""
     poller = open_poller()
     relay = open_relay(kind, poller)
     with checked_flows():
