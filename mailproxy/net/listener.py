@@ -15,7 +15,7 @@ from pathlib import Path
 
 from attrs import evolve, field, frozen
 
-from mailproxy.address import Networks, TcpAddress, UnixAddress, join
+from mailproxy.address import Networks, TcpAddress, UnixAddress, join_host_port
 from mailproxy.config import Bind, Config
 from mailproxy.errors import Fault
 from mailproxy.files import FileId, bind_unix, remove
@@ -81,7 +81,7 @@ class Listener:
         """The real address, also for port 0: ``127.0.0.1:993``, ``[::]:993``, ``unix:/run/x.sock``."""
         name = self.socket.getsockname()
         if isinstance(name, tuple):
-            return join(name[0], name[1])
+            return join_host_port(name[0], name[1])
         return f"unix:{name}"
 
     def trusts(self, source: tuple[str, int] | None) -> bool:
@@ -269,7 +269,9 @@ def _listener(
     port = local[1] if isinstance(local, tuple) else None
     name = str(bind.name)
     if isinstance(bind.address, TcpAddress) and bind.address.port == 0 and name == str(bind.address):
-        name = join(local[0], local[1])  # the default name is the address, and its port is known only now
+        name = join_host_port(
+            local[0], local[1]
+        )  # the default name is the address, and its port is known only now
     trusted = Networks(source for source in bind.accept_proxy if source != "unix")
     is_one_address = isinstance(local, tuple) and local[0] not in ("0.0.0.0", "::")
     return Listener(

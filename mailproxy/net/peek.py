@@ -15,7 +15,7 @@ from typing import TypeVar
 import trio
 
 from mailproxy.errors import ClientAbortError, ClientLeftError
-from mailproxy.net.tls.tls import reason
+from mailproxy.net.tls.errors import error_reason
 from mailproxy.protocol import NeedMore
 
 _FIRST_PEEK_BYTES = 2048  # enough for a PROXY header or a ClientHello, in all but rare cases
@@ -43,7 +43,7 @@ def peek_nowait(
     except BlockingIOError:
         return None
     except OSError as error:
-        raise ClientAbortError(reason(error), said_something=False) from None
+        raise ClientAbortError(error_reason(error), has_sent=False) from None
     answer = parse(data) if data else None
     return answer if isinstance(answer, tuple) else None
 
@@ -79,7 +79,7 @@ async def peek(sock: socket.socket, parse: Callable[[bytes], tuple[T, int] | Nee
                 await trio.lowlevel.wait_readable(sock)
                 continue
             if not data:
-                raise ClientLeftError("closed without sending anything", said_something=False)
+                raise ClientLeftError("closed without sending anything", has_sent=False)
             have = len(data)
             if have >= needed:
                 answer = parse(data)
@@ -91,8 +91,8 @@ async def peek(sock: socket.socket, parse: Callable[[bytes], tuple[T, int] | Nee
             # The second peek makes sure that no bytes have arrived between the first one and the end.
             elif _has_ended(sock) and len(sock.recv(size, socket.MSG_PEEK)) == have:
                 if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                    raise ClientAbortError(reason(OSError(code, os.strerror(code))))
-                raise ClientLeftError(f"closed after {have} bytes", said_something=True)
+                    raise ClientAbortError(error_reason(OSError(code, os.strerror(code))))
+                raise ClientLeftError(f"closed after {have} bytes", has_sent=True)
             if low_water_mark < needed:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, needed)
                 low_water_mark = needed
@@ -102,7 +102,7 @@ async def peek(sock: socket.socket, parse: Callable[[bytes], tuple[T, int] | Nee
             await trio.lowlevel.wait_readable(sock)
     except OSError as error:
         # Bytes that arrived before the error are reported first. Without any, the low-water mark was never set.
-        raise ClientAbortError(reason(error), said_something=low_water_mark > 0) from None
+        raise ClientAbortError(error_reason(error), has_sent=low_water_mark > 0) from None
     finally:
         if low_water_mark:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator, Mapping
 
@@ -54,7 +55,7 @@ def configuration_page(head: str, tables: Mapping[str, type], cells: Mapping[str
     """Return mailproxy.toml.5.
 
     Args:
-        head: What applies to all keys.
+        head: What holds for all keys.
         tables: The tables of the configuration by title.
         cells: Type and default of each key, by table.
     """
@@ -67,7 +68,7 @@ def configuration_page(head: str, tables: Mapping[str, type], cells: Mapping[str
     ]
     for title, table in tables.items():
         parts.append(f".SS {_escaped(title)}")
-        parts.append(_text((table.__doc__ or "").splitlines()[0]))
+        parts += _paragraphs(inspect.cleandoc(table.__doc__ or ""))
         parts += [
             _key(key, cells[title][key.name]) for key in keys_of(table).values() if key.name in cells[title]
         ]
@@ -91,7 +92,8 @@ def _command(command: click.Command, context: click.Context) -> str:
 
 
 def _key(key: Key, cell: str) -> str:
-    return f".TP\n.B {_escaped(key.name)}\n{_text(_upper(key.description))}\n.br\n{_text(cell)}"
+    details = f"\n{_text(key.details)}" if key.details else ""
+    return f".TP\n.B {_escaped(key.name)}\n{_text(_upper(key.description))}{details}\n.br\n{_text(cell)}"
 
 
 def _list(items: Mapping[str, str]) -> str:

@@ -6,7 +6,8 @@ import socket
 import ssl
 
 from mailproxy.net.relay.tunnel import Direction, Side
-from mailproxy.net.tls.tls import CONNECTION_RESET, is_ragged_eof, reason, send_close_notify, send_record
+from mailproxy.net.tls.close import send_close_notify, send_record
+from mailproxy.net.tls.errors import CONNECTION_RESET, error_reason, is_ragged_eof
 
 MAX_DISCARDED_BYTES = 1024 * 1024  # a side that never stops sending is closed after this
 RECORD_BYTES = 16 * 1024  # the largest TLS record (RFC 8446 section 5.1)
@@ -81,7 +82,9 @@ def side_aborted(side: Side, error: OSError, *, is_drained: bool = False) -> Sid
     """Return the relay's error for an error of a side's socket."""
     # OpenSSL raises this for a failed write once the peer's close_notify has arrived.
     is_reset = isinstance(error, ssl.SSLZeroReturnError)
-    return SideAbortedError(side, CONNECTION_RESET if is_reset else reason(error), is_drained=is_drained)
+    return SideAbortedError(
+        side, CONNECTION_RESET if is_reset else error_reason(error), is_drained=is_drained
+    )
 
 
 def count_empty_read(direction: Direction) -> None:

@@ -17,7 +17,8 @@ from mailproxy.log.end_reasons import (
     SERVER_TIMEOUT,
     EndReason,
 )
-from mailproxy.net.tls.tls import CONNECTION_RESET, ssl_object
+from mailproxy.net.tls.errors import CONNECTION_RESET
+from mailproxy.net.tls.tls_socket import ssl_object
 
 # A side whose connection was reset has often sent something just before: an answer, or its last command. The other side
 # gets this final data as long as it takes some of it at least every 5 seconds. The limit keeps a stopped server from
