@@ -1,4 +1,6 @@
-"""The edge: the only package that uses sockets, TLS and epoll. It translates foreign errors into the project's own.
+"""The edge: the only package that uses sockets, TLS and epoll.
+
+It translates foreign errors into the project's own.
 
 Modules, in reading order:
     listener, inherited: listening sockets, opened here or passed on by a service manager.

@@ -1,4 +1,7 @@
-"""Whether a client has closed while its session waits for a server. The client's bytes are peeked at and stay unread."""
+"""Whether a client has closed while its session waits for a server.
+
+The client's bytes are peeked at and stay unread.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,9 @@ import ssl
 
 from mailproxy.net.poller import ERR, HUP, RDHUP
 
-# A client that closes TLS in order sends one record with an alert of two bytes (RFC 8446 section 6.1). In TLS 1.2 the
-# record has the alert's type and at most these 57 bytes. In TLS 1.3 it looks like application data of two bytes, which
-# no mail client sends.
+# A client that closes TLS in order sends one record with an alert of two bytes (RFC 8446 section 6.1). In TLS
+# 1.2 the record has the alert's type and at most these 57 bytes. In TLS 1.3 it looks like application data of
+# two bytes, which no mail client sends.
 _RECORD_HEADER_BYTES = 5
 _ALERT = 21
 _MAX_CLOSE_NOTIFY_BYTES = 57
@@ -20,8 +23,8 @@ _TLS_1_3_CLOSE_NOTIFY_BYTES = _RECORD_HEADER_BYTES + 2 + 1 + 16
 def is_client_closing(client: socket.socket, events: int) -> bool:
     """Whether these events of the poller mean that the client has gone.
 
-    That is so if its connection failed, or if it has closed its side and left nothing to read. A client that sent a
-    command and then closed its side may still read the answer.
+    That is so if its connection failed, or if it has closed its side and left nothing to read. A client that
+    sent a command and then closed its side may still read the answer.
     """
     if events & (ERR | HUP):
         return True

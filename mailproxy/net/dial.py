@@ -16,8 +16,9 @@ from mailproxy.address import join_host_port
 from mailproxy.errors import ProxyError, ServerRefusedError
 from mailproxy.net.poller import BOTH_WAYS, ERR, HUP, OUT, TRIO, AnyPoller
 
-# This process or machine lacks what every connection needs. All other errors concern one server's address: no route, no
-# local address of its family, no free local port, a firewall's rule. Another server may be reachable then.
+# This process or machine lacks what every connection needs. All other errors concern one server's address: no
+# route, no local address of its family, no free local port, a firewall's rule. Another server may be
+# reachable then.
 _RESOURCE_ERRNOS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 # What a second connect(2) reports for a connection in progress, and for an established one.
 _SECOND_CONNECT_ERRNOS = {errno.EALREADY: errno.EINPROGRESS, errno.EISCONN: 0}
@@ -120,7 +121,8 @@ async def connect(
 ) -> tuple[socket.socket, Endpoint]:
     """Connect to the first endpoint that takes the connection, in their order.
 
-    An endpoint that does not answer gets its share of the time until the deadline of the caller's cancel scope.
+    An endpoint that does not answer gets its share of the time until the deadline of the caller's cancel
+    scope.
 
     Args:
         endpoints: Where to connect to.
@@ -165,7 +167,7 @@ async def connect(
 
 
 def _attempt_deadline(remaining: int) -> float:
-    """Return the deadline of the next of ``remaining`` attempts. The last one gets all the time that is left."""
+    """Return the deadline of the next of ``remaining`` attempts: an equal share of the time left."""
     now, end = trio.current_time(), trio.current_effective_deadline()
     return end if remaining == 1 else now + (end - now) / remaining
 
@@ -175,8 +177,8 @@ async def half_open_connect(
 ) -> Endpoint:
     """Return the first endpoint that would take a connection, without completing one.
 
-    Over TCP the kernel sends no acknowledgement of the server's SYN/ACK, and resets the connection instead. The server's
-    program never sees it. HAProxy's plain checks do the same.
+    Over TCP the kernel sends no acknowledgement of the server's SYN/ACK, and resets the connection instead.
+    The server's program never sees it. HAProxy's plain checks do the same.
 
     Raises:
         ServerRefusedError: No endpoint takes the connection.
@@ -243,7 +245,8 @@ class Dial:
         if not code:
             return sock
         self.abort()
-        # A missing Unix socket is not local trouble: it belongs to a server that restarts, and comes back in a moment.
+        # A missing Unix socket is not local trouble: it belongs to a server that restarts, and comes back in
+        # a moment.
         is_local = self.errno == code != errno.ECONNREFUSED and self.endpoint.family != socket.AF_UNIX
         raise _connect_error(self.endpoint.text(self.port), code, is_local=is_local)
 
@@ -262,9 +265,9 @@ def start(
 ) -> Dial:
     """Start to connect, without waiting. The arguments are those of ``connect``.
 
-    A connection to another machine is never established when connect(2) returns. One to this machine always is, because
-    the kernel handles both ends in the call. A second connect(2) finds that out: it costs one system call, and saves
-    such a session a wait with a timeout.
+    A connection to another machine is never established when connect(2) returns. One to this machine always
+    is, because the kernel handles both ends in the call. A second connect(2) finds that out: it costs one
+    system call, and saves such a session a wait with a timeout.
 
     Raises:
         ProxyError: No descriptor or memory is left.

@@ -15,7 +15,8 @@ _MAX_SOCKETS = 4096  # more in LISTEN_FDS is a mistake
 def descriptor_of(address: DescriptorAddress) -> int:
     """Return the descriptor that a bind names by number or by name.
 
-    A number is taken as it is: a parent other than a service manager may pass sockets without setting variables.
+    A number is taken as it is: a parent other than a service manager may pass sockets without setting
+    variables.
 
     Raises:
         LookupError: This process was passed no socket of that name, or several.

@@ -30,7 +30,8 @@ _FIRST_UNPRIVILEGED_PORT = 1024
 Socket = socket.socket  # for Listener, whose field has the same name
 _IP_FREEBIND = 15  # ip(7), on Linux also for IPv6; missing from Python's socket module
 _MAX_USER_TIMEOUT_MS = 2**31 - 1  # the largest value of the socket option, 24 days
-# Offset of tcpi_unacked in Linux's struct tcp_info. For a listening socket it is the length of the accept queue.
+# Offset of tcpi_unacked in Linux's struct tcp_info. For a listening socket it is the length of the accept
+# queue.
 _QUEUE_OFFSET = 24
 _FAST_OPEN_QUEUE = 256  # TCP Fast Open requests that the kernel keeps before their handshake ends (RFC 7413)
 
@@ -47,7 +48,8 @@ class Listener:
         port: The port; None without TCP.
         terminator: Terminates TLS; None where the bind does not.
         name: The name for logs and statistics.
-        only_address: The local address of every connection. None for a bind to all addresses, and without TCP.
+        only_address: The local address of every connection. None for a bind to all addresses, and without
+            TCP.
         created: The file of a Unix socket that was created here. ``close`` removes it.
     """
 
@@ -87,8 +89,8 @@ class Listener:
     def trusts(self, source: tuple[str, int] | None) -> bool:
         """Whether connections from this address must begin with a PROXY header.
 
-        The address alone decides. Mail servers send first, so waiting for a header would delay every client that sends
-        none. The PROXY protocol, section 2, forbids guessing, too.
+        The address alone decides. Mail servers send first, so waiting for a header would delay every client
+        that sends none. The PROXY protocol, section 2, forbids guessing, too.
 
         Args:
             source: IP address and port; None for a connection over a Unix socket.
@@ -100,8 +102,8 @@ class Listener:
     def accept(self) -> tuple[Socket, object]:
         """Return the next connection, nonblocking, and its peer's address.
 
-        ``socket.accept`` does more for each connection: it builds enumerations of family and type, and makes the socket
-        blocking first.
+        ``socket.accept`` does more for each connection: it builds enumerations of family and type, and makes
+        the socket blocking first.
 
         Raises:
             OSError: As ``socket.accept``.
@@ -120,7 +122,7 @@ class Listener:
 
     @property
     def queue_length(self) -> int | None:
-        """The number of connections to accept; None where the kernel does not report it, as for Unix sockets."""
+        """The number of connections to accept; None where the kernel does not report it (Unix sockets)."""
         try:
             info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _QUEUE_OFFSET + 4)
         except OSError:
@@ -161,8 +163,8 @@ def open_for_workers(
 ) -> Slots:
     """Listen on every bind of every frontend, for several workers.
 
-    Each worker gets TCP sockets of its own with SO_REUSEPORT, and the kernel distributes connections over them
-    (socket(7)). Other sockets are the same in each list.
+    Each worker gets TCP sockets of its own with SO_REUSEPORT, and the kernel distributes connections over
+    them (socket(7)). Other sockets are the same in each list.
 
     Args:
         config: The configuration.
@@ -170,8 +172,8 @@ def open_for_workers(
         workers: The number of workers.
 
     Raises:
-        ConfigError: Some addresses cannot be listened on, perhaps because another program does. The other sockets are
-            closed.
+        ConfigError: Some addresses cannot be listened on, perhaps because another program does. The other
+            sockets are closed.
     """
     binds = _open_binds(config, terminators, partial(_open_for_each, workers=workers))
     return [[listeners[slot] for listeners in binds] for slot in range(workers)]
@@ -209,7 +211,8 @@ def _open_for_each(
     if not isinstance(address, TcpAddress):
         return [_open(bind, frontend, number, terminator)] * workers
     if address.port:
-        # With SO_REUSEPORT, the bind would succeed beside another program of this user. Without it, it fails then.
+        # With SO_REUSEPORT, the bind would succeed beside another program of this user. Without it, it fails
+        # then.
         _bind_tcp(bind, address).close()
     opened: list[Listener] = []
     try:
@@ -285,7 +288,7 @@ def _open_tcp(bind: Bind, address: TcpAddress) -> socket.socket:
 
 
 def _bind_tcp(bind: Bind, address: TcpAddress, *, reuse_port: bool = False) -> socket.socket:
-    """Return a socket bound to the address, with the options of its bind. ``reuse_port`` sets SO_REUSEPORT."""
+    """Return a bound socket with the options of its bind. ``reuse_port`` sets SO_REUSEPORT."""
     host = "0.0.0.0" if address.host == "*" else address.host
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
@@ -359,7 +362,8 @@ def _remove_stale(path: Path) -> None:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
-        # Any other result means that the socket may be in use, for example with a full queue or of another type.
+        # Any other result means that the socket may be in use, for example with a full queue or of another
+        # type.
         if probe.connect_ex(str(path)) == errno.ECONNREFUSED:
             remove(path, stale)
 

@@ -1,7 +1,8 @@
 """Peeking at the first bytes of a connection. They stay in the kernel, so the next reader finds them.
 
-Peeked bytes keep the socket readable, so a wait for more than these would return at once, and spin. ``SO_RCVLOWAT``
-(socket(7)) prevents that. Unix sockets do not support the option, so there a growing pause replaces it.
+Peeked bytes keep the socket readable, so a wait for more than these would return at once, and spin.
+``SO_RCVLOWAT`` (socket(7)) prevents that. Unix sockets do not support the option, so there a growing pause
+replaces it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ def peek_nowait(
 ) -> tuple[T, int] | None:
     """Parse what has already arrived, like ``peek`` but without waiting.
 
-    Usually the bytes have arrived with the connection. Then the session needs no timeout and no task switch for them.
+    Usually the bytes have arrived with the connection. Then the session needs no timeout and no task switch
+    for them.
 
     Returns:
         None if ``parse`` needs more, or nothing has arrived.
@@ -53,7 +55,8 @@ async def peek(sock: socket.socket, parse: Callable[[bytes], tuple[T, int] | Nee
 
     Args:
         sock: A nonblocking socket.
-        parse: Returns a value and the number of bytes it takes, or how many bytes it needs. It limits that number.
+        parse: Returns a value and the number of bytes it takes, or how many bytes it needs. It limits that
+            number.
 
     Returns:
         What ``parse`` returned.
@@ -101,7 +104,8 @@ async def peek(sock: socket.socket, parse: Callable[[bytes], tuple[T, int] | Nee
                 pause = min(pause * 2, _MAX_PAUSE_S)
             await trio.lowlevel.wait_readable(sock)
     except OSError as error:
-        # Bytes that arrived before the error are reported first. Without any, the low-water mark was never set.
+        # Bytes that arrived before the error are reported first. Without any, the low-water mark was never
+        # set.
         raise ClientAbortError(error_reason(error), has_sent=low_water_mark > 0) from None
     finally:
         if low_water_mark:
@@ -109,7 +113,7 @@ async def peek(sock: socket.socket, parse: Callable[[bytes], tuple[T, int] | Nee
 
 
 def _has_ended(sock: socket.socket) -> bool:
-    """Return True if the peer has closed or reset the connection. A peek does not show that while bytes are unread."""
+    """Return True if the peer has closed or reset the connection. Unread bytes hide that from a peek."""
     poll = select.poll()
     poll.register(sock, select.POLLRDHUP)
     return bool(poll.poll(0))

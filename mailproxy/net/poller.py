@@ -1,16 +1,18 @@
 """Readiness of the sessions' sockets: one epoll object for all of them, served by one task of trio's loop.
 
-A session registers each of its sockets once, edge-triggered, for the socket's whole life. What happens at a socket goes to
-one of two registries, by descriptor:
+A session registers each of its sockets once, edge-triggered, for the socket's whole life. What happens at a
+socket goes to one of two registries, by descriptor:
 
-* A *watch* serves the task of a session: it wakes the task that waits at the socket, and reports a client that closes.
+* A *watch* serves the task of a session: it wakes the task that waits at the socket, and reports a client
+  that closes.
 * An *event handler* gets every event as a plain call. The relay sets one when the session becomes a tunnel.
 
 ``set_handler`` moves a descriptor from the first registry to the second. That costs no system call, while
 ``trio.lowlevel.wait_readable`` takes one or two system calls and a task switch for every wait.
 
-Edge-triggered means that epoll reports each change once (epoll(7)). So a task waits only after it has found the socket
-drained (or full), and a new handler looks at the events that the watch has noted, or tries the socket.
+Edge-triggered means that epoll reports each change once (epoll(7)). So a task waits only after it has found
+the socket drained (or full), and a new handler looks at the events that the watch has noted, or tries the
+socket.
 
 Without epoll, ``TrioPoller`` does the same with trio's own waits. It does not notice a client that closes.
 """
@@ -49,7 +51,7 @@ class EventHandler(Protocol):
 
 
 class Deferred(Protocol):
-    """Work that was put off so that other sessions get their turn. ``run`` is synchronous and raises nothing."""
+    """Work that waits for the other sessions' turn. ``run`` is synchronous and raises nothing."""
 
     def run(self) -> None: ...
 
@@ -202,8 +204,8 @@ class Poller:
         deferred, poll = self._deferred, self._epoll.poll
         self._has_woken_task = False
         deadline = self.clock() + _MAX_TURN_S
-        # A poll costs one system call. Another round through trio's loop costs ten times that. But tasks that were
-        # woken meanwhile run first.
+        # A poll costs one system call. Another round through trio's loop costs ten times that. But tasks that
+        # were woken meanwhile run first.
         for _ in range(_POLLS_PER_TURN):
             reports = poll(0, _EVENTS_PER_POLL)
             if self._undelivered:
@@ -286,8 +288,8 @@ class Poller:
         """Send the events of a registered socket to this handler from now on.
 
         Returns:
-            The events that the socket's watch has noted, 0 without a watch. None: the socket is not registered, and
-            the handler was not set.
+            The events that the socket's watch has noted, 0 without a watch. None: the socket is not
+            registered, and the handler was not set.
         """
         watch = self._watches.pop(fd, None)
         if watch is None and fd not in self._handlers:
@@ -301,7 +303,7 @@ class Poller:
             self._epoll.modify(fd, events)
 
     def forget(self, fd: int) -> None:
-        """Drop the watch or handler of a socket that is about to be closed, or was closed. May be called twice."""
+        """Drop the watch or handler of a socket, before or after it is closed. May be called twice."""
         if self._handlers.pop(fd, None) is None:
             self._watches.pop(fd, None)
 
@@ -336,7 +338,7 @@ def _reraise(fault: Exception) -> None:
 
 
 class TrioPoller:
-    """Replaces ``Poller`` where there is no epoll: it has no registry, and its watches use trio's own waits."""
+    """Replaces ``Poller`` where there is no epoll. It has no registry, and uses trio's own waits."""
 
     clock = staticmethod(trio.current_time)
 

@@ -29,15 +29,18 @@ async def receive_header(sock: socket.socket) -> Header:
     """
     header, length = await peek(sock, parse)
     if isinstance(header, HeaderV2) and header.command is Command.PROXY and header.endpoints is None:
-        # PROXY protocol 2.2 leaves this to the receiver. With the sender's own address in place of the client's, such
-        # clients would bypass every rule based on addresses. Postfix and HAProxy refuse it, too.
+        # PROXY protocol 2.2 leaves this to the receiver. With the sender's own address in place of the
+        # client's, such clients would bypass every rule based on addresses. Postfix and HAProxy refuse it,
+        # too.
         raise UnhandledProtocolError(f"0x{header.protocol:02x} is neither TCP over IPv4 nor over IPv6")
     consume(sock, length)
     return header
 
 
 def send_header(sock: socket.socket, header: bytes) -> None:
-    """Send a header in one piece, as the PROXY protocol, section 2, demands. A new connection's buffer holds all of it.
+    """Send a header in one piece, as the PROXY protocol, section 2, demands.
+
+    A new connection's buffer holds all of it.
 
     Raises:
         ServerRefusedError: The socket did not take it.

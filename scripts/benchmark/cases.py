@@ -1,11 +1,12 @@
-"""The cases: kinds of work, the table rows that each fills, and the rows that two cases fill by their difference."""
+"""The cases: kinds of work, and the table rows that they and the differences of pairs fill."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-# The options of the clients at each of the proxies' binds. With --hello, a ClientHello comes first, and no TLS follows.
+# The options of the clients at each of the proxies' binds. With --hello, a ClientHello comes first, and no
+# TLS follows.
 BINDS: dict[str, tuple[str, ...]] = {
     "clear": (),
     "ec": ("--tls",),
@@ -64,8 +65,8 @@ class Case:
         options: The options of load.c.
         flags: Its flags besides those of the bind.
         background: What other clients do meanwhile.
-        repeats: How often new clients repeat the work. Medians are taken, because the kernel places clients on cores by
-            chance.
+        repeats: How often new clients repeat the work. Medians are taken, because the kernel places clients
+            on cores by chance.
         growth: The point of a line in the chart.
         is_default: Measured unless the command line selects cases.
         in_summary: Part of the short table.
@@ -287,7 +288,8 @@ DEFAULT_CASES = [case for case in CASES.values() if case.is_default]
 WORKERS_CASES = [CASES[name] for name in ("sessions-clear", "sessions-ec", "sessions-rsa")]
 
 PAIRS = (
-    # In both cases the server greets after the ClientHello. A server that greets at once would greet at another moment.
+    # In both cases the server greets after the ClientHello. A server that greets at once would greet at
+    # another moment.
     Pair("CPU µs more per session, sending v2", "sessions-opaque", "sessions-v2"),
     Pair("CPU µs more per session, choosing by name", "sessions-opaque", "sessions-names"),
 )

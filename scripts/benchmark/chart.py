@@ -1,4 +1,4 @@
-"""The chart of a run: figures with bounds as bars over HAProxy's, and figures against the number of sessions."""
+"""The chart of a run: ratios to HAProxy as bars, and figures against the number of sessions."""
 
 from __future__ import annotations
 
@@ -63,7 +63,10 @@ def bounded_bars(results: Results, pair: Comparison) -> list[Bar]:
 
 
 def workers_bars(results: Results, over: str, under: str) -> list[Bar]:
-    """Return bars for the processor time of whole sessions. Sessions per second depend on what the load leaves."""
+    """Return bars for the processor time of whole sessions.
+
+    Sessions per second depend on what the load leaves.
+    """
     bars = []
     for case in results.cases:
         value = ratio(results, case, "cpu_us", Comparison(over, under, bounded=False))

@@ -23,7 +23,7 @@ def interrupt(*_: object) -> None:
 
 
 def run_command(main: Callable[[], int]) -> int:
-    """Run a command and return its exit code. SIGTERM ends it like SIGINT, so that context managers clean up."""
+    """Run a command and return its exit code. SIGTERM ends it with a clean-up, like SIGINT."""
     signal.signal(signal.SIGTERM, interrupt)
     try:
         return main()

@@ -1,17 +1,18 @@
 """Compares what the same mail sessions cost each proxy, on this machine, in one run.
 
-Each measurement starts a new proxy in front of one stub server, warms it up, and runs one case of load.c through it. The
-proxies alternate within each case, and their order is reversed with every round, so that other load of the machine affects
-all of them alike. A figure is the median of the rounds.
+Each measurement starts a new proxy in front of one stub server, warms it up, and runs one case of load.c
+through it. The proxies alternate within each case, and their order is reversed with every round, so that
+other load of the machine affects all of them alike. A figure is the median of the rounds.
 
-Some cases come in pairs that differ in one thing. If both are selected, one process does both, in short alternating
-slices. The cost of that thing is the median difference of neighbouring slices, and the median of that over the rounds. So
-it can be measured even where it is far smaller than the difference between two rounds.
+Some cases come in pairs that differ in one thing. If both are selected, one process does both, in short
+alternating slices. The cost of that thing is the median difference of neighbouring slices, and the median of
+that over the rounds. So it can be measured even where it is far smaller than the difference between two
+rounds.
 
-Processor time is that of the proxy's whole process tree, in nanoseconds from schedstat. It is read while the proxy is
-idle: once every session is logged in, and again after the work. The part of system calls is the kernel's estimate. Memory
-is the tree's Pss (a shared page is divided among its users), without the kernel's socket buffers. Every proxy logs one line
-for each session to a file.
+Processor time is that of the proxy's whole process tree, in nanoseconds from schedstat. It is read while the
+proxy is idle: once every session is logged in, and again after the work. The part of system calls is the
+kernel's estimate. Memory is the tree's Pss (a shared page is divided among its users), without the kernel's
+socket buffers. Every proxy logs one line for each session to a file.
 
 Everything happens on the loopback interface and in a temporary folder.
 """

@@ -1,4 +1,4 @@
-"""What a run needs around the proxies: the compiled load, certificates, the stub server, ports and a folder."""
+"""What a run needs around the proxies: load, certificates, stub server, ports and a folder."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def make_certificate(folder: Path, name: str, key_options: list[str | Path]) -> 
 
 
 def limit_open_files(max_sessions: int) -> None:
-    """Give all processes of the run the same limit. It must suffice for this number of sessions in a proxy."""
+    """Give all processes the same limit, which must suffice for this number of sessions in a proxy."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))

@@ -1,6 +1,7 @@
-"""What the pool's decisions cost: choosing among 100 servers, a stick table of 200,000 clients, limits per client.
+"""Measures the pool's decisions: choosing a server, a large stick table, limits per client.
 
-The code has no sockets, so the figures are processor times of calls: medians of several runs, in microseconds.
+The code has no sockets, so the figures are processor times of calls: medians of several runs, in
+microseconds.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ STOP_SECONDS = 5.0
 
 
 def free_ports() -> Iterator[int]:
-    """Yield ports below the range of outgoing connections, so that none takes the port before the proxy does."""
+    """Yield free ports below the range of outgoing connections, which could take them first."""
     first_outgoing = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     # Some machines give nearly all ports to outgoing connections.
     end = first_outgoing if first_outgoing > 12_000 else 32_000
@@ -68,7 +68,7 @@ class Proxy:
             time.sleep(0.02)
 
     def stop(self) -> None:
-        """Terminate the proxy, and kill its process group after a timeout. The group holds only its own children."""
+        """Terminate the proxy, then kill its process group, which holds only its own children."""
         self.process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(STOP_SECONDS)

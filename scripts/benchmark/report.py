@@ -21,7 +21,7 @@ MISSING = "(not measured in this run)"
 
 
 def report_blocks(runs: Sequence[Results]) -> dict[str, str]:
-    """Return the text for each mark by its name: of the first run, or of the first other run that measured it."""
+    """Return the text for each mark: of the first run that measured it."""
     results = runs[0]
     blocks = _report_blocks(results)
     for other in runs[1:]:

@@ -117,7 +117,10 @@ def as_json(results: Results) -> str:
 
 
 def from_json(file: Path) -> Results:
-    """Read what ``as_json`` wrote. Raises UsageError for other files, and for those of a version with other cases."""
+    """Read what ``as_json`` wrote.
+
+    Raises UsageError for other files, and for those of a version with other cases.
+    """
     try:
         content = json.loads(file.read_text())
         results = Results(content["proxies"], [CASES[name] for name in content["cases"]], content["about"])

@@ -1,7 +1,7 @@
 """One measurement: load.c runs one case through one proxy, stage by stage, while the meter reads.
 
-Two cases that differ in one thing share the proxy and alternate in slices. The same process then does both at nearly the
-same time. The load of the machine and the process's memory layout affect both alike.
+Two cases that differ in one thing share the proxy and alternate in slices. The same process then does both at
+nearly the same time. The load of the machine and the process's memory layout affect both alike.
 """
 
 from __future__ import annotations
@@ -204,7 +204,10 @@ def background_clients(case: Case, program: Path, setup: ProxySetup) -> Iterator
 
 
 def _start_streams(background: Load | None, case: Case) -> bool:
-    """Start streams in the background a moment before the work, so that they are at full speed. Idle clients stay idle."""
+    """Start streams in the background a moment before the work, so that they are at full speed.
+
+    Return False for idle clients: they stay idle.
+    """
     if background is None or case.background is None or case.background.mode == "idle":
         return False
     background.proceed()

@@ -1,4 +1,6 @@
-"""The soak: long runs that must leave no trace. Each part prints one line, and the exit code is 1 if one failed.
+"""The soak: long runs that must leave no trace.
+
+Each part prints one line, and the exit code is 1 if one failed.
 
     bytes        10 GB of mixed traffic arrive as they were sent
     sessions     200,000 sessions leak nothing; writes a graph

@@ -1,4 +1,4 @@
-"""The soak's lack of descriptors: more clients than a proxy may have, and a proxy that cannot open a single file."""
+"""The soak's lack of descriptors: too many clients, and a proxy that cannot open a single file."""
 
 from __future__ import annotations
 

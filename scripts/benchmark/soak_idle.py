@@ -1,4 +1,4 @@
-"""The soak's idle sessions: 9,000 TLS sessions in one process for ten minutes, all of them open at the end."""
+"""The soak's idle sessions: 9,000 TLS sessions in one process, all open after ten minutes."""
 
 from __future__ import annotations
 

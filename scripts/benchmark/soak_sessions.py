@@ -1,4 +1,4 @@
-"""The soak's sessions: after 200,000 of them, descriptors, pipes and memory are as they were near the start."""
+"""The soak's sessions: 200,000 of them leave descriptors, pipes and memory as near the start."""
 
 from __future__ import annotations
 

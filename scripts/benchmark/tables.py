@@ -1,4 +1,4 @@
-"""The tables of results: figures with their bounds, several workers over one, and the part of system calls."""
+"""The tables of results: figures with bounds, several workers over one, the part of system calls."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from cases import Case, Growth, Pair, Row, selected_pairs
 from configurations import variant_of
 from results import Results
 
-# The maximum of several workers' processor time per session over that of one. Sessions per second per worker may fall by
-# the same factor.
+# The maximum of several workers' processor time per session over that of one. Sessions per second per worker
+# may fall by the same factor.
 WORKERS_BOUND = 1.15
 # The proxy can be the bottleneck if this many cores are idle, and the clients use less than this.
 MIN_IDLE_CORES, MAX_CLIENTS_CORES = 0.25, 0.9
@@ -31,7 +31,7 @@ class Comparison:
 
 
 def comparisons(proxies: list[str]) -> list[Comparison]:
-    """Compare each mailproxy with the HAProxy of as many workers. Without such pairs, compare the last with the first."""
+    """Compare each mailproxy with the HAProxy of as many workers, or the last proxy with the first."""
     variants = {name: variant_of(name) for name in proxies}
     pairs = [
         Comparison(over, under, bounded=True)
@@ -82,7 +82,10 @@ def bounds_met(results: Results, case: Case, row: Row, pairs: list[Comparison]) 
 
 
 def table(results: Results, *, in_summary: bool = False) -> list[list[str]]:
-    """Return the main table. ``in_summary``: only rows with a bound, and one of several cases that differ in a number."""
+    """Return the main table.
+
+    With ``in_summary`` it has only rows with a bound, and one of several cases that differ in a number.
+    """
     columns = comparisons(results.proxies)
     bounded = any(column.bounded for column in columns)
     head = [
@@ -110,7 +113,7 @@ def table(results: Results, *, in_summary: bool = False) -> list[list[str]]:
 
 
 def by_workers(results: Results) -> list[tuple[str, list[str]]]:
-    """Return the programs that run with one worker and with several, each with the names of those with several."""
+    """Return the programs that run with one worker and with several, with the names of the latter."""
     several: dict[str, list[str]] = {}
     for name in results.proxies:
         variant = variant_of(name)
@@ -126,7 +129,7 @@ def has_spare_capacity(results: Results, case: Case, proxy: str) -> bool:
 
 
 def workers_table(results: Results) -> list[list[str]]:
-    """Compare several workers with one: processor time per session, and sessions per second where they say something."""
+    """Compare several workers with one, by processor time and by sessions per second."""
     rows = [
         [
             "several workers over one",

@@ -1,33 +1,37 @@
-"""The engine: relays all sessions of a loop in one task, the poller's. A session's own task sleeps until its end.
+"""The engine: relays all sessions of a loop in one task, the poller's.
 
-Each direction of a session is a ``Flow``. The poller reports what happens at the flow's source, and the flow of the
-opposite direction what happens at its sink, in plain calls. A message costs no task switch, no nursery and no scope:
-only receiving, sending and a dozen lines between.
+The task of a session sleeps until the session ends.
 
-Receiving. Events are edge-triggered (epoll(7)), so a flow receives until the source is drained. In clear a short read has
-drained it, and the call that would confirm this is saved. That does not hold once the source has closed its side or sent
-urgent data, where a read stops short (tcp(7)).
-Under TLS a short read proves nothing, because a read returns one record at most. A read without data may have consumed a
-record without application data, with more behind it. The poller is then asked to report the source again, and too many
-such reads in a row end the session.
+Each direction of a session is a ``Flow``. The poller reports what happens at the flow's source, and the flow
+of the opposite direction what happens at its sink, in plain calls. A message costs no task switch, no nursery
+and no scope: only receiving, sending and a dozen lines between.
 
-Back-pressure. What the sink does not take is kept (``pending``, or in a pipe), and nothing more is received until the sink
-takes it. TCP then slows the sender down. Only then is epoll asked to report room at the sink: a socket that never was
-full is never reported as writable.
+Receiving. Events are edge-triggered (epoll(7)), so a flow receives until the source is drained. In clear a
+short read has drained it, and the call that would confirm this is saved. That does not hold once the source
+has closed its side or sent urgent data, where a read stops short (tcp(7)).
+Under TLS a short read proves nothing, because a read returns one record at most. A read without data may have
+consumed a record without application data, with more behind it. The poller is then asked to report the source
+again, and too many such reads in a row end the session.
 
-Bulk. A read that fills the buffer is part of a bulk transfer. If both sides are clear, splice(2) moves the rest through a
-pipe: the kernel moves pages, and no byte is copied into this process. The pipe is borrowed for the transfer.
+Back-pressure. What the sink does not take is kept (``pending``, or in a pipe), and nothing more is received
+until the sink takes it. TCP then slows the sender down. Only then is epoll asked to report room at the sink:
+a socket that never was full is never reported as writable.
 
-Turns. A flow moves a bounded amount, then defers the rest. The poller runs it again after all events that are ready.
+Bulk. A read that fills the buffer is part of a bulk transfer. If both sides are clear, splice(2) moves the
+rest through a pipe: the kernel moves pages, and no byte is copied into this process. The pipe is borrowed for
+the transfer.
 
-End of file. When its source has closed, a flow forwards that behind the last byte (close_notify under TLS, then FIN), and
-the opposite flow goes on. A close_notify that does not fit the sink's buffer waits like data. When both directions have
-forwarded their end, the session's task is woken.
+Turns. A flow moves a bounded amount, then defers the rest. The poller runs it again after all events that are
+ready.
 
-Failures. A side often sends final data and closes at once: a server its refusal, a client its last command. If bytes at
-that side are unread, the kernel sends a reset behind the final data, and sending to the side may fail before the data is
-read. So when a side fails, the flow towards it is discarded, and the flow from it delivers the final data. Then the
-session's task is woken.
+End of file. When its source has closed, a flow forwards that behind the last byte (close_notify under TLS,
+then FIN), and the opposite flow goes on. A close_notify that does not fit the sink's buffer waits like data.
+When both directions have forwarded their end, the session's task is woken.
+
+Failures. A side often sends final data and closes at once: a server its refusal, a client its last command.
+If bytes at that side are unread, the kernel sends a reset behind the final data, and sending to the side may
+fail before the data is read. So when a side fails, the flow towards it is discarded, and the flow from it
+delivers the final data. Then the session's task is woken.
 """
 
 from __future__ import annotations
@@ -84,8 +88,8 @@ class Engine:
     def schedule_deadline_update(self, session: _Session) -> None:
         """Compute the session's deadline again in a moment.
 
-        Not at once: most sessions with one closed side are over by then, and giving a scope another deadline costs as
-        much as moving a message.
+        Not at once: most sessions with one closed side are over by then, and giving a scope another deadline
+        costs as much as moving a message.
         """
         if not self._deadline_updates:
             self._has_deadline_updates.set()
@@ -98,12 +102,14 @@ class Engine:
             The end reason. Byte counts and details are in ``tunnel``.
 
         Closes:
-            Neither socket. The caller must close both soon: until then they are in epoll, though without a handler.
+            Neither socket. The caller must close both soon: until then they are in epoll, though without a
+            handler.
 
         Cancellation:
             The counts in ``tunnel`` stay as they are.
         """
-        # The poller's clock may be older than this session. Bytes that move before the next events count from now.
+        # The poller's clock may be older than this session. Bytes that move before the next events count from
+        # now.
         self.poller.now = max(self.poller.now, tunnel.client.last_activity)
         session = _Session(self, tunnel)
         try:
@@ -111,8 +117,8 @@ class Engine:
             if not session.to_server.is_over:
                 session.to_client.start()
             while True:
-                # A moved byte only notes the time. When the deadline passes it is computed again, and the wait goes on
-                # if bytes have moved.
+                # A moved byte only notes the time. When the deadline passes it is computed again, and the
+                # wait goes on if bytes have moved.
                 with trio.CancelScope(deadline=min(tunnel.deadlines())) as tunnel.scope:
                     if not session.to_server.is_over:
                         session.task = trio.lowlevel.current_task()
@@ -175,7 +181,7 @@ class _Session:
         self._finish(self.tunnel.closed_end())
 
     def on_side_aborted(self, error: SideAbortedError) -> None:
-        """React to a failed side: discard what was on its way there, and deliver its final data to the other side.
+        """Discard what was on its way to a failed side, and deliver the side's final data.
 
         The end reason stays that of the side that failed first.
         """
@@ -201,7 +207,10 @@ class _Session:
         self._finish(end)
 
     def deadlines_changed(self) -> None:
-        """Schedule an update after a change that may bring the deadline forward: a side has closed, or is read again."""
+        """Schedule an update after a change that may bring the deadline forward.
+
+        Such a change is a side that has closed, or that is read again.
+        """
         if not self.deadline_update_pending:
             self.deadline_update_pending = True
             self.engine.schedule_deadline_update(self)
@@ -213,7 +222,9 @@ class _Session:
             self.tunnel.scope.deadline = min(self.tunnel.deadlines())
 
     def release(self) -> None:
-        """Drop the handlers, give pipes back, and break reference cycles, so that the session is freed at once.
+        """Drop the handlers, give pipes back, and break reference cycles.
+
+        The session is then freed at once.
 
         A scheduled deadline update may outlive the session, and must not keep its parts alive.
         """

@@ -76,8 +76,8 @@ class Flow(Direction):
     The other flags only occur in some of these states:
 
     * ``write_wants_read``: blocked, under TLS at the sink. TLS has to read there before it can write.
-    * ``read_wants_write``: not blocked, under TLS at the source. TLS has to write there before it can read, so
-      ``wants_write`` is set.
+    * ``read_wants_write``: not blocked, under TLS at the source. TLS has to write there before it can read,
+      so ``wants_write`` is set.
     * ``lookahead``: blocked, deferred or finished, under TLS at the source.
     * ``is_bulk``: clear on both sides. Without eof there is a pipe. A flow that is not in bulk has none.
     * ``is_reset``: ``short_read_inconclusive`` is set, too.
@@ -88,7 +88,8 @@ class Flow(Direction):
         reverse: The flow of the opposite direction.
         source_failed: The source's connection has failed. This flow delivers the final data.
         is_bulk: The last read filled the buffer, and the rest goes through a pipe.
-        short_read_inconclusive: The source has closed or sent urgent data, so a short read may have left bytes.
+        short_read_inconclusive: The source has closed or sent urgent data, so a short read may have left
+            bytes.
         is_reset: The poller reported an error at the source, and no read has failed yet.
         is_over: The session has ended; the other flags mean nothing.
         is_deferred: ``run`` is due, and nothing else may pump before.
@@ -189,8 +190,8 @@ class Flow(Direction):
     def _note_reset(self) -> None:
         """Note a reset of the source while it is not read, so that no read fails.
 
-        What the source has sent is still delivered, and data on its way to the sink may end the session in order. The
-        deadline for this is short.
+        What the source has sent is still delivered, and data on its way to the sink may end the session in
+        order. The deadline for this is short.
         """
         tunnel = self.session.tunnel
         tunnel.note_reset(self.source, self.session.engine.poller.now)
@@ -229,8 +230,8 @@ class Flow(Direction):
         if not self.eof:
             self._pump()
         if not self._is_waiting:
-            # Under TLS a read without data may have consumed a record without any, with more behind it. There, only an
-            # end or an error is the last.
+            # Under TLS a read without data may have consumed a record without any, with more behind it.
+            # There, only an end or an error is the last.
             if self.eof or (self.received == before and not self.source.is_tls):
                 self.session.end_after_failure()
             else:
@@ -287,8 +288,8 @@ class Flow(Direction):
                 if count == RECORD_BYTES:
                     count, is_drained = self._read_more_records(buffer)
                 else:
-                    # Most likely all there is. If it is not, the poller reports it again: that costs a quarter of a
-                    # read in vain.
+                    # Most likely all there is. If it is not, the poller reports it again: that costs a
+                    # quarter of a read in vain.
                     is_drained = True
                     poller.rearm(self.fd, BOTH_WAYS if self.wants_write else READING)
             elif count < BUFFER_BYTES:
@@ -332,7 +333,7 @@ class Flow(Direction):
         self.session.engine.poller.defer(self)
 
     def _read_more_records(self, buffer: memoryview) -> tuple[int, bool]:
-        """Fill the buffer behind a full TLS record, so that one send takes them all: more records are likely to follow.
+        """Fill the buffer with more records behind a full one, which one send then takes.
 
         Returns:
             The number of bytes in the buffer, and whether the source is drained.
@@ -342,7 +343,8 @@ class Flow(Direction):
             try:
                 count = receive(self.source, buffer[filled:])
             except SideAbortedError as error:
-                # A new one: the traceback of ``error`` refers to this flow, and the cycle would keep both alive.
+                # A new one: the traceback of ``error`` refers to this flow, and the cycle would keep both
+                # alive.
                 self.lookahead = SideAbortedError(error.side, error.detail, is_drained=True)
                 break
             if count == BLOCKED:
@@ -423,7 +425,7 @@ class Flow(Direction):
         self.reverse.want_write()
 
     def want_write(self) -> None:
-        """Have the poller report room at this flow's source, which is the reverse flow's sink, from now on."""
+        """Have the poller report room at this flow's source, the sink of the reverse flow, from now on."""
         if not self.wants_write:
             self.wants_write = True
             self.session.engine.poller.rearm(self.fd, BOTH_WAYS)
@@ -469,8 +471,8 @@ class Flow(Direction):
         before = len(self.pending_close_notify)
         is_last = reverse.is_finished
         try:
-            # With both directions done, the session closes the sockets now. That sends the FIN and saves a call; only
-            # TLS has a close_notify to send.
+            # With both directions done, the session closes the sockets now. That sends the FIN and saves a
+            # call; only TLS has a close_notify to send.
             if self.sink.is_tls or not is_last:
                 shutdown_write(self)
         except SideAbortedError:

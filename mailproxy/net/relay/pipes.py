@@ -1,4 +1,4 @@
-"""Pipes for splice(2): bulk data goes through one without being copied into this process. Pipes are reused."""
+"""Pipes for splice(2), which moves bulk data without copying it into this process. Pipes are reused."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import contextlib
 import fcntl
 import os
 
-# The largest pipe that an unprivileged process may ask for (pipe(7), pipe-max-size). A quarter of it costs a third more,
-# because each splice wakes the process at the other end.
+# The largest pipe that an unprivileged process may ask for (pipe(7), pipe-max-size). A quarter of it costs a
+# third more, because each splice wakes the process at the other end.
 PIPE_BYTES = 1024 * 1024
-# All processes of a user share 64 MiB of pipes (pipe(7), pipe-user-pages-soft). After that they get pipes of one or two
-# pages, and copying is faster.
+# All processes of a user share 64 MiB of pipes (pipe(7), pipe-user-pages-soft). After that they get pipes of
+# one or two pages, and copying is faster.
 _MIN_PIPE_BYTES = 256 * 1024
 _MAX_IN_USE = 48
 _MAX_IDLE = 16  # a pipe takes two descriptors

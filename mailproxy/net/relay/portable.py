@@ -1,18 +1,21 @@
-"""The portable relay: two tasks for each session, one for each direction. It behaves like the engine, and is easier to read.
+"""The portable relay: two tasks for each session, one for each direction.
 
-One task pumps each direction: it reads what is there, writes it, and waits. What the sink does not take stays in
-``pending``, and the task reads no more until it is sent. TCP then slows the sender down.
+It behaves like the engine, and is easier to read.
 
-Half-close. When a side closes, its end is forwarded behind the last byte (close_notify under TLS, then FIN), and the other
-direction goes on. A close_notify that does not fit the sink's buffer waits like data.
+One task pumps each direction: it reads what is there, writes it, and waits. What the sink does not take stays
+in ``pending``, and the task reads no more until it is sent. TCP then slows the sender down.
 
-Idle timeouts. A pump only notes the time of the last byte on both sides. When the earlier deadline passes, the pumps are
-cancelled. They lose nothing, because all state is in their direction. Then the deadlines are computed again, and either the
-session is over or the pumps go on. A side that is not read because the other side does not take its bytes is not idle.
+Half-close. When a side closes, its end is forwarded behind the last byte (close_notify under TLS, then FIN),
+and the other direction goes on. A close_notify that does not fit the sink's buffer waits like data.
 
-Failures. When sending to a side fails, the side may have sent final data before: a server its refusal, a client its last
-command. It is read and delivered before the session ends. A side that is not read is polled for a reset every second,
-because nothing else would show it.
+Idle timeouts. A pump only notes the time of the last byte on both sides. When the earlier deadline passes,
+the pumps are cancelled. They lose nothing, because all state is in their direction. Then the deadlines are
+computed again, and either the session is over or the pumps go on. A side that is not read because the other
+side does not take its bytes is not idle.
+
+Failures. When sending to a side fails, the side may have sent final data before: a server its refusal, a
+client its last command. It is read and delivered before the session ends. A side that is not read is polled
+for a reset every second, because nothing else would show it.
 
 This is the one place where a session opens a nursery.
 """
@@ -85,7 +88,7 @@ class PortableRelay:
             _note_resets(tunnel)
 
     async def _pump_both(self, tunnel: Tunnel, scope: trio.CancelScope) -> Side | None:
-        """Pump until both directions have forwarded their end, or a side fails. Return the side that failed."""
+        """Pump until both directions have forwarded their end, or a side fails, which is returned."""
         failed: list[Side] = []
 
         async def pump(direction: Direction) -> None:
@@ -106,7 +109,7 @@ class PortableRelay:
         return failed[0] if failed else None
 
     async def _deliver_final_data(self, tunnel: Tunnel, failed: Side, scope: trio.CancelScope) -> None:
-        """Read what the failed side had sent before, and send it on as far as the other side takes it in time."""
+        """Send on what the failed side had sent before, as far as the other side takes it in time."""
         if failed is not tunnel.aborted_side:
             return  # the other side failed first, and takes no data
         away, towards = tunnel.to_server, tunnel.to_client
@@ -195,9 +198,9 @@ async def _flush(direction: Direction) -> None:
         if can_write:
             await _until_writable(sink)
         else:
-            # TLS has to read first: the peer has sent a part of a handshake message. The pump of the other direction
-            # reads the rest, but the peer may never send it. Waiting for writable would spin then, so the pauses grow
-            # until a deadline passes.
+            # TLS has to read first: the peer has sent a part of a handshake message. The pump of the other
+            # direction reads the rest, but the peer may never send it. Waiting for writable would spin then,
+            # so the pauses grow until a deadline passes.
             await trio.sleep(pause)
             pause = min(pause * 2, _MAX_PAUSE_S)
         before = len(direction.pending)
@@ -230,7 +233,7 @@ def _is_unread(direction: Direction) -> bool:
 
 
 def _note_resets(tunnel: Tunnel) -> None:
-    """Note a reset of a side that is not read. What the side has sent is still delivered, within a short deadline."""
+    """Note resets of sides that are not read. Their data is still delivered, within a short deadline."""
     for direction in (tunnel.to_server, tunnel.to_client):
         if _is_unread(direction):
             poll = select.poll()

@@ -12,9 +12,9 @@ from mailproxy.net.tls.errors import CONNECTION_RESET, error_reason, is_ragged_e
 MAX_DISCARDED_BYTES = 1024 * 1024  # a side that never stops sending is closed after this
 RECORD_BYTES = 16 * 1024  # the largest TLS record (RFC 8446 section 5.1)
 
-# A TLS read gives no data when OpenSSL has handled a key update or refused a renegotiation, or while a record is
-# incomplete. More than this many in a row end the session: no record is that long (RFC 8446 section 5.2), even if it
-# arrives byte by byte.
+# A TLS read gives no data when OpenSSL has handled a key update or refused a renegotiation, or while a record
+# is incomplete. More than this many in a row end the session: no record is that long (RFC 8446 section 5.2),
+# even if it arrives byte by byte.
 EMPTY_READS_MAX = 5 + 2**14 + 256
 
 # Results of ``receive`` in place of a count.
@@ -40,8 +40,8 @@ def receive(side: Side, buffer: memoryview) -> int:
     """Read what is there into ``buffer``.
 
     Returns:
-        The number of bytes; 0 at the end of file. BLOCKED if nothing is there, BLOCKED_WRITING if TLS has to write
-        before it can read.
+        The number of bytes; 0 at the end of file. BLOCKED if nothing is there, BLOCKED_WRITING if TLS has to
+        write before it can read.
 
     Raises:
         SideAbortedError: The connection failed.
@@ -103,7 +103,9 @@ def count_empty_read(direction: Direction) -> None:
 
 
 def send(direction: Direction, data: memoryview) -> bool:
-    """Send what the sink takes. The rest is copied to ``direction.pending``, as ``data`` may be a shared buffer.
+    """Send what the sink takes. The rest is copied to ``direction.pending``.
+
+    The copy is needed because ``data`` may be a shared buffer.
 
     Returns:
         False if TLS has to read before it can write.
@@ -114,7 +116,8 @@ def send(direction: Direction, data: memoryview) -> bool:
     sink = direction.sink
     sent, can_write = 0, True
     while sent < len(data):
-        # OpenSSL demands that a blocked write is repeated with the same bytes. One record at a time is either sent or not.
+        # OpenSSL demands that a blocked write is repeated with the same bytes. One record at a time is either
+        # sent or not.
         piece = data[sent : sent + RECORD_BYTES] if sink.is_tls else data[sent:]
         try:
             sent += sink.connection.write(piece) if sink.is_tls else sink.connection.send(piece)
@@ -134,8 +137,8 @@ def send(direction: Direction, data: memoryview) -> bool:
 def discard_input(side: Side, buffer: memoryview) -> None:
     """Read and drop what a side has sent, at most 1 MiB, before its socket is closed.
 
-    Closing a socket with unread bytes resets the connection (RFC 2525 section 2.17). Data sent to the side that has not
-    arrived yet would be lost.
+    Closing a socket with unread bytes resets the connection (RFC 2525 section 2.17). Data sent to the side
+    that has not arrived yet would be lost.
     """
     remaining = MAX_DISCARDED_BYTES
     try:
@@ -148,12 +151,13 @@ def discard_input(side: Side, buffer: memoryview) -> None:
 def shutdown_write(direction: Direction) -> None:
     """Close the sink for writing: close_notify under TLS, then FIN.
 
-    A part of the close_notify that does not fit the sink's buffer stays in ``pending_close_notify``, and the direction is
-    blocked. Call again when the sink has room.
+    A part of the close_notify that does not fit the sink's buffer stays in ``pending_close_notify``, and the
+    direction is blocked. Call again when the sink has room.
 
     Raises:
-        SideAbortedError: The sink's connection failed. Nothing is pending then. The error must not be dropped while the
-            sink is still read: the kernel reports a reset once, and later reads look like an orderly end.
+        SideAbortedError: The sink's connection failed. Nothing is pending then. The error must not be dropped
+            while the sink is still read: the kernel reports a reset once, and later reads look like an
+                orderly end.
     """
     sink, pending = direction.sink, direction.pending_close_notify
     direction.pending_close_notify, direction.is_blocked = b"", False

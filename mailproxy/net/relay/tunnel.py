@@ -20,9 +20,9 @@ from mailproxy.log.end_reasons import (
 from mailproxy.net.tls.errors import CONNECTION_RESET
 from mailproxy.net.tls.tls_socket import ssl_object
 
-# A side whose connection was reset has often sent something just before: an answer, or its last command. The other side
-# gets this final data as long as it takes some of it at least every 5 seconds. The limit keeps a stopped server from
-# holding the sessions of clients that have given up.
+# A side whose connection was reset has often sent something just before: an answer, or its last command. The
+# other side gets this final data as long as it takes some of it at least every 5 seconds. The limit keeps a
+# stopped server from holding the sessions of clients that have given up.
 FINAL_DATA_TIMEOUT_S = 5.0
 
 
@@ -37,7 +37,8 @@ class Side:
         last_activity: Trio's clock when the last byte moved.
         is_tls: Whether ``sock`` is an ``ssl.SSLSocket``.
         connection: What bytes are read from and written to: OpenSSL's connection, or the socket.
-        close_notify: Whether the side's TLS ended with a close_notify. None in clear, and while it has not ended.
+        close_notify: Whether the side's TLS ended with a close_notify. None in clear, and while it has not
+            ended.
     """
 
     sock: socket.socket
@@ -161,8 +162,8 @@ class Tunnel:
     def deadlines(self) -> tuple[float, float]:
         """Return when the client's and when the server's idle timeout ends the session, in trio's clock.
 
-        A side has no deadline once it has closed, and none while it is not read because the other side does not take
-        its bytes. After a failure both values are the deadline for the final data.
+        A side has no deadline once it has closed, and none while it is not read because the other side does
+        not take its bytes. After a failure both values are the deadline for the final data.
         """
         if self.aborted_side is not None:
             survivor = self.other(self.aborted_side)
@@ -204,7 +205,10 @@ class Tunnel:
             self.other(side).last_activity = now
 
     def note_reset(self, side: Side, now: float) -> None:
-        """Note a reset of a side that is not read. Until a read or a write fails, the session may still end in order."""
+        """Note a reset of a side that is not read.
+
+        Until a read or a write fails, the session may still end in order.
+        """
         if self.aborted_side is None:
             self.note_abort(side, CONNECTION_RESET, now)
             self.is_reset_unconfirmed = True
