@@ -22,7 +22,7 @@ from mailproxy.config.rules import (
     reference_rules,
     server_rules,
 )
-from mailproxy.config.source.origin import Origin
+from mailproxy.config.source.source_map import SourceMap
 from mailproxy.config.values import as_name
 
 _T = TypeVar("_T")
@@ -39,7 +39,7 @@ def default_idle_timeout(protocol: str) -> int:
 
 
 def build(
-    tables: Table, diagnostics: Diagnostics, converter: cattrs.Converter, origin: Origin
+    tables: Table, diagnostics: Diagnostics, converter: cattrs.Converter, source_map: SourceMap
 ) -> model.Config | None:
     """Build the configuration; return None if it has faults.
 
@@ -47,7 +47,7 @@ def build(
         tables: Every table of the file, validated (``validate``).
         diagnostics: The faults found so far. Gets those of missing keys, and of keys that do not fit each other.
         converter: Makes the model's classes of tables.
-        origin: What the configuration was read from.
+        source_map: What the configuration was read from.
     """
     builder = _Builder(tables, diagnostics, converter)
     built_frontends = {name: builder.frontend(name) for name in tables["frontends"]}
@@ -75,8 +75,8 @@ def build(
         admin=converter.structure(tables["admin"], model.Admin),
         frontends=frontends,
         backends=backends,
-        source=origin.file,
-        origin=origin,
+        source=source_map.file,
+        source_map=source_map,
     )
 
 

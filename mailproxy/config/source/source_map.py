@@ -1,4 +1,4 @@
-"""What a configuration was read from, so that faults can name line, column and the names of servers."""
+"""From the path of a fault to its line and column, and to the name of the server or bind that it is about."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _SEPARATOR = re.compile(r"[.\[]")
 _ITEM_KIND = {"bind": "bind", "servers": "server"}
 
 
-class Origin:
-    """The file's name, its tables as they were read, and its text.
+class SourceMap:
+    """What a configuration was read from, to locate its faults.
 
-    Everything else is computed at the first fault: a configuration without faults costs nothing here.
+    Everything is computed at the first fault, so a configuration without faults costs nothing here.
 
     Args:
         file: The name of the file; empty for a mapping.
