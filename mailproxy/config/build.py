@@ -103,6 +103,7 @@ class _Builder:
         self.binds: dict[str, list[MergedTable]] = {}
 
     def log(self) -> model.Log | None:
+        """Build the log; return None if a required key of a target is missing."""
         table = self.tables["log"]
         targets = [
             self._structure(model.LogOutput, target, ROOT_PATH / "log" / "targets" / index)
@@ -116,6 +117,7 @@ class _Builder:
         return log
 
     def frontend(self, name: str) -> model.Frontend | None:
+        """Build a frontend with its binds; return None if a required key of it or of a bind is missing."""
         own = Layer(ROOT_PATH / "frontends" / name, self.tables["frontends"][name])
         profile = self._profile(own, "frontend")
         merged = merge([*self._outer_layers("frontend", profile), own])
@@ -154,6 +156,12 @@ class _Builder:
             del values["max_session_rate_per_client"]
 
     def backend(self, name: str, protocols: Sequence[str]) -> model.Backend | None:
+        """Build a backend with its servers; return None if a required key of it or of a server is missing.
+
+        Args:
+            name: The backend's name.
+            protocols: The protocols of the frontends that use it, for its default.
+        """
         own = Layer(ROOT_PATH / "backends" / name, self.tables["backends"][name])
         profile = self._profile(own, "backend")
         merged = merge([*self._outer_layers("backend", profile), own])

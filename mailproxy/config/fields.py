@@ -16,7 +16,7 @@ from mailproxy.config.values import KINDS, ValueType, value_type_of
 
 # Tables that ``false`` switches off where they would be inherited.
 SWITCHABLE = (model.FrontendTls, model.SessionRate, model.ServerTls, model.Stick, model.Check)
-# Tables with a short form, and the key that the short form stands for.
+# Tables with a short form, and the key whose value the short form is.
 SHORT_FORMS = {
     model.Server: "address",
     model.Bind: "address",

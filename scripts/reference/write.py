@@ -48,7 +48,7 @@ TABLES = {
     "timeouts of a frontend": model.FrontendTimeouts,
     "max_session_rate_per_client": model.SessionRate,
     "tls of a frontend or bind": model.FrontendTls,
-    "certificates of such a tls": model.CertificateFiles,
+    "certificates of a frontend's tls": model.CertificateFiles,
     "[backends.NAME]": model.Backend,
     "servers of a backend": model.Server,
     "timeouts of a backend": model.BackendTimeouts,
