@@ -31,7 +31,7 @@ from mailproxy.config.values import (
     Text,
     to_display,
 )
-from mailproxy.log import ENDS, Phase
+from mailproxy.log import END_REASONS, Phase
 from mailproxy.log.events import EVENTS
 from mailproxy.log.fields import SESSION_FIELDS
 
@@ -232,7 +232,7 @@ def ends() -> str:
     rows += [
         f"| `{end.name}` | {end.by.value} | {end.phase.value} | "
         f"{end.state if end.phase is Phase.HANDSHAKE else f'`{end.state}`'} | {end.meaning} |"
-        for end in ENDS
+        for end in END_REASONS
     ]
     return "\n".join(rows)
 
