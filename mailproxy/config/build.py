@@ -235,7 +235,7 @@ class _Builder:
         table = {
             name: value
             for name, value in table.items()
-            if not (value is False and keys[name].table is not None and keys[name].kind is None)
+            if not (value is False and keys[name].table is not None and keys[name].value_type is None)
         }
         missing = [key for key in keys.values() if key.required and key.name not in table]
         for key in missing:

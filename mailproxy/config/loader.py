@@ -160,12 +160,12 @@ def _validate_layers(
 
 def _validate_named(owner: type, value: object, path: ConfigPath, diagnostics: Diagnostics) -> Table:
     """Validate all frontends or all backends, and their names."""
-    name_kind = value_type_of(keys_of(owner)["name"].annotation)
-    assert name_kind is not None  # noqa: S101 - names are of a kind
+    name_type = value_type_of(keys_of(owner)["name"].annotation)
+    assert name_type is not None  # noqa: S101 - names are single values
     valid = {}
     for name, table in check_named(value, path, diagnostics, example=f", [{path}.NAME]").items():
         try:
-            name_kind.structure(name)
+            name_type.structure(name)
         except ValueError as error:
             diagnostics.drop(path / name, str(error))
             continue

@@ -198,9 +198,9 @@ SHORT = {
 
 
 def type_of(key: Key) -> str:
-    one = SHORT.get(key.annotation) or (key.kind.allowed if key.kind is not None else "table")
+    one = SHORT.get(key.annotation) or (key.value_type.allowed if key.value_type is not None else "table")
     one = one.removeprefix("a ").removeprefix("an ")
-    if key.kind is not None and key.table is not None:
+    if key.value_type is not None and key.table is not None:
         one = "true, false, or a table"
     if key.table in SHORT_FORMS:
         one += f", or its {SHORT_FORMS[key.table]} alone"

@@ -54,11 +54,11 @@ def about_key(word: str, table: type | None) -> str:
     target = TARGET.match(answer)
     if target is None:
         return answer if not answer or answer.startswith("not here") else f"write {answer}"
-    written = _written(target[1], target[2], table)
+    placed = _key_in_table(target[1], target[2], table)
     value = _VALUE.match(answer, target.end())
-    if written is None or value is None:
+    if placed is None or value is None:
         return ""
-    key, owner = written
+    key, owner = placed
     return f"write {key}{value[0]}{owner}{answer[value.end() :]}"
 
 
@@ -76,7 +76,7 @@ def _answer(hint: Hint, table: type | None) -> str:
     return hint.elsewhere or hint.client or hint.server
 
 
-def _written(root: str, path: str, table: type | None) -> tuple[str, str] | None:
+def _key_in_table(root: str, path: str, table: type | None) -> tuple[str, str] | None:
     """Return a key of the model as it is written in a table.
 
     Args:

@@ -1,6 +1,6 @@
-"""How each kind of value is read: functions that take a value of TOML and return that of the configuration.
+"""How each value type is read: functions that take a value of TOML and return that of the configuration.
 
-A reader raises ``ValueError`` if the value is not of its kind. The message is a fact about the value, or empty where what
+A reader raises ``ValueError`` if the value is not of its type. The message is a fact about the value, or empty where what
 is allowed (``ValueType.allowed``) says everything. A reader that raised anything else would end the program.
 """
 
