@@ -1,4 +1,4 @@
-"""From valid tables to frozen values: layers merged, defaults of the protocol filled in, rules between keys checked."""
+"""From valid tables to frozen values: merges layers, fills in defaults, checks the rules between keys."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ from mailproxy.config.values import as_name
 
 _T = TypeVar("_T")
 
-# Default idle timeouts. IMAP: RFC 9051 section 5.4 asks for at least 30 minutes, and a client in IDLE sends something
-# every 29 (RFC 2177). POP3: at least 10 minutes (RFC 1939 section 3). SMTP: 5 to 10 per command (RFC 5321 4.5.3.2).
+# Default idle timeouts. IMAP: RFC 9051 section 5.4 asks for at least 30 minutes, and a client in IDLE sends
+# something every 29 (RFC 2177). POP3: at least 10 minutes (RFC 1939 section 3). SMTP: 5 to 10 per command
+# (RFC 5321 4.5.3.2).
 _LONG_IDLE_TIMEOUT_S = 31 * 60
 _SHORT_IDLE_TIMEOUT_S = 10 * 60
 
@@ -45,7 +46,8 @@ def build(
 
     Args:
         tables: Every table of the file, validated (``validate``).
-        diagnostics: The faults found so far. Gets those of missing keys, and of keys that do not fit each other.
+        diagnostics: The faults found so far. Gets those of missing keys, and of keys that do not fit each
+            other.
         converter: Makes the model's classes of tables.
         source_map: What the configuration was read from.
     """
@@ -220,7 +222,8 @@ class _Builder:
     def _outer_layers(self, kind: str, profile: str | None) -> list[Layer]:
         """Return the layers of the defaults and of the profile, which is empty if there is none.
 
-        There are always two, so that those of a bind or server can be paired with those of its frontend or backend.
+        There are always two, so that those of a bind or server can be paired with those of its frontend or
+        backend.
         """
         defaults = self.tables["defaults"].get(kind, {})
         profiled = self.tables["profiles"].get(profile, {}).get(kind, {}) if profile else {}
@@ -254,7 +257,8 @@ def _with_bind_name(table: Table) -> Table:
 def _with_server_name(table: Table) -> Table:
     """Return a server's table with the default of its name."""
     if "address" not in table:
-        # Without an address there is no default. Its absence is the fault; that of the name would be a second one.
+        # Without an address there is no default. Its absence is the fault; that of the name would be a second
+        # one.
         return {"name": "", **table}
     address = parse_server(table["address"])
     if isinstance(address, UnixAddress):

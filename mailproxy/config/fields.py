@@ -36,7 +36,8 @@ class Key:
         attribute: The name in the model's class.
         annotation: The type, without ``| None``, and of a list that of its items.
         value_type: What a single value must be; None for a table.
-        table: The class of a table; None for a single value. Keys such as ``check.tls`` take either, and have both.
+        table: The class of a table; None for a single value. Keys such as ``check.tls`` take either, and have
+            both.
         is_list: Whether the key takes a list of such values or tables.
         description: The meaning, as a cell of the documentation's table.
         details: Sentences that the documentation has below the table; may be empty.

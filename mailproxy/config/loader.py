@@ -1,4 +1,4 @@
-"""Load a configuration: a TOML file and the environment become frozen values, or an error with every fault."""
+"""Load a configuration: TOML and environment become frozen values, or an error with every fault."""
 
 from __future__ import annotations
 
@@ -77,7 +77,8 @@ def load_stream(stream: IO[bytes], *, folder: str | os.PathLike[str] = ".", sour
 def has_changed(config: model.Config) -> bool:
     """Whether the file's content has changed since it was loaded, or the file is gone.
 
-    Return False for a mapping, and if the process is no longer allowed to read the file. Blocks while it reads.
+    Return False for a mapping, and if the process is no longer allowed to read the file. Blocks while it
+    reads.
     """
     if not config.digest:
         return False

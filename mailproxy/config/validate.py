@@ -1,7 +1,8 @@
 """Validation of each table where it is written: unknown keys, invalid values, values of a later version.
 
-Every table is validated, also in defaults and in profiles that no table uses. So a fault names the line that has to
-change, not the table that inherits it. Missing keys are found later, when the layers are merged (``build``).
+Every table is validated, also in defaults and in profiles that no table uses. So a fault names the line that
+has to change, not the table that inherits it. Missing keys are found later, when the layers are merged
+(``build``).
 """
 
 from __future__ import annotations
@@ -107,7 +108,8 @@ def _check_value(value_type: ValueType, value: object, path: ConfigPath, diagnos
         remedy = about_value(path.key, value) or _suggest_form(value_type, value)
         diagnostics.drop(path, f"{to_display(value)} is not allowed: {remedy}" if remedy else str(error))
         return value
-    # A boolean from a variable of the environment is still the text "true" or "false". As text, both are true in Python.
+    # A boolean from a variable of the environment is still the text "true" or "false". As text, both are true
+    # in Python.
     return structured if isinstance(structured, bool) else value
 
 
@@ -117,7 +119,8 @@ def _suggest_form(value_type: ValueType, value: object) -> str:
         return f"without quotes, {printable(value)}"
     if isinstance(value, str) and _is_valid(value_type, [value]):
         return f"in a list, [{to_display(value)}]"
-    # Any number is a valid text, once in quotes. That is a remedy only where the text must have a certain form.
+    # Any number is a valid text, once in quotes. That is a remedy only where the text must have a certain
+    # form.
     has_form = "enum" in value_type.schema or "pattern" in value_type.schema
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if is_number and value_type is VALUE_TYPES[Account]:
@@ -146,7 +149,8 @@ def _check_list(key: Key, value: object, path: ConfigPath, diagnostics: Diagnost
             diagnostics.mark_invalid(path)
             continue
         items.append(_check_item(key, item, item_path, diagnostics))
-        # Lists of tables keep their other items. Every other list is one value: it is invalid if any of its items is.
+        # Lists of tables keep their other items. Every other list is one value: it is invalid if any of its
+        # items is.
         is_one_value = key.table is None or key.table in COMPLETE
         if is_one_value and diagnostics.is_invalid(item_path):
             diagnostics.mark_invalid(path)

@@ -1,7 +1,7 @@
 """Write the parts of the documentation that are made from the code.
 
-These are keys, JSON Schema, manual pages, and the end reasons, fields and events of the log. A test compares the files
-with what this script makes.
+These are keys, JSON Schema, manual pages, and the end reasons, fields and events of the log. A test compares
+the files with what this script makes.
 """
 
 from __future__ import annotations

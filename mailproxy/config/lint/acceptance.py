@@ -47,7 +47,7 @@ def _conditions_on_header(server: model.Server, target: model.Bind, name: str) -
 
 
 def _is_trusted(server: model.Server, target: model.Bind) -> bool | None:
-    """Whether the bind expects a PROXY header from connections to the server; None if that depends on the client."""
+    """Whether the bind expects a PROXY header from the proxy; None if that depends on the client."""
     if not target.accept_proxy:
         return False
     if isinstance(server.address, UnixAddress):

@@ -63,7 +63,8 @@ class Config:
     Attributes:
         source: The name of the file.
         source_map: What the configuration was read from, for the lines of later faults.
-        digest: The hash of the file's content; empty for a mapping. It does not count when configurations are compared.
+        digest: The hash of the file's content; empty for a mapping. It does not count when configurations are
+            compared.
     """
 
     process: Process = setting("the processes", Process)

@@ -55,8 +55,8 @@ class Connect:
 class Step:
     """One step of a check script.
 
-    A step has exactly one action: `connect`, `send`, `send_hex`, or one of the three expectations. Expectations look at
-    what the server has sent since the last `send`, at most 16 KiB.
+    A step has exactly one action: `connect`, `send`, `send_hex`, or one of the three expectations.
+    Expectations look at what the server has sent since the last `send`, at most 16 KiB.
     """
 
     connect: Connect | None = setting("action: open a connection", None)

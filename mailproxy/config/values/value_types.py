@@ -1,7 +1,7 @@
 """Every value type: how it is read, what is allowed in words, and its JSON Schema.
 
-cattrs coerces by default (``"25"`` would become a port, ``"no"`` would become true). So every type has a strict reader
-here, and none is left to the hooks of cattrs.
+cattrs coerces by default (``"25"`` would become a port, ``"no"`` would become true). So every type has a
+strict reader here, and none is left to the hooks of cattrs.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ class ValueType:
     """One type of single values.
 
     Attributes:
-        read: Returns the value of the configuration. Raises ValueError, with a fact about the value where ``allowed``
-            does not say everything.
+        read: Returns the value of the configuration. Raises ValueError, with a fact about the value where
+            ``allowed`` does not say everything.
         allowed: What is allowed, in words.
         schema: The JSON Schema of what is allowed.
     """
@@ -227,7 +227,7 @@ def one_of(choices: tuple[object, ...]) -> ValueType:
 
 
 def value_type_of(annotation: object) -> ValueType | None:
-    """Return the value type of a key's annotation, which has no ``| None`` left; None for tables and lists."""
+    """Return the value type of an annotation without ``| None``; None for tables and lists."""
     if get_origin(annotation) is Literal:
         return one_of(get_args(annotation))
     try:
