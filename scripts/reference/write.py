@@ -48,7 +48,7 @@ TABLES = {
     "timeouts of a frontend": model.FrontendTimeouts,
     "max_session_rate_per_client": model.SessionRate,
     "tls of a frontend or bind": model.FrontendTls,
-    "certificates of such a tls": model.CertificateFiles,
+    "certificates of a frontend's tls": model.CertificateFiles,
     "[backends.NAME]": model.Backend,
     "servers of a backend": model.Server,
     "timeouts of a backend": model.BackendTimeouts,
@@ -201,9 +201,9 @@ SHORT = {
 
 
 def type_of(key: Key) -> str:
-    text = SHORT.get(key.annotation) or (key.kind.allowed if key.kind is not None else "table")
+    text = SHORT.get(key.annotation) or (key.value_type.allowed if key.value_type is not None else "table")
     text = text.removeprefix("a ").removeprefix("an ")
-    if key.kind is not None and key.table is not None:
+    if key.value_type is not None and key.table is not None:
         text = "true, false, or a table"
     if key.table in SHORT_FORMS:
         text += f", or its {SHORT_FORMS[key.table]} alone"
