@@ -10,8 +10,10 @@ from hypothesis import settings
 
 pytest_plugins = ["mailproxy.testing.fixtures"]
 
-# pytest --hypothesis-profile=deep, for who has time
+# pytest --hypothesis-profile=deep: many more examples, for a long run
 settings.register_profile("deep", max_examples=8000, deadline=None)
+# nox -s coverage: tracing makes an example about three times as slow
+settings.register_profile("coverage", deadline=None)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
