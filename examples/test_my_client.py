@@ -16,7 +16,7 @@ pytest_plugins = ["mailproxy.testing.fixtures"]
 
 
 async def fetch_greeting(address: str) -> str:
-    """Stand for your own client: connect and return the greeting, or raise ConnectionError."""
+    """Your own client: connect and return the greeting, or raise ConnectionError."""
     host, _, port = address.rpartition(":")
     async with await trio.open_tcp_stream(host, int(port)) as stream:
         try:
