@@ -25,6 +25,7 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", ".")
     session.run("flake8", "mailproxy", "tests")  # ruff lacks some of flake8-async's rules
     session.run("lint-imports", "--no-cache")
+    session.run("codespell")
     session.run("python", "scripts/lint-prose")
 
 
