@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address, IPv6Address
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,19 +23,20 @@ ports = st.integers(0, 65535)
 tlvs = st.lists(st.builds(Tlv, st.integers(0xE0, 0xEF), st.binary(max_size=40)), max_size=3).map(tuple)
 
 
-@given(version=st.sampled_from([4, 6]), data=st.data(), extensions=tlvs)
-def test_format_tcp_equals_format_v2(version: int, data: st.DataObject, extensions: tuple[Tlv, ...]) -> None:
-    hosts = st.ip_addresses(v=version).map(str)
-    source, destination = (
-        data.draw(st.tuples(hosts, ports)),
-        data.draw(st.tuples(hosts, ports)),
-    )
+@pytest.mark.parametrize(
+    ("protocol", "hosts"), [(Protocol.TCP4, st.ip_addresses(v=4)), (Protocol.TCP6, st.ip_addresses(v=6))]
+)
+@given(data=st.data(), extensions=tlvs)
+def test_format_tcp_equals_format_v2(
+    protocol: Protocol,
+    hosts: st.SearchStrategy[IPv4Address | IPv6Address],
+    data: st.DataObject,
+    extensions: tuple[Tlv, ...],
+) -> None:
+    addresses = st.tuples(hosts.map(str), ports)
+    source, destination = data.draw(addresses), data.draw(addresses)
     header = HeaderV2(
-        command=Command.PROXY,
-        protocol=Protocol.TCP4 if version == 4 else Protocol.TCP6,
-        source=source,
-        destination=destination,
-        tlvs=extensions,
+        command=Command.PROXY, protocol=protocol, source=source, destination=destination, tlvs=extensions
     )
     assert format_tcp(source, destination, format_tlvs(extensions)) == format_v2(header)
 
