@@ -1,7 +1,7 @@
 """Write the parts of the documentation that are made from the code.
 
-These are keys, JSON Schema, manual pages, and the end reasons, fields and events of the log. A test compares the files
-with what this script makes.
+These are keys, JSON Schema, manual pages, and the end reasons, fields and events of the log. A test compares
+the files with what this script makes.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ TABLES = {
     "timeouts of a frontend": model.FrontendTimeouts,
     "max_session_rate_per_client": model.SessionRate,
     "tls of a frontend or bind": model.FrontendTls,
-    "certificates of such a tls": model.CertificateFiles,
+    "certificates of a frontend's tls": model.CertificateFiles,
     "[backends.NAME]": model.Backend,
     "servers of a backend": model.Server,
     "timeouts of a backend": model.BackendTimeouts,
@@ -164,19 +164,22 @@ def configuration_manual() -> str:
 
 
 def manual_cell(key: Key) -> str:
-    words = f"Type: {type_of(key)}."
+    """Return type and default of a key for the manual page."""
+    text = f"Type: {type_of(key)}."
     if default := default_of(key):
-        words += f" Default: {default}."
+        text += f" Default: {default}."
     if key.supported is not None:
-        words += f" This version supports only: {supported(key)}."
-    return words
+        text += f" This version supports only: {supported(key)}."
+    return text
 
 
 def supported(key: Key) -> str:
+    """Return the values that this version supports, as in TOML."""
     return " or ".join(to_toml(key, value) for value in key.supported or () if value is not None) or "absent"
 
 
 def row(key: Key) -> str:
+    """Return a key's row of its table."""
     meaning = key.description
     if key.supported is not None:
         meaning += f" (*only* {supported(key)})"
@@ -198,13 +201,13 @@ SHORT = {
 
 
 def type_of(key: Key) -> str:
-    one = SHORT.get(key.annotation) or (key.kind.allowed if key.kind is not None else "table")
-    one = one.removeprefix("a ").removeprefix("an ")
-    if key.kind is not None and key.table is not None:
-        one = "true, false, or a table"
+    text = SHORT.get(key.annotation) or (key.value_type.allowed if key.value_type is not None else "table")
+    text = text.removeprefix("a ").removeprefix("an ")
+    if key.value_type is not None and key.table is not None:
+        text = "true, false, or a table"
     if key.table in SHORT_FORMS:
-        one += f", or its {SHORT_FORMS[key.table]} alone"
-    return f"list of: {one}" if key.is_list else one
+        text += f", or its {SHORT_FORMS[key.table]} alone"
+    return f"list of: {text}" if key.is_list else text
 
 
 def default_of(key: Key) -> str:
