@@ -20,7 +20,7 @@ from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.frontend import Frontend
 from mailproxy.proxy.process import max_sessions, worker_count
-from mailproxy.proxy.service import Service
+from mailproxy.proxy.single_process import SingleProcess, build_single_process
 
 
 @frozen
@@ -109,10 +109,16 @@ class ProxyFrontend:
 
 
 class Proxy:
-    """A running proxy, as ``serve`` reports it."""
+    """A running proxy, as ``serve`` reports it.
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    Attributes:
+        frontends: The frontends, by name.
+        backends: The backends, by name.
+    """
+
+    def __init__(self, process: SingleProcess) -> None:
+        self._service = service = process.service
+        self._monitor = process.monitor
         self.frontends: Mapping[str, ProxyFrontend] = {
             name: ProxyFrontend(name, tuple(listener.address for listener in frontend.listeners), frontend)
             for name, frontend in service.frontends.items()
@@ -126,56 +132,77 @@ class Proxy:
 
     @property
     def sessions(self) -> int:
-        """Sessions of all frontends now."""
-        return self._service.limit.sessions
+        """The sessions of all frontends now."""
+        return self._service.sessions
 
     async def drain(self, seconds: float) -> None:
-        """Accept no more, give sessions ``seconds`` to end, stop the rest; returns when the last one is over."""
+        """Accept no more connections, give sessions ``seconds`` to end, and close the rest.
+
+        Returns when the last session has ended. ``serve`` returns, too.
+
+        Cancellation:
+            The proxy goes on draining.
+        """
         self._service.drain(seconds)
         await self._service.ended.wait()
 
     def renew_certificates(self) -> None:
-        """Look at the files of certificates, keys, CAs and CRLs now, not only at the next interval."""
-        self._service.renew_certificates()
+        """Scan the files of certificates, keys, CAs and CRLs now, without waiting for the next interval."""
+        self._monitor.scan_certificates()
 
     def reopen_log(self) -> None:
-        """Open the log file anew, as rotation wants it."""
+        """Open the log files again, after they were rotated."""
         self._service.log.reopen()
 
 
 def open_service(
-    config: Config, material: CertificateStore, *, owner: tuple[int, int] | None = None
-) -> Service:
-    """Listen and open the log: all that needs privileges. ``owner``: who gets the log file if it is made here.
+    config: Config, store: CertificateStore, *, owner: tuple[int, int] | None = None
+) -> SingleProcess:
+    """Listen and open the log: everything that needs privileges.
 
-    Raises ConfigError, with nothing left open.
+    Args:
+        config: The configuration.
+        store: Its TLS files.
+        owner: The user and group that own log files which are created here; None for those of the process.
+
+    Raises:
+        ConfigError: With nothing left open.
     """
-    (listeners,), outputs = open_all(config, material, workers=1, owner=owner)
-    return Service(
+    (listeners,), outputs = open_all(config, store, workers=1, owner=owner)
+    return build_single_process(
         config,
         listeners,
-        material.server_contexts,
-        looks=CertificateReloader(config, material) if material.files else None,
+        store.server_contexts,
+        reloader=CertificateReloader(config, store) if store.files else None,
         log=Log(outputs),
         max_sessions=max_sessions(config),
     )
 
 
 async def serve(config: Config, *, task_status: trio.TaskStatus[Proxy] = trio.TASK_STATUS_IGNORED) -> None:
-    """Run a proxy in this trio loop until drained or cancelled; reports a ``Proxy`` once every bind listens.
+    """Run a proxy in this trio loop until it is drained or cancelled.
 
-    Touches neither signals nor privileges: ``process.user`` and ``group`` do not count here. Raises ConfigError with
-    every fault that files, addresses and names have, and where the configuration wants several processes. Sessions that
-    are open when it is cancelled are closed and logged.
+    Touches neither signals nor privileges: ``process.user`` and ``process.group`` are ignored here.
+
+    Args:
+        config: The configuration. It must ask for one process.
+        task_status: Reports a `Proxy` once every bind listens and servers were checked.
+
+    Raises:
+        ConfigError: With every fault of files, addresses and names, or if the configuration asks for several processes.
+
+    Cancellation:
+        Open sessions are closed and logged.
     """
 
-    def prepare() -> Service:
+    def prepare() -> SingleProcess:
         return open_service(config, load_and_check(config))
 
     if worker_count(config) != 1:
         fact = f"{config.process.workers}: inside another program there is one process, so only 1"
         raise config.error([Fault("process.workers", fact)])
-    service = await trio.to_thread.run_sync(prepare)  # reads files: other tasks of the host go on meanwhile
+    # In a thread: it reads files, and the other tasks of the host program must go on.
+    process = await trio.to_thread.run_sync(prepare)
     async with trio.open_nursery() as nursery:
-        await nursery.start(service.run)
-        task_status.started(Proxy(service))
+        await nursery.start(process.service.run)
+        task_status.started(Proxy(process))
