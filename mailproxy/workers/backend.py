@@ -64,17 +64,17 @@ class SharedBackend(Backend):
 
     def __init__(
         self,
-        settings: config.Backend,
-        connectors: ServerContexts,
+        backend: config.Backend,
+        server_contexts: ServerContexts,
         log: Log,
-        chance: RandomSource,
+        random: RandomSource,
         *,
         counters: BackendCounters,
         wake_worker: WakeWorker,
     ) -> None:
         self._counters = counters
         self._wake_worker = wake_worker
-        super().__init__(settings, connectors, log, chance)
+        super().__init__(backend, server_contexts, log, random)
         self._indexes = {server: index for index, server in enumerate(self.servers)}
 
     @property
@@ -98,8 +98,8 @@ class SharedBackend(Backend):
         """Return the state of a server, to be sent to another process."""
         return IndexedSnapshot(*self.key(server), ServerSnapshot.capture(server, trio.current_time()))
 
-    def _server(self, settings: config.Server, connectors: ServerContexts) -> BackendServer:
-        return self._make_server(SharedBackendServer, settings, connectors)
+    def _server(self, server: config.Server, server_contexts: ServerContexts) -> BackendServer:
+        return self._make_server(SharedBackendServer, server, server_contexts)
 
     def _pool(self, servers: Sequence[BackendServer], stick: StickTable | None) -> Pool[BackendServer]:
         for server, counters in zip(servers, self._counters.servers, strict=True):
@@ -121,17 +121,17 @@ class WorkerBackend(SharedBackend):
 
     def __init__(
         self,
-        settings: config.Backend,
-        connectors: ServerContexts,
+        backend: config.Backend,
+        server_contexts: ServerContexts,
         log: Log,
-        chance: RandomSource,
+        random: RandomSource,
         *,
         counters: BackendCounters,
         wake_worker: WakeWorker,
         send: Callable[[Message], object],
         stick_sync: StickSync,
     ) -> None:
-        super().__init__(settings, connectors, log, chance, counters=counters, wake_worker=wake_worker)
+        super().__init__(backend, server_contexts, log, random, counters=counters, wake_worker=wake_worker)
         self._send = send
         self._stick_sync = stick_sync
         for server, own in zip(self.servers, counters.servers, strict=True):
@@ -144,11 +144,11 @@ class WorkerBackend(SharedBackend):
         if key is not None and server.config.stick is not None:
             self._stick_sync.add(self.name, [(key, self._indexes[server])])
 
-    def on_connect_failed(self, server: BackendServer, caller: ClientInfo, why: str) -> None:
+    def on_connect_failed(self, server: BackendServer, client_info: ClientInfo, reason: str) -> None:
         """Count a session that could not be connected, and send the failure if it may bring the server down."""
         server.counts.connect_errors += 1
         if server.passive_health is not None and server.accepts_persistent:
-            self._send(ConnectFailure(*self.key(server), caller.host, printable(why)))
+            self._send(ConnectFailure(*self.key(server), client_info.host, printable(reason)))
 
     def serve_queue(self) -> None:
         """Give free slots to the waiters of this worker, as far as no other worker's have waited longer."""
@@ -181,15 +181,15 @@ class ControlBackend(SharedBackend):
 
     def __init__(
         self,
-        settings: config.Backend,
-        connectors: ServerContexts,
+        backend: config.Backend,
+        server_contexts: ServerContexts,
         log: Log,
-        chance: RandomSource,
+        random: RandomSource,
         *,
         counters: BackendCounters,
         publisher: Publisher,
     ) -> None:
-        super().__init__(settings, connectors, log, chance, counters=counters, wake_worker=lambda _: None)
+        super().__init__(backend, server_contexts, log, random, counters=counters, wake_worker=lambda _: None)
         self._publisher = publisher
         for server, shared in zip(self.servers, counters.servers, strict=True):
             if server.passive_health is not None:
@@ -198,9 +198,9 @@ class ControlBackend(SharedBackend):
                     own.error_limit, own.error_clients, tally=shared.connected
                 )
 
-    def record_check(self, server: BackendServer, checked: CheckOutcome) -> None:
+    def record_check(self, server: BackendServer, outcome: CheckOutcome) -> None:
         """Take the outcome of a check, and publish what it changes."""
-        super().record_check(server, checked)
+        super().record_check(server, outcome)
         self._publisher.publish_update(self, server)
 
     def set_state(self, server: BackendServer, state: AdminState) -> None:
@@ -214,16 +214,16 @@ class ControlBackend(SharedBackend):
             self._publisher.publish_update(self, server)
 
     def _on_change(
-        self, change: StateChange[BackendServer], event: Event, checked: CheckOutcome | None
+        self, change: StateChange[BackendServer], event: Event, outcome: CheckOutcome | None
     ) -> None:
         self._apply_change(change)
-        self._publisher.publish_change(self, change, event, checked)
+        self._publisher.publish_change(self, change, event, outcome)
 
     def log_change(
         self,
         change: StateChange[BackendServer],
         event: Event,
-        checked: CheckOutcome | None,
+        outcome: CheckOutcome | None,
         *,
         sessions: int,
         requeued: int,
@@ -233,11 +233,11 @@ class ControlBackend(SharedBackend):
         Args:
             change: The change.
             event: Its kind.
-            checked: The check that caused it, if any.
+            outcome: The check that caused it, if any.
             sessions: The sessions that the server had before the change.
             requeued: The sessions that changed their queue or got a slot, in all workers.
         """
-        self._log_change(evolve(change, requeued=requeued), event, checked, sessions)
+        self._log_change(evolve(change, requeued=requeued), event, outcome, sessions)
 
 
 async def send_snapshots(
