@@ -267,7 +267,7 @@ def test_the_translation_passes_check(tmp_path: Path, throw_away_ca: ThrowAwayCA
         [sys.executable, "-m", "mailproxy", "check", file], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
-    known = ("is told of the client's TLS in clear text", "process.user", "max_sessions", "/dev/log")
+    known = ("receives the client's TLS facts in clear text", "process.user", "max_sessions", "/dev/log")
     advice = [line for line in done.stderr.splitlines() if not any(words in line for words in known)]
     assert advice == []
 

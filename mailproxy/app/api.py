@@ -1,4 +1,4 @@
-"""The proxy inside another program: ``serve`` and the handle that it returns."""
+"""The proxy inside another program: ``serve``, and the handle that it reports."""
 
 from __future__ import annotations
 
@@ -47,34 +47,45 @@ class ProxyServer:
 
     @property
     def last_check(self) -> str | None:
-        """How the last check ended, in HAProxy's words; None before the first one."""
+        """The result of the last check, in HAProxy's words; None before the first one."""
         return str(self._server.last_check.result) if self._server.last_check is not None else None
 
     @property
     def sessions(self) -> int:
-        """Sessions that it has now."""
+        """The sessions that it has now."""
         return self._server.sessions
 
     @property
     def counts(self) -> Counts:
-        """What happened there so far; live, and to be read only."""
+        """Its counters. They go on counting; do not change them."""
         return self._server.counts
 
     def set_state(self, state: Literal["ready", "drain", "maint"]) -> None:
-        """``drain`` takes only clients back that stick to it, ``maint`` takes nobody; sessions that are there go on, unless
-        ``on_marked_down`` ends those of a server in maintenance. Raises ValueError.
+        """Set the administrative state.
+
+        Open sessions go on, except that ``on_marked_down`` may close those of a server in maintenance.
+
+        Args:
+            state: With ``drain`` the server gets only clients that stick to it, with ``maint`` none.
+
+        Raises:
+            ValueError: There is no such state.
         """
         self._backend.set_state(self._server, AdminState(state))
 
     @property
     def weight(self) -> int:
-        """Its part of new sessions, relative to the other servers."""
+        """Its share of new sessions, relative to the other servers."""
         return self._server.weight
 
     def set_weight(self, weight: int) -> None:
-        """Change its part of new sessions, 0 to 256; a server with 0 takes only returning (sticky) clients.
+        """Change its share of new sessions. Open sessions go on.
 
-        Sessions that are there go on. Raises ValueError.
+        Args:
+            weight: 0 to 256. A server with 0 gets only clients that stick to it.
+
+        Raises:
+            ValueError: The weight is out of range.
         """
         if weight not in range(WEIGHT_MAX + 1):
             raise ValueError(f"the weight {weight!r} is not a whole number from 0 to {WEIGHT_MAX}")
@@ -83,7 +94,12 @@ class ProxyServer:
 
 @frozen
 class ProxyBackend:
-    """A backend of the running proxy."""
+    """A backend of the running proxy.
+
+    Attributes:
+        name: Its name in the configuration.
+        servers: Its servers, by name.
+    """
 
     name: str
     servers: Mapping[str, ProxyServer]
@@ -91,7 +107,12 @@ class ProxyBackend:
 
 @frozen
 class ProxyFrontend:
-    """A frontend of the running proxy. ``addresses``: where it really listens, in the order of its binds."""
+    """A frontend of the running proxy.
+
+    Attributes:
+        name: Its name in the configuration.
+        addresses: Where it listens, in the order of its binds. For port 0 they have the port that the kernel chose.
+    """
 
     name: str
     addresses: tuple[str, ...]
@@ -99,12 +120,12 @@ class ProxyFrontend:
 
     @property
     def sessions(self) -> int:
-        """Sessions that it has now."""
+        """The sessions that it has now."""
         return self._frontend.sessions
 
     @property
     def client_limited(self) -> int:
-        """Sessions that ended so far because their client was over its limits."""
+        """The number of sessions that were rejected so far because their client had reached a limit."""
         return self._frontend.client_limited
 
 

@@ -8,7 +8,7 @@ import pytest
 import tomli
 
 import mailproxy
-from mailproxy.app.advice import _about_loops
+from mailproxy.app.advice import _check_loops
 from mailproxy.app.host_checks import check_loops, is_own_address
 from mailproxy.config.lint.loops import find_loops
 from mailproxy.errors import ConfigError
@@ -126,7 +126,7 @@ def test_a_loop_that_is_not_certain_is_advised_against(
 ) -> None:
     text = whole(with_keys('address = "*:143"', bind), with_keys('address = "127.0.0.1:143"', server), more)
     config = mailproxy.from_mapping(tomli.loads(text))
-    (line,) = _about_loops(config)
+    (line,) = _check_loops(config)
     assert line.fact == LOOP.replace("end:", f"end, {condition}:")
 
 
@@ -159,7 +159,7 @@ def test_one_server_that_is_two_binds_is_one_loop() -> None:
     config = mailproxy.from_mapping(
         tomli.loads(whole('"*:143", { address = "[::]:1143" }', '{ address = "127.0.0.1", state = "maint" }'))
     )
-    assert [line.path for line in _about_loops(config)] == ["backends.b.servers[0]"]
+    assert [line.path for line in _check_loops(config)] == ["backends.b.servers[0]"]
     found = faults(whole('"*:143", "127.0.0.1:143"', '"127.0.0.1:143"'))
     assert [line for line in found if "come back" in line] == [f"backends.b.servers[0]: {LOOP}"]
 
