@@ -82,7 +82,7 @@ async def _check_all(configuration: config.Config, store: CertificateStore) -> l
     results: dict[str, LiveResult] = {}
     limiter = trio.CapacityLimiter(_MAX_CONCURRENT)
 
-    async def check_one(path: str, backend: str, check: Check) -> None:
+    async def check_limited(path: str, backend: str, check: Check) -> None:
         async with limiter:
             results[path] = await _check_one(path, backend, check)
 
@@ -94,7 +94,7 @@ async def _check_all(configuration: config.Config, store: CertificateStore) -> l
     async with trio.open_nursery() as nursery:
         for path, backend, server in servers:
             check = _check_of(configuration, backend, server, store, log)
-            nursery.start_soon(check_one, path, backend.name, check)
+            nursery.start_soon(check_limited, path, backend.name, check)
     return [results[path] for path, _, _ in servers]
 
 

@@ -22,7 +22,7 @@ PACKET_MAX = 128 * 1024  # bytes
 # Linux doubles it, so that a packet always fits, whatever net.core.wmem_default is.
 _SEND_BUFFER = 128 * 1024  # bytes
 _DESCRIPTORS_MAX = 4
-_QUEUE_MAX = 2000  # messages; a process that leaves so many unread hangs
+_QUEUE_MAX = 2000  # messages; a process that leaves this many unread hangs
 _BULK_QUEUE_MAX = 20  # messages; a sender of many waits until there are fewer
 
 

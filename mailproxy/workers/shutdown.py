@@ -16,7 +16,7 @@ from attrs import frozen
 from mailproxy.workers.messages import Drain, Stop
 
 _CONTROL_TIMEOUT_S = 2.0  # for the control process to pass on that the proxy stops
-_EXIT_TIMEOUT_S = 6.0  # for children to exit after they were told to
+_EXIT_TIMEOUT_S = 6.0  # for children to exit after Stop
 
 
 @frozen

@@ -391,7 +391,7 @@ def _child_main(
             supervisors_end.close()
         run(end)
         code = 0
-    except BaseException:  # noqa: BLE001, ASYNC103 - the last border there is, and no loop runs any more
+    except BaseException:  # noqa: BLE001, ASYNC103 - the last border; no trio loop runs here
         traceback.print_exc()
     finally:
         os._exit(code)

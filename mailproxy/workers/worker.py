@@ -136,7 +136,7 @@ def build_worker(
 
 
 class Worker:
-    """A service that other processes stop, and that is told the state of servers.
+    """A service that other processes stop, and that gets the state of servers from the control process.
 
     Args:
         service: What serves the sessions.

@@ -49,7 +49,7 @@ class SignalHandler:
 
     @property
     def is_stopping(self) -> bool:
-        """Whether the workers have been told to drain or to stop."""
+        """Whether the workers have been sent Drain or Stop."""
         return self._order is not None
 
     @property
