@@ -109,8 +109,8 @@ def tune_gc() -> None:
 
     Call it when everything is loaded, and before a fork. Sessions leave no cycles, so the collector finds next to nothing.
     With Python's default threshold it runs after every dozen of sessions, and now and then over the whole program. That
-    takes a fifteenth of a session's processor time, mostly because it evicts the processor's caches. In a forked child it
-    would also copy the pages of the parent that it visits.
+    takes a fifteenth of a session's processor time (docs/speed.md), mostly because it evicts the processor's caches. In a
+    forked child it would also copy the pages of the parent that it visits.
     """
     gc.collect()
     gc.freeze()

@@ -99,7 +99,7 @@ class Service:
         """Serve until drained or cancelled; started once the monitor has the state of servers and every bind listens.
 
         Closes:
-            The listeners, and the log's queue after the last line.
+            The listeners, and the log's targets after the last line.
 
         Cancellation:
             Open sessions are closed and logged.

@@ -19,9 +19,8 @@ class ControlOutbox:
     def __init__(self) -> None:
         self._undelivered: list[Message] = []
         self._unread: list[Message] = []
-        self._unread_at_last_check = (
-            0  # the first of ``_unread``: sent before the last check of the heartbeat
-        )
+        # The first of ``_unread``: sent before the last check of the heartbeat.
+        self._unread_at_last_check = 0
 
     def send(self, channel: socket.socket | None, message: Message) -> None:
         """Send a message on this channel, or keep it for the next control process."""

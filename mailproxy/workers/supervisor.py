@@ -45,6 +45,7 @@ from mailproxy.workers.messages import (
     SignalReceived,
     WorkerChannel,
     encode,
+    prepare_encoding,
 )
 from mailproxy.workers.outbox import ControlOutbox
 from mailproxy.workers.scoreboard import ProcessCounters, Scoreboard
@@ -57,9 +58,8 @@ _MAX_BACKOFF_S = 10.0
 _MIN_WAIT_S = 0.01
 _MAX_WAIT_S = 3600.0  # a child that exits ends the wait, too: SIGCHLD
 _CONNECT_RETRY_S = 1.0
-_READY_POLL_S = (
-    0.05  # between looks at the scoreboard, while the service manager waits for the proxy to be ready
-)
+# Between looks at the scoreboard, while the service manager waits for the proxy to be ready.
+_READY_POLL_S = 0.05
 _CHILD_FAILED = 1  # exit code
 
 
@@ -79,6 +79,7 @@ def run_supervisor(config: Config, store: CertificateStore, slots: Slots, output
     )
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # an ignored SIGCHLD would leave no exit codes to wait for
     signal.pthread_sigmask(signal.SIG_BLOCK, (*SIGNALS, signal.SIGCHLD, CERTIFICATES_RELOADED))
+    prepare_encoding()
     tune_gc()
     Supervisor(setup).run()
 
@@ -150,9 +151,8 @@ class Supervisor:
     _is_urgent: bool = field(default=False, init=False)  # sessions get no time to end
     _shutdown: list[ShutdownStep] = field(factory=list, init=False)
     _check_due: float = field(default=0.0, init=False)  # of heartbeats
-    _is_control_done: bool = field(
-        default=False, init=False
-    )  # it has exited after the last worker, or was killed
+    # The control process has exited after the last worker, or all children were killed.
+    _is_control_done: bool = field(default=False, init=False)
     _awaits_ready: bool = field(factory=has_service_manager, init=False)
 
     def __attrs_post_init__(self) -> None:

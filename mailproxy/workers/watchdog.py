@@ -9,9 +9,8 @@ from __future__ import annotations
 from attrs import define
 
 CHECK_INTERVAL_S = 1.0
-_HUNG_CHECKS = (
-    7  # a loop counts once a second, so load alone does not explain this many checks without a beat
-)
+# A loop counts once a second, so load alone does not explain this many checks without a beat.
+_HUNG_CHECKS = 7
 _STARTING_CHECKS = 60  # until the first beat, since a large configuration takes time
 
 

@@ -246,21 +246,20 @@ class Control:
         match message:
             case Ack():
                 self._registry.acknowledge(message, worker)
-            case StickUpdates(backend, entries):
-                apply_updates(self._backends[backend], entries)
-                self._stick_sync.add(backend, entries)
-            case ConnectFailure():
-                backend_of_failure = self._backends[message.backend]
-                server = backend_of_failure.servers[message.server]
-                backend_of_failure.observe(server, message.host, message.reason)
+            case StickUpdates(name, entries):
+                apply_updates(self._backends[name], entries)
+                self._stick_sync.add(name, entries)
+            case ConnectFailure(name, index, host, reason):
+                backend = self._backends[name]
+                backend.observe(backend.servers[index], host, reason)
             case CounterUpdates():
                 apply_counters(worker.counts, message)
             case ServerSnapshots(servers):
                 if not self._is_settled:  # afterwards this process knows better
                     for snapshot in servers:
                         self._apply_snapshot(snapshot)
-            case StickTablePart(backend, entries):
-                load_table(self._backends[backend], entries)
+            case StickTablePart(name, entries):
+                load_table(self._backends[name], entries)
             case StickTableEnd():
                 self._has_stick_table.set()
             case Register(is_new):
