@@ -51,7 +51,10 @@ class LiveResult:
 
     @property
     def fault(self) -> Fault | None:
-        """The advice about it; None if the check passed or could not be made, or if the server is in maintenance."""
+        """The advice about it, if the check failed or clients cannot log in.
+
+        None also if the check could not be made, or if a server in maintenance failed it.
+        """
         result, login = self.outcome.result, self.outcome.login
         if login is not None and login.obstacle:
             return Fault(self.path, f"{self.server} {login.obstacle}")
