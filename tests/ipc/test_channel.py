@@ -14,13 +14,13 @@ import trio.testing
 from mailproxy.ipc.channel import Channel, channel_pair, try_send
 from mailproxy.ipc.shared_memory import SharedMemory
 from mailproxy.ipc.wakeups import Wakeups
-from tests.support.patience import give_up
+from tests.support.patience import fail_after_timeout
 
 
 @pytest.fixture(autouse=True)
 def time_limit(nursery: trio.Nursery) -> None:
     """Nothing here waits for ever."""
-    nursery.start_soon(give_up)
+    nursery.start_soon(fail_after_timeout)
 
 
 def channel(end: socket.socket, on_drop: Callable[[str], object] = print) -> Channel[Any]:
