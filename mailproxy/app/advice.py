@@ -12,12 +12,12 @@ from mailproxy.app.access import unreadable_part
 from mailproxy.app.host_checks import is_own_address
 from mailproxy.app.port_advice import advise_on_ports
 from mailproxy.app.privileges import MISSING_CAPABILITY
-from mailproxy.certificates.reloader import expiry_warnings
+from mailproxy.certificates.expiry import expiry_warnings
 from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Backend, Bind, Config, Frontend, Process, ProxySource
 from mailproxy.config.lint.loops import find_loops
 from mailproxy.config.lint.ports import CLEAR_PORTS, TLS_PORTS
-from mailproxy.display_path import shown
+from mailproxy.display_path import display_path
 from mailproxy.errors import Fault
 from mailproxy.net.dial import is_local, may_be_transparent
 from mailproxy.net.tls.auto_retry import NOT_CLEARED, can_clear_auto_retry
@@ -262,7 +262,7 @@ def _check_loops(config: Config) -> Iterator[Fault]:
     """Those that are certain are faults, and found before."""
     for loop in find_loops(config.frontends, config.backends, is_own_address):
         if not loop.is_certain:
-            yield Fault(loop.path, loop.fact)
+            yield Fault(str(loop.path), loop.fact)
 
 
 def _check_unused(config: Config) -> Iterator[Fault]:
@@ -276,13 +276,13 @@ def _check_certificates(certificates: Iterable[tuple[str, Certificate]], process
     for path, certificate in certificates:
         file, key = certificate.path, certificate.key or certificate.path
         if key.stat().st_mode & 0o004:
-            yield Fault(path, f"{shown(key)}: every user can read this private key: chmod o-r")
+            yield Fault(path, f"{display_path(key)}: every user can read this private key: chmod o-r")
         for needed in dict.fromkeys((file, key)):
             if (barrier := unreadable_part(process, needed)) is not None:
-                yield Fault(path, _access_fact(shown(needed), shown(barrier), process.user))
+                yield Fault(path, _access_fact(display_path(needed), display_path(barrier), process.user))
         is_client_certificate = path.endswith(".certificate")  # the proxy's own towards servers
         if not certificate.names and not is_client_certificate:
-            yield Fault(path, f"{shown(file)}: has no DNS name, so clients cannot verify it")
+            yield Fault(path, f"{display_path(file)}: has no DNS name, so clients cannot verify it")
 
 
 def _access_fact(file: Path, barrier: Path, user: str | None) -> str:

@@ -21,7 +21,7 @@ def write_text(severity: Severity, faults: Iterable[Fault], file: str) -> None:
     """
     mark = "advice: " if severity == "advice" else ""
     for fault in faults:
-        click.echo(f"{fault.place(file)}{mark}{fault}", err=severity == "fault")
+        click.echo(f"{fault.location(file)}{mark}{fault}", err=severity == "fault")
 
 
 def write_json(severity: Severity, faults: Iterable[Fault], file: str) -> None:

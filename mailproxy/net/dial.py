@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import trio
 from attrs import define, frozen
 
-from mailproxy.address import join
+from mailproxy.address import join_host_port
 from mailproxy.errors import ProxyError, ServerRefusedError
 from mailproxy.net.poller import BOTH_WAYS, ERR, HUP, OUT, TRIO, AnyPoller
 
@@ -78,7 +78,7 @@ class Endpoint:
 @functools.lru_cache(maxsize=1024)
 def _joined(host: str, port: int) -> str:
     """One string for all sessions of a server, which keep it for hours."""
-    return join(host, port)
+    return join_host_port(host, port)
 
 
 def socket_address(host: str, port: int) -> tuple[str | int, ...]:
@@ -123,7 +123,7 @@ async def connect(
     raise ServerRefusedError(
         text,
         is_local=bool(faults) and all(getattr(fault, "is_local", True) for fault in faults),
-        is_clients=bool(faults) and all(getattr(fault, "is_clients", False) for fault in faults),
+        is_client_fault=bool(faults) and all(getattr(fault, "is_client_fault", False) for fault in faults),
     ) from (ExceptionGroup("every address refused", faults) if faults else None)
 
 
@@ -240,7 +240,9 @@ def _bind(sock: socket.socket, source: Source, place: str) -> None:
     is_ipv6 = sock.family == socket.AF_INET6
     if is_ipv6 != (":" in source.host):
         reason = f"from {source.host}: one is IPv4, the other IPv6"
-        raise ServerRefusedError(f"{place} {reason}", reason, is_local=True, is_clients=source.is_foreign)
+        raise ServerRefusedError(
+            f"{place} {reason}", reason, is_local=True, is_client_fault=source.is_foreign
+        )
     try:
         if source.is_foreign and is_ipv6:
             sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_TRANSPARENT, 1)
@@ -253,7 +255,7 @@ def _bind(sock: socket.socket, source: Source, place: str) -> None:
             raise ProxyError(f"{place}: {error.strerror}") from None
         reason = f"from {source.host}: {error.strerror}"
         raise ServerRefusedError(
-            f"{place} {reason}", reason, is_local=True, is_clients=source.is_foreign
+            f"{place} {reason}", reason, is_local=True, is_client_fault=source.is_foreign
         ) from None
 
 

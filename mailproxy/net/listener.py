@@ -14,7 +14,7 @@ from pathlib import Path
 
 from attrs import evolve, field, frozen
 
-from mailproxy.address import Networks, TcpAddress, UnixAddress, join
+from mailproxy.address import Networks, TcpAddress, UnixAddress, join_host_port
 from mailproxy.config import Bind, Config
 from mailproxy.errors import Fault
 from mailproxy.files import FileId, bind_unix, remove
@@ -74,7 +74,7 @@ class Listener:
         """Where it really listens, also for port 0: ``127.0.0.1:993``, ``[::]:993``, ``unix:/run/x.sock``."""
         name = self.socket.getsockname()
         if isinstance(name, tuple):
-            return join(name[0], name[1])
+            return join_host_port(name[0], name[1])
         return f"unix:{name}"
 
     def trusts(self, source: tuple[str, int] | None) -> bool:
@@ -245,7 +245,7 @@ def _listener(
     port = place[1] if isinstance(place, tuple) else None
     name = str(bind.name)
     if isinstance(bind.address, TcpAddress) and bind.address.port == 0 and name == str(bind.address):
-        name = join(place[0], place[1])  # called after its address, which is known only now
+        name = join_host_port(place[0], place[1])  # called after its address, which is known only now
     trusted = Networks(source for source in bind.accept_proxy if source != "unix")
     only = (place[0], place[1]) if isinstance(place, tuple) and place[0] not in ("0.0.0.0", "::") else None
     return Listener(

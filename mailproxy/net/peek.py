@@ -15,7 +15,7 @@ from typing import TypeVar
 import trio
 
 from mailproxy.errors import ClientAbortError, ClientLeftError
-from mailproxy.net.tls.tls import reason
+from mailproxy.net.tls.errors import error_reason
 from mailproxy.protocol import NeedMore
 
 _FIRST_LOOK_BYTES = 2048  # a PROXY header or a ClientHello, in all but rare cases
@@ -37,7 +37,7 @@ def peek_nowait(
     except BlockingIOError:
         return None
     except OSError as error:
-        raise ClientAbortError(reason(error), said_something=False) from None
+        raise ClientAbortError(error_reason(error), has_sent=False) from None
     answer = parse(data) if data else None
     return answer if isinstance(answer, tuple) else None
 
@@ -59,7 +59,7 @@ async def peek(sock: socket.socket, parse: Callable[[bytes], tuple[T, int] | Nee
                 await trio.lowlevel.wait_readable(sock)
                 continue
             if not data:
-                raise ClientLeftError("left without a word", said_something=False)
+                raise ClientLeftError("left without a word", has_sent=False)
             have = len(data)
             if have >= wanted:
                 answer = parse(data)
@@ -70,8 +70,8 @@ async def peek(sock: socket.socket, parse: Callable[[bytes], tuple[T, int] | Nee
                     continue
             elif _has_ended(sock) and len(sock.recv(size, socket.MSG_PEEK)) == have:  # not: came just now
                 if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                    raise ClientAbortError(reason(OSError(code, os.strerror(code))))
-                raise ClientLeftError(f"left after {have} bytes", said_something=True)
+                    raise ClientAbortError(error_reason(OSError(code, os.strerror(code))))
+                raise ClientLeftError(f"left after {have} bytes", has_sent=True)
             if held_back < wanted:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted)
                 held_back = wanted
@@ -81,7 +81,7 @@ async def peek(sock: socket.socket, parse: Callable[[bytes], tuple[T, int] | Nee
             await trio.lowlevel.wait_readable(sock)
     except OSError as error:
         # What has been sent is seen before the error, and stays to be seen.
-        raise ClientAbortError(reason(error), said_something=held_back > 0) from None
+        raise ClientAbortError(error_reason(error), has_sent=held_back > 0) from None
     finally:
         if held_back:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)

@@ -6,7 +6,7 @@ import socket
 
 from mailproxy.errors import ServerRefusedError
 from mailproxy.net.peek import consume, peek
-from mailproxy.net.tls.tls import reason
+from mailproxy.net.tls.errors import error_reason
 from mailproxy.protocol.proxy_header import (
     Command,
     Header,
@@ -36,6 +36,6 @@ def send_header(sock: socket.socket, header: bytes) -> None:
     try:
         sent = sock.send(header)
     except OSError as error:
-        raise ServerRefusedError(f"the PROXY header could not be sent: {reason(error)}") from None
+        raise ServerRefusedError(f"the PROXY header could not be sent: {error_reason(error)}") from None
     if sent < len(header):
         raise ServerRefusedError(f"the socket took {sent} of the PROXY header's {len(header)} bytes")

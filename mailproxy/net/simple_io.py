@@ -9,7 +9,8 @@ import ssl
 import trio
 
 from mailproxy.errors import ServerError
-from mailproxy.net.tls.tls import is_ragged_eof, reason, send_close_notify
+from mailproxy.net.tls.close import send_close_notify
+from mailproxy.net.tls.errors import error_reason, is_ragged_eof
 
 _READ_BYTES = 16 * 1024
 _DRAINED_BYTES_MAX = 256 * 1024  # of what a server still says to somebody who has said goodbye
@@ -57,7 +58,7 @@ async def receive(sock: socket.socket) -> bytes:
 
 
 def _connection_failed(error: OSError) -> ServerConnectionError:
-    return ServerConnectionError(reason(error))
+    return ServerConnectionError(error_reason(error))
 
 
 async def close_gracefully(sock: socket.socket, seconds: float) -> None:

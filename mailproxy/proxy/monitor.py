@@ -7,13 +7,14 @@ from typing import Protocol
 
 import trio
 
-from mailproxy.certificates.watcher import Reloader, ReloadResult, Watcher
+from mailproxy.certificates.reloader import CertificateReloader, ReloadResult
+from mailproxy.certificates.watcher import CertificateWatcher
 from mailproxy.config import Config, ServerTls
 from mailproxy.config.check_plan import entry_paths
 from mailproxy.log import Log
 from mailproxy.log.events import TLS_READS_UNBOUNDED
 from mailproxy.net.tls.auto_retry import NOT_CLEARED, can_clear_auto_retry
-from mailproxy.net.tls.tls import Context
+from mailproxy.net.tls.context import Context
 from mailproxy.pool import RandomSource
 from mailproxy.proxy.backend.backend import Backend, ServerContexts, server_context
 from mailproxy.proxy.checks.check import Check, checks_of
@@ -70,7 +71,7 @@ class ServerMonitor:
         server_contexts: ServerContexts,
         *,
         ports: Ports,
-        reloader: Reloader | None,
+        reloader: CertificateReloader | None,
         log: Log,
         random: RandomSource,
         on_reloaded: Callable[[ReloadResult, bool], Awaitable[None]] | None = None,
@@ -82,8 +83,8 @@ class ServerMonitor:
         self._log = log
         self._is_takeover = False
         self._checker = HealthChecker(list(self._make_checks(ports)), log=log, chance=random)
-        self._watcher = Watcher(
-            reloader, interval=config.process.certificate_interval, take_up=self._apply_reload, log=log
+        self._watcher = CertificateWatcher(
+            reloader, interval=config.process.certificate_interval, on_reload=self._apply_reload, log=log
         ) if reloader is not None else None  # fmt: skip
 
     def _make_checks(self, ports: Ports) -> Iterator[tuple[Backend, Check]]:

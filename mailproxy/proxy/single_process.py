@@ -6,7 +6,7 @@ from random import SystemRandom
 
 from attrs import frozen
 
-from mailproxy.certificates.watcher import Reloader
+from mailproxy.certificates.reloader import CertificateReloader
 from mailproxy.config import Config
 from mailproxy.log import Log
 from mailproxy.net.listener import Listener
@@ -30,7 +30,7 @@ def build_single_process(
     listeners: list[Listener],
     server_contexts: ServerContexts,
     *,
-    reloader: Reloader | None = None,
+    reloader: CertificateReloader | None = None,
     log: Log,
     max_sessions: int,
 ) -> SingleProcess:

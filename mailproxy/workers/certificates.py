@@ -11,7 +11,8 @@ from functools import partial
 
 import trio
 
-from mailproxy.certificates.watcher import Reloader, ReloadResult, apply_staged, log_rejected, run_look
+from mailproxy.certificates.reloader import CertificateReloader, ReloadResult
+from mailproxy.certificates.watcher import log_rejected, run_in_thread
 from mailproxy.errors import Fault
 from mailproxy.log import Log
 from mailproxy.proxy.backend.backend import Backend
@@ -32,7 +33,9 @@ class WorkerCertificates:
         interval: The configured seconds between two scans, an upper limit for the retries here.
     """
 
-    def __init__(self, reloader: Reloader, backends: Iterable[Backend], log: Log, *, interval: float) -> None:
+    def __init__(
+        self, reloader: CertificateReloader, backends: Iterable[Backend], log: Log, *, interval: float
+    ) -> None:
         self._reloader = reloader
         self._backends = list(backends)
         self._log = log
@@ -63,18 +66,18 @@ class WorkerCertificates:
     async def _reload(self, *, is_forced: bool, known_faults: Sequence[Fault] | None = None) -> None:
         async with self._lock:
             self._is_due, self._is_force_due = True, self._is_force_due or is_forced
-            result = await run_look(partial(self._reloader.scan, force=self._is_force_due))
+            result = await run_in_thread(partial(self._reloader.scan, force=self._is_force_due))
             if result is not None:
                 self._apply(result, known_faults)
             self._is_due = self._is_force_due = False
 
     def _apply(self, result: ReloadResult, known_faults: Sequence[Fault] | None) -> None:
-        applied = apply_staged(self._reloader, result)
+        result = self._reloader.apply_staged(result)
         for backend in self._backends:
             backend.reload_certificates(result.server_contexts)
         before = self._rejected
-        own = [fault for fault in result.faults if known_faults is not None and fault not in known_faults]
-        self._rejected = (*own, *applied.faults[len(result.faults) :])
+        own = [fault for fault in result.rejected if known_faults is not None and fault not in known_faults]
+        self._rejected = (*own, *result.retry)
         for fault in self._rejected:
             if fault not in before:
                 log_rejected(self._log, fault)

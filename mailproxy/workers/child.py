@@ -65,7 +65,7 @@ class Setup:
     @property
     def current_server_contexts(self) -> ServerContexts:
         """TLS towards servers, as its files are in use now."""
-        return self.server_contexts if self.reloader is None else self.reloader.material.server_contexts
+        return self.server_contexts if self.reloader is None else self.reloader.store.server_contexts
 
 
 def run_worker(setup: Setup, slot: int, end: socket.socket, *, id_epoch: int, is_restart: bool) -> None:
@@ -145,7 +145,7 @@ def _init_child(setup: Setup, name: str, *, suppressed: Collection[Event], is_re
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (*SIGNALS, signal.SIGCHLD))
     set_process_name(f"mp {name}")
-    log = Log(setup.outputs, without=suppressed)
+    log = Log(setup.outputs, suppressed=suppressed)
     if is_restart:
         log.reopen(quietly=True)
     log_unraisable_errors(log)

@@ -248,7 +248,7 @@ class ControlClient:
     async def _reopen_log(self, channel: Channel[Message], ack: int | None) -> None:
         with contained(self._log, "log writer"):
             self._log.reopen()
-            await self._log.reopened()
+            await self._log.wait_reopened()
         _send_ack(channel, ack)
 
     async def _reload(self, channel: Channel[Message], message: ReloadCertificates) -> None:

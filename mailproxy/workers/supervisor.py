@@ -26,7 +26,6 @@ from attrs import define, field
 
 from mailproxy.certificates.reloader import CertificateReloader
 from mailproxy.certificates.store import CertificateStore
-from mailproxy.certificates.watcher import apply_staged
 from mailproxy.config import Config
 from mailproxy.ipc.channel import channel_pair, try_send
 from mailproxy.ipc.wakeups import Wakeups
@@ -68,7 +67,7 @@ def run_supervisor(config: Config, store: CertificateStore, slots: Slots, output
     workers = len(slots)
     setup = Setup(
         config=config,
-        reloader=CertificateReloader(config, store, prepare=True) if store.files else None,
+        reloader=CertificateReloader(config, store, stage=True) if store.files else None,
         server_contexts=store.server_contexts,
         supervisor_pidfd=os.pidfd_open(os.getpid()),
         slots=slots,
@@ -265,7 +264,7 @@ class Supervisor:
         try:
             result = reloader.scan()
             if result is not None:
-                apply_staged(reloader, result)
+                reloader.apply_staged(result)
         except Exception as error:  # noqa: BLE001 - the border: a fault of a file must not end all processes
             self._send_to_control(ReloadFailed(repr(error)))
         counters.renewed.local = wanted

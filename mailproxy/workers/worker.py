@@ -11,7 +11,7 @@ from random import SystemRandom
 import trio
 from attrs import frozen
 
-from mailproxy.certificates.watcher import Reloader
+from mailproxy.certificates.reloader import CertificateReloader
 from mailproxy.config import Config
 from mailproxy.ipc.channel import Channel
 from mailproxy.ipc.wakeups import Wakeups
@@ -81,7 +81,7 @@ def build_worker(
     listeners: list[Listener],
     server_contexts: ServerContexts,
     *,
-    reloader: Reloader | None,
+    reloader: CertificateReloader | None,
     log: Log,
     max_sessions: int,
     slot: WorkerSlot,

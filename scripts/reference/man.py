@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator, Mapping
 
@@ -30,7 +31,7 @@ EXIT_STATUS = {
 
 
 def command_page() -> str:
-    """mailproxy.1."""
+    """Return mailproxy.1."""
     context = click.Context(main, info_name="mailproxy")
     parts = [
         _title("MAILPROXY", 1),
@@ -51,7 +52,13 @@ def command_page() -> str:
 
 
 def configuration_page(head: str, tables: Mapping[str, type], cells: Mapping[str, Mapping[str, str]]) -> str:
-    """mailproxy.toml.5. ``head``: what holds for all keys; ``cells``: type and default of each key, by table."""
+    """Return mailproxy.toml.5.
+
+    Args:
+        head: What holds for all keys.
+        tables: The model's classes by the headings of their tables.
+        cells: Type and default of each key, by heading and name.
+    """
     parts = [
         _title("MAILPROXY.TOML", 5),
         ".SH NAME\n" + _text("mailproxy.toml - configuration of mailproxy"),
@@ -61,7 +68,7 @@ def configuration_page(head: str, tables: Mapping[str, type], cells: Mapping[str
     ]
     for title, table in tables.items():
         parts.append(f".SS {_escaped(title)}")
-        parts.append(_text((table.__doc__ or "").splitlines()[0]))
+        parts += _paragraphs(inspect.cleandoc(table.__doc__ or ""))
         parts += [
             _key(key, cells[title][key.name]) for key in keys_of(table).values() if key.name in cells[title]
         ]
@@ -85,7 +92,8 @@ def _command(command: click.Command, context: click.Context) -> str:
 
 
 def _key(key: Key, cell: str) -> str:
-    return f".TP\n.B {_escaped(key.name)}\n{_text(_upper(key.description))}\n.br\n{_text(cell)}"
+    details = f"\n{_text(key.details)}" if key.details else ""
+    return f".TP\n.B {_escaped(key.name)}\n{_text(_upper(key.description))}{details}\n.br\n{_text(cell)}"
 
 
 def _list(items: Mapping[str, str]) -> str:
@@ -112,7 +120,7 @@ def _upper(words: str) -> str:
 
 
 def _text(words: str) -> str:
-    """A line of text: what begins with a control character is no request."""
+    """Return a line of text, protected from being read as a request if it begins with a control character."""
     escaped = _escaped(words)
     return f"\\&{escaped}" if escaped.startswith((".", "'", '"')) else escaped
 

@@ -11,15 +11,15 @@ import tomli
 import mailproxy
 from mailproxy.config import model
 from mailproxy.config.fields import keys_of
-from mailproxy.config.lint import hints
-from mailproxy.config.validate import unknown
+from mailproxy.config.lint import foreign_words, hints
+from mailproxy.config.lint.unknown_keys import describe_unknown_key
 from mailproxy.errors import ConfigError
 
 TABLES = (*hints._CLIENT_SIDE, *hints._SERVER_SIDE, model.Process, model.Log, model.Admin, None)
 ANSWERS = sorted(
     {
         (word, answer)
-        for word, hint in hints.WORDS.items()
+        for word, hint in foreign_words.WORDS.items()
         for answer in (hint.client, hint.server, hint.elsewhere)
         if answer
     }
@@ -51,8 +51,8 @@ def test_every_answer_names_a_key_or_a_reason(word: str, answer: str) -> None:
 def test_every_word_is_answered_in_every_table(table: type | None) -> None:
     keys = keys_of(table) if table else {}
     unanswered = []
-    for word in hints.WORDS.keys() - keys.keys():
-        fact = unknown(word, keys, table)
+    for word in foreign_words.WORDS.keys() - keys.keys():
+        fact = describe_unknown_key(word, keys, table)
         if (
             not fact.startswith(("unknown key: write ", "unknown key: not here"))
             or "\n" in fact
@@ -133,7 +133,9 @@ def test_every_value_that_an_answer_names_is_taken(root: str, path: str, value: 
         key.kind.structure(written)
 
 
-VALUES = [(key, word, answer) for key, words in hints.VALUES.items() for word, answer in words.items()]
+VALUES = [
+    (key, word, answer) for key, words in foreign_words.VALUES.items() for word, answer in words.items()
+]
 
 
 @pytest.mark.parametrize(("key", "word", "answer"), VALUES)

@@ -220,7 +220,7 @@ async def test_a_client_that_leaves_without_a_word(ends: Ends) -> None:
     ends.client.close()
     with pytest.raises(ClientLeftError, match="left without a word") as caught:
         await peek(ends.ours, bytewise)
-    assert not caught.value.said_something
+    assert not caught.value.has_sent
 
 
 async def test_a_client_that_thinks_about_it_and_leaves(ends: Ends, nursery: trio.Nursery) -> None:
@@ -244,7 +244,7 @@ async def test_a_client_that_leaves_in_the_middle(ends: Ends, nursery: trio.Nurs
     nursery.start_soon(leave)
     with pytest.raises(ClientLeftError, match="left after 3 bytes") as caught:
         await peek(ends.ours, Asking((16,)))
-    assert caught.value.said_something
+    assert caught.value.has_sent
     assert ends.lowest == 1
     assert ends.ours.recv(100) == b"PRO"
 

@@ -30,7 +30,7 @@ from mailproxy.net.poller import (
     Watch,
     open_poller,
 )
-from mailproxy.net.tls.tls import accept_tls, connect_tls
+from mailproxy.net.tls.handshake import accept_tls, connect_tls
 from mailproxy.testing import ThrowAwayCA
 from tests.support.patience import fail_after_timeout
 

@@ -4,143 +4,149 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from functools import cached_property
+from typing import Any
 
 from attrs import evolve
 
-from mailproxy.config.key_paths import join, prefixes
+from mailproxy.config.path import ROOT_PATH, ConfigPath, parse_path
 from mailproxy.config.source.positions import key_offsets
 from mailproxy.errors import ConfigError, Fault
 
-_OWNED = re.compile(r'(frontends|backends)\.("[^"]*"|[^.\["]+)(?:\.(.*))?')
-_LISTED = re.compile(r"(bind|servers)\[[0-9]+\](?:\.(.*))?")
-_T = TypeVar("_T")
+_SEPARATOR = re.compile(r"[.\[]")
 _ITEM_KIND = {"bind": "bind", "servers": "server"}
 
 
 class Origin:
-    """The file's name, its tables as they were read, and its text where there is one.
+    """The file's name, its tables as they were read, and its text.
 
-    Nothing is worked out before the first fault: a configuration without faults costs nothing here.
+    Everything else is computed at the first fault: a configuration without faults costs nothing here.
+
+    Args:
+        file: The name of the file; empty for a mapping.
+        tables: The tables as they were read.
+        text: The text of the file; None for a mapping, whose faults have names and no lines.
     """
 
     def __init__(self, file: str, tables: Mapping[str, Any], text: str | None = None) -> None:
         self.file = file
         self._tables = tables
         self._text = None if text is None else text.replace("\r\n", "\n")
-        self._offsets: dict[str, int] | None = None
-        self._names: dict[str, str] | None = None
 
     def error(self, faults: Iterable[Fault]) -> ConfigError:
-        """The error that reports these faults, each with its line, in the order of the file."""
+        """Return the error that reports these faults, each with its line, in the order of the file."""
         return ConfigError(self.locate_all(faults), self.file)
 
     def locate_all(self, faults: Iterable[Fault]) -> list[Fault]:
-        """The faults, each with its line, in the order of the file."""
-        return sorted(map(self.locate, faults), key=_place)
+        """Return the faults, each with its line, in the order of the file; faults without a line come last."""
+        return sorted(
+            map(self.locate, faults),
+            key=lambda fault: (fault.line is None, fault.line or 0, fault.column or 0),
+        )
 
     def locate(self, fault: Fault) -> Fault:
-        """The fault with line and column, and the name of the server or bind that it is about, where these are known.
+        """Return the fault with line and column, and the name of its server or bind, where these are known.
 
-        The line is that of the key, in the layer where it is written (the table itself, what surrounds it, its profile,
-        the defaults). For a key that is missing it is the line of its table.
+        The line is that of the key, in the layer where it is written (the table itself, its backend or frontend, its
+        profile, the defaults). For a missing key it is the line of its table.
         """
         if fault.line is not None:
             return fault
-        name = self._name(fault.path)
-        offset = self._offset(fault.path)
+        path = self._resolve(fault.path)
+        name, offset = self._name(path), self._offset(path)
         if offset is None or self._text is None:
             return evolve(fault, name=name)
         line, column = line_and_column(self._text, offset)
         return evolve(fault, name=name, line=line, column=column)
 
-    def is_written(self, path: str) -> bool:
+    def is_written(self, path: ConfigPath) -> bool:
         """Whether a key of a frontend, bind, backend or server is written in any layer that it may come from."""
-        return any(_has(self._tables, candidate) for candidate in self._layers(path))
+        return any(_value_at(self._tables, layer) is not None for layer in self._layers(path))
 
-    def _name(self, path: str) -> str:
-        """The name of the innermost named item of a list on the way to the key."""
-        ancestors = (each for layer in self._layers(path) for each in prefixes(layer))
-        return next((self._names_by_path[each] for each in ancestors if each in self._names_by_path), "")
+    def _resolve(self, text: str) -> ConfigPath:
+        """Return the path that the text of a fault names.
 
-    def _offset(self, path: str) -> int | None:
-        if self._offsets is None:
-            self._offsets = _offsets(self._text)
-        candidates = [*self._layers(path), *prefixes(path)]
+        The longest part of the text that is a path of the file is looked up, because the names in it may have any
+        characters. What follows are keys that the file does not have.
+        """
+        ends = (len(text), *(match.start() for match in reversed(list(_SEPARATOR.finditer(text)))))
+        for end in ends:
+            if (path := self._paths.get(text[:end])) is not None:
+                return path.joinpath(*parse_path(text[end:]).steps)
+        return parse_path(text)
+
+    def _name(self, path: ConfigPath) -> str:
+        """Return the name of the innermost named item of a list on the way to the key."""
+        ancestors = (ancestor for layer in self._layers(path) for ancestor in layer.with_parents())
+        names = (self._item_name(ancestor) for ancestor in ancestors if isinstance(ancestor.steps[-1], int))
+        return next((name for name in names if name is not None), "")
+
+    def _item_name(self, path: ConfigPath) -> str | None:
+        item = _value_at(self._tables, path)
+        name = item.get("name") if isinstance(item, Mapping) else None
+        return name if isinstance(name, str) else None
+
+    def _offset(self, path: ConfigPath) -> int | None:
+        candidates = (*self._layers(path), *path.with_parents())
         return next((self._offsets[each] for each in candidates if each in self._offsets), None)
 
-    def _layers(self, path: str) -> Iterator[str]:
-        """The path, and those of the same key in the layers that it may be inherited from, the strongest first."""
+    def _layers(self, path: ConfigPath) -> Iterator[ConfigPath]:
+        """Yield the path, then those of the same key in the layers that it may come from, the strongest first."""
         yield path
-        owned = _OWNED.fullmatch(path)
-        if owned is None or owned[3] is None:
-            return
-        kind, own, key = owned[1].removesuffix("s"), f"{owned[1]}.{owned[2]}", owned[3]
-        profile = _get(self._tables, f"{own}.profile") or _get(self._tables, f"defaults.{kind}.profile")
-        outer = [] if not isinstance(profile, str) else [join("profiles", profile)]
-        outer.append("defaults")
-        keys = {kind: [key]}
-        if listed := _LISTED.fullmatch(key):
-            keys = {kind: [key]}  # the list itself may be inherited
-            if listed[2] is not None:
-                keys = {_ITEM_KIND[listed[1]]: [listed[2]], kind: [listed[2], key]}
-                yield f"{own}.{listed[2]}"
-        for layer in outer:
-            for table, names in keys.items():
-                yield from (f"{layer}.{table}.{name}" for name in names)
+        match path.steps:
+            case ("frontends" | "backends" as section, str() as name, *keys) if keys:
+                owner = ROOT_PATH / section / name
+            case _:
+                return
+        kind = section.removesuffix("s")
+        inherited = {kind: [keys]}
+        match keys:
+            case ("bind" | "servers" as list_key, int(), *item_keys) if item_keys:
+                inherited = {_ITEM_KIND[list_key]: [item_keys], kind: [item_keys, keys]}
+                yield owner.joinpath(*item_keys)
+        profiles = (owner / "profile", ROOT_PATH / "defaults" / kind / "profile")
+        profile = next(filter(None, (_value_at(self._tables, each) for each in profiles)), None)
+        outer = [ROOT_PATH / "profiles" / profile] if isinstance(profile, str) else []
+        for layer in (*outer, ROOT_PATH / "defaults"):
+            for table, candidates in inherited.items():
+                yield from ((layer / table).joinpath(*candidate) for candidate in candidates)
 
-    @property
-    def _names_by_path(self) -> dict[str, str]:
-        if self._names is None:
-            self._names = _with_bare(dict(_named_items(self._tables, "")))
-        return self._names
+    @cached_property
+    def _paths(self) -> dict[str, ConfigPath]:
+        """Every path of the file by its text, also without quotes: some faults have paths made of names as they are."""
+        by_text = {str(path): path for path in _walk(self._tables, ROOT_PATH)}
+        return {text.replace('"', ""): path for text, path in by_text.items()} | by_text
+
+    @cached_property
+    def _offsets(self) -> dict[ConfigPath, int]:
+        try:
+            return {} if self._text is None else key_offsets(self._text)
+        except RecursionError:  # lists in lists, hundreds deep
+            return {}
 
 
 def line_and_column(text: str, offset: int) -> tuple[int, int]:
-    """Line and column of an offset, both from 1; the column counts characters."""
+    """Return line and column of an offset, both from 1; the column counts characters."""
     return text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset)
 
 
-def _place(fault: Fault) -> tuple[bool, int, int]:
-    """The place in the file, for sorting; what is in no line comes last."""
-    return fault.line is None, fault.line or 0, fault.column or 0
+def _value_at(value: Any, path: ConfigPath) -> Any:
+    """Return the value at a path in nested tables and lists; None if there is none."""
+    for step in path.steps:
+        if isinstance(step, str):
+            value = value.get(step) if isinstance(value, Mapping) else None
+        else:
+            value = value[step] if isinstance(value, (list, tuple)) and step < len(value) else None
+    return value
 
 
-def _offsets(text: str | None) -> dict[str, int]:
-    try:
-        offsets = {} if text is None else key_offsets(text)
-    except RecursionError:  # lists in lists, hundreds deep
-        return {}
-    return _with_bare(offsets)
-
-
-def _with_bare(by_path: dict[str, _T]) -> dict[str, _T]:
-    """Add each path without quotes: some faults have paths that are made of a name as it is."""
-    return {path.replace('"', ""): value for path, value in by_path.items()} | by_path
-
-
-def _get(tables: Any, path: str) -> Any:
-    """The value at a path without lists, None if there is none."""
-    for name in re.findall(r'"[^"]*"|[^."]+', path):
-        if not isinstance(tables, Mapping):
-            return None
-        tables = tables.get(name.strip('"'))
-    return tables
-
-
-def _has(tables: Mapping[str, Any], path: str) -> bool:
-    return _get(tables, path) is not None
-
-
-def _named_items(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    """Every item of a list that has a name, by its path."""
+def _walk(value: Any, path: ConfigPath) -> Iterator[ConfigPath]:
+    """Yield the path of every value in nested tables and lists."""
+    steps: Iterable[tuple[str | int, Any]] = ()
     if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _named_items(item, join(path, str(key)))
+        steps = ((str(key), item) for key, item in value.items())
     elif isinstance(value, (list, tuple)):
-        for index, item in enumerate(value):
-            here = f"{path}[{index}]"
-            name = item.get("name") if isinstance(item, Mapping) else None
-            if isinstance(name, str):
-                yield here, name
-            yield from _named_items(item, here)
+        steps = enumerate(value)
+    for step, item in steps:
+        yield path / step
+        yield from _walk(item, path / step)

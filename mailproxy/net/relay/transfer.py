@@ -6,7 +6,8 @@ import socket
 import ssl
 
 from mailproxy.net.relay.tunnel import Direction, Side
-from mailproxy.net.tls.tls import CONNECTION_RESET, is_ragged_eof, reason, send_close_notify, send_record
+from mailproxy.net.tls.close import send_close_notify, send_record
+from mailproxy.net.tls.errors import CONNECTION_RESET, error_reason, is_ragged_eof
 
 DISCARDED_BYTES_MAX = 1024 * 1024  # a side that sends on and on is closed to all the same
 RECORD_BYTES = 16 * 1024  # the largest TLS record (RFC 8446 section 5.1)
@@ -65,7 +66,9 @@ def aborted(side: Side, error: OSError, *, is_drained: bool = False) -> SideAbor
     """Its connection failed with this."""
     # OpenSSL answers a failed write that way once the peer's close_notify has come.
     is_reset = isinstance(error, ssl.SSLZeroReturnError)
-    return SideAbortedError(side, CONNECTION_RESET if is_reset else reason(error), is_drained=is_drained)
+    return SideAbortedError(
+        side, CONNECTION_RESET if is_reset else error_reason(error), is_drained=is_drained
+    )
 
 
 def count_empty_read(direction: Direction) -> None:

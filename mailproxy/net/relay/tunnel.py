@@ -17,7 +17,8 @@ from mailproxy.log.end_reasons import (
     SERVER_TIMEOUT,
     EndReason,
 )
-from mailproxy.net.tls.tls import CONNECTION_RESET, ssl_object
+from mailproxy.net.tls.errors import CONNECTION_RESET
+from mailproxy.net.tls.tls_socket import ssl_object
 
 # A side whose connection was reset has often said something just before: an answer, or its last command. The other side gets
 # it as long as it takes some of it at least every so often. A stopped server must not keep the sessions of clients that have

@@ -24,7 +24,9 @@ from mailproxy.log.record import SessionRecord
 from mailproxy.net.listener import Listener
 from mailproxy.net.poller import AnyPoller, Watch
 from mailproxy.net.relay import Relay, Tunnel
-from mailproxy.net.tls.tls import CONNECTION_RESET, Alert, has_unread, send_alert, tls_info
+from mailproxy.net.tls.close import Alert, has_unread, send_alert
+from mailproxy.net.tls.errors import CONNECTION_RESET
+from mailproxy.net.tls.handshake import tls_info
 from mailproxy.protocol.client_hello import ClientHello
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.client_info import ClientInfo

@@ -13,7 +13,8 @@ from random import SystemRandom
 import trio
 from attrs import frozen
 
-from mailproxy.certificates.watcher import Reloader, log_rejected
+from mailproxy.certificates.reloader import CertificateReloader
+from mailproxy.certificates.watcher import log_rejected
 from mailproxy.config import Config
 from mailproxy.errors import Fault
 from mailproxy.ipc.channel import Channel, Received
@@ -118,7 +119,7 @@ class Control:
         listening: Sequence[Listening],
         server_contexts: ServerContexts,
         *,
-        reloader: Reloader | None,
+        reloader: CertificateReloader | None,
         log: Log,
         slot: ControlSlot,
     ) -> None:

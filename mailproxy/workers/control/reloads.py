@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import trio
 
-from mailproxy.certificates.watcher import ReloadResult
+from mailproxy.certificates.reloader import ReloadResult
 from mailproxy.workers.control.registry import WorkerRegistry
 from mailproxy.workers.messages import ReloadCertificates, batch_by_size
 from mailproxy.workers.scoreboard import ProcessCounters

@@ -22,7 +22,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from mailproxy.log.end_reasons import CLIENT_ABORTED, CLIENT_CLOSED, SERVER_ABORTED, EndReason
 from mailproxy.net.relay import Tunnel
 from mailproxy.net.relay.tunnel import LAST_WORDS_S
-from mailproxy.net.tls.tls import accept_tls, connect_tls, send_close_notify
+from mailproxy.net.tls.close import send_close_notify
+from mailproxy.net.tls.handshake import accept_tls, connect_tls
 from mailproxy.testing import Drop, Expect, Send, ThrowAwayCA, pattern
 from tests.support.patience import wait_until
 from tests.support.proxy.proxy_harness import ProxyHarness

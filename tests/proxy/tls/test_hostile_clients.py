@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from mailproxy.net.relay import Tunnel
-from mailproxy.net.tls.tls import accept_tls
+from mailproxy.net.tls.handshake import accept_tls
 from mailproxy.testing import Collect, Connection, Flood, Send, WaitFor, collect, dial, pattern
 from tests.support.proxy.proxy_harness import TIMEOUT_S, ProxyHarness
 from tests.support.proxy.relays import ON_BOTH, Kind, run_relay

@@ -21,7 +21,7 @@ from attrs import define, field, frozen
 
 from mailproxy.log.end_reasons import CLIENT_ABORTED, CLIENT_CLOSED, SERVER_ABORTED, SERVER_CLOSED, EndReason
 from mailproxy.net.relay import Relay, Tunnel
-from mailproxy.net.tls.tls import accept_tls, connect_tls
+from mailproxy.net.tls.handshake import accept_tls, connect_tls
 from mailproxy.testing import Connection, ThrowAwayCA, pattern
 from tests.support.proxy.relays import Kind, run_relay
 
