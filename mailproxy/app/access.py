@@ -17,8 +17,8 @@ def unreadable_part(process: Process, file: Path) -> Path | None:
     Only owners and permission bits are compared, not access control lists.
 
     Returns:
-        The first folder of the path that the user may not enter, or the file itself. None if the user can read the file,
-        or if there is no change of user.
+        The first folder of the path that the user may not enter, or the file itself. None if the user can
+        read the file, or if there is no change of user.
 
     Raises:
         OSError: The file, or a folder of its path, cannot be examined.
@@ -48,7 +48,7 @@ def _ids(process: Process) -> tuple[int, list[int]] | None:
 
 
 def _may(ids: tuple[int, list[int]], path: Path, bit: int) -> bool:
-    """Whether the user has a permission. ``bit`` is that of others; group and owner have it 3 and 6 bits further left."""
+    """Whether the user has a permission. ``bit`` is that of others; group and owner have it 3 and 6 bits left."""
     uid, gids = ids
     status = path.stat()
     shift = 6 if status.st_uid == uid else 3 if status.st_gid in gids else 0

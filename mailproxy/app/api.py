@@ -42,7 +42,7 @@ class ProxyServer:
 
     @property
     def status(self) -> str:
-        """HAProxy's word: ``UP``, ``UP 2/3`` on the way down, ``DOWN``, ``DOWN 1/2``, ``DRAIN``, ``MAINT``, ``no check``."""
+        """HAProxy's word: ``UP``, ``UP 2/3`` (failing), ``DOWN``, ``DOWN 1/2``, ``DRAIN``, ``MAINT``, ``no check``."""
         return self._server.status
 
     @property
@@ -111,7 +111,8 @@ class ProxyFrontend:
 
     Attributes:
         name: Its name in the configuration.
-        addresses: Where it listens, in the order of its binds. For port 0 they have the port that the kernel chose.
+        addresses: Where it listens, in the order of its binds. For port 0 they have the port that the kernel
+            chose.
     """
 
     name: str
@@ -210,7 +211,8 @@ async def serve(config: Config, *, task_status: trio.TaskStatus[Proxy] = trio.TA
         task_status: Reports a `Proxy` once every bind listens and servers were checked.
 
     Raises:
-        ConfigError: With every fault of files, addresses and names, or if the configuration asks for several processes.
+        ConfigError: With every fault of files, addresses and names, or if the configuration asks for several
+            processes.
 
     Cancellation:
         Open sessions are closed and logged.

@@ -124,7 +124,8 @@ def check_loops(config: Config, add: Add) -> None:
 def is_own_address(host: str) -> bool:
     """Whether an IP address belongs to this machine.
 
-    A connection to such an address has it as its local address, too. For other addresses the kernel chooses another one.
+    A connection to such an address has it as its local address, too. For other addresses the kernel chooses
+    another one.
     """
     try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as probe:

@@ -26,7 +26,7 @@ _IN_PLACE_OF_GREETING = "the greeting"
 
 
 def hint(result: CheckResult, probe: Probe) -> str:
-    """Return what may be wrong if the check of this probe failed with this result; empty if nothing is known."""
+    """Return what may be wrong if the check of this probe failed with this result; else an empty text."""
     sends_header = probe.send_proxy != "none"
     if result.code is CheckCode.L6RSP and any(
         words in result.info.lower()

@@ -1,4 +1,4 @@
-"""Advice about ports: what clients and servers usually speak there, compared with what the proxy is configured for."""
+"""Advice about ports: what is usually spoken there, compared with the configuration."""
 
 from __future__ import annotations
 

@@ -31,7 +31,8 @@ def check_capabilities(config: Config) -> None:
     """Check the capability that ``source = "client"`` needs.
 
     Raises:
-        ConfigError: A server is configured to see the clients' own addresses, and this process may not use them.
+        ConfigError: A server is configured to see the clients' own addresses, and this process may not use
+            them.
     """
     faults = [
         Fault(f"backends.{backend.name}.servers[{index}].source", MISSING_CAPABILITY)

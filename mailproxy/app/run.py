@@ -32,7 +32,7 @@ from mailproxy.workers.supervisor import run_supervisor
 
 
 def run(config: Config) -> None:
-    """Run in the foreground until stopped by a signal, in one process or as the supervisor of several workers.
+    """Run in the foreground until a signal stops it, in one process or as the supervisor of several.
 
     What the signals mean is in `mailproxy.proxy.signals`.
 
@@ -111,10 +111,10 @@ async def _handle_signals(process: SingleProcess, signals: object, nursery: trio
 
 
 async def _reap_orphans() -> None:
-    """As process 1 of a container, wait for children that lost their parents, such as those of ``docker exec``.
+    """As process 1 of a container, wait for orphaned processes, such as those of ``docker exec``.
 
-    The kernel makes process 1 their parent, and nothing else can wait for them. With several workers the supervisor waits
-    for all children.
+    The kernel makes process 1 their parent, and nothing else can wait for them. With several workers the
+    supervisor waits for all children.
     """
     with trio.open_signal_receiver(signal.SIGCHLD) as signals:
         while True:

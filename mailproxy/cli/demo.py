@@ -58,7 +58,8 @@ def demo(port_base: int | None = None) -> None:
     """Run the demo until SIGINT or SIGTERM. Exits with code 2 if ports are taken or trustme is missing.
 
     Args:
-        port_base: The first of two ports to listen on. None for 1143 and 1993, or free ports if those are taken.
+        port_base: The first of two ports to listen on. None for 1143 and 1993, or free ports if those are
+            taken.
     """
     try:
         faults = _run(port_base)

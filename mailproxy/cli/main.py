@@ -35,8 +35,8 @@ def main() -> None:
 def run(file: Path) -> None:
     """Run in the foreground.
 
-    SIGTERM drains and stops. A second SIGTERM, or SIGINT, stops now. SIGHUP and SIGUSR2 reopen log files, and SIGHUP scans
-    certificate files.
+    SIGTERM drains and stops. A second SIGTERM, or SIGINT, stops now. SIGHUP and SIGUSR2 reopen log files, and
+    SIGHUP scans certificate files.
     """
     config = _load(file)
     from mailproxy.app import run as run_proxy  # late, so that other commands need not import trio
@@ -59,11 +59,11 @@ def run(file: Path) -> None:
 def check(file: Path, strict: bool, live: bool, form: str, quiet: bool) -> None:
     """Check a configuration: list its faults, and advice on what could be better.
 
-    FILE may be - for standard input. Files, certificates, users and ciphers are checked, too. Nothing listens, and
-    without --live nothing is connected to.
+    FILE may be - for standard input. Files, certificates, users and ciphers are checked, too. Nothing
+    listens, and without --live nothing is connected to.
 
-    Faults go to standard error, everything else to standard output. Exit codes: 0 no faults, 1 advice with --strict,
-    2 faults.
+    Faults go to standard error, everything else to standard output. Exit codes: 0 no faults, 1 advice with
+    --strict, 2 faults.
     """
     write: Writer = write_json if form == "json" else write_text
     try:

@@ -1,7 +1,8 @@
 """Channels between the processes of one proxy: one message a packet, some with descriptors.
 
-A channel is a socket pair of packets (SOCK_SEQPACKET). It keeps the boundaries of messages, and each side notices when the
-other one is gone. What a message is, and how it becomes bytes, is the user's: a channel takes two functions for it.
+A channel is a socket pair of packets (SOCK_SEQPACKET). It keeps the boundaries of messages, and each side
+notices when the other one is gone. What a message is, and how it becomes bytes, is the user's: a channel
+takes two functions for it.
 """
 
 from __future__ import annotations
@@ -59,8 +60,9 @@ class Received(Generic[M]):
 class Channel(Generic[M]):
     """One end of a channel, in a trio loop. Takes the socket over.
 
-    Messages wait in a queue that ``run`` sends from, in order. A message that is too long, or that ``decode`` refuses, is
-    dropped and the next one handled: the process that made it has a bug, and the channel is still good.
+    Messages wait in a queue that ``run`` sends from, in order. A message that is too long, or that ``decode``
+    refuses, is dropped and the next one handled: the process that made it has a bug, and the channel is still
+    good.
 
     Args:
         end: One of ``channel_pair``.
@@ -91,8 +93,8 @@ class Channel(Generic[M]):
 
         Args:
             message: The message.
-            replaces: A key. The message takes the place of one that was queued under the same key and is still unsent.
-                Such messages are always queued, since there is at most one for each key.
+            replaces: A key. The message takes the place of one that was queued under the same key and is
+                still unsent. Such messages are always queued, since there is at most one for each key.
 
         Returns:
             False if the queue is full. The message is lost then.

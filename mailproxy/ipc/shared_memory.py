@@ -1,4 +1,4 @@
-"""Memory that processes share: whole numbers in rows, one row for each process. Make it before they are forked."""
+"""Memory that processes share, a row of whole numbers for each. Make it before they are forked."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import mmap
 class SharedMemory:
     """A table of signed 64-bit numbers, all 0 at first.
 
-    Nothing is locked. Each number has one process that writes it, which the users of this class agree on. All processes
-    read it.
+    Nothing is locked. Each number has one process that writes it, which the users of this class agree on. All
+    processes read it.
     """
 
     def __init__(self, rows: int, columns: int) -> None:

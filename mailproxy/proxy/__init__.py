@@ -9,7 +9,8 @@ Modules, in reading order:
     checks, monitor: health checks, host names and certificate files, beside the sessions.
     supervise: how such helpers survive their own failures.
     signals, config_change: what the signals of an operator mean.
-    process: what belongs to the whole process: descriptors, garbage collection, errors that Python cannot raise.
+    process: what belongs to the whole process: descriptors, garbage collection, errors that Python cannot
+        raise.
 
 The multi-process machinery is in `mailproxy.workers`, which nothing here imports.
 """

@@ -1,4 +1,4 @@
-"""The limits per client of a frontend: which client a session counts for, and what the log says when one is reached."""
+"""The limits per client of a frontend: the client that a session counts for, and what is logged."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from mailproxy.log.events import CONFIG_CHANGED
 
 
 async def log_if_changed(config: Config, log: Log) -> None:
-    """Log if the file has changed since the start. For SIGHUP, at which other mail daemons read their configuration."""
+    """Log if the file has changed since the start. For SIGHUP, at which other mail daemons reload."""
     try:
         changed = await trio.to_thread.run_sync(has_changed, config, abandon_on_cancel=True)
     except RuntimeError:  # no thread can be started: the next SIGHUP tries again

@@ -52,8 +52,8 @@ class SessionLimit:
 class SessionLimits:
     """The two limits that a frontend's sessions count against, in a single process.
 
-    The counting is written out here without calls, since every session is counted twice. Workers have a subclass that
-    calls the methods of their shared limits.
+    The counting is written out here without calls, since every session is counted twice. Workers have a
+    subclass that calls the methods of their shared limits.
     """
 
     frontend: SessionLimit

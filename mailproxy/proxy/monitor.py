@@ -60,8 +60,8 @@ class ServerMonitor:
         reloader: Reloads TLS files; None if there are none.
         log: The log.
         random: For the jitter of checks.
-        on_reloaded: Awaited when files were reloaded here and before that is logged, with the result and whether an
-            operator asked for it.
+        on_reloaded: Awaited when files were reloaded here and before that is logged, with the result and
+            whether an operator asked for it.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class ServerMonitor:
         return server_context(self._server_contexts, tls)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Run until cancelled; started when host names were resolved and servers checked for the first time."""
+        """Run until cancelled; started when host names were resolved and servers checked once."""
         if self._config.has_tls and not can_clear_auto_retry():
             self._log.event(TLS_READS_UNBOUNDED, NOT_CLEARED)
         async with trio.open_nursery() as nursery:
@@ -113,7 +113,7 @@ class ServerMonitor:
             task_status.started()
 
     async def sync_silently(self) -> None:
-        """Take over from another monitor before ``run``: apply files that have changed, without logging them again."""
+        """Take over from another monitor, before ``run``: apply changed files without logging them again."""
         self._is_takeover = True
         if self._watcher is not None:
             with contained(self._log, _WATCHER_HELPER):

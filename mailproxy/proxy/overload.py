@@ -1,4 +1,4 @@
-"""Overload of a frontend: accepting waits because a limit is reached, or because the machine is out of resources."""
+"""Overload of a frontend: accepting waits for a limit, or for resources of the machine."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ _ACCEPT_RETRY_S = 0.1  # sessions that end in between give descriptors back
 class Overload:
     """Logs that accepting waits, and that it goes on.
 
-    A limit that is reached again and again is logged once a minute. Failures to accept are logged once for a whole overload.
-    `accepted` and `after_accepting` are called only while ``is_on``, so that a frontend without overload pays nothing.
+    A limit that is reached again and again is logged once a minute. Failures to accept are logged once for a
+    whole overload. `accepted` and `after_accepting` are called only while ``is_on``, so that a frontend
+    without overload pays nothing.
 
     Args:
         name: The frontend's name.
@@ -58,7 +59,8 @@ class Overload:
             self._limit, self._full_since, self._late_count, self._is_full_logged = limit, now, 0, False
         self._late.add(listener.number)
         self.is_on = True
-        # A proxy at its limit stays there: each session that ends makes room for one. So it is not logged each time.
+        # A proxy at its limit stays there: each session that ends makes room for one. So it is not logged
+        # each time.
         if now > self._full_logged + _FULL_LOG_INTERVAL_S:
             self._full_logged, self._is_full_logged = now, True
             self._log_full(limit)

@@ -1,7 +1,7 @@
 """The process that serves: descriptors, garbage collection, errors that Python cannot raise.
 
-Each function changes or reads something that belongs to the whole process. ``mailproxy run`` calls them; an embedded proxy
-leaves the process as it is.
+Each function changes or reads something that belongs to the whole process. ``mailproxy run`` calls them; an
+embedded proxy leaves the process as it is.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from mailproxy.config import Config
 from mailproxy.log import Log
 from mailproxy.log.events import UNRAISABLE
 
-# For listeners, log, resolver, checks and Python itself, and up to 64 pipes of the relay, which works without them, too.
+# For listeners, log, resolver, checks and Python itself, and up to 64 pipes of the relay, which works without
+# them, too.
 RESERVED_DESCRIPTORS = 200
-# The hard limit in a container may be 1,000,000,000, where memory ends long before. HAProxy's fd-hard-limit is the same.
+# The hard limit in a container may be 1,000,000,000, where memory ends long before. HAProxy's fd-hard-limit
+# is the same.
 _MAX_DESCRIPTORS = 1 << 20
 _MIN_SESSIONS = 1
 _FEW_SESSIONS = 100
@@ -55,8 +57,8 @@ def usable_descriptors(config: Config) -> int:
 def raise_descriptor_limit(config: Config) -> None:
     """Raise the soft limit on open files if the configuration asks for it. Child processes inherit it.
 
-    This is safe because nothing here uses select(2), which cannot handle descriptors above 1023. If the kernel refuses,
-    the limit stays.
+    This is safe because nothing here uses select(2), which cannot handle descriptors above 1023. If the
+    kernel refuses, the limit stays.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
@@ -64,7 +66,7 @@ def raise_descriptor_limit(config: Config) -> None:
 
 
 def descriptor_shortage(config: Config) -> str | None:
-    """Return a sentence if the descriptors do not suffice for the configured sessions, or only for a few; else None."""
+    """Return what is wrong if the descriptors suffice for too few sessions; None if they suffice."""
     wanted, limit, workers = config.process.max_sessions, usable_descriptors(config), worker_count(config)
     each = f", in each of {workers} workers" if workers > 1 else ""
     needed = ceil((wanted or 0) / workers) * 2 + RESERVED_DESCRIPTORS
@@ -80,7 +82,7 @@ def descriptor_shortage(config: Config) -> str | None:
 
 
 def worker_count(config: Config) -> int:
-    """Return how many processes serve: the configured number, or one for each core that this process may use."""
+    """Return how many processes serve: as configured, or one for each core that this process may use."""
     workers = config.process.workers
     return workers if isinstance(workers, int) else len(os.sched_getaffinity(0))
 
@@ -95,7 +97,7 @@ def _sessions_for(descriptors: int) -> int:
 
 
 def max_sessions(config: Config) -> int:
-    """Return the limit on sessions of all workers together: the configured one, or what the descriptors suffice for."""
+    """Return the limit on sessions of all workers: as configured, or what the descriptors suffice for."""
     if config.process.max_sessions is not None:
         return config.process.max_sessions
     return max_sessions_per_process() * worker_count(config)
@@ -107,10 +109,11 @@ def max_sessions(config: Config) -> int:
 def tune_gc() -> None:
     """Make garbage collection of cycles rare, and exempt the objects that exist now.
 
-    Call it when everything is loaded, and before a fork. Sessions leave no cycles, so the collector finds next to nothing.
-    With Python's default threshold it runs after every dozen of sessions, and now and then over the whole program. That
-    takes a fifteenth of a session's processor time (docs/speed.md), mostly because it evicts the processor's caches. In a
-    forked child it would also copy the pages of the parent that it visits.
+    Call it when everything is loaded, and before a fork. Sessions leave no cycles, so the collector finds
+    next to nothing. With Python's default threshold it runs after every dozen of sessions, and now and then
+    over the whole program. That takes a fifteenth of a session's processor time (docs/speed.md), mostly
+    because it evicts the processor's caches. In a forked child it would also copy the pages of the parent
+    that it visits.
     """
     gc.collect()
     gc.freeze()

@@ -1,7 +1,7 @@
 """The service: owner of every task that serves sessions.
 
-Tasks live in nested nurseries. What outlives sessions (poller, relay, timers, monitor) surrounds the frontends, and each
-frontend owns its sessions.
+Tasks live in nested nurseries. What outlives sessions (poller, relay, timers, monitor) surrounds the
+frontends, and each frontend owns its sessions.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Monitor(Protocol):
 
 @frozen
 class FrontendLimits:
-    """The limits of one frontend: on all of its sessions, and on those of each client. None: clients have no limit."""
+    """The limits of one frontend: on all of its sessions, and on those of each client if not None."""
 
     sessions: SessionLimits
     clients: Clients | None
@@ -44,7 +44,8 @@ class FrontendLimits:
 class Service:
     """A configuration at work in one trio loop.
 
-    `build_single_process` and `build_worker` make one: the parts that are given here are the ones that differ.
+    `build_single_process` and `build_worker` make one: the parts that are given here are the ones that
+    differ.
 
     Args:
         config: The configuration.
@@ -96,7 +97,7 @@ class Service:
         return self._process_limit.sessions
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve until drained or cancelled; started once the monitor has the state of servers and every bind listens.
+        """Serve until drained or cancelled; started once servers were checked and every bind listens.
 
         Closes:
             The listeners, and the log's targets after the last line.
@@ -128,7 +129,7 @@ class Service:
             self.ended.set()
 
     def drain(self, seconds: float) -> None:
-        """Accept no more connections, and close sessions that are still open after ``seconds``. ``run`` then ends."""
+        """Accept no more connections, and close sessions that are open after ``seconds``. ``run`` then ends."""
         log_draining(self.log, self.sessions, seconds)
         deadline = trio.current_time() + seconds
         for frontend in self.frontends.values():

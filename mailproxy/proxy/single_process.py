@@ -1,4 +1,4 @@
-"""A proxy that serves in a single process: a service that checks servers and watches certificate files itself."""
+"""A proxy in a single process: a service that checks servers and watches certificate files itself."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Supervision of helpers: the long-lived tasks beside the sessions, and the handling of messages from other processes.
+"""Supervision of helpers: long-lived tasks beside the sessions, and handlers of messages.
 
-A helper that fails is logged as ``helper-failed`` and restarted with a backoff. Sessions go on. This is the third place with
-``except Exception``, after the session and the check. Every helper goes through it.
+A helper that fails is logged as ``helper-failed`` and restarted with a backoff. Sessions go on. This is the
+third place with ``except Exception``, after the session and the check. Every helper goes through it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ _STABLE_S = 60.0  # after a longer run, the backoff begins at its first value
 
 
 async def supervise(log: Log, helper: str, run: Callable[..., Awaitable[object]], *args: object) -> None:
-    """Run a helper until it returns or is cancelled; restart it after a failure, with a backoff from 0.1 s up to 30 s.
+    """Run a helper until it returns or is cancelled; restart it after a failure.
+
+    The backoff is 0.1 s at first, and doubles up to 30 s.
 
     Args:
         log: Where failures are logged.

@@ -1,14 +1,15 @@
 """Several processes that serve as one.
 
-The supervisor forks one control process and N workers. Workers serve sessions, each in its own trio loop. The control
-process checks the servers for all of them, acts on signals and logs what concerns all processes.
+The supervisor forks one control process and N workers. Workers serve sessions, each in its own trio loop. The
+control process checks the servers for all of them, acts on signals and logs what concerns all processes.
 
 Modules, in reading order:
     messages: what the processes send each other. The table at its head is the map of this package.
     scoreboard: which counter is where in the shared memory.
 
     supervisor: the process that was started. It forks the others and replaces them.
-    outbox, shutdown, watchdog: its messages to the control process, its plan to end the workers, its check of heartbeats.
+    outbox, shutdown, watchdog: its messages to the control process, its plan to end the workers, its check of
+    heartbeats.
     child: what a forked process sets up first. heartbeat: how it shows that its loop turns.
 
     control: the control process, a package.

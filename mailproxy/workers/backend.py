@@ -1,4 +1,4 @@
-"""A backend in several processes: counters are shared, the control process checks servers, workers send sessions there."""
+"""A backend in several processes: the control process checks its servers, workers send sessions there."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class ReportedPassiveHealth(PassiveHealth):
 
 
 class SharedBackend(Backend):
-    """A backend whose sessions are counted over all workers: what workers and the control process have in common."""
+    """A backend whose sessions are counted over all workers, in a worker or in the control process."""
 
     def __init__(
         self,
@@ -145,7 +145,7 @@ class WorkerBackend(SharedBackend):
             self._stick_sync.add(self.name, [(key, self._indexes[server])])
 
     def on_connect_failed(self, server: BackendServer, client_info: ClientInfo, reason: str) -> None:
-        """Count a session that could not be connected, and send the failure if it may bring the server down."""
+        """Count a failed session, and send the failure if it may bring the server down."""
         server.counts.connect_errors += 1
         if server.passive_health is not None and server.accepts_persistent:
             self._send(ConnectFailure(*self.key(server), client_info.host, printable(reason)))
@@ -177,7 +177,7 @@ class Publisher(Protocol):
 
 
 class ControlBackend(SharedBackend):
-    """A backend in the control process, which has no sessions of its own. It publishes each change of a server."""
+    """A backend in the control process, without sessions. It publishes each change of a server."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """Reload of TLS files in a worker.
 
-The control process watches the files, and tells all workers when to load them (`control.reloads`). It logs what was
-reloaded. A worker logs only what it alone could not take up, and retries that by itself.
+The control process watches the files, and tells all workers when to load them (`control.reloads`). It logs
+what was reloaded. A worker logs only what it alone could not take up, and retries that by itself.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the supervisor's children do: set themselves up after the fork, and run a worker or the control process in trio."""
+"""The supervisor's children: set-up after the fork, then a worker or the control process in trio."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ class Setup:
         config: The configuration.
         reloader: Has the TLS files as they are in use; None if the configuration names none.
         server_contexts: TLS towards servers, as it was loaded at the start.
-        supervisor_pidfd: A descriptor of the supervisor's process, which never means another one (pidfd_open(2)).
+        supervisor_pidfd: A descriptor of the supervisor's process, which never means another one
+            (pidfd_open(2)).
         slots: The listeners of each worker.
         listening: Where the workers listen.
         outputs: The open log targets.
@@ -138,8 +139,9 @@ def run_control(setup: Setup, end: socket.socket, *, running: int, is_restart: b
 def _init_child(setup: Setup, name: str, *, suppressed: Collection[Event], is_restart: bool) -> Log:
     """Set up a child right after the fork, and return its log.
 
-    Signals are the supervisor's business, also those that a terminal sends to the whole process group. A child that
-    replaces another one opens the log files again, since they may have been rotated since the supervisor opened them.
+    Signals are the supervisor's business, also those that a terminal sends to the whole process group. A
+    child that replaces another one opens the log files again, since they may have been rotated since the
+    supervisor opened them.
     """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""A worker's side of the channel to the control process: it receives the state of servers and sends what it counts."""
+"""A worker's side of the channel to the control process: state of servers in, counters out."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _START_TIMEOUT_S = 15.0
 
 
 class ControlLink:
-    """The channel to the control process. There is none until the supervisor sends one, and while control is replaced."""
+    """The channel to the control process, if there is one: not at the start, nor while control is replaced."""
 
     def __init__(self) -> None:
         self.channel: Channel[Message] | None = None
@@ -115,7 +115,7 @@ class ControlClient:
             task_status.started()
 
     async def _wait_for_control(self) -> None:
-        """Wait for the state of servers. If it does not come in time, start with what the configuration says."""
+        """Wait for the state of servers. After the timeout, start with what the configuration says."""
         seconds = _RESTART_TIMEOUT_S if self._is_restart else _START_TIMEOUT_S
         with trio.move_on_after(seconds):
             await self._may_serve.wait()

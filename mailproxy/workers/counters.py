@@ -42,7 +42,8 @@ def apply_counters(counts: dict[ServerKey, Counts], message: CounterUpdates) -> 
 def add_counts(total: Counts, more: Counts) -> None:
     """Add what another process has counted of a server.
 
-    ``most_sessions`` is the maximum and not the sum: each worker compares it with the sessions of all of them.
+    ``most_sessions`` is the maximum and not the sum: each worker compares it with the sessions of all of
+    them.
     """
     for name in _SUMMED:
         setattr(total, name, getattr(total, name) + getattr(more, name))

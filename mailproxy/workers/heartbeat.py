@@ -1,4 +1,4 @@
-"""The heartbeat of a child: its trio loop counts on the scoreboard, and the supervisor's watchdog sees whether it does."""
+"""The heartbeat of a child: its trio loop counts on the scoreboard, where the watchdog reads it."""
 
 from __future__ import annotations
 

@@ -17,9 +17,9 @@ _STALE_NS = 2_000_000_000  # a worker that has not checked for 2 s hangs, or doe
 class SharedLimit(SessionLimit):
     """A limit on the sessions of all workers together. Each worker counts its own.
 
-    Each worker publishes since when it has been waiting for room. The last free slots go to the workers that have waited
-    longest. Otherwise a busy worker would take back every slot that it frees, and the accept queues of the others would
-    starve. Workers that hang, or whose accept queues are empty, are skipped.
+    Each worker publishes since when it has been waiting for room. The last free slots go to the workers that
+    have waited longest. Otherwise a busy worker would take back every slot that it frees, and the accept
+    queues of the others would starve. Workers that hang, or whose accept queues are empty, are skipped.
     """
 
     def __init__(self, limit: int, counters: LimitCounters) -> None:
@@ -77,14 +77,14 @@ class SharedLimit(SessionLimit):
             trio.lowlevel.current_trio_token().run_sync_soon(self._clear_wait_mark, idempotent=True)
 
     def _clear_wait_mark(self) -> None:
-        """Give up the worker's position if no task waits again. Runs after the tasks that were woken have run."""
+        """Give up the worker's position if no task waits again. Runs after the tasks that were woken."""
         if not self._local_waiters:
             self._counters.waiting.local = 0
 
 
 @frozen
 class WorkerLimits(SessionLimits):
-    """The limits of a worker's sessions: two shared ones, and what the descriptors of this process suffice for."""
+    """The limits of a worker's sessions: two shared ones, and one for the descriptors of this process."""
 
     worker: SessionLimit
 

@@ -28,9 +28,10 @@
                         control     worker
     StickTableEnd       worker      control
 
-A message is one packet with one JSON object: ``type`` is the name of the class, the other members are its fields. What
-comes often is packed tighter: counters, check outcomes, addresses and stick entries are arrays. Both ends run the same
-program, so a message that cannot be decoded is a bug of the program. The channel logs it and goes on.
+A message is one packet with one JSON object: ``type`` is the name of the class, the other members are its
+fields. What comes often is packed tighter: counters, check outcomes, addresses and stick entries are arrays.
+Both ends run the same program, so a message that cannot be decoded is a bug of the program. The channel logs
+it and goes on.
 """
 
 from __future__ import annotations
@@ -61,11 +62,12 @@ StickEntries = tuple[tuple[int, int], ...]
 """Client keys, each with the index of its server in the backend."""
 
 AgedStickEntries = tuple[tuple[int, int, int], ...]
-"""Client key, index of the server, and milliseconds until the entry expires: the clocks of two processes differ."""
+"""Client key, index of the server, and milliseconds until the entry expires, since clocks differ."""
 
 # Half of a packet: the longest entry and the other fields fit into the rest.
 _BATCH_BYTES = PACKET_MAX // 2
-# Bounds on text and lists that servers and name servers determine, so that one entry always fits into a packet.
+# Bounds on text and lists that servers and name servers determine, so that one entry always fits into a
+# packet.
 _REASON_MAX = 1000  # characters
 _ADDRESSES_MAX = 500  # of a server; a session would not try as many
 
@@ -211,7 +213,7 @@ class ServerSnapshots:
 
 @frozen
 class Ack:
-    """A message was handled. ``requeued``: how many sessions changed their queue or got a slot because of it."""
+    """A message was handled. ``requeued``: how many sessions changed their queue or got a slot by it."""
 
     number: int
     requeued: int = 0
@@ -287,7 +289,8 @@ def decode(packet: bytes) -> Message:
     """Return the message in a packet.
 
     Raises:
-        MessageError: The packet has an unknown type, lacks a field, has one too many, or a value of the wrong shape.
+        MessageError: The packet has an unknown type, lacks a field, has one too many, or a value of the wrong
+            shape.
     """
     try:
         values = json.loads(packet)
@@ -305,7 +308,7 @@ def decode(packet: bytes) -> Message:
 
 
 def prepare_encoding() -> None:
-    """Have cattrs generate its code for all messages now, which takes 40 ms. Call it once, before the first fork.
+    """Have cattrs generate its code for all messages. Takes 40 ms. Call it once, before the first fork.
 
     Otherwise the loop of each process would stop for 2 ms at the first message of each kind.
     """

@@ -12,8 +12,8 @@ from mailproxy.workers.messages import Message, ProcessExit, encode
 class ControlOutbox:
     """Sends messages to the control process. If that is being replaced, the next one gets them.
 
-    A control process that hangs may leave messages unread in its socket, which are lost when it is killed. So exits of
-    processes are kept until its heartbeat shows that it has gone on since they were sent.
+    A control process that hangs may leave messages unread in its socket, which are lost when it is killed. So
+    exits of processes are kept until its heartbeat shows that it has gone on since they were sent.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class ControlOutbox:
             self._unread.append(message)
 
     def on_heartbeat(self) -> None:
-        """Forget what was sent before the last check: the control process has read it, since its loop has turned."""
+        """Forget what was sent before the last check: the loop has turned, so it was read."""
         self._unread = self._unread[self._unread_at_last_check :]
         self._unread_at_last_check = len(self._unread)
 
@@ -41,7 +41,7 @@ class ControlOutbox:
         self._unread, self._unread_at_last_check = [], 0
 
     def resend(self, channel: socket.socket | None, stops: Iterable[Message]) -> None:
-        """Send a new control process what the old one did not get, and the signals to stop that came so far."""
+        """Send a new control process what the old one did not get, and the stop signals so far."""
         stops = list(stops)
         undelivered, self._undelivered = self._undelivered, []
         for message in [*(each for each in undelivered if each not in stops), *stops]:

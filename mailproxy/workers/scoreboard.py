@@ -1,7 +1,7 @@
 """The scoreboard: the layout of the shared memory. A row for each process, a column for each counter.
 
-It belongs to one configuration, and is made before the workers are forked. A process writes only its own row, with one
-exception: the supervisor writes ``renewed`` in the row of the control process.
+It belongs to one configuration, and is made before the workers are forked. A process writes only its own row,
+with one exception: the supervisor writes ``renewed`` in the row of the control process.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from mailproxy.pool import (
     words_for,
 )
 
-# Clients with open sessions in one worker. 4 MB for each frontend, of which the kernel provides only the pages in use.
+# Clients with open sessions in one worker. 4 MB for each frontend, of which the kernel provides only the
+# pages in use.
 _SESSION_CLIENTS_MAX = 2**17
 _SECRET_BYTES = 16
 
@@ -62,7 +63,8 @@ class Scoreboard:
     Args:
         config: The configuration.
         workers: The number of workers. The control process has the row behind theirs.
-        max_sessions_per_worker: The sessions that one worker can have, which the size of the client tables depends on.
+        max_sessions_per_worker: The sessions that one worker can have, which the size of the client tables
+            depends on.
 
     Attributes:
         control: The row of the control process.
@@ -135,7 +137,7 @@ def _count_columns(config: Config) -> int:
 
 
 class _FrontendTables:
-    """The client tables of one frontend, a row for each worker: sessions, then rates. Small where there is no limit."""
+    """The client tables of one frontend, a row for each worker: sessions, then rates."""
 
     def __init__(self, frontend: Frontend, workers: int, max_sessions: int) -> None:
         clients = min(max_sessions, _SESSION_CLIENTS_MAX, frontend.max_sessions or max_sessions)

@@ -6,7 +6,8 @@
     drain_timeout + 6 s: Stop           after 8 s: SIGKILL to all
     drain_timeout + 12 s: SIGKILL
 
-Where the control process works, the workers have drained or stopped long before, and a second Drain or Stop changes nothing.
+Where the control process works, the workers have drained or stopped long before, and a second Drain or Stop
+changes nothing.
 """
 
 from __future__ import annotations

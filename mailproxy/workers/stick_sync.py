@@ -1,4 +1,4 @@
-"""Stick tables in several processes: new entries are sent in batches, a whole table to a process that starts."""
+"""Stick tables in several processes: new entries in batches, the whole table for a new process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ENTRIES_MAX = 500  # of a message
 
 
 class StickSync:
-    """Collects entries that the other processes do not know yet. For each client, its latest server counts."""
+    """Collects entries that the other processes do not know yet, the latest one for each client."""
 
     def __init__(self) -> None:
         self._entries: dict[str, dict[int, int]] = {}

@@ -1,14 +1,15 @@
-"""The supervisor: the process that was started. It forks the control process and the workers, and replaces them.
+"""The supervisor: the process that was started. It forks the other processes, and replaces them.
 
-It holds what must outlive its children. The listening sockets, one set for each slot: connections in the accept queue of a
-worker that died wait for the next one. The TLS contexts: a session ticket of one worker is valid at all of them. The shared
-memory of the counters.
+It holds what must outlive its children. The listening sockets, one set for each slot: connections in the
+accept queue of a worker that died wait for the next one. The TLS contexts: a session ticket of one worker is
+valid at all of them. The shared memory of the counters.
 
-It never enters trio and has no thread, so it can fork at any time. It waits for signals and for the exits of its children.
-On the scoreboard it reads their heartbeats, and whether the control process has reloaded TLS files. It loads those files,
-too, so that a worker forked later has them.
+It never enters trio and has no thread, so it can fork at any time. It waits for signals and for the exits of
+its children. On the scoreboard it reads their heartbeats, and whether the control process has reloaded TLS
+files. It loads those files, too, so that a worker forked later has them.
 
-The control process decides what signals mean. If that hangs, the supervisor ends the workers itself (`shutdown`).
+The control process decides what signals mean. If it hangs, the supervisor ends the workers itself
+(`shutdown`).
 """
 
 from __future__ import annotations
@@ -200,7 +201,7 @@ class Supervisor:
     # Signals and shutdown
 
     def _handle_signal(self, number: int) -> None:
-        """Pass a signal on to the control process. At one that stops the proxy, prepare for the end here, too."""
+        """Pass a signal on to the control process. If it stops the proxy, schedule the shutdown here, too."""
         action = signal_action(number, is_draining=bool(self._stop_signals))
         if action in (SignalAction.DRAIN, SignalAction.STOP):
             self._schedule_shutdown(is_urgent=action is SignalAction.STOP)
@@ -270,9 +271,9 @@ class Supervisor:
         counters.renewed.local = wanted
 
     def _notify_when_ready(self) -> None:
-        """Tell the service manager when all workers listen. It accepts that from the process that it started only.
+        """Notify the service manager when all workers listen.
 
-        The control process marks it on the scoreboard, which is polled until then.
+        It accepts that only from the process that it started.         The control process marks it on the scoreboard, which is polled until then.
         """
         if self._awaits_ready and self.setup.scoreboard.is_ready:
             self._awaits_ready = False
@@ -346,7 +347,7 @@ class Supervisor:
         self._connect(worker)
 
     def _connect(self, worker: _Child) -> None:
-        """Give a worker and the control process a channel to each other. If one of them cannot take it, retry in 1 s."""
+        """Give a worker and the control process a channel to each other. If that fails, retry in 1 s."""
         if worker.channel is None or self._control.channel is None:
             return
         assert worker.slot is not None and worker.pid is not None  # noqa: S101, PT018 - it is a worker, and alive

@@ -1,7 +1,7 @@
 """The supervisor's watchdog: it finds a child whose trio loop has stopped by its heartbeat.
 
-It counts its checks, not seconds. If the supervisor itself was stopped, the machine was suspended, or the supervisor comes
-late because the machine is busy, all of that time counts as one check at most.
+It counts its checks, not seconds. If the supervisor itself was stopped, the machine was suspended, or the
+supervisor comes late because the machine is busy, all of that time counts as one check at most.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Pulse:
     silent_checks: int = 0
 
     def check(self, beats: int) -> bool:
-        """Compare the count of beats; return True if the child hangs. Call it every ``CHECK_INTERVAL_S`` seconds."""
+        """Return True if the child hangs. Call it every ``CHECK_INTERVAL_S`` with its count of beats."""
         if beats != self.beats:
             self.beats, self.silent_checks = beats, 0
             return False

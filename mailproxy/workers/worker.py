@@ -1,7 +1,8 @@
 """A worker: one of several processes that serve sessions.
 
-It accepts connections once the control process has sent the state of all servers, goes on while there is no control
-process, and drains when the supervisor is gone. What is the same in all processes is logged by the control process.
+It accepts connections once the control process has sent the state of all servers, goes on while there is no
+control process, and drains when the supervisor is gone. What is the same in all processes is logged by the
+control process.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ class WorkerSlot:
         wakeups: Where workers wake each other.
         supervisor: The channel to the supervisor.
         max_sessions: The sessions that the descriptors of one process suffice for.
-        is_restart: Whether it replaces another worker. Files may have changed since the supervisor loaded them.
+        is_restart: Whether it replaces another worker. Files may have changed since the supervisor loaded
+            them.
     """
 
     slot: int

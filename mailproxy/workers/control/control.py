@@ -1,7 +1,7 @@
-"""The control process: it checks servers for all workers, acts on signals, and logs what concerns all processes.
+"""The control process: checks servers for all workers, acts on signals, logs what concerns all processes.
 
-It serves no sessions. If it dies, the supervisor starts another one. The new one learns from the workers what is known of
-the servers before it checks them itself, so that the change goes unnoticed.
+It serves no sessions. If it dies, the supervisor starts another one. The new one learns from the workers what
+is known of the servers before it checks them itself, so that the change goes unnoticed.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _STICK_TABLE_TIMEOUT_S = 5.0  # for one of them to send the stick tables
 
 @frozen(kw_only=True)
 class Listening:
-    """Where the workers listen: what the control process logs, and needs for its checks. The sockets are the workers'."""
+    """Where the workers listen, for the log and for checks. The sockets are the workers'."""
 
     frontend: str
     number: int
@@ -275,7 +275,7 @@ class Control:
                 raise TypeError(f"the control process does not handle {message!r} of a worker")
 
     def _log_ready(self) -> None:
-        """Log that the proxy is ready, when all workers listen. A control process that replaces another one does not."""
+        """Log that the proxy is ready when all workers listen, unless an earlier control process did."""
         ready = self._slot.counters.ready
         if ready.local or sum(worker.is_ready for worker in self._registry.workers) < self._slot.workers:
             return

@@ -39,8 +39,8 @@ class _PendingChange:
 class ChangePublisher:
     """Sends news of servers to all workers, and logs changes with what the workers made of them.
 
-    A change happens inside the step that records a check. `publish_change` does at once what must not wait, and `run` does
-    the rest. So a worker that is slow to acknowledge one change never delays the next one.
+    A change happens inside the step that records a check. `publish_change` does at once what must not wait,
+    and `run` does the rest. So a worker that is slow to acknowledge one change never delays the next one.
     """
 
     def __init__(self, registry: WorkerRegistry, log: Log) -> None:
@@ -71,7 +71,7 @@ class ChangePublisher:
         event: Event,
         outcome: CheckOutcome | None,
     ) -> None:
-        """Take a snapshot of the server and broadcast it. `run` awaits the acknowledgements and logs the change."""
+        """Take a snapshot and broadcast it. `run` awaits the acknowledgements and logs the change."""
         server = change.server
         self.mark_published(server)
         # Counted before workers close the server's sessions and serve their queues.

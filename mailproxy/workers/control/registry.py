@@ -1,4 +1,4 @@
-"""The workers that are connected to the control process: what is sent to all of them, and what they acknowledge."""
+"""The connected workers: what is sent to all of them, and what they acknowledge."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class WorkerRegistry:
 
     @property
     def total_sessions(self) -> int:
-        """The number of sessions that servers have had, over all workers since the start of this control process."""
+        """The number of sessions that servers have had, over all workers that this control process knew."""
         return self._totals.sessions(worker.counts for worker in self.workers)
 
     def broadcast(self, message: Message, *, replaces: Hashable = None) -> None:
@@ -49,9 +49,9 @@ class WorkerRegistry:
     def broadcast_acked(self, message: AckedMessage, *, replaces: Hashable) -> PendingAcks:
         """Queue a message for every worker, and ask for acknowledgements.
 
-        Workers that have not registered, or are unresponsive, get the message and are not waited for. If the queue of a
-        worker is full, it gets the latest message of this ``replaces`` key once it reads again, without an
-        acknowledgement.
+        Workers that have not registered, or are unresponsive, get the message and are not waited for. If the
+        queue of a worker is full, it gets the latest message of this ``replaces`` key once it reads again,
+        without an acknowledgement.
 
         Returns:
             What to give to `wait_for_acks`.

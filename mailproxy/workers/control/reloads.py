@@ -1,7 +1,8 @@
 """Reload of TLS files in all processes, as the control process leads it.
 
-Its certificate watcher has reloaded some files, or was asked to. It tells all workers to load them and wakes the supervisor,
-which loads them for the workers that it forks later. When all have, the watcher logs what was reloaded.
+Its certificate watcher has reloaded some files, or was asked to. It tells all workers to load them and wakes
+the supervisor, which loads them for the workers that it forks later. When all have, the watcher logs what was
+reloaded.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class ReloadBroadcaster:
         self._wake_supervisor = wake_supervisor
 
     async def broadcast(self, result: ReloadResult, is_forced: bool) -> None:
-        """Have workers and supervisor load what was reloaded here. Returns when they have, after 20 s at most."""
+        """Have workers and supervisor load what was reloaded here. Waits for them, 20 s at most."""
         self._counters.renewals.add(1)
         self._wake_supervisor()
         # Faults that do not fit into a message are logged by each worker, too.

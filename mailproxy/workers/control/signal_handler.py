@@ -1,4 +1,4 @@
-"""What the control process does at the signals of an operator, which the supervisor receives and passes on."""
+"""The control process at the signals of an operator, which the supervisor passes on."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class SignalHandler:
         self._registry.broadcast(self._order, replaces=Stop)
 
     async def _reopen_logs(self) -> None:
-        """Have all workers reopen their logs, then reopen the own one, so that its line comes when all have done it."""
+        """Have all workers reopen their logs, then reopen the own one, which logs that all have done it."""
         with contained(self._log, "log writer"):
             acks = self._registry.broadcast_acked(ReopenLog(), replaces=ReopenLog)
             await self._registry.wait_for_acks(acks, _REOPEN_TIMEOUT_S)
