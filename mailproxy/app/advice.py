@@ -19,7 +19,7 @@ from mailproxy.config.lint.loops import find_loops
 from mailproxy.config.lint.ports import CLEAR_PORTS, TLS_PORTS
 from mailproxy.display_path import display_path
 from mailproxy.errors import Fault
-from mailproxy.net.dial import is_local, may_be_transparent
+from mailproxy.net.dial import can_use_foreign_addresses, is_local
 from mailproxy.net.tls.auto_retry import NOT_CLEARED, can_clear_auto_retry
 from mailproxy.net.tls.certificate import Certificate
 from mailproxy.proxy.process import descriptor_shortage, worker_count
@@ -310,7 +310,7 @@ def _check_process(config: Config) -> Iterator[Fault]:
         for backend in config.backends.values()
         if any(server.source == "client" for server in backend.servers)
     ]
-    if transparent and (config.process.user not in (None, "root") or not may_be_transparent()):
+    if transparent and (config.process.user not in (None, "root") or not can_use_foreign_addresses()):
         yield Fault(f"backends.{transparent[0]}.source", MISSING_CAPABILITY)
     if os.geteuid() == 0 and config.process.user is None:
         yield Fault("process.user", 'sessions would be served as root: give a user, such as "mailproxy"')

@@ -22,9 +22,8 @@ from mailproxy.log.targets import Line, StreamTarget, Target
 from mailproxy.log.thread import LogThread
 
 _LINES_MAX = 50_000  # about 10 MB of lines, some seconds of a busy proxy
-_BATCH_S = (
-    0.05  # lines of this period go out in one write, because each write takes a round trip to the thread
-)
+# Lines of this period go out in one write, because each write takes a round trip to the thread.
+_BATCH_S = 0.05
 _SESSION_LEVEL = LEVELS.index("info")
 _STDERR = 2
 _RETRY_S = 1.0  # after a failure that is not the target's

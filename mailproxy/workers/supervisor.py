@@ -273,7 +273,8 @@ class Supervisor:
     def _notify_when_ready(self) -> None:
         """Notify the service manager when all workers listen.
 
-        It accepts that only from the process that it started.         The control process marks it on the scoreboard, which is polled until then.
+        It accepts that only from the process that it started. The control process marks it on the scoreboard,
+        which is polled until then.
         """
         if self._awaits_ready and self.setup.scoreboard.is_ready:
             self._awaits_ready = False

@@ -13,9 +13,8 @@ from mailproxy.net.tls.tls_socket import ssl_object
 
 _CLOSE_NOTIFY_BYTES = 512  # an alert is two bytes, its record some 20 more
 
-_ALERT_RECORD = (
-    b"\x15\x03\x03\x00\x02"  # the header of an unencrypted alert of TLS 1.2's form (RFC 8446 section 5.1)
-)
+# The header of an unencrypted alert, as TLS 1.2 and 1.3 write it (RFC 8446 section 5.1).
+_ALERT_RECORD = b"\x15\x03\x03\x00\x02"
 _FATAL = 2
 _DRAIN_BYTES = 64 * 1024  # read and dropped before a connection is closed
 

@@ -42,7 +42,7 @@ class TlsSocket(ssl.SSLSocket):
         here, and turns their results into enumerations.
 
         Raises:
-            OSError: If OpenSSL has no memory for it.
+            OSError: If it cannot be made (also as ``ssl.SSLError``).
 
         Closes:
             ``sock`` is detached. On an error the descriptor is closed, or still in ``sock`` for the caller to

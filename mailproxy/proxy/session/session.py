@@ -228,9 +228,9 @@ class Session:
             self.client,
             self._server_socket,
             now=self.context.poller.clock(),
-            client_limit=limits.client,
-            server_limit=visit.backend.config.timeouts.server,
-            half_closed=limits.half_closed,
+            client_timeout=limits.client,
+            server_timeout=visit.backend.config.timeouts.server,
+            half_closed_timeout=limits.half_closed,
         )
         # What only the beginning needs: strangers decide how much that is, and sessions live for days.
         del self.client_info, self.peer, self._watch, visit.client_info

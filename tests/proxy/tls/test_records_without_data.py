@@ -172,7 +172,7 @@ async def test_a_peer_of_renegotiations(
 
     with tls, other, other_side:
         sides = (other_side, tls) if is_server else (tls, other_side)
-        pair = Tunnel(*sides, client_limit=1000, server_limit=1000, half_closed=1000)
+        pair = Tunnel(*sides, client_timeout=1000, server_timeout=1000, half_closed_timeout=1000)
         async with run_relay(relay_kind) as relay, trio.open_nursery() as nursery:
             nursery.start_soon(flood)
             nursery.start_soon(read)

@@ -81,9 +81,9 @@ async def relayed_pair(
     pair = Tunnel(
         client_side,
         server_side,
-        client_limit=client_limit,
-        server_limit=server_limit,
-        half_closed=half_closed,
+        client_timeout=client_limit,
+        server_timeout=server_limit,
+        half_closed_timeout=half_closed,
     )
     session = RelayedPair(client, server, pair, clock)
     try:

@@ -1,4 +1,4 @@
-"""A drawing: SVG put together from text, lines and boxes. It stands on a white sheet, so that it is read on any page."""
+"""A drawing as SVG, made of text, lines and boxes. Its white background makes it readable on any page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from html import escape
 
 INK, FAINT, GRID, PAPER = "#1f2328", "#59636e", "#d8dee4", "#ffffff"
 FONT = "font-family='system-ui, -apple-system, Segoe UI, Roboto, Helvetica, Arial, sans-serif'"
-# also apart for eyes that do not tell red from green (Okabe and Ito)
+# Distinguishable with red-green colour blindness, too (the palette of Okabe and Ito).
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#000000")
 
 
@@ -17,7 +17,7 @@ def number(value: float) -> str:
 
 @dataclass(slots=True)
 class Drawing:
-    """Grows downwards; ``svg`` is the whole file."""
+    """Collects the parts of a drawing. Its height is known last: ``svg`` takes it."""
 
     width: int
     title: str
@@ -27,7 +27,7 @@ class Drawing:
         self,
         x: float,
         y: float,
-        words: str,
+        content: str,
         *,
         size: int = 12,
         anchor: str = "start",
@@ -37,7 +37,7 @@ class Drawing:
         self.parts.append(
             f"<text x='{number(x)}' y='{number(y)}' font-size='{size}' text-anchor='{anchor}' fill='{colour}'"
             + (f" font-weight='{weight}'" if weight != 400 else "")
-            + f">{escape(words)}</text>"
+            + f">{escape(content)}</text>"
         )
 
     def line(
@@ -66,16 +66,18 @@ class Drawing:
         self.parts.append(f"<circle cx='{number(x)}' cy='{number(y)}' r='{radius:g}' {paint}/>")
 
     def path(self, points: list[tuple[float, float]], *, colour: str) -> None:
-        joined = " ".join(f"{number(x)},{number(y)}" for x, y in points)
+        combined = " ".join(f"{number(x)},{number(y)}" for x, y in points)
         self.parts.append(
-            f"<polyline points='{joined}' fill='none' stroke='{colour}' stroke-width='2' stroke-linejoin='round'/>"
+            f"<polyline points='{combined}' fill='none' stroke='{colour}' stroke-width='2' stroke-linejoin='round'/>"
         )
 
     def svg(self, height: float) -> str:
         size = f"width='{self.width}' height='{number(height)}' viewBox='0 0 {self.width} {number(height)}'"
-        sheet = (
+        background = (
             f"<rect x='0.5' y='0.5' width='{self.width - 1}' height='{number(height - 1)}' rx='6'"
             f" fill='{PAPER}' stroke='{GRID}'/>"
         )
         head = f"<svg xmlns='http://www.w3.org/2000/svg' {size} role='img' {FONT}>"
-        return "\n".join([head, f"<title>{escape(self.title)}</title>", sheet, *self.parts, "</svg>", ""])
+        return "\n".join(
+            [head, f"<title>{escape(self.title)}</title>", background, *self.parts, "</svg>", ""]
+        )

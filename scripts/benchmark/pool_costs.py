@@ -1,6 +1,7 @@
-"""What the decisions cost: choosing among a hundred servers, a stick table of 200,000 clients, limits per client.
+"""Measures the pool's decisions: choosing a server, a large stick table, limits per client.
 
-Pure code without sockets, so the figures are processor times of calls: medians of several runs, in microseconds.
+The code has no sockets, so the figures are processor times of calls: medians of several runs, in
+microseconds.
 """
 
 from __future__ import annotations
@@ -38,42 +39,44 @@ RUNS, CALLS = 7, 20_000
 ADDRESS = (("192.0.2.1", 143),)
 
 
-def pool(balance: Balance, most: int = 0) -> Pool[Server]:
+def busy_pool(balance: Balance, max_sessions: int = 0) -> Pool[Server]:
+    """Return a pool in which every server has sessions."""
     servers = [
-        Server(f"s{number}", weight=1 + number % 7, addresses=ADDRESS, max_sessions=most)
+        Server(f"s{number}", weight=1 + number % 7, addresses=ADDRESS, max_sessions=max_sessions)
         for number in range(SERVERS)
     ]
-    made = Pool(servers, balance)
-    dice = random.Random(1)  # noqa: S311 - nothing is to be kept secret
-    for server in servers:  # a busy pool: nobody is idle
-        server.sessions = dice.randrange(1, 20)
-    return made
+    pool = Pool(servers, balance)
+    random_source = random.Random(1)  # noqa: S311 - no secrets here
+    for server in servers:
+        server.sessions = random_source.randrange(1, 20)
+    return pool
 
 
 def microseconds(call: Callable[[int], object], calls: int = CALLS) -> float:
-    """The processor time of one call: the median of several runs."""
+    """Return the processor time of one call: the median of several runs."""
     times = []
     for run in range(RUNS):
-        began = time.process_time()
+        started = time.process_time()
         for number in range(calls):
             call(run * calls + number)
-        times.append((time.process_time() - began) / calls * 1e6)
+        times.append((time.process_time() - started) / calls * 1e6)
     return statistics.median(times)
 
 
-def choosing(name: str, balance: Balance) -> None:
-    chosen_from = pool(balance)
+def measure_choosing(name: str, balance: Balance) -> None:
+    pool = busy_pool(balance)
 
-    def come_and_go(number: int) -> None:
-        if (server := chosen_from.acquire(number.to_bytes(17, "big"))) is not None:
-            chosen_from.release(server)
+    def acquire_and_release(number: int) -> None:
+        if (server := pool.acquire(number.to_bytes(17, "big"))) is not None:
+            pool.release(server)
 
     print(
-        f"a place among {SERVERS} servers, taken and given back, {name:10} {microseconds(come_and_go):6.1f} µs"
+        f"a slot among {SERVERS} servers, acquired and released, {name:10} "
+        f"{microseconds(acquire_and_release):6.1f} µs"
     )
 
 
-def sticking() -> None:
+def measure_stick_table() -> None:
     hosts = [f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}" for number in range(2 * ENTRIES)]
     keys = [client_key(host) for host in hosts]
     tracemalloc.start()
@@ -83,14 +86,14 @@ def sticking() -> None:
     mebibytes = tracemalloc.get_traced_memory()[0] / 2**20
     tracemalloc.stop()
     print(f"a stick table with {len(table)} entries: {mebibytes:.0f} MiB")
-    found = microseconds(lambda number: table.lookup(keys[number * 7919 % ENTRIES], 1.0))
-    full = microseconds(lambda number: table.store(keys[ENTRIES + number], 7, 2.0))
-    print(f"looking a client up {found:.2f} µs; learning one in place of the oldest {full:.2f} µs")
+    lookup = microseconds(lambda number: table.lookup(keys[number * 7919 % ENTRIES], 1.0))
+    store = microseconds(lambda number: table.store(keys[ENTRIES + number], 7, 2.0))
+    print(f"looking a client up {lookup:.2f} µs; storing one in place of the oldest {store:.2f} µs")
     print(f"the key of an address {microseconds(lambda number: client_key(hosts[number])):.2f} µs")
 
 
-def limiting(workers: int) -> None:
-    """One worker among others, whose tables are empty."""
+def measure_client_limits(workers: int) -> None:
+    """Measure one worker. The tables of the others are empty."""
     hosts = [f"10.0.{number >> 8 & 255}.{number & 255}" for number in range(CALLS)]
     sessions, rates = (_published(workers) if workers > 1 else None for _ in range(2))
     limits = ClientLimits(
@@ -98,14 +101,14 @@ def limiting(workers: int) -> None:
         sessions=SessionCounts(sessions), rates=RateCounts(60.0, published=rates),
     )  # fmt: skip
 
-    def come_and_go(number: int) -> None:
+    def start_and_end(number: int) -> None:
         client = client_key(hosts[number % CALLS], prefix_v6=64)
         if workers > 1:
             client = client_hash(client, b"secret")
         if limits.enter(client, number / 1000) is None:
             limits.leave(client)
 
-    print(f"a session under both limits per client, workers: {workers} {microseconds(come_and_go):6.1f} µs")
+    print(f"a session under both limits per client, workers: {workers} {microseconds(start_and_end):6.1f} µs")
 
 
 def _published(workers: int) -> Published:
@@ -116,18 +119,18 @@ def _published(workers: int) -> Published:
 
 
 def main() -> int:
-    dice = random.Random(1)  # noqa: S311 - nothing is to be kept secret
+    random_source = random.Random(1)  # noqa: S311 - no secrets here
     for name, balance in (
         ("leastconn", LeastConn()),
         ("roundrobin", RoundRobin()),
         ("source", Source(mean_weight=4.0)),
         ("first", First()),
-        ("random", Random(dice)),
+        ("random", Random(random_source)),
     ):
-        choosing(name, balance)
-    sticking()
+        measure_choosing(name, balance)
+    measure_stick_table()
     for workers in (1, 2, 4):
-        limiting(workers)
+        measure_client_limits(workers)
     return 0
 
 
