@@ -35,7 +35,7 @@ EXPECTED_ADVICE = (
     "receives the client's TLS facts in clear text",  # the text around the example says so
     "the servers will see and log the proxy's address",
     "descriptors",
-    "workers for",
+    "workers share",
     "there is no such socket",  # syslog
     "is no address of this machine",
     "exposed at",
