@@ -46,7 +46,7 @@ def _about_protocol(config: Config, frontend: Frontend) -> Iterator[Fault]:
         _port_of(server) for name in frontend.backend_names for server in config.backends[name].servers
     ]
     known = next((port for port in (*binds, *servers) if protocol_of(port)), None)
-    if known is not None and not config.origin.is_written(
+    if known is not None and not config.source_map.is_written(
         ROOT_PATH / "frontends" / frontend.name / "protocol"
     ):
         yield Fault(

@@ -82,7 +82,7 @@ def check(file: Path, strict: bool, live: bool, form: str, quiet: bool) -> None:
         if is_plain:
             click.echo(table(tried))
         advice += [server.fault for server in tried if server.fault is not None]
-    write("advice", config.origin.locate_all(advice), config.source)
+    write("advice", config.source_map.locate_all(advice), config.source)
     if is_plain:
         click.echo(f"{file}: {_summary(config, worker_count(config), len(advice))}")
     sys.exit(ADVISED if advice and strict else 0)

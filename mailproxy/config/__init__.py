@@ -14,7 +14,7 @@ Modules, in the order in which a file becomes a ``Config``:
     model: The classes of ``Config``; the one place that knows the keys.
 
 Used by all of these:
-    values, units: The kinds of value that a key can have.
+    values, units: The value types that a key can have.
     fields: The keys of the model's classes.
     path: Paths of keys.
     diagnostics: The faults so far.

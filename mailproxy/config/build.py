@@ -1,4 +1,4 @@
-"""From valid tables to frozen values: layers merged, defaults of the protocol filled in, rules between keys checked."""
+"""From valid tables to frozen values: merges layers, fills in defaults, checks the rules between keys."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from mailproxy.config.rules import (
     reference_rules,
     server_rules,
 )
-from mailproxy.config.source.origin import Origin
+from mailproxy.config.source.source_map import SourceMap
 from mailproxy.config.values import as_name
 
 _T = TypeVar("_T")
 
-# Default idle timeouts. IMAP: RFC 9051 section 5.4 asks for at least 30 minutes, and a client in IDLE sends something
-# every 29 (RFC 2177). POP3: at least 10 minutes (RFC 1939 section 3). SMTP: 5 to 10 per command (RFC 5321 4.5.3.2).
+# Default idle timeouts. IMAP: RFC 9051 section 5.4 asks for at least 30 minutes, and a client in IDLE sends
+# something every 29 (RFC 2177). POP3: at least 10 minutes (RFC 1939 section 3). SMTP: 5 to 10 per command
+# (RFC 5321 4.5.3.2).
 _LONG_IDLE_TIMEOUT_S = 31 * 60
 _SHORT_IDLE_TIMEOUT_S = 10 * 60
 
@@ -39,15 +40,16 @@ def default_idle_timeout(protocol: str) -> int:
 
 
 def build(
-    tables: Table, diagnostics: Diagnostics, converter: cattrs.Converter, origin: Origin
+    tables: Table, diagnostics: Diagnostics, converter: cattrs.Converter, source_map: SourceMap
 ) -> model.Config | None:
     """Build the configuration; return None if it has faults.
 
     Args:
         tables: Every table of the file, validated (``validate``).
-        diagnostics: The faults found so far. Gets those of missing keys, and of keys that do not fit each other.
+        diagnostics: The faults found so far. Gets those of missing keys, and of keys that do not fit each
+            other.
         converter: Makes the model's classes of tables.
-        origin: What the configuration was read from.
+        source_map: What the configuration was read from.
     """
     builder = _Builder(tables, diagnostics, converter)
     built_frontends = {name: builder.frontend(name) for name in tables["frontends"]}
@@ -75,8 +77,8 @@ def build(
         admin=converter.structure(tables["admin"], model.Admin),
         frontends=frontends,
         backends=backends,
-        source=origin.file,
-        origin=origin,
+        source=source_map.file,
+        source_map=source_map,
     )
 
 
@@ -103,6 +105,7 @@ class _Builder:
         self.binds: dict[str, list[MergedTable]] = {}
 
     def log(self) -> model.Log | None:
+        """Build the log; return None if a required key of a target is missing."""
         table = self.tables["log"]
         targets = [
             self._structure(model.LogOutput, target, ROOT_PATH / "log" / "targets" / index)
@@ -116,6 +119,7 @@ class _Builder:
         return log
 
     def frontend(self, name: str) -> model.Frontend | None:
+        """Build a frontend with its binds; return None if a required key of it or of a bind is missing."""
         own = Layer(ROOT_PATH / "frontends" / name, self.tables["frontends"][name])
         profile = self._profile(own, "frontend")
         merged = merge([*self._outer_layers("frontend", profile), own])
@@ -154,6 +158,12 @@ class _Builder:
             del values["max_session_rate_per_client"]
 
     def backend(self, name: str, protocols: Sequence[str]) -> model.Backend | None:
+        """Build a backend with its servers; return None if a required key of it or of a server is missing.
+
+        Args:
+            name: The backend's name.
+            protocols: The protocols of the frontends that use it, for its default.
+        """
         own = Layer(ROOT_PATH / "backends" / name, self.tables["backends"][name])
         profile = self._profile(own, "backend")
         merged = merge([*self._outer_layers("backend", profile), own])
@@ -212,7 +222,8 @@ class _Builder:
     def _outer_layers(self, kind: str, profile: str | None) -> list[Layer]:
         """Return the layers of the defaults and of the profile, which is empty if there is none.
 
-        There are always two, so that those of a bind or server can be paired with those of its frontend or backend.
+        There are always two, so that those of a bind or server can be paired with those of its frontend or
+        backend.
         """
         defaults = self.tables["defaults"].get(kind, {})
         profiled = self.tables["profiles"].get(profile, {}).get(kind, {}) if profile else {}
@@ -227,7 +238,7 @@ class _Builder:
         table = {
             name: value
             for name, value in table.items()
-            if not (value is False and keys[name].table is not None and keys[name].kind is None)
+            if not (value is False and keys[name].table is not None and keys[name].value_type is None)
         }
         missing = [key for key in keys.values() if key.required and key.name not in table]
         for key in missing:
@@ -246,7 +257,8 @@ def _with_bind_name(table: Table) -> Table:
 def _with_server_name(table: Table) -> Table:
     """Return a server's table with the default of its name."""
     if "address" not in table:
-        # Without an address there is no default. Its absence is the fault; that of the name would be a second one.
+        # Without an address there is no default. Its absence is the fault; that of the name would be a second
+        # one.
         return {"name": "", **table}
     address = parse_server(table["address"])
     if isinstance(address, UnixAddress):

@@ -1,12 +1,14 @@
 """What a health check does: the connections that it makes, and what it sends and expects on each.
 
-A check that takes a healthy server down is worse than none. So the protocol's own dialogue is chosen only where it is
-known what the server speaks. That is known from the configuration, from the entry paths of sessions, or from a registered
-port. Anywhere else a check only connects.
+A check that takes a healthy server down is worse than none. So the protocol's own dialogue is chosen only
+where it is known what the server speaks. That is known from the configuration, from the entry paths of
+sessions, or from a registered port. Anywhere else a check only connects.
 
-- Where TLS passes through the proxy, the server speaks TLS. The proxy verifies nothing there, so neither does the check.
+- Where TLS passes through the proxy, the server speaks TLS. The proxy verifies nothing there, so neither does
+  the check.
 - Where TLS is terminated at the proxy, the server is reached in clear, unless it has ``tls`` itself.
-- Where bytes are forwarded, the proxy does not look at them. They may be TLS or not, and only the port tells which.
+- Where bytes are forwarded, the proxy does not look at them. They may be TLS or not, and only the port tells
+  which.
 
 An entry path tells about the port that its sessions go to, and about no other port that a check may have.
 """
@@ -23,7 +25,8 @@ from mailproxy.config import model
 
 ProbeKind = Literal["tcp", "tls", "imap", "pop3", "smtp", "submission", "lmtp", "sieve", "script"]
 
-# In clear, at least until STARTTLS. LMTP has no registered port (RFC 2033 section 3 only forbids 25); 24 is customary.
+# In clear, at least until STARTTLS. LMTP has no registered port (RFC 2033 section 3 only forbids 25); 24 is
+# customary.
 _CLEAR_PORTS: Mapping[model.Protocol, int] = {
     "imap": 143,
     "pop3": 110,
@@ -48,8 +51,8 @@ class EntryPath:
         frontend: The frontend's name.
         bind: The index of the bind in the frontend's list.
         mode: What happens to the bytes of these sessions.
-        port: The port that clients connected to. None where there is none or it is not known: a Unix socket, an
-            inherited socket, port 0.
+        port: The port that clients connected to. None where there is none or it is not known: a Unix socket,
+            an inherited socket, port 0.
     """
 
     frontend: str
@@ -117,7 +120,8 @@ def _entry_paths_from(
             continue
         if route.backend == backend:
             mode = route.mode if route.mode is not None and bind.mode in _PEEKING_MODES else bind.mode
-            # A PROXY header may name another port than the bind's. Sessions that match have one of the route's ports.
+            # A PROXY header may name another port than the bind's. Sessions that match have one of the
+            # route's ports.
             named = bool(route.port) and bool(bind.accept_proxy) and port not in route.port
             for each in route.port if named else (port,):
                 yield mode, each
@@ -170,10 +174,10 @@ def plan_probes(
 def is_like_terminated_session(
     server: model.Server, protocol: model.Protocol, entries: Sequence[EntryPath], probe: Probe
 ) -> bool:
-    """Whether a connection of a check looks to the server like a session whose TLS is terminated at the proxy.
+    """Whether a check looks to the server like a session whose TLS is terminated at the proxy.
 
-    It does not if PROXY headers have facts of the client's TLS, because a check's header has none. Nor does it if the check
-    makes other TLS than sessions, such as STARTTLS.
+    It does not if PROXY headers have facts of the client's TLS, because a check's header has none. Nor does
+    it if the check makes other TLS than sessions, such as STARTTLS.
 
     Args:
         server: The server.
@@ -228,7 +232,7 @@ class _Planner:
     entries: tuple[EntryPath, ...]
 
     def ports(self) -> Sequence[int | None]:
-        """Return the ports that a check without script connects to; None is one that is not known or does not exist."""
+        """Return the ports that a check without script connects to; None is a port that is not known."""
         address, port = self._target(_INHERIT)
         if port is not None or isinstance(address or self.server.address, UnixAddress):
             return (port,)
@@ -242,8 +246,8 @@ class _Planner:
         tls = self._tls(check.tls, port)
         send_proxy = check.send_proxy or self.server.send_proxy or "none"
         if kind == "tcp":
-            # Such a check only connects, unless it has TLS or a PROXY header of its own. A server that gets a header
-            # expects TLS next, as in sessions.
+            # Such a check only connects, unless it has TLS or a PROXY header of its own. A server that gets a
+            # header expects TLS next, as in sessions.
             tls = None if check.tls is None and check.send_proxy in (None, "none") else tls
             send_proxy = check.send_proxy or "none"
         if kind == "tls" and tls is None:
@@ -259,7 +263,7 @@ class _Planner:
         )
 
     def _default_kind(self, port: int | None) -> ProbeKind:
-        """Return the protocol's dialogue if it is known whether the server speaks TLS at this port; else ``tcp``."""
+        """Return the protocol's dialogue if it is known whether the port has TLS, else ``tcp``."""
         if self.protocol == "tcp":
             return "tcp"
         is_known = self.check.tls is not None or self._tls(None, port) is not None
@@ -269,7 +273,7 @@ class _Planner:
         return self.protocol if is_known or is_clear else "tcp"
 
     def script(self) -> Iterator[Probe]:
-        """Yield the connections of a script: one for each connect, and one for steps before the first connect."""
+        """Yield one connection for each connect of a script, and one for steps before the first connect."""
         connections: list[tuple[int, model.Connect, list[model.Step]]] = []
         for number, step in enumerate(self.check.steps, 1):
             if step.connect is not None:

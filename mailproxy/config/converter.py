@@ -11,7 +11,7 @@ import cattrs
 from mailproxy.address import BindAddress, ServerAddress, UnixAddress
 from mailproxy.config import model
 from mailproxy.config.fields import SHORT_FORMS, keys_of, without_none
-from mailproxy.config.values import KINDS, LogTarget, value_type_of
+from mailproxy.config.values import VALUE_TYPES, LogTarget, value_type_of
 
 _T = TypeVar("_T")
 
@@ -19,19 +19,19 @@ _T = TypeVar("_T")
 # To make a converter takes 10 ms, and tests of embedding programs read many small configurations.
 @lru_cache(maxsize=4)
 def make_converter(folder: Path) -> cattrs.Converter:
-    """Return a converter with a strict hook for every kind of value; it makes paths absolute."""
+    """Return a converter with a strict hook for every value type; it makes paths absolute."""
     converter = cattrs.Converter(forbid_extra_keys=True)
 
     def structure(value: object, annotation: Any) -> Any:
         annotation = without_none(annotation)
-        kind = value_type_of(annotation)
-        assert kind is not None  # noqa: S101 - the hook is for kinds of value only
-        return _absolute(kind.structure(value), annotation, folder)
+        value_type = value_type_of(annotation)
+        assert value_type is not None  # noqa: S101 - the hook is for value types only
+        return _absolute(value_type.structure(value), annotation, folder)
 
     converter.register_structure_hook_func(
         lambda annotation: value_type_of(without_none(annotation)) is not None, structure
     )
-    for annotation in KINDS:
+    for annotation in VALUE_TYPES:
         if isinstance(annotation, type):  # cattrs' own hooks for plain classes would come first
             converter.register_structure_hook(annotation, structure)
     converter.register_structure_hook_func(

@@ -14,8 +14,8 @@ from mailproxy.errors import Fault
 class Diagnostics:
     """Every fault found so far.
 
-    A key with a fault is left out of the configuration. Its path is remembered as invalid, so that rules about keys
-    that depend on it report no follow-on faults.
+    A key with a fault is left out of the configuration. Its path is remembered as invalid, so that rules
+    about keys that depend on it report no follow-on faults.
     """
 
     faults: list[Fault] = Factory(list)

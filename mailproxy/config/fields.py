@@ -1,4 +1,4 @@
-"""The keys of the model's classes, computed once: names, kinds of value, nested tables, lists."""
+"""The keys of the model's classes, computed once: names, value types, nested tables, lists."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import attrs
 from attrs import frozen
 
 from mailproxy.config import model
-from mailproxy.config.values import KINDS, ValueType, value_type_of
+from mailproxy.config.values import VALUE_TYPES, ValueType, value_type_of
 
 # Tables that ``false`` switches off where they would be inherited.
 SWITCHABLE = (model.FrontendTls, model.SessionRate, model.ServerTls, model.Stick, model.Check)
-# Tables with a short form, and the key that the short form stands for.
+# Tables with a short form, and the key whose value the short form is.
 SHORT_FORMS = {
     model.Server: "address",
     model.Bind: "address",
@@ -35,8 +35,9 @@ class Key:
         name: The name in the file.
         attribute: The name in the model's class.
         annotation: The type, without ``| None``, and of a list that of its items.
-        kind: What a single value must be; None for a table.
-        table: The class of a table; None for a single value. Keys such as ``check.tls`` take either, and have both.
+        value_type: What a single value must be; None for a table.
+        table: The class of a table; None for a single value. Keys such as ``check.tls`` take either, and have
+            both.
         is_list: Whether the key takes a list of such values or tables.
         description: The meaning, as a cell of the documentation's table.
         details: Sentences that the documentation has below the table; may be empty.
@@ -48,7 +49,7 @@ class Key:
     name: str
     attribute: str
     annotation: Any
-    kind: ValueType | None
+    value_type: ValueType | None
     table: type[Any] | None
     is_list: bool
     description: str
@@ -77,19 +78,19 @@ def keys_of(table: type[Any]) -> Mapping[str, Key]:
 
 def _key(attribute: attrs.Attribute[Any]) -> Key:
     annotation = without_none(attribute.type)
-    kind, table, is_list = value_type_of(annotation), None, False
-    if kind is None and get_origin(annotation) is tuple:
+    value_type, table, is_list = value_type_of(annotation), None, False
+    if value_type is None and get_origin(annotation) is tuple:
         annotation, is_list = get_args(annotation)[0], True
-        kind = value_type_of(annotation)
-    if kind is None:
+        value_type = value_type_of(annotation)
+    if value_type is None:
         members = get_args(annotation) or (annotation,)
         table = next((member for member in members if attrs.has(member)), None)
-        kind = KINDS[bool] if bool in members else None
+        value_type = VALUE_TYPES[bool] if bool in members else None
     default = attribute.default
     if isinstance(default, attrs.Factory):  # type: ignore[arg-type]  # attrs types Factory as a function
         default = ()
     return Key(
-        name=attribute.name.rstrip("_"), attribute=attribute.name, annotation=annotation, kind=kind, table=table,
+        name=attribute.name.rstrip("_"), attribute=attribute.name, annotation=annotation, value_type=value_type, table=table,
         is_list=is_list, default=default, **attribute.metadata,
     )  # fmt: skip
 

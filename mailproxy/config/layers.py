@@ -1,8 +1,8 @@
 """Inheritance: the layers in which a key may be written, and the merged table with the origin of each value.
 
-Tables merge key by key. Lists and scalars replace what a weaker layer has. ``false`` switches off an inherited table.
-From weak to strong, the layers are ``[defaults]``, the profile, the table that a bind or server belongs to (frontend or
-backend), and the table itself.
+Tables merge key by key. Lists and scalars replace what a weaker layer has. ``false`` switches off an
+inherited table. From weak to strong, the layers are ``[defaults]``, the profile, the table that a bind or
+server belongs to (frontend or backend), and the table itself.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class MergedTable:
         return self.own.path
 
     def origin(self, *keys: str) -> ConfigPath:
-        """Return the path of the table that a value comes from, or of the table itself if no layer has the value.
+        """Return the path of the table that a value comes from; the table itself if no layer has the value.
 
         Args:
             keys: The key, or the names of nested tables down to a key: ``"tls", "ca"``.
@@ -138,7 +138,7 @@ def interleave(outer: Sequence[Layer], inner: Sequence[Layer], inherited: Iterab
 
 
 def iter_tables(tables: Table, kind: str) -> Iterator[Layer]:
-    """Yield every frontend, bind, backend or server of a file, also those of defaults and of unused profiles."""
+    """Yield every table of a kind (frontend, bind, backend, server), also in defaults and unused profiles."""
     yield Layer(ROOT_PATH / "defaults" / kind, tables["defaults"].get(kind, {}))
     for name, profile in tables["profiles"].items():
         yield Layer(ROOT_PATH / "profiles" / name / kind, profile.get(kind, {}))

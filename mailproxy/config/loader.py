@@ -1,4 +1,4 @@
-"""Load a configuration: a TOML file and the environment become frozen values, or an error with every fault."""
+"""Load a configuration: TOML and environment become frozen values, or an error with every fault."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mailproxy.config.fields import keys_of
 from mailproxy.config.layers import Table
 from mailproxy.config.lint.unknown_keys import describe_unknown_key
 from mailproxy.config.path import ROOT_PATH, ConfigPath
-from mailproxy.config.source.origin import Origin
+from mailproxy.config.source.source_map import SourceMap
 from mailproxy.config.source.syntax import SyntaxFault, decode, parse
 from mailproxy.config.validate import check_named, check_table
 from mailproxy.config.values import value_type_of
@@ -70,14 +70,15 @@ def load_stream(stream: IO[bytes], *, folder: str | os.PathLike[str] = ".", sour
     except RecursionError:
         raise ConfigError([Fault("", "is nested too deeply")], source) from None
     return evolve(
-        _read(tables, folder, Origin(source, tables, text)), digest=hashlib.sha256(data).hexdigest()
+        _read(tables, folder, SourceMap(source, tables, text)), digest=hashlib.sha256(data).hexdigest()
     )
 
 
 def has_changed(config: model.Config) -> bool:
     """Whether the file's content has changed since it was loaded, or the file is gone.
 
-    Return False for a mapping, and if the process is no longer allowed to read the file. Blocks while it reads.
+    Return False for a mapping, and if the process is no longer allowed to read the file. Blocks while it
+    reads.
     """
     if not config.digest:
         return False
@@ -103,23 +104,23 @@ def from_mapping(
     Raises:
         ConfigError: The tables have faults; the error has all of them.
     """
-    return _read(mapping, folder, Origin(source, mapping))
+    return _read(mapping, folder, SourceMap(source, mapping))
 
 
-def _read(mapping: Mapping[str, Any], folder: str | os.PathLike[str], origin: Origin) -> model.Config:
+def _read(mapping: Mapping[str, Any], folder: str | os.PathLike[str], source_map: SourceMap) -> model.Config:
     diagnostics = Diagnostics()
     try:
         tables = _validate(expand(mapping, ROOT_PATH, diagnostics), diagnostics)
     except RecursionError:
-        raise ConfigError([Fault("", "is nested too deeply")], origin.file) from None
+        raise ConfigError([Fault("", "is nested too deeply")], source_map.file) from None
     try:
         converter = make_converter(Path(folder).absolute())
     except OSError as error:
         fact = f"the current folder is gone: {error.strerror}"
-        raise ConfigError([Fault("", fact)], origin.file) from None
-    config = build(tables, diagnostics, converter, origin)
+        raise ConfigError([Fault("", fact)], source_map.file) from None
+    config = build(tables, diagnostics, converter, source_map)
     if config is None:
-        raise origin.error(diagnostics.faults)
+        raise source_map.error(diagnostics.faults)
     return config
 
 
@@ -160,12 +161,12 @@ def _validate_layers(
 
 def _validate_named(owner: type, value: object, path: ConfigPath, diagnostics: Diagnostics) -> Table:
     """Validate all frontends or all backends, and their names."""
-    name_kind = value_type_of(keys_of(owner)["name"].annotation)
-    assert name_kind is not None  # noqa: S101 - names are of a kind
+    name_type = value_type_of(keys_of(owner)["name"].annotation)
+    assert name_type is not None  # noqa: S101 - names are single values
     valid = {}
     for name, table in check_named(value, path, diagnostics, example=f", [{path}.NAME]").items():
         try:
-            name_kind.structure(name)
+            name_type.structure(name)
         except ValueError as error:
             diagnostics.drop(path / name, str(error))
             continue

@@ -16,8 +16,8 @@ _STEP = re.compile(r"\[([0-9]+)\]|([^.\[\]]+)")
 class ConfigPath:
     """The path of a key in the file: names of tables and keys, and indices in lists.
 
-    ``path / "mode"`` is the path of a key in the table at ``path``, ``path / 0`` that of the first item of its list.
-    As text, names are quoted where TOML needs quotes: ``backends."mail.example".servers[0]``.
+    ``path / "mode"`` is the path of a key in the table at ``path``, ``path / 0`` that of the first item of
+    its list. As text, names are quoted where TOML needs quotes: ``backends."mail.example".servers[0]``.
     """
 
     steps: tuple[str | int, ...] = ()

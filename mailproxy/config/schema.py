@@ -84,7 +84,7 @@ class _Tables:
         if key.table is None:
             return _scalar(key)
         choices: list[Schema] = [self.named(key.table)]
-        if key.kind is not None:
+        if key.value_type is not None:
             choices.append({"type": "boolean"})
         elif key.table in SWITCHABLE and not key.is_list:
             choices.append({"const": False})
@@ -107,15 +107,15 @@ def _by_name(table: Schema) -> Schema:
 
 
 def _scalar(key: Key) -> Schema:
-    assert key.kind is not None  # noqa: S101 - a key without table has a kind
+    assert key.value_type is not None  # noqa: S101 - a key without table has a value type
     if _takes_all_strings(key):
-        return dict(key.kind.schema)
+        return dict(key.value_type.schema)
     # the value may also be a string with a variable of the environment
-    return {"anyOf": [dict(key.kind.schema), {"type": "string", "pattern": r"\$\{"}]}
+    return {"anyOf": [dict(key.value_type.schema), {"type": "string", "pattern": r"\$\{"}]}
 
 
 def _takes_all_strings(key: Key) -> bool:
-    schema = key.kind.schema if key.kind else {}
+    schema = key.value_type.schema if key.value_type else {}
     return schema.get("type") == "string" and "pattern" not in schema
 
 

@@ -12,7 +12,11 @@ _DURATION_MAX_S = 10 * 365 * 86400.0
 
 
 def parse_duration(value: object) -> float:
-    """Return ``"300ms"``, ``"5s"``, ``"31m"``, ``"1h"``, ``"2d"`` or a number of seconds as seconds. Raises ValueError."""
+    """Return a duration in seconds, from ``"300ms"``, ``"5s"``, ``"31m"``, ``"1h"``, ``"2d"`` or a number.
+
+    Raises:
+        ValueError: It is none of these, or longer than ten years.
+    """
     if isinstance(value, str):
         parts = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(us|ms|s|m|h|d)?", value)
         if not parts:
@@ -30,7 +34,11 @@ def parse_duration(value: object) -> float:
 
 
 def parse_size(value: object) -> int:
-    """Return ``"200k"`` (204,800), ``"1m"``, ``"1g"`` or a number as a number. Raises ValueError."""
+    """Return a size from ``"200k"`` (204,800), ``"1m"``, ``"1g"`` or a number.
+
+    Raises:
+        ValueError: It is none of these.
+    """
     if isinstance(value, str):
         parts = re.fullmatch(r"([0-9]{1,15})([kmg]?)", value.lower())
         if not parts:

@@ -1,7 +1,8 @@
 """Validation of each table where it is written: unknown keys, invalid values, values of a later version.
 
-Every table is validated, also in defaults and in profiles that no table uses. So a fault names the line that has to
-change, not the table that inherits it. Missing keys are found later, when the layers are merged (``build``).
+Every table is validated, also in defaults and in profiles that no table uses. So a fault names the line that
+has to change, not the table that inherits it. Missing keys are found later, when the layers are merged
+(``build``).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from mailproxy.config.lint.unknown_keys import describe_unknown_key
 from mailproxy.config.path import ConfigPath
 from mailproxy.config.units import write_duration
 from mailproxy.config.values import (
-    KINDS,
+    VALUE_TYPES,
     Account,
     Expanded,
     InvalidValueError,
@@ -91,8 +92,8 @@ def _check_key(key: Key, value: object, path: ConfigPath, diagnostics: Diagnosti
     elif key.table is not None:
         checked = _check_nested(key, key.table, value, path, diagnostics)
     else:
-        assert key.kind is not None  # noqa: S101 - a key without table has a kind
-        checked = _check_value(key.kind, value, path, diagnostics)
+        assert key.value_type is not None  # noqa: S101 - a key without table has a value type
+        checked = _check_value(key.value_type, value, path, diagnostics)
     if key.supported is not None and not diagnostics.is_invalid(path) and not _is_supported(key, checked):
         supported = " or ".join(to_toml(key, value) for value in key.supported if value is not None)
         only = f": only {supported}" if supported else ""
@@ -100,36 +101,38 @@ def _check_key(key: Key, value: object, path: ConfigPath, diagnostics: Diagnosti
     return checked
 
 
-def _check_value(kind: ValueType, value: object, path: ConfigPath, diagnostics: Diagnostics) -> object:
+def _check_value(value_type: ValueType, value: object, path: ConfigPath, diagnostics: Diagnostics) -> object:
     try:
-        structured = kind.structure(value)
+        structured = value_type.structure(value)
     except InvalidValueError as error:
-        remedy = about_value(path.key, value) or _suggest_form(kind, value)
+        remedy = about_value(path.key, value) or _suggest_form(value_type, value)
         diagnostics.drop(path, f"{to_display(value)} is not allowed: {remedy}" if remedy else str(error))
         return value
-    # A boolean from a variable of the environment is still the text "true" or "false". As text, both are true in Python.
+    # A boolean from a variable of the environment is still the text "true" or "false". As text, both are true
+    # in Python.
     return structured if isinstance(structured, bool) else value
 
 
-def _suggest_form(kind: ValueType, value: object) -> str:
+def _suggest_form(value_type: ValueType, value: object) -> str:
     """Return how to write a value that is valid but for its quotes or brackets, else an empty string."""
-    if isinstance(value, str) and _is_valid(kind, Expanded(value)):
+    if isinstance(value, str) and _is_valid(value_type, Expanded(value)):
         return f"without quotes, {printable(value)}"
-    if isinstance(value, str) and _is_valid(kind, [value]):
+    if isinstance(value, str) and _is_valid(value_type, [value]):
         return f"in a list, [{to_display(value)}]"
-    # Any number is a valid text, once in quotes. That is a remedy only where the text must have a certain form.
-    has_form = "enum" in kind.schema or "pattern" in kind.schema
+    # Any number is a valid text, once in quotes. That is a remedy only where the text must have a certain
+    # form.
+    has_form = "enum" in value_type.schema or "pattern" in value_type.schema
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if is_number and kind is KINDS[Account]:
+    if is_number and value_type is VALUE_TYPES[Account]:
         return f'write "#{value}"'
-    if is_number and has_form and _is_valid(kind, to_display(value)):
+    if is_number and has_form and _is_valid(value_type, to_display(value)):
         return f'in quotes, "{value}"'
     return ""
 
 
-def _is_valid(kind: ValueType, value: object) -> bool:
+def _is_valid(value_type: ValueType, value: object) -> bool:
     try:
-        kind.structure(value)
+        value_type.structure(value)
     except ValueError:
         return False
     return True
@@ -146,7 +149,8 @@ def _check_list(key: Key, value: object, path: ConfigPath, diagnostics: Diagnost
             diagnostics.mark_invalid(path)
             continue
         items.append(_check_item(key, item, item_path, diagnostics))
-        # Lists of tables keep their other items. Every other list is one value: it is invalid if any of its items is.
+        # Lists of tables keep their other items. Every other list is one value: it is invalid if any of its
+        # items is.
         is_one_value = key.table is None or key.table in COMPLETE
         if is_one_value and diagnostics.is_invalid(item_path):
             diagnostics.mark_invalid(path)
@@ -158,27 +162,27 @@ def _check_item(key: Key, item: object, path: ConfigPath, diagnostics: Diagnosti
         return _check_complete(key.table, item, path, diagnostics)
     if key.table is not None:
         return check_table(key.table, _long_form(key.table, item), path, diagnostics)
-    assert key.kind is not None  # noqa: S101 - a key without table has a kind
-    return _check_value(key.kind, item, path, diagnostics)
+    assert key.value_type is not None  # noqa: S101 - a key without table has a value type
+    return _check_value(key.value_type, item, path, diagnostics)
 
 
 def _describe_list(key: Key, value: object, path: ConfigPath) -> str:
     """Return what to write instead of a value that is no list."""
-    kind = _kind_of_items(key)
-    if kind is None:
+    value_type = _type_of_items(key)
+    if value_type is None:
         is_short = isinstance(value, str) and key.table in SHORT_FORMS
         return f"a list{f', [{to_display(value)}], or' if is_short else ' of'} tables, [[{path}]]"
-    if not isinstance(value, bool) and _is_valid(kind, value):
+    if not isinstance(value, bool) and _is_valid(value_type, value):
         return f"a list, [{to_display(value)}]"
-    example = ', such as ["10.0.0.0/8"]' if value is True and kind is KINDS[ProxySource] else ""
-    return f"a list{example}; each {kind.allowed}"
+    example = ', such as ["10.0.0.0/8"]' if value is True and value_type is VALUE_TYPES[ProxySource] else ""
+    return f"a list{example}; each {value_type.allowed}"
 
 
-def _kind_of_items(key: Key) -> ValueType | None:
-    """Return the kind of a list's items, or of their short form; None for tables that inherit."""
+def _type_of_items(key: Key) -> ValueType | None:
+    """Return the type of a list's items, or of their short form; None for tables that inherit."""
     if key.table in COMPLETE:
-        return keys_of(key.table)[SHORT_FORMS[key.table]].kind
-    return None if key.table else key.kind
+        return keys_of(key.table)[SHORT_FORMS[key.table]].value_type
+    return None if key.table else key.value_type
 
 
 def _check_complete(table: type[Any], value: object, path: ConfigPath, diagnostics: Diagnostics) -> Table:
@@ -189,8 +193,8 @@ def _check_complete(table: type[Any], value: object, path: ConfigPath, diagnosti
     keys = keys_of(table)
     short = keys[SHORT_FORMS[table]]
     if not isinstance(value, dict):
-        assert short.kind is not None  # noqa: S101 - short forms are single values
-        return {short.name: _check_value(short.kind, value, path, diagnostics)}
+        assert short.value_type is not None  # noqa: S101 - short forms are single values
+        return {short.name: _check_value(short.value_type, value, path, diagnostics)}
     checked = check_table(table, value, path, diagnostics)
     missing = [key for key in keys.values() if key.required and key.name not in value]
     for key in missing:
@@ -203,8 +207,8 @@ def _check_complete(table: type[Any], value: object, path: ConfigPath, diagnosti
 def _check_nested(key: Key, table: type, value: object, path: ConfigPath, diagnostics: Diagnostics) -> object:
     if value is False and table in SWITCHABLE:
         return False
-    if key.kind is not None and not isinstance(value, (dict, list)):
-        return _check_value(key.kind, value, path, diagnostics)
+    if key.value_type is not None and not isinstance(value, (dict, list)):
+        return _check_value(key.value_type, value, path, diagnostics)
     return check_table(table, _long_form(table, value), path, diagnostics)
 
 
@@ -218,8 +222,8 @@ def _is_supported(key: Key, value: object) -> bool:
         return True
     if isinstance(value, list):
         value = tuple(value)
-    if key.kind is not None and not key.is_list:
-        value = key.kind.structure(value)
+    if key.value_type is not None and not key.is_list:
+        value = key.value_type.structure(value)
     # the types are compared, because 1 == True
     return any(
         value == supported and isinstance(value, bool) == isinstance(supported, bool)

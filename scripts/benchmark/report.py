@@ -12,7 +12,7 @@ from results import Results
 from tables import as_markdown, floor_table, growth_table, table, workers_table
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("README.md", "docs/speed.md")
+PAGES = ("docs/speed.md",)
 CHART = "docs/speed.svg"
 MARKED = re.compile(r"(<!-- speed: (\w+) -->\n).*?(<!-- /speed -->)", re.DOTALL)
 

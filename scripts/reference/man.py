@@ -15,18 +15,21 @@ SIGNALS = {
     "SIGTERM": "Accept no more connections, give sessions process.drain_timeout to end, then close the rest. "
     "A second SIGTERM closes them at once.",
     "SIGINT": "Stop at once.",
-    "SIGUSR2": "Reopen the log file.",
-    "SIGHUP": "Reopen the log file, and look for renewed certificates and keys.",
+    "SIGUSR2": "Reopen the log files, after their rotation.",
+    "SIGHUP": "Reopen the log files, and look for renewed certificates and keys. The configuration is not read again; "
+    "the log says so if it has changed.",
+    "SIGUSR1": "Ignored; logs a warning, because other proxies give it different meanings.",
 }
 ENVIRONMENT = {
-    "NOTIFY_SOCKET": "mailproxy tells the service manager here that it is ready, or stops; see sd_notify(3).",
+    "NOTIFY_SOCKET": "The socket on which mailproxy reports to the service manager that it is ready, or stops; see "
+    "sd_notify(3).",
     "LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES": "Sockets that the service manager passes on. A bind takes one with "
     'address = "fd:NAME" or "fd:3"; see sd_listen_fds(3).',
 }
 EXIT_STATUS = {
-    "0": "Success. Advice is success, too.",
+    "0": "No faults. Advice is possible.",
     "1": "There is advice, and --strict was given.",
-    "2": "The configuration or the command line is faulty; or the proxy could not start for that reason.",
+    "2": "The configuration or the command line is faulty, or the proxy could not start.",
 }
 
 
@@ -40,7 +43,7 @@ def command_page() -> str:
         ".SH DESCRIPTION\n" + _text(_plain(main.help or "")),
         ".SH COMMANDS",
         *(_command(command, context) for _, command in sorted(main.commands.items())),
-        ".SH SIGNALS\n" + _text("Of mailproxy run, sent to the process that was started:"),
+        ".SH SIGNALS\n" + _text("Send signals of mailproxy run to the process that you started:"),
         _list(SIGNALS),
         ".SH ENVIRONMENT",
         _list(ENVIRONMENT),

@@ -31,8 +31,8 @@ from mailproxy.config.values import (
     Text,
     to_display,
 )
-from mailproxy.log import END_REASONS, Phase
-from mailproxy.log.events import EVENTS
+from mailproxy.log import END_REASONS, EndReason, Phase
+from mailproxy.log.events import EVENTS, Event
 from mailproxy.log.fields import SESSION_FIELDS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -48,7 +48,7 @@ TABLES = {
     "timeouts of a frontend": model.FrontendTimeouts,
     "max_session_rate_per_client": model.SessionRate,
     "tls of a frontend or bind": model.FrontendTls,
-    "certificates of such a tls": model.CertificateFiles,
+    "certificates of a frontend's tls": model.CertificateFiles,
     "[backends.NAME]": model.Backend,
     "servers of a backend": model.Server,
     "timeouts of a backend": model.BackendTimeouts,
@@ -201,9 +201,9 @@ SHORT = {
 
 
 def type_of(key: Key) -> str:
-    text = SHORT.get(key.annotation) or (key.kind.allowed if key.kind is not None else "table")
+    text = SHORT.get(key.annotation) or (key.value_type.allowed if key.value_type is not None else "table")
     text = text.removeprefix("a ").removeprefix("an ")
-    if key.kind is not None and key.table is not None:
+    if key.value_type is not None and key.table is not None:
         text = "true, false, or a table"
     if key.table in SHORT_FORMS:
         text += f", or its {SHORT_FORMS[key.table]} alone"
@@ -230,14 +230,35 @@ def default_of(key: Key) -> str:
 
 
 def ends() -> str:
-    """Return the table of end reasons in the README."""
-    rows = ["| end | who | phase | state | meaning |", "|---|---|---|---|---|"]
-    rows += [
-        f"| `{end.name}` | {end.by.value} | {end.phase.value} | "
-        f"{end.state if end.phase is Phase.HANDSHAKE else f'`{end.state}`'} | {end.meaning} |"
-        for end in END_REASONS
-    ]
-    return "\n".join(rows)
+    """Return the end reasons in docs/logging.md: an index by state, then each reason under its phase."""
+    names: dict[str, list[str]] = {}
+    for end in END_REASONS:
+        if not end.has_message:
+            names.setdefault(end.state, []).append(f"`{end.name}`")
+    parts = ["| state | end reasons |\n|---|---|"]
+    parts[0] += "".join(f"\n| `{state}` | {', '.join(names[state])} |" for state in sorted(names))
+    for phase in Phase:
+        parts.append(f"**Phase `{phase.value}`**")
+        parts.append("\n".join(end_item(end) for end in END_REASONS if end.phase is phase))
+    return "\n\n".join(parts)
+
+
+def end_item(end: EndReason) -> str:
+    """Return one end reason as an item of a list."""
+    state = f'message "{end.state}"' if end.has_message else f"`{end.state}`"
+    return item(f"**`{end.name}`** ({state}, ended by: {end.by.value}): {end.meaning}.")
+
+
+def item(text: str) -> str:
+    """Return an item of a list, wrapped as pages are."""
+    return textwrap.fill(
+        text,
+        width=100,
+        initial_indent="- ",
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def schema() -> str:
@@ -255,33 +276,35 @@ def fields() -> str:
 
 
 def events() -> str:
-    """Return the table of events in docs/logging.md."""
-    rows = ["| event | level | meaning | keys in `json` |", "|---|---|---|---|"]
-    rows += [
-        f"| `{each.name}` | {each.level} | {each.meaning} | {', '.join(f'`{key}`' for key in each.keys)} |"
-        for each in EVENTS
-    ]
-    return "\n".join(rows)
+    """Return the events in docs/logging.md as a list."""
+    return "\n".join(event_item(each) for each in EVENTS)
 
 
-def with_table(page: str, name: str, table: str) -> str:
-    """Return a page with a new table between its marks."""
-    start, stop = f"<!-- {name}: made by scripts/write-reference -->", f"<!-- /{name} -->"
-    before, mark, rest = page.partition(start)
-    _, _, after = rest.partition(stop)
+def event_item(event: Event) -> str:
+    """Return one event as an item of a list."""
+    keys = f" Keys: {', '.join(f'`{key}`' for key in event.keys)}." if event.keys else ""
+    return item(f"**`{event.name}`** ({event.level}): {event.meaning}.{keys}")
+
+
+def replace_part(page: str, name: str, text: str) -> str:
+    """Return a page with new text between the marks of a generated part.
+
+    Raises:
+        ValueError: The page has no such marks.
+    """
+    begin, end = f"<!-- begin {name}: made by scripts/write-reference -->", f"<!-- end {name} -->"
+    before, mark, rest = page.partition(begin)
+    _, _, after = rest.partition(end)
     if not mark:
         raise ValueError(f"the page has no marks of {name}")
-    return f"{before}{start}\n{table}\n{stop}{after}"
-
-
-def with_ends(readme: str) -> str:
-    """Return the README with a new table of end reasons."""
-    return with_table(readme, "ends", ends())
+    return f"{before}{begin}\n{text}\n{end}{after}"
 
 
 def with_log(page: str) -> str:
-    """Return docs/logging.md with new tables."""
-    return with_table(with_table(page, "fields", fields()), "events", events())
+    """Return docs/logging.md with its generated parts renewed."""
+    for name, text in (("ends", ends()), ("fields", fields()), ("events", events())):
+        page = replace_part(page, name, text)
+    return page
 
 
 def main() -> None:
@@ -290,8 +313,6 @@ def main() -> None:
     (ROOT / "docs" / "man").mkdir(exist_ok=True)
     (ROOT / "docs" / "man" / "mailproxy.1").write_text(command_manual())
     (ROOT / "docs" / "man" / "mailproxy.toml.5").write_text(configuration_manual())
-    readme = ROOT / "README.md"
-    readme.write_text(with_ends(readme.read_text()))
     logging = ROOT / "docs" / "logging.md"
     logging.write_text(with_log(logging.read_text()))
 

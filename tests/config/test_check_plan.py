@@ -15,7 +15,7 @@ import mailproxy
 from mailproxy.config import Config, ServerTls
 from mailproxy.config.check_plan import EntryPath, Probe, entry_paths, plan_probes, tls_of_checks
 from mailproxy.config.values import (
-    KINDS,
+    VALUE_TYPES,
     ExpectedHex,
     ExpectedText,
     InvalidValueError,
@@ -532,7 +532,7 @@ def test_the_configuration_takes_what_the_running_proxy_can_compile(value: str) 
     for key, kind in kinds.items():
         arguments: dict[str, Any] = {key: value}
         try:
-            KINDS[kind].structure(value)
+            VALUE_TYPES[kind].structure(value)
         except InvalidValueError:
             with pytest.raises(ValueError):
                 compile_step(**arguments)

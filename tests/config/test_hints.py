@@ -129,8 +129,8 @@ def test_every_value_that_an_answer_names_is_taken(root: str, path: str, value: 
         table = keys_of(table)[name].table
     key, written = keys_of(table)[last], tomli.loads(f"value = {value}")["value"]
     assert key.supported is None or written in key.supported
-    if key.kind is not None:
-        key.kind.structure(written)
+    if key.value_type is not None:
+        key.value_type.structure(written)
 
 
 VALUES = [
@@ -143,7 +143,7 @@ def test_every_value_is_answered_with_one_that_is_allowed(key: str, word: str, a
     owners = [
         table for table in (*hints._CLIENT_SIDE, *hints._SERVER_SIDE, model.Log) if key in keys_of(table)
     ]
-    kinds = [keys_of(table)[key].kind for table in owners]
+    kinds = [keys_of(table)[key].value_type for table in owners]
     assert kinds
     written = re.match(r'write "([^"]+)"', answer)
     for kind in kinds:

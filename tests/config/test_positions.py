@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 import mailproxy
 from mailproxy.config.path import ROOT_PATH, ConfigPath
-from mailproxy.config.source.origin import Origin
 from mailproxy.config.source.positions import key_offsets
+from mailproxy.config.source.source_map import SourceMap
 from mailproxy.errors import ConfigError, Fault
 from tests.support.config_noise import WHOLE, mutated_files
 
@@ -192,10 +192,10 @@ profile = "shared"
     ],
 )
 def test_the_line_of_a_fault(path: str, line: int | None, column: int | None, name: str) -> None:
-    origin = Origin("mailproxy.toml", tomli.loads(LAYERED), LAYERED)
-    fault = origin.locate(Fault(path, "is odd"))
+    source_map = SourceMap("mailproxy.toml", tomli.loads(LAYERED), LAYERED)
+    fault = source_map.locate(Fault(path, "is odd"))
     assert (fault.line, fault.column, fault.name) == (line, column, name)
-    assert origin.locate(fault) is fault or line is None
+    assert source_map.locate(fault) is fault or line is None
 
 
 def test_line_ends_of_windows_count_once(tmp_path: Path) -> None:

@@ -10,14 +10,14 @@ from mailproxy.config import model
 
 
 def conditions_to_accept(
-    server: model.Server, frontend: model.Frontend, origin: model.Bind, target: model.Bind, name: str
+    server: model.Server, frontend: model.Frontend, session_bind: model.Bind, target: model.Bind, name: str
 ) -> Iterator[str]:
     """Yield the conditions, in words, under which a bind accepts connections to a server that is this bind.
 
     Args:
         server: The server.
         frontend: The frontend of the session for which the connection is made.
-        origin: The bind of that session.
+        session_bind: The bind of that session.
         target: The bind that the connection is made to.
         name: The path of that bind.
 
@@ -27,9 +27,9 @@ def conditions_to_accept(
     yield from _conditions_on_header(server, target, name)
     if target.mode == "forward" or server.tls is not None:
         return
-    if frontend.terminates_tls(origin):
+    if frontend.terminates_tls(session_bind):
         yield f"if it had tls, which {name} waits for"
-    elif origin.mode == "forward":
+    elif session_bind.mode == "forward":
         yield f"if clients speak TLS, which {name} waits for"
 
 
@@ -47,7 +47,7 @@ def _conditions_on_header(server: model.Server, target: model.Bind, name: str) -
 
 
 def _is_trusted(server: model.Server, target: model.Bind) -> bool | None:
-    """Whether the bind expects a PROXY header from connections to the server; None if that depends on the client."""
+    """Whether the bind expects a PROXY header from the proxy; None if that depends on the client."""
     if not target.accept_proxy:
         return False
     if isinstance(server.address, UnixAddress):

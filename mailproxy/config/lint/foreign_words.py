@@ -1,7 +1,7 @@
 """Words of HAProxy, nginx, Caddy and others, with the key or value to write instead.
 
-An answer that begins with a key of the model, such as ``frontend.tls.client_ca``, is shown as the key is written in the
-table that has the word (``hints``). Every other answer is shown as it is.
+An answer that begins with a key of the model, such as ``frontend.tls.client_ca``, is shown as the key is
+written in the table that has the word (``hints``). Every other answer is shown as it is.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """What to write instead of a key or value of another proxy.
 
-The answers are in ``foreign_words``. The key of an answer is shown as it is written in the table that has the foreign
+The answers are in ``foreign_words``. The key of an answer is shown as it is written in the table that has the
+foreign
 word: ``tls.client_ca`` in a frontend, ``client_ca`` in its ``tls``.
 """
 
@@ -54,11 +55,11 @@ def about_key(word: str, table: type | None) -> str:
     target = TARGET.match(answer)
     if target is None:
         return answer if not answer or answer.startswith("not here") else f"write {answer}"
-    written = _written(target[1], target[2], table)
+    placed = _key_in_table(target[1], target[2], table)
     value = _VALUE.match(answer, target.end())
-    if written is None or value is None:
+    if placed is None or value is None:
         return ""
-    key, owner = written
+    key, owner = placed
     return f"write {key}{value[0]}{owner}{answer[value.end() :]}"
 
 
@@ -76,7 +77,7 @@ def _answer(hint: Hint, table: type | None) -> str:
     return hint.elsewhere or hint.client or hint.server
 
 
-def _written(root: str, path: str, table: type | None) -> tuple[str, str] | None:
+def _key_in_table(root: str, path: str, table: type | None) -> tuple[str, str] | None:
     """Return a key of the model as it is written in a table.
 
     Args:
@@ -85,8 +86,8 @@ def _written(root: str, path: str, table: type | None) -> tuple[str, str] | None
         table: The table.
 
     Returns:
-        The key, and in words whose key it is if it belongs to another table. None for a key that this version does not
-        have.
+        The key, and in words whose key it is if it belongs to another table. None for a key that this version
+        does not have.
     """
     owner, title = ROOTS[root]
     names, tables = path.split("."), [owner]
@@ -102,7 +103,7 @@ def _written(root: str, path: str, table: type | None) -> tuple[str, str] | None
 
 
 def _has_same(table: type | None, other: type, name: str) -> bool:
-    """Whether a table has a key with the same meaning as in another one, such as those that servers inherit."""
+    """Whether a key has the same meaning in two tables, such as a key that servers inherit."""
     key, same = keys_of(table).get(name) if table else None, keys_of(other)[name]
     if key is None or key.is_list != same.is_list:
         return False

@@ -169,7 +169,7 @@ def _may_be_redirected(address: TcpAddress | UnixAddress) -> bool:
 
 
 def _backends_of(frontend: model.Frontend, bind: model.Bind, port: int | None) -> Iterator[tuple[str, bool]]:
-    """Yield the backends of a bind's sessions, and whether sessions that come back certainly go there again."""
+    """Yield the backends of a bind, and whether sessions that come back certainly go there again."""
     is_certain = True
     for route in frontend.routes:
         if not may_match(route, bind, port):

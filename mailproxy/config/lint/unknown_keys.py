@@ -10,8 +10,8 @@ from mailproxy.config.fields import keys_of
 from mailproxy.config.lint.hints import about_key
 from mailproxy.config.values import printable
 
-# Below the first, difflib's similarity suggests nothing. From the second on, a key of the same table is a better answer
-# than the same key of another table.
+# Below the first, difflib's similarity suggests nothing. From the second on, a key of the same table is a
+# better answer than the same key of another table.
 _MIN_SIMILARITY = 0.6
 _CLOSE_SIMILARITY = 0.8
 
@@ -32,8 +32,8 @@ def suggest_nearest(name: str, known: Iterable[str], *, min_similarity: float = 
 def describe_unknown_key(name: str, known: Iterable[str], table: type | None = None) -> str:
     """Return the fact about an unknown key, with the best remedy there is.
 
-    In this order: the key or reason for a word of another proxy, the tables that have the key, the nearest key, all
-    known keys.
+    In this order: the key or reason for a word of another proxy, the tables that have the key, the nearest
+    key, all known keys.
 
     Args:
         name: The unknown key.

@@ -45,7 +45,7 @@ from mailproxy.config.model.log import Facility, Log, LogOutput
 from mailproxy.config.model.process import Admin, Process
 from mailproxy.config.model.setting import setting
 from mailproxy.config.model.tls import CertificateFiles, FrontendTls, ServerTls
-from mailproxy.config.source.origin import Origin
+from mailproxy.config.source.source_map import SourceMap
 from mailproxy.errors import ConfigError, Fault
 
 __all__ = [
@@ -62,8 +62,9 @@ class Config:
 
     Attributes:
         source: The name of the file.
-        origin: What the configuration was read from, for the lines of later faults.
-        digest: The hash of the file's content; empty for a mapping. It does not count when configurations are compared.
+        source_map: What the configuration was read from, for the lines of later faults.
+        digest: The hash of the file's content; empty for a mapping. It does not count when configurations are
+            compared.
     """
 
     process: Process = setting("the processes", Process)
@@ -72,12 +73,12 @@ class Config:
     frontends: dict[str, Frontend] = setting("where clients connect", dict)
     backends: dict[str, Backend] = setting("where sessions go", dict)
     source: str = setting("the file's name", "")
-    origin: Origin = field(factory=lambda: Origin("", {}), eq=False, repr=False)
+    source_map: SourceMap = field(factory=lambda: SourceMap("", {}), eq=False, repr=False)
     digest: str = field(default="", eq=False, repr=False)
 
     def error(self, faults: Iterable[Fault]) -> ConfigError:
         """Return the error that reports these faults of the configuration, each with its line."""
-        return self.origin.error(faults)
+        return self.source_map.error(faults)
 
     @property
     def has_tls(self) -> bool:

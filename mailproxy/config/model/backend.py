@@ -116,7 +116,9 @@ class Backend:
     balance: Balance = setting(
         "how a server is chosen",
         "leastconn",
-        details="`source` chooses by a hash of the client's address.",
+        details="`leastconn` takes the server with the fewest sessions for its weight, `roundrobin` each server in turn, `first` "
+        "the first server that is not full. `random` draws two servers and takes the one with fewer sessions. `source` takes "
+        "the server by a hash of the client's address.",
     )
     retries: Count = setting("attempts to connect after the first", Count(3))
     redispatch: Redispatch = setting(
@@ -140,7 +142,7 @@ class Backend:
     on_marked_down: OnMarkedDown = setting(
         _ON_MARKED_DOWN,
         "none",
-        details="With `none` they go on. With `shutdown-sessions` they end.",
+        details="With `none` they continue. With `shutdown-sessions` they end.",
     )
     observe: Observe = setting(
         _OBSERVE,

@@ -25,7 +25,8 @@ from mailproxy.config.values import (
 CheckType = Literal["none", "tcp", "tls", "imap", "pop3", "smtp", "lmtp", "sieve", "script"]
 
 _TLS_DETAILS = (
-    "`true` is the TLS of sessions, and that with the system's CAs if sessions have no TLS. `false` is none."
+    "`true` is the TLS of sessions. If sessions have no TLS, it is TLS that verifies with the system's CAs. "
+    "`false` is no TLS."
 )
 
 
@@ -54,8 +55,8 @@ class Connect:
 class Step:
     """One step of a check script.
 
-    A step has exactly one action: `connect`, `send`, `send_hex`, or one of the three expectations. Expectations look at
-    what the server has sent since the last `send`, at most 16 KiB.
+    A step has exactly one action: `connect`, `send`, `send_hex`, or one of the three expectations.
+    Expectations look at what the server has sent since the last `send`, at most 16 KiB.
     """
 
     connect: Connect | None = setting("action: open a connection", None)
@@ -69,7 +70,7 @@ class Step:
     not_: bool = setting(
         "turn the expectation into its opposite",
         False,
-        details="With `not`, it must not be met until the server closes, or until `timeout` is over.",
+        details="The expectation fails if it is met before the server closes, or before `timeout` is over.",
     )
     timeout: PositiveSeconds | None = setting(
         "timeout of an expectation", None, default_text="the check's alone"
@@ -94,7 +95,7 @@ class Check:
     )
     rise: Positive = setting("successful checks in a row that bring a server up", 2)
     fall: Positive = setting("failed checks in a row that take a server down", 3)
-    jitter: float = setting("the share of each interval by which it is shortened at most, at random", 0.2)
+    jitter: float = setting("maximum share by which each interval is shortened, at random", 0.2)
     port: Port | None = setting(
         "port to connect to",
         None,
@@ -113,4 +114,4 @@ class Check:
     timeout: PositiveSeconds | None = setting(
         "timeout of the whole check", None, default_text="timeouts.check"
     )
-    steps: tuple[Step, ...] = setting("steps of a script, for `type` script", ())
+    steps: tuple[Step, ...] = setting("steps of a check script", ())

@@ -1,4 +1,4 @@
-"""What frontends, backends and health checks share: the protocol, the PROXY header to send, TCP keep-alive."""
+"""What frontends, backends and checks share: the protocol, the PROXY header to send, TCP keep-alive."""
 
 from __future__ import annotations
 

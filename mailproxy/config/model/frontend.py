@@ -130,8 +130,8 @@ class SessionRate:
 class Frontend:
     """Where clients connect.
 
-    For the two limits per client, a client is an IPv4 address or an IPv6 /64 network. Both limits count the sessions of
-    all workers.
+    For the two limits per client, a client is an IPv4 address or an IPv6 /64 network. Both limits count the
+    sessions of all workers.
     """
 
     name: Name = setting("the table's name")

@@ -21,8 +21,8 @@ def setting(
 
     Args:
         description: What the key means, in at most 15 words: a cell of the table in the documentation.
-        default: The value if no layer has the key, or a class that makes it. None means that there is no value, or
-            that the default is computed as ``default_text`` says.
+        default: The value if no layer has the key, or a class that makes it. None means that there is no
+            value, or that the default is computed as ``default_text`` says.
         default_text: The default in words, where it is computed.
         supported: The values that this version can use; None for all.
         details: Sentences that do not fit the description. The documentation has them below the table.

@@ -178,5 +178,6 @@ def _keys_of_client_hello(route: model.Route) -> list[str]:
 
 def _may_reach(bind: model.Bind, route: model.Route) -> bool:
     port = bind.address.port if isinstance(bind.address, TcpAddress) else None
-    # A PROXY header may name any port. The port of an inherited or Unix socket, or of port 0, is not known here.
+    # A PROXY header may name any port. The port of an inherited or Unix socket, or of port 0, is not known
+    # here.
     return not route.port or port in route.port or not port or bool(bind.accept_proxy)

@@ -3,5 +3,5 @@
 Modules:
     syntax: Decodes and parses the text.
     positions: The offset of each key in the text.
-    origin: Gives a fault its line and column, also if the key comes from a profile or the defaults.
+    source_map: Gives a fault its line and column, also if the key comes from a profile or the defaults.
 """

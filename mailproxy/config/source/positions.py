@@ -1,7 +1,8 @@
 """The position of each key in the text of a TOML file.
 
-TOML parsers in Python keep no positions. So this module reads the structure a second time: headers, keys, lists and inline
-tables. It skips strings and comments. It checks nothing, because the parser has accepted the text.
+TOML parsers in Python keep no positions. So this module reads the structure a second time: headers, keys,
+lists and inline tables. It skips strings and comments. It checks nothing, because the parser has accepted the
+text.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ _SCALAR = re.compile(r"[^,\]}#\n]+")
 def key_offsets(text: str) -> dict[ConfigPath, int]:
     """Return the offset of each key by its path.
 
-    An item of a list has the offset of its value or of its ``[[header]]``. A table that is written in several places has
-    the offset of its own header, or else of its first mention.
+    An item of a list has the offset of its value or of its ``[[header]]``. A table that is written in several
+    places has the offset of its own header, or else of its first mention.
 
     Args:
         text: Valid TOML, with newlines that are not preceded by carriage returns.

@@ -8,7 +8,7 @@ from typing import Any
 import tomli
 
 from mailproxy.config.path import ROOT_PATH
-from mailproxy.config.source.origin import line_and_column
+from mailproxy.config.source.source_map import line_and_column
 from mailproxy.config.values import printable
 from mailproxy.errors import Fault
 

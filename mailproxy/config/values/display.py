@@ -33,10 +33,13 @@ def _shorten(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Return the text on one line, with characters that do not print escaped as in TOML, so that no terminal acts on them."""
+    """Return the text on one line, with characters that do not print escaped as in TOML.
+
+    No terminal acts on such a text.
+    """
     return "".join(char if char.isprintable() else f"\\u{ord(char):04x}" for char in text)
 
 
 def as_name(text: str) -> str:
-    """Return a name made of an address: characters of interfaces and paths that a name cannot have become ``_``."""
+    """Return a name made of an address: characters that a name cannot have become ``_``."""
     return re.sub(r"[^A-Za-z0-9_.:\[\]*/-]", "_", text)[:NAME_MAX]

@@ -1,7 +1,8 @@
-"""How each kind of value is read: functions that take a value of TOML and return that of the configuration.
+"""How each value type is read: functions that take a value of TOML and return that of the configuration.
 
-A reader raises ``ValueError`` if the value is not of its kind. The message is a fact about the value, or empty where what
-is allowed (``ValueType.allowed``) says everything. A reader that raised anything else would end the program.
+A reader raises ``ValueError`` if the value is not of its type. The message is a fact about the value, or
+empty where what is allowed (``ValueType.allowed``) says everything. A reader that raised anything else would
+end the program.
 """
 
 from __future__ import annotations
@@ -75,8 +76,8 @@ def read_name(value: object) -> str:
 
 
 def read_syslog_tag(value: object) -> str:
-    # By RFC 3164 section 4.1.3 a tag ends at the first character that is no letter or digit. These four are allowed,
-    # because the tags of real programs have them.
+    # By RFC 3164 section 4.1.3 a tag ends at the first character that is no letter or digit. These four are
+    # allowed, because the tags of real programs have them.
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9_./-]{1,32}", value):
         raise ValueError
     return str(value)
@@ -98,8 +99,8 @@ def read_host_name(value: object) -> str:
     return address.host.rstrip(".")
 
 
-# What a step of a check sends and expects. protocol.checks.script compiles it in the running proxy. The configuration must
-# not import that, so these readers accept exactly what it accepts.
+# What a step of a check sends and expects. protocol.checks.script compiles it in the running proxy. The
+# configuration must not import that, so these readers accept exactly what it accepts.
 
 
 def octets_reader(encode: Callable[[str], bytes], max_bytes: int | None = None) -> Callable[[object], str]:
@@ -131,7 +132,8 @@ def read_pattern(value: object) -> str:
     text = octets_reader(encode_utf8)(value)
     try:
         with warnings.catch_warnings():
-            # Python warns of "[[", which may get another meaning in a later version. Users cannot act on that.
+            # Python warns of "[[", which may get another meaning in a later version. Users cannot act on
+            # that.
             warnings.simplefilter("ignore")
             re.compile(text.encode(), re.MULTILINE)
     except (re.error, OverflowError, RecursionError) as error:

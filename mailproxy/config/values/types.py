@@ -44,7 +44,7 @@ SniPatterns = tuple[str, ...] | Literal[False]
 
 
 class Expanded(str):
-    """A string that is the value of one environment variable and nothing else; it may mean a number or a boolean."""
+    """A string that is one environment variable and nothing else; it may mean a number or a boolean."""
 
     __slots__ = ()
 

@@ -1,37 +1,38 @@
-"""The page for readers who come from HAProxy: it has their words, its keys exist, and its translation works."""
+"""The pages for readers who come from other proxies: they have the other's words, and their keys exist."""
 
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from mailproxy.config import json_schema
-from mailproxy.testing import ThrowAwayCA
+from mailproxy.log.fields import SESSION_FIELDS
+from tests.support.pages import PAGES
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGE = (ROOT / "docs" / "from-haproxy.md").read_text(encoding="utf-8")
-ROWS = [
-    tuple(cell.strip() for cell in line.strip("|").split("|", 1))
-    for line in PAGE.splitlines()
-    if line.startswith("|") and not line.startswith(("|---", "| HAProxy"))
-]
-
+MIGRATION_PAGES = ["docs/from-haproxy.md", "docs/from-nginx.md", "docs/from-caddy.md"]
+HAPROXY = PAGES["docs/from-haproxy.md"]
+# Values and other words in code that look like keys.
 NO_KEYS = {
-    "leastconn",
+    "client_limited",
+    "first",
+    "forward",
     "json",
-    "text",
+    "leastconn",
+    "limit_conn",
+    "listen",
+    "none",
     "passthrough",
+    "set_state",
+    "smtp",
+    "rejected",
     "ssl",
     "ssl_alpn",
-    "set_state",
+    "submission",
+    "tcplog",
+    "text",
     "true",
-    "id",
-}  # other words in code
+} | {field.name for field in SESSION_FIELDS}
 
 # The words of haproxy.cfg for TCP: sections, options, timeouts, parameters of bind and server, checks and tables.
 WORDS = [
@@ -206,20 +207,26 @@ WORDS = [
 ]
 
 
+def rows(page: str) -> list[tuple[str, ...]]:
+    """Return the rows of the page's tables: the other proxy's words, and mailproxy's."""
+    lines = re.sub(r"^```.*?^```$", "", PAGES[page], flags=re.DOTALL | re.MULTILINE).splitlines()
+    found = [line for line in lines if line.startswith("|") and not line.startswith("|---")]
+    return [tuple(cell.strip() for cell in line.strip("|").split(" | ", 1)) for line in found]
+
+
 @pytest.mark.parametrize("word", WORDS)
 def test_every_word_of_haproxy_is_on_the_page(word: str) -> None:
-    assert re.search(rf"(?<![\w-]){re.escape(word)}(?![\w]|-\w)", PAGE), word
+    assert re.search(rf"(?<![\w-]){re.escape(word)}(?![\w]|-\w)", HAPROXY), word
 
 
-def test_every_row_says_something() -> None:
-    assert len(ROWS) > 120
-    for row in ROWS:
-        assert len(row) == 2, row
-        assert all(row), row
+@pytest.mark.parametrize(("page", "count"), list(zip(MIGRATION_PAGES, (120, 100, 60), strict=True)))
+def test_every_row_has_two_cells(page: str, count: int) -> None:
+    assert len(rows(page)) > count
+    assert [row for row in rows(page) if len(row) != 2 or not all(row)] == []
 
 
 def known_keys() -> set[str]:
-    """The name of every key, of every table."""
+    """Return the name of every key, of every table."""
     found: set[str] = set()
     left: list[object] = [json_schema()]
     while left:
@@ -232,64 +239,16 @@ def known_keys() -> set[str]:
     return found
 
 
-def named_keys() -> set[str]:
-    """What the right column names as a key: a word, or what stands before an equals sign."""
+def named_keys(page: str) -> set[str]:
+    """Return what the right column names as a key: a word, or a word before an equals sign."""
     keys = set()
-    for _, right in ROWS:
+    for _, right in rows(page):
         for code in re.findall(r"`([^`]+)`", right):
             for key in re.findall(r"^(?:\{ )?([a-z][a-z_.]+)(?= = |$)", code):
                 keys.add(key.rpartition(".")[2])
     return keys
 
 
-def test_every_key_on_the_page_exists() -> None:
-    assert named_keys() - known_keys() - NO_KEYS == set()
-
-
-def block(language: str) -> str:
-    *_, last = re.finditer(rf"^```{language}\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
-    return last[1]
-
-
-def test_the_translation_passes_check(tmp_path: Path, throw_away_ca: ThrowAwayCA) -> None:
-    text = block("toml")
-    certificate = throw_away_ca.issue("imap.example.com", folder=tmp_path)
-    for old, new in {
-        "/etc/mailproxy/certs/": str(certificate),
-        "/etc/mailproxy/ca.pem": str(throw_away_ca.pem),
-        'user = "mailproxy"\n': "",  # which this machine need not have
-    }.items():
-        assert old in text
-        text = text.replace(old, new)
-    file = tmp_path / "mailproxy.toml"
-    file.write_text(text)
-    done = subprocess.run(
-        [sys.executable, "-m", "mailproxy", "check", file], capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
-    known = ("is told of the client's TLS in clear text", "process.user", "max_sessions", "/dev/log")
-    advice = [line for line in done.stderr.splitlines() if not any(words in line for words in known)]
-    assert advice == []
-
-
-@pytest.mark.skipif(
-    shutil.which("haproxy", path="/usr/sbin:/usr/bin:/sbin:/usr/local/sbin") is None,
-    reason="haproxy is not installed",
-)
-def test_haproxy_takes_the_original(tmp_path: Path, throw_away_ca: ThrowAwayCA) -> None:
-    text = block("")
-    certificate = throw_away_ca.issue("imap.example.com", folder=tmp_path)
-    for old, new in {
-        "/etc/haproxy/certs/": str(certificate),
-        "/etc/haproxy/ca.pem": str(throw_away_ca.pem),
-        "/run/haproxy/admin.sock": str(tmp_path / "admin.sock"),
-        "user haproxy": "user nobody",
-        "group haproxy": "group nogroup",
-    }.items():
-        assert old in text
-        text = text.replace(old, new)
-    file = tmp_path / "haproxy.cfg"
-    file.write_text(text)
-    program = shutil.which("haproxy", path="/usr/sbin:/usr/bin:/sbin:/usr/local/sbin")
-    done = subprocess.run([str(program), "-c", "-f", file], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("page", MIGRATION_PAGES)
+def test_every_key_on_the_page_exists(page: str) -> None:
+    assert named_keys(page) - known_keys() - NO_KEYS == set()

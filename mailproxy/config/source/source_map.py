@@ -1,4 +1,4 @@
-"""What a configuration was read from, so that faults can name line, column and the names of servers."""
+"""From the path of a fault to its line and column, and to the name of the server or bind that it is about."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _SEPARATOR = re.compile(r"[.\[]")
 _ITEM_KIND = {"bind": "bind", "servers": "server"}
 
 
-class Origin:
-    """The file's name, its tables as they were read, and its text.
+class SourceMap:
+    """What a configuration was read from, to locate its faults.
 
-    Everything else is computed at the first fault: a configuration without faults costs nothing here.
+    Everything is computed at the first fault, so a configuration without faults costs nothing here.
 
     Args:
         file: The name of the file; empty for a mapping.
@@ -38,7 +38,7 @@ class Origin:
         return ConfigError(self.locate_all(faults), self.file)
 
     def locate_all(self, faults: Iterable[Fault]) -> list[Fault]:
-        """Return the faults, each with its line, in the order of the file; faults without a line come last."""
+        """Return the faults with their lines, in the order of the file; those without a line come last."""
         return sorted(
             map(self.locate, faults),
             key=lambda fault: (fault.line is None, fault.line or 0, fault.column or 0),
@@ -47,8 +47,8 @@ class Origin:
     def locate(self, fault: Fault) -> Fault:
         """Return the fault with line and column, and the name of its server or bind, where these are known.
 
-        The line is that of the key, in the layer where it is written (the table itself, its backend or frontend, its
-        profile, the defaults). For a missing key it is the line of its table.
+        The line is that of the key, in the layer where it is written (the table itself, its backend or
+        frontend, its profile, the defaults). For a missing key it is the line of its table.
         """
         if fault.line is not None:
             return fault
@@ -60,14 +60,14 @@ class Origin:
         return evolve(fault, name=name, line=line, column=column)
 
     def is_written(self, path: ConfigPath) -> bool:
-        """Whether a key of a frontend, bind, backend or server is written in any layer that it may come from."""
+        """Whether a key is written in any layer that its value may come from."""
         return any(_value_at(self._tables, layer) is not None for layer in self._layers(path))
 
     def _resolve(self, text: str) -> ConfigPath:
         """Return the path that the text of a fault names.
 
-        The longest part of the text that is a path of the file is looked up, because the names in it may have any
-        characters. What follows are keys that the file does not have.
+        The longest part of the text that is a path of the file is looked up, because the names in it may have
+        any characters. What follows are keys that the file does not have.
         """
         ends = (len(text), *(match.start() for match in reversed(list(_SEPARATOR.finditer(text)))))
         for end in ends:
@@ -91,7 +91,7 @@ class Origin:
         return next((self._offsets[each] for each in candidates if each in self._offsets), None)
 
     def _layers(self, path: ConfigPath) -> Iterator[ConfigPath]:
-        """Yield the path, then those of the same key in the layers that it may come from, the strongest first."""
+        """Yield the path of a key, then its path in each layer that it may come from, strongest first."""
         yield path
         match path.steps:
             case ("frontends" | "backends" as section, str() as name, *keys) if keys:
@@ -113,7 +113,7 @@ class Origin:
 
     @cached_property
     def _paths(self) -> dict[str, ConfigPath]:
-        """Every path of the file by its text, also without quotes: some faults have paths made of names as they are."""
+        """Every path of the file by its text, also by that without quotes, which some faults have."""
         by_text = {str(path): path for path in _walk(self._tables, ROOT_PATH)}
         return {text.replace('"', ""): path for text, path in by_text.items()} | by_text
 
