@@ -139,7 +139,7 @@ class Frontend:
                 if limits.reached_limit is not None:  # the next connection may be far away
                     break
             if overload.is_on:
-                overload.look(listener)
+                overload.after_accepting(listener)
 
 
 def say_listening(log: Log, frontend: str, *, name: str, address: str, mode: str) -> None:
