@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from typing import Self
 
 from attrs import define, field
 
@@ -15,7 +16,7 @@ from mailproxy.protocol.proxy_header import Header, HeaderV2, Tlv
 Address = tuple[str, int]
 
 
-@define(eq=False)
+@define(eq=False, weakref_slot=False)
 class ClientInfo:
     """A client. ``source`` is its address, None where it came over a Unix socket and no header told another one;
     ``sock`` is its connection, under TLS the one that speaks it; ``id`` is the session's; ``authority`` is the
@@ -33,6 +34,11 @@ class ClientInfo:
     is_proxy: bool = field(default=False, kw_only=True)
     tls: TlsInfo | None = field(default=None, kw_only=True)
     _destination: Address | None = field(default=None, kw_only=True)
+
+    @classmethod
+    def accepted(cls, listener: Listener, sock: socket.socket, peer: object) -> Self:
+        """Make it of an accepted connection; ``peer`` is what accept(2) says, no tuple for a Unix socket."""
+        return cls(listener, peer[:2] if isinstance(peer, tuple) else None, sock)
 
     @property
     def name(self) -> str:

@@ -14,6 +14,7 @@ from mailproxy.net.listener import Listener, close_all
 from mailproxy.net.poller import AnyPoller
 from mailproxy.net.relay import Relay
 from mailproxy.proxy.backend.backend import Backend
+from mailproxy.proxy.client_info import ClientInfo
 from mailproxy.proxy.client_limits import Clients
 from mailproxy.proxy.limits import SessionLimits
 from mailproxy.proxy.overload import Overload
@@ -116,7 +117,7 @@ class Frontend:
                 await overload.wait_for_room(limit, listener)
             for _ in range(_ACCEPTS_PER_TURN):
                 try:
-                    client, peer = listener.accept()
+                    sock, peer = listener.accept()
                 except BlockingIOError:
                     break
                 except OSError as error:
@@ -127,15 +128,18 @@ class Frontend:
                     overload.accepted(listener)
                 limits.enter()
                 try:
-                    session = Session(self._context, listener, client, peer=peer)
-                except BaseException:  # a fault here is one connection's: it does not delay those behind it
+                    client_info = ClientInfo.accepted(listener, sock, peer)
+                    session = Session(self._context, client_info)
+                except BaseException:
                     limits.leave()
-                    client.close()
+                    sock.close()
+                    # A fault here is one connection's: it does not delay the next ones.
                     with contained(self.log, f"accepting on {listener.name}"):
                         raise
                 else:
-                    sessions.start_soon(session.run, name="session")
-                    del session  # this task would keep it until the next connection
+                    sessions.start_soon(session.run, client_info, name="session")
+                    # This task would keep them in memory until the next connection.
+                    del session, client_info, sock
                 if limits.reached_limit is not None:  # the next connection may be far away
                     break
             if overload.is_on:

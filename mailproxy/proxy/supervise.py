@@ -6,7 +6,6 @@ with ``except Exception``, after the session and the check. Every helper goes th
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
@@ -14,6 +13,7 @@ import trio
 
 from mailproxy.log import Log
 from mailproxy.log.events import HELPER_FAILED
+from mailproxy.proxy.faults import locate
 
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 30.0
@@ -48,9 +48,7 @@ def contained(log: Log, helper: str) -> Iterator[None]:
 
 def log_failure(log: Log, helper: str, failure: BaseException) -> None:
     """Write ``helper-failed``, with the location of the failure."""
-    failure = _first(failure)
-    frames = traceback.extract_tb(failure.__traceback__)
-    location = ", ".join(f"{frame.filename}:{frame.lineno}" for frame in frames[-1:])
+    failure, location = locate(failure)
     log.event(
         HELPER_FAILED,
         f"{helper} failed and goes on in a moment, sessions are not touched: {failure!r} at {location}",
@@ -58,9 +56,3 @@ def log_failure(log: Log, helper: str, failure: BaseException) -> None:
         fault=repr(failure),
         place=location,
     )
-
-
-def _first(failures: BaseException) -> BaseException:
-    while isinstance(failures, BaseExceptionGroup):
-        failures = failures.exceptions[0]
-    return failures

@@ -19,6 +19,8 @@ from mailproxy.net.tls.tls import TlsSocket
 from mailproxy.proxy.client_info import ClientInfo
 from mailproxy.proxy.session.dispatch import Dispatch
 from mailproxy.proxy.session.session import Session
+from mailproxy.proxy.session.slot_lease import SlotLease
+from mailproxy.proxy.session.wait import InterruptibleWait
 from mailproxy.testing import Close, Collect, Connection, Reset, Send, Stall
 
 from .relays import ON_BOTH
@@ -33,6 +35,8 @@ OF_SESSIONS = (
     SessionRecord,
     ClientInfo,
     Dispatch,
+    SlotLease,
+    InterruptibleWait,
     Tunnel,
     Side,
     Direction,

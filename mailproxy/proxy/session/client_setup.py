@@ -50,10 +50,10 @@ async def receive_proxy_header(client: socket.socket, seconds: float) -> Header:
             raise SessionEndedError(end_reasons.HEADER_INVALID, error) from None
         except ClientLeftError as error:
             end = end_reasons.HEADER_TRUNCATED if error.said_something else end_reasons.HEADER_EMPTY
-            raise SessionEndedError(end, error, said_nothing=not error.said_something) from None
+            raise SessionEndedError(end, error, sent_nothing=not error.said_something) from None
         except ClientAbortError as error:
-            said_nothing = not error.said_something
-            raise SessionEndedError(end_reasons.HEADER_ABORTED, error, said_nothing=said_nothing) from None
+            sent_nothing = not error.said_something
+            raise SessionEndedError(end_reasons.HEADER_ABORTED, error, sent_nothing=sent_nothing) from None
     raise SessionEndedError(end_reasons.HEADER_TIMEOUT)
 
 
@@ -111,8 +111,8 @@ async def tls_handshake(
 
 
 def _client_closed(error: ClientAbortError) -> SessionEndedError:
-    said_nothing = not error.said_something
+    sent_nothing = not error.said_something
     if not isinstance(error, ClientLeftError):
-        return SessionEndedError(end_reasons.HANDSHAKE_FAILED, error, said_nothing=said_nothing)
-    end = end_reasons.HANDSHAKE_EMPTY if said_nothing else end_reasons.HANDSHAKE_LEFT
-    return SessionEndedError(end, said_nothing=said_nothing)
+        return SessionEndedError(end_reasons.HANDSHAKE_FAILED, error, sent_nothing=sent_nothing)
+    end = end_reasons.HANDSHAKE_EMPTY if sent_nothing else end_reasons.HANDSHAKE_LEFT
+    return SessionEndedError(end, sent_nothing=sent_nothing)
