@@ -19,7 +19,7 @@ from mailproxy.net.resolve import literal_endpoint, resolve
 from mailproxy.protocol.checks.result import CheckCode, CheckResult, printable
 from mailproxy.proxy.backend.backend import Backend, server_context
 from mailproxy.proxy.backend.server import CheckOutcome
-from mailproxy.proxy.checks.check import Check, checks_of
+from mailproxy.proxy.checks.check import Check, plan_checks
 
 _AT_ONCE = 100
 _HEADINGS = ("backend", "server", "address", "check", "ms", "result")
@@ -92,7 +92,7 @@ def _check_of(
         server = evolve(server, check=config.Check(type="tcp"))
     alone = Backend(evolve(backend, servers=(server,)), material.server_contexts, log)
     found = entry_paths(settings.frontends.values(), backend.name)
-    (check,) = checks_of(alone, found, partial(server_context, material.server_contexts))
+    (check,) = plan_checks(alone, found, partial(server_context, material.server_contexts))
     return check
 
 
@@ -110,7 +110,7 @@ async def _check_one(path: str, backend: str, check: Check) -> LiveResult:
         tried=" + ".join(_in_words(check)),
         checked=checked,
         is_in_service=server.config.state != "maint",
-        hint=hint(checked.result, check.failed) if check.failed is not None else "",
+        hint=hint(checked.result, check.failed_probe) if check.failed_probe is not None else "",
     )
 
 

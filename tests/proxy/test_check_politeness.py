@@ -52,7 +52,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def short_farewell(monkeypatch: pytest.MonkeyPatch) -> None:
     """For servers that answer no goodbye, and close when they see the end."""
-    monkeypatch.setattr("mailproxy.proxy.checks.check._CLOSE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("mailproxy.proxy.checks.probe_connection._CLOSE_TIMEOUT_S", 0.05)
 
 
 def trusting(scene: Scene, **more: Any) -> dict[str, Any]:
@@ -141,7 +141,7 @@ async def test_what_nobody_asked_for_is_heard_too(scene: Scene, kind: str) -> No
 async def test_a_server_that_does_not_close_is_left_after_a_while(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mailproxy.proxy.checks.check._CLOSE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("mailproxy.proxy.checks.probe_connection._CLOSE_TIMEOUT_S", 0.05)
     server = await scene.server((Send(GREETING), Stall()))
     before = Belongings.now()
     with trio.fail_after(PATIENCE_S):
@@ -415,7 +415,7 @@ async def test_cancelled_at_every_step_of_a_check(
 ) -> None:
     """Started as soon as the first checks have begun, so that whatever they do is met by the end."""
     monkeypatch.setattr("mailproxy.proxy.checks.checker._FIRST_ROUND_S", 0.0)
-    monkeypatch.setattr("mailproxy.proxy.checks.checker._SPREAD_EACH_S", 0.0)
+    monkeypatch.setattr("mailproxy.proxy.checks.checker._SPREAD_PER_SERVER_S", 0.0)
     context = certified(scene)
     book = UPGRADED["imap"] if way == "starttls" else BOOKS["imap"]
     server = await scene.server(
