@@ -36,7 +36,7 @@ from mailproxy.proxy.backend.backend import ServerContexts
 from mailproxy.proxy.backend.server import BackendServer, CheckOutcome
 from mailproxy.proxy.backend.snapshot import ServerSnapshot
 from mailproxy.proxy.config_change import log_if_changed
-from mailproxy.proxy.frontend import say_listening
+from mailproxy.proxy.frontend import log_listening
 from mailproxy.proxy.monitor import ServerMonitor, ports_of
 from mailproxy.proxy.supervise import contained, supervise
 from mailproxy.workers.backend import ControlBackend
@@ -317,7 +317,7 @@ class Control:
             return
         self._shares.ready.local = 1
         for each in self._listening:
-            say_listening(self._log, each.frontend, name=each.name, address=each.address, mode=each.mode)
+            log_listening(self._log, each.frontend, name=each.name, address=each.address, mode=each.mode)
         self._log.event(READY, "mailproxy is ready", workers=self._workers)
 
     async def _sync_worker(self, link: WorkerHandle) -> None:
