@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from mailproxy.pool import AdminState, Counts, Health, Pool, Server, ServerState, StateChange, StickTable
-from tests.pool.servers import ADDRESS, BALANCES, balances, farm, names, pool_of, serving
+from tests.support.pool_servers import ADDRESS, BALANCES, balances, farm, names, pool_of, serving
 
 READY, DRAIN, MAINT = AdminState.READY, AdminState.DRAIN, AdminState.MAINT
 UNCHECKED = "e"
