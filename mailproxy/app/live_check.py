@@ -16,7 +16,7 @@ from mailproxy.config.check_plan import entry_paths
 from mailproxy.errors import Fault, ServerRefusedError
 from mailproxy.log import Log, Output, open_target
 from mailproxy.net.resolve import literal_endpoint, resolve
-from mailproxy.protocol.checks.result import CheckCode, CheckResult, printable
+from mailproxy.protocol.checks.result import CheckCode, CheckResult, excerpt
 from mailproxy.proxy.backend.backend import Backend, server_context
 from mailproxy.proxy.backend.server import CheckOutcome
 from mailproxy.proxy.checks.check import Check, plan_checks
@@ -133,7 +133,7 @@ async def _resolved_and_checked(check: Check) -> CheckOutcome:
     try:
         await check.run(outcomes.append)
     except Exception as fault:  # noqa: BLE001 - the border: a fault in one check does not lose the others' lines
-        return CheckOutcome(CheckResult(CheckCode.UNK, printable(repr(fault))), 0)
+        return CheckOutcome(CheckResult(CheckCode.UNK, excerpt(repr(fault))), 0)
     return outcomes[0]
 
 

@@ -22,7 +22,7 @@ from mailproxy.pool import (
     StateChange,
     StickTable,
 )
-from mailproxy.protocol.checks.result import printable
+from mailproxy.protocol.checks.result import excerpt
 from mailproxy.proxy.backend.backend import Backend, ServerContexts
 from mailproxy.proxy.backend.server import (
     BackendServer,
@@ -115,7 +115,7 @@ class WorkerBackend(SharedBackend):
         server.counts.connect_errors += 1
         if server.passive_health is not None and server.accepts_persistent:
             self._report({
-                "failed": self.name, "server": self.numbers[server], "host": caller.host, "why": printable(why)
+                "failed": self.name, "server": self.numbers[server], "host": caller.host, "why": excerpt(why)
             })  # fmt: skip
 
     def serve_queue(self) -> None:

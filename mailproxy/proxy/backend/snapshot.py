@@ -8,7 +8,7 @@ from attrs import frozen
 
 from mailproxy.net.dial import Endpoint
 from mailproxy.pool import AdminState
-from mailproxy.protocol.checks.result import CheckCode, CheckResult, printable
+from mailproxy.protocol.checks.result import CheckCode, CheckResult, excerpt
 from mailproxy.proxy.backend.server import BackendServer, CheckOutcome
 
 # What servers and name servers say is bounded: a message has so much room.
@@ -53,7 +53,7 @@ class ServerSnapshot:
             "health": self.health,
             "checked": [
                 checked.result.code.name,
-                printable(checked.result.info),
+                excerpt(checked.result.info),
                 checked.result.status,
                 checked.ms,
             ]

@@ -26,8 +26,8 @@ from mailproxy.net.simple_io import ServerConnectionError, close_gracefully, rec
 from mailproxy.net.tls.tls import Context, connect_tls
 from mailproxy.protocol.checks.dialogue import CheckDialogue
 from mailproxy.protocol.checks.mail import MailCheck
-from mailproxy.protocol.checks.registry import DIALOGUES, SAYING_HELLO
-from mailproxy.protocol.checks.result import CheckCode, CheckFailedError, CheckResult, printable
+from mailproxy.protocol.checks.registry import DIALOGUES, DIALOGUES_WITH_NAME
+from mailproxy.protocol.checks.result import CheckCode, CheckFailedError, CheckResult, excerpt
 from mailproxy.protocol.checks.script import ScriptCheck, ScriptStep, compile_step
 from mailproxy.proxy.backend.header_builder import local_header
 from mailproxy.proxy.backend.server import BackendServer, tls_name
@@ -260,8 +260,11 @@ class ProbeConnection:
     async def _log_out(self) -> None:
         """Log out of the protocol that the server speaks, as far as that is known.
 
-        Three cases: a dialogue that has a result goes on to its end, which is the logout. A passed connection on which
-        nothing was said has the whole dialogue. A script, or a dialogue cut short, gets a logout command.
+        There are three cases:
+
+        - A dialogue with a result goes on to its end, which is the logout.
+        - A connection that has passed without a dialogue has the whole dialogue now.
+        - A script, or a dialogue without a result, gets a logout command.
         """
         probe, dialogue = self.probe, self.dialogue
         has_passed = self.result is not None and self.result.code.is_passed
@@ -287,8 +290,8 @@ class ProbeConnection:
 
 def _mail_check(kind: str, hello: str | None, *, starttls: bool = False) -> MailCheck:
     """Make the protocol's dialogue; ``hello`` is the name that the check gives itself, in protocols that have one."""
-    if hello is not None and kind in SAYING_HELLO:
-        return SAYING_HELLO[kind](hello, starttls=starttls)
+    if hello is not None and kind in DIALOGUES_WITH_NAME:
+        return DIALOGUES_WITH_NAME[kind](hello, starttls=starttls)
     return DIALOGUES[kind](starttls=starttls)
 
 
@@ -300,4 +303,4 @@ def _logout_command(probe: Probe, dialogue: CheckDialogue) -> bytes:
 
 
 def _failed(code: CheckCode, info: str) -> CheckFailedError:
-    return CheckFailedError(CheckResult(code, printable(info)))
+    return CheckFailedError(CheckResult(code, excerpt(info)))

@@ -1,7 +1,7 @@
-"""A session: one task that runs once down the list in ``Session.run``, and ends with exactly one end reason.
+"""A session: one task that goes through the phases in ``Session.run`` and ends with exactly one end reason.
 
-A phase that cannot go on raises ``SessionEndedError`` with the reason; being cancelled is the operator's stop. Whatever
-happens, ``run`` closes both sockets, gives every count back and writes one line.
+A phase that cannot continue raises ``SessionEndedError`` with the end reason. Cancellation is the operator's stop. In
+all cases ``run`` closes both sockets, releases every counter and writes one line.
 """
 
 from __future__ import annotations
@@ -41,22 +41,36 @@ from mailproxy.proxy.session.routing import Routes
 from mailproxy.proxy.session.slot_lease import SlotLease
 from mailproxy.proxy.session.wait import InterruptibleWait
 
-# No id comes twice, not even after a restart: counting begins at the second of the start, times more sessions than a
-# second can have.
+# Ids are unique, also after a restart. Counting starts at the second of the start times 2**24, which is more sessions
+# than a second can have.
 _ids = itertools.count((int(time.time()) << 24) + 1)
 
 
 def seed_session_ids(epoch: int, slot: int, slots: int) -> None:
-    """Let this process be one of several that count from the same second on, each in steps of its own."""
-    global _ids  # noqa: PLW0603 - the numbers are the process's
+    """Make the ids of this process distinct from those of the other workers.
+
+    Args:
+        epoch: The second of the start, the same for all workers.
+        slot: This process's worker slot.
+        slots: The number of worker slots.
+    """
+    global _ids  # noqa: PLW0603 - the ids are the process's
     _ids = itertools.count((epoch << 24) + 1 + slot, slots)
 
 
 @define(kw_only=True, eq=False)
 class SessionContext:
-    """What the sessions of one frontend have in common.
+    """What the sessions of one frontend share.
 
-    ``limits`` counts them from accepting to the last line. ``clients`` counts those of each client, if that has limits.
+    Attributes:
+        config: The frontend's configuration.
+        backends: All backends by name.
+        routes: The frontend's routes.
+        limits: Counts each session from accepting until its line is written.
+        clients: Counts the sessions of each client; None without limits per client.
+        relay: Relays the tunnels.
+        poller: Watches the sockets until a tunnel opens.
+        log: Gets the lines.
     """
 
     config: config.Frontend
