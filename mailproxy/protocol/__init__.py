@@ -2,8 +2,9 @@
 
 There are two kinds of parsers:
 
-- A preamble (PROXY header, ClientHello) has a function. It takes the bytes so far and returns the value with the number
-  of bytes that it occupies, or ``NeedMore``. For bytes that break a rule it raises an error with the reason.
+- A preamble (PROXY header, ClientHello) has a function. It takes the bytes so far and returns the value with
+  the number of bytes that it occupies, or ``NeedMore``. For bytes that break a rule it raises an error with
+  the reason.
 - A dialogue (health checks) has a class: bytes in, bytes to send out, states in a table.
 
 Modules, in reading order:

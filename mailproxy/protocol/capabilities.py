@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 
 from attrs import field, frozen
 
-# Mechanisms that ordinary mail clients have. NTLM and GSSAPI, which Exchange announces beside LOGINDISABLED, need a
-# Windows domain.
+# Mechanisms that ordinary mail clients have. NTLM and GSSAPI, which Exchange announces beside LOGINDISABLED,
+# need a Windows domain.
 _MECHANISMS = frozenset({"PLAIN", "LOGIN", "CRAM-MD5", "DIGEST-MD5", "EXTERNAL", "XOAUTH2", "OAUTHBEARER"})
 _SCRAM = "SCRAM-"
 
@@ -33,8 +33,9 @@ class Capabilities:
     def mechanisms(self) -> frozenset[str]:
         """The SASL mechanisms, in any of the forms in which protocols list them.
 
-        IMAP has ``AUTH=PLAIN`` (RFC 9051 section 6.1.1), SMTP ``AUTH PLAIN LOGIN`` (RFC 4954 section 3), old servers
-        ``AUTH=PLAIN LOGIN``, POP3 and ManageSieve ``SASL PLAIN`` (RFC 5034 section 3, RFC 5804 section 1.7).
+        IMAP has ``AUTH=PLAIN`` (RFC 9051 section 6.1.1), SMTP ``AUTH PLAIN LOGIN`` (RFC 4954 section 3), old
+        servers ``AUTH=PLAIN LOGIN``, POP3 and ManageSieve ``SASL PLAIN`` (RFC 5034 section 3, RFC 5804
+        section 1.7).
         """
         mechanisms = {name.removeprefix("AUTH=") for name in self.arguments if name.startswith("AUTH=")}
         for name, arguments in self.arguments.items():
@@ -50,7 +51,7 @@ UNLISTED = Capabilities(is_listed=False)
 
 
 def by_name(lines: Iterable[tuple[str, ...]]) -> Capabilities:
-    """Make capabilities of lines, each a name and its arguments; a repeated name gets the arguments of all its lines."""
+    """Make capabilities of lines, each a name and its arguments; lines of one name are joined."""
     arguments: dict[str, tuple[str, ...]] = {}
     for name, *words in lines:
         arguments[name] = arguments.get(name, ()) + tuple(words)

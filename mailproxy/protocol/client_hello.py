@@ -1,10 +1,10 @@
 """The ClientHello: server name (SNI) and application protocols (ALPN) of a TLS client, read without a handshake.
 
-The format is RFC 8446 section 4.1.2, the same as in RFC 5246 section 7.4.1.2. Server names are RFC 6066 section 3,
-application protocols RFC 7301 section 3.1.
+The format is RFC 8446 section 4.1.2, the same as in RFC 5246 section 7.4.1.2. Server names are RFC 6066
+section 3, application protocols RFC 7301 section 3.1.
 
-- A ClientHello may be split into several TLS records at any byte. Post-quantum key shares make it longer than a TCP
-  segment.
+- A ClientHello may be split into several TLS records at any byte. Post-quantum key shares make it longer than
+  a TCP segment.
 - Unknown values, such as those of GREASE (RFC 8701), are skipped.
 - With Encrypted ClientHello (RFC 9849) the name is that of the outer ClientHello, which needs no key to read.
 """
@@ -18,8 +18,9 @@ from attrs import field, frozen
 from mailproxy.errors import ClientHandshakeError
 from mailproxy.protocol.preamble import NeedMore
 
-# Bytes on the wire, record headers included. With post-quantum key shares it has about 2,000. One that fills a record
-# has 16,389. One with a long ticket and many key shares may continue in a second record. Clients need no more.
+# Bytes on the wire, record headers included. With post-quantum key shares it has about 2,000. One that fills
+# a record has 16,389. One with a long ticket and many key shares may continue in a second record. Clients
+# need no more.
 HELLO_MAX = 20 * 1024
 
 _HANDSHAKE = 22  # the type of the record (RFC 8446 section 5.1)
@@ -33,7 +34,8 @@ _SESSION_ID_MAX = 32
 _SERVER_NAME, _ALPN, _ECH = 0, 16, 0xFE0D  # types of extensions; RFC 9849 for the last
 _EXTENSIONS_READ = {_SERVER_NAME, _ALPN, _ECH}
 _EXTENSION_HEAD = struct.Struct(">HH").unpack_from  # type, length
-# A record's head and that of the message in it: type, version (2 bytes), length; type, length (1 and 2 bytes).
+# A record's head and that of the message in it: type, version (2 bytes), length; type, length (1 and 2
+# bytes).
 _RECORD_AND_MESSAGE_HEADS = struct.Struct(">BBBHBBH").unpack_from
 # A list of server names and the head of its only name: length of the list; type, length.
 _NAME_LIST_HEADS = struct.Struct(">HBH").unpack_from
@@ -69,11 +71,12 @@ class ClientHello:
 def parse_client_hello(data: bytes) -> tuple[ClientHello, int] | NeedMore:
     """Parse the ClientHello at the beginning of ``data``; bytes after it are ignored.
 
-    Each call parses from the start. So call again only once ``total`` bytes have arrived: a client can force about
-    fifty calls in that way, instead of one for each byte.
+    Each call parses from the start. So call again only once ``total`` bytes have arrived: a client can force
+    about fifty calls in that way, instead of one for each byte.
 
     Returns:
-        The ClientHello and the bytes that its records occupy. If it is incomplete, ``NeedMore`` with at most HELLO_MAX.
+        The ClientHello and the bytes that its records occupy. If it is incomplete, ``NeedMore`` with at most
+        HELLO_MAX.
 
     Raises:
         ClientHelloError: It is malformed or longer than HELLO_MAX.
@@ -85,8 +88,8 @@ def parse_client_hello(data: bytes) -> tuple[ClientHello, int] | NeedMore:
 def _parse_plain(data: bytes) -> tuple[ClientHello, int] | None:
     """Parse a ClientHello that is complete in one record and valid, as nearly all are; None for any other.
 
-    It takes a third of the steps of ``parse_in_records``, which handles every form and names faults. That saves a tenth
-    of all Python code of a TLS session.
+    It takes a third of the steps of ``parse_in_records``, which handles every form and names faults. That
+    saves a tenth of all Python code of a TLS session.
     """
     try:
         kind, major, _, size, message_kind, high, length = _RECORD_AND_MESSAGE_HEADS(data)
@@ -165,8 +168,8 @@ def parse_in_records(data: bytes) -> tuple[ClientHello, int] | NeedMore:
         carried += size
         if not length:
             length = _message_length(message)
-        # The rest needs at least one more record head and its own bytes, however it is split. Asking for that much keeps
-        # the number of calls small, even with one byte in each record.
+        # The rest needs at least one more record head and its own bytes, however it is split. Asking for that
+        # much keeps the number of calls small, even with one byte in each record.
         least = offset if length <= carried else offset + _RECORD_HEAD_BYTES + length - carried
         if least > HELLO_MAX:
             raise ClientHelloError(f"the hello is longer than {HELLO_MAX} bytes")
@@ -254,7 +257,8 @@ def _vector_end(
 ) -> int:
     """Return the offset after a vector whose length field has ``size`` bytes.
 
-    Raises ClientHelloError unless its length is from ``least`` to ``most``, a multiple of ``unit``, and within ``end``.
+    Raises ClientHelloError unless its length is from ``least`` to ``most``, a multiple of ``unit``, and
+    within ``end``.
     """
     start = offset + size
     length = int.from_bytes(message[offset:start], "big")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-# Bytes of one answer with all its lines and literals: as much as HAProxy reads of one. The longest real answers (to
-# CAPABILITY after login in IMAP, to EHLO in SMTP) have about 1,000.
+# Bytes of one answer with all its lines and literals: as much as HAProxy reads of one. The longest real
+# answers (to CAPABILITY after login in IMAP, to EHLO in SMTP) have about 1,000.
 ANSWER_MAX = 16384
 
 
@@ -21,7 +21,8 @@ class LineBuffer:
 
     Args:
         line_max: Bytes of a line between literals, with its CRLF.
-        literal_bytes: Returns the size of the literal that a line announces at its end, None if it announces none.
+        literal_bytes: Returns the size of the literal that a line announces at its end, None if it announces
+            none.
     """
 
     def __init__(self, line_max: int, literal_bytes: Callable[[bytes], int | None] = lambda _: None) -> None:

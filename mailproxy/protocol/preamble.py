@@ -10,7 +10,8 @@ class NeedMore:
     """The preamble is incomplete.
 
     Attributes:
-        total: Bytes, counted from the preamble's first one, that are needed at least. Fewer never complete it.
+        total: Bytes, counted from the preamble's first one, that are needed at least. Fewer never complete
+            it.
     """
 
     total: int

@@ -45,7 +45,7 @@ class ClientInfo:
 
     @classmethod
     def accepted(cls, listener: Listener, sock: socket.socket, peer: object) -> Self:
-        """Make it of an accepted connection and its peer's address, which is a tuple unless the socket is a Unix socket."""
+        """Make it of an accepted connection; ``peer`` is its address, no tuple for a Unix socket."""
         return cls(listener, peer[:2] if isinstance(peer, tuple) else None, sock)
 
     @property

@@ -24,9 +24,9 @@ from mailproxy.proxy.supervise import contained, supervise
 
 _ACCEPTS_PER_TURN = 32  # connections accepted before other tasks get their turn
 
-# accept(2) also returns pending network errors of the connection that it takes from the queue. These are harmless: the
-# next connection may be accepted at once. Any other error is the machine's (out of descriptors or memory) or the
-# listener's, and would come back at once, so accepting pauses.
+# accept(2) also returns pending network errors of the connection that it takes from the queue. These are
+# harmless: the next connection may be accepted at once. Any other error is the machine's (out of descriptors
+# or memory) or the listener's, and would come back at once, so accepting pauses.
 _CONNECTION_ERRNOS = {
     errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.ENOPROTOOPT, errno.EHOSTDOWN, errno.ENONET,
     errno.EHOSTUNREACH, errno.EOPNOTSUPP, errno.ENETUNREACH,

@@ -1,7 +1,7 @@
 """The interface of all check dialogues.
 
-A dialogue is one connection of a check: bytes in, bytes to send out, and a result. It raises nothing for what a server
-sends. Its driver has the timeout, the connection and TLS::
+A dialogue is one connection of a check: bytes in, bytes to send out, and a result. It raises nothing for what
+a server sends. Its driver has the timeout, the connection and TLS::
 
     async def talk(stream, dialogue):  # -> CheckResult
         await stream.send_all(dialogue.start())             # empty if the server speaks first
@@ -17,11 +17,12 @@ sends. Its driver has the timeout, the connection and TLS::
 
 Three rules for the driver:
 
-- A dialogue notes a ``failure`` first and logs out then. From then on the result is that failure, whether the connection
-  breaks or the timeout expires. Without a failure, a timeout is ``CheckResult(CheckCode.L7TOUT, dialogue.expecting)``
-  and a reset is L4CON.
-- To close gracefully is to end the own side (close_notify, FIN), to read until the server closes or for 1 s at most, and
-  then to close. Closing with unread bytes would send a reset, which is a line in the server's log.
+- A dialogue notes a ``failure`` first and logs out then. From then on the result is that failure, whether the
+  connection breaks or the timeout expires. Without a failure, a reset is L4CON and a timeout is
+  ``CheckResult(CheckCode.L7TOUT, dialogue.expecting)``.
+- To close gracefully is to end the own side (close_notify, FIN), to read until the server closes or for 1 s
+  at most, and then to close. Closing with unread bytes would send a reset, which is a line in the server's
+  log.
 - Each connection needs a new dialogue.
 """
 

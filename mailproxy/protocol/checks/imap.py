@@ -8,7 +8,8 @@ from mailproxy.protocol.capabilities import Capabilities, by_name
 from mailproxy.protocol.checks.mail import Answer, MailCheck, State, Verdict
 from mailproxy.protocol.checks.result import excerpt
 
-# Bytes of a response's line. RFC 9051 has no limit; RFC 7162 section 4 wants servers to accept 8,192 from clients.
+# Bytes of a response's line. RFC 9051 has no limit; RFC 7162 section 4 wants servers to accept 8,192 from
+# clients.
 LINE_MAX = 8192
 
 _LITERAL = re.compile(rb"\{(\d{1,9})\}\Z")

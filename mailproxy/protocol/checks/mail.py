@@ -1,11 +1,11 @@
 """The state machine that the checks of all mail protocols share, as a table.
 
-The server greets. The check asks for its capabilities, upgrades to TLS if it is to, asks again, and logs out. A protocol
-adds its commands and the format of its answers.
+The server greets. The check asks for its capabilities, upgrades to TLS if it is to, asks again, and logs out.
+A protocol adds its commands and the format of its answers.
 
-The check also logs out after a refusal, and waits for the answer. So each check is one line in the server's log, that of
-a client that logged out. It does not log out after the server's own BYE, nor from a server that waits for a TLS
-handshake: they would not read it.
+The check also logs out after a refusal, and waits for the answer. So each check is one line in the server's
+log, that of a client that logged out. It does not log out after the server's own BYE, nor from a server that
+waits for a TLS handshake: they would not read it.
 """
 
 from __future__ import annotations
@@ -192,7 +192,8 @@ class MailCheck(CheckDialogue):
             self._change_state(State.OVER)
 
     def _receive_end(self) -> None:
-        # The server need not answer the logout: the result is known. One that has refused, or is being stopped, may not.
+        # The server need not answer the logout: the result is known. One that has refused, or is being
+        # stopped, may not.
         if self.state is not State.GOODBYE:
             self._fail(CheckCode.L7RSP, f"the connection was closed instead of {self.state.value}")
         self._change_state(State.OVER)
@@ -233,8 +234,8 @@ class MailCheck(CheckDialogue):
             self._start_logout()
 
     def _ask(self, words: bytes) -> None:
-        # Capabilities from before TLS are dropped (RFC 3501 section 6.2.1, 3207 section 4.2, 2595 section 4, 5804
-        # section 2.2).
+        # Capabilities from before TLS are dropped (RFC 3501 section 6.2.1, 3207 section 4.2, 2595 section 4,
+        # 5804 section 2.2).
         self.capabilities = UNLISTED
         self._change_state(State.CAPABILITIES)
         self._queue(words)

@@ -8,15 +8,16 @@ from mailproxy.protocol.capabilities import by_name
 from mailproxy.protocol.checks.mail import TABLE, Action, Answer, MailCheck, State, Table, Verdict
 from mailproxy.protocol.checks.result import excerpt
 
-# Bytes of a line: twice the 512 that RFC 2449 section 4 allows. The greeting of Exchange is the administrator's to
-# write, and has the encoded name of the server appended.
+# Bytes of a line: twice the 512 that RFC 2449 section 4 allows. The greeting of Exchange is the
+# administrator's to write, and has the encoded name of the server appended.
 LINE_MAX = 1024
 
 
 class Pop3Check(MailCheck):
     """The check of a POP3 server.
 
-    Servers without CAPA pass: qmail-pop3d and others from the time of RFC 1939 answer -ERR. They have no STLS.
+    Servers without CAPA pass: qmail-pop3d and others from the time of RFC 1939 answer -ERR. They have no
+    STLS.
     """
 
     NAME = "POP3"

@@ -2,17 +2,22 @@
 
 It means what HAProxy's ``tcp-check`` means (src/tcpcheck.c, tried with 2.6):
 
-- An expectation is matched against the buffer each time that bytes arrive. It passes with the first match. It fails if
-  the connection ends without one, or with 16,384 bytes in the buffer.
-- A negated expectation fails with the first match. It passes if the connection ends without one, or if the buffer is
-  full. Until then it waits like any other, so the check's timeout is a failure for it, too (L7TOUT).
+- An expectation is matched against the buffer each time that bytes arrive. It passes with the first match. It
+  fails if the connection ends without one, or with 16,384 bytes in the buffer.
+- A negated expectation fails with the first match. It passes if the connection ends without one, or if the
+  buffer is full. Until then it waits like any other, so the check's timeout is a failure for it, too
+  (L7TOUT).
 - A connection that ends without a byte is an empty answer, which fails both kinds.
-- Consecutive expectations are matched against the same bytes. After a ``send`` they are matched against later bytes.
+- Consecutive expectations are matched against the same bytes. After a ``send`` they are matched against later
+  bytes.
 
-There are two differences to HAProxy, so that the result does not depend on how the network has split the answer:
+There are two differences to HAProxy, so that the result does not depend on how the network has split the
+answer:
 
-- "Later" bytes begin where the match before the ``send`` ended. HAProxy drops all bytes that it happened to have read.
-- ``^`` and ``$`` match at every line, because the rest of a greeting may be in front of the answer for ``^250``.
+- "Later" bytes begin where the match before the ``send`` ended. HAProxy drops all bytes that it happened to
+  have read.
+- ``^`` and ``$`` match at every line, because the rest of a greeting may be in front of the answer for
+  ``^250``.
 
 HAProxy has no timeout for a step. What that of a step means here is in ``on_step_timeout``.
 """
@@ -78,7 +83,8 @@ def compile_step(
         negated: Expect that there is no match.
 
     Raises:
-        ValueError: There is not exactly one value, or it is empty, too long or invalid; the message says which.
+        ValueError: There is not exactly one value, or it is empty, too long or invalid; the message says
+            which.
     """
     values = (send, send_hex, expect, expect_regex, expect_hex)
     if sum(value is not None for value in values) != 1:

@@ -9,8 +9,8 @@ from mailproxy.protocol.capabilities import by_name
 from mailproxy.protocol.checks.mail import TABLE, Action, Answer, MailCheck, State, Table, Verdict
 from mailproxy.protocol.checks.result import excerpt
 
-# Bytes of a line between literals: a name and a quoted string of at most 1,024 octets (section 4), each of which may be
-# escaped.
+# Bytes of a line between literals: a name and a quoted string of at most 1,024 octets (section 4), each of
+# which may be escaped.
 LINE_MAX = 4096
 
 _LITERAL = re.compile(rb"(?:\A|[ (])\{(\d{1,9})\}\Z")
@@ -22,7 +22,8 @@ _VERDICTS = {b"OK": Verdict.YES, b"NO": Verdict.NO, b"BYE": Verdict.BYE}
 class SieveCheck(MailCheck):
     """The check of a ManageSieve server.
 
-    The server lists its capabilities unasked: in the greeting, and again after the TLS handshake (section 2.2).
+    The server lists its capabilities unasked: in the greeting, and again after the TLS handshake (section
+    2.2).
     """
 
     NAME = "ManageSieve"

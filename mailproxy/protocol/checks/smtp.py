@@ -9,7 +9,8 @@ from mailproxy.protocol.capabilities import Capabilities, by_name
 from mailproxy.protocol.checks.mail import TABLE, Action, Answer, MailCheck, State, Table, Verdict
 from mailproxy.protocol.checks.result import excerpt
 
-# Bytes of a line: as many as Postfix reads. RFC 5321 section 4.5.3.1.5 has 512, but wants none rejected for its length.
+# Bytes of a line: as many as Postfix reads. RFC 5321 section 4.5.3.1.5 has 512, but wants none rejected for
+# its length.
 LINE_MAX = 2048
 NAME_MAX = 255  # bytes of a domain (section 4.5.3.1.2)
 
@@ -24,8 +25,8 @@ _UNKNOWN = (500, 502)  # the answer to EHLO of servers that do not know it (sect
 class SmtpCheck(MailCheck):
     """The check of an SMTP or submission server.
 
-    It waits for the last line of the greeting before it sends. Postfix's postscreen sends a first line (``220-``),
-    watches for clients that do not wait, and sends the last one seconds later.
+    It waits for the last line of the greeting before it sends. Postfix's postscreen sends a first line
+    (``220-``), watches for clients that do not wait, and sends the last one seconds later.
 
     Args:
         name: The domain or address literal that the check gives as its own name.

@@ -1,10 +1,10 @@
 """The header of the PROXY protocol: the client's addresses, sent by a proxy before all other bytes.
 
-The specification is "The PROXY protocol, versions 1 & 2" (haproxy.org, doc/proxy-protocol.txt, with the additions of
-2025). Its sections are cited as "PROXY 2.2".
+The specification is "The PROXY protocol, versions 1 & 2" (haproxy.org, doc/proxy-protocol.txt, with the
+additions of 2025). Its sections are cited as "PROXY 2.2".
 
-``parse`` reads both versions, ``format_v1`` and ``format_v2`` write them. A parsed header is formatted to the same bytes
-again. Therefore values also hold what the specification tells a receiver to ignore.
+``parse`` reads both versions, ``format_v1`` and ``format_v2`` write them. A parsed header is formatted to the
+same bytes again. Therefore values also hold what the specification tells a receiver to ignore.
 
 Modules, in reading order:
     header: Both versions.

@@ -1,4 +1,6 @@
-"""CRC32C (Castagnoli), the checksum of PROXY 2.2.3: RFC 3720 appendix B.4, reflected, inverted at the start and the end.
+"""CRC32C (Castagnoli), the checksum of PROXY 2.2.3, after RFC 3720 appendix B.4.
+
+It is reflected, and inverted at the start and the end.
 
 zlib has another polynomial, and libraries for this one need a compiler. A header has a few hundred bytes.
 """

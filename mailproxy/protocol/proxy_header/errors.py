@@ -6,7 +6,10 @@ from mailproxy.errors import ClientError
 
 
 class HeaderError(ClientError):
-    """The header is invalid, so the connection must be closed (PROXY 2.1, "any sequence which does not exactly match")."""
+    """The header is invalid.
+
+    The receiver must close the connection (PROXY 2.1, "any sequence which does not exactly match").
+    """
 
 
 class NotAHeaderError(HeaderError):

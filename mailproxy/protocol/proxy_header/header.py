@@ -19,7 +19,8 @@ def parse(data: bytes) -> tuple[Header, int] | NeedMore:
         The header and its length in bytes, or ``NeedMore`` if it is incomplete.
 
     Raises:
-        HeaderError: No further bytes can make it a valid header. ``NotAHeaderError`` if it does not begin like one.
+        HeaderError: No further bytes can make it a valid header. ``NotAHeaderError`` if it does not begin
+            like one.
     """
     if not data:
         return NeedMore(1)
@@ -31,5 +32,5 @@ def parse(data: bytes) -> tuple[Header, int] | NeedMore:
 
 
 def format_header(header: Header) -> bytes:
-    """Format a header of either version. Raises HeaderError if that is impossible, as ``format_v1`` and ``format_v2`` do."""
+    """Format a header of either version. Raises HeaderError as ``format_v1`` and ``format_v2`` do."""
     return format_v1(header) if isinstance(header, HeaderV1) else format_v2(header)

@@ -63,7 +63,8 @@ class Ssl:
     """The value of the SSL extension.
 
     Attributes:
-        client: Whether the client uses TLS, and whether it sent a certificate on this connection or in its TLS session.
+        client: Whether the client uses TLS, and whether it sent a certificate on this connection or in its
+            TLS session.
         verify: 0 if the client's certificate was verified. HAProxy also sends 0 if there is no certificate.
         extensions: The extensions inside, such as version, cipher and common name.
     """

@@ -27,8 +27,8 @@ class HeaderV1:
 
     Attributes:
         protocol: The protocol's word.
-        source: The client's host, as it is written in the line (IPv6 addresses have several forms), and its port. None
-            for ``UNKNOWN``.
+        source: The client's host, as it is written in the line (IPv6 addresses have several forms), and its
+            port. None for ``UNKNOWN``.
         destination: The host and port that the client connected to; None for ``UNKNOWN``.
         rest: What follows the word ``UNKNOWN``, to be ignored.
     """
@@ -130,8 +130,8 @@ def format_v1(header: HeaderV1) -> bytes:
     """Format the line.
 
     Raises:
-        HeaderError: ``parse_v1`` would not read the same header from it, for example because of an address of another
-            family.
+        HeaderError: ``parse_v1`` would not read the same header from it, for example because of an address of
+            another family.
     """
     if header.protocol == "UNKNOWN":
         line = b"PROXY UNKNOWN" + header.rest + b"\r\n"

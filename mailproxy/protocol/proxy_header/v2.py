@@ -28,7 +28,8 @@ from mailproxy.protocol.proxy_header.v1 import Address
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 FIXED_BYTES = 16  # signature, version and command, family and transport, length
 BLOCK_MAX = 0xFFFF  # bytes after those: the length field has two
-# Bytes of a header that is received: as large as HAProxy's buffer, and four times what a client certificate needs.
+# Bytes of a header that is received: as large as HAProxy's buffer, and four times what a client certificate
+# needs.
 V2_MAX = 16 * 1024
 
 _VERSION = 0x20
@@ -70,8 +71,8 @@ _BLOCKS = {
 class HeaderV2:
     """A header of version 2.
 
-    It has addresses and extensions, or a block that is to be ignored: with LOCAL, or if family or transport are
-    unspecified.
+    It has addresses and extensions, or a block that is to be ignored: with LOCAL, or if family or transport
+    are unspecified.
 
     Attributes:
         command: LOCAL or PROXY.

@@ -27,7 +27,8 @@ class Check:
         probes: Its connections. All must pass.
         timeout: Seconds from the start to the result, over all connections.
         context_of: Returns the TLS context for a ``tls`` table, with its files as they are now.
-        as_sessions: The probes whose connection looks to the server like those of sessions whose TLS ends here.
+        as_sessions: The probes whose connection looks to the server like those of sessions whose TLS ends
+            here.
         prefer: The address family to prefer for host names.
         failed_probe: The probe that has failed in the last run.
     """
@@ -48,8 +49,8 @@ class Check:
         """Run the check once.
 
         Args:
-            report: Gets the outcome, which is that of the first connection that fails, as soon as it is known. Only then
-                the connections are closed, which has its own timeout.
+            report: Gets the outcome, which is that of the first connection that fails, as soon as it is
+                known. Only then the connections are closed, which has its own timeout.
 
         Cancellation:
             Closes the connections at once. Without an outcome so far, ``report`` is not called.
@@ -101,14 +102,13 @@ def plan_checks(
     backend: Backend, paths: Sequence[EntryPath], context_of: Callable[[config.ServerTls], Context]
 ) -> Iterator[Check]:
     """Make the checks of those of a backend's servers that have one; ``paths`` are its entry paths."""
-    settings = backend.config
     for server in backend.servers:
-        planned = probes(server.config, settings.protocol, paths)
+        planned = probes(server.config, backend.config.protocol, paths)
         if planned and server.config.check is not None:
             as_sessions = frozenset(
                 probe
                 for probe in planned
-                if is_as_ended_sessions(server.config, settings.protocol, paths, probe)
+                if is_as_ended_sessions(server.config, backend.config.protocol, paths, probe)
             )
-            timeout = server.config.check.timeout or settings.timeouts.check
-            yield Check(server, planned, timeout, context_of, as_sessions, settings.resolve_prefer)
+            timeout = server.config.check.timeout or backend.config.timeouts.check
+            yield Check(server, planned, timeout, context_of, as_sessions, backend.config.resolve_prefer)

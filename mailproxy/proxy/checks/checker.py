@@ -15,8 +15,8 @@ from mailproxy.proxy.checks.check import Check
 from mailproxy.proxy.faults import log_fault
 from mailproxy.proxy.supervise import supervise
 
-# The first checks are spread over 1 ms for each server, up to 1 s in all. If 2,000 checks began at once, the last
-# ones would be late.
+# The first checks are spread over 1 ms for each server, up to 1 s in all. If 2,000 checks began at once, the
+# last ones would be late.
 _SPREAD_S = 1.0
 _SPREAD_PER_SERVER_S = 0.001
 _FIRST_ROUND_S = 2.0  # after the spread: start-up waits no longer for servers that are slow to answer
@@ -35,7 +35,8 @@ class HealthChecker:
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Check until cancelled.
 
-        It counts as started once every server has been checked, or after 3 s at most: 1 s spread, 2 s first round.
+        It counts as started once every server has been checked, or after 3 s at most: 1 s spread, 2 s first
+        round.
         """
         if not self._checks:
             task_status.started()
@@ -85,7 +86,8 @@ class HealthChecker:
 
         def report(outcome: CheckOutcome) -> None:
             server.counts.checks += 1
-            # The outcome does not count if the operator has put the server into maintenance meanwhile, or taken it out.
+            # The outcome does not count if the operator has put the server into maintenance meanwhile, or
+            # taken it out.
             if server.state is not AdminState.MAINT and server.health is health:
                 backend.record_check(server, outcome)
             self._mark_checked(server)

@@ -1,8 +1,8 @@
 """One connection of a health check: connect, PROXY header, TLS, dialogue, result, close.
 
-A check leaves no more in a server's log than a client that logs out. The program of a TCP server never learns of a plain
-connect (a Unix socket's does). On every other connection the check logs out in the protocol, half-closes, and lets the
-server close.
+A check leaves no more in a server's log than a client that logs out. The program of a TCP server never learns
+of a plain connect (a Unix socket's does). On every other connection the check logs out in the protocol,
+half-closes, and lets the server close.
 """
 
 from __future__ import annotations
@@ -186,7 +186,8 @@ class ProbeConnection:
         sock, self._sock = self._sock, None  # connect_tls takes it over, and closes it if it fails
         assert sock is not None  # noqa: S101 - _open has connected it
         self._timeout_code = CheckCode.L6TOUT
-        # An IP address of the check's own is another way to the same server, so the server's name is verified.
+        # An IP address of the check's own is another way to the same server, so the server's name is
+        # verified.
         own, other = self.server.config.address, self.probe.address
         name = tls_name(tls, own if other is None or literal_endpoint(own) is None else other)
         try:

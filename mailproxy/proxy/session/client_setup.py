@@ -1,8 +1,8 @@
 """The client's side of a session before it has a server: PROXY header, ClientHello, TLS handshake.
 
-Each function is one phase and raises ``SessionEndedError`` with the end reason. Timeouts count from the start of a
-phase, so a client that sends byte by byte cannot stretch them. ClientHello and handshake share one timeout, which the
-session sets.
+Each function is one phase and raises ``SessionEndedError`` with the end reason. Timeouts count from the start
+of a phase, so a client that sends byte by byte cannot stretch them. ClientHello and handshake share one
+timeout, which the session sets.
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ def peek_client_hello_nowait(client: socket.socket) -> ClientHello | None:
 async def peek_client_hello(client: socket.socket, watch: Watch) -> ClientHello:
     """Wait for a ClientHello that has not arrived yet, without a timeout; otherwise as the function above."""
     try:
-        # Epoll reports each event once. One that is pending may be a part of the ClientHello, or the client's end.
+        # Epoll reports each event once. One that is pending may be a part of the ClientHello, or the client's
+        # end.
         if not watch.pending_events:
             await watch.readable()
         return (await peek(client, parse_client_hello))[0]
@@ -107,7 +108,8 @@ async def tls_handshake(
         The connection that decrypts. It takes ``client`` over.
 
     Raises:
-        SessionEndedError: An end reason of the handshake; HANDSHAKE_FAILED if no certificate fits the server name.
+        SessionEndedError: An end reason of the handshake; HANDSHAKE_FAILED if no certificate fits the server
+            name.
     """
     selection = terminator.select(hello.server_name)
     if selection is None:

@@ -1,7 +1,8 @@
 """Connect a session to a server: attempts, retries at the same server, redispatch to another one.
 
-No byte of the client has gone to a server before ``Dispatch.connect`` returns. So each failure here may be retried: a
-refused connection, a timeout, a failed TLS handshake. The failure that ends the session is a ``SessionEndedError``.
+No byte of the client has gone to a server before ``Dispatch.connect`` returns. So each failure here may be
+retried: a refused connection, a timeout, a failed TLS handshake. The failure that ends the session is a
+``SessionEndedError``.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ class Dispatch:
         """Connect to a server, and watch the client meanwhile.
 
         Returns:
-            The connection, with TLS if the server has that, and the PROXY header sent. It has been added to the poller.
-            The caller closes it.
+            The connection, with TLS if the server has that, and the PROXY header sent. It has been added to
+            the poller. The caller closes it.
 
         Raises:
             SessionEndedError: No server can be reached, or the client has closed.

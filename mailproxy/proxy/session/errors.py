@@ -13,7 +13,8 @@ class SessionEndedError(Exception):
         detail: What the log adds to it.
         sent_nothing: The client has ended the session before it sent a byte.
         retries_at_once: The next attempt needs no pause, because this one cost the server nothing.
-        is_client_specific: The attempt failed because of the client's address, which says nothing about the server.
+        is_client_specific: The attempt failed because of the client's address, which says nothing about the
+            server.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """A session: one task that goes through the phases in ``Session.run`` and ends with exactly one end reason.
 
-A phase that cannot continue raises ``SessionEndedError`` with the end reason. Cancellation is the operator's stop. In
-all cases ``run`` closes both sockets, releases every counter and writes one line.
+A phase that cannot continue raises ``SessionEndedError`` with the end reason. Cancellation is the operator's
+stop. In all cases ``run`` closes both sockets, releases every counter and writes one line.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from mailproxy.proxy.session.routing import Routes
 from mailproxy.proxy.session.slot_lease import SlotLease
 from mailproxy.proxy.session.wait import InterruptibleWait
 
-# Ids are unique, also after a restart. Counting starts at the second of the start times 2**24, which is more sessions
-# than a second can have.
+# Ids are unique, also after a restart. Counting starts at the second of the start times 2**24, which is more
+# sessions than a second can have.
 _ids = itertools.count((int(time.time()) << 24) + 1)
 
 
@@ -98,8 +98,8 @@ _END_IF_CANCELLED: Mapping[Phase, EndReason] = {
 class Session:
     """One client's connection and the server's. Its limits have counted it already.
 
-    Every attribute is in memory for as long as the session lives, which may be days: a thousand sessions have a
-    thousand of it. What only the phases before the tunnel need is in ``run``'s local variables.
+    Every attribute is in memory for as long as the session lives, which may be days: a thousand sessions have
+    a thousand of it. What only the phases before the tunnel need is in ``run``'s local variables.
 
     Attributes:
         context: What it shares with the other sessions of its frontend.
@@ -139,9 +139,10 @@ class Session:
     async def run(self, client_info: ClientInfo) -> None:
         """Proxy the session to its end. Raises nothing but Cancelled.
 
-        ``client_info`` is this session's, as in the constructor. Clients decide how large it is (ClientHello, TLVs), so
-        it is dropped when the tunnel opens. For the same reason long phases are awaited here and not in methods: each
-        coroutine between ``run`` and the wait would stay in memory as long as the session.
+        ``client_info`` is this session's, as in the constructor. Clients decide how large it is (ClientHello,
+        TLVs), so it is dropped when the tunnel opens. For the same reason long phases are awaited here and
+        not in methods: each coroutine between ``run`` and the wait would stay in memory as long as the
+        session.
 
         Closes:
             The sockets of both sides, whatever happens.
@@ -294,8 +295,8 @@ class Session:
         if self._client_key is not None and context.clients is not None:
             context.clients.leave(self._client_key)
         if lease is not None:
-            # As in HAProxy's line, these two are without this session, and without the waiter that gets its slot. The
-            # next two count it.
+            # As in HAProxy's line, these two are without this session, and without the waiter that gets its
+            # slot. The next two count it.
             record.server_sessions = lease.other_sessions_on_server
             lease.close()
             record.backend_sessions = lease.backend.sessions

@@ -26,8 +26,8 @@ class SlotLease:
 
     Attributes:
         server: The server whose slot the session holds, if it holds one.
-        tunnel: The session's tunnel once that is open. Until then a server that goes down ends ``wait``, later it may
-            end the tunnel.
+        tunnel: The session's tunnel once that is open. Until then a server that goes down ends ``wait``,
+            later it may end the tunnel.
     """
 
     backend: Backend

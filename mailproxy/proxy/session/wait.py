@@ -12,7 +12,8 @@ from mailproxy.log.end_reasons import EndReason
 from mailproxy.net.poller import AnyPoller
 from mailproxy.proxy.session.errors import SessionEndedError
 
-# A client that has closed its side may still read the answer of a server that is quick: ``nc`` and many probes do.
+# A client that has closed its side may still read the answer of a server that is quick: ``nc`` and many
+# probes do.
 _CLIENT_EOF_GRACE_S = 0.2
 
 
@@ -20,16 +21,18 @@ _CLIENT_EOF_GRACE_S = 0.2
 class InterruptibleWait:
     """The one wait that a session is in: in the queue, for a connection, or in a pause.
 
-    A wait is a cancel scope around one phase. Cancel scopes cost, so there is one at a time and none without a wait.
-    Four events end it before what it waits for:
+    A wait is a cancel scope around one phase. Cancel scopes cost, so there is one at a time and none without
+    a wait. Four events end it before what it waits for:
 
     - Its timeout: ``raise_if_ended`` returns, and the caller decides.
     - The server goes down (``end_wait``): the same, the session tries another server.
-    - The client closes (``end_session`` in the queue, ``end_session_soon`` elsewhere): ``raise_if_ended`` raises.
+    - The client closes (``end_session`` in the queue, ``end_session_soon`` elsewhere): ``raise_if_ended``
+      raises.
     - The operator stops the proxy: ``trio.Cancelled`` passes through, as in every phase.
 
-    ``_end`` is the end reason of the session if the scope is cancelled, be it by its deadline or at once. It is set
-    together with the deadline or the cancellation that it belongs to, and read by ``raise_if_ended`` alone.
+    ``_end`` is the end reason of the session if the scope is cancelled, be it by its deadline or at once. It
+    is set together with the deadline or the cancellation that it belongs to, and read by ``raise_if_ended``
+    alone.
     """
 
     poller: AnyPoller
