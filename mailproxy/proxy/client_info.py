@@ -7,9 +7,9 @@ from typing import Self
 
 from attrs import define, field
 
-from mailproxy.address import join
+from mailproxy.address import join_host_port
 from mailproxy.net.listener import Listener
-from mailproxy.net.tls.tls import TlsInfo
+from mailproxy.net.tls.handshake import TlsInfo
 from mailproxy.protocol.client_hello import ClientHello
 from mailproxy.protocol.proxy_header import Header, HeaderV2, Tlv
 
@@ -51,7 +51,7 @@ class ClientInfo:
     @property
     def name(self) -> str:
         """The address for the log. Clients of a Unix socket have none and are named after their bind's number."""
-        return join(*self.source) if self.source is not None else f"unix:{self.listener.number}"
+        return join_host_port(*self.source) if self.source is not None else f"unix:{self.listener.number}"
 
     @property
     def host(self) -> str:

@@ -24,7 +24,7 @@ from mailproxy.log.events import (
 from mailproxy.net.dial import Source as LocalSource
 from mailproxy.net.keepalive import keepalive_options
 from mailproxy.net.resolve import literal_endpoint
-from mailproxy.net.tls.tls import Context, make_client_context
+from mailproxy.net.tls.context import Context, make_client_context
 from mailproxy.pool import (
     AdminState,
     Balance,

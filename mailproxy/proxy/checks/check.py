@@ -8,8 +8,8 @@ from typing import Literal
 from attrs import define, evolve, field
 
 from mailproxy import config
-from mailproxy.config.check_plan import EntryPath, Probe, is_as_ended_sessions, probes
-from mailproxy.net.tls.tls import Context
+from mailproxy.config.check_plan import EntryPath, Probe, is_like_terminated_session, plan_probes
+from mailproxy.net.tls.context import Context
 from mailproxy.protocol.checks.mail import MailCheck
 from mailproxy.protocol.checks.result import INFO_MAX, CheckCode, CheckResult
 from mailproxy.proxy.backend.backend import Backend
@@ -103,12 +103,12 @@ def plan_checks(
 ) -> Iterator[Check]:
     """Make the checks of those of a backend's servers that have one; ``paths`` are its entry paths."""
     for server in backend.servers:
-        planned = probes(server.config, backend.config.protocol, paths)
+        planned = plan_probes(server.config, backend.config.protocol, paths)
         if planned and server.config.check is not None:
             as_sessions = frozenset(
                 probe
                 for probe in planned
-                if is_as_ended_sessions(server.config, backend.config.protocol, paths, probe)
+                if is_like_terminated_session(server.config, backend.config.protocol, paths, probe)
             )
             timeout = server.config.check.timeout or backend.config.timeouts.check
             yield Check(server, planned, timeout, context_of, as_sessions, backend.config.resolve_prefer)

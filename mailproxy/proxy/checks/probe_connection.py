@@ -23,7 +23,8 @@ from mailproxy.errors import ProxyError, ServerHandshakeError, ServerRefusedErro
 from mailproxy.net.dial import Endpoint, Source, connect, half_open_connect
 from mailproxy.net.resolve import literal_endpoint, resolve
 from mailproxy.net.simple_io import ServerConnectionError, close_gracefully, receive, send_all
-from mailproxy.net.tls.tls import Context, connect_tls
+from mailproxy.net.tls.context import Context
+from mailproxy.net.tls.handshake import connect_tls
 from mailproxy.protocol.checks.dialogue import CheckDialogue
 from mailproxy.protocol.checks.mail import MailCheck
 from mailproxy.protocol.checks.registry import DIALOGUES, DIALOGUES_WITH_NAME

@@ -20,7 +20,9 @@ from mailproxy.net.client_close import is_client_closing
 from mailproxy.net.dial import connect, start
 from mailproxy.net.poller import GONE, AnyPoller, Watch
 from mailproxy.net.proxy_header import send_header
-from mailproxy.net.tls.tls import Context, connect_tls, peer_closed
+from mailproxy.net.tls.close import peer_closed
+from mailproxy.net.tls.context import Context
+from mailproxy.net.tls.handshake import connect_tls
 from mailproxy.pool import RetryDecision, RetryState
 from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.client_info import ClientInfo
@@ -236,6 +238,6 @@ def _failure(error: ProxyError | ServerRefusedError | ServerHandshakeError) -> S
             end_reasons.SERVER_REFUSED,
             error,
             retries_at_once=error.is_local,
-            is_client_specific=error.is_clients,
+            is_client_specific=error.is_client_fault,
         )
     return SessionEndedError(end_reasons.OUT_OF_RESOURCES, error)

@@ -8,7 +8,7 @@ from attrs import frozen
 
 from mailproxy import config
 from mailproxy.address import Networks
-from mailproxy.config.key_paths import join
+from mailproxy.config.path import ROOT_PATH
 from mailproxy.protocol.client_hello import ClientHello
 from mailproxy.proxy.client_info import ClientInfo
 
@@ -70,7 +70,7 @@ class Routes:
 
     def __init__(self, routes: Sequence[config.Route], frontend: str) -> None:
         self._routes = tuple(map(Route, routes))
-        self._path = join(join("frontends", frontend), "routes")
+        self._path = ROOT_PATH / "frontends" / frontend / "routes"
 
     def select(self, client: ClientInfo) -> config.Route | None:
         """Return the first route that matches; without one, the frontend's backend and the bind's mode apply."""
@@ -83,4 +83,4 @@ class Routes:
         """Return the path of a route in the configuration, and the keys by which it matched."""
         index = next(index for index, route in enumerate(self._routes) if route.config is selected)
         keys = [key for key in ("sni", "alpn", "client", "port") if getattr(selected, key) not in (None, ())]
-        return f"{self._path}[{index}]" + (f" by {' and '.join(keys)}" if keys else "")
+        return str(self._path / index) + (f" by {' and '.join(keys)}" if keys else "")

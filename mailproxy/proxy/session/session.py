@@ -22,7 +22,9 @@ from mailproxy.log.events import SESSION_FAULT, SESSION_STARTED
 from mailproxy.log.record import SessionRecord
 from mailproxy.net.poller import AnyPoller, Watch
 from mailproxy.net.relay import Relay, Tunnel
-from mailproxy.net.tls.tls import CONNECTION_RESET, Alert, has_unread, send_alert, tls_info
+from mailproxy.net.tls.close import Alert, has_unread, send_alert
+from mailproxy.net.tls.errors import CONNECTION_RESET
+from mailproxy.net.tls.handshake import tls_info
 from mailproxy.protocol.client_hello import ClientHello
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.client_info import ClientInfo
@@ -262,9 +264,9 @@ class Session:
             self.client,
             server_socket,
             now=self.context.poller.clock(),
-            client_limit=timeouts.client,
-            server_limit=lease.backend.config.timeouts.server,
-            half_closed=timeouts.half_closed,
+            client_timeout=timeouts.client,
+            server_timeout=lease.backend.config.timeouts.server,
+            half_closed_timeout=timeouts.half_closed,
         )
         lease.open_tunnel(tunnel)
         if self.context.config.log_start:
