@@ -79,7 +79,7 @@ async def test_closed_client_ends_connecting(
     assert (line["end"], line["by"], line["phase"], line["state"]) == CLIENT_LEFT
     assert (line["server"], line["connect_ms"]) == ("s1", -1)
     assert line["retries"] == (1 if phase == "turnaround pause" else 0), (
-        "the session ends without another attempt"
+        "the session does not wait for the end of the pause"
     )
     assert cluster.states["s1"].sessions == 0
     assert cluster.proxy.sessions == 0

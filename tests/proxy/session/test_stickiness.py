@@ -1,4 +1,4 @@
-"""Clients come back to the server that they had: who is the same client, when it is learned, and when it is not so any more."""
+"""Stickiness: which addresses are one client, when its server is stored, and when the entry is dropped."""
 
 from __future__ import annotations
 
@@ -10,26 +10,28 @@ from mailproxy.testing import Close, collect, dial
 from tests.support.patience import wait_until
 from tests.support.proxy.backend_cluster import BackendCluster, assert_rejected, check_of, receive_server_name
 
-ONE, TWO, THREE = "192.0.2.1", "192.0.2.2", "192.0.2.3"
-QUICK: dict[str, Any] = {"timeouts": {"connect": "100ms"}}
+HOST_1, HOST_2, HOST_3 = "192.0.2.1", "192.0.2.2", "192.0.2.3"
+SHORT_TIMEOUT: dict[str, Any] = {"timeouts": {"connect": "100ms"}}
 
 
-async def two_servers(
+async def start_with_two_servers(
     cluster: BackendCluster, *, stick: dict[str, Any] | None = None, **backend: Any
 ) -> None:
-    """They take turns, but for clients that stick."""
+    """Start a proxy with two servers in round robin, and a stick table."""
     await cluster.add_server("s1")
     await cluster.add_server("s2")
-    await start(cluster, stick=stick, **backend)
+    await start_proxy(cluster, stick=stick, **backend)
 
 
-async def start(cluster: BackendCluster, *, stick: dict[str, Any] | None = None, **backend: Any) -> None:
+async def start_proxy(
+    cluster: BackendCluster, *, stick: dict[str, Any] | None = None, **backend: Any
+) -> None:
     settings = {"balance": "roundrobin", "introduced": True, **backend}
     await cluster.start_proxy(stick={"on": "source", **(stick or {})}, **settings)
 
 
-async def known_at(cluster: BackendCluster, name: str, host: str) -> None:
-    """Let this client have been at this server."""
+async def store_sticky_entry(cluster: BackendCluster, name: str, host: str) -> None:
+    """Connect a client to this server, so that the stick table has an entry for it."""
     for other in cluster.states.values():
         other.set_state("ready" if other.name == name else "maint")
     assert await cluster.connect_and_close(host) == name
@@ -37,55 +39,55 @@ async def known_at(cluster: BackendCluster, name: str, host: str) -> None:
         other.set_state("ready")
 
 
-# Who is the same client
+# Which addresses are one client
 
 
-async def test_a_client_comes_back_to_its_server(cluster: BackendCluster) -> None:
-    await two_servers(cluster)
-    assert [await cluster.connect_and_close(ONE) for _ in range(3)] == ["s1"] * 3
-    assert [await cluster.connect_and_close(TWO) for _ in range(3)] == ["s2"] * 3
-    assert await cluster.connect_and_close(ONE) == "s1"
+async def test_client_returns_to_its_server(cluster: BackendCluster) -> None:
+    await start_with_two_servers(cluster)
+    assert [await cluster.connect_and_close(HOST_1) for _ in range(3)] == ["s1"] * 3
+    assert [await cluster.connect_and_close(HOST_2) for _ in range(3)] == ["s2"] * 3
+    assert await cluster.connect_and_close(HOST_1) == "s1"
 
 
 @pytest.mark.parametrize("balance", ["leastconn", "roundrobin", "first", "random", "source"])
-async def test_so_it_does_whatever_the_balance_says(cluster: BackendCluster, balance: str) -> None:
+async def test_sticky_server_overrides_each_balance(cluster: BackendCluster, balance: str) -> None:
     for number in range(4):
         await cluster.add_server(f"s{number + 1}")
-    await start(cluster, balance=balance)
-    first = {host: await cluster.connect_and_close(host) for host in (ONE, TWO, THREE)}
+    await start_proxy(cluster, balance=balance)
+    first = {host: await cluster.connect_and_close(host) for host in (HOST_1, HOST_2, HOST_3)}
     for _ in range(2):
-        assert {host: await cluster.connect_and_close(host) for host in (ONE, TWO, THREE)} == first
+        assert {host: await cluster.connect_and_close(host) for host in (HOST_1, HOST_2, HOST_3)} == first
 
 
-async def test_a_client_has_one_server_although_others_have_less_to_do(cluster: BackendCluster) -> None:
-    """A mail client opens several connections at once, and all see the same mailbox."""
-    await two_servers(cluster, balance="leastconn")
+async def test_parallel_sessions_of_client_share_server(cluster: BackendCluster) -> None:
+    """A mail client opens several connections at once, and all should see the same mailbox."""
+    await start_with_two_servers(cluster, balance="leastconn")
     for _ in range(5):
-        await cluster.connect_greeted(ONE)
+        await cluster.connect_greeted(HOST_1)
     assert [server.sessions for server in cluster.states.values()] == [5, 0]
 
 
-async def test_without_a_stick_table_nobody_sticks(cluster: BackendCluster) -> None:
+async def test_without_stick_table_clients_rotate(cluster: BackendCluster) -> None:
     await cluster.add_server("s1")
     await cluster.add_server("s2")
     await cluster.start_proxy(balance="roundrobin", introduced=True)
-    assert [await cluster.connect_and_close(ONE) for _ in range(4)] == ["s1", "s2", "s1", "s2"]
+    assert [await cluster.connect_and_close(HOST_1) for _ in range(4)] == ["s1", "s2", "s1", "s2"]
 
 
-async def test_without_a_header_the_connections_own_address_counts(cluster: BackendCluster) -> None:
-    await two_servers(cluster, introduced=False)
+async def test_connection_address_is_used_without_proxy_header(cluster: BackendCluster) -> None:
+    await start_with_two_servers(cluster, introduced=False)
     assert [await cluster.connect_and_close() for _ in range(3)] == ["s1"] * 3
 
 
-async def test_the_same_client_is_known_at_every_bind(cluster: BackendCluster) -> None:
+async def test_client_is_sticky_at_every_bind(cluster: BackendCluster) -> None:
     binds = [{"address": "127.0.0.1:0", "accept_proxy": ["127.0.0.0/8"]} for _ in range(2)]
-    await two_servers(cluster, frontend={"bind": binds})
-    assert [await cluster.connect_and_close(ONE, bind=number) for number in (0, 1, 0)] == ["s1"] * 3
+    await start_with_two_servers(cluster, frontend={"bind": binds})
+    assert [await cluster.connect_and_close(HOST_1, bind=number) for number in (0, 1, 0)] == ["s1"] * 3
 
 
-async def test_clients_with_tls_stick_as_others_do(cluster: BackendCluster) -> None:
-    await two_servers(cluster, tls=True)
-    assert [await cluster.connect_and_close(host) for host in (ONE, TWO, ONE, TWO)] == [
+async def test_tls_clients_are_sticky(cluster: BackendCluster) -> None:
+    await start_with_two_servers(cluster, tls=True)
+    assert [await cluster.connect_and_close(host) for host in (HOST_1, HOST_2, HOST_1, HOST_2)] == [
         "s1",
         "s2",
         "s1",
@@ -93,14 +95,14 @@ async def test_clients_with_tls_stick_as_others_do(cluster: BackendCluster) -> N
     ]
 
 
-async def test_by_default_every_ipv4_address_is_a_client(cluster: BackendCluster) -> None:
-    await two_servers(cluster)
+async def test_default_ipv4_prefix_is_32(cluster: BackendCluster) -> None:
+    await start_with_two_servers(cluster)
     assert [await cluster.connect_and_close(host) for host in ("192.0.2.0", "192.0.2.1")] == ["s1", "s2"]
 
 
-async def test_by_default_64_bits_of_an_ipv6_address_are_a_client(cluster: BackendCluster) -> None:
-    """A household has so many, and its devices change the rest as they like."""
-    await two_servers(cluster)
+async def test_default_ipv6_prefix_is_64(cluster: BackendCluster) -> None:
+    """A household has a /64, and its devices change the other 64 bits freely."""
+    await start_with_two_servers(cluster)
     assert await cluster.connect_and_close("2001:db8:0:1::7") == "s1"
     assert await cluster.connect_and_close("2001:db8:0:1:ffff:ffff:ffff:ffff") == "s1"
     assert await cluster.connect_and_close("2001:db8:0:2::7") == "s2"
@@ -117,26 +119,26 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize(("stick", "inside", "outside"), NETWORKS.values(), ids=NETWORKS)
-async def test_a_network_is_one_client(
+async def test_prefix_makes_network_single_client(
     cluster: BackendCluster, stick: dict[str, Any], inside: tuple[str, str], outside: str
 ) -> None:
-    await two_servers(cluster, stick=stick)
+    await start_with_two_servers(cluster, stick=stick)
     assert await cluster.connect_and_close(inside[0]) == "s1"
     assert await cluster.connect_and_close(outside) == "s2"
     assert await cluster.connect_and_close(inside[1]) == "s1"
     assert await cluster.connect_and_close(outside) == "s2"
 
 
-async def test_clients_of_a_unix_socket_are_nobody_in_particular(cluster: BackendCluster) -> None:
+async def test_unix_socket_clients_are_not_sticky(cluster: BackendCluster) -> None:
     address = f"unix:{cluster.harness.folder}/p.sock"
-    await two_servers(cluster, introduced=False, frontend={"bind": [{"address": address}]})
+    await start_with_two_servers(cluster, introduced=False, frontend={"bind": [{"address": address}]})
     assert [await cluster.connect_and_close() for _ in range(4)] == ["s1", "s2", "s1", "s2"]
 
 
-async def test_unless_a_header_says_who_they_are(cluster: BackendCluster) -> None:
+async def test_unix_socket_clients_with_header_are_sticky(cluster: BackendCluster) -> None:
     address = f"unix:{cluster.harness.folder}/p.sock"
-    await two_servers(cluster, frontend={"bind": [{"address": address, "accept_proxy": ["unix"]}]})
-    assert [await cluster.connect_and_close(host) for host in (ONE, TWO, ONE, ONE)] == [
+    await start_with_two_servers(cluster, frontend={"bind": [{"address": address, "accept_proxy": ["unix"]}]})
+    assert [await cluster.connect_and_close(host) for host in (HOST_1, HOST_2, HOST_1, HOST_1)] == [
         "s1",
         "s2",
         "s1",
@@ -144,145 +146,149 @@ async def test_unless_a_header_says_who_they_are(cluster: BackendCluster) -> Non
     ]
 
 
-async def test_who_comes_without_a_header_is_known_by_its_own_address(cluster: BackendCluster) -> None:
+async def test_optional_header_falls_back_to_connection_address(cluster: BackendCluster) -> None:
     binds = [{"address": "127.0.0.1:0", "accept_proxy": ["192.0.2.0/24"], "proxy_optional": True}]
-    await two_servers(cluster, introduced=False, frontend={"bind": binds})
+    await start_with_two_servers(cluster, introduced=False, frontend={"bind": binds})
     assert [await cluster.connect_and_close() for _ in range(3)] == ["s1"] * 3
 
 
-# When it is learned
+# When an entry is stored
 
 
-async def test_a_server_that_was_not_reached_is_not_learned(cluster: BackendCluster) -> None:
+async def test_refusing_server_is_not_stored(cluster: BackendCluster) -> None:
     await cluster.add_refusing_servers("bad")
     await cluster.add_server("good")
-    await start(cluster)
-    await assert_rejected(await cluster.connect_client(ONE))
-    assert await cluster.connect_and_close(ONE) == "good", "it was its turn"
+    await start_proxy(cluster)
+    await assert_rejected(await cluster.connect_client(HOST_1))
+    assert await cluster.connect_and_close(HOST_1) == "good", (
+        "the refusing server was not stored, so round robin continues"
+    )
 
 
-async def test_a_server_that_took_too_long_is_not_learned(cluster: BackendCluster) -> None:
+async def test_unanswering_server_is_not_stored(cluster: BackendCluster) -> None:
     await cluster.add_unanswering_server("slow")
     await cluster.add_server("good")
-    await start(cluster, **QUICK)
-    client = await cluster.connect_client(ONE)
+    await start_proxy(cluster, **SHORT_TIMEOUT)
+    client = await cluster.connect_client(HOST_1)
     await cluster.wait_for_sessions()
-    assert await cluster.connect_and_close(ONE) == "good", "nor is it while it is being tried"
+    assert await cluster.connect_and_close(HOST_1) == "good", (
+        "a server that is being connected is not stored either"
+    )
     await assert_rejected(client)
 
 
-async def test_a_server_with_which_tls_fails_is_not_learned(cluster: BackendCluster) -> None:
+async def test_server_with_failed_tls_is_not_stored(cluster: BackendCluster) -> None:
     await cluster.add_server("bad", collect(b"* OK in clear text\r\n"))
     await cluster.add_server("good", tls=cluster.harness.ca.server_context("127.0.0.1"))
-    await start(cluster, backend_tls=True)
-    await assert_rejected(await cluster.connect_client(ONE))
-    assert await cluster.connect_and_close(ONE) == "good"
+    await start_proxy(cluster, backend_tls=True)
+    await assert_rejected(await cluster.connect_client(HOST_1))
+    assert await cluster.connect_and_close(HOST_1) == "good"
 
 
-async def test_a_server_that_hangs_up_at_once_is_learned(cluster: BackendCluster) -> None:
-    """The connection was made; what it says in it is its own business."""
-    hasty = await cluster.add_server("hasty", (Close(),))
+async def test_server_closing_after_connect_is_stored(cluster: BackendCluster) -> None:
+    """The connection was made. What the server does afterwards does not matter."""
+    closing = await cluster.add_server("closing", (Close(),))
     await cluster.add_server("s2")
-    await start(cluster)
+    await start_proxy(cluster)
     for number in range(3):
-        assert await cluster.connect_and_close(ONE) == ""
+        assert await cluster.connect_and_close(HOST_1) == ""
         await cluster.harness.sessions(number + 1)
-    assert hasty.accepted == 3
+    assert closing.accepted == 3
 
 
-async def test_the_server_that_took_it_in_the_end_is_learned(cluster: BackendCluster) -> None:
+async def test_server_after_redispatch_is_stored(cluster: BackendCluster) -> None:
     bad = await cluster.add_server("bad", is_open=False)
     await cluster.add_server("good")
-    await start(cluster, retries=1)
-    assert await cluster.connect_and_close(ONE) == "good"
+    await start_proxy(cluster, retries=1)
+    assert await cluster.connect_and_close(HOST_1) == "good"
     await cluster.open_server(bad)
-    assert [await cluster.connect_and_close(ONE) for _ in range(3)] == ["good"] * 3
+    assert [await cluster.connect_and_close(HOST_1) for _ in range(3)] == ["good"] * 3
 
 
-async def test_a_server_to_which_nobody_sticks_is_not_learned(cluster: BackendCluster) -> None:
+async def test_server_with_stick_false_is_not_stored(cluster: BackendCluster) -> None:
     await cluster.add_server("s1", stick=False)
     await cluster.add_server("s2")
     await cluster.add_server("s3", stick=False)
-    await start(cluster)
-    assert [await cluster.connect_and_close(ONE) for _ in range(4)] == ["s1", "s2", "s2", "s2"]
+    await start_proxy(cluster)
+    assert [await cluster.connect_and_close(HOST_1) for _ in range(4)] == ["s1", "s2", "s2", "s2"]
 
 
-async def test_a_backup_to_which_nobody_sticks_is_left_when_the_others_are_back(
+async def test_backup_with_stick_false_loses_clients(
     cluster: BackendCluster,
 ) -> None:
     await cluster.add_server("s1")
     await cluster.add_server("spare", backup=True, stick=False)
-    await start(cluster)
+    await start_proxy(cluster)
     cluster.states["s1"].set_state("maint")
-    assert await cluster.connect_and_close(ONE) == "spare"
+    assert await cluster.connect_and_close(HOST_1) == "spare"
     cluster.states["s1"].set_state("ready")
-    assert await cluster.connect_and_close(ONE) == "s1"
+    assert await cluster.connect_and_close(HOST_1) == "s1"
 
 
-async def test_a_backup_that_is_learned_is_kept(cluster: BackendCluster) -> None:
+async def test_sticky_backup_keeps_clients(cluster: BackendCluster) -> None:
     await cluster.add_server("s1")
     await cluster.add_server("spare", backup=True)
-    await start(cluster)
+    await start_proxy(cluster)
     cluster.states["s1"].set_state("maint")
-    assert await cluster.connect_and_close(ONE) == "spare"
+    assert await cluster.connect_and_close(HOST_1) == "spare"
     cluster.states["s1"].set_state("ready")
-    assert await cluster.connect_and_close(ONE) == "spare"
-    assert await cluster.connect_and_close(TWO) == "s1"
+    assert await cluster.connect_and_close(HOST_1) == "spare"
+    assert await cluster.connect_and_close(HOST_2) == "s1"
 
 
-# When its server is not there
+# State changes
 
 
-async def test_a_server_in_maintenance_loses_its_clients_for_good(cluster: BackendCluster) -> None:
-    await two_servers(cluster)
-    assert await cluster.connect_and_close(ONE) == "s1"
+async def test_client_moved_by_maintenance_stays_moved(cluster: BackendCluster) -> None:
+    await start_with_two_servers(cluster)
+    assert await cluster.connect_and_close(HOST_1) == "s1"
     cluster.states["s1"].set_state("maint")
-    assert await cluster.connect_and_close(ONE) == "s2"
+    assert await cluster.connect_and_close(HOST_1) == "s2"
     cluster.states["s1"].set_state("ready")
-    assert [await cluster.connect_and_close(ONE) for _ in range(3)] == ["s2"] * 3, (
-        "where its mail has been fetched from since"
+    assert [await cluster.connect_and_close(HOST_1) for _ in range(3)] == ["s2"] * 3, (
+        "the client has fetched its mail from s2 since"
     )
     lines = await cluster.harness.sessions(5)
     assert {(line["retries"], line["redispatched"]) for line in lines} == {(0, False)}
 
 
-async def test_unless_they_did_not_come_meanwhile(cluster: BackendCluster) -> None:
-    await two_servers(cluster, balance="first")
-    await known_at(cluster, "s2", ONE)
+async def test_sticky_entry_survives_maintenance_if_unused(cluster: BackendCluster) -> None:
+    await start_with_two_servers(cluster, balance="first")
+    await store_sticky_entry(cluster, "s2", HOST_1)
     cluster.states["s2"].set_state("maint")
     cluster.states["s2"].set_state("ready")
-    assert [await cluster.connect_and_close(host) for host in (TWO, ONE)] == ["s1", "s2"]
+    assert [await cluster.connect_and_close(host) for host in (HOST_2, HOST_1)] == ["s1", "s2"]
 
 
-async def test_a_server_that_is_down_loses_its_clients(cluster: BackendCluster) -> None:
+async def test_client_moved_by_failed_check_stays_moved(cluster: BackendCluster) -> None:
     checked = await cluster.start_unlisted_server("checked")
     await cluster.add_server("s1", check=check_of(checked))
     await cluster.add_server("s2")
-    await start(cluster)
-    assert await cluster.connect_and_close(ONE) == "s1"
+    await start_proxy(cluster)
+    assert await cluster.connect_and_close(HOST_1) == "s1"
     await checked.close()
     await cluster.harness.events("server-down")
-    assert await cluster.connect_and_close(ONE) == "s2"
+    assert await cluster.connect_and_close(HOST_1) == "s2"
     await cluster.open_server(checked)
     await cluster.harness.events("server-up")
-    assert await cluster.connect_and_close(ONE) == "s2"
+    assert await cluster.connect_and_close(HOST_1) == "s2"
 
 
-async def test_a_session_that_outlives_the_change_changes_nothing(cluster: BackendCluster) -> None:
-    await two_servers(cluster)
-    old = await cluster.connect_greeted(ONE)
+async def test_end_of_old_session_keeps_new_entry(cluster: BackendCluster) -> None:
+    await start_with_two_servers(cluster)
+    old_client = await cluster.connect_greeted(HOST_1)
     cluster.states["s1"].set_state("maint")
-    assert await cluster.connect_and_close(ONE) == "s2"
+    assert await cluster.connect_and_close(HOST_1) == "s2"
     cluster.states["s1"].set_state("ready")
-    await cluster.close_client(old)
-    assert await cluster.connect_and_close(ONE) == "s2"
+    await cluster.close_client(old_client)
+    assert await cluster.connect_and_close(HOST_1) == "s2"
 
 
-async def test_a_server_that_drains_keeps_its_clients_and_takes_no_others(cluster: BackendCluster) -> None:
-    await two_servers(cluster)
-    assert await cluster.connect_and_close(ONE) == "s1"
+async def test_draining_server_keeps_sticky_clients_only(cluster: BackendCluster) -> None:
+    await start_with_two_servers(cluster)
+    assert await cluster.connect_and_close(HOST_1) == "s1"
     cluster.states["s1"].set_state("drain")
-    assert [await cluster.connect_and_close(host) for host in (TWO, ONE, THREE, ONE)] == [
+    assert [await cluster.connect_and_close(host) for host in (HOST_2, HOST_1, HOST_3, HOST_1)] == [
         "s2",
         "s1",
         "s2",
@@ -290,109 +296,110 @@ async def test_a_server_that_drains_keeps_its_clients_and_takes_no_others(cluste
     ]
 
 
-async def test_the_only_server_drains(cluster: BackendCluster) -> None:
+async def test_only_server_drains(cluster: BackendCluster) -> None:
     await cluster.add_server("s1")
-    await start(cluster)
-    assert await cluster.connect_and_close(ONE) == "s1"
+    await start_proxy(cluster)
+    assert await cluster.connect_and_close(HOST_1) == "s1"
     cluster.states["s1"].set_state("drain")
-    assert await cluster.connect_and_close(ONE) == "s1"
-    await assert_rejected(await cluster.connect_client(TWO))
+    assert await cluster.connect_and_close(HOST_1) == "s1"
+    await assert_rejected(await cluster.connect_client(HOST_2))
     line = (await cluster.harness.sessions(3))[2]
     assert (line["end"], line["state"]) == ("no-server", "SC")
 
 
-async def test_a_server_without_weight_keeps_its_clients_and_takes_no_others(cluster: BackendCluster) -> None:
-    """Weight 0 is a drain that the configuration says; its clients are those of before a reload."""
+async def test_server_with_weight_zero_keeps_sticky_clients(cluster: BackendCluster) -> None:
+    """Weight 0 is a drain by configuration. The server's sticky clients are those from before a reload."""
     await cluster.add_server("s1", weight=0)
     await cluster.add_server("s2")
-    await start(cluster)
-    assert [await cluster.connect_and_close(host) for host in (ONE, TWO)] == ["s2", "s2"]
-    known = cluster.pool.stick
-    assert known is not None
-    known.store(next(known.entries())[0], 0, 1e9)  # what was known before: the first client had s1
-    assert [await cluster.connect_and_close(host) for host in (ONE, TWO)] == ["s1", "s2"]
+    await start_proxy(cluster)
+    assert [await cluster.connect_and_close(host) for host in (HOST_1, HOST_2)] == ["s2", "s2"]
+    table = cluster.pool.stick
+    assert table is not None
+    table.store(next(table.entries())[0], 0, 1e9)  # an entry from before: the first client had s1
+    assert [await cluster.connect_and_close(host) for host in (HOST_1, HOST_2)] == ["s1", "s2"]
 
 
-async def test_while_no_server_is_there_nothing_is_forgotten(cluster: BackendCluster) -> None:
-    await two_servers(cluster, balance="first")
-    await known_at(cluster, "s2", ONE)
+async def test_sticky_entry_survives_rejection(cluster: BackendCluster) -> None:
+    await start_with_two_servers(cluster, balance="first")
+    await store_sticky_entry(cluster, "s2", HOST_1)
     for server in cluster.states.values():
         server.set_state("maint")
-    await assert_rejected(await cluster.connect_client(ONE))
+    await assert_rejected(await cluster.connect_client(HOST_1))
     for server in cluster.states.values():
         server.set_state("ready")
-    assert [await cluster.connect_and_close(host) for host in (TWO, ONE)] == ["s1", "s2"]
+    assert [await cluster.connect_and_close(host) for host in (HOST_2, HOST_1)] == ["s1", "s2"]
 
 
 @pytest.mark.parametrize("redispatch", [True, 1])
-async def test_who_is_taken_elsewhere_stays_there(cluster: BackendCluster, redispatch: bool | int) -> None:
-    await two_servers(cluster, retries=2, redispatch=redispatch, **QUICK)
-    assert await cluster.connect_and_close(ONE) == "s1"
+async def test_redispatched_client_stays_moved(cluster: BackendCluster, redispatch: bool | int) -> None:
+    await start_with_two_servers(cluster, retries=2, redispatch=redispatch, **SHORT_TIMEOUT)
+    assert await cluster.connect_and_close(HOST_1) == "s1"
     await cluster.servers["s1"].close()
-    assert await cluster.connect_and_close(ONE) == "s2"
+    assert await cluster.connect_and_close(HOST_1) == "s2"
     await cluster.open_server(cluster.servers["s1"])
-    assert [await cluster.connect_and_close(ONE) for _ in range(2)] == ["s2"] * 2
+    assert [await cluster.connect_and_close(HOST_1) for _ in range(2)] == ["s2"] * 2
 
 
-async def test_who_got_nowhere_has_its_server_still(cluster: BackendCluster) -> None:
-    await two_servers(cluster, retries=0)
-    assert await cluster.connect_and_close(ONE) == "s1"
+async def test_failed_session_keeps_sticky_entry(cluster: BackendCluster) -> None:
+    await start_with_two_servers(cluster, retries=0)
+    assert await cluster.connect_and_close(HOST_1) == "s1"
     await cluster.servers["s1"].close()
     for _ in range(2):
-        await assert_rejected(await cluster.connect_client(ONE))
+        await assert_rejected(await cluster.connect_client(HOST_1))
     await cluster.open_server(cluster.servers["s1"])
-    assert await cluster.connect_and_close(ONE) == "s1"
+    assert await cluster.connect_and_close(HOST_1) == "s1"
 
 
-# How long, and how many
+# Expiry and size
 
 
-async def test_over_size_the_longest_unused_are_forgotten(cluster: BackendCluster) -> None:
-    """s1 drains: only those that it is known of come back to it."""
-    await two_servers(cluster, stick={"size": 2}, balance="first")
-    for host in (ONE, TWO, THREE):
+async def test_full_table_drops_least_recently_used(cluster: BackendCluster) -> None:
+    """s1 drains, so only clients with an entry return to it."""
+    await start_with_two_servers(cluster, stick={"size": 2}, balance="first")
+    for host in (HOST_1, HOST_2, HOST_3):
         assert await cluster.connect_and_close(host) == "s1"
     cluster.states["s1"].set_state("drain")
-    assert [await cluster.connect_and_close(host) for host in (TWO, THREE)] == ["s1", "s1"]
-    assert await cluster.connect_and_close(ONE) == "s2", "which makes TWO the longest unused, and forgotten"
-    assert [await cluster.connect_and_close(host) for host in (THREE, ONE, TWO)] == ["s1", "s2", "s2"]
+    assert [await cluster.connect_and_close(host) for host in (HOST_2, HOST_3)] == ["s1", "s1"]
+    assert await cluster.connect_and_close(HOST_1) == "s2", (
+        "the entry of HOST_1 was dropped; its new entry drops that of HOST_2"
+    )
+    assert [await cluster.connect_and_close(host) for host in (HOST_3, HOST_1, HOST_2)] == ["s1", "s2", "s2"]
 
 
-async def test_coming_back_counts_as_use(cluster: BackendCluster) -> None:
-    await two_servers(cluster, stick={"size": 2}, balance="first")
-    for host in (ONE, TWO, ONE, THREE):
+async def test_returning_client_counts_as_use(cluster: BackendCluster) -> None:
+    await start_with_two_servers(cluster, stick={"size": 2}, balance="first")
+    for host in (HOST_1, HOST_2, HOST_1, HOST_3):
         assert await cluster.connect_and_close(host) == "s1"
     cluster.states["s1"].set_state("drain")
-    assert [await cluster.connect_and_close(host) for host in (ONE, THREE, TWO)] == ["s1", "s1", "s2"]
+    assert [await cluster.connect_and_close(host) for host in (HOST_1, HOST_3, HOST_2)] == ["s1", "s1", "s2"]
 
 
-async def test_who_does_not_come_back_for_long_is_forgotten(cluster: BackendCluster) -> None:
-    await two_servers(cluster, stick={"expire": "200ms"}, balance="first")
+async def test_sticky_entry_expires(cluster: BackendCluster) -> None:
+    await start_with_two_servers(cluster, stick={"expire": "200ms"}, balance="first")
     table = cluster.pool.stick
     assert table is not None
-    open_still = await cluster.connect_greeted(ONE)
+    open_client = await cluster.connect_greeted(HOST_1)
     cluster.states["s1"].set_state("drain")
     assert len(table) == 1
-    await wait_until(
-        lambda: not len(table)
-    )  # the memory of it is given back, too, and a session that is open is no use
-    assert await cluster.connect_and_close(ONE) == "s2"
-    assert open_still.end is None
+    # The entry's memory is freed. An open session does not count as use.
+    await wait_until(lambda: not len(table))
+    assert await cluster.connect_and_close(HOST_1) == "s2"
+    assert open_client.end is None
 
 
-async def test_an_entry_is_one_for_all_connections_of_a_client(cluster: BackendCluster) -> None:
-    await two_servers(cluster)
+async def test_sessions_of_client_share_entry(cluster: BackendCluster) -> None:
+    await start_with_two_servers(cluster)
     for _ in range(4):
-        await cluster.connect_greeted(ONE)
-    await cluster.connect_greeted(TWO)
+        await cluster.connect_greeted(HOST_1)
+    await cluster.connect_greeted(HOST_2)
     table = cluster.pool.stick
     assert table is not None
     assert len(table) == 2
 
 
-async def test_the_hosts_own_addresses_are_told_apart(cluster: BackendCluster) -> None:
-    """Not by a header alone: connections from other addresses of this machine."""
-    await two_servers(cluster, introduced=False, frontend={"bind": [{"address": "[::]:0"}]})
+async def test_connection_addresses_are_distinguished(cluster: BackendCluster) -> None:
+    """Without PROXY headers: connections from two addresses of this machine."""
+    await start_with_two_servers(cluster, introduced=False, frontend={"bind": [{"address": "[::]:0"}]})
     port = cluster.proxy.frontends["f"].addresses[0].rpartition(":")[2]
     for host, server in (("127.0.0.1", "s1"), ("[::1]", "s2"), ("127.0.0.1", "s1"), ("[::1]", "s2")):
         async with await dial(f"{host}:{port}") as client:
