@@ -7,5 +7,6 @@ Modules, in reading order:
     backend: servers, their states and what is logged of them.
     checks, monitor: health checks, host names and certificate files beside the sessions.
     supervise: how such helpers survive their own failures.
+    faults: how the log reports a fault of mailproxy.
     process, collector, unraisable: what every serving process sets up once.
 """
