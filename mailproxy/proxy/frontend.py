@@ -158,7 +158,7 @@ class Frontend:
                 if limits.reached_limit is not None:  # a batch must not exceed it
                     break
             if overload.is_on:
-                overload.look(listener)
+                overload.after_accepting(listener)
 
 
 def log_listening(log: Log, frontend: str, *, name: str, address: str, mode: str) -> None:

@@ -12,7 +12,7 @@ from mailproxy import config
 from mailproxy.address import ServerAddress, TcpAddress, unmap_ipv4
 from mailproxy.net.dial import Endpoint, Options, Source
 from mailproxy.net.tls.context import Context
-from mailproxy.pool import PassiveHealth, Server, SharedCounter, SharedSessions
+from mailproxy.pool import PassiveHealth, Server
 from mailproxy.protocol.capabilities import Capabilities
 from mailproxy.protocol.checks.result import CheckResult
 from mailproxy.proxy.backend.header_builder import ProxyHeaderBuilder
@@ -92,25 +92,6 @@ class BackendServer(Server):
     def endpoints(self) -> tuple[Endpoint, ...]:
         """What to connect to; empty while a host name has no address."""
         return self.addresses  # type: ignore[return-value]  # the pool knows them as opaque values
-
-
-class SharedBackendServer(SharedSessions, BackendServer):
-    """A server whose sessions several workers count."""
-
-
-@define
-class ReportedPassiveHealth(PassiveHealth):
-    """What the sessions of this worker tell is put together elsewhere."""
-
-    tally: SharedCounter = field(kw_only=True)
-
-    def record_success(self) -> None:
-        """A session reached the server."""
-        self.tally.add(1)
-
-    def record_failure(self, client: str) -> int:  # noqa: ARG002 - it is reported
-        """Nothing follows from it here."""
-        return 0
 
 
 def tls_name(tls: config.ServerTls | None, address: ServerAddress) -> str | None:
