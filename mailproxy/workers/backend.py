@@ -18,7 +18,7 @@ from mailproxy.pool import (
     Pool,
     RandomSource,
     SharedPassiveHealth,
-    SharedPool,
+    SharedTurnOrder,
     StateChange,
     StickTable,
 )
@@ -73,13 +73,14 @@ class SharedBackend(Backend):
         return self._make_server(SharedBackendServer, settings, connectors)
 
     def _pool(self, servers: Sequence[BackendServer], stick: StickTable | None) -> Pool[BackendServer]:
-        for server, share in zip(servers, self._counters.servers, strict=True):
+        for server, counters in zip(servers, self._counters.servers, strict=True):
             assert isinstance(server, SharedBackendServer)  # noqa: S101 - as _server makes them
-            server.share = share
-        return SharedPool(
-            servers, self._balance(), share=self._counters, clock=time.monotonic_ns, ring=self._wake_worker,
-            patience=self.config.timeouts.queue, max_queue=self.config.max_queue, stick=stick,
+            server.counters = counters
+        order = SharedTurnOrder(
+            servers, self._counters, clock=time.monotonic_ns, wake_worker=self._wake_worker,
+            queue_timeout=self.config.timeouts.queue,
         )  # fmt: skip
+        return Pool(servers, self._balance(), max_queue=self.config.max_queue, stick=stick, order=order)
 
 
 class WorkerBackend(SharedBackend):
@@ -120,14 +121,13 @@ class WorkerBackend(SharedBackend):
 
     def serve_queue(self) -> None:
         """Give places to those who wait here, if it is their turn."""
-        pool = self.pool
-        if isinstance(pool, SharedPool) and pool.has_waiters:
-            pool.serve_queue()
+        if self.pool.has_waiters:
+            self.pool.serve_queues()
 
     @property
     def has_waiters(self) -> bool:
         """Does anybody wait here?"""
-        return isinstance(self.pool, SharedPool) and self.pool.has_waiters
+        return self.pool.has_waiters
 
 
 class ControlBackend(SharedBackend):

@@ -197,7 +197,7 @@ class Backend:
 
     def has_others(self, server: BackendServer) -> bool:
         """Are there other servers that sessions may go to than this one?"""
-        return self.pool.usable[0] > server.is_usable
+        return self.pool.usable_counts[0] > server.is_usable
 
     def on_connected(self, server: BackendServer, key: int | None) -> None:
         """A session has reached the server: its client has it from now on."""
