@@ -17,7 +17,8 @@ from mailproxy.net.listener import Listener, close_all
 from mailproxy.net.poller import open_poller
 from mailproxy.net.relay import open_relay
 from mailproxy.pool import RandomSource
-from mailproxy.proxy.backend.backend import Backend, ServerContexts
+from mailproxy.proxy.backend.backend import Backend
+from mailproxy.proxy.backend.server import ServerContexts
 from mailproxy.proxy.client_limits import Clients, client_limits
 from mailproxy.proxy.frontend import Frontend
 from mailproxy.proxy.limits import SessionLimit, SessionLimits

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import trio
 from attrs import evolve
@@ -15,19 +15,19 @@ from mailproxy.log.events import Event
 from mailproxy.pool import (
     AdminState,
     BackendCounters,
-    Pool,
     RandomSource,
     SharedPassiveHealth,
     SharedTurnOrder,
     StateChange,
-    StickTable,
 )
 from mailproxy.protocol.checks.result import printable
-from mailproxy.proxy.backend.backend import Backend, ServerContexts
+from mailproxy.proxy.backend.backend import Backend
+from mailproxy.proxy.backend.factory import make_pool, make_servers
 from mailproxy.proxy.backend.server import (
     BackendServer,
     CheckOutcome,
     ReportedPassiveHealth,
+    ServerContexts,
     SharedBackendServer,
 )
 from mailproxy.proxy.backend.snapshot import ServerSnapshot
@@ -52,8 +52,14 @@ class SharedBackend(Backend):
         ring: WakeWorker,
     ) -> None:
         self._counters = share
-        self._wake_worker = ring
-        super().__init__(settings, connectors, log, chance)
+        servers = make_servers(settings, connectors, SharedBackendServer)
+        for server, counters in zip(servers, share.servers, strict=True):
+            assert isinstance(server, SharedBackendServer)  # noqa: S101 - made above
+            server.counters = counters
+        order = SharedTurnOrder(
+            servers, share, clock=time.monotonic_ns, wake_worker=ring, queue_timeout=settings.timeouts.queue
+        )
+        super().__init__(settings, connectors, log, pool=make_pool(settings, servers, chance, order))
         self.numbers = {server: number for number, server in enumerate(self.servers)}
 
     @property
@@ -68,19 +74,6 @@ class SharedBackend(Backend):
     def add_sessions(self, number: int) -> None:
         """So many sessions more here, or fewer."""
         self._counters.sessions.add(number)
-
-    def _server(self, settings: config.Server, connectors: ServerContexts) -> BackendServer:
-        return self._make_server(SharedBackendServer, settings, connectors)
-
-    def _pool(self, servers: Sequence[BackendServer], stick: StickTable | None) -> Pool[BackendServer]:
-        for server, counters in zip(servers, self._counters.servers, strict=True):
-            assert isinstance(server, SharedBackendServer)  # noqa: S101 - as _server makes them
-            server.counters = counters
-        order = SharedTurnOrder(
-            servers, self._counters, clock=time.monotonic_ns, wake_worker=self._wake_worker,
-            queue_timeout=self.config.timeouts.queue,
-        )  # fmt: skip
-        return Pool(servers, self._balance(), max_queue=self.config.max_queue, stick=stick, order=order)
 
 
 class WorkerBackend(SharedBackend):
@@ -199,4 +192,4 @@ class ControlBackend(SharedBackend):
         requeued: int,
     ) -> None:
         """Write the lines of a change: with the sessions that there were, what the workers made of it, and who waits now."""
-        self._log_change(evolve(change, requeued=requeued), event, checked, sessions)
+        self._event_log.log_change(evolve(change, requeued=requeued), event, checked, sessions)

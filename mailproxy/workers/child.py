@@ -20,7 +20,7 @@ from mailproxy.log import Log, Output
 from mailproxy.log.events import DESCRIPTORS_SHORT, Event
 from mailproxy.net.listener import Listener, Slots
 from mailproxy.net.process_name import set_process_name
-from mailproxy.proxy.backend.backend import ServerContexts
+from mailproxy.proxy.backend.server import ServerContexts
 from mailproxy.proxy.process import descriptor_shortage, max_sessions, max_sessions_per_process
 from mailproxy.proxy.session.session import seed_session_ids
 from mailproxy.proxy.unraisable import unraisable

@@ -32,8 +32,7 @@ from mailproxy.log.events import (
 )
 from mailproxy.net.listener import Listener
 from mailproxy.pool import StateChange
-from mailproxy.proxy.backend.backend import ServerContexts
-from mailproxy.proxy.backend.server import BackendServer, CheckOutcome
+from mailproxy.proxy.backend.server import BackendServer, CheckOutcome, ServerContexts
 from mailproxy.proxy.backend.snapshot import ServerSnapshot
 from mailproxy.proxy.config_change import log_if_changed
 from mailproxy.proxy.frontend import say_listening

@@ -40,7 +40,7 @@ from mailproxy.log.events import (
 )
 from mailproxy.net.listener import Listener
 from mailproxy.pool import Counts
-from mailproxy.proxy.backend.backend import ServerContexts
+from mailproxy.proxy.backend.server import ServerContexts
 from mailproxy.proxy.backend.snapshot import ServerSnapshot
 from mailproxy.proxy.client_limits import Clients, client_limits
 from mailproxy.proxy.limits import SessionLimit, SessionLimits, SharedLimit, WorkerLimits

@@ -150,7 +150,7 @@ class Dispatch:
     ) -> BackendServer:
         backend = self.backend
         while True:
-            server = backend.acquire(key, wanted=wanted, avoiding=avoiding)
+            server = backend.acquire(key, required=wanted, excluded=avoiding)
             if server is None:
                 if wanted is None and not backend.pool.has_usable_server:
                     raise SessionEndedError(end_reasons.NO_SERVER, backend.no_server_reason())
