@@ -38,9 +38,6 @@ from mailproxy.pool.retry import RetryDecision, RetryState
 from mailproxy.pool.server import AdminState, Counts, Server
 from mailproxy.pool.shared.count_table import CountTable, words_for
 from mailproxy.pool.shared.counters import (
-    BACKEND_COUNTERS,
-    LIMIT_COUNTERS,
-    SERVER_COUNTERS,
     BackendCounters,
     LimitCounters,
     ServerCounters,
@@ -52,10 +49,7 @@ from mailproxy.pool.stick_table import StickTable, client_key
 from mailproxy.pool.turn_order import TurnOrder
 
 __all__ = [
-    "BACKEND_COUNTERS",
-    "LIMIT_COUNTERS",
     "RATE_CLIENTS_MAX",
-    "SERVER_COUNTERS",
     "AdminState",
     "BackendCounters",
     "Balance",

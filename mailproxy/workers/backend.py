@@ -145,7 +145,7 @@ class ControlBackend(SharedBackend):
             if server.passive_health is not None:
                 own = server.config
                 server.passive_health = SharedPassiveHealth(
-                    own.error_limit, own.error_clients, tally=theirs.connected
+                    own.error_limit, own.error_clients, successes=theirs.connected
                 )
 
     def record_check(self, server: BackendServer, checked: CheckOutcome) -> None:

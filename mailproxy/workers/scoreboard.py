@@ -13,10 +13,7 @@ from attrs import frozen
 from mailproxy.config import Backend, Config, Frontend
 from mailproxy.ipc.shared_memory import SharedMemory, SharedWords
 from mailproxy.pool import (
-    BACKEND_COUNTERS,
-    LIMIT_COUNTERS,
     RATE_CLIENTS_MAX,
-    SERVER_COUNTERS,
     BackendCounters,
     ClientTables,
     CountTable,
@@ -28,9 +25,9 @@ from mailproxy.pool import (
 )
 
 _OF_PROCESS = 7  # as LimitShare has them, and the others of Shares
-_OF_FRONTEND = LIMIT_COUNTERS
-_OF_BACKEND = BACKEND_COUNTERS
-_OF_SERVER = SERVER_COUNTERS
+_OF_FRONTEND = 3  # as LimitShare has them
+_OF_BACKEND = 3  # as BackendShare has them
+_OF_SERVER = 4  # as ServerShare has them
 _SESSION_CLIENTS_MAX = 2**17  # of a worker: 4 MB for each frontend, of which only what is used takes memory
 _SECRET_BYTES = 16
 

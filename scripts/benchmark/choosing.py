@@ -102,8 +102,8 @@ def limiting(workers: int) -> None:
         client = client_key(hosts[number % CALLS], prefix_v6=64)
         if workers > 1:
             client = client_hash(client, b"secret")
-        if limits.enter(client, number / 1000) is None:
-            limits.leave(client)
+        if limits.add(client, number / 1000) is None:
+            limits.remove(client)
 
     print(f"a session under both limits per client, workers: {workers} {microseconds(come_and_go):6.1f} µs")
 

@@ -230,7 +230,7 @@ def test_whatever_happens_first_come_is_first_served(places: int, steps: list[tu
 
 def test_a_success_anywhere_ends_a_row_of_failures() -> None:
     successes = [0, 0]
-    seen = SharedPassiveHealth(3, tally=SharedCounter(successes, 0))
+    seen = SharedPassiveHealth(3, successes=SharedCounter(successes, 0))
     assert [seen.record_failure("a"), seen.record_failure("b")] == [0, 0]
     successes[1] += 1
     assert [seen.record_failure("a"), seen.record_failure("b"), seen.record_failure("c")] == [0, 0, 3]

@@ -363,7 +363,7 @@ async def test_fault_in_counting_ends_one_session_alone(
     server = await scene.server(collect(GREETING))
     proxy = await scene.proxy(server.address, frontends={"f": {"max_sessions_per_client": 1}})
     with monkeypatch.context() as broken:
-        broken.setattr(ClientLimits, "enter", None)
+        broken.setattr(ClientLimits, "add", None)
         async with await scene.dial(proxy) as client:
             assert await client.receive_until_end() == b""
     (line,) = await scene.sessions(1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
-from attrs import define, fields, frozen
+from attrs import define, frozen
 
 
 class Cells(Protocol):
@@ -114,12 +114,6 @@ class BackendCounters:
     waiting: SharedCounter
     first: SharedCounter
     servers: tuple[ServerCounters, ...]
-
-
-LIMIT_COUNTERS = len(fields(LimitCounters))
-SERVER_COUNTERS = len(fields(ServerCounters))
-BACKEND_COUNTERS = len(fields(BackendCounters)) - 1
-"""The number of counters of each kind, for the layout of the shared memory. A backend's are those beside its servers'."""
 
 
 class SharedSessions:

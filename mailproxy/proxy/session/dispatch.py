@@ -280,8 +280,8 @@ class Dispatch:
             raise failure
         if not failure.is_clients:
             self.backend.on_connect_failed(server, self.client_info, failure.detail)
-        following = attempts.failed(
-            is_up=server.accepts_persistent, belongs=is_sticky, has_others=self.backend.has_others(server)
+        following = attempts.record_failure(
+            is_up=server.accepts_persistent, is_sticky=is_sticky, has_others=self.backend.has_others(server)
         )
         if following is RetryDecision.GIVE_UP:
             raise self._client_closed_or(failure)
