@@ -249,7 +249,7 @@ async def test_a_handshake_under_way(scene: Scene, folder: Path) -> None:
     await scene.events("certificates-renewed")
     await client.stream.send_all(said[100:])
     with trio.fail_after(PATIENCE_S):
-        await client._shake_hands(tls)
+        await client._handshake(tls)
         assert await client.receive_line() == GREETING
     client.drop()
 
@@ -267,7 +267,7 @@ async def test_tls_sessions_outlive_the_renewal_of_others(
     async def visit(last: Connection | None) -> Connection:
         client = await scene.dial(proxy)
         session = last.tls.session if last is not None and last.tls is not None else None
-        await client._shake_hands(
+        await client._handshake(
             context.wrap_bio(client._incoming, client._outgoing, server_hostname="localhost", session=session)
         )
         with trio.fail_after(PATIENCE_S):
@@ -322,7 +322,7 @@ async def test_revoked_meanwhile(scene: Scene, tmp_path: Path, folder: Path) -> 
     again = await scene.dial(proxy)
     assert present.tls is not None
     with trio.fail_after(PATIENCE_S):
-        await again._shake_hands(
+        await again._handshake(
             context.wrap_bio(
                 again._incoming, again._outgoing, server_hostname="localhost", session=present.tls.session
             )
