@@ -30,7 +30,7 @@ def tests(session: nox.Session) -> None:
 def peers(session: nox.Session) -> None:
     """Needs the programs installed; scripts/test --peers installs them."""
     session.install("-e", ".[tests]")
-    session.run("pytest", "--peers", "tests/peers", *session.posargs)
+    session.run("pytest", "--peers", "tests/interop", *session.posargs)
 
 
 @nox.session

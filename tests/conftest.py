@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import gc
 import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from mailproxy.testing import ThrowAwayCA
+
 pytest_plugins = ["mailproxy.testing.fixtures"]
 
-# pytest --hypothesis-profile=deep, for who has time
+# No deadline: a test must not fail because the machine is busy. For a long run: pytest --hypothesis-profile=deep
+settings.register_profile("suite", deadline=None)
 settings.register_profile("deep", max_examples=8000, deadline=None)
+settings.load_profile("suite")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -48,3 +55,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(
             f"{len(skipped)} tests against real programs were skipped: scripts/test --peers runs them"
         )
+
+
+@pytest.fixture
+def pem(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> Path:
+    """A certificate with its key."""
+    return throw_away_ca.issue("imap.example.com", folder=tmp_path)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that everybody may look into; pytest's own are private."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)

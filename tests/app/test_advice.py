@@ -17,8 +17,7 @@ import mailproxy
 from mailproxy.app import advise, load_and_check
 from mailproxy.cli import main
 from mailproxy.testing import ThrowAwayCA
-
-from .settings import MYSELF, settings
+from tests.support.startup_config import MYSELF, settings
 
 REQUIRED = 'use "required", with ca and server_name if needed'
 SPEAKING_TLS: dict[str, Any] = {"backends__dovecot__servers": ["192.0.2.1:993"], "backends__dovecot__tls": {}}

@@ -11,8 +11,7 @@ import pytest
 from mailproxy.app import load_and_check
 from mailproxy.errors import ConfigError
 from mailproxy.net.listener import open_listeners
-
-from .settings import settings
+from tests.support.startup_config import settings
 
 ADDRESS = "frontends.imap.bind[0].address: cannot listen on"
 INTERFACE = "frontends.imap.bind[0].interface:"

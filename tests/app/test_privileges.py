@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from mailproxy.testing import ThrowAwayCA
-from tests.process.program import Program
+from tests.support.program import Program
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, which is then given up in a child")
 

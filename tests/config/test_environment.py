@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from .smallest import config, faults_of, text
+from tests.support.smallest_config import config, faults_of, text
 
 
 @pytest.fixture(autouse=True)

@@ -23,9 +23,8 @@ from mailproxy.config.layers import Layer
 from mailproxy.config.rules import check_rules
 from mailproxy.config.validate import Diagnostics
 from mailproxy.errors import ConfigError
-
-from .noise import WHOLE, mutated_files, mutated_mappings, noise
-from .smallest import SMALLEST, config, faults_of, text
+from tests.support.config_noise import WHOLE, mutated_files, mutated_mappings, noise
+from tests.support.smallest_config import SMALLEST, config, faults_of, text
 
 DURATION = 'a duration such as "300ms", "5s", "31m", "1h", or a number of seconds'
 BIND = 'an address such as "*:143", "[::]:993", "127.0.0.1:993", "unix:/run/x.sock", "fd:3" or "fd:NAME"'

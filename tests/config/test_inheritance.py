@@ -7,8 +7,7 @@ import tomli
 
 import mailproxy
 from mailproxy.config import Backend, Bind, Frontend, Server, ServerTls
-
-from .smallest import config, text
+from tests.support.smallest_config import config, text
 
 MINUTE_S = 60.0
 

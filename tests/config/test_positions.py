@@ -18,8 +18,7 @@ from mailproxy.config.key_paths import join
 from mailproxy.config.source.origin import Origin
 from mailproxy.config.source.positions import key_offsets
 from mailproxy.errors import ConfigError, Fault
-
-from .noise import WHOLE, mutated_files
+from tests.support.config_noise import WHOLE, mutated_files
 
 ROOT = Path(__file__).parents[2]
 KEY = re.compile(r"""[A-Za-z0-9_-]+|"(?:[^"\\]|\\.)*"|'[^']*'""")

@@ -17,9 +17,8 @@ import mailproxy
 from mailproxy.cli import main
 from mailproxy.config import json_schema
 from mailproxy.errors import ConfigError
-
-from .noise import WHOLE, mutated_mappings
-from .smallest import text
+from tests.support.config_noise import WHOLE, mutated_mappings
+from tests.support.smallest_config import text
 
 FOLDER = Path(__file__).parents[2] / "config"
 DOCUMENTS = sorted(FOLDER.glob("*.toml"))

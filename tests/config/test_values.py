@@ -28,8 +28,7 @@ from mailproxy.config.values import (
     one_of,
     to_display,
 )
-
-from .smallest import config
+from tests.support.smallest_config import config
 
 DAY_S = 86400
 

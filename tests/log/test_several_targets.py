@@ -16,9 +16,8 @@ from mailproxy.log import Log, Output, open_target
 from mailproxy.log import formats as lines
 from mailproxy.log.events import ACCEPT_PAUSED, READY
 from mailproxy.log.targets import FileTarget, SyslogTarget
-from tests.patience import give_up, until
-
-from .test_log import an_ended_session, receive, running
+from tests.log.test_writer import an_ended_session, receive, running
+from tests.support.patience import give_up, until
 
 
 @pytest.fixture(autouse=True)

@@ -20,9 +20,8 @@ from mailproxy.errors import ProxyError, ServerRefusedError
 from mailproxy.net.dial import Endpoint, connect
 from mailproxy.net.resolve import literal_endpoint
 from mailproxy.testing import RefusingServer, UnansweredServer
-from tests.patience import give_up
-
-from .machine import link_local, needs_ipv6
+from tests.support.network import link_local, needs_ipv6
+from tests.support.patience import give_up
 
 PORT = 993  # the one that the client connected to, where it must not matter
 

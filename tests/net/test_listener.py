@@ -21,8 +21,7 @@ import pytest
 import mailproxy
 from mailproxy.errors import ConfigError
 from mailproxy.net.listener import Listener, close_all, open_for_workers, open_listeners
-
-from .machine import link_local, needs_ipv6
+from tests.support.network import link_local, needs_ipv6
 
 ROOT = os.geteuid() == 0
 

@@ -15,7 +15,7 @@ from attrs import define, field
 from mailproxy.errors import ClientAbortError, ClientLeftError
 from mailproxy.net.peek import consume, peek, peek_nowait
 from mailproxy.protocol import NeedMore
-from tests.patience import give_up
+from tests.support.patience import give_up
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import pytest
 
 from mailproxy.errors import ProxyError, ServerRefusedError
 from mailproxy.net.dial import Endpoint, connect
-from tests.namespace import run_in_namespace
+from tests.support.namespace import run_in_namespace
 
 OWN = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 NO_FAILURES = {errno.EINPROGRESS, errno.EALREADY, errno.EISCONN, errno.EAGAIN}

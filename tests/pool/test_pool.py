@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from mailproxy.pool import AdminState, Health, Pool, Server, StateChange, StickTable, Waiter
-from tests.pool.servers import ADDRESS, BALANCES, balances, dice, farm, names, pool_of
+from tests.support.pool_servers import ADDRESS, BALANCES, balances, dice, farm, names, pool_of
 
 SLOW_START_S = 10.0
 numbers = st.integers(0, 99)

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from mailproxy.pool import AdminState, Counts, Health, Pool, Server, StateChange, StickTable
 from mailproxy.pool.server import ServerState
-from tests.pool.servers import ADDRESS, BALANCES, balances, farm, names, pool_of, serving
+from tests.support.pool_servers import ADDRESS, BALANCES, balances, farm, names, pool_of, serving
 
 READY, DRAIN, MAINT = AdminState.READY, AdminState.DRAIN, AdminState.MAINT
 UNCHECKED = "e"

@@ -14,9 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.app.certificate_trees import NAME, AcmeSh, Certbot, CertManager, Lego, Lego5, Tree
-
-from .program import Program
+from tests.support.certificate_trees import NAME, AcmeSh, Certbot, CertManager, Lego, Lego5, Tree
+from tests.support.program import Program
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
 RECIPES = re.findall(r"^```sh\n(.*?)^```$", (DOCS / "tls.md").read_text(), re.DOTALL | re.MULTILINE)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .program import Program
+from tests.support.program import Program
 
 SOFT, HARD = 512, 2048
 TEXT = """

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.workers.crew import Crew, Guest, configuration, greeters
-
-from .program import PATIENCE_S, Program
+from tests.support.program import PATIENCE_S, Program
+from tests.support.worker_group import Crew, Guest, configuration, greeters
 
 
 def targets(folder: Path) -> str:

@@ -19,10 +19,9 @@ from pathlib import Path
 import pytest
 
 from mailproxy.testing import ThrowAwayCA
-from tests.ports import free_port
-
-from .program import PATIENCE_S, Program
-from .test_process import Echo, configuration, greeted
+from tests.process.test_process import Echo, configuration, greeted
+from tests.support.ports import free_port
+from tests.support.program import PATIENCE_S, Program
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, which is then given up by the program")
 

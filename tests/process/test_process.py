@@ -15,9 +15,8 @@ from pathlib import Path
 import pytest
 
 from mailproxy.testing import ThrowAwayCA
-from tests.ports import free_port
-
-from .program import Program
+from tests.support.ports import free_port
+from tests.support.program import Program
 
 FRONTEND = """
 [frontends.imap]

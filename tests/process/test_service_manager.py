@@ -13,11 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.ports import free_port
-
-from .activated import Activated
-from .program import PATIENCE_S, Program
-from .test_process import Echo, configuration, greeted
+from tests.process.test_process import Echo, configuration, greeted
+from tests.support.ports import free_port
+from tests.support.program import PATIENCE_S, Program
+from tests.support.socket_activation import Activated
 
 WORKERS = pytest.mark.parametrize("workers", [1, 2])
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.namespace import run_in_namespace
+from tests.support.namespace import run_in_namespace
 
 # Answers to addresses of others come to this machine, as they do in a gateway: fwmark rules do that where servers are others'.
 ROUTES = (

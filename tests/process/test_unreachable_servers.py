@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.namespace import run_in_namespace
+from tests.support.namespace import run_in_namespace
 
 # In a namespace: servers, the proxy as a program, and clients that stay. Clients have ports outside of the small range.
 SCENE = """

@@ -18,8 +18,8 @@ from mailproxy.protocol.checks.result import INFO_MAX, CheckCode
 from mailproxy.protocol.checks.sieve import SieveCheck
 from mailproxy.protocol.checks.smtp import NAME_MAX, LmtpCheck, SmtpCheck
 from mailproxy.protocol.lines import ANSWER_MAX
-from tests.protocol.check_golden import GOLDEN
-from tests.protocol.check_playbook import Cut, byte_by_byte, outcome, play, server_bytes, whole
+from tests.support.protocol.check_playbook import Cut, byte_by_byte, outcome, play, server_bytes, whole
+from tests.support.protocol.recorded_checks import GOLDEN
 
 CHECKS = [ImapCheck, Pop3Check, SmtpCheck, LmtpCheck, SieveCheck]
 

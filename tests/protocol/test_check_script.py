@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mailproxy.protocol.checks.result import CheckCode
 from mailproxy.protocol.checks.script import BUFFER_MAX, Expect, ScriptCheck, ScriptStep, Send, compile_step
-from tests.protocol.check_playbook import byte_by_byte, outcome, play
+from tests.support.protocol.check_playbook import byte_by_byte, outcome, play
 
 
 def expect(text: str, *, negated: bool = False) -> ScriptStep:

@@ -23,8 +23,8 @@ from mailproxy.protocol.client_hello import (
     parse_client_hello,
     parse_in_records,
 )
-from tests.patience import PATIENCE_S
-from tests.protocol.hellos import (
+from tests.support.patience import PATIENCE_S
+from tests.support.protocol.client_hellos import (
     ALERT,
     ALPN,
     APPLICATION_DATA,

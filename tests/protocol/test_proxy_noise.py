@@ -16,7 +16,7 @@ from mailproxy.protocol.proxy_header import (
     format_header,
     parse,
 )
-from tests.protocol.proxy_headers import KINDS, headers, headers_v1, headers_v2, noise, outcome
+from tests.support.protocol.proxy_headers import KINDS, headers, headers_v1, headers_v2, noise, outcome
 
 
 def most_bytes(data: bytes) -> int:

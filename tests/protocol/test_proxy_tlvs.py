@@ -28,7 +28,7 @@ from mailproxy.protocol.proxy_header import (
     with_checksum,
 )
 from mailproxy.protocol.proxy_header.crc32c import crc32c
-from tests.protocol.proxy_headers import (
+from tests.support.protocol.proxy_headers import (
     BINARY,
     BINARY_SSL,
     CHECK,

@@ -20,7 +20,7 @@ from mailproxy.protocol.proxy_header import (
     parse,
     parse_v1,
 )
-from tests.protocol.proxy_headers import LINE, read
+from tests.support.protocol.proxy_headers import LINE, read
 
 FULL_HOST6 = "ffff:" * 7 + "ffff"  # 39 characters
 LONG_HOST6 = "0000:" * 5 + "ffff:255.255.255.255"  # 45; the specification counts with 39

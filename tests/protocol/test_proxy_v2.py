@@ -25,7 +25,7 @@ from mailproxy.protocol.proxy_header import (
     parse,
     parse_v2,
 )
-from tests.protocol.proxy_headers import (
+from tests.support.protocol.proxy_headers import (
     BINARY,
     BINARY_SSL,
     CHECK,

@@ -11,10 +11,9 @@ import trio
 from mailproxy.net.tls import tls
 from mailproxy.testing import ThrowAwayCA
 from mailproxy.testing.fixtures import RunProxy
-
-from .farm import Farm
-from .relays import Kind
-from .scene import Scene
+from tests.support.proxy.backend_cluster import Farm
+from tests.support.proxy.proxy_fixture import Scene
+from tests.support.proxy.relays import Kind
 
 tls.dummy_socketpair()  # a process makes it once, with the first TLS that it ends, and keeps it
 

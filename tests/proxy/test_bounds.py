@@ -15,9 +15,8 @@ import trio.testing
 import mailproxy
 from mailproxy.log import Log
 from mailproxy.testing import collect, dial, greet_and_echo
-from tests.ports import free_port
-
-from .scene import PATIENCE_S, Belongings, Line, Scene
+from tests.support.ports import free_port
+from tests.support.proxy.proxy_fixture import PATIENCE_S, Belongings, Line, Scene
 
 GREETING = b"* OK ready\r\n"
 

@@ -16,10 +16,9 @@ import mailproxy
 from mailproxy.pool import ClientLimits
 from mailproxy.protocol.proxy_header import Command, HeaderV2, Protocol, format_v2
 from mailproxy.testing import Connection, collect, dial, greet_and_echo
-from tests.patience import until
-
-from .farm import is_served, served_by
-from .scene import PATIENCE_S, Belongings, Line, Scene
+from tests.support.patience import until
+from tests.support.proxy.backend_cluster import is_served, served_by
+from tests.support.proxy.proxy_fixture import PATIENCE_S, Belongings, Line, Scene
 
 GREETING = b"s1\r\n"
 ONE, TWO, OTHER = "127.0.0.2", "127.0.0.3", "127.0.0.4"  # clients

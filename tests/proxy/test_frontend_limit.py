@@ -10,10 +10,9 @@ import trio.testing
 
 import mailproxy
 from mailproxy.testing import Connection, collect, dial
-from tests.patience import until
-
-from .farm import served_by, turned_away
-from .scene import PATIENCE_S, Belongings, Scene
+from tests.support.patience import until
+from tests.support.proxy.backend_cluster import served_by, turned_away
+from tests.support.proxy.proxy_fixture import PATIENCE_S, Belongings, Scene
 
 GREETING = b"s1\r\n"
 

@@ -7,9 +7,8 @@ import trio
 import trio.testing
 
 from mailproxy.testing import collect, greet_and_echo
-
-from .relays import ON_BOTH
-from .scene import PATIENCE_S, Belongings, Scene
+from tests.support.proxy.proxy_fixture import PATIENCE_S, Belongings, Scene
+from tests.support.proxy.relays import ON_BOTH
 
 GREETING = b"* OK ready\r\n"
 

@@ -17,9 +17,8 @@ from mailproxy.log import Log, Output
 from mailproxy.log.targets import StreamTarget
 from mailproxy.proxy.supervise import contained, supervise
 from mailproxy.testing import greet_and_echo
-from tests.patience import until
-
-from .scene import PATIENCE_S, Scene
+from tests.support.patience import until
+from tests.support.proxy.proxy_fixture import PATIENCE_S, Scene
 
 GREETING = b"* OK ready\r\n"
 CHECK = {"type": "tcp", "interval": "50ms", "fast_interval": "50ms"}

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from mailproxy.testing import ImapServer, Mailstore, dial
-from tests.patience import give_up
+from tests.support.patience import give_up
 
 if TYPE_CHECKING:
     import ssl

@@ -36,7 +36,7 @@ from mailproxy.testing import (
     reset,
     stay_silent,
 )
-from tests.patience import give_up
+from tests.support.patience import give_up
 
 if TYPE_CHECKING:
     from pathlib import Path

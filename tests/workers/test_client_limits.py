@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .crew import Crew, Greeter, Guest, configuration, greeters, until
+from tests.support.worker_group import Crew, Greeter, Guest, configuration, greeters, until
 
 CLIENT, OTHER = "192.0.2.1", "2001:db8::1"
 MOST, CROWD = 10, 60

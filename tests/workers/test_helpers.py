@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .crew import Crew, configuration, greeters, until
+from tests.support.worker_group import Crew, configuration, greeters, until
 
 # Each process replaces a function by one that fails at its first calls. ``owner`` may be replaced in children alone.
 FAILS_AT_FIRST = """

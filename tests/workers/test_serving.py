@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 import mailproxy
-
-from .crew import Crew, configuration, greeters, links, until
+from tests.support.worker_group import Crew, configuration, greeters, links, until
 
 
 def test_both_serve_and_count_together(tmp_path: Path) -> None:

@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from mailproxy.testing import ThrowAwayCA
-from tests.process.program import PATIENCE_S
-
-from .crew import Crew, configuration, greeters, until
-from .test_helpers import environment
+from tests.support.program import PATIENCE_S
+from tests.support.worker_group import Crew, configuration, greeters, until
+from tests.workers.test_helpers import environment
 
 
 def tls_configuration(text: str, file: Path) -> str:

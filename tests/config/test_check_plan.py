@@ -1,0 +1,590 @@
+"""What is checked where: deployments, and the connections that their checks make."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import tomli
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+import mailproxy
+from mailproxy.config import Config, ServerTls
+from mailproxy.config.check_plan import EntryPath, Probe, entry_paths, probes, tls_of_checks
+from mailproxy.config.values import (
+    KINDS,
+    ExpectedHex,
+    ExpectedText,
+    InvalidValueError,
+    Pattern,
+    SentHex,
+    SentText,
+)
+from mailproxy.errors import ConfigError
+from mailproxy.protocol.checks.script import Send, compile_step
+from tests.support.config_noise import WHOLE, mutated_mappings
+from tests.support.smallest_config import config
+
+IMAP = 'frontends.imap.protocol = "imap"\n'
+CERTIFICATE = 'frontends.imap.tls.certificates = ["a.pem"]\n'
+POP3 = 'frontends.imap.protocol = "pop3"\n'
+FORWARD, PASSED, ENDED = (
+    f'frontends.imap.bind = [{{ address = "*:{port}", mode = "{mode}" }}]\n' + more
+    for port, mode, more in ((143, "forward", ""), (993, "passthrough", ""), (993, "tls", CERTIFICATE))
+)
+BOTH_FORWARD = 'frontends.imap.bind = ["*:143", "*:993"]\n'
+MIXED = 'frontends.imap.bind = ["*:143", { address = "*:993", mode = "passthrough" }]\n'
+SCRIPT = 'backends.dovecot.check.type = "script"\nbackends.dovecot.check.steps = '
+
+
+def to(*addresses: str) -> str:
+    return f"backends.dovecot.servers = {json.dumps(addresses)}\n"
+
+
+def ways_to(
+    read: Config, backend: str = "dovecot", ports: Mapping[int, int] | None = None
+) -> tuple[EntryPath, ...]:
+    """``ports``: those of frontend imap's binds that only their sockets know."""
+    listening = {("imap", bind): port for bind, port in (ports or {}).items()}
+    return entry_paths(read.frontends.values(), backend, listening)
+
+
+def of_first_server(read: Config, ports: Mapping[int, int] | None = None) -> tuple[Probe, ...]:
+    backend = read.backends["dovecot"]
+    return probes(backend.servers[0], backend.protocol, ways_to(read, ports=ports))
+
+
+def written(tls: ServerTls | None) -> str:
+    if tls is None:
+        return ""
+    words = ("" if tls.mode == "implicit" else f" {tls.mode}", tls.verify, tls.ca.name if tls.ca else "")
+    return f"{words[0] or ' tls'} {words[1]}{words[2] and ' ' + words[2]}"
+
+
+def short(probe: Probe) -> str:
+    """``imap 143``, ``pop3 995 tls none``, ``script 192.0.2.9 143 v2``."""
+    address = "" if probe.address is None else f" {probe.address}"
+    port = "" if probe.port is None else f" {probe.port}"
+    proxy = "" if probe.send_proxy == "none" else f" {probe.send_proxy}"
+    return f"{probe.kind}{address}{port}{written(probe.tls)}{proxy}"
+
+
+# Where nothing is said of checks: the deployment, and what is checked.
+DEPLOYMENTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "protocol tcp": (to("192.0.2.1:143"), ("tcp 143",)),
+    "protocol tcp, passed through": (PASSED + to("192.0.2.1:993"), ("tcp 993",)),
+    "protocol tcp, over TLS and with a header": (
+        to("192.0.2.1:993") + 'backends.dovecot.tls = {}\nbackends.dovecot.send_proxy = "v2"',
+        ("tcp 993",),
+    ),
+    # Exchange takes its clients as they come, on two ports
+    "both ports forwarded to servers without one": (
+        IMAP + BOTH_FORWARD + to("192.0.2.1"),
+        ("imap 143", "imap 993 tls none"),
+    ),
+    "one forwarded, one passed through": (IMAP + MIXED + to("192.0.2.1"), ("imap 143", "imap 993 tls none")),
+    "one passed through to a port of its own": (
+        IMAP
+        + 'frontends.imap.bind = ["*:143", { address = "*:10993", mode = "passthrough" }]\n'
+        + to("192.0.2.1"),
+        ("imap 143", "imap 10993 tls none"),
+    ),
+    "forwarded from ports that say nothing": (
+        IMAP + 'frontends.imap.bind = ["*:10143", "*:10993"]\n' + to("192.0.2.1"),
+        ("tcp 10143", "tcp 10993"),
+    ),
+    "TLS ended, to a port of the servers": (IMAP + ENDED + to("192.0.2.1:10143"), ("imap 10143",)),
+    "TLS ended, to the backend's port": (
+        IMAP + ENDED + "backends.dovecot.port = 10143\n" + to("192.0.2.1"),
+        ("imap 10143",),
+    ),
+    "TLS ended, to a port of TLS": (IMAP + ENDED + to("192.0.2.1:993"), ("imap 993 tls none",)),
+    "TLS ended, to servers without a port": (
+        IMAP
+        + 'frontends.imap.bind = [{ address = "*:10143", mode = "tls" }, "*:20143"]\n'
+        + CERTIFICATE
+        + to("192.0.2.1"),
+        ("imap 10143", "tcp 20143"),
+    ),
+    "passed through": (IMAP + PASSED + to("192.0.2.1:993"), ("imap 993 tls none",)),
+    "passed through to another port": (IMAP + PASSED + to("192.0.2.1:10993"), ("imap 10993 tls none",)),
+    "forwarded to a port of TLS": (IMAP + FORWARD + to("192.0.2.1:993"), ("imap 993 tls none",)),
+    "forwarded to the registered port": (IMAP + FORWARD + to("192.0.2.1:143"), ("imap 143",)),
+    "forwarded to another port": (IMAP + FORWARD + to("192.0.2.1:10993"), ("tcp 10993",)),
+    "forwarded to another protocol's port": (IMAP + FORWARD + to("192.0.2.1:110"), ("tcp 110",)),
+    "forwarded and ended, to one port": (
+        IMAP
+        + 'frontends.imap.bind = ["*:143", { address = "*:993", mode = "tls" }]\n'
+        + CERTIFICATE
+        + to("192.0.2.1:10143"),
+        ("imap 10143",),
+    ),
+    "forwarded and passed through, to one port": (IMAP + MIXED + to("192.0.2.1:10993"), ("tcp 10993",)),
+    "TLS of the backend": (
+        IMAP + FORWARD + to("192.0.2.1:10993") + "backends.dovecot.tls = {}",
+        ("imap 10993 tls required",),
+    ),
+    "TLS of the backend, and a header": (
+        IMAP
+        + ENDED
+        + to("192.0.2.1:993")
+        + 'backends.dovecot.tls.ca = "ca.pem"\nbackends.dovecot.send_proxy = "v2-ssl"',
+        ("imap 993 tls required ca.pem v2-ssl",),
+    ),
+    "TLS of the backend, to servers without a port": (
+        IMAP + MIXED + to("192.0.2.1") + 'backends.dovecot.tls.verify = "chain"',
+        ("imap 143 tls chain", "imap 993 tls chain"),
+    ),
+    "a header, and no more than a connection": (
+        IMAP + FORWARD + to("192.0.2.1:10143") + 'backends.dovecot.send_proxy = "v2"',
+        ("tcp 10143",),
+    ),
+    "pop3": (
+        POP3 + 'frontends.imap.bind = ["*:110", "*:995"]\n' + to("192.0.2.1"),
+        ("pop3 110", "pop3 995 tls none"),
+    ),
+    "submission": (
+        'frontends.imap.protocol = "submission"\nfrontends.imap.bind = ["*:587", "*:465"]\n'
+        + to("192.0.2.1"),
+        ("submission 587", "submission 465 tls none"),
+    ),
+    "submission at 25": ('frontends.imap.protocol = "submission"\n' + to("192.0.2.1:25"), ("tcp 25",)),
+    "smtp": ('frontends.imap.protocol = "smtp"\n' + to("192.0.2.1:25"), ("smtp 25",)),
+    "smtp over TLS": ('frontends.imap.protocol = "smtp"\n' + to("192.0.2.1:465"), ("smtp 465 tls none",)),
+    "lmtp": ('frontends.imap.protocol = "lmtp"\n' + to("192.0.2.1:24"), ("lmtp 24",)),
+    "sieve": ('frontends.imap.protocol = "sieve"\n' + to("192.0.2.1:4190"), ("sieve 4190",)),
+    "sieve at a port of TLS": (
+        'frontends.imap.protocol = "sieve"\n' + to("192.0.2.1:993"),
+        ("sieve 993 tls none",),
+    ),
+    "a Unix socket, forwarded": (IMAP + FORWARD + to("unix:/run/imap.sock"), ("tcp",)),
+    "a Unix socket, TLS ended": (IMAP + ENDED + to("unix:/run/imap.sock"), ("imap",)),
+    "a Unix socket, passed through": (IMAP + PASSED + to("unix:/run/imap.sock"), ("imap tls none",)),
+    "from a Unix socket": (
+        IMAP + 'frontends.imap.bind = ["unix:/run/imap.sock"]\n' + to("192.0.2.1:143"),
+        ("imap 143",),
+    ),
+    "ports that only the socket knows": (
+        IMAP + 'frontends.imap.bind = ["127.0.0.1:0", "fd:3"]\n' + to("192.0.2.1"),
+        ("tcp",),
+    ),
+    "TLS ended at such a port": (
+        IMAP + 'frontends.imap.bind = [{ address = "fd:3", mode = "tls" }]\n' + CERTIFICATE + to("192.0.2.1"),
+        ("imap",),
+    ),
+    "one of the ports is known": (
+        IMAP + 'frontends.imap.bind = ["fd:3", "*:143"]\n' + to("192.0.2.1"),
+        ("imap 143",),
+    ),
+    "one port at two addresses": (
+        IMAP + 'frontends.imap.bind = ["192.0.2.7:143", "192.0.2.8:143"]\n' + to("192.0.2.1"),
+        ("imap 143",),
+    ),
+    "nobody comes here, a registered port": (
+        'frontends.imap.backend = "other"\nbackends.other.servers = ["192.0.2.2"]\nbackends.dovecot.protocol = "imap"',
+        ("imap 143",),
+    ),
+    "nobody comes here, another port": (
+        'frontends.imap.backend = "other"\nbackends.other.servers = ["192.0.2.2"]\nbackends.dovecot.protocol = "imap"\n'
+        + to("192.0.2.1:10143"),
+        ("tcp 10143",),
+    ),
+    "two frontends with different modes": (
+        IMAP
+        + FORWARD
+        + to("192.0.2.1")
+        + """
+frontends.imaps.protocol = "imap"
+frontends.imaps.backend = "dovecot"
+frontends.imaps.bind = [{ address = "*:10993", mode = "passthrough" }]
+""",
+        ("imap 143", "imap 10993 tls none"),
+    ),
+    "two frontends with different modes, to one port": (
+        IMAP
+        + PASSED
+        + to("192.0.2.1:10143")
+        + """
+frontends.imaps.protocol = "imap"
+frontends.imaps.backend = "dovecot"
+frontends.imaps.tls.certificates = ["a.pem"]
+frontends.imaps.bind = [{ address = "*:994", mode = "tls" }]
+""",
+        ("imap 10143",),
+    ),
+    "a route ends TLS": (
+        IMAP
+        + PASSED
+        + CERTIFICATE
+        + 'frontends.imap.routes = [{ sni = ["a.example"], mode = "tls", backend = "dovecot" }]\n'
+        + 'frontends.imap.backend = "other"\nbackends.other.servers = ["192.0.2.2"]\n'
+        + to("192.0.2.1:10143"),
+        ("imap 10143",),
+    ),
+    "a route passes TLS": (
+        IMAP
+        + ENDED
+        + 'frontends.imap.routes = [{ sni = ["a.example"], mode = "passthrough", backend = "dovecot" }]\n'
+        + 'frontends.imap.backend = "other"\nbackends.other.servers = ["192.0.2.2"]\n'
+        + to("192.0.2.1:10993"),
+        ("imap 10993 tls none",),
+    ),
+}
+
+# What is said of checks, for a server at port 10143 that nothing is known of.
+SAID: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "none": ('check = "none"', ()),
+    "false": ("check = false", ()),
+    "tcp": ('check = "tcp"', ("tcp 10143",)),
+    "tcp does as sessions do only where told": (
+        'check = "tcp"\ntls = {}\nsend_proxy = "v2"',
+        ("tcp 10143",),
+    ),
+    "tcp is told": (
+        'check = { type = "tcp", tls = true, send_proxy = "v1" }\ntls = { ca = "ca.pem" }\nsend_proxy = "v2"',
+        ("tcp 10143 tls required ca.pem v1",),
+    ),
+    "no type is told": ('check = { tls = true, send_proxy = "v1" }', ("imap 10143 tls required v1",)),
+    "tls": ('check = "tls"', ("tls 10143 tls required",)),
+    "tls, at a port of TLS": ('check = { type = "tls", port = 993 }', ("tls 993 tls none",)),
+    "tls, as sessions": (
+        'check = "tls"\ntls = { ca = "ca.pem" }\nsend_proxy = "v2"',
+        ("tls 10143 tls required ca.pem v2",),
+    ),
+    "tls, as it says itself": (
+        'check = { type = "tls", tls = { verify = "none" }, send_proxy = "none" }\ntls = { ca = "ca.pem" }\nsend_proxy = "v2"',
+        ("tls 10143 tls none",),
+    ),
+    "the protocol's": ('check = "imap"', ("imap 10143",)),
+    "another protocol's": ('check = "smtp"', ("smtp 10143",)),
+    "the protocol's, as sessions": (
+        'check = "imap"\ntls = { ca = "ca.pem" }\nsend_proxy = "v1"',
+        ("imap 10143 tls required ca.pem v1",),
+    ),
+    "the protocol's, in clear although sessions are not": (
+        'check = { type = "imap", tls = false }\ntls = {}',
+        ("imap 10143",),
+    ),
+    "in clear, which tells that it is the protocol's": ("check.tls = false", ("imap 10143",)),
+    "over TLS, which tells it, too": (
+        'check.tls = { ca = "ca.pem" }',
+        ("imap 10143 tls required ca.pem",),
+    ),
+    "a table of its own is not that of sessions": (
+        'check.tls = { verify = "chain" }\ntls = { ca = "ca.pem" }',
+        ("imap 10143 tls chain",),
+    ),
+    "STARTTLS": (
+        'check = { type = "imap", tls = { mode = "starttls", verify = "none" } }',
+        ("imap 10143 starttls none",),
+    ),
+    "STARTTLS, which tells that it is the protocol's": (
+        'check.tls = { mode = "starttls" }',
+        ("imap 10143 starttls required",),
+    ),
+    "another port": ("check.port = 143", ("imap 143",)),
+    "another port, of TLS": ("check.port = 993", ("imap 993 tls none",)),
+    "another port, that says nothing": ("check.port = 20143", ("tcp 20143",)),
+    "another port, as sessions": ("check.port = 143\ntls = {}", ("imap 143 tls required",)),
+    "another address": ('check.address = "192.0.2.9"', ("tcp 192.0.2.9 10143",)),
+    "another address with a port": ('check.address = "192.0.2.9:143"', ("imap 192.0.2.9:143 143",)),
+    "another address, and the port": (
+        'check = { address = "192.0.2.9:143", port = 993 }',
+        ("imap 192.0.2.9:143 993 tls none",),
+    ),
+    "a Unix socket": ('check = { type = "imap", address = "unix:/run/i" }', ("imap unix:/run/i",)),
+    "a Unix socket has no port": ('check = { address = "unix:/run/i", port = 9 }', ("tcp unix:/run/i",)),
+}
+
+
+@pytest.mark.parametrize("name", DEPLOYMENTS)
+def test_nothing_is_said_of_checks(name: str) -> None:
+    lines, expected = DEPLOYMENTS[name]
+    assert tuple(map(short, of_first_server(config(lines)))) == expected
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_something_is_said_of_checks(name: str) -> None:
+    lines, expected = SAID[name]
+    here = "".join(f"backends.dovecot.{line}\n" for line in lines.splitlines())
+    read = config(IMAP + FORWARD + to("192.0.2.1:10143") + here)
+    assert tuple(map(short, of_first_server(read))) == expected
+
+
+def test_what_ways_tell_holds_for_the_port_that_sessions_come_to() -> None:
+    passed = config(IMAP + PASSED + to("192.0.2.1:10993") + "backends.dovecot.check.port = 10143")
+    ended = config(IMAP + ENDED + to("192.0.2.1:10143") + "backends.dovecot.check.port = 20143")
+    assert [*map(short, of_first_server(passed)), *map(short, of_first_server(ended))] == [
+        "tcp 10143",
+        "tcp 20143",
+    ]
+
+
+def test_the_check_s_port_is_the_only_one_for_servers_without() -> None:
+    lines = IMAP + MIXED + to("192.0.2.1") + "backends.dovecot.check.port = "
+    assert list(map(short, of_first_server(config(lines + "143")))) == ["imap 143"]
+    assert list(map(short, of_first_server(config(lines + "993")))) == ["imap 993 tls none"]
+    assert list(map(short, of_first_server(config(lines + "20143")))) == ["tcp 20143"]
+
+
+def test_an_explicit_type_is_tried_at_each_port_as_sessions_come_to_it() -> None:
+    lines = IMAP + MIXED + to("192.0.2.1") + "backends.dovecot.check = "
+    for kind, expected in {
+        "imap": ["imap 143", "imap 993 tls none"],
+        "tcp": ["tcp 143", "tcp 993"],
+        "tls": ["tls 143 tls required", "tls 993 tls none"],
+    }.items():
+        assert list(map(short, of_first_server(config(f'{lines}"{kind}"')))) == expected
+
+
+def test_ports_that_only_the_sockets_know_are_known_when_they_listen() -> None:
+    read = config(
+        IMAP
+        + 'frontends.imap.bind = ["127.0.0.1:0", { address = "fd:3", mode = "passthrough" }]\n'
+        + to("192.0.2.1")
+    )
+    found = of_first_server(read, {0: 143, 1: 10993})
+    assert list(map(short, found)) == ["imap 143", "imap 10993 tls none"]
+
+
+def test_the_servers_of_a_backend_differ() -> None:
+    backend = config(f"""{IMAP}{PASSED}
+backends.dovecot.servers = [
+  "192.0.2.1:993",
+  {{ address = "192.0.2.2:143", tls = false, check = {{ tls = false }} }},
+  {{ address = "192.0.2.3:993", check = "tcp" }},
+  {{ address = "192.0.2.4:993", check = false }},
+]""".replace("\n  ", " ").replace(",\n]", "]")).backends["dovecot"]  # fmt: skip
+    found = [probes(server, backend.protocol, ()) for server in backend.servers]
+    assert [tuple(map(short, each)) for each in found] == [
+        ("imap 993 tls none",),
+        ("imap 143",),
+        ("tcp 993",),
+        (),
+    ]
+
+
+# Ways.
+
+
+def modes_and_ports(
+    read: Config, backend: str = "dovecot", ports: Mapping[int, int] | None = None
+) -> list[tuple[str, int | None]]:
+    return [(way.mode, way.port) for way in ways_to(read, backend, ports)]
+
+
+OTHER = 'backends.other.servers = ["192.0.2.2:143"]\n'
+
+
+def routed(routes: str, binds: str) -> Config:
+    return config(
+        f'{CERTIFICATE}{OTHER}frontends.imap.bind = [{binds}, {{ address = "*:9", mode = "tls" }}]\n'
+        f"frontends.imap.routes = [{routes}]"
+    )
+
+
+def test_a_way_names_its_bind() -> None:
+    read = config(
+        MIXED + 'frontends.two = { backend = "dovecot", bind = ["unix:/run/i", { address = "fd:3" }] }'
+    )
+    assert ways_to(read) == (
+        EntryPath(frontend="imap", bind=0, mode="forward", port=143),
+        EntryPath(frontend="imap", bind=1, mode="passthrough", port=993),
+        EntryPath(frontend="two", bind=0, mode="forward", port=None),
+        EntryPath(frontend="two", bind=1, mode="forward", port=None),
+    )
+
+
+@pytest.mark.parametrize(
+    ("routes", "binds", "to_other", "to_dovecot"),
+    [
+        # by port, which takes all that come to it
+        ('{ port = [993], backend = "other" }', '"*:143", "*:993"', [("forward", 993)], [("forward", 143), ("tls", 9)]),
+        # a client's network, and a name, take some
+        ('{ client = ["10.0.0.0/8"], backend = "other" }', '"*:143"', [("forward", 143), ("tls", 9)], [("forward", 143), ("tls", 9)]),
+        ('{ sni = ["a.example"], backend = "other" }', '"*:143"', [("tls", 9)], [("forward", 143), ("tls", 9)]),
+        # what asks for nothing takes all, also by refusing them
+        ('{ backend = "other" }', '"*:143"', [("forward", 143), ("tls", 9)], []),
+        ('{ reject = true }, { backend = "other" }', '"*:143"', [], []),
+        ('{ port = [143], reject = true }, { backend = "other" }', '"*:143"', [("tls", 9)], []),
+        # a mode turns only binds that wait for a ClientHello
+        ('{ mode = "passthrough", backend = "other" }', '"*:143"', [("forward", 143), ("passthrough", 9)], []),
+        ('{ sni = ["a"], mode = "tls", backend = "other" }', '{ address = "*:993", mode = "passthrough" }', [("tls", 993), ("tls", 9)], [("passthrough", 993), ("tls", 9)]),
+        # both
+        ('{ sni = ["a"], mode = "tls", backend = "dovecot" }', '{ address = "*:993", mode = "passthrough" }', [], [("tls", 993), ("passthrough", 993), ("tls", 9)]),
+        # a Unix socket has no port
+        ('{ port = [143], backend = "other" }', '"unix:/run/i"', [], [("forward", None), ("tls", 9)]),
+        ('{ port = [143], backend = "other" }', '"fd:3"', [("forward", None)], [("forward", None), ("tls", 9)]),
+        # a header may name any port, and a route by port takes those alone
+        ('{ port = [143], backend = "other" }', '{ address = "*:143", accept_proxy = ["10.0.0.0/8"] }', [("forward", 143)], [("forward", 143), ("tls", 9)]),
+        ('{ port = [993, 995], backend = "other" }', '{ address = "*:10993", accept_proxy = ["10.0.0.0/8"] }', [("forward", 993), ("forward", 995)], [("forward", 10993), ("tls", 9)]),
+    ],
+)  # fmt: skip
+def test_which_ways_lead_to_a_backend(routes: str, binds: str, to_other: object, to_dovecot: object) -> None:
+    read = routed(routes, binds)
+    assert modes_and_ports(read, "other") == to_other
+    assert modes_and_ports(read) == to_dovecot
+
+
+def test_a_route_by_port_is_asked_again_when_the_port_is_known() -> None:
+    read = routed('{ port = [143], backend = "other" }', '"fd:3"')
+    assert modes_and_ports(read, "other", {0: 143}) == [("forward", 143)]
+    assert modes_and_ports(read, "other", {0: 993}) == []
+    assert modes_and_ports(read, ports={0: 143}) == [("tls", 9)]
+
+
+# Scripts.
+
+
+def script(
+    steps: str, more: str = "", address: str = "192.0.2.1:10143"
+) -> list[tuple[str, int, list[str | None]]]:
+    found = of_first_server(config(IMAP + FORWARD + to(address) + f"{SCRIPT}[{steps}]\n" + more))
+    assert all(probe.kind == "script" for probe in found)
+    return [
+        (
+            short(probe).removeprefix("script "),
+            probe.first,
+            [step.expect or step.send for step in probe.steps],
+        )
+        for probe in found
+    ]
+
+
+def test_a_script_without_a_connect_makes_one_connection() -> None:
+    assert script('{ expect = "* OK" }, { send = "a1 LOGOUT" }') == [("10143", 1, ["* OK", "a1 LOGOUT"])]
+
+
+def test_each_connect_begins_another_and_counts_as_a_step() -> None:
+    steps = (
+        '{ connect = {} }, { expect = "a" }, { send = "b" }, { connect = { port = 993 } }, { expect = "c" }'
+    )
+    assert script(steps) == [("10143", 2, ["a", "b"]), ("993 tls none", 5, ["c"])]
+
+
+def test_what_stands_before_the_first_connect_has_a_connection_of_its_own() -> None:
+    assert script('{ expect = "a" }, { connect = {} }, { connect = {} }, { expect = "b" }') == [
+        ("10143", 1, ["a"]),
+        ("10143", 3, []),
+        ("10143", 4, ["b"]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("connect", "more", "expected"),
+    [
+        ("", "", "10143"),
+        ("port = 143", "check.port = 144", "143"),
+        ("", "check.port = 144", "144"),
+        ("", 'check.address = "192.0.2.9:144"', "192.0.2.9:144 144"),
+        ("", 'check.address = "192.0.2.9"', "192.0.2.9 10143"),
+        ('address = "192.0.2.8"', 'check.address = "192.0.2.9:144"', "192.0.2.8 10143"),
+        ('address = "192.0.2.8:143"', "check.port = 144", "192.0.2.8:143 143"),
+        ('address = "192.0.2.8:143", port = 993', "", "192.0.2.8:143 993 tls none"),
+        ('address = "192.0.2.8"', "check.port = 144", "192.0.2.8 144"),
+        ('address = "unix:/run/i"', "check.port = 144", "unix:/run/i"),
+        ("", "tls = {}", "10143 tls required"),
+        ("tls = false", "tls = {}", "10143"),
+        ("tls = true", 'tls = { ca = "ca.pem" }', "10143 tls required ca.pem"),
+        ("tls = true", "", "10143 tls required"),
+        ('tls = { verify = "none" }', 'tls = { ca = "ca.pem" }', "10143 tls none"),
+        ("", 'check.tls = { verify = "chain" }', "10143 tls chain"),
+        ("tls = false", 'check.tls = { verify = "chain" }', "10143"),
+        ("", "check.tls = false\nbackends.dovecot.tls = {}", "10143"),
+        ("port = 993, tls = false", "", "993"),
+        ("", 'send_proxy = "v2"', "10143 v2"),
+        ('send_proxy = "none"', 'send_proxy = "v2"', "10143"),
+        ('send_proxy = "v1"', 'check.send_proxy = "v2"', "10143 v1"),
+        ("", 'send_proxy = "v2"\nbackends.dovecot.check.send_proxy = "none"', "10143"),
+    ],
+)
+def test_where_and_how_a_step_connects(connect: str, more: str, expected: str) -> None:
+    assert script(f"{{ connect = {{ {connect} }} }}", f"backends.dovecot.{more}" if more else "") == [
+        (expected, 2, [])
+    ]
+
+
+def test_a_script_is_not_done_for_each_port_of_the_binds() -> None:
+    read = config(f"{IMAP}{MIXED}{to('192.0.2.1')}{SCRIPT}[{{ connect = {{ port = 993 }} }}]")
+    assert list(map(short, of_first_server(read))) == ["script 993 tls none"]
+
+
+def test_steps_keep_their_own_limits_and_negations() -> None:
+    read = config(SCRIPT + '[{ expect_regex = "^-ERR", not = true, timeout = "300ms" }]')
+    ((step,),) = [probe.steps for probe in of_first_server(read)]
+    assert (step.expect_regex, step.not_, step.timeout) == ("^-ERR", True, 0.3)
+
+
+@given(
+    st.text(max_size=8)
+    | st.sampled_from(["61 62", "0A0d", "6", "(a)", "[[a]", "*", "\udcff", "\0", " ", "a" * 17000])
+)
+@example("00" * 16384)
+@example("00" * 16385)
+@settings(max_examples=200, deadline=None)
+def test_the_configuration_takes_what_the_running_proxy_can_compile(value: str) -> None:
+    kinds = {
+        "send": SentText, "send_hex": SentHex, "expect": ExpectedText, "expect_hex": ExpectedHex, "expect_regex": Pattern,
+    }  # fmt: skip
+    for key, kind in kinds.items():
+        arguments: dict[str, Any] = {key: value}
+        try:
+            KINDS[kind].structure(value)
+        except InvalidValueError:
+            with pytest.raises(ValueError):
+                compile_step(**arguments)
+        else:
+            assert isinstance(compile_step(**arguments), Send) == key.startswith("send")
+
+
+# The files that TLS of checks needs.
+
+
+def test_the_tls_of_checks_and_where_it_is_written() -> None:
+    read = config(f"""{IMAP}{to("192.0.2.1:993")}
+backends.dovecot.tls.ca = "sessions.pem"
+backends.dovecot.check.tls.ca = "check.pem"
+{SCRIPT}[{{ expect = "a" }}, {{ connect = {{ tls = true }} }}, {{ connect = {{ tls = {{ ca = "step.pem" }} }} }}, {{ connect = {{}} }}]
+""")  # fmt: skip
+    server = read.backends["dovecot"].servers[0]
+    assert {
+        place: tls.ca.name for tls, place in tls_of_checks(server, "imap", ()).items() if tls.ca is not None
+    } == {
+        "check.tls": "check.pem",
+        "tls": "sessions.pem",
+        "check.steps[2].connect.tls": "step.pem",
+    }
+
+
+def test_tls_that_nobody_wrote() -> None:
+    server = config(IMAP + to("192.0.2.1:993")).backends["dovecot"].servers[0]
+    assert tls_of_checks(server, "imap", ()) == {ServerTls(verify="none"): "check.tls"}
+    assert tls_of_checks(config("").backends["dovecot"].servers[0], "tcp", ()) == {}
+    off = config("backends.dovecot.check = false\nbackends.dovecot.tls = {}").backends["dovecot"].servers[0]
+    assert tls_of_checks(off, "imap", ()) == {}
+
+
+# Noise.
+
+
+@settings(max_examples=100, deadline=None)
+@given(mutated_mappings)
+@example(tomli.loads(WHOLE))
+def test_every_server_of_a_faultless_configuration_is_checked_unless_that_is_off(
+    mapping: dict[str, Any],
+) -> None:
+    try:
+        read = mailproxy.from_mapping(mapping)
+    except ConfigError:
+        return
+    for name, backend in read.backends.items():
+        found = entry_paths(read.frontends.values(), name)
+        for server in backend.servers:
+            made = probes(server, backend.protocol, found)
+            assert bool(made) == (server.check is not None)
+            assert set(tls_of_checks(server, backend.protocol, found)) == {probe.tls for probe in made} - {
+                None
+            }

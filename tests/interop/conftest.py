@@ -1,0 +1,143 @@
+"""Two Dovecots with one store of mail, and the certificates that everybody here shows and trusts."""
+
+from __future__ import annotations
+
+import resource
+import tempfile
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+import pytest
+import trustme
+
+from tests.support.interop.layouts import Deployments
+from tests.support.interop.scripted_session import Stage
+from tests.support.ports import free_ports
+from tests.support.programs.dovecot import USERS, Dovecot, Listener, MailStore
+from tests.support.programs.imap_clients import Person
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NAMES = ("localhost", "127.0.0.1", "imap.example.com")
+
+
+@attrs.frozen
+class Authority:
+    """Whoever trusts this file knows who spoke: the proxy, the servers and the users have different ones."""
+
+    ca: Path
+    certificate: trustme.LeafCert
+    folder: Path
+    _issuer: trustme.CA
+
+    @classmethod
+    def new(cls, folder: Path) -> Authority:
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(folder / "ca.pem")
+        certificate = authority.issue_cert(*NAMES)
+        (folder / "certs").mkdir()
+        certificate.private_key_and_cert_chain_pem.write_to_path(folder / "certs" / "proxy.pem")
+        return cls(folder / "ca.pem", certificate, folder / "certs", authority)
+
+    def client(self, name: str) -> Path:
+        """A certificate, with its key, for somebody of that name; always the same one."""
+        file = self.ca.with_name(f"{name}.pem")
+        if not file.exists():
+            certificate = self._issuer.issue_cert(common_name=name)
+            certificate.private_key_and_cert_chain_pem.write_to_path(file)
+        return file
+
+
+@attrs.frozen
+class Site:
+    """The servers on 127.0.0.2 and 127.0.0.3, each with a clear port and one for TLS."""
+
+    dovecots: tuple[Dovecot, Dovecot]
+    store: MailStore
+    servers: Authority
+    proxy: Authority
+    users: Authority
+    _unused: Iterator[str]
+
+    @contextmanager
+    def new_user(self) -> Iterator[str]:
+        """Nobody else's in this run; the mail goes with the user."""
+        user = next(self._unused)
+        yield user
+        self.store.forget(user)
+
+
+@pytest.fixture(scope="session")
+def descriptors() -> None:
+    """Enough for 500 sessions, for this process and those that it starts."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 8_192), most))
+
+
+@pytest.fixture(scope="session")
+def site(descriptors: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    servers = Authority.new(tmp_path_factory.mktemp("servers"))
+    proxy = Authority.new(tmp_path_factory.mktemp("proxy"))
+    users = Authority.new(tmp_path_factory.mktemp("users"))
+    everywhere = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
+    clear_port, tls_port = free_ports(2, everywhere)
+    with ExitStack() as running:
+        store = running.enter_context(MailStore())
+        first, second = (
+            running.enter_context(
+                Dovecot(
+                    host,
+                    Listener(clear_port),
+                    Listener(tls_port, tls=True),
+                    users=USERS,
+                    store=store,
+                    certificate=servers.certificate,
+                )
+            )
+            for host in everywhere[1:]
+        )
+        yield Site((first, second), store, servers, proxy, users, iter(USERS))
+
+
+@pytest.fixture(scope="module")
+def deployments(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployments]:
+    """The layouts of `config/`, those that are asked for."""
+    with Deployments(site, tmp_path_factory.mktemp("layouts")) as running:
+        yield running
+
+
+@pytest.fixture
+def user(site: Site) -> Iterator[str]:
+    with site.new_user() as user:
+        yield user
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Emptied at once, unlike pytest's own: the messages are large."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def person(user: str, folder: Path) -> Person:
+    return Person(user, folder)
+
+
+@pytest.fixture(params=["clear", "tls"])
+def stage(request: pytest.FixtureRequest, site: Site, folder: Path) -> Stage:
+    """HAProxy and mailproxy to be compared, on a clear bind and on a TLS bind."""
+    return Stage(
+        folder=folder,
+        certificates=site.proxy.folder / "proxy.pem",
+        ca=site.proxy.ca,
+        tls=request.param == "tls",
+    )
+
+
+@pytest.fixture
+def tls_stage(site: Site, folder: Path) -> Stage:
+    return Stage(folder=folder, certificates=site.proxy.folder / "proxy.pem", ca=site.proxy.ca, tls=True)

@@ -1,0 +1,372 @@
+"""Each PROXY header, sent in one piece, is taken or refused by mailproxy as by HAProxy; the exceptions are listed.
+
+What is compared is what an operator sees: does the client get the greeting, which address has it in the log, and with
+which words is it refused.
+"""
+
+from __future__ import annotations
+
+import socket
+import tempfile
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+import pytest
+
+from tests.support.interop import raw_headers as headers
+from tests.support.interop.scripted_session import GREETING, HOST, PROGRAMS, End
+from tests.support.ports import free_port
+from tests.support.programs import tcplog
+from tests.support.programs.greeting_server import greeter
+from tests.support.programs.program import HAProxy, Program, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+pytestmark = pytest.mark.peers
+
+LIMIT_MS = 300  # for a header that never comes to its end
+
+FOR_HAPROXY = """
+global
+ log stdout format raw local0
+ nbthread 1
+defaults
+ mode tcp
+ log global
+ option tcplog
+ timeout client {limit}ms
+ timeout server 8s
+ timeout connect 8s
+frontend imap
+ bind 127.0.0.1:{port} accept-proxy name door
+ default_backend mail
+backend mail
+ server s1 127.0.0.1:{server}
+"""
+
+FOR_MAILPROXY = """
+[log]
+format = "tcplog"
+to = "stdout"
+
+[frontends.imap]
+protocol = "imap"
+backend = "mail"
+log_null = true
+timeouts = {{ proxy_header = "{limit}ms" }}
+
+[[frontends.imap.bind]]
+address = "127.0.0.1:{port}"
+name = "door"
+accept_proxy = ["127.0.0.0/8"]
+
+[backends.mail]
+check = "none"
+servers = [{{ name = "s1", address = "127.0.0.1:{server}" }}]
+"""
+
+ITSELF = "itself"
+TAKEN = "--"
+TRUNCATED = "Truncated PROXY protocol header received"
+NO_HEADER = "Received something which does not look like a PROXY protocol header"
+INVALID = "Received an invalid PROXY protocol header"
+UNHANDLED = "Received an unhandled protocol in the PROXY protocol header"
+TIMEOUT = "Timeout while waiting for PROXY protocol header"
+
+
+@attrs.frozen
+class Outcome:
+    """``client`` is the address in the log, "itself" where it is the connection's own; ``end`` a message, or two letters."""
+
+    client: str
+    end: str
+
+
+@attrs.frozen(kw_only=True)
+class Difference:
+    """Headers that HAProxy takes differently, and why mailproxy does not follow it; in its line the client is ever itself."""
+
+    why: str  # the paragraph of the specification that decides
+    haproxy: str
+    mailproxy: str
+    headers: Mapping[str, str]  # and the client in HAProxy's line
+
+    def __attrs_post_init__(self) -> None:
+        for client in self.headers.values():
+            assert (client, self.haproxy) != (ITSELF, self.mailproxy), self.why
+
+
+def itself(*names: str) -> Mapping[str, str]:
+    return dict.fromkeys(names, ITSELF)
+
+
+DIFFERENCES = (
+    Difference(
+        why="PROXY 2.1: for UNKNOWN the receiver must ignore anything presented before the CRLF is found",
+        haproxy=UNHANDLED,
+        mailproxy=TAKEN,
+        headers=itself(
+            "line UNKNOWN with a blank",
+            "line UNKNOWN with addresses",
+            "line UNKNOWN with anything",
+            "line UNKNOWN, longest",
+        ),
+    ),
+    Difference(
+        why="PROXY 2.1: no CRLF in the first 107 characters, and a CR or LF alone, make the line invalid;"
+        " HAProxy knows no such line and calls it a protocol",
+        haproxy=UNHANDLED,
+        mailproxy=INVALID,
+        headers=itself(
+            "line UNKNOWN, too long",
+            "line UNKNOWN with LF alone",
+            "line UNKNOWN with CR alone",
+            "line UNKNOWN with CR inside",
+            "line UNKNOWN with LF inside",
+        ),
+    ),
+    Difference(
+        why="PROXY 2.1: only TCP4 and TCP6 are allowed, others must be reported as UNKNOWN: another word is"
+        " no protocol that is not handled, but a wrong line",
+        haproxy=UNHANDLED,
+        mailproxy=INVALID,
+        headers=itself(
+            "line UNKNOWN, a letter too many",
+            "line UNKNOWN, small",
+            "line TCP4 with small letters",
+            "line TCP",
+            "line TCP5",
+            "line UDP4",
+            "line UNIX",
+            "line without protocol",
+            "line with nothing behind TCP4",
+            "line with two blanks first",
+            "line with a tab",
+        ),
+    ),
+    Difference(
+        why="PROXY 2.1: heading zeroes are not permitted in front of numbers",
+        haproxy=TAKEN,
+        mailproxy=INVALID,
+        headers={
+            "line with port 025": "192.0.2.1:25",
+            "line with destination port 0143": "192.0.2.1:1001",
+            "line with port 00": "192.0.2.1:0",
+            "line TCP6 with port 025": "2001:db8::1:25",
+            "line with host 192.0.2.01": "192.0.2.1:1001",
+            "line with host 192.000.2.1": "192.0.2.1:1001",
+            "line with destination 198.051.100.2": "192.0.2.1:1001",
+        },
+    ),
+    Difference(
+        why="PROXY 2.1: ports are decimal integers in the range [0..65535]; HAProxy takes what is left of them"
+        " in 16 bits, and none for 0",
+        haproxy=TAKEN,
+        mailproxy=INVALID,
+        headers={
+            "line with port 65536": "192.0.2.1:0",
+            "line with destination port 65536": "192.0.2.1:1001",
+            "line with port 66537": "192.0.2.1:1001",
+            "line with port 99999999999": "192.0.2.1:59391",
+            "line with port 4294968297": "192.0.2.1:1001",
+            "line TCP6 with port 65536": "2001:db8::1:0",
+            "line with no port": "192.0.2.1:0",
+        },
+    ),
+    Difference(
+        why="PROXY 2.1: IPv4 addresses are exactly 4 integers in the range [0..255], separated by exactly one"
+        " dot; HAProxy makes another client of them",
+        haproxy=TAKEN,
+        mailproxy=INVALID,
+        headers={
+            "line with host 192.0.2.256": "192.0.3.0:1001",
+            "line with destination 198.51.100.256": "192.0.2.1:1001",
+            "line with host of three numbers": "192.0.2.0:1001",
+            "line with host of one number": "217.0.0.0:1001",
+            "line with host 192..2.1": "192.0.2.1:1001",
+        },
+    ),
+    Difference(
+        why="PROXY 2.1: the receiver must not tolerate a single LF to end the line; no further byte mends it",
+        haproxy=TRUNCATED,
+        mailproxy=INVALID,
+        headers=itself("line with LF alone"),
+    ),
+    Difference(
+        why="PROXY 2.1: the address is read when the CRLF has come, and it has; HAProxy wants 9 bytes first",
+        haproxy=TRUNCATED,
+        mailproxy=INVALID,
+        headers=itself("line of one word and a blank"),
+    ),
+    Difference(
+        why="PROXY 2: the receiver may be tolerant to partial headers, which is recommended",
+        haproxy=TRUNCATED,
+        mailproxy=TIMEOUT,
+        headers=itself(
+            "line with CR alone",
+            "the letter P",
+            "PROX",
+            "PROXY and a blank",
+            "a line without its end",
+            "a line without its LF",
+            "the signature",
+            "a binary header without its last byte",
+            "a LOCAL header without its block",
+        ),
+    ),
+    Difference(
+        why="PROXY 2: headers are designed to fit in 536 bytes; both read no more than 16384, and mailproxy does"
+        " not wait for what it would not read",
+        haproxy=TRUNCATED,
+        mailproxy=INVALID,
+        headers=itself(
+            "TCP4 with 16385 bytes in all",
+            "TCP4 with a length of 65535 and all of it",
+            "a length of 65535 and 12 bytes",
+        ),
+    ),
+    Difference(
+        why="PROXY 2.2: what begins neither like the signature nor like PROXY is not covered; HAProxy compares"
+        " 16 bytes at once and says the same of more of them",
+        haproxy=TRUNCATED,
+        mailproxy=NO_HEADER,
+        headers=itself(
+            "line of one word",
+            "a TLS record of 5 bytes",
+            "a TLS alert",
+            "HELO, short",
+            "IMAP CAPABILITY",
+            "IMAP NOOP",
+            "POP3 QUIT",
+            "one zero",
+            "4 empty lines",
+            "QUIT, left",
+        ),
+    ),
+    Difference(
+        why="PROXY 2.2, 14th byte: the receiver is free to reject what is no TCP, but it is valid; HAProxy has the"
+        " words for that and keeps them for lines",
+        haproxy=INVALID,
+        mailproxy=UNHANDLED,
+        headers=itself(
+            "UNSPEC",
+            "UNSPEC with a block",
+            "UNSPEC stream",
+            "UNSPEC datagram",
+            "INET unspecified",
+            "INET6 unspecified",
+            "UNIX unspecified",
+            "UDP4",
+            "UDP6",
+            "UNIX stream",
+            "UNIX datagram",
+        ),
+    ),
+    Difference(
+        why="PROXY 2: nothing is begun before a complete and valid header: one that is refused tells of no client;"
+        " HAProxy's log has the client of a header that it refuses",
+        haproxy=INVALID,
+        mailproxy=INVALID,
+        headers={
+            "TCP4 with 13 bytes": "192.0.2.1:1001",
+            "TCP4 with 14 bytes": "192.0.2.1:1001",
+            "authority of 256 bytes": "192.0.2.1:1001",
+            "unique id of 129 bytes": "192.0.2.1:1001",
+            "an extension over the end": "192.0.2.1:1001",
+            "an extension far over the end": "192.0.2.1:1001",
+            "an authority over the end": "192.0.2.1:1001",
+            "an extension over the end, TCP6": "2001:db8::1:1002",
+            "half an extension behind a whole one": "192.0.2.1:1001",
+        },
+    ),
+    Difference(
+        why="PROXY 2.2.3: with a wrong checksum the connection must be treated as invalid, and so who the header"
+        " says it is; HAProxy's log has it",
+        haproxy=INVALID,
+        mailproxy=INVALID,
+        headers={
+            "checksum, wrong by a bit": "192.0.2.1:1001",
+            "checksum, an address wrong by a bit": "193.0.2.1:1001",
+            "checksum, a port wrong by a bit": "192.0.2.1:1000",
+            "checksum, an extension wrong by a bit": "192.0.2.1:1001",
+            "checksum of zeroes": "192.0.2.1:1001",
+            "checksum in the other order": "192.0.2.1:1001",
+            "checksum, empty": "192.0.2.1:1001",
+            "checksum of 3 bytes": "192.0.2.1:1001",
+            "checksum of 5 bytes": "192.0.2.1:1001",
+            "checksum twice": "192.0.2.1:1001",
+            "checksum over the end": "192.0.2.1:1001",
+        },
+    ),
+)
+BY_HEADER = {name: difference for difference in DIFFERENCES for name in difference.headers}
+
+
+@attrs.frozen
+class Door:
+    """One of the programs, running."""
+
+    program: Program
+    port: int
+
+    def try_header(self, header: bytes, *, leaves: bool) -> Outcome:
+        seen = len(tcplog.ends(self.program.log.lines()))
+        with socket.create_connection((HOST, self.port)) as connection:
+            client = End(connection)
+            own = "{}:{}".format(*connection.getsockname())
+            # The program finds all that the client does when it looks: no header comes in two pieces or before the end.
+            with self.program.held():
+                assert connection.send(header) == len(header)
+                if leaves:
+                    client.half_close()
+            greeting = _all_that_comes(client)
+        wait_until(lambda: len(tcplog.ends(self.program.log.lines())) > seen, f"a line\n{self.program.log!r}")
+        (line,) = tcplog.ends(self.program.log.lines())[seen:]
+        is_session = line.re is tcplog.SESSION
+        assert greeting == (GREETING if is_session else b""), line[0]
+        said = f"{line['client']}:{line['port']}"
+        return Outcome(ITSELF if said == own else said, line["state" if is_session else "message"])
+
+
+def _all_that_comes(client: End) -> bytes:
+    """The greeting, or what comes before the end."""
+    got = b""
+    with suppress(ConnectionError):
+        while got != GREETING and (chunk := client.connection.recv(4096)):
+            got += chunk
+    return got
+
+
+@pytest.fixture(scope="module")
+def doors() -> Iterator[tuple[Door, ...]]:
+    """mailproxy and HAProxy, each in one process for all headers."""
+    with ExitStack() as running:
+        folder = Path(running.enter_context(tempfile.TemporaryDirectory()))
+        server = running.enter_context(greeter())
+        opened = []
+        for program in PROGRAMS:
+            port = free_port()
+            text = FOR_HAPROXY if program is HAProxy else FOR_MAILPROXY
+            text = text.format(port=port, server=server[1], limit=LIMIT_MS)
+            opened.append(Door(running.enter_context(program(text, folder, [(HOST, port)])), port))
+        yield tuple(opened)
+
+
+@pytest.mark.parametrize("name", [*headers.STAYING, *headers.LEAVING])
+def test_a_header(doors: tuple[Door, ...], name: str) -> None:
+    leaves = name in headers.LEAVING
+    header = (headers.LEAVING if leaves else headers.STAYING)[name]
+    ours, model = (door.try_header(header, leaves=leaves) for door in doors)
+    if difference := BY_HEADER.get(name):
+        assert model == Outcome(difference.headers[name], difference.haproxy), difference.why
+        assert ours == Outcome(ITSELF, difference.mailproxy), difference.why
+    else:
+        assert ours == model
+
+
+def test_the_table_is_about_headers_that_are_sent() -> None:
+    assert BY_HEADER.keys() <= {*headers.STAYING, *headers.LEAVING}
+    assert len(BY_HEADER) == sum(len(difference.headers) for difference in DIFFERENCES)

@@ -1,0 +1,145 @@
+"""`check --live` and the log in front of servers that let nobody log in, or take a PROXY header otherwise than configured."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+import trustme
+
+from mailproxy.testing import ThrowAwayCA
+from tests.support.ports import free_ports
+from tests.support.programs.dovecot import Dovecot, Listener, MailStore
+from tests.support.programs.postfix import Postfix
+from tests.support.programs.program import Mailproxy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.support.programs.dovecot import Protocol
+
+pytestmark = [pytest.mark.peers, pytest.mark.slow]
+
+PROXY, SERVER = "127.0.0.1", "127.0.0.5"  # another address: Dovecot takes clients of its own one for safe
+PROTOCOLS: tuple[Protocol, ...] = ("imap", "pop3", "submission", "sieve")
+SAID = {
+    "imap": "announces LOGINDISABLED in clear text",
+    "pop3": "announces neither USER nor a SASL mechanism for passwords in clear text",
+    "submission": "announces STARTTLS but no AUTH in clear text",
+    "sieve": "announces no SASL mechanism in clear text",
+}
+CONFIGURATION = """
+[log]
+format = "tcplog"
+to = "stdout"
+[process]
+user = "root"
+[frontends.f]
+protocol = "{protocol}"
+backend = "b"
+bind = [{{ address = "127.0.0.1:{door}", mode = "tls" }}]
+tls = {{ certificates = ["{certificate}"] }}
+[backends.b]
+send_proxy = "{sends}"
+check = {{ interval = "200ms" }}
+servers = [{{ name = "d1", address = "127.0.0.5:{port}"{tls} }}]
+"""
+
+
+@pytest.fixture(scope="module")
+def ca(tmp_path_factory: pytest.TempPathFactory) -> ThrowAwayCA:
+    return ThrowAwayCA(tmp_path_factory.mktemp("ca"))
+
+
+def configuration(
+    ca: ThrowAwayCA, protocol: str, port: int, sends: str = "none", tls: bool = False
+) -> tuple[str, int]:
+    (door,) = free_ports(1, [PROXY])
+    pem = ca.issue("mail.example.com")
+    given = ', tls = { verify = "none" }' if tls else ""
+    text = CONFIGURATION.format(
+        protocol=protocol, door=door, certificate=pem, port=port, sends=sends, tls=given
+    )
+    return text, door
+
+
+def advice(text: str, folder: Path) -> str:
+    file = folder / "mailproxy.toml"
+    file.write_text(text)
+    command = [sys.executable, "-m", "mailproxy", "check", "--live", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    return "\n".join(line for line in done.stdout.splitlines() if "servers[0]: d1" in line)
+
+
+@pytest.fixture(scope="module")
+def dovecot() -> Iterator[dict[tuple[str, str], int]]:
+    """A stock one, for what it says in clear text; its ports by protocol and kind."""
+    ports = free_ports(3 * len(PROTOCOLS), [SERVER])
+    found: dict[tuple[str, str], int] = {}
+    listeners = []
+    for protocol in PROTOCOLS:
+        for kind in ("clear", "proxied", "tls"):
+            found[protocol, kind] = port = ports.pop()
+            listeners.append(Listener(port, protocol, tls=kind == "tls", proxied=kind == "proxied"))
+    certificate = trustme.CA().issue_cert("mail.example.com")
+    settings = {"disable_plaintext_auth": "yes"}
+    with (
+        MailStore() as store,
+        Dovecot(SERVER, *listeners, users=["ann"], store=store, certificate=certificate, settings=settings),
+    ):
+        yield found
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_stock_dovecot_in_clear_text(
+    dovecot: dict[tuple[str, str], int], ca: ThrowAwayCA, tmp_path: Path, protocol: str
+) -> None:
+    text, door = configuration(ca, protocol, dovecot[protocol, "clear"])
+    assert SAID[protocol] in advice(text, tmp_path)
+    with Mailproxy(text, tmp_path, [(PROXY, door)]) as proxy:
+        proxy.log.wait_for(re.compile(re.escape(f"Server b/d1 {SAID[protocol]}") + ".*"))
+
+
+@pytest.mark.parametrize("remedy", [("proxied", "v2-ssl", False), ("tls", "none", True)], ids=str)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_remedies_end_the_advice(
+    dovecot: dict[tuple[str, str], int],
+    ca: ThrowAwayCA,
+    tmp_path: Path,
+    protocol: str,
+    remedy: tuple[str, str, bool],
+) -> None:
+    kind, sends, tls = remedy
+    text, _ = configuration(ca, protocol, dovecot[protocol, kind], sends, tls)
+    assert advice(text, tmp_path) == ""
+
+
+def test_usual_mistakes_with_dovecot(
+    dovecot: dict[tuple[str, str], int], ca: ThrowAwayCA, tmp_path: Path
+) -> None:
+    def said(kind: str, sends: str, tls: bool) -> str:
+        return advice(configuration(ca, "imap", dovecot["imap", kind], sends, tls)[0], tmp_path)
+
+    assert "taken the PROXY header for commands" in said("clear", "v2", tls=False)
+    assert "the listener may wait for a PROXY header" in said("proxied", "none", tls=False)
+    assert "the port may speak TLS from the first byte" in said("tls", "none", tls=False)
+    assert "the port speaks clear text first" in said("clear", "none", tls=True)
+
+
+def test_postfix_that_demands_tls_of_submission(ca: ThrowAwayCA, tmp_path: Path) -> None:
+    pem = ca.issue("postfix.example")
+    settings = (
+        f"smtpd_tls_security_level = encrypt\nsmtpd_tls_cert_file = {pem}\nsmtpd_tls_key_file = {pem}\n"
+        "smtpd_sasl_auth_enable = no"
+    )
+    plain, proxied = free_ports(2, [SERVER])
+    with Postfix(SERVER, plain_port=plain, proxied_port=proxied, settings=settings):
+        said = advice(configuration(ca, "submission", plain)[0], tmp_path)
+        assert "announces STARTTLS but no AUTH in clear text" in said
+        assert "smtpd_tls_wrappermode = yes" in said
+        assert "LOGIN" not in advice(configuration(ca, "smtp", plain)[0], tmp_path)

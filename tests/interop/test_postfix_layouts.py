@@ -1,0 +1,115 @@
+"""Every layout in `config/` for Postfix, as it would be deployed: mail is taken, and Postfix knows its clients."""
+
+from __future__ import annotations
+
+import re
+import smtplib
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.interop.postfix_layouts import (
+    MX,
+    MX_POSTSCREEN,
+    POSTFIX_LAYOUTS,
+    SUBMISSION,
+    SUBMISSION_PASSTHROUGH,
+    Deployment,
+    deploy,
+)
+from tests.support.programs.other_clients import SmtpConnection, Smtplib
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.interop.conftest import Site
+    from tests.support.programs.imap_clients import Person, Security
+
+pytestmark = pytest.mark.peers
+
+MESSAGE = b"From: a@example.com\r\nSubject: news\r\nMessage-ID: <7@example.com>\r\n\r\nHello\r\n"
+
+SUBMISSION_DOORS = pytest.mark.parametrize(
+    ("layout", "number", "security", "ends_at_proxy"),
+    [
+        pytest.param(SUBMISSION, 587, "starttls", False, id="587"),
+        pytest.param(SUBMISSION, 465, "tls", True, id="465"),
+        pytest.param(SUBMISSION_PASSTHROUGH, 587, "starttls", False, id="passthrough-587"),
+        pytest.param(SUBMISSION_PASSTHROUGH, 465, "tls", False, id="passthrough-465"),
+    ],
+    indirect=["layout"],
+)
+MX_LAYOUTS = pytest.mark.parametrize("layout", [MX, MX_POSTSCREEN], ids=str, indirect=True)
+
+
+@pytest.fixture(scope="module")
+def running(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Deployment]]:
+    with ExitStack() as stack:
+        yield {
+            str(layout): stack.enter_context(deploy(layout, site, tmp_path_factory.mktemp(str(layout))))
+            for layout in POSTFIX_LAYOUTS
+        }
+
+
+@pytest.fixture
+def layout(request: pytest.FixtureRequest, running: dict[str, Deployment]) -> Deployment:
+    return running[str(request.param)]
+
+
+@SUBMISSION_DOORS
+def test_mail_is_submitted_and_postfix_knows_the_client(
+    layout: Deployment, person: Person, number: int, security: Security, ends_at_proxy: bool
+) -> None:
+    Smtplib(layout.door(number, security, ends_at_proxy=ends_at_proxy), person).submit(MESSAGE)
+    service = "submissions" if number == 465 else "submission"
+    logged = layout.wait_for(
+        rf"postfix/{service}/smtpd\[\d+\]: (\w+): client=.*sasl_username={person.name}\b"
+    )
+    assert f"client=unknown[{person.address}]" in logged
+    identifier = re.findall(r": (\w+): client=", logged)[0]
+    layout.wait_for(rf"{identifier}: to=<b@mail\.example>,.* status=sent")
+
+
+@SUBMISSION_DOORS
+def test_mail_without_a_login_is_refused(
+    layout: Deployment, person: Person, number: int, security: Security, ends_at_proxy: bool
+) -> None:
+    door = layout.door(number, security, ends_at_proxy=ends_at_proxy)
+    with SmtpConnection(door, person) as connection:
+        if security == "starttls":
+            with pytest.raises(smtplib.SMTPSenderRefused, match="Must issue a STARTTLS command first"):
+                connection.sendmail("a@mail.example", ["b@mail.example"], MESSAGE)
+            connection.starttls(context=person.trust(door))
+        with pytest.raises(smtplib.SMTPRecipientsRefused):
+            connection.sendmail("a@mail.example", ["b@mail.example"], MESSAGE)
+
+
+@MX_LAYOUTS
+@pytest.mark.parametrize("security", ["clear", "starttls"])
+def test_mail_from_outside_is_taken_and_postfix_knows_the_client(
+    layout: Deployment, person: Person, security: Security
+) -> None:
+    door = layout.door(25, security)
+    sender = f"{person.name}-{security}@outside.example"
+    with SmtpConnection(door, person) as connection:
+        if security == "starttls":
+            connection.starttls(context=person.trust(door))
+        connection.sendmail(sender, ["b@mail.example"], MESSAGE)
+    identifier = re.findall(r": (\w+): from=", layout.wait_for(rf": \w+: from=<{sender}>"))[0]
+    assert f"unknown[{person.address}]" in layout.wait_for(rf"{identifier}: client=.*")
+    layout.wait_for(rf"{identifier}: to=<b@mail\.example>,.* status=sent")
+
+
+@pytest.mark.parametrize("layout", [MX_POSTSCREEN], ids=str, indirect=True)
+def test_postscreen_knows_the_client(layout: Deployment, person: Person) -> None:
+    with SmtpConnection(layout.door(25, "clear"), person) as connection:
+        assert connection.noop()[0] == 250
+    layout.wait_for(rf"postscreen\[\d+\]: CONNECT from \[{re.escape(person.address)}\]:\d+")
+
+
+@pytest.mark.parametrize("layout", POSTFIX_LAYOUTS, ids=str, indirect=True)
+def test_every_server_passes_its_checks(layout: Deployment) -> None:
+    log = layout.proxy.log
+    log.wait_for(re.compile(".*mailproxy is ready"))  # they were made by then
+    assert "reason: " not in log.text(), repr(log)

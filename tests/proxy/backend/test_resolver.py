@@ -1,0 +1,134 @@
+"""When host names are looked up, and what that keeps waiting."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+import mailproxy
+from mailproxy.errors import ServerRefusedError
+from mailproxy.log import Log, Output
+from mailproxy.log.targets import StreamTarget
+from mailproxy.net.dial import Endpoint
+from mailproxy.proxy.backend.backend import Backend
+from tests.support.proxy.proxy_fixture import PATIENCE_S, Scene
+
+NOWHERE = "name.internal: Name or service not known"
+ADDRESS = (Endpoint(socket.AF_INET, "192.0.2.1", 143),)
+
+
+def backend_of(**settings: Any) -> Backend:
+    """One with a server whose name has to be looked up; its log goes nowhere."""
+    config = mailproxy.from_mapping(
+        {
+            "frontends": {"f": {"backend": "b", "bind": [{"address": "127.0.0.1:0"}]}},
+            "backends": {"b": {"servers": ["name.internal:143"], **settings}},
+        }
+    )
+    return Backend(config.backends["b"], {}, Log([Output(StreamTarget(os.open(os.devnull, os.O_WRONLY)))]))
+
+
+class Names:
+    """In place of the resolver: answers are used up one after the other, the last one stays. ``times`` of the questions."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *answers: Sequence[Endpoint] | Exception) -> None:
+        self.answers = list(answers)
+        self.times: list[float] = []
+        self.start = trio.current_time()
+        monkeypatch.setattr("mailproxy.proxy.backend.resolver.resolve", self.look_up)
+
+    async def look_up(self, host: str, port: int | None, _prefer: str | None = None) -> Sequence[Endpoint]:
+        assert (host, port) == ("name.internal", 143)
+        self.times.append(round(trio.current_time() - self.start, 3))
+        await trio.lowlevel.checkpoint()
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+async def looked_up(backend: Backend, seconds: float) -> None:
+    with trio.move_on_after(seconds):
+        await backend.resolver.run()
+
+
+async def test_name_without_address_is_looked_up_again_soon(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    names = Names(monkeypatch, ServerRefusedError(NOWHERE))
+    await looked_up(backend_of(), 20.5)
+    assert names.times == [0, 1, 3, 7, 11, 15, 19]
+
+
+async def test_name_with_an_address_is_looked_up_every_interval(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Also when it has none later: the known ones stay in use."""
+    nowhere = ServerRefusedError(NOWHERE)
+    names = Names(monkeypatch, nowhere, ADDRESS, nowhere, nowhere, ADDRESS)
+    backend = backend_of()
+    await looked_up(backend, 100)
+    assert names.times == [0, 1, 31, 61, 91]
+    assert backend.servers[0].addresses == ADDRESS
+
+
+async def test_short_interval_is_kept_for_names_without_address(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    names = Names(monkeypatch, ServerRefusedError(NOWHERE))
+    await looked_up(backend_of(resolve_interval="500ms"), 2.2)
+    assert names.times == [0, 0.5, 1, 1.5, 2]
+
+
+async def test_server_is_checked_when_its_name_appears_and_up_if_that_passes(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    Names(monkeypatch, ServerRefusedError(NOWHERE), ADDRESS)
+    backend = backend_of()
+    (server,) = backend.servers
+    assert server.health is not None
+    while server.health.is_up or not server.health.is_settled:
+        server.health.record_fail()
+    server.next_check_scope.deadline = trio.current_time() + 60
+    await looked_up(backend, 1.5)
+    assert server.next_check_scope.deadline <= trio.current_time()
+    assert not server.health.is_up
+    server.health.record_pass()
+    assert server.health.is_up
+
+
+async def test_look_ups_without_an_answer_do_not_keep_a_look_at_files(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More of them than trio has threads."""
+    answered = threading.Event()
+    waiting = [0]
+
+    def never(*arguments: Any) -> list[object]:
+        if arguments[5] & socket.AI_NUMERICHOST:  # trio asks for that first, without a thread
+            raise socket.gaierror(socket.EAI_NONAME, "a name")
+        waiting[0] += 1
+        answered.wait(2 * PATIENCE_S)
+        raise socket.gaierror(socket.EAI_AGAIN, "later")
+
+    monkeypatch.setattr("mailproxy.proxy.backend.resolver._FIRST_LOOK_UP_S", 0.1)
+    monkeypatch.setattr(socket, "getaddrinfo", never)
+    try:
+        names = [{"name": f"s{n}", "address": f"s{n}.internal:143"} for n in range(60)]
+        proxy = await scene.proxy("127.0.0.1:1", tls=True, backends={"b": {"servers": names}})
+        with trio.fail_after(PATIENCE_S):
+            while waiting[0] < 40:  # noqa: ASYNC110 - threads count
+                await trio.sleep(0.01)
+        pem = scene.ca.issue("renewed.example").replace(scene.pem)
+        proxy.renew_certificates()
+        (event,) = await scene.events("certificates-renewed")
+        assert event["files"] == [str(pem)]
+    finally:
+        answered.set()

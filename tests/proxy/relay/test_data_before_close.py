@@ -1,0 +1,391 @@
+"""A side that says something and closes at once is heard out, although sending to it fails; and a reset ends the session.
+
+A socket that is closed with unread bytes sends a reset behind what it said last. Here both are in the kernel before the relay
+runs, so no test depends on which of them is faster.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import ssl
+import struct
+import termios
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+import trio
+from attrs import define
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from mailproxy.log.end_reasons import CLIENT_ABORTED, CLIENT_CLOSED, SERVER_ABORTED, EndReason
+from mailproxy.net.relay import Tunnel
+from mailproxy.net.relay.tunnel import LAST_WORDS_S
+from mailproxy.net.tls.tls import accept_tls, connect_tls, send_close_notify
+from mailproxy.testing import Drop, Expect, Send, ThrowAwayCA, pattern
+from tests.support.patience import until
+from tests.support.proxy.proxy_fixture import Scene
+from tests.support.proxy.relay_harness import CHANNELS, Channel, Contexts
+from tests.support.proxy.relayed_pair import send_all_that_fits, talk
+from tests.support.proxy.relays import ON_BOTH, Kind, running
+
+pytestmark = ON_BOTH
+
+TURNS = 5
+RESET = "Connection reset by peer"
+ANSWER = b"552 5.3.4 message too big\r\n"
+COMMAND = b"QUIT\r\n"
+BUFFER_BYTES = 400_000  # of the kernel, for what lies there before the relay runs
+
+
+@pytest.fixture(scope="module")
+def contexts(throw_away_ca: ThrowAwayCA) -> Contexts:
+    return Contexts.of(throw_away_ca)
+
+
+@define
+class Ends:
+    """The four sockets of a session over TCP: the peers' own, and the relay's ``client_side`` and ``server_side``."""
+
+    client: socket.socket
+    client_side: socket.socket
+    server_side: socket.socket
+    server: socket.socket
+    detail: str = ""
+
+    async def relay(self, kind: Kind) -> EndReason:
+        """Relay until the end, and close as the session does."""
+        pair = Tunnel(
+            self.client_side, self.server_side, client_limit=1000, server_limit=1000, half_closed=1000
+        )
+        async with running(kind) as relay:
+            with trio.fail_after(10):
+                end = await relay.run(pair)
+        self.client_side.close()
+        self.server_side.close()
+        self.detail = pair.detail
+        return end
+
+
+@asynccontextmanager
+async def session(
+    contexts: Contexts, client: Channel = "clear", server: Channel = "clear"
+) -> AsyncIterator[Ends]:
+    client_peer, client_side = tcp_pair()
+    server_side, server_peer = tcp_pair()
+    if client != "clear":
+        client_peer, client_side = await over_tls(
+            client_peer, client_side, contexts.client[client], contexts.front
+        )
+    if server != "clear":
+        server_side, server_peer = await over_tls(
+            server_side, server_peer, contexts.back, contexts.server[server]
+        )
+    ends = Ends(client_peer, client_side, server_side, server_peer)
+    try:
+        yield ends
+    finally:
+        for sock in (client_peer, client_side, server_side, server_peer):
+            sock.close()
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    """A connection over TCP: the end that has connected, and the one that was accepted."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        connected = socket.socket()
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
+        connected.connect(listener.getsockname())
+        accepted, _ = listener.accept()
+    for sock in (connected, accepted):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
+        sock.setblocking(False)
+    return connected, accepted
+
+
+async def over_tls(
+    first: socket.socket, second: socket.socket, connecting: ssl.SSLContext, accepting: ssl.SSLContext
+) -> tuple[socket.socket, socket.socket]:
+    accepting.num_tickets = 0
+    ends = [first, second]
+
+    async def connect() -> None:
+        ends[0] = await connect_tls(first, connecting, "localhost")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connect)
+        ends[1] = await accept_tls(second, accepting)
+    return ends[0], ends[1]
+
+
+async def close_over_unread(sock: socket.socket, last_words: bytes) -> None:
+    """Say something and, once it has arrived, close with bytes unread, which makes a reset of it."""
+    sent = 0
+    while sent < len(last_words):
+        sent += sock.send(last_words[sent : sent + 16384])
+    await until(lambda: not struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0])
+    sock.close()
+
+
+async def heard(sock: socket.socket) -> bytes:
+    """All that arrives at a peer until its connection's end."""
+    data = b""
+    while True:
+        try:
+            piece = sock.recv(1 << 20)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            with trio.fail_after(10):
+                await trio.lowlevel.wait_readable(sock)
+            continue
+        except OSError:
+            return data
+        if not piece:
+            return data
+        data += piece
+
+
+@pytest.mark.parametrize("server", CHANNELS)
+@pytest.mark.parametrize("client", CHANNELS)
+@pytest.mark.parametrize("size", [len(ANSWER), 100_000])
+async def test_answer_of_a_refusing_server(
+    relay_kind: Kind, contexts: Contexts, client: Channel, server: Channel, size: int
+) -> None:
+    """The client is still sending; the server answers and closes without having read it all."""
+    answer = pattern(size)
+    for _ in range(TURNS):
+        async with session(contexts, client, server) as ends:
+            ends.server_side.send(b"MAIL FROM:<a@example.com>\r\n")
+            await trio.lowlevel.wait_readable(ends.server)
+            await close_over_unread(ends.server, answer)
+            ends.client.send(b"DATA\r\n")
+            assert await ends.relay(relay_kind) is SERVER_ABORTED
+            assert ends.detail == RESET
+            assert await heard(ends.client) == answer
+
+
+@pytest.mark.parametrize("server", CHANNELS)
+@pytest.mark.parametrize("client", CHANNELS)
+@pytest.mark.parametrize("size", [len(COMMAND), 100_000])
+async def test_last_command_of_a_client(
+    relay_kind: Kind, contexts: Contexts, client: Channel, server: Channel, size: int
+) -> None:
+    """The server is still sending; the client says what it wants and closes without having read it all."""
+    command = pattern(size)
+    for _ in range(TURNS):
+        async with session(contexts, client, server) as ends:
+            ends.client_side.send(b"+OK ready\r\n")
+            await trio.lowlevel.wait_readable(ends.client)
+            await close_over_unread(ends.client, command)
+            ends.server.send(b"+OK 2 messages\r\n")
+            assert await ends.relay(relay_kind) is CLIENT_ABORTED
+            assert ends.detail == RESET
+            assert await heard(ends.server) == command
+
+
+async def test_answer_in_the_middle_of_bulk(relay_kind: Kind, contexts: Contexts) -> None:
+    """Where the bytes towards the server go through a pipe."""
+    for _ in range(TURNS):
+        async with session(contexts) as ends:
+            ends.server_side.send(b"x")
+            await trio.lowlevel.wait_readable(ends.server)
+            sent = send_all_that_fits(ends.client)
+            assert sent > 2 * 65536
+            await close_over_unread(ends.server, ANSWER)
+            assert await ends.relay(relay_kind) is SERVER_ABORTED
+            assert await heard(ends.client) == ANSWER
+
+
+async def test_answer_behind_an_end_in_order(relay_kind: Kind, contexts: Contexts) -> None:
+    """The client ends its side, and passing that on over TLS finds the server gone."""
+    for _ in range(TURNS):
+        async with session(contexts, server="TLS 1.3") as ends:
+            ends.server_side.send(b"x")
+            await trio.lowlevel.wait_readable(ends.server)
+            await close_over_unread(ends.server, ANSWER)
+            ends.client.shutdown(socket.SHUT_WR)
+            assert await ends.relay(relay_kind) is SERVER_ABORTED
+            assert await heard(ends.client) == ANSWER
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
+async def test_upload_that_is_refused(scene: Scene, tls: bool) -> None:
+    """As a mail client sees it: of 5 MB the server reads a little, answers and closes."""
+    server = await scene.server((Expect(b"DATA\r\n"), Send(ANSWER), Drop()))
+    proxy = await scene.proxy(server.address, tls=tls)
+    host, port = proxy.frontends["f"].addresses[0].split(":")
+    context = scene.ca.client_context() if tls else None
+    for _ in range(TURNS):
+        assert await trio.to_thread.run_sync(upload, host, int(port), context) == ANSWER
+    lines = await scene.sessions(TURNS)
+    assert {(line["end"], line["detail"]) for line in lines} == {("server-aborted", RESET)}
+
+
+def upload(host: str, port: int, context: ssl.SSLContext | None) -> bytes:
+    """Send until that fails, then read what the server has said."""
+    with socket.create_connection((host, port), timeout=10) as connected:
+        sock = context.wrap_socket(connected, server_hostname="localhost") if context else connected
+        with sock:
+            with suppress(OSError):
+                sock.sendall(b"DATA\r\n" + bytes(5_000_000))
+            answer = bytearray()
+            with suppress(OSError):
+                while piece := sock.recv(65536):
+                    answer += piece
+            return bytes(answer)
+
+
+async def test_last_words_to_one_that_reads_slowly(relay_kind: Kind, contexts: Contexts) -> None:
+    """More than its connection holds: it gets all of it, as long as it goes on reading."""
+    async with session(contexts) as ends:
+        answer = pattern(100_000)
+        ends.client_side.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        ends.client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        ends.server_side.send(b"x")
+        await trio.lowlevel.wait_readable(ends.server)
+        await close_over_unread(ends.server, answer)
+        ends.client.send(b"DATA\r\n")
+        received = bytearray()
+
+        async def read_slowly() -> None:
+            while True:
+                await trio.lowlevel.wait_readable(ends.client)
+                try:
+                    piece = ends.client.recv(8192)
+                except ConnectionError:
+                    return
+                if not piece:
+                    return
+                received.extend(piece)
+                await trio.lowlevel.checkpoint()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read_slowly)
+            assert await ends.relay(relay_kind) is SERVER_ABORTED
+        assert received == answer
+
+
+@pytest.mark.parametrize("channel", ["TLS 1.2", "TLS 1.3"])
+async def test_words_for_a_reset_behind_close_notify(
+    relay_kind: Kind, contexts: Contexts, channel: Channel
+) -> None:
+    """OpenSSL calls the failed write an orderly end then, which it is not."""
+    async with session(contexts, channel) as ends:
+        assert isinstance(ends.client, ssl.SSLSocket)
+        ends.client_side.send(b"+OK ready\r\n")
+        await trio.lowlevel.wait_readable(ends.client)
+        send_close_notify(ends.client)
+        ends.client.close()
+        ends.server.send(b"+OK 2 messages\r\n")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(say_more_later, ends.server)
+            end = await ends.relay(relay_kind)
+            nursery.cancel_scope.cancel()
+        assert (end, ends.detail) == (CLIENT_ABORTED, RESET)
+
+
+async def say_more_later(sock: socket.socket) -> None:
+    await wait_all_tasks_blocked()
+    sock.send(b"+OK\r\n")
+
+
+# Under a clock that only the test moves
+
+
+async def test_last_words_to_one_that_does_not_read(mock_clock: MockClock, relay_kind: Kind) -> None:
+    """The session ends soon, for the reason that began it."""
+    async with talk(mock_clock, relay_kind) as session:
+        filled = await session.fill(session.server)
+        assert filled
+        session.server.close()
+        await wait_all_tasks_blocked()
+        session.client.send(COMMAND)
+        await session.later(1.1)
+        await session.later(LAST_WORDS_S - 0.5)
+        assert session.ends == []
+        await session.later(0.6)
+        assert session.ends == [SERVER_ABORTED]
+
+
+async def test_reset_while_the_server_takes_nothing(mock_clock: MockClock, relay_kind: Kind) -> None:
+    """A client that gives up does not stay a session until the server's timeout."""
+    async with talk(mock_clock, relay_kind) as session:
+        session.server.send(b"* OK ready\r\n")
+        await wait_all_tasks_blocked()
+        await session.fill(session.client)
+        session.client.close()  # over the greeting, which makes a reset of it
+        await session.later(1.1)
+        await session.later(LAST_WORDS_S - 0.5)
+        assert session.ends == []
+        await session.later(0.6)
+        assert session.ends == [CLIENT_ABORTED]
+        assert session.pair.detail == RESET
+
+
+async def test_reset_while_the_server_takes_a_little(mock_clock: MockClock, relay_kind: Kind) -> None:
+    """What the client had sent arrives."""
+    async with talk(mock_clock, relay_kind) as session:
+        session.server.send(b"* OK ready\r\n")
+        await wait_all_tasks_blocked()
+        filled = await session.fill(session.client)
+        session.client.close()
+        await session.later(1.1)
+        await session.later(LAST_WORDS_S - 0.5)
+        assert await session.empty(session.server) == filled
+        await wait_all_tasks_blocked()
+        assert session.ends == [CLIENT_ABORTED]
+
+
+async def test_reset_behind_an_end_in_order(mock_clock: MockClock, relay_kind: Kind) -> None:
+    """Nothing can be sent to that client any more: the server's silence does not keep the session."""
+    async with talk(mock_clock, relay_kind) as session:
+        session.server.send(b"* OK ready\r\n")
+        await wait_all_tasks_blocked()
+        session.client.shutdown(socket.SHUT_WR)
+        await wait_all_tasks_blocked()
+        session.client.close()
+        await session.later(1.1)
+        await session.later(LAST_WORDS_S - 0.5)
+        assert session.ends == []
+        await session.later(0.6)
+        assert session.ends == [CLIENT_ABORTED]
+
+
+async def test_reset_behind_an_end_in_order_and_the_server_ends(
+    mock_clock: MockClock, relay_kind: Kind
+) -> None:
+    """A client may leave before the answer to its last command: both ended in order."""
+    async with talk(mock_clock, relay_kind) as session:
+        session.server.send(b"* OK ready\r\n")
+        await wait_all_tasks_blocked()
+        session.client.shutdown(socket.SHUT_WR)
+        await wait_all_tasks_blocked()
+        session.client.close()
+        await session.later(1.1)
+        session.server.shutdown(socket.SHUT_WR)
+        await wait_all_tasks_blocked()
+        assert session.ends == [CLIENT_CLOSED]
+        assert session.pair.detail == ""
+
+
+async def test_urgent_data_in_bulk(relay_kind: Kind, contexts: Contexts) -> None:
+    """splice(2) stops there as if nothing more had come; what stands behind it arrives all the same."""
+    async with session(contexts) as ends:
+        pair = Tunnel(
+            ends.client_side, ends.server_side, client_limit=1000, server_limit=1000, half_closed=1000
+        )
+        before, behind = pattern(140_000), pattern(1000)
+        received = bytearray()
+        async with running(relay_kind) as relay, trio.open_nursery() as nursery:
+            ends.client.send(before)
+            ends.client.send(b"!", socket.MSG_OOB)
+            ends.client.send(behind)
+            nursery.start_soon(relay.run, pair)
+            with trio.fail_after(10):
+                while len(received) < len(before) + len(behind):
+                    await trio.lowlevel.wait_readable(ends.server)
+                    received += ends.server.recv(1 << 20)
+            nursery.cancel_scope.cancel()
+        assert received == before + behind

@@ -1,0 +1,80 @@
+"""Where the platform has no epoll: the same sessions by trio's own means, with the portable relay."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from mailproxy.net.poller import TRIO
+from mailproxy.net.relay import PortableRelay, open_relay
+from mailproxy.testing import Close, Collect, Send, dial, pattern
+from tests.support.proxy.proxy_fixture import PATIENCE_S, Scene
+from tests.support.proxy.relays import Kind
+from tests.support.proxy.task_steps import FEW_STEPS, cancel_at_every_step, steps_meanwhile
+
+SIZE = 300_000
+
+
+@pytest.fixture(autouse=True)
+def no_epoll(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mailproxy.proxy.service.open_poller", lambda *_: TRIO)
+
+
+@pytest.mark.parametrize("kind", ["auto", "engine", "portable"])
+async def test_the_relay_is_the_portable_one(kind: Kind) -> None:
+    await trio.lowlevel.checkpoint()
+    assert isinstance(open_relay(kind, TRIO), PortableRelay)
+
+
+@pytest.mark.parametrize("server_tls", [False, True], ids=["clear server", "tls server"])
+@pytest.mark.parametrize("tls", [False, True], ids=["clear client", "tls client"])
+async def test_a_session(scene: Scene, tls: bool, server_tls: bool) -> None:
+    """Accepted, handshakes, connected, relayed, ended in order."""
+    context = scene.ca.server_context("127.0.0.1") if server_tls else None
+    server = await scene.server([Collect(), Send(pattern(SIZE)), Close()], tls=context)
+    proxy = await scene.proxy(server.address, tls=tls, server_tls=server_tls)
+    client = await scene.dial(proxy, tls=tls)
+    with trio.fail_after(PATIENCE_S):
+        await client.send(pattern(SIZE))
+        await client.half_close()
+        await client.receive_until_end()
+    assert client.received == server.connections[0].received == pattern(SIZE)
+    assert client.end == ("close_notify" if tls else "eof")
+    client.drop()
+    line = await scene.session()
+    assert (line["end"], line["bytes_in"], line["bytes_out"]) == ("client-closed", SIZE, SIZE)
+    assert line["close_notify"] is (True if tls else None)
+
+
+async def test_an_idle_session_costs_nothing(scene: Scene) -> None:
+    server = await scene.server()
+    proxy = await scene.proxy(server.address)
+    client = await scene.dial(proxy)
+    with trio.fail_after(PATIENCE_S):
+        await server.wait_for()
+        await client.receive()
+    assert await steps_meanwhile() < FEW_STEPS
+    client.drop()
+    assert (await scene.session())["end"] == "client-closed"
+
+
+async def test_a_server_that_refuses(scene: Scene) -> None:
+    proxy = await scene.proxy("127.0.0.1:1")
+    client = await scene.dial(proxy)
+    with trio.fail_after(PATIENCE_S):
+        await client.receive_until_end()
+    client.drop()
+    assert (await scene.session())["end"] == "server-refused"
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
+async def test_cancelled_at_every_step(scene: Scene, tls: bool) -> None:
+    server = await scene.server([Send(b"* OK ready\r\n"), Collect(), Close()])
+    context = scene.ca.client_context() if tls else None
+
+    async def visit(address: str) -> None:
+        async with await dial(address, tls=context) as client:
+            await client.receive_until_end()
+
+    await cancel_at_every_step(scene.mapping(server.address, tls=tls), visit, stride=4)
+    assert server.accepted > 0, "some got as far as the server"

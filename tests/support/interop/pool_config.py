@@ -1,0 +1,171 @@
+"""One backend, said once and written in both languages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import attrs
+
+from tests.support.interop.scripted_session import HOST
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from tests.support.interop.controlled_server import Conduct
+
+Address = tuple[str, int]
+
+BELL = "bell"  # a backend beside, see Scene.ring
+
+
+@attrs.frozen(kw_only=True)
+class Member:
+    """A server of the backend: how it is to meet sessions, and what the configuration says of it."""
+
+    name: str
+    conducts: tuple[Conduct, ...] = ("greet",)
+    refuses: bool = False  # sessions
+    is_down: bool = False  # it refuses checks
+    tls: ssl.SSLContext | None = None
+    address: Address | None = None  # in place of a server of the story's
+    backup: bool = False
+    max_sessions: int = 0
+
+
+@attrs.frozen
+class Place:
+    """Where a member is, for its sessions and for its checks."""
+
+    sessions: Address
+    checks: Address
+
+
+@attrs.frozen(kw_only=True)
+class Plan:
+    members: Sequence[Member]
+    check: Literal["", "connect", "script"] = ""
+    interval_ms: int = 100
+    rise: int = 2
+    fall: int = 3
+    balance: Literal["roundrobin", "leastconn"] = "roundrobin"
+    retries: int = 3
+    redispatch: bool = True
+    connect_ms: int = 200
+    queue_ms: int = 8_000
+    check_ms: int = 500
+    shutdown_sessions: bool = False
+    error_limit: int = 0
+    stick: bool = False
+    ca: Path | None = None  # of the servers: they are to speak TLS, for the name of localhost
+
+    def for_haproxy(
+        self, ports: tuple[int, int], places: Mapping[str, Place], *, tells_checks: bool = False
+    ) -> str:
+        """`ports` are the frontend's and the bell's; `tells_checks` is an option of this name."""
+        lines = [
+            "global",
+            " log stdout format raw local0",
+            " nbthread 1",
+            " spread-checks 0",
+            "defaults",
+            " mode tcp",
+            " log global",
+            " option tcplog",
+            " timeout client 8s",
+            " timeout server 8s",
+            f" timeout connect {self.connect_ms}ms",
+            f" timeout queue {self.queue_ms}ms",
+            f" timeout check {self.check_ms}ms",
+            f" retries {self.retries}",
+            " option redispatch" if self.redispatch else "",
+            " option log-health-checks" if tells_checks else "",
+            "frontend imap",
+            f" bind {HOST}:{ports[0]} name door",
+            " default_backend mail",
+            f"frontend {BELL}",
+            f" bind {HOST}:{ports[1]} name door",
+            f" default_backend {BELL}",
+            f"backend {BELL}",
+            f" server s1 {_written(places[BELL].sessions)}",
+            "backend mail",
+            f" balance {self.balance}",
+        ]
+        if self.check == "script":
+            lines += [" option tcp-check", ' tcp-check expect string "* OK"']
+        if self.stick:
+            lines += [" stick-table type ip size 1k expire 30m", " stick on src"]
+        for member in self.members:
+            lines.append(" ".join(self._haproxy_server(member, places[member.name])))
+        return "\n".join(lines) + "\n"
+
+    def _haproxy_server(self, member: Member, place: Place) -> Iterator[str]:
+        yield f" server {member.name} {_written(place.sessions)}"
+        if self.check:
+            yield f"check port {place.checks[1]} inter {self.interval_ms} rise {self.rise} fall {self.fall}"
+        if self.ca and self.check:
+            yield "no-check-ssl"
+        if self.ca:
+            yield f"ssl verify required ca-file {self.ca} verifyhost localhost"
+        if self.error_limit:
+            yield f"observe layer4 error-limit {self.error_limit}"
+        if self.shutdown_sessions:
+            yield "on-marked-down shutdown-sessions"
+        if member.max_sessions:
+            yield f"maxconn {member.max_sessions}"
+        if member.backup:
+            yield "backup"
+
+    def for_mailproxy(self, ports: tuple[int, int], places: Mapping[str, Place]) -> str:
+        lines = ["[log]", 'format = "tcplog"', 'to = "stdout"']
+        for name, port, backend in (("imap", ports[0], "mail"), (BELL, ports[1], BELL)):
+            lines += [
+                f"[frontends.{name}]",
+                'protocol = "imap"',
+                f'backend = "{backend}"',
+                "log_null = true",
+                'timeouts = { client = "8s" }',
+                f'bind = [{{ address = "{HOST}:{port}", name = "door" }}]',
+            ]
+        lines += [
+            f"[backends.{BELL}]",
+            'check = "none"',
+            f'servers = [{{ name = "s1", address = "{_written(places[BELL].sessions)}" }}]',
+            "[backends.mail]",
+            f'balance = "{self.balance}"',
+            f"retries = {self.retries}",
+            f"redispatch = {_flag(self.redispatch)}",
+            f'timeouts = {{ server = "8s", connect = "{self.connect_ms}ms", queue = "{self.queue_ms}ms" }}',
+            f"check = {self._mailproxy_check()}",
+            f'on_marked_down = "{"shutdown-sessions" if self.shutdown_sessions else "none"}"',
+            "stick = {}" if self.stick else "",
+            f'tls = {{ ca = "{self.ca}", server_name = "localhost" }}' if self.ca else "",
+            f'observe = "connect"\nerror_limit = {self.error_limit}' if self.error_limit else "",
+        ]
+        for member in self.members:
+            place = places[member.name]
+            lines += [
+                "[[backends.mail.servers]]",
+                f'name = "{member.name}"',
+                f'address = "{_written(place.sessions)}"',
+                f"max_sessions = {member.max_sessions}",
+                f"backup = {_flag(member.backup)}",
+                f"check = {{ port = {place.checks[1]} }}" if self.check else "",
+            ]
+        return "\n".join(lines) + "\n"
+
+    def _mailproxy_check(self) -> str:
+        if not self.check:
+            return '"none"'
+        kind = 'type = "tcp"' if self.check == "connect" else 'type = "script", steps = [{ expect = "* OK" }]'
+        pace = f'interval = "{self.interval_ms}ms", jitter = 0.0, timeout = "{self.check_ms}ms"'
+        return f"{{ {kind}, tls = false, rise = {self.rise}, fall = {self.fall}, {pace} }}"
+
+
+def _written(address: Address) -> str:
+    return f"{address[0]}:{address[1]}"
+
+
+def _flag(value: bool) -> str:
+    return "true" if value else "false"

@@ -1,0 +1,74 @@
+"""The server at the end of a way: it greets whoever comes, and closes when they have."""
+
+from __future__ import annotations
+
+import socket
+import socketserver
+import threading
+from contextlib import contextmanager, suppress
+from queue import Queue
+from typing import TYPE_CHECKING
+
+from mailproxy.protocol import NeedMore
+from mailproxy.protocol.proxy_header import Header, parse
+from tests.support.interop.scripted_session import GREETING, HOST
+from tests.support.programs.program import PATIENCE_S
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Address = tuple[str, int]
+
+
+class _Greeter(socketserver.BaseRequestHandler):
+    request: socket.socket
+
+    def handle(self) -> None:
+        self.request.settimeout(PATIENCE_S)
+        with suppress(ConnectionError):
+            self.request.sendall(GREETING)
+            while self.request.recv(4096):
+                pass
+
+
+@contextmanager
+def greeter() -> Iterator[Address]:
+    """Its address; everybody must have left at the end."""
+    with _serving(_Greeter) as address:
+        yield address
+
+
+@contextmanager
+def header_reader() -> Iterator[tuple[Address, Queue[Header]]]:
+    """One that demands a PROXY header, and what it has read."""
+    headers = Queue[Header]()
+
+    class Reader(_Greeter):
+        def handle(self) -> None:
+            headers.put(_read_header(self.request))
+            super().handle()
+
+    with _serving(Reader) as address:
+        yield address, headers
+
+
+def _read_header(connection: socket.socket) -> Header:
+    """The header, not a byte of what is behind it."""
+    data = b""
+    while isinstance(answer := parse(data), NeedMore):
+        chunk = connection.recv(answer.total - len(data))
+        assert chunk, f"the end after {data!r}"
+        data += chunk
+    return answer[0]
+
+
+@contextmanager
+def _serving(what: type[_Greeter]) -> Iterator[Address]:
+    with socketserver.ThreadingTCPServer((HOST, 0), what) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield HOST, server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()

@@ -1,0 +1,75 @@
+"""An nginx of its own that takes PROXY headers off and passes the rest on."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import attrs
+
+from tests.support.programs.program import LogFile, Program, find
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MODULE = "/usr/lib/nginx/modules/ngx_stream_module.so"  # Debian's libnginx-mod-stream
+
+CONFIGURATION = """
+daemon off;
+master_process off;
+pid {folder}/nginx.pid;
+error_log stderr info;
+load_module {module};
+events {{}}
+stream {{
+  log_format said '$proxy_protocol_addr $proxy_protocol_port'
+    ' $proxy_protocol_server_addr $proxy_protocol_server_port $remote_addr $status';
+  access_log {folder}/access.log said;
+  server {{
+    listen {host}:{port} proxy_protocol;
+    proxy_pass {upstream_host}:{upstream_port};
+  }}
+}}
+"""
+
+
+@attrs.frozen
+class Said:
+    """What nginx read in a header, "" where it said nothing, and how the session ended: 200 is well."""
+
+    client: str
+    client_port: str
+    destination: str
+    destination_port: str
+    sender: str
+    status: str
+
+    @classmethod
+    def in_line(cls, line: str) -> Said:
+        return cls(*("" if word == "-" else word for word in line.split(" ")))
+
+
+class Nginx(Program):
+    """Listens behind PROXY headers and connects each session to `upstream`, without one."""
+
+    def __init__(self, host: str, port: int, *, upstream: tuple[str, int], folder: Path) -> None:
+        self.address = (host, port)
+        self.access_log = LogFile(folder / "access.log")
+        file = folder / "nginx.conf"
+        file.write_text(
+            CONFIGURATION.format(
+                host=host,
+                port=port,
+                folder=folder,
+                module=MODULE,
+                upstream_host=upstream[0],
+                upstream_port=upstream[1],
+            ),
+            encoding="utf-8",
+        )
+        super().__init__([find("nginx"), "-c", str(file), "-e", "stderr"], folder, [self.address])
+
+    def said(self, client_port: int | None = None) -> Said:
+        """Of the first session that is over; of those of a client with that port, if it is given."""
+        port = r"\S+" if client_port is None else client_port
+        return Said.in_line(self.access_log.wait_for(re.compile(rf"\S+ {port} .+"))[0])

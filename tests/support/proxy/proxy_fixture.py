@@ -1,0 +1,172 @@
+"""A proxy between scripted servers and dialled clients, with its JSON log at hand, that must leave nothing behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import trio
+from attrs import define, field
+
+import mailproxy
+from mailproxy.testing import Connection, ScriptedServer, ThrowAwayCA, dial
+from tests.support.proxy.relays import Kind
+
+PATIENCE_S = 10.0  # how long an event may take on a busy machine before the test gives up
+
+Line = dict[str, Any]
+
+
+@define
+class Scene:
+    """``nursery`` has the servers, ``proxies`` what was started; they have a relay of ``kind`` and all write ``log``."""
+
+    nursery: trio.Nursery
+    run_proxy: Callable[[Mapping[str, Any]], Awaitable[mailproxy.Proxy]]
+    ca: ThrowAwayCA
+    folder: Path
+    kind: Kind
+    proxies: list[mailproxy.Proxy] = field(factory=list)
+    _pem: Path | None = None
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "proxy.log"
+
+    @property
+    def pem(self) -> Path:
+        if self._pem is None:
+            self._pem = self.ca.issue("localhost", "127.0.0.1", "imap.example.com")
+        return self._pem
+
+    async def server(self, *playbooks: Any, **options: Any) -> ScriptedServer:
+        server = ScriptedServer(*playbooks, **options)
+        await self.nursery.start(server.serve)
+        return server
+
+    async def proxy(
+        self, *servers: str, tls: bool = False, server_tls: bool = False, **changes: Any
+    ) -> mailproxy.Proxy:
+        """A proxy with one frontend ``f`` and, if there are servers, one backend ``b``; ``changes`` are merged into the mapping."""
+        mapping = self.mapping(*servers, tls=tls, server_tls=server_tls, **changes)
+        proxy = await self.run_proxy(mapping)
+        self.proxies.append(proxy)
+        return proxy
+
+    def mapping(
+        self,
+        *servers: str,
+        tls: bool = False,
+        server_tls: bool = False,
+        bind: Mapping[str, Any] | None = None,
+        **changes: Any,
+    ) -> Line:
+        """What ``proxy`` runs; ``bind`` is merged into its only bind."""
+        bind = {"address": "127.0.0.1:0", "name": "B", **({"mode": "tls"} if tls else {}), **(bind or {})}
+        frontend: Line = {"bind": [bind], "log_null": True}
+        if tls:
+            frontend["tls"] = {"certificates": [str(self.pem)]}
+        mapping: Line = {
+            "log": {"format": "json", "to": str(self.log)},
+            "frontends": {"f": frontend},
+            "process": {"relay": self.kind},
+        }
+        if servers:
+            frontend["backend"] = "b"
+            # unless that is what is tried, servers hear sessions only, and each once
+            mapping["backends"] = {"b": {"servers": list(servers), "check": "none", "retries": 0}}
+        if server_tls:
+            mapping["backends"]["b"]["tls"] = {"ca": str(self.ca.pem)}
+        merge(mapping, changes)
+        return mapping
+
+    async def dial(
+        self, proxy: mailproxy.Proxy, *, tls: bool = False, bind: int = 0, **options: Any
+    ) -> Connection:
+        address = proxy.frontends["f"].addresses[bind]
+        return await dial(address, tls=self.ca.client_context() if tls else None, **options)
+
+    def lines(self) -> list[Line]:
+        return [json.loads(line) for line in _lines_of(self.log)]
+
+    async def sessions(self, count: int = 1) -> list[Line]:
+        """The lines of so many sessions, once they have ended."""
+        return await self.events("session", count)
+
+    async def session(self) -> Line:
+        return (await self.sessions())[0]
+
+    async def events(self, name: str, count: int = 1) -> list[Line]:
+        with trio.fail_after(PATIENCE_S):
+            while True:
+                lines = [line for line in self.lines() if line["event"] == name]
+                if len(lines) >= count:
+                    assert len(lines) == count, lines
+                    return lines
+                await trio.sleep(0.005)
+
+    async def written(self, file: Path, words: str) -> str:
+        """The first line of a log of another format that has these words, once it is there."""
+        with trio.fail_after(PATIENCE_S):
+            while True:
+                if found := [line for line in _lines_of(file) if words in line]:
+                    return found[0]
+                await trio.sleep(0.005)
+
+    async def idle(self) -> None:
+        """Wait until no session is left."""
+        with trio.fail_after(PATIENCE_S):
+            while any(proxy.sessions for proxy in self.proxies):  # noqa: ASYNC110 - a count, not an event
+                await trio.sleep(0.005)
+
+
+def _lines_of(file: Path) -> list[str]:
+    """Those that are written to their end."""
+    return file.read_text().rpartition("\n")[0].splitlines() if file.exists() else []
+
+
+def merge(mapping: Line, changes: Mapping[str, Any]) -> None:
+    for name, value in changes.items():
+        if isinstance(value, Mapping) and isinstance(mapping.get(name), dict):
+            merge(mapping[name], value)
+        else:
+            mapping[name] = value
+
+
+@define
+class Belongings:
+    """What this process holds: open sockets and living tasks. Taken before and after, to find what a session left."""
+
+    sockets: set[str]
+    tasks: int
+
+    @classmethod
+    def now(cls) -> Belongings:
+        return cls(set(_sockets()), int(trio.lowlevel.current_statistics().tasks_living))
+
+    async def again(self, *, more_tasks: int = 0) -> None:
+        """Wait until nothing is there that was not there then; ``more_tasks``: scripted servers that stall for ever."""
+        with trio.move_on_after(PATIENCE_S):
+            while not self._as_before(more_tasks):  # noqa: ASYNC110 - a count, not an event
+                await trio.sleep(0.005)
+        now = self.now()
+        assert self._as_before(more_tasks), (
+            f"left: {now.sockets - self.sockets}, {now.tasks - self.tasks} tasks"
+        )
+
+    def _as_before(self, more_tasks: int) -> bool:
+        # a scripted server that stalls keeps its own socket, too
+        now = self.now()
+        return len(now.sockets - self.sockets) <= more_tasks and now.tasks <= self.tasks + more_tasks
+
+
+def _sockets() -> Iterator[str]:
+    for link in Path("/proc/self/fd").iterdir():
+        try:
+            target = str(link.readlink())
+        except OSError:
+            continue  # it was the folder's own
+        if target.startswith("socket:"):
+            yield target

@@ -1,0 +1,43 @@
+"""A small service manager: it opens sockets, and starts mailproxy with them as systemd does."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.support.program import Program
+
+# The process that gets the sockets is the one that LISTEN_PID names, so it sets that itself before exec.
+_HAND_OVER = """
+import fcntl, os, sys
+fds = [fcntl.fcntl(int(fd), fcntl.F_DUPFD, 100) for fd in sys.argv[1].split(",") if fd]
+for number, fd in enumerate(fds, 3):
+    os.dup2(fd, number)
+os.closerange(3 + len(fds), 256)
+os.environ["LISTEN_PID"] = str(os.getpid() + int(sys.argv[2]))
+os.execv(sys.executable, [sys.executable, "-m", "mailproxy", "run", sys.argv[3]])
+"""
+
+
+class Activated(Program):
+    """mailproxy with these sockets under these names; ``other_pid``: they are said to be for another process."""
+
+    def __init__(
+        self,
+        text: str,
+        folder: Path,
+        sockets: Sequence[socket.socket],
+        names: str | None,
+        *,
+        other_pid: bool = False,
+    ) -> None:
+        fds = [each.fileno() for each in sockets]
+        environment = {**os.environ, "LISTEN_FDS": str(len(fds))}
+        if names is not None:
+            environment["LISTEN_FDNAMES"] = names
+        super().__init__(text, folder, pass_fds=fds, env=environment)
+        numbers = ",".join(map(str, fds))
+        self.command = [sys.executable, "-c", _HAND_OVER, numbers, str(int(other_pid)), str(self.file)]
