@@ -41,7 +41,7 @@ class TurnOrder:
         """
         return False
 
-    def queue_changed(self, server: Server | None, queue: Queue[Waiter[Any]], waiting: int) -> None:  # noqa: ARG002
+    def queue_changed(self, server: Server | None, queue: Queue[Waiter[Any]], waiting: int) -> None:  # noqa: ARG002 - the count is enough
         """Take note of a queue of this process that has changed.
 
         Args:

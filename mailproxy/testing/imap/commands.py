@@ -272,9 +272,8 @@ def _mailbox_name(token: Token) -> str:
 
 def _mailbox_pattern(pattern: str) -> re.Pattern[str]:
     """Translate ``*``, and ``%`` which stops at the delimiter. INBOX matches in any case."""
-    pattern = re.sub(
-        r"[*%]*\*[*%]*", "*", pattern
-    )  # several ways to match would make the expression extremely slow
+    # Repeated wildcards become one: with several ways to match, the expression would be extremely slow.
+    pattern = re.sub(r"[*%]*\*[*%]*", "*", pattern)
     pattern = re.sub(r"%+", "%", pattern)
     pattern = re.sub(r"(?i)\AINBOX(?=\Z|[/*%])", INBOX, pattern)
     words = {"*": ".*", "%": "[^/]*"}
