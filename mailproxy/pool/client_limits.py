@@ -34,8 +34,8 @@ class Published:
     """The tables in which workers publish a count.
 
     Attributes:
-        own: the table that this worker writes.
-        others: the tables of the other workers.
+        own: The table that this worker writes.
+        others: The tables of the other workers.
     """
 
     own: CountTable
@@ -47,9 +47,9 @@ class ClientTables:
     """What workers publish about the clients of a frontend.
 
     Attributes:
-        sessions: sessions at once.
-        rates: entries of ``RateCounts``.
-        secret: the key of the hashes by which clients are known there.
+        sessions: Sessions at once.
+        rates: Entries of ``RateCounts``.
+        secret: The key of the hashes by which clients are known there.
     """
 
     sessions: Published
@@ -125,8 +125,8 @@ class RateCounts:
         """Count a connection and return the client's rate, this connection included.
 
         Args:
-            client: the client.
-            now: seconds of a clock that all workers share.
+            client: The client.
+            now: Seconds of a clock that all workers share.
         """
         position = now / self._per
         window, remaining = int(position) & _WINDOW_MASK, 1.0 - position % 1.0
@@ -188,10 +188,10 @@ class ClientLimits:
     """The two limits of one frontend.
 
     Attributes:
-        max_sessions: sessions of a client at once, 0 for no limit.
-        max_rate: connections of a client within the period of ``rates``.
-        sessions: the sessions of each client.
-        rates: the connections of each client, None for no limit on them.
+        max_sessions: Sessions of a client at once, 0 for no limit.
+        max_rate: Connections of a client within the period of ``rates``.
+        sessions: The sessions of each client.
+        rates: The connections of each client, None for no limit on them.
     """
 
     max_sessions: int

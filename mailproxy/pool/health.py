@@ -13,8 +13,8 @@ class Health:
     ``init-state none``). The rules are those of ``set_server_check_status`` and ``srv_getinter`` in HAProxy 2.6.
 
     Attributes:
-        rise: passed checks in a row that bring a server up.
-        fall: failed checks in a row that bring a server down.
+        rise: Passed checks in a row that bring a server up.
+        fall: Failed checks in a row that bring a server down.
     """
 
     rise: int
@@ -77,9 +77,9 @@ class Health:
         """Return the interval before the next check.
 
         Args:
-            normal: the interval of a server that is up (HAProxy's ``inter``).
-            fast: that on the way up or down, and before the first result (``fastinter``).
-            down: that of a server that is down (``downinter``).
+            normal: The interval of a server that is up (HAProxy's ``inter``).
+            fast: That on the way up or down, and before the first result (``fastinter``).
+            down: That of a server that is down (``downinter``).
         """
         if not self.is_settled:
             return fast

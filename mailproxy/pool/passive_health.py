@@ -15,8 +15,8 @@ class PassiveHealth:
     own: one misbehaving client must not take a server down.
 
     Attributes:
-        limit: how many failures in a row make a failed check.
-        clients: how many different clients must have failed.
+        limit: How many failures in a row make a failed check.
+        clients: How many different clients must have failed.
     """
 
     limit: int
@@ -62,7 +62,7 @@ class SharedPassiveHealth(PassiveHealth):
     there were some.
 
     Attributes:
-        successes: the number of sessions that were connected, which workers count.
+        successes: The number of sessions that were connected, which workers count.
     """
 
     successes: SharedCounter = field(kw_only=True)

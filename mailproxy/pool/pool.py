@@ -48,13 +48,13 @@ class StateChange(Generic[S]):
     """A change of a server's state, and what it did to the backend.
 
     Attributes:
-        server: the server.
-        before: its state before the change.
-        after: its state now.
-        requeued: number of waiters that required the server and moved to the queue for any, or that got a slot of it.
-        active: number of active servers that are usable now.
-        backup: number of backup servers that are usable now.
-        backend_went_down: whether the backend had a usable server before and has none now.
+        server: The server.
+        before: Its state before the change.
+        after: Its state now.
+        requeued: Number of waiters that required the server and moved to the queue for any, or that got a slot of it.
+        active: Number of active servers that are usable now.
+        backup: Number of backup servers that are usable now.
+        backend_went_down: Whether the backend had a usable server before and has none now.
     """
 
     server: S
@@ -77,9 +77,9 @@ class Pool(Generic[S]):
     Moments (``now``) are seconds of any clock that does not go back.
 
     Attributes:
-        servers: all servers, in the order of the configuration.
-        max_queue: how many sessions may wait, 0 for any number.
-        stick: the stick table, None if clients do not stick.
+        servers: All servers, in the order of the configuration.
+        max_queue: How many sessions may wait, 0 for any number.
+        stick: The stick table, None if clients do not stick.
     """
 
     def __init__(
@@ -126,9 +126,9 @@ class Pool(Generic[S]):
         """Take a slot for a session, which gives it back with ``release``.
 
         Args:
-            key: the client's key for the balance, see ``Balance.choose``.
-            required: the only server that will do.
-            excluded: servers that are chosen only if no other one has a free slot.
+            key: The client's key for the balance, see ``Balance.choose``.
+            required: The only server that will do.
+            excluded: Servers that are chosen only if no other one has a free slot.
 
         Returns:
             The server, or None if no slot is free for this session now.
@@ -246,7 +246,7 @@ class Pool(Generic[S]):
         return None
 
     def _is_first(self, ticket: int, server: S) -> bool:
-        """Whether no other process has an earlier waiter that may have a slot of this server."""
+        """Whether no process has a waiter with an earlier ticket that may have a slot of this server."""
         order = self._order
         if not order.is_shared:
             return True
@@ -354,11 +354,11 @@ class Pool(Generic[S]):
         """Take over what another process knows of a server. Return the change if its state is another one.
 
         Args:
-            server: the server.
-            state: its administrative state.
-            health: the counter of its health, None if it is not checked.
-            now: the moment.
-            up_for: seconds since its slow start began, None if it is not in slow start.
+            server: The server.
+            state: Its administrative state.
+            health: The counter of its health, None if it is not checked.
+            now: The moment.
+            up_for: Seconds since its slow start began, None if it is not in slow start.
         """
         before = server.operational_state
         server.state = state

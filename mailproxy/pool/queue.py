@@ -19,12 +19,12 @@ class Waiter(Generic[S]):
     """A session that waits for a slot (HAProxy's ``pendconn``).
 
     Attributes:
-        wake: called once, when ``server`` has been set. The slot is counted already.
-        required: the only server that will do, or None for any.
-        server_queue: position in the queue of ``required``, HAProxy's ``srv_queue``. 0 if it never waited there.
-        backend_queue: position in the queue for any server, HAProxy's ``backend_queue``. 0 if it never waited there.
-        ticket: position over all queues of the backend. The smaller ticket is served first.
-        server: the server that it has got a slot of.
+        wake: Called once, when ``server`` has been set. The slot is counted already.
+        required: The only server that will do, or None for any.
+        server_queue: Position in the queue of ``required``, HAProxy's ``srv_queue``. 0 if it never waited there.
+        backend_queue: Position in the queue for any server, HAProxy's ``backend_queue``. 0 if it never waited there.
+        ticket: Position over all queues of the backend. The smaller ticket is served first.
+        server: The server that it has got a slot of.
     """
 
     wake: Callable[[], None]
@@ -66,7 +66,7 @@ class Queue(Generic[W]):
         """Add a waiter at the end.
 
         Raises:
-            ValueError: the waiter is in the queue already.
+            ValueError: The waiter is in the queue already.
         """
         if waiter in self._waiters:
             raise ValueError(f"{waiter!r} is in the queue already")
@@ -99,6 +99,6 @@ class Queue(Generic[W]):
         never waited.
 
         Raises:
-            KeyError: the waiter is not in the queue.
+            KeyError: The waiter is not in the queue.
         """
         return self._popped - self._waiters[waiter] + 1

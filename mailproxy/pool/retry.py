@@ -24,9 +24,9 @@ class RetryState:
     its server. Any other session goes to another server with its first retry, if there is one.
 
     Attributes:
-        retries: how many attempts may follow the first one.
+        retries: How many attempts may follow the first one.
         redispatch: True takes the last retry to another server, a number n each n-th retry. False and 0 take none.
-        failures: the attempts that have failed.
+        failures: The attempts that have failed.
     """
 
     retries: int
@@ -37,9 +37,9 @@ class RetryState:
         """Count a failed attempt and decide what follows.
 
         Args:
-            is_up: whether the server still accepts the session.
-            is_sticky: whether the session belongs to this server.
-            has_others: whether there are other servers.
+            is_up: Whether the server still accepts the session.
+            is_sticky: Whether the session belongs to this server.
+            has_others: Whether there are other servers.
         """
         self.failures += 1
         if self.failures > self.retries:

@@ -38,15 +38,15 @@ class Counts:
     """What has happened at a server since it was first known.
 
     Attributes:
-        sessions: sessions so far (HAProxy's ``stot`` in ``show stat``).
-        most_sessions: the most sessions at once (``smax``).
-        connect_errors: attempts that failed (``econ``).
-        retries: attempts that were repeated at this server (``wretr``).
-        redispatches: attempts that were repeated at another server (``wredis``).
-        checks: health checks.
-        check_failures: health checks that failed while the server was up (``chkfail``).
-        downs: how often it went down or into maintenance (``chkdown``).
-        down_seconds: how long it was (``downtime``), up to its last change.
+        sessions: Sessions so far (HAProxy's ``stot`` in ``show stat``).
+        most_sessions: The most sessions at once (``smax``).
+        connect_errors: Attempts that failed (``econ``).
+        retries: Attempts that were repeated at this server (``wretr``).
+        redispatches: Attempts that were repeated at another server (``wredis``).
+        checks: Health checks.
+        check_failures: Health checks that failed while the server was up (``chkfail``).
+        downs: How often it went down or into maintenance (``chkdown``).
+        down_seconds: How long it was (``downtime``), up to its last change.
     """
 
     sessions: int = 0
@@ -65,20 +65,20 @@ class Server:
     """One server of a backend. Moments are seconds of the pool's clock.
 
     Attributes:
-        name: its name in the configuration.
-        weight: its part of new sessions relative to the other servers.
-        state: its administrative state.
-        addresses: socket addresses in the order in which they are tried. Empty while a host name has none.
-        sessions: sessions that hold a slot now.
-        max_sessions: the number of its slots, 0 for no limit.
-        health: the results of its health checks, None if it is not checked.
-        is_backup: whether it is used only while no active server is usable.
-        slow_start: seconds of slow start, 0 for none.
-        up_since: when it last came up from down, None if it never did.
-        throttle: the part of weight and ``max_sessions`` that counts in slow start, from 0.01 to 1. The pool sets it to
+        name: Its name in the configuration.
+        weight: Its part of new sessions relative to the other servers.
+        state: Its administrative state.
+        addresses: Socket addresses in the order in which they are tried. Empty while a host name has none.
+        sessions: Sessions that hold a slot now.
+        max_sessions: The number of its slots, 0 for no limit.
+        health: The results of its health checks, None if it is not checked.
+        is_backup: Whether it is used only while no active server is usable.
+        slow_start: Seconds of slow start, 0 for none.
+        up_since: When it last came up from down, None if it never did.
+        throttle: The part of weight and ``max_sessions`` that counts in slow start, from 0.01 to 1. The pool sets it to
             ``slow_start_factor(server, now)``.
-        changed_at: when its state last changed, None if it never did.
-        counts: what has happened so far.
+        changed_at: When its state last changed, None if it never did.
+        counts: What has happened so far.
     """
 
     name: str

@@ -31,8 +31,8 @@ class StickTable:
         """Make an empty table.
 
         Args:
-            size: the number of entries at most. A new entry replaces the one that was unused for longest.
-            expire: how many seconds an entry lasts after its last use.
+            size: The number of entries at most. A new entry replaces the one that was unused for longest.
+            expire: How many seconds an entry lasts after its last use.
         """
         self._size = size
         self._ticks = max(1, round(expire * _TICKS_PER_SECOND))
@@ -106,9 +106,9 @@ def client_key(host: str, prefix_v4: int = 32, prefix_v6: int = 64) -> int:
     IPv4 addresses mapped into IPv6 (RFC 4291 section 2.5.5.2) count as IPv4. Zones (RFC 4007) do not count.
 
     Args:
-        host: the address in text form.
-        prefix_v4: the length of an IPv4 network's prefix.
-        prefix_v6: the length of an IPv6 network's prefix.
+        host: The address in text form.
+        prefix_v4: The length of an IPv4 network's prefix.
+        prefix_v6: The length of an IPv6 network's prefix.
 
     Raises:
         ValueError: ``host`` is not an address.

@@ -18,8 +18,8 @@ class TurnOrder:
     decide. ``SharedTurnOrder`` adds the waiters of other processes.
 
     Attributes:
-        is_shared: whether a free slot can be reserved for a waiter of another process.
-        waiting: number of waiters in all processes.
+        is_shared: Whether a free slot can be reserved for a waiter of another process.
+        waiting: Number of waiters in all processes.
     """
 
     is_shared = False
@@ -45,9 +45,9 @@ class TurnOrder:
         """Take note of a queue of this process that has changed.
 
         Args:
-            server: the server that the queue belongs to, None for the queue for any server.
-            queue: the queue as it is now.
-            waiting: number of waiters in all queues of this process.
+            server: The server that the queue belongs to, None for the queue for any server.
+            queue: The queue as it is now.
+            waiting: Number of waiters in all queues of this process.
         """
         self.waiting = waiting
 

@@ -26,18 +26,18 @@ class ThrowAwayCA:
     Its private key is in memory only. The files stay until the caller removes the folder.
 
     Attributes:
-        folder: where files go unless a method is given another folder.
-        pem: the CA's own certificate, ``ca.pem`` in ``folder``.
+        folder: Where files go unless a method is given another folder.
+        pem: The CA's own certificate, ``ca.pem`` in ``folder``.
     """
 
     def __init__(self, folder: Path) -> None:
         """Make a new CA and write its certificate.
 
         Args:
-            folder: an existing folder.
+            folder: An existing folder.
 
         Raises:
-            ImportError: trustme is not installed. The message names the extra that has it.
+            ImportError: Trustme is not installed. The message names the extra that has it.
         """
         try:
             import trustme
@@ -66,11 +66,11 @@ class ThrowAwayCA:
         gets a number, like a renewed certificate beside the old one.
 
         Args:
-            names: host names, wildcards or IP addresses, at least one.
-            key_type: the type of the key.
-            folder: where the file goes, by default the folder of the CA.
-            not_before: the begin of the validity, by default trustme's.
-            not_after: the end of the validity, by default trustme's.
+            names: Host names, wildcards or IP addresses, at least one.
+            key_type: The type of the key.
+            folder: Where the file goes, by default the folder of the CA.
+            not_before: The begin of the validity, by default trustme's.
+            not_after: The end of the validity, by default trustme's.
 
         Returns:
             The path of the new PEM file with key and chain, mode 0600.
@@ -89,9 +89,9 @@ class ThrowAwayCA:
         Files are named ``client-NAME.pem``, and numbered like those of ``issue``.
 
         Args:
-            name: the common name. It is the subject alternative name, too, if it is a mail address.
-            folder: where the file goes, by default the folder of the CA.
-            not_after: the end of the validity, by default trustme's.
+            name: The common name. It is the subject alternative name, too, if it is a mail address.
+            folder: Where the file goes, by default the folder of the CA.
+            not_after: The end of the validity, by default trustme's.
 
         Returns:
             The path of the new PEM file with key and chain, mode 0600.
@@ -108,7 +108,7 @@ class ThrowAwayCA:
 
         Args:
             certificates: PEM files. The first certificate of each is revoked. Without any the list is empty.
-            folder: where the file goes, by default the folder of the CA.
+            folder: Where the file goes, by default the folder of the CA.
 
         Returns:
             The path of the new PEM file.
@@ -138,7 +138,7 @@ class ThrowAwayCA:
         """Return a client's TLS context that trusts only this CA and verifies host names.
 
         Args:
-            certificate: a PEM file with key and chain, which a server that asks for a client certificate gets.
+            certificate: A PEM file with key and chain, which a server that asks for a client certificate gets.
         """
         context = ssl.create_default_context(cafile=self.pem)
         if certificate is not None:

@@ -39,14 +39,14 @@ class Connection:
     It is an async context manager, which closes at once (``drop``) when the block ends.
 
     Attributes:
-        stream: the TCP or Unix connection. TLS is above it.
-        peer: the address of the other end.
-        received: all bytes that were received so far, decrypted.
-        end: how the peer has ended the connection, as far as it was read. ``eof`` is a FIN, under TLS without close_notify.
+        stream: The TCP or Unix connection. TLS is above it.
+        peer: The address of the other end.
+        received: All bytes that were received so far, decrypted.
+        end: How the peer has ended the connection, as far as it was read. ``eof`` is a FIN, under TLS without close_notify.
             ``close_notify`` is an orderly end of TLS. ``reset`` is a reset, ``tls`` an error of TLS. None: it is open.
-        tls: the TLS connection, None in clear text.
+        tls: The TLS connection, None in clear text.
         tls_fault: OpenSSL's words if ``end`` is ``tls``.
-        closed: set when this end has closed.
+        closed: Set when this end has closed.
     """
 
     stream: trio.SocketStream = field(repr=False)
@@ -79,10 +79,10 @@ class Connection:
         """Make a TLS handshake as the server.
 
         Args:
-            context: a server's context. It gets an ``sni_callback`` if it has none, for ``server_name``.
+            context: A server's context. It gets an ``sni_callback`` if it has none, for ``server_name``.
 
         Raises:
-            trio.BrokenResourceError: the handshake failed. ``end`` and ``tls_fault`` say why.
+            trio.BrokenResourceError: The handshake failed. ``end`` and ``tls_fault`` say why.
         """
         if context.sni_callback is None:
             context.sni_callback = _store_requested_name
@@ -92,11 +92,11 @@ class Connection:
         """Make a TLS handshake as the client.
 
         Args:
-            context: a client's context.
-            server_name: the name to ask for and to verify.
+            context: A client's context.
+            server_name: The name to ask for and to verify.
 
         Raises:
-            trio.BrokenResourceError: the handshake failed. ``end`` and ``tls_fault`` say why.
+            trio.BrokenResourceError: The handshake failed. ``end`` and ``tls_fault`` say why.
         """
         await self._handshake(context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_name))
 
@@ -104,7 +104,7 @@ class Connection:
         """Send all of these bytes.
 
         Raises:
-            trio.BrokenResourceError: the peer has closed the connection, and ``end`` is set.
+            trio.BrokenResourceError: The peer has closed the connection, and ``end`` is set.
         """
         if self.tls is None:
             await self._send_bytes(data)
@@ -155,7 +155,7 @@ class Connection:
         """Wait until something is in ``received``. Another task must be receiving.
 
         Args:
-            what: a number of bytes since the start, or bytes to search for.
+            what: A number of bytes since the start, or bytes to search for.
         """
         while not (len(self.received) >= what if isinstance(what, int) else what in self.received):
             await self._arrivals.park()
@@ -218,7 +218,7 @@ class Connection:
         """Complete one step of TLS.
 
         Raises:
-            trio.BrokenResourceError: it failed, and ``end`` is set.
+            trio.BrokenResourceError: It failed, and ``end`` is set.
         """
         try:
             return await self._repeat(step)
@@ -307,16 +307,16 @@ async def dial(
 
     Args:
         address: ``127.0.0.1:143``, ``[::1]:143``, ``localhost:143`` or ``unix:/path``.
-        tls: a client's context.
-        server_name: the name that TLS asks for and verifies.
-        receive_buffer_bytes: the size of the kernel's receive buffer, small for a client that does not read.
+        tls: A client's context.
+        server_name: The name that TLS asks for and verifies.
+        receive_buffer_bytes: The size of the kernel's receive buffer, small for a client that does not read.
 
     Returns:
         The connection, to be used with ``async with``, or closed by the caller.
 
     Raises:
-        OSError: no connection was made.
-        trio.BrokenResourceError: the handshake failed.
+        OSError: No connection was made.
+        trio.BrokenResourceError: The handshake failed.
 
     Cancellation:
         The connection is closed, as after an error.

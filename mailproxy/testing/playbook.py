@@ -31,8 +31,8 @@ class Step(Protocol):
         """Take this step on a connection.
 
         Raises:
-            trio.BrokenResourceError: the peer has closed the connection.
-            PlaybookError: the peer has sent something else than the step expects.
+            trio.BrokenResourceError: The peer has closed the connection.
+            PlaybookError: The peer has sent something else than the step expects.
         """
 
 
@@ -54,9 +54,9 @@ class SendSlowly:
     """Send these bytes in pieces, under TLS each as a record of its own.
 
     Attributes:
-        data: the bytes.
-        size: the bytes of a piece.
-        pause: the seconds between two pieces.
+        data: The bytes.
+        size: The bytes of a piece.
+        pause: The seconds between two pieces.
     """
 
     data: bytes

@@ -69,11 +69,11 @@ class ScriptedServer(LoopbackServer):
         """Prepare a server, which does not listen yet.
 
         Args:
-            playbooks: the first is for the first connection and so on, the last for all that follow. Without any it is
+            playbooks: The first is for the first connection and so on, the last for all that follow. Without any it is
                 ``greet_and_echo()``.
-            bind: see ``LoopbackServer``.
-            tls: see ``LoopbackServer``.
-            receive_buffer_bytes: see ``LoopbackServer``.
+            bind: See ``LoopbackServer``.
+            tls: See ``LoopbackServer``.
+            receive_buffer_bytes: See ``LoopbackServer``.
         """
         super().__init__(bind, tls=tls, receive_buffer_bytes=receive_buffer_bytes)
         self._playbooks = playbooks or (greet_and_echo(),)
@@ -89,7 +89,7 @@ class RefusingServer:
     """Holds an address on which connections are refused. No other program can listen there meanwhile.
 
     Attributes:
-        address: the address. While ``serve`` runs it has the true port instead of 0.
+        address: The address. While ``serve`` runs it has the true port instead of 0.
     """
 
     def __init__(self, bind: str = "127.0.0.1:0") -> None:
@@ -106,7 +106,7 @@ class UnansweredServer:
     """Holds an address on which attempts to connect get no answer. For IPv4 and IPv6, on Linux.
 
     Attributes:
-        address: the address. While ``serve`` runs it has the true port instead of 0.
+        address: The address. While ``serve`` runs it has the true port instead of 0.
     """
 
     def __init__(self, bind: str = "127.0.0.1:0") -> None:

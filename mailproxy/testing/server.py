@@ -26,8 +26,8 @@ class LoopbackServer(ABC):
     Start it with ``address = await nursery.start(server.serve)``. It serves until it is cancelled.
 
     Attributes:
-        address: the address, as a configuration takes it. While the server listens it has the true port instead of 0.
-        connections: all connections so far, also those that have ended, in the order in which they were accepted.
+        address: The address, as a configuration takes it. While the server listens it has the true port instead of 0.
+        connections: All connections so far, also those that have ended, in the order in which they were accepted.
     """
 
     def __init__(
@@ -41,8 +41,8 @@ class LoopbackServer(ABC):
 
         Args:
             bind: ``HOST:PORT`` or ``unix:PATH``. Port 0 is any free one.
-            tls: a server's context. Each connection then begins with a TLS handshake.
-            receive_buffer_bytes: the size of the kernel's receive buffer, small for a server that does not read.
+            tls: A server's context. Each connection then begins with a TLS handshake.
+            receive_buffer_bytes: The size of the kernel's receive buffer, small for a server that does not read.
         """
         self.address = bind
         self.connections: list[Connection] = []
@@ -72,7 +72,7 @@ class LoopbackServer(ABC):
         """Serve until cancelled. Report the address as started when the server listens.
 
         Raises:
-            OSError: the address cannot be bound.
+            OSError: The address cannot be bound.
             ValueError: ``bind`` is not an address.
 
         Closes:
@@ -91,10 +91,10 @@ class LoopbackServer(ABC):
         """Wait for a connection and return it.
 
         Args:
-            number: which one, counted from 1.
+            number: Which one, counted from 1.
 
         Raises:
-            trio.ClosedResourceError: the server has stopped.
+            trio.ClosedResourceError: The server has stopped.
         """
         await self._wait_until(lambda: self.accepted >= number)
         return self.connections[number - 1]
@@ -103,7 +103,7 @@ class LoopbackServer(ABC):
         """Wait until this many connections have ended.
 
         Raises:
-            trio.ClosedResourceError: the server has stopped.
+            trio.ClosedResourceError: The server has stopped.
         """
         await self._wait_until(lambda: self._ended >= number)
 
@@ -142,14 +142,14 @@ def listening_socket(
 
     Args:
         bind: ``HOST:PORT`` or ``unix:PATH``.
-        receive_buffer_bytes: the size of the kernel's receive buffer, None for its default.
-        backlog: the size of the accept queue. None: the socket is bound and does not listen.
+        receive_buffer_bytes: The size of the kernel's receive buffer, None for its default.
+        backlog: The size of the accept queue. None: the socket is bound and does not listen.
 
     Yields:
         The socket, and its address as a configuration takes it.
 
     Raises:
-        OSError: the address cannot be bound.
+        OSError: The address cannot be bound.
         ValueError: ``bind`` is not an address.
 
     Closes:

@@ -26,15 +26,15 @@ class Balance(ABC):
         that were there before keep their turn.
 
         Args:
-            servers: servers that may get sessions and whose weight is above 0.
+            servers: Servers that may get sessions and whose weight is above 0.
         """
 
     def choose(self, key: bytes | None = None, excluded: Collection[Server] = ()) -> Server | None:
         """Return the server for a session.
 
         Args:
-            key: what the same server should always serve. Only ``source`` uses it.
-            excluded: servers that the session has tried. They are chosen only if no other one can be.
+            key: What the same server should always serve. Only ``source`` uses it.
+            excluded: Servers that the session has tried. They are chosen only if no other one can be.
 
         Returns:
             None if there are no servers or all are full.

@@ -31,11 +31,11 @@ class _Turns:
     """The turns of one server since it joined.
 
     Attributes:
-        server: the server.
-        weight: its effective weight.
-        origin: when its turn 0 begins.
-        order: its index among the servers, for turns of the same time.
-        taken: the number of turns that it has had.
+        server: The server.
+        weight: Its effective weight.
+        origin: When its turn 0 begins.
+        order: Its index among the servers, for turns of the same time.
+        taken: The number of turns that it has had.
     """
 
     server: Server

@@ -30,7 +30,7 @@ class Source(Balance):
     Clients without a key (Unix sockets) take turns.
 
     Attributes:
-        mean_weight: the mean weight in the configuration, which says how many points a weight is worth. It must not follow
+        mean_weight: The mean weight in the configuration, which says how many points a weight is worth. It must not follow
             the servers that are up, because a change of it moves the points of all servers.
     """
 

@@ -29,7 +29,7 @@ class CountTable:
         """Use these words, ``words_for(keys)`` of them.
 
         Raises:
-            ValueError: their number is not a power of two of buckets.
+            ValueError: Their number is not a power of two of buckets.
         """
         self._words = words
         self._mask = len(words) // _BUCKET - 1

@@ -25,8 +25,8 @@ class SharedCounter:
     """One counter.
 
     Attributes:
-        cells: one number for each worker.
-        slot: the worker slot of this process. No other process writes its cell, so nothing is locked.
+        cells: One number for each worker.
+        slot: The worker slot of this process. No other process writes its cell, so nothing is locked.
     """
 
     cells: Cells
@@ -54,7 +54,7 @@ class SharedCounter:
         """Return the earliest moment of another worker, for cells that hold moments or 0.
 
         Args:
-            earliest: moments before this one do not count.
+            earliest: Moments before this one do not count.
 
         Returns:
             The moment and the worker's slot, or None if no other worker has one.
@@ -72,9 +72,9 @@ class LimitCounters:
     """What workers count together for a limit on sessions.
 
     Attributes:
-        sessions: the sessions under the limit.
-        waiting: since when each worker has waited to accept, 0 if it does not wait.
-        looked: when each worker last looked for room. One that has not for long hangs, and others do not wait for it.
+        sessions: The sessions under the limit.
+        waiting: Since when each worker has waited to accept, 0 if it does not wait.
+        looked: When each worker last looked for room. One that has not for long hangs, and others do not wait for it.
     """
 
     sessions: SharedCounter
@@ -87,10 +87,10 @@ class ServerCounters:
     """What workers count together for a server.
 
     Attributes:
-        sessions: the sessions that hold a slot.
-        connected: the sessions that were connected so far. Counted with passive health only.
-        waiting: the waiters that require this server.
-        first: the ticket of the first of them in each worker, 0 if it has none.
+        sessions: The sessions that hold a slot.
+        connected: The sessions that were connected so far. Counted with passive health only.
+        waiting: The waiters that require this server.
+        first: The ticket of the first of them in each worker, 0 if it has none.
     """
 
     sessions: SharedCounter
@@ -104,10 +104,10 @@ class BackendCounters:
     """What workers count together for a backend.
 
     Attributes:
-        sessions: the sessions that have a server or wait for one.
-        waiting: the waiters in all queues.
-        first: the ticket of the first waiter that takes any server in each worker, 0 if it has none.
-        servers: the counters of each server.
+        sessions: The sessions that have a server or wait for one.
+        waiting: The waiters in all queues.
+        first: The ticket of the first waiter that takes any server in each worker, 0 if it has none.
+        servers: The counters of each server.
     """
 
     sessions: SharedCounter
@@ -120,7 +120,7 @@ class SharedSessions:
     """Mixed into a server, it counts the sessions of all workers.
 
     Attributes:
-        counters: the counters of the server in shared memory. Set them before the server is used.
+        counters: The counters of the server in shared memory. Set them before the server is used.
     """
 
     __slots__ = ()

@@ -39,11 +39,11 @@ class SharedTurnOrder(TurnOrder):
         """Publish in ``counters`` and read the other workers' there.
 
         Args:
-            servers: the pool's servers, in the order of ``counters.servers``.
-            counters: the counters of the backend in shared memory.
-            clock: gives nanoseconds that all workers have in common.
-            wake_worker: takes the slot of a worker, which then calls ``Pool.serve_queues``.
-            queue_timeout: seconds that a waiter waits at most. A worker that publishes an older one hangs, and its waiters
+            servers: The pool's servers, in the order of ``counters.servers``.
+            counters: The counters of the backend in shared memory.
+            clock: Gives nanoseconds that all workers have in common.
+            wake_worker: Takes the slot of a worker, which then calls ``Pool.serve_queues``.
+            queue_timeout: Seconds that a waiter waits at most. A worker that publishes an older one hangs, and its waiters
                 are passed over.
         """
         self._counters = counters

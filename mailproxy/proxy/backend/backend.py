@@ -29,11 +29,11 @@ class Backend:
     """One backend.
 
     Attributes:
-        config: its table in the configuration.
-        name: its name there.
-        sessions: the sessions that have a server or wait for one.
-        pool: its servers as pure decisions.
-        resolver: looks up the host names of its servers.
+        config: Its table in the configuration.
+        name: Its name there.
+        sessions: The sessions that have a server or wait for one.
+        pool: Its servers as pure decisions.
+        resolver: Looks up the host names of its servers.
     """
 
     def __init__(
@@ -48,11 +48,11 @@ class Backend:
         """Make the servers and the pool, unless a pool is given.
 
         Args:
-            config: the backend's table.
-            contexts: the TLS contexts towards servers.
-            log: where lines about its servers go.
-            random: where ``balance = "random"`` gets its numbers. None is the system's source.
-            pool: a pool that the caller has made, whose servers several processes share.
+            config: The backend's table.
+            contexts: The TLS contexts towards servers.
+            log: Where lines about its servers go.
+            random: Where ``balance = "random"`` gets its numbers. None is the system's source.
+            pool: A pool that the caller has made, whose servers several processes share.
         """
         self.config = config
         self.name = config.name
@@ -128,9 +128,9 @@ class Backend:
         """Take a slot for a session, which gives it back with ``pool.release``. Return None if none is free now.
 
         Args:
-            key: what ``client_key`` has returned.
-            required: the only server that will do.
-            excluded: servers that are chosen only if no other one has a free slot.
+            key: What ``client_key`` has returned.
+            required: The only server that will do.
+            excluded: Servers that are chosen only if no other one has a free slot.
         """
         hashed = key.to_bytes(_KEY_BYTES, "big") if key is not None and self._uses_source_hash else None
         return self.pool.acquire(hashed, required=required, excluded=excluded)
@@ -157,9 +157,9 @@ class Backend:
         """Count a failed connection for passive health. Enough of them are a failed check.
 
         Args:
-            server: the server that could not be reached.
-            host: the address of the session's client.
-            reason: why it failed.
+            server: The server that could not be reached.
+            host: The address of the session's client.
+            reason: Why it failed.
         """
         passive_health = server.passive_health
         if passive_health is None or not server.accepts_persistent:  # a server that is down cannot fail again

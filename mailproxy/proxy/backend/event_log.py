@@ -42,10 +42,10 @@ class ServerEventLog:
         """Write the lines of a change of state.
 
         Args:
-            change: the change.
-            event: the event of the lines.
-            outcome: the check that made the change, None if the operator did.
-            sessions: the sessions that the server had before anything followed from the change.
+            change: The change.
+            event: The event of the lines.
+            outcome: The check that made the change, None if the operator did.
+            sessions: The sessions that the server had before anything followed from the change.
         """
         load = BackendLoad(self._backend, self._pool.waiting, sessions)
         for message in state_change_messages(change, load, outcome):

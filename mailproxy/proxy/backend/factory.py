@@ -34,9 +34,9 @@ def make_servers(
     """Return the servers of a backend, in the order of the configuration.
 
     Args:
-        config: the backend's table.
-        contexts: the TLS contexts towards servers. Each ``tls`` table of the servers must be in it.
-        kind: the class of the servers.
+        config: The backend's table.
+        contexts: The TLS contexts towards servers. Each ``tls`` table of the servers must be in it.
+        kind: The class of the servers.
     """
     return [_make_server(server, config.protocol, contexts, kind) for server in config.servers]
 
@@ -75,10 +75,10 @@ def make_pool(
     """Return the pool of these servers, with the balance and the stick table of the configuration.
 
     Args:
-        config: the backend's table.
-        servers: its servers.
-        random: where ``balance = "random"`` gets its numbers.
-        order: the order of waiters. None is that of a single process.
+        config: The backend's table.
+        servers: Its servers.
+        random: Where ``balance = "random"`` gets its numbers.
+        order: The order of waiters. None is that of a single process.
     """
     stick = config.stick
     return Pool(

@@ -59,8 +59,8 @@ class ProxyHeaderBuilder:
         """Read which headers the server gets.
 
         Args:
-            server: the server's table in the configuration.
-            protocol: the backend's protocol, whose ALPN the server accepts.
+            server: The server's table in the configuration.
+            protocol: The backend's protocol, whose ALPN the server accepts.
         """
         kind, configured = server.send_proxy, set(server.send_proxy_tlvs)
         self._is_v1 = kind == "v1"
@@ -163,8 +163,8 @@ def local_header(kind: str, sock: socket.socket) -> bytes:
     UNKNOWN is for addresses that cannot be given).
 
     Args:
-        kind: the server's ``send_proxy``.
-        sock: the connection.
+        kind: The server's ``send_proxy``.
+        sock: The connection.
     """
     if kind != "v1":
         return format_v2(HeaderV2(command=Command.LOCAL))

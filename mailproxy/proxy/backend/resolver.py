@@ -36,12 +36,12 @@ class Resolver:
         """Take the servers whose addresses are host names.
 
         Args:
-            backend: the backend's name.
-            servers: all its servers.
-            interval: seconds between two look-ups of a name that has addresses.
-            prefer: the address family to try first, None for the resolver's order.
-            on_change: called when addresses have changed, and when a look-up fails with a new reason.
-            log: where the results go.
+            backend: The backend's name.
+            servers: All its servers.
+            interval: Seconds between two look-ups of a name that has addresses.
+            prefer: The address family to try first, None for the resolver's order.
+            on_change: Called when addresses have changed, and when a look-up fails with a new reason.
+            log: Where the results go.
         """
         self._backend = backend
         self._servers = [server for server in servers if literal_endpoint(server.config.address) is None]

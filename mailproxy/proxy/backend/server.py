@@ -38,7 +38,7 @@ class ActiveSession(Protocol):
         """React to a server that went down or into maintenance.
 
         Args:
-            close_sessions: whether connected sessions end (``on_marked_down = "shutdown-sessions"``).
+            close_sessions: Whether connected sessions end (``on_marked_down = "shutdown-sessions"``).
         """
 
 
@@ -47,9 +47,9 @@ class CheckOutcome:
     """The outcome of a health check.
 
     Attributes:
-        result: how it ended.
-        ms: how long it took in milliseconds, -1 if it was not measured.
-        login: what it has learnt about logins, None if it has not looked.
+        result: How it ended.
+        ms: How long it took in milliseconds, -1 if it was not measured.
+        login: What it has learnt about logins, None if it has not looked.
     """
 
     result: CheckResult
@@ -62,8 +62,8 @@ class Login:
     """What a passed check has learnt about logins on a connection like those of sessions whose TLS mailproxy terminates.
 
     Attributes:
-        capabilities: what the server offers on such a connection.
-        obstacle: why no client can log in, with the remedy. Empty if clients can.
+        capabilities: What the server offers on such a connection.
+        obstacle: Why no client can log in, with the remedy. Empty if clients can.
     """
 
     capabilities: Capabilities
@@ -75,19 +75,19 @@ class BackendServer(Server):
     """The pool's server, and what a connection to it needs.
 
     Attributes:
-        config: its table in the configuration.
+        config: Its table in the configuration.
         tls_context: TLS towards it, None for clear text.
-        proxy_header: makes the PROXY headers that it gets, None if it gets none.
-        options: socket options of connections to it.
-        source: the local address of connections to it. None for the one of the route, and with ``source = "client"``.
-        resolve_error: why its host name has no address.
-        active_sessions: the sessions of this process that hold a slot.
-        last_check: the outcome of the last check, None before the first.
-        passive_health: counts failed connections of sessions, None if they are not observed.
-        login: what the last check that looked has learnt about logins.
-        failures_unlogged: failed connections of sessions since the last line about them.
-        failure_logged_at: when that line was written.
-        next_check_scope: its deadline is the time of the next check.
+        proxy_header: Makes the PROXY headers that it gets, None if it gets none.
+        options: Socket options of connections to it.
+        source: The local address of connections to it. None for the one of the route, and with ``source = "client"``.
+        resolve_error: Why its host name has no address.
+        active_sessions: The sessions of this process that hold a slot.
+        last_check: The outcome of the last check, None before the first.
+        passive_health: Counts failed connections of sessions, None if they are not observed.
+        login: What the last check that looked has learnt about logins.
+        failures_unlogged: Failed connections of sessions since the last line about them.
+        failure_logged_at: When that line was written.
+        next_check_scope: Its deadline is the time of the next check.
     """
 
     config: config.Server
@@ -113,7 +113,7 @@ class BackendServer(Server):
         """Return the local address of a connection for this client.
 
         Args:
-            client: the client's address, None if it has none (Unix socket).
+            client: The client's address, None if it has none (Unix socket).
 
         Returns:
             None for the address of the route.

@@ -21,9 +21,9 @@ class BackendLoad:
     """What a server's change finds in its backend.
 
     Attributes:
-        backend: the name of the backend.
-        waiting: the sessions that wait in the backend.
-        sessions: the sessions that the server had before the change.
+        backend: The name of the backend.
+        waiting: The sessions that wait in the backend.
+        sessions: The sessions that the server had before the change.
     """
 
     backend: str
@@ -37,9 +37,9 @@ def state_change_messages(
     """Return the sentences about a change of state.
 
     Args:
-        change: the change.
-        load: the backend's sessions.
-        outcome: the check that made the change, None if the operator did.
+        change: The change.
+        load: The backend's sessions.
+        outcome: The check that made the change, None if the operator did.
     """
     server, before, after = change.server, change.before, change.after
     name = _server_name(load.backend, server)

@@ -46,10 +46,10 @@ class ImapDialogue:
         """Begin a dialogue.
 
         Args:
-            name: the name of the server.
-            store: its mail.
-            wake: called when ``notice`` may have something to send.
-            message_bytes_max: the largest message that APPEND accepts.
+            name: The name of the server.
+            store: Its mail.
+            wake: Called when ``notice`` may have something to send.
+            message_bytes_max: The largest message that APPEND accepts.
         """
         self._session = ImapSession(name, store, wake)
         self._reader = CommandReader(self._max_literal_bytes)

@@ -24,9 +24,9 @@ class FetchItem:
     r"""One item of a FETCH command.
 
     Attributes:
-        name: its name in the answer.
-        write: returns its value for a message.
-        marks_seen: whether it sets the flag ``\Seen``.
+        name: Its name in the answer.
+        write: Returns its value for a message.
+        marks_seen: Whether it sets the flag ``\Seen``.
     """
 
     name: str

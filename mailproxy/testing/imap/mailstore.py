@@ -18,10 +18,10 @@ class Message:
     """One message.
 
     Attributes:
-        uid: its UID in the mailbox.
-        body: header and text, as it is fetched.
-        flags: its flags. The set is replaced and not changed in place.
-        date: the internal date.
+        uid: Its UID in the mailbox.
+        body: Header and text, as it is fetched.
+        flags: Its flags. The set is replaced and not changed in place.
+        date: The internal date.
     """
 
     uid: int
@@ -35,12 +35,12 @@ class Mailbox:
     """One mailbox of a user.
 
     Attributes:
-        name: its name.
-        uid_validity: its UIDVALIDITY.
-        clock: gives the date of messages that are appended without one.
-        messages: the messages by UID, in the order of the UIDs.
-        next_uid: the UID of the next message.
-        watchers: called after each change, in the task that has made it.
+        name: Its name.
+        uid_validity: Its UIDVALIDITY.
+        clock: Gives the date of messages that are appended without one.
+        messages: The messages by UID, in the order of the UIDs.
+        next_uid: The UID of the next message.
+        watchers: Called after each change, in the task that has made it.
     """
 
     name: str
@@ -54,9 +54,9 @@ class Mailbox:
         r"""Add a message.
 
         Args:
-            body: header and text.
-            flags: its flags, such as ``\Seen``.
-            date: the internal date, None for now.
+            body: Header and text.
+            flags: Its flags, such as ``\Seen``.
+            date: The internal date, None for now.
         """
         message = Message(self.next_uid, body, frozenset(flags), date=date or self.clock())
         self.messages[message.uid] = message
@@ -68,7 +68,7 @@ class Mailbox:
         """Replace the flags of a message.
 
         Raises:
-            KeyError: there is no message with this UID.
+            KeyError: There is no message with this UID.
         """
         self.messages[uid].flags = frozenset(flags)
         self._notify()
@@ -102,8 +102,8 @@ class Mailstore:
         """Make the users, each with an empty ``INBOX``.
 
         Args:
-            users: passwords by user. Without users there is ``user`` with the password ``secret``.
-            clock: gives the date of messages that are appended without one.
+            users: Passwords by user. Without users there is ``user`` with the password ``secret``.
+            clock: Gives the date of messages that are appended without one.
         """
         self._clock = clock
         self._uid_validity = 0
@@ -121,7 +121,7 @@ class Mailstore:
         """Return the user's mailboxes by name.
 
         Raises:
-            KeyError: the user is unknown.
+            KeyError: The user is unknown.
         """
         return self._accounts[user].mailboxes
 
@@ -129,7 +129,7 @@ class Mailstore:
         """Return a mailbox, which is made if it does not exist.
 
         Raises:
-            KeyError: the user is unknown.
+            KeyError: The user is unknown.
         """
         mailboxes = self.mailboxes(user)
         if name not in mailboxes:

@@ -25,8 +25,8 @@ class ImapServer(LoopbackServer):
     imaplib, curl and a person with ``openssl s_client``. It has neither STARTTLS nor COPY, ENVELOPE and BODYSTRUCTURE.
 
     Attributes:
-        name: the name of the server.
-        store: its mail.
+        name: The name of the server.
+        store: Its mail.
     """
 
     def __init__(
@@ -41,11 +41,11 @@ class ImapServer(LoopbackServer):
         """Prepare a server, which does not listen yet.
 
         Args:
-            name: the name of the server.
-            store: its mail. None is a new store with the user ``user`` and the password ``secret``.
-            bind: see ``LoopbackServer``.
-            tls: see ``LoopbackServer``.
-            message_bytes_max: the largest message that APPEND accepts.
+            name: The name of the server.
+            store: Its mail. None is a new store with the user ``user`` and the password ``secret``.
+            bind: See ``LoopbackServer``.
+            tls: See ``LoopbackServer``.
+            message_bytes_max: The largest message that APPEND accepts.
         """
         super().__init__(bind, tls=tls)
         self.name = name

@@ -34,14 +34,14 @@ class ImapSession:
     """The state of one client's dialogue.
 
     Attributes:
-        name: the name of the server.
-        store: its mail.
-        wake: called when the selected mailbox changes.
-        state: the state of the dialogue.
-        user: the user, empty before the login.
-        is_read_only: whether the mailbox was opened with EXAMINE.
-        is_idle: whether the client is in IDLE.
-        take_line: where the next line goes if a command waits for one, else None.
+        name: The name of the server.
+        store: Its mail.
+        wake: Called when the selected mailbox changes.
+        state: The state of the dialogue.
+        user: The user, empty before the login.
+        is_read_only: Whether the mailbox was opened with EXAMINE.
+        is_idle: Whether the client is in IDLE.
+        take_line: Where the next line goes if a command waits for one, else None.
         view: UIDs with their flags, as the client knows them. Their order gives the message numbers.
     """
 

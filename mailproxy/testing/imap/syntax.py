@@ -95,7 +95,7 @@ class CommandReader:
     Lines may end with a bare LF, because ``openssl s_client`` sends no CR without its option ``-crlf``.
 
     Attributes:
-        max_literal_bytes: returns how many bytes of literals a command may have, by its word in capitals.
+        max_literal_bytes: Returns how many bytes of literals a command may have, by its word in capitals.
     """
 
     max_literal_bytes: Callable[[str], int] = field(repr=False)
