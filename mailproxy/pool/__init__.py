@@ -1,8 +1,8 @@
-"""Which server a session gets, as pure decisions: no socket, no clock, no chance but what is passed in.
+"""Which server a session gets, as pure decisions: no sockets, and time and random numbers are arguments.
 
 Modules, in reading order:
     server: one server, with its state and its slots.
-    health, passive_health: is a server up, by its checks and by sessions that failed.
+    health, passive_health: whether a server is up, by its checks and by failed connections.
     eligibility: which servers may be chosen now, and how much of their weight counts.
     balance: the methods that choose a server.
     queue: the queue of sessions that wait for a slot.

@@ -19,12 +19,12 @@ Invariants, which hold whenever no method of the pool is running (``assert_invar
 A session counts at its server from the moment the slot is assigned, before the waiter is woken. So the slot cannot be
 assigned twice, and a waiter that gives up in that moment has to release it (``cancel`` does).
 
-What a session goes through, as HAProxy's src/queue.c has it for a pending connection:
+The states of a session here, as HAProxy's src/queue.c lists those of a pending connection:
 
 - ``acquire`` gives a server: the session holds a slot until ``release``.
-- ``acquire`` gives None, ``enqueue`` True: it is in a queue. ``wake`` is called when it has a slot; ``cancel`` gives up.
+- ``acquire`` gives None, ``enqueue`` True: it is in a queue. ``wake`` is called when it has a slot. ``cancel`` gives up.
 - ``enqueue`` gives False: ``max_queue`` sessions wait already.
-- its required server goes down: it moves to the queue for any server, at the position of its ticket.
+- Its required server goes down: it moves to the queue for any server, at the position of its ticket.
 """
 
 from __future__ import annotations
@@ -237,11 +237,11 @@ class Pool(Generic[S]):
 
     def _next_queue_for(self, server: S) -> Queue[Waiter[S]] | None:
         """Return the queue whose first waiter is next at this server: the server's own, or the one for any server."""
-        own = self._server_queues[server].first if server.accepts_persistent else None
-        any_ = self._queue.first if server in self._eligible else None
-        if any_ is not None and (own is None or any_.ticket < own.ticket):
-            return self._queue if self._is_first(any_.ticket, server) else None
-        if own is not None and self._is_first(own.ticket, server):
+        requires_it = self._server_queues[server].first if server.accepts_persistent else None
+        takes_any = self._queue.first if server in self._eligible else None
+        if takes_any is not None and (requires_it is None or takes_any.ticket < requires_it.ticket):
+            return self._queue if self._is_first(takes_any.ticket, server) else None
+        if requires_it is not None and self._is_first(requires_it.ticket, server):
             return self._server_queues[server]
         return None
 

@@ -41,9 +41,9 @@ class _WeightedSampler:
 class Random(Balance):
     """Two draws by weight, and the server of both that has fewer sessions for its weight (HAProxy's ``random(2)``).
 
-    It spreads sessions nearly as evenly as ``leastconn``. Where several proxies do not know of each other, ``leastconn``
-    makes all of them send their sessions to a server that has just come up; this method does not (Mitzenmacher, The Power
-    of Two Choices, 2001).
+    It spreads sessions nearly as evenly as ``leastconn``. With ``leastconn``, several proxies that do not know of each other
+    send all their sessions to a server that has just come up. This method avoids that (Mitzenmacher, The Power of Two
+    Choices, 2001).
     """
 
     _random: RandomSource
