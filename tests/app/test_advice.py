@@ -17,7 +17,7 @@ import mailproxy
 from mailproxy.app import advise, load_and_check
 from mailproxy.cli import main
 from mailproxy.testing import ThrowAwayCA
-from tests.support.startup_config import MYSELF, settings
+from tests.support.startup_config import MYSELF, startup_config
 
 REQUIRED = 'use "required", with ca and server_name if needed'
 SPEAKING_TLS: dict[str, Any] = {"backends__dovecot__servers": ["192.0.2.1:993"], "backends__dovecot__tls": {}}
@@ -32,7 +32,9 @@ SILENT: dict[str, Any] = {"backends__dovecot__send_proxy": "none"}  # so that no
 
 
 def test_none_for_a_configuration_in_order() -> None:
-    assert advice_for(settings(frontends__imap__protocol="imap", backends__dovecot__send_proxy="v2")) == []
+    assert (
+        advice_for(startup_config(frontends__imap__protocol="imap", backends__dovecot__send_proxy="v2")) == []
+    )
 
 
 # Silence.
@@ -40,14 +42,16 @@ def test_none_for_a_configuration_in_order() -> None:
 
 @pytest.mark.parametrize("limit", ["28m", "28.99m", 600])
 def test_imap_clients_wait_long_in_idle(limit: object) -> None:
-    config = settings(frontends__imap__protocol="imap", frontends__imap__timeouts={"client": limit}, **SILENT)
+    config = startup_config(
+        frontends__imap__protocol="imap", frontends__imap__timeouts={"client": limit}, **SILENT
+    )
     (line,) = advice_for(config)
     assert line.startswith("frontends.imap.timeouts.client: ")
     assert line.endswith(f"s {IDLE}")
 
 
 def test_imap_servers_wait_with_them() -> None:
-    config = settings(
+    config = startup_config(
         frontends__imap__protocol="imap", backends__dovecot__timeouts={"server": "10m"}, **SILENT
     )
     assert advice_for(config) == [f"backends.dovecot.timeouts.server: 600s {IDLE}"]
@@ -58,7 +62,7 @@ def test_imap_servers_wait_with_them() -> None:
     [("imap", 143, "29m"), ("imap", 143, "2h"), ("pop3", 110, "10m"), ("tcp", 143, "1m")],
 )
 def test_limits_that_are_long_enough_or_not_imaps(protocol: str, port: int, limit: str) -> None:
-    config = settings(
+    config = startup_config(
         frontends__imap__protocol=protocol,
         frontends__imap__timeouts={"client": limit},
         backends__dovecot__timeouts={"server": limit},
@@ -79,7 +83,7 @@ def test_proxy_headers_from_everybody(everybody: list[str]) -> None:
         {"address": "127.0.0.1:0", "name": "a", "accept_proxy": ["10.0.0.0/8"]},
         {"address": "127.0.0.1:0", "name": "b", "accept_proxy": ["10.0.0.0/8", *everybody]},
     ]
-    assert advice_for(settings(frontends__imap__bind=binds)) == [
+    assert advice_for(startup_config(frontends__imap__bind=binds)) == [
         (
             "frontends.imap.bind[1].accept_proxy: is everybody, and who may send a PROXY header may take any address: give "
             "the networks of your proxies"
@@ -92,7 +96,7 @@ def test_proxy_headers_from_few_are_in_order() -> None:
         {"address": "127.0.0.1:0", "accept_proxy": ["10.0.0.0/8", "2001:db8::/32"]},
         {"address": "unix:imap.sock", "accept_proxy": ["unix"]},
     ]
-    assert advice_for(settings(frontends__imap__bind=binds)) == []
+    assert advice_for(startup_config(frontends__imap__bind=binds)) == []
 
 
 MISSING = (
@@ -106,18 +110,18 @@ MISSING = (
 )
 def test_servers_that_do_not_get_to_know_the_client(protocol: str, port: int) -> None:
     servers = [f"192.0.2.1:{port}"]
-    config = settings(frontends__imap__protocol=protocol, backends__dovecot__servers=servers)
+    config = startup_config(frontends__imap__protocol=protocol, backends__dovecot__servers=servers)
     assert advice_for(config) == [MISSING]
 
 
 def test_of_plain_tcp_nobody_knows_whether_its_servers_could() -> None:
-    assert advice_for(settings(frontends__imap__protocol="tcp")) == []
+    assert advice_for(startup_config(frontends__imap__protocol="tcp")) == []
 
 
 @pytest.mark.parametrize("kind", ["none", "v1", "v2", "v2-ssl", "v2-ssl-cn"])
 def test_whoever_says_what_is_sent_is_told_nothing(kind: str) -> None:
     servers = ["127.0.0.1:143"]
-    config = settings(
+    config = startup_config(
         frontends__imap__protocol="imap", backends__dovecot__send_proxy=kind, backends__dovecot__servers=servers
     )  # fmt: skip
     assert advice_for(config) == []
@@ -125,7 +129,7 @@ def test_whoever_says_what_is_sent_is_told_nothing(kind: str) -> None:
 
 def test_one_server_for_which_it_is_not_said() -> None:
     def config(*servers: object) -> mailproxy.Config:
-        return settings(frontends__imap__protocol="imap", backends__dovecot__servers=servers)
+        return startup_config(frontends__imap__protocol="imap", backends__dovecot__servers=servers)
 
     said, unsaid = {"address": "192.0.2.1:143", "send_proxy": "v2"}, "192.0.2.2:143"
     assert advice_for(config(said, unsaid)) == [MISSING]
@@ -134,7 +138,9 @@ def test_one_server_for_which_it_is_not_said() -> None:
 
 def told_of_tls(address: str, **changes: Any) -> mailproxy.Config:
     servers = [{"address": "127.0.0.1:143"}, {"address": address}]
-    return settings(backends__dovecot__servers=servers, backends__dovecot__send_proxy="v2-ssl", **changes)
+    return startup_config(
+        backends__dovecot__servers=servers, backends__dovecot__send_proxy="v2-ssl", **changes
+    )
 
 
 @pytest.mark.parametrize("address", ["192.0.2.1:143", "[2001:db8::1]:143", "imap.internal:143"])
@@ -154,14 +160,14 @@ def test_clear_text_that_does_not_leave_the_machine_may_be_told_of_tls(address: 
 
 def test_a_server_that_is_reached_by_tls_may_be_told_of_it() -> None:
     servers = ["192.0.2.1:993"]
-    config = settings(
+    config = startup_config(
         backends__dovecot__servers=servers, backends__dovecot__send_proxy="v2-ssl-cn", backends__dovecot__tls={}
     )  # fmt: skip
     assert advice_for(config) == []
 
 
 def test_a_server_that_is_not_told_of_tls_may_be_reached_in_clear() -> None:
-    config = settings(backends__dovecot__servers=["192.0.2.1:143"], backends__dovecot__send_proxy="v2")
+    config = startup_config(backends__dovecot__servers=["192.0.2.1:143"], backends__dovecot__send_proxy="v2")
     assert advice_for(config) == []
 
 
@@ -170,7 +176,7 @@ def test_a_server_that_is_not_told_of_tls_may_be_reached_in_clear() -> None:
 
 @pytest.mark.parametrize("address", ["*:0", "[::]:0", "192.0.2.1:143"])
 def test_clear_text_in_front_of_tls_is_exposed(address: str) -> None:
-    config = settings(frontends__imap__bind=[{"address": address}], **SPEAKING_TLS)
+    config = startup_config(frontends__imap__bind=[{"address": address}], **SPEAKING_TLS)
     (line,) = advice_for(config)
     assert line == (
         f"frontends.imap.bind[0].mode: clear text is exposed at {address} without STARTTLS, since the servers speak TLS: "
@@ -180,15 +186,15 @@ def test_clear_text_in_front_of_tls_is_exposed(address: str) -> None:
 
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "127.9.9.9:0", "[::1]:0", "unix:imap.sock", "fd:3"])
 def test_clear_text_on_this_machine_alone_is_nobodys_business(address: str) -> None:
-    assert advice_for(settings(frontends__imap__bind=[{"address": address}], **SPEAKING_TLS)) == []
+    assert advice_for(startup_config(frontends__imap__bind=[{"address": address}], **SPEAKING_TLS)) == []
 
 
 def test_clear_text_in_front_of_clear_text_may_be_upgraded_by_the_server() -> None:
-    assert advice_for(settings(frontends__imap__bind=[{"address": "*:143"}])) == []
+    assert advice_for(startup_config(frontends__imap__bind=[{"address": "*:143"}])) == []
 
 
 def test_ended_tls_is_not_spoken_on_in_clear_to_a_tls_port(throw_away_ca: ThrowAwayCA) -> None:
-    config = settings(
+    config = startup_config(
         frontends__imap__bind=[{"address": "127.0.0.1:993"}, {"address": "127.0.0.1:994", "mode": "tls"}],
         frontends__imap__tls={"certificates": [str(throw_away_ca.issue("imap.example.com"))]},
         backends__dovecot__servers=[{"name": "d1", "address": "192.0.2.1"}],
@@ -202,7 +208,7 @@ def test_ended_tls_is_not_spoken_on_in_clear_to_a_tls_port(throw_away_ca: ThrowA
 
 @pytest.mark.parametrize("change", [{"backends__dovecot__port": 143}, {"backends__dovecot__tls": {}}])
 def test_with_a_port_or_tls_it_is_in_order(throw_away_ca: ThrowAwayCA, change: dict[str, Any]) -> None:
-    config = settings(
+    config = startup_config(
         frontends__imap__bind=[{"address": "127.0.0.1:993", "mode": "tls"}],
         frontends__imap__tls={"certificates": [str(throw_away_ca.issue("imap.example.com"))]},
         backends__dovecot__servers=["192.0.2.1"],
@@ -212,7 +218,7 @@ def test_with_a_port_or_tls_it_is_in_order(throw_away_ca: ThrowAwayCA, change: d
 
 
 def test_ended_tls_goes_on_as_tls_to_a_tls_port(throw_away_ca: ThrowAwayCA) -> None:
-    config = settings(
+    config = startup_config(
         frontends__imap__bind=[{"address": "127.0.0.1:993", "mode": "tls"}],
         frontends__imap__tls={"certificates": [str(throw_away_ca.issue("imap.example.com"))]},
         backends__dovecot__servers=["192.0.2.1:993"],
@@ -224,7 +230,7 @@ def test_ended_tls_goes_on_as_tls_to_a_tls_port(throw_away_ca: ThrowAwayCA) -> N
 
 
 def test_tls_to_a_port_that_begins_in_clear_text() -> None:
-    assert advice_for(settings(backends__dovecot__tls={})) == [
+    assert advice_for(startup_config(backends__dovecot__tls={})) == [
         "backends.dovecot.servers[0]: port 143 speaks clear text first, and tls is given: take away tls, or give the port that speaks TLS"
     ]
 
@@ -239,7 +245,7 @@ def routed(
     changes.setdefault(
         "backends__dovecot__servers", ["192.0.2.1:993" if mode == "passthrough" else "192.0.2.1:143"]
     )
-    return settings(
+    return startup_config(
         frontends__imap__bind=[{"address": "192.0.2.9:993", "mode": mode}],
         frontends__imap__tls={"certificates": [str(throw_away_ca.issue("imap.example.com"))]},
         frontends__imap__routes=[{"sni": ["other.example"], "backend": "other", **route}],
@@ -284,7 +290,7 @@ def test_tls_that_passes_through_into_tls(throw_away_ca: ThrowAwayCA) -> None:
 
 def test_a_route_behind_one_that_asks_for_nothing() -> None:
     routes = [{"backend": "dovecot"}, {"client": ["192.0.2.0/24"], "reject": True}]
-    (line,) = advice_for(settings(frontends__imap__routes=routes))
+    (line,) = advice_for(startup_config(frontends__imap__routes=routes))
     assert line.startswith("frontends.imap.routes[0]: asks for nothing")
 
 
@@ -293,7 +299,7 @@ def test_a_route_behind_one_that_asks_for_nothing() -> None:
     [{"send_proxy": "v2", "send_proxy_tlvs": ["ssl-cipher"]}, {"send_proxy": "v2", "forward_tlvs": True}],
 )
 def test_tls_facts_in_clear_text_by_another_way(told: dict[str, Any]) -> None:
-    (line,) = advice_for(settings(backends__dovecot={"servers": ["192.0.2.1:143"], **told}))
+    (line,) = advice_for(startup_config(backends__dovecot={"servers": ["192.0.2.1:143"], **told}))
     assert "is told of the client's TLS in clear text" in line
 
 
@@ -324,7 +330,7 @@ def test_what_the_frontends_own_backend_gets_is_its_own_matter(throw_away_ca: Th
 
 
 def test_a_route_to_tls_exposes_clear_text_as_the_backend_would() -> None:
-    config = settings(
+    config = startup_config(
         frontends__imap__bind=[{"address": "192.0.2.9:143"}],
         frontends__imap__routes=[{"client": ["198.51.100.0/24"], "backend": "other"}],
         backends__other={"servers": ["192.0.2.7:993"], "tls": {}},
@@ -340,7 +346,7 @@ def test_a_route_to_tls_exposes_clear_text_as_the_backend_would() -> None:
 
 def test_servers_that_take_no_session() -> None:
     servers = [{"address": "192.0.2.1:143", "weight": 0}, {"address": "192.0.2.2:143", "weight": 0}]
-    assert advice_for(settings(backends__dovecot__servers=servers)) == [
+    assert advice_for(startup_config(backends__dovecot__servers=servers)) == [
         "backends.dovecot: every server has weight 0: none takes a session"
     ]
 
@@ -351,13 +357,13 @@ def test_servers_that_take_no_session() -> None:
 )
 def test_verifying_less_is_said_once_where_it_stands(verify: str, what: str) -> None:
     servers = ["192.0.2.1:993", "192.0.2.2:993", "192.0.2.3:993"]
-    config = settings(backends__dovecot__tls={"verify": verify}, backends__dovecot__servers=servers)
+    config = startup_config(backends__dovecot__tls={"verify": verify}, backends__dovecot__servers=servers)
     assert advice_for(config) == [f"backends.dovecot.tls.verify: {what}: {REQUIRED}"]
 
 
 def test_one_server_that_is_verified_less() -> None:
     servers = ["192.0.2.1:993", {"address": "192.0.2.2:993", "tls": {"verify": "none"}}]
-    config = settings(backends__dovecot__tls={}, backends__dovecot__servers=servers)
+    config = startup_config(backends__dovecot__tls={}, backends__dovecot__servers=servers)
     assert advice_for(config) == [
         f'backends.dovecot.servers[1].tls.verify: "none" verifies nothing: {REQUIRED}'
     ]
@@ -366,35 +372,35 @@ def test_one_server_that_is_verified_less() -> None:
 @pytest.mark.parametrize("other", ["192.0.2.1:143", {"name": "d2", "address": "192.0.2.1:143", "weight": 5}])
 def test_two_servers_with_one_address(other: object) -> None:
     servers = [{"name": "d1", "address": "192.0.2.1:143"}, other]
-    assert advice_for(settings(backends__dovecot__servers=servers)) == [
+    assert advice_for(startup_config(backends__dovecot__servers=servers)) == [
         "backends.dovecot.servers[1]: has the address 192.0.2.1:143 of d1: one of them is superfluous"
     ]
 
 
 def test_one_address_written_in_two_ways() -> None:
     servers = [{"name": "d1", "address": "2001:DB8::0:1"}, {"name": "d2", "address": "[2001:db8::1]:143"}]
-    config = settings(backends__dovecot__servers=servers, backends__dovecot__port=143)
+    config = startup_config(backends__dovecot__servers=servers, backends__dovecot__port=143)
     assert advice_for(config) == [
         "backends.dovecot.servers[1]: has the address [2001:db8::1]:143 of d1: one of them is superfluous"
     ]
 
 
 def test_two_ports_of_one_host_are_two_servers() -> None:
-    assert advice_for(settings(backends__dovecot__servers=["192.0.2.1:143", "192.0.2.1:144"])) == []
+    assert advice_for(startup_config(backends__dovecot__servers=["192.0.2.1:143", "192.0.2.1:144"])) == []
 
 
 # The pool.
 
 
 def test_a_stick_table_without_room() -> None:
-    assert advice_for(settings(backends__dovecot__stick={"size": 0})) == [
+    assert advice_for(startup_config(backends__dovecot__stick={"size": 0})) == [
         'backends.dovecot.stick.size: has room for nobody, so no client sticks: give a size such as "200k"'
     ]
 
 
 @pytest.mark.parametrize("stick", [{}, {"size": 1}, False])
 def test_a_stick_table_with_room_or_none_at_all(stick: object) -> None:
-    assert advice_for(settings(backends__dovecot__stick=stick)) == []
+    assert advice_for(startup_config(backends__dovecot__stick=stick)) == []
 
 
 @pytest.mark.parametrize(
@@ -410,7 +416,7 @@ def test_the_first_server_that_is_never_full(bounds: tuple[int, ...], is_said: b
         'backends.dovecot.balance: "first" fills a server up before it takes the next: give servers max_sessions, or '
         "nobody goes past the first"
     )
-    config = settings(backends__dovecot__servers=servers, backends__dovecot__balance="first")
+    config = startup_config(backends__dovecot__servers=servers, backends__dovecot__balance="first")
     assert advice_for(config) == ([line] if is_said else [])
 
 
@@ -419,13 +425,13 @@ def test_a_bound_on_a_queue_that_stays_empty(bounds: tuple[int, ...], is_said: b
     servers = [
         {"address": f"192.0.2.{number}:143", "max_sessions": bound} for number, bound in enumerate(bounds)
     ]
-    config = settings(backends__dovecot__servers=servers, backends__dovecot__max_queue=10)
+    config = startup_config(backends__dovecot__servers=servers, backends__dovecot__max_queue=10)
     line = "backends.dovecot.max_queue: has no effect, since no session waits: give servers max_sessions"
     assert advice_for(config) == ([line] if is_said else [])
 
 
 def test_two_ways_to_send_clients_back() -> None:
-    config = settings(backends__dovecot__balance="source", backends__dovecot__stick={})
+    config = startup_config(backends__dovecot__balance="source", backends__dovecot__stick={})
     assert advice_for(config) == [
         (
             'backends.dovecot.balance: "source" chooses only the first server of a client, which the stick table remembers: '
@@ -435,7 +441,7 @@ def test_two_ways_to_send_clients_back() -> None:
 
 
 def test_tls_of_clients_inside_tls_to_servers() -> None:
-    config = settings(frontends__imap__bind=[{"address": "*:993"}], **SPEAKING_TLS)
+    config = startup_config(frontends__imap__bind=[{"address": "*:993"}], **SPEAKING_TLS)
     assert advice_for(config) == [
         (
             "frontends.imap.bind[0].mode: clients of port 993 speak TLS, and the backend's tls would put it inside TLS: use "
@@ -446,12 +452,14 @@ def test_tls_of_clients_inside_tls_to_servers() -> None:
 
 @pytest.mark.parametrize("balance", ["leastconn", "roundrobin", "source", "random"])
 def test_other_ways_to_choose_need_no_bound(balance: str) -> None:
-    assert advice_for(settings(backends__dovecot__balance=balance)) == []
+    assert advice_for(startup_config(backends__dovecot__balance=balance)) == []
 
 
 @pytest.mark.parametrize("check", [False, "none", {"type": "none"}])
 def test_sessions_that_would_end_with_a_server_that_is_not_checked(check: object) -> None:
-    config = settings(backends__dovecot__on_marked_down="shutdown-sessions", backends__dovecot__check=check)
+    config = startup_config(
+        backends__dovecot__on_marked_down="shutdown-sessions", backends__dovecot__check=check
+    )
     assert advice_for(config) == [
         (
             "backends.dovecot.on_marked_down: 192.0.2.1:143 is not checked, so nothing but maintenance takes it down: give "
@@ -462,9 +470,9 @@ def test_sessions_that_would_end_with_a_server_that_is_not_checked(check: object
 
 def test_it_is_said_of_the_servers_that_it_is_for() -> None:
     unchecked = {"name": "d2", "address": "192.0.2.2:143", "check": False}
-    config = settings(backends__dovecot__servers=["192.0.2.1:143", unchecked])
+    config = startup_config(backends__dovecot__servers=["192.0.2.1:143", unchecked])
     assert advice_for(config) == []
-    config = settings(
+    config = startup_config(
         backends__dovecot__servers=["192.0.2.1:143", {**unchecked, "on_marked_down": "shutdown-sessions"}]
     )
     (line,) = advice_for(config)
@@ -480,7 +488,7 @@ def test_certificates_that_will_soon_be_out_of_date(
 ) -> None:
     end = datetime.now(UTC) + timedelta(days=days, hours=1)
     file = throw_away_ca.issue("imap.example.com", folder=tmp_path, not_after=end)
-    config = settings(
+    config = startup_config(
         frontends__imap__bind=[{"address": "127.0.0.1:0", "mode": "tls"}],
         frontends__imap__tls={"certificates": [str(tmp_path)]},
     )
@@ -500,7 +508,7 @@ def test_a_certificate_that_lives_for_days_has_a_third_of_them_left(
         not_before=now - timedelta(days=5),
         not_after=now + timedelta(days=days),
     )
-    config = settings(
+    config = startup_config(
         frontends__imap__bind=[{"address": "127.0.0.1:0", "mode": "tls"}],
         frontends__imap__tls={"certificates": [str(tmp_path)]},
     )
@@ -509,7 +517,7 @@ def test_a_certificate_that_lives_for_days_has_a_third_of_them_left(
 
 def test_a_certificate_without_a_name_for_clients(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
     file = throw_away_ca.issue("192.0.2.1", folder=tmp_path)
-    config = settings(
+    config = startup_config(
         frontends__imap__bind=[{"address": "127.0.0.1:0", "mode": "tls"}],
         frontends__imap__tls={"certificates": [str(file)]},
     )
@@ -521,7 +529,7 @@ def test_a_certificate_without_a_name_for_clients(throw_away_ca: ThrowAwayCA, tm
 def test_a_key_that_everybody_can_read_is_said_once(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
     file = throw_away_ca.issue("imap.example.com", folder=tmp_path)
     file.chmod(0o604)
-    config = settings(
+    config = startup_config(
         frontends__imap__bind=[{"address": "127.0.0.1:0", "mode": "tls"}],
         frontends__imap__tls={"certificates": [str(file), str(file)]},
     )
@@ -535,7 +543,7 @@ def test_a_key_that_the_user_of_the_process_cannot_read(
     throw_away_ca: ThrowAwayCA, open_folder: Path
 ) -> None:
     def said(file: Path) -> list[str]:
-        config = settings(
+        config = startup_config(
             process__user="nobody",
             frontends__imap__bind=[{"address": "127.0.0.1:0", "mode": "tls"}],
             frontends__imap__tls={"certificates": [str(open_folder)]},
@@ -567,7 +575,7 @@ def test_of_a_pair_the_key_is_the_one_to_be_read(throw_away_ca: ThrowAwayCA, ope
     for name, content in (("imap.key", key), ("imap.crt", begin + chain)):
         (open_folder / name).write_bytes(content)
         (open_folder / name).chmod(0o600 if name == "imap.key" else 0o644)
-    config = settings(
+    config = startup_config(
         process__user="nobody",
         frontends__imap__bind=[{"address": "127.0.0.1:0", "mode": "tls"}],
         frontends__imap__tls={"certificates": [str(open_folder)]},
@@ -587,7 +595,7 @@ def test_a_folder_that_the_user_of_the_process_cannot_enter(
     live.mkdir(parents=True)
     file = throw_away_ca.issue("imap.example.com", folder=live)
     file.chmod(0o644)
-    config = settings(
+    config = startup_config(
         process__user="nobody",
         frontends__imap__bind=[{"address": "127.0.0.1:0", "mode": "tls"}],
         frontends__imap__tls={"certificates": [str(file)]},
@@ -605,7 +613,7 @@ def test_a_certificate_for_servers_that_will_soon_be_out_of_date(
 ) -> None:
     end = datetime.now(UTC) + timedelta(days=5, hours=1)
     file = throw_away_ca.issue_client("proxy", folder=tmp_path, not_after=end)
-    config = settings(
+    config = startup_config(
         backends__dovecot__servers=["192.0.2.1:993"], backends__dovecot__tls={"certificate": str(file)}
     )
     assert advice_for(config) == [
@@ -643,13 +651,13 @@ def test_a_frontend_whose_routes_lead_somewhere_needs_no_backend() -> None:
 
 
 def test_a_backend_that_nobody_leads_to() -> None:
-    assert advice_for(settings(backends__spare={"servers": ["192.0.2.9:143"]})) == [
+    assert advice_for(startup_config(backends__spare={"servers": ["192.0.2.9:143"]})) == [
         "backends.spare: no frontend leads here"
     ]
 
 
 def test_syslog_that_is_not_there(tmp_path: Path) -> None:
-    assert advice_for(settings(log__to=f"syslog:{tmp_path}/log")) == [
+    assert advice_for(startup_config(log__to=f"syslog:{tmp_path}/log")) == [
         f"log.to: {tmp_path}/log: there is no such socket, so every line would be lost"
     ]
 
@@ -659,7 +667,7 @@ def test_syslog_that_is_not_there(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root is told")
 def test_root_is_told_to_become_somebody_else() -> None:
-    assert advice_for(settings(process={})) == [
+    assert advice_for(startup_config(process={})) == [
         'process.user: sessions would be served as root: give a user, such as "mailproxy"'
     ]
 
@@ -679,9 +687,9 @@ def test_more_sessions_than_descriptors(descriptor_limit: int, sessions: int, is
         f"process.max_sessions: {sessions} sessions need {2 * sessions + 200} descriptors, and the limit here is "
         f"{descriptor_limit}: raise it (ulimit -n, LimitNOFILE=, or raise_descriptor_limit = true) or lower max_sessions"
     )
-    assert advice_for(settings(process__max_sessions=sessions, process__raise_descriptor_limit=False)) == (
-        [line] if is_said else []
-    )
+    assert advice_for(
+        startup_config(process__max_sessions=sessions, process__raise_descriptor_limit=False)
+    ) == ([line] if is_said else [])
 
 
 @pytest.mark.parametrize(("sessions", "is_said"), [(800, False), (801, True)])
@@ -694,7 +702,7 @@ def test_more_sessions_than_the_descriptors_of_all_workers(
         f"{descriptor_limit}: raise it (ulimit -n, LimitNOFILE=, or raise_descriptor_limit = true) or lower max_sessions"
     )
     assert advice_for(
-        settings(
+        startup_config(
             process__workers="auto", process__max_sessions=sessions, process__raise_descriptor_limit=False
         )
     ) == ([line] if is_said else [])
@@ -702,14 +710,14 @@ def test_more_sessions_than_the_descriptors_of_all_workers(
 
 def test_more_workers_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
-    assert advice_for(settings(process__workers=3)) == [
+    assert advice_for(startup_config(process__workers=3)) == [
         "process.workers: 3 workers for 2 cores take turns: more of them than cores make nothing faster"
     ]
 
 
 def test_descriptors_for_few_sessions(descriptor_limit: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (300, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-    assert advice_for(settings(process__raise_descriptor_limit=False)) == [
+    assert advice_for(startup_config(process__raise_descriptor_limit=False)) == [
         (
             "process.max_sessions: the limit of 300 descriptors holds 50 sessions: raise it (ulimit -n, LimitNOFILE=, or "
             "raise_descriptor_limit = true)"
@@ -721,8 +729,8 @@ def test_the_limit_that_counts_is_the_one_that_the_start_raises(descriptor_limit
     hard = min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 1 << 20)
     assert hard > descriptor_limit
     held = (hard - 200) // 2
-    assert advice_for(settings(process__max_sessions=held)) == []
-    (line,) = advice_for(settings(process__max_sessions=held + 1))
+    assert advice_for(startup_config(process__max_sessions=held)) == []
+    (line,) = advice_for(startup_config(process__max_sessions=held + 1))
     assert line.endswith(
         f"the limit here is {hard}: raise it (ulimit -Hn, LimitNOFILE=) or lower max_sessions"
     )
@@ -733,12 +741,15 @@ def test_the_limit_that_counts_is_the_one_that_the_start_raises(descriptor_limit
 
 def test_exempt_networks_without_limits() -> None:
     key, exempt = "frontends.imap.max_sessions_per_client_exempt", ["10.0.0.0/8"]
-    assert advice_for(settings(frontends__imap__max_sessions_per_client_exempt=exempt)) == [
+    assert advice_for(startup_config(frontends__imap__max_sessions_per_client_exempt=exempt)) == [
         f"{key}: has no effect: give max_sessions_per_client or max_session_rate_per_client"
     ]
     for limit in ({"max_sessions_per_client": 3}, {"max_session_rate_per_client": {"count": 3}}):
         changes = {f"frontends__imap__{name}": value for name, value in limit.items()}
-        assert advice_for(settings(frontends__imap__max_sessions_per_client_exempt=exempt, **changes)) == []
+        assert (
+            advice_for(startup_config(frontends__imap__max_sessions_per_client_exempt=exempt, **changes))
+            == []
+        )
 
 
 @pytest.mark.parametrize(("limit", "is_said"), [(9, False), (10, True), (11, True)])
@@ -746,7 +757,7 @@ def test_exempt_networks_without_limits() -> None:
 def test_limit_per_client_that_the_others_come_before(key: str, limit: int, is_said: bool) -> None:
     changes = {key.replace(".", "__"): 10, "frontends__imap__max_sessions_per_client": limit}
     assert (
-        advice_for(settings(**changes))
+        advice_for(startup_config(**changes))
         == [
             f"frontends.imap.max_sessions_per_client: {limit} lets one client take all sessions, {key} is 10: give less"
         ]
@@ -800,7 +811,7 @@ def test_check_strictly_is_not_content_with_advice(advised_file: Path) -> None:
 def test_a_header_without_the_tls_of_the_client(
     throw_away_ca: ThrowAwayCA, kind: str, server: str, is_advised: bool
 ) -> None:
-    config = settings(
+    config = startup_config(
         frontends__imap__protocol="imap",
         frontends__imap__tls={"certificates": [str(throw_away_ca.issue("localhost"))]},
         frontends__imap__bind=[{"address": "127.0.0.1:0", "mode": "tls"}],

@@ -11,14 +11,14 @@ import pytest
 from mailproxy.app import load_and_check
 from mailproxy.errors import ConfigError
 from mailproxy.net.listener import open_listeners
-from tests.support.startup_config import settings
+from tests.support.startup_config import startup_config
 
 ADDRESS = "frontends.imap.bind[0].address: cannot listen on"
 INTERFACE = "frontends.imap.bind[0].interface:"
 
 
 def bind_faults(bind: dict[str, Any]) -> list[str]:
-    config = settings(frontends__imap__bind=[bind])
+    config = startup_config(frontends__imap__bind=[bind])
     try:
         load_and_check(config)
     except ConfigError as error:
@@ -48,7 +48,7 @@ def bind_faults(bind: dict[str, Any]) -> list[str]:
 def test_an_interface_that_is_not_there(bind: dict[str, Any], fact: str) -> None:
     assert bind_faults(bind) == [fact]
     with pytest.raises(ConfigError):
-        open_listeners(settings(frontends__imap__bind=[bind]), {})
+        open_listeners(startup_config(frontends__imap__bind=[bind]), {})
 
 
 def test_an_interface_that_is_there() -> None:
@@ -84,7 +84,7 @@ def test_a_unix_socket_that_cannot_be_made(place: Callable[[Path], tuple[Path, s
     bind = {"address": f"unix:{file}"}
     assert bind_faults(bind) == [f"{ADDRESS} unix:{file}: {fact}"]
     with pytest.raises(ConfigError):
-        open_listeners(settings(frontends__imap__bind=[bind]), {})
+        open_listeners(startup_config(frontends__imap__bind=[bind]), {})
 
 
 def test_a_unix_socket_that_can_be_made(tmp_path: Path) -> None:

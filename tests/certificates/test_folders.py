@@ -23,8 +23,17 @@ from tests.certificates.test_store import (
     terminating,
     write,
 )
-from tests.support.certificate_trees import NAME, TREES, AcmeSh, Certbot, CertManager, Dehydrated, Lego, Tree
-from tests.support.startup_config import settings
+from tests.support.certificate_trees import (
+    NAME,
+    TREES,
+    AcmeSh,
+    Certbot,
+    CertificateTree,
+    CertManager,
+    Dehydrated,
+    Lego,
+)
+from tests.support.startup_config import startup_config
 
 CHAIN = 2  # certificates: the leaf's, and that of the CA that issued it
 
@@ -38,12 +47,12 @@ def served(material: CertificateStore) -> dict[Path, tuple[int, Path | None]]:
 
 
 @pytest.fixture(params=TREES, ids=lambda tool: tool.__name__)
-def tree(request: pytest.FixtureRequest, tmp_path: Path) -> Tree:
-    tool: Callable[[Path], Tree] = request.param
+def tree(request: pytest.FixtureRequest, tmp_path: Path) -> CertificateTree:
+    tool: Callable[[Path], CertificateTree] = request.param
     return tool(tmp_path / "tree")
 
 
-def test_the_folder_of_a_certificate_is_its_whole_chain_with_its_key(tree: Tree) -> None:
+def test_the_folder_of_a_certificate_is_its_whole_chain_with_its_key(tree: CertificateTree) -> None:
     ((file, (length, key)),) = served(load_and_check(terminating(tree.folder))).items()
     assert file == tree.certificate
     assert length == CHAIN
@@ -52,7 +61,7 @@ def test_the_folder_of_a_certificate_is_its_whole_chain_with_its_key(tree: Tree)
 
 
 @pytest.mark.parametrize(("tool", "place"), [(Certbot, "live"), (Dehydrated, ""), (AcmeSh, ""), (Lego, "")])
-def test_the_folder_of_all_certificates(tool: type[Tree], place: str, tmp_path: Path) -> None:
+def test_the_folder_of_all_certificates(tool: type[CertificateTree], place: str, tmp_path: Path) -> None:
     tree = tool(tmp_path / "tree")
     tree.issue("pop.example.com")
     material = load_and_check(terminating(tmp_path / "tree" / place))
@@ -67,12 +76,12 @@ def test_several_secrets_of_cert_manager_below_one_folder(tmp_path: Path) -> Non
     assert set(files) == {tmp_path / "certs" / secret / "tls.crt" for secret in ("a", "b")}
 
 
-def test_the_file_alone_finds_its_key(tree: Tree) -> None:
+def test_the_file_alone_finds_its_key(tree: CertificateTree) -> None:
     ((_, (length, key)),) = served(load_and_check(terminating(tree.certificate))).items()
     assert (length, key is None) == (CHAIN, False)
 
 
-def test_a_renewal_is_noticed_and_taken_up(tree: Tree) -> None:
+def test_a_renewal_is_noticed_and_taken_up(tree: CertificateTree) -> None:
     config = terminating(tree.folder)
     material = load_and_check(config)
     renewal = CertificateReloader(config, material)
@@ -124,11 +133,11 @@ def test_tools_and_files_of_ones_own_side_by_side(pem: Path, tmp_path: Path) -> 
     ]
 
 
-def test_certificate_and_key_named_as_a_pair(tree: Tree, pem: Path, tmp_path: Path) -> None:
+def test_certificate_and_key_named_as_a_pair(tree: CertificateTree, pem: Path, tmp_path: Path) -> None:
     chain, key = tmp_path / "some.chain", tmp_path / "some.secret"
     write(chain, chain_of(pem))
     write(key, key_of(pem))
-    config = settings(
+    config = startup_config(
         frontends__imap__bind=[{"address": "127.0.0.1:0", "mode": "tls"}],
         frontends__imap__tls={
             "certificates": [str(tree.folder), {"certificate": str(chain), "key": str(key)}, str(pem)]

@@ -23,7 +23,7 @@ from mailproxy.certificates.store import CertificateStore
 from mailproxy.certificates.watcher import ReloadResult, apply_staged
 from mailproxy.net.tls.certificate import Certificate, find, stamp_of
 from mailproxy.testing import ThrowAwayCA
-from tests.support.startup_config import settings
+from tests.support.startup_config import startup_config
 
 CERTIFICATES = "frontends.imap.tls.certificates"
 NO_KEY = "has no private key: put it into the same file, beside it with the suffix .key, or name it as key"
@@ -76,7 +76,7 @@ def running(config: mailproxy.Config) -> Running:
 
 def terminating(*certificates: Path, **tls: Any) -> Running:
     return running(
-        settings(
+        startup_config(
             frontends__imap__bind=[{"address": "127.0.0.1:0", "mode": "tls"}],
             frontends__imap__tls={"certificates": [str(file) for file in certificates], **tls},
         )
@@ -84,7 +84,7 @@ def terminating(*certificates: Path, **tls: Any) -> Running:
 
 
 def connecting(**tls: Any) -> Running:
-    return running(settings(backends__dovecot__tls=tls))
+    return running(startup_config(backends__dovecot__tls=tls))
 
 
 def faults_of(renewed: ReloadResult) -> list[str]:
@@ -159,7 +159,7 @@ def test_what_was_taken_up_is_not_news_the_next_time(issue: Callable[..., Path])
 
 
 def test_a_proxy_without_files_has_nothing_to_look_at() -> None:
-    assert running(settings()).look() is None
+    assert running(startup_config()).look() is None
 
 
 def test_a_look_anyway_is_one_even_where_nothing_has_changed(folder: Path) -> None:
@@ -260,7 +260,7 @@ def test_one_with_another_kind_of_key_comes_to_stand_beside_it(
 def test_two_binds_that_share_certificates_share_the_new_ones(issue: Callable[..., Path]) -> None:
     pem = issue("imap.pem")
     proxy = running(
-        settings(
+        startup_config(
             frontends__imap__bind=[
                 {"address": "127.0.0.1:0", "mode": "tls", "name": "one"},
                 {"address": "127.0.0.1:0", "mode": "tls", "name": "two"},
@@ -477,7 +477,7 @@ def test_all_that_is_no_good_is_said_at_once(
     ca = replace(tmp_path / "ca.pem", throw_away_ca.pem.read_bytes())
     pem, client = issue("imap.pem"), throw_away_ca.issue_client("proxy", folder=tmp_path)
     proxy = running(
-        settings(
+        startup_config(
             frontends__imap__bind=[{"address": "127.0.0.1:0", "mode": "tls"}],
             frontends__imap__tls={
                 "certificates": [str(pem), str(folder)],

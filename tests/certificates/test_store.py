@@ -28,7 +28,7 @@ from mailproxy.cli import main
 from mailproxy.errors import ConfigError
 from mailproxy.testing import ThrowAwayCA
 from tests.support.program import Program
-from tests.support.startup_config import settings
+from tests.support.startup_config import startup_config
 
 ROOT = os.geteuid() == 0
 NOBODY = 65534
@@ -36,14 +36,14 @@ CERTIFICATE = "frontends.imap.tls.certificates[0]"
 
 
 def terminating(*certificates: Path, **tls: Any) -> mailproxy.Config:
-    return settings(
+    return startup_config(
         frontends__imap__bind=[{"address": "127.0.0.1:0", "mode": "tls"}],
         frontends__imap__tls={"certificates": [str(file) for file in certificates], **tls},
     )
 
 
 def connecting(**tls: Any) -> mailproxy.Config:
-    return settings(backends__dovecot__tls=tls)
+    return startup_config(backends__dovecot__tls=tls)
 
 
 def faults_of(config: mailproxy.Config) -> list[str]:
@@ -117,7 +117,7 @@ def test_a_folder_of_both(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
 def test_binds_that_want_the_same_share_it(pem: Path) -> None:
     binds = [{"address": "127.0.0.1:0", "mode": "tls", "name": str(number)} for number in range(3)]
     material = load_and_check(
-        settings(
+        startup_config(
             frontends__imap__bind=[*binds, {"address": "127.0.0.1:0", "name": "clear"}],
             frontends__imap__tls={"certificates": [str(pem)]},
         )
@@ -127,13 +127,13 @@ def test_binds_that_want_the_same_share_it(pem: Path) -> None:
 
 
 def test_a_bind_that_ends_no_tls_needs_no_files(tmp_path: Path) -> None:
-    config = settings(defaults__frontend__tls={"certificates": [str(tmp_path / "missing.pem")]})
+    config = startup_config(defaults__frontend__tls={"certificates": [str(tmp_path / "missing.pem")]})
     assert load_and_check(config).bind_terminators == {}
 
 
 def test_a_bind_whose_tls_only_a_route_ends_has_its_files_tried(pem: Path, tmp_path: Path) -> None:
     def passing(file: Path) -> mailproxy.Config:
-        return settings(
+        return startup_config(
             frontends__imap__bind=[{"address": "127.0.0.1:0", "mode": "passthrough"}],
             frontends__imap__routes=[{"sni": ["imap.example.com"], "mode": "tls", "backend": "dovecot"}],
             frontends__imap__tls={"certificates": [str(file)]},
@@ -152,7 +152,7 @@ def test_every_file_that_was_looked_at_is_noted(
     inside = throw_away_ca.issue("pop.example.com", folder=folder)
     ca, crl = throw_away_ca.pem, throw_away_ca.revoke(folder=tmp_path)
     client = throw_away_ca.issue_client("proxy", folder=tmp_path)
-    config = settings(
+    config = startup_config(
         frontends__imap__bind=[{"address": "127.0.0.1:0", "mode": "tls"}],
         frontends__imap__tls={
             "certificates": [str(pem), str(folder)],
@@ -173,12 +173,12 @@ def test_every_file_where_a_key_could_come_is_noted(pem: Path, tmp_path: Path) -
 
 
 def test_without_tls_there_is_no_file_to_look_at() -> None:
-    assert load_and_check(settings()).files == {}
+    assert load_and_check(startup_config()).files == {}
 
 
 def test_servers_that_are_reached_alike_share_a_context(throw_away_ca: ThrowAwayCA) -> None:
     material = load_and_check(
-        settings(
+        startup_config(
             backends__dovecot__tls={"ca": str(throw_away_ca.pem)},
             backends__dovecot__servers=[
                 "192.0.2.1:993",
@@ -273,7 +273,7 @@ def test_one_certificate_with_two_keys_is_tried_with_both(
         }
         for port, key in ((993, right), (994, wrong))
     ]
-    (fault,) = faults_of(settings(frontends__imap__bind=binds))
+    (fault,) = faults_of(startup_config(frontends__imap__bind=binds))
     assert fault.startswith(
         f"frontends.imap.bind[1].tls.certificates[0]: {chain}: the private key in {wrong} does not belong"
     )
@@ -404,7 +404,7 @@ def test_a_key_that_may_not_be_read_is_named_itself(pem: Path, open_folder: Path
 
 def test_every_bind_has_its_own_place_in_the_file(tmp_path: Path) -> None:
     own, shared = tmp_path / "own.pem", tmp_path / "shared.pem"
-    config = settings(
+    config = startup_config(
         frontends__imap__bind=[
             {"address": "127.0.0.1:0", "name": "a", "mode": "tls"},
             {"address": "127.0.0.1:0", "name": "b", "mode": "tls", "tls": {"certificates": [str(own)]}},
@@ -470,7 +470,7 @@ def test_a_key_as_ca(pem: Path, tmp_path: Path) -> None:
 
 def test_every_server_has_its_own_place_in_the_file(tmp_path: Path) -> None:
     own, shared = tmp_path / "own.pem", tmp_path / "shared.pem"
-    config = settings(
+    config = startup_config(
         backends__dovecot__tls={"ca": str(shared)},
         backends__dovecot__servers=[
             "192.0.2.1",
@@ -620,7 +620,7 @@ def test_a_certificate_for_servers_that_is_out_of_date_is_said(
 
 
 def test_users_and_groups_that_are_not_here(tmp_path: Path) -> None:
-    config = settings(
+    config = startup_config(
         process={"user": "nobody-here", "group": "no-group-here"},
         frontends__imap__bind=[
             {
@@ -640,11 +640,13 @@ def test_users_and_groups_that_are_not_here(tmp_path: Path) -> None:
 
 def test_a_log_without_its_folder(tmp_path: Path) -> None:
     file = tmp_path / "logs" / "mail.log"
-    assert faults_of(settings(log__to=str(file))) == [f"log.to: {file}: there is no folder {file.parent}"]
+    assert faults_of(startup_config(log__to=str(file))) == [
+        f"log.to: {file}: there is no folder {file.parent}"
+    ]
 
 
 def test_a_folder_as_log(tmp_path: Path) -> None:
-    assert faults_of(settings(log__to=str(tmp_path))) == [f"log.to: {tmp_path}: is a folder"]
+    assert faults_of(startup_config(log__to=str(tmp_path))) == [f"log.to: {tmp_path}: is a folder"]
 
 
 def test_a_log_that_may_not_be_written(open_folder: Path) -> None:
@@ -652,8 +654,8 @@ def test_a_log_that_may_not_be_written(open_folder: Path) -> None:
     file.chmod(0o444)
     open_folder.chmod(0o555)
     with as_nobody():
-        assert faults_of(settings(log__to=str(file))) == [f"log.to: {file}: cannot be written"]
-        assert faults_of(settings(log__to=str(file.with_name("new.log")))) == [
+        assert faults_of(startup_config(log__to=str(file))) == [f"log.to: {file}: cannot be written"]
+        assert faults_of(startup_config(log__to=str(file.with_name("new.log")))) == [
             f"log.to: {file.with_name('new.log')}: cannot be written"
         ]
 
@@ -664,14 +666,14 @@ def test_a_log_behind_a_closed_folder(open_folder: Path) -> None:
     closed.chmod(0)
     try:
         with as_nobody():
-            (fault,) = faults_of(settings(log__to=str(closed / "logs" / "mail.log")))
+            (fault,) = faults_of(startup_config(log__to=str(closed / "logs" / "mail.log")))
         assert fault.startswith(f"log.to: {closed}/logs/mail.log: ")
     finally:
         closed.chmod(0o755)
 
 
 async def test_a_log_that_proves_to_be_no_good_when_it_is_opened() -> None:
-    config = settings(
+    config = startup_config(
         log__to="/proc/mail.log"
     )  # where root, too, cannot make files, although the bits say so
     with pytest.raises(ConfigError) as caught:
@@ -683,7 +685,7 @@ async def test_a_log_that_proves_to_be_no_good_when_it_is_opened() -> None:
 
 
 def test_all_faults_come_at_once(tmp_path: Path) -> None:
-    config = settings(
+    config = startup_config(
         process__user="nobody-here",
         log__to=str(tmp_path),
         frontends__imap__bind=[{"address": "127.0.0.1:0", "mode": "tls"}],
@@ -741,7 +743,7 @@ def test_nothing_is_made_or_changed_by_looking(pem: Path, tmp_path: Path) -> Non
 
     before = everything()
     material = load_and_check(
-        settings(
+        startup_config(
             log__to=str(tmp_path / "mail.log"),
             frontends__imap__bind=[
                 {"address": f"unix:{tmp_path}/imap.sock", "mode": "tls", "tls": {"certificates": [str(pem)]}}
@@ -760,7 +762,7 @@ def test_paths_are_shown_without_detours(tmp_path: Path) -> None:
     for folder in ("pki", "cfg"):
         (tmp_path / folder).mkdir()
     missing = f"{tmp_path}/pki/../cfg/../pki/x.pem"
-    config = settings(
+    config = startup_config(
         log__to=f"{tmp_path}/cfg/../logs/mail.log",
         frontends__imap__bind=[{"address": "127.0.0.1:0", "mode": "tls"}],
         frontends__imap__tls={"certificates": [missing]},
@@ -775,7 +777,7 @@ def test_a_detour_by_a_link_is_shown_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "elsewhere" / "live").mkdir(parents=True)
     (tmp_path / "live").symlink_to(tmp_path / "elsewhere" / "live")
     missing = f"{tmp_path}/live/../x.pem"  # is in elsewhere
-    config = settings(
+    config = startup_config(
         frontends__imap__bind=[{"address": "127.0.0.1:0", "mode": "tls"}],
         frontends__imap__tls={"certificates": [missing]},
     )
@@ -786,6 +788,6 @@ def test_a_log_that_is_a_socket(tmp_path: Path) -> None:
     file = tmp_path / "log"
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(file))
-        assert faults_of(settings(log__to=str(file))) == [
+        assert faults_of(startup_config(log__to=str(file))) == [
             f"log.to: {file}: is a socket, did you mean syslog:{file}?"
         ]

@@ -26,7 +26,7 @@ from mailproxy.config.values import (
 from mailproxy.errors import ConfigError
 from mailproxy.protocol.checks.script import Send, compile_step
 from tests.support.config_noise import WHOLE, mutated_mappings
-from tests.support.smallest_config import config
+from tests.support.smallest_config import smallest_config
 
 IMAP = 'frontends.imap.protocol = "imap"\n'
 CERTIFICATE = 'frontends.imap.tls.certificates = ["a.pem"]\n'
@@ -303,20 +303,20 @@ SAID: Mapping[str, tuple[str, tuple[str, ...]]] = {
 @pytest.mark.parametrize("name", DEPLOYMENTS)
 def test_nothing_is_said_of_checks(name: str) -> None:
     lines, expected = DEPLOYMENTS[name]
-    assert tuple(map(short, of_first_server(config(lines)))) == expected
+    assert tuple(map(short, of_first_server(smallest_config(lines)))) == expected
 
 
 @pytest.mark.parametrize("name", SAID)
 def test_something_is_said_of_checks(name: str) -> None:
     lines, expected = SAID[name]
     here = "".join(f"backends.dovecot.{line}\n" for line in lines.splitlines())
-    read = config(IMAP + FORWARD + to("192.0.2.1:10143") + here)
+    read = smallest_config(IMAP + FORWARD + to("192.0.2.1:10143") + here)
     assert tuple(map(short, of_first_server(read))) == expected
 
 
 def test_what_ways_tell_holds_for_the_port_that_sessions_come_to() -> None:
-    passed = config(IMAP + PASSED + to("192.0.2.1:10993") + "backends.dovecot.check.port = 10143")
-    ended = config(IMAP + ENDED + to("192.0.2.1:10143") + "backends.dovecot.check.port = 20143")
+    passed = smallest_config(IMAP + PASSED + to("192.0.2.1:10993") + "backends.dovecot.check.port = 10143")
+    ended = smallest_config(IMAP + ENDED + to("192.0.2.1:10143") + "backends.dovecot.check.port = 20143")
     assert [*map(short, of_first_server(passed)), *map(short, of_first_server(ended))] == [
         "tcp 10143",
         "tcp 20143",
@@ -325,9 +325,9 @@ def test_what_ways_tell_holds_for_the_port_that_sessions_come_to() -> None:
 
 def test_the_check_s_port_is_the_only_one_for_servers_without() -> None:
     lines = IMAP + MIXED + to("192.0.2.1") + "backends.dovecot.check.port = "
-    assert list(map(short, of_first_server(config(lines + "143")))) == ["imap 143"]
-    assert list(map(short, of_first_server(config(lines + "993")))) == ["imap 993 tls none"]
-    assert list(map(short, of_first_server(config(lines + "20143")))) == ["tcp 20143"]
+    assert list(map(short, of_first_server(smallest_config(lines + "143")))) == ["imap 143"]
+    assert list(map(short, of_first_server(smallest_config(lines + "993")))) == ["imap 993 tls none"]
+    assert list(map(short, of_first_server(smallest_config(lines + "20143")))) == ["tcp 20143"]
 
 
 def test_an_explicit_type_is_tried_at_each_port_as_sessions_come_to_it() -> None:
@@ -337,11 +337,11 @@ def test_an_explicit_type_is_tried_at_each_port_as_sessions_come_to_it() -> None
         "tcp": ["tcp 143", "tcp 993"],
         "tls": ["tls 143 tls required", "tls 993 tls none"],
     }.items():
-        assert list(map(short, of_first_server(config(f'{lines}"{kind}"')))) == expected
+        assert list(map(short, of_first_server(smallest_config(f'{lines}"{kind}"')))) == expected
 
 
 def test_ports_that_only_the_sockets_know_are_known_when_they_listen() -> None:
-    read = config(
+    read = smallest_config(
         IMAP
         + 'frontends.imap.bind = ["127.0.0.1:0", { address = "fd:3", mode = "passthrough" }]\n'
         + to("192.0.2.1")
@@ -351,7 +351,7 @@ def test_ports_that_only_the_sockets_know_are_known_when_they_listen() -> None:
 
 
 def test_the_servers_of_a_backend_differ() -> None:
-    backend = config(f"""{IMAP}{PASSED}
+    backend = smallest_config(f"""{IMAP}{PASSED}
 backends.dovecot.servers = [
   "192.0.2.1:993",
   {{ address = "192.0.2.2:143", tls = false, check = {{ tls = false }} }},
@@ -380,14 +380,14 @@ OTHER = 'backends.other.servers = ["192.0.2.2:143"]\n'
 
 
 def routed(routes: str, binds: str) -> Config:
-    return config(
+    return smallest_config(
         f'{CERTIFICATE}{OTHER}frontends.imap.bind = [{binds}, {{ address = "*:9", mode = "tls" }}]\n'
         f"frontends.imap.routes = [{routes}]"
     )
 
 
 def test_a_way_names_its_bind() -> None:
-    read = config(
+    read = smallest_config(
         MIXED + 'frontends.two = { backend = "dovecot", bind = ["unix:/run/i", { address = "fd:3" }] }'
     )
     assert ways_to(read) == (
@@ -442,7 +442,7 @@ def test_a_route_by_port_is_asked_again_when_the_port_is_known() -> None:
 def script(
     steps: str, more: str = "", address: str = "192.0.2.1:10143"
 ) -> list[tuple[str, int, list[str | None]]]:
-    found = of_first_server(config(IMAP + FORWARD + to(address) + f"{SCRIPT}[{steps}]\n" + more))
+    found = of_first_server(smallest_config(IMAP + FORWARD + to(address) + f"{SCRIPT}[{steps}]\n" + more))
     assert all(probe.kind == "script" for probe in found)
     return [
         (
@@ -508,12 +508,12 @@ def test_where_and_how_a_step_connects(connect: str, more: str, expected: str) -
 
 
 def test_a_script_is_not_done_for_each_port_of_the_binds() -> None:
-    read = config(f"{IMAP}{MIXED}{to('192.0.2.1')}{SCRIPT}[{{ connect = {{ port = 993 }} }}]")
+    read = smallest_config(f"{IMAP}{MIXED}{to('192.0.2.1')}{SCRIPT}[{{ connect = {{ port = 993 }} }}]")
     assert list(map(short, of_first_server(read))) == ["script 993 tls none"]
 
 
 def test_steps_keep_their_own_limits_and_negations() -> None:
-    read = config(SCRIPT + '[{ expect_regex = "^-ERR", not = true, timeout = "300ms" }]')
+    read = smallest_config(SCRIPT + '[{ expect_regex = "^-ERR", not = true, timeout = "300ms" }]')
     ((step,),) = [probe.steps for probe in of_first_server(read)]
     assert (step.expect_regex, step.not_, step.timeout) == ("^-ERR", True, 0.3)
 
@@ -544,7 +544,7 @@ def test_the_configuration_takes_what_the_running_proxy_can_compile(value: str) 
 
 
 def test_the_tls_of_checks_and_where_it_is_written() -> None:
-    read = config(f"""{IMAP}{to("192.0.2.1:993")}
+    read = smallest_config(f"""{IMAP}{to("192.0.2.1:993")}
 backends.dovecot.tls.ca = "sessions.pem"
 backends.dovecot.check.tls.ca = "check.pem"
 {SCRIPT}[{{ expect = "a" }}, {{ connect = {{ tls = true }} }}, {{ connect = {{ tls = {{ ca = "step.pem" }} }} }}, {{ connect = {{}} }}]
@@ -560,10 +560,14 @@ backends.dovecot.check.tls.ca = "check.pem"
 
 
 def test_tls_that_nobody_wrote() -> None:
-    server = config(IMAP + to("192.0.2.1:993")).backends["dovecot"].servers[0]
+    server = smallest_config(IMAP + to("192.0.2.1:993")).backends["dovecot"].servers[0]
     assert tls_of_checks(server, "imap", ()) == {ServerTls(verify="none"): "check.tls"}
-    assert tls_of_checks(config("").backends["dovecot"].servers[0], "tcp", ()) == {}
-    off = config("backends.dovecot.check = false\nbackends.dovecot.tls = {}").backends["dovecot"].servers[0]
+    assert tls_of_checks(smallest_config("").backends["dovecot"].servers[0], "tcp", ()) == {}
+    off = (
+        smallest_config("backends.dovecot.check = false\nbackends.dovecot.tls = {}")
+        .backends["dovecot"]
+        .servers[0]
+    )
     assert tls_of_checks(off, "imap", ()) == {}
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.smallest_config import config, faults_of, text
+from tests.support.smallest_config import faults_of, smallest_config, smallest_toml
 
 
 @pytest.fixture(autouse=True)
@@ -38,11 +38,11 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     ],
 )
 def test_in_strings(written: str, path: str) -> None:
-    assert config(f'log.to = "{written}"').log.to.path == Path(path)
+    assert smallest_config(f'log.to = "{written}"').log.to.path == Path(path)
 
 
 def test_in_addresses_and_names_of_servers_and_lists() -> None:
-    read = config("""
+    read = smallest_config("""
 frontends.imap.bind = [{ address = "*:${MP_PORT}", name = "${MP_HOST}", mode = "tls" }]
 frontends.imap.tls.certificates = ["${MP_FOLDER}/a.pem", "/b.pem"]
 backends.dovecot.servers = ["${MP_HOST}", "${MP_HOST}:${MP_PORT}"]
@@ -58,7 +58,7 @@ backends.dovecot.servers = ["${MP_HOST}", "${MP_HOST}:${MP_PORT}"]
 
 
 def test_one_variable_alone_may_stand_for_a_number_or_a_truth() -> None:
-    read = config("""
+    read = smallest_config("""
 process.max_sessions = "${MP_PORT}"
 frontends.imap.log_null = "${MP_YES}"
 frontends.imap.bind = [{ address = "*:143", v6only = "${MP_NO}", keepalive = "${MP_NOWHERE:-true}" }]
@@ -78,19 +78,19 @@ backends.dovecot.check = { type = "none", jitter = "${MP_SHARE}" }
 
 
 def test_with_more_around_it_stays_a_string() -> None:
-    assert faults_of(text('process.max_sessions = "${MP_PORT}0"')) == [
+    assert faults_of(smallest_toml('process.max_sessions = "${MP_PORT}0"')) == [
         'process.max_sessions: "9930" is not allowed: without quotes, 9930'
     ]
 
 
 def test_a_number_that_is_none_is_shown_as_the_variable_has_it() -> None:
-    assert faults_of(text('backends.dovecot.port = "${MP_HOST}"')) == [
+    assert faults_of(smallest_toml('backends.dovecot.port = "${MP_HOST}"')) == [
         'backends.dovecot.port: "192.0.2.7" is not allowed: a port from 1 to 65535'
     ]
 
 
 def test_an_empty_variable_is_an_empty_string() -> None:
-    assert faults_of(text('log.to = "${MP_EMPTY}"')) == [
+    assert faults_of(smallest_toml('log.to = "${MP_EMPTY}"')) == [
         'log.to: "" is not allowed: stderr, stdout, a path, syslog:/dev/log or syslog:HOST:514'
     ]
 
@@ -103,7 +103,7 @@ frontends.imap.tls.certificates = ["/a.pem", "${MP_D}"]
 backends.dovecot.servers = ["${MP_E}"]
 backends.dovecot.port = "${MP_F}"
 """
-    assert sorted(faults_of(text(lines))) == [
+    assert sorted(faults_of(smallest_toml(lines))) == [
         "backends.dovecot.port: the environment has no MP_F",
         "backends.dovecot.servers[0]: the environment has no MP_E",
         "frontends.imap.bind[1].address: the environment has no MP_C",
@@ -117,17 +117,19 @@ backends.dovecot.port = "${MP_F}"
     "written", ["${", "${}", "${MP_HOST", "${MP-HOST}", "${1}", "${MP_HOST:+x}", "${ MP_HOST }"]
 )
 def test_what_is_no_variable_is_a_fault(written: str) -> None:
-    assert faults_of(text(f'log.to = "{written}"')) == [
+    assert faults_of(smallest_toml(f'log.to = "{written}"')) == [
         f'log.to: "{written}" is not allowed: ${{NAME}}, ${{NAME:-default}}, or $$ for a dollar sign'
     ]
 
 
 def test_keys_are_left_alone() -> None:
-    assert faults_of(text('log."${MP_HOST}" = 1')) == [
+    assert faults_of(smallest_toml('log."${MP_HOST}" = 1')) == [
         'log."${MP_HOST}": unknown key; known are level, format, to, facility, tag, targets'
     ]
 
 
 def test_bytes_that_are_no_text_do_no_harm(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("MP_BYTES", "\udcff")
-    assert faults_of(text('frontends.imap.bind = [{ address = "unix:/run/${MP_BYTES}" }]'))[0].isprintable()
+    assert faults_of(smallest_toml('frontends.imap.bind = [{ address = "unix:/run/${MP_BYTES}" }]'))[
+        0
+    ].isprintable()

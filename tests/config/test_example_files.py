@@ -12,7 +12,7 @@ import mailproxy
 from mailproxy.app import advise, load_and_check
 from mailproxy.config import Config
 from mailproxy.testing import ThrowAwayCA
-from tests.support.smallest_config import text
+from tests.support.smallest_config import smallest_toml
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "config").glob("*.toml"))
@@ -104,7 +104,7 @@ def test_every_toml_block_of_the_documentation_loads() -> None:
         ):
             try:
                 # an excerpt without a frontend stands for a file that has some
-                mailproxy.from_mapping({**tomli.loads(text("")), **tomli.loads(block)})
+                mailproxy.from_mapping({**tomli.loads(smallest_toml("")), **tomli.loads(block)})
             except (mailproxy.ConfigError, tomli.TOMLDecodeError) as error:
                 faulty[page.name, block] = str(error)
     assert faulty == {}

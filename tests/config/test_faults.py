@@ -24,7 +24,7 @@ from mailproxy.config.rules import check_rules
 from mailproxy.config.validate import Diagnostics
 from mailproxy.errors import ConfigError
 from tests.support.config_noise import WHOLE, mutated_files, mutated_mappings, noise
-from tests.support.smallest_config import SMALLEST, config, faults_of, text
+from tests.support.smallest_config import SMALLEST, faults_of, smallest_config, smallest_toml
 
 DURATION = 'a duration such as "300ms", "5s", "31m", "1h", or a number of seconds'
 BIND = 'an address such as "*:143", "[::]:993", "127.0.0.1:993", "unix:/run/x.sock", "fd:3" or "fd:NAME"'
@@ -620,7 +620,7 @@ def _short(lines: str) -> str:
 
 @pytest.mark.parametrize(("lines", "expected"), cases({**FAULTY_LINES, "not yet": NOT_YET}))
 def test_fault(lines: str, expected: list[str]) -> None:
-    assert faults_of(text(lines)) == expected
+    assert faults_of(smallest_toml(lines)) == expected
 
 
 def test_the_table_has_no_fault_twice() -> None:
@@ -629,17 +629,17 @@ def test_the_table_has_no_fault_twice() -> None:
 
 
 def test_what_the_table_starts_from_is_fine() -> None:
-    assert faults_of(text("")) == []
+    assert faults_of(smallest_toml("")) == []
 
 
 @pytest.mark.parametrize("lines", FINE)
 def test_what_goes_together_is_fine(lines: str) -> None:
-    assert faults_of(text(lines)) == []
+    assert faults_of(smallest_toml(lines)) == []
 
 
 @pytest.mark.parametrize("lines", OFF)
 def test_what_is_off_may_be_written_out(lines: str) -> None:
-    assert faults_of(text(lines)) == []
+    assert faults_of(smallest_toml(lines)) == []
 
 
 def test_every_fault_at_once() -> None:
@@ -716,7 +716,7 @@ def test_a_path_that_grows_too_long_by_the_folder_it_is_relative_to(tmp_path: Pa
     step = f'{{ connect = {{ address = "unix:{name}" }} }}'
     check = f'check = {{ type = "script", address = "unix:{name}", steps = [{step}] }}'
     file.write_text(
-        text(
+        smallest_toml(
             f"frontends.imap.bind = {unix}\nbackends.dovecot.servers = ['unix:{other}']\ndefaults.backend.{check}"
         )
     )
@@ -733,7 +733,7 @@ def test_a_path_that_grows_too_long_by_the_folder_it_is_relative_to(tmp_path: Pa
 
 def test_a_stick_table_cannot_tell_more_servers_apart_than_it_has_room_for() -> None:
     # as a value: it would take seconds to read so many
-    backend = config("backends.dovecot.stick = {}").backends["dovecot"]
+    backend = smallest_config("backends.dovecot.stick = {}").backends["dovecot"]
     layers = [Layer("defaults.backend", {"stick": {}}), Layer("backends.dovecot", {})]
     for count, facts in {
         65536: [],
@@ -791,7 +791,7 @@ def test_a_file_that_cannot_be_understood(tmp_path: Path, content: bytes, fact: 
 
 def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
     file = tmp_path / "mailproxy.toml"
-    file.write_text(text(""), encoding="utf-8-sig")
+    file.write_text(smallest_toml(""), encoding="utf-8-sig")
     assert list(mailproxy.load(file).frontends) == ["imap"]
 
 
@@ -819,7 +819,9 @@ def test_a_device_without_end_is_not_read_into_memory() -> None:
 def test_a_pipe_is_as_good_as_a_file(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    with subprocess.Popen([sys.executable, "-c", f"open({str(pipe)!r}, 'w').write({text('')!r})"]) as writer:
+    with subprocess.Popen(
+        [sys.executable, "-c", f"open({str(pipe)!r}, 'w').write({smallest_toml('')!r})"]
+    ) as writer:
         assert list(mailproxy.load(pipe).frontends) == ["imap"]
         assert writer.wait() == 0
 
@@ -837,7 +839,9 @@ def test_a_mapping_that_nests_without_end() -> None:
 @pytest.mark.parametrize("command", ["check", "run"])
 def test_the_command_line_writes_a_line_for_each_fault(tmp_path: Path, command: str) -> None:
     file = tmp_path / "mailproxy.toml"
-    file.write_text(text("log.level = 3\nfrontends.imap.backend = 'nowhere'\nbackends.dovecot.port = 0"))
+    file.write_text(
+        smallest_toml("log.level = 3\nfrontends.imap.backend = 'nowhere'\nbackends.dovecot.port = 0")
+    )
     result = CliRunner().invoke(main, [command, str(file)])
     assert result.exit_code == 2
     assert result.output.splitlines() == [
@@ -861,7 +865,7 @@ def test_the_command_line_never_shows_a_traceback(tmp_path: Path, content: bytes
 @pytest.mark.parametrize("command", ["check", "run"])
 def test_the_program_writes_faults_to_stderr_and_leaves_with_2(tmp_path: Path, command: str) -> None:
     file = tmp_path / "mailproxy.toml"
-    file.write_text(text("log.level = 'a\\nb'\nlog.colour = true".replace("'", '"')))
+    file.write_text(smallest_toml("log.level = 'a\\nb'\nlog.colour = true".replace("'", '"')))
     result = subprocess.run(
         [sys.executable, "-m", "mailproxy", command, file.name], cwd=tmp_path, capture_output=True, text=True
     )
@@ -876,7 +880,7 @@ def test_the_program_writes_faults_to_stderr_and_leaves_with_2(tmp_path: Path, c
 def test_the_program_writes_faults_of_files_as_those_of_the_text(tmp_path: Path) -> None:
     file = tmp_path / "mailproxy.toml"
     file.write_text(
-        text("process.user = 'nobody-here'\nfrontends.imap.bind = [{ address = '*:0', mode = 'tls' }]\n"
+        smallest_toml("process.user = 'nobody-here'\nfrontends.imap.bind = [{ address = '*:0', mode = 'tls' }]\n"
              "frontends.imap.tls.certificates = ['missing.pem']")
     )  # fmt: skip
     result = subprocess.run([sys.executable, "-m", "mailproxy", "run", file], capture_output=True, text=True)
@@ -889,7 +893,7 @@ def test_the_program_writes_faults_of_files_as_those_of_the_text(tmp_path: Path)
 
 def test_a_faultless_file_is_called_fine(tmp_path: Path) -> None:
     file = tmp_path / "mailproxy.toml"
-    file.write_text(text('process.user = "nobody"\nfrontends.imap.protocol = "tcp"'))
+    file.write_text(smallest_toml('process.user = "nobody"\nfrontends.imap.protocol = "tcp"'))
     result = CliRunner().invoke(main, ["check", "--strict", str(file)])
     assert (result.exit_code, result.output) == (0, f"{file}: fine: 1 bind, 1 server\n")
 
@@ -897,7 +901,9 @@ def test_a_faultless_file_is_called_fine(tmp_path: Path) -> None:
 def test_workers_are_counted_where_there_are_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
     file = tmp_path / "mailproxy.toml"
-    file.write_text(text('process = { user = "nobody", workers = "auto" }\nfrontends.imap.protocol = "tcp"'))
+    file.write_text(
+        smallest_toml('process = { user = "nobody", workers = "auto" }\nfrontends.imap.protocol = "tcp"')
+    )
     result = CliRunner().invoke(main, ["check", "--strict", str(file)])
     assert (result.exit_code, result.output) == (0, f"{file}: fine: 1 bind, 1 server, 2 workers\n")
 

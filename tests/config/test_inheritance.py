@@ -7,13 +7,13 @@ import tomli
 
 import mailproxy
 from mailproxy.config import Backend, Bind, Frontend, Server, ServerTls
-from tests.support.smallest_config import config, text
+from tests.support.smallest_config import smallest_config, smallest_toml
 
 MINUTE_S = 60.0
 
 
 def frontend(lines: str) -> Frontend:
-    return config(lines).frontends["imap"]
+    return smallest_config(lines).frontends["imap"]
 
 
 def bind(lines: str) -> Bind:
@@ -21,7 +21,7 @@ def bind(lines: str) -> Bind:
 
 
 def backend(lines: str) -> Backend:
-    return config(lines).backends["dovecot"]
+    return smallest_config(lines).backends["dovecot"]
 
 
 def server(lines: str) -> Server:
@@ -184,7 +184,9 @@ defaults.frontend.tls.alpn = ["imap"]
 def test_lists_of_tables_replace_and_can_be_inherited_whole() -> None:
     servers = 'defaults.backend.servers = [{ name = "a", address = "192.0.2.1" }, { name = "b", address = "192.0.2.2" }]\n'
     read = mailproxy.from_mapping(
-        tomli.loads(text(servers + 'backends.other.servers = ["192.0.2.9"]\nbackends.heir.port = 143'))
+        tomli.loads(
+            smallest_toml(servers + 'backends.other.servers = ["192.0.2.9"]\nbackends.heir.port = 143')
+        )
     )
     assert [s.name for s in read.backends["other"].servers] == ["192.0.2.9"]
     assert [str(s.address) for s in read.backends["heir"].servers] == ["192.0.2.1:143", "192.0.2.2:143"]
@@ -413,7 +415,7 @@ def test_a_profile_is_for_those_who_take_it() -> None:
 
 
 def test_a_profiles_layers_are_each_for_their_own_kind() -> None:
-    read = config("""
+    read = smallest_config("""
 frontends.imap.profile = "exchange"
 profiles.exchange.frontend.timeouts.client = 600
 profiles.exchange.bind.backlog = 10000
@@ -427,7 +429,7 @@ profiles.exchange.server.weight = 9
 
 
 def test_two_frontends_do_not_share_what_they_inherit() -> None:
-    read = config(
+    read = smallest_config(
         TLS_ENDS_HERE
         + """
 defaults.frontend.tls.certificates = ["/a.pem"]
@@ -446,7 +448,7 @@ PROTOCOLS = {"imap": 31, "tcp": 31, "pop3": 10, "submission": 10, "smtp": 10, "l
 
 @pytest.mark.parametrize(("protocol", "minutes"), PROTOCOLS.items())
 def test_silence_that_is_allowed_comes_with_the_protocol(protocol: str, minutes: int) -> None:
-    read = config(f'frontends.imap.protocol = "{protocol}"')
+    read = smallest_config(f'frontends.imap.protocol = "{protocol}"')
     assert read.frontends["imap"].timeouts.client == minutes * MINUTE_S
     assert read.backends["dovecot"].timeouts.server == minutes * MINUTE_S
 
@@ -515,7 +517,7 @@ backends.b.servers = ["192.0.2.2:143"]
 
 
 def test_the_process_and_the_log_have_the_documented_defaults() -> None:
-    read = config("")
+    read = smallest_config("")
     assert (read.process.workers, read.process.max_sessions, read.process.drain_timeout) == (1, None, 30.0)
     assert (read.process.user, read.process.group, read.process.certificate_interval) == (None, None, 10.0)
     assert (read.log.level, read.log.format, str(read.log.to)) == ("info", "text", "stderr")
@@ -537,7 +539,7 @@ def test_a_backends_own_protocol_needs_no_agreement() -> None:
 
 
 def test_a_backend_that_nobody_leads_to_speaks_tcp() -> None:
-    assert config('backends.spare.servers = ["192.0.2.9"]').backends["spare"].protocol == "tcp"
+    assert smallest_config('backends.spare.servers = ["192.0.2.9"]').backends["spare"].protocol == "tcp"
 
 
 def test_a_frontend_without_a_backend_is_fine() -> None:

@@ -18,7 +18,7 @@ from mailproxy.cli import main
 from mailproxy.config import json_schema
 from mailproxy.errors import ConfigError
 from tests.support.config_noise import WHOLE, mutated_mappings
-from tests.support.smallest_config import text
+from tests.support.smallest_config import smallest_toml
 
 FOLDER = Path(__file__).parents[2] / "config"
 DOCUMENTS = sorted(FOLDER.glob("*.toml"))
@@ -135,7 +135,7 @@ def test_the_sample_has_every_key_that_there_is() -> None:
     ],
 )
 def test_it_refuses_in_the_right_place(lines: str, path: str) -> None:
-    assert refused(text(lines)) == [path]
+    assert refused(smallest_toml(lines)) == [path]
 
 
 def test_a_file_without_frontends_is_refused() -> None:
@@ -155,7 +155,7 @@ def test_a_file_without_frontends_is_refused() -> None:
     ],
 )
 def test_variables_of_the_environment_may_stand_anywhere(lines: str) -> None:
-    assert refused(text(lines)) == []
+    assert refused(smallest_toml(lines)) == []
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_variables_of_the_environment_may_stand_anywhere(lines: str) -> None:
     ],
 )
 def test_it_knows_what_a_later_version_does(lines: str) -> None:
-    assert refused(text(lines)) == []
+    assert refused(smallest_toml(lines)) == []
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_it_knows_what_a_later_version_does(lines: str) -> None:
 )
 @pytest.mark.parametrize("check", ["'tcp'", "'${CHECK}'", "false", "{ type = 'tcp' }", "{ tls = false }"])
 def test_a_check_is_a_word_a_table_or_false_wherever_it_stands(line: str, check: str) -> None:
-    assert refused(text(line.format(check))) == []
+    assert refused(smallest_toml(line.format(check))) == []
 
 
 def test_every_key_has_a_meaning() -> None:

@@ -28,7 +28,7 @@ from mailproxy.config.values import (
     one_of,
     to_display,
 )
-from tests.support.smallest_config import config
+from tests.support.smallest_config import smallest_config
 
 DAY_S = 86400
 
@@ -203,7 +203,9 @@ def test_values_are_shown_as_they_stood_in_the_file(value: object, shown: str) -
 @settings(max_examples=30, deadline=None)
 @given(st.text(min_size=1))
 def test_any_text_can_be_made_a_name(text: str) -> None:
-    config(f'frontends.imap.backend = "dovecot"\nfrontends."{as_name(text)}".bind = [{{ address = "*:1" }}]')
+    smallest_config(
+        f'frontends.imap.backend = "dovecot"\nfrontends."{as_name(text)}".bind = [{{ address = "*:1" }}]'
+    )
 
 
 @pytest.mark.parametrize(
@@ -219,13 +221,13 @@ def test_any_text_can_be_made_a_name(text: str) -> None:
     ],
 )
 def test_log_targets(written: str, syslog: object, path: Path | None) -> None:
-    target = config(f'log.to = "{written}"').log.to
+    target = smallest_config(f'log.to = "{written}"').log.to
     assert target == LogTarget(written)
     assert (target.syslog, target.path) == (syslog, path)
 
 
 def test_the_log_has_one_target_or_several() -> None:
-    one = config('log = { to = "stdout", format = "json", level = "error" }').log.outputs
+    one = smallest_config('log = { to = "stdout", format = "json", level = "error" }').log.outputs
     assert {path: (str(each.to), each.format, each.level) for path, each in one.items()} == {
         "log": ("stdout", "json", "error")
     }
@@ -234,7 +236,7 @@ def test_the_log_has_one_target_or_several() -> None:
         '{ to = "syslog:/dev/log", format = "tcplog", facility = "mail", tag = "mp" }',
         '{ to = "syslog:/dev/log", level = "error" }',
     )
-    several = config(f"log.targets = [{', '.join(targets)}]").log.outputs
+    several = smallest_config(f"log.targets = [{', '.join(targets)}]").log.outputs
     assert [(path, each.format, each.facility, each.tag) for path, each in several.items()] == [
         ("log.targets[0]", "text", "local0", "mailproxy"),
         ("log.targets[1]", "tcplog", "mail", "mp"),
@@ -327,7 +329,7 @@ def test_a_mapping_has_its_paths_relative_to_a_folder_or_to_here(tmp_path: Path)
     ],
 )
 def test_a_bind_without_a_name_is_called_after_its_address(address: str, name: str) -> None:
-    bind = config(f'frontends.imap.bind = [{{ address = "{address}" }}]').frontends["imap"].bind[0]
+    bind = smallest_config(f'frontends.imap.bind = [{{ address = "{address}" }}]').frontends["imap"].bind[0]
     assert str(bind.address) == address
     assert bind.name == name
 
@@ -346,17 +348,20 @@ def test_a_bind_without_a_name_is_called_after_its_address(address: str, name: s
     ],
 )
 def test_a_server_without_a_name_is_called_after_its_address(address: str, name: str) -> None:
-    assert config(f'backends.dovecot.servers = ["{address}"]').backends["dovecot"].servers[0].name == name
+    assert (
+        smallest_config(f'backends.dovecot.servers = ["{address}"]').backends["dovecot"].servers[0].name
+        == name
+    )
 
 
 def test_a_configuration_cannot_be_changed() -> None:
-    read = config("")
+    read = smallest_config("")
     with pytest.raises(AttributeError):
         read.log.level = "debug"  # type: ignore[misc]  # what is to be tried
 
 
 def test_a_server_has_the_address_that_was_written() -> None:
-    servers = config(
+    servers = smallest_config(
         'backends.dovecot.servers = ["192.0.2.1:143", "[2001:DB8::0:1]:993", "imap.internal"]'
     ).backends
     assert [server.address for server in servers["dovecot"].servers] == [

@@ -12,11 +12,11 @@ import attrs
 import pytest
 import trustme
 
-from tests.support.interop.layouts import Deployments
-from tests.support.interop.scripted_session import Stage
+from tests.support.interop.layouts import RunningLayouts
+from tests.support.interop.scripted_session import Comparison
 from tests.support.ports import free_ports
 from tests.support.programs.dovecot import USERS, Dovecot, Listener, MailStore
-from tests.support.programs.imap_clients import Person
+from tests.support.programs.imap_clients import MailUser
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,9 +103,9 @@ def site(descriptors: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture(scope="module")
-def deployments(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployments]:
+def deployments(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLayouts]:
     """The layouts of `config/`, those that are asked for."""
-    with Deployments(site, tmp_path_factory.mktemp("layouts")) as running:
+    with RunningLayouts(site, tmp_path_factory.mktemp("layouts")) as running:
         yield running
 
 
@@ -123,14 +123,14 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def person(user: str, folder: Path) -> Person:
-    return Person(user, folder)
+def mail_user(user: str, folder: Path) -> MailUser:
+    return MailUser(user, folder)
 
 
 @pytest.fixture(params=["clear", "tls"])
-def stage(request: pytest.FixtureRequest, site: Site, folder: Path) -> Stage:
+def comparison(request: pytest.FixtureRequest, site: Site, folder: Path) -> Comparison:
     """HAProxy and mailproxy to be compared, on a clear bind and on a TLS bind."""
-    return Stage(
+    return Comparison(
         folder=folder,
         certificates=site.proxy.folder / "proxy.pem",
         ca=site.proxy.ca,
@@ -139,5 +139,5 @@ def stage(request: pytest.FixtureRequest, site: Site, folder: Path) -> Stage:
 
 
 @pytest.fixture
-def tls_stage(site: Site, folder: Path) -> Stage:
-    return Stage(folder=folder, certificates=site.proxy.folder / "proxy.pem", ca=site.proxy.ca, tls=True)
+def tls_comparison(site: Site, folder: Path) -> Comparison:
+    return Comparison(folder=folder, certificates=site.proxy.folder / "proxy.pem", ca=site.proxy.ca, tls=True)

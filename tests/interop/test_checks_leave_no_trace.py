@@ -17,9 +17,9 @@ import pytest
 from tests.interop.conftest import Authority
 from tests.support.interop.scripted_session import HOST
 from tests.support.ports import free_ports
-from tests.support.programs.check_runner import Watch, configuration, in_toml, make_checks
-from tests.support.programs.dovecot import Dovecot, Listener, MailStore, relaying_to
-from tests.support.programs.imap_clients import Door, Imaplib, Person
+from tests.support.programs.check_runner import LogWatcher, configuration, run_checks, to_toml
+from tests.support.programs.dovecot import Dovecot, Listener, MailStore, relay_settings
+from tests.support.programs.imap_clients import ClientAddress, Imaplib, MailUser
 from tests.support.programs.postfix import Postfix
 from tests.support.programs.program import Mailproxy, wait_until
 
@@ -135,17 +135,17 @@ class Site:
         visits = max(expected.values(), default=0)
 
         def make() -> None:
-            results = make_checks(backend, visits or ROUNDS)
+            results = run_checks(backend, visits or ROUNDS)
             assert all("check passed" in result for result in results), results
 
         assert self.watch(way).trace(make, visits) == expected
 
-    def watch(self, way: Way) -> Watch:
+    def watch(self, way: Way) -> LogWatcher:
         return self._over_postfix() if way.protocol == "smtp" else self._over_dovecot()
 
-    def _over_dovecot(self) -> Watch:
-        door = Door(self.ports[Way("imap", "clear")], "clear", self.ca)
-        return Watch(
+    def _over_dovecot(self) -> LogWatcher:
+        door = ClientAddress(self.ports[Way("imap", "clear")], "clear", self.ca)
+        return LogWatcher(
             self.dovecot.log,
             "Disconnected",
             lambda: _come_and_go(door, self.folder),
@@ -153,9 +153,9 @@ class Site:
             _of_dovecot,
         )
 
-    def _over_postfix(self) -> Watch:
+    def _over_postfix(self) -> LogWatcher:
         address = re.escape(GUARDS_ADDRESS)
-        return Watch(
+        return LogWatcher(
             self.postfix.log,
             "disconnect from",
             lambda: _greet(self.ports[Way("smtp", "clear")]),
@@ -164,8 +164,8 @@ class Site:
         )
 
 
-def _come_and_go(door: Door, folder: Path) -> None:
-    Imaplib(door, Person(GUARD, folder)).session().logout()
+def _come_and_go(door: ClientAddress, folder: Path) -> None:
+    Imaplib(door, MailUser(GUARD, folder)).session().logout()
 
 
 def _greet(port: int) -> None:
@@ -222,7 +222,7 @@ def _dovecot(ports: Mapping[Way, int], store: MailStore, authority: Authority) -
         for way in PORTS
         if way.protocol != "smtp"
     ]
-    relay = relaying_to((HOST, ports[Way("smtp", "clear")]))
+    relay = relay_settings((HOST, ports[Way("smtp", "clear")]))
     return Dovecot(
         HOST, *listeners, users=[GUARD], store=store, certificate=authority.certificate, settings=relay
     )
@@ -296,13 +296,13 @@ def test_a_script_that_runs_out_of_time(site: Site) -> None:
     way = Way("imap", "clear")
     steps = [{"expect": "* OK"}, {"expect": "what never comes"}]
     backend = site.backend(way, "script", steps=steps, timeout="200ms")
-    assert site.watch(way).trace(lambda: make_checks(backend, 1), 1) == traces(way, GREETED, 1)
+    assert site.watch(way).trace(lambda: run_checks(backend, 1), 1) == traces(way, GREETED, 1)
 
 
 def test_of_the_whole_program_nothing_else_is_left(site: Site, folder: Path) -> None:
     """As long as it runs: a check that its end cuts short says no goodbye."""
     backends = {f"b{n}": site.backend(way, DIALOGUES[way.protocol]) for n, way in enumerate(WAYS)}
-    text = "\n".join(f"{key} = {in_toml(value)}" for key, value in configuration(backends).items())
+    text = "\n".join(f"{key} = {to_toml(value)}" for key, value in configuration(backends).items())
     watches = [site.watch(Way("imap", "clear")), site.watch(Way("smtp", "clear"))]
     before = [len(watch.log.lines()) for watch in watches]
 

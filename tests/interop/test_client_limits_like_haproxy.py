@@ -11,8 +11,8 @@ import pytest
 
 from tests.support.interop.scripted_session import GREETING, HOST
 from tests.support.ports import free_ports
-from tests.support.programs.greeting_server import greeter
-from tests.support.programs.program import PATIENCE_S, HAProxy, Mailproxy
+from tests.support.programs.greeting_server import greeting_server
+from tests.support.programs.program import TIMEOUT_S, HAProxy, Mailproxy
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -99,7 +99,7 @@ def accepted(proxy: HAProxy | Mailproxy, port: int, steps: list[str | int]) -> l
                 proxy.log.wait_for(re.compile(rf"\S+:{FIRST_PORT + step} \[.*"))
                 answers.append(None)
                 continue
-            client = stack.enter_context(socket.create_connection((HOST, port), PATIENCE_S))
+            client = stack.enter_context(socket.create_connection((HOST, port), TIMEOUT_S))
             family, own = ("TCP6", "2001:db8::9") if ":" in step else ("TCP4", "203.0.113.9")
             client.sendall(f"PROXY {family} {step} {own} {FIRST_PORT + number} 143\r\n".encode())
             clients[number] = client
@@ -128,7 +128,7 @@ def test_same_connections_are_accepted(
 ) -> None:
     condition = condition.replace(" || ", " } || { ")
     haproxys, ours = free_ports(2, [HOST])
-    with greeter() as (_, server):
+    with greeting_server() as (_, server):
         with HAProxy(haproxy(haproxys, server, condition), folder, [(HOST, haproxys)]) as proxy:
             expected = accepted(proxy, haproxys, steps)
         with Mailproxy(mailproxy(ours, server, limit), folder, [(HOST, ours)]) as proxy:

@@ -16,10 +16,10 @@ import attrs
 import pytest
 
 from tests.support.interop import raw_headers as headers
-from tests.support.interop.scripted_session import GREETING, HOST, PROGRAMS, End
+from tests.support.interop.scripted_session import GREETING, HOST, PROGRAMS, Peer
 from tests.support.ports import free_port
 from tests.support.programs import tcplog
-from tests.support.programs.greeting_server import greeter
+from tests.support.programs.greeting_server import greeting_server
 from tests.support.programs.program import HAProxy, Program, wait_until
 
 if TYPE_CHECKING:
@@ -313,25 +313,27 @@ class Door:
     port: int
 
     def try_header(self, header: bytes, *, leaves: bool) -> Outcome:
-        seen = len(tcplog.ends(self.program.log.lines()))
+        seen = len(tcplog.end_matches(self.program.log.lines()))
         with socket.create_connection((HOST, self.port)) as connection:
-            client = End(connection)
+            client = Peer(connection)
             own = "{}:{}".format(*connection.getsockname())
             # The program finds all that the client does when it looks: no header comes in two pieces or before the end.
-            with self.program.held():
+            with self.program.locked():
                 assert connection.send(header) == len(header)
                 if leaves:
                     client.half_close()
             greeting = _all_that_comes(client)
-        wait_until(lambda: len(tcplog.ends(self.program.log.lines())) > seen, f"a line\n{self.program.log!r}")
-        (line,) = tcplog.ends(self.program.log.lines())[seen:]
+        wait_until(
+            lambda: len(tcplog.end_matches(self.program.log.lines())) > seen, f"a line\n{self.program.log!r}"
+        )
+        (line,) = tcplog.end_matches(self.program.log.lines())[seen:]
         is_session = line.re is tcplog.SESSION
         assert greeting == (GREETING if is_session else b""), line[0]
         said = f"{line['client']}:{line['port']}"
         return Outcome(ITSELF if said == own else said, line["state" if is_session else "message"])
 
 
-def _all_that_comes(client: End) -> bytes:
+def _all_that_comes(client: Peer) -> bytes:
     """The greeting, or what comes before the end."""
     got = b""
     with suppress(ConnectionError):
@@ -345,7 +347,7 @@ def doors() -> Iterator[tuple[Door, ...]]:
     """mailproxy and HAProxy, each in one process for all headers."""
     with ExitStack() as running:
         folder = Path(running.enter_context(tempfile.TemporaryDirectory()))
-        server = running.enter_context(greeter())
+        server = running.enter_context(greeting_server())
         opened = []
         for program in PROGRAMS:
             port = free_port()

@@ -22,19 +22,19 @@ from tests.support.interop.layouts import (
     EXCHANGE_LAYOUTS,
     POP3_SUBMISSION_SIEVE,
     STICKY,
-    Deployed,
-    Deployments,
+    RunningLayout,
+    RunningLayouts,
 )
 from tests.support.interop.layouts import DOVECOT_LAYOUTS as FILES_FOR_DOVECOT
 from tests.support.interop.postfix_layouts import POSTFIX_LAYOUTS
 from tests.support.interop.readme_layout import FIRST_CONFIGURATION, WITHOUT_TLS_FACTS
-from tests.support.programs.imap_clients import Curl, Imaplib, Mbsync, Person, SClient, is_refused
+from tests.support.programs.imap_clients import Curl, Imaplib, MailUser, Mbsync, SClient, is_refused
 from tests.support.programs.program import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tests.support.interop.layouts import Entrance, Layout
+    from tests.support.interop.layouts import Layout, LayoutBind
     from tests.support.programs.imap_clients import MailClient
 
 pytestmark = pytest.mark.peers
@@ -51,11 +51,11 @@ assert len(LARGE) > 50 * 1024 * 1024
 
 
 @pytest.fixture
-def layout(request: pytest.FixtureRequest, deployments: Deployments) -> Deployed:
+def layout(request: pytest.FixtureRequest, deployments: RunningLayouts) -> RunningLayout:
     return deployments[request.param]
 
 
-def is_able(client: Client, entrance: Entrance) -> bool:
+def is_able(client: Client, entrance: LayoutBind) -> bool:
     """s_client speaks no clear text; mbsync asks for the name that it looks up."""
     return not (
         (client is SClient and entrance.security == "clear")
@@ -85,8 +85,10 @@ one_way_for_dovecot = pytest.mark.parametrize(
 
 
 @pytest.fixture
-def client(layout: Deployed, entrance: Entrance, client_type: type[MailClient], person: Person) -> MailClient:
-    return client_type(layout.door(entrance), person)
+def client(
+    layout: RunningLayout, entrance: LayoutBind, client_type: type[MailClient], mail_user: MailUser
+) -> MailClient:
+    return client_type(layout.client_address(entrance), mail_user)
 
 
 def test_every_file_is_tried() -> None:
@@ -108,9 +110,9 @@ def test_fifty_megabytes_there_and_back(client: MailClient) -> None:
 
 @every_way_for_exchange_and_one_for_dovecot
 def test_new_mail_is_told_to_an_idle_session(
-    client: MailClient, layout: Deployed, entrance: Entrance, person: Person
+    client: MailClient, layout: RunningLayout, entrance: LayoutBind, mail_user: MailUser
 ) -> None:
-    with Imaplib(layout.door(entrance), person).idle() as idle:
+    with Imaplib(layout.client_address(entrance), mail_user).idle() as idle:
         client.append(SMALL)
         idle.wait_for_new_mail()
 
@@ -118,9 +120,11 @@ def test_new_mail_is_told_to_an_idle_session(
 @pytest.mark.parametrize(
     ("layout", "entrance", "client_type"), ways(EXCHANGE_LAYOUTS, [SClient]), indirect=["layout"]
 )
-def test_s_client_idles_too(client: SClient, layout: Deployed, entrance: Entrance, person: Person) -> None:
+def test_s_client_idles_too(
+    client: SClient, layout: RunningLayout, entrance: LayoutBind, mail_user: MailUser
+) -> None:
     with client.idle() as idle:
-        Imaplib(layout.door(entrance), person).append(SMALL)
+        Imaplib(layout.client_address(entrance), mail_user).append(SMALL)
         idle.wait_for_new_mail()
 
 
@@ -133,11 +137,11 @@ def test_s_client_idles_too(client: SClient, layout: Deployed, entrance: Entranc
     ],
     indirect=["layout"],
 )
-def test_both_servers_get_sessions(layout: Deployed, entrance: Entrance, person: Person) -> None:
-    client = Imaplib(layout.door(entrance), person)
+def test_both_servers_get_sessions(layout: RunningLayout, entrance: LayoutBind, mail_user: MailUser) -> None:
+    client = Imaplib(layout.client_address(entrance), mail_user)
 
     def spread() -> list[int]:
-        return [len(dovecot.logins(person.name)) for dovecot in layout.dovecots]
+        return [len(dovecot.logins(mail_user.name)) for dovecot in layout.dovecots]
 
     with ExitStack() as sessions:
         for _ in range(4):
@@ -147,27 +151,27 @@ def test_both_servers_get_sessions(layout: Deployed, entrance: Entrance, person:
 
 @one_way_for_dovecot
 def test_dovecot_knows_the_client_and_its_tls(
-    client: MailClient, layout: Deployed, entrance: Entrance, person: Person
+    client: MailClient, layout: RunningLayout, entrance: LayoutBind, mail_user: MailUser
 ) -> None:
     client.folders()
-    login = layout.login(person.name)
-    assert (login.client, login.destination) == (person.address, "127.0.0.1")
+    login = layout.login(mail_user.name)
+    assert (login.client, login.destination) == (mail_user.address, "127.0.0.1")
     assert login.security == entrance.logged
 
 
 @pytest.mark.parametrize("layout", DOVECOT_LAYOUTS, ids=str, indirect=True)
-def test_dovecot_believes_the_proxy_alone(layout: Deployed, person: Person) -> None:
+def test_dovecot_believes_the_proxy_alone(layout: RunningLayout, mail_user: MailUser) -> None:
     for dovecot in layout.dovecots:
-        assert is_refused(person, layout.past_the_proxy(dovecot.address))
+        assert is_refused(mail_user, layout.server_address(dovecot.address))
         dovecot.log.wait_for(re.compile(r".*Client not trusted.*127\.0\.0\.9.*"))
 
 
 @pytest.mark.parametrize("layout", [WITHOUT_TLS_FACTS], ids=str, indirect=True)
 def test_a_stock_dovecot_refuses_logins_that_it_takes_for_clear_text(
-    layout: Deployed, person: Person
+    layout: RunningLayout, mail_user: MailUser
 ) -> None:
     """Why the README's first configuration has `v2-ssl`, and what its test would show without that."""
-    client = Imaplib(layout.door(WITHOUT_TLS_FACTS.entrances[0]), person)
+    client = Imaplib(layout.client_address(WITHOUT_TLS_FACTS.entrances[0]), mail_user)
     with pytest.raises(imaplib.IMAP4.error, match=r"PRIVACYREQUIRED|LOGINDISABLED|disallowed"):
         client.folders()
 
@@ -176,27 +180,27 @@ def test_a_stock_dovecot_refuses_logins_that_it_takes_for_clear_text(
 
 
 @pytest.mark.parametrize("layout", [STICKY], ids=str, indirect=True)
-def test_a_client_comes_back_to_its_server(layout: Deployed, person: Person) -> None:
+def test_a_client_comes_back_to_its_server(layout: RunningLayout, mail_user: MailUser) -> None:
     """Although the other one has less to do, which whoever comes anew gets."""
-    door = layout.door(STICKY.entrances[0])
-    other = Person(person.name, person.folder, address="127.0.0.10")
+    door = layout.client_address(STICKY.entrances[0])
+    other = MailUser(mail_user.name, mail_user.folder, address="127.0.0.10")
 
     def logins() -> list[list[str]]:
-        return [[login.client for login in dovecot.logins(person.name)] for dovecot in layout.dovecots]
+        return [[login.client for login in dovecot.logins(mail_user.name)] for dovecot in layout.dovecots]
 
     with ExitStack() as sessions:
-        for each in (person, person, person, other, other):
+        for each in (mail_user, mail_user, mail_user, other, other):
             sessions.enter_context(Imaplib(door, each).session())
-        Imaplib(door, person).folders()
+        Imaplib(door, mail_user).folders()
         wait_until(lambda: sum(map(len, logins())) == 6, f"six logins\n{layout.proxy.log!r}")
-    assert sorted(logins()) == [[other.address] * 2, [person.address] * 4]
+    assert sorted(logins()) == [[other.address] * 2, [mail_user.address] * 4]
 
 
 # Checks
 
 
 @pytest.mark.parametrize("layout", [*LAYOUTS, POP3_SUBMISSION_SIEVE], ids=str, indirect=True)
-def test_every_server_passes_its_checks(layout: Deployed) -> None:
+def test_every_server_passes_its_checks(layout: RunningLayout) -> None:
     log = layout.proxy.log
     log.wait_for(re.compile(".*mailproxy is ready"))  # they were made by then
     assert "reason: " not in log.text(), repr(log)
@@ -205,15 +209,18 @@ def test_every_server_passes_its_checks(layout: Deployed) -> None:
 @pytest.mark.parametrize("layout", [BOTH_FORWARD_IMPATIENT], ids=str, indirect=True)
 @pytest.mark.parametrize("number", [143, 993])
 def test_a_server_for_exchange_is_up_while_both_its_ports_are_there(
-    layout: Deployed, number: int, person: Person
+    layout: RunningLayout, number: int, mail_user: MailUser
 ) -> None:
     """Whoever has a session there, be it through the other port, is sent away and may come again."""
-    client, log = Imaplib(layout.door(BOTH_FORWARD_IMPATIENT.entrances[0]), person), layout.proxy.log
+    client, log = (
+        Imaplib(layout.client_address(BOTH_FORWARD_IMPATIENT.entrances[0]), mail_user),
+        layout.proxy.log,
+    )
     begin = len(log.lines())
     with ExitStack() as sessions:
         for _ in layout.dovecots:
             sessions.enter_context(client.idle())
-        with layout.without(number, at=0):
+        with layout.stop_server(number, at=0):
             reason = r'Layer4 connection problem, info: "Connection refused at port \d+"'
             log.wait_for(re.compile(f"Server exchange/CAS1 is DOWN, reason: {reason}, .*"), behind=begin)
             log.wait_for(re.compile(r".* exchange/CAS1 .* D- .*"), behind=begin)

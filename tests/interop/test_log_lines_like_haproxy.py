@@ -11,80 +11,82 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.interop.scripted_session import CLEAR_TEXT, Blackhole, refused
+from tests.support.interop.scripted_session import CLEAR_TEXT, Blackhole, refused_address
 from tests.support.programs.dovecot import PASSWORD
 
 if TYPE_CHECKING:
     from tests.interop.conftest import Site
-    from tests.support.interop.scripted_session import Stage, Wire
+    from tests.support.interop.scripted_session import Comparison, ScriptedSession
 
 pytestmark = pytest.mark.peers
 
 
-def log_in(wire: Wire, user: str) -> None:
-    wire.shake_hands()
+def log_in(wire: ScriptedSession, user: str) -> None:
+    wire.handshake()
     wire.client.receive_until(b"ready.\r\n")
     wire.client.send(f"a1 LOGIN {user} {PASSWORD}\r\n".encode())
     wire.client.receive_until(b"Logged in\r\n")
 
 
 class TestNormalEnds:
-    def test_logout_the_server_closes_first(self, stage: Stage, site: Site, user: str) -> None:
-        def story(wire: Wire) -> None:
+    def test_logout_the_server_closes_first(self, comparison: Comparison, site: Site, user: str) -> None:
+        def story(wire: ScriptedSession) -> None:
             log_in(wire, user)
             wire.client.send(b"a2 LOGOUT\r\n")
             wire.client.wait_for_end()
             wire.client.close()
 
-        assert stage.play(story, server=site.dovecots[0].address).state == "--"
+        assert comparison.run(story, server=site.dovecots[0].address).state == "--"
 
-    def test_the_client_closes_first(self, stage: Stage, site: Site, user: str) -> None:
-        def story(wire: Wire) -> None:
+    def test_the_client_closes_first(self, comparison: Comparison, site: Site, user: str) -> None:
+        def story(wire: ScriptedSession) -> None:
             log_in(wire, user)
             wire.client.close()
 
-        assert stage.play(story, server=site.dovecots[0].address).state == "--"
+        assert comparison.run(story, server=site.dovecots[0].address).state == "--"
 
-    def test_the_client_leaves_without_a_byte(self, stage: Stage, site: Site) -> None:
-        def story(wire: Wire) -> None:
-            wire.shake_hands()
+    def test_the_client_leaves_without_a_byte(self, comparison: Comparison, site: Site) -> None:
+        def story(wire: ScriptedSession) -> None:
+            wire.handshake()
             wire.client.receive_until(b"ready.\r\n")
             wire.client.close()
 
-        assert stage.play(story, server=site.dovecots[0].address).state == "--"
+        assert comparison.run(story, server=site.dovecots[0].address).state == "--"
 
-    def test_the_client_leaves_without_close_notify(self, tls_stage: Stage, site: Site, user: str) -> None:
-        def story(wire: Wire) -> None:
+    def test_the_client_leaves_without_close_notify(
+        self, tls_comparison: Comparison, site: Site, user: str
+    ) -> None:
+        def story(wire: ScriptedSession) -> None:
             log_in(wire, user)
-            wire.client.close_without_goodbye()
+            wire.client.close_without_notify()
 
-        assert tls_stage.play(story, server=site.dovecots[0].address).state == "--"
+        assert tls_comparison.run(story, server=site.dovecots[0].address).state == "--"
 
     @pytest.mark.parametrize("first", ["server", "client"])
-    def test_both_close_at_once(self, stage: Stage, first: str) -> None:
-        def story(wire: Wire) -> None:
-            wire.begin()
-            with wire.proxy.held():
+    def test_both_close_at_once(self, comparison: Comparison, first: str) -> None:
+        def story(wire: ScriptedSession) -> None:
+            wire.start()
+            with wire.proxy.locked():
                 if first == "server":
                     wire.server.close()
-                wire.client.close_without_goodbye()
+                wire.client.close_without_notify()
                 wire.server.close()
 
-        assert stage.play(story).state == "--"
+        assert comparison.run(story).state == "--"
 
-    def test_the_server_closes_without_a_byte(self, stage: Stage) -> None:
-        def story(wire: Wire) -> None:
-            wire.shake_hands()
+    def test_the_server_closes_without_a_byte(self, comparison: Comparison) -> None:
+        def story(wire: ScriptedSession) -> None:
+            wire.handshake()
             wire.server.close()
             wire.client.wait_for_end()
             wire.client.close()
 
-        line = stage.play(story)
+        line = comparison.run(story)
         assert (line.state, line.bytes) == ("--", 0)
 
-    def test_a_half_closed_client_gets_the_rest(self, stage: Stage) -> None:
-        def story(wire: Wire) -> None:
-            wire.begin()
+    def test_a_half_closed_client_gets_the_rest(self, comparison: Comparison) -> None:
+        def story(wire: ScriptedSession) -> None:
+            wire.start()
             wire.client.half_close()
             wire.server.wait_for_end()
             wire.server.send(b"* BYE\r\n")
@@ -92,11 +94,11 @@ class TestNormalEnds:
             wire.client.receive(b"* BYE\r\n")
             wire.client.wait_for_end()
 
-        assert stage.play(story).state == "--"
+        assert comparison.run(story).state == "--"
 
-    def test_a_half_closed_server_gets_the_rest(self, stage: Stage) -> None:
-        def story(wire: Wire) -> None:
-            wire.begin()
+    def test_a_half_closed_server_gets_the_rest(self, comparison: Comparison) -> None:
+        def story(wire: ScriptedSession) -> None:
+            wire.start()
             wire.server.half_close()
             wire.client.wait_for_end()
             wire.client.send(b"a1 LOGOUT\r\n")
@@ -104,61 +106,63 @@ class TestNormalEnds:
             wire.client.close()
             wire.server.wait_for_end()
 
-        assert stage.play(story).state == "--"
+        assert comparison.run(story).state == "--"
 
 
 class TestAborts:
-    def test_the_client_resets(self, stage: Stage) -> None:
-        def story(wire: Wire) -> None:
-            wire.begin()
+    def test_the_client_resets(self, comparison: Comparison) -> None:
+        def story(wire: ScriptedSession) -> None:
+            wire.start()
             wire.client.reset()
             wire.server.wait_for_end()
 
-        assert stage.play(story).state == "CD"
+        assert comparison.run(story).state == "CD"
 
-    def test_the_client_resets_in_front_of_dovecot(self, stage: Stage, site: Site, user: str) -> None:
-        def story(wire: Wire) -> None:
+    def test_the_client_resets_in_front_of_dovecot(
+        self, comparison: Comparison, site: Site, user: str
+    ) -> None:
+        def story(wire: ScriptedSession) -> None:
             log_in(wire, user)
             wire.client.reset()
 
-        assert stage.play(story, server=site.dovecots[0].address).state == "CD"
+        assert comparison.run(story, server=site.dovecots[0].address).state == "CD"
 
-    def test_the_server_resets(self, stage: Stage) -> None:
-        def story(wire: Wire) -> None:
-            wire.begin()
+    def test_the_server_resets(self, comparison: Comparison) -> None:
+        def story(wire: ScriptedSession) -> None:
+            wire.start()
             wire.server.reset()
             wire.client.wait_for_end()
 
-        assert stage.play(story).state == "SD"
+        assert comparison.run(story).state == "SD"
 
-    def test_the_server_resets_before_a_byte(self, stage: Stage) -> None:
-        def story(wire: Wire) -> None:
-            wire.shake_hands()
+    def test_the_server_resets_before_a_byte(self, comparison: Comparison) -> None:
+        def story(wire: ScriptedSession) -> None:
+            wire.handshake()
             wire.client.send(b"a1 NOOP\r\n")
             wire.server.receive(b"a1 NOOP\r\n")  # so it is connected: before, it would have been a refusal
             wire.server.reset()
             wire.client.wait_for_end()
 
-        assert stage.play(story).state == "SD"
+        assert comparison.run(story).state == "SD"
 
-    def test_the_server_resets_a_half_closed_client(self, stage: Stage) -> None:
-        def story(wire: Wire) -> None:
-            wire.begin()
+    def test_the_server_resets_a_half_closed_client(self, comparison: Comparison) -> None:
+        def story(wire: ScriptedSession) -> None:
+            wire.start()
             wire.client.half_close()
             wire.server.wait_for_end()
             wire.server.reset()
             wire.client.wait_for_end()
 
-        assert stage.play(story).state == "SD"
+        assert comparison.run(story).state == "SD"
 
-    def test_the_client_resets_after_the_server_has_closed(self, stage: Stage) -> None:
-        def story(wire: Wire) -> None:
-            wire.begin()
+    def test_the_client_resets_after_the_server_has_closed(self, comparison: Comparison) -> None:
+        def story(wire: ScriptedSession) -> None:
+            wire.start()
             wire.server.close()
             wire.client.wait_for_end()
             wire.client.reset()
 
-        assert stage.play(story).state == "CD"
+        assert comparison.run(story).state == "CD"
 
 
 class TestTimeLimits:
@@ -167,9 +171,9 @@ class TestTimeLimits:
         [(300, 8_000, "cD"), (8_000, 300, "sD"), (300, 300, "cD")],
         ids=["client", "server", "both-equal"],
     )
-    def test_idle(self, stage: Stage, client_ms: int, server_ms: int, state: str) -> None:
-        def story(wire: Wire) -> None:
-            wire.begin()
+    def test_idle(self, comparison: Comparison, client_ms: int, server_ms: int, state: str) -> None:
+        def story(wire: ScriptedSession) -> None:
+            wire.start()
             # a limit is HAProxy's cue for a FIN to the other side; what peers do at the end of a stream ends it
             first, then = (wire.client, wire.server) if state == "sD" else (wire.server, wire.client)
             first.wait_for_end()
@@ -177,134 +181,134 @@ class TestTimeLimits:
             then.wait_for_end()
             then.close()
 
-        line = stage.play(story, client_ms=client_ms, server_ms=server_ms)
+        line = comparison.run(story, client_ms=client_ms, server_ms=server_ms)
         assert line.state == state
         assert 300 <= line.total_ms < 1_500
 
-    def test_idle_in_front_of_dovecot(self, stage: Stage, site: Site, user: str) -> None:
-        def story(wire: Wire) -> None:
+    def test_idle_in_front_of_dovecot(self, comparison: Comparison, site: Site, user: str) -> None:
+        def story(wire: ScriptedSession) -> None:
             log_in(wire, user)
             wire.client.wait_for_end()
             wire.client.close()
 
-        assert stage.play(story, server=site.dovecots[0].address, client_ms=300).state == "cD"
+        assert comparison.run(story, server=site.dovecots[0].address, client_ms=300).state == "cD"
 
-    def test_the_server_never_answers_a_half_closed_client(self, stage: Stage) -> None:
-        def story(wire: Wire) -> None:
-            wire.begin()
+    def test_the_server_never_answers_a_half_closed_client(self, comparison: Comparison) -> None:
+        def story(wire: ScriptedSession) -> None:
+            wire.start()
             wire.client.half_close()
             wire.client.wait_for_end()
 
-        assert stage.play(story, half_closed_ms=300).state == "sD"
+        assert comparison.run(story, half_closed_ms=300).state == "sD"
 
-    def test_the_client_stays_after_the_server_has_closed(self, stage: Stage) -> None:
-        def story(wire: Wire) -> None:
-            wire.begin()
+    def test_the_client_stays_after_the_server_has_closed(self, comparison: Comparison) -> None:
+        def story(wire: ScriptedSession) -> None:
+            wire.start()
             wire.server.close()
             wire.client.wait_for_end()  # of what the server says: the client's own half stays open
 
-        assert stage.play(story, half_closed_ms=300).state == "cD"
+        assert comparison.run(story, half_closed_ms=300).state == "cD"
 
 
 class TestConnecting:
-    def test_refused(self, stage: Stage) -> None:
-        def story(wire: Wire) -> None:
-            wire.shake_hands()
+    def test_refused(self, comparison: Comparison) -> None:
+        def story(wire: ScriptedSession) -> None:
+            wire.handshake()
             wire.client.wait_for_end()
 
-        line = stage.play(story, server=refused())
+        line = comparison.run(story, server=refused_address())
         assert (line.state, line.was_chosen, line.was_connected) == ("SC", True, False)
 
-    def test_connect_timeout(self, stage: Stage) -> None:
-        def story(wire: Wire) -> None:
-            wire.shake_hands()
+    def test_connect_timeout(self, comparison: Comparison) -> None:
+        def story(wire: ScriptedSession) -> None:
+            wire.handshake()
             wire.client.wait_for_end()
 
         with Blackhole() as nowhere:
-            line = stage.play(story, server=nowhere.address, connect_ms=300)
+            line = comparison.run(story, server=nowhere.address, connect_ms=300)
         assert (line.state, line.was_connected) == ("sC", False)
 
-    def test_the_client_gives_up(self, stage: Stage) -> None:
+    def test_the_client_gives_up(self, comparison: Comparison) -> None:
         with Blackhole() as nowhere:
 
-            def story(wire: Wire) -> None:
-                wire.shake_hands()
+            def story(wire: ScriptedSession) -> None:
+                wire.handshake()
                 nowhere.wait_for_attempt()
                 wire.client.half_close()
                 wire.client.wait_for_end()
 
             # HAProxy ends it at once, mailproxy when connecting is over: the limit keeps their times alike
-            assert stage.play(story, server=nowhere.address, connect_ms=300).state == "CC"
+            assert comparison.run(story, server=nowhere.address, connect_ms=300).state == "CC"
 
 
 class TestStopping:
-    def test_an_open_session(self, stage: Stage, site: Site, user: str) -> None:
-        def story(wire: Wire) -> None:
+    def test_an_open_session(self, comparison: Comparison, site: Site, user: str) -> None:
+        def story(wire: ScriptedSession) -> None:
             log_in(wire, user)
-            wire.proxy.stop_softly()
+            wire.proxy.stop_gracefully()
             wire.client.wait_for_end()
 
-        assert stage.play(story, server=site.dovecots[0].address).state == "K-"
+        assert comparison.run(story, server=site.dovecots[0].address).state == "K-"
 
-    def test_while_connecting(self, stage: Stage) -> None:
+    def test_while_connecting(self, comparison: Comparison) -> None:
         with Blackhole() as nowhere:
 
-            def story(wire: Wire) -> None:
-                wire.shake_hands()
+            def story(wire: ScriptedSession) -> None:
+                wire.handshake()
                 nowhere.wait_for_attempt()
-                wire.proxy.stop_softly()
+                wire.proxy.stop_gracefully()
                 wire.client.wait_for_end()
 
-            assert stage.play(story, server=nowhere.address).state == "KC"
+            assert comparison.run(story, server=nowhere.address).state == "KC"
 
-    def test_a_session_that_ends_in_time(self, stage: Stage, site: Site, user: str) -> None:
-        def story(wire: Wire) -> None:
+    def test_a_session_that_ends_in_time(self, comparison: Comparison, site: Site, user: str) -> None:
+        def story(wire: ScriptedSession) -> None:
             log_in(wire, user)
-            wire.proxy.stop_softly()
+            wire.proxy.stop_gracefully()
             wire.client.send(b"a2 LOGOUT\r\n")
             wire.client.wait_for_end()
             wire.client.close()
 
-        assert stage.play(story, server=site.dovecots[0].address, drain_ms=8_000).state == "--"
+        assert comparison.run(story, server=site.dovecots[0].address, drain_ms=8_000).state == "--"
 
 
 class TestFailedHandshakes:
-    def test_clear_text(self, tls_stage: Stage) -> None:
-        def story(wire: Wire) -> None:
+    def test_clear_text(self, tls_comparison: Comparison) -> None:
+        def story(wire: ScriptedSession) -> None:
             wire.client.send(CLEAR_TEXT)
             wire.client.wait_for_end()
 
-        assert tls_stage.play_failure(story).message == "SSL handshake failure"
+        assert tls_comparison.run_failure(story).message == "SSL handshake failure"
 
-    def test_the_client_leaves(self, tls_stage: Stage) -> None:
-        def story(wire: Wire) -> None:
+    def test_the_client_leaves(self, tls_comparison: Comparison) -> None:
+        def story(wire: ScriptedSession) -> None:
             wire.client.close()
 
-        assert tls_stage.play_failure(story).message == "Connection closed during SSL handshake"
+        assert tls_comparison.run_failure(story).message == "Connection closed during SSL handshake"
 
-    def test_the_client_resets(self, tls_stage: Stage) -> None:
-        def story(wire: Wire) -> None:
+    def test_the_client_resets(self, tls_comparison: Comparison) -> None:
+        def story(wire: ScriptedSession) -> None:
             wire.client.send(CLEAR_TEXT[:2])
             wire.client.reset()
 
-        assert tls_stage.play_failure(story).message == "SSL handshake failure"
+        assert tls_comparison.run_failure(story).message == "SSL handshake failure"
 
-    def test_the_client_never_begins(self, tls_stage: Stage) -> None:
-        def story(wire: Wire) -> None:
+    def test_the_client_never_begins(self, tls_comparison: Comparison) -> None:
+        def story(wire: ScriptedSession) -> None:
             wire.client.wait_for_end()
 
-        assert tls_stage.play_failure(story, client_ms=300).message == "Timeout during SSL handshake"
+        assert tls_comparison.run_failure(story, client_ms=300).message == "Timeout during SSL handshake"
 
-    def test_the_client_never_goes_on(self, tls_stage: Stage) -> None:
-        def story(wire: Wire) -> None:
+    def test_the_client_never_goes_on(self, tls_comparison: Comparison) -> None:
+        def story(wire: ScriptedSession) -> None:
             wire.client.send(b"\x16\x03\x01\x01\x00\x01")  # the beginning of a ClientHello
             wire.client.wait_for_end()
 
-        assert tls_stage.play_failure(story, client_ms=300).message == "Timeout during SSL handshake"
+        assert tls_comparison.run_failure(story, client_ms=300).message == "Timeout during SSL handshake"
 
-    def test_the_client_does_not_trust_the_certificate(self, tls_stage: Stage) -> None:
-        def story(wire: Wire) -> None:
+    def test_the_client_does_not_trust_the_certificate(self, tls_comparison: Comparison) -> None:
+        def story(wire: ScriptedSession) -> None:
             with pytest.raises(ssl.SSLCertVerificationError):
                 ssl.create_default_context().wrap_socket(wire.client.connection, server_hostname="127.0.0.1")
 
-        assert tls_stage.play_failure(story).message == "SSL handshake failure"
+        assert tls_comparison.run_failure(story).message == "SSL handshake failure"

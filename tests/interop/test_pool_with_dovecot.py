@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.interop.conftest import Authority
-from tests.support.interop.client_crowd import STAY_FROM, Crowd, Newcomers
+from tests.support.interop.client_crowd import STAY_FROM, LoginLoop, StayingClients
 from tests.support.programs import tcplog
-from tests.support.programs.dovecot_cluster import Farm, Front, unread_at
+from tests.support.programs.dovecot_cluster import DovecotCluster, ProxyInFront, unread_at
 from tests.support.programs.program import wait_until
 
 if TYPE_CHECKING:
@@ -24,19 +24,19 @@ TWO, THREE = ("d1", "d2"), ("d1", "d2", "d3")
 
 
 @pytest.fixture(scope="module")
-def running_farm(descriptors: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
-    with Farm(Authority.new(tmp_path_factory.mktemp("farm")), *THREE) as farm:
-        yield farm
+def running_farm(descriptors: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DovecotCluster]:
+    with DovecotCluster(Authority.new(tmp_path_factory.mktemp("cluster")), *THREE) as cluster:
+        yield cluster
 
 
 @pytest.fixture
-def farm(running_farm: Farm) -> Iterator[Farm]:
+def cluster(running_farm: DovecotCluster) -> Iterator[DovecotCluster]:
     """All of it runs, whatever the last test has done to it."""
     yield running_farm
-    running_farm.mend()
+    running_farm.restore()
 
 
-def ends_at(front: Front, server: str, count: int) -> list[str]:
+def ends_at(front: ProxyInFront, server: str, count: int) -> list[str]:
     """The states in which so many sessions of those who stayed there have ended."""
 
     def ends() -> list[tcplog.Session]:
@@ -47,11 +47,15 @@ def ends_at(front: Front, server: str, count: int) -> list[str]:
     return [line.state for line in ends()]
 
 
-def test_one_of_two_is_killed_and_comes_back(farm: Farm, folder: Path) -> None:
-    with Front(farm, TWO, folder) as front, Crowd(front, SESSIONS) as crowd, Newcomers(front) as newcomers:
+def test_one_of_two_is_killed_and_comes_back(cluster: DovecotCluster, folder: Path) -> None:
+    with (
+        ProxyInFront(cluster, TWO, folder) as front,
+        StayingClients(front, SESSIONS) as crowd,
+        LoginLoop(front) as newcomers,
+    ):
         assert len(crowd.at("d1")) == pytest.approx(SESSIONS / 2, abs=4)
         newcomers.wait_for_logins(TWO)
-        farm["d1"].kill()
+        cluster["d1"].kill()
         killed = time.monotonic()
         for guest in crowd.at("d1"):
             guest.wait_for_end()
@@ -62,7 +66,7 @@ def test_one_of_two_is_killed_and_comes_back(farm: Farm, folder: Path) -> None:
         front.wait_for("d1", "DOWN", ["knocked"])
         down = time.monotonic()
         newcomers.wait_for_logins(["d2"], since=down)
-        farm["d1"].start()
+        cluster["d1"].start()
         reasons = front.wait_for("d1", "UP")
         assert set(reasons.values()) == {"Layer7 check passed, code: 0"}
         newcomers.wait_for_logins(["d1"], since=time.monotonic())  # has the fewest sessions
@@ -70,17 +74,17 @@ def test_one_of_two_is_killed_and_comes_back(farm: Farm, folder: Path) -> None:
         assert {visit.server for visit in newcomers.since(killed)} == {*TWO}
         for guest in crowd.at("d2"):
             assert guest.noop()[0] == "OK"
-        assert not front.has_said("d2", "DOWN", "clear")
+        assert not front.has_logged("d2", "DOWN", "clear")
 
 
-def test_one_of_two_stops_speaking(farm: Farm, folder: Path) -> None:
+def test_one_of_two_stops_speaking(cluster: DovecotCluster, folder: Path) -> None:
     with (
-        Front(farm, TWO, folder, on_marked_down="shutdown-sessions") as front,
-        Crowd(front, SESSIONS // 4) as crowd,
-        Newcomers(front) as newcomers,
+        ProxyInFront(cluster, TWO, folder, on_marked_down="shutdown-sessions") as front,
+        StayingClients(front, SESSIONS // 4) as crowd,
+        LoginLoop(front) as newcomers,
     ):
         newcomers.wait_for_logins(TWO)
-        farm["d1"].halt()
+        cluster["d1"].suspend()
         reasons = front.wait_for("d1", "DOWN")
         assert reasons == {"clear": 'Layer7 timeout, info: "the greeting"', "secure": "Layer6 timeout"}
         down = time.monotonic()
@@ -88,55 +92,55 @@ def test_one_of_two_stops_speaking(farm: Farm, folder: Path) -> None:
             guest.wait_for_end()
         assert set(ends_at(front, "d1", len(crowd.at("d1")))) == {"D-"}
         newcomers.wait_for_logins(["d2"], since=down)
-        farm["d1"].go_on()
+        cluster["d1"].resume()
         front.wait_for("d1", "UP")
         newcomers.wait_for_logins(["d1"], since=time.monotonic())  # has the fewest sessions
         assert newcomers.failures(since=down) == []
         for guest in crowd.at("d2"):
             assert guest.noop()[0] == "OK"
-        assert not front.has_said("d1", "DOWN", "knocked")  # for it takes connections all the time
+        assert not front.has_logged("d1", "DOWN", "knocked")  # for it takes connections all the time
 
 
-def test_of_three_one_is_killed_and_one_stops_speaking(farm: Farm, folder: Path) -> None:
+def test_of_three_one_is_killed_and_one_stops_speaking(cluster: DovecotCluster, folder: Path) -> None:
     with (
-        Front(farm, THREE, folder, on_marked_down="shutdown-sessions") as front,
-        Newcomers(front) as newcomers,
+        ProxyInFront(cluster, THREE, folder, on_marked_down="shutdown-sessions") as front,
+        LoginLoop(front) as newcomers,
     ):
         newcomers.wait_for_logins(THREE)
-        farm["d1"].kill()
-        farm["d2"].halt()
+        cluster["d1"].kill()
+        cluster["d2"].suspend()
         front.wait_for("d1", "DOWN")
         front.wait_for("d2", "DOWN")
         down = time.monotonic()
         newcomers.wait_for_logins(["d3"], since=down)
-        farm["d1"].start()
-        farm["d2"].go_on()
+        cluster["d1"].start()
+        cluster["d2"].resume()
         front.wait_for("d1", "UP")
         front.wait_for("d2", "UP")
         newcomers.wait_for_logins(THREE, since=time.monotonic())
         assert newcomers.failures(since=down) == []
-        assert not front.has_said("d3", "DOWN", "clear")
+        assert not front.has_logged("d3", "DOWN", "clear")
 
 
-def test_one_is_restarted_under_load(farm: Farm, folder: Path) -> None:
-    with Front(farm, TWO, folder) as front, Newcomers(front) as newcomers:
+def test_one_is_restarted_under_load(cluster: DovecotCluster, folder: Path) -> None:
+    with ProxyInFront(cluster, TWO, folder) as front, LoginLoop(front) as newcomers:
         newcomers.wait_for_logins(TWO)
-        farm["d1"].stop()
+        cluster["d1"].stop()
         stopped = time.monotonic()
-        farm["d1"].start()
+        cluster["d1"].start()
         newcomers.wait_for_logins(TWO, since=time.monotonic())
         assert newcomers.failures(since=stopped) == []
 
 
-def test_the_server_of_a_session_dies_with_unread_commands(farm: Farm, folder: Path) -> None:
+def test_the_server_of_a_session_dies_with_unread_commands(cluster: DovecotCluster, folder: Path) -> None:
     """Its kernel resets the connection then, and that is not an orderly end."""
-    with Front(farm, TWO, folder, checks=False) as front, Crowd(front, 8) as crowd:
+    with ProxyInFront(cluster, TWO, folder, checks=False) as front, StayingClients(front, 8) as crowd:
         there = crowd.at("d1")
-        farm["d1"].halt()
+        cluster["d1"].suspend()
         for guest in there:
             guest.send(b"a1 NOOP\r\n")
-        wait_until(lambda: unread_at(farm["d1"]) >= len(there), "the commands have come")
-        farm["d1"].kill()
+        wait_until(lambda: unread_at(cluster["d1"]) >= len(there), "the commands have come")
+        cluster["d1"].kill()
         for guest in there:
             guest.wait_for_end()
         assert ends_at(front, "d1", len(there)) == ["SD"] * len(there)

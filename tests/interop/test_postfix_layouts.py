@@ -15,8 +15,8 @@ from tests.support.interop.postfix_layouts import (
     POSTFIX_LAYOUTS,
     SUBMISSION,
     SUBMISSION_PASSTHROUGH,
-    Deployment,
-    deploy,
+    RunningPostfixLayout,
+    run_layout,
 )
 from tests.support.programs.other_clients import SmtpConnection, Smtplib
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.interop.conftest import Site
-    from tests.support.programs.imap_clients import Person, Security
+    from tests.support.programs.imap_clients import MailUser, Security
 
 pytestmark = pytest.mark.peers
 
@@ -44,43 +44,45 @@ MX_LAYOUTS = pytest.mark.parametrize("layout", [MX, MX_POSTSCREEN], ids=str, ind
 
 
 @pytest.fixture(scope="module")
-def running(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Deployment]]:
+def running(
+    site: Site, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, RunningPostfixLayout]]:
     with ExitStack() as stack:
         yield {
-            str(layout): stack.enter_context(deploy(layout, site, tmp_path_factory.mktemp(str(layout))))
+            str(layout): stack.enter_context(run_layout(layout, site, tmp_path_factory.mktemp(str(layout))))
             for layout in POSTFIX_LAYOUTS
         }
 
 
 @pytest.fixture
-def layout(request: pytest.FixtureRequest, running: dict[str, Deployment]) -> Deployment:
+def layout(request: pytest.FixtureRequest, running: dict[str, RunningPostfixLayout]) -> RunningPostfixLayout:
     return running[str(request.param)]
 
 
 @SUBMISSION_DOORS
 def test_mail_is_submitted_and_postfix_knows_the_client(
-    layout: Deployment, person: Person, number: int, security: Security, ends_at_proxy: bool
+    layout: RunningPostfixLayout, mail_user: MailUser, number: int, security: Security, ends_at_proxy: bool
 ) -> None:
-    Smtplib(layout.door(number, security, ends_at_proxy=ends_at_proxy), person).submit(MESSAGE)
+    Smtplib(layout.client_address(number, security, ends_at_proxy=ends_at_proxy), mail_user).submit(MESSAGE)
     service = "submissions" if number == 465 else "submission"
     logged = layout.wait_for(
-        rf"postfix/{service}/smtpd\[\d+\]: (\w+): client=.*sasl_username={person.name}\b"
+        rf"postfix/{service}/smtpd\[\d+\]: (\w+): client=.*sasl_username={mail_user.name}\b"
     )
-    assert f"client=unknown[{person.address}]" in logged
+    assert f"client=unknown[{mail_user.address}]" in logged
     identifier = re.findall(r": (\w+): client=", logged)[0]
     layout.wait_for(rf"{identifier}: to=<b@mail\.example>,.* status=sent")
 
 
 @SUBMISSION_DOORS
 def test_mail_without_a_login_is_refused(
-    layout: Deployment, person: Person, number: int, security: Security, ends_at_proxy: bool
+    layout: RunningPostfixLayout, mail_user: MailUser, number: int, security: Security, ends_at_proxy: bool
 ) -> None:
-    door = layout.door(number, security, ends_at_proxy=ends_at_proxy)
-    with SmtpConnection(door, person) as connection:
+    door = layout.client_address(number, security, ends_at_proxy=ends_at_proxy)
+    with SmtpConnection(door, mail_user) as connection:
         if security == "starttls":
             with pytest.raises(smtplib.SMTPSenderRefused, match="Must issue a STARTTLS command first"):
                 connection.sendmail("a@mail.example", ["b@mail.example"], MESSAGE)
-            connection.starttls(context=person.trust(door))
+            connection.starttls(context=mail_user.trust(door))
         with pytest.raises(smtplib.SMTPRecipientsRefused):
             connection.sendmail("a@mail.example", ["b@mail.example"], MESSAGE)
 
@@ -88,28 +90,28 @@ def test_mail_without_a_login_is_refused(
 @MX_LAYOUTS
 @pytest.mark.parametrize("security", ["clear", "starttls"])
 def test_mail_from_outside_is_taken_and_postfix_knows_the_client(
-    layout: Deployment, person: Person, security: Security
+    layout: RunningPostfixLayout, mail_user: MailUser, security: Security
 ) -> None:
-    door = layout.door(25, security)
-    sender = f"{person.name}-{security}@outside.example"
-    with SmtpConnection(door, person) as connection:
+    door = layout.client_address(25, security)
+    sender = f"{mail_user.name}-{security}@outside.example"
+    with SmtpConnection(door, mail_user) as connection:
         if security == "starttls":
-            connection.starttls(context=person.trust(door))
+            connection.starttls(context=mail_user.trust(door))
         connection.sendmail(sender, ["b@mail.example"], MESSAGE)
     identifier = re.findall(r": (\w+): from=", layout.wait_for(rf": \w+: from=<{sender}>"))[0]
-    assert f"unknown[{person.address}]" in layout.wait_for(rf"{identifier}: client=.*")
+    assert f"unknown[{mail_user.address}]" in layout.wait_for(rf"{identifier}: client=.*")
     layout.wait_for(rf"{identifier}: to=<b@mail\.example>,.* status=sent")
 
 
 @pytest.mark.parametrize("layout", [MX_POSTSCREEN], ids=str, indirect=True)
-def test_postscreen_knows_the_client(layout: Deployment, person: Person) -> None:
-    with SmtpConnection(layout.door(25, "clear"), person) as connection:
+def test_postscreen_knows_the_client(layout: RunningPostfixLayout, mail_user: MailUser) -> None:
+    with SmtpConnection(layout.client_address(25, "clear"), mail_user) as connection:
         assert connection.noop()[0] == 250
-    layout.wait_for(rf"postscreen\[\d+\]: CONNECT from \[{re.escape(person.address)}\]:\d+")
+    layout.wait_for(rf"postscreen\[\d+\]: CONNECT from \[{re.escape(mail_user.address)}\]:\d+")
 
 
 @pytest.mark.parametrize("layout", POSTFIX_LAYOUTS, ids=str, indirect=True)
-def test_every_server_passes_its_checks(layout: Deployment) -> None:
+def test_every_server_passes_its_checks(layout: RunningPostfixLayout) -> None:
     log = layout.proxy.log
     log.wait_for(re.compile(".*mailproxy is ready"))  # they were made by then
     assert "reason: " not in log.text(), repr(log)

@@ -16,13 +16,13 @@ import pytest
 
 from mailproxy.address import join
 from mailproxy.protocol.proxy_header import Header, HeaderV1, HeaderV2, Type, parse_ssl
-from tests.support.interop.certificate_set import NAME, ODD, USUAL, Papers
-from tests.support.interop.entry_paths import HOST6, Way, free_ports, running
-from tests.support.interop.probe_client import Visitor
+from tests.support.interop.certificate_set import NAME, ODD, USUAL, CertificateSet
+from tests.support.interop.entry_paths import HOST6, EntryPath, free_ports, running
+from tests.support.interop.probe_client import ProbeClient
 from tests.support.interop.scripted_session import GREETING, HOST, PROGRAMS
 from tests.support.programs import tcplog
-from tests.support.programs.greeting_server import greeter, header_reader
-from tests.support.programs.program import PATIENCE_S, HAProxy, Mailproxy, Program, wait_until
+from tests.support.programs.greeting_server import greeting_server, header_server
+from tests.support.programs.program import TIMEOUT_S, HAProxy, Mailproxy, Program, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -35,39 +35,39 @@ TLS_1_2 = ssl.TLSVersion.TLSv1_2
 ALL_OPTIONS = "ssl,cert-cn,ssl-cipher,cert-sig,cert-key,authority,crc32c,unique-id"
 ALL_TLVS = '"authority", "alpn", "crc32c", "unique-id", "ssl-cipher", "cert-sig", "cert-key"'
 SENDERS = {
-    "v1": Way(send="send-proxy", backend=['send_proxy = "v1"']),
-    "v2": Way(send="send-proxy-v2", backend=['send_proxy = "v2"']),
-    "v2-ssl": Way(send="send-proxy-v2-ssl", backend=['send_proxy = "v2-ssl"']),
-    "v2-ssl-cn": Way(send="send-proxy-v2-ssl-cn", backend=['send_proxy = "v2-ssl-cn"']),
-    "v2-all": Way(
+    "v1": EntryPath(send="send-proxy", backend=['send_proxy = "v1"']),
+    "v2": EntryPath(send="send-proxy-v2", backend=['send_proxy = "v2"']),
+    "v2-ssl": EntryPath(send="send-proxy-v2-ssl", backend=['send_proxy = "v2-ssl"']),
+    "v2-ssl-cn": EntryPath(send="send-proxy-v2-ssl-cn", backend=['send_proxy = "v2-ssl-cn"']),
+    "v2-all": EntryPath(
         send=f"send-proxy-v2 proxy-v2-options {ALL_OPTIONS}",
         backend=['send_proxy = "v2-ssl-cn"', f"send_proxy_tlvs = [{ALL_TLVS}]"],
     ),
 }
 VISITORS = {
-    "clear": Visitor(tls=None),
-    "clear, IPv6": Visitor(tls=None, host=HOST6),
-    "TLS 1.2": Visitor(tls=TLS_1_2),
-    "TLS 1.3": Visitor(),
-    "TLS, IPv6": Visitor(host=HOST6),
-    "a name": Visitor(asks_for=NAME),
-    "a name, TLS 1.2": Visitor(asks_for=NAME, tls=TLS_1_2),
-    "an unknown name": Visitor(asks_for="unknown.example"),
-    "a name in capitals": Visitor(asks_for=NAME.upper()),
-    "a name with an underline": Visitor(asks_for="_mail.example.com"),
-    "a long name": Visitor(asks_for=".".join(["a" * 61] * 4)),
-    "ALPN imap": Visitor(alpn=("imap",)),
-    "ALPN of another protocol": Visitor(alpn=("h2",)),
-    "ALPN that is not offered": Visitor(alpn=("pop3",)),
-    "a certificate": Visitor(shows="alice"),
-    "a certificate, TLS 1.2": Visitor(shows="alice", tls=TLS_1_2),
-    "a certificate, resumed": Visitor(shows="alice", comes_back=True),
-    "a certificate, TLS 1.2, resumed": Visitor(shows="alice", tls=TLS_1_2, comes_back=True),
-    "resumed": Visitor(comes_back=True),
-    "a certificate without a name": Visitor(shows="nobody"),
-    "a certificate with two names": Visitor(shows="both"),
-    "a certificate beyond ASCII": Visitor(shows="beyond-ascii"),
-    "everything": Visitor(asks_for=NAME, alpn=("imap",), shows="alice", host=HOST6),
+    "clear": ProbeClient(tls=None),
+    "clear, IPv6": ProbeClient(tls=None, host=HOST6),
+    "TLS 1.2": ProbeClient(tls=TLS_1_2),
+    "TLS 1.3": ProbeClient(),
+    "TLS, IPv6": ProbeClient(host=HOST6),
+    "a name": ProbeClient(asks_for=NAME),
+    "a name, TLS 1.2": ProbeClient(asks_for=NAME, tls=TLS_1_2),
+    "an unknown name": ProbeClient(asks_for="unknown.example"),
+    "a name in capitals": ProbeClient(asks_for=NAME.upper()),
+    "a name with an underline": ProbeClient(asks_for="_mail.example.com"),
+    "a long name": ProbeClient(asks_for=".".join(["a" * 61] * 4)),
+    "ALPN imap": ProbeClient(alpn=("imap",)),
+    "ALPN of another protocol": ProbeClient(alpn=("h2",)),
+    "ALPN that is not offered": ProbeClient(alpn=("pop3",)),
+    "a certificate": ProbeClient(shows="alice"),
+    "a certificate, TLS 1.2": ProbeClient(shows="alice", tls=TLS_1_2),
+    "a certificate, resumed": ProbeClient(shows="alice", comes_back=True),
+    "a certificate, TLS 1.2, resumed": ProbeClient(shows="alice", tls=TLS_1_2, comes_back=True),
+    "resumed": ProbeClient(comes_back=True),
+    "a certificate without a name": ProbeClient(shows="nobody"),
+    "a certificate with two names": ProbeClient(shows="both"),
+    "a certificate beyond ASCII": ProbeClient(shows="beyond-ascii"),
+    "everything": ProbeClient(asks_for=NAME, alpn=("imap",), shows="alice", host=HOST6),
 }
 
 # What HAProxy says and mailproxy does not: it may end the connection of a session that a server would have taken.
@@ -80,19 +80,21 @@ LEFT_OUT = {
 
 
 @pytest.fixture(scope="module")
-def papers() -> Iterator[Papers]:
+def papers() -> Iterator[CertificateSet]:
     with tempfile.TemporaryDirectory() as folder:
-        yield Papers.new(Path(folder))
+        yield CertificateSet.new(Path(folder))
 
 
-def over_tls(way: Way, papers: Papers, shown: str, haproxys: str = "", ours: str = "") -> Way:
+def over_tls(
+    way: EntryPath, papers: CertificateSet, shown: str, haproxys: str = "", ours: str = ""
+) -> EntryPath:
     """The way with a bind that ends TLS, shows this certificate and asks for the client's."""
     return attrs.evolve(
         way,
-        accept=f"ssl crt {papers.of(shown)} alpn imap,h2 {haproxys}",
+        accept=f"ssl crt {papers.path(shown)} alpn imap,h2 {haproxys}",
         bind=[
             'mode = "tls"',
-            f'tls = {{ certificates = ["{papers.of(shown)}"], alpn = ["imap", "h2"] {ours} }}',
+            f'tls = {{ certificates = ["{papers.path(shown)}"], alpn = ["imap", "h2"] {ours} }}',
         ],
     )
 
@@ -134,29 +136,29 @@ class Said:
 class Senders:
     """The two programs' ports, and what their server has read."""
 
-    papers: Papers
+    papers: CertificateSet
     ports: tuple[Mapping[str, int], ...]
     headers: Queue[Header]
 
-    def both(self, visitor: Visitor, sender: str, shown: str) -> tuple[Said, ...]:
+    def both(self, visitor: ProbeClient, sender: str, shown: str) -> tuple[Said, ...]:
         return tuple(self._one(visitor, ports, sender, shown) for ports in self.ports)
 
-    def _one(self, visitor: Visitor, ports: Mapping[str, int], sender: str, shown: str) -> Said:
+    def _one(self, visitor: ProbeClient, ports: Mapping[str, int], sender: str, shown: str) -> Said:
         port = ports[f"{sender}-{shown if visitor.tls else 'clear'}"]
-        with visitor.visit(port, self.papers) as connection:
-            assert connection.all_that_comes() == GREETING
+        with visitor.connect(port, self.papers) as connection:
+            assert connection.receive_until_eof() == GREETING
             if visitor.comes_back:
-                self.headers.get(timeout=PATIENCE_S)  # of the visit before
-            header = self.headers.get(timeout=PATIENCE_S)
+                self.headers.get(timeout=TIMEOUT_S)  # of the visit before
+            header = self.headers.get(timeout=TIMEOUT_S)
             assert header.endpoints == (connection.own, connection.other)
         return Said.by(header)
 
 
 @pytest.fixture(scope="module")
-def senders(papers: Papers) -> Iterator[Senders]:
+def senders(papers: CertificateSet) -> Iterator[Senders]:
     """Both in front of one server, which reads the headers."""
     with ExitStack() as stack:
-        server, headers = stack.enter_context(header_reader())
+        server, headers = stack.enter_context(header_server())
         ways = {}
         for name, sender in SENDERS.items():
             way = attrs.evolve(sender, server=server)
@@ -200,17 +202,17 @@ def test_both_say_the_same_of_the_proxys_certificate(senders: Senders, shown: st
 
 LINE_OF_HAPROXY = "%f %ci:%cp %[dst]:%[dst_port] %[fc_pp_authority] %[fc_pp_unique_id]"
 ON_THE_WAY = {
-    "clear": Visitor(tls=None),
-    "clear, IPv6": Visitor(tls=None, host=HOST6),
-    "TLS": Visitor(asks_for=NAME),
-    "TLS, IPv6": Visitor(asks_for=NAME, host=HOST6),
+    "clear": ProbeClient(tls=None),
+    "clear, IPv6": ProbeClient(tls=None, host=HOST6),
+    "TLS": ProbeClient(asks_for=NAME),
+    "TLS, IPv6": ProbeClient(asks_for=NAME, host=HOST6),
 }
-ACCEPTS = Way(accept="accept-proxy", bind=['accept_proxy = ["127.0.0.0/8"]'])
+ACCEPTS = EntryPath(accept="accept-proxy", bind=['accept_proxy = ["127.0.0.0/8"]'])
 CHECKS_COME_FROM = "127.0.0.9"
 
 
 @pytest.fixture(scope="module")
-def crossing(papers: Papers) -> Iterator[Crossing]:
+def crossing(papers: CertificateSet) -> Iterator[Crossing]:
     """Each program in front of the other: one step of the way, or two and back again.
 
     The binds of a `first` lead to the other program's `last`, those of a `chain` to its `middle` and then to their own
@@ -220,7 +222,7 @@ def crossing(papers: Papers) -> Iterator[Crossing]:
     for sender in SENDERS:
         names += [f"{place}-{sender}" for place in ("first", "first-tls", "chain", "chain-tls", "middle")]
     with ExitStack() as stack:
-        server = stack.enter_context(greeter())
+        server = stack.enter_context(greeting_server())
         free = free_ports((program, name) for program in PROGRAMS for name in names)
         ports = {program: {name: free[program, name] for name in names} for program in PROGRAMS}
         started = {}
@@ -233,7 +235,7 @@ def crossing(papers: Papers) -> Iterator[Crossing]:
                 ways[f"chain-{sender}"], ways[f"chain-tls-{sender}"] = chain, over_tls(chain, papers, "ec")
                 ways[f"middle-{sender}"] = attrs.evolve(first, accept=ACCEPTS.accept, bind=ACCEPTS.bind)
             if program is HAProxy:
-                ways["health"] = Way(
+                ways["health"] = EntryPath(
                     server=(HOST, ports[other]["last"]),
                     send=f"source {CHECKS_COME_FROM} send-proxy-v2 check inter 1s",
                 )
@@ -245,18 +247,18 @@ def crossing(papers: Papers) -> Iterator[Crossing]:
 
 @attrs.frozen
 class Crossing:
-    papers: Papers
+    papers: CertificateSet
     haproxy: Program
     mailproxy: Program
     ports: Mapping[type[HAProxy | Mailproxy], Mapping[str, int]]
     _written: dict[Program, int] = attrs.field(factory=dict)  # lines before the last session
 
-    def go(self, way: str, visitor: Visitor, begins: type[HAProxy | Mailproxy]) -> tuple[str, str]:
+    def go(self, way: str, visitor: ProbeClient, begins: type[HAProxy | Mailproxy]) -> tuple[str, str]:
         """The client's address and the one that it asked for, as they are in a log."""
         for program in (self.haproxy, self.mailproxy):
             self._written[program] = len(program.log.lines())
-        with visitor.visit(self.ports[begins][way], self.papers) as connection:
-            assert connection.all_that_comes() == GREETING
+        with visitor.connect(self.ports[begins][way], self.papers) as connection:
+            assert connection.receive_until_eof() == GREETING
             return join(*connection.own), join(*connection.other)
 
     def haproxys_line(self, client: str) -> list[str]:
@@ -274,7 +276,7 @@ class Crossing:
         return program.log.wait_for(re.compile(pattern), behind=self._written[program])[0]
 
 
-def on(place: str, visitor: Visitor, sender: str) -> str:
+def on(place: str, visitor: ProbeClient, sender: str) -> str:
     return f"{place}{'-tls' if visitor.tls else ''}-{sender}"
 
 
@@ -329,15 +331,15 @@ def test_a_health_check_is_a_client_of_its_own(crossing: Crossing) -> None:
 # Refusals that both have
 
 
-def refusals(papers: Papers, server: tuple[str, int]) -> dict[str, Way]:
+def refusals(papers: CertificateSet, server: tuple[str, int]) -> dict[str, EntryPath]:
     """The two ways with a rule have it for IPv4; over IPv6 they are open."""
-    rejects = Way(
+    rejects = EntryPath(
         server=server,
         rules=["tcp-request content reject if { src 127.0.0.0/8 }"],
         frontend=['routes = [{ client = ["127.0.0.0/8"], reject = true }]'],
     )
     clients = f'client_ca = "{papers.ca}", client_crl = "{papers.revoked}"'
-    open_to_all = Way(server=server)
+    open_to_all = EntryPath(server=server)
     asking = {
         f"{verify}-certificate": over_tls(
             open_to_all,
@@ -351,8 +353,8 @@ def refusals(papers: Papers, server: tuple[str, int]) -> dict[str, Way]:
     return {
         "rejects": rejects,
         "rejects-tls": over_tls(rejects, papers, "ec"),
-        "leads-nowhere": Way(),
-        "leads-nowhere-tls": over_tls(Way(), papers, "ec"),
+        "leads-nowhere": EntryPath(),
+        "leads-nowhere-tls": over_tls(EntryPath(), papers, "ec"),
         "strict-names": over_tls(open_to_all, papers, "ec", "strict-sni", ", strict_sni = true"),
         **asking,
     }
@@ -360,22 +362,22 @@ def refusals(papers: Papers, server: tuple[str, int]) -> dict[str, Way]:
 
 NO_GOOD = ("foreign", "revoked", "expired", "foreign-chain")
 REFUSED = {
-    "a route": ("rejects", Visitor(tls=None)),
-    "a route, TLS": ("rejects-tls", Visitor()),
-    "a route, of a name": ("rejects-tls", Visitor(asks_for=NAME)),
-    "no backend": ("leads-nowhere", Visitor(tls=None)),
-    "no backend, IPv6": ("leads-nowhere", Visitor(tls=None, host=HOST6)),
-    "no backend, TLS": ("leads-nowhere-tls", Visitor()),
-    "no backend, TLS 1.2": ("leads-nowhere-tls", Visitor(tls=TLS_1_2)),
-    "an unknown name": ("strict-names", Visitor(asks_for="unknown.example")),
-    "an unknown name, TLS 1.2": ("strict-names", Visitor(asks_for="unknown.example", tls=TLS_1_2)),
-    "no name": ("strict-names", Visitor()),
-    "no name, TLS 1.2": ("strict-names", Visitor(tls=TLS_1_2)),
-    "a name below": ("strict-names", Visitor(asks_for=f"a.{NAME}")),
+    "a route": ("rejects", ProbeClient(tls=None)),
+    "a route, TLS": ("rejects-tls", ProbeClient()),
+    "a route, of a name": ("rejects-tls", ProbeClient(asks_for=NAME)),
+    "no backend": ("leads-nowhere", ProbeClient(tls=None)),
+    "no backend, IPv6": ("leads-nowhere", ProbeClient(tls=None, host=HOST6)),
+    "no backend, TLS": ("leads-nowhere-tls", ProbeClient()),
+    "no backend, TLS 1.2": ("leads-nowhere-tls", ProbeClient(tls=TLS_1_2)),
+    "an unknown name": ("strict-names", ProbeClient(asks_for="unknown.example")),
+    "an unknown name, TLS 1.2": ("strict-names", ProbeClient(asks_for="unknown.example", tls=TLS_1_2)),
+    "no name": ("strict-names", ProbeClient()),
+    "no name, TLS 1.2": ("strict-names", ProbeClient(tls=TLS_1_2)),
+    "a name below": ("strict-names", ProbeClient(asks_for=f"a.{NAME}")),
     **{
         f"certificate: {shows}, {version.name}, {verify}": (
             f"{verify}-certificate",
-            Visitor(shows=shows, tls=version),
+            ProbeClient(shows=shows, tls=version),
         )
         for verify in ("required", "optional")
         for shows in (None, *NO_GOOD)
@@ -384,14 +386,14 @@ REFUSED = {
     },
 }
 TAKEN = {
-    "no route": ("rejects", Visitor(tls=None, host=HOST6)),
-    "no route, TLS": ("rejects-tls", Visitor(host=HOST6)),
-    "a name": ("strict-names", Visitor(asks_for=NAME)),
-    "a name in capitals": ("strict-names", Visitor(asks_for=NAME.upper())),
-    "a required certificate": ("required-certificate", Visitor(shows="alice")),
-    "a required certificate, TLS 1.2": ("required-certificate", Visitor(shows="alice", tls=TLS_1_2)),
-    "an optional certificate": ("optional-certificate", Visitor(shows="alice")),
-    "no certificate": ("optional-certificate", Visitor()),
+    "no route": ("rejects", ProbeClient(tls=None, host=HOST6)),
+    "no route, TLS": ("rejects-tls", ProbeClient(host=HOST6)),
+    "a name": ("strict-names", ProbeClient(asks_for=NAME)),
+    "a name in capitals": ("strict-names", ProbeClient(asks_for=NAME.upper())),
+    "a required certificate": ("required-certificate", ProbeClient(shows="alice")),
+    "a required certificate, TLS 1.2": ("required-certificate", ProbeClient(shows="alice", tls=TLS_1_2)),
+    "an optional certificate": ("optional-certificate", ProbeClient(shows="alice")),
+    "no certificate": ("optional-certificate", ProbeClient()),
 }
 
 Line = tcplog.Session | tcplog.FailedStart
@@ -401,28 +403,28 @@ Line = tcplog.Session | tcplog.FailedStart
 class Gates:
     """Both programs with all that they refuse."""
 
-    papers: Papers
+    papers: CertificateSet
     programs: tuple[tuple[Program, Mapping[str, int]], ...]
 
-    def both(self, way: str, visitor: Visitor, *, greeting: bytes) -> Iterator[Line]:
+    def both(self, way: str, visitor: ProbeClient, *, greeting: bytes) -> Iterator[Line]:
         """The lines that they write; the client gets the greeting, or nothing."""
         for program, ports in self.programs:
             yield self._one(program, ports[way], visitor, greeting)
 
-    def _one(self, program: Program, port: int, visitor: Visitor, greeting: bytes) -> Line:
-        seen, got = len(tcplog.ends(program.log.lines())), b""
-        with suppress(OSError), visitor.visit(port, self.papers) as connection:
-            got = connection.all_that_comes()
+    def _one(self, program: Program, port: int, visitor: ProbeClient, greeting: bytes) -> Line:
+        seen, got = len(tcplog.end_matches(program.log.lines())), b""
+        with suppress(OSError), visitor.connect(port, self.papers) as connection:
+            got = connection.receive_until_eof()
         assert got == greeting
-        wait_until(lambda: len(tcplog.ends(program.log.lines())) > seen, f"a line\n{program.log!r}")
-        (line,) = tcplog.ends(program.log.lines())[seen:]
+        wait_until(lambda: len(tcplog.end_matches(program.log.lines())) > seen, f"a line\n{program.log!r}")
+        (line,) = tcplog.end_matches(program.log.lines())[seen:]
         return tcplog.session(line) if line.re is tcplog.SESSION else tcplog.failed_start(line)
 
 
 @pytest.fixture(scope="module")
-def gates(papers: Papers) -> Iterator[Gates]:
+def gates(papers: CertificateSet) -> Iterator[Gates]:
     with ExitStack() as stack:
-        ways = refusals(papers, stack.enter_context(greeter()))
+        ways = refusals(papers, stack.enter_context(greeting_server()))
         programs = []
         for program in PROGRAMS:
             ports = free_ports(ways)

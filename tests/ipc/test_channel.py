@@ -10,13 +10,13 @@ import trio.testing
 
 from mailproxy.ipc.channel import Channel, batch_by_size, channel_pair, try_send
 from mailproxy.ipc.shared_memory import SharedMemory, Wakeups
-from tests.support.patience import give_up
+from tests.support.patience import fail_after_timeout
 
 
 @pytest.fixture(autouse=True)
 def time_limit(nursery: trio.Nursery) -> None:
     """Nothing here waits for ever."""
-    nursery.start_soon(give_up)
+    nursery.start_soon(fail_after_timeout)
 
 
 async def heard(line: Channel, count: int) -> list[object]:

@@ -17,13 +17,13 @@ from mailproxy.log import formats as lines
 from mailproxy.log.events import ACCEPT_PAUSED, READY
 from mailproxy.log.targets import FileTarget, SyslogTarget
 from tests.log.test_writer import an_ended_session, receive, running
-from tests.support.patience import give_up, until
+from tests.support.patience import fail_after_timeout, wait_until
 
 
 @pytest.fixture(autouse=True)
 def time_limit(nursery: trio.Nursery) -> None:
     """Nothing here waits for ever."""
-    nursery.start_soon(give_up)
+    nursery.start_soon(fail_after_timeout)
 
 
 class Stuck(FileTarget):
@@ -85,13 +85,13 @@ async def test_one_that_cannot_be_written_fails_alone_and_the_others_say_so(tmp_
     log = Log([Output(FileTarget(bad), name=str(bad)), Output(FileTarget(good), "json")])
     async with running(log):
         log.event(READY, "first")
-        await until(lambda: "log-not-written" in good.read_text())
+        await wait_until(lambda: "log-not-written" in good.read_text())
         log.event(READY, "second")
-        await until(lambda: log.lost == 2)
+        await wait_until(lambda: log.lost == 2)
         bad.unlink()
         log.reopen()
         log.event(READY, "third")
-        await until(lambda: bad.exists() and "third" in bad.read_text())
+        await wait_until(lambda: bad.exists() and "third" in bad.read_text())
     told = [json.loads(line) for line in good.read_text().splitlines()]
     failed = [line for line in told if line["event"] == "log-not-written"]
     assert [(line["to"], line["reason"]) for line in failed] == [
@@ -108,13 +108,13 @@ async def test_one_that_hangs_holds_no_other_up(tmp_path: Path) -> None:
     try:
         async with running(log):
             log.event(READY, "first")
-            await until(stuck.began.is_set)
+            await wait_until(stuck.began.is_set)
             log.event(READY, "second")
-            await until(lambda: "second" in good.read_text())
+            await wait_until(lambda: "second" in good.read_text())
             good.rename(tmp_path / "old")
             log.reopen()
             log.event(READY, "third")
-            await until(lambda: good.exists() and "third" in good.read_text())
+            await wait_until(lambda: good.exists() and "third" in good.read_text())
             stuck.let_go.set()
     finally:
         stuck.let_go.set()
@@ -130,7 +130,7 @@ async def test_all_are_reopened_and_that_is_said_once_in_each(tmp_path: Path) ->
             file.rename(file.with_suffix(".old"))
         log.reopen()
         await log.reopened()
-        await until(lambda: all("reopened" in file.read_text() for file in files))
+        await wait_until(lambda: all("reopened" in file.read_text() for file in files))
     assert [file.read_text().count("the log was reopened") for file in files] == [1, 1]
 
 
@@ -141,7 +141,7 @@ async def test_where_one_cannot_be_reopened_all_say_which(tmp_path: Path) -> Non
     async with running(log):
         gone.rename(tmp_path / "moved")
         log.reopen()
-        await until(lambda: "cannot be reopened" in good.read_text())
+        await wait_until(lambda: "cannot be reopened" in good.read_text())
     assert str(gone / "log") in good.read_text()
     assert "was reopened" not in good.read_text()
     assert "cannot be reopened" in (tmp_path / "moved" / "log").read_text()

@@ -25,7 +25,7 @@ from mailproxy.log.events import ACCEPT_PAUSED, LINES_LOST, READY, Event
 from mailproxy.log.line_writer import LinesLostError
 from mailproxy.log.targets import FileTarget, StreamTarget, SyslogTarget, Target
 from tests.support.network import needs_ipv6
-from tests.support.patience import give_up, until
+from tests.support.patience import fail_after_timeout, wait_until
 
 CHAT = Event("chat", "debug", meaning="for these tests only")
 LINES_MAX = 50_000  # what the log keeps while its target is busy
@@ -34,7 +34,7 @@ LINES_MAX = 50_000  # what the log keeps while its target is busy
 @pytest.fixture(autouse=True)
 def time_limit(nursery: trio.Nursery) -> None:
     """Nothing here waits for ever."""
-    nursery.start_soon(give_up)
+    nursery.start_soon(fail_after_timeout)
 
 
 @asynccontextmanager
@@ -148,7 +148,7 @@ async def test_lines_come_out_soon_although_nothing_follows(tmp_path: Path) -> N
     async with running(log):
         say(log, "alone")
         with trio.fail_after(2):
-            await until((tmp_path / "log").read_text)
+            await wait_until((tmp_path / "log").read_text)
 
 
 # Levels.
@@ -230,13 +230,13 @@ async def test_a_file_is_reopened_after_it_was_renamed(tmp_path: Path) -> None:
     log = tcplog(FileTarget(file))
     async with running(log):
         say(log, "before")
-        await until(file.read_text)
+        await wait_until(file.read_text)
         file.rename(old)
         say(log, "between")
-        await until(lambda: "between" in old.read_text())
+        await wait_until(lambda: "between" in old.read_text())
         log.reopen()
         say(log, "after")
-        await until(lambda: file.exists() and "after" in file.read_text())
+        await wait_until(lambda: file.exists() and "after" in file.read_text())
     assert old.read_text() == "before\nbetween\n"
     assert file.read_text() == "after\nthe log was reopened\n"
 
@@ -247,7 +247,7 @@ async def test_reopening_is_done_even_when_there_is_nothing_to_write(tmp_path: P
     async with running(log):
         file.rename(tmp_path / "log.1")
         log.reopen()
-        await until(file.exists)
+        await wait_until(file.exists)
 
 
 async def test_a_file_that_cannot_be_reopened_is_kept(tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ async def test_a_file_that_cannot_be_reopened_is_kept(tmp_path: Path) -> None:
     async with running(log):
         folder.rename(moved)
         log.reopen()
-        await until((moved / "log").read_text)
+        await wait_until((moved / "log").read_text)
         say(log, "still here")
     first, second = (moved / "log").read_text().splitlines()
     assert first.startswith("the log cannot be reopened: ")
@@ -273,7 +273,7 @@ async def test_reopening_leaves_no_descriptor_behind(tmp_path: Path) -> None:
         for number in range(5):
             log.reopen()
             say(log, str(number))
-            await until(lambda number=number: f"{number}\n" in (tmp_path / "log").read_text())  # type: ignore[misc]
+            await wait_until(lambda number=number: f"{number}\n" in (tmp_path / "log").read_text())  # type: ignore[misc]
         assert descriptors() <= before + 2  # epoll and its wake-up
     assert descriptors() < before + 2
 
@@ -314,7 +314,7 @@ async def test_what_is_too_much_while_it_blocks_is_counted_and_said(pipe: tuple[
     log = tcplog(target)
     async with running(log):
         say(log, "in the writer's hands")
-        await until(target.began.is_set)
+        await wait_until(target.began.is_set)
         say(log, *map(str, range(LINES_MAX + 123)))
         assert log.lost == 123
         lines = b""
@@ -335,7 +335,7 @@ async def test_a_target_that_blocks_for_ever_does_not_keep_the_proxy_from_ending
     log = tcplog(target)
     async with running(log):
         say(log, "never seen")
-        await until(target.began.is_set)
+        await wait_until(target.began.is_set)
         began = trio.current_time()
     assert trio.current_time() - began < 5
 
@@ -367,13 +367,13 @@ async def test_a_full_disk_loses_lines_and_says_how_many_when_it_has_room_again(
     log = tcplog(FileTarget(file))
     async with running(log):
         say(log, "1", "2", "3")
-        await until(lambda: log.lost == 3)
+        await wait_until(lambda: log.lost == 3)
         say(log, "4", "5")
-        await until(lambda: log.lost >= 5)
+        await wait_until(lambda: log.lost >= 5)
         file.unlink()
         log.reopen()
         say(log, "6")
-        await until(lambda: file.exists() and file.read_text())
+        await wait_until(lambda: file.exists() and file.read_text())
     assert file.read_text().splitlines() == ["6", "the log was reopened", "5 log lines were lost"]
 
 
@@ -383,7 +383,7 @@ async def test_a_closed_pipe_harms_nobody(pipe: tuple[int, int]) -> None:
     log = tcplog(StreamTarget(writer))
     async with running(log):
         say(log, "to nobody")
-        await until(lambda: log.lost == 1)
+        await wait_until(lambda: log.lost == 1)
 
 
 async def test_a_pipe_that_somebody_made_nonblocking_gets_every_line(pipe: tuple[int, int]) -> None:
@@ -399,7 +399,7 @@ async def test_a_pipe_that_somebody_made_nonblocking_gets_every_line(pipe: tuple
     async with trio.open_nursery() as nursery:
         async with running(log):
             say(log, *map(str, range(5000)))
-            await until(target.began.is_set)
+            await wait_until(target.began.is_set)
             nursery.start_soon(trio.to_thread.run_sync, read)
         os.close(writer)
     assert lines == [str(number) for number in range(5000)]
@@ -459,7 +459,7 @@ async def test_being_stopped_while_it_reopens_loses_nothing(tmp_path: Path) -> N
         nursery.start_soon(log.run)
         say(log, "last words")
         log.reopen()
-        await until(target.began.is_set)
+        await wait_until(target.began.is_set)
         nursery.cancel_scope.cancel()
         target.spinning.set()
     began = trio.current_time()
@@ -476,11 +476,11 @@ async def test_no_line_disappears_unsaid_while_it_reopens_for_long(tmp_path: Pat
     async with running(log):
         log.reopen()
         say(log, "meanwhile")
-        await until(target.began.is_set)
+        await wait_until(target.began.is_set)
         await trio.sleep(0.7)  # longer than the log waits for a target
         target.spinning.set()
         say(log, "afterwards")
-        await until(lambda: "afterwards" in file.read_text())
+        await wait_until(lambda: "afterwards" in file.read_text())
     written = file.read_text()
     assert "meanwhile" in written or "1 log lines were lost" in written
 
@@ -563,7 +563,7 @@ async def test_syslog_that_is_not_there_harms_nobody_and_is_told_when_it_comes(t
     log = tcplog(SyslogTarget(path))
     async with running(log):
         say(log, "to nobody")
-        await until(lambda: log.lost == 1)
+        await wait_until(lambda: log.lost == 1)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
             receiver.bind(path)
             receiver.setblocking(False)

@@ -19,7 +19,7 @@ from mailproxy.net.client_close import is_client_closing
 from mailproxy.net.poller import Poller
 from mailproxy.net.tls.tls import accept_tls, connect_tls, make_client_context, send_close_notify
 from mailproxy.testing import ThrowAwayCA
-from tests.support.patience import give_up, until
+from tests.support.patience import fail_after_timeout, wait_until
 
 COMMAND = b"a1 CAPABILITY\r\n"
 
@@ -47,7 +47,7 @@ class LeaveWatch:
 @pytest.fixture(autouse=True)
 def time_limit(nursery: trio.Nursery) -> None:
     """Nothing here waits for ever."""
-    nursery.start_soon(give_up)
+    nursery.start_soon(fail_after_timeout)
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ async def test_a_client_that_leaves_is_noticed_once(
         await quiet()
         assert client.left == 0
         leave(client)
-        await until(lambda: client.left)
+        await wait_until(lambda: client.left)
         await quiet()
         assert client.left == 1
 
@@ -141,7 +141,7 @@ async def test_a_client_that_had_left_before_is_noticed_at_once(clients: LeaveWa
     async with visit() as client:
         client.theirs.close()
         clients.watch(client.ours, client.leave)
-        await until(lambda: client.left)
+        await wait_until(lambda: client.left)
         clients.forget(client.ours)
 
 
@@ -172,7 +172,7 @@ async def test_a_client_that_asks_and_then_resets_has_left(clients: LeaveWatch, 
         await quiet()
         assert client.left == 0
         client.reset()
-        await until(lambda: client.left)
+        await wait_until(lambda: client.left)
         await quiet()
         assert client.left == 1
 
@@ -184,7 +184,7 @@ async def test_a_unix_socket(clients: LeaveWatch) -> None:
         client = Visit(theirs, ours)
         clients.watch(ours, client.leave)
         theirs.close()
-        await until(lambda: client.left)
+        await wait_until(lambda: client.left)
         clients.forget(ours)
 
 
@@ -204,7 +204,7 @@ async def test_a_client_that_ends_tls_has_left(
             assert isinstance(client.theirs, ssl.SSLSocket)
             send_close_notify(client.theirs)
         client.theirs.close()
-        await until(lambda: client.left)
+        await wait_until(lambda: client.left)
         await quiet()
         assert client.left == 1
 
@@ -226,7 +226,7 @@ async def test_a_client_that_asks_over_tls_and_then_ends_it_may_wait(
 async def test_a_client_that_resets_tls_has_left(clients: LeaveWatch, throw_away_ca: ThrowAwayCA) -> None:
     async with tls_visit(clients, throw_away_ca) as client:
         client.reset()
-        await until(lambda: client.left)
+        await wait_until(lambda: client.left)
 
 
 # Watched and forgotten
@@ -247,7 +247,7 @@ async def test_a_client_may_be_watched_again(clients: LeaveWatch) -> None:
         clients.forget(client.ours)
         clients.watch(client.ours, client.leave)
         client.theirs.close()
-        await until(lambda: client.left)
+        await wait_until(lambda: client.left)
         clients.forget(client.ours)
         clients.forget(client.ours)  # twice is no fault
         assert client.left == 1
@@ -268,7 +268,7 @@ async def test_who_is_called_may_forget_others_that_leave_at_the_same_moment(cli
         clients.watch(two.ours, leave("two", one))
         one.theirs.close()
         two.theirs.close()
-        await until(lambda: called)
+        await wait_until(lambda: called)
         await quiet()
         assert len(called) == 1
         clients.forget(one.ours)
@@ -283,7 +283,7 @@ async def test_many_that_leave_at_the_same_moment(clients: LeaveWatch) -> None:
         leave = [each for each in visits if each not in stay]
         for each in leave:
             each.theirs.close()
-        await until(lambda: all(each.left for each in leave))
+        await wait_until(lambda: all(each.left for each in leave))
         await quiet()
         assert {each.left for each in leave} == {1}
         assert {each.left for each in stay} == {0}

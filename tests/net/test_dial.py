@@ -21,7 +21,7 @@ from mailproxy.net.dial import Endpoint, connect
 from mailproxy.net.resolve import literal_endpoint
 from mailproxy.testing import RefusingServer, UnansweredServer
 from tests.support.network import link_local, needs_ipv6
-from tests.support.patience import give_up
+from tests.support.patience import fail_after_timeout
 
 PORT = 993  # the one that the client connected to, where it must not matter
 
@@ -29,7 +29,7 @@ PORT = 993  # the one that the client connected to, where it must not matter
 @pytest.fixture(autouse=True)
 def time_limit(nursery: trio.Nursery) -> None:
     """Nothing here waits for ever."""
-    nursery.start_soon(give_up)
+    nursery.start_soon(fail_after_timeout)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from mailproxy.net.dial import Endpoint, connect, half_open_connect
 from mailproxy.net.resolve import literal_endpoint
 from mailproxy.testing import RefusingServer, UnansweredServer
 from tests.support.network import needs_ipv6
-from tests.support.patience import give_up
+from tests.support.patience import fail_after_timeout
 
 ROUNDS = 20
 
@@ -28,7 +28,7 @@ ROUNDS = 20
 @pytest.fixture(autouse=True)
 def time_limit(nursery: trio.Nursery) -> None:
     """Nothing here waits for ever."""
-    nursery.start_soon(give_up)
+    nursery.start_soon(fail_after_timeout)
 
 
 @contextmanager

@@ -15,13 +15,13 @@ from attrs import define, field
 from mailproxy.errors import ClientAbortError, ClientLeftError
 from mailproxy.net.peek import consume, peek, peek_nowait
 from mailproxy.protocol import NeedMore
-from tests.support.patience import give_up
+from tests.support.patience import fail_after_timeout
 
 
 @pytest.fixture(autouse=True)
 def time_limit(nursery: trio.Nursery) -> None:
     """Nothing here waits for ever."""
-    nursery.start_soon(give_up)
+    nursery.start_soon(fail_after_timeout)
 
 
 class Watched(socket.socket):

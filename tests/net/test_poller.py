@@ -32,7 +32,7 @@ from mailproxy.net.poller import (
 )
 from mailproxy.net.tls.tls import accept_tls, connect_tls
 from mailproxy.testing import ThrowAwayCA
-from tests.support.patience import give_up
+from tests.support.patience import fail_after_timeout
 
 needs_epoll = pytest.mark.skipif(not hasattr(select, "epoll"), reason="there is no epoll here")
 POLLERS: list[Callable[[], AnyPoller]] = [TrioPoller, *([Poller] if hasattr(select, "epoll") else [])]
@@ -42,7 +42,7 @@ on_both = pytest.mark.parametrize("make", POLLERS)
 @pytest.fixture(autouse=True)
 def time_limit(nursery: trio.Nursery) -> None:
     """Nothing here waits for ever."""
-    nursery.start_soon(give_up)
+    nursery.start_soon(fail_after_timeout)
 
 
 @asynccontextmanager

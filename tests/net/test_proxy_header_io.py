@@ -28,7 +28,7 @@ from mailproxy.protocol.proxy_header import (
     format_header,
     with_checksum,
 )
-from tests.support.patience import give_up
+from tests.support.patience import fail_after_timeout
 
 CLIENT, PROXY = ("192.0.2.9", 40000), ("198.51.100.1", 993)
 CLIENT6, PROXY6 = ("2001:db8::9", 40000), ("2001:db8::1", 993)
@@ -54,7 +54,7 @@ HEADERS: dict[str, Header] = {
 @pytest.fixture(autouse=True)
 def time_limit(nursery: trio.Nursery) -> None:
     """Nothing here waits for ever."""
-    nursery.start_soon(give_up)
+    nursery.start_soon(fail_after_timeout)
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ from mailproxy.testing import (
     WaitFor,
     pattern,
 )
-from tests.support.patience import give_up, until
+from tests.support.patience import fail_after_timeout, wait_until
 
 LONG_S = 1000.0
 SHORT_S = 0.05
@@ -45,7 +45,7 @@ each_way = pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
 @pytest.fixture(autouse=True)
 def time_limit(nursery: trio.Nursery) -> None:
     """Nothing here waits for ever."""
-    nursery.start_soon(give_up)
+    nursery.start_soon(fail_after_timeout)
 
 
 @frozen
@@ -284,4 +284,4 @@ async def test_an_end_leaves_nothing_open(throw_away_ca: ThrowAwayCA, tls: bool)
         before = descriptors()
         await close_gracefully(sock, LONG_S)
         await server.wait_ended()
-        await until(lambda: descriptors() <= before - 2)  # either end had one
+        await wait_until(lambda: descriptors() <= before - 2)  # either end had one

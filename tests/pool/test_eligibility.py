@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 
 from mailproxy.pool import AdminState, LeastConn, Server
 from mailproxy.pool.eligibility import eligible_servers, slow_start_factor
-from tests.support.pool_servers import ADDRESS, farm, names
+from tests.support.pool_servers import ADDRESS, make_servers, names
 
 flags = st.lists(st.tuples(st.booleans(), st.booleans()), max_size=6)  # is_backup, is it ready
 
 
 @given(flags)
 def test_backups_serve_only_while_nobody_else_can_and_only_the_first(of: list[tuple[bool, bool]]) -> None:
-    servers = farm(*[1] * len(of))
+    servers = make_servers(*[1] * len(of))
     for server, (is_backup, is_ready) in zip(servers, of, strict=True):
         server.is_backup = is_backup
         server.state = AdminState.READY if is_ready else AdminState.MAINT
@@ -25,7 +25,7 @@ def test_backups_serve_only_while_nobody_else_can_and_only_the_first(of: list[tu
 
 
 def test_a_backup_does_not_help_out_where_the_others_are_full() -> None:
-    active, backup = farm(1, 1)
+    active, backup = make_servers(1, 1)
     active.max_sessions = active.sessions = 1
     backup.is_backup = True
     balance = LeastConn()

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from mailproxy.pool import AdminState, Health, Pool, Server, StateChange, StickTable, Waiter
-from tests.support.pool_servers import ADDRESS, BALANCES, balances, dice, farm, names, pool_of
+from tests.support.pool_servers import (
+    ADDRESS,
+    BALANCES,
+    balances,
+    make_pool,
+    make_servers,
+    names,
+    seeded_random,
+)
 
 SLOW_START_S = 10.0
 numbers = st.integers(0, 99)
@@ -159,7 +167,7 @@ class AnyCrowd(RuleBasedStateMachine):
     @rule(seed=numbers)
     def many_come_and_go(self, seed: int) -> None:
         """All at the mercy of chance: hypothesis likes numbers that are small or equal, and crowds that are small, too."""
-        chance = dice(seed)
+        chance = seeded_random(seed)
         for _ in range(20):
             number, step = int(100 * chance.random()), chance.random()
             if step < 0.25:
@@ -257,8 +265,8 @@ def places(*waiters: Waiting) -> list[str]:
 
 
 def test_whoever_has_waited_longest_gets_the_place_that_is_given_back() -> None:
-    (server,) = farm(1, max_sessions=1)
-    pool = pool_of(server)
+    (server,) = make_servers(1, max_sessions=1)
+    pool = make_pool(server)
     assert names([pool.acquire(), pool.acquire()]) == ["s0", "nobody"]
     first, second = wait(pool), wait(pool)
     pool.release(server)
@@ -267,8 +275,8 @@ def test_whoever_has_waited_longest_gets_the_place_that_is_given_back() -> None:
 
 
 def test_a_place_for_one_that_gives_up_in_that_moment_goes_to_the_next() -> None:
-    (server,) = farm(1, max_sessions=1)
-    pool = pool_of(server)
+    (server,) = make_servers(1, max_sessions=1)
+    pool = make_pool(server)
     pool.acquire()
     first, second, third = wait(pool), wait(pool), wait(pool)
     pool.release(server)
@@ -280,8 +288,8 @@ def test_a_place_for_one_that_gives_up_in_that_moment_goes_to_the_next() -> None
 
 
 def test_who_waits_for_one_server_alone_leaves_the_places_of_others_to_those_behind_it() -> None:
-    servers = farm(1, 1, max_sessions=1)
-    pool = pool_of(*servers)
+    servers = make_servers(1, 1, max_sessions=1)
+    pool = make_pool(*servers)
     assert names([pool.acquire(), pool.acquire()]) == ["s0", "s1"]
     picky, easy = wait(pool, servers[0]), wait(pool)
     pool.release(servers[1])
@@ -291,8 +299,8 @@ def test_who_waits_for_one_server_alone_leaves_the_places_of_others_to_those_beh
 
 
 def test_no_more_may_wait_than_max_queue_says_whatever_they_wait_for() -> None:
-    (server,) = farm(1, max_sessions=1)
-    pool = pool_of(server, max_queue=2)
+    (server,) = make_servers(1, max_sessions=1)
+    pool = make_pool(server, max_queue=2)
     pool.acquire()
     first = wait(pool)
     wait(pool, server)
@@ -304,8 +312,8 @@ def test_no_more_may_wait_than_max_queue_says_whatever_they_wait_for() -> None:
 
 
 def test_the_log_can_tell_where_each_stood_in_the_line_of_its_server_or_of_all() -> None:
-    (server,) = farm(1, max_sessions=1)
-    pool = pool_of(server)
+    (server,) = make_servers(1, max_sessions=1)
+    pool = make_pool(server)
     pool.acquire()
     waiters = [wait(pool), wait(pool, server), wait(pool), wait(pool, server), wait(pool)]
     pool.cancel(waiters[4])
@@ -319,9 +327,9 @@ def test_the_log_can_tell_where_each_stood_in_the_line_of_its_server_or_of_all()
 def test_who_waited_for_a_server_that_goes_stands_where_it_would_have_stood_had_it_waited_for_any(
     goes: str,
 ) -> None:
-    servers = farm(1, 1, max_sessions=1)
+    servers = make_servers(1, 1, max_sessions=1)
     servers[0].health = Health(1, 1)
-    pool = pool_of(*servers)
+    pool = make_pool(*servers)
     assert names([pool.acquire(), pool.acquire()]) == ["s0", "s1"]
     waiters = [wait(pool), wait(pool, servers[0]), wait(pool), wait(pool, servers[0]), wait(pool)]
     if goes == "down":
@@ -337,8 +345,8 @@ def test_who_waited_for_a_server_that_goes_stands_where_it_would_have_stood_had_
 
 
 def test_who_waits_for_a_server_that_drains_goes_on_waiting_for_it() -> None:
-    servers = farm(1, 1, max_sessions=1)
-    pool = pool_of(*servers)
+    servers = make_servers(1, 1, max_sessions=1)
+    pool = make_pool(*servers)
     assert names([pool.acquire(), pool.acquire()]) == ["s0", "s1"]
     new, back = wait(pool), wait(pool, servers[0])
     change = pool.set_state(servers[0], AdminState.DRAIN, 0.0)
@@ -349,8 +357,8 @@ def test_who_waits_for_a_server_that_drains_goes_on_waiting_for_it() -> None:
 
 
 def test_who_waited_for_a_server_that_goes_has_a_free_place_of_another_at_once() -> None:
-    servers = farm(1, 1, max_sessions=1)
-    pool = pool_of(*servers)
+    servers = make_servers(1, 1, max_sessions=1)
+    pool = make_pool(*servers)
     assert names([pool.acquire()]) == ["s0"]
     waiter = wait(pool, servers[0])
     change = pool.set_state(servers[0], AdminState.MAINT, 0.0)
@@ -360,9 +368,9 @@ def test_who_waited_for_a_server_that_goes_has_a_free_place_of_another_at_once()
 
 
 def test_those_who_wait_go_to_the_backup_when_the_last_active_server_goes() -> None:
-    active, backup = farm(1, 1, max_sessions=1)
+    active, backup = make_servers(1, 1, max_sessions=1)
     backup.is_backup = True
-    pool = pool_of(active, backup)
+    pool = make_pool(active, backup)
     assert names([pool.acquire(), pool.acquire()]) == ["s0", "nobody"]
     waiters = [wait(pool), wait(pool)]
     pool.set_state(active, AdminState.DRAIN, 0.0)
@@ -372,9 +380,9 @@ def test_those_who_wait_go_to_the_backup_when_the_last_active_server_goes() -> N
 
 
 def test_those_who_wait_have_a_place_when_the_first_server_gets_an_address() -> None:
-    (server,) = farm(1)
+    (server,) = make_servers(1)
     server.addresses = ()
-    pool = pool_of(server)
+    pool = make_pool(server)
     assert not pool.has_usable_server
     waiter = wait(pool)
     server.addresses = ADDRESS
@@ -384,9 +392,9 @@ def test_those_who_wait_have_a_place_when_the_first_server_gets_an_address() -> 
 
 
 def test_a_server_that_warms_up_lets_in_more_and_more_of_those_who_wait() -> None:
-    (server,) = farm(1, max_sessions=100)
+    (server,) = make_servers(1, max_sessions=100)
     server.health, server.slow_start = Health(1, 1), 50.0
-    pool = pool_of(server)
+    pool = make_pool(server)
     pool.record_check(server, 0.0, passed=False)
     waiters = [wait(pool) for _ in range(200)]
     change = pool.record_check(server, 1000.0, passed=True)
@@ -416,9 +424,9 @@ def test_a_server_that_warms_up_lets_in_more_and_more_of_those_who_wait() -> Non
 def test_a_client_that_comes_back_has_the_server_it_had_while_that_is_up_and_not_in_maintenance(
     what: str, comes_back: bool
 ) -> None:
-    server, another = farm(1, 1, max_sessions=1)
+    server, another = make_servers(1, 1, max_sessions=1)
     server.health = Health(1, 1)
-    pool = pool_of(server, another, stick=StickTable(10, expire=60.0))
+    pool = make_pool(server, another, stick=StickTable(10, expire=60.0))
     pool.store(1, server, 0.0)
     match what:
         case "drain" | "maint":
@@ -439,9 +447,9 @@ def test_a_client_that_comes_back_has_the_server_it_had_while_that_is_up_and_not
 
 
 def test_a_client_has_its_server_again_when_that_is_up_again() -> None:
-    (server,) = farm(1)
+    (server,) = make_servers(1)
     server.health = Health(1, 1)
-    pool = pool_of(server, stick=StickTable(10, expire=60.0))
+    pool = make_pool(server, stick=StickTable(10, expire=60.0))
     pool.store(1, server, 0.0)
     pool.record_check(server, 1.0, passed=False)
     assert pool.sticky_server(1, 2.0) is None
@@ -450,15 +458,15 @@ def test_a_client_has_its_server_again_when_that_is_up_again() -> None:
 
 
 def test_a_client_is_forgotten_when_it_has_not_come_for_long_enough() -> None:
-    (server,) = farm(1)
-    pool = pool_of(server, stick=StickTable(10, expire=60.0))
+    (server,) = make_servers(1)
+    pool = make_pool(server, stick=StickTable(10, expire=60.0))
     pool.store(1, server, 0.0)
     assert names(pool.sticky_server(1, now) for now in (59.0, 118.0, 178.0)) == ["s0", "s0", "nobody"]
 
 
 def test_without_a_stick_table_nobody_sticks() -> None:
-    (server,) = farm(1)
-    pool = pool_of(server)
+    (server,) = make_servers(1)
+    pool = make_pool(server)
     pool.store(1, server, 0.0)
     assert pool.sticky_server(1, 0.0) is None
 
@@ -466,7 +474,7 @@ def test_without_a_stick_table_nobody_sticks() -> None:
 def test_clients_have_their_servers_over_a_reload_wherever_those_stand_in_the_configuration_now() -> None:
     def configured(*known: str) -> Pool[Server]:
         servers = [Server(name, addresses=ADDRESS) for name in known]
-        return pool_of(*servers, stick=StickTable(10, expire=60.0))
+        return make_pool(*servers, stick=StickTable(10, expire=60.0))
 
     def had(pool: Pool[Server]) -> list[str]:
         return names(pool.sticky_server(client, 1.0) for client in range(3))
@@ -481,8 +489,8 @@ def test_clients_have_their_servers_over_a_reload_wherever_those_stand_in_the_co
 
 
 def test_sessions_that_began_before_a_reload_and_those_who_wait_end_in_the_old_pool() -> None:
-    (before,), (after,) = farm(1, max_sessions=1), farm(1, max_sessions=1)
-    old, new = pool_of(before), pool_of(after)
+    (before,), (after,) = make_servers(1, max_sessions=1), make_servers(1, max_sessions=1)
+    old, new = make_pool(before), make_pool(after)
     old.acquire()
     waiter = wait(old)
     new.take_over(old)

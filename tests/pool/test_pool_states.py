@@ -11,7 +11,15 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from mailproxy.pool import AdminState, Counts, Health, Pool, Server, StateChange, StickTable
 from mailproxy.pool.server import ServerState
-from tests.support.pool_servers import ADDRESS, BALANCES, balances, farm, names, pool_of, serving
+from tests.support.pool_servers import (
+    ADDRESS,
+    BALANCES,
+    balances,
+    eligible_servers,
+    make_pool,
+    make_servers,
+    names,
+)
 
 READY, DRAIN, MAINT = AdminState.READY, AdminState.DRAIN, AdminState.MAINT
 UNCHECKED = "e"
@@ -245,7 +253,7 @@ class AnyWalk(RuleBasedStateMachine):
     def only_those_serve_who_ought_to(self) -> None:
         usable = [name for name, book in self.books.items() if book.is_usable]
         active = [name for name in usable if not self.books[name].plan.is_backup]
-        assert sorted(names(serving(self.pool))) == sorted(active or usable[:1])
+        assert sorted(names(eligible_servers(self.pool))) == sorted(active or usable[:1])
         assert self.pool.has_usable_server == bool(usable)
         assert self.pool.usable_counts == (len(active), len(usable) - len(active))
 
@@ -260,36 +268,36 @@ TestAnyWalk = AnyWalk.TestCase
 
 
 def checked(*, is_backup: bool = False, slow_start: float = 0.0, rise: int = 1, fall: int = 1) -> Server:
-    (server,) = farm(1)
+    (server,) = make_servers(1)
     server.health, server.is_backup, server.slow_start = Health(rise, fall), is_backup, slow_start
     return server
 
 
 def test_the_first_backup_that_can_serves_alone_while_no_active_server_can() -> None:
-    servers = farm(1, 1, 1, 1)
+    servers = make_servers(1, 1, 1, 1)
     for server in servers:
         server.health, server.is_backup = Health(1, 1), server.name in ("s2", "s3")
-    pool = pool_of(*servers)
-    told = [names(serving(pool))]
+    pool = make_pool(*servers)
+    told = [names(eligible_servers(pool))]
     for number, passed in [(0, False), (1, False), (2, False), (3, False), (3, True), (2, True), (1, True)]:
         pool.record_check(servers[number], 0.0, passed=passed)
-        told.append(names(serving(pool)))
+        told.append(names(eligible_servers(pool)))
     assert told == [["s0", "s1"], ["s1"], ["s2"], ["s3"], [], ["s3"], ["s2"], ["s1"]]
 
 
 def test_a_server_that_drains_leaves_its_place_to_a_backup() -> None:
-    active, backup = farm(1, 1)
+    active, backup = make_servers(1, 1)
     backup.is_backup = True
-    pool = pool_of(active, backup)
+    pool = make_pool(active, backup)
     pool.set_state(active, DRAIN, 0.0)
-    assert names(serving(pool)) == ["s1"]
+    assert names(eligible_servers(pool)) == ["s1"]
     assert active.status == "DRAIN"
     assert pool.usable_counts == (0, 1)
 
 
 def test_it_is_reported_once_when_a_server_goes_down_and_once_when_it_comes_up() -> None:
     server = checked(rise=2, fall=3)
-    pool = pool_of(server)
+    pool = make_pool(server)
     told = []
     for moment, result in enumerate("+--+---+-++"):
         change = pool.record_check(server, float(moment), passed=result == "+")
@@ -297,7 +305,7 @@ def test_it_is_reported_once_when_a_server_goes_down_and_once_when_it_comes_up()
             told.append((moment, server.status, change.active))
     assert told == [(6, "DOWN", 0), (10, "UP", 1)]
     assert (server.counts.check_failures, server.counts.downs, server.counts.down_seconds) == (5, 1, 4.0)
-    assert pool.record_check(farm(1)[0], 11.0, passed=False) is None  # which is not checked
+    assert pool.record_check(make_servers(1)[0], 11.0, passed=False) is None  # which is not checked
 
 
 @pytest.mark.parametrize(
@@ -317,7 +325,7 @@ def test_a_server_leaves_service_where_it_goes_for_maintenance_and_was_not_down(
     is_up: bool, state: AdminState, then: AdminState, left: bool
 ) -> None:
     server = checked()
-    pool = pool_of(server)
+    pool = make_pool(server)
     if not is_up:
         down = pool.record_check(server, 0.0, passed=False)
         assert down is not None
@@ -331,7 +339,7 @@ def test_a_server_leaves_service_where_it_goes_for_maintenance_and_was_not_down(
 
 def test_a_server_back_from_maintenance_serves_until_its_first_check_fails_whatever_it_was_before() -> None:
     server = checked(rise=2, fall=3)
-    pool = pool_of(server)
+    pool = make_pool(server)
     pool.record_check(server, 0.0, passed=False)
     words = [server.status]
     for state in (MAINT, READY):
@@ -345,7 +353,7 @@ def test_a_server_back_from_maintenance_serves_until_its_first_check_fails_whate
 
 def test_the_time_in_which_a_server_served_nobody_is_counted_down_or_in_maintenance() -> None:
     server = checked()
-    pool = pool_of(server)
+    pool = make_pool(server)
     pool.record_check(server, 10.0, passed=False)
     pool.record_check(server, 13.0, passed=True)
     assert (server.counts.downs, server.counts.down_seconds) == (1, 3.0)
@@ -362,7 +370,7 @@ def test_the_time_in_which_a_server_served_nobody_is_counted_down_or_in_maintena
 @pytest.mark.parametrize("comes_from", ["down", "maintenance"])
 def test_a_server_that_comes_into_service_warms_up_from_a_hundredth(comes_from: str) -> None:
     server = checked(slow_start=100.0)
-    pool = pool_of(server)
+    pool = make_pool(server)
     if comes_from == "down":
         pool.record_check(server, 0.0, passed=False)
         pool.record_check(server, 1000.0, passed=True)
@@ -380,7 +388,7 @@ def test_a_server_that_comes_into_service_warms_up_from_a_hundredth(comes_from: 
 
 def test_neither_the_start_of_the_proxy_nor_the_end_of_draining_is_a_slow_start() -> None:
     server = checked(slow_start=100.0)
-    pool = pool_of(server)
+    pool = make_pool(server)
     pool.set_state(server, DRAIN, 0.0)
     pool.set_state(server, READY, 1000.0)
     assert not pool.warm_up(1000.0)
@@ -388,9 +396,9 @@ def test_neither_the_start_of_the_proxy_nor_the_end_of_draining_is_a_slow_start(
 
 
 def test_a_server_that_warms_up_gets_few_sessions_beside_a_warm_one() -> None:
-    cold, warm = farm(100, 100)
+    cold, warm = make_servers(100, 100)
     cold.slow_start = 100.0
-    pool = pool_of(cold, warm)
+    pool = make_pool(cold, warm)
     pool.set_state(cold, MAINT, 0.0)
     pool.set_state(cold, READY, 0.0)
     assert names(pool.acquire() for _ in range(101)).count("s0") == 1
@@ -400,7 +408,7 @@ def test_a_server_that_warms_up_gets_few_sessions_beside_a_warm_one() -> None:
 
 def test_over_a_reload_a_server_stays_what_it_was() -> None:
     before, after = checked(rise=2, fall=3, slow_start=100.0), checked(rise=2, fall=3, slow_start=100.0)
-    old, new = pool_of(before), pool_of(after)
+    old, new = make_pool(before), make_pool(after)
     for moment, passed in enumerate((False, True, True, False)):
         old.record_check(before, float(moment), passed=passed)
     old.warm_up(52.0)
@@ -416,23 +424,23 @@ def test_over_a_reload_a_server_stays_what_it_was() -> None:
 
 
 def test_over_a_reload_with_another_rise_and_fall_a_server_stays_up_or_down() -> None:
-    before, after = farm(1, 1), farm(1, 1)
+    before, after = make_servers(1, 1), make_servers(1, 1)
     for server in before:
         server.health = Health(1, 1)
     for server in after:
         server.health = Health(3, 5)
-    old, new = pool_of(*before), pool_of(*after)
+    old, new = make_pool(*before), make_pool(*after)
     old.record_check(before[0], 0.0, passed=False)
     new.take_over(old)
     assert [server.status for server in after] == ["DOWN", "UP"]
-    assert names(serving(new)) == ["s1"]
+    assert names(eligible_servers(new)) == ["s1"]
     new.record_check(after[0], 1.0, passed=True)
     new.record_check(after[1], 1.0, passed=False)
     assert [server.status for server in after] == ["DOWN 1/3", "UP 4/5"]
 
 
 def test_a_server_that_is_new_in_a_reload_counts_as_up() -> None:
-    old, new = pool_of(), pool_of(checked(fall=3))
+    old, new = make_pool(), make_pool(checked(fall=3))
     new.take_over(old)
-    assert names(serving(new)) == ["s0"]
+    assert names(eligible_servers(new)) == ["s0"]
     assert [server.status for server in new.servers] == ["UP 1/3"]

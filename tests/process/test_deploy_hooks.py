@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.certificate_trees import NAME, AcmeSh, Certbot, CertManager, Lego, Lego5, Tree
+from tests.support.certificate_trees import NAME, AcmeSh, Certbot, CertificateTree, CertManager, Lego, Lego5
 from tests.support.program import Program
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
@@ -53,7 +53,9 @@ def configuration(certs: Path) -> str:
     [(Certbot, HOOKS[0]), (AcmeSh, HOOKS[1]), (Lego, HOOKS[2]), (Lego5, HOOKS[2])],
     ids=["certbot", "acme.sh", "lego", "lego 5"],
 )
-def test_a_deploy_hook_copies_what_is_taken_up(tool: type[Tree], hook: str, tmp_path: Path) -> None:
+def test_a_deploy_hook_copies_what_is_taken_up(
+    tool: type[CertificateTree], hook: str, tmp_path: Path
+) -> None:
     certs, programs = tmp_path / "certs", tmp_path / "bin"
     certs.mkdir()
     programs.mkdir()

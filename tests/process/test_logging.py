@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.program import PATIENCE_S, Program
-from tests.support.worker_group import Crew, Guest, configuration, greeters
+from tests.support.program import TIMEOUT_S, Program
+from tests.support.worker_group import Client, WorkerGroup, configuration, greeting_servers
 
 
 def targets(folder: Path) -> str:
@@ -37,24 +37,24 @@ format = "tcplog"
 @pytest.mark.parametrize("workers", [1, 2])
 def test_every_target_has_all_that_it_asks_for(tmp_path: Path, workers: int) -> None:
     count = 12
-    with greeters("s1") as servers:
+    with greeting_servers("s1") as servers:
         text = configuration(*servers, more=targets(tmp_path), workers=workers)
-        with Crew(text, tmp_path) as crew:
+        with WorkerGroup(text, tmp_path) as group:
             for _ in range(count):
-                guest = Guest(crew.addresses[0])
+                guest = Client(group.addresses[0])
                 assert guest.greeting == "s1"
-                guest.leave()
-            crew.send(signal.SIGUSR1)
-            crew.wait_for("SIGUSR1 means nothing here", where=tmp_path / "warnings")
+                guest.close()
+            group.send(signal.SIGUSR1)
+            group.wait_for("SIGUSR1 means nothing here", where=tmp_path / "warnings")
             files = [tmp_path / name for name in ("text", "json", "warnings")]
             for file in files:
                 file.rename(file.with_suffix(".old"))
-            crew.send(signal.SIGUSR2)
+            group.send(signal.SIGUSR2)
             for file in files[:2]:
-                crew.wait_for("the log was reopened", where=file)
-            crew.send(signal.SIGTERM)
-            assert crew.wait() == 0
-    assert len(re.findall(" imap b/s1 ", crew.text)) == count
+                group.wait_for("the log was reopened", where=file)
+            group.send(signal.SIGTERM)
+            assert group.wait() == 0
+    assert len(re.findall(" imap b/s1 ", group.text)) == count
     written = {file.name: file.with_suffix(".old").read_text() + file.read_text() for file in files}
     assert len(re.findall(r" imap -> b/s1 ", written["text"])) == count
     events = [json.loads(line)["event"] for line in written["json"].splitlines()]
@@ -70,9 +70,9 @@ def test_what_a_file_without_room_has_and_has_lost_is_all_there_was(tmp_path: Pa
     """Limits are set and lifted from outside, so that it is the same process before and after."""
     log = tmp_path / "log"
     count = 40
-    with greeters("s1") as servers, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslog:
+    with greeting_servers("s1") as servers, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslog:
         syslog.bind(str(tmp_path / "syslog"))
-        syslog.settimeout(PATIENCE_S)
+        syslog.settimeout(TIMEOUT_S)
         more = f"""
 [[log.targets]]
 to = "{log}"
@@ -88,9 +88,9 @@ level = "error"
             soft, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (log.stat().st_size + 1700, hard))
             for _ in range(count):
-                guest = Guest(address)
+                guest = Client(address)
                 assert guest.greeting == "s1"
-                guest.leave()
+                guest.close()
             said = syslog.recv(1000).decode()
             assert said.endswith(f"error: the log {log} cannot be written: [Errno 27] File too large")
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
@@ -117,43 +117,46 @@ level = "error"
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_configuration_that_was_edited_is_said_not_to_be_read_again(tmp_path: Path, workers: int) -> None:
-    with greeters("s1") as servers, Crew(configuration(*servers, workers=workers), tmp_path) as crew:
-        crew.wait_for("mailproxy is ready")
-        crew.file.write_text(crew.file.read_text())  # it says the same
-        crew.send(signal.SIGHUP)
-        crew.wait_for("the log was reopened")
-        crew.file.write_text(crew.file.read_text() + "\n# edited")
-        crew.send(signal.SIGHUP)
-        crew.wait_for(rf"{crew.file} has changed and is not read again: restart mailproxy to use it")
-        crew.file.unlink()
-        crew.send(signal.SIGUSR2)  # which has nothing to do with it
-        end = time.monotonic() + PATIENCE_S
-        while crew.text.count("the log was reopened") < 3 and time.monotonic() < end:
+    with (
+        greeting_servers("s1") as servers,
+        WorkerGroup(configuration(*servers, workers=workers), tmp_path) as group,
+    ):
+        group.wait_for("mailproxy is ready")
+        group.file.write_text(group.file.read_text())  # it says the same
+        group.send(signal.SIGHUP)
+        group.wait_for("the log was reopened")
+        group.file.write_text(group.file.read_text() + "\n# edited")
+        group.send(signal.SIGHUP)
+        group.wait_for(rf"{group.file} has changed and is not read again: restart mailproxy to use it")
+        group.file.unlink()
+        group.send(signal.SIGUSR2)  # which has nothing to do with it
+        end = time.monotonic() + TIMEOUT_S
+        while group.text.count("the log was reopened") < 3 and time.monotonic() < end:
             time.sleep(0.01)
-        assert crew.text.count("has changed") == 1
+        assert group.text.count("has changed") == 1
 
 
 def test_the_end_of_an_overload_is_logged_with_its_length_and_who_waited(tmp_path: Path) -> None:
     with (
-        greeters("s1") as servers,
+        greeting_servers("s1") as servers,
         Program(configuration(*servers, workers=1, max_sessions=2), tmp_path) as program,
     ):
         address = program.addresses[0]
-        guests = [Guest(address) for _ in range(2)]
+        guests = [Client(address) for _ in range(2)]
         assert [guest.greeting for guest in guests] == ["s1", "s1"]
         assert "accepting waits" not in program.text, "as many as may be, and nobody waits"
-        guests += [Guest(address) for _ in range(3)]
+        guests += [Client(address) for _ in range(3)]
         program.wait_for(
             r"there are 2 sessions, as many as process\.max_sessions allows: frontend imap waits with accepting, "
             r"connections in its queue: [123]"
         )
         for guest in guests[:3]:
-            guest.leave()
+            guest.close()
         for guest in guests[3:]:
             assert guest.greeting == "s1"
-            guest.leave()
+            guest.close()
         program.wait_for(r"frontend imap accepts again after \d+\.\ds, connections accepted late: 3")
-        with socket.create_connection(address, PATIENCE_S) as later:
+        with socket.create_connection(address, TIMEOUT_S) as later:
             assert later.recv(2) == b"s1"
         program.send(signal.SIGTERM)
         assert program.wait() == 0

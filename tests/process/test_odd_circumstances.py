@@ -21,7 +21,7 @@ import pytest
 from mailproxy.testing import ThrowAwayCA
 from tests.process.test_process import Echo, configuration, greeted
 from tests.support.ports import free_port
-from tests.support.program import PATIENCE_S, Program
+from tests.support.program import TIMEOUT_S, Program
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, which is then given up by the program")
 
@@ -79,7 +79,7 @@ def test_tls_after_root_is_given_up(echo: Echo, tmp_path: Path, throw_away_ca: T
     """To servers and from clients. Nothing is imported any more by then: nobody may be unable to read it."""
     pem = throw_away_ca.issue("localhost")
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(PATIENCE_S)
+        listener.settimeout(TIMEOUT_S)
         text = f"""
             {NOBODY}
             [frontends.imap]
@@ -98,11 +98,11 @@ def test_tls_after_root_is_given_up(echo: Echo, tmp_path: Path, throw_away_ca: T
             address = program.addresses[0]
             context = throw_away_ca.client_context()
             client = context.wrap_socket(
-                socket.create_connection(address, timeout=PATIENCE_S), server_hostname="localhost"
+                socket.create_connection(address, timeout=TIMEOUT_S), server_hostname="localhost"
             )
             with client:
                 behind, _ = listener.accept()
-                behind.settimeout(PATIENCE_S)
+                behind.settimeout(TIMEOUT_S)
                 secure = throw_away_ca.server_context("localhost").wrap_socket(behind, server_side=True)
                 with secure:
                     secure.sendall(b"* OK\r\n")
@@ -177,7 +177,7 @@ def test_started_without_standard_descriptors(
     pem, context = throw_away_ca.issue("localhost"), throw_away_ca.client_context()
     address = ("127.0.0.1", free_port())
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(PATIENCE_S)
+        listener.settimeout(TIMEOUT_S)
         file = tmp_path / "mailproxy.toml"
         file.write_text(f"""
             [log]
@@ -199,7 +199,7 @@ def test_started_without_standard_descriptors(
             process.send_signal(signal.SIGTERM)
             wait_until_refused(address)
             conversation(context.wrap_socket(late, server_hostname="localhost"), listener)
-            assert process.wait(PATIENCE_S) == 0
+            assert process.wait(TIMEOUT_S) == 0
         finally:
             process.kill()
             process.wait()
@@ -222,10 +222,10 @@ def conversation(client: ssl.SSLSocket, listener: socket.socket) -> None:
 
 def connected(address: tuple[str, int], process: subprocess.Popen[bytes]) -> socket.socket:
     """A connection to a program that cannot say when it is ready."""
-    end = time.monotonic() + PATIENCE_S
+    end = time.monotonic() + TIMEOUT_S
     while True:
         try:
-            return socket.create_connection(address, timeout=PATIENCE_S)
+            return socket.create_connection(address, timeout=TIMEOUT_S)
         except ConnectionRefusedError:
             assert process.poll() is None, f"it ended with {process.returncode}"
             assert time.monotonic() < end, "it never listened"
@@ -233,10 +233,10 @@ def connected(address: tuple[str, int], process: subprocess.Popen[bytes]) -> soc
 
 
 def wait_until_refused(address: tuple[str, int]) -> None:
-    end = time.monotonic() + PATIENCE_S
+    end = time.monotonic() + TIMEOUT_S
     while time.monotonic() < end:
         try:
-            socket.create_connection(address, timeout=PATIENCE_S).close()
+            socket.create_connection(address, timeout=TIMEOUT_S).close()
         except ConnectionRefusedError:
             return
         except ConnectionResetError:
@@ -248,7 +248,7 @@ def wait_until_refused(address: tuple[str, int]) -> None:
 def receive_until(sock: socket.socket, last: bytes | None = None) -> bytes:
     """What comes until it ends with this, or until the end."""
     data = b""
-    sock.settimeout(PATIENCE_S)
+    sock.settimeout(TIMEOUT_S)
     while not (last and data.endswith(last)) and (more := sock.recv(1000)):
         data += more
     return data

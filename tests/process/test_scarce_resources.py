@@ -18,7 +18,7 @@ import pytest
 from mailproxy.testing import ThrowAwayCA
 from tests.process.test_process import Echo, configuration, greeted
 from tests.support.ports import free_port
-from tests.support.program import PATIENCE_S, Program
+from tests.support.program import TIMEOUT_S, Program
 
 needs_namespaces = pytest.mark.skipif(
     os.geteuid() != 0
@@ -88,7 +88,7 @@ servers = ["{name}"]
         file.chmod(0o644)
         program.wait_for(rf"taken up: localhost until .*{file}")
         context = throw_away_ca.client_context()
-        raw = socket.create_connection(("127.0.0.1", tls_port), timeout=PATIENCE_S)
+        raw = socket.create_connection(("127.0.0.1", tls_port), timeout=TIMEOUT_S)
         with context.wrap_socket(raw, server_hostname="localhost") as session:
             assert session.recv(100) == b"* OK\r\n"
         client.close()
@@ -97,10 +97,10 @@ servers = ["{name}"]
 
 
 def _connected(address: tuple[str, int]) -> socket.socket:
-    end = time.monotonic() + PATIENCE_S
+    end = time.monotonic() + TIMEOUT_S
     while True:
         try:
-            return socket.create_connection(address, timeout=PATIENCE_S)
+            return socket.create_connection(address, timeout=TIMEOUT_S)
         except ConnectionRefusedError:
             assert time.monotonic() < end
             time.sleep(0.02)
@@ -121,7 +121,7 @@ def test_process_1_reaps_orphans(echo: Echo, tmp_path: Path, workers: int) -> No
         def orphans() -> list[int]:
             return [pid for pid in _children(first) if not _name(pid).startswith("mp ")]
 
-        end = time.monotonic() + PATIENCE_S
+        end = time.monotonic() + TIMEOUT_S
         while orphans() and time.monotonic() < end:
             time.sleep(0.05)
         assert orphans() == []
@@ -161,6 +161,6 @@ def test_server_is_used_seconds_after_its_name_appears(echo: Echo, tmp_path: Pat
         began = time.monotonic()
         program.wait_for("late.internal is 127.0.0.1")
         program.wait_for("Server b/.* is UP")
-        with socket.create_connection(address, timeout=PATIENCE_S) as client:
+        with socket.create_connection(address, timeout=TIMEOUT_S) as client:
             assert client.recv(100) == b"* OK\r\n"
         assert time.monotonic() - began < 10  # 4 s and a check, on a busy machine

@@ -15,8 +15,8 @@ import pytest
 
 from tests.process.test_process import Echo, configuration, greeted
 from tests.support.ports import free_port
-from tests.support.program import PATIENCE_S, Program
-from tests.support.socket_activation import Activated
+from tests.support.program import TIMEOUT_S, Program
+from tests.support.socket_activation import SocketActivatedProgram
 
 WORKERS = pytest.mark.parametrize("workers", [1, 2])
 
@@ -39,7 +39,7 @@ class Manager:
         self.name = address.replace("\0", "@")
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        self.socket.settimeout(PATIENCE_S)
+        self.socket.settimeout(TIMEOUT_S)
         self.socket.bind(address)
 
     def receive(self) -> tuple[int, list[str]]:
@@ -55,7 +55,7 @@ class Manager:
         except BlockingIOError:
             return False
         finally:
-            self.socket.settimeout(PATIENCE_S)
+            self.socket.settimeout(TIMEOUT_S)
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -131,7 +131,7 @@ def test_sockets_are_found_by_name_and_by_number(echo: Echo, tmp_path: Path, wor
     with ExitStack() as stack:
         sockets = listening(stack, 3)
         text = inherited(echo, "imaps", "imap", "5", more=f"[process]\nworkers = {workers}\n")
-        with Activated(text, tmp_path, sockets, "imap:imaps:") as program:
+        with SocketActivatedProgram(text, tmp_path, sockets, "imap:imaps:") as program:
             program.wait_for("mailproxy is ready")
             for sock, name in zip(sockets, ("imap", "imaps", "5"), strict=True):
                 client = greeted(sock.getsockname())
@@ -156,7 +156,9 @@ def test_names_that_cannot_be_found_are_faults(
 ) -> None:
     with ExitStack() as stack:
         sockets = listening(stack, 3)
-        with Activated(inherited(echo, "imap"), tmp_path, sockets, names, other_pid=other_pid) as program:
+        with SocketActivatedProgram(
+            inherited(echo, "imap"), tmp_path, sockets, names, other_pid=other_pid
+        ) as program:
             assert program.wait() == 2
             pid = program.process.pid
             assert program.text == (
@@ -190,7 +192,7 @@ class Caller(threading.Thread):
     def run(self) -> None:
         while not self.is_over.is_set():
             try:
-                with socket.create_connection(self.address, timeout=PATIENCE_S) as client:
+                with socket.create_connection(self.address, timeout=TIMEOUT_S) as client:
                     if client.recv(100) != b"* OK\r\n":
                         self.faults.append("no greeting")
                 self.greeted += 1
@@ -209,7 +211,7 @@ def test_no_client_is_refused_where_the_socket_is_inherited(echo: Echo, tmp_path
         for round_ in range(3):
             folder = tmp_path / str(round_)
             folder.mkdir()
-            with Activated(text, folder, sockets, "imap") as program:
+            with SocketActivatedProgram(text, folder, sockets, "imap") as program:
                 program.wait_for("mailproxy is ready")
                 silent = greeted(sockets[0].getsockname())
                 if round_ == 0:

@@ -18,23 +18,23 @@ from mailproxy.protocol.checks.result import INFO_MAX, CheckCode
 from mailproxy.protocol.checks.sieve import SieveCheck
 from mailproxy.protocol.checks.smtp import NAME_MAX, LmtpCheck, SmtpCheck
 from mailproxy.protocol.lines import ANSWER_MAX
-from tests.support.protocol.check_playbook import Cut, byte_by_byte, outcome, play, server_bytes, whole
-from tests.support.protocol.recorded_checks import GOLDEN
+from tests.support.protocol.check_playbook import Cut, byte_by_byte, in_one_piece, outcome, play, server_bytes
+from tests.support.protocol.recorded_checks import RECORDED_CHECKS
 
 CHECKS = [ImapCheck, Pop3Check, SmtpCheck, LmtpCheck, SieveCheck]
 
 # Real servers
 
 
-@pytest.mark.parametrize("name", GOLDEN)
-@pytest.mark.parametrize("cut", [whole, byte_by_byte], ids=["whole", "byte by byte"])
+@pytest.mark.parametrize("name", RECORDED_CHECKS)
+@pytest.mark.parametrize("cut", [in_one_piece, byte_by_byte], ids=["whole", "byte by byte"])
 def test_a_real_server_passes(name: str, cut: Cut) -> None:
-    begin, book = GOLDEN[name]
+    begin, book = RECORDED_CHECKS[name]
     play(begin(), book, cut)
 
 
 def test_what_the_server_said_of_itself_is_kept() -> None:
-    begin, book = GOLDEN["Dovecot 2.3.19, POP3"]
+    begin, book = RECORDED_CHECKS["Dovecot 2.3.19, POP3"]
     check = begin()
     play(check, book)
     assert check.greeting == "+OK Dovecot (Debian) ready."
@@ -43,7 +43,7 @@ def test_what_the_server_said_of_itself_is_kept() -> None:
 
 
 def test_what_was_offered_before_tls_is_forgotten() -> None:
-    begin, book = GOLDEN["Dovecot 2.3.19, ManageSieve with STARTTLS"]
+    begin, book = RECORDED_CHECKS["Dovecot 2.3.19, ManageSieve with STARTTLS"]
     check = begin()
     play(check, book)
     assert check.capabilities.names == {"IMPLEMENTATION", "SIEVE", "NOTIFY", "SASL", "VERSION"}
@@ -250,7 +250,7 @@ S: OK
 
 
 @pytest.mark.parametrize("name", REFUSALS)
-@pytest.mark.parametrize("cut", [whole, byte_by_byte], ids=["whole", "byte by byte"])
+@pytest.mark.parametrize("cut", [in_one_piece, byte_by_byte], ids=["whole", "byte by byte"])
 def test_a_refusal_is_told_in_the_servers_words(name: str, cut: Cut) -> None:
     begin, book = REFUSALS[name]
     play(begin(), book, cut)
@@ -544,8 +544,8 @@ def test_a_name_is_one(name: str) -> None:
 
 # Pieces and noise
 
-_begins = st.sampled_from([begin for begin, _ in (*GOLDEN.values(), *REFUSALS.values())])
-_wires = st.sampled_from([server_bytes(book) for _, book in (*GOLDEN.values(), *REFUSALS.values())])
+_begins = st.sampled_from([begin for begin, _ in (*RECORDED_CHECKS.values(), *REFUSALS.values())])
+_wires = st.sampled_from([server_bytes(book) for _, book in (*RECORDED_CHECKS.values(), *REFUSALS.values())])
 _words = st.sampled_from(
     b'* |a1 |a2 |OK|NO|BYE|+OK|-ERR|.|220|250|421|-| |\r\n|{3}\r\n|"|\\|CAPABILITY|STARTTLS|STLS|\n|\0|\xff|('.split(
         b"|"

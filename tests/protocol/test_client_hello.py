@@ -35,26 +35,26 @@ from tests.support.protocol.client_hellos import (
     VERSION_AND_RANDOM,
     X25519MLKEM768,
     alpn,
-    browser_hello,
+    browser_client_hello,
+    client_hello,
+    client_hello_of_size,
+    client_hello_without_extensions,
     ech,
     extension,
-    hello,
-    hello_of,
-    hello_without_extensions,
-    in_records,
-    in_records_of,
     key_share,
     message,
     numbers,
     record,
     server_name,
+    split_into_records,
+    split_into_records_of,
     vector,
 )
 
 NAME = "imap.example.org"
-BROWSER = browser_hello()
+BROWSER = browser_client_hello()
 BROWSER_SAYS = ClientHello(server_name=NAME, alpn=(numbers(GREASE[2]), b"imap", b"h2"), has_ech=True)
-TINY = hello_without_extensions()
+TINY = client_hello_without_extensions()
 QUESTIONS_MAX = 60  # a client of one byte per record comes to 45, whatever it does
 
 
@@ -231,18 +231,18 @@ def test_a_browsers_hello_is_understood() -> None:
     ],
 )
 def test_extensions(extensions: list[bytes], said: ClientHello) -> None:
-    assert read(record(hello(*extensions))) == said
+    assert read(record(client_hello(*extensions))) == said
 
 
 @pytest.mark.parametrize(
     "odd",
     [
         TINY,
-        hello(session_id=bytes(32)),
-        hello(cipher_suites=numbers(*GREASE)),
-        hello(cipher_suites=numbers(0x1301) * 1000),
-        hello(compression=b"\1\0"),
-        hello(compression=bytes(255)),
+        client_hello(session_id=bytes(32)),
+        client_hello(cipher_suites=numbers(*GREASE)),
+        client_hello(cipher_suites=numbers(0x1301) * 1000),
+        client_hello(compression=b"\1\0"),
+        client_hello(compression=bytes(255)),
     ],
     ids=["no extensions", "session id", "GREASE suites", "1000 suites", "compression", "255 compressions"],
 )
@@ -274,7 +274,9 @@ def test_what_is_written_is_read(
         *([ech()] if has_ech else []),
         *others,
     ]
-    written = hello(*data.draw(st.permutations(extensions)), session_id=data.draw(st.binary(max_size=32)))
+    written = client_hello(
+        *data.draw(st.permutations(extensions)), session_id=data.draw(st.binary(max_size=32))
+    )
     assert read(record(written)) == ClientHello(
         server_name=name and name.lower(), alpn=tuple(protocols), has_ech=has_ech
     )
@@ -286,24 +288,24 @@ def test_what_is_written_is_read(
 @settings(max_examples=80, deadline=None)
 @given(st.sets(st.integers(1, len(BROWSER) - 1), max_size=40))
 def test_records_may_be_cut_anywhere(cuts: set[int]) -> None:
-    said, questions = read_as_told(in_records(BROWSER, cuts))
+    said, questions = read_as_told(split_into_records(BROWSER, cuts))
     assert said == BROWSER_SAYS
     assert questions < QUESTIONS_MAX
 
 
 @pytest.mark.parametrize("cuts", [[1], [2], [3], [4], [1, 2, 3, 4], [2, 5], [len(TINY) - 1]], ids=str)
 def test_the_head_of_the_message_may_be_cut(cuts: list[int]) -> None:
-    assert read_as_told(in_records(TINY, cuts))[0] == ClientHello()
+    assert read_as_told(split_into_records(TINY, cuts))[0] == ClientHello()
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 100, 1400])
 def test_records_of_one_size(size: int) -> None:
-    assert read_as_told(in_records_of(size, BROWSER))[0] == BROWSER_SAYS
+    assert read_as_told(split_into_records_of(size, BROWSER))[0] == BROWSER_SAYS
 
 
 @pytest.mark.parametrize("size", [100, 500, 1000, 2730])
 def test_a_byte_per_record_takes_few_questions(size: int) -> None:
-    wire = in_records_of(1, hello_of(size, server_name(b"a")))
+    wire = split_into_records_of(1, client_hello_of_size(size, server_name(b"a")))
     said, questions = read_as_told(wire)
     assert said == ClientHello(server_name="a")
     assert questions < QUESTIONS_MAX
@@ -311,7 +313,7 @@ def test_a_byte_per_record_takes_few_questions(size: int) -> None:
 
 def test_the_number_of_questions_grows_like_a_logarithm() -> None:
     sizes = [80, 160, 320, 640, 1280, 2560]
-    questions = [read_as_told(in_records_of(1, hello_of(size)))[1] for size in sizes]
+    questions = [read_as_told(split_into_records_of(1, client_hello_of_size(size)))[1] for size in sizes]
     steps = [after - before for before, after in pairwise(questions)]
     assert max(steps) <= 6  # twice as long: a question more for each sixth that goes
 
@@ -322,8 +324,8 @@ def test_a_whole_hello_takes_three_questions() -> None:
 
 CUT = {
     "one record": record(BROWSER),
-    "five records": in_records(BROWSER, [1, 3, 600, 601]),
-    "a byte per record": in_records_of(1, TINY),
+    "five records": split_into_records(BROWSER, [1, 3, 600, 601]),
+    "a byte per record": split_into_records_of(1, TINY),
     "no extensions": record(TINY),
     "other bytes in its last record": record(TINY + bytes(30)),
 }
@@ -357,36 +359,36 @@ def test_what_stands_behind_the_message_in_its_record_belongs_to_it() -> None:
 
 _HEAD = 5
 _RECORD_MAX = 2**14
-LONGEST = hello_of(HELLO_MAX - 2 * _HEAD, server_name(b"a"))
+LONGEST = client_hello_of_size(HELLO_MAX - 2 * _HEAD, server_name(b"a"))
 
 
 def test_the_longest_hello_is_read() -> None:
-    told = read_as_told(in_records(LONGEST, [_RECORD_MAX]))
+    told = read_as_told(split_into_records(LONGEST, [_RECORD_MAX]))
     assert told[0] == ClientHello(server_name="a")
 
 
 def test_a_hello_that_fills_a_record_is_read() -> None:
-    filling = hello_of(_RECORD_MAX, server_name(b"a"))
+    filling = client_hello_of_size(_RECORD_MAX, server_name(b"a"))
     assert read(record(filling)) == ClientHello(server_name="a")
-    longer = hello_of(_RECORD_MAX + 1, server_name(b"a"))
-    assert read(in_records(longer, [_RECORD_MAX])) == ClientHello(server_name="a")
+    longer = client_hello_of_size(_RECORD_MAX + 1, server_name(b"a"))
+    assert read(split_into_records(longer, [_RECORD_MAX])) == ClientHello(server_name="a")
     with pytest.raises(ClientHelloError, match=r"^a record of 16385 bytes$"):
         parse_client_hello(record(longer))
 
 
 def test_the_heads_of_records_count() -> None:
-    wire = in_records(LONGEST, [9, 1000])
+    wire = split_into_records(LONGEST, [9, 1000])
     with pytest.raises(ClientHelloError, match=f"^the hello is longer than {HELLO_MAX} bytes$"):
         parse_client_hello(wire)
     assert len(wire) == HELLO_MAX + _HEAD
-    shorter = hello_of(HELLO_MAX - 3 * _HEAD)
-    assert read(in_records(shorter, [9, 5000])) == ClientHello()
+    shorter = client_hello_of_size(HELLO_MAX - 3 * _HEAD)
+    assert read(split_into_records(shorter, [9, 5000])) == ClientHello()
 
 
 @pytest.mark.parametrize("size", [1000, 2730, 2731, 4000, 8000, HELLO_MAX - 6])
 def test_no_more_is_asked_for_than_the_longest_hello_has(size: int) -> None:
     """However long it says that it is: what cannot end in time is refused as soon as that is clear."""
-    wire = in_records_of(1, hello_of(size))
+    wire = split_into_records_of(1, client_hello_of_size(size))
     fits = len(wire) <= HELLO_MAX
     assert fits is not any(error_of(wire[:have]) for have in [*range(0, HELLO_MAX, 97), HELLO_MAX])
 
@@ -408,14 +410,14 @@ FRAMES = {
     "a HelloRequest": (record(b"\0\0\0\0")[:6], "the first message is of type 0, no ClientHello"),
     "a ServerHello": (record(message(BROWSER, kind=2))[:6], "the first message is of type 2, no ClientHello"),
     "a short hello": (record(b"\1\0\0\x21")[:9], "a hello of 33 bytes"),
-    "a short hello in four records": (in_records_of(1, b"\1\0\0\x00"), "a hello of 0 bytes"),
+    "a short hello in four records": (split_into_records_of(1, b"\1\0\0\x00"), "a hello of 0 bytes"),
     "a hello too long": (
         record(b"\1" + (HELLO_MAX - 8).to_bytes(3, "big"))[:9],
         f"the hello is longer than {HELLO_MAX} bytes",
     ),
     "the longest number": (record(b"\1\xff\xff\xff")[:9], f"the hello is longer than {HELLO_MAX} bytes"),
     "a hello too long when it is cut": (
-        in_records(hello_of(HELLO_MAX - 2 * _HEAD + 1), [100])[:9],
+        split_into_records(client_hello_of_size(HELLO_MAX - 2 * _HEAD + 1), [100])[:9],
         f"the hello is longer than {HELLO_MAX} bytes",
     ),
     "interrupted by an alert": (
@@ -557,13 +559,13 @@ PROTOCOLS = {
 
 CONTENTS = {
     **{f"body: {name}": (message(body), fact) for name, (body, fact) in BODIES.items()},
-    **{f"extensions: {name}": (hello(wrong), fact) for name, (wrong, fact) in EXTENSIONS.items()},
+    **{f"extensions: {name}": (client_hello(wrong), fact) for name, (wrong, fact) in EXTENSIONS.items()},
     **{
-        f"server name: {name}": (hello(ech(), extension(SERVER_NAME, wrong)), fact)
+        f"server name: {name}": (client_hello(ech(), extension(SERVER_NAME, wrong)), fact)
         for name, (wrong, fact) in SERVER_NAMES.items()
     },
     **{
-        f"ALPN: {name}": (hello(extension(ALPN, wrong), server_name(b"a")), fact)
+        f"ALPN: {name}": (client_hello(extension(ALPN, wrong), server_name(b"a")), fact)
         for name, (wrong, fact) in PROTOCOLS.items()
     },
 }
@@ -571,7 +573,7 @@ CONTENTS = {
 
 @pytest.mark.parametrize(("wrong", "fact"), CONTENTS.values(), ids=CONTENTS.keys())
 def test_what_is_wrong_in_a_hello_is_said(wrong: bytes, fact: str) -> None:
-    for wire in (record(wrong), in_records_of(7, wrong), record(wrong) + record(BROWSER)):
+    for wire in (record(wrong), split_into_records_of(7, wrong), record(wrong) + record(BROWSER)):
         with pytest.raises(ClientHelloError) as caught:
             parse_client_hello(wire)
         assert str(caught.value) == fact
@@ -595,10 +597,10 @@ heads = st.sampled_from(
 @st.composite
 def _damaged(draw: st.DrawFn) -> bytes:
     """A hello with a few bytes overwritten, stretches cut out or doubled, before or after it was cut into records."""
-    data = draw(st.sampled_from([BROWSER, TINY, hello(server_name(b"a.b"), alpn(b"imap", b"h2"))]))
+    data = draw(st.sampled_from([BROWSER, TINY, client_hello(server_name(b"a.b"), alpn(b"imap", b"h2"))]))
     cuts = draw(st.sets(st.integers(1, 60), max_size=3))
     is_wire = draw(st.booleans())
-    data = in_records(data, cuts) if is_wire else data
+    data = split_into_records(data, cuts) if is_wire else data
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, min(len(data), 120)) | st.integers(0, len(data)))
         end = min(len(data), start + draw(st.sampled_from([1, 1, 1, 2, 9])))
@@ -608,7 +610,7 @@ def _damaged(draw: st.DrawFn) -> bytes:
             + draw(replaced | replaced | st.just(b"") | st.just(data[start:end] * 2))
             + data[end:]
         )
-    return data if is_wire else in_records(data, cuts)
+    return data if is_wire else split_into_records(data, cuts)
 
 
 noise = st.builds(bytes.__add__, heads, st.binary(max_size=200)) | _damaged()
@@ -632,7 +634,7 @@ def test_noise_is_wrong_or_not_all_there_or_a_hello_and_stays_that(data: bytes, 
 
 @pytest.mark.parametrize("bit", range(8))
 def test_each_flipped_bit_is_borne(bit: int) -> None:
-    wire = in_records(hello(server_name(b"imap.example.org"), alpn(b"imap"), ech()), [2, 50])
+    wire = split_into_records(client_hello(server_name(b"imap.example.org"), alpn(b"imap"), ech()), [2, 50])
     for place in range(len(wire)):
         error_of(wire[:place] + bytes([wire[place] ^ 1 << bit]) + wire[place + 1 :])
 
@@ -656,7 +658,8 @@ def test_the_short_way_says_what_the_long_one_does(data: bytes, draw: st.DataObj
 
 @pytest.mark.parametrize("bit", range(8))
 @pytest.mark.parametrize(
-    "wire", [record(BROWSER), record(TINY), record(hello(server_name(b"a.b."), alpn(b"imap", b"h2"), ech()))]
+    "wire",
+    [record(BROWSER), record(TINY), record(client_hello(server_name(b"a.b."), alpn(b"imap", b"h2"), ech()))],
 )
 def test_the_short_way_says_so_whatever_bit_is_flipped(wire: bytes, bit: int) -> None:
     for place in range(len(wire)):

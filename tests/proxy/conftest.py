@@ -1,4 +1,4 @@
-"""The scene of a test, and the check that a proxy leaves nothing behind."""
+"""The harness of a test, and the check that a proxy leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import trio
 from mailproxy.net.tls import tls
 from mailproxy.testing import ThrowAwayCA
 from mailproxy.testing.fixtures import RunProxy
-from tests.support.proxy.backend_cluster import Farm
-from tests.support.proxy.proxy_fixture import Scene
+from tests.support.proxy.backend_cluster import BackendCluster
+from tests.support.proxy.proxy_harness import ProxyHarness
 from tests.support.proxy.relays import Kind
 
 tls.dummy_socketpair()  # a process makes it once, with the first TLS that it ends, and keeps it
@@ -25,18 +25,18 @@ def relay_kind() -> Kind:
 
 
 @pytest.fixture
-async def scene(
+async def harness(
     nursery: trio.Nursery, run_proxy: RunProxy, throw_away_ca: ThrowAwayCA, tmp_path: Path, relay_kind: Kind
-) -> AsyncIterator[Scene]:
-    scene = Scene(nursery, run_proxy, throw_away_ca, tmp_path, relay_kind)
-    yield scene
+) -> AsyncIterator[ProxyHarness]:
+    harness = ProxyHarness(nursery, run_proxy, throw_away_ca, tmp_path, relay_kind)
+    yield harness
     # The border of a session must have caught nothing: whatever peers do, there is a name for it.
-    assert [line for line in scene.lines() if line["event"] == "session-fault"] == []
+    assert [line for line in harness.lines() if line["event"] == "session-fault"] == []
 
 
 @pytest.fixture
-def farm(scene: Scene) -> Farm:
-    return Farm(scene)
+def cluster(harness: ProxyHarness) -> BackendCluster:
+    return BackendCluster(harness)
 
 
 @pytest.fixture(autouse=True)

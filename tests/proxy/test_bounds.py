@@ -16,21 +16,21 @@ import mailproxy
 from mailproxy.log import Log
 from mailproxy.testing import collect, dial, greet_and_echo
 from tests.support.ports import free_port
-from tests.support.proxy.proxy_fixture import PATIENCE_S, Belongings, Line, Scene
+from tests.support.proxy.proxy_harness import TIMEOUT_S, Line, ProxyHarness, ResourceSnapshot
 
 GREETING = b"* OK ready\r\n"
 
 
-async def test_every_bind_has_its_turn_at_the_bound(scene: Scene) -> None:
+async def test_every_bind_has_its_turn_at_the_bound(harness: ProxyHarness) -> None:
     """One place, two binds: whichever has a client gets the place that is freed, not the one that asked first."""
-    server = await scene.server(collect(GREETING))
+    server = await harness.server(collect(GREETING))
     bind = [{"address": "127.0.0.1:0", "name": "A"}, {"address": "127.0.0.1:0", "name": "B"}]
-    proxy = await scene.proxy(server.address, process={"max_sessions": 1}, frontends={"f": {"bind": bind}})
-    present = await scene.dial(proxy, bind=0)
-    with trio.fail_after(PATIENCE_S):
+    proxy = await harness.proxy(server.address, process={"max_sessions": 1}, frontends={"f": {"bind": bind}})
+    present = await harness.dial(proxy, bind=0)
+    with trio.fail_after(TIMEOUT_S):
         assert await present.receive_line() == GREETING
         for number in (1, 0, 1, 1, 0, 0):
-            waiting = await scene.dial(proxy, bind=number)
+            waiting = await harness.dial(proxy, bind=number)
             await trio.testing.wait_all_tasks_blocked(0.01)  # both binds wait for room
             assert proxy.sessions == 1
             assert not waiting.received
@@ -38,16 +38,16 @@ async def test_every_bind_has_its_turn_at_the_bound(scene: Scene) -> None:
             assert await waiting.receive_line() == GREETING
             present = waiting
     await present.close()
-    lines = await scene.sessions(7)
+    lines = await harness.sessions(7)
     assert [line["bind"] for line in lines] == ["A", "B", "A", "B", "B", "A", "A"]
 
 
-async def test_frontends_share_the_bound(scene: Scene) -> None:
-    server = await scene.server(collect(GREETING))
+async def test_frontends_share_the_bound(harness: ProxyHarness) -> None:
+    server = await harness.server(collect(GREETING))
     frontend = {"backend": "b", "log_null": True}
-    proxy = await scene.run_proxy(
+    proxy = await harness.run_proxy(
         {
-            "log": {"format": "json", "to": str(scene.log)},
+            "log": {"format": "json", "to": str(harness.log)},
             "process": {"max_sessions": 1},
             "frontends": {
                 "f": {**frontend, "bind": [{"address": "127.0.0.1:0"}]},
@@ -57,43 +57,43 @@ async def test_frontends_share_the_bound(scene: Scene) -> None:
         }
     )
     first = await dial(proxy.frontends["f"].addresses[0])
-    with trio.fail_after(PATIENCE_S):
+    with trio.fail_after(TIMEOUT_S):
         assert await first.receive_line() == GREETING
         second = await dial(proxy.frontends["g"].addresses[0])
         await trio.testing.wait_all_tasks_blocked(0.01)
         await first.close()
         assert await second.receive_line() == GREETING
     await second.close()
-    await scene.sessions(2)
+    await harness.sessions(2)
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3])
-async def test_full_is_said_once(scene: Scene, limit: int) -> None:
+async def test_full_is_said_once(harness: ProxyHarness, limit: int) -> None:
     """A small proxy at its bound, one session in for one out, does not fill its log with that."""
-    server = await scene.server(collect(GREETING))
-    proxy = await scene.proxy(server.address, process={"max_sessions": limit})
+    server = await harness.server(collect(GREETING))
+    proxy = await harness.proxy(server.address, process={"max_sessions": limit})
     visits = 20
 
     async def visit() -> None:
         for _ in range(visits):
-            async with await scene.dial(proxy) as client:
+            async with await harness.dial(proxy) as client:
                 assert await client.receive_line() == GREETING
 
-    with trio.fail_after(PATIENCE_S):
+    with trio.fail_after(TIMEOUT_S):
         async with trio.open_nursery() as nursery:
             for _ in range(limit + 3):
                 nursery.start_soon(visit)
-    await scene.sessions(visits * (limit + 3))
-    assert len(await scene.events("sessions-full")) == 1
+    await harness.sessions(visits * (limit + 3))
+    assert len(await harness.events("sessions-full")) == 1
     assert proxy.sessions == 0
 
 
-async def test_a_second_drain_may_be_shorter(scene: Scene) -> None:
-    server = await scene.server(collect(GREETING))
-    proxy = await scene.proxy(server.address)
-    client = await scene.dial(proxy)
+async def test_a_second_drain_may_be_shorter(harness: ProxyHarness) -> None:
+    server = await harness.server(collect(GREETING))
+    proxy = await harness.proxy(server.address)
+    client = await harness.dial(proxy)
     assert await client.receive_line() == GREETING
-    with trio.fail_after(PATIENCE_S):
+    with trio.fail_after(TIMEOUT_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(proxy.drain, 1000)
             await trio.testing.wait_all_tasks_blocked(0.01)
@@ -101,12 +101,12 @@ async def test_a_second_drain_may_be_shorter(scene: Scene) -> None:
             nursery.start_soon(proxy.drain, 0)  # both of them end
         assert await client.receive_until_end() == b""
     client.drop()
-    assert (await scene.session())["end"] == "stopped"
-    assert [line["seconds"] for line in await scene.events("draining", 2)] == [1000, 0]
+    assert (await harness.session())["end"] == "stopped"
+    assert [line["seconds"] for line in await harness.events("draining", 2)] == [1000, 0]
 
 
 async def test_cancelled_before_it_was_ready(
-    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    harness: ProxyHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It listens, and waits for a name server that does not answer: stopped now, it leaves nothing behind."""
     asked = trio.Event()
@@ -121,7 +121,7 @@ async def test_cancelled_before_it_was_ready(
     path = tmp_path / "mail.sock"
     config = mailproxy.from_mapping(
         {
-            "log": {"format": "json", "to": str(scene.log)},
+            "log": {"format": "json", "to": str(harness.log)},
             "frontends": {
                 "f": {
                     "backend": "b",
@@ -132,8 +132,8 @@ async def test_cancelled_before_it_was_ready(
             "backends": {"b": {"servers": ["mail.internal:143"]}},
         }
     )
-    before = Belongings.now()
-    with trio.fail_after(PATIENCE_S):
+    before = ResourceSnapshot.now()
+    with trio.fail_after(TIMEOUT_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(mailproxy.serve, config)
             await asked.wait()
@@ -142,18 +142,18 @@ async def test_cancelled_before_it_was_ready(
     assert not path.exists()
     with pytest.raises(OSError):
         await dial(f"127.0.0.1:{port}")
-    await before.again()
+    await before.wait_until_restored()
 
 
 async def test_a_line_that_cannot_be_written_ends_only_its_session(
-    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    harness: ProxyHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = await scene.server(greet_and_echo(GREETING))
-    log = tmp_path / "faulty.log"  # the scene's must be without faults
-    proxy = await scene.proxy(server.address, log={"to": str(log)})
-    before = Belongings.now()
-    unlucky, other = await scene.dial(proxy), await scene.dial(proxy)
-    with trio.fail_after(PATIENCE_S):
+    server = await harness.server(greet_and_echo(GREETING))
+    log = tmp_path / "faulty.log"  # the harness's must be without faults
+    proxy = await harness.proxy(server.address, log={"to": str(log)})
+    before = ResourceSnapshot.now()
+    unlucky, other = await harness.dial(proxy), await harness.dial(proxy)
+    with trio.fail_after(TIMEOUT_S):
         assert await unlucky.receive_line() == GREETING
         assert await other.receive_line() == GREETING
 
@@ -167,18 +167,18 @@ async def test_a_line_that_cannot_be_written_ends_only_its_session(
             while proxy.sessions > 1:  # noqa: ASYNC110 - a count, not an event
                 await trio.sleep(0.005)
 
-        fresh = await scene.dial(proxy)
+        fresh = await harness.dial(proxy)
         assert await fresh.receive_line() == GREETING
         for client in (other, fresh):
             await client.send(b"still here\r\n")
             assert await client.receive_line() == b"still here\r\n"
             await client.close()
-        await scene.idle()
-    await before.again()
+        await harness.wait_until_idle()
+    await before.wait_until_restored()
     assert proxy.frontends["f"].sessions == 0
     assert [server.sessions for server in proxy.backends["b"].servers.values()] == [0]
     await proxy.drain(0)
-    with trio.fail_after(PATIENCE_S):
+    with trio.fail_after(TIMEOUT_S):
         while "has stopped" not in log.read_text():  # noqa: ASYNC110 - written by a thread
             await trio.sleep(0.005)
     lines: list[Line] = [json.loads(line) for line in log.read_text().splitlines()]
@@ -200,21 +200,21 @@ class FullEpoll:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-async def test_epoll_that_is_full_ends_sessions_and_not_the_proxy(scene: Scene) -> None:
-    server = await scene.server()
-    proxy = await scene.proxy(server.address)
+async def test_epoll_that_is_full_ends_sessions_and_not_the_proxy(harness: ProxyHarness) -> None:
+    server = await harness.server()
+    proxy = await harness.proxy(server.address)
     poller: Any = proxy._service._poller
     real, poller._epoll = poller._epoll, FullEpoll(poller._epoll)
-    client = await scene.dial(proxy)
-    with trio.fail_after(PATIENCE_S):
+    client = await harness.dial(proxy)
+    with trio.fail_after(TIMEOUT_S):
         assert await client.receive_until_end() == b""
     client.drop()
-    line = await scene.session()
+    line = await harness.session()
     assert (line["end"], line["state"]) == ("out-of-resources", "RC")
     assert "No space left" in line["detail"]
     poller._epoll = real
-    client = await scene.dial(proxy)
-    with trio.fail_after(PATIENCE_S):
+    client = await harness.dial(proxy)
+    with trio.fail_after(TIMEOUT_S):
         assert await client.receive_line()
     client.drop()
-    await scene.idle()
+    await harness.wait_until_idle()

@@ -7,25 +7,25 @@ import trio
 import trio.testing
 
 from mailproxy.testing import collect, greet_and_echo
-from tests.support.proxy.proxy_fixture import PATIENCE_S, Belongings, Scene
+from tests.support.proxy.proxy_harness import TIMEOUT_S, ProxyHarness, ResourceSnapshot
 from tests.support.proxy.relays import ON_BOTH
 
 GREETING = b"* OK ready\r\n"
 
 
-async def test_over_the_limit_accepting_waits(scene: Scene) -> None:
-    server = await scene.server(collect(GREETING))
-    proxy = await scene.proxy(server.address, process={"max_sessions": 2})
-    clients = [await scene.dial(proxy) for _ in range(4)]  # the kernel takes the connections of all
+async def test_over_the_limit_accepting_waits(harness: ProxyHarness) -> None:
+    server = await harness.server(collect(GREETING))
+    proxy = await harness.proxy(server.address, process={"max_sessions": 2})
+    clients = [await harness.dial(proxy) for _ in range(4)]  # the kernel takes the connections of all
     await clients[0].receive_line()
     await clients[1].receive_line()
-    await scene.events("sessions-full")
+    await harness.events("sessions-full")
     assert proxy.sessions == 2
     await trio.testing.wait_all_tasks_blocked(0.05)
     assert not clients[2].received
     assert server.accepted == 2
     await clients[0].close()
-    with trio.fail_after(PATIENCE_S):
+    with trio.fail_after(TIMEOUT_S):
         assert await clients[2].receive_line() == GREETING  # one place freed, one taken
     assert proxy.sessions == 2
     for client in clients:
@@ -34,10 +34,10 @@ async def test_over_the_limit_accepting_waits(scene: Scene) -> None:
 
 @pytest.mark.slow
 @ON_BOTH
-async def test_many_at_once(scene: Scene) -> None:
+async def test_many_at_once(harness: ProxyHarness) -> None:
     """300 sessions, half of them TLS: each gets its own lines back, none is lost."""
-    server = await scene.server(greet_and_echo(GREETING))
-    proxy = await scene.proxy(
+    server = await harness.server(greet_and_echo(GREETING))
+    proxy = await harness.proxy(
         server.address,
         tls=True,
         frontends={
@@ -49,14 +49,14 @@ async def test_many_at_once(scene: Scene) -> None:
             }
         },
     )
-    before = Belongings.now()
+    before = ResourceSnapshot.now()
     count, here = 300, 0
     everybody = trio.Event()
 
     async def visit(number: int) -> None:
         nonlocal here
         tls = number % 2 == 1
-        client = await scene.dial(proxy, tls=tls, bind=int(tls))
+        client = await harness.dial(proxy, tls=tls, bind=int(tls))
         assert await client.receive_line() == GREETING
         here += 1
         if here == count:
@@ -72,7 +72,7 @@ async def test_many_at_once(scene: Scene) -> None:
         async with trio.open_nursery() as nursery:
             for number in range(count):
                 nursery.start_soon(visit, number)
-    lines = await scene.sessions(count)
+    lines = await harness.sessions(count)
     assert {line["end"] for line in lines} == {"client-closed"}
     assert len({line["id"] for line in lines}) == count
-    await before.again()
+    await before.wait_until_restored()

@@ -17,8 +17,8 @@ from mailproxy.log import Log, Output
 from mailproxy.log.targets import StreamTarget
 from mailproxy.proxy.supervise import contained, supervise
 from mailproxy.testing import greet_and_echo
-from tests.support.patience import until
-from tests.support.proxy.proxy_fixture import PATIENCE_S, Scene
+from tests.support.patience import wait_until
+from tests.support.proxy.proxy_harness import TIMEOUT_S, ProxyHarness
 
 GREETING = b"* OK ready\r\n"
 CHECK = {"type": "tcp", "interval": "50ms", "fast_interval": "50ms"}
@@ -70,9 +70,9 @@ HELPERS = [
 
 @pytest.mark.parametrize(("path", "helper"), HELPERS, ids=[path.partition(":")[2] for path, _ in HELPERS])
 async def test_helper_fails_twice_and_sessions_go_on(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch, path: str, helper: str
+    harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch, path: str, helper: str
 ) -> None:
-    server = await scene.server(greet_and_echo(GREETING))
+    server = await harness.server(greet_and_echo(GREETING))
     port = server.address.rpartition(":")[2]
     host = "localhost" if helper.startswith("the look-up") else "127.0.0.1"
     options: dict[str, Any] = {
@@ -90,31 +90,31 @@ async def test_helper_fails_twice_and_sessions_go_on(
     failing: Failing | None = None
     if path.endswith(("look", "expiring", "expire")):  # what would be called too seldom
         failing = break_twice(monkeypatch, path)
-    proxy = await scene.proxy(f"{host}:{port}", tls=True, **options)
-    session = await scene.dial(proxy, tls=True)
-    with trio.fail_after(PATIENCE_S):
+    proxy = await harness.proxy(f"{host}:{port}", tls=True, **options)
+    session = await harness.dial(proxy, tls=True)
+    with trio.fail_after(TIMEOUT_S):
         assert await session.receive_line() == GREETING
     if failing is None:
         failing = break_twice(monkeypatch, path)
-    with trio.fail_after(2 * PATIENCE_S):
+    with trio.fail_after(2 * TIMEOUT_S):
         while failing.calls < 3:
             # what makes each of them work: a client comes, one of its sides ends, a server comes back
             proxy.backends["b"].servers["s"].set_state("maint")
             proxy.backends["b"].servers["s"].set_state("ready")
             with trio.move_on_after(0.5), suppress(trio.BrokenResourceError):
-                async with await scene.dial(proxy, tls=True) as visitor:
+                async with await harness.dial(proxy, tls=True) as visitor:
                     await visitor.receive_line()
                     await visitor.half_close()
                     await trio.sleep(0.1)
             await trio.sleep(0.01)
         await session.send(b"still here\r\n")
         assert await session.receive_line() == b"still here\r\n"
-        visitor = await scene.dial(proxy, tls=True)
+        visitor = await harness.dial(proxy, tls=True)
         assert await visitor.receive_line() == GREETING
     session.drop()
     visitor.drop()
-    await until(lambda: [line for line in scene.lines() if line["event"] == "helper-failed"])
-    failures = [line for line in scene.lines() if line["event"] == "helper-failed"]
+    await wait_until(lambda: [line for line in harness.lines() if line["event"] == "helper-failed"])
+    failures = [line for line in harness.lines() if line["event"] == "helper-failed"]
     assert {line["helper"].startswith(helper) for line in failures} == {True}
     assert all("can't start new thread" in line["fault"] for line in failures)
     assert all(line["place"] for line in failures)
@@ -152,7 +152,7 @@ async def test_cancellation_passes_also_beside_a_failure() -> None:
             nursery.start_soon(trio.sleep_forever)
 
     here, there = socket.socketpair()
-    with here, there, trio.fail_after(PATIENCE_S):
+    with here, there, trio.fail_after(TIMEOUT_S):
         log = Log([Output(StreamTarget(there.fileno()))])
         with trio.move_on_after(0.01) as scope:
             await supervise(log, "helper", run)
@@ -162,37 +162,37 @@ async def test_cancellation_passes_also_beside_a_failure() -> None:
 
 
 async def test_log_without_a_thread_keeps_its_lines_and_writes_them_later(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
+    harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = await scene.server(greet_and_echo(GREETING))
+    server = await harness.server(greet_and_echo(GREETING))
     failing = break_twice(monkeypatch, "mailproxy.log.writer:LogThread.start")
     monkeypatch.setattr("mailproxy.log.writer._RETRY_S", 0.01)
-    proxy = await scene.proxy(server.address)
-    client = await scene.dial(proxy)
-    with trio.fail_after(PATIENCE_S):
+    proxy = await harness.proxy(server.address)
+    client = await harness.dial(proxy)
+    with trio.fail_after(TIMEOUT_S):
         assert await client.receive_line() == GREETING
-    await until(lambda: failing.calls >= 3)
+    await wait_until(lambda: failing.calls >= 3)
     await client.close()
-    await scene.session()
-    assert {"listening", "ready"} <= {line["event"] for line in scene.lines()}
-    assert "lines-lost" not in {line["event"] for line in scene.lines()}
+    await harness.session()
+    assert {"listening", "ready"} <= {line["event"] for line in harness.lines()}
+    assert "lines-lost" not in {line["event"] for line in harness.lines()}
 
 
 async def test_log_whose_target_has_a_fault_counts_its_lines_as_lost(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
+    harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sessions end as ever; the first line that is written says how many were lost."""
-    server = await scene.server(greet_and_echo(GREETING))
+    server = await harness.server(greet_and_echo(GREETING))
     monkeypatch.setattr("mailproxy.log.writer._RETRY_S", 0.01)
-    proxy = await scene.proxy(server.address)
-    await scene.events("ready")
+    proxy = await harness.proxy(server.address)
+    await harness.events("ready")
     failing = break_twice(monkeypatch, "mailproxy.log.targets:FileTarget.write", KeyError("a fault"))
     for _ in range(3):
-        client = await scene.dial(proxy)
-        with trio.fail_after(PATIENCE_S):
+        client = await harness.dial(proxy)
+        with trio.fail_after(TIMEOUT_S):
             assert await client.receive_line() == GREETING
         wanted = failing.calls + 1
         await client.close()
-        await until(lambda wanted=wanted: failing.calls >= wanted)  # type: ignore[misc]  # bound in this round
-    (lost,) = await scene.events("lines-lost")
+        await wait_until(lambda wanted=wanted: failing.calls >= wanted)  # type: ignore[misc]  # bound in this round
+    (lost,) = await harness.events("lines-lost")
     assert lost["lost"] == 2

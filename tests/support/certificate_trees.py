@@ -14,7 +14,7 @@ NAME = "imap.example.com"
 
 
 @define
-class Tree:
+class CertificateTree:
     """A folder that one tool writes to; ``issue`` is what it does each time."""
 
     root: Path
@@ -66,7 +66,7 @@ def _write(path: Path, content: bytes, mode: int = 0o644) -> Path:
     return new.rename(path)
 
 
-class Certbot(Tree):
+class Certbot(CertificateTree):
     """``archive/NAME/*N.pem``, and links to the newest in ``live/NAME``."""
 
     served = "fullchain.pem"
@@ -88,7 +88,7 @@ class Certbot(Tree):
         self.environment = {"RENEWED_LINEAGE": str(live), "RENEWED_DOMAINS": self.name}
 
 
-class AcmeSh(Tree):
+class AcmeSh(CertificateTree):
     """``~/.acme.sh/NAME_ecc``."""
 
     served = "fullchain.cer"
@@ -115,7 +115,7 @@ class AcmeSh(Tree):
         }
 
 
-class Lego(Tree):
+class Lego(CertificateTree):
     """``.lego/certificates``, for all names."""
 
     served = f"{NAME}.crt"
@@ -144,7 +144,7 @@ class Lego5(Lego):
         }
 
 
-class Dehydrated(Tree):
+class Dehydrated(CertificateTree):
     """``certs/NAME``, with files of all times and links to the newest."""
 
     served = "fullchain.pem"
@@ -163,7 +163,7 @@ class Dehydrated(Tree):
         _link(folder / "cert.csr", f"cert-{time}.csr")
 
 
-class CertManager(Tree):
+class CertManager(CertificateTree):
     """A secret as Kubernetes mounts it: links through ``..data``, which is switched to a new folder."""
 
     served = "tls.crt"
@@ -181,4 +181,4 @@ class CertManager(Tree):
                 shutil.rmtree(old)
 
 
-TREES: list[type[Tree]] = [Certbot, AcmeSh, Lego, Dehydrated, CertManager]
+TREES: list[type[CertificateTree]] = [Certbot, AcmeSh, Lego, Dehydrated, CertManager]

@@ -9,13 +9,13 @@ import trio
 PATIENCE_S = 20.0  # for what is only late because the machine is busy
 
 
-async def give_up() -> None:
+async def fail_after_timeout() -> None:
     """Fail when it takes too long; started in a test's nursery (whose deadline would not reach the test itself)."""
     await trio.sleep(PATIENCE_S)
     raise AssertionError(f"not done within {PATIENCE_S} s")
 
 
-async def until(condition: Callable[[], object]) -> None:
+async def wait_until(condition: Callable[[], object]) -> None:
     """Return as soon as the condition holds; it is looked at every 5 ms."""
     with trio.fail_after(PATIENCE_S):
         while not condition():  # noqa: ASYNC110 - what is waited for happens in the kernel

@@ -23,12 +23,12 @@ ADDRESS = (("192.0.2.1", 143),)
 BALANCES = 5  # kinds
 
 
-def dice(seed: int) -> RandomSource:
+def seeded_random(seed: int) -> RandomSource:
     """The same throws each time."""
     return Dice(seed)  # noqa: S311 - nothing is to be kept secret
 
 
-def farm(*weights: int, max_sessions: int = 0) -> list[Server]:
+def make_servers(*weights: int, max_sessions: int = 0) -> list[Server]:
     """Servers s0, s1 and so on, of these weights."""
     return [
         Server(f"s{number}", weight=weight, addresses=ADDRESS, max_sessions=max_sessions)
@@ -39,7 +39,7 @@ def farm(*weights: int, max_sessions: int = 0) -> list[Server]:
 def balances(servers: Sequence[Server]) -> list[Balance]:
     """One of each kind, for these servers."""
     mean = sum(server.weight for server in servers) / max(1, len(servers)) or 1.0
-    kinds = [LeastConn(), RoundRobin(), Source(mean_weight=mean), First(), Random(dice(1))]
+    kinds = [LeastConn(), RoundRobin(), Source(mean_weight=mean), First(), Random(seeded_random(1))]
     for balance in kinds:
         balance.set_servers(servers)
     return kinds
@@ -58,12 +58,12 @@ def clients(number: int) -> list[bytes]:
     return [(0x0A000000 + client).to_bytes(4, "big") for client in range(number)]
 
 
-def pool_of(*servers: Server, max_queue: int = 0, stick: StickTable | None = None) -> Pool[Server]:
+def make_pool(*servers: Server, max_queue: int = 0, stick: StickTable | None = None) -> Pool[Server]:
     """Where each server has its turn."""
     return Pool(servers, RoundRobin(), max_queue=max_queue, stick=stick)
 
 
-def serving(pool: Pool[Server]) -> list[Server]:
+def eligible_servers(pool: Pool[Server]) -> list[Server]:
     """Who takes the sessions that come, as far as that has room."""
     entered: list[Server] = []
     while (server := pool.acquire(excluded=entered)) is not None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-PATIENCE_S = 15.0
+TIMEOUT_S = 15.0
 
 
 class Program:
@@ -77,7 +77,7 @@ class Program:
 
     def wait_for(self, words: str, *, where: Path | None = None) -> str:
         """Wait until these words (a regular expression) stand in the output, or in a file; gives the match."""
-        end = time.monotonic() + PATIENCE_S
+        end = time.monotonic() + TIMEOUT_S
         text = ""
         while time.monotonic() < end:
             has_ended = self.process.poll() is not None  # asked before its last words are read
@@ -91,7 +91,7 @@ class Program:
 
     def wait(self) -> int:
         """Wait for its end; gives the exit code."""
-        return self.process.wait(PATIENCE_S)
+        return self.process.wait(TIMEOUT_S)
 
     @property
     def addresses(self) -> list[tuple[str, int]]:

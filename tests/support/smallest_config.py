@@ -14,15 +14,15 @@ SMALLEST = {
 }
 
 
-def text(lines: str) -> str:
+def smallest_toml(lines: str) -> str:
     """The smallest configuration with these ``key = value`` lines; a line for a key that it has replaces that one."""
     changed = dict(line.split(" = ", 1) for line in lines.strip().splitlines() if line)
     return "".join(f"{key} = {value}\n" for key, value in {**SMALLEST, **changed}.items())
 
 
-def config(lines: str) -> mailproxy.Config:
+def smallest_config(lines: str) -> mailproxy.Config:
     """The smallest configuration with these lines, read."""
-    return mailproxy.from_mapping(tomli.loads(text(lines)))
+    return mailproxy.from_mapping(tomli.loads(smallest_toml(lines)))
 
 
 def faults_of(whole: str) -> list[str]:

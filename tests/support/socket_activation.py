@@ -22,7 +22,7 @@ os.execv(sys.executable, [sys.executable, "-m", "mailproxy", "run", sys.argv[3]]
 """
 
 
-class Activated(Program):
+class SocketActivatedProgram(Program):
     """mailproxy with these sockets under these names; ``other_pid``: they are said to be for another process."""
 
     def __init__(

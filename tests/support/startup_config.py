@@ -11,7 +11,7 @@ import mailproxy
 MYSELF = pwd.getpwuid(os.geteuid()).pw_name  # who can read the files of tests
 
 
-def settings(**changes: Any) -> mailproxy.Config:
+def startup_config(**changes: Any) -> mailproxy.Config:
     """One bind, one backend, the user who runs this; a change is a path with ``__`` for the dots, and replaces what is there."""
     tables: dict[str, Any] = {
         "process": {"user": MYSELF},

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tests.support.ports import free_port
-from tests.support.program import PATIENCE_S, Program
+from tests.support.program import TIMEOUT_S, Program
 
 T = TypeVar("T")
 
@@ -22,16 +22,16 @@ SOON_S = 0.1  # in which processes know of each other, but for a busy machine
 LATE_S = 2.0
 
 
-class Greeter(threading.Thread):
+class GreetingServer(threading.Thread):
     """A server that greets with its name and echoes, on every connection. It can go, and come again at its address."""
 
     def __init__(self, name: str) -> None:
         super().__init__(daemon=True)
         self.name = name
         self.port = free_port()  # no client takes it while this server is gone
-        self.come()
+        self.open()
 
-    def come(self) -> None:
+    def open(self) -> None:
         self.listener = socket.create_server(("127.0.0.1", self.port), backlog=500)
         threading.Thread(target=self.serve, args=(self.listener,), daemon=True).start()
 
@@ -41,9 +41,9 @@ class Greeter(threading.Thread):
                 connection, _ = listener.accept()
             except OSError:
                 return
-            threading.Thread(target=self.talk, args=(connection,), daemon=True).start()
+            threading.Thread(target=self.serve_connection, args=(connection,), daemon=True).start()
 
-    def talk(self, connection: socket.socket) -> None:
+    def serve_connection(self, connection: socket.socket) -> None:
         with connection:
             try:
                 connection.sendall(self.name.encode() + b"\r\n")
@@ -52,16 +52,16 @@ class Greeter(threading.Thread):
             except OSError:
                 pass
 
-    def go(self) -> None:
+    def close(self) -> None:
         self.listener.shutdown(socket.SHUT_RDWR)
         self.listener.close()
 
 
-class Guest:
+class Client:
     """A client; ``greeting`` is what it was told first."""
 
     def __init__(self, address: tuple[str, int], source: str = "127.0.0.1") -> None:
-        self.sock = socket.create_connection(address, timeout=PATIENCE_S, source_address=(source, 0))
+        self.sock = socket.create_connection(address, timeout=TIMEOUT_S, source_address=(source, 0))
 
     @property
     def greeting(self) -> str:
@@ -80,7 +80,7 @@ class Guest:
         except TimeoutError:
             return False
         finally:
-            self.sock.settimeout(PATIENCE_S)
+            self.sock.settimeout(TIMEOUT_S)
 
     def echoes(self) -> bool:
         self.sock.sendall(b"still here\r\n")
@@ -92,23 +92,23 @@ class Guest:
         except ConnectionResetError:
             return True
 
-    def leave(self) -> None:
+    def close(self) -> None:
         self.sock.close()
 
 
-class Crew(Program):
+class WorkerGroup(Program):
     """The launcher and its children; in its block all of them are ended."""
 
     def __init__(self, text: str, folder: Path, **options: Any) -> None:
         super().__init__(text, folder, **options)
-        self._guests = ExitStack()
-        self._seen: set[int] = set()
+        self._clients = ExitStack()
+        self._seen_pids: set[int] = set()
 
     def __exit__(self, *error: Any) -> None:
-        self._guests.close()
-        self._seen.update(self.children.values())
+        self._clients.close()
+        self._seen_pids.update(self.children.values())
         super().__exit__(*error)
-        for pid in self._seen:
+        for pid in self._seen_pids:
             if comm(pid).startswith("mp "):
                 os.kill(pid, signal.SIGKILL)
 
@@ -131,54 +131,54 @@ class Crew(Program):
     def workers(self) -> list[int]:
         return [pid for name, pid in sorted(self.children.items()) if name.startswith("worker")]
 
-    def guest(self, source: str = "127.0.0.1", *, bind: int = 0) -> Guest:
-        guest = Guest(self.addresses[bind], source)
-        self._guests.callback(guest.leave)
+    def connect(self, source: str = "127.0.0.1", *, bind: int = 0) -> Client:
+        guest = Client(self.addresses[bind], source)
+        self._clients.callback(guest.close)
         return guest
 
-    def guest_of(self, worker: int, source: str = "127.0.0.1") -> Guest:
+    def connect_to_worker(self, worker: int, source: str = "127.0.0.1") -> Client:
         """One whom this worker (0 or 1) serves, and who has not read anything yet."""
         while True:
-            guest = self.guest(source)
+            guest = self.connect(source)
             if self.worker_of(guest) == worker:
                 return guest
-            guest.leave()
+            guest.close()
 
-    def guest_at(self, server: str, worker: int) -> Guest:
+    def connect_to_server(self, server: str, worker: int) -> Client:
         """One whom this worker serves, and who has been greeted by that server."""
         while True:
-            guest = self.guest_of(worker)
+            guest = self.connect_to_worker(worker)
             if guest.greeting == server:
                 return guest
-            guest.leave()
+            guest.close()
 
-    def worker_of(self, guest: Guest) -> int:
+    def worker_of(self, guest: Client) -> int:
         """Which worker has accepted this connection? Waits until one has."""
         host, port = guest.sock.getsockname()
         needle = f"{address(*guest.sock.getpeername())} {address(host, port)} "
 
         def find() -> int | None:
             found = re.search(
-                rf": {needle}(?:\S+ ){{6}}\s*(\d+)", squeezed(Path("/proc/net/tcp").read_text())
+                rf": {needle}(?:\S+ ){{6}}\s*(\d+)", collapse_blanks(Path("/proc/net/tcp").read_text())
             )
             if found is None or found[1] == "0":
                 return None
             for worker, pid in enumerate(self.workers):
-                if f"socket:[{found[1]}]" in links(pid):
+                if f"socket:[{found[1]}]" in descriptor_targets(pid):
                     return worker
             return None
 
-        return until(find)
+        return wait_until(find)
 
     def lines(self, words: str) -> list[str]:
         return [line for line in self.text.splitlines() if re.search(words, line)]
 
-    def kill(self, name: str) -> int:
+    def kill_and_wait(self, name: str) -> int:
         """kill -9, and wait for another one in its place."""
         old = self.children[name]
-        self._seen.update(self.children.values())
+        self._seen_pids.update(self.children.values())
         os.kill(old, signal.SIGKILL)
-        until(lambda: self.children.get(name, old) != old)
+        wait_until(lambda: self.children.get(name, old) != old)
         return old
 
 
@@ -188,11 +188,11 @@ def address(host: str, port: int) -> str:
     return f"{number:08X}:{port:04X}"
 
 
-def squeezed(text: str) -> str:
+def collapse_blanks(text: str) -> str:
     return re.sub(r"[ \t]+", " ", text)
 
 
-def links(pid: int) -> set[str]:
+def descriptor_targets(pid: int) -> set[str]:
     """What the descriptors of a process are."""
     found = set()
     folder = Path(f"/proc/{pid}/fd")
@@ -214,7 +214,7 @@ def comm(pid: int) -> str:
         return ""
 
 
-def is_there(pid: int) -> bool:
+def is_running(pid: int) -> bool:
     """And no zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -222,9 +222,9 @@ def is_there(pid: int) -> bool:
         return False
 
 
-def until(condition: Callable[[], T | None]) -> T:
+def wait_until(condition: Callable[[], T | None]) -> T:
     """Wait until it holds; what it gives."""
-    end = time.monotonic() + PATIENCE_S
+    end = time.monotonic() + TIMEOUT_S
     while time.monotonic() < end:
         if (value := condition()) is not None and value is not False:
             return value
@@ -233,7 +233,7 @@ def until(condition: Callable[[], T | None]) -> T:
 
 
 def configuration(
-    *servers: Greeter, more: str = "", backend: str = "", server: str = "", **process: object
+    *servers: GreetingServer, more: str = "", backend: str = "", server: str = "", **process: object
 ) -> str:
     """Two workers, one frontend, these servers; ``more`` stands at the end, ``backend`` and ``server`` among their keys."""
     keys = {"workers": 2, "drain_timeout": "300ms", **process}
@@ -262,8 +262,8 @@ servers = [{entries}]
 
 
 @contextmanager
-def greeters(*names: str) -> Iterator[list[Greeter]]:
-    made = [Greeter(name) for name in names]
+def greeting_servers(*names: str) -> Iterator[list[GreetingServer]]:
+    made = [GreetingServer(name) for name in names]
     yield made
     for each in made:
-        each.go()
+        each.close()

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from mailproxy.testing import ImapServer, Mailstore, dial
-from tests.support.patience import give_up
+from tests.support.patience import fail_after_timeout
 
 if TYPE_CHECKING:
     import ssl
@@ -28,7 +28,7 @@ MESSAGE = b"From: a@example.com\r\nSubject: hello\r\n\r\nworld\r\n"
 @pytest.fixture
 def start(nursery: trio.Nursery) -> Start:
     """Start a server and return its address. A test that takes this, by itself or with ``server``, has a time limit."""
-    nursery.start_soon(give_up)
+    nursery.start_soon(fail_after_timeout)
 
     async def start(server: ImapServer) -> str:
         address: str = await nursery.start(server.serve)

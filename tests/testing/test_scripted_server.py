@@ -36,7 +36,7 @@ from mailproxy.testing import (
     reset,
     stay_silent,
 )
-from tests.support.patience import give_up
+from tests.support.patience import fail_after_timeout
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,7 +51,7 @@ Talk = Callable[[Playbook], Awaitable[tuple[ScriptedServer, Connection]]]
 @pytest.fixture
 def start(nursery: trio.Nursery) -> Start:
     """Start a server and return its address. A test that takes this, by itself or with ``talk``, has a time limit."""
-    nursery.start_soon(give_up)
+    nursery.start_soon(fail_after_timeout)
 
     async def start(server: LoopbackServer | RefusingServer | UnansweredServer) -> str:
         address: str = await nursery.start(server.serve)

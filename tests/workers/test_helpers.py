@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.worker_group import Crew, configuration, greeters, until
+from tests.support.worker_group import WorkerGroup, configuration, greeting_servers, wait_until
 
 # Each process replaces a function by one that fails at its first calls. ``owner`` may be replaced in children alone.
 FAILS_AT_FIRST = """
@@ -52,36 +52,36 @@ def environment(folder: Path, place: str, failures: int = 2) -> dict[str, str]:
 )
 def test_helper_that_fails_at_first_works_then(tmp_path: Path, place: str, helper: str) -> None:
     check = 'check = { type = "tcp", interval = "100ms", rise = 1, fall = 1, jitter = 0 }'
-    with greeters("s1", "s2") as servers:
+    with greeting_servers("s1", "s2") as servers:
         text = configuration(*servers, backend="stick = {}", server="max_sessions = 1")
         text = text.replace('check = "none"', check)
-        with Crew(text, tmp_path, env=environment(tmp_path, place)) as crew:
-            crew.wait_for("mailproxy is ready")
-            until(lambda: len(crew.children) == 3)
-            pids = list(crew.children.items())
-            guests = [crew.guest_of(worker, f"127.0.0.{worker + 2}") for worker in (0, 1)]
+        with WorkerGroup(text, tmp_path, env=environment(tmp_path, place)) as group:
+            group.wait_for("mailproxy is ready")
+            wait_until(lambda: len(group.children) == 3)
+            pids = list(group.children.items())
+            guests = [group.connect_to_worker(worker, f"127.0.0.{worker + 2}") for worker in (0, 1)]
             assert {guest.greeting for guest in guests} == {"s1", "s2"}
-            waiting = [crew.guest_of(worker, f"127.0.0.{worker + 4}") for worker in (0, 1)]
-            servers[1].go()
-            crew.wait_for(f"{helper} failed and goes on in a moment")
-            crew.wait_for("Server b/s2 is DOWN")
-            servers[1].come()
-            crew.wait_for("Server b/s2 is UP")
+            waiting = [group.connect_to_worker(worker, f"127.0.0.{worker + 4}") for worker in (0, 1)]
+            servers[1].close()
+            group.wait_for(f"{helper} failed and goes on in a moment")
+            group.wait_for("Server b/s2 is DOWN")
+            servers[1].open()
+            group.wait_for("Server b/s2 is UP")
             assert all(guest.echoes() for guest in guests)
             for guest in guests:
-                guest.leave()
+                guest.close()
             assert {guest.greeting for guest in waiting} <= {"s1", "s2"}
-            assert list(crew.children.items()) == pids
-            assert "Traceback" not in crew.text
-            crew.send(signal.SIGTERM)
-            assert crew.wait() == 0
+            assert list(group.children.items()) == pids
+            assert "Traceback" not in group.text
+            group.send(signal.SIGTERM)
+            assert group.wait() == 0
 
 
 def test_failure_of_a_worker_at_its_start_does_not_keep_it_from_serving(tmp_path: Path) -> None:
     """The look at files that a worker makes which takes another one's place."""
-    with greeters("s1") as servers:
+    with greeting_servers("s1") as servers:
         broken = environment(tmp_path, "mailproxy.workers.worker:Worker._reload", failures=1)
-        with Crew(configuration(*servers), tmp_path, env=broken) as crew:
-            assert crew.guest_of(1).greeting == "s1"
-            crew.kill("worker 2")
-            assert crew.guest_of(1).greeting == "s1"
+        with WorkerGroup(configuration(*servers), tmp_path, env=broken) as group:
+            assert group.connect_to_worker(1).greeting == "s1"
+            group.kill_and_wait("worker 2")
+            assert group.connect_to_worker(1).greeting == "s1"

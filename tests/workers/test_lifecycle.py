@@ -13,120 +13,127 @@ from pathlib import Path
 import pytest
 
 from tests.process.test_odd_circumstances import needs_root
-from tests.support.program import PATIENCE_S
-from tests.support.worker_group import Crew, Guest, configuration, greeters, is_there, until
+from tests.support.program import TIMEOUT_S
+from tests.support.worker_group import (
+    Client,
+    WorkerGroup,
+    configuration,
+    greeting_servers,
+    is_running,
+    wait_until,
+)
 
 
-def stopped(crew: Crew) -> None:
+def stopped(group: WorkerGroup) -> None:
     """All are gone, without a word that does not belong there."""
-    pids = list(crew._seen)
-    assert crew.wait() == 0
-    assert not any(map(is_there, pids))
-    assert len(crew.lines("mailproxy has stopped")) == 1
-    assert "died" not in crew.text
-    assert "Traceback" not in crew.text
+    pids = list(group._seen_pids)
+    assert group.wait() == 0
+    assert not any(map(is_running, pids))
+    assert len(group.lines("mailproxy has stopped")) == 1
+    assert "died" not in group.text
+    assert "Traceback" not in group.text
 
 
 def test_term_drains_and_ends(tmp_path: Path) -> None:
     """Nobody is accepted any more, a Unix socket's path goes, and who is there has time."""
     path = tmp_path / "imap.sock"
-    with greeters("s1") as servers:
+    with greeting_servers("s1") as servers:
         text = configuration(*servers, drain_timeout="30s").replace(
             '"127.0.0.1:0" }', f'"127.0.0.1:0" }}, {{ address = "unix:{path}" }}'
         )
-        with Crew(text, tmp_path) as crew:
-            guests = [crew.guest_of(worker) for worker in (0, 1)]
+        with WorkerGroup(text, tmp_path) as group:
+            guests = [group.connect_to_worker(worker) for worker in (0, 1)]
             assert [guest.greeting for guest in guests] == ["s1", "s1"]
             for _ in range(6):
                 with socket.socket(socket.AF_UNIX) as local:
                     local.connect(str(path))
                     assert local.recv(100) == b"s1\r\n"
-            crew._seen.update(crew.children.values())
-            crew.send(signal.SIGTERM)
-            crew.wait_for(r"no more connections are accepted, open sessions .\d. have 30s to end")
+            group._seen_pids.update(group.children.values())
+            group.send(signal.SIGTERM)
+            group.wait_for(r"no more connections are accepted, open sessions .\d. have 30s to end")
             with pytest.raises(ConnectionRefusedError):
-                socket.create_connection(crew.addresses[0], timeout=PATIENCE_S)
+                socket.create_connection(group.addresses[0], timeout=TIMEOUT_S)
             assert not path.exists()
             for guest in guests:
                 assert guest.echoes()
-                guest.leave()
-            stopped(crew)
+                guest.close()
+            stopped(group)
 
 
 @pytest.mark.parametrize("way", ["TERM twice", "the terminal's ^C"])
 def test_stop_now(tmp_path: Path, way: str) -> None:
-    with greeters("s1") as servers:
+    with greeting_servers("s1") as servers:
         text = configuration(*servers, drain_timeout="30s")
-        with Crew(text, tmp_path, start_new_session=True) as crew:
-            guests = [crew.guest_of(worker) for worker in (0, 1)]
+        with WorkerGroup(text, tmp_path, start_new_session=True) as group:
+            guests = [group.connect_to_worker(worker) for worker in (0, 1)]
             assert [guest.greeting for guest in guests] == ["s1", "s1"]
-            crew._seen.update(crew.children.values())
+            group._seen_pids.update(group.children.values())
             if way == "TERM twice":
-                crew.send(signal.SIGTERM)
-                crew.wait_for("no more connections are accepted")
+                group.send(signal.SIGTERM)
+                group.wait_for("no more connections are accepted")
                 assert all(guest.echoes() for guest in guests)
-                crew.send(signal.SIGTERM)
+                group.send(signal.SIGTERM)
             else:
-                os.killpg(crew.process.pid, signal.SIGINT)
+                os.killpg(group.process.pid, signal.SIGINT)
             assert all(guest.is_closed() for guest in guests)
-            crew.wait_for("stopping now, 2 sessions are closed")
-            stopped(crew)
-            assert len(crew.lines(" K- ")) == 2
+            group.wait_for("stopping now, 2 sessions are closed")
+            stopped(group)
+            assert len(group.lines(" K- ")) == 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGHUP])
 def test_every_process_reopens_the_log(tmp_path: Path, number: signal.Signals) -> None:
     """When it has been said, nothing more comes into the old file."""
     log, old = tmp_path / "proxy.log", tmp_path / "proxy.log.1"
-    with greeters("s1") as servers:
+    with greeting_servers("s1") as servers:
         text = configuration(*servers, more=f'[log]\nformat = "tcplog"\nto = "{log}"')
-        with Crew(text, tmp_path) as crew:
-            crew.output = log
-            guests = [crew.guest_of(worker) for worker in (0, 1)]
+        with WorkerGroup(text, tmp_path) as group:
+            group.output = log
+            guests = [group.connect_to_worker(worker) for worker in (0, 1)]
             assert [guest.greeting for guest in guests] == ["s1", "s1"]
             log.rename(old)
-            crew.send(number)
-            until(log.exists)
-            crew.wait_for("the log was reopened")
+            group.send(number)
+            wait_until(log.exists)
+            group.wait_for("the log was reopened")
             before = old.read_text()
             for guest in guests:
                 port = guest.sock.getsockname()[1]
-                guest.leave()
-                crew.wait_for(f"127.0.0.1:{port} .* imap b/s1 ")
-            assert len(crew.lines("reopened")) == 1
+                guest.close()
+                group.wait_for(f"127.0.0.1:{port} .* imap b/s1 ")
+            assert len(group.lines("reopened")) == 1
             assert old.read_text() == before
 
 
 def test_who_is_started_after_a_rotation_writes_into_the_new_file(tmp_path: Path) -> None:
     log, old = tmp_path / "proxy.log", tmp_path / "proxy.log.1"
-    with greeters("s1") as servers:
+    with greeting_servers("s1") as servers:
         text = configuration(*servers, more=f'[log]\nformat = "tcplog"\nto = "{log}"')
-        with Crew(text, tmp_path) as crew:
-            crew.output = log
-            crew.wait_for("mailproxy is ready")
-            addresses = crew.addresses
+        with WorkerGroup(text, tmp_path) as group:
+            group.output = log
+            group.wait_for("mailproxy is ready")
+            addresses = group.addresses
             log.rename(old)
-            crew.send(signal.SIGUSR2)
-            until(log.exists)
-            crew.wait_for("the log was reopened")
+            group.send(signal.SIGUSR2)
+            wait_until(log.exists)
+            group.wait_for("the log was reopened")
             before = old.read_text()
-            crew.kill("control")
-            crew.wait_for("control .* was killed by SIGKILL")
-            crew.kill("worker 1")
-            crew.wait_for("worker 1 .* was killed by SIGKILL")
+            group.kill_and_wait("control")
+            group.wait_for("control .* was killed by SIGKILL")
+            group.kill_and_wait("worker 1")
+            group.wait_for("worker 1 .* was killed by SIGKILL")
             for _ in range(12):  # one worker alone: 1 in 2048
-                guest = Guest(addresses[0])
+                guest = Client(addresses[0])
                 assert guest.greeting == "s1"
                 port = guest.sock.getsockname()[1]
-                guest.leave()
-                crew.wait_for(f"127.0.0.1:{port} .* imap b/s1 ")
-            assert len(crew.lines("reopened")) == 1
+                guest.close()
+                group.wait_for(f"127.0.0.1:{port} .* imap b/s1 ")
+            assert len(group.lines("reopened")) == 1
             assert old.read_text() == before
 
 
 def test_lines_come_whole_through_a_pipe(tmp_path: Path) -> None:
     """Which is full again and again, while both workers write."""
-    with greeters("s1") as servers:
+    with greeting_servers("s1") as servers:
         file, reader, writer = tmp_path / "mailproxy.toml", *os.pipe()
         file.write_text(configuration(*servers, more='[log]\nformat = "json"'))
         process = subprocess.Popen([sys.executable, "-m", "mailproxy", "run", str(file)], stderr=writer)
@@ -138,12 +145,12 @@ def test_lines_come_whole_through_a_pipe(tmp_path: Path) -> None:
                     data += pipe.read(4096)
                 (port,) = map(int, re.findall(rb'"address":"127.0.0.1:(\d+)"', data))
                 for _ in range(300):  # of some 450 bytes: twice what a pipe holds
-                    guest = Guest(("127.0.0.1", port))
+                    guest = Client(("127.0.0.1", port))
                     assert guest.greeting == "s1"
-                    guest.leave()
+                    guest.close()
                 process.send_signal(signal.SIGTERM)
                 data += b"".join(iter(lambda: pipe.read(1000), b""))
-                assert process.wait(PATIENCE_S) == 0
+                assert process.wait(TIMEOUT_S) == 0
             finally:
                 process.kill()
                 process.wait()
@@ -154,15 +161,15 @@ def test_lines_come_whole_through_a_pipe(tmp_path: Path) -> None:
 
 def test_another_program_on_the_port_is_noticed(tmp_path: Path) -> None:
     """Even one of the same user, who says that it shares the port."""
-    with socket.socket() as other, greeters("s1") as servers:
+    with socket.socket() as other, greeting_servers("s1") as servers:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         other.bind(("127.0.0.1", 0))
         other.listen()
         name = f"127.0.0.1:{other.getsockname()[1]}"
-        with Crew(configuration(*servers).replace("127.0.0.1:0", name), tmp_path) as crew:
-            assert crew.wait() == 2
-            assert crew.text.startswith(f"{crew.file}:")
-            assert crew.text.strip().endswith(
+        with WorkerGroup(configuration(*servers).replace("127.0.0.1:0", name), tmp_path) as group:
+            assert group.wait() == 2
+            assert group.text.startswith(f"{group.file}:")
+            assert group.text.strip().endswith(
                 f": frontends.imap.bind[0]: cannot listen on {name}: Address already in use"
             )
 
@@ -170,30 +177,33 @@ def test_another_program_on_the_port_is_noticed(tmp_path: Path) -> None:
 @needs_root
 def test_all_give_up_root(tmp_path: Path) -> None:
     """Also those that are started later."""
-    with greeters("s1") as servers, Crew(configuration(*servers, user="nobody"), tmp_path) as crew:
-        assert crew.guest().greeting == "s1"
+    with (
+        greeting_servers("s1") as servers,
+        WorkerGroup(configuration(*servers, user="nobody"), tmp_path) as group,
+    ):
+        assert group.connect().greeting == "s1"
         names = {"control", "worker 1", "worker 2"}
-        until(lambda: set(crew.children) == names)  # as without a change of user
-        before = crew.pids
+        wait_until(lambda: set(group.children) == names)  # as without a change of user
+        before = group.pids
         for pid in before:
             os.kill(pid, signal.SIGKILL)
-        until(lambda: set(crew.children) == names and not set(crew.pids) & set(before))
-        assert crew.guest().greeting == "s1"
-        for pid in (crew.process.pid, *crew.pids):
+        wait_until(lambda: set(group.children) == names and not set(group.pids) & set(before))
+        assert group.connect().greeting == "s1"
+        for pid in (group.process.pid, *group.pids):
             assert "\nUid:\t65534\t65534\t65534\t65534\n" in Path(f"/proc/{pid}/status").read_text()
-        crew.send(signal.SIGTERM)
-        assert crew.wait() == 0
+        group.send(signal.SIGTERM)
+        assert group.wait() == 0
 
 
 def test_a_signal_to_a_child_alone_changes_nothing(tmp_path: Path) -> None:
-    with greeters("s1") as servers, Crew(configuration(*servers), tmp_path) as crew:
-        guests = [crew.guest_of(worker) for worker in (0, 1)]
+    with greeting_servers("s1") as servers, WorkerGroup(configuration(*servers), tmp_path) as group:
+        guests = [group.connect_to_worker(worker) for worker in (0, 1)]
         assert [guest.greeting for guest in guests] == ["s1", "s1"]
-        before = crew.children
+        before = group.children
         for pid in before.values():
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
                 os.kill(pid, number)
-        crew.send(signal.SIGUSR1)
-        crew.wait_for("SIGUSR1 means nothing here")
-        assert crew.children == before
+        group.send(signal.SIGUSR1)
+        group.wait_for("SIGUSR1 means nothing here")
+        assert group.children == before
         assert all(guest.echoes() for guest in guests)

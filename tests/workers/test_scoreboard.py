@@ -8,7 +8,7 @@ import pytest
 
 from mailproxy.pool import ClientLimits, ClientTables, LimitReached, RateCounts, SessionCounts
 from mailproxy.workers.scoreboard import Scoreboard
-from tests.support.smallest_config import config
+from tests.support.smallest_config import smallest_config
 
 LIMITED = """
 frontends.imap.max_sessions_per_client = 2
@@ -18,7 +18,7 @@ CLIENT = 2**63 + 1  # a hash
 
 
 def board(lines: str = LIMITED, workers: int = 3) -> Scoreboard:
-    return Scoreboard(config(lines), workers, most_sessions=100)
+    return Scoreboard(smallest_config(lines), workers, most_sessions=100)
 
 
 def limits(tables: ClientTables) -> ClientLimits:

@@ -10,7 +10,7 @@ import trio.testing
 
 from mailproxy.pool import LimitCounters, SharedCounter
 from mailproxy.proxy.limits import SessionLimit, SharedLimit, WorkerLimits
-from tests.support.patience import until
+from tests.support.patience import wait_until
 
 
 def limits(workers: int, most: int) -> list[SharedLimit]:
@@ -61,10 +61,10 @@ async def test_who_has_waited_longest_has_the_next_place(nursery: trio.Nursery) 
     busy.leave()
     assert [busy.is_reached, late.is_reached, patient.is_reached] == [True, True, False]
     assert not patient.is_reached, "asking changes nothing"
-    await until(lambda: accepted == [patient])
+    await wait_until(lambda: accepted == [patient])
     patient.leave()
     assert [busy.is_reached, patient.is_reached, late.is_reached] == [True, True, False]
-    await until(lambda: accepted == [patient, late])
+    await wait_until(lambda: accepted == [patient, late])
     late.leave()
     assert not busy.is_reached
 
@@ -78,7 +78,7 @@ async def test_as_many_as_there_is_room_for_need_not_wait_for_each_other(nursery
     one.leave()
     one.leave()
     assert [one.is_reached, third.is_reached, other.is_reached] == [True, False, False]
-    await until(lambda: set(accepted) == {other, third})
+    await wait_until(lambda: set(accepted) == {other, third})
 
 
 async def test_those_of_one_worker_wait_for_each_other_only(nursery: trio.Nursery) -> None:
@@ -88,7 +88,7 @@ async def test_those_of_one_worker_wait_for_each_other_only(nursery: trio.Nurser
     await all_wait(nursery, accepted, patient, patient)
     for count in (1, 2):
         (busy if count == 1 else patient).leave()
-        await until(lambda: len(accepted) == count)  # noqa: B023 - it is over before the next one
+        await wait_until(lambda: len(accepted) == count)  # noqa: B023 - it is over before the next one
         assert patient.sessions == 1
 
 

@@ -26,11 +26,11 @@ from mailproxy.workers.worker_handle import (
     apply_counters,
     changed_counters,
 )
-from tests.support.startup_config import settings
+from tests.support.startup_config import startup_config
 
 
 def test_who_keeps_dying_is_replaced_ever_more_slowly() -> None:
-    role, now, pauses = _Child(0, Scoreboard(settings(), 2, most_sessions=10).counters(0)), 100.0, []
+    role, now, pauses = _Child(0, Scoreboard(startup_config(), 2, most_sessions=10).counters(0)), 100.0, []
     for _ in range(9):
         role.began = now
         role.on_exit(now + 0.5)
@@ -43,7 +43,7 @@ def test_who_keeps_dying_is_replaced_ever_more_slowly() -> None:
 
 
 def test_a_line_that_cannot_be_handed_over_now_is_later() -> None:
-    setup: Any = SimpleNamespace(slots=[()], scoreboard=Scoreboard(settings(), 1, most_sessions=10))
+    setup: Any = SimpleNamespace(slots=[()], scoreboard=Scoreboard(startup_config(), 1, most_sessions=10))
     launcher, (controls, control), (workers, worker) = Supervisor(setup), channel_pair(), channel_pair()
     with controls, control, workers, worker:
         launcher._look_due = float("inf")  # at heartbeats
@@ -70,10 +70,10 @@ def test_a_line_that_cannot_be_handed_over_now_is_later() -> None:
 @pytest.mark.parametrize(("workers", "count"), [(1, 1), (3, 3), ("auto", 2)])
 def test_bounds_are_for_all_workers(workers: object, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {4, 5})
-    config = settings(process__workers=workers)
+    config = startup_config(process__workers=workers)
     assert worker_count(config) == count
     assert max_sessions(config) == count * max_sessions_per_process()
-    assert max_sessions(settings(process__workers=workers, process__max_sessions=7)) == 7
+    assert max_sessions(startup_config(process__workers=workers, process__max_sessions=7)) == 7
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def links() -> Iterator[list[WorkerHandle]]:
 
 
 def backends() -> dict[str, Backend]:
-    config = settings(backends__dovecot__servers=["192.0.2.1:143", "192.0.2.2:143"])
+    config = startup_config(backends__dovecot__servers=["192.0.2.1:143", "192.0.2.2:143"])
     return {"dovecot": Backend(config.backends["dovecot"], {}, Log([Output(StreamTarget(2))]))}
 
 

@@ -17,7 +17,7 @@ import trio
 from mailproxy.errors import ClientAbortError, ServerHandshakeError
 from mailproxy.net.tls.tls import accept_tls, connect_tls
 from mailproxy.testing import ThrowAwayCA
-from tests.support.patience import give_up
+from tests.support.patience import fail_after_timeout
 
 told_before = pytest.mark.parametrize("told_before", [False, True], ids=["news", "told before"])
 
@@ -25,7 +25,7 @@ told_before = pytest.mark.parametrize("told_before", [False, True], ids=["news",
 @pytest.fixture(autouse=True)
 def time_limit(nursery: trio.Nursery) -> None:
     """Nothing here waits for ever."""
-    nursery.start_soon(give_up)
+    nursery.start_soon(fail_after_timeout)
 
 
 async def reset_connection(told_before: bool) -> socket.socket:

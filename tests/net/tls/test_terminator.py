@@ -20,7 +20,7 @@ from mailproxy.net.tls.certificate import read_certificate
 from mailproxy.net.tls.terminator import Terminator
 from mailproxy.net.tls.tls import Alert, TlsInfo, accept_tls, client_certificate, send_alert, tls_info
 from mailproxy.testing import ThrowAwayCA
-from tests.support.patience import give_up
+from tests.support.patience import fail_after_timeout
 
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 NAMES = (None, "first.example", "second.example", "imap.third.example", "nobody.example")
@@ -33,7 +33,7 @@ names = pytest.mark.parametrize("name", NAMES)
 @pytest.fixture(autouse=True)
 def time_limit(nursery: trio.Nursery) -> None:
     """Nothing here waits for ever."""
-    nursery.start_soon(give_up)
+    nursery.start_soon(fail_after_timeout)
 
 
 @frozen

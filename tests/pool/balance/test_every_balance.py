@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailproxy.pool import Balance, First, LeastConn, Server
-from tests.support.pool_servers import balances, farm, names
+from tests.support.pool_servers import balances, make_servers, names
 
 KINDS = [type(balance).__name__ for balance in balances([])]
 kinds = st.sampled_from(range(len(KINDS)))
@@ -24,7 +24,7 @@ def kind(request: pytest.FixtureRequest) -> int:
 
 
 def loaded(of: list[tuple[int, int, int]]) -> list[Server]:
-    servers = farm(*(weight for weight, _, _ in of))
+    servers = make_servers(*(weight for weight, _, _ in of))
     for server, (_, most, there) in zip(servers, of, strict=True):
         server.max_sessions, server.sessions = most, there
     return servers
@@ -48,7 +48,7 @@ def test_it_finds_one_with_room_wherever_there_is_one_and_an_untried_one_if_it_c
 def test_limits_hold_and_no_room_is_left_unused_while_sessions_come_and_go(
     kind: int, weights: list[int], events: list[tuple[bytes | None, bool]]
 ) -> None:
-    servers = farm(*weights, max_sessions=2)
+    servers = make_servers(*weights, max_sessions=2)
     balance = balances(servers)[kind]
     there: list[Server] = []
     for key, comes in events:
@@ -64,7 +64,7 @@ def test_limits_hold_and_no_room_is_left_unused_while_sessions_come_and_go(
 
 
 def test_a_session_that_fails_everywhere_has_tried_every_server_once(kind: int) -> None:
-    servers = farm(1, 5, 25)
+    servers = make_servers(1, 5, 25)
     balance = balances(servers)[kind]
     tried: list[Server] = []
     for _ in servers:
@@ -76,12 +76,12 @@ def test_a_session_that_fails_everywhere_has_tried_every_server_once(kind: int) 
 
 
 def test_one_alone_is_chosen_even_if_it_was_tried(kind: int) -> None:
-    (server,) = farm(1)
+    (server,) = make_servers(1)
     assert balances([server])[kind].choose(b"client", [server]) is server
 
 
 def test_those_that_went_get_nothing_and_those_that_came_get_something(kind: int) -> None:
-    old, new = farm(1, 1, 1), farm(1, 1, 1, 1)
+    old, new = make_servers(1, 1, 1), make_servers(1, 1, 1, 1)
     balance = balances(old)[kind]
     balance.choose(b"client")
     balance.set_servers(new)
@@ -103,7 +103,7 @@ def test_nobody_is_chosen_before_there_are_servers() -> None:
 
 
 def test_whoever_warms_up_gets_its_part_only(kind: int) -> None:
-    servers = farm(100, 100)
+    servers = make_servers(100, 100)
     servers[0].throttle = 0.25
     balance = balances(servers)[kind]
     had = 0
@@ -117,7 +117,7 @@ def test_whoever_warms_up_gets_its_part_only(kind: int) -> None:
 
 
 def test_first_fills_one_after_the_other_and_the_first_again_when_it_has_room() -> None:
-    servers = farm(1, 1, 1, max_sessions=2)
+    servers = make_servers(1, 1, 1, max_sessions=2)
     balance = First()
     balance.set_servers(servers)
     order = []
@@ -133,7 +133,7 @@ def test_first_fills_one_after_the_other_and_the_first_again_when_it_has_room() 
 
 
 def test_a_full_one_is_passed_over_by_leastconn_though_it_has_the_fewest() -> None:
-    servers = farm(1, 1)
+    servers = make_servers(1, 1)
     servers[0].max_sessions, servers[0].sessions, servers[1].sessions = 3, 3, 50
     balance = LeastConn()
     balance.set_servers(servers)
@@ -144,7 +144,7 @@ def test_a_full_one_is_passed_over_by_leastconn_though_it_has_the_fewest() -> No
 
 @pytest.mark.parametrize("gone", [0, 1, 2])
 def test_leastconn_goes_on_with_its_turns_when_one_of_them_goes(gone: int) -> None:
-    servers = farm(1, 1, 1)
+    servers = make_servers(1, 1, 1)
     balance: Balance = LeastConn()
     balance.set_servers(servers)
     assert names([balance.choose()]) == ["s0"]

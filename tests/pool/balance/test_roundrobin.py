@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mailproxy.pool import RoundRobin, Server
 from mailproxy.pool.balance import roundrobin as module
-from tests.support.pool_servers import counts, farm, names
+from tests.support.pool_servers import counts, make_servers, names
 
 weights = st.lists(st.integers(1, 256), min_size=1, max_size=8)
 
@@ -23,7 +23,7 @@ def turns(servers: list[Server]) -> RoundRobin:
 
 @given(weights, st.integers(1, 1000))
 def test_nobody_is_ever_a_whole_session_off_its_share(of: list[int], choices: int) -> None:
-    servers = farm(*of)
+    servers = make_servers(*of)
     balance = turns(servers)
     had = dict.fromkeys(servers, 0)
     for choice in range(1, choices + 1):
@@ -38,7 +38,7 @@ def test_nobody_is_ever_a_whole_session_off_its_share(of: list[int], choices: in
 
 @given(weights)
 def test_a_round_gives_each_exactly_its_weight(of: list[int]) -> None:
-    servers = farm(*of)
+    servers = make_servers(*of)
     balance = turns(servers)
     for _ in range(2):
         had = counts(balance.choose() for _ in range(sum(of)))
@@ -46,12 +46,12 @@ def test_a_round_gives_each_exactly_its_weight(of: list[int]) -> None:
 
 
 def test_equals_go_in_the_order_of_the_configuration() -> None:
-    balance = turns(farm(7, 7, 7))
+    balance = turns(make_servers(7, 7, 7))
     assert names(balance.choose() for _ in range(7)) == ["s0", "s1", "s2"] * 2 + ["s0"]
 
 
 def test_a_heavy_one_does_not_get_its_turns_in_a_row() -> None:
-    balance = turns(farm(5, 1, 1, 1, 1, 1))
+    balance = turns(make_servers(5, 1, 1, 1, 1, 1))
     order = names(balance.choose() for _ in range(10))
     assert order[::2] == ["s0"] * 5
     assert sorted(order[1::2]) == ["s1", "s2", "s3", "s4", "s5"]
@@ -60,7 +60,7 @@ def test_a_heavy_one_does_not_get_its_turns_in_a_row() -> None:
 @given(weights, st.integers(1, 20))
 def test_who_is_renewed_all_the_time_still_gets_its_share(of: list[int], every: int) -> None:
     """A slow start anywhere renews every few sessions; who came first must not have each of the first turns."""
-    servers = farm(*of)
+    servers = make_servers(*of)
     balance = turns(servers)
     had = dict.fromkeys(servers, 0)
     for choice in range(500):
@@ -74,7 +74,7 @@ def test_who_is_renewed_all_the_time_still_gets_its_share(of: list[int], every: 
 
 
 def test_one_that_comes_gets_its_share_from_now_on_and_not_what_it_missed() -> None:
-    servers = farm(1, 1, 1)
+    servers = make_servers(1, 1, 1)
     balance = turns(servers[:2])
     for _ in range(1000):
         balance.choose()
@@ -84,7 +84,7 @@ def test_one_that_comes_gets_its_share_from_now_on_and_not_what_it_missed() -> N
 
 
 def test_one_whose_weight_changes_has_its_new_share_at_once() -> None:
-    servers = farm(10, 10)
+    servers = make_servers(10, 10)
     balance = turns(servers)
     for _ in range(101):
         balance.choose()
@@ -95,7 +95,7 @@ def test_one_whose_weight_changes_has_its_new_share_at_once() -> None:
 
 @given(st.lists(st.integers(1, 256), min_size=2, max_size=6), st.integers(1, 300))
 def test_one_that_was_full_is_not_overrun_with_what_it_missed(of: list[int], meanwhile: int) -> None:
-    servers = farm(*of)
+    servers = make_servers(*of)
     servers[0].max_sessions = servers[0].sessions = 1
     balance = turns(servers)
     rest = sum(of[1:])
@@ -110,7 +110,7 @@ def test_one_that_was_full_is_not_overrun_with_what_it_missed(of: list[int], mea
 
 
 def test_one_that_fills_up_and_has_room_again_does_not_upset_the_turns_of_the_others() -> None:
-    servers = farm(5, 1, 1, 1, 1, 1, 30)
+    servers = make_servers(5, 1, 1, 1, 1, 1, 30)
     balance = turns(servers)
     for _ in range(1000):
         balance.choose()
@@ -123,7 +123,7 @@ def test_one_that_fills_up_and_has_room_again_does_not_upset_the_turns_of_the_ot
 
 
 def test_times_begin_anew_without_anybody_noticing(monkeypatch: pytest.MonkeyPatch) -> None:
-    servers = farm(3, 5, 11)
+    servers = make_servers(3, 5, 11)
     once = names(balance.choose() for balance in [turns(servers)] * 200)
     monkeypatch.setattr(module, "_REBASE_CHOICES", 23)
     assert names(balance.choose() for balance in [turns(servers)] * 200) == once

@@ -76,114 +76,114 @@ class Crew:
 
 
 def test_sessions_are_those_of_all() -> None:
-    crew = Crew(max_sessions=3)
-    first, second = crew.enter(0), crew.enter(1)
+    group = Crew(max_sessions=3)
+    first, second = group.enter(0), group.enter(1)
     assert first is not None
     assert second is not None
     assert first.sessions == second.sessions == 2
     assert (first.counts.sessions, second.counts.most_sessions) == (1, 2)
-    crew.pools[0].release(first)
+    group.pools[0].release(first)
     assert second.sessions == 1
 
 
 def test_a_server_is_full_by_what_all_have_there() -> None:
-    crew = Crew(servers=2)
-    first, second = crew.enter(0), crew.enter(1)
+    group = Crew(servers=2)
+    first, second = group.enter(0), group.enter(1)
     assert first is not None
     assert second is not None
     assert first.name != second.name
-    assert crew.enter(0) is None
+    assert group.enter(0) is None
 
 
 def test_a_freed_place_is_for_who_waits_longest_in_whichever_worker() -> None:
-    crew = Crew()
-    server = crew.enter(0)
+    group = Crew()
+    server = group.enter(0)
     assert server is not None
-    far, near = crew.wait(1), crew.wait(0)
-    crew.rung.clear()
-    crew.pools[0].release(server)
+    far, near = group.wait(1), group.wait(0)
+    group.rung.clear()
+    group.pools[0].release(server)
     assert (far.server, near.server) == (None, None)
-    assert crew.rung == [1]
-    crew.hear()
-    assert far.server is crew.pools[1].servers[0]
+    assert group.rung == [1]
+    group.hear()
+    assert far.server is group.pools[1].servers[0]
     assert near.server is None
 
 
 def test_several_places_go_on_from_worker_to_worker() -> None:
-    crew = Crew(workers=3, max_sessions=4)
-    entered = [crew.enter(0) for _ in range(4)]
-    waiting = [crew.wait(slot) for slot in (1, 2, 1, 0, 2)]
-    crew.hear()
+    group = Crew(workers=3, max_sessions=4)
+    entered = [group.enter(0) for _ in range(4)]
+    waiting = [group.wait(slot) for slot in (1, 2, 1, 0, 2)]
+    group.hear()
     for server in entered:
         assert server is not None
-        crew.pools[0].release(server)
-    crew.hear()
+        group.pools[0].release(server)
+    group.hear()
     assert [waiter.server is not None for waiter in waiting] == [True, True, True, True, False]
 
 
 def test_who_comes_later_does_not_get_ahead_anywhere() -> None:
-    crew = Crew()
-    server = crew.enter(0)
+    group = Crew()
+    server = group.enter(0)
     assert server is not None
-    crew.wait(1)
-    crew.pools[0].release(server)
-    assert crew.enter(0) is None  # it is free, and not for everybody
-    crew.hear()
-    assert crew.pools[1].servers[0].sessions == 1
+    group.wait(1)
+    group.pools[0].release(server)
+    assert group.enter(0) is None  # it is free, and not for everybody
+    group.hear()
+    assert group.pools[1].servers[0].sessions == 1
 
 
 def test_whoever_waits_for_one_server_alone_is_not_passed_there_and_others_are_free() -> None:
-    crew = Crew(servers=2)
-    entered = [crew.enter(0), crew.enter(0)]
-    crew.wait(1, wanted=0)
+    group = Crew(servers=2)
+    entered = [group.enter(0), group.enter(0)]
+    group.wait(1, wanted=0)
     for server in entered:
         assert server is not None
-        crew.pools[0].release(server)
-    other = crew.enter(0)
+        group.pools[0].release(server)
+    other = group.enter(0)
     assert other is not None
     assert other.name == "s1"
-    assert crew.pools[0].acquire(required=crew.pools[0].servers[0]) is None
+    assert group.pools[0].acquire(required=group.pools[0].servers[0]) is None
 
 
 def test_a_bound_on_the_queue_is_over_all() -> None:
-    crew = Crew(max_queue=2)
-    crew.enter(0)
-    crew.wait(0)
-    crew.wait(1)
-    assert crew.pools[0].waiting == 2
-    assert not crew.pools[0].enqueue(Waiter(lambda: None))
+    group = Crew(max_queue=2)
+    group.enter(0)
+    group.wait(0)
+    group.wait(1)
+    assert group.pools[0].waiting == 2
+    assert not group.pools[0].enqueue(Waiter(lambda: None))
 
 
 def test_who_gives_up_is_waited_for_no_longer() -> None:
-    crew = Crew()
-    server = crew.enter(0)
+    group = Crew()
+    server = group.enter(0)
     assert server is not None
-    first, second = crew.wait(1), crew.wait(0)
-    crew.pools[1].cancel(first)
-    crew.pools[0].release(server)
+    first, second = group.wait(1), group.wait(0)
+    group.pools[1].cancel(first)
+    group.pools[0].release(server)
     assert second.server is not None
 
 
 def test_a_worker_that_hangs_keeps_nobody_waiting_for_ever() -> None:
     """Its first would have given up by itself long ago."""
-    crew = Crew()
-    server = crew.enter(0)
+    group = Crew()
+    server = group.enter(0)
     assert server is not None
-    crew.wait(1)
-    crew.ticks = itertools.count(10 * SECOND + 62 * SECOND)
-    for pool in crew.pools:
-        pool._order._clock = crew.ticks.__next__  # type: ignore[attr-defined]  # a shared one
-    waiter = crew.wait(0)
-    crew.pools[0].release(server)
+    group.wait(1)
+    group.ticks = itertools.count(10 * SECOND + 62 * SECOND)
+    for pool in group.pools:
+        pool._order._clock = group.ticks.__next__  # type: ignore[attr-defined]  # a shared one
+    waiter = group.wait(0)
+    group.pools[0].release(server)
     assert waiter.server is not None
 
 
 def test_what_is_adopted_moves_those_who_wait_for_it() -> None:
-    crew = Crew(servers=2)
+    group = Crew(servers=2)
     for _ in range(2):
-        crew.enter(0)
-    stuck = crew.wait(1, wanted=0)
-    pool = crew.pools[1]
+        group.enter(0)
+    stuck = group.wait(1, wanted=0)
+    pool = group.pools[1]
     change = pool.apply_snapshot(pool.servers[0], AdminState.MAINT, None, 0.0)
     assert change is not None
     assert (change.requeued, stuck.required) == (1, None)
@@ -196,25 +196,25 @@ def test_what_is_adopted_moves_those_who_wait_for_it() -> None:
 )
 def test_whatever_happens_first_come_is_first_served(places: int, steps: list[tuple[str, int]]) -> None:
     """When all bells were heard there is nobody who waits beside a free place, and nobody was passed by a later one."""
-    crew = Crew(workers=3, max_sessions=places)
+    group = Crew(workers=3, max_sessions=places)
     there: list[tuple[int, SharedServer]] = []
     line: list[tuple[int, Waiter[SharedServer]]] = []
     for step, slot in steps:
         if step == "come":
-            server = crew.enter(slot)
+            server = group.enter(slot)
             if server is not None:
                 assert not line
                 there.append((slot, server))
             else:
-                line.append((slot, crew.wait(slot)))
+                line.append((slot, group.wait(slot)))
         elif step == "leave" and there:
             where, server = there.pop(slot % len(there))
-            crew.pools[where].release(server)
+            group.pools[where].release(server)
         elif step == "give up" and line:
             where, waiter = line.pop(slot % len(line))
-            crew.pools[where].cancel(waiter)
-        crew.hear()
-        for pool in crew.pools:
+            group.pools[where].cancel(waiter)
+        group.hear()
+        for pool in group.pools:
             pool.assert_invariants()
         while line and line[0][1].server is not None:
             where, waiter = line.pop(0)
@@ -224,7 +224,7 @@ def test_whatever_happens_first_come_is_first_served(places: int, steps: list[tu
         assert all(waiter.server is None for _, waiter in line)
         assert len(there) <= places
         assert not line or len(there) == places
-        assert [pool.waiting for pool in crew.pools] == [len(line)] * 3
+        assert [pool.waiting for pool in group.pools] == [len(line)] * 3
 
 
 def test_a_success_anywhere_ends_a_row_of_failures() -> None:

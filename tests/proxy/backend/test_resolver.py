@@ -18,7 +18,7 @@ from mailproxy.log import Log, Output
 from mailproxy.log.targets import StreamTarget
 from mailproxy.net.dial import Endpoint
 from mailproxy.proxy.backend.backend import Backend
-from tests.support.proxy.proxy_fixture import PATIENCE_S, Scene
+from tests.support.proxy.proxy_harness import TIMEOUT_S, ProxyHarness
 
 NOWHERE = "name.internal: Name or service not known"
 ADDRESS = (Endpoint(socket.AF_INET, "192.0.2.1", 143),)
@@ -105,7 +105,7 @@ async def test_server_is_checked_when_its_name_appears_and_up_if_that_passes(
 
 
 async def test_look_ups_without_an_answer_do_not_keep_a_look_at_files(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
+    harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More of them than trio has threads."""
     answered = threading.Event()
@@ -115,20 +115,20 @@ async def test_look_ups_without_an_answer_do_not_keep_a_look_at_files(
         if arguments[5] & socket.AI_NUMERICHOST:  # trio asks for that first, without a thread
             raise socket.gaierror(socket.EAI_NONAME, "a name")
         waiting[0] += 1
-        answered.wait(2 * PATIENCE_S)
+        answered.wait(2 * TIMEOUT_S)
         raise socket.gaierror(socket.EAI_AGAIN, "later")
 
     monkeypatch.setattr("mailproxy.proxy.backend.resolver._FIRST_LOOK_UP_S", 0.1)
     monkeypatch.setattr(socket, "getaddrinfo", never)
     try:
         names = [{"name": f"s{n}", "address": f"s{n}.internal:143"} for n in range(60)]
-        proxy = await scene.proxy("127.0.0.1:1", tls=True, backends={"b": {"servers": names}})
-        with trio.fail_after(PATIENCE_S):
+        proxy = await harness.proxy("127.0.0.1:1", tls=True, backends={"b": {"servers": names}})
+        with trio.fail_after(TIMEOUT_S):
             while waiting[0] < 40:  # noqa: ASYNC110 - threads count
                 await trio.sleep(0.01)
-        pem = scene.ca.issue("renewed.example").replace(scene.pem)
+        pem = harness.ca.issue("renewed.example").replace(harness.pem)
         proxy.renew_certificates()
-        (event,) = await scene.events("certificates-renewed")
+        (event,) = await harness.events("certificates-renewed")
         assert event["files"] == [str(pem)]
     finally:
         answered.set()

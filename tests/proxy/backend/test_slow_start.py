@@ -16,7 +16,7 @@ from mailproxy.pool import AdminState, Waiter
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer, CheckOutcome
 from mailproxy.proxy.backend.snapshot import ServerSnapshot
-from tests.support.proxy.check_harness import PASSED, REFUSED, backend_of
+from tests.support.proxy.check_harness import PASSED, REFUSED, make_backend
 
 SLOW_S = 20.0
 STEP_S = 1.0  # it grows by steps, a twentieth of the time each
@@ -32,7 +32,7 @@ async def growing(
         for name, change in zip(("s1", "s2"), changes or ({}, {}), strict=True)
     ]
     tables[0].setdefault("slow_start", f"{SLOW_S}s")
-    backend = backend_of(*tables, check={"type": "tcp", "rise": 1, "fall": 1}, **settings)
+    backend = make_backend(*tables, check={"type": "tcp", "rise": 1, "fall": 1}, **settings)
     one, two = backend.servers
     for server in (one, two):
         backend.record_check(server, CheckOutcome(PASSED, 0))

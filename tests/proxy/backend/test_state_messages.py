@@ -9,7 +9,7 @@ from mailproxy.pool import AdminState, Waiter
 from mailproxy.protocol.checks.result import CheckCode, CheckResult
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer, CheckOutcome
-from tests.support.proxy.check_harness import PASSED, REFUSED, Diary, backend_of
+from tests.support.proxy.check_harness import PASSED, REFUSED, RecordingLog, make_backend
 
 READY, DRAIN, MAINT = AdminState.READY, AdminState.DRAIN, AdminState.MAINT
 DOWN = 'is DOWN, reason: Layer4 connection problem, info: "Connection refused", check duration: 7ms.'
@@ -27,9 +27,9 @@ class Story:
     """A backend whose servers s1, s2 and so on are brought up and down, and what is told of it."""
 
     def __init__(self, servers: int = 2, *, backups: int = 0, rise: int = 1, fall: int = 1) -> None:
-        self.diary = Diary()
+        self.diary = RecordingLog()
         names = [f"s{number}" for number in range(1, servers + backups + 1)]
-        self.backend: Backend = backend_of(
+        self.backend: Backend = make_backend(
             *(
                 {"name": name, "address": "127.0.0.1:143", "backup": number >= servers}
                 for number, name in enumerate(names)
@@ -56,8 +56,8 @@ class Story:
     @property
     def news(self) -> list[str]:
         """What was told since this was last asked."""
-        entries, self.diary.entries = self.diary.entries, []
-        return [entry.sentence for entry in entries]
+        entries, self.diary.events = self.diary.events, []
+        return [entry.message for entry in entries]
 
 
 # Down and up
@@ -380,7 +380,7 @@ def test_each_sentence_is_told_under_its_name() -> None:
         step("s1")
     story.becomes("s1", MAINT)
     story.becomes("s2", MAINT)
-    names = [entry.event for entry in story.diary.entries]
+    names = [entry.event for entry in story.diary.events]
     assert names == [
         "server-check",
         "server-down",

@@ -7,56 +7,56 @@ from typing import Any
 
 import pytest
 
-from tests.support.proxy.backend_cluster import Farm, served_by, turned_away
+from tests.support.proxy.backend_cluster import BackendCluster, assert_rejected, receive_server_name
 
 
-async def start(farm: Farm, *names: str, **backend: Any) -> None:
+async def start(cluster: BackendCluster, *names: str, **backend: Any) -> None:
     for name in names:
-        await farm.server(name)
-    await farm.start(**backend)
+        await cluster.add_server(name)
+    await cluster.start_proxy(**backend)
 
 
 @pytest.mark.parametrize("balance", ["roundrobin", "leastconn", "random", "source"])
-async def test_weight_zero_keeps_new_sessions_away(farm: Farm, balance: str) -> None:
-    await start(farm, "s1", "s2", balance=balance)
-    farm.states["s1"].set_weight(0)
-    assert {await farm.visit() for _ in range(6)} == {"s2"}
-    farm.states["s1"].set_weight(1)
-    farm.states["s2"].set_weight(0)
-    assert {await farm.visit() for _ in range(6)} == {"s1"}
+async def test_weight_zero_keeps_new_sessions_away(cluster: BackendCluster, balance: str) -> None:
+    await start(cluster, "s1", "s2", balance=balance)
+    cluster.states["s1"].set_weight(0)
+    assert {await cluster.connect_and_close() for _ in range(6)} == {"s2"}
+    cluster.states["s1"].set_weight(1)
+    cluster.states["s2"].set_weight(0)
+    assert {await cluster.connect_and_close() for _ in range(6)} == {"s1"}
 
 
-async def test_weight_changes_the_shares(farm: Farm) -> None:
-    await start(farm, "s1", "s2", balance="roundrobin")
-    farm.states["s1"].set_weight(3)
-    assert farm.states["s1"].weight == 3
-    assert Counter([await farm.visit() for _ in range(12)]) == {"s1": 9, "s2": 3}
+async def test_weight_changes_the_shares(cluster: BackendCluster) -> None:
+    await start(cluster, "s1", "s2", balance="roundrobin")
+    cluster.states["s1"].set_weight(3)
+    assert cluster.states["s1"].weight == 3
+    assert Counter([await cluster.connect_and_close() for _ in range(12)]) == {"s1": 9, "s2": 3}
 
 
-async def test_weight_gives_a_waiting_session_its_server(farm: Farm) -> None:
-    await farm.server("full", max_sessions=1)
-    await farm.server("spare", weight=0)
-    await farm.start()
-    await farm.welcome()
-    waiting = await farm.in_line()
-    farm.states["spare"].set_weight(1)
-    assert await served_by(waiting) == "spare"
+async def test_weight_gives_a_waiting_session_its_server(cluster: BackendCluster) -> None:
+    await cluster.add_server("full", max_sessions=1)
+    await cluster.add_server("spare", weight=0)
+    await cluster.start_proxy()
+    await cluster.connect_greeted()
+    waiting = await cluster.connect_queued()
+    cluster.states["spare"].set_weight(1)
+    assert await receive_server_name(waiting) == "spare"
 
 
-async def test_weight_zero_of_all_servers_is_logged(farm: Farm) -> None:
-    await start(farm, "s1")
-    stays = await farm.welcome()
-    farm.states["s1"].set_weight(0)
-    await turned_away(await farm.guest())
+async def test_weight_zero_of_all_servers_is_logged(cluster: BackendCluster) -> None:
+    await start(cluster, "s1")
+    stays = await cluster.connect_greeted()
+    cluster.states["s1"].set_weight(0)
+    await assert_rejected(await cluster.connect_client())
     await stays.send(b"still here\r\n")
     assert await stays.receive_line() == b"still here\r\n"
-    (line,) = await farm.scene.events("backend-down")
+    (line,) = await cluster.harness.events("backend-down")
     assert line["message"] == "backend b has no server available!"
 
 
 @pytest.mark.parametrize("weight", [-1, 257, 1.5, "1"])
-async def test_weight_out_of_range_is_refused(farm: Farm, weight: Any) -> None:
-    await start(farm, "s1")
+async def test_weight_out_of_range_is_refused(cluster: BackendCluster, weight: Any) -> None:
+    await start(cluster, "s1")
     with pytest.raises(ValueError, match="is not a whole number from 0 to 256"):
-        farm.states["s1"].set_weight(weight)
-    assert farm.states["s1"].weight == 1
+        cluster.states["s1"].set_weight(weight)
+    assert cluster.states["s1"].weight == 1

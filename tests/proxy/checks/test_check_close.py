@@ -30,17 +30,17 @@ from mailproxy.testing import (
     stay_silent,
 )
 from tests.support.proxy.check_harness import (
-    BOOKS,
-    MAIL,
-    UPGRADED,
-    Act,
-    backend_with,
-    once_checked,
-    said_by_client,
-    told,
+    MAIL_PROTOCOLS,
+    PLAYBOOKS,
+    STARTTLS_PLAYBOOKS,
+    PlayServer,
+    check_once,
+    check_options,
+    client_bytes,
+    server_messages,
 )
-from tests.support.proxy.header_recorder import IntroducedServer
-from tests.support.proxy.proxy_fixture import PATIENCE_S, Belongings, Scene
+from tests.support.proxy.header_recorder import HeaderRecorder
+from tests.support.proxy.proxy_harness import TIMEOUT_S, ProxyHarness, ResourceSnapshot
 from tests.support.proxy.task_steps import cancel_at_every_step
 
 GREETING = b"* OK ready\r\n"
@@ -48,13 +48,13 @@ GOODBYES = {"imap": b"bye LOGOUT\r\n", "pop3": b"QUIT\r\n", "smtp": b"QUIT\r\n",
 CLEAR: dict[str, Any] = {"tls": False}
 TIMEOUT = "150ms"  # of checks that are to run into it
 
-each_protocol = pytest.mark.parametrize("protocol", MAIL)
+each_protocol = pytest.mark.parametrize("protocol", MAIL_PROTOCOLS)
 
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first round of checks is waited for, however busy the machine is."""
-    monkeypatch.setattr("mailproxy.proxy.checks.checker._FIRST_ROUND_S", PATIENCE_S)
+    monkeypatch.setattr("mailproxy.proxy.checks.checker._FIRST_ROUND_S", TIMEOUT_S)
 
 
 @pytest.fixture
@@ -63,18 +63,18 @@ def short_farewell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mailproxy.proxy.checks.check._CLOSE_TIMEOUT_S", 0.05)
 
 
-def trusting(scene: Scene, **more: Any) -> dict[str, Any]:
-    """A check over TLS that trusts the scene's CA."""
-    return {"tls": {"ca": str(scene.ca.pem), **more}}
+def trusting(harness: ProxyHarness, **more: Any) -> dict[str, Any]:
+    """A check over TLS that trusts the harness's CA."""
+    return {"tls": {"ca": str(harness.ca.pem), **more}}
 
 
-def certified(scene: Scene) -> ssl.SSLContext:
-    return scene.ca.server_context("127.0.0.1")
+def certified(harness: ProxyHarness) -> ssl.SSLContext:
+    return harness.ca.server_context("127.0.0.1")
 
 
 async def seen_by(server: ScriptedServer) -> tuple[bytes, str | None]:
     """All that its only client said, and how that left."""
-    with trio.fail_after(PATIENCE_S):
+    with trio.fail_after(TIMEOUT_S):
         await server.wait_ended()
     assert server.accepted == 1
     connection = server.connections[0]
@@ -85,77 +85,81 @@ async def seen_by(server: ScriptedServer) -> tuple[bytes, str | None]:
 
 
 @each_protocol
-async def test_a_check_says_goodbye_and_closes_in_order(scene: Scene, protocol: str) -> None:
-    server = await scene.server((Act(BOOKS[protocol]),))
-    await once_checked(scene, server.address, protocol=protocol, **CLEAR)
-    assert await seen_by(server) == (said_by_client(BOOKS[protocol]), "eof")
+async def test_a_check_says_goodbye_and_closes_in_order(harness: ProxyHarness, protocol: str) -> None:
+    server = await harness.server((PlayServer(PLAYBOOKS[protocol]),))
+    await check_once(harness, server.address, protocol=protocol, **CLEAR)
+    assert await seen_by(server) == (client_bytes(PLAYBOOKS[protocol]), "eof")
 
 
 @each_protocol
-async def test_a_check_over_tls_ends_that_in_order_too(scene: Scene, protocol: str) -> None:
-    server = await scene.server((Act(BOOKS[protocol]),), tls=certified(scene))
-    await once_checked(scene, server.address, protocol=protocol, **trusting(scene))
-    assert await seen_by(server) == (said_by_client(BOOKS[protocol]), "close_notify")
+async def test_a_check_over_tls_ends_that_in_order_too(harness: ProxyHarness, protocol: str) -> None:
+    server = await harness.server((PlayServer(PLAYBOOKS[protocol]),), tls=certified(harness))
+    await check_once(harness, server.address, protocol=protocol, **trusting(harness))
+    assert await seen_by(server) == (client_bytes(PLAYBOOKS[protocol]), "close_notify")
 
 
 @each_protocol
-async def test_a_check_with_starttls_ends_that_in_order_too(scene: Scene, protocol: str) -> None:
-    server = await scene.server((Act(UPGRADED[protocol], certified(scene)),))
-    await once_checked(scene, server.address, protocol=protocol, **trusting(scene, mode="starttls"))
-    assert await seen_by(server) == (said_by_client(UPGRADED[protocol]), "close_notify")
+async def test_a_check_with_starttls_ends_that_in_order_too(harness: ProxyHarness, protocol: str) -> None:
+    server = await harness.server((PlayServer(STARTTLS_PLAYBOOKS[protocol], certified(harness)),))
+    await check_once(harness, server.address, protocol=protocol, **trusting(harness, mode="starttls"))
+    assert await seen_by(server) == (client_bytes(STARTTLS_PLAYBOOKS[protocol]), "close_notify")
 
 
 @each_protocol
-async def test_a_check_of_tls_alone_says_goodbye_too(scene: Scene, protocol: str) -> None:
-    server = await scene.server((Act(BOOKS[protocol]),), tls=certified(scene))
-    checked = await once_checked(scene, server.address, protocol=protocol, type="tls", **trusting(scene))
+async def test_a_check_of_tls_alone_says_goodbye_too(harness: ProxyHarness, protocol: str) -> None:
+    server = await harness.server((PlayServer(PLAYBOOKS[protocol]),), tls=certified(harness))
+    checked = await check_once(harness, server.address, protocol=protocol, type="tls", **trusting(harness))
     assert checked.last_check == "Layer6 check passed"
-    assert await seen_by(server) == (said_by_client(BOOKS[protocol]), "close_notify")
+    assert await seen_by(server) == (client_bytes(PLAYBOOKS[protocol]), "close_notify")
 
 
-async def test_a_check_of_tls_alone_where_no_protocol_is_known(scene: Scene) -> None:
-    server = await scene.server(collect(GREETING), tls=certified(scene))
-    await once_checked(scene, server.address, type="tls", **trusting(scene))
+async def test_a_check_of_tls_alone_where_no_protocol_is_known(harness: ProxyHarness) -> None:
+    server = await harness.server(collect(GREETING), tls=certified(harness))
+    await check_once(harness, server.address, type="tls", **trusting(harness))
     assert await seen_by(server) == (b"", "close_notify")
 
 
 @each_protocol
-async def test_a_connection_with_a_header_alone_says_goodbye_too(scene: Scene, protocol: str) -> None:
-    server = IntroducedServer((Act(BOOKS[protocol]),))
-    await scene.nursery.start(server.serve)
-    checked = await once_checked(scene, server.address, protocol=protocol, type="tcp", send_proxy="v2")
+async def test_a_connection_with_a_header_alone_says_goodbye_too(
+    harness: ProxyHarness, protocol: str
+) -> None:
+    server = HeaderRecorder((PlayServer(PLAYBOOKS[protocol]),))
+    await harness.nursery.start(server.serve)
+    checked = await check_once(harness, server.address, protocol=protocol, type="tcp", send_proxy="v2")
     assert checked.last_check == "Layer4 check passed"
-    assert await seen_by(server) == (said_by_client(BOOKS[protocol]), "eof")
+    assert await seen_by(server) == (client_bytes(PLAYBOOKS[protocol]), "eof")
 
 
-async def test_what_a_server_says_after_the_goodbye_is_heard(scene: Scene) -> None:
+async def test_what_a_server_says_after_the_goodbye_is_heard(harness: ProxyHarness) -> None:
     """Closed over what was not read, the connection would be reset."""
-    chatty = BOOKS["imap"].replace("S: * BYE Logging out", "S: * BYE Logging out\n" + "S: * OK bye\n" * 1000)
-    server = await scene.server((Act(chatty),))
-    await once_checked(scene, server.address, type="imap", **CLEAR)
-    assert await seen_by(server) == (said_by_client(BOOKS["imap"]), "eof")
+    chatty = PLAYBOOKS["imap"].replace(
+        "S: * BYE Logging out", "S: * BYE Logging out\n" + "S: * OK bye\n" * 1000
+    )
+    server = await harness.server((PlayServer(chatty),))
+    await check_once(harness, server.address, type="imap", **CLEAR)
+    assert await seen_by(server) == (client_bytes(PLAYBOOKS["imap"]), "eof")
 
 
 @pytest.mark.parametrize("kind", ["script", "tcp"])
-async def test_what_nobody_asked_for_is_heard_too(scene: Scene, kind: str) -> None:
-    server = await scene.server((Flood(100_000), Collect()))
+async def test_what_nobody_asked_for_is_heard_too(harness: ProxyHarness, kind: str) -> None:
+    server = await harness.server((Flood(100_000), Collect()))
     check: dict[str, Any] = {"steps": [{"connect": {}}]} if kind == "script" else {"send_proxy": "v1"}
-    await once_checked(scene, server.address, type=kind, **check)
+    await check_once(harness, server.address, type=kind, **check)
     received, end = await seen_by(server)
     assert end == "eof"
     assert received == b"" or kind == "tcp"
 
 
 async def test_a_server_that_does_not_close_is_left_after_a_while(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
+    harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mailproxy.proxy.checks.check._CLOSE_TIMEOUT_S", 0.05)
-    server = await scene.server((Send(GREETING), Stall()))
-    before = Belongings.now()
-    with trio.fail_after(PATIENCE_S):
-        checked = await once_checked(scene, server.address, type="script", steps=[{"expect": "OK"}])
+    server = await harness.server((Send(GREETING), Stall()))
+    before = ResourceSnapshot.now()
+    with trio.fail_after(TIMEOUT_S):
+        checked = await check_once(harness, server.address, type="script", steps=[{"expect": "OK"}])
     assert checked.status == "UP"
-    assert before.sockets < Belongings.now().sockets, "the server's own end"
+    assert before.sockets < ResourceSnapshot.now().sockets, "the server's own end"
     assert server.connections[0].end is None
 
 
@@ -173,34 +177,38 @@ REFUSING: dict[str, tuple[Playbook, bytes]] = {
 
 @each_protocol
 @pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
-async def test_a_server_that_refuses_is_left_in_order(scene: Scene, protocol: str, tls: bool) -> None:
+async def test_a_server_that_refuses_is_left_in_order(
+    harness: ProxyHarness, protocol: str, tls: bool
+) -> None:
     playbook, said = REFUSING[protocol]
-    server = await scene.server((*playbook, Collect()), tls=certified(scene) if tls else None)
-    check = trusting(scene) if tls else CLEAR
-    checked = await once_checked(scene, server.address, protocol=protocol, **check)
+    server = await harness.server((*playbook, Collect()), tls=certified(harness) if tls else None)
+    check = trusting(harness) if tls else CLEAR
+    checked = await check_once(harness, server.address, protocol=protocol, **check)
     assert checked.status == "DOWN"
     assert await seen_by(server) == (said, "close_notify" if tls else "eof")
 
 
 @each_protocol
-async def test_a_server_that_speaks_something_else_is_left_in_order(scene: Scene, protocol: str) -> None:
-    server = await scene.server((Send(b"SSH-2.0-OpenSSH_9.2\r\n" * 100), Collect()))
-    await once_checked(scene, server.address, protocol=protocol, **CLEAR)
+async def test_a_server_that_speaks_something_else_is_left_in_order(
+    harness: ProxyHarness, protocol: str
+) -> None:
+    server = await harness.server((Send(b"SSH-2.0-OpenSSH_9.2\r\n" * 100), Collect()))
+    await check_once(harness, server.address, protocol=protocol, **CLEAR)
     goodbye = b"a1 LOGOUT\r\n" if protocol == "imap" else GOODBYES[protocol]
     assert await seen_by(server) == (goodbye, "eof")
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
-async def test_a_server_that_says_goodbye_itself_is_left_in_order(scene: Scene, tls: bool) -> None:
-    server = await scene.server(collect(b"* BYE busy\r\n"), tls=certified(scene) if tls else None)
-    await once_checked(scene, server.address, type="imap", **(trusting(scene) if tls else CLEAR))
+async def test_a_server_that_says_goodbye_itself_is_left_in_order(harness: ProxyHarness, tls: bool) -> None:
+    server = await harness.server(collect(b"* BYE busy\r\n"), tls=certified(harness) if tls else None)
+    await check_once(harness, server.address, type="imap", **(trusting(harness) if tls else CLEAR))
     assert await seen_by(server) == (b"", "close_notify" if tls else "eof")
 
 
-async def test_a_server_without_starttls_is_left_in_order(scene: Scene) -> None:
-    server = await scene.server((Act(BOOKS["imap"]),))
-    await once_checked(scene, server.address, type="imap", **trusting(scene, mode="starttls"))
-    assert await seen_by(server) == (said_by_client(BOOKS["imap"]), "eof")
+async def test_a_server_without_starttls_is_left_in_order(harness: ProxyHarness) -> None:
+    server = await harness.server((PlayServer(PLAYBOOKS["imap"]),))
+    await check_once(harness, server.address, type="imap", **trusting(harness, mode="starttls"))
+    assert await seen_by(server) == (client_bytes(PLAYBOOKS["imap"]), "eof")
 
 
 # Failed handshakes
@@ -219,10 +227,10 @@ class ShakeInVain:
         await connection.receive_until_end()
 
 
-async def test_a_server_that_speaks_in_clear_sees_the_end_of_a_handshake(scene: Scene) -> None:
+async def test_a_server_that_speaks_in_clear_sees_the_end_of_a_handshake(harness: ProxyHarness) -> None:
     """What it said itself, and nobody could make anything of, makes no reset of it."""
-    server = await scene.server(collect(b"* OK [CAPABILITY IMAP4rev1] ready\r\n" * 100))
-    checked = await once_checked(scene, server.address, type="tls", **trusting(scene))
+    server = await harness.server(collect(b"* OK [CAPABILITY IMAP4rev1] ready\r\n" * 100))
+    checked = await check_once(harness, server.address, type="tls", **trusting(harness))
     assert checked.status == "DOWN"
     received, end = await seen_by(server)
     assert received.startswith(b"\x16\x03"), "a handshake"
@@ -231,13 +239,13 @@ async def test_a_server_that_speaks_in_clear_sees_the_end_of_a_handshake(scene: 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 async def test_a_server_that_nobody_trusts_is_told_why_and_sees_the_end(
-    scene: Scene, tmp_path: Path, version: ssl.TLSVersion
+    harness: ProxyHarness, tmp_path: Path, version: ssl.TLSVersion
 ) -> None:
     (tmp_path / "other").mkdir()
     stranger = ThrowAwayCA(tmp_path / "other").server_context("127.0.0.1")
     stranger.maximum_version = version
-    server = await scene.server((ShakeInVain(stranger),))
-    checked = await once_checked(scene, server.address, type="tls", **trusting(scene))
+    server = await harness.server((ShakeInVain(stranger),))
+    checked = await check_once(harness, server.address, type="tls", **trusting(harness))
     assert checked.status == "DOWN"
     assert await seen_by(server) == (b"", "eof")
     assert server.connections[0].tls_fault == "TLSV1_ALERT_UNKNOWN_CA"
@@ -249,30 +257,34 @@ async def test_a_server_that_nobody_trusts_is_told_why_and_sees_the_end(
 @each_protocol
 @pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
 @pytest.mark.usefixtures("short_farewell")
-async def test_a_server_that_never_greets_is_left_in_order(scene: Scene, protocol: str, tls: bool) -> None:
-    server = await scene.server(stay_silent(), tls=certified(scene) if tls else None)
-    check = trusting(scene) if tls else CLEAR
-    checked = await once_checked(scene, server.address, protocol=protocol, timeout=TIMEOUT, **check)
+async def test_a_server_that_never_greets_is_left_in_order(
+    harness: ProxyHarness, protocol: str, tls: bool
+) -> None:
+    server = await harness.server(stay_silent(), tls=certified(harness) if tls else None)
+    check = trusting(harness) if tls else CLEAR
+    checked = await check_once(harness, server.address, protocol=protocol, timeout=TIMEOUT, **check)
     assert checked.status == "DOWN"
     assert await seen_by(server) == (GOODBYES[protocol], "close_notify" if tls else "eof")
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
 @pytest.mark.usefixtures("short_farewell")
-async def test_a_server_that_stops_in_between_is_left_in_order(scene: Scene, tls: bool) -> None:
-    server = await scene.server(collect(GREETING), tls=certified(scene) if tls else None)
-    check = trusting(scene) if tls else CLEAR
-    await once_checked(scene, server.address, protocol="imap", timeout=TIMEOUT, **check)
+async def test_a_server_that_stops_in_between_is_left_in_order(harness: ProxyHarness, tls: bool) -> None:
+    server = await harness.server(collect(GREETING), tls=certified(harness) if tls else None)
+    check = trusting(harness) if tls else CLEAR
+    await check_once(harness, server.address, protocol="imap", timeout=TIMEOUT, **check)
     assert await seen_by(server) == (b"a1 CAPABILITY\r\nbye LOGOUT\r\n", "close_notify" if tls else "eof")
 
 
 @each_protocol
 @pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
 @pytest.mark.usefixtures("short_farewell")
-async def test_a_script_whose_time_is_up_leaves_in_order(scene: Scene, protocol: str, tls: bool) -> None:
-    server = await scene.server(collect(GREETING), tls=certified(scene) if tls else None)
-    check = {"type": "script", "steps": [{"expect": "BYE"}], **(trusting(scene) if tls else CLEAR)}
-    checked = await once_checked(scene, server.address, protocol=protocol, timeout=TIMEOUT, **check)
+async def test_a_script_whose_time_is_up_leaves_in_order(
+    harness: ProxyHarness, protocol: str, tls: bool
+) -> None:
+    server = await harness.server(collect(GREETING), tls=certified(harness) if tls else None)
+    check = {"type": "script", "steps": [{"expect": "BYE"}], **(trusting(harness) if tls else CLEAR)}
+    checked = await check_once(harness, server.address, protocol=protocol, timeout=TIMEOUT, **check)
     assert checked.status == "DOWN"
     assert await seen_by(server) == (GOODBYES[protocol], "close_notify" if tls else "eof")
 
@@ -290,37 +302,37 @@ FORGETFUL: dict[str, tuple[dict[str, Any], Playbook]] = {
 @pytest.mark.parametrize(("step", "playbook"), FORGETFUL.values(), ids=FORGETFUL)
 @pytest.mark.usefixtures("short_farewell")
 async def test_a_script_that_forgets_to_say_goodbye(
-    scene: Scene, protocol: str, step: dict[str, Any], playbook: Playbook
+    harness: ProxyHarness, protocol: str, step: dict[str, Any], playbook: Playbook
 ) -> None:
-    server = await scene.server(playbook)
-    await once_checked(scene, server.address, protocol=protocol, type="script", steps=[step], **CLEAR)
+    server = await harness.server(playbook)
+    await check_once(harness, server.address, protocol=protocol, type="script", steps=[step], **CLEAR)
     assert await seen_by(server) == (GOODBYES[protocol], "eof")
 
 
 @pytest.mark.usefixtures("short_farewell")
-async def test_a_script_that_forgets_to_say_goodbye_over_tls(scene: Scene) -> None:
-    server = await scene.server(collect(GREETING), tls=certified(scene))
-    script = {"type": "script", "steps": [{"expect": "OK"}], **trusting(scene)}
-    await once_checked(scene, server.address, protocol="imap", **script)
+async def test_a_script_that_forgets_to_say_goodbye_over_tls(harness: ProxyHarness) -> None:
+    server = await harness.server(collect(GREETING), tls=certified(harness))
+    script = {"type": "script", "steps": [{"expect": "OK"}], **trusting(harness)}
+    await check_once(harness, server.address, protocol="imap", **script)
     assert await seen_by(server) == (b"bye LOGOUT\r\n", "close_notify")
 
 
 @pytest.mark.parametrize("words", ["x logout\r\n", "QUIT\r\n"])
 @pytest.mark.usefixtures("short_farewell")
-async def test_a_script_that_says_goodbye_itself_says_it_once(scene: Scene, words: str) -> None:
-    server = await scene.server(collect(GREETING))
+async def test_a_script_that_says_goodbye_itself_says_it_once(harness: ProxyHarness, words: str) -> None:
+    server = await harness.server(collect(GREETING))
     steps = [{"expect": "OK"}, {"send": words}]
-    await once_checked(scene, server.address, protocol="imap", type="script", steps=steps, **CLEAR)
+    await check_once(harness, server.address, protocol="imap", type="script", steps=steps, **CLEAR)
     assert await seen_by(server) == (words.encode(), "eof")
 
 
 @pytest.mark.usefixtures("short_farewell")
-async def test_a_script_behind_a_header_that_forgets_to_say_goodbye(scene: Scene) -> None:
+async def test_a_script_behind_a_header_that_forgets_to_say_goodbye(harness: ProxyHarness) -> None:
     """The signature of version 2 has QUIT in it, which is none."""
-    server = IntroducedServer(collect(GREETING))
-    await scene.nursery.start(server.serve)
+    server = HeaderRecorder(collect(GREETING))
+    await harness.nursery.start(server.serve)
     script: dict[str, Any] = {"type": "script", "steps": [{"expect": "OK"}], "send_proxy": "v2"}
-    await once_checked(scene, server.address, protocol="pop3", **script, **CLEAR)
+    await check_once(harness, server.address, protocol="pop3", **script, **CLEAR)
     assert await seen_by(server) == (b"QUIT\r\n", "eof")
 
 
@@ -333,11 +345,11 @@ FAILING: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("step", FAILING.values(), ids=FAILING)
 @pytest.mark.usefixtures("short_farewell")
 async def test_a_script_that_fails_before_it_says_goodbye_says_it_all_the_same(
-    scene: Scene, step: dict[str, Any]
+    harness: ProxyHarness, step: dict[str, Any]
 ) -> None:
-    server = await scene.server(collect(GREETING))
+    server = await harness.server(collect(GREETING))
     steps = [step, {"send": "x LOGOUT\r\n"}]
-    checked = await once_checked(scene, server.address, protocol="imap", type="script", steps=steps, **CLEAR)
+    checked = await check_once(harness, server.address, protocol="imap", type="script", steps=steps, **CLEAR)
     assert checked.status == "DOWN"
     assert await seen_by(server) == (b"bye LOGOUT\r\n", "eof")
 
@@ -345,29 +357,29 @@ async def test_a_script_that_fails_before_it_says_goodbye_says_it_all_the_same(
 @pytest.mark.parametrize("step", FAILING.values(), ids=FAILING)
 @pytest.mark.usefixtures("short_farewell")
 async def test_a_script_that_fails_after_it_said_goodbye_says_no_other(
-    scene: Scene, step: dict[str, Any]
+    harness: ProxyHarness, step: dict[str, Any]
 ) -> None:
-    server = await scene.server((ExpectLine(), Send(GREETING), Collect()))
+    server = await harness.server((ExpectLine(), Send(GREETING), Collect()))
     steps = [{"send": "x LOGOUT\r\n"}, step]
-    checked = await once_checked(scene, server.address, protocol="imap", type="script", steps=steps, **CLEAR)
+    checked = await check_once(harness, server.address, protocol="imap", type="script", steps=steps, **CLEAR)
     assert checked.status == "DOWN"
     assert await seen_by(server) == (b"x LOGOUT\r\n", "eof")
 
 
-async def test_a_script_where_no_protocol_is_known(scene: Scene) -> None:
-    server = await scene.server(collect(GREETING))
-    await once_checked(scene, server.address, type="script", steps=[{"expect": "OK"}])
+async def test_a_script_where_no_protocol_is_known(harness: ProxyHarness) -> None:
+    server = await harness.server(collect(GREETING))
+    await check_once(harness, server.address, type="script", steps=[{"expect": "OK"}])
     assert await seen_by(server) == (b"", "eof")
 
 
 @pytest.mark.usefixtures("short_farewell")
-async def test_every_connection_of_a_script_is_closed_in_order(scene: Scene) -> None:
-    servers = [await scene.server(collect(GREETING)) for _ in range(3)]
+async def test_every_connection_of_a_script_is_closed_in_order(harness: ProxyHarness) -> None:
+    servers = [await harness.server(collect(GREETING)) for _ in range(3)]
     ports = [int(server.address.rpartition(":")[2]) for server in servers]
     steps: list[dict[str, Any]] = []
     for port in ports:
         steps += [{"connect": {"port": port}}, {"expect": "OK"}]
-    await once_checked(scene, servers[0].address, protocol="imap", type="script", steps=steps, **CLEAR)
+    await check_once(harness, servers[0].address, protocol="imap", type="script", steps=steps, **CLEAR)
     for server in servers:
         assert await seen_by(server) == (b"bye LOGOUT\r\n", "eof")
 
@@ -385,28 +397,28 @@ def listening(host: str = "127.0.0.1", backlog: int = 100) -> Iterator[socket.so
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-async def test_plain_checks_are_never_heard_of(scene: Scene, host: str) -> None:
+async def test_plain_checks_are_never_heard_of(harness: ProxyHarness, host: str) -> None:
     """The handshake is not finished, so that the server's program has nothing to accept."""
     with listening(host) as listener:
         port = listener.getsockname()[1]
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         servers: list[Any] = [{"name": f"s{number}", "address": address} for number in range(20)]
-        proxy = await scene.proxy(*servers, **backend_with({"type": "tcp"}, protocol="imap"))
+        proxy = await harness.proxy(*servers, **check_options({"type": "tcp"}, protocol="imap"))
         checked = [server.last_check for server in proxy.backends["b"].servers.values()]
         assert checked == ["Layer4 check passed"] * 20
         with pytest.raises(BlockingIOError):
             listener.accept()
-    assert told(scene) == []
+    assert server_messages(harness) == []
 
 
-async def test_plain_checks_take_no_clients_place(scene: Scene) -> None:
+async def test_plain_checks_take_no_clients_place(harness: ProxyHarness) -> None:
     """None of them stands in the short line of those that wait to be accepted."""
     with listening(backlog=1) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         servers: list[Any] = [{"name": f"s{number}", "address": address} for number in range(50)]
-        proxy = await scene.proxy(*servers, **backend_with({"type": "tcp"}))
+        proxy = await harness.proxy(*servers, **check_options({"type": "tcp"}))
         assert {server.status for server in proxy.backends["b"].servers.values()} == {"UP"}
-        with trio.fail_after(PATIENCE_S):
+        with trio.fail_after(TIMEOUT_S):
             async with await dial(address):
                 await trio.lowlevel.wait_readable(listener)
                 listener.accept()[0].close()
@@ -419,21 +431,22 @@ async def test_plain_checks_take_no_clients_place(scene: Scene) -> None:
 
 @pytest.mark.parametrize("way", ["tcp", "imap", "starttls", "tls", "script"])
 async def test_cancelled_at_every_step_of_a_check(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch, way: str
+    harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     """Started as soon as the first checks have begun, so that whatever they do is met by the end."""
     monkeypatch.setattr("mailproxy.proxy.checks.checker._FIRST_ROUND_S", 0.0)
     monkeypatch.setattr("mailproxy.proxy.checks.checker._SPREAD_EACH_S", 0.0)
-    context = certified(scene)
-    book = UPGRADED["imap"] if way == "starttls" else BOOKS["imap"]
-    server = await scene.server(
-        collect(GREETING) if way == "script" else (Act(book, context),), tls=context if way == "tls" else None
+    context = certified(harness)
+    book = STARTTLS_PLAYBOOKS["imap"] if way == "starttls" else PLAYBOOKS["imap"]
+    server = await harness.server(
+        collect(GREETING) if way == "script" else (PlayServer(book, context),),
+        tls=context if way == "tls" else None,
     )
     check: dict[str, Any] = {
         "tcp": {"type": "tcp"},
         "imap": {"type": "imap", **CLEAR},
-        "starttls": {"type": "imap", **trusting(scene, mode="starttls")},
-        "tls": {"type": "tls", **trusting(scene)},
+        "starttls": {"type": "imap", **trusting(harness, mode="starttls")},
+        "tls": {"type": "tls", **trusting(harness)},
         "script": {
             "type": "script",
             "steps": [
@@ -444,7 +457,7 @@ async def test_cancelled_at_every_step_of_a_check(
             ],
         },
     }[way]
-    mapping = scene.mapping(server.address, **backend_with(check, protocol="imap"))
+    mapping = harness.mapping(server.address, **check_options(check, protocol="imap"))
 
     async def visit(address: str) -> None:
         async with await dial(address) as client:
@@ -453,21 +466,23 @@ async def test_cancelled_at_every_step_of_a_check(
     await cancel_at_every_step(mapping, visit, stride=1)
     said = {bytes(connection.received) for connection in server.connections}
     assert way == "tcp" or any(b"LOGOUT" in words for words in said), "some got as far as the goodbye"
-    assert told(scene) == [] or way == "script"
-    assert not [line for line in scene.lines() if line["event"] == "check-fault"]
+    assert server_messages(harness) == [] or way == "script"
+    assert not [line for line in harness.lines() if line["event"] == "check-fault"]
 
 
-async def test_three_hundred_servers_at_once(scene: Scene) -> None:
-    good = await scene.server((Act(BOOKS["imap"]),))
-    bad = await scene.server((Send(b"* BYE busy\r\n"), Close()))
-    before = Belongings.now()
+async def test_three_hundred_servers_at_once(harness: ProxyHarness) -> None:
+    good = await harness.server((PlayServer(PLAYBOOKS["imap"]),))
+    bad = await harness.server((Send(b"* BYE busy\r\n"), Close()))
+    before = ResourceSnapshot.now()
     addresses = [good.address, good.address, bad.address]
     servers: list[Any] = [
         {"name": f"s{number}", "address": address}
         for number, address in zip(range(300), addresses * 100, strict=True)
     ]
     config = mailproxy.from_mapping(
-        scene.mapping(*servers, **backend_with({"type": "imap", "timeout": "1m", **CLEAR}, protocol="imap"))
+        harness.mapping(
+            *servers, **check_options({"type": "imap", "timeout": "1m", **CLEAR}, protocol="imap")
+        )
     )
     async with trio.open_nursery() as nursery:
         proxy: mailproxy.Proxy = await nursery.start(mailproxy.serve, config)
@@ -477,5 +492,5 @@ async def test_three_hundred_servers_at_once(scene: Scene) -> None:
     assert states == ["UP", "UP", "DOWN"] * 100
     assert (good.accepted, bad.accepted) == (200, 100)
     assert {connection.end for connection in good.connections} == {"eof"}
-    assert sum(" is DOWN, reason: " in sentence for sentence in told(scene)) == 100
-    await before.again()
+    assert sum(" is DOWN, reason: " in sentence for sentence in server_messages(harness)) == 100
+    await before.wait_until_restored()

@@ -18,7 +18,15 @@ from mailproxy.protocol.checks.result import CheckCode, CheckResult
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.checks.checker import HealthChecker
-from tests.support.proxy.check_harness import PASSED, REFUSED, SILENT, Diary, Pretended, backend_of, dice
+from tests.support.proxy.check_harness import (
+    PASSED,
+    REFUSED,
+    SILENT,
+    RecordingLog,
+    SimulatedCheck,
+    make_backend,
+    seeded_random,
+)
 
 ALMOST_S = 1e-6  # what sums of seconds are rounded by
 OUT_OF_DESCRIPTORS = CheckResult(CheckCode.SOCKERR, "no socket: Too many open files")
@@ -58,7 +66,7 @@ class Scripted:
 
 @asynccontextmanager
 async def checking(
-    *pairs: tuple[Backend, Pretended], diary: Diary, chance: RandomSource | None = None
+    *pairs: tuple[Backend, SimulatedCheck], diary: RecordingLog, chance: RandomSource | None = None
 ) -> AsyncIterator[None]:
     """Check meanwhile."""
     checks = HealthChecker(pairs, log=diary, chance=chance or NoChance())
@@ -72,10 +80,10 @@ async def checking(
         nursery.cancel_scope.cancel()
 
 
-def checked_backend(diary: Diary | None = None, **check: Any) -> tuple[Backend, BackendServer]:
+def checked_backend(diary: RecordingLog | None = None, **check: Any) -> tuple[Backend, BackendServer]:
     """A backend with the server ``s``."""
     check = {"type": "tcp", "jitter": 0, **check}
-    backend = backend_of({"name": "s", "address": "127.0.0.1:143"}, diary=diary, check=check)
+    backend = make_backend({"name": "s", "address": "127.0.0.1:143"}, diary=diary, check=check)
     return backend, backend.servers[0]
 
 
@@ -88,10 +96,10 @@ async def begins(
 ) -> list[float]:
     """The moments at which the checks of a server began, with these outcomes, since the first one."""
     backend, server = checked_backend(**check)
-    pretended = Pretended.of(server, Scripted(*outcomes, seconds=seconds))
-    async with checking((backend, pretended), diary=Diary(), chance=chance):
+    pretended = SimulatedCheck.of(server, Scripted(*outcomes, seconds=seconds))
+    async with checking((backend, pretended), diary=RecordingLog(), chance=chance):
         await trio.sleep(during)
-    return [begin - pretended.begins[0] for begin in pretended.begins]
+    return [begin - pretended.started_at[0] for begin in pretended.started_at]
 
 
 def pauses(moments: Sequence[float]) -> list[float]:
@@ -151,7 +159,7 @@ def test_a_server_that_stops_answering_is_down_in_time_and_comes_back_in_time(
     """Within ``fall`` intervals and one time limit, wherever it stops between two checks and whatever chance does."""
 
     async def main() -> None:
-        diary = Diary()
+        diary = RecordingLog()
         backend, server = checked_backend(diary, **check)
         habit = server.config.check
         assert habit is not None
@@ -159,14 +167,16 @@ def test_a_server_that_stops_answering_is_down_in_time_and_comes_back_in_time(
         step = max(normal, limit)  # a time limit beyond the interval holds the next check up
         begin = trio.current_time() + phase * normal
         outage = Outage(server, begin=begin, end=begin + (habit.fall + 1) * step + limit, answer=answer)
-        async with checking((backend, Pretended.of(server, outage)), diary=diary, chance=dice(seed)):
+        async with checking(
+            (backend, SimulatedCheck.of(server, outage)), diary=diary, chance=seeded_random(seed)
+        ):
             await trio.sleep_until(outage.end + (habit.rise + 2) * step)
 
-        (down,) = diary.of("server-down")
+        (down,) = diary.events_named("server-down")
         assert down.time <= outage.begin + normal + (habit.fall - 1) * step + limit + ALMOST_S
         if limit <= normal:
             assert down.time <= outage.begin + habit.fall * normal + limit + ALMOST_S
-        (up,) = diary.of("server-up")
+        (up,) = diary.events_named("server-up")
         slow, fast = habit.down_interval or normal, max(habit.fast_interval or normal, outage.answer)
         assert up.time <= outage.end + max(slow, limit) + (habit.rise - 1) * fast + outage.answer + ALMOST_S
         assert up.time >= outage.end
@@ -175,24 +185,24 @@ def test_a_server_that_stops_answering_is_down_in_time_and_comes_back_in_time(
 
 
 async def test_an_answer_that_is_late_once_is_no_outage(autojump_clock: MockClock) -> None:
-    diary = Diary()
+    diary = RecordingLog()
     backend, server = checked_backend(diary, interval="10s", rise=2, fall=3)
-    pretended = Pretended.of(server, Scripted(PASSED, PASSED, SILENT, SILENT, PASSED))
+    pretended = SimulatedCheck.of(server, Scripted(PASSED, PASSED, SILENT, SILENT, PASSED))
     async with checking((backend, pretended), diary=diary):
         await trio.sleep(100)
-    assert [entry.event for entry in diary.entries] == ["server-check"] * 3
+    assert [entry.event for entry in diary.events] == ["server-check"] * 3
     assert server.status == "UP"
 
 
 @pytest.mark.parametrize("rise", [1, 2, 5])
 async def test_a_server_is_up_after_so_many_successes(autojump_clock: MockClock, rise: int) -> None:
-    diary = Diary()
+    diary = RecordingLog()
     backend, server = checked_backend(diary, interval="10s", rise=rise, fall=1)
-    pretended = Pretended.of(server, Scripted(REFUSED, PASSED))
+    pretended = SimulatedCheck.of(server, Scripted(REFUSED, PASSED))
     async with checking((backend, pretended), diary=diary):
         await trio.sleep(10 * rise + 5)
-    (up,) = diary.of("server-up")
-    assert up.time - pretended.begins[0] == pytest.approx(10 * rise)
+    (up,) = diary.events_named("server-up")
+    assert up.time - pretended.started_at[0] == pytest.approx(10 * rise)
 
 
 # When the next one comes
@@ -207,20 +217,20 @@ async def test_who_is_long_in_leaving_keeps_no_check_waiting(
     autojump_clock: MockClock, seconds: float
 ) -> None:
     backend, server = checked_backend(interval="1s", fall=2)
-    pretended = Pretended.of(server, Scripted(PASSED, SILENT, SILENT, PASSED, seconds=seconds))
-    pretended.leaving_s = 2.0
-    async with checking((backend, pretended), diary=Diary()):
+    pretended = SimulatedCheck.of(server, Scripted(PASSED, SILENT, SILENT, PASSED, seconds=seconds))
+    pretended.close_s = 2.0
+    async with checking((backend, pretended), diary=RecordingLog()):
         await trio.sleep(4.5)
-    assert pauses(pretended.begins) == [1.0] * 4
+    assert pauses(pretended.started_at) == [1.0] * 4
 
 
 async def test_a_check_that_takes_longer_than_the_interval_is_not_doubled(autojump_clock: MockClock) -> None:
     backend, server = checked_backend(interval="10s")
     outcome = Scripted(PASSED, seconds=25)
-    pretended = Pretended.of(server, outcome)
-    async with checking((backend, pretended), diary=Diary()):
+    pretended = SimulatedCheck.of(server, outcome)
+    async with checking((backend, pretended), diary=RecordingLog()):
         await trio.sleep(99)
-    assert pauses(pretended.begins) == [25, 25, 25]
+    assert pauses(pretended.started_at) == [25, 25, 25]
     assert outcome.most_at_once == 1
 
 
@@ -259,7 +269,7 @@ async def test_jitter_only_shortens(autojump_clock: MockClock, thrown: float) ->
 
 
 async def test_jitter_has_the_whole_share_to_itself(autojump_clock: MockClock) -> None:
-    moments = await begins(PASSED, during=10_000, interval="10s", jitter=0.2, chance=dice(1))
+    moments = await begins(PASSED, during=10_000, interval="10s", jitter=0.2, chance=seeded_random(1))
     found = pauses(moments)
     assert 8.0 <= min(found) < 8.1
     assert 9.9 < max(found) <= 10.0
@@ -281,11 +291,11 @@ async def test_jitter_shortens_what_holds_in_a_state_too(autojump_clock: MockClo
 # Many servers
 
 
-def many(count: int, **check: Any) -> tuple[Backend, list[Pretended]]:
+def many(count: int, **check: Any) -> tuple[Backend, list[SimulatedCheck]]:
     servers = [{"name": f"s{number}", "address": "127.0.0.1:143"} for number in range(count)]
-    backend = backend_of(*servers, check={"type": "tcp", **check})
+    backend = make_backend(*servers, check={"type": "tcp", **check})
     outcome = Scripted(PASSED, seconds=0.01)
-    return backend, [Pretended.of(server, outcome) for server in backend.servers]
+    return backend, [SimulatedCheck.of(server, outcome) for server in backend.servers]
 
 
 @pytest.mark.parametrize(("count", "within"), [(2, 0.002), (100, 0.1), (1000, 1.0), (2000, 1.0)])
@@ -295,9 +305,9 @@ async def test_the_first_checks_are_spread_over_time(
     """In the order of the configuration, a millisecond apart, and all of them within a second."""
     backend, checks = many(count, interval="1h")
     start = trio.current_time()
-    async with checking(*((backend, check) for check in checks), diary=Diary()):
+    async with checking(*((backend, check) for check in checks), diary=RecordingLog()):
         await trio.sleep(5)
-    first = [check.begins[0] - start for check in checks]
+    first = [check.started_at[0] - start for check in checks]
     assert first == sorted(first)
     assert within * (count - 1) / count == pytest.approx(first[-1])
     assert len({round(moment, 6) for moment in first}) == count
@@ -307,9 +317,11 @@ async def test_servers_are_not_checked_in_step_for_long(autojump_clock: MockCloc
     """After some rounds their checks lie all over the interval."""
     backend, checks = many(50, interval="10s", jitter=0.2)
     start = trio.current_time()
-    async with checking(*((backend, check) for check in checks), diary=Diary(), chance=dice(7)):
+    async with checking(
+        *((backend, check) for check in checks), diary=RecordingLog(), chance=seeded_random(7)
+    ):
         await trio.sleep(600)
-    last = [check.begins[-1] - start for check in checks]
+    last = [check.started_at[-1] - start for check in checks]
     assert max(last) - min(last) > 5
     assert sum(1 for moment in last if moment < min(last) + 1) < 15
 
@@ -317,9 +329,9 @@ async def test_servers_are_not_checked_in_step_for_long(autojump_clock: MockCloc
 async def test_the_first_round_is_over_when_the_slowest_first_check_is(autojump_clock: MockClock) -> None:
     backend, server = checked_backend(interval="1h")
     async with trio.open_nursery() as nursery:
-        slow = Pretended.of(server, Scripted(PASSED, seconds=1.5))
+        slow = SimulatedCheck.of(server, Scripted(PASSED, seconds=1.5))
         start = trio.current_time()
-        await nursery.start(HealthChecker([(backend, slow)], log=Diary(), chance=NoChance()).run)
+        await nursery.start(HealthChecker([(backend, slow)], log=RecordingLog(), chance=NoChance()).run)
         assert trio.current_time() - start == pytest.approx(1.5)
         nursery.cancel_scope.cancel()
 
@@ -327,16 +339,16 @@ async def test_the_first_round_is_over_when_the_slowest_first_check_is(autojump_
 async def test_the_first_round_is_over_after_a_while_anyway(autojump_clock: MockClock) -> None:
     backend, server = checked_backend(interval="1h")
     async with trio.open_nursery() as nursery:
-        hanging = Pretended.of(server, Scripted(PASSED, seconds=1000))
+        hanging = SimulatedCheck.of(server, Scripted(PASSED, seconds=1000))
         start = trio.current_time()
-        await nursery.start(HealthChecker([(backend, hanging)], log=Diary(), chance=NoChance()).run)
+        await nursery.start(HealthChecker([(backend, hanging)], log=RecordingLog(), chance=NoChance()).run)
         assert 2 <= trio.current_time() - start < 3.1
         nursery.cancel_scope.cancel()
 
 
 async def test_nothing_to_check_is_no_reason_to_wait(autojump_clock: MockClock) -> None:
     start = trio.current_time()
-    await HealthChecker([], log=Diary(), chance=NoChance()).run()
+    await HealthChecker([], log=RecordingLog(), chance=NoChance()).run()
     assert trio.current_time() == start
 
 
@@ -344,26 +356,28 @@ async def test_nothing_to_check_is_no_reason_to_wait(autojump_clock: MockClock) 
 
 
 async def test_a_fault_of_our_own_is_told_and_takes_no_server_down(autojump_clock: MockClock) -> None:
-    diary = Diary()
+    diary = RecordingLog()
     backend, server = checked_backend(diary, interval="10s", fall=1)
-    pretended = Pretended.of(server, Scripted(PASSED, ValueError("broken"), ValueError("broken"), PASSED))
+    pretended = SimulatedCheck.of(
+        server, Scripted(PASSED, ValueError("broken"), ValueError("broken"), PASSED)
+    )
     async with checking((backend, pretended), diary=diary):
         await trio.sleep(45)
-    assert pauses(pretended.begins) == [10] * 4, "the next one comes as if nothing had been"
-    faults = diary.of("check-fault")
-    assert diary.entries == faults
+    assert pauses(pretended.started_at) == [10] * 4, "the next one comes as if nothing had been"
+    faults = diary.events_named("check-fault")
+    assert diary.events == faults
     assert len(faults) == 2
-    assert "a fault of mailproxy ended a check of b/s: ValueError('broken') at " in faults[0].sentence
+    assert "a fault of mailproxy ended a check of b/s: ValueError('broken') at " in faults[0].message
     assert (faults[0].data["backend"], faults[0].data["server"]) == ("b", "s")
     assert faults[0].data["fault"] == "ValueError('broken')"
     assert server.status == "UP"
 
 
 async def test_a_fault_in_the_first_check_keeps_nobody_waiting(autojump_clock: MockClock) -> None:
-    diary = Diary()
+    diary = RecordingLog()
     backend, server = checked_backend(diary, interval="10s")
     async with trio.open_nursery() as nursery:
-        broken = Pretended.of(server, Scripted(ValueError("broken")))
+        broken = SimulatedCheck.of(server, Scripted(ValueError("broken")))
         start = trio.current_time()
         await nursery.start(HealthChecker([(backend, broken)], log=diary, chance=NoChance()).run)
         assert trio.current_time() - start < 0.01
@@ -372,19 +386,19 @@ async def test_a_fault_in_the_first_check_keeps_nobody_waiting(autojump_clock: M
 
 
 async def test_a_fault_in_one_check_does_not_touch_the_others(autojump_clock: MockClock) -> None:
-    diary = Diary()
-    backend = backend_of(
+    diary = RecordingLog()
+    backend = make_backend(
         "127.0.0.1:143", "127.0.0.2:143", diary=diary, check={"interval": "10s", "jitter": 0}
     )
     one, two = backend.servers
     broken, well = (
-        Pretended.of(one, Scripted(ValueError("broken"))),
-        Pretended.of(two, Scripted(REFUSED, PASSED)),
+        SimulatedCheck.of(one, Scripted(ValueError("broken"))),
+        SimulatedCheck.of(two, Scripted(REFUSED, PASSED)),
     )
     async with checking((backend, broken), (backend, well), diary=diary):
         await trio.sleep(25)
-    assert len(well.begins) == len(broken.begins) == 3
-    assert [entry.event for entry in diary.entries if entry.event != "check-fault"] == [
+    assert len(well.started_at) == len(broken.started_at) == 3
+    assert [entry.event for entry in diary.events if entry.event != "check-fault"] == [
         "server-down",
         "server-check",
         "server-up",
@@ -392,22 +406,22 @@ async def test_a_fault_in_one_check_does_not_touch_the_others(autojump_clock: Mo
 
 
 async def test_out_of_descriptors_judges_nothing_and_is_said_once(autojump_clock: MockClock) -> None:
-    diary = Diary()
+    diary = RecordingLog()
     backend, server = checked_backend(diary, interval="10s", fall=1)
     outcomes = [PASSED, *[OUT_OF_DESCRIPTORS] * 5, PASSED, OUT_OF_DESCRIPTORS, PASSED]
-    pretended = Pretended.of(server, Scripted(*outcomes))
+    pretended = SimulatedCheck.of(server, Scripted(*outcomes))
     async with checking((backend, pretended), diary=diary):
         await trio.sleep(95)
     said = 'Server b/s: Socket error, info: "no socket: Too many open files"'
-    assert [entry.sentence for entry in diary.of("check-not-made")] == [said, said], "once each time"
-    assert diary.entries == diary.of("check-not-made")
+    assert [entry.message for entry in diary.events_named("check-not-made")] == [said, said], "once each time"
+    assert diary.events == diary.events_named("check-not-made")
     assert server.status == "UP"
 
 
 async def test_out_of_descriptors_brings_no_server_up_either(autojump_clock: MockClock) -> None:
-    diary = Diary()
+    diary = RecordingLog()
     backend, server = checked_backend(diary, interval="10s", rise=2)
-    pretended = Pretended.of(server, Scripted(REFUSED, PASSED, OUT_OF_DESCRIPTORS))
+    pretended = SimulatedCheck.of(server, Scripted(REFUSED, PASSED, OUT_OF_DESCRIPTORS))
     async with checking((backend, pretended), diary=diary):
         await trio.sleep(95)
     assert server.status == "DOWN 1/2"
@@ -418,43 +432,45 @@ async def test_out_of_descriptors_brings_no_server_up_either(autojump_clock: Moc
 
 async def test_a_server_in_maintenance_is_not_checked(autojump_clock: MockClock) -> None:
     backend, server = checked_backend(interval="10s")
-    pretended = Pretended.of(server, Scripted(PASSED))
-    async with checking((backend, pretended), diary=Diary()):
+    pretended = SimulatedCheck.of(server, Scripted(PASSED))
+    async with checking((backend, pretended), diary=RecordingLog()):
         await trio.sleep(15)
         backend.set_state(server, AdminState.MAINT)
         await trio.sleep(100)
-        assert len(pretended.begins) == 2
+        assert len(pretended.started_at) == 2
         left = trio.current_time()
         backend.set_state(server, AdminState.READY)
         await trio.sleep(25)
-    assert pretended.begins[2] == pytest.approx(left), "at once, whenever the next one would have been due"
-    assert pauses(pretended.begins[2:]) == [10, 10]
+    assert pretended.started_at[2] == pytest.approx(left), (
+        "at once, whenever the next one would have been due"
+    )
+    assert pauses(pretended.started_at[2:]) == [10, 10]
 
 
 async def test_a_server_that_drains_is_checked_as_always(autojump_clock: MockClock) -> None:
     backend, server = checked_backend(interval="10s")
-    pretended = Pretended.of(server, Scripted(PASSED))
-    async with checking((backend, pretended), diary=Diary()):
+    pretended = SimulatedCheck.of(server, Scripted(PASSED))
+    async with checking((backend, pretended), diary=RecordingLog()):
         await trio.sleep(15)
         backend.set_state(server, AdminState.DRAIN)
         await trio.sleep(30)
-    assert pauses(pretended.begins) == [10] * 4
+    assert pauses(pretended.started_at) == [10] * 4
 
 
 @pytest.mark.parametrize("result", [REFUSED, PASSED, OUT_OF_DESCRIPTORS])
 async def test_a_check_that_ends_in_maintenance_judges_nothing(
     autojump_clock: MockClock, result: CheckResult
 ) -> None:
-    diary = Diary()
+    diary = RecordingLog()
     backend, server = checked_backend(diary, interval="10s", fall=1)
-    pretended = Pretended.of(server, Scripted(PASSED, result, seconds=3))
+    pretended = SimulatedCheck.of(server, Scripted(PASSED, result, seconds=3))
     async with checking((backend, pretended), diary=diary):
         await trio.sleep(11)
         before = server.last_check
         backend.set_state(server, AdminState.MAINT)
         await trio.sleep(5)
         assert server.last_check == before
-    assert [entry.event for entry in diary.entries] == ["server-state", "backend-down"]
+    assert [entry.event for entry in diary.events] == ["server-state", "backend-down"]
 
 
 @pytest.mark.parametrize("result", [REFUSED, PASSED, OUT_OF_DESCRIPTORS])
@@ -462,9 +478,9 @@ async def test_a_check_that_maintenance_came_and_went_in_judges_nothing(
     autojump_clock: MockClock, result: CheckResult
 ) -> None:
     """It began with another server, for all that is known; the next one comes as soon as it is over."""
-    diary = Diary()
+    diary = RecordingLog()
     backend, server = checked_backend(diary, interval="10s", rise=3, fall=3)
-    pretended = Pretended.of(server, Scripted(PASSED, result, PASSED, seconds=3))
+    pretended = SimulatedCheck.of(server, Scripted(PASSED, result, PASSED, seconds=3))
     async with checking((backend, pretended), diary=diary):
         await trio.sleep(11)
         before = server.last_check
@@ -473,16 +489,16 @@ async def test_a_check_that_maintenance_came_and_went_in_judges_nothing(
         await trio.sleep(2.5)
         assert (server.last_check, server.status) == (before, "UP 1/3")
         await trio.sleep(15)
-    assert pauses(pretended.begins) == [10, 3, 10]
-    assert [entry.event for entry in diary.entries] == ["server-state", "backend-down", "server-state"]
+    assert pauses(pretended.started_at) == [10, 3, 10]
+    assert [entry.event for entry in diary.events] == ["server-state", "backend-down", "server-state"]
     assert server.status == "UP"
 
 
 async def test_a_server_that_was_down_is_new_when_it_leaves_maintenance(autojump_clock: MockClock) -> None:
     """It serves until its first check fails, and that one comes at once."""
-    diary = Diary()
+    diary = RecordingLog()
     backend, server = checked_backend(diary, interval="10s", rise=3, fall=3)
-    pretended = Pretended.of(server, Scripted(REFUSED))
+    pretended = SimulatedCheck.of(server, Scripted(REFUSED))
     async with checking((backend, pretended), diary=diary):
         await trio.sleep(5)
         assert server.status == "DOWN"
@@ -491,4 +507,4 @@ async def test_a_server_that_was_down_is_new_when_it_leaves_maintenance(autojump
         assert (server.status, server.is_usable) == ("UP 1/3", True)
         await trio.sleep(0.001)
         assert server.status == "DOWN"
-    assert len(diary.of("server-down")) == 2
+    assert len(diary.events_named("server-down")) == 2

@@ -24,11 +24,11 @@ from mailproxy.net.relay import Tunnel
 from mailproxy.net.relay.tunnel import LAST_WORDS_S
 from mailproxy.net.tls.tls import accept_tls, connect_tls, send_close_notify
 from mailproxy.testing import Drop, Expect, Send, ThrowAwayCA, pattern
-from tests.support.patience import until
-from tests.support.proxy.proxy_fixture import Scene
-from tests.support.proxy.relay_harness import CHANNELS, Channel, Contexts
-from tests.support.proxy.relayed_pair import send_all_that_fits, talk
-from tests.support.proxy.relays import ON_BOTH, Kind, running
+from tests.support.patience import wait_until
+from tests.support.proxy.proxy_harness import ProxyHarness
+from tests.support.proxy.relay_harness import TRANSPORTS, Contexts, Transport
+from tests.support.proxy.relayed_pair import fill_send_buffer, relayed_pair
+from tests.support.proxy.relays import ON_BOTH, Kind, run_relay
 
 pytestmark = ON_BOTH
 
@@ -59,7 +59,7 @@ class Ends:
         pair = Tunnel(
             self.client_side, self.server_side, client_limit=1000, server_limit=1000, half_closed=1000
         )
-        async with running(kind) as relay:
+        async with run_relay(kind) as relay:
             with trio.fail_after(10):
                 end = await relay.run(pair)
         self.client_side.close()
@@ -70,7 +70,7 @@ class Ends:
 
 @asynccontextmanager
 async def session(
-    contexts: Contexts, client: Channel = "clear", server: Channel = "clear"
+    contexts: Contexts, client: Transport = "clear", server: Transport = "clear"
 ) -> AsyncIterator[Ends]:
     client_peer, client_side = tcp_pair()
     server_side, server_peer = tcp_pair()
@@ -126,7 +126,7 @@ async def close_over_unread(sock: socket.socket, last_words: bytes) -> None:
     sent = 0
     while sent < len(last_words):
         sent += sock.send(last_words[sent : sent + 16384])
-    await until(lambda: not struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0])
+    await wait_until(lambda: not struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0])
     sock.close()
 
 
@@ -147,11 +147,11 @@ async def heard(sock: socket.socket) -> bytes:
         data += piece
 
 
-@pytest.mark.parametrize("server", CHANNELS)
-@pytest.mark.parametrize("client", CHANNELS)
+@pytest.mark.parametrize("server", TRANSPORTS)
+@pytest.mark.parametrize("client", TRANSPORTS)
 @pytest.mark.parametrize("size", [len(ANSWER), 100_000])
 async def test_answer_of_a_refusing_server(
-    relay_kind: Kind, contexts: Contexts, client: Channel, server: Channel, size: int
+    relay_kind: Kind, contexts: Contexts, client: Transport, server: Transport, size: int
 ) -> None:
     """The client is still sending; the server answers and closes without having read it all."""
     answer = pattern(size)
@@ -166,11 +166,11 @@ async def test_answer_of_a_refusing_server(
             assert await heard(ends.client) == answer
 
 
-@pytest.mark.parametrize("server", CHANNELS)
-@pytest.mark.parametrize("client", CHANNELS)
+@pytest.mark.parametrize("server", TRANSPORTS)
+@pytest.mark.parametrize("client", TRANSPORTS)
 @pytest.mark.parametrize("size", [len(COMMAND), 100_000])
 async def test_last_command_of_a_client(
-    relay_kind: Kind, contexts: Contexts, client: Channel, server: Channel, size: int
+    relay_kind: Kind, contexts: Contexts, client: Transport, server: Transport, size: int
 ) -> None:
     """The server is still sending; the client says what it wants and closes without having read it all."""
     command = pattern(size)
@@ -191,7 +191,7 @@ async def test_answer_in_the_middle_of_bulk(relay_kind: Kind, contexts: Contexts
         async with session(contexts) as ends:
             ends.server_side.send(b"x")
             await trio.lowlevel.wait_readable(ends.server)
-            sent = send_all_that_fits(ends.client)
+            sent = fill_send_buffer(ends.client)
             assert sent > 2 * 65536
             await close_over_unread(ends.server, ANSWER)
             assert await ends.relay(relay_kind) is SERVER_ABORTED
@@ -211,15 +211,15 @@ async def test_answer_behind_an_end_in_order(relay_kind: Kind, contexts: Context
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
-async def test_upload_that_is_refused(scene: Scene, tls: bool) -> None:
+async def test_upload_that_is_refused(harness: ProxyHarness, tls: bool) -> None:
     """As a mail client sees it: of 5 MB the server reads a little, answers and closes."""
-    server = await scene.server((Expect(b"DATA\r\n"), Send(ANSWER), Drop()))
-    proxy = await scene.proxy(server.address, tls=tls)
+    server = await harness.server((Expect(b"DATA\r\n"), Send(ANSWER), Drop()))
+    proxy = await harness.proxy(server.address, tls=tls)
     host, port = proxy.frontends["f"].addresses[0].split(":")
-    context = scene.ca.client_context() if tls else None
+    context = harness.ca.client_context() if tls else None
     for _ in range(TURNS):
         assert await trio.to_thread.run_sync(upload, host, int(port), context) == ANSWER
-    lines = await scene.sessions(TURNS)
+    lines = await harness.sessions(TURNS)
     assert {(line["end"], line["detail"]) for line in lines} == {("server-aborted", RESET)}
 
 
@@ -269,7 +269,7 @@ async def test_last_words_to_one_that_reads_slowly(relay_kind: Kind, contexts: C
 
 @pytest.mark.parametrize("channel", ["TLS 1.2", "TLS 1.3"])
 async def test_words_for_a_reset_behind_close_notify(
-    relay_kind: Kind, contexts: Contexts, channel: Channel
+    relay_kind: Kind, contexts: Contexts, channel: Transport
 ) -> None:
     """OpenSSL calls the failed write an orderly end then, which it is not."""
     async with session(contexts, channel) as ends:
@@ -296,78 +296,78 @@ async def say_more_later(sock: socket.socket) -> None:
 
 async def test_last_words_to_one_that_does_not_read(mock_clock: MockClock, relay_kind: Kind) -> None:
     """The session ends soon, for the reason that began it."""
-    async with talk(mock_clock, relay_kind) as session:
+    async with relayed_pair(mock_clock, relay_kind) as session:
         filled = await session.fill(session.server)
         assert filled
         session.server.close()
         await wait_all_tasks_blocked()
         session.client.send(COMMAND)
-        await session.later(1.1)
-        await session.later(LAST_WORDS_S - 0.5)
-        assert session.ends == []
-        await session.later(0.6)
-        assert session.ends == [SERVER_ABORTED]
+        await session.advance(1.1)
+        await session.advance(LAST_WORDS_S - 0.5)
+        assert session.end_reasons == []
+        await session.advance(0.6)
+        assert session.end_reasons == [SERVER_ABORTED]
 
 
 async def test_reset_while_the_server_takes_nothing(mock_clock: MockClock, relay_kind: Kind) -> None:
     """A client that gives up does not stay a session until the server's timeout."""
-    async with talk(mock_clock, relay_kind) as session:
+    async with relayed_pair(mock_clock, relay_kind) as session:
         session.server.send(b"* OK ready\r\n")
         await wait_all_tasks_blocked()
         await session.fill(session.client)
         session.client.close()  # over the greeting, which makes a reset of it
-        await session.later(1.1)
-        await session.later(LAST_WORDS_S - 0.5)
-        assert session.ends == []
-        await session.later(0.6)
-        assert session.ends == [CLIENT_ABORTED]
-        assert session.pair.detail == RESET
+        await session.advance(1.1)
+        await session.advance(LAST_WORDS_S - 0.5)
+        assert session.end_reasons == []
+        await session.advance(0.6)
+        assert session.end_reasons == [CLIENT_ABORTED]
+        assert session.tunnel.detail == RESET
 
 
 async def test_reset_while_the_server_takes_a_little(mock_clock: MockClock, relay_kind: Kind) -> None:
     """What the client had sent arrives."""
-    async with talk(mock_clock, relay_kind) as session:
+    async with relayed_pair(mock_clock, relay_kind) as session:
         session.server.send(b"* OK ready\r\n")
         await wait_all_tasks_blocked()
         filled = await session.fill(session.client)
         session.client.close()
-        await session.later(1.1)
-        await session.later(LAST_WORDS_S - 0.5)
-        assert await session.empty(session.server) == filled
+        await session.advance(1.1)
+        await session.advance(LAST_WORDS_S - 0.5)
+        assert await session.drain(session.server) == filled
         await wait_all_tasks_blocked()
-        assert session.ends == [CLIENT_ABORTED]
+        assert session.end_reasons == [CLIENT_ABORTED]
 
 
 async def test_reset_behind_an_end_in_order(mock_clock: MockClock, relay_kind: Kind) -> None:
     """Nothing can be sent to that client any more: the server's silence does not keep the session."""
-    async with talk(mock_clock, relay_kind) as session:
+    async with relayed_pair(mock_clock, relay_kind) as session:
         session.server.send(b"* OK ready\r\n")
         await wait_all_tasks_blocked()
         session.client.shutdown(socket.SHUT_WR)
         await wait_all_tasks_blocked()
         session.client.close()
-        await session.later(1.1)
-        await session.later(LAST_WORDS_S - 0.5)
-        assert session.ends == []
-        await session.later(0.6)
-        assert session.ends == [CLIENT_ABORTED]
+        await session.advance(1.1)
+        await session.advance(LAST_WORDS_S - 0.5)
+        assert session.end_reasons == []
+        await session.advance(0.6)
+        assert session.end_reasons == [CLIENT_ABORTED]
 
 
 async def test_reset_behind_an_end_in_order_and_the_server_ends(
     mock_clock: MockClock, relay_kind: Kind
 ) -> None:
     """A client may leave before the answer to its last command: both ended in order."""
-    async with talk(mock_clock, relay_kind) as session:
+    async with relayed_pair(mock_clock, relay_kind) as session:
         session.server.send(b"* OK ready\r\n")
         await wait_all_tasks_blocked()
         session.client.shutdown(socket.SHUT_WR)
         await wait_all_tasks_blocked()
         session.client.close()
-        await session.later(1.1)
+        await session.advance(1.1)
         session.server.shutdown(socket.SHUT_WR)
         await wait_all_tasks_blocked()
-        assert session.ends == [CLIENT_CLOSED]
-        assert session.pair.detail == ""
+        assert session.end_reasons == [CLIENT_CLOSED]
+        assert session.tunnel.detail == ""
 
 
 async def test_urgent_data_in_bulk(relay_kind: Kind, contexts: Contexts) -> None:
@@ -378,7 +378,7 @@ async def test_urgent_data_in_bulk(relay_kind: Kind, contexts: Contexts) -> None
         )
         before, behind = pattern(140_000), pattern(1000)
         received = bytearray()
-        async with running(relay_kind) as relay, trio.open_nursery() as nursery:
+        async with run_relay(relay_kind) as relay, trio.open_nursery() as nursery:
             ends.client.send(before)
             ends.client.send(b"!", socket.MSG_OOB)
             ends.client.send(behind)

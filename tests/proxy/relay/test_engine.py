@@ -13,8 +13,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from mailproxy.log.end_reasons import CLIENT_CLOSED, EndReason
 from mailproxy.net.relay import Engine, Tunnel, engine
-from tests.support.proxy.proxy_fixture import PATIENCE_S
-from tests.support.proxy.relays import ENGINE_ONLY, Kind, registered, running
+from tests.support.proxy.proxy_harness import TIMEOUT_S
+from tests.support.proxy.relays import ENGINE_ONLY, Kind, registered, run_relay
 
 pytestmark = ENGINE_ONLY
 
@@ -42,7 +42,7 @@ async def test_what_had_come_before_is_relayed_without_more_to_come(
 ) -> None:
     """The session's own task moves it, up to a turn: the rest must not lie there until something happens somewhere."""
     with session() as (client, server, pair):
-        async with running(relay_kind) as relay, trio.open_nursery() as nursery:
+        async with run_relay(relay_kind) as relay, trio.open_nursery() as nursery:
             assert isinstance(relay, Engine)
             monkeypatch.setattr(relay.pipes, "borrow", lambda: None)  # no descriptors are left
             relay.poller.add(pair.client.sock.fileno())
@@ -71,7 +71,7 @@ async def test_a_fault_of_our_own_is_its_sessions_alone(relay_kind: Kind, is_in_
             def recv_into(self, _buffer: memoryview) -> int:
                 raise ZeroDivisionError
 
-        async with running(relay_kind) as relay:
+        async with run_relay(relay_kind) as relay:
             assert isinstance(relay, Engine)
 
             async def fail() -> None:
@@ -81,7 +81,7 @@ async def test_a_fault_of_our_own_is_its_sessions_alone(relay_kind: Kind, is_in_
             async def go_on() -> None:
                 ends.append(await relay.run(its_pair))
 
-            with trio.fail_after(PATIENCE_S):
+            with trio.fail_after(TIMEOUT_S):
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(fail)
                     nursery.start_soon(go_on)
@@ -106,7 +106,7 @@ async def test_a_fault_of_our_own_is_its_sessions_alone(relay_kind: Kind, is_in_
 async def move(sender: socket.socket, receiver: socket.socket, data: bytes) -> None:
     """Through the relay, whatever fits at a time."""
     sent = heard = 0
-    with trio.fail_after(PATIENCE_S):
+    with trio.fail_after(TIMEOUT_S):
         while heard < len(data):
             with suppress(BlockingIOError):
                 sent += sender.send(data[sent : sent + 200_000])
@@ -118,7 +118,7 @@ async def move(sender: socket.socket, receiver: socket.socket, data: bytes) -> N
 async def test_a_session_that_falls_silent_after_bulk_keeps_no_pipe(relay_kind: Kind) -> None:
     """They are few: some that fetched a large message would keep all others from having one."""
     with session() as (client, server, pair):
-        async with running(relay_kind) as relay, trio.open_nursery() as nursery:
+        async with run_relay(relay_kind) as relay, trio.open_nursery() as nursery:
             assert isinstance(relay, Engine)
             nursery.start_soon(relay.run, pair)
             await wait_all_tasks_blocked()
@@ -138,7 +138,7 @@ async def test_what_follows_urgent_data_is_relayed(relay_kind: Kind) -> None:
         ours, _address = listener.accept()
         ours.setblocking(False)
         with client, ours:
-            async with running(relay_kind) as relay, trio.open_nursery() as nursery:
+            async with run_relay(relay_kind) as relay, trio.open_nursery() as nursery:
                 tcp = Tunnel(ours, pair.server.sock, client_limit=1000, server_limit=1000, half_closed=1000)
                 client.send(b"before ")
                 client.send(b"!", socket.MSG_OOB)
@@ -146,7 +146,7 @@ async def test_what_follows_urgent_data_is_relayed(relay_kind: Kind) -> None:
                 await wait_all_tasks_blocked(0.01)
                 nursery.start_soon(relay.run, tcp)
                 heard = b""
-                with trio.fail_after(PATIENCE_S):
+                with trio.fail_after(TIMEOUT_S):
                     while heard != b"before behind":
                         await trio.lowlevel.wait_readable(server)
                         heard += server.recv(100)
@@ -164,12 +164,12 @@ async def test_tls_that_must_answer_waits_for_room_at_its_own_socket(relay_kind:
                     raise answers.pop()
                 return pair.client.sock.recv_into(buffer)
 
-        async with running(relay_kind) as relay, trio.open_nursery() as nursery:
+        async with run_relay(relay_kind) as relay, trio.open_nursery() as nursery:
             nursery.start_soon(relay.run, pair)
             await wait_all_tasks_blocked()
             pair.client.connection, pair.client.is_tls = Answering(), True
             client.send(b"a1 NOOP\r\n")
-            with trio.fail_after(PATIENCE_S):
+            with trio.fail_after(TIMEOUT_S):
                 await trio.lowlevel.wait_readable(server)  # told of room, it went on by itself
             assert server.recv(100) == b"a1 NOOP\r\n"
             nursery.cancel_scope.cancel()

@@ -15,21 +15,21 @@ import trio.testing
 
 from mailproxy.net.relay import Relay, Tunnel
 from mailproxy.testing import ThrowAwayCA
-from tests.support.proxy.proxy_fixture import PATIENCE_S, Belongings
+from tests.support.proxy.proxy_harness import TIMEOUT_S, ResourceSnapshot
 from tests.support.proxy.relay_harness import (
-    CHANNELS,
-    Act,
-    Channel,
+    TRANSPORTS,
+    Action,
     Contexts,
-    Meet,
     Pause,
-    Play,
-    Say,
-    Stage,
-    Stall,
-    descriptors,
+    ReceiveAll,
+    RelayHarness,
+    Scenario,
+    Send,
+    StopReading,
+    Transport,
+    open_descriptors,
 )
-from tests.support.proxy.relays import ENGINE_ONLY, ON_BOTH, Kind, running
+from tests.support.proxy.relays import ENGINE_ONLY, ON_BOTH, Kind, run_relay
 
 IDLE_S = 0.3
 KEPT_PIPES = 16  # for the next bulk, each two descriptors
@@ -73,7 +73,7 @@ def _side(stack: ExitStack) -> socket.socket:
 
 @ON_BOTH
 async def test_silent_sessions_cost_nothing(relay_kind: Kind) -> None:
-    async with running(relay_kind) as relay:
+    async with run_relay(relay_kind) as relay:
         with ExitStack() as stack:
             async with trio.open_nursery() as nursery:
                 await begin_sessions(nursery, stack, relay, 50)
@@ -87,26 +87,31 @@ async def test_silent_sessions_cost_nothing(relay_kind: Kind) -> None:
 async def test_a_thousand_sessions_have_no_tasks_but_their_own(relay_kind: Kind) -> None:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     count = min(1000, (soft - 200) // 4)
-    async with running(relay_kind) as relay:
-        before = Belongings.now().tasks
+    async with run_relay(relay_kind) as relay:
+        before = ResourceSnapshot.now().tasks
         with ExitStack() as stack:
             async with trio.open_nursery() as nursery:
                 await begin_sessions(nursery, stack, relay, count)
-                assert Belongings.now().tasks - before == count
+                assert ResourceSnapshot.now().tasks - before == count
                 nursery.cancel_scope.cancel()
-        assert Belongings.now().tasks == before
+        assert ResourceSnapshot.now().tasks == before
 
 
 @ENGINE_ONLY
-@pytest.mark.parametrize("server", CHANNELS)
-@pytest.mark.parametrize("client", CHANNELS)
+@pytest.mark.parametrize("server", TRANSPORTS)
+@pytest.mark.parametrize("client", TRANSPORTS)
 async def test_what_is_said_wakes_no_task_of_the_session(
-    relay_kind: Kind, throw_away_ca: ThrowAwayCA, client: Channel, server: Channel
+    relay_kind: Kind, throw_away_ca: ThrowAwayCA, client: Transport, server: Transport
 ) -> None:
     """Neither lines nor bulk; its task runs again when it is over."""
     contexts = Contexts.of(throw_away_ca)
-    lines: list[Act] = [Say("client", 20), Meet("server"), Say("server", 80), Meet("client")]
-    bulk: list[Act] = [Say("client", 1_000_000), Meet("server"), Say("server", 1_000_000), Meet("client")]
+    lines: list[Action] = [Send("client", 20), ReceiveAll("server"), Send("server", 80), ReceiveAll("client")]
+    bulk: list[Action] = [
+        Send("client", 1_000_000),
+        ReceiveAll("server"),
+        Send("server", 1_000_000),
+        ReceiveAll("client"),
+    ]
 
     class Look:
         """How often the session's task has run by now."""
@@ -114,22 +119,22 @@ async def test_what_is_said_wakes_no_task_of_the_session(
         def __init__(self) -> None:
             self.seen = 0
 
-        async def play(self, stage: Stage) -> None:
+        async def play(self, stage: RelayHarness) -> None:
             assert stage.task is not None
             self.seen = steps.of[stage.task]
 
     before, after = Look(), Look()
-    play = Play([Pause(), *lines, before, *lines * 20, *bulk, after], client, server)
-    with trio.fail_after(PATIENCE_S):
-        async with running(relay_kind) as relay, play.staged(contexts) as stage:
+    play = Scenario([Pause(), *lines, before, *lines * 20, *bulk, after], client, server)
+    with trio.fail_after(TIMEOUT_S):
+        async with run_relay(relay_kind) as relay, play.harness(contexts) as stage:
             with steps_of_tasks() as steps:
                 await play.play(stage, relay)
-    stage.review()
+    stage.check_invariants()
     assert after.seen == before.seen > 0
 
 
 def pipes() -> int:
-    return sum(name.startswith("pipe:") for name in descriptors())
+    return sum(name.startswith("pipe:") for name in open_descriptors())
 
 
 @pytest.mark.skipif(not hasattr(os, "splice"), reason="there is no splice here")
@@ -142,14 +147,20 @@ async def test_pipes_are_given_back(relay_kind: Kind, throw_away_ca: ThrowAwayCA
     most = 0
 
     class Look:
-        async def play(self, stage: Stage) -> None:  # noqa: ARG002 - the other looks need it
+        async def play(self, stage: RelayHarness) -> None:  # noqa: ARG002 - the other looks need it
             nonlocal most
             most = max(most, pipes() - outside)
 
-    stalled: list[Act] = [Stall("client"), Say("server", 3_000_000), Pause(), Look(), Meet("client")]
-    play = Play(stalled, client_buffer=32768)
-    with trio.fail_after(PATIENCE_S):
-        async with running(relay_kind) as relay:
+    stalled: list[Action] = [
+        StopReading("client"),
+        Send("server", 3_000_000),
+        Pause(),
+        Look(),
+        ReceiveAll("client"),
+    ]
+    play = Scenario(stalled, client_buffer=32768)
+    with trio.fail_after(TIMEOUT_S):
+        async with run_relay(relay_kind) as relay:
             for _ in range(2):
                 async with trio.open_nursery() as nursery:
                     for _ in range(many):
@@ -160,7 +171,7 @@ async def test_pipes_are_given_back(relay_kind: Kind, throw_away_ca: ThrowAwayCA
     assert pipes() == outside
 
 
-async def perform(play: Play, relay: Relay, contexts: Contexts) -> None:
-    async with play.staged(contexts) as stage:
+async def perform(play: Scenario, relay: Relay, contexts: Contexts) -> None:
+    async with play.harness(contexts) as stage:
         await play.play(stage, relay)
-    stage.review()
+    stage.check_invariants()

@@ -16,22 +16,22 @@ from mailproxy.log.end_reasons import CLIENT_ABORTED, CLIENT_CLOSED, SERVER_CLOS
 from mailproxy.net.relay import KINDS
 from mailproxy.testing import ThrowAwayCA
 from tests.support.proxy.relay_harness import (
-    CHANNELS,
     NAMES,
-    Act,
-    Channel,
+    TRANSPORTS,
+    Action,
+    Close,
     Contexts,
     Drop,
     HalfClose,
-    Hear,
-    Leave,
-    Meet,
     Name,
     Pause,
-    Play,
+    Read,
+    ReceiveAll,
     Reset,
-    Say,
-    Stall,
+    Scenario,
+    Send,
+    StopReading,
+    Transport,
 )
 from tests.support.proxy.relays import ON_BOTH, Kind
 
@@ -40,49 +40,49 @@ EDGES = [edge + more for edge in (16384, 65536, 131072, 262144, 1 << 20) for mor
 SIZES = st.one_of(st.integers(1, 3000), st.sampled_from(EDGES), st.integers(1, 3_000_000))
 WHO: st.SearchStrategy[Name] = st.sampled_from(NAMES)
 
-Acts = list[Act]
+Acts = list[Action]
 
 
-def one(act: Callable[..., Act], *arguments: st.SearchStrategy[Any]) -> st.SearchStrategy[Acts]:
+def one(act: Callable[..., Action], *arguments: st.SearchStrategy[Any]) -> st.SearchStrategy[Acts]:
     return st.builds(lambda *chosen: [act(*chosen)], WHO, *arguments)
 
 
 def held_back(who: Name, size: int, resumed: int) -> Acts:
     """More is said to one that does not hear than fits on the way; then it hears some of it."""
     other = NAMES[1 - NAMES.index(who)]
-    return [Stall(who), Say(other, size), Pause(), Hear(who, resumed), Pause()]
+    return [StopReading(who), Send(other, size), Pause(), Read(who, resumed), Pause()]
 
 
 SPEECH = (
-    one(Say, SIZES),
-    one(Say, st.integers(1, 3000), st.integers(1, 100)),
-    one(Say, SIZES, st.integers(500, 20000)),
+    one(Send, SIZES),
+    one(Send, st.integers(1, 3000), st.integers(1, 100)),
+    one(Send, SIZES, st.integers(500, 20000)),
 )
 PACE: tuple[st.SearchStrategy[Acts], ...] = (
     st.builds(held_back, WHO, st.integers(300_000, 3_000_000), SIZES),
-    one(Stall),
-    one(Hear, SIZES),
-    one(Hear),
-    one(Meet),
+    one(StopReading),
+    one(Read, SIZES),
+    one(Read),
+    one(ReceiveAll),
     st.builds(lambda: [Pause()]),
 )
-ENDS = (one(HalfClose), one(Leave), one(Drop), one(Reset))
+ENDS = (one(HalfClose), one(Close), one(Drop), one(Reset))
 
 
-WIRES: st.SearchStrategy[tuple[Channel, int | None]] = st.tuples(
-    st.sampled_from(CHANNELS), st.sampled_from([8192, 32768, None])
+WIRES: st.SearchStrategy[tuple[Transport, int | None]] = st.tuples(
+    st.sampled_from(TRANSPORTS), st.sampled_from([8192, 32768, None])
 )
 
 
 def plays(
     *scenes: st.SearchStrategy[Acts], most: int = 8, is_in_step: bool = False
-) -> st.SearchStrategy[Play]:
+) -> st.SearchStrategy[Scenario]:
     acts = st.lists(st.one_of(*scenes), min_size=min(3, most), max_size=most).map(
         lambda parts: [act for part in parts for act in part]
     )
     late = st.just(value=False) if is_in_step else st.booleans()
     return st.tuples(acts, WIRES, WIRES, WHO, late).map(
-        lambda drawn: Play(
+        lambda drawn: Scenario(
             drawn[0],
             client=drawn[1][0],
             client_buffer=drawn[1][1],
@@ -99,17 +99,34 @@ def plays(
 HARD: dict[str, Acts] = {
     "held back": held_back("client", 1_000_000, 100_000),
     "held back both ways": held_back("client", 600_000, 65536) + held_back("server", 600_000, 65536),
-    "ended while it was held back": [Stall("client"), Say("server", 600_000), HalfClose("server"), Pause()],
+    "ended while it was held back": [
+        StopReading("client"),
+        Send("server", 600_000),
+        HalfClose("server"),
+        Pause(),
+    ],
     "both ended while they were held back": [
-        *(Stall("client"), Stall("server"), Say("server", 600_000), Say("client", 600_000)),
+        *(StopReading("client"), StopReading("server"), Send("server", 600_000), Send("client", 600_000)),
         *(HalfClose("server"), HalfClose("client"), Pause()),
     ],
     "bulk, then lines, then bulk": [
-        *(Say("server", 600_000), Meet("client"), Say("client", 20, 10), Say("server", 20, 10), Pause()),
-        *(Say("server", 600_000), Say("client", 600_000, 1000)),
+        *(
+            Send("server", 600_000),
+            ReceiveAll("client"),
+            Send("client", 20, 10),
+            Send("server", 20, 10),
+            Pause(),
+        ),
+        *(Send("server", 600_000), Send("client", 600_000, 1000)),
     ],
     "an answer after half-closing": [
-        *(Say("client", 600_000), HalfClose("client"), Meet("server"), Pause(), Say("server", 600_000)),
+        *(
+            Send("client", 600_000),
+            HalfClose("client"),
+            ReceiveAll("server"),
+            Pause(),
+            Send("server", 600_000),
+        ),
     ],
 }
 
@@ -125,11 +142,13 @@ ENDS_WHILE_FULL = (
 @pytest.mark.parametrize("server", ["clear", "TLS 1.3"])
 @pytest.mark.parametrize("client", ["clear", "TLS 1.3"])
 @pytest.mark.parametrize("name", HARD)
-def test_hard_play(relay_kind: Kind, contexts: Contexts, name: str, client: Channel, server: Channel) -> None:
+def test_hard_play(
+    relay_kind: Kind, contexts: Contexts, name: str, client: Transport, server: Transport
+) -> None:
     """With buffers so small that hardly anything is taken whole, in the direction that matters."""
     for client_buffer, server_buffer in ((8192, None), (None, 8192)):
-        play = Play(HARD[name], client, server, client_buffer=client_buffer, server_buffer=server_buffer)
-        play.perform(relay_kind, contexts)
+        play = Scenario(HARD[name], client, server, client_buffer=client_buffer, server_buffer=server_buffer)
+        play.run(relay_kind, contexts)
 
 
 @ON_BOTH
@@ -137,8 +156,8 @@ def test_hard_play(relay_kind: Kind, contexts: Contexts, name: str, client: Chan
 def test_close_notify_waits_for_room(relay_kind: Kind, contexts: Contexts, name: str) -> None:
     """It comes behind the last byte, however full the socket is: without it a peer takes the end for a truncation."""
     for _ in range(5):
-        Play(HARD[name], client="TLS 1.3", client_buffer=8192).perform(relay_kind, contexts)
-        Play(HARD[name], server="TLS 1.3", server_buffer=8192).perform(relay_kind, contexts)
+        Scenario(HARD[name], client="TLS 1.3", client_buffer=8192).run(relay_kind, contexts)
+        Scenario(HARD[name], server="TLS 1.3", server_buffer=8192).run(relay_kind, contexts)
 
 
 # a fourth of what tests have that open no sockets
@@ -157,57 +176,57 @@ def contexts(throw_away_ca: ThrowAwayCA) -> Contexts:
 @ON_BOTH
 @SOMETIMES
 @given(play=plays(*SPEECH, *PACE, *ENDS))
-def test_any_play(relay_kind: Kind, contexts: Contexts, play: Play) -> None:
-    play.perform(relay_kind, contexts)
+def test_any_play(relay_kind: Kind, contexts: Contexts, play: Scenario) -> None:
+    play.run(relay_kind, contexts)
 
 
 @ON_BOTH
 @SOMETIMES
 @given(play=plays(*SPEECH, *PACE, one(HalfClose)))
-def test_any_play_in_order(relay_kind: Kind, contexts: Contexts, play: Play) -> None:
+def test_any_play_in_order(relay_kind: Kind, contexts: Contexts, play: Scenario) -> None:
     """Nobody resets, so every byte must arrive."""
-    play.perform(relay_kind, contexts)
+    play.run(relay_kind, contexts)
 
 
 @ON_BOTH
-@pytest.mark.parametrize("client", CHANNELS)
+@pytest.mark.parametrize("client", TRANSPORTS)
 def test_a_client_that_resets_as_the_server_leaves(
-    relay_kind: Kind, contexts: Contexts, client: Channel
+    relay_kind: Kind, contexts: Contexts, client: Transport
 ) -> None:
     """Its reset is news once: it must not be lost while the server's end is passed on."""
-    stage = Play([Drop("server"), Reset("client")], client, is_late=True).perform(relay_kind, contexts)
-    assert stage.end is CLIENT_ABORTED
+    harness = Scenario([Drop("server"), Reset("client")], client, is_late=True).run(relay_kind, contexts)
+    assert harness.end is CLIENT_ABORTED
 
 
 @ON_BOTH
-@pytest.mark.parametrize("client", CHANNELS)
+@pytest.mark.parametrize("client", TRANSPORTS)
 def test_a_client_that_leaves_before_the_answer(
-    relay_kind: Kind, contexts: Contexts, client: Channel
+    relay_kind: Kind, contexts: Contexts, client: Transport
 ) -> None:
     """It has said its last word in order: the kernel's reset to what it is told after that is no abort."""
-    acts: Acts = [Leave("client"), Say("server", 10), HalfClose("server")]
-    stage = Play(acts, client, is_in_step=True).perform(relay_kind, contexts)
-    assert (stage.end, stage.pair.to_client.received) == (CLIENT_CLOSED, 10)
+    acts: Acts = [Close("client"), Send("server", 10), HalfClose("server")]
+    harness = Scenario(acts, client, is_in_step=True).run(relay_kind, contexts)
+    assert (harness.end, harness.tunnel.to_client.received) == (CLIENT_CLOSED, 10)
 
 
 @ON_BOTH
 @pytest.mark.parametrize("who", NAMES)
-@pytest.mark.parametrize("channel", CHANNELS)
-def test_close_notify(relay_kind: Kind, contexts: Contexts, who: Name, channel: Channel) -> None:
+@pytest.mark.parametrize("channel", TRANSPORTS)
+def test_close_notify(relay_kind: Kind, contexts: Contexts, who: Name, channel: Transport) -> None:
     """Whether it came is told apart; both ends are orderly."""
     for act, came in ((Drop(who), False), (HalfClose(who), True)):
-        stage = Play([act], channel, channel, is_in_step=True).perform(relay_kind, contexts)
-        assert stage.end is (CLIENT_CLOSED if who == "client" else SERVER_CLOSED)
-        side = stage.pair.client if who == "client" else stage.pair.server
+        harness = Scenario([act], channel, channel, is_in_step=True).run(relay_kind, contexts)
+        assert harness.end is (CLIENT_CLOSED if who == "client" else SERVER_CLOSED)
+        side = harness.tunnel.client if who == "client" else harness.tunnel.server
         assert side.close_notify is (came if side.is_tls else None)
 
 
 @pytest.mark.skipif(len(KINDS) < 2, reason="there is no other relay to compare with")
 @SOMETIMES
 @given(play=plays(*SPEECH, *ENDS, most=5, is_in_step=True))
-def test_both_alike(contexts: Contexts, play: Play) -> None:
+def test_both_alike(contexts: Contexts, play: Scenario) -> None:
     """Played in step, a play has one outcome."""
-    one, *others = [play.perform(relay_kind, contexts).outcome() for relay_kind in KINDS]
+    one, *others = [play.run(relay_kind, contexts).outcome() for relay_kind in KINDS]
     for other in others:
         assert one == other
 
@@ -215,6 +234,6 @@ def test_both_alike(contexts: Contexts, play: Play) -> None:
 @ON_BOTH
 @SOMETIMES
 @given(play=plays(*SPEECH, *ENDS, most=5, is_in_step=True))
-def test_in_step(relay_kind: Kind, contexts: Contexts, play: Play) -> None:
-    first, second = (play.perform(relay_kind, contexts).outcome() for _ in range(2))
+def test_in_step(relay_kind: Kind, contexts: Contexts, play: Scenario) -> None:
+    first, second = (play.run(relay_kind, contexts).outcome() for _ in range(2))
     assert first == second

@@ -8,9 +8,9 @@ import trio
 from mailproxy.net.poller import TRIO
 from mailproxy.net.relay import PortableRelay, open_relay
 from mailproxy.testing import Close, Collect, Send, dial, pattern
-from tests.support.proxy.proxy_fixture import PATIENCE_S, Scene
+from tests.support.proxy.proxy_harness import TIMEOUT_S, ProxyHarness
 from tests.support.proxy.relays import Kind
-from tests.support.proxy.task_steps import FEW_STEPS, cancel_at_every_step, steps_meanwhile
+from tests.support.proxy.task_steps import FEW_STEPS, cancel_at_every_step, count_steps
 
 SIZE = 300_000
 
@@ -28,53 +28,53 @@ async def test_the_relay_is_the_portable_one(kind: Kind) -> None:
 
 @pytest.mark.parametrize("server_tls", [False, True], ids=["clear server", "tls server"])
 @pytest.mark.parametrize("tls", [False, True], ids=["clear client", "tls client"])
-async def test_a_session(scene: Scene, tls: bool, server_tls: bool) -> None:
+async def test_a_session(harness: ProxyHarness, tls: bool, server_tls: bool) -> None:
     """Accepted, handshakes, connected, relayed, ended in order."""
-    context = scene.ca.server_context("127.0.0.1") if server_tls else None
-    server = await scene.server([Collect(), Send(pattern(SIZE)), Close()], tls=context)
-    proxy = await scene.proxy(server.address, tls=tls, server_tls=server_tls)
-    client = await scene.dial(proxy, tls=tls)
-    with trio.fail_after(PATIENCE_S):
+    context = harness.ca.server_context("127.0.0.1") if server_tls else None
+    server = await harness.server([Collect(), Send(pattern(SIZE)), Close()], tls=context)
+    proxy = await harness.proxy(server.address, tls=tls, server_tls=server_tls)
+    client = await harness.dial(proxy, tls=tls)
+    with trio.fail_after(TIMEOUT_S):
         await client.send(pattern(SIZE))
         await client.half_close()
         await client.receive_until_end()
     assert client.received == server.connections[0].received == pattern(SIZE)
     assert client.end == ("close_notify" if tls else "eof")
     client.drop()
-    line = await scene.session()
+    line = await harness.session()
     assert (line["end"], line["bytes_in"], line["bytes_out"]) == ("client-closed", SIZE, SIZE)
     assert line["close_notify"] is (True if tls else None)
 
 
-async def test_an_idle_session_costs_nothing(scene: Scene) -> None:
-    server = await scene.server()
-    proxy = await scene.proxy(server.address)
-    client = await scene.dial(proxy)
-    with trio.fail_after(PATIENCE_S):
+async def test_an_idle_session_costs_nothing(harness: ProxyHarness) -> None:
+    server = await harness.server()
+    proxy = await harness.proxy(server.address)
+    client = await harness.dial(proxy)
+    with trio.fail_after(TIMEOUT_S):
         await server.wait_for()
         await client.receive()
-    assert await steps_meanwhile() < FEW_STEPS
+    assert await count_steps() < FEW_STEPS
     client.drop()
-    assert (await scene.session())["end"] == "client-closed"
+    assert (await harness.session())["end"] == "client-closed"
 
 
-async def test_a_server_that_refuses(scene: Scene) -> None:
-    proxy = await scene.proxy("127.0.0.1:1")
-    client = await scene.dial(proxy)
-    with trio.fail_after(PATIENCE_S):
+async def test_a_server_that_refuses(harness: ProxyHarness) -> None:
+    proxy = await harness.proxy("127.0.0.1:1")
+    client = await harness.dial(proxy)
+    with trio.fail_after(TIMEOUT_S):
         await client.receive_until_end()
     client.drop()
-    assert (await scene.session())["end"] == "server-refused"
+    assert (await harness.session())["end"] == "server-refused"
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
-async def test_cancelled_at_every_step(scene: Scene, tls: bool) -> None:
-    server = await scene.server([Send(b"* OK ready\r\n"), Collect(), Close()])
-    context = scene.ca.client_context() if tls else None
+async def test_cancelled_at_every_step(harness: ProxyHarness, tls: bool) -> None:
+    server = await harness.server([Send(b"* OK ready\r\n"), Collect(), Close()])
+    context = harness.ca.client_context() if tls else None
 
     async def visit(address: str) -> None:
         async with await dial(address, tls=context) as client:
             await client.receive_until_end()
 
-    await cancel_at_every_step(scene.mapping(server.address, tls=tls), visit, stride=4)
+    await cancel_at_every_step(harness.mapping(server.address, tls=tls), visit, stride=4)
     assert server.accepted > 0, "some got as far as the server"

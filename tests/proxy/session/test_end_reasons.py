@@ -23,7 +23,7 @@ from mailproxy.testing import (
     Step,
     pattern,
 )
-from tests.support.proxy.proxy_fixture import Belongings, Scene
+from tests.support.proxy.proxy_harness import ProxyHarness, ResourceSnapshot
 from tests.support.proxy.relays import ON_BOTH
 
 pytestmark = ON_BOTH
@@ -123,16 +123,16 @@ async def play(steps: tuple[Step, ...], connection: Connection, over: trio.Event
         if tls == server_tls or not case.options
     ],
 )
-async def test_end(scene: Scene, case: Case, tls: bool, server_tls: bool) -> None:
-    context = scene.ca.server_context("127.0.0.1") if server_tls else None
-    server = await scene.server(case.server, tls=context)
-    proxy = await scene.proxy(server.address, tls=tls, server_tls=server_tls, **case.options)
-    before = Belongings.now()
-    client = await scene.dial(proxy, tls=tls)
+async def test_end(harness: ProxyHarness, case: Case, tls: bool, server_tls: bool) -> None:
+    context = harness.ca.server_context("127.0.0.1") if server_tls else None
+    server = await harness.server(case.server, tls=context)
+    proxy = await harness.proxy(server.address, tls=tls, server_tls=server_tls, **case.options)
+    before = ResourceSnapshot.now()
+    client = await harness.dial(proxy, tls=tls)
     over = trio.Event()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(play, case.client, client, over)
-        line = await scene.session()
+        line = await harness.session()
         over.set()
     assert (line["end"], line["state"]) == (case.end, case.state), line
-    await before.again(more_tasks=sum(isinstance(step, Stall) for step in case.server))
+    await before.wait_until_restored(more_tasks=sum(isinstance(step, Stall) for step in case.server))

@@ -13,51 +13,51 @@ from mailproxy.net.dial import Endpoint, Source, connect
 from mailproxy.net.keepalive import keepalive_options
 from mailproxy.net.resolve import resolve
 from mailproxy.testing import ScriptedServer, collect
-from tests.support.proxy.proxy_fixture import PATIENCE_S, Scene
+from tests.support.proxy.proxy_harness import TIMEOUT_S, ProxyHarness
 
 
-async def served(scene: Scene, proxy: Any) -> bytes:
-    client = await scene.dial(proxy)
-    with trio.fail_after(PATIENCE_S):
+async def served(harness: ProxyHarness, proxy: Any) -> bytes:
+    client = await harness.dial(proxy)
+    with trio.fail_after(TIMEOUT_S):
         line = await client.receive_line()
     await client.close()
     return bytes(line)
 
 
-async def test_sessions_come_from_the_source(scene: Scene) -> None:
+async def test_sessions_come_from_the_source(harness: ProxyHarness) -> None:
     with trio.socket.socket() as listener:
         await listener.bind(("127.0.0.1", 0))
         listener.listen()
         address = f"127.0.0.1:{listener.getsockname()[1]}"
-        proxy = await scene.proxy(address, backends={"b": {"source": "127.0.0.9"}})
-        client = await scene.dial(proxy)
-        with trio.fail_after(PATIENCE_S):
+        proxy = await harness.proxy(address, backends={"b": {"source": "127.0.0.9"}})
+        client = await harness.dial(proxy)
+        with trio.fail_after(TIMEOUT_S):
             connection, peer = await listener.accept()
         assert peer[0] == "127.0.0.9"
         connection.close()
         client.drop()
 
 
-async def test_a_source_that_is_not_here_is_the_servers_failure(scene: Scene) -> None:
-    server = await scene.server()
-    proxy = await scene.proxy(server.address, backends={"b": {"source": "192.0.2.9"}})
-    assert await served(scene, proxy) == b""
-    line = await scene.session()
+async def test_a_source_that_is_not_here_is_the_servers_failure(harness: ProxyHarness) -> None:
+    server = await harness.server()
+    proxy = await harness.proxy(server.address, backends={"b": {"source": "192.0.2.9"}})
+    assert await served(harness, proxy) == b""
+    line = await harness.session()
     assert line["end"] == "server-refused"
     assert line["detail"] == f"{server.address} from 192.0.2.9: Cannot assign requested address"
 
 
-async def test_a_client_whose_family_no_server_has_says_nothing_of_the_server(scene: Scene) -> None:
+async def test_a_client_whose_family_no_server_has_says_nothing_of_the_server(harness: ProxyHarness) -> None:
     """With ``source = "client"`` its sessions end, and neither counts nor ``observe`` blame the server."""
-    server = await scene.server()
-    proxy = await scene.proxy(
+    server = await harness.server()
+    proxy = await harness.proxy(
         server.address,
         bind={"address": "[::1]:0"},
         backends={"b": {"source": "client", "observe": "connect", "error_limit": 1, "check": {"type": "tcp", "interval": "1h"}}},
     )  # fmt: skip
     for _ in range(3):
-        assert await served(scene, proxy) == b""
-    lines = await scene.sessions(3)
+        assert await served(harness, proxy) == b""
+    lines = await harness.sessions(3)
     assert {line["end"] for line in lines} == {"server-refused"}
     backend_server = proxy.backends["b"].servers[server.address]
     assert backend_server.counts.connect_errors == 0
@@ -122,21 +122,23 @@ async def test_the_preferred_family_comes_first(
 
 
 @pytest.mark.parametrize(("state", "words"), [("maint", "maintenance"), ("drain", "drain state")])
-async def test_a_server_that_starts_otherwise_than_ready(scene: Scene, state: str, words: str) -> None:
+async def test_a_server_that_starts_otherwise_than_ready(
+    harness: ProxyHarness, state: str, words: str
+) -> None:
     away = ScriptedServer(collect(b"* OK away\r\n"))
-    await scene.nursery.start(away.serve)
-    there = await scene.server(collect(b"* OK there\r\n"))
+    await harness.nursery.start(away.serve)
+    there = await harness.server(collect(b"* OK there\r\n"))
     servers = [
         {"name": "s1", "address": away.address, "state": state},
         {"name": "s2", "address": there.address},
     ]
-    proxy = await scene.proxy(
+    proxy = await harness.proxy(
         frontends={"f": {"backend": "b"}}, backends={"b": {"servers": servers, "check": "none"}}
     )
     for _ in range(4):
-        assert await served(scene, proxy) == b"* OK there\r\n"
-    (line,) = await scene.events("server-state")
+        assert await served(harness, proxy) == b"* OK there\r\n"
+    (line,) = await harness.events("server-state")
     assert line["message"] == f"Server b/s1 starts in {words}."
     proxy.backends["b"].servers["s1"].set_state("ready")
-    said = {await served(scene, proxy) for _ in range(4)}
+    said = {await served(harness, proxy) for _ in range(4)}
     assert said == {b"* OK there\r\n", b"* OK away\r\n"}

@@ -18,10 +18,10 @@ from mailproxy.log.end_reasons import EndReason
 from mailproxy.net import peek
 from mailproxy.protocol.proxy_header import Command, HeaderV2, Protocol, Tlv, Type, format_v2
 from mailproxy.testing import Collect, Connection, Send, collect, dial, greet_and_echo
-from tests.support.protocol.client_hellos import browser_hello, in_records
+from tests.support.protocol.client_hellos import browser_client_hello, split_into_records
 from tests.support.protocol.proxy_headers import FULL, KINDS, binary
-from tests.support.proxy.proxy_fixture import PATIENCE_S, Belongings, Scene
-from tests.support.proxy.task_steps import FEW_STEPS, cancel_at_every_step, steps_meanwhile
+from tests.support.proxy.proxy_harness import TIMEOUT_S, ProxyHarness, ResourceSnapshot
+from tests.support.proxy.task_steps import FEW_STEPS, cancel_at_every_step, count_steps
 
 GREETING = b"* OK ready\r\n"
 COMMAND = b"a1 LOGIN user secret-password\r\n"
@@ -62,7 +62,7 @@ def local_name(connection: Connection) -> str:
 
 
 async def assert_served(client: Connection, header: bytes = b"") -> None:
-    with trio.fail_after(PATIENCE_S):
+    with trio.fail_after(TIMEOUT_S):
         await client.send(header + COMMAND)
         assert await client.receive_line() == GREETING
         assert await client.receive_line() == COMMAND
@@ -72,25 +72,27 @@ async def assert_served(client: Connection, header: bytes = b"") -> None:
 
 
 @each_header
-async def test_the_address_of_the_header_is_the_clients(scene: Scene, header: bytes, client: str) -> None:
-    server = await scene.server(greet_and_echo(GREETING))
-    proxy = await scene.proxy(server.address, bind=TRUSTED)
-    connection = await scene.dial(proxy)
+async def test_the_address_of_the_header_is_the_clients(
+    harness: ProxyHarness, header: bytes, client: str
+) -> None:
+    server = await harness.server(greet_and_echo(GREETING))
+    proxy = await harness.proxy(server.address, bind=TRUSTED)
+    connection = await harness.dial(proxy)
     peer = local_name(connection)
     await assert_served(connection, header)
     await connection.close()
-    line = await scene.session()
+    line = await harness.session()
     assert (line["client"], line["peer"]) == (client, peer)
     assert (line["end"], line["state"]) == ("client-closed", "--")
     assert line["bytes_in"] == len(COMMAND), "the header is no part of what is proxied"
 
 
 @pytest.mark.parametrize("version", [1, 2])
-async def test_an_ipv4_address_in_ipv6_is_logged_as_ipv4(scene: Scene, version: int) -> None:
+async def test_an_ipv4_address_in_ipv6_is_logged_as_ipv4(harness: ProxyHarness, version: int) -> None:
     """Proxies with a bind for both families send them like that."""
-    server = await scene.server(greet_and_echo(GREETING))
-    proxy = await scene.proxy(server.address, bind=TRUSTED)
-    client = await scene.dial(proxy)
+    server = await harness.server(greet_and_echo(GREETING))
+    proxy = await harness.proxy(server.address, bind=TRUSTED)
+    client = await harness.dial(proxy)
     await assert_served(
         client,
         b"PROXY TCP6 ::ffff:198.51.100.7 ::ffff:203.0.113.9 40000 993\r\n"
@@ -98,7 +100,7 @@ async def test_an_ipv4_address_in_ipv6_is_logged_as_ipv4(scene: Scene, version: 
         else v2(("::ffff:198.51.100.7", 40000), ("::ffff:203.0.113.9", 993)),
     )
     await client.close()
-    assert (await scene.session())["client"] == IPV4
+    assert (await harness.session())["client"] == IPV4
 
 
 @pytest.mark.parametrize(
@@ -110,92 +112,94 @@ async def test_an_ipv4_address_in_ipv6_is_logged_as_ipv4(scene: Scene, version: 
         KINDS["LOCAL with a block"],
     ],
 )
-async def test_local_and_unknown_leave_the_real_address(scene: Scene, header: bytes) -> None:
-    server = await scene.server(greet_and_echo(GREETING))
-    proxy = await scene.proxy(server.address, bind=TRUSTED)
-    client = await scene.dial(proxy)
+async def test_local_and_unknown_leave_the_real_address(harness: ProxyHarness, header: bytes) -> None:
+    server = await harness.server(greet_and_echo(GREETING))
+    proxy = await harness.proxy(server.address, bind=TRUSTED)
+    client = await harness.dial(proxy)
     name = local_name(client)
     await assert_served(client, header)
     await client.close()
-    line = await scene.session()
+    line = await harness.session()
     assert (line["client"], line["peer"]) == (name, None)
 
 
 @each_version
 @pytest.mark.parametrize("form", ["tcplog", "text"])
-async def test_in_other_logs(scene: Scene, tmp_path: Path, form: str, header: bytes, client: str) -> None:
-    server = await scene.server(greet_and_echo(GREETING))
+async def test_in_other_logs(
+    harness: ProxyHarness, tmp_path: Path, form: str, header: bytes, client: str
+) -> None:
+    server = await harness.server(greet_and_echo(GREETING))
     log = tmp_path / "other.log"
-    proxy = await scene.proxy(server.address, bind=TRUSTED, log={"format": form, "to": str(log)})
-    connection = await scene.dial(proxy)
+    proxy = await harness.proxy(server.address, bind=TRUSTED, log={"format": form, "to": str(log)})
+    connection = await harness.dial(proxy)
     peer = local_name(connection)
     await assert_served(connection, header)
     await connection.close()
     if form == "text":
-        assert f"{client} by {peer} client-closed" in await scene.written(log, "client-closed")
+        assert f"{client} by {peer} client-closed" in await harness.wait_for_line(log, "client-closed")
     else:  # HAProxy has no brackets
-        line = await scene.written(log, " -- ")
+        line = await harness.wait_for_line(log, " -- ")
         assert line.startswith(client.replace("[", "").replace("]", "") + " [")
 
 
-async def test_the_health_check_of_a_proxy_in_front_is_no_news(scene: Scene) -> None:
+async def test_the_health_check_of_a_proxy_in_front_is_no_news(harness: ProxyHarness) -> None:
     """HAProxy's: LOCAL, and gone. It had an answer, and by default it has no line."""
-    server = await scene.server(collect(GREETING))
-    proxy = await scene.proxy(server.address, bind=TRUSTED, frontends={"f": {"log_null": False}})
-    client = await scene.dial(proxy)
+    server = await harness.server(collect(GREETING))
+    proxy = await harness.proxy(server.address, bind=TRUSTED, frontends={"f": {"log_null": False}})
+    client = await harness.dial(proxy)
     await client.send(KINDS["LOCAL"])
-    with trio.fail_after(PATIENCE_S):
+    with trio.fail_after(TIMEOUT_S):
         assert await client.receive_line() == GREETING
     await client.close()
-    await scene.idle()
-    other = await scene.dial(proxy)
+    await harness.wait_until_idle()
+    other = await harness.dial(proxy)
     await other.send(COMMAND)
     other.drop()
-    assert (await scene.session())["end"] == "header-missing"
+    assert (await harness.session())["end"] == "header-missing"
 
 
 # What is taken of the connection
 
 
 @each_header
-async def test_single_bytes(scene: Scene, header: bytes, client: str) -> None:
-    server = await scene.server(greet_and_echo(GREETING))
-    proxy = await scene.proxy(server.address, bind=TRUSTED)
-    connection = await scene.dial(proxy)
-    with trio.fail_after(PATIENCE_S):
+async def test_single_bytes(harness: ProxyHarness, header: bytes, client: str) -> None:
+    server = await harness.server(greet_and_echo(GREETING))
+    proxy = await harness.proxy(server.address, bind=TRUSTED)
+    connection = await harness.dial(proxy)
+    with trio.fail_after(TIMEOUT_S):
         await connection.send_in_pieces(header + COMMAND)
         assert await connection.receive_line() == GREETING
         assert await connection.receive_line() == COMMAND
     await connection.close()
-    assert (await scene.session())["client"] == client
+    assert (await harness.session())["client"] == client
 
 
 @pytest.mark.parametrize("header", [V1_6, FULL], ids=["v1", "v2"])
-async def test_cut_anywhere(scene: Scene, header: bytes) -> None:
+async def test_cut_anywhere(harness: ProxyHarness, header: bytes) -> None:
     """In two pieces, each seen alone: the first is waited for more, the second has the server's connection behind it."""
-    server = await scene.server(greet_and_echo(GREETING))
-    proxy = await scene.proxy(server.address, bind=TRUSTED)
+    server = await harness.server(greet_and_echo(GREETING))
+    proxy = await harness.proxy(server.address, bind=TRUSTED)
     cuts = range(1, len(header), 2)
     for count, cut in enumerate(cuts):
-        client = await scene.dial(proxy)
+        client = await harness.dial(proxy)
         await client.send(header[:cut])
         await trio.testing.wait_all_tasks_blocked()
         assert server.accepted == count
         await assert_served(client, header[cut:])
         await client.close()
-    assert {line["end"] for line in await scene.sessions(len(cuts))} == {"client-closed"}
+    assert {line["end"] for line in await harness.sessions(len(cuts))} == {"client-closed"}
 
 
 @each_version
-async def test_nothing_behind_the_header_is_taken(scene: Scene, header: bytes, client: str) -> None:
-    server = await scene.server(collect())
-    proxy = await scene.proxy(server.address, bind=TRUSTED)
-    connection = await scene.dial(proxy)
+async def test_nothing_behind_the_header_is_taken(harness: ProxyHarness, header: bytes, client: str) -> None:
+    server = await harness.server(collect())
+    proxy = await harness.proxy(server.address, bind=TRUSTED)
+    connection = await harness.dial(proxy)
     data = header + COMMAND + bytes(range(256)) * 100  # what looks like one more header is data, too
     await connection.send(header + data)
     await connection.close()
-    line = await scene.session()
-    with trio.fail_after(PATIENCE_S):
+    line = await harness.session()
+    with trio.fail_after(TIMEOUT_S):
         await server.wait_ended()
     assert bytes(server.connections[0].received) == data
     assert line["bytes_in"] == len(data)
@@ -205,30 +209,30 @@ async def test_nothing_behind_the_header_is_taken(scene: Scene, header: bytes, c
 @pytest.mark.parametrize("mode", ["tls", "passthrough"])
 @pytest.mark.parametrize("size", [None, 1], ids=["one-segment", "byte-by-byte"])
 async def test_tls_behind_the_header(
-    scene: Scene, mode: str, size: int | None, header: bytes, client: str
+    harness: ProxyHarness, mode: str, size: int | None, header: bytes, client: str
 ) -> None:
     passes = mode == "passthrough"
-    server = await scene.server(
-        greet_and_echo(GREETING), tls=scene.ca.server_context("localhost") if passes else None
+    server = await harness.server(
+        greet_and_echo(GREETING), tls=harness.ca.server_context("localhost") if passes else None
     )
-    proxy = await scene.proxy(server.address, tls=not passes, bind={**TRUSTED, "mode": mode})
-    connection = await scene.dial(proxy)
+    proxy = await harness.proxy(server.address, tls=not passes, bind={**TRUSTED, "mode": mode})
+    connection = await harness.dial(proxy)
     if size is None:
         connection._outgoing.write(header)  # in one call with the ClientHello
     else:
         await connection.send_in_pieces(header, size)
-    with trio.fail_after(PATIENCE_S):
-        await connection.start_tls(scene.ca.client_context())
+    with trio.fail_after(TIMEOUT_S):
+        await connection.start_tls(harness.ca.client_context())
     await assert_served(connection)
     await connection.close()
-    line = await scene.session()
+    line = await harness.session()
     assert (line["client"], line["sni"], line["end"]) == (client, "localhost", "client-closed")
 
 
-async def test_the_server_is_connected_only_then(scene: Scene) -> None:
-    server = await scene.server(greet_and_echo(GREETING))
-    proxy = await scene.proxy(server.address, bind=TRUSTED)
-    client = await scene.dial(proxy)
+async def test_the_server_is_connected_only_then(harness: ProxyHarness) -> None:
+    server = await harness.server(greet_and_echo(GREETING))
+    proxy = await harness.proxy(server.address, bind=TRUSTED)
+    client = await harness.dial(proxy)
     for piece in (V2[:1], V2[1:16], V2[16:-1]):
         await client.send(piece)
         await trio.testing.wait_all_tasks_blocked(0.01)
@@ -263,7 +267,7 @@ CASES = [
     Case("a command", COMMAND, "stay", end_reasons.HEADER_MISSING),
     Case("a command, closed", COMMAND, "close", end_reasons.HEADER_MISSING),
     Case("a command that begins alike", b"PROX LOGIN user secret-password\r\n", "stay", end_reasons.HEADER_MISSING),
-    Case("a ClientHello", in_records(browser_hello()), "stay", end_reasons.HEADER_MISSING),
+    Case("a ClientHello", split_into_records(browser_client_hello()), "stay", end_reasons.HEADER_MISSING),
     Case("an empty line", b"\r\n\r\nQUIT\r\n\r\n\r\n", "stay", end_reasons.HEADER_MISSING),
     Case("v1 without end", b"PROXY TCP4 " + b"1" * 200, "stay", end_reasons.HEADER_INVALID, "longer than 107"),
     Case("v1 with a bare LF", V1.replace(b"\r\n", b"\n"), "stay", end_reasons.HEADER_INVALID),
@@ -299,7 +303,7 @@ SEEN_OTHERWISE = {
 
 async def leave(client: Connection, way: str) -> None:
     """Leave like this, or stay until sent away."""
-    with trio.fail_after(PATIENCE_S):
+    with trio.fail_after(TIMEOUT_S):
         if way == "half-close":
             await client.half_close()
         if way in ("half-close", "stay"):
@@ -311,43 +315,45 @@ async def leave(client: Connection, way: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-async def test_end(scene: Scene, case: Case) -> None:
-    server = await scene.server()
+async def test_end(harness: ProxyHarness, case: Case) -> None:
+    server = await harness.server()
     changes = QUICK if case.end is end_reasons.HEADER_TIMEOUT else {}
-    proxy = await scene.proxy(server.address, bind=TRUSTED, **changes)
-    before = Belongings.now()
-    client = await scene.dial(proxy)
+    proxy = await harness.proxy(server.address, bind=TRUSTED, **changes)
+    before = ResourceSnapshot.now()
+    client = await harness.dial(proxy)
     peer = local_name(client)
     if case.said:
         await client.send(case.said)
     if case.leave == "reset":
         await trio.testing.wait_all_tasks_blocked(0.01)  # what it sent has been looked at
     await leave(client, case.leave)
-    line = await scene.session()
-    await before.again()
+    line = await harness.session()
+    await before.wait_until_restored()
     assert (line["end"], line["phase"], line["state"]) == (case.end.name, "proxy-header", None)
     assert case.detail in (line["detail"] or "")
     assert line["client"] == peer
     assert client.received == b""
     assert server.accepted == 0
-    assert "secret-password" not in scene.log.read_text()
+    assert "secret-password" not in harness.log.read_text()
 
 
-async def test_messages_in_tcplog(scene: Scene, tmp_path: Path) -> None:
+async def test_messages_in_tcplog(harness: ProxyHarness, tmp_path: Path) -> None:
     """In HAProxy's form and words."""
-    server = await scene.server()
+    server = await harness.server()
     log = tmp_path / "tcp.log"
-    proxy = await scene.proxy(server.address, bind=TRUSTED, log={"format": "tcplog", "to": str(log)}, **QUICK)
+    proxy = await harness.proxy(
+        server.address, bind=TRUSTED, log={"format": "tcplog", "to": str(log)}, **QUICK
+    )
     told = list({case.end: case for case in CASES}.values())  # one of each
     for case in told:
-        client = await scene.dial(proxy)
+        client = await harness.dial(proxy)
         peer = local_name(client)
         if case.said:
             await client.send(case.said)
         if case.leave == "reset":
             await trio.testing.wait_all_tasks_blocked(0.01)
         await leave(client, case.leave)
-        line = await scene.written(log, f"{peer} ")
+        line = await harness.wait_for_line(log, f"{peer} ")
         date = r"\[\d\d/[A-Z][a-z][a-z]/\d{4}:\d\d:\d\d:\d\d\.\d{3}\]"
         assert re.fullmatch(rf"{re.escape(peer)} {date} f/B: {re.escape(case.end.state)}( \(.+\))?", line), (
             case.name
@@ -363,59 +369,61 @@ async def test_messages_in_tcplog(scene: Scene, tmp_path: Path) -> None:
     }
 
 
-async def test_nothing_and_closed_is_not_logged_by_default(scene: Scene) -> None:
-    server = await scene.server()
-    proxy = await scene.proxy(server.address, bind=TRUSTED, frontends={"f": {"log_null": False}})
+async def test_nothing_and_closed_is_not_logged_by_default(harness: ProxyHarness) -> None:
+    server = await harness.server()
+    proxy = await harness.proxy(server.address, bind=TRUSTED, frontends={"f": {"log_null": False}})
     for _ in range(3):
-        (await scene.dial(proxy)).drop()
-    client = await scene.dial(proxy)
+        (await harness.dial(proxy)).drop()
+    client = await harness.dial(proxy)
     await client.send(V1[:10])
     client.drop()
-    assert (await scene.session())["end"] == "header-truncated"
-    await scene.idle()
-    await scene.sessions(1)
+    assert (await harness.session())["end"] == "header-truncated"
+    await harness.wait_until_idle()
+    await harness.sessions(1)
 
 
 @pytest.mark.parametrize("header", [V1, V2_LONG], ids=["v1", "v2"])
 @pytest.mark.parametrize("where", ["tcp", "unix"])
 async def test_trickling_does_not_stretch_the_limit(
-    scene: Scene, tmp_path: Path, where: str, header: bytes
+    harness: ProxyHarness, tmp_path: Path, where: str, header: bytes
 ) -> None:
-    server = await scene.server()
+    server = await harness.server()
     bind = TRUSTED if where == "tcp" else on_unix(tmp_path)
-    proxy = await scene.proxy(server.address, bind=bind, **QUICK)
-    client = await scene.dial(proxy)
-    with pytest.raises(trio.BrokenResourceError), trio.fail_after(PATIENCE_S):
+    proxy = await harness.proxy(server.address, bind=bind, **QUICK)
+    client = await harness.dial(proxy)
+    with pytest.raises(trio.BrokenResourceError), trio.fail_after(TIMEOUT_S):
         await client.send_in_pieces(header[:-1], 1, 0.05)
     client.drop()
-    line = await scene.session()
+    line = await harness.session()
     assert line["end"] == "header-timeout"
     assert 200 <= line["total_ms"] < 2000
     assert server.accepted == 0
 
 
 @pytest.mark.parametrize("where", ["tcp", "unix"])
-async def test_a_part_is_waited_on_without_spinning(scene: Scene, tmp_path: Path, where: str) -> None:
-    server = await scene.server()
-    proxy = await scene.proxy(server.address, bind=TRUSTED if where == "tcp" else on_unix(tmp_path))
+async def test_a_part_is_waited_on_without_spinning(
+    harness: ProxyHarness, tmp_path: Path, where: str
+) -> None:
+    server = await harness.server()
+    proxy = await harness.proxy(server.address, bind=TRUSTED if where == "tcp" else on_unix(tmp_path))
     clients = []
     for part in (V1[:-1], V2[:5], V2_LONG[:-1]):
-        clients.append(await scene.dial(proxy))
+        clients.append(await harness.dial(proxy))
         await clients[-1].send(part)
     most = FEW_STEPS if where == "tcp" else 3 * FEW_STEPS  # Unix sockets can only be looked at now and then
-    assert await steps_meanwhile() < most
+    assert await count_steps() < most
     for client in clients:
         client.drop()
-    assert {line["end"] for line in await scene.sessions(3)} == {"header-truncated"}
+    assert {line["end"] for line in await harness.sessions(3)} == {"header-truncated"}
 
 
 async def test_the_rest_and_the_end_between_two_looks(
-    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    harness: ProxyHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It looks, finds a part, and looks whether that was all: what has come in between is no end in the middle."""
-    server = await scene.server(collect())
-    proxy = await scene.proxy(server.address, bind=on_unix(tmp_path))
-    client = await scene.dial(proxy)
+    server = await harness.server(collect())
+    proxy = await harness.proxy(server.address, bind=on_unix(tmp_path))
+    client = await harness.dial(proxy)
     has_ended, ended = peek._has_ended, False
 
     def end_meanwhile(sock: socket.socket) -> bool:
@@ -430,25 +438,25 @@ async def test_the_rest_and_the_end_between_two_looks(
 
     monkeypatch.setattr(peek, "_has_ended", end_meanwhile)
     await client.send(V2[:-1])
-    line = await scene.session()
+    line = await harness.session()
     client.drop()
     assert ended
     assert (line["client"], line["end"], line["bytes_in"]) == (IPV4, "client-closed", len(COMMAND))
 
 
 @pytest.mark.parametrize("said", [b"", V1, V2, COMMAND])
-async def test_others_are_not_trusted(scene: Scene, said: bytes) -> None:
+async def test_others_are_not_trusted(harness: ProxyHarness, said: bytes) -> None:
     """Nobody else may connect, with a header or without: at once, not after the time limit."""
-    server = await scene.server()
-    proxy = await scene.proxy(server.address, bind=FOREIGN)
-    before = Belongings.now()
-    client = await scene.dial(proxy)
+    server = await harness.server()
+    proxy = await harness.proxy(server.address, bind=FOREIGN)
+    before = ResourceSnapshot.now()
+    client = await harness.dial(proxy)
     name = local_name(client)
     with suppress(trio.BrokenResourceError):  # it may have been sent away
         await client.send(said)
     await leave(client, "stay")
-    line = await scene.session()
-    await before.again()
+    line = await harness.session()
+    await before.wait_until_restored()
     assert (line["end"], line["by"], line["phase"], line["state"]) == (
         "untrusted",
         "proxy",
@@ -461,34 +469,34 @@ async def test_others_are_not_trusted(scene: Scene, said: bytes) -> None:
     assert server.accepted == 0
 
 
-async def test_others_in_tcplog(scene: Scene, tmp_path: Path) -> None:
-    server = await scene.server()
+async def test_others_in_tcplog(harness: ProxyHarness, tmp_path: Path) -> None:
+    server = await harness.server()
     log = tmp_path / "tcp.log"
-    proxy = await scene.proxy(server.address, bind=FOREIGN, log={"format": "tcplog", "to": str(log)})
-    client = await scene.dial(proxy)
+    proxy = await harness.proxy(server.address, bind=FOREIGN, log={"format": "tcplog", "to": str(log)})
+    client = await harness.dial(proxy)
     name = local_name(client)
     await leave(client, "stay")
-    assert (await scene.written(log, name)).endswith(
+    assert (await harness.wait_for_line(log, name)).endswith(
         "] f/B: Connection from an address that may not send a PROXY protocol header"
         f" ({name} is in none of the networks of accept_proxy)"
     )
 
 
 @pytest.mark.parametrize("said", [b"", V1[:20], V2[:20]])
-async def test_stopped_meanwhile(scene: Scene, said: bytes) -> None:
-    server = await scene.server()
-    proxy = await scene.proxy(server.address, bind=TRUSTED)
-    client = await scene.dial(proxy)
+async def test_stopped_meanwhile(harness: ProxyHarness, said: bytes) -> None:
+    server = await harness.server()
+    proxy = await harness.proxy(server.address, bind=TRUSTED)
+    client = await harness.dial(proxy)
     if said:
         await client.send(said)
-    with trio.fail_after(PATIENCE_S):
+    with trio.fail_after(TIMEOUT_S):
         while not proxy.sessions:  # noqa: ASYNC110 - a count, not an event
             await trio.sleep(0.005)
         await trio.testing.wait_all_tasks_blocked()
         await proxy.drain(0)
         await client.receive_until_end()
     client.drop()
-    line = await scene.session()
+    line = await harness.session()
     assert (line["end"], line["by"], line["phase"], line["state"]) == (
         "header-stopped",
         "admin",
@@ -497,25 +505,25 @@ async def test_stopped_meanwhile(scene: Scene, said: bytes) -> None:
     )
 
 
-async def test_stuck_headers_harm_nobody(scene: Scene) -> None:
-    server = await scene.server(greet_and_echo(GREETING))
-    proxy = await scene.proxy(server.address, bind=TRUSTED)
-    before = Belongings.now()
-    stuck = [await scene.dial(proxy) for _ in range(60)]
+async def test_stuck_headers_harm_nobody(harness: ProxyHarness) -> None:
+    server = await harness.server(greet_and_echo(GREETING))
+    proxy = await harness.proxy(server.address, bind=TRUSTED)
+    before = ResourceSnapshot.now()
+    stuck = [await harness.dial(proxy) for _ in range(60)]
     for number, client in enumerate(stuck):
         if said := (b"", V1[:30], V2[:13], V2_LONG[:-1])[number % 4]:
             await client.send(said)
-    assert await steps_meanwhile() < FEW_STEPS * 2, "nobody spins, however many they are"
+    assert await count_steps() < FEW_STEPS * 2, "nobody spins, however many they are"
     for header in (V1, V2, V2_LONG):
-        good = await scene.dial(proxy)
+        good = await harness.dial(proxy)
         await assert_served(good, header)
         await good.close()
-    await scene.sessions(3)
+    await harness.sessions(3)
     assert proxy.sessions == len(stuck)
     for client in stuck:
         client.drop()
-    await before.again()
-    lines = await scene.sessions(63)
+    await before.wait_until_restored()
+    lines = await harness.sessions(63)
     assert [line["end"] for line in lines].count("client-closed") == 3
 
 
@@ -523,50 +531,52 @@ async def test_stuck_headers_harm_nobody(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("mode", ["forward", "tls"])
-async def test_clients_from_elsewhere_need_none_where_it_is_optional(scene: Scene, mode: str) -> None:
+async def test_clients_from_elsewhere_need_none_where_it_is_optional(
+    harness: ProxyHarness, mode: str
+) -> None:
     """The greeting comes although the client has said nothing: nobody waits to see whether a header comes."""
-    server = await scene.server(collect(GREETING))
-    proxy = await scene.proxy(
+    server = await harness.server(collect(GREETING))
+    proxy = await harness.proxy(
         server.address, tls=mode == "tls", bind={**FOREIGN, "proxy_optional": True, "mode": mode}
     )
-    client = await scene.dial(proxy, tls=mode == "tls")
+    client = await harness.dial(proxy, tls=mode == "tls")
     name = local_name(client)
-    with trio.fail_after(PATIENCE_S):
+    with trio.fail_after(TIMEOUT_S):
         assert await client.receive_line() == GREETING
     await client.close()
-    line = await scene.session()
+    line = await harness.session()
     assert (line["client"], line["peer"], line["end"]) == (name, None, "client-closed")
 
 
 @pytest.mark.parametrize("header", [V1, V2], ids=["v1", "v2"])
-async def test_a_header_from_elsewhere_is_data(scene: Scene, header: bytes) -> None:
+async def test_a_header_from_elsewhere_is_data(harness: ProxyHarness, header: bytes) -> None:
     """By the address alone: who is not trusted cannot say who he is."""
-    server = await scene.server(collect(GREETING))
-    proxy = await scene.proxy(server.address, bind={**FOREIGN, "proxy_optional": True})
-    client = await scene.dial(proxy)
+    server = await harness.server(collect(GREETING))
+    proxy = await harness.proxy(server.address, bind={**FOREIGN, "proxy_optional": True})
+    client = await harness.dial(proxy)
     name = local_name(client)
     await client.send(header)
-    with trio.fail_after(PATIENCE_S):
+    with trio.fail_after(TIMEOUT_S):
         assert await client.receive_line() == GREETING
     await client.close()
-    line = await scene.session()
+    line = await harness.session()
     assert (line["client"], line["peer"]) == (name, None)
-    with trio.fail_after(PATIENCE_S):
+    with trio.fail_after(TIMEOUT_S):
         await server.wait_ended()
     assert bytes(server.connections[0].received) == header
 
 
-async def test_the_trusted_must_send_one_where_it_is_optional(scene: Scene) -> None:
-    server = await scene.server(greet_and_echo(GREETING))
-    proxy = await scene.proxy(server.address, bind={**TRUSTED, "proxy_optional": True})
-    client = await scene.dial(proxy)
+async def test_the_trusted_must_send_one_where_it_is_optional(harness: ProxyHarness) -> None:
+    server = await harness.server(greet_and_echo(GREETING))
+    proxy = await harness.proxy(server.address, bind={**TRUSTED, "proxy_optional": True})
+    client = await harness.dial(proxy)
     await client.send(COMMAND)
     await leave(client, "stay")
-    assert (await scene.session())["end"] == "header-missing"
-    other = await scene.dial(proxy)
+    assert (await harness.session())["end"] == "header-missing"
+    other = await harness.dial(proxy)
     await assert_served(other, V1)
     await other.close()
-    assert (await scene.sessions(2))[1]["client"] == IPV4
+    assert (await harness.sessions(2))[1]["client"] == IPV4
 
 
 # Over a Unix socket
@@ -579,30 +589,30 @@ def on_unix(folder: Path, **more: Any) -> dict[str, Any]:
 @each_version
 @pytest.mark.parametrize("pause", [None, 0.001], ids=["at-once", "byte-by-byte"])
 async def test_over_a_unix_socket(
-    scene: Scene, tmp_path: Path, pause: float | None, header: bytes, client: str
+    harness: ProxyHarness, tmp_path: Path, pause: float | None, header: bytes, client: str
 ) -> None:
-    server = await scene.server(greet_and_echo(GREETING))
-    proxy = await scene.proxy(server.address, bind=on_unix(tmp_path))
-    connection = await scene.dial(proxy)
+    server = await harness.server(greet_and_echo(GREETING))
+    proxy = await harness.proxy(server.address, bind=on_unix(tmp_path))
+    connection = await harness.dial(proxy)
     if pause is not None:
-        with trio.fail_after(PATIENCE_S):
+        with trio.fail_after(TIMEOUT_S):
             begin = header[:100]  # a longer one is slow for no new reason
             await connection.send_in_pieces(begin, 1, pause)
             header = header[len(begin) :]
     await assert_served(connection, header)
     await connection.close()
-    line = await scene.session()
+    line = await harness.session()
     assert (line["client"], line["peer"]) == (client, "unix:1")
 
 
 @pytest.mark.parametrize("header", [KINDS["LOCAL"], b"PROXY UNKNOWN\r\n"], ids=["v2", "v1"])
-async def test_local_over_a_unix_socket(scene: Scene, tmp_path: Path, header: bytes) -> None:
-    server = await scene.server(greet_and_echo(GREETING))
-    proxy = await scene.proxy(server.address, bind=on_unix(tmp_path))
-    client = await scene.dial(proxy)
+async def test_local_over_a_unix_socket(harness: ProxyHarness, tmp_path: Path, header: bytes) -> None:
+    server = await harness.server(greet_and_echo(GREETING))
+    proxy = await harness.proxy(server.address, bind=on_unix(tmp_path))
+    client = await harness.dial(proxy)
     await assert_served(client, header)
     await client.close()
-    line = await scene.session()
+    line = await harness.session()
     assert (line["client"], line["peer"]) == ("unix:1", None)
 
 
@@ -611,17 +621,17 @@ async def test_local_over_a_unix_socket(scene: Scene, tmp_path: Path, header: by
     [case for case in CASES if case.name in SEEN_OTHERWISE],
     ids=lambda case: case.name,
 )
-async def test_end_over_a_unix_socket(scene: Scene, tmp_path: Path, case: Case) -> None:
-    server = await scene.server()
+async def test_end_over_a_unix_socket(harness: ProxyHarness, tmp_path: Path, case: Case) -> None:
+    server = await harness.server()
     changes = QUICK if case.end is end_reasons.HEADER_TIMEOUT else {}
-    proxy = await scene.proxy(server.address, bind=on_unix(tmp_path), **changes)
-    before = Belongings.now()
-    client = await scene.dial(proxy)
+    proxy = await harness.proxy(server.address, bind=on_unix(tmp_path), **changes)
+    before = ResourceSnapshot.now()
+    client = await harness.dial(proxy)
     if case.said:
         await client.send(case.said)
     await leave(client, case.leave)
-    line = await scene.session()
-    await before.again()
+    line = await harness.session()
+    await before.wait_until_restored()
     assert (line["end"], line["client"]) == (case.end.name, "unix:1")
     assert case.detail in (line["detail"] or "")
     assert server.accepted == 0
@@ -642,10 +652,10 @@ async def test_end_over_a_unix_socket(scene: Scene, tmp_path: Path, case: Case) 
         (KINDS["LOCAL"], b"* real\r\n"),
     ],
 )
-async def test_routes_go_by_the_header(scene: Scene, header: bytes, greeting: bytes) -> None:
+async def test_routes_go_by_the_header(harness: ProxyHarness, header: bytes, greeting: bytes) -> None:
     names = ("default", "office", "port", "real")
-    servers = {name: await scene.server(collect(f"* {name}\r\n".encode())) for name in names}
-    proxy = await scene.proxy(
+    servers = {name: await harness.server(collect(f"* {name}\r\n".encode())) for name in names}
+    proxy = await harness.proxy(
         bind=TRUSTED,
         frontends={
             "f": {
@@ -659,38 +669,38 @@ async def test_routes_go_by_the_header(scene: Scene, header: bytes, greeting: by
         },
         backends={name: {"servers": [server.address]} for name, server in servers.items()},
     )
-    client = await scene.dial(proxy)
+    client = await harness.dial(proxy)
     await client.send(header)
-    with trio.fail_after(PATIENCE_S):
+    with trio.fail_after(TIMEOUT_S):
         assert await client.receive_line() == greeting
     await client.close()
-    assert (await scene.session())["backend"] == greeting[2:-2].decode()
+    assert (await harness.session())["backend"] == greeting[2:-2].decode()
 
 
 @pytest.mark.parametrize("version", [1, 2])
-async def test_a_server_without_a_port_is_asked_at_the_headers(scene: Scene, version: int) -> None:
-    server = await scene.server(collect(GREETING))
+async def test_a_server_without_a_port_is_asked_at_the_headers(harness: ProxyHarness, version: int) -> None:
+    server = await harness.server(collect(GREETING))
     port = int(server.address.rpartition(":")[2])
-    proxy = await scene.proxy("127.0.0.1", bind=TRUSTED)
-    client = await scene.dial(proxy)
+    proxy = await harness.proxy("127.0.0.1", bind=TRUSTED)
+    client = await harness.dial(proxy)
     await client.send(
         b"PROXY TCP4 198.51.100.7 203.0.113.9 40000 %d\r\n" % port
         if version == 1
         else v2(("198.51.100.7", 40000), ("203.0.113.9", port))
     )
-    with trio.fail_after(PATIENCE_S):
+    with trio.fail_after(TIMEOUT_S):
         assert await client.receive_line() == GREETING
     await client.close()
-    assert (await scene.session())["server_address"] == server.address
+    assert (await harness.session())["server_address"] == server.address
 
 
 # Cancelled
 
 
 @pytest.mark.parametrize("tls", [False, True])
-async def test_cancelled_at_every_step(scene: Scene, tls: bool) -> None:
-    server = await scene.server((Send(GREETING), Collect()))
-    mapping = scene.mapping(server.address, tls=tls, bind=TRUSTED)
+async def test_cancelled_at_every_step(harness: ProxyHarness, tls: bool) -> None:
+    server = await harness.server((Send(GREETING), Collect()))
+    mapping = harness.mapping(server.address, tls=tls, bind=TRUSTED)
 
     async def visit(address: str) -> None:
         async with await dial(address) as client:
@@ -698,12 +708,12 @@ async def test_cancelled_at_every_step(scene: Scene, tls: bool) -> None:
             await trio.lowlevel.checkpoint()
             await client.send(V2[20:])
             if tls:
-                await client.start_tls(scene.ca.client_context())
+                await client.start_tls(harness.ca.client_context())
             await client.send(COMMAND)
             await client.receive_until_end()
 
     await cancel_at_every_step(mapping, visit)
     assert server.accepted > 0, "some got as far as the server"
-    ended = {line["end"] for line in scene.lines() if line["event"] == "session"}
+    ended = {line["end"] for line in harness.lines() if line["event"] == "session"}
     assert ended <= {"header-stopped", "handshake-stopped", "stopped-connecting", "stopped", "client-closed"}
     assert "header-stopped" in ended

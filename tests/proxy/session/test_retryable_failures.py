@@ -13,9 +13,14 @@ import trio
 
 from mailproxy.net.dial import Endpoint
 from mailproxy.testing import Close, Collect, Echo, Expect, Reset, Send, Step, ThrowAwayCA, collect
-from tests.support.proxy.backend_cluster import Farm, header_of, served_by, turned_away
-from tests.support.proxy.header_recorder import IntroducedServer
-from tests.support.proxy.proxy_fixture import PATIENCE_S, Belongings
+from tests.support.proxy.backend_cluster import (
+    BackendCluster,
+    assert_rejected,
+    proxy_header,
+    receive_server_name,
+)
+from tests.support.proxy.header_recorder import HeaderRecorder
+from tests.support.proxy.proxy_harness import TIMEOUT_S, ResourceSnapshot
 
 PAUSE_MS = 60  # before the same server is tried again: as long as the limit on connecting, up to a second
 QUICK: dict[str, Any] = {"timeouts": {"connect": f"{PAUSE_MS}ms"}}
@@ -24,21 +29,21 @@ QUICK: dict[str, Any] = {"timeouts": {"connect": f"{PAUSE_MS}ms"}}
 # What is tried again
 
 
-async def test_a_server_that_does_not_answer_in_time_is_left(farm: Farm) -> None:
-    await farm.unanswered("s1")
-    await farm.server("s2")
-    await farm.start(retries=3, balance="first", **QUICK)
-    assert await farm.visit() == "s2"
-    line = await farm.scene.session()
+async def test_a_server_that_does_not_answer_in_time_is_left(cluster: BackendCluster) -> None:
+    await cluster.add_unanswering_server("s1")
+    await cluster.add_server("s2")
+    await cluster.start_proxy(retries=3, balance="first", **QUICK)
+    assert await cluster.connect_and_close() == "s2"
+    line = await cluster.harness.session()
     assert (line["server"], line["retries"], line["redispatched"]) == ("s2", 1, True)
     assert line["connect_ms"] >= PAUSE_MS
 
 
-async def test_each_attempt_has_the_whole_time_limit(farm: Farm) -> None:
-    await farm.unanswered("s1")
-    await farm.start(retries=2, redispatch=False, **QUICK)
-    await turned_away(await farm.guest())
-    line = await farm.scene.session()
+async def test_each_attempt_has_the_whole_time_limit(cluster: BackendCluster) -> None:
+    await cluster.add_unanswering_server("s1")
+    await cluster.start_proxy(retries=2, redispatch=False, **QUICK)
+    await assert_rejected(await cluster.connect_client())
+    line = await cluster.harness.session()
     assert (line["end"], line["state"], line["retries"]) == ("connect-timeout", "sC", 2)
     assert line["total_ms"] >= 3 * PAUSE_MS
 
@@ -52,68 +57,72 @@ NO_TLS: dict[str, Sequence[Step]] = {
 
 
 @pytest.mark.parametrize("fault", [*NO_TLS, "wrong name", "foreign CA"])
-async def test_a_server_with_which_tls_fails_is_left(farm: Farm, fault: str, tmp_path: Path) -> None:
-    ca = farm.scene.ca
+async def test_a_server_with_which_tls_fails_is_left(
+    cluster: BackendCluster, fault: str, tmp_path: Path
+) -> None:
+    ca = cluster.harness.ca
     match fault:
         case "wrong name":
-            bad = await farm.server("bad", tls=ca.server_context("elsewhere.example"))
+            bad = await cluster.add_server("bad", tls=ca.server_context("elsewhere.example"))
         case "foreign CA":
             (tmp_path / "foreign").mkdir()
             foreign = ThrowAwayCA(tmp_path / "foreign")
-            bad = await farm.server("bad", tls=foreign.server_context("127.0.0.1"))
+            bad = await cluster.add_server("bad", tls=foreign.server_context("127.0.0.1"))
         case _:
-            bad = await farm.server("bad", NO_TLS[fault])
-    await farm.server("good", tls=ca.server_context("127.0.0.1"))
-    await farm.start(retries=3, balance="first", backend_tls=True, tcplog=True, **QUICK)
-    before = Belongings.now()
-    assert await farm.visit() == "good"
-    line = await farm.tcp_line()
-    assert (line.place, line.state, line.retries) == ("b/good", "--", "+1")
+            bad = await cluster.add_server("bad", NO_TLS[fault])
+    await cluster.add_server("good", tls=ca.server_context("127.0.0.1"))
+    await cluster.start_proxy(retries=3, balance="first", backend_tls=True, tcplog=True, **QUICK)
+    before = ResourceSnapshot.now()
+    assert await cluster.connect_and_close() == "good"
+    line = await cluster.tcplog_line()
+    assert (line.server, line.state, line.retries) == ("b/good", "--", "+1")
     assert bad.accepted == 1
-    await before.again()
+    await before.wait_until_restored()
 
 
-async def test_tls_that_fails_for_good_is_tried_so_often(farm: Farm) -> None:
-    server = await farm.server("s1", (Close(),))
-    await farm.start(retries=2, redispatch=False, backend_tls=True, **QUICK)
-    await turned_away(await farm.guest())
-    line = await farm.scene.session()
+async def test_tls_that_fails_for_good_is_tried_so_often(cluster: BackendCluster) -> None:
+    server = await cluster.add_server("s1", (Close(),))
+    await cluster.start_proxy(retries=2, redispatch=False, backend_tls=True, **QUICK)
+    await assert_rejected(await cluster.connect_client())
+    line = await cluster.harness.session()
     assert (line["end"], line["state"], line["retries"]) == ("server-handshake-failed", "SC", 2)
     assert line["total_ms"] >= 2 * PAUSE_MS
     assert server.accepted == 3
 
 
-async def test_clients_with_tls_notice_nothing_of_it(farm: Farm) -> None:
-    await farm.refusing("bad")
-    await farm.server("good")
-    await farm.start(retries=1, balance="first", tls=True)
-    client = await farm.guest()
+async def test_clients_with_tls_notice_nothing_of_it(cluster: BackendCluster) -> None:
+    await cluster.add_refusing_servers("bad")
+    await cluster.add_server("good")
+    await cluster.start_proxy(retries=1, balance="first", tls=True)
+    client = await cluster.connect_client()
     await client.send(b"before the greeting\r\n")
-    assert await served_by(client) == "good"
+    assert await receive_server_name(client) == "good"
     assert await client.receive_line() == b"before the greeting\r\n"
-    await farm.leave(client)
-    assert (await farm.scene.session())["retries"] == 1
+    await cluster.close_client(client)
+    assert (await cluster.harness.session())["retries"] == 1
 
 
-async def test_what_the_client_has_said_already_goes_to_the_server_that_takes_it(farm: Farm) -> None:
-    await farm.refusing("bad", "worse")
-    await farm.server("good", (Echo(),))
-    await farm.start(retries=2, balance="first")
-    client = await farm.guest()
+async def test_what_the_client_has_said_already_goes_to_the_server_that_takes_it(
+    cluster: BackendCluster,
+) -> None:
+    await cluster.add_refusing_servers("bad", "worse")
+    await cluster.add_server("good", (Echo(),))
+    await cluster.start_proxy(retries=2, balance="first")
+    client = await cluster.connect_client()
     await client.send(b"EHLO impatient\r\n")
-    with trio.fail_after(PATIENCE_S):
+    with trio.fail_after(TIMEOUT_S):
         assert await client.receive_line() == b"EHLO impatient\r\n"
 
 
-async def test_the_next_server_is_told_of_the_client_anew(farm: Farm) -> None:
+async def test_the_next_server_is_told_of_the_client_anew(cluster: BackendCluster) -> None:
     """One that took the PROXY header and then failed keeps nothing from the next."""
-    await farm.server("bad", (Expect(b"PROXY"), Close()))
-    told = IntroducedServer(collect(b"good\r\n"), behind=farm.scene.ca.server_context("127.0.0.1"))
-    await farm.elsewhere("good", await farm.scene.nursery.start(told.serve))
-    await farm.start(retries=1, balance="first", backend_tls=True, introduced=True, send_proxy="v1")
-    assert await farm.visit("192.0.2.77") == "good"
-    assert told.raw == [header_of("192.0.2.77")]
-    assert (await farm.scene.session())["retries"] == 1
+    await cluster.add_server("bad", (Expect(b"PROXY"), Close()))
+    told = HeaderRecorder(collect(b"good\r\n"), behind=cluster.harness.ca.server_context("127.0.0.1"))
+    await cluster.add_external_server("good", await cluster.harness.nursery.start(told.serve))
+    await cluster.start_proxy(retries=1, balance="first", backend_tls=True, introduced=True, send_proxy="v1")
+    assert await cluster.connect_and_close("192.0.2.77") == "good"
+    assert told.raw == [proxy_header("192.0.2.77")]
+    assert (await cluster.harness.session())["retries"] == 1
 
 
 def resolve_to(monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:
@@ -124,27 +133,31 @@ def resolve_to(monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:
     monkeypatch.setattr(trio.socket, "getaddrinfo", resolve)
 
 
-async def test_all_addresses_of_a_name_are_one_attempt(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
-    await farm.refusing("gone")
-    port = farm.tables.pop()["address"].rpartition(":")[2]
-    await farm.elsewhere("named", f"mail.internal:{port}")
-    await farm.server("good")
+async def test_all_addresses_of_a_name_are_one_attempt(
+    cluster: BackendCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await cluster.add_refusing_servers("gone")
+    port = cluster.server_tables.pop()["address"].rpartition(":")[2]
+    await cluster.add_external_server("named", f"mail.internal:{port}")
+    await cluster.add_server("good")
     resolve_to(monkeypatch, "127.0.0.2", "127.0.0.1", "127.0.0.3")
-    await farm.start(retries=3, balance="first", redispatch=False, **QUICK)
-    await turned_away(await farm.guest())
-    line = await farm.scene.session()
+    await cluster.start_proxy(retries=3, balance="first", redispatch=False, **QUICK)
+    await assert_rejected(await cluster.connect_client())
+    line = await cluster.harness.session()
     assert (line["server"], line["retries"]) == ("named", 3)
-    assert farm.counts("named").connect_errors == 4
+    assert cluster.counts("named").connect_errors == 4
     assert all(f"{host}:{port}" in line["detail"] for host in ("127.0.0.1", "127.0.0.2", "127.0.0.3"))
 
 
-async def test_a_names_second_address_is_no_retry(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = await farm.server("s1")
-    farm.tables[0]["address"] = server.address.replace("127.0.0.1", "mail.internal")
+async def test_a_names_second_address_is_no_retry(
+    cluster: BackendCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await cluster.add_server("s1")
+    cluster.server_tables[0]["address"] = server.address.replace("127.0.0.1", "mail.internal")
     resolve_to(monkeypatch, "127.0.0.2", "127.0.0.1")
-    await farm.start(retries=3)
-    assert await farm.visit() == "s1"
-    line = await farm.scene.session()
+    await cluster.start_proxy(retries=3)
+    assert await cluster.connect_and_close() == "s1"
+    line = await cluster.harness.session()
     assert (line["retries"], line["server_address"]) == (0, server.address)
 
 
@@ -161,28 +174,32 @@ HASTY: dict[str, tuple[Sequence[Step], set[tuple[str, str]]]] = {
 
 @pytest.mark.parametrize("tls", [False, True])
 @pytest.mark.parametrize("playbook", HASTY)
-async def test_a_connection_that_was_made_is_never_made_again(farm: Farm, playbook: str, tls: bool) -> None:
+async def test_a_connection_that_was_made_is_never_made_again(
+    cluster: BackendCluster, playbook: str, tls: bool
+) -> None:
     """A client's command may be in it: nobody says it twice."""
     steps, ends = HASTY[playbook]
-    context = farm.scene.ca.server_context("127.0.0.1") if tls else None
-    hasty = await farm.server("hasty", steps, tls=context)
-    other = await farm.server("other", tls=context)
-    await farm.start(retries=3, balance="first", backend_tls=tls)
-    client = await farm.guest()
+    context = cluster.harness.ca.server_context("127.0.0.1") if tls else None
+    hasty = await cluster.add_server("hasty", steps, tls=context)
+    other = await cluster.add_server("other", tls=context)
+    await cluster.start_proxy(retries=3, balance="first", backend_tls=tls)
+    client = await cluster.connect_client()
     await client.send(b"a1 NOOP\r\n")
-    with trio.fail_after(PATIENCE_S):
+    with trio.fail_after(TIMEOUT_S):
         await client.receive_until_end()
     client.drop()
-    line = await farm.scene.session()
+    line = await cluster.harness.session()
     assert (line["server"], line["retries"], line["redispatched"]) == ("hasty", 0, False)
     assert (line["end"], line["state"]) in ends
     assert (hasty.accepted, other.accepted) == (1, 0)
 
 
-async def test_this_machines_own_want_is_not_tried_again(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_this_machines_own_want_is_not_tried_again(
+    cluster: BackendCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without a descriptor no other server is better; more attempts would make it worse."""
-    await farm.server("s1")
-    await farm.server("s2")
+    await cluster.add_server("s1")
+    await cluster.add_server("s2")
     attempts = 0
 
     def at(_endpoint: Endpoint, _port: int | None) -> object:
@@ -191,11 +208,11 @@ async def test_this_machines_own_want_is_not_tried_again(farm: Farm, monkeypatch
         raise OSError(errno.ENOBUFS, "as the kernel would say when it is asked to connect")
 
     monkeypatch.setattr(Endpoint, "at", at)
-    await farm.start(retries=3)
-    before = Belongings.now()
-    await turned_away(await farm.guest())
-    line = await farm.scene.session()
+    await cluster.start_proxy(retries=3)
+    before = ResourceSnapshot.now()
+    await assert_rejected(await cluster.connect_client())
+    line = await cluster.harness.session()
     assert (line["end"], line["state"], line["retries"]) == ("out-of-resources", "RC", 0)
     assert attempts == 1
-    assert [farm.counts(name).connect_errors for name in ("s1", "s2")] == [0, 0], "no server's fault"
-    await before.again()
+    assert [cluster.counts(name).connect_errors for name in ("s1", "s2")] == [0, 0], "no server's fault"
+    await before.wait_until_restored()

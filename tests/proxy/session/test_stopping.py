@@ -7,7 +7,7 @@ import trio
 import trio.testing
 
 from mailproxy.testing import Collect, Send, UnansweredServer, collect, dial
-from tests.support.proxy.proxy_fixture import PATIENCE_S, Scene
+from tests.support.proxy.proxy_harness import TIMEOUT_S, ProxyHarness
 from tests.support.proxy.relays import ON_BOTH
 from tests.support.proxy.task_steps import cancel_at_every_step
 
@@ -15,11 +15,11 @@ GREETING = b"* OK ready\r\n"
 
 
 @ON_BOTH
-async def test_three_acts(scene: Scene) -> None:
-    server = await scene.server(collect(GREETING))
-    proxy = await scene.proxy(server.address)
+async def test_three_acts(harness: ProxyHarness) -> None:
+    server = await harness.server(collect(GREETING))
+    proxy = await harness.proxy(server.address)
     address = proxy.frontends["f"].addresses[0]
-    quick, slow = await scene.dial(proxy), await scene.dial(proxy)
+    quick, slow = await harness.dial(proxy), await harness.dial(proxy)
     for client in (quick, slow):
         assert await client.receive_line() == GREETING
     over = trio.Event()
@@ -28,44 +28,44 @@ async def test_three_acts(scene: Scene) -> None:
         await proxy.drain(0.5)
         over.set()
 
-    scene.nursery.start_soon(drain)
+    harness.nursery.start_soon(drain)
     await trio.testing.wait_all_tasks_blocked()
     with pytest.raises(OSError):  # act 1: nobody new
         await dial(address)
     await quick.close()  # act 2: who is there may finish
-    assert (await scene.session())["end"] == "client-closed"
+    assert (await harness.session())["end"] == "client-closed"
     assert not over.is_set()
-    with trio.fail_after(PATIENCE_S):  # act 3: the rest is stopped
+    with trio.fail_after(TIMEOUT_S):  # act 3: the rest is stopped
         assert await slow.receive_until_end() == b""
         await over.wait()
     slow.drop()
-    lines = await scene.sessions(2)
+    lines = await harness.sessions(2)
     assert (lines[1]["end"], lines[1]["state"], lines[1]["by"]) == ("stopped", "K-", "admin")
     assert lines[1]["total_ms"] >= 500
 
 
-async def test_draining_with_nobody_there_ends_at_once(scene: Scene) -> None:
-    server = await scene.server()
-    proxy = await scene.proxy(server.address)
-    with trio.fail_after(PATIENCE_S):
+async def test_draining_with_nobody_there_ends_at_once(harness: ProxyHarness) -> None:
+    server = await harness.server()
+    proxy = await harness.proxy(server.address)
+    with trio.fail_after(TIMEOUT_S):
         await proxy.drain(1000)
 
 
 @ON_BOTH
-async def test_stopped_in_each_phase(scene: Scene) -> None:
+async def test_stopped_in_each_phase(harness: ProxyHarness) -> None:
     """A drain that ends at once names the phase that each session was in."""
-    nowhere: str = await scene.nursery.start(UnansweredServer().serve)
-    server = await scene.server(collect(GREETING))
-    proxy = await scene.run_proxy(
+    nowhere: str = await harness.nursery.start(UnansweredServer().serve)
+    server = await harness.server(collect(GREETING))
+    proxy = await harness.run_proxy(
         {
-            "log": {"format": "json", "to": str(scene.log)},
-            "process": {"relay": scene.kind},
+            "log": {"format": "json", "to": str(harness.log)},
+            "process": {"relay": harness.relay_kind},
             "frontends": {
                 "f": {"backend": "b", "log_null": True, "bind": [{"address": "127.0.0.1:0"}]},
                 "t": {
                     "backend": "b",
                     "log_null": True,
-                    "tls": {"certificates": [str(scene.pem)]},
+                    "tls": {"certificates": [str(harness.pem)]},
                     "bind": [{"address": "127.0.0.1:0", "mode": "tls"}],
                 },
                 "n": {"backend": "n", "log_null": True, "bind": [{"address": "127.0.0.1:0"}]},
@@ -75,12 +75,12 @@ async def test_stopped_in_each_phase(scene: Scene) -> None:
     )
     clients = [await dial(proxy.frontends[name].addresses[0]) for name in "ftn"]
     assert await clients[0].receive_line() == GREETING
-    with trio.fail_after(PATIENCE_S):
+    with trio.fail_after(TIMEOUT_S):
         while proxy.sessions < 3:  # noqa: ASYNC110 - a count, not an event
             await trio.sleep(0.005)
         await trio.testing.wait_all_tasks_blocked()
         await proxy.drain(0)
-    ended = {line["frontend"]: (line["end"], line["state"]) for line in await scene.sessions(3)}
+    ended = {line["frontend"]: (line["end"], line["state"]) for line in await harness.sessions(3)}
     assert ended == {
         "f": ("stopped", "K-"),
         "t": ("handshake-stopped", None),
@@ -92,23 +92,23 @@ async def test_stopped_in_each_phase(scene: Scene) -> None:
 
 @ON_BOTH
 @pytest.mark.parametrize("tls", [False, True])
-async def test_cancelled_at_every_step(scene: Scene, tls: bool) -> None:
+async def test_cancelled_at_every_step(harness: ProxyHarness, tls: bool) -> None:
     """Wherever the proxy is when it is cancelled, it closes everything and each session gets its line."""
-    server = await scene.server(
-        (Send(GREETING), Collect()), tls=scene.ca.server_context("127.0.0.1") if tls else None
+    server = await harness.server(
+        (Send(GREETING), Collect()), tls=harness.ca.server_context("127.0.0.1") if tls else None
     )
-    ending = {"mode": "tls", "tls": {"certificates": [str(scene.pem)]}} if tls else {}
+    ending = {"mode": "tls", "tls": {"certificates": [str(harness.pem)]}} if tls else {}
     mapping = {
-        "log": {"format": "json", "to": str(scene.log)},
-        "process": {"relay": scene.kind},
+        "log": {"format": "json", "to": str(harness.log)},
+        "process": {"relay": harness.relay_kind},
         "frontends": {
             "f": {"backend": "b", "log_null": True, "bind": [{"address": "127.0.0.1:0", **ending}]},
         },
         "backends": {
-            "b": {"servers": [server.address], **({"tls": {"ca": str(scene.ca.pem)}} if tls else {})}
+            "b": {"servers": [server.address], **({"tls": {"ca": str(harness.ca.pem)}} if tls else {})}
         },
     }
-    context = scene.ca.client_context() if tls else None
+    context = harness.ca.client_context() if tls else None
 
     async def visit(address: str) -> None:
         async with await dial(address, tls=context) as client:
@@ -117,6 +117,6 @@ async def test_cancelled_at_every_step(scene: Scene, tls: bool) -> None:
 
     await cancel_at_every_step(mapping, visit)
     assert server.accepted > 0, "some got as far as the server"
-    lines = scene.lines()
+    lines = harness.lines()
     assert {line["event"] for line in lines} <= {"session", "listening", "ready", "stopped"}
     assert "internal-error" not in {line.get("end") for line in lines}

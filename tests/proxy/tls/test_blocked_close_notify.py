@@ -19,9 +19,9 @@ from mailproxy.log.end_reasons import (
 from mailproxy.net.tls.tls import send_close_notify, send_record
 from mailproxy.testing import ThrowAwayCA
 from tests.support.proxy.relay_harness import Contexts
-from tests.support.proxy.relayed_pair import Talk, talk
+from tests.support.proxy.relayed_pair import RelayedPair, relayed_pair
 from tests.support.proxy.relays import ON_BOTH, Kind
-from tests.support.proxy.task_steps import FEW_STEPS, steps_meanwhile
+from tests.support.proxy.task_steps import FEW_STEPS, count_steps
 
 pytestmark = ON_BOTH
 
@@ -63,12 +63,12 @@ def half_close(sock: socket.socket) -> None:
     socket.socket.shutdown(sock, socket.SHUT_WR)
 
 
-async def end_without_room(session: Talk) -> int:
+async def end_without_room(session: RelayedPair) -> int:
     """The server ends its side while the client's connection is full; gives the bytes that are in it."""
-    filled = fill(session.pair.client.sock)
+    filled = fill(session.tunnel.client.sock)
     session.server.shutdown(socket.SHUT_WR)
     await wait_all_tasks_blocked()
-    down = session.pair.to_client
+    down = session.tunnel.to_client
     assert (down.eof, down.is_blocked, down.is_finished, len(down.pending_close_notify)) == (
         True,
         True,
@@ -82,7 +82,7 @@ async def test_it_leaves_when_there_is_room(
     mock_clock: MockClock, relay_kind: Kind, contexts: Contexts
 ) -> None:
     """Once, whole, and with the FIN behind it; the other direction goes on, before and after."""
-    async with talk(mock_clock, relay_kind, tls="client", contexts=contexts) as session:
+    async with relayed_pair(mock_clock, relay_kind, tls="client", contexts=contexts) as session:
         filled = await end_without_room(session)
         session.client.send(b"a1 NOOP\r\n")
         await wait_all_tasks_blocked()
@@ -90,41 +90,41 @@ async def test_it_leaves_when_there_is_room(
         data, has_ended = await read_raw(session.client)
         assert has_ended
         assert (data[filled:][: len(RECORD_HEAD)], len(data)) == (RECORD_HEAD, filled + RECORD_BYTES)
-        assert session.pair.to_client.is_finished
+        assert session.tunnel.to_client.is_finished
         session.client.send(b"a2 NOOP\r\n")
         await wait_all_tasks_blocked()
         assert session.server.recv(100) == b"a2 NOOP\r\n"
-        assert session.ends == []
+        assert session.end_reasons == []
         half_close(session.client)
         await wait_all_tasks_blocked()
-        assert session.ends == [SERVER_CLOSED]
+        assert session.end_reasons == [SERVER_CLOSED]
 
 
 async def test_when_both_have_ended_it_is_still_waited_for(
     mock_clock: MockClock, relay_kind: Kind, contexts: Contexts
 ) -> None:
-    async with talk(mock_clock, relay_kind, tls="client", contexts=contexts) as session:
+    async with relayed_pair(mock_clock, relay_kind, tls="client", contexts=contexts) as session:
         half_close(session.client)
         await wait_all_tasks_blocked()
         filled = await end_without_room(session)
-        assert session.ends == []
+        assert session.end_reasons == []
         data, _ = await read_raw(session.client)
         assert len(data) == filled + RECORD_BYTES
-        assert session.ends == [CLIENT_CLOSED]
+        assert session.end_reasons == [CLIENT_CLOSED]
 
 
 async def test_the_other_side_may_end_while_it_is_waited_for(
     mock_clock: MockClock, relay_kind: Kind, contexts: Contexts
 ) -> None:
     """And is told so at once."""
-    async with talk(mock_clock, relay_kind, tls="client", contexts=contexts) as session:
+    async with relayed_pair(mock_clock, relay_kind, tls="client", contexts=contexts) as session:
         await end_without_room(session)
         half_close(session.client)
         await wait_all_tasks_blocked()
         assert session.server.recv(1) == b""
-        assert session.ends == []
+        assert session.end_reasons == []
         await read_raw(session.client)
-        assert session.ends == [SERVER_CLOSED]
+        assert session.end_reasons == [SERVER_CLOSED]
 
 
 async def test_what_has_left_in_part_leaves_whole(
@@ -146,7 +146,7 @@ async def test_what_has_left_in_part_leaves_whole(
         return send_record(tls, record[:7]) + record[7:]
 
     monkeypatch.setattr("mailproxy.net.relay.transfer.send_close_notify", in_part)
-    async with talk(mock_clock, relay_kind, tls="client", contexts=contexts) as session:
+    async with relayed_pair(mock_clock, relay_kind, tls="client", contexts=contexts) as session:
         session.server.shutdown(socket.SHUT_WR)
         await wait_all_tasks_blocked()
         assert session.client.recv(100) == b"", "close_notify, or this raises"
@@ -156,54 +156,62 @@ async def test_a_client_that_makes_no_room_is_silent(
     mock_clock: MockClock, relay_kind: Kind, contexts: Contexts
 ) -> None:
     """From when the server has ended; however long both had been silent before."""
-    async with talk(mock_clock, relay_kind, half_closed=5, tls="client", contexts=contexts) as session:
-        await session.later(100)
+    async with relayed_pair(
+        mock_clock, relay_kind, half_closed=5, tls="client", contexts=contexts
+    ) as session:
+        await session.advance(100)
         await end_without_room(session)
-        await session.later(4.9)
-        assert session.ends == []
-        await session.later(0.2)
-        assert session.ends == [CLIENT_TIMEOUT]
+        await session.advance(4.9)
+        assert session.end_reasons == []
+        await session.advance(0.2)
+        assert session.end_reasons == [CLIENT_TIMEOUT]
 
 
 async def test_a_client_that_has_ended_and_makes_no_room_is_silent(
     mock_clock: MockClock, relay_kind: Kind, contexts: Contexts
 ) -> None:
-    async with talk(mock_clock, relay_kind, half_closed=5, tls="client", contexts=contexts) as session:
+    async with relayed_pair(
+        mock_clock, relay_kind, half_closed=5, tls="client", contexts=contexts
+    ) as session:
         half_close(session.client)
         await wait_all_tasks_blocked()
         await end_without_room(session)
-        await session.later(4.9)
-        assert session.ends == []
-        await session.later(0.2)
-        assert session.ends == [CLIENT_TIMEOUT]
+        await session.advance(4.9)
+        assert session.end_reasons == []
+        await session.advance(0.2)
+        assert session.end_reasons == [CLIENT_TIMEOUT]
 
 
 async def test_a_server_that_makes_no_room_is_silent(
     mock_clock: MockClock, relay_kind: Kind, contexts: Contexts
 ) -> None:
     """The mirror."""
-    async with talk(mock_clock, relay_kind, half_closed=5, tls="server", contexts=contexts) as session:
-        fill(session.pair.server.sock)
+    async with relayed_pair(
+        mock_clock, relay_kind, half_closed=5, tls="server", contexts=contexts
+    ) as session:
+        fill(session.tunnel.server.sock)
         session.client.shutdown(socket.SHUT_WR)
         await wait_all_tasks_blocked()
-        assert session.pair.to_server.is_blocked
-        await session.later(4.9)
-        assert session.ends == []
-        await session.later(0.2)
-        assert session.ends == [SERVER_TIMEOUT]
+        assert session.tunnel.to_server.is_blocked
+        await session.advance(4.9)
+        assert session.end_reasons == []
+        await session.advance(0.2)
+        assert session.end_reasons == [SERVER_TIMEOUT]
 
 
 async def test_the_clients_limit_counts_anew_once_it_has_left(
     mock_clock: MockClock, relay_kind: Kind, contexts: Contexts
 ) -> None:
-    async with talk(mock_clock, relay_kind, half_closed=5, tls="client", contexts=contexts) as session:
+    async with relayed_pair(
+        mock_clock, relay_kind, half_closed=5, tls="client", contexts=contexts
+    ) as session:
         await end_without_room(session)
-        await session.later(4)
+        await session.advance(4)
         await read_raw(session.client)
-        await session.later(4.9)
-        assert session.ends == []
-        await session.later(0.2)
-        assert session.ends == [CLIENT_TIMEOUT]
+        await session.advance(4.9)
+        assert session.end_reasons == []
+        await session.advance(0.2)
+        assert session.end_reasons == [CLIENT_TIMEOUT]
 
 
 @pytest.mark.parametrize("has_ended", [False, True])
@@ -211,22 +219,22 @@ async def test_a_client_that_goes_meanwhile(
     mock_clock: MockClock, relay_kind: Kind, contexts: Contexts, has_ended: bool
 ) -> None:
     """Who has said its last word may leave before the answer, and nothing but close_notify is lost."""
-    async with talk(mock_clock, relay_kind, tls="client", contexts=contexts) as session:
+    async with relayed_pair(mock_clock, relay_kind, tls="client", contexts=contexts) as session:
         if has_ended:
             half_close(session.client)
             await wait_all_tasks_blocked()
         await end_without_room(session)
         session.client.close()  # over what it has not read, which makes a reset of it
         await wait_all_tasks_blocked()
-        assert session.ends == [CLIENT_CLOSED if has_ended else CLIENT_ABORTED]
-        assert not session.pair.to_client.pending_close_notify
+        assert session.end_reasons == [CLIENT_CLOSED if has_ended else CLIENT_ABORTED]
+        assert not session.tunnel.to_client.pending_close_notify
 
 
 async def test_nothing_is_done_until_there_is_room(
     mock_clock: MockClock, relay_kind: Kind, contexts: Contexts
 ) -> None:
-    async with talk(mock_clock, relay_kind, tls="client", contexts=contexts) as session:
+    async with relayed_pair(mock_clock, relay_kind, tls="client", contexts=contexts) as session:
         await end_without_room(session)
         mock_clock.rate = 1
-        assert await steps_meanwhile() < FEW_STEPS
-        assert session.ends == []
+        assert await count_steps() < FEW_STEPS
+        assert session.end_reasons == []

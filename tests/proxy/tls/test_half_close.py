@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from mailproxy.testing import Connection, pattern
-from tests.support.proxy.proxy_fixture import Scene
+from tests.support.proxy.proxy_harness import ProxyHarness
 from tests.support.proxy.relays import ON_BOTH
 
 pytestmark = ON_BOTH
@@ -90,19 +90,19 @@ async def half_closed_download(client: Connection) -> str:
     ids=["clear-clear", "tls-clear", "clear-tls", "tls-tls"],
 )
 async def test_half_close_in_the_middle_of_a_download(
-    scene: Scene, data: bytes, tls: bool, server_tls: bool
+    harness: ProxyHarness, data: bytes, tls: bool, server_tls: bool
 ) -> None:
-    context = scene.ca.server_context("127.0.0.1") if server_tls else None
+    context = harness.ca.server_context("127.0.0.1") if server_tls else None
     with Sender(context, data) as sender:
-        proxy = await scene.proxy(sender.address, tls=tls, server_tls=server_tls)
+        proxy = await harness.proxy(sender.address, tls=tls, server_tls=server_tls)
         for _ in range(TURNS):
-            client = await scene.dial(proxy, tls=tls)
+            client = await harness.dial(proxy, tls=tls)
             with trio.fail_after(30):
                 digest = await half_closed_download(client)
             assert len(client.received) == SIZE
             assert digest == hashlib.sha256(data).hexdigest()
             assert client.end == ("close_notify" if tls else "eof")
             client.drop()
-        lines = await scene.sessions(TURNS)
+        lines = await harness.sessions(TURNS)
         assert sender.faults == []
     assert {(line["end"], line["bytes_out"]) for line in lines} == {("client-closed", SIZE)}

@@ -12,17 +12,17 @@ import pytest
 import trio
 
 from mailproxy.testing import Connection, ThrowAwayCA, dial, greet_and_echo
-from tests.support.proxy.proxy_fixture import PATIENCE_S, Belongings, Line, Scene
+from tests.support.proxy.proxy_harness import TIMEOUT_S, Line, ProxyHarness, ResourceSnapshot
 
 GREETING = b"* OK ready\r\n"
 QUICK: dict[str, Any] = {"frontends": {"f": {"timeouts": {"handshake": "300ms"}}}}
 
 
-async def handshake_line(scene: Scene, said: bytes, leave: str, **changes: Any) -> Line:
+async def handshake_line(harness: ProxyHarness, said: bytes, leave: str, **changes: Any) -> Line:
     """The line of a session whose client says something that is no handshake, then leaves in this way or stays."""
-    server = await scene.server()
-    proxy = await scene.proxy(server.address, tls=True, **changes)
-    before = Belongings.now()
+    server = await harness.server()
+    proxy = await harness.proxy(server.address, tls=True, **changes)
+    before = ResourceSnapshot.now()
     client = await dial(proxy.frontends["f"].addresses[0])
     if said:
         await client.send(said)
@@ -30,12 +30,12 @@ async def handshake_line(scene: Scene, said: bytes, leave: str, **changes: Any) 
         client.drop()
     elif leave == "reset":
         client.reset()
-    line = await scene.session()
-    with trio.fail_after(PATIENCE_S):
+    line = await harness.session()
+    with trio.fail_after(TIMEOUT_S):
         if leave == "stay":
             await client.receive_until_end()
             client.drop()
-    await before.again()
+    await before.wait_until_restored()
     assert server.accepted == 0, "nobody is connected to a server before the handshake is done"
     assert line["phase"] == "handshake"
     assert line["state"] is None
@@ -52,69 +52,69 @@ def hello(context: ssl.SSLContext | None = None) -> bytes:
 
 
 @pytest.mark.parametrize("leave", ["stay", "close"])
-async def test_clear_text(scene: Scene, leave: str) -> None:
-    line = await handshake_line(scene, b"a1 LOGIN user secret-password\r\n", leave)
+async def test_clear_text(harness: ProxyHarness, leave: str) -> None:
+    line = await handshake_line(harness, b"a1 LOGIN user secret-password\r\n", leave)
     assert line["end"] == "handshake-failed"
     assert line["detail"], "OpenSSL's reason is there"
-    assert "secret-password" not in scene.log.read_text()
+    assert "secret-password" not in harness.log.read_text()
 
 
-async def test_nothing_and_closed(scene: Scene) -> None:
-    assert (await handshake_line(scene, b"", "close"))["end"] == "handshake-empty"
+async def test_nothing_and_closed(harness: ProxyHarness) -> None:
+    assert (await handshake_line(harness, b"", "close"))["end"] == "handshake-empty"
 
 
-async def test_nothing_and_closed_is_not_logged_by_default(scene: Scene) -> None:
-    server = await scene.server()
-    proxy = await scene.proxy(server.address, tls=True, frontends={"f": {"log_null": False}})
+async def test_nothing_and_closed_is_not_logged_by_default(harness: ProxyHarness) -> None:
+    server = await harness.server()
+    proxy = await harness.proxy(server.address, tls=True, frontends={"f": {"log_null": False}})
     for _ in range(3):
         (await dial(proxy.frontends["f"].addresses[0])).drop()
     client = await dial(proxy.frontends["f"].addresses[0])
     await client.send(b"clear text\r\n")
-    assert (await scene.session())["end"] == "handshake-failed"
+    assert (await harness.session())["end"] == "handshake-failed"
     client.drop()
-    await scene.idle()
-    assert len(await scene.sessions(1)) == 1
+    await harness.wait_until_idle()
+    assert len(await harness.sessions(1)) == 1
 
 
-async def test_nothing_and_reset(scene: Scene) -> None:
-    assert (await handshake_line(scene, b"", "reset"))["end"] == "handshake-failed"
+async def test_nothing_and_reset(harness: ProxyHarness) -> None:
+    assert (await handshake_line(harness, b"", "reset"))["end"] == "handshake-failed"
 
 
-async def test_half_a_hello_and_closed(scene: Scene) -> None:
-    assert (await handshake_line(scene, hello()[:100], "close"))["end"] == "handshake-left"
+async def test_half_a_hello_and_closed(harness: ProxyHarness) -> None:
+    assert (await handshake_line(harness, hello()[:100], "close"))["end"] == "handshake-left"
 
 
-async def test_half_a_hello_and_reset(scene: Scene) -> None:
-    assert (await handshake_line(scene, hello()[:100], "reset"))["end"] == "handshake-failed"
+async def test_half_a_hello_and_reset(harness: ProxyHarness) -> None:
+    assert (await handshake_line(harness, hello()[:100], "reset"))["end"] == "handshake-failed"
 
 
 @pytest.mark.parametrize("size", [0, 3, 100, 10_000])
-async def test_never_finished(scene: Scene, size: int) -> None:
-    line = await handshake_line(scene, hello()[:size], "stay", **QUICK)
+async def test_never_finished(harness: ProxyHarness, size: int) -> None:
+    line = await handshake_line(harness, hello()[:size], "stay", **QUICK)
     assert line["end"] == "handshake-timeout"
     assert 300 <= line["total_ms"] < 5000
 
 
-async def test_trickling_does_not_stretch_the_limit(scene: Scene) -> None:
-    server = await scene.server()
-    proxy = await scene.proxy(server.address, tls=True, **QUICK)
+async def test_trickling_does_not_stretch_the_limit(harness: ProxyHarness) -> None:
+    server = await harness.server()
+    proxy = await harness.proxy(server.address, tls=True, **QUICK)
     client = await dial(proxy.frontends["f"].addresses[0])
-    with pytest.raises(trio.BrokenResourceError), trio.fail_after(PATIENCE_S):
+    with pytest.raises(trio.BrokenResourceError), trio.fail_after(TIMEOUT_S):
         await client.send_in_pieces(hello(), 1, 0.02)
     client.drop()
-    assert (await scene.session())["end"] == "handshake-timeout"
+    assert (await harness.session())["end"] == "handshake-timeout"
 
 
-async def test_hello_byte_by_byte(scene: Scene) -> None:
-    server = await scene.server()
-    proxy = await scene.proxy(server.address, tls=True)
+async def test_hello_byte_by_byte(harness: ProxyHarness) -> None:
+    server = await harness.server()
+    proxy = await harness.proxy(server.address, tls=True)
     host, port = proxy.frontends["f"].addresses[0].rsplit(":", 1)
     sock = trio.socket.socket()
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     await sock.connect((host, int(port)))
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    tls = scene.ca.client_context().wrap_bio(incoming, outgoing, server_hostname="localhost")
-    with trio.fail_after(PATIENCE_S):
+    tls = harness.ca.client_context().wrap_bio(incoming, outgoing, server_hostname="localhost")
+    with trio.fail_after(TIMEOUT_S):
         while True:
             try:
                 tls.do_handshake()
@@ -126,41 +126,41 @@ async def test_hello_byte_by_byte(scene: Scene) -> None:
     sock.close()
 
 
-async def test_old_version(scene: Scene) -> None:
-    context = scene.ca.client_context()
+async def test_old_version(harness: ProxyHarness) -> None:
+    context = harness.ca.client_context()
     with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
         context.minimum_version = ssl.TLSVersion.TLSv1
         context.maximum_version = ssl.TLSVersion.TLSv1_1
     context.set_ciphers("ALL:@SECLEVEL=0")
-    server = await scene.server()
-    proxy = await scene.proxy(server.address, tls=True)
+    server = await harness.server()
+    proxy = await harness.proxy(server.address, tls=True)
     with pytest.raises(trio.BrokenResourceError):
         await dial(proxy.frontends["f"].addresses[0], tls=context)
-    line = await scene.session()
+    line = await harness.session()
     assert line["end"] == "handshake-failed"
     assert "unsupported protocol" in line["detail"]
 
 
-async def test_client_that_does_not_trust_us(scene: Scene, tmp_path: Path) -> None:
+async def test_client_that_does_not_trust_us(harness: ProxyHarness, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     stranger = ThrowAwayCA(tmp_path / "other").client_context()
     stranger.maximum_version = ssl.TLSVersion.TLSv1_2  # with 1.3 the alert comes after our side is done
-    server = await scene.server()
-    proxy = await scene.proxy(server.address, tls=True)
+    server = await harness.server()
+    proxy = await harness.proxy(server.address, tls=True)
     with pytest.raises(trio.BrokenResourceError):
         await dial(proxy.frontends["f"].addresses[0], tls=stranger)
-    line = await scene.session()
+    line = await harness.session()
     assert line["end"] == "handshake-failed"
     assert "unknown ca" in line["detail"]
 
 
-async def test_facts_in_the_log(scene: Scene) -> None:
-    server = await scene.server()
-    proxy = await scene.proxy(server.address, tls=True)
-    client = await scene.dial(proxy, tls=True, server_name="imap.example.com")
+async def test_facts_in_the_log(harness: ProxyHarness) -> None:
+    server = await harness.server()
+    proxy = await harness.proxy(server.address, tls=True)
+    client = await harness.dial(proxy, tls=True, server_name="imap.example.com")
     await client.receive_line()
     await client.close()
-    line = await scene.session()
+    line = await harness.session()
     assert line["tls_version"] == "TLSv1.3"
     assert line["tls_cipher"].startswith("TLS_")
     assert line["sni"] == "imap.example.com"
@@ -168,16 +168,16 @@ async def test_facts_in_the_log(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("orderly", [True, False])
-async def test_close_notify_is_told_from_a_bare_fin(scene: Scene, orderly: bool) -> None:
-    server = await scene.server()
-    proxy = await scene.proxy(server.address, tls=True)
-    client = await scene.dial(proxy, tls=True)
+async def test_close_notify_is_told_from_a_bare_fin(harness: ProxyHarness, orderly: bool) -> None:
+    server = await harness.server()
+    proxy = await harness.proxy(server.address, tls=True)
+    client = await harness.dial(proxy, tls=True)
     await client.receive_line()
     if orderly:
         await client.close()
     else:
         client.drop()
-    line = await scene.session()
+    line = await harness.session()
     assert (line["end"], line["state"], line["close_notify"]) == ("client-closed", "--", orderly)
 
 
@@ -188,13 +188,13 @@ def certificate(connection: Connection) -> dict[str, object]:
     return dict(found)
 
 
-async def test_certificate_by_server_name(scene: Scene, tmp_path: Path) -> None:
+async def test_certificate_by_server_name(harness: ProxyHarness, tmp_path: Path) -> None:
     folder = tmp_path / "certificates"
     folder.mkdir()
     for number, name in enumerate(["localhost", "imap.example.com", "*.example.org"]):
-        scene.ca.issue(name).rename(folder / f"{number}.pem")
-    server = await scene.server()
-    proxy = await scene.proxy(
+        harness.ca.issue(name).rename(folder / f"{number}.pem")
+    server = await harness.server()
+    proxy = await harness.proxy(
         server.address, tls=True, frontends={"f": {"tls": {"certificates": [str(folder)]}}}
     )
     for asked, got in {
@@ -203,10 +203,10 @@ async def test_certificate_by_server_name(scene: Scene, tmp_path: Path) -> None:
         "IMAP.example.COM": "imap.example.com",
         "mail.example.org": "*.example.org",
     }.items():
-        client = await scene.dial(proxy, tls=True, server_name=asked)
+        client = await harness.dial(proxy, tls=True, server_name=asked)
         assert certificate(client)["subjectAltName"] == (("DNS", got),), asked
         client.drop()
-    lenient = scene.ca.client_context()
+    lenient = harness.ca.client_context()
     lenient.check_hostname = False
     for asked in [
         "deep.mail.example.org",
@@ -218,15 +218,15 @@ async def test_certificate_by_server_name(scene: Scene, tmp_path: Path) -> None:
         client.drop()
 
 
-async def test_rsa_and_ecdsa_side_by_side(scene: Scene) -> None:
+async def test_rsa_and_ecdsa_side_by_side(harness: ProxyHarness) -> None:
     places = [
-        str(scene.ca.issue("localhost", key_type="ec")),
-        str(scene.ca.issue("localhost", key_type="rsa")),
+        str(harness.ca.issue("localhost", key_type="ec")),
+        str(harness.ca.issue("localhost", key_type="rsa")),
     ]
-    server = await scene.server()
-    proxy = await scene.proxy(server.address, tls=True, frontends={"f": {"tls": {"certificates": places}}})
+    server = await harness.server()
+    proxy = await harness.proxy(server.address, tls=True, frontends={"f": {"tls": {"certificates": places}}})
     for algorithm in ("ECDSA", "RSA"):
-        context = scene.ca.client_context()
+        context = harness.ca.client_context()
         context.maximum_version = ssl.TLSVersion.TLSv1_2
         context.set_ciphers(f"ECDHE-{algorithm}-AES128-GCM-SHA256")
         client = await dial(proxy.frontends["f"].addresses[0], tls=context)
@@ -235,16 +235,16 @@ async def test_rsa_and_ecdsa_side_by_side(scene: Scene) -> None:
         client.drop()
 
 
-async def test_lowest_version_and_alpn(scene: Scene) -> None:
-    server = await scene.server()
-    proxy = await scene.proxy(
+async def test_lowest_version_and_alpn(harness: ProxyHarness) -> None:
+    server = await harness.server()
+    proxy = await harness.proxy(
         server.address, tls=True, frontends={"f": {"tls": {"min_version": "1.3", "alpn": ["imap"]}}}
     )
-    old = scene.ca.client_context()
+    old = harness.ca.client_context()
     old.maximum_version = ssl.TLSVersion.TLSv1_2
     with pytest.raises(trio.BrokenResourceError):
         await dial(proxy.frontends["f"].addresses[0], tls=old)
-    new = scene.ca.client_context()
+    new = harness.ca.client_context()
     new.set_alpn_protocols(["imap"])
     client = await dial(proxy.frontends["f"].addresses[0], tls=new)
     assert client.tls is not None
@@ -252,13 +252,13 @@ async def test_lowest_version_and_alpn(scene: Scene) -> None:
     client.drop()
 
 
-async def test_a_stuck_handshake_harms_nobody(scene: Scene) -> None:
-    server = await scene.server(greet_and_echo(GREETING))
-    proxy = await scene.proxy(server.address, tls=True)
+async def test_a_stuck_handshake_harms_nobody(harness: ProxyHarness) -> None:
+    server = await harness.server(greet_and_echo(GREETING))
+    proxy = await harness.proxy(server.address, tls=True)
     stuck = [await dial(proxy.frontends["f"].addresses[0]) for _ in range(20)]
     for client in stuck[::2]:
         await client.send(hello()[:50])
-    good = await scene.dial(proxy, tls=True)
+    good = await harness.dial(proxy, tls=True)
     assert await good.receive_line() == GREETING
     await good.send(b"a1 NOOP\r\n")
     assert await good.receive_line() == b"a1 NOOP\r\n"

@@ -13,81 +13,81 @@ import trio.testing
 from mailproxy.net.relay import Tunnel
 from mailproxy.net.tls.tls import accept_tls
 from mailproxy.testing import Collect, Connection, Flood, Send, WaitFor, collect, dial, pattern
-from tests.support.proxy.proxy_fixture import PATIENCE_S, Scene
-from tests.support.proxy.relays import ON_BOTH, Kind, running
-from tests.support.proxy.task_steps import FEW_STEPS, steps_meanwhile
+from tests.support.proxy.proxy_harness import TIMEOUT_S, ProxyHarness
+from tests.support.proxy.relays import ON_BOTH, Kind, run_relay
+from tests.support.proxy.task_steps import FEW_STEPS, count_steps
 from tests.support.proxy.tls_records import (
     KEY_UPDATE_HALF,
     KEY_UPDATE_REQUESTED,
     KEY_UPDATE_REST,
-    Writer,
-    keys_of,
+    RecordWriter,
+    log_keys,
 )
 
 GREETING = b"* OK ready\r\n"
 
 
-async def assert_served(scene: Scene, proxy_address: str) -> None:
+async def assert_served(harness: ProxyHarness, proxy_address: str) -> None:
     """Another client's session goes on as ever."""
-    with trio.fail_after(PATIENCE_S):
-        other = await dial(proxy_address, tls=scene.ca.client_context())
+    with trio.fail_after(TIMEOUT_S):
+        other = await dial(proxy_address, tls=harness.ca.client_context())
         assert await other.receive_line() == GREETING
         await other.close()
 
 
 @ON_BOTH
-async def test_half_a_key_update_and_then_the_server_speaks(scene: Scene, tmp_path: Path) -> None:
+async def test_half_a_key_update_and_then_the_server_speaks(harness: ProxyHarness, tmp_path: Path) -> None:
     """TLS must read the other half before it writes: that is waited for without spinning, and nothing is lost."""
     speak = trio.Event()
-    server = await scene.server((WaitFor(speak), Send(GREETING), Collect()), collect(GREETING))
-    proxy = await scene.proxy(server.address, tls=True)
+    server = await harness.server((WaitFor(speak), Send(GREETING), Collect()), collect(GREETING))
+    proxy = await harness.proxy(server.address, tls=True)
     keys = tmp_path / "keys"
     address = proxy.frontends["f"].addresses[0]
-    client = await dial(address, tls=keys_of(scene.ca.client_context(), keys))
+    client = await dial(address, tls=log_keys(harness.ca.client_context(), keys))
     assert client.tls is not None
-    write = Writer.of(client.tls, keys)
+    write = RecordWriter.of(client.tls, keys)
     await client.stream.send_all(write.data(b"x") + write.handshake(KEY_UPDATE_HALF))
-    assert await steps_meanwhile() < FEW_STEPS, "the other half is waited for"
+    assert await count_steps() < FEW_STEPS, "the other half is waited for"
     speak.set()
-    assert await steps_meanwhile() < FEW_STEPS, "the greeting cannot be written yet"
-    await assert_served(scene, address)
+    assert await count_steps() < FEW_STEPS, "the greeting cannot be written yet"
+    await assert_served(harness, address)
 
     await client.stream.send_all(write.handshake(KEY_UPDATE_REST))
-    with trio.fail_after(PATIENCE_S):
+    with trio.fail_after(TIMEOUT_S):
         assert await client.receive_line() == GREETING
     client.drop()
-    await scene.sessions(2)
+    await harness.sessions(2)
 
 
 @ON_BOTH
-async def test_key_update_in_the_middle_of_a_download(scene: Scene, tmp_path: Path) -> None:
+async def test_key_update_in_the_middle_of_a_download(harness: ProxyHarness, tmp_path: Path) -> None:
     """Requested while records of the download wait to be written: every byte arrives, either way."""
     size, words = 20_000_000, b"words of the client"
-    server = await scene.server((Flood(size), Collect()))
-    proxy = await scene.proxy(server.address, tls=True)
+    server = await harness.server((Flood(size), Collect()))
+    proxy = await harness.proxy(server.address, tls=True)
     keys = tmp_path / "keys"
-    context = keys_of(scene.ca.client_context(), keys)
+    context = log_keys(harness.ca.client_context(), keys)
     client = await dial(proxy.frontends["f"].addresses[0], tls=context, receive_buffer_bytes=65536)
     assert client.tls is not None
-    write = Writer.of(client.tls, keys)
+    write = RecordWriter.of(client.tls, keys)
     await trio.testing.wait_all_tasks_blocked(0.05)  # all buffers on the way are full
     await client.stream.send_all(write.handshake(KEY_UPDATE_REQUESTED))
     write.update_key()
     await client.stream.send_all(write.data(words))
-    assert await steps_meanwhile() < FEW_STEPS
-    with trio.fail_after(PATIENCE_S):
+    assert await count_steps() < FEW_STEPS
+    with trio.fail_after(TIMEOUT_S):
         assert await client.receive_exactly(size) == pattern(size)
         await (await server.wait_for()).wait_received(words)
     client.drop()
-    await scene.session()
+    await harness.session()
 
 
 @ON_BOTH
 async def test_key_update_requested_by_one_that_does_not_read(
-    scene: Scene, relay_kind: Kind, tmp_path: Path
+    harness: ProxyHarness, relay_kind: Kind, tmp_path: Path
 ) -> None:
     """The answer to it finds the socket full: what comes behind it, from either side, wakes nobody in vain."""
-    context = scene.ca.server_context("localhost")
+    context = harness.ca.server_context("localhost")
     context.num_tickets = 0
     keys = tmp_path / "keys"
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -100,22 +100,22 @@ async def test_key_update_requested_by_one_that_does_not_read(
     server_side.setblocking(False)
     behind.setblocking(False)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(client.start_tls, keys_of(scene.ca.client_context(), keys))
+        nursery.start_soon(client.start_tls, log_keys(harness.ca.client_context(), keys))
         tls = await accept_tls(accepted, context)
     assert client.tls is not None
-    write = Writer.of(client.tls, keys)
+    write = RecordWriter.of(client.tls, keys)
     with tls, server_side, behind:
         await _fill(tls)
         pair = Tunnel(tls, server_side, client_limit=1000, server_limit=1000, half_closed=1000)
-        async with running(relay_kind) as relay, trio.open_nursery() as nursery:
+        async with run_relay(relay_kind) as relay, trio.open_nursery() as nursery:
             nursery.start_soon(relay.run, pair)
             await client.stream.send_all(write.handshake(KEY_UPDATE_REQUESTED))
-            assert await steps_meanwhile() < FEW_STEPS
+            assert await count_steps() < FEW_STEPS
             behind.send(b"a line of the server")
-            assert await steps_meanwhile() < FEW_STEPS
+            assert await count_steps() < FEW_STEPS
             write.update_key()
             await client.stream.send_all(write.data(b"more of the client"))
-            assert await steps_meanwhile() < FEW_STEPS
+            assert await count_steps() < FEW_STEPS
             nursery.cancel_scope.cancel()
     client.drop()
 
@@ -140,18 +140,18 @@ def _put(sock: socket.socket, size: int) -> int:
 @pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
 )  # ssl's own; the program hears it itself
-async def test_server_name_that_is_no_ascii(scene: Scene) -> None:
+async def test_server_name_that_is_no_ascii(harness: ProxyHarness) -> None:
     """``ssl`` fails before any code of ours is asked; the session still has its line, and the next client is served."""
-    server = await scene.server(collect(GREETING))
-    proxy = await scene.proxy(server.address, tls=True)
-    client = await scene.dial(proxy)
+    server = await harness.server(collect(GREETING))
+    proxy = await harness.proxy(server.address, tls=True)
+    client = await harness.dial(proxy)
     await client.send(hello_for(b"caf\xe9.example"))
-    with trio.fail_after(PATIENCE_S):
+    with trio.fail_after(TIMEOUT_S):
         await client.receive_until_end()
     client.drop()
-    line = await scene.session()
+    line = await harness.session()
     assert (line["end"], line["by"]) == ("handshake-failed", "client")
-    await assert_served(scene, proxy.frontends["f"].addresses[0])
+    await assert_served(harness, proxy.frontends["f"].addresses[0])
 
 
 def hello_for(name: bytes) -> bytes:

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from mailproxy.testing import dial, greet_and_echo
-from tests.support.proxy.proxy_fixture import PATIENCE_S, Scene
+from tests.support.proxy.proxy_harness import TIMEOUT_S, ProxyHarness
 
 NAME = "imap.example.com"
 RECORD_MAX = 2**14  # bytes of content (RFC 8446 section 5.1)
@@ -47,21 +47,21 @@ def hello_bytes(flight: bytes) -> int:
 
 @pytest.mark.parametrize("mode", ["tls", "passthrough"])
 @pytest.mark.parametrize("size", [RECORD_MAX - 1, RECORD_MAX, RECORD_MAX + 1, 18 * 1024])
-async def test_long_hello(scene: Scene, mode: str, size: int) -> None:
+async def test_long_hello(harness: ProxyHarness, mode: str, size: int) -> None:
     is_passed = mode == "passthrough"
-    server = await scene.server(
-        greet_and_echo(b"* OK ready\r\n"), tls=scene.ca.server_context(NAME) if is_passed else None
+    server = await harness.server(
+        greet_and_echo(b"* OK ready\r\n"), tls=harness.ca.server_context(NAME) if is_passed else None
     )
-    proxy = await scene.proxy(
+    proxy = await harness.proxy(
         server.address,
         tls=not is_passed,
         bind={"mode": mode},
         frontends={"f": {"routes": [{"sni": [NAME], "backend": "b"}]}},
     )
-    context = scene.ca.client_context()
+    context = harness.ca.client_context()
     offer(context, size)
     client = await dial(proxy.frontends["f"].addresses[0], tls=context, server_name=NAME)
-    with trio.fail_after(PATIENCE_S):
+    with trio.fail_after(TIMEOUT_S):
         assert await client.receive_line() == b"* OK ready\r\n"
     client.drop()
-    assert (await scene.session())["sni"] == NAME
+    assert (await harness.session())["sni"] == NAME

@@ -17,9 +17,9 @@ from mailproxy.net.tls.auto_retry import can_clear_auto_retry
 from mailproxy.net.tls.tls import accept_tls, connect_tls, ssl_object
 from mailproxy.testing import Collect, Connection, Send, ThrowAwayCA, dial
 from tests.support.patience import PATIENCE_S
-from tests.support.proxy.proxy_fixture import Scene
-from tests.support.proxy.relays import ON_BOTH, Kind, running
-from tests.support.proxy.tls_records import KEY_UPDATE_REST, OldWriter, Writer, keys_of
+from tests.support.proxy.proxy_harness import ProxyHarness
+from tests.support.proxy.relays import ON_BOTH, Kind, run_relay
+from tests.support.proxy.tls_records import KEY_UPDATE_REST, RecordWriter, Tls12RecordWriter, log_keys
 
 pytestmark = pytest.mark.skipif(
     not can_clear_auto_retry(), reason="this Python has no way to clear auto-retry"
@@ -37,7 +37,7 @@ def fewer_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mailproxy.net.relay.transfer.EMPTY_READS_MAX", MANY)
 
 
-def key_updates(write: Writer, count: int) -> bytes:
+def key_updates(write: RecordWriter, count: int) -> bytes:
     records = bytearray()
     for _ in range(count):
         records += write.handshake(KEY_UPDATE)
@@ -52,12 +52,12 @@ async def test_a_read_handles_one_record(throw_away_ca: ThrowAwayCA, tmp_path: P
         left, right = socket.socketpair()
         connection = Connection(trio.SocketStream(trio.socket.from_stdlib_socket(left)))
         right.setblocking(False)
-        nursery.start_soon(connection.start_tls, keys_of(throw_away_ca.client_context(), keys))
+        nursery.start_soon(connection.start_tls, log_keys(throw_away_ca.client_context(), keys))
         context = throw_away_ca.server_context("localhost")
         context.num_tickets = 0
         tls = await accept_tls(right, context)
     assert connection.tls is not None
-    write = Writer.of(connection.tls, keys)
+    write = RecordWriter.of(connection.tls, keys)
     with tls:
         await connection.stream.send_all(key_updates(write, 10) + write.data(b"word"))
         for _ in range(10):
@@ -68,15 +68,15 @@ async def test_a_read_handles_one_record(throw_away_ca: ThrowAwayCA, tmp_path: P
 
 
 @ON_BOTH
-async def test_a_client_of_key_updates(scene: Scene, tmp_path: Path) -> None:
+async def test_a_client_of_key_updates(harness: ProxyHarness, tmp_path: Path) -> None:
     """It is cut off, and another client is served meanwhile. Its session is logged, although no byte was for the server."""
-    server = await scene.server((Send(GREETING), Collect()))
-    proxy = await scene.proxy(server.address, tls=True, frontends={"f": {"log_null": False}})
+    server = await harness.server((Send(GREETING), Collect()))
+    proxy = await harness.proxy(server.address, tls=True, frontends={"f": {"log_null": False}})
     address = proxy.frontends["f"].addresses[0]
     keys = tmp_path / "keys"
-    client = await dial(address, tls=keys_of(scene.ca.client_context(), keys))
+    client = await dial(address, tls=log_keys(harness.ca.client_context(), keys))
     assert client.tls is not None
-    write = Writer.of(client.tls, keys)
+    write = RecordWriter.of(client.tls, keys)
     records = key_updates(write, MANY + 1)
     async with trio.open_nursery() as nursery:
 
@@ -86,34 +86,36 @@ async def test_a_client_of_key_updates(scene: Scene, tmp_path: Path) -> None:
 
         nursery.start_soon(flood)
         with trio.fail_after(PATIENCE_S):
-            other = await dial(address, tls=scene.ca.client_context())
+            other = await dial(address, tls=harness.ca.client_context())
             assert await other.receive_line() == GREETING
-    line = await scene.session()
+    line = await harness.session()
     assert (line["end"], line["detail"]) == ("client-aborted", DETAIL)
     client.drop()
     await other.close()
 
 
-async def test_the_log_says_where_that_cannot_be(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_log_says_where_that_cannot_be(
+    harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Once, at the start, and only where there is TLS."""
     monkeypatch.setattr("mailproxy.proxy.monitor.can_clear_auto_retry", lambda: False)
-    server = await scene.server((Send(GREETING), Collect()))
-    await scene.proxy(server.address)
-    await scene.proxy(server.address, tls=True)
-    (event,) = await scene.events("tls-reads-unbounded")
+    server = await harness.server((Send(GREETING), Collect()))
+    await harness.proxy(server.address)
+    await harness.proxy(server.address, tls=True)
+    (event,) = await harness.events("tls-reads-unbounded")
     assert event["level"] == "warning"
 
 
 @ON_BOTH
-async def test_key_updates_between_words(scene: Scene, tmp_path: Path) -> None:
+async def test_key_updates_between_words(harness: ProxyHarness, tmp_path: Path) -> None:
     """However many: a client may change its keys whenever it likes, and every word arrives."""
     words = b"".join(b"%d " % number for number in range(200))
-    server = await scene.server((Send(GREETING), Collect()))
-    proxy = await scene.proxy(server.address, tls=True)
+    server = await harness.server((Send(GREETING), Collect()))
+    proxy = await harness.proxy(server.address, tls=True)
     keys = tmp_path / "keys"
-    client = await dial(proxy.frontends["f"].addresses[0], tls=keys_of(scene.ca.client_context(), keys))
+    client = await dial(proxy.frontends["f"].addresses[0], tls=log_keys(harness.ca.client_context(), keys))
     assert client.tls is not None
-    write = Writer.of(client.tls, keys)
+    write = RecordWriter.of(client.tls, keys)
     records = b"".join(
         key_updates(write, 1 + number % 5 * 100) + write.data(b"%d " % number) for number in range(200)
     )
@@ -121,7 +123,7 @@ async def test_key_updates_between_words(scene: Scene, tmp_path: Path) -> None:
         await client.stream.send_all(records)
         await (await server.wait_for()).wait_received(words)
     client.drop()
-    await scene.session()
+    await harness.session()
 
 
 @ON_BOTH
@@ -154,7 +156,7 @@ async def test_a_peer_of_renegotiations(
             nursery.start_soon(peer.start_tls, connecting)
             tls = await accept_tls(ours, accepting)
     assert peer.tls is not None
-    write = OldWriter.of(peer.tls, keys, is_server=is_server)
+    write = Tls12RecordWriter.of(peer.tls, keys, is_server=is_server)
     records = b"".join(write.handshake(message) for _ in range(MANY + 1))
 
     async def flood() -> None:
@@ -170,7 +172,7 @@ async def test_a_peer_of_renegotiations(
     with tls, other, other_side:
         sides = (other_side, tls) if is_server else (tls, other_side)
         pair = Tunnel(*sides, client_limit=1000, server_limit=1000, half_closed=1000)
-        async with running(relay_kind) as relay, trio.open_nursery() as nursery:
+        async with run_relay(relay_kind) as relay, trio.open_nursery() as nursery:
             nursery.start_soon(flood)
             nursery.start_soon(read)
             with trio.fail_after(PATIENCE_S):

@@ -66,7 +66,7 @@ class Issuer:
         return builder.sign(self.key, self.digest)
 
 
-def called(*names: str) -> x509.Name:
+def x509_name(*names: str) -> x509.Name:
     """A subject with these common names."""
     organization = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Test")]
     return x509.Name(organization + [x509.NameAttribute(NameOID.COMMON_NAME, name) for name in names])
@@ -78,7 +78,7 @@ def write(file: Path, certificate: x509.Certificate, key: Key) -> Path:
     return file
 
 
-def curve(kind: ec.EllipticCurve | None = None) -> ec.EllipticCurvePrivateKey:
+def ec_key(kind: ec.EllipticCurve | None = None) -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(kind or ec.SECP256R1())
 
 
@@ -100,19 +100,19 @@ PSS = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.DIGEST_LENGTH)
 # What a proxy may show; the first two are looked at with every client.
 USUAL = {
     "rsa": Kind(rsa_key, hashes.SHA256()),
-    "ec": Kind(curve, hashes.SHA256()),
+    "ec": Kind(ec_key, hashes.SHA256()),
 }
 ODD = {
     "rsa-3072": Kind(lambda: rsa_key(3072), hashes.SHA512()),
     "rsa-pss": Kind(rsa_key, hashes.SHA256(), PSS),
-    "p384": Kind(lambda: curve(ec.SECP384R1()), hashes.SHA384()),
-    "p521": Kind(lambda: curve(ec.SECP521R1()), hashes.SHA512()),
+    "p384": Kind(lambda: ec_key(ec.SECP384R1()), hashes.SHA384()),
+    "p521": Kind(lambda: ec_key(ec.SECP521R1()), hashes.SHA512()),
     "ed25519": Kind(ed25519.Ed25519PrivateKey.generate, None),
 }
 
 
 @attrs.frozen
-class Papers:
+class CertificateSet:
     """Files in a folder: the CA of clients, its list of the revoked, and who has which certificate."""
 
     folder: Path
@@ -120,23 +120,26 @@ class Papers:
     revoked: Path
 
     @classmethod
-    def new(cls, folder: Path) -> Papers:
+    def new(cls, folder: Path) -> CertificateSet:
         for name, kind in {**USUAL, **ODD}.items():
-            issuer = Issuer(called(NAME), key := kind.new_key(), digest=kind.digest, scheme=kind.scheme)
+            issuer = Issuer(x509_name(NAME), key := kind.new_key(), digest=kind.digest, scheme=kind.scheme)
             write(folder / f"{name}.pem", issuer.own(), key)
-        issuer, other = Issuer(called("CA of clients"), curve()), Issuer(called("CA of others"), curve())
+        issuer, other = (
+            Issuer(x509_name("CA of clients"), ec_key()),
+            Issuer(x509_name("CA of others"), ec_key()),
+        )
         people = {
-            "alice": (issuer, called("alice@example.com"), NOW + DAY),
-            "nobody": (issuer, called(), NOW + DAY),
-            "both": (issuer, called("alice@example.com", "bob@example.com"), NOW + DAY),
-            "beyond-ascii": (issuer, called("Jörg Müller, Größe 5/8 = 日本"), NOW + DAY),
-            "expired": (issuer, called("expired"), NOW - DAY),
-            "revoked": (issuer, called("revoked"), NOW + DAY),
-            "foreign": (other, called("alice@example.com"), NOW + DAY),
+            "alice": (issuer, x509_name("alice@example.com"), NOW + DAY),
+            "nobody": (issuer, x509_name(), NOW + DAY),
+            "both": (issuer, x509_name("alice@example.com", "bob@example.com"), NOW + DAY),
+            "beyond-ascii": (issuer, x509_name("Jörg Müller, Größe 5/8 = 日本"), NOW + DAY),
+            "expired": (issuer, x509_name("expired"), NOW - DAY),
+            "revoked": (issuer, x509_name("revoked"), NOW + DAY),
+            "foreign": (other, x509_name("alice@example.com"), NOW + DAY),
         }
         issued = {}
         for name, (by, subject, until) in people.items():
-            key = curve()
+            key = ec_key()
             issued[name] = by.certificate(subject, key, until=until)
             write(folder / f"{name}.pem", issued[name], key)
         chain = (folder / "foreign.pem").read_bytes() + other.own().public_bytes(Encoding.PEM)
@@ -146,6 +149,6 @@ class Papers:
         papers.revoked.write_bytes(issuer.revocation_list(issued["revoked"]).public_bytes(Encoding.PEM))
         return papers
 
-    def of(self, name: str) -> Path:
+    def path(self, name: str) -> Path:
         """Certificate and key."""
         return self.folder / f"{name}.pem"

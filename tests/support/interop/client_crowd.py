@@ -1,4 +1,4 @@
-"""People with mail in front of a farm: those who stay, and those who come and go all the time."""
+"""People with mail in front of a cluster: those who stay, and those who come and go all the time."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ import attrs
 
 from tests.support.interop.scripted_session import HOST
 from tests.support.programs.dovecot import PASSWORD, USERS
-from tests.support.programs.program import PATIENCE_S, wait_until
+from tests.support.programs.program import TIMEOUT_S, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tests.support.programs.dovecot_cluster import Front
+    from tests.support.programs.dovecot_cluster import ProxyInFront
 
 HURRY = 16  # logging in at the same moment: each is a process that Dovecot starts
 STAY_FROM, COME_FROM = "127.0.0.40", "127.0.0.41"
 CHECKED_WAYS = ("clear", "secure")
 
 
-class Guest(imaplib.IMAP4_SSL):
+class StayingClient(imaplib.IMAP4_SSL):
     """A session, logged in. Raises what imaplib and sockets raise."""
 
-    def __init__(self, front: Front, way: str, user: str, address: str) -> None:
+    def __init__(self, front: ProxyInFront, way: str, user: str, address: str) -> None:
         self._address = address
         trust = ssl.create_default_context(cafile=str(front.ca))
-        super().__init__(HOST, front.ports[way], ssl_context=trust, timeout=PATIENCE_S)
+        super().__init__(HOST, front.ports[way], ssl_context=trust, timeout=TIMEOUT_S)
         try:
             self.login(user, PASSWORD)
         except BaseException:
-            self.leave()
+            self.close_client()
             raise
 
     def _create_socket(self, timeout: float | None) -> socket.socket:
@@ -57,7 +57,7 @@ class Guest(imaplib.IMAP4_SSL):
         assert name, self.welcome
         return name[1].decode()
 
-    def leave(self) -> None:
+    def close_client(self) -> None:
         """Without a word."""
         with suppress(OSError):
             self.shutdown()
@@ -67,15 +67,15 @@ class Guest(imaplib.IMAP4_SSL):
         with suppress(ConnectionError):
             while self.file.read(1):
                 pass
-        self.leave()
+        self.close_client()
 
 
-class Crowd:
+class StayingClients:
     """So many who stay, half of them on each checked way."""
 
-    def __init__(self, front: Front, count: int) -> None:
-        def enter(n: int) -> Guest:
-            return Guest(front, CHECKED_WAYS[n % 2], USERS[n % 40], STAY_FROM)
+    def __init__(self, front: ProxyInFront, count: int) -> None:
+        def enter(n: int) -> StayingClient:
+            return StayingClient(front, CHECKED_WAYS[n % 2], USERS[n % 40], STAY_FROM)
 
         with ThreadPoolExecutor(HURRY) as hurry:
             self._guests = list(hurry.map(enter, range(count)))
@@ -85,14 +85,14 @@ class Crowd:
 
     def __exit__(self, *_: object) -> None:
         for guest in self._guests:
-            guest.leave()
+            guest.close_client()
 
-    def at(self, server: str) -> list[Guest]:
+    def at(self, server: str) -> list[StayingClient]:
         return [guest for guest in self._guests if guest.server == server]
 
 
 @attrs.frozen
-class Visit:
+class LoginAttempt:
     """Somebody came at this moment, logged in at a server, and left; or could not."""
 
     began: float
@@ -100,14 +100,14 @@ class Visit:
     failure: str = ""
 
 
-class Newcomers:
+class LoginLoop:
     """They log in and out as fast as they can, on both checked ways."""
 
-    def __init__(self, front: Front, count: int = 4) -> None:
+    def __init__(self, front: ProxyInFront, count: int = 4) -> None:
         self._front = front
-        self._visits: list[Visit] = []
+        self._visits: list[LoginAttempt] = []
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._come_and_go, args=(n,)) for n in range(count)]
+        self._threads = [threading.Thread(target=self._login_loop, args=(n,)) for n in range(count)]
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -119,20 +119,20 @@ class Newcomers:
         for thread in self._threads:
             thread.join()
 
-    def _come_and_go(self, n: int) -> None:
+    def _login_loop(self, n: int) -> None:
         while not self._stop.is_set():
             began = time.monotonic()
             try:
-                guest = Guest(self._front, CHECKED_WAYS[n % 2], USERS[40 + n], COME_FROM)
+                guest = StayingClient(self._front, CHECKED_WAYS[n % 2], USERS[40 + n], COME_FROM)
                 try:
                     guest.logout()
                 finally:
-                    guest.leave()
-                self._visits.append(Visit(began, guest.server))
+                    guest.close_client()
+                self._visits.append(LoginAttempt(began, guest.server))
             except (imaplib.IMAP4.error, OSError) as error:
-                self._visits.append(Visit(began, failure=repr(error)))
+                self._visits.append(LoginAttempt(began, failure=repr(error)))
 
-    def since(self, moment: float) -> Sequence[Visit]:
+    def since(self, moment: float) -> Sequence[LoginAttempt]:
         """Of those who came after that."""
         return [visit for visit in self._visits if visit.began > moment]
 
@@ -145,5 +145,5 @@ class Newcomers:
 
         wait_until(are_there, f"logins at {at}")
 
-    def failures(self, since: float = 0.0) -> list[Visit]:
+    def failures(self, since: float = 0.0) -> list[LoginAttempt]:
         return [visit for visit in self.since(since) if visit.failure]

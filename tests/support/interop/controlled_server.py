@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Literal, Self
 
 from tests.support.interop.scripted_session import GREETING, HOST
-from tests.support.programs.program import PATIENCE_S
+from tests.support.programs.program import TIMEOUT_S
 
 if TYPE_CHECKING:
     import ssl
@@ -23,7 +23,7 @@ Conduct = Literal["greet", "silent", "bye", "close", "reset"]
 BYE = b"* BYE overloaded\r\n"
 
 
-class ToldServer:
+class ControlledServer:
     """Listens from the beginning. ``greet``: greet, and close when the client has; ``silent``: only the latter;
     ``bye``, ``close``, ``reset``: end it at once, after a goodbye, with a FIN alone, with a reset.
 
@@ -46,10 +46,10 @@ class ToldServer:
         """Everybody must have left."""
         self.refuse()
         for thread in self._threads:
-            thread.join(PATIENCE_S)
+            thread.join(TIMEOUT_S)
             assert not thread.is_alive(), "somebody is still there"
 
-    def will(self, *conducts: Conduct) -> None:
+    def set_behaviour(self, *conducts: Conduct) -> None:
         """From the next connection on."""
         self._conducts = list(conducts)
 
@@ -77,10 +77,10 @@ class ToldServer:
                 connection, _ = listener.accept()
                 self.met += 1
                 conduct = self._conducts.pop(0) if len(self._conducts) > 1 else self._conducts[0]
-                self._start(self._behave, connection, conduct)
+                self._start(self._run_behaviour, connection, conduct)
 
-    def _behave(self, connection: socket.socket, conduct: Conduct) -> None:
-        connection.settimeout(PATIENCE_S)
+    def _run_behaviour(self, connection: socket.socket, conduct: Conduct) -> None:
+        connection.settimeout(TIMEOUT_S)
         if conduct == "reset":
             time.sleep(RESET_S)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 @attrs.frozen(kw_only=True)
-class Way:
+class EntryPath:
     """What the two say of a bind, a frontend and a server beyond their addresses; without a server there is no backend."""
 
     server: tuple[str, int] | None = None
@@ -80,7 +80,7 @@ class Way:
 @contextmanager
 def running(
     program: type[HAProxy | Mailproxy],
-    ways: Mapping[str, Way],
+    ways: Mapping[str, EntryPath],
     ports: Mapping[str, int],
     *,
     log_format: str = "",

@@ -13,7 +13,7 @@ import trustme
 
 from tests.support.interop.entry_paths import HOST6, free_ports
 from tests.support.interop.scripted_session import HOST
-from tests.support.programs.program import PATIENCE_S, Mailproxy
+from tests.support.programs.program import TIMEOUT_S, Mailproxy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ Address = tuple[str, int]
 
 
 @attrs.frozen
-class Papers:
+class ClientCertificates:
     """A CA, the certificate of all servers, the proxy among them, and those of its clients."""
 
     folder: Path
@@ -40,14 +40,14 @@ class Papers:
     _authority: trustme.CA
 
     @classmethod
-    def new(cls, folder: Path) -> Papers:
+    def new(cls, folder: Path) -> ClientCertificates:
         authority = trustme.CA()
         authority.cert_pem.write_to_path(folder / "ca.pem")
         servers = authority.issue_cert("localhost", HOST, NAME, LONGEST_NAME, key_type=trustme.KeyType.RSA)
         servers.private_key_and_cert_chain_pem.write_to_path(folder / "servers.pem")
         return cls(folder, folder / "ca.pem", servers, folder / "servers.pem", authority)
 
-    def of(self, name: str) -> Path:
+    def path(self, name: str) -> Path:
         """Key and certificate of whoever has this common name."""
         file = self.folder / f"of-{name.encode().hex()[:32]}.pem"
         leaf = self._authority.issue_cert("client@mail.example", common_name=name)
@@ -56,7 +56,7 @@ class Papers:
 
 
 @attrs.frozen
-class Way:
+class SendProxyVariant:
     """A server, and what the backend says of it."""
 
     server: Address
@@ -75,10 +75,12 @@ class Client:
     alpn: Sequence[str] = ()
 
 
-class Introducer(Mailproxy):
+class HeaderSender(Mailproxy):
     """Each way has a clear and a TLS bind, on both families. TLS asks for certificates and knows ALPN of more than mail."""
 
-    def __init__(self, ways: Mapping[str, Way], papers: Papers, folder: Path) -> None:
+    def __init__(
+        self, ways: Mapping[str, SendProxyVariant], papers: ClientCertificates, folder: Path
+    ) -> None:
         self._papers = papers
         self._ports = free_ports(f"{way}-{mode}" for way in ways for mode in MODES)
         lines = ["[log]", 'to = "stdout"']
@@ -113,7 +115,7 @@ class Introducer(Mailproxy):
         """Connected to the proxy, its TLS handshake made."""
         host = HOST6 if ":" in client.host else HOST
         port = self._ports[f"{way}-{MODES[client.tls]}"]
-        connection = socket.create_connection((host, port), PATIENCE_S, source_address=(client.host, 0))
+        connection = socket.create_connection((host, port), TIMEOUT_S, source_address=(client.host, 0))
         connection.sendall(client.header)
         if not client.tls:
             return connection
@@ -130,7 +132,7 @@ class Smtp(smtplib.SMTP):
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
-        super().__init__(NAME, 25, "client.example", PATIENCE_S)
+        super().__init__(NAME, 25, "client.example", TIMEOUT_S)
 
     def _get_socket(self, *_: object) -> socket.socket:
         return self._connection

@@ -16,7 +16,7 @@ import mailproxy
 from mailproxy.address import TcpAddress
 from tests.support.ports import are_listening, free_ports
 from tests.support.programs.dovecot import USERS, Dovecot, Listener
-from tests.support.programs.imap_clients import Door
+from tests.support.programs.imap_clients import ClientAddress
 from tests.support.programs.program import Mailproxy, wait_until
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ DOVECOT_LINE = re.compile(r"^#   (.*)\n", re.MULTILINE)
 
 
 @attrs.frozen
-class Entrance:
+class LayoutBind:
     """A way in for IMAP that a layout offers, who ends TLS there, and what Dovecot is to log of it: see `Login`."""
 
     number: Literal[143, 993]
@@ -52,7 +52,7 @@ class Layout:
     """A file of `config/`, changed as it says itself that it can be."""
 
     file: str
-    entrances: tuple[Entrance, ...] = ()
+    entrances: tuple[LayoutBind, ...] = ()
     changes: Mapping[str, str] = MappingProxyType({})
     variant: str = ""
 
@@ -68,7 +68,7 @@ class Layout:
 
 
 @attrs.frozen
-class Deployed:
+class RunningLayout:
     """One of them, running."""
 
     proxy: Mailproxy
@@ -76,17 +76,19 @@ class Deployed:
     ports: Mapping[int, int]  # by the numbers in the file
     site: Site
 
-    def door(self, entrance: Entrance) -> Door:
+    def client_address(self, entrance: LayoutBind) -> ClientAddress:
         authority = self.site.servers if entrance.tls_ends_at == "server" else self.site.proxy
-        return Door(self.ports[entrance.number], entrance.security, authority.ca, entrance.name)
+        return ClientAddress(self.ports[entrance.number], entrance.security, authority.ca, entrance.name)
 
-    def past_the_proxy(self, address: tuple[str, int], security: Security = "clear") -> Door:
+    def server_address(self, address: tuple[str, int], security: Security = "clear") -> ClientAddress:
         """What only the proxy is to speak to, spoken to as it does."""
         host, port = address
-        return Door(port, security, self.site.servers.ca, "localhost", host=host, header=A_PROXYS_HEADER)
+        return ClientAddress(
+            port, security, self.site.servers.ca, "localhost", host=host, header=A_PROXYS_HEADER
+        )
 
     @contextmanager
-    def without(self, number: int, at: int) -> Iterator[None]:
+    def stop_server(self, number: int, at: int) -> Iterator[None]:
         """One of the servers listens at that port no longer, as after a change of its configuration."""
         dovecot, port = self.dovecots[at], self.ports[number]
         host, _ = dovecot.address
@@ -104,10 +106,10 @@ class Deployed:
         finally:
             configure(before, listens=True)
 
-    def stop_softly(self) -> None:
+    def stop_gracefully(self) -> None:
         """Those that take their time; leaving the `with` waits for them."""
         for dovecot in self.dovecots:
-            dovecot.stop_softly()
+            dovecot.stop_gracefully()
 
     def login(self, user: str) -> Login:
         """The first one of that user."""
@@ -122,7 +124,7 @@ class Deployed:
 
 
 @contextmanager
-def deployed(layout: Layout, site: Site, folder: Path) -> Iterator[Deployed]:
+def run_layout(layout: Layout, site: Site, folder: Path) -> Iterator[RunningLayout]:
     """As a reader would adapt it: other addresses, other ports, other certificates, nothing else."""
     numbers = sorted({int(number) for number in PORTS.findall(layout.text())})
     ports = dict(zip(numbers, free_ports(len(numbers), ("127.0.0.1", *SERVERS.values())), strict=True))
@@ -133,7 +135,7 @@ def deployed(layout: Layout, site: Site, folder: Path) -> Iterator[Deployed]:
         hosts = [here for there, here in SERVERS.items() if there in layout.text()] or ["127.0.0.1"]
         dovecots = [running.enter_context(_server(host, ports, _comment(text), site)) for host in hosts]
         proxy = running.enter_context(Mailproxy(text, folder, bound_addresses(file)))
-        yield Deployed(proxy, tuple(dovecots), ports, site)
+        yield RunningLayout(proxy, tuple(dovecots), ports, site)
 
 
 def bound_addresses(file: Path) -> list[tuple[str, int]]:
@@ -178,13 +180,13 @@ def adapted(text: str, ports: Mapping[int, int], site: Site) -> str:
     return text
 
 
-class Deployments:
+class RunningLayouts:
     """All that are asked for: each runs from then on until all are left, so that no order of tests is dear."""
 
     def __init__(self, site: Site, folder: Path) -> None:
         self._site = site
         self._folder = folder
-        self._running: dict[str, Deployed] = {}
+        self._running: dict[str, RunningLayout] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -192,25 +194,25 @@ class Deployments:
 
     def __exit__(self, *exception: object) -> None:
         for each in self._running.values():
-            each.stop_softly()
+            each.stop_gracefully()
         self._stack.close()
 
-    def __getitem__(self, layout: Layout) -> Deployed:
+    def __getitem__(self, layout: Layout) -> RunningLayout:
         name = str(layout)
         if name not in self._running:
             folder = self._folder / name
             folder.mkdir()
-            self._running[name] = self._stack.enter_context(deployed(layout, self._site, folder))
+            self._running[name] = self._stack.enter_context(run_layout(layout, self._site, folder))
         return self._running[name]
 
 
-CLEAR = Entrance(143, "clear")
-STARTTLS = Entrance(143, "starttls", logged="TLS")
-FORWARDED = Entrance(993, "tls", logged="TLS")
-OFFLOADED = Entrance(993, "tls", "proxy")  # says no more than where the client is
-OFFLOADED_AND_SAID = Entrance(993, "tls", "proxy", logged="secured")
-OFFLOADED_AND_ANEW = Entrance(993, "tls", "proxy", logged="TLS")
-BY_NAME = Entrance(993, "tls", "proxy", name="imap.example.com")
+CLEAR = LayoutBind(143, "clear")
+STARTTLS = LayoutBind(143, "starttls", logged="TLS")
+FORWARDED = LayoutBind(993, "tls", logged="TLS")
+OFFLOADED = LayoutBind(993, "tls", "proxy")  # says no more than where the client is
+OFFLOADED_AND_SAID = LayoutBind(993, "tls", "proxy", logged="secured")
+OFFLOADED_AND_ANEW = LayoutBind(993, "tls", "proxy", logged="TLS")
+BY_NAME = LayoutBind(993, "tls", "proxy", name="imap.example.com")
 
 CLEAR_INSIDE = "dovecot-clear-inside"
 CLEAR_PORT = "dovecot-clear-port"

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from tests.support.interop.controlled_server import ToldServer
+from tests.support.interop.controlled_server import ControlledServer
 from tests.support.interop.pool_config import BELL, Place
-from tests.support.interop.scripted_session import GREETING, HOST, End
+from tests.support.interop.scripted_session import GREETING, HOST, Peer
 from tests.support.programs import tcplog
-from tests.support.programs.program import PATIENCE_S, HAProxy, Mailproxy, wait_until
+from tests.support.programs.program import TIMEOUT_S, HAProxy, Mailproxy, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from tests.support.interop.pool_config import Member, Plan
+    from tests.support.interop.pool_config import PoolConfig, PoolServer
 
 PASSED = "reason: Layer4 check passed, check duration: #ms"
 REFUSED = 'reason: Layer4 connection problem, info: "Connection refused", check duration: #ms'
@@ -48,43 +48,43 @@ SCRIPTS_WORDS = (
 class Actor:
     """A member of the pool: sessions come to one server, checks to the other."""
 
-    sessions: ToldServer
-    checks: ToldServer
+    sessions: ControlledServer
+    checks: ControlledServer
 
 
-class Scene:
+class PoolScenario:
     """One of the two programs, its pool, and the clients."""
 
     def __init__(self, proxy: HAProxy | Mailproxy, ports: tuple[int, int], pool: Mapping[str, Actor]) -> None:
         self.proxy = proxy
         self.pool = pool
         self._port, self._bells_port = ports
-        self._clients: list[End] = []
+        self._clients: list[Peer] = []
         self._ended = 0
         self._rung = 0
         self._seen: Counter[tuple[str, str]] = Counter()
 
-    def connect(self, source: str = HOST) -> End:
-        connection = socket.create_connection((HOST, self._port), PATIENCE_S, (source, 0))
-        self._clients.append(End(connection))
+    def connect(self, source: str = HOST) -> Peer:
+        connection = socket.create_connection((HOST, self._port), TIMEOUT_S, (source, 0))
+        self._clients.append(Peer(connection))
         return self._clients[-1]
 
-    def greeted(self, source: str = HOST) -> End:
+    def greeted(self, source: str = HOST) -> Peer:
         client = self.connect(source)
         client.receive(GREETING)
         return client
 
-    def come_and_go(self, source: str = HOST) -> None:
+    def connect_and_close(self, source: str = HOST) -> None:
         self.go(self.greeted(source))
 
-    def be_turned_away(self, client: End | None = None) -> None:
+    def connect_rejected(self, client: Peer | None = None) -> None:
         """To come in vain, and be told of."""
         client = client or self.connect()
         client.wait_for_end()
         client.close()
         self.wait_for_ends()
 
-    def line_up(self, *sources: str) -> list[End]:
+    def connect_queued(self, *sources: str) -> list[Peer]:
         """One after the other, each when the program has come to the one before."""
         clients = []
         for source in sources:
@@ -92,12 +92,12 @@ class Scene:
             self.ring()
         return clients
 
-    def go(self, client: End) -> None:
+    def go(self, client: Peer) -> None:
         """In order, and be told of."""
         client.close()
         self.wait_for_ends()
 
-    def be_served(self, client: End) -> None:
+    def receive_greeting(self, client: Peer) -> None:
         """To the end: greeted at last, gone, and told of."""
         client.receive(GREETING)
         self.go(client)
@@ -109,8 +109,8 @@ class Scene:
 
     def ring(self) -> None:
         """When this returns, the program has come to all that clients did before."""
-        with socket.create_connection((HOST, self._bells_port), PATIENCE_S) as connection:
-            End(connection).receive(GREETING)
+        with socket.create_connection((HOST, self._bells_port), TIMEOUT_S) as connection:
+            Peer(connection).receive(GREETING)
         self._rung += 1
         wait_until(lambda: len(self._ends(BELL)) >= self._rung, f"the bell\n{self.proxy.log!r}")
 
@@ -118,12 +118,12 @@ class Scene:
         found = (tcplog.SESSION.fullmatch(line) for line in self.proxy.log.lines())
         return [line for line in found if line and line["frontend"] == frontend]
 
-    def goes_down(self, name: str) -> None:
+    def stop_server(self, name: str) -> None:
         """Nobody takes its checks any more."""
         self.pool[name].checks.refuse()
         self.wait_for(name, "DOWN")
 
-    def comes_up(self, name: str) -> None:
+    def start_server(self, name: str) -> None:
         self.pool[name].checks.listen()
         self.wait_for(name, "UP")
 
@@ -142,7 +142,7 @@ class Scene:
 
 
 @attrs.frozen
-class Both:
+class PoolComparison:
     """Plays a story with each at the same time: what mailproxy has written, and what HAProxy has.
 
     Sessions are written as in tcplog, with `#` where there are times and without the date; so are the events of the
@@ -152,8 +152,8 @@ class Both:
     folder: Path
     ports: Sequence[int]  # nobody else's, PORTS of them: one story after the other may have the same
 
-    def play(
-        self, plan: Plan, story: Callable[[Scene], object], *, told_checks: bool = False
+    def run(
+        self, plan: PoolConfig, story: Callable[[PoolScenario], object], *, told_checks: bool = False
     ) -> tuple[list[str], list[str]]:
         half = len(self.ports) // 2
         with ThreadPoolExecutor(2) as both:
@@ -161,17 +161,19 @@ class Both:
             model = both.submit(self._play, HAProxy, plan, story, self.ports[half:], told_checks)
         return _ours(ours.result(), plan, told_checks=told_checks), _models(model.result())
 
-    def agree(self, plan: Plan, story: Callable[[Scene], object], *, told_checks: bool = False) -> list[str]:
+    def assert_same(
+        self, plan: PoolConfig, story: Callable[[PoolScenario], object], *, told_checks: bool = False
+    ) -> list[str]:
         """What both have written, which must be the same."""
-        ours, models = self.play(plan, story, told_checks=told_checks)
+        ours, models = self.run(plan, story, told_checks=told_checks)
         assert ours == models
         return ours
 
     def _play(
         self,
         program: type[HAProxy | Mailproxy],
-        plan: Plan,
-        story: Callable[[Scene], object],
+        plan: PoolConfig,
+        story: Callable[[PoolScenario], object],
         ports: Sequence[int],
         told_checks: bool,
     ) -> list[str]:
@@ -184,7 +186,7 @@ class Both:
                 )
                 for member in plan.members
             }
-            bells_server = stack.enter_context(ToldServer(bell))
+            bells_server = stack.enter_context(ControlledServer(bell))
             places[BELL] = Place(bells_server.address, bells_server.address)
             text = (
                 plan.for_haproxy((door, bells), places, tells_checks=told_checks)
@@ -193,9 +195,9 @@ class Both:
             )
             proxy = program(text, self.folder, [(HOST, door), (HOST, bells)])
             stack.enter_context(proxy)
-            scene = Scene(proxy, (door, bells), pool)
-            stack.callback(scene.leave)
-            story(scene)
+            scenario = PoolScenario(proxy, (door, bells), pool)
+            stack.callback(scenario.leave)
+            story(scenario)
             return proxy.log.lines()
 
 
@@ -225,8 +227,8 @@ def up(name: str, *, active: int, requeued: int = 0) -> str:
     )
 
 
-def _actor(member: Member, sessions: int, checks: int, stack: ExitStack) -> Actor:
-    actor = Actor(ToldServer(sessions, *member.conducts, tls=member.tls), ToldServer(checks))
+def _actor(member: PoolServer, sessions: int, checks: int, stack: ExitStack) -> Actor:
+    actor = Actor(ControlledServer(sessions, *member.conducts, tls=member.tls), ControlledServer(checks))
     for each in (actor.sessions, actor.checks):
         stack.enter_context(each)
     if member.refuses:
@@ -267,14 +269,14 @@ def _models(lines: list[str]) -> list[str]:
     return told
 
 
-def _ours(lines: list[str], plan: Plan, *, told_checks: bool) -> list[str]:
+def _ours(lines: list[str], plan: PoolConfig, *, told_checks: bool) -> list[str]:
     """Where HAProxy tells of the check and then of the server, mailproxy has one line for both."""
     if not told_checks:
         return [line for line in _told(lines) if not line.startswith("Health")]
     return [part for line in _told(lines) for part in _as_two(line, plan)]
 
 
-def _as_two(line: str, plan: Plan) -> Iterator[str]:
+def _as_two(line: str, plan: PoolConfig) -> Iterator[str]:
     change = CHANGE.fullmatch(line)
     if not change:
         yield line

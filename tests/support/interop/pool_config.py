@@ -21,7 +21,7 @@ BELL = "bell"  # a backend beside, see Scene.ring
 
 
 @attrs.frozen(kw_only=True)
-class Member:
+class PoolServer:
     """A server of the backend: how it is to meet sessions, and what the configuration says of it."""
 
     name: str
@@ -43,8 +43,8 @@ class Place:
 
 
 @attrs.frozen(kw_only=True)
-class Plan:
-    members: Sequence[Member]
+class PoolConfig:
+    members: Sequence[PoolServer]
     check: Literal["", "connect", "script"] = ""
     interval_ms: int = 100
     rise: int = 2
@@ -100,7 +100,7 @@ class Plan:
             lines.append(" ".join(self._haproxy_server(member, places[member.name])))
         return "\n".join(lines) + "\n"
 
-    def _haproxy_server(self, member: Member, place: Place) -> Iterator[str]:
+    def _haproxy_server(self, member: PoolServer, place: Place) -> Iterator[str]:
         yield f" server {member.name} {_written(place.sessions)}"
         if self.check:
             yield f"check port {place.checks[1]} inter {self.interval_ms} rise {self.rise} fall {self.fall}"

@@ -11,7 +11,7 @@ import attrs
 from tests.support.interop.layouts import CONFIG, PORTS, SERVERS, adapted, bound_addresses
 from tests.support.ports import free_ports
 from tests.support.programs.dovecot import USERS, Dovecot, Listener
-from tests.support.programs.imap_clients import Door
+from tests.support.programs.imap_clients import ClientAddress
 from tests.support.programs.postfix import Postfix
 from tests.support.programs.program import Mailproxy, wait_until
 
@@ -39,7 +39,7 @@ class PostfixLayout:
 
 
 @attrs.frozen
-class Deployment:
+class RunningPostfixLayout:
     """One of them, running."""
 
     proxy: Mailproxy
@@ -47,9 +47,11 @@ class Deployment:
     ports: Mapping[int, int]  # by the numbers in the file
     site: Site
 
-    def door(self, number: int, security: Security, *, ends_at_proxy: bool = False) -> Door:
+    def client_address(
+        self, number: int, security: Security, *, ends_at_proxy: bool = False
+    ) -> ClientAddress:
         authority = self.site.proxy if ends_at_proxy else self.site.servers
-        return Door(self.ports[number], security, authority.ca, "localhost")
+        return ClientAddress(self.ports[number], security, authority.ca, "localhost")
 
     def wait_for(self, pattern: str) -> str:
         """Wait until one of the servers has logged this; returns the match."""
@@ -65,7 +67,7 @@ class Deployment:
 
 
 @contextmanager
-def deploy(layout: PostfixLayout, site: Site, folder: Path) -> Iterator[Deployment]:
+def run_layout(layout: PostfixLayout, site: Site, folder: Path) -> Iterator[RunningPostfixLayout]:
     """As a reader would adapt it: other addresses, ports and certificates, and no chroot, which Debian would fill."""
     text = (CONFIG / f"{layout.file}.toml").read_text(encoding="utf-8")
     numbers = sorted({int(number) for number in PORTS.findall(text)})
@@ -90,7 +92,7 @@ def deploy(layout: PostfixLayout, site: Site, folder: Path) -> Iterator[Deployme
                 running.enter_context(_accounts(host, imap, accounts, postfix, site))
             servers.append(running.enter_context(postfix))
         proxy = running.enter_context(Mailproxy(file.read_text(), folder, bound_addresses(file)))
-        yield Deployment(proxy, tuple(servers), ports, site)
+        yield RunningPostfixLayout(proxy, tuple(servers), ports, site)
 
 
 def _accounts(host: str, port: int, configuration: str, postfix: Postfix, site: Site) -> Dovecot:

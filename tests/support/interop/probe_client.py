@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import attrs
 
 from tests.support.interop.scripted_session import GREETING, HOST
-from tests.support.programs.program import PATIENCE_S
+from tests.support.programs.program import TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.support.interop.certificate_set import Papers
+    from tests.support.interop.certificate_set import CertificateSet
 
 Address = tuple[str, int]
 
@@ -28,7 +28,7 @@ class Connection:
     own: Address
     other: Address
 
-    def all_that_comes(self) -> bytes:
+    def receive_until_eof(self) -> bytes:
         """The greeting, or what comes before the end, whichever way that comes."""
         got = b""
         with suppress(ConnectionError, ssl.SSLError):
@@ -38,7 +38,7 @@ class Connection:
 
 
 @attrs.frozen(kw_only=True)
-class Visitor:
+class ProbeClient:
     """Who it is: ``tls`` is the version, None for clear text. It trusts everybody, which is not what is looked at here."""
 
     host: str = HOST
@@ -49,7 +49,7 @@ class Visitor:
     comes_back: bool = False
 
     @contextmanager
-    def visit(self, port: int, papers: Papers) -> Iterator[Connection]:
+    def connect(self, port: int, papers: CertificateSet) -> Iterator[Connection]:
         """Raises OSError, which ssl.SSLError is, from a handshake that fails."""
         context = self._context(papers, self.tls) if self.tls else None
         session = self._session(context, port) if context and self.comes_back else None
@@ -63,7 +63,7 @@ class Visitor:
                 yield Connection(end, own, other)
 
     def _connect(self, port: int) -> socket.socket:
-        return socket.create_connection((self.host, port), PATIENCE_S)
+        return socket.create_connection((self.host, port), TIMEOUT_S)
 
     def _session(self, context: ssl.SSLContext, port: int) -> ssl.SSLSession:
         """Of a visit before; tickets of TLS 1.3 come with the first bytes."""
@@ -75,7 +75,7 @@ class Visitor:
             assert end.session
             return end.session
 
-    def _context(self, papers: Papers, version: ssl.TLSVersion) -> ssl.SSLContext:
+    def _context(self, papers: CertificateSet, version: ssl.TLSVersion) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -83,5 +83,5 @@ class Visitor:
         if self.alpn:
             context.set_alpn_protocols(list(self.alpn))
         if self.shows:
-            context.load_cert_chain(papers.of(self.shows))
+            context.load_cert_chain(papers.path(self.shows))
         return context

@@ -13,12 +13,12 @@ import attrs
 
 from mailproxy.protocol.preamble import NeedMore
 from mailproxy.protocol.proxy_header import Header, HeaderV2, parse
-from tests.support.interop.header_senders import Client, Imap, Introducer, Smtp
+from tests.support.interop.header_senders import Client, HeaderSender, Imap, Smtp
 from tests.support.interop.scripted_session import HOST
 from tests.support.programs.dovecot import PASSWORD, Dovecot
-from tests.support.programs.nginx import Nginx, Said
+from tests.support.programs.nginx import LoggedClient, Nginx
 from tests.support.programs.postfix import Postfix
-from tests.support.programs.program import PATIENCE_S
+from tests.support.programs.program import TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,11 +35,11 @@ DATA_SEGMENTS_IN = struct.Struct("152x I")  # tcpi_data_segs_in of Linux's struc
 
 
 @attrs.frozen
-class Mail:
+class PostfixReceiver:
     """Postfix behind mailproxy."""
 
     postfix: Postfix
-    proxy: Introducer
+    proxy: HeaderSender
 
     def deliver(self, send: str, client: Client) -> None:
         """One message to where everybody may send."""
@@ -60,21 +60,21 @@ class Mail:
 
 
 @attrs.frozen
-class Stream:
+class NginxReceiver:
     """nginx behind mailproxy, and the test behind nginx."""
 
     nginx: Nginx
-    proxy: Introducer
+    proxy: HeaderSender
     server: socket.socket
 
-    def said_of(self, send: str, client: Client) -> tuple[Said, Said]:
+    def logged_clients(self, send: str, client: Client) -> tuple[LoggedClient, LoggedClient]:
         """What nginx read, and what it should have read: the session as the client has it."""
         with self.proxy.connect(send, client) as connection, self.server.accept()[0] as server:
             server.sendall(b"220 ready\r\n")
             assert connection.recv(100) == b"220 ready\r\n"
             own, other = connection.getsockname(), connection.getpeername()
-        wanted = Said(own[0], str(own[1]), other[0], str(other[1]), HOST, "200")
-        return self.nginx.said(own[1]), wanted
+        wanted = LoggedClient(own[0], str(own[1]), other[0], str(other[1]), HOST, "200")
+        return self.nginx.logged_client(own[1]), wanted
 
 
 @attrs.frozen(kw_only=True)
@@ -89,11 +89,11 @@ class Login:
 
 
 @attrs.frozen
-class Mailboxes:
+class DovecotReceiver:
     """A Dovecot behind mailproxy, with users of whom nobody has been here before."""
 
     dovecot: Dovecot
-    proxy: Introducer
+    proxy: HeaderSender
     users: Iterator[str]
 
     def session(self, way: str, client: Client) -> Imap:
@@ -123,7 +123,7 @@ class Mailboxes:
 
 
 @attrs.frozen
-class Arrival:
+class ReceivedHeader:
     """A connection of mailproxy's, what its first bytes were, and the header in them, which is read off."""
 
     connection: socket.socket
@@ -132,8 +132,8 @@ class Arrival:
     header_bytes: int
 
     @classmethod
-    def on(cls, connection: socket.socket) -> Arrival:
-        connection.settimeout(PATIENCE_S)
+    def receive_from(cls, connection: socket.socket) -> ReceivedHeader:
+        connection.settimeout(TIMEOUT_S)
         first = connection.recv(65536, socket.MSG_PEEK)
         answer = parse(first)
         assert not isinstance(answer, NeedMore), first
@@ -155,13 +155,13 @@ class Arrival:
 
 
 @attrs.frozen
-class Raw:
+class RawReceiver:
     """The test behind mailproxy."""
 
-    proxy: Introducer
+    proxy: HeaderSender
     listener: socket.socket
 
     @contextmanager
-    def arrival(self, send: str, client: Client) -> Iterator[Arrival]:
+    def receive(self, send: str, client: Client) -> Iterator[ReceivedHeader]:
         with self.proxy.connect(send, client), self.listener.accept()[0] as connection:
-            yield Arrival.on(connection)
+            yield ReceivedHeader.receive_from(connection)

@@ -13,7 +13,7 @@ import attrs
 
 from tests.support.ports import attempts_to_connect, free_port
 from tests.support.programs import tcplog
-from tests.support.programs.program import PATIENCE_S, HAProxy, Mailproxy, wait_until
+from tests.support.programs.program import TIMEOUT_S, HAProxy, Mailproxy, wait_until
 
 if TYPE_CHECKING:
     import re
@@ -28,7 +28,7 @@ CLEAR_TEXT = b"a1 CAPABILITY\r\n"
 
 
 @attrs.frozen(kw_only=True)
-class Plan:
+class ProxyConfig:
     """One frontend, one bind, one backend, one server: said once, written in both languages."""
 
     tls: bool = False
@@ -97,12 +97,12 @@ class Plan:
         return "\n".join(lines) + "\n"
 
 
-class End:
+class Peer:
     """A socket, clear or TLS, and the ways in which peers leave."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
-        connection.settimeout(PATIENCE_S)
+        connection.settimeout(TIMEOUT_S)
 
     def send(self, data: bytes) -> None:
         self.connection.sendall(data)
@@ -131,31 +131,31 @@ class End:
 
     def half_close(self) -> None:
         """Say that no more comes, and listen on."""
-        self._say_goodbye()
+        self._send_close_notify()
         socket.socket.shutdown(self.connection, socket.SHUT_WR)
 
     def close(self) -> None:
-        self._say_goodbye()
+        self._send_close_notify()
         self.connection.close()
 
-    def close_without_goodbye(self) -> None:
+    def close_without_notify(self) -> None:
         """As many clients do: a FIN where close_notify should have come first."""
         self.connection.close()
 
-    def _say_goodbye(self) -> None:
+    def _send_close_notify(self) -> None:
         """close_notify where there is TLS, without waiting for the answer."""
         if isinstance(self.connection, ssl.SSLSocket):
             self.connection.setblocking(False)
             with suppress(OSError, ValueError):
                 self.connection.unwrap()
-            self.connection.settimeout(PATIENCE_S)
+            self.connection.settimeout(TIMEOUT_S)
 
     def reset(self) -> None:
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         os.close(self.connection.detach())  # not by way of ssl, which would say goodbye
 
 
-class Wire:
+class ScriptedSession:
     """A client connected to the proxy, and the server that the proxy connects to when asked for."""
 
     def __init__(
@@ -168,8 +168,8 @@ class Wire:
         self.proxy = proxy
         self._listener = listener
         self._trust = trust
-        self._server: End | None = None
-        self.client = End(socket.create_connection((HOST, port), PATIENCE_S))
+        self._server: Peer | None = None
+        self.client = Peer(socket.create_connection((HOST, port), TIMEOUT_S))
 
     def __enter__(self) -> Self:
         return self
@@ -180,30 +180,30 @@ class Wire:
             self._server.connection.close()
 
     @property
-    def server(self) -> End:
+    def server(self) -> Peer:
         """Accepted on first use."""
         if not self._server:
             assert self._listener, "nobody listens"
-            self._server = End(self._listener.accept()[0])
+            self._server = Peer(self._listener.accept()[0])
         return self._server
 
-    def shake_hands(self) -> None:
+    def handshake(self) -> None:
         """Over TLS if the bind is TLS."""
         if self._trust:
             connection = self.client.connection
-            self.client = End(
+            self.client = Peer(
                 self._trust.wrap_socket(connection, server_hostname=HOST, suppress_ragged_eofs=False)
             )
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Connected all the way, the greeting read (and with it, whatever TLS sends first)."""
-        self.shake_hands()
+        self.handshake()
         self.server.send(GREETING)
         self.client.receive(GREETING)
 
 
 @attrs.frozen(kw_only=True)
-class Stage:
+class Comparison:
     """Plays a story with each proxy in turn; what both wrote must be the same."""
 
     folder: Path
@@ -211,27 +211,31 @@ class Stage:
     ca: Path
     tls: bool
 
-    def play(
-        self, story: Callable[[Wire], None], *, server: tuple[str, int] | None = None, **limits: int
+    def run(
+        self,
+        story: Callable[[ScriptedSession], None],
+        *,
+        server: tuple[str, int] | None = None,
+        **limits: int,
     ) -> tcplog.Session:
         """The line of a session; without a `server` the story plays that part too."""
-        written = [tcplog.session(line) for line in self._both(story, tcplog.SESSION, server, limits)]
+        written = [tcplog.session(line) for line in self._run_both(story, tcplog.SESSION, server, limits)]
         ours, model = written
         assert ours == model
         assert abs(ours.total_ms - model.total_ms) < SAME_MOMENT_MS, written
         return ours
 
-    def play_failure(self, story: Callable[[Wire], None], **limits: int) -> tcplog.FailedStart:
+    def run_failure(self, story: Callable[[ScriptedSession], None], **limits: int) -> tcplog.FailedStart:
         """The line of a client that never came to have a session."""
         ours, model = (
-            tcplog.failed_start(line) for line in self._both(story, tcplog.FAILED_START, None, limits)
+            tcplog.failed_start(line) for line in self._run_both(story, tcplog.FAILED_START, None, limits)
         )
         assert ours == model
         return ours
 
-    def _both(
+    def _run_both(
         self,
-        story: Callable[[Wire], None],
+        story: Callable[[ScriptedSession], None],
         line: re.Pattern[str],
         server: tuple[str, int] | None,
         limits: dict[str, int],
@@ -240,8 +244,8 @@ class Stage:
         for program in PROGRAMS:
             port = free_port()
             with socket.create_server((HOST, 0)) as listener:
-                listener.settimeout(PATIENCE_S)
-                plan = Plan(
+                listener.settimeout(TIMEOUT_S)
+                plan = ProxyConfig(
                     tls=self.tls,
                     certificates=self.certificates,
                     server=server or listener.getsockname(),
@@ -250,7 +254,7 @@ class Stage:
                 text = plan.for_haproxy(port) if program is HAProxy else plan.for_mailproxy(port)
                 with (
                     program(text, self.folder, [(HOST, port)]) as proxy,
-                    Wire(proxy, port, listener, trust) as wire,
+                    ScriptedSession(proxy, port, listener, trust) as wire,
                 ):
                     story(wire)
                     written = proxy.log.wait_for(line)
@@ -263,7 +267,7 @@ class Stage:
                 yield written
 
 
-def refused() -> tuple[str, int]:
+def refused_address() -> tuple[str, int]:
     """Where nobody listens."""
     return HOST, free_port()
 

@@ -34,16 +34,16 @@ def configuration(backends: Mapping[str, Table]) -> Table:
     return {"log": {"to": "stdout"}, "frontends": {"door": door}, "backends": dict(backends)}
 
 
-def in_toml(value: object) -> str:
+def to_toml(value: object) -> str:
     """The value behind a key; JSON's strings, numbers and booleans are TOML's."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(key)} = {in_toml(each)}" for key, each in value.items()) + "}"
+        return "{" + ", ".join(f"{json.dumps(key)} = {to_toml(each)}" for key, each in value.items()) + "}"
     if isinstance(value, list):
-        return f"[{', '.join(map(in_toml, value))}]"
+        return f"[{', '.join(map(to_toml, value))}]"
     return json.dumps(value)
 
 
-def make_checks(table: Table, times: int) -> list[str]:
+def run_checks(table: Table, times: int) -> list[str]:
     """What came of each check of a backend with one server, one after the other."""
     config = mailproxy.from_mapping(configuration({"servers": table}))
     material = load_and_check(config)
@@ -61,7 +61,7 @@ def make_checks(table: Table, times: int) -> list[str]:
 
 
 @attrs.frozen
-class Watch:
+class LogWatcher:
     """Over a server's log. ``departure`` is in one line of each visit. ``guard`` is somebody who comes behind the checks:
     when the log has that visit to its ``end``, it has all of theirs. ``masked``: a line without what is never the same,
     None for the guard's and others.

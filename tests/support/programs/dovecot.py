@@ -113,7 +113,7 @@ NAMES_FROM_CERTIFICATES = {
 `alone`: 2.3.19 keeps them where its process writes other things later."""
 
 
-def demanded_certificates(ca: Path) -> dict[str, str]:
+def require_client_certificates(ca: Path) -> dict[str, str]:
     """Nobody logs in over a connection that showed none of this authority's."""
     return {
         "ssl_ca": f"<{ca}",
@@ -123,7 +123,7 @@ def demanded_certificates(ca: Path) -> dict[str, str]:
     }
 
 
-def relaying_to(address: tuple[str, int]) -> dict[str, str]:
+def relay_settings(address: tuple[str, int]) -> dict[str, str]:
     """Submission takes nobody's mail without such a server, and ends the session instead."""
     return {"submission_relay_host": address[0], "submission_relay_port": str(address[1])}
 

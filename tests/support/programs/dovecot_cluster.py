@@ -44,7 +44,7 @@ servers = [
 """
 
 
-class FallibleDovecot(Dovecot):
+class RestartableDovecot(Dovecot):
     """Whatever befalls it befalls every process of it. Takes PROXY headers on a clear port and on one for TLS."""
 
     def __init__(self, name: str, store: MailStore, authority: Authority) -> None:
@@ -66,10 +66,10 @@ class FallibleDovecot(Dovecot):
         self.kill()  # faster than to wait for all to go
         super().__exit__(*exception)
 
-    def mend(self) -> None:
+    def restore(self) -> None:
         """Running, whatever happened."""
         if self.process.poll() is None:
-            self.go_on()
+            self.resume()
         else:
             self.start()
 
@@ -78,70 +78,70 @@ class FallibleDovecot(Dovecot):
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         code = super().stop(number)
-        self._wait_for_end_of_all()
+        self._wait_for_group_exit()
         return code
 
     def kill(self) -> None:
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
-        self._wait_for_end_of_all()
+        self._wait_for_group_exit()
 
-    def _wait_for_end_of_all(self) -> None:
+    def _wait_for_group_exit(self) -> None:
         """Until then somebody may listen, and take connections that nobody serves."""
         wait_until(lambda: not list(processes_of_group(self.process.pid)), "nobody of it is left")
 
-    def halt(self) -> None:
+    def suspend(self) -> None:
         """The kernel goes on taking connections for it, and nobody ever speaks."""
         os.killpg(self.process.pid, signal.SIGSTOP)
         wait_until(
             lambda: all(state == "T" for _, state in processes_of_group(self.process.pid)), "it stands"
         )
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         os.killpg(self.process.pid, signal.SIGCONT)
 
 
-class Farm:
+class DovecotCluster:
     """They run from the beginning."""
 
     def __init__(self, authority: Authority, *names: str) -> None:
         self.authority = authority
         self._names = names
         self._running = ExitStack()
-        self.dovecots: dict[str, FallibleDovecot] = {}
+        self.dovecots: dict[str, RestartableDovecot] = {}
 
     def __enter__(self) -> Self:
         store = self._running.enter_context(MailStore())
         for name in self._names:
-            dovecot = FallibleDovecot(name, store, self.authority)
+            dovecot = RestartableDovecot(name, store, self.authority)
             self.dovecots[name] = self._running.enter_context(dovecot)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._running.close()
 
-    def __getitem__(self, name: str) -> FallibleDovecot:
+    def __getitem__(self, name: str) -> RestartableDovecot:
         return self.dovecots[name]
 
-    def mend(self) -> None:
+    def restore(self) -> None:
         for dovecot in self.dovecots.values():
-            dovecot.mend()
+            dovecot.restore()
 
 
-class Front(Mailproxy):
-    """Each way has a TLS bind of its own, and all lead to these Dovecots of the farm."""
+class ProxyInFront(Mailproxy):
+    """Each way has a TLS bind of its own, and all lead to these Dovecots of the cluster."""
 
     def __init__(
         self,
-        farm: Farm,
+        cluster: DovecotCluster,
         names: Sequence[str],
         folder: Path,
         *,
         on_marked_down: str = "none",
         checks: bool = True,
     ) -> None:
-        self.ca = farm.authority.ca
+        self.ca = cluster.authority.ca
         self.ports = dict(zip(WAYS, free_ports(len(WAYS), [HOST]), strict=True))
         check = f"check = {{ {CHECK} }}" if checks else 'check = "none"'
         settings = {
@@ -152,12 +152,12 @@ class Front(Mailproxy):
         text = "".join(
             BACKEND.format(
                 way=way,
-                certificates=farm.authority.folder,
+                certificates=cluster.authority.folder,
                 host=HOST,
                 port=self.ports[way],
                 on_marked_down=on_marked_down,
                 settings=settings[way],
-                servers="\n".join(_server(farm[name], way) for name in names),
+                servers="\n".join(_server(cluster[name], way) for name in names),
             )
             for way in WAYS
         )
@@ -169,11 +169,11 @@ class Front(Mailproxy):
         pattern = r"Server {}/{} is {}, reason: (.*), check duration: \d+ms\. .*"
         return {way: self.log.wait_for(re.compile(pattern.format(way, name, state)))[1] for way in ways}
 
-    def has_said(self, name: str, state: str, way: str) -> bool:
+    def has_logged(self, name: str, state: str, way: str) -> bool:
         return f"Server {way}/{name} is {state}" in self.log.text()
 
 
-def unread_at(dovecot: FallibleDovecot) -> int:
+def unread_at(dovecot: RestartableDovecot) -> int:
     """How many of its connections have something that it has not read."""
     lines = Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]
     ports = (dovecot.clear_port, dovecot.tls_port)
@@ -183,6 +183,6 @@ def unread_at(dovecot: FallibleDovecot) -> int:
     )
 
 
-def _server(dovecot: FallibleDovecot, way: str) -> str:
+def _server(dovecot: RestartableDovecot, way: str) -> str:
     port = dovecot.tls_port if way == "secure" else dovecot.clear_port
     return f'  {{ name = "{dovecot.name}", address = "{HOST}:{port}" }},'

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mailproxy.protocol import NeedMore
 from mailproxy.protocol.proxy_header import Header, parse
 from tests.support.interop.scripted_session import GREETING, HOST
-from tests.support.programs.program import PATIENCE_S
+from tests.support.programs.program import TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +24,7 @@ class _Greeter(socketserver.BaseRequestHandler):
     request: socket.socket
 
     def handle(self) -> None:
-        self.request.settimeout(PATIENCE_S)
+        self.request.settimeout(TIMEOUT_S)
         with suppress(ConnectionError):
             self.request.sendall(GREETING)
             while self.request.recv(4096):
@@ -32,14 +32,14 @@ class _Greeter(socketserver.BaseRequestHandler):
 
 
 @contextmanager
-def greeter() -> Iterator[Address]:
+def greeting_server() -> Iterator[Address]:
     """Its address; everybody must have left at the end."""
     with _serving(_Greeter) as address:
         yield address
 
 
 @contextmanager
-def header_reader() -> Iterator[tuple[Address, Queue[Header]]]:
+def header_server() -> Iterator[tuple[Address, Queue[Header]]]:
     """One that demands a PROXY header, and what it has read."""
     headers = Queue[Header]()
 

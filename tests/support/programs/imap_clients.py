@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, Self
 import attrs
 
 from tests.support.programs.dovecot import PASSWORD
-from tests.support.programs.program import PATIENCE_S, LogFile, find
+from tests.support.programs.program import TIMEOUT_S, LogFile, find
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +25,7 @@ Security = Literal["clear", "starttls", "tls"]
 
 
 @attrs.frozen
-class Door:
+class ClientAddress:
     """Where a client enters, whose certificate it must meet there, and for which name."""
 
     port: int
@@ -37,8 +37,8 @@ class Door:
 
 
 @attrs.frozen
-class Person:
-    """Whose mailbox it is, and where the programs that act for this person may write.
+class MailUser:
+    """Whose mailbox it is, and where the programs that act for this mail_user may write.
 
     Who can choose comes from another address than the proxy's, which is 127.0.0.1.
     """
@@ -48,14 +48,14 @@ class Person:
     address: str = attrs.field(default="127.0.0.9", kw_only=True)
     certificate: Path | None = attrs.field(default=None, kw_only=True)
 
-    def trust(self, door: Door) -> ssl.SSLContext:
-        """What this person's TLS there begins with."""
+    def trust(self, door: ClientAddress) -> ssl.SSLContext:
+        """What this mail_user's TLS there begins with."""
         context = ssl.create_default_context(cafile=str(door.ca))
         if self.certificate:
             context.load_cert_chain(self.certificate)
         return context
 
-    def connection(self, door: Door) -> socket.socket:
+    def connection(self, door: ClientAddress) -> socket.socket:
         """Open, and with TLS on it where it begins with that."""
         connection = socket.create_connection((door.host, door.port), LONG_S, (self.address, 0))
         try:
@@ -68,9 +68,9 @@ class Person:
         return connection
 
 
-def is_refused(person: Person, door: Door) -> bool:
+def is_refused(mail_user: MailUser, door: ClientAddress) -> bool:
     """Does the connection end without a byte?"""
-    with person.connection(door) as connection:
+    with mail_user.connection(door) as connection:
         try:
             return not connection.recv(1)
         except ConnectionResetError:
@@ -78,9 +78,9 @@ def is_refused(person: Person, door: Door) -> bool:
 
 
 class MailClient(Protocol):
-    """One person at one door; every call is a session of its own."""
+    """One mail_user at one door; every call is a session of its own."""
 
-    def __init__(self, door: Door, person: Person) -> None: ...
+    def __init__(self, door: ClientAddress, mail_user: MailUser) -> None: ...
     def folders(self) -> set[str]: ...
     def append(self, message: bytes) -> None: ...
     def fetch(self) -> bytes:
@@ -100,19 +100,19 @@ class Idle(Protocol):
 class Imaplib:
     """Python's own."""
 
-    door: Door
-    person: Person
+    door: ClientAddress
+    mail_user: MailUser
 
     def session(self) -> imaplib.IMAP4:
-        """Logged in, by the certificate if the person has one; leaving the `with` logs out."""
-        connection = ImaplibConnection(self.door, self.person)
+        """Logged in, by the certificate if the mail_user has one; leaving the `with` logs out."""
+        connection = ImaplibConnection(self.door, self.mail_user)
         try:
             if self.door.security == "starttls":
-                connection.starttls(self.person.trust(self.door))
-            if self.person.certificate:
+                connection.starttls(self.mail_user.trust(self.door))
+            if self.mail_user.certificate:
                 connection.authenticate("EXTERNAL", lambda _: b"")
             else:
-                connection.login(self.person.name, PASSWORD)
+                connection.login(self.mail_user.name, PASSWORD)
         except BaseException:
             connection.shutdown()
             raise
@@ -144,10 +144,10 @@ class Imaplib:
 
 
 class ImaplibConnection(imaplib.IMAP4):
-    """Made as the person makes it."""
+    """Made as the mail_user makes it."""
 
-    def __init__(self, door: Door, person: Person) -> None:
-        self._door, self._person = door, person
+    def __init__(self, door: ClientAddress, mail_user: MailUser) -> None:
+        self._door, self._person = door, mail_user
         super().__init__(door.name, door.port)
 
     def open(self, host: str = "", port: int = 0, _timeout: float | None = None) -> None:
@@ -172,7 +172,7 @@ class ImaplibIdle:
         self._connection.shutdown()
 
     def wait_for_new_mail(self) -> None:
-        self._connection.sock.settimeout(PATIENCE_S)
+        self._connection.sock.settimeout(TIMEOUT_S)
         while not re.fullmatch(rb"\* [1-9]\d* EXISTS\r\n", line := self._connection.readline()):
             assert line.startswith(b"* "), line
         self._connection.send(b"DONE\r\n")
@@ -184,18 +184,18 @@ class ImaplibIdle:
 class Curl:
     """curl, which fetches by URL."""
 
-    door: Door
-    person: Person
+    door: ClientAddress
+    mail_user: MailUser
 
     def _run(self, path: str, *options: str) -> bytes:
         scheme = "imaps" if self.door.security == "tls" else "imap"
         starttls = ["--ssl-reqd"] if self.door.security == "starttls" else []
         command = [find("curl"), "--silent", "--show-error", "--cacert", str(self.door.ca), *starttls]
-        command += ["--interface", self.person.address]
+        command += ["--interface", self.mail_user.address]
         command += ["--resolve", f"{self.door.name}:{self.door.port}:{self.door.host}"]
         command += [
             "--user",
-            f"{self.person.name}:{PASSWORD}",
+            f"{self.mail_user.name}:{PASSWORD}",
             *options,
             f"{scheme}://{self.door.name}:{self.door.port}/{path}",
         ]
@@ -205,7 +205,7 @@ class Curl:
         return _listed(self._run("").decode())
 
     def append(self, message: bytes) -> None:
-        file = self.person.folder / "to-append"
+        file = self.mail_user.folder / "to-append"
         file.write_bytes(message)
         self._run("INBOX", "--upload-file", str(file))
 
@@ -217,39 +217,41 @@ class Curl:
 class Mbsync:
     """mbsync, which keeps a maildir here and a mailbox there alike. It knows no certificates for IP addresses."""
 
-    door: Door
-    person: Person
+    door: ClientAddress
+    mail_user: MailUser
 
     def _run(self, *arguments: str) -> bytes:
         security = {"clear": "None", "starttls": "STARTTLS", "tls": "IMAPS"}[self.door.security]
-        (self.person.folder / "inbox").mkdir(exist_ok=True)
-        file = self.person.folder / "mbsyncrc"
+        (self.mail_user.folder / "inbox").mkdir(exist_ok=True)
+        file = self.mail_user.folder / "mbsyncrc"
         file.write_text(
-            f"IMAPAccount there\nHost localhost\nPort {self.door.port}\nUser {self.person.name}\nPass {PASSWORD}\n"
+            f"IMAPAccount there\nHost localhost\nPort {self.door.port}\nUser {self.mail_user.name}\nPass {PASSWORD}\n"
             f"AuthMechs PLAIN LOGIN\nSSLType {security}\nCertificateFile {self.door.ca}\nTimeout {LONG_S:.0f}\n\n"
             f"IMAPStore far\nAccount there\n\n"
-            f"MaildirStore near\nPath {self.person.folder}/\nInbox {self.person.folder}/inbox\n\n"
+            f"MaildirStore near\nPath {self.mail_user.folder}/\nInbox {self.mail_user.folder}/inbox\n\n"
             f"Channel all\nFar :far:\nNear :near:\nPatterns *\nCreate Near\nSync All\nSyncState *\n",
             encoding="utf-8",
         )
         return _output([find("mbsync"), "--config", str(file), *arguments])
 
     def _messages(self) -> Iterator[Path]:
-        return (file for part in ("cur", "new") for file in (self.person.folder / "inbox" / part).glob("*"))
+        return (
+            file for part in ("cur", "new") for file in (self.mail_user.folder / "inbox" / part).glob("*")
+        )
 
     def folders(self) -> set[str]:
         return set(self._run("--list", "all").decode().split())
 
     def append(self, message: bytes) -> None:
         for part in ("cur", "new", "tmp"):
-            (self.person.folder / "inbox" / part).mkdir(parents=True, exist_ok=True)
-        (self.person.folder / "inbox" / "cur" / "1.here:2,S").write_bytes(message.replace(b"\r\n", b"\n"))
+            (self.mail_user.folder / "inbox" / part).mkdir(parents=True, exist_ok=True)
+        (self.mail_user.folder / "inbox" / "cur" / "1.here:2,S").write_bytes(message.replace(b"\r\n", b"\n"))
         self._run("--push", "all")
 
     def fetch(self) -> bytes:
         """Pulled into an empty maildir; mbsync keeps lines with a bare LF there, and a mark of its own."""
-        other = Mbsync(self.door, attrs.evolve(self.person, folder=self.person.folder / "pulled"))
-        other.person.folder.mkdir()
+        other = Mbsync(self.door, attrs.evolve(self.mail_user, folder=self.mail_user.folder / "pulled"))
+        other.mail_user.folder.mkdir()
         other._run("--pull", "all")
         (file,) = other._messages()
         return re.sub(rb"^X-TUID: .*\n", b"", file.read_bytes(), count=1, flags=re.MULTILINE).replace(
@@ -261,8 +263,8 @@ class Mbsync:
 class SClient:
     """`openssl s_client`, given a whole dialogue at once. It cannot speak without TLS."""
 
-    door: Door
-    person: Person
+    door: ClientAddress
+    mail_user: MailUser
 
     def _command(self) -> list[str]:
         command = [
@@ -273,7 +275,7 @@ class SClient:
             "-CAfile",
             str(self.door.ca),
         ]
-        command += ["-connect", f"{self.door.host}:{self.door.port}", "-bind", f"{self.person.address}:0"]
+        command += ["-connect", f"{self.door.host}:{self.door.port}", "-bind", f"{self.mail_user.address}:0"]
         if self.door.name == self.door.host:
             command += ["-noservername", "-verify_ip", self.door.host]
         else:
@@ -281,13 +283,13 @@ class SClient:
         return [*command, "-starttls", "imap"] if self.door.security == "starttls" else command
 
     def idle(self) -> Idle:
-        return SClientIdle(self._command(), self.person)
+        return SClientIdle(self._command(), self.mail_user)
 
     def _talk(self, *commands: bytes) -> bytes:
         dialogue = b"".join(
             b"s%d %s\r\n" % (n, each)
             for n, each in enumerate(
-                (b"LOGIN %s %s" % (self.person.name.encode(), PASSWORD.encode()), *commands, b"LOGOUT")
+                (b"LOGIN %s %s" % (self.mail_user.name.encode(), PASSWORD.encode()), *commands, b"LOGOUT")
             )
         )
         answer = _output(self._command(), dialogue)
@@ -309,14 +311,14 @@ class SClient:
 
 
 class SClientIdle:
-    """s_client with a person at its keyboard, who reads before typing."""
+    """s_client with a mail_user at its keyboard, who reads before typing."""
 
-    def __init__(self, command: list[str], person: Person) -> None:
-        self._log = LogFile(person.folder / "idle.log")
+    def __init__(self, command: list[str], mail_user: MailUser) -> None:
+        self._log = LogFile(mail_user.folder / "idle.log")
         with self._log.path.open("ab") as output:
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output)
         try:
-            self._type(f"idle1 LOGIN {person.name} {PASSWORD}", "idle1 OK .*")
+            self._type(f"idle1 LOGIN {mail_user.name} {PASSWORD}", "idle1 OK .*")
             self._type("idle2 SELECT INBOX", "idle2 OK .*")
             self._type("idle3 IDLE", r"\+ .*")
         except BaseException:

@@ -34,7 +34,7 @@ stream {{
 
 
 @attrs.frozen
-class Said:
+class LoggedClient:
     """What nginx read in a header, "" where it said nothing, and how the session ended: 200 is well."""
 
     client: str
@@ -45,7 +45,7 @@ class Said:
     status: str
 
     @classmethod
-    def in_line(cls, line: str) -> Said:
+    def parse(cls, line: str) -> LoggedClient:
         return cls(*("" if word == "-" else word for word in line.split(" ")))
 
 
@@ -69,7 +69,7 @@ class Nginx(Program):
         )
         super().__init__([find("nginx"), "-c", str(file), "-e", "stderr"], folder, [self.address])
 
-    def said(self, client_port: int | None = None) -> Said:
+    def logged_client(self, client_port: int | None = None) -> LoggedClient:
         """Of the first session that is over; of those of a client with that port, if it is given."""
         port = r"\S+" if client_port is None else client_port
-        return Said.in_line(self.access_log.wait_for(re.compile(rf"\S+ {port} .+"))[0])
+        return LoggedClient.parse(self.access_log.wait_for(re.compile(rf"\S+ {port} .+"))[0])

@@ -17,14 +17,14 @@ from tests.support.programs.imap_clients import LONG_S
 if TYPE_CHECKING:
     import socket
 
-    from tests.support.programs.imap_clients import Door, Person
+    from tests.support.programs.imap_clients import ClientAddress, MailUser
 
 
 class Pop3Connection(poplib.POP3):
-    """Made as the person makes it."""
+    """Made as the mail_user makes it."""
 
-    def __init__(self, door: Door, person: Person) -> None:
-        self._door, self._person = door, person
+    def __init__(self, door: ClientAddress, mail_user: MailUser) -> None:
+        self._door, self._person = door, mail_user
         super().__init__(door.host, door.port)
 
     def _create_socket(self, _timeout: float) -> socket.socket:
@@ -35,15 +35,15 @@ class Pop3Connection(poplib.POP3):
 class Poplib:
     """Python's own."""
 
-    door: Door
-    person: Person
+    door: ClientAddress
+    mail_user: MailUser
 
     def session(self) -> poplib.POP3:
-        connection = Pop3Connection(self.door, self.person)
+        connection = Pop3Connection(self.door, self.mail_user)
         try:
             if self.door.security == "starttls":
-                connection.stls(self.person.trust(self.door))
-            connection.user(self.person.name)
+                connection.stls(self.mail_user.trust(self.door))
+            connection.user(self.mail_user.name)
             connection.pass_(PASSWORD)
         except BaseException:
             connection.close()
@@ -62,10 +62,10 @@ class Poplib:
 
 
 class SmtpConnection(smtplib.SMTP):
-    """Made as the person makes it."""
+    """Made as the mail_user makes it."""
 
-    def __init__(self, door: Door, person: Person) -> None:
-        self._door, self._person = door, person
+    def __init__(self, door: ClientAddress, mail_user: MailUser) -> None:
+        self._door, self._person = door, mail_user
         super().__init__(door.host, door.port, local_hostname="client.example", timeout=LONG_S)
 
     def _get_socket(self, _host: str, _port: int, _timeout: float) -> socket.socket:
@@ -76,14 +76,14 @@ class SmtpConnection(smtplib.SMTP):
 class Smtplib:
     """Python's own."""
 
-    door: Door
-    person: Person
+    door: ClientAddress
+    mail_user: MailUser
 
     def submit(self, message: bytes) -> None:
-        with SmtpConnection(self.door, self.person) as connection:
+        with SmtpConnection(self.door, self.mail_user) as connection:
             if self.door.security == "starttls":
-                connection.starttls(context=self.person.trust(self.door))
-            connection.login(self.person.name, PASSWORD)
+                connection.starttls(context=self.mail_user.trust(self.door))
+            connection.login(self.mail_user.name, PASSWORD)
             connection.sendmail("a@mail.example", ["b@mail.example"], message)
 
 
@@ -91,18 +91,18 @@ class Smtplib:
 class Sieve:
     """As much of ManageSieve (RFC 5804) as it takes to keep a script."""
 
-    door: Door
-    person: Person
+    door: ClientAddress
+    mail_user: MailUser
 
     def session(self) -> SieveSession:
         """Logged in."""
-        session = SieveSession(self.person.connection(self.door))
+        session = SieveSession(self.mail_user.connection(self.door))
         try:
             session.answer()  # the greeting
             session.command("STARTTLS")
-            session.begin_tls(self.person.trust(self.door), self.door.host)
+            session.begin_tls(self.mail_user.trust(self.door), self.door.host)
             session.answer()  # what it can do now
-            initial = base64.b64encode(f"\0{self.person.name}\0{PASSWORD}".encode()).decode()
+            initial = base64.b64encode(f"\0{self.mail_user.name}\0{PASSWORD}".encode()).decode()
             session.command(f'AUTHENTICATE "PLAIN" "{initial}"')
         except BaseException:
             session.close()

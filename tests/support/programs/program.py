@@ -18,7 +18,7 @@ from tests.support.ports import are_listening
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-PATIENCE_S = 20.0  # for anything that is only late because the machine is busy
+TIMEOUT_S = 20.0  # for anything that is only late because the machine is busy
 SEARCH_PATH = (
     f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin:/usr/local/sbin"  # where daemons hide from ordinary users
 )
@@ -31,7 +31,7 @@ def find(program: str) -> str:
     return path
 
 
-def wait_until(condition: Callable[[], bool], what: str, limit_s: float = PATIENCE_S) -> None:
+def wait_until(condition: Callable[[], bool], what: str, limit_s: float = TIMEOUT_S) -> None:
     """Return as soon as the condition holds; it is looked at every 10 ms."""
     deadline = time.monotonic() + limit_s
     while not condition():
@@ -72,7 +72,7 @@ class LogFile:
         return [_DATE.sub("", line) for line in self.text().rpartition("\n")[0].splitlines()]
 
     def wait_for(
-        self, pattern: re.Pattern[str], limit_s: float = PATIENCE_S, *, behind: int = 0
+        self, pattern: re.Pattern[str], limit_s: float = TIMEOUT_S, *, behind: int = 0
     ) -> re.Match[str]:
         """The first whole line that matches, ``behind`` so many: ports of clients come again."""
         found: list[re.Match[str]] = []
@@ -126,7 +126,7 @@ class Program:
         return are_listening(self._listens)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """It does nothing meanwhile, and finds all that happened at once afterwards."""
         self.process.send_signal(signal.SIGSTOP)
         try:
@@ -134,7 +134,7 @@ class Program:
         finally:
             self.process.send_signal(signal.SIGCONT)
 
-    def stop_softly(self) -> None:
+    def stop_gracefully(self) -> None:
         """Ask it to go when its sessions are over; leaving the `with` waits for that."""
         self.process.send_signal(self.soft_stop)
         self._is_stopping = True
@@ -144,7 +144,7 @@ class Program:
         if self.process.poll() is None and not self._is_stopping:
             self.process.send_signal(number)
         try:
-            return self.process.wait(PATIENCE_S)
+            return self.process.wait(TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
             return self.process.wait()

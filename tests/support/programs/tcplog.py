@@ -54,7 +54,7 @@ class FailedStart:
     message: str
 
 
-def ends(lines: Iterable[str]) -> list[re.Match[str]]:
+def end_matches(lines: Iterable[str]) -> list[re.Match[str]]:
     """The lines of either form: a program writes others, too."""
     found = (SESSION.fullmatch(line) or FAILED_START.fullmatch(line) for line in lines)
     return [line for line in found if line]

@@ -17,7 +17,7 @@ from mailproxy.protocol.checks.dialogue import CheckDialogue
 Cut = Callable[[bytes], Iterable[bytes]]
 
 
-def whole(data: bytes) -> Iterable[bytes]:
+def in_one_piece(data: bytes) -> Iterable[bytes]:
     return [data]
 
 
@@ -25,10 +25,10 @@ def byte_by_byte(data: bytes) -> Iterable[bytes]:
     return [data[n : n + 1] for n in range(len(data))]
 
 
-def play(dialogue: CheckDialogue, book: str, cut: Cut = whole) -> None:
+def play(dialogue: CheckDialogue, book: str, cut: Cut = in_one_piece) -> None:
     """Fail with a diff unless it goes as written."""
     expected = [line for line in book.splitlines() if line]
-    went = list(_played(dialogue, expected, cut))
+    went = list(_run(dialogue, expected, cut))
     if went != expected:
         pytest.fail("\n".join(ndiff(expected, went)))
 
@@ -43,33 +43,33 @@ def outcome(dialogue: CheckDialogue, pieces: Iterable[bytes]) -> tuple[bytes, st
     said = dialogue.start()
     for piece in pieces:
         said += dialogue.receive(piece)
-    return said, _came_to(dialogue)
+    return said, _result_of(dialogue)
 
 
-def _played(dialogue: CheckDialogue, expected: list[str], cut: Cut) -> Iterable[str]:
-    yield from _said(dialogue.start())
+def _run(dialogue: CheckDialogue, expected: list[str], cut: Cut) -> Iterable[str]:
+    yield from _sent_lines(dialogue.start())
     for is_server, group in groupby(expected, lambda line: line.startswith("S: ")):
         lines = list(group)
         if is_server:
             yield from lines
             pieces = cut(b"".join(map(_on_the_wire, lines)))
-            yield from _said(b"".join([dialogue.receive(piece) for piece in pieces]))
+            yield from _sent_lines(b"".join([dialogue.receive(piece) for piece in pieces]))
         if "(TLS)" in lines and dialogue.wants_tls:
             yield "(TLS)"
-            yield from _said(dialogue.tls_started())
+            yield from _sent_lines(dialogue.tls_started())
         if "(closed)" in lines:
             yield "(closed)"
-            yield from _said(dialogue.receive(b""))
-    yield f"= {_came_to(dialogue)}"
+            yield from _sent_lines(dialogue.receive(b""))
+    yield f"= {_result_of(dialogue)}"
 
 
-def _came_to(dialogue: CheckDialogue) -> str:
+def _result_of(dialogue: CheckDialogue) -> str:
     if dialogue.is_over:
         return str(dialogue.result)
     return f"{dialogue.failure or 'nothing'}, waits for {dialogue.expecting}"
 
 
-def _said(data: bytes) -> Iterable[str]:
+def _sent_lines(data: bytes) -> Iterable[str]:
     lines = data.decode("latin-1").split("\r\n")
     assert lines.pop() == "", "every command ends with CRLF"
     return [f"C: {line}" for line in lines]

@@ -56,7 +56,7 @@ def ech() -> bytes:
     return extension(ECH, b"\0" + numbers(1, 1) + b"\x2a" + vector(b"k" * 32, 2) + vector(b"i" * 208, 2))
 
 
-def hello(
+def client_hello(
     *extensions: bytes,
     session_id: bytes = b"",
     cipher_suites: bytes = numbers(0x1301, 0xC02F),
@@ -67,19 +67,19 @@ def hello(
     return message(head + vector(b"".join(extensions), 2))
 
 
-def hello_without_extensions() -> bytes:
+def client_hello_without_extensions() -> bytes:
     return message(VERSION_AND_RANDOM + vector(b"", 1) + vector(numbers(0x002F), 2) + vector(b"\0", 1))
 
 
-def hello_of(size: int, *extensions: bytes) -> bytes:
+def client_hello_of_size(size: int, *extensions: bytes) -> bytes:
     """A message of this many bytes, filled up with padding (RFC 7685)."""
-    room = size - len(hello(*extensions, extension(PADDING)))
-    return hello(*extensions, extension(PADDING, bytes(room)))
+    room = size - len(client_hello(*extensions, extension(PADDING)))
+    return client_hello(*extensions, extension(PADDING, bytes(room)))
 
 
-def browser_hello(name: bytes = b"imap.example.org") -> bytes:
+def browser_client_hello(name: bytes = b"imap.example.org") -> bytes:
     """As a browser's of today: GREASE everywhere, a post-quantum key share, ECH; longer than a segment."""
-    return hello(
+    return client_hello(
         extension(GREASE[0]),
         server_name(name),
         extension(GROUPS, vector(numbers(GREASE[1], X25519MLKEM768, 0x001D), 2)),
@@ -93,11 +93,11 @@ def browser_hello(name: bytes = b"imap.example.org") -> bytes:
     )
 
 
-def in_records(message: bytes, cuts: Iterable[int] = ()) -> bytes:
+def split_into_records(message: bytes, cuts: Iterable[int] = ()) -> bytes:
     """The message on the wire, cut into records at these places."""
     places = sorted({0, len(message), *cuts})
     return b"".join(record(message[start:end]) for start, end in pairwise(places))
 
 
-def in_records_of(size: int, message: bytes) -> bytes:
-    return in_records(message, range(0, len(message), size))
+def split_into_records_of(size: int, message: bytes) -> bytes:
+    return split_into_records(message, range(0, len(message), size))

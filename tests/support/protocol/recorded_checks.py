@@ -19,7 +19,7 @@ S: "SIEVE" "fileinto reject envelope encoded-character vacation subaddress compa
 S: "NOTIFY" "mailto"
 S: "SASL" "PLAIN LOGIN"'''
 
-GOLDEN: dict[str, Golden] = {
+RECORDED_CHECKS: dict[str, Golden] = {
     "Dovecot 2.3.19, IMAP": (
         ImapCheck,
         """

@@ -21,8 +21,8 @@ from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer, CheckOutcome
 from mailproxy.proxy.checks.check import Check
 from mailproxy.testing import Connection, PlaybookError
-from tests.support.protocol.recorded_checks import GOLDEN
-from tests.support.proxy.proxy_fixture import PATIENCE_S, Line, Scene
+from tests.support.protocol.recorded_checks import RECORDED_CHECKS
+from tests.support.proxy.proxy_harness import TIMEOUT_S, Line, ProxyHarness
 
 CHECK_EVENTS = (
     "server-down",
@@ -36,13 +36,13 @@ CHECK_EVENTS = (
 
 # What servers say
 
-BOOKS: dict[str, str] = {
-    "imap": GOLDEN["Dovecot 2.3.19, IMAP"][1],
-    "pop3": GOLDEN["Dovecot 2.3.19, POP3"][1],
-    "smtp": GOLDEN["postscreen"][1],
-    "submission": GOLDEN["Exchange, SMTP"][1],
-    "lmtp": GOLDEN["Dovecot, LMTP"][1],
-    "sieve": GOLDEN["Dovecot 2.3.19, ManageSieve"][1],
+PLAYBOOKS: dict[str, str] = {
+    "imap": RECORDED_CHECKS["Dovecot 2.3.19, IMAP"][1],
+    "pop3": RECORDED_CHECKS["Dovecot 2.3.19, POP3"][1],
+    "smtp": RECORDED_CHECKS["postscreen"][1],
+    "submission": RECORDED_CHECKS["Exchange, SMTP"][1],
+    "lmtp": RECORDED_CHECKS["Dovecot, LMTP"][1],
+    "sieve": RECORDED_CHECKS["Dovecot 2.3.19, ManageSieve"][1],
 }
 _LMTP_UPGRADED = """
 S: 220 mail.example Dovecot (Debian) ready.
@@ -57,19 +57,19 @@ S: 250 mail.example
 C: QUIT
 S: 221 2.0.0 Bye
 """
-UPGRADED: dict[str, str] = {
-    "imap": GOLDEN["Dovecot 2.3.19, IMAP with STARTTLS"][1],
-    "pop3": GOLDEN["Dovecot 2.3.19, POP3 with STLS"][1],
-    "smtp": GOLDEN["Dovecot 2.3.19, submission with STARTTLS"][1],
-    "submission": GOLDEN["Dovecot 2.3.19, submission with STARTTLS"][1],
+STARTTLS_PLAYBOOKS: dict[str, str] = {
+    "imap": RECORDED_CHECKS["Dovecot 2.3.19, IMAP with STARTTLS"][1],
+    "pop3": RECORDED_CHECKS["Dovecot 2.3.19, POP3 with STLS"][1],
+    "smtp": RECORDED_CHECKS["Dovecot 2.3.19, submission with STARTTLS"][1],
+    "submission": RECORDED_CHECKS["Dovecot 2.3.19, submission with STARTTLS"][1],
     "lmtp": _LMTP_UPGRADED,
-    "sieve": GOLDEN["Dovecot 2.3.19, ManageSieve with STARTTLS"][1],
+    "sieve": RECORDED_CHECKS["Dovecot 2.3.19, ManageSieve with STARTTLS"][1],
 }
-MAIL = tuple(BOOKS)
+MAIL_PROTOCOLS = tuple(PLAYBOOKS)
 
 
 @frozen
-class Act:
+class PlayServer:
     """Play the server's part of a book as those of ``check_golden``, with TLS from ``tls`` where the book has it.
 
     A client that leaves early is no fault; one that says something else is: PlaybookError.
@@ -95,7 +95,7 @@ class Act:
 
 
 @frozen
-class Shake:
+class TlsHandshake:
     """Take the server's part in a TLS handshake."""
 
     tls: ssl.SSLContext
@@ -104,7 +104,7 @@ class Shake:
         await connection.accept_tls(self.tls)
 
 
-def said_by_client(book: str) -> bytes:
+def client_bytes(book: str) -> bytes:
     """All that the check says in a book."""
     lines = [line.removeprefix("C: ") for line in book.splitlines() if line.startswith("C: ")]
     return "".join(f"{line}\r\n" for line in lines).encode()
@@ -113,80 +113,88 @@ def said_by_client(book: str) -> bytes:
 # What was made of it
 
 
-def backend_with(check: Mapping[str, Any], *, protocol: str = "tcp", **backend: Any) -> dict[str, Any]:
-    """The changes of a scene for a backend ``b`` whose servers are checked once, unless ``check`` says otherwise."""
+def check_options(check: Mapping[str, Any], *, protocol: str = "tcp", **backend: Any) -> dict[str, Any]:
+    """The changes of a harness for a backend ``b`` whose servers are checked once, unless ``check`` says otherwise."""
     return {"backends": {"b": {"protocol": protocol, "check": {"interval": "1h", **check}, **backend}}}
 
 
-async def once_checked(
-    scene: Scene, *servers: str, protocol: str = "tcp", backend: Mapping[str, Any] | None = None, **check: Any
+async def check_once(
+    harness: ProxyHarness,
+    *servers: str,
+    protocol: str = "tcp",
+    backend: Mapping[str, Any] | None = None,
+    **check: Any,
 ) -> ProxyServer:
     """The first of these servers, after its only check."""
-    proxy = await scene.proxy(*servers, **backend_with(check, protocol=protocol, **(backend or {})))
+    proxy = await harness.proxy(*servers, **check_options(check, protocol=protocol, **(backend or {})))
     server: ProxyServer = next(iter(proxy.backends["b"].servers.values()))
     return server
 
 
-async def down(scene: Scene, words: str, **data: Any) -> Line:
+async def wait_for_down(harness: ProxyHarness, words: str, **data: Any) -> Line:
     """The only server's going down: with these words between ``reason:`` and the duration, and these data."""
-    (line,) = await scene.events("server-down")
+    (line,) = await harness.events("server-down")
     assert f" is DOWN, reason: {words}, check duration: " in line["message"]
     assert {key: line[key] for key in data} == data
     assert line["status"] == "DOWN"
     return line
 
 
-def told(scene: Scene) -> list[str]:
+def server_messages(harness: ProxyHarness) -> list[str]:
     """The sentences about servers, in their order."""
-    return [line["message"] for line in scene.lines() if line["event"] in CHECK_EVENTS]
+    return [line["message"] for line in harness.lines() if line["event"] in CHECK_EVENTS]
 
 
-async def wait_told(scene: Scene, words: str, count: int = 1) -> list[str]:
+async def wait_for_messages(harness: ProxyHarness, words: str, count: int = 1) -> list[str]:
     """All sentences about servers, as soon as so many have these words."""
-    with trio.fail_after(PATIENCE_S):
-        while sum(words in sentence for sentence in told(scene)) < count:  # noqa: ASYNC110 - a file
+    with trio.fail_after(TIMEOUT_S):
+        while sum(words in sentence for sentence in server_messages(harness)) < count:  # noqa: ASYNC110 - a file
             await trio.sleep(0.005)
-    return told(scene)
+    return server_messages(harness)
 
 
 # Without sockets
 
 
 @frozen
-class Entry:
+class LoggedEvent:
     """What was told, and when."""
 
     event: str
-    sentence: str
+    message: str
     time: float
     data: Mapping[str, object]
 
 
-class Diary(Log):
+class RecordingLog(Log):
     """Keeps what it is told."""
 
     def __init__(self) -> None:
-        self.entries: list[Entry] = []
+        self.events: list[LoggedEvent] = []
 
     def event(self, event: Event, message: str, **data: object) -> None:
-        self.entries.append(Entry(event.name, message, trio.current_time(), data))
+        self.events.append(LoggedEvent(event.name, message, trio.current_time(), data))
 
     @property
-    def sentences(self) -> list[str]:
-        return [entry.sentence for entry in self.entries]
+    def messages(self) -> list[str]:
+        return [entry.message for entry in self.events]
 
-    def of(self, name: str) -> list[Entry]:
+    def events_named(self, name: str) -> list[LoggedEvent]:
         """Those of one event."""
-        return [entry for entry in self.entries if entry.event == name]
+        return [entry for entry in self.events if entry.event == name]
 
 
-def backend_of(*servers: str | Mapping[str, Any], diary: Diary | None = None, **settings: Any) -> Backend:
+def make_backend(
+    *servers: str | Mapping[str, Any], diary: RecordingLog | None = None, **settings: Any
+) -> Backend:
     """A backend ``b`` of these servers with nobody around it; chance is the same each time, checks are the caller's."""
     mapping = {
         "frontends": {"f": {"bind": ["127.0.0.1:0"], "backend": "b"}},
         "backends": {"b": {"servers": list(servers), **settings}},
     }
-    return Backend(mailproxy.from_mapping(mapping).backends["b"], {}, diary or Diary(), dice(1))
+    return Backend(
+        mailproxy.from_mapping(mapping).backends["b"], {}, diary or RecordingLog(), seeded_random(1)
+    )
 
 
 PASSED = CheckResult(CheckCode.L4OK)
@@ -197,29 +205,29 @@ Outcome = Callable[[], Awaitable[CheckResult]]
 
 
 @define(eq=False)
-class Pretended(Check):
+class SimulatedCheck(Check):
     """A check that takes simulated time, and more of it to leave; ``begins`` has when each began."""
 
     outcome: Outcome = field(kw_only=True)
-    leaving_s: float = field(default=0.0, kw_only=True)
-    begins: list[float] = field(factory=list, init=False)
+    close_s: float = field(default=0.0, kw_only=True)
+    started_at: list[float] = field(factory=list, init=False)
 
     @classmethod
-    def of(cls, server: BackendServer, outcome: Outcome) -> Pretended:
+    def of(cls, server: BackendServer, outcome: Outcome) -> SimulatedCheck:
         return cls(server, (), 1.0, _no_context, outcome=outcome)
 
     async def run(self, report: Callable[[CheckOutcome], None]) -> None:
         began = trio.current_time()
-        self.begins.append(began)
+        self.started_at.append(began)
         result = await self.outcome()
         report(CheckOutcome(result, int((trio.current_time() - began) * 1000)))
-        await trio.sleep(self.leaving_s)
+        await trio.sleep(self.close_s)
 
 
 def _no_context(tls: config.ServerTls) -> ssl.SSLContext:
     raise AssertionError(f"nobody uses {tls}")
 
 
-def dice(seed: int) -> RandomSource:
+def seeded_random(seed: int) -> RandomSource:
     """The same throws each time."""
     return Random(seed)  # noqa: S311 - nothing is to be kept secret

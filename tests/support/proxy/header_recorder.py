@@ -12,7 +12,7 @@ from mailproxy.protocol.proxy_header import Header, HeaderV2, Ssl, Type, parse, 
 from mailproxy.testing import Connection, Playbook, ScriptedServer
 
 
-class IntroducedServer(ScriptedServer):
+class HeaderRecorder(ScriptedServer):
     """Takes the header off each connection, makes TLS if it has a context, and plays its playbook.
 
     ``headers`` has what was read, ``raw`` the bytes of it. The header must be there whole at the first look, as the
@@ -60,7 +60,7 @@ class IntroducedServer(ScriptedServer):
             await connection.accept_tls(self._behind)
         await super().converse(connection)
 
-    async def told(self, count: int = 1) -> Header:
+    async def wait_for_header(self, count: int = 1) -> Header:
         """Wait for so many headers; give the last."""
         while len(self.headers) < count:  # noqa: ASYNC110 - several tasks may wait
             await trio.sleep(0.002)

@@ -23,12 +23,12 @@ from mailproxy.log.end_reasons import CLIENT_ABORTED, CLIENT_CLOSED, SERVER_ABOR
 from mailproxy.net.relay import Relay, Tunnel
 from mailproxy.net.tls.tls import accept_tls, connect_tls
 from mailproxy.testing import Connection, ThrowAwayCA, pattern
-from tests.support.proxy.relays import Kind, running
+from tests.support.proxy.relays import Kind, run_relay
 
 Name = Literal["client", "server"]
-Channel = Literal["clear", "TLS 1.2", "TLS 1.3"]
+Transport = Literal["clear", "TLS 1.2", "TLS 1.3"]
 NAMES: tuple[Name, Name] = ("client", "server")
-CHANNELS: tuple[Channel, ...] = ("clear", "TLS 1.2", "TLS 1.3")
+TRANSPORTS: tuple[Transport, ...] = ("clear", "TLS 1.2", "TLS 1.3")
 
 _PATIENCE_S = 10.0  # a play that does not end takes it again and again until it is the shortest that does not
 _PIECE_BYTES = 65536
@@ -41,10 +41,10 @@ _VERSIONS = {"TLS 1.2": ssl.TLSVersion.TLSv1_2, "TLS 1.3": ssl.TLSVersion.TLSv1_
 class Contexts:
     """TLS of all four ends; a play takes no certificates of its own."""
 
-    client: dict[Channel, ssl.SSLContext]
+    client: dict[Transport, ssl.SSLContext]
     front: ssl.SSLContext
     back: ssl.SSLContext
-    server: dict[Channel, ssl.SSLContext]
+    server: dict[Transport, ssl.SSLContext]
 
     @classmethod
     def of(cls, ca: ThrowAwayCA) -> Self:
@@ -58,9 +58,9 @@ class Contexts:
         )
 
 
-def _by_version(make: Callable[[], ssl.SSLContext]) -> dict[Channel, ssl.SSLContext]:
-    contexts: dict[Channel, ssl.SSLContext] = {}
-    for channel in CHANNELS[1:]:
+def _by_version(make: Callable[[], ssl.SSLContext]) -> dict[Transport, ssl.SSLContext]:
+    contexts: dict[Transport, ssl.SSLContext] = {}
+    for channel in TRANSPORTS[1:]:
         contexts[channel] = context = make()
         context.minimum_version = context.maximum_version = _VERSIONS[channel]
     return contexts
@@ -72,45 +72,45 @@ class Peer:
 
     name: Name
     connection: Connection
-    bell: trio.lowlevel.ParkingLot
-    said: int = 0
-    hears_until: float = math.inf  # nothing more is read once so many bytes have come
-    has_ended: bool = False
-    knew: bool = False  # of the other's end, when it made its own
-    is_gone: bool = False  # closed or reset: hears nothing any more
+    changed: trio.lowlevel.ParkingLot
+    sent: int = 0
+    receive_limit: float = math.inf  # nothing more is read once so many bytes have come
+    has_closed: bool = False
+    had_seen_other_close: bool = False  # of the other's end, when it made its own
+    is_closed: bool = False  # closed or reset: hears nothing any more
     is_reset: bool = False
     is_broken: bool = False
     _tasks: list[Callable[[], Awaitable[None]]] = field(factory=list)
-    _is_silenced: bool = False  # no act of speech counts any more
+    _is_closing: bool = False  # no act of speech counts any more
 
     @property
-    def heard(self) -> bytearray:
+    def received(self) -> bytearray:
         return self.connection.received
 
     @property
-    def is_quiet(self) -> bool:
+    def has_sent_all(self) -> bool:
         """Has it said everything, as far as it could?"""
-        return not self._tasks or self.is_gone or self.is_broken
+        return not self._tasks or self.is_closed or self.is_broken
 
     @property
-    def has_heard_end(self) -> bool:
-        return self.is_gone or self.connection.end is not None
+    def has_received_eof(self) -> bool:
+        return self.is_closed or self.connection.end is not None
 
-    async def listen(self) -> None:
+    async def receive_loop(self) -> None:
         with suppress(trio.ClosedResourceError):
             while self.connection.end is None:
-                if len(self.heard) < self.hears_until:
+                if len(self.received) < self.receive_limit:
                     await self.connection.receive()
-                    self.bell.unpark_all()
+                    self.changed.unpark_all()
                 else:
-                    await self.bell.park()
-        self.bell.unpark_all()
+                    await self.changed.park()
+        self.changed.unpark_all()
 
-    async def speak(self) -> None:
+    async def send_loop(self) -> None:
         with suppress(trio.ClosedResourceError):
-            while not self.is_gone:
+            while not self.is_closed:
                 if not self._tasks:
-                    await self.bell.park()
+                    await self.changed.park()
                     continue
                 try:
                     await self._tasks[0]()
@@ -118,171 +118,179 @@ class Peer:
                     self.is_broken = True
                     break
                 self._tasks.pop(0)
-                self.bell.unpark_all()
-        self.bell.unpark_all()
+                self.changed.unpark_all()
+        self.changed.unpark_all()
 
-    def say(self, size: int, piece: int) -> None:
-        if self._is_silenced:
+    def send(self, size: int, piece: int) -> None:
+        if self._is_closing:
             return
-        start = self.said
-        self.said += size
+        start = self.sent
+        self.sent += size
 
         async def speak() -> None:
             for begin in range(start, start + size, piece):
                 await self.connection.send(pattern(min(piece, start + size - begin), begin))
 
-        self._do(speak)
+        self._queue_task(speak)
 
     def half_close(self) -> None:
         async def half_close() -> None:
-            self._note_end()
+            self._mark_closed()
             await self.connection.half_close()
 
-        self._end_with(half_close)
+        self._close_with(half_close)
 
     def drop(self) -> None:
         async def drop() -> None:  # noqa: ASYNC124 - one of the tasks
-            self._note_end()
-            self.is_gone = True
+            self._mark_closed()
+            self.is_closed = True
             self.connection.drop()
 
-        self._end_with(drop)
+        self._close_with(drop)
 
-    def leave(self) -> None:
+    def close(self) -> None:
         async def leave() -> None:
-            self._note_end()
-            self.is_gone = True
+            self._mark_closed()
+            self.is_closed = True
             await self.connection.close()
 
-        self._end_with(leave)
+        self._close_with(leave)
 
     def reset(self) -> None:
         """At once, whatever it was going to say."""
-        if not self.is_gone:
-            self._is_silenced = self.is_gone = self.is_reset = True
+        if not self.is_closed:
+            self._is_closing = self.is_closed = self.is_reset = True
             self.connection.reset()
-            self.bell.unpark_all()
+            self.changed.unpark_all()
 
-    def _note_end(self) -> None:
-        self.knew = self.connection.end is not None
-        self.has_ended = True
+    def _mark_closed(self) -> None:
+        self.had_seen_other_close = self.connection.end is not None
+        self.has_closed = True
 
-    def _end_with(self, task: Callable[[], Awaitable[None]]) -> None:
-        if not self._is_silenced:
-            self._is_silenced = True
-            self._do(task)
+    def _close_with(self, task: Callable[[], Awaitable[None]]) -> None:
+        if not self._is_closing:
+            self._is_closing = True
+            self._queue_task(task)
 
-    def _do(self, task: Callable[[], Awaitable[None]]) -> None:
+    def _queue_task(self, task: Callable[[], Awaitable[None]]) -> None:
         self._tasks.append(task)
-        self.bell.unpark_all()
+        self.changed.unpark_all()
 
 
 @define(eq=False)
-class Stage:
+class RelayHarness:
     """The session: both peers and the relay's side of it. ``end`` is there once the relay has it."""
 
     client: Peer
     server: Peer
-    pair: Tunnel
-    bell: trio.lowlevel.ParkingLot
+    tunnel: Tunnel
+    changed: trio.lowlevel.ParkingLot
     end: EndReason | None = None
     scope: trio.CancelScope = field(factory=trio.CancelScope)
     task: trio.lowlevel.Task | None = None
-    _has_begun: trio.Event = field(factory=trio.Event)
+    _started: trio.Event = field(factory=trio.Event)
 
     @property
     def is_over(self) -> bool:
         return self.end is not None or self.scope.cancelled_caught
 
-    def begin(self) -> None:
-        self._has_begun.set()
+    def start(self) -> None:
+        self._started.set()
 
-    def of(self, name: Name) -> tuple[Peer, Peer]:
+    def peers(self, name: Name) -> tuple[Peer, Peer]:
         """This peer, and the one opposite."""
         return (self.client, self.server) if name == "client" else (self.server, self.client)
 
     async def relay(self, relay: Relay) -> None:
         """What a session does with its relay; from when the play says so."""
-        await self._has_begun.wait()
+        await self._started.wait()
         self.task = trio.lowlevel.current_task()
         with self.scope:
-            self.end = await relay.run(self.pair)
-        for side in (self.pair.client, self.pair.server):
+            self.end = await relay.run(self.tunnel)
+        for side in (self.tunnel.client, self.tunnel.server):
             assert side.sock.fileno() >= 0, "who opened it closes it"
             side.sock.close()
-        self.bell.unpark_all()
+        self.changed.unpark_all()
 
-    async def until(self, condition: Callable[[], bool]) -> None:
+    async def wait_until(self, condition: Callable[[], bool]) -> None:
         """Wait until this holds, or until the session is over."""
-        self.begin()
+        self.start()
         while not (self.is_over or condition()):
-            await self.bell.park()
+            await self.changed.park()
 
-    async def meet(self, name: Name) -> None:
+    async def wait_until_received(self, name: Name) -> None:
         """Wait until this peer has heard all that the other has said by now."""
-        peer, other = self.of(name)
-        peer.hears_until = max(peer.hears_until, other.said)
-        self.bell.unpark_all()
-        await self.until(
-            lambda: peer.has_heard_end or other.is_reset or (len(peer.heard) >= other.said and other.is_quiet)
+        peer, other = self.peers(name)
+        peer.receive_limit = max(peer.receive_limit, other.sent)
+        self.changed.unpark_all()
+        await self.wait_until(
+            lambda: (
+                peer.has_received_eof
+                or other.is_reset
+                or (len(peer.received) >= other.sent and other.has_sent_all)
+            )
         )
 
     async def finish(self, last: Name) -> None:
         """Let the play come to its end: all hear everything, then those who are there end their side in order."""
-        self.client.hears_until = self.server.hears_until = math.inf
-        self.bell.unpark_all()
-        if any(peer.is_reset and not peer.has_ended for peer in (self.client, self.server)):
-            await self.until(lambda: False)  # it must find that out by itself
-        second, first = self.of(last)
+        self.client.receive_limit = self.server.receive_limit = math.inf
+        self.changed.unpark_all()
+        if any(peer.is_reset and not peer.has_closed for peer in (self.client, self.server)):
+            await self.wait_until(lambda: False)  # it must find that out by itself
+        second, first = self.peers(last)
         for peer, other in ((first, second), (second, first)):
-            await self.meet(other.name)
+            await self.wait_until_received(other.name)
             peer.half_close()
-            await self.until(lambda: other.has_heard_end)  # noqa: B023 - it is over when the loop goes on
-        await self.until(lambda: False)
-        while not (self.client.has_heard_end and self.server.has_heard_end):
-            await self.bell.park()
+            await self.wait_until(lambda: other.has_received_eof)  # noqa: B023 - it is over when the loop goes on
+        await self.wait_until(lambda: False)
+        while not (self.client.has_received_eof and self.server.has_received_eof):
+            await self.changed.park()
 
     async def settle(self) -> None:
         """Wait until all that has been said and done has reached the other side."""
         for name in NAMES:
-            peer, other = self.of(name)
-            await self.meet(name)
-            if other.is_reset and not other.has_ended:
-                await self.until(lambda: False)
-            elif other.has_ended:
-                await self.until(lambda: peer.has_heard_end)  # noqa: B023 - it is over when the loop goes on
-        while self.is_over and not (self.client.has_heard_end and self.server.has_heard_end):
-            await self.bell.park()
+            peer, other = self.peers(name)
+            await self.wait_until_received(name)
+            if other.is_reset and not other.has_closed:
+                await self.wait_until(lambda: False)
+            elif other.has_closed:
+                await self.wait_until(lambda: peer.has_received_eof)  # noqa: B023 - it is over when the loop goes on
+        while self.is_over and not (self.client.has_received_eof and self.server.has_received_eof):
+            await self.changed.park()
         await trio.testing.wait_all_tasks_blocked(0.001)
 
-    def fitting_ends(self) -> set[EndReason]:
+    def possible_end_reasons(self) -> set[EndReason]:
         """The end reasons that can be, as far as what the peers did and knew decides it."""
         peers = (self.client, self.server)
-        ends = {_ABORTED[peer.name] for peer in peers if peer.is_gone}
-        if self.client.has_ended and self.server.has_ended:
-            ends |= {_CLOSED[peer.name] for peer in peers if not peer.knew}
+        ends = {_ABORTED[peer.name] for peer in peers if peer.is_closed}
+        if self.client.has_closed and self.server.has_closed:
+            ends |= {_CLOSED[peer.name] for peer in peers if not peer.had_seen_other_close}
         return ends
 
-    def review(self) -> None:
+    def check_invariants(self) -> None:
         """Assert that the relay has done what it should."""
         if not self.scope.cancelled_caught:
-            assert self.end in self.fitting_ends(), (self.end, self.fitting_ends(), self.pair.detail)
-            assert bool(self.pair.detail) == (self.end in _ABORTED.values())
-        is_calm = not (self.client.is_gone or self.server.is_gone or self.scope.cancelled_caught)
+            assert self.end in self.possible_end_reasons(), (
+                self.end,
+                self.possible_end_reasons(),
+                self.tunnel.detail,
+            )
+            assert bool(self.tunnel.detail) == (self.end in _ABORTED.values())
+        is_calm = not (self.client.is_closed or self.server.is_closed or self.scope.cancelled_caught)
         for direction, source, sink in (
-            (self.pair.to_server, self.client, self.server),
-            (self.pair.to_client, self.server, self.client),
+            (self.tunnel.to_server, self.client, self.server),
+            (self.tunnel.to_client, self.server, self.client),
         ):
-            assert sink.heard == pattern(len(sink.heard)), f"the {sink.name} heard something else"
-            assert len(sink.heard) <= direction.received <= source.said
+            assert sink.received == pattern(len(sink.received)), f"the {sink.name} heard something else"
+            assert len(sink.received) <= direction.received <= source.sent
             if is_calm:
                 assert not sink.is_broken
-                assert (len(sink.heard), direction.received) == (source.said, source.said), sink.name
+                assert (len(sink.received), direction.received) == (source.sent, source.sent), sink.name
                 assert sink.connection.end == ("eof" if sink.connection.tls is None else "close_notify")
                 assert direction.is_finished
                 assert not direction.pending
                 assert not direction.pending_close_notify
-        for side, peer in ((self.pair.client, self.client), (self.pair.server, self.server)):
+        for side, peer in ((self.tunnel.client, self.client), (self.tunnel.server, self.server)):
             if not side.is_tls:
                 assert side.close_notify is None
             elif is_calm:
@@ -293,11 +301,11 @@ class Stage:
         is_aborted = self.end in _ABORTED.values()
         return Outcome(
             self.end,
-            bytes(self.client.heard),
-            bytes(self.server.heard),
+            bytes(self.client.received),
+            bytes(self.server.received),
             None if is_aborted else (self.client.connection.end, self.server.connection.end),
-            None if is_aborted else (self.pair.to_server.received, self.pair.to_client.received),
-            (self.pair.client.close_notify, self.pair.server.close_notify),
+            None if is_aborted else (self.tunnel.to_server.received, self.tunnel.to_client.received),
+            (self.tunnel.client.close_notify, self.tunnel.server.close_notify),
         )
 
 
@@ -309,9 +317,9 @@ class Outcome:
     """
 
     end: EndReason | None
-    client_heard: bytes = field(repr=lambda data: f"<{len(data)} bytes>")
-    server_heard: bytes = field(repr=lambda data: f"<{len(data)} bytes>")
-    heard_ends: tuple[str | None, str | None] | None
+    client_received: bytes = field(repr=lambda data: f"<{len(data)} bytes>")
+    server_received: bytes = field(repr=lambda data: f"<{len(data)} bytes>")
+    received_ends: tuple[str | None, str | None] | None
     received: tuple[int, int] | None
     close_notifies: tuple[bool | None, bool | None]
 
@@ -319,64 +327,64 @@ class Outcome:
 # Acts
 
 
-class Act(Protocol):
+class Action(Protocol):
     """Something that happens in a play."""
 
-    async def play(self, stage: Stage) -> None:
+    async def play(self, stage: RelayHarness) -> None:
         """Let it happen."""
 
 
 @frozen
-class Say:
+class Send:
     """In pieces, each at least one TLS record."""
 
-    who: Name
+    peer: Name
     size: int
     piece: int = _PIECE_BYTES
 
-    async def play(self, stage: Stage) -> None:
-        stage.of(self.who)[0].say(self.size, self.piece)
+    async def play(self, stage: RelayHarness) -> None:
+        stage.peers(self.peer)[0].send(self.size, self.piece)
 
 
 @frozen
-class Stall:
+class StopReading:
     """Hear nothing any more."""
 
-    who: Name
+    peer: Name
 
-    async def play(self, stage: Stage) -> None:
-        stage.of(self.who)[0].hears_until = 0
+    async def play(self, stage: RelayHarness) -> None:
+        stage.peers(self.peer)[0].receive_limit = 0
 
 
 @frozen
-class Hear:
+class Read:
     """Go on hearing until so many bytes more have come, all of them by default."""
 
-    who: Name
+    peer: Name
     size: float = math.inf
 
-    async def play(self, stage: Stage) -> None:
-        peer = stage.of(self.who)[0]
-        peer.hears_until = len(peer.heard) + self.size
-        stage.bell.unpark_all()
+    async def play(self, stage: RelayHarness) -> None:
+        peer = stage.peers(self.peer)[0]
+        peer.receive_limit = len(peer.received) + self.size
+        stage.changed.unpark_all()
 
 
 @frozen
-class Meet:
+class ReceiveAll:
     """Hear all that the other has said by now."""
 
-    who: Name
+    peer: Name
 
-    async def play(self, stage: Stage) -> None:
-        await stage.meet(self.who)
+    async def play(self, stage: RelayHarness) -> None:
+        await stage.wait_until_received(self.peer)
 
 
 @frozen
 class Pause:
     """Let things take their course until nothing moves."""
 
-    async def play(self, stage: Stage) -> None:
-        stage.begin()
+    async def play(self, stage: RelayHarness) -> None:
+        stage.start()
         await trio.testing.wait_all_tasks_blocked(0.001)
 
 
@@ -384,87 +392,87 @@ class Pause:
 class HalfClose:
     """End its side, behind what it has said."""
 
-    who: Name
+    peer: Name
 
-    async def play(self, stage: Stage) -> None:
-        stage.of(self.who)[0].half_close()
+    async def play(self, stage: RelayHarness) -> None:
+        stage.peers(self.peer)[0].half_close()
 
 
 @frozen
-class Leave:
+class Close:
     """Close in order behind what it has said. What it has not heard makes a reset of it."""
 
-    who: Name
+    peer: Name
 
-    async def play(self, stage: Stage) -> None:
-        stage.of(self.who)[0].leave()
+    async def play(self, stage: RelayHarness) -> None:
+        stage.peers(self.peer)[0].close()
 
 
 @frozen
 class Drop:
     """Close behind what it has said, without close_notify. What it has not heard makes a reset of it."""
 
-    who: Name
+    peer: Name
 
-    async def play(self, stage: Stage) -> None:
-        stage.of(self.who)[0].drop()
+    async def play(self, stage: RelayHarness) -> None:
+        stage.peers(self.peer)[0].drop()
 
 
 @frozen
 class Reset:
     """At once."""
 
-    who: Name
+    peer: Name
 
-    async def play(self, stage: Stage) -> None:
-        stage.of(self.who)[0].reset()
+    async def play(self, stage: RelayHarness) -> None:
+        stage.peers(self.peer)[0].reset()
 
 
 @frozen
-class Play:
+class Scenario:
     """Acts over two channels, with ``…_buffer`` bytes of the kernel's at each end of it; its own choice if None.
 
     The relay begins late if it finds there what the first acts have left. In step, nothing is done before what was done
     has come to its end, so that only one end reason fits.
     """
 
-    acts: Sequence[Act]
-    client: Channel = "clear"
-    server: Channel = "clear"
+    actions: Sequence[Action]
+    client: Transport = "clear"
+    server: Transport = "clear"
     client_buffer: int | None = None
     server_buffer: int | None = None
     last: Name = "server"  # to end its side, if that is left to the end of the play
     is_late: bool = False
     is_in_step: bool = False
 
-    def perform(self, kind: Kind, contexts: Contexts) -> Stage:
+    def run(self, kind: Kind, contexts: Contexts) -> RelayHarness:
         """Play it in a loop of its own, and see that all is well and nothing stays open."""
 
-        async def main() -> Stage:
+        async def main() -> RelayHarness:
             with trio.fail_after(_PATIENCE_S):
-                async with running(kind) as relay, self.staged(contexts) as stage:
+                async with run_relay(kind) as relay, self.harness(contexts) as stage:
                     await self.play(stage, relay)
             return stage
 
-        before = descriptors()
-        stage: Stage = trio.run(main)
-        stage.review()
-        if left := descriptors() - before:  # kept for the next one, or lost each time?
+        before = open_descriptors()
+        stage: RelayHarness = trio.run(main)
+        stage.check_invariants()
+        if left := open_descriptors() - before:  # kept for the next one, or lost each time?
             trio.run(main)
-            more = descriptors() - before - left
+            more = open_descriptors() - before - left
             assert not more
         return stage
 
-    async def play(self, stage: Stage, relay: Relay) -> None:
+    async def play(self, stage: RelayHarness, relay: Relay) -> None:
         """Play it to its end."""
         async with trio.open_nursery() as nursery:
             for peer in (stage.client, stage.server):
-                nursery.start_soon(peer.listen)
-                nursery.start_soon(peer.speak)
+                nursery.start_soon(peer.receive_loop)
+                nursery.start_soon(peer.send_loop)
             nursery.start_soon(stage.relay, relay)
             if not self.is_late:
-                stage.begin()
-            for act in self.acts:
+                stage.start()
+            for act in self.actions:
                 await act.play(stage)
                 if self.is_in_step:
                     await stage.settle()
@@ -472,7 +480,7 @@ class Play:
             nursery.cancel_scope.cancel()
 
     @asynccontextmanager
-    async def staged(self, contexts: Contexts) -> AsyncIterator[Stage]:
+    async def harness(self, contexts: Contexts) -> AsyncIterator[RelayHarness]:
         """All four ends."""
         client, front = await _connected(self.client_buffer)
         server, back = await _connected(self.server_buffer)
@@ -495,7 +503,7 @@ class Play:
                     nursery.start_soon(open_back)
                     nursery.start_soon(server.accept_tls, contexts.server[self.server])
             pair = Tunnel(*sides, client_limit=1000, server_limit=1000, half_closed=1000)
-            yield Stage(Peer("client", client, bell), Peer("server", server, bell), pair, bell)
+            yield RelayHarness(Peer("client", client, bell), Peer("server", server, bell), pair, bell)
         finally:
             for peer in peers:
                 peer.drop()
@@ -525,7 +533,7 @@ async def _connected(buffer_bytes: int | None) -> tuple[Connection, socket.socke
     return Connection(trio.SocketStream(peer)), theirs
 
 
-def descriptors() -> set[str]:
+def open_descriptors() -> set[str]:
     """What this process has open."""
     found = set()
     for link in Path("/proc/self/fd").iterdir():

@@ -18,26 +18,26 @@ from mailproxy.log.end_reasons import EndReason
 from mailproxy.net.relay import Relay, Tunnel
 from mailproxy.net.tls.tls import accept_tls, connect_tls
 from tests.support.proxy.relay_harness import Contexts, Name
-from tests.support.proxy.relays import Kind, running
+from tests.support.proxy.relays import Kind, run_relay
 
 LONG_S = 1000.0
 
 
 @define
-class Talk:
+class RelayedPair:
     """A relayed session: ``client`` and ``server`` are the peers' own ends; ``ends`` has its end as soon as it has one."""
 
     client: socket.socket
     server: socket.socket
-    pair: Tunnel
+    tunnel: Tunnel
     clock: MockClock
-    ends: list[EndReason] = field(factory=list)
+    end_reasons: list[EndReason] = field(factory=list)
 
     async def run(self, relay: Relay, task_status: trio.TaskStatus[None]) -> None:
         task_status.started()
-        self.ends.append(await relay.run(self.pair))
+        self.end_reasons.append(await relay.run(self.tunnel))
 
-    async def later(self, seconds: float) -> None:
+    async def advance(self, seconds: float) -> None:
         """So much later."""
         self.clock.jump(seconds)
         await wait_all_tasks_blocked()
@@ -45,22 +45,22 @@ class Talk:
     async def fill(self, sender: socket.socket) -> int:
         """Send until nothing more fits, not even into what the relay holds; gives the number of bytes."""
         total = 0
-        while count := send_all_that_fits(sender):
+        while count := fill_send_buffer(sender):
             total += count
             await wait_all_tasks_blocked()
         return total
 
-    async def empty(self, reader: socket.socket) -> int:
+    async def drain(self, reader: socket.socket) -> int:
         """Read until nothing more comes; gives the number of bytes."""
         total = 0
-        while count := read_all_that_is_there(reader):
+        while count := read_available(reader):
             total += count
             await wait_all_tasks_blocked()
         return total
 
 
 @asynccontextmanager
-async def talk(
+async def relayed_pair(
     clock: MockClock,
     relay_kind: Kind,
     *,
@@ -69,7 +69,7 @@ async def talk(
     half_closed: float = LONG_S,
     tls: Name | None = None,
     contexts: Contexts | None = None,
-) -> AsyncIterator[Talk]:
+) -> AsyncIterator[RelayedPair]:
     """``tls``: whose connection has it."""
     socks = [*socket.socketpair(), *socket.socketpair()]
     for sock in socks:
@@ -85,9 +85,9 @@ async def talk(
         server_limit=server_limit,
         half_closed=half_closed,
     )
-    session = Talk(client, server, pair, clock)
+    session = RelayedPair(client, server, pair, clock)
     try:
-        async with running(relay_kind) as relay, trio.open_nursery() as nursery:
+        async with run_relay(relay_kind) as relay, trio.open_nursery() as nursery:
             await nursery.start(session.run, relay)
             await wait_all_tasks_blocked()
             yield session
@@ -109,7 +109,7 @@ async def _over_tls(contexts: Contexts, first: socket.socket, second: socket.soc
     return ends
 
 
-def send_all_that_fits(sock: socket.socket) -> int:
+def fill_send_buffer(sock: socket.socket) -> int:
     count = 0
     try:
         while True:
@@ -118,7 +118,7 @@ def send_all_that_fits(sock: socket.socket) -> int:
         return count
 
 
-def read_all_that_is_there(sock: socket.socket) -> int:
+def read_available(sock: socket.socket) -> int:
     count = 0
     try:
         while data := sock.recv(1 << 20):

@@ -25,7 +25,7 @@ ENGINE_ONLY = pytest.mark.parametrize(
 
 
 @asynccontextmanager
-async def running(kind: Kind) -> AsyncIterator[Relay]:
+async def run_relay(kind: Kind) -> AsyncIterator[Relay]:
     """A relay at work. Whoever has left it has left nothing registered."""
     poller = open_poller()
     relay = open_relay(kind, poller)

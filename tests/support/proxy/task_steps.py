@@ -10,14 +10,14 @@ import trio
 import trio.testing
 
 import mailproxy
-from tests.support.proxy.proxy_fixture import PATIENCE_S, Belongings
+from tests.support.proxy.proxy_harness import TIMEOUT_S, ResourceSnapshot
 
 LOOK_S = 0.25
 FEW_STEPS = 200  # a loop that spins makes many thousands
 ENOUGH_BEYOND = 3  # visits that were over before the step came: threads make their number vary a little
 
 
-class Steps(trio.abc.Instrument):
+class StepCounter(trio.abc.Instrument):
     """Counts the steps of all tasks."""
 
     count = 0
@@ -26,9 +26,9 @@ class Steps(trio.abc.Instrument):
         self.count += 1
 
 
-async def steps_meanwhile() -> int:
+async def count_steps() -> int:
     """How many steps all tasks of the loop make in a while in which nothing happens."""
-    steps = Steps()
+    steps = StepCounter()
     trio.lowlevel.add_instrument(steps)
     try:
         await trio.sleep(LOOK_S)
@@ -67,10 +67,10 @@ async def cancel_at_every_step(
     Nothing may be left of it each time. The visit ends when the proxy does.
     """
     config = mailproxy.from_mapping(mapping)
-    before = Belongings.now()
+    before = ResourceSnapshot.now()
     beyond = 0
     for step in count(1, stride):
-        with trio.fail_after(PATIENCE_S), trio.CancelScope() as scope:
+        with trio.fail_after(TIMEOUT_S), trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
                 proxy = await nursery.start(mailproxy.serve, config)
                 instrument = CancelAt(step, scope)
@@ -82,7 +82,7 @@ async def cancel_at_every_step(
                     pass
                 finally:
                     trio.lowlevel.remove_instrument(instrument)
-        await before.again()
+        await before.wait_until_restored()
         beyond += instrument.left > 0
         if beyond == ENOUGH_BEYOND:
             return

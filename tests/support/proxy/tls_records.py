@@ -27,7 +27,7 @@ KEY_UPDATE_REQUESTED = b"\x18\x00\x00\x01\x01"
 
 
 @define
-class Writer:
+class RecordWriter:
     """Writes a client's records in place of its library, which has sent none since the handshake."""
 
     secret: bytes
@@ -73,7 +73,7 @@ class Writer:
 
 
 @define
-class OldWriter:
+class Tls12RecordWriter:
     """The same for TLS 1.2 with AES-GCM, of a client or a server. It has sent one record with these keys, its Finished."""
 
     key: bytes
@@ -91,7 +91,7 @@ class OldWriter:
         client_random, master = (bytes.fromhex(word) for word in words[1:])
         size, hash_name = (32, "sha384") if "AES256" in cipher[0] else (16, "sha256")
         seed = b"key expansion" + _server_random(tls) + client_random
-        block = _expand_old(master, seed, 2 * size + 8, hash_name)
+        block = _expand_tls12(master, seed, 2 * size + 8, hash_name)
         at = int(is_server)
         return cls(block[at * size :][:size], block[2 * size + 4 * at :][:4])
 
@@ -104,7 +104,7 @@ class OldWriter:
         return struct.pack(">BHH", _HANDSHAKE, 0x0303, len(content)) + content
 
 
-def _expand_old(secret: bytes, seed: bytes, size: int, hash_name: str) -> bytes:
+def _expand_tls12(secret: bytes, seed: bytes, size: int, hash_name: str) -> bytes:
     block, step = b"", seed
     while len(block) < size:
         step = hmac.digest(secret, step, hash_name)
@@ -123,7 +123,7 @@ def _server_random(tls: ssl.SSLObject) -> bytes:
     return random.raw
 
 
-def keys_of(context: ssl.SSLContext, file: Path) -> ssl.SSLContext:
+def log_keys(context: ssl.SSLContext, file: Path) -> ssl.SSLContext:
     """Make a client's context keep its keys in this file, and speak TLS 1.3 only."""
     context.keylog_filename = str(file)
     context.minimum_version = ssl.TLSVersion.TLSv1_3

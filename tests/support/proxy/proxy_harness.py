@@ -14,20 +14,20 @@ import mailproxy
 from mailproxy.testing import Connection, ScriptedServer, ThrowAwayCA, dial
 from tests.support.proxy.relays import Kind
 
-PATIENCE_S = 10.0  # how long an event may take on a busy machine before the test gives up
+TIMEOUT_S = 10.0  # how long an event may take on a busy machine before the test gives up
 
 Line = dict[str, Any]
 
 
 @define
-class Scene:
+class ProxyHarness:
     """``nursery`` has the servers, ``proxies`` what was started; they have a relay of ``kind`` and all write ``log``."""
 
     nursery: trio.Nursery
     run_proxy: Callable[[Mapping[str, Any]], Awaitable[mailproxy.Proxy]]
     ca: ThrowAwayCA
     folder: Path
-    kind: Kind
+    relay_kind: Kind
     proxies: list[mailproxy.Proxy] = field(factory=list)
     _pem: Path | None = None
 
@@ -71,7 +71,7 @@ class Scene:
         mapping: Line = {
             "log": {"format": "json", "to": str(self.log)},
             "frontends": {"f": frontend},
-            "process": {"relay": self.kind},
+            "process": {"relay": self.relay_kind},
         }
         if servers:
             frontend["backend"] = "b"
@@ -99,7 +99,7 @@ class Scene:
         return (await self.sessions())[0]
 
     async def events(self, name: str, count: int = 1) -> list[Line]:
-        with trio.fail_after(PATIENCE_S):
+        with trio.fail_after(TIMEOUT_S):
             while True:
                 lines = [line for line in self.lines() if line["event"] == name]
                 if len(lines) >= count:
@@ -107,17 +107,17 @@ class Scene:
                     return lines
                 await trio.sleep(0.005)
 
-    async def written(self, file: Path, words: str) -> str:
+    async def wait_for_line(self, file: Path, words: str) -> str:
         """The first line of a log of another format that has these words, once it is there."""
-        with trio.fail_after(PATIENCE_S):
+        with trio.fail_after(TIMEOUT_S):
             while True:
                 if found := [line for line in _lines_of(file) if words in line]:
                     return found[0]
                 await trio.sleep(0.005)
 
-    async def idle(self) -> None:
+    async def wait_until_idle(self) -> None:
         """Wait until no session is left."""
-        with trio.fail_after(PATIENCE_S):
+        with trio.fail_after(TIMEOUT_S):
             while any(proxy.sessions for proxy in self.proxies):  # noqa: ASYNC110 - a count, not an event
                 await trio.sleep(0.005)
 
@@ -136,27 +136,27 @@ def merge(mapping: Line, changes: Mapping[str, Any]) -> None:
 
 
 @define
-class Belongings:
+class ResourceSnapshot:
     """What this process holds: open sockets and living tasks. Taken before and after, to find what a session left."""
 
     sockets: set[str]
     tasks: int
 
     @classmethod
-    def now(cls) -> Belongings:
+    def now(cls) -> ResourceSnapshot:
         return cls(set(_sockets()), int(trio.lowlevel.current_statistics().tasks_living))
 
-    async def again(self, *, more_tasks: int = 0) -> None:
+    async def wait_until_restored(self, *, more_tasks: int = 0) -> None:
         """Wait until nothing is there that was not there then; ``more_tasks``: scripted servers that stall for ever."""
-        with trio.move_on_after(PATIENCE_S):
-            while not self._as_before(more_tasks):  # noqa: ASYNC110 - a count, not an event
+        with trio.move_on_after(TIMEOUT_S):
+            while not self._is_restored(more_tasks):  # noqa: ASYNC110 - a count, not an event
                 await trio.sleep(0.005)
         now = self.now()
-        assert self._as_before(more_tasks), (
+        assert self._is_restored(more_tasks), (
             f"left: {now.sockets - self.sockets}, {now.tasks - self.tasks} tasks"
         )
 
-    def _as_before(self, more_tasks: int) -> bool:
+    def _is_restored(self, more_tasks: int) -> bool:
         # a scripted server that stalls keeps its own socket, too
         now = self.now()
         return len(now.sockets - self.sockets) <= more_tasks and now.tasks <= self.tasks + more_tasks
