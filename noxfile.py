@@ -1,38 +1,68 @@
-"""The same checks as scripts/test, each by name: nox -s lint types tests peers bench."""
+"""Every check of the project, by name.
+
+``scripts/test`` runs the sessions lint, types, tests and, with ``--peers``, peers in the project's own environment.
+``nox`` alone gives each session an environment of its own, and runs the tests under each Python that is supported.
+Arguments after ``--`` replace those of pytest: ``nox -s tests-3.12 -- tests/pool -x``.
+"""
 
 import nox
 
 nox.options.sessions = ["lint", "types", "tests"]
+# Each test has its own ports and folders. The programs of tests/interop share theirs, so those tests run one by one.
+SIDE_BY_SIDE = ["--numprocesses=auto", "--dist=worksteal", "--ignore=tests/interop"]
+
+
+def install(session: nox.Session, extra: str) -> None:
+    if session.virtualenv.venv_backend != "none":  # else scripts/test has made the environment
+        session.install("-e", f".[{extra}]")
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    session.install("-e", ".[lint]")
+    """Style, import contracts and prose."""
+    install(session, "lint")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
-    session.run("flake8", "mailproxy", "tests")  # ruff lets some of flake8-async's rules pass
+    session.run("flake8", "mailproxy", "tests")  # ruff lacks some of flake8-async's rules
     session.run("lint-imports", "--no-cache")
+    session.run("codespell")
+    session.run("python", "scripts/lint-prose")
 
 
 @nox.session
 def types(session: nox.Session) -> None:
-    session.install("-e", ".[dev]")
+    """Mypy over code, tests, scripts and examples."""
+    install(session, "dev")
     session.run("mypy")
 
 
 @nox.session(python=["3.11", "3.12", "3.13"])
 def tests(session: nox.Session) -> None:
-    session.install("-e", ".[tests]")
-    session.run("pytest", "--numprocesses=auto", "--dist=worksteal", *session.posargs)
+    """All tests that need no other program."""
+    install(session, "tests")
+    session.run("pytest", *(session.posargs or SIDE_BY_SIDE))
 
 
 @nox.session
 def peers(session: nox.Session) -> None:
-    """Needs the programs installed; scripts/test --peers installs them."""
-    session.install("-e", ".[tests]")
-    session.run("pytest", "--peers", "tests/interop", *session.posargs)
+    """Tests against real Dovecot, Postfix, HAProxy and mail clients, which scripts/test --peers installs."""
+    install(session, "tests")
+    session.run("pytest", "--peers", *(session.posargs or ["tests/interop"]))
 
 
 @nox.session
+def coverage(session: nox.Session) -> None:
+    """All tests once more, measured. Each package must reach its floor."""
+    install(session, "coverage")
+    session.run("coverage", "erase")
+    arguments = session.posargs or ["-q", *SIDE_BY_SIDE]
+    # A test that fails does not count here: processes start slower while they are measured. The session tests judges.
+    session.run("coverage", "run", "-m", "pytest", *arguments, success_codes=[0, 1])
+    session.run("coverage", "combine", "--quiet")
+    session.run("python", "scripts/coverage-floors")
+
+
+@nox.session(venv_backend="none")
 def bench(session: nox.Session) -> None:
+    """Cost beside HAProxy."""
     session.run("scripts/bench", *session.posargs, external=True)

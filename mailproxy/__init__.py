@@ -1,7 +1,7 @@
 """mailproxy: a proxy for IMAP, POP3, submission and ManageSieve.
 
-The names below are loaded on first use, so that the pure packages (``mailproxy.config``, ``mailproxy.pool``)
-import without trio.
+The names in ``__all__`` are the public API. They are imported on first use, so that the pure packages
+(``mailproxy.config``, ``mailproxy.pool``) do not import trio.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 
 __all__ = ["Config", "ConfigError", "Proxy", "from_mapping", "load", "serve"]
 
-_HOMES = {
+_MODULE_OF = {
     "Config": "mailproxy.config",
     "ConfigError": "mailproxy.errors",
     "Proxy": "mailproxy.app",
@@ -28,11 +28,11 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module  # only here: the interpreter's own start has loaded it already
+    from importlib import import_module  # late, at no cost: the interpreter imports it at its own start
 
-    value = getattr(import_module(_HOMES[name]), name)
+    value = getattr(import_module(_MODULE_OF[name]), name)
     globals()[name] = value
     return value
 

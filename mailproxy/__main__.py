@@ -1,4 +1,4 @@
-"""``python -m mailproxy`` is the same program as ``mailproxy``."""
+"""Run the program ``mailproxy`` as ``python -m mailproxy``."""
 
 from mailproxy.cli import main
 

@@ -1,4 +1,4 @@
-"""Addresses as they stand in the configuration: parsed, compared and written, never resolved."""
+"""Addresses in the configuration: parsed, compared and formatted, never resolved."""
 
 from __future__ import annotations
 
@@ -12,14 +12,19 @@ _HOST_NAME = re.compile(
     r"(?=.{1,253}\Z)(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?\Z"
 )
 _DESCRIPTOR_NAME = re.compile(r"(?!-?[0-9]+\Z)[!-9;-~]{1,255}")  # FileDescriptorName= of systemd.socket(5)
-_INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}")  # IFNAMSIZ is 16 with its closing zero
-UNIX_PATH_MAX = 107  # sun_path holds 108 bytes with its closing zero (unix(7))
+_INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}")  # IFNAMSIZ is 16 with the terminating zero
+UNIX_PATH_MAX = 107  # bytes; sun_path holds 108 with the terminating zero (unix(7))
 _PORT_MAX = 65535
 
 
 @frozen
 class TcpAddress:
-    """``host`` is an IP address without brackets, a host name, or ``*`` for every IPv4 address; ``port`` may be open."""
+    """A host and a TCP port.
+
+    Attributes:
+        host: An IP address without brackets, a host name, or ``*`` for every IPv4 address.
+        port: The port, None if the address has none.
+    """
 
     host: str
     port: int | None
@@ -30,13 +35,13 @@ class TcpAddress:
 
     @property
     def is_literal(self) -> bool:
-        """Does the host need no resolving?"""
+        """Whether the host is an IP address or ``*``, and not a name to resolve."""
         return self.host == "*" or _is_ip(self.host)
 
 
 @frozen
 class UnixAddress:
-    """A Unix socket's path."""
+    """The path of a Unix socket."""
 
     path: str
 
@@ -46,7 +51,11 @@ class UnixAddress:
 
 @frozen
 class DescriptorAddress:
-    """A listening socket that the process inherited: its descriptor, or its name where a service manager passed it."""
+    """A listening socket that the process inherited.
+
+    Attributes:
+        fd: The number of the descriptor, or the name that a service manager gave it.
+    """
 
     fd: int | str
 
@@ -59,9 +68,10 @@ ServerAddress = TcpAddress | UnixAddress
 
 
 def parse_bind(text: str) -> BindAddress:
-    """Read ``*:143``, ``[::]:993``, ``127.0.0.1:993``, ``unix:/run/x.sock``, ``fd:3`` or ``fd:imaps``.
+    """Parse ``*:143``, ``[::]:993``, ``127.0.0.1:993``, ``unix:/run/x.sock``, ``fd:3`` or ``fd:imaps``.
 
-    Raises ValueError with the fact.
+    Raises:
+        ValueError: With the fact.
     """
     if text.startswith("fd:"):
         return _parse_descriptor(text.removeprefix("fd:"))
@@ -71,7 +81,7 @@ def parse_bind(text: str) -> BindAddress:
         raise ValueError(f'has no host: "*:{text.lstrip(":")}" is every IPv4 address')
     address = _parse_tcp(text)
     if address.port is None:
-        raise ValueError(f"has no port{_in_brackets(text, address)}")
+        raise ValueError(f"has no port{_bracket_advice(text, address)}")
     if not address.is_literal:
         raise ValueError(
             "is not an IP address: a bind takes one, or * for every IPv4 address, [::] for both families"
@@ -80,9 +90,10 @@ def parse_bind(text: str) -> BindAddress:
 
 
 def parse_server(text: str) -> ServerAddress:
-    """Read ``10.0.0.1:993``, ``10.0.0.2``, ``[2001:db8::1]:993``, ``imap.internal:993`` or ``unix:/run/x.sock``.
+    """Parse ``10.0.0.1:993``, ``10.0.0.2``, ``[::1]:993``, ``imap.internal:993`` or ``unix:/run/x.sock``.
 
-    Raises ValueError with the fact.
+    Raises:
+        ValueError: With the fact.
     """
     if text.startswith("unix:"):
         return _parse_unix(text)
@@ -92,8 +103,8 @@ def parse_server(text: str) -> ServerAddress:
     return address
 
 
-def _in_brackets(text: str, address: TcpAddress) -> str:
-    """How an IPv6 address is written with a port; empty for others."""
+def _bracket_advice(text: str, address: TcpAddress) -> str:
+    """Return how to write an IPv6 address with a port, or ``""`` if this is none."""
     if ":" not in address.host or text.startswith("["):
         return ""
     host, _, port = text.rpartition(":")
@@ -101,51 +112,54 @@ def _in_brackets(text: str, address: TcpAddress) -> str:
     return f": IPv6 addresses stand in brackets, {f'[{host}]:{port}' if is_port else f'[{address.host}]:143'}"
 
 
-def join(host: str, port: int) -> str:
-    """Write an IP address and port as logs and people do: ``10.0.0.1:993``, ``[::1]:993``."""
+def join_host_port(host: str, port: int) -> str:
+    """Format an IP address and port: ``10.0.0.1:993``, ``[::1]:993``."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class Networks:
-    """A set of networks that addresses are looked up in."""
+    """A set of networks, with ``in`` for addresses."""
 
     def __init__(self, networks: Iterable[IPv4Network | IPv6Network]) -> None:
-        self._networks = tuple(map(_unmapped_network, networks))
+        self._networks = tuple(map(_unmap_network, networks))
 
     def __contains__(self, host: str) -> bool:
-        """Is this IP address in one of them? IPv4-mapped IPv6 addresses are IPv4, and zones do not count."""
+        """Whether an IP address is in one of them. IPv4-mapped addresses count as IPv4, zones are ignored."""
         if not self._networks:
             return False
-        address = ip_address(unmapped(host.partition("%")[0]))
+        address = ip_address(unmap_ipv4(host.partition("%")[0]))
         return any(address in network for network in self._networks)
 
     def __bool__(self) -> bool:
         return bool(self._networks)
 
 
-def _unmapped_network(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
-    """A network of IPv4-mapped addresses as the IPv4 network that it stands for."""
+def _unmap_network(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
+    """Return a network of IPv4-mapped addresses as the IPv4 network, others unchanged."""
     if isinstance(network, IPv4Network) or network.prefixlen < 96:
         return network
     mapped = network.network_address.ipv4_mapped
     return network if mapped is None else IPv4Network((mapped, network.prefixlen - 96))
 
 
-def unmapped(host: str) -> str:
-    """An IPv4-mapped IPv6 address (RFC 4291 section 2.5.5.2) as IPv4, as which its client came; others as they are."""
+def unmap_ipv4(host: str) -> str:
+    """Return an IPv4-mapped IPv6 address (RFC 4291 section 2.5.5.2) as IPv4, others unchanged."""
     if not host.startswith("::ffff:"):
         return host
     mapped = IPv6Address(host).ipv4_mapped
     return host if mapped is None else str(mapped)
 
 
-def as_ipv6(host: str) -> str:
-    """The address in IPv6, IPv4 ones mapped."""
+def map_to_ipv6(host: str) -> str:
+    """Return an IPv4 address as IPv4-mapped IPv6 address, others unchanged."""
     return host if ":" in host else f"::ffff:{host}"
 
 
-def written_ipv6(address: IPv6Address) -> str:
-    """As the kernel's addresses and HAProxy's are written, mapped ones with IPv4 at their end; str() does that from Python 3.13 on."""
+def format_ipv6(address: IPv6Address) -> str:
+    """Format an IPv6 address as the kernel and HAProxy do: mapped ones end with IPv4.
+
+    ``str()`` does that from Python 3.13 on.
+    """
     return str(address) if address.ipv4_mapped is None else f"::ffff:{address.ipv4_mapped}"
 
 
@@ -175,11 +189,11 @@ def _parse_tcp(text: str, lowest_port: int = 0) -> TcpAddress:
         raise ValueError("has blanks in it")
     if bracketed := re.fullmatch(r"\[([^\]]*)\](?::([^:]*))?", text):
         inside, port = bracketed.groups()
-        host = _written_usually(inside)
+        host = _canonical_ip(inside)
         if ":" not in host:
             raise ValueError("has no IPv6 address between its brackets")
     elif text.count(":") > 1:
-        host, port = _written_usually(text), None
+        host, port = _canonical_ip(text), None
         if not host:
             raise ValueError("is neither HOST:PORT nor [IPv6]:PORT")
     else:
@@ -197,11 +211,11 @@ def _parse_port(text: str, lowest: int) -> int:
 
 
 def _is_ip(text: str) -> bool:
-    return bool(_written_usually(text))
+    return bool(_canonical_ip(text))
 
 
-def _written_usually(text: str) -> str:
-    """An IP address in the one form that is compared and shown; empty for anything else."""
+def _canonical_ip(text: str) -> str:
+    """Return an IP address in its canonical form, which is compared and logged; ``""`` for anything else."""
     try:
         ip = ip_address(text)
     except ValueError:
@@ -211,5 +225,5 @@ def _written_usually(text: str) -> str:
 
 
 def _is_host_name(text: str) -> bool:
-    # What looks like a dotted number but is no IP address is a slip, not a name (RFC 1123 section 2.1).
+    # Digits and dots that are no IP address are a mistake, not a name (RFC 1123 section 2.1).
     return bool(_HOST_NAME.match(text)) and not re.fullmatch(r"[0-9.]+", text)

@@ -1,4 +1,4 @@
-"""How paths of files are shown."""
+"""How paths of files appear in messages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 
-def shown(file: Path) -> Path:
-    """The path without ``..``, unless a link on the way makes that another file."""
+def display_path(file: Path) -> Path:
+    """Return the path without ``..``, unless a link in it makes that another file."""
     plain = Path(os.path.normpath(file))
     return plain if os.path.realpath(plain) == os.path.realpath(file) else file

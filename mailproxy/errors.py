@@ -1,6 +1,7 @@
-"""Everything that can go wrong, in one tree by whose fault it is.
+"""All errors of mailproxy, in one tree by whose fault they are.
 
-Messages state fact and value. Faults of sockets and TLS are translated into this tree in ``net`` and nowhere else.
+A message states the fact and the value. Errors of sockets and TLS are translated into this tree in ``net``,
+and nowhere else.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ class Fault:
     """One thing that is wrong in a configuration.
 
     Attributes:
-        path: The key's place in the file, such as ``frontends.imap.bind[0].mode``; empty for the file as a whole.
+        path: The path of the key in the file, such as ``frontends.imap.bind[0].mode``. Empty for the file as
+            a whole.
         fact: What is wrong, and what to write instead.
-        line: The line of the key, from 1; None where there is no text or no such key.
+        line: The line of the key, from 1. None without a text or without such a key.
         column: Where the key begins in its line, in characters, from 1.
         name: The name of the server or bind that the path counts, if it has one.
     """
@@ -36,15 +38,20 @@ class Fault:
         name = f" ({self.name})" if self.name and not self.fact.startswith(self.name) else ""
         return f"{self.path}{name}: {self.fact}" if self.path else self.fact
 
-    def place(self, source: str) -> str:
-        """``FILE:LINE:COLUMN: `` as far as known, to stand before the fault; empty without a file."""
+    def location(self, source: str) -> str:
+        """Return the prefix ``FILE:LINE:COLUMN: ``, as far as known. Empty without a file."""
         if not source:
             return ""
         return f"{source}: " if self.line is None else f"{source}:{self.line}:{self.column}: "
 
 
 class ConfigError(MailproxyError):
-    """The configuration is faulty. ``faults`` has every fault, in the order of the file where that is known."""
+    """The configuration is faulty.
+
+    Attributes:
+        faults: Every fault, in the order of the file as far as known.
+        source: The path of the file, empty without one.
+    """
 
     def __init__(self, faults: Iterable[Fault], source: str = "") -> None:
         self.faults = tuple(faults)
@@ -52,7 +59,7 @@ class ConfigError(MailproxyError):
         super().__init__(self.faults, source)
 
     def __str__(self) -> str:
-        return "\n".join(f"{fault.place(self.source)}{fault}" for fault in self.faults)
+        return "\n".join(f"{fault.location(self.source)}{fault}" for fault in self.faults)
 
 
 class ClientError(MailproxyError):
@@ -60,23 +67,31 @@ class ClientError(MailproxyError):
 
 
 class ClientAbortError(ClientError):
-    """The client's connection was reset or failed. ``said_something``: whether it had sent a byte before."""
+    """The connection of the client was reset or failed.
 
-    def __init__(self, message: str, *, said_something: bool = True) -> None:
+    Attributes:
+        has_sent: Whether the client had sent a byte before.
+    """
+
+    def __init__(self, message: str, *, has_sent: bool = True) -> None:
         super().__init__(message)
-        self.said_something = said_something
+        self.has_sent = has_sent
 
 
 class ClientLeftError(ClientAbortError):
-    """The client closed in an orderly way before it had said what it must say first."""
+    """The client closed in an orderly way before it had sent what must come first."""
 
 
 class ClientHandshakeError(ClientError):
-    """The client's TLS handshake failed; the message has OpenSSL's reason."""
+    """The TLS handshake with the client failed. The message has OpenSSL's reason."""
 
 
 class ClientCertificateError(ClientHandshakeError):
-    """The client's certificate is not accepted; ``in_chain``: because of one of those above it."""
+    """The certificate of the client is not accepted.
+
+    Attributes:
+        in_chain: Whether a certificate above it is the cause.
+    """
 
     def __init__(self, message: str, *, in_chain: bool) -> None:
         super().__init__(message)
@@ -84,28 +99,35 @@ class ClientCertificateError(ClientHandshakeError):
 
 
 class ServerError(MailproxyError):
-    """A server could not be reached, broke the rules or left."""
+    """A server cannot be reached, broke the rules or left."""
 
 
 class ServerRefusedError(ServerError):
-    """The server refused the connection, is unreachable, or its name has no address; ``reason``: why, without the address.
+    """The server refused the connection, is unreachable, or its host name has no address.
 
-    ``is_local``: this machine refused before anything was sent, for want of a route or of a free local port.
-    ``is_clients``: the client's own address cannot be used towards this server, which says nothing of the server.
+    Attributes:
+        reason: Why, without the address that the message has.
+        is_local: Whether this machine refused before anything was sent: it has no route or no free local
+            port.
+        is_client_fault: Whether the client's own address cannot be used towards this server. Then the error
+            says nothing about the server.
     """
 
     def __init__(
-        self, message: str, reason: str = "", *, is_local: bool = False, is_clients: bool = False
+        self, message: str, reason: str = "", *, is_local: bool = False, is_client_fault: bool = False
     ) -> None:
         super().__init__(message)
         self.reason = reason or message
         self.is_local = is_local
-        self.is_clients = is_clients
+        self.is_client_fault = is_client_fault
 
 
 class ServerHandshakeError(ServerError):
-    """The TLS handshake with the server failed, or its certificate did; the message has OpenSSL's reason."""
+    """The TLS handshake with the server failed, or its certificate is not accepted.
+
+    The message has OpenSSL's reason.
+    """
 
 
 class ProxyError(MailproxyError):
-    """The proxy itself could not go on: out of descriptors or memory."""
+    """The proxy itself cannot go on: it is out of descriptors or memory."""

@@ -1,8 +1,8 @@
-"""Files that a privileged process makes in folders of others: never through a link, with the mode and owner that were asked for.
+"""Files that a privileged process creates in folders of other users, with the requested mode and owner.
 
-The folder of a socket or log may belong to the user that sessions run as. Between two system calls that user can put
-something else into the place of a name. So what was made is changed by descriptor, not by name, and only a file that is known by
-device and inode is removed again.
+The folder of a socket or log may belong to the user that sessions run as. Between two system calls that user
+can replace a file by another one of the same name, or by a link. So a new file is changed by descriptor, not
+by name. A file is removed only if its name still leads to the device and inode that were created here.
 """
 
 from __future__ import annotations
@@ -17,33 +17,51 @@ from attrs import frozen
 
 @frozen
 class FileId:
-    """A file, whatever its name is now."""
+    """The identity of a file, independent of its name."""
 
     device: int
     inode: int
 
     @classmethod
     def of(cls, path: Path) -> FileId:
-        """That of the name itself, not of what a link leads to. Raises OSError."""
-        found = path.lstat()
-        return cls(found.st_dev, found.st_ino)
+        """Return the identity of the name itself. Links are not followed.
+
+        Raises:
+            OSError: If there is no such file, or it cannot be examined.
+        """
+        info = path.lstat()
+        return cls(info.st_dev, info.st_ino)
 
 
 def bind_unix(
     sock: socket.socket, path: Path, *, mode: int | None = None, uid: int = -1, gid: int = -1
 ) -> FileId:
-    """Bind a Unix socket to a path that is free, and give it ``mode``, whatever the umask, and an owner.
+    """Bind a Unix socket to an unused path, and set its mode and owner.
 
-    It does not listen yet, so that nobody can connect before its mode and owner are right. Raises OSError, also if something else
-    came into its place meanwhile; then nothing of another's is changed or removed.
+    The socket does not listen yet, so no client can connect before its mode and owner are right.
+
+    Args:
+        sock: An unbound Unix socket.
+        path: Where to create the socket's file.
+        mode: Its permissions, whatever the umask. None leaves them to the umask.
+        uid: The owning user, -1 for that of the process.
+        gid: The owning group, -1 for that of the process.
+
+    Returns:
+        The identity of the socket's file, for ``remove``.
+
+    Raises:
+        OSError: If it cannot be created or changed, or if another user has replaced it meanwhile. No other
+            file is changed or removed then.
     """
     sock.bind(str(path))
     fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        found = os.fstat(fd)
-        made = FileId(found.st_dev, found.st_ino)
-        # Nobody else can make a socket of this user. A second name would be a hard link to one of this user's elsewhere.
-        if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink != 1:
+        info = os.fstat(fd)
+        created = FileId(info.st_dev, info.st_ino)
+        # Another user cannot create a socket that this user owns. A second name would be a hard link to such
+        # a socket elsewhere.
+        if not stat.S_ISSOCK(info.st_mode) or info.st_uid != os.geteuid() or info.st_nlink != 1:
             raise FileExistsError(f"{path} was replaced by another program while it was made")
         by_descriptor = f"/proc/self/fd/{fd}"
         try:
@@ -52,37 +70,50 @@ def bind_unix(
             if mode is not None:
                 os.chmod(by_descriptor, mode)  # noqa: PTH101 - Path.chmod is the same with a name around it
         except BaseException:
-            remove(path, made)
+            remove(path, created)
             raise
-        return made
+        return created
     finally:
         os.close(fd)
 
 
 def create(path: Path, flags: int, mode: int, owner: tuple[int, int] | None = None) -> int:
-    """Open a new file that has ``mode``, whatever the umask, and if this is root ``owner`` (uid, gid); its descriptor.
+    """Create and open a file.
 
-    In a folder with the set-group-id bit the file keeps the folder's group.
+    Args:
+        path: Where to create it. In a folder with the set-group-id bit the file keeps the folder's group.
+        flags: For ``os.open``.
+        mode: Its permissions, whatever the umask.
+        owner: User and group id, used only if the process runs as root.
 
-    Raises FileExistsError if there is anything of that name, a link that leads nowhere too, and OSError.
+    Returns:
+        The descriptor.
+
+    Raises:
+        FileExistsError: If the name exists, also as a link that leads nowhere.
+        OSError: If the file cannot be created or changed.
     """
     fd = os.open(path, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
         os.fchmod(fd, mode)
         if owner is not None and os.geteuid() == 0:
             uid, gid = owner
-            has_group = path.parent.stat().st_mode & stat.S_ISGID
-            os.fchown(fd, uid, -1 if has_group else gid)
+            inherits_group = path.parent.stat().st_mode & stat.S_ISGID
+            os.fchown(fd, uid, -1 if inherits_group else gid)
     except BaseException:
         os.close(fd)
         raise
     return fd
 
 
-def remove(path: Path, made: FileId) -> None:
-    """Remove a name if it is still that of this file. Raises OSError, but not if it is gone."""
+def remove(path: Path, created: FileId) -> None:
+    """Remove a file if its name still leads to what was created. A file that is gone already is ignored.
+
+    Raises:
+        OSError: If it cannot be removed.
+    """
     try:
-        if FileId.of(path) == made:
+        if FileId.of(path) == created:
             path.unlink()
     except FileNotFoundError:
         pass

@@ -16,12 +16,12 @@ from mailproxy.address import (
     ServerAddress,
     TcpAddress,
     UnixAddress,
-    as_ipv6,
-    join,
+    format_ipv6,
+    join_host_port,
+    map_to_ipv6,
     parse_bind,
     parse_server,
-    unmapped,
-    written_ipv6,
+    unmap_ipv4,
 )
 
 ports = st.integers(0, 65535)
@@ -197,7 +197,7 @@ def test_an_ipv6_address_is_the_same_however_it_is_written(address: IPv6Address,
 
 @given(st.ip_addresses(), ports)
 def test_join_writes_what_parse_reads(address: IPv4Address | IPv6Address, port: int) -> None:
-    assert parse_bind(join(str(address), port)) == TcpAddress(str(address), port)
+    assert parse_bind(join_host_port(str(address), port)) == TcpAddress(str(address), port)
 
 
 @given(host_names)
@@ -265,27 +265,27 @@ def test_everybody_is_of_one_family() -> None:
 
 @given(st.ip_addresses(v=4))
 def test_an_ipv4_address_comes_back_from_ipv6(address: IPv4Address) -> None:
-    mapped = as_ipv6(str(address))
+    mapped = map_to_ipv6(str(address))
     assert IPv6Address(mapped).ipv4_mapped == address
-    assert unmapped(f"::ffff:{address}") == str(address)
+    assert unmap_ipv4(f"::ffff:{address}") == str(address)
 
 
 @given(st.ip_addresses(v=6))
 def test_an_ipv6_address_stays_what_it_is(address: IPv6Address) -> None:
     assume(address.ipv4_mapped is None)
-    assert as_ipv6(str(address)) == unmapped(str(address)) == str(address)
+    assert map_to_ipv6(str(address)) == unmap_ipv4(str(address)) == str(address)
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "::1", "fe80::1%eth0", "::ffff:0:192.0.2.1", "::192.0.2.1"])
 def test_what_is_not_mapped_is_left_alone(host: str) -> None:
-    assert unmapped(host) == host
+    assert unmap_ipv4(host) == host
 
 
 def test_a_mapped_address_is_written_with_ipv4_at_its_end() -> None:
-    assert written_ipv6(IPv6Address("::ffff:c000:201")) == "::ffff:192.0.2.1"
+    assert format_ipv6(IPv6Address("::ffff:c000:201")) == "::ffff:192.0.2.1"
     for host in ("::1", "2001:db8::9", "::c000:201"):
-        assert written_ipv6(IPv6Address(host)) == str(IPv6Address(host))
+        assert format_ipv6(IPv6Address(host)) == str(IPv6Address(host))
 
 
 def test_a_mapped_address_however_it_is_written() -> None:
-    assert unmapped("::ffff:c000:201") == unmapped("::ffff:192.0.2.1") == "192.0.2.1"
+    assert unmap_ipv4("::ffff:c000:201") == unmap_ipv4("::ffff:192.0.2.1") == "192.0.2.1"

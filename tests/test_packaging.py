@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "config"
+NOT_IN_SDIST = (".ci/", ".github/", ".dockerignore")
 MAILPROXY = Path(sys.executable).with_name("mailproxy")
 
 
@@ -48,6 +50,21 @@ def test_wheel_ships_examples_units_and_manual(tmp_path: Path) -> None:
             assert wheel.read(f"{share}/mailproxy/config/{path.relative_to(CONFIG)}") == path.read_bytes()
         assert "mailproxy/py.typed" in names
         assert not [name for name in names if name.startswith(("tests/", "scripts/"))]
+
+
+@pytest.mark.slow
+def test_sdist_has_what_builds_tests_and_documents(tmp_path: Path) -> None:
+    """A distribution's packager has nothing but this archive."""
+    pytest.importorskip("hatchling")
+    built = run(sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", tmp_path, cwd=ROOT)
+    assert built.returncode == 0, built.stderr
+    (file,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(file) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    listed = run("git", "ls-files", cwd=ROOT)
+    tracked = set(listed.stdout.splitlines()) if listed.returncode == 0 else {"LICENSE", "mailproxy/py.typed"}
+    assert {name for name in tracked - names if not name.startswith(NOT_IN_SDIST)} == set()
+    assert not [name for name in names if name.startswith(NOT_IN_SDIST)]
 
 
 # The manual

@@ -12,14 +12,14 @@ from mailproxy.app.access import obstacle
 from mailproxy.app.host_checks import is_own_address
 from mailproxy.app.port_advice import about_ports
 from mailproxy.app.privileges import MISSING_CAPABILITY
-from mailproxy.certificates.reloader import expiry_warnings
+from mailproxy.certificates.expiry import expiry_warnings
 from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Backend, Bind, Config, Frontend, Process, ProxySource
 from mailproxy.config.lint.loops import find_loops
 from mailproxy.config.lint.ports import CLEAR_PORTS, TLS_PORTS
-from mailproxy.display_path import shown
+from mailproxy.display_path import display_path
 from mailproxy.errors import Fault
-from mailproxy.net.dial import is_local, may_be_transparent
+from mailproxy.net.dial import can_use_foreign_addresses, is_local
 from mailproxy.net.tls.auto_retry import NOT_CLEARED, can_clear_auto_retry
 from mailproxy.net.tls.certificate import Certificate
 from mailproxy.proxy.process import descriptor_shortage, worker_count
@@ -32,10 +32,10 @@ _DOVECOT = (
 _IMAP_SILENCE_S = 29 * 60  # clients in IDLE speak at least every 29 minutes (RFC 2177 section 3)
 
 
-def advise(config: Config, material: CertificateStore) -> list[Fault]:
+def advise(config: Config, store: CertificateStore) -> list[Fault]:
     """One line each, with the path of the key and what to write instead.
 
-    ``material``: what came of the files that it names.
+    ``store``: the files that it names, loaded.
     """
     advice: list[Fault] = []
     for frontend in config.frontends.values():
@@ -48,8 +48,8 @@ def advise(config: Config, material: CertificateStore) -> list[Fault]:
     advice += about_ports(config)
     advice += _about_loops(config)
     advice += _check_unused(config)
-    advice += expiry_warnings(material)
-    advice += _check_certificates(material.certificates.values(), config.process)
+    advice += expiry_warnings(store)
+    advice += _check_certificates(store.certificates.values(), config.process)
     advice += _check_process(config)
     return list(dict.fromkeys(advice))
 
@@ -261,7 +261,7 @@ def _about_loops(config: Config) -> Iterator[Fault]:
     """Those that are certain are faults, and found before."""
     for loop in find_loops(config.frontends, config.backends, is_own_address):
         if not loop.is_certain:
-            yield Fault(loop.path, loop.fact)
+            yield Fault(str(loop.path), loop.fact)
 
 
 def _check_unused(config: Config) -> Iterator[Fault]:
@@ -275,14 +275,14 @@ def _check_certificates(certificates: Iterable[tuple[str, Certificate]], process
     for path, certificate in certificates:
         file, key = certificate.path, certificate.key or certificate.path
         if key.stat().st_mode & 0o004:
-            yield Fault(path, f"{shown(key)}: everybody can read this private key: chmod o-r")
+            yield Fault(path, f"{display_path(key)}: everybody can read this private key: chmod o-r")
         for needed in dict.fromkeys((file, key)):
             if (barrier := obstacle(process, needed)) is not None:
-                yield Fault(path, _about_access(shown(needed), shown(barrier), process.user))
+                yield Fault(path, _about_access(display_path(needed), display_path(barrier), process.user))
         if not certificate.names and not path.endswith(
             ".certificate"
         ):  # that is the proxy's own towards servers
-            yield Fault(path, f"{shown(file)}: has no DNS name, so clients cannot verify it")
+            yield Fault(path, f"{display_path(file)}: has no DNS name, so clients cannot verify it")
 
 
 def _about_access(file: Path, barrier: Path, user: str | None) -> str:
@@ -310,7 +310,7 @@ def _check_process(config: Config) -> Iterator[Fault]:
         for backend in config.backends.values()
         if any(server.source == "client" for server in backend.servers)
     ]
-    if transparent and (config.process.user not in (None, "root") or not may_be_transparent()):
+    if transparent and (config.process.user not in (None, "root") or not can_use_foreign_addresses()):
         yield Fault(f"backends.{transparent[0]}.source", MISSING_CAPABILITY)
     if os.geteuid() == 0 and config.process.user is None:
         yield Fault("process.user", 'sessions would be served as root: give a user, such as "mailproxy"')

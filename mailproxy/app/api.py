@@ -143,19 +143,17 @@ class Proxy:
         self._service.log.reopen()
 
 
-def open_service(
-    config: Config, material: CertificateStore, *, owner: tuple[int, int] | None = None
-) -> Service:
+def open_service(config: Config, store: CertificateStore, *, owner: tuple[int, int] | None = None) -> Service:
     """Listen and open the log: all that needs privileges. ``owner``: who gets the log file if it is made here.
 
     Raises ConfigError, with nothing left open.
     """
-    (listeners,), outputs = open_all(config, material, workers=1, owner=owner)
+    (listeners,), outputs = open_all(config, store, workers=1, owner=owner)
     return Service(
         config,
         listeners,
-        material.server_contexts,
-        looks=CertificateReloader(config, material) if material.files else None,
+        store.server_contexts,
+        reloader=CertificateReloader(config, store) if store.files else None,
         log=Log(outputs),
         max_sessions=max_sessions(config),
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from mailproxy.address import TcpAddress, UnixAddress
 from mailproxy.config import Config
 from mailproxy.config.lint.loops import find_loops, is_loopback
-from mailproxy.display_path import shown
+from mailproxy.display_path import display_path
 from mailproxy.net.accounts import account, group_id, user_id
 
 _ANY_PORT = 9
@@ -46,7 +46,7 @@ def check_log(config: Config, add: Add) -> None:
     for path, output in config.log.outputs.items():
         if output.to.path is None:
             continue
-        file = shown(output.to.path)
+        file = display_path(output.to.path)
         if fact := _why_not_written(file):
             add(f"{path}.to", f"{file}: {fact}")
 
@@ -73,7 +73,7 @@ def check_binds(config: Config, add: Add) -> None:
             path = f"frontends.{name}.bind[{index}]"
             fact = None
             if isinstance(bind.address, UnixAddress):
-                fact = _why_no_socket(shown(Path(bind.address.path)))
+                fact = _why_no_socket(display_path(Path(bind.address.path)))
             elif isinstance(bind.address, TcpAddress):
                 fact = _why_no_zone(bind.address.host, bind.interface)
             if fact:
@@ -118,7 +118,7 @@ def check_loops(config: Config, add: Add) -> None:
     """No server has an address of this machine at which its own sessions would come back for certain."""
     for loop in find_loops(config.frontends, config.backends, is_own_address):
         if loop.is_certain:
-            add(loop.path, loop.fact)
+            add(str(loop.path), loop.fact)
 
 
 def is_own_address(host: str) -> bool:

@@ -51,15 +51,15 @@ class LiveResult:
         return Fault(self.path, f"{self.server} is not fit for sessions: {result}{hint}")
 
 
-def check_all_servers(settings: config.Config, material: CertificateStore) -> list[LiveResult]:
+def check_all_servers(settings: config.Config, store: CertificateStore) -> list[LiveResult]:
     """Check every server once, many at a time; those without a check are connected to. In the order of the configuration.
 
     Runs a trio loop of its own.
     """
-    return trio.run(_check_all, settings, material)
+    return trio.run(_check_all, settings, store)
 
 
-async def _check_all(settings: config.Config, material: CertificateStore) -> list[LiveResult]:
+async def _check_all(settings: config.Config, store: CertificateStore) -> list[LiveResult]:
     log = Log([Output(open_target(os.devnull, None))])  # the table says it
     found: dict[str, LiveResult] = {}
     limiter = trio.CapacityLimiter(_AT_ONCE)
@@ -75,7 +75,7 @@ async def _check_all(settings: config.Config, material: CertificateStore) -> lis
     ]
     async with trio.open_nursery() as nursery:
         for path, backend, server in places:
-            check = _check_of(settings, backend, server, material, log)
+            check = _check_of(settings, backend, server, store, log)
             nursery.start_soon(take_turn, path, backend.name, check)
     return [found[path] for path, _, _ in places]
 
@@ -84,15 +84,15 @@ def _check_of(
     settings: config.Config,
     backend: config.Backend,
     server: config.Server,
-    material: CertificateStore,
+    store: CertificateStore,
     log: Log,
 ) -> Check:
     """Its check; where it is not checked, whether it takes connections."""
     if server.check is None:
         server = evolve(server, check=config.Check(type="tcp"))
-    alone = Backend(evolve(backend, servers=(server,)), material.server_contexts, log)
+    alone = Backend(evolve(backend, servers=(server,)), store.server_contexts, log)
     found = entry_paths(settings.frontends.values(), backend.name)
-    (check,) = checks_of(alone, found, partial(server_context, material.server_contexts))
+    (check,) = checks_of(alone, found, partial(server_context, store.server_contexts))
     return check
 
 

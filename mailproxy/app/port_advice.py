@@ -7,8 +7,9 @@ from ipaddress import ip_address
 
 from mailproxy.address import TcpAddress
 from mailproxy.config import Backend, Bind, Config, Frontend, Server
-from mailproxy.config.check_plan import EntryPath, entry_paths, probes
+from mailproxy.config.check_plan import EntryPath, entry_paths, plan_probes
 from mailproxy.config.lint.ports import CLEAR_PORTS, TLS_PORTS, clear_port, is_fitting, protocol_of, tls_port
+from mailproxy.config.path import ROOT_PATH
 from mailproxy.errors import Fault
 
 _CHECKS = {"submission": "smtp"}  # the check of a protocol, where it has another name
@@ -45,7 +46,9 @@ def _about_protocol(config: Config, frontend: Frontend) -> Iterator[Fault]:
         _port_of(server) for name in frontend.backend_names for server in config.backends[name].servers
     ]
     known = next((port for port in (*binds, *servers) if protocol_of(port)), None)
-    if known is not None and not config.origin.is_written(f"{path}.protocol"):
+    if known is not None and not config.source_map.is_written(
+        ROOT_PATH / "frontends" / frontend.name / "protocol"
+    ):
         yield Fault(
             f"{path}.protocol",
             f"is missing: port {known} is that of {protocol_of(known)}, and timeouts and checks depend on the protocol; "
@@ -127,7 +130,7 @@ def _about_check(backend: Backend, found: tuple[EntryPath, ...]) -> Iterator[Fau
     for server in backend.servers:
         if server.check is None or server.check.type is not None:
             continue
-        for probe in probes(server, backend.protocol, found):
+        for probe in plan_probes(server, backend.protocol, found):
             is_known = probe.port is not None or not isinstance(probe.address or server.address, TcpAddress)
             if probe.kind == "tcp" and is_known and is_fitting(backend.protocol, probe.port):
                 where = server.address if probe.port is None else f"port {probe.port}"

@@ -7,7 +7,7 @@ import os
 from mailproxy.config import Config
 from mailproxy.errors import Fault
 from mailproxy.net.accounts import account, group_id, groups_of, user_id
-from mailproxy.net.dial import may_be_transparent
+from mailproxy.net.dial import can_use_foreign_addresses
 
 MISSING_CAPABILITY = (
     '"client" needs CAP_NET_ADMIN, and a change of user gives it up: start as that user with '
@@ -35,7 +35,7 @@ def check_capabilities(config: Config) -> None:
         for index, server in enumerate(backend.servers)
         if server.source == "client"
     ]
-    if faults and not may_be_transparent():
+    if faults and not can_use_foreign_addresses():
         raise config.error(faults)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from mailproxy.address import TcpAddress
 from mailproxy.app.host_checks import check_binds, check_log, check_loops, check_users
-from mailproxy.certificates.store import CertificateStore, load_certificates
+from mailproxy.certificates.loader import load_certificates
+from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Config
 from mailproxy.errors import ConfigError, Fault
 from mailproxy.log import Output, open_target
@@ -26,13 +27,13 @@ def load_and_check(config: Config) -> CertificateStore:
 
 
 def open_all(
-    config: Config, material: CertificateStore, *, workers: int, owner: tuple[int, int] | None
+    config: Config, store: CertificateStore, *, workers: int, owner: tuple[int, int] | None
 ) -> tuple[Slots, list[Output]]:
     """Listen and open the log's targets. ``owner``: who gets log files that are made here.
 
     Raises ConfigError, with nothing left open.
     """
-    terminators = material.bind_terminators
+    terminators = store.bind_terminators
     slots = (
         [open_listeners(config, terminators)]
         if workers == 1
@@ -52,7 +53,7 @@ def _open_log(config: Config, owner: tuple[int, int] | None, *, shared: bool) ->
     for path, each in config.log.outputs.items():
         try:
             target = open_target(
-                each.to.where, each.to.syslog, owner, shared=shared, facility=each.facility, tag=each.tag
+                each.to.text, each.to.syslog, owner, shared=shared, facility=each.facility, tag=each.tag
             )
         except OSError as error:
             for output in outputs:

@@ -1,7 +1,9 @@
-"""TLS files on disk: loaded, scanned for changes, and taken into use again without a restart.
+"""TLS files on disk: loaded at the start, scanned for changes, and taken into use without a restart.
 
 Modules, in reading order:
     store: the certificates, keys, CAs and revocation lists of a configuration, and the contexts made of them.
-    reloader: one scan of these files for changes.
+    loader: reads the files into a store, with a fault for each one that cannot be used.
+    reloader: one reload of changed files. Its docstring has the diagram of the whole operation.
     watcher: the task that scans at every interval and logs the result.
+    expiry: warnings about certificates and revocation lists that are or soon will be out of date.
 """

@@ -69,20 +69,20 @@ def check(file: Path, strict: bool, live: bool, form: str, quiet: bool) -> None:
         config = _load_any(file)
         from mailproxy.app import advise, check_all_servers, load_and_check, table, worker_count
 
-        material = load_and_check(config)
-        if material.expired:
-            raise config.error(material.expired)
+        store = load_and_check(config)
+        if store.expired:
+            raise config.error(store.expired)
     except ConfigError as error:
         write("fault", error.faults, error.source)
         sys.exit(FAULTY)
-    advice = advise(config, material)
+    advice = advise(config, store)
     is_plain = form == "text" and not quiet
     if live:
-        tried = check_all_servers(config, material)
+        tried = check_all_servers(config, store)
         if is_plain:
             click.echo(table(tried))
         advice += [server.fault for server in tried if server.fault is not None]
-    write("advice", config.origin.locate_all(advice), config.source)
+    write("advice", config.source_map.locate_all(advice), config.source)
     if is_plain:
         click.echo(f"{file}: {_summary(config, worker_count(config), len(advice))}")
     sys.exit(ADVISED if advice and strict else 0)

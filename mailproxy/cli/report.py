@@ -18,7 +18,7 @@ def write_text(severity: Severity, faults: Iterable[Fault], file: str) -> None:
     """A line each, ``FILE:LINE:COLUMN: KEY: MESSAGE``: faults to standard error, advice, marked as such, to standard output."""
     mark = "advice: " if severity == "advice" else ""
     for fault in faults:
-        click.echo(f"{fault.place(file)}{mark}{fault}", err=severity == "fault")
+        click.echo(f"{fault.location(file)}{mark}{fault}", err=severity == "fault")
 
 
 def write_json(severity: Severity, faults: Iterable[Fault], file: str) -> None:

@@ -1,236 +1,275 @@
-"""From checked tables to frozen values: layers merged, defaults of the protocol filled in, missing keys and rules found."""
+"""From valid tables to frozen values: merges layers, fills in defaults, checks the rules between keys."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import cattrs
 from attrs import evolve
 
 from mailproxy.address import UnixAddress, parse_bind, parse_server
 from mailproxy.config import model
+from mailproxy.config.diagnostics import Diagnostics
 from mailproxy.config.fields import keys_of
-from mailproxy.config.key_paths import join
-from mailproxy.config.layers import Layer, merge, origin_path
-from mailproxy.config.rules import check_rules, log_rules, rules
-from mailproxy.config.source.origin import Origin
-from mailproxy.config.validate import Diagnostics, Table
+from mailproxy.config.layers import Layer, MergedTable, Table, interleave, merge
+from mailproxy.config.path import ROOT_PATH, ConfigPath
+from mailproxy.config.rules import (
+    address_rules,
+    check_rules,
+    frontend_rules,
+    log_rules,
+    reference_rules,
+    server_rules,
+)
+from mailproxy.config.source.source_map import SourceMap
 from mailproxy.config.values import as_name
 
 _T = TypeVar("_T")
 
-# How long a side may be silent. IMAP: RFC 9051 section 5.4 asks for 30 minutes at least, and a client in IDLE speaks
-# every 29 (RFC 2177). POP3: 10 minutes at least (RFC 1939 section 3). SMTP: 5 to 10 per command (RFC 5321 4.5.3.2).
-_LONG_SILENCE_S = 31 * 60
-_SHORT_SILENCE_S = 10 * 60
+# Default idle timeouts. IMAP: RFC 9051 section 5.4 asks for at least 30 minutes, and a client in IDLE sends
+# something every 29 (RFC 2177). POP3: at least 10 minutes (RFC 1939 section 3). SMTP: 5 to 10 per command
+# (RFC 5321 4.5.3.2).
+_LONG_IDLE_TIMEOUT_S = 31 * 60
+_SHORT_IDLE_TIMEOUT_S = 10 * 60
 
 
-def silence_limit(protocol: str) -> int:
-    """The default of ``timeouts.client`` and ``timeouts.server``, in seconds."""
-    return _LONG_SILENCE_S if protocol in ("imap", "tcp") else _SHORT_SILENCE_S
+def default_idle_timeout(protocol: str) -> int:
+    """Return the default of ``timeouts.client`` and ``timeouts.server``, in seconds."""
+    return _LONG_IDLE_TIMEOUT_S if protocol in ("imap", "tcp") else _SHORT_IDLE_TIMEOUT_S
 
 
 def build(
-    tables: Table, found: Diagnostics, converter: cattrs.Converter, origin: Origin
+    tables: Table, diagnostics: Diagnostics, converter: cattrs.Converter, source_map: SourceMap
 ) -> model.Config | None:
-    """The configuration, or None where faults leave none. Adds what it finds to ``found``."""
-    builder = _Builder(tables, found, converter)
-    frontends = {name: builder.frontend(name) for name in tables["frontends"]}
+    """Build the configuration; return None if it has faults.
+
+    Args:
+        tables: Every table of the file, validated (``validate``).
+        diagnostics: The faults found so far. Gets those of missing keys, and of keys that do not fit each
+            other.
+        converter: Makes the model's classes of tables.
+        source_map: What the configuration was read from.
+    """
+    builder = _Builder(tables, diagnostics, converter)
+    built_frontends = {name: builder.frontend(name) for name in tables["frontends"]}
+    frontends = {name: frontend for name, frontend in built_frontends.items() if frontend}
     protocols = _protocols(frontends.values())
-    backends = {name: builder.backend(name, protocols.get(name, ())) for name in tables["backends"]}
+    built_backends = {name: builder.backend(name, protocols.get(name, ())) for name in tables["backends"]}
+    backends = {name: backend for name, backend in built_backends.items() if backend}
     log = builder.log()
-    rules.check_references(tables, found)
-    rules.check_server_tls(tables, found)
-    check_rules.check_steps(tables, found)
-    check_rules.check_own_stick(tables, found)
-    rules.check_listeners({name: frontend for name, frontend in frontends.items() if frontend}, found)
-    rules.check_reachability(frontends, backends, found)
-    rules.loops(frontends, backends, found)
-    if not tables["frontends"] and not any(path.startswith("frontends") for path in found.invalid_paths):
-        found.add("frontends", "has no frontend: at least one is needed")
-    if found.faults or log is None:
+    reference_rules.check_references(tables, diagnostics)
+    server_rules.check_tls_modes(tables, diagnostics)
+    check_rules.check_steps(tables, diagnostics)
+    check_rules.check_stick_tables(tables, diagnostics)
+    for name, frontend in frontends.items():
+        frontend_rules.check_certificates(frontend, builder.binds[name], diagnostics)
+    address_rules.check_listeners(frontends, diagnostics)
+    address_rules.check_ports(frontends, backends, diagnostics)
+    address_rules.check_loops(frontends, backends, diagnostics)
+    if not tables["frontends"] and not diagnostics.is_invalid(ROOT_PATH / "frontends", subtree=True):
+        diagnostics.add(ROOT_PATH / "frontends", "has no frontend: at least one is needed")
+    if diagnostics.faults or log is None:
         return None
     return model.Config(
         process=converter.structure(tables["process"], model.Process),
         log=log,
         admin=converter.structure(tables["admin"], model.Admin),
-        frontends={name: frontend for name, frontend in frontends.items() if frontend},
-        backends={name: backend for name, backend in backends.items() if backend},
-        source=origin.file,
-        origin=origin,
+        frontends=frontends,
+        backends=backends,
+        source=source_map.file,
+        source_map=source_map,
     )
 
 
-def _protocols(frontends: Iterable[model.Frontend | None]) -> dict[str, list[str]]:
-    """The protocols of the frontends that lead to each backend."""
+def _protocols(frontends: Iterable[model.Frontend]) -> dict[str, list[str]]:
+    """Return the protocols of the frontends that use each backend."""
     protocols: dict[str, list[str]] = {}
     for frontend in frontends:
-        if frontend is None:
-            continue
         for name in frontend.backend_names:
             protocols.setdefault(name, []).append(frontend.protocol)
     return protocols
 
 
 class _Builder:
-    """Merges the layers of one file and structures what comes out."""
+    """Merges the layers of each table of a file, and makes the model's classes of them.
 
-    def __init__(self, tables: Table, found: Diagnostics, converter: cattrs.Converter) -> None:
+    Attributes:
+        binds: The merged tables of each frontend's binds, by the frontend's name.
+    """
+
+    def __init__(self, tables: Table, diagnostics: Diagnostics, converter: cattrs.Converter) -> None:
         self.tables = tables
-        self.found = found
+        self.diagnostics = diagnostics
         self.converter = converter
+        self.binds: dict[str, list[MergedTable]] = {}
 
     def log(self) -> model.Log | None:
+        """Build the log; return None if a required key of a target is missing."""
         table = self.tables["log"]
         targets = [
-            self._table(model.LogOutput, each, f"log.targets[{index}]")
-            for index, each in enumerate(table.get("targets", ()))
+            self._structure(model.LogOutput, target, ROOT_PATH / "log" / "targets" / index)
+            for index, target in enumerate(table.get("targets", ()))
         ]
-        log_rules.together(table, self.found)
+        log_rules.check_targets(table, self.diagnostics)
         if None in targets:
             return None
         log: model.Log = self.converter.structure(table, model.Log)
-        log_rules.outputs(log, table, self.found)
+        log_rules.check_outputs(log, table, self.diagnostics)
         return log
 
     def frontend(self, name: str) -> model.Frontend | None:
-        path, own = join("frontends", name), self.tables["frontends"][name]
+        """Build a frontend with its binds; return None if a required key of it or of a bind is missing."""
+        own = Layer(ROOT_PATH / "frontends" / name, self.tables["frontends"][name])
         profile = self._profile(own, "frontend")
-        layers = self._layers("frontend", profile, Layer(path, own))
-        merged = merge(layers)
-        bind_layers = _interleave(layers, self._layers("bind", profile), ["tls"])
-        binds, own_binds = [], []
-        for index, table in enumerate(merged.pop("bind", [])):
-            here = Layer(f"{join(origin_path(layers, 'bind'), 'bind')}[{index}]", table)
-            rules.check_own_bind(here, self.found)
-            bind = self._table(model.Bind, merge([*bind_layers, here]), here.path, _name_bind)
-            rules.check_bind(bind, here, self.found)
-            binds.append(bind)
-            own_binds.append(here)
-        if not binds and not self.found.invalid_paths & {path, join(path, "bind")}:
-            self.found.add(path, f"has no bind: at least one [[{path}.bind]] is needed")
-        silence = silence_limit(merged.get("protocol", "tcp"))
-        merged["timeouts"] = {"client": silence, **merged.get("timeouts", {})}
-        rules.session_rate(merged, layers, self.found)
-        frontend = self._table(model.Frontend, {**merged, "name": name}, path)
+        merged = merge([*self._outer_layers("frontend", profile), own])
+        inner_layers = interleave(merged.layers, self._outer_layers("bind", profile), ["tls"])
+        merged_binds = [merge([*inner_layers, bind]) for bind in self._items(merged, "bind")]
+        self.binds[name] = merged_binds
+        binds = [self._bind(bind) for bind in merged_binds]
+        self._complete_frontend(merged, has_binds=bool(binds))
+        frontend = self._structure(model.Frontend, {**merged.values, "name": name}, own.path)
         if frontend is None or None in binds:
             return None
         frontend = evolve(frontend, bind=tuple(bind for bind in binds if bind is not None))
-        if not any(_blamed(join(path, part), self.found) for part in ("bind", "routes")):
-            rules.check_terminated_tls(frontend, Layer(path, own), own_binds, self.found)
-            for bound, here in zip(frontend.bind, own_binds, strict=True):
-                if frontend.terminates_tls(bound):
-                    rules.check_frontend_tls(bound.tls, [*bind_layers, here], self.found)
-        rules.check_routes(frontend, origin_path(layers, "routes"), self.found)
+        if not self.diagnostics.is_any_invalid((own.path / "bind", own.path / "routes"), subtree=True):
+            frontend_rules.check_unused_tls(frontend, own, merged_binds, self.diagnostics)
+            for bind, merged_bind in zip(frontend.bind, merged_binds, strict=True):
+                if frontend.terminates_tls(bind):
+                    frontend_rules.check_tls(bind.tls, merged_bind, self.diagnostics)
+        frontend_rules.check_routes(frontend, merged, merged_binds, self.diagnostics)
         return frontend
 
+    def _bind(self, merged: MergedTable) -> model.Bind | None:
+        frontend_rules.check_own_bind(merged.own, self.diagnostics)
+        bind = self._structure(model.Bind, _with_bind_name(merged.values), merged.path)
+        if bind is not None:
+            frontend_rules.check_bind(bind, merged.own, self.diagnostics)
+        return bind
+
+    def _complete_frontend(self, merged: MergedTable, *, has_binds: bool) -> None:
+        """Fill in the idle timeout; leave out a rate limit that cannot be structured."""
+        values, own = merged.values, merged.path
+        if not has_binds and not self.diagnostics.is_any_invalid((own, own / "bind")):
+            self.diagnostics.add(own, f"has no bind: at least one [[{own}.bind]] is needed")
+        timeout = default_idle_timeout(values.get("protocol", "tcp"))
+        values["timeouts"] = {"client": timeout, **values.get("timeouts", {})}
+        if not frontend_rules.check_session_rate(merged, self.diagnostics):
+            del values["max_session_rate_per_client"]
+
     def backend(self, name: str, protocols: Sequence[str]) -> model.Backend | None:
-        path, own = join("backends", name), self.tables["backends"][name]
+        """Build a backend with its servers; return None if a required key of it or of a server is missing.
+
+        Args:
+            name: The backend's name.
+            protocols: The protocols of the frontends that use it, for its default.
+        """
+        own = Layer(ROOT_PATH / "backends" / name, self.tables["backends"][name])
         profile = self._profile(own, "backend")
-        layers = self._layers("backend", profile, Layer(path, own))
-        merged = merge(layers)
-        if "protocol" not in merged:
-            if len(set(protocols)) > 1:
-                said = " and ".join(sorted(set(protocols)))
-                self.found.add(path, f"protocol is missing: the frontends that lead here speak {said}")
-            merged["protocol"] = protocols[0] if protocols else "tcp"
-        server_layers = _interleave(layers, self._layers("server", profile), model.INHERITED_BY_SERVERS)
-        tables = merged.pop("servers", [])
-        if not tables and not self.found.invalid_paths & {path, join(path, "servers")}:
-            self.found.add(path, "has no servers: at least one is needed")
-        merged["timeouts"] = {"server": silence_limit(merged["protocol"]), **merged.get("timeouts", {})}
-        backend = self._table(model.Backend, {**merged, "name": name}, path)
+        merged = merge([*self._outer_layers("backend", profile), own])
+        server_tables = list(self._items(merged, "servers"))
+        self._complete_backend(merged, protocols, has_servers=bool(server_tables))
+        backend = self._structure(model.Backend, {**merged.values, "name": name}, own.path)
         if backend is None:
             return None
-        servers = []
-        for index, table in enumerate(tables):
-            here = Layer(f"{join(origin_path(layers, 'servers'), 'servers')}[{index}]", table)
-            servers.append(self._server(backend, [*server_layers, here]))
-        rules.check_same_names([server.name for server in servers if server], f"{path}.servers", self.found)
-        backend = evolve(backend, servers=tuple(server for server in servers if server is not None))
-        check_rules.check_stick(backend, layers, self.found)
-        return None if None in servers else backend
+        inner_layers = interleave(
+            merged.layers, self._outer_layers("server", profile), model.INHERITED_BY_SERVERS
+        )
+        built_servers = [self._server(backend, merge([*inner_layers, table])) for table in server_tables]
+        servers = tuple(server for server in built_servers if server is not None)
+        server_rules.check_names(servers, own.path / "servers", self.diagnostics)
+        backend = evolve(backend, servers=servers)
+        check_rules.check_stick_size(backend, merged, self.diagnostics)
+        return None if None in built_servers else backend
 
-    def _server(self, backend: model.Backend, layers: Sequence[Layer]) -> model.Server | None:
-        merged = merge(layers)
-        merged.setdefault("check", {})  # checks are on where nobody says otherwise
-        server = self._table(model.Server, merged, layers[-1].path, _name_server)
+    def _complete_backend(self, merged: MergedTable, protocols: Sequence[str], *, has_servers: bool) -> None:
+        """Fill in the protocol, if its frontends agree on one, and the idle timeout."""
+        values, own = merged.values, merged.path
+        if "protocol" not in values:
+            if len(set(protocols)) > 1:
+                names = " and ".join(sorted(set(protocols)))
+                fact = f"protocol is missing: the frontends that lead here speak {names}"
+                self.diagnostics.add(own, fact)
+            values["protocol"] = protocols[0] if protocols else "tcp"
+        if not has_servers and not self.diagnostics.is_any_invalid((own, own / "servers")):
+            self.diagnostics.add(own, "has no servers: at least one is needed")
+        timeout = default_idle_timeout(values["protocol"])
+        values["timeouts"] = {"server": timeout, **values.get("timeouts", {})}
+
+    def _server(self, backend: model.Backend, merged: MergedTable) -> model.Server | None:
+        values = merged.values
+        values.setdefault("check", {})  # checks are on by default
+        server = self._structure(model.Server, _with_server_name(values), merged.path)
         if server is None:
             return None
-        rules.check_server(server, layers, self.found)
+        server_rules.check_server(server, merged, self.diagnostics)
         server = _with_port(server, backend.port)
         if server.check is not None and server.check.type == "none":
             server = evolve(server, check=None)
-        check_rules.check_check(server, backend.protocol, layers, self.found)
+        check_rules.check_check(server, backend.protocol, merged, self.diagnostics)
         return server
 
-    def _profile(self, own: Table, owner: str) -> str | None:
-        name: str | None = own.get("profile", self.tables["defaults"].get(owner, {}).get("profile"))
+    def _items(self, merged: MergedTable, key: str) -> Iterable[Layer]:
+        """Take the tables of a list out of a merged table."""
+        tables = merged.values.pop(key, [])
+        return Layer(merged.origin(key), {key: tables}).items(key)
+
+    def _profile(self, own: Layer, owner: str) -> str | None:
+        default = self.tables["defaults"].get(owner, {}).get("profile")
+        name: str | None = own.table.get("profile", default)
         return name if name in self.tables["profiles"] else None
 
-    def _layers(self, kind: str, profile: str | None, *own: Layer) -> list[Layer]:
-        """Always the defaults, the profile (empty if none), then the own ones, so that layers can be paired by place."""
-        defaults = Layer(join("defaults", kind), self.tables["defaults"].get(kind, {}))
+    def _outer_layers(self, kind: str, profile: str | None) -> list[Layer]:
+        """Return the layers of the defaults and of the profile, which is empty if there is none.
+
+        There are always two, so that those of a bind or server can be paired with those of its frontend or
+        backend.
+        """
+        defaults = self.tables["defaults"].get(kind, {})
         profiled = self.tables["profiles"].get(profile, {}).get(kind, {}) if profile else {}
-        return [defaults, Layer(join(join("profiles", profile or ""), kind), profiled), *own]
+        return [
+            Layer(ROOT_PATH / "defaults" / kind, defaults),
+            Layer(ROOT_PATH / "profiles" / (profile or "") / kind, profiled),
+        ]
 
-    def _table(self, table_type: type[_T], table: Table, path: str, complete: Any = None) -> _T | None:
-        """One structured table; None where a key is missing (and then said) or was dropped."""
-        if complete is not None:
-            complete(table)
+    def _structure(self, table_type: type[_T], table: Table, path: ConfigPath) -> _T | None:
+        """Make a class of a table; return None if a required key is missing or was left out."""
+        keys = keys_of(table_type)
         table = {
-            name: value for name, value in table.items() if not _is_switched_off(table_type, name, value)
+            name: value
+            for name, value in table.items()
+            if not (value is False and keys[name].table is not None and keys[name].value_type is None)
         }
-        unfit = False
-        for key in keys_of(table_type).values():
-            if key.required and key.name not in table:
-                unfit = True
-                if (
-                    join(path, key.name) not in self.found.invalid_paths
-                    and path not in self.found.invalid_paths
-                ):
-                    self.found.add(path, f"{key.name} is missing: {key.description}")
-        return None if unfit else self.converter.structure(table, table_type)
+        missing = [key for key in keys.values() if key.required and key.name not in table]
+        for key in missing:
+            if not self.diagnostics.is_any_invalid((path, path / key.name)):
+                self.diagnostics.add(path, f"{key.name} is missing: {key.description}")
+        return None if missing else self.converter.structure(table, table_type)
 
 
-def _blamed(path: str, found: Diagnostics) -> bool:
-    """Was something there dropped?"""
-    return any(bad.startswith(path) for bad in found.invalid_paths)
-
-
-def _interleave(outer: Sequence[Layer], inner: Sequence[Layer], handed_down: Iterable[str]) -> list[Layer]:
-    """The layers of a bind or server: at each strength what surrounds it, reduced to what is handed down, then its own."""
-    handed_down = tuple(handed_down)
-    layers = []
-    for index, layer in enumerate(outer):
-        layers.append(layer.only(handed_down))
-        layers.extend(inner[index : index + 1])
-    return layers
-
-
-def _is_switched_off(table_type: type, name: str, value: object) -> bool:
-    key = keys_of(table_type)[name]
-    return value is False and key.table is not None and key.kind is None
-
-
-def _name_bind(table: Table) -> None:
-    if "address" in table:
-        table.setdefault("name", as_name(str(parse_bind(table["address"]))))
-
-
-def _name_server(table: Table) -> None:
+def _with_bind_name(table: Table) -> Table:
+    """Return a bind's table with the default of its name."""
     if "address" not in table:
-        table.setdefault("name", "")  # what is missing is the address; the name would only be said twice
+        return table
+    return {"name": as_name(str(parse_bind(table["address"]))), **table}
+
+
+def _with_server_name(table: Table) -> Table:
+    """Return a server's table with the default of its name."""
+    if "address" not in table:
+        # Without an address there is no default. Its absence is the fault; that of the name would be a second
+        # one.
+        return {"name": "", **table}
+    address = parse_server(table["address"])
+    if isinstance(address, UnixAddress):
+        text = address.path.rstrip("/").rpartition("/")[2] or "/"
     else:
-        address = parse_server(table["address"])
-        text = (
-            address.path.rstrip("/").rpartition("/")[2] if isinstance(address, UnixAddress) else str(address)
-        )
-        table.setdefault("name", as_name(text or "/"))
+        text = str(address)
+    return {"name": as_name(text), **table}
 
 
 def _with_port(server: model.Server, port: int | None) -> model.Server:
+    """Return the server with its backend's port, if it has none of its own."""
     if port is None or isinstance(server.address, UnixAddress) or server.address.port is not None:
         return server
     return evolve(server, address=evolve(server.address, port=port))

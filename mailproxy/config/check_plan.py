@@ -1,14 +1,16 @@
-"""What a health check does, worked out: the connections that it makes, and what it speaks on each.
+"""What a health check does: the connections that it makes, and what it sends and expects on each.
 
-A check that takes a healthy server down is worse than none. So the protocol's own dialogue is chosen only where it is
-known what the server speaks: because the configuration says so, because of the way that sessions come to it, or by a
-registered port. Anywhere else the server only has to take the connection.
+A check that takes a healthy server down is worse than none. So the protocol's own dialogue is chosen only
+where it is known what the server speaks. That is known from the configuration, from the entry paths of
+sessions, or from a registered port. Anywhere else a check only connects.
 
-- Where TLS passes through the proxy, the server speaks TLS; there the proxy verifies nothing, so neither does the check.
-- Where TLS ends at the proxy, the server is reached in clear, unless it has ``tls`` itself.
-- Where bytes are forwarded nobody looks at them: they may be TLS or not, and only the port can tell.
+- Where TLS passes through the proxy, the server speaks TLS. The proxy verifies nothing there, so neither does
+  the check.
+- Where TLS is terminated at the proxy, the server is reached in clear, unless it has ``tls`` itself.
+- Where bytes are forwarded, the proxy does not look at them. They may be TLS or not, and only the port tells
+  which.
 
-What ways tell holds for the port that sessions come to, and for no other port that a check may have.
+An entry path tells about the port that its sessions go to, and about no other port that a check may have.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from mailproxy.config import model
 
 ProbeKind = Literal["tcp", "tls", "imap", "pop3", "smtp", "submission", "lmtp", "sieve", "script"]
 
-# In clear, at least until STARTTLS. LMTP has none of its own (RFC 2033 section 3 only forbids 25); 24 is everybody's habit.
+# In clear, at least until STARTTLS. LMTP has no registered port (RFC 2033 section 3 only forbids 25); 24 is
+# customary.
 _CLEAR_PORTS: Mapping[model.Protocol, int] = {
     "imap": 143,
     "pop3": 110,
@@ -32,7 +35,7 @@ _CLEAR_PORTS: Mapping[model.Protocol, int] = {
     "lmtp": 24,
     "sieve": 4190,
 }
-_TLS_PORTS = frozenset({993, 995, 465})  # TLS from the first byte (RFC 8314), for whichever protocol
+_TLS_PORTS = frozenset({993, 995, 465})  # TLS from the first byte (RFC 8314), whatever the protocol
 _PEEKING_MODES = ("tls", "passthrough")  # modes that wait for a ClientHello, so that a route can choose by it
 _UNVERIFIED = model.ServerTls(verify="none")
 _INHERIT = model.Connect()
@@ -42,10 +45,14 @@ MAIL = frozenset(_CLEAR_PORTS)
 
 @frozen(kw_only=True)
 class EntryPath:
-    """How sessions come to a backend from one bind; ``bind`` is its place in the frontend's list, from 0.
+    """A way in which sessions get to a backend: through one bind of a frontend.
 
-    ``mode`` is what becomes of them there; ``port`` is the one that clients connected to, None where it cannot be known
-    or there is none: a Unix socket, an inherited one, port 0.
+    Attributes:
+        frontend: The frontend's name.
+        bind: The index of the bind in the frontend's list.
+        mode: What happens to the bytes of these sessions.
+        port: The port that clients connected to. None where there is none or it is not known: a Unix socket,
+            an inherited socket, port 0.
     """
 
     frontend: str
@@ -56,11 +63,18 @@ class EntryPath:
 
 @frozen(kw_only=True)
 class Probe:
-    """One connection of a check; all of them must pass.
+    """One connection of a check. A check passes if all of its connections pass.
 
-    ``port`` is None for a Unix socket, and where it is not known yet. ``address`` is None for the server's own. Without
-    ``tls`` it is in clear. ``steps`` are those of a script behind its connect, ``first`` is the number of the first of
-    them in the whole script, in which connects count.
+    Attributes:
+        kind: What is done on the connection.
+        protocol: The backend's.
+        port: None for a Unix socket, and while the port is not known.
+        address: None for the server's own.
+        tls: None for a connection in clear.
+        send_proxy: The PROXY header to send.
+        steps: The steps of a script on this connection, without its connect.
+        first: The number of the first of these steps in the whole script, from 1; connects count.
+        hello: The name for EHLO or LHLO; None for the default.
     """
 
     kind: ProbeKind
@@ -79,42 +93,52 @@ def entry_paths(
     backend: str,
     listening: Mapping[tuple[str, int], int] | None = None,
 ) -> tuple[EntryPath, ...]:
-    """Every way that leads to this backend, by a frontend's own ``backend`` or by a route.
+    """Return every entry path to a backend, through a frontend's own ``backend`` or through a route.
 
-    ``listening`` has the ports of binds that the text does not tell, by frontend and number of the bind.
+    Args:
+        frontends: All frontends.
+        backend: The backend's name.
+        listening: The ports of listeners where the configuration has none, by frontend and index of the bind.
     """
-    found: list[EntryPath] = []
+    entries: list[EntryPath] = []
     for frontend in frontends:
         for index, bind in enumerate(frontend.bind):
             port = (listening or {}).get((frontend.name, index)) or _port_of(bind.address) or None
-            found += [
+            entries += [
                 EntryPath(frontend=frontend.name, bind=index, mode=mode, port=port)
                 for mode, port in _entry_paths_from(frontend, bind, backend, port)
             ]
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(entries))
 
 
 def _entry_paths_from(
     frontend: model.Frontend, bind: model.Bind, backend: str, port: int | None
 ) -> Iterator[tuple[model.BindMode, int | None]]:
-    """The modes and ports in which sessions of this bind come to the backend."""
+    """Yield mode and port of sessions that come from this bind to the backend."""
     for route in frontend.routes:
-        if not may_fit(route, bind, port):
+        if not may_match(route, bind, port):
             continue
         if route.backend == backend:
             mode = route.mode if route.mode is not None and bind.mode in _PEEKING_MODES else bind.mode
-            # a PROXY header may name another port than the bind's, and here it must have
+            # A PROXY header may name another port than the bind's. Sessions that match have one of the
+            # route's ports.
             named = bool(route.port) and bool(bind.accept_proxy) and port not in route.port
             for each in route.port if named else (port,):
                 yield mode, each
-        if takes_all(route, bind, port):
-            return  # and nothing is left for those behind it
+        if matches_all(route, bind, port):
+            return  # no session is left for the routes after it
     if frontend.backend == backend:
         yield bind.mode, port
 
 
-def may_fit(route: model.Route, bind: model.Bind, port: int | None) -> bool:
-    """Whether a route can match sessions of this bind. ``port``: that of the bind, None where it is not known."""
+def may_match(route: model.Route, bind: model.Bind, port: int | None) -> bool:
+    """Whether a route can match sessions of this bind.
+
+    Args:
+        route: A route of the bind's frontend.
+        bind: The bind.
+        port: Its port; None where it is not known.
+    """
     if route.needs_client_hello and bind.mode not in _PEEKING_MODES:
         return False
     if not route.port or bind.accept_proxy:
@@ -122,89 +146,108 @@ def may_fit(route: model.Route, bind: model.Bind, port: int | None) -> bool:
     return port in route.port if port else not isinstance(bind.address, UnixAddress)
 
 
-def takes_all(route: model.Route, bind: model.Bind, port: int | None) -> bool:
-    """Whether a route that can match matches every session of this bind."""
+def matches_all(route: model.Route, bind: model.Bind, port: int | None) -> bool:
+    """Whether a route that may match sessions of this bind matches each of them."""
     if route.needs_client_hello or route.client:
         return False
     return not route.port or (port in route.port and not bind.accept_proxy)
 
 
-def probes(server: model.Server, protocol: model.Protocol, ways: Sequence[EntryPath]) -> tuple[Probe, ...]:
-    """What a check of this server does, none without a check. ``protocol`` and ``ways`` are its backend's."""
+def plan_probes(
+    server: model.Server, protocol: model.Protocol, entries: Sequence[EntryPath]
+) -> tuple[Probe, ...]:
+    """Return the connections of a server's check; none if it has no check.
+
+    Args:
+        server: The server.
+        protocol: Its backend's.
+        entries: The entry paths to its backend.
+    """
     if server.check is None or server.check.type == "none":
         return ()
-    planner = _Planner(server, server.check, protocol, tuple(ways))
+    planner = _Planner(server, server.check, protocol, tuple(entries))
     if server.check.type == "script":
         return tuple(planner.script())
     return tuple(map(planner.probe, planner.ports()))
 
 
-def is_as_ended_sessions(
-    server: model.Server, protocol: model.Protocol, ways: Sequence[EntryPath], probe: Probe
+def is_like_terminated_session(
+    server: model.Server, protocol: model.Protocol, entries: Sequence[EntryPath], probe: Probe
 ) -> bool:
-    """Does the server see this connection as it sees sessions whose TLS ends at the proxy?
+    """Whether a check looks to the server like a session whose TLS is terminated at the proxy.
 
-    Not where PROXY headers tell of the client's TLS, since a check's header tells of no client; and not where the check
-    upgrades itself. ``protocol`` and ``ways`` are the backend's.
+    It does not if PROXY headers have facts of the client's TLS, because a check's header has none. Nor does
+    it if the check makes other TLS than sessions, such as STARTTLS.
+
+    Args:
+        server: The server.
+        protocol: Its backend's.
+        entries: The entry paths to its backend.
+        probe: The connection.
     """
     if server.check is None or probe.kind not in MAIL or probe.address is not None:
         return False
     sent = server.send_proxy or "none"
-    tells_tls = (
+    has_tls_facts = (
         sent.startswith("v2-ssl")
         or server.forward_tlvs
         or any(tlv.startswith(("ssl-", "cert-", "client-")) for tlv in server.send_proxy_tlvs)
     )
-    if tells_tls or probe.send_proxy != sent or probe.tls != server.tls:
+    if has_tls_facts or probe.send_proxy != sent or probe.tls != server.tls:
         return False
-    led = _Planner(server, server.check, protocol, tuple(ways)).ways_to(probe.port)
-    return any(way.mode in ("tls", "starttls") for way in led)
+    planner = _Planner(server, server.check, protocol, tuple(entries))
+    return any(entry.mode in ("tls", "starttls") for entry in planner.entries_to(probe.port))
 
 
 def tls_of_checks(
-    server: model.Server, protocol: model.Protocol, ways: Sequence[EntryPath]
+    server: model.Server, protocol: model.Protocol, entries: Sequence[EntryPath]
 ) -> dict[model.ServerTls, str]:
-    """The TLS that checks of this server use, each with its key in the server's table, ``check.tls`` where none is written.
+    """Return the TLS of each connection of a server's check, with its key in the server's table.
 
-    Those that name files are the same whatever the ways are.
+    The key is ``check.tls`` where none is written. TLS that names files does not depend on the entry paths.
+
+    Args:
+        server: The server.
+        protocol: Its backend's.
+        entries: The entry paths to its backend.
     """
-    places = {} if server.tls is None else {server.tls: "tls"}
+    keys = {} if server.tls is None else {server.tls: "tls"}
     if server.check is not None:
         if isinstance(server.check.tls, model.ServerTls):
-            places.setdefault(server.check.tls, "check.tls")
+            keys.setdefault(server.check.tls, "check.tls")
         for index, step in enumerate(server.check.steps):
             if step.connect is not None and isinstance(step.connect.tls, model.ServerTls):
-                places.setdefault(step.connect.tls, f"check.steps[{index}].connect.tls")
-    used = [probe.tls for probe in probes(server, protocol, ways) if probe.tls is not None]
-    return {tls: places.get(tls, "check.tls") for tls in used}
+                keys.setdefault(step.connect.tls, f"check.steps[{index}].connect.tls")
+    used = [probe.tls for probe in plan_probes(server, protocol, entries) if probe.tls is not None]
+    return {tls: keys.get(tls, "check.tls") for tls in used}
 
 
 @frozen
 class _Planner:
-    """The check of one server with all that it hangs on."""
+    """Plans the check of one server, with everything that the plan depends on."""
 
     server: model.Server
     check: model.Check
     protocol: model.Protocol
-    ways: tuple[EntryPath, ...]
+    entries: tuple[EntryPath, ...]
 
     def ports(self) -> Sequence[int | None]:
-        """Where an ordinary check connects to; None where there is no port, or none is known."""
-        target, port = self._place(_INHERIT)
-        if port is not None or isinstance(target or self.server.address, UnixAddress):
+        """Return the ports that a check without script connects to; None is a port that is not known."""
+        address, port = self._target(_INHERIT)
+        if port is not None or isinstance(address or self.server.address, UnixAddress):
             return (port,)
-        known = dict.fromkeys(way.port for way in self.ways if way.port is not None)
+        known = dict.fromkeys(entry.port for entry in self.entries if entry.port is not None)
         return tuple(known) or (None,)
 
     def probe(self, port: int | None) -> Probe:
-        """An ordinary check of one port."""
+        """Return the connection of a check without script to one port."""
         check = self.check
         kind = self._default_kind(port) if check.type is None or check.type == "none" else check.type
         tls = self._tls(check.tls, port)
         send_proxy = check.send_proxy or self.server.send_proxy or "none"
-        if (
-            kind == "tcp"
-        ):  # no more than a connection, but for what it is told; who is introduced then speaks as sessions do
+        if kind == "tcp":
+            # Such a check only connects, unless it has TLS or a PROXY header of its own. A server that gets a
+            # header expects TLS next, as in sessions.
             tls = None if check.tls is None and check.send_proxy in (None, "none") else tls
             send_proxy = check.send_proxy or "none"
         if kind == "tls" and tls is None:
@@ -220,17 +263,17 @@ class _Planner:
         )
 
     def _default_kind(self, port: int | None) -> ProbeKind:
-        """The protocol's own dialogue, where it is known whether the server speaks it in clear or over TLS; else tcp."""
+        """Return the protocol's dialogue if it is known whether the port has TLS, else ``tcp``."""
         if self.protocol == "tcp":
             return "tcp"
         is_known = self.check.tls is not None or self._tls(None, port) is not None
         is_clear = port == _CLEAR_PORTS[self.protocol] or any(
-            way.mode in ("tls", "starttls") for way in self.ways_to(port)
+            entry.mode in ("tls", "starttls") for entry in self.entries_to(port)
         )
         return self.protocol if is_known or is_clear else "tcp"
 
     def script(self) -> Iterator[Probe]:
-        """One connection for each connect; what stands before the first has one, too."""
+        """Yield one connection for each connect of a script, and one for steps before the first connect."""
         connections: list[tuple[int, model.Connect, list[model.Step]]] = []
         for number, step in enumerate(self.check.steps, 1):
             if step.connect is not None:
@@ -244,7 +287,7 @@ class _Planner:
 
     def _connection(self, connect: model.Connect, steps: tuple[model.Step, ...], first: int) -> Probe:
         check = self.check
-        address, port = self._place(connect)
+        address, port = self._target(connect)
         tls = check.tls if connect.tls is None else connect.tls
         return Probe(
             kind="script",
@@ -257,8 +300,8 @@ class _Planner:
             first=first,
         )
 
-    def _place(self, connect: model.Connect) -> tuple[ServerAddress | None, int | None]:
-        """The address, None for the server's, and the port."""
+    def _target(self, connect: model.Connect) -> tuple[ServerAddress | None, int | None]:
+        """Return the address to connect to, None for the server's, and the port."""
         address = connect.address or self.check.address
         target = address or self.server.address
         if isinstance(target, UnixAddress):
@@ -272,24 +315,24 @@ class _Planner:
         )
         return address, next((port for port in ports if port is not None), None)
 
-    def _tls(self, given: model.ServerTls | bool | None, port: int | None) -> model.ServerTls | None:
-        """The TLS of a connection to this port, for which ``given`` is written."""
-        if given is False:
+    def _tls(self, value: model.ServerTls | bool | None, port: int | None) -> model.ServerTls | None:
+        """Return the TLS of a connection to this port, by the value of its ``tls``."""
+        if value is False:
             return None
-        if isinstance(given, model.ServerTls):
-            return given
-        if given or self.server.tls is not None:
+        if isinstance(value, model.ServerTls):
+            return value
+        if value or self.server.tls is not None:
             return self.server.tls or model.ServerTls()
-        modes = {way.mode for way in self.ways_to(port)}
+        modes = {entry.mode for entry in self.entries_to(port)}
         return _UNVERIFIED if modes == {"passthrough"} or port in _TLS_PORTS else None
 
-    def ways_to(self, port: int | None) -> Sequence[EntryPath]:
-        """The ways on which sessions come to this port of the server."""
+    def entries_to(self, port: int | None) -> Sequence[EntryPath]:
+        """Return the entry paths whose sessions go to this port of the server."""
         if isinstance(self.server.address, UnixAddress):
-            return self.ways
+            return self.entries
         if self.server.address.port is not None:
-            return self.ways if port == self.server.address.port else ()
-        return [way for way in self.ways if way.port == port]
+            return self.entries if port == self.server.address.port else ()
+        return [entry for entry in self.entries if entry.port == port]
 
 
 def _port_of(address: object) -> int | None:

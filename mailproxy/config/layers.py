@@ -1,86 +1,151 @@
-"""Inheritance: which value holds where a key may stand in several layers.
+"""Inheritance: the layers in which a key may be written, and the merged table with the origin of each value.
 
-Tables merge key by key, lists and scalars replace, ``false`` switches off an inherited table. From weak to strong:
-``[defaults]``, the profile, what surrounds (a server's backend, a bind's frontend), the table itself.
+Tables merge key by key. Lists and scalars replace what a weaker layer has. ``false`` switches off an
+inherited table. From weak to strong, the layers are ``[defaults]``, the profile, the table that a bind or
+server belongs to (frontend or backend), and the table itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from attrs import frozen
+from attrs import define, field, frozen
 
-from mailproxy.config.key_paths import join
-from mailproxy.config.validate import Table
+from mailproxy.config.path import ROOT_PATH, ConfigPath
+
+Table = dict[str, Any]
+
+_OWNERS = {"bind": ("frontend", "bind"), "server": ("backend", "servers")}
 
 
 @frozen
 class Layer:
-    """One table that a value may come from, with its path in the file."""
+    """One table of the file that a value may come from."""
 
-    path: str
+    path: ConfigPath
     table: Table
 
     def only(self, keys: Iterable[str]) -> Layer:
-        """The layer reduced to the keys that are handed down."""
+        """Return the layer reduced to these keys."""
         return Layer(self.path, {key: self.table[key] for key in keys if key in self.table})
 
+    def items(self, key: str) -> Iterator[Layer]:
+        """Yield each table of the list that a key has."""
+        for index, table in enumerate(self.table.get(key, [])):
+            yield Layer(self.path / key / index, table)
 
-_LISTED = {"bind": ("frontend", "bind"), "server": ("backend", "servers")}
+
+@define
+class _Source:
+    """The strongest layer that has a key, by its rank, and the same for each key of the key's table."""
+
+    rank: int
+    keys: dict[str, _Source] = field(factory=dict)
+
+
+@frozen(eq=False)
+class MergedTable:
+    """A table merged from its layers, with the origin of each value.
+
+    Attributes:
+        layers: The layers from weak to strong; the last is the table itself.
+        values: The merged keys.
+    """
+
+    layers: tuple[Layer, ...]
+    values: Table
+    _sources: Mapping[str, _Source]
+
+    @property
+    def own(self) -> Layer:
+        """The table itself, as it is written."""
+        return self.layers[-1]
+
+    @property
+    def path(self) -> ConfigPath:
+        """The path of the table itself."""
+        return self.own.path
+
+    def origin(self, *keys: str) -> ConfigPath:
+        """Return the path of the table that a value comes from; the table itself if no layer has the value.
+
+        Args:
+            keys: The key, or the names of nested tables down to a key: ``"tls", "ca"``.
+        """
+        rank = self._rank(keys)
+        return self.path if rank is None else self.layers[rank].path
+
+    def path_of(self, *keys: str) -> ConfigPath:
+        """Return the path at which a value is written."""
+        return self.origin(*keys).joinpath(*keys)
+
+    def is_overridden(self, keys: Sequence[str], *, by: Sequence[str]) -> bool:
+        """Whether a stronger layer than that of one key has the other key (or, for a table, a key in it)."""
+        rank, other = self._rank(keys), self._rank(by)
+        return other is not None and (rank is None or other > rank)
+
+    def candidates(self, *keys: str) -> Iterator[ConfigPath]:
+        """Yield the paths at which a key may be written, one for each layer."""
+        return (layer.path.joinpath(*keys) for layer in self.layers)
+
+    def _rank(self, keys: Sequence[str]) -> int | None:
+        rank, sources = None, self._sources
+        for key in keys:
+            if key not in sources:
+                return None
+            rank, sources = sources[key].rank, sources[key].keys
+        return rank
+
+
+def merge(layers: Iterable[Layer]) -> MergedTable:
+    """Merge layers into one table, the later ones stronger."""
+    layers = tuple(layers)
+    values: Table = {}
+    sources: dict[str, _Source] = {}
+    for rank, layer in enumerate(layers):
+        _lay_over(values, sources, layer.table, rank)
+    return MergedTable(layers, values, sources)
+
+
+def _lay_over(values: Table, sources: dict[str, _Source], table: Table, rank: int) -> None:
+    for key, value in table.items():
+        source = sources.setdefault(key, _Source(rank))
+        source.rank = rank
+        if isinstance(value, dict):
+            if not isinstance(values.get(key), dict):
+                values[key] = {}
+            _lay_over(values[key], source.keys, value, rank)
+        else:
+            values[key] = value
+            source.keys.clear()
+
+
+def interleave(outer: Sequence[Layer], inner: Sequence[Layer], inherited: Iterable[str]) -> list[Layer]:
+    """Return the layers of a bind or server below its own table.
+
+    Args:
+        outer: The layers of its frontend or backend.
+        inner: The layers of the same strength for binds or servers; there may be fewer.
+        inherited: The keys that a bind or server takes from its frontend or backend.
+    """
+    inherited = tuple(inherited)
+    layers = []
+    for index, layer in enumerate(outer):
+        layers.append(layer.only(inherited))
+        layers.extend(inner[index : index + 1])
+    return layers
 
 
 def iter_tables(tables: Table, kind: str) -> Iterator[Layer]:
-    """Every frontend, bind, backend or server that stands in a file, also in defaults and profiles that nobody uses."""
-    yield Layer(f"defaults.{kind}", tables["defaults"].get(kind, {}))
+    """Yield every table of a kind (frontend, bind, backend, server), also in defaults and unused profiles."""
+    yield Layer(ROOT_PATH / "defaults" / kind, tables["defaults"].get(kind, {}))
     for name, profile in tables["profiles"].items():
-        yield Layer(join(join("profiles", name), kind), profile.get(kind, {}))
-    if kind not in _LISTED:
+        yield Layer(ROOT_PATH / "profiles" / name / kind, profile.get(kind, {}))
+    if kind not in _OWNERS:
         for name, table in tables[f"{kind}s"].items():
-            yield Layer(join(f"{kind}s", name), table)
+            yield Layer(ROOT_PATH / f"{kind}s" / name, table)
         return
-    owner, key = _LISTED[kind]
+    owner, key = _OWNERS[kind]
     for layer in iter_tables(tables, owner):
-        for index, table in enumerate(layer.table.get(key, [])):
-            yield Layer(f"{join(layer.path, key)}[{index}]", table)
-
-
-def merge(layers: Sequence[Layer]) -> Table:
-    """All layers in one table, the later ones stronger."""
-    merged: Table = {}
-    for layer in layers:
-        _lay_over(merged, layer.table)
-    return merged
-
-
-def origin_path(layers: Sequence[Layer], *keys: str) -> str:
-    """The path of the strongest layer that has the key, or one table in another down to it; of the table itself if none has."""
-    return next((layer.path for layer in reversed(layers) if _has(layer.table, keys)), layers[-1].path)
-
-
-def _has(table: Any, keys: Sequence[str]) -> bool:
-    for key in keys:
-        if not isinstance(table, dict) or key not in table:
-            return False
-        table = table[key]
-    return True
-
-
-def is_overridden_by(layers: Sequence[Layer], keys: Sequence[str], others: Sequence[str]) -> bool:
-    """Does a key, or one in a table in it, come from a stronger layer than the other one?"""
-    return _strength(layers, keys) > _strength(layers, others)
-
-
-def _strength(layers: Sequence[Layer], keys: Sequence[str]) -> int:
-    return max((index for index, layer in enumerate(layers) if _has(layer.table, keys)), default=-1)
-
-
-def _lay_over(merged: Table, table: Table) -> None:
-    for key, value in table.items():
-        if isinstance(value, dict):
-            below = merged.get(key)
-            copy: Table = dict(below) if isinstance(below, dict) else {}
-            _lay_over(copy, value)
-            merged[key] = copy
-        else:
-            merged[key] = value
+        yield from layer.items(key)

@@ -1,4 +1,4 @@
-"""The JSON Schema of the configuration, for editors; made from the model."""
+"""The JSON Schema of the configuration, made from the model for editors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Schema = dict[str, Any]
 
 
 def json_schema() -> Schema:
-    """The schema of a whole file, JSON Schema draft 2020-12."""
+    """Return the schema of a configuration file, by JSON Schema draft 2020-12."""
     tables = _Tables()
     layers = {
         "frontend": tables.nameless(model.Frontend),
@@ -33,8 +33,8 @@ def json_schema() -> Schema:
             "process": tables.named(model.Process),
             "log": tables.named(model.Log),
             "admin": tables.named(model.Admin),
-            "defaults": _closed(layers, "what holds for those that do not say otherwise"),
-            "profiles": _by_name(_closed(layers, "the same under a name")),
+            "defaults": _closed(layers, "defaults of all frontends, binds, backends and servers"),
+            "profiles": _by_name(_closed(layers, "defaults of those tables that name this profile")),
             "frontends": _by_name(tables.nameless(model.Frontend)),
             "backends": _by_name(tables.nameless(model.Backend)),
         },
@@ -43,26 +43,25 @@ def json_schema() -> Schema:
 
 
 class _Tables:
-    """Every table once, under ``$defs``, and references to them."""
+    """The schemas of tables, each once under ``$defs``, and references to them."""
 
     def __init__(self) -> None:
         self.definitions: Schema = {}
 
     def named(self, table: type) -> Schema:
-        """A table with all of its keys."""
+        """Return a reference to a table with all of its keys."""
         return self._refer(table, table.__name__, ())
 
     def nameless(self, table: type) -> Schema:
-        """A table whose name stands in its heading or has no meaning."""
+        """Return a reference to a table whose name is in its heading, or has no meaning."""
         return self._refer(table, f"{table.__name__}Body", ("name",))
 
     def _refer(self, table: type, title: str, without: tuple[str, ...]) -> Schema:
         if title not in self.definitions:
             properties = {name: self._key(key) for name, key in keys_of(table).items() if name not in without}
             schema = _closed(properties, (table.__doc__ or "").splitlines()[0])
-            if (
-                table in COMPLETE
-            ):  # of others nothing is required: what one table lacks another layer may give
+            # other tables require nothing, because another layer may have the key
+            if table in COMPLETE:
                 schema["required"] = [name for name, key in keys_of(table).items() if key.required]
             self.definitions[title] = schema
         return {"$ref": f"#/$defs/{title}"}
@@ -71,10 +70,13 @@ class _Tables:
         schema = self._value(key)
         if key.is_list:
             schema = {"type": "array", "items": schema}
-        schema = {**schema, "description": key.description}
+        description = key.description
         if key.default_text:
-            schema["description"] += f" (default: {key.default_text})"
-        elif key.default not in (None, NOTHING) and not key.table:
+            description += f" (default: {key.default_text})"
+        if key.details:
+            description += f". {key.details}"
+        schema = {**schema, "description": description}
+        if not key.default_text and key.default not in (None, NOTHING) and not key.table:
             schema["default"] = plain(key.default)
         return schema
 
@@ -82,7 +84,7 @@ class _Tables:
         if key.table is None:
             return _scalar(key)
         choices: list[Schema] = [self.named(key.table)]
-        if key.kind is not None:
+        if key.value_type is not None:
             choices.append({"type": "boolean"})
         elif key.table in SWITCHABLE and not key.is_list:
             choices.append({"const": False})
@@ -105,20 +107,20 @@ def _by_name(table: Schema) -> Schema:
 
 
 def _scalar(key: Key) -> Schema:
-    assert key.kind is not None  # noqa: S101 - a key without table has a kind
+    assert key.value_type is not None  # noqa: S101 - a key without table has a value type
     if _takes_all_strings(key):
-        return dict(key.kind.schema)
-    # a variable of the environment may stand for any number or truth, or be a part of a string
-    return {"anyOf": [dict(key.kind.schema), {"type": "string", "pattern": r"\$\{"}]}
+        return dict(key.value_type.schema)
+    # the value may also be a string with a variable of the environment
+    return {"anyOf": [dict(key.value_type.schema), {"type": "string", "pattern": r"\$\{"}]}
 
 
 def _takes_all_strings(key: Key) -> bool:
-    schema = key.kind.schema if key.kind else {}
+    schema = key.value_type.schema if key.value_type else {}
     return schema.get("type") == "string" and "pattern" not in schema
 
 
 def plain(value: object) -> object:
-    """A default as JSON has it."""
+    """Return a default as a JSON value."""
     if isinstance(value, tuple):
         return [plain(item) for item in value]
     return str(value) if isinstance(value, (LogTarget, PurePath)) else value

@@ -1,4 +1,4 @@
-"""Durations and sizes as people write them."""
+"""Durations such as ``"300ms"`` and sizes such as ``"200k"``."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import re
 
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
-_LONGEST_S = (
-    10 * 365 * 86400.0
-)  # beyond this it is a slip, and far beyond it the clock's arithmetic loses its grain
+# A longer duration is a mistake, and far beyond it the arithmetic of clocks loses precision.
+_DURATION_MAX_S = 10 * 365 * 86400.0
 
 
 def parse_duration(value: object) -> float:
-    """``"300ms"``, ``"5s"``, ``"31m"``, ``"1h"``, ``"2d"`` or a number of seconds, as seconds; ValueError otherwise."""
+    """Return a duration in seconds, from ``"300ms"``, ``"5s"``, ``"31m"``, ``"1h"``, ``"2d"`` or a number.
+
+    Raises:
+        ValueError: It is none of these, or longer than ten years.
+    """
     if isinstance(value, str):
         parts = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(us|ms|s|m|h|d)?", value)
         if not parts:
@@ -22,14 +25,20 @@ def parse_duration(value: object) -> float:
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         seconds = value
     else:
-        raise ValueError  # noqa: TRY004 - the caller wants one kind of error for every unfit value
-    if not 0 <= seconds <= _LONGEST_S:  # nan is not, and an integer too large for a float is not converted
+        raise ValueError  # noqa: TRY004 - one kind of error for every invalid value
+    if (
+        not 0 <= seconds <= _DURATION_MAX_S
+    ):  # the comparison is false for nan; an integer too large for a float is compared as it is
         raise ValueError
     return float(seconds)
 
 
 def parse_size(value: object) -> int:
-    """``"200k"`` = 204 800, ``"1m"``, ``"1g"`` or a number; ValueError otherwise."""
+    """Return a size from ``"200k"`` (204,800), ``"1m"``, ``"1g"`` or a number.
+
+    Raises:
+        ValueError: It is none of these.
+    """
     if isinstance(value, str):
         parts = re.fullmatch(r"([0-9]{1,15})([kmg]?)", value.lower())
         if not parts:
@@ -41,7 +50,7 @@ def parse_size(value: object) -> int:
 
 
 def write_duration(seconds: float) -> str:
-    """Seconds in the largest unit that divides them: ``31m``, ``300ms``."""
+    """Return seconds in the largest unit that divides them: ``31m``, ``300ms``."""
     for unit in ("d", "h", "m", "s", "ms", "us"):
         count = seconds / _SECONDS[unit]
         if count >= 1 and math.isclose(count, round(count)):

@@ -1,8 +1,30 @@
-"""The log: what ended sessions and why, and what else an operator must know. Credentials and mail content never."""
+"""The log: a line for each session and each event. Never credentials or mail content.
 
-from mailproxy.log.end_reasons import ENDS, EndedBy, EndReason, Phase
+Modules, in reading order:
+    end_reasons: the table of why sessions end.
+    events: the table of everything else that is logged.
+    record: the facts of one session, for its line.
+    formats: sessions and events as lines.
+    fields: the fields of a session's line in JSON, for the documentation.
+    writer: takes lines and writes them in batches, with a task for each target.
+    targets: where lines go: a stream, a file, or syslog.
+    line_writer: writes whole lines to a descriptor that several processes may share.
+    thread: the thread of a writer, for what blocks.
+"""
+
+from mailproxy.log.end_reasons import END_REASONS, EndedBy, EndReason, Phase
 from mailproxy.log.record import SessionRecord
 from mailproxy.log.targets import Target, open_target
 from mailproxy.log.writer import Log, Output
 
-__all__ = ["ENDS", "EndReason", "EndedBy", "Log", "Output", "Phase", "SessionRecord", "Target", "open_target"]
+__all__ = [
+    "END_REASONS",
+    "EndReason",
+    "EndedBy",
+    "Log",
+    "Output",
+    "Phase",
+    "SessionRecord",
+    "Target",
+    "open_target",
+]

@@ -1,6 +1,6 @@
-"""What the log has beside sessions: constant names with a level; data come as keys.
+"""Events: what the log has beside sessions. Each kind has a constant name and a level; its data are keys.
 
-``docs/logging.md`` has a table of them, made from here by ``scripts/write-reference``.
+``docs/logging.md`` has a table of them, made from this module by ``scripts/write-reference``.
 """
 
 from __future__ import annotations
@@ -8,179 +8,143 @@ from __future__ import annotations
 from attrs import field, frozen
 
 LEVELS = ("debug", "info", "warning", "error")
+"""From the least important to the most important."""
 
 
 @frozen
 class Event:
-    """A kind of event. ``level`` is one of LEVELS; ``meaning`` and ``keys`` are what the documentation says of it.
+    """A kind of event.
 
-    ``keys`` are those of its data. One that is absent in some of its lines is among them, too.
+    Attributes:
+        name: The value of ``event`` in JSON. The constant of this module has the same name.
+        level: One of ``LEVELS``.
+        keys: The keys of its data, also those that some of its lines lack.
+        meaning: The description in the documentation.
     """
 
     name: str
     level: str
+    keys: tuple[str, ...] = ()
     meaning: str = field(kw_only=True)
-    keys: tuple[str, ...] = field(default=(), kw_only=True)
 
 
 _SERVER = ("backend", "server", "status", "state", "check", "info", "check_ms", "sessions")
 _SERVER_CHANGE = (*_SERVER, "active", "backup", "requeued", "waiting")
 
+# The table: name, level, keys, meaning.
+# fmt: off
+
 # Start and stop.
 
-LISTENING = Event(
-    "listening", "info", meaning="a bind listens; `address` has the real port",
-    keys=("frontend", "bind", "address", "mode"),
-)  # fmt: skip
-READY = Event(
-    "ready", "info", meaning="every bind listens, names are resolved, servers have been checked once", keys=("workers",)
-)  # fmt: skip
-DRAINING = Event(
-    "draining", "warning", meaning="the proxy stops: it accepts no more, open sessions have `drain_timeout` to end",
-    keys=("sessions", "seconds"),
-)  # fmt: skip
-STOPPING = Event("stopping", "warning", meaning="the proxy stops at once and closes all sessions")
-STOPPED = Event(
-    "stopped", "info", meaning="the proxy has stopped; `sessions` is how many its servers have had in all", keys=("sessions",)
-)  # fmt: skip
-SIGNAL_IGNORED = Event("signal-ignored", "warning", meaning="a signal came that has no meaning here")
+LISTENING = Event("listening", "info", ("frontend", "bind", "address", "mode"),
+    meaning="a bind listens; `address` has the real port")
+READY = Event("ready", "info", ("workers",),
+    meaning="every bind listens, host names are resolved, servers have been checked once")
+DRAINING = Event("draining", "warning", ("sessions", "seconds"),
+    meaning="the proxy stops: it accepts no more sessions, and open ones have `drain_timeout` to end")
+STOPPING = Event("stopping", "warning",
+    meaning="the proxy stops at once and closes all sessions")
+STOPPED = Event("stopped", "info", ("sessions",),
+    meaning="the proxy has stopped; `sessions` is how many its servers have had in all")
+SIGNAL_IGNORED = Event("signal-ignored", "warning",
+    meaning="the proxy received a signal that has no meaning here")
+CONFIG_CHANGED = Event("config-changed", "warning", ("file",),
+    meaning="on SIGHUP, the configuration file is not as it was at the start: the changes need a restart; not logged where "
+    "`process.user` may not read the file")
 
-CONFIG_CHANGED = Event(
-    "config-changed", "warning", meaning="SIGHUP came, and the configuration file is not as it was at the start: that takes a "
-    "restart; not logged where `process.user` may not read the file", keys=("file",),
-)  # fmt: skip
+# Several processes.
 
-# Processes, where there are several.
-
-WORKER_DIED = Event(
-    "worker-died", "error", meaning="a worker has ended by itself, its sessions with it; another one takes its slot",
-    keys=("slot", "pid", "why", "sessions"),
-)  # fmt: skip
-CONTROL_DIED = Event(
-    "control-died", "error", meaning="the control process has ended by itself; another one takes its place", keys=("pid", "why")
-)  # fmt: skip
-CONTROL_SILENT = Event(
-    "control-silent", "warning", meaning="a new worker has had no word of the control process for `seconds`, and serves with what the "
-    "configuration says", keys=("slot", "seconds"),
-)  # fmt: skip
-HELPER_FAILED = Event(
-    "helper-failed", "error", meaning="a task beside the sessions failed, and runs again in a moment; sessions go on",
-    keys=("helper", "fault", "place"),
-)  # fmt: skip
-MESSAGE_DROPPED = Event(
-    "message-dropped", "error", meaning="a message between the processes was not understood; please report it"
-)
+WORKER_DIED = Event("worker-died", "error", ("slot", "pid", "why", "sessions"),
+    meaning="a worker has ended by itself, its sessions with it; another one takes its slot")
+CONTROL_DIED = Event("control-died", "error", ("pid", "why"),
+    meaning="the control process has ended by itself; another one replaces it")
+CONTROL_SILENT = Event("control-silent", "warning", ("slot", "seconds"),
+    meaning="the control process has sent nothing to a new worker for `seconds`; the worker serves with the states in the "
+    "configuration")
+HELPER_FAILED = Event("helper-failed", "error", ("helper", "fault", "place"),
+    meaning="a task beside the sessions failed and restarts in a moment; sessions go on")
+MESSAGE_DROPPED = Event("message-dropped", "error",
+    meaning="a message between the processes was not understood; please report it")
 
 # Accepting.
 
-ACCEPT_PAUSED = Event(
-    "accept-paused", "warning", meaning="a frontend cannot accept, mostly because descriptors or memory are used up; "
-    "`waiting` connections are in its queue", keys=("frontend", "reason", "waiting"),
-)  # fmt: skip
-ACCEPT_RESUMED = Event(  # a warning, as its beginning is
-    "accept-resumed", "warning", meaning="a frontend has accepted all that waited in its queue for `seconds`, `late` connections; "
-    "`limit` and `key` are null where accepting had failed", keys=("frontend", "seconds", "late", "limit", "key"),
-)  # fmt: skip
-SESSIONS_FULL = Event(
-    "sessions-full", "warning", meaning="there are as many sessions as the limit `key` allows: a frontend waits with accepting, "
-    "and `waiting` connections are in its queue; once a minute", keys=("frontend", "limit", "key", "waiting"),
-)  # fmt: skip
+ACCEPT_PAUSED = Event("accept-paused", "warning", ("frontend", "reason", "waiting"),
+    meaning="a frontend cannot accept, usually because descriptors or memory are used up; `waiting` connections are in its "
+    "accept queue")
+# A warning like accept-paused, so that a target with the level warning has both.
+ACCEPT_RESUMED = Event("accept-resumed", "warning", ("frontend", "seconds", "late", "limit", "key"),
+    meaning="a frontend has accepted all that waited in its accept queue for `seconds`, `late` connections; `limit` and `key` "
+    "are null where accepting had failed")
+SESSIONS_FULL = Event("sessions-full", "warning", ("frontend", "limit", "key", "waiting"),
+    meaning="there are as many sessions as the limit `key` allows: a frontend pauses accepting, and `waiting` connections are "
+    "in its accept queue; once a minute")
+DESCRIPTORS_SHORT = Event("descriptors-short", "warning",
+    meaning="the limit of descriptors is too low for `process.max_sessions`, or allows few sessions only")
 
 # Servers.
 
-DESCRIPTORS_SHORT = Event(
-    "descriptors-short",
-    "warning",
-    meaning="the limit of descriptors does not hold `process.max_sessions`, or few sessions only",
-)
-NAME_RESOLVED = Event(
-    "name-resolved", "info", meaning="the host name of a server has new addresses", keys=("backend", "server", "addresses")
-)  # fmt: skip
-NAME_UNRESOLVED = Event(
-    "name-unresolved", "warning", meaning="the host name of a server cannot be resolved; known addresses stay in use",
-    keys=("backend", "server", "reason"),
-)  # fmt: skip
-SERVER_DOWN = Event(
-    "server-down", "error", meaning="a server went down: its checks failed `fall` times, or `observe` found it dead",
-    keys=_SERVER_CHANGE,
-)  # fmt: skip
-SERVER_UP = Event(  # a warning: whoever reads that one went down wants to read this
-    "server-up", "warning", meaning="a server came up: its checks passed `rise` times", keys=_SERVER_CHANGE
-)
-CONNECT_FAILED = Event(
-    "connect-failed", "warning", meaning="a session could not be connected to a server, or its TLS failed; once a minute for "
-    "each server, and `failures` is how many there were since the last line", keys=("backend", "server", "reason", "failures"),
-)  # fmt: skip
-SERVER_STATE = Event(
-    "server-state", "warning", meaning="the operator changed the state of a server", keys=_SERVER_CHANGE
-)
-SERVER_CHECK = Event(
-    "server-check", "info", meaning="a check ended otherwise than the one before, which does not change the server's state yet",
-    keys=_SERVER,
-)  # fmt: skip
-BACKEND_DOWN = Event("backend-down", "error", meaning="no server of a backend can be used", keys=("backend",))
-CHECK_FAULT = Event(
-    "check-fault", "error", meaning="a fault of the proxy itself ended a check; please report it",
-    keys=("backend", "server", "fault", "place"),
-)  # fmt: skip
-LOGIN_DISABLED = Event(
-    "login-disabled", "warning", meaning="no client can log in to a server over connections like those of sessions",
-    keys=_SERVER,
-)  # fmt: skip
-LOGIN_ENABLED = Event("login-enabled", "info", meaning="clients can log in to a server again", keys=_SERVER)
-CHECK_NOT_MADE = Event(
-    "check-not-made", "warning", meaning="a check could not be made for want of resources of the proxy; the server's state stays",
-    keys=_SERVER,
-)  # fmt: skip
+NAME_RESOLVED = Event("name-resolved", "info", ("backend", "server", "addresses"),
+    meaning="the host name of a server has new addresses")
+NAME_UNRESOLVED = Event("name-unresolved", "warning", ("backend", "server", "reason"),
+    meaning="the host name of a server cannot be resolved; its last addresses stay in use")
+SERVER_DOWN = Event("server-down", "error", _SERVER_CHANGE,
+    meaning="a server went down: its checks failed `fall` times, or `observe` found it dead")
+# A warning, so that a target with the level warning that has server-down also has the end of it.
+SERVER_UP = Event("server-up", "warning", _SERVER_CHANGE,
+    meaning="a server came up: its checks passed `rise` times")
+CONNECT_FAILED = Event("connect-failed", "warning", ("backend", "server", "reason", "failures"),
+    meaning="a session could not be connected to a server, or its TLS failed; once a minute for each server, and `failures` "
+    "is how many there were since the last line")
+SERVER_STATE = Event("server-state", "warning", _SERVER_CHANGE,
+    meaning="the operator changed the state of a server")
+SERVER_CHECK = Event("server-check", "info", _SERVER,
+    meaning="the result of a check differs from the one before, which does not change the server's state yet")
+BACKEND_DOWN = Event("backend-down", "error", ("backend",),
+    meaning="no server of a backend can be used")
+CHECK_FAULT = Event("check-fault", "error", ("backend", "server", "fault", "place"),
+    meaning="a fault of the proxy itself ended a check; please report it")
+LOGIN_DISABLED = Event("login-disabled", "warning", _SERVER,
+    meaning="no client can log in to a server over connections like those of sessions")
+LOGIN_ENABLED = Event("login-enabled", "info", _SERVER,
+    meaning="clients can log in to a server again")
+CHECK_NOT_MADE = Event("check-not-made", "warning", _SERVER,
+    meaning="the proxy has no resources for a check; the server's state stays")
 
 # The log itself.
 
-LINES_LOST = Event(
-    "lines-lost", "error", meaning="so many lines could not be written to this target since the last that were", keys=("lost",)
-)  # fmt: skip
-LOG_NOT_WRITTEN = Event(
-    "log-not-written", "error", meaning="another target of the log takes no lines; once until it does again", keys=("to", "reason")
-)  # fmt: skip
-LOG_REOPENED = Event("log-reopened", "info", meaning="the log's files were opened again on SIGUSR2 or SIGHUP")
-LOG_NOT_REOPENED = Event(
-    "log-not-reopened", "error", meaning="a file of the log could not be opened again; the old one stays in use", keys=("reason",)
-)  # fmt: skip
+LINES_LOST = Event("lines-lost", "error", ("lost",),
+    meaning="`lost` lines could not be written to this target since the last that were")
+LOG_NOT_WRITTEN = Event("log-not-written", "error", ("to", "reason"),
+    meaning="another target of the log cannot be written; once until it works again")
+LOG_REOPENED = Event("log-reopened", "info",
+    meaning="the log's files were opened again on SIGUSR2 or SIGHUP")
+LOG_NOT_REOPENED = Event("log-not-reopened", "error", ("reason",),
+    meaning="a file of the log could not be opened again; the old one stays in use")
 
 # Sessions.
 
-SESSION_FAULT = Event(
-    "session-fault", "error", meaning="a fault of the proxy itself ended a session; please report it",
-    keys=("id", "fault", "place"),
-)  # fmt: skip
-SESSION_STARTED = Event(
-    "session-started", "info", meaning="a session is connected to its server, in frontends with `log_start = true`",
-    keys=("frontend", "backend", "server", "client", "server_address", "id"),
-)  # fmt: skip
+SESSION_FAULT = Event("session-fault", "error", ("id", "fault", "place"),
+    meaning="a fault of the proxy itself ended a session; please report it")
+SESSION_STARTED = Event("session-started", "info",
+    ("frontend", "backend", "server", "client", "server_address", "id"),
+    meaning="a session is connected to its server, in frontends with `log_start = true`")
 
 # Certificates.
 
-CERTIFICATE_EXPIRES = Event(
-    "certificate-expires", "warning", meaning="a certificate is expired or soon will be; once a day", keys=("path", "fact")
-)  # fmt: skip
-CERTIFICATES_RENEWED = Event(
-    "certificates-renewed", "info", meaning="files of certificates, keys, CAs or revocation lists changed and are in use now",
-    keys=("files",),
-)  # fmt: skip
-CERTIFICATES_KEPT = Event(
-    "certificates-kept", "error", meaning="such a file changed and is faulty; the proxy goes on with what it had", keys=("path", "fact")
-)  # fmt: skip
-
-TLS_READS_UNBOUNDED = Event(
-    "tls-reads-unbounded",
-    "warning",
-    meaning="this Python has OpenSSL built in, so that one client of TLS can keep a process busy",
-)
+CERTIFICATE_EXPIRES = Event("certificate-expires", "warning", ("path", "fact"),
+    meaning="a certificate or revocation list is out of date or soon will be; once a day")
+CERTIFICATES_RENEWED = Event("certificates-renewed", "info", ("files",),
+    meaning="files of certificates, keys, CAs or revocation lists changed and are in use now")
+CERTIFICATES_KEPT = Event("certificates-kept", "error", ("path", "fact"),
+    meaning="such a file changed and is faulty; the proxy keeps using what it had")
+TLS_READS_UNBOUNDED = Event("tls-reads-unbounded", "warning",
+    meaning="this Python has OpenSSL built in, so that one client of TLS can keep a process busy")
 
 # Faults.
 
-UNRAISABLE = Event(
-    "unraisable", "error", meaning="Python met an error where it could not be raised; please report it"
-)
+UNRAISABLE = Event("unraisable", "error",
+    meaning="Python met an error where it could not be raised; please report it")
+# fmt: on
 
 EVENTS: tuple[Event, ...] = tuple(each for each in vars().values() if isinstance(each, Event))
-"""All of them, in the order of this page."""
+"""All of them, in the order of this module."""

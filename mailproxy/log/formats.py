@@ -1,36 +1,40 @@
-"""Writing sessions and events as lines: text for eyes, JSON for machines, HAProxy's tcplog for what parses that.
+"""Sessions and events as lines: ``text`` for people, ``json`` for programs, ``tcplog`` as in HAProxy.
 
-tcplog is ``%ci:%cp [%t] %ft %b/%s %Tw/%Tc/%Tt %B %ts %ac/%fc/%bc/%sc/%rc %sq/%bq`` (HAProxy configuration manual,
-section 8.2.2), measured against 2.6: the process's and the frontend's counts include the session, those of backend and
-server do not any more; IPv6 addresses have no brackets; ``~`` marks a bind that ends TLS; a session that ends in its
-PROXY header or TLS handshake has a line of its own form, ``client [date] frontend/bind: message``, and behind the message
-the reason in parentheses where it is known, which HAProxy does not say.
+tcplog is ``%ci:%cp [%t] %ft %b/%s %Tw/%Tc/%Tt %B %ts %ac/%fc/%bc/%sc/%rc %sq/%bq`` (HAProxy configuration
+manual, section 8.2.2). These details are as measured with HAProxy 2.6:
 
-A session's line has the date of its accepting, an event's that of its writing. Syslog writes its own date, so ``text`` has
-none there, nor have the events of ``tcplog``.
+- The counts of process and frontend include the session, those of backend and server do not.
+- IPv6 addresses have no brackets.
+- ``~`` marks a bind that terminates TLS.
+- A session that ends in its PROXY header or TLS handshake has another form: ``client [date] frontend/bind:
+  message``. Unlike HAProxy, mailproxy adds the cause in parentheses if it is known.
+
+A session's line has the date of accept, an event's line the date of writing. Syslog adds its own date, so
+``text`` and the events of ``tcplog`` have none there.
 """
 
 from __future__ import annotations
 
-import encodings.unicode_escape  # noqa: F401 - looked for at its first use, when this process may have lost its rights
+import encodings.unicode_escape  # noqa: F401 - Python imports it at the first use, perhaps after the change of user
 import json
 import re
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
-from mailproxy.address import join, unmapped
+from mailproxy.address import join_host_port, unmap_ipv4
 from mailproxy.log.events import Event
 from mailproxy.log.record import SessionRecord
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
+# What formats a session, and an event with its message and data.
 SessionLine = Callable[[SessionRecord], str]
 EventLine = Callable[[Event, str, Mapping[str, object]], str]
 
 
 class _Seconds:
-    """The date of a second, formatted once: a busy proxy writes many lines with the same one."""
+    """Formats a date to the second, once for all lines of that second: a busy proxy writes many."""
 
     def __init__(self, write: Callable[[int], str]) -> None:
         self._write = write
@@ -45,19 +49,19 @@ class _Seconds:
 
 
 def _haproxy_date(second: int) -> str:
-    # HAProxy writes English months whatever the locale is, so strftime would not do
+    # HAProxy writes English months in every locale, which strftime does not.
     t = time.localtime(second)
     return f"{t.tm_mday:02}/{_MONTHS[t.tm_mon - 1]}/{t.tm_year}:{t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02}"
 
 
 def _syslog_date(second: int) -> str:
-    # RFC 3164 section 4.1.2: the day is padded with a space
+    # The day is padded with a space (RFC 3164 section 4.1.2).
     t = time.localtime(second)
     return f"{_MONTHS[t.tm_mon - 1]} {t.tm_mday:2} {t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02}"
 
 
 def _local_date(second: int) -> str:
-    """Local time with its offset (RFC 3339); ``{}`` is where milliseconds go."""
+    """Return local time with its offset (RFC 3339), and a ``{:03}`` for the milliseconds."""
     t = time.localtime(second)
     offset = time.strftime("%z", t)
     return f"{time.strftime('%Y-%m-%d %H:%M:%S', t)}.{{:03}}{offset[:3]}:{offset[3:]}"
@@ -74,7 +78,7 @@ def _ms(moment: float) -> int:
 
 
 def tcplog_session(r: SessionRecord) -> str:
-    """One line in HAProxy's form."""
+    """Return the line of a session in HAProxy's tcplog."""
     assert r.end is not None  # noqa: S101 - lines are written at the end
     client, accepted = r.client, r.accepted
     if client.startswith("["):  # HAProxy writes IPv6 without brackets
@@ -92,18 +96,18 @@ def tcplog_session(r: SessionRecord) -> str:
 
 
 def tcplog_event(event: Event, message: str, data: Mapping[str, object]) -> str:
-    """The sentence with a date like that of sessions."""
+    """Return the message of an event, with a date like that of sessions."""
     now = time.time()
     return f"[{haproxy_date(now)}.{_ms(now):03}] {sentence(event, message, data)}"
 
 
 def sentence(_event: Event, message: str, _data: Mapping[str, object]) -> str:
-    """The bare sentence, as HAProxy writes its notices to syslog."""
+    """Return the message of an event alone, as HAProxy writes its notices to syslog."""
     return _one_line(message)
 
 
 def json_session(r: SessionRecord) -> str:
-    """One JSON object."""
+    """Return the line of a session as a JSON object."""
     assert r.end is not None  # noqa: S101 - lines are written at the end
     return _json(
         {
@@ -122,40 +126,40 @@ def json_session(r: SessionRecord) -> str:
 
 
 def json_event(event: Event, message: str, data: Mapping[str, object]) -> str:
-    """One JSON object."""
+    """Return the line of an event as a JSON object."""
     return _json(
         {"time": _iso(time.time()), "event": event.name, "level": event.level, "message": message, **data}
     )
 
 
 def text_session(r: SessionRecord) -> str:
-    """One line for eyes."""
+    """Return the line of a session for people."""
     return f"{_text_date(r.accepted).format(_ms(r.accepted))} {undated_session(r)}"
 
 
 def undated_session(r: SessionRecord) -> str:
-    """One line for eyes, less its date."""
+    """Return the line of a session for people, without its date."""
     assert r.end is not None  # noqa: S101 - lines are written at the end
-    place = f" -> {r.backend}/{r.server}" if r.server else f" -> {r.backend}" if r.backend else ""
+    destination = f" -> {r.backend}/{r.server}" if r.server else f" -> {r.backend}" if r.backend else ""
     tls = f" {r.tls_version} {r.tls_cipher}" if r.tls_version else ""
     name = f" for {_quote(r.sni)}" if r.sni else ""
     via = f" by {_plain(r.peer)}" if r.peer else ""
-    who = f" as {_quote(r.client_cn)}" if r.client_cn else ""
+    common_name = f" as {_quote(r.client_cn)}" if r.client_cn else ""
     detail = f" ({r.detail})" if r.detail else ""
     return _one_line(
-        f"{r.frontend}{place} {_plain(r.client)}{via}{tls}{name}{who} {r.end.name}{detail}"
+        f"{r.frontend}{destination} {_plain(r.client)}{via}{tls}{name}{common_name} {r.end.name}{detail}"
         f" after {r.total_ms / 1000:.3f}s, {r.bytes_in} bytes from the client, {r.bytes_out} from the server"
     )
 
 
 def text_event(event: Event, message: str, data: Mapping[str, object]) -> str:
-    """One line for eyes."""
+    """Return the line of an event for people."""
     now = time.time()
     return f"{_text_date(now).format(_ms(now))} {undated_event(event, message, data)}"
 
 
 def undated_event(event: Event, message: str, _data: Mapping[str, object]) -> str:
-    """One line for eyes, less its date."""
+    """Return the line of an event for people, without its date."""
     return _one_line(f"{event.level}: {message}")
 
 
@@ -180,12 +184,15 @@ def _json(data: Mapping[str, object]) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Peers have a say in some words (a server name may hold anything): nobody writes a second line, or to a terminal."""
+    """Escape what is not printable.
+
+    Peers choose some words: a server name could hold a line end, or control a terminal.
+    """
     return text if text.isprintable() else _escape(text)
 
 
 def _quote(text: str) -> str:
-    """What a client chose, so that it cannot pass for another part of the line."""
+    """Quote a word that the client chose, so that it cannot be taken for another part of the line."""
     text = _escape(text)
     return text if re.fullmatch(r"[A-Za-z0-9._@*:-]+", text) else '"' + text.replace('"', "'") + '"'
 
@@ -195,8 +202,12 @@ def _escape(text: str) -> str:
 
 
 def _plain(client: str) -> str:
-    """An IPv4 client of a bind for both families, as IPv4 (RFC 4291 section 2.5.5.2); HAProxy leaves it mapped."""
+    """Return the address of an IPv4 client of a bind for both families as IPv4 (RFC 4291 section 2.5.5.2).
+
+    HAProxy leaves it mapped, and so does tcplog.
+    """
     if not client.startswith("[::ffff:"):
         return client
-    host, _, port = client[1:].rpartition("]:")  # a PROXY header's is not always written with dots
-    return join(unmapped(host), int(port))
+    # From a PROXY header the IPv4 part may be in hex digits.
+    host, _, port = client[1:].rpartition("]:")
+    return join_host_port(unmap_ipv4(host), int(port))

@@ -1,4 +1,4 @@
-"""What is known about one session; filled in as it goes, written as one line when it ends."""
+"""The session record: the facts of one session, collected while it runs and written when it ends."""
 
 from __future__ import annotations
 
@@ -9,12 +9,41 @@ from mailproxy.log.end_reasons import EndReason
 
 @define(kw_only=True, eq=False, weakref_slot=False)
 class SessionRecord:
-    """Times are milliseconds, -1 where a phase was not reached; ``accepted`` is seconds since the epoch.
+    """The facts of one session.
 
-    ``peer`` is the address that the connection came from, where a PROXY header told the ``client``'s; ``client_cn`` is the
-    common name of its certificate. ``bytes_in`` came from the client, ``bytes_out`` from the server (HAProxy's %B). The two
-    ``close_notify`` say whether that side's TLS ended with one, None where it had no TLS or did not end. ``server_queue`` and ``backend_queue`` are HAProxy's positions in the two lines, 0 where it did not wait. The four counts are those of the
-    moment when the line is written.
+    Attributes:
+        id: Unique over all workers and restarts.
+        accepted: When the session was accepted, in seconds since the epoch.
+        frontend: Its name.
+        bind: Its name.
+        tls: Whether the bind terminates TLS.
+        client: Address and port of the client, from the PROXY header if there was one.
+        peer: Address and port of the connection itself, if a PROXY header named the client.
+        backend: Its name, empty if the session had none.
+        server: Its name, empty if none was chosen.
+        server_address: Address and port of the server.
+        queue_ms: Time in the queue, -1 if it was not reached (HAProxy's %Tw).
+        connect_ms: Time for connecting to a server, -1 if it was not reached (%Tc).
+        total_ms: Time from accept to the end (%Tt).
+        bytes_in: Bytes from the client, without TLS.
+        bytes_out: Bytes from the server, without TLS (%B).
+        server_queue: Position in the server's queue, 0 if the session did not wait there (%sq).
+        backend_queue: Position in the backend's queue, 0 if the session did not wait there (%bq).
+        retries: Attempts after the first one (%rc).
+        redispatched: Whether the session was sent to another server than the one chosen first.
+        tls_version: The version of the client's TLS, None if the proxy does not terminate it.
+        tls_cipher: The cipher of the client's TLS, in OpenSSL's words.
+        sni: The server name that the client asked for.
+        alpn: The application protocol that was agreed upon.
+        client_cn: The common name of the client's certificate.
+        close_notify: Whether the client's TLS ended with close_notify. None without TLS or before its end.
+        server_close_notify: The same for the server.
+        end: The end reason, None until the session ends.
+        detail: The cause, if there is more to say than the end reason.
+        process_sessions: Sessions of all workers when the line is written, this one included (%ac).
+        frontend_sessions: Sessions of the frontend, this one included (%fc).
+        backend_sessions: Sessions of the backend, without this one (%bc).
+        server_sessions: Sessions of the server, without this one (%sc).
     """
 
     id: int
@@ -52,5 +81,5 @@ class SessionRecord:
 
 
 def ms(seconds: float) -> int:
-    """As the record has times."""
+    """Return a duration in milliseconds, rounded down."""
     return int(seconds * 1000)

@@ -1,4 +1,7 @@
-"""Where lines go: a stream, a file that can be reopened, or syslog. All of it may block, so only the writer's thread calls."""
+"""Targets of the log: a stream, a file that can be reopened, or syslog.
+
+They may block, so only a writer's thread uses them.
+"""
 
 from __future__ import annotations
 
@@ -13,36 +16,52 @@ from mailproxy.files import create
 from mailproxy.log.formats import syslog_date
 from mailproxy.log.line_writer import LinesLostError, LineWriter
 
-_MODE = 0o640  # of a log file that is made here
-_FACILITIES = {  # RFC 5424 section 6.2.1
+_FILE_MODE = 0o640
+
+# Facilities and severities: RFC 5424 section 6.2.1.
+_FACILITIES = {
     "kern": 0, "user": 1, "mail": 2, "daemon": 3, "auth": 4, "syslog": 5, "lpr": 6, "news": 7, "uucp": 8, "cron": 9,
     "authpriv": 10, "ftp": 11, **{f"local{number}": 16 + number for number in range(8)},
 }  # fmt: skip
-_SEVERITY = {"debug": 7, "info": 6, "warning": 4, "error": 3}  # the same section
+_SEVERITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3}
 
 Line = tuple[str, str]
-"""A level and a line without its end."""
+"""A level, and a line without its line end."""
 
 
 class Target(Protocol):
-    """Takes lines. ``write`` and ``reopen`` may block; ``write`` raises LinesLostError, ``reopen`` OSError.
+    """Where lines go.
 
-    ``has_own_date``: it writes a date in front of each line by itself.
+    Attributes:
+        has_own_date: Whether it adds a date to each line itself.
     """
 
     has_own_date: bool
 
-    def write(self, lines: Sequence[Line]) -> None: ...
+    def write(self, lines: Sequence[Line]) -> None:
+        """Write lines. May block.
 
-    def reopen(self) -> None: ...
+        Raises:
+            LinesLostError: If some of them could not be written.
+        """
 
-    def close(self) -> None: ...
+    def reopen(self) -> None:
+        """Open the target again after log rotation. May block.
+
+        Raises:
+            OSError: If that fails. Then the old file stays in use.
+        """
+
+    def close(self) -> None:
+        """Close what was opened here."""
 
 
 class StreamTarget:
-    """Standard error or output, by descriptor: Python's own buffers would be shared with others.
+    """Standard error or output, by descriptor: Python's buffered streams are shared with other code.
 
-    ``shared``: other processes write there, too, and no line may come between the parts of another one.
+    Args:
+        fd: 1 or 2.
+        shared: Whether other processes write there, too.
     """
 
     has_own_date = False
@@ -62,9 +81,19 @@ class StreamTarget:
 
 
 class FileTarget:
-    """A file, opened for appending; made with mode 0640, and given to ``owner`` (uid, gid) if it was made here.
+    """A file, opened for appending.
 
-    With an owner, who may own the folder too, root follows no link: it could lead to any file of the machine.
+    A new file gets the mode 0640. If there is an owner, root does not follow a link: the folder may belong to
+    that user, and the link could lead to any file of the machine.
+
+    Args:
+        path: The file.
+        owner: User and group id for a new file. Without them it could not be reopened after the change of
+            user.
+        shared: Whether other processes write to it, too.
+
+    Raises:
+        OSError: If it cannot be opened.
     """
 
     has_own_date = False
@@ -77,22 +106,20 @@ class FileTarget:
         self._writer = LineWriter(self._fd, shared=shared)
 
     def _open(self) -> int:
-        # Nonblocking for the sake of named pipes: without a reader, opening one would wait for ever.
+        # Nonblocking because of named pipes: opening one without a reader would wait for ever.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
         try:
-            # given to the owner, or it could not be reopened after the change of user
-            return create(self._path, flags, _MODE, self._owner)
+            return create(self._path, flags, _FILE_MODE, self._owner)
         except FileExistsError:
             if self._owner is not None:
                 return os.open(self._path, flags | os.O_NOFOLLOW)
-            # A link may lead to a file that is not there yet.
-            return os.open(self._path, flags | os.O_CREAT, _MODE)
+            # A link may lead to a file that does not exist yet.
+            return os.open(self._path, flags | os.O_CREAT, _FILE_MODE)
 
     def write(self, lines: Sequence[Line]) -> None:
         self._writer.write(_encoded(lines))
 
     def reopen(self) -> None:
-        """Open the path anew; raises OSError and keeps the old file if that fails."""
         fd = self._open()
         self.close()
         self._fd = fd
@@ -104,24 +131,32 @@ class FileTarget:
 
 
 class SyslogTarget:
-    """Datagrams in RFC 3164's local form, as HAProxy sends them; connected anew when syslog was restarted."""
+    """Syslog datagrams in the local form of RFC 3164, as HAProxy sends them.
+
+    Reconnects after a restart of syslog.
+
+    Args:
+        destination: The path of a Unix socket, or a host and a UDP port.
+        facility: The name of a facility.
+        tag: The program name in each datagram.
+    """
 
     has_own_date = True
 
     def __init__(
-        self, where: tuple[str, int] | str, *, facility: str = "local0", tag: str = "mailproxy"
+        self, destination: tuple[str, int] | str, *, facility: str = "local0", tag: str = "mailproxy"
     ) -> None:
-        self._where = where
+        self._destination = destination
         self._facility = _FACILITIES[facility]
         self._tag = tag
         self._socket: socket.socket | None = None
 
     def _connect(self) -> socket.socket:
-        if isinstance(self._where, str):
+        if isinstance(self._destination, str):
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            address: tuple[object, ...] | str = self._where
+            address: tuple[object, ...] | str = self._destination
         else:
-            family, _, _, _, address = socket.getaddrinfo(*self._where, type=socket.SOCK_DGRAM)[0]
+            family, _, _, _, address = socket.getaddrinfo(*self._destination, type=socket.SOCK_DGRAM)[0]
             sock = socket.socket(family, socket.SOCK_DGRAM)
         try:
             sock.connect(address)
@@ -131,13 +166,13 @@ class SyslogTarget:
         return sock
 
     def write(self, lines: Sequence[Line]) -> None:
-        for number, (level, line) in enumerate(lines):
-            priority = self._facility * 8 + _SEVERITY[level]
+        for index, (level, line) in enumerate(lines):
+            priority = self._facility * 8 + _SEVERITIES[level]
             head = f"<{priority}>{syslog_date(time.time())} {self._tag}[{os.getpid()}]: "
             try:
                 self._send(_encode(head + line))
-            except (OSError, ValueError) as error:  # no syslog; ValueError: a name that cannot be one
-                raise LinesLostError(error, number) from error
+            except (OSError, ValueError) as error:  # ValueError: an invalid host name
+                raise LinesLostError(error, index) from error
 
     def _send(self, datagram: bytes) -> None:
         for attempt in (1, 2):
@@ -162,7 +197,7 @@ class SyslogTarget:
 
 
 def open_target(
-    where: str,
+    to: str,
     syslog: tuple[str, int] | str | None,
     owner: tuple[int, int] | None = None,
     *,
@@ -170,14 +205,24 @@ def open_target(
     facility: str = "local0",
     tag: str = "mailproxy",
 ) -> Target:
-    """The target that ``log.to`` names; ``shared``: several processes will write to it. Raises OSError if a file cannot be
-    opened.
+    """Open the target that ``log.to`` names.
+
+    Args:
+        to: ``stderr``, ``stdout`` or the path of a file.
+        syslog: The destination of syslog, which takes precedence over a path.
+        owner: User and group id for a new file.
+        shared: Whether several processes will write to it.
+        facility: For syslog.
+        tag: For syslog.
+
+    Raises:
+        OSError: If a file cannot be opened.
     """
-    if where in ("stderr", "stdout"):
-        return StreamTarget(2 if where == "stderr" else 1, shared=shared)
+    if to in ("stderr", "stdout"):
+        return StreamTarget(2 if to == "stderr" else 1, shared=shared)
     if syslog is not None:
         return SyslogTarget(syslog, facility=facility, tag=tag)
-    return FileTarget(Path(where), owner, shared=shared)
+    return FileTarget(Path(to), owner, shared=shared)
 
 
 def _encoded(lines: Sequence[Line]) -> list[bytes]:
@@ -185,5 +230,5 @@ def _encoded(lines: Sequence[Line]) -> list[bytes]:
 
 
 def _encode(text: str) -> bytes:
-    # words from the environment may hold bytes that were no UTF-8; a line must never fail
+    # Words from the environment may hold bytes that are not UTF-8. No line may fail because of them.
     return text.encode("utf-8", "backslashreplace")

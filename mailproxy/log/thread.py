@@ -1,6 +1,6 @@
-"""The thread of the log: it does what may block, and lives as long as the log.
+"""The thread of a log writer: it runs what may block, and lives as long as the log.
 
-A thread that is started for each line could not be started just when the log is needed most, at a limit of processes.
+Starting a thread for each batch would fail when the log is needed most: at a limit of processes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,11 @@ import trio
 
 
 class LogThread:
-    """Runs one job after the other. ``is_busy`` while it has any."""
+    """Runs one job after the other.
+
+    Attributes:
+        is_busy: Whether a job is queued or running.
+    """
 
     def __init__(self) -> None:
         self._jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
@@ -22,9 +26,13 @@ class LogThread:
         self.is_busy = False
 
     def start(self) -> None:
-        """Start it, unless that was done. Raises RuntimeError if the machine has no thread left."""
+        """Start the thread, unless it was started before.
+
+        Raises:
+            RuntimeError: If the machine has no thread left.
+        """
         if not self._is_started:
-            # A target that blocks for ever must not keep the process from ending.
+            # A daemon: a target that never returns must not keep the process from ending.
             threading.Thread(target=self._run, name="mailproxy log", daemon=True).start()
             self._is_started = True
 
@@ -32,15 +40,21 @@ class LogThread:
         while (job := self._jobs.get()) is not None:
             job()
 
-    async def run(self, job: Callable[[], object], *, patience: float) -> None:
-        """Run a job in the started thread; raises what it raises. After ``patience`` seconds it is left to itself.
+    async def run(self, job: Callable[[], object], *, max_seconds: float) -> None:
+        """Run a job in the thread, which must be started. Raises what the job raises.
 
-        Cancellation waits for that, so that no job is given up that the thread has begun.
+        Args:
+            job: What may block.
+            max_seconds: How long to wait. Then this method returns, and the job goes on alone.
+
+        Cancellation:
+            Waits for the job, for ``max_seconds`` at most: the caller would not know how many lines it has
+            written.
         """
         done, token = trio.Event(), trio.lowlevel.current_trio_token()
         failures: list[Exception] = []
 
-        def work() -> None:
+        def run_job() -> None:
             try:
                 job()
             except Exception as error:  # noqa: BLE001 - raised again in the task that waits
@@ -51,13 +65,13 @@ class LogThread:
                     token.run_sync_soon(done.set)
 
         self.is_busy = True
-        self._jobs.put(work)
-        with trio.move_on_after(patience, shield=True):
+        self._jobs.put(run_job)
+        with trio.move_on_after(max_seconds, shield=True):
             await done.wait()
         if failures:
             raise failures.pop()
 
     def stop(self) -> None:
-        """Let the thread end after the jobs that it has."""
+        """End the thread after the jobs that are queued."""
         if self._is_started:
             self._jobs.put(None)

@@ -1,7 +1,8 @@
-"""The log: lines are formatted where they arise and written in batches by a task for each target, so that nothing waits.
+"""The log: formats lines at once, and writes them in batches with a task for each target.
 
-The loop must never block on a full pipe or a slow disk: a thread writes, and what does not fit the bound while it is
-busy is counted as lost instead of kept. A target that hangs or fails does so alone.
+The event loop must never block on a full pipe or a slow disk, so a thread writes. While it is busy, up to
+50,000 lines wait for it. Lines beyond that are lost, and counted. A target that hangs or fails does not
+affect the others.
 """
 
 from __future__ import annotations
@@ -21,18 +22,24 @@ from mailproxy.log.targets import Line, StreamTarget, Target
 from mailproxy.log.thread import LogThread
 
 _LINES_MAX = 50_000  # about 10 MB of lines, some seconds of a busy proxy
-_BATCH_S = (
-    0.05  # lines of so long go out in one write; nobody reads a log faster, and a thread is asked each time
-)
-_INFO = LEVELS.index("info")  # that of sessions
+# Lines of this period go out in one write, because each write takes a round trip to the thread.
+_BATCH_S = 0.05
+_SESSION_LEVEL = LEVELS.index("info")
 _STDERR = 2
 _RETRY_S = 1.0  # after a failure that is not the target's
-_PATIENCE_S = 2.0  # a target that blocks must not keep the proxy from ending
+_FLUSH_TIMEOUT_S = 2.0  # a target that blocks must not keep the proxy from ending
 
 
 @frozen
 class Output:
-    """A target with what is written to it; ``name`` is what other targets call it where it fails."""
+    """A target, and what is written to it.
+
+    Attributes:
+        target: Where lines go.
+        format: One of ``FORMATS``.
+        level: The least important level that is written, one of ``LEVELS``.
+        name: How other targets call it if it fails.
+    """
 
     target: Target
     format: str = "text"
@@ -41,40 +48,44 @@ class Output:
 
 
 class Log:
-    """Takes sessions and events. Nothing here blocks or raises; ``run`` must be running for lines to be written."""
+    """Takes sessions and events, which never blocks or raises. ``run`` writes them.
 
-    def __init__(self, outputs: Sequence[Output], *, without: Collection[Event] = ()) -> None:
-        """``without``: events that another process logs."""
-        # Where standard error is a target, it gets complaints about the others as events.
-        complains = not any(
+    Args:
+        outputs: The targets.
+        suppressed: Events that another process logs.
+    """
+
+    def __init__(self, outputs: Sequence[Output], *, suppressed: Collection[Event] = ()) -> None:
+        # If standard error is a target, it gets the failures of the others as events.
+        reports_to_stderr = not any(
             isinstance(each.target, StreamTarget) and each.target.fd == _STDERR for each in outputs
         )
-        self._writers = [LogWriter(each, complains=complains, log=self) for each in outputs]
-        self._without = frozenset(without)
+        self._writers = [LogWriter(each, reports_to_stderr=reports_to_stderr, log=self) for each in outputs]
+        self._suppressed = frozenset(suppressed)
         self._reopens_quietly = False
         self._has_failed_to_reopen = False
-        # A session is formatted once for each format, however many targets have it.
+        # A session is formatted once for each format, however many targets use that format.
         by_format: dict[SessionLine, list[LogWriter]] = {}
         for writer in self._writers:
-            if writer.threshold <= _INFO:
+            if writer.threshold <= _SESSION_LEVEL:
                 by_format.setdefault(writer.session_line, []).append(writer)
         self._session_lines = tuple((line, tuple(writers)) for line, writers in by_format.items())
 
     @property
     def lost(self) -> int:
-        """Lines that targets lost and have not been told of yet."""
+        """The number of lost lines that are not logged yet."""
         return sum(writer.lost for writer in self._writers)
 
     def session(self, record: SessionRecord) -> None:
-        """Write the line of a session that has ended."""
+        """Log a session that has ended."""
         for format_line, writers in self._session_lines:
             line = format_line(record)
             for writer in writers:
                 writer.put("info", line)
 
     def event(self, event: Event, message: str, **data: object) -> None:
-        """Write an event to every target whose level it reaches."""
-        if event not in self._without:
+        """Log an event to each target whose level it reaches: the message for people, the data for JSON."""
+        if event not in self._suppressed:
             self._write_event(self._writers, event, message, data)
 
     def _write_event(
@@ -90,36 +101,40 @@ class Log:
                 writer.put(event.level, lines[format_line])
 
     def reopen(self, *, quietly: bool = False) -> None:
-        """Open the targets again before the next line, as log rotation wants it. ``quietly``: log only what fails."""
+        """Open the targets again before the next line, as after log rotation. If quietly, log only failures."""
         if not any(writer.is_reopening for writer in self._writers):
             self._reopens_quietly, self._has_failed_to_reopen = quietly, False
         self._reopens_quietly &= quietly
         for writer in self._writers:
             writer.reopen()
 
-    async def reopened(self) -> None:
-        """Wait until that is done; it may take for ever where a target hangs."""
+    async def wait_reopened(self) -> None:
+        """Wait until the targets are open again. Never returns while a target hangs."""
         for writer in self._writers:
-            await writer.reopened()
+            await writer.wait_reopened()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Write until cancelled; ``finish`` writes what is left."""
+        """Write lines until cancelled. Then call ``finish``."""
         async with trio.open_nursery() as nursery:
             for writer in self._writers:
                 await nursery.start(writer.run)
             task_status.started()
 
     async def finish(self) -> None:
-        """Write what is left, within two seconds even when cancelled, and close the targets. After the last session."""
-        with trio.move_on_after(2 * _PATIENCE_S, shield=True):
+        """Write the remaining lines and close the targets. Call it after the last session.
+
+        Cancellation:
+            Shielded, for about four seconds at most.
+        """
+        with trio.move_on_after(2 * _FLUSH_TIMEOUT_S, shield=True):
             async with trio.open_nursery() as nursery:
                 for writer in self._writers:
                     nursery.start_soon(writer.finish)
 
-    # What writers report
+    # Called by writers
 
-    def has_reopened(self, fault: str) -> None:
-        """A target was opened again, or could not be: ``fault`` says why."""
+    def on_reopened(self, fault: str) -> None:
+        """Log that a target was opened again, or with a ``fault`` that it could not be."""
         if fault:
             self._has_failed_to_reopen = True
             self.event(
@@ -131,68 +146,71 @@ class Log:
         if is_done and not self._has_failed_to_reopen and not self._reopens_quietly:
             self.event(LOG_REOPENED, "the log was reopened")
 
-    def has_failed(self, failed: LogWriter, reason: str) -> None:
-        """A target takes no lines any more: the other ones say so."""
+    def on_failed(self, failed: LogWriter, reason: str) -> None:
+        """Log to the other targets that a target cannot be written."""
         others = [writer for writer in self._writers if writer is not failed]
         message = f"the log {failed.name} cannot be written: {reason}"
         self._write_event(others, LOG_NOT_WRITTEN, message, {"to": failed.name, "reason": reason})
 
 
 class LogWriter:
-    """Writes the lines of one output; ``log`` hears how that goes, from trio's thread only.
+    """Writes the lines of one output.
 
-    ``complains``: standard error is told when the target fails, once until it works again.
+    Args:
+        output: The target, format and level.
+        reports_to_stderr: Whether to report a failing target on standard error, once until it works again.
+        log: Gets the results of writing and reopening, in trio's thread only.
     """
 
-    def __init__(self, output: Output, *, complains: bool, log: Log) -> None:
+    def __init__(self, output: Output, *, reports_to_stderr: bool, log: Log) -> None:
         self._target = output.target
         self.name = output.name
         formats = SYSLOG_FORMATS if output.target.has_own_date else FORMATS
         self.session_line, self.event_line = formats[output.format]
         self.threshold = LEVELS.index(output.level)
         self._log = log
-        self._complains = complains
+        self._reports_to_stderr = reports_to_stderr
         self._lines: list[Line] = []
         self._wake = trio.Event()
-        self._reopen = False
+        self._reopen_requested = False
         self._reopened = trio.Event()
         self._reopened.set()
         self._thread = LogThread()
-        self._complained = False
-        self._failure = ""  # what the log has not been told of yet
-        self._not_reopened = ""
-        self._unwritten = 0
+        self._is_failing = False
+        self._failure = ""  # not reported to the log yet
+        self._reopen_fault = ""
+        self._unwritten = 0  # lines of a write that has not finished
         self.lost = 0
 
     @property
     def is_reopening(self) -> bool:
-        """Is the target to be opened again, and has not been yet?"""
+        """Whether a reopening was requested and is not done yet."""
         return not self._reopened.is_set()
 
     def reopen(self) -> None:
         """Open the target again before the next line."""
-        if not self._reopen:
+        if not self._reopen_requested:
             self._reopened = trio.Event()
-        self._reopen = True
+        self._reopen_requested = True
         self._wake.set()
 
-    async def reopened(self) -> None:
-        """Wait until that is done."""
+    async def wait_reopened(self) -> None:
+        """Wait until the target is open again."""
         await self._reopened.wait()
 
     def put(self, level: str, line: str) -> None:
-        """Take a line; it is lost where the target has too many to write already."""
+        """Take a line. It is lost if too many lines wait already."""
         if len(self._lines) >= _LINES_MAX:
             self.lost += 1
             return
-        if not self._lines:  # or it has been
+        if not self._lines:  # otherwise the task is awake already
             self._wake.set()
         self._lines.append((level, line))
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Write until cancelled; ``finish`` writes what is left."""
+        """Write lines until cancelled. Then call ``finish``."""
         with contextlib.suppress(RuntimeError):
-            self._thread.start()  # now, and not when lines wait for it
+            self._thread.start()  # early: later there may be no thread left, while lines wait
         task_status.started()
         while True:
             await self._wake.wait()
@@ -203,12 +221,16 @@ class LogWriter:
                 self._wake.set()
             while self._thread.is_busy:  # noqa: ASYNC110 - the target blocks its thread, which sets no event
                 await trio.sleep(_BATCH_S)
-            if self._lines:  # they came while it did
+            if self._lines:  # they arrived meanwhile
                 self._wake.set()
 
     async def finish(self) -> None:
-        """Write what is left, within two seconds even when cancelled, and close the target. After the last session."""
-        with trio.move_on_after(_PATIENCE_S, shield=True):
+        """Write the remaining lines and close the target.
+
+        Cancellation:
+            Shielded, for two seconds, or four if the target blocks in a write that began late.
+        """
+        with trio.move_on_after(_FLUSH_TIMEOUT_S, shield=True):
             while self._thread.is_busy:  # noqa: ASYNC110 - as above
                 await trio.sleep(_BATCH_S)
             await self._try_flush()
@@ -217,72 +239,71 @@ class LogWriter:
         self._thread.stop()
 
     async def _try_flush(self) -> bool:
-        """Write, whatever may fail: no thread can be started, or a target has a fault. False if it has failed."""
+        """Write the lines. Return False if no thread can be started, or the target has a fault."""
         try:
             self._thread.start()
             await self._flush()
-        except Exception as error:  # noqa: BLE001 - the border: the log is what others write their failures to
-            self._complain(error)
+        except Exception as error:  # noqa: BLE001 - the border: no log is left for a failure of the log
+            self._record_failure(error)
             return False
         return True
 
     async def _flush(self) -> None:
-        if self._reopen:
-            self._reopen = False
+        if self._reopen_requested:
+            self._reopen_requested = False
             reopened = self._reopened
             try:
                 await self._in_thread(self._reopen_target)
-                if not self._thread.is_busy:  # or it hangs in there; the lines wait
+                if not self._thread.is_busy:  # otherwise it hangs, and the lines wait
                     reopened.set()
-                    self._log.has_reopened(self._not_reopened)
+                    self._log.on_reopened(self._reopen_fault)
             finally:
                 reopened.set()
         if self._lines and not self._thread.is_busy:
-            self._count_unwritten()  # of a write that had been left to itself
+            self._count_unwritten()  # of an earlier write that was left running
             lines, self._lines = self._lines, []
             lost, self.lost = self.lost, 0
-            self._unwritten = lost + len(lines)  # until the target has taken them
+            self._unwritten = lost + len(lines)  # until they are written
             await self._in_thread(lambda: self._write(lines, lost))
             self._count_unwritten()
-            self._report_failure()
+            self._log_failure()
 
     def _count_unwritten(self) -> None:
         if not self._thread.is_busy:
             self.lost += self._unwritten
             self._unwritten = 0
 
-    def _report_failure(self) -> None:
+    def _log_failure(self) -> None:
         if self._failure and not self._thread.is_busy:
-            self._log.has_failed(self, self._failure)
+            self._log.on_failed(self, self._failure)
             self._failure = ""
 
     async def _in_thread(self, job: Callable[[], None]) -> None:
-        """Have the thread do what may block. What blocks for long is left to itself."""
-        await self._thread.run(job, patience=_PATIENCE_S)
+        """Run what may block in the thread. After two seconds it is left running."""
+        await self._thread.run(job, max_seconds=_FLUSH_TIMEOUT_S)
 
     def _write(self, lines: list[Line], lost: int) -> None:
-        news = (
-            [("error", self.event_line(LINES_LOST, f"{lost} log lines were lost", {"lost": lost}))]
-            if lost
-            else []
-        )
+        count = len(lines)
+        if lost:
+            message = self.event_line(LINES_LOST, f"{lost} log lines were lost", {"lost": lost})
+            lines = [*lines, ("error", message)]
         try:
-            self._target.write([*lines, *news])
+            self._target.write(lines)
         except LinesLostError as error:
-            # Not added to lost from here: the loop may be counting, too.
-            self._unwritten = lost + max(len(lines) - error.arrived, 0)
-            self._complain(error)
+            # Not added to ``lost`` in this thread: the event loop may be counting, too.
+            self._unwritten = lost + max(count - error.arrived, 0)
+            self._record_failure(error)
         else:
             self._unwritten = 0
-            self._complained = False
+            self._is_failing = False
 
-    def _complain(self, error: Exception) -> None:
-        """Where the log itself fails, the other targets say so, and standard error; once until it works again."""
-        if self._complained:
+    def _record_failure(self, error: Exception) -> None:
+        """Report a failure of the log to the other targets and standard error, once until it works again."""
+        if self._is_failing:
             return
-        self._complained = True
+        self._is_failing = True
         self._failure = str(error)
-        if self._complains:
+        if self._reports_to_stderr:
             with contextlib.suppress(OSError):
                 os.write(
                     _STDERR,
@@ -293,6 +314,6 @@ class LogWriter:
         try:
             self._target.reopen()
         except OSError as error:
-            self._not_reopened = str(error)
+            self._reopen_fault = str(error)
         else:
-            self._not_reopened = ""
+            self._reopen_fault = ""

@@ -1,13 +1,15 @@
-"""The edge: the only package that uses sockets, TLS and epoll. It translates foreign errors into the project's own.
+"""The edge: the only package that uses sockets, TLS and epoll.
+
+It translates foreign errors into the project's own.
 
 Modules, in reading order:
-    listener, inherited: sockets that accept, opened here or passed on by a service manager.
-    poller: one epoll object for all sockets of sessions.
-    peek, proxy_header: what a client sends first, read without consuming more than is understood.
+    listener, inherited: listening sockets, opened here or passed on by a service manager.
+    poller: one epoll object for the sockets of all sessions.
+    peek, proxy_header: the first bytes of a client, read without consuming more than is understood.
     dial, resolve, keepalive: connections to servers.
-    client_close: whether a waiting client has gone.
+    client_close: whether a client has closed while its session waits for a server.
     tls: contexts, handshakes, certificates.
-    relay: bytes from client to server and back.
+    relay: the bytes of established sessions.
     simple_io: sending and receiving for health checks.
     accounts, notify, process_name: the operating system's users, service manager and process names.
 """

@@ -8,7 +8,14 @@ import pwd
 
 
 def user_id(name: str) -> int:
-    """The id of a user, or the number of ``#80``. Raises LookupError with the fact."""
+    """Return the id of a user.
+
+    Args:
+        name: A user's name, or its number as in ``#80``.
+
+    Raises:
+        LookupError: There is no such user.
+    """
     if name.startswith("#"):
         return int(name[1:])
     try:
@@ -18,7 +25,14 @@ def user_id(name: str) -> int:
 
 
 def group_id(name: str) -> int:
-    """The id of a group, or the number of ``#80``. Raises LookupError with the fact."""
+    """Return the id of a group.
+
+    Args:
+        name: A group's name, or its number as in ``#80``.
+
+    Raises:
+        LookupError: There is no such group.
+    """
     if name.startswith("#"):
         return int(name[1:])
     try:
@@ -28,7 +42,7 @@ def group_id(name: str) -> int:
 
 
 def account(name: str) -> pwd.struct_passwd | None:
-    """The entry of a user, by name or number; None if there is none."""
+    """Return the entry of a user by name or number; None if there is none."""
     try:
         return pwd.getpwuid(int(name[1:])) if name.startswith("#") else pwd.getpwnam(name)
     except KeyError:
@@ -36,6 +50,6 @@ def account(name: str) -> pwd.struct_passwd | None:
 
 
 def groups_of(name: str, gid: int) -> list[int]:
-    """All groups of a user whose first one is ``gid``."""
+    """Return the ids of all groups of a user, given the primary one."""
     entry = account(name)
     return [gid] if entry is None else os.getgrouplist(entry.pw_name, gid)

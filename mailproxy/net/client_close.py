@@ -1,4 +1,7 @@
-"""Has a client left while its session waits for a server? Nobody reads from it then, so its bytes must stay where they are."""
+"""Whether a client has closed while its session waits for a server.
+
+The client's bytes are peeked at and stay unread.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,21 @@ import ssl
 
 from mailproxy.net.poller import ERR, HUP, RDHUP
 
-# What a client sends that closes TLS in order is one record with an alert of two bytes (RFC 8446 section 6.1). In TLS 1.2 it
-# says what it is and is never longer than this; in 1.3 it looks like application data of two bytes, which nobody sends.
-_RECORD_HEAD_BYTES = 5
+# A client that closes TLS in order sends one record with an alert of two bytes (RFC 8446 section 6.1). In TLS
+# 1.2 the record has the alert's type and at most these 57 bytes. In TLS 1.3 it looks like application data of
+# two bytes, which no mail client sends.
+_RECORD_HEADER_BYTES = 5
 _ALERT = 21
-_CLOSE_NOTIFY_MAX = 57
-_CLOSE_NOTIFY_BYTES = (
-    _RECORD_HEAD_BYTES + 2 + 1 + 16
-)  # its type behind it, and the tag of every cipher that is usual
+_MAX_CLOSE_NOTIFY_BYTES = 57
+# In TLS 1.3 the alert is followed by its type, and by the tag of 16 bytes that all usual ciphers have.
+_TLS_1_3_CLOSE_NOTIFY_BYTES = _RECORD_HEADER_BYTES + 2 + 1 + 16
 
 
 def is_client_closing(client: socket.socket, events: int) -> bool:
-    """Do these events of the poller mean that it has left?
+    """Whether these events of the poller mean that the client has gone.
 
-    It has if its connection failed, or if it has ended its side with nothing left to read: one that asked for something,
-    and then ended, may read on.
+    That is so if its connection failed, or if it has closed its side and left nothing to read. A client that
+    sent a command and then closed its side may still read the answer.
     """
     if events & (ERR | HUP):
         return True
@@ -29,15 +32,16 @@ def is_client_closing(client: socket.socket, events: int) -> bool:
 
 
 def _is_drained_eof(client: socket.socket) -> bool:
+    """Return True if the next read gives the end of file, or a close_notify and nothing else."""
     try:
-        # SSLSocket takes no flags; nothing is consumed, so TLS does not miss it
-        data = socket.socket.recv(client, _CLOSE_NOTIFY_MAX + 1, socket.MSG_PEEK)
+        # SSLSocket.recv takes no flags. MSG_PEEK consumes nothing, so TLS still finds the bytes.
+        data = socket.socket.recv(client, _MAX_CLOSE_NOTIFY_BYTES + 1, socket.MSG_PEEK)
     except BlockingIOError:
         return False
     except OSError:
         return True
     if not data or not isinstance(client, ssl.SSLSocket):
         return not data
-    if len(data) != _RECORD_HEAD_BYTES + int.from_bytes(data[3:5], "big"):
+    if len(data) != _RECORD_HEADER_BYTES + int.from_bytes(data[3:5], "big"):
         return False
-    return data[0] == _ALERT or len(data) == _CLOSE_NOTIFY_BYTES
+    return data[0] == _ALERT or len(data) == _TLS_1_3_CLOSE_NOTIFY_BYTES

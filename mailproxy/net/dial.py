@@ -12,16 +12,17 @@ from collections.abc import Sequence
 import trio
 from attrs import define, frozen
 
-from mailproxy.address import join
+from mailproxy.address import join_host_port
 from mailproxy.errors import ProxyError, ServerRefusedError
 from mailproxy.net.poller import BOTH_WAYS, ERR, HUP, OUT, TRIO, AnyPoller
 
-# What this process or machine lacks for any connection. Every other error is about one server's address: no route, no
-# local address of its family, no free local port towards it, a firewall's rule. Another server may well be reached then.
-_OUR_FAULT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-_LONGEST_PAUSE_S = 0.01
-# What a second call says of a connection under way, and of one that is made (connect(2)).
-_ASKED_AGAIN = {errno.EALREADY: errno.EINPROGRESS, errno.EISCONN: 0}
+# This process or machine lacks what every connection needs. All other errors concern one server's address: no
+# route, no local address of its family, no free local port, a firewall's rule. Another server may be
+# reachable then.
+_RESOURCE_ERRNOS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+# What a second connect(2) reports for a connection in progress, and for an established one.
+_SECOND_CONNECT_ERRNOS = {errno.EALREADY: errno.EINPROGRESS, errno.EISCONN: 0}
+_MIN_PAUSE_S, _MAX_PAUSE_S = 0.001, 0.01
 
 # Missing from Python's socket module (linux/in.h, linux/in6.h).
 _IP_TRANSPARENT = 19
@@ -29,6 +30,7 @@ _IP_BIND_ADDRESS_NO_PORT = 24
 _IPV6_TRANSPARENT = 75
 
 Options = Sequence[tuple[int, int, int | bytes]]
+"""Arguments of ``setsockopt``: level, name, value."""
 
 _HALF_OPEN: Options = (
     (socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0),
@@ -38,7 +40,12 @@ _HALF_OPEN: Options = (
 
 @frozen
 class Source:
-    """The local address of a connection; ``is_foreign``: of another machine, which takes CAP_NET_ADMIN (IP_TRANSPARENT)."""
+    """The local address of a connection.
+
+    Attributes:
+        host: The IP address.
+        is_foreign: The address is another machine's. That takes CAP_NET_ADMIN (IP_TRANSPARENT, ip(7)).
+    """
 
     host: str
     is_foreign: bool = False
@@ -46,43 +53,59 @@ class Source:
 
 @frozen
 class Endpoint:
-    """A socket address to connect to; ``port`` None takes the one that the client connected to."""
+    """A socket address to connect to.
+
+    Attributes:
+        family: AF_INET, AF_INET6 or AF_UNIX.
+        host: The IP address, or the path of a Unix socket.
+        port: The port. None: the one that the client connected to.
+    """
 
     family: int
     host: str
     port: int | None = None
 
     def with_port(self, port: int | None) -> Endpoint:
-        """The same machine at another port; None, and Unix sockets, stay as they are."""
+        """Return the same host at another port. None and Unix sockets change nothing."""
         if port is None or port == self.port or self.family == socket.AF_UNIX:
             return self
         return Endpoint(self.family, self.host, port)
 
-    def at(self, port: int | None) -> tuple[str | int, ...] | str:
-        """The address for the socket, with the client's port where the server has none. Raises OSError."""
+    def address(self, client_port: int | None) -> tuple[str | int, ...] | str:
+        """Return the address as sockets take it.
+
+        Args:
+            client_port: The port that the client connected to, for an endpoint without one.
+
+        Raises:
+            OSError: The zone of a link-local address names no interface.
+        """
         if self.family == socket.AF_UNIX:
             return self.host
+        port = self.port or client_port or 0
         if "%" in self.host:
-            return socket_address(self.host, self.port or port or 0)
-        return self.host, self.port or port or 0
+            return socket_address(self.host, port)
+        return self.host, port
 
-    def text(self, port: int | None) -> str:
-        """The address for people."""
-        return (
-            f"unix:{self.host}"
-            if self.family == socket.AF_UNIX
-            else _joined(self.host, self.port or port or 0)
-        )
+    def text(self, client_port: int | None) -> str:
+        """Return the address as the log shows it."""
+        if self.family == socket.AF_UNIX:
+            return f"unix:{self.host}"
+        return _joined(self.host, self.port or client_port or 0)
 
 
 @functools.lru_cache(maxsize=1024)
 def _joined(host: str, port: int) -> str:
-    """One string for all sessions of a server, which keep it for hours."""
-    return join(host, port)
+    """Return one string for all sessions of a server: they keep it as long as they live."""
+    return join_host_port(host, port)
 
 
 def socket_address(host: str, port: int) -> tuple[str | int, ...]:
-    """What sockets take for an IP address; the zone of a link-local one (RFC 4007) goes apart. Raises OSError."""
+    """Return what sockets take for an IP address. The zone of a link-local one (RFC 4007) becomes a number.
+
+    Raises:
+        OSError: The zone names no interface.
+    """
     address, percent, zone = host.partition("%")
     return (address, port, 0, socket.if_nametoindex(zone)) if percent else (host, port)
 
@@ -92,54 +115,77 @@ async def connect(
     port: int | None,
     options: Options = (),
     poller: AnyPoller = TRIO,
-    begun: Dial | None = None,
+    dial: Dial | None = None,
     *,
     source: Source | None = None,
 ) -> tuple[socket.socket, Endpoint]:
     """Connect to the first endpoint that takes the connection, in their order.
 
-    ``port``: the port that the client connected to, for endpoints without one; ``options`` are set on TCP sockets, which have
-    ``source`` as their local address; ``begun``: what ``begin`` gave for the only endpoint. An endpoint that does not answer has its share of the time that the caller's
-    cancel scope leaves. Returns a nonblocking socket, which the caller closes, and which has been added to ``poller``.
-    Raises ServerRefusedError when none takes it, ProxyError when this process or machine has no descriptor or memory left.
-    Cancelled, it leaves nothing open.
+    An endpoint that does not answer gets its share of the time until the deadline of the caller's cancel
+    scope.
+
+    Args:
+        endpoints: Where to connect to.
+        port: The port that the client connected to, for endpoints without one.
+        options: Set on TCP sockets.
+        poller: The socket is added to it.
+        dial: What ``start`` returned for the only endpoint.
+        source: The local address of TCP sockets.
+
+    Returns:
+        A nonblocking socket, which the caller closes, and its endpoint.
+
+    Raises:
+        ServerRefusedError: No endpoint takes the connection.
+        ProxyError: This process or machine has no descriptor or memory left.
+
+    Cancellation:
+        Leaves nothing open.
     """
     if len(endpoints) == 1:
-        begun = begun or start(endpoints[0], port, poller, options, source)
-        return await begun.wait(), endpoints[0]
+        dial = dial or start(endpoints[0], port, poller, options, source)
+        return await dial.wait(), endpoints[0]
     faults: list[ServerRefusedError | ProxyError] = []
     for index, endpoint in enumerate(endpoints):
-        with trio.CancelScope(deadline=_share(len(endpoints) - index)):
+        with trio.CancelScope(deadline=_attempt_deadline(len(endpoints) - index)):
             try:
                 return await start(endpoint, port, poller, options, source).wait(), endpoint
             except (ServerRefusedError, ProxyError) as error:
-                error.__traceback__ = error.__context__ = None  # whose frames have these faults: a cycle
+                # The frames of the traceback refer to ``faults``: a reference cycle.
+                error.__traceback__ = error.__context__ = None
                 faults.append(error)
                 continue
         faults.append(ServerRefusedError(f"{endpoint.text(port)}: no answer in time"))
     text = "; ".join(map(str, faults)) or "has no address"
     if faults and all(isinstance(fault, ProxyError) for fault in faults):
-        raise ProxyError(text) from ExceptionGroup("no address could be asked", faults)
+        raise ProxyError(text) from ExceptionGroup("no address could be tried", faults)
     raise ServerRefusedError(
         text,
         is_local=bool(faults) and all(getattr(fault, "is_local", True) for fault in faults),
-        is_clients=bool(faults) and all(getattr(fault, "is_clients", False) for fault in faults),
+        is_client_fault=bool(faults) and all(getattr(fault, "is_client_fault", False) for fault in faults),
     ) from (ExceptionGroup("every address refused", faults) if faults else None)
 
 
-def _share(left: int) -> float:
-    """The deadline of the next of ``left`` attempts; the last one has all that remains."""
+def _attempt_deadline(remaining: int) -> float:
+    """Return the deadline of the next of ``remaining`` attempts: an equal share of the time left."""
     now, end = trio.current_time(), trio.current_effective_deadline()
-    return end if left == 1 else now + (end - now) / left
+    return end if remaining == 1 else now + (end - now) / remaining
 
 
 async def half_open_connect(
     endpoints: Sequence[Endpoint], port: int | None, source: Source | None = None
 ) -> Endpoint:
-    """Does anybody listen there? As ``connect``, but nobody has to be let in: returns the endpoint that would.
+    """Return the first endpoint that would take a connection, without completing one.
 
-    TCP is asked for the first half of a handshake alone: without the last acknowledgement, and with a reset in place of it,
-    the server's program never hears of the connection (as HAProxy's plain checks do it).
+    Over TCP the kernel sends no acknowledgement of the server's SYN/ACK, and resets the connection instead.
+    The server's program never sees it. HAProxy's plain checks do the same.
+
+    Raises:
+        ServerRefusedError: No endpoint takes the connection.
+        ProxyError: This process or machine has no descriptor or memory left.
+
+    Closes:
+        The socket.
     """
     sock, endpoint = await connect(endpoints, port, _HALF_OPEN, source=source)
     sock.close()
@@ -148,7 +194,14 @@ async def half_open_connect(
 
 @define(eq=False)
 class Dial:
-    """A connection that was begun. ``code`` is what the kernel says of it, 0 if it is made already."""
+    """A connection in progress.
+
+    Attributes:
+        sock: The socket, nonblocking.
+        endpoint: Where it connects to.
+        port: The port that the client connected to.
+        errno: The result of connect(2): 0 if the connection is established, EINPROGRESS, or an error.
+    """
 
     sock: socket.socket
     endpoint: Endpoint
@@ -157,7 +210,15 @@ class Dial:
     _poller: AnyPoller
 
     async def wait(self) -> socket.socket:
-        """Wait for it; see ``connect``."""
+        """Wait until the connection is established, and return the socket, which the caller closes.
+
+        Raises:
+            ServerRefusedError: The connection failed.
+            ProxyError: This process or machine has no descriptor or memory left.
+
+        Closes:
+            The socket, if the wait fails or is cancelled.
+        """
         sock, poller, code = self.sock, self._poller, self.errno
         fd = sock.fileno()
         try:
@@ -165,17 +226,17 @@ class Dial:
                 watch, events = poller.watch(fd), 0
                 while not events & (OUT | ERR | HUP):
                     events = await watch.writable()
-                # without a word of a fault there is none, and asking costs a call
+                # Without ERR or HUP there is no error, and asking costs a system call.
                 code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if events & (ERR | HUP) else 0
-            pause = 0.001
-            # a Unix socket's queue may be full, and nothing tells when there is room (unix(7))
+            pause = _MIN_PAUSE_S
+            # The queue of a Unix socket is full, and the kernel does not report when it has room (unix(7)).
             while code == errno.EAGAIN:
                 await trio.sleep(pause)
-                pause = min(pause * 2, _LONGEST_PAUSE_S)
+                pause = min(pause * 2, _MAX_PAUSE_S)
                 try:
-                    code = sock.connect_ex(self.endpoint.at(self.port))
+                    code = sock.connect_ex(self.endpoint.address(self.port))
                 except OSError as error:
-                    code = _code_of(error)
+                    code = _errno_of(error)
                 if not code:
                     poller.add(fd, BOTH_WAYS)
         except BaseException:
@@ -184,12 +245,13 @@ class Dial:
         if not code:
             return sock
         self.abort()
-        # a missing Unix socket is one of a server that restarts, and comes back in a moment
+        # A missing Unix socket is not local trouble: it belongs to a server that restarts, and comes back in
+        # a moment.
         is_local = self.errno == code != errno.ECONNREFUSED and self.endpoint.family != socket.AF_UNIX
-        raise _failure(self.endpoint.text(self.port), code, is_local=is_local)
+        raise _connect_error(self.endpoint.text(self.port), code, is_local=is_local)
 
     def abort(self) -> None:
-        """Close it, made or not."""
+        """Close the socket, in whatever state the connection is."""
         self._poller.forget(self.sock.fileno())
         self.sock.close()
 
@@ -201,17 +263,22 @@ def start(
     options: Options = (),
     source: Source | None = None,
 ) -> Dial:
-    """Begin to connect. Raises ProxyError without a descriptor or memory, ServerRefusedError if the kernel has no such sockets.
+    """Start to connect, without waiting. The arguments are those of ``connect``.
 
-    On the way to another machine it is never made when the call returns, on this one always: the kernel does both ends at
-    once. Asking costs a call, and where it is made so, saves the session a wait and a limit to it.
+    A connection to another machine is never established when connect(2) returns. One to this machine always
+    is, because the kernel handles both ends in the call. A second connect(2) finds that out: it costs one
+    system call, and saves such a session a wait with a timeout.
+
+    Raises:
+        ProxyError: No descriptor or memory is left.
+        ServerRefusedError: The kernel has no sockets of this family, or the source cannot be used.
     """
     try:
         sock = socket.socket(endpoint.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     except OSError as error:
-        if error.errno in _OUR_FAULT:
+        if error.errno in _RESOURCE_ERRNOS:
             raise ProxyError(f"no socket: {error.strerror}") from None
-        raise _failure(endpoint.text(port), _code_of(error), is_local=True) from None
+        raise _connect_error(endpoint.text(port), _errno_of(error), is_local=True) from None
     try:
         if endpoint.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -220,13 +287,13 @@ def start(
             if source is not None:
                 _bind(sock, source, endpoint.text(port))
         try:
-            address = endpoint.at(port)
+            address = endpoint.address(port)
             code = sock.connect_ex(address)
             if code == errno.EINPROGRESS and options is not _HALF_OPEN:
                 code = sock.connect_ex(address)
-                code = _ASKED_AGAIN.get(code, code)
+                code = _SECOND_CONNECT_ERRNOS.get(code, code)
         except OSError as error:
-            code = _code_of(error)
+            code = _errno_of(error)
         if code in (0, errno.EINPROGRESS):
             poller.add(sock.fileno(), BOTH_WAYS)
     except BaseException:
@@ -235,12 +302,24 @@ def start(
     return Dial(sock, endpoint, port, code, poller)
 
 
-def _bind(sock: socket.socket, source: Source, place: str) -> None:
-    """Give a socket its local address; the port is chosen when it connects, so that it need be free towards one server only."""
+def _bind(sock: socket.socket, source: Source, peer: str) -> None:
+    """Give a socket its local address.
+
+    connect(2) chooses the port (IP_BIND_ADDRESS_NO_PORT), so that it must be free towards one server only.
+
+    Args:
+        sock: The socket, not yet connected.
+        source: Its local address.
+        peer: The server's address, for error messages.
+
+    Raises:
+        ServerRefusedError: The address cannot be used.
+        ProxyError: No descriptor or memory is left.
+    """
     is_ipv6 = sock.family == socket.AF_INET6
     if is_ipv6 != (":" in source.host):
         reason = f"from {source.host}: one is IPv4, the other IPv6"
-        raise ServerRefusedError(f"{place} {reason}", reason, is_local=True, is_clients=source.is_foreign)
+        raise ServerRefusedError(f"{peer} {reason}", reason, is_local=True, is_client_fault=source.is_foreign)
     try:
         if source.is_foreign and is_ipv6:
             sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_TRANSPARENT, 1)
@@ -249,16 +328,16 @@ def _bind(sock: socket.socket, source: Source, place: str) -> None:
         sock.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
         sock.bind(socket_address(source.host, 0))
     except OSError as error:
-        if error.errno in _OUR_FAULT:
-            raise ProxyError(f"{place}: {error.strerror}") from None
+        if error.errno in _RESOURCE_ERRNOS:
+            raise ProxyError(f"{peer}: {error.strerror}") from None
         reason = f"from {source.host}: {error.strerror}"
         raise ServerRefusedError(
-            f"{place} {reason}", reason, is_local=True, is_clients=source.is_foreign
+            f"{peer} {reason}", reason, is_local=True, is_client_fault=source.is_foreign
         ) from None
 
 
 def is_local(host: str) -> bool:
-    """Is this an address of this machine, which connections may come from?"""
+    """Whether this is an address of this machine, which connections may come from."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as sock:
         try:
             sock.bind(socket_address(host, 0))
@@ -267,8 +346,8 @@ def is_local(host: str) -> bool:
     return True
 
 
-def may_be_transparent() -> bool:
-    """May this process use addresses of other machines? That takes CAP_NET_ADMIN."""
+def can_use_foreign_addresses() -> bool:
+    """Whether this process may connect from addresses of other machines. That takes CAP_NET_ADMIN."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
         try:
             sock.setsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT, 1)
@@ -277,14 +356,20 @@ def may_be_transparent() -> bool:
     return True
 
 
-def _failure(place: str, code: int, *, is_local: bool) -> ServerRefusedError | ProxyError:
-    """The error for a code of connect(2). ``is_local``: it came at once, before anything was sent to the server."""
+def _connect_error(peer: str, code: int, *, is_local: bool) -> ServerRefusedError | ProxyError:
+    """Return the error for a code of connect(2).
+
+    Args:
+        peer: The server's address.
+        code: The errno.
+        is_local: The call failed at once, before anything was sent to the server.
+    """
     reason = os.strerror(code)
-    if code in _OUR_FAULT:
-        return ProxyError(f"{place}: {reason}")
-    return ServerRefusedError(f"{place}: {reason}", reason, is_local=is_local)
+    if code in _RESOURCE_ERRNOS:
+        return ProxyError(f"{peer}: {reason}")
+    return ServerRefusedError(f"{peer}: {reason}", reason, is_local=is_local)
 
 
-def _code_of(error: OSError) -> int:
-    """Of an address that cannot be one here: an unknown zone, a path that is too long."""
+def _errno_of(error: OSError) -> int:
+    """Return the errno of an error; EINVAL if it has none (an unknown zone, a path that is too long)."""
     return error.errno if error.errno and error.errno > 0 else errno.EINVAL

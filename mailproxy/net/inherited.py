@@ -1,4 +1,4 @@
-"""Sockets that a service manager opened and passed on, found by name (sd_listen_fds(3))."""
+"""Listening sockets that a service manager has passed on, found by name (sd_listen_fds(3))."""
 
 from __future__ import annotations
 
@@ -7,28 +7,30 @@ from itertools import zip_longest
 
 from mailproxy.address import DescriptorAddress
 
-_FIRST = 3  # SD_LISTEN_FDS_START: the descriptors behind standard error
-_UNNAMED = "unknown"  # systemd's own word for a socket without a name
-_MOST = 4096  # a number of sockets over this is a mistake
+_FIRST = 3  # SD_LISTEN_FDS_START: the descriptor after standard error
+_UNNAMED = "unknown"  # systemd's name for a socket without one
+_MAX_SOCKETS = 4096  # more in LISTEN_FDS is a mistake
 
 
 def descriptor_of(address: DescriptorAddress) -> int:
     """Return the descriptor that a bind names by number or by name.
 
-    A number is taken as it is: a parent that is no service manager sets no variables.
+    A number is taken as it is: a parent other than a service manager may pass sockets without setting
+    variables.
 
-    Raises LookupError if this process was passed no socket of that name, or several.
+    Raises:
+        LookupError: This process was passed no socket of that name, or several.
     """
     if isinstance(address.fd, int):
         return address.fd
     names = _passed_names()
-    found = [_FIRST + index for index, name in enumerate(names) if name == address.fd]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        numbers = ", ".join(f"fd:{fd}" for fd in found)
+    matches = [_FIRST + index for index, name in enumerate(names) if name == address.fd]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        numbers = ", ".join(f"fd:{fd}" for fd in matches)
         raise LookupError(
-            f"{len(found)} inherited sockets have this name ({numbers}): write the number, "
+            f"{len(matches)} inherited sockets have this name ({numbers}): write the number, "
             "or give each .socket unit one ListenStream= and its own FileDescriptorName="
         )
     known = ", ".join(dict.fromkeys(names)) or "none"
@@ -36,7 +38,11 @@ def descriptor_of(address: DescriptorAddress) -> int:
 
 
 def _passed_names() -> list[str]:
-    """Return the names of the passed sockets, in the order of their descriptors."""
+    """Return the names of the passed sockets, in the order of their descriptors.
+
+    Raises:
+        LookupError: No sockets were passed to this process, or the variables are invalid.
+    """
     environment = os.environ
     count = environment.get("LISTEN_FDS")
     if count is None:
@@ -49,7 +55,7 @@ def _passed_names() -> list[str]:
             f"the passed sockets are for process {pid or '(LISTEN_PID is not set)'}, and this is {os.getpid()}: "
             "let the service manager start mailproxy itself, and no shell around it"
         )
-    if not count.isascii() or not count.isdecimal() or int(count) > _MOST:
-        raise LookupError(f"LISTEN_FDS is {count!r}, which is no number of sockets")
+    if not count.isascii() or not count.isdecimal() or int(count) > _MAX_SOCKETS:
+        raise LookupError(f"LISTEN_FDS is {count!r}, which is not a valid number of sockets")
     names = environment.get("LISTEN_FDNAMES", "").split(":")
     return [name or _UNNAMED for name, _ in zip_longest(names[: int(count)], range(int(count)))]

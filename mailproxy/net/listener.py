@@ -1,4 +1,4 @@
-"""Listening sockets: opened with everything that a bind asks for, all of them or none."""
+"""Listening sockets: opened with all options of their binds, either all of them or none."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import select
 import socket
 import stat
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 from attrs import evolve, field, frozen
 
-from mailproxy.address import Networks, TcpAddress, UnixAddress, join
+from mailproxy.address import Networks, TcpAddress, UnixAddress, join_host_port
 from mailproxy.config import Bind, Config
 from mailproxy.errors import Fault
 from mailproxy.files import FileId, bind_unix, remove
@@ -24,24 +25,32 @@ from mailproxy.net.inherited import descriptor_of
 from mailproxy.net.keepalive import keepalive_options
 from mailproxy.net.tls.terminator import Terminator
 
-_FIRST_FREE_PORT = 1024
+_FIRST_UNPRIVILEGED_PORT = 1024
 
-Socket = socket.socket  # which a class with a field of that name cannot say
-_FREE_BIND = 15  # IP_FREEBIND (ip(7)), also for IPv6 on Linux; missing from Python's socket module
-_LONGEST_MS = 2**31 - 1  # what the socket option holds, 24 days
-_QUEUE_OFFSET = (
-    24  # of tcpi_unacked in Linux's struct tcp_info: where a socket listens, the connections in its queue
-)
-_FAST_OPEN_QUEUE = 256  # half-open requests with data that the kernel keeps (RFC 7413)
+Socket = socket.socket  # for Listener, whose field has the same name
+_IP_FREEBIND = 15  # ip(7), on Linux also for IPv6; missing from Python's socket module
+_MAX_USER_TIMEOUT_MS = 2**31 - 1  # the largest value of the socket option, 24 days
+# Offset of tcpi_unacked in Linux's struct tcp_info. For a listening socket it is the length of the accept
+# queue.
+_QUEUE_OFFSET = 24
+_FAST_OPEN_QUEUE = 256  # TCP Fast Open requests that the kernel keeps before their handshake ends (RFC 7413)
 
 
 @frozen
 class Listener:
-    """A listening socket and the bind that it was opened for; nonblocking.
+    """A listening socket, nonblocking, and the bind that it was opened for.
 
-    ``number`` counts a frontend's binds from 1; ``terminator`` is there where TLS may end; ``name`` is for logs and
-    statistics; ``only_address`` is that of every connection, None where it listens on all of the machine's or has none;
-    ``made``: the file of a Unix socket that was made here, which is removed when it is closed.
+    Attributes:
+        socket: The socket.
+        bind: The bind in the configuration.
+        frontend: The frontend's name.
+        number: The bind's number in its frontend, from 1.
+        port: The port; None without TCP.
+        terminator: Terminates TLS; None where the bind does not.
+        name: The name for logs and statistics.
+        only_address: The local address of every connection. None for a bind to all addresses, and without
+            TCP.
+        created: The file of a Unix socket that was created here. ``close`` removes it.
     """
 
     socket: socket.socket
@@ -53,7 +62,7 @@ class Listener:
     name: str = field(kw_only=True)
     _trusted: Networks = field(kw_only=True)
     only_address: tuple[str, int] | None = field(default=None, kw_only=True)
-    made: FileId | None = field(default=None, kw_only=True)
+    created: FileId | None = field(default=None, kw_only=True)
     _family: int = field(init=False)
 
     @_family.default
@@ -61,50 +70,59 @@ class Listener:
         return int(self.socket.family)
 
     def for_worker(self) -> Listener:
-        """The same in one of several processes: its path is another one's to remove."""
-        return evolve(self, made=None)
+        """Return a copy for a worker process, which does not remove the path of a Unix socket."""
+        return evolve(self, created=None)
 
     @property
     def is_of_slot(self) -> bool:
-        """Has each worker a socket of its own, or do all share this one?"""
+        """Whether each worker has a socket of its own for this bind. If not, all workers share this one."""
         return isinstance(self.bind.address, TcpAddress)
 
     @property
     def address(self) -> str:
-        """Where it really listens, also for port 0: ``127.0.0.1:993``, ``[::]:993``, ``unix:/run/x.sock``."""
+        """The real address, also for port 0: ``127.0.0.1:993``, ``[::]:993``, ``unix:/run/x.sock``."""
         name = self.socket.getsockname()
         if isinstance(name, tuple):
-            return join(name[0], name[1])
+            return join_host_port(name[0], name[1])
         return f"unix:{name}"
 
     def trusts(self, source: tuple[str, int] | None) -> bool:
-        """Must a PROXY header come from this address? Decided by the address alone: servers of mail speak first, so that
-        waiting to see whether one comes would keep those waiting that send none (PROXY 2 forbids guessing, too).
+        """Whether connections from this address must begin with a PROXY header.
+
+        The address alone decides. Mail servers send first, so waiting for a header would delay every client
+        that sends none. The PROXY protocol, section 2, forbids guessing, too.
+
+        Args:
+            source: IP address and port; None for a connection over a Unix socket.
         """
         if source is None:
             return "unix" in self.bind.accept_proxy
         return source[0] in self._trusted
 
     def accept(self) -> tuple[Socket, object]:
-        """The next connection, nonblocking, and its peer's address. Raises OSError as ``socket.accept`` does.
+        """Return the next connection, nonblocking, and its peer's address.
 
-        That one makes enumerations of the family and the type, and a blocking socket first; for each connection.
+        ``socket.accept`` does more for each connection: it builds enumerations of family and type, and makes
+        the socket blocking first.
+
+        Raises:
+            OSError: As ``socket.accept``.
         """
-        fd, peer = self.socket._accept()  # type: ignore[attr-defined]  # noqa: SLF001 - what socket.accept is made of
+        fd, peer = self.socket._accept()  # type: ignore[attr-defined]  # noqa: SLF001 - what socket.accept calls
         sock = socket.socket(self._family, socket.SOCK_STREAM, 0, fd)
         sock.setblocking(False)
         return sock, peer
 
     @property
     def has_waiting(self) -> bool:
-        """Is there a connection that could be accepted?"""
+        """Whether there is a connection to accept."""
         poll = select.poll()
         poll.register(self.socket, select.POLLIN)
         return bool(poll.poll(0))
 
     @property
     def queue_length(self) -> int | None:
-        """How many connections could be accepted; None where the kernel does not say, as of Unix sockets."""
+        """The number of connections to accept; None where the kernel does not report it (Unix sockets)."""
         try:
             info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _QUEUE_OFFSET + 4)
         except OSError:
@@ -112,87 +130,95 @@ class Listener:
         return int.from_bytes(info[_QUEUE_OFFSET:], sys.byteorder) if len(info) > _QUEUE_OFFSET else None
 
     def close(self) -> None:
-        """Stop listening; removes the path of a Unix socket that was made here. Does nothing the second time."""
+        """Stop listening, and remove the path of a Unix socket that was created here. May be called twice."""
         if self.socket.fileno() == -1:
             return
         self.socket.close()
-        if isinstance(self.bind.address, UnixAddress) and self.made is not None:
-            with contextlib.suppress(OSError):  # the folder may be root's, and this process no more
-                remove(Path(self.bind.address.path), self.made)
+        if isinstance(self.bind.address, UnixAddress) and self.created is not None:
+            with contextlib.suppress(
+                OSError
+            ):  # the folder may be root's, and this process has dropped privileges
+                remove(Path(self.bind.address.path), self.created)
 
 
 Slots = list[list[Listener]]
-"""The listeners of each worker."""
+"""The listeners of each worker, by worker slot."""
 
 
 def open_listeners(config: Config, terminators: Mapping[tuple[str, int], Terminator]) -> list[Listener]:
-    """Listen on every bind of every frontend.
+    """Listen on every bind of every frontend, in one process.
 
-    ``terminators``: by frontend and place of the bind, for those that end TLS. Raises ConfigError with each address that cannot be had; the others are closed again then.
+    Args:
+        config: The configuration.
+        terminators: By frontend and index of the bind, for binds that terminate TLS.
+
+    Raises:
+        ConfigError: Some addresses cannot be listened on. The other sockets are closed.
     """
-    listeners: list[Listener] = []
+    return [listener for (listener,) in _open_binds(config, terminators, lambda *bind: [_open(*bind)])]
+
+
+def open_for_workers(
+    config: Config, terminators: Mapping[tuple[str, int], Terminator], workers: int
+) -> Slots:
+    """Listen on every bind of every frontend, for several workers.
+
+    Each worker gets TCP sockets of its own with SO_REUSEPORT, and the kernel distributes connections over
+    them (socket(7)). Other sockets are the same in each list.
+
+    Args:
+        config: The configuration.
+        terminators: By frontend and index of the bind, for binds that terminate TLS.
+        workers: The number of workers.
+
+    Raises:
+        ConfigError: Some addresses cannot be listened on, perhaps because another program does. The other
+            sockets are closed.
+    """
+    binds = _open_binds(config, terminators, partial(_open_for_each, workers=workers))
+    return [[listeners[slot] for listeners in binds] for slot in range(workers)]
+
+
+def _open_binds(
+    config: Config,
+    terminators: Mapping[tuple[str, int], Terminator],
+    open_bind: Callable[[Bind, str, int, Terminator | None], list[Listener]],
+) -> list[list[Listener]]:
+    """Open the listeners of every bind, or none. Collect all faults before raising ConfigError."""
+    binds: list[list[Listener]] = []
     faults: list[Fault] = []
     for name, frontend in config.frontends.items():
         for index, bind in enumerate(frontend.bind):
             try:
-                listeners.append(_open(bind, name, index + 1, terminators.get((name, index))))
+                binds.append(open_bind(bind, name, index + 1, terminators.get((name, index))))
             except (OSError, LookupError) as error:
                 reason = _reason(error, bind)
                 faults.append(
                     Fault(f"frontends.{name}.bind[{index}]", f"cannot listen on {bind.address}: {reason}")
                 )
     if faults:
-        close_all(listeners)
+        for listeners in binds:
+            close_all(listeners)
         raise config.error(faults)
-    return listeners
+    return binds
 
 
-def open_for_workers(
-    config: Config, terminators: Mapping[tuple[str, int], Terminator], workers: int
-) -> list[list[Listener]]:
-    """Listen once for each worker: TCP sockets are as many, with SO_REUSEPORT, and the kernel deals connections out to them.
-
-    Sockets of other kinds are the same in each list. Raises as ``open_listeners``, also when another program listens there.
-    """
-    faults: list[Fault] = []
-    slots: list[list[Listener]] = [[] for _ in range(workers)]
-    for name, frontend in config.frontends.items():
-        for index, bind in enumerate(frontend.bind):
-            terminator = terminators.get((name, index))
-            try:
-                for slot, listener in zip(
-                    slots, _open_each(bind, name, index + 1, terminator, workers), strict=True
-                ):
-                    slot.append(listener)
-            except (OSError, LookupError) as error:
-                faults.append(
-                    Fault(
-                        f"frontends.{name}.bind[{index}]",
-                        f"cannot listen on {bind.address}: {_reason(error, bind)}",
-                    )
-                )
-    if faults:
-        for slot in slots:
-            close_all(slot)
-        raise config.error(faults)
-    return slots
-
-
-def _open_each(
+def _open_for_each(
     bind: Bind, frontend: str, number: int, terminator: Terminator | None, workers: int
 ) -> list[Listener]:
-    """All of them, or none."""
+    """Return the bind's listener for each worker; either all are opened or none."""
     address = bind.address
     if not isinstance(address, TcpAddress):
         return [_open(bind, frontend, number, terminator)] * workers
     if address.port:
-        # With SO_REUSEPORT it could share the port with another program of this user; without, it finds that one.
+        # With SO_REUSEPORT, the bind would succeed beside another program of this user. Without it, it fails
+        # then.
         _bind_tcp(bind, address).close()
     opened: list[Listener] = []
     try:
         for _ in range(workers):
             port = opened[0].port if opened else address.port
-            sock = _bind_tcp(bind, evolve(address, port=port), shared=True)
+            sock = _bind_tcp(bind, evolve(address, port=port), reuse_port=True)
             opened.append(_listener(_listen(sock, bind), bind, frontend, number, terminator))
     except BaseException:
         close_all(opened)
@@ -201,7 +227,7 @@ def _open_each(
 
 
 def close_all(listeners: Iterable[Listener]) -> None:
-    """Close them all."""
+    """Close all of these listeners."""
     for listener in listeners:
         listener.close()
 
@@ -213,22 +239,23 @@ def close_slots(slots: Slots) -> None:
 
 
 def _reason(error: Exception, bind: Bind) -> str:
+    """Return why a bind failed, with the remedy where it is known."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     port = bind.address.port if isinstance(bind.address, TcpAddress) else None
-    if isinstance(error, PermissionError) and port is not None and port < _FIRST_FREE_PORT:
-        reason += f" (ports below {_FIRST_FREE_PORT} need root or CAP_NET_BIND_SERVICE)"
+    if isinstance(error, PermissionError) and port is not None and port < _FIRST_UNPRIVILEGED_PORT:
+        reason += f" (ports below {_FIRST_UNPRIVILEGED_PORT} need root or CAP_NET_BIND_SERVICE)"
     return reason
 
 
 def _open(bind: Bind, frontend: str, number: int, terminator: Terminator | None) -> Listener:
-    made = None
+    created = None
     if isinstance(bind.address, TcpAddress):
         sock = _open_tcp(bind, bind.address)
     elif isinstance(bind.address, UnixAddress):
-        sock, made = _open_unix(bind, bind.address)
+        sock, created = _open_unix(bind, bind.address)
     else:
         sock = _adopt_descriptor(descriptor_of(bind.address))
-    return _listener(sock, bind, frontend, number, terminator, made=made)
+    return _listener(sock, bind, frontend, number, terminator, created=created)
 
 
 def _listener(
@@ -238,19 +265,21 @@ def _listener(
     number: int,
     terminator: Terminator | None,
     *,
-    made: FileId | None = None,
+    created: FileId | None = None,
 ) -> Listener:
     sock.setblocking(False)
-    place = sock.getsockname()
-    port = place[1] if isinstance(place, tuple) else None
+    local = sock.getsockname()
+    port = local[1] if isinstance(local, tuple) else None
     name = str(bind.name)
     if isinstance(bind.address, TcpAddress) and bind.address.port == 0 and name == str(bind.address):
-        name = join(place[0], place[1])  # called after its address, which is known only now
+        name = join_host_port(
+            local[0], local[1]
+        )  # the default name is the address, and its port is known only now
     trusted = Networks(source for source in bind.accept_proxy if source != "unix")
-    only = (place[0], place[1]) if isinstance(place, tuple) and place[0] not in ("0.0.0.0", "::") else None
+    is_one_address = isinstance(local, tuple) and local[0] not in ("0.0.0.0", "::")
     return Listener(
         sock, bind=bind, frontend=frontend, number=number, port=port, terminator=terminator, name=name,
-        trusted=trusted, only_address=only, made=made,
+        trusted=trusted, only_address=(local[0], local[1]) if is_one_address else None, created=created,
     )  # fmt: skip
 
 
@@ -258,19 +287,19 @@ def _open_tcp(bind: Bind, address: TcpAddress) -> socket.socket:
     return _listen(_bind_tcp(bind, address), bind)
 
 
-def _bind_tcp(bind: Bind, address: TcpAddress, *, shared: bool = False) -> socket.socket:
-    """``shared``: others may be bound there, too, if all of them say so."""
+def _bind_tcp(bind: Bind, address: TcpAddress, *, reuse_port: bool = False) -> socket.socket:
+    """Return a bound socket with the options of its bind. ``reuse_port`` sets SO_REUSEPORT."""
     host = "0.0.0.0" if address.host == "*" else address.host
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if shared:
+        if reuse_port:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, bind.v6only)
         if bind.free_bind:
-            sock.setsockopt(socket.IPPROTO_IP, _FREE_BIND, 1)
+            sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
         if bind.interface is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, bind.interface.encode())
         _set_for_accepted(sock, bind)
@@ -293,7 +322,7 @@ def _listen(sock: socket.socket, bind: Bind) -> socket.socket:
 
 
 def _set_for_accepted(sock: socket.socket, bind: Bind) -> None:
-    """Options that Linux hands on to accepted sockets: set once here, they cost a session nothing."""
+    """Set options that accepted sockets inherit on Linux: set once here, they cost a session nothing."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for level, name, value in keepalive_options(bind.keepalive):
         sock.setsockopt(level, name, value)
@@ -301,7 +330,7 @@ def _set_for_accepted(sock: socket.socket, bind: Bind) -> None:
         sock.setsockopt(
             socket.IPPROTO_TCP,
             socket.TCP_USER_TIMEOUT,
-            min(max(1, round(bind.tcp_user_timeout * 1000)), _LONGEST_MS),
+            min(max(1, round(bind.tcp_user_timeout * 1000)), _MAX_USER_TIMEOUT_MS),
         )
 
 
@@ -311,34 +340,40 @@ def _open_unix(bind: Bind, address: UnixAddress) -> tuple[socket.socket, FileId]
     gid = -1 if bind.unix_group is None else group_id(bind.unix_group)
     _remove_stale(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    made = None
+    created = None
     try:
-        made = bind_unix(sock, path, mode=bind.unix_mode, uid=uid, gid=gid)
-        sock.listen(bind.backlog)  # only now can anybody connect
+        created = bind_unix(sock, path, mode=bind.unix_mode, uid=uid, gid=gid)
+        sock.listen(bind.backlog)  # with the mode and the owner set: from now on clients can connect
     except BaseException:
-        if made is not None:
-            remove(path, made)
+        if created is not None:
+            remove(path, created)
         sock.close()
         raise
-    return sock, made
+    return sock, created
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove the socket that a proxy which is gone left behind; a living one's is left alone and cannot be bound."""
+    """Remove a Unix socket that nothing listens on. One that is in use stays, and bind(2) fails."""
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
-            return  # binding says that the address is in use
-        found = FileId.of(path)
+            return  # bind(2) reports that the address is in use
+        stale = FileId.of(path)
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
-        # all else is a sign of life, perhaps of another kind
+        # Any other result means that the socket may be in use, for example with a full queue or of another
+        # type.
         if probe.connect_ex(str(path)) == errno.ECONNREFUSED:
-            remove(path, found)
+            remove(path, stale)
 
 
 def _adopt_descriptor(fd: int) -> socket.socket:
+    """Return a listening socket made of a copy of this descriptor, which stays open.
+
+    Raises:
+        OSError: The descriptor is not a listening stream socket.
+    """
     copy = -1
     try:
         copy = os.dup(fd)

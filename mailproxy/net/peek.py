@@ -1,7 +1,8 @@
-"""Looking at what a peer says first without taking it, so that whoever reads next finds it in the kernel.
+"""Peeking at the first bytes of a connection. They stay in the kernel, so the next reader finds them.
 
-Waiting for *more* than has been seen needs ``SO_RCVLOWAT``: bytes that are only looked at stay readable, and waiting for
-them would return at once, for ever. Unix sockets do not know that option; there a growing pause stands in for it.
+Peeked bytes keep the socket readable, so a wait for more than these would return at once, and spin.
+``SO_RCVLOWAT`` (socket(7)) prevents that. Unix sockets do not support the option, so there a growing pause
+replaces it.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from typing import TypeVar
 import trio
 
 from mailproxy.errors import ClientAbortError, ClientLeftError
-from mailproxy.net.tls.tls import reason
+from mailproxy.net.tls.errors import error_reason
 from mailproxy.protocol import NeedMore
 
-_FIRST_LOOK_BYTES = 2048  # a PROXY header or a ClientHello, in all but rare cases
-_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.001, 0.01
+_FIRST_PEEK_BYTES = 2048  # enough for a PROXY header or a ClientHello, in all but rare cases
+_MIN_PAUSE_S, _MAX_PAUSE_S = 0.001, 0.01
 
 T = TypeVar("T")
 
@@ -27,74 +28,98 @@ T = TypeVar("T")
 def peek_nowait(
     sock: socket.socket, parse: Callable[[bytes], tuple[T, int] | NeedMore]
 ) -> tuple[T, int] | None:
-    """What is there already, if ``parse`` makes something of it; None if it has to be waited for.
+    """Parse what has already arrived, like ``peek`` but without waiting.
 
-    Mostly it is there, and this costs no time limit and no task switch. Raises ClientAbortError if the connection has
-    failed, and what ``parse`` raises.
+    Usually the bytes have arrived with the connection. Then the session needs no timeout and no task switch
+    for them.
+
+    Returns:
+        None if ``parse`` needs more, or nothing has arrived.
+
+    Raises:
+        ClientAbortError: The connection has failed.
+        Exception: Whatever ``parse`` raises.
     """
     try:
-        data = sock.recv(_FIRST_LOOK_BYTES, socket.MSG_PEEK)
+        data = sock.recv(_FIRST_PEEK_BYTES, socket.MSG_PEEK)
     except BlockingIOError:
         return None
     except OSError as error:
-        raise ClientAbortError(reason(error), said_something=False) from None
+        raise ClientAbortError(error_reason(error), has_sent=False) from None
     answer = parse(data) if data else None
     return answer if isinstance(answer, tuple) else None
 
 
 async def peek(sock: socket.socket, parse: Callable[[bytes], tuple[T, int] | NeedMore]) -> tuple[T, int]:
-    """Wait until ``parse`` makes something of what the client sent first; return that and the bytes it takes.
+    """Wait until ``parse`` understands the first bytes of the connection. Nothing is consumed.
 
-    Nothing is consumed. Raises ClientLeftError if the client closes before, ClientAbortError if its connection fails,
-    and what ``parse`` raises, which bounds what it asks for. The time limit is the caller's cancel scope.
+    Args:
+        sock: A nonblocking socket.
+        parse: Returns a value and the number of bytes it takes, or how many bytes it needs. It limits that
+            number.
+
+    Returns:
+        What ``parse`` returned.
+
+    Raises:
+        ClientLeftError: The client closed first.
+        ClientAbortError: The client's connection failed.
+        Exception: Whatever ``parse`` raises.
+
+    Cancellation:
+        The timeout is the caller's cancel scope. ``SO_RCVLOWAT`` is set back to 1 in every case.
     """
-    wanted, held_back = 1, 0
-    pause = _SHORTEST_PAUSE_S
+    needed, low_water_mark = 1, 0
+    pause = _MIN_PAUSE_S
     try:
         while True:
-            size = max(wanted, _FIRST_LOOK_BYTES)
+            size = max(needed, _FIRST_PEEK_BYTES)
             try:
                 data = sock.recv(size, socket.MSG_PEEK)
-            except BlockingIOError:  # tried first all the same: mostly it is there with the connection
+            except (
+                BlockingIOError
+            ):  # peeked before waiting, because the bytes usually arrive with the connection
                 await trio.lowlevel.wait_readable(sock)
                 continue
             if not data:
-                raise ClientLeftError("left without a word", said_something=False)
+                raise ClientLeftError("closed without sending anything", has_sent=False)
             have = len(data)
-            if have >= wanted:
+            if have >= needed:
                 answer = parse(data)
                 if not isinstance(answer, NeedMore):
                     return answer
-                wanted = answer.total
-                if have == size:  # there may be more than was looked at
+                needed = answer.total
+                if have == size:  # the peek was full: there may be more
                     continue
-            elif _has_ended(sock) and len(sock.recv(size, socket.MSG_PEEK)) == have:  # not: came just now
+            # The second peek makes sure that no bytes have arrived between the first one and the end.
+            elif _has_ended(sock) and len(sock.recv(size, socket.MSG_PEEK)) == have:
                 if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                    raise ClientAbortError(reason(OSError(code, os.strerror(code))))
-                raise ClientLeftError(f"left after {have} bytes", said_something=True)
-            if held_back < wanted:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted)
-                held_back = wanted
-            else:  # the option does not hold it back
+                    raise ClientAbortError(error_reason(OSError(code, os.strerror(code))))
+                raise ClientLeftError(f"closed after {have} bytes", has_sent=True)
+            if low_water_mark < needed:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, needed)
+                low_water_mark = needed
+            else:  # the socket became readable too early: it does not support the option
                 await trio.sleep(pause)
-                pause = min(pause * 2, _LONGEST_PAUSE_S)
+                pause = min(pause * 2, _MAX_PAUSE_S)
             await trio.lowlevel.wait_readable(sock)
     except OSError as error:
-        # What has been sent is seen before the error, and stays to be seen.
-        raise ClientAbortError(reason(error), said_something=held_back > 0) from None
+        # Bytes that arrived before the error are reported first. Without any, the low-water mark was never
+        # set.
+        raise ClientAbortError(error_reason(error), has_sent=low_water_mark > 0) from None
     finally:
-        if held_back:
+        if low_water_mark:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
 
 
 def _has_ended(sock: socket.socket) -> bool:
-    """Does no more come, in order or by a reset? What the peer sent before hides that from a look."""
+    """Return True if the peer has closed or reset the connection. Unread bytes hide that from a peek."""
     poll = select.poll()
     poll.register(sock, select.POLLRDHUP)
     return bool(poll.poll(0))
 
 
 def consume(sock: socket.socket, count: int) -> None:
-    """Take so many bytes that a look has seen."""
+    """Read this number of bytes, which a peek has seen, and drop them."""
     while count:
         count -= len(sock.recv(count))

@@ -1,19 +1,19 @@
-"""The name that ``ps`` and ``top`` show of a process."""
+"""The name that ``ps`` and ``top`` show for a process."""
 
 from __future__ import annotations
 
 import ctypes
 
-_SET_NAME = 15  # PR_SET_NAME (linux/prctl.h)
+_PR_SET_NAME = 15  # linux/prctl.h
 
 
 def set_process_name(name: str) -> None:
-    """Name this process; the kernel keeps 15 bytes. Does nothing where the C library has no ``prctl``.
+    """Name this process. The kernel keeps 15 bytes. Does nothing where the C library has no ``prctl``.
 
-    By prctl(2), because ``/proc/self/comm`` is root's in a process that has changed its user.
+    prctl(2) also works after the process has changed its user. ``/proc/self/comm`` belongs to root then.
     """
     try:
         prctl = ctypes.CDLL(None).prctl
     except (AttributeError, OSError):
         return
-    prctl(_SET_NAME, name.encode(), 0, 0, 0)
+    prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)

@@ -1,4 +1,4 @@
-"""A few bytes back and forth with a server, in clear or over TLS: for health checks, where the relay's art is not needed."""
+"""Sending and receiving a few bytes, in clear or over TLS. Health checks use this instead of the relay."""
 
 from __future__ import annotations
 
@@ -9,18 +9,23 @@ import ssl
 import trio
 
 from mailproxy.errors import ServerError
-from mailproxy.net.tls.tls import is_ragged_eof, reason, send_close_notify
+from mailproxy.net.tls.close import send_close_notify
+from mailproxy.net.tls.errors import error_reason, is_ragged_eof
 
 _READ_BYTES = 16 * 1024
-_DRAINED_BYTES_MAX = 256 * 1024  # of what a server still says to somebody who has said goodbye
+_MAX_DRAINED_BYTES = 256 * 1024  # read from a server after the own side was closed
 
 
 class ServerConnectionError(ServerError):
-    """The connection failed: reset, or TLS broken."""
+    """The connection failed: it was reset, or TLS failed."""
 
 
 async def send_all(sock: socket.socket, data: bytes) -> None:
-    """Send everything. Raises ServerBrokeOffError."""
+    """Send all of ``data``.
+
+    Raises:
+        ServerConnectionError: The connection failed.
+    """
     while data:
         try:
             data = data[sock.send(data) :]
@@ -33,7 +38,11 @@ async def send_all(sock: socket.socket, data: bytes) -> None:
 
 
 async def receive(sock: socket.socket) -> bytes:
-    """What comes next, ``b""`` when the server has closed. Raises ServerBrokeOffError."""
+    """Return the next bytes, at most 16 KiB; ``b""`` when the server has closed.
+
+    Raises:
+        ServerConnectionError: The connection failed.
+    """
     while True:
         try:
             data = sock.recv(_READ_BYTES)
@@ -50,20 +59,26 @@ async def receive(sock: socket.socket) -> bytes:
         except OSError as error:
             raise _connection_failed(error) from None
         else:
-            await (
-                trio.lowlevel.checkpoint()
-            )  # who never stops talking must not keep time limits from their due
+            # A server that never stops sending must not keep a timeout from its effect.
+            await trio.lowlevel.checkpoint()
             return data
 
 
 def _connection_failed(error: OSError) -> ServerConnectionError:
-    return ServerConnectionError(reason(error))
+    return ServerConnectionError(error_reason(error))
 
 
 async def close_gracefully(sock: socket.socket, seconds: float) -> None:
-    """End the own side, let the server end its own for so long, and close; also when cancelled.
+    """Close the own side, drain what the server still sends until it closes, and close the socket.
 
-    Whoever closes over bytes that were not read sends a reset, and that is a line in the server's log.
+    Closing a socket with unread bytes sends a reset, and servers log that.
+
+    Args:
+        sock: A nonblocking socket.
+        seconds: How long the server may take to close.
+
+    Closes:
+        The socket, also when cancelled.
     """
     try:
         with trio.move_on_after(seconds), contextlib.suppress(OSError, ServerConnectionError):
@@ -71,7 +86,7 @@ async def close_gracefully(sock: socket.socket, seconds: float) -> None:
                 send_close_notify(sock)
             socket.socket.shutdown(sock, socket.SHUT_WR)
             drained = 0
-            while drained < _DRAINED_BYTES_MAX and (data := await receive(sock)):
+            while drained < _MAX_DRAINED_BYTES and (data := await receive(sock)):
                 drained += len(data)
     finally:
         sock.close()

@@ -6,9 +6,9 @@ import socket
 
 from attrs import define, field
 
-from mailproxy.address import join
+from mailproxy.address import join_host_port
 from mailproxy.net.listener import Listener
-from mailproxy.net.tls.tls import TlsInfo
+from mailproxy.net.tls.handshake import TlsInfo
 from mailproxy.protocol.client_hello import ClientHello
 from mailproxy.protocol.proxy_header import Header, HeaderV2, Tlv
 
@@ -37,7 +37,7 @@ class ClientInfo:
     @property
     def name(self) -> str:
         """For the log; clients of a Unix socket have no address and are called after their bind's number."""
-        return join(*self.source) if self.source is not None else f"unix:{self.listener.number}"
+        return join_host_port(*self.source) if self.source is not None else f"unix:{self.listener.number}"
 
     @property
     def host(self) -> str:

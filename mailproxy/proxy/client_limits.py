@@ -7,7 +7,7 @@ from collections.abc import Callable
 from ipaddress import ip_network
 
 from mailproxy import config
-from mailproxy.address import Networks, unmapped
+from mailproxy.address import Networks, unmap_ipv4
 from mailproxy.config.units import write_duration
 from mailproxy.log import end_reasons
 from mailproxy.pool import (
@@ -92,5 +92,5 @@ def client_limits(settings: config.Frontend, tables: ClientTables | None = None)
 
 def _client_name(host: str) -> str:
     """A client as the limits know it: an IPv4 address or an IPv6 network."""
-    host = unmapped(host.partition("%")[0])
+    host = unmap_ipv4(host.partition("%")[0])
     return str(ip_network((host, _PREFIX_V6), strict=False)) if ":" in host else host

@@ -7,13 +7,14 @@ from typing import Protocol
 
 import trio
 
-from mailproxy.certificates.watcher import Reloader, ReloadResult, Watcher
+from mailproxy.certificates.reloader import CertificateReloader, ReloadResult
+from mailproxy.certificates.watcher import CertificateWatcher
 from mailproxy.config import Config, ServerTls
 from mailproxy.config.check_plan import entry_paths
 from mailproxy.log import Log
 from mailproxy.log.events import TLS_READS_UNBOUNDED
 from mailproxy.net.tls.auto_retry import NOT_CLEARED, can_clear_auto_retry
-from mailproxy.net.tls.tls import Context
+from mailproxy.net.tls.context import Context
 from mailproxy.pool import RandomSource
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import ServerContexts, server_context
@@ -60,7 +61,7 @@ class ServerMonitor:
         connectors: ServerContexts,
         *,
         ports: Ports,
-        looks: Reloader | None,
+        reloader: CertificateReloader | None,
         log: Log,
         chance: RandomSource,
         pass_on: Callable[[ReloadResult, bool], Awaitable[None]] | None = None,
@@ -72,9 +73,9 @@ class ServerMonitor:
         self._log = log
         self._catches_up = False
         self._checks = HealthChecker(list(self._checks_of_servers(ports)), log=log, chance=chance)
-        self._watcher = Watcher(
-            looks, interval=config.process.certificate_interval, take_up=self._take_up, log=log
-        ) if looks is not None else None  # fmt: skip
+        self._watcher = CertificateWatcher(
+            reloader, interval=config.process.certificate_interval, on_reload=self._apply_reload, log=log
+        ) if reloader is not None else None  # fmt: skip
 
     def _checks_of_servers(self, ports: Ports) -> Iterator[tuple[Backend, Check]]:
         for backend in self._backends.values():
@@ -113,9 +114,9 @@ class ServerMonitor:
         if self._watcher is not None:
             self._watcher.scan_now()
 
-    async def _take_up(self, renewed: ReloadResult, anyway: bool) -> None:
-        self._connectors = renewed.server_contexts
+    async def _apply_reload(self, result: ReloadResult, forced: bool) -> None:
+        self._connectors = result.server_contexts
         for backend in self._backends.values():
-            backend.reload_certificates(renewed.server_contexts)
+            backend.reload_certificates(result.server_contexts)
         if self._on_reloaded is not None:
-            await self._on_reloaded(renewed, anyway)
+            await self._on_reloaded(result, forced)

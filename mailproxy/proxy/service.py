@@ -9,7 +9,7 @@ from random import SystemRandom
 import trio
 
 from mailproxy import config as settings
-from mailproxy.certificates.watcher import Reloader
+from mailproxy.certificates.reloader import CertificateReloader
 from mailproxy.config import Config
 from mailproxy.log import Log
 from mailproxy.log.events import DRAINING, READY, STOPPED
@@ -29,7 +29,7 @@ from mailproxy.proxy.supervise import log_failure, supervise
 class Service:
     """A configuration at work in one trio loop.
 
-    ``connectors``: TLS towards servers; ``looks`` takes up files that have changed, None where there are none. Takes
+    ``connectors``: TLS towards servers; ``reloader`` reloads files that have changed, None where there are none. Takes
     ``listeners`` and ``log`` over: they are closed when ``run`` ends.
     """
 
@@ -39,14 +39,14 @@ class Service:
         listeners: list[Listener],
         connectors: ServerContexts,
         *,
-        looks: Reloader | None = None,
+        reloader: CertificateReloader | None = None,
         log: Log,
         max_sessions: int,
     ) -> None:
         self.config = config
         self.log = log
         self._listeners = listeners
-        self._reloader = looks
+        self._reloader = reloader
         self._poller = open_poller(partial(log_failure, log, "a session"))
         self._random: RandomSource = SystemRandom()
         self.limit = self._limit(max_sessions)
@@ -86,7 +86,7 @@ class Service:
 
     def _tend_servers(self, connectors: ServerContexts) -> ServerMonitor | None:
         return ServerMonitor(
-            self.config, self.backends, connectors, ports=ports_of(self._listeners), looks=self._reloader,
+            self.config, self.backends, connectors, ports=ports_of(self._listeners), reloader=self._reloader,
             log=self.log, chance=self._random,
         )  # fmt: skip
 

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 import trio
 from attrs import Factory, define, field
 
-from mailproxy.address import UnixAddress, join, parse_server
+from mailproxy.address import UnixAddress, join_host_port, parse_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -352,7 +352,7 @@ def _peer_name(stream: trio.SocketStream) -> str:
         name = stream.socket.getpeername()
     except OSError:  # it has closed the connection already
         return "unknown"
-    return join(name[0], name[1]) if isinstance(name, tuple) else f"unix:{name}"
+    return join_host_port(name[0], name[1]) if isinstance(name, tuple) else f"unix:{name}"
 
 
 def _store_requested_name(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from mailproxy.address import TcpAddress, UnixAddress, join, parse_bind
+from mailproxy.address import TcpAddress, UnixAddress, join_host_port, parse_bind
 from mailproxy.testing.connection import Connection
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def listening_socket(
         try:
             if backlog is not None:
                 sock.listen(backlog)
-            yield sock, bind if isinstance(target, str) else join(*sock.getsockname()[:2])
+            yield sock, bind if isinstance(target, str) else join_host_port(*sock.getsockname()[:2])
         finally:
             if isinstance(target, str):
                 Path(target).unlink(missing_ok=True)

@@ -38,12 +38,12 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2, signal.
 class Setup:
     """What the launcher has opened and loaded, and all children are forked with.
 
-    ``renewal`` has the files of TLS as they are in use, None where there are none; ``launcher`` is a descriptor of the
+    ``reloader`` has the files of TLS as they are in use, None where there are none; ``launcher`` is a descriptor of the
     launcher's process, which never means another one (pidfd_open(2)).
     """
 
     config: Config
-    renewal: CertificateReloader | None
+    reloader: CertificateReloader | None
     connectors: ServerContexts
     launcher: int
     slots: Slots
@@ -55,7 +55,7 @@ class Setup:
     @property
     def connectors_now(self) -> ServerContexts:
         """TLS towards servers as its files are in use."""
-        return self.connectors if self.renewal is None else self.renewal.material.server_contexts
+        return self.connectors if self.reloader is None else self.reloader.store.server_contexts
 
 
 def run_worker(setup: Setup, slot: int, end: socket.socket, *, id_epoch: int, is_restart: bool) -> None:
@@ -69,7 +69,7 @@ def run_worker(setup: Setup, slot: int, end: socket.socket, *, id_epoch: int, is
         setup.config,
         [listener.for_worker() for listener in setup.slots[slot]],
         setup.connectors_now,
-        looks=setup.renewal,
+        reloader=setup.reloader,
         log=log,
         max_sessions=max_sessions(setup.config),
         place=WorkerSlot(
@@ -91,7 +91,7 @@ def run_control(setup: Setup, end: socket.socket, *, running: int, is_restart: b
         setup.config,
         setup.listening,
         setup.connectors_now,
-        looks=setup.renewal,
+        reloader=setup.reloader,
         log=log,
         shares=setup.scoreboard.counters(setup.scoreboard.control),
         launcher=Channel(end),
@@ -117,7 +117,7 @@ def _init_child(setup: Setup, name: str, *, suppressed: Collection[Event], is_re
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (*SIGNALS, signal.SIGCHLD))
     set_process_name(f"mp {name}")
-    log = Log(setup.outputs, without=suppressed)
+    log = Log(setup.outputs, suppressed=suppressed)
     if is_restart:
         log.reopen(quietly=True)
     sys.unraisablehook = partial(unraisable, log)

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import trio
 from attrs import frozen
 
-from mailproxy.certificates.watcher import Reloader, ReloadResult, log_rejected
+from mailproxy.certificates.reloader import CertificateReloader, ReloadResult
+from mailproxy.certificates.watcher import log_rejected
 from mailproxy.config import Config
 from mailproxy.errors import Fault
 from mailproxy.ipc.channel import Channel, Message, Received, batch_by_size
@@ -95,7 +96,7 @@ class Control:
         listening: Sequence[Listening],
         connectors: ServerContexts,
         *,
-        looks: Reloader | None,
+        reloader: CertificateReloader | None,
         log: Log,
         shares: ProcessCounters,
         launcher: Channel,
@@ -120,8 +121,8 @@ class Control:
             for name, settings in config.backends.items()
         }  # fmt: skip
         self._monitor = ServerMonitor(
-            config, self.backends, connectors, ports=ports_of(listening), looks=looks, log=log, chance=chance,
-            pass_on=self._renew_all,
+            config, self.backends, connectors, ports=ports_of(listening), reloader=reloader, log=log, chance=chance,
+            pass_on=self._reload_all,
         )  # fmt: skip
         self._totals = Totals(self.backends)
         self._stick_sync = StickSync()
@@ -421,13 +422,13 @@ class Control:
             await self._wait_for_acks(self._broadcast({"reopen": True}, instead="reopen"), _REOPEN_TIMEOUT_S)
         self._log.reopen()
 
-    async def _renew_all(self, renewed: ReloadResult, anyway: bool) -> None:
-        """Have the workers take up what was found, and the launcher, so that workers of later start with it."""
+    async def _reload_all(self, result: ReloadResult, forced: bool) -> None:
+        """Have the workers reload, and the supervisor, so that workers forked later start with the new files."""
         self._shares.renewals.add(1)
         self._ring_launcher()
         # What does not fit into a message is logged by each worker, too.
-        faults = next(batch_by_size([fault.path, fault.fact] for fault in renewed.faults), [])
-        message = {"renew": True, "anyway": anyway, "faults": faults}
+        faults = next(batch_by_size([fault.path, fault.fact] for fault in result.faults), [])
+        message = {"renew": True, "anyway": forced, "faults": faults}
         await self._wait_for_acks(self._broadcast(message, instead="renew"), _RELOAD_TIMEOUT_S)
         with trio.move_on_after(_RELOAD_TIMEOUT_S):
             while self._shares.renewed.local < self._shares.renewals.local:  # noqa: ASYNC110 - another process sets it

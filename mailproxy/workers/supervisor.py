@@ -22,7 +22,6 @@ from attrs import define, field
 
 from mailproxy.certificates.reloader import CertificateReloader
 from mailproxy.certificates.store import CertificateStore
-from mailproxy.certificates.watcher import apply_staged
 from mailproxy.config import Config
 from mailproxy.ipc.channel import channel_pair, try_send
 from mailproxy.ipc.shared_memory import Wakeups
@@ -52,7 +51,7 @@ def run_supervisor(config: Config, store: CertificateStore, slots: Slots, output
     """Run one worker for each of ``slots`` until stopped by a signal. The caller closes the slots."""
     workers = len(slots)
     listening = tuple(map(Listening.of, slots[0]))
-    reloader = CertificateReloader(config, store, prepare=True) if store.files else None
+    reloader = CertificateReloader(config, store, stage=True) if store.files else None
     setup = Setup(
         config, reloader, store.server_contexts, os.pidfd_open(os.getpid()), slots, listening, outputs,
         Scoreboard(config, workers, most_sessions=max_sessions_per_process()), Wakeups(workers),
@@ -131,7 +130,7 @@ class Supervisor:
     def run(self) -> None:
         """Raises nothing; returns when all have ended."""
         while True:
-            self._take_up_renewals()
+            self._reload_certificates()
             self._start_due()
             self._run_escalation()
             self._notify_when_ready()
@@ -225,16 +224,16 @@ class Supervisor:
             self._unread = self._unread[self._unread_before :]
             self._unread_before = len(self._unread)
 
-    def _take_up_renewals(self) -> None:
-        """Files that control has taken up: a worker that is forked later, when they may be damaged, has them, too."""
+    def _reload_certificates(self) -> None:
+        """Reload files that control has reloaded: a worker forked later, when they may be damaged, starts with them."""
         shares = self._control.shares
-        wanted, renewal = shares.renewals.local, self.setup.renewal
-        if shares.renewed.local == wanted or renewal is None:
+        wanted, reloader = shares.renewals.local, self.setup.reloader
+        if shares.renewed.local == wanted or reloader is None:
             return
         try:
-            renewed = renewal.scan()
-            if renewed is not None:
-                apply_staged(renewal, renewed)
+            result = reloader.scan()
+            if result is not None:
+                reloader.apply_staged(result)
         except Exception as error:  # noqa: BLE001 - the border: a fault of a file must not end all processes
             self._send_to_control({"kept": repr(error)})
         shares.renewed.local = wanted

@@ -15,7 +15,8 @@ import trio
 from attrs import frozen
 
 from mailproxy import config as settings
-from mailproxy.certificates.watcher import Reloader, apply_staged, log_rejected, run_look
+from mailproxy.certificates.reloader import CertificateReloader
+from mailproxy.certificates.watcher import log_rejected, run_in_thread
 from mailproxy.config import Config
 from mailproxy.errors import Fault
 from mailproxy.ipc.channel import Channel, Message, batch_by_size
@@ -89,7 +90,7 @@ class Worker(Service):
         listeners: list[Listener],
         connectors: ServerContexts,
         *,
-        looks: Reloader | None,
+        reloader: CertificateReloader | None,
         log: Log,
         max_sessions: int,
         place: WorkerSlot,
@@ -103,11 +104,11 @@ class Worker(Service):
         self._is_serving = False
         self._is_informed = False  # by control, of the servers
         self._is_draining = False
-        self._reloading = trio.Lock()  # a look is made by one thread at a time
+        self._reloading = trio.Lock()  # one thread at a time scans
         self._rejected: tuple[Fault, ...] = ()
-        self._is_look_due = self._is_look_wanted = False  # until a look has succeeded
+        self._is_scan_due = self._is_scan_forced = False  # until a scan has succeeded
         self._worker_backends: dict[str, WorkerBackend] = {}
-        super().__init__(config, listeners, connectors, looks=looks, log=log, max_sessions=max_sessions)
+        super().__init__(config, listeners, connectors, reloader=reloader, log=log, max_sessions=max_sessions)
 
     # What is another thing in one of several processes
 
@@ -136,7 +137,7 @@ class Worker(Service):
         if self._reloader is not None:
             if self._slot.is_restart:
                 with contained(self.log, "certificate watcher"):
-                    await self._reload(self._reloader, anyway=False)
+                    await self._reload(self._reloader, force=False)
             nursery.start_soon(supervise, self.log, "certificate watcher", self._reload_loop, self._reloader)
         nursery.start_soon(
             supervise, self.log, "passing on of stick entries", self._stick_sync.run, self._send
@@ -262,8 +263,10 @@ class Worker(Service):
             case {"reopen": _, **more}:
                 working.start_soon(self._reopen, line, more.get("number"))
             case {"renew": _, "anyway": anyway, "faults": faults, **more} if self._reloader is not None:
-                known = [Fault(*each) for each in faults]
-                working.start_soon(self._reload_for, self._reloader, line, more.get("number"), anyway, known)
+                reported = [Fault(*each) for each in faults]
+                working.start_soon(
+                    self._reload_for, self._reloader, line, more.get("number"), anyway, reported
+                )
             case {"tell": "table"}:
                 working.start_soon(self._send_table, line)
 
@@ -280,41 +283,47 @@ class Worker(Service):
     async def _reopen(self, line: Channel, number: int | None) -> None:
         with contained(self.log, "log writer"):
             self.log.reopen()
-            await self.log.reopened()
+            await self.log.wait_reopened()
         line.send_nowait({"done": number})
 
     async def _reload_for(
-        self, looks: Reloader, line: Channel, number: int | None, anyway: bool, known: Sequence[Fault]
-    ) -> None:
+        self, reloader: CertificateReloader, line: Channel, number: int | None, force: bool,
+        reported: Sequence[Fault],
+    ) -> None:  # fmt: skip
         with contained(self.log, "certificate watcher"):
-            await self._reload(looks, anyway=anyway, known=known)
+            await self._reload(reloader, force=force, reported=reported)
         line.send_nowait({"done": number})
 
-    async def _reload(self, looks: Reloader, *, anyway: bool, known: Sequence[Fault] | None = None) -> None:
-        """Take up what has changed on disk; control says what that was, unless it is this worker alone that cannot.
+    async def _reload(
+        self, reloader: CertificateReloader, *, force: bool, reported: Sequence[Fault] | None = None
+    ) -> None:
+        """Reload the TLS files. The control process logs the result, except for faults of this worker alone.
 
-        ``known``: the faults that control has found, None where it has not been asked.
+        Args:
+            reloader: Does the work.
+            force: Load even if nothing seems to have changed.
+            reported: The faults that the control process has found, None if it has not asked for this reload.
         """
         async with self._reloading:
-            self._is_look_due, self._is_look_wanted = True, self._is_look_wanted or anyway
-            renewed = await run_look(partial(looks.scan, force=self._is_look_wanted))
-            if renewed is not None:
-                found = apply_staged(looks, renewed)
+            self._is_scan_due, self._is_scan_forced = True, self._is_scan_forced or force
+            result = await run_in_thread(partial(reloader.scan, force=self._is_scan_forced))
+            if result is not None:
+                result = reloader.apply_staged(result)
                 for backend in self.backends.values():
-                    backend.reload_certificates(renewed.server_contexts)
+                    backend.reload_certificates(result.server_contexts)
                 before = self._rejected
-                own = [fault for fault in renewed.faults if known is not None and fault not in known]
-                self._rejected = (*own, *found.faults[len(renewed.faults) :])
+                own = [fault for fault in result.rejected if reported is not None and fault not in reported]
+                self._rejected = (*own, *result.retry)
                 for fault in self._rejected:
                     if fault not in before:
                         log_rejected(self.log, fault)
-            self._is_look_due = self._is_look_wanted = False
+            self._is_scan_due = self._is_scan_forced = False
 
-    async def _reload_loop(self, looks: Reloader) -> None:
+    async def _reload_loop(self, reloader: CertificateReloader) -> None:
         while True:
             await trio.sleep(min(_RELOAD_RETRY_S, self.config.process.certificate_interval))
-            if self._rejected or self._is_look_due:
-                await self._reload(looks, anyway=False)
+            if self._rejected or self._is_scan_due:
+                await self._reload(reloader, force=False)
 
     async def _send_table(self, line: Channel) -> None:
         with contained(self.log, "line to control"):

@@ -1,57 +1,88 @@
-"""The cases: kinds of work, the rows of the table that each fills, and the rows that two fill by their difference."""
+"""The cases: kinds of work, and the table rows that they and the differences of pairs fill."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-# What the clients say at each of the proxies' binds; the first bytes of a hello are there to be looked at, no TLS follows.
+# The options of the clients at each of the proxies' binds. With --hello, a ClientHello comes first, and no
+# TLS follows.
 BINDS: dict[str, tuple[str, ...]] = {
     "clear": (),
     "ec": ("--tls",),
     "rsa": ("--tls",),
-    "opaque": ("--hello",),  # the proxy passes the hello on like everything else
-    "v2": ("--hello",),  # and sends a PROXY header before it (version 2; nginx knows only 1)
-    "names": ("--hello",),  # the proxy chooses by the name in it, the second of two
+    "opaque": ("--hello",),  # the proxy relays the ClientHello unread
+    "v2": ("--hello",),  # the proxy sends a PROXY header before it (version 2; nginx has only version 1)
+    "names": (
+        "--hello",
+    ),  # the proxy routes by the server name in it, which matches the second of two routes
 }
-TALKATIVE, STREAMS = 64, 4  # of the fairness cases
-TRIP_SECONDS, LONE_REPEATS = 2.5, 5
+BUSY_SESSIONS, STREAMS = 64, 4  # of the fairness cases
+TRIP_SECONDS, SINGLE_REPEATS = 2.5, 5
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A figure as the table shows it. ``bound``: what it may come to, over HAProxy's with as many threads."""
+    """A figure as the table shows it.
+
+    Attributes:
+        figure: The figure's key, as of ``runner.figures``.
+        title: The first cell of the row.
+        bound: The maximum, as a multiple of HAProxy's figure with as many threads.
+    """
 
     figure: str
-    words: str
+    title: str
     bound: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """The case is one point of a line: a figure against a number of sessions."""
+    """One point of a line in a chart: a figure against a number of sessions.
+
+    Attributes:
+        line: The line's title.
+        figure: The figure's key.
+        sessions: The number of sessions.
+        sessions_title: What these sessions are.
+    """
 
     line: str
     figure: str
     sessions: int
-    counted: str  # what sessions these are
+    sessions_title: str
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One kind of work, and the rows of the table that it fills."""
+    """One kind of work, and the table rows that it fills.
+
+    Attributes:
+        name: The name on the command line.
+        mode: The mode of load.c.
+        bind: A key of BINDS.
+        rows: The table rows.
+        options: The options of load.c.
+        flags: Its flags besides those of the bind.
+        background: What other clients do meanwhile.
+        repeats: How often new clients repeat the work. Medians are taken, because the kernel places clients
+            on cores by chance.
+        growth: The point of a line in the chart.
+        is_default: Measured unless the command line selects cases.
+        in_summary: Part of the short table.
+    """
 
     name: str
-    mode: str  # of load.c
-    bind: str  # of BINDS
+    mode: str
+    bind: str
     rows: tuple[Row, ...] = ()
     options: tuple[str, ...] = ()
-    flags: tuple[str, ...] = ()  # beside those of the bind
-    beside: Case | None = None  # what other clients do meanwhile
-    repeats: int = 1  # by fresh clients, whose medians count: where they come to lie on the cores is chance
+    flags: tuple[str, ...] = ()
+    background: Case | None = None
+    repeats: int = 1
     growth: Growth | None = None
-    principal: bool = False  # weighed without being asked for
-    brief: bool = True  # has a place where there is little
+    is_default: bool = False
+    in_summary: bool = True
 
     @property
     def count(self) -> int:
@@ -62,10 +93,9 @@ class Case:
         return "--resume" in self.flags
 
     @property
-    def held(self) -> int:
-        """Sessions that are there at the same time."""
+    def concurrent_sessions(self) -> int:
         own = 64 if self.mode == "sessions" else self.count
-        return own + (self.beside.held if self.beside else 0)
+        return own + (self.background.concurrent_sessions if self.background else 0)
 
     def option(self, name: str) -> str:
         return self.options[self.options.index(name) + 1]
@@ -73,34 +103,40 @@ class Case:
     def command(self, load: Path, port: int) -> list[str | Path]:
         return [load, self.mode, str(port), *self.options, *BINDS[self.bind], *self.flags]
 
-    def cut(self, parts: int) -> Case:
-        """One of so many parts of the same work."""
-        place = self.options.index("--count") + 1
+    def part(self, parts: int) -> Case:
+        """Return one of this number of equal parts of the work."""
+        index = self.options.index("--count") + 1
         count = str(self.count // parts)
-        return replace(self, options=(*self.options[:place], count, *self.options[place + 1 :]))
+        return replace(self, options=(*self.options[:index], count, *self.options[index + 1 :]))
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two cases of whole sessions that differ in one thing; a row tells what that costs."""
+    """Two cases of whole sessions that differ in one thing. A table row shows what that costs.
 
-    words: str
-    without: str
-    having: str
+    Attributes:
+        title: The first cell of the row.
+        baseline: The name of the case without the thing.
+        variant: The name of the case with it.
+    """
+
+    title: str
+    baseline: str
+    variant: str
 
 
 def sessions(
     name: str,
     bind: str,
-    words: str,
+    title: str,
     count: int,
     bound: float | None = None,
     *flags: str,
-    principal: bool = True,
+    is_default: bool = True,
 ) -> Case:
     rows = (
-        Row("cpu_us", f"CPU µs per session, {words}", bound),
-        Row("per_s", f"sessions per second, {words}"),
+        Row("cpu_us", f"CPU µs per session, {title}", bound),
+        Row("per_s", f"sessions per second, {title}"),
     )
     growth = (
         Growth("CPU µs per session, clear", "cpu_us", 0, "idle ones beside")
@@ -108,31 +144,33 @@ def sessions(
         else None
     )
     return Case(
-        name, "sessions", bind, rows, ("--count", str(count)), flags, growth=growth, principal=principal
+        name, "sessions", bind, rows, ("--count", str(count)), flags, growth=growth, is_default=is_default
     )
 
 
-def beside(idle_ones: int) -> Case:
-    """Clear sessions that come and go while others are silent."""
-    words = "CPU µs per session, clear"
+def with_idle_sessions(count: int) -> Case:
+    """Whole clear sessions, with others idle in the background."""
+    line = "CPU µs per session, clear"
     return Case(
-        f"sessions-clear-beside-{idle_ones}",
+        f"sessions-clear-beside-{count}",
         "sessions",
         "clear",
-        (Row("cpu_us", f"{words}, {idle_ones} idle ones beside"),),
+        (Row("cpu_us", f"{line}, {count} idle ones beside"),),
         ("--count", "8000"),
-        beside=Case("beside", "idle", "clear", options=("--count", str(idle_ones))),
-        growth=Growth(words, "cpu_us", idle_ones, "idle ones beside"),
+        background=Case("beside", "idle", "clear", options=("--count", str(count))),
+        growth=Growth(line, "cpu_us", count, "idle ones beside"),
     )
 
 
-def bulk(way: str, bind: str, words: str, gigabytes: float, *, bound: float, streams: int = 1) -> Case:
-    mode, direction = ("bulk-down", "download") if way == "down" else ("bulk-up", "upload")
-    line = f"CPU s per GB, {words}, {direction}"
-    words = f"{words}, {direction}" + (f", {streams} streams" if streams > 1 else "")
-    rows = (Row("cpu_s_per_gb", f"CPU s per GB, {words}", bound), Row("mb_per_s", f"MB per second, {words}"))
+def bulk(
+    name_prefix: str, bind: str, title: str, gigabytes: float, *, bound: float, streams: int = 1
+) -> Case:
+    mode, direction = ("bulk-down", "download") if name_prefix == "down" else ("bulk-up", "upload")
+    line = f"CPU s per GB, {title}, {direction}"
+    title = f"{title}, {direction}" + (f", {streams} streams" if streams > 1 else "")
+    rows = (Row("cpu_s_per_gb", f"CPU s per GB, {title}", bound), Row("mb_per_s", f"MB per second, {title}"))
     size = ("--count", str(streams), "--bytes", str(int(gigabytes * 1e9 / streams)))
-    name = f"{way}-{'clear' if bind == 'clear' else 'tls'}" + (f"-{streams}" if streams > 1 else "")
+    name = f"{name_prefix}-{'clear' if bind == 'clear' else 'tls'}" + (f"-{streams}" if streams > 1 else "")
     return Case(
         name,
         mode,
@@ -140,22 +178,22 @@ def bulk(way: str, bind: str, words: str, gigabytes: float, *, bound: float, str
         rows,
         size,
         growth=Growth(line, "cpu_s_per_gb", streams, "streams"),
-        principal=True,
-        brief=streams == 1,
+        is_default=True,
+        in_summary=streams == 1,
     )
 
 
-def trips(name: str, bind: str, words: str, busy: int, *, lone: float = 0, cpu: float | None = None) -> Case:
-    line = f"CPU µs per round trip, {words}"
+def trips(name: str, bind: str, title: str, busy: int, *, lone: float = 0, cpu: float | None = None) -> Case:
+    line = f"CPU µs per round trip, {title}"
     rows: tuple[Row, ...] = (
         Row("cpu_us", f"{line}, {busy} busy", cpu),
-        Row("p50_us", f"round trip p50 µs, {words}, {busy} busy"),
-        Row("p99_us", f"round trip p99 µs, {words}, {busy} busy"),
+        Row("p50_us", f"round trip p50 µs, {title}, {busy} busy"),
+        Row("p99_us", f"round trip p99 µs, {title}, {busy} busy"),
     )
     if busy == 1:
         rows = (
-            Row("p50_us", f"lone round trip p50 µs, {words}", lone),
-            Row("p99_us", f"lone round trip p99 µs, {words}"),
+            Row("p50_us", f"lone round trip p50 µs, {title}", lone),
+            Row("p99_us", f"lone round trip p99 µs, {title}"),
             Row("cpu_us", f"{line}, 1 busy"),
         )
     return Case(
@@ -163,32 +201,36 @@ def trips(name: str, bind: str, words: str, busy: int, *, lone: float = 0, cpu: 
         "trips",
         bind,
         rows,
-        ("--count", str(busy), "--seconds", str(TRIP_SECONDS / (LONE_REPEATS if busy == 1 else 1))),
-        repeats=LONE_REPEATS if busy == 1 else 1,
+        ("--count", str(busy), "--seconds", str(TRIP_SECONDS / (SINGLE_REPEATS if busy == 1 else 1))),
+        repeats=SINGLE_REPEATS if busy == 1 else 1,
         growth=Growth(line, "cpu_us", busy, "busy sessions"),
-        principal=busy <= 64,
+        is_default=busy <= 64,
     )
 
 
-def fairness(name: str, bind: str, words: str) -> Case:
+def fairness(name: str, bind: str, title: str) -> Case:
     rows = (
-        Row("p50_us", f"{TALKATIVE} talkative beside {STREAMS} streams, round trip p50 µs, {words}"),
-        Row("p99_us", f"{TALKATIVE} talkative beside {STREAMS} streams, round trip p99 µs, {words}"),
-        Row("beside_mb_per_s", f"MB per second of {STREAMS} streams beside {TALKATIVE} talkative, {words}"),
+        Row("p50_us", f"{BUSY_SESSIONS} talkative beside {STREAMS} streams, round trip p50 µs, {title}"),
+        Row("p99_us", f"{BUSY_SESSIONS} talkative beside {STREAMS} streams, round trip p99 µs, {title}"),
+        Row(
+            "beside_mb_per_s", f"MB per second of {STREAMS} streams beside {BUSY_SESSIONS} talkative, {title}"
+        ),
     )
-    seconds = TRIP_SECONDS + 1  # they begin before the others and go on until those are done
+    seconds = TRIP_SECONDS + 1  # the streams start before the round trips, and end after them
     return Case(
         name,
         "trips",
         bind,
         rows,
-        ("--count", str(TALKATIVE), "--seconds", str(TRIP_SECONDS)),
-        beside=Case("beside", "streams", bind, options=("--count", str(STREAMS), "--seconds", str(seconds))),
+        ("--count", str(BUSY_SESSIONS), "--seconds", str(TRIP_SECONDS)),
+        background=Case(
+            "beside", "streams", bind, options=("--count", str(STREAMS), "--seconds", str(seconds))
+        ),
     )
 
 
-def idle(name: str, bind: str, words: str, count: int, bound: float) -> Case:
-    line = f"KiB per idle session, {words}"
+def idle(name: str, bind: str, title: str, count: int, bound: float) -> Case:
+    line = f"KiB per idle session, {title}"
     return Case(
         f"{name}-{count}",
         "idle",
@@ -196,8 +238,8 @@ def idle(name: str, bind: str, words: str, count: int, bound: float) -> Case:
         (Row("kib", f"{line}, {count} of them", bound),),
         ("--count", str(count)),
         growth=Growth(line, "kib", count, "idle sessions"),
-        principal=count != 4000,
-        brief=count == 9000,
+        is_default=count != 4000,
+        in_summary=count == 9000,
     )
 
 
@@ -216,12 +258,12 @@ CASES = {
             None,
             "--resume",
             "--tls-1.2",
-            principal=False,
+            is_default=False,
         ),
-        sessions("sessions-opaque", "opaque", "hello passed unseen", 8000, principal=False),
-        sessions("sessions-v2", "v2", "hello passed behind PROXY v2", 8000, principal=False),
-        sessions("sessions-names", "names", "chosen by TLS name", 8000, principal=False),
-        *(beside(count) for count in (4000, 8000)),
+        sessions("sessions-opaque", "opaque", "hello passed unseen", 8000, is_default=False),
+        sessions("sessions-v2", "v2", "hello passed behind PROXY v2", 8000, is_default=False),
+        sessions("sessions-names", "names", "chosen by TLS name", 8000, is_default=False),
+        *(with_idle_sessions(count) for count in (4000, 8000)),
         bulk("down", "clear", "clear", 2, bound=0.5),
         bulk("up", "clear", "clear", 2, bound=0.5),
         bulk("down", "ec", "TLS", 1.5, bound=1.05),
@@ -242,29 +284,30 @@ CASES = {
         fairness("fairness-tls", "ec", "TLS"),
     )
 }
-PRINCIPAL = [case for case in CASES.values() if case.principal]
-WORKERS = [CASES[name] for name in ("sessions-clear", "sessions-ec", "sessions-rsa")]
+DEFAULT_CASES = [case for case in CASES.values() if case.is_default]
+WORKERS_CASES = [CASES[name] for name in ("sessions-clear", "sessions-ec", "sessions-rsa")]
 
 PAIRS = (
-    # in both the server greets when the hello has come: a server that greets at once would be heard at another moment
+    # In both cases the server greets after the ClientHello. A server that greets at once would greet at
+    # another moment.
     Pair("CPU µs more per session, sending v2", "sessions-opaque", "sessions-v2"),
     Pair("CPU µs more per session, choosing by name", "sessions-opaque", "sessions-names"),
 )
 
 
-def chosen_pairs(cases: list[Case]) -> list[Pair]:
-    """Those of which both are there."""
+def selected_pairs(cases: list[Case]) -> list[Pair]:
+    """Return the pairs of which both cases are selected."""
     names = {case.name for case in cases}
-    return [pair for pair in PAIRS if names >= {pair.without, pair.having}]
+    return [pair for pair in PAIRS if names >= {pair.baseline, pair.variant}]
 
 
-def in_turns(cases: list[Case]) -> list[list[Case]]:
-    """The cases in their order, those of pairs together."""
-    paired = {name for pair in chosen_pairs(cases) for name in (pair.without, pair.having)}
-    turns: list[list[Case]] = []
+def grouped_by_pair(cases: list[Case]) -> list[list[Case]]:
+    """Return the cases in their order, with those of pairs in one group."""
+    paired = {name for pair in selected_pairs(cases) for name in (pair.baseline, pair.variant)}
+    groups: list[list[Case]] = []
     for case in cases:
         names = paired if case.name in paired else {case.name}
-        turn = [each for each in cases if each.name in names]
-        if turn not in turns:
-            turns.append(turn)
-    return turns
+        group = [each for each in cases if each.name in names]
+        if group not in groups:
+            groups.append(group)
+    return groups

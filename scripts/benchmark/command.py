@@ -1,4 +1,4 @@
-"""What the scale's commands have in common: one line for a mistake, exit codes, an end by signal that cleans up."""
+"""What the benchmark's commands share: one-line errors, exit codes, and cleaning up after a signal."""
 
 from __future__ import annotations
 
@@ -8,24 +8,27 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from faults import Mistake, ServerEndedError
+from errors import ServerEndedError, UsageError
 
 
 class Parser(argparse.ArgumentParser):
+    """Raises UsageError where argparse would print the usage and exit."""
+
     def error(self, message: str) -> NoReturn:
-        raise Mistake(message)
+        raise UsageError(message)
 
 
 def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def exit_code(do: Callable[[], int]) -> int:
+def run_command(main: Callable[[], int]) -> int:
+    """Run a command and return its exit code. SIGTERM ends it with a clean-up, like SIGINT."""
     signal.signal(signal.SIGTERM, interrupt)
     try:
-        return do()
-    except Mistake as mistake:
-        print(f"bench: {mistake}", file=sys.stderr)
+        return main()
+    except UsageError as error:
+        print(f"bench: {error}", file=sys.stderr)
         return 2
     except ServerEndedError as error:
         print(f"bench: {error}", file=sys.stderr)

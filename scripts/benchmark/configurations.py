@@ -1,4 +1,4 @@
-"""The proxies that are weighed: how each is configured for the same work, with one worker or several."""
+"""The configurations of the proxies for the same work, with one worker or several."""
 
 from __future__ import annotations
 
@@ -8,25 +8,34 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from faults import Mistake
+from errors import UsageError
 
 TAIL_LINES = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a proxy is to stand: its folder, its ports by bind, the stub server's three."""
+class ProxySetup:
+    """Folder and ports of one proxy.
+
+    Attributes:
+        folder: For its configuration and its logs.
+        certificates: The folder of the certificates.
+        ports: Its port for each bind.
+        server: The stub server's port.
+        preamble_server: The port where it greets after a PROXY header or a ClientHello.
+        two_preambles_server: The port where it greets after both.
+    """
 
     folder: Path
     certificates: Path
     ports: dict[str, int]
     server: int
-    preamble_server: int  # greets only after a PROXY header or a ClientHello
-    two_preambles_server: int  # only after both
+    preamble_server: int
+    two_preambles_server: int
 
     @property
     def max_sessions(self) -> int:
-        """What mailproxy takes by itself, for those that want to be told."""
+        """mailproxy's default limit of sessions, for proxies that need one in the configuration."""
         return (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 200) // 2
 
     def write(self, name: str, text: str) -> str:
@@ -35,6 +44,7 @@ class Place:
         return str(file)
 
     def log_tail(self) -> list[str]:
+        """Return the last lines of each log."""
         lines = []
         for file in sorted([*self.folder.glob("*.log"), *self.folder.glob("*.sessions")]):
             tail = file.read_text(errors="replace").splitlines()[-TAIL_LINES:]
@@ -42,12 +52,12 @@ class Place:
         return lines or ["    (nothing was logged)"]
 
 
-def haproxy(place: Place, threads: int) -> list[str]:
-    file = place.write(
+def haproxy(setup: ProxySetup, threads: int) -> list[str]:
+    file = setup.write(
         "haproxy.cfg",
         f"""
 global
-    maxconn {place.max_sessions}
+    maxconn {setup.max_sessions}
     nbthread {threads}
     log stdout format raw local0
 defaults
@@ -58,91 +68,91 @@ defaults
     timeout client 31m
     timeout server 31m
 frontend clear
-    bind 127.0.0.1:{place.ports["clear"]}
+    bind 127.0.0.1:{setup.ports["clear"]}
     default_backend servers
 frontend ec
-    bind 127.0.0.1:{place.ports["ec"]} ssl crt {place.certificates}/ec.pem
+    bind 127.0.0.1:{setup.ports["ec"]} ssl crt {setup.certificates}/ec.pem
     default_backend servers
 frontend rsa
-    bind 127.0.0.1:{place.ports["rsa"]} ssl crt {place.certificates}/rsa.pem
+    bind 127.0.0.1:{setup.ports["rsa"]} ssl crt {setup.certificates}/rsa.pem
     default_backend servers
 frontend v2
-    bind 127.0.0.1:{place.ports["v2"]}
+    bind 127.0.0.1:{setup.ports["v2"]}
     default_backend announced
 frontend opaque
-    bind 127.0.0.1:{place.ports["opaque"]}
+    bind 127.0.0.1:{setup.ports["opaque"]}
     default_backend preambled
 frontend names
-    bind 127.0.0.1:{place.ports["names"]}
+    bind 127.0.0.1:{setup.ports["names"]}
     tcp-request inspect-delay 5s
     tcp-request content accept if {{ req.ssl_hello_type 1 }}
     use_backend servers if {{ req.ssl_sni -i pop.example.com }}
     use_backend preambled if {{ req.ssl_sni -i imap.example.com }}
 backend servers
     balance leastconn
-    server s1 127.0.0.1:{place.server}
+    server s1 127.0.0.1:{setup.server}
 backend announced
     balance leastconn
-    server s1 127.0.0.1:{place.two_preambles_server} send-proxy-v2
+    server s1 127.0.0.1:{setup.two_preambles_server} send-proxy-v2
 backend preambled
     balance leastconn
-    server s1 127.0.0.1:{place.preamble_server}
+    server s1 127.0.0.1:{setup.preamble_server}
 """,
     )
     return ["haproxy", "-db", "-f", file]
 
 
-def nginx(place: Place, workers: int) -> list[str]:
+def nginx(setup: ProxySetup, workers: int) -> list[str]:
     tls = "".join(
         f"""
     server {{
-        listen 127.0.0.1:{place.ports[key]} ssl;
-        ssl_certificate {place.certificates}/{key}.pem;
-        ssl_certificate_key {place.certificates}/{key}.pem;
+        listen 127.0.0.1:{setup.ports[key]} ssl;
+        ssl_certificate {setup.certificates}/{key}.pem;
+        ssl_certificate_key {setup.certificates}/{key}.pem;
         ssl_protocols TLSv1.2 TLSv1.3;
         proxy_pass servers;
     }}"""
         for key in ("ec", "rsa")
     )
-    file = place.write(
+    file = setup.write(
         "nginx.conf",
         f"""
 load_module /usr/lib/nginx/modules/ngx_stream_module.so;
 daemon off;
 worker_processes {workers};
-pid {place.folder}/nginx.pid;
+pid {setup.folder}/nginx.pid;
 error_log stderr warn;
-events {{ worker_connections {2 * place.max_sessions}; }}
+events {{ worker_connections {2 * setup.max_sessions}; }}
 stream {{
     log_format sessions '$remote_addr:$remote_port [$time_local] $upstream_addr $session_time $bytes_sent $status';
-    access_log {place.folder}/nginx.sessions sessions;
-    upstream servers {{ least_conn; server 127.0.0.1:{place.server}; }}
-    upstream announced {{ least_conn; server 127.0.0.1:{place.two_preambles_server}; }}
-    upstream preambled {{ least_conn; server 127.0.0.1:{place.preamble_server}; }}
+    access_log {setup.folder}/nginx.sessions sessions;
+    upstream servers {{ least_conn; server 127.0.0.1:{setup.server}; }}
+    upstream announced {{ least_conn; server 127.0.0.1:{setup.two_preambles_server}; }}
+    upstream preambled {{ least_conn; server 127.0.0.1:{setup.preamble_server}; }}
     map $ssl_preread_server_name $chosen {{ pop.example.com servers; imap.example.com preambled; }}
     proxy_connect_timeout 5s;
     proxy_timeout 31m;
-    server {{ listen 127.0.0.1:{place.ports["clear"]}; proxy_pass servers; }}{tls}
-    server {{ listen 127.0.0.1:{place.ports["v2"]}; proxy_protocol on; proxy_pass announced; }}
-    server {{ listen 127.0.0.1:{place.ports["opaque"]}; proxy_pass preambled; }}
-    server {{ listen 127.0.0.1:{place.ports["names"]}; ssl_preread on; proxy_pass $chosen; }}
+    server {{ listen 127.0.0.1:{setup.ports["clear"]}; proxy_pass servers; }}{tls}
+    server {{ listen 127.0.0.1:{setup.ports["v2"]}; proxy_protocol on; proxy_pass announced; }}
+    server {{ listen 127.0.0.1:{setup.ports["opaque"]}; proxy_pass preambled; }}
+    server {{ listen 127.0.0.1:{setup.ports["names"]}; ssl_preread on; proxy_pass $chosen; }}
 }}
 """,
     )
-    return ["nginx", "-e", "stderr", "-p", str(place.folder), "-c", file]
+    return ["nginx", "-e", "stderr", "-p", str(setup.folder), "-c", file]
 
 
-def mailproxy(place: Place, workers: int, relay: str | None = None, frontend: str = "") -> list[str]:
-    said = [f"workers = {workers}"] if workers > 1 else []
-    said += [f'relay = "{relay}"'] if relay else []
-    process = "\n".join(["[process]", *said]) if said else ""  # what is the default needs no saying
-    file = place.write(
+def mailproxy(setup: ProxySetup, workers: int, relay: str | None = None, frontend: str = "") -> list[str]:
+    keys = [f"workers = {workers}"] if workers > 1 else []
+    keys += [f'relay = "{relay}"'] if relay else []
+    process = "\n".join(["[process]", *keys]) if keys else ""  # defaults are left out
+    file = setup.write(
         "mailproxy.toml",
         f"""
 {process}
 [log]
 format = "tcplog"
-to = "{place.folder}/mailproxy.sessions"
+to = "{setup.folder}/mailproxy.sessions"
 
 [defaults.frontend]
 protocol = "tcp"
@@ -155,31 +165,31 @@ check = {{ type = "none" }}
 [frontends.clear]
 backend = "servers"
 [[frontends.clear.bind]]
-address = "127.0.0.1:{place.ports["clear"]}"
+address = "127.0.0.1:{setup.ports["clear"]}"
 
 [frontends.ec]
 backend = "servers"
-tls = {{ certificates = ["{place.certificates}/ec.pem"] }}
+tls = {{ certificates = ["{setup.certificates}/ec.pem"] }}
 [[frontends.ec.bind]]
-address = "127.0.0.1:{place.ports["ec"]}"
+address = "127.0.0.1:{setup.ports["ec"]}"
 mode = "tls"
 
 [frontends.rsa]
 backend = "servers"
-tls = {{ certificates = ["{place.certificates}/rsa.pem"] }}
+tls = {{ certificates = ["{setup.certificates}/rsa.pem"] }}
 [[frontends.rsa.bind]]
-address = "127.0.0.1:{place.ports["rsa"]}"
+address = "127.0.0.1:{setup.ports["rsa"]}"
 mode = "tls"
 
 [frontends.v2]
 backend = "announced"
 [[frontends.v2.bind]]
-address = "127.0.0.1:{place.ports["v2"]}"
+address = "127.0.0.1:{setup.ports["v2"]}"
 
 [frontends.opaque]
 backend = "preambled"
 [[frontends.opaque.bind]]
-address = "127.0.0.1:{place.ports["opaque"]}"
+address = "127.0.0.1:{setup.ports["opaque"]}"
 
 [frontends.names]
 routes = [
@@ -187,42 +197,42 @@ routes = [
   {{ sni = ["imap.example.com"], backend = "preambled" }},
 ]
 [[frontends.names.bind]]
-address = "127.0.0.1:{place.ports["names"]}"
+address = "127.0.0.1:{setup.ports["names"]}"
 mode = "passthrough"
 
 [backends.servers]
-servers = ["127.0.0.1:{place.server}"]
+servers = ["127.0.0.1:{setup.server}"]
 
 [backends.announced]
 send_proxy = "v2"
-servers = ["127.0.0.1:{place.two_preambles_server}"]
+servers = ["127.0.0.1:{setup.two_preambles_server}"]
 
 [backends.preambled]
-servers = ["127.0.0.1:{place.preamble_server}"]
+servers = ["127.0.0.1:{setup.preamble_server}"]
 """,
     )
     return [sys.executable, "-m", "mailproxy", "run", file]
 
 
-def portable(place: Place, workers: int) -> list[str]:
-    return mailproxy(place, workers, "portable")
+def portable(setup: ProxySetup, workers: int) -> list[str]:
+    return mailproxy(setup, workers, "portable")
 
 
-def limited(place: Place, workers: int) -> list[str]:
-    """With limits per client that no load here comes to: what they cost a session."""
+def limited(setup: ProxySetup, workers: int) -> list[str]:
+    """Configure limits per client that no load here reaches, to measure what they cost a session."""
     limits = 'max_sessions_per_client = 1000000\nmax_session_rate_per_client = { count = 65535, per = "1s" }'
-    return mailproxy(place, workers, frontend=limits)
+    return mailproxy(setup, workers, frontend=limits)
 
 
-# (where it stands, workers or threads) -> the command that it is started with
-PROGRAMS: dict[str, Callable[[Place, int], list[str]]] = {
+# Each function writes the configuration for a number of workers or threads, and returns the command.
+PROGRAMS: dict[str, Callable[[ProxySetup, int], list[str]]] = {
     "haproxy": haproxy,
     "nginx": nginx,
     "mailproxy": mailproxy,
     "portable": portable,
     "limited": limited,
 }
-TIMES = "×"  # noqa: RUF001 - no letter
+TIMES = "×"  # noqa: RUF001 - the multiplication sign
 TITLES = {
     "haproxy": "HAProxy", "nginx": "nginx", "mailproxy": "mailproxy", "portable": "portable relay",
     "limited": "limits per client",
@@ -230,8 +240,8 @@ TITLES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """A program with so many workers, or threads: ``haproxy``, ``mailproxy-2``."""
+class Variant:
+    """A program with a number of workers or threads: ``haproxy``, ``mailproxy-2``."""
 
     program: str
     workers: int
@@ -240,14 +250,15 @@ class Kind:
     def title(self) -> str:
         return TITLES[self.program] + (f" {TIMES}{self.workers}" if self.workers > 1 else "")
 
-    def command(self, place: Place) -> list[str]:
-        return PROGRAMS[self.program](place, self.workers)
+    def command(self, setup: ProxySetup) -> list[str]:
+        return PROGRAMS[self.program](setup, self.workers)
 
 
-def kind_of(name: str) -> Kind:
+def variant_of(name: str) -> Variant:
+    """Return the variant of this name. Raises UsageError for an unknown one."""
     program, _, number = name.partition("-")
     if program not in PROGRAMS or (number and not (number.isdecimal() and int(number) > 1)):
-        raise Mistake(
+        raise UsageError(
             f"no proxy {name!r}; there are {', '.join(PROGRAMS)}, and with N workers each as {program}-N"
         )
-    return Kind(program, int(number or 1))
+    return Variant(program, int(number or 1))

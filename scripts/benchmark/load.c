@@ -1,31 +1,31 @@
-/* The load: both ends of the mail sessions with which proxies are weighed, the clients and a stub of an IMAP server.
+/* The load of the benchmark: both ends of the mail sessions, the clients and a stub of an IMAP server.
  *
- *   load server                                   listens on three free ports of 127.0.0.1, prints them, ends with its stdin
+ *   load server                                   listens on three free ports of 127.0.0.1, prints them, ends when its stdin closes
  *   load sessions  PORT --count N --at-once N     whole sessions: greeting, LOGIN, LOGOUT, end of file
  *   load trips     PORT --count N --seconds S     N sessions send NOOP, each as soon as the last one is answered
  *   load bulk-down PORT --count N --bytes B       N sessions receive B bytes each
  *   load bulk-up   PORT --count N --bytes B       N sessions send B bytes each
- *   load streams   PORT --count N --seconds S     N sessions receive or send all the time, every other one
- *   load idle      PORT --count N                 N sessions log in and fall silent
+ *   load streams   PORT --count N --seconds S     N sessions transfer bytes all the time, every other one upwards
+ *   load idle      PORT --count N                 N sessions log in and stay idle
  *
- * --tls: the clients speak TLS, each with a full handshake, to whatever certificate.
- * --resume: they speak TLS, and each resumes the session of one before it; the first gets its ticket before "ready".
- * --tls-1.2: they offer nothing newer.
- * --hello: the first that a client sends is a ClientHello for imap.example.com, as data: it is there to be looked at, and
- * the session goes on in clear.
+ * --tls: the clients use TLS, each with a full handshake. They accept every certificate.
+ * --resume: they use TLS, and each resumes an earlier TLS session. The first ticket is fetched before "ready".
+ * --tls-1.2: they offer TLS 1.2 at most.
+ * --hello: a client first sends a ClientHello for imap.example.com as plain data, for proxies that peek at it. The session
+ * goes on in clear.
  *
  * The server's second port is for sessions that begin with a preamble: a PROXY header of either version, or one TLS record
- * with the clients' hello. The server swallows it, whole, and only then greets. At its third port it takes two of them.
+ * with the client's ClientHello. The server reads and discards it, and then greets. The third port expects two preambles.
  *
- * The clients go through three stages, so that the proxy can be weighed between any two of them. Each ends with one
- * line of JSON on stdout and goes on when a line comes on stdin:
+ * The clients go through three stages, so that the proxy can be measured between any two of them. Each stage ends with one
+ * line of JSON on stdout, and the next one starts when a line arrives on stdin:
  *
- *   ready    every session is logged in ("sessions" has nothing to do here but to get a first ticket)
- *   worked   the work is done, every session is still there
+ *   ready    every session is logged in ("sessions" only fetches a first ticket here)
+ *   worked   the work is done, and every session is still open
  *   closed   every session has ended
  *
- * A session that ends otherwise than its mode says has failed. The first reason goes to stderr, the number into the
- * JSON, and the exit code is 1. Wrong use is 2.
+ * A session that does not end as its mode demands has failed. The first reason goes to stderr, the number of failures into
+ * the JSON, and the exit code is 1. Wrong arguments give 2.
  *
  *   cc -O2 -Wall -Wextra -o load load.c wire.c -lssl -lcrypto     (OpenSSL 3.0 or later)
  */
@@ -46,34 +46,34 @@
 
 enum {
     SLICE_BYTES = 256 * 1024,
-    TURN_BYTES = 1024 * 1024,    /* of bulk, then the others have theirs */
-    STREAM_BYTES = 4 * 1024 * 1024, /* that a stream asks for at a time */
+    TURN_BYTES = 1024 * 1024,    /* of bulk, then the other sessions get their turn */
+    STREAM_BYTES = 4 * 1024 * 1024, /* of one transfer of a stream */
     EVENTS = 256,
-    HELLO_BYTES = 16 * 1024, /* room for our one ClientHello; OpenSSL's have some hundred bytes, post-quantum ones 1600 */
-    OPENING_AT_ONCE = 64,    /* sessions on their way to "ready": more would measure the listen queue */
-    STAGE_SECONDS = 120,     /* a stage that takes longer has sessions that hang */
+    HELLO_BYTES = 16 * 1024, /* room for the ClientHello; OpenSSL's have some hundred bytes, post-quantum ones 1600 */
+    OPENING_AT_ONCE = 64,    /* sessions that open at the same time: more would measure the listen queue */
+    STAGE_SECONDS = 120,     /* sessions hang if a stage takes longer */
 };
 
-/* ---------------------------------------------------------------- session: what both ends have in common */
+/* ---------------------------------------------------------------- session: what both ends share */
 
 enum state { LOGGING_IN, HELD, TRIPPING, MOVING, LEAVING, ENDING, GONE };
 
 struct session {
     struct wire wire;
-    void (*hear)(struct session *, const char *line);
-    int64_t to_send, to_swallow;     /* bulk that comes before the next line */
-    int64_t turn;                    /* bytes of bulk that may still be moved before others have their turn */
-    char reply[LINE_BYTES];          /* server: what is said once the bulk is through */
-    int preambles;                   /* server: so many come first, and how long they are has still to be read */
-    bool closing;                    /* server: close when everything is said */
-    size_t hello_left;               /* client: bytes of the hello that have not gone yet */
+    void (*on_line)(struct session *, const char *line);
+    int64_t to_send, to_discard;     /* bytes of bulk before the next line */
+    int64_t turn;                    /* bytes of bulk left in this turn */
+    char reply[LINE_BYTES];          /* server: the line to send after the bulk */
+    int preambles;                   /* server: preambles of which the size is still to be read */
+    bool closing;                    /* server: close when everything is sent */
+    size_t hello_left;               /* client: unsent bytes of the ClientHello */
     enum state state;                /* client */
-    double since;                    /* client: when the session, or this round trip, began */
+    double started_at;                    /* client: when the session, or this round trip, started */
 };
 
 static char bulk[SLICE_BYTES];
 
-static void bulk_moves(struct session *s, int64_t *left, size_t size)
+static void count_bulk(struct session *s, int64_t *left, size_t size)
 {
     *left -= (int64_t)size;
     s->turn -= (int64_t)size;
@@ -86,39 +86,39 @@ static size_t slice(int64_t left)
 
 static enum step send_bulk(struct session *s)
 {
-    size_t gone;
-    enum step step = wire_write(&s->wire, bulk, slice(s->to_send), &gone);
-    if (step == GO) bulk_moves(s, &s->to_send, gone);
+    size_t written;
+    enum step step = wire_write(&s->wire, bulk, slice(s->to_send), &written);
+    if (step == GO) count_bulk(s, &s->to_send, written);
     return step;
 }
 
-static enum step swallow_bulk(struct session *s)
+static enum step discard_bulk(struct session *s)
 {
-    static char away[SLICE_BYTES];
+    static char discarded[SLICE_BYTES];
     size_t got = s->wire.have;
-    if (got > 0) {                   /* its beginning came together with the line before it */
-        if ((int64_t)got > s->to_swallow) got = (size_t)s->to_swallow;
+    if (got > 0) {                   /* its first bytes arrived with the line before it */
+        if ((int64_t)got > s->to_discard) got = (size_t)s->to_discard;
         wire_drop(&s->wire, got);
     } else {
-        enum step step = wire_read(&s->wire, away, slice(s->to_swallow), &got);
+        enum step step = wire_read(&s->wire, discarded, slice(s->to_discard), &got);
         if (step != GO) return step;
     }
-    bulk_moves(s, &s->to_swallow, got);
+    count_bulk(s, &s->to_discard, got);
     return GO;
 }
 
 static char hello[HELLO_BYTES];
-static size_t hello_size;            /* 0: the clients send none */
+static size_t hello_size;            /* 0: the clients send no ClientHello */
 
 static enum step send_hello(struct session *s)
 {
-    size_t gone;
-    enum step step = wire_write(&s->wire, hello + hello_size - s->hello_left, s->hello_left, &gone);
-    if (step == GO) s->hello_left -= gone;
+    size_t written;
+    enum step step = wire_write(&s->wire, hello + hello_size - s->hello_left, s->hello_left, &written);
+    if (step == GO) s->hello_left -= written;
     return step;
 }
 
-/* The size of the preamble that begins so: 0 while that cannot be told, negative if it is none. */
+/* Return the size of a preamble by its first bytes: 0 if more are needed, negative if it is not a preamble. */
 static int64_t preamble_size(const char *in, size_t have)
 {
     const unsigned char *bytes = (const unsigned char *)in;
@@ -137,16 +137,16 @@ static int64_t preamble_size(const char *in, size_t have)
     }
 }
 
-static enum step measure_preamble(struct session *s)
+static enum step read_preamble_size(struct session *s)
 {
     int64_t size = preamble_size(s->wire.in, s->wire.have);
     if (!size) return wire_fill(&s->wire);
     if (size < 0) {
-        snprintf(fault, sizeof fault, "no preamble");
+        snprintf(fault, sizeof fault, "not a preamble");
         return BROKEN;
     }
     s->preambles--;
-    s->to_swallow = size;
+    s->to_discard = size;
     return GO;
 }
 
@@ -155,33 +155,33 @@ static enum step session_step(struct session *s)
     char line[LINE_BYTES];
     if (s->wire.handshaking) return wire_handshake(&s->wire);
     if (s->hello_left) return send_hello(s);
-    if (s->preambles && !s->to_swallow) return measure_preamble(s);
+    if (s->preambles && !s->to_discard) return read_preamble_size(s);
     enum step step = wire_flush(&s->wire);
     if (step != GO) return step;
     if (s->to_send) return send_bulk(s);
-    if (s->to_swallow) return swallow_bulk(s);
+    if (s->to_discard) return discard_bulk(s);
     if (s->reply[0]) {
-        wire_say(&s->wire, "%s", s->reply);
+        wire_printf(&s->wire, "%s", s->reply);
         s->reply[0] = 0;
         return GO;
     }
     if (s->closing) return ENDED;
     if (!wire_line(&s->wire, line)) return wire_fill(&s->wire);
-    s->hear(s, line);
+    s->on_line(s, line);
     return GO;
 }
 
-static bool turn_is_over(const struct session *s)
+static bool is_turn_over(const struct session *s)
 {
-    return s->turn <= 0 && (s->to_send || s->to_swallow) && !s->wire.queued;
+    return s->turn <= 0 && (s->to_send || s->to_discard) && !s->wire.queued;
 }
 
-/* Go on as far as the wire and the turn let it; how it stopped. */
+/* Go on until the wire blocks or the turn is used up, and return why it stopped. */
 static enum step session_drive(struct session *s)
 {
     enum step step = GO;
     s->turn = TURN_BYTES;
-    while (step == GO && s->state != GONE && !turn_is_over(s)) step = session_step(s);
+    while (step == GO && s->state != GONE && !is_turn_over(s)) step = session_step(s);
     if (step == GO && s->state != GONE) step = s->to_send ? AWAIT_ROOM : AWAIT_INPUT;
     if (step == AWAIT_INPUT || step == AWAIT_ROOM) wire_watch(&s->wire, step, s);
     return step;
@@ -194,18 +194,18 @@ struct port {
     int preambles;
 };
 
-static void server_hears(struct session *s, const char *line)
+static void server_on_line(struct session *s, const char *line)
 {
     char tag[32], verb[32] = "";
     long long amount = 0;
     if (sscanf(line, "%31s %31s %lld", tag, verb, &amount) < 2 || amount < 0) {
-        wire_say(&s->wire, "* BAD\r\n");
+        wire_printf(&s->wire, "* BAD\r\n");
     } else if (!strcasecmp(verb, "LOGOUT")) {
-        wire_say(&s->wire, "* BYE\r\n%s OK\r\n", tag);
+        wire_printf(&s->wire, "* BYE\r\n%s OK\r\n", tag);
         s->closing = true;
     } else {
         if (!strcasecmp(verb, "BULK")) s->to_send = amount;
-        if (!strcasecmp(verb, "SINK")) s->to_swallow = amount;
+        if (!strcasecmp(verb, "SINK")) s->to_discard = amount;
         snprintf(s->reply, sizeof s->reply, "%s OK\r\n", tag);
     }
 }
@@ -224,7 +224,7 @@ static void server_accept(const struct port *port)
     while (wire_accept(&wire, port->listener)) {
         struct session *s = zeroed(1, sizeof *s);
         s->wire = wire;
-        s->hear = server_hears;
+        s->on_line = server_on_line;
         s->preambles = port->preambles;
         snprintf(s->reply, sizeof s->reply, "* OK [CAPABILITY IMAP4rev1 IDLE] ready\r\n");
         server_drive(s);
@@ -235,7 +235,7 @@ static int server(void)
 {
     struct port ports[] = {{.preambles = 0}, {.preambles = 1}, {.preambles = 2}};
     enum { PORTS = sizeof ports / sizeof *ports };
-    char parent;                     /* only its address: stdin, which ends when the scale ends, however it does */
+    char parent;                     /* only its address counts: stdin closes when the benchmark ends, even if it is killed */
     struct epoll_event events[EVENTS], event = {.events = EPOLLIN, .data.ptr = &parent};
     epoll_ctl(poller, EPOLL_CTL_ADD, STDIN_FILENO, &event);
     for (int i = 0; i < PORTS; i++) printf("%d%c", wire_listen(&ports[i].listener, &ports[i]), i + 1 < PORTS ? ' ' : '\n');
@@ -271,23 +271,23 @@ static long opened, held, ended, failed;
 static double deadline;              /* of round trips and streams */
 static int64_t moved;                /* bytes of bulk that have arrived */
 static char negotiated[128] = "clear";
-static SSL_SESSION *ticket;          /* the newest one, to resume with */
+static SSL_SESSION *ticket;          /* the newest one, for the next session */
 static long handshakes, resumed, tickets;
 
 static double *samples;              /* seconds of each round trip, or of each session */
-static size_t sampled, sample_room;
+static size_t sample_count, sample_capacity;
 
 static void sample(double seconds)
 {
-    if (sampled == sample_room) {
-        sample_room = sample_room ? sample_room * 2 : 65536;
-        samples = realloc(samples, sample_room * sizeof *samples);
+    if (sample_count == sample_capacity) {
+        sample_capacity = sample_capacity ? sample_capacity * 2 : 65536;
+        samples = realloc(samples, sample_capacity * sizeof *samples);
         if (!samples) die("memory");
     }
-    samples[sampled++] = seconds;
+    samples[sample_count++] = seconds;
 }
 
-static void client_fails(struct session *s, const char *why)
+static void client_fail(struct session *s, const char *why)
 {
     static const char *const DURING[] = {"logging in", "waiting", "round trips", "bulk", "logout", "after logout"};
     if (!failed) fprintf(stderr, "session %ld, %s: %s\n", (long)(s - sessions) + 1, DURING[s->state], why);
@@ -297,70 +297,70 @@ static void client_fails(struct session *s, const char *why)
     wire_close(&s->wire);
 }
 
-static void client_ends(struct session *s)
+static void client_finish(struct session *s)
 {
     if (s->wire.ssl) SSL_shutdown(s->wire.ssl);
-    if (job.mode == SESSIONS) sample(now() - s->since);
+    if (job.mode == SESSIONS) sample(now() - s->started_at);
     s->state = GONE;
     ended++;
     wire_close(&s->wire);
 }
 
-static void client_holds(struct session *s)
+static void client_hold(struct session *s)
 {
     s->state = HELD;
     held++;
 }
 
-static bool sends(const struct session *s)
+static bool is_sender(const struct session *s)
 {
     return job.mode == BULK_UP || (job.mode == STREAMS && (s - sessions) % 2);
 }
 
-static void client_moves(struct session *s)
+static void start_bulk(struct session *s)
 {
     s->state = MOVING;
-    if (sends(s)) s->to_send = job.bytes;
-    else s->to_swallow = job.bytes;
-    wire_say(&s->wire, "b %s %lld\r\n", sends(s) ? "SINK" : "BULK", (long long)job.bytes);
+    if (is_sender(s)) s->to_send = job.bytes;
+    else s->to_discard = job.bytes;
+    wire_printf(&s->wire, "b %s %lld\r\n", is_sender(s) ? "SINK" : "BULK", (long long)job.bytes);
 }
 
-static void client_trips(struct session *s)
+static void start_round_trip(struct session *s)
 {
     s->state = TRIPPING;
-    s->since = now();
-    wire_say(&s->wire, "n NOOP\r\n");
+    s->started_at = now();
+    wire_printf(&s->wire, "n NOOP\r\n");
 }
 
-/* Then the server's end of file is waited for: it closes first, as mail servers do, and no port stays in TIME_WAIT here. */
-static void client_leaves(struct session *s)
+/* The server closes first, as mail servers do, so that no port of the client stays in TIME_WAIT. */
+static void start_logout(struct session *s)
 {
     s->state = LEAVING;
-    wire_say(&s->wire, "z LOGOUT\r\n");
+    wire_printf(&s->wire, "z LOGOUT\r\n");
 }
 
-static void client_hears(struct session *s, const char *line)
+static void client_on_line(struct session *s, const char *line)
 {
-    double heard;
+    double answered_at;
     switch (s->state) {
     case LOGGING_IN:
-        if (!strncmp(line, "* OK", 4)) wire_say(&s->wire, "a LOGIN user password\r\n");
+        if (!strncmp(line, "* OK", 4)) wire_printf(&s->wire, "a LOGIN user password\r\n");
         else if (strcmp(line, "a OK") != 0) break;
-        else if (job.mode == SESSIONS) client_leaves(s);
-        else client_holds(s);
+        else if (job.mode == SESSIONS) start_logout(s);
+        else client_hold(s);
         return;
     case TRIPPING:
         if (strcmp(line, "n OK") != 0) break;
-        heard = now();
-        sample(heard - s->since);
-        if (heard < deadline) client_trips(s);
-        else client_holds(s);
+        answered_at = now();
+        sample(answered_at - s->started_at);
+        if (answered_at < deadline) start_round_trip(s);
+        else client_hold(s);
         return;
     case MOVING:
         if (strcmp(line, "b OK") != 0) break;
         moved += job.bytes;
-        if (job.mode == STREAMS && now() < deadline) client_moves(s);
-        else client_holds(s);
+        if (job.mode == STREAMS && now() < deadline) start_bulk(s);
+        else client_hold(s);
         return;
     case LEAVING:
         if (!strcmp(line, "z OK")) s->state = ENDING;
@@ -369,7 +369,7 @@ static void client_hears(struct session *s, const char *line)
     case HELD: case ENDING: case GONE:
         break;
     }
-    client_fails(s, "an answer that does not belong here");
+    client_fail(s, "unexpected answer");
 }
 
 static void note_tls(SSL *ssl)
@@ -381,8 +381,8 @@ static void note_tls(SSL *ssl)
     resumed += SSL_session_reused(ssl);
 }
 
-/* A copy is kept: OpenSSL goes on writing to its own. It keeps that, says the 0. */
-static int client_gets_ticket(SSL *ssl, SSL_SESSION *session)
+/* Keep a copy, because OpenSSL goes on writing to the original. Returning 0 leaves that to OpenSSL. */
+static int on_new_ticket(SSL *ssl, SSL_SESSION *session)
 {
     (void)ssl;
     tickets++;
@@ -392,7 +392,7 @@ static int client_gets_ticket(SSL *ssl, SSL_SESSION *session)
     return 0;
 }
 
-static void client_resumes(struct session *s)
+static void resume_session(struct session *s)
 {
     SSL_SESSION *copy = SSL_SESSION_dup(ticket);
     SSL_set_session(s->wire.ssl, copy);
@@ -404,54 +404,54 @@ static void client_drive(struct session *s)
     bool was_handshaking = s->wire.handshaking;
     enum step step = session_drive(s);
     if (was_handshaking && !s->wire.handshaking && s->wire.ssl) note_tls(s->wire.ssl);
-    if (step == BROKEN) client_fails(s, fault);
-    else if (step == ENDED && s->state == ENDING) client_ends(s);
-    else if (step == ENDED) client_fails(s, "closed by the proxy");
+    if (step == BROKEN) client_fail(s, fault);
+    else if (step == ENDED && s->state == ENDING) client_finish(s);
+    else if (step == ENDED) client_fail(s, "closed by the proxy");
 }
 
-static void client_opens(void)
+static void open_client(void)
 {
     struct session *s = &sessions[opened++];
-    s->hear = client_hears;
-    s->since = now();
+    s->on_line = client_on_line;
+    s->started_at = now();
     s->hello_left = hello_size;
     if (!wire_connect(&s->wire, job.port, tls)) {
-        client_fails(s, strerror(errno));
+        client_fail(s, strerror(errno));
         return;
     }
-    if (ticket) client_resumes(s);
-    wire_watch(&s->wire, AWAIT_ROOM, s);     /* connected: then the first step is tried */
+    if (ticket) resume_session(s);
+    wire_watch(&s->wire, AWAIT_ROOM, s);     /* connected when writable */
 }
 
 /* ---------------------------------------------------------------- stages */
 
-static long under_way(void)
+static long in_progress(void)
 {
     return opened - held - ended - failed;
 }
 
-static void time_is_up(void)
+static void fail_unfinished(void)
 {
     for (long i = 0; i < opened; i++)
-        if (sessions[i].state != HELD && sessions[i].state != GONE) client_fails(&sessions[i], "the time is up");
-    failed += job.count - opened;            /* never begun */
+        if (sessions[i].state != HELD && sessions[i].state != GONE) client_fail(&sessions[i], "timed out");
+    failed += job.count - opened;            /* never started */
     opened = job.count;
 }
 
-/* Open what is not open yet, and drive every session until it is held again, has ended, or failed. */
+/* Open the missing sessions, and drive every session until it is held again, has ended, or has failed. */
 static void stage_drive(void)
 {
     struct epoll_event events[EVENTS];
-    double limit = now() + STAGE_SECONDS;
+    double stage_deadline = now() + STAGE_SECONDS;
     for (;;) {
-        while (opened < job.count && under_way() < job.at_once) client_opens();
-        if (!under_way() && opened == job.count) return;
+        while (opened < job.count && in_progress() < job.at_once) open_client();
+        if (!in_progress() && opened == job.count) return;
         int n = epoll_wait(poller, events, EVENTS, 1000);
         for (int i = 0; i < n; i++) {
             struct session *s = events[i].data.ptr;
             if (s->state != GONE) client_drive(s);
         }
-        if (now() > limit) time_is_up();
+        if (now() > stage_deadline) fail_unfinished();
     }
 }
 
@@ -459,22 +459,22 @@ static void begin_work(struct session *s)
 {
     held--;
     if (job.mode == TRIPS) {
-        client_trips(s);
+        start_round_trip(s);
         return;
     }
-    client_moves(s);
+    start_bulk(s);
 }
 
-/* Nothing may have come for a silent session: neither its end, nor a reset. */
+/* An idle session must not have been closed or reset. */
 static void check_idle(struct session *s)
 {
     char byte;
     ssize_t n = recv(s->wire.fd, &byte, 1, MSG_PEEK);
-    if (n == 0) client_fails(s, "closed by the proxy");
-    if (n < 0 && errno != EAGAIN) client_fails(s, strerror(errno));
+    if (n == 0) client_fail(s, "closed by the proxy");
+    if (n < 0 && errno != EAGAIN) client_fail(s, strerror(errno));
 }
 
-static void with_each_held(void (*what)(struct session *), bool drive)
+static void for_each_held(void (*what)(struct session *), bool drive)
 {
     for (long i = 0; i < opened; i++) {
         if (sessions[i].state != HELD) continue;
@@ -483,21 +483,21 @@ static void with_each_held(void (*what)(struct session *), bool drive)
     }
 }
 
-static void say_goodbye(struct session *s)
+static void log_out(struct session *s)
 {
     held--;
-    client_leaves(s);
+    start_logout(s);
 }
 
 static void stage_work(void)
 {
     deadline = now() + job.seconds;
-    if (job.mode == IDLE) with_each_held(check_idle, false);
-    else if (job.mode != SESSIONS) with_each_held(begin_work, true);
+    if (job.mode == IDLE) for_each_held(check_idle, false);
+    else if (job.mode != SESSIONS) for_each_held(begin_work, true);
     stage_drive();
 }
 
-static int by_size(const void *a, const void *b)
+static int compare_doubles(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
@@ -505,10 +505,10 @@ static int by_size(const void *a, const void *b)
 
 static double percentile(double part)
 {
-    return sampled ? samples[(size_t)((double)(sampled - 1) * part)] : 0;
+    return sample_count ? samples[(size_t)((double)(sample_count - 1) * part)] : 0;
 }
 
-struct beginning { double wall, processor; };
+struct stage_start { double wall, processor; };
 
 static double processor_time(void)
 {
@@ -517,31 +517,31 @@ static double processor_time(void)
     return (double)(used.ru_utime.tv_sec + used.ru_stime.tv_sec) + (double)(used.ru_utime.tv_usec + used.ru_stime.tv_usec) / 1e6;
 }
 
-static struct beginning begin_stage(void)
+static struct stage_start begin_stage(void)
 {
-    return (struct beginning){now(), processor_time()};
+    return (struct stage_start){now(), processor_time()};
 }
 
-static void report(const char *stage, struct beginning since)
+static void report(const char *stage, struct stage_start started_at)
 {
-    double seconds = now() - since.wall;
-    if (sampled) qsort(samples, sampled, sizeof *samples, by_size);
+    double seconds = now() - started_at.wall;
+    if (sample_count) qsort(samples, sample_count, sizeof *samples, compare_doubles);
     printf("{\"stage\": \"%s\", \"seconds\": %.6f, \"processor_seconds\": %.6f, ", stage, seconds,
-           processor_time() - since.processor);
+           processor_time() - started_at.processor);
     printf("\"held\": %ld, \"ended\": %ld, \"failed\": %ld, \"bytes\": %lld, ", held, ended, failed, (long long)moved);
     printf("\"negotiated\": \"%s\", \"handshakes\": %ld, \"resumed\": %ld, \"tickets\": %ld, ", negotiated, handshakes,
            resumed, tickets);
-    printf("\"samples\": %zu, \"p50\": %.9f, \"p99\": %.9f}\n", sampled, percentile(.50), percentile(.99));
+    printf("\"samples\": %zu, \"p50\": %.9f, \"p99\": %.9f}\n", sample_count, percentile(.50), percentile(.99));
     fflush(stdout);
 }
 
-static void await_line(void)
+static void wait_for_line(void)
 {
     char line[LINE_BYTES];
     if (!fgets(line, sizeof line, stdin)) exit(1);
 }
 
-/* One session by itself, with a full handshake; nothing else is counted. */
+/* Run one session with a full handshake. It is not counted. */
 static void get_first_ticket(void)
 {
     long count = job.count;
@@ -554,33 +554,33 @@ static void get_first_ticket(void)
     job.count = count;
     memset(sessions, 0, sizeof *sessions);
     opened = ended = handshakes = resumed = tickets = 0;
-    sampled = 0;
+    sample_count = 0;
 }
 
 static int clients(void)
 {
-    struct beginning since = begin_stage();
+    struct stage_start started_at = begin_stage();
     sessions = zeroed((size_t)job.count, sizeof *sessions);
     if (job.mode != SESSIONS) stage_drive();
     else if (job.resume) get_first_ticket();
-    report("ready", since);
-    await_line();
+    report("ready", started_at);
+    wait_for_line();
 
-    since = begin_stage();
+    started_at = begin_stage();
     stage_work();
-    report("worked", since);
-    await_line();
+    report("worked", started_at);
+    wait_for_line();
 
-    since = begin_stage();
-    with_each_held(say_goodbye, true);
+    started_at = begin_stage();
+    for_each_held(log_out, true);
     stage_drive();
-    report("closed", since);
+    report("closed", started_at);
     return failed > 0;
 }
 
 /* ---------------------------------------------------------------- command line */
 
-static int wrong_use(void)
+static int usage_error(void)
 {
     fprintf(stderr, "usage: load server | load MODE PORT --count N [--at-once N] [--seconds S] [--bytes B] "
                     "[--tls | --resume | --hello] [--tls-1.2]\n");
@@ -590,21 +590,21 @@ static int wrong_use(void)
 static void count_tickets(void)
 {
     SSL_CTX_set_session_cache_mode(tls, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
-    SSL_CTX_sess_set_new_cb(tls, client_gets_ticket);
+    SSL_CTX_sess_set_new_cb(tls, on_new_ticket);
 }
 
-/* One for all sessions: OpenSSL begins a handshake into the void. */
+/* Make the ClientHello for all sessions: OpenSSL starts a handshake with memory BIOs. */
 static void prepare_hello(void)
 {
     SSL_CTX *context = SSL_CTX_new(TLS_client_method());
     SSL *ssl = context ? SSL_new(context) : NULL;
     BIO *in = BIO_new(BIO_s_mem()), *out = BIO_new(BIO_s_mem());
-    if (!ssl || !in || !out) die("the hello");
+    if (!ssl || !in || !out) die("ClientHello");
     SSL_set_bio(ssl, in, out);
     SSL_set_tlsext_host_name(ssl, SERVER_NAME);
     SSL_set_connect_state(ssl);
-    SSL_do_handshake(ssl);                   /* stops where it wants an answer */
-    if (!BIO_read_ex(out, hello, sizeof hello, &hello_size)) die("the hello");
+    SSL_do_handshake(ssl);                   /* stops when it needs an answer */
+    if (!BIO_read_ex(out, hello, sizeof hello, &hello_size)) die("ClientHello");
     SSL_free(ssl);
     SSL_CTX_free(context);
 }
@@ -660,6 +660,6 @@ int main(int argc, char **argv)
     if (poller < 0) die("epoll_create");
     prepare_bulk();
     if (argc == 2 && !strcmp(argv[1], "server")) return server();
-    if (!read_options(argc, argv) || !read_job(argv[optind], argv[optind + 1])) return wrong_use();
+    if (!read_options(argc, argv) || !read_job(argv[optind], argv[optind + 1])) return usage_error();
     return clients();
 }

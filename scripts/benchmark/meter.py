@@ -1,4 +1,4 @@
-"""The meter: what a process tree has used, and what it holds open."""
+"""The meter: what a process tree has used, and the descriptors that it holds."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from faults import Fault
+from errors import MeasurementError
 
-REST_SECONDS = 5.0
+IDLE_TIMEOUT_SECONDS = 5.0
+# A tree counts as idle when it uses less than half a millisecond in 50.
+IDLE_SAMPLE_SECONDS, IDLE_MAX_NS = 0.05, 500_000
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """Descriptors of a process tree, and how many of them are ends of pipes."""
+class OpenDescriptors:
+    """The descriptors of a process tree, and how many of them are ends of pipes."""
 
     descriptors: int
     pipes: int
@@ -24,22 +26,28 @@ class Held:
 
 @dataclass(slots=True)
 class Meter:
-    """Reads what a process tree has used. A process or thread that has ended keeps what was last seen of it."""
+    """Reads what a process tree has used. Processes and threads that have ended keep their last value.
+
+    Attributes:
+        root: The id of the first process.
+        threads: Processor time in nanoseconds, by process and thread.
+        ticks: Ticks in user mode and in the system, by process.
+    """
 
     root: int
-    threads: dict[tuple[int, int], int] = field(default_factory=dict)  # (process, thread) -> ns
-    ticks: dict[int, tuple[int, int]] = field(default_factory=dict)  # process -> in user mode, in the system
+    threads: dict[tuple[int, int], int] = field(default_factory=dict)
+    ticks: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     def processes(self) -> list[int]:
-        found = [self.root]
-        for pid in found:
+        pids = [self.root]
+        for pid in pids:
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 for thread in Path(f"/proc/{pid}/task").iterdir():
-                    found += [int(child) for child in (thread / "children").read_text().split()]
-        return found
+                    pids += [int(child) for child in (thread / "children").read_text().split()]
+        return pids
 
     def cpu_ns(self) -> int:
-        """Processor time so far."""
+        """Return the processor time so far."""
         for pid in self.processes():
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 for thread in Path(f"/proc/{pid}/task").iterdir():
@@ -47,46 +55,54 @@ class Meter:
         return sum(self.threads.values())
 
     def system_ns(self) -> int:
-        """How much of it was spent in system calls. The kernel tells that by samples: good for a second, not for a call."""
+        """Return the part of the processor time that was spent in system calls.
+
+        The kernel estimates it by samples, so it is good for a second of work and not for a single call.
+        """
         for pid in self.processes():
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-                self.ticks[pid] = (int(words[11]), int(words[12]))
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                self.ticks[pid] = (int(fields[11]), int(fields[12]))
         return sum(system for _, system in self.ticks.values()) * TICK_NS
 
     def memory_kib(self) -> int:
+        """Return the proportional share of memory (Pss)."""
         total = 0
         for pid in self.processes():
             try:
                 text = Path(f"/proc/{pid}/smaps_rollup").read_text()
             except OSError as error:
-                raise Fault(f"the memory of process {pid} cannot be read: {error.strerror}") from None
+                raise MeasurementError(
+                    f"the memory of process {pid} cannot be read: {error.strerror}"
+                ) from None
             total += sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:"))
         return total
 
-    def held(self) -> Held:
+    def open_descriptors(self) -> OpenDescriptors:
         descriptors = pipes = 0
         for pid in self.processes():
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 for entry in Path(f"/proc/{pid}/fd").iterdir():
-                    with contextlib.suppress(FileNotFoundError):  # closed since
+                    with contextlib.suppress(FileNotFoundError):  # closed in the meantime
                         pipes += str(entry.readlink()).startswith("pipe:")
                         descriptors += 1
-        return Held(descriptors, pipes)
+        return OpenDescriptors(descriptors, pipes)
 
-    def await_rest(self) -> int:
-        """Until what the last stage left behind is done: under half a millisecond used in 50. The time used so far."""
-        deadline = time.monotonic() + REST_SECONDS
+    def wait_until_idle(self) -> int:
+        """Wait until the work of the last stage is finished, and return the processor time so far."""
+        deadline = time.monotonic() + IDLE_TIMEOUT_SECONDS
         used = self.cpu_ns()
         while time.monotonic() < deadline:
-            time.sleep(0.05)
+            time.sleep(IDLE_SAMPLE_SECONDS)
             before, used = used, self.cpu_ns()
-            if used - before < 500_000:
+            if used - before < IDLE_MAX_NS:
                 return used
-        raise Fault(f"it does not come to rest within {REST_SECONDS:.0f} s of the last byte")
+        raise MeasurementError(
+            f"the proxy is still busy {IDLE_TIMEOUT_SECONDS:.0f} s after the last byte of the load"
+        )
 
 
 def idle_ns() -> int:
-    """Time that the machine's processors have had nothing to do, all together."""
-    words = Path("/proc/stat").read_text().split(maxsplit=6)
-    return (int(words[4]) + int(words[5])) * TICK_NS
+    """Return how long the machine's processors have been idle, all together."""
+    fields = Path("/proc/stat").read_text().split(maxsplit=6)
+    return (int(fields[4]) + int(fields[5])) * TICK_NS

@@ -1,15 +1,15 @@
-/* Mixed bytes: both ends of many sessions through a proxy, in clear and under TLS, and every byte that arrives compared.
+/* Mixed traffic: both ends of many sessions through a proxy, in clear and under TLS. Every byte that arrives is compared.
  *
  *   mixed --bytes B [--at-once N] [--seed S]
  *
- * Prints the port that its servers listen on and waits for a line with two of the proxy's ports, one where clients come in
- * clear and one where they speak TLS. Then sessions come and go until B bytes have moved, both directions together. Last
- * it prints one line of JSON. The exit code is 1 if a session failed; the first reason is on stderr.
+ * Prints the port that its servers listen on, and reads a line with two ports of the proxy: one for clear clients, one for
+ * TLS clients. Then it runs sessions until B bytes have moved, in both directions together, and prints one line of JSON. The
+ * exit code is 1 if a session failed. The first reason goes to stderr.
  *
- * What is sent follows from a key by calculation, so the other end knows what must come: a byte that is wrong, lost, doubled
- * or out of place is seen where it comes. Sizes are from nothing to 64 MiB, the small ones as frequent as the large; either
- * end stops writing or reading for a moment now and then; one direction ends and the other goes on. Under TLS it is always
- * the client that ends first: what a client sends while its server ends may be lost there, which is said elsewhere.
+ * The bytes of a direction are computed from a key, so the other end knows them: a byte that is wrong, lost, doubled or out
+ * of place is noticed where it arrives. Sizes are from 0 to 64 MiB, with each power of two as frequent as the others. Both
+ * ends stop writing or reading for a moment now and then. One direction ends and the other goes on. Under TLS the client
+ * always closes first, because what a client sends while its server closes may be lost there.
  */
 #define _GNU_SOURCE
 #include "wire.h"
@@ -28,54 +28,55 @@
 
 enum {
     SLICE_BYTES = 256 * 1024,
-    TURN_BYTES = 1024 * 1024,    /* then the others have theirs */
+    TURN_BYTES = 1024 * 1024,    /* then the other ends get their turn */
     LARGEST_POWER = 26,          /* 64 MiB */
     EMPTY_ONE_IN = 16,           /* directions that carry nothing */
-    STALL_ONE_IN = 256,          /* moves after which an end stops for a moment */
-    NUMBER_BYTES = 8,            /* a client's first bytes, by which its server's end knows the session */
+    STALL_ONE_IN = 256,          /* reads or writes after which an end pauses */
+    NUMBER_BYTES = 8,            /* a client's first bytes, which tell the server's end which session it is */
     EVENTS = 256,
     TICK_MS = 5,
 };
-static const double STALL_SECONDS = 0.03, SILENT_SECONDS = 30;   /* the longest stall; without a byte that long: starved */
+static const double STALL_SECONDS = 0.03;    /* the longest stall */
+static const double MAX_IDLE_SECONDS = 30;   /* a session without a byte for this long is starved */
 
-enum order { CLIENT_ENDS_FIRST, SERVER_ENDS_FIRST, EACH_BY_ITSELF };
+enum order { CLIENT_ENDS_FIRST, SERVER_ENDS_FIRST, INDEPENDENT };
 
-struct way {                     /* one direction */
+struct direction {
     uint64_t key;
-    int64_t number;              /* that comes first; negative: none */
-    int64_t size, sent, heard;
-    size_t offered;              /* TLS: a write that must be tried again with as much */
-    double waiting_since;        /* bytes have been sent that have not come; 0: none */
-    bool end_said, end_heard;
+    int64_t number;              /* sent first; negative: none */
+    int64_t size, sent, received;
+    size_t offered;              /* TLS: size of a blocked write, which must be repeated with the same size */
+    double waiting_since;        /* bytes are on their way since then; 0: none */
+    bool eof_sent, eof_received;
 };
 
 struct end {
     struct wire wire;
-    struct session *session;     /* NULL: the server's, and the number has not come yet */
+    struct session *session;     /* NULL: a server's end whose number has not arrived yet */
     unsigned char number[NUMBER_BYTES];
-    size_t number_has;
-    double silent_until, deaf_until;
+    size_t number_size;
+    double send_paused_until, receive_paused_until;
     bool is_client, gone;
 };
 
 struct session {
     struct end *client, *server;
-    struct way up, down;
+    struct direction up, down;
     enum order order;
     double moved_at;
-    long place;                  /* in "sessions" */
+    long index;                  /* in "sessions" */
 };
 
 static struct { int64_t bytes; long at_once; uint64_t seed; int clear_port, tls_port; } job = {.at_once = 32, .seed = 1};
 static struct session **sessions;
-static struct end **ends;        /* all that are open, and those that are gone until the next sweep */
+static struct end **ends;        /* the open ones, and closed ones until the next sweep */
 static size_t ends_open, ends_room;
 static int64_t planned, next_number;
 static long opened, opened_tls, finished, failed, half_closed, stalls;
-static int64_t heard_up, heard_down;
+static int64_t received_up, received_down;
 static double longest_wait;
 
-/* ---------------------------------------------------------------- chance and what follows from a key */
+/* ---------------------------------------------------------------- random numbers, and the bytes of a key */
 
 static uint64_t mix(uint64_t x)  /* splitmix64 */
 {
@@ -84,45 +85,45 @@ static uint64_t mix(uint64_t x)  /* splitmix64 */
     return x ^ x >> 31;
 }
 
-static uint64_t dice(void)
+static uint64_t random_u64(void)
 {
     return mix(job.seed += 0x9e3779b97f4a7c15);
 }
 
 static bool one_in(uint64_t n)
 {
-    return dice() % n == 0;
+    return random_u64() % n == 0;
 }
 
-static double part(void)
+static double random_fraction(void)
 {
-    return (double)(dice() >> 11) / (double)(1ull << 53);
+    return (double)(random_u64() >> 11) / (double)(1ull << 53);
 }
 
-/* Up to the power of two, each power as frequent as the others. */
-static int64_t any_size(int power)
+/* Return a size up to the power of two, each power as frequent as the others. */
+static int64_t random_size(int power)
 {
-    return (int64_t)exp2(part() * power);
+    return (int64_t)exp2(random_fraction() * power);
 }
 
-/* These bytes of a direction; the room is the caller's until the next call. */
-static const unsigned char *bytes_of(const struct way *way, int64_t at, size_t size)
+/* Return these bytes of a direction. They are valid until the next call. */
+static const unsigned char *bytes_of(const struct direction *direction, int64_t at, size_t size)
 {
     static uint64_t words[SLICE_BYTES / 8 + 2];
     uint64_t first = (uint64_t)at / 8, count = ((uint64_t)at % 8 + size + 7) / 8;
-    for (uint64_t i = 0; i < count; i++) words[i] = mix(way->key + (first + i) * 0x9e3779b97f4a7c15);
-    if (!first && way->number >= 0) words[0] = (uint64_t)way->number;
+    for (uint64_t i = 0; i < count; i++) words[i] = mix(direction->key + (first + i) * 0x9e3779b97f4a7c15);
+    if (!first && direction->number >= 0) words[0] = (uint64_t)direction->number;
     return (unsigned char *)words + at % 8;
 }
 
 /* ---------------------------------------------------------------- ends */
 
-static struct way *out_of(const struct end *e)
+static struct direction *outgoing(const struct end *e)
 {
     return e->is_client ? &e->session->up : &e->session->down;
 }
 
-static struct way *into(const struct end *e)
+static struct direction *incoming(const struct end *e)
 {
     return e->is_client ? &e->session->down : &e->session->up;
 }
@@ -139,60 +140,60 @@ static struct end *new_end(struct wire wire)
     return ends[ends_open++] = e;
 }
 
-static void end_goes(struct end *e)
+static void close_end(struct end *e)
 {
     if (!e || e->gone) return;
     e->gone = true;
     wire_close(&e->wire);
 }
 
-static void session_goes(struct session *s)
+static void close_session(struct session *s)
 {
-    end_goes(s->client);
-    end_goes(s->server);
-    sessions[s->place] = NULL;
+    close_end(s->client);
+    close_end(s->server);
+    sessions[s->index] = NULL;
     if (s->client) s->client->session = NULL;
     if (s->server) s->server->session = NULL;
     free(s);
 }
 
-static void session_fails(struct session *s, const char *why)
+static void fail_session(struct session *s, const char *why)
 {
     if (!failed++)
         fprintf(stderr, "session %lld, %s, %lld of %lld bytes up, %lld of %lld down: %s\n", (long long)s->up.number,
-                s->client->wire.ssl ? "TLS" : "clear", (long long)s->up.heard, (long long)s->up.size,
-                (long long)s->down.heard, (long long)s->down.size, why);
-    session_goes(s);
+                s->client->wire.ssl ? "TLS" : "clear", (long long)s->up.received, (long long)s->up.size,
+                (long long)s->down.received, (long long)s->down.size, why);
+    close_session(s);
 }
 
-static void end_fails(struct end *e, const char *why)
+static void fail_end(struct end *e, const char *why)
 {
     if (e->session) {
-        session_fails(e->session, why);
+        fail_session(e->session, why);
         return;
     }
-    if (!failed++) fprintf(stderr, "a server's end before it had its number: %s\n", why);
-    end_goes(e);
+    if (!failed++) fprintf(stderr, "a server's end before its number arrived: %s\n", why);
+    close_end(e);
 }
 
 static void stall(double *until)
 {
     if (!one_in(STALL_ONE_IN)) return;
-    *until = now() + part() * STALL_SECONDS;
+    *until = now() + random_fraction() * STALL_SECONDS;
     stalls++;
 }
 
-/* ---------------------------------------------------------------- hearing */
+/* ---------------------------------------------------------------- receiving */
 
-/* The server's end learns which session it belongs to. */
-static enum step hear_number(struct end *e)
+/* Find out which session a server's end belongs to. */
+static enum step receive_number(struct end *e)
 {
     size_t got;
-    enum step step = wire_read(&e->wire, e->number + e->number_has, NUMBER_BYTES - e->number_has, &got);
-    if (step == ENDED) snprintf(fault, sizeof fault, "an end before any byte");
+    enum step step = wire_read(&e->wire, e->number + e->number_size, NUMBER_BYTES - e->number_size, &got);
+    if (step == ENDED) snprintf(fault, sizeof fault, "closed before any byte");
     if (step != GO) return step == ENDED ? BROKEN : step;
-    e->number_has += got;
-    if (e->number_has < NUMBER_BYTES) return GO;
+    e->number_size += got;
+    if (e->number_size < NUMBER_BYTES) return GO;
     int64_t number;
     memcpy(&number, e->number, sizeof number);
     for (long i = 0; i < job.at_once; i++) {
@@ -200,61 +201,61 @@ static enum step hear_number(struct end *e)
         if (!s || s->up.number != number || s->server) continue;
         e->session = s;
         s->server = e;
-        s->up.heard = NUMBER_BYTES;
+        s->up.received = NUMBER_BYTES;
         return GO;
     }
     snprintf(fault, sizeof fault, "no session has the number %lld", (long long)number);
     return BROKEN;
 }
 
-static void note_heard(struct session *s, struct way *way, size_t got)
+static void count_received(struct session *s, struct direction *direction, size_t got)
 {
-    const struct way *other = way == &s->up ? &s->down : &s->up;
+    const struct direction *other = direction == &s->up ? &s->down : &s->up;
     double at = now();
-    if (way->waiting_since && at - way->waiting_since > longest_wait) longest_wait = at - way->waiting_since;
-    way->heard += (int64_t)got;
-    way->waiting_since = way->sent > way->heard ? at : 0;
+    if (direction->waiting_since && at - direction->waiting_since > longest_wait) longest_wait = at - direction->waiting_since;
+    direction->received += (int64_t)got;
+    direction->waiting_since = direction->sent > direction->received ? at : 0;
     s->moved_at = at;
-    *(way == &s->up ? &heard_up : &heard_down) += (int64_t)got;
-    if (other->end_heard && way->heard == way->size) half_closed++;
+    *(direction == &s->up ? &received_up : &received_down) += (int64_t)got;
+    if (other->eof_received && direction->received == direction->size) half_closed++;
 }
 
-static enum step hear(struct end *e, size_t *got)
+static enum step receive_bytes(struct end *e, size_t *got)
 {
-    static unsigned char heard[SLICE_BYTES];
+    static unsigned char buffer[SLICE_BYTES];
     *got = 0;
-    if (!e->session) return hear_number(e);
-    struct way *way = into(e);
-    /* OpenSSL would keep the rest of a record where the poller does not see it */
-    size_t room = e->wire.ssl ? SLICE_BYTES : (size_t)any_size(18);
-    enum step step = wire_read(&e->wire, heard, room, got);
-    if (step == ENDED && way->heard < way->size) {
-        snprintf(fault, sizeof fault, "the %s heard an end too early", e->is_client ? "client" : "server");
+    if (!e->session) return receive_number(e);
+    struct direction *direction = incoming(e);
+    /* With a smaller buffer, OpenSSL would keep the rest of a record, and epoll would not report it. */
+    size_t room = e->wire.ssl ? SLICE_BYTES : (size_t)random_size(18);
+    enum step step = wire_read(&e->wire, buffer, room, got);
+    if (step == ENDED && direction->received < direction->size) {
+        snprintf(fault, sizeof fault, "the %s was closed too early", e->is_client ? "client" : "server");
         return BROKEN;
     }
-    if (step == ENDED) way->end_heard = true;
+    if (step == ENDED) direction->eof_received = true;
     if (step != GO) return step;
-    if (way->heard + (int64_t)*got > way->size || memcmp(heard, bytes_of(way, way->heard, *got), *got) != 0) {
-        snprintf(fault, sizeof fault, "the %s heard other bytes than were sent", e->is_client ? "client" : "server");
+    if (direction->received + (int64_t)*got > direction->size || memcmp(buffer, bytes_of(direction, direction->received, *got), *got) != 0) {
+        snprintf(fault, sizeof fault, "the %s received other bytes than were sent", e->is_client ? "client" : "server");
         return BROKEN;
     }
-    note_heard(e->session, way, *got);
-    if (!e->wire.ssl || !SSL_pending(e->wire.ssl)) stall(&e->deaf_until);
+    count_received(e->session, direction, *got);
+    if (!e->wire.ssl || !SSL_pending(e->wire.ssl)) stall(&e->receive_paused_until);
     return GO;
 }
 
-/* ---------------------------------------------------------------- saying */
+/* ---------------------------------------------------------------- sending */
 
-static bool may_end(const struct end *e)
+static bool may_close(const struct end *e)
 {
     switch (e->session->order) {
-    case CLIENT_ENDS_FIRST: return e->is_client || into(e)->end_heard;
-    case SERVER_ENDS_FIRST: return !e->is_client || into(e)->end_heard;
+    case CLIENT_ENDS_FIRST: return e->is_client || incoming(e)->eof_received;
+    case SERVER_ENDS_FIRST: return !e->is_client || incoming(e)->eof_received;
     default: return true;
     }
 }
 
-static enum step say_end(struct end *e)
+static enum step send_eof(struct end *e)
 {
     if (!e->wire.ssl) {
         shutdown(e->wire.fd, SHUT_WR);
@@ -263,33 +264,33 @@ static enum step say_end(struct end *e)
         int result = SSL_shutdown(e->wire.ssl);
         if (result < 0 && SSL_get_error(e->wire.ssl, result) == SSL_ERROR_WANT_WRITE) return AWAIT_ROOM;
     }
-    out_of(e)->end_said = true;
+    outgoing(e)->eof_sent = true;
     return GO;
 }
 
-static bool has_to_say(const struct end *e)
+static bool has_data_to_send(const struct end *e)
 {
-    const struct way *way = e->session ? out_of(e) : NULL;
-    return way && !way->end_said && (way->sent < way->size || may_end(e));
+    const struct direction *direction = e->session ? outgoing(e) : NULL;
+    return direction && !direction->eof_sent && (direction->sent < direction->size || may_close(e));
 }
 
-static enum step say(struct end *e, size_t *gone)
+static enum step send_bytes(struct end *e, size_t *written)
 {
-    struct way *way = out_of(e);
-    *gone = 0;
-    if (way->sent == way->size) return say_end(e);
-    int64_t size = way->offered ? (int64_t)way->offered : any_size(18);
-    if (size > way->size - way->sent) size = way->size - way->sent;
-    enum step step = wire_write(&e->wire, bytes_of(way, way->sent, (size_t)size), (size_t)size, gone);
-    way->offered = step == GO ? 0 : (size_t)size;
+    struct direction *direction = outgoing(e);
+    *written = 0;
+    if (direction->sent == direction->size) return send_eof(e);
+    int64_t size = direction->offered ? (int64_t)direction->offered : random_size(18);
+    if (size > direction->size - direction->sent) size = direction->size - direction->sent;
+    enum step step = wire_write(&e->wire, bytes_of(direction, direction->sent, (size_t)size), (size_t)size, written);
+    direction->offered = step == GO ? 0 : (size_t)size;
     if (step == ENDED) {
-        snprintf(fault, sizeof fault, "no more may be said");
+        snprintf(fault, sizeof fault, "closed for writing");
         return BROKEN;
     }
     if (step != GO) return step;
-    way->sent += (int64_t)*gone;
-    if (!way->waiting_since) way->waiting_since = now();
-    stall(&e->silent_until);
+    direction->sent += (int64_t)*written;
+    if (!direction->waiting_since) direction->waiting_since = now();
+    stall(&e->send_paused_until);
     return GO;
 }
 
@@ -297,20 +298,20 @@ static enum step say(struct end *e, size_t *gone)
 
 static bool is_done(const struct end *e)
 {
-    return e->session && out_of(e)->end_said && into(e)->end_heard;
+    return e->session && outgoing(e)->eof_sent && incoming(e)->eof_received;
 }
 
-static bool hears(const struct end *e)
+static bool wants_receive(const struct end *e)
 {
-    return !(e->session && into(e)->end_heard) && now() >= e->deaf_until;
+    return !(e->session && incoming(e)->eof_received) && now() >= e->receive_paused_until;
 }
 
-static bool says(const struct end *e)
+static bool wants_send(const struct end *e)
 {
-    return has_to_say(e) && now() >= e->silent_until;
+    return has_data_to_send(e) && now() >= e->send_paused_until;
 }
 
-/* Until the wire or the turn is at its end. */
+/* Go on until the wire blocks or the turn is used up. */
 static enum step drive_one(struct end *e, bool (*wants)(const struct end *), enum step (*does)(struct end *, size_t *))
 {
     enum step step = GO;
@@ -321,29 +322,29 @@ static enum step drive_one(struct end *e, bool (*wants)(const struct end *), enu
 static void end_drive(struct end *e)
 {
     enum step step = e->wire.handshaking ? wire_handshake(&e->wire) : GO;
-    if (step == GO) step = drive_one(e, hears, hear);
-    if (step != BROKEN && !e->wire.handshaking && e->session) step = drive_one(e, says, say);
+    if (step == GO) step = drive_one(e, wants_receive, receive_bytes);
+    if (step != BROKEN && !e->wire.handshaking && e->session) step = drive_one(e, wants_send, send_bytes);
     if (step == BROKEN) {
-        end_fails(e, fault);
+        fail_end(e, fault);
         return;
     }
     struct session *s = e->session;
     if (!is_done(e)) return;
-    end_goes(e);
+    close_end(e);
     if (!s->server || !s->client->gone || !s->server->gone) return;
-    session_goes(s);
+    close_session(s);
     finished++;
 }
 
-/* What is waited for changes with time, too. */
+/* Set the events to wait for. They also change with time, as pauses end. */
 static void end_watch(struct end *e)
 {
-    uint32_t events = EPOLLPRI;      /* never comes, and is not nothing */
+    uint32_t events = EPOLLPRI;      /* never occurs: the set must not be empty */
     if (e->wire.handshaking) {
         events |= SSL_want_write(e->wire.ssl) || !e->wire.watched ? EPOLLOUT : EPOLLIN;
     } else {
-        if (hears(e)) events |= EPOLLIN;
-        if (says(e)) events |= EPOLLOUT;
+        if (wants_receive(e)) events |= EPOLLIN;
+        if (wants_send(e)) events |= EPOLLOUT;
     }
     wire_want(&e->wire, events, e);
 }
@@ -354,21 +355,21 @@ static void accept_ends(int listener)
     while (wire_accept(&wire, listener)) end_watch(new_end(wire));
 }
 
-static int64_t planned_size(int64_t least)
+static int64_t planned_size(int64_t min_size)
 {
-    int64_t size = one_in(EMPTY_ONE_IN) ? 0 : any_size(LARGEST_POWER);
-    return size > least ? size : least;
+    int64_t size = one_in(EMPTY_ONE_IN) ? 0 : random_size(LARGEST_POWER);
+    return size > min_size ? size : min_size;
 }
 
-static void open_session(long place)
+static void open_session(long index)
 {
-    struct session *s = sessions[place] = zeroed(1, sizeof *s);
+    struct session *s = sessions[index] = zeroed(1, sizeof *s);
     bool under_tls = opened++ % 2;
     struct wire wire = {0};
-    s->place = place;
-    s->up = (struct way){.key = dice(), .number = next_number++, .size = planned_size(NUMBER_BYTES)};
-    s->down = (struct way){.key = dice(), .number = -1, .size = planned_size(0)};
-    s->order = under_tls ? CLIENT_ENDS_FIRST : (enum order)(dice() % 3);
+    s->index = index;
+    s->up = (struct direction){.key = random_u64(), .number = next_number++, .size = planned_size(NUMBER_BYTES)};
+    s->down = (struct direction){.key = random_u64(), .number = -1, .size = planned_size(0)};
+    s->order = under_tls ? CLIENT_ENDS_FIRST : (enum order)(random_u64() % 3);
     s->moved_at = now();
     planned += s->up.size + s->down.size;
     opened_tls += under_tls;
@@ -378,12 +379,12 @@ static void open_session(long place)
     s->client->is_client = true;
 }
 
-/* Open sessions while there are bytes to move; false when all is done. */
+/* Open sessions while there are bytes to move. Return false when everything is done. */
 static bool open_sessions(void)
 {
     bool busy = false;
     for (long i = 0; i < job.at_once; i++) {
-        if (sessions[i] && now() - sessions[i]->moved_at > SILENT_SECONDS) session_fails(sessions[i], "nothing moves");
+        if (sessions[i] && now() - sessions[i]->moved_at > MAX_IDLE_SECONDS) fail_session(sessions[i], "nothing moves");
         if (!sessions[i] && planned < job.bytes && !failed) open_session(i);
         busy |= sessions[i] != NULL;
     }
@@ -439,7 +440,7 @@ static bool read_options(int argc, char **argv)
 int main(int argc, char **argv)
 {
     int listener;
-    char listening;                  /* only its address */
+    char listening;                  /* only its address counts */
     signal(SIGPIPE, SIG_IGN);
     poller = epoll_create1(EPOLL_CLOEXEC);
     if (poller < 0) die("epoll_create");
@@ -452,11 +453,11 @@ int main(int argc, char **argv)
     printf("%d\n", wire_listen(&listener, &listening));
     fflush(stdout);
     if (scanf("%d %d", &job.clear_port, &job.tls_port) != 2) return 2;
-    double since = now();
+    double started_at = now();
     run(listener, &listening);
     printf("{\"sessions\": %ld, \"tls\": %ld, \"finished\": %ld, \"failed\": %ld, \"bytes_up\": %lld, \"bytes_down\": %lld, "
            "\"half_closed\": %ld, \"stalls\": %ld, \"longest_wait\": %.6f, \"seconds\": %.6f}\n",
-           opened, opened_tls, finished, failed, (long long)heard_up, (long long)heard_down, half_closed, stalls,
-           longest_wait, now() - since);
+           opened, opened_tls, finished, failed, (long long)received_up, (long long)received_down, half_closed, stalls,
+           longest_wait, now() - started_at);
     return failed > 0;
 }

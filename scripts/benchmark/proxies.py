@@ -1,4 +1,4 @@
-"""The proxies at work: started, watched, stopped."""
+"""Proxies as processes: starting, watching and stopping them."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from configurations import Place, kind_of
-from faults import Fault, Mistake, NotStartedFault
+from configurations import ProxySetup, variant_of
+from errors import MeasurementError, ProxyNotStartedError, UsageError
 
 START_SECONDS = 20.0
 STOP_SECONDS = 5.0
 
 
 def free_ports() -> Iterator[int]:
-    """Below the range that outgoing connections take theirs from, so that none is taken between here and the proxy."""
+    """Yield free ports below the range of outgoing connections, which could take them first."""
     first_outgoing = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    end = (
-        first_outgoing if first_outgoing > 12_000 else 32_000
-    )  # some machines give nearly all to connections
+    # Some machines give nearly all ports to outgoing connections.
+    end = first_outgoing if first_outgoing > 12_000 else 32_000
     ports = range(10_000, end)
-    begin = os.getpid() * 101 % len(ports)  # another run may be looking for its own at this moment
+    begin = os.getpid() * 101 % len(ports)  # two runs at the same time start at different ports
     for port in (*ports[begin:], *ports[:begin]):
         with socket.socket() as probe:
             try:
@@ -34,38 +33,42 @@ def free_ports() -> Iterator[int]:
             except OSError:
                 continue
         yield port
-    raise Mistake("no free ports are left on 127.0.0.1")
+    raise UsageError("no free ports are left on 127.0.0.1")
 
 
 def listening_ports() -> set[int]:
-    """Seen without connecting: that would be a session for the proxy."""
+    """Return the listening TCP ports. A test connection would be a session for the proxy."""
     rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines())
     return {int(words[1].rpartition(":")[2], 16) for words in rows if words[3] == "0A"}
 
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """A proxy that was started here."""
+    """A running proxy."""
 
     name: str
-    place: Place
+    setup: ProxySetup
     process: subprocess.Popen[bytes]
 
-    def check_alive(self, patience: float = 0) -> None:
+    def check_alive(self, timeout: float = 0) -> None:
+        """Raise MeasurementError if the proxy has ended, or ends within this number of seconds."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            raise Fault(f"the proxy ended by itself with code {self.process.wait(patience)}")
+            raise MeasurementError(f"the proxy ended with code {self.process.wait(timeout)}")
 
-    def await_ports(self) -> None:
+    def wait_until_listening(self) -> None:
+        """Wait until the proxy listens on all ports. Raises ProxyNotStartedError."""
         deadline = time.monotonic() + START_SECONDS
-        while not listening_ports().issuperset(self.place.ports.values()):
+        while not listening_ports().issuperset(self.setup.ports.values()):
             if self.process.poll() is not None:
-                raise NotStartedFault(f"it ended with code {self.process.returncode} before it listened")
+                raise ProxyNotStartedError(
+                    f"the proxy ended with code {self.process.returncode} before it listened"
+                )
             if time.monotonic() > deadline:
-                raise NotStartedFault(f"it does not listen after {START_SECONDS:.0f} s")
+                raise ProxyNotStartedError(f"the proxy does not listen after {START_SECONDS:.0f} s")
             time.sleep(0.02)
 
     def stop(self) -> None:
-        """Politely, then with its process group: that holds nothing but what it started itself."""
+        """Terminate the proxy, then kill its process group, which holds only its own children."""
         self.process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(STOP_SECONDS)
@@ -75,31 +78,36 @@ class Proxy:
 
 
 @contextlib.contextmanager
-def running(name: str, place: Place, *, open_files: int | None = None) -> Iterator[Proxy]:
-    """A fresh proxy that listens, with so many open files if that is said. What it says goes to a file; it is gone
-    afterwards.
+def running(name: str, setup: ProxySetup, *, open_files: int | None = None) -> Iterator[Proxy]:
+    """Start a proxy, and stop it afterwards. Its output goes to a file.
+
+    Args:
+        name: The name of the variant.
+        setup: Its folder and ports.
+        open_files: Its limit of open files; None leaves the limit of this process.
     """
-    # setpriv becomes the proxy, which then ends with this process even if that is killed
-    command = ["setpriv", "--pdeathsig", "TERM", *kind_of(name).command(place)]
+    # setpriv becomes the proxy, which then gets SIGTERM when this process ends, even if it is killed.
+    command = ["setpriv", "--pdeathsig", "TERM", *variant_of(name).command(setup)]
     if open_files:
         command = ["prlimit", f"--nofile={open_files}", *command]
-    with (place.folder / f"{name}.log").open("wb") as log:
+    with (setup.folder / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(
             command,
-            cwd=place.folder,
+            cwd=setup.folder,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
         )
-    proxy = Proxy(name, place, process)
+    proxy = Proxy(name, setup, process)
     try:
-        proxy.await_ports()
+        proxy.wait_until_listening()
         yield proxy
-    except NotStartedFault:
+    except ProxyNotStartedError:
         raise
-    except Fault:
-        proxy.check_alive(patience=0.5)  # its end comes a moment after that of its sessions, and says more
+    except MeasurementError:
+        # Its sessions fail a moment before the proxy itself ends, and its end explains more.
+        proxy.check_alive(timeout=0.5)
         raise
     finally:
         proxy.stop()

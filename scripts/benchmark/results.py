@@ -1,4 +1,4 @@
-"""The results of a run: every figure of every round, kept as JSON, and what they were taken with."""
+"""The results of a run: every figure of every round, their JSON, and a description of the machine."""
 
 from __future__ import annotations
 
@@ -15,14 +15,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cases import CASES, Case, Pair
-from configurations import TITLES, kind_of
-from faults import Mistake
-from weighing import TICKETS, Worked, figures
+from configurations import TITLES, variant_of
+from errors import UsageError
+from runner import TICKETS, Measurement, figures
 
 
 @dataclass(slots=True)
 class Results:
-    """Every figure of every round, and every weighing that came to nothing."""
+    """Every figure of every round, and every failed measurement.
+
+    Attributes:
+        proxies: Names of variants.
+        cases: The cases.
+        about: The description of the machine and the versions.
+        values: One figure for each round, by case, proxy and figure.
+        differences: One difference in µs for each round, by title of the pair and proxy.
+        faults: Errors by case and proxy.
+        negotiated: The cryptography by case and proxy.
+    """
 
     proxies: list[str]
     cases: list[Case]
@@ -32,49 +42,49 @@ class Results:
     faults: dict[tuple[str, str], list[str]] = field(default_factory=lambda: defaultdict(list))
     negotiated: dict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
 
-    def add(self, case: Case, proxy: str, worked: Worked) -> None:
-        for figure, value in figures(case, worked).items():
+    def add(self, case: Case, proxy: str, measurement: Measurement) -> None:
+        for figure, value in figures(case, measurement).items():
             self.values[case.name, proxy, figure].append(value)
-        self.negotiated[case.name][proxy] = worked.negotiated
+        self.negotiated[case.name][proxy] = measurement.negotiated
 
-    def add_difference(self, pair: Pair, proxy: str, weighed: dict[str, Worked]) -> None:
-        """Of a round, in µs: the median over its slices, each less its neighbour of the other case."""
-        without, having = (weighed[case].cpu_ns_of_slices for case in (pair.without, pair.having))
-        self.differences[pair.words, proxy].append(
-            statistics.median((more - less) / 1e3 for less, more in zip(without, having, strict=True))
+    def add_difference(self, pair: Pair, proxy: str, measurements: dict[str, Measurement]) -> None:
+        """Add a round's median difference of neighbouring slices, in µs."""
+        baseline, variant = (measurements[case].cpu_ns_of_slices for case in (pair.baseline, pair.variant))
+        self.differences[pair.title, proxy].append(
+            statistics.median((more - less) / 1e3 for less, more in zip(baseline, variant, strict=True))
         )
 
-    def fail(self, cases: list[Case], proxy: str, why: str) -> None:
+    def add_fault(self, cases: list[Case], proxy: str, reason: str) -> None:
         for case in cases:
-            self.faults[case.name, proxy].append(why)
+            self.faults[case.name, proxy].append(reason)
 
     def median(self, case: Case, proxy: str, figure: str) -> float | None:
         values = self.values.get((case.name, proxy, figure))
         return statistics.median(values) if values else None
 
-    def unlike(self) -> list[str]:
-        """Cases in which the proxies had different cryptography to do."""
+    def different_cryptography(self) -> list[str]:
+        """Return the cases in which the proxies negotiated different cryptography."""
         return [
-            f"{case}: {by}"
-            for case, by in self.negotiated.items()
-            if len({words.partition(TICKETS)[0] for words in by.values()})
-            > 1  # who gives fewer may gain by it
+            f"{case}: {by_proxy}"
+            for case, by_proxy in self.negotiated.items()
+            # The number of tickets may differ: a proxy that sends fewer may gain by it.
+            if len({text.partition(TICKETS)[0] for text in by_proxy.values()}) > 1
         ]
 
 
 def version(name: str) -> str:
-    kind = kind_of(name)
+    variant = variant_of(name)
     command = {"haproxy": ["haproxy", "-v"], "nginx": ["nginx", "-v"]}.get(
-        kind.program, [sys.executable, "-m", "mailproxy", "--version"]
+        variant.program, [sys.executable, "-m", "mailproxy", "--version"]
     )
-    said = subprocess.run(command, capture_output=True, text=True, check=False)
-    found = re.search(r"\d+(\.\d+)+\S*", said.stdout + said.stderr)
-    title = TITLES["mailproxy" if kind.program in ("portable", "limited") else kind.program]
-    return f"{title} {found[0] if found else '(no version)'}"
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    match = re.search(r"\d+(\.\d+)+\S*", done.stdout + done.stderr)
+    title = TITLES["mailproxy" if variant.program in ("portable", "limited") else variant.program]
+    return f"{title} {match[0] if match else '(no version)'}"
 
 
 def about(proxies: list[str], rounds: int) -> str:
-    """What the figures were taken with."""
+    """Describe the run: rounds, versions, operating system and machine."""
     cores = len(os.sched_getaffinity(0))
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     python = f"Python {platform.python_version()}, {' '.join(ssl.OPENSSL_VERSION.split()[:2])}"
@@ -89,12 +99,12 @@ def as_json(results: Results) -> str:
     for (case, proxy, figure), rounds in results.values.items():
         values[case][figure][proxy] = rounds
     differences: dict[str, dict[str, list[float]]] = defaultdict(dict)
-    for (words, proxy), rounds in results.differences.items():
-        differences[words][proxy] = rounds
+    for (title, proxy), rounds in results.differences.items():
+        differences[title][proxy] = rounds
     faults = [
-        {"case": case, "proxy": proxy, "faults": said} for (case, proxy), said in results.faults.items()
+        {"case": case, "proxy": proxy, "faults": reasons} for (case, proxy), reasons in results.faults.items()
     ]
-    told = {
+    content = {
         "about": results.about,
         "proxies": results.proxies,
         "cases": [case.name for case in results.cases],
@@ -103,26 +113,29 @@ def as_json(results: Results) -> str:
         "faults": faults,
         "tls": results.negotiated,
     }
-    return json.dumps(told, indent=1, ensure_ascii=False)
+    return json.dumps(content, indent=1, ensure_ascii=False)
 
 
 def from_json(file: Path) -> Results:
-    """What as_json gave. Raises Mistake if the file is something else, or of a version with other cases."""
+    """Read what ``as_json`` wrote.
+
+    Raises UsageError for other files, and for those of a version with other cases.
+    """
     try:
-        told = json.loads(file.read_text())
-        results = Results(told["proxies"], [CASES[name] for name in told["cases"]], told["about"])
-        for case, by_figure in told["figures"].items():
+        content = json.loads(file.read_text())
+        results = Results(content["proxies"], [CASES[name] for name in content["cases"]], content["about"])
+        for case, by_figure in content["figures"].items():
             for figure, by_proxy in by_figure.items():
                 for proxy, rounds in by_proxy.items():
                     results.values[case, proxy, figure] = rounds
-        for words, by_proxy in told["differences"].items():
+        for title, by_proxy in content["differences"].items():
             for proxy, rounds in by_proxy.items():
-                results.differences[words, proxy] = rounds
-        for fault in told["faults"]:
+                results.differences[title, proxy] = rounds
+        for fault in content["faults"]:
             results.faults[fault["case"], fault["proxy"]] = fault["faults"]
-        results.negotiated.update(told["tls"])
+        results.negotiated.update(content["tls"])
     except OSError as error:
-        raise Mistake(f"{file}: {error.strerror}") from None
+        raise UsageError(f"{file}: {error.strerror}") from None
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise Mistake(f"{file} is no results of this version: {error!r}") from None
+        raise UsageError(f"{file} has no results of this version: {error!r}") from None
     return results

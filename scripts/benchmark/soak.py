@@ -1,9 +1,11 @@
-"""The soak: what is right for a moment must be so for long. Each part prints one line, and the code is 1 if one failed.
+"""The soak: long runs that must leave no trace.
+
+Each part prints one line, and the exit code is 1 if one failed.
 
     bytes        10 GB of mixed traffic arrive as they were sent
-    sessions     200,000 sessions leave nothing behind; a graph of it
-    idle         9,000 TLS sessions are silent for ten minutes
-    descriptors  too few of them: accepting waits and goes on
+    sessions     200,000 sessions leak nothing; writes a graph
+    idle         9,000 TLS sessions are idle for ten minutes
+    descriptors  with too few descriptors, accepting pauses and resumes
 
 --scale 0.01 does a hundredth of each, in some seconds.
 """
@@ -17,17 +19,17 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from command import Parser, exit_code
-from configurations import kind_of
-from faults import Fault, Mistake
+from command import Parser, run_command
+from configurations import variant_of
+from environment import limit_open_files, open_environment
+from errors import MeasurementError, UsageError
 from soak_bytes import soak_bytes
 from soak_descriptors import soak_descriptors
 from soak_idle import SESSIONS, soak_idle
+from soak_result import SoakResult, SoakRun
 from soak_sessions import soak_sessions
-from stand import limit_open_files, standing
-from verdict import Soak, Verdict
 
-PARTS: dict[str, Callable[[Soak], Verdict]] = {
+PARTS: dict[str, Callable[[SoakRun], SoakResult]] = {
     "bytes": soak_bytes,
     "sessions": soak_sessions,
     "idle": soak_idle,
@@ -53,37 +55,37 @@ def read_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--keep", action="store_true", help="keep the folder with logs and configurations")
     arguments = parser.parse_args()
-    kind_of(arguments.proxy)
+    variant_of(arguments.proxy)
     if not 0 < arguments.scale <= 1:
-        raise Mistake("--scale must be over 0 and at most 1")
+        raise UsageError("--scale must be over 0 and at most 1")
     if not os.access(arguments.graph.absolute().parent, os.W_OK):
-        raise Mistake(f"{arguments.graph}: its folder cannot be written to")
+        raise UsageError(f"{arguments.graph}: its folder cannot be written to")
     return arguments
 
 
 def soak_all(arguments: argparse.Namespace) -> int:
     for program in ("gcc", "openssl", "setpriv", "prlimit"):
         if not shutil.which(program):
-            raise Mistake(f"{program} is not installed")
+            raise UsageError(f"{program} is not installed")
     parts = arguments.part or list(PARTS)
     limit_open_files(round(SESSIONS * arguments.scale) if "idle" in parts else 0)
     failed = False
-    with standing(keep=arguments.keep) as stand:
-        soak = Soak(stand, arguments.proxy, arguments.scale, arguments.graph)
+    with open_environment(keep=arguments.keep) as environment:
+        soak = SoakRun(environment, arguments.proxy, arguments.scale, arguments.graph)
         for part in parts:
             try:
-                verdict = PARTS[part](soak)
-            except Fault as fault:
-                stand.check_server()
-                verdict = Verdict(part, f"{arguments.proxy}, see its log with --keep", [str(fault)])
-            print(verdict, flush=True)
-            failed |= bool(verdict.faults)
+                result = PARTS[part](soak)
+            except MeasurementError as error:
+                environment.check_server()
+                result = SoakResult(part, f"{arguments.proxy}, see its log with --keep", [str(error)])
+            print(result, flush=True)
+            failed |= bool(result.faults)
     return int(failed)
 
 
-def do() -> int:
+def main() -> int:
     return soak_all(read_arguments())
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(do))
+    sys.exit(run_command(main))

@@ -1,4 +1,4 @@
-"""The soak's lack of descriptors: more clients than a proxy holds, and a proxy that cannot open one more."""
+"""The soak's lack of descriptors: too many clients, and a proxy that cannot open a single file."""
 
 from __future__ import annotations
 
@@ -7,24 +7,23 @@ import time
 from pathlib import Path
 
 from cases import Case
-from configurations import kind_of
-from faults import Fault
+from configurations import variant_of
+from errors import MeasurementError
 from meter import Meter
 from proxies import Proxy, running
-from verdict import Soak, Verdict
-from weighing import Load, clients, warm_up
+from runner import Load, clients, warm_up
+from soak_result import SoakResult, SoakRun
 
-OPEN_FILES = 300  # of which mailproxy keeps 200 for other things: room for 50 sessions
-HELD, CROWD, AT_ONCE = 40, 400, 200
-LATE = 5  # come when not one descriptor is left
-PATIENCE_SECONDS = 10.0
-RECOVERED_SECONDS = (
-    2.5  # after its last failure the frontend says that it accepts again, with the next client
-)
+OPEN_FILES = 300  # mailproxy reserves 200 of them for other uses, so 50 sessions fit
+HELD, CROWD, CONCURRENT = 40, 400, 200
+LATE_CLIENTS = 5  # connect when no descriptor is left
+TIMEOUT_SECONDS = 10.0
+# This long after the last failure the frontend logs that it accepts again, with the next client.
+RECOVERY_SECONDS = 2.5
 FULL, PAUSED, RESUMED = "sessions, as many as ", "cannot accept: ", "accepts again"
 
 
-def held_ones() -> Case:
+def held_sessions() -> Case:
     return Case("held", "trips", "clear", options=("--count", str(HELD), "--seconds", "1.5"))
 
 
@@ -33,27 +32,28 @@ def crowd(count: int) -> Case:
         f"crowd-{count}",
         "sessions",
         "clear",
-        options=("--count", str(count), "--at-once", str(min(count, AT_ONCE))),
+        options=("--count", str(count), "--at-once", str(min(count, CONCURRENT))),
     )
 
 
-def lines(proxy: Proxy, words: str) -> int:
-    """How often that stands in its log."""
-    files = [*proxy.place.folder.glob("*.log"), *proxy.place.folder.glob("*.sessions")]
-    return sum(file.read_text(errors="replace").count(words) for file in files)
+def count_in_log(proxy: Proxy, text: str) -> int:
+    """Return how often a text is in the proxy's logs."""
+    files = [*proxy.setup.folder.glob("*.log"), *proxy.setup.folder.glob("*.sessions")]
+    return sum(file.read_text(errors="replace").count(text) for file in files)
 
 
-def await_line(proxy: Proxy, words: str) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not lines(proxy, words):
+def wait_for_log_line(proxy: Proxy, text: str) -> None:
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not count_in_log(proxy, text):
         if time.monotonic() > deadline:
-            raise Fault(f"it does not say {words!r}")
+            raise MeasurementError(f"the proxy does not log {text!r}")
         time.sleep(0.05)
 
 
-def served(load: Load) -> None:
-    load.go_on()
-    load.stage("worked")
+def finish(load: Load) -> None:
+    """Start the clients' work, and wait for its end."""
+    load.proceed()
+    load.wait_for_stage("worked")
 
 
 def lowest_free(pid: int) -> int:
@@ -61,68 +61,70 @@ def lowest_free(pid: int) -> int:
     return next(number for number in range(len(used) + 1) if number not in used)
 
 
-def limit(meter: Meter, number: int | None) -> None:
-    """None: not one descriptor more than there are."""
+def limit_descriptors(meter: Meter, number: int | None) -> None:
+    """Set the limit of the proxy's processes. None: no more descriptors than are open now."""
     for pid in meter.processes():
-        _, most = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (number or lowest_free(pid), most))
+        _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (number or lowest_free(pid), hard))
 
 
-def too_many(soak: Soak, proxy: Proxy, held: Load) -> None:
-    """A crowd for the few places that are left, while those that are there talk."""
-    with clients(crowd(CROWD), soak.stand.program, proxy.place) as load:
-        load.stage("ready")
-        held.go_on()
-        served(load)
-        held.stage("worked")
+def exceed_session_limit(soak: SoakRun, proxy: Proxy, held: Load) -> None:
+    """Connect more clients than fit, while the first ones exchange data."""
+    with clients(crowd(CROWD), soak.environment.program, proxy.setup) as load:
+        load.wait_for_stage("ready")
+        held.proceed()
+        finish(load)
+        held.wait_for_stage("worked")
 
 
-def none_left(soak: Soak, proxy: Proxy, meter: Meter) -> None:
-    """Accepting fails until there are descriptors again; then those that waited are served."""
-    with clients(crowd(LATE), soak.stand.program, proxy.place) as load:
-        load.stage("ready")
-        limit(meter, None)
-        load.go_on()
-        await_line(proxy, PAUSED)
-        if load.has_said(1.0):
-            raise Fault("clients were served without descriptors")
-        limit(meter, OPEN_FILES)
-        load.stage("worked")
-    time.sleep(RECOVERED_SECONDS)
-    with clients(crowd(1), soak.stand.program, proxy.place) as load:
-        load.stage("ready")
-        served(load)
-    await_line(proxy, RESUMED)
+def exhaust_descriptors(soak: SoakRun, proxy: Proxy, meter: Meter) -> None:
+    """Connect clients while accepting fails. They are served once there are descriptors again."""
+    with clients(crowd(LATE_CLIENTS), soak.environment.program, proxy.setup) as load:
+        load.wait_for_stage("ready")
+        limit_descriptors(meter, None)
+        load.proceed()
+        wait_for_log_line(proxy, PAUSED)
+        if load.has_output(1.0):
+            raise MeasurementError("clients were served without descriptors")
+        limit_descriptors(meter, OPEN_FILES)
+        load.wait_for_stage("worked")
+    time.sleep(RECOVERY_SECONDS)
+    with clients(crowd(1), soak.environment.program, proxy.setup) as load:
+        load.wait_for_stage("ready")
+        finish(load)
+    wait_for_log_line(proxy, RESUMED)
 
 
-def soak_descriptors(soak: Soak) -> Verdict:
-    program = soak.stand.program
-    with running(soak.proxy, soak.stand.place("descriptors"), open_files=OPEN_FILES) as proxy:
+def soak_descriptors(soak: SoakRun) -> SoakResult:
+    program = soak.environment.program
+    with running(soak.proxy, soak.environment.setup("descriptors"), open_files=OPEN_FILES) as proxy:
         meter = Meter(proxy.process.pid)
-        warm_up(held_ones(), program, proxy.place)
-        meter.await_rest()
-        before = meter.held()
-        with clients(held_ones(), program, proxy.place) as held:
-            held.stage("ready")
-            too_many(soak, proxy, held)
-            meter.await_rest()
-            none_left(soak, proxy, meter)
-            held.go_on()
-            held.stage("closed")  # they have lived through all of it
-        meter.await_rest()
-        after = meter.held()
+        warm_up(held_sessions(), program, proxy.setup)
+        meter.wait_until_idle()
+        before = meter.open_descriptors()
+        with clients(held_sessions(), program, proxy.setup) as held:
+            held.wait_for_stage("ready")
+            exceed_session_limit(soak, proxy, held)
+            meter.wait_until_idle()
+            exhaust_descriptors(soak, proxy, meter)
+            held.proceed()
+            held.wait_for_stage("closed")  # none of them was cut off
+        meter.wait_until_idle()
+        after = meter.open_descriptors()
         proxy.check_alive()
-        said = {words: lines(proxy, words) for words in (FULL, PAUSED, RESUMED)}
-    workers = kind_of(soak.proxy).workers  # each logs for itself
-    # Accepting resumes twice: after the limit, and after the want of descriptors.
-    most = {FULL: workers, PAUSED: workers, RESUMED: 2 * workers}
+        counts = {text: count_in_log(proxy, text) for text in (FULL, PAUSED, RESUMED)}
+    workers = variant_of(soak.proxy).workers  # each worker logs
+    # Accepting resumes twice: after the session limit, and after the lack of descriptors.
+    max_counts = {FULL: workers, PAUSED: workers, RESUMED: 2 * workers}
     faults = [
-        f"{words!r} was said {times} times" for words, times in said.items() if not 1 <= times <= most[words]
+        f"{text!r} was logged {count} times"
+        for text, count in counts.items()
+        if not 1 <= count <= max_counts[text]
     ]
     if after.descriptors != before.descriptors:
         faults.append(f"descriptors {before.descriptors} → {after.descriptors}")
-    words = (
-        f"{HELD} sessions talked while {CROWD} clients, {AT_ONCE} at once, were served in {OPEN_FILES} open files; "
-        f"{LATE} came when no descriptor was left and were served when there were some; each said once in the log"
+    summary = (
+        f"{HELD} sessions were served while {CROWD} clients, {CONCURRENT} at once, were served in {OPEN_FILES} open files; "
+        f"{LATE_CLIENTS} connected when no descriptor was left and were served when there were some; each was logged once"
     )
-    return Verdict("descriptors", words, faults)
+    return SoakResult("descriptors", summary, faults)

@@ -1,27 +1,25 @@
-"""The tables that are made of results: figures with their bounds, several workers over one, the floor of system time."""
+"""The tables of results: figures with bounds, several workers over one, the part of system calls."""
 
 from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass
 
-from cases import Case, Growth, Pair, Row, chosen_pairs
-from configurations import kind_of
+from cases import Case, Growth, Pair, Row, selected_pairs
+from configurations import variant_of
 from results import Results
 
-WORKERS_BOUND = (
-    1.15  # processor time per session of several workers over that of one; sessions per second per worker
-)
-ROOM_CORES, BUSY_CLIENTS_CORES = (
-    0.25,
-    0.9,
-)  # the load leaves room: so much of the machine idle, its clients not at full speed
+# The maximum of several workers' processor time per session over that of one. Sessions per second per worker
+# may fall by the same factor.
+WORKERS_BOUND = 1.15
+# The proxy can be the bottleneck if this many cores are idle, and the clients use less than this.
+MIN_IDLE_CORES, MAX_CLIENTS_CORES = 0.25, 0.9
 SYSTEM_FIGURES = {"cpu_us": "system_us", "cpu_s_per_gb": "system_s_per_gb"}
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A column of ratios; ``bounded`` where the rows' bounds hold for it."""
+    """A column of ratios: one variant over another. ``bounded``: the rows' bounds apply to it."""
 
     over: str
     under: str
@@ -29,27 +27,27 @@ class Comparison:
 
     @property
     def title(self) -> str:
-        return f"{kind_of(self.over).title} / {kind_of(self.under).title}"
+        return f"{variant_of(self.over).title} / {variant_of(self.under).title}"
 
 
 def comparisons(proxies: list[str]) -> list[Comparison]:
-    """Each mailproxy against the HAProxy with as many workers; without one, the last against the first."""
-    kinds = {name: kind_of(name) for name in proxies}
-    found = [
+    """Compare each mailproxy with the HAProxy of as many workers, or the last proxy with the first."""
+    variants = {name: variant_of(name) for name in proxies}
+    pairs = [
         Comparison(over, under, bounded=True)
-        for over, kind in kinds.items()
-        for under, other in kinds.items()
-        if (kind.program, other.program, kind.workers) == ("mailproxy", "haproxy", other.workers)
+        for over, variant in variants.items()
+        for under, other in variants.items()
+        if (variant.program, other.program, variant.workers) == ("mailproxy", "haproxy", other.workers)
     ]
-    if found or len(proxies) < 2:
-        return found
+    if pairs or len(proxies) < 2:
+        return pairs
     under = "haproxy" if "haproxy" in proxies else proxies[0]
     over = next(name for name in reversed(proxies) if name != under)
     return [Comparison(over, under, bounded=False)]
 
 
-def rounded(value: float) -> str:
-    """To three digits or the unit: no more can be had from such a run."""
+def format_figure(value: float) -> str:
+    """Format to three digits or the unit. Such a run gives no more."""
     return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
 
 
@@ -57,12 +55,12 @@ def cell(results: Results, case: Case, proxy: str, figure: str) -> str:
     median, faults = results.median(case, proxy, figure), len(results.faults.get((case.name, proxy), ()))
     if median is None:
         return "failed"
-    return rounded(median) + (f" ({faults} failed)" if faults else "")
+    return format_figure(median) + (f" ({faults} failed)" if faults else "")
 
 
 def difference(results: Results, pair: Pair, proxy: str) -> str:
-    """To a tenth: it is between two large figures."""
-    values = results.differences.get((pair.words, proxy))
+    """Format the difference of a pair to a tenth, because it is between two large figures."""
+    values = results.differences.get((pair.title, proxy))
     return f"{statistics.median(values):.1f}" if values else "failed"
 
 
@@ -71,57 +69,67 @@ def ratio(results: Results, case: Case, figure: str, pair: Comparison) -> float 
     return over / under if over is not None and under else None
 
 
-def shown(number: float | None) -> str:
+def format_ratio(number: float | None) -> str:
     return "-" if number is None else f"{number:.2f}"
 
 
-def kept(results: Results, case: Case, row: Row, pairs: list[Comparison]) -> str:
-    """Whether the bound is kept, as the table shows the ratio."""
+def bounds_met(results: Results, case: Case, row: Row, pairs: list[Comparison]) -> str:
+    """Return, for each bounded column, whether the ratio as shown is within the bound."""
     ratios = [ratio(results, case, row.figure, pair) for pair in pairs if pair.bounded]
     if row.bound is None or not ratios:
         return ""
     return ", ".join("-" if r is None else "yes" if round(r, 2) <= row.bound else "no" for r in ratios)
 
 
-def table(results: Results, *, brief: bool = False) -> list[list[str]]:
-    """``brief``: only rows that have a bound, and of cases that differ in a number only one."""
-    pairs = comparisons(results.proxies)
-    bounded = any(pair.bounded for pair in pairs)
-    head = ["medians", *(kind_of(name).title for name in results.proxies), *(pair.title for pair in pairs)]
+def table(results: Results, *, in_summary: bool = False) -> list[list[str]]:
+    """Return the main table.
+
+    With ``in_summary`` it has only rows with a bound, and one of several cases that differ in a number.
+    """
+    columns = comparisons(results.proxies)
+    bounded = any(column.bounded for column in columns)
+    head = [
+        "medians",
+        *(variant_of(name).title for name in results.proxies),
+        *(column.title for column in columns),
+    ]
     rows = [head + (["limit", "met"] if bounded else [])]
     for case in results.cases:
         for row in case.rows:
-            if brief and (row.bound is None or not case.brief):
+            if in_summary and (row.bound is None or not case.in_summary):
                 continue
-            cells = [row.words, *(cell(results, case, proxy, row.figure) for proxy in results.proxies)]
-            cells += [shown(ratio(results, case, row.figure, pair)) for pair in pairs]
+            cells = [row.title, *(cell(results, case, proxy, row.figure) for proxy in results.proxies)]
+            cells += [format_ratio(ratio(results, case, row.figure, column)) for column in columns]
             if bounded:
-                cells += ["" if row.bound is None else f"{row.bound:g}", kept(results, case, row, pairs)]
+                cells += [
+                    "" if row.bound is None else f"{row.bound:g}",
+                    bounds_met(results, case, row, columns),
+                ]
             rows.append(cells)
-    for words in [] if brief else chosen_pairs(results.cases):
-        cells = [words.words, *(difference(results, words, proxy) for proxy in results.proxies)]
-        rows.append(cells + ["-"] * len(pairs) + (["", ""] if bounded else []))
+    for pair in [] if in_summary else selected_pairs(results.cases):
+        cells = [pair.title, *(difference(results, pair, proxy) for proxy in results.proxies)]
+        rows.append(cells + ["-"] * len(columns) + (["", ""] if bounded else []))
     return rows
 
 
 def by_workers(results: Results) -> list[tuple[str, list[str]]]:
-    """Programs that are there with one worker and with several: (program, names of those with several)."""
+    """Return the programs that run with one worker and with several, with the names of the latter."""
     several: dict[str, list[str]] = {}
     for name in results.proxies:
-        kind = kind_of(name)
-        if kind.workers > 1 and kind.program in results.proxies:
-            several.setdefault(kind.program, []).append(name)
+        variant = variant_of(name)
+        if variant.workers > 1 and variant.program in results.proxies:
+            several.setdefault(variant.program, []).append(name)
     return list(several.items())
 
 
-def left_room(results: Results, case: Case, proxy: str) -> bool:
-    """Did the load leave the proxy room to be the one that limits?"""
+def has_spare_capacity(results: Results, case: Case, proxy: str) -> bool:
+    """Whether the load left the proxy enough of the machine to be the bottleneck."""
     idle, busy = (results.median(case, proxy, figure) for figure in ("idle_cores", "clients_cores"))
-    return idle is not None and busy is not None and idle >= ROOM_CORES and busy < BUSY_CLIENTS_CORES
+    return idle is not None and busy is not None and idle >= MIN_IDLE_CORES and busy < MAX_CLIENTS_CORES
 
 
 def workers_table(results: Results) -> list[list[str]]:
-    """What several workers come to over one: processor time per session, and sessions per second where that tells."""
+    """Compare several workers with one, by processor time and by sessions per second."""
     rows = [
         [
             "several workers over one",
@@ -134,53 +142,60 @@ def workers_table(results: Results) -> list[list[str]]:
     ]
     for program, names in by_workers(results):
         for name in names:
-            kind, pair = kind_of(name), Comparison(name, program, bounded=False)
+            variant, pair = variant_of(name), Comparison(name, program, bounded=False)
             for case in results.cases:
                 if case.mode != "sessions":
                     continue
                 cost, speed = (ratio(results, case, figure, pair) for figure in ("cpu_us", "per_s"))
-                least, room = kind.workers / WORKERS_BOUND, left_room(results, case, name)
+                least, has_capacity = variant.workers / WORKERS_BOUND, has_spare_capacity(results, case, name)
                 if cost is None or speed is None:
-                    verdict = "-"
-                elif room:
-                    verdict = "yes" if speed >= least else "no"
+                    result = "-"
+                elif has_capacity:
+                    result = "yes" if speed >= least else "no"
                 else:
-                    verdict = "yes" if round(cost, 2) <= WORKERS_BOUND else "no"
-                told = shown(speed) + ("" if room else " (no room)")
-                words = f"{kind.title}, {case.rows[0].words.rpartition('session, ')[2]}"
-                rows.append([words, shown(cost), f"{WORKERS_BOUND:g}", told, f"{least:.2f}", verdict])
+                    result = "yes" if round(cost, 2) <= WORKERS_BOUND else "no"
+                speed_cell = format_ratio(speed) + ("" if has_capacity else " (no room)")
+                title = f"{variant.title}, {case.rows[0].title.rpartition('session, ')[2]}"
+                rows.append(
+                    [title, format_ratio(cost), f"{WORKERS_BOUND:g}", speed_cell, f"{least:.2f}", result]
+                )
     return rows if len(rows) > 1 else []
 
 
 def floor_table(results: Results) -> list[list[str]]:
-    """How much of each figure of processor time was spent in system calls, which no program can make cheaper."""
+    """Return how much of each processor time was spent in system calls, which no program can make cheaper."""
     pairs = comparisons(results.proxies)
-    head = ["of which in the system", *(kind_of(name).title for name in results.proxies)]
+    head = ["of which in the system", *(variant_of(name).title for name in results.proxies)]
     rows = [
         head
-        + [f"system of {kind_of(pair.over).title} / all of {kind_of(pair.under).title}" for pair in pairs]
+        + [
+            f"system of {variant_of(pair.over).title} / all of {variant_of(pair.under).title}"
+            for pair in pairs
+        ]
     ]
     for case in results.cases:
         for row in case.rows:
             if row.figure not in SYSTEM_FIGURES:
                 continue
             system = SYSTEM_FIGURES[row.figure]
-            cells = [row.words]
+            cells = [row.title]
             for proxy in results.proxies:
-                part, whole = (results.median(case, proxy, figure) for figure in (system, row.figure))
-                cells.append(f"{rounded(part)} of {rounded(whole)}" if part is not None and whole else "-")
+                part, total = (results.median(case, proxy, figure) for figure in (system, row.figure))
+                cells.append(
+                    f"{format_figure(part)} of {format_figure(total)}" if part is not None and total else "-"
+                )
             for pair in pairs:
-                part, whole = (
+                part, total = (
                     results.median(case, pair.over, system),
                     results.median(case, pair.under, row.figure),
                 )
-                cells.append(shown(part / whole if part is not None and whole else None))
+                cells.append(format_ratio(part / total if part is not None and total else None))
             rows.append(cells)
     return rows if len(rows) > 1 else []
 
 
-def growing(results: Results) -> dict[str, list[tuple[Growth, Case]]]:
-    """Lines of growth that have more than one point, each by number of sessions."""
+def growth_lines(results: Results) -> dict[str, list[tuple[Growth, Case]]]:
+    """Return the lines of growth with more than one point, sorted by number of sessions."""
     lines: dict[str, list[tuple[Growth, Case]]] = {}
     for case in results.cases:
         if case.growth:
@@ -193,18 +208,19 @@ def growing(results: Results) -> dict[str, list[tuple[Growth, Case]]]:
 
 
 def growth_table(results: Results) -> list[list[str]]:
-    """The same figure at growing numbers of sessions, by proxy."""
+    """Return each figure at growing numbers of sessions, by proxy."""
     rows = []
-    for line, points in growing(results).items():
-        along = " → ".join(f"{growth.sessions:,}" for growth, _ in points)
+    for line, points in growth_lines(results).items():
+        numbers = " → ".join(f"{growth.sessions:,}" for growth, _ in points)
         for proxy in results.proxies:
             cells = [cell(results, case, proxy, growth.figure) for growth, case in points]
-            counted = points[0][0].counted
-            rows.append([line, f"{along} {counted}", kind_of(proxy).title, " → ".join(cells)])
+            sessions_title = points[0][0].sessions_title
+            rows.append([line, f"{numbers} {sessions_title}", variant_of(proxy).title, " → ".join(cells)])
     return [["growth", "with", "", "medians"], *rows] if rows else []
 
 
 def as_text(rows: list[list[str]]) -> str:
+    """Format a table with aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(
@@ -216,5 +232,6 @@ def as_text(rows: list[list[str]]) -> str:
 
 
 def as_markdown(rows: list[list[str]]) -> str:
+    """Format a table as Markdown."""
     rule = ["---", *("---:" for _ in rows[0][1:])]
     return "\n".join(f"| {' | '.join(row)} |" for row in [rows[0], rule, *rows[1:]])

@@ -47,10 +47,10 @@ void prepare_tls(void)
     SSL_CTX_set_verify(tls, SSL_VERIFY_NONE, NULL);
     SSL_CTX_set_session_cache_mode(tls, SSL_SESS_CACHE_OFF);
     SSL_CTX_set_mode(tls, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_RELEASE_BUFFERS);
-    SSL_CTX_set_options(tls, SSL_OP_IGNORE_UNEXPECTED_EOF);  /* an end without close_notify is an orderly one as well */
+    SSL_CTX_set_options(tls, SSL_OP_IGNORE_UNEXPECTED_EOF);  /* an end without close_notify is orderly, too */
 }
 
-static void without_delay(int fd)
+static void set_nodelay(int fd)
 {
     int yes = 1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
@@ -80,7 +80,7 @@ bool wire_accept(struct wire *w, int listener)
     w->fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (w->fd < 0 && (errno == EAGAIN || errno == ECONNABORTED)) return false;
     if (w->fd < 0) die("accept");
-    without_delay(w->fd);
+    set_nodelay(w->fd);
     return true;
 }
 
@@ -89,7 +89,7 @@ bool wire_connect(struct wire *w, int port, bool under_tls)
     struct sockaddr_in proxy = loopback(port);
     w->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (w->fd < 0) die("socket");
-    without_delay(w->fd);
+    set_nodelay(w->fd);
     if (connect(w->fd, (void *)&proxy, sizeof proxy) && errno != EINPROGRESS) return false;
     if (!under_tls) return true;
     w->ssl = SSL_new(tls);
@@ -136,15 +136,15 @@ enum step wire_read(struct wire *w, void *into, size_t room, size_t *got)
     return SSL_read_ex(w->ssl, into, room, got) ? GO : tls_step(w, 0);
 }
 
-enum step wire_write(struct wire *w, const void *from, size_t size, size_t *gone)
+enum step wire_write(struct wire *w, const void *from, size_t size, size_t *written)
 {
     if (!w->ssl) {
         ssize_t n = send(w->fd, from, size, MSG_NOSIGNAL);
-        *gone = n > 0 ? (size_t)n : 0;
+        *written = n > 0 ? (size_t)n : 0;
         return clear_step(n, AWAIT_ROOM);
     }
     ERR_clear_error();
-    return SSL_write_ex(w->ssl, from, size, gone) ? GO : tls_step(w, 0);
+    return SSL_write_ex(w->ssl, from, size, written) ? GO : tls_step(w, 0);
 }
 
 enum step wire_handshake(struct wire *w)
@@ -166,10 +166,10 @@ enum step wire_handshake(struct wire *w)
 enum step wire_flush(struct wire *w)
 {
     while (w->sent < w->queued) {
-        size_t gone;
-        enum step step = wire_write(w, w->out + w->sent, w->queued - w->sent, &gone);
+        size_t written;
+        enum step step = wire_write(w, w->out + w->sent, w->queued - w->sent, &written);
         if (step != GO) return step;
-        w->sent += gone;
+        w->sent += written;
     }
     w->queued = w->sent = 0;
     return GO;
@@ -204,14 +204,14 @@ bool wire_line(struct wire *w, char line[LINE_BYTES])
     return true;
 }
 
-void wire_say(struct wire *w, const char *form, ...)
+void wire_printf(struct wire *w, const char *format, ...)
 {
     va_list values;
-    va_start(values, form);
+    va_start(values, format);
     size_t room = sizeof w->out - w->queued;
-    int n = vsnprintf(w->out + w->queued, room, form, values);
+    int n = vsnprintf(w->out + w->queued, room, format, values);
     va_end(values);
-    if (n < 0 || (size_t)n >= room) die("more to say than fits");
+    if (n < 0 || (size_t)n >= room) die("the output buffer is full");
     w->queued += (size_t)n;
 }
 

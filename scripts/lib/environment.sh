@@ -1,11 +1,11 @@
-# The project's own virtual environment and the Debian packages that a script needs. Sourced, not run.
+# The project's virtual environment, and the Debian packages that a script needs. To be sourced.
 # shellcheck shell=bash
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 VENV=$ROOT/.venv
 PYTHON=$VENV/bin/python
 
-# need_packages NAME…: install what is missing as root, else print the one command that does and leave with 2.
+# need_packages NAME…: install missing packages as root. Other users get the command to run, and exit code 2.
 need_packages() {
     local missing=() name
     for name in "$@"; do
@@ -15,7 +15,7 @@ need_packages() {
     if [ "$(id -u)" -eq 0 ]; then
         echo "installing ${missing[*]}" >&2
         export DEBIAN_FRONTEND=noninteractive
-        apt-get update -qq >&2 || echo "apt-get update failed; trying with the lists that are here" >&2
+        apt-get update -qq >&2 || echo "apt-get update failed; trying with the existing package lists" >&2
         apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2 || exit 2
     else
         echo "missing Debian packages; as root:  apt-get install --no-install-recommends ${missing[*]}" >&2
@@ -23,11 +23,12 @@ need_packages() {
     fi
 }
 
-# make_environment EXTRAS: a virtual environment with the project (editable) and these extras, renewed when pyproject.toml changes.
+# make_environment EXTRAS: make a virtual environment with the project (editable) and these extras. Update it when
+# pyproject.toml has changed.
 make_environment() {
     local extras=$1 stamp
     stamp=$VENV/.made-$(printf '%s' "$extras" | tr -c 'a-z' '-')
-    # ensurepip is what Debian ships apart, in python3-venv
+    # Debian has ensurepip in a package of its own, python3-venv.
     if [ ! -x "$PYTHON" ] || ! "$PYTHON" -m pip --version >/dev/null 2>&1; then
         command -v python3 >/dev/null || need_packages python3
         python3 -c 'import venv, ensurepip' 2>/dev/null || need_packages python3-venv

@@ -1,7 +1,8 @@
-"""The manual pages, made from the commands and from the configuration's model."""
+"""The manual pages, generated from the commands and from the configuration's model."""
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator, Mapping
 
@@ -14,23 +15,26 @@ SIGNALS = {
     "SIGTERM": "Accept no more connections, give sessions process.drain_timeout to end, then close the rest. "
     "A second SIGTERM closes them at once.",
     "SIGINT": "Stop at once.",
-    "SIGUSR2": "Reopen the log file.",
-    "SIGHUP": "Reopen the log file, and look for renewed certificates and keys.",
+    "SIGUSR2": "Reopen the log files, after their rotation.",
+    "SIGHUP": "Reopen the log files, and look for renewed certificates and keys. The configuration is not read again; "
+    "the log says so if it has changed.",
+    "SIGUSR1": "Ignored; logs a warning, because other proxies give it different meanings.",
 }
 ENVIRONMENT = {
-    "NOTIFY_SOCKET": "mailproxy tells the service manager here that it is ready, or stops; see sd_notify(3).",
+    "NOTIFY_SOCKET": "The socket on which mailproxy reports to the service manager that it is ready, or stops; see "
+    "sd_notify(3).",
     "LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES": "Sockets that the service manager passes on. A bind takes one with "
     'address = "fd:NAME" or "fd:3"; see sd_listen_fds(3).',
 }
 EXIT_STATUS = {
-    "0": "Success. Advice is success, too.",
+    "0": "No faults. Advice is possible.",
     "1": "There is advice, and --strict was given.",
-    "2": "The configuration or the command line is faulty; or the proxy could not start for that reason.",
+    "2": "The configuration or the command line is faulty, or the proxy could not start.",
 }
 
 
 def command_page() -> str:
-    """mailproxy.1."""
+    """Return mailproxy.1."""
     context = click.Context(main, info_name="mailproxy")
     parts = [
         _title("MAILPROXY", 1),
@@ -39,7 +43,7 @@ def command_page() -> str:
         ".SH DESCRIPTION\n" + _text(_plain(main.help or "")),
         ".SH COMMANDS",
         *(_command(command, context) for _, command in sorted(main.commands.items())),
-        ".SH SIGNALS\n" + _text("Of mailproxy run, sent to the process that was started:"),
+        ".SH SIGNALS\n" + _text("Send signals of mailproxy run to the process that you started:"),
         _list(SIGNALS),
         ".SH ENVIRONMENT",
         _list(ENVIRONMENT),
@@ -51,7 +55,13 @@ def command_page() -> str:
 
 
 def configuration_page(head: str, tables: Mapping[str, type], cells: Mapping[str, Mapping[str, str]]) -> str:
-    """mailproxy.toml.5. ``head``: what holds for all keys; ``cells``: type and default of each key, by table."""
+    """Return mailproxy.toml.5.
+
+    Args:
+        head: What holds for all keys.
+        tables: The tables of the configuration by title.
+        cells: Type and default of each key, by table.
+    """
     parts = [
         _title("MAILPROXY.TOML", 5),
         ".SH NAME\n" + _text("mailproxy.toml - configuration of mailproxy"),
@@ -61,7 +71,7 @@ def configuration_page(head: str, tables: Mapping[str, type], cells: Mapping[str
     ]
     for title, table in tables.items():
         parts.append(f".SS {_escaped(title)}")
-        parts.append(_text((table.__doc__ or "").splitlines()[0]))
+        parts += _paragraphs(inspect.cleandoc(table.__doc__ or ""))
         parts += [
             _key(key, cells[title][key.name]) for key in keys_of(table).values() if key.name in cells[title]
         ]
@@ -74,26 +84,27 @@ def _title(name: str, section: int) -> str:
 
 
 def _command(command: click.Command, context: click.Context) -> str:
-    own = click.Context(command, info_name=command.name, parent=context)
-    usage = " ".join(command.collect_usage_pieces(own))
+    command_context = click.Context(command, info_name=command.name, parent=context)
+    usage = " ".join(command.collect_usage_pieces(command_context))
     parts = [f".SS {_escaped(f'mailproxy {command.name} {usage}')}", *_paragraphs(_plain(command.help or ""))]
     for parameter in command.params:
-        record = parameter.get_help_record(own)
+        record = parameter.get_help_record(command_context)
         if isinstance(parameter, click.Option) and record is not None:
             parts.append(f".TP\n.B {_escaped(record[0])}\n{_text(record[1])}")
     return "\n".join(parts)
 
 
 def _key(key: Key, cell: str) -> str:
-    return f".TP\n.B {_escaped(key.name)}\n{_text(_upper(key.description))}\n.br\n{_text(cell)}"
+    details = f"\n{_text(key.details)}" if key.details else ""
+    return f".TP\n.B {_escaped(key.name)}\n{_text(_upper(key.description))}{details}\n.br\n{_text(cell)}"
 
 
 def _list(items: Mapping[str, str]) -> str:
-    return "\n".join(f".TP\n.B {_escaped(name)}\n{_text(words)}" for name, words in items.items())
+    return "\n".join(f".TP\n.B {_escaped(name)}\n{_text(text)}" for name, text in items.items())
 
 
-def _paragraphs(words: str) -> Iterator[str]:
-    for paragraph in re.split(r"\n\s*\n", words.strip()):
+def _paragraphs(text: str) -> Iterator[str]:
+    for paragraph in re.split(r"\n\s*\n", text.strip()):
         lines = paragraph.splitlines()
         if all(re.match(r"\d+\. ", line) for line in lines):
             yield "\n".join(
@@ -103,23 +114,23 @@ def _paragraphs(words: str) -> Iterator[str]:
             yield ".PP\n" + _text(" ".join(lines))
 
 
-def _plain(words: str) -> str:
-    return "\n\n".join(" ".join(part.split()) for part in re.split(r"\n\s*\n", words))
+def _plain(text: str) -> str:
+    return "\n\n".join(" ".join(part.split()) for part in re.split(r"\n\s*\n", text))
 
 
-def _upper(words: str) -> str:
-    return words[:1].upper() + words[1:] + ("" if words.endswith(".") else ".")
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
 
-def _text(words: str) -> str:
-    """A line of text: what begins with a control character is no request."""
-    escaped = _escaped(words)
+def _text(text: str) -> str:
+    """Return a line of text. A control character at its start must not make it a roff request."""
+    escaped = _escaped(text)
     return f"\\&{escaped}" if escaped.startswith((".", "'", '"')) else escaped
 
 
-def _escaped(words: str) -> str:
+def _escaped(text: str) -> str:
     return (
-        " ".join(words.replace("`", "").replace("*only*", "only").split())
+        " ".join(text.replace("`", "").replace("*only*", "only").split())
         .replace("\\", "\\e")
         .replace("-", "\\-")
     )

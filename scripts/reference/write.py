@@ -1,11 +1,15 @@
-"""The parts of the documentation that are made from the code: keys, schema, manual, end reasons, fields and events of the log.
+"""Write the parts of the documentation that are made from the code.
 
-A test compares what stands in the files with what this makes.
+These are keys, JSON Schema, manual pages, and the end reasons, fields and events of the log. A test compares
+the files with what this script makes.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +24,15 @@ from mailproxy.config.values import (
     LogTarget,
     Mode,
     Name,
+    PositiveSeconds,
     RatePeriod,
     Seconds,
     Size,
     Text,
-    TimeLimit,
     to_display,
 )
-from mailproxy.log import ENDS, Phase
-from mailproxy.log.events import EVENTS
+from mailproxy.log import END_REASONS, EndReason, Phase
+from mailproxy.log.events import EVENTS, Event
 from mailproxy.log.fields import SESSION_FIELDS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -44,7 +48,7 @@ TABLES = {
     "timeouts of a frontend": model.FrontendTimeouts,
     "max_session_rate_per_client": model.SessionRate,
     "tls of a frontend or bind": model.FrontendTls,
-    "certificates of such a tls": model.CertificateFiles,
+    "certificates of a frontend's tls": model.CertificateFiles,
     "[backends.NAME]": model.Backend,
     "servers of a backend": model.Server,
     "timeouts of a backend": model.BackendTimeouts,
@@ -58,57 +62,100 @@ TABLES = {
 
 HEAD = """# Every key of the configuration
 
-Made from the code by `scripts/write-reference`. The same as a manual page: `man mailproxy.toml`. As JSON Schema, for
-editors: `mailproxy schema`.
+<!-- Made by scripts/write-reference from mailproxy/config/model: change that, not this page. -->
 
-{}"""
-RULES = """A key that is not listed here is a fault; no key is ignored. `mailproxy check` names its file, line and column. For
-words of HAProxy, nginx and Caddy it names the key that is meant. The line is that of the value, also where it is inherited from
-a profile or the defaults. Where a meaning says *only*, this version supports just these values, and refuses others.
+A configuration names where clients connect (frontends) and where their sessions go (backends). What
+several of them share, you write once, in defaults or in a profile:
 
-Durations are `"300ms"`, `"5s"`, `"31m"`, `"1h"`, `"2d"` or a number of seconds. Sizes are `"200k"` (204 800 bytes) or a
-number. Relative paths are relative to the folder of the configuration file, and with `mailproxy check -` to the current
-folder. In strings, `${NAME}` and `${NAME:-default}` are replaced from the environment; `$$` is a dollar sign.
+```toml
+#:schema ./mailproxy.schema.json
+
+[defaults.backend.timeouts]
+connect = "3s"                          # for all backends
+
+[profiles.exchange.server]
+max_sessions = 5000                     # for the servers of all backends with this profile
+
+[frontends.imap]
+protocol = "imap"
+backend = "exchange"
+bind = ["*:143"]
+
+[backends.exchange]
+profile = "exchange"
+servers = [
+  "192.0.2.11:143",
+  { address = "192.0.2.12:143", max_sessions = 1000 },
+]
+```
+
+Check the file with `mailproxy check FILE`. It reports every fault at once. For completion and
+checks in your editor, run `mailproxy schema > mailproxy.schema.json` beside the file, and keep its
+first line. This page is also a manual page: `man mailproxy.toml`.
+
+"""
+RULES = """mailproxy rejects keys that are not listed here. `mailproxy check` names file, line and column of each fault. For the words of
+HAProxy, nginx and Caddy it names the key that you need. The line is the one that you have to change, also if the value is
+inherited from a profile or the defaults. Where a meaning says *only*, this version supports just these values.
+
+A duration is `"300ms"`, `"5s"`, `"31m"`, `"1h"`, `"2d"` or a number of seconds. A size is `"200k"` (204 800 bytes) or a
+number. A relative path begins at the folder of the configuration file, and with `mailproxy check -` at the current folder.
+In strings, `${NAME}` and `${NAME:-default}` are replaced from the environment. `$$` is a dollar sign.
 
 mailproxy takes the value of a key from the first of these places that has it:
 
 1. the table itself
-2. for a server, its backend (`tls`, `send_proxy`, `check` and others); for a bind, its frontend (`tls`)
+2. the backend of a server (`tls`, `send_proxy`, `check` and others), the frontend of a bind (`tls`)
 3. the table's profile
 4. `[defaults]`
 5. the default in the tables below
 
-`[defaults.frontend]`, `[defaults.bind]`, `[defaults.backend]` and `[defaults.server]` take the keys of those tables, and so
-do the same four under `[profiles.NAME]`. Tables are merged key by key. Lists and single values replace what would be
-inherited. `false` switches off an inherited `tls`, `stick`, `check` or
-`max_session_rate_per_client`.
+`[defaults.frontend]`, `[defaults.bind]`, `[defaults.backend]` and `[defaults.server]` take the keys of those tables.
+The same four tables under `[profiles.NAME]` take them, too. Tables are merged key by key. Lists and single values replace
+the inherited value. `false` switches off an inherited `tls`, `stick`, `check` or `max_session_rate_per_client`.
 """
+MAX_COLUMNS = 100
 
 
 def reference() -> str:
-    """docs/configuration.md."""
-    parts = [HEAD.replace("{}", RULES)]
+    """Return docs/configuration.md."""
+    parts = [HEAD + wrapped(RULES) + "\n"]
     for title, table in TABLES.items():
-        parts.append(f"## {title}\n\n{(table.__doc__ or '').splitlines()[0]}\n")
+        keys = shown_keys(title, table)
+        parts.append(f"## {title}\n\n{wrapped(intro(table))}\n")
         parts.append("| key | type | default | meaning |\n|---|---|---|---|")
-        parts += [row(key) for key in shown_keys(title, table)]
+        parts += [row(key) for key in keys]
         parts.append("")
+        parts += [f"{wrapped(f'`{key.name}`: {key.details}')}\n" for key in keys if key.details]
     return "\n".join(parts).rstrip() + "\n"
 
 
+def intro(table: type) -> str:
+    """Return what the documentation has above the keys of a table: the docstring of its class."""
+    return inspect.cleandoc(table.__doc__ or "")
+
+
+def wrapped(text: str) -> str:
+    """Return Markdown with its paragraphs wrapped; numbered lists stay as they are."""
+    return "".join(
+        part if re.match(r"\d\. |\n", part) else textwrap.fill(part, MAX_COLUMNS)
+        for part in re.split(r"(\n\n+)", text)
+    )
+
+
 def shown_keys(title: str, table: type) -> list[Key]:
-    """The keys of a table, but for the name that is in its title."""
+    """Return the keys of a table without the name that is in its heading."""
     named = title in ("[frontends.NAME]", "[backends.NAME]")
     return [key for key in keys_of(table).values() if not (named and key.name == "name")]
 
 
 def command_manual() -> str:
-    """docs/man/mailproxy.1."""
+    """Return docs/man/mailproxy.1."""
     return man.command_page()
 
 
 def configuration_manual() -> str:
-    """docs/man/mailproxy.toml.5."""
+    """Return docs/man/mailproxy.toml.5."""
     cells = {
         title: {key.name: manual_cell(key) for key in shown_keys(title, table)}
         for title, table in TABLES.items()
@@ -117,19 +164,22 @@ def configuration_manual() -> str:
 
 
 def manual_cell(key: Key) -> str:
-    words = f"Type: {type_of(key)}."
+    """Return type and default of a key for the manual page."""
+    text = f"Type: {type_of(key)}."
     if default := default_of(key):
-        words += f" Default: {default}."
+        text += f" Default: {default}."
     if key.supported is not None:
-        words += f" This version supports only: {supported(key)}."
-    return words
+        text += f" This version supports only: {supported(key)}."
+    return text
 
 
 def supported(key: Key) -> str:
+    """Return the values that this version supports, as in TOML."""
     return " or ".join(to_toml(key, value) for value in key.supported or () if value is not None) or "absent"
 
 
 def row(key: Key) -> str:
+    """Return a key's row of its table."""
     meaning = key.description
     if key.supported is not None:
         meaning += f" (*only* {supported(key)})"
@@ -142,7 +192,7 @@ def cell(text: str) -> str:
 
 SHORT = {
     Seconds: "duration",
-    TimeLimit: "duration, above 0",
+    PositiveSeconds: "duration, above 0",
     RatePeriod: "duration, above 0, at most 1d",
     Size: "size",
     Name: "name",
@@ -151,13 +201,13 @@ SHORT = {
 
 
 def type_of(key: Key) -> str:
-    one = SHORT.get(key.annotation) or (key.kind.allowed if key.kind is not None else "table")
-    one = one.removeprefix("a ").removeprefix("an ")
-    if key.kind is not None and key.table is not None:
-        one = "true, false, or a table"
+    text = SHORT.get(key.annotation) or (key.value_type.allowed if key.value_type is not None else "table")
+    text = text.removeprefix("a ").removeprefix("an ")
+    if key.value_type is not None and key.table is not None:
+        text = "true, false, or a table"
     if key.table in SHORT_FORMS:
-        one += f", or its {SHORT_FORMS[key.table]} alone"
-    return f"list of: {one}" if key.is_list else one
+        text += f", or its {SHORT_FORMS[key.table]} alone"
+    return f"list of: {text}" if key.is_list else text
 
 
 def default_of(key: Key) -> str:
@@ -166,7 +216,7 @@ def default_of(key: Key) -> str:
         return "must be given"
     if key.default_text:
         return key.default_text
-    if key.annotation in (Seconds, TimeLimit, RatePeriod) and default is not None:
+    if key.annotation in (Seconds, PositiveSeconds, RatePeriod) and default is not None:
         return f"`{write_duration(default)}`"
     if key.annotation is Size:
         return f"`{default // 1024}k`"
@@ -180,23 +230,44 @@ def default_of(key: Key) -> str:
 
 
 def ends() -> str:
-    """The table of end reasons in the README."""
-    rows = ["| end | who | phase | state | meaning |", "|---|---|---|---|---|"]
-    rows += [
-        f"| `{end.name}` | {end.by.value} | {end.phase.value} | "
-        f"{end.state if end.phase is Phase.HANDSHAKE else f'`{end.state}`'} | {end.meaning} |"
-        for end in ENDS
-    ]
-    return "\n".join(rows)
+    """Return the end reasons in docs/logging.md: an index by state, then each reason under its phase."""
+    names: dict[str, list[str]] = {}
+    for end in END_REASONS:
+        if not end.has_message:
+            names.setdefault(end.state, []).append(f"`{end.name}`")
+    parts = ["| state | end reasons |\n|---|---|"]
+    parts[0] += "".join(f"\n| `{state}` | {', '.join(names[state])} |" for state in sorted(names))
+    for phase in Phase:
+        parts.append(f"**Phase `{phase.value}`**")
+        parts.append("\n".join(end_item(end) for end in END_REASONS if end.phase is phase))
+    return "\n\n".join(parts)
+
+
+def end_item(end: EndReason) -> str:
+    """Return one end reason as an item of a list."""
+    state = f'message "{end.state}"' if end.has_message else f"`{end.state}`"
+    return item(f"**`{end.name}`** ({state}, ended by: {end.by.value}): {end.meaning}.")
+
+
+def item(text: str) -> str:
+    """Return an item of a list, wrapped as pages are."""
+    return textwrap.fill(
+        text,
+        width=100,
+        initial_indent="- ",
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def schema() -> str:
-    """config/mailproxy.schema.json."""
+    """Return config/mailproxy.schema.json."""
     return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
 
 
 def fields() -> str:
-    """The table of a session's fields in docs/logging.md."""
+    """Return the table of a session's fields in docs/logging.md."""
     rows = ["| field | type | meaning | example |", "|---|---|---|---|"]
     rows += [
         f"| `{each.name}` | {each.kind} | {each.meaning} | `{each.example}` |" for each in SESSION_FIELDS
@@ -205,33 +276,35 @@ def fields() -> str:
 
 
 def events() -> str:
-    """The table of events in docs/logging.md."""
-    rows = ["| event | level | meaning | keys in `json` |", "|---|---|---|---|"]
-    rows += [
-        f"| `{each.name}` | {each.level} | {each.meaning} | {', '.join(f'`{key}`' for key in each.keys)} |"
-        for each in EVENTS
-    ]
-    return "\n".join(rows)
+    """Return the events in docs/logging.md as a list."""
+    return "\n".join(event_item(each) for each in EVENTS)
 
 
-def renewed(page: str, name: str, table: str) -> str:
-    """A page with the table between its marks renewed."""
-    start, stop = f"<!-- {name}: made by scripts/write-reference -->", f"<!-- /{name} -->"
-    before, found, rest = page.partition(start)
-    _, _, after = rest.partition(stop)
-    if not found:
+def event_item(event: Event) -> str:
+    """Return one event as an item of a list."""
+    keys = f" Keys: {', '.join(f'`{key}`' for key in event.keys)}." if event.keys else ""
+    return item(f"**`{event.name}`** ({event.level}): {event.meaning}.{keys}")
+
+
+def replace_part(page: str, name: str, text: str) -> str:
+    """Return a page with new text between the marks of a generated part.
+
+    Raises:
+        ValueError: The page has no such marks.
+    """
+    begin, end = f"<!-- begin {name}: made by scripts/write-reference -->", f"<!-- end {name} -->"
+    before, mark, rest = page.partition(begin)
+    _, _, after = rest.partition(end)
+    if not mark:
         raise ValueError(f"the page has no marks of {name}")
-    return f"{before}{start}\n{table}\n{stop}{after}"
-
-
-def with_ends(readme: str) -> str:
-    """The README with its table of end reasons renewed."""
-    return renewed(readme, "ends", ends())
+    return f"{before}{begin}\n{text}\n{end}{after}"
 
 
 def with_log(page: str) -> str:
-    """docs/logging.md with its tables renewed."""
-    return renewed(renewed(page, "fields", fields()), "events", events())
+    """Return docs/logging.md with its generated parts renewed."""
+    for name, text in (("ends", ends()), ("fields", fields()), ("events", events())):
+        page = replace_part(page, name, text)
+    return page
 
 
 def main() -> None:
@@ -240,8 +313,6 @@ def main() -> None:
     (ROOT / "docs" / "man").mkdir(exist_ok=True)
     (ROOT / "docs" / "man" / "mailproxy.1").write_text(command_manual())
     (ROOT / "docs" / "man" / "mailproxy.toml.5").write_text(configuration_manual())
-    readme = ROOT / "README.md"
-    readme.write_text(with_ends(readme.read_text()))
     logging = ROOT / "docs" / "logging.md"
     logging.write_text(with_log(logging.read_text()))
 

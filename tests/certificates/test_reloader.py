@@ -18,10 +18,9 @@ from attrs import define
 
 import mailproxy
 from mailproxy.app import load_and_check
-from mailproxy.certificates.reloader import CertificateReloader
+from mailproxy.certificates.reloader import CertificateReloader, ReloadResult
 from mailproxy.certificates.store import CertificateStore
-from mailproxy.certificates.watcher import ReloadResult, apply_staged
-from mailproxy.net.tls.certificate import Certificate, find, stamp_of
+from mailproxy.net.tls.certificate import Certificate, file_stamp, find
 from mailproxy.testing import ThrowAwayCA
 from tests.support.startup_config import startup_config
 
@@ -54,7 +53,7 @@ class Running:
 
     def served(self, name: str | None) -> tuple[str, ...]:
         """The names of the files that a client gets who asks for this name."""
-        choice = self.material.bind_terminators["imap", 0]._state.choice
+        choice = self.material.bind_terminators["imap", 0]._state.index
         return _names(find(choice.by_name, name) or choice.default)
 
     @property
@@ -166,7 +165,7 @@ def test_a_look_anyway_is_one_even_where_nothing_has_changed(folder: Path) -> No
     proxy = terminating(folder)
     before = proxy.contexts
     renewed = proxy.looked(anyway=True)
-    assert (renewed.files, renewed.faults) == ((), ())
+    assert (renewed.applied, renewed.faults) == ((), ())
     assert unchanged(before, proxy.contexts) == {"a.pem", "b.pem", "c.pem"}
 
 
@@ -179,7 +178,7 @@ def test_a_certificate_that_is_replaced(issue: Callable[..., Path]) -> None:
     before = proxy.default
     issue("imap.pem", "pop.example.com")
     renewed = proxy.looked()
-    assert (renewed.files, renewed.faults) == ((pem,), ())
+    assert (renewed.applied, renewed.faults) == ((pem,), ())
     assert proxy.default is not before
     assert proxy.served("pop.example.com") == ("imap.pem",)
 
@@ -188,10 +187,10 @@ def test_a_certificate_that_is_written_over(issue: Callable[..., Path]) -> None:
     pem, other = issue("imap.pem"), issue("other.pem")
     proxy = terminating(pem)
     before = proxy.default
-    stamp = stamp_of(pem)
-    while stamp_of(pem) == stamp:  # the kernel's clock for files ticks every few milliseconds
+    stamp = file_stamp(pem)
+    while file_stamp(pem) == stamp:  # the kernel's clock for files ticks every few milliseconds
         pem.write_bytes(other.read_bytes())
-    assert proxy.looked().files == (pem,)
+    assert proxy.looked().applied == (pem,)
     assert proxy.default is not before
 
 
@@ -199,7 +198,7 @@ def test_only_what_has_changed_is_made_anew(folder: Path, issue: Callable[..., P
     proxy = terminating(folder)
     before = proxy.contexts
     issue("folder/b.pem", "b.example")
-    assert folder / "b.pem" in proxy.looked().files
+    assert folder / "b.pem" in proxy.looked().applied
     assert unchanged(before, proxy.contexts) == {"a.pem", "c.pem"}
 
 
@@ -217,7 +216,7 @@ def test_a_certificate_that_comes_to_a_folder(folder: Path, issue: Callable[...,
     proxy = terminating(folder)
     before = proxy.contexts
     issue("folder/d.pem", "d.example")
-    assert proxy.looked().files == (folder / "d.pem",)
+    assert proxy.looked().applied == (folder / "d.pem",)
     assert proxy.served("d.example") == ("d.pem",)
     assert unchanged(before, proxy.contexts) == {"a.pem", "b.pem", "c.pem"}
 
@@ -240,8 +239,8 @@ def test_a_certificate_that_is_taken_out_of_a_folder(folder: Path) -> None:
     (folder / "b.pem").unlink()
     renewed = proxy.looked()
     assert renewed.faults == ()
-    assert renewed.files == (folder / "b.pem",)
-    assert renewed.taken == (f"b.example no more ({folder / 'b.pem'})",)
+    assert renewed.applied == (folder / "b.pem",)
+    assert renewed.descriptions == (f"b.example removed ({folder / 'b.pem'})",)
     assert proxy.served("b.example") == ("a.pem",)
     assert unchanged(before, proxy.contexts) == {"a.pem", "c.pem"}
 
@@ -288,7 +287,7 @@ def test_a_pair_that_is_replaced(issue: Callable[..., Path], tmp_path: Path) -> 
     replace(chain, chain_of(other))
     replace(key, key_of(other))
     renewed = proxy.looked()
-    assert (set(renewed.files), renewed.faults) == ({chain, key}, ())
+    assert (set(renewed.applied), renewed.faults) == ({chain, key}, ())
     assert proxy.default is not before
 
 
@@ -315,7 +314,7 @@ def test_a_key_that_is_written_again(issue: Callable[..., Path], tmp_path: Path)
     before = proxy.default
     replace(key, key_of(pem))
     renewed = proxy.looked()
-    assert (renewed.files, renewed.faults) == ((key,), ())
+    assert (renewed.applied, renewed.faults) == ((key,), ())
     assert proxy.default is not before
 
 
@@ -330,13 +329,13 @@ def test_a_key_that_is_gone_keeps_the_old_certificate_until_it_is_mended(
     key.unlink()
     renewed = proxy.looked()
     fact = f"{chain}: {NO_KEY}" if where == "beside" else f"{key}: No such file or directory"
-    assert (renewed.files, faults_of(renewed)) == ((), [f"{CERTIFICATES}[0]: {fact}"])
+    assert (renewed.applied, faults_of(renewed)) == ((), [f"{CERTIFICATES}[0]: {fact}"])
     assert proxy.default is before
     again = proxy.look()  # what could not be read is tried again, whether it has changed or not
     assert again is None if where == "beside" else again is not None and again.faults == renewed.faults
     replace(key, key_of(pem))
     renewed = proxy.looked()
-    assert (renewed.files, renewed.faults) == ((key,), ())
+    assert (renewed.applied, renewed.faults) == ((key,), ())
     assert proxy.default is not before
 
 
@@ -412,10 +411,10 @@ def test_what_could_not_be_read_is_tried_again_though_it_has_not_changed(
         raise OSError(errno.EMFILE, "Too many open files", str(file))
 
     with monkeypatch.context() as patch:
-        patch.setattr("mailproxy.certificates.store.read_certificate", out_of_descriptors)
+        patch.setattr("mailproxy.certificates.loader.read_certificate", out_of_descriptors)
         assert faults_of(proxy.looked()) == [f"{CERTIFICATES}[0]: {file}: Too many open files"]
         assert proxy.default is before
-    assert proxy.looked().files == (file,)
+    assert proxy.looked().applied == (file,)
     assert proxy.default is not before
 
 
@@ -491,7 +490,7 @@ def test_all_that_is_no_good_is_said_at_once(
         file.unlink()
     replace(folder / "a.pem", b"")
     renewed = proxy.looked()
-    assert renewed.files == ()
+    assert renewed.applied == ()
     assert faults_of(renewed) == [
         f"{CERTIFICATES}[0]: {pem}: No such file or directory",
         f"{CERTIFICATES}[1]: {folder}/a.pem: has no certificate in PEM form",
@@ -525,7 +524,7 @@ def test_a_revocation_list_that_is_replaced_holds_for_every_certificate(
     before = proxy.contexts
     replace(crl, throw_away_ca.revoke(throw_away_ca.issue_client("alice")).read_bytes())
     renewed = proxy.looked()
-    assert (renewed.files, renewed.faults) == ((crl,), ())
+    assert (renewed.applied, renewed.faults) == ((crl,), ())
     assert unchanged(before, proxy.contexts) == set()
 
 
@@ -538,7 +537,7 @@ def test_a_ca_that_is_replaced_holds_for_every_certificate(
     both = throw_away_ca.pem.read_bytes() + ThrowAwayCA(tmp_path / "other").pem.read_bytes()
     replace(ca, both)
     renewed = proxy.looked()
-    assert (renewed.files, renewed.faults) == ((ca,), ())
+    assert (renewed.applied, renewed.faults) == ((ca,), ())
     assert unchanged(before, proxy.contexts) == set()
     assert {context.cert_store_stats()["x509_ca"] for context in proxy.contexts.values()} == {2}
 
@@ -627,7 +626,7 @@ def test_a_new_revocation_list_holds_though_a_key_cannot_be_read_any_more(
     replace(folder / "b.pem", b"")
     replace(crl, throw_away_ca.revoke(throw_away_ca.issue_client("alice")).read_bytes())
     renewed = proxy.looked()
-    assert crl in renewed.files
+    assert crl in renewed.applied
     assert faults_of(renewed) == [f"{CERTIFICATES}[0]: {folder}/b.pem: has no certificate in PEM form"]
     assert unchanged(before, proxy.contexts) == set()
     assert proxy.served("b.example") == ("b.pem",)
@@ -653,7 +652,7 @@ def test_a_ca_of_servers_that_is_replaced(throw_away_ca: ThrowAwayCA, tmp_path: 
     (tmp_path / "other").mkdir()
     replace(ca, ca.read_bytes() + ThrowAwayCA(tmp_path / "other").pem.read_bytes())
     renewed = proxy.looked()
-    assert (renewed.files, renewed.faults) == ((ca,), ())
+    assert (renewed.applied, renewed.faults) == ((ca,), ())
     context = server_context(renewed)
     assert isinstance(context, ssl.SSLContext)
     assert context is not before
@@ -666,7 +665,7 @@ def test_a_certificate_for_servers_that_is_replaced(throw_away_ca: ThrowAwayCA, 
     (before,) = proxy.material.server_contexts.values()
     replace(pem, throw_away_ca.issue_client("proxy").read_bytes())
     renewed = proxy.looked()
-    assert (renewed.files, renewed.faults) == ((pem,), ())
+    assert (renewed.applied, renewed.faults) == ((pem,), ())
     assert server_context(renewed) is not before
 
 
@@ -739,7 +738,7 @@ def test_what_is_taken_up_is_said_with_names_and_end(issue: Callable[..., Path])
     proxy = terminating(pem)
     issue("imap.pem", "pop.example.com", not_after=about(60))
     renewed = proxy.looked()
-    assert renewed.taken == (f"pop.example.com until {about(60):%Y-%m-%d} ({pem})",)
+    assert renewed.descriptions == (f"pop.example.com until {about(60):%Y-%m-%d} ({pem})",)
     assert renewed.expiring == ()
 
 
@@ -758,7 +757,7 @@ def test_a_broken_file_in_a_folder_is_not_said_to_be_taken_up(folder: Path) -> N
     replace(folder / "d.pem", b"hello")
     renewed = proxy.looked()
     assert len(renewed.faults) == 1
-    assert (renewed.files, renewed.taken) == ((), ())
+    assert (renewed.applied, renewed.descriptions) == ((), ())
 
 
 def test_files_that_are_gone_from_a_folder_are_not_said_to_be_taken_up(folder: Path) -> None:
@@ -767,7 +766,7 @@ def test_files_that_are_gone_from_a_folder_are_not_said_to_be_taken_up(folder: P
         file.unlink()
     renewed = proxy.looked()
     assert len(renewed.faults) == 1
-    assert (renewed.files, renewed.taken) == ((), ())
+    assert (renewed.applied, renewed.descriptions) == ((), ())
 
 
 def test_a_certificate_of_the_future_is_said(issue: Callable[..., Path]) -> None:
@@ -811,7 +810,7 @@ def test_what_cannot_be_taken_up_is_found_again(
     """Out of descriptors, for one: nobody fails for that, and what is known stays."""
     pem = issue("imap.pem")
     proxy = terminating(pem)
-    looks = CertificateReloader(proxy.config, proxy.material, prepare=True)
+    looks = CertificateReloader(proxy.config, proxy.material, stage=True)
     terminator = proxy.material.bind_terminators["imap", 0]
     issue("imap.pem")
     renewed, before = looks.scan(), terminator._state
@@ -822,16 +821,16 @@ def test_what_cannot_be_taken_up_is_found_again(
 
     with monkeypatch.context() as patch:
         patch.setattr("mailproxy.net.tls.terminator.load_chain", fail)
-        taken = apply_staged(looks, renewed)
-        assert taken.files == ()
+        taken = looks.apply_staged(renewed)
+        assert taken.applied == ()
         assert faults_of(taken) == ["frontends.imap.tls: Too many open files"]
         tried = looks.scan()
         assert tried is not None
-        assert (tried.files, tried.staged) == ((), ())
+        assert (tried.applied, tried.staged) == ((), ())
         assert terminator._state is before
     renewed = looks.scan()
     assert renewed is not None
-    taken = apply_staged(looks, renewed)
-    assert (taken.files, taken.faults) == ((pem,), ())
+    taken = looks.apply_staged(renewed)
+    assert (taken.applied, taken.faults) == ((pem,), ())
     assert terminator._state is not before
     assert looks.scan() is None

@@ -297,7 +297,9 @@ def test_a_missing_key_is_named_itself(pem: Path, tmp_path: Path) -> None:
 
 def test_a_key_that_is_no_regular_file_is_named_itself(pem: Path, tmp_path: Path) -> None:
     chain = write(tmp_path / "chain.crt", chain_of(pem))
-    assert faults_of(terminating(chain, key="/dev/zero")) == [f"{CERTIFICATE}: /dev/zero: is no regular file"]
+    assert faults_of(terminating(chain, key="/dev/zero")) == [
+        f"{CERTIFICATE}: /dev/zero: is not a regular file"
+    ]
     large = write(tmp_path / "large.key", b"#" * 2**21)
     assert faults_of(terminating(chain, key=str(large))) == [
         f"{CERTIFICATE}: {large}: is larger than 1048576 bytes"
@@ -449,9 +451,9 @@ def test_a_ca_that_is_no_regular_file(pem: Path, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe.pem"
     os.mkfifo(pipe)
     for file in ("/dev/zero", str(pipe)):
-        assert faults_of(connecting(ca=file)) == [f"backends.dovecot.tls.ca: {file}: is no regular file"]
+        assert faults_of(connecting(ca=file)) == [f"backends.dovecot.tls.ca: {file}: is not a regular file"]
         assert faults_of(terminating(pem, client_ca=file, client_verify="required")) == [
-            f"frontends.imap.tls.client_ca: {file}: is no regular file"
+            f"frontends.imap.tls.client_ca: {file}: is not a regular file"
         ]
 
 

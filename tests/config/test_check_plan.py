@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 import mailproxy
 from mailproxy.config import Config, ServerTls
-from mailproxy.config.check_plan import EntryPath, Probe, entry_paths, probes, tls_of_checks
+from mailproxy.config.check_plan import EntryPath, Probe, entry_paths, plan_probes, tls_of_checks
 from mailproxy.config.values import (
-    KINDS,
+    VALUE_TYPES,
     ExpectedHex,
     ExpectedText,
     InvalidValueError,
@@ -54,7 +54,7 @@ def ways_to(
 
 def of_first_server(read: Config, ports: Mapping[int, int] | None = None) -> tuple[Probe, ...]:
     backend = read.backends["dovecot"]
-    return probes(backend.servers[0], backend.protocol, ways_to(read, ports=ports))
+    return plan_probes(backend.servers[0], backend.protocol, ways_to(read, ports=ports))
 
 
 def written(tls: ServerTls | None) -> str:
@@ -358,7 +358,7 @@ backends.dovecot.servers = [
   {{ address = "192.0.2.3:993", check = "tcp" }},
   {{ address = "192.0.2.4:993", check = false }},
 ]""".replace("\n  ", " ").replace(",\n]", "]")).backends["dovecot"]  # fmt: skip
-    found = [probes(server, backend.protocol, ()) for server in backend.servers]
+    found = [plan_probes(server, backend.protocol, ()) for server in backend.servers]
     assert [tuple(map(short, each)) for each in found] == [
         ("imap 993 tls none",),
         ("imap 143",),
@@ -532,7 +532,7 @@ def test_the_configuration_takes_what_the_running_proxy_can_compile(value: str) 
     for key, kind in kinds.items():
         arguments: dict[str, Any] = {key: value}
         try:
-            KINDS[kind].structure(value)
+            VALUE_TYPES[kind].structure(value)
         except InvalidValueError:
             with pytest.raises(ValueError):
                 compile_step(**arguments)
@@ -587,7 +587,7 @@ def test_every_server_of_a_faultless_configuration_is_checked_unless_that_is_off
     for name, backend in read.backends.items():
         found = entry_paths(read.frontends.values(), name)
         for server in backend.servers:
-            made = probes(server, backend.protocol, found)
+            made = plan_probes(server, backend.protocol, found)
             assert bool(made) == (server.check is not None)
             assert set(tls_of_checks(server, backend.protocol, found)) == {probe.tls for probe in made} - {
                 None

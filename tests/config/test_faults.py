@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 
 import mailproxy
 from mailproxy.cli import main
-from mailproxy.config.layers import Layer
+from mailproxy.config.diagnostics import Diagnostics
+from mailproxy.config.layers import Layer, merge
+from mailproxy.config.path import ROOT_PATH
 from mailproxy.config.rules import check_rules
-from mailproxy.config.validate import Diagnostics
 from mailproxy.errors import ConfigError
 from tests.support.config_noise import WHOLE, mutated_files, mutated_mappings, noise
 from tests.support.smallest_config import SMALLEST, faults_of, smallest_config, smallest_toml
@@ -734,7 +735,12 @@ def test_a_path_that_grows_too_long_by_the_folder_it_is_relative_to(tmp_path: Pa
 def test_a_stick_table_cannot_tell_more_servers_apart_than_it_has_room_for() -> None:
     # as a value: it would take seconds to read so many
     backend = smallest_config("backends.dovecot.stick = {}").backends["dovecot"]
-    layers = [Layer("defaults.backend", {"stick": {}}), Layer("backends.dovecot", {})]
+    merged = merge(
+        [
+            Layer(ROOT_PATH / "defaults" / "backend", {"stick": {}}),
+            Layer(ROOT_PATH / "backends" / "dovecot", {}),
+        ]
+    )
     for count, facts in {
         65536: [],
         65537: [
@@ -742,11 +748,11 @@ def test_a_stick_table_cannot_tell_more_servers_apart_than_it_has_room_for() -> 
         ],
     }.items():
         found = Diagnostics()
-        check_rules.check_stick(evolve(backend, servers=backend.servers * count), layers, found)
+        check_rules.check_stick_size(evolve(backend, servers=backend.servers * count), merged, found)
         assert list(map(str, found.faults)) == facts
     clear = evolve(backend, servers=(evolve(backend.servers[0], stick=None),) * 65537)
     found = Diagnostics()
-    check_rules.check_stick(clear, layers, found)
+    check_rules.check_stick_size(clear, merged, found)
     assert found.faults == []
 
 

@@ -11,15 +11,15 @@ import tomli
 import mailproxy
 from mailproxy.config import model
 from mailproxy.config.fields import keys_of
-from mailproxy.config.lint import hints
-from mailproxy.config.validate import unknown
+from mailproxy.config.lint import foreign_words, hints
+from mailproxy.config.lint.unknown_keys import describe_unknown_key
 from mailproxy.errors import ConfigError
 
 TABLES = (*hints._CLIENT_SIDE, *hints._SERVER_SIDE, model.Process, model.Log, model.Admin, None)
 ANSWERS = sorted(
     {
         (word, answer)
-        for word, hint in hints.WORDS.items()
+        for word, hint in foreign_words.WORDS.items()
         for answer in (hint.client, hint.server, hint.elsewhere)
         if answer
     }
@@ -51,8 +51,8 @@ def test_every_answer_names_a_key_or_a_reason(word: str, answer: str) -> None:
 def test_every_word_is_answered_in_every_table(table: type | None) -> None:
     keys = keys_of(table) if table else {}
     unanswered = []
-    for word in hints.WORDS.keys() - keys.keys():
-        fact = unknown(word, keys, table)
+    for word in foreign_words.WORDS.keys() - keys.keys():
+        fact = describe_unknown_key(word, keys, table)
         if (
             not fact.startswith(("unknown key: write ", "unknown key: not here"))
             or "\n" in fact
@@ -129,11 +129,13 @@ def test_every_value_that_an_answer_names_is_taken(root: str, path: str, value: 
         table = keys_of(table)[name].table
     key, written = keys_of(table)[last], tomli.loads(f"value = {value}")["value"]
     assert key.supported is None or written in key.supported
-    if key.kind is not None:
-        key.kind.structure(written)
+    if key.value_type is not None:
+        key.value_type.structure(written)
 
 
-VALUES = [(key, word, answer) for key, words in hints.VALUES.items() for word, answer in words.items()]
+VALUES = [
+    (key, word, answer) for key, words in foreign_words.VALUES.items() for word, answer in words.items()
+]
 
 
 @pytest.mark.parametrize(("key", "word", "answer"), VALUES)
@@ -141,7 +143,7 @@ def test_every_value_is_answered_with_one_that_is_allowed(key: str, word: str, a
     owners = [
         table for table in (*hints._CLIENT_SIDE, *hints._SERVER_SIDE, model.Log) if key in keys_of(table)
     ]
-    kinds = [keys_of(table)[key].kind for table in owners]
+    kinds = [keys_of(table)[key].value_type for table in owners]
     assert kinds
     written = re.match(r'write "([^"]+)"', answer)
     for kind in kinds:

@@ -131,6 +131,28 @@ def test_a_loop_that_is_not_certain_is_advised_against(
 
 
 @pytest.mark.parametrize(
+    ("address", "trusted"), [("unix:/run/x.sock", "unix"), ("[::1]:143", "::1"), ("[::]:143", "::1")]
+)
+def test_loop_depends_on_the_header_that_the_bind_expects(address: str, trusted: str) -> None:
+    """The proxy's own address towards each kind of server, as the bind sees it."""
+    text = whole(f'{{ address = "{address}", accept_proxy = ["{trusted}"] }}', f'"{address}"')
+    (line,) = _about_loops(mailproxy.from_mapping(tomli.loads(text)))
+    condition = "if it had send_proxy, for the PROXY header that frontends.f.bind[0] waits for"
+    assert line.fact == LOOP.replace("end:", f"end, {condition}:")
+
+
+def test_loop_through_a_passthrough_bind_depends_on_tls_of_clients() -> None:
+    text = """
+        frontends.f = { backend = "b", bind = ["127.0.0.1:143"] }
+        frontends.g = { backend = "c", bind = [{ address = "127.0.0.1:993", mode = "passthrough" }] }
+        backends.b.servers = ["127.0.0.1:993"]
+        backends.c.servers = ["127.0.0.1:143"]
+    """
+    facts = [line.fact for line in _about_loops(mailproxy.from_mapping(tomli.loads(text)))]
+    assert any("if clients speak TLS, which frontends.g.bind[0] waits for" in fact for fact in facts)
+
+
+@pytest.mark.parametrize(
     ("bind", "server", "more"),
     [
         ('accept_proxy = ["10.0.0.0/8"], proxy_optional = true', "", ""),

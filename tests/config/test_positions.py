@@ -14,9 +14,9 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 import mailproxy
-from mailproxy.config.key_paths import join
-from mailproxy.config.source.origin import Origin
+from mailproxy.config.path import ROOT_PATH, ConfigPath
 from mailproxy.config.source.positions import key_offsets
+from mailproxy.config.source.source_map import SourceMap
 from mailproxy.errors import ConfigError, Fault
 from tests.support.config_noise import WHOLE, mutated_files
 
@@ -75,16 +75,16 @@ def documents(draw: st.DrawFn) -> str:
     return text
 
 
-def paths(value: Any, path: str = "") -> Iterator[tuple[str, str | int]]:
+def paths(value: Any, path: ConfigPath = ROOT_PATH) -> Iterator[tuple[ConfigPath, str | int]]:
     """Every path of nested tables and lists, with its last step."""
     if isinstance(value, dict):
         for key, item in value.items():
-            yield join(path, key), key
-            yield from paths(item, join(path, key))
+            yield path / key, key
+            yield from paths(item, path / key)
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            yield f"{path}[{index}]", index
-            yield from paths(item, f"{path}[{index}]")
+            yield path / index, index
+            yield from paths(item, path / index)
 
 
 def assert_every_key_is_found(text: str) -> None:
@@ -99,7 +99,7 @@ def assert_every_key_is_found(text: str) -> None:
             assert step in tomli.loads(f"{key[0]} = 0")
         else:
             assert text[at] not in " \t\n,#]}="
-            assert step == 0 or at > offsets[f"{path.rpartition('[')[0]}[{step - 1}]"]
+            assert step == 0 or at > offsets[ConfigPath((*path.steps[:-1], step - 1))]
 
 
 @settings(max_examples=400, deadline=None)
@@ -127,7 +127,7 @@ def test_every_key_of_an_example(file: Path) -> None:
 
 
 def test_a_header_of_its_own_wins_over_an_earlier_mention() -> None:
-    assert key_offsets("[a.b]\n[a]\n")["a"] == 7
+    assert key_offsets("[a.b]\n[a]\n")[ROOT_PATH / "a"] == 7
 
 
 LAYERED = """\
@@ -192,10 +192,10 @@ profile = "shared"
     ],
 )
 def test_the_line_of_a_fault(path: str, line: int | None, column: int | None, name: str) -> None:
-    origin = Origin("mailproxy.toml", tomli.loads(LAYERED), LAYERED)
-    fault = origin.locate(Fault(path, "is odd"))
+    source_map = SourceMap("mailproxy.toml", tomli.loads(LAYERED), LAYERED)
+    fault = source_map.locate(Fault(path, "is odd"))
     assert (fault.line, fault.column, fault.name) == (line, column, name)
-    assert origin.locate(fault) is fault or line is None
+    assert source_map.locate(fault) is fault or line is None
 
 
 def test_line_ends_of_windows_count_once(tmp_path: Path) -> None:

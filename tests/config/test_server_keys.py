@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mailproxy.config import Config, from_mapping
-from mailproxy.config.check_plan import probes
+from mailproxy.config.check_plan import plan_probes
 from mailproxy.config.model import KeepAlive
 from mailproxy.config.values import KeepAliveCount, KeepAliveTime
 from mailproxy.errors import ConfigError
@@ -108,5 +108,5 @@ def test_the_name_of_checks_in_defaults_is_for_servers_that_are_told_it() -> Non
     defaults = {"defaults": {"server": {"check": {"hello": "proxy.example.com"}}}}
     for kind, hello in (("imap", "proxy.example.com"), ("smtp", "proxy.example.com")):
         backend = config({"protocol": kind, "check": {"type": kind}}, **defaults).backends["b"]
-        (probe,) = probes(backend.servers[0], backend.protocol, ())
+        (probe,) = plan_probes(backend.servers[0], backend.protocol, ())
         assert probe.hello == hello

@@ -15,7 +15,7 @@ from mailproxy.address import DescriptorAddress, TcpAddress, UnixAddress
 from mailproxy.config import LogTarget, ServerTls
 from mailproxy.config.units import parse_duration, parse_size, write_duration
 from mailproxy.config.values import (
-    KINDS,
+    VALUE_TYPES,
     Expanded,
     HostName,
     InvalidValueError,
@@ -125,7 +125,7 @@ def test_size_units_are_powers_of_1024(count: int) -> None:
     ],
 )
 def test_kinds(kind: Any, written: object, read: object) -> None:
-    value = KINDS[kind].structure(written)
+    value = VALUE_TYPES[kind].structure(written)
     assert value == read
     assert type(value) is type(read)
 
@@ -164,9 +164,9 @@ def test_kinds(kind: Any, written: object, read: object) -> None:
 )
 def test_what_is_not_of_a_kind_is_refused_and_not_bent(kind: Any, written: object) -> None:
     with pytest.raises(InvalidValueError) as caught:
-        KINDS[kind].structure(written)
+        VALUE_TYPES[kind].structure(written)
     assert str(caught.value).startswith(f"{to_display(written)} is not allowed: ")
-    assert str(caught.value).endswith(KINDS[kind].allowed)
+    assert str(caught.value).endswith(VALUE_TYPES[kind].allowed)
 
 
 def test_a_choice_of_words_tells_numbers_from_truths() -> None:

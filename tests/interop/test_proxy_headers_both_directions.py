@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import attrs
 import pytest
 
-from mailproxy.address import join
+from mailproxy.address import join_host_port
 from mailproxy.protocol.proxy_header import Header, HeaderV1, HeaderV2, Type, parse_ssl
 from tests.support.interop.certificate_set import NAME, ODD, USUAL, CertificateSet
 from tests.support.interop.entry_paths import HOST6, EntryPath, free_ports, running
@@ -259,7 +259,7 @@ class Crossing:
             self._written[program] = len(program.log.lines())
         with visitor.connect(self.ports[begins][way], self.papers) as connection:
             assert connection.receive_until_eof() == GREETING
-            return join(*connection.own), join(*connection.other)
+            return join_host_port(*connection.own), join_host_port(*connection.other)
 
     def haproxys_line(self, client: str) -> list[str]:
         """Of its `last`: the address that was asked for, the authority, the unique id."""

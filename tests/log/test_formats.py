@@ -17,7 +17,7 @@ from typing import Any
 import attrs
 import pytest
 
-from mailproxy.log import ENDS, Phase, SessionRecord, end_reasons
+from mailproxy.log import END_REASONS, Phase, SessionRecord, end_reasons
 from mailproxy.log.events import ACCEPT_PAUSED, LISTENING, SERVER_STATE
 from mailproxy.log.fields import SESSION_FIELDS
 from mailproxy.log.formats import (
@@ -343,7 +343,7 @@ def test_json_has_the_proxy_in_between_as_ipv4_too() -> None:
 
 
 def test_json_has_no_state_for_a_session_that_never_came_to_have_one() -> None:
-    for end in ENDS:
+    for end in END_REASONS:
         state = json.loads(json_session(session(end=end)))["state"]
         assert state == (None if end.phase in (Phase.HEADER, Phase.HANDSHAKE) else end.state)
 
@@ -441,7 +441,7 @@ def test_text_has_no_second_date_for_syslog() -> None:
 
 
 @pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize("end", ENDS, ids=lambda end: end.name)
+@pytest.mark.parametrize("end", END_REASONS, ids=lambda end: end.name)
 def test_every_end_has_its_line_in_every_format(form: str, end: end_reasons.EndReason) -> None:
     line = FORMATS[form][0](session(end=end, detail="why"))
     assert line.isprintable()

@@ -90,7 +90,7 @@ def test_what_a_killed_process_has_left_is_no_part_of_the_next_line(file: Path, 
 def test_a_lock_that_is_never_given_back_holds_nobody_up_for_ever(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mailproxy.log.line_writer._LOCK_S", 0.1)
+    monkeypatch.setattr("mailproxy.log.line_writer._LOCK_TIMEOUT_S", 0.1)
     code = (
         "import fcntl, sys, time; f = open(sys.argv[1], 'ab'); fcntl.lockf(f, fcntl.LOCK_EX);"
         " print('locked', flush=True); time.sleep(60)"

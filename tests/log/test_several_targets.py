@@ -129,7 +129,7 @@ async def test_all_are_reopened_and_that_is_said_once_in_each(tmp_path: Path) ->
         for file in files:
             file.rename(file.with_suffix(".old"))
         log.reopen()
-        await log.reopened()
+        await log.wait_reopened()
         await wait_until(lambda: all("reopened" in file.read_text() for file in files))
     assert [file.read_text().count("the log was reopened") for file in files] == [1, 1]
 

@@ -86,7 +86,7 @@ def an_ended_session() -> SessionRecord:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A target that blocks is waited for no longer than that, here half a second instead of two."""
-    monkeypatch.setattr("mailproxy.log.writer._PATIENCE_S", 0.5)
+    monkeypatch.setattr("mailproxy.log.writer._FLUSH_TIMEOUT_S", 0.5)
 
 
 @pytest.fixture

@@ -17,7 +17,9 @@ from attrs import define, field
 from mailproxy.config import ServerTls
 from mailproxy.net.client_close import is_client_closing
 from mailproxy.net.poller import Poller
-from mailproxy.net.tls.tls import accept_tls, connect_tls, make_client_context, send_close_notify
+from mailproxy.net.tls.close import send_close_notify
+from mailproxy.net.tls.context import make_client_context
+from mailproxy.net.tls.handshake import accept_tls, connect_tls
 from mailproxy.testing import ThrowAwayCA
 from tests.support.patience import fail_after_timeout, wait_until
 

@@ -218,9 +218,9 @@ async def test_what_the_parser_objects_to_at_a_look_is_raised_as_it_is(ends: End
 
 async def test_a_client_that_leaves_without_a_word(ends: Ends) -> None:
     ends.client.close()
-    with pytest.raises(ClientLeftError, match="left without a word") as caught:
+    with pytest.raises(ClientLeftError, match="closed without sending anything") as caught:
         await peek(ends.ours, bytewise)
-    assert not caught.value.said_something
+    assert not caught.value.has_sent
 
 
 async def test_a_client_that_thinks_about_it_and_leaves(ends: Ends, nursery: trio.Nursery) -> None:
@@ -229,7 +229,7 @@ async def test_a_client_that_thinks_about_it_and_leaves(ends: Ends, nursery: tri
         ends.client.shutdown(socket.SHUT_WR)
 
     nursery.start_soon(leave)
-    with pytest.raises(ClientLeftError, match="left without a word"):
+    with pytest.raises(ClientLeftError, match="closed without sending anything"):
         await peek(ends.ours, bytewise)
 
 
@@ -242,9 +242,9 @@ async def test_a_client_that_leaves_in_the_middle(ends: Ends, nursery: trio.Nurs
 
     ends.client.sendall(b"PRO")
     nursery.start_soon(leave)
-    with pytest.raises(ClientLeftError, match="left after 3 bytes") as caught:
+    with pytest.raises(ClientLeftError, match="closed after 3 bytes") as caught:
         await peek(ends.ours, Asking((16,)))
-    assert caught.value.said_something
+    assert caught.value.has_sent
     assert ends.lowest == 1
     assert ends.ours.recv(100) == b"PRO"
 

@@ -152,7 +152,7 @@ async def test_a_header_that_breaks_off(ends: tuple[socket.socket, socket.socket
     sender, receiver = ends
     sender.sendall(format_header(HEADERS["version 2"])[:-1])
     sender.shutdown(socket.SHUT_WR)
-    with pytest.raises(ClientLeftError, match="left after 27 bytes"):
+    with pytest.raises(ClientLeftError, match="closed after 27 bytes"):
         await receive_header(receiver)
 
 

@@ -15,7 +15,8 @@ from attrs import frozen
 
 from mailproxy.config import ServerTls
 from mailproxy.net.simple_io import ServerConnectionError, close_gracefully, receive, send_all
-from mailproxy.net.tls.tls import connect_tls, make_client_context
+from mailproxy.net.tls.context import make_client_context
+from mailproxy.net.tls.handshake import connect_tls
 from mailproxy.testing import (
     Close,
     Collect,

@@ -20,10 +20,10 @@ NO_FAILURES = {errno.EINPROGRESS, errno.EALREADY, errno.EISCONN, errno.EAGAIN}
 async def test_only_descriptors_and_memory_are_the_proxys_own_fault(
     monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    def at(_endpoint: Endpoint, _port: int | None) -> object:
+    def address(_endpoint: Endpoint, _port: int | None) -> object:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(Endpoint, "at", at)
+    monkeypatch.setattr(Endpoint, "address", address)
     expected = ProxyError if code in OWN else ServerRefusedError
     with pytest.raises(expected, match=r"127\.0\.0\.1:143: ") as caught:
         await connect([Endpoint(socket.AF_INET, "127.0.0.1", 143)], None)

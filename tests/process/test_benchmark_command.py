@@ -15,7 +15,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def scale(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, SCALE / "weigh.py", *arguments], capture_output=True, text=True)
+    return subprocess.run([sys.executable, SCALE / "compare.py", *arguments], capture_output=True, text=True)
 
 
 def results(**figures: dict[str, dict[str, list[float]]]) -> str:
@@ -54,7 +54,7 @@ def test_what_is_no_results_is_not_drawn(text: str, tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(text)
     done = scale("--draw", tmp_path / "results.json", tmp_path / "chart.svg")
     assert done.returncode == 2
-    assert "is no results of this version" in done.stderr
+    assert "has no results of this version" in done.stderr
     assert not (tmp_path / "chart.svg").exists()
 
 

@@ -110,4 +110,4 @@ def test_a_changed_byte_is_seen(tmp_path: Path) -> None:
         with Falsifier(int(process.stdout.readline())) as falsifier:
             _, complaint = process.communicate(f"{falsifier.port} {falsifier.port}\n", timeout=60)
     assert process.returncode == 1
-    assert "heard other bytes than were sent" in complaint
+    assert "received other bytes than were sent" in complaint

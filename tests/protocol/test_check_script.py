@@ -285,3 +285,22 @@ def test_any_split_equals_the_whole(
     at_once = outcome(ScriptCheck(steps), [*([data] if data else []), *end])
     assert at_once == outcome(ScriptCheck(steps), [*pieces, *end])
     assert at_once == outcome(ScriptCheck(steps), [*byte_by_byte(data), *end])
+
+
+def test_script_is_decided_when_it_is_over() -> None:
+    """A script has no logout of its own that could follow the result."""
+    script = ScriptCheck((expect("* OK"),))
+    script.start()
+    assert not script.is_decided
+    script.receive(b"* OK ready\r\n")
+    assert script.is_decided
+
+
+def test_step_timeout_after_the_end_changes_nothing() -> None:
+    """The timer of the last step may fire when the result is there."""
+    script = ScriptCheck((expect("* OK"),))
+    script.start()
+    script.receive(b"* OK ready\r\n")
+    result = script.result
+    assert script.on_step_timeout() == b""
+    assert script.result == result

@@ -6,7 +6,7 @@ from ipaddress import IPv6Address
 
 import pytest
 
-from mailproxy.address import written_ipv6
+from mailproxy.address import format_ipv6
 from mailproxy.protocol.preamble import NeedMore
 from mailproxy.protocol.proxy_header import (
     V1_MAX,
@@ -60,7 +60,7 @@ def test_an_ipv6_address_in_any_form_is_kept_as_it_was_written(host: str) -> Non
     header = read(data)
     assert header == HeaderV1(protocol="TCP6", source=(host, 1), destination=("::2", 2))
     assert format_header(header) == data
-    assert header.endpoints == ((written_ipv6(IPv6Address(host)), 1), ("::2", 2))
+    assert header.endpoints == ((format_ipv6(IPv6Address(host)), 1), ("::2", 2))
 
 
 def test_endpoints_have_the_usual_form_of_an_ipv6_address() -> None:

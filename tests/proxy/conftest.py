@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import trio
 
-from mailproxy.net.tls import tls
+from mailproxy.net.tls.close import dummy_socketpair
 from mailproxy.testing import ThrowAwayCA
 from mailproxy.testing.fixtures import RunProxy
 from tests.support.proxy.backend_cluster import BackendCluster
 from tests.support.proxy.proxy_harness import ProxyHarness
 from tests.support.proxy.relays import Kind
 
-tls.dummy_socketpair()  # a process makes it once, with the first TLS that it ends, and keeps it
+dummy_socketpair()  # a process makes it once, with the first TLS that it ends, and keeps it
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Whether a bind takes the connections that the proxy itself makes to it."""
+"""The conditions under which a bind accepts the connections that the proxy itself makes to it."""
 
 from __future__ import annotations
 
@@ -10,49 +10,57 @@ from mailproxy.config import model
 
 
 def conditions_to_accept(
-    server: model.Server, frontend: model.Frontend, begun: model.Bind, own: model.Bind, name: str
+    server: model.Server, frontend: model.Frontend, session_bind: model.Bind, target: model.Bind, name: str
 ) -> Iterator[str]:
-    """In words, when a bind takes connections to a server that is this bind; nothing where it always does.
+    """Yield the conditions, in words, under which a bind accepts connections to a server that is this bind.
 
-    ``frontend`` and ``begun``: the bind of the session for which the connection is made. ``name``: of the bind that takes it.
+    Args:
+        server: The server.
+        frontend: The frontend of the session for which the connection is made.
+        session_bind: The bind of that session.
+        target: The bind that the connection is made to.
+        name: The path of that bind.
+
+    Yields:
+        The conditions; none if the bind always accepts.
     """
-    yield from _about_proxy_header(server, own, name)
-    if own.mode == "forward" or server.tls is not None:
+    yield from _conditions_on_header(server, target, name)
+    if target.mode == "forward" or server.tls is not None:
         return
-    if frontend.terminates_tls(begun):
+    if frontend.terminates_tls(session_bind):
         yield f"if it had tls, which {name} waits for"
-    elif begun.mode == "forward":
+    elif session_bind.mode == "forward":
         yield f"if clients speak TLS, which {name} waits for"
 
 
-def _about_proxy_header(server: model.Server, own: model.Bind, name: str) -> Iterator[str]:
+def _conditions_on_header(server: model.Server, target: model.Bind, name: str) -> Iterator[str]:
     sends = server.send_proxy not in (None, "none")
-    is_trusted = _is_trusted(server, own)
+    is_trusted = _is_trusted(server, target)
     if is_trusted is None:
         yield f"if accept_proxy of {name} fits the addresses of clients"
     elif is_trusted and not sends:
         yield f"if it had send_proxy, for the PROXY header that {name} waits for"
-    elif not is_trusted and own.accept_proxy and not own.proxy_optional:
+    elif not is_trusted and target.accept_proxy and not target.proxy_optional:
         yield f"if accept_proxy of {name} took connections of the proxy itself"
-    elif not is_trusted and sends and own.mode != "forward":  # a header is no ClientHello
+    elif not is_trusted and sends and target.mode != "forward":  # a header is no ClientHello
         yield f"if accept_proxy of {name} took its PROXY header"
 
 
-def _is_trusted(server: model.Server, own: model.Bind) -> bool | None:
-    """Whether the bind demands a PROXY header of connections to the server; None where that depends on the client."""
-    if not own.accept_proxy:
+def _is_trusted(server: model.Server, target: model.Bind) -> bool | None:
+    """Whether the bind expects a PROXY header from the proxy; None if that depends on the client."""
+    if not target.accept_proxy:
         return False
     if isinstance(server.address, UnixAddress):
-        return "unix" in own.accept_proxy
+        return "unix" in target.accept_proxy
     if server.source == "client":
         return None
     host = "127.0.0.1" if server.address.host == "localhost" else server.address.host
-    networks = Networks(each for each in own.accept_proxy if each != "unix")
+    networks = Networks(network for network in target.accept_proxy if network != "unix")
     return (server.source or _source_towards(host)) in networks
 
 
 def _source_towards(host: str) -> str:
-    """The address that a connection to one of this machine's own addresses has."""
+    """Return the source address of a connection to one of this machine's own addresses."""
     ip = ip_address(host)
     if ip.version == 4:
         return "127.0.0.1" if ip.is_loopback or ip.is_unspecified else host

@@ -1,6 +1,6 @@
-"""Chains of binds and servers in one process that return to where they began.
+"""Loops: servers that are binds of the same process, through which sessions come back to where they began.
 
-A session of such a chain connects to the proxy again and again, until no session is left for anybody else.
+A session in a loop connects to the proxy again and again, until there is no session left for other clients.
 """
 
 from __future__ import annotations
@@ -12,41 +12,55 @@ from attrs import frozen
 
 from mailproxy.address import TcpAddress, UnixAddress
 from mailproxy.config import model
-from mailproxy.config.check_plan import may_fit, takes_all
+from mailproxy.config.check_plan import matches_all, may_match
 from mailproxy.config.lint.acceptance import conditions_to_accept
+from mailproxy.config.path import ROOT_PATH, ConfigPath
 
-_Node = tuple[str, int]  # a frontend's name and the place of one of its binds
+_Node = tuple[str, int]  # a frontend's name and the index of one of its binds
 IsLocal = Callable[[str], bool]
-"""Tells whether an IP address is one of this machine."""
+"""A function that returns whether an IP address is one of this machine."""
 _REDIRECTED = ", or, where NAT redirects this one, the address that it leads to"
 
 
 @frozen
 class Loop:
-    """A server by which sessions return; ``conditions`` in words under which they do, none where they do in any case."""
+    """A server through which sessions come back.
 
-    path: str
+    Attributes:
+        path: The path of the server.
+        fact: What happens, and what to change.
+        conditions: In words, the conditions under which it happens; empty if it always does.
+    """
+
+    path: ConfigPath
     fact: str
     conditions: tuple[str, ...]
 
     @property
     def is_certain(self) -> bool:
-        """Whether each session that gets there returns, whatever client it has."""
+        """Whether every session that goes to the server comes back, whatever its client."""
         return not self.conditions
 
 
 @frozen
 class _Edge:
-    """A way from a bind to another one: the server that is that bind, and the conditions under which sessions take it."""
+    """A connection from one bind to another: through a server whose address is that of the other bind.
+
+    Attributes:
+        target: The other bind.
+        path: The path of the server.
+        conditions: In words, the conditions under which sessions go there.
+        may_be_redirected: Whether NAT may lead the server's address to another machine.
+    """
 
     target: _Node
-    path: str
+    path: ConfigPath
     conditions: tuple[str, ...]
     may_be_redirected: bool
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address stays on its machine, whichever that is; connections to the unspecified address do, too."""
+    """Whether connections to an address stay on the machine; those to the unspecified address do, too."""
     ip = ip_address(host)
     return ip.is_loopback or ip.is_unspecified
 
@@ -56,32 +70,37 @@ def find_loops(
     backends: Mapping[str, model.Backend],
     is_local: IsLocal = is_loopback,
 ) -> Iterable[Loop]:
-    """One loop for each server that closes some, a certain one if there is one.
+    """Return one loop for each server that closes at least one, a certain loop if there is one.
 
-    ``is_local`` decides which servers a bind to all addresses is.
+    Args:
+        frontends: All frontends.
+        backends: All backends.
+        is_local: Whether an address is one of this machine, so that a bind to all addresses listens there.
     """
-    ways = {
+    all_edges = {
         (name, index): list(_edges(frontend, index, frontends, backends, is_local))
         for name, frontend in frontends.items()
         for index in range(len(frontend.bind))
     }
-    certain = {node: [edge for edge in edges if not edge.conditions] for node, edges in ways.items()}
-    found: dict[str, Loop] = {}
-    for edges in (certain, ways):
+    certain = {node: [edge for edge in edges if not edge.conditions] for node, edges in all_edges.items()}
+    loops: dict[ConfigPath, Loop] = {}
+    for edges in (certain, all_edges):
         nodes = list(edges)
-        for place, start in enumerate(nodes):
-            for loop in _loops_from(start, edges, before=nodes[:place]):
-                found.setdefault(loop.path, loop)
-    return found.values()
+        for index, start in enumerate(nodes):
+            for loop in _loops_from(start, edges, excluded=nodes[:index]):
+                loops.setdefault(loop.path, loop)
+    return loops.values()
 
 
-def _loops_from(start: _Node, ways: Mapping[_Node, list[_Edge]], before: Iterable[_Node]) -> Iterator[Loop]:
-    """Those that return to ``start`` without passing the binds ``before`` it, from which they were found already."""
+def _loops_from(
+    start: _Node, edges: Mapping[_Node, list[_Edge]], excluded: Iterable[_Node]
+) -> Iterator[Loop]:
+    """Yield the loops through a bind that pass none of the excluded binds, whose loops are found already."""
     stack: list[tuple[list[_Node], tuple[_Edge, ...]]] = [([start], ())]
-    visited = {start, *before}
+    visited = {start, *excluded}
     while stack:
         chain, taken = stack.pop()
-        for edge in ways[chain[-1]]:
+        for edge in edges[chain[-1]]:
             if edge.target == start:
                 yield _loop(chain, (*taken, edge))
             elif edge.target not in visited:
@@ -91,15 +110,20 @@ def _loops_from(start: _Node, ways: Mapping[_Node, list[_Edge]], before: Iterabl
 
 def _loop(chain: list[_Node], edges: tuple[_Edge, ...]) -> Loop:
     conditions = tuple(dict.fromkeys(each for edge in edges for each in edge.conditions))
-    first, *between = [f"frontends.{name}.bind[{index}]" for name, index in chain]
-    by_way = f" by way of {' and '.join(between)}" if between else ""
+    first, *between = [str(_bind_path(node)) for node in chain]
+    through = f" by way of {' and '.join(between)}" if between else ""
     when = f", {' and '.join(conditions)}" if conditions else ""
     elsewhere = _REDIRECTED if edges[-1].may_be_redirected else ""
     return Loop(
         edges[-1].path,
-        f"sessions of {first} come back to it{by_way}, without end{when}: give the address of another server{elsewhere}",
+        f"sessions of {first} come back to it{through}, without end{when}: give the address of another server{elsewhere}",
         conditions,
     )
+
+
+def _bind_path(node: _Node) -> ConfigPath:
+    name, index = node
+    return ROOT_PATH / "frontends" / name / "bind" / index
 
 
 def _edges(
@@ -109,30 +133,29 @@ def _edges(
     backends: Mapping[str, model.Backend],
     is_local: IsLocal,
 ) -> Iterator[_Edge]:
+    """Yield the connections from one bind of a frontend to the binds of all frontends."""
     bind = frontend.bind[index]
     port = bind.address.port if isinstance(bind.address, TcpAddress) else None
+    nodes = [
+        ((other.name, number), own) for other in frontends.values() for number, own in enumerate(other.bind)
+    ]
     for name, is_certain in _backends_of(frontend, bind, port or None):
         unrouted = () if is_certain else ("unless a route takes them elsewhere",)
-        for place, server in enumerate(backends[name].servers if name in backends else ()):
-            for other in frontends.values():
-                for number, own in enumerate(other.bind):
-                    if not _is_same(server.address, own, port, is_local):
-                        continue
-                    target = f"frontends.{other.name}.bind[{number}]"
-                    yield _Edge(
-                        (other.name, number),
-                        f"backends.{name}.servers[{place}]",
-                        (
-                            *unrouted,
-                            *_conditions_to_choose(server),
-                            *conditions_to_accept(server, frontend, bind, own, target),
-                        ),
-                        _may_be_redirected(server.address),
-                    )
+        for server_index, server in enumerate(backends[name].servers if name in backends else ()):
+            for node, own in nodes:
+                if not _is_same(server.address, own, port, is_local):
+                    continue
+                accepting = conditions_to_accept(server, frontend, bind, own, str(_bind_path(node)))
+                yield _Edge(
+                    node,
+                    ROOT_PATH / "backends" / name / "servers" / server_index,
+                    (*unrouted, *_conditions_to_choose(server), *accepting),
+                    _may_be_redirected(server.address),
+                )
 
 
 def _conditions_to_choose(server: model.Server) -> Iterator[str]:
-    """In words, when sessions go to a server; nothing where they always may."""
+    """Yield the conditions, in words, under which sessions go to a server; none if they always may."""
     if server.state != "ready":
         yield f'once its state is no longer "{server.state}"'
     if server.backup:
@@ -146,15 +169,15 @@ def _may_be_redirected(address: TcpAddress | UnixAddress) -> bool:
 
 
 def _backends_of(frontend: model.Frontend, bind: model.Bind, port: int | None) -> Iterator[tuple[str, bool]]:
-    """The backends of a bind's sessions; with whether the sessions that come back get there again for certain."""
+    """Yield the backends of a bind, and whether sessions that come back certainly go there again."""
     is_certain = True
     for route in frontend.routes:
-        if not may_fit(route, bind, port):
+        if not may_match(route, bind, port):
             continue
-        takes_every_session = takes_all(route, bind, port)
+        matches_every_session = matches_all(route, bind, port)
         if route.backend is not None:
-            yield route.backend, is_certain and takes_every_session
-        if takes_every_session:
+            yield route.backend, is_certain and matches_every_session
+        if matches_every_session:
             return
         is_certain = False
     if frontend.backend is not None:
@@ -164,7 +187,14 @@ def _backends_of(frontend: model.Frontend, bind: model.Bind, port: int | None) -
 def _is_same(
     server: TcpAddress | UnixAddress, bind: model.Bind, client_port: int | None, is_local: IsLocal
 ) -> bool:
-    """Whether a connection to the server is one to the bind. ``client_port`` is that of a server without one."""
+    """Whether a connection to the server is one to the bind.
+
+    Args:
+        server: The address of the server.
+        bind: The bind.
+        client_port: The port that the client connected to, for servers without a port of their own.
+        is_local: As in ``find_loops``.
+    """
     own = bind.address
     if isinstance(server, UnixAddress) or not isinstance(own, TcpAddress):
         return server == own

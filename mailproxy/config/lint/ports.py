@@ -1,4 +1,4 @@
-"""The registered ports of mail and what is spoken there first."""
+"""The registered ports of mail protocols, and whether TLS is spoken there from the first byte."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ CLEAR_PORTS: Mapping[int, str] = {143: "imap", 110: "pop3", 587: "submission", 2
 # TLS from the first byte (RFC 8314).
 TLS_PORTS: Mapping[int, str] = {993: "imap", 995: "pop3", 465: "submission"}
 
-_ALIKE = {"smtp", "submission"}  # one protocol at three ports
+_SAME_PROTOCOL = {"smtp", "submission"}  # one protocol at three ports
 
 
 def protocol_of(port: int | None) -> str | None:
-    """The protocol that a port is registered for; None for other ports."""
+    """Return the protocol that a port is registered for; None for other ports."""
     return None if port is None else CLEAR_PORTS.get(port) or TLS_PORTS.get(port)
 
 
 def is_fitting(protocol: str, port: int | None) -> bool:
-    """Whether a port is not registered for another protocol."""
+    """Whether a port may be used for a protocol: it is not registered for another one."""
     registered = protocol_of(port)
-    return registered in (None, protocol) or {registered, protocol} <= _ALIKE
+    return registered in (None, protocol) or {registered, protocol} <= _SAME_PROTOCOL
 
 
 def tls_port(protocol: str) -> int | None:
-    """The port of a protocol for TLS from the first byte, if it has one."""
+    """Return the port of a protocol for TLS from the first byte; None if it has none."""
     return next((port for port, spoken in TLS_PORTS.items() if spoken == protocol), None)
 
 
 def clear_port(protocol: str) -> int:
-    """The port of a protocol in clear text."""
+    """Return the port of a protocol in clear text."""
     return next(port for port, spoken in CLEAR_PORTS.items() if spoken == protocol)

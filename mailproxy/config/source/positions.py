@@ -1,7 +1,8 @@
-"""Where each key stands in the text of a TOML file.
+"""The position of each key in the text of a TOML file.
 
-TOML parsers in Python keep no positions, so this reads the structure once more: headers, keys, lists and inline tables,
-with strings and comments skipped. It is for text that the parser has accepted and checks nothing.
+TOML parsers in Python keep no positions. So this module reads the structure a second time: headers, keys,
+lists and inline tables. It skips strings and comments. It checks nothing, because the parser has accepted the
+text.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 
 import tomli
 
-from mailproxy.config.key_paths import join
+from mailproxy.config.path import ROOT_PATH, ConfigPath
 
 _BLANKS = re.compile(r"[ \t]*")
 _FILLER = re.compile(r"(?:[ \t\n]|#[^\n]*)*")
@@ -22,11 +23,14 @@ _STRING = re.compile(
 _SCALAR = re.compile(r"[^,\]}#\n]+")
 
 
-def key_offsets(text: str) -> dict[str, int]:
-    """The offset of each key's text, by its path; of an item of a list, that of its value or its ``[[header]]``.
+def key_offsets(text: str) -> dict[ConfigPath, int]:
+    """Return the offset of each key by its path.
 
-    A table that is written in several places has the offset of its own header, or else of its first mention. ``text``:
-    valid TOML with bare newlines.
+    An item of a list has the offset of its value or of its ``[[header]]``. A table that is written in several
+    places has the offset of its own header, or else of its first mention.
+
+    Args:
+        text: Valid TOML, with newlines that are not preceded by carriage returns.
     """
     scanner = _Scanner(text)
     scanner.scan()
@@ -34,74 +38,82 @@ def key_offsets(text: str) -> dict[str, int]:
 
 
 class _Scanner:
+    """Reads a text from its beginning to its end.
+
+    Attributes:
+        text: The text.
+        offset: The offset of what is read next.
+        offsets: The offset of each key so far.
+    """
+
     def __init__(self, text: str) -> None:
         self.text = text
-        self.at = 0
-        self.offsets: dict[str, int] = {}
-        self._counts: dict[str, int] = {}  # of the tables of each [[list]] so far
+        self.offset = 0
+        self.offsets: dict[ConfigPath, int] = {}
+        self._counts: dict[ConfigPath, int] = {}  # the tables of each [[list]] so far
 
     def scan(self) -> None:
-        table = ""
+        table = ROOT_PATH
         self._skip(_FILLER)
-        while self.at < len(self.text):
-            if self.text[self.at] == "[":
+        while self.offset < len(self.text):
+            if self.text[self.offset] == "[":
                 table = self._header()
             else:
                 self._pair(table)
             self._skip(_FILLER)
 
     def _skip(self, pattern: re.Pattern[str]) -> str:
-        match = pattern.match(self.text, self.at)
+        match = pattern.match(self.text, self.offset)
         assert match is not None  # noqa: S101 - the parser has accepted the text
-        self.at = match.end()
+        self.offset = match.end()
         return match[0]
 
-    def _header(self) -> str:
-        """The path of the table that begins here."""
-        brackets = 2 if self.text.startswith("[[", self.at) else 1
-        self.at += brackets
+    def _header(self) -> ConfigPath:
+        """Read a header; return the path of its table."""
+        brackets = 2 if self.text.startswith("[[", self.offset) else 1
+        self.offset += brackets
         *outer, (name, offset) = self._dotted_key()
-        self.at += brackets
-        path = ""
+        self.offset += brackets
+        path = ROOT_PATH
         for part, part_offset in outer:
-            path = join(path, part)
+            path = path / part
             self.offsets.setdefault(path, part_offset)
             if path in self._counts:
-                path = f"{path}[{self._counts[path] - 1}]"
-        path = join(path, name)
+                path = path / (self._counts[path] - 1)
+        path = path / name
         if brackets == 1:
             self.offsets[path] = offset
             return path
         self.offsets.setdefault(path, offset)
         index = self._counts.get(path, 0)
         self._counts[path] = index + 1
-        self.offsets[f"{path}[{index}]"] = offset
-        return f"{path}[{index}]"
+        self.offsets[path / index] = offset
+        return path / index
 
     def _dotted_key(self) -> list[tuple[str, int]]:
-        """The parts of a key with their offsets; blanks around them are skipped."""
+        """Read a key; return its parts with their offsets."""
         parts = []
         while True:
             self._skip(_BLANKS)
-            offset = self.at
+            offset = self.offset
             part = self._skip(_KEY)
             parts.append((next(iter(tomli.loads(f"{part}=0"))) if part[0] in "\"'" else part, offset))
             self._skip(_BLANKS)
-            if self.text[self.at] != ".":
+            if self.text[self.offset] != ".":
                 return parts
-            self.at += 1
+            self.offset += 1
 
-    def _pair(self, table: str) -> None:
+    def _pair(self, table: ConfigPath) -> None:
         path = table
         for part, offset in self._dotted_key():
-            path = join(path, part)
+            path = path / part
             self.offsets.setdefault(path, offset)
-        self.at += 1  # the equals sign
+        self.offset += 1  # the equals sign
         self._skip(_BLANKS)
         self._value(path)
 
-    def _value(self, path: str) -> None:
-        first = self.text[self.at]
+    def _value(self, path: ConfigPath) -> None:
+        first = self.text[self.offset]
         if first in "\"'":
             self._skip(_STRING)
         elif first == "[":
@@ -111,28 +123,28 @@ class _Scanner:
         else:
             self._skip(_SCALAR)
 
-    def _list(self, path: str) -> None:
-        self.at += 1
+    def _list(self, path: ConfigPath) -> None:
+        self.offset += 1
         index = 0
         self._skip(_FILLER)
-        while self.text[self.at] != "]":
-            item = f"{path}[{index}]"
-            self.offsets[item] = self.at
+        while self.text[self.offset] != "]":
+            item = path / index
+            self.offsets[item] = self.offset
             self._value(item)
             index += 1
             self._skip_comma()
-        self.at += 1
+        self.offset += 1
 
-    def _inline_table(self, path: str) -> None:
-        self.at += 1
+    def _inline_table(self, path: ConfigPath) -> None:
+        self.offset += 1
         self._skip(_FILLER)
-        while self.text[self.at] != "}":
+        while self.text[self.offset] != "}":
             self._pair(path)
             self._skip_comma()
-        self.at += 1
+        self.offset += 1
 
     def _skip_comma(self) -> None:
         self._skip(_FILLER)
-        if self.text[self.at] == ",":
-            self.at += 1
+        if self.text[self.offset] == ",":
+            self.offset += 1
             self._skip(_FILLER)

@@ -1,4 +1,4 @@
-"""TOML text to tables, and TOML's own errors in words that say what to write."""
+"""TOML text to tables, and the errors of the TOML parser as messages that say what to write."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from typing import Any
 
 import tomli
 
-from mailproxy.config.key_paths import join
-from mailproxy.config.source.origin import line_and_column
+from mailproxy.config.path import ROOT_PATH
+from mailproxy.config.source.source_map import line_and_column
 from mailproxy.config.values import printable
 from mailproxy.errors import Fault
 
 _WORD = re.compile(r"[^\s,\[\]{}#=\"']+")
 _PYTHON_KEY = re.compile(r"\((?:(?:'[^']*'|\"[^\"]*\")(?:, |,)?)+\)")
+_QUOTED = re.compile(r"\"([^\"]*)\"|'([^']*)'")
 _TRUTHS = {"yes": "true", "on": "true", "true": "true", "no": "false", "off": "false", "false": "false"}
-_SHOWN_MAX = 40  # characters of the text that an error shows
+_SHOWN_MAX = 40  # characters of a word in a message
 
-# What to say instead of the parser's words.
-_IN_WORDS = {
+# What to report instead of the parser's message.
+_MESSAGES = {
     "Unclosed array": "a list is not closed, or a comma is missing between two of its items",
     "Unclosed inline table": "a table is not closed, or a comma is missing between two of its keys",
     "Unterminated string": "a closing quote is missing",
@@ -27,7 +28,7 @@ _IN_WORDS = {
     "Cannot overwrite a value": "the key stands twice in its table",
     "Unescaped '\\' in a string": "write \\\\ for a backslash, or put the string in 'single quotes'",
 }
-_ABOUT_VALUES = (
+_VALUE_ERRORS = (
     "Invalid value",
     "Expected newline or end of document after a statement",
     "Unclosed array",
@@ -35,8 +36,12 @@ _ABOUT_VALUES = (
 )
 
 
-class SyntaxFault(Exception):  # noqa: N818 - carries the fault that is reported, and is never shown itself
-    """The text is no TOML."""
+class SyntaxFault(Exception):  # noqa: N818 - carries the fault that is reported, and is not reported itself
+    """The text is not TOML.
+
+    Attributes:
+        fault: What is wrong, with line and column.
+    """
 
     def __init__(self, fault: Fault) -> None:
         super().__init__(fault)
@@ -44,7 +49,7 @@ class SyntaxFault(Exception):  # noqa: N818 - carries the fault that is reported
 
 
 def decode(data: bytes) -> str:
-    """The text of a file. Raises SyntaxFault."""
+    """Return the text of a file. Raises SyntaxFault if it is not UTF-8."""
     try:
         return data.decode("utf-8-sig")  # some editors begin a file with a byte order mark
     except UnicodeDecodeError as error:
@@ -55,19 +60,25 @@ def decode(data: bytes) -> str:
 
 
 def parse(text: str) -> dict[str, Any]:
-    """The tables of a TOML text. Raises SyntaxFault, ValueError and RecursionError."""
+    """Return the tables of a TOML text.
+
+    Raises:
+        SyntaxFault: The text is not TOML.
+        ValueError: A number has more digits than Python converts.
+        RecursionError: Lists or tables are nested too deeply.
+    """
     try:
         return tomli.loads(text)
     except tomli.TOMLDecodeError as error:
-        fact = f"is not TOML: {_in_words(error)}"
+        fact = f"is not TOML: {_describe(error)}"
         raise SyntaxFault(Fault("", fact, line=error.lineno, column=error.colno)) from None
 
 
-def _in_words(error: tomli.TOMLDecodeError) -> str:
-    if error.msg in _ABOUT_VALUES and (remedy := _about_value(error)):
+def _describe(error: tomli.TOMLDecodeError) -> str:
+    if error.msg in _VALUE_ERRORS and (remedy := _value_remedy(error)):
         return remedy
-    if error.msg in _IN_WORDS:
-        return _IN_WORDS[error.msg]
+    if error.msg in _MESSAGES:
+        return _MESSAGES[error.msg]
     message = _PYTHON_KEY.sub(lambda match: _dotted(match[0]), error.msg)
     twice = re.fullmatch(
         r"Cannot (?:declare|redefine namespace|mutate immutable namespace) (.+?)(?: twice)?", message
@@ -78,21 +89,18 @@ def _in_words(error: tomli.TOMLDecodeError) -> str:
 
 
 def _dotted(key: str) -> str:
-    """The tuple of a key, as Python writes it, as TOML does."""
-    path = ""
-    for double, single in re.findall(r"\"([^\"]*)\"|'([^']*)'", key):
-        path = join(path, double or single)
-    return path
+    """Return a key that the parser shows as a Python tuple, such as ``('a', 'b c')``, as TOML writes it."""
+    return str(ROOT_PATH.joinpath(*(double or single for double, single in _QUOTED.findall(key))))
 
 
-def _about_value(error: tomli.TOMLDecodeError) -> str:
-    """What to write instead of a value without quotes; empty where none is meant."""
+def _value_remedy(error: tomli.TOMLDecodeError) -> str:
+    """Return what to write instead of a word without quotes; empty if the error is about something else."""
     line_start = error.doc.rfind("\n", 0, error.pos) + 1
     line = error.doc[line_start:].partition("\n")[0]
-    at = error.pos - line_start
-    word = next((match for match in _WORD.finditer(line) if match.start() <= at < match.end()), None)
-    if word is None or (error.msg != "Invalid value" and word.start() == at):
-        return ""  # the parser stopped between two values, not within one
+    column = error.pos - line_start
+    word = next((match for match in _WORD.finditer(line) if match.start() <= column < match.end()), None)
+    if word is None or (error.msg != "Invalid value" and word.start() == column):
+        return ""  # the parser stopped between two values
     shown, lower = printable(word[0][:_SHOWN_MAX]), word[0].lower()
     if truth := _TRUTHS.get(lower):
         return f"{shown} is no value: write {truth}"

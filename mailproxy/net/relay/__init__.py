@@ -1,4 +1,13 @@
-"""The relay: bytes from client to server and back until both are done. Two forms that behave the same."""
+"""The relay: moves the bytes of established sessions, in two forms that behave the same.
+
+Modules, in reading order:
+    tunnel: a session's two sides and two directions, its idle timeouts and its end.
+    transfer: receiving, sending and closing at one side, in clear or under TLS.
+    portable: the portable relay. Two tasks for each session, easy to read.
+    engine: the engine. One task for all sessions, and how that works.
+    flow: one direction of a session in the engine, the hot path.
+    pipes: pipes for splice(2).
+"""
 
 from __future__ import annotations
 
@@ -22,24 +31,34 @@ Kind = Literal["engine", "portable"]
 KINDS: tuple[Kind, ...] = (
     ("engine", "portable") if hasattr(os, "splice") and hasattr(select, "epoll") else ("portable",)
 )
-"""What this platform has, the best first."""
+"""The relays that this platform has, the best first."""
 
 
 class Relay(Protocol):
     """Relays the sessions of one trio loop."""
 
-    async def run(self, pair: Tunnel) -> EndReason:
-        """Relay until both sides are done, one fails, or one is silent for too long. Closes neither socket.
+    async def run(self, tunnel: Tunnel) -> EndReason:
+        """Relay until both sides have closed, one fails, or one is idle for too long.
 
-        Cancelled, it leaves the counts in ``pair`` as they are, and nothing registered anywhere.
+        Returns:
+            The end reason. Byte counts and details are in ``tunnel``.
+
+        Closes:
+            Neither socket.
+
+        Cancellation:
+            The counts in ``tunnel`` stay as they are, and no handler stays registered.
         """
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Do what all sessions have in common, until cancelled; ``run`` needs it running."""
+        """Do the work that all sessions share, until cancelled. Must be running while ``run`` is."""
 
 
 def open_relay(kind: Literal["auto", "engine", "portable"], poller: AnyPoller) -> Relay:
-    """The best relay for this platform, or the one that was asked for."""
+    """Return the relay of this kind. ``auto`` takes the best one for this platform.
+
+    Where the platform has no engine, ``engine`` falls back to the portable relay.
+    """
     if "engine" in KINDS and kind != "portable" and isinstance(poller, Poller):
         return Engine(poller)
     return PortableRelay(poller)

@@ -1,19 +1,21 @@
-"""The portable relay: two tasks a session, one for each direction. The simple one to read; the engine behaves the same.
+"""The portable relay: two tasks for each session, one for each direction.
 
-Each direction is pumped by one task: read what is there, write it, wait. A direction keeps what the other side did not
-take (``pending``) and does not read on until it is gone, so a slow reader holds its sender back through TCP itself.
+It behaves like the engine, and is easier to read.
 
-Half-close. When a side ends, its end is passed on behind the last byte (close_notify where there is TLS, then FIN) and
-the other direction goes on. A close_notify that finds the other side full waits for room as all else does.
+One task pumps each direction: it reads what is there, writes it, and waits. What the sink does not take stays
+in ``pending``, and the task reads no more until it is sent. TCP then slows the sender down.
 
-Silence. A pump notes the time of the last byte on both sides, nothing more. When the earlier of the two limits comes up
-the pumps are cancelled (they lose nothing: what they hold stands in their direction), the limits are worked out anew,
-and either the session is over or the pumps go on. A side that is not read from, because the other one does not take
-its bytes, is not the silent one.
+Half-close. When a side closes, its end is forwarded behind the last byte (close_notify under TLS, then FIN),
+and the other direction goes on. A close_notify that does not fit the sink's buffer waits like data.
 
-Failures. When sending to a side fails, that side may have said something before: a server its refusal, a client its last
-command. It is read and delivered before the session ends. A side that is not read from is looked at now and then, for its
-reset would not show.
+Idle timeouts. A pump only notes the time of the last byte on both sides. When the earlier deadline passes,
+the pumps are cancelled. They lose nothing, because all state is in their direction. Then the deadlines are
+computed again, and either the session is over or the pumps go on. A side that is not read because the other
+side does not take its bytes is not idle.
+
+Failures. When sending to a side fails, the side may have sent final data before: a server its refusal, a
+client its last command. It is read and delivered before the session ends. A side that is not read is polled
+for a reset every second, because nothing else would show it.
 
 This is the one place where a session opens a nursery.
 """
@@ -41,92 +43,99 @@ from mailproxy.net.relay.tunnel import Direction, Side, Tunnel
 _BUFFER_BYTES = 64 * 1024  # a typical socket buffer's worth; more per call gains nothing measurable
 _READS_PER_TURN = 16  # 1 MiB at most, then the other sessions have their turn
 
-_LOOK_S = 1.0  # between looks at sides that are not read from
+_RESET_POLL_INTERVAL_S = 1.0  # of sides that are not read
 
-_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.001, 0.1
+_MIN_PAUSE_S, _MAX_PAUSE_S = 0.001, 0.1
 
 
 class PortableRelay:
-    """Relays sessions of one trio loop; they share its buffer, which is never held across an await."""
+    """Relays the sessions of one trio loop. They share one buffer, whose content never outlives an await."""
 
     def __init__(self, poller: AnyPoller = TRIO) -> None:
         self._poller = poller
         self._buffer = memoryview(bytearray(_BUFFER_BYTES))
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Nothing is to be done for all sessions together."""
+        """Return at once: the sessions share no work."""
         task_status.started()
 
-    async def run(self, pair: Tunnel) -> EndReason:
-        """Relay until both sides are done, one fails, or one is silent for too long. Closes neither socket.
+    async def run(self, tunnel: Tunnel) -> EndReason:
+        """Relay until both sides have closed, one fails, or one is idle for too long.
 
-        Cancelled, it leaves the counts in ``pair`` as they are.
+        Returns:
+            The end reason. Byte counts and details are in ``tunnel``.
+
+        Closes:
+            Neither socket.
+
+        Cancellation:
+            The counts in ``tunnel`` stay as they are.
         """
-        for side in (pair.client, pair.server):
-            self._poller.unregister(side.sock.fileno())  # which would be told of every byte
+        for side in (tunnel.client, tunnel.server):
+            self._poller.unregister(side.sock.fileno())  # else each byte would wake the poller in vain
         failed: Side | None = None
         while True:
-            with trio.CancelScope(deadline=_deadline(pair)) as pair.scope:
-                failed = failed or await self._pump_both(pair, pair.scope)
+            with trio.CancelScope(deadline=_deadline(tunnel)) as tunnel.scope:
+                failed = failed or await self._pump_both(tunnel, tunnel.scope)
                 if failed is not None:
-                    await self._deliver_last_words(pair, failed, pair.scope)
-                    discard_input(pair.survivor(), self._buffer)
-                    return pair.aborted_end()
-            if pair.to_server.is_finished and pair.to_client.is_finished:
-                return pair.closed()
-            if (end := pair.expired(trio.current_time())) is not None:
+                    await self._deliver_final_data(tunnel, failed, tunnel.scope)
+                    discard_input(tunnel.surviving_side(), self._buffer)
+                    return tunnel.aborted_end()
+            if tunnel.to_server.is_finished and tunnel.to_client.is_finished:
+                return tunnel.closed_end()
+            if (end := tunnel.expired(trio.current_time())) is not None:
                 return end
-            _look_for_resets(pair)
+            _note_resets(tunnel)
 
-    async def _pump_both(self, pair: Tunnel, scope: trio.CancelScope) -> Side | None:
-        """Pump until both directions are done or a side fails, which is returned."""
+    async def _pump_both(self, tunnel: Tunnel, scope: trio.CancelScope) -> Side | None:
+        """Pump until both directions have forwarded their end, or a side fails, which is returned."""
         failed: list[Side] = []
 
         async def pump(direction: Direction) -> None:
             try:
                 if not direction.eof:
-                    await self._pump(pair, direction, scope)
-                await _forward_eof(pair, direction, scope)
+                    await self._pump(tunnel, direction, scope)
+                await _forward_eof(tunnel, direction, scope)
             except SideAbortedError as error:
                 failed.append(error.side)
-                pair.note_abort(error.side, error.detail, trio.current_time())
+                tunnel.note_abort(error.side, error.detail, trio.current_time())
                 nursery.cancel_scope.cancel()
 
         async with trio.open_nursery() as nursery:
-            if not pair.to_server.is_finished:
-                nursery.start_soon(pump, pair.to_server)
-            if not pair.to_client.is_finished:
-                await pump(pair.to_client)
+            if not tunnel.to_server.is_finished:
+                nursery.start_soon(pump, tunnel.to_server)
+            if not tunnel.to_client.is_finished:
+                await pump(tunnel.to_client)
         return failed[0] if failed else None
 
-    async def _deliver_last_words(self, pair: Tunnel, failed: Side, scope: trio.CancelScope) -> None:
-        """Read what the side that failed has sent before, and send it on as far as the other side takes it in time."""
-        if failed is not pair.aborted:
-            return  # the other side failed first and is not heard out either: nothing takes its bytes any more
-        last, lost = (
-            (pair.to_server, pair.to_client) if failed is pair.client else (pair.to_client, pair.to_server)
-        )
-        lost.pending, lost.eof, lost.is_blocked = b"", True, False
-        scope.deadline = min(pair.deadlines())
+    async def _deliver_final_data(self, tunnel: Tunnel, failed: Side, scope: trio.CancelScope) -> None:
+        """Send on what the failed side had sent before, as far as the other side takes it in time."""
+        if failed is not tunnel.aborted_side:
+            return  # the other side failed first, and takes no data
+        away, towards = tunnel.to_server, tunnel.to_client
+        if failed is tunnel.server:
+            away, towards = towards, away
+        towards.pending, towards.eof, towards.is_blocked = b"", True, False
+        scope.deadline = min(tunnel.deadlines())
         try:
-            if last.eof:
-                await _forward_eof(pair, last, scope)
+            if away.eof:
+                await _forward_eof(tunnel, away, scope)
             else:
-                await self._pump(pair, last, scope, is_last=True)
+                await self._pump(tunnel, away, scope, is_final=True)
         except SideAbortedError:
-            pass  # of the failed side: it has been read; of the other: it takes nothing any more
+            pass  # either the failed side is drained, or the other side has failed, too
 
     async def _pump(
-        self, pair: Tunnel, direction: Direction, scope: trio.CancelScope, *, is_last: bool = False
+        self, tunnel: Tunnel, direction: Direction, scope: trio.CancelScope, *, is_final: bool = False
     ) -> None:
-        """Move bytes until the source has ended; with ``is_last``, or until it has nothing more."""
+        """Move bytes until the source closes; with ``is_final``, also until it is drained."""
         source, sink, buffer = direction.source, direction.sink, self._buffer
         reads = 0
         while True:
             if direction.pending:
-                scope.deadline = _deadline(pair)
+                scope.deadline = _deadline(tunnel)
                 await _flush(direction)
-                scope.deadline = _deadline(pair)  # the source was not counted meanwhile
+                scope.deadline = _deadline(tunnel)  # the source had no deadline meanwhile
                 reads = 0
             count = receive(source, buffer)
             if count > 0:
@@ -139,30 +148,30 @@ class PortableRelay:
                 if reads == _READS_PER_TURN:
                     reads = 0
                     await trio.lowlevel.checkpoint()
-                # A short read of clear text means drained: asking again would only cost a call.
-                if source.is_tls or count == _BUFFER_BYTES or is_last:
+                # In clear, a short read has drained the source. Another one would only cost a call.
+                if source.is_tls or count == _BUFFER_BYTES or is_final:
                     continue
             elif count == 0:
                 break
             reads = 0
             if count == BLOCKED and source.is_tls:
                 count_empty_read(direction)
-            elif is_last:
+            elif is_final:
                 return
             if count == BLOCKED_WRITING:
                 await _until_writable(source)
             else:
                 await trio.lowlevel.wait_readable(source.sock)
         direction.eof = True
-        if is_last:
+        if is_final:
             return
-        if pair.first_closed is None:
-            pair.first_closed = CLIENT_CLOSED if source is pair.client else SERVER_CLOSED
-        sink.last_activity = trio.current_time()  # its silence counts from here on
+        if tunnel.first_closed is None:
+            tunnel.first_closed = CLIENT_CLOSED if source is tunnel.client else SERVER_CLOSED
+        sink.last_activity = trio.current_time()  # the sink's idle time starts now
 
 
-async def _forward_eof(pair: Tunnel, direction: Direction, scope: trio.CancelScope) -> None:
-    """Tell the sink that the source has ended, as soon as it has room for that."""
+async def _forward_eof(tunnel: Tunnel, direction: Direction, scope: trio.CancelScope) -> None:
+    """Close the sink for writing, as soon as it has room for the close_notify."""
     sink = direction.sink
     try:
         while True:
@@ -170,61 +179,64 @@ async def _forward_eof(pair: Tunnel, direction: Direction, scope: trio.CancelSco
             shutdown_write(direction)
             if len(direction.pending_close_notify) < before:
                 sink.last_activity = trio.current_time()
-            scope.deadline = _deadline(pair)
+            scope.deadline = _deadline(tunnel)
             if direction.is_finished:
                 return
             await _until_writable(sink)
     except SideAbortedError:
-        if not (
-            pair.to_server.eof and pair.to_client.eof
-        ):  # who has said its own last word may leave before the answer
+        # A side that has closed its own direction may go without waiting for the answer.
+        if not (tunnel.to_server.eof and tunnel.to_client.eof):
             raise
-        scope.deadline = _deadline(pair)
+        scope.deadline = _deadline(tunnel)
 
 
 async def _flush(direction: Direction) -> None:
-    sink, pause = direction.sink, _SHORTEST_PAUSE_S
-    writable = True
+    """Send all of ``pending``."""
+    sink, pause = direction.sink, _MIN_PAUSE_S
+    can_write = True
     while direction.pending:
-        if writable:
+        if can_write:
             await _until_writable(sink)
         else:
-            # The peer is in the middle of a message of TLS itself, which the pump that reads from it will take. It may
-            # never finish it: waiting for writable would spin then, so the pauses grow until the limits end it.
+            # TLS has to read first: the peer has sent a part of a handshake message. The pump of the other
+            # direction reads the rest, but the peer may never send it. Waiting for writable would spin then,
+            # so the pauses grow until a deadline passes.
             await trio.sleep(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE_S)
+            pause = min(pause * 2, _MAX_PAUSE_S)
         before = len(direction.pending)
-        writable = send(direction, memoryview(direction.pending))
+        can_write = send(direction, memoryview(direction.pending))
         if len(direction.pending) < before:
-            # The source could not be heard meanwhile: its silence, too, counts from when the last byte has left.
+            # The source was not read meanwhile. Its idle time, too, starts when the last byte has left.
             direction.source.last_activity = sink.last_activity = trio.current_time()
-            pause = _SHORTEST_PAUSE_S
+            pause = _MIN_PAUSE_S
 
 
 async def _until_writable(side: Side) -> None:
     try:
         await trio.lowlevel.wait_writable(side.sock)
-    except trio.BusyResourceError:  # both pumps want to write to it: one sends, and one's TLS has to answer
-        await trio.sleep(_LONGEST_PAUSE_S)
+    except (
+        trio.BusyResourceError
+    ):  # both pumps wait to write here: one has data, the TLS of the other an answer
+        await trio.sleep(_MAX_PAUSE_S)
 
 
-def _deadline(pair: Tunnel) -> float:
-    """When to leave the pumps: for a limit, or to look at a side that is not read from."""
-    due = min(pair.deadlines())
-    if pair.aborted is None and any(_is_unread(direction) for direction in (pair.to_server, pair.to_client)):
-        return min(due, trio.current_time() + _LOOK_S)
-    return due
+def _deadline(tunnel: Tunnel) -> float:
+    """Return when to leave the pumps: at a deadline, or to poll a side that is not read."""
+    deadline = min(tunnel.deadlines())
+    if tunnel.aborted_side is None and (_is_unread(tunnel.to_server) or _is_unread(tunnel.to_client)):
+        return min(deadline, trio.current_time() + _RESET_POLL_INTERVAL_S)
+    return deadline
 
 
 def _is_unread(direction: Direction) -> bool:
     return direction.eof or direction.is_blocked
 
 
-def _look_for_resets(pair: Tunnel) -> None:
-    """Note a reset of a side that is not read from. What it has sent is still delivered, if that does not take long."""
-    for direction in (pair.to_server, pair.to_client):
+def _note_resets(tunnel: Tunnel) -> None:
+    """Note resets of sides that are not read. Their data is still delivered, within a short deadline."""
+    for direction in (tunnel.to_server, tunnel.to_client):
         if _is_unread(direction):
             poll = select.poll()
-            poll.register(direction.source.sock, 0)  # which leaves errors
+            poll.register(direction.source.sock, 0)  # errors are reported always (poll(2))
             if any(events & select.POLLERR for _, events in poll.poll(0)):
-                pair.note_reset(direction.source, trio.current_time())
+                tunnel.note_reset(direction.source, trio.current_time())

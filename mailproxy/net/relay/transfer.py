@@ -1,4 +1,4 @@
-"""Moving bytes at one side of a session, as far as they can be moved now; OpenSSL's answers in the relay's words."""
+"""Moving bytes at one side of a session without waiting, and OpenSSL's answers as the relay's own."""
 
 from __future__ import annotations
 
@@ -6,23 +6,28 @@ import socket
 import ssl
 
 from mailproxy.net.relay.tunnel import Direction, Side
-from mailproxy.net.tls.tls import CONNECTION_RESET, is_ragged_eof, reason, send_close_notify, send_record
+from mailproxy.net.tls.close import send_close_notify, send_record
+from mailproxy.net.tls.errors import CONNECTION_RESET, error_reason, is_ragged_eof
 
-DISCARDED_BYTES_MAX = 1024 * 1024  # a side that sends on and on is closed to all the same
+MAX_DISCARDED_BYTES = 1024 * 1024  # a side that never stops sending is closed after this
 RECORD_BYTES = 16 * 1024  # the largest TLS record (RFC 8446 section 5.1)
 
-# A read of TLS gives no data when OpenSSL has handled a key update or refused a renegotiation, or when a record is still
-# incomplete. So many in a row are too many: no record is that long (RFC 8446 section 5.2), even if it arrives byte by byte.
+# A TLS read gives no data when OpenSSL has handled a key update or refused a renegotiation, or while a record
+# is incomplete. More than this many in a row end the session: no record is that long (RFC 8446 section 5.2),
+# even if it arrives byte by byte.
 EMPTY_READS_MAX = 5 + 2**14 + 256
 
-# What receive gives instead of a count.
+# Results of ``receive`` in place of a count.
 BLOCKED, BLOCKED_WRITING = -1, -2
 
 
 class SideAbortedError(Exception):
     """A side's connection failed. Never leaves the relay.
 
-    ``is_drained``: it failed in receiving, so all that the side had sent before has been read.
+    Attributes:
+        side: The side that failed.
+        detail: The reason, for the log.
+        is_drained: A read failed, so everything that the side had sent before has been read.
     """
 
     def __init__(self, side: Side, detail: str, *, is_drained: bool = False) -> None:
@@ -32,7 +37,15 @@ class SideAbortedError(Exception):
 
 
 def receive(side: Side, buffer: memoryview) -> int:
-    """Bytes read into ``buffer``, 0 at the end; BLOCKED, or BLOCKED_WRITING when TLS has to answer first."""
+    """Read what is there into ``buffer``.
+
+    Returns:
+        The number of bytes; 0 at the end of file. BLOCKED if nothing is there, BLOCKED_WRITING if TLS has to
+        write before it can read.
+
+    Raises:
+        SideAbortedError: The connection failed.
+    """
     try:
         count: int = (
             side.connection.read(len(buffer), buffer) if side.is_tls else side.connection.recv_into(buffer)
@@ -47,29 +60,39 @@ def receive(side: Side, buffer: memoryview) -> int:
 
 
 def classify_read_error(side: Side, error: OSError) -> int:
-    """What it comes to if there is more to be said than that nothing is there; as ``receive``."""
-    if isinstance(
-        error, ssl.SSLWantWriteError
-    ):  # the answer to a key update (RFC 8446 section 4.6.3) finds the socket full
+    """Return what ``receive`` returns for an error of a read other than "nothing is there".
+
+    Raises:
+        SideAbortedError: The connection failed.
+    """
+    # The answer to a key update (RFC 8446 section 4.6.3) does not fit the socket's buffer.
+    if isinstance(error, ssl.SSLWantWriteError):
         return BLOCKED_WRITING
     if isinstance(error, ssl.SSLZeroReturnError):
         side.close_notify = True
         return 0
     if isinstance(error, ssl.SSLError) and is_ragged_eof(error):
-        side.close_notify = False  # a FIN without close_notify is orderly, too; the log tells them apart
+        # A FIN without close_notify closes in order, too. The log tells them apart.
+        side.close_notify = False
         return 0
-    raise aborted(side, error, is_drained=True) from None
+    raise side_aborted(side, error, is_drained=True) from None
 
 
-def aborted(side: Side, error: OSError, *, is_drained: bool = False) -> SideAbortedError:
-    """Its connection failed with this."""
-    # OpenSSL answers a failed write that way once the peer's close_notify has come.
+def side_aborted(side: Side, error: OSError, *, is_drained: bool = False) -> SideAbortedError:
+    """Return the relay's error for an error of a side's socket."""
+    # OpenSSL raises this for a failed write once the peer's close_notify has arrived.
     is_reset = isinstance(error, ssl.SSLZeroReturnError)
-    return SideAbortedError(side, CONNECTION_RESET if is_reset else reason(error), is_drained=is_drained)
+    return SideAbortedError(
+        side, CONNECTION_RESET if is_reset else error_reason(error), is_drained=is_drained
+    )
 
 
 def count_empty_read(direction: Direction) -> None:
-    """Count a read of TLS that gave no data. Raises SideAbortedError after too many in a row."""
+    """Count a TLS read that gave no data.
+
+    Raises:
+        SideAbortedError: More than ``EMPTY_READS_MAX`` in a row.
+    """
     if direction.received != direction.received_before:
         direction.received_before, direction.empty_reads = direction.received, 0
     direction.empty_reads += 1
@@ -80,63 +103,74 @@ def count_empty_read(direction: Direction) -> None:
 
 
 def send(direction: Direction, data: memoryview) -> bool:
-    """Send what the sink takes; the rest is copied out of the shared buffer and kept as pending.
+    """Send what the sink takes. The rest is copied to ``direction.pending``.
 
-    False if TLS has to read before it can write.
+    The copy is needed because ``data`` may be a shared buffer.
+
+    Returns:
+        False if TLS has to read before it can write.
+
+    Raises:
+        SideAbortedError: The sink's connection failed.
     """
     sink = direction.sink
-    sent, writable = 0, True
+    sent, can_write = 0, True
     while sent < len(data):
-        # OpenSSL wants a blocked write repeated with the same bytes: one record at a time is either sent or is not.
+        # OpenSSL demands that a blocked write is repeated with the same bytes. One record at a time is either
+        # sent or not.
         piece = data[sent : sent + RECORD_BYTES] if sink.is_tls else data[sent:]
         try:
             sent += sink.connection.write(piece) if sink.is_tls else sink.connection.send(piece)
         except (BlockingIOError, ssl.SSLWantWriteError):
             break
         except ssl.SSLWantReadError:
-            writable = False
+            can_write = False
             break
         except OSError as error:
-            raise aborted(sink, error) from None
+            raise side_aborted(sink, error) from None
     if sent < len(data) or direction.pending:
         direction.pending = bytes(data[sent:])
         direction.is_blocked = sent < len(data)
-    return writable
+    return can_write
 
 
 def discard_input(side: Side, buffer: memoryview) -> None:
-    """Read away what a side has sent, up to a limit, before it is closed.
+    """Read and drop what a side has sent, at most 1 MiB, before its socket is closed.
 
-    Closing over unread bytes resets the connection. What was sent to that side and has not yet arrived would be lost.
+    Closing a socket with unread bytes resets the connection (RFC 2525 section 2.17). Data sent to the side
+    that has not arrived yet would be lost.
     """
-    left = DISCARDED_BYTES_MAX
+    remaining = MAX_DISCARDED_BYTES
     try:
-        while left > 0 and (count := socket.socket.recv_into(side.sock, buffer)):
-            left -= count
-    except OSError:  # it has sent nothing more, or has failed as well
+        while remaining > 0 and (count := socket.socket.recv_into(side.sock, buffer)):
+            remaining -= count
+    except OSError:  # the side has sent no more, or has failed as well
         pass
 
 
 def shutdown_write(direction: Direction) -> None:
-    """Tell the sink that no more comes: close_notify where there is TLS, then FIN.
+    """Close the sink for writing: close_notify under TLS, then FIN.
 
-    What of the first finds no room stays with the direction, which is held then: to be called again when there is some.
+    A part of the close_notify that does not fit the sink's buffer stays in ``pending_close_notify``, and the
+    direction is blocked. Call again when the sink has room.
 
-    Raises SideAbortedError if the sink has gone; nothing is held then. Who reads from it must hear that here: the kernel
-    says once that a connection was reset, and whoever asks after that gets an orderly end.
+    Raises:
+        SideAbortedError: The sink's connection failed. Nothing is pending then. The error must not be dropped
+            while the sink is still read: the kernel reports a reset once, and later reads look like an
+                orderly end.
     """
-    sink, farewell = direction.sink, direction.pending_close_notify
+    sink, pending = direction.sink, direction.pending_close_notify
     direction.pending_close_notify, direction.is_blocked = b"", False
     if isinstance(sink.sock, ssl.SSLSocket):
         try:
-            left = send_record(sink.sock, farewell) if farewell else send_close_notify(sink.sock)
+            unsent = send_record(sink.sock, pending) if pending else send_close_notify(sink.sock)
         except OSError as error:
-            raise aborted(sink, error) from None
-        if left:
-            direction.pending_close_notify, direction.is_blocked = left, True
+            raise side_aborted(sink, error) from None
+        if unsent:
+            direction.pending_close_notify, direction.is_blocked = unsent, True
             return
-    try:  # noqa: SIM105 - suppress takes three calls more, of Python's, in every session
-        # ssl.SSLSocket.shutdown would forget the TLS state, and what still comes could not be read
+    try:  # noqa: SIM105 - contextlib.suppress takes three more Python calls in every session
+        # ssl.SSLSocket.shutdown would drop the TLS state, and what still arrives could not be read.
         socket.socket.shutdown(sink.sock, socket.SHUT_WR)
     except OSError:
-        pass  # who reads from it learns that
+        pass  # the direction that reads from the sink gets the error

@@ -1,11 +1,11 @@
-"""A session that is relayed: its two sides, its two directions, and when which side has been silent for too long."""
+"""A session that is relayed: its two sides, its two directions, its byte counts and its idle timeouts."""
 
 from __future__ import annotations
 
 import math
 import socket
 import ssl
-from typing import Any
+from typing import Any, Self
 
 import trio
 from attrs import define, field
@@ -17,34 +17,66 @@ from mailproxy.log.end_reasons import (
     SERVER_TIMEOUT,
     EndReason,
 )
-from mailproxy.net.tls.tls import CONNECTION_RESET, ssl_object
+from mailproxy.net.tls.errors import CONNECTION_RESET
+from mailproxy.net.tls.tls_socket import ssl_object
 
-# A side whose connection was reset has often said something just before: an answer, or its last command. The other side gets
-# it as long as it takes some of it at least every so often. A stopped server must not keep the sessions of clients that have
-# given up.
-LAST_WORDS_S = 5.0
+# A side whose connection was reset has often sent something just before: an answer, or its last command. The
+# other side gets this final data as long as it takes some of it at least every 5 seconds. The limit keeps a
+# stopped server from holding the sessions of clients that have given up.
+FINAL_DATA_TIMEOUT_S = 5.0
 
 
 @define(eq=False, weakref_slot=False)
 class Side:
-    """One end of a session. ``limit``: seconds of silence; ``close_notify``: did its TLS end with one?"""
+    """One end of a session.
+
+    Attributes:
+        sock: The socket, nonblocking.
+        idle_timeout: Seconds without a byte after which the session ends.
+        abort_end: The end reason if this side's connection fails.
+        last_activity: Trio's clock when the last byte moved.
+        is_tls: Whether ``sock`` is an ``ssl.SSLSocket``.
+        connection: What bytes are read from and written to: OpenSSL's connection, or the socket.
+        close_notify: Whether the side's TLS ended with a close_notify. None in clear, and while it has not
+            ended.
+    """
 
     sock: socket.socket
     idle_timeout: float
-    aborted: EndReason = field(kw_only=True)
+    abort_end: EndReason = field(kw_only=True)
     last_activity: float = field(default=0.0, kw_only=True)
     is_tls: bool = field(kw_only=True)
-    # What bytes are read from and written to: OpenSSL's connection, or the socket. Every byte comes through here.
     connection: Any = field(kw_only=True)
     close_notify: bool | None = field(default=None, kw_only=True)
+
+    @classmethod
+    def of(cls, sock: socket.socket, idle_timeout: float, abort_end: EndReason, now: float) -> Self:
+        """Make the side of a connected socket; ``now`` is trio's clock."""
+        is_tls = isinstance(sock, ssl.SSLSocket)
+        return cls(
+            sock,
+            idle_timeout,
+            abort_end=abort_end,
+            last_activity=now,
+            is_tls=is_tls,
+            connection=ssl_object(sock) if is_tls else sock,
+        )
 
 
 @define(eq=False, weakref_slot=False)
 class Direction:
-    """One direction of a session. ``received`` counts bytes, ``pending`` is what the sink did not take yet; ``is_held`` says
-    that some of it was not, wherever it is kept. ``ended``: its source has. ``farewell`` is what is left of a close_notify
-    that the sink had no room for, as it goes on the wire; it is held, too. ``empty_reads`` counts reads of TLS in a row that
-    gave no data, the last of them when ``received`` was ``received_before``.
+    """One direction of a session.
+
+    Attributes:
+        source: The side that sends.
+        sink: The side that receives.
+        received: Bytes received from the source.
+        pending: Bytes that the sink has not taken yet.
+        eof: The source has closed its side.
+        is_blocked: Something is unsent: in ``pending``, in a pipe, or in ``pending_close_notify``.
+        pending_close_notify: The encrypted rest of a close_notify that did not fit the sink's buffer.
+        empty_reads: TLS reads in a row that gave no data.
+        received_before: ``received`` at the first of them.
     """
 
     source: Side
@@ -59,21 +91,35 @@ class Direction:
 
     @property
     def is_finished(self) -> bool:
-        """Has it ended, and has the sink been told?"""
+        """Whether the source has closed, and that was forwarded to the sink."""
         return self.eof and not self.is_blocked
 
 
 class Tunnel:
-    """The two sides of a session, and what became of them: byte counts, and who closed first. ``now`` is trio's clock."""
+    """The two sides of a session, and how it ended.
+
+    Attributes:
+        client: The client's side.
+        server: The server's side.
+        to_server: The direction from the client to the server.
+        to_client: The direction from the server to the client.
+        half_closed_timeout: Idle timeout in seconds once one side has closed.
+        first_closed: The end reason of the side that closed first in order.
+        aborted_side: The side whose connection failed first.
+        is_reset_unconfirmed: The failure is a reset that no read and no write has confirmed yet.
+        detail: The reason of the failure, for the log.
+        forced_end: The end reason that ``abort`` was called with.
+        scope: The scope that the relay waits in.
+    """
 
     __slots__ = (
-        "aborted",
+        "aborted_side",
         "client",
-        "cut_short",
         "detail",
         "first_closed",
-        "half_closed",
-        "is_only_reset",
+        "forced_end",
+        "half_closed_timeout",
+        "is_reset_unconfirmed",
         "scope",
         "server",
         "to_client",
@@ -86,109 +132,128 @@ class Tunnel:
         server: socket.socket,
         *,
         now: float | None = None,
-        client_limit: float,
-        server_limit: float,
-        half_closed: float,
+        client_timeout: float,
+        server_timeout: float,
+        half_closed_timeout: float,
     ) -> None:
+        """Make a tunnel of two connected, nonblocking sockets. It closes neither.
+
+        Args:
+            client: The client's socket.
+            server: The server's socket.
+            now: Trio's clock; None reads it.
+            client_timeout: The client's idle timeout in seconds.
+            server_timeout: The server's idle timeout in seconds.
+            half_closed_timeout: The idle timeout in seconds once one side has closed.
+        """
         now = trio.current_time() if now is None else now
-        is_tls = isinstance(client, ssl.SSLSocket)
-        self.client = Side(
-            client,
-            client_limit,
-            aborted=CLIENT_ABORTED,
-            last_activity=now,
-            is_tls=is_tls,
-            connection=ssl_object(client) if is_tls else client,
-        )
-        is_tls = isinstance(server, ssl.SSLSocket)
-        self.server = Side(
-            server,
-            server_limit,
-            aborted=SERVER_ABORTED,
-            last_activity=now,
-            is_tls=is_tls,
-            connection=ssl_object(server) if is_tls else server,
-        )
+        self.client = Side.of(client, client_timeout, CLIENT_ABORTED, now)
+        self.server = Side.of(server, server_timeout, SERVER_ABORTED, now)
         self.to_server = Direction(self.client, self.server)
         self.to_client = Direction(self.server, self.client)
-        self.half_closed = half_closed
+        self.half_closed_timeout = half_closed_timeout
         self.first_closed: EndReason | None = None
-        self.aborted: Side | None = None  # the side whose connection failed first
-        self.is_only_reset = False  # which has been noted and has not yet shown in reading or sending
+        self.aborted_side: Side | None = None
+        self.is_reset_unconfirmed = False
         self.detail = ""
-        self.cut_short: EndReason | None = None
-        self.scope: trio.CancelScope | None = None  # what the relay waits in
+        self.forced_end: EndReason | None = None
+        self.scope: trio.CancelScope | None = None
 
     def deadlines(self) -> tuple[float, float]:
-        """When the client's and the server's silence are too long.
+        """Return when the client's and when the server's idle timeout ends the session, in trio's clock.
 
-        The side that has closed owes nothing any more, and neither does one that is not read from because the other
-        does not take its bytes. Once a side has failed, only the other one's taking of its last words is waited for.
+        A side has no deadline once it has closed, and none while it is not read because the other side does
+        not take its bytes. After a failure both values are the deadline for the final data.
         """
-        if self.aborted is not None:
-            due = self.other(self.aborted).last_activity + min(self.half_closed, LAST_WORDS_S)
-            return due, due
-        half_closed = self.to_server.eof or self.to_client.eof
-        client = self.client.last_activity + (self.half_closed if half_closed else self.client.idle_timeout)
-        server = self.server.last_activity + (self.half_closed if half_closed else self.server.idle_timeout)
+        if self.aborted_side is not None:
+            survivor = self.other(self.aborted_side)
+            deadline = survivor.last_activity + min(self.half_closed_timeout, FINAL_DATA_TIMEOUT_S)
+            return deadline, deadline
+        client, server = self.client, self.server
+        if self.to_server.eof or self.to_client.eof:
+            client_timeout = server_timeout = self.half_closed_timeout
+        else:
+            client_timeout, server_timeout = client.idle_timeout, server.idle_timeout
+        client_deadline = client.last_activity + client_timeout
+        server_deadline = server.last_activity + server_timeout
         if self.to_server.is_blocked or self.to_client.is_blocked:
             return (
-                client if self.to_client.is_blocked else math.inf,
-                server if self.to_server.is_blocked else math.inf,
+                client_deadline if self.to_client.is_blocked else math.inf,
+                server_deadline if self.to_server.is_blocked else math.inf,
             )
-        return math.inf if self.to_server.eof else client, math.inf if self.to_client.eof else server
+        return (
+            math.inf if self.to_server.eof else client_deadline,
+            math.inf if self.to_client.eof else server_deadline,
+        )
 
     def other(self, side: Side) -> Side:
         """Return the opposite side."""
         return self.server if side is self.client else self.client
 
     def note_abort(self, side: Side, detail: str, now: float) -> None:
-        """Remember which side's connection failed first, and why. The session ends once its last words are delivered."""
-        if self.aborted is None or self.is_only_reset:
-            self.aborted, self.detail, self.is_only_reset = side, detail, False
+        """Note that a side's connection failed, unless another failure came first.
+
+        The session ends once the side's final data is delivered.
+
+        Args:
+            side: The side that failed.
+            detail: The reason, for the log.
+            now: Trio's clock.
+        """
+        if self.aborted_side is None or self.is_reset_unconfirmed:
+            self.aborted_side, self.detail, self.is_reset_unconfirmed = side, detail, False
             self.other(side).last_activity = now
 
     def note_reset(self, side: Side, now: float) -> None:
-        """Remember that a side was reset that is not read from. Until reading or sending fails, the session may end in order."""
-        if self.aborted is None:
-            self.note_abort(side, CONNECTION_RESET, now)
-            self.is_only_reset = True
+        """Note a reset of a side that is not read.
 
-    def survivor(self) -> Side:
-        """Return the side that did not fail first."""
-        assert self.aborted is not None  # noqa: S101 - it was noted with the failure
-        return self.other(self.aborted)
+        Until a read or a write fails, the session may still end in order.
+        """
+        if self.aborted_side is None:
+            self.note_abort(side, CONNECTION_RESET, now)
+            self.is_reset_unconfirmed = True
+
+    def surviving_side(self) -> Side:
+        """Return the side opposite the one that failed first."""
+        assert self.aborted_side is not None  # noqa: S101 - set by note_abort
+        return self.other(self.aborted_side)
 
     def aborted_end(self) -> EndReason:
         """Return the end reason of a session whose one side has failed."""
-        side = self.aborted
-        assert side is not None  # noqa: S101 - it was noted with the failure
-        if side.close_notify is False:  # where sending has failed, reading ends as with a FIN
+        side = self.aborted_side
+        assert side is not None  # noqa: S101 - set by note_abort
+        if side.close_notify is False:  # after a failed send, reading ends as with a FIN: that proves nothing
             side.close_notify = None
-        return side.aborted
+        return side.abort_end
 
-    def closed(self) -> EndReason:
-        """Return the end reason of a session whose two sides have ended in order."""
-        assert self.first_closed is not None  # noqa: S101 - both directions are done
+    def closed_end(self) -> EndReason:
+        """Return the end reason of a session whose two sides have closed in order."""
+        assert self.first_closed is not None  # noqa: S101 - both directions are finished
         self.detail = ""
         return self.first_closed
 
     def abort(self, end: EndReason) -> None:
-        """Let it end now, for this reason."""
-        self.cut_short = end
+        """End the session now, with this end reason."""
+        self.forced_end = end
         if self.scope is not None:
             self.scope.cancel()
 
     def expired(self, now: float) -> EndReason | None:
-        """Why the relay's scope was cancelled: it was cut short, or the end reason of a silence that is too long by now.
+        """Return the end reason after the relay's scope was cancelled or its deadline has passed.
 
-        None if bytes have moved since the limit was set. With equal limits the client's counts, as in HAProxy.
+        With equal deadlines the client's counts, as in HAProxy.
+
+        Args:
+            now: Trio's clock.
+
+        Returns:
+            None if bytes have moved since the deadline was set: the session goes on.
         """
-        if self.cut_short is not None:
-            return self.cut_short
-        client_due, server_due = self.deadlines()
-        if self.aborted is not None:
-            return self.aborted_end() if client_due <= now else None
-        if client_due <= now:
+        if self.forced_end is not None:
+            return self.forced_end
+        client_deadline, server_deadline = self.deadlines()
+        if self.aborted_side is not None:
+            return self.aborted_end() if client_deadline <= now else None
+        if client_deadline <= now:
             return CLIENT_TIMEOUT
-        return SERVER_TIMEOUT if server_due <= now else None
+        return SERVER_TIMEOUT if server_deadline <= now else None

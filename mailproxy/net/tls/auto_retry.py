@@ -1,11 +1,13 @@
-"""OpenSSL's auto-retry mode, which CPython sets and this module clears: a read then handles at most one record.
+"""Clears OpenSSL's auto-retry mode, which CPython sets, so that a read handles at most one record.
 
-In that mode one read goes on for as long as records without data are in the socket: refused renegotiations in TLS 1.2, key
-updates in TLS 1.3. A single client sends them faster than OpenSSL handles them, and the event loop would not come back.
+In that mode (``SSL_MODE_AUTO_RETRY``) one read continues as long as the socket has records without data:
+refused renegotiations in TLS 1.2, key updates in TLS 1.3. A single client can send them faster than OpenSSL
+handles them, and block the event loop.
 
-``ssl`` has no way to clear the mode. So the ``SSL *`` is read from CPython's own object, where CPython 3.11 to 3.14 have it,
-and OpenSSL is called through the extension module that uses it. Both are proved once, before the first use. The proof reads
-nothing but that object and compares addresses. Where it fails the mode stays, and the log says so at the start.
+``ssl`` cannot clear the mode. So the ``SSL *`` is read from CPython's own object, at the offset that CPython
+3.11 to 3.14 use, and OpenSSL is called through the extension module that is linked with it. Both are verified
+once, before the first use. The verification only reads that object and compares addresses. If it fails, the
+mode stays set, and the log says so at the start.
 """
 
 from __future__ import annotations
@@ -23,10 +25,11 @@ _SSL_CTRL_MODE, _SSL_CTRL_CLEAR_MODE = 33, 78  # openssl/ssl.h
 _SSL_MODE_AUTO_RETRY = 4
 _POINTER_BYTES = ctypes.sizeof(ctypes.c_void_p)
 
-# PySSLSocket in Modules/_ssl.c begins: PyObject_HEAD, PyObject *Socket (a weak reference), SSL *ssl, PySSLContext *ctx.
-_SOCKET = object.__basicsize__
-_SSL = _SOCKET + _POINTER_BYTES
-_CONTEXT = _SSL + _POINTER_BYTES
+# PySSLSocket in Modules/_ssl.c begins: PyObject_HEAD, PyObject *Socket (a weak reference), SSL *ssl,
+# PySSLContext *ctx.
+_SOCKET_OFFSET = object.__basicsize__
+_SSL_OFFSET = _SOCKET_OFFSET + _POINTER_BYTES
+_CONTEXT_OFFSET = _SSL_OFFSET + _POINTER_BYTES
 
 _pointer_at = ctypes.c_void_p.from_address
 
@@ -39,71 +42,77 @@ NOT_CLEARED = (
 
 def clear_auto_retry(connection: Any) -> None:
     """Clear the mode of an ``_ssl._SSLSocket``, if that is possible in this interpreter."""
-    clear = _clearing()
+    clear = _load_clear_function()
     if clear is not None:
         clear(connection)
 
 
 def can_clear_auto_retry() -> bool:
-    """Whether this interpreter lets the mode be cleared."""
-    return _clearing() is not None
+    """Whether the mode can be cleared in this interpreter."""
+    return _load_clear_function() is not None
 
 
 def ssl_pointer(connection: Any) -> int | None:
-    """Return OpenSSL's pointer of a connection. Its layout must have been proved."""
-    return _pointer_at(id(connection) + _SSL).value
+    """Return the ``SSL *`` of a connection. The layout of the object must have been verified."""
+    return _pointer_at(id(connection) + _SSL_OFFSET).value
 
 
 @functools.cache
-def _clearing() -> Callable[[Any], None] | None:
-    """What clears the mode; None where the layout or the library is another one."""
+def _load_clear_function() -> Callable[[Any], None] | None:
+    """Return a function that clears the mode, None if the layout of the object or the library is unknown."""
     try:
         control = _ssl_ctrl()
-        kind = _prove_layout(control)
+        connection_type = _verify_layout(control)
     except (OSError, AttributeError, ImportError, TypeError, ValueError):
         return None
-    if kind is None:
+    if connection_type is None:
         return None
 
     def clear(connection: Any) -> None:
-        if type(connection) is kind:
+        if type(connection) is connection_type:
             control(ssl_pointer(connection), _SSL_CTRL_CLEAR_MODE, _SSL_MODE_AUTO_RETRY, None)
 
     return clear
 
 
 def _ssl_ctrl() -> Callable[..., int]:
-    """``SSL_ctrl`` of the very library that ``ssl`` uses: looked up in its extension module and what that depends on.
+    """Return ``SSL_ctrl`` of the library that ``ssl`` uses.
 
-    Raises AttributeError or OSError where OpenSSL is linked in statically.
+    It is searched for in the extension module of ``ssl`` and that module's libraries.
+
+    Raises:
+        AttributeError, OSError: If OpenSSL is linked statically.
     """
     import _ssl
 
-    # The call is too short to let other threads run meanwhile.
+    # PyDLL keeps the global interpreter lock: the call is too short to release it.
     control = ctypes.PyDLL(_ssl.__file__).SSL_ctrl
     control.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_void_p]
     control.restype = ctypes.c_long
     return control
 
 
-def _prove_layout(control: Callable[..., int]) -> type | None:
-    """The type of ``ssl``'s connections, if their fields are where they should be and clearing the mode works."""
+def _verify_layout(control: Callable[..., int]) -> type | None:
+    """Return the type of ``ssl``'s connections, if its layout is as expected and the mode can be cleared.
+
+    Otherwise return None.
+    """
     ours, theirs = socket.socketpair()
     with contextlib.closing(ours), contextlib.closing(theirs):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         connection = context._wrap_socket(ours, True)  # type: ignore[attr-defined]  # noqa: SLF001 - as SSLSocket does it
-        kind: type = type(connection)
-        if kind.__basicsize__ < _CONTEXT + _POINTER_BYTES:
+        connection_type: type = type(connection)
+        if connection_type.__basicsize__ < _CONTEXT_OFFSET + _POINTER_BYTES:
             return None
         base = id(connection)
         references = {id(reference) for reference in weakref.getweakrefs(ours)}
-        if _pointer_at(base + _SOCKET).value not in references:
+        if _pointer_at(base + _SOCKET_OFFSET).value not in references:
             return None
-        if _pointer_at(base + _CONTEXT).value != id(context):
+        if _pointer_at(base + _CONTEXT_OFFSET).value != id(context):
             return None
         pointer = ssl_pointer(connection)
         if not pointer:
             return None
         control(pointer, _SSL_CTRL_CLEAR_MODE, _SSL_MODE_AUTO_RETRY, None)
         is_cleared = not control(pointer, _SSL_CTRL_MODE, 0, None) & _SSL_MODE_AUTO_RETRY
-        return kind if is_cleared else None
+        return connection_type if is_cleared else None

@@ -1,6 +1,6 @@
-"""Certificate files: which names they are for, which kind of key, until when; and which to use for a server name.
+"""A certificate with its key, names and dates, and the index that finds certificates by server name.
 
-``cryptography`` is loaded only by a configuration that has certificates.
+``cryptography`` is imported late: only a configuration with certificates pays its 30 ms and 10 MB.
 """
 
 from __future__ import annotations
@@ -23,23 +23,40 @@ T = TypeVar("T")
 
 
 Stamp = tuple[int, ...]
-"""What changes when a file is replaced or written."""
+"""Changes when a file is replaced or written."""
 
 
-def stamp_of(file: Path) -> Stamp:
-    """Of the file that a link leads to. Raises OSError."""
-    found = file.stat()
-    # the second time changes with rights and owners, too: what could not be read before perhaps can be now
-    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino, found.st_dev
+def file_stamp(file: Path) -> Stamp:
+    """Return the stamp of a file. Links are followed.
+
+    Raises:
+        OSError: If there is no such file, or it cannot be examined.
+    """
+    info = file.stat()
+    # ctime also changes with permissions and owners: a file that could not be read before may be readable
+    # now.
+    return info.st_mtime_ns, info.st_ctime_ns, info.st_size, info.st_ino, info.st_dev
 
 
 @frozen
 class Certificate:
-    """One certificate file. ``names`` are lower-case DNS names, wildcards included; ``not_after`` is in UTC.
+    """One certificate file with its key.
 
-    ``signature_algorithm`` and ``key_algorithm`` are in OpenSSL's words (``RSA-SHA256``, ``RSA2048``), empty for those
-    that it has no word for. ``stamps`` are those of the file and of the key's; ``chain_pem`` and ``key_pem`` what stood in
-    them, so that a context can be made anew when the key cannot be read any more.
+    The content of the files is kept, so that a new context can be made when the key can no longer be read,
+    after the change of user.
+
+    Attributes:
+        path: The file.
+        key: The file of the key, None if the key is in the certificate's own file.
+        names: Its DNS names in lower case, with wildcards.
+        key_type: The type of the key, as an object identifier in dotted form.
+        not_after: The end of its validity, in UTC.
+        not_before: The begin of its validity, in UTC.
+        signature_algorithm: In OpenSSL's words (``RSA-SHA256``), empty if OpenSSL has none.
+        key_algorithm: In OpenSSL's words (``RSA2048``), empty if OpenSSL has none.
+        stamps: The stamp of the file and, if the key has a file of its own, that file's.
+        chain_pem: The content of the file.
+        key_pem: The content of the key's file, None if the key is in the certificate's own file.
     """
 
     path: Path
@@ -56,21 +73,27 @@ class Certificate:
 
 
 def read_certificate(path: Path, key: Path | None = None) -> Certificate:
-    """Read the first certificate of a PEM file. Its key is in ``key``, else in the same file, else in one beside it.
+    """Read the first certificate of a PEM file, and its key.
 
-    Raises OSError if one of them cannot be read, PemFileError if it is no fit file, ValueError with the fact if there is no
-    certificate in it.
+    Args:
+        path: The file of the certificate.
+        key: The file of the key. Without it the key is searched for in ``path``, then in files beside it.
+
+    Raises:
+        OSError: If a file cannot be read.
+        PemFileError: If a file cannot hold a certificate or key: it is too large, or no regular file.
+        ValueError: With the fact, if there is no usable certificate.
     """
-    # before reading: a file that is replaced meanwhile must look changed the next time
-    stamps: tuple[Stamp, ...] = (stamp_of(path),)
+    # Taken before reading: a file that is replaced meanwhile must count as changed in the next scan.
+    stamps: tuple[Stamp, ...] = (file_stamp(path),)
     data = read_pem(path)
     if key is None and not has_key(data):
         key = find_key(path)
     if key is not None:
-        stamps += (stamp_of(key),)
+        stamps += (file_stamp(key),)
     key_pem = read_pem(key) if key is not None else None
     with _parsing("has no certificate in PEM form", with_reason=False):
-        from cryptography import x509  # takes 30 ms and 10 MB, which a forwarding proxy need not pay
+        from cryptography import x509
 
         leaf = x509.load_pem_x509_certificate(data)
     with _parsing("has names that cannot be read"):
@@ -80,7 +103,8 @@ def read_certificate(path: Path, key: Path | None = None) -> Certificate:
             path,
             key=key,
             names=names,
-            key_type=leaf.public_key_algorithm_oid.dotted_string,  # its curve may be unknown to cryptography
+            # Not ``public_key()``: cryptography may not know the curve.
+            key_type=leaf.public_key_algorithm_oid.dotted_string,
             not_after=leaf.not_valid_after_utc,
             not_before=leaf.not_valid_before_utc,
             signature_algorithm=_SIGNATURES.get(leaf.signature_algorithm_oid.dotted_string, ""),
@@ -93,10 +117,10 @@ def read_certificate(path: Path, key: Path | None = None) -> Certificate:
 
 @contextmanager
 def _parsing(fact: str, *, with_reason: bool = True) -> Iterator[None]:
-    """Raise ValueError with ``fact`` for each exception of the block.
+    """Raise ValueError with ``fact`` for any exception of the block.
 
-    The exceptions of ``cryptography`` have no base class in common: some are a ValueError, others a plain Exception, and
-    each version adds some.
+    The exceptions of ``cryptography`` have no common base class: some are a ValueError, others a plain
+    Exception, and each version adds some.
     """
     try:
         yield
@@ -107,7 +131,7 @@ def _parsing(fact: str, *, with_reason: bool = True) -> Iterator[None]:
 
 
 def is_authority(pem: bytes) -> bool:
-    """Is the first certificate that of a CA, and of no server: without a DNS name?"""
+    """Whether the first certificate in a PEM text belongs to a CA, and to no server: it has no DNS name."""
     from cryptography import x509
 
     try:
@@ -119,7 +143,7 @@ def is_authority(pem: bytes) -> bool:
     try:
         is_ca = extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     except x509.ExtensionNotFound:
-        is_ca = first.version is x509.Version.v1 and first.issuer == first.subject  # as roots once were
+        is_ca = first.version is x509.Version.v1 and first.issuer == first.subject  # old roots
     try:
         names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
@@ -131,7 +155,12 @@ _CRL_BLOCK = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", r
 
 
 def next_update(path: Path) -> datetime | None:
-    """When the first of the file's revocation lists is out of date, in UTC; None if none says. Raises OSError, ValueError."""
+    """Return when the first revocation list of a file will be out of date, in UTC. None if no list says.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: With the fact, if it has a list that cannot be parsed.
+    """
     data = read_pem(path)
     with _parsing("has a revocation list that cannot be read"):
         from cryptography import x509
@@ -140,7 +169,8 @@ def next_update(path: Path) -> datetime | None:
     return min((end for end in ends if end is not None), default=None)
 
 
-_SIGNATURES = {  # OpenSSL's short names
+# OpenSSL's short names.
+_SIGNATURES = {
     "1.2.840.113549.1.1.5": "RSA-SHA1",
     "1.2.840.113549.1.1.14": "RSA-SHA224",
     "1.2.840.113549.1.1.11": "RSA-SHA256",
@@ -155,19 +185,19 @@ _SIGNATURES = {  # OpenSSL's short names
     "1.3.101.112": "ED25519",
     "1.3.101.113": "ED448",
 }
-_KEYS = {"1.2.840.113549.1.1.1": "RSA", "1.2.840.10045.2.1": "EC"}
+_KEY_ALGORITHMS = {"1.2.840.113549.1.1.1": "RSA", "1.2.840.10045.2.1": "EC"}
 
 
 def _key_algorithm(leaf: x509.Certificate) -> str:
-    word = _KEYS.get(leaf.public_key_algorithm_oid.dotted_string)
-    if word is None:
+    algorithm = _KEY_ALGORITHMS.get(leaf.public_key_algorithm_oid.dotted_string)
+    if algorithm is None:
         return ""
     try:
         with _parsing("unknown key"):
             bits = getattr(leaf.public_key(), "key_size", None)
-    except ValueError:  # a curve that cryptography does not know, and OpenSSL perhaps does
+    except ValueError:  # a curve that cryptography does not know, though OpenSSL may
         return ""
-    return f"{word}{bits}" if bits else ""
+    return f"{algorithm}{bits}" if bits else ""
 
 
 def _names(leaf: x509.Certificate) -> tuple[str, ...]:
@@ -185,14 +215,21 @@ def _names(leaf: x509.Certificate) -> tuple[str, ...]:
 
 @frozen
 class CertificateIndex:
-    """Which certificates serve which server name: side by side one for each kind of key, the first that fits."""
+    """The certificates by server name.
+
+    Each entry has one certificate for each key type: the first that matches.
+
+    Attributes:
+        default: For clients without SNI, or with an unknown name.
+        by_name: By name in lower case, with wildcards.
+    """
 
     default: tuple[Certificate, ...]
     by_name: Mapping[str, tuple[Certificate, ...]]
 
 
 def find(by_name: Mapping[str, T], name: str | None) -> T | None:
-    """What is for the exact name, else for the wildcard that covers its first label (RFC 6125 section 6.4.3)."""
+    """Return the value for a server name, else for its first label's wildcard (RFC 6125 section 6.4.3)."""
     if not name:
         return None
     name = name.lower().rstrip(".")
@@ -200,20 +237,23 @@ def find(by_name: Mapping[str, T], name: str | None) -> T | None:
 
 
 def index_by_name(certificates: Sequence[Certificate]) -> CertificateIndex:
-    """Sort certificates by the names that they are for; the first one's set is the default."""
+    """Index certificates by their names.
+
+    The default is the first one, with certificates of other key types that have all of its names.
+    """
     names = dict.fromkeys(name for certificate in certificates for name in certificate.names)
     by_name = {
-        name: _one_of_each_key(certificate for certificate in certificates if name in certificate.names)
+        name: _one_of_each_key_type(certificate for certificate in certificates if name in certificate.names)
         for name in names
     }
     if not certificates:
         return CertificateIndex((), {})
     first = certificates[0]
-    alike = (certificate for certificate in certificates if set(certificate.names) >= set(first.names))
-    return CertificateIndex(_one_of_each_key([first, *alike]), by_name)
+    same_names = (certificate for certificate in certificates if set(certificate.names) >= set(first.names))
+    return CertificateIndex(_one_of_each_key_type([first, *same_names]), by_name)
 
 
-def _one_of_each_key(certificates: Iterable[Certificate]) -> tuple[Certificate, ...]:
+def _one_of_each_key_type(certificates: Iterable[Certificate]) -> tuple[Certificate, ...]:
     by_type: dict[str, Certificate] = {}
     for certificate in certificates:
         by_type.setdefault(certificate.key_type, certificate)

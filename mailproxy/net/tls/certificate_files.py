@@ -1,15 +1,16 @@
-"""Which files of a folder hold certificates to serve, and where each has its private key.
+"""Which files of a folder hold certificates to serve, and where their private keys are.
 
-Folders are taken as the usual tools leave them, told by names:
+Folders can be used as the common tools leave them. File names tell which tool it was:
 
-- certbot and dehydrated: ``fullchain.pem`` with ``privkey.pem``; beside them ``cert.pem``, ``chain.pem``, and dehydrated's older
-  files with a number;
-- acme.sh: ``fullchain.cer`` with ``NAME.key``; beside them ``NAME.cer`` and ``ca.cer``;
-- lego: ``NAME.crt`` with ``NAME.key``; beside them ``NAME.issuer.crt``;
-- cert-manager: ``tls.crt`` with ``tls.key``; beside them ``ca.crt``;
+- certbot and dehydrated: ``fullchain.pem`` with ``privkey.pem``. Beside them are ``cert.pem``, ``chain.pem``,
+  and dehydrated's older files with a number.
+- acme.sh: ``fullchain.cer`` with ``NAME.key``. Beside them are ``NAME.cer`` and ``ca.cer``.
+- lego: ``NAME.crt`` with ``NAME.key``. Beside them is ``NAME.issuer.crt``.
+- cert-manager: ``tls.crt`` with ``tls.key``. Beside them is ``ca.crt``.
 - HAProxy: ``NAME.pem`` alone, or with ``NAME.pem.key`` or ``NAME.key``.
 
-A key in the certificate's own file is the one that counts: files beside it may be older, and HAProxy reads them only where it has none.
+A key in the certificate's own file takes precedence: files beside it may be older. HAProxy, too, reads those
+only if the certificate's file has no key.
 """
 
 from __future__ import annotations
@@ -23,20 +24,23 @@ from pathlib import Path
 from attrs import frozen
 
 _SUFFIXES = {".pem", ".crt", ".cer"}
-_FILE_MAX = 2**20  # bytes; a chain with its key takes a few thousand
+_MAX_FILE_BYTES = 2**20  # a chain with its key takes a few thousand
 
 _KEY = re.compile(rb"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----")
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----(.*?)-----END CERTIFICATE-----", re.DOTALL)
-_OLDER = re.compile(
-    r"(?:cert|chain|fullchain|privkey)-\d+\.pem"
-)  # dehydrated keeps them beside the links to the newest
+# Dehydrated keeps older files beside the links to the newest ones.
+_OLDER = re.compile(r"(?:cert|chain|fullchain|privkey)-\d+\.pem")
 
-_SERVED_BY_TOOLS = ("fullchain.pem", "fullchain.cer", "tls.crt")
-"""What makes a subfolder one that a tool has written."""
+# A subfolder with one of these files was written by one of the tools.
+_CHAIN_NAMES = ("fullchain.pem", "fullchain.cer", "tls.crt")
 
 
 class PemFileError(ValueError):
-    """A file cannot hold what is looked for in it; the message is the fact, ``path`` the file."""
+    """A file cannot hold a certificate or key. The message is the fact.
+
+    Attributes:
+        path: The file.
+    """
 
     def __init__(self, path: Path, fact: str) -> None:
         self.path = path
@@ -44,29 +48,41 @@ class PemFileError(ValueError):
 
 
 def read_pem(path: Path) -> bytes:
-    """Raises OSError, PemFileError."""
+    """Return the content of a PEM file.
+
+    Raises:
+        OSError: If it cannot be read.
+        PemFileError: If it is larger than 1 MiB, or no regular file.
+    """
     require_regular(path)
     with path.open("rb") as file:
-        data = file.read(_FILE_MAX + 1)
-    if len(data) > _FILE_MAX:
-        raise PemFileError(path, f"is larger than {_FILE_MAX} bytes")
+        data = file.read(_MAX_FILE_BYTES + 1)
+    if len(data) > _MAX_FILE_BYTES:
+        raise PemFileError(path, f"is larger than {_MAX_FILE_BYTES} bytes")
     return data
 
 
 def require_regular(path: Path) -> None:
-    """Raise PemFileError for a pipe or device, which may never end. Raises OSError. Opening a folder says that it is one."""
+    """Raise PemFileError for a pipe or device: reading it may never end.
+
+    A folder passes, because opening it fails with a message of its own.
+
+    Raises:
+        OSError: If the file cannot be examined.
+        PemFileError: If it is neither a regular file nor a folder.
+    """
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise PemFileError(path, "is no regular file")
+        raise PemFileError(path, "is not a regular file")
 
 
 def has_key(pem: bytes) -> bool:
-    """Is there a private key in it, be it encrypted?"""
+    """Whether a PEM text has a private key, encrypted or not."""
     return _KEY.search(pem) is not None
 
 
 def possible_keys(file: Path) -> list[Path]:
-    """Where the key of a certificate can be that has none in its own file, the likeliest first."""
+    """Return the files that may have the key of a certificate whose own file has none, likeliest first."""
     keys = [file.with_suffix(".key")] if file.suffix != ".key" else []
     keys.append(file.with_name(f"{file.name}.key"))
     if file.name in ("fullchain.pem", "cert.pem"):
@@ -77,27 +93,35 @@ def possible_keys(file: Path) -> list[Path]:
 
 
 def find_key(file: Path) -> Path | None:
-    """The file of the key of a certificate that has none in its own file; None if there is none. Raises OSError."""
+    """Return the file with the key of a certificate whose own file has none. None if there is no such file.
+
+    Raises:
+        OSError: If the folder cannot be examined.
+    """
     return next((key for key in possible_keys(file) if key.exists()), None)
 
 
-def certificate_files(place: Path) -> list[Path]:
-    """The file itself, or all that may be certificates in a folder, in alphabetical order. Raises OSError.
+def certificate_files(path: Path) -> list[Path]:
+    """Return the path itself if it is a file, or the files of a folder that may be certificates.
 
-    After the folder's own files come those of subfolders that certbot, dehydrated, acme.sh or cert-manager have written.
+    They are in alphabetical order, first those of the folder itself, then those of subfolders that certbot,
+    dehydrated, acme.sh or cert-manager have written.
+
+    Raises:
+        OSError: If the folder cannot be read.
     """
-    if not place.is_dir():
-        return [place]
-    entries = sorted(entry for entry in place.iterdir() if not entry.name.startswith("."))
-    files = list(filter(_may_be_certificate, entries))
+    if not path.is_dir():
+        return [path]
+    entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+    files = list(filter(_is_candidate, entries))
     for folder in entries:
-        with contextlib.suppress(OSError):  # one that may not be entered, such as "private", is none of ours
-            if any((folder / name).is_file() for name in _SERVED_BY_TOOLS):
-                files += sorted(filter(_may_be_certificate, folder.iterdir()))
+        with contextlib.suppress(OSError):  # not accessible, such as "private": not written for this user
+            if any((folder / name).is_file() for name in _CHAIN_NAMES):
+                files += sorted(filter(_is_candidate, folder.iterdir()))
     return files
 
 
-def _may_be_certificate(file: Path) -> bool:
+def _is_candidate(file: Path) -> bool:
     is_hidden = file.name.startswith(".")
     return file.suffix in _SUFFIXES and not is_hidden and not file.is_fifo() and not _is_older(file)
 
@@ -108,7 +132,13 @@ def _is_older(file: Path) -> bool:
 
 @frozen
 class _Content:
-    """What is in a file of a folder. ``certificates``: their texts without line ends; ``key``: where the first one's key is."""
+    """The content of a file of a folder.
+
+    Attributes:
+        pem: The text.
+        certificates: The certificates in base64, without line ends.
+        key: The file with the key of the first one, None if there is none.
+    """
 
     pem: bytes
     certificates: tuple[bytes, ...]
@@ -116,11 +146,18 @@ class _Content:
 
 
 def served_files(files: Iterable[Path], is_authority: Callable[[bytes], bool]) -> list[Path]:
-    """Those of a folder's files whose certificates are to be served.
+    """Return the files of a folder whose certificates are to be served.
 
-    Left out is what only goes with others: a key that another file's certificate uses, a certificate without key that another
-    file has with its chain, a CA without key; ``is_authority`` says of the text of a file whether it begins with a CA's
-    certificate. What is broken or cannot be read is not left out: reading it says why. Raises OSError.
+    Left out are companion files: a key that the certificate in another file uses, a certificate without key
+    that another file has with its chain, and a CA without key. Files that are broken or cannot be read stay
+    in: reading them then reports why.
+
+    Args:
+        files: The files of the folder.
+        is_authority: Whether a PEM text begins with the certificate of a CA.
+
+    Raises:
+        OSError: If a file cannot be examined.
     """
     contents = {file: _content(file) for file in files}
     keys = {
@@ -131,7 +168,7 @@ def served_files(files: Iterable[Path], is_authority: Callable[[bytes], bool]) -
     return [
         file
         for file, content in contents.items()
-        if content is None or not _goes_with_others(file, content, contents, keys, is_authority)
+        if content is None or not _is_companion(file, content, contents, keys, is_authority)
     ]
 
 
@@ -144,7 +181,7 @@ def _content(file: Path) -> _Content | None:
     return _Content(pem, tuple(b"".join(text.split()) for text in _CERTIFICATE.findall(pem)), key)
 
 
-def _goes_with_others(
+def _is_companion(
     file: Path,
     content: _Content,
     contents: dict[Path, _Content | None],
@@ -162,7 +199,7 @@ def _goes_with_others(
 
 
 def _has_full_chain_beside(file: Path) -> bool:
-    """Is it the certificate alone, as certbot, dehydrated and acme.sh write it beside the one with its chain?"""
+    """Whether certbot, dehydrated or acme.sh wrote this certificate beside one with its chain."""
     if file.name == "cert.pem":
         return file.with_name("fullchain.pem").exists()
     is_named_like_its_key = file.suffix == ".cer" and file.with_suffix(".key").exists()

@@ -1,9 +1,10 @@
-"""Where TLS of clients ends: the contexts of a bind, one for each set of certificates, chosen by the client's server name.
+"""The TLS of a bind: one context for each set of certificates, selected by the client's server name.
 
-The name is known before the handshake begins, since the ClientHello was looked at. So OpenSSL asks nobody for it: a call
-back into Python in the middle of each handshake would cost as much as a tenth of it.
+The name is known before the handshake begins, because the ClientHello was peeked at. So OpenSSL needs no
+callback to select a context: a call back into Python in the middle of each handshake would cost up to a tenth
+of it.
 
-Every context of a bind demands the same of clients: choosing by name changes the certificate only.
+All contexts of a bind verify clients in the same way: the server name selects the certificate only.
 """
 
 from __future__ import annotations
@@ -14,15 +15,25 @@ from collections.abc import Callable, Mapping, Sequence
 from attrs import frozen
 
 from mailproxy.config import FrontendTls
-from mailproxy.net.tls.certificate import Certificate, CertificateIndex, Stamp, find, index_by_name, stamp_of
-from mailproxy.net.tls.tls import load_chain, set_parameters
+from mailproxy.net.tls.certificate import (
+    Certificate,
+    CertificateIndex,
+    Stamp,
+    file_stamp,
+    find,
+    index_by_name,
+)
+from mailproxy.net.tls.context import load_chain, set_parameters
 
 CertificateSet = tuple[Certificate, ...]
+"""The certificates of one context: one for each key type, of which OpenSSL uses what the client supports."""
+
+Contexts = Mapping[CertificateSet, ssl.SSLContext]
 
 
 @frozen
 class CertificateSelection:
-    """What a handshake is made with. ``certificates``: one of each kind of key, of which OpenSSL takes what fits."""
+    """What a handshake uses."""
 
     context: ssl.SSLContext
     certificates: CertificateSet
@@ -30,99 +41,133 @@ class CertificateSelection:
 
 @frozen
 class _State:
-    """What holds for handshakes that begin now; replaced as a whole, since renewing is another thread's."""
+    """What new handshakes use. Another thread reloads, so this is replaced as a whole and never changed.
 
-    choice: CertificateIndex
-    contexts: Mapping[CertificateSet, ssl.SSLContext]
-    demands: tuple[Stamp | None, ...]
+    Attributes:
+        index: The certificates by server name.
+        contexts: The context of each set of certificates.
+        client_auth_stamps: The stamps of the client CA and the revocation list that the contexts were made
+            with.
+        default: For clients without SNI, or with an unknown name. None before the first certificate.
+        by_name: For known server names.
+    """
+
+    index: CertificateIndex
+    contexts: Contexts
+    client_auth_stamps: tuple[Stamp | None, ...]
     default: CertificateSelection | None
     by_name: Mapping[str, CertificateSelection]
 
     @classmethod
     def of(
-        cls,
-        choice: CertificateIndex,
-        contexts: Mapping[CertificateSet, ssl.SSLContext],
-        demands: tuple[Stamp | None, ...],
+        cls, index: CertificateIndex, contexts: Contexts, client_auth_stamps: tuple[Stamp | None, ...]
     ) -> _State:
-        """With what is looked up in every handshake made ready."""
-        offers = {together: CertificateSelection(context, together) for together, context in contexts.items()}
-        by_name = {name: offers[together] for name, together in choice.by_name.items()}
-        return cls(choice, contexts, demands, offers[choice.default], by_name)
-
-
-def _identity(certificate: Certificate) -> tuple[object, ...]:
-    """What stays when a certificate is renewed."""
-    return certificate.path, certificate.key, certificate.names, certificate.key_type
+        """Make a state with the selections that each handshake looks up."""
+        selections = {
+            certificates: CertificateSelection(context, certificates)
+            for certificates, context in contexts.items()
+        }
+        by_name = {name: selections[certificates] for name, certificates in index.by_name.items()}
+        return cls(index, contexts, client_auth_stamps, selections[index.default], by_name)
 
 
 class Terminator:
-    """The TLS of a bind."""
+    """Terminates the TLS of a bind: holds its contexts and selects one for each client.
+
+    Args:
+        tls: The ``tls`` table of the bind.
+        certificates: The certificates to serve. The first one is the default.
+
+    Raises:
+        OSError: If a certificate, its key, the client CA or the revocation list cannot be read or used (also
+            as ``ssl.SSLError``).
+        TlsKeyError: If another key of the table has an unsupported value.
+    """
 
     def __init__(self, tls: FrontendTls, certificates: Sequence[Certificate]) -> None:
-        """Raises OSError or ssl.SSLError (an OSError too) if a certificate, its key, the CA or the CRL is no good, TlsKeyError for
-        other keys.
-        """
         self._tls = tls
         self._state = _State(index_by_name(()), {}, (), None, {})
-        self.renew(certificates)
+        self.reload(certificates)
 
     def select(self, name: str | None) -> CertificateSelection | None:
-        """What a client gets that asks for this name, None for no name; None if it is refused (``strict_sni``)."""
+        """Return what a client gets that asks for a server name, None for no name.
+
+        Returns:
+            None if the client is rejected (``strict_sni``).
+        """
         state = self._state
         return find(state.by_name, name) or (None if self._tls.strict_sni else state.default)
 
-    def renew(self, certificates: Sequence[Certificate]) -> None:
-        """Take up certificates, CA and CRL as they are now. Sessions and unchanged certificates keep their context.
+    def reload(self, certificates: Sequence[Certificate]) -> None:
+        """Use these certificates, and the client CA and revocation list as they are now, for new handshakes.
 
-        Raises as the constructor does, and then nothing has changed.
+        Open sessions and unchanged sets of certificates keep their context.
+
+        Raises:
+            OSError, TlsKeyError: As the constructor. Then nothing has changed.
         """
-        old, choice = self._state, index_by_name(certificates)
-        demands = self._client_auth_stamps()
-        known = old.contexts if demands == old.demands else {}
+        index = index_by_name(certificates)
+        client_auth_stamps = self._client_auth_stamps()
+        reusable = self._reusable_contexts(client_auth_stamps)
         contexts = {
-            together: known[together] if together in known else self._make(together)
-            for together in {choice.default, *choice.by_name.values()}
+            certificate_set: reusable.get(certificate_set) or self._make_context(certificate_set)
+            for certificate_set in {index.default, *index.by_name.values()}
         }
-        self._state = _State.of(choice, contexts, demands)
+        self._state = _State.of(index, contexts, client_auth_stamps)
 
     def stage(self, certificates: Sequence[Certificate]) -> Callable[[], None]:
-        """As ``renew``, where tickets of TLS are to go on: they are good in other processes as long as the context stays.
+        """Prepare a reload that keeps contexts, and with them the keys of TLS session tickets.
 
-        Raises as the constructor does. What is returned takes up what is new; it must be called where handshakes begin, since
-        a context that several threads use cannot be changed. Certificates that are renewed, for the same names and of the
-        same kind of key, are loaded into the context of those before; handshakes that have begun have copies of the old ones.
+        Processes that were forked with the same context accept each other's tickets, as long as they keep it.
+        So a renewed certificate (same file, names and key type) is loaded into the context of its
+        predecessor. Handshakes that have begun use their copy of the old one.
+
+        Returns:
+            A function that takes the changes into use. It must be called in the thread where handshakes
+            begin, because a context in use by several threads cannot be changed. It raises OSError.
+
+        Raises:
+            OSError, TlsKeyError: As the constructor. Then nothing has changed.
         """
-        old, choice = self._state, index_by_name(certificates)
-        demands = self._client_auth_stamps()
-        known = old.contexts if demands == old.demands else {}
-        before = {tuple(map(_identity, together)): context for together, context in known.items()}
+        index = index_by_name(certificates)
+        client_auth_stamps = self._client_auth_stamps()
+        reusable = self._reusable_contexts(client_auth_stamps)
+        predecessors = {
+            tuple(map(_identity, certificate_set)): context for certificate_set, context in reusable.items()
+        }
         contexts: dict[CertificateSet, ssl.SSLContext] = {}
         renewed: list[CertificateSet] = []
-        for together in {choice.default, *choice.by_name.values()}:
-            # Also where it is only to find out whether that works.
-            fresh = known.get(together) or self._make(together)
-            kept = before.get(tuple(map(_identity, together)))
-            if together not in known and kept is not None:
-                renewed.append(together)
-            contexts[together] = kept or fresh
+        for certificate_set in {index.default, *index.by_name.values()}:
+            # A new context is made even if it is not used: that tells whether the certificates can be loaded.
+            context = reusable.get(certificate_set) or self._make_context(certificate_set)
+            predecessor = predecessors.get(tuple(map(_identity, certificate_set)))
+            if certificate_set not in reusable and predecessor is not None:
+                renewed.append(certificate_set)
+            contexts[certificate_set] = predecessor or context
 
-        def take_up() -> None:
-            for together in renewed:
-                for certificate in together:
-                    load_chain(contexts[together], certificate)
-            self._state = _State.of(choice, contexts, demands)
+        def apply() -> None:
+            for certificate_set in renewed:
+                for certificate in certificate_set:
+                    load_chain(contexts[certificate_set], certificate)
+            self._state = _State.of(index, contexts, client_auth_stamps)
 
-        return take_up
+        return apply
+
+    def _reusable_contexts(self, client_auth_stamps: tuple[Stamp | None, ...]) -> Contexts:
+        """Return the contexts in use, none if the client CA or the revocation list has changed."""
+        return self._state.contexts if client_auth_stamps == self._state.client_auth_stamps else {}
 
     def _client_auth_stamps(self) -> tuple[Stamp | None, ...]:
-        return tuple(stamp_of(file) if file else None for file in (self._tls.client_ca, self._tls.client_crl))
+        return tuple(
+            file_stamp(file) if file else None for file in (self._tls.client_ca, self._tls.client_crl)
+        )
 
-    def _make(self, certificates: CertificateSet) -> ssl.SSLContext:
+    def _make_context(self, certificates: CertificateSet) -> ssl.SSLContext:
         tls = self._tls
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         set_parameters(context, tls)
-        # A ticket costs some 15 µs. One is what a client needs to come back with, and it brings the next one.
+        # A ticket costs about 15 µs. One is what a client needs to resume, and each resumption brings the
+        # next one.
         context.num_tickets = 1 if tls.tickets else 0
         if tls.alpn:
             context.set_alpn_protocols(list(tls.alpn))
@@ -132,6 +177,11 @@ class Terminator:
         if tls.client_crl is not None:
             context.load_verify_locations(tls.client_crl)
             context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
-        for certificate in certificates:  # one of each kind of key: OpenSSL takes what the client can verify
+        for certificate in certificates:
             load_chain(context, certificate)
         return context
+
+
+def _identity(certificate: Certificate) -> tuple[object, ...]:
+    """Return what a renewed certificate has in common with its predecessor."""
+    return certificate.path, certificate.key, certificate.names, certificate.key_type

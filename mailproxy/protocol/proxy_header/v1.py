@@ -8,7 +8,7 @@ from typing import Literal
 
 from attrs import field, frozen
 
-from mailproxy.address import written_ipv6
+from mailproxy.address import format_ipv6
 from mailproxy.protocol.preamble import NeedMore
 from mailproxy.protocol.proxy_header.errors import AddressError, LineError, NotAHeaderError
 
@@ -46,7 +46,7 @@ class HeaderV1:
 
 def _written_usually(address: Address) -> Address:
     host, port = address
-    return (written_ipv6(IPv6Address(host)), port) if ":" in host else address
+    return (format_ipv6(IPv6Address(host)), port) if ":" in host else address
 
 
 def parse_v1(data: bytes) -> tuple[HeaderV1, int] | NeedMore:

@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from attrs import evolve, field, frozen
 
-from mailproxy.address import written_ipv6
+from mailproxy.address import format_ipv6
 from mailproxy.protocol.preamble import NeedMore
 from mailproxy.protocol.proxy_header.crc32c import crc32c
 from mailproxy.protocol.proxy_header.errors import (
@@ -152,7 +152,7 @@ def _read_addresses(fields: tuple[bytes | int, ...]) -> tuple[Address | bytes, A
 
 def _host(packed: bytes | int) -> str:
     assert isinstance(packed, bytes)  # noqa: S101 - as the struct says
-    return str(IPv4Address(packed)) if len(packed) == 4 else written_ipv6(IPv6Address(packed))
+    return str(IPv4Address(packed)) if len(packed) == 4 else format_ipv6(IPv6Address(packed))
 
 
 def _verify(header: bytes, tlvs: tuple[Tlv, ...]) -> None:

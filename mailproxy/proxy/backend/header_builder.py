@@ -12,8 +12,8 @@ import socket
 from collections.abc import Sequence
 
 from mailproxy import config
-from mailproxy.address import as_ipv6, unmapped
-from mailproxy.net.tls.tls import client_certificate
+from mailproxy.address import map_to_ipv6, unmap_ipv4
+from mailproxy.net.tls.tls_socket import client_certificate
 from mailproxy.protocol.proxy_header import (
     Client,
     Command,
@@ -194,11 +194,11 @@ def _addresses(client_info: ClientInfo) -> tuple[Protocol, Address, Address] | N
 
 
 def _in_one_family(source: Address, destination: Address) -> tuple[Protocol, Address, Address]:
-    source_host, destination_host = unmapped(source[0]), unmapped(destination[0])
+    source_host, destination_host = unmap_ipv4(source[0]), unmap_ipv4(destination[0])
     if ":" not in source_host and ":" not in destination_host:
         return Protocol.TCP4, (source_host, source[1]), (destination_host, destination[1])
     # Zones of link-local addresses (RFC 4007) have a meaning on this machine only.
-    hosts = [as_ipv6(host.partition("%")[0]) for host in (source_host, destination_host)]
+    hosts = [map_to_ipv6(host.partition("%")[0]) for host in (source_host, destination_host)]
     return Protocol.TCP6, (hosts[0], source[1]), (hosts[1], destination[1])
 
 

@@ -10,9 +10,9 @@ import trio
 from attrs import define, field, frozen
 
 from mailproxy import config
-from mailproxy.address import ServerAddress, TcpAddress, unmapped
+from mailproxy.address import ServerAddress, TcpAddress, unmap_ipv4
 from mailproxy.net.dial import Endpoint, Options, Source
-from mailproxy.net.tls.tls import Context, make_client_context
+from mailproxy.net.tls.context import Context, make_client_context
 from mailproxy.pool import PassiveHealth, Server, SharedCounter, SharedSessions
 from mailproxy.protocol.capabilities import Capabilities
 from mailproxy.protocol.checks.result import CheckResult
@@ -120,7 +120,7 @@ class BackendServer(Server):
         """
         if self.config.source != "client":
             return self.source
-        return Source(unmapped(client[0]), is_foreign=True) if client is not None else None
+        return Source(unmap_ipv4(client[0]), is_foreign=True) if client is not None else None
 
     def check_soon(self, seconds: float = 0.0) -> None:
         """Let the next check begin within this many seconds."""

@@ -17,12 +17,13 @@ from attrs import define, evolve, field, frozen
 
 from mailproxy import config
 from mailproxy.address import TcpAddress
-from mailproxy.config.check_plan import EntryPath, Probe, is_as_ended_sessions, probes
+from mailproxy.config.check_plan import EntryPath, Probe, is_like_terminated_session, plan_probes
 from mailproxy.errors import ProxyError, ServerHandshakeError, ServerRefusedError
 from mailproxy.net.dial import Endpoint, Source, connect, half_open_connect
 from mailproxy.net.resolve import literal_endpoint, resolve
 from mailproxy.net.simple_io import ServerConnectionError, close_gracefully, receive, send_all
-from mailproxy.net.tls.tls import Context, connect_tls
+from mailproxy.net.tls.context import Context
+from mailproxy.net.tls.handshake import connect_tls
 from mailproxy.protocol.checks.dialogue import CheckDialogue
 from mailproxy.protocol.checks.mail import MailCheck
 from mailproxy.protocol.checks.registry import DIALOGUES, SAYING_HELLO
@@ -290,13 +291,13 @@ def checks_of(
     """The checks of a backend's servers, of those that are to be checked; ``ways`` lead to it."""
     settings = backend.config
     for server in backend.servers:
-        planned = probes(server.config, settings.protocol, ways)
+        planned = plan_probes(server.config, settings.protocol, ways)
         if planned and server.config.check is not None:
             timeout = server.config.check.timeout or settings.timeouts.check
             like = (
                 probe
                 for probe in planned
-                if is_as_ended_sessions(server.config, settings.protocol, ways, probe)
+                if is_like_terminated_session(server.config, settings.protocol, ways, probe)
             )
             yield Check(server, planned, timeout, context_of, frozenset(like), settings.resolve_prefer)
 

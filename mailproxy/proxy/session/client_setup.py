@@ -20,8 +20,10 @@ from mailproxy.log import end_reasons
 from mailproxy.net.peek import peek, peek_nowait
 from mailproxy.net.poller import Watch
 from mailproxy.net.proxy_header import receive_header
+from mailproxy.net.tls.close import Alert, send_alert
+from mailproxy.net.tls.handshake import accept_tls
 from mailproxy.net.tls.terminator import Terminator
-from mailproxy.net.tls.tls import Alert, TlsSocket, accept_tls, send_alert
+from mailproxy.net.tls.tls_socket import TlsSocket
 from mailproxy.protocol.client_hello import (
     ClientHello,
     ClientHelloError,
@@ -49,10 +51,10 @@ async def receive_proxy_header(client: socket.socket, seconds: float) -> Header:
         except HeaderError as error:
             raise SessionEndedError(end_reasons.HEADER_INVALID, error) from None
         except ClientLeftError as error:
-            end = end_reasons.HEADER_TRUNCATED if error.said_something else end_reasons.HEADER_EMPTY
-            raise SessionEndedError(end, error, said_nothing=not error.said_something) from None
+            end = end_reasons.HEADER_TRUNCATED if error.has_sent else end_reasons.HEADER_EMPTY
+            raise SessionEndedError(end, error, said_nothing=not error.has_sent) from None
         except ClientAbortError as error:
-            said_nothing = not error.said_something
+            said_nothing = not error.has_sent
             raise SessionEndedError(end_reasons.HEADER_ABORTED, error, said_nothing=said_nothing) from None
     raise SessionEndedError(end_reasons.HEADER_TIMEOUT)
 
@@ -111,7 +113,7 @@ async def tls_handshake(
 
 
 def _client_closed(error: ClientAbortError) -> SessionEndedError:
-    said_nothing = not error.said_something
+    said_nothing = not error.has_sent
     if not isinstance(error, ClientLeftError):
         return SessionEndedError(end_reasons.HANDSHAKE_FAILED, error, said_nothing=said_nothing)
     end = end_reasons.HANDSHAKE_EMPTY if said_nothing else end_reasons.HANDSHAKE_LEFT

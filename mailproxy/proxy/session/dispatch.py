@@ -22,7 +22,9 @@ from mailproxy.net.dial import connect, start
 from mailproxy.net.poller import GONE, AnyPoller, Watch
 from mailproxy.net.proxy_header import send_header
 from mailproxy.net.relay import Tunnel
-from mailproxy.net.tls.tls import Context, connect_tls, peer_closed
+from mailproxy.net.tls.close import peer_closed
+from mailproxy.net.tls.context import Context
+from mailproxy.net.tls.handshake import connect_tls
 from mailproxy.pool import RetryDecision, RetryState, Waiter
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
@@ -233,7 +235,10 @@ class Dispatch:
             raise SessionEndedError(end_reasons.SERVER_HANDSHAKE_FAILED, error) from None
         except ServerRefusedError as error:
             raise SessionEndedError(
-                end_reasons.SERVER_REFUSED, error, retries_at_once=error.is_local, is_clients=error.is_clients
+                end_reasons.SERVER_REFUSED,
+                error,
+                retries_at_once=error.is_local,
+                is_clients=error.is_client_fault,
             ) from None
         except ProxyError as error:
             raise SessionEndedError(end_reasons.OUT_OF_RESOURCES, error) from None

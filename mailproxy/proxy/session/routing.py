@@ -8,7 +8,7 @@ from attrs import frozen
 
 from mailproxy import config
 from mailproxy.address import Networks
-from mailproxy.config.key_paths import join
+from mailproxy.config.path import ROOT_PATH
 from mailproxy.protocol.client_hello import ClientHello
 from mailproxy.proxy.client_info import ClientInfo
 
@@ -62,7 +62,7 @@ class Routes:
 
     def __init__(self, routes: Sequence[config.Route], frontend: str) -> None:
         self._routes = tuple(map(Route, routes))
-        self._path = join(join("frontends", frontend), "routes")
+        self._path = ROOT_PATH / "frontends" / frontend / "routes"
 
     def select(self, caller: ClientInfo) -> config.Route | None:
         """The first that fits; None leaves the frontend's own backend and the bind's own mode."""
@@ -75,4 +75,4 @@ class Routes:
         """Where a route stands in the configuration, and by what it matched."""
         index = next(index for index, route in enumerate(self._routes) if route.config is chosen)
         keys = [key for key in ("sni", "alpn", "client", "port") if getattr(chosen, key) not in (None, ())]
-        return f"{self._path}[{index}]" + (f" by {' and '.join(keys)}" if keys else "")
+        return str(self._path / index) + (f" by {' and '.join(keys)}" if keys else "")

@@ -24,7 +24,9 @@ from mailproxy.log.record import SessionRecord
 from mailproxy.net.listener import Listener
 from mailproxy.net.poller import AnyPoller, Watch
 from mailproxy.net.relay import Relay, Tunnel
-from mailproxy.net.tls.tls import CONNECTION_RESET, Alert, has_unread, send_alert, tls_info
+from mailproxy.net.tls.close import Alert, has_unread, send_alert
+from mailproxy.net.tls.errors import CONNECTION_RESET
+from mailproxy.net.tls.handshake import tls_info
 from mailproxy.protocol.client_hello import ClientHello
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.client_info import ClientInfo
@@ -226,9 +228,9 @@ class Session:
             self.client,
             self._server_socket,
             now=self.context.poller.clock(),
-            client_limit=limits.client,
-            server_limit=visit.backend.config.timeouts.server,
-            half_closed=limits.half_closed,
+            client_timeout=limits.client,
+            server_timeout=visit.backend.config.timeouts.server,
+            half_closed_timeout=limits.half_closed,
         )
         # What only the beginning needs: strangers decide how much that is, and sessions live for days.
         del self.client_info, self.peer, self._watch, visit.client_info

@@ -11,16 +11,16 @@ import pytest
 
 from mailproxy.net.tls import auto_retry
 from mailproxy.net.tls.auto_retry import can_clear_auto_retry, clear_auto_retry, ssl_pointer
-from mailproxy.net.tls.tls import TlsSocket, ssl_object
+from mailproxy.net.tls.tls_socket import TlsSocket, ssl_object
 
 AUTO_RETRY = 4
 
 
 @pytest.fixture(autouse=True)
 def proved_anew() -> Iterator[None]:
-    auto_retry._clearing.cache_clear()
+    auto_retry._load_clear_function.cache_clear()
     yield
-    auto_retry._clearing.cache_clear()
+    auto_retry._load_clear_function.cache_clear()
 
 
 def mode(connection: object) -> int:
@@ -37,7 +37,7 @@ def test_a_shared_openssl_allows_it() -> None:
     ours.setblocking(False)
     with theirs:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        with TlsSocket.around(ours, context) as tls:
+        with TlsSocket.wrap(ours, context) as tls:
             assert not mode(ssl_object(tls)) & AUTO_RETRY
 
 
@@ -61,7 +61,7 @@ def test_another_layout_calls_nothing(monkeypatch: pytest.MonkeyPatch, moved: in
         called.append(arguments)
         return 0
 
-    for name in ("_SOCKET", "_SSL", "_CONTEXT"):
+    for name in ("_SOCKET_OFFSET", "_SSL_OFFSET", "_CONTEXT_OFFSET"):
         monkeypatch.setattr(auto_retry, name, getattr(auto_retry, name) + moved)
     monkeypatch.setattr(auto_retry, "_ssl_ctrl", lambda: control)
     assert not can_clear_auto_retry()

@@ -19,15 +19,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from mailproxy.config import FrontendTls
 from mailproxy.net.tls.certificate import (
     Certificate,
+    file_stamp,
     find,
     index_by_name,
     next_update,
     read_certificate,
-    stamp_of,
 )
 from mailproxy.net.tls.certificate_files import certificate_files
+from mailproxy.net.tls.handshake import accept_tls
 from mailproxy.net.tls.terminator import Terminator
-from mailproxy.net.tls.tls import accept_tls
 from mailproxy.testing import Connection, ThrowAwayCA
 
 EC, RSA = "1.2.840.10045.2.1", "1.2.840.113549.1.1.1"  # RFC 5480 section 2.1.1, RFC 8017 appendix A.1
@@ -99,18 +99,18 @@ def test_a_stamp_changes_with_content_rights_and_what_a_link_leads_to(tmp_path: 
     one.write_bytes(b"1")
     (tmp_path / "other").write_bytes(b"1")
     link.symlink_to(one)
-    stamps = [stamp_of(one)]
-    assert stamp_of(link) == stamps[0]
+    stamps = [file_stamp(one)]
+    assert file_stamp(link) == stamps[0]
     link.unlink()
     link.symlink_to(tmp_path / "other")
-    stamps.append(stamp_of(link))
+    stamps.append(file_stamp(link))
     one.write_bytes(b"12")
-    stamps.append(stamp_of(one))
-    while stamp_of(one) in stamps:  # the kernel's clock for files ticks every few milliseconds
+    stamps.append(file_stamp(one))
+    while file_stamp(one) in stamps:  # the kernel's clock for files ticks every few milliseconds
         one.chmod(0o600)
     assert len(set(stamps)) == 3
     with pytest.raises(FileNotFoundError):
-        stamp_of(tmp_path / "missing")
+        file_stamp(tmp_path / "missing")
 
 
 def test_the_kind_of_key_tells_certificates_of_one_name_apart(throw_away_ca: ThrowAwayCA) -> None:

@@ -16,8 +16,8 @@ from attrs import frozen
 from mailproxy.config import FrontendTls, ServerTls
 from mailproxy.config.values import Text
 from mailproxy.net.tls.certificate import read_certificate
+from mailproxy.net.tls.context import TlsKeyError, make_client_context, set_parameters
 from mailproxy.net.tls.terminator import Terminator
-from mailproxy.net.tls.tls import TlsKeyError, make_client_context, set_parameters
 from mailproxy.testing import ThrowAwayCA, server_context
 from tests.support.patience import PATIENCE_S
 

@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from mailproxy.errors import ClientAbortError, ServerHandshakeError
-from mailproxy.net.tls.tls import accept_tls, connect_tls
+from mailproxy.net.tls.handshake import accept_tls, connect_tls
 from mailproxy.testing import ThrowAwayCA
 from tests.support.patience import fail_after_timeout
 

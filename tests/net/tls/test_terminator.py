@@ -17,8 +17,10 @@ from cryptography import x509
 from mailproxy.config import FrontendTls
 from mailproxy.errors import ClientHandshakeError
 from mailproxy.net.tls.certificate import read_certificate
+from mailproxy.net.tls.close import Alert, send_alert
+from mailproxy.net.tls.handshake import TlsInfo, accept_tls, tls_info
 from mailproxy.net.tls.terminator import Terminator
-from mailproxy.net.tls.tls import Alert, TlsInfo, accept_tls, client_certificate, send_alert, tls_info
+from mailproxy.net.tls.tls_socket import client_certificate
 from mailproxy.testing import ThrowAwayCA
 from tests.support.patience import fail_after_timeout
 
@@ -81,7 +83,7 @@ class Bind:
             yield read_certificate(file)
 
     def renew(self) -> None:
-        self.terminator.renew(list(self.certificates()))
+        self.terminator.reload(list(self.certificates()))
 
     def client(self, certificate: Path | None = None, *, version: str | None = None) -> ssl.SSLContext:
         """A client that takes any certificate of ours, for whatever name it was issued."""

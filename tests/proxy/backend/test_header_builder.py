@@ -19,7 +19,7 @@ from mailproxy.address import TcpAddress
 from mailproxy.config.values import Name
 from mailproxy.net.listener import Listener
 from mailproxy.net.tls.certificate import Certificate
-from mailproxy.net.tls.tls import TlsInfo
+from mailproxy.net.tls.handshake import TlsInfo
 from mailproxy.protocol.proxy_header import (
     Client,
     Command,

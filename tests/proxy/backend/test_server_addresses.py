@@ -77,14 +77,14 @@ async def test_an_address_that_this_machine_cannot_reach_from_any_of_its_own(
     """Where IPv6 is switched off, for example. The next address is tried; if all are like that, the server is unreachable."""
     server = await harness.server(collect(GREETING))
     port = server.address.rpartition(":")[2]
-    at = Endpoint.at
+    address = Endpoint.address
 
-    def at_unless(endpoint: Endpoint, client_port: int | None) -> object:
+    def address_unless(endpoint: Endpoint, client_port: int | None) -> object:
         if all_of_them or endpoint.host == "127.0.0.2":
             raise OSError(errno.EADDRNOTAVAIL, "as the kernel would say when it is asked to connect")
-        return at(endpoint, client_port)
+        return address(endpoint, client_port)
 
-    monkeypatch.setattr(Endpoint, "at", at_unless)
+    monkeypatch.setattr(Endpoint, "address", address_unless)
     resolve_to(monkeypatch, lambda: ["127.0.0.2", "127.0.0.1"])
     proxy = await harness.proxy(f"mail.internal:{port}")
     client = await harness.dial(proxy)

@@ -21,8 +21,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from mailproxy.log.end_reasons import CLIENT_ABORTED, CLIENT_CLOSED, SERVER_ABORTED, EndReason
 from mailproxy.net.relay import Tunnel
-from mailproxy.net.relay.tunnel import LAST_WORDS_S
-from mailproxy.net.tls.tls import accept_tls, connect_tls, send_close_notify
+from mailproxy.net.relay.tunnel import FINAL_DATA_TIMEOUT_S
+from mailproxy.net.tls.close import send_close_notify
+from mailproxy.net.tls.handshake import accept_tls, connect_tls
 from mailproxy.testing import Drop, Expect, Send, ThrowAwayCA, pattern
 from tests.support.patience import wait_until
 from tests.support.proxy.proxy_harness import ProxyHarness
@@ -57,7 +58,11 @@ class Ends:
     async def relay(self, kind: Kind) -> EndReason:
         """Relay until the end, and close as the session does."""
         pair = Tunnel(
-            self.client_side, self.server_side, client_limit=1000, server_limit=1000, half_closed=1000
+            self.client_side,
+            self.server_side,
+            client_timeout=1000,
+            server_timeout=1000,
+            half_closed_timeout=1000,
         )
         async with run_relay(kind) as relay:
             with trio.fail_after(10):
@@ -303,7 +308,7 @@ async def test_last_words_to_one_that_does_not_read(mock_clock: MockClock, relay
         await wait_all_tasks_blocked()
         session.client.send(COMMAND)
         await session.advance(1.1)
-        await session.advance(LAST_WORDS_S - 0.5)
+        await session.advance(FINAL_DATA_TIMEOUT_S - 0.5)
         assert session.end_reasons == []
         await session.advance(0.6)
         assert session.end_reasons == [SERVER_ABORTED]
@@ -317,7 +322,7 @@ async def test_reset_while_the_server_takes_nothing(mock_clock: MockClock, relay
         await session.fill(session.client)
         session.client.close()  # over the greeting, which makes a reset of it
         await session.advance(1.1)
-        await session.advance(LAST_WORDS_S - 0.5)
+        await session.advance(FINAL_DATA_TIMEOUT_S - 0.5)
         assert session.end_reasons == []
         await session.advance(0.6)
         assert session.end_reasons == [CLIENT_ABORTED]
@@ -332,7 +337,7 @@ async def test_reset_while_the_server_takes_a_little(mock_clock: MockClock, rela
         filled = await session.fill(session.client)
         session.client.close()
         await session.advance(1.1)
-        await session.advance(LAST_WORDS_S - 0.5)
+        await session.advance(FINAL_DATA_TIMEOUT_S - 0.5)
         assert await session.drain(session.server) == filled
         await wait_all_tasks_blocked()
         assert session.end_reasons == [CLIENT_ABORTED]
@@ -347,7 +352,7 @@ async def test_reset_behind_an_end_in_order(mock_clock: MockClock, relay_kind: K
         await wait_all_tasks_blocked()
         session.client.close()
         await session.advance(1.1)
-        await session.advance(LAST_WORDS_S - 0.5)
+        await session.advance(FINAL_DATA_TIMEOUT_S - 0.5)
         assert session.end_reasons == []
         await session.advance(0.6)
         assert session.end_reasons == [CLIENT_ABORTED]
@@ -374,7 +379,11 @@ async def test_urgent_data_in_bulk(relay_kind: Kind, contexts: Contexts) -> None
     """splice(2) stops there as if nothing more had come; what stands behind it arrives all the same."""
     async with session(contexts) as ends:
         pair = Tunnel(
-            ends.client_side, ends.server_side, client_limit=1000, server_limit=1000, half_closed=1000
+            ends.client_side,
+            ends.server_side,
+            client_timeout=1000,
+            server_timeout=1000,
+            half_closed_timeout=1000,
         )
         before, behind = pattern(140_000), pattern(1000)
         received = bytearray()

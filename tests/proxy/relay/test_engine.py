@@ -12,7 +12,8 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from mailproxy.log.end_reasons import CLIENT_CLOSED, EndReason
-from mailproxy.net.relay import Engine, Tunnel, engine
+from mailproxy.net.relay import Engine, Tunnel
+from mailproxy.net.relay.flow import Flow
 from tests.support.proxy.proxy_harness import TIMEOUT_S
 from tests.support.proxy.relays import ENGINE_ONLY, Kind, registered, run_relay
 
@@ -30,7 +31,9 @@ def session() -> Iterator[tuple[socket.socket, socket.socket, Tunnel]]:
         yield (
             client,
             server,
-            Tunnel(client_side, server_side, client_limit=1000, server_limit=1000, half_closed=1000),
+            Tunnel(
+                client_side, server_side, client_timeout=1000, server_timeout=1000, half_closed_timeout=1000
+            ),
         )
     finally:
         for sock in ends:
@@ -89,7 +92,7 @@ async def test_a_fault_of_our_own_is_its_sessions_alone(relay_kind: Kind, is_in_
                     pair.client.connection = Faulty()
                     if is_in_turn:
                         told = relay.poller._handlers[pair.client.sock.fileno()]
-                        assert isinstance(told, engine._Flow)
+                        assert isinstance(told, Flow)
                         relay.poller.defer(told)
                     else:
                         client.send(b"x")
@@ -139,7 +142,9 @@ async def test_what_follows_urgent_data_is_relayed(relay_kind: Kind) -> None:
         ours.setblocking(False)
         with client, ours:
             async with run_relay(relay_kind) as relay, trio.open_nursery() as nursery:
-                tcp = Tunnel(ours, pair.server.sock, client_limit=1000, server_limit=1000, half_closed=1000)
+                tcp = Tunnel(
+                    ours, pair.server.sock, client_timeout=1000, server_timeout=1000, half_closed_timeout=1000
+                )
                 client.send(b"before ")
                 client.send(b"!", socket.MSG_OOB)
                 client.send(b"behind")

@@ -158,7 +158,9 @@ async def test_due(mock_clock: MockClock, up: str, down: str) -> None:
     await trio.lowlevel.checkpoint()  # it waits for nothing, but a pair notes the loop's time
     client, server = socket.socketpair()
     with client, server:
-        pair = Tunnel(client, server, client_limit=CLIENT_S, server_limit=SERVER_S, half_closed=HALF_S)
+        pair = Tunnel(
+            client, server, client_timeout=CLIENT_S, server_timeout=SERVER_S, half_closed_timeout=HALF_S
+        )
         pair.client.last_activity, pair.server.last_activity = 1000.0, 2000.0
         for direction, state in ((pair.to_server, up), (pair.to_client, down)):
             direction.eof = state in ("ended", "farewell")

@@ -15,7 +15,7 @@ from mailproxy.log.record import SessionRecord
 from mailproxy.net.dial import Dial
 from mailproxy.net.relay.transfer import RECORD_BYTES
 from mailproxy.net.relay.tunnel import Direction, Side, Tunnel
-from mailproxy.net.tls.tls import TlsSocket
+from mailproxy.net.tls.tls_socket import TlsSocket
 from mailproxy.proxy.client_info import ClientInfo
 from mailproxy.proxy.session.dispatch import Dispatch
 from mailproxy.proxy.session.session import Session

@@ -58,7 +58,9 @@ def steps_of_tasks() -> Iterator[StepsOfTasks]:
 async def begin_sessions(nursery: trio.Nursery, stack: ExitStack, relay: Relay, count: int) -> None:
     """So many sessions in which nobody says anything."""
     for _ in range(count):
-        pair = Tunnel(_side(stack), _side(stack), client_limit=1000, server_limit=1000, half_closed=1000)
+        pair = Tunnel(
+            _side(stack), _side(stack), client_timeout=1000, server_timeout=1000, half_closed_timeout=1000
+        )
         nursery.start_soon(relay.run, pair)
     await trio.testing.wait_all_tasks_blocked()
 

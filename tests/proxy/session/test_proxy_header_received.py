@@ -258,7 +258,7 @@ class Case:
 CASES = [
     Case("nothing, closed", b"", "close", end_reasons.HEADER_EMPTY),
     Case("nothing, reset", b"", "reset", end_reasons.HEADER_ABORTED, "reset by peer"),
-    Case("a part of v1, closed", V1[:20], "close", end_reasons.HEADER_TRUNCATED, "left after 20 bytes"),
+    Case("a part of v1, closed", V1[:20], "close", end_reasons.HEADER_TRUNCATED, "closed after 20 bytes"),
     Case("a byte of v2, closed", V2[:1], "close", end_reasons.HEADER_TRUNCATED),
     Case("a part of v2, closed", V2[:-1], "close", end_reasons.HEADER_TRUNCATED),
     Case("a part of v2, half-closed", V2[:-1], "half-close", end_reasons.HEADER_TRUNCATED),

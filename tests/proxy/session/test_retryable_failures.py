@@ -202,12 +202,12 @@ async def test_this_machines_own_want_is_not_tried_again(
     await cluster.add_server("s2")
     attempts = 0
 
-    def at(_endpoint: Endpoint, _port: int | None) -> object:
+    def address(_endpoint: Endpoint, _port: int | None) -> object:
         nonlocal attempts
         attempts += 1
         raise OSError(errno.ENOBUFS, "as the kernel would say when it is asked to connect")
 
-    monkeypatch.setattr(Endpoint, "at", at)
+    monkeypatch.setattr(Endpoint, "address", address)
     await cluster.start_proxy(retries=3)
     before = ResourceSnapshot.now()
     await assert_rejected(await cluster.connect_client())

@@ -16,7 +16,7 @@ from mailproxy.log.end_reasons import (
     SERVER_CLOSED,
     SERVER_TIMEOUT,
 )
-from mailproxy.net.tls.tls import send_close_notify, send_record
+from mailproxy.net.tls.close import send_close_notify, send_record
 from mailproxy.testing import ThrowAwayCA
 from tests.support.proxy.relay_harness import Contexts
 from tests.support.proxy.relayed_pair import RelayedPair, relayed_pair

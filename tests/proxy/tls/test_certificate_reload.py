@@ -14,8 +14,7 @@ import trio
 import trio.testing
 
 import mailproxy
-from mailproxy.certificates.reloader import CertificateReloader
-from mailproxy.certificates.watcher import ReloadResult
+from mailproxy.certificates.reloader import CertificateReloader, ReloadResult
 from mailproxy.testing import Connection, ScriptedServer, ThrowAwayCA, dial, greet_and_echo
 from tests.support.patience import wait_until
 from tests.support.proxy.proxy_harness import TIMEOUT_S, Line, ProxyHarness, ResourceSnapshot

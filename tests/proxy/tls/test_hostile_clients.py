@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from mailproxy.net.relay import Tunnel
-from mailproxy.net.tls.tls import accept_tls
+from mailproxy.net.tls.handshake import accept_tls
 from mailproxy.testing import Collect, Connection, Flood, Send, WaitFor, collect, dial, pattern
 from tests.support.proxy.proxy_harness import TIMEOUT_S, ProxyHarness
 from tests.support.proxy.relays import ON_BOTH, Kind, run_relay
@@ -106,7 +106,7 @@ async def test_key_update_requested_by_one_that_does_not_read(
     write = RecordWriter.of(client.tls, keys)
     with tls, server_side, behind:
         await _fill(tls)
-        pair = Tunnel(tls, server_side, client_limit=1000, server_limit=1000, half_closed=1000)
+        pair = Tunnel(tls, server_side, client_timeout=1000, server_timeout=1000, half_closed_timeout=1000)
         async with run_relay(relay_kind) as relay, trio.open_nursery() as nursery:
             nursery.start_soon(relay.run, pair)
             await client.stream.send_all(write.handshake(KEY_UPDATE_REQUESTED))

@@ -14,7 +14,8 @@ import trio
 from mailproxy.log.end_reasons import CLIENT_ABORTED, SERVER_ABORTED
 from mailproxy.net.relay import Tunnel
 from mailproxy.net.tls.auto_retry import can_clear_auto_retry
-from mailproxy.net.tls.tls import accept_tls, connect_tls, ssl_object
+from mailproxy.net.tls.handshake import accept_tls, connect_tls
+from mailproxy.net.tls.tls_socket import ssl_object
 from mailproxy.testing import Collect, Connection, Send, ThrowAwayCA, dial
 from tests.support.patience import PATIENCE_S
 from tests.support.proxy.proxy_harness import ProxyHarness
@@ -171,7 +172,7 @@ async def test_a_peer_of_renegotiations(
 
     with tls, other, other_side:
         sides = (other_side, tls) if is_server else (tls, other_side)
-        pair = Tunnel(*sides, client_limit=1000, server_limit=1000, half_closed=1000)
+        pair = Tunnel(*sides, client_timeout=1000, server_timeout=1000, half_closed_timeout=1000)
         async with run_relay(relay_kind) as relay, trio.open_nursery() as nursery:
             nursery.start_soon(flood)
             nursery.start_soon(read)

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import attrs
 
 from tests.support.interop.layouts import OFFLOADED_AND_SAID, STARTTLS, Layout
-
-README = Path(__file__).parents[3] / "README.md"
+from tests.support.pages import blocks
 
 
 @attrs.frozen
@@ -17,9 +13,8 @@ class ReadmeLayout(Layout):
     """The README's blocks instead of a file; Dovecot's becomes the head, which is where `deployed` looks for it."""
 
     def text(self) -> str:
-        page = README.read_text(encoding="utf-8")
-        configuration = re.findall(r"^```toml\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)[0]
-        dovecot = re.findall(r"^```\n(haproxy_trusted_networks.*?)^```$", page, re.DOTALL | re.MULTILINE)[0]
+        (configuration,) = (block.text for block in blocks("README.md", "toml"))
+        (dovecot,) = (block.text for block in blocks("README.md", "dovecot"))
         head = "".join(f"#   {line}\n" for line in dovecot.splitlines())
         text = f"{head}\n{configuration}"
         for old, new in self.changes.items():

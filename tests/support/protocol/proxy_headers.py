@@ -7,7 +7,7 @@ from ipaddress import IPv6Address
 
 from hypothesis import strategies as st
 
-from mailproxy.address import written_ipv6
+from mailproxy.address import format_ipv6
 from mailproxy.protocol.preamble import NeedMore
 from mailproxy.protocol.proxy_header import (
     Command,
@@ -105,7 +105,7 @@ def outcome(data: bytes) -> Outcome:
 
 _ports = st.integers(0, 65535)
 _hosts4 = st.ip_addresses(v=4).map(str)
-_hosts6 = st.ip_addresses(v=6).map(lambda host: written_ipv6(IPv6Address(host)))
+_hosts6 = st.ip_addresses(v=6).map(lambda host: format_ipv6(IPv6Address(host)))
 _written6 = st.one_of(
     _hosts6,
     _hosts6.map(str.upper),

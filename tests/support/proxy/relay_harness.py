@@ -21,7 +21,7 @@ from attrs import define, field, frozen
 
 from mailproxy.log.end_reasons import CLIENT_ABORTED, CLIENT_CLOSED, SERVER_ABORTED, SERVER_CLOSED, EndReason
 from mailproxy.net.relay import Relay, Tunnel
-from mailproxy.net.tls.tls import accept_tls, connect_tls
+from mailproxy.net.tls.handshake import accept_tls, connect_tls
 from mailproxy.testing import Connection, ThrowAwayCA, pattern
 from tests.support.proxy.relays import Kind, run_relay
 
@@ -502,7 +502,7 @@ class Scenario:
                 if self.server != "clear":
                     nursery.start_soon(open_back)
                     nursery.start_soon(server.accept_tls, contexts.server[self.server])
-            pair = Tunnel(*sides, client_limit=1000, server_limit=1000, half_closed=1000)
+            pair = Tunnel(*sides, client_timeout=1000, server_timeout=1000, half_closed_timeout=1000)
             yield RelayHarness(Peer("client", client, bell), Peer("server", server, bell), pair, bell)
         finally:
             for peer in peers:

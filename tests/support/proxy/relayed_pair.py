@@ -16,7 +16,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from mailproxy.log.end_reasons import EndReason
 from mailproxy.net.relay import Relay, Tunnel
-from mailproxy.net.tls.tls import accept_tls, connect_tls
+from mailproxy.net.tls.handshake import accept_tls, connect_tls
 from tests.support.proxy.relay_harness import Contexts, Name
 from tests.support.proxy.relays import Kind, run_relay
 
@@ -81,9 +81,9 @@ async def relayed_pair(
     pair = Tunnel(
         client_side,
         server_side,
-        client_limit=client_limit,
-        server_limit=server_limit,
-        half_closed=half_closed,
+        client_timeout=client_limit,
+        server_timeout=server_limit,
+        half_closed_timeout=half_closed,
     )
     session = RelayedPair(client, server, pair, clock)
     try:

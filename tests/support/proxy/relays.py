@@ -11,6 +11,7 @@ import trio
 
 from mailproxy.net.poller import open_poller
 from mailproxy.net.relay import KINDS, Engine, Relay, open_relay
+from tests.support.proxy.flow_invariants import checked_flows
 
 Kind = Literal["auto", "engine", "portable"]
 
@@ -26,15 +27,16 @@ ENGINE_ONLY = pytest.mark.parametrize(
 
 @asynccontextmanager
 async def run_relay(kind: Kind) -> AsyncIterator[Relay]:
-    """A relay at work. Whoever has left it has left nothing registered."""
+    """Run a relay whose flows are checked after each step. Nothing stays registered."""
     poller = open_poller()
     relay = open_relay(kind, poller)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(poller.serve)
-        await nursery.start(relay.serve)
-        yield relay
-        assert registered(relay) == 0
-        nursery.cancel_scope.cancel()
+    with checked_flows():
+        async with trio.open_nursery() as nursery:
+            await nursery.start(poller.serve)
+            await nursery.start(relay.serve)
+            yield relay
+            assert registered(relay) == 0
+            nursery.cancel_scope.cancel()
 
 
 def registered(relay: Relay) -> int:

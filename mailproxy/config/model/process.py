@@ -1,0 +1,51 @@
+"""The tables ``[process]`` and ``[admin]``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from attrs import frozen
+
+from mailproxy.address import BindAddress
+from mailproxy.config.model.setting import setting
+from mailproxy.config.values import Account, Mode, Positive, PositiveSeconds, Seconds, Workers
+
+
+@frozen(kw_only=True)
+class Process:
+    """What holds for mailproxy as a whole: processes, user, and limits of all frontends together."""
+
+    workers: Workers = setting("processes that serve sessions; auto: one for each CPU core", 1)
+    relay: Literal["auto", "engine", "portable"] = setting(
+        "how bytes are relayed",
+        "auto",
+        details="`engine` relays all sessions of a process in one task. `portable` uses two tasks for each session, and "
+        "is there for comparison. `auto` is `engine` where the platform has epoll and splice.",
+    )
+    max_sessions: Positive | None = setting(
+        "sessions at the same time, in all workers; at the limit, accepting waits",
+        None,
+        default_text="(descriptor limit - 200) / 2, times workers",
+    )
+    raise_descriptor_limit: bool = setting(
+        "at start, raise the soft limit on open files to the hard limit",
+        True,
+        details="The limit is raised to 1048576 at most.",
+    )
+    drain_timeout: Seconds = setting("how long sessions may continue after SIGTERM", Seconds(30.0))
+    certificate_interval: PositiveSeconds = setting(
+        "how often the files of certificates, keys, CAs and CRLs are checked for changes",
+        PositiveSeconds(10.0),
+    )
+    user: Account | None = setting("the user to run as, after sockets are bound and keys are read", None)
+    group: Account | None = setting("the group to run as", None, default_text="the user's")
+
+
+@frozen(kw_only=True)
+class Admin:
+    """Admin socket and HTTP."""
+
+    socket: Path | None = setting("path of the admin socket", None, supported=(None,))
+    mode: Mode = setting("permission bits of the admin socket", Mode(0o660), supported=(0o660,))
+    http: BindAddress | None = setting("address of metrics and status page", None, supported=(None,))
