@@ -31,15 +31,15 @@ NOT_WRITTEN_YET = {"docs/architecture.md"}
 EXPECTED_ADVICE = (
     "sessions would be served as root",
     "so a renewed one needs a restart",  # the files of a test belong to its user
-    "everybody can read this private key",
-    "is told of the client's TLS in clear text",  # the text around the example says so
+    "every user can read this private key",
+    "receives the client's TLS facts in clear text",  # the text around the example says so
     "the servers will see and log the proxy's address",
     "descriptors",
-    "workers for",
+    "workers share",
     "there is no such socket",  # syslog
     "is no address of this machine",
     "exposed at",
-    "no frontend leads here",
+    "no frontend uses it",
 )
 
 

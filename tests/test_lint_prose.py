@@ -61,9 +61,10 @@ def test_page_fault_is_found_with_its_line(lint: ModuleType, page: str, kind: st
         "https://example.com/" + "y" * 100 + "\n",
         f"Nine words with `{LONG[:60]}`\nand [a link](https://example.com/a/b).\n",
         "| `" + "word " * 16 + "` | [b](c) |\n",
+        "word " * 15 + "\n" + "word " * 8 + "2. Another " + "word " * 8 + "\n" + "word " * 12,
         "Ten words are not too many for one sentence here. " * 2 + "\n" + "And the next sentence begins. " * 3,
     ],
-    ids=["fence", "tildes", "generated", "link", "address", "inline", "cell", "sentences"],
+    ids=["fence", "tildes", "generated", "link", "address", "inline", "cell", "number", "sentences"],
 )  # fmt: skip
 def test_plain_page_has_no_findings(lint: ModuleType, page: str) -> None:
     assert lint.check_page(page) == []

@@ -1,4 +1,4 @@
-"""Whether the user that sessions run as can read a file, as it will have to after the change of user."""
+"""Whether the user that sessions run as can read a file, which a reload needs after the change of user."""
 
 from __future__ import annotations
 
@@ -11,15 +11,22 @@ from mailproxy.net.accounts import account, group_id, groups_of, user_id
 _READ, _ENTER = stat.S_IROTH, stat.S_IXOTH
 
 
-def obstacle(process: Process, file: Path) -> Path | None:
-    """What keeps the configured user from reading a file: the file itself, or the first folder on the way that it may not enter.
+def unreadable_part(process: Process, file: Path) -> Path | None:
+    """Return what keeps the configured user from reading a file.
 
-    None if nothing does, as far as owners and permission bits can tell, or if there is no change of user. Raises OSError.
+    Only owners and permission bits are compared, not access control lists.
+
+    Returns:
+        The first folder of the path that the user may not enter, or the file itself. None if the user can
+        read the file, or if there is no change of user.
+
+    Raises:
+        OSError: The file, or a folder of its path, cannot be examined.
     """
     try:
         ids = _ids(process)
     except LookupError:
-        return None  # said elsewhere
+        return None  # an unknown user or group is a fault that host_checks reports
     if ids is None or ids[0] == 0:
         return None
     real = file.resolve()
@@ -41,8 +48,8 @@ def _ids(process: Process) -> tuple[int, list[int]] | None:
 
 
 def _may(ids: tuple[int, list[int]], path: Path, bit: int) -> bool:
-    """``bit``: that of others; those of group and owner are three and six places further left."""
+    """Whether the user has a permission. ``bit`` is that of others; group and owner have it 3 and 6 bits left."""
     uid, gids = ids
-    found = path.stat()
-    shift = 6 if found.st_uid == uid else 3 if found.st_gid in gids else 0
-    return bool(found.st_mode & (bit << shift))
+    status = path.stat()
+    shift = 6 if status.st_uid == uid else 3 if status.st_gid in gids else 0
+    return bool(status.st_mode & (bit << shift))

@@ -1,4 +1,4 @@
-"""Advice about mail traps: what is no fault and still not what an operator wants."""
+"""Advice: settings that are allowed and probably not what the operator wants."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mailproxy.address import ServerAddress, TcpAddress, UnixAddress
-from mailproxy.app.access import obstacle
+from mailproxy.app.access import unreadable_part
 from mailproxy.app.host_checks import is_own_address
-from mailproxy.app.port_advice import about_ports
+from mailproxy.app.port_advice import advise_on_ports
 from mailproxy.app.privileges import MISSING_CAPABILITY
 from mailproxy.certificates.expiry import expiry_warnings
 from mailproxy.certificates.store import CertificateStore
@@ -24,29 +24,28 @@ from mailproxy.net.tls.auto_retry import NOT_CLEARED, can_clear_auto_retry
 from mailproxy.net.tls.certificate import Certificate
 from mailproxy.proxy.process import descriptor_shortage, worker_count
 
-_DOVECOT = (
-    "imap",
-    "pop3",
-    "sieve",
-)  # protocols whose servers allow passwords by what they know of the client's TLS
-_IMAP_SILENCE_S = 29 * 60  # clients in IDLE speak at least every 29 minutes (RFC 2177 section 3)
+# Protocols whose servers allow passwords only if they know that the client used TLS.
+_DOVECOT_PROTOCOLS = ("imap", "pop3", "sieve")
+_IDLE_RENEWAL_S = 29 * 60  # clients in IDLE send something every 29 minutes at least (RFC 2177 section 3)
 
 
 def advise(config: Config, store: CertificateStore) -> list[Fault]:
-    """One line each, with the path of the key and what to write instead.
+    """Return advice, with the path of the key and what to write instead.
 
-    ``store``: the files that it names, loaded.
+    Args:
+        config: The configuration.
+        store: The TLS files that it names.
     """
     advice: list[Fault] = []
     for frontend in config.frontends.values():
         advice += _check_frontend(frontend)
-        advice += _about_clients(frontend, config.process.max_sessions)
+        advice += _check_client_limits(frontend, config.process.max_sessions)
         for name in frontend.backend_names:
             advice += _check_entry_path(frontend, config.backends[name])
     for backend in config.backends.values():
         advice += _check_backend(backend)
-    advice += about_ports(config)
-    advice += _about_loops(config)
+    advice += advise_on_ports(config)
+    advice += _check_loops(config)
     advice += _check_unused(config)
     advice += expiry_warnings(store)
     advice += _check_certificates(store.certificates.values(), config.process)
@@ -58,23 +57,23 @@ def _check_frontend(frontend: Frontend) -> Iterator[Fault]:
     path = f"frontends.{frontend.name}"
     if frontend.backend is None and not frontend.routes:
         yield Fault(path, "has no backend: every session is refused; give backend unless that is meant")
-    if frontend.protocol == "imap" and frontend.timeouts.client < _IMAP_SILENCE_S:
+    if frontend.protocol == "imap" and frontend.timeouts.client < _IDLE_RENEWAL_S:
         yield Fault(f"{path}.timeouts.client", _too_short(frontend.timeouts.client))
     for index, bind in enumerate(frontend.bind):
-        if _is_everybody(bind.accept_proxy):
+        if _covers_all_addresses(bind.accept_proxy):
             yield Fault(
                 f"{path}.bind[{index}].accept_proxy",
-                "is everybody, and who may send a PROXY header may take any address: give the networks of your proxies",
+                "allows every address, so that any client can claim any address in a PROXY header: give the networks of your proxies",
             )
     for index, route in enumerate(frontend.routes[:-1]):
         if not (route.needs_client_hello or route.client or route.port):
             yield Fault(
                 f"{path}.routes[{index}]",
-                "asks for nothing, so that the routes behind it never come to be asked",
+                "has no condition, so that the routes behind it are never used",
             )
 
 
-def _about_clients(frontend: Frontend, process_limit: int | None) -> Iterator[Fault]:
+def _check_client_limits(frontend: Frontend, process_limit: int | None) -> Iterator[Fault]:
     path, per_client = f"frontends.{frontend.name}", frontend.max_sessions_per_client
     if frontend.max_sessions_per_client_exempt and not frontend.limits_clients:
         yield Fault(
@@ -90,7 +89,7 @@ def _about_clients(frontend: Frontend, process_limit: int | None) -> Iterator[Fa
             )
 
 
-def _is_everybody(sources: Iterable[ProxySource]) -> bool:
+def _covers_all_addresses(sources: Iterable[ProxySource]) -> bool:
     networks = list(sources)
     v4 = ipaddress.collapse_addresses(n for n in networks if isinstance(n, ipaddress.IPv4Network))
     v6 = ipaddress.collapse_addresses(n for n in networks if isinstance(n, ipaddress.IPv6Network))
@@ -98,31 +97,31 @@ def _is_everybody(sources: Iterable[ProxySource]) -> bool:
 
 
 def _check_entry_path(frontend: Frontend, backend: Backend) -> Iterator[Fault]:
-    """What a bind and the servers that its sessions come to have with each other."""
-    ways = [route for route in frontend.routes if route.backend == backend.name]
+    """Check each bind together with the servers that its sessions reach."""
+    routes = [route for route in frontend.routes if route.backend == backend.name]
     for index, bind in enumerate(frontend.bind):
-        here = f"frontends.{frontend.name}.bind[{index}]"
+        bind_path = f"frontends.{frontend.name}.bind[{index}]"
         modes: set[str] = {bind.mode} if frontend.backend == backend.name or bind.mode == "forward" else set()
         if bind.mode in ("tls", "passthrough"):
-            modes |= {route.mode or bind.mode for route in ways}
+            modes |= {route.mode or bind.mode for route in routes}
         tls = [server.tls is not None for server in backend.servers]
         port = bind.address.port if isinstance(bind.address, TcpAddress) else None
         if bind.mode == "forward" and any(tls) and port in TLS_PORTS:
             yield Fault(
-                f"{here}.mode",
+                f"{bind_path}.mode",
                 f'clients of port {port} speak TLS, and the backend\'s tls would put it inside TLS: use mode = "tls", or '
                 "remove the backend's tls",
             )
         elif bind.mode == "forward" and any(tls) and not _is_local(bind):
             yield Fault(
-                f"{here}.mode",
+                f"{bind_path}.mode",
                 f"clear text is exposed at {bind.address} without STARTTLS, since the servers speak TLS: "
                 'use mode = "tls", or "passthrough" without the backend\'s tls',
             )
         if "passthrough" in modes and any(tls):
             yield Fault(
                 f"backends.{backend.name}.tls",
-                f"clients of {here} speak TLS through to the servers, and this would be TLS inside TLS: take tls away, or "
+                f"clients of {bind_path} speak TLS through to the servers, and this would be TLS inside TLS: remove tls, or "
                 'use mode = "tls"',
             )
         for server in backend.servers:
@@ -130,21 +129,21 @@ def _check_entry_path(frontend: Frontend, backend: Backend) -> Iterator[Fault]:
                 continue
             port = server.address.port
             is_blind = server.send_proxy in ("v1", "v2") and not _is_loopback(server.address)
-            if frontend.protocol in _DOVECOT and is_blind:
+            if frontend.protocol in _DOVECOT_PROTOCOLS and is_blind:
                 yield Fault(
                     f"backends.{backend.name}.send_proxy",
-                    f'"{server.send_proxy}" does not tell {server.name} that clients of {here} used TLS, and a stock Dovecot then '
+                    f'"{server.send_proxy}" does not tell {server.name} that clients of {bind_path} used TLS, and a stock Dovecot then '
                     'refuses their logins: give "v2-ssl"',
                 )
             if port in TLS_PORTS:
                 yield Fault(
                     f"backends.{backend.name}.tls",
-                    f"port {port} of {server.name} speaks TLS, and sessions of {here} would come in clear text: give tls",
+                    f"port {port} of {server.name} speaks TLS, and sessions of {bind_path} would come in clear text: give tls",
                 )
             if port is None:
                 yield Fault(
                     f"backends.{backend.name}.servers",
-                    f"{server.name} has no port and no tls: sessions of {here} would speak clear text to the port that "
+                    f"{server.name} has no port and no tls: sessions of {bind_path} would speak clear text to the port that "
                     "the client connected to; give port, or tls",
                 )
 
@@ -157,30 +156,32 @@ def _is_local(bind: Bind) -> bool:
 
 def _check_backend(backend: Backend) -> Iterator[Fault]:
     path = f"backends.{backend.name}"
-    if backend.protocol == "imap" and backend.timeouts.server < _IMAP_SILENCE_S:
+    if backend.protocol == "imap" and backend.timeouts.server < _IDLE_RENEWAL_S:
         yield Fault(f"{path}.timeouts.server", _too_short(backend.timeouts.server))
     if not any(server.weight for server in backend.servers):
         yield Fault(path, "every server has weight 0: none takes a session")
     yield from _check_proxy_header(backend)
-    yield from _about_sources(backend)
+    yield from _check_sources(backend)
     yield from _check_pool(backend)
     seen: dict[str, str] = {}
     for index, server in enumerate(backend.servers):
-        here = f"{path}.servers[{index}]"
+        server_path = f"{path}.servers[{index}]"
         address = str(server.address)
         if address in seen:
-            yield Fault(here, f"has the address {address} of {seen[address]}: one of them is superfluous")
+            yield Fault(
+                server_path, f"has the address {address} of {seen[address]}: one of them is superfluous"
+            )
         seen.setdefault(address, server.name)
         port = server.address.port if isinstance(server.address, TcpAddress) else None
         if server.tls is not None and port in CLEAR_PORTS:
             yield Fault(
-                here,
-                f"port {port} speaks clear text first, and tls is given: take away tls, or give the port that speaks TLS",
+                server_path,
+                f"port {port} speaks clear text first, and tls is given: remove tls, or give the port that speaks TLS",
             )
         if server.tls is not None and server.tls.verify != "required":
             what = "nothing" if server.tls.verify == "none" else "the chain but not the name"
             yield Fault(
-                f"{here}.tls.verify" if server.tls != backend.tls else f"{path}.tls.verify",
+                f"{server_path}.tls.verify" if server.tls != backend.tls else f"{path}.tls.verify",
                 f'"{server.tls.verify}" verifies {what}: use "required", with ca and server_name if needed',
             )
 
@@ -189,7 +190,7 @@ def _check_pool(backend: Backend) -> Iterator[Fault]:
     path = f"backends.{backend.name}"
     if backend.stick is not None and not backend.stick.size:
         yield Fault(
-            f"{path}.stick.size", 'has room for nobody, so no client sticks: give a size such as "200k"'
+            f"{path}.stick.size", 'has room for no entry, so no client sticks: give a size such as "200k"'
         )
     if backend.max_queue and not any(server.max_sessions for server in backend.servers):
         yield Fault(f"{path}.max_queue", "has no effect, since no session waits: give servers max_sessions")
@@ -202,7 +203,7 @@ def _check_pool(backend: Backend) -> Iterator[Fault]:
     if backend.balance == "first" and not all(server.max_sessions for server in backend.servers[:-1]):
         yield Fault(
             f"{path}.balance",
-            '"first" fills a server up before it takes the next: give servers max_sessions, or nobody goes past the first',
+            '"first" fills a server up before it takes the next: give servers max_sessions, or the first takes all sessions',
         )
     for index, server in enumerate(backend.servers):
         if server.on_marked_down != "none" and server.check is None:
@@ -229,12 +230,12 @@ def _check_proxy_header(backend: Backend) -> Iterator[Fault]:
         if says_tls and server.tls is None and not _is_loopback(server.address):
             yield Fault(
                 f"backends.{backend.name}.servers[{index}]",
-                f"{server.address} is told of the client's TLS in clear text, and believes that the connection is safe: give "
+                f"{server.address} receives the client's TLS facts in clear text, and takes the connection for secure: give "
                 "the backend tls",
             )
 
 
-def _about_sources(backend: Backend) -> Iterator[Fault]:
+def _check_sources(backend: Backend) -> Iterator[Fault]:
     for index, server in enumerate(backend.servers):
         own = server.source != backend.source
         path = (
@@ -245,7 +246,7 @@ def _about_sources(backend: Backend) -> Iterator[Fault]:
 
 
 def _is_loopback(address: ServerAddress) -> bool:
-    """Does this address stay on the machine?"""
+    """Whether connections to this address stay on the machine."""
     if isinstance(address, UnixAddress):
         return True
     if not address.is_literal:
@@ -257,7 +258,7 @@ def _too_short(seconds: float) -> str:
     return f"{seconds:g}s cuts IMAP clients off that wait in IDLE: use 31m (they speak every 29 minutes, RFC 2177)"
 
 
-def _about_loops(config: Config) -> Iterator[Fault]:
+def _check_loops(config: Config) -> Iterator[Fault]:
     """Those that are certain are faults, and found before."""
     for loop in find_loops(config.frontends, config.backends, is_own_address):
         if not loop.is_certain:
@@ -268,24 +269,23 @@ def _check_unused(config: Config) -> Iterator[Fault]:
     used = {name for frontend in config.frontends.values() for name in frontend.backend_names}
     for name in config.backends:
         if name not in used:
-            yield Fault(f"backends.{name}", "no frontend leads here")
+            yield Fault(f"backends.{name}", "no frontend uses it")
 
 
 def _check_certificates(certificates: Iterable[tuple[str, Certificate]], process: Process) -> Iterator[Fault]:
     for path, certificate in certificates:
         file, key = certificate.path, certificate.key or certificate.path
         if key.stat().st_mode & 0o004:
-            yield Fault(path, f"{display_path(key)}: everybody can read this private key: chmod o-r")
+            yield Fault(path, f"{display_path(key)}: every user can read this private key: chmod o-r")
         for needed in dict.fromkeys((file, key)):
-            if (barrier := obstacle(process, needed)) is not None:
-                yield Fault(path, _about_access(display_path(needed), display_path(barrier), process.user))
-        if not certificate.names and not path.endswith(
-            ".certificate"
-        ):  # that is the proxy's own towards servers
+            if (barrier := unreadable_part(process, needed)) is not None:
+                yield Fault(path, _access_fact(display_path(needed), display_path(barrier), process.user))
+        is_client_certificate = path.endswith(".certificate")  # the proxy's own towards servers
+        if not certificate.names and not is_client_certificate:
             yield Fault(path, f"{display_path(file)}: has no DNS name, so clients cannot verify it")
 
 
-def _about_access(file: Path, barrier: Path, user: str | None) -> str:
+def _access_fact(file: Path, barrier: Path, user: str | None) -> str:
     if barrier == file:
         remedy = f"chgrp it to a group of {user}, chmod g+r"
     else:
@@ -303,7 +303,7 @@ def _check_process(config: Config) -> Iterator[Fault]:
     if workers > cores:
         yield Fault(
             "process.workers",
-            f"{workers} workers for {cores} cores take turns: more of them than cores make nothing faster",
+            f"{workers} workers share {cores} cores: more workers than cores make nothing faster",
         )
     transparent = [
         backend.name

@@ -1,4 +1,4 @@
-"""The proxy inside another program: ``serve`` and the handle that it returns."""
+"""The proxy inside another program: ``serve``, and the handle that it reports."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.frontend import Frontend
 from mailproxy.proxy.process import max_sessions, worker_count
-from mailproxy.proxy.service import Service
+from mailproxy.proxy.single_process import SingleProcess, build_single_process
 
 
 @frozen
@@ -42,39 +42,50 @@ class ProxyServer:
 
     @property
     def status(self) -> str:
-        """HAProxy's word: ``UP``, ``UP 2/3`` on the way down, ``DOWN``, ``DOWN 1/2``, ``DRAIN``, ``MAINT``, ``no check``."""
+        """HAProxy's word: ``UP``, ``UP 2/3`` (failing), ``DOWN``, ``DOWN 1/2``, ``DRAIN``, ``MAINT``, ``no check``."""
         return self._server.status
 
     @property
     def last_check(self) -> str | None:
-        """How the last check ended, in HAProxy's words; None before the first one."""
+        """The result of the last check, in HAProxy's words; None before the first one."""
         return str(self._server.last_check.result) if self._server.last_check is not None else None
 
     @property
     def sessions(self) -> int:
-        """Sessions that it has now."""
+        """The sessions that it has now."""
         return self._server.sessions
 
     @property
     def counts(self) -> Counts:
-        """What happened there so far; live, and to be read only."""
+        """Its counters. They go on counting; do not change them."""
         return self._server.counts
 
     def set_state(self, state: Literal["ready", "drain", "maint"]) -> None:
-        """``drain`` takes only clients back that stick to it, ``maint`` takes nobody; sessions that are there go on, unless
-        ``on_marked_down`` ends those of a server in maintenance. Raises ValueError.
+        """Set the administrative state.
+
+        Open sessions go on, except that ``on_marked_down`` may close those of a server in maintenance.
+
+        Args:
+            state: With ``drain`` the server gets only clients that stick to it, with ``maint`` none.
+
+        Raises:
+            ValueError: There is no such state.
         """
         self._backend.set_state(self._server, AdminState(state))
 
     @property
     def weight(self) -> int:
-        """Its part of new sessions, relative to the other servers."""
+        """Its share of new sessions, relative to the other servers."""
         return self._server.weight
 
     def set_weight(self, weight: int) -> None:
-        """Change its part of new sessions, 0 to 256; a server with 0 takes only returning (sticky) clients.
+        """Change its share of new sessions. Open sessions go on.
 
-        Sessions that are there go on. Raises ValueError.
+        Args:
+            weight: 0 to 256. A server with 0 gets only clients that stick to it.
+
+        Raises:
+            ValueError: The weight is out of range.
         """
         if weight not in range(WEIGHT_MAX + 1):
             raise ValueError(f"the weight {weight!r} is not a whole number from 0 to {WEIGHT_MAX}")
@@ -83,7 +94,12 @@ class ProxyServer:
 
 @frozen
 class ProxyBackend:
-    """A backend of the running proxy."""
+    """A backend of the running proxy.
+
+    Attributes:
+        name: Its name in the configuration.
+        servers: Its servers, by name.
+    """
 
     name: str
     servers: Mapping[str, ProxyServer]
@@ -91,7 +107,13 @@ class ProxyBackend:
 
 @frozen
 class ProxyFrontend:
-    """A frontend of the running proxy. ``addresses``: where it really listens, in the order of its binds."""
+    """A frontend of the running proxy.
+
+    Attributes:
+        name: Its name in the configuration.
+        addresses: Where it listens, in the order of its binds. For port 0 they have the port that the kernel
+            chose.
+    """
 
     name: str
     addresses: tuple[str, ...]
@@ -99,20 +121,26 @@ class ProxyFrontend:
 
     @property
     def sessions(self) -> int:
-        """Sessions that it has now."""
+        """The sessions that it has now."""
         return self._frontend.sessions
 
     @property
     def client_limited(self) -> int:
-        """Sessions that ended so far because their client was over its limits."""
+        """The number of sessions that were rejected so far because their client had reached a limit."""
         return self._frontend.client_limited
 
 
 class Proxy:
-    """A running proxy, as ``serve`` reports it."""
+    """A running proxy, as ``serve`` reports it.
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    Attributes:
+        frontends: The frontends, by name.
+        backends: The backends, by name.
+    """
+
+    def __init__(self, process: SingleProcess) -> None:
+        self._service = service = process.service
+        self._monitor = process.monitor
         self.frontends: Mapping[str, ProxyFrontend] = {
             name: ProxyFrontend(name, tuple(listener.address for listener in frontend.listeners), frontend)
             for name, frontend in service.frontends.items()
@@ -126,30 +154,44 @@ class Proxy:
 
     @property
     def sessions(self) -> int:
-        """Sessions of all frontends now."""
-        return self._service.limit.sessions
+        """The sessions of all frontends now."""
+        return self._service.sessions
 
     async def drain(self, seconds: float) -> None:
-        """Accept no more, give sessions ``seconds`` to end, stop the rest; returns when the last one is over."""
+        """Accept no more connections, give sessions ``seconds`` to end, and close the rest.
+
+        Returns when the last session has ended. ``serve`` returns, too.
+
+        Cancellation:
+            The proxy goes on draining.
+        """
         self._service.drain(seconds)
         await self._service.ended.wait()
 
     def renew_certificates(self) -> None:
-        """Look at the files of certificates, keys, CAs and CRLs now, not only at the next interval."""
-        self._service.renew_certificates()
+        """Scan the files of certificates, keys, CAs and CRLs now, without waiting for the next interval."""
+        self._monitor.scan_certificates()
 
     def reopen_log(self) -> None:
-        """Open the log file anew, as rotation wants it."""
+        """Open the log files again, after they were rotated."""
         self._service.log.reopen()
 
 
-def open_service(config: Config, store: CertificateStore, *, owner: tuple[int, int] | None = None) -> Service:
-    """Listen and open the log: all that needs privileges. ``owner``: who gets the log file if it is made here.
+def open_service(
+    config: Config, store: CertificateStore, *, owner: tuple[int, int] | None = None
+) -> SingleProcess:
+    """Listen and open the log: everything that needs privileges.
 
-    Raises ConfigError, with nothing left open.
+    Args:
+        config: The configuration.
+        store: Its TLS files.
+        owner: The user and group that own log files which are created here; None for those of the process.
+
+    Raises:
+        ConfigError: With nothing left open.
     """
     (listeners,), outputs = open_all(config, store, workers=1, owner=owner)
-    return Service(
+    return build_single_process(
         config,
         listeners,
         store.server_contexts,
@@ -160,20 +202,30 @@ def open_service(config: Config, store: CertificateStore, *, owner: tuple[int, i
 
 
 async def serve(config: Config, *, task_status: trio.TaskStatus[Proxy] = trio.TASK_STATUS_IGNORED) -> None:
-    """Run a proxy in this trio loop until drained or cancelled; reports a ``Proxy`` once every bind listens.
+    """Run a proxy in this trio loop until it is drained or cancelled.
 
-    Touches neither signals nor privileges: ``process.user`` and ``group`` do not count here. Raises ConfigError with
-    every fault that files, addresses and names have, and where the configuration wants several processes. Sessions that
-    are open when it is cancelled are closed and logged.
+    Touches neither signals nor privileges: ``process.user`` and ``process.group`` are ignored here.
+
+    Args:
+        config: The configuration. It must ask for one process.
+        task_status: Reports a `Proxy` once every bind listens and servers were checked.
+
+    Raises:
+        ConfigError: With every fault of files, addresses and names, or if the configuration asks for several
+            processes.
+
+    Cancellation:
+        Open sessions are closed and logged.
     """
 
-    def prepare() -> Service:
+    def prepare() -> SingleProcess:
         return open_service(config, load_and_check(config))
 
     if worker_count(config) != 1:
         fact = f"{config.process.workers}: inside another program there is one process, so only 1"
         raise config.error([Fault("process.workers", fact)])
-    service = await trio.to_thread.run_sync(prepare)  # reads files: other tasks of the host go on meanwhile
+    # In a thread: it reads files, and the other tasks of the host program must go on.
+    process = await trio.to_thread.run_sync(prepare)
     async with trio.open_nursery() as nursery:
-        await nursery.start(service.run)
-        task_status.started(Proxy(service))
+        await nursery.start(process.service.run)
+        task_status.started(Proxy(process))

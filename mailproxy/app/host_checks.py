@@ -1,4 +1,4 @@
-"""What this machine must have for a configuration: users, groups, a place for the log, what binds need."""
+"""Checks of this machine against a configuration: users, groups, log files, what binds need, loops."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from mailproxy.net.accounts import account, group_id, user_id
 _ANY_PORT = 9
 
 Add = Callable[[str, str], None]
-"""Takes a fault: the path of the key, and the fact."""
+"""Adds a fault: the path of the key, and the fact."""
 
 
 def check_users(config: Config, add: Add) -> None:
-    """Every user and group that is named exists."""
+    """Check that every user and group exists."""
     process = config.process
     users: list[tuple[str, str | None]] = [("process.user", process.user)]
     groups: list[tuple[str, str | None]] = [("process.group", process.group)]
@@ -42,16 +42,16 @@ def check_users(config: Config, add: Add) -> None:
 
 
 def check_log(config: Config, add: Add) -> None:
-    """Every file of the log can be written."""
+    """Check that every log file can be written."""
     for path, output in config.log.outputs.items():
         if output.to.path is None:
             continue
         file = display_path(output.to.path)
-        if fact := _why_not_written(file):
+        if fact := _unwritable_reason(file):
             add(f"{path}.to", f"{file}: {fact}")
 
 
-def _why_not_written(file: Path) -> str | None:
+def _unwritable_reason(file: Path) -> str | None:
     try:
         if not file.parent.is_dir():
             return f"there is no folder {file.parent}"
@@ -61,28 +61,28 @@ def _why_not_written(file: Path) -> str | None:
             return f"is a socket, did you mean syslog:{file}?"
         if not os.access(file if file.exists() else file.parent, os.W_OK):
             return "cannot be written"
-    except OSError as error:  # a folder on the way is closed, a name too long
+    except OSError as error:  # a folder of the path may not be entered, or a name is too long
         return error.strerror
     return None
 
 
 def check_binds(config: Config, add: Add) -> None:
-    """Every Unix socket has a folder, every interface exists."""
+    """Check that every Unix socket has a folder, and that every interface exists."""
     for name, frontend in config.frontends.items():
         for index, bind in enumerate(frontend.bind):
             path = f"frontends.{name}.bind[{index}]"
             fact = None
             if isinstance(bind.address, UnixAddress):
-                fact = _why_no_socket(display_path(Path(bind.address.path)))
+                fact = _socket_path_problem(display_path(Path(bind.address.path)))
             elif isinstance(bind.address, TcpAddress):
-                fact = _why_no_zone(bind.address.host, bind.interface)
+                fact = _zone_problem(bind.address.host, bind.interface)
             if fact:
                 add(f"{path}.address", f"cannot listen on {bind.address}: {fact}")
             if bind.interface is not None and not _is_interface(bind.interface):
                 add(f"{path}.interface", f"there is no network interface {bind.interface}")
 
 
-def _why_no_socket(file: Path) -> str | None:
+def _socket_path_problem(file: Path) -> str | None:
     try:
         if not file.parent.is_dir():
             if file.parent.exists():
@@ -92,12 +92,12 @@ def _why_no_socket(file: Path) -> str | None:
             )
         if file.exists() and not file.is_socket():
             return f"{file} is there and is no socket: remove it, or give another path"
-    except OSError as error:  # a folder on the way is closed, a name too long
+    except OSError as error:  # a folder of the path may not be entered, or a name is too long
         return error.strerror
     return None
 
 
-def _why_no_zone(host: str, interface: str | None) -> str | None:
+def _zone_problem(host: str, interface: str | None) -> str | None:
     address, _, zone = host.partition("%")
     if zone:
         return None if _is_interface(zone) else f"there is no network interface {zone}"
@@ -115,14 +115,18 @@ def _is_interface(name: str) -> bool:
 
 
 def check_loops(config: Config, add: Add) -> None:
-    """No server has an address of this machine at which its own sessions would come back for certain."""
+    """Check that no server has an address at which its sessions would certainly come back to this proxy."""
     for loop in find_loops(config.frontends, config.backends, is_own_address):
         if loop.is_certain:
             add(str(loop.path), loop.fact)
 
 
 def is_own_address(host: str) -> bool:
-    """Whether an IP address is one of this machine: a connection to such an address has it as its own, too."""
+    """Whether an IP address belongs to this machine.
+
+    A connection to such an address has it as its local address, too. For other addresses the kernel chooses
+    another one.
+    """
     try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.connect((host, _ANY_PORT))  # sends nothing

@@ -1,4 +1,4 @@
-"""A look at every server of a configuration: its name resolved, its check made once, as ``mailproxy check --live`` shows it."""
+"""One check of every server: its name resolved and its check made once, for ``mailproxy check --live``."""
 
 from __future__ import annotations
 
@@ -16,32 +16,46 @@ from mailproxy.config.check_plan import entry_paths
 from mailproxy.errors import Fault, ServerRefusedError
 from mailproxy.log import Log, Output, open_target
 from mailproxy.net.resolve import literal_endpoint, resolve
-from mailproxy.protocol.checks.result import CheckCode, CheckResult, printable
+from mailproxy.protocol.checks.result import CheckCode, CheckResult, excerpt
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import CheckOutcome, server_context
-from mailproxy.proxy.checks.check import Check, checks_of
+from mailproxy.proxy.checks.check import Check, plan_checks
 
-_AT_ONCE = 100
+_MAX_CONCURRENT = 100
 _HEADINGS = ("backend", "server", "address", "check", "ms", "result")
 
 
 @frozen(kw_only=True)
 class LiveResult:
-    """What became of one server. ``path`` is its place in the configuration; ``tried`` says in words what was done."""
+    """The result for one server.
+
+    Attributes:
+        path: The server's path in the configuration.
+        backend: The name of its backend.
+        server: Its name.
+        address: Its address, with the addresses that its host name resolved to.
+        tried: What was done, for the table.
+        outcome: The outcome of the check.
+        hint: What may be wrong, and what to write instead; empty if nothing is known.
+        is_in_service: Whether it is not configured to be in maintenance.
+    """
 
     path: str
     backend: str
     server: str
     address: str
     tried: str
-    checked: CheckOutcome
+    outcome: CheckOutcome
     hint: str = ""
     is_in_service: bool = True
 
     @property
     def fault(self) -> Fault | None:
-        """What is wrong with it; None, too, if that could not be found out, or it is in maintenance."""
-        result, login = self.checked.result, self.checked.login
+        """The advice about it, if the check failed or clients cannot log in.
+
+        None also if the check could not be made, or if a server in maintenance failed it.
+        """
+        result, login = self.outcome.result, self.outcome.login
         if login is not None and login.obstacle:
             return Fault(self.path, f"{self.server} {login.obstacle}")
         is_known = result.code not in (CheckCode.UNK, CheckCode.SOCKERR)
@@ -51,54 +65,61 @@ class LiveResult:
         return Fault(self.path, f"{self.server} is not fit for sessions: {result}{hint}")
 
 
-def check_all_servers(settings: config.Config, store: CertificateStore) -> list[LiveResult]:
-    """Check every server once, many at a time; those without a check are connected to. In the order of the configuration.
+def check_all_servers(configuration: config.Config, store: CertificateStore) -> list[LiveResult]:
+    """Check every server once, 100 at a time. Servers without a check are connected to.
 
     Runs a trio loop of its own.
+
+    Args:
+        configuration: The configuration.
+        store: Its TLS files.
+
+    Returns:
+        The results, in the order of the configuration.
     """
-    return trio.run(_check_all, settings, store)
+    return trio.run(_check_all, configuration, store)
 
 
-async def _check_all(settings: config.Config, store: CertificateStore) -> list[LiveResult]:
-    log = Log([Output(open_target(os.devnull, None))])  # the table says it
-    found: dict[str, LiveResult] = {}
-    limiter = trio.CapacityLimiter(_AT_ONCE)
+async def _check_all(configuration: config.Config, store: CertificateStore) -> list[LiveResult]:
+    log = Log([Output(open_target(os.devnull, None))])  # the table has the results
+    results: dict[str, LiveResult] = {}
+    limiter = trio.CapacityLimiter(_MAX_CONCURRENT)
 
-    async def take_turn(path: str, backend: str, check: Check) -> None:
+    async def check_limited(path: str, backend: str, check: Check) -> None:
         async with limiter:
-            found[path] = await _check_one(path, backend, check)
+            results[path] = await _check_one(path, backend, check)
 
-    places = [
+    servers = [
         (f"backends.{backend.name}.servers[{index}]", backend, server)
-        for backend in settings.backends.values()
+        for backend in configuration.backends.values()
         for index, server in enumerate(backend.servers)
     ]
     async with trio.open_nursery() as nursery:
-        for path, backend, server in places:
-            check = _check_of(settings, backend, server, store, log)
-            nursery.start_soon(take_turn, path, backend.name, check)
-    return [found[path] for path, _, _ in places]
+        for path, backend, server in servers:
+            check = _check_of(configuration, backend, server, store, log)
+            nursery.start_soon(check_limited, path, backend.name, check)
+    return [results[path] for path, _, _ in servers]
 
 
 def _check_of(
-    settings: config.Config,
+    configuration: config.Config,
     backend: config.Backend,
     server: config.Server,
     store: CertificateStore,
     log: Log,
 ) -> Check:
-    """Its check; where it is not checked, whether it takes connections."""
+    """Return the server's check. If it is configured without one, return one that connects."""
     if server.check is None:
         server = evolve(server, check=config.Check(type="tcp"))
     alone = Backend(evolve(backend, servers=(server,)), store.server_contexts, log)
-    found = entry_paths(settings.frontends.values(), backend.name)
-    (check,) = checks_of(alone, found, partial(server_context, store.server_contexts))
+    paths = entry_paths(configuration.frontends.values(), backend.name)
+    (check,) = plan_checks(alone, paths, partial(server_context, store.server_contexts))
     return check
 
 
 async def _check_one(path: str, backend: str, check: Check) -> LiveResult:
     server = check.server
-    checked = await _resolved_and_checked(check)
+    outcome = await _resolve_and_check(check)
     address = str(server.config.address)
     if literal_endpoint(server.config.address) is None:
         address += f" ({', '.join(endpoint.host for endpoint in server.endpoints) or 'unknown'})"
@@ -107,14 +128,14 @@ async def _check_one(path: str, backend: str, check: Check) -> LiveResult:
         backend=backend,
         server=server.name,
         address=address,
-        tried=" + ".join(_in_words(check)),
-        checked=checked,
+        tried=" + ".join(_describe(check)),
+        outcome=outcome,
         is_in_service=server.config.state != "maint",
-        hint=hint(checked.result, check.failed) if check.failed is not None else "",
+        hint=hint(outcome.result, check.failed_probe) if check.failed_probe is not None else "",
     )
 
 
-async def _resolved_and_checked(check: Check) -> CheckOutcome:
+async def _resolve_and_check(check: Check) -> CheckOutcome:
     address = check.server.config.address
     if isinstance(address, TcpAddress) and not check.server.addresses:
         try:
@@ -132,12 +153,12 @@ async def _resolved_and_checked(check: Check) -> CheckOutcome:
     outcomes: list[CheckOutcome] = []
     try:
         await check.run(outcomes.append)
-    except Exception as fault:  # noqa: BLE001 - the border: a fault in one check does not lose the others' lines
-        return CheckOutcome(CheckResult(CheckCode.UNK, printable(repr(fault))), 0)
+    except Exception as fault:  # noqa: BLE001 - the border: a fault in one check must not lose the results of the others
+        return CheckOutcome(CheckResult(CheckCode.UNK, excerpt(repr(fault))), 0)
     return outcomes[0]
 
 
-def _in_words(check: Check) -> list[str]:
+def _describe(check: Check) -> list[str]:
     return [
         f"{probe.kind}{f' :{probe.port}' if probe.port is not None else ''}{' TLS' if probe.tls is not None else ''}"
         f"{f' {probe.send_proxy}' if probe.send_proxy != 'none' else ''}"
@@ -146,7 +167,7 @@ def _in_words(check: Check) -> list[str]:
 
 
 def table(tried: list[LiveResult]) -> str:
-    """What became of the servers, a line each, for eyes."""
+    """Return the results as a table for people, a line for each server."""
     rows = [_HEADINGS, *map(_row, tried)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
     return "\n".join(
@@ -155,7 +176,7 @@ def table(tried: list[LiveResult]) -> str:
 
 
 def _row(tried: LiveResult) -> tuple[str, ...]:
-    result, ms = tried.checked.result, str(tried.checked.ms)
+    result, ms = tried.outcome.result, str(tried.outcome.ms)
     return (
         tried.backend,
         tried.server,

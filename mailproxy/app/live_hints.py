@@ -1,4 +1,4 @@
-"""What usual mistakes look like to a check, and what to write instead; for ``mailproxy check --live``."""
+"""Hints for ``mailproxy check --live``: how common mistakes show in a check, and what to write instead."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _TOOK_HEADER = (
     "haproxy = yes and haproxy_trusted_networks, Postfix: "
     'smtpd_upstream_proxy_protocol = haproxy), or give send_proxy = "none"'
 )
-_CLEAR_PORT = "the port speaks clear text first: take tls away, or give the port that speaks TLS"
+_CLEAR_PORT = "the port speaks clear text first: remove tls, or give the port that speaks TLS"
 
-# What servers say to a PROXY header that they do not expect: Dovecot, Postfix and Exim.
-_SAID_TO_HEADER = (
+# How Dovecot, Postfix and Exim answer to a PROXY header that they do not expect.
+_ANSWERS_TO_HEADER = (
     "Too many invalid",
     "non-SMTP command",
     "syntax error",
@@ -26,7 +26,7 @@ _IN_PLACE_OF_GREETING = "the greeting"
 
 
 def hint(result: CheckResult, probe: Probe) -> str:
-    """What may be wrong where the check of this probe failed so; empty where nothing is known."""
+    """Return what may be wrong if the check of this probe failed with this result; else an empty text."""
     sends_header = probe.send_proxy != "none"
     if result.code is CheckCode.L6RSP and any(
         words in result.info.lower()
@@ -35,7 +35,7 @@ def hint(result: CheckResult, probe: Probe) -> str:
         return _CLEAR_PORT if not sends_header else f"{_CLEAR_PORT}; or {_TOOK_HEADER}"
     if sends_header and result.code is CheckCode.L4CON and "reset" in result.info.lower():
         return _TOOK_HEADER
-    if sends_header and any(words.lower() in result.info.lower() for words in _SAID_TO_HEADER):
+    if sends_header and any(words.lower() in result.info.lower() for words in _ANSWERS_TO_HEADER):
         return _TOOK_HEADER
     if not result.info.startswith(_IN_PLACE_OF_GREETING) and not result.info.endswith(_IN_PLACE_OF_GREETING):
         return ""

@@ -1,4 +1,4 @@
-"""Advice about ports: what clients and servers speak there, and what the proxy makes of it."""
+"""Advice about ports: what is usually spoken there, compared with the configuration."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from mailproxy.errors import Fault
 _CHECKS = {"submission": "smtp"}  # the check of a protocol, where it has another name
 
 
-def about_ports(config: Config) -> Iterator[Fault]:
-    """Ports where clients or servers speak something else than the proxy does."""
+def advise_on_ports(config: Config) -> Iterator[Fault]:
+    """Yield advice for ports where clients or servers speak something else than the configuration says."""
     for frontend in config.frontends.values():
-        yield from _about_protocol(config, frontend)
+        yield from _check_protocol(config, frontend)
         for index, bind in enumerate(frontend.bind):
-            yield from _about_mode(frontend, index, bind)
+            yield from _check_mode(frontend, index, bind)
     for backend in config.backends.values():
-        found = entry_paths(config.frontends.values(), backend.name)
+        paths = entry_paths(config.frontends.values(), backend.name)
         for index, server in enumerate(backend.servers):
-            yield from _about_server(backend, index, server)
-            for way in found:
-                yield from _about_way(backend, server, way)
-        yield from _about_check(backend, found)
+            yield from _check_server(backend, index, server)
+            for path in paths:
+                yield from _check_entry_path(backend, server, path)
+        yield from _check_health_checks(backend, paths)
 
 
-def _about_protocol(config: Config, frontend: Frontend) -> Iterator[Fault]:
+def _check_protocol(config: Config, frontend: Frontend) -> Iterator[Fault]:
     path = f"frontends.{frontend.name}"
     binds = [_port_of(bind) for bind in frontend.bind]
     if frontend.protocol != "tcp":
@@ -56,7 +56,7 @@ def _about_protocol(config: Config, frontend: Frontend) -> Iterator[Fault]:
         )
 
 
-def _about_mode(frontend: Frontend, index: int, bind: Bind) -> Iterator[Fault]:
+def _check_mode(frontend: Frontend, index: int, bind: Bind) -> Iterator[Fault]:
     port = _port_of(bind)
     if port is None or port not in CLEAR_PORTS or bind.mode not in ("tls", "passthrough"):
         return
@@ -68,7 +68,7 @@ def _about_mode(frontend: Frontend, index: int, bind: Bind) -> Iterator[Fault]:
     )
 
 
-def _about_server(backend: Backend, index: int, server: Server) -> Iterator[Fault]:
+def _check_server(backend: Backend, index: int, server: Server) -> Iterator[Fault]:
     path = f"backends.{backend.name}.servers[{index}].address"
     port = _port_of(server)
     if backend.protocol != "tcp" and not is_fitting(backend.protocol, port):
@@ -86,30 +86,30 @@ def _about_server(backend: Backend, index: int, server: Server) -> Iterator[Faul
             )
 
 
-def _about_way(backend: Backend, server: Server, way: EntryPath) -> Iterator[Fault]:
-    """What clients of a bind speak to a server, whose port expects something else."""
-    bind = f"frontends.{way.frontend}.bind[{way.bind}]"
+def _check_entry_path(backend: Backend, server: Server, path: EntryPath) -> Iterator[Fault]:
+    """Yield advice if clients of a bind speak something else to a server than its port expects."""
+    bind = f"frontends.{path.frontend}.bind[{path.bind}]"
     port, at = _port_of(server), f"port {_port_of(server)} of {server.name}"
     if port is None or server.tls is not None:
         return
-    if way.mode == "forward" and way.port in TLS_PORTS and port in CLEAR_PORTS:
+    if path.mode == "forward" and path.port in TLS_PORTS and port in CLEAR_PORTS:
         yield Fault(
             f"{bind}.mode",
-            f'"forward" passes the TLS of clients of port {way.port} on to {at}, which speaks clear text: use mode = "tls", '
-            f"or {_tls_port_in_words(port)} of the server",
+            f'"forward" passes the TLS of clients of port {path.port} on to {at}, which speaks clear text: use mode = "tls", '
+            f"or {_describe_tls_port(port)} of the server",
         )
-    elif way.mode == "forward" and way.port in CLEAR_PORTS and port in TLS_PORTS:
+    elif path.mode == "forward" and path.port in CLEAR_PORTS and port in TLS_PORTS:
         yield Fault(
             f"backends.{backend.name}.servers",
             f"{at} expects TLS, and clients of {bind} begin in clear text: give its port {clear_port(TLS_PORTS[port])}",
         )
-    elif way.mode == "passthrough" and port in CLEAR_PORTS:
+    elif path.mode == "passthrough" and port in CLEAR_PORTS:
         yield Fault(
             f"backends.{backend.name}.servers",
-            f"{at} speaks clear text, and clients of {bind} speak TLS through to it: give {_tls_port_in_words(port)}, or "
+            f"{at} speaks clear text, and clients of {bind} speak TLS through to it: give {_describe_tls_port(port)}, or "
             'use mode = "tls"',
         )
-    elif way.mode == "tls" and port == 587 and not str(server.send_proxy).startswith("v2-ssl"):
+    elif path.mode == "tls" and port == 587 and not str(server.send_proxy).startswith("v2-ssl"):
         yield Fault(
             f"backends.{backend.name}.tls",
             f"{at} usually demands STARTTLS (Postfix: 530), and sessions of {bind} come in clear text: give tls and its port "
@@ -117,20 +117,20 @@ def _about_way(backend: Backend, server: Server, way: EntryPath) -> Iterator[Fau
         )
 
 
-def _tls_port_in_words(port: int) -> str:
+def _describe_tls_port(port: int) -> str:
     other = tls_port(CLEAR_PORTS[port])
     return f"port {other}" if other else "a port for TLS"
 
 
-def _about_check(backend: Backend, found: tuple[EntryPath, ...]) -> Iterator[Fault]:
-    """A check that only connects although the protocol is known: said once for each backend."""
+def _check_health_checks(backend: Backend, paths: tuple[EntryPath, ...]) -> Iterator[Fault]:
+    """Yield advice, once for each backend, for a check that only connects although the protocol is known."""
     if backend.protocol == "tcp":
         return
     kind = _CHECKS.get(backend.protocol, backend.protocol)
     for server in backend.servers:
         if server.check is None or server.check.type is not None:
             continue
-        for probe in plan_probes(server, backend.protocol, found):
+        for probe in plan_probes(server, backend.protocol, paths):
             is_known = probe.port is not None or not isinstance(probe.address or server.address, TcpAddress)
             if probe.kind == "tcp" and is_known and is_fitting(backend.protocol, probe.port):
                 where = server.address if probe.port is None else f"port {probe.port}"

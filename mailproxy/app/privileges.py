@@ -16,7 +16,7 @@ MISSING_CAPABILITY = (
 
 
 def wanted_owner(config: Config) -> tuple[int, int] | None:
-    """The user and group that the process is to become, or None to stay as it is. Both exist."""
+    """Return the user and group that the process will become; None to stay as it is. Both must exist."""
     process = config.process
     if process.user is None and process.group is None:
         return None
@@ -28,7 +28,12 @@ def wanted_owner(config: Config) -> tuple[int, int] | None:
 
 
 def check_capabilities(config: Config) -> None:
-    """Raise ConfigError where servers are to see the clients' own addresses and this process may not use them."""
+    """Check the capability that ``source = "client"`` needs.
+
+    Raises:
+        ConfigError: A server is configured to see the clients' own addresses, and this process may not use
+            them.
+    """
     faults = [
         Fault(f"backends.{backend.name}.servers[{index}].source", MISSING_CAPABILITY)
         for backend in config.backends.values()
@@ -40,14 +45,18 @@ def check_capabilities(config: Config) -> None:
 
 
 def drop_privileges(config: Config) -> None:
-    """Become the configured user and group for good. Raises ConfigError where that is not allowed."""
+    """Become the configured user and group for good.
+
+    Raises:
+        ConfigError: This process is not allowed to.
+    """
     owner = wanted_owner(config)
     if owner is None or owner == (os.geteuid(), os.getegid()):
         return
     uid, gid = owner
     user = config.process.user
     try:
-        # The groups first: without root there is no leaving them any more.
+        # The groups first: without root they cannot be changed.
         os.setgroups([gid] if user is None else groups_of(user, gid))
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)

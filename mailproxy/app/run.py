@@ -1,12 +1,10 @@
-"""The proxy as a process: what signals mean, and who it is."""
+"""The proxy as a process: in the foreground until a signal stops it."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
-import sys
-from functools import partial
 
 import trio
 
@@ -15,43 +13,53 @@ from mailproxy.app.privileges import check_capabilities, drop_privileges, wanted
 from mailproxy.app.startup import load_and_check, open_all
 from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Config
-from mailproxy.log.events import DESCRIPTORS_SHORT, SIGNAL_IGNORED, STOPPING
+from mailproxy.log.events import DESCRIPTORS_SHORT
 from mailproxy.net.listener import close_slots
 from mailproxy.net.notify import notify_draining, notify_ready, notify_stopping
-from mailproxy.proxy.collector import tune_gc
 from mailproxy.proxy.config_change import log_if_changed
-from mailproxy.proxy.process import descriptor_shortage, raise_descriptor_limit, worker_count
-from mailproxy.proxy.service import Service
+from mailproxy.proxy.process import (
+    descriptor_shortage,
+    fill_standard_descriptors,
+    log_unraisable_errors,
+    raise_descriptor_limit,
+    tune_gc,
+    worker_count,
+)
+from mailproxy.proxy.signals import SIGNALS, SignalAction, log_ignored, log_stopping, signal_action
+from mailproxy.proxy.single_process import SingleProcess
 from mailproxy.proxy.supervise import supervise
-from mailproxy.proxy.unraisable import unraisable
 from mailproxy.workers.supervisor import run_supervisor
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2, signal.SIGUSR1)
 
 
 def run(config: Config) -> None:
-    """Run in the foreground until stopped by a signal; in one process, or with several workers as their launcher.
+    """Run in the foreground until a signal stops it, in one process or as the supervisor of several.
 
-    SIGTERM drains and stops, a second one or SIGINT stops now, SIGUSR2 and SIGHUP reopen the log file, SIGHUP has certificates looked
-    at, too. Raises
-    ConfigError, before anything is served, with every fault that files, addresses and names have.
+    What the signals mean is in `mailproxy.proxy.signals`.
+
+    Raises:
+        ConfigError: Before anything is served, with every fault of files, addresses and names.
     """
-    _fill_standard_descriptors()
+    fill_standard_descriptors()
     raise_descriptor_limit(config)
     store = load_and_check(config)
     if worker_count(config) > 1:
         _run_workers(config, store)
-        return
-    service = open_service(config, store, owner=wanted_owner(config))
+    else:
+        _run_single_process(config, store)
+
+
+def _run_single_process(config: Config, store: CertificateStore) -> None:
+    process = open_service(config, store, owner=wanted_owner(config))
+    log = process.service.log
     drop_privileges(config)
     check_capabilities(config)
-    sys.unraisablehook = partial(unraisable, service.log)
-    # Signals wait until somebody hears them, and at the end for ever: one that came late would spoil the exit code.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    log_unraisable_errors(log)
+    # Signals wait until the receiver is open, and for ever at the end: a late one would spoil the exit code.
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     tune_gc()
     if (shortage := descriptor_shortage(config)) is not None:
-        service.log.event(DESCRIPTORS_SHORT, f"process.max_sessions: {shortage}")
-    trio.run(_run, service)
+        log.event(DESCRIPTORS_SHORT, f"process.max_sessions: {shortage}")
+    trio.run(_serve, process)
 
 
 def _run_workers(config: Config, store: CertificateStore) -> None:
@@ -64,61 +72,57 @@ def _run_workers(config: Config, store: CertificateStore) -> None:
         close_slots(slots)
 
 
-def _fill_standard_descriptors() -> None:
-    """Started without standard input, output or error, a socket would get their numbers, and the log would go there."""
-    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-    os.close(fd)
-
-
-async def _run(service: Service) -> None:
-    with trio.open_signal_receiver(*_SIGNALS) as signals:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+async def _serve(process: SingleProcess) -> None:
+    with trio.open_signal_receiver(*SIGNALS) as signals:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_handle_signals, service, signals, nursery)
+            nursery.start_soon(_handle_signals, process, signals, nursery)
             if os.getpid() == 1:
-                nursery.start_soon(supervise, service.log, "reaping of processes", _reap)
+                nursery.start_soon(supervise, process.service.log, "reaping of processes", _reap_orphans)
             async with trio.open_nursery() as serving:
-                await serving.start(service.run)
+                await serving.start(process.service.run)
                 notify_ready()
             nursery.cancel_scope.cancel()
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 
-async def _reap() -> None:
-    """As process 1 of a container, wait for orphans of others, ``docker exec`` for one: nobody else can.
+async def _handle_signals(process: SingleProcess, signals: object, nursery: trio.Nursery) -> None:
+    service, log = process.service, process.service.log
+    is_draining = False
+    async for number in signals:  # type: ignore[attr-defined]  # trio does not name the receiver's type
+        match signal_action(number, is_draining=is_draining):
+            case SignalAction.DRAIN:
+                is_draining = True
+                seconds = service.config.process.drain_timeout
+                notify_draining(seconds)
+                service.drain(seconds)
+            case SignalAction.STOP:
+                notify_stopping()
+                log_stopping(log, service.sessions)
+                nursery.cancel_scope.cancel()
+            case SignalAction.REOPEN_LOG:
+                log.reopen()
+            case SignalAction.RELOAD:
+                log.reopen()
+                process.monitor.scan_certificates()
+                nursery.start_soon(log_if_changed, service.config, log)
+            case SignalAction.IGNORE:
+                log_ignored(log)
 
-    The launcher, where there are workers, waits for all processes anyway.
+
+async def _reap_orphans() -> None:
+    """As process 1 of a container, wait for orphaned processes, such as those of ``docker exec``.
+
+    The kernel makes process 1 their parent, and nothing else can wait for them. With several workers the
+    supervisor waits for all children.
     """
     with trio.open_signal_receiver(signal.SIGCHLD) as signals:
         while True:
-            _wait_for_ended()
+            _wait_for_exited()
             await signals.__anext__()
 
 
-def _wait_for_ended() -> None:
+def _wait_for_exited() -> None:
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
-
-
-async def _handle_signals(service: Service, signals: object, nursery: trio.Nursery) -> None:
-    draining = False
-    async for number in signals:  # type: ignore[attr-defined]  # trio does not name the receiver's type
-        if number in (signal.SIGHUP, signal.SIGUSR2):
-            service.log.reopen()
-            if number == signal.SIGHUP:
-                service.renew_certificates()
-                nursery.start_soon(log_if_changed, service.config, service.log)
-        elif number == signal.SIGUSR1:
-            service.log.event(
-                SIGNAL_IGNORED, "SIGUSR1 means nothing here: SIGUSR2 reopens the log, SIGTERM stops"
-            )
-        elif number == signal.SIGTERM and not draining:
-            draining = True
-            notify_draining(service.config.process.drain_timeout)
-            service.drain(service.config.process.drain_timeout)
-        else:
-            notify_stopping()
-            service.log.event(STOPPING, f"stopping now, {service.limit.sessions} sessions are closed")
-            nursery.cancel_scope.cancel()

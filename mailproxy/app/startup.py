@@ -13,10 +13,10 @@ from mailproxy.net.listener import Listener, Slots, close_slots, open_for_worker
 
 
 def load_and_check(config: Config) -> CertificateStore:
-    """Load the TLS files and check users, log files, binds and loops on this machine.
+    """Load the TLS files, and check users, log files, binds and loops on this machine.
 
     Raises:
-        ConfigError: with every fault of all of them.
+        ConfigError: With every fault of all of them.
     """
     store = load_certificates(config)
     for check in (check_users, check_log, check_binds, check_loops):
@@ -29,9 +29,19 @@ def load_and_check(config: Config) -> CertificateStore:
 def open_all(
     config: Config, store: CertificateStore, *, workers: int, owner: tuple[int, int] | None
 ) -> tuple[Slots, list[Output]]:
-    """Listen and open the log's targets. ``owner``: who gets log files that are made here.
+    """Listen, and open the log targets.
 
-    Raises ConfigError, with nothing left open.
+    Args:
+        config: The configuration.
+        store: Its TLS files.
+        workers: The number of processes that serve.
+        owner: The user and group that own log files which are created here; None for those of the process.
+
+    Returns:
+        The listeners of each process, and the log's outputs.
+
+    Raises:
+        ConfigError: With nothing left open.
     """
     terminators = store.bind_terminators
     slots = (
@@ -65,7 +75,7 @@ def _open_log(config: Config, owner: tuple[int, int] | None, *, shared: bool) ->
 
 
 def _check_ports(config: Config, listeners: list[Listener]) -> None:
-    """An inherited Unix socket has no port for servers that have none either; only now is it known to be one."""
+    """Raise ConfigError if a server without a port has a bind without one: an inherited socket that is a Unix socket."""
     for listener in listeners:
         frontend = config.frontends[listener.frontend]
         if listener.port is None:

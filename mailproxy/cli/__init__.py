@@ -1,4 +1,10 @@
-"""The command line: words, output and exit codes."""
+"""The command line.
+
+Modules:
+    main: the commands and their exit codes.
+    report: faults and advice as text or JSON.
+    demo: the proxy between two built-in IMAP servers.
+"""
 
 from mailproxy.cli.main import main
 

@@ -1,4 +1,4 @@
-"""A first look: two built-in IMAP servers and the proxy in front of them in one process, with the lines to try."""
+"""The demo: two built-in IMAP servers and the proxy in front of them, in one process, with commands to try."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ The greeting tells which of the two servers you have talked to.
 _WELCOME = """\
 mailproxy demo: two IMAP servers, d1 and d2, and the proxy in front of them.
 
-  {imap}  clear text; bytes pass as they are{imap_taken}
-  {imaps}  TLS ends at the proxy; the certificate is for localhost, by a throw-away CA{imaps_taken}
+  {imap}  clear text, relayed unchanged{imap_taken}
+  {imaps}  TLS is terminated here; the certificate is for localhost, from a throw-away CA{imaps_taken}
 
 Read a message, list the mailboxes:
 
@@ -42,7 +42,7 @@ Read a message, list the mailboxes:
   curl --cacert {ca} -u {user} imaps://localhost:{imaps_port}/INBOX
   curl -u {user} 'imap://localhost:{imap_port}/INBOX;MAILINDEX=2'
 
-See which server greets, some times in a row:
+See which server greets, several times in a row:
 
   for i in 1 2 3 4; do curl -sv --cacert {ca} -u {user} imaps://localhost:{imaps_port} 2>&1 | grep ready; done
 
@@ -50,15 +50,16 @@ Speak IMAP yourself, such as  a login demo demo,  b select inbox,  c fetch 1 bod
 
   openssl s_client -connect {imaps} -CAfile {ca} -servername localhost -quiet
 
-Each session's line appears here when it is over. Ctrl-C stops.
+The line of each session appears here when it ends. Ctrl-C stops.
 """
 
 
 def demo(port_base: int | None = None) -> None:
-    """Run the demo until SIGINT or SIGTERM; a user's fault is a line on stderr and exit code 2.
+    """Run the demo until SIGINT or SIGTERM. Exits with code 2 if ports are taken or trustme is missing.
 
-    Without ``port_base`` it listens on ports 1143 and 1993, or on free ones where those are taken; with it, on that
-    port and the next.
+    Args:
+        port_base: The first of two ports to listen on. None for 1143 and 1993, or free ports if those are
+            taken.
     """
     try:
         faults = _run(port_base)
@@ -82,9 +83,11 @@ def _run(port_base: int | None) -> list[str]:
 
 
 async def run_demo(port_base: int | None = None) -> None:
-    """Serve until SIGINT or SIGTERM; nothing is left then.
+    """Serve until SIGINT or SIGTERM, and remove all files.
 
-    Raises ImportError without trustme, and a group of ConfigError if the ports of ``port_base`` cannot be had.
+    Raises:
+        ImportError: trustme is missing.
+        ExceptionGroup: Of ConfigError, if the ports of ``port_base`` are taken.
     """
     with (
         trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals,
@@ -104,7 +107,7 @@ async def run_demo(port_base: int | None = None) -> None:
 
 
 def _store() -> Mailstore:
-    """One store for both servers, as with mail on shared storage."""
+    """Return one store for both servers, as with mail on shared storage."""
     store = Mailstore({USER: PASSWORD})
     for number in (1, 2):
         store.mailbox(USER).append(_MESSAGE.format(number=number).replace("\n", "\r\n").encode())
@@ -161,5 +164,5 @@ def _welcome(proxy: mailproxy.Proxy, ports: tuple[int, int], ca: Path) -> str:
 
 
 def _taken(port: int, usual: int) -> str:
-    """Why it is not the usual port, which the reader of the documentation expects."""
+    """Return why the port is not the usual one, which the documentation names; empty if it is."""
     return f" ({usual} is taken)" if port == 0 else ""

@@ -1,4 +1,4 @@
-"""The commands. Exit codes: 0 done, 1 advice with ``--strict``, 2 a faulty configuration or command line."""
+"""The commands. Exit codes: 0 for success, 1 for advice with ``--strict``, 2 for a faulty configuration or command line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ADVISED = 1
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="mailproxy %(version)s")
 def main() -> None:
-    """A proxy and load balancer for IMAP, POP3, SMTP submission, MX and ManageSieve.
+    """Proxy and balance sessions of IMAP, POP3, SMTP submission, MX and ManageSieve.
 
     Documentation: man mailproxy, man mailproxy.toml; examples in share/mailproxy/config of the installation.
     """
@@ -35,10 +35,11 @@ def main() -> None:
 def run(file: Path) -> None:
     """Run in the foreground.
 
-    SIGTERM drains and stops, a second SIGTERM or SIGINT stops now, SIGUSR2 (and SIGHUP) reopen log files.
+    SIGTERM drains and stops. A second SIGTERM, or SIGINT, stops now. SIGHUP and SIGUSR2 reopen log files, and
+    SIGHUP scans certificate files.
     """
     config = _load(file)
-    from mailproxy.app import run as run_proxy  # the loop is loaded only by commands that need it
+    from mailproxy.app import run as run_proxy  # late, so that other commands need not import trio
 
     try:
         run_proxy(config)
@@ -56,13 +57,13 @@ def run(file: Path) -> None:
 )  # fmt: skip
 @click.option("--quiet", "-q", is_flag=True, help="Print faults and advice only, no table and no summary.")
 def check(file: Path, strict: bool, live: bool, form: str, quiet: bool) -> None:
-    """Say what is wrong with a configuration, and what could be better.
+    """Check a configuration: list its faults, and advice on what could be better.
 
-    FILE may be - for standard input. Files, certificates, users and ciphers are tried, too. Nothing listens and,
-    without --live, nothing is connected.
+    FILE may be - for standard input. Files, certificates, users and ciphers are checked, too. Nothing
+    listens, and without --live nothing is connected to.
 
-    Faults go to standard error, everything else to standard output. Exit codes: 0 no faults, 1 advice with --strict,
-    2 faults.
+    Faults go to standard error, everything else to standard output. Exit codes: 0 no faults, 1 advice with
+    --strict, 2 faults.
     """
     write: Writer = write_json if form == "json" else write_text
     try:
@@ -78,10 +79,10 @@ def check(file: Path, strict: bool, live: bool, form: str, quiet: bool) -> None:
     advice = advise(config, store)
     is_plain = form == "text" and not quiet
     if live:
-        tried = check_all_servers(config, store)
+        results = check_all_servers(config, store)
         if is_plain:
-            click.echo(table(tried))
-        advice += [server.fault for server in tried if server.fault is not None]
+            click.echo(table(results))
+        advice += [result.fault for result in results if result.fault is not None]
     write("advice", config.source_map.locate_all(advice), config.source)
     if is_plain:
         click.echo(f"{file}: {_summary(config, worker_count(config), len(advice))}")
@@ -97,16 +98,16 @@ def schema() -> None:
 @main.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print completion for a shell, which source reads."""
+    """Print a completion script, to be read with the shell's source command."""
     complete = get_completion_class(shell)
-    assert complete is not None  # noqa: S101 - one of click's own
+    assert complete is not None  # noqa: S101 - click supports all three
     click.echo(complete(main, {}, "mailproxy", "_MAILPROXY_COMPLETE").source())
 
 
 @main.command()
 @click.option("--port-base", type=click.IntRange(1, 64000), help="First of the ports to listen on.")
 def demo(port_base: int | None) -> None:
-    """A first look: the proxy, two mail servers and a certificate, all in one process."""
+    """Run a demo: the proxy, two mail servers and a certificate, all in one process."""
     from mailproxy.cli.demo import demo as run_demo
 
     run_demo(port_base)
@@ -120,7 +121,11 @@ def _load(file: Path) -> Config:
 
 
 def _load_any(file: Path) -> Config:
-    """Load a file, or standard input for ``-``. Raises ConfigError."""
+    """Load a file, or standard input for ``-``.
+
+    Raises:
+        ConfigError: The configuration cannot be read, or has faults.
+    """
     if str(file) != "-":
         return load(file)
     if sys.stdin is None:  # it was closed before the program began

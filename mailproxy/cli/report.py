@@ -1,4 +1,4 @@
-"""What ``mailproxy check`` found, written for people or for programs."""
+"""Output of ``mailproxy check``: faults and advice, as text for people or JSON for programs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ Writer = Callable[[Severity, Iterable[Fault], str], None]
 
 
 def write_text(severity: Severity, faults: Iterable[Fault], file: str) -> None:
-    """A line each, ``FILE:LINE:COLUMN: KEY: MESSAGE``: faults to standard error, advice, marked as such, to standard output."""
+    """Write a line for each, ``FILE:LINE:COLUMN: KEY: MESSAGE``.
+
+    Faults go to standard error. Advice is marked as such and goes to standard output.
+    """
     mark = "advice: " if severity == "advice" else ""
     for fault in faults:
         click.echo(f"{fault.location(file)}{mark}{fault}", err=severity == "fault")
 
 
 def write_json(severity: Severity, faults: Iterable[Fault], file: str) -> None:
-    """One list, on standard output; it is empty where nothing was found."""
+    """Write one list to standard output. It is empty if there are no faults or no advice."""
     click.echo(json.dumps([_entry(severity, fault, file) for fault in faults], indent=2))
 
 

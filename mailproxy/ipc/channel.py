@@ -1,109 +1,106 @@
-"""Lines between the processes of one proxy: messages in JSON, a packet each, some with descriptors.
+"""Channels between the processes of one proxy: one message a packet, some with descriptors.
 
-Socket pairs of packets (SOCK_SEQPACKET) keep the bounds of messages and tell of the other side's end. Both sides are the
-same program: what comes is read, not judged.
+A channel is a socket pair of packets (SOCK_SEQPACKET). It keeps the boundaries of messages, and each side
+notices when the other one is gone. What a message is, and how it becomes bytes, is the user's: a channel
+takes two functions for it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import socket
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
 
 import trio
 from attrs import field, frozen
 
-Message = dict[str, Any]
+M = TypeVar("M")
 
-Entry = TypeVar("Entry")
-
-_PACKET_MAX = 128 * 1024  # bytes
-_BATCH_MAX = (
-    64 * 1024
-)  # bytes of a message's entries, which leaves room for one that is long, and for other words
-_BUFFER = (
-    128 * 1024
-)  # bytes, of which Linux makes twice as many: a packet fits, whatever net.core.wmem_default is
+PACKET_MAX = 128 * 1024  # bytes
+# Linux doubles it, so that a packet always fits, whatever net.core.wmem_default is.
+_SEND_BUFFER = 128 * 1024  # bytes
 _DESCRIPTORS_MAX = 4
-_WAITING_MAX = 2000  # messages; whoever reads none of so many hangs
-_ROOM_MESSAGES = 20  # messages that may wait while somebody fills the line with many
+_QUEUE_MAX = 2000  # messages; a process that leaves this many unread hangs
+_BULK_QUEUE_MAX = 20  # messages; a sender of many waits until there are fewer
 
 
 def channel_pair() -> tuple[socket.socket, socket.socket]:
-    """The two ends of a line; nonblocking."""
+    """Return the two ends of a new channel, nonblocking."""
     ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     for end in ends:
         end.setblocking(False)
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
     return ends
 
 
-def try_send(end: socket.socket, message: Mapping[str, object], *ends: socket.socket) -> bool:
-    """Send without waiting, with copies of these sockets. False if the other side is gone, or reads nothing any more."""
+def try_send(end: socket.socket, packet: bytes, *sockets: socket.socket) -> bool:
+    """Send a packet without waiting, with duplicates of these sockets.
+
+    Returns:
+        False if nothing was sent: the other side is gone, or has left so much unread that the buffer is full.
+    """
     try:
-        socket.send_fds(end, [_packet(message)], [sock.fileno() for sock in ends])
+        socket.send_fds(end, [packet], [sock.fileno() for sock in sockets])
     except OSError:
         return False
     return True
 
 
-def _packet(message: object) -> bytes:
-    # What UTF-8 has no octets for is escaped as JSON does it, too.
-    return json.dumps(message, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "backslashreplace")
-
-
-def batch_by_size(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
-    """As many as a message holds at a time, by their size."""
-    part: list[Entry] = []
-    size = 0
-    for entry in entries:
-        more = len(_packet(entry)) + 1
-        if part and size + more > _BATCH_MAX:
-            yield part
-            part, size = [], 0
-        part.append(entry)
-        size += more
-    if part:
-        yield part
-
-
-def _ignore(fact: str) -> None:
-    pass
-
-
 @frozen
-class Received:
-    """A message, and the sockets that came with it: the receiver's to close."""
+class Received(Generic[M]):
+    """A message, and the sockets that came with it. The receiver closes them."""
 
-    message: Message
+    message: M
     sockets: tuple[socket.socket, ...] = field(default=(), repr=False)
 
 
-class Channel:
-    """One end of a line in a trio loop; takes the socket over. Messages are kept in order, and sent by ``run``.
+class Channel(Generic[M]):
+    """One end of a channel, in a trio loop. Takes the socket over.
 
-    One that is too long is dropped on either side, which ``dropped`` is told: whoever made it is at fault, and not the line.
+    Messages wait in a queue that ``run`` sends from, in order. A message that is too long, or that ``decode``
+    refuses, is dropped and the next one handled: the process that made it has a bug, and the channel is still
+    good.
+
+    Args:
+        end: One of ``channel_pair``.
+        encode: Returns the packet of a message.
+        decode: Returns the message in a packet. Raises ValueError if it is none.
+        on_drop: Called with a sentence about each message that is dropped.
     """
 
-    def __init__(self, end: socket.socket, *, dropped: Callable[[str], object] = _ignore) -> None:
+    def __init__(
+        self,
+        end: socket.socket,
+        *,
+        encode: Callable[[M], bytes],
+        decode: Callable[[bytes], M],
+        on_drop: Callable[[str], object],
+    ) -> None:
         self._end = end
-        self._dropped = dropped
-        self._outgoing: OrderedDict[Hashable, Message] = OrderedDict()
+        self._encode = encode
+        self._decode = decode
+        self._on_drop = on_drop
+        self._outgoing: OrderedDict[Hashable, M] = OrderedDict()
         self._last_key = 0
         self._wake = trio.Event()
-        self._parked = trio.lowlevel.ParkingLot()
+        self._bulk_senders = trio.lowlevel.ParkingLot()
 
-    def send_nowait(self, message: Message, *, replaces: Hashable = None) -> bool:
-        """Send a message soon; False if too many wait, and it is not sent.
+    def send_nowait(self, message: M, *, replaces: Hashable = None) -> bool:
+        """Queue a message.
 
-        ``instead``: it takes the place of one that was said under the same name and has not gone out yet.
+        Args:
+            message: The message.
+            replaces: A key. The message takes the place of one that was queued under the same key and is
+                still unsent. Such messages are always queued, since there is at most one for each key.
+
+        Returns:
+            False if the queue is full. The message is lost then.
         """
         if replaces is None:
-            if len(self._outgoing) >= _WAITING_MAX:
+            if len(self._outgoing) >= _QUEUE_MAX:
                 return False
             self._last_key += 1
             replaces = self._last_key
@@ -113,17 +110,17 @@ class Channel:
         return True
 
     async def wait_for_room(self) -> None:
-        """Wait until few messages wait: for those who have many."""
-        while len(self._outgoing) >= _ROOM_MESSAGES:
-            await self._parked.park()
+        """Wait until the queue is short. For a sender of many messages."""
+        while len(self._outgoing) >= _BULK_QUEUE_MAX:
+            await self._bulk_senders.park()
 
-    async def send(self, message: Message) -> None:
-        """Say a message when there is room for it."""
+    async def send(self, message: M) -> None:
+        """Queue a message once the queue is short."""
         await self.wait_for_room()
         self.send_nowait(message)
 
     async def run(self) -> None:
-        """Send what is said until cancelled, or the other side is gone."""
+        """Send what is queued, until cancelled or the other side is gone."""
         while True:
             await self._wake.wait()
             self._wake = trio.Event()
@@ -131,11 +128,11 @@ class Channel:
                 _, message = self._outgoing.popitem(last=False)
                 if not await self._send(message):
                     return
-                self._parked.unpark_all()
+                self._bulk_senders.unpark_all()
 
-    async def _send(self, message: Message) -> bool:
-        packet = _packet(message)
-        if len(packet) > _PACKET_MAX:
+    async def _send(self, message: M) -> bool:
+        packet = self._encode(message)
+        if len(packet) > PACKET_MAX:
             return self._drop(message, packet)
         while True:
             try:
@@ -147,36 +144,44 @@ class Channel:
             else:
                 return True
 
-    def _drop(self, message: Message, packet: bytes) -> bool:
-        self._dropped(f"a message ({', '.join(message)}) of {len(packet)} bytes is too long: not sent")
+    def _drop(self, message: M, packet: bytes) -> bool:
+        self._on_drop(f"a message ({type(message).__name__}) of {len(packet)} bytes is too long: not sent")
         return True
 
     def flush(self) -> None:
-        """Send what waits without waiting, as far as that goes; at the end."""
+        """Send what is queued, as far as that is possible without waiting. For the end of a process."""
         while self._outgoing:
             _, message = self._outgoing.popitem(last=False)
-            if len(_packet(message)) <= _PACKET_MAX and not try_send(self._end, message):
+            packet = self._encode(message)
+            if len(packet) <= PACKET_MAX and not try_send(self._end, packet):
                 return
 
-    async def receive(self) -> Received | None:
-        """The next message; None when the other side is gone."""
+    async def receive(self) -> Received[M] | None:
+        """Wait for the next message and return it; None if the other side is gone."""
         while True:
             try:
-                data, fds, flags, _ = socket.recv_fds(self._end, _PACKET_MAX, _DESCRIPTORS_MAX)
+                data, fds, flags, _ = socket.recv_fds(self._end, PACKET_MAX, _DESCRIPTORS_MAX)
             except BlockingIOError:
                 await trio.lowlevel.wait_readable(self._end)
+                continue
             except OSError:
                 return None
+            await trio.lowlevel.checkpoint()
+            sockets = tuple(socket.socket(fileno=fd) for fd in fds)
+            if not data:
+                return None
+            if flags & socket.MSG_TRUNC:
+                reason = f"a message of more than {PACKET_MAX} bytes is too long: not received"
             else:
-                await trio.lowlevel.checkpoint()
-                sockets = tuple(socket.socket(fileno=fd) for fd in fds)
-                if not flags & socket.MSG_TRUNC:
-                    return Received(json.loads(data), sockets) if data else None
-                for sock in sockets:
-                    sock.close()
-                self._dropped(f"a message of more than {_PACKET_MAX} bytes is too long: not heard")
+                try:
+                    return Received(self._decode(data), sockets)
+                except ValueError as error:
+                    reason = str(error)
+            for sock in sockets:
+                sock.close()
+            self._on_drop(reason)
 
     def close(self) -> None:
-        """Close this end, which the other side notices."""
+        """Close this end. The other side notices."""
         with contextlib.suppress(OSError):
             self._end.close()

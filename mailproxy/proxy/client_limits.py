@@ -1,4 +1,4 @@
-"""The limits per client of a frontend at work: which client a session counts for, and what the log says of one too many."""
+"""The limits per client of a frontend: the client that a session counts for, and what is logged."""
 
 from __future__ import annotations
 
@@ -22,46 +22,50 @@ from mailproxy.pool import (
 from mailproxy.proxy.client_info import ClientInfo
 from mailproxy.proxy.session.errors import SessionEndedError
 
-# What a customer of a provider has at least (RFC 6177). A device may take any address in it.
+# The smallest network that a provider assigns to a customer (RFC 6177). A device may use any address in it.
 _PREFIX_V6 = 64
 
 
 class Clients:
-    """The clients of one frontend.
+    """The clients of one frontend, and their limits.
+
+    Args:
+        frontend: The frontend's table in the configuration.
+        tables: Where the counts of all workers are; None in a single process.
 
     Attributes:
-        refused: sessions ended so far because their client was over a limit.
-        leave: ends a session of the client that ``enter`` returned.
+        refused: The number of sessions that were rejected so far because of a limit.
+        leave: Counts a session out. Takes what ``enter`` returned.
     """
 
-    def __init__(self, settings: config.Frontend, tables: ClientTables | None = None) -> None:
-        rate = settings.max_session_rate_per_client
+    def __init__(self, frontend: config.Frontend, tables: ClientTables | None = None) -> None:
+        rate = frontend.max_session_rate_per_client
         sessions, rates = (tables.sessions, tables.rates) if tables is not None else (None, None)
         self.refused = 0
         self._rate = rate
-        exempt = settings.max_sessions_per_client_exempt
+        exempt = frontend.max_sessions_per_client_exempt
         self._exempt = Networks(exempt) if exempt else None
         self._secret = tables.secret if tables is not None else None
-        self._clock: Callable[[], float] = time.monotonic  # trio's begins elsewhere in each worker
+        self._clock: Callable[[], float] = time.monotonic  # not trio's, whose offset differs between workers
         self._limits = ClientLimits(
-            max_sessions=settings.max_sessions_per_client,
+            max_sessions=frontend.max_sessions_per_client,
             max_rate=rate.count if rate is not None else 0,
             sessions=SessionCounts(sessions),
             rates=RateCounts(rate.per, published=rates) if rate is not None else None,
         )
         self.leave: Callable[[int], None] = self._limits.remove
 
-    def enter(self, caller: ClientInfo) -> int | None:
-        """Begin a session of this client.
+    def enter(self, client_info: ClientInfo) -> int | None:
+        """Count a session of this client.
 
         Returns:
-            What to give to ``leave`` when it ends; None if nothing is counted until then.
+            What to give to ``leave`` when the session ends; None if there is nothing to count out.
 
         Raises:
-            SessionEndedError: the client is over a limit; there is nothing to leave then.
+            SessionEndedError: The client has reached a limit. There is nothing to count out then.
         """
-        source = caller.source
-        if source is None or caller.is_proxy:
+        source = client_info.source
+        if source is None or client_info.is_proxy:
             return None
         host = source[0]
         if self._exempt is not None and host in self._exempt:
@@ -72,10 +76,10 @@ class Clients:
         reached = self._limits.add(client, self._clock())
         if reached is not None:
             self.refused += 1
-            raise SessionEndedError(end_reasons.CLIENT_LIMIT, self._detail(host, reached))
+            raise SessionEndedError(end_reasons.CLIENT_LIMIT, self._describe(host, reached))
         return client if self._limits.max_sessions else None
 
-    def _detail(self, host: str, reached: LimitReached) -> str:
+    def _describe(self, host: str, reached: LimitReached) -> str:
         name = _client_name(host)
         rate = self._rate
         if rate is None or reached.limit == "max_sessions_per_client":
@@ -85,12 +89,12 @@ class Clients:
         return f"{name} made {reached.count} connections in {per}, max_session_rate_per_client is {rate.count} in {per}"
 
 
-def client_limits(settings: config.Frontend, tables: ClientTables | None = None) -> Clients | None:
-    """The clients of a frontend that limits them, else None."""
-    return Clients(settings, tables) if settings.limits_clients else None
+def client_limits(frontend: config.Frontend, tables: ClientTables | None = None) -> Clients | None:
+    """Return the clients of a frontend; None if it does not limit them."""
+    return Clients(frontend, tables) if frontend.limits_clients else None
 
 
 def _client_name(host: str) -> str:
-    """A client as the limits know it: an IPv4 address or an IPv6 network."""
+    """Return the client that an address counts for: an IPv4 address or an IPv6 network."""
     host = unmap_ipv4(host.partition("%")[0])
     return str(ip_network((host, _PREFIX_V6), strict=False)) if ":" in host else host

@@ -1,4 +1,4 @@
-"""The configuration file while the proxy runs: it is not read again, and the operator who expects that gets told."""
+"""A change of the configuration file while the proxy runs: it is logged, since the file is not read again."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from mailproxy.log.events import CONFIG_CHANGED
 
 
 async def log_if_changed(config: Config, log: Log) -> None:
-    """Log it if the file is another one than at the start. For SIGHUP, on which other mail daemons read theirs."""
+    """Log if the file has changed since the start. For SIGHUP, at which other mail daemons reload."""
     try:
         changed = await trio.to_thread.run_sync(has_changed, config, abandon_on_cancel=True)
-    except RuntimeError:  # no thread can be started: the next SIGHUP will tell
+    except RuntimeError:  # no thread can be started: the next SIGHUP tries again
         return
     if changed:
         log.event(

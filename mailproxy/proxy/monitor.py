@@ -1,4 +1,4 @@
-"""Tending to servers: what finds out whether they are up, where they are, and which files of TLS have changed."""
+"""The server monitor: health checks, host names and certificate files, beside the sessions."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ from mailproxy.net.tls.context import Context
 from mailproxy.pool import RandomSource
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import ServerContexts, server_context
-from mailproxy.proxy.checks.check import Check, checks_of
+from mailproxy.proxy.checks.check import Check, plan_checks
 from mailproxy.proxy.checks.checker import HealthChecker
 from mailproxy.proxy.supervise import contained, supervise
 
 Ports = Mapping[tuple[str, int], int]
-"""Those of binds, by frontend and place."""
+"""The ports of binds, by frontend and index of the bind."""
+
+_WATCHER_HELPER = "certificate watcher"
 
 
 class Bound(Protocol):
-    """A listener, or what is known of one."""
+    """A listener, or a description of one."""
 
     @property
     def frontend(self) -> str: ...
@@ -40,7 +42,7 @@ class Bound(Protocol):
 
 
 def ports_of(listeners: Iterable[Bound]) -> Ports:
-    """The ports that sessions come to, which are known for sure only when they listen."""
+    """Return the ports of open listeners. For port 0 and inherited sockets, no configuration says them."""
     return {
         (listener.frontend, listener.number - 1): listener.port
         for listener in listeners
@@ -49,74 +51,83 @@ def ports_of(listeners: Iterable[Bound]) -> Ports:
 
 
 class ServerMonitor:
-    """Look-ups, checks and the certificate watcher of these backends.
+    """Runs the health checks, the resolvers and the certificate watcher of backends.
 
-    ``pass_on`` is awaited when files were taken up here and before that is told, with whether somebody asked for the look.
+    Args:
+        config: The configuration.
+        backends: The backends, by name.
+        server_contexts: TLS towards servers.
+        ports: The ports that sessions connect to, which some checks connect to as well.
+        reloader: Reloads TLS files; None if there are none.
+        log: The log.
+        random: For the jitter of checks.
+        on_reloaded: Awaited when files were reloaded here and before that is logged, with the result and
+            whether an operator asked for it.
     """
 
     def __init__(
         self,
         config: Config,
         backends: Mapping[str, Backend],
-        connectors: ServerContexts,
+        server_contexts: ServerContexts,
         *,
         ports: Ports,
         reloader: CertificateReloader | None,
         log: Log,
-        chance: RandomSource,
-        pass_on: Callable[[ReloadResult, bool], Awaitable[None]] | None = None,
+        random: RandomSource,
+        on_reloaded: Callable[[ReloadResult, bool], Awaitable[None]] | None = None,
     ) -> None:
         self._config = config
         self._backends = backends
-        self._connectors = connectors
-        self._on_reloaded = pass_on
+        self._server_contexts = server_contexts
+        self._on_reloaded = on_reloaded
         self._log = log
-        self._catches_up = False
-        self._checks = HealthChecker(list(self._checks_of_servers(ports)), log=log, chance=chance)
+        self._is_takeover = False
+        self._checker = HealthChecker(list(self._make_checks(ports)), log=log, chance=random)
         self._watcher = CertificateWatcher(
             reloader, interval=config.process.certificate_interval, on_reload=self._apply_reload, log=log
         ) if reloader is not None else None  # fmt: skip
 
-    def _checks_of_servers(self, ports: Ports) -> Iterator[tuple[Backend, Check]]:
+    def _make_checks(self, ports: Ports) -> Iterator[tuple[Backend, Check]]:
         for backend in self._backends.values():
-            found = entry_paths(self._config.frontends.values(), backend.name, ports)
-            for check in checks_of(backend, found, self._context_of):
+            paths = entry_paths(self._config.frontends.values(), backend.name, ports)
+            for check in plan_checks(backend, paths, self._context_of):
                 yield backend, check
 
     def _context_of(self, tls: ServerTls) -> Context:
-        return server_context(self._connectors, tls)
+        return server_context(self._server_contexts, tls)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Tend until cancelled; started when host names were looked up and servers checked."""
+        """Run until cancelled; started when host names were resolved and servers checked once."""
         if self._config.has_tls and not can_clear_auto_retry():
             self._log.event(TLS_READS_UNBOUNDED, NOT_CLEARED)
         async with trio.open_nursery() as nursery:
             if self._watcher is not None:
-                nursery.start_soon(supervise, self._log, "certificate watcher", self._watcher.run)
-            if not self._catches_up:
+                nursery.start_soon(supervise, self._log, _WATCHER_HELPER, self._watcher.run)
+            if not self._is_takeover:
                 for backend in self._backends.values():
                     backend.log_initial_states()
             async with trio.open_nursery() as starting:
                 for backend in self._backends.values():
                     starting.start_soon(nursery.start, backend.resolver.run)
-            await nursery.start(self._checks.run)
+            await nursery.start(self._checker.run)
             task_status.started()
 
     async def sync_silently(self) -> None:
-        """Be where another one was that tended to these servers: files that have changed since they were loaded are no news."""
-        self._catches_up = True
+        """Take over from another monitor, before ``run``: apply changed files without logging them again."""
+        self._is_takeover = True
         if self._watcher is not None:
-            with contained(self._log, "certificate watcher"):
+            with contained(self._log, _WATCHER_HELPER):
                 await self._watcher.sync_silently()
 
-    def renew_certificates(self) -> None:
-        """Have certificates, keys, CAs and CRLs looked at now."""
+    def scan_certificates(self) -> None:
+        """Scan the files of certificates, keys, CAs and CRLs now."""
         if self._watcher is not None:
             self._watcher.scan_now()
 
-    async def _apply_reload(self, result: ReloadResult, forced: bool) -> None:
-        self._connectors = result.server_contexts
+    async def _apply_reload(self, result: ReloadResult, is_forced: bool) -> None:
+        self._server_contexts = result.server_contexts
         for backend in self._backends.values():
             backend.reload_certificates(result.server_contexts)
         if self._on_reloaded is not None:
-            await self._on_reloaded(result, forced)
+            await self._on_reloaded(result, is_forced)

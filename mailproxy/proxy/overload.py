@@ -1,4 +1,4 @@
-"""Overload of a frontend: since when it cannot accept, and how many connections it has accepted late."""
+"""Overload of a frontend: accepting waits for a limit, or for resources of the machine."""
 
 from __future__ import annotations
 
@@ -12,15 +12,26 @@ from mailproxy.log.events import ACCEPT_PAUSED, ACCEPT_RESUMED, SESSIONS_FULL
 from mailproxy.net.listener import Listener
 from mailproxy.proxy.limits import SessionLimit, SessionLimits
 
-_REPEAT_S = 60.0
-_RECOVERED_S = 2.0  # one that is accepted between two failures is no recovery
-_PAUSE_S = 0.1  # between two attempts to accept; sessions that end give descriptors back
+_FULL_LOG_INTERVAL_S = 60.0
+_RECOVERY_S = 2.0  # accepting works again when this long has passed since the last failure
+_ACCEPT_RETRY_S = 0.1  # sessions that end in between give descriptors back
 
 
 class Overload:
-    """Logs that accepting waits, and that it goes on. A limit that is reached again and again is logged once a minute.
+    """Logs that accepting waits, and that it goes on.
 
-    ``is_on``: connections wait, or have waited and are being accepted; ``accepted`` and ``look`` are called only then.
+    A limit that is reached again and again is logged once a minute. Failures to accept are logged once for a
+    whole overload. `accepted` and `after_accepting` are called only while ``is_on``, so that a frontend
+    without overload pays nothing.
+
+    Args:
+        name: The frontend's name.
+        listeners: Its listeners.
+        limits: Its limits, to name the key in the configuration.
+        log: The log.
+
+    Attributes:
+        is_on: Whether connections wait in the accept queue, or have waited and are being accepted.
     """
 
     def __init__(self, name: str, listeners: Sequence[Listener], *, limits: SessionLimits, log: Log) -> None:
@@ -30,7 +41,7 @@ class Overload:
         self._log = log
         self.is_on = False
         # A limit is reached.
-        self._late: set[int] = set()  # numbers of listeners whose queues have connections that have waited
+        self._late: set[int] = set()  # numbers of the listeners with connections that have waited
         self._limit: SessionLimit | None = None
         self._full_since = 0.0
         self._full_logged = -math.inf
@@ -42,24 +53,24 @@ class Overload:
         self._accepted_while_failing = 0
 
     async def wait_for_room(self, limit: SessionLimit, listener: Listener) -> None:
-        """Wait until there may be room under the limit for a connection in the listener's queue."""
+        """Wait until there may be room under a limit for a connection in the listener's accept queue."""
         now = trio.current_time()
         if not self._late:
             self._limit, self._full_since, self._late_count, self._is_full_logged = limit, now, 0, False
         self._late.add(listener.number)
         self.is_on = True
-        if (
-            now > self._full_logged + _REPEAT_S
-        ):  # a proxy at its limit stays there, one session in for one out
+        # A proxy at its limit stays there: each session that ends makes room for one. So it is not logged
+        # each time.
+        if now > self._full_logged + _FULL_LOG_INTERVAL_S:
             self._full_logged, self._is_full_logged = now, True
             self._log_full(limit)
         while limit.is_reached:
             await limit.wait()
 
     async def wait_after_failure(self, error: OSError) -> None:
-        """Accepting failed for want of the machine's resources: wait a moment."""
+        """Wait 0.1 s after accept(2) has failed because the machine is out of resources."""
         now = self._last_failure = trio.current_time()
-        if self._failing_since is None:  # logged once, not for each connection
+        if self._failing_since is None:
             self._failing_since, self._accepted_while_failing = now, 0
             self.is_on = True
             self._log.event(
@@ -69,24 +80,24 @@ class Overload:
                 reason=error.strerror,
                 waiting=self._waiting,
             )
-        await trio.sleep(_PAUSE_S)
+        await trio.sleep(_ACCEPT_RETRY_S)
 
     def accepted(self, listener: Listener) -> None:
-        """A connection was accepted."""
+        """Count a connection that was accepted, and log the end of failures when accepting has recovered."""
         if listener.number in self._late:
             self._late_count += 1
         if self._failing_since is None:
             return
-        if trio.current_time() <= self._last_failure + _RECOVERED_S:
+        if trio.current_time() <= self._last_failure + _RECOVERY_S:
             self._accepted_while_failing += 1
             return
-        seconds = self._last_failure + _PAUSE_S - self._failing_since
+        seconds = self._last_failure + _ACCEPT_RETRY_S - self._failing_since
         self._failing_since = None
         self._log_resumed(seconds, self._accepted_while_failing, None, None)
         self.is_on = bool(self._late)
 
-    def look(self, listener: Listener) -> None:
-        """After a turn of accepting: is the queue empty, and with it all of those that had to wait?"""
+    def after_accepting(self, listener: Listener) -> None:
+        """End the overload if the accept queues of all listeners that had to wait are empty now."""
         if listener.number not in self._late or listener.has_waiting:
             return
         self._late.discard(listener.number)
@@ -97,16 +108,16 @@ class Overload:
             seconds = trio.current_time() - self._full_since
             self._log_resumed(seconds, self._late_count, self._limit.limit, self._key_of(self._limit))
 
-    # Lines
+    # Log lines
 
     @property
     def _waiting(self) -> int | None:
-        """Connections in the queues of the kernel; None where it does not say."""
+        """The connections in the kernel's accept queues; None if it does not say."""
         lengths = [length for each in self._listeners if (length := each.queue_length) is not None]
         return sum(lengths) if lengths else None
 
     def _key_of(self, limit: SessionLimit) -> str:
-        """What the operator would change."""
+        """Return the configuration key, or the setting of the service, that raises this limit."""
         if limit is self._limits.frontend:
             return f"frontends.{self._name}.max_sessions"
         return "process.max_sessions" if limit is self._limits.process else "LimitNOFILE"

@@ -1,12 +1,11 @@
-"""Supervision of helpers: the long-lived tasks beside the sessions, and what each process receives from the others.
+"""Supervision of helpers: long-lived tasks beside the sessions, and handlers of messages.
 
-A helper that fails is logged as ``helper-failed`` and runs again after a pause; sessions go on. This is the third place
-with ``except Exception``, after the session and the check. Every helper goes through it.
+A helper that fails is logged as ``helper-failed`` and restarted with a backoff. Sessions go on. This is the
+third place with ``except Exception``, after the session and the check. Every helper goes through it.
 """
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
@@ -14,43 +13,52 @@ import trio
 
 from mailproxy.log import Log
 from mailproxy.log.events import HELPER_FAILED
+from mailproxy.proxy.faults import locate
 
-_FIRST_PAUSE_S = 0.1
-_LONGEST_PAUSE_S = 30.0
-_STABLE_S = 60.0  # a helper that has run for longer starts with the first pause again
+_FIRST_BACKOFF_S = 0.1
+_MAX_BACKOFF_S = 30.0
+_STABLE_S = 60.0  # after a longer run, the backoff begins at its first value
 
 
 async def supervise(log: Log, helper: str, run: Callable[..., Awaitable[object]], *args: object) -> None:
-    """Run a helper until it returns or is cancelled; after a failure again, with pauses from 0.1 s up to 30 s.
+    """Run a helper until it returns or is cancelled; restart it after a failure.
 
-    ``run`` must find its work again when it is called anew. ``helper`` is its name in the log.
+    The backoff is 0.1 s at first, and doubles up to 30 s.
+
+    Args:
+        log: Where failures are logged.
+        helper: The helper's name in the log.
+        run: The helper. It must be able to go on with its work when it is called again.
+        args: Its arguments.
     """
-    pause = 0.0
+    backoff = 0.0
     while True:
-        began = trio.current_time()
+        started_at = trio.current_time()
         with contained(log, helper):
             await run(*args)
             return
-        if trio.current_time() - began > _STABLE_S:
-            pause = 0.0
-        pause = min(max(2 * pause, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
-        await trio.sleep(pause)
+        if trio.current_time() - started_at > _STABLE_S:
+            backoff = 0.0
+        backoff = min(max(2 * backoff, _FIRST_BACKOFF_S), _MAX_BACKOFF_S)
+        await trio.sleep(backoff)
 
 
 @contextmanager
 def contained(log: Log, helper: str) -> Iterator[None]:
-    """Log an exception of the block and go on behind it. Cancellation passes, also as a part of a group."""
+    """Log an exception of the block and continue after the block.
+
+    Cancellation:
+        ``Cancelled`` passes through, also as part of an exception group.
+    """
     try:
         yield
-    except* Exception as failures:  # noqa: BLE001 - the border: sessions do not notice
+    except* Exception as failures:  # noqa: BLE001 - the border: sessions go on
         log_failure(log, helper, failures)
 
 
 def log_failure(log: Log, helper: str, failure: BaseException) -> None:
-    """Write ``helper-failed``, with the location of the failure."""
-    failure = _first(failure)
-    frames = traceback.extract_tb(failure.__traceback__)
-    location = ", ".join(f"{frame.filename}:{frame.lineno}" for frame in frames[-1:])
+    """Log ``helper-failed``, with the location of the failure."""
+    failure, location = locate(failure)
     log.event(
         HELPER_FAILED,
         f"{helper} failed and goes on in a moment, sessions are not touched: {failure!r} at {location}",
@@ -58,9 +66,3 @@ def log_failure(log: Log, helper: str, failure: BaseException) -> None:
         fault=repr(failure),
         place=location,
     )
-
-
-def _first(failures: BaseException) -> BaseException:
-    while isinstance(failures, BaseExceptionGroup):
-        failures = failures.exceptions[0]
-    return failures

@@ -1,195 +1,252 @@
-"""A backend in several processes: the part that a worker has in it, and that of control, which finds out about its servers."""
+"""A backend in several processes: the control process checks its servers, workers send sessions there."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
 import trio
-from attrs import evolve
+from attrs import define, evolve, field
 
 from mailproxy import config
-from mailproxy.ipc.channel import Message
+from mailproxy.ipc.channel import Channel
 from mailproxy.log import Log
 from mailproxy.log.events import Event
 from mailproxy.pool import (
     AdminState,
     BackendCounters,
+    PassiveHealth,
     RandomSource,
+    SharedCounter,
     SharedPassiveHealth,
+    SharedSessions,
     SharedTurnOrder,
     StateChange,
 )
-from mailproxy.protocol.checks.result import printable
+from mailproxy.protocol.checks.result import excerpt
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.factory import make_pool, make_servers
-from mailproxy.proxy.backend.server import (
-    BackendServer,
-    CheckOutcome,
-    ReportedPassiveHealth,
-    ServerContexts,
-    SharedBackendServer,
-)
+from mailproxy.proxy.backend.server import BackendServer, CheckOutcome, ServerContexts
 from mailproxy.proxy.backend.snapshot import ServerSnapshot
 from mailproxy.proxy.client_info import ClientInfo
+from mailproxy.workers.messages import ConnectFailure, IndexedSnapshot, Message, batch_by_size, batched
 from mailproxy.workers.stick_sync import StickSync
+
+_SERVERS_PER_BATCH = 100
 
 WakeWorker = Callable[[int], None]
 """Wakes a worker, by its slot."""
 
 
+class SharedBackendServer(SharedSessions, BackendServer):
+    """A server whose sessions all workers count."""
+
+
+@define
+class ReportedPassiveHealth(PassiveHealth):
+    """Passive health in a worker. The control process evaluates failures; a worker only counts successes."""
+
+    tally: SharedCounter = field(kw_only=True)
+
+    def record_success(self) -> None:
+        """Count a session that was connected to the server."""
+        self.tally.add(1)
+
+    def record_failure(self, client: str) -> int:  # noqa: ARG002 - the worker sends ConnectFailure instead
+        """Return 0: no failure has consequences here."""
+        return 0
+
+
 class SharedBackend(Backend):
-    """What both have in common: counts are those of all workers."""
+    """A backend whose sessions are counted over all workers, in a worker or in the control process."""
 
     def __init__(
         self,
-        settings: config.Backend,
-        connectors: ServerContexts,
+        backend: config.Backend,
+        server_contexts: ServerContexts,
         log: Log,
-        chance: RandomSource,
+        random: RandomSource,
         *,
-        share: BackendCounters,
-        ring: WakeWorker,
+        counters: BackendCounters,
+        wake_worker: WakeWorker,
     ) -> None:
-        self._counters = share
-        servers = make_servers(settings, connectors, SharedBackendServer)
-        for server, counters in zip(servers, share.servers, strict=True):
+        self._counters = counters
+        servers = make_servers(backend, server_contexts, SharedBackendServer)
+        for server, own in zip(servers, counters.servers, strict=True):
             assert isinstance(server, SharedBackendServer)  # noqa: S101 - made above
-            server.counters = counters
+            server.counters = own
         order = SharedTurnOrder(
-            servers, share, clock=time.monotonic_ns, wake_worker=ring, queue_timeout=settings.timeouts.queue
-        )
-        super().__init__(settings, connectors, log, pool=make_pool(settings, servers, chance, order))
-        self.numbers = {server: number for number, server in enumerate(self.servers)}
+            servers, counters, clock=time.monotonic_ns, wake_worker=wake_worker,
+            queue_timeout=backend.timeouts.queue,
+        )  # fmt: skip
+        super().__init__(backend, server_contexts, log, pool=make_pool(backend, servers, random, order))
+        self._indexes = {server: index for index, server in enumerate(self.servers)}
 
     @property
     def sessions(self) -> int:
-        """Those of all workers."""
+        """The sessions of all workers that have a server here or wait for one."""
         return self._counters.sessions.total
 
     @sessions.setter
     def sessions(self, value: int) -> None:
-        """Nobody sets what several count; there are none at first."""
+        """Ignore the initial value that the base class sets. The shared counters begin at 0."""
 
     def add_sessions(self, number: int) -> None:
-        """So many sessions more here, or fewer."""
+        """Count sessions of this worker in, or out if negative."""
         self._counters.sessions.add(number)
+
+    def key(self, server: BackendServer) -> tuple[str, int]:
+        """Return what identifies a server in messages: the name of its backend, and its index."""
+        return self.name, self._indexes[server]
+
+    def snapshot(self, server: BackendServer) -> IndexedSnapshot:
+        """Return the state of a server, to be sent to another process."""
+        return IndexedSnapshot(*self.key(server), ServerSnapshot.capture(server, trio.current_time()))
 
 
 class WorkerBackend(SharedBackend):
-    """``report`` takes messages for control, ``learned`` what clients have which servers."""
+    """A backend in a worker. It sends the control process what its sessions find out.
+
+    Args:
+        send: Sends a message to the control process.
+        stick_sync: Collects new entries of the stick table for the other processes.
+    """
 
     def __init__(
         self,
-        settings: config.Backend,
-        connectors: ServerContexts,
+        backend: config.Backend,
+        server_contexts: ServerContexts,
         log: Log,
-        chance: RandomSource,
+        random: RandomSource,
         *,
-        share: BackendCounters,
-        ring: WakeWorker,
-        report: Callable[[Message], object],
-        learned: StickSync,
+        counters: BackendCounters,
+        wake_worker: WakeWorker,
+        send: Callable[[Message], object],
+        stick_sync: StickSync,
     ) -> None:
-        super().__init__(settings, connectors, log, chance, share=share, ring=ring)
-        self._report = report
-        self._learned = learned
-        for server, mine in zip(self.servers, share.servers, strict=True):
+        super().__init__(backend, server_contexts, log, random, counters=counters, wake_worker=wake_worker)
+        self._send = send
+        self._stick_sync = stick_sync
+        for server, own in zip(self.servers, counters.servers, strict=True):
             if server.passive_health is not None:
-                server.passive_health = ReportedPassiveHealth(limit=0, tally=mine.connected)
+                server.passive_health = ReportedPassiveHealth(limit=0, tally=own.connected)
 
     def on_connected(self, server: BackendServer, key: int | None) -> None:
-        """As in Backend; the other workers know it soon."""
+        """Count a session that was connected, and share the new stick entry."""
         super().on_connected(server, key)
         if key is not None and server.config.stick is not None:
-            self._learned.add(self.name, [(key, self.numbers[server])])
+            self._stick_sync.add(self.name, [(key, self._indexes[server])])
 
-    def on_connect_failed(self, server: BackendServer, caller: ClientInfo, why: str) -> None:
-        """As in Backend; what it means is found out by control."""
+    def on_connect_failed(self, server: BackendServer, client_info: ClientInfo, reason: str) -> None:
+        """Count a failed session, and send the failure if it may bring the server down."""
         server.counts.connect_errors += 1
         if server.passive_health is not None and server.accepts_persistent:
-            self._report({
-                "failed": self.name, "server": self.numbers[server], "host": caller.host, "why": printable(why)
-            })  # fmt: skip
+            self._send(ConnectFailure(*self.key(server), client_info.host, excerpt(reason)))
 
     def serve_queue(self) -> None:
-        """Give places to those who wait here, if it is their turn."""
+        """Give free slots to the waiters of this worker, as far as no other worker's have waited longer."""
         if self.pool.has_waiters:
             self.pool.serve_queues()
 
     @property
     def has_waiters(self) -> bool:
-        """Does anybody wait here?"""
+        """Whether a session of this worker waits in the queue."""
         return self.pool.has_waiters
 
 
+class Publisher(Protocol):
+    """Sends workers what the control process finds out; see `ChangePublisher`."""
+
+    def publish_update(self, backend: ControlBackend, server: BackendServer) -> None: ...
+
+    def publish_change(
+        self,
+        backend: ControlBackend,
+        change: StateChange[BackendServer],
+        event: Event,
+        outcome: CheckOutcome | None,
+    ) -> None: ...
+
+
 class ControlBackend(SharedBackend):
-    """``tell`` passes on what is known of a server; ``say_change`` has a change said when all workers have taken it up."""
+    """A backend in the control process, without sessions. It publishes each change of a server."""
 
     def __init__(
         self,
-        settings: config.Backend,
-        connectors: ServerContexts,
+        backend: config.Backend,
+        server_contexts: ServerContexts,
         log: Log,
-        chance: RandomSource,
+        random: RandomSource,
         *,
-        share: BackendCounters,
-        tell: Callable[[ControlBackend, BackendServer], None],
-        say_change: Callable[[ControlBackend, StateChange[BackendServer], Event, CheckOutcome | None], None],
+        counters: BackendCounters,
+        publisher: Publisher,
     ) -> None:
-        super().__init__(settings, connectors, log, chance, share=share, ring=lambda _: None)
-        self._tell_workers = tell
-        self._say_change = say_change
-        self._published: dict[BackendServer, object] = {}
-        for server, theirs in zip(self.servers, share.servers, strict=True):
+        super().__init__(backend, server_contexts, log, random, counters=counters, wake_worker=lambda _: None)
+        self._publisher = publisher
+        for server, shared in zip(self.servers, counters.servers, strict=True):
             if server.passive_health is not None:
                 own = server.config
                 server.passive_health = SharedPassiveHealth(
-                    own.error_limit, own.error_clients, successes=theirs.connected
+                    own.error_limit, own.error_clients, successes=shared.connected
                 )
 
-    def record_check(self, server: BackendServer, checked: CheckOutcome) -> None:
-        """As in Backend; the workers know it then."""
-        super().record_check(server, checked)
-        self._publish_if_changed(server)
+    def record_check(self, server: BackendServer, outcome: CheckOutcome) -> None:
+        """Take the outcome of a check, and publish what it changes."""
+        super().record_check(server, outcome)
+        self._publisher.publish_update(self, server)
 
     def set_state(self, server: BackendServer, state: AdminState) -> None:
-        """As in Backend; the workers know it then."""
+        """Set the administrative state, and publish it."""
         super().set_state(server, state)
-        self._publish_if_changed(server)
+        self._publisher.publish_update(self, server)
 
     def _addresses_changed(self) -> None:
         super()._addresses_changed()
         for server in self.servers:
-            self._publish_if_changed(server)
-
-    def _publish_if_changed(self, server: BackendServer) -> None:
-        if self.mark_published(server):
-            self._tell_workers(self, server)
-
-    def mark_published(self, server: BackendServer) -> bool:
-        """Is there anything about it that was not told yet? It counts as told then."""
-        essence = ServerSnapshot.capture(server, trio.current_time()).comparable
-        if self._published.get(server) == essence:
-            return False
-        self._published[server] = essence
-        return True
+            self._publisher.publish_update(self, server)
 
     def _on_change(
-        self, change: StateChange[BackendServer], event: Event, checked: CheckOutcome | None
+        self, change: StateChange[BackendServer], event: Event, outcome: CheckOutcome | None
     ) -> None:
         self._apply_change(change)
-        self.mark_published(change.server)
-        self._say_change(self, change, event, checked)
+        self._publisher.publish_change(self, change, event, outcome)
 
     def log_change(
         self,
         change: StateChange[BackendServer],
         event: Event,
-        checked: CheckOutcome | None,
+        outcome: CheckOutcome | None,
         *,
         sessions: int,
         requeued: int,
     ) -> None:
-        """Write the lines of a change: with the sessions that there were, what the workers made of it, and who waits now."""
-        self._event_log.log_change(evolve(change, requeued=requeued), event, checked, sessions)
+        """Log a change that the workers know.
+
+        Args:
+            change: The change.
+            event: Its kind.
+            outcome: The check that caused it, if any.
+            sessions: The sessions that the server had before the change.
+            requeued: The sessions that changed their queue or got a slot, in all workers.
+        """
+        self._event_log.log_change(evolve(change, requeued=requeued), event, outcome, sessions)
+
+
+async def send_snapshots(
+    channel: Channel[Message],
+    backends: Iterable[SharedBackend],
+    wrap: Callable[[tuple[IndexedSnapshot, ...]], Message],
+) -> None:
+    """Send what this process knows of all servers.
+
+    Args:
+        channel: Where to send it. Between the messages there is room for others.
+        backends: The backends of the servers.
+        wrap: Makes a message of some snapshots.
+    """
+    servers = [(backend, server) for backend in backends for server in backend.servers]
+    for part in batched(servers, _SERVERS_PER_BATCH):
+        await channel.wait_for_room()
+        for snapshots in batch_by_size(backend.snapshot(server) for backend, server in part):
+            channel.send_nowait(wrap(snapshots))

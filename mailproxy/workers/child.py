@@ -1,11 +1,10 @@
-"""What the launcher's children do: a worker serves, control controls; each in a trio loop of its own, made after the fork."""
+"""The supervisor's children: set-up after the fork, then a worker or the control process in trio."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
 import socket
-import sys
 from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 
@@ -14,38 +13,50 @@ from attrs import frozen
 
 from mailproxy.certificates.reloader import CertificateReloader
 from mailproxy.config import Config
-from mailproxy.ipc.channel import Channel
-from mailproxy.ipc.shared_memory import Wakeups
+from mailproxy.ipc.wakeups import Wakeups
 from mailproxy.log import Log, Output
 from mailproxy.log.events import DESCRIPTORS_SHORT, Event
 from mailproxy.net.listener import Listener, Slots
 from mailproxy.net.process_name import set_process_name
 from mailproxy.proxy.backend.server import ServerContexts
-from mailproxy.proxy.process import descriptor_shortage, max_sessions, max_sessions_per_process
+from mailproxy.proxy.process import (
+    descriptor_shortage,
+    log_unraisable_errors,
+    max_sessions,
+    max_sessions_per_process,
+)
 from mailproxy.proxy.session.session import seed_session_ids
-from mailproxy.proxy.unraisable import unraisable
-from mailproxy.workers.control import Control, Listening
+from mailproxy.proxy.signals import SIGNALS
+from mailproxy.workers.control.control import Control, ControlSlot, Listening
+from mailproxy.workers.messages import open_channel
 from mailproxy.workers.scoreboard import Scoreboard
-from mailproxy.workers.worker import LOGGED_BY_CONTROL, Worker, WorkerSlot
+from mailproxy.workers.worker import LOGGED_BY_CONTROL, WorkerSlot, build_worker
 
-RENEWED = signal.SIGRTMIN
-"""Tells the launcher that files of TLS were renewed."""
-
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2, signal.SIGUSR1)
+CERTIFICATES_RELOADED = signal.SIGRTMIN
+"""With this signal the control process wakes the supervisor after a reload of TLS files."""
 
 
 @frozen(eq=False)
 class Setup:
-    """What the launcher has opened and loaded, and all children are forked with.
+    """What the supervisor has opened and loaded. All children are forked with it.
 
-    ``reloader`` has the files of TLS as they are in use, None where there are none; ``launcher`` is a descriptor of the
-    launcher's process, which never means another one (pidfd_open(2)).
+    Attributes:
+        config: The configuration.
+        reloader: Has the TLS files as they are in use; None if the configuration names none.
+        server_contexts: TLS towards servers, as it was loaded at the start.
+        supervisor_pidfd: A descriptor of the supervisor's process, which never means another one
+            (pidfd_open(2)).
+        slots: The listeners of each worker.
+        listening: Where the workers listen.
+        outputs: The open log targets.
+        scoreboard: The shared counters.
+        wakeups: Where workers wake each other.
     """
 
     config: Config
     reloader: CertificateReloader | None
-    connectors: ServerContexts
-    launcher: int
+    server_contexts: ServerContexts
+    supervisor_pidfd: int
     slots: Slots
     listening: Sequence[Listening]
     outputs: Sequence[Output]
@@ -53,65 +64,84 @@ class Setup:
     wakeups: Wakeups
 
     @property
-    def connectors_now(self) -> ServerContexts:
-        """TLS towards servers as its files are in use."""
-        return self.connectors if self.reloader is None else self.reloader.store.server_contexts
+    def current_server_contexts(self) -> ServerContexts:
+        """TLS towards servers, as its files are in use now."""
+        return self.server_contexts if self.reloader is None else self.reloader.store.server_contexts
 
 
 def run_worker(setup: Setup, slot: int, end: socket.socket, *, id_epoch: int, is_restart: bool) -> None:
-    """Serve in this slot. ``end`` is that of the line to the launcher; session ids count from ``second``."""
+    """Run the worker of a slot until it is stopped.
+
+    Args:
+        setup: What the supervisor has opened.
+        slot: The slot, from 0.
+        end: The worker's end of the channel to the supervisor.
+        id_epoch: A second since 1970, different for each worker of this slot. Session ids count from it.
+        is_restart: Whether the worker replaces another one.
+    """
     log = _init_child(setup, f"worker {slot + 1}", suppressed=LOGGED_BY_CONTROL, is_restart=is_restart)
     for other, listeners in enumerate(setup.slots):
         if other != slot:
-            _close_own(listeners)
+            _close_listeners_of_slot(listeners)
     seed_session_ids(id_epoch, slot, len(setup.slots))
-    worker = Worker(
+    worker = build_worker(
         setup.config,
         [listener.for_worker() for listener in setup.slots[slot]],
-        setup.connectors_now,
+        setup.current_server_contexts,
         reloader=setup.reloader,
         log=log,
         max_sessions=max_sessions(setup.config),
-        place=WorkerSlot(
+        slot=WorkerSlot(
             slot=slot,
             counters=setup.scoreboard.counters(slot),
             wakeups=setup.wakeups,
-            supervisor=Channel(end),
-            most_sessions=max_sessions_per_process(),
+            supervisor=open_channel(end, log),
+            max_sessions=max_sessions_per_process(),
             is_restart=is_restart,
         ),
     )
-    trio.run(worker.work)
+    trio.run(worker.run)
 
 
 def run_control(setup: Setup, end: socket.socket, *, running: int, is_restart: bool) -> None:
-    """Control the workers, of which so many are ``running`` already."""
+    """Run the control process until the last worker is gone.
+
+    Args:
+        setup: What the supervisor has opened.
+        end: The control process's end of the channel to the supervisor.
+        running: The number of workers that serve already.
+        is_restart: Whether this one replaces another control process.
+    """
     log = _init_child(setup, "control", suppressed=(), is_restart=is_restart)
-    made = Control(
+    control = Control(
         setup.config,
         setup.listening,
-        setup.connectors_now,
+        setup.current_server_contexts,
         reloader=setup.reloader,
         log=log,
-        shares=setup.scoreboard.counters(setup.scoreboard.control),
-        launcher=Channel(end),
-        ring_launcher=partial(_ring, setup.launcher),
-        workers=len(setup.slots),
-        running=running,
+        slot=ControlSlot(
+            counters=setup.scoreboard.counters(setup.scoreboard.control),
+            supervisor=open_channel(end, log),
+            wake_supervisor=partial(_wake_supervisor, setup.supervisor_pidfd),
+            workers=len(setup.slots),
+            running=running,
+        ),
     )
     for listeners in setup.slots:
-        _close_own(listeners)
+        _close_listeners_of_slot(listeners)
     for listener in setup.slots[0]:
         listener.socket.close()
     if not is_restart and (shortage := descriptor_shortage(setup.config)) is not None:
         log.event(DESCRIPTORS_SHORT, f"process.max_sessions: {shortage}")
-    trio.run(made.run)
+    trio.run(control.run)
 
 
 def _init_child(setup: Setup, name: str, *, suppressed: Collection[Event], is_restart: bool) -> Log:
-    """Become a child: signals are the launcher's business, also those that a terminal sends to all.
+    """Set up a child right after the fork, and return its log.
 
-    ``is_late``: others were there before, and the log may have been rotated since the launcher opened it.
+    Signals are the supervisor's business, also those that a terminal sends to the whole process group. A
+    child that replaces another one opens the log files again, since they may have been rotated since the
+    supervisor opened them.
     """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -120,17 +150,17 @@ def _init_child(setup: Setup, name: str, *, suppressed: Collection[Event], is_re
     log = Log(setup.outputs, suppressed=suppressed)
     if is_restart:
         log.reopen(quietly=True)
-    sys.unraisablehook = partial(unraisable, log)
+    log_unraisable_errors(log)
     return log
 
 
-def _ring(launcher: int) -> None:
-    with contextlib.suppress(OSError):  # it is gone, which control notices otherwise
-        signal.pidfd_send_signal(launcher, RENEWED)
+def _wake_supervisor(pidfd: int) -> None:
+    with contextlib.suppress(OSError):  # the supervisor is gone: the channel to it tells the control process
+        signal.pidfd_send_signal(pidfd, CERTIFICATES_RELOADED)
 
 
-def _close_own(listeners: Iterable[Listener]) -> None:
-    """Close the sockets that are of one slot alone, in this process."""
+def _close_listeners_of_slot(listeners: Iterable[Listener]) -> None:
+    """Close, in this process, the sockets that belong to one slot alone."""
     for listener in listeners:
         if listener.is_of_slot:
             listener.socket.close()

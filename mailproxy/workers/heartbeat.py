@@ -1,4 +1,4 @@
-"""The heartbeat of a process among several: its loop counts on the board, where the launcher sees whether it goes on."""
+"""The heartbeat of a child: its trio loop counts on the scoreboard, where the watchdog reads it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from mailproxy.pool import SharedCounter
 _BEAT_S = 1.0
 
 
-async def beat(count: SharedCounter) -> None:
+async def beat(counter: SharedCounter) -> None:
     """Count up every second until cancelled."""
     while True:
-        count.add(1)
+        counter.add(1)
         await trio.sleep(_BEAT_S)

@@ -1,14 +1,16 @@
-"""The board: which cell of the shared memory is what. A row for each worker, a column for each count.
+"""The scoreboard: the layout of the shared memory. A row for each process, a column for each counter.
 
-A configuration has a board of its own, made before its workers are forked.
+It belongs to one configuration, and is made before the workers are forked. A process writes only its own row,
+with one exception: the supervisor writes ``renewed`` in the row of the control process.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
-from attrs import frozen
+from attrs import field, frozen
 
 from mailproxy.config import Backend, Config, Frontend
 from mailproxy.ipc.shared_memory import SharedMemory, SharedWords
@@ -24,20 +26,25 @@ from mailproxy.pool import (
     words_for,
 )
 
-_OF_PROCESS = 7  # as LimitShare has them, and the others of Shares
-_OF_FRONTEND = 3  # as LimitShare has them
-_OF_BACKEND = 3  # as BackendShare has them
-_OF_SERVER = 4  # as ServerShare has them
-_SESSION_CLIENTS_MAX = 2**17  # of a worker: 4 MB for each frontend, of which only what is used takes memory
+# Clients with open sessions in one worker. 4 MB for each frontend, of which the kernel provides only the
+# pages in use.
+_SESSION_CLIENTS_MAX = 2**17
 _SECRET_BYTES = 16
 
 
-@frozen(eq=False)
+@frozen(eq=False, kw_only=True)
 class ProcessCounters:
-    """What one process has on the board.
+    """The counters in the row of one process. Most of them can be read over all rows, too.
 
-    ``ready``: whether it has been said that the proxy is ready; ``beat``: see ``heartbeat``. ``renewals`` are those of
-    files that control has found, ``renewed`` how many of them the launcher has taken up, in the same row.
+    Attributes:
+        process: Sessions of the process.
+        ready: 1 in the row of the control process once it has logged that the proxy is ready.
+        beat: The heartbeat.
+        renewals: How often the control process has reloaded TLS files.
+        renewed: How many of these reloads the supervisor has followed.
+        frontends: Sessions of each frontend, by name.
+        backends: Sessions of each backend and its servers, by name.
+        clients: Tables of clients for each frontend that limits them; empty for the control process.
     """
 
     process: LimitCounters
@@ -47,86 +54,110 @@ class ProcessCounters:
     renewed: SharedCounter
     frontends: Mapping[str, LimitCounters]
     backends: Mapping[str, BackendCounters]
-    clients: Mapping[str, ClientTables]
+    clients: Mapping[str, ClientTables] = field(factory=dict)
 
 
 class Scoreboard:
-    """The shared counts of ``workers``. Control has a row of its own behind theirs.
+    """The shared memory of all processes.
 
-    Limits per client have tables beside them. ``most_sessions`` is what one worker takes at most.
+    Args:
+        config: The configuration.
+        workers: The number of workers. The control process has the row behind theirs.
+        max_sessions_per_worker: The sessions that one worker can have, which the size of the client tables
+            depends on.
+
+    Attributes:
+        control: The row of the control process.
     """
 
-    def __init__(self, config: Config, workers: int, *, most_sessions: int) -> None:
-        servers = sum(len(backend.servers) for backend in config.backends.values())
-        columns = (
-            _OF_PROCESS + _OF_FRONTEND * len(config.frontends) + _OF_BACKEND * len(config.backends)
-            + _OF_SERVER * servers
-        )  # fmt: skip
+    def __init__(self, config: Config, workers: int, *, max_sessions_per_worker: int) -> None:
         self._config = config
         self.control = workers
-        self._cells = SharedMemory(workers + 1, columns)
+        self._memory = SharedMemory(workers + 1, _count_columns(config))
         self._tables = {
-            name: _Tables(frontend, workers, most_sessions)
+            name: _FrontendTables(frontend, workers, max_sessions_per_worker)
             for name, frontend in config.frontends.items()
             if frontend.limits_clients
         }
 
     def counters(self, row: int) -> ProcessCounters:
-        """What the process of this row writes, and all read."""
-        columns = iter(range(2**62))
-
-        def tally() -> SharedCounter:
-            return SharedCounter(self._cells.column(next(columns)), row)
-
-        def backend(settings: Backend) -> BackendCounters:
-            sessions, waiting, first = tally(), tally(), tally()
-            servers = tuple(ServerCounters(tally(), tally(), tally(), tally()) for _ in settings.servers)
-            return BackendCounters(sessions, waiting, first, servers)
-
-        process, ready = LimitCounters(tally(), tally(), tally()), tally()
-        beat, renewals, renewed = tally(), tally(), tally()
-        frontends = {name: LimitCounters(tally(), tally(), tally()) for name in self._config.frontends}
-        backends = {name: backend(settings) for name, settings in self._config.backends.items()}
+        """Return the counters of the process that writes this row."""
+        columns = itertools.count()
         clients = {
             name: tables.published(row) for name, tables in self._tables.items() if row != self.control
         }
-        return ProcessCounters(process, ready, beat, renewals, renewed, frontends, backends, clients)
+        return _lay_out(self._config, lambda: SharedCounter(self._memory.column(next(columns)), row), clients)
 
     @property
     def is_ready(self) -> bool:
-        """Whether all workers have listened at once, as control has noted."""
+        """Whether all workers have listened at the same time, as the control process has marked it."""
         return bool(self.counters(self.control).ready.local)
 
     def clear(self, slot: int) -> int:
-        """Forget a worker that is gone; how many sessions it had."""
+        """Set the row of a worker that has exited to 0, and return how many sessions it had."""
         sessions = self.counters(slot).process.sessions.local
-        self._cells.clear(slot)
+        self._memory.clear(slot)
         for tables in self._tables.values():
             tables.words.clear(slot)
         return sessions
 
 
-class _Tables:
-    """The tables of one frontend: a row for each worker, with its sessions and its rates. Small where there is no limit."""
+def _lay_out(
+    config: Config, new_counter: Callable[[], SharedCounter], clients: Mapping[str, ClientTables]
+) -> ProcessCounters:
+    """Call ``new_counter`` for each counter of a process, always in the same order."""
 
-    def __init__(self, frontend: Frontend, workers: int, most_sessions: int) -> None:
-        most = min(most_sessions, _SESSION_CLIENTS_MAX, frontend.max_sessions or most_sessions)
+    def limit() -> LimitCounters:
+        return LimitCounters(new_counter(), new_counter(), new_counter())
+
+    def server() -> ServerCounters:
+        return ServerCounters(new_counter(), new_counter(), new_counter(), new_counter())
+
+    def backend(table: Backend) -> BackendCounters:
+        return BackendCounters(
+            new_counter(), new_counter(), new_counter(), tuple(server() for _ in table.servers)
+        )
+
+    return ProcessCounters(
+        process=limit(),
+        ready=new_counter(),
+        beat=new_counter(),
+        renewals=new_counter(),
+        renewed=new_counter(),
+        frontends={name: limit() for name in config.frontends},
+        backends={name: backend(table) for name, table in config.backends.items()},
+        clients=clients,
+    )
+
+
+def _count_columns(config: Config) -> int:
+    columns = itertools.count()
+    _lay_out(config, lambda: SharedCounter((next(columns),), 0), {})  # type: ignore[arg-type]  # never written
+    return next(columns)
+
+
+class _FrontendTables:
+    """The client tables of one frontend, a row for each worker: sessions, then rates."""
+
+    def __init__(self, frontend: Frontend, workers: int, max_sessions: int) -> None:
+        clients = min(max_sessions, _SESSION_CLIENTS_MAX, frontend.max_sessions or max_sessions)
         self._workers = workers
-        self._sessions = words_for(most if frontend.max_sessions_per_client else 0)
+        self._session_words = words_for(clients if frontend.max_sessions_per_client else 0)
         self._secret = os.urandom(_SECRET_BYTES)
-        rates = words_for(RATE_CLIENTS_MAX if frontend.max_session_rate_per_client is not None else 0)
-        self.words = SharedWords(workers, self._sessions + rates)
+        has_rates = frontend.max_session_rate_per_client is not None
+        rate_words = words_for(RATE_CLIENTS_MAX if has_rates else 0)
+        self.words = SharedWords(workers, self._session_words + rate_words)
 
     def published(self, row: int) -> ClientTables:
-        """The tables as the worker of this row uses them."""
-        sessions, rates = zip(*self._each(), strict=True)
+        """Return the tables as the worker of this row uses them."""
+        sessions, rates = zip(*self._rows(), strict=True)
         return ClientTables(_seen_by(row, sessions), _seen_by(row, rates), self._secret)
 
-    def _each(self) -> Iterator[tuple[CountTable, CountTable]]:
+    def _rows(self) -> Iterator[tuple[CountTable, CountTable]]:
         for row in range(self._workers):
             words = self.words.row(row)
-            yield CountTable(words[: self._sessions]), CountTable(words[self._sessions :])
+            yield CountTable(words[: self._session_words]), CountTable(words[self._session_words :])
 
 
 def _seen_by(row: int, tables: tuple[CountTable, ...]) -> Published:
-    return Published(tables[row], tuple(each for number, each in enumerate(tables) if number != row))
+    return Published(tables[row], tuple(table for other, table in enumerate(tables) if other != row))

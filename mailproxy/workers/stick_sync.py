@@ -1,73 +1,64 @@
-"""Which clients have which servers, passed on to other processes in batches."""
+"""Stick tables in several processes: new entries in batches, the whole table for a new process."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator
 
 import trio
 
-from mailproxy.ipc.channel import Message
 from mailproxy.proxy.backend.backend import Backend
+from mailproxy.workers.messages import AgedStickEntries, StickEntries, StickTablePart, StickUpdates, batched
 
-_BATCH_S = 0.02  # twice, by way of control: in far less than a tenth of a second everybody knows
+# A worker batches, and so does the control process: all workers know an entry in far less than 0.1 s.
+_BATCH_S = 0.02
 _ENTRIES_MAX = 500  # of a message
 
 
-Entry = TypeVar("Entry")
-
-
 class StickSync:
-    """Entries that others do not know yet; the last server of a client counts."""
+    """Collects entries that the other processes do not know yet, the latest one for each client."""
 
     def __init__(self) -> None:
         self._entries: dict[str, dict[int, int]] = {}
         self._wake = trio.Event()
 
     def add(self, backend: str, entries: Iterable[tuple[int, int]]) -> None:
-        """Clients, as keys of the stick table, have servers, as their numbers."""
+        """Add entries of a backend's stick table: client keys with indexes of servers."""
         self._entries.setdefault(backend, {}).update(entries)
         self._wake.set()
 
-    async def run(self, say: Callable[[Message], object]) -> None:
-        """Pass on until cancelled."""
+    async def run(self, send: Callable[[StickUpdates], object]) -> None:
+        """Send what is collected, every 0.02 s at most, until cancelled."""
         while True:
             await self._wake.wait()
             await trio.sleep(_BATCH_S)
             self._wake = trio.Event()
-            entries, self._entries = self._entries, {}
-            for backend, found in entries.items():
-                for some in batched(list(found.items())):
-                    say({"learned": backend, "entries": some})
+            collected, self._entries = self._entries, {}
+            for backend, entries in collected.items():
+                for part in batched(tuple(entries.items()), _ENTRIES_MAX):
+                    send(StickUpdates(backend, tuple(part)))
 
 
-def batched(entries: Sequence[Entry], most: int = _ENTRIES_MAX) -> Iterator[Sequence[Entry]]:
-    """As many as a message holds at a time."""
-    for start in range(0, len(entries), most):
-        yield entries[start : start + most]
+def apply_updates(backend: Backend, entries: StickEntries) -> None:
+    """Store new entries that another process has sent."""
+    now = trio.current_time()
+    for key, index in entries:
+        backend.pool.store(key, backend.servers[index], now)
 
 
-def dump_table(backend: Backend) -> Iterator[Message]:
-    """All that the stick table of a backend has, in messages."""
+def dump_table(backend: Backend) -> Iterator[StickTablePart]:
+    """Yield the stick table of a backend; nothing if it has none."""
     stick, now = backend.pool.stick, trio.current_time()
     if stick is not None:
-        # Clocks of processes differ: what has so long to live is understood by all.
-        entries = [(key, number, round((until - now) * 1000)) for key, number, until in stick.entries()]
-        for some in batched(entries):
-            yield {"recall": backend.name, "entries": some}
+        # Clocks of processes differ, so each entry has the milliseconds that are left.
+        entries = [(key, index, round((until - now) * 1000)) for key, index, until in stick.entries()]
+        for part in batched(entries, _ENTRIES_MAX):
+            yield StickTablePart(backend.name, tuple(part))
 
 
-def apply_updates(backend: Backend, entries: Iterable[tuple[int, int]]) -> None:
-    """Take over what another process has learned just now."""
-    now = trio.current_time()
-    for key, number in entries:
-        backend.pool.store(key, backend.servers[number], now)
-
-
-def load_table(backend: Backend, entries: Iterable[tuple[int, int, int]]) -> None:
-    """Take over a part of another process's table; what has been learned since it was written down counts more."""
+def load_table(backend: Backend, entries: AgedStickEntries) -> None:
+    """Store entries of another process's table. Entries that are here already are newer, and stay."""
     stick, now = backend.pool.stick, trio.current_time()
     if stick is not None:
         stick.restore(
-            (key, number, now + left / 1000) for key, number, left in entries if left > 0 and key not in stick
+            (key, index, now + left / 1000) for key, index, left in entries if left > 0 and key not in stick
         )

@@ -1,29 +1,35 @@
-"""The launcher's watchdog: a child whose loop has stopped is found by its heartbeat on the board, and killed.
+"""The supervisor's watchdog: it finds a child whose trio loop has stopped by its heartbeat.
 
-Looks are counted, not seconds: where the launcher itself was stopped, or the machine suspended, or so busy that the
-launcher comes late, no more than one look is counted for that time.
+It counts its checks, not seconds. If the supervisor itself was stopped, the machine was suspended, or the
+supervisor comes late because the machine is busy, all of that time counts as one check at most.
 """
 
 from __future__ import annotations
 
 from attrs import define
 
-LOOK_S = 1.0
-_HUNG_LOOKS = 7  # a loop counts once a second, so that this many looks without a beat are no matter of load
-_STARTING_LOOKS = 60  # until the first beat: a large configuration takes its time
+CHECK_INTERVAL_S = 1.0
+# A loop counts once a second, so load alone does not explain this many checks without a beat.
+_HUNG_CHECKS = 7
+_STARTING_CHECKS = 60  # until the first beat, since a large configuration takes time
 
 
 @define
 class Pulse:
-    """What looks at one child have found. ``silent``: the number of looks since its last beat."""
+    """The heartbeat of one child.
+
+    Attributes:
+        beats: Its count at the last check.
+        silent_checks: The number of checks since the count last changed.
+    """
 
     beats: int = 0
-    silent: int = 0
+    silent_checks: int = 0
 
-    def look(self, beats: int) -> bool:
-        """Whether the child hangs; to be called every ``LOOK_S`` seconds with the count of its beats."""
+    def check(self, beats: int) -> bool:
+        """Return True if the child hangs. Call it every ``CHECK_INTERVAL_S`` with its count of beats."""
         if beats != self.beats:
-            self.beats, self.silent = beats, 0
+            self.beats, self.silent_checks = beats, 0
             return False
-        self.silent += 1
-        return self.silent >= (_HUNG_LOOKS if beats else _STARTING_LOOKS)
+        self.silent_checks += 1
+        return self.silent_checks >= (_HUNG_CHECKS if beats else _STARTING_CHECKS)

@@ -85,8 +85,8 @@ def test_proxy_headers_from_everybody(everybody: list[str]) -> None:
     ]
     assert advice_for(startup_config(frontends__imap__bind=binds)) == [
         (
-            "frontends.imap.bind[1].accept_proxy: is everybody, and who may send a PROXY header may take any address: give "
-            "the networks of your proxies"
+            "frontends.imap.bind[1].accept_proxy: allows every address, so that any client can claim any address in a "
+            "PROXY header: give the networks of your proxies"
         )
     ]
 
@@ -147,8 +147,8 @@ def told_of_tls(address: str, **changes: Any) -> mailproxy.Config:
 def test_tls_that_a_server_believes_in_and_that_goes_on_in_clear(address: str) -> None:
     assert advice_for(told_of_tls(address)) == [
         (
-            f"backends.dovecot.servers[1]: {address} is told of the client's TLS in clear text, and believes that the "
-            "connection is safe: give the backend tls"
+            f"backends.dovecot.servers[1]: {address} receives the client's TLS facts in clear text, and takes the "
+            "connection for secure: give the backend tls"
         )
     ]
 
@@ -231,7 +231,7 @@ def test_ended_tls_goes_on_as_tls_to_a_tls_port(throw_away_ca: ThrowAwayCA) -> N
 
 def test_tls_to_a_port_that_begins_in_clear_text() -> None:
     assert advice_for(startup_config(backends__dovecot__tls={})) == [
-        "backends.dovecot.servers[0]: port 143 speaks clear text first, and tls is given: take away tls, or give the port that speaks TLS"
+        "backends.dovecot.servers[0]: port 143 speaks clear text first, and tls is given: remove tls, or give the port that speaks TLS"
     ]
 
 
@@ -291,7 +291,7 @@ def test_tls_that_passes_through_into_tls(throw_away_ca: ThrowAwayCA) -> None:
 def test_a_route_behind_one_that_asks_for_nothing() -> None:
     routes = [{"backend": "dovecot"}, {"client": ["192.0.2.0/24"], "reject": True}]
     (line,) = advice_for(startup_config(frontends__imap__routes=routes))
-    assert line.startswith("frontends.imap.routes[0]: asks for nothing")
+    assert line.startswith("frontends.imap.routes[0]: has no condition")
 
 
 @pytest.mark.parametrize(
@@ -300,7 +300,7 @@ def test_a_route_behind_one_that_asks_for_nothing() -> None:
 )
 def test_tls_facts_in_clear_text_by_another_way(told: dict[str, Any]) -> None:
     (line,) = advice_for(startup_config(backends__dovecot={"servers": ["192.0.2.1:143"], **told}))
-    assert "is told of the client's TLS in clear text" in line
+    assert "receives the client's TLS facts in clear text" in line
 
 
 @pytest.mark.parametrize(
@@ -394,7 +394,7 @@ def test_two_ports_of_one_host_are_two_servers() -> None:
 
 def test_a_stick_table_without_room() -> None:
     assert advice_for(startup_config(backends__dovecot__stick={"size": 0})) == [
-        'backends.dovecot.stick.size: has room for nobody, so no client sticks: give a size such as "200k"'
+        'backends.dovecot.stick.size: has room for no entry, so no client sticks: give a size such as "200k"'
     ]
 
 
@@ -414,7 +414,7 @@ def test_the_first_server_that_is_never_full(bounds: tuple[int, ...], is_said: b
     ]
     line = (
         'backends.dovecot.balance: "first" fills a server up before it takes the next: give servers max_sessions, or '
-        "nobody goes past the first"
+        "the first takes all sessions"
     )
     config = startup_config(backends__dovecot__servers=servers, backends__dovecot__balance="first")
     assert advice_for(config) == ([line] if is_said else [])
@@ -534,7 +534,7 @@ def test_a_key_that_everybody_can_read_is_said_once(throw_away_ca: ThrowAwayCA, 
         frontends__imap__tls={"certificates": [str(file), str(file)]},
     )
     assert advice_for(config) == [
-        f"frontends.imap.tls.certificates[0]: {file}: everybody can read this private key: chmod o-r"
+        f"frontends.imap.tls.certificates[0]: {file}: every user can read this private key: chmod o-r"
     ]
 
 
@@ -652,7 +652,7 @@ def test_a_frontend_whose_routes_lead_somewhere_needs_no_backend() -> None:
 
 def test_a_backend_that_nobody_leads_to() -> None:
     assert advice_for(startup_config(backends__spare={"servers": ["192.0.2.9:143"]})) == [
-        "backends.spare: no frontend leads here"
+        "backends.spare: no frontend uses it"
     ]
 
 
@@ -711,7 +711,7 @@ def test_more_sessions_than_the_descriptors_of_all_workers(
 def test_more_workers_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     assert advice_for(startup_config(process__workers=3)) == [
-        "process.workers: 3 workers for 2 cores take turns: more of them than cores make nothing faster"
+        "process.workers: 3 workers share 2 cores: more workers than cores make nothing faster"
     ]
 
 

@@ -43,7 +43,7 @@ def test_advice_and_summary_go_to_standard_output() -> None:
     result = check(ADVISED)
     assert (result.returncode, result.stderr) == (0, "")
     *advice, summary = result.stdout.splitlines()
-    assert advice[0] == "-:6:10: advice: backends.spare: no frontend leads here"
+    assert advice[0] == "-:6:10: advice: backends.spare: no frontend uses it"
     assert advice[1].startswith("-:6:27: advice: backends.spare.servers[0] (s1): port 143")
     assert summary == "-: fine: 1 bind, 2 servers, 3 pieces of advice"
 

@@ -314,7 +314,7 @@ async def test_a_server_that_does_not_answer(bench: Bench) -> None:
         (
             collect(GREETING),
             '{ type = "imap", tls = true }',
-            "the port speaks clear text first: take tls away, or give the port that speaks TLS",
+            "the port speaks clear text first: remove tls, or give the port that speaks TLS",
         ),
         (stay_silent(), '{ type = "imap", timeout = "300ms" }', SILENT),
     ],

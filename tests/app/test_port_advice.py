@@ -9,14 +9,14 @@ import pytest
 import tomli
 
 import mailproxy
-from mailproxy.app.port_advice import about_ports
+from mailproxy.app.port_advice import advise_on_ports
 from mailproxy.config import load
 
 ROOT = Path(__file__).parents[2]
 
 
 def advice(text: str) -> list[str]:
-    return [str(fault) for fault in about_ports(mailproxy.from_mapping(tomli.loads(text)))]
+    return [str(fault) for fault in advise_on_ports(mailproxy.from_mapping(tomli.loads(text)))]
 
 
 def one(bind: str, server: str, mode: str = "forward", protocol: str = "imap", more: str = "") -> list[str]:
@@ -225,5 +225,5 @@ def test_it_is_said_once_for_a_backend() -> None:
 
 @pytest.mark.parametrize("file", sorted((ROOT / "config").glob("*.toml")), ids=lambda file: file.name)
 def test_examples_get_none(file: Path) -> None:
-    faults: list[Any] = list(about_ports(load(file)))
+    faults: list[Any] = list(advise_on_ports(load(file)))
     assert faults == []

@@ -67,7 +67,7 @@ def test_no_file_is_at_odds_with_check(file: Path, tmp_path: Path, throw_away_ca
     known = [
         each
         for each in advice
-        if each.path == "process.user" or "is told of the client's TLS in clear text" in each.fact
+        if each.path == "process.user" or "receives the client's TLS facts in clear text" in each.fact
     ]
     assert advice == known
 

@@ -8,7 +8,7 @@ import pytest
 import tomli
 
 import mailproxy
-from mailproxy.app.advice import _about_loops
+from mailproxy.app.advice import _check_loops
 from mailproxy.app.host_checks import check_loops, is_own_address
 from mailproxy.config.lint.loops import find_loops
 from mailproxy.errors import ConfigError
@@ -126,7 +126,7 @@ def test_a_loop_that_is_not_certain_is_advised_against(
 ) -> None:
     text = whole(with_keys('address = "*:143"', bind), with_keys('address = "127.0.0.1:143"', server), more)
     config = mailproxy.from_mapping(tomli.loads(text))
-    (line,) = _about_loops(config)
+    (line,) = _check_loops(config)
     assert line.fact == LOOP.replace("end:", f"end, {condition}:")
 
 
@@ -136,7 +136,7 @@ def test_a_loop_that_is_not_certain_is_advised_against(
 def test_loop_depends_on_the_header_that_the_bind_expects(address: str, trusted: str) -> None:
     """The proxy's own address towards each kind of server, as the bind sees it."""
     text = whole(f'{{ address = "{address}", accept_proxy = ["{trusted}"] }}', f'"{address}"')
-    (line,) = _about_loops(mailproxy.from_mapping(tomli.loads(text)))
+    (line,) = _check_loops(mailproxy.from_mapping(tomli.loads(text)))
     condition = "if it had send_proxy, for the PROXY header that frontends.f.bind[0] waits for"
     assert line.fact == LOOP.replace("end:", f"end, {condition}:")
 
@@ -148,7 +148,7 @@ def test_loop_through_a_passthrough_bind_depends_on_tls_of_clients() -> None:
         backends.b.servers = ["127.0.0.1:993"]
         backends.c.servers = ["127.0.0.1:143"]
     """
-    facts = [line.fact for line in _about_loops(mailproxy.from_mapping(tomli.loads(text)))]
+    facts = [line.fact for line in _check_loops(mailproxy.from_mapping(tomli.loads(text)))]
     assert any("if clients speak TLS, which frontends.g.bind[0] waits for" in fact for fact in facts)
 
 
@@ -181,7 +181,7 @@ def test_one_server_that_is_two_binds_is_one_loop() -> None:
     config = mailproxy.from_mapping(
         tomli.loads(whole('"*:143", { address = "[::]:1143" }', '{ address = "127.0.0.1", state = "maint" }'))
     )
-    assert [line.path for line in _about_loops(config)] == ["backends.b.servers[0]"]
+    assert [line.path for line in _check_loops(config)] == ["backends.b.servers[0]"]
     found = faults(whole('"*:143", "127.0.0.1:143"', '"127.0.0.1:143"'))
     assert [line for line in found if "come back" in line] == [f"backends.b.servers[0]: {LOOP}"]
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import socket
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
-from mailproxy.ipc.channel import Channel, batch_by_size, channel_pair, try_send
-from mailproxy.ipc.shared_memory import SharedMemory, Wakeups
+from mailproxy.ipc.channel import Channel, channel_pair, try_send
+from mailproxy.ipc.shared_memory import SharedMemory
+from mailproxy.ipc.wakeups import Wakeups
 from tests.support.patience import fail_after_timeout
 
 
@@ -19,7 +23,15 @@ def time_limit(nursery: trio.Nursery) -> None:
     nursery.start_soon(fail_after_timeout)
 
 
-async def heard(line: Channel, count: int) -> list[object]:
+def channel(end: socket.socket, on_drop: Callable[[str], object] = print) -> Channel[Any]:
+    return Channel(end, encode=packet, decode=json.loads, on_drop=on_drop)
+
+
+def packet(message: object) -> bytes:
+    return json.dumps(message).encode()
+
+
+async def heard(line: Channel[Any], count: int) -> list[object]:
     messages: list[object] = []
     for _ in range(count):
         found = await line.receive()
@@ -29,7 +41,7 @@ async def heard(line: Channel, count: int) -> list[object]:
 
 
 async def test_messages_come_in_order_also_when_the_line_is_full(nursery: trio.Nursery) -> None:
-    near, far = map(Channel, channel_pair())
+    near, far = map(channel, channel_pair())
     nursery.start_soon(near.run)
     for number in range(100):
         near.send_nowait({"n": number, "more": "x" * 10_000})
@@ -41,7 +53,7 @@ async def test_messages_come_in_order_also_when_the_line_is_full(nursery: trio.N
 
 
 async def test_what_has_not_gone_out_is_replaced(nursery: trio.Nursery) -> None:
-    near, far = map(Channel, channel_pair())
+    near, far = map(channel, channel_pair())
     near.send_nowait({"state": 1}, replaces="state")
     near.send_nowait({"other": 1})
     near.send_nowait({"state": 2}, replaces="state")
@@ -52,7 +64,7 @@ async def test_what_has_not_gone_out_is_replaced(nursery: trio.Nursery) -> None:
 
 
 async def test_whoever_hears_nothing_does_not_fill_the_memory() -> None:
-    near, far = map(Channel, channel_pair())
+    near, far = map(channel, channel_pair())
     said = [near.send_nowait({"n": number}) for number in range(2100)]
     assert said == [True] * 2000 + [False] * 100
     assert near.send_nowait({"stop": True}, replaces="stop")
@@ -65,7 +77,7 @@ async def test_whoever_hears_nothing_does_not_fill_the_memory() -> None:
 async def test_a_message_that_is_too_long_is_dropped_and_no_other(nursery: trio.Nursery) -> None:
     facts: list[str] = []
     (near_end, far_end), long = channel_pair(), "x" * 300_000
-    near, far = Channel(near_end, dropped=facts.append), Channel(far_end, dropped=facts.append)
+    near, far = channel(near_end, facts.append), channel(far_end, facts.append)
     nursery.start_soon(near.run)
     near.send_nowait({"n": 1, "more": long})
     near.send_nowait({"n": 2})
@@ -76,33 +88,15 @@ async def test_a_message_that_is_too_long_is_dropped_and_no_other(nursery: trio.
     near.flush()
     assert await heard(far, 1) == [{"n": 4}]
     assert facts == [
-        "a message (n, more) of 300017 bytes is too long: not sent",
-        "a message of more than 131072 bytes is too long: not heard",
+        "a message (dict) of 300020 bytes is too long: not sent",
+        "a message of more than 131072 bytes is too long: not received",
     ]
     near.close()
     far.close()
 
 
-async def test_entries_are_told_in_as_many_packets_as_they_need(nursery: trio.Nursery) -> None:
-    entries = [[number, "ü\n\ud800" * (number % 1000)] for number in range(3000)]
-    facts: list[str] = []
-    near_end, far_end = channel_pair()
-    near, far = Channel(near_end, dropped=facts.append), Channel(far_end)
-    nursery.start_soon(near.run)
-    parts = list(batch_by_size(entries))
-    for part in parts:
-        near.send_nowait({"entries": part})
-    found: list[object] = []
-    for message in await heard(far, len(parts)):
-        found += message["entries"]  # type: ignore[index]
-    assert found == entries
-    assert (list(batch_by_size([])), facts) == ([], [])
-    near.close()
-    far.close()
-
-
 async def test_the_other_side_is_gone(nursery: trio.Nursery) -> None:
-    near, far = map(Channel, channel_pair())
+    near, far = map(channel, channel_pair())
     far.close()
     near.send_nowait({"n": 1})
     await near.run()  # it ends
@@ -112,11 +106,11 @@ async def test_the_other_side_is_gone(nursery: trio.Nursery) -> None:
 
 async def test_sockets_go_along() -> None:
     near, far = channel_pair()
-    line = Channel(far)
+    line = channel(far)
     ours, theirs = socket.socketpair()
     with near, ours:
         with theirs:
-            assert try_send(near, {"take": "this"}, theirs)
+            assert try_send(near, packet({"take": "this"}), theirs)
         found = await line.receive()
         assert found is not None
         (taken,) = found.sockets
@@ -124,7 +118,7 @@ async def test_sockets_go_along() -> None:
             ours.send(b"hello")
             assert taken.recv(10) == b"hello"
     line.close()
-    assert not try_send(near, {})
+    assert not try_send(near, packet({}))
 
 
 async def test_cells_are_cleared_by_rows_and_a_bell_is_heard_once() -> None:

@@ -109,10 +109,10 @@ def test_launcher_that_was_stopped_kills_nobody(tmp_path: Path) -> None:
 
 def test_pulse_counts_looks_without_a_beat() -> None:
     pulse = Pulse()
-    assert [pulse.look(beats) for beats in (1, 1, 1, 2, 2)] == [False] * 5
-    assert [pulse.look(2) for _ in range(6)] == [False] * 5 + [True]
+    assert [pulse.check(beats) for beats in (1, 1, 1, 2, 2)] == [False] * 5
+    assert [pulse.check(2) for _ in range(6)] == [False] * 5 + [True]
 
 
 def test_pulse_before_the_first_beat_is_patient() -> None:
     pulse = Pulse()
-    assert [pulse.look(0) for _ in range(60)] == [False] * 59 + [True]
+    assert [pulse.check(0) for _ in range(60)] == [False] * 59 + [True]

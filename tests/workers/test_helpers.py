@@ -42,12 +42,12 @@ def environment(folder: Path, place: str, failures: int = 2) -> dict[str, str]:
     ("place", "helper"),
     [
         ("mailproxy.workers.backend:WorkerBackend.serve_queue", "queue"),
-        ("mailproxy.workers.worker:changed_counters", "counters"),
-        ("mailproxy.workers.stick_sync:batched", "passing on of stick entries"),
-        ("mailproxy.workers.worker:apply_updates", "line to control"),
-        ("mailproxy.workers.control:apply_updates", "line to worker [12]"),
-        ("mailproxy.workers.control:apply_counters", "line to worker [12]"),
-        ("mailproxy.workers.control:Control._wait_for_acks", "lines about servers"),
+        ("mailproxy.workers.control_client:changed_counters", "counters"),
+        ("mailproxy.workers.stick_sync:batched", "stick table sync"),
+        ("mailproxy.workers.control_client:apply_updates", "channel to control"),
+        ("mailproxy.workers.control.control:apply_updates", "channel to worker [12]"),
+        ("mailproxy.workers.control.control:apply_counters", "channel to worker [12]"),
+        ("mailproxy.workers.control.registry:WorkerRegistry.wait_for_acks", "log of server changes"),
     ],
 )
 def test_helper_that_fails_at_first_works_then(tmp_path: Path, place: str, helper: str) -> None:
@@ -80,7 +80,9 @@ def test_helper_that_fails_at_first_works_then(tmp_path: Path, place: str, helpe
 def test_failure_of_a_worker_at_its_start_does_not_keep_it_from_serving(tmp_path: Path) -> None:
     """The look at files that a worker makes which takes another one's place."""
     with greeting_servers("s1") as servers:
-        broken = environment(tmp_path, "mailproxy.workers.worker:Worker._reload", failures=1)
+        broken = environment(
+            tmp_path, "mailproxy.workers.certificates:WorkerCertificates._reload", failures=1
+        )
         with WorkerGroup(configuration(*servers), tmp_path, env=broken) as group:
             assert group.connect_to_worker(1).greeting == "s1"
             group.kill_and_wait("worker 2")

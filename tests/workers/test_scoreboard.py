@@ -18,7 +18,7 @@ CLIENT = 2**63 + 1  # a hash
 
 
 def board(lines: str = LIMITED, workers: int = 3) -> Scoreboard:
-    return Scoreboard(smallest_config(lines), workers, most_sessions=100)
+    return Scoreboard(smallest_config(lines), workers, max_sessions_per_worker=100)
 
 
 def limits(tables: ClientTables) -> ClientLimits:

@@ -9,7 +9,8 @@ import trio
 import trio.testing
 
 from mailproxy.pool import LimitCounters, SharedCounter
-from mailproxy.proxy.limits import SessionLimit, SharedLimit, WorkerLimits
+from mailproxy.proxy.limits import SessionLimit
+from mailproxy.workers.limits import SharedLimit, WorkerLimits
 from tests.support.patience import wait_until
 
 

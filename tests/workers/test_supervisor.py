@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import socket
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -11,60 +10,62 @@ from typing import Any
 
 import pytest
 
-from mailproxy.ipc.channel import Channel, channel_pair, try_send
+from mailproxy.ipc.channel import channel_pair, try_send
 from mailproxy.log import Log, Output
 from mailproxy.log.targets import StreamTarget
 from mailproxy.pool import Counts
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.process import max_sessions, max_sessions_per_process, worker_count
+from mailproxy.workers.control.worker_handle import PendingAcks, WorkerHandle
+from mailproxy.workers.counters import Totals, apply_counters, changed_counters
+from mailproxy.workers.messages import WorkerChannel, decode, open_channel
 from mailproxy.workers.scoreboard import Scoreboard
 from mailproxy.workers.supervisor import Supervisor, _Child
-from mailproxy.workers.worker_handle import (
-    PendingAcks,
-    Totals,
-    WorkerHandle,
-    apply_counters,
-    changed_counters,
-)
 from tests.support.startup_config import startup_config
 
 
 def test_who_keeps_dying_is_replaced_ever_more_slowly() -> None:
-    role, now, pauses = _Child(0, Scoreboard(startup_config(), 2, most_sessions=10).counters(0)), 100.0, []
+    role, now, pauses = (
+        _Child(0, Scoreboard(startup_config(), 2, max_sessions_per_worker=10).counters(0)),
+        100.0,
+        [],
+    )
     for _ in range(9):
-        role.began = now
+        role.started_at = now
         role.on_exit(now + 0.5)
-        pauses.append(round(role.due - (now + 0.5), 3))
-        now = role.due
+        pauses.append(round(role.start_due - (now + 0.5), 3))
+        now = role.start_due
     assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0]
-    role.began = now
+    role.started_at = now
     role.on_exit(now + 5.0)
-    assert role.due == now + 5.0, "it lived long enough"
+    assert role.start_due == now + 5.0, "it lived long enough"
 
 
 def test_a_line_that_cannot_be_handed_over_now_is_later() -> None:
-    setup: Any = SimpleNamespace(slots=[()], scoreboard=Scoreboard(startup_config(), 1, most_sessions=10))
+    setup: Any = SimpleNamespace(
+        slots=[()], scoreboard=Scoreboard(startup_config(), 1, max_sessions_per_worker=10)
+    )
     launcher, (controls, control), (workers, worker) = Supervisor(setup), channel_pair(), channel_pair()
     with controls, control, workers, worker:
-        launcher._look_due = float("inf")  # at heartbeats
+        launcher._check_due = float("inf")  # at heartbeats
         launcher._control.pid, launcher._control.channel = 1, controls
         role = launcher._workers[0]
         role.pid, role.channel = 2, workers
-        while try_send(controls, {"more": "x" * 10_000}):
+        while try_send(controls, b"x" * 10_000):
             pass  # it hangs
-        launcher._start_due()
+        launcher._start_due_children()
         assert not role.is_connected
-        assert 0.0 < launcher._wait() <= 1.0
+        assert 0.0 < launcher._seconds_to_wait() <= 1.0
         with contextlib.suppress(BlockingIOError):
             while control.recv(20_000):
                 pass
-        launcher._start_due()
+        launcher._start_due_children()
         assert not role.is_connected, "not all the time"
         role.connect_due = 0.0
-        launcher._start_due()
+        launcher._start_due_children()
         assert role.is_connected
-        assert json.loads(control.recv(1000)) == {"worker": 0, "pid": 2}
-        assert launcher._wait() > 1.0
+        assert decode(control.recv(1000)) == WorkerChannel(0, 2)
+        assert launcher._seconds_to_wait() > 1.0
 
 
 @pytest.mark.parametrize(("workers", "count"), [(1, 1), (3, 3), ("auto", 2)])
@@ -80,7 +81,8 @@ def test_bounds_are_for_all_workers(workers: object, count: int, monkeypatch: py
 def links() -> Iterator[list[WorkerHandle]]:
     """Two workers, of whose lines nothing is needed."""
     with socket.socket(socket.AF_UNIX) as one, socket.socket(socket.AF_UNIX) as other:
-        yield [WorkerHandle(Channel(one), 0, 0), WorkerHandle(Channel(other), 1, 0)]
+        log = Log([Output(StreamTarget(2))])
+        yield [WorkerHandle(open_channel(one, log), 0, 0), WorkerHandle(open_channel(other, log), 1, 0)]
 
 
 def backends() -> dict[str, Backend]:
@@ -97,14 +99,15 @@ def test_counts_are_those_of_all_and_stay_when_a_worker_is_gone(links: list[Work
     of_control["dovecot"].servers[1].counts.checks = 5
     for message in changed_counters(of_worker.values(), told):
         for link in links:
-            apply_counters(link, message)
+            apply_counters(link.counts, message)
     assert list(changed_counters(of_worker.values(), told)) == [], "it has been told"
+    counts = [link.counts for link in links]
     both = Counts(sessions=6, most_sessions=2, retries=2, checks=5)
-    assert totals.of("dovecot", 1, links) == both
-    assert totals.of("dovecot", 0, links) == Counts()
-    totals.absorb(links.pop())
-    assert totals.of("dovecot", 1, links) == both
-    assert totals.sessions(links) == 6
+    assert totals.of("dovecot", 1, counts) == both
+    assert totals.of("dovecot", 0, counts) == Counts()
+    totals.absorb(counts.pop())
+    assert totals.of("dovecot", 1, counts) == both
+    assert totals.sessions(counts) == 6
 
 
 async def test_who_does_not_answer_in_time_is_not_waited_for_again(links: list[WorkerHandle]) -> None:

@@ -124,7 +124,7 @@ def test_a_look_that_fails_in_a_worker_is_made_again(tmp_path: Path, throw_away_
     context = throw_away_ca.client_context()
     with greeting_servers("s1") as servers:
         text = tls_configuration(configuration(*servers, certificate_interval="100ms"), file)
-        broken = environment(tmp_path, "mailproxy.workers.worker:run_in_thread", failures=1)
+        broken = environment(tmp_path, "mailproxy.workers.certificates:run_in_thread", failures=1)
         with WorkerGroup(text, tmp_path, env=broken) as group:
             first = visit(group, context)[1]
             throw_away_ca.issue("localhost").replace(file)

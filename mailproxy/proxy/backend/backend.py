@@ -11,7 +11,7 @@ from mailproxy.config import Backend as BackendConfig
 from mailproxy.log import Log
 from mailproxy.log.events import SERVER_DOWN, SERVER_STATE, SERVER_UP, Event
 from mailproxy.pool import AdminState, Pool, RandomSource, StateChange, client_key
-from mailproxy.protocol.checks.result import CheckCode, CheckResult, printable
+from mailproxy.protocol.checks.result import CheckCode, CheckResult, excerpt
 from mailproxy.proxy.backend.event_log import ServerEventLog
 from mailproxy.proxy.backend.factory import make_pool, make_servers
 from mailproxy.proxy.backend.resolver import Resolver
@@ -168,7 +168,7 @@ class Backend:
             info = (
                 f"Detected {errors} consecutive errors, last one was: L4 unsuccessful connection ({reason})"
             )
-            result = CheckResult(CheckCode.HANA, printable(info))
+            result = CheckResult(CheckCode.HANA, excerpt(info))
             self.record_check(server, CheckOutcome(result, _NOT_MEASURED_MS))
             if (check := server.config.check) is not None:
                 server.check_soon(check.fast_interval or check.interval)

@@ -14,7 +14,7 @@ from mailproxy.log.events import (
     Event,
 )
 from mailproxy.pool import AdminState, Pool, StateChange
-from mailproxy.protocol.checks.result import printable
+from mailproxy.protocol.checks.result import excerpt
 from mailproxy.proxy.backend.server import BackendServer, CheckOutcome
 from mailproxy.proxy.backend.state_messages import BackendLoad, check_message, state_change_messages
 
@@ -86,7 +86,7 @@ class ServerEventLog:
         repeated = f" ({failures} times since the last such line)" if failures > 1 else ""
         self._log.event(
             CONNECT_FAILED,
-            f"{self._name(server)}: a session could not be connected: {printable(reason)}{repeated}",
+            f"{self._name(server)}: a session could not be connected: {excerpt(reason)}{repeated}",
             backend=self._backend,
             server=server.name,
             reason=reason,

@@ -13,7 +13,7 @@ from mailproxy import config
 from mailproxy.address import ServerAddress, TcpAddress, unmap_ipv4
 from mailproxy.net.dial import Endpoint, Options, Source
 from mailproxy.net.tls.context import Context, make_client_context
-from mailproxy.pool import PassiveHealth, Server, SharedCounter, SharedSessions
+from mailproxy.pool import PassiveHealth, Server
 from mailproxy.protocol.capabilities import Capabilities
 from mailproxy.protocol.checks.result import CheckResult
 from mailproxy.proxy.backend.header_builder import ProxyHeaderBuilder
@@ -139,25 +139,6 @@ class BackendServer(Server):
     def endpoints(self) -> tuple[Endpoint, ...]:
         """The addresses to connect to, in this order. Empty while a host name has none."""
         return self.addresses  # type: ignore[return-value]  # the pool knows them as opaque values
-
-
-class SharedBackendServer(SharedSessions, BackendServer):
-    """A server whose sessions several workers count."""
-
-
-@define
-class ReportedPassiveHealth(PassiveHealth):
-    """What the sessions of this worker tell is put together elsewhere."""
-
-    tally: SharedCounter = field(kw_only=True)
-
-    def record_success(self) -> None:
-        """A session reached the server."""
-        self.tally.add(1)
-
-    def record_failure(self, client: str) -> int:  # noqa: ARG002 - it is reported
-        """Nothing follows from it here."""
-        return 0
 
 
 def tls_name(tls: config.ServerTls | None, address: ServerAddress) -> str | None:

@@ -1,0 +1,57 @@
+"""What the signals of an operator mean. Stated once, for one process and for several.
+
+signal         meaning
+-------------  ---------------------------------------------------------------------------------------------
+SIGTERM        drain: accept no more connections, give sessions ``drain_timeout`` to end, then stop
+SIGTERM again  stop now: close all sessions
+SIGINT         stop now
+SIGHUP         reopen log files, scan certificate files, log whether the configuration file has changed
+SIGUSR2        reopen log files
+SIGUSR1        ignored with a warning, because other proxies give it different meanings
+"""
+
+from __future__ import annotations
+
+import signal
+from enum import Enum, auto
+
+from mailproxy.log import Log
+from mailproxy.log.events import SIGNAL_IGNORED, STOPPING
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2, signal.SIGUSR1)
+"""The signals of an operator."""
+
+
+class SignalAction(Enum):
+    """What to do at a signal."""
+
+    DRAIN = auto()
+    STOP = auto()
+    RELOAD = auto()
+    REOPEN_LOG = auto()
+    IGNORE = auto()
+
+
+_ACTIONS = {
+    signal.SIGTERM: SignalAction.DRAIN,
+    signal.SIGINT: SignalAction.STOP,
+    signal.SIGHUP: SignalAction.RELOAD,
+    signal.SIGUSR2: SignalAction.REOPEN_LOG,
+    signal.SIGUSR1: SignalAction.IGNORE,
+}
+
+
+def signal_action(number: int, *, is_draining: bool) -> SignalAction:
+    """Return what a signal means. ``is_draining``: whether SIGTERM has come before."""
+    action = _ACTIONS[signal.Signals(number)]
+    return SignalAction.STOP if action is SignalAction.DRAIN and is_draining else action
+
+
+def log_ignored(log: Log) -> None:
+    """Log that SIGUSR1 was ignored."""
+    log.event(SIGNAL_IGNORED, "SIGUSR1 means nothing here: SIGUSR2 reopens the log, SIGTERM stops")
+
+
+def log_stopping(log: Log, sessions: int) -> None:
+    """Log that the proxy stops now, with the number of sessions that it closes."""
+    log.event(STOPPING, f"stopping now, {sessions} sessions are closed")

@@ -1,0 +1,9 @@
+"""The control process.
+
+Modules, in reading order:
+    control: the process itself, and which message it handles how.
+    registry: the connected workers; worker_handle is one of them, with the acknowledgements that are missing.
+    publisher: sends changes of servers to the workers, then logs them.
+    signal_handler: what happens at the signals of an operator.
+    reloads: has all processes reload TLS files.
+"""

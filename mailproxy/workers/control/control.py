@@ -1,0 +1,337 @@
+"""The control process: checks servers for all workers, acts on signals, logs what concerns all processes.
+
+It serves no sessions. If it dies, the supervisor starts another one. The new one learns from the workers what
+is known of the servers before it checks them itself, so that the change goes unnoticed.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from random import SystemRandom
+
+import trio
+from attrs import frozen
+
+from mailproxy.certificates.reloader import CertificateReloader
+from mailproxy.certificates.watcher import log_rejected
+from mailproxy.config import Config
+from mailproxy.errors import Fault
+from mailproxy.ipc.channel import Channel, Received
+from mailproxy.log import Log
+from mailproxy.log.events import CONTROL_DIED, READY, STOPPED, WORKER_DIED
+from mailproxy.net.listener import Listener
+from mailproxy.proxy.backend.server import ServerContexts
+from mailproxy.proxy.frontend import log_listening
+from mailproxy.proxy.monitor import ServerMonitor, ports_of
+from mailproxy.proxy.supervise import contained, supervise
+from mailproxy.workers.backend import ControlBackend, send_snapshots
+from mailproxy.workers.control.publisher import ChangePublisher
+from mailproxy.workers.control.registry import WorkerRegistry
+from mailproxy.workers.control.reloads import ReloadBroadcaster
+from mailproxy.workers.control.signal_handler import SignalHandler
+from mailproxy.workers.control.worker_handle import WorkerHandle
+from mailproxy.workers.counters import apply_counters
+from mailproxy.workers.heartbeat import beat
+from mailproxy.workers.messages import (
+    Ack,
+    ConnectFailure,
+    CounterUpdates,
+    IndexedSnapshot,
+    Message,
+    ProcessExit,
+    Ready,
+    Register,
+    ReloadFailed,
+    RequestStickTable,
+    ServerSnapshots,
+    ServerUpdates,
+    SignalReceived,
+    StartServing,
+    StickTableEnd,
+    StickTablePart,
+    StickUpdates,
+    WorkerChannel,
+    open_channel,
+)
+from mailproxy.workers.scoreboard import ProcessCounters
+from mailproxy.workers.stick_sync import StickSync, apply_updates, dump_table, load_table
+
+_SUPERVISOR_HELPER = "channel to the launcher"
+_REGISTER_TIMEOUT_S = 2.0  # for running workers to send what they know to a new control process
+_STICK_TABLE_TIMEOUT_S = 5.0  # for one of them to send the stick tables
+
+
+@frozen(kw_only=True)
+class Listening:
+    """Where the workers listen, for the log and for checks. The sockets are the workers'."""
+
+    frontend: str
+    number: int
+    port: int | None
+    name: str
+    address: str
+    mode: str
+
+    @classmethod
+    def of(cls, listener: Listener) -> Listening:
+        """Describe a listener that is open."""
+        return cls(
+            frontend=listener.frontend, number=listener.number, port=listener.port, name=listener.name,
+            address=listener.address, mode=listener.bind.mode,
+        )  # fmt: skip
+
+
+@frozen(kw_only=True)
+class ControlSlot:
+    """What makes a control process one of several processes.
+
+    Attributes:
+        counters: Its row of the scoreboard.
+        supervisor: The channel to the supervisor.
+        wake_supervisor: Tells the supervisor to look at ``counters``.
+        workers: The number of workers that there are to be.
+        running: The number of workers that served already when this control process was started.
+    """
+
+    counters: ProcessCounters
+    supervisor: Channel[Message]
+    wake_supervisor: Callable[[], None]
+    workers: int
+    running: int
+
+
+class Control:
+    """The control process.
+
+    Args:
+        config: The configuration.
+        listening: Where the workers listen.
+        server_contexts: TLS towards servers, for checks.
+        reloader: Reloads TLS files; None if there are none.
+        log: The log. It is finished when ``run`` ends.
+        slot: What connects it to the other processes.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        listening: Sequence[Listening],
+        server_contexts: ServerContexts,
+        *,
+        reloader: CertificateReloader | None,
+        log: Log,
+        slot: ControlSlot,
+    ) -> None:
+        self._listening = listening
+        self._log = log
+        self._slot = slot
+        self._backends: dict[str, ControlBackend] = {}
+        self._registry = WorkerRegistry(self._backends)
+        self._publisher = ChangePublisher(self._registry, log)
+        random = SystemRandom()
+        for name, backend in config.backends.items():
+            self._backends[name] = ControlBackend(
+                backend, server_contexts, log, random, counters=slot.counters.backends[name],
+                publisher=self._publisher,
+            )  # fmt: skip
+        reloads = ReloadBroadcaster(self._registry, slot.counters, slot.wake_supervisor)
+        self._monitor = ServerMonitor(
+            config, self._backends, server_contexts, ports=ports_of(listening), reloader=reloader, log=log,
+            random=random, on_reloaded=reloads.broadcast,
+        )  # fmt: skip
+        self._signals = SignalHandler(
+            config, log, registry=self._registry, monitor=self._monitor, count_sessions=self._count_sessions
+        )
+        self._stick_sync = StickSync()
+        self._has_registered = trio.Event()  # set whenever a worker has sent Register
+        self._has_stick_table = trio.Event()
+        self._is_settled = False  # the state of servers is known, and sent to workers that register
+        self._ended = trio.Event()
+
+    @property
+    def backends(self) -> Mapping[str, ControlBackend]:
+        """The backends, by name."""
+        return self._backends
+
+    async def run(self) -> None:
+        """Control the workers until the proxy stops and the last worker is gone."""
+        log = self._log
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(log.run)
+                nursery.start_soon(supervise, log, "heartbeat", beat, self._slot.counters.beat)
+                nursery.start_soon(self._cancel_at_end, nursery.cancel_scope)
+                nursery.start_soon(supervise, log, _SUPERVISOR_HELPER, self._serve_supervisor, nursery)
+                for backend in self._backends.values():
+                    nursery.start_soon(backend.run_timers)
+                nursery.start_soon(
+                    supervise, log, "stick table sync", self._stick_sync.run, self._registry.broadcast
+                )
+                nursery.start_soon(supervise, log, "log of server changes", self._publisher.run)
+                if self._slot.running:
+                    with contained(log, "takeover from the workers"):
+                        await self._collect_snapshots()
+                    await self._monitor.sync_silently()
+                await nursery.start(self._monitor.run)
+                self._is_settled = True
+                for worker in self._registry.workers:
+                    if worker.is_registered:
+                        self._start_sync(worker, nursery)
+        finally:
+            if self._signals.is_stopping:
+                log.event(STOPPED, "mailproxy has stopped", sessions=self._registry.total_sessions)
+            await log.finish()  # noqa: ASYNC102 - shields itself, with a deadline of its own
+
+    async def _cancel_at_end(self, scope: trio.CancelScope) -> None:
+        await self._ended.wait()
+        scope.cancel()
+
+    def _check_ended(self) -> None:
+        if self._signals.is_stopping and not self._registry.workers:
+            self._ended.set()
+
+    def _count_sessions(self) -> int:
+        return self._slot.counters.process.sessions.total
+
+    # The supervisor
+
+    async def _serve_supervisor(self, nursery: trio.Nursery) -> None:
+        while (received := await self._slot.supervisor.receive()) is not None:
+            with contained(self._log, _SUPERVISOR_HELPER):
+                self._handle_supervisor_message(received, nursery)
+        self._signals.drain()  # the supervisor is gone, and no worker would be replaced
+        self._check_ended()
+
+    def _handle_supervisor_message(self, received: Received[Message], nursery: trio.Nursery) -> None:
+        match received.message:
+            case WorkerChannel(slot, pid):
+                self._add_worker(received.sockets[0], slot, pid, nursery)
+            case SignalReceived(number):
+                self._signals.handle(number, nursery)
+                self._check_ended()
+            case ProcessExit():
+                _log_exit(self._log, received.message)
+            case ReloadFailed(reason):
+                log_rejected(self._log, Fault("process.workers", f"the launcher: {reason}"))
+            case message:
+                raise TypeError(f"the control process does not handle {message!r} of the supervisor")
+
+    # Workers
+
+    def _add_worker(self, end: socket.socket, slot: int, pid: int, nursery: trio.Nursery) -> None:
+        worker = WorkerHandle(open_channel(end, self._log), slot, pid)
+        self._registry.add(worker)
+        nursery.start_soon(self._serve_worker, worker)
+
+    async def _serve_worker(self, worker: WorkerHandle) -> None:
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(supervise, self._log, worker.name, worker.channel.run)
+                if self._signals.order is not None:
+                    worker.channel.send_nowait(self._signals.order)
+                await supervise(self._log, worker.name, self._receive, worker, nursery)
+                nursery.cancel_scope.cancel()
+        finally:
+            worker.channel.close()
+            self._registry.remove(worker)
+        self._check_ended()
+
+    async def _receive(self, worker: WorkerHandle, nursery: trio.Nursery) -> None:
+        while (received := await worker.channel.receive()) is not None:
+            worker.is_unresponsive = False
+            with contained(self._log, worker.name):
+                self._handle_worker_message(received.message, worker, nursery)
+
+    def _handle_worker_message(self, message: Message, worker: WorkerHandle, nursery: trio.Nursery) -> None:
+        match message:
+            case Ack():
+                self._registry.acknowledge(message, worker)
+            case StickUpdates(name, entries):
+                apply_updates(self._backends[name], entries)
+                self._stick_sync.add(name, entries)
+            case ConnectFailure(name, index, host, reason):
+                backend = self._backends[name]
+                backend.observe(backend.servers[index], host, reason)
+            case CounterUpdates():
+                apply_counters(worker.counts, message)
+            case ServerSnapshots(servers):
+                if not self._is_settled:  # afterwards this process knows better
+                    for snapshot in servers:
+                        self._apply_snapshot(snapshot)
+            case StickTablePart(name, entries):
+                load_table(self._backends[name], entries)
+            case StickTableEnd():
+                self._has_stick_table.set()
+            case Register(is_new):
+                worker.is_registered, worker.is_new = True, is_new
+                self._has_registered.set()
+                if self._is_settled:
+                    self._start_sync(worker, nursery)
+            case Ready():
+                worker.is_ready = True
+                self._log_ready()
+            case _:
+                raise TypeError(f"the control process does not handle {message!r} of a worker")
+
+    def _log_ready(self) -> None:
+        """Log that the proxy is ready when all workers listen, unless an earlier control process did."""
+        ready = self._slot.counters.ready
+        if ready.local or sum(worker.is_ready for worker in self._registry.workers) < self._slot.workers:
+            return
+        ready.local = 1
+        for each in self._listening:
+            log_listening(self._log, each.frontend, name=each.name, address=each.address, mode=each.mode)
+        self._log.event(READY, "mailproxy is ready", workers=self._slot.workers)
+
+    def _start_sync(self, worker: WorkerHandle, nursery: trio.Nursery) -> None:
+        nursery.start_soon(supervise, self._log, worker.name, self._sync_worker, worker)
+
+    async def _sync_worker(self, worker: WorkerHandle) -> None:
+        """Send a worker the state of all servers. It accepts connections then."""
+        await send_snapshots(worker.channel, self._backends.values(), ServerUpdates)
+        if worker.is_new:
+            for backend in self._backends.values():
+                for message in dump_table(backend):
+                    await worker.channel.send(message)
+        await worker.channel.send(StartServing())
+
+    # Takeover from a control process that has died
+
+    async def _collect_snapshots(self) -> None:
+        """Wait until all running workers have sent what they know, and one of them its stick tables."""
+        with trio.move_on_after(_REGISTER_TIMEOUT_S):
+            while sum(worker.is_registered for worker in self._registry.workers) < self._slot.running:
+                await self._has_registered.wait()
+                self._has_registered = trio.Event()
+        informed = [worker for worker in self._registry.workers if worker.is_registered and not worker.is_new]
+        if informed and any(backend.pool.stick is not None for backend in self._backends.values()):
+            informed[0].channel.send_nowait(RequestStickTable())
+            with trio.move_on_after(_STICK_TABLE_TIMEOUT_S):
+                await self._has_stick_table.wait()
+
+    def _apply_snapshot(self, entry: IndexedSnapshot) -> None:
+        backend = self._backends[entry.backend]
+        server = backend.servers[entry.index]
+        backend.apply_snapshot(server, entry.snapshot)
+        self._publisher.mark_published(server)
+
+
+def _log_exit(log: Log, died: ProcessExit) -> None:
+    if died.slot is None:
+        log.event(
+            CONTROL_DIED,
+            f"control (process {died.pid}) {died.reason}: another one took its place",
+            pid=died.pid,
+            why=died.reason,
+        )
+        return
+    replaced = "; it is replaced" if died.is_replaced else ""
+    log.event(
+        WORKER_DIED,
+        f"worker {died.slot + 1} (process {died.pid}) {died.reason}, {died.sessions} sessions are lost{replaced}",
+        slot=died.slot + 1,
+        pid=died.pid,
+        why=died.reason,
+        sessions=died.sessions,
+    )

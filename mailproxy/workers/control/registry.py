@@ -1,0 +1,77 @@
+"""The connected workers: what is sent to all of them, and what they acknowledge."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+
+from attrs import evolve
+
+from mailproxy.proxy.backend.backend import Backend
+from mailproxy.workers.control.worker_handle import PendingAcks, WorkerHandle
+from mailproxy.workers.counters import Totals
+from mailproxy.workers.messages import Ack, AckedMessage, Message
+
+
+class WorkerRegistry:
+    """All connected workers.
+
+    Attributes:
+        workers: The workers, in the order in which they connected.
+    """
+
+    def __init__(self, backends: Mapping[str, Backend]) -> None:
+        self.workers: list[WorkerHandle] = []
+        self._totals = Totals(backends)
+        self._pending: dict[int, PendingAcks] = {}
+        self._last_number = 0
+
+    def add(self, worker: WorkerHandle) -> None:
+        """Add a worker."""
+        self.workers.append(worker)
+
+    def remove(self, worker: WorkerHandle) -> None:
+        """Remove a worker that is gone. Its counters stay, and its acknowledgements are not waited for."""
+        self.workers.remove(worker)
+        self._totals.absorb(worker.counts)
+        for acks in self._pending.values():
+            acks.ack(worker)
+
+    @property
+    def total_sessions(self) -> int:
+        """The number of sessions that servers have had, over all workers that this control process knew."""
+        return self._totals.sessions(worker.counts for worker in self.workers)
+
+    def broadcast(self, message: Message, *, replaces: Hashable = None) -> None:
+        """Queue a message for every worker. ``replaces`` as in `Channel.send_nowait`."""
+        for worker in self.workers:
+            worker.channel.send_nowait(message, replaces=replaces)
+
+    def broadcast_acked(self, message: AckedMessage, *, replaces: Hashable) -> PendingAcks:
+        """Queue a message for every worker, and ask for acknowledgements.
+
+        Workers that have not registered, or are unresponsive, get the message and are not waited for. If the
+        queue of a worker is full, it gets the latest message of this ``replaces`` key once it reads again,
+        without an acknowledgement.
+
+        Returns:
+            What to give to `wait_for_acks`.
+        """
+        self._last_number += 1
+        numbered, waiting_for = evolve(message, ack=self._last_number), set()
+        for worker in self.workers:
+            if not worker.channel.send_nowait(numbered):
+                worker.channel.send_nowait(message, replaces=replaces)
+            elif worker.is_registered and not worker.is_unresponsive:
+                waiting_for.add(worker)
+        acks = self._pending[self._last_number] = PendingAcks(waiting_for)
+        return acks
+
+    def acknowledge(self, ack: Ack, worker: WorkerHandle) -> None:
+        """Take an acknowledgement. One that comes after the timeout is ignored."""
+        if (acks := self._pending.get(ack.number)) is not None:
+            acks.ack(worker, ack.requeued)
+
+    async def wait_for_acks(self, acks: PendingAcks, seconds: float) -> None:
+        """Wait for acknowledgements, up to a timeout."""
+        await acks.wait(seconds)
+        self._pending = {number: each for number, each in self._pending.items() if each is not acks}

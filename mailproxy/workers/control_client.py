@@ -1,0 +1,271 @@
+"""A worker's side of the channel to the control process: state of servers in, counters out."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+
+import trio
+
+from mailproxy.ipc.channel import Channel
+from mailproxy.ipc.wakeups import Wakeups
+from mailproxy.log import Log
+from mailproxy.log.events import CONTROL_SILENT
+from mailproxy.pool import Counts
+from mailproxy.proxy.supervise import contained, supervise
+from mailproxy.workers.backend import WorkerBackend, send_snapshots
+from mailproxy.workers.certificates import WATCHER_HELPER, WorkerCertificates
+from mailproxy.workers.counters import ServerKey, changed_counters
+from mailproxy.workers.messages import (
+    Ack,
+    Drain,
+    IndexedSnapshot,
+    Message,
+    Ready,
+    Register,
+    ReloadCertificates,
+    ReopenLog,
+    RequestStickTable,
+    ServerSnapshots,
+    ServerUpdates,
+    StartServing,
+    StickTableEnd,
+    StickTablePart,
+    StickUpdates,
+    Stop,
+)
+from mailproxy.workers.stick_sync import StickSync, apply_updates, dump_table, load_table
+
+_HELPER = "channel to control"
+_QUEUE_INTERVAL_S = 0.05  # between two checks whether waiters of this worker are next
+_COUNTER_INTERVAL_S = 1.0
+_RESTART_TIMEOUT_S = 3.0  # for the control process to send its state to a worker that replaces another one
+# At the start it resolves names and makes the first checks before, which takes 8 s at most.
+_START_TIMEOUT_S = 15.0
+
+
+class ControlLink:
+    """The channel to the control process, if there is one: not at the start, nor while control is replaced."""
+
+    def __init__(self) -> None:
+        self.channel: Channel[Message] | None = None
+
+    def send(self, message: Message) -> None:
+        """Send a message, if there is a control process.
+
+        Otherwise it is dropped: the next control process learns the same when the worker registers.
+        """
+        if self.channel is not None:
+            self.channel.send_nowait(message)
+
+
+class ControlClient:
+    """Keeps a worker in step with the control process, while there is one.
+
+    Args:
+        slot: The slot of this worker.
+        link: The channel to the control process. Backends send through it, too.
+        backends: The worker's backends.
+        stick_sync: Their new stick entries.
+        certificates: Reloads TLS files; None if the configuration names none.
+        wakeups: Where other workers wake this one.
+        log: The worker's log.
+        is_restart: Whether this worker replaces another one.
+    """
+
+    def __init__(
+        self,
+        slot: int,
+        *,
+        link: ControlLink,
+        backends: Mapping[str, WorkerBackend],
+        stick_sync: StickSync,
+        certificates: WorkerCertificates | None,
+        wakeups: Wakeups,
+        log: Log,
+        is_restart: bool,
+    ) -> None:
+        self._slot = slot
+        self._link = link
+        self._backends = backends
+        self._stick_sync = stick_sync
+        self._certificates = certificates
+        self._wakeups = wakeups
+        self._log = log
+        self._is_restart = is_restart
+        self._may_serve = trio.Event()
+        self._is_informed = False  # the control process has sent the state of all servers
+        self._is_ready = False
+        self._sent_counts: dict[ServerKey, Counts] = {}
+
+    # What a service needs
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve queues and send counters until cancelled; started when the worker may accept connections."""
+        log = self._log
+        async with trio.open_nursery() as nursery:
+            if self._certificates is not None:
+                if self._is_restart:  # files may have changed since the supervisor loaded them
+                    await self._certificates.reload_contained()
+                nursery.start_soon(supervise, log, WATCHER_HELPER, self._certificates.run)
+            nursery.start_soon(supervise, log, "stick table sync", self._stick_sync.run, self._link.send)
+            nursery.start_soon(supervise, log, "queue", self._queue_loop)
+            nursery.start_soon(supervise, log, "counters", self._counter_loop)
+            await self._wait_for_control()
+            task_status.started()
+
+    async def _wait_for_control(self) -> None:
+        """Wait for the state of servers. After the timeout, start with what the configuration says."""
+        seconds = _RESTART_TIMEOUT_S if self._is_restart else _START_TIMEOUT_S
+        with trio.move_on_after(seconds):
+            await self._may_serve.wait()
+            return
+        self._log.event(
+            CONTROL_SILENT,
+            f"worker {self._slot + 1} serves without the state of servers: control has sent none for {seconds:g} s",
+            slot=self._slot + 1,
+            seconds=seconds,
+        )
+        async with trio.open_nursery() as nursery:
+            for backend in self._backends.values():
+                nursery.start_soon(backend.resolver.look_up_once)
+
+    async def _queue_loop(self) -> None:
+        """Serve the queues of this worker when it is woken, and every 0.05 s while a session waits in one."""
+        while True:
+            has_waiters = any(backend.has_waiters for backend in self._backends.values())
+            with trio.move_on_after(_QUEUE_INTERVAL_S) if has_waiters else contextlib.nullcontext():
+                await self._wakeups.wait(self._slot)
+            for backend in self._backends.values():
+                backend.serve_queue()
+
+    async def _counter_loop(self) -> None:
+        while True:
+            await trio.sleep(_COUNTER_INTERVAL_S)
+            self._send_counters()
+
+    def _send_counters(self) -> None:
+        if self._link.channel is not None:
+            for message in changed_counters(self._backends.values(), self._sent_counts):
+                self._link.send(message)
+
+    # What a worker needs
+
+    def allow_serving(self) -> None:
+        """Stop waiting for the state of servers, because the worker drains before it came."""
+        self._may_serve.set()
+
+    def announce_ready(self) -> None:
+        """Tell this control process, and each later one, that the worker listens."""
+        self._is_ready = True
+        self._link.send(Ready())
+
+    def finish(self) -> None:
+        """Send the last counters, without waiting."""
+        self._send_counters()
+        if self._link.channel is not None:
+            self._link.channel.flush()
+
+    async def serve(
+        self,
+        channel: Channel[Message],
+        tasks: trio.Nursery,
+        *,
+        on_drain: Callable[[float], None],
+        on_stop: Callable[[], None],
+    ) -> None:
+        """Use a channel to a new control process until that is gone. Closes the channel.
+
+        Args:
+            channel: The channel.
+            tasks: Where tasks run that may outlive the channel, such as a reload.
+            on_drain: Called for Drain, with the seconds until sessions are closed.
+            on_stop: Called for Stop.
+        """
+        self._link.channel = channel
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(supervise, self._log, _HELPER, channel.run)
+            nursery.start_soon(supervise, self._log, _HELPER, self._register, channel)
+            await supervise(self._log, _HELPER, self._receive, channel, tasks, on_drain, on_stop)
+            nursery.cancel_scope.cancel()
+        if self._link.channel is channel:
+            self._link.channel = None
+        channel.close()
+
+    # Messages
+
+    async def _register(self, channel: Channel[Message]) -> None:
+        """Send what this worker knows. If it knows nothing, the control process sends what it knows."""
+        if self._is_informed:
+            await send_snapshots(channel, self._backends.values(), ServerSnapshots)
+            self._sent_counts.clear()
+        await channel.send(Register(is_new=not self._is_informed))
+        if self._is_ready:
+            await channel.send(Ready())
+
+    async def _receive(
+        self,
+        channel: Channel[Message],
+        tasks: trio.Nursery,
+        on_drain: Callable[[float], None],
+        on_stop: Callable[[], None],
+    ) -> None:
+        while (received := await channel.receive()) is not None:
+            with contained(self._log, _HELPER):
+                match received.message:
+                    case Drain(seconds):
+                        on_drain(seconds)
+                    case Stop():
+                        on_stop()
+                    case message:
+                        self._handle_message(message, channel, tasks)
+
+    def _handle_message(self, message: Message, channel: Channel[Message], tasks: trio.Nursery) -> None:
+        match message:
+            case ServerUpdates(servers, ack):
+                requeued = sum(map(self._apply_snapshot, servers))
+                _send_ack(channel, ack, requeued)
+            case StickUpdates(backend, entries):
+                apply_updates(self._backends[backend], entries)
+            case StickTablePart(backend, entries):
+                load_table(self._backends[backend], entries)
+            case StartServing():
+                self._is_informed = True
+                self._may_serve.set()
+            case ReopenLog(ack):
+                tasks.start_soon(self._reopen_log, channel, ack)
+            case ReloadCertificates():
+                tasks.start_soon(self._reload, channel, message)
+            case RequestStickTable():
+                tasks.start_soon(self._send_stick_tables, channel)
+            case _:
+                raise TypeError(f"a worker does not handle {message!r}")
+
+    def _apply_snapshot(self, server: IndexedSnapshot) -> int:
+        backend = self._backends[server.backend]
+        return backend.apply_snapshot(backend.servers[server.index], server.snapshot)
+
+    async def _reopen_log(self, channel: Channel[Message], ack: int | None) -> None:
+        with contained(self._log, "log writer"):
+            self._log.reopen()
+            await self._log.wait_reopened()
+        _send_ack(channel, ack)
+
+    async def _reload(self, channel: Channel[Message], message: ReloadCertificates) -> None:
+        if self._certificates is not None:
+            await self._certificates.reload_contained(
+                is_forced=message.is_forced, known_faults=message.faults
+            )
+        _send_ack(channel, message.ack)
+
+    async def _send_stick_tables(self, channel: Channel[Message]) -> None:
+        with contained(self._log, _HELPER):
+            for backend in self._backends.values():
+                for message in dump_table(backend):
+                    await channel.send(message)
+        await channel.send(StickTableEnd())
+
+
+def _send_ack(channel: Channel[Message], number: int | None, requeued: int = 0) -> None:
+    if number is not None:
+        channel.send_nowait(Ack(number, requeued))

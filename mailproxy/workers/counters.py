@@ -1,0 +1,80 @@
+"""What is counted of each server: workers send it, the control process adds it up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from attrs import evolve
+
+from mailproxy.pool import Counts
+from mailproxy.proxy.backend.backend import Backend
+from mailproxy.workers.messages import CounterUpdates, batch_by_size
+
+ServerKey = tuple[str, int]
+"""A server: the name of its backend, and its index there."""
+
+_SUMMED = (
+    "sessions",
+    "connect_errors",
+    "retries",
+    "redispatches",
+)  # the other counters are the control process's own
+
+
+def changed_counters(backends: Iterable[Backend], sent: dict[ServerKey, Counts]) -> Iterator[CounterUpdates]:
+    """Yield the counters of this worker that differ from those in ``sent``, and note them there."""
+    for backend in backends:
+        changed: list[tuple[int, Counts]] = []
+        for index, server in enumerate(backend.servers):
+            if sent.get((backend.name, index)) != server.counts:
+                sent[backend.name, index] = counts = evolve(server.counts)
+                changed.append((index, counts))
+        for part in batch_by_size(changed):
+            yield CounterUpdates(backend.name, part)
+
+
+def apply_counters(counts: dict[ServerKey, Counts], message: CounterUpdates) -> None:
+    """Store what a worker has counted in ``counts``."""
+    for index, counted in message.servers:
+        counts[message.backend, index] = counted
+
+
+def add_counts(total: Counts, more: Counts) -> None:
+    """Add what another process has counted of a server.
+
+    ``most_sessions`` is the maximum and not the sum: each worker compares it with the sessions of all of
+    them.
+    """
+    for name in _SUMMED:
+        setattr(total, name, getattr(total, name) + getattr(more, name))
+    total.most_sessions = max(total.most_sessions, more.most_sessions)
+
+
+class Totals:
+    """The counters of all servers over all processes, including workers that have exited."""
+
+    def __init__(self, backends: Mapping[str, Backend]) -> None:
+        self._backends = backends
+        self._exited: dict[ServerKey, Counts] = {}
+
+    def absorb(self, counts: Mapping[ServerKey, Counts]) -> None:
+        """Keep what a worker has counted that has exited."""
+        for server, counted in counts.items():
+            add_counts(self._exited.setdefault(server, Counts()), counted)
+
+    def of(self, backend: str, index: int, workers: Iterable[Mapping[ServerKey, Counts]]) -> Counts:
+        """Return the counters of a server; ``workers`` has those of each connected worker."""
+        total = evolve(self._backends[backend].servers[index].counts)
+        for counts in (self._exited, *workers):
+            if (counted := counts.get((backend, index))) is not None:
+                add_counts(total, counted)
+        return total
+
+    def sessions(self, workers: Iterable[Mapping[ServerKey, Counts]]) -> int:
+        """Return the number of sessions that servers have had."""
+        workers = list(workers)
+        return sum(
+            self.of(name, index, workers).sessions
+            for name, backend in self._backends.items()
+            for index in range(len(backend.servers))
+        )

@@ -1,0 +1,187 @@
+"""Messages between processes: each one survives its encoding, and anything else is refused by name."""
+
+from __future__ import annotations
+
+import json
+import socket
+import typing
+
+import pytest
+import trio
+import trio.testing
+from attrs import evolve
+
+from mailproxy.errors import Fault
+from mailproxy.ipc.channel import PACKET_MAX, Channel, channel_pair
+from mailproxy.net.dial import Endpoint
+from mailproxy.pool import AdminState, Counts
+from mailproxy.protocol.checks.result import CheckCode, CheckResult
+from mailproxy.proxy.backend.server import CheckOutcome
+from mailproxy.proxy.backend.snapshot import ServerSnapshot
+from mailproxy.workers import messages
+from mailproxy.workers.messages import (
+    MESSAGES,
+    Ack,
+    ConnectFailure,
+    ControlChannel,
+    CounterUpdates,
+    Drain,
+    IndexedSnapshot,
+    Message,
+    MessageError,
+    ProcessExit,
+    Ready,
+    Register,
+    ReloadCertificates,
+    ReloadFailed,
+    ReopenLog,
+    RequestStickTable,
+    ServerSnapshots,
+    ServerUpdates,
+    SignalReceived,
+    StartServing,
+    StickTableEnd,
+    StickTablePart,
+    StickUpdates,
+    Stop,
+    WorkerChannel,
+    batch_by_size,
+    batched,
+    decode,
+    encode,
+)
+
+SNAPSHOT = IndexedSnapshot(
+    "dovecot",
+    1,
+    ServerSnapshot(
+        state=AdminState.DRAIN,
+        health=3,
+        checked=CheckOutcome(CheckResult(CheckCode.L7STS, "näher", 421), 12),
+        addresses=(Endpoint(socket.AF_INET6, "2001:db8::1", 143), Endpoint(socket.AF_UNIX, "/run/s")),
+        unresolved="",
+        up_for=1.5,
+    ),
+)
+UNKNOWN = IndexedSnapshot(
+    "dovecot",
+    0,
+    ServerSnapshot(
+        state=AdminState.READY,
+        health=None,
+        checked=None,
+        addresses=(),
+        unresolved="no address",
+        up_for=None,
+    ),
+)
+EXAMPLES: list[Message] = [
+    WorkerChannel(slot=0, pid=1234),
+    ControlChannel(),
+    SignalReceived(15),
+    ProcessExit(slot=None, pid=1234, reason="was killed by SIGKILL", sessions=0, is_replaced=True),
+    ProcessExit(slot=2, pid=1234, reason="ended with exit code 1", sessions=7, is_replaced=False),
+    ReloadFailed("OSError(5, 'Input/output error')"),
+    Drain(0.5),
+    Stop(),
+    StartServing(),
+    ServerUpdates((SNAPSHOT, UNKNOWN), ack=3),
+    ServerUpdates(()),
+    ReopenLog(ack=4),
+    ReloadCertificates(is_forced=True, faults=(Fault("frontends.imap.tls", "näher\ud800"),), ack=5),
+    RequestStickTable(),
+    Register(is_new=False),
+    Ready(),
+    ServerSnapshots((SNAPSHOT,)),
+    Ack(3, requeued=2),
+    ConnectFailure("dovecot", 1, "192.0.2.1", "Connection refused"),
+    CounterUpdates("dovecot", ((0, Counts(sessions=3, down_seconds=0.5)), (4, Counts()))),
+    StickUpdates("dovecot", ((2**64 + 5, 0), (7, 65535))),
+    StickTablePart("dovecot", ((2**64 + 5, 0, 1000), (7, 3, -1))),
+    StickTableEnd(),
+]
+
+
+@pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: type(message).__name__)
+def test_message_survives_encoding(message: Message) -> None:
+    packet = encode(message)
+    assert decode(packet) == message
+    values = json.loads(packet)
+    assert values["type"] == type(message).__name__
+
+
+def test_every_message_has_an_example_and_a_line_in_the_table() -> None:
+    assert {type(each).__name__ for each in EXAMPLES} == set(MESSAGES)
+    assert set(typing.get_args(Message)) == set(MESSAGES.values())
+    table = [line.split() for line in (messages.__doc__ or "").splitlines() if line.startswith("    ")]
+    processes = {"supervisor", "control", "worker"}
+    rows = {
+        words[0]: words for words in table if words[0] not in {"message", "control"} and "---" not in words[0]
+    }
+    assert set(rows) == set(MESSAGES)
+    assert all(set(words[1:3]) <= processes for words in rows.values())
+
+
+@pytest.mark.parametrize(
+    ("packet", "reason"),
+    [
+        (b"{", "unknown type"),
+        (b"[1]", "unknown type"),
+        (b'{"number":1}', "unknown type"),
+        (b'{"type":"Halt"}', r"unknown type: KeyError\('Halt'\)"),
+        (b'{"type":["Stop"]}', "unknown type"),
+        (b'{"type":"Stop","now":true}', r"message Stop: missing fields \[\], unknown fields \['now'\]"),
+        (b'{"type":"Drain"}', r"message Drain: missing fields \['seconds'\]"),
+        (b'{"type":"Drain","secnds":1}', r"missing fields \['seconds'\], unknown fields \['secnds'\]"),
+        (b'{"type":"Drain","seconds":"soon"}', "message Drain: ValueError"),
+        (b'{"type":"CounterUpdates","backend":"b","servers":[[0,[1,2]]]}', "message CounterUpdates"),
+        (b'{"type":"ServerSnapshots","servers":[["b",0,"ready"]]}', "message ServerSnapshots"),
+        (b'{"type":"ServerSnapshots","servers":[["b",0,"away",1,null,[],"",null]]}', "'away'"),
+        (b'{"type":"StickUpdates","backend":"b","entries":[1]}', "message StickUpdates"),
+    ],
+)
+def test_anything_else_is_refused(packet: bytes, reason: str) -> None:
+    with pytest.raises(MessageError, match=reason):
+        decode(packet)
+
+
+async def test_channel_drops_what_is_no_message_and_goes_on(nursery: trio.Nursery) -> None:
+    near, far = channel_pair()
+    facts: list[str] = []
+    channel = Channel(far, encode=encode, decode=decode, on_drop=facts.append)
+    with near, trio.fail_after(10):
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            socket.send_fds(near, [b'{"type":"Halt"}'], [theirs.fileno()])
+        near.send(encode(Stop()))
+        received = await channel.receive()
+    assert received is not None
+    assert received.message == Stop()
+    assert facts == ["a message of unknown type: KeyError('Halt')"]
+    channel.close()
+
+
+def test_entries_are_split_into_messages_that_fit() -> None:
+    entries = [(number, "ü\n\ud800" * (number % 1000)) for number in range(3000)]
+    parts = list(batch_by_size(entries))
+    assert len(parts) > 1
+    assert [entry for part in parts for entry in part] == entries
+    assert all(
+        len(json.dumps(part, ensure_ascii=False).encode("utf-8", "replace")) < PACKET_MAX for part in parts
+    )
+    assert list(batch_by_size([])) == []
+    assert list(batched(range(5), 2)) == [range(2), range(2, 4), range(4, 5)]
+
+
+def test_snapshot_with_long_texts_from_outside_is_bounded() -> None:
+    hosts = [f"2001:db8:ffff:ffff:ffff:ffff:ffff:{number:04x}" for number in range(5000)]
+    long = evolve(
+        SNAPSHOT.snapshot,
+        checked=CheckOutcome(CheckResult(CheckCode.L7STS, "\U0001f4ee" * 10_000, 421), 12),
+        addresses=tuple(Endpoint(socket.AF_INET6, host, 143) for host in hosts),
+        unresolved="\U0001f4ee" * 10_000,
+    )
+    entries = [IndexedSnapshot("dovecot", 0, long)] * 10
+    parts = list(batch_by_size(entries))
+    assert sum(map(len, parts)) == 10
+    assert all(len(encode(ServerUpdates(part))) < PACKET_MAX for part in parts)
