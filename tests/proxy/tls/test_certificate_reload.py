@@ -255,7 +255,7 @@ async def test_a_handshake_under_way(harness: ProxyHarness, folder: Path) -> Non
     await harness.events("certificates-renewed")
     await client.stream.send_all(said[100:])
     with trio.fail_after(TIMEOUT_S):
-        await client._shake_hands(tls)
+        await client._handshake(tls)
         assert await client.receive_line() == GREETING
     client.drop()
 
@@ -273,7 +273,7 @@ async def test_tls_sessions_outlive_the_renewal_of_others(
     async def visit(last: Connection | None) -> Connection:
         client = await harness.dial(proxy)
         session = last.tls.session if last is not None and last.tls is not None else None
-        await client._shake_hands(
+        await client._handshake(
             context.wrap_bio(client._incoming, client._outgoing, server_hostname="localhost", session=session)
         )
         with trio.fail_after(TIMEOUT_S):
@@ -328,7 +328,7 @@ async def test_revoked_meanwhile(harness: ProxyHarness, tmp_path: Path, folder: 
     again = await harness.dial(proxy)
     assert present.tls is not None
     with trio.fail_after(TIMEOUT_S):
-        await again._shake_hands(
+        await again._handshake(
             context.wrap_bio(
                 again._incoming, again._outgoing, server_hostname="localhost", session=present.tls.session
             )

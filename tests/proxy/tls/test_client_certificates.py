@@ -46,7 +46,7 @@ async def talk(client: Connection) -> None:
 async def resume(client: Connection, context: ssl.SSLContext, before: Connection) -> None:
     """A handshake that goes on with the session of a connection before it."""
     assert before.tls is not None
-    await client._shake_hands(
+    await client._handshake(
         context.wrap_bio(
             client._incoming, client._outgoing, server_hostname="localhost", session=before.tls.session
         )
