@@ -16,10 +16,10 @@ from mailproxy.config.check_plan import entry_paths
 from mailproxy.errors import Fault, ServerRefusedError
 from mailproxy.log import Log, Output, open_target
 from mailproxy.net.resolve import literal_endpoint, resolve
-from mailproxy.protocol.checks.result import CheckCode, CheckResult, printable
+from mailproxy.protocol.checks.result import CheckCode, CheckResult, excerpt
 from mailproxy.proxy.backend.backend import Backend, server_context
 from mailproxy.proxy.backend.server import CheckOutcome
-from mailproxy.proxy.checks.check import Check, checks_of
+from mailproxy.proxy.checks.check import Check, plan_checks
 
 _MAX_CONCURRENT = 100
 _HEADINGS = ("backend", "server", "address", "check", "ms", "result")
@@ -113,7 +113,7 @@ def _check_of(
         server = evolve(server, check=config.Check(type="tcp"))
     alone = Backend(evolve(backend, servers=(server,)), store.server_contexts, log)
     paths = entry_paths(configuration.frontends.values(), backend.name)
-    (check,) = checks_of(alone, paths, partial(server_context, store.server_contexts))
+    (check,) = plan_checks(alone, paths, partial(server_context, store.server_contexts))
     return check
 
 
@@ -131,7 +131,7 @@ async def _check_one(path: str, backend: str, check: Check) -> LiveResult:
         tried=" + ".join(_describe(check)),
         outcome=outcome,
         is_in_service=server.config.state != "maint",
-        hint=hint(outcome.result, check.failed) if check.failed is not None else "",
+        hint=hint(outcome.result, check.failed_probe) if check.failed_probe is not None else "",
     )
 
 
@@ -154,7 +154,7 @@ async def _resolve_and_check(check: Check) -> CheckOutcome:
     try:
         await check.run(outcomes.append)
     except Exception as fault:  # noqa: BLE001 - the border: a fault in one check must not lose the results of the others
-        return CheckOutcome(CheckResult(CheckCode.UNK, printable(repr(fault))), 0)
+        return CheckOutcome(CheckResult(CheckCode.UNK, excerpt(repr(fault))), 0)
     return outcomes[0]
 
 

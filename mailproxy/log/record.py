@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import define
 
-from mailproxy.log.end_reasons import EndReason
+from mailproxy.log.end_reasons import EndReason, Phase
 
 
 @define(kw_only=True, eq=False, weakref_slot=False)
@@ -72,6 +72,7 @@ class SessionRecord:
     client_cn: str | None = None
     close_notify: bool | None = None
     server_close_notify: bool | None = None
+    phase: Phase = Phase.ROUTE  # how far the session has come; for the line, that of ``end`` counts
     end: EndReason | None = None
     detail: str = ""
     process_sessions: int = 0

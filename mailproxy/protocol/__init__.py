@@ -1,7 +1,19 @@
-"""What peers say on the wire, read and written: bytes in, values and bytes out. No loop, no socket, no clock, no log.
+"""Wire formats: bytes in, values and bytes out. Pure: no event loop, no socket, no clock, no log.
 
-A preamble (the PROXY header, the ClientHello) is a function: bytes in, and out comes its value with the number of bytes
-that it takes, or ``NeedMore``, or an error that says what is wrong with it.
+There are two kinds of parsers:
+
+- A preamble (PROXY header, ClientHello) has a function. It takes the bytes so far and returns the value with
+  the number of bytes that it occupies, or ``NeedMore``. For bytes that break a rule it raises an error with
+  the reason.
+- A dialogue (health checks) has a class: bytes in, bytes to send out, states in a table.
+
+Modules, in reading order:
+    preamble: ``NeedMore``.
+    client_hello: Server name and ALPN of a TLS client.
+    proxy_header: The PROXY protocol, versions 1 and 2 (a package).
+    lines: Lines of a server's answers, with literals.
+    capabilities: What a server lists that it can do.
+    checks: The dialogues of health checks (a package).
 """
 
 from mailproxy.protocol.preamble import NeedMore

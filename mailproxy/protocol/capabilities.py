@@ -1,4 +1,4 @@
-"""What a server says that it can do, as its check has learnt it; and whether anybody can log in with that."""
+"""The capabilities that a server lists, and whether clients can log in with them."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ from collections.abc import Iterable, Mapping
 
 from attrs import field, frozen
 
-# Mechanisms that ordinary mail clients have. A Windows domain is needed for NTLM and GSSAPI, which Exchange announces
-# beside LOGINDISABLED.
+# Mechanisms that ordinary mail clients have. NTLM and GSSAPI, which Exchange announces beside LOGINDISABLED,
+# need a Windows domain.
 _MECHANISMS = frozenset({"PLAIN", "LOGIN", "CRAM-MD5", "DIGEST-MD5", "EXTERNAL", "XOAUTH2", "OAUTHBEARER"})
 _SCRAM = "SCRAM-"
 
 
 @frozen
 class Capabilities:
-    """The list of one connection, in upper case: names with their arguments.
+    """The list of one connection, in upper case.
 
-    ``is_listed`` is False where the server gave no list, because it knows no command for it.
+    Attributes:
+        arguments: The arguments of each name.
+        is_listed: False if the server gave no list, because it does not know the command.
     """
 
     arguments: Mapping[str, tuple[str, ...]] = field(factory=dict)
@@ -24,21 +26,22 @@ class Capabilities:
 
     @property
     def names(self) -> frozenset[str]:
-        """The names alone."""
+        """The names without arguments."""
         return frozenset(self.arguments)
 
     @property
     def mechanisms(self) -> frozenset[str]:
-        """The SASL mechanisms, in whichever way the protocol lists them.
+        """The SASL mechanisms, in any of the forms in which protocols list them.
 
-        IMAP has ``AUTH=PLAIN`` (RFC 9051 section 6.1.1), SMTP ``AUTH PLAIN LOGIN`` (RFC 4954 section 3), old servers
-        ``AUTH=PLAIN LOGIN``, POP3 and ManageSieve ``SASL PLAIN`` (RFC 5034 section 3, RFC 5804 section 1.7).
+        IMAP has ``AUTH=PLAIN`` (RFC 9051 section 6.1.1), SMTP ``AUTH PLAIN LOGIN`` (RFC 4954 section 3), old
+        servers ``AUTH=PLAIN LOGIN``, POP3 and ManageSieve ``SASL PLAIN`` (RFC 5034 section 3, RFC 5804
+        section 1.7).
         """
-        found = {name.removeprefix("AUTH=") for name in self.arguments if name.startswith("AUTH=")}
+        mechanisms = {name.removeprefix("AUTH=") for name in self.arguments if name.startswith("AUTH=")}
         for name, arguments in self.arguments.items():
             if name in ("AUTH", "SASL") or name.startswith("AUTH="):
-                found.update(word for argument in arguments for word in argument.split())
-        return frozenset(found)
+                mechanisms.update(word for argument in arguments for word in argument.split())
+        return frozenset(mechanisms)
 
     def __contains__(self, name: object) -> bool:
         return name in self.arguments
@@ -48,7 +51,7 @@ UNLISTED = Capabilities(is_listed=False)
 
 
 def by_name(lines: Iterable[tuple[str, ...]]) -> Capabilities:
-    """Make them of lines of words; a name that comes twice has the arguments of both."""
+    """Make capabilities of lines, each a name and its arguments; lines of one name are joined."""
     arguments: dict[str, tuple[str, ...]] = {}
     for name, *words in lines:
         arguments[name] = arguments.get(name, ()) + tuple(words)
@@ -56,10 +59,14 @@ def by_name(lines: Iterable[tuple[str, ...]]) -> Capabilities:
 
 
 def login_obstacle(protocol: str, capabilities: Capabilities, greeting: str = "") -> str | None:
-    """Why no ordinary client can log in over a connection with these capabilities; None where one can, or may.
+    """Return why no ordinary client can log in over this connection; None if clients can, or may be able to.
 
-    ``protocol`` is the configuration's name of it. Nobody logs in over LMTP and few do over port 25, so that neither has
-    an obstacle.
+    LMTP has no login and few clients log in over port 25, so neither of these protocols has an obstacle.
+
+    Args:
+        protocol: The protocol by its name in the configuration.
+        capabilities: What the server listed on this connection.
+        greeting: The server's greeting. In POP3, a timestamp in it announces APOP (RFC 1939 section 7).
     """
     if not capabilities.is_listed:
         return None
@@ -68,7 +75,7 @@ def login_obstacle(protocol: str, capabilities: Capabilities, greeting: str = ""
     match protocol:
         case "imap" if "LOGINDISABLED" in capabilities and not has_password:
             return "announces LOGINDISABLED"
-        case "pop3" if "USER" not in capabilities and not has_password and "<" not in greeting:  # of APOP
+        case "pop3" if "USER" not in capabilities and not has_password and "<" not in greeting:
             return "announces neither USER nor a SASL mechanism for passwords"
         case "submission" if not mechanisms:
             return "announces STARTTLS but no AUTH" if "STARTTLS" in capabilities else "announces no AUTH"

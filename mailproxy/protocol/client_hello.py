@@ -1,9 +1,12 @@
-"""What a TLS client says first, read without answering: the name that it asks for and the protocols that it offers.
+"""The ClientHello: server name (SNI) and application protocols (ALPN) of a TLS client, read without a handshake.
 
-RFC 8446 section 4.1.2 (RFC 5246 section 7.4.1.2 has the same form); server names RFC 6066 section 3, application
-protocols RFC 7301 section 3.1. The hello may be cut into several records anywhere, and its post-quantum key shares
-make it longer than a segment. Values that are only there to be skipped (GREASE, RFC 8701) are skipped as all unknown ones
-are. With Encrypted ClientHello the name is that of the outer hello: all that can be read without its key.
+The format is RFC 8446 section 4.1.2, the same as in RFC 5246 section 7.4.1.2. Server names are RFC 6066
+section 3, application protocols RFC 7301 section 3.1.
+
+- A ClientHello may be split into several TLS records at any byte. Post-quantum key shares make it longer than
+  a TCP segment.
+- Unknown values, such as those of GREASE (RFC 8701), are skipped.
+- With Encrypted ClientHello (RFC 9849) the name is that of the outer ClientHello, which needs no key to read.
 """
 
 from __future__ import annotations
@@ -15,33 +18,33 @@ from attrs import field, frozen
 from mailproxy.errors import ClientHandshakeError
 from mailproxy.protocol.preamble import NeedMore
 
-# Bytes on the wire, record headers included. Post-quantum hellos have about 2,000. A hello that fills a record has 16,389, and
-# one with a long ticket and many key shares goes on in a second record. Nothing that a client needs is longer.
+# Bytes on the wire, record headers included. With post-quantum key shares it has about 2,000. One that fills
+# a record has 16,389. One with a long ticket and many key shares may continue in a second record. Clients
+# need no more.
 HELLO_MAX = 20 * 1024
 
 _HANDSHAKE = 22  # the type of the record (RFC 8446 section 5.1)
 _CLIENT_HELLO = 1  # the type of the message (section 4)
-_MAJOR_VERSION = 3  # of every TLS there is
+_MAJOR_VERSION = 3  # of all TLS versions
 _RECORD_HEAD_BYTES = 5
 _RECORD_MAX = 2**14  # bytes of a plain record (section 5.1)
 _MESSAGE_HEAD_BYTES = 4
 _FIXED_BYTES = 2 + 32  # legacy_version, random
 _SESSION_ID_MAX = 32
 _SERVER_NAME, _ALPN, _ECH = 0, 16, 0xFE0D  # types of extensions; RFC 9849 for the last
-_LOOKED_AT = {_SERVER_NAME, _ALPN, _ECH}
-_EXTENSION_HEAD = struct.Struct(">HH").unpack_from  # its type and its length
-_HEADS = struct.Struct(
-    ">BBBHBBH"
-).unpack_from  # of a record and the message in it: type, version, length, type, length
-_NAME_HEADS = struct.Struct(
-    ">HBH"
-).unpack_from  # of a list of server names with one in it: length, type, length
+_EXTENSIONS_READ = {_SERVER_NAME, _ALPN, _ECH}
+_EXTENSION_HEAD = struct.Struct(">HH").unpack_from  # type, length
+# A record's head and that of the message in it: type, version (2 bytes), length; type, length (1 and 2
+# bytes).
+_RECORD_AND_MESSAGE_HEADS = struct.Struct(">BBBHBBH").unpack_from
+# A list of server names and the head of its only name: length of the list; type, length.
+_NAME_LIST_HEADS = struct.Struct(">HBH").unpack_from
 _HOST_NAME = 0
 _HOST_NAME_MAX = 255  # bytes (RFC 1035 section 2.3.4)
 
 
 class ClientHelloError(ClientHandshakeError):
-    """What came is no ClientHello, or one that breaks the rules of its form."""
+    """The bytes are no ClientHello, or a malformed one."""
 
 
 class NotTlsError(ClientHelloError):
@@ -50,8 +53,13 @@ class NotTlsError(ClientHelloError):
 
 @frozen(kw_only=True)
 class ClientHello:
-    """``server_name`` is in lower case without the root's dot, None where the client asked for none;
-    ``authority`` is it to the letter. ``alpn`` is in the client's order.
+    """What a ClientHello asks for.
+
+    Attributes:
+        server_name: The server name in lower case, without the dot of the root zone; None if there is none.
+        authority: The server name exactly as sent.
+        alpn: Application protocols, in the client's order.
+        has_ech: Whether it has the Encrypted ClientHello extension.
     """
 
     server_name: str | None = None
@@ -61,21 +69,30 @@ class ClientHello:
 
 
 def parse_client_hello(data: bytes) -> tuple[ClientHello, int] | NeedMore:
-    """Read the ClientHello at the beginning of ``data``: it and the bytes that its records take, or what is missing.
+    """Parse the ClientHello at the beginning of ``data``; bytes after it are ignored.
 
-    Nothing is consumed and nothing behind it is looked at. Raises ClientHelloError. What is missing never leads over
-    HELLO_MAX. Every call reads from the start: ask again only when ``total`` bytes are there, which a client can delay
-    some fifty times, and not for each of its bytes.
+    Each call parses from the start. So call again only once ``total`` bytes have arrived: a client can force
+    about fifty calls in that way, instead of one for each byte.
+
+    Returns:
+        The ClientHello and the bytes that its records occupy. If it is incomplete, ``NeedMore`` with at most
+        HELLO_MAX.
+
+    Raises:
+        ClientHelloError: It is malformed or longer than HELLO_MAX.
+        NotTlsError: The client does not speak TLS.
     """
     return _parse_plain(data) or parse_in_records(data)
 
 
 def _parse_plain(data: bytes) -> tuple[ClientHello, int] | None:
-    """A hello whole in one record and with nothing wrong, as nearly all are, in a third of the steps: a tenth of all that
-    Python does for a session with TLS. None leaves it to those who take every form, and say what is wrong.
+    """Parse a ClientHello that is complete in one record and valid, as nearly all are; None for any other.
+
+    It takes a third of the steps of ``parse_in_records``, which handles every form and names faults. That
+    saves a tenth of all Python code of a TLS session.
     """
     try:
-        kind, major, _, size, message_kind, high, length = _HEADS(data)
+        kind, major, _, size, message_kind, high, length = _RECORD_AND_MESSAGE_HEADS(data)
         end = _RECORD_HEAD_BYTES + size
         if (
             kind != _HANDSHAKE
@@ -86,86 +103,87 @@ def _parse_plain(data: bytes) -> tuple[ClientHello, int] | None:
             or size > _RECORD_MAX
         ):
             return None
-        place = _RECORD_HEAD_BYTES + _MESSAGE_HEAD_BYTES + _FIXED_BYTES
-        session_id = data[place]
-        place += 1 + session_id
-        ciphers = data[place] << 8 | data[place + 1]
-        place += 2 + ciphers
-        compression = data[place]
-        place += 1 + compression
-        extensions = data[place] << 8 | data[place + 1]
-        place += 2
+        offset = _RECORD_HEAD_BYTES + _MESSAGE_HEAD_BYTES + _FIXED_BYTES
+        session_id = data[offset]
+        offset += 1 + session_id
+        ciphers = data[offset] << 8 | data[offset + 1]
+        offset += 2 + ciphers
+        compression = data[offset]
+        offset += 1 + compression
+        extensions = data[offset] << 8 | data[offset + 1]
+        offset += 2
         if (
             session_id > _SESSION_ID_MAX
             or ciphers < 2
             or ciphers & 1
             or not compression
-            or place + extensions != end
+            or offset + extensions != end
         ):
             return None
-        found: dict[int, bytes] = {}
-        while place < end:
-            kind, length = _EXTENSION_HEAD(data, place)
-            place += 4 + length
-            if kind in _LOOKED_AT:
-                if kind in found:
+        bodies: dict[int, bytes] = {}
+        while offset < end:
+            kind, length = _EXTENSION_HEAD(data, offset)
+            offset += 4 + length
+            if kind in _EXTENSIONS_READ:
+                if kind in bodies:
                     return None
-                found[kind] = data[place - length : place]
-        if place != end or end > len(data):
+                bodies[kind] = data[offset - length : offset]
+        if offset != end or end > len(data):
             return None
         authority = None
-        if _SERVER_NAME in found:
-            names = found[_SERVER_NAME]
-            listed, kind, length = _NAME_HEADS(names)
+        if _SERVER_NAME in bodies:
+            names = bodies[_SERVER_NAME]
+            listed, kind, length = _NAME_LIST_HEADS(names)
             if kind != _HOST_NAME or length + 5 != len(names) or listed + 2 != len(names):
                 return None
             authority = _host_name(names[5:])
-        alpn = _protocols(found[_ALPN]) if _ALPN in found else ()
+        alpn = _protocols(bodies[_ALPN]) if _ALPN in bodies else ()
     except (IndexError, struct.error, ClientHelloError):
         return None
     hello = ClientHello(
         server_name=None if authority is None else authority.lower().rstrip("."),
         authority=authority,
         alpn=alpn,
-        has_ech=_ECH in found,
+        has_ech=_ECH in bodies,
     )
     return hello, end
 
 
 def parse_in_records(data: bytes) -> tuple[ClientHello, int] | NeedMore:
-    """As ``parse_client_hello``, however the hello is cut into records."""
-    message, length, place, carried = b"", 0, 0, 0
+    """Parse a ClientHello that is split into records in any way; otherwise like ``parse_client_hello``."""
+    message, length, offset, carried = b"", 0, 0, 0
     while True:
         if (
-            len(data) < place + _RECORD_HEAD_BYTES
-            or data[place] != _HANDSHAKE
-            or data[place + 1] != _MAJOR_VERSION
+            len(data) < offset + _RECORD_HEAD_BYTES
+            or data[offset] != _HANDSHAKE
+            or data[offset + 1] != _MAJOR_VERSION
         ):
-            _check_begin(data, place)
-            return NeedMore(place + _RECORD_HEAD_BYTES + max(length - carried, 0))
-        size = data[place + 3] << 8 | data[place + 4]
+            _check_begin(data, offset)
+            return NeedMore(offset + _RECORD_HEAD_BYTES + max(length - carried, 0))
+        size = data[offset + 3] << 8 | data[offset + 4]
         if not 0 < size <= _RECORD_MAX:
             raise ClientHelloError(f"a record of {size} bytes")
-        start, place = place + _RECORD_HEAD_BYTES, place + _RECORD_HEAD_BYTES + size
-        message += data[start:place]
+        start, offset = offset + _RECORD_HEAD_BYTES, offset + _RECORD_HEAD_BYTES + size
+        message += data[start:offset]
         carried += size
         if not length:
             length = _message_length(message)
-        # However the rest is cut, it takes a head and itself: few questions, even for records of a byte each.
-        least = place if length <= carried else place + _RECORD_HEAD_BYTES + length - carried
+        # The rest needs at least one more record head and its own bytes, however it is split. Asking for that
+        # much keeps the number of calls small, even with one byte in each record.
+        least = offset if length <= carried else offset + _RECORD_HEAD_BYTES + length - carried
         if least > HELLO_MAX:
             raise ClientHelloError(f"the hello is longer than {HELLO_MAX} bytes")
-        if len(data) < place:
+        if len(data) < offset:
             return NeedMore(least)
         if 0 < length <= carried:
-            return _parse_message(message[:length]), place
+            return _parse_message(message[:length]), offset
 
 
-def _check_begin(data: bytes, place: int) -> None:
-    """Say what a record's head is instead, from the first byte that cannot be one's."""
-    head = data[place : place + 2]
+def _check_begin(data: bytes, offset: int) -> None:
+    """Raise an error for the first byte that cannot be in a record's head; return if all that there are can be."""
+    head = data[offset : offset + 2]
     if head[:1] != bytes([_HANDSHAKE])[: len(head)]:
-        if place:
+        if offset:
             raise ClientHelloError(f"the hello is interrupted by a record of type {head[0]}")
         raise NotTlsError("the client does not speak TLS")
     if head[1:] not in (b"", bytes([_MAJOR_VERSION])):
@@ -173,7 +191,7 @@ def _check_begin(data: bytes, place: int) -> None:
 
 
 def _message_length(message: bytes) -> int:
-    """Of the whole message, its head included; 0 while that is not there."""
+    """Return the length of the message with its head; 0 while the head is incomplete."""
     if message and message[0] != _CLIENT_HELLO:
         raise ClientHelloError(f"the first message is of type {message[0]}, no ClientHello")
     if len(message) < _MESSAGE_HEAD_BYTES:
@@ -185,37 +203,37 @@ def _message_length(message: bytes) -> int:
 
 
 def _parse_message(message: bytes) -> ClientHello:
-    """Raises ClientHelloError where a length leads over its surroundings' end."""
+    """Parse a complete message. Raises ClientHelloError if a length exceeds the structure around it."""
     end = len(message)
-    place = _MESSAGE_HEAD_BYTES + _FIXED_BYTES
-    place = _behind(message, place, 1, end, "session id", most=_SESSION_ID_MAX)
-    place = _behind(message, place, 2, end, "cipher suites", least=2, unit=2)
-    place = _behind(message, place, 1, end, "compression methods", least=1)
-    if place == end:
+    offset = _MESSAGE_HEAD_BYTES + _FIXED_BYTES
+    offset = _vector_end(message, offset, 1, end, "session id", most=_SESSION_ID_MAX)
+    offset = _vector_end(message, offset, 2, end, "cipher suites", least=2, unit=2)
+    offset = _vector_end(message, offset, 1, end, "compression methods", least=1)
+    if offset == end:
         return ClientHello()  # the oldest hellos have no extensions
-    behind = _behind(message, place, 2, end, "extensions")
-    if behind != end:
-        raise ClientHelloError(f"{end - behind} bytes behind the extensions")
-    place += 2
+    extensions_end = _vector_end(message, offset, 2, end, "extensions")
+    if extensions_end != end:
+        raise ClientHelloError(f"{end - extensions_end} bytes behind the extensions")
+    offset += 2
     name: str | None = None
     alpn: tuple[bytes, ...] = ()
-    seen = 0  # of the three that are looked at, none may come twice (RFC 8446 section 4.2)
-    while place < end:
-        if end - place < 4:
-            raise ClientHelloError(f"{end - place} bytes are left, and an extension has at least 4")
-        kind, length = _EXTENSION_HEAD(message, place)
-        start = place + 4
-        place = start + length
-        if place > end:
+    seen = 0  # one bit for each extension that is read: none may come twice (RFC 8446 section 4.2)
+    while offset < end:
+        if end - offset < 4:
+            raise ClientHelloError(f"{end - offset} bytes are left, and an extension has at least 4")
+        kind, length = _EXTENSION_HEAD(message, offset)
+        start = offset + 4
+        offset = start + length
+        if offset > end:
             raise ClientHelloError(f"extension {kind} leads over the hello's end")
-        if kind not in _LOOKED_AT:
+        if kind not in _EXTENSIONS_READ:
             continue
         if kind == _SERVER_NAME:
             seen = _once(seen, 1, "server name")
-            name = _server_name(message[start:place])
+            name = _server_name(message[start:offset])
         elif kind == _ALPN:
             seen = _once(seen, 2, "ALPN")
-            alpn = _protocols(message[start:place])
+            alpn = _protocols(message[start:offset])
         else:
             seen = _once(seen, 4, "ECH")
     return ClientHello(
@@ -226,47 +244,55 @@ def _parse_message(message: bytes) -> ClientHello:
     )
 
 
-def _behind(
+def _vector_end(
     message: bytes,
-    place: int,
+    offset: int,
     size: int,
     end: int,
-    what: str,
+    label: str,
     *,
     least: int = 0,
     most: int = 0xFFFF,
     unit: int = 1,
 ) -> int:
-    """The place behind a vector whose length has ``size`` bytes."""
-    start = place + size
-    length = int.from_bytes(message[place:start], "big")
+    """Return the offset after a vector whose length field has ``size`` bytes.
+
+    Raises ClientHelloError unless its length is from ``least`` to ``most``, a multiple of ``unit``, and
+    within ``end``.
+    """
+    start = offset + size
+    length = int.from_bytes(message[offset:start], "big")
     if start + length > end or not least <= length <= most or length % unit:
-        raise ClientHelloError(f"{what} of {length} bytes")
+        raise ClientHelloError(f"{label} of {length} bytes")
     return start + length
 
 
-def _once(seen: int, bit: int, what: str) -> int:
+def _once(seen: int, bit: int, label: str) -> int:
     if seen & bit:
-        raise ClientHelloError(f"{what} comes twice")
+        raise ClientHelloError(f"{label} comes twice")
     return seen | bit
 
 
 def _server_name(data: bytes) -> str | None:
-    """The one host name of the list (RFC 6066: no more than one of each type; there never was another type)."""
-    place = 2
-    if len(data) < place or len(data) != place + int.from_bytes(data[:place], "big") or len(data) == place:
+    """Return the host name of the list. RFC 6066 allows one name of each type, and host names are the only type."""
+    offset = 2
+    if (
+        len(data) < offset
+        or len(data) != offset + int.from_bytes(data[:offset], "big")
+        or len(data) == offset
+    ):
         raise ClientHelloError(f"a list of server names of {len(data)} bytes")
     name: str | None = None
-    while place < len(data):
-        kind, start = data[place], place + 3
-        place = start + int.from_bytes(data[place + 1 : start], "big")
-        if place > len(data):
+    while offset < len(data):
+        kind, start = data[offset], offset + 3
+        offset = start + int.from_bytes(data[offset + 1 : start], "big")
+        if offset > len(data):
             raise ClientHelloError("a server name leads over its list's end")
         if kind != _HOST_NAME:
             continue
         if name is not None:
             raise ClientHelloError("two host names")
-        name = _host_name(data[start:place])
+        name = _host_name(data[start:offset])
     return name
 
 
@@ -282,11 +308,11 @@ def _host_name(data: bytes) -> str:
 def _protocols(data: bytes) -> tuple[bytes, ...]:
     if len(data) < 2 or len(data) != 2 + int.from_bytes(data[:2], "big") or len(data) == 2:
         raise ClientHelloError(f"a list of application protocols of {len(data)} bytes")
-    protocols, place = [], 2
-    while place < len(data):
-        start = place + 1
-        place = start + data[place]
-        if place > len(data) or place == start:
+    protocols, offset = [], 2
+    while offset < len(data):
+        start = offset + 1
+        offset = start + data[offset]
+        if offset > len(data) or offset == start:
             raise ClientHelloError("an application protocol is empty or leads over its list's end")
-        protocols.append(data[start:place])
+        protocols.append(data[start:offset])
     return tuple(protocols)

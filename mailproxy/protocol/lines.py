@@ -1,47 +1,57 @@
-"""Lines of a server's answers: bytes in, whole lines out, however they were cut; bounded."""
+"""Lines of a server's answers: bytes in, whole lines out, in bounded memory, wherever the network cut them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-# Bytes of one whole answer, all its lines and literals: as much as HAProxy reads of one. The longest real ones
-# (CAPABILITY of an IMAP server after login, EHLO's) have about 1000.
+# Bytes of one answer with all its lines and literals: as much as HAProxy reads of one. The longest real
+# answers (to CAPABILITY after login in IMAP, to EHLO in SMTP) have about 1,000.
 ANSWER_MAX = 16384
 
 
 class LineFaultError(ValueError):
-    """What came cannot be an answer's line; the message is the fact."""
+    """The bytes received are no line of an answer; the message says why."""
 
 
 class LineBuffer:
-    """Takes bytes, gives lines without their CRLF.
+    """Cuts bytes into lines, which end with CRLF.
 
-    ``literal_bytes`` says of a line whether a literal follows, and how many bytes it has: these, and the line behind
-    them, then belong to the same line, which carries the literal with its announcement as they came.
+    A logical line may contain literals (RFC 9051 section 4.3, RFC 5804 section 4): it is returned with their
+    announcements and bytes as received.
+
+    Args:
+        line_max: Bytes of a line between literals, with its CRLF.
+        literal_bytes: Returns the size of the literal that a line announces at its end, None if it announces
+            none.
     """
 
     def __init__(self, line_max: int, literal_bytes: Callable[[bytes], int | None] = lambda _: None) -> None:
         self._line_max = line_max
         self._literal_bytes = literal_bytes
         self._data = bytearray()
-        self._line = b""  # what is there already of one with literals
-        self._literal = 0  # bytes that are missing of the literal
+        self._line = b""  # the parts so far of a line with literals
+        self._literal = 0  # size of the literal that comes next
         self._answer = 0  # bytes of the answer so far
         self._searched = 0
 
     def __len__(self) -> int:
-        """Bytes that no line was made of yet."""
+        """Return the number of bytes that are not in a returned line yet."""
         return len(self._line) + len(self._data)
 
     def feed(self, data: bytes) -> None:
+        """Add received bytes."""
         self._data += data
 
     def begin_answer(self) -> None:
-        """What comes next counts anew."""
+        """Start to count bytes towards ANSWER_MAX from zero."""
         self._answer = 0
 
     def next_line(self) -> bytes | None:
-        """Return the next whole line, None until it is there. Raises LineFaultError."""
+        """Return the next line without its CRLF, or None if it is incomplete.
+
+        Raises:
+            LineFaultError: A line or an answer is too long, or a line ends with LF alone.
+        """
         while True:
             if len(self._data) < self._literal:
                 return None

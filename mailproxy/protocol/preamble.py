@@ -1,4 +1,4 @@
-"""The one answer that every preamble has in common: not enough bytes yet."""
+"""What all parsers of preambles return while bytes are missing."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from attrs import frozen
 
 @frozen
 class NeedMore:
-    """Nothing can be said yet. ``total``: bytes, from the first one, below which asking again makes no sense."""
+    """The preamble is incomplete.
+
+    Attributes:
+        total: Bytes, counted from the preamble's first one, that are needed at least. Fewer never complete
+            it.
+    """
 
     total: int

@@ -1,8 +1,9 @@
-"""Who is calling: what is known of a client by the socket, by a PROXY header, by its ClientHello and by its TLS."""
+"""What is known of a client: from its socket, its PROXY header, its ClientHello and its TLS handshake."""
 
 from __future__ import annotations
 
 import socket
+from typing import Self
 
 from attrs import define, field
 
@@ -15,12 +16,20 @@ from mailproxy.protocol.proxy_header import Header, HeaderV2, Tlv
 Address = tuple[str, int]
 
 
-@define(eq=False)
+@define(eq=False, weakref_slot=False)
 class ClientInfo:
-    """A client. ``source`` is its address, None where it came over a Unix socket and no header told another one;
-    ``sock`` is its connection, under TLS the one that speaks it; ``id`` is the session's; ``authority`` is the
-    server name that its TLS asks for, to the letter; ``tlvs`` are the extensions of the header that it came with.
-    ``is_proxy``: its header names no client, so that the address is that of the proxy in front.
+    """A client.
+
+    Attributes:
+        listener: The listener that accepted it.
+        source: Its address; None for a Unix socket without a PROXY header.
+        sock: Its connection, under TLS the one that decrypts.
+        id: The id of its session.
+        tlvs: The extensions of its PROXY header.
+        hello: Its ClientHello.
+        authority: The server name in the ClientHello, exactly as sent.
+        is_proxy: Its PROXY header names no client, so ``source`` is the proxy in front.
+        tls: Version, cipher and certificate of its TLS, once TLS ends here.
     """
 
     listener: Listener
@@ -34,14 +43,19 @@ class ClientInfo:
     tls: TlsInfo | None = field(default=None, kw_only=True)
     _destination: Address | None = field(default=None, kw_only=True)
 
+    @classmethod
+    def accepted(cls, listener: Listener, sock: socket.socket, peer: object) -> Self:
+        """Make it of an accepted connection; ``peer`` is its address, no tuple for a Unix socket."""
+        return cls(listener, peer[:2] if isinstance(peer, tuple) else None, sock)
+
     @property
     def name(self) -> str:
-        """For the log; clients of a Unix socket have no address and are called after their bind's number."""
+        """The address for the log. Clients of a Unix socket have none and are named after their bind's number."""
         return join_host_port(*self.source) if self.source is not None else f"unix:{self.listener.number}"
 
     @property
     def host(self) -> str:
-        """Its address without the port, empty for clients of a Unix socket."""
+        """The address without the port, empty for clients of a Unix socket."""
         return self.source[0] if self.source is not None else ""
 
     @property
@@ -57,11 +71,11 @@ class ClientInfo:
         return self.listener.port if self._destination is None else self._destination[1]
 
     def set_client_hello(self, hello: ClientHello) -> None:
-        """Take over what its ClientHello says."""
+        """Note its ClientHello."""
         self.hello, self.authority = hello, hello.authority
 
     def apply_proxy_header(self, header: Header) -> None:
-        """Take over what a PROXY header says; LOCAL and UNKNOWN leave the real addresses."""
+        """Take the addresses and extensions of a PROXY header; LOCAL and UNKNOWN leave the real addresses."""
         self.tlvs = header.tlvs if isinstance(header, HeaderV2) else ()
         self.is_proxy = header.endpoints is None
         if header.endpoints is not None:

@@ -1,4 +1,4 @@
-"""A frontend at work: accepts on its listeners and owns a task for each session."""
+"""A frontend: accepts connections on its listeners and owns the task of each session."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from mailproxy.net.listener import Listener, close_all
 from mailproxy.net.poller import AnyPoller
 from mailproxy.net.relay import Relay
 from mailproxy.proxy.backend.backend import Backend
+from mailproxy.proxy.client_info import ClientInfo
 from mailproxy.proxy.client_limits import Clients
 from mailproxy.proxy.limits import SessionLimits
 from mailproxy.proxy.overload import Overload
@@ -21,10 +22,11 @@ from mailproxy.proxy.session.routing import Routes
 from mailproxy.proxy.session.session import Session, SessionContext
 from mailproxy.proxy.supervise import contained, supervise
 
-_ACCEPTS_PER_TURN = 32  # connections taken before other tasks have their turn
+_ACCEPTS_PER_TURN = 32  # connections accepted before other tasks get their turn
 
-# accept(2) hands on what befell a connection that it took from the queue: the next one may be fine at once. Every other
-# error is the machine's (out of descriptors or memory) or the listener's own, and would come back without a pause.
+# accept(2) also returns pending network errors of the connection that it takes from the queue. These are
+# harmless: the next connection may be accepted at once. Any other error is the machine's (out of descriptors
+# or memory) or the listener's, and would come back at once, so accepting pauses.
 _CONNECTION_ERRNOS = {
     errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.ENOPROTOOPT, errno.EHOSTDOWN, errno.ENONET,
     errno.EHOSTUNREACH, errno.EOPNOTSUPP, errno.ENETUNREACH,
@@ -32,11 +34,16 @@ _CONNECTION_ERRNOS = {
 
 
 class Frontend:
-    """One frontend."""
+    """One frontend.
+
+    Attributes:
+        name: Its name in the configuration.
+        listeners: Its listeners, in the order of its binds. ``run`` closes them.
+    """
 
     def __init__(
         self,
-        settings: config.Frontend,
+        frontend: config.Frontend,
         listeners: Sequence[Listener],
         *,
         backends: Mapping[str, Backend],
@@ -46,15 +53,15 @@ class Frontend:
         poller: AnyPoller,
         log: Log,
     ) -> None:
-        self.name = settings.name
+        self.name = frontend.name
         self.listeners = listeners
         self.log = log
         self._limits = limits
         self._clients = clients
         self._context = SessionContext(
-            config=settings,
+            config=frontend,
             backends=backends,
-            routes=Routes(settings.routes, settings.name),
+            routes=Routes(frontend.routes, frontend.name),
             limits=self._limits,
             clients=clients,
             relay=relay,
@@ -63,10 +70,19 @@ class Frontend:
         )
         self._draining = trio.Event()
         self._sessions_scope = trio.CancelScope()
-        self._overload = Overload(settings.name, listeners, limits=limits, log=log)
+        self._overload = Overload(frontend.name, listeners, limits=limits, log=log)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Accept until ``drain`` or cancelled, then see the sessions through. Closes the listeners."""
+        """Accept until ``drain`` or cancelled, then wait for the sessions to end.
+
+        It counts as started when all listeners accept.
+
+        Closes:
+            The listeners, as soon as it stops accepting.
+
+        Cancellation:
+            Stops the sessions, too; each still writes its line.
+        """
         with self._sessions_scope:
             async with trio.open_nursery() as sessions:
                 try:
@@ -80,7 +96,7 @@ class Frontend:
                                 listener,
                                 sessions,
                             )
-                            say_listening(
+                            log_listening(
                                 self.log,
                                 self.name,
                                 name=listener.name,
@@ -94,18 +110,18 @@ class Frontend:
                     close_all(self.listeners)
 
     def drain(self, deadline: float) -> None:
-        """Accept no more; sessions may go on until ``deadline`` (trio's clock), then they are stopped."""
+        """Stop accepting. Sessions go on until ``deadline`` on trio's clock and are stopped then."""
         self._sessions_scope.deadline = deadline
         self._draining.set()
 
     @property
     def sessions(self) -> int:
-        """Sessions that it has now."""
+        """The current number of sessions."""
         return self._limits.frontend.sessions
 
     @property
     def client_limited(self) -> int:
-        """Sessions that ended because their client was over its limits, in this process."""
+        """The number of sessions that this process has ended because their client was over its limits."""
         return self._clients.refused if self._clients is not None else 0
 
     async def _accept(self, listener: Listener, sessions: trio.Nursery) -> None:
@@ -116,7 +132,7 @@ class Frontend:
                 await overload.wait_for_room(limit, listener)
             for _ in range(_ACCEPTS_PER_TURN):
                 try:
-                    client, peer = listener.accept()
+                    sock, peer = listener.accept()
                 except BlockingIOError:
                     break
                 except OSError as error:
@@ -127,27 +143,30 @@ class Frontend:
                     overload.accepted(listener)
                 limits.enter()
                 try:
-                    session = Session(self._context, listener, client, peer=peer)
-                except BaseException:  # a fault here is one connection's: it does not delay those behind it
+                    client_info = ClientInfo.accepted(listener, sock, peer)
+                    session = Session(self._context, client_info)
+                except BaseException:
                     limits.leave()
-                    client.close()
+                    sock.close()
+                    # A fault here is one connection's: it does not delay the next ones.
                     with contained(self.log, f"accepting on {listener.name}"):
                         raise
                 else:
-                    sessions.start_soon(session.run, name="session")
-                    del session  # this task would keep it until the next connection
-                if limits.reached_limit is not None:  # the next connection may be far away
+                    sessions.start_soon(session.run, client_info, name="session")
+                    # This task would keep them in memory until the next connection.
+                    del session, client_info, sock
+                if limits.reached_limit is not None:  # a batch must not exceed it
                     break
             if overload.is_on:
                 overload.after_accepting(listener)
 
 
-def say_listening(log: Log, frontend: str, *, name: str, address: str, mode: str) -> None:
-    """Tell where a frontend listens."""
-    called = "" if name == address else f" ({name})"
+def log_listening(log: Log, frontend: str, *, name: str, address: str, mode: str) -> None:
+    """Write the event that a frontend listens on an address; ``name`` is the bind's."""
+    label = "" if name == address else f" ({name})"
     log.event(
         LISTENING,
-        f"frontend {frontend} listens on {address}{called}, mode {mode}",
+        f"frontend {frontend} listens on {address}{label}, mode {mode}",
         frontend=frontend,
         bind=name,
         address=address,

@@ -17,7 +17,7 @@ from mailproxy.net.tls.auto_retry import NOT_CLEARED, can_clear_auto_retry
 from mailproxy.net.tls.context import Context
 from mailproxy.pool import RandomSource
 from mailproxy.proxy.backend.backend import Backend, ServerContexts, server_context
-from mailproxy.proxy.checks.check import Check, checks_of
+from mailproxy.proxy.checks.check import Check, plan_checks
 from mailproxy.proxy.checks.checker import HealthChecker
 from mailproxy.proxy.supervise import contained, supervise
 
@@ -90,7 +90,7 @@ class ServerMonitor:
     def _make_checks(self, ports: Ports) -> Iterator[tuple[Backend, Check]]:
         for backend in self._backends.values():
             paths = entry_paths(self._config.frontends.values(), backend.name, ports)
-            for check in checks_of(backend, paths, self._context_of):
+            for check in plan_checks(backend, paths, self._context_of):
                 yield backend, check
 
     def _context_of(self, tls: ServerTls) -> Context:

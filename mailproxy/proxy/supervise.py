@@ -6,7 +6,6 @@ third place with ``except Exception``, after the session and the check. Every he
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
@@ -14,6 +13,7 @@ import trio
 
 from mailproxy.log import Log
 from mailproxy.log.events import HELPER_FAILED
+from mailproxy.proxy.faults import locate
 
 _FIRST_BACKOFF_S = 0.1
 _MAX_BACKOFF_S = 30.0
@@ -58,9 +58,7 @@ def contained(log: Log, helper: str) -> Iterator[None]:
 
 def log_failure(log: Log, helper: str, failure: BaseException) -> None:
     """Log ``helper-failed``, with the location of the failure."""
-    failure = _first(failure)
-    frames = traceback.extract_tb(failure.__traceback__)
-    location = ", ".join(f"{frame.filename}:{frame.lineno}" for frame in frames[-1:])
+    failure, location = locate(failure)
     log.event(
         HELPER_FAILED,
         f"{helper} failed and goes on in a moment, sessions are not touched: {failure!r} at {location}",
@@ -68,9 +66,3 @@ def log_failure(log: Log, helper: str, failure: BaseException) -> None:
         fault=repr(failure),
         place=location,
     )
-
-
-def _first(failures: BaseException) -> BaseException:
-    while isinstance(failures, BaseExceptionGroup):
-        failures = failures.exceptions[0]
-    return failures

@@ -26,7 +26,7 @@ from mailproxy.pool import (
     StateChange,
     StickTable,
 )
-from mailproxy.protocol.checks.result import printable
+from mailproxy.protocol.checks.result import excerpt
 from mailproxy.proxy.backend.backend import Backend, ServerContexts
 from mailproxy.proxy.backend.server import BackendServer, CheckOutcome
 from mailproxy.proxy.backend.snapshot import ServerSnapshot
@@ -148,7 +148,7 @@ class WorkerBackend(SharedBackend):
         """Count a failed session, and send the failure if it may bring the server down."""
         server.counts.connect_errors += 1
         if server.passive_health is not None and server.accepts_persistent:
-            self._send(ConnectFailure(*self.key(server), client_info.host, printable(reason)))
+            self._send(ConnectFailure(*self.key(server), client_info.host, excerpt(reason)))
 
     def serve_queue(self) -> None:
         """Give free slots to the waiters of this worker, as far as no other worker's have waited longer."""

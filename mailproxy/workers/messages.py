@@ -52,7 +52,7 @@ from mailproxy.log import Log
 from mailproxy.log.events import MESSAGE_DROPPED
 from mailproxy.net.dial import Endpoint
 from mailproxy.pool import AdminState, Counts
-from mailproxy.protocol.checks.result import CheckCode, CheckResult, printable
+from mailproxy.protocol.checks.result import CheckCode, CheckResult, excerpt
 from mailproxy.proxy.backend.server import CheckOutcome
 from mailproxy.proxy.backend.snapshot import ServerSnapshot
 
@@ -364,7 +364,7 @@ def _encode_snapshot(entry: IndexedSnapshot) -> list[object]:
 
 def _encode_outcome(outcome: CheckOutcome) -> list[object]:
     result = outcome.result
-    return [result.code.name, printable(result.info), result.status, outcome.ms]
+    return [result.code.name, excerpt(result.info), result.status, outcome.ms]
 
 
 def _decode_outcome(value: Sequence[Any]) -> CheckOutcome:

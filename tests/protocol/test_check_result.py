@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mailproxy.errors import ServerError
-from mailproxy.protocol.checks.result import INFO_MAX, CheckCode, CheckFailedError, CheckResult, printable
+from mailproxy.protocol.checks.result import INFO_MAX, CheckCode, CheckFailedError, CheckResult, excerpt
 
 
 @pytest.mark.parametrize(
@@ -45,4 +45,4 @@ def test_some_codes_are_passed() -> None:
     ],
 )
 def test_what_others_say_fits_a_line(said: bytes | str, shown: str) -> None:
-    assert printable(said) == shown
+    assert excerpt(said) == shown

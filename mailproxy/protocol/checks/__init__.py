@@ -1,9 +1,9 @@
-"""The dialogues of health checks, as pure machines: bytes in, bytes out and a result.
+"""The dialogues of health checks, as pure state machines: bytes in, bytes to send and a result out.
 
 Modules, in reading order:
-    result: HAProxy's codes and sentences.
-    dialogue: what every machine offers.
-    mail: the machine that all mail protocols share; imap, pop3, smtp and sieve fill it in.
-    script: the machine of the operator's own steps.
-    registry: which protocol has which machine.
+    result: HAProxy's check codes and their texts.
+    dialogue: The interface of all dialogues, and how to drive one.
+    mail: The state machine of the mail protocols; imap, pop3, smtp and sieve add commands and answers.
+    script: The state machine of a script in the configuration.
+    registry: The dialogue of each protocol.
 """

@@ -1,4 +1,4 @@
-"""IMAP, as far as a health check speaks it: greeting, CAPABILITY, STARTTLS, LOGOUT (RFC 9051, RFC 3501)."""
+"""The IMAP of health checks: greeting, CAPABILITY, STARTTLS, LOGOUT (RFC 9051, RFC 3501)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import re
 
 from mailproxy.protocol.capabilities import Capabilities, by_name
 from mailproxy.protocol.checks.mail import Answer, MailCheck, State, Verdict
-from mailproxy.protocol.checks.result import printable
+from mailproxy.protocol.checks.result import excerpt
 
-# A line of a response; RFC 9051 gives none, and 8192 is what RFC 7162 section 4 wants servers to take of clients.
+# Bytes of a response's line. RFC 9051 has no limit; RFC 7162 section 4 wants servers to accept 8,192 from
+# clients.
 LINE_MAX = 8192
 
 _LITERAL = re.compile(rb"\{(\d{1,9})\}\Z")
@@ -17,7 +18,7 @@ _CONDITIONS = {b"OK": Verdict.YES, b"NO": Verdict.NO, b"BAD": Verdict.UNKNOWN}
 
 
 class ImapCheck(MailCheck):
-    """Greeted with OK, or PREAUTH, which is as good here."""
+    """The check of an IMAP server. PREAUTH is as good a greeting as OK."""
 
     NAME = "IMAP"
     LINE_MAX = LINE_MAX
@@ -36,14 +37,14 @@ class ImapCheck(MailCheck):
         return self._tag + b" " + super()._command(words)
 
     def logout(self) -> bytes:
-        return b"bye " + super().logout()  # a tag that no script has used for something else
+        return b"bye " + super().logout()  # a tag that no script is likely to use
 
     @property
     def _tag(self) -> bytes:
         return b"a%d" % self._commands
 
     def _literal_bytes(self, line: bytes) -> int | None:
-        # A status ends in text for people, which may well end in braces; literals stand in data alone (section 4.3).
+        # Only data contains literals (section 4.3). The text of a status response may end in braces, too.
         match = None if _STATUS.match(line) or not line.startswith(b"* ") else _LITERAL.search(line)
         return match and int(match[1])
 
@@ -55,22 +56,22 @@ class ImapCheck(MailCheck):
             return self._untagged(rest)
         word = rest.partition(b" ")[0].upper()
         if tag != self._tag or word not in _CONDITIONS:
-            raise self._no(line)
+            raise self._invalid(line)
         if self.state is State.CAPABILITIES and word == b"OK" and self._listed is None:
-            raise self._no(b"no list before " + line)  # section 6.1.1 wants one
-        return Answer(verdict=_CONDITIONS[word], text=printable(rest), capabilities=self._listed)
+            raise self._invalid(b"no list before " + line)  # required by section 6.1.1
+        return Answer(verdict=_CONDITIONS[word], text=excerpt(rest), capabilities=self._listed)
 
     def _greeting(self, line: bytes, tag: bytes, rest: bytes) -> Answer:
         word = rest.partition(b" ")[0].upper()
         if tag != b"*" or word not in (b"OK", b"PREAUTH", b"BYE"):
-            raise self._no(line)
-        return Answer(verdict=Verdict.BYE if word == b"BYE" else Verdict.YES, text=printable(rest))
+            raise self._invalid(line)
+        return Answer(verdict=Verdict.BYE if word == b"BYE" else Verdict.YES, text=excerpt(rest))
 
     def _untagged(self, rest: bytes) -> Answer | None:
-        """What a server says unasked is let pass, except that it leaves (section 7: at any time)."""
+        """Ignore untagged responses, except CAPABILITY, and BYE, which may come at any time (section 7)."""
         words = rest.upper().split()
         if words[:1] == [b"CAPABILITY"]:
             self._listed = by_name((word.decode("ascii", "replace"),) for word in words[1:])
         if words[:1] == [b"BYE"] and self.state is not State.GOODBYE:
-            return Answer(verdict=Verdict.BYE, text=printable(rest))
+            return Answer(verdict=Verdict.BYE, text=excerpt(rest))
         return None

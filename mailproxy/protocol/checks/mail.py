@@ -1,9 +1,11 @@
-"""From greeting to goodbye: the one course of every mail protocol's check, as a table.
+"""The state machine that the checks of all mail protocols share, as a table.
 
-The server greets, is asked what it can do, is upgraded to TLS if that is wanted and asked again, and is told goodbye.
-A protocol adds its words and the form of its answers. Goodbye is also said after a refusal, and its answer waited for:
-so a check is one line in a server's log, the one of a client that left politely. It is not said where nobody would hear
-it: after the server's own goodbye, and to one that waits for a TLS handshake.
+The server greets. The check asks for its capabilities, upgrades to TLS if it is to, asks again, and logs out.
+A protocol adds its commands and the format of its answers.
+
+The check also logs out after a refusal, and waits for the answer. So each check is one line in the server's
+log, that of a client that logged out. It does not log out after the server's own BYE, nor from a server that
+waits for a TLS handshake: they would not read it.
 """
 
 from __future__ import annotations
@@ -17,45 +19,52 @@ from attrs import frozen
 
 from mailproxy.protocol.capabilities import UNLISTED, Capabilities
 from mailproxy.protocol.checks.dialogue import CheckDialogue
-from mailproxy.protocol.checks.result import CheckCode, printable
+from mailproxy.protocol.checks.result import CheckCode, excerpt
 from mailproxy.protocol.lines import LineBuffer, LineFaultError
 
 
 class State(Enum):
-    """What is waited for; the value are the words for it."""
+    """What the check waits for; the value is the text for it."""
 
     GREETING = "the greeting"
     CAPABILITIES = "the capabilities"
     STARTTLS = "the answer to STARTTLS"
-    TLS = "TLS"  # which the driver makes
+    TLS = "TLS"  # the handshake, which the driver makes
     GOODBYE = "the answer to the goodbye"
     OVER = "nothing"
 
 
 class Verdict(Enum):
-    """What an answer comes to."""
+    """What an answer means."""
 
     YES = auto()
     NO = auto()
-    UNKNOWN = auto()  # no, because it does not know the command
-    BYE = auto()  # it closes the connection now
+    UNKNOWN = auto()  # the server does not know the command
+    BYE = auto()  # the server closes the connection now
 
 
 class Action(Enum):
-    """What is done about it."""
+    """What the check does after an answer."""
 
-    ASK = auto()
-    ASK_FALLBACK = auto()  # in an older way
-    GO_ON = auto()  # with what is known of its capabilities
-    UPGRADE = auto()
-    REFUSED = auto()
-    SERVER_BYE = auto()
+    ASK = auto()  # for the capabilities
+    ASK_FALLBACK = auto()  # for the capabilities, with the protocol's older command
+    GO_ON = auto()  # to STARTTLS or to the logout, with the capabilities as known
+    UPGRADE = auto()  # to TLS
+    REFUSED = auto()  # fail and log out
+    SERVER_BYE = auto()  # fail without a logout
     END = auto()
 
 
 @frozen(kw_only=True)
 class Answer:
-    """``said``: in the server's own words; ``capabilities`` are None where there is no list of them."""
+    """A complete answer of the server.
+
+    Attributes:
+        verdict: What it means.
+        text: An ``excerpt`` of it.
+        status: Its reply code, 0 in protocols without reply codes.
+        capabilities: The list that it contains, if any.
+    """
 
     verdict: Verdict
     text: str
@@ -65,27 +74,40 @@ class Answer:
 
 Table = Mapping[tuple[State, Verdict], Action]
 
-_WAITING = (State.GREETING, State.CAPABILITIES, State.STARTTLS)
+_BEFORE_LOGOUT = (State.GREETING, State.CAPABILITIES, State.STARTTLS)
 
 TABLE: Table = {
     (State.GREETING, Verdict.YES): Action.ASK,
     (State.CAPABILITIES, Verdict.YES): Action.GO_ON,
     (State.STARTTLS, Verdict.YES): Action.UPGRADE,
-    **{(state, Verdict.NO): Action.REFUSED for state in _WAITING},
-    **{(state, Verdict.UNKNOWN): Action.REFUSED for state in _WAITING},
-    **{(state, Verdict.BYE): Action.SERVER_BYE for state in _WAITING},
-    # Whatever it says to a goodbye: it was asked before whether it is well.
+    **{(state, Verdict.NO): Action.REFUSED for state in _BEFORE_LOGOUT},
+    **{(state, Verdict.UNKNOWN): Action.REFUSED for state in _BEFORE_LOGOUT},
+    **{(state, Verdict.BYE): Action.SERVER_BYE for state in _BEFORE_LOGOUT},
+    # Any answer to the logout will do: what the check is about was decided before.
     **{(State.GOODBYE, verdict): Action.END for verdict in Verdict},
 }
 
 
 class NotTheProtocolError(LineFaultError):
-    """A line that the protocol does not have, or not here."""
+    """A line that does not exist in the protocol, or not in this state."""
 
 
 class MailCheck(CheckDialogue):
-    """``starttls``: upgrade on the way. ``greeting`` and ``capabilities`` tell what the server said of itself, the latter of the
-    connection as it is now: those from before STARTTLS are forgotten.
+    """The check of a mail protocol. Subclasses define commands, limits and ``_read``.
+
+    Args:
+        starttls: Whether to upgrade the connection to TLS.
+
+    Attributes:
+        state: What the check waits for.
+        greeting: The server's greeting, as an ``excerpt``.
+        capabilities: The last list. Those from before STARTTLS are dropped.
+        NAME: The protocol's name for messages.
+        LINE_MAX: Bytes of a line of the server, with CRLF.
+        ASK: The command for the capabilities, empty if the server lists them unasked.
+        STARTTLS: The command for the upgrade, and the capability that announces it.
+        GOODBYE: The command that logs out.
+        TABLE: The action after each answer.
     """
 
     NAME: ClassVar[str]
@@ -108,7 +130,7 @@ class MailCheck(CheckDialogue):
 
     @property
     def is_decided(self) -> bool:
-        # a server that is well, or that is not, is so before it has answered the goodbye
+        # The answer to the logout does not change the result.
         return self.state in (State.GOODBYE, State.OVER)
 
     @property
@@ -135,21 +157,25 @@ class MailCheck(CheckDialogue):
         return self._take_outgoing()
 
     def logout(self) -> bytes:
-        """What is said by somebody who leaves now, whatever was said before; its answer is not this dialogue's any more."""
+        """Return a logout command that is valid in any state. This dialogue does not read the answer to it."""
         return self.GOODBYE + b"\r\n"
 
     @abstractmethod
     def _read(self, line: bytes) -> Answer | None:
-        """The answer that ends with this line, None if it goes on. Raises NotTheProtocolError."""
+        """Return the answer that ends with this line, or None if the answer continues.
 
-    def _literal_bytes(self, line: bytes) -> int | None:  # noqa: ARG002 - most protocols have none
+        Raises:
+            NotTheProtocolError: The line is none of the protocol, or not in this state.
+        """
+
+    def _literal_bytes(self, line: bytes) -> int | None:  # noqa: ARG002 - most protocols have no literals
         return None
 
     def _command(self, words: bytes) -> bytes:
         return words + b"\r\n"
 
     def _fallback_command(self) -> None:
-        """Ask for what the server did not know in an older way; for protocols whose table has that move."""
+        """Queue the older command for the capabilities; for protocols whose table has ASK_FALLBACK."""
         raise NotImplementedError
 
     def _receive_answer(self) -> None:
@@ -159,15 +185,15 @@ class MailCheck(CheckDialogue):
                     self._lines.begin_answer()
                     self._apply(answer)
         except LineFaultError as fault:
-            # In which answer it stands now cannot be told any more, so none is waited for.
+            # Where the next answer begins is unknown now, so the check does not wait for it.
             self._fail(CheckCode.L7RSP, f"{self.state.value}: {fault}")
             if self.state is not State.GOODBYE:
                 self._queue(self.GOODBYE)
             self._change_state(State.OVER)
 
     def _receive_end(self) -> None:
-        # A goodbye may go unanswered: the server was asked before whether it is well, and one that has refused, or is
-        # just being stopped, need not wait for it.
+        # The server need not answer the logout: the result is known. One that has refused, or is being
+        # stopped, may not.
         if self.state is not State.GOODBYE:
             self._fail(CheckCode.L7RSP, f"the connection was closed instead of {self.state.value}")
         self._change_state(State.OVER)
@@ -208,7 +234,8 @@ class MailCheck(CheckDialogue):
             self._start_logout()
 
     def _ask(self, words: bytes) -> None:
-        # those of before TLS are forgotten (RFC 3501 section 6.2.1, 3207 section 4.2, 2595 section 4, 5804 section 2.2)
+        # Capabilities from before TLS are dropped (RFC 3501 section 6.2.1, 3207 section 4.2, 2595 section 4,
+        # 5804 section 2.2).
         self.capabilities = UNLISTED
         self._change_state(State.CAPABILITIES)
         self._queue(words)
@@ -218,7 +245,7 @@ class MailCheck(CheckDialogue):
         self._queue(self.GOODBYE)
 
     def _refuse_plain_bytes(self) -> None:
-        """They would be taken for ones that came over TLS (as in CVE-2011-0411)."""
+        """Fail, because bytes sent before TLS would be taken for bytes sent over TLS (as in CVE-2011-0411)."""
         self._fail(CheckCode.L7RSP, f"plain bytes behind the answer to {self.STARTTLS.decode('ascii')}")
         self._change_state(State.OVER)
 
@@ -232,9 +259,9 @@ class MailCheck(CheckDialogue):
             self._outgoing += self._command(words)
 
     def _take_outgoing(self) -> bytes:
-        said, self._outgoing = self._outgoing, b""
-        return said
+        data, self._outgoing = self._outgoing, b""
+        return data
 
-    def _no(self, line: bytes) -> NotTheProtocolError:
-        """What to raise of a line that does not belong here."""
-        return NotTheProtocolError(f"this is not {self.NAME}: {printable(line)}")
+    def _invalid(self, line: bytes) -> NotTheProtocolError:
+        """Return the error for a line that the protocol does not have, or not in this state."""
+        return NotTheProtocolError(f"this is not {self.NAME}: {excerpt(line)}")

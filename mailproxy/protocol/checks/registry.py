@@ -1,4 +1,4 @@
-"""Which dialogue checks which protocol, by the configuration's names."""
+"""The dialogue of each protocol, by the protocol's name in the configuration."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from mailproxy.protocol.checks.smtp import LmtpCheck, SmtpCheck
 
 
 class MakeDialogue(Protocol):
-    """``starttls``: over a clear port that is upgraded."""
+    """Makes a new dialogue; ``starttls`` is whether it upgrades the connection to TLS."""
 
     def __call__(self, *, starttls: bool = False) -> MailCheck: ...
 
 
-SAYING_HELLO: Mapping[str, type[SmtpCheck]] = {
+DIALOGUES_WITH_NAME: Mapping[str, type[SmtpCheck]] = {
     "smtp": SmtpCheck,
     "submission": SmtpCheck,
     "lmtp": LmtpCheck,
 }
-"""Those in which the client says its name."""
+"""The dialogues of protocols in which the client gives its name."""
 
 DIALOGUES: Mapping[str, MakeDialogue] = {
     "imap": ImapCheck,

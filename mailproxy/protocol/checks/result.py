@@ -1,4 +1,4 @@
-"""How a health check ended: HAProxy's code, its words for it, and what the server itself said."""
+"""The result of a health check: HAProxy's code and text for it, and the server's own answer."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from attrs import frozen
 
 from mailproxy.errors import ServerError
 
-# Characters of an information: HAProxy's HCHK_DESC_LEN. A server could fill the log otherwise.
+# Characters of ``info``: HAProxy's HCHK_DESC_LEN. Without a limit a server could fill the log.
 INFO_MAX = 128
 
 
 class CheckCode(Enum):
-    """HAProxy's: the name is what ``show stat`` has, the value what the log says (src/check.c, check_statuses)."""
+    """HAProxy's check statuses (src/check.c, check_statuses): the name as in ``show stat``, the value as in the log."""
 
     UNK = "Unknown"
     INI = "Initializing"
@@ -29,15 +29,16 @@ class CheckCode(Enum):
     L7OK = "Layer7 check passed"
     L7OKC = "Layer7 check conditionally passed"
     L7STS = "Layer7 wrong status"
-    HANA = "Health analyze"  # of the connections of sessions
+    HANA = "Health analyze"  # failed connections of sessions; no check was made
 
     @property
     def is_passed(self) -> bool:
+        """Whether a check with this code has passed."""
         return self in _PASSED
 
     @property
     def has_status(self) -> bool:
-        """Does HAProxy write a ``code:`` with it?"""
+        """Whether HAProxy logs a ``code:`` with it."""
         return self in _WITH_STATUS
 
 
@@ -47,9 +48,12 @@ _WITH_STATUS = frozenset({CheckCode.L7OK, CheckCode.L7OKC, CheckCode.L7STS})
 
 @frozen
 class CheckResult:
-    """``info`` is printable and bounded; ``status`` is the protocol's number where it has numbers, else 0.
+    """The result of a check. Its text is what HAProxy logs between ``reason:`` and the duration.
 
-    As text it is what stands behind HAProxy's ``reason:``, up to the duration.
+    Attributes:
+        code: HAProxy's code.
+        info: Details, an ``excerpt``.
+        status: The protocol's reply code, 0 in protocols without reply codes.
     """
 
     code: CheckCode
@@ -63,7 +67,7 @@ class CheckResult:
 
 
 class CheckFailedError(ServerError):
-    """A check failed; ``result`` says how."""
+    """A check has failed with this result."""
 
     def __init__(self, result: CheckResult) -> None:
         super().__init__(result)
@@ -73,8 +77,8 @@ class CheckFailedError(ServerError):
         return str(self.result)
 
 
-def printable(said: bytes | str) -> str:
-    """What somebody else wrote, fit for a line of a log: no control characters, at most INFO_MAX of the others."""
-    # an octet makes at least a quarter of a character
-    text = said[: 4 * INFO_MAX].decode("utf-8", "replace") if isinstance(said, bytes) else said[:INFO_MAX]
-    return "".join(each if each.isprintable() else "?" for each in text[:INFO_MAX]).strip()
+def excerpt(text: bytes | str) -> str:
+    """Return the beginning of a peer's text as it may be logged: INFO_MAX characters, ``?`` for unprintable ones."""
+    if isinstance(text, bytes):
+        text = text[: 4 * INFO_MAX].decode("utf-8", "replace")  # a character has at most four bytes
+    return "".join(char if char.isprintable() else "?" for char in text[:INFO_MAX]).strip()

@@ -1,18 +1,25 @@
-"""A scripted check: what to send and what to expect, step by step, within one connection.
+"""A scripted check: what to send and what to expect, step by step, on one connection.
 
-The meanings are HAProxy's ``tcp-check`` (src/tcpcheck.c, and tried with 2.6):
+It means what HAProxy's ``tcp-check`` means (src/tcpcheck.c, tried with 2.6):
 
-- An expectation is looked at when something came, and again with everything that comes. It is met as soon as it matches.
-  If it has not when the connection ends or 16384 bytes are there, it fails.
-- A negated one fails as soon as it matches. It is passed when the connection ends or the buffer is full, and until then
-  it waits like any other: the check's time limit is a failure for it, too (L7TOUT). A connection that ends without a
-  byte is an empty answer, which neither kind takes.
-- Expectations in a row look at the same bytes. Behind a ``send`` they look at what came later.
+- An expectation is matched against the buffer each time that bytes arrive. It passes with the first match. It
+  fails if the connection ends without one, or with 16,384 bytes in the buffer.
+- A negated expectation fails with the first match. It passes if the connection ends without one, or if the
+  buffer is full. Until then it waits like any other, so the check's timeout is a failure for it, too
+  (L7TOUT).
+- A connection that ends without a byte is an empty answer, which fails both kinds.
+- Consecutive expectations are matched against the same bytes. After a ``send`` they are matched against later
+  bytes.
 
-Two things differ, and both so that the outcome does not hang on how the network cut what the server said. "Later" begins
-where the match before the ``send`` ended, while HAProxy drops whatever happened to be read by then. And ``^`` and ``$``
-are those of any line, because the rest of a greeting may stand before the answer that ``^250`` is meant for.
-HAProxy has no time limit for a step; where one has its own, ``step_time_is_up`` says what it means.
+There are two differences to HAProxy, so that the result does not depend on how the network has split the
+answer:
+
+- "Later" bytes begin where the match before the ``send`` ended. HAProxy drops all bytes that it happened to
+  have read.
+- ``^`` and ``$`` match at every line, because the rest of a greeting may be in front of the answer for
+  ``^250``.
+
+HAProxy has no timeout for a step. What that of a step means here is in ``on_step_timeout``.
 """
 
 from __future__ import annotations
@@ -24,9 +31,9 @@ from collections.abc import Iterable
 from attrs import frozen
 
 from mailproxy.protocol.checks.dialogue import CheckDialogue
-from mailproxy.protocol.checks.result import CheckCode, printable
+from mailproxy.protocol.checks.result import CheckCode, excerpt
 
-BUFFER_MAX = 16384  # bytes that an expectation looks at: HAProxy's tune.bufsize
+BUFFER_MAX = 16384  # bytes that an expectation is matched against: HAProxy's tune.bufsize
 
 
 @frozen
@@ -38,7 +45,13 @@ class Send:
 
 @frozen(kw_only=True)
 class Expect:
-    """``pattern`` matches somewhere; ``words`` are the ones that the configuration has for it."""
+    """Expect that a pattern matches anywhere in the buffer.
+
+    Attributes:
+        pattern: The pattern.
+        words: The expectation as the configuration has it, for messages.
+        negated: Expect that it does not match.
+    """
 
     pattern: re.Pattern[bytes]
     words: str
@@ -57,33 +70,45 @@ def compile_step(
     expect_hex: str | None = None,
     negated: bool = False,
 ) -> ScriptStep:
-    """Make a step from its one value. Raises ValueError with the fact.
+    """Compile a step, which has exactly one value.
 
-    Text is sent and looked for in UTF-8, and a regular expression is one over bytes. Hex may have spaces.
+    Text is encoded in UTF-8. Regular expressions are matched against bytes.
+
+    Args:
+        send: Text to send.
+        send_hex: Bytes to send in hexadecimal, with or without spaces.
+        expect: Text to expect.
+        expect_regex: A regular expression to expect.
+        expect_hex: Bytes to expect in hexadecimal, with or without spaces.
+        negated: Expect that there is no match.
+
+    Raises:
+        ValueError: There is not exactly one value, or it is empty, too long or invalid; the message says
+            which.
     """
-    given = [each is not None for each in (send, send_hex, expect, expect_regex, expect_hex)]
-    if sum(given) != 1:
+    values = (send, send_hex, expect, expect_regex, expect_hex)
+    if sum(value is not None for value in values) != 1:
         raise ValueError("a step has exactly one of send, send_hex, expect, expect_regex and expect_hex")
     if negated and (send is not None or send_hex is not None):
         raise ValueError("only an expectation can be negated")
     if send is not None:
-        return Send(_filled(send.encode(), "send"))
+        return Send(_checked(send.encode(), "send"))
     if send_hex is not None:
-        return Send(_filled(_from_hex(send_hex), "send_hex"))
+        return Send(_checked(_from_hex(send_hex), "send_hex"))
     if expect is not None:
         return Expect(
-            pattern=_literally(_filled(expect.encode(), "expect")),
+            pattern=_literally(_checked(expect.encode(), "expect")),
             words=f"string '{expect}'",
             negated=negated,
         )
     if expect_hex is not None:
-        wanted = _filled(_from_hex(expect_hex), "expect_hex")
+        wanted = _checked(_from_hex(expect_hex), "expect_hex")
         return Expect(pattern=_literally(wanted), words=f"binary '{wanted.hex()}'", negated=negated)
     text = expect_regex or ""
     return Expect(pattern=_compiled(text), words=f"regex '{text}'", negated=negated)
 
 
-def _filled(data: bytes, key: str) -> bytes:
+def _checked(data: bytes, key: str) -> bytes:
     if not data:
         raise ValueError(f"{key} is empty")
     if key.startswith("expect") and len(data) > BUFFER_MAX:
@@ -95,7 +120,7 @@ def _from_hex(text: str) -> bytes:
     try:
         return bytes.fromhex(text)
     except ValueError:
-        raise ValueError(f"{printable(text)!r} is not hex: digits 0 to 9 and a to f, two a byte") from None
+        raise ValueError(f"{excerpt(text)!r} is not hex: digits 0 to 9 and a to f, two a byte") from None
 
 
 def _literally(data: bytes) -> re.Pattern[bytes]:
@@ -106,27 +131,30 @@ def _compiled(text: str) -> re.Pattern[bytes]:
     if not text:
         raise ValueError("expect_regex is empty")
     try:
-        with (
-            warnings.catch_warnings()
-        ):  # as where the configuration is read: "[[" may mean something else in a later Python
+        # Python warns of "[[", which may get another meaning. The configuration's reader ignores that, too.
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return re.compile(text.encode(), re.MULTILINE)
     except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError(f"{printable(text)!r} is not a regular expression: {error}") from None
+        raise ValueError(f"{excerpt(text)!r} is not a regular expression: {error}") from None
 
 
 class ScriptCheck(CheckDialogue):
-    """The steps between two connects. ``first`` is the first one's number in the whole script, for what is said of it."""
+    """The steps of a script on one connection.
+
+    Args:
+        steps: The steps.
+        first: The number of the first step in the whole script, for messages. Connects count as steps, too.
+    """
 
     def __init__(self, steps: Iterable[ScriptStep], *, first: int = 1) -> None:
         self._steps = tuple(steps)
         self._first = first
-        self._index = 0  # of the step that waits
+        self._index = 0  # of the current step
         self._buffer = bytearray()
-        self._start = (
-            0  # in the buffer, of what expectations look at; the byte before it tells where lines begin
-        )
-        self._matched = 0  # the end of what was matched since the last send
+        # Offset in the buffer from which expectations are matched. The byte before it stays there for ``^``.
+        self._start = 0
+        self._matched = 0  # end of the last match since the last send
         self._has_ended = False
 
     def __repr__(self) -> str:
@@ -134,7 +162,7 @@ class ScriptCheck(CheckDialogue):
 
     @property
     def step(self) -> int:
-        """The number of the step that waits."""
+        """The number of the current step."""
         return self._first + self._index
 
     @property
@@ -143,26 +171,29 @@ class ScriptCheck(CheckDialogue):
             return "nothing"
         step = self._steps[self._index]
         wanted = f"expect {'! ' if step.negated else ''}{step.words}" if isinstance(step, Expect) else "send"
-        return printable(f"at step {self.step} of the script ({wanted})")
+        return excerpt(f"at step {self.step} of the script ({wanted})")
 
     def start(self) -> bytes:
         return self._run()
 
     def receive(self, data: bytes) -> bytes:
-        said = b""
+        answer = b""
         self._has_ended |= not data
         while not self.is_over:
-            # A send makes room; what does not fit before it is looked at behind it.
+            # Bytes that do not fit in the buffer wait for the next send, which makes room.
             room = self._start + BUFFER_MAX - len(self._buffer)
             self._buffer += data[:room]
             data = data[room:]
-            said += self._run()
+            answer += self._run()
             if not data:
                 break
-        return said
+        return answer
 
     def on_step_timeout(self) -> bytes:
-        """The step's own time limit is over; return what to send. A negated expectation has held out, any other fails."""
+        """Handle the timeout of the current step; return the bytes to send.
+
+        A negated expectation passes, because it has not matched so far. Any other step fails with L7TOUT.
+        """
         if not self.is_over:
             step = self._steps[self._index]
             if isinstance(step, Expect) and step.negated:
@@ -172,23 +203,23 @@ class ScriptCheck(CheckDialogue):
         return b""
 
     def _run(self) -> bytes:
-        """Take the steps that can be taken; return what they send."""
-        said = b""
+        """Run steps until one has to wait; return the bytes to send."""
+        data = b""
         while not self.is_over:
             if self._index == len(self._steps):
                 self.is_over = True
                 break
             step = self._steps[self._index]
             if isinstance(step, Send):
-                said += step.data
-                self._forget()
+                data += step.data
+                self._drop_matched()
                 self._index += 1
             elif not self._match(step):
                 break
-        return said
+        return data
 
     def _match(self, step: Expect) -> bool:
-        """Can it go on?"""
+        """Match an expectation against the buffer; return whether the next step can run."""
         size = len(self._buffer) - self._start
         is_last = self._has_ended or size >= BUFFER_MAX
         if not size:
@@ -210,15 +241,15 @@ class ScriptCheck(CheckDialogue):
         return False
 
     def _pass(self) -> None:
-        """A negated expectation has looked at all that there is."""
+        """Pass a negated expectation, which has been matched against the whole buffer."""
         self._matched = len(self._buffer)
         self._index += 1
 
-    def _forget(self) -> None:
-        """What was matched so far is none of the next expectations' business."""
-        kept = max(self._matched, self._start)
-        del self._buffer[: max(kept - 1, 0)]
-        self._start = self._matched = min(kept, 1)
+    def _drop_matched(self) -> None:
+        """Drop what has been matched, except its last byte, which tells ``^`` whether a line begins."""
+        start = max(self._matched, self._start)
+        del self._buffer[: max(start - 1, 0)]
+        self._start = self._matched = min(start, 1)
 
     def _end(self, code: CheckCode, info: str) -> None:
         self._fail(code, info)

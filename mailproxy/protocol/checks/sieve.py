@@ -1,4 +1,4 @@
-"""ManageSieve, as far as a health check speaks it: the greeting with its list, STARTTLS, LOGOUT (RFC 5804)."""
+"""The ManageSieve of health checks: greeting with capabilities, STARTTLS, LOGOUT (RFC 5804)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import ClassVar
 
 from mailproxy.protocol.capabilities import by_name
 from mailproxy.protocol.checks.mail import TABLE, Action, Answer, MailCheck, State, Table, Verdict
-from mailproxy.protocol.checks.result import printable
+from mailproxy.protocol.checks.result import excerpt
 
-# Bytes of a line between literals: it has a name and a quoted string of 1024 octets at most (section 4), of which each
-# may be escaped.
+# Bytes of a line between literals: a name and a quoted string of at most 1,024 octets (section 4), each of
+# which may be escaped.
 LINE_MAX = 4096
 
 _LITERAL = re.compile(rb"(?:\A|[ (])\{(\d{1,9})\}\Z")
@@ -20,7 +20,11 @@ _VERDICTS = {b"OK": Verdict.YES, b"NO": Verdict.NO, b"BYE": Verdict.BYE}
 
 
 class SieveCheck(MailCheck):
-    """The greeting lists what the server can do, and so does what it says unasked once there is TLS (section 2.2)."""
+    """The check of a ManageSieve server.
+
+    The server lists its capabilities unasked: in the greeting, and again after the TLS handshake (section
+    2.2).
+    """
 
     NAME = "ManageSieve"
     LINE_MAX = LINE_MAX
@@ -40,40 +44,40 @@ class SieveCheck(MailCheck):
     def _read(self, line: bytes) -> Answer | None:
         tokens = list(self._tokens(line))
         if not tokens:
-            raise self._no(line)
+            raise self._invalid(line)
         is_list = self.state in (State.GREETING, State.CAPABILITIES)
         text, is_string = tokens[0]
         if is_string:
             if not is_list:
-                raise self._no(line)
+                raise self._invalid(line)
             words = (part.decode("utf-8", "replace").upper() for part, _ in tokens)
             self._listed.append(tuple(words))
             return None
         word = re.split(rb"\(", text, maxsplit=1)[0].upper()
         if word not in _VERDICTS:
-            raise self._no(line)
+            raise self._invalid(line)
         listed, self._listed = self._listed, []
         if is_list and word == b"OK" and not listed:
-            raise self._no(b"no list before " + line)  # section 1.7 wants one
-        said = printable(b" ".join(part for part, _ in tokens))
-        return Answer(verdict=_VERDICTS[word], text=said, capabilities=by_name(listed) if is_list else None)
+            raise self._invalid(b"no list before " + line)  # required by section 1.7
+        answer = excerpt(b" ".join(part for part, _ in tokens))
+        return Answer(verdict=_VERDICTS[word], text=answer, capabilities=by_name(listed) if is_list else None)
 
     def _tokens(self, line: bytes) -> list[tuple[bytes, bool]]:
-        """Words and strings, and which of the two each is."""
-        tokens, place = [], 0
-        while place < len(line):
-            match = _TOKEN.match(line, place)
+        """Split a line into words and strings; the flag of each is whether it is a string."""
+        tokens, offset = [], 0
+        while offset < len(line):
+            match = _TOKEN.match(line, offset)
             if not match:
-                raise self._no(line)
+                raise self._invalid(line)
             quoted, literal, word = match.groups()
-            place = match.end()
+            offset = match.end()
             if literal is not None:
-                place += int(literal)
-                tokens.append((line[match.end() : place], True))
+                offset += int(literal)
+                tokens.append((line[match.end() : offset], True))
             elif quoted is not None:
                 tokens.append((_ESCAPED.sub(rb"\1", quoted), True))
             else:
                 tokens.append((word, False))
-            if line[place : place + 1] == b" ":
-                place += 1
+            if line[offset : offset + 1] == b" ":
+                offset += 1
         return tokens

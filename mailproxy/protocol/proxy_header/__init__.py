@@ -1,8 +1,18 @@
-"""The PROXY protocol's header: who the client is, said by a proxy before all else.
+"""The header of the PROXY protocol: the client's addresses, sent by a proxy before all other bytes.
 
-After "The PROXY protocol, versions 1 & 2" (haproxy.org, doc/proxy-protocol.txt, with the additions of 2025); sections
-are cited as "PROXY 2.2". ``parse`` reads either version, ``format_v1`` and ``format_v2`` write; what was parsed is
-written back to the same bytes, so values keep what the specification tells a receiver to ignore.
+The specification is "The PROXY protocol, versions 1 & 2" (haproxy.org, doc/proxy-protocol.txt, with the
+additions of 2025). Its sections are cited as "PROXY 2.2".
+
+``parse`` reads both versions, ``format_v1`` and ``format_v2`` write them. A parsed header is formatted to the
+same bytes again. Therefore values also hold what the specification tells a receiver to ignore.
+
+Modules, in reading order:
+    header: Both versions.
+    v1: The line of text.
+    v2: The binary header.
+    tlv: The extensions of version 2, such as the client's TLS.
+    crc32c: The checksum of version 2.
+    errors: One error for each kind of malformed header.
 """
 
 from mailproxy.protocol.proxy_header.errors import (

@@ -1,6 +1,8 @@
-"""CRC32C (Castagnoli), which PROXY 2.2.3 asks for: RFC 3720 appendix B.4; reflected, first and last inverted.
+"""CRC32C (Castagnoli), the checksum of PROXY 2.2.3, after RFC 3720 appendix B.4.
 
-zlib has another polynomial, and libraries for this one are compiled; a header has some hundred bytes.
+It is reflected, and inverted at the start and the end.
+
+zlib has another polynomial, and libraries for this one need a compiler. A header has a few hundred bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ _TABLE = tuple(map(_row, range(256)))
 
 
 def crc32c(data: bytes) -> int:
-    """The checksum as a number of 32 bits; that of ``123456789`` is 0xE3069283."""
+    """Return the checksum, a number of 32 bits; that of ``123456789`` is 0xE3069283."""
     table, crc = _TABLE, 0xFFFFFFFF
     for byte in data:
         crc = table[(crc ^ byte) & 0xFF] ^ crc >> 8

@@ -1,4 +1,4 @@
-"""The ways in which a PROXY header can be wrong, one named error each; three families, as HAProxy's log tells them apart."""
+"""One error for each way in which a PROXY header can be wrong, in the three groups that HAProxy's log has."""
 
 from __future__ import annotations
 
@@ -6,31 +6,34 @@ from mailproxy.errors import ClientError
 
 
 class HeaderError(ClientError):
-    """The header is no good: the connection is closed (PROXY 2.1, "any sequence which does not exactly match")."""
+    """The header is invalid.
+
+    The receiver must close the connection (PROXY 2.1, "any sequence which does not exactly match").
+    """
 
 
 class NotAHeaderError(HeaderError):
-    """What came does not begin like a header of either version."""
+    """The bytes do not begin like a header of either version."""
 
 
 class UnhandledProtocolError(HeaderError):
-    """A valid header that speaks of something else than TCP over IPv4 or IPv6."""
+    """A valid header, but not of TCP over IPv4 or IPv6."""
 
 
 class InvalidHeaderError(HeaderError):
-    """It begins like a header and breaks a rule of its format."""
+    """The bytes begin like a header, but break a rule of its format."""
 
 
 class LineError(InvalidHeaderError):
-    """Version 1: the line is too long, or its words, blanks or end are not as they must be (PROXY 2.1)."""
+    """Version 1: the line is too long, or its words, blanks or line end are invalid (PROXY 2.1)."""
 
 
 class AddressError(InvalidHeaderError):
-    """An address or port is none, or the block is too short for the addresses of its family (PROXY 2.1, 2.2)."""
+    """An address or a port is invalid, or the block is too short for the addresses of its family (PROXY 2.1, 2.2)."""
 
 
 class VersionError(NotAHeaderError):
-    """Version 2's signature with another version behind it, "not covered by this specification" (PROXY 2.2)."""
+    """The signature of version 2 with another version number, "not covered by this specification" (PROXY 2.2)."""
 
 
 class CommandError(InvalidHeaderError):
@@ -42,12 +45,12 @@ class FamilyError(InvalidHeaderError):
 
 
 class HeaderTooLongError(InvalidHeaderError):
-    """Longer than what is read here; see ``HEADER_MAX``."""
+    """The header is longer than ``HEADER_MAX``, or too long to be written."""
 
 
 class TlvError(InvalidHeaderError):
-    """A TLV runs over the header's end, or its value breaks a limit of its type (PROXY 2.2)."""
+    """A TLV exceeds the header, or its value breaks a limit of its type (PROXY 2.2)."""
 
 
 class ChecksumError(InvalidHeaderError):
-    """The CRC32C that the header brings is not its own (PROXY 2.2.3)."""
+    """The CRC32C in the header is wrong (PROXY 2.2.3)."""

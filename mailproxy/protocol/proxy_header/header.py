@@ -1,4 +1,4 @@
-"""A header of either version, told apart by the first bytes (PROXY 2.2, "identifying the protocol version is easy")."""
+"""A header of either version; the first byte tells which (PROXY 2.2, "identifying the protocol version is easy")."""
 
 from __future__ import annotations
 
@@ -7,15 +7,20 @@ from mailproxy.protocol.proxy_header.errors import NotAHeaderError
 from mailproxy.protocol.proxy_header.v1 import HeaderV1, format_v1, parse_v1
 from mailproxy.protocol.proxy_header.v2 import SIGNATURE, V2_MAX, HeaderV2, format_v2, parse_v2
 
-HEADER_MAX = V2_MAX  # bytes that a header takes at most, whichever version
+HEADER_MAX = V2_MAX  # bytes of a header of either version
 
 Header = HeaderV1 | HeaderV2
 
 
 def parse(data: bytes) -> tuple[Header, int] | NeedMore:
-    """Read the header at the beginning of ``data``: the header and its length, or how many bytes it takes to go on.
+    """Parse the header at the beginning of ``data``; bytes after it are ignored.
 
-    Nothing behind the header is looked at. Raises HeaderError, as soon as no further byte could mend it.
+    Returns:
+        The header and its length in bytes, or ``NeedMore`` if it is incomplete.
+
+    Raises:
+        HeaderError: No further bytes can make it a valid header. ``NotAHeaderError`` if it does not begin
+            like one.
     """
     if not data:
         return NeedMore(1)
@@ -27,5 +32,5 @@ def parse(data: bytes) -> tuple[Header, int] | NeedMore:
 
 
 def format_header(header: Header) -> bytes:
-    """Write it. Raises HeaderError for what cannot be written."""
+    """Format a header of either version. Raises HeaderError as ``format_v1`` and ``format_v2`` do."""
     return format_v1(header) if isinstance(header, HeaderV1) else format_v2(header)

@@ -1,4 +1,4 @@
-"""The extensions of a version 2 header: type, length, value (PROXY 2.2.x), those inside the SSL extension too."""
+"""The extensions (TLVs) of a version 2 header and those inside its SSL extension (PROXY 2.2.1 and following)."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from attrs import field, frozen
 
 from mailproxy.protocol.proxy_header.errors import TlvError
 
-VALUE_MAX = 0xFFFF  # bytes; a length has two
+VALUE_MAX = 0xFFFF  # bytes: the length field has two
 UNIQUE_ID_MAX = 128  # bytes (PROXY 2.2.5)
-AUTHORITY_MAX = (
-    255  # bytes; a host name has no more (RFC 1035 section 2.3.4), and HAProxy refuses it from there on
-)
+# Bytes: a host name has no more (RFC 1035 section 2.3.4), and HAProxy rejects longer ones.
+AUTHORITY_MAX = 255
 CHECKSUM_BYTES = 4
 
 _HEAD = struct.Struct("!BH")
-_SSL = struct.Struct("!BL")  # the endianness of verify is unstated; HAProxy writes network order
+_SSL = struct.Struct(
+    "!BL"
+)  # the specification leaves the byte order of verify open; HAProxy writes network order
 
 
 class Type(IntEnum):
-    """The registered types. From 0xE0 they are for anybody's own use, for experiments, and reserved."""
+    """The registered types. Those from 0xE0 on are for private use, for experiments, or reserved."""
 
     ALPN = 0x01
     AUTHORITY = 0x02
@@ -42,7 +43,7 @@ class Type(IntEnum):
 
 
 class Client(IntFlag):
-    """What the SSL extension says of the client (PROXY 2.2.6)."""
+    """The flags of the client in the SSL extension (PROXY 2.2.6)."""
 
     SSL = 0x01
     CERT_CONN = 0x02
@@ -51,7 +52,7 @@ class Client(IntFlag):
 
 @frozen
 class Tlv:
-    """One extension. ``type`` is a number, since there are unregistered ones."""
+    """One extension. ``type`` is a plain number, as there are unregistered types."""
 
     type: int
     value: bytes = field(repr=lambda value: f"{len(value)} bytes")
@@ -59,31 +60,42 @@ class Tlv:
 
 @frozen(kw_only=True)
 class Ssl:
-    """The value of the SSL extension. ``verify`` is 0 where the client's certificate was verified; HAProxy sends 0 where there is none, too."""
+    """The value of the SSL extension.
+
+    Attributes:
+        client: Whether the client uses TLS, and whether it sent a certificate on this connection or in its
+            TLS session.
+        verify: 0 if the client's certificate was verified. HAProxy also sends 0 if there is no certificate.
+        extensions: The extensions inside, such as version, cipher and common name.
+    """
 
     client: Client
     verify: int
     extensions: tuple[Tlv, ...] = ()
 
     def value_of(self, kind: Type) -> bytes | None:
-        """The value of the first extension inside that has this type."""
+        """Return the value of the first extension inside with this type."""
         return next((tlv.value for tlv in self.extensions if tlv.type == kind), None)
 
 
 def parse_tlvs(data: bytes) -> tuple[Tlv, ...]:
-    """Read extensions that fill ``data`` to its end. Raises TlvError."""
+    """Parse the extensions that fill ``data``.
+
+    Raises:
+        TlvError: The last one exceeds ``data``, or a value breaks the limit of its type.
+    """
     tlvs = []
-    place, end = 0, len(data)
-    while place < end:
-        if end - place < _HEAD.size:
-            raise TlvError(f"{end - place} bytes are left, and an extension has at least {_HEAD.size}")
-        kind, length = _HEAD.unpack_from(data, place)
-        place += _HEAD.size
-        if length > end - place:
-            raise TlvError(f"the extension 0x{kind:02x} has {length} bytes, and {end - place} are left")
+    offset, end = 0, len(data)
+    while offset < end:
+        if end - offset < _HEAD.size:
+            raise TlvError(f"{end - offset} bytes are left, and an extension has at least {_HEAD.size}")
+        kind, length = _HEAD.unpack_from(data, offset)
+        offset += _HEAD.size
+        if length > end - offset:
+            raise TlvError(f"the extension 0x{kind:02x} has {length} bytes, and {end - offset} are left")
         _check(kind, length)
-        tlvs.append(Tlv(kind, data[place : place + length]))
-        place += length
+        tlvs.append(Tlv(kind, data[offset : offset + length]))
+        offset += length
     return tuple(tlvs)
 
 
@@ -97,7 +109,11 @@ def _check(kind: int, length: int) -> None:
 
 
 def format_tlvs(tlvs: Iterable[Tlv]) -> bytes:
-    """Write extensions. Raises TlvError for a value that no receiver would take."""
+    """Format extensions.
+
+    Raises:
+        TlvError: A type or length does not fit its field, or a value breaks the limit of its type.
+    """
     data = bytearray()
     for tlv in tlvs:
         length = len(tlv.value)
@@ -111,7 +127,7 @@ def format_tlvs(tlvs: Iterable[Tlv]) -> bytes:
 
 
 def parse_ssl(value: bytes) -> Ssl:
-    """Read the value of an SSL extension. Raises TlvError."""
+    """Parse the value of an SSL extension. Raises TlvError if it is too short or an extension inside is invalid."""
     if len(value) < _SSL.size:
         raise TlvError(f"the SSL extension has {len(value)} bytes, {_SSL.size} at least are needed")
     client, verify = _SSL.unpack_from(value)
@@ -119,7 +135,7 @@ def parse_ssl(value: bytes) -> Ssl:
 
 
 def format_ssl(ssl: Ssl) -> Tlv:
-    """Write an SSL extension. Raises TlvError for what cannot be written."""
+    """Format an SSL extension. Raises TlvError if a number does not fit its field or an extension inside is invalid."""
     try:
         numbers = _SSL.pack(ssl.client, ssl.verify)
     except struct.error as error:

@@ -1,4 +1,4 @@
-"""Version 1: one line of text (PROXY 2.1)."""
+"""Version 1 of the PROXY header: one line of text (PROXY 2.1)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from mailproxy.address import format_ipv6
 from mailproxy.protocol.preamble import NeedMore
 from mailproxy.protocol.proxy_header.errors import AddressError, LineError, NotAHeaderError
 
-V1_MAX = 107  # bytes with CRLF: "the worst case" of PROXY 2.1; a longer line is invalid
+V1_MAX = 107  # bytes with CRLF: "the worst case" of PROXY 2.1; longer lines are invalid
 
 _BEGIN = b"PROXY "
-_PORT = re.compile(rb"0|[1-9][0-9]{0,4}")  # heading zeroes are not permitted
+_PORT = re.compile(rb"0|[1-9][0-9]{0,4}")  # leading zeroes are not permitted
 _PORT_MAX = 65535
 
 Address = tuple[str, int]
@@ -25,8 +25,12 @@ Address = tuple[str, int]
 class HeaderV1:
     """A header of version 1.
 
-    Hosts are as they were written (IPv6 addresses have several forms); they and the ports are None for ``UNKNOWN``,
-    where ``rest`` is what stood behind the word, to be ignored.
+    Attributes:
+        protocol: The protocol's word.
+        source: The client's host, as it is written in the line (IPv6 addresses have several forms), and its
+            port. None for ``UNKNOWN``.
+        destination: The host and port that the client connected to; None for ``UNKNOWN``.
+        rest: What follows the word ``UNKNOWN``, to be ignored.
     """
 
     protocol: Literal["TCP4", "TCP6", "UNKNOWN"]
@@ -38,19 +42,28 @@ class HeaderV1:
 
     @property
     def endpoints(self) -> tuple[Address, Address] | None:
-        """The client's address and the one that it connected to; None where those of the connection count."""
+        """Source and destination, hosts in the usual form; None if the real addresses of the connection count."""
         if self.source is None or self.destination is None:
             return None
-        return _written_usually(self.source), _written_usually(self.destination)
+        return _canonical(self.source), _canonical(self.destination)
 
 
-def _written_usually(address: Address) -> Address:
+def _canonical(address: Address) -> Address:
     host, port = address
     return (format_ipv6(IPv6Address(host)), port) if ":" in host else address
 
 
 def parse_v1(data: bytes) -> tuple[HeaderV1, int] | NeedMore:
-    """Read the line at the beginning of ``data``; bytes behind it are not looked at. Raises HeaderError."""
+    """Parse the line at the beginning of ``data``; bytes after it are ignored.
+
+    Returns:
+        The header and the length of the line with its CRLF, or ``NeedMore`` if it is incomplete.
+
+    Raises:
+        NotAHeaderError: The data does not begin with ``PROXY`` and a blank.
+        LineError: The line is malformed, or has more than V1_MAX bytes.
+        AddressError: An address or a port is invalid.
+    """
     begin = data[: len(_BEGIN)]
     if not _BEGIN.startswith(begin):
         raise NotAHeaderError("it does not begin with PROXY and a blank")
@@ -114,7 +127,12 @@ def _port(text: bytes) -> int:
 
 
 def format_v1(header: HeaderV1) -> bytes:
-    """Write the line. Raises HeaderError if no receiver would read the same from it, such as addresses of another family."""
+    """Format the line.
+
+    Raises:
+        HeaderError: ``parse_v1`` would not read the same header from it, for example because of an address of
+            another family.
+    """
     if header.protocol == "UNKNOWN":
         line = b"PROXY UNKNOWN" + header.rest + b"\r\n"
     elif header.source is None or header.destination is None:
@@ -123,7 +141,7 @@ def format_v1(header: HeaderV1) -> bytes:
         (source, source_port), (destination, destination_port) = header.source, header.destination
         words = f"PROXY {header.protocol} {source} {destination} {source_port} {destination_port}\r\n"
         line = words.encode("ascii", "replace")
-    # Reading it says what is wrong with its length or addresses; and nobody shall read anything else than is meant.
+    # Parsing finds a length or addresses that are invalid, and makes sure that receivers read what is meant.
     if parse_v1(line) != (header, len(line)):
         raise LineError("the line would not say what the header says")
     return line

@@ -1,4 +1,4 @@
-"""Version 2: binary, with extensions (PROXY 2.2)."""
+"""Version 2 of the PROXY header: binary, with extensions (PROXY 2.2)."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from mailproxy.protocol.proxy_header.v1 import Address
 
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 FIXED_BYTES = 16  # signature, version and command, family and transport, length
-BLOCK_MAX = 0xFFFF  # bytes behind those: the length has two
-V2_MAX = (
-    16 * 1024
-)  # bytes that are read of a header: four times what a certificate takes, and HAProxy's own buffer
+BLOCK_MAX = 0xFFFF  # bytes after those: the length field has two
+# Bytes of a header that is received: as large as HAProxy's buffer, and four times what a client certificate
+# needs.
+V2_MAX = 16 * 1024
 
 _VERSION = 0x20
 _FAMILY_MAX, _TRANSPORT_MAX = 3, 2  # AF_UNIX, DGRAM (PROXY 2.2, 14th byte)
@@ -39,14 +39,14 @@ _FIXED = struct.Struct("!12sBBH")
 
 
 class Command(IntEnum):
-    """LOCAL: the sender's own connection, such as a health check; the real addresses count."""
+    """The command. LOCAL is the sender's own connection, such as a health check: the real addresses count."""
 
     LOCAL = 0x0
     PROXY = 0x1
 
 
 class Protocol(IntEnum):
-    """Address family and transport as they stand in the 14th byte; the combinations that have addresses, and none."""
+    """Address family and transport, the 14th byte: the combinations with addresses, and UNSPEC without."""
 
     UNSPEC = 0x00
     TCP4 = 0x11
@@ -71,9 +71,16 @@ _BLOCKS = {
 class HeaderV2:
     """A header of version 2.
 
-    ``protocol`` is a ``Protocol``, or another number where it does not count. Addresses are host and port, for Unix
-    sockets the 108 bytes of each. ``block`` is all that follows the length where it is to be ignored: with LOCAL, and
-    where family or transport are unspecified. Everywhere else there are addresses and extensions.
+    It has addresses and extensions, or a block that is to be ignored: with LOCAL, or if family or transport
+    are unspecified.
+
+    Attributes:
+        command: LOCAL or PROXY.
+        protocol: A ``Protocol``, or another number if it is to be ignored.
+        source: The client's host and port, for a Unix socket the 108 bytes of its path.
+        destination: The address that the client connected to, in the same form.
+        tlvs: The extensions.
+        block: All bytes after the length field, if they are to be ignored.
     """
 
     command: Command
@@ -87,7 +94,7 @@ class HeaderV2:
 
     @property
     def endpoints(self) -> tuple[Address, Address] | None:
-        """The client's address and the one that it connected to, of TCP; None where it tells of none."""
+        """Source and destination of a TCP client; None for any other header."""
         if self.protocol not in (Protocol.TCP4, Protocol.TCP6):
             return None
         if isinstance(self.source, tuple) and isinstance(self.destination, tuple):
@@ -96,7 +103,20 @@ class HeaderV2:
 
 
 def parse_v2(data: bytes) -> tuple[HeaderV2, int] | NeedMore:
-    """Read the header at the beginning of ``data``; bytes behind it are not looked at. Raises HeaderError."""
+    """Parse the header at the beginning of ``data``; bytes after it are ignored.
+
+    Returns:
+        The header and its length in bytes, or ``NeedMore`` if it is incomplete.
+
+    Raises:
+        NotAHeaderError: The signature is missing (or ``VersionError``: the version is not 2).
+        CommandError: The command is neither LOCAL nor PROXY.
+        HeaderTooLongError: The header has more than V2_MAX bytes.
+        FamilyError: The specification does not know the family or the transport.
+        AddressError: The block is too short for the addresses.
+        TlvError: An extension is invalid.
+        ChecksumError: The CRC32C is wrong.
+    """
     if len(data) < FIXED_BYTES:
         if not SIGNATURE.startswith(data[: len(SIGNATURE)]):
             raise NotAHeaderError("it does not begin with the signature of version 2")
@@ -112,7 +132,7 @@ def parse_v2(data: bytes) -> tuple[HeaderV2, int] | NeedMore:
     total = FIXED_BYTES + length
     if total > V2_MAX:
         raise HeaderTooLongError(f"{total} bytes, {V2_MAX} are read")
-    # What is wrong so far is wrong whatever follows; only now is it worth waiting for.
+    # The checks up to here need no further bytes, so a bad header is rejected without a wait for the rest.
     if command == Command.PROXY:
         _check_protocol(protocol, length)
     if len(data) < total:
@@ -143,7 +163,7 @@ def _check_protocol(protocol: int, length: int) -> None:
 def _read_addresses(fields: tuple[bytes | int, ...]) -> tuple[Address | bytes, Address | bytes]:
     if len(fields) == 2:
         source, destination = fields
-        assert isinstance(source, bytes)  # noqa: S101 - as the struct says
+        assert isinstance(source, bytes)  # noqa: S101 - the struct says so
         assert isinstance(destination, bytes)  # noqa: S101
         return source, destination
     source_host, destination_host, source_port, destination_port = fields
@@ -151,34 +171,41 @@ def _read_addresses(fields: tuple[bytes | int, ...]) -> tuple[Address | bytes, A
 
 
 def _host(packed: bytes | int) -> str:
-    assert isinstance(packed, bytes)  # noqa: S101 - as the struct says
+    assert isinstance(packed, bytes)  # noqa: S101 - the struct says so
     return str(IPv4Address(packed)) if len(packed) == 4 else format_ipv6(IPv6Address(packed))
 
 
 def _verify(header: bytes, tlvs: tuple[Tlv, ...]) -> None:
-    said = [tlv.value for tlv in tlvs if tlv.type == Type.CRC32C]
-    if len(said) > 1:
-        raise TlvError(f"{len(said)} checksums")
-    made = _checksum(header, tlvs)
-    if said[0] != made:
-        raise ChecksumError(f"the header says {said[0].hex()}, its checksum is {made.hex()}")
+    sent = [tlv.value for tlv in tlvs if tlv.type == Type.CRC32C]
+    if len(sent) > 1:
+        raise TlvError(f"{len(sent)} checksums")
+    computed = _checksum(header, tlvs)
+    if sent[0] != computed:
+        raise ChecksumError(f"the header says {sent[0].hex()}, its checksum is {computed.hex()}")
 
 
 def _checksum(header: bytes, tlvs: tuple[Tlv, ...]) -> bytes:
-    """Of the whole header, with the checksum's own bytes as zeroes (PROXY 2.2.3)."""
-    behind = 0
+    """Return the checksum of the whole header, computed with zeroes for the checksum's own bytes (PROXY 2.2.3)."""
+    from_end = 0
     for tlv in reversed(tlvs):
-        behind += len(tlv.value)
+        from_end += len(tlv.value)
         if tlv.type == Type.CRC32C:
             break
-        behind += 3
-    start = len(header) - behind
+        from_end += 3
+    start = len(header) - from_end
     zeroed = header[:start] + bytes(CHECKSUM_BYTES) + header[start + CHECKSUM_BYTES :]
     return crc32c(zeroed).to_bytes(CHECKSUM_BYTES, "big")
 
 
 def format_v2(header: HeaderV2) -> bytes:
-    """Write the header. Raises HeaderError for what cannot be written: foreign addresses, too many bytes."""
+    """Format the header.
+
+    Raises:
+        HeaderTooLongError: There are more than BLOCK_MAX bytes after the length field.
+        FamilyError: The protocol is no byte, or unknown to the specification.
+        AddressError: The addresses are invalid or not of the protocol's family.
+        TlvError: An extension is invalid.
+    """
     block = header.block
     if header.command == Command.PROXY and header.protocol in _BLOCKS:
         block = _write_addresses(Protocol(header.protocol), header) + format_tlvs(header.tlvs)
@@ -194,7 +221,7 @@ def format_v2(header: HeaderV2) -> bytes:
 def _write_addresses(protocol: Protocol, header: HeaderV2) -> bytes:
     block, source, destination = _BLOCKS[protocol], header.source, header.destination
     if isinstance(source, bytes) and isinstance(destination, bytes) and protocol >= Protocol.UNIX_STREAM:
-        if not len(source) == len(destination) == _UNIX_BYTES:  # pack would cut or fill them
+        if not len(source) == len(destination) == _UNIX_BYTES:  # pack would truncate or pad them
             raise AddressError(f"addresses of {len(source)} and {len(destination)} bytes, not {_UNIX_BYTES}")
         return block.pack(source, destination)
     if isinstance(source, tuple) and isinstance(destination, tuple) and protocol < Protocol.UNIX_STREAM:
@@ -209,9 +236,15 @@ def _write_addresses(protocol: Protocol, header: HeaderV2) -> bytes:
 
 
 def format_tcp(source: Address, destination: Address, tlvs: bytes = b"") -> bytes:
-    """Write the header of a client of TCP; ``tlvs`` are written extensions. Raises AddressError.
+    """Format the header of a TCP client, faster than ``format_v2``, because each session has one.
 
-    The same as ``format_v2`` by a shorter way: every session takes it.
+    Args:
+        source: The client's host and port.
+        destination: The host and port that it connected to.
+        tlvs: Formatted extensions.
+
+    Raises:
+        AddressError: An address is invalid, the two are of different families, or ``tlvs`` is too long.
     """
     (source_host, source_port), (destination_host, destination_port) = source, destination
     try:
@@ -228,7 +261,7 @@ def format_tcp(source: Address, destination: Address, tlvs: bytes = b"") -> byte
         raise AddressError(f"{source} and {destination} are no addresses of TCP: {error}") from None
 
 
-@lru_cache(maxsize=4096)  # one is this machine's, and clients come back
+@lru_cache(maxsize=4096)  # one address of each header is this machine's, and clients reconnect
 def _packed(host: str) -> bytes:
     return (IPv6Address(host) if ":" in host else IPv4Address(host)).packed
 
@@ -240,12 +273,12 @@ _TCP = {
 
 
 def with_checksum(header: HeaderV2) -> HeaderV2:
-    """The header with a CRC32C of itself, which stands first among the extensions as HAProxy has it.
+    """Return the header with its CRC32C as the first extension, where HAProxy has it.
 
-    A header without extensions (LOCAL, unspecified family or transport) has no place for one, and stays as it is.
+    A header that has no extensions (LOCAL, unspecified family or transport) is returned unchanged.
     """
     if header.command == Command.LOCAL or header.protocol not in _BLOCKS:
         return header
     tlvs = (Tlv(Type.CRC32C, bytes(CHECKSUM_BYTES)), *(t for t in header.tlvs if t.type != Type.CRC32C))
-    made = _checksum(format_v2(evolve(header, tlvs=tlvs)), tlvs)
-    return evolve(header, tlvs=(Tlv(Type.CRC32C, made), *tlvs[1:]))
+    checksum = _checksum(format_v2(evolve(header, tlvs=tlvs)), tlvs)
+    return evolve(header, tlvs=(Tlv(Type.CRC32C, checksum), *tlvs[1:]))

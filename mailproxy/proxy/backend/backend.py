@@ -41,7 +41,7 @@ from mailproxy.pool import (
     StickTable,
     client_key,
 )
-from mailproxy.protocol.checks.result import CheckCode, CheckResult, printable
+from mailproxy.protocol.checks.result import CheckCode, CheckResult, excerpt
 from mailproxy.proxy.backend.header_builder import ProxyHeaderBuilder
 from mailproxy.proxy.backend.resolver import Resolver
 from mailproxy.proxy.backend.server import BackendServer, CheckOutcome, Login
@@ -215,7 +215,7 @@ class Backend:
         if server.accepts_persistent and now >= server.failure_logged + _FAILURE_LOG_S:
             self._log.event(
                 CONNECT_FAILED,
-                f"Server {self.name}/{server.name}: a session could not be connected: {printable(why)}"
+                f"Server {self.name}/{server.name}: a session could not be connected: {excerpt(why)}"
                 + (f" ({server.failures} times since the last such line)" if server.failures > 1 else ""),
                 backend=self.name,
                 server=server.name,
@@ -233,7 +233,7 @@ class Backend:
         if errors := seen.record_failure(host):
             info = f"Detected {errors} consecutive errors, last one was: L4 unsuccessful connection ({why})"
             self.record_check(
-                server, CheckOutcome(CheckResult(CheckCode.HANA, printable(info)), _UNMEASURED_MS)
+                server, CheckOutcome(CheckResult(CheckCode.HANA, excerpt(info)), _UNMEASURED_MS)
             )
             if (check := server.config.check) is not None:
                 server.check_soon(check.fast_interval or check.interval)

@@ -1,8 +1,7 @@
-"""Health checks: a task for each server that is checked, which checks it every now and then and tells its backend."""
+"""The tasks that check servers: one for each server, which tells its backend each outcome."""
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Sequence
 
 import trio
@@ -13,12 +12,14 @@ from mailproxy.pool import AdminState, RandomSource
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer, CheckOutcome
 from mailproxy.proxy.checks.check import Check
+from mailproxy.proxy.faults import log_fault
 from mailproxy.proxy.supervise import supervise
 
-# The first checks of all servers begin within this time, and for so much longer nothing waits for them.
+# The first checks are spread over 1 ms for each server, up to 1 s in all. If 2,000 checks began at once, the
+# last ones would be late.
 _SPREAD_S = 1.0
-_SPREAD_EACH_S = 0.001  # a server; of 2,000 checks that begin at once the last ones would be late
-_FIRST_ROUND_S = 2.0
+_SPREAD_PER_SERVER_S = 0.001
+_FIRST_ROUND_S = 2.0  # after the spread: start-up waits no longer for servers that are slow to answer
 
 
 class HealthChecker:
@@ -32,15 +33,19 @@ class HealthChecker:
         self._first_round = trio.Event()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Check until cancelled; started when every server was checked once, or has been slow about it."""
+        """Check until cancelled.
+
+        It counts as started once every server has been checked, or after 3 s at most: 1 s spread, 2 s first
+        round.
+        """
         if not self._checks:
             task_status.started()
             return
-        spread = min(_SPREAD_S, _SPREAD_EACH_S * len(self._checks))
+        spread = min(_SPREAD_S, _SPREAD_PER_SERVER_S * len(self._checks))
         async with trio.open_nursery() as nursery:
-            for place, (backend, check) in enumerate(self._checks):
+            for index, (backend, check) in enumerate(self._checks):
                 name = f"health checker of {backend.name}/{check.server.name}"
-                delay = spread * place / len(self._checks)
+                delay = spread * index / len(self._checks)
                 nursery.start_soon(supervise, self._log, name, self._check_loop, backend, check, delay)
             with trio.move_on_after(spread + _FIRST_ROUND_S):
                 await self._first_round.wait()
@@ -50,54 +55,51 @@ class HealthChecker:
         server = check.server
         await trio.sleep(delay)
         while True:
-            began, health = trio.current_time(), server.health
+            started_at, health = trio.current_time(), server.health
             if server.state is not AdminState.MAINT:
-                await self._check(backend, check, began)
-            self._was_checked(server)
+                await self._check(backend, check, started_at)
+            self._mark_checked(server)
             if server.health is not health:
-                continue  # it was in maintenance meanwhile: what was found is of another time
-            # From beginning to beginning: a server that lets its checks run into their time limit is found as soon.
-            server.next_check_scope = trio.CancelScope(deadline=began + self._pause(server))
+                continue  # the server was in maintenance meanwhile, so the outcome says nothing about it now
+            # The interval is from start to start, so that a server whose checks time out is found as soon.
+            server.next_check_scope = trio.CancelScope(deadline=started_at + self._interval(server))
             with server.next_check_scope:
                 await trio.sleep_forever()
 
-    def _was_checked(self, server: BackendServer) -> None:
+    def _mark_checked(self, server: BackendServer) -> None:
         self._not_checked_yet.discard(server)
         if not self._not_checked_yet:
             self._first_round.set()
 
-    def _pause(self, server: BackendServer) -> float:
-        """Seconds to the next check. Chance only shortens them, so that the interval is what nobody waits longer than."""
-        settings = server.config.check
-        assert settings is not None  # noqa: S101 - or there would be no check
-        normal = settings.interval
-        fast, down = settings.fast_interval or normal, settings.down_interval or normal
+    def _interval(self, server: BackendServer) -> float:
+        """Return the seconds to the next check. Jitter only shortens it, so the configured interval is the longest."""
+        check = server.config.check
+        assert check is not None  # noqa: S101 - plan_checks leaves servers without one out
+        normal = check.interval
+        fast, down = check.fast_interval or normal, check.down_interval or normal
         seconds = server.health.interval(normal, fast, down) if server.health is not None else normal
-        return seconds * (1.0 - settings.jitter * self._chance.random())
+        return seconds * (1.0 - check.jitter * self._chance.random())
 
-    async def _check(self, backend: Backend, check: Check, began: float) -> None:
+    async def _check(self, backend: Backend, check: Check, started_at: float) -> None:
         server = check.server
-        health, politeness = server.health, trio.CancelScope()
+        health, close_scope = server.health, trio.CancelScope()
 
-        def tell(checked: CheckOutcome) -> None:
+        def report(outcome: CheckOutcome) -> None:
             server.counts.checks += 1
-            # What the operator wanted meanwhile counts: nothing is known of a server in maintenance, or just out of it.
+            # The outcome does not count if the operator has put the server into maintenance meanwhile, or
+            # taken it out.
             if server.state is not AdminState.MAINT and server.health is health:
-                backend.record_check(server, checked)
-            self._was_checked(server)
-            politeness.deadline = began + self._pause(server)  # it keeps no next check waiting
+                backend.record_check(server, outcome)
+            self._mark_checked(server)
+            close_scope.deadline = started_at + self._interval(
+                server
+            )  # closing must not delay the next check
 
         try:
-            with politeness:
-                await check.run(tell)
+            with close_scope:
+                await check.run(report)
         except Exception as fault:  # noqa: BLE001 - the border: no fault of one check touches another, or a server's state
-            place = traceback.extract_tb(fault.__traceback__)[-1]
-            self._log.event(
-                CHECK_FAULT,
-                f"a fault of mailproxy ended a check of {backend.name}/{server.name}: {fault!r} at "
-                f"{place.filename}:{place.lineno}",
-                backend=backend.name,
-                server=server.name,
-                fault=repr(fault),
-                place=f"{place.filename}:{place.lineno}",
+            name = f"{backend.name}/{server.name}"
+            log_fault(
+                self._log, CHECK_FAULT, f"a check of {name}", fault, backend=backend.name, server=server.name
             )

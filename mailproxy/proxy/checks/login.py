@@ -1,4 +1,4 @@
-"""Whether clients can log in to a server over the connections that sessions have: what its check has learnt, in words."""
+"""Whether clients can log in over the connections of sessions, from what a check has seen, with the remedy in words."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TO_POSTFIX = (
 
 
 def login_of(server: config.Server, probe: Probe, dialogue: MailCheck) -> Login:
-    """What the dialogue of a passed check says of logging in."""
+    """Return what the dialogue of a passed check shows of logging in."""
     protocol = probe.protocol if probe.protocol in MAIL else probe.kind
     fact = login_obstacle(protocol, dialogue.capabilities, dialogue.greeting)
     if fact is None:

@@ -1,9 +1,11 @@
 """One session: a task from accepting to its line in the log.
 
 Modules, in reading order:
-    session: the phases in order, and the end.
+    session: The phases in order, and the end.
     client_setup: PROXY header, ClientHello and TLS handshake.
-    routing: which backend.
-    dispatch: a slot at a server, attempts, retries.
-    errors: how a phase ends a session.
+    routing: Which backend.
+    dispatch: Attempts to connect, retries, redispatch.
+    slot_lease: A slot at a server, or a place in the queue for one.
+    wait: What interrupts a wait before the tunnel opens, and how the session ends then.
+    errors: The exception with which a phase ends the session.
 """

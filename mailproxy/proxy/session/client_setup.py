@@ -1,7 +1,8 @@
-"""The phases before a server is chosen: the PROXY header, the ClientHello, the TLS handshake.
+"""The client's side of a session before it has a server: PROXY header, ClientHello, TLS handshake.
 
-Their limits count from their beginning, so that no trickle of bytes stretches them; that of the last two is the session's to
-set. Each raises ``SessionEndedError`` with the end reason.
+Each function is one phase and raises ``SessionEndedError`` with the end reason. Timeouts count from the start
+of a phase, so a client that sends byte by byte cannot stretch them. ClientHello and handshake share one
+timeout, which the session sets.
 """
 
 from __future__ import annotations
@@ -40,7 +41,11 @@ from mailproxy.proxy.session.errors import SessionEndedError
 
 
 async def receive_proxy_header(client: socket.socket, seconds: float) -> Header:
-    """Take the PROXY header, nothing behind it."""
+    """Receive the PROXY header within ``seconds``; the bytes after it stay in the socket buffer.
+
+    Raises:
+        SessionEndedError: One of the HEADER_ end reasons.
+    """
     with trio.move_on_after(seconds):
         try:
             return await receive_header(client)
@@ -52,30 +57,36 @@ async def receive_proxy_header(client: socket.socket, seconds: float) -> Header:
             raise SessionEndedError(end_reasons.HEADER_INVALID, error) from None
         except ClientLeftError as error:
             end = end_reasons.HEADER_TRUNCATED if error.has_sent else end_reasons.HEADER_EMPTY
-            raise SessionEndedError(end, error, said_nothing=not error.has_sent) from None
+            raise SessionEndedError(end, error, sent_nothing=not error.has_sent) from None
         except ClientAbortError as error:
-            said_nothing = not error.has_sent
-            raise SessionEndedError(end_reasons.HEADER_ABORTED, error, said_nothing=said_nothing) from None
+            sent_nothing = not error.has_sent
+            raise SessionEndedError(end_reasons.HEADER_ABORTED, error, sent_nothing=sent_nothing) from None
     raise SessionEndedError(end_reasons.HEADER_TIMEOUT)
 
 
 def peek_client_hello_nowait(client: socket.socket) -> ClientHello | None:
-    """The ClientHello, if it is there already; it is left to whoever makes the handshake."""
+    """Return the ClientHello, or None if it has not arrived.
+
+    It stays in the socket buffer, where the TLS handshake finds it.
+
+    Raises:
+        SessionEndedError: HANDSHAKE_FAILED, HANDSHAKE_LEFT or HANDSHAKE_EMPTY.
+    """
     try:
-        found = peek_nowait(client, parse_client_hello)
+        peeked = peek_nowait(client, parse_client_hello)
     except ClientHelloError as error:
         raise _invalid_client_hello(client, error) from None
     except ClientAbortError as error:
         raise _client_closed(error) from None
-    return found[0] if found is not None else None
+    return peeked[0] if peeked is not None else None
 
 
 async def peek_client_hello(client: socket.socket, watch: Watch) -> ClientHello:
-    """Wait for the ClientHello, which is not there yet."""
+    """Wait for a ClientHello that has not arrived yet, without a timeout; otherwise as the function above."""
     try:
-        if (
-            not watch.pending_events
-        ):  # what was told before is told once, and may be a part of it or the client's end
+        # Epoll reports each event once. One that is pending may be a part of the ClientHello, or the client's
+        # end.
+        if not watch.pending_events:
             await watch.readable()
         return (await peek(client, parse_client_hello))[0]
     except ClientHelloError as error:
@@ -93,14 +104,24 @@ def _invalid_client_hello(client: socket.socket, error: ClientHelloError) -> Ses
 async def tls_handshake(
     client: socket.socket, terminator: Terminator, hello: ClientHello, watch: Watch
 ) -> TlsSocket:
-    """Make the TLS handshake with a client whose hello is there; takes ``client`` over."""
-    offer = terminator.select(hello.server_name)
-    if offer is None:
+    """Make the TLS handshake with a client whose ClientHello has arrived.
+
+    Returns:
+        The connection that decrypts. It takes ``client`` over.
+
+    Raises:
+        SessionEndedError: An end reason of the handshake; HANDSHAKE_FAILED if no certificate fits the server
+            name.
+    """
+    selection = terminator.select(hello.server_name)
+    if selection is None:
         send_alert(client, Alert.UNRECOGNIZED_NAME)
-        named = "asks for no name" if hello.server_name is None else "asks for a name that no certificate has"
-        raise SessionEndedError(end_reasons.HANDSHAKE_FAILED, f"the client {named}")
+        request = (
+            "asks for no name" if hello.server_name is None else "asks for a name that no certificate has"
+        )
+        raise SessionEndedError(end_reasons.HANDSHAKE_FAILED, f"the client {request}")
     try:
-        tls = await accept_tls(client, offer.context, watch)
+        tls = await accept_tls(client, selection.context, watch)
     except ClientAbortError as error:
         raise _client_closed(error) from None
     except ClientCertificateError as error:
@@ -108,13 +129,13 @@ async def tls_handshake(
         raise SessionEndedError(end, error) from None
     except ClientHandshakeError as error:
         raise SessionEndedError(end_reasons.HANDSHAKE_FAILED, error) from None
-    tls.certificates = offer.certificates
+    tls.certificates = selection.certificates
     return tls
 
 
 def _client_closed(error: ClientAbortError) -> SessionEndedError:
-    said_nothing = not error.has_sent
+    sent_nothing = not error.has_sent
     if not isinstance(error, ClientLeftError):
-        return SessionEndedError(end_reasons.HANDSHAKE_FAILED, error, said_nothing=said_nothing)
-    end = end_reasons.HANDSHAKE_EMPTY if said_nothing else end_reasons.HANDSHAKE_LEFT
-    return SessionEndedError(end, said_nothing=said_nothing)
+        return SessionEndedError(end_reasons.HANDSHAKE_FAILED, error, sent_nothing=sent_nothing)
+    end = end_reasons.HANDSHAKE_EMPTY if sent_nothing else end_reasons.HANDSHAKE_LEFT
+    return SessionEndedError(end, sent_nothing=sent_nothing)

@@ -1,4 +1,4 @@
-"""How a phase says that a session cannot go on."""
+"""The exception with which a phase ends its session."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ from mailproxy.log.end_reasons import EndReason
 
 
 class SessionEndedError(Exception):
-    """A session cannot go on. Caught in ``Session.run`` and nowhere else.
+    """A session cannot go on, and ``end`` is why. ``Session.run`` and the retry loop catch it.
 
-    ``said_nothing``: the client has ended it before it had sent a byte. ``retries_at_once``: the next attempt need not wait,
-    since this one cost the server nothing. ``is_clients``: the failed attempt says nothing of the server.
+    Attributes:
+        end: The end reason.
+        detail: What the log adds to it.
+        sent_nothing: The client has ended the session before it sent a byte.
+        retries_at_once: The next attempt needs no pause, because this one cost the server nothing.
+        is_client_specific: The attempt failed because of the client's address, which says nothing about the
+            server.
     """
 
     def __init__(
@@ -17,12 +22,12 @@ class SessionEndedError(Exception):
         end: EndReason,
         detail: object = "",
         *,
-        said_nothing: bool = False,
+        sent_nothing: bool = False,
         retries_at_once: bool = False,
-        is_clients: bool = False,
+        is_client_specific: bool = False,
     ) -> None:
         self.end = end
         self.detail = str(detail)
-        self.said_nothing = said_nothing
+        self.sent_nothing = sent_nothing
         self.retries_at_once = retries_at_once
-        self.is_clients = is_clients
+        self.is_client_specific = is_client_specific

@@ -1,4 +1,4 @@
-"""Choosing the way: the first of a frontend's routes that fits the client. Synchronous, asks no socket."""
+"""Route selection: the first route of a frontend that matches the client. Synchronous, without sockets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ from mailproxy.proxy.client_info import ClientInfo
 
 @frozen
 class _Names:
-    """Server names; a wildcard covers exactly one label (RFC 6125 section 6.4.3)."""
+    """Server names and wildcards; a wildcard covers exactly one label (RFC 6125 section 6.4.3).
+
+    Attributes:
+        exact: Names without a wildcard.
+        parents: The domains of wildcards, without ``*.``.
+    """
 
     exact: frozenset[str]
     parents: frozenset[str]
@@ -30,23 +35,26 @@ class _Names:
 
 
 class Route:
-    """One route, ready to be asked."""
+    """One route of the configuration, compiled for matching."""
 
     def __init__(self, route: config.Route) -> None:
         self.config = route
-        self._goes_by_name = route.needs_client_hello
+        self._needs_client_hello = route.needs_client_hello
         self._names = _Names.of(route.sni) if route.sni else None
         self._alpn = frozenset(name.encode() for name in route.alpn)
         self._client = Networks(route.client)
         self._port = route.port
 
-    def matches(self, caller: ClientInfo) -> bool:
-        """Does all that is asked for hold? Without a ClientHello nothing is known of names, not even that there is none."""
-        if self._goes_by_name and (caller.hello is None or not self._matches_hello(caller.hello)):
+    def matches(self, client: ClientInfo) -> bool:
+        """Whether every condition of the route holds for the client.
+
+        Without a ClientHello no condition on names holds, not even ``sni = false``: the name is unknown then.
+        """
+        if self._needs_client_hello and (client.hello is None or not self._matches_hello(client.hello)):
             return False
-        if self._port and caller.port not in self._port:
+        if self._port and client.port not in self._port:
             return False
-        return not self._client or (caller.source is not None and caller.source[0] in self._client)
+        return not self._client or (client.source is not None and client.source[0] in self._client)
 
     def _matches_hello(self, hello: ClientHello) -> bool:
         name = hello.server_name
@@ -64,15 +72,15 @@ class Routes:
         self._routes = tuple(map(Route, routes))
         self._path = ROOT_PATH / "frontends" / frontend / "routes"
 
-    def select(self, caller: ClientInfo) -> config.Route | None:
-        """The first that fits; None leaves the frontend's own backend and the bind's own mode."""
+    def select(self, client: ClientInfo) -> config.Route | None:
+        """Return the first route that matches; without one, the frontend's backend and the bind's mode apply."""
         for route in self._routes:
-            if route.matches(caller):
+            if route.matches(client):
                 return route.config
         return None
 
-    def describe(self, chosen: config.Route) -> str:
-        """Where a route stands in the configuration, and by what it matched."""
-        index = next(index for index, route in enumerate(self._routes) if route.config is chosen)
-        keys = [key for key in ("sni", "alpn", "client", "port") if getattr(chosen, key) not in (None, ())]
+    def describe(self, selected: config.Route) -> str:
+        """Return the path of a route in the configuration, and the keys by which it matched."""
+        index = next(index for index, route in enumerate(self._routes) if route.config is selected)
+        keys = [key for key in ("sni", "alpn", "client", "port") if getattr(selected, key) not in (None, ())]
         return str(self._path / index) + (f" by {' and '.join(keys)}" if keys else "")

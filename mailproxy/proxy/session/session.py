@@ -1,7 +1,7 @@
-"""A session: one task that runs once down the list in ``Session.run``, and ends with exactly one end reason.
+"""A session: one task that goes through the phases in ``Session.run`` and ends with exactly one end reason.
 
-A phase that cannot go on raises ``SessionEndedError`` with the reason; being cancelled is the operator's stop. Whatever
-happens, ``run`` closes both sockets, gives every count back and writes one line.
+A phase that cannot continue raises ``SessionEndedError`` with the end reason. Cancellation is the operator's
+stop. In all cases ``run`` closes both sockets, releases every counter and writes one line.
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ from __future__ import annotations
 import itertools
 import socket
 import time
-import traceback
 from collections.abc import Mapping
 
 import trio
-from attrs import define, field
+from attrs import define
 
 from mailproxy import config
 from mailproxy.errors import ProxyError
@@ -21,7 +20,6 @@ from mailproxy.log import Log, end_reasons
 from mailproxy.log.end_reasons import EndedBy, EndReason, Phase
 from mailproxy.log.events import SESSION_FAULT, SESSION_STARTED
 from mailproxy.log.record import SessionRecord
-from mailproxy.net.listener import Listener
 from mailproxy.net.poller import AnyPoller, Watch
 from mailproxy.net.relay import Relay, Tunnel
 from mailproxy.net.tls.close import Alert, has_unread, send_alert
@@ -31,6 +29,7 @@ from mailproxy.protocol.client_hello import ClientHello
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.client_info import ClientInfo
 from mailproxy.proxy.client_limits import Clients
+from mailproxy.proxy.faults import log_fault
 from mailproxy.proxy.limits import SessionLimits
 from mailproxy.proxy.session.client_setup import (
     peek_client_hello,
@@ -41,23 +40,39 @@ from mailproxy.proxy.session.client_setup import (
 from mailproxy.proxy.session.dispatch import Dispatch
 from mailproxy.proxy.session.errors import SessionEndedError
 from mailproxy.proxy.session.routing import Routes
+from mailproxy.proxy.session.slot_lease import SlotLease
+from mailproxy.proxy.session.wait import InterruptibleWait
 
-# No id comes twice, not even after a restart: counting begins at the second of the start, times more sessions than a
-# second can have.
+# Ids are unique, also after a restart. Counting starts at the second of the start times 2**24, which is more
+# sessions than a second can have.
 _ids = itertools.count((int(time.time()) << 24) + 1)
 
 
 def seed_session_ids(epoch: int, slot: int, slots: int) -> None:
-    """Let this process be one of several that count from the same second on, each in steps of its own."""
-    global _ids  # noqa: PLW0603 - the numbers are the process's
+    """Make the ids of this process distinct from those of the other workers.
+
+    Args:
+        epoch: The second of the start, the same for all workers.
+        slot: This process's worker slot.
+        slots: The number of worker slots.
+    """
+    global _ids  # noqa: PLW0603 - the ids are the process's
     _ids = itertools.count((epoch << 24) + 1 + slot, slots)
 
 
 @define(kw_only=True, eq=False)
 class SessionContext:
-    """What the sessions of one frontend have in common.
+    """What the sessions of one frontend share.
 
-    ``limits`` counts them from accepting to the last line. ``clients`` counts those of each client, if that has limits.
+    Attributes:
+        config: The frontend's configuration.
+        backends: All backends by name.
+        routes: The frontend's routes.
+        limits: Counts each session from accepting until its line is written.
+        clients: Counts the sessions of each client; None without limits per client.
+        relay: Relays the tunnels.
+        poller: Watches the sockets until a tunnel opens.
+        log: Gets the lines.
     """
 
     config: config.Frontend
@@ -70,230 +85,256 @@ class SessionContext:
     log: Log
 
 
-@define(eq=False, weakref_slot=False)
-class Session:
-    """One client's connection and what it is proxied to. It has been counted already.
+# Being cancelled is the operator's stop. What it means for a session depends on how far that has come.
+_END_IF_CANCELLED: Mapping[Phase, EndReason] = {
+    Phase.HEADER: end_reasons.HEADER_STOPPED,
+    Phase.HANDSHAKE: end_reasons.HANDSHAKE_STOPPED,
+    Phase.ROUTE: end_reasons.STOPPED_CONNECTING,
+    Phase.QUEUE: end_reasons.STOPPED_QUEUED,
+    Phase.CONNECT: end_reasons.STOPPED_CONNECTING,
+    Phase.DATA: end_reasons.STOPPED,
+}
 
-    What is there for as long as a session is, is counted in bytes: a thousand of them have a thousand times as much.
+
+@define(eq=False, weakref_slot=False, init=False)
+class Session:
+    """One client's connection and the server's. Its limits have counted it already.
+
+    Every attribute is in memory for as long as the session lives, which may be days: a thousand sessions have
+    a thousand of it. What only the phases before the tunnel need is in ``run``'s local variables.
+
+    Attributes:
+        context: What it shares with the other sessions of its frontend.
+        client: The client's connection, under TLS the one that decrypts.
+        record: What the log says about it. Its ``end`` is set once, when the session ends.
     """
 
     context: SessionContext
-    listener: Listener
     client: socket.socket
-    peer: object = field(kw_only=True, repr=False)
-    client_info: ClientInfo = field(init=False, repr=False)
-    record: SessionRecord = field(init=False)
-    _began: float = field(init=False)
-    _fd: int = field(init=False)  # the client's
-    _client: int | None = field(default=None, init=False)  # that the session is counted for
-    _watch: Watch = field(init=False, repr=False)
-    _dispatch: Dispatch | None = field(default=None, init=False)
-    _server_socket: socket.socket | None = field(default=None, init=False)
-    _tunnel: Tunnel | None = field(default=None, init=False)
-    _said_nothing: bool = field(default=False, init=False)
-    _end: EndReason = field(
-        default=end_reasons.STOPPED_CONNECTING, init=False
-    )  # what it is if the operator stops it now
+    record: SessionRecord
+    _started_at: float
+    _fd: int  # the client's; an SSLSocket takes it over
+    _client_key: int | None  # what ``context.clients`` counts the session for
+    _lease: SlotLease | None
+    _server_socket: socket.socket | None
+    _tunnel: Tunnel | None
+    _sent_nothing: bool
 
-    def __attrs_post_init__(self) -> None:
-        number, peer = next(_ids), self.peer
-        self._began = self.context.poller.clock()
+    def __init__(self, context: SessionContext, client_info: ClientInfo) -> None:
+        client_info.id = number = next(_ids)
+        self.context = context
+        self.client = client_info.sock
+        self._started_at = context.poller.clock()
         self._fd = self.client.fileno()
-        source = peer[:2] if isinstance(peer, tuple) else None  # a Unix socket's has none
-        self.client_info = ClientInfo(self.listener, source, self.client, id=number)
+        self._client_key = self._lease = self._server_socket = self._tunnel = None
+        self._sent_nothing = False
+        listener = client_info.listener
         self.record = SessionRecord(
             id=number,
             accepted=time.time(),
-            frontend=self.context.config.name,
-            bind=self.listener.name,
-            tls=self.listener.bind.mode == "tls",
-            client=self.client_info.name,
+            frontend=context.config.name,
+            bind=listener.name,
+            tls=listener.bind.mode == "tls",
+            client=client_info.name,
         )
 
-    async def run(self) -> None:
+    async def run(self, client_info: ClientInfo) -> None:
         """Proxy the session to its end. Raises nothing but Cancelled.
 
-        What lasts is awaited here and nowhere in between: each coroutine on the way is kept for as long as the session.
+        ``client_info`` is this session's, as in the constructor. Clients decide how large it is (ClientHello,
+        TLVs), so it is dropped when the tunnel opens. For the same reason long phases are awaited here and
+        not in methods: each coroutine between ``run`` and the wait would stay in memory as long as the
+        session.
+
+        Closes:
+            The sockets of both sides, whatever happens.
         """
-        bind = self.listener.bind
+        context, record, bind = self.context, self.record, client_info.listener.bind
         try:
-            self._watch = self.context.poller.add(self._fd)
+            watch = context.poller.add(self._fd)
             if bind.accept_proxy:
-                await self._receive_proxy_header()
-            if self.context.clients is not None:
-                self._client = self.context.clients.enter(self.client_info)
+                await self._receive_proxy_header(client_info)
+            if context.clients is not None:
+                self._client_key = context.clients.enter(client_info)
             if bind.mode in ("tls", "passthrough"):
-                route = await self._accept_tls()
-            else:  # servers speak first there, and no hello would ever come
-                route = self._select_route()
-            visit = self._start_dispatch(route)
-            self._server_socket = await visit.connect(self._watch)
-            pair = self._open_tunnel(visit)
-            self._end = await self.context.relay.run(pair)
-            self.record.detail = pair.detail
+                route = await self._accept_tls(client_info, watch)
+            else:  # the server speaks first, so a client would never send a ClientHello
+                route = self._select_route(client_info)
+            dispatch = self._start_dispatch(client_info, route)
+            self._server_socket = await dispatch.connect(watch)
+            tunnel = self._open_tunnel(self._server_socket, dispatch.lease)
+            del client_info, watch, dispatch
+            record.end = await context.relay.run(tunnel)
+            record.detail = tunnel.detail
         except SessionEndedError as ended:
-            self._end, self.record.detail = ended.end, ended.detail
-            self._said_nothing = ended.said_nothing
-            ended.__traceback__ = None  # whose frames have it among their variables: a cycle
+            record.end, record.detail = ended.end, ended.detail
+            self._sent_nothing = ended.sent_nothing
+            ended.__traceback__ = None  # its frames refer to it, which would be a cycle
         except ProxyError as error:
-            self._end, self.record.detail = end_reasons.OUT_OF_RESOURCES, str(error)
+            record.end, record.detail = end_reasons.OUT_OF_RESOURCES, str(error)
         except Exception as fault:  # noqa: BLE001 - the border: no fault of one session touches another
-            self._end, self.record.detail = end_reasons.INTERNAL_ERROR, repr(fault)
+            record.end, record.detail = end_reasons.INTERNAL_ERROR, repr(fault)
             self._log_fault(fault)
         finally:
             self._finish()
 
-    async def _receive_proxy_header(self) -> None:
-        """A PROXY header is demanded of trusted networks; nobody else may connect unless that is said."""
-        self._end = end_reasons.HEADER_STOPPED
-        caller, record = self.client_info, self.record
-        if not self.listener.trusts(caller.source):
-            if not self.listener.bind.proxy_optional:
-                raise SessionEndedError(
-                    end_reasons.UNTRUSTED, f"{record.client} is in none of the networks of accept_proxy"
-                )
-            return
-        caller.apply_proxy_header(
-            await receive_proxy_header(self.client, self.context.config.timeouts.proxy_header)
-        )
-        if caller.name != record.client:
-            record.peer, record.client = record.client, caller.name
+    # Phases before the tunnel
 
-    async def _accept_tls(self) -> config.Route | None:
-        """Where the session goes, by its name where the client opens with TLS; and the handshake, if TLS ends here.
+    async def _receive_proxy_header(self, client_info: ClientInfo) -> None:
+        """Receive the PROXY header that trusted networks must send.
 
-        One limit holds for all that, in one scope: they cost.
+        Other clients may connect without one if the bind says ``proxy_optional``, and are rejected otherwise.
         """
-        self._end = end_reasons.HANDSHAKE_STOPPED
+        record = self.record
+        record.phase = Phase.HEADER
+        if not client_info.listener.trusts(client_info.source):
+            if not client_info.listener.bind.proxy_optional:
+                detail = f"{record.client} is in none of the networks of accept_proxy"
+                raise SessionEndedError(end_reasons.UNTRUSTED, detail)
+            return
+        header = await receive_proxy_header(self.client, self.context.config.timeouts.proxy_header)
+        client_info.apply_proxy_header(header)
+        if client_info.name != record.client:
+            record.peer, record.client = record.client, client_info.name
+
+    async def _accept_tls(self, client_info: ClientInfo, watch: Watch) -> config.Route | None:
+        """Peek at the ClientHello, select the route by it, and make the TLS handshake unless TLS is passed through.
+
+        One timeout covers all three: cancel scopes cost.
+        """
+        self.record.phase = Phase.HANDSHAKE
         hello = peek_client_hello_nowait(self.client)
-        if hello is not None and self.listener.terminator is None:  # there is nothing to wait for
-            self.client_info.set_client_hello(hello)
-            return self._select_route()
+        if hello is not None and client_info.listener.terminator is None:  # nothing to wait for
+            client_info.set_client_hello(hello)
+            return self._select_route(client_info)
         deadline = self.context.poller.clock() + self.context.config.timeouts.handshake
         with trio.CancelScope(deadline=deadline):
-            hello = hello or await peek_client_hello(self.client, self._watch)
-            self.client_info.set_client_hello(hello)
-            route = self._select_route()
+            hello = hello or await peek_client_hello(self.client, watch)
+            client_info.set_client_hello(hello)
+            route = self._select_route(client_info)
             if self.record.tls:
-                await self._handshake(hello)
+                await self._handshake(client_info, hello, watch)
             return route
         raise SessionEndedError(end_reasons.HANDSHAKE_TIMEOUT)
 
-    def _select_route(self) -> config.Route | None:
-        """Where it goes and whether its TLS ends here."""
-        routes, bind, caller = self.context.routes, self.listener.bind, self.client_info
-        if caller.hello is not None:
-            self.record.sni = caller.hello.server_name
-        route = routes.select(caller)
-        if caller.hello is not None:
-            self.record.tls = ((route and route.mode) or bind.mode) == "tls"
+    def _select_route(self, client_info: ClientInfo) -> config.Route | None:
+        """Select where the session goes and, from the route's mode, whether its TLS ends here."""
+        routes, hello = self.context.routes, client_info.hello
+        route = routes.select(client_info)
+        if hello is not None:
+            self.record.sni = hello.server_name
+            self.record.tls = ((route and route.mode) or client_info.listener.bind.mode) == "tls"
         if route is not None and route.reject:
             detail = routes.describe(route)
-            raise self._rejection(end_reasons.REJECTED, detail, by_name=route.needs_client_hello)
+            raise self._rejection(end_reasons.REJECTED, detail, hello, by_name=route.needs_client_hello)
         if route is None and self.context.config.backend is None:
-            detail = "no route fits, and the frontend has no backend"
-            raise self._rejection(end_reasons.NO_SERVER, detail, by_name=True)
+            detail = "no route matches, and the frontend has no backend"
+            raise self._rejection(end_reasons.NO_SERVER, detail, hello, by_name=True)
         return route
 
-    def _rejection(self, end: EndReason, detail: str, *, by_name: bool) -> SessionEndedError:
-        """Where a handshake is waited for, the client is told that there is none."""
-        if self.client_info.hello is not None:
+    def _rejection(
+        self, end: EndReason, detail: str, hello: ClientHello | None, *, by_name: bool
+    ) -> SessionEndedError:
+        """Send an alert to a client that waits for a TLS handshake, and return the error to raise."""
+        if hello is not None:
             send_alert(self.client, Alert.UNRECOGNIZED_NAME if by_name else Alert.ACCESS_DENIED)
         return SessionEndedError(end, detail)
 
-    async def _handshake(self, hello: ClientHello) -> None:
-        assert self.listener.terminator is not None  # noqa: S101 - as the configuration's rules have it
-        self.client = tls = await tls_handshake(self.client, self.listener.terminator, hello, self._watch)
-        caller, record = self.client_info, self.record
-        caller.sock, caller.tls = tls, tls_info(tls)
-        facts = caller.tls
-        record.tls_version, record.tls_cipher = facts.version, facts.cipher
-        record.alpn, record.client_cn = facts.alpn, facts.client_name
+    async def _handshake(self, client_info: ClientInfo, hello: ClientHello, watch: Watch) -> None:
+        terminator, record = client_info.listener.terminator, self.record
+        assert terminator is not None  # noqa: S101 - the configuration's rules demand certificates for mode tls
+        self.client = client_info.sock = tls = await tls_handshake(self.client, terminator, hello, watch)
+        client_info.tls = info = tls_info(tls)
+        record.tls_version, record.tls_cipher = info.version, info.cipher
+        record.alpn, record.client_cn = info.alpn, info.client_name
 
-    def _start_dispatch(self, route: config.Route | None) -> Dispatch:
-        self._end = end_reasons.STOPPED_CONNECTING
-        name = (route and route.backend) or self.context.config.backend
-        assert name is not None  # noqa: S101 - it was asked for
-        self.record.backend = name
-        self._dispatch = Dispatch(
-            self.context.backends[name], self.client_info, self.record, self.context.poller
-        )
-        return self._dispatch
+    def _start_dispatch(self, client_info: ClientInfo, route: config.Route | None) -> Dispatch:
+        context, record = self.context, self.record
+        name = (route and route.backend) or context.config.backend
+        assert name is not None  # noqa: S101 - _select_route has checked it
+        record.phase, record.backend = Phase.CONNECT, name
+        wait = InterruptibleWait(context.poller)
+        self._lease = SlotLease(context.backends[name], record, wait)
+        return Dispatch(self._lease, wait, client_info, context.poller)
 
-    def _open_tunnel(self, visit: Dispatch) -> Tunnel:
-        assert self._server_socket is not None  # noqa: S101 - it is connected
-        self._end = end_reasons.STOPPED
-        limits = self.context.config.timeouts
-        pair = Tunnel(
+    def _open_tunnel(self, server_socket: socket.socket, lease: SlotLease) -> Tunnel:
+        self.record.phase = Phase.DATA
+        timeouts = self.context.config.timeouts
+        self._tunnel = tunnel = Tunnel(
             self.client,
-            self._server_socket,
+            server_socket,
             now=self.context.poller.clock(),
-            client_timeout=limits.client,
-            server_timeout=visit.backend.config.timeouts.server,
-            half_closed_timeout=limits.half_closed,
+            client_timeout=timeouts.client,
+            server_timeout=lease.backend.config.timeouts.server,
+            half_closed_timeout=timeouts.half_closed,
         )
-        # What only the beginning needs: strangers decide how much that is, and sessions live for days.
-        del self.client_info, self.peer, self._watch, visit.client_info
+        lease.open_tunnel(tunnel)
         if self.context.config.log_start:
             self._log_start()
-        self._tunnel = visit.tunnel = pair
-        return pair
+        return tunnel
+
+    # The end
 
     def _finish(self) -> None:
-        """Give the counts back, close, write the line. The border is here, too."""
+        """Release the counters, close both sockets and write the line.
+
+        Faults of one of these steps do not keep the others from being done, and are logged as in ``run``.
+        """
+        record = self.record
+        if record.end is None:
+            record.end = _END_IF_CANCELLED[record.phase]
         try:
-            for finish in (self._release_counters, self._close):
+            for step in (self._release_counters, self._close):
                 try:
-                    finish()
+                    step()
                 except Exception as fault:  # noqa: BLE001 - as in run
                     self._log_fault(fault)
         finally:
             self.context.limits.leave()
 
     def _release_counters(self) -> None:
-        record, visit, limits = self.record, self._dispatch, self.context.limits
-        if self._client is not None and self.context.clients is not None:
-            self.context.clients.leave(self._client)
-        if visit is not None:
-            if self._end is end_reasons.STOPPED_CONNECTING:
-                self._end = visit.end_if_cancelled
-            # HAProxy's line counts these without the session, the next two with it; and without who gets its place
-            record.server_sessions = visit.other_sessions_on_server
-            visit.release()
-            record.backend_sessions = visit.backend.sessions
+        record, lease, context = self.record, self._lease, self.context
+        if self._client_key is not None and context.clients is not None:
+            context.clients.leave(self._client_key)
+        if lease is not None:
+            # As in HAProxy's line, these two are without this session, and without the waiter that gets its
+            # slot. The next two count it.
+            record.server_sessions = lease.other_sessions_on_server
+            lease.close()
+            record.backend_sessions = lease.backend.sessions
+        limits = context.limits
         record.process_sessions, record.frontend_sessions = limits.process.sessions, limits.frontend.sessions
 
     def _close(self) -> None:
-        record, around, pair = self.record, self.context, self._tunnel
-        if pair is None:  # or the relay has let go of them
-            around.poller.forget(self._fd)
-            if self._end.phase in (Phase.CONNECT, Phase.QUEUE) and self._end.by is EndedBy.CLIENT:
-                self._said_nothing = not has_unread(self.client)
+        record, context, tunnel = self.record, self.context, self._tunnel
+        end = record.end
+        assert end is not None  # noqa: S101 - _finish has set it
+        if tunnel is None:  # with a tunnel the relay has unregistered both sockets
+            context.poller.forget(self._fd)
+            if end.phase in (Phase.CONNECT, Phase.QUEUE) and end.by is EndedBy.CLIENT:
+                self._sent_nothing = not has_unread(self.client)
         self.client.close()
         if self._server_socket is not None:
-            if pair is None:
-                around.poller.forget(self._server_socket.fileno())
+            if tunnel is None:
+                context.poller.forget(self._server_socket.fileno())
             self._server_socket.close()
-        if pair is not None:
-            record.bytes_in, record.bytes_out = pair.to_server.received, pair.to_client.received
-            record.close_notify, record.server_close_notify = (
-                pair.client.close_notify,
-                pair.server.close_notify,
-            )
-        record.end = self._end
-        record.total_ms = int((around.poller.clock() - self._began) * 1000)
-        started = around.config.log_start and pair is not None
-        if around.config.log_null or started or record.bytes_in or not self._is_null():
-            around.log.session(record)
+        if tunnel is not None:
+            record.bytes_in, record.bytes_out = tunnel.to_server.received, tunnel.to_client.received
+            record.close_notify = tunnel.client.close_notify
+            record.server_close_notify = tunnel.server.close_notify
+        record.total_ms = int((context.poller.clock() - self._started_at) * 1000)
+        was_started = context.config.log_start and tunnel is not None
+        if context.config.log_null or was_started or record.bytes_in or not self._is_null(end):
+            context.log.session(record)
 
-    def _is_null(self) -> bool:
-        """Whether the client has ended it without having sent a byte that is meant for a server.
+    def _is_null(self, end: EndReason) -> bool:
+        """Whether the client has ended the session without a byte that is meant for a server.
 
-        A client that breaks TLS has sent something, and the operator wants to know.
+        A client that breaks TLS has sent something, and the operator wants to see it.
         """
-        if self._end is end_reasons.CLIENT_ABORTED and self.record.detail != CONNECTION_RESET:
+        if end is end_reasons.CLIENT_ABORTED and self.record.detail != CONNECTION_RESET:
             return False
-        return self._end.by is EndedBy.CLIENT and (self._tunnel is not None or self._said_nothing)
+        return end.by is EndedBy.CLIENT and (self._tunnel is not None or self._sent_nothing)
 
     def _log_start(self) -> None:
         record = self.record
@@ -309,14 +350,5 @@ class Session:
         )
 
     def _log_fault(self, fault: Exception) -> None:
-        cause: BaseException = fault
-        while isinstance(cause, BaseExceptionGroup):
-            cause = cause.exceptions[0]
-        place = traceback.extract_tb(cause.__traceback__)[-1]
-        self.context.log.event(
-            SESSION_FAULT,
-            f"a fault of mailproxy ended session {self.record.id:x}: {cause!r} at {place.filename}:{place.lineno}",
-            id=f"{self.record.id:x}",
-            fault=repr(cause),
-            place=f"{place.filename}:{place.lineno}",
-        )
+        number = f"{self.record.id:x}"
+        log_fault(self.context.log, SESSION_FAULT, f"session {number}", fault, id=number)

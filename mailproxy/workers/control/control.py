@@ -22,7 +22,7 @@ from mailproxy.log import Log
 from mailproxy.log.events import CONTROL_DIED, READY, STOPPED, WORKER_DIED
 from mailproxy.net.listener import Listener
 from mailproxy.proxy.backend.backend import ServerContexts
-from mailproxy.proxy.frontend import say_listening
+from mailproxy.proxy.frontend import log_listening
 from mailproxy.proxy.monitor import ServerMonitor, ports_of
 from mailproxy.proxy.supervise import contained, supervise
 from mailproxy.workers.backend import ControlBackend, send_snapshots
@@ -281,7 +281,7 @@ class Control:
             return
         ready.local = 1
         for each in self._listening:
-            say_listening(self._log, each.frontend, name=each.name, address=each.address, mode=each.mode)
+            log_listening(self._log, each.frontend, name=each.name, address=each.address, mode=each.mode)
         self._log.event(READY, "mailproxy is ready", workers=self._slot.workers)
 
     def _start_sync(self, worker: WorkerHandle, nursery: trio.Nursery) -> None:

@@ -60,7 +60,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def short_farewell(monkeypatch: pytest.MonkeyPatch) -> None:
     """For servers that answer no goodbye, and close when they see the end."""
-    monkeypatch.setattr("mailproxy.proxy.checks.check._CLOSE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("mailproxy.proxy.checks.probe_connection._CLOSE_TIMEOUT_S", 0.05)
 
 
 def trusting(harness: ProxyHarness, **more: Any) -> dict[str, Any]:
@@ -153,7 +153,7 @@ async def test_what_nobody_asked_for_is_heard_too(harness: ProxyHarness, kind: s
 async def test_a_server_that_does_not_close_is_left_after_a_while(
     harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mailproxy.proxy.checks.check._CLOSE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("mailproxy.proxy.checks.probe_connection._CLOSE_TIMEOUT_S", 0.05)
     server = await harness.server((Send(GREETING), Stall()))
     before = ResourceSnapshot.now()
     with trio.fail_after(TIMEOUT_S):
@@ -435,7 +435,7 @@ async def test_cancelled_at_every_step_of_a_check(
 ) -> None:
     """Started as soon as the first checks have begun, so that whatever they do is met by the end."""
     monkeypatch.setattr("mailproxy.proxy.checks.checker._FIRST_ROUND_S", 0.0)
-    monkeypatch.setattr("mailproxy.proxy.checks.checker._SPREAD_EACH_S", 0.0)
+    monkeypatch.setattr("mailproxy.proxy.checks.checker._SPREAD_PER_SERVER_S", 0.0)
     context = certified(harness)
     book = STARTTLS_PLAYBOOKS["imap"] if way == "starttls" else PLAYBOOKS["imap"]
     server = await harness.server(

@@ -363,7 +363,7 @@ async def test_what_a_server_says_does_not_break_the_log(harness: ProxyHarness) 
 @pytest.fixture
 def endless_goodbye(monkeypatch: pytest.MonkeyPatch) -> None:
     """A goodbye has so much time that what comes behind it comes too late."""
-    monkeypatch.setattr("mailproxy.proxy.checks.check._CLOSE_TIMEOUT_S", 3600.0)
+    monkeypatch.setattr("mailproxy.proxy.checks.probe_connection._CLOSE_TIMEOUT_S", 3600.0)
 
 
 SPEECHLESS: dict[str, Step] = {"resets": Reset(), "closes": Close(), "never answers": Stall()}
@@ -656,7 +656,7 @@ async def test_the_port_is_told_however_much_there_is_to_tell(harness: ProxyHarn
 async def test_how_long_a_server_takes_to_close_is_not_the_checks_time(
     harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mailproxy.proxy.checks.check._CLOSE_TIMEOUT_S", 0.4)
+    monkeypatch.setattr("mailproxy.proxy.checks.probe_connection._CLOSE_TIMEOUT_S", 0.4)
     one, two = await harness.server(never_read(GREETING)), await harness.server(collect(GREETING))
     steps = ({"expect": "OK"}, {"connect": {"port": port_of(two)}}, {"expect": "OK"})
     assert await scripted(harness, one, *steps, timeout="300ms") == PASSED

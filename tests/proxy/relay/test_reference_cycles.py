@@ -19,6 +19,8 @@ from mailproxy.net.tls.tls_socket import TlsSocket
 from mailproxy.proxy.client_info import ClientInfo
 from mailproxy.proxy.session.dispatch import Dispatch
 from mailproxy.proxy.session.session import Session
+from mailproxy.proxy.session.slot_lease import SlotLease
+from mailproxy.proxy.session.wait import InterruptibleWait
 from mailproxy.testing import Close, Collect, Connection, Reset, Send, Stall
 from tests.proxy.backend.test_server_addresses import resolve_to
 from tests.support.proxy.proxy_harness import TIMEOUT_S, ProxyHarness
@@ -32,6 +34,8 @@ OF_SESSIONS = (
     SessionRecord,
     ClientInfo,
     Dispatch,
+    SlotLease,
+    InterruptibleWait,
     Tunnel,
     Side,
     Direction,

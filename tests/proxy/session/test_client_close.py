@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from mailproxy.proxy.session import dispatch as reaching
+from mailproxy.proxy.session import wait
 from mailproxy.testing import Close, Collect, Connection, Echo, Send, UnansweredServer, WaitFor
 from tests.support.proxy.backend_cluster import BackendCluster, assert_rejected
 from tests.support.proxy.proxy_harness import TIMEOUT_S, ResourceSnapshot
@@ -26,7 +26,7 @@ GONE = ("client-left", "client", "connect", "CC")
 @pytest.fixture(autouse=True)
 def short_hearing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients that end their side may still hear a server that answers soon: not for long here."""
-    monkeypatch.setattr(reaching, "_CLIENT_EOF_GRACE_S", HEARING_S)
+    monkeypatch.setattr(wait, "_CLIENT_EOF_GRACE_S", HEARING_S)
 
 
 def in_order(client: Connection) -> None:
@@ -179,7 +179,7 @@ async def test_who_ends_its_side_hears_a_server_that_answers_soon(
     cluster: BackendCluster, tls: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``nc`` does, and many a probe that only wants to see a greeting."""
-    monkeypatch.setattr(reaching, "_CLIENT_EOF_GRACE_S", TIMEOUT_S)
+    monkeypatch.setattr(wait, "_CLIENT_EOF_GRACE_S", TIMEOUT_S)
     server = await cluster.add_server("s1", is_open=False)
     await cluster.start_proxy(tls=tls, retries=50, redispatch=False, timeouts={"connect": "60ms"})
     client = await cluster.connect_client()
@@ -195,7 +195,7 @@ async def test_who_ends_its_side_hears_a_server_that_answers_soon(
 
 async def test_and_hears_it_to_its_end(cluster: BackendCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit is one on connecting."""
-    monkeypatch.setattr(reaching, "_CLIENT_EOF_GRACE_S", 0.5)
+    monkeypatch.setattr(wait, "_CLIENT_EOF_GRACE_S", 0.5)
     go_on = trio.Event()
     server = await cluster.add_server(
         "s1", (Send(b"s1\r\n"), WaitFor(go_on), Send(b"more\r\n")), is_open=False

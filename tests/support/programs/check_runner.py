@@ -17,7 +17,7 @@ from mailproxy.log import Log, Output
 from mailproxy.log.targets import StreamTarget
 from mailproxy.proxy.backend.backend import Backend, server_context
 from mailproxy.proxy.backend.server import CheckOutcome
-from mailproxy.proxy.checks.check import checks_of
+from mailproxy.proxy.checks.check import plan_checks
 from tests.support.programs.program import wait_until
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def run_checks(table: Table, times: int) -> list[str]:
     material = load_and_check(config)
     backend = Backend(config.backends["servers"], material.server_contexts, Log([Output(StreamTarget(2))]))
     found = entry_paths(config.frontends.values(), backend.name)
-    (check,) = checks_of(backend, found, lambda tls: server_context(material.server_contexts, tls))
+    (check,) = plan_checks(backend, found, lambda tls: server_context(material.server_contexts, tls))
 
     async def make() -> list[str]:
         made: list[CheckOutcome] = []
