@@ -292,7 +292,7 @@ def replace_part(page: str, name: str, text: str) -> str:
     Raises:
         ValueError: The page has no such marks.
     """
-    begin, end = f"<!-- begin {name}: made by scripts/write-reference -->", f"<!-- end {name} -->"
+    begin, end = f"<!-- {name}: made by scripts/write-reference -->", f"<!-- /{name} -->"
     before, mark, rest = page.partition(begin)
     _, _, after = rest.partition(end)
     if not mark:
