@@ -125,7 +125,8 @@ async def test_idle_is_told_by_the_other_server_of_the_same_store(start: Start) 
             await other.receive_line()
         await idler.send(b"DONE\r\nd LOGOUT\r\n")
         assert (
-            await idler.receive_until_end() == b"c OK woken\r\n* BYE d1 says goodbye\r\nd OK signed out\r\n"
+            await idler.receive_until_end()
+            == b"c OK idle ended\r\n* BYE d1 says goodbye\r\nd OK signed out\r\n"
         )
     await one.wait_ended()
     assert store.mailbox("anna").watchers == []

@@ -255,7 +255,7 @@ async def test_handshake_in_progress_survives_reload(harness: ProxyHarness, fold
     await harness.events("certificates-renewed")
     await client.stream.send_all(client_hello[100:])
     with trio.fail_after(TIMEOUT_S):
-        await client._shake_hands(tls)
+        await client._handshake(tls)
         assert await client.receive_line() == GREETING
     client.drop()
 
@@ -273,7 +273,7 @@ async def test_tls_sessions_survive_reload_of_other_certificates(
     async def connect_and_close(previous: Connection | None) -> Connection:
         client = await harness.dial(proxy)
         session = previous.tls.session if previous is not None and previous.tls is not None else None
-        await client._shake_hands(
+        await client._handshake(
             context.wrap_bio(client._incoming, client._outgoing, server_hostname="localhost", session=session)
         )
         with trio.fail_after(TIMEOUT_S):
@@ -330,7 +330,7 @@ async def test_client_certificate_revoked_while_running(
     resuming = await harness.dial(proxy)
     assert client.tls is not None
     with trio.fail_after(TIMEOUT_S):
-        await resuming._shake_hands(
+        await resuming._handshake(
             context.wrap_bio(
                 resuming._incoming,
                 resuming._outgoing,

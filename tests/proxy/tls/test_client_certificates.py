@@ -46,7 +46,7 @@ async def talk_and_close(client: Connection) -> None:
 async def resume(client: Connection, context: ssl.SSLContext, previous: Connection) -> None:
     """Make a handshake that resumes the TLS session of an earlier connection."""
     assert previous.tls is not None
-    await client._shake_hands(
+    await client._handshake(
         context.wrap_bio(
             client._incoming, client._outgoing, server_hostname="localhost", session=previous.tls.session
         )
