@@ -113,6 +113,25 @@ class Listener:
         sock.setblocking(False)
         return sock, peer
 
+    def pause(self) -> None:
+        """Refuse connections from now on. Connections in the accept queue are reset.
+
+        As HAProxy does: a listening TCP socket that is shut down leaves its port bound. Other sockets go on
+        listening, because they cannot be resumed, or are not this process's alone.
+        """
+        if isinstance(self.bind.address, TcpAddress):
+            with contextlib.suppress(OSError):  # it is paused already
+                self.socket.shutdown(socket.SHUT_RDWR)
+
+    def resume(self) -> None:
+        """Accept connections again.
+
+        Raises:
+            OSError: Another program listens on the address now.
+        """
+        if isinstance(self.bind.address, TcpAddress):
+            self.socket.listen(self.bind.backlog)
+
     @property
     def has_waiting(self) -> bool:
         """Whether there is a connection to accept."""
@@ -338,7 +357,7 @@ def _open_unix(bind: Bind, address: UnixAddress) -> tuple[socket.socket, FileId]
     path = Path(address.path)
     uid = -1 if bind.unix_user is None else user_id(bind.unix_user)
     gid = -1 if bind.unix_group is None else group_id(bind.unix_group)
-    _remove_stale(path)
+    remove_stale(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     created = None
     try:
@@ -352,7 +371,7 @@ def _open_unix(bind: Bind, address: UnixAddress) -> tuple[socket.socket, FileId]
     return sock, created
 
 
-def _remove_stale(path: Path) -> None:
+def remove_stale(path: Path) -> None:
     """Remove a Unix socket that nothing listens on. One that is in use stays, and bind(2) fails."""
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping, Sequence
+from enum import Enum
 
 import trio
 
@@ -33,12 +34,25 @@ _CONNECTION_ERRNOS = {
 }  # fmt: skip
 
 
+class FrontendState(Enum):
+    """Whether a frontend accepts, in the words of ``show stat``.
+
+    A paused one can be resumed, one that was shut down cannot. Both leave their sessions alone.
+    """
+
+    OPEN = "OPEN"
+    PAUSED = "PAUSED"
+    STOPPED = "STOP"
+
+
 class Frontend:
     """One frontend.
 
     Attributes:
         name: Its name in the configuration.
         listeners: Its listeners, in the order of its binds. ``run`` closes them.
+        state: Whether it accepts. ``set_state`` changes it.
+        traffic: What its sessions have come to.
     """
 
     def __init__(
@@ -68,7 +82,11 @@ class Frontend:
             poller=poller,
             log=log,
         )
+        self.state = FrontendState.OPEN
+        self.traffic = self._context.traffic
         self._draining = trio.Event()
+        self._state_changed = trio.Event()
+        self._is_running = False
         self._sessions_scope = trio.CancelScope()
         self._overload = Overload(frontend.name, listeners, limits=limits, log=log)
 
@@ -86,33 +104,63 @@ class Frontend:
         with self._sessions_scope:
             async with trio.open_nursery() as sessions:
                 try:
-                    async with trio.open_nursery() as accepting:
-                        for listener in self.listeners:
-                            accepting.start_soon(
-                                supervise,
-                                self.log,
-                                f"accepting on {listener.name}",
-                                self._accept,
-                                listener,
-                                sessions,
-                            )
-                            log_listening(
-                                self.log,
-                                self.name,
-                                name=listener.name,
-                                address=listener.address,
-                                mode=listener.bind.mode,
-                            )
-                        task_status.started()
-                        await self._draining.wait()
-                        accepting.cancel_scope.cancel()
+                    for listener in self.listeners:
+                        log_listening(
+                            self.log,
+                            self.name,
+                            name=listener.name,
+                            address=listener.address,
+                            mode=listener.bind.mode,
+                        )
+                    self._is_running = True
+                    if self.state is not FrontendState.OPEN:
+                        self._stop_listening()
+                    task_status.started()
+                    while not self._draining.is_set():
+                        await self._accept_until_changed(sessions)
                 finally:
+                    self._is_running = False
                     close_all(self.listeners)
 
     def drain(self, deadline: float) -> None:
         """Stop accepting. Sessions go on until ``deadline`` on trio's clock and are stopped then."""
         self._sessions_scope.deadline = deadline
         self._draining.set()
+        self._state_changed.set()
+
+    def set_state(self, state: FrontendState) -> None:
+        """Pause, resume or shut down. Sessions go on.
+
+        While it does not accept, TCP connections are refused. Those over Unix sockets and inherited sockets,
+        which may be others' too, wait in the accept queue.
+        """
+        if state is self.state:
+            return
+        before, self.state = self.state, state
+        if self._is_running and state is FrontendState.OPEN:
+            self._listen_again()
+        elif self._is_running and before is FrontendState.OPEN:
+            self._stop_listening()
+        self._state_changed.set()
+
+    def _stop_listening(self) -> None:
+        for listener in self.listeners:
+            listener.pause()
+
+    def _listen_again(self) -> None:
+        for listener in self.listeners:
+            with contained(self.log, f"accepting on {listener.name}"):
+                listener.resume()
+
+    def set_limit(self, sessions: int) -> None:
+        """Set the limit on sessions, 0 for none. Connections that wait for room notice it."""
+        self._limits.frontend.limit = sessions
+        self._limits.frontend.notify()
+
+    @property
+    def limit(self) -> int:
+        """The limit on sessions, 0 for none."""
+        return self._limits.frontend.limit
 
     @property
     def sessions(self) -> int:
@@ -123,6 +171,18 @@ class Frontend:
     def client_limited(self) -> int:
         """The number of sessions that this process has ended because their client was over its limits."""
         return self._clients.refused if self._clients is not None else 0
+
+    async def _accept_until_changed(self, sessions: trio.Nursery) -> None:
+        """Accept on all listeners, if the frontend is open, until it drains or its state changes."""
+        async with trio.open_nursery() as accepting:
+            if self.state is FrontendState.OPEN:
+                for listener in self.listeners:
+                    helper = f"accepting on {listener.name}"
+                    accepting.start_soon(supervise, self.log, helper, self._accept, listener, sessions)
+            await self._state_changed.wait()
+            accepting.cancel_scope.cancel()
+        if not self._draining.is_set():
+            self._state_changed = trio.Event()
 
     async def _accept(self, listener: Listener, sessions: trio.Nursery) -> None:
         limits, overload = self._limits, self._overload
@@ -136,6 +196,8 @@ class Frontend:
                 except BlockingIOError:
                     break
                 except OSError as error:
+                    if self.state is not FrontendState.OPEN:  # the socket does not listen any longer
+                        return
                     if error.errno not in _CONNECTION_ERRNOS:
                         await overload.wait_after_failure(error)
                     break

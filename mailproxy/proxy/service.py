@@ -55,6 +55,12 @@ class Service:
         process_limit: The limit on sessions of the whole process, or of all workers.
         monitor: Keeps the state of servers current.
         log: The log. It is finished when ``run`` ends.
+
+    Attributes:
+        is_draining: Whether it accepts no more connections.
+        limit_wish: The operator's limit on sessions, 0 for that of the configuration.
+        frontends: The frontends, by name.
+        ended: Set when ``run`` has ended.
     """
 
     def __init__(
@@ -90,11 +96,25 @@ class Service:
             for name, frontend in config.frontends.items()
         }
         self.ended = trio.Event()
+        self.is_draining = False
+        self.limit_wish = 0
+        self._configured_limit = process_limit.limit
 
     @property
     def sessions(self) -> int:
         """The sessions of all frontends now; in a worker, those of all workers."""
         return self._process_limit.sessions
+
+    @property
+    def max_sessions(self) -> int:
+        """The limit on them."""
+        return self._process_limit.limit
+
+    def set_limit(self, sessions: int) -> None:
+        """Set the limit on the sessions of all frontends; 0 for that of the configuration."""
+        self.limit_wish = sessions
+        self._process_limit.limit = sessions or self._configured_limit
+        self._process_limit.notify()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until drained or cancelled; started once servers were checked and every bind listens.
@@ -130,6 +150,7 @@ class Service:
 
     def drain(self, seconds: float) -> None:
         """Accept no more connections, and close sessions that are open after ``seconds``. ``run`` then ends."""
+        self.is_draining = True
         log_draining(self.log, self.sessions, seconds)
         deadline = trio.current_time() + seconds
         for frontend in self.frontends.values():

@@ -12,19 +12,23 @@ from mailproxy.ipc.wakeups import Wakeups
 from mailproxy.log import Log
 from mailproxy.log.events import CONTROL_SILENT
 from mailproxy.pool import Counts
+from mailproxy.proxy.stats import Traffic
 from mailproxy.proxy.supervise import contained, supervise
 from mailproxy.workers.backend import WorkerBackend, send_snapshots
 from mailproxy.workers.certificates import WATCHER_HELPER, WorkerCertificates
-from mailproxy.workers.counters import ServerKey, changed_counters
+from mailproxy.workers.counters import ServerKey, TrafficKey, changed_counters, changed_traffic
 from mailproxy.workers.messages import (
     Ack,
     Drain,
+    FrontendUpdates,
     IndexedSnapshot,
     Message,
     Ready,
     Register,
     ReloadCertificates,
+    RemoveStickEntries,
     ReopenLog,
+    RequestCounters,
     RequestStickTable,
     ServerSnapshots,
     ServerUpdates,
@@ -35,6 +39,7 @@ from mailproxy.workers.messages import (
     Stop,
 )
 from mailproxy.workers.stick_sync import StickSync, apply_updates, dump_table, load_table
+from mailproxy.workers.worker_frontends import WorkerFrontends
 
 _HELPER = "channel to control"
 _QUEUE_INTERVAL_S = 0.05  # between two checks whether waiters of this worker are next
@@ -97,6 +102,8 @@ class ControlClient:
         self._is_informed = False  # the control process has sent the state of all servers
         self._is_ready = False
         self._sent_counts: dict[ServerKey, Counts] = {}
+        self._sent_traffic: dict[TrafficKey, Traffic] = {}
+        self.frontends: WorkerFrontends | None = None
 
     # What a service needs
 
@@ -148,6 +155,9 @@ class ControlClient:
         if self._link.channel is not None:
             for message in changed_counters(self._backends.values(), self._sent_counts):
                 self._link.send(message)
+            frontends = self.frontends.traffic if self.frontends is not None else {}
+            for traffic in changed_traffic(frontends, self._backends.values(), self._sent_traffic):
+                self._link.send(traffic)
 
     # What a worker needs
 
@@ -198,7 +208,10 @@ class ControlClient:
         """Send what this worker knows. If it knows nothing, the control process sends what it knows."""
         if self._is_informed:
             await send_snapshots(channel, self._backends.values(), ServerSnapshots)
+            if self.frontends is not None:
+                await channel.send(self.frontends.message())
             self._sent_counts.clear()
+            self._sent_traffic.clear()
         await channel.send(Register(is_new=not self._is_informed))
         if self._is_ready:
             await channel.send(Ready())
@@ -225,6 +238,16 @@ class ControlClient:
             case ServerUpdates(servers, ack):
                 requeued = sum(map(self._apply_snapshot, servers))
                 _send_ack(channel, ack, requeued)
+            case FrontendUpdates():
+                if self.frontends is not None:
+                    self.frontends.apply(message)
+                _send_ack(channel, message.ack)
+            case RequestCounters(ack):
+                self._send_counters()
+                _send_ack(channel, ack)
+            case RemoveStickEntries(backend, key):
+                if (stick := self._backends[backend].pool.stick) is not None:
+                    stick.remove(key)
             case StickUpdates(backend, entries):
                 apply_updates(self._backends[backend], entries)
             case StickTablePart(backend, entries):

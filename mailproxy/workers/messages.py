@@ -23,6 +23,11 @@
     CounterUpdates      worker      control
     StickUpdates        worker      control      the control process sends the entries on to every worker
                         control     worker
+    RequestCounters     control     worker       CounterUpdates, TrafficUpdates, Ack
+    TrafficUpdates      worker      control
+    FrontendUpdates     worker      control
+                        control     worker       Ack, if ``ack`` is set
+    RemoveStickEntries  control     worker
     RequestStickTable   control     worker       StickTablePart for each backend, StickTableEnd
     StickTablePart      worker      control
                         control     worker
@@ -55,6 +60,8 @@ from mailproxy.pool import AdminState, Counts
 from mailproxy.protocol.checks.result import CheckCode, CheckResult, excerpt
 from mailproxy.proxy.backend.server import CheckOutcome
 from mailproxy.proxy.backend.snapshot import ServerSnapshot
+from mailproxy.proxy.frontend import FrontendState
+from mailproxy.proxy.stats import Times, Traffic
 
 Entry = TypeVar("Entry")
 
@@ -69,6 +76,7 @@ _BATCH_BYTES = PACKET_MAX // 2
 # Bounds on text and lists that servers and name servers determine, so that one entry always fits into a
 # packet.
 _REASON_MAX = 1000  # characters
+_TIMES = 3  # the durations in Traffic, its last fields
 _ADDRESSES_MAX = 500  # of a server; a session would not try as many
 
 
@@ -189,7 +197,37 @@ class RequestStickTable:
     """Send the stick tables of all backends."""
 
 
+@frozen
+class RequestCounters:
+    """Send the counters that have changed, and acknowledge: the admin socket is asked for them."""
+
+    ack: int | None = None
+
+
+@frozen
+class RemoveStickEntries:
+    """Remove the entry of a client key from a stick table; None removes all entries."""
+
+    backend: str
+    key: int | None
+
+
 # From a worker
+
+
+@frozen
+class TrafficUpdates:
+    """What sessions have come to, where that has changed since the last such message.
+
+    Attributes:
+        kind: ``frontend``, ``backend`` or ``server``.
+        owner: For servers, the name of their backend; else empty.
+        entries: The name, or the index of the server, with the figures.
+    """
+
+    kind: str
+    owner: str
+    entries: tuple[tuple[str, Traffic], ...]
 
 
 @frozen
@@ -240,6 +278,21 @@ class CounterUpdates:
 # In both directions
 
 
+@frozen(kw_only=True)
+class FrontendUpdates:
+    """What the operator wants of all frontends.
+
+    Attributes:
+        frontends: The name, whether it accepts, and its limit on sessions.
+        max_sessions: The limit on the sessions of all frontends; 0 for that of the configuration.
+        ack: As in ``ServerUpdates``.
+    """
+
+    frontends: tuple[tuple[str, FrontendState, int], ...]
+    max_sessions: int
+    ack: int | None = None
+
+
 @frozen
 class StickUpdates:
     """New entries of a stick table."""
@@ -261,14 +314,14 @@ class StickTableEnd:
     """All entries of all stick tables have been sent."""
 
 
-AckedMessage = ServerUpdates | ReopenLog | ReloadCertificates
+AckedMessage = ServerUpdates | ReopenLog | ReloadCertificates | RequestCounters | FrontendUpdates
 """Messages that a worker acknowledges."""
 
 Message = (
     WorkerChannel | ControlChannel | SignalReceived | ProcessExit | ReloadFailed
     | Drain | Stop | StartServing | AckedMessage | RequestStickTable
     | Register | Ready | ServerSnapshots | Ack | ConnectFailure | CounterUpdates
-    | StickUpdates | StickTablePart | StickTableEnd
+    | StickUpdates | StickTablePart | StickTableEnd | TrafficUpdates | RemoveStickEntries
 )  # fmt: skip
 
 MESSAGES: dict[str, type[Message]] = {kind.__name__: kind for kind in Message.__args__}
@@ -359,6 +412,9 @@ def _encode_snapshot(entry: IndexedSnapshot) -> list[object]:
         [(each.family, each.host, each.port) for each in snapshot.addresses[:_ADDRESSES_MAX]],
         snapshot.unresolved[:_REASON_MAX],
         snapshot.up_for,
+        snapshot.weight,
+        snapshot.max_sessions,
+        snapshot.checks_paused,
     ]
 
 
@@ -373,7 +429,8 @@ def _decode_outcome(value: Sequence[Any]) -> CheckOutcome:
 
 
 def _decode_snapshot(value: Sequence[Any], _: object) -> IndexedSnapshot:
-    backend, index, state, health, checked, addresses, unresolved, up_for = value
+    backend, index, state, health, checked, addresses, unresolved, up_for, *wishes = value
+    weight, max_sessions, checks_paused = wishes
     snapshot = ServerSnapshot(
         state=AdminState(state),
         health=health,
@@ -381,6 +438,9 @@ def _decode_snapshot(value: Sequence[Any], _: object) -> IndexedSnapshot:
         addresses=tuple(Endpoint(*each) for each in addresses),
         unresolved=unresolved,
         up_for=up_for,
+        weight=weight,
+        max_sessions=max_sessions,
+        checks_paused=checks_paused,
     )
     return IndexedSnapshot(backend, index, snapshot)
 
@@ -389,6 +449,21 @@ def _decode_counts(value: Sequence[float], _: object) -> Counts:
     if len(value) != len(fields(Counts)):
         raise ValueError(f"{len(value)} counters instead of {len(fields(Counts))}")
     return Counts(*value)  # type: ignore[arg-type]  # whole numbers stay whole in JSON
+
+
+def _encode_traffic(traffic: Traffic) -> list[float]:
+    values = [getattr(traffic, field.name) for field in fields(Traffic)]
+    numbers: list[float] = []
+    for value in values:
+        numbers += (value.average, value.longest) if isinstance(value, Times) else (value,)
+    return numbers
+
+
+def _decode_traffic(value: Sequence[float], _: object) -> Traffic:
+    times = [
+        Times(value[start], int(value[start + 1])) for start in range(len(value) - 2 * _TIMES, len(value), 2)
+    ]
+    return Traffic(*map(int, value[: -2 * _TIMES]), *times)  # type: ignore[arg-type]  # in the order of its fields
 
 
 def _decode_fault(value: Sequence[str], _: object) -> Fault:
@@ -403,6 +478,8 @@ def _make_converter() -> Converter:
     converter.register_structure_hook(IndexedSnapshot, _decode_snapshot)
     converter.register_unstructure_hook(Counts, attrgetter(*(field.name for field in fields(Counts))))
     converter.register_structure_hook(Counts, _decode_counts)
+    converter.register_unstructure_hook(Traffic, _encode_traffic)
+    converter.register_structure_hook(Traffic, _decode_traffic)
     converter.register_unstructure_hook(Fault, lambda fault: [fault.path, fault.fact])
     converter.register_structure_hook(Fault, _decode_fault)
     # JSON writes these tuples as they are. They come by the hundred, so they are not converted one by one.

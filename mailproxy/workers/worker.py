@@ -47,6 +47,7 @@ from mailproxy.workers.limits import SharedLimit, WorkerLimits
 from mailproxy.workers.messages import ControlChannel, Drain, Message, Stop, open_channel
 from mailproxy.workers.scoreboard import ProcessCounters
 from mailproxy.workers.stick_sync import StickSync
+from mailproxy.workers.worker_frontends import WorkerFrontends
 
 LOGGED_BY_CONTROL = frozenset({
     LISTENING, READY, DRAINING, STOPPED, LOG_REOPENED, SERVER_UP, SERVER_DOWN, SERVER_STATE, SERVER_CHECK, BACKEND_DOWN,
@@ -134,6 +135,7 @@ def build_worker(
         monitor=client,
         log=log,
     )
+    client.frontends = WorkerFrontends(service)
     return Worker(service, client, supervisor=slot.supervisor, beats=slot.counters.beat)
 
 

@@ -18,6 +18,8 @@ from mailproxy.pool import AdminState, Counts
 from mailproxy.protocol.checks.result import CheckCode, CheckResult
 from mailproxy.proxy.backend.server import CheckOutcome
 from mailproxy.proxy.backend.snapshot import ServerSnapshot
+from mailproxy.proxy.frontend import FrontendState
+from mailproxy.proxy.stats import Times, Traffic
 from mailproxy.workers import messages
 from mailproxy.workers.messages import (
     MESSAGES,
@@ -26,6 +28,7 @@ from mailproxy.workers.messages import (
     ControlChannel,
     CounterUpdates,
     Drain,
+    FrontendUpdates,
     IndexedSnapshot,
     Message,
     MessageError,
@@ -34,7 +37,9 @@ from mailproxy.workers.messages import (
     Register,
     ReloadCertificates,
     ReloadFailed,
+    RemoveStickEntries,
     ReopenLog,
+    RequestCounters,
     RequestStickTable,
     ServerSnapshots,
     ServerUpdates,
@@ -44,6 +49,7 @@ from mailproxy.workers.messages import (
     StickTablePart,
     StickUpdates,
     Stop,
+    TrafficUpdates,
     WorkerChannel,
     batch_by_size,
     batched,
@@ -61,6 +67,9 @@ SNAPSHOT = IndexedSnapshot(
         addresses=(Endpoint(socket.AF_INET6, "2001:db8::1", 143), Endpoint(socket.AF_UNIX, "/run/s")),
         unresolved="",
         up_for=1.5,
+        weight=7,
+        max_sessions=50,
+        checks_paused=True,
     ),
 )
 UNKNOWN = IndexedSnapshot(
@@ -73,6 +82,8 @@ UNKNOWN = IndexedSnapshot(
         addresses=(),
         unresolved="no address",
         up_for=None,
+        weight=1,
+        max_sessions=0,
     ),
 )
 EXAMPLES: list[Message] = [
@@ -99,6 +110,11 @@ EXAMPLES: list[Message] = [
     StickUpdates("dovecot", ((2**64 + 5, 0), (7, 65535))),
     StickTablePart("dovecot", ((2**64 + 5, 0, 1000), (7, 3, -1))),
     StickTableEnd(),
+    RequestCounters(ack=6),
+    TrafficUpdates("server", "dovecot", (("0", Traffic(sessions=3, queue=Times(1.5, 7))), ("4", Traffic()))),
+    FrontendUpdates(frontends=(("imap", FrontendState.PAUSED, 100),), max_sessions=0, ack=7),
+    RemoveStickEntries("dovecot", 2**64 + 5),
+    RemoveStickEntries("dovecot", None),
 ]
 
 

@@ -56,7 +56,7 @@ class HealthChecker:
         await trio.sleep(delay)
         while True:
             started_at, health = trio.current_time(), server.health
-            if server.state is not AdminState.MAINT:
+            if server.state is not AdminState.MAINT and not server.checks_paused:
                 await self._check(backend, check, started_at)
             self._mark_checked(server)
             if server.health is not health:
@@ -88,7 +88,7 @@ class HealthChecker:
             server.counts.checks += 1
             # The outcome does not count if the operator has put the server into maintenance meanwhile, or
             # taken it out.
-            if server.state is not AdminState.MAINT and server.health is health:
+            if server.state is not AdminState.MAINT and not server.checks_paused and server.health is health:
                 backend.record_check(server, outcome)
             self._mark_checked(server)
             close_scope.deadline = started_at + self._interval(

@@ -7,7 +7,8 @@ from attrs import define, field
 
 from mailproxy.ipc.channel import Channel
 from mailproxy.pool import Counts
-from mailproxy.workers.counters import ServerKey
+from mailproxy.proxy.stats import Traffic
+from mailproxy.workers.counters import ServerKey, TrafficKey
 from mailproxy.workers.messages import Message
 
 
@@ -23,7 +24,8 @@ class WorkerHandle:
         is_registered: Whether it has sent Register.
         is_ready: Whether it listens on all binds.
         is_unresponsive: Whether it has missed an acknowledgement and has sent nothing since.
-        counts: What it has counted.
+        counts: What it has counted of servers.
+        traffic: What its sessions have come to.
     """
 
     channel: Channel[Message] = field(repr=False)
@@ -34,6 +36,7 @@ class WorkerHandle:
     is_ready: bool = False
     is_unresponsive: bool = False
     counts: dict[ServerKey, Counts] = field(factory=dict, repr=False)
+    traffic: dict[TrafficKey, Traffic] = field(factory=dict, repr=False)
 
     @property
     def name(self) -> str:
