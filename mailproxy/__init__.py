@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mailproxy.version import __version__ as __version__  # noqa: PLC0414 - mypy takes it for exported so
-
+from mailproxy.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from mailproxy.app import Proxy, serve

@@ -19,6 +19,7 @@ from mailproxy.proxy.client_info import ClientInfo
 from mailproxy.proxy.client_limits import Clients
 from mailproxy.proxy.limits import SessionLimits
 from mailproxy.proxy.overload import Overload
+from mailproxy.proxy.session.registry import SessionRegistry
 from mailproxy.proxy.session.routing import Routes
 from mailproxy.proxy.session.session import Session, SessionContext
 from mailproxy.proxy.supervise import contained, supervise
@@ -63,6 +64,7 @@ class Frontend:
         backends: Mapping[str, Backend],
         limits: SessionLimits,
         clients: Clients | None,
+        registry: SessionRegistry,
         relay: Relay,
         poller: AnyPoller,
         log: Log,
@@ -78,6 +80,7 @@ class Frontend:
             routes=Routes(frontend.routes, frontend.name),
             limits=self._limits,
             clients=clients,
+            registry=registry,
             relay=relay,
             poller=poller,
             log=log,

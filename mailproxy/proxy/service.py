@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from random import SystemRandom
 from typing import Protocol
 
 import trio
@@ -21,9 +22,14 @@ from mailproxy.net.poller import open_poller
 from mailproxy.net.relay import open_relay
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.client_limits import Clients
+from mailproxy.proxy.drain import PROCESS, Drainer, Purpose
 from mailproxy.proxy.frontend import Frontend
 from mailproxy.proxy.limits import SessionLimit, SessionLimits
+from mailproxy.proxy.process import worker_count
+from mailproxy.proxy.session.registry import SessionRegistry
 from mailproxy.proxy.supervise import log_failure, supervise
+
+_STOP_TIMEOUT_S = 1.0  # for the sessions that are ended at the deadline of a drain
 
 
 class Monitor(Protocol):
@@ -57,6 +63,8 @@ class Service:
         log: The log. It is finished when ``run`` ends.
 
     Attributes:
+        registry: The live sessions of this process.
+        drainer: Ends them for an operator.
         is_draining: Whether it accepts no more connections.
         limit_wish: The operator's limit on sessions, 0 for that of the configuration.
         frontends: The frontends, by name.
@@ -77,6 +85,14 @@ class Service:
         self.config = config
         self.backends = backends
         self.log = log
+        self.registry = SessionRegistry()
+        self.drainer = Drainer(
+            self.registry,
+            log,
+            idle_first=config.process.idle_first,
+            rate=config.process.drain_rate / worker_count(config),
+            random=SystemRandom(),
+        )
         self._listeners = listeners
         self._process_limit = process_limit
         self._monitor = monitor
@@ -89,6 +105,7 @@ class Service:
                 backends=backends,
                 limits=limits[name].sessions,
                 clients=limits[name].clients,
+                registry=self.registry,
                 relay=self._relay,
                 poller=self._poller,
                 log=log,
@@ -130,6 +147,7 @@ class Service:
                 nursery.start_soon(self.log.run)
                 await nursery.start(self._poller.serve)
                 nursery.start_soon(supervise, self.log, "relay", self._relay.serve)
+                nursery.start_soon(supervise, self.log, "drainer", self.drainer.run)
                 for backend in self.backends.values():
                     nursery.start_soon(backend.run_timers)
                 await nursery.start(self._monitor.run)
@@ -149,10 +167,12 @@ class Service:
             self.ended.set()
 
     def drain(self, seconds: float) -> None:
-        """Accept no more connections, and close sessions that are open after ``seconds``. ``run`` then ends."""
+        """Accept no more connections, and end all sessions within ``seconds``, idle ones first. ``run`` then ends."""
         self.is_draining = True
         log_draining(self.log, self.sessions, seconds)
-        deadline = trio.current_time() + seconds
+        self.drainer.start(str(PROCESS), PROCESS.matches, seconds, Purpose.STOP)
+        # The drainer ends the last sessions at the deadline. This is for what it cannot end.
+        deadline = trio.current_time() + seconds + _STOP_TIMEOUT_S
         for frontend in self.frontends.values():
             frontend.drain(deadline)
 
