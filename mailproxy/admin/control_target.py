@@ -16,12 +16,14 @@ from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.frontend import FrontendState
 from mailproxy.proxy.process import max_sessions
+from mailproxy.proxy.session.summary import SessionFilter, SessionSummary
 from mailproxy.proxy.stats import Traffic
 from mailproxy.workers.backend import ControlBackend
 from mailproxy.workers.control.control import Control
-from mailproxy.workers.messages import RemoveStickEntries, RequestCounters
+from mailproxy.workers.messages import EndSession, RemoveStickEntries, RequestCounters, RequestSessions
 
 _COUNTERS_TIMEOUT_S = 0.5  # for workers to send their counters; one that is later is counted as it was before
+_SESSIONS_TIMEOUT_S = 3.0  # for workers to send their sessions, of which there may be many
 _CHANGE_TIMEOUT_S = 1.0  # for workers to follow a change of a frontend
 
 
@@ -83,8 +85,7 @@ class ControlTarget:
 
     def server_traffic(self, backend: Backend, server: BackendServer) -> Traffic:
         """Return what the sessions of a server have come to."""
-        name, index = self._key(backend, server)
-        return self._control.registry.traffic("server", name, str(index))
+        return self._control.registry.traffic("server", backend.name, server.name)
 
     def server_counts(self, backend: Backend, server: BackendServer) -> Counts:
         """Return what has happened at a server."""
@@ -104,6 +105,20 @@ class ControlTarget:
         """Set the limit on all sessions together; 0 for that of the configuration."""
         self._control.frontends.max_sessions = sessions
         await self._send_wishes()
+
+    async def list_sessions(self, wanted: SessionFilter) -> list[SessionSummary]:
+        """Return the sessions of all workers that match. Waits for them, 3 s at most."""
+        registry = self._control.registry
+        acks = registry.broadcast_acked(RequestSessions(wanted), replaces=RequestSessions)
+        await registry.wait_for_acks(acks, _SESSIONS_TIMEOUT_S)
+        return sorted(acks.sessions, key=lambda session: session.id)
+
+    async def end_session(self, number: int) -> bool:
+        """End the session with this id, in the worker that has it. Return False if none has."""
+        registry = self._control.registry
+        acks = registry.broadcast_acked(EndSession(number), replaces=("end", number))
+        await registry.wait_for_acks(acks, _CHANGE_TIMEOUT_S)
+        return acks.requeued > 0
 
     async def clear_table(self, backend: Backend, key: int | None) -> None:
         """Remove an entry of a stick table, or all entries, in all processes."""

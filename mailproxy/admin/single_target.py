@@ -13,7 +13,8 @@ from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.frontend import FrontendState
 from mailproxy.proxy.service import Service
-from mailproxy.proxy.stats import Traffic
+from mailproxy.proxy.session.summary import SessionFilter, SessionSummary
+from mailproxy.proxy.stats import LiveBytes, Traffic
 
 
 class SingleTarget:
@@ -23,6 +24,7 @@ class SingleTarget:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._live = LiveBytes()
 
     @property
     def config(self) -> Config:
@@ -50,23 +52,27 @@ class SingleTarget:
         return self._service.is_draining
 
     async def refresh(self) -> None:
-        """Do nothing: the figures are always up to date."""
+        """Read how many bytes live sessions have moved. All else is always up to date."""
         await trio.lowlevel.checkpoint()
+        self._live = LiveBytes.of(self._service.registry)
 
     def frontend(self, name: str) -> FrontendFigures:
         """Return the figures of a frontend."""
         frontend = self._service.frontends[name]
         return FrontendFigures(
-            state=frontend.state, sessions=frontend.sessions, limit=frontend.limit, traffic=frontend.traffic
+            state=frontend.state,
+            sessions=frontend.sessions,
+            limit=frontend.limit,
+            traffic=self._live.add_to(frontend.traffic, ("frontend", "", name)),
         )
 
     def backend_traffic(self, backend: Backend) -> Traffic:
         """Return what the sessions of a backend have come to."""
-        return backend.traffic
+        return self._live.add_to(backend.traffic, ("backend", "", backend.name))
 
-    def server_traffic(self, _backend: Backend, server: BackendServer) -> Traffic:
+    def server_traffic(self, backend: Backend, server: BackendServer) -> Traffic:
         """Return what the sessions of a server have come to."""
-        return server.traffic
+        return self._live.add_to(server.traffic, ("server", backend.name, server.name))
 
     def server_counts(self, _backend: Backend, server: BackendServer) -> Counts:
         """Return what has happened at a server."""
@@ -86,6 +92,16 @@ class SingleTarget:
         """Set the limit on all sessions together; 0 for that of the configuration."""
         await trio.lowlevel.checkpoint()
         self._service.set_limit(sessions)
+
+    async def list_sessions(self, wanted: SessionFilter) -> list[SessionSummary]:
+        """Return the sessions that match."""
+        await trio.lowlevel.checkpoint()
+        return wanted.select(self._service.registry)
+
+    async def end_session(self, number: int) -> bool:
+        """End the session with this id. Return False if there is no such session."""
+        await trio.lowlevel.checkpoint()
+        return self._service.registry.kill(number)
 
     async def clear_table(self, backend: Backend, key: int | None) -> None:
         """Remove an entry of a stick table, or all entries."""

@@ -12,6 +12,7 @@ from mailproxy.pool import Counts
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.frontend import FrontendState
+from mailproxy.proxy.session.summary import SessionFilter, SessionSummary
 from mailproxy.proxy.stats import Traffic
 
 
@@ -82,6 +83,12 @@ class Target(Protocol):
 
     async def set_process_limit(self, sessions: int) -> None:
         """Set the limit on sessions of all frontends together."""
+
+    async def list_sessions(self, wanted: SessionFilter) -> list[SessionSummary]:
+        """Return the sessions that match."""
+
+    async def end_session(self, number: int) -> bool:
+        """End the session with this id, with end reason KILLED. Return False if there is no such session."""
 
     async def clear_table(self, backend: Backend, key: int | None) -> None:
         """Remove an entry of a stick table, or all entries."""

@@ -7,6 +7,9 @@ open, and the most at once have always just been reached when a session ends.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Protocol
+
 from attrs import Factory, define, evolve, fields
 
 from mailproxy.log import end_reasons
@@ -94,6 +97,53 @@ _SUMS = tuple(
     for field in fields(Traffic)
     if (name := field.name) not in _TIMES and name != "most_sessions"
 )  # fmt: skip
+
+
+TrafficKey = tuple[str, str, str]
+"""What traffic belongs to: ``frontend``, ``backend`` or ``server``, the backend of a server, and its name."""
+
+
+class CountedSession(Protocol):
+    """A live session, as far as its bytes are counted."""
+
+    record: SessionRecord
+
+    @property
+    def bytes_in(self) -> int: ...
+
+    @property
+    def bytes_out(self) -> int: ...
+
+
+@define
+class LiveBytes:
+    """The bytes of sessions that have not ended, which no counter has yet."""
+
+    _bytes: dict[TrafficKey, list[int]] = Factory(dict)
+
+    @classmethod
+    def of(cls, sessions: Iterable[CountedSession]) -> LiveBytes:
+        """Add up the bytes of these sessions."""
+        live = cls()
+        for session in sessions:
+            bytes_in, bytes_out, record = session.bytes_in, session.bytes_out, session.record
+            if bytes_in or bytes_out:
+                live._add(("frontend", "", record.frontend), bytes_in, bytes_out)
+                live._add(("backend", "", record.backend), bytes_in, bytes_out)
+                live._add(("server", record.backend, record.server), bytes_in, bytes_out)
+        return live
+
+    def _add(self, key: TrafficKey, bytes_in: int, bytes_out: int) -> None:
+        total = self._bytes.setdefault(key, [0, 0])
+        total[0] += bytes_in
+        total[1] += bytes_out
+
+    def add_to(self, traffic: Traffic, key: TrafficKey) -> Traffic:
+        """Return the traffic with the bytes of live sessions; the same object if there are none."""
+        live = self._bytes.get(key)
+        if live is None:
+            return traffic
+        return evolve(traffic, bytes_in=traffic.bytes_in + live[0], bytes_out=traffic.bytes_out + live[1])
 
 
 def _counted_as(end: EndReason) -> str | None:

@@ -8,7 +8,7 @@ from attrs import evolve
 
 from mailproxy.pool import Counts
 from mailproxy.proxy.backend.backend import Backend
-from mailproxy.proxy.stats import Traffic
+from mailproxy.proxy.stats import LiveBytes, Traffic, TrafficKey
 from mailproxy.workers.messages import CounterUpdates, TrafficUpdates, batch_by_size
 
 ServerKey = tuple[str, int]
@@ -34,14 +34,16 @@ def changed_counters(backends: Iterable[Backend], sent: dict[ServerKey, Counts])
             yield CounterUpdates(backend.name, part)
 
 
-TrafficKey = tuple[str, str, str]
-"""What traffic belongs to: the kind, the backend of a server, and the name or the server's index."""
-
-
 def changed_traffic(
-    frontends: Mapping[str, Traffic], backends: Iterable[Backend], sent: dict[TrafficKey, Traffic]
+    frontends: Mapping[str, Traffic],
+    backends: Iterable[Backend],
+    sent: dict[TrafficKey, Traffic],
+    live: LiveBytes,
 ) -> Iterator[TrafficUpdates]:
-    """Yield the traffic of this worker that differs from that in ``sent``, and note it there."""
+    """Yield the traffic of this worker that differs from that in ``sent``, and note it there.
+
+    ``live`` are the bytes of sessions that have not ended.
+    """
     backends = list(backends)
     groups: list[tuple[str, str, Iterable[tuple[str, Traffic]]]] = [
         ("frontend", "", frontends.items()),
@@ -50,14 +52,15 @@ def changed_traffic(
             (
                 "server",
                 backend.name,
-                [(str(index), each.traffic) for index, each in enumerate(backend.servers)],
+                [(server.name, server.traffic) for server in backend.servers],
             )
             for backend in backends
         ),
     ]
     for kind, owner, all_traffic in groups:
         changed: list[tuple[str, Traffic]] = []
-        for name, traffic in all_traffic:
+        for name, ended in all_traffic:
+            traffic = live.add_to(ended, (kind, owner, name))
             if sent.get((kind, owner, name)) != traffic:
                 sent[kind, owner, name] = copy = traffic.copy()
                 changed.append((name, copy))

@@ -25,6 +25,9 @@
                         control     worker
     RequestCounters     control     worker       CounterUpdates, TrafficUpdates, Ack
     TrafficUpdates      worker      control
+    RequestSessions     control     worker       Sessions, Ack
+    Sessions            worker      control
+    EndSession          control     worker       Ack
     FrontendUpdates     worker      control
                         control     worker       Ack, if ``ack`` is set
     RemoveStickEntries  control     worker
@@ -61,6 +64,7 @@ from mailproxy.protocol.checks.result import CheckCode, CheckResult, excerpt
 from mailproxy.proxy.backend.server import CheckOutcome
 from mailproxy.proxy.backend.snapshot import ServerSnapshot
 from mailproxy.proxy.frontend import FrontendState
+from mailproxy.proxy.session.summary import SessionFilter, SessionSummary
 from mailproxy.proxy.stats import Times, Traffic
 
 Entry = TypeVar("Entry")
@@ -205,6 +209,22 @@ class RequestCounters:
 
 
 @frozen
+class RequestSessions:
+    """Send the sessions that match, in parts with the number of this ``ack``, and acknowledge behind them."""
+
+    wanted: SessionFilter
+    ack: int | None = None
+
+
+@frozen
+class EndSession:
+    """End the session with this id. ``requeued`` of the Ack is 1 if this worker has it."""
+
+    number: int
+    ack: int | None = None
+
+
+@frozen
 class RemoveStickEntries:
     """Remove the entry of a client key from a stick table; None removes all entries."""
 
@@ -213,6 +233,14 @@ class RemoveStickEntries:
 
 
 # From a worker
+
+
+@frozen
+class Sessions:
+    """Some of the sessions that were asked for. ``request`` is the number of the Ack that follows."""
+
+    request: int
+    sessions: tuple[SessionSummary, ...]
 
 
 @frozen
@@ -314,14 +342,22 @@ class StickTableEnd:
     """All entries of all stick tables have been sent."""
 
 
-AckedMessage = ServerUpdates | ReopenLog | ReloadCertificates | RequestCounters | FrontendUpdates
+AckedMessage = (
+    ServerUpdates
+    | ReopenLog
+    | ReloadCertificates
+    | RequestCounters
+    | FrontendUpdates
+    | RequestSessions
+    | EndSession
+)
 """Messages that a worker acknowledges."""
 
 Message = (
     WorkerChannel | ControlChannel | SignalReceived | ProcessExit | ReloadFailed
     | Drain | Stop | StartServing | AckedMessage | RequestStickTable
     | Register | Ready | ServerSnapshots | Ack | ConnectFailure | CounterUpdates
-    | StickUpdates | StickTablePart | StickTableEnd | TrafficUpdates | RemoveStickEntries
+    | StickUpdates | StickTablePart | StickTableEnd | TrafficUpdates | RemoveStickEntries | Sessions
 )  # fmt: skip
 
 MESSAGES: dict[str, type[Message]] = {kind.__name__: kind for kind in Message.__args__}
@@ -466,6 +502,11 @@ def _decode_traffic(value: Sequence[float], _: object) -> Traffic:
     return Traffic(*map(int, value[: -2 * _TIMES]), *times)  # type: ignore[arg-type]  # in the order of its fields
 
 
+def _decode_session(value: Sequence[Any], _: object) -> SessionSummary:
+    names = [field.name for field in fields(SessionSummary)]
+    return SessionSummary(**dict(zip(names, value, strict=True)))
+
+
 def _decode_fault(value: Sequence[str], _: object) -> Fault:
     path, fact = value
     return Fault(path, fact)
@@ -478,6 +519,10 @@ def _make_converter() -> Converter:
     converter.register_structure_hook(IndexedSnapshot, _decode_snapshot)
     converter.register_unstructure_hook(Counts, attrgetter(*(field.name for field in fields(Counts))))
     converter.register_structure_hook(Counts, _decode_counts)
+    converter.register_unstructure_hook(
+        SessionSummary, attrgetter(*(field.name for field in fields(SessionSummary)))
+    )
+    converter.register_structure_hook(SessionSummary, _decode_session)
     converter.register_unstructure_hook(Traffic, _encode_traffic)
     converter.register_structure_hook(Traffic, _decode_traffic)
     converter.register_unstructure_hook(Fault, lambda fault: [fault.path, fault.fact])

@@ -19,6 +19,7 @@ from mailproxy.protocol.checks.result import CheckCode, CheckResult
 from mailproxy.proxy.backend.server import CheckOutcome
 from mailproxy.proxy.backend.snapshot import ServerSnapshot
 from mailproxy.proxy.frontend import FrontendState
+from mailproxy.proxy.session.summary import SessionFilter, SessionSummary
 from mailproxy.proxy.stats import Times, Traffic
 from mailproxy.workers import messages
 from mailproxy.workers.messages import (
@@ -28,6 +29,7 @@ from mailproxy.workers.messages import (
     ControlChannel,
     CounterUpdates,
     Drain,
+    EndSession,
     FrontendUpdates,
     IndexedSnapshot,
     Message,
@@ -40,9 +42,11 @@ from mailproxy.workers.messages import (
     RemoveStickEntries,
     ReopenLog,
     RequestCounters,
+    RequestSessions,
     RequestStickTable,
     ServerSnapshots,
     ServerUpdates,
+    Sessions,
     SignalReceived,
     StartServing,
     StickTableEnd,
@@ -86,6 +90,10 @@ UNKNOWN = IndexedSnapshot(
         max_sessions=0,
     ),
 )
+SESSION = SessionSummary(
+    id=2**50, accepted=1.5, age=2.5, idle=0.5, client="192.0.2.1:5", local="192.0.2.9:143", frontend="imap", bind="*:143",
+    backend="dovecot", server="d1", server_address="10.0.0.1:143", phase="data", bytes_in=1, bytes_out=2, retries=0, tls="",
+)  # fmt: skip
 EXAMPLES: list[Message] = [
     WorkerChannel(slot=0, pid=1234),
     ControlChannel(),
@@ -111,6 +119,9 @@ EXAMPLES: list[Message] = [
     StickTablePart("dovecot", ((2**64 + 5, 0, 1000), (7, 3, -1))),
     StickTableEnd(),
     RequestCounters(ack=6),
+    RequestSessions(SessionFilter(backend="dovecot", older_than=1.5), ack=8),
+    EndSession(2**50, ack=9),
+    Sessions(8, (SESSION,)),
     TrafficUpdates("server", "dovecot", (("0", Traffic(sessions=3, queue=Times(1.5, 7))), ("4", Traffic()))),
     FrontendUpdates(frontends=(("imap", FrontendState.PAUSED, 100),), max_sessions=0, ack=7),
     RemoveStickEntries("dovecot", 2**64 + 5),

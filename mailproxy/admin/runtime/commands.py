@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from attrs import field, frozen
 
-from mailproxy.admin.runtime import general, set_frontend, set_server, tables
+from mailproxy.admin.runtime import general, sessions, set_frontend, set_server, tables
 from mailproxy.admin.runtime.call import Call, CommandError, Level
 from mailproxy.admin.runtime.parser import split_words
 from mailproxy.admin.runtime.show_info import show_info
@@ -91,10 +91,13 @@ COMMANDS: tuple[Command, ...] = (
     Command("show info [json|typed]", _USER, show_info, "report figures of the process"),
     Command("show servers conn [<backend>]", _USER, show_servers_conn, "display connections of servers"),
     Command("show servers state [<backend>]", _USER, show_servers_state, "display states of servers"),
+    Command("show sess [<id>|all|<filter>]", _OPERATOR, sessions.show_sess,
+            "list sessions (filter: server, backend, frontend, older)"),
     Command("show stat [json|no-maint|typed|up]", _USER, show_stat, "report counters for each proxy and server"),
     Command("show table [<table> [<filter>]]", _USER, tables.show_table, "list tables, or dump one (filter: data/key)"),
     Command("show version", _USER, general.show_version, "show the version"),
     Command("shutdown frontend <frontend>", _ADMIN, set_frontend.shutdown_frontend, "refuse connections for good"),
+    Command("shutdown session <id>", _OPERATOR, sessions.shutdown_session, "end a session"),
     Command("user", _USER, general.lower_to_user, "lower the level of this conversation to user"),
     *_ALWAYS,
 )

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from datetime import datetime
 
 from mailproxy.admin.runtime.call import Call, CommandError, Level
+from mailproxy.admin.runtime.durations import parse_cli_duration
 from mailproxy.version import __version__
 
-_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "": 1.0}
 _TIMEOUT_MAX_S = 86400.0
 _SEVERITIES = ("none", "number", "string")
 
@@ -32,10 +31,10 @@ async def set_timeout(call: Call, name: str = "", value: str = "", *_: str) -> s
         raise CommandError("'set timeout' only supports 'cli'.")
     if not value:
         raise CommandError("Expects an integer value.")
-    match = re.fullmatch(r"(\d{1,9})(us|ms|s|m|h|d|)", value)
-    if match is None or not int(match[1]):
+    seconds = parse_cli_duration(value)
+    if not seconds:
         raise CommandError("Invalid timeout value.")
-    call.client.timeout = min(int(match[1]) * _UNITS[match[2]], _TIMEOUT_MAX_S)
+    call.client.timeout = min(seconds, _TIMEOUT_MAX_S)
     return ""
 
 

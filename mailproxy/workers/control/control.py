@@ -48,6 +48,7 @@ from mailproxy.workers.messages import (
     RequestStickTable,
     ServerSnapshots,
     ServerUpdates,
+    Sessions,
     SignalReceived,
     StartServing,
     StickTableEnd,
@@ -297,6 +298,8 @@ class Control:
                 backend.observe(backend.servers[index], host, reason)
             case CounterUpdates():
                 apply_counters(worker.counts, message)
+            case Sessions():
+                self._registry.add_sessions(message)
             case TrafficUpdates():
                 apply_traffic(worker.traffic, message)
             case FrontendUpdates():

@@ -11,7 +11,7 @@ from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.stats import Traffic
 from mailproxy.workers.control.worker_handle import PendingAcks, WorkerHandle
 from mailproxy.workers.counters import Totals, TrafficTotals
-from mailproxy.workers.messages import Ack, AckedMessage, Message
+from mailproxy.workers.messages import Ack, AckedMessage, Message, Sessions
 
 
 class WorkerRegistry:
@@ -82,6 +82,11 @@ class WorkerRegistry:
         """Take an acknowledgement. One that comes after the timeout is ignored."""
         if (acks := self._pending.get(ack.number)) is not None:
             acks.ack(worker, ack.requeued)
+
+    def add_sessions(self, message: Sessions) -> None:
+        """Take sessions that were asked for. Those that come after the timeout are ignored."""
+        if (acks := self._pending.get(message.request)) is not None:
+            acks.sessions.extend(message.sessions)
 
     async def wait_for_acks(self, acks: PendingAcks, seconds: float) -> None:
         """Wait for acknowledgements, up to a timeout."""

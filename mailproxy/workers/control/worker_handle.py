@@ -7,8 +7,9 @@ from attrs import define, field
 
 from mailproxy.ipc.channel import Channel
 from mailproxy.pool import Counts
-from mailproxy.proxy.stats import Traffic
-from mailproxy.workers.counters import ServerKey, TrafficKey
+from mailproxy.proxy.session.summary import SessionSummary
+from mailproxy.proxy.stats import Traffic, TrafficKey
+from mailproxy.workers.counters import ServerKey
 from mailproxy.workers.messages import Message
 
 
@@ -51,10 +52,12 @@ class PendingAcks:
     Attributes:
         waiting_for: The workers that have not acknowledged it yet.
         requeued: The sum of the sessions that the acknowledgements name.
+        sessions: The sessions that workers have sent before they acknowledged.
     """
 
     waiting_for: set[WorkerHandle]
     requeued: int = 0
+    sessions: list[SessionSummary] = field(factory=list)
     _complete: trio.Event = field(factory=trio.Event)
 
     def __attrs_post_init__(self) -> None:
