@@ -82,7 +82,7 @@ COMMANDS: tuple[Command, ...] = (
             "change state, weight, health, addr or check-port"),
     Command("set severity-output <mode>", _USER, general.set_severity_output, "mark errors: none, number or string"),
     Command("set table <table> key <k> [data.* <v>]", _OPERATOR, tables.set_table, "update or create a table entry"),
-    Command("set timeout cli <delay>", _USER, general.set_timeout, "change the timeout of this conversation"),
+    Command("set timeout [cli] <delay>", _USER, general.set_timeout, "change the timeout of this conversation"),
     Command("set weight <bk>/<srv> <n>[%]", _OPERATOR, set_server.set_weight, "change a server's weight"),
     Command("show backend", _USER, show_backend, "list backends"),
     Command("show cli level", _USER, general.show_cli_level, "display the level of this conversation"),
