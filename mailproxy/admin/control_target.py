@@ -14,6 +14,7 @@ from mailproxy.config import Config
 from mailproxy.pool import Counts
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
+from mailproxy.proxy.drain import DrainCommands
 from mailproxy.proxy.frontend import FrontendState
 from mailproxy.proxy.process import max_sessions
 from mailproxy.proxy.session.summary import SessionFilter, SessionSummary
@@ -62,6 +63,11 @@ class ControlTarget:
     def is_stopping(self) -> bool:
         """Whether the proxy drains or stops."""
         return self._control.is_stopping
+
+    @property
+    def drains(self) -> DrainCommands:
+        """Ends the sessions of servers and frontends."""
+        return self._control.drains
 
     async def refresh(self) -> None:
         """Have all workers send their counters. Waits for them, 0.5 s at most."""

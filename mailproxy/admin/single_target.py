@@ -11,6 +11,7 @@ from mailproxy.config import Config
 from mailproxy.pool import Counts
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
+from mailproxy.proxy.drain import DrainCommands
 from mailproxy.proxy.frontend import FrontendState
 from mailproxy.proxy.service import Service
 from mailproxy.proxy.session.summary import SessionFilter, SessionSummary
@@ -50,6 +51,11 @@ class SingleTarget:
     def is_stopping(self) -> bool:
         """Whether the proxy drains or stops."""
         return self._service.is_draining
+
+    @property
+    def drains(self) -> DrainCommands:
+        """Ends the sessions of servers and frontends."""
+        return self._service.drains
 
     async def refresh(self) -> None:
         """Read how many bytes live sessions have moved. All else is always up to date."""

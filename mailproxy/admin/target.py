@@ -11,6 +11,7 @@ from mailproxy.config import Config
 from mailproxy.pool import Counts
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
+from mailproxy.proxy.drain import DrainCommands
 from mailproxy.proxy.frontend import FrontendState
 from mailproxy.proxy.session.summary import SessionFilter, SessionSummary
 from mailproxy.proxy.stats import Traffic
@@ -59,6 +60,10 @@ class Target(Protocol):
     @property
     def is_stopping(self) -> bool:
         """Whether the proxy drains or stops."""
+
+    @property
+    def drains(self) -> DrainCommands:
+        """Ends the sessions of servers and frontends."""
 
     async def refresh(self) -> None:
         """Have the figures below up to date. Waits for workers, a fraction of a second at most."""

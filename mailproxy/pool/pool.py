@@ -306,9 +306,9 @@ class Pool(Generic[S]):
     # The stick table
 
     def sticky_server(self, key: int, now: float) -> S | None:
-        """Return the server that this client had, None if it had none or the server accepts no persistent sessions."""
+        """Return the server that this client had. Return None if it had none, or the server does not accept it."""
         index = self.stick.lookup(key, now) if self.stick is not None else None
-        if index is None or not self.servers[index].accepts_persistent:
+        if index is None or self.servers[index].is_vacated or not self.servers[index].accepts_persistent:
             return None
         return self.servers[index]
 
@@ -332,6 +332,7 @@ class Pool(Generic[S]):
 
     def set_state(self, server: S, state: AdminState, now: float) -> StateChange[S] | None:
         """Set the administrative state. Return None if the server has it already."""
+        server.is_vacated = False
         if server.state is state:
             return None
         before = server.operational_state
@@ -466,6 +467,7 @@ class Pool(Generic[S]):
                 continue
             indexes[old._indexes[before]] = index
             server.state, server.changed_at, server.counts = before.state, before.changed_at, before.counts
+            server.is_vacated = before.is_vacated
             if server.slow_start and before.up_since is not None:
                 server.up_since, server.throttle = before.up_since, before.throttle
             if server.health is not None and before.health is not None:

@@ -22,7 +22,7 @@ from mailproxy.net.poller import open_poller
 from mailproxy.net.relay import open_relay
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.client_limits import Clients
-from mailproxy.proxy.drain import PROCESS, Drainer, Purpose
+from mailproxy.proxy.drain import PROCESS, DrainCommands, Drainer, LocalDrains, Purpose
 from mailproxy.proxy.frontend import Frontend
 from mailproxy.proxy.limits import SessionLimit, SessionLimits
 from mailproxy.proxy.process import worker_count
@@ -64,11 +64,12 @@ class Service:
 
     Attributes:
         registry: The live sessions of this process.
-        drainer: Ends them for an operator.
         is_draining: Whether it accepts no more connections.
         limit_wish: The operator's limit on sessions, 0 for that of the configuration.
         frontends: The frontends, by name.
         ended: Set when ``run`` has ended.
+        drainer: Ends them, spread over time.
+        drains: What commands of an operator call to end them.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Service:
             rate=config.process.drain_rate / worker_count(config),
             random=SystemRandom(),
         )
+        self.drains: DrainCommands = LocalDrains(self.drainer)
         self._listeners = listeners
         self._process_limit = process_limit
         self._monitor = monitor

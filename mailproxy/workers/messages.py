@@ -11,6 +11,9 @@
                         control     worker
     Stop                supervisor  worker
                         control     worker
+    DrainSessions       control     worker       DrainProgress, Ack
+    CancelDrain         control     worker       DrainProgress, Ack
+    DrainProgress       worker      control
     Register            worker      control      ServerUpdates, StickTablePart, StartServing
     ServerSnapshots     worker      control
     StartServing        control     worker       Ready, once the worker listens
@@ -63,6 +66,7 @@ from mailproxy.pool import AdminState, Counts
 from mailproxy.protocol.checks.result import CheckCode, CheckResult, excerpt
 from mailproxy.proxy.backend.server import CheckOutcome
 from mailproxy.proxy.backend.snapshot import ServerSnapshot
+from mailproxy.proxy.drain import DrainStatus, DrainTarget, Purpose
 from mailproxy.proxy.frontend import FrontendState
 from mailproxy.proxy.session.summary import SessionFilter, SessionSummary
 from mailproxy.proxy.stats import Times, Traffic
@@ -159,6 +163,24 @@ class Drain:
 @frozen
 class Stop:
     """Close all sessions now, and exit."""
+
+
+@frozen
+class DrainSessions:
+    """End these sessions within this many seconds. The state of the server comes with ServerUpdates."""
+
+    target: DrainTarget
+    purpose: Purpose
+    seconds: float
+    ack: int | None = None
+
+
+@frozen
+class CancelDrain:
+    """Let these sessions go on."""
+
+    target: DrainTarget
+    ack: int | None = None
 
 
 @frozen
@@ -303,6 +325,13 @@ class CounterUpdates:
     servers: tuple[tuple[int, Counts], ...]
 
 
+@frozen
+class DrainProgress:
+    """How far the drains of this worker have come: all that there are, once a second while there are any."""
+
+    drains: tuple[DrainStatus, ...]
+
+
 # In both directions
 
 
@@ -350,6 +379,8 @@ AckedMessage = (
     | FrontendUpdates
     | RequestSessions
     | EndSession
+    | DrainSessions
+    | CancelDrain
 )
 """Messages that a worker acknowledges."""
 
@@ -358,6 +389,7 @@ Message = (
     | Drain | Stop | StartServing | AckedMessage | RequestStickTable
     | Register | Ready | ServerSnapshots | Ack | ConnectFailure | CounterUpdates
     | StickUpdates | StickTablePart | StickTableEnd | TrafficUpdates | RemoveStickEntries | Sessions
+    | DrainProgress
 )  # fmt: skip
 
 MESSAGES: dict[str, type[Message]] = {kind.__name__: kind for kind in Message.__args__}
@@ -451,6 +483,7 @@ def _encode_snapshot(entry: IndexedSnapshot) -> list[object]:
         snapshot.weight,
         snapshot.max_sessions,
         snapshot.checks_paused,
+        snapshot.is_vacated,
     ]
 
 
@@ -466,7 +499,7 @@ def _decode_outcome(value: Sequence[Any]) -> CheckOutcome:
 
 def _decode_snapshot(value: Sequence[Any], _: object) -> IndexedSnapshot:
     backend, index, state, health, checked, addresses, unresolved, up_for, *wishes = value
-    weight, max_sessions, checks_paused = wishes
+    weight, max_sessions, checks_paused, is_vacated = wishes
     snapshot = ServerSnapshot(
         state=AdminState(state),
         health=health,
@@ -477,6 +510,7 @@ def _decode_snapshot(value: Sequence[Any], _: object) -> IndexedSnapshot:
         weight=weight,
         max_sessions=max_sessions,
         checks_paused=checks_paused,
+        is_vacated=is_vacated,
     )
     return IndexedSnapshot(backend, index, snapshot)
 

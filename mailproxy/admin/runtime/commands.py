@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from attrs import field, frozen
 
-from mailproxy.admin.runtime import general, sessions, set_frontend, set_server, tables
+from mailproxy.admin.runtime import drains, general, sessions, set_frontend, set_server, tables
 from mailproxy.admin.runtime.call import Call, CommandError, Level
 from mailproxy.admin.runtime.parser import split_words
 from mailproxy.admin.runtime.show_info import show_info
@@ -65,11 +65,17 @@ _ALWAYS = (
     Command("quit", _USER, general.leave, "disconnect"),
 )
 COMMANDS: tuple[Command, ...] = (
+    Command("cancel drain frontend <frontend>", _ADMIN, drains.cancel_drain_frontend, "let its sessions go on"),
+    Command("cancel drain server <bk>/<srv>", _OPERATOR, drains.cancel_drain_server, "let its sessions go on"),
     Command("clear counters [all]", _OPERATOR, general.clear_counters, "clear max statistics counters (or all counters)"),
     Command("clear table <table> [key <k>]", _OPERATOR, tables.clear_table, "remove an entry from a table, or all"),
     Command("disable frontend <frontend>", _ADMIN, set_frontend.disable_frontend, "refuse connections for now"),
     Command("disable health <bk>/<srv>", _OPERATOR, set_server.disable_health, "disable health checks"),
     Command("disable server <bk>/<srv>", _OPERATOR, set_server.disable_server, "disable a server for maintenance"),
+    Command("drain frontend <frontend> [within <d>]", _ADMIN, drains.drain_frontend,
+            "refuse connections, end sessions, idle ones first"),
+    Command("drain server <bk>/<srv> [within <d>]", _OPERATOR, drains.drain_server,
+            "no new sessions, end the others, idle ones first"),
     Command("enable frontend <frontend>", _ADMIN, set_frontend.enable_frontend, "accept connections again"),
     Command("enable health <bk>/<srv>", _OPERATOR, set_server.enable_health, "enable health checks"),
     Command("enable server <bk>/<srv>", _OPERATOR, set_server.enable_server, "enable a disabled server"),
@@ -86,6 +92,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("set weight <bk>/<srv> <n>[%]", _OPERATOR, set_server.set_weight, "change a server's weight"),
     Command("show backend", _USER, show_backend, "list backends"),
     Command("show cli level", _USER, general.show_cli_level, "display the level of this conversation"),
+    Command("show drain", _USER, drains.show_drain, "report how far drains have come"),
     Command("show env [<name>]", _OPERATOR, general.show_env, "display environment variables of the process"),
     Command("show errors [<proxy>]", _OPERATOR, general.show_errors, "report captured errors (there are none)"),
     Command("show info [json|typed]", _USER, show_info, "report figures of the process"),
@@ -98,6 +105,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("show version", _USER, general.show_version, "show the version"),
     Command("shutdown frontend <frontend>", _ADMIN, set_frontend.shutdown_frontend, "refuse connections for good"),
     Command("shutdown session <id>", _OPERATOR, sessions.shutdown_session, "end a session"),
+    Command("shutdown sessions server <bk>/<srv>", _OPERATOR, drains.shutdown_sessions, "end the sessions of a server"),
     Command("user", _USER, general.lower_to_user, "lower the level of this conversation to user"),
     *_ALWAYS,
 )

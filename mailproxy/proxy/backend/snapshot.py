@@ -23,6 +23,7 @@ class ServerSnapshot:
         weight: Its weight, as the operator may have changed it.
         max_sessions: The limit on its sessions, likewise.
         checks_paused: Whether the operator has switched its health checks off.
+        is_vacated: Whether clients that stick to it get another server.
     """
 
     state: AdminState
@@ -34,6 +35,7 @@ class ServerSnapshot:
     weight: int
     max_sessions: int
     checks_paused: bool = False
+    is_vacated: bool = False
 
     @classmethod
     def capture(cls, server: BackendServer, now: float) -> ServerSnapshot:
@@ -49,6 +51,7 @@ class ServerSnapshot:
             weight=server.weight,
             max_sessions=server.max_sessions,
             checks_paused=server.checks_paused,
+            is_vacated=server.is_vacated,
         )
 
     @property
@@ -57,4 +60,5 @@ class ServerSnapshot:
         return (
             self.state, self.health, self.checked and self.checked.result, self.addresses, self.unresolved,
             self.weight, self.max_sessions, self.checks_paused,
+            self.is_vacated,
         )  # fmt: skip

@@ -22,10 +22,12 @@ from mailproxy.log import Log
 from mailproxy.log.events import CONTROL_DIED, READY, STOPPED, WORKER_DIED
 from mailproxy.net.listener import Listener
 from mailproxy.proxy.backend.server import ServerContexts
+from mailproxy.proxy.drain import DrainTarget
 from mailproxy.proxy.frontend import log_listening
 from mailproxy.proxy.monitor import ServerMonitor, ports_of
 from mailproxy.proxy.supervise import contained, supervise
 from mailproxy.workers.backend import ControlBackend, send_snapshots
+from mailproxy.workers.control.drains import ControlDrains
 from mailproxy.workers.control.frontends import FrontendWishes
 from mailproxy.workers.control.publisher import ChangePublisher
 from mailproxy.workers.control.registry import WorkerRegistry
@@ -38,6 +40,7 @@ from mailproxy.workers.messages import (
     Ack,
     ConnectFailure,
     CounterUpdates,
+    DrainProgress,
     FrontendUpdates,
     IndexedSnapshot,
     Message,
@@ -122,6 +125,7 @@ class Control:
         log: The log.
         registry: The workers.
         frontends: What the operator wants of frontends.
+        drains: What commands of an operator call to end sessions.
     """
 
     def __init__(
@@ -158,6 +162,7 @@ class Control:
             config, log, registry=self._registry, monitor=self._monitor, count_sessions=self._count_sessions
         )
         self.frontends = FrontendWishes(config)
+        self.drains = ControlDrains(self._registry, self._count_sessions_of, log)
         self._stick_sync = StickSync()
         self._helper = helper
         self._has_registered = trio.Event()  # set whenever a worker has sent Register
@@ -187,6 +192,7 @@ class Control:
                 nursery.start_soon(supervise, log, "log of server changes", self._publisher.run)
                 if self._helper is not None:
                     nursery.start_soon(self._helper, self)
+                nursery.start_soon(supervise, log, "log of drains", self.drains.run)
                 if self._slot.running:
                     with contained(log, "takeover from the workers"):
                         await self._collect_snapshots()
@@ -237,6 +243,14 @@ class Control:
     def _count_sessions(self) -> int:
         return self._slot.counters.process.sessions.total
 
+    def _count_sessions_of(self, target: DrainTarget) -> int:
+        if target.server:
+            servers = self._backends[target.backend].servers
+            return sum(server.sessions for server in servers if server.name == target.server)
+        if target.frontend:
+            return self._slot.counters.frontends[target.frontend].sessions.total
+        return self._count_sessions()
+
     # The supervisor
 
     async def _serve_supervisor(self, nursery: trio.Nursery) -> None:
@@ -278,6 +292,7 @@ class Control:
         finally:
             worker.channel.close()
             self._registry.remove(worker)
+            self.drains.on_worker_gone(worker)
         self._check_ended()
 
     async def _receive(self, worker: WorkerHandle, nursery: trio.Nursery) -> None:
@@ -305,6 +320,8 @@ class Control:
             case FrontendUpdates():
                 if not self._is_settled:
                     self.frontends.take_over(message)
+            case DrainProgress(drains):
+                self.drains.on_progress(worker, drains)
             case ServerSnapshots(servers):
                 if not self._is_settled:  # afterwards this process knows better
                     for snapshot in servers:
