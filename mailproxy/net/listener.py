@@ -119,9 +119,10 @@ class Listener:
         As HAProxy does: a listening TCP socket that is shut down leaves its port bound. Other sockets go on
         listening, because they cannot be resumed, or are not this process's alone.
         """
-        if isinstance(self.bind.address, TcpAddress):
-            with contextlib.suppress(OSError):  # it is paused already
-                self.socket.shutdown(socket.SHUT_RDWR)
+        # A second shutdown(2) would stay with the socket when it listens again, and end each connection at once.
+        is_listening = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        if isinstance(self.bind.address, TcpAddress) and is_listening:
+            self.socket.shutdown(socket.SHUT_RDWR)
 
     def resume(self) -> None:
         """Accept connections again.
@@ -129,8 +130,17 @@ class Listener:
         Raises:
             OSError: Another program listens on the address now.
         """
-        if isinstance(self.bind.address, TcpAddress):
-            self.socket.listen(self.bind.backlog)
+        if not isinstance(self.bind.address, TcpAddress):
+            return
+        if not self.bind.address.port and self.port is not None:
+            # The kernel has taken back a port that it had chosen itself. Of several sockets only the first one
+            # has got it like that; EINVAL: the others have it still.
+            try:
+                self.socket.bind(socket_address(self.socket.getsockname()[0], self.port))
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+        self.socket.listen(self.bind.backlog)
 
     @property
     def has_waiting(self) -> bool:

@@ -15,6 +15,14 @@ from mailproxy.pool import Counts
 from mailproxy.proxy.session.registry import SessionRegistry
 from mailproxy.proxy.stats import LiveBytes, Traffic, TrafficKey
 from mailproxy.proxy.supervise import contained, supervise
+from mailproxy.workers.admin_messages import (
+    EndSession,
+    FrontendUpdates,
+    RemoveStickEntries,
+    RequestCounters,
+    RequestSessions,
+    Sessions,
+)
 from mailproxy.workers.backend import WorkerBackend, send_snapshots
 from mailproxy.workers.certificates import WATCHER_HELPER, WorkerCertificates
 from mailproxy.workers.counters import ServerKey, changed_counters, changed_traffic
@@ -24,21 +32,15 @@ from mailproxy.workers.messages import (
     CancelDrain,
     Drain,
     DrainSessions,
-    EndSession,
-    FrontendUpdates,
     IndexedSnapshot,
     Message,
     Ready,
     Register,
     ReloadCertificates,
-    RemoveStickEntries,
     ReopenLog,
-    RequestCounters,
-    RequestSessions,
     RequestStickTable,
     ServerSnapshots,
     ServerUpdates,
-    Sessions,
     StartServing,
     StickTableEnd,
     StickTablePart,

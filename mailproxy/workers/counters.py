@@ -9,7 +9,13 @@ from attrs import evolve
 from mailproxy.pool import Counts
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.stats import LiveBytes, Traffic, TrafficKey
-from mailproxy.workers.messages import CounterUpdates, TrafficUpdates, batch_by_size
+from mailproxy.workers.admin_messages import (
+    TrafficUpdates,
+)
+from mailproxy.workers.messages import (
+    CounterUpdates,
+    batch_by_size,
+)
 
 ServerKey = tuple[str, int]
 """A server: the name of its backend, and its index there."""

@@ -67,9 +67,16 @@ from mailproxy.protocol.checks.result import CheckCode, CheckResult, excerpt
 from mailproxy.proxy.backend.server import CheckOutcome
 from mailproxy.proxy.backend.snapshot import ServerSnapshot
 from mailproxy.proxy.drain import DrainStatus, DrainTarget, Purpose
-from mailproxy.proxy.frontend import FrontendState
-from mailproxy.proxy.session.summary import SessionFilter, SessionSummary
-from mailproxy.proxy.stats import Times, Traffic
+from mailproxy.workers.admin_messages import (
+    EndSession,
+    FrontendUpdates,
+    RemoveStickEntries,
+    RequestCounters,
+    RequestSessions,
+    Sessions,
+    TrafficUpdates,
+    register_admin_hooks,
+)
 
 Entry = TypeVar("Entry")
 
@@ -84,7 +91,6 @@ _BATCH_BYTES = PACKET_MAX // 2
 # Bounds on text and lists that servers and name servers determine, so that one entry always fits into a
 # packet.
 _REASON_MAX = 1000  # characters
-_TIMES = 3  # the durations in Traffic, its last fields
 _ADDRESSES_MAX = 500  # of a server; a session would not try as many
 
 
@@ -223,61 +229,7 @@ class RequestStickTable:
     """Send the stick tables of all backends."""
 
 
-@frozen
-class RequestCounters:
-    """Send the counters that have changed, and acknowledge: the admin socket is asked for them."""
-
-    ack: int | None = None
-
-
-@frozen
-class RequestSessions:
-    """Send the sessions that match, in parts with the number of this ``ack``, and acknowledge behind them."""
-
-    wanted: SessionFilter
-    ack: int | None = None
-
-
-@frozen
-class EndSession:
-    """End the session with this id. ``requeued`` of the Ack is 1 if this worker has it."""
-
-    number: int
-    ack: int | None = None
-
-
-@frozen
-class RemoveStickEntries:
-    """Remove the entry of a client key from a stick table; None removes all entries."""
-
-    backend: str
-    key: int | None
-
-
 # From a worker
-
-
-@frozen
-class Sessions:
-    """Some of the sessions that were asked for. ``request`` is the number of the Ack that follows."""
-
-    request: int
-    sessions: tuple[SessionSummary, ...]
-
-
-@frozen
-class TrafficUpdates:
-    """What sessions have come to, where that has changed since the last such message.
-
-    Attributes:
-        kind: ``frontend``, ``backend`` or ``server``.
-        owner: For servers, the name of their backend; else empty.
-        entries: The name, or the index of the server, with the figures.
-    """
-
-    kind: str
-    owner: str
-    entries: tuple[tuple[str, Traffic], ...]
 
 
 @frozen
@@ -333,21 +285,6 @@ class DrainProgress:
 
 
 # In both directions
-
-
-@frozen(kw_only=True)
-class FrontendUpdates:
-    """What the operator wants of all frontends.
-
-    Attributes:
-        frontends: The name, whether it accepts, and its limit on sessions.
-        max_sessions: The limit on the sessions of all frontends; 0 for that of the configuration.
-        ack: As in ``ServerUpdates``.
-    """
-
-    frontends: tuple[tuple[str, FrontendState, int], ...]
-    max_sessions: int
-    ack: int | None = None
 
 
 @frozen
@@ -521,26 +458,6 @@ def _decode_counts(value: Sequence[float], _: object) -> Counts:
     return Counts(*value)  # type: ignore[arg-type]  # whole numbers stay whole in JSON
 
 
-def _encode_traffic(traffic: Traffic) -> list[float]:
-    values = [getattr(traffic, field.name) for field in fields(Traffic)]
-    numbers: list[float] = []
-    for value in values:
-        numbers += (value.average, value.longest) if isinstance(value, Times) else (value,)
-    return numbers
-
-
-def _decode_traffic(value: Sequence[float], _: object) -> Traffic:
-    times = [
-        Times(value[start], int(value[start + 1])) for start in range(len(value) - 2 * _TIMES, len(value), 2)
-    ]
-    return Traffic(*map(int, value[: -2 * _TIMES]), *times)  # type: ignore[arg-type]  # in the order of its fields
-
-
-def _decode_session(value: Sequence[Any], _: object) -> SessionSummary:
-    names = [field.name for field in fields(SessionSummary)]
-    return SessionSummary(**dict(zip(names, value, strict=True)))
-
-
 def _decode_fault(value: Sequence[str], _: object) -> Fault:
     path, fact = value
     return Fault(path, fact)
@@ -553,12 +470,7 @@ def _make_converter() -> Converter:
     converter.register_structure_hook(IndexedSnapshot, _decode_snapshot)
     converter.register_unstructure_hook(Counts, attrgetter(*(field.name for field in fields(Counts))))
     converter.register_structure_hook(Counts, _decode_counts)
-    converter.register_unstructure_hook(
-        SessionSummary, attrgetter(*(field.name for field in fields(SessionSummary)))
-    )
-    converter.register_structure_hook(SessionSummary, _decode_session)
-    converter.register_unstructure_hook(Traffic, _encode_traffic)
-    converter.register_structure_hook(Traffic, _decode_traffic)
+    register_admin_hooks(converter)
     converter.register_unstructure_hook(Fault, lambda fault: [fault.path, fault.fact])
     converter.register_structure_hook(Fault, _decode_fault)
     # JSON writes these tuples as they are. They come by the hundred, so they are not converted one by one.

@@ -8,7 +8,9 @@ from attrs import frozen
 
 from mailproxy.proxy.service import Service
 from mailproxy.proxy.stats import Traffic
-from mailproxy.workers.messages import FrontendUpdates
+from mailproxy.workers.admin_messages import (
+    FrontendUpdates,
+)
 
 
 @frozen(eq=False)

@@ -23,6 +23,15 @@ from mailproxy.proxy.frontend import FrontendState
 from mailproxy.proxy.session.summary import SessionFilter, SessionSummary
 from mailproxy.proxy.stats import Times, Traffic
 from mailproxy.workers import messages
+from mailproxy.workers.admin_messages import (
+    EndSession,
+    FrontendUpdates,
+    RemoveStickEntries,
+    RequestCounters,
+    RequestSessions,
+    Sessions,
+    TrafficUpdates,
+)
 from mailproxy.workers.messages import (
     MESSAGES,
     Ack,
@@ -33,8 +42,6 @@ from mailproxy.workers.messages import (
     Drain,
     DrainProgress,
     DrainSessions,
-    EndSession,
-    FrontendUpdates,
     IndexedSnapshot,
     Message,
     MessageError,
@@ -43,21 +50,16 @@ from mailproxy.workers.messages import (
     Register,
     ReloadCertificates,
     ReloadFailed,
-    RemoveStickEntries,
     ReopenLog,
-    RequestCounters,
-    RequestSessions,
     RequestStickTable,
     ServerSnapshots,
     ServerUpdates,
-    Sessions,
     SignalReceived,
     StartServing,
     StickTableEnd,
     StickTablePart,
     StickUpdates,
     Stop,
-    TrafficUpdates,
     WorkerChannel,
     batch_by_size,
     batched,
@@ -171,7 +173,10 @@ def test_every_message_has_an_example_and_a_line_in_the_table() -> None:
         (b'{"type":"Drain","seconds":"soon"}', "message Drain: ValueError"),
         (b'{"type":"CounterUpdates","backend":"b","servers":[[0,[1,2]]]}', "message CounterUpdates"),
         (b'{"type":"ServerSnapshots","servers":[["b",0,"ready"]]}', "message ServerSnapshots"),
-        (b'{"type":"ServerSnapshots","servers":[["b",0,"away",1,null,[],"",null,false]]}', "'away'"),
+        (
+            b'{"type":"ServerSnapshots","servers":[["b",0,"away",1,null,[],"",null,1,0,false,false]]}',
+            "'away'",
+        ),
         (b'{"type":"StickUpdates","backend":"b","entries":[1]}', "message StickUpdates"),
     ],
 )

@@ -26,6 +26,11 @@ from mailproxy.proxy.drain import DrainTarget
 from mailproxy.proxy.frontend import log_listening
 from mailproxy.proxy.monitor import ServerMonitor, ports_of
 from mailproxy.proxy.supervise import contained, supervise
+from mailproxy.workers.admin_messages import (
+    FrontendUpdates,
+    Sessions,
+    TrafficUpdates,
+)
 from mailproxy.workers.backend import ControlBackend, send_snapshots
 from mailproxy.workers.control.drains import ControlDrains
 from mailproxy.workers.control.frontends import FrontendWishes
@@ -41,7 +46,6 @@ from mailproxy.workers.messages import (
     ConnectFailure,
     CounterUpdates,
     DrainProgress,
-    FrontendUpdates,
     IndexedSnapshot,
     Message,
     ProcessExit,
@@ -51,13 +55,11 @@ from mailproxy.workers.messages import (
     RequestStickTable,
     ServerSnapshots,
     ServerUpdates,
-    Sessions,
     SignalReceived,
     StartServing,
     StickTableEnd,
     StickTablePart,
     StickUpdates,
-    TrafficUpdates,
     WorkerChannel,
     open_channel,
 )

@@ -6,7 +6,9 @@ from attrs import define, field
 
 from mailproxy.config import Config
 from mailproxy.proxy.frontend import FrontendState
-from mailproxy.workers.messages import FrontendUpdates
+from mailproxy.workers.admin_messages import (
+    FrontendUpdates,
+)
 
 
 @define

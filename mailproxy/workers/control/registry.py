@@ -9,9 +9,16 @@ from attrs import evolve
 from mailproxy.pool import Counts
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.stats import Traffic
+from mailproxy.workers.admin_messages import (
+    Sessions,
+)
 from mailproxy.workers.control.worker_handle import PendingAcks, WorkerHandle
 from mailproxy.workers.counters import Totals, TrafficTotals
-from mailproxy.workers.messages import Ack, AckedMessage, Message, Sessions
+from mailproxy.workers.messages import (
+    Ack,
+    AckedMessage,
+    Message,
+)
 
 
 class WorkerRegistry:
