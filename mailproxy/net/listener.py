@@ -120,17 +120,16 @@ class Listener:
         listening, because they cannot be resumed, or are not this process's alone.
         """
         # A second shutdown(2) would stay with the socket when it listens again, and end each connection at once.
-        is_listening = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-        if isinstance(self.bind.address, TcpAddress) and is_listening:
+        if isinstance(self.bind.address, TcpAddress) and self._is_listening:
             self.socket.shutdown(socket.SHUT_RDWR)
 
     def resume(self) -> None:
-        """Accept connections again.
+        """Accept connections again, unless they were never refused.
 
         Raises:
             OSError: Another program listens on the address now.
         """
-        if not isinstance(self.bind.address, TcpAddress):
+        if not isinstance(self.bind.address, TcpAddress) or self._is_listening:
             return
         if not self.bind.address.port and self.port is not None:
             # The kernel has taken back a port that it had chosen itself. Of several sockets only the first one
@@ -141,6 +140,10 @@ class Listener:
                 if error.errno != errno.EINVAL:
                     raise
         self.socket.listen(self.bind.backlog)
+
+    @property
+    def _is_listening(self) -> bool:
+        return bool(self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
     @property
     def has_waiting(self) -> bool:

@@ -116,7 +116,10 @@ class Frontend:
                             mode=listener.bind.mode,
                         )
                     self._is_running = True
-                    if self.state is not FrontendState.OPEN:
+                    # An earlier worker may have paused these sockets, or left them open.
+                    if self.state is FrontendState.OPEN:
+                        self._listen_again()
+                    else:
                         self._stop_listening()
                     task_status.started()
                     while not self._draining.is_set():
