@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.lowlevel
+import trio.testing
 
 from mailproxy.log import Log, Output, SessionRecord, end_reasons, open_target
 from mailproxy.log.events import ACCEPT_PAUSED, LINES_LOST, READY, Event
@@ -466,6 +467,38 @@ async def test_being_stopped_while_it_reopens_loses_nothing(tmp_path: Path) -> N
     await log.finish()
     assert trio.current_time() - began < 1
     assert "last words" in file.read_text().splitlines()
+
+
+async def test_the_end_takes_two_seconds_in_all(
+    tmp_path: Path, pipe: tuple[int, int], mock_clock: trio.testing.MockClock
+) -> None:
+    """Also if the target blocks twice: in a reopening that ends late, then in a write."""
+    reader, writer = pipe
+    fill(writer)
+    target = SlowToReopen(tmp_path / "log")
+    blocked = Pipe(writer)
+    target.write = blocked.write  # type: ignore[method-assign]
+    log = tcplog(target)
+    log.reopen()
+    say(log, "never written")
+
+    async def finish() -> None:
+        await log.finish()
+        finished.append(trio.current_time())
+
+    finished: list[float] = []
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(finish)
+        await trio.to_thread.run_sync(target.began.wait)
+        mock_clock.jump(1.9)
+        target.spinning.set()
+        await trio.to_thread.run_sync(blocked.began.wait)
+        mock_clock.jump(0.2)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        mock_clock.jump(5)
+    os.read(reader, 65536)  # lets the thread go
+    assert finished == [began + 1.9 + 0.2]
 
 
 @pytest.mark.slow
