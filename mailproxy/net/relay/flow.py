@@ -270,6 +270,7 @@ class Flow(Direction):
                 except BlockingIOError:
                     return
                 except SSLWantReadError:
+                    count_empty_read(self)
                     self._recheck_tls()
                     return
                 except OSError as error:
@@ -325,7 +326,6 @@ class Flow(Direction):
 
     def _recheck_tls(self) -> None:
         """After a TLS read without data, have the poller report the source again if the socket holds more."""
-        count_empty_read(self)
         self.session.engine.poller.rearm(self.fd, BOTH_WAYS if self.wants_write else READING)
 
     def _defer(self) -> None:
@@ -348,6 +348,7 @@ class Flow(Direction):
                 self.lookahead = SideAbortedError(error.side, error.detail, is_drained=True)
                 break
             if count == BLOCKED:
+                # Not counted as an empty read. It follows data, which the limit of empty reads must not lose.
                 self._recheck_tls()
                 return filled, True
             if count <= 0:

@@ -10,15 +10,19 @@ from typing import Literal
 
 import pytest
 import trio
+import trio.testing
 
 from mailproxy.log.end_reasons import CLIENT_ABORTED, SERVER_ABORTED
 from mailproxy.net.relay import Tunnel
+from mailproxy.net.relay.transfer import RECORD_BYTES
 from mailproxy.net.tls.auto_retry import can_clear_auto_retry
 from mailproxy.net.tls.handshake import accept_tls, connect_tls
 from mailproxy.net.tls.tls_socket import ssl_object
 from mailproxy.testing import Collect, Connection, Send, ThrowAwayCA, dial
 from tests.support.patience import PATIENCE_S
 from tests.support.proxy.proxy_harness import ProxyHarness
+from tests.support.proxy.relay_harness import Contexts
+from tests.support.proxy.relayed_pair import relayed_pair
 from tests.support.proxy.relays import ON_BOTH, Kind, run_relay
 from tests.support.proxy.tls_records import KEY_UPDATE_REST, RecordWriter, Tls12RecordWriter, log_keys
 
@@ -125,6 +129,20 @@ async def test_key_updates_between_words(harness: ProxyHarness, tmp_path: Path) 
         await (await server.wait_for()).wait_received(words)
     client.drop()
     await harness.session()
+
+
+@ON_BOTH
+async def test_data_behind_as_many_records_as_are_allowed(
+    relay_kind: Kind, throw_away_ca: ThrowAwayCA, mock_clock: trio.testing.MockClock
+) -> None:
+    """A full record arrives, and the read behind it that finds nothing is not one too many."""
+    contexts = Contexts.of(throw_away_ca)
+    async with relayed_pair(mock_clock, relay_kind, tls="client", contexts=contexts) as pair:
+        pair.tunnel.to_server.empty_reads = MANY
+        pair.client.send(bytes(RECORD_BYTES))
+        await trio.testing.wait_all_tasks_blocked()
+        assert await pair.drain(pair.server) == RECORD_BYTES
+        assert not pair.end_reasons
 
 
 @ON_BOTH
