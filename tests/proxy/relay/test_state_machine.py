@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from mailproxy.log.end_reasons import CLIENT_ABORTED, CLIENT_CLOSED, SERVER_CLOSED
@@ -223,6 +223,12 @@ def test_close_notify(relay_kind: Kind, contexts: Contexts, who: Name, channel: 
 
 @pytest.mark.skipif(len(KINDS) < 2, reason="there is no other relay to compare with")
 @SOMETIMES
+@example(
+    # One write or two, to a server that has closed: the engine sends both records at once.
+    play=Scenario(
+        [Close("server"), Send("client", 16385), HalfClose("client")], client="TLS 1.2", is_in_step=True
+    )
+)
 @given(play=plays(*SPEECH, *ENDS, most=5, is_in_step=True))
 def test_both_alike(contexts: Contexts, play: Scenario) -> None:
     """Played in step, a play has one outcome."""
