@@ -13,6 +13,7 @@ from mailproxy.address import TcpAddress
 from mailproxy.app.live_hints import hint
 from mailproxy.certificates.store import CertificateStore
 from mailproxy.config.check_plan import entry_paths
+from mailproxy.config.path import ConfigPath, server_path
 from mailproxy.errors import Fault, ServerRefusedError
 from mailproxy.log import Log, Output, open_target
 from mailproxy.net.resolve import literal_endpoint, resolve
@@ -40,7 +41,7 @@ class LiveResult:
         is_in_service: Whether it is not configured to be in maintenance.
     """
 
-    path: str
+    path: ConfigPath
     backend: str
     server: str
     address: str
@@ -82,15 +83,15 @@ def check_all_servers(configuration: config.Config, store: CertificateStore) -> 
 
 async def _check_all(configuration: config.Config, store: CertificateStore) -> list[LiveResult]:
     log = Log([Output(open_target(os.devnull, None))])  # the table has the results
-    results: dict[str, LiveResult] = {}
+    results: dict[ConfigPath, LiveResult] = {}
     limiter = trio.CapacityLimiter(_MAX_CONCURRENT)
 
-    async def check_limited(path: str, backend: str, check: Check) -> None:
+    async def check_limited(path: ConfigPath, backend: str, check: Check) -> None:
         async with limiter:
             results[path] = await _check_one(path, backend, check)
 
     servers = [
-        (f"backends.{backend.name}.servers[{index}]", backend, server)
+        (server_path(backend.name, index), backend, server)
         for backend in configuration.backends.values()
         for index, server in enumerate(backend.servers)
     ]
@@ -117,7 +118,7 @@ def _check_of(
     return check
 
 
-async def _check_one(path: str, backend: str, check: Check) -> LiveResult:
+async def _check_one(path: ConfigPath, backend: str, check: Check) -> LiveResult:
     server = check.server
     outcome = await _resolve_and_check(check)
     address = str(server.config.address)

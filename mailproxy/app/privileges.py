@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from mailproxy.config import Config
+from mailproxy.config.path import server_path
 from mailproxy.errors import Fault
 from mailproxy.net.accounts import account, group_id, groups_of, user_id
 from mailproxy.net.dial import can_use_foreign_addresses
@@ -35,7 +36,7 @@ def check_capabilities(config: Config) -> None:
             them.
     """
     faults = [
-        Fault(f"backends.{backend.name}.servers[{index}].source", MISSING_CAPABILITY)
+        Fault(server_path(backend.name, index) / "source", MISSING_CAPABILITY)
         for backend in config.backends.values()
         for index, server in enumerate(backend.servers)
         if server.source == "client"

@@ -22,6 +22,7 @@ from attrs import frozen
 
 from mailproxy.address import ServerAddress, TcpAddress, UnixAddress
 from mailproxy.config import model
+from mailproxy.config.path import ROOT_PATH, ConfigPath
 
 ProbeKind = Literal["tcp", "tls", "imap", "pop3", "smtp", "submission", "lmtp", "sieve", "script"]
 
@@ -201,25 +202,28 @@ def is_like_terminated_session(
 
 def tls_of_checks(
     server: model.Server, protocol: model.Protocol, entries: Sequence[EntryPath]
-) -> dict[model.ServerTls, str]:
-    """Return the TLS of each connection of a server's check, with its key in the server's table.
+) -> dict[model.ServerTls, ConfigPath]:
+    """Return the TLS of each connection of a server's check, with its path in the server's table.
 
-    The key is ``check.tls`` where none is written. TLS that names files does not depend on the entry paths.
+    The path is ``check.tls`` where none is written. TLS that names files does not depend on the entry paths.
 
     Args:
         server: The server.
         protocol: Its backend's.
         entries: The entry paths to its backend.
     """
-    keys = {} if server.tls is None else {server.tls: "tls"}
+    default = ROOT_PATH / "check" / "tls"
+    paths = {} if server.tls is None else {server.tls: ROOT_PATH / "tls"}
     if server.check is not None:
         if isinstance(server.check.tls, model.ServerTls):
-            keys.setdefault(server.check.tls, "check.tls")
+            paths.setdefault(server.check.tls, default)
         for index, step in enumerate(server.check.steps):
             if step.connect is not None and isinstance(step.connect.tls, model.ServerTls):
-                keys.setdefault(step.connect.tls, f"check.steps[{index}].connect.tls")
+                paths.setdefault(
+                    step.connect.tls, ROOT_PATH.joinpath("check", "steps", index, "connect", "tls")
+                )
     used = [probe.tls for probe in plan_probes(server, protocol, entries) if probe.tls is not None]
-    return {tls: keys.get(tls, "check.tls") for tls in used}
+    return {tls: paths.get(tls, default) for tls in used}
 
 
 @frozen

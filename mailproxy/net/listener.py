@@ -17,6 +17,7 @@ from attrs import evolve, field, frozen
 
 from mailproxy.address import Networks, TcpAddress, UnixAddress, join_host_port
 from mailproxy.config import Bind, Config
+from mailproxy.config.path import bind_path
 from mailproxy.errors import Fault
 from mailproxy.files import FileId, bind_unix, remove
 from mailproxy.net.accounts import group_id, user_id
@@ -193,9 +194,7 @@ def _open_binds(
                 binds.append(open_bind(bind, name, index + 1, terminators.get((name, index))))
             except (OSError, LookupError) as error:
                 reason = _reason(error, bind)
-                faults.append(
-                    Fault(f"frontends.{name}.bind[{index}]", f"cannot listen on {bind.address}: {reason}")
-                )
+                faults.append(Fault(bind_path(name, index), f"cannot listen on {bind.address}: {reason}"))
     if faults:
         for listeners in binds:
             close_all(listeners)

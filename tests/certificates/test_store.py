@@ -91,7 +91,7 @@ def as_nobody() -> Iterator[None]:
 def test_a_file_with_chain_and_key(pem: Path) -> None:
     material = load_and_check(terminating(pem))
     assert material.bind_terminators["imap", 0].select(None) is not None
-    assert material.certificates[pem, None][0] == CERTIFICATE
+    assert str(material.certificates[pem, None][0]) == CERTIFICATE
     assert material.certificates[pem, None][1].names == ("imap.example.com",)
 
 
@@ -552,7 +552,7 @@ SHOWN = "backends.dovecot.tls.certificate"
 def test_servers_are_shown_a_certificate(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
     pem = throw_away_ca.issue_client("proxy", folder=tmp_path)
     material = load_and_check(connecting(certificate=str(pem)))
-    assert material.certificates[pem, None][0] == SHOWN
+    assert str(material.certificates[pem, None][0]) == SHOWN
     chain, key = write(tmp_path / "chain.pem", chain_of(pem)), write(tmp_path / "secret.pem", key_of(pem))
     assert faults_of(connecting(certificate=str(chain), key=str(key))) == []
 

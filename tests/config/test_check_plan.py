@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import mailproxy
 from mailproxy.config import Config, ServerTls
 from mailproxy.config.check_plan import EntryPath, Probe, entry_paths, plan_probes, tls_of_checks
+from mailproxy.config.path import parse_path
 from mailproxy.config.values import (
     VALUE_TYPES,
     ExpectedHex,
@@ -551,7 +552,9 @@ backends.dovecot.check.tls.ca = "check.pem"
 """)  # fmt: skip
     server = read.backends["dovecot"].servers[0]
     assert {
-        place: tls.ca.name for tls, place in tls_of_checks(server, "imap", ()).items() if tls.ca is not None
+        str(place): tls.ca.name
+        for tls, place in tls_of_checks(server, "imap", ()).items()
+        if tls.ca is not None
     } == {
         "check.tls": "check.pem",
         "tls": "sessions.pem",
@@ -561,7 +564,7 @@ backends.dovecot.check.tls.ca = "check.pem"
 
 def test_tls_that_nobody_wrote() -> None:
     server = smallest_config(IMAP + to("192.0.2.1:993")).backends["dovecot"].servers[0]
-    assert tls_of_checks(server, "imap", ()) == {ServerTls(verify="none"): "check.tls"}
+    assert tls_of_checks(server, "imap", ()) == {ServerTls(verify="none"): parse_path("check.tls")}
     assert tls_of_checks(smallest_config("").backends["dovecot"].servers[0], "tcp", ()) == {}
     off = (
         smallest_config("backends.dovecot.check = false\nbackends.dovecot.tls = {}")

@@ -201,8 +201,8 @@ def test_addresses_of_this_machine() -> None:
 def test_an_address_of_this_machine_and_a_bind_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
     config = mailproxy.from_mapping(tomli.loads(whole('"*:143"', '"192.0.2.1:143"')))
     found: list[tuple[str, str]] = []
-    check_loops(config, lambda path, fact: found.append((path, fact)))
+    check_loops(config, lambda path, fact: found.append((str(path), fact)))
     assert found == []
     monkeypatch.setattr("mailproxy.app.host_checks.is_own_address", lambda host: host == "192.0.2.1")
-    check_loops(config, lambda path, fact: found.append((path, fact)))
+    check_loops(config, lambda path, fact: found.append((str(path), fact)))
     assert found == [("backends.b.servers[0]", REDIRECTED)]

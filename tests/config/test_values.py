@@ -228,7 +228,7 @@ def test_log_targets(written: str, syslog: object, path: Path | None) -> None:
 
 def test_the_log_has_one_target_or_several() -> None:
     one = smallest_config('log = { to = "stdout", format = "json", level = "error" }').log.outputs
-    assert {path: (str(each.to), each.format, each.level) for path, each in one.items()} == {
+    assert {str(path): (str(each.to), each.format, each.level) for path, each in one.items()} == {
         "log": ("stdout", "json", "error")
     }
     targets = (
@@ -237,7 +237,7 @@ def test_the_log_has_one_target_or_several() -> None:
         '{ to = "syslog:/dev/log", level = "error" }',
     )
     several = smallest_config(f"log.targets = [{', '.join(targets)}]").log.outputs
-    assert [(path, each.format, each.facility, each.tag) for path, each in several.items()] == [
+    assert [(str(path), each.format, each.facility, each.tag) for path, each in several.items()] == [
         ("log.targets[0]", "text", "local0", "mailproxy"),
         ("log.targets[1]", "tcplog", "mail", "mp"),
         ("log.targets[2]", "text", "local0", "mailproxy"),

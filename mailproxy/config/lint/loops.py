@@ -14,7 +14,7 @@ from mailproxy.address import TcpAddress, UnixAddress
 from mailproxy.config import model
 from mailproxy.config.check_plan import matches_all, may_match
 from mailproxy.config.lint.acceptance import conditions_to_accept
-from mailproxy.config.path import ROOT_PATH, ConfigPath
+from mailproxy.config.path import ConfigPath, bind_path, server_path
 
 _Node = tuple[str, int]  # a frontend's name and the index of one of its binds
 IsLocal = Callable[[str], bool]
@@ -123,7 +123,7 @@ def _loop(chain: list[_Node], edges: tuple[_Edge, ...]) -> Loop:
 
 def _bind_path(node: _Node) -> ConfigPath:
     name, index = node
-    return ROOT_PATH / "frontends" / name / "bind" / index
+    return bind_path(name, index)
 
 
 def _edges(
@@ -148,7 +148,7 @@ def _edges(
                 accepting = conditions_to_accept(server, frontend, bind, own, str(_bind_path(node)))
                 yield _Edge(
                     node,
-                    ROOT_PATH / "backends" / name / "servers" / server_index,
+                    server_path(name, server_index),
                     (*unrouted, *_conditions_to_choose(server), *accepting),
                     _may_be_redirected(server.address),
                 )

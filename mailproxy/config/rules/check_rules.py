@@ -190,10 +190,10 @@ def _check_server_names(
     server: model.Server, protocol: model.Protocol, merged: MergedTable, diagnostics: Diagnostics
 ) -> None:
     """Check that TLS of a check has a name to verify."""
-    keys = tls_of_checks(server, protocol, ())
+    paths = tls_of_checks(server, protocol, ())
     for probe in plan_probes(server, protocol, ()):
         tls = probe.tls
         if tls is None or tls == server.tls or tls.verify != "required" or tls.server_name is not None:
             continue
         if not any(isinstance(address, TcpAddress) for address in (server.address, probe.address)):
-            diagnostics.add(merged.path, f"{keys[tls]}.{NAME_MISSING}")
+            diagnostics.add(merged.path, f"{paths[tls]}.{NAME_MISSING}")

@@ -8,7 +8,7 @@ from mailproxy.address import TcpAddress, UnixAddress
 from mailproxy.config import model
 from mailproxy.config.diagnostics import Diagnostics
 from mailproxy.config.layers import Layer, MergedTable
-from mailproxy.config.path import ROOT_PATH
+from mailproxy.config.path import bind_path
 from mailproxy.config.rules.address_rules import check_unix_path
 from mailproxy.config.values import to_display
 
@@ -123,7 +123,7 @@ def check_certificates(
             continue  # these faults are reported elsewhere
         user = "mode tls needs" if bind.mode == "tls" else 'a route with mode = "tls" needs'
         diagnostics.add(
-            ROOT_PATH / "frontends" / frontend.name / "bind" / index,
+            bind_path(frontend.name, index),
             f"{user} certificates: give tls.certificates to the bind or its frontend",
         )
 
