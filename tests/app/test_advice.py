@@ -791,6 +791,15 @@ def test_check_prints_a_line_each_and_is_content(advised_file: Path) -> None:
     ]
 
 
+def test_check_quotes_a_name_as_toml_does(tmp_path: Path) -> None:
+    file = tmp_path / "mailproxy.toml"
+    file.write_text("""process.user = "nobody"
+frontends."a.b".bind = [{ address = "127.0.0.1:0" }]
+""")
+    result = CliRunner().invoke(main, ["check", str(file)])
+    assert result.output.startswith(f'{file}:2:11: advice: frontends."a.b": has no backend: ')
+
+
 def test_check_strictly_is_not_content_with_advice(advised_file: Path) -> None:
     assert CliRunner().invoke(main, ["check", "--strict", str(advised_file)]).exit_code == 1
 

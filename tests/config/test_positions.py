@@ -181,7 +181,7 @@ profile = "shared"
         ("frontends.imap.timeouts.client", 6, 1, ""),  # the profile's
         ('backends."x.y".servers[0].address', 27, 3, ""),  # the short form
         ('backends."x.y".servers[1].address', 28, 19, "d18"),
-        ("backends.x.y.servers[1].check.type", 28, 41, "d18"),  # without the quotes
+        ('backends."x.y".servers[1].check.type', 28, 41, "d18"),
         ('backends."x.y".timeouts.server', 2, 10, ""),
         ("backends.z.servers[0].weight", 8, 1, ""),
         ("profiles.site.server.weight", 8, 1, ""),
