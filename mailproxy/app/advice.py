@@ -102,55 +102,66 @@ def _covers_all_addresses(sources: Iterable[ProxySource]) -> bool:
 
 def _check_entry_path(frontend: Frontend, backend: Backend) -> Iterator[Fault]:
     """Check each bind together with the servers that its sessions reach."""
-    path = backend_path(backend.name)
     routes = [route for route in frontend.routes if route.backend == backend.name]
     for index, bind in enumerate(frontend.bind):
-        bound = bind_path(frontend.name, index)
+        path = bind_path(frontend.name, index)
         modes: set[str] = {bind.mode} if frontend.backend == backend.name or bind.mode == "forward" else set()
         if bind.mode in ("tls", "passthrough"):
             modes |= {route.mode or bind.mode for route in routes}
-        tls = [server.tls is not None for server in backend.servers]
-        port = bind.address.port if isinstance(bind.address, TcpAddress) else None
-        if bind.mode == "forward" and any(tls) and port in TLS_PORTS:
+        if any(server.tls is not None for server in backend.servers):
+            yield from _check_server_tls(backend, bind, path, modes)
+        if "tls" in modes:
+            yield from _check_terminated_tls(backend, frontend.protocol, path)
+
+
+def _check_server_tls(backend: Backend, bind: Bind, path: ConfigPath, modes: set[str]) -> Iterator[Fault]:
+    """Check a bind whose sessions reach servers with ``tls``."""
+    port = bind.address.port if isinstance(bind.address, TcpAddress) else None
+    if bind.mode == "forward" and port in TLS_PORTS:
+        yield Fault(
+            path / "mode",
+            f'clients of port {port} speak TLS, and the backend\'s tls would put it inside TLS: use mode = "tls", or '
+            "remove the backend's tls",
+        )
+    elif bind.mode == "forward" and not _is_local(bind):
+        yield Fault(
+            path / "mode",
+            f"clear text is exposed at {bind.address} without STARTTLS, since the servers speak TLS: "
+            'use mode = "tls", or "passthrough" without the backend\'s tls',
+        )
+    if "passthrough" in modes:
+        yield Fault(
+            backend_path(backend.name) / "tls",
+            f"clients of {path} speak TLS through to the servers, and this would be TLS inside TLS: remove tls, or "
+            'use mode = "tls"',
+        )
+
+
+def _check_terminated_tls(backend: Backend, protocol: str, bind: ConfigPath) -> Iterator[Fault]:
+    """Check the servers without ``tls`` of a bind that terminates TLS."""
+    path = backend_path(backend.name)
+    for server in backend.servers:
+        if server.tls is not None or not isinstance(server.address, TcpAddress):
+            continue
+        port = server.address.port
+        is_blind = server.send_proxy in ("v1", "v2") and not _is_loopback(server.address)
+        if protocol in _DOVECOT_PROTOCOLS and is_blind:
             yield Fault(
-                bound / "mode",
-                f'clients of port {port} speak TLS, and the backend\'s tls would put it inside TLS: use mode = "tls", or '
-                "remove the backend's tls",
+                path / "send_proxy",
+                f'"{server.send_proxy}" does not tell {server.name} that clients of {bind} used TLS, and a stock Dovecot then '
+                'refuses their logins: give "v2-ssl"',
             )
-        elif bind.mode == "forward" and any(tls) and not _is_local(bind):
-            yield Fault(
-                bound / "mode",
-                f"clear text is exposed at {bind.address} without STARTTLS, since the servers speak TLS: "
-                'use mode = "tls", or "passthrough" without the backend\'s tls',
-            )
-        if "passthrough" in modes and any(tls):
+        if port in TLS_PORTS:
             yield Fault(
                 path / "tls",
-                f"clients of {bound} speak TLS through to the servers, and this would be TLS inside TLS: remove tls, or "
-                'use mode = "tls"',
+                f"port {port} of {server.name} speaks TLS, and sessions of {bind} would come in clear text: give tls",
             )
-        for server in backend.servers:
-            if "tls" not in modes or server.tls is not None or not isinstance(server.address, TcpAddress):
-                continue
-            port = server.address.port
-            is_blind = server.send_proxy in ("v1", "v2") and not _is_loopback(server.address)
-            if frontend.protocol in _DOVECOT_PROTOCOLS and is_blind:
-                yield Fault(
-                    path / "send_proxy",
-                    f'"{server.send_proxy}" does not tell {server.name} that clients of {bound} used TLS, and a stock Dovecot then '
-                    'refuses their logins: give "v2-ssl"',
-                )
-            if port in TLS_PORTS:
-                yield Fault(
-                    path / "tls",
-                    f"port {port} of {server.name} speaks TLS, and sessions of {bound} would come in clear text: give tls",
-                )
-            if port is None:
-                yield Fault(
-                    path / "servers",
-                    f"{server.name} has no port and no tls: sessions of {bound} would speak clear text to the port that "
-                    "the client connected to; give port, or tls",
-                )
+        if port is None:
+            yield Fault(
+                path / "servers",
+                f"{server.name} has no port and no tls: sessions of {bind} would speak clear text to the port that "
+                "the client connected to; give port, or tls",
+            )
 
 
 def _is_local(bind: Bind) -> bool:
@@ -260,7 +271,7 @@ def _too_short(seconds: float) -> str:
 
 
 def _check_loops(config: Config) -> Iterator[Fault]:
-    """Those that are certain are faults, and found before."""
+    """Yield advice for loops that depend on conditions. ``host_checks`` reports the certain ones as faults."""
     for loop in find_loops(config.frontends, config.backends, is_own_address):
         if not loop.is_certain:
             yield Fault(loop.path, loop.fact)
