@@ -291,7 +291,7 @@ PAIRS = (
     # In both cases the server greets after the ClientHello. A server that greets at once would greet at
     # another moment.
     Pair("CPU µs more per session, sending v2", "sessions-opaque", "sessions-v2"),
-    Pair("CPU µs more per session, choosing by name", "sessions-opaque", "sessions-names"),
+    Pair("CPU µs more per session, selecting by server name", "sessions-opaque", "sessions-names"),
 )
 
 
