@@ -193,10 +193,10 @@ def _check_backend(backend: Backend) -> Iterator[Fault]:
                 f"port {port} speaks clear text first, and tls is given: remove tls, or give the port that speaks TLS",
             )
         if server.tls is not None and server.tls.verify != "required":
-            what = "nothing" if server.tls.verify == "none" else "the chain but not the name"
+            verified = "nothing" if server.tls.verify == "none" else "the chain but not the name"
             yield Fault(
                 own_path / "tls" / "verify" if server.tls != backend.tls else path / "tls" / "verify",
-                f'"{server.tls.verify}" verifies {what}: use "required", with ca and server_name if needed',
+                f'"{server.tls.verify}" verifies {verified}: use "required", with ca and server_name if needed',
             )
 
 

@@ -27,15 +27,16 @@ def check_users(config: Config, add: Add) -> None:
     table = ROOT_PATH / "process"
     users = [(table / "user", process.user)]
     groups = [(table / "group", process.group)]
-    for name, frontend in config.frontends.items():
+    for frontend in config.frontends.values():
         for index, bind in enumerate(frontend.bind):
-            users.append((bind_path(name, index) / "unix_user", bind.unix_user))
-            groups.append((bind_path(name, index) / "unix_group", bind.unix_group))
+            path = bind_path(frontend.name, index)
+            users.append((path / "unix_user", bind.unix_user))
+            groups.append((path / "unix_group", bind.unix_group))
     for look_up, named in ((user_id, users), (group_id, groups)):
-        for path, wanted in named:
+        for path, name in named:
             try:
-                if wanted is not None:
-                    look_up(wanted)
+                if name is not None:
+                    look_up(name)
             except LookupError as error:
                 add(path, str(error.args[0]))
     is_number = process.user is not None and process.user.startswith("#")

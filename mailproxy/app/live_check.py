@@ -35,7 +35,7 @@ class LiveResult:
         backend: The name of its backend.
         server: Its name.
         address: Its address, with the addresses that its host name resolved to.
-        tried: What was done, for the table.
+        connections: The connections of its check, for the table.
         outcome: The outcome of the check.
         hint: What may be wrong, and what to write instead; empty if nothing is known.
         is_in_service: Whether it is not configured to be in maintenance.
@@ -45,7 +45,7 @@ class LiveResult:
     backend: str
     server: str
     address: str
-    tried: str
+    connections: str
     outcome: CheckOutcome
     hint: str = ""
     is_in_service: bool = True
@@ -129,7 +129,7 @@ async def _check_one(path: ConfigPath, backend: str, check: Check) -> LiveResult
         backend=backend,
         server=server.name,
         address=address,
-        tried=" + ".join(_describe(check)),
+        connections=" + ".join(_describe(check)),
         outcome=outcome,
         is_in_service=server.config.state != "maint",
         hint=hint(outcome.result, check.failed_probe) if check.failed_probe is not None else "",
@@ -167,22 +167,22 @@ def _describe(check: Check) -> list[str]:
     ]
 
 
-def table(tried: list[LiveResult]) -> str:
+def table(results: list[LiveResult]) -> str:
     """Return the results as a table for people, a line for each server."""
-    rows = [_HEADINGS, *map(_row, tried)]
+    rows = [_HEADINGS, *map(_row, results)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
 
 
-def _row(tried: LiveResult) -> tuple[str, ...]:
-    result, ms = tried.outcome.result, str(tried.outcome.ms)
+def _row(result: LiveResult) -> tuple[str, ...]:
+    check, ms = result.outcome.result, str(result.outcome.ms)
     return (
-        tried.backend,
-        tried.server,
-        tried.address,
-        tried.tried,
+        result.backend,
+        result.server,
+        result.address,
+        result.connections,
         ms,
-        f"{result.code.name} {result.info}".rstrip(),
+        f"{check.code.name} {check.info}".rstrip(),
     )

@@ -87,30 +87,31 @@ def _check_server(backend: Backend, index: int, server: Server) -> Iterator[Faul
 def _check_entry_path(backend: Backend, server: Server, path: EntryPath) -> Iterator[Fault]:
     """Yield advice if clients of a bind speak something else to a server than its port expects."""
     bind = bind_path(path.frontend, path.bind)
-    port, at = _port_of(server), f"port {_port_of(server)} of {server.name}"
+    port = _port_of(server)
+    target = f"port {port} of {server.name}"
     if port is None or server.tls is not None:
         return
     if path.mode == "forward" and path.port in TLS_PORTS and port in CLEAR_PORTS:
         yield Fault(
             bind / "mode",
-            f'"forward" passes the TLS of clients of port {path.port} on to {at}, which speaks clear text: use mode = "tls", '
+            f'"forward" passes the TLS of clients of port {path.port} on to {target}, which speaks clear text: use mode = "tls", '
             f"or {_describe_tls_port(port)} of the server",
         )
     elif path.mode == "forward" and path.port in CLEAR_PORTS and port in TLS_PORTS:
         yield Fault(
             backend_path(backend.name) / "servers",
-            f"{at} expects TLS, and clients of {bind} begin in clear text: give its port {clear_port(TLS_PORTS[port])}",
+            f"{target} expects TLS, and clients of {bind} begin in clear text: give its port {clear_port(TLS_PORTS[port])}",
         )
     elif path.mode == "passthrough" and port in CLEAR_PORTS:
         yield Fault(
             backend_path(backend.name) / "servers",
-            f"{at} speaks clear text, and clients of {bind} speak TLS through to it: give {_describe_tls_port(port)}, or "
+            f"{target} speaks clear text, and clients of {bind} speak TLS through to it: give {_describe_tls_port(port)}, or "
             'use mode = "tls"',
         )
     elif path.mode == "tls" and port == 587 and not str(server.send_proxy).startswith("v2-ssl"):
         yield Fault(
             backend_path(backend.name) / "tls",
-            f"{at} usually demands STARTTLS (Postfix: 530), and sessions of {bind} come in clear text: give tls and its port "
+            f"{target} usually demands STARTTLS (Postfix: 530), and sessions of {bind} come in clear text: give tls and its port "
             '465 (Postfix: smtps with smtpd_tls_wrappermode = yes), or use mode = "passthrough" to that port',
         )
 
@@ -131,10 +132,10 @@ def _check_health_checks(backend: Backend, paths: tuple[EntryPath, ...]) -> Iter
         for probe in plan_probes(server, backend.protocol, paths):
             is_known = probe.port is not None or not isinstance(probe.address or server.address, TcpAddress)
             if probe.kind == "tcp" and is_known and is_fitting(backend.protocol, probe.port):
-                where = server.address if probe.port is None else f"port {probe.port}"
+                target = server.address if probe.port is None else f"port {probe.port}"
                 yield Fault(
                     backend_path(backend.name) / "check",
-                    f"{server.name} is only connected to, since it is not known whether {where} speaks {kind} in clear text "
+                    f"{server.name} is only connected to, since it is not known whether {target} speaks {kind} in clear text "
                     f'or over TLS: give check = "{kind}" for clear text, check = {{ type = "{kind}", tls = true }} for TLS, '
                     'or check = "tcp"',
                 )

@@ -16,7 +16,7 @@ MISSING_CAPABILITY = (
 )
 
 
-def wanted_owner(config: Config) -> tuple[int, int] | None:
+def configured_owner(config: Config) -> tuple[int, int] | None:
     """Return the user and group that the process will become; None to stay as it is. Both must exist."""
     process = config.process
     if process.user is None and process.group is None:
@@ -51,7 +51,7 @@ def drop_privileges(config: Config) -> None:
     Raises:
         ConfigError: This process is not allowed to.
     """
-    owner = wanted_owner(config)
+    owner = configured_owner(config)
     if owner is None or owner == (os.geteuid(), os.getegid()):
         return
     uid, gid = owner

@@ -109,7 +109,11 @@ def completion(shell: str) -> None:
 
 
 @main.command()
-@click.option("--port-base", type=click.IntRange(1, 64000), help="The first of two ports to listen on.  [default: 1143 and 1993]")
+@click.option(
+    "--port-base",
+    type=click.IntRange(1, 64000),
+    help="The first of two ports to listen on.  [default: 1143 and 1993]",
+)
 def demo(port_base: int | None) -> None:
     """Run the proxy with two demo servers.
 

@@ -477,9 +477,8 @@ class Flow(Direction):
             if self.sink.is_tls or not is_last:
                 shutdown_write(self)
         except SideAbortedError:
-            if (
-                not reverse.eof
-            ):  # a side that has closed its own direction may go without waiting for the answer
+            # A side that has closed its own direction may go without waiting for the answer.
+            if not reverse.eof:
                 raise
         if len(self.pending_close_notify) < before:
             self.sink.last_activity = session.engine.poller.now

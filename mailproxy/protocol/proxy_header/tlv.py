@@ -17,9 +17,8 @@ AUTHORITY_MAX = 255
 CHECKSUM_BYTES = 4
 
 _HEAD = struct.Struct("!BH")
-_SSL = struct.Struct(
-    "!BL"
-)  # the specification leaves the byte order of verify open; HAProxy writes network order
+# The specification leaves the byte order of verify open. HAProxy writes network order.
+_SSL = struct.Struct("!BL")
 
 
 class Type(IntEnum):
