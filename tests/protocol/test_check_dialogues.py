@@ -65,7 +65,7 @@ def test_each_answer_in_each_state_has_its_move(
     check: type[MailCheck], state: State, verdict: Verdict
 ) -> None:
     move = check.TABLE[state, verdict]
-    if state is State.GOODBYE:
+    if state is State.LOGOUT:
         assert move is Action.END
     elif verdict is Verdict.BYE:
         assert move is Action.SERVER_BYE
@@ -262,7 +262,7 @@ def test_a_refusal_is_known_before_the_goodbye_is_answered() -> None:
     assert check.failure
     assert check.failure.status == 554
     assert not check.is_over
-    assert check.expecting == "the answer to the goodbye"
+    assert check.expecting == "the answer to the logout"
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -386,7 +386,7 @@ NOT_IT: list[tuple[type[MailCheck], bytes, str]] = [
     (SieveCheck, b"\r\n", "the greeting: this is not ManageSieve:"),
     (SieveCheck, b'"open\r\n', 'the greeting: this is not ManageSieve: "open'),
     (SieveCheck, b"OK\r\n", "the greeting: this is not ManageSieve: no list before OK"),
-    (SieveCheck, b'"A"\r\nOK\r\n"B"\r\n', 'the answer to the goodbye: this is not ManageSieve: "B"'),
+    (SieveCheck, b'"A"\r\nOK\r\n"B"\r\n', 'the answer to the logout: this is not ManageSieve: "B"'),
     (ImapCheck, b"\x15\x03\x01\x00\x02\x02\x16\r\n", "the greeting: this is not IMAP: ????????"[:-1]),
 ]
 
@@ -398,8 +398,8 @@ def test_what_is_not_the_protocol_is_told(check: type[MailCheck], wire: bytes, i
         said = b"".join(talk.receive(piece) for piece in pieces)
         assert talk.is_over
         assert (talk.result.code, talk.result.info) == (CheckCode.L7RSP, info)
-        assert said.endswith(check.GOODBYE + b"\r\n")
-        assert said.count(check.GOODBYE) == 1
+        assert said.endswith(check.LOGOUT + b"\r\n")
+        assert said.count(check.LOGOUT) == 1
 
 
 # Odd, but allowed
@@ -434,7 +434,7 @@ def test_an_imap_literal_is_data_whatever_stands_in_it() -> None:
     for pieces in ([data], byte_by_byte(data)):
         said, came_to = outcome(ImapCheck(), pieces)
         assert said == b"a1 CAPABILITY\r\na2 LOGOUT\r\n"
-        assert came_to == "nothing, waits for the answer to the goodbye"
+        assert came_to == "nothing, waits for the answer to the logout"
 
 
 def test_sieve_has_literals_and_escapes() -> None:
@@ -452,7 +452,7 @@ def test_pop3_dots_are_doubled() -> None:
     check = Pop3Check()
     check.receive(b"+OK\r\n+OK\r\n..X\r\n.Y z\r\n\r\n.\r\n")
     assert check.capabilities.names == {".X", "Y"}
-    assert check.state is State.GOODBYE
+    assert check.state is State.LOGOUT
 
 
 # Bounds

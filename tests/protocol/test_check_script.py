@@ -234,7 +234,7 @@ def test_a_send_makes_room() -> None:
         ({"send_hex": " "}, "send_hex is empty"),
         ({"send_hex": "0"}, "'0' is not hex: digits 0 to 9 and a to f, two a byte"),
         ({"expect": ""}, "expect is empty"),
-        ({"expect": "x" * (BUFFER_MAX + 1)}, "expect has 16385 bytes, and no more than 16384 are looked at"),
+        ({"expect": "x" * (BUFFER_MAX + 1)}, "expect has 16385 bytes, and no more than 16384 are matched"),
         ({"expect_hex": ""}, "expect_hex is empty"),
         ({"expect_hex": "zz"}, "'zz' is not hex"),
         ({"expect_regex": ""}, "expect_regex is empty"),

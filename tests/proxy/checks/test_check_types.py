@@ -245,7 +245,7 @@ RESETTING: dict[str, Playbook] = {
 }
 SECOND = {
     "imap": "the capabilities", "pop3": "the capabilities", "smtp": "the capabilities",
-    "submission": "the capabilities", "lmtp": "the capabilities", "sieve": "the answer to the goodbye",
+    "submission": "the capabilities", "lmtp": "the capabilities", "sieve": "the answer to the logout",
 }  # fmt: skip
 
 
