@@ -510,8 +510,8 @@ EXTENSIONS = {
         extension(21) + b"\0\0\0",
         "3 bytes are left, and an extension has at least 4",
     ),
-    "over the end": (extension(21) + b"\0\x2b\0\3\0\0", "extension 43 leads over the hello's end"),
-    "a name over the end": (server_name(b"a")[:-1], "extension 0 leads over the hello's end"),
+    "over the end": (extension(21) + b"\0\x2b\0\3\0\0", "extension 43 exceeds the hello"),
+    "a name over the end": (server_name(b"a")[:-1], "extension 0 exceeds the hello"),
     "server name twice": (server_name(b"a") * 2, "server name comes twice"),
     "server name twice, the first of another type": (
         server_name(b"a", kind=1) + server_name(b"a"),
@@ -527,11 +527,11 @@ SERVER_NAMES = {
     "an empty list": (b"\0\0", "a list of server names of 2 bytes"),
     "a list over the end": (b"\0\5\0\0\1a", "a list of server names of 6 bytes"),
     "a byte behind the list": (b"\0\4\0\0\1ab", "a list of server names of 7 bytes"),
-    "a type alone": (b"\0\1\0", "a server name leads over its list's end"),
-    "half a name's length": (b"\0\2\0\0", "a server name leads over its list's end"),
-    "a name over the end": (vector(b"\0\0\2a", 2), "a server name leads over its list's end"),
-    "another type over the end": (vector(b"\7\0\2a", 2), "a server name leads over its list's end"),
-    "a byte behind the name": (vector(b"\0\0\1ab", 2), "a server name leads over its list's end"),
+    "a type alone": (b"\0\1\0", "a server name exceeds its list"),
+    "half a name's length": (b"\0\2\0\0", "a server name exceeds its list"),
+    "a name over the end": (vector(b"\0\0\2a", 2), "a server name exceeds its list"),
+    "another type over the end": (vector(b"\7\0\2a", 2), "a server name exceeds its list"),
+    "a byte behind the name": (vector(b"\0\0\1ab", 2), "a server name exceeds its list"),
     "two host names": (server_name(b"a", b"a")[4:], "two host names"),
     "an empty name": (server_name(b"")[4:], "a host name of 0 bytes"),
     "the root": (server_name(b".")[4:], "a host name of 1 bytes"),
@@ -544,7 +544,7 @@ SERVER_NAMES = {
     "an escape": (server_name(b"\x1b[31m")[4:], "a host name that is not printable ASCII"),
 }
 
-_OVER = "an application protocol is empty or leads over its list's end"
+_OVER = "an application protocol is empty or exceeds its list"
 PROTOCOLS = {
     "nothing": (b"", "a list of application protocols of 0 bytes"),
     "half a length": (b"\0", "a list of application protocols of 1 bytes"),

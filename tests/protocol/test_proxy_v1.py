@@ -206,7 +206,7 @@ WRONG_HOSTS6 = [
 )
 def test_an_address_is_one_of_its_family(protocol: str, right: str, wrong: str) -> None:
     for hosts in (f"{wrong} {right}", f"{right} {wrong}"):
-        with pytest.raises(AddressError, match="is no IPv"):
+        with pytest.raises(AddressError, match="is not an IPv"):
             parse(line(f"{protocol} {hosts} 1 2"))
 
 
@@ -233,7 +233,7 @@ def test_an_address_is_one_of_its_family(protocol: str, right: str, wrong: str) 
 )
 def test_a_port_is_a_number_to_65535_without_heading_zeroes(port: str) -> None:
     for ports in (f"{port} 1", f"1 {port}"):
-        with pytest.raises(AddressError, match="is no port"):
+        with pytest.raises(AddressError, match="is not a port"):
             parse(line(f"TCP4 192.0.2.1 192.0.2.2 {ports}"))
 
 
