@@ -236,12 +236,7 @@ def _check_proxy_header(backend: Backend) -> Iterator[Fault]:
             'haproxy = yes and haproxy_trusted_networks) or "v2" (Postfix) where they take PROXY headers, or "none"',
         )
     for index, server in enumerate(backend.servers):
-        says_tls = (
-            str(server.send_proxy).startswith("v2-ssl")
-            or server.forward_tlvs
-            or any(tlv.startswith(("ssl-", "cert-", "client-")) for tlv in server.send_proxy_tlvs)
-        )
-        if says_tls and server.tls is None and not _is_loopback(server.address):
+        if server.sends_tls_facts and server.tls is None and not _is_loopback(server.address):
             yield Fault(
                 server_path(backend.name, index),
                 f"{server.address} receives the client's TLS facts in clear text, and takes the connection for secure: give "

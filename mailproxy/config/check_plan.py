@@ -188,13 +188,8 @@ def is_like_terminated_session(
     """
     if server.check is None or probe.kind not in MAIL or probe.address is not None:
         return False
-    sent = server.send_proxy or "none"
-    has_tls_facts = (
-        sent.startswith("v2-ssl")
-        or server.forward_tlvs
-        or any(tlv.startswith(("ssl-", "cert-", "client-")) for tlv in server.send_proxy_tlvs)
-    )
-    if has_tls_facts or probe.send_proxy != sent or probe.tls != server.tls:
+    is_same_header = probe.send_proxy == (server.send_proxy or "none") and not server.sends_tls_facts
+    if not is_same_header or probe.tls != server.tls:
         return False
     planner = _Planner(server, server.check, protocol, tuple(entries))
     return any(entry.mode in ("tls", "starttls") for entry in planner.entries_to(probe.port))

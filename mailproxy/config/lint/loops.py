@@ -110,20 +110,15 @@ def _loops_from(
 
 def _loop(chain: list[_Node], edges: tuple[_Edge, ...]) -> Loop:
     conditions = tuple(dict.fromkeys(each for edge in edges for each in edge.conditions))
-    first, *between = [str(_bind_path(node)) for node in chain]
+    first, *between = [str(bind_path(*node)) for node in chain]
     through = f" by way of {' and '.join(between)}" if between else ""
-    when = f", {' and '.join(conditions)}" if conditions else ""
+    condition = f", {' and '.join(conditions)}" if conditions else ""
     elsewhere = _REDIRECTED if edges[-1].may_be_redirected else ""
     return Loop(
         edges[-1].path,
-        f"sessions of {first} come back to it{through}, without end{when}: give the address of another server{elsewhere}",
+        f"sessions of {first} come back to it{through}, without end{condition}: give the address of another server{elsewhere}",
         conditions,
     )
-
-
-def _bind_path(node: _Node) -> ConfigPath:
-    name, index = node
-    return bind_path(name, index)
 
 
 def _edges(
@@ -145,7 +140,7 @@ def _edges(
             for node, own in nodes:
                 if not _is_same(server.address, own, port, is_local):
                     continue
-                accepting = conditions_to_accept(server, frontend, bind, own, str(_bind_path(node)))
+                accepting = conditions_to_accept(server, frontend, bind, own, str(bind_path(*node)))
                 yield _Edge(
                     node,
                     server_path(name, server_index),
