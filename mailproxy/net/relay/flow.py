@@ -289,8 +289,8 @@ class Flow(Direction):
                 if count == RECORD_BYTES:
                     count, is_drained = self._read_more_records(buffer)
                 else:
-                    # Most likely all there is. If it is not, the poller reports it again: that costs a
-                    # quarter of a read in vain.
+                    # Most likely all there is. If it is not, the poller reports the source again. Rearming
+                    # costs a quarter of a read that finds nothing.
                     is_drained = True
                     poller.rearm(self.fd, BOTH_WAYS if self.wants_write else READING)
             elif count < BUFFER_BYTES:
