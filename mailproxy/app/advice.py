@@ -262,7 +262,7 @@ def _is_loopback(address: ServerAddress) -> bool:
 
 
 def _too_short(seconds: float) -> str:
-    return f"{seconds:g}s cuts IMAP clients off that wait in IDLE: use 31m (they speak every 29 minutes, RFC 2177)"
+    return f"{seconds:g}s cuts IMAP clients off that wait in IDLE: use 31m (they send something every 29 minutes, RFC 2177)"
 
 
 def _check_loops(config: Config) -> Iterator[Fault]:

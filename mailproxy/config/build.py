@@ -188,7 +188,7 @@ class _Builder:
         if "protocol" not in values:
             if len(set(protocols)) > 1:
                 names = " and ".join(sorted(set(protocols)))
-                fact = f"protocol is missing: the frontends that lead here speak {names}"
+                fact = f"protocol is missing: its frontends have {names}"
                 self.diagnostics.add(own, fact)
             values["protocol"] = protocols[0] if protocols else "tcp"
         if not has_servers and not self.diagnostics.is_any_invalid((own, own / "servers")):

@@ -21,7 +21,7 @@ from tests.support.startup_config import MYSELF, startup_config
 
 REQUIRED = 'use "required", with ca and server_name if needed'
 SPEAKING_TLS: dict[str, Any] = {"backends__dovecot__servers": ["192.0.2.1:993"], "backends__dovecot__tls": {}}
-IDLE = "cuts IMAP clients off that wait in IDLE: use 31m (they speak every 29 minutes, RFC 2177)"
+IDLE = "cuts IMAP clients off that wait in IDLE: use 31m (they send something every 29 minutes, RFC 2177)"
 
 
 def advice_for(config: mailproxy.Config) -> list[str]:

@@ -40,14 +40,14 @@ PROTOCOL_NAME = 'a protocol name such as "imap", 1 to 255 ASCII characters'
 HOST_NAME = 'a host name such as "imap.internal", or an IP address'
 NO_HELLO = 'can never hold: no bind of this frontend has mode = "tls" or "passthrough", and only those wait for a ClientHello'
 NO_PORT = NO_HELLO.replace("no bind of", "no bind at port {} of")
-NOBODY = 'nobody could connect: clients of a Unix socket are in no network; give "unix", or []'
+NOBODY = 'no client could connect: clients of a Unix socket are in no network; give "unix", or []'
 NEEDS_V2 = 'needs send_proxy = "v2" or more, it is "{}"'
-ONE_FILE = "goes with exactly one certificate file; for several, give each its own: certificates = [{ certificate = …, key = … }, …]"
+ONE_FILE = "belongs to exactly one certificate file; for several, give each its own: certificates = [{ certificate = …, key = … }, …]"
 NO_VERIFY = 'has no meaning without client_verify = "optional" or "required"'
 NOT_ENDED = 'has no meaning: no bind of this frontend has mode = "tls"'
 NO_OCTETS = 'bytes in hex such as "16 03 01", two digits each'
 STEP_WORDS = "connect, send, send_hex, expect, expect_regex, expect_hex"
-NOT_EXPECTING = "has no meaning with {}: it goes with an expectation"
+NOT_EXPECTING = "has no meaning with {}: it belongs to an expectation"
 IN_A_SCRIPT = '"starttls" has no meaning in a script, where TLS is made right after connecting: give type = "imap", or another mail protocol, and check.tls'
 NO_STARTTLS = '"starttls" has no meaning with a check of type {}: imap, pop3, smtp, lmtp and sieve have it'
 NO_SCRIPT = 'has no meaning without type = "script"'
@@ -230,9 +230,9 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('frontends.imap.bind = [{ address = "*:993", mode = "tls" }]', "frontends.imap.bind[0]: mode tls needs certificates: give tls.certificates to the bind or its frontend"),
         ('frontends.imap.bind = [{ address = "*:993", mode = "tls", tls = { certificates = [] } }]', "frontends.imap.bind[0]: mode tls needs certificates: give tls.certificates to the bind or its frontend"),
         ('frontends.imap.bind = [{ address = "*:993", mode = "tls", tls = { certificates = ["a.pem", "b.pem"], key = "k.pem" } }]', f"frontends.imap.bind[0].tls.key: {ONE_FILE}"),
-        ('frontends.imap.bind = [{ address = "*:143", mode = "forward", tls = { certificates = ["a.pem"] } }]', 'frontends.imap.bind[0].tls: has no meaning with mode "forward": TLS is not ended here'),
-        ('frontends.imap.bind = [{ address = "*:993", mode = "passthrough", tls = { certificates = ["a.pem"] } }]', 'frontends.imap.bind[0].tls: has no meaning with mode "passthrough": TLS is not ended here'),
-        ('frontends.imap.bind = [{ address = "*:143", tls = { certificates = ["a.pem"] } }]', 'frontends.imap.bind[0].tls: has no meaning with mode "forward": TLS is not ended here'),
+        ('frontends.imap.bind = [{ address = "*:143", mode = "forward", tls = { certificates = ["a.pem"] } }]', 'frontends.imap.bind[0].tls: has no meaning with mode "forward": TLS is not terminated here'),
+        ('frontends.imap.bind = [{ address = "*:993", mode = "passthrough", tls = { certificates = ["a.pem"] } }]', 'frontends.imap.bind[0].tls: has no meaning with mode "passthrough": TLS is not terminated here'),
+        ('frontends.imap.bind = [{ address = "*:143", tls = { certificates = ["a.pem"] } }]', 'frontends.imap.bind[0].tls: has no meaning with mode "forward": TLS is not terminated here'),
         ('frontends.imap.tls.certificates = ["a.pem"]', f"frontends.imap.tls: {NOT_ENDED}"),
         ('frontends.imap.tls.certificates = ["a.pem"]\nfrontends.imap.bind = [{ address = "*:143", mode = "starttls" }]', 'frontends.imap.bind[0].mode: "starttls" is not supported yet: only "forward" or "passthrough" or "tls"'),
         ('frontends.imap.tls.certificates = ["a.pem"]\nfrontends.imap.bind = []', "frontends.imap: has no bind: at least one [[frontends.imap.bind]] is needed"),
@@ -316,7 +316,7 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('frontends.imap.bind = [{ address = "*:993", mode = "passthrough" }, { address = "*:143" }]\nfrontends.imap.routes = [{ sni = ["imap.example.com"], port = [143], backend = "dovecot" }]', f"frontends.imap.routes[0].sni: {NO_PORT.format('143')}"),
         (f'{PASSED}frontends.imap.routes = [{{ sni = ["imap.example.com"], mode = "tls", backend = "dovecot" }}]', 'frontends.imap.bind[0]: a route with mode = "tls" needs certificates: give tls.certificates to the bind or its frontend'),
         (f'{PASSED}frontends.imap.routes = [{{ sni = ["imap.example.com"], mode = "forward", backend = "dovecot" }}]', 'frontends.imap.routes[0].mode: "forward" is not allowed: one of tls, passthrough'),
-        ('frontends.imap.bind = [{ address = "*:993", mode = "passthrough", tls = { certificates = ["a.pem"] } }]\nfrontends.imap.routes = [{ port = [993], backend = "dovecot" }]', 'frontends.imap.bind[0].tls: has no meaning with mode "passthrough": TLS is not ended here'),
+        ('frontends.imap.bind = [{ address = "*:993", mode = "passthrough", tls = { certificates = ["a.pem"] } }]\nfrontends.imap.routes = [{ port = [993], backend = "dovecot" }]', 'frontends.imap.bind[0].tls: has no meaning with mode "passthrough": TLS is not terminated here'),
         ('frontends.imap.routes = [{ client = ["10.0.0.0/8"], backend = "dovekot" }]', 'frontends.imap.routes[0].backend: there is no backend "dovekot", did you mean dovecot?'),
         ('frontends.imap.routes = [{ reject = true }, { client = ["10.0.0.0/8"], backend = "exchange" }]', 'frontends.imap.routes[1].backend: there is no backend "exchange"; known are dovecot'),
         ('defaults.frontend.routes = [{ client = ["10.0.0.0/8"], backend = "exchange" }]', 'defaults.frontend.routes[0].backend: there is no backend "exchange"; known are dovecot'),
@@ -333,7 +333,7 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
             for name in ("", "*", "*.", "*example.com", "imap.*.com", "*.*.com", "imap.example.com.", ".example.com", "imap example", "b\u00fccher.example")
         ),
         ('frontends.imap.bind = [{ address = "unix:/run/x.sock" }]\nfrontends.imap.routes = [{ client = ["10.0.0.0/8"], backend = "other" }]\nbackends.other.servers = ["192.0.2.1"]', "frontends.imap.bind[0].address: has no port for server 192.0.2.1 of backend other, which has none either: give the backend a port"),
-        ('frontends.imap.protocol = "imap"\nfrontends.pop.protocol = "pop3"\nfrontends.pop.routes = [{ client = ["10.0.0.0/8"], backend = "dovecot" }]\nfrontends.pop.bind = [{ address = "*:110" }]', "backends.dovecot: protocol is missing: the frontends that lead here speak imap and pop3"),
+        ('frontends.imap.protocol = "imap"\nfrontends.pop.protocol = "pop3"\nfrontends.pop.routes = [{ client = ["10.0.0.0/8"], backend = "dovecot" }]\nfrontends.pop.bind = [{ address = "*:110" }]', "backends.dovecot: protocol is missing: its frontends have imap and pop3"),
         ("frontends.imap.routes = [{ snl = false, reject = true }]", "frontends.imap.routes[0].snl: unknown key, did you mean sni?"),
     ),
     "steps of a check": (
@@ -428,7 +428,7 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('backends.dovecot.servers = ["${MAILPROXY_NOWHERE}"]', "backends.dovecot.servers[0]: the environment has no MAILPROXY_NOWHERE"),
         ('frontends.imap.tls.certificates = ["${MAILPROXY_NOWHERE}"]', "frontends.imap.tls.certificates[0]: the environment has no MAILPROXY_NOWHERE"),
         ('log.to = "${logs/mail.log"', 'log.to: "${logs/mail.log" is not allowed: ${NAME}, ${NAME:-default}, or $$ for a dollar sign'),
-        ('frontends.imap.protocol = "imap"\nfrontends.pop.protocol = "pop3"\nfrontends.pop.backend = "dovecot"\nfrontends.pop.bind = [{ address = "*:110" }]', "backends.dovecot: protocol is missing: the frontends that lead here speak imap and pop3"),
+        ('frontends.imap.protocol = "imap"\nfrontends.pop.protocol = "pop3"\nfrontends.pop.backend = "dovecot"\nfrontends.pop.bind = [{ address = "*:110" }]', "backends.dovecot: protocol is missing: its frontends have imap and pop3"),
     ),
     "references": (
         ('frontends.imap.backend = "dovekot"', 'frontends.imap.backend: there is no backend "dovekot", did you mean dovecot?'),
@@ -436,7 +436,7 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('frontends.imap.profile = "exchange"', 'frontends.imap.profile: there is no profile "exchange"'),
         ('frontends.imap.profile = "exchange"\nprofiles.outlook.backend = {}', 'frontends.imap.profile: there is no profile "exchange"; known are outlook'),
         ('backends.dovecot.profile = "exchnge"\nprofiles.exchange.backend = {}', 'backends.dovecot.profile: there is no profile "exchnge", did you mean exchange?'),
-        ('backends.dovecot.servers = [{ name = "d", address = "192.0.2.1:1" }, { name = "d", address = "192.0.2.1:2" }]', 'backends.dovecot.servers: the name "d" stands more than once'),
+        ('backends.dovecot.servers = [{ name = "d", address = "192.0.2.1:1" }, { name = "d", address = "192.0.2.1:2" }]', 'backends.dovecot.servers: the name "d" is used more than once'),
     ),
     "unknown keys": (
         ('frontend.imap.backend = "dovecot"', "frontend: unknown key, did you mean frontends?"),
@@ -447,7 +447,7 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('log.targets = [{ to = "stdout", tag = "a" }]', "log.targets[0].tag: has no meaning for stdout: only syslog has one"),
         ("log.targets = []", "log.targets: is empty: at least one target is needed"),
         ('log.targets = [{ format = "json" }]', "log.targets[0]: to is missing: stderr, stdout, a path, syslog:/dev/log or syslog:HOST:514"),
-        ('log = { format = "json", targets = [{ to = "stderr" }] }', "log.format: goes into each of [[log.targets]]: it has no meaning beside several targets"),
+        ('log = { format = "json", targets = [{ to = "stderr" }] }', "log.format: belongs in each table of [[log.targets]], because there are several targets"),
         ('log.targets = [{ to = "stderr" }, { to = "stderr", format = "json" }]', "log.targets[1].to: stderr is the target of log.targets[0] already"),
         ("log.colour = true", "log.colour: unknown key; known are level, format, to, facility, tag, targets"),
         ('frontends.imap.bind = [{ adress = "*:143", address = "*:143" }]', "frontends.imap.bind[0].adress: unknown key, did you mean address?"),
@@ -759,11 +759,11 @@ def test_a_stick_table_cannot_tell_more_servers_apart_than_it_has_room_for() -> 
 # What no table can hold: the file itself.
 FAULTY_FILES = {
     "no TOML": (b"[frontends\n", "1:11: is not TOML: Expected ']' at the end of a table declaration"),
-    "a key twice": (b"[log]\nlevel = 'info'\nlevel = 'info'\n", "3:15: is not TOML: the key stands twice in its table"),
-    "a table twice": (b"[log]\n[log]\n", "2:5: is not TOML: log stands twice: write [log] once, or [[log]] for each table of a list"),
-    "a table beside a list": (b"[[a.b-c]]\n[a.b-c]\n", "2:7: is not TOML: a.b-c stands twice: write [a.b-c] once, or [[a.b-c]] for each table of a list"),
-    "a table with an odd name twice": (b"[a.'b c']\n[a.'b c']\n", '2:9: is not TOML: a."b c" stands twice: write [a."b c"] once'),
-    "HAProxy's": (b"global\n    daemon\n", "1:7: is not TOML: a key is followed by = and its value; a table's name stands in [brackets]"),
+    "a key twice": (b"[log]\nlevel = 'info'\nlevel = 'info'\n", "3:15: is not TOML: the key is given twice in its table"),
+    "a table twice": (b"[log]\n[log]\n", "2:5: is not TOML: log is given twice: write [log] once, or [[log]] for each table of a list"),
+    "a table beside a list": (b"[[a.b-c]]\n[a.b-c]\n", "2:7: is not TOML: a.b-c is given twice: write [a.b-c] once, or [[a.b-c]] for each table of a list"),
+    "a table with an odd name twice": (b"[a.'b c']\n[a.'b c']\n", '2:9: is not TOML: a."b c" is given twice: write [a."b c"] once'),
+    "HAProxy's": (b"global\n    daemon\n", "1:7: is not TOML: a key is followed by = and its value; a table's name is in [brackets]"),
     "yes": (b"[log]\na = yes\n", "2:5: is not TOML: yes is no value: write true"),
     "False": (b"a = [False]\n", "1:6: is not TOML: False is no value: write false"),
     "a word without quotes": (b"a = { mode = tls }\n", '1:14: is not TOML: tls is no value: strings stand in quotes, "tls"'),

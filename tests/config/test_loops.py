@@ -74,7 +74,7 @@ RETURNING = """
 def test_a_chain_that_returns() -> None:
     assert faults(whole('"*:143"', '"127.0.0.1:1143"', RETURNING)) == [
         (
-            "backends.back.servers[0] (me): sessions of frontends.f.bind[0] come back to it by way of frontends.g.bind[0], "
+            "backends.back.servers[0] (me): sessions of frontends.f.bind[0] come back to it through frontends.g.bind[0], "
             "without end: give the address of another server"
         )
     ]

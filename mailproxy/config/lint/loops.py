@@ -111,7 +111,7 @@ def _loops_from(
 def _loop(chain: list[_Node], edges: tuple[_Edge, ...]) -> Loop:
     conditions = tuple(dict.fromkeys(each for edge in edges for each in edge.conditions))
     first, *between = [str(bind_path(*node)) for node in chain]
-    through = f" by way of {' and '.join(between)}" if between else ""
+    through = f" through {' and '.join(between)}" if between else ""
     condition = f", {' and '.join(conditions)}" if conditions else ""
     elsewhere = _REDIRECTED if edges[-1].may_be_redirected else ""
     return Loop(

@@ -120,7 +120,7 @@ class Backend:
     protocol: Protocol = setting(
         "the protocol of the servers; decides default timeouts and checks",
         "tcp",
-        default_text="that of the frontends that lead here",
+        default_text="that of its frontends",
     )
     balance: Balance = setting(
         "how a server is chosen",
