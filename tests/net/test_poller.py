@@ -1,4 +1,4 @@
-"""The poller: each event is delivered once, to the current handler or waiter, and Trio replaces epoll."""
+"""The poller: each event is delivered once, to the current handler or waiter, with epoll or with Trio."""
 
 from __future__ import annotations
 
