@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """Spare the garbage collector thousands of collected tests, which live to the end anyway."""
+    """Keep thousands of collected tests out of garbage collections, because they live to the end."""
     gc.collect()
     gc.freeze()
 

@@ -320,7 +320,7 @@ async def test_unanswered_connect_times_out(setup: Setup) -> None:
         ),
         (stay_silent(), '{ type = "imap", timeout = "300ms" }', SILENT),
     ],
-    ids=["header-taken-for-commands", "anything", "closed", "closed-with-header", "clear", "silent"],
+    ids=["header-taken-for-commands", "other-answer", "closed", "closed-with-header", "plain-text", "silent"],
 )
 async def test_common_mistakes_get_hints(setup: Setup, playbook: Any, check: str, hint: str) -> None:
     server = await setup.scripted(*playbook)

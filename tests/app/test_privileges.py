@@ -28,7 +28,7 @@ OTHER_GROUP = grp.getgrgid(1).gr_name
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder of root's that every user may read, with a folder for logs owned by an unprivileged user."""
+    """A folder owned by root that every user may read, with a folder for logs owned by an unprivileged user."""
     with tempfile.TemporaryDirectory() as path:
         folder = Path(path)
         folder.chmod(0o755)
@@ -255,7 +255,7 @@ def test_unix_socket_has_configured_owner(folder: Path, server: socket.socket, o
 
 
 def test_unremovable_unix_socket_does_not_break_shutdown(folder: Path, server: socket.socket) -> None:
-    path = folder / "imap.sock"  # in a folder of root's
+    path = folder / "imap.sock"  # in a folder owned by root
     config = config_text(folder, server).replace("127.0.0.1:0", f"unix:{path}")
     log = folder / "logs" / "mail.log"
     with Program(config, folder) as program:

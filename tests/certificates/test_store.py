@@ -412,7 +412,7 @@ def test_unreadable_key_is_named(pem: Path, open_folder: Path) -> None:
     assert fault.endswith(f"{key}: Permission denied")
 
 
-def test_faults_name_the_bind_that_sets_the_file(tmp_path: Path) -> None:
+def test_fault_names_the_bind_with_the_file(tmp_path: Path) -> None:
     own, shared = tmp_path / "own.pem", tmp_path / "shared.pem"
     config = startup_config(
         frontends__imap__bind=[
@@ -484,7 +484,7 @@ def test_key_as_server_ca(pem: Path, tmp_path: Path) -> None:
     assert fault.startswith(f"backends.dovecot.tls.ca: {ca}: no certificate in PEM form")
 
 
-def test_faults_name_the_server_that_sets_the_file(tmp_path: Path) -> None:
+def test_fault_names_the_server_with_the_file(tmp_path: Path) -> None:
     own, shared = tmp_path / "own.pem", tmp_path / "shared.pem"
     config = startup_config(
         backends__dovecot__tls={"ca": str(shared)},

@@ -400,7 +400,7 @@ backends.dovecot.servers = [
   {{ address = "192.0.2.4:993", check = false }},
 ]""".replace("\n  ", " ").replace(",\n]", "]")).backends["dovecot"]  # fmt: skip
     probes = [plan_probes(server, backend.protocol, ()) for server in backend.servers]
-    assert [tuple(map(describe, each)) for each in probes] == [
+    assert [tuple(map(describe, plan)) for plan in probes] == [
         ("imap 993 tls none",),
         ("imap 143",),
         ("tcp 993",),

@@ -518,7 +518,7 @@ ALLOWED = (
     'frontends.imap.bind = [{ address = "unix:/run/x.sock", accept_proxy = ["unix"] }]',
     'frontends.imap.bind = [{ address = "unix:/run/x.sock", accept_proxy = ["10.0.0.0/8"], proxy_optional = true }]',
     'frontends.imap.bind = [{ address = "unix:/run/x.sock", accept_proxy = [] }]\ndefaults.bind.accept_proxy = ["10.0.0.0/8"]',
-    'frontends.imap.bind = [{ address = "fd:3", accept_proxy = ["10.0.0.0/8", "unix"] }]',  # the type of the socket is known at the start
+    'frontends.imap.bind = [{ address = "fd:3", accept_proxy = ["10.0.0.0/8", "unix"] }]',  # the socket's type is known only when the proxy starts
     'frontends.imap.bind = [{ address = "*:143", proxy_optional = true }]\ndefaults.bind.accept_proxy = ["10.0.0.0/8"]',
     "defaults.bind.proxy_optional = true",
     "frontends.imap.routes = [{ reject = true }]",
@@ -543,7 +543,7 @@ ALLOWED = (
     ),
     'backends.dovecot.send_proxy = "v1"\nbackends.dovecot.send_proxy_tlvs = []\nbackends.dovecot.forward_tlvs = false',
     'backends.dovecot.servers = [{ address = "192.0.2.1:143", send_proxy = "v2" }]\nbackends.dovecot.send_proxy_tlvs = ["alpn"]',
-    # A server's own type disables the inherited script and TLS.
+    # A server's own type overrides an inherited script and inherited TLS.
     'defaults.backend.check = { type = "script", steps = [{ expect = "* OK" }] }\nbackends.dovecot.check = "tcp"',
     'backends.dovecot.check.tls = false\nbackends.dovecot.servers = [{ address = "192.0.2.1:993", check = "tls" }]',
     'backends.dovecot.check = { type = "none", steps = [{ expect = "* OK" }], port = 143, address = "192.0.2.9" }',

@@ -186,8 +186,8 @@ def test_server_matching_two_binds_is_reported_once() -> None:
         )
     )
     assert [line.path for line in _check_loops(config)] == ["backends.b.servers[0]"]
-    found = faults(config_text('"*:143", "127.0.0.1:143"', '"127.0.0.1:143"'))
-    assert [line for line in found if "come back" in line] == [f"backends.b.servers[0]: {LOOP}"]
+    result = faults(config_text('"*:143", "127.0.0.1:143"', '"127.0.0.1:143"'))
+    assert [line for line in result if "come back" in line] == [f"backends.b.servers[0]: {LOOP}"]
 
 
 def test_unconditional_route_prevents_loop() -> None:
@@ -204,9 +204,9 @@ def test_is_own_address() -> None:
 
 def test_own_address_with_wildcard_bind(monkeypatch: pytest.MonkeyPatch) -> None:
     config = mailproxy.from_mapping(tomli.loads(config_text('"*:143"', '"192.0.2.1:143"')))
-    found: list[tuple[str, str]] = []
-    check_loops(config, lambda path, message: found.append((path, message)))
-    assert found == []
+    result: list[tuple[str, str]] = []
+    check_loops(config, lambda path, message: result.append((path, message)))
+    assert result == []
     monkeypatch.setattr("mailproxy.app.host_checks.is_own_address", lambda host: host == "192.0.2.1")
-    check_loops(config, lambda path, message: found.append((path, message)))
-    assert found == [("backends.b.servers[0]", REDIRECTED)]
+    check_loops(config, lambda path, message: result.append((path, message)))
+    assert result == [("backends.b.servers[0]", REDIRECTED)]

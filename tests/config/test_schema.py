@@ -204,7 +204,7 @@ def test_every_definition_is_referenced() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(mutated_mappings)
-def test_schema_accepts_all_that_parser_accepts(mapping: dict[str, Any]) -> None:
+def test_schema_accepts_parsed_configurations(mapping: dict[str, Any]) -> None:
     try:
         mailproxy.from_mapping(mapping)
     except ConfigError:

@@ -84,7 +84,7 @@ def test_torn_line_is_ended_before_next_write(file: Path, shared: bool) -> None:
     assert file.read_bytes() == b"one\ntw\nthree\nfour\nfi\nsix\nseven\n"
 
 
-def test_lock_that_stays_taken_times_out(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lock_held_forever_times_out(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mailproxy.log.line_writer._LOCK_TIMEOUT_S", 0.1)
     code = (
         "import fcntl, sys, time; f = open(sys.argv[1], 'ab'); fcntl.lockf(f, fcntl.LOCK_EX);"
@@ -123,9 +123,8 @@ def test_killed_writers_of_shared_file_mix_no_lines(file: Path) -> None:
             assert process.stdout is not None
             assert process.stdout.readline() == b"begun\n"
         for process in writers:
-            time.sleep(
-                0.003 * round_number
-            )  # the writers get to different positions; the test waits for no event
+            # The writers get to different positions. The test waits for no event.
+            time.sleep(0.003 * round_number)
             process.send_signal(signal.SIGKILL)
             process.wait()
             assert process.stdout is not None

@@ -54,10 +54,10 @@ class ObservedPipe(StreamTarget):
 
     def __init__(self, fd: int) -> None:
         super().__init__(fd)
-        self.began = threading.Event()
+        self.started = threading.Event()
 
     def write(self, lines: Sequence[tuple[str, str]]) -> None:
-        self.began.set()
+        self.started.set()
         super().write(lines)
 
 
@@ -315,7 +315,7 @@ async def test_lines_lost_while_blocked_are_counted(pipe: tuple[int, int]) -> No
     log = tcplog(target)
     async with running(log):
         log_messages(log, "being written")
-        await wait_until(target.began.is_set)
+        await wait_until(target.started.is_set)
         log_messages(log, *map(str, range(LINES_MAX + 123)))
         assert log.lost == 123
         lines = b""
@@ -336,7 +336,7 @@ async def test_blocked_target_does_not_prevent_shutdown(
     log = tcplog(target)
     async with running(log):
         log_messages(log, "never seen")
-        await wait_until(target.began.is_set)
+        await wait_until(target.started.is_set)
         started_at = trio.current_time()
     assert trio.current_time() - started_at < 5
 
@@ -400,7 +400,7 @@ async def test_nonblocking_pipe_gets_every_line(pipe: tuple[int, int]) -> None:
     async with trio.open_nursery() as nursery:
         async with running(log):
             log_messages(log, *map(str, range(5000)))
-            await wait_until(target.began.is_set)
+            await wait_until(target.started.is_set)
             nursery.start_soon(trio.to_thread.run_sync, read)
         os.close(writer)
     assert lines == [str(number) for number in range(5000)]
@@ -444,10 +444,10 @@ class SlowReopenFile(FileTarget):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.began, self.may_reopen = threading.Event(), threading.Event()
+        self.started, self.may_reopen = threading.Event(), threading.Event()
 
     def reopen(self) -> None:
-        self.began.set()
+        self.started.set()
         assert self.may_reopen.wait(5)
         super().reopen()
 
@@ -460,7 +460,7 @@ async def test_stop_during_reopen_loses_no_line(tmp_path: Path) -> None:
         nursery.start_soon(log.run)
         log_messages(log, "last line")
         log.reopen()
-        await wait_until(target.began.is_set)
+        await wait_until(target.started.is_set)
         nursery.cancel_scope.cancel()
         target.may_reopen.set()
     started_at = trio.current_time()
@@ -477,7 +477,7 @@ async def test_lines_lost_in_slow_reopen_are_counted(tmp_path: Path, short_flush
     async with running(log):
         log.reopen()
         log_messages(log, "meanwhile")
-        await wait_until(target.began.is_set)
+        await wait_until(target.started.is_set)
         await trio.sleep(0.7)  # longer than the timeout for a blocked target
         target.may_reopen.set()
         log_messages(log, "afterwards")
