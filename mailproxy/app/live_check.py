@@ -17,8 +17,8 @@ from mailproxy.errors import Fault, ServerRefusedError
 from mailproxy.log import Log, Output, open_target
 from mailproxy.net.resolve import literal_endpoint, resolve
 from mailproxy.protocol.checks.result import CheckCode, CheckResult, excerpt
-from mailproxy.proxy.backend.backend import Backend, server_context
-from mailproxy.proxy.backend.server import CheckOutcome
+from mailproxy.proxy.backend.backend import Backend
+from mailproxy.proxy.backend.server import CheckOutcome, server_context
 from mailproxy.proxy.checks.check import Check, plan_checks
 
 _MAX_CONCURRENT = 100

@@ -1,4 +1,20 @@
-"""The pool: which server takes a session. Pure: time and chance come in as arguments."""
+"""Which server a session gets, as pure decisions: no sockets, and time and random numbers are arguments.
+
+Modules, in reading order:
+    server: one server, with its state and its slots.
+    health, passive_health: whether a server is up, by its checks and by failed connections.
+    eligibility: which servers may be chosen now, and how much of their weight counts.
+    balance: the methods that choose a server.
+    queue: the queue of sessions that wait for a slot.
+    turn_order: which of the waiters is next.
+    pool: all of these as one, the servers of a backend.
+    stick_table: which client had which server.
+    retry: what follows after an attempt to connect has failed.
+    client_limits: sessions and connection rates per client.
+    shared: counters, tables and turn order where several workers share them.
+
+The names here are what other packages use. Import the rest from its module.
+"""
 
 from mailproxy.pool.balance.base import Balance, First, LeastConn
 from mailproxy.pool.balance.random import Random, RandomSource
@@ -14,31 +30,29 @@ from mailproxy.pool.client_limits import (
     SessionCounts,
     client_hash,
 )
-from mailproxy.pool.eligibility import eligible_servers, slow_start_factor
 from mailproxy.pool.health import Health
 from mailproxy.pool.passive_health import PassiveHealth, SharedPassiveHealth
-from mailproxy.pool.pool import Pool, StateChange, Waiter
-from mailproxy.pool.queue import Queue
+from mailproxy.pool.pool import Pool, StateChange
+from mailproxy.pool.queue import Waiter
 from mailproxy.pool.retry import RetryDecision, RetryState
-from mailproxy.pool.server import AdminState, Counts, Server, ServerState
+from mailproxy.pool.server import AdminState, Counts, Server
 from mailproxy.pool.shared.count_table import CountTable, words_for
 from mailproxy.pool.shared.counters import (
     BackendCounters,
-    Cells,
     LimitCounters,
     ServerCounters,
     SharedCounter,
     SharedSessions,
 )
-from mailproxy.pool.shared.pool import SharedPool
+from mailproxy.pool.shared.turn_order import SharedTurnOrder
 from mailproxy.pool.stick_table import StickTable, client_key
+from mailproxy.pool.turn_order import TurnOrder
 
 __all__ = [
     "RATE_CLIENTS_MAX",
     "AdminState",
     "BackendCounters",
     "Balance",
-    "Cells",
     "ClientLimits",
     "ClientTables",
     "CountTable",
@@ -51,7 +65,6 @@ __all__ = [
     "PassiveHealth",
     "Pool",
     "Published",
-    "Queue",
     "Random",
     "RandomSource",
     "RateCounts",
@@ -60,19 +73,17 @@ __all__ = [
     "RoundRobin",
     "Server",
     "ServerCounters",
-    "ServerState",
     "SessionCounts",
     "SharedCounter",
     "SharedPassiveHealth",
-    "SharedPool",
     "SharedSessions",
+    "SharedTurnOrder",
     "Source",
     "StateChange",
     "StickTable",
+    "TurnOrder",
     "Waiter",
     "client_hash",
     "client_key",
-    "eligible_servers",
-    "slow_start_factor",
     "words_for",
 ]

@@ -1,8 +1,8 @@
-"""Limits per client: how many sessions one has at once, and how many connections it makes in a period.
+"""Limits per client: how many sessions one client has at once, and how many connections it makes in a period.
 
-Clients are numbers (see ``stick.key_of``). Workers that count together use the keyed hash of that (see ``client_hash``), and
-each publishes its own counts in a table that the others read. Two workers that read in the same moment may both accept the
-last session: a limit may be passed by at most as many sessions as there are other workers.
+Clients are numbers (see ``client_key``). Workers that count together use its keyed hash (see ``client_hash``). Each worker
+publishes its own counts in a table that the others read. Two workers that read in the same moment may both accept the last
+session: a limit may be exceeded by at most the number of other workers.
 """
 
 from __future__ import annotations
@@ -16,21 +16,27 @@ from attrs import define, field, frozen
 
 from mailproxy.pool.shared.count_table import CountTable
 
-RATE_CLIENTS_MAX = 65_536  # whose connections are counted at once, in each worker: 23 MB there if all come
+# Clients whose connections are counted at once, in each worker. At this number the counts take 23 MB there.
+RATE_CLIENTS_MAX = 65_536
 
 # An entry of RateCounts is one number: the window, its count, the count of the window before.
 _COUNT_BITS = 16
 _COUNT_MAX = (1 << _COUNT_BITS) - 1
 _WINDOW_SHIFT = 2 * _COUNT_BITS
 _WINDOW_MASK = 0xFFFF_FFFF  # an entry fills a word of CountTable
-_EXPIRED_PER_CALL = 2  # more than comes in, so that expired entries do not pile up
+_EXPIRED_PER_CALL = 2  # more than the one that is added, so that expired entries do not pile up
 
-_KEY_BYTES = 17  # of key_of: 128 bits and the mark of IPv6
+_KEY_BYTES = 17  # of a client_key: 128 bits and the mark of IPv6
 
 
 @frozen(eq=False)
 class Published:
-    """The tables in which workers publish a count: ``own`` is written here, ``others`` are read."""
+    """The tables in which workers publish a count.
+
+    Attributes:
+        own: The table that this worker writes.
+        others: The tables of the other workers.
+    """
 
     own: CountTable
     others: Sequence[CountTable]
@@ -38,7 +44,13 @@ class Published:
 
 @frozen(eq=False)
 class ClientTables:
-    """What workers publish of a frontend's clients; ``secret`` goes into the hashes by which clients are known there."""
+    """What workers publish about the clients of a frontend.
+
+    Attributes:
+        sessions: Sessions at once.
+        rates: Entries of ``RateCounts``.
+        secret: The key of the hashes by which clients are known there.
+    """
 
     sessions: Published
     rates: Published
@@ -46,7 +58,7 @@ class ClientTables:
 
 
 class SessionCounts:
-    """How many sessions each client has now."""
+    """The number of sessions that each client has now."""
 
     def __init__(self, published: Published | None = None) -> None:
         self._counts: dict[int, int] = {}
@@ -54,24 +66,24 @@ class SessionCounts:
         self._others = tuple(published.others) if published is not None else ()
 
     def __len__(self) -> int:
-        """How many clients have sessions here."""
+        """Return the number of clients that have sessions in this worker."""
         return len(self._counts)
 
     def total(self, client: int) -> int:
-        """Sessions of a client, in all workers."""
+        """Return the sessions of a client in all workers."""
         count = self._counts.get(client, 0)
         for table in self._others:
             count += table.get(client)
         return count
 
     def add(self, client: int) -> None:
-        """A session of this client begins here."""
+        """Count a session of this client that begins in this worker."""
         count = self._counts[client] = self._counts.get(client, 0) + 1
         if self._own is not None:
             self._own.put(client, count)
 
     def remove(self, client: int) -> None:
-        """A session of this client that began here has ended."""
+        """Count a session of this client that has ended in this worker."""
         count = self._counts[client] - 1
         if count:
             self._counts[client] = count
@@ -86,14 +98,14 @@ class SessionCounts:
 
 
 class RateCounts:
-    """How many connections each client has made within the last ``per`` seconds, counted as HAProxy's ``conn_rate``.
+    """The number of connections that each client has made within the last ``per`` seconds, as HAProxy's ``conn_rate``.
 
     Time is cut into windows of that length. The rate is the count of the current window, plus the count of the window before
     as far as that one reaches into the last ``per`` seconds. It assumes that connections were spread evenly in the window
-    before. So it may differ from the true number, but never by more than the count of the window before.
+    before. So it may differ from the true number, by at most the count of the window before.
 
-    At most ``size`` clients are remembered. One more takes the place of the client that has not connected for longest, whose
-    count begins again at 0.
+    At most ``size`` clients are remembered. One more replaces the client that has not connected for longest, whose count
+    begins at 0 when it comes back.
     """
 
     def __init__(
@@ -101,18 +113,23 @@ class RateCounts:
     ) -> None:
         self._per = per
         self._size = size
-        self._entries: OrderedDict[int, int] = OrderedDict()  # those that connected last at the end
+        self._entries: OrderedDict[int, int] = OrderedDict()  # the latest connection at the end
         self._own = published.own if published is not None else None
         self._others = tuple(published.others) if published is not None else ()
 
     def __len__(self) -> int:
-        """How many clients are remembered here."""
+        """Return the number of clients that are remembered in this worker."""
         return len(self._entries)
 
     def add(self, client: int, now: float) -> int:
-        """Count one more connection; the client's rate with it. ``now`` is seconds of a clock that all workers share."""
+        """Count a connection and return the client's rate, this connection included.
+
+        Args:
+            client: The client.
+            now: Seconds of a clock that all workers share.
+        """
         position = now / self._per
-        window, left = int(position) & _WINDOW_MASK, 1.0 - position % 1.0
+        window, remaining = int(position) & _WINDOW_MASK, 1.0 - position % 1.0
         entry = self._entries.pop(client, 0)
         if entry >> _WINDOW_SHIFT != window:
             entry = _at(entry, window)
@@ -128,7 +145,7 @@ class RateCounts:
             other = _at(table.get(client), window)
             current += _current(other)
             previous += other & _COUNT_MAX
-        return current + int(previous * left)
+        return current + int(previous * remaining)
 
     def _expire(self, window: int) -> None:
         entries = self._entries
@@ -143,11 +160,11 @@ class RateCounts:
 
 
 def _at(entry: int, window: int) -> int:
-    """An entry as it is in this window."""
-    then = entry >> _WINDOW_SHIFT
-    if then == window:
+    """Return an entry moved to this window: its counts shift to the window before, or expire."""
+    entry_window = entry >> _WINDOW_SHIFT
+    if entry_window == window:
         return entry
-    previous = _current(entry) if then == (window - 1 & _WINDOW_MASK) else 0
+    previous = _current(entry) if entry_window == (window - 1 & _WINDOW_MASK) else 0
     return window << _WINDOW_SHIFT | previous
 
 
@@ -168,17 +185,28 @@ class LimitReached:
 
 @define(eq=False, kw_only=True)
 class ClientLimits:
-    """The two limits of one frontend. ``max_sessions`` 0 and ``rates`` None are no limit."""
+    """The two limits of one frontend.
+
+    Attributes:
+        max_sessions: Sessions of a client at once, 0 for no limit.
+        max_rate: Connections of a client within the period of ``rates``.
+        sessions: The sessions of each client.
+        rates: The connections of each client, None for no limit on them.
+    """
 
     max_sessions: int
     max_rate: int
     sessions: SessionCounts = field(factory=SessionCounts)
     rates: RateCounts | None = None
 
-    def enter(self, client: int, now: float) -> LimitReached | None:
-        """Begin a session of this client, or say why that may not be.
+    def add(self, client: int, now: float) -> LimitReached | None:
+        """Count a session of this client that begins now.
 
-        Every call counts for the rate, also one that is turned down, as in HAProxy: a client that keeps trying stays out.
+        Each call counts for the rate, also one for a session that is rejected. So a client that keeps trying stays out, as
+        in HAProxy.
+
+        Returns:
+            The limit that the client has reached. The session is not counted then. None if there is none.
         """
         rate = self.rates.add(client, now) if self.rates is not None else 0
         if self.max_sessions:
@@ -191,13 +219,16 @@ class ClientLimits:
             self.sessions.add(client)
         return None
 
-    def leave(self, client: int) -> None:
-        """End a session that ``enter`` began. Unless ``max_sessions`` is set, that is not needed."""
+    def remove(self, client: int) -> None:
+        """Count a session that has ended. Only needed with ``max_sessions``."""
         if self.max_sessions:
             self.sessions.remove(client)
 
 
 def client_hash(key: int, secret: bytes) -> int:
-    """The hash of a client in tables that workers share. Without the secret, no two clients can be found that have the same."""
+    """Return the hash of a client in tables that workers share.
+
+    Two clients with the same hash cannot be found without the secret.
+    """
     digest = blake2b(key.to_bytes(_KEY_BYTES, "little"), digest_size=8, key=secret).digest()
     return int.from_bytes(digest, "little") or 1

@@ -1,4 +1,4 @@
-"""Which servers of a backend serve now: the active ones or a backup, each with the part of its weight that counts."""
+"""Which servers of a backend may be chosen now, and which part of their weight counts."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import TypeVar
 
 from mailproxy.pool.server import Server
 
-_LEAST_THROTTLE = 0.01  # HAProxy: "grows linearly from 1 to 100%" (configuration manual, "slowstart")
+_THROTTLE_MIN = 0.01  # HAProxy: "grows linearly from 1 to 100%" (configuration manual, "slowstart")
 
-AnyServer = TypeVar("AnyServer", bound=Server)
+S = TypeVar("S", bound=Server)
 
 
-def eligible_servers(servers: Sequence[AnyServer]) -> Sequence[AnyServer]:
-    """The usable servers that are no backups; if there are none, the first usable backup alone; else nobody.
+def eligible_servers(servers: Sequence[S]) -> Sequence[S]:
+    """Return the usable active servers, or the first usable backup alone if there are none.
 
-    HAProxy's rule without ``option allbackups``. A full server is in service: sessions wait for it, and do not go to a
-    backup, which may be one that must not see them while the others live.
+    That is HAProxy's rule without ``option allbackups``. A full server is eligible: sessions wait for it and do not go to a
+    backup, which may be a server that must not get sessions while the active ones are up.
     """
     active = [server for server in servers if server.is_usable and not server.is_backup]
     if active:
@@ -25,12 +25,12 @@ def eligible_servers(servers: Sequence[AnyServer]) -> Sequence[AnyServer]:
 
 
 def slow_start_factor(server: Server, now: float) -> float:
-    """The part of its weight and ``max_sessions`` that a server has at ``now``, from 0.01 to 1: linear over ``slow_start``.
+    """Return the part of its weight and ``max_sessions`` that a server has at ``now``.
 
-    A server that did not come up from down has all of it: as in HAProxy, the start of the proxy is no slow start.
-    HAProxy takes a new step each twentieth of ``slow_start``, but not more often than each second.
+    It grows linearly over ``slow_start`` from 0.01 to 1. It is 1 for a server that did not come up from down: as in
+    HAProxy, the start of the proxy is no slow start.
     """
     if server.up_since is None or not server.slow_start or now >= server.up_since + server.slow_start:
         return 1.0
     part = max(now - server.up_since, 0.0) / server.slow_start
-    return _LEAST_THROTTLE + (1.0 - _LEAST_THROTTLE) * part
+    return _THROTTLE_MIN + (1.0 - _THROTTLE_MIN) * part

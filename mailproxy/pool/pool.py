@@ -1,47 +1,60 @@
-"""A pool: the servers of a backend as one. Who takes a session, who waits for a place, and what a change of a server moves.
+"""The pool: the servers of a backend, the slots that sessions hold there, and the queues of sessions that wait for one.
 
-Everything is done when a call returns. A place is given to one session at a time: who asks gets it (``enter``), or who has
-waited for it longest (``join``) when another one gives it back (``leave``), or when a server comes up, warms up or goes.
-As long as anybody waits that any server would do for, no server in service has a place left.
+``acquire`` takes a free slot now. ``enqueue`` waits for one. A slot that becomes free goes to the waiter that has waited
+longest and may have it. It becomes free when a session releases it, when a server comes up, or when slow start gives a
+server more slots. Every method is synchronous and has done everything when it returns.
+
+Invariants, which hold whenever no method of the pool is running (``assert_invariants`` checks them):
+
+1. A waiter without a server is in exactly one queue. It is the queue of its required server, or the queue for any server
+   if none is required. A waiter that has got a server is in none.
+2. ``_waiting`` is the number of waiters in all queues.
+3. Each queue is in the order of its waiters' tickets.
+4. The queue of a server that accepts no persistent sessions is empty: its waiters have moved to the queue for any server.
+5. No slot is free for a waiter whose turn it is. While a waiter takes any server, all eligible servers are full. While a
+   waiter requires a server, that server is full. With other processes, a slot also stays free that an earlier waiter of
+   another process may have.
+6. The balance chooses among ``eligible_servers(servers)``.
+
+A session counts at its server from the moment the slot is assigned, before the waiter is woken. So the slot cannot be
+assigned twice, and a waiter that gives up in that moment has to release it (``cancel`` does).
+
+The states of a session here, as HAProxy's src/queue.c lists those of a pending connection:
+
+- ``acquire`` gives a server: the session holds a slot until ``release``.
+- ``acquire`` gives None, ``enqueue`` True: it is in a queue. ``wake`` is called when it has a slot. ``cancel`` gives up.
+- ``enqueue`` gives False: ``max_queue`` sessions wait already.
+- Its required server goes down: it moves to the queue for any server, at the position of its ticket.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Collection, Iterator, Sequence
+from typing import Generic
 
-from attrs import define, field, frozen
+from attrs import frozen
 
 from mailproxy.pool.balance.base import Balance
 from mailproxy.pool.eligibility import eligible_servers, slow_start_factor
 from mailproxy.pool.health import Health
-from mailproxy.pool.queue import Queue
-from mailproxy.pool.server import AdminState, Server, ServerState
+from mailproxy.pool.queue import Queue, S, Waiter
+from mailproxy.pool.server import AdminState, ServerState
 from mailproxy.pool.stick_table import StickTable
-
-S = TypeVar("S", bound=Server)
-
-
-@define(eq=False)
-class Waiter(Generic[S]):
-    """Who waits for a place. ``wake`` is called once, when ``server`` has one for it, whose count has it already.
-
-    ``wanted``: the one server that will do, None for any. The two positions are HAProxy's ``srv_queue`` and
-    ``backend_queue``, 0 where it did not wait there; ``came`` numbers those who came to wait.
-    """
-
-    wake: Callable[[], None]
-    required: S | None = None
-    server_queue: int = field(default=0, init=False)
-    backend_queue: int = field(default=0, init=False)
-    ticket: int = field(default=0, init=False)
-    server: S | None = field(default=None, init=False)
+from mailproxy.pool.turn_order import NEWCOMER, TurnOrder
 
 
 @frozen(kw_only=True)
 class StateChange(Generic[S]):
-    """What became of a server. ``requeued``: waiters who lost it, or who got it; ``active`` and ``backup``: how many servers
-    can be used now; ``emptied``: there was one before.
+    """A change of a server's state, and what it did to the backend.
+
+    Attributes:
+        server: The server.
+        before: Its state before the change.
+        after: Its state now.
+        requeued: Number of waiters that required the server and moved to the queue for any, or that got a slot of it.
+        active: Number of active servers that are usable now.
+        backup: Number of backup servers that are usable now.
+        backend_went_down: Whether the backend had a usable server before and has none now.
     """
 
     server: S
@@ -54,97 +67,151 @@ class StateChange(Generic[S]):
 
     @property
     def went_down(self) -> bool:
-        """Did it go down, or for maintenance?"""
-        return _is_serving(self.before) and not _is_serving(self.after)
-
-
-def _is_serving(standing: ServerState) -> bool:
-    return standing.is_up and standing.state is not AdminState.MAINT
+        """Whether the server went down or into maintenance."""
+        return self.before.is_serving and not self.after.is_serving
 
 
 class Pool(Generic[S]):
-    """``max_queue``: how many may wait, 0 for any number. Moments are seconds, of any clock that does not go back."""
+    """The servers of one backend. See the head of the module for its invariants.
+
+    Moments (``now``) are seconds of any clock that does not go back.
+
+    Attributes:
+        servers: All servers, in the order of the configuration.
+        max_queue: How many sessions may wait, 0 for any number.
+        stick: The stick table, None if clients do not stick.
+    """
 
     def __init__(
-        self, servers: Sequence[S], balance: Balance, *, max_queue: int = 0, stick: StickTable | None = None
+        self,
+        servers: Sequence[S],
+        balance: Balance,
+        *,
+        max_queue: int = 0,
+        stick: StickTable | None = None,
+        order: TurnOrder | None = None,
     ) -> None:
         self.servers = tuple(servers)
         self.max_queue = max_queue
         self.stick = stick
         self._balance = balance
+        self._order = order or TurnOrder()
         self._eligible: Sequence[S] = ()
         self._queue: Queue[Waiter[S]] = Queue()
         self._server_queues: dict[S, Queue[Waiter[S]]] = {server: Queue() for server in self.servers}
-        self._number = {server: number for number, server in enumerate(self.servers)}
-        self._last_ticket = 0
+        self._indexes = {server: index for index, server in enumerate(self.servers)}
         self._waiting = 0
         self.rebuild()
 
-    # Places
+    # Slots and queues
 
     @property
     def has_usable_server(self) -> bool:
-        """Is there a server for those that any will do for, be it full?"""
+        """Whether a session that takes any server has one, even a full one."""
         return bool(self._eligible)
 
     @property
     def waiting(self) -> int:
-        """How many wait."""
-        return self._waiting
+        """The number of sessions that wait, in all processes."""
+        return self._order.waiting
+
+    @property
+    def has_waiters(self) -> bool:
+        """Whether a session of this process waits."""
+        return self._waiting > 0
 
     def acquire(
         self, key: bytes | None = None, *, required: S | None = None, excluded: Collection[S] = ()
     ) -> S | None:
-        """A place for a session; None if there is none now. Whoever has it gives it back with ``leave``.
+        """Take a slot for a session, which gives it back with ``release``.
 
-        ``key``: as in Balance; ``wanted``: the only server that will do; ``avoiding``: those that will do if nobody else
-        has a place.
+        Args:
+            key: The client's key for the balance, see ``Balance.choose``.
+            required: The only server that will do.
+            excluded: Servers that are chosen only if no other one has a free slot.
+
+        Returns:
+            The server, or None if no slot is free for this session now.
         """
-        if required is None:
-            server: S | None = self._balance.choose(key, excluded)  # type: ignore[assignment]  # it has no others
-        else:
+        # With other processes a free slot may be reserved for a waiter. Alone, a free slot has no waiter (invariant 5).
+        is_contended = self._order.is_shared and self._order.waiting
+        server: S | None
+        if required is not None:
             server = required if required.accepts_persistent and not required.is_full else None
+            if server is not None and is_contended and not self._is_first(NEWCOMER, server):
+                return None
+        elif is_contended:
+            server = self._choose_unreserved(NEWCOMER, key, excluded)
+        else:
+            server = self._balance.choose(key, excluded)  # type: ignore[assignment]  # set_servers gave it S only
         if server is not None:
             server.add_session()
         return server
 
     def release(self, server: S) -> None:
-        """Give a place back; who waits longest for it has it then."""
+        """Give a slot back. It goes to the next waiter, if there is one."""
         server.remove_session()
-        if self._waiting:
+        if self._order.waiting:
             self._serve_queue(server)
+            if not server.is_full:
+                self._order.wake_next(server)
 
     def enqueue(self, waiter: Waiter[S]) -> bool:
-        """Wait for a place, at the end of the line; False if too many wait already.
+        """Let a session wait for a slot after ``acquire`` has given None.
 
-        For those to whom ``enter`` gave none: there is a server for them then, now or when another one leaves.
+        Returns:
+            False if ``max_queue`` sessions wait already.
         """
         if 0 < self.max_queue <= self.waiting:
             return False
-        waiter.ticket = self._next_ticket()
+        waiter.ticket = self._order.next_ticket()
         self._queue_of(waiter).join(waiter)
         self._waiting += 1
         self._queue_changed(waiter.required)
         return True
 
     def cancel(self, waiter: Waiter[S]) -> None:
-        """Wait no longer; a place that it was given in this very moment goes on to the next, unless ``server`` was taken off
-        the waiter.
+        """Stop waiting.
+
+        If the waiter has just got a slot, the slot goes to the next one. A session that keeps its slot sets
+        ``waiter.server`` to None first.
         """
-        line = self._queue_of(waiter)
-        if waiter in line:
-            self._note_position(waiter)
-            line.remove(waiter)
+        queue = self._queue_of(waiter)
+        if waiter in queue:
+            self._store_position(waiter)
+            queue.remove(waiter)
             self._waiting -= 1
             self._queue_changed(waiter.required)
         elif waiter.server is not None:
             server, waiter.server = waiter.server, None
             self.release(server)
 
+    def serve_queues(self, changed: S | None = None) -> int:
+        """Assign free slots to the waiters of this process whose turn it is.
+
+        With a shared order, call it when another process wakes this one, and from time to time while sessions wait here.
+
+        Returns:
+            How many of the slots are the server's that has changed.
+        """
+        if not self._waiting:
+            return 0
+        waiting_before = self._waiting
+        sessions_before = changed.sessions if changed is not None else 0
+        while (turn := self._next_turn()) is not None:
+            self._assign(*turn)
+        if self._waiting < waiting_before:
+            self._order.wake_next(None)  # there may be free slots for those that come next in other processes
+        return changed.sessions - sessions_before if changed is not None else 0
+
     def _queue_of(self, waiter: Waiter[S]) -> Queue[Waiter[S]]:
         return self._queue if waiter.required is None else self._server_queues[waiter.required]
 
-    def _note_position(self, waiter: Waiter[S]) -> None:
+    def _queue_changed(self, server: S | None) -> None:
+        queue = self._queue if server is None else self._server_queues[server]
+        self._order.queue_changed(server, queue, self._waiting)
+
+    def _store_position(self, waiter: Waiter[S]) -> None:
         position = self._queue_of(waiter).position(waiter)
         if waiter.required is None:
             waiter.backend_queue = position
@@ -152,131 +219,178 @@ class Pool(Generic[S]):
             waiter.server_queue = position
 
     def _serve_queue(self, server: S) -> None:
-        """Give its places to those who wait for them longest."""
-        while not server.is_full and (line := self._next_queue_for(server)) is not None:
-            self._assign(server, line)
+        """Assign the free slots of one server."""
+        while not server.is_full and (queue := self._next_queue_for(server)) is not None:
+            self._assign(server, queue)
 
-    def _assign(self, server: S, line: Queue[Waiter[S]]) -> None:
-        """Give a place to the first in this line."""
-        self._note_position(next(iter(line)))
-        waiter = line.pop()
-        assert waiter is not None  # noqa: S101 - there is one
+    def _assign(self, server: S, queue: Queue[Waiter[S]]) -> None:
+        """Give a slot of the server to the first waiter in this queue."""
+        waiter = queue.first
+        assert waiter is not None  # noqa: S101 - the caller has looked
+        self._store_position(waiter)
+        queue.pop()
         self._waiting -= 1
         server.add_session()
         waiter.server = server
-        self._queue_changed(None if line is self._queue else server)
+        self._queue_changed(None if queue is self._queue else server)
         waiter.wake()
 
     def _next_queue_for(self, server: S) -> Queue[Waiter[S]] | None:
-        """Whose turn is it at this server: those who wait for it alone, or those for whom any will do?"""
-        own = next(iter(self._server_queues[server]), None) if server.accepts_persistent else None
-        any_ = next(iter(self._queue), None) if server in self._eligible else None
-        if any_ is not None and (own is None or any_.ticket < own.ticket):
-            return self._queue if self._is_first_overall(any_, server) else None
-        return (
-            self._server_queues[server] if own is not None and self._is_first_overall(own, server) else None
+        """Return the queue whose first waiter is next at this server: the server's own, or the one for any server."""
+        requires_it = self._server_queues[server].first if server.accepts_persistent else None
+        takes_any = self._queue.first if server in self._eligible else None
+        if takes_any is not None and (requires_it is None or takes_any.ticket < requires_it.ticket):
+            return self._queue if self._is_first(takes_any.ticket, server) else None
+        if requires_it is not None and self._is_first(requires_it.ticket, server):
+            return self._server_queues[server]
+        return None
+
+    def _is_first(self, ticket: int, server: S) -> bool:
+        """Whether no process has a waiter with an earlier ticket that may have a slot of this server."""
+        order = self._order
+        if not order.is_shared:
+            return True
+        return not order.is_behind(ticket, server) and not (
+            server in self._eligible and order.is_behind(ticket, None)
         )
 
-    # For those who have a pool together with others
+    def _choose_unreserved(self, ticket: int, key: bytes | None, excluded: Collection[S]) -> S | None:
+        """Let the balance choose among the servers whose free slots no earlier waiter than ``ticket`` may have."""
+        order = self._order
+        if order.is_behind(ticket, None):
+            return None
+        reserved = {server for server in self._eligible if order.is_behind(ticket, server)}
+        avoided = {*excluded, *reserved} if reserved else excluded
+        server: S | None = self._balance.choose(key, avoided)  # type: ignore[assignment]  # set_servers gave it S only
+        return None if server in reserved else server
 
-    def _next_ticket(self) -> int:
-        """The number of who comes to wait."""
-        self._last_ticket += 1
-        return self._last_ticket
+    def _next_turn(self) -> tuple[S, Queue[Waiter[S]]] | None:
+        """Return a server with a free slot, and the queue whose first waiter is next there.
 
-    def _is_first_overall(self, waiter: Waiter[S], server: S) -> bool:  # noqa: ARG002 - see SharedPool
-        """Is a place there this waiter's, who is the first here?"""
-        return True
+        For a waiter that takes any server the balance chooses one.
+        """
+        turns = [
+            (first.ticket, server)
+            for server, queue in self._server_queues.items()
+            if (first := queue.first) is not None
+            and server.accepts_persistent
+            and not server.is_full
+            and self._is_first(first.ticket, server)
+        ]
+        ticket, required = min(turns, key=lambda turn: turn[0], default=(NEWCOMER, None))
+        waiter = self._queue.first
+        if waiter is not None and waiter.ticket < ticket:
+            server = self._choose_unreserved(waiter.ticket, None, ())
+            if server is not None:
+                return server, self._queue
+        return (required, self._server_queues[required]) if required is not None else None
 
-    def _reserved_elsewhere(self, waiter: Waiter[S]) -> Collection[S]:  # noqa: ARG002 - see SharedPool
-        """Servers that others wait for longer than this waiter."""
-        return ()
+    def _requeue(self, server: S) -> list[Waiter[S]]:
+        """Move the waiters that require this server to the queue for any server, each to the position of its ticket."""
+        moved = list(self._server_queues[server])
+        if not moved:
+            return []
+        for waiter in moved:
+            self._store_position(waiter)
+            waiter.required = None
+        self._server_queues[server] = Queue()
+        self._queue.merge(moved, key=lambda waiter: waiter.ticket)
+        self._queue_changed(server)
+        self._queue_changed(None)
+        return moved
 
-    def _queue_changed(self, server: S | None) -> None:
-        """There are others now in the line of this server, or in that for any."""
-
-    # Where clients stick
+    # The stick table
 
     def sticky_server(self, key: int, now: float) -> S | None:
-        """The server that this client had, if it may have it again."""
-        number = self.stick.lookup(key, now) if self.stick is not None else None
-        if number is None or not self.servers[number].accepts_persistent:
+        """Return the server that this client had, None if it had none or the server accepts no persistent sessions."""
+        index = self.stick.lookup(key, now) if self.stick is not None else None
+        if index is None or not self.servers[index].accepts_persistent:
             return None
-        return self.servers[number]
+        return self.servers[index]
 
     def store(self, key: int, server: S, now: float) -> None:
-        """The client has that server now."""
+        """Store that the client has this server now."""
         if self.stick is not None:
-            self.stick.store(key, self._number[server], now)
+            self.stick.store(key, self._indexes[server], now)
 
     # States
 
     def record_check(self, server: S, now: float, *, passed: bool) -> StateChange[S] | None:
-        """Take the result of a check; what it changed, None if the server is as up or down as before."""
+        """Count the result of a health check. Return the change if the server went up or down."""
         health, counts = server.health, server.counts
-        if health is None or server.state is AdminState.MAINT:  # of which nothing is known
+        if health is None or server.state is AdminState.MAINT:  # in maintenance no result counts
             return None
-        before = server.standing
+        before = server.operational_state
         if not passed and health.is_up:
             counts.check_failures += 1
         changed = health.record_pass() if passed else health.record_fail()
         return self._change(server, before, now) if changed else None
 
     def set_state(self, server: S, state: AdminState, now: float) -> StateChange[S] | None:
-        """What the operator wants of it; None if that is so already."""
+        """Set the administrative state. Return None if the server has it already."""
         if server.state is state:
             return None
-        before = server.standing
+        before = server.operational_state
         health = server.health
         if health is not None and before.state is AdminState.MAINT:
-            # Nothing is known of it any more: it counts as up until its first check fails, as at the start.
+            # The results from before maintenance are out of date. As at the start, the server counts as up until its
+            # first check fails.
             server.health = Health(rise=health.rise, fall=health.fall)
         server.state = state
         return self._change(server, before, now)
 
     def set_weight(self, server: S, weight: int) -> None:
-        """Give a server another weight; waiting sessions go where that opens a slot."""
+        """Set the weight. If that makes the server eligible, waiters get its slots."""
         server.weight = weight
-        self.addresses_changed()
+        self._update_servers()
+
+    def addresses_changed(self) -> None:
+        """Take note that addresses of servers have come or gone."""
+        self._update_servers()
 
     def apply_snapshot(
         self, server: S, state: AdminState, health: int | None, now: float, *, up_for: float | None = None
     ) -> StateChange[S] | None:
-        """Know of a server what another process has found; what that changed, as in ``judge``.
+        """Take over what another process knows of a server. Return the change if its state is another one.
 
-        ``health``: its counter; ``up_for``: seconds that it has been warming up, None where it has all that is due to it.
+        Args:
+            server: The server.
+            state: Its administrative state.
+            health: The counter of its health, None if it is not checked.
+            now: The moment.
+            up_for: Seconds since its slow start began, None if it is not in slow start.
         """
-        before = server.standing
+        before = server.operational_state
         server.state = state
         if server.health is not None and health is not None:
             server.health.restore(health)
-        change = self._change(server, before, now) if server.standing != before else None
+        change = self._change(server, before, now) if server.operational_state != before else None
         if server.slow_start:
             throttle, server.up_since = server.throttle, None if up_for is None else now - up_for
             server.throttle = slow_start_factor(server, now)
             if server.throttle != throttle:
                 self.rebuild()
-                self._serve_queues()
+                self.serve_queues()
         return change
 
     def _change(self, server: S, before: ServerState, now: float) -> StateChange[S]:
-        """The one place where a server that has changed is seen to."""
-        after, counts = server.standing, server.counts
-        if not _is_serving(before) and server.changed is not None:
-            counts.down_seconds += now - server.changed
-        server.changed = now
-        counts.downs += _is_serving(before) and not _is_serving(after)
-        if _is_serving(after) and not _is_serving(before):
+        """Do everything that follows from a server's new state. No other method does."""
+        after, counts = server.operational_state, server.counts
+        if not before.is_serving and server.changed_at is not None:
+            counts.down_seconds += now - server.changed_at
+        server.changed_at = now
+        counts.downs += before.is_serving and not after.is_serving
+        if after.is_serving and not before.is_serving:
             server.up_since = now if server.slow_start else None
             server.throttle = slow_start_factor(server, now)
-        could_serve = self.has_usable_server
+        had_usable_server = self.has_usable_server
         self.rebuild()
-        lost = self._requeue(server) if not server.accepts_persistent else []
-        requeued = len(lost) + self._serve_queues(server)
-        for waiter in lost:
+        moved = self._requeue(server) if not server.accepts_persistent else []
+        requeued = len(moved) + self.serve_queues(server)
+        for waiter in moved:
             if waiter.server is not None:
-                waiter.backend_queue = 0  # it went from one line to a place, and did not wait in the other
-        active, backup = self.usable
+                waiter.backend_queue = 0  # it got a slot at once and did not wait in the queue for any server
+        active, backup = self.usable_counts
         return StateChange(
             server=server,
             before=before,
@@ -284,104 +398,87 @@ class Pool(Generic[S]):
             requeued=requeued,
             active=active,
             backup=backup,
-            backend_went_down=could_serve and not self.has_usable_server,
+            backend_went_down=had_usable_server and not self.has_usable_server,
         )
 
     @property
-    def usable(self) -> tuple[int, int]:
-        """How many servers can be used: active ones, backups."""
+    def usable_counts(self) -> tuple[int, int]:
+        """The numbers of usable servers: active ones and backups."""
         usable = [server.is_backup for server in self.servers if server.is_usable]
         return len(usable) - sum(usable), sum(usable)
 
     def rebuild(self) -> None:
-        """Look anew at who is in service; to be called when addresses have come."""
+        """Compute the eligible servers again and give them to the balance."""
         self._eligible = eligible_servers(self.servers)
         self._balance.set_servers(self._eligible)
 
-    def addresses_changed(self) -> None:
-        """Addresses have come or gone: who is in service, and who has a place now?"""
+    def _update_servers(self) -> None:
         self.rebuild()
         for server in self.servers:
             if not server.accepts_persistent:
                 self._requeue(server)
-        self._serve_queues()
+        self.serve_queues()
 
-    def _serve_queues(self, changed: S | None = None) -> int:
-        """Give away the places that a change has opened; how many of them at the one that changed."""
-        if not self._waiting:
-            return 0
-        before = changed.sessions if changed is not None else 0
-        while (turn := self._next_turn()) is not None:
-            self._assign(*turn)
-        return changed.sessions - before if changed is not None else 0
-
-    def _next_turn(self) -> tuple[S, Queue[Waiter[S]]] | None:
-        """Whose turn is it at any server, by when they came? Of those that will do, the balance chooses one."""
-        lines = [
-            (server, line)
-            for server, line in self._server_queues.items()
-            if len(line)
-            and server.accepts_persistent
-            and not server.is_full
-            and self._is_first_overall(next(iter(line)), server)
-        ]
-        first = min(lines, key=lambda each: next(iter(each[1])).ticket, default=None)
-        head = next(iter(self._queue), None)
-        if head is not None and (first is None or head.ticket < next(iter(first[1])).ticket):
-            server: S | None = self._balance.choose(None, self._reserved_elsewhere(head))  # type: ignore[assignment]  # it has no others
-            if server is not None and self._is_first_overall(head, server):
-                return server, self._queue
-        return first
-
-    def _requeue(self, server: S) -> list[Waiter[S]]:
-        """Those who wait for this server alone have any other now, and their place in the line by when they came."""
-        lost = list(self._server_queues[server])
-        if not lost:
-            return []
-        for waiter in lost:
-            self._note_position(waiter)
-            waiter.required = None
-        self._server_queues[server] = Queue()
-        self._queue.merge(lost, key=lambda waiter: waiter.ticket)
-        self._queue_changed(server)
-        self._queue_changed(None)
-        return lost
-
-    # Warming up
+    # Slow start
 
     def warm_up(self, now: float) -> bool:
-        """Let those that came up have what is due to them by now; True if any has not all of it yet."""
+        """Give servers in slow start the weight and slots that are due by now. Return True while one is in slow start."""
         warming = [server for server in self.servers if server.throttle < 1.0]
         for server in warming:
             server.throttle = slow_start_factor(server, now)
         if warming:
             self.rebuild()
-            self._serve_queues()
+            self.serve_queues()
         return any(server.throttle < 1.0 for server in warming)
 
     # Reload
 
     def take_over(self, old: Pool[S]) -> None:
-        """Know what another pool knew of the servers that both have, by their names: states, counts, who sticks to whom.
+        """Take over what another pool knows of the servers that both have, by name: states, counts, stick entries.
 
-        Sessions and those who wait stay with the old one. What clients had at servers that are gone is forgotten.
+        Sessions and waiters stay with the old pool. Stick entries of servers that are gone are dropped.
         """
-        known = {server.name: server for server in old.servers}
-        numbers: dict[int, int] = {}
-        for number, server in enumerate(self.servers):
-            before = known.get(server.name)
+        old_servers = {server.name: server for server in old.servers}
+        indexes: dict[int, int] = {}
+        for index, server in enumerate(self.servers):
+            before = old_servers.get(server.name)
             if before is None:
                 continue
-            numbers[old._number[before]] = number
-            server.state, server.changed, server.counts = before.state, before.changed, before.counts
+            indexes[old._indexes[before]] = index
+            server.state, server.changed_at, server.counts = before.state, before.changed_at, before.counts
             if server.slow_start and before.up_since is not None:
                 server.up_since, server.throttle = before.up_since, before.throttle
             if server.health is not None and before.health is not None:
                 server.health.take_over(before.health)
         if self.stick is not None and old.stick is not None:
             self.stick.restore(
-                (key, numbers[number], until)
-                for key, number, until in old.stick.entries()
-                if number in numbers
+                (key, indexes[index], expires)
+                for key, index, expires in old.stick.entries()
+                if index in indexes
             )
         self.rebuild()
+
+    # Tests
+
+    def assert_invariants(self) -> None:
+        """Raise AssertionError if an invariant at the head of this module is broken."""
+        for broken in self._broken_invariants():
+            raise AssertionError(broken)
+
+    def _broken_invariants(self) -> Iterator[str]:
+        queues: list[tuple[S | None, Queue[Waiter[S]]]] = [(None, self._queue), *self._server_queues.items()]
+        for server, queue in queues:
+            waiters = list(queue)
+            if any(waiter.required is not server or waiter.server is not None for waiter in waiters):
+                yield f"1: a waiter is in the queue of {server} and should not be"
+            if waiters != sorted(waiters, key=lambda waiter: waiter.ticket):
+                yield f"3: the queue of {server} is out of order"
+            if waiters and server is not None and not server.accepts_persistent:
+                yield f"4: sessions wait for {server}, which accepts none"
+        if self._waiting != sum(len(queue) for _, queue in queues):
+            yield f"2: _waiting is {self._waiting}"
+        if list(self._eligible) != list(eligible_servers(self.servers)):
+            yield "6: the eligible servers are out of date"
+        for server in self.servers:
+            if not server.is_full and self._next_queue_for(server) is not None:
+                yield f"5: a session waits for the free slot of {server}"

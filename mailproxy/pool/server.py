@@ -1,4 +1,4 @@
-"""A server as the balance sees it: may it be chosen, and how much has it to do."""
+"""A server as the pool sees it: its state, its sessions, its slots."""
 
 from __future__ import annotations
 
@@ -17,24 +17,36 @@ class AdminState(Enum):
     MAINT = "maint"
 
 
-_MAINT = AdminState.MAINT  # what an enumeration looks up costs more than the comparison
+_MAINT = AdminState.MAINT  # the look-up of an enumeration's member costs more than the comparison
 
 
 @frozen
 class ServerState:
-    """What a server is fit for: what the operator wants, and whether its checks say that it is up."""
+    """A server's administrative state, and whether its health checks say that it is up."""
 
     state: AdminState
     is_up: bool
 
+    @property
+    def is_serving(self) -> bool:
+        """Whether the server is up and not in maintenance."""
+        return self.is_up and self.state is not _MAINT
+
 
 @define
 class Counts:
-    """What happened at a server since it was first known; HAProxy's column of ``show stat`` in brackets.
+    """What has happened at a server since it was first known.
 
-    Sessions that began and the most at once (``stot``, ``smax``), attempts that failed, that were made again and that went
-    elsewhere (``econ``, ``wretr``, ``wredis``), checks and those that failed while it was up (``chkfail``), times that it
-    went down or for maintenance, and seconds that it was (``chkdown``, ``downtime``; up to the last change).
+    Attributes:
+        sessions: Sessions so far (HAProxy's ``stot`` in ``show stat``).
+        most_sessions: The most sessions at once (``smax``).
+        connect_errors: Attempts that failed (``econ``).
+        retries: Attempts that were repeated at this server (``wretr``).
+        redispatches: Attempts that were repeated at another server (``wredis``).
+        checks: Health checks.
+        check_failures: Health checks that failed while the server was up (``chkfail``).
+        downs: How often it went down or into maintenance (``chkdown``).
+        down_seconds: How long it was (``downtime``), up to its last change.
     """
 
     sessions: int = 0
@@ -50,13 +62,23 @@ class Counts:
 
 @define(eq=False)
 class Server:
-    """One server of a backend.
+    """One server of a backend. Moments are seconds of the pool's clock.
 
-    ``addresses`` are socket addresses in the order in which they are tried; empty while a host name has none.
-    ``max_sessions`` is 0 where there is no limit. ``health`` is None where it is not checked. ``slow_start`` is in seconds,
-    0 for none, and ``up_since`` the moment at which it last came up from down, None if it never did. ``throttle`` is the
-    part of weight and ``max_sessions`` that counts while it warms up, from 0.01 to 1: whoever has the clock sets it to
-    ``ramp(server, now)``. ``changed`` is the moment at which its standing last became another one, None if it never did.
+    Attributes:
+        name: Its name in the configuration.
+        weight: Its part of new sessions relative to the other servers.
+        state: Its administrative state.
+        addresses: Socket addresses in the order in which they are tried. Empty while a host name has none.
+        sessions: Sessions that hold a slot now.
+        max_sessions: The number of its slots, 0 for no limit.
+        health: The results of its health checks, None if it is not checked.
+        is_backup: Whether it is used only while no active server is usable.
+        slow_start: Seconds of slow start, 0 for none.
+        up_since: When it last came up from down, None if it never did.
+        throttle: The part of weight and ``max_sessions`` that counts in slow start, from 0.01 to 1. The pool sets it to
+            ``slow_start_factor(server, now)``.
+        changed_at: When its state last changed, None if it never did.
+        counts: What has happened so far.
     """
 
     name: str
@@ -70,33 +92,33 @@ class Server:
     slow_start: float = field(default=0.0, kw_only=True)
     up_since: float | None = field(default=None, kw_only=True)
     throttle: float = field(default=1.0, kw_only=True)
-    changed: float | None = field(default=None, kw_only=True)
+    changed_at: float | None = field(default=None, kw_only=True)
     counts: Counts = field(factory=Counts, kw_only=True)
 
     @property
     def is_up(self) -> bool:
-        """Do its checks say so, or are there none?"""
+        """Whether its health checks say that it is up, or it is not checked."""
         return self.health is None or self.health.is_up
 
     @property
     def is_usable(self) -> bool:
-        """May new sessions go there?"""
+        """Whether new sessions may go there."""
         return self.state is AdminState.READY and self.is_up and self.weight > 0 and bool(self.addresses)
 
     @property
     def accepts_persistent(self) -> bool:
-        """May the sessions of clients go there that it had before? Also while it drains, as in HAProxy."""
-        health = self.health  # as is_up has it; sessions ask twice
+        """Whether sessions of clients that it had before may go there. As in HAProxy, they may while it drains."""
+        health = self.health  # written out here, and not is_up: each session asks twice
         return self.state is not _MAINT and (health is None or health.is_up) and bool(self.addresses)
 
     @property
-    def standing(self) -> ServerState:
-        """What it is fit for now."""
+    def operational_state(self) -> ServerState:
+        """Its administrative state and health together, as they are now."""
         return ServerState(self.state, self.is_up)
 
     @property
     def status(self) -> str:
-        """HAProxy's word of ``show stat``: ``UP``, ``UP 2/3``, ``DOWN``, ``DOWN 1/2``, ``DRAIN``, ``MAINT``, ``no check``."""
+        """HAProxy's word in ``show stat``: ``UP``, ``UP 2/3``, ``DOWN``, ``DOWN 1/2``, ``DRAIN``, ``MAINT``, ``no check``."""
         if self.state is AdminState.MAINT:
             return "MAINT"
         if not self.addresses:
@@ -109,32 +131,33 @@ class Server:
 
     @property
     def is_full(self) -> bool:
-        """Has it as many sessions as it may have now?"""
-        # Asked for many servers in each choice, most of which are without a limit or warm: these are quick.
-        most = self.max_sessions
-        return most > 0 and (
-            most <= self.sessions or (self.throttle < 1.0 and self.effective_max_sessions <= self.sessions)
+        """Whether all slots that it has now are taken."""
+        # Each choice asks many servers. Most have no limit, or are not in slow start, and are answered quickly.
+        limit = self.max_sessions
+        return limit > 0 and (
+            limit <= self.sessions or (self.throttle < 1.0 and self.effective_max_sessions <= self.sessions)
         )
 
     @property
     def effective_weight(self) -> float:
-        """The weight that counts now: less than its own while it warms up."""
+        """The weight that counts now: a part of ``weight`` in slow start."""
         return self.weight * self.throttle
 
     @property
     def effective_max_sessions(self) -> int:
-        """How many sessions it may have now, 0 for any number; while it warms up at least one, as in HAProxy."""
+        """The number of slots now, 0 for no limit. In slow start it is at least 1, as in HAProxy."""
         if self.throttle == 1.0 or self.max_sessions == 0:
             return self.max_sessions
         return max(1, int(self.max_sessions * self.throttle))
 
     def add_session(self) -> None:
-        """A session begins here."""
-        self.sessions += 1
+        """Count a session that takes a slot."""
+        self.sessions = sessions = self.sessions + 1
         counts = self.counts
         counts.sessions += 1
-        counts.most_sessions = max(counts.most_sessions, self.sessions)
+        if sessions > counts.most_sessions:  # noqa: PLR1730 - each session comes here, and a call of max costs more
+            counts.most_sessions = sessions
 
     def remove_session(self) -> None:
-        """A session that began here is over."""
+        """Count a session that gives its slot back."""
         self.sessions -= 1

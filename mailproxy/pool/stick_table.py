@@ -1,4 +1,4 @@
-"""The stick table: which server a client had, for so long as it comes back."""
+"""The stick table: which server each client had."""
 
 from __future__ import annotations
 
@@ -6,26 +6,34 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv6Address
 
-# An entry is one number, the tick of its expiry and below it the server: a tuple would take three times the memory.
+# An entry is one number: the tick of its expiry, and in the lowest bits the server. A tuple would take three times the
+# memory.
 _SERVER_BITS = 16
 _SERVER_MASK = (1 << _SERVER_BITS) - 1
 _TICKS_PER_SECOND = 16
 
-_V6_MARK = 1 << 128  # on the keys of IPv6 addresses, which no key of an IPv4 address has
+_V6_MARK = 1 << 128  # in the keys of IPv6 addresses, so that they differ from those of IPv4 addresses
 _V4_BYTES = 4
 _V6_GROUPS = 8
 _V6_DIGITS = 32
 
 
 class StickTable:
-    """At most ``size`` entries, each for ``expire`` seconds since its last use; the longest unused makes room.
+    """A table from client keys (see ``client_key``) to servers, which are numbers below 65536.
 
-    Keys are numbers (see ``key_of``), servers numbers below 65536; moments are seconds, of any clock that does not go
-    back. An ``OrderedDict``, because a plain one that loses its first entries takes ever longer to find the first that is
-    left. The order of use is that of expiry, too.
+    Moments are seconds of any clock that does not go back.
     """
 
+    # An OrderedDict: a plain dict from which the first entries are removed needs more and more time to find the first one
+    # left. The order of use is that of expiry, too.
+
     def __init__(self, size: int, expire: float) -> None:
+        """Make an empty table.
+
+        Args:
+            size: The number of entries at most. A new entry replaces the one that was unused for longest.
+            expire: How many seconds an entry lasts after its last use.
+        """
         self._size = size
         self._ticks = max(1, round(expire * _TICKS_PER_SECOND))
         self._entries: OrderedDict[int, int] = OrderedDict()
@@ -37,7 +45,7 @@ class StickTable:
         return key in self._entries
 
     def lookup(self, key: int, now: float) -> int | None:
-        """The server of this client, whose entry lives on; None if there is none, or none any more."""
+        """Return the server of this client and renew the entry. Return None if there is none or it has expired."""
         entry = self._entries.get(key)
         if entry is None:
             return None
@@ -51,21 +59,21 @@ class StickTable:
         return server
 
     def store(self, key: int, server: int, now: float) -> None:
-        """The client has that server now."""
+        """Store that the client has this server now."""
         self._put(key, server, int(now * _TICKS_PER_SECOND) + self._ticks)
         if len(self._entries) > self._size:
             self._entries.popitem(last=False)
 
-    def _put(self, key: int, server: int, until: int) -> None:
+    def _put(self, key: int, server: int, expires: int) -> None:
         if server >> _SERVER_BITS:
             raise ValueError(f"server number {server} is not below {1 << _SERVER_BITS}")
-        self._entries[key] = until << _SERVER_BITS | server
+        self._entries[key] = expires << _SERVER_BITS | server
         self._entries.move_to_end(key)
 
-    def expire(self, now: float, most: int = 1000) -> bool:
-        """Drop what is out of date, at most so many entries in one call; True if there may be more."""
+    def expire(self, now: float, limit: int = 1000) -> bool:
+        """Remove expired entries, ``limit`` at most. Return True if there may be more."""
         tick = int(now * _TICKS_PER_SECOND)
-        for _ in range(most):
+        for _ in range(limit):
             key = next(iter(self._entries), None)
             if key is None or self._entries[key] >> _SERVER_BITS > tick:
                 return False
@@ -73,30 +81,42 @@ class StickTable:
         return True
 
     def entries(self) -> Iterator[tuple[int, int, float]]:
-        """Key, server and moment of expiry of each, the longest unused first; the table must not change meanwhile."""
+        """Yield key, server and moment of expiry of each entry, the one that was unused for longest first.
+
+        The table must not change meanwhile.
+        """
         for key, entry in self._entries.items():
             yield key, entry & _SERVER_MASK, (entry >> _SERVER_BITS) / _TICKS_PER_SECOND
 
     def restore(self, entries: Iterable[tuple[int, int, float]]) -> None:
-        """Take over what another table's ``entries`` gave, over a reload; what does not fit is the longest unused.
+        """Take over the ``entries`` of another table with the same clock, after a reload.
 
-        Moments stay, also where ``expire`` is another one now, and have to be of the same clock.
+        Entries keep their moment of expiry, whatever ``expire`` is now. If there are too many, those that were unused for
+        longest are left out.
         """
-        for key, server, until in entries:
-            self._put(key, server, int(until * _TICKS_PER_SECOND))
+        for key, server, expires in entries:
+            self._put(key, server, int(expires * _TICKS_PER_SECOND))
             if len(self._entries) > self._size:
                 self._entries.popitem(last=False)
 
 
 def client_key(host: str, prefix_v4: int = 32, prefix_v6: int = 64) -> int:
-    """The key of the network that an address is in; keys of IPv4 and IPv6 networks differ always.
+    """Return the key of the network that an address is in. An IPv4 and an IPv6 network have different keys.
 
-    IPv4 addresses that are mapped into IPv6 (RFC 4291 section 2.5.5.2) are IPv4, zones (RFC 4007) do not count. Raises
-    ValueError for what is no address.
+    IPv4 addresses mapped into IPv6 (RFC 4291 section 2.5.5.2) count as IPv4. Zones (RFC 4007) do not count.
+
+    Args:
+        host: The address in text form.
+        prefix_v4: The length of an IPv4 network's prefix.
+        prefix_v6: The length of an IPv6 network's prefix.
+
+    Raises:
+        ValueError: ``host`` is not an address.
     """
     if ":" not in host:
         return _cut(_v4_number(host), 32 - prefix_v4)
-    if host.startswith("::ffff:") and "." in host:  # as the kernel has IPv4 clients of a socket for both
+    # The kernel writes IPv4 clients of a socket for both families like this.
+    if host.startswith("::ffff:") and "." in host:
         return _cut(_v4_number(host[7:].partition("%")[0]), 32 - prefix_v4)
     number = _v6_number(host)
     if number >> 32 == 0xFFFF:
@@ -109,15 +129,15 @@ def _cut(number: int, bits: int) -> int:
 
 
 def _v4_number(host: str) -> int:
-    """As ``int(IPv4Address(host))``, in less than half of its time."""
+    """Return ``int(IPv4Address(host))`` in less than half of its time."""
     parts = host.split(".")
     if len(parts) == _V4_BYTES and host.isascii() and "".join(parts).isdigit():
         return int.from_bytes(bytes(map(int, parts)), "big")
-    return int(IPv4Address(host))  # which says what is wrong with it
+    return int(IPv4Address(host))  # raises ValueError and says what is wrong
 
 
 def _v6_number(host: str) -> int:
-    """As ``int(IPv6Address(host))``, in less than half of its time for what the kernel and ``ipaddress`` write."""
+    """Return ``int(IPv6Address(host))``, in less than half of its time for the form of the kernel and ``ipaddress``."""
     head, gap, tail = host.partition("::")
     front = head.split(":") if head else []
     back = tail.split(":") if tail else []
@@ -126,4 +146,4 @@ def _v6_number(host: str) -> int:
         digits = f"{''.join([part.zfill(4) for part in front])}{'0000' * missing}{''.join([part.zfill(4) for part in back])}"
         if len(digits) == _V6_DIGITS and digits.isalnum() and digits.isascii():
             return int(digits, 16)
-    return int(IPv6Address(host))  # with an IPv4 address or a zone in it, or it is none
+    return int(IPv6Address(host))  # has an IPv4 address or a zone in it, or is invalid

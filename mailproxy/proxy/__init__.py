@@ -7,7 +7,7 @@ Modules, in reading order:
     session: one connection, from accepting to its log line. client_info: what is known of its client.
     backend: servers, their states and what is logged of them.
     checks, monitor: health checks, host names and certificate files, beside the sessions.
-    supervise: how such helpers survive their own failures.
+    supervise: how such helpers survive their own failures. faults: how the log reports them.
     signals, config_change: what the signals of an operator mean.
     process: what belongs to the whole process: descriptors, garbage collection, errors that Python cannot
         raise.

@@ -53,7 +53,7 @@ class Clients:
             sessions=SessionCounts(sessions),
             rates=RateCounts(rate.per, published=rates) if rate is not None else None,
         )
-        self.leave: Callable[[int], None] = self._limits.leave
+        self.leave: Callable[[int], None] = self._limits.remove
 
     def enter(self, client_info: ClientInfo) -> int | None:
         """Count a session of this client.
@@ -73,7 +73,7 @@ class Clients:
         client = client_key(host, prefix_v6=_PREFIX_V6)
         if self._secret is not None:
             client = client_hash(client, self._secret)
-        reached = self._limits.enter(client, self._clock())
+        reached = self._limits.add(client, self._clock())
         if reached is not None:
             self.refused += 1
             raise SessionEndedError(end_reasons.CLIENT_LIMIT, self._describe(host, reached))

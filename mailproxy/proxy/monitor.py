@@ -16,7 +16,8 @@ from mailproxy.log.events import TLS_READS_UNBOUNDED
 from mailproxy.net.tls.auto_retry import NOT_CLEARED, can_clear_auto_retry
 from mailproxy.net.tls.context import Context
 from mailproxy.pool import RandomSource
-from mailproxy.proxy.backend.backend import Backend, ServerContexts, server_context
+from mailproxy.proxy.backend.backend import Backend
+from mailproxy.proxy.backend.server import ServerContexts, server_context
 from mailproxy.proxy.checks.check import Check, plan_checks
 from mailproxy.proxy.checks.checker import HealthChecker
 from mailproxy.proxy.supervise import contained, supervise
@@ -105,7 +106,7 @@ class ServerMonitor:
                 nursery.start_soon(supervise, self._log, _WATCHER_HELPER, self._watcher.run)
             if not self._is_takeover:
                 for backend in self._backends.values():
-                    backend.say_states()
+                    backend.log_initial_states()
             async with trio.open_nursery() as starting:
                 for backend in self._backends.values():
                     starting.start_soon(nursery.start, backend.resolver.run)

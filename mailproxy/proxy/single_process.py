@@ -10,7 +10,8 @@ from mailproxy.certificates.reloader import CertificateReloader
 from mailproxy.config import Config
 from mailproxy.log import Log
 from mailproxy.net.listener import Listener
-from mailproxy.proxy.backend.backend import Backend, ServerContexts
+from mailproxy.proxy.backend.backend import Backend
+from mailproxy.proxy.backend.server import ServerContexts
 from mailproxy.proxy.client_limits import client_limits
 from mailproxy.proxy.limits import SessionLimit, SessionLimits
 from mailproxy.proxy.monitor import ServerMonitor, ports_of

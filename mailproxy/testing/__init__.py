@@ -1,7 +1,21 @@
-"""What a project that embeds mailproxy needs in its own tests, and what ``mailproxy demo`` is made of.
+"""Test tools for projects that embed mailproxy: scripted servers, an IMAP server, a throw-away CA, pytest fixtures.
 
-Nothing is loaded until a name is used. The CA needs the extra ``mailproxy[testing]`` or ``mailproxy[demo]``; the
-fixtures in ``mailproxy.testing.fixtures`` need ``mailproxy[testing]``; everything else needs no extra.
+``mailproxy demo`` uses them, too.
+
+A server of a test is started with ``address = await nursery.start(server.serve)``, and ``dial(address)`` connects to it.
+
+Modules, in reading order:
+    connection: ``dial`` and ``Connection``, one connection seen from either end.
+    server: ``LoopbackServer``, the base of all servers here.
+    playbook: the steps that a scripted server or client can take, such as ``Send`` and ``Expect``.
+    scripted: ``ScriptedServer``, which plays them, and ready-made playbooks such as ``greet_and_echo``.
+    imap: ``ImapServer``, an IMAP4rev1 server with a mail store in memory.
+    ca: ``ThrowAwayCA``, which issues certificates.
+    fixtures: the pytest fixtures ``run_proxy`` and ``throw_away_ca``.
+
+A module is loaded when a name of it is used first. The CA needs the extra ``mailproxy[testing]`` or ``mailproxy[demo]``. The
+fixtures need ``mailproxy[testing]`` and are not among the names here: they are in ``mailproxy.testing.fixtures``. The rest
+needs no extra.
 """
 
 from __future__ import annotations
@@ -105,7 +119,7 @@ _HOMES = {name: f"{__name__}.{module}" for module, names in _NAMES.items() for n
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module  # only here: the interpreter's own start has loaded it already
+    from importlib import import_module  # costs nothing: the start of the interpreter has loaded it
 
     value = getattr(import_module(_HOMES[name]), name)
     globals()[name] = value

@@ -1,4 +1,4 @@
-"""A certificate authority that lives as long as a test or a look."""
+"""A certificate authority for tests and demonstrations."""
 
 from __future__ import annotations
 
@@ -21,12 +21,24 @@ _MISSING = (
 
 
 class ThrowAwayCA:
-    """Issues certificates into files under ``folder``, which belongs to the caller and holds ``ca.pem`` afterwards.
+    """A certificate authority (CA) that issues certificates into PEM files.
 
-    Raises ImportError if trustme is not installed, saying which extra has it.
+    Its private key is in memory only. The files stay until the caller removes the folder.
+
+    Attributes:
+        folder: Where files go unless a method is given another folder.
+        pem: The CA's own certificate, ``ca.pem`` in ``folder``.
     """
 
     def __init__(self, folder: Path) -> None:
+        """Make a new CA and write its certificate.
+
+        Args:
+            folder: An existing folder.
+
+        Raises:
+            ImportError: Trustme is not installed. The message names the extra that has it.
+        """
         try:
             import trustme
         except ImportError as missing:
@@ -48,10 +60,20 @@ class ThrowAwayCA:
         not_before: datetime | None = None,
         not_after: datetime | None = None,
     ) -> Path:
-        """Return the path of a new PEM file, mode 0600, with key and chain, for host names, wildcards or IP addresses.
+        """Issue a server certificate.
 
-        The file is named after the first name and the key type. A second one of that name does not replace the
-        first: it gets a number, as a renewed certificate would sit beside the old.
+        The file is named after the first name and the key type. A second file of that name does not replace the first but
+        gets a number, like a renewed certificate beside the old one.
+
+        Args:
+            names: Host names, wildcards or IP addresses, at least one.
+            key_type: The type of the key.
+            folder: Where the file goes, by default the folder of the CA.
+            not_before: The begin of the validity, by default trustme's.
+            not_after: The end of the validity, by default trustme's.
+
+        Returns:
+            The path of the new PEM file with key and chain, mode 0600.
         """
         certificate = self._ca.issue_cert(
             *names, key_type=self._keys[key_type], not_before=not_before, not_after=not_after
@@ -62,21 +84,36 @@ class ThrowAwayCA:
     def issue_client(
         self, name: str, *, folder: Path | None = None, not_after: datetime | None = None
     ) -> Path:
-        """Return the path of a new PEM file with key and chain for a client that is called so: its common name.
+        """Issue a client certificate.
 
-        Its alternative name is the same where that is an address of mail, else one of nobody.
-        Files are named and numbered as those of ``issue``.
+        Files are named ``client-NAME.pem``, and numbered like those of ``issue``.
+
+        Args:
+            name: The common name. It is the subject alternative name, too, if it is a mail address.
+            folder: Where the file goes, by default the folder of the CA.
+            not_after: The end of the validity, by default trustme's.
+
+        Returns:
+            The path of the new PEM file with key and chain, mode 0600.
         """
-        # Without any alternative name that extension would be empty, which strict verifiers refuse (RFC 5280 section
-        # 4.2.1.6), Python's own since 3.13 among them.
+        # Without an alternative name the extension would be empty. Strict verifiers reject that (RFC 5280 section 4.2.1.6),
+        # among them Python's since 3.13.
         alternative = name if name.isascii() and "@" in name else "client.invalid"
         certificate = self._ca.issue_cert(alternative, common_name=name, not_after=not_after)
         stem = f"client-{name.replace('/', '_')}"
         return _write_new(folder or self.folder, stem, certificate.private_key_and_cert_chain_pem.bytes())
 
     def revoke(self, *certificates: Path, folder: Path | None = None) -> Path:
-        """Return the path of a new revocation list, PEM, with the first certificate of each of these files; or of none."""
-        from cryptography import x509  # as late as trustme: only who needs a CA pays for it
+        """Write a certificate revocation list (CRL), valid for 30 days.
+
+        Args:
+            certificates: PEM files. The first certificate of each is revoked. Without any the list is empty.
+            folder: Where the file goes, by default the folder of the CA.
+
+        Returns:
+            The path of the new PEM file.
+        """
+        from cryptography import x509  # imported here, like trustme, because it is slow to load
         from cryptography.hazmat.primitives import hashes, serialization
         from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
@@ -98,26 +135,31 @@ class ThrowAwayCA:
         return _write_new(folder or self.folder, "crl", crl.public_bytes(serialization.Encoding.PEM))
 
     def client_context(self, certificate: Path | None = None) -> ssl.SSLContext:
-        """Return a context that trusts this CA, nobody else, and verifies names; it shows ``certificate`` if asked."""
+        """Return a client's TLS context that trusts only this CA and verifies host names.
+
+        Args:
+            certificate: A PEM file with key and chain, which a server that asks for a client certificate gets.
+        """
         context = ssl.create_default_context(cafile=self.pem)
         if certificate is not None:
             context.load_cert_chain(certificate)
-        return _telling_ends_apart(context)
+        return _detect_unclean_eof(context)
 
     def server_context(self, *names: str, key_type: KeyType = "ec") -> ssl.SSLContext:
-        """Return a server's context with a new certificate for ``names``."""
+        """Return a server's TLS context with a new certificate for these names."""
         return server_context(self.issue(*names, key_type=key_type))
 
 
 def server_context(pem: Path) -> ssl.SSLContext:
-    """Return a server's context with the key and chain of ``pem``."""
+    """Return a server's TLS context with the key and chain of a PEM file."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(pem)
-    return _telling_ends_apart(context)
+    return _detect_unclean_eof(context)
 
 
-def _telling_ends_apart(context: ssl.SSLContext) -> ssl.SSLContext:
-    # Early CPython 3.11 (Debian 12's) sets this: an end without close_notify would pass for one with it.
+def _detect_unclean_eof(context: ssl.SSLContext) -> ssl.SSLContext:
+    # Early versions of CPython 3.11 (Debian 12 has one) set this option: an end without close_notify would look like one
+    # with it.
     context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
     return context
 

@@ -1,7 +1,7 @@
-"""One connection of a test, seen from either end: clear or TLS, with everything that came over it.
+"""One connection of a test, seen from either end, in clear text or TLS.
 
-TLS goes through memory BIOs, not through ``trio.SSLStream``: a test's peer must be able to do what a well-behaved
-stream hides, such as close_notify while it goes on reading, or an end without close_notify.
+TLS goes through memory BIOs and not through ``trio.SSLStream``. A test's peer must be able to do what a well-behaved stream
+hides, such as sending close_notify and reading on, or closing without close_notify.
 """
 
 from __future__ import annotations
@@ -29,15 +29,24 @@ _T = TypeVar("_T")
 _CHUNK_BYTES = 65536
 _LINGER_NONE = struct.pack("ii", 1, 0)  # close() then sends a reset instead of a FIN (socket(7), SO_LINGER)
 
-_asked_names: WeakKeyDictionary[ssl.SSLObject, str] = WeakKeyDictionary()
+_requested_names: WeakKeyDictionary[ssl.SSLObject, str] = WeakKeyDictionary()
 
 
 @define(eq=False)
 class Connection:
-    """A connection; ``received`` is all that came, ``end`` how the peer ended it as far as anybody has read.
+    """A connection. One task may send while another receives.
 
-    ``end`` is ``eof`` (a FIN; under TLS one without close_notify), ``close_notify``, ``reset``, ``tls`` (TLS broke;
-    ``tls_fault`` has OpenSSL's words), or None while it goes on. One task may send while another receives.
+    It is an async context manager, which closes at once (``drop``) when the block ends.
+
+    Attributes:
+        stream: The TCP or Unix connection. TLS is above it.
+        peer: The address of the other end.
+        received: All bytes that were received so far, decrypted.
+        end: How the peer has ended the connection, as far as it was read. ``eof`` is a FIN, under TLS without close_notify.
+            ``close_notify`` is an orderly end of TLS. ``reset`` is a reset, ``tls`` an error of TLS. None: it is open.
+        tls: The TLS connection, None in clear text.
+        tls_fault: OpenSSL's words if ``end`` is ``tls``.
+        closed: Set when this end has closed.
     """
 
     stream: trio.SocketStream = field(repr=False)
@@ -55,8 +64,8 @@ class Connection:
 
     @property
     def server_name(self) -> str | None:
-        """The name that a TLS client asked this end for; None without one."""
-        return _asked_names.get(self.tls) if self.tls else None
+        """The host name in the ClientHello (SNI) that this end received as a TLS server, None without one."""
+        return _requested_names.get(self.tls) if self.tls else None
 
     async def __aenter__(self) -> Self:
         return self
@@ -67,65 +76,92 @@ class Connection:
         self.drop()
 
     async def accept_tls(self, context: ssl.SSLContext) -> None:
-        """Take the server's part in a TLS handshake. Raises trio.BrokenResourceError if it fails."""
+        """Make a TLS handshake as the server.
+
+        Args:
+            context: A server's context. It gets an ``sni_callback`` if it has none, for ``server_name``.
+
+        Raises:
+            trio.BrokenResourceError: The handshake failed. ``end`` and ``tls_fault`` say why.
+        """
         if context.sni_callback is None:
-            context.sni_callback = _note_name
-        await self._shake_hands(context.wrap_bio(self._incoming, self._outgoing, server_side=True))
+            context.sni_callback = _store_requested_name
+        await self._handshake(context.wrap_bio(self._incoming, self._outgoing, server_side=True))
 
     async def start_tls(self, context: ssl.SSLContext, server_name: str | None = "localhost") -> None:
-        """Take the client's part in a TLS handshake. Raises trio.BrokenResourceError if it fails."""
-        await self._shake_hands(context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_name))
+        """Make a TLS handshake as the client.
+
+        Args:
+            context: A client's context.
+            server_name: The name to ask for and to verify.
+
+        Raises:
+            trio.BrokenResourceError: The handshake failed. ``end`` and ``tls_fault`` say why.
+        """
+        await self._handshake(context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_name))
 
     async def send(self, data: bytes) -> None:
-        """Send all of it. Raises trio.BrokenResourceError if the peer has gone; ``end`` is then ``reset``."""
+        """Send all of these bytes.
+
+        Raises:
+            trio.BrokenResourceError: The peer has closed the connection, and ``end`` is set.
+        """
         if self.tls is None:
-            await self._put(data)
+            await self._send_bytes(data)
         elif data:
             try:
                 self.tls.write(data)
-            except ssl.SSLError as error:  # TLS is over since the peer's connection has ended
+            except ssl.SSLError as error:  # TLS has ended with the peer's connection
                 raise trio.BrokenResourceError("the peer has gone") from error
             await self._flush()
 
     async def send_in_pieces(self, data: bytes, size: int = 1, pause: float = 0.0) -> None:
-        """Send ``size`` bytes at a time (each a TLS record of its own), with so many seconds between."""
+        """Send ``size`` bytes at a time, each piece as a TLS record of its own, with ``pause`` seconds in between."""
         for start in range(0, len(data), size):
             await self.send(data[start : start + size])
             await trio.sleep(pause)
 
     async def receive(self, size: int = _CHUNK_BYTES) -> bytes:
-        """Return what is there, at most ``size`` bytes, or wait for it; ``b""`` at the end, however it came."""
+        """Return what has come, at most ``size`` bytes, or wait for more.
+
+        Returns:
+            ``b""`` if the connection has ended. ``end`` says how; no error is raised.
+        """
         if not self._unread and self.end is None:
-            await self._take()
+            await self._receive_more()
         return self._pop(size)
 
     async def receive_exactly(self, size: int) -> bytes:
-        """Return ``size`` bytes, or fewer if the end comes first."""
+        """Return ``size`` bytes, or fewer if the connection ends first."""
         while len(self._unread) < size and self.end is None:
-            await self._take()
+            await self._receive_more()
         return self._pop(size)
 
     async def receive_line(self) -> bytes:
-        """Return a line with its end, or what there was of it if the end comes first."""
+        """Return a line with its line ending, or a part of it if the connection ends first."""
         start = 0
-        while (found := self._unread.find(b"\n", start)) < 0 and self.end is None:
+        while (line_end := self._unread.find(b"\n", start)) < 0 and self.end is None:
             start = len(self._unread)
-            await self._take()
-        return self._pop(found + 1 if found >= 0 else len(self._unread))
+            await self._receive_more()
+        return self._pop(line_end + 1 if line_end >= 0 else len(self._unread))
 
     async def receive_until_end(self) -> bytes:
-        """Return all that is still to come."""
+        """Return all bytes that come until the connection ends."""
         while self.end is None:
-            await self._take()
+            await self._receive_more()
         return self._pop(len(self._unread))
 
     async def wait_received(self, what: int | bytes) -> None:
-        """Wait until so many bytes, or these bytes, have come since the start; some other task must be receiving."""
+        """Wait until something is in ``received``. Another task must be receiving.
+
+        Args:
+            what: A number of bytes since the start, or bytes to search for.
+        """
         while not (len(self.received) >= what if isinstance(what, int) else what in self.received):
             await self._arrivals.park()
 
     async def half_close(self) -> None:
-        """Say that nothing more will be sent: close_notify under TLS, then a FIN. Receiving goes on."""
+        """Send close_notify under TLS, then a FIN. Receiving goes on."""
         if self.tls is not None:
             self._queue_close_notify(self.tls)
             await self._flush()
@@ -133,7 +169,13 @@ class Connection:
             await self.stream.send_eof()
 
     async def close(self) -> None:
-        """Close in order, with close_notify under TLS. What came and was not received makes the kernel reset instead."""
+        """Close in order, with close_notify under TLS.
+
+        Unread bytes make the kernel send a reset instead of a FIN.
+
+        Closes:
+            The socket, also if this is cancelled.
+        """
         try:
             if self.tls is not None and self.end != "reset":
                 self._queue_close_notify(self.tls)
@@ -143,45 +185,52 @@ class Connection:
             self.drop()
 
     def drop(self) -> None:
-        """Close at once: a FIN, and under TLS no close_notify."""
+        """Close at once with a FIN, and under TLS without close_notify."""
         self.stream.socket.close()
         self.closed.set()
         self._arrivals.unpark_all()
 
     def reset(self) -> None:
-        """Close with a reset. Unix sockets know none: there the peer sees one only if it sent what was not received."""
+        """Close with a reset.
+
+        Unix sockets have no reset. There the peer sees one only if it has sent bytes that were not received.
+        """
         self.stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NONE)
         self.drop()
 
-    async def _shake_hands(self, tls: ssl.SSLObject) -> None:
+    async def _handshake(self, tls: ssl.SSLObject) -> None:
         self.tls = tls
         await self._drive(tls.do_handshake)
 
-    async def _take(self) -> None:
-        """Wait for bytes and note them, or note the end."""
-        with suppress(trio.BrokenResourceError):  # _drive, _feed and _put have noted why
+    async def _receive_more(self) -> None:
+        """Wait for bytes and store them, or store how the connection ended."""
+        with suppress(trio.BrokenResourceError):  # the methods that raise it have set end
             if self.tls is None:
-                data = await self._feed()
+                data = await self._receive_bytes()
             else:
                 data = await self._drive(partial(_read_tls, self.tls))
             if data:
-                self._note(data)
+                self._store(data)
             else:
                 self.end = "eof" if self.tls is None else "close_notify"
 
     async def _drive(self, step: Callable[[], _T]) -> _T:
-        """Take one step of TLS to its end. Raises trio.BrokenResourceError and notes why."""
+        """Complete one step of TLS.
+
+        Raises:
+            trio.BrokenResourceError: It failed, and ``end`` is set.
+        """
         try:
             return await self._repeat(step)
         except ssl.SSLError as error:
-            # which class it has depends on the version of CPython
+            # The class depends on the version of CPython.
             if isinstance(error, ssl.SSLEOFError) or error.reason == "UNEXPECTED_EOF_WHILE_READING":
                 self.end = "eof"
                 raise trio.BrokenResourceError("the peer left without close_notify") from error
             fault = error
         self.end, self.tls_fault = "tls", fault.reason or str(fault)
         with suppress(trio.BrokenResourceError):
-            await self._flush()  # the alert that tells the peer
+            await self._flush()  # the TLS alert
         raise trio.BrokenResourceError(f"TLS failed: {self.tls_fault}") from fault
 
     async def _repeat(self, step: Callable[[], _T]) -> _T:
@@ -194,12 +243,12 @@ class Connection:
                 await self._flush()
                 return result
             await self._flush()
-            if data := await self._feed():
+            if data := await self._receive_bytes():
                 self._incoming.write(data)
             else:
                 self._incoming.write_eof()
 
-    async def _feed(self) -> bytes:
+    async def _receive_bytes(self) -> bytes:
         try:
             return await self.stream.receive_some(_CHUNK_BYTES)
         except trio.BrokenResourceError:
@@ -207,12 +256,12 @@ class Connection:
             raise
 
     async def _flush(self) -> None:
-        # Read before the lock: a receiver that found a sender's bytes here would wait behind it, and both for ever
-        # when the peer reads no more until we do.
+        # Read before the lock is taken. A receiver that found a sender's bytes here would wait for the lock behind it. That
+        # is a deadlock if the peer does not read until this end does.
         if data := self._outgoing.read():
-            await self._put(data)
+            await self._send_bytes(data)
 
-    async def _put(self, data: bytes) -> None:
+    async def _send_bytes(self, data: bytes) -> None:
         try:
             async with self._sending:
                 await self.stream.send_all(data)
@@ -221,14 +270,15 @@ class Connection:
             raise
 
     def _queue_close_notify(self, tls: ssl.SSLObject) -> None:
-        # unwrap() fails on application data that has come and was not read, so that is taken out first.
+        # unwrap() fails while application data is unread, so it is read first.
         with suppress(ssl.SSLError):
             while data := tls.read(_CHUNK_BYTES):
-                self._note(data)
-        with suppress(ssl.SSLError):  # WantRead is success: close_notify is written, the peer's has not come
+                self._store(data)
+        # SSLWantReadError is a success here: close_notify is written, and that of the peer has not come.
+        with suppress(ssl.SSLError):
             tls.unwrap()
 
-    def _note(self, data: bytes) -> None:
+    def _store(self, data: bytes) -> None:
         self.received += data
         self._unread += data
         self._arrivals.unpark_all()
@@ -242,7 +292,7 @@ class Connection:
 def _read_tls(tls: ssl.SSLObject) -> bytes:
     try:
         return tls.read(_CHUNK_BYTES)
-    except ssl.SSLZeroReturnError:  # instead of b"" once this end has sent its close_notify
+    except ssl.SSLZeroReturnError:  # raised instead of b"" after this end has sent its close_notify
         return b""
 
 
@@ -253,10 +303,23 @@ async def dial(
     server_name: str | None = "localhost",
     receive_buffer_bytes: int | None = None,
 ) -> Connection:
-    """Connect to ``127.0.0.1:143``, ``[::1]:143``, ``localhost:143`` or ``unix:/path``, with a TLS handshake if asked.
+    """Connect to an address, with a TLS handshake if a context is given.
 
-    The connection is an ``async with`` that closes at once. Raises OSError if nobody listens, and
-    trio.BrokenResourceError if the handshake fails; nothing stays open then.
+    Args:
+        address: ``127.0.0.1:143``, ``[::1]:143``, ``localhost:143`` or ``unix:/path``.
+        tls: A client's context.
+        server_name: The name that TLS asks for and verifies.
+        receive_buffer_bytes: The size of the kernel's receive buffer, small for a client that does not read.
+
+    Returns:
+        The connection, to be used with ``async with``, or closed by the caller.
+
+    Raises:
+        OSError: No connection was made.
+        trio.BrokenResourceError: The handshake failed.
+
+    Cancellation:
+        The connection is closed, as after an error.
     """
     connection = Connection(trio.SocketStream(await _connect(address, receive_buffer_bytes)))
     if tls is not None:
@@ -269,15 +332,15 @@ async def dial(
 
 
 async def _connect(address: str, receive_buffer_bytes: int | None) -> trio.socket.SocketType:
-    where = parse_server(address)
-    if isinstance(where, UnixAddress):
+    target = parse_server(address)
+    if isinstance(target, UnixAddress):
         sock = trio.socket.socket(socket.AF_UNIX)
     else:
-        sock = trio.socket.socket(socket.AF_INET6 if ":" in where.host else socket.AF_INET)
+        sock = trio.socket.socket(socket.AF_INET6 if ":" in target.host else socket.AF_INET)
     try:
         if receive_buffer_bytes is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
-        await sock.connect(where.path if isinstance(where, UnixAddress) else (where.host, where.port))
+        await sock.connect(target.path if isinstance(target, UnixAddress) else (target.host, target.port))
     except BaseException:
         sock.close()
         raise
@@ -287,11 +350,13 @@ async def _connect(address: str, receive_buffer_bytes: int | None) -> trio.socke
 def _peer_name(stream: trio.SocketStream) -> str:
     try:
         name = stream.socket.getpeername()
-    except OSError:  # it has gone already
+    except OSError:  # it has closed the connection already
         return "unknown"
     return join_host_port(name[0], name[1]) if isinstance(name, tuple) else f"unix:{name}"
 
 
-def _note_name(tls: ssl.SSLObject | ssl.SSLSocket, name: str | None, _context: ssl.SSLContext) -> None:
+def _store_requested_name(
+    tls: ssl.SSLObject | ssl.SSLSocket, name: str | None, _context: ssl.SSLContext
+) -> None:
     if name is not None and isinstance(tls, ssl.SSLObject):
-        _asked_names[tls] = name
+        _requested_names[tls] = name

@@ -1,7 +1,7 @@
-"""pytest fixtures: a throw-away CA, and a proxy that runs for one test.
+"""pytest fixtures: a throw-away CA, and proxies that run for one test.
 
-Take them with ``pytest_plugins = ["mailproxy.testing.fixtures"]``, in the outermost ``conftest.py`` or in a module
-of tests. Tests that use ``run_proxy`` are pytest-trio's: ``async def``, with ``trio_mode`` or marked ``trio``.
+To use them, write ``pytest_plugins = ["mailproxy.testing.fixtures"]`` in the outermost ``conftest.py`` or in a test module.
+Tests that use ``run_proxy`` are ``async def`` and run by pytest-trio: with ``trio_mode``, or marked ``trio``.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ except ImportError as missing:
 if find_spec("pytest_trio") is None:
     raise ImportError(_MISSING, name="pytest_trio")
 
-import mailproxy  # noqa: E402 -- what is missing is said first
-from mailproxy.testing.ca import ThrowAwayCA  # noqa: E402 -- what is missing is said first
+import mailproxy  # noqa: E402 -- the error about missing packages comes first
+from mailproxy.testing.ca import ThrowAwayCA  # noqa: E402 -- the error about missing packages comes first
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -31,17 +31,18 @@ RunProxy: TypeAlias = "Callable[[Mapping[str, Any]], Awaitable[mailproxy.Proxy]]
 
 @pytest.fixture(scope="session")
 def throw_away_ca(tmp_path_factory: pytest.TempPathFactory) -> ThrowAwayCA:
-    """A CA for the whole session of tests, in a folder of its own."""
+    """Return a CA for all tests of the run, in a folder of its own."""
     return ThrowAwayCA(tmp_path_factory.mktemp("throw-away-ca"))
 
 
-# It is asynchronous through pytest-trio's nursery fixture, so it needs no trio_mode in the embedding project.
+# It is synchronous and uses pytest-trio's nursery fixture, so it works without trio_mode.
 @pytest.fixture
 def run_proxy(nursery: trio.Nursery) -> RunProxy:
-    """Run proxies, each from a mapping, until the test is over; then they are stopped at once.
+    """Return a function that runs proxies until the test ends.
 
-    ``proxy = await run_proxy({...})`` returns when every bind listens: ``proxy.frontends["imap"].addresses`` has them
-    in order. Raises ConfigError with every fault.
+    ``proxy = await run_proxy({...})`` takes a configuration as a mapping. It returns a ``mailproxy.Proxy`` when every bind
+    listens, and ``proxy.frontends["imap"].addresses`` has their addresses in order. It raises ``mailproxy.ConfigError``
+    with all faults of the configuration. The proxies are cancelled at the end of the test.
     """
 
     async def run(mapping: Mapping[str, Any]) -> mailproxy.Proxy:

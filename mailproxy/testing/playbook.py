@@ -1,7 +1,7 @@
-"""The steps that a scripted peer can take; a playbook is some of them in order.
+"""The steps of a playbook, which is a sequence of steps.
 
-The same steps play on either end: ``ScriptedServer`` plays them on every connection, and a test can play one on a
-connection that it dialled: ``await Expect(b"* OK").play(connection)``.
+They work on either end of a connection. ``ScriptedServer`` plays a playbook on each connection. A test can play a step on a
+connection that it has dialled: ``await Expect(b"* OK").play(connection)``.
 """
 
 from __future__ import annotations
@@ -16,18 +16,24 @@ if TYPE_CHECKING:
     from mailproxy.testing.connection import Connection
 
 _BLOCK_BYTES = 65536
-_PERIOD = bytes(range(251))  # a prime: no buffer's size is a multiple, so bytes lost or swapped always show
+# The length is a prime. No buffer's size is a multiple of it, so lost or swapped bytes always show.
+_PERIOD = bytes(range(251))
 
 
 class PlaybookError(AssertionError):
-    """The peer sent something else than the playbook expected."""
+    """The peer has sent something else than a step expects."""
 
 
 class Step(Protocol):
-    """One step. Raises trio.BrokenResourceError if the peer has gone, PlaybookError if it said something else."""
+    """One step of a playbook."""
 
     async def play(self, connection: Connection) -> None:
-        """Take it."""
+        """Take this step on a connection.
+
+        Raises:
+            trio.BrokenResourceError: The peer has closed the connection.
+            PlaybookError: The peer has sent something else than the step expects.
+        """
 
 
 Playbook = Sequence[Step]
@@ -35,7 +41,7 @@ Playbook = Sequence[Step]
 
 @frozen
 class Send:
-    """Send this, all at once."""
+    """Send these bytes at once."""
 
     data: bytes
 
@@ -45,7 +51,13 @@ class Send:
 
 @frozen
 class SendSlowly:
-    """Send this in pieces, byte by byte unless told otherwise, each a TLS record of its own; ``pause`` in seconds."""
+    """Send these bytes in pieces, under TLS each as a record of its own.
+
+    Attributes:
+        data: The bytes.
+        size: The bytes of a piece.
+        pause: The seconds between two pieces.
+    """
 
     data: bytes
     size: int = 1
@@ -57,7 +69,7 @@ class SendSlowly:
 
 @frozen
 class Flood:
-    """Send so many bytes of ``pattern``, without end if ``size`` is None."""
+    """Send ``size`` bytes of ``pattern``. None sends until the peer closes the connection."""
 
     size: int | None = None
 
@@ -71,7 +83,7 @@ class Flood:
 
 @frozen
 class Expect:
-    """Receive exactly these bytes."""
+    """Receive exactly these bytes. Others raise PlaybookError."""
 
     data: bytes
 
@@ -81,7 +93,7 @@ class Expect:
 
 @frozen
 class ExpectLine:
-    """Receive a line: this one (its CRLF left out here), or any."""
+    """Receive this line, given without its CRLF, or any line if None."""
 
     line: bytes | None = None
 
@@ -95,7 +107,7 @@ class ExpectLine:
 
 @frozen
 class Collect:
-    """Receive so many bytes, or all until the end."""
+    """Receive ``size`` bytes, or all until the peer closes if None."""
 
     size: int | None = None
 
@@ -108,7 +120,7 @@ class Collect:
 
 @frozen
 class Echo:
-    """Send back what comes, as it comes, until the end."""
+    """Send back all bytes as they come, until the peer closes."""
 
     async def play(self, connection: Connection) -> None:
         while data := await connection.receive():
@@ -117,7 +129,7 @@ class Echo:
 
 @frozen
 class EchoLines:
-    """Send back each line with ``before`` in front, until the end."""
+    """Send back each line with ``before`` in front, until the peer closes."""
 
     before: bytes = b""
 
@@ -128,7 +140,7 @@ class EchoLines:
 
 @frozen
 class HalfClose:
-    """Send nothing more, and go on receiving."""
+    """Half-close: send nothing more, and go on receiving."""
 
     async def play(self, connection: Connection) -> None:
         await connection.half_close()
@@ -136,7 +148,7 @@ class HalfClose:
 
 @frozen
 class Close:
-    """Close in order. Nothing can follow."""
+    """Close in order, under TLS with close_notify. It is the last step."""
 
     async def play(self, connection: Connection) -> None:
         await connection.close()
@@ -144,7 +156,7 @@ class Close:
 
 @frozen
 class Drop:
-    """Close without close_notify. Nothing can follow."""
+    """Close without close_notify. It is the last step."""
 
     async def play(self, connection: Connection) -> None:
         connection.drop()
@@ -152,7 +164,7 @@ class Drop:
 
 @frozen
 class Reset:
-    """Close with a reset. Nothing can follow."""
+    """Close with a reset. It is the last step."""
 
     async def play(self, connection: Connection) -> None:
         connection.reset()
@@ -160,7 +172,7 @@ class Reset:
 
 @frozen
 class Stall:
-    """Neither send nor receive any more, for ever."""
+    """Neither send nor receive, until cancelled."""
 
     async def play(self, connection: Connection) -> None:  # noqa: ARG002 -- it leaves the connection alone
         await trio.sleep_forever()
@@ -168,7 +180,7 @@ class Stall:
 
 @frozen
 class WaitFor:
-    """Go on when the test says so."""
+    """Wait until the test sets this event."""
 
     event: trio.Event
 
@@ -177,7 +189,7 @@ class WaitFor:
 
 
 def pattern(size: int, start: int = 0) -> bytes:
-    """Return ``size`` bytes of a fixed endless sequence from ``start`` on, to see that nothing is lost or swapped."""
+    """Return ``size`` bytes of a fixed endless sequence from ``start`` on, which shows lost and swapped bytes."""
     skip = start % len(_PERIOD)
     return (_PERIOD * ((skip + size) // len(_PERIOD) + 1))[skip : skip + size]
 

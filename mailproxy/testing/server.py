@@ -1,4 +1,4 @@
-"""A server of a test: one address it listens on, and the connections it has met."""
+"""A server of a test: the address that it listens on, and the connections that it has accepted."""
 
 from __future__ import annotations
 
@@ -21,14 +21,13 @@ _BACKLOG = 1024
 
 
 class LoopbackServer(ABC):
-    """Accepts on one address and has a conversation on each connection.
+    """Listens on one address and serves each connection with ``converse``, which a subclass defines.
 
-    Started with ``await nursery.start(server.serve)``, which returns ``address``, written as a configuration takes
-    it. Lives until it is cancelled; then the listener and all connections are closed and a Unix socket's path is
-    gone. ``connections`` has every connection there ever was, in the order of their coming.
+    Start it with ``address = await nursery.start(server.serve)``. It serves until it is cancelled.
 
-    With ``tls`` each connection begins with a handshake. ``receive_buffer_bytes`` makes the kernel hold little for a
-    server that does not read.
+    Attributes:
+        address: The address, as a configuration takes it. While the server listens it has the true port instead of 0.
+        connections: All connections so far, also those that have ended, in the order in which they were accepted.
     """
 
     def __init__(
@@ -38,47 +37,74 @@ class LoopbackServer(ABC):
         tls: ssl.SSLContext | None = None,
         receive_buffer_bytes: int | None = None,
     ) -> None:
+        """Prepare a server, which does not listen yet.
+
+        Args:
+            bind: ``HOST:PORT`` or ``unix:PATH``. Port 0 is any free one.
+            tls: A server's context. Each connection then begins with a TLS handshake.
+            receive_buffer_bytes: The size of the kernel's receive buffer, small for a server that does not read.
+        """
         self.address = bind
         self.connections: list[Connection] = []
         self._tls = tls
         self._receive_buffer_bytes = receive_buffer_bytes
         self._changes = trio.lowlevel.ParkingLot()
         self._ended = 0
-        self._is_over = False
+        self._has_stopped = False
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.address} accepted={self.accepted}>"
 
     @property
     def accepted(self) -> int:
-        """How many connections there have been."""
+        """The number of connections so far."""
         return len(self.connections)
 
     @abstractmethod
     async def converse(self, connection: Connection) -> None:
-        """Say and hear what this server does on one connection, which is closed in order afterwards."""
+        """Serve one connection.
+
+        It is closed in order when this returns, and dropped when it raises. trio.BrokenResourceError ends the connection
+        only: its peer has gone. Any other error ends ``serve``.
+        """
 
     async def serve(self, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED) -> None:
-        """Listen and converse until cancelled. Raises OSError if the address cannot be bound."""
+        """Serve until cancelled. Report the address as started when the server listens.
+
+        Raises:
+            OSError: The address cannot be bound.
+            ValueError: ``bind`` is not an address.
+
+        Closes:
+            The listening socket and all connections. The path of a Unix socket is removed.
+        """
         try:
             with listening_socket(self.address, self._receive_buffer_bytes) as (sock, self.address):
                 async with trio.open_nursery() as nursery:
                     task_status.started(self.address)
                     await self._accept(trio.SocketListener(trio.socket.from_stdlib_socket(sock)), nursery)
         finally:
-            self._is_over = True
+            self._has_stopped = True
             self._changes.unpark_all()
 
     async def wait_for(self, number: int = 1) -> Connection:
-        """Wait until so many connections have come; return that one, counted from 1.
+        """Wait for a connection and return it.
 
-        Raises trio.ClosedResourceError if the server stops before.
+        Args:
+            number: Which one, counted from 1.
+
+        Raises:
+            trio.ClosedResourceError: The server has stopped.
         """
         await self._wait_until(lambda: self.accepted >= number)
         return self.connections[number - 1]
 
     async def wait_ended(self, number: int = 1) -> None:
-        """Wait until so many connections are over. Raises trio.ClosedResourceError if the server stops before."""
+        """Wait until this many connections have ended.
+
+        Raises:
+            trio.ClosedResourceError: The server has stopped.
+        """
         await self._wait_until(lambda: self._ended >= number)
 
     async def _accept(self, listener: trio.SocketListener, nursery: trio.Nursery) -> None:
@@ -86,11 +112,11 @@ class LoopbackServer(ABC):
             connection = Connection(await listener.accept())
             self.connections.append(connection)
             self._changes.unpark_all()
-            nursery.start_soon(self._meet, connection)
+            nursery.start_soon(self._serve_connection, connection)
 
-    async def _meet(self, connection: Connection) -> None:
+    async def _serve_connection(self, connection: Connection) -> None:
         try:
-            with suppress(trio.BrokenResourceError):  # the peer has gone; connection.end says how
+            with suppress(trio.BrokenResourceError):  # the peer has gone, and connection.end says how
                 if self._tls is not None:
                     await connection.accept_tls(self._tls)
                 await self.converse(connection)
@@ -101,9 +127,9 @@ class LoopbackServer(ABC):
             self._ended += 1
             self._changes.unpark_all()
 
-    async def _wait_until(self, is_so: Callable[[], bool]) -> None:
-        while not is_so():
-            if self._is_over:
+    async def _wait_until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            if self._has_stopped:
                 raise trio.ClosedResourceError("the server has stopped")
             await self._changes.park()
 
@@ -112,9 +138,22 @@ class LoopbackServer(ABC):
 def listening_socket(
     bind: str, receive_buffer_bytes: int | None = None, *, backlog: int | None = _BACKLOG
 ) -> Iterator[tuple[socket.socket, str]]:
-    """Give a socket that listens on ``bind``, with its address in a configuration's words; it is closed afterwards.
+    """Open a socket that listens on an address.
 
-    With ``backlog=None`` it is bound and does not listen. Raises OSError if the address cannot be had.
+    Args:
+        bind: ``HOST:PORT`` or ``unix:PATH``.
+        receive_buffer_bytes: The size of the kernel's receive buffer, None for its default.
+        backlog: The size of the accept queue. None: the socket is bound and does not listen.
+
+    Yields:
+        The socket, and its address as a configuration takes it.
+
+    Raises:
+        OSError: The address cannot be bound.
+        ValueError: ``bind`` is not an address.
+
+    Closes:
+        The socket, at the end of the block. The path of a Unix socket is removed.
     """
     family, target = _target(bind)
     with socket.socket(family, socket.SOCK_STREAM) as sock:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import trio
@@ -17,18 +17,17 @@ from mailproxy.pool import (
     AdminState,
     BackendCounters,
     PassiveHealth,
-    Pool,
     RandomSource,
     SharedCounter,
     SharedPassiveHealth,
-    SharedPool,
     SharedSessions,
+    SharedTurnOrder,
     StateChange,
-    StickTable,
 )
 from mailproxy.protocol.checks.result import excerpt
-from mailproxy.proxy.backend.backend import Backend, ServerContexts
-from mailproxy.proxy.backend.server import BackendServer, CheckOutcome
+from mailproxy.proxy.backend.backend import Backend
+from mailproxy.proxy.backend.factory import make_pool, make_servers
+from mailproxy.proxy.backend.server import BackendServer, CheckOutcome, ServerContexts
 from mailproxy.proxy.backend.snapshot import ServerSnapshot
 from mailproxy.proxy.client_info import ClientInfo
 from mailproxy.workers.messages import ConnectFailure, IndexedSnapshot, Message, batch_by_size, batched
@@ -73,8 +72,15 @@ class SharedBackend(Backend):
         wake_worker: WakeWorker,
     ) -> None:
         self._counters = counters
-        self._wake_worker = wake_worker
-        super().__init__(backend, server_contexts, log, random)
+        servers = make_servers(backend, server_contexts, SharedBackendServer)
+        for server, own in zip(servers, counters.servers, strict=True):
+            assert isinstance(server, SharedBackendServer)  # noqa: S101 - made above
+            server.counters = own
+        order = SharedTurnOrder(
+            servers, counters, clock=time.monotonic_ns, wake_worker=wake_worker,
+            queue_timeout=backend.timeouts.queue,
+        )  # fmt: skip
+        super().__init__(backend, server_contexts, log, pool=make_pool(backend, servers, random, order))
         self._indexes = {server: index for index, server in enumerate(self.servers)}
 
     @property
@@ -97,18 +103,6 @@ class SharedBackend(Backend):
     def snapshot(self, server: BackendServer) -> IndexedSnapshot:
         """Return the state of a server, to be sent to another process."""
         return IndexedSnapshot(*self.key(server), ServerSnapshot.capture(server, trio.current_time()))
-
-    def _server(self, server: config.Server, server_contexts: ServerContexts) -> BackendServer:
-        return self._make_server(SharedBackendServer, server, server_contexts)
-
-    def _pool(self, servers: Sequence[BackendServer], stick: StickTable | None) -> Pool[BackendServer]:
-        for server, counters in zip(servers, self._counters.servers, strict=True):
-            assert isinstance(server, SharedBackendServer)  # noqa: S101 - as _server makes them
-            server.share = counters
-        return SharedPool(
-            servers, self._balance(), share=self._counters, clock=time.monotonic_ns, ring=self._wake_worker,
-            patience=self.config.timeouts.queue, max_queue=self.config.max_queue, stick=stick,
-        )  # fmt: skip
 
 
 class WorkerBackend(SharedBackend):
@@ -152,14 +146,13 @@ class WorkerBackend(SharedBackend):
 
     def serve_queue(self) -> None:
         """Give free slots to the waiters of this worker, as far as no other worker's have waited longer."""
-        pool = self.pool
-        if isinstance(pool, SharedPool) and pool.has_waiters:
-            pool.serve_queue()
+        if self.pool.has_waiters:
+            self.pool.serve_queues()
 
     @property
     def has_waiters(self) -> bool:
         """Whether a session of this worker waits in the queue."""
-        return isinstance(self.pool, SharedPool) and self.pool.has_waiters
+        return self.pool.has_waiters
 
 
 class Publisher(Protocol):
@@ -195,7 +188,7 @@ class ControlBackend(SharedBackend):
             if server.passive_health is not None:
                 own = server.config
                 server.passive_health = SharedPassiveHealth(
-                    own.error_limit, own.error_clients, tally=shared.connected
+                    own.error_limit, own.error_clients, successes=shared.connected
                 )
 
     def record_check(self, server: BackendServer, outcome: CheckOutcome) -> None:
@@ -237,7 +230,7 @@ class ControlBackend(SharedBackend):
             sessions: The sessions that the server had before the change.
             requeued: The sessions that changed their queue or got a slot, in all workers.
         """
-        self._log_change(evolve(change, requeued=requeued), event, outcome, sessions)
+        self._event_log.log_change(evolve(change, requeued=requeued), event, outcome, sessions)
 
 
 async def send_snapshots(

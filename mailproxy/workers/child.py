@@ -18,7 +18,7 @@ from mailproxy.log import Log, Output
 from mailproxy.log.events import DESCRIPTORS_SHORT, Event
 from mailproxy.net.listener import Listener, Slots
 from mailproxy.net.process_name import set_process_name
-from mailproxy.proxy.backend.backend import ServerContexts
+from mailproxy.proxy.backend.server import ServerContexts
 from mailproxy.proxy.process import (
     descriptor_shortage,
     log_unraisable_errors,

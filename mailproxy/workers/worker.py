@@ -34,7 +34,7 @@ from mailproxy.log.events import (
 )
 from mailproxy.net.listener import Listener
 from mailproxy.pool import SharedCounter
-from mailproxy.proxy.backend.backend import ServerContexts
+from mailproxy.proxy.backend.server import ServerContexts
 from mailproxy.proxy.client_limits import client_limits
 from mailproxy.proxy.limits import SessionLimit
 from mailproxy.proxy.service import FrontendLimits, Service

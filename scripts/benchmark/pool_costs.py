@@ -105,8 +105,8 @@ def measure_client_limits(workers: int) -> None:
         client = client_key(hosts[number % CALLS], prefix_v6=64)
         if workers > 1:
             client = client_hash(client, b"secret")
-        if limits.enter(client, number / 1000) is None:
-            limits.leave(client)
+        if limits.add(client, number / 1000) is None:
+            limits.remove(client)
 
     print(f"a session under both limits per client, workers: {workers} {microseconds(start_and_end):6.1f} µs")
 

@@ -55,12 +55,12 @@ def limits(
 
 def test_client_at_its_limit_waits_for_one_of_its_own() -> None:
     (limit,) = limits(sessions=2)
-    assert [limit.enter(1, 0.0) for _ in range(3)] == [None, None, LimitReached(SESSIONS, 2)]
-    assert limit.enter(2, 0.0) is None, "which is another client"
-    limit.leave(2)
-    assert limit.enter(1, 0.0) == LimitReached(SESSIONS, 2)
-    limit.leave(1)
-    assert limit.enter(1, 0.0) is None
+    assert [limit.add(1, 0.0) for _ in range(3)] == [None, None, LimitReached(SESSIONS, 2)]
+    assert limit.add(2, 0.0) is None, "which is another client"
+    limit.remove(2)
+    assert limit.add(1, 0.0) == LimitReached(SESSIONS, 2)
+    limit.remove(1)
+    assert limit.add(1, 0.0) is None
 
 
 STEPS = st.lists(st.tuples(st.integers(0, 2), st.integers(1, 5), st.booleans()), max_size=200)
@@ -76,13 +76,13 @@ def test_workers_keep_the_limit_exactly(workers: int, steps: list[tuple[int, int
     for number, client, comes in steps:
         worker = number % workers
         if comes:
-            reached = each[worker].enter(client, 0.0)
+            reached = each[worker].add(client, 0.0)
             assert reached == (None if model[client] < most else LimitReached(SESSIONS, most))
             if reached is None:
                 model[client] += 1
                 here[worker, client] += 1
         elif here[worker, client]:
-            each[worker].leave(client)
+            each[worker].remove(client)
             model[client] -= 1
             here[worker, client] -= 1
     assert [len(limit.sessions) for limit in each] == [
@@ -95,23 +95,23 @@ def test_workers_keep_the_limit_exactly(workers: int, steps: list[tuple[int, int
 
 def test_rate_counts_connections_that_are_turned_down() -> None:
     (limit,) = limits(rate=2, per=10.0)
-    assert [limit.enter(1, now) for now in (0.0, 1.0, 2.0, 9.0)] == [
+    assert [limit.add(1, now) for now in (0.0, 1.0, 2.0, 9.0)] == [
         None,
         None,
         LimitReached(RATE, 3),
         LimitReached(RATE, 4),
     ]
-    assert limit.enter(2, 9.0) is None
-    assert limit.enter(1, 15.0) == LimitReached(RATE, 3), "half of the four before, and itself"
-    assert limit.enter(1, 30.0) is None
+    assert limit.add(2, 9.0) is None
+    assert limit.add(1, 15.0) == LimitReached(RATE, 3), "half of the four before, and itself"
+    assert limit.add(1, 30.0) is None
 
 
 def test_session_over_both_limits_is_told_of_the_sessions() -> None:
     (limit,) = limits(sessions=1, rate=1)
-    assert limit.enter(1, 0.0) is None
-    assert limit.enter(1, 0.0) == LimitReached(SESSIONS, 1)
-    limit.leave(1)
-    assert limit.enter(1, 0.0) == LimitReached(RATE, 3), "those turned down count"
+    assert limit.add(1, 0.0) is None
+    assert limit.add(1, 0.0) == LimitReached(SESSIONS, 1)
+    limit.remove(1)
+    assert limit.add(1, 0.0) == LimitReached(RATE, 3), "those turned down count"
 
 
 class Haproxys:
@@ -159,7 +159,7 @@ def test_rate_is_between_half_and_twice_the_limit(arrivals: list[tuple[int, int,
         now += quarters / 4
         tried[client].append(now)
         recent = [sum(begin <= moment < begin + 4 for moment in tried[client]) for begin in tried[client]]
-        reached = limit.enter(client, now)
+        reached = limit.add(client, now)
         if 2 * max(recent) <= count:
             assert reached is None
         if reached is None:
@@ -233,11 +233,11 @@ def test_many_addresses_take_bounded_memory() -> None:
     """And they do not make another client be turned down."""
     (limit,) = limits(sessions=3, rate=30)
     for client in range(200_000):
-        if limit.enter(client, 1.0) is None:
-            limit.leave(client)
+        if limit.add(client, 1.0) is None:
+            limit.remove(client)
         if client % 20_000 == 0:
-            assert limit.enter(-1, 1.0) is None
-            limit.leave(-1)
+            assert limit.add(-1, 1.0) is None
+            limit.remove(-1)
     assert limit.rates is not None
     assert len(limit.rates) == 65_536
     assert len(limit.sessions) == 0
@@ -275,8 +275,8 @@ def test_attacker_cannot_exclude_another_client(speed: int) -> None:
     for now in range(30):
         for _ in range(speed):
             for limit in (first, second):
-                if limit.enter(1, float(now)) is None:
-                    limit.leave(1)
+                if limit.add(1, float(now)) is None:
+                    limit.remove(1)
         if now % 12 == 0:
-            assert second.enter(2, float(now)) is None
-            second.leave(2)
+            assert second.add(2, float(now)) is None
+            second.remove(2)

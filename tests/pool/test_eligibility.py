@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailproxy.pool import AdminState, LeastConn, Server, eligible_servers, slow_start_factor
+from mailproxy.pool import AdminState, LeastConn, Server
+from mailproxy.pool.eligibility import eligible_servers, slow_start_factor
 from tests.support.pool_servers import ADDRESS, make_servers, names
 
 flags = st.lists(st.tuples(st.booleans(), st.booleans()), max_size=6)  # is_backup, is it ready

@@ -237,6 +237,7 @@ class AnyCrowd(RuleBasedStateMachine):
     @invariant()
     def nobody_is_lost_or_served_twice(self) -> None:
         self.woken.clear()
+        self.pool.assert_invariants()
         assert self.pool.waiting == len(self.line)
         assert all(waiter.server is None for waiter in self.line)
         for server in self.pool.servers:

@@ -9,7 +9,8 @@ from attrs import define, evolve, field, frozen
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from mailproxy.pool import AdminState, Counts, Health, Pool, Server, ServerState, StateChange, StickTable
+from mailproxy.pool import AdminState, Counts, Health, Pool, Server, StateChange, StickTable
+from mailproxy.pool.server import ServerState
 from tests.support.pool_servers import (
     ADDRESS,
     BALANCES,
@@ -243,7 +244,7 @@ class AnyWalk(RuleBasedStateMachine):
         for server, book in zip(self.pool.servers, self.books.values(), strict=True):
             assert (server.state, server.is_up, server.status) == (book.state, book.is_up, book.status)
             assert (server.is_usable, server.accepts_persistent) == (book.is_usable, book.takes_back)
-            assert server.changed == book.changed
+            assert server.changed_at == book.changed
             assert server.throttle == pytest.approx(book.throttle)
             counted = evolve(server.counts, sessions=0, most_sessions=0)
             assert counted == book.counts
@@ -254,7 +255,7 @@ class AnyWalk(RuleBasedStateMachine):
         active = [name for name in usable if not self.books[name].plan.is_backup]
         assert sorted(names(eligible_servers(self.pool))) == sorted(active or usable[:1])
         assert self.pool.has_usable_server == bool(usable)
-        assert self.pool.usable == (len(active), len(usable) - len(active))
+        assert self.pool.usable_counts == (len(active), len(usable) - len(active))
 
     @invariant()
     def clients_come_back_to_the_server_they_had(self) -> None:
@@ -291,7 +292,7 @@ def test_a_server_that_drains_leaves_its_place_to_a_backup() -> None:
     pool.set_state(active, DRAIN, 0.0)
     assert names(eligible_servers(pool)) == ["s1"]
     assert active.status == "DRAIN"
-    assert pool.usable == (0, 1)
+    assert pool.usable_counts == (0, 1)
 
 
 def test_it_is_reported_once_when_a_server_goes_down_and_once_when_it_comes_up() -> None:
@@ -414,7 +415,7 @@ def test_over_a_reload_a_server_stays_what_it_was() -> None:
     old.set_state(before, DRAIN, 60.0)
     new.take_over(old)
     assert after.health is not None
-    assert (after.status, str(after.health), after.changed) == ("DRAIN 2/3", "UP 2/3", 60.0)
+    assert (after.status, str(after.health), after.changed_at) == ("DRAIN 2/3", "UP 2/3", 60.0)
     assert after.throttle == pytest.approx(0.505)
     assert (after.counts.downs, after.counts.down_seconds) == (1, 2.0)
     assert new.warm_up(60.0)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from mailproxy.pool import Queue
+from mailproxy.pool.queue import Queue
 
 
 class AnyQueue(RuleBasedStateMachine):

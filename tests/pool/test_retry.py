@@ -16,7 +16,7 @@ def steps(attempts: RetryState, *, is_up: bool = True, belongs: bool = True, has
     """What follows each failure: again, elsewhere, or the end."""
     taken = ""
     while not taken.endswith("."):
-        taken += LETTERS[attempts.failed(is_up=is_up, belongs=belongs, has_others=has_others)]
+        taken += LETTERS[attempts.record_failure(is_up=is_up, is_sticky=belongs, has_others=has_others)]
     return taken
 
 
@@ -51,7 +51,7 @@ def test_a_session_tries_as_often_and_where_haproxys_would(
 def test_it_is_the_server_tried_last_that_counts_as_up_or_down() -> None:
     attempts = RetryState(4, redispatch=True)
     ups = [True, False, True, True, True]
-    taken = [attempts.failed(is_up=is_up, belongs=True, has_others=True) for is_up in ups]
+    taken = [attempts.record_failure(is_up=is_up, is_sticky=True, has_others=True) for is_up in ups]
     assert "".join(LETTERS[step] for step in taken) == "aeae."
 
 
@@ -66,6 +66,6 @@ def test_the_log_counts_the_retries_that_were_made_and_never_more_than_were_allo
     attempts = RetryState(retries, redispatch)
     assert attempts.retries_made == 0
     for count, (is_up, belongs, has_others) in enumerate(failures, start=1):
-        what_next = attempts.failed(is_up=is_up, belongs=belongs, has_others=has_others)
+        what_next = attempts.record_failure(is_up=is_up, is_sticky=belongs, has_others=has_others)
         assert (what_next is RetryDecision.GIVE_UP) == (count > retries)
         assert attempts.retries_made == min(count, retries)

@@ -368,7 +368,7 @@ async def test_fault_in_counting_ends_one_session_alone(
     server = await harness.server(collect(GREETING))
     proxy = await harness.proxy(server.address, frontends={"f": {"max_sessions_per_client": 1}})
     with monkeypatch.context() as broken:
-        broken.setattr(ClientLimits, "enter", None)
+        broken.setattr(ClientLimits, "add", None)
         async with await harness.dial(proxy) as client:
             assert await client.receive_until_end() == b""
     (line,) = await harness.sessions(1)

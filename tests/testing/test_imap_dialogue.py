@@ -81,7 +81,7 @@ def test_login_and_authenticate_succeed(sent: bytes) -> None:
         (b"a LOGIN anna x)\r\n", b"a BAD a parenthesis is closed that was not opened\r\n"),
         (b"a LOGIN " + b"(" * 100 + b"\r\n", b"a BAD too many parentheses in each other\r\n"),
         (b"a LOGIN anna {9000}\r\n", b"a NO [TOOBIG] the literal is too long\r\n"),
-        (b"a LOGIN anna {9000+}\r\n", b"* BYE that was too long\r\n"),
+        (b"a LOGIN anna {9000+}\r\n", b"* BYE the line or literal is too long\r\n"),
         (b"\r\n", b"* BAD a tag and a command are expected\r\n"),
         (b"lonely\r\n", b"* BAD a tag and a command are expected\r\n"),
         (b"a BOGUS\r\n", b"a BAD unknown command\r\n"),
@@ -98,7 +98,7 @@ def test_every_command_checks_the_state() -> None:
             (State.AUTHENTICATED, signed_in()),
             (State.SELECTED, selected()),
         ):
-            is_allowed = b"is not for now" not in session.receive(f"z {word}\r\n".encode())
+            is_allowed = b"is not allowed now" not in session.receive(f"z {word}\r\n".encode())
             assert is_allowed is (state in states), (word, state)
 
 
@@ -126,7 +126,7 @@ def test_create_and_status() -> None:
     assert session.receive(b"2 CREATE inbox\r\n").startswith(b"2 NO [ALREADYEXISTS]")
     assert session.receive(b'3 CREATE ""\r\n').startswith(b"3 BAD")
     assert session.receive(b"4 STATUS inbox (MESSAGES UNSEEN uidnext)\r\n") == (
-        b'* STATUS "INBOX" (MESSAGES 1 UNSEEN 1 UIDNEXT 2)\r\n4 OK told\r\n'
+        b'* STATUS "INBOX" (MESSAGES 1 UNSEEN 1 UIDNEXT 2)\r\n4 OK counted\r\n'
     )
     assert session.receive(b"5 STATUS inbox (SIZE)\r\n").startswith(b"5 BAD")
     assert session.receive(b"6 STATUS other (MESSAGES)\r\n").startswith(b"6 NO")
@@ -135,7 +135,7 @@ def test_create_and_status() -> None:
 def test_select_answer() -> None:
     assert signed_in().receive(b"b SELECT inbox\r\n") == (
         b"* FLAGS (\\Answered \\Flagged \\Deleted \\Seen \\Draft)\r\n"
-        b"* OK [PERMANENTFLAGS (\\Answered \\Flagged \\Deleted \\Seen \\Draft \\*)] these are kept\r\n"
+        b"* OK [PERMANENTFLAGS (\\Answered \\Flagged \\Deleted \\Seen \\Draft \\*)] flags that are kept\r\n"
         b"* 1 EXISTS\r\n* 0 RECENT\r\n"
         b"* OK [UIDVALIDITY 1] for as long as the server runs\r\n* OK [UIDNEXT 2] comes next\r\n"
         b"b OK [READ-WRITE] selected at d1\r\n"
@@ -145,7 +145,7 @@ def test_select_answer() -> None:
 def test_failed_select_deselects_the_mailbox() -> None:
     session = selected()
     assert session.receive(b"c SELECT nowhere\r\n").startswith(b"c NO")
-    assert session.receive(b"d FETCH 1 FLAGS\r\n") == b"d BAD FETCH is not for now\r\n"
+    assert session.receive(b"d FETCH 1 FLAGS\r\n") == b"d BAD FETCH is not allowed now\r\n"
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_append_message(options: bytes, plus: bytes) -> None:
     [
         (b"c APPEND other {1+}\r\nx\r\n", b"c NO [TRYCREATE] there is no such mailbox\r\n"),
         (b"c APPEND INBOX {1001}\r\n", b"c NO [TOOBIG] the literal is too long\r\n"),
-        (b"c APPEND INBOX {1001+}\r\n", b"* BYE that was too long\r\n"),
+        (b"c APPEND INBOX {1001+}\r\n", b"* BYE the line or literal is too long\r\n"),
         (b"c APPEND INBOX\r\n", b"c BAD APPEND takes a mailbox and a message\r\n"),
         (b'c APPEND INBOX "32-Feb-2026 03:04:05 +0100" {1+}\r\nx\r\n', b"c BAD not a date-time\r\n"),
         (b'c APPEND INBOX "1.2.2026" {1+}\r\nx\r\n', b"c BAD not a date-time\r\n"),
@@ -294,7 +294,7 @@ def test_idle_reports_other_sessions() -> None:
     assert woken
     assert idler.notice() == b"* 2 EXISTS\r\n* 1 FETCH (FLAGS (\\Flagged))\r\n"
     assert idler.notice() == b""
-    assert idler.receive(b"done\r\n") == b"i OK woken\r\n"
+    assert idler.receive(b"done\r\n") == b"i OK idle ended\r\n"
     other.receive(b"e STORE 1 FLAGS.SILENT ()\r\n")
     assert idler.notice() == b""
     assert idler.receive(b"j NOOP\r\n") == b"* 1 FETCH (FLAGS ())\r\nj OK nothing done\r\n"
@@ -321,7 +321,7 @@ def test_users_have_separate_mailboxes() -> None:
 @pytest.mark.parametrize("data", [b"x" * LINE_BYTES_MAX, b"a LOGIN " + b"{0+}\r\n" * LINE_BYTES_MAX])
 def test_endless_line_ends_the_dialogue(data: bytes) -> None:
     session = dialogue()
-    assert session.receive(data).endswith(b"* BYE that was too long\r\n")
+    assert session.receive(data).endswith(b"* BYE the line or literal is too long\r\n")
     assert session.is_over
 
 

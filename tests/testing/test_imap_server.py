@@ -125,7 +125,8 @@ async def test_idle_reports_changes_by_another_server(start: Start) -> None:
             await other.receive_line()
         await idler.send(b"DONE\r\nd LOGOUT\r\n")
         assert (
-            await idler.receive_until_end() == b"c OK woken\r\n* BYE d1 says goodbye\r\nd OK signed out\r\n"
+            await idler.receive_until_end()
+            == b"c OK idle ended\r\n* BYE d1 says goodbye\r\nd OK signed out\r\n"
         )
     await first.wait_ended()
     assert store.mailbox("anna").watchers == []

@@ -33,14 +33,14 @@ def limits(tables: ClientTables) -> ClientLimits:
 def test_worker_that_is_gone_counts_no_more() -> None:
     shared = board()
     first, second, third = (limits(shared.counters(slot).clients["imap"]) for slot in range(3))
-    assert first.enter(CLIENT, 1.0) is None
-    assert second.enter(CLIENT, 1.0) is None
-    assert third.enter(CLIENT, 1.0) == LimitReached("max_sessions_per_client", 2)
+    assert first.add(CLIENT, 1.0) is None
+    assert second.add(CLIENT, 1.0) is None
+    assert third.add(CLIENT, 1.0) == LimitReached("max_sessions_per_client", 2)
     shared.clear(0)
-    assert third.enter(CLIENT, 1.0) is None
-    assert third.enter(CLIENT, 1.0) == LimitReached("max_sessions_per_client", 2)
-    second.leave(CLIENT)
-    reached = third.enter(CLIENT, 1.0)
+    assert third.add(CLIENT, 1.0) is None
+    assert third.add(CLIENT, 1.0) == LimitReached("max_sessions_per_client", 2)
+    second.remove(CLIENT)
+    reached = third.add(CLIENT, 1.0)
     assert reached == LimitReached("max_session_rate_per_client", 5), "one of the second, four of the third"
 
 
@@ -50,11 +50,11 @@ def test_counts_of_another_process_are_seen() -> None:
     child = os.fork()
     if child == 0:
         there = limits(shared.counters(1).clients["imap"])
-        is_full = [there.enter(CLIENT, 1.0) for _ in range(2)] == [None, None]
+        is_full = [there.add(CLIENT, 1.0) for _ in range(2)] == [None, None]
         os._exit(0 if is_full else 1)
     assert os.waitpid(child, 0)[1] == 0
     here = limits(shared.counters(0).clients["imap"])
-    assert here.enter(CLIENT, 1.0) == LimitReached("max_sessions_per_client", 2)
+    assert here.add(CLIENT, 1.0) == LimitReached("max_sessions_per_client", 2)
 
 
 def test_secret_is_one_for_all_workers_and_another_at_each_start() -> None:

@@ -68,8 +68,8 @@ class Bind:
     accept_proxy: tuple[ProxySource, ...] = setting(
         "networks whose connections must begin with a PROXY header",
         (),
-        details='The header has version 1 or 2. Connections from other networks are rejected. `"unix"` stands for '
-        "clients of a Unix socket.",
+        details="The header has version 1 or 2. Connections from other networks are rejected, unless "
+        '`proxy_optional` is true. `"unix"` stands for clients of a Unix socket.',
     )
     proxy_optional: bool = setting(
         "accept connections from networks outside `accept_proxy`, without a header", False

@@ -1,4 +1,4 @@
-"""Choosing by chance: two servers drawn by their weights, and of these the less loaded one."""
+"""The balance method ``random``: two servers are drawn by weight, and the less loaded one is taken."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from mailproxy.pool.server import Server
 
 
 class RandomSource(Protocol):
-    """Where chance comes from, as ``random.Random`` has it."""
+    """Where random numbers come from. ``random.Random`` is one."""
 
     def random(self) -> float:
-        """At least 0 and below 1, each as likely as any other."""
+        """Return a number from 0 to below 1, uniformly distributed."""
 
 
 @define
 class _WeightedSampler:
-    """Servers with their weights, to draw from; drawn ones stay in it."""
+    """Draws servers by weight, with replacement."""
 
     servers: Sequence[tuple[Server, float]]
     _bounds: list[float] = field(init=False)
@@ -30,38 +30,38 @@ class _WeightedSampler:
     def __attrs_post_init__(self) -> None:
         self._bounds = list(accumulate(weight for _, weight in self.servers))
 
-    def draw(self, chance: RandomSource) -> tuple[Server, float]:
-        """One of them, as likely as its part of the weight."""
-        place = chance.random() * self._bounds[-1]
-        # The last bound does not count: a product that is rounded up to it must not lead behind the last server.
-        return self.servers[bisect(self._bounds, place, 0, len(self._bounds) - 1)]
+    def draw(self, random: RandomSource) -> tuple[Server, float]:
+        """Return a server and its weight."""
+        point = random.random() * self._bounds[-1]
+        # The last bound is not searched: a product that is rounded up to it would give an index behind the last server.
+        return self.servers[bisect(self._bounds, point, 0, len(self._bounds) - 1)]
 
 
 @define
 class Random(Balance):
     """Two draws by weight, and the server of both that has fewer sessions for its weight (HAProxy's ``random(2)``).
 
-    Which is nearly as even as ``leastconn`` and, other than that one, does not send a whole flock to a server that has just
-    come up, where several proxies do not know of each other (Mitzenmacher, The Power of Two Choices, 2001).
+    It spreads sessions nearly as evenly as ``leastconn``. With ``leastconn``, several proxies that do not know of each other
+    send all their sessions to a server that has just come up. This method avoids that (Mitzenmacher, The Power of Two
+    Choices, 2001).
     """
 
-    _chance: RandomSource
-    _urn: _WeightedSampler = field(factory=lambda: _WeightedSampler([]), init=False)
+    _random: RandomSource
+    _sampler: _WeightedSampler = field(factory=lambda: _WeightedSampler([]), init=False)
 
     def set_servers(self, servers: Sequence[Server]) -> None:
-        """See Balance."""
-        self._urn = _WeightedSampler([(server, server.effective_weight) for server in servers])
+        self._sampler = _WeightedSampler([(server, server.effective_weight) for server in servers])
 
-    def _next(self, key: bytes | None, avoiding: Collection[Server]) -> Server | None:  # noqa: ARG002 - source's
-        urn = self._urn
-        if not urn.servers:
+    def _next(self, key: bytes | None, excluded: Collection[Server]) -> Server | None:  # noqa: ARG002 - source's
+        sampler = self._sampler
+        if not sampler.servers:
             return None
-        (one, weight), (other, others_weight) = urn.draw(self._chance), urn.draw(self._chance)
-        if one.is_full or other.is_full or one in avoiding or other in avoiding:
-            # HAProxy queues when the one that it drew is full. Drawing again from the rest leaves no place unused.
-            rest = [item for item in urn.servers if not item[0].is_full and item[0] not in avoiding]
-            if not rest:
+        (one, weight), (other, other_weight) = sampler.draw(self._random), sampler.draw(self._random)
+        if one.is_full or other.is_full or one in excluded or other in excluded:
+            # HAProxy queues when the server that it drew is full. Drawing from the others instead leaves no slot unused.
+            others = [item for item in sampler.servers if not item[0].is_full and item[0] not in excluded]
+            if not others:
                 return None
-            urn = _WeightedSampler(rest)
-            (one, weight), (other, others_weight) = urn.draw(self._chance), urn.draw(self._chance)
-        return one if one.sessions * others_weight < other.sessions * weight else other
+            sampler = _WeightedSampler(others)
+            (one, weight), (other, other_weight) = sampler.draw(self._random), sampler.draw(self._random)
+        return one if one.sessions * other_weight < other.sessions * weight else other

@@ -1,4 +1,4 @@
-"""Counts that several workers keep together: each writes its own cell, everybody reads the sum."""
+"""Counters that several workers keep together: each worker writes its own cell, and all read the sum."""
 
 from __future__ import annotations
 
@@ -9,27 +9,32 @@ from attrs import define, frozen
 
 
 class Cells(Protocol):
-    """Whole numbers, one for each worker, that all of them see."""
+    """Whole numbers in shared memory, one for each worker."""
 
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[int]: ...
 
-    def __getitem__(self, place: int, /) -> int: ...
+    def __getitem__(self, slot: int, /) -> int: ...
 
-    def __setitem__(self, place: int, value: int, /) -> None: ...
+    def __setitem__(self, slot: int, value: int, /) -> None: ...
 
 
 @define(eq=False)
 class SharedCounter:
-    """One count. ``slot``: whose cell is written here; nobody else writes it, so that nothing need be locked."""
+    """One counter.
+
+    Attributes:
+        cells: One number for each worker.
+        slot: The worker slot of this process. No other process writes its cell, so nothing is locked.
+    """
 
     cells: Cells
     slot: int
 
     @property
     def local(self) -> int:
-        """What this worker has of it."""
+        """The number of this worker."""
         return self.cells[self.slot]
 
     @local.setter
@@ -38,27 +43,38 @@ class SharedCounter:
 
     @property
     def total(self) -> int:
-        """What all have."""
+        """The sum over all workers."""
         return sum(self.cells)
 
     def add(self, number: int) -> None:
-        """So many more here, or fewer."""
+        """Add to this worker's number; a negative one subtracts."""
         self.cells[self.slot] += number
 
-    def oldest_elsewhere(self, since: int = 0) -> tuple[int, int] | None:
-        """Of cells that hold moments, 0 for none: the earliest of the others that is not before ``since``, and whose it is."""
+    def oldest_elsewhere(self, earliest: int = 0) -> tuple[int, int] | None:
+        """Return the earliest moment of another worker, for cells that hold moments or 0.
+
+        Args:
+            earliest: Moments before this one do not count.
+
+        Returns:
+            The moment and the worker's slot, or None if no other worker has one.
+        """
         moments = [
             (moment, slot)
             for slot, moment in enumerate(self.cells)
-            if moment and moment >= since and slot != self.slot
+            if moment and moment >= earliest and slot != self.slot
         ]
         return min(moments, default=None)
 
 
 @frozen(eq=False)
 class LimitCounters:
-    """What workers count together of what a bound is on: sessions, since when each of them has waited for room, and when it
-    looked last, since one that hangs does not.
+    """What workers count together for a limit on sessions.
+
+    Attributes:
+        sessions: The sessions under the limit.
+        waiting: Since when each worker has waited to accept, 0 if it does not wait.
+        looked: When each worker last looked for room. One that has not for long hangs, and others do not wait for it.
     """
 
     sessions: SharedCounter
@@ -68,8 +84,13 @@ class LimitCounters:
 
 @frozen(eq=False)
 class ServerCounters:
-    """What workers count together of a server: its sessions, those that were connected to it so far where that is observed,
-    those that wait for it alone, and since when the first of them does.
+    """What workers count together for a server.
+
+    Attributes:
+        sessions: The sessions that hold a slot.
+        connected: The sessions that were connected so far. Counted with passive health only.
+        waiting: The waiters that require this server.
+        first: The ticket of the first of them in each worker, 0 if it has none.
     """
 
     sessions: SharedCounter
@@ -80,8 +101,13 @@ class ServerCounters:
 
 @frozen(eq=False)
 class BackendCounters:
-    """What workers count together of a backend: its sessions, those that wait for any of its places, and since when the first
-    of those does that any server will do for.
+    """What workers count together for a backend.
+
+    Attributes:
+        sessions: The sessions that have a server or wait for one.
+        waiting: The waiters in all queues.
+        first: The ticket of the first waiter that takes any server in each worker, 0 if it has none.
+        servers: The counters of each server.
     """
 
     sessions: SharedCounter
@@ -91,27 +117,31 @@ class BackendCounters:
 
 
 class SharedSessions:
-    """Mixed into a server: its sessions are those of all workers, ``share`` has them."""
+    """Mixed into a server, it counts the sessions of all workers.
+
+    Attributes:
+        counters: The counters of the server in shared memory. Set them before the server is used.
+    """
 
     __slots__ = ()
-    share: ServerCounters
+    counters: ServerCounters
 
     @property
     def sessions(self) -> int:
-        """Sessions that it has now, in all workers."""
-        return self.share.sessions.total
+        """The sessions that hold a slot now, in all workers."""
+        return self.counters.sessions.total
 
     @sessions.setter
     def sessions(self, value: int) -> None:
-        """Nobody sets what several count; servers begin with none."""
+        """Ignore the value: servers begin with no sessions, and each worker writes its own cell only."""
 
     def add_session(self) -> None:
-        """A session begins here."""
-        sessions, counts = self.share.sessions, self.counts  # type: ignore[attr-defined]  # the server has it
+        """Count a session of this worker that takes a slot."""
+        sessions, counts = self.counters.sessions, self.counts  # type: ignore[attr-defined]  # the server has it
         sessions.add(1)
         counts.sessions += 1
         counts.most_sessions = max(counts.most_sessions, sessions.total)
 
     def remove_session(self) -> None:
-        """A session that began here is over."""
-        self.share.sessions.add(-1)
+        """Count a session of this worker that gives its slot back."""
+        self.counters.sessions.add(-1)

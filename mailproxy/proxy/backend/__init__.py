@@ -1,10 +1,13 @@
 """Backends: servers with their addresses and states, PROXY headers for them, and the log lines about them.
 
 Modules, in reading order:
-    backend: a pool with its servers, timers and log lines.
-    server: one server with what sessions and checks need.
-    resolver: looks host names up again.
+    backend: what sessions and health checks use, a pool with all that belongs to it.
+    server: one server, and what a connection to it needs.
+    factory: makes servers and pool from the configuration.
     header_builder: the PROXY header that a server gets.
-    state_messages: HAProxy's sentences about servers.
+    resolver: looks up host names of servers in intervals.
+    timers: slow start, expiry of stick entries.
+    event_log: the log lines about servers.
+    state_messages: HAProxy's sentences in these lines.
     snapshot: what other processes need to know of a server.
 """

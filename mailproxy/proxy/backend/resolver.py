@@ -1,4 +1,4 @@
-"""Host names of servers: looked up at the start and every so often, off every session's path."""
+"""The host names of servers, looked up at the start and in intervals. No session waits for a look-up."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from mailproxy.net.resolve import literal_endpoint, resolve
 from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.supervise import contained, supervise
 
-_FIRST_LOOK_UP_S = 5.0  # a name server that is away must not keep the proxy from starting
-_FIRST_RETRY_S = 1.0  # of a name without address, HAProxy's pause; then twice as long each time
-_LONGEST_RETRY_S = 4.0  # or ``interval``, if that is shorter
+_FIRST_LOOK_UP_S = 5.0  # a name server that is down must not keep the proxy from starting
+_FIRST_RETRY_S = 1.0  # HAProxy's pause for a name without address; it doubles each time
+_RETRY_MAX_S = 4.0  # or the interval, if that is shorter
 
 
 class Resolver:
-    """Keeps the addresses of one backend's servers; ``came`` is called when some have come or gone, or none could be had."""
+    """Keeps the addresses of one backend's servers up to date."""
 
     def __init__(
         self,
@@ -30,22 +30,32 @@ class Resolver:
         *,
         interval: float,
         prefer: Literal["ipv4", "ipv6"] | None,
-        came: Callable[[], None],
+        on_change: Callable[[], None],
         log: Log,
     ) -> None:
+        """Take the servers whose addresses are host names.
+
+        Args:
+            backend: The backend's name.
+            servers: All its servers.
+            interval: Seconds between two look-ups of a name that has addresses.
+            prefer: The address family to try first, None for the resolver's order.
+            on_change: Called when addresses have changed, and when a look-up fails with a new reason.
+            log: Where the results go.
+        """
         self._backend = backend
         self._servers = [server for server in servers if literal_endpoint(server.config.address) is None]
         self._interval = interval
         self._prefer = prefer
-        self._on_change = came
+        self._on_change = on_change
         self._log = log
-        self._pending = set(self._servers)  # not looked up yet
+        self._not_looked_up = set(self._servers)
         self._first_round = trio.Event()
-        if not self._pending:
+        if not self._not_looked_up:
             self._first_round.set()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Look up until cancelled; started when every name was looked up once, or after 5 s."""
+        """Look up until cancelled. Report as started when every name was looked up once, or after 5 s."""
         async with trio.open_nursery() as nursery:
             for server in self._servers:
                 nursery.start_soon(
@@ -71,7 +81,7 @@ class Resolver:
             await self._look_up(server)
 
     async def _keep_looking_up(self, server: BackendServer) -> None:
-        """Every ``interval``; more often while the name has no address, since the server waits for that alone."""
+        """Look up each interval, and more often while the name has no address, since the server is unusable then."""
         pause = _FIRST_RETRY_S
         while True:
             try:
@@ -83,42 +93,45 @@ class Resolver:
                 await trio.sleep(self._interval)
             else:
                 await trio.sleep(min(pause, self._interval))
-                pause = min(2 * pause, _LONGEST_RETRY_S)
+                pause = min(2 * pause, _RETRY_MAX_S)
 
     def _looked_up(self, server: BackendServer) -> None:
-        self._pending.discard(server)
-        if not self._pending:
+        self._not_looked_up.discard(server)
+        if not self._not_looked_up:
             self._first_round.set()
 
     async def _look_up(self, server: BackendServer) -> None:
         address = server.config.address
         assert isinstance(address, TcpAddress)  # noqa: S101 - only host names are looked up
-        place = f"{self._backend}/{server.name}"
         try:
             endpoints = await resolve(address.host, address.port, self._prefer)
         except (ServerRefusedError, ProxyError) as error:
-            if (
-                str(error) != server.resolve_error
-            ):  # said once, not every interval; known addresses stay in use
-                server.resolve_error = str(error)
-                self._log.event(
-                    NAME_UNRESOLVED,
-                    f"Server {place}: {error}",
-                    backend=self._backend,
-                    server=server.name,
-                    reason=str(error),
-                )
-                self._on_change()
+            self._on_failure(server, str(error))
             return
         server.resolve_error = ""
         is_first = not server.addresses
-        known, server.addresses = set(server.addresses), endpoints
-        if set(endpoints) != known:  # some name servers turn their answers round each time
+        previous, server.addresses = set(server.addresses), endpoints
+        # Some name servers rotate their answers, so the order does not count.
+        if set(endpoints) != previous:
             if is_first:
-                server.expect()
+                server.expect_up()
             self._on_change()
             hosts = ", ".join(endpoint.host for endpoint in endpoints)
             self._log.event(
-                NAME_RESOLVED, f"Server {place}: {address.host} is {hosts}", backend=self._backend, server=server.name,
-                addresses=[endpoint.host for endpoint in endpoints],
+                NAME_RESOLVED, f"Server {self._backend}/{server.name}: {address.host} is {hosts}",
+                backend=self._backend, server=server.name, addresses=[endpoint.host for endpoint in endpoints],
             )  # fmt: skip
+
+    def _on_failure(self, server: BackendServer, reason: str) -> None:
+        """Log a failed look-up once for each reason. The server keeps the addresses that it has."""
+        if reason == server.resolve_error:
+            return
+        server.resolve_error = reason
+        self._log.event(
+            NAME_UNRESOLVED,
+            f"Server {self._backend}/{server.name}: {reason}",
+            backend=self._backend,
+            server=server.name,
+            reason=reason,
+        )
+        self._on_change()

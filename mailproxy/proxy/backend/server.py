@@ -1,8 +1,9 @@
-"""A server at work: the pool's server with what it takes to reach it, who is there, and what its checks said."""
+"""A server as sessions and health checks use it: the pool's server, and what a connection to it needs."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Protocol
 
 import trio
@@ -11,23 +12,45 @@ from attrs import define, field, frozen
 from mailproxy import config
 from mailproxy.address import ServerAddress, TcpAddress, unmap_ipv4
 from mailproxy.net.dial import Endpoint, Options, Source
-from mailproxy.net.tls.context import Context
+from mailproxy.net.tls.context import Context, make_client_context
 from mailproxy.pool import PassiveHealth, Server
 from mailproxy.protocol.capabilities import Capabilities
 from mailproxy.protocol.checks.result import CheckResult
 from mailproxy.proxy.backend.header_builder import ProxyHeaderBuilder
 
+ServerContexts = Mapping[config.ServerTls, Context]
+"""The TLS contexts towards servers, one for each different ``tls`` table."""
+
+
+def server_context(contexts: ServerContexts, tls: config.ServerTls) -> Context:
+    """Return the TLS context towards a server.
+
+    The contexts of the configuration are loaded at the start. The table of a check that follows an inherited socket's port
+    is known only later. It names no files, so its context can be made here.
+    """
+    return contexts.get(tls) or make_client_context(tls, None)
+
 
 class ActiveSession(Protocol):
-    """A session that has a place at a server."""
+    """A session that holds a slot of a server."""
 
     def on_server_down(self, *, close_sessions: bool) -> None:
-        """The server is down or in maintenance; ``shut_down``: sessions there are to end."""
+        """React to a server that went down or into maintenance.
+
+        Args:
+            close_sessions: Whether connected sessions end (``on_marked_down = "shutdown-sessions"``).
+        """
 
 
 @frozen
 class CheckOutcome:
-    """The outcome of the last check: how it ended, how long it took in milliseconds, -1 where nobody measured."""
+    """The outcome of a health check.
+
+    Attributes:
+        result: How it ended.
+        ms: How long it took in milliseconds, -1 if it was not measured.
+        login: What it has learnt about logins, None if it has not looked.
+    """
 
     result: CheckResult
     ms: int
@@ -36,9 +59,11 @@ class CheckOutcome:
 
 @frozen
 class Login:
-    """What a check that passed has learnt of a connection which the server sees as those of sessions whose TLS ends here.
+    """What a passed check has learnt about logins on a connection like those of sessions whose TLS mailproxy terminates.
 
-    ``obstacle``: why no client can log in over it, in words, with the remedy; empty where one can.
+    Attributes:
+        capabilities: What the server offers on such a connection.
+        obstacle: Why no client can log in, with the remedy. Empty if clients can.
     """
 
     capabilities: Capabilities
@@ -47,7 +72,23 @@ class Login:
 
 @define(eq=False, kw_only=True)
 class BackendServer(Server):
-    """A server with what it takes to reach it. ``nap`` is what its checks wait in for the next one to be due."""
+    """The pool's server, and what a connection to it needs.
+
+    Attributes:
+        config: Its table in the configuration.
+        tls_context: TLS towards it, None for clear text.
+        proxy_header: Makes the PROXY headers that it gets, None if it gets none.
+        options: Socket options of connections to it.
+        source: The local address of connections to it. None for the one of the route, and with ``source = "client"``.
+        resolve_error: Why its host name has no address.
+        active_sessions: The sessions of this process that hold a slot.
+        last_check: The outcome of the last check, None before the first.
+        passive_health: Counts failed connections of sessions, None if they are not observed.
+        login: What the last check that looked has learnt about logins.
+        failures_unlogged: Failed connections of sessions since the last line about them.
+        failure_logged_at: When that line was written.
+        next_check_scope: Its deadline is the time of the next check.
+    """
 
     config: config.Server
     tls_context: Context | None
@@ -59,30 +100,36 @@ class BackendServer(Server):
     last_check: CheckOutcome | None = field(default=None)
     passive_health: PassiveHealth | None = field(default=None)
     login: Login | None = field(default=None)
-    # Sessions that could not be connected since the last line about them.
-    failures: int = field(default=0)
-    failure_logged: float = field(default=-math.inf)
+    failures_unlogged: int = field(default=0)
+    failure_logged_at: float = field(default=-math.inf)
     next_check_scope: trio.CancelScope = field(factory=trio.CancelScope)
 
     @property
     def server_name(self) -> str | None:
-        """The name to ask for and to verify."""
+        """The name that TLS asks for and verifies, None for a Unix socket without one."""
         return tls_name(self.config.tls, self.config.address)
 
     def source_for(self, client: tuple[str, int] | None) -> Source | None:
-        """The local address of a connection for this client; None for the route's, as where the client has no address."""
+        """Return the local address of a connection for this client.
+
+        Args:
+            client: The client's address, None if it has none (Unix socket).
+
+        Returns:
+            None for the address of the route.
+        """
         if self.config.source != "client":
             return self.source
         return Source(unmap_ipv4(client[0]), is_foreign=True) if client is not None else None
 
     def check_soon(self, seconds: float = 0.0) -> None:
-        """Let the next check come after so long at most."""
+        """Let the next check begin within this many seconds."""
         self.next_check_scope.deadline = min(self.next_check_scope.deadline, trio.current_time() + seconds)
 
-    def expect(self) -> None:
-        """It has an address at last: have it checked now, and be up if that check passes.
+    def expect_up(self) -> None:
+        """Check the server now, and let one passed check bring it up: it has got its first address.
 
-        The checks before failed for want of an address, which says nothing of the server.
+        The checks before failed because it had none, which says nothing about the server.
         """
         if self.health is not None:
             self.health.require_one_pass()
@@ -90,12 +137,12 @@ class BackendServer(Server):
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
-        """What to connect to; empty while a host name has no address."""
+        """The addresses to connect to, in this order. Empty while a host name has none."""
         return self.addresses  # type: ignore[return-value]  # the pool knows them as opaque values
 
 
 def tls_name(tls: config.ServerTls | None, address: ServerAddress) -> str | None:
-    """The name that a server at this address is asked for and verified by."""
+    """Return the name that TLS asks a server at this address for and verifies."""
     if tls is not None and tls.server_name is not None:
         return tls.server_name
     if not isinstance(address, TcpAddress):

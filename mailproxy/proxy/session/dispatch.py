@@ -176,9 +176,9 @@ class Dispatch:
         """Count a failed attempt, and return what to do next."""
         if not failure.is_client_specific:
             self.lease.backend.on_connect_failed(server, self.client_info, failure.detail)
-        decision = retries.failed(
+        decision = retries.record_failure(
             is_up=server.accepts_persistent,
-            belongs=is_sticky,
+            is_sticky=is_sticky,
             has_others=self.lease.backend.has_others(server),
         )
         if decision is not RetryDecision.GIVE_UP:

@@ -94,7 +94,7 @@ class SlotLease:
         """
         backend, record = self.backend, self.record
         while True:
-            server = backend.acquire(key, wanted=required, avoiding=excluded)
+            server = backend.acquire(key, required=required, excluded=excluded)
             if server is None:
                 if required is None and not backend.pool.has_usable_server:
                     raise SessionEndedError(end_reasons.NO_SERVER, backend.no_server_reason())

@@ -36,7 +36,7 @@ class InterruptibleWait:
     """
 
     poller: AnyPoller
-    # Of this wait, or of the last one: events have no effect on that.
+    # The scope of this wait, or of the last one, on which events have no effect.
     _scope: trio.CancelScope | None = field(default=None, init=False)
     _end: EndReason | None = field(default=None, init=False)
     _client_deadline: float = field(default=math.inf, init=False)
@@ -55,8 +55,10 @@ class InterruptibleWait:
         return self._scope
 
     def raise_if_ended(self) -> None:
-        """Raise SessionEndedError if an event that ends the session has cut the last wait short."""
+        """Raise SessionEndedError if an event during the last wait ends the session. Call it after each wait."""
         scope, self._scope = self._scope, None
+        # Not ``cancelled_caught``: a client that closes after its wait was over, in the same scheduler step, has
+        # closed, too. The slot that it got then goes to the next waiter.
         if self._end is not None and scope is not None and scope.cancel_called:
             raise SessionEndedError(self._end)
 

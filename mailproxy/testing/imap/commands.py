@@ -1,6 +1,6 @@
-"""What each IMAP command does to a session, and when it may be given (RFC 3501 section 6, 2177, 4959).
+"""The IMAP commands: what each does to a session, and in which states it is allowed (RFC 3501 section 6, 2177, 4959).
 
-A command returns the words after its tagged OK. It raises Refusal for NO and SyntaxFault for BAD.
+A command returns the text of its tagged OK. It raises Refusal for NO and SyntaxFault for BAD.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _STORE_TAKES = "STORE takes numbers, FLAGS, +FLAGS or -FLAGS, and flags"
 
 def capability(session: ImapSession, arguments: list[Token]) -> str:
     _expect(arguments, 0)
-    session.say(f"* CAPABILITY {CAPABILITIES}")
-    return "that is all"
+    session.send(f"* CAPABILITY {CAPABILITIES}")
+    return "capabilities listed"
 
 
 def noop(_session: ImapSession, arguments: list[Token]) -> str:
@@ -38,14 +38,14 @@ def noop(_session: ImapSession, arguments: list[Token]) -> str:
 
 def logout(session: ImapSession, arguments: list[Token]) -> str:
     _expect(arguments, 0)
-    session.say(f"* BYE {session.name} says goodbye")
+    session.send(f"* BYE {session.name} says goodbye")
     session.end()
     return "signed out"
 
 
 def login(session: ImapSession, arguments: list[Token]) -> str:
     user, password = _expect(arguments, 2)
-    return _sign_in(session, _text(user), _text(password))
+    return _log_in(session, _text(user), _text(password))
 
 
 def authenticate(session: ImapSession, arguments: list[Token]) -> str:
@@ -54,7 +54,7 @@ def authenticate(session: ImapSession, arguments: list[Token]) -> str:
         raise Refusal("PLAIN is the only mechanism")
     if initial:
         return _take_plain(session, _text(initial[0]).encode())
-    session.say("+ ")
+    session.send("+ ")
     session.take_line = partial(_take_plain, session)
     return ""
 
@@ -66,23 +66,23 @@ def _take_plain(session: ImapSession, line: bytes) -> str:
         _, user, password = b64decode(line, validate=True).decode().split("\0")  # RFC 4616 section 2
     except ValueError:
         raise SyntaxFault("not a PLAIN message in base64") from None
-    return _sign_in(session, user, password)
+    return _log_in(session, user, password)
 
 
-def _sign_in(session: ImapSession, user: str, password: str) -> str:
-    session.sign_in(user, password)
+def _log_in(session: ImapSession, user: str, password: str) -> str:
+    session.log_in(user, password)
     return f"[CAPABILITY {CAPABILITIES}] signed in at {session.name}"
 
 
 def list_mailboxes(session: ImapSession, arguments: list[Token], answer: str = "LIST") -> str:
     reference, pattern = (_text(argument) for argument in _expect(arguments, 2))
     if not pattern:  # the client asks for the delimiter
-        session.say(rf'* {answer} (\Noselect) "/" ""')
+        session.send(rf'* {answer} (\Noselect) "/" ""')
         return "listed"
     matches = _mailbox_pattern(reference + pattern)
     for name in sorted(session.store.mailboxes(session.user)):
         if matches.fullmatch(name):
-            session.say(f'* {answer} () "/" ', write_quoted(name))
+            session.send(f'* {answer} () "/" ', write_quoted(name))
     return "listed"
 
 
@@ -91,7 +91,7 @@ def list_subscribed(session: ImapSession, arguments: list[Token]) -> str:
 
 
 def status(session: ImapSession, arguments: list[Token]) -> str:
-    name, asked = _expect(arguments, 2)
+    name, wanted = _expect(arguments, 2)
     mailbox = session.find(_mailbox_name(name))
     counts = {
         "MESSAGES": len(mailbox.messages),
@@ -100,12 +100,12 @@ def status(session: ImapSession, arguments: list[Token]) -> str:
         "UIDVALIDITY": mailbox.uid_validity,
         "UNSEEN": sum(r"\Seen" not in message.flags for message in mailbox.messages.values()),
     }
-    words = [_text(word).upper() for word in asked] if isinstance(asked, list) else []
+    words = [_text(word).upper() for word in wanted] if isinstance(wanted, list) else []
     if not words or not counts.keys() >= set(words):
         raise SyntaxFault(f"STATUS takes a list of {', '.join(counts)}")
-    told = " ".join(f"{word} {counts[word]}" for word in words)
-    session.say("* STATUS ", write_quoted(mailbox.name), f" ({told})")
-    return "told"
+    items = " ".join(f"{word} {counts[word]}" for word in words)
+    session.send("* STATUS ", write_quoted(mailbox.name), f" ({items})")
+    return "counted"
 
 
 def create(session: ImapSession, arguments: list[Token]) -> str:
@@ -120,7 +120,7 @@ def create(session: ImapSession, arguments: list[Token]) -> str:
 
 
 def append(session: ImapSession, arguments: list[Token]) -> str:
-    """Take mailbox, perhaps flags, perhaps a date, and the message."""
+    """Append a message. The arguments are mailbox, optional flags, optional date, message."""
     if len(arguments) < 2:
         raise SyntaxFault("APPEND takes a mailbox and a message")
     name, *options, body = arguments
@@ -140,7 +140,7 @@ def append(session: ImapSession, arguments: list[Token]) -> str:
 
 def idle(session: ImapSession, arguments: list[Token]) -> str:
     _expect(arguments, 0)
-    session.say("+ idling")
+    session.send("+ idling")
     session.is_idle, session.take_line = True, partial(_take_done, session)
     return ""
 
@@ -150,20 +150,20 @@ def _take_done(session: ImapSession, line: bytes) -> str:
     session.update()
     if line.upper() != b"DONE":
         raise SyntaxFault("DONE was expected")
-    return "woken"
+    return "idle ended"
 
 
 def select(session: ImapSession, arguments: list[Token], *, is_read_only: bool = False) -> str:
     (name,) = _expect(arguments, 1)
-    session.unselect()  # even if the new one cannot be had
+    session.unselect()  # even if the new mailbox does not exist
     mailbox = session.find(_mailbox_name(name))
     session.select(mailbox, is_read_only=is_read_only)
-    session.say(f"* FLAGS ({_FLAGS})")
-    session.say("* OK [PERMANENTFLAGS (", "" if is_read_only else rf"{_FLAGS} \*", ")] these are kept")
-    session.say(f"* {len(session.view)} EXISTS")
-    session.say("* 0 RECENT")
-    session.say(f"* OK [UIDVALIDITY {mailbox.uid_validity}] for as long as the server runs")
-    session.say(f"* OK [UIDNEXT {mailbox.next_uid}] comes next")
+    session.send(f"* FLAGS ({_FLAGS})")
+    session.send("* OK [PERMANENTFLAGS (", "" if is_read_only else rf"{_FLAGS} \*", ")] flags that are kept")
+    session.send(f"* {len(session.view)} EXISTS")
+    session.send("* 0 RECENT")
+    session.send(f"* OK [UIDVALIDITY {mailbox.uid_validity}] for as long as the server runs")
+    session.send(f"* OK [UIDNEXT {mailbox.next_uid}] comes next")
     return f"[{'READ-ONLY' if is_read_only else 'READ-WRITE'}] selected at {session.name}"
 
 
@@ -191,8 +191,8 @@ def search(session: ImapSession, arguments: list[Token], *, by_uid: bool = False
         del words[:2]
     if words != ["ALL"]:
         raise SyntaxFault("SEARCH knows ALL and nothing else")
-    found = session.view if by_uid else range(1, len(session.view) + 1)
-    session.say(" ".join(["* SEARCH", *map(str, found)]))
+    numbers = session.view if by_uid else range(1, len(session.view) + 1)
+    session.send(" ".join(["* SEARCH", *map(str, numbers)]))
     return "searched"
 
 
@@ -202,32 +202,32 @@ def fetch(session: ImapSession, arguments: list[Token], *, by_uid: bool = False)
     if by_uid and all(item.name != "UID" for item in items):
         items = [*fetch_items(Atom("UID")), *items]
     marks_seen = any(item.marks_seen for item in items) and not session.is_read_only
-    for number, message in session.chosen(_text(numbers), by_uid=by_uid):
+    for number, message in session.messages_in(_text(numbers), by_uid=by_uid):
         if marks_seen:
             session.mailbox.flag(message.uid, message.flags | {r"\Seen"})
         parts: list[bytes] = []
         for item in items:
             parts += [b" ", item.name.encode(), b" ", item.write(message)]
-        session.say(f"* {number} FETCH (", *parts[1:], ")")
+        session.send(f"* {number} FETCH (", *parts[1:], ")")
     return "fetched"
 
 
 def store(session: ImapSession, arguments: list[Token], *, by_uid: bool = False) -> str:
     if len(arguments) < 3:
         raise SyntaxFault(_STORE_TAKES)
-    numbers, how, *rest = arguments
-    verb, _, silent = _text(how).upper().partition(".")
+    numbers, item, *rest = arguments
+    verb, _, silent = _text(item).upper().partition(".")
     if verb not in _STORE_VERBS or silent not in ("", "SILENT"):
         raise SyntaxFault(_STORE_TAKES)
     listed = rest[0] if len(rest) == 1 else None
     flags = _flags(listed if isinstance(listed, list) else rest)
     mailbox = session.writable
-    for number, message in session.chosen(_text(numbers), by_uid=by_uid):
+    for number, message in session.messages_in(_text(numbers), by_uid=by_uid):
         mailbox.flag(message.uid, _STORE_VERBS[verb](message.flags, flags))
         if silent:
             session.view[message.uid] = message.flags
         else:
-            session.tell_flags(number, message, with_uid=by_uid)
+            session.send_flags(number, message, with_uid=by_uid)
     return "stored"
 
 
@@ -261,7 +261,7 @@ def _flags(tokens: list[Token]) -> frozenset[str]:
     flags = [_text(token) for token in tokens]
     if not all(_FLAG.fullmatch(flag) for flag in flags):
         raise SyntaxFault("not a flag")
-    # Flags are one whatever their case (RFC 3501 section 9, note 1); keywords stay as the client writes them.
+    # Flags are compared without case (RFC 3501 section 9, note 1); keywords are kept as the client writes them.
     return frozenset("\\" + flag[1:].title() if flag.startswith("\\") else flag for flag in flags)
 
 
@@ -271,8 +271,9 @@ def _mailbox_name(token: Token) -> str:
 
 
 def _mailbox_pattern(pattern: str) -> re.Pattern[str]:
-    """Translate ``*``, and ``%`` which stops at the delimiter; INBOX is matched in any case."""
-    pattern = re.sub(r"[*%]*\*[*%]*", "*", pattern)  # one way to match, or the expression takes for ever
+    """Translate ``*``, and ``%`` which stops at the delimiter. INBOX matches in any case."""
+    # Repeated wildcards become one: with several ways to match, the expression would be extremely slow.
+    pattern = re.sub(r"[*%]*\*[*%]*", "*", pattern)
     pattern = re.sub(r"%+", "%", pattern)
     pattern = re.sub(r"(?i)\AINBOX(?=\Z|[/*%])", INBOX, pattern)
     words = {"*": ".*", "%": "[^/]*"}
@@ -286,24 +287,24 @@ _STORE_VERBS: dict[str, Callable[[frozenset[str], frozenset[str]], frozenset[str
 }
 
 _SELECTED = frozenset({State.SELECTED})
-_SIGNED_IN = frozenset({State.AUTHENTICATED, State.SELECTED})
-_STRANGER = frozenset({State.GREETED})
-_ANY = _STRANGER | _SIGNED_IN
+_LOGGED_IN = frozenset({State.AUTHENTICATED, State.SELECTED})
+_NOT_LOGGED_IN = frozenset({State.GREETED})
+_ANY = _NOT_LOGGED_IN | _LOGGED_IN
 
 COMMANDS: dict[str, tuple[frozenset[State], Callable[[ImapSession, list[Token]], str]]] = {
     "CAPABILITY": (_ANY, capability),
     "NOOP": (_ANY, noop),
     "LOGOUT": (_ANY, logout),
-    "LOGIN": (_STRANGER, login),
-    "AUTHENTICATE": (_STRANGER, authenticate),
-    "LIST": (_SIGNED_IN, list_mailboxes),
-    "LSUB": (_SIGNED_IN, list_subscribed),
-    "STATUS": (_SIGNED_IN, status),
-    "CREATE": (_SIGNED_IN, create),
-    "SELECT": (_SIGNED_IN, select),
-    "EXAMINE": (_SIGNED_IN, examine),
-    "APPEND": (_SIGNED_IN, append),
-    "IDLE": (_SIGNED_IN, idle),
+    "LOGIN": (_NOT_LOGGED_IN, login),
+    "AUTHENTICATE": (_NOT_LOGGED_IN, authenticate),
+    "LIST": (_LOGGED_IN, list_mailboxes),
+    "LSUB": (_LOGGED_IN, list_subscribed),
+    "STATUS": (_LOGGED_IN, status),
+    "CREATE": (_LOGGED_IN, create),
+    "SELECT": (_LOGGED_IN, select),
+    "EXAMINE": (_LOGGED_IN, examine),
+    "APPEND": (_LOGGED_IN, append),
+    "IDLE": (_LOGGED_IN, idle),
     "CHECK": (_SELECTED, noop),
     "CLOSE": (_SELECTED, close),
     "EXPUNGE": (_SELECTED, expunge),

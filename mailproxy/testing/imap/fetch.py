@@ -1,4 +1,4 @@
-"""What IMAP's FETCH gives of a message (RFC 3501 section 6.4.5); neither ENVELOPE nor BODYSTRUCTURE."""
+"""The items of IMAP's FETCH (RFC 3501 section 6.4.5), without ENVELOPE and BODYSTRUCTURE."""
 
 from __future__ import annotations
 
@@ -21,18 +21,24 @@ _FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:[^\n]*\n?(?:[ \t][^\n]*\n?)*")
 
 @frozen
 class FetchItem:
-    """One thing that was asked for: its name in the answer, and the answer for a message."""
+    r"""One item of a FETCH command.
+
+    Attributes:
+        name: Its name in the answer.
+        write: Returns its value for a message.
+        marks_seen: Whether it sets the flag ``\Seen``.
+    """
 
     name: str
     write: Callable[[Message], bytes]
     marks_seen: bool = False
 
 
-def fetch_items(asked: Token) -> list[FetchItem]:
-    """Read FETCH's second argument: an item, a list of items, FAST. Raises SyntaxFault."""
-    if isinstance(asked, Atom) and asked.upper() == "FAST":
+def fetch_items(argument: Token) -> list[FetchItem]:
+    """Read the second argument of FETCH: an item, a list of items, or FAST. Raise SyntaxFault for anything else."""
+    if isinstance(argument, Atom) and argument.upper() == "FAST":
         return [_PLAIN[name] for name in ("FLAGS", "INTERNALDATE", "RFC822.SIZE")]
-    words = asked if isinstance(asked, list) else [asked]
+    words = argument if isinstance(argument, list) else [argument]
     items = [_item(word) for word in words if isinstance(word, Atom)]
     if not items or len(items) < len(words):
         raise SyntaxFault("FETCH takes items")
@@ -40,7 +46,7 @@ def fetch_items(asked: Token) -> list[FetchItem]:
 
 
 def write_flags(flags: frozenset[str]) -> bytes:
-    """Write flags as a list."""
+    """Return flags as a parenthesized list."""
     return f"({' '.join(sorted(flags))})".encode()
 
 
@@ -71,7 +77,7 @@ def _section(part: str) -> Callable[[bytes], bytes]:
 
 
 def _header(body: bytes) -> bytes:
-    """The header with the empty line that ends it."""
+    """Return the header with the empty line that ends it."""
     end = re.search(rb"(?:\A|\r?\n)\r?\n", body)
     return body[: end.end()] if end else body
 

@@ -1,4 +1,4 @@
-"""The mail that in-memory IMAP servers hold: users, their mailboxes, the messages in them."""
+"""The mail that IMAP servers of tests have in memory: users, their mailboxes, the messages in them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ INBOX = "INBOX"
 
 @define(eq=False)
 class Message:
-    """One message; ``flags`` is replaced, never changed in place."""
+    """One message.
+
+    Attributes:
+        uid: Its UID in the mailbox.
+        body: Header and text, as it is fetched.
+        flags: Its flags. The set is replaced and not changed in place.
+        date: The internal date.
+    """
 
     uid: int
     body: bytes = field(repr=False)
@@ -25,7 +32,16 @@ class Message:
 
 @define(eq=False)
 class Mailbox:
-    """Messages in the order of their UIDs. ``watchers`` are called after every change, in whoever's task made it."""
+    """One mailbox of a user.
+
+    Attributes:
+        name: Its name.
+        uid_validity: Its UIDVALIDITY.
+        clock: Gives the date of messages that are appended without one.
+        messages: The messages by UID, in the order of the UIDs.
+        next_uid: The UID of the next message.
+        watchers: Called after each change, in the task that has made it.
+    """
 
     name: str
     uid_validity: int
@@ -35,25 +51,35 @@ class Mailbox:
     watchers: list[Callable[[], None]] = field(init=False, factory=list, repr=False)
 
     def append(self, body: bytes, flags: Iterable[str] = (), date: datetime | None = None) -> Message:
-        """Add a message; without a date it came now."""
+        r"""Add a message.
+
+        Args:
+            body: Header and text.
+            flags: Its flags, such as ``\Seen``.
+            date: The internal date, None for now.
+        """
         message = Message(self.next_uid, body, frozenset(flags), date=date or self.clock())
         self.messages[message.uid] = message
         self.next_uid += 1
-        self._tell()
+        self._notify()
         return message
 
     def flag(self, uid: int, flags: Iterable[str]) -> None:
-        """Give a message these flags and no others."""
+        """Replace the flags of a message.
+
+        Raises:
+            KeyError: There is no message with this UID.
+        """
         self.messages[uid].flags = frozenset(flags)
-        self._tell()
+        self._notify()
 
     def expunge(self) -> None:
-        """Remove the messages that are flagged as deleted."""
+        r"""Remove the messages that have the flag ``\Deleted``."""
         for uid in [uid for uid, message in self.messages.items() if "\\Deleted" in message.flags]:
             del self.messages[uid]
-        self._tell()
+        self._notify()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         for watcher in tuple(self.watchers):
             watcher()
 
@@ -65,10 +91,7 @@ class _Account:
 
 
 class Mailstore:
-    """Users with their passwords and mailboxes; several servers may share one, as with mail on shared storage.
-
-    Every user begins with an empty ``INBOX``; without any there is ``user`` with the password ``secret``.
-    """
+    """Users with their passwords and mailboxes. Several servers may share one, like mail on shared storage."""
 
     def __init__(
         self,
@@ -76,6 +99,12 @@ class Mailstore:
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        """Make the users, each with an empty ``INBOX``.
+
+        Args:
+            users: Passwords by user. Without users there is ``user`` with the password ``secret``.
+            clock: Gives the date of messages that are appended without one.
+        """
         self._clock = clock
         self._uid_validity = 0
         self._accounts = {
@@ -84,16 +113,24 @@ class Mailstore:
         }
 
     def is_password(self, user: str, password: str) -> bool:
-        """Does this user have this password?"""
+        """Whether this user exists and has this password."""
         account = self._accounts.get(user)
         return account is not None and account.password == password
 
     def mailboxes(self, user: str) -> dict[str, Mailbox]:
-        """Return the user's mailboxes by name. Raises KeyError for an unknown user."""
+        """Return the user's mailboxes by name.
+
+        Raises:
+            KeyError: The user is unknown.
+        """
         return self._accounts[user].mailboxes
 
     def mailbox(self, user: str, name: str = INBOX) -> Mailbox:
-        """Return a mailbox, made if it is not there. Raises KeyError for an unknown user."""
+        """Return a mailbox, which is made if it does not exist.
+
+        Raises:
+            KeyError: The user is unknown.
+        """
         mailboxes = self.mailboxes(user)
         if name not in mailboxes:
             mailboxes[name] = self._new_mailbox(name)

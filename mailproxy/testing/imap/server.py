@@ -1,4 +1,4 @@
-"""An in-memory IMAP4rev1 server for tests and first looks."""
+"""An IMAP4rev1 server with its mail in memory, for tests and demonstrations."""
 
 from __future__ import annotations
 
@@ -19,10 +19,14 @@ if TYPE_CHECKING:
 
 
 class ImapServer(LoopbackServer):
-    """Serves a mail store; its greeting and the answer to a login carry ``name``, to see which server was chosen.
+    """Serves a mail store over IMAP.
 
-    Without a store there is one with the user ``user`` and the password ``secret``. Good enough for imaplib, curl
-    and people; it speaks neither STARTTLS nor COPY, ENVELOPE and BODYSTRUCTURE.
+    Its name is in the greeting and in the answer to a login, so that a client sees which server was chosen. It is enough for
+    imaplib, curl and a person with ``openssl s_client``. It has neither STARTTLS nor COPY, ENVELOPE and BODYSTRUCTURE.
+
+    Attributes:
+        name: The name of the server.
+        store: Its mail.
     """
 
     def __init__(
@@ -34,19 +38,28 @@ class ImapServer(LoopbackServer):
         tls: ssl.SSLContext | None = None,
         message_bytes_max: int = MESSAGE_BYTES_MAX,
     ) -> None:
+        """Prepare a server, which does not listen yet.
+
+        Args:
+            name: The name of the server.
+            store: Its mail. None is a new store with the user ``user`` and the password ``secret``.
+            bind: See ``LoopbackServer``.
+            tls: See ``LoopbackServer``.
+            message_bytes_max: The largest message that APPEND accepts.
+        """
         super().__init__(bind, tls=tls)
         self.name = name
         self.store = store or Mailstore()
         self._message_bytes_max = message_bytes_max
 
     async def converse(self, connection: Connection) -> None:
-        """Greet and answer until LOGOUT or the client's end; an idle client hears of changes when they happen."""
-        waker, changes = trio.open_memory_channel[None](1)
+        """Answer until LOGOUT or until the client closes. A client in IDLE gets changes when they happen."""
+        notifier, changes = trio.open_memory_channel[None](1)
         dialogue = ImapDialogue(
-            self.name, self.store, partial(_wake, waker), message_bytes_max=self._message_bytes_max
+            self.name, self.store, partial(_notify, notifier), message_bytes_max=self._message_bytes_max
         )
         try:
-            async with trio.open_nursery() as nursery, waker, changes:
+            async with trio.open_nursery() as nursery, notifier, changes:
                 nursery.start_soon(_push, connection, dialogue, changes)
                 await _answer(connection, dialogue)
                 nursery.cancel_scope.cancel()
@@ -70,6 +83,6 @@ async def _push(
                 await connection.send(notice)
 
 
-def _wake(waker: trio.MemorySendChannel[None]) -> None:
+def _notify(notifier: trio.MemorySendChannel[None]) -> None:
     with suppress(trio.WouldBlock):
-        waker.send_nowait(None)
+        notifier.send_nowait(None)

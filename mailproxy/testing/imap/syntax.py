@@ -1,4 +1,4 @@
-"""How IMAP commands are written: cut from the bytes with their literals, then taken apart (RFC 3501 section 9)."""
+"""The syntax of IMAP: commands are cut from the bytes with their literals, then parsed (RFC 3501 section 9)."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ from attrs import define, field, frozen
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# RFC 2683 section 3.2.1.5 asks servers for 8,000 bytes; UID sets of large mailboxes are longer in practice.
+# RFC 2683 section 3.2.1.5 asks servers to accept 8,000 bytes. UID sets of large mailboxes are longer in practice.
 LINE_BYTES_MAX = 65536
-_DEPTH_MAX = 8  # nothing that is spoken here nests deeper
+_DEPTH_MAX = 8  # no command nests deeper
 
 _LITERAL = re.compile(rb"\{([0-9]{1,10})(\+?)\}\Z")
 _HEAD = re.compile(rb"([^\x00-\x20\x7f-\xff(){%*\"\\+]{1,64}) +([^\x00-\x20\x7f-\xff(){\"\\]{1,32})(?: +|\Z)")
 _QUOTED = re.compile(rb'"((?:[^"\\\r\n]|\\["\\])*)"')
-# An atom may carry a section, which has blanks and parentheses of its own: BODY[HEADER.FIELDS (FROM)]<0.100>
+# An atom may have a section with spaces and parentheses in it: BODY[HEADER.FIELDS (FROM)]<0.100>
 _ATOM = re.compile(rb"(?:[^\x00-\x20\x7f-\xff()\"\[\]{]|\[[^\]\x00-\x1f\x7f-\xff]*\])+")
 _SET = re.compile(
     r"(?:[1-9][0-9]{0,9}|\*)(?::(?:[1-9][0-9]{0,9}|\*))?(?:,(?:[1-9][0-9]{0,9}|\*)(?::(?:[1-9][0-9]{0,9}|\*))?)*"
 )
 _DATE = re.compile(rb"([ 0-9][0-9])-([A-Za-z]{3})-([0-9]{4}) ([0-9:]{8}) ([+-][0-9]{4})")
-# Not strftime's: those follow the locale.
+# Those of strftime depend on the locale.
 _MONTHS = b"Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
 
 
 class Atom(str):
-    """A word that was not quoted; compare with ``upper()``."""
+    """A word without quotes. Compare it with ``upper()``."""
 
     __slots__ = ()
 
 
-# A quoted string or a literal is bytes, what stands in parentheses a list.
+# A quoted string or a literal is bytes, a parenthesized list is a list.
 Token = Union[Atom, bytes, list["Token"]]  # noqa: UP007 -- a string cannot be joined with |
 
 
-class SyntaxFault(Exception):  # noqa: N818 -- the protocol's BAD is no error of the program
-    """The command cannot be taken apart; the message says why."""
+class SyntaxFault(Exception):  # noqa: N818 -- BAD is an answer of the protocol, and not an error of the program
+    """The command is malformed. The message follows BAD."""
 
 
 @frozen
 class Command:
-    """A tag, the command's word in capitals, and its arguments."""
+    """A command: its tag, its word in capitals, its arguments."""
 
     tag: str
     word: str
@@ -53,7 +53,7 @@ class Command:
 
 @frozen
 class Unreadable:
-    """What came in a command's place, with its tag (``*`` where it had none) and the reason."""
+    """A malformed command: its tag, ``*`` if it has none, and the reason."""
 
     tag: str
     reason: str
@@ -61,26 +61,26 @@ class Unreadable:
 
 @frozen
 class Line:
-    """A bare line, where one was asked for."""
+    """A line that is not a command, where one was asked for."""
 
     text: bytes
 
 
 @frozen
 class GoAhead:
-    """The client waits for permission to send its literal."""
+    """The client waits for the continuation request, to send its literal."""
 
 
 @frozen
 class TooLong:
-    """A line or literal without bound: nothing more can be read from this client."""
+    """A line or literal over its limit. Nothing more can be read from this client."""
 
     tag: str
 
 
 @frozen
 class TooBig:
-    """A literal larger than allowed was announced and not yet sent: the command is over."""
+    """The announced literal is over its limit and was not sent. The command has ended."""
 
     tag: str
 
@@ -90,14 +90,15 @@ Event = Command | Unreadable | Line | GoAhead | TooLong | TooBig
 
 @define
 class CommandReader:
-    """Cuts commands out of a stream of bytes, however it was split.
+    """Cuts commands out of a stream of bytes, however it is split.
 
-    Lines may end with a bare LF: people type them into ``openssl s_client``, which sends no CR unless told to.
+    Lines may end with a bare LF, because ``openssl s_client`` sends no CR without its option ``-crlf``.
 
-    ``literal_bound`` says how many bytes of literals a command may have, by its word in capitals.
+    Attributes:
+        max_literal_bytes: Returns how many bytes of literals a command may have, by its word in capitals.
     """
 
-    literal_bound: Callable[[str], int] = field(repr=False)
+    max_literal_bytes: Callable[[str], int] = field(repr=False)
     _buffer: bytearray = field(init=False, factory=bytearray, repr=False)
     _texts: list[bytes] = field(init=False, factory=list)
     _literals: list[bytes] = field(init=False, factory=list, repr=False)
@@ -106,16 +107,16 @@ class CommandReader:
     _literal_size: int | None = field(init=False, default=None)  # the literal that is being read
 
     def feed(self, data: bytes) -> None:
-        """Take what came."""
+        """Add bytes from the client."""
         self._buffer += data
 
     def next_line(self) -> Line | TooLong | None:
-        """Return the next bare line, or None if it is not complete."""
+        """Return the next line that is not a command, or None if it is not complete."""
         text = self._cut_line()
         return text if text is None or isinstance(text, TooLong) else Line(text)
 
     def next_event(self) -> Event | None:
-        """Return what comes next of a command, or None if there is no more yet."""
+        """Return the next event of a command, or None if more bytes are needed."""
         while self._literal_size is None or self._cut_literal(self._literal_size):
             text = self._cut_line()
             if text is None or isinstance(text, TooLong):
@@ -125,15 +126,15 @@ class CommandReader:
             literal = _LITERAL.search(text)
             if literal is None:
                 return self._finish()
-            if event := self._announce(int(literal[1]), is_waiting=not literal[2]):
+            if event := self._begin_literal(int(literal[1]), is_waiting=not literal[2]):
                 return event
         return None
 
     def _cut_line(self) -> bytes | TooLong | None:
-        room = LINE_BYTES_MAX - self._texts_bytes
-        end = self._buffer.find(b"\n", 0, room)
+        max_bytes = LINE_BYTES_MAX - self._texts_bytes
+        end = self._buffer.find(b"\n", 0, max_bytes)
         if end < 0:
-            return TooLong(self._head()[0]) if len(self._buffer) >= room else None
+            return TooLong(self._head()[0]) if len(self._buffer) >= max_bytes else None
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 1]
         return line.removesuffix(b"\r")
@@ -147,10 +148,10 @@ class CommandReader:
         self._literal_size = None
         return True
 
-    def _announce(self, size: int, *, is_waiting: bool) -> GoAhead | TooBig | TooLong | None:
+    def _begin_literal(self, size: int, *, is_waiting: bool) -> GoAhead | TooBig | TooLong | None:
         tag, word, _ = self._head()
-        if self._literals_bytes + size > self.literal_bound(word):
-            self._forget()
+        if self._literals_bytes + size > self.max_literal_bytes(word):
+            self._clear()
             return TooBig(tag) if is_waiting else TooLong(tag)
         self._literal_size = size
         self._literals_bytes += size
@@ -163,22 +164,22 @@ class CommandReader:
         except SyntaxFault as fault:
             return Unreadable(tag, str(fault))
         finally:
-            self._forget()
+            self._clear()
         return Command(tag, word, arguments) if word else Unreadable(tag, "a tag and a command are expected")
 
     def _head(self) -> tuple[str, str, int]:
-        """Return tag, word in capitals and where the arguments begin; ``*`` and nothing where there are none."""
+        """Return the tag, the word in capitals and where the arguments begin. Without them, return ``*`` and ``""``."""
         head = _HEAD.match(self._texts[0]) if self._texts else None
         return (head[1].decode(), head[2].decode().upper(), head.end()) if head else ("*", "", 0)
 
-    def _forget(self) -> None:
+    def _clear(self) -> None:
         self._texts.clear()
         self._literals.clear()
         self._texts_bytes = self._literals_bytes = 0
 
 
 def number_set(text: str, largest: int) -> Callable[[int], bool]:
-    """Read ``1:3,7,9:*``; return the question whether a number is in it. Raises SyntaxFault."""
+    """Read a set such as ``1:3,7,9:*``. Return a predicate: whether a number is in it. Raise SyntaxFault if malformed."""
     if not _SET.fullmatch(text):
         raise SyntaxFault("not a set of numbers")
     ranges = []
@@ -190,11 +191,11 @@ def number_set(text: str, largest: int) -> Callable[[int], bool]:
 
 
 def read_date(text: bytes) -> datetime:
-    """Read ``17-Jul-2026 02:44:25 -0700`` (RFC 3501, date-time). Raises SyntaxFault."""
-    found = _DATE.fullmatch(text)
-    if not found or found[2].title() not in _MONTHS:
+    """Read ``17-Jul-2026 02:44:25 -0700`` (RFC 3501, date-time). Raise SyntaxFault if it is malformed."""
+    match = _DATE.fullmatch(text)
+    if not match or match[2].title() not in _MONTHS:
         raise SyntaxFault("not a date-time")
-    day, month, year, clock, zone = (part.decode() for part in found.groups())
+    day, month, year, clock, zone = (part.decode() for part in match.groups())
     try:
         return datetime.fromisoformat(
             f"{year}-{_MONTHS.index(month.title().encode()) + 1:02}-{int(day):02}T{clock}{zone[:3]}:{zone[3:]}"
@@ -204,22 +205,22 @@ def read_date(text: bytes) -> datetime:
 
 
 def write_date(date: datetime) -> bytes:
-    """Write a date as ``read_date`` reads it, in quotes."""
+    """Return a date as ``read_date`` reads it, in quotes."""
     return f'"{date.day:2}-{_MONTHS[date.month - 1].decode()}-{date:%Y %H:%M:%S %z}"'.encode()
 
 
 def write_quoted(text: str) -> bytes:
-    """Write a string without line ends in quotes."""
+    """Return a string without line endings in quotes."""
     return b'"%s"' % re.sub(r'(["\\])', r"\\\1", text).encode()
 
 
 def write_literal(data: bytes) -> bytes:
-    """Write any bytes."""
+    """Return bytes as a literal."""
     return b"{%d}\r\n%s" % (len(data), data)
 
 
 def _tokens(texts: list[bytes], literals: list[bytes], start: int) -> list[Token]:
-    """Take arguments apart. Between every two texts stands a literal; ``start`` is where the first text begins."""
+    """Parse arguments. There is a literal between every two texts. ``start`` is where the first text begins."""
     open_lists: list[list[Token]] = [[]]
     for number, text in enumerate(texts):
         end = len(text)

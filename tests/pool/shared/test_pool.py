@@ -12,12 +12,13 @@ from mailproxy.pool import (
     AdminState,
     BackendCounters,
     LeastConn,
+    Pool,
     Server,
     ServerCounters,
     SharedCounter,
     SharedPassiveHealth,
-    SharedPool,
     SharedSessions,
+    SharedTurnOrder,
     Waiter,
 )
 from tests.support.pool_servers import ADDRESS
@@ -39,29 +40,30 @@ class Crew:
     max_queue: int = 0
     ticks: itertools.count[int] = field(factory=lambda: itertools.count(10 * SECOND))
     rung: list[int] = field(factory=list)
-    pools: list[SharedPool[SharedServer]] = field(init=False)
+    pools: list[Pool[SharedServer]] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         columns = [[0] * self.workers for _ in range(3 + 4 * self.servers)]
         self.pools = [self.pool(columns, slot) for slot in range(self.workers)]
 
-    def pool(self, columns: list[list[int]], slot: int) -> SharedPool[SharedServer]:
+    def pool(self, columns: list[list[int]], slot: int) -> Pool[SharedServer]:
         tallies = [SharedCounter(column, slot) for column in columns]
         shares = tuple(ServerCounters(*tallies[3 + 4 * n : 7 + 4 * n]) for n in range(self.servers))
         servers = []
         for number, share in enumerate(shares):
             server = SharedServer(f"s{number}", addresses=ADDRESS, max_sessions=self.max_sessions)
-            server.share = share
+            server.counters = share
             servers.append(server)
-        return SharedPool(
-            servers, LeastConn(), share=BackendCounters(tallies[0], tallies[1], tallies[2], shares), clock=self.ticks.__next__,
-            ring=self.rung.append, patience=60, max_queue=self.max_queue,
-        )  # fmt: skip
+        counters = BackendCounters(tallies[0], tallies[1], tallies[2], shares)
+        order = SharedTurnOrder(
+            servers, counters, clock=self.ticks.__next__, wake_worker=self.rung.append, queue_timeout=60
+        )
+        return Pool(servers, LeastConn(), max_queue=self.max_queue, order=order)
 
     def hear(self) -> None:
         """Let everybody look who was rung for, until all is quiet."""
         while self.rung:
-            self.pools[self.rung.pop(0)].serve_queue()
+            self.pools[self.rung.pop(0)].serve_queues()
 
     def wait(self, slot: int, wanted: int | None = None) -> Waiter[SharedServer]:
         pool = self.pools[slot]
@@ -170,7 +172,7 @@ def test_a_worker_that_hangs_keeps_nobody_waiting_for_ever() -> None:
     group.wait(1)
     group.ticks = itertools.count(10 * SECOND + 62 * SECOND)
     for pool in group.pools:
-        pool._clock = group.ticks.__next__
+        pool._order._clock = group.ticks.__next__  # type: ignore[attr-defined]  # a shared one
     waiter = group.wait(0)
     group.pools[0].release(server)
     assert waiter.server is not None
@@ -212,6 +214,8 @@ def test_whatever_happens_first_come_is_first_served(places: int, steps: list[tu
             where, waiter = line.pop(slot % len(line))
             group.pools[where].cancel(waiter)
         group.hear()
+        for pool in group.pools:
+            pool.assert_invariants()
         while line and line[0][1].server is not None:
             where, waiter = line.pop(0)
             assert waiter.server is not None
@@ -225,7 +229,7 @@ def test_whatever_happens_first_come_is_first_served(places: int, steps: list[tu
 
 def test_a_success_anywhere_ends_a_row_of_failures() -> None:
     successes = [0, 0]
-    seen = SharedPassiveHealth(3, tally=SharedCounter(successes, 0))
+    seen = SharedPassiveHealth(3, successes=SharedCounter(successes, 0))
     assert [seen.record_failure("a"), seen.record_failure("b")] == [0, 0]
     successes[1] += 1
     assert [seen.record_failure("a"), seen.record_failure("b"), seen.record_failure("c")] == [0, 0, 3]

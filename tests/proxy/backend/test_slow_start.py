@@ -70,7 +70,7 @@ def share(backend: Backend, server: BackendServer, count: int = 200) -> float:
 def places(backend: Backend, server: BackendServer) -> int:
     """How many sessions it takes now."""
     count = 0
-    while backend.acquire(None, wanted=server) is not None:
+    while backend.acquire(None, required=server) is not None:
         count += 1
     for _ in range(count):
         backend.pool.release(server)

@@ -15,8 +15,8 @@ from mailproxy.app import load_and_check
 from mailproxy.config.check_plan import entry_paths
 from mailproxy.log import Log, Output
 from mailproxy.log.targets import StreamTarget
-from mailproxy.proxy.backend.backend import Backend, server_context
-from mailproxy.proxy.backend.server import CheckOutcome
+from mailproxy.proxy.backend.backend import Backend
+from mailproxy.proxy.backend.server import CheckOutcome, server_context
 from mailproxy.proxy.checks.check import plan_checks
 from tests.support.programs.program import wait_until
 
