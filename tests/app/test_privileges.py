@@ -28,7 +28,7 @@ OTHER_GROUP = grp.getgrgid(1).gr_name
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder owned by root that every user may read, with a folder for logs owned by an unprivileged user."""
+    """A folder owned by root that every user may read. Its logs/ belongs to an unprivileged user."""
     with tempfile.TemporaryDirectory() as path:
         folder = Path(path)
         folder.chmod(0o755)

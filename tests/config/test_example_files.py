@@ -18,7 +18,7 @@ FILES = sorted((ROOT / "config").glob("*.toml"))
 SCHEMA_LINE = "#:schema ./mailproxy.schema.json\n"
 IMAP, IMAPS = "*:143", "*:993"
 
-# What a layout must do: the binds with their modes, and the server ports. None: the port the client connected to.
+# For each layout: the binds with their modes, and the server port. None is the port of the client.
 LAYOUTS: dict[str, tuple[dict[str, str], int | None]] = {
     "exchange-imap-forward.toml": ({IMAP: "forward"}, None),
     "exchange-imaps-forward.toml": ({IMAPS: "passthrough"}, None),

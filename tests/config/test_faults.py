@@ -498,7 +498,7 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
 }  # fmt: skip
 
-# Keys of later versions are faults, not ignored. The values after "only" are those that this version supports.
+# Keys of later versions are faults. The values after "only" are those that this version supports.
 NOT_YET = (
     ('admin.socket = "/run/mailproxy/admin.sock"', 'admin.socket: "/run/mailproxy/admin.sock" is not supported yet'),
     ('admin.http = "127.0.0.1:8405"', 'admin.http: "127.0.0.1:8405" is not supported yet'),

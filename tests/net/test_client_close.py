@@ -122,7 +122,7 @@ async def connect_tls_client(
 
 
 async def settle() -> None:
-    """Wait until all events are handled. On loopback, data has arrived when the call that sends it returns."""
+    """Wait until all events are handled. On loopback, data arrives before the sending call returns."""
     await trio.testing.wait_all_tasks_blocked(0.01)
 
 

@@ -129,7 +129,7 @@ class Bind:
             theirs.settimeout(10)
             try:
                 with client.wrap_socket(theirs, server_hostname=name, session=session) as tls:
-                    # Only the greeting proves that the client was accepted. TLS 1.3 sends its ticket before it.
+                    # Only the greeting proves that the client was accepted, and it follows the TLS 1.3 ticket.
                     assert tls.recv(100) == b"* OK ready\r\n"
                     der = tls.getpeercert(binary_form=True)
                     assert der is not None
