@@ -784,7 +784,7 @@ FAULTY_FILES = {
 
 
 @pytest.mark.parametrize(("content", "message"), FAULTY_FILES.values(), ids=FAULTY_FILES.keys())
-def test_unreadable_file_is_one_fault(tmp_path: Path, content: bytes, message: str) -> None:
+def test_invalid_file_is_one_fault(tmp_path: Path, content: bytes, message: str) -> None:
     file = tmp_path / "mailproxy.toml"
     file.write_bytes(content)
     with pytest.raises(ConfigError) as caught:

@@ -94,7 +94,7 @@ def descriptors() -> set[str]:
 
 @define
 class RecordingHandler:
-    """An event handler; ``events`` returns those delivered since its last call."""
+    """An event handler; ``delivered`` returns the events since its last call."""
 
     _events: list[int] = field(factory=list)
 
