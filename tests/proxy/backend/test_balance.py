@@ -129,7 +129,7 @@ async def test_weights_do_not_matter_to_the_first(cluster: BackendCluster) -> No
 
 async def test_by_source_a_client_always_has_the_same_server(cluster: BackendCluster) -> None:
     await servers(cluster, "s1", "s2", "s3")
-    await cluster.start_proxy(balance="source", introduced=True)
+    await cluster.start_proxy(balance="source", accept_proxy=True)
     first = {host: await cluster.connect_and_close(host) for host in hosts(24)}
     assert set(first.values()) == {"s1", "s2", "s3"}
     assert {host: await cluster.connect_and_close(host) for host in hosts(24)} == first
@@ -137,10 +137,10 @@ async def test_by_source_a_client_always_has_the_same_server(cluster: BackendClu
 
 async def test_by_source_over_a_restart_and_in_every_proxy(cluster: BackendCluster) -> None:
     await servers(cluster, "s1", "s2", "s3")
-    await cluster.start_proxy(balance="source", introduced=True)
+    await cluster.start_proxy(balance="source", accept_proxy=True)
     first = {host: await cluster.connect_and_close(host) for host in hosts(12)}
     cluster.server_tables.reverse()
-    await cluster.start_proxy(balance="source", introduced=True)
+    await cluster.start_proxy(balance="source", accept_proxy=True)
     assert {host: await cluster.connect_and_close(host) for host in hosts(12)} == first, (
         "nor does their order matter"
     )
@@ -148,7 +148,7 @@ async def test_by_source_over_a_restart_and_in_every_proxy(cluster: BackendClust
 
 async def test_by_source_only_the_clients_of_a_server_that_goes_move(cluster: BackendCluster) -> None:
     await servers(cluster, "s1", "s2", "s3")
-    await cluster.start_proxy(balance="source", introduced=True)
+    await cluster.start_proxy(balance="source", accept_proxy=True)
     first = {host: await cluster.connect_and_close(host) for host in hosts(24)}
     cluster.states["s1"].set_state("maint")
     meanwhile = {host: await cluster.connect_and_close(host) for host in hosts(24)}
@@ -162,7 +162,7 @@ async def test_by_source_only_the_clients_of_a_server_that_goes_move(cluster: Ba
 
 async def test_by_source_a_household_with_ipv6_is_one_client(cluster: BackendCluster) -> None:
     await servers(cluster, "s1", "s2", "s3", "s4")
-    await cluster.start_proxy(balance="source", introduced=True)
+    await cluster.start_proxy(balance="source", accept_proxy=True)
     households = [
         [await cluster.connect_and_close(f"2001:db8:0:{net:x}::{host:x}") for host in (1, 0xFFFF)]
         for net in range(12)
@@ -189,7 +189,7 @@ async def test_by_source_a_full_server_sends_its_clients_to_the_same_other_one(
     cluster: BackendCluster,
 ) -> None:
     await servers(cluster, "s1", "s2", "s3", max_sessions=1)
-    await cluster.start_proxy(balance="source", introduced=True)
+    await cluster.start_proxy(balance="source", accept_proxy=True)
     own = await receive_server_name(await cluster.connect_client("192.0.2.1"))
     others = [await cluster.connect_and_close("192.0.2.1") for _ in range(3)]
     assert len(set(others)) == 1
@@ -221,7 +221,7 @@ async def test_by_chance_places_that_are_left_are_found(cluster: BackendCluster)
 async def test_a_server_without_weight_takes_nobody(cluster: BackendCluster, balance: str) -> None:
     await cluster.add_server("s1", weight=0)
     await servers(cluster, "s2", "s3")
-    await cluster.start_proxy(balance=balance, introduced=True)
+    await cluster.start_proxy(balance=balance, accept_proxy=True)
     served = [await cluster.connect_and_close(host) for host in hosts(8)]
     assert "s1" not in served
 
@@ -232,7 +232,7 @@ async def test_backups_serve_only_while_no_other_server_is_there(
 ) -> None:
     await servers(cluster, "spare", "spare2", backup=True)
     await servers(cluster, "s1", "s2")
-    await cluster.start_proxy(balance=balance, introduced=True)
+    await cluster.start_proxy(balance=balance, accept_proxy=True)
     assert {await cluster.connect_and_close(host) for host in hosts(6)} <= {"s1", "s2"}
     cluster.states["s1"].set_state("maint")
     assert {await cluster.connect_and_close(host) for host in hosts(3)} == {"s2"}

@@ -180,7 +180,7 @@ async def test_who_is_being_connected_is_taken_elsewhere(cluster: BackendCluster
     await cluster.start_proxy(
         balance="first",
         retries=3,
-        introduced=True,
+        accept_proxy=True,
         backend_tls=tls is not None,
         **SHUT_DOWN,
         **NEVER,

@@ -69,7 +69,7 @@ async def watched(
     harness: ProxyHarness,
     address: str,
     *,
-    introduced: bool = False,
+    accept_proxy: bool = False,
     check: dict[str, Any] | None = None,
     **backend: Any,
 ) -> Watched:
@@ -77,7 +77,7 @@ async def watched(
     port = int(agent.address.rpartition(":")[2])
     checks = {"type": "script", "steps": [{"expect": "OK"}], "tls": False, "port": port, **(check or {})}
     changes = check_options(checks, observe="connect", **backend)
-    if introduced:
+    if accept_proxy:
         changes["bind"] = {"accept_proxy": ["127.0.0.0/8"]}
     proxy = await harness.proxy({"name": "s", "address": address}, **changes)  # type: ignore[arg-type]  # a table
     assert proxy.backends["b"].servers["s"].status == "UP"
@@ -197,7 +197,7 @@ async def test_a_server_that_takes_the_connection_and_closes_is_reached(harness:
 
 async def test_a_single_client_brings_no_server_down(harness: ProxyHarness) -> None:
     watch = await watched(
-        harness, await refusing(harness), introduced=True, error_limit=2, error_clients=3, check={"fall": 1}
+        harness, await refusing(harness), accept_proxy=True, error_limit=2, error_clients=3, check={"fall": 1}
     )
     for _ in range(6):
         await watch.visit("198.51.100.1")
@@ -212,7 +212,7 @@ async def test_all_errors_in_a_row_are_told_however_many_it_took(harness: ProxyH
     """One client can make any number of them before a second one makes them count."""
     address = await refusing(harness)
     watch = await watched(
-        harness, address, introduced=True, error_limit=2, error_clients=2, check={"fall": 1}
+        harness, address, accept_proxy=True, error_limit=2, error_clients=2, check={"fall": 1}
     )
     for _ in range(8):
         await watch.visit("198.51.100.1")
@@ -224,7 +224,7 @@ async def test_all_errors_in_a_row_are_told_however_many_it_took(harness: ProxyH
 
 async def test_clients_alone_are_not_enough(harness: ProxyHarness) -> None:
     watch = await watched(
-        harness, await refusing(harness), introduced=True, error_limit=4, error_clients=2, check={"fall": 1}
+        harness, await refusing(harness), accept_proxy=True, error_limit=4, error_clients=2, check={"fall": 1}
     )
     for number in (1, 2, 3):
         await watch.visit(f"198.51.100.{number}")
@@ -235,7 +235,7 @@ async def test_clients_alone_are_not_enough(harness: ProxyHarness) -> None:
 
 async def test_clients_are_counted_anew_after_a_success(harness: ProxyHarness) -> None:
     watch, _ = await watched_tls(
-        harness, "-+--", introduced=True, error_limit=1, error_clients=2, check={"fall": 1}
+        harness, "-+--", accept_proxy=True, error_limit=1, error_clients=2, check={"fall": 1}
     )
     for number in (1, 1, 2):
         await watch.visit(f"198.51.100.{number}")

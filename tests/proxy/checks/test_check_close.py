@@ -33,7 +33,7 @@ from tests.support.proxy.check_harness import (
     MAIL_PROTOCOLS,
     PLAYBOOKS,
     STARTTLS_PLAYBOOKS,
-    PlayServer,
+    ServerPlaybook,
     check_once,
     check_options,
     client_bytes,
@@ -86,28 +86,28 @@ async def seen_by(server: ScriptedServer) -> tuple[bytes, str | None]:
 
 @each_protocol
 async def test_a_check_says_goodbye_and_closes_in_order(harness: ProxyHarness, protocol: str) -> None:
-    server = await harness.server((PlayServer(PLAYBOOKS[protocol]),))
+    server = await harness.server((ServerPlaybook(PLAYBOOKS[protocol]),))
     await check_once(harness, server.address, protocol=protocol, **CLEAR)
     assert await seen_by(server) == (client_bytes(PLAYBOOKS[protocol]), "eof")
 
 
 @each_protocol
 async def test_a_check_over_tls_ends_that_in_order_too(harness: ProxyHarness, protocol: str) -> None:
-    server = await harness.server((PlayServer(PLAYBOOKS[protocol]),), tls=certified(harness))
+    server = await harness.server((ServerPlaybook(PLAYBOOKS[protocol]),), tls=certified(harness))
     await check_once(harness, server.address, protocol=protocol, **trusting(harness))
     assert await seen_by(server) == (client_bytes(PLAYBOOKS[protocol]), "close_notify")
 
 
 @each_protocol
 async def test_a_check_with_starttls_ends_that_in_order_too(harness: ProxyHarness, protocol: str) -> None:
-    server = await harness.server((PlayServer(STARTTLS_PLAYBOOKS[protocol], certified(harness)),))
+    server = await harness.server((ServerPlaybook(STARTTLS_PLAYBOOKS[protocol], certified(harness)),))
     await check_once(harness, server.address, protocol=protocol, **trusting(harness, mode="starttls"))
     assert await seen_by(server) == (client_bytes(STARTTLS_PLAYBOOKS[protocol]), "close_notify")
 
 
 @each_protocol
 async def test_a_check_of_tls_alone_says_goodbye_too(harness: ProxyHarness, protocol: str) -> None:
-    server = await harness.server((PlayServer(PLAYBOOKS[protocol]),), tls=certified(harness))
+    server = await harness.server((ServerPlaybook(PLAYBOOKS[protocol]),), tls=certified(harness))
     checked = await check_once(harness, server.address, protocol=protocol, type="tls", **trusting(harness))
     assert checked.last_check == "Layer6 check passed"
     assert await seen_by(server) == (client_bytes(PLAYBOOKS[protocol]), "close_notify")
@@ -123,7 +123,7 @@ async def test_a_check_of_tls_alone_where_no_protocol_is_known(harness: ProxyHar
 async def test_a_connection_with_a_header_alone_says_goodbye_too(
     harness: ProxyHarness, protocol: str
 ) -> None:
-    server = HeaderRecorder((PlayServer(PLAYBOOKS[protocol]),))
+    server = HeaderRecorder((ServerPlaybook(PLAYBOOKS[protocol]),))
     await harness.nursery.start(server.serve)
     checked = await check_once(harness, server.address, protocol=protocol, type="tcp", send_proxy="v2")
     assert checked.last_check == "Layer4 check passed"
@@ -135,7 +135,7 @@ async def test_what_a_server_says_after_the_goodbye_is_heard(harness: ProxyHarne
     chatty = PLAYBOOKS["imap"].replace(
         "S: * BYE Logging out", "S: * BYE Logging out\n" + "S: * OK bye\n" * 1000
     )
-    server = await harness.server((PlayServer(chatty),))
+    server = await harness.server((ServerPlaybook(chatty),))
     await check_once(harness, server.address, type="imap", **CLEAR)
     assert await seen_by(server) == (client_bytes(PLAYBOOKS["imap"]), "eof")
 
@@ -206,7 +206,7 @@ async def test_a_server_that_says_goodbye_itself_is_left_in_order(harness: Proxy
 
 
 async def test_a_server_without_starttls_is_left_in_order(harness: ProxyHarness) -> None:
-    server = await harness.server((PlayServer(PLAYBOOKS["imap"]),))
+    server = await harness.server((ServerPlaybook(PLAYBOOKS["imap"]),))
     await check_once(harness, server.address, type="imap", **trusting(harness, mode="starttls"))
     assert await seen_by(server) == (client_bytes(PLAYBOOKS["imap"]), "eof")
 
@@ -439,7 +439,7 @@ async def test_cancelled_at_every_step_of_a_check(
     context = certified(harness)
     book = STARTTLS_PLAYBOOKS["imap"] if way == "starttls" else PLAYBOOKS["imap"]
     server = await harness.server(
-        collect(GREETING) if way == "script" else (PlayServer(book, context),),
+        collect(GREETING) if way == "script" else (ServerPlaybook(book, context),),
         tls=context if way == "tls" else None,
     )
     check: dict[str, Any] = {
@@ -471,7 +471,7 @@ async def test_cancelled_at_every_step_of_a_check(
 
 
 async def test_three_hundred_servers_at_once(harness: ProxyHarness) -> None:
-    good = await harness.server((PlayServer(PLAYBOOKS["imap"]),))
+    good = await harness.server((ServerPlaybook(PLAYBOOKS["imap"]),))
     bad = await harness.server((Send(b"* BYE busy\r\n"), Close()))
     before = ResourceSnapshot.now()
     addresses = [good.address, good.address, bad.address]

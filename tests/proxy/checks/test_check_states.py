@@ -24,7 +24,7 @@ from mailproxy.testing import (
 )
 from tests.support.proxy.check_harness import (
     PLAYBOOKS,
-    PlayServer,
+    ServerPlaybook,
     check_once,
     check_options,
     server_messages,
@@ -33,7 +33,7 @@ from tests.support.proxy.check_harness import (
 from tests.support.proxy.proxy_harness import TIMEOUT_S, ProxyHarness
 
 IMAP: dict[str, Any] = {"type": "imap", "tls": False}
-GOOD: Playbook = (PlayServer(PLAYBOOKS["imap"]),)
+GOOD: Playbook = (ServerPlaybook(PLAYBOOKS["imap"]),)
 BAD: Playbook = (Send(b"* BYE busy\r\n"), Close())
 OK_REASON = "reason: Layer7 check passed, code: 0, check duration: 0ms"
 BAD_REASON = 'reason: Layer7 wrong status, code: 0, info: "BYE busy", check duration: 0ms'

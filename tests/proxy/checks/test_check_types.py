@@ -33,7 +33,7 @@ from tests.support.proxy.check_harness import (
     MAIL_PROTOCOLS,
     PLAYBOOKS,
     STARTTLS_PLAYBOOKS,
-    PlayServer,
+    ServerPlaybook,
     check_once,
     check_options,
     server_messages,
@@ -126,13 +126,13 @@ async def test_the_backends_time_limit_holds_where_the_check_has_none(harness: P
 async def test_the_name_that_a_check_says(harness: ProxyHarness, kind: str, hello: str) -> None:
     book = PLAYBOOKS[kind].replace("LO localhost", f"LO {hello}")
     assert hello in book
-    server = await harness.server((PlayServer(book),))
+    server = await harness.server((ServerPlaybook(book),))
     checked = await check_once(harness, server.address, type=kind, hello=hello, **CLEAR)
     assert checked.last_check == PASSED
 
 
 async def test_a_unix_socket(harness: ProxyHarness, tmp_path: Path) -> None:
-    server = await harness.server((PlayServer(PLAYBOOKS["imap"]),), bind=f"unix:{tmp_path}/imap.sock")
+    server = await harness.server((ServerPlaybook(PLAYBOOKS["imap"]),), bind=f"unix:{tmp_path}/imap.sock")
     checked = await check_once(harness, server.address, type="imap", **CLEAR)
     assert checked.last_check == PASSED
 
@@ -198,7 +198,7 @@ async def test_the_server_is_asked_by_the_name_that_is_given(harness: ProxyHarne
 
 
 async def test_a_check_has_the_tls_of_sessions(harness: ProxyHarness) -> None:
-    server = await harness.server((PlayServer(PLAYBOOKS["imap"]),), tls=certified(harness))
+    server = await harness.server((ServerPlaybook(PLAYBOOKS["imap"]),), tls=certified(harness))
     tls = {"tls": {"ca": str(harness.ca.pem)}}
     checked = await check_once(harness, server.address, protocol="imap", backend=tls)
     assert checked.last_check == PASSED
@@ -262,7 +262,11 @@ async def test_a_server_that_is_well(harness: ProxyHarness, protocol: str, way: 
     """Submission has no type of its own: the backend's protocol tells."""
     context = certified(harness)
     server = await harness.server(
-        (PlayServer(STARTTLS_PLAYBOOKS[protocol] if way == "starttls" else PLAYBOOKS[protocol], context),),
+        (
+            ServerPlaybook(
+                STARTTLS_PLAYBOOKS[protocol] if way == "starttls" else PLAYBOOKS[protocol], context
+            ),
+        ),
         tls=context if way == "tls" else None,
     )
     check: dict[str, Any] = {} if protocol == "submission" else {"type": protocol}
@@ -427,7 +431,7 @@ async def test_the_goodbye_has_no_part_in_the_time_limit(harness: ProxyHarness, 
 
 
 async def test_starttls_that_is_not_offered(harness: ProxyHarness) -> None:
-    server = await harness.server((PlayServer(PLAYBOOKS["imap"]),))
+    server = await harness.server((ServerPlaybook(PLAYBOOKS["imap"]),))
     await check_once(harness, server.address, protocol="imap", **trusting(harness, mode="starttls"))
     info = "STARTTLS is not offered"
     await wait_for_down(harness, f'Layer7 invalid response, info: "{info}"', check="L7RSP", info=info)
@@ -435,7 +439,7 @@ async def test_starttls_that_is_not_offered(harness: ProxyHarness) -> None:
 
 async def test_starttls_with_a_certificate_for_another_name(harness: ProxyHarness) -> None:
     server = await harness.server(
-        (PlayServer(STARTTLS_PLAYBOOKS["imap"], certified(harness, "elsewhere.example")),)
+        (ServerPlaybook(STARTTLS_PLAYBOOKS["imap"], certified(harness, "elsewhere.example")),)
     )
     await check_once(harness, server.address, protocol="imap", **trusting(harness, mode="starttls"))
     (line,) = await harness.events("server-down")
@@ -444,7 +448,7 @@ async def test_starttls_with_a_certificate_for_another_name(harness: ProxyHarnes
 
 async def test_starttls_that_leads_nowhere(harness: ProxyHarness) -> None:
     upgrade, _, _ = STARTTLS_PLAYBOOKS["imap"].partition("(TLS)")
-    server = await harness.server((PlayServer(upgrade),))
+    server = await harness.server((ServerPlaybook(upgrade),))
     check = {"timeout": TIMEOUT, **trusting(harness, mode="starttls")}
     await check_once(harness, server.address, protocol="imap", **check)
     await wait_for_down(harness, "Layer6 timeout", check="L6TOUT", info="")
@@ -666,7 +670,7 @@ async def test_how_long_a_server_takes_to_close_is_not_the_checks_time(
 
 
 async def test_a_port_of_its_own(harness: ProxyHarness) -> None:
-    status = await harness.server((PlayServer(PLAYBOOKS["imap"]),))
+    status = await harness.server((ServerPlaybook(PLAYBOOKS["imap"]),))
     checked = await check_once(harness, await refusing(harness), type="imap", port=port_of(status), **CLEAR)
     assert checked.last_check == PASSED
 
@@ -674,7 +678,7 @@ async def test_a_port_of_its_own(harness: ProxyHarness) -> None:
 @pytest.mark.parametrize("kind", ["tcp", "imap"])
 async def test_an_address_of_its_own(harness: ProxyHarness, kind: str) -> None:
     """The server's port holds at the other address, unless that has one."""
-    agent = await harness.server((PlayServer(PLAYBOOKS["imap"]),), bind="127.0.0.2:0")
+    agent = await harness.server((ServerPlaybook(PLAYBOOKS["imap"]),), bind="127.0.0.2:0")
     server = f"127.0.0.1:{port_of(agent)}"
     checked = await check_once(harness, server, type=kind, address="127.0.0.2", **CLEAR)
     assert checked.status == "UP"
@@ -682,7 +686,7 @@ async def test_an_address_of_its_own(harness: ProxyHarness, kind: str) -> None:
 
 
 async def test_an_address_that_is_a_name(harness: ProxyHarness) -> None:
-    agent = await harness.server((PlayServer(PLAYBOOKS["imap"]),))
+    agent = await harness.server((ServerPlaybook(PLAYBOOKS["imap"]),))
     checked = await check_once(
         harness, await refusing(harness), type="imap", address=f"localhost:{port_of(agent)}", **CLEAR
     )
@@ -690,7 +694,7 @@ async def test_an_address_that_is_a_name(harness: ProxyHarness) -> None:
 
 
 async def test_an_address_that_is_a_unix_socket(harness: ProxyHarness, tmp_path: Path) -> None:
-    agent = await harness.server((PlayServer(PLAYBOOKS["imap"]),), bind=f"unix:{tmp_path}/agent.sock")
+    agent = await harness.server((ServerPlaybook(PLAYBOOKS["imap"]),), bind=f"unix:{tmp_path}/agent.sock")
     checked = await check_once(harness, await refusing(harness), type="imap", address=agent.address, **CLEAR)
     assert checked.last_check == PASSED
 
@@ -708,7 +712,9 @@ async def test_a_server_without_a_port_is_checked_at_each_of_the_binds(
     harness: ProxyHarness, missing: bool
 ) -> None:
     """What clients may connect to must all be there."""
-    servers = [await harness.server((PlayServer(PLAYBOOKS["imap"]),), bind="127.0.0.2:0") for _ in range(2)]
+    servers = [
+        await harness.server((ServerPlaybook(PLAYBOOKS["imap"]),), bind="127.0.0.2:0") for _ in range(2)
+    ]
     ports = [port_of(server) for server in servers]
     if missing:
         nobody: str = await harness.nursery.start(RefusingServer("127.0.0.2:0").serve)
@@ -732,9 +738,9 @@ async def introduced(
 ) -> tuple[HeaderRecorder, str | None]:
     """A server that expects a PROXY header, and what a check of this kind came to."""
     server = HeaderRecorder(
-        (PlayServer(PLAYBOOKS["imap"]),),
+        (ServerPlaybook(PLAYBOOKS["imap"]),),
         bind=bind,
-        behind=certified(harness, "127.0.0.1", "::1") if tls else None,
+        tls_after_header=certified(harness, "127.0.0.1", "::1") if tls else None,
     )
     await harness.nursery.start(server.serve)
     check = {"type": kind, **(trusting(harness) if tls else {} if kind == "tcp" else CLEAR), **options}
@@ -782,7 +788,7 @@ async def test_a_check_has_the_header_of_sessions(harness: ProxyHarness, version
 
 
 async def test_no_header_although_sessions_have_one(harness: ProxyHarness) -> None:
-    server = await harness.server((PlayServer(PLAYBOOKS["imap"]),))
+    server = await harness.server((ServerPlaybook(PLAYBOOKS["imap"]),))
     check = {"type": "imap", "send_proxy": "none", **CLEAR}
     checked = await check_once(harness, server.address, backend={"send_proxy": "v2"}, **check)
     assert checked.last_check == PASSED

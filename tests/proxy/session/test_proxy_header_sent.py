@@ -104,7 +104,7 @@ def expected(kind: str, source: Address, destination: Address, *, tls: bool) -> 
 async def test_each_kind(harness: ProxyHarness, kind: str, tls: bool, server_tls: bool) -> None:
     """Towards a server with TLS the header stands in clear before the handshake."""
     behind = harness.ca.server_context("127.0.0.1") if server_tls else None
-    server = await introduced(harness, greet_and_echo(GREETING), behind=behind)
+    server = await introduced(harness, greet_and_echo(GREETING), tls_after_header=behind)
     proxy = await harness.proxy(server.address, tls=tls, server_tls=server_tls, **announcing(kind))
     before = ResourceSnapshot.now()
     client = await harness.dial(proxy, tls=tls)
@@ -206,7 +206,7 @@ async def test_a_client_that_speaks_first(harness: ProxyHarness) -> None:
 async def test_passed_through(harness: ProxyHarness) -> None:
     """The client's TLS is not the proxy's: nothing is said of it, and the header stands before it."""
     server = await introduced(
-        harness, greet_and_echo(GREETING), behind=harness.ca.server_context("imap.example.com")
+        harness, greet_and_echo(GREETING), tls_after_header=harness.ca.server_context("imap.example.com")
     )
     proxy = await harness.proxy(
         server.address,
@@ -532,7 +532,9 @@ async def test_a_server_that_expects_none(harness: ProxyHarness) -> None:
 @pytest.mark.parametrize("tls", [False, True])
 async def test_cancelled_at_every_step(harness: ProxyHarness, tls: bool) -> None:
     server = await introduced(
-        harness, (Send(GREETING), Collect()), behind=harness.ca.server_context("127.0.0.1") if tls else None
+        harness,
+        (Send(GREETING), Collect()),
+        tls_after_header=harness.ca.server_context("127.0.0.1") if tls else None,
     )
     mapping = harness.mapping(server.address, tls=tls, server_tls=tls, **announcing("v2-ssl"))
     context = harness.ca.client_context() if tls else None

@@ -135,7 +135,7 @@ async def test_positions_in_a_servers_own_line(cluster: BackendCluster) -> None:
     """Clients that stick wait for their server, although another one has nothing to do."""
     await cluster.add_server("s1", max_sessions=1)
     idle = await cluster.add_server("s2")
-    await cluster.start_proxy(tcplog=True, introduced=True, balance="first", **STICKY)
+    await cluster.start_proxy(tcplog=True, accept_proxy=True, balance="first", **STICKY)
     here = await cluster.connect_greeted()
     waiting = await cluster.connect_queued_clients(3)
     assert idle.accepted == 0
@@ -187,7 +187,7 @@ async def test_who_waits_too_long_for_its_own_server_is_let_go(cluster: BackendC
     """It is not sent to the one that is idle, and sticks to its own."""
     await cluster.add_server("s1", max_sessions=1)
     idle = await cluster.add_server("s2")
-    await cluster.start_proxy(introduced=True, balance="first", **STICKY, **QUICK)
+    await cluster.start_proxy(accept_proxy=True, balance="first", **STICKY, **QUICK)
     here = await cluster.connect_greeted()
     await assert_rejected(await cluster.connect_client())
     line = await cluster.harness.session()
@@ -239,7 +239,7 @@ async def test_more_than_max_queue_are_refused_at_once(cluster: BackendCluster, 
 async def test_max_queue_is_that_of_all_servers_together(cluster: BackendCluster) -> None:
     await cluster.add_server("s1", max_sessions=1)
     await cluster.add_server("s2", max_sessions=1)
-    await cluster.start_proxy(introduced=True, max_queue=2, balance="first", **STICKY)
+    await cluster.start_proxy(accept_proxy=True, max_queue=2, balance="first", **STICKY)
     for host in ("192.0.2.1", "192.0.2.2"):
         await cluster.connect_greeted(host)
     for host in ("192.0.2.1", "192.0.2.2"):

@@ -56,7 +56,7 @@ async def test_a_client_that_leaves_the_line_is_gone_at_once(
 async def test_a_client_that_left_before_it_could_wait(cluster: BackendCluster) -> None:
     """Its end is there already when the line is joined."""
     await cluster.add_server("s1", max_sessions=1)
-    await cluster.start_proxy(introduced=True)
+    await cluster.start_proxy(accept_proxy=True)
     await cluster.connect_greeted()
     client = await cluster.harness.dial(cluster.proxy)
     await client.send(b"PROXY TCP4 192.0.2.1 203.0.113.9 40000 143\r\n")

@@ -82,7 +82,7 @@ async def test_who_waits_for_its_own_server_goes_elsewhere_when_that_one_goes(
 ) -> None:
     await cluster.add_server("s1", max_sessions=1)
     await cluster.add_server("s2")
-    await cluster.start_proxy(introduced=True, balance="first", **STICKY)
+    await cluster.start_proxy(accept_proxy=True, balance="first", **STICKY)
     await cluster.connect_greeted()
     waiting = await cluster.connect_queued_clients(2)
     cluster.states["s1"].set_state("maint")
@@ -97,7 +97,7 @@ async def test_who_waits_for_its_own_server_goes_elsewhere_when_that_one_goes(
 async def test_who_waited_for_its_own_server_has_its_turn_by_when_it_came(cluster: BackendCluster) -> None:
     await cluster.add_server("s1", max_sessions=1)
     await cluster.add_server("s2", max_sessions=1)
-    await cluster.start_proxy(introduced=True, balance="first", **STICKY)
+    await cluster.start_proxy(accept_proxy=True, balance="first", **STICKY)
     await cluster.connect_greeted("192.0.2.1")
     two = await cluster.connect_greeted("192.0.2.2")
     waiting = [
@@ -114,7 +114,7 @@ async def test_who_waited_for_its_own_server_has_its_turn_by_when_it_came(cluste
 async def test_who_waits_for_its_own_server_has_it_while_it_drains(cluster: BackendCluster) -> None:
     """Those that any server would do for wait on."""
     await cluster.add_server("s1", max_sessions=1)
-    await cluster.start_proxy(introduced=True, **STICKY)
+    await cluster.start_proxy(accept_proxy=True, **STICKY)
     here = await cluster.connect_greeted("192.0.2.1")
     stranger = await cluster.connect_client("192.0.2.2")
     await cluster.wait_for_queued(1)
@@ -133,7 +133,7 @@ async def test_strangers_and_those_who_stick_are_served_in_the_order_they_came(
     cluster: BackendCluster,
 ) -> None:
     await cluster.add_server("s1", max_sessions=1)
-    await cluster.start_proxy(introduced=True, **STICKY)
+    await cluster.start_proxy(accept_proxy=True, **STICKY)
     here = await cluster.connect_greeted("192.0.2.1")
     waiting = [
         await cluster.connect_queued(host) for host in ("192.0.2.2", "192.0.2.1", "192.0.2.3", "192.0.2.1")
@@ -149,7 +149,7 @@ async def test_a_stranger_takes_the_idle_server_past_those_who_wait_for_the_othe
 ) -> None:
     await cluster.add_server("s1", max_sessions=1)
     await cluster.add_server("s2")
-    await cluster.start_proxy(introduced=True, balance="first", **STICKY)
+    await cluster.start_proxy(accept_proxy=True, balance="first", **STICKY)
     await cluster.connect_greeted("192.0.2.1")
     await cluster.connect_client("192.0.2.1")
     await cluster.wait_for_queued(1)

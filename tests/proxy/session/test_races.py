@@ -142,7 +142,7 @@ async def test_who_lost_its_own_server_while_it_waited_was_taken_elsewhere(clust
     """HAProxy: +0 1/0, wredis 1 (ours: 0 1/1, or 1/0 where the other had a place)."""
     await cluster.add_server("s1", max_sessions=1)
     await cluster.add_server("s2")
-    await cluster.start_proxy(introduced=True, tcplog=True, stick={"on": "source"}, balance="first")
+    await cluster.start_proxy(accept_proxy=True, tcplog=True, stick={"on": "source"}, balance="first")
     await cluster.connect_greeted()
     client = await cluster.connect_queued()
     cluster.states["s1"].set_state("maint")

@@ -182,7 +182,7 @@ async def stuck_to_one_that_closed(cluster: BackendCluster, **backend: Any) -> N
     """A guest's server is s1, which refuses from now on; s2 is fine."""
     one = await cluster.add_server("s1")
     await cluster.add_server("s2")
-    await cluster.start_proxy(introduced=True, **STICKY, **backend)
+    await cluster.start_proxy(accept_proxy=True, **STICKY, **backend)
     assert await cluster.connect_and_close() == "s1"
     await one.close()
 
@@ -258,7 +258,7 @@ async def test_a_server_that_goes_for_maintenance_is_waited_for_no_longer(
 async def test_who_is_taken_elsewhere_stands_in_the_line_like_anybody(cluster: BackendCluster) -> None:
     one = await cluster.add_server("s1")
     await cluster.add_server("s2", max_sessions=1)
-    await cluster.start_proxy(introduced=True, retries=3, tcplog=True, **STICKY, **NEVER)
+    await cluster.start_proxy(accept_proxy=True, retries=3, tcplog=True, **STICKY, **NEVER)
     await cluster.connect_and_close()
     await one.close()
     client = await cluster.connect_client()

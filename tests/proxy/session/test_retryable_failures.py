@@ -117,9 +117,13 @@ async def test_what_the_client_has_said_already_goes_to_the_server_that_takes_it
 async def test_the_next_server_is_told_of_the_client_anew(cluster: BackendCluster) -> None:
     """One that took the PROXY header and then failed keeps nothing from the next."""
     await cluster.add_server("bad", (Expect(b"PROXY"), Close()))
-    told = HeaderRecorder(collect(b"good\r\n"), behind=cluster.harness.ca.server_context("127.0.0.1"))
+    told = HeaderRecorder(
+        collect(b"good\r\n"), tls_after_header=cluster.harness.ca.server_context("127.0.0.1")
+    )
     await cluster.add_external_server("good", await cluster.harness.nursery.start(told.serve))
-    await cluster.start_proxy(retries=1, balance="first", backend_tls=True, introduced=True, send_proxy="v1")
+    await cluster.start_proxy(
+        retries=1, balance="first", backend_tls=True, accept_proxy=True, send_proxy="v1"
+    )
     assert await cluster.connect_and_close("192.0.2.77") == "good"
     assert told.raw == [proxy_header("192.0.2.77")]
     assert (await cluster.harness.session())["retries"] == 1

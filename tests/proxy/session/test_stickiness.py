@@ -24,7 +24,7 @@ async def two_servers(
 
 
 async def start(cluster: BackendCluster, *, stick: dict[str, Any] | None = None, **backend: Any) -> None:
-    settings = {"balance": "roundrobin", "introduced": True, **backend}
+    settings = {"balance": "roundrobin", "accept_proxy": True, **backend}
     await cluster.start_proxy(stick={"on": "source", **(stick or {})}, **settings)
 
 
@@ -68,12 +68,12 @@ async def test_a_client_has_one_server_although_others_have_less_to_do(cluster: 
 async def test_without_a_stick_table_nobody_sticks(cluster: BackendCluster) -> None:
     await cluster.add_server("s1")
     await cluster.add_server("s2")
-    await cluster.start_proxy(balance="roundrobin", introduced=True)
+    await cluster.start_proxy(balance="roundrobin", accept_proxy=True)
     assert [await cluster.connect_and_close(ONE) for _ in range(4)] == ["s1", "s2", "s1", "s2"]
 
 
 async def test_without_a_header_the_connections_own_address_counts(cluster: BackendCluster) -> None:
-    await two_servers(cluster, introduced=False)
+    await two_servers(cluster, accept_proxy=False)
     assert [await cluster.connect_and_close() for _ in range(3)] == ["s1"] * 3
 
 
@@ -129,7 +129,7 @@ async def test_a_network_is_one_client(
 
 async def test_clients_of_a_unix_socket_are_nobody_in_particular(cluster: BackendCluster) -> None:
     address = f"unix:{cluster.harness.folder}/p.sock"
-    await two_servers(cluster, introduced=False, frontend={"bind": [{"address": address}]})
+    await two_servers(cluster, accept_proxy=False, frontend={"bind": [{"address": address}]})
     assert [await cluster.connect_and_close() for _ in range(4)] == ["s1", "s2", "s1", "s2"]
 
 
@@ -146,7 +146,7 @@ async def test_unless_a_header_says_who_they_are(cluster: BackendCluster) -> Non
 
 async def test_who_comes_without_a_header_is_known_by_its_own_address(cluster: BackendCluster) -> None:
     binds = [{"address": "127.0.0.1:0", "accept_proxy": ["192.0.2.0/24"], "proxy_optional": True}]
-    await two_servers(cluster, introduced=False, frontend={"bind": binds})
+    await two_servers(cluster, accept_proxy=False, frontend={"bind": binds})
     assert [await cluster.connect_and_close() for _ in range(3)] == ["s1"] * 3
 
 
@@ -392,7 +392,7 @@ async def test_an_entry_is_one_for_all_connections_of_a_client(cluster: BackendC
 
 async def test_the_hosts_own_addresses_are_told_apart(cluster: BackendCluster) -> None:
     """Not by a header alone: connections from other addresses of this machine."""
-    await two_servers(cluster, introduced=False, frontend={"bind": [{"address": "[::]:0"}]})
+    await two_servers(cluster, accept_proxy=False, frontend={"bind": [{"address": "[::]:0"}]})
     port = cluster.proxy.frontends["f"].addresses[0].rpartition(":")[2]
     for host, server in (("127.0.0.1", "s1"), ("[::1]", "s2"), ("127.0.0.1", "s1"), ("[::1]", "s2")):
         async with await dial(f"{host}:{port}") as client:

@@ -157,7 +157,7 @@ async def test_a_client_that_makes_no_room_is_silent(
 ) -> None:
     """From when the server has ended; however long both had been silent before."""
     async with relayed_pair(
-        mock_clock, relay_kind, half_closed=5, tls="client", contexts=contexts
+        mock_clock, relay_kind, half_closed_timeout=5, tls="client", contexts=contexts
     ) as session:
         await session.advance(100)
         await end_without_room(session)
@@ -171,7 +171,7 @@ async def test_a_client_that_has_ended_and_makes_no_room_is_silent(
     mock_clock: MockClock, relay_kind: Kind, contexts: Contexts
 ) -> None:
     async with relayed_pair(
-        mock_clock, relay_kind, half_closed=5, tls="client", contexts=contexts
+        mock_clock, relay_kind, half_closed_timeout=5, tls="client", contexts=contexts
     ) as session:
         half_close(session.client)
         await wait_all_tasks_blocked()
@@ -187,7 +187,7 @@ async def test_a_server_that_makes_no_room_is_silent(
 ) -> None:
     """The mirror."""
     async with relayed_pair(
-        mock_clock, relay_kind, half_closed=5, tls="server", contexts=contexts
+        mock_clock, relay_kind, half_closed_timeout=5, tls="server", contexts=contexts
     ) as session:
         fill(session.tunnel.server.sock)
         session.client.shutdown(socket.SHUT_WR)
@@ -203,7 +203,7 @@ async def test_the_clients_limit_counts_anew_once_it_has_left(
     mock_clock: MockClock, relay_kind: Kind, contexts: Contexts
 ) -> None:
     async with relayed_pair(
-        mock_clock, relay_kind, half_closed=5, tls="client", contexts=contexts
+        mock_clock, relay_kind, half_closed_timeout=5, tls="client", contexts=contexts
     ) as session:
         await end_without_room(session)
         await session.advance(4)
