@@ -121,7 +121,7 @@ async def test_sockets_are_passed() -> None:
     assert not try_send(near, packet({}))
 
 
-async def test_memory_is_cleared_by_row_and_wakeup_fires_once() -> None:
+async def test_memory_clears_rows_and_wakeups_fire_once() -> None:
     memory, wakeups = SharedMemory(2, 3), Wakeups(2)
     columns = [memory.column(number) for number in range(3)]
     columns[1][1], columns[1][0], columns[2][0] = -5, 7, 8

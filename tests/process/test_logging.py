@@ -35,7 +35,7 @@ format = "tcplog"
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_every_target_has_its_lines(tmp_path: Path, workers: int) -> None:
+def test_every_target_has_own_lines(tmp_path: Path, workers: int) -> None:
     count = 12
     with greeting_servers("s1") as servers:
         text = configuration(*servers, more=targets(tmp_path), workers=workers)
@@ -66,10 +66,8 @@ def test_every_target_has_its_lines(tmp_path: Path, workers: int) -> None:
     assert " imap b/s1 " not in written["warnings"]
 
 
-def test_written_and_lost_lines_of_full_file_add_up(tmp_path: Path) -> None:
-    """The file size limit is set and lifted from outside, so that the process is the same before and
-    after.
-    """
+def test_lines_written_and_lost_add_up(tmp_path: Path) -> None:
+    """The file size limit is set and lifted from outside, so that the process stays the same."""
     log = tmp_path / "log"
     count = 40
     with greeting_servers("s1") as servers, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslog:

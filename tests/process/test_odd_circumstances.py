@@ -54,8 +54,9 @@ def connect_to_unix_socket(path: Path) -> socket.socket:
 
 @needs_root
 def test_drain_works_although_unix_path_cannot_be_removed(echo: Echo, tmp_path: Path) -> None:
-    """The socket is in a folder of root, and the program runs as nobody. Sessions must not be cut because
-    of that.
+    """The socket is in a folder of root, and the program runs as another user.
+
+    Sessions must not be cut because of that.
     """
     path = tmp_path / "imap.sock"
     text = configuration(echo, AS_NOBODY).replace(
@@ -80,8 +81,9 @@ def test_drain_works_although_unix_path_cannot_be_removed(echo: Echo, tmp_path: 
 
 @needs_root
 def test_tls_works_after_giving_up_root(echo: Echo, tmp_path: Path, throw_away_ca: ThrowAwayCA) -> None:
-    """To servers and from clients. Nothing is imported by then, because user nobody may be unable to read
-    it.
+    """TLS to servers and from clients.
+
+    Nothing is imported by then, because the new user may be unable to read the files.
     """
     pem = throw_away_ca.issue("localhost")
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -131,9 +133,10 @@ def assert_relayed(sender: socket.socket, receiver: socket.socket) -> None:
 
 @needs_root
 @pytest.mark.parametrize("exists", [True, False])
-def test_root_rejects_log_that_is_symlink(echo: Echo, tmp_path: Path, exists: bool) -> None:
-    """The user may own the folder. Root must not be led to create, fill or give away any file of the
-    machine.
+def test_root_rejects_symlink_as_log(echo: Echo, tmp_path: Path, exists: bool) -> None:
+    """The user may own the folder.
+
+    Root must not be led to create, fill or give away any file of the machine.
     """
     victim, log = tmp_path / "victim", tmp_path / "proxy.log"
     if exists:

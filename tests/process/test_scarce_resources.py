@@ -151,9 +151,7 @@ def _name(pid: int) -> str:
 @needs_namespaces
 @pytest.mark.parametrize("workers", [1, 2])
 def test_server_is_used_soon_after_name_appears(echo: Echo, tmp_path: Path, workers: int) -> None:
-    """With the default intervals alone the name would be looked up after 30 s, and two checks take 10 s
-    each.
-    """
+    """The default intervals alone are slower: a look-up after 30 s, and two checks of 10 s each."""
     hosts, resolver = tmp_path / "hosts", tmp_path / "resolv.conf"
     hosts.write_text("127.0.0.1 localhost\n")
     resolver.write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")

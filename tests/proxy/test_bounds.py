@@ -108,8 +108,9 @@ async def test_second_drain_may_be_shorter(harness: ProxyHarness) -> None:
 async def test_cancellation_before_ready_leaves_nothing(
     harness: ProxyHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The proxy listens and waits for a name server that does not answer. Cancelled now, it leaves
-    nothing.
+    """The proxy listens and waits for a name server that does not answer.
+
+    Cancelled now, it leaves nothing.
     """
     asked = trio.Event()
 
@@ -147,7 +148,7 @@ async def test_cancellation_before_ready_leaves_nothing(
     await before.wait_until_restored()
 
 
-async def test_unformattable_line_ends_only_its_session(
+async def test_unformattable_line_ends_one_session(
     harness: ProxyHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = await harness.server(greet_and_echo(GREETING))

@@ -183,7 +183,7 @@ async def test_limits_are_off_by_default(harness: ProxyHarness) -> None:
         assert limited.proxy.frontends["f"].client_limited == 0
 
 
-async def test_failed_session_frees_its_place(harness: ProxyHarness) -> None:
+async def test_failed_session_frees_place(harness: ProxyHarness) -> None:
     """Each end frees the client's place: no server, a broken handshake, a client that has gone."""
     proxy = await harness.proxy("127.0.0.1:1", tls=True, frontends={"f": {"max_sessions_per_client": 1}})
     for count, first_bytes in enumerate([b"no TLS\r\n", b"\x16\x03\x01\xff\xff", b""] * 3):
@@ -276,7 +276,7 @@ async def test_client_without_optional_header_counts(harness: ProxyHarness) -> N
             assert await two.receive_until_end() == b""
 
 
-async def test_session_before_its_header_does_not_count(harness: ProxyHarness) -> None:
+async def test_session_before_header_does_not_count(harness: ProxyHarness) -> None:
     """The client is not known yet, and a balancer keeps many connections open."""
     async with await LimitedProxy.open(harness, "accept_proxy", max_sessions_per_client=1) as limited:
         address = limited.proxy.frontends["f"].addresses[0]

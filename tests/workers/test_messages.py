@@ -161,7 +161,7 @@ async def test_channel_drops_invalid_message_and_continues(nursery: trio.Nursery
     channel.close()
 
 
-def test_entries_are_split_into_packets_that_fit() -> None:
+def test_entries_are_split_to_fit_packets() -> None:
     entries = [(number, "ü\n\ud800" * (number % 1000)) for number in range(3000)]
     parts = list(batch_by_size(entries))
     assert len(parts) > 1

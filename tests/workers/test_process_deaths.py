@@ -42,7 +42,7 @@ class ClientStream(threading.Thread):
             client.close()
 
 
-def test_killed_worker_loses_only_its_sessions(tmp_path: Path) -> None:
+def test_killed_worker_loses_own_sessions_only(tmp_path: Path) -> None:
     """At most its own sessions are lost. The next worker serves the connections in its accept queue."""
     with greeting_servers("s1") as servers, WorkerGroup(configuration(*servers), tmp_path) as group:
         other_client, lost_client = group.connect_to_worker(0), group.connect_to_worker(1)
@@ -149,7 +149,7 @@ def is_open(address: tuple[str, int]) -> bool:
     return True
 
 
-def test_worker_that_keeps_dying_is_replaced(tmp_path: Path) -> None:
+def test_worker_dying_repeatedly_is_replaced(tmp_path: Path) -> None:
     with greeting_servers("s1") as servers, WorkerGroup(configuration(*servers), tmp_path) as group:
         group.wait_for("mailproxy is ready")
         for _ in range(3):

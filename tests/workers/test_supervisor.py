@@ -112,7 +112,7 @@ def test_totals_keep_counts_of_ended_workers(handles: list[WorkerHandle]) -> Non
     assert totals.sessions(counts) == 6
 
 
-async def test_unresponsive_worker_is_not_awaited_again(handles: list[WorkerHandle]) -> None:
+async def test_unresponsive_worker_is_awaited_once(handles: list[WorkerHandle]) -> None:
     responsive, slow = handles
     pending_acks = PendingAcks({responsive, slow})
     pending_acks.ack(responsive, 2)

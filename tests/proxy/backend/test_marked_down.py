@@ -52,7 +52,7 @@ async def test_sessions_end_in_maintenance(cluster: BackendCluster, tls: bool) -
     assert [server.sessions for server in cluster.states.values()] == [0, 1]
 
 
-async def test_server_is_logged_before_its_sessions(cluster: BackendCluster) -> None:
+async def test_server_is_logged_before_sessions(cluster: BackendCluster) -> None:
     await connect_two(cluster, **SHUT_DOWN)
     cluster.states["s1"].set_state("maint")
     await cluster.harness.session()
@@ -208,7 +208,7 @@ async def test_connecting_session_is_redispatched(cluster: BackendCluster, phase
     assert [server.sessions for server in cluster.states.values()] == [0, 0]
 
 
-async def test_redispatched_session_ignores_its_first_server(cluster: BackendCluster) -> None:
+async def test_redispatched_session_ignores_first_server(cluster: BackendCluster) -> None:
     await cluster.add_refusing_servers("s1")
     await cluster.add_server("s2")
     await cluster.start_proxy(balance="first", retries=1, **SHUT_DOWN)

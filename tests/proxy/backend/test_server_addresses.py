@@ -30,7 +30,7 @@ def resolve_to(monkeypatch: pytest.MonkeyPatch, answer: Answer) -> None:
 
 
 @pytest.mark.parametrize("silent", [["127.0.0.2"], ["127.0.0.2", "127.0.0.3"]], ids=["one", "two"])
-async def test_silent_address_takes_its_share_of_timeout(
+async def test_silent_address_takes_share_of_timeout(
     harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch, silent: list[str]
 ) -> None:
     """The next address is reached within ``timeouts.connect``."""

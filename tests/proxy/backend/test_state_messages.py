@@ -355,7 +355,7 @@ def test_backend_down_is_not_repeated_after_drain() -> None:
     assert states.new_messages == ["Server b/s1 is DOWN (leaving forced drain)."]
 
 
-def test_backend_down_is_logged_again_after_recovery() -> None:
+def test_backend_down_is_logged_after_each_recovery() -> None:
     states = StateLog(2, backups=1)
     for name in ("s1", "s2", "s3"):
         states.record_failure(name)
@@ -375,7 +375,7 @@ def test_unchanged_state_is_not_logged() -> None:
         assert states.new_messages == []
 
 
-def test_each_message_has_its_event() -> None:
+def test_each_message_has_event_name() -> None:
     states = StateLog(rise=2, fall=2)
     for step in (states.record_failure, states.record_failure, states.record_pass, states.record_pass):
         step("s1")

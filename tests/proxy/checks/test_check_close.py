@@ -193,7 +193,7 @@ async def test_server_with_other_protocol_gets_logout(harness: ProxyHarness, pro
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
-async def test_server_that_says_bye_sees_orderly_close(harness: ProxyHarness, tls: bool) -> None:
+async def test_server_after_bye_sees_orderly_close(harness: ProxyHarness, tls: bool) -> None:
     server = await harness.server(collect(b"* BYE busy\r\n"), tls=server_context(harness) if tls else None)
     await check_once(harness, server.address, type="imap", **(trust_ca(harness) if tls else CLEAR))
     assert await received_by(server) == (b"", "close_notify" if tls else "eof")
@@ -210,8 +210,9 @@ async def test_server_without_starttls_gets_logout(harness: ProxyHarness) -> Non
 
 @frozen
 class FailingHandshake:
-    """Take the server's part in a TLS handshake that the client aborts, then receive what follows its
-    alert.
+    """Take the server's part in a TLS handshake that the client aborts.
+
+    Then receive what follows the client's alert.
     """
 
     tls: ssl.SSLContext
@@ -263,7 +264,7 @@ async def test_server_without_greeting_gets_logout(harness: ProxyHarness, protoc
 
 @pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
 @pytest.mark.usefixtures("short_close_timeout")
-async def test_server_that_stops_answering_gets_logout(harness: ProxyHarness, tls: bool) -> None:
+async def test_unresponsive_server_gets_logout(harness: ProxyHarness, tls: bool) -> None:
     server = await harness.server(collect(GREETING), tls=server_context(harness) if tls else None)
     check = trust_ca(harness) if tls else CLEAR
     await check_once(harness, server.address, protocol="imap", timeout=TIMEOUT, **check)

@@ -133,7 +133,7 @@ async def test_first_success_is_not_logged(harness: ProxyHarness) -> None:
     assert server_messages(harness) == []
 
 
-async def test_sessions_get_servers_that_are_up(harness: ProxyHarness) -> None:
+async def test_sessions_use_servers_in_state_up(harness: ProxyHarness) -> None:
     healthy = await harness.server()
     proxy = await harness.proxy(
         await refusing_address(harness), healthy.address, **check_options({"type": "tcp"})

@@ -242,7 +242,7 @@ async def test_slow_checks_do_not_overlap(autojump_clock: MockClock) -> None:
     assert outcome.max_running == 1
 
 
-async def test_each_state_has_its_interval(autojump_clock: MockClock) -> None:
+async def test_each_state_has_own_interval(autojump_clock: MockClock) -> None:
     outcomes = [
         PASSED,
         PASSED,
@@ -276,7 +276,7 @@ async def test_jitter_only_shortens_interval(autojump_clock: MockClock, number: 
     assert pauses(times) == pytest.approx([10 * (1 - 0.4 * number)] * (len(times) - 1))
 
 
-async def test_jitter_uses_its_full_range(autojump_clock: MockClock) -> None:
+async def test_jitter_uses_full_range(autojump_clock: MockClock) -> None:
     times = await start_times(PASSED, during=10_000, interval="10s", jitter=0.2, chance=seeded_random(1))
     measured = pauses(times)
     assert 8.0 <= min(measured) < 8.1
@@ -413,7 +413,8 @@ async def test_fault_in_one_check_does_not_affect_others(autojump_clock: MockClo
     ]
 
 
-async def test_lack_of_descriptors_is_logged_once_and_does_not_count(autojump_clock: MockClock) -> None:
+async def test_lack_of_descriptors_does_not_count_as_failure(autojump_clock: MockClock) -> None:
+    """It is logged once for each period."""
     log = RecordingLog()
     backend, server = checked_backend(log, interval="10s", fall=1)
     outcomes = [PASSED, *[OUT_OF_DESCRIPTORS] * 5, PASSED, OUT_OF_DESCRIPTORS, PASSED]
@@ -466,7 +467,7 @@ async def test_draining_server_is_checked_as_usual(autojump_clock: MockClock) ->
 
 
 @pytest.mark.parametrize("result", [REFUSED, PASSED, OUT_OF_DESCRIPTORS])
-async def test_check_that_ends_in_maintenance_does_not_count(
+async def test_check_ending_in_maintenance_does_not_count(
     autojump_clock: MockClock, result: CheckResult
 ) -> None:
     log = RecordingLog()

@@ -372,7 +372,7 @@ async def test_quoted_answer_is_escaped_and_cut(harness: ProxyHarness) -> None:
 
 @pytest.fixture
 def endless_close_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the close timeout so long that a result after the close would come too late."""
+    """Set the close timeout to one hour, so that a result after the close would come too late."""
     monkeypatch.setattr("mailproxy.proxy.checks.probe_connection._CLOSE_TIMEOUT_S", 3600.0)
 
 
@@ -535,7 +535,7 @@ async def test_absent_unwanted_data_passes(harness: ProxyHarness) -> None:
     assert await run_script(harness, server, {"expect": "BYE", "not": True}) == PASSED
 
 
-async def test_negated_step_passes_after_its_timeout(harness: ProxyHarness) -> None:
+async def test_negated_step_passes_after_timeout(harness: ProxyHarness) -> None:
     """A negated expectation with a timeout holds when the timeout is over, and the script continues."""
     server = await harness.server((Send(WELCOME), ExpectLine(b"NOOP"), Send(b"done\r\n"), Collect()))
     steps = ({"expect": "BYE", "not": True, "timeout": "30ms"}, {"send": "NOOP\r\n"}, {"expect": "done"})
@@ -566,12 +566,12 @@ async def test_script_sends_text_and_bytes(harness: ProxyHarness) -> None:
     assert server.connections[0].received == "a NOOP ü\r\n".encode()
 
 
-async def test_script_that_only_connects(harness: ProxyHarness) -> None:
+async def test_script_can_only_connect(harness: ProxyHarness) -> None:
     server = await harness.server(collect(WELCOME))
     assert await run_script(harness, server, {"connect": {}}) == "Layer4 check passed"
 
 
-async def test_script_that_only_makes_handshake(harness: ProxyHarness) -> None:
+async def test_script_can_only_make_handshake(harness: ProxyHarness) -> None:
     server = await harness.server(collect(WELCOME), tls=server_context(harness))
     assert await run_script(harness, server, {"connect": trust_ca(harness)}) == "Layer6 check passed"
 

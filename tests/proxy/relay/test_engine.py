@@ -65,7 +65,7 @@ async def test_data_before_start_is_relayed_without_event(
 
 
 @pytest.mark.parametrize("is_deferred", [False, True], ids=["event", "deferred"])
-async def test_internal_fault_ends_only_its_session(relay_kind: Kind, is_deferred: bool) -> None:
+async def test_internal_fault_ends_one_session(relay_kind: Kind, is_deferred: bool) -> None:
     """The poller's task serves all sessions and cannot report the fault itself."""
     ends: list[EndReason] = []
     with session() as (client, _, tunnel), session() as (other_client, other_server, other_tunnel):

@@ -66,7 +66,7 @@ async def test_blocked_client_is_not_idle(mock_clock: MockClock, relay_kind: Kin
 
 
 @ON_BOTH
-async def test_client_that_does_not_read_is_idle(mock_clock: MockClock, relay_kind: Kind) -> None:
+async def test_client_without_reading_is_idle(mock_clock: MockClock, relay_kind: Kind) -> None:
     async with relayed_pair(mock_clock, relay_kind, client_timeout=5, server_timeout=3) as session:
         await session.fill(session.server)
         await session.advance(4.9)

@@ -205,7 +205,7 @@ def test_client_reset_after_server_close_is_detected(
 
 @ON_BOTH
 @pytest.mark.parametrize("client", TRANSPORTS)
-def test_client_that_closes_before_answer_is_orderly(
+def test_client_closing_before_answer_is_orderly(
     relay_kind: Kind, contexts: Contexts, client: Transport
 ) -> None:
     """The client has ended in order. The kernel's reset in reply to later data is not an abort."""

@@ -413,8 +413,9 @@ class Close:
 
 @frozen
 class Drop:
-    """Close after all data that was sent before, without close_notify. Unread data turns the close into a
-    reset.
+    """Close after all data that was sent before, without close_notify.
+
+    Unread data turns the close into a reset.
     """
 
     peer: Name
