@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.namespace import run_in_namespace
 
-# Packets to foreign addresses come to this machine, as in a gateway. With servers on other machines fwmark
+# Answers to foreign addresses come to this machine, as in a gateway. With servers on other machines fwmark
 # rules do that.
 ROUTES = (
     "ip rule add from 127.0.0.0/8 iif lo lookup 100 && ip route add local 0.0.0.0/0 dev lo table 100 && "

@@ -112,10 +112,10 @@ async def test_cancellation_before_ready_leaves_nothing(
 
     Cancelled now, it leaves nothing.
     """
-    asked = trio.Event()
+    was_called = trio.Event()
 
     async def hang(*_: object, **__: object) -> list[tuple[object, ...]]:
-        asked.set()
+        was_called.set()
         await trio.sleep_forever()
         raise AssertionError
 
@@ -139,7 +139,7 @@ async def test_cancellation_before_ready_leaves_nothing(
     with trio.fail_after(TIMEOUT_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(mailproxy.serve, config)
-            await asked.wait()
+            await was_called.wait()
             assert path.is_socket()
             nursery.cancel_scope.cancel()
     assert not path.exists()

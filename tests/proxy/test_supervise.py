@@ -27,14 +27,14 @@ CHECK = {"type": "tcp", "interval": "50ms", "fast_interval": "50ms"}
 class FailingTwice:
     """Replaces a function: the first two calls raise, later ones work. ``calls`` counts all of them."""
 
-    def __init__(self, works: Callable[..., Any], error: Exception) -> None:
-        self.works, self.error, self.calls = works, error, 0
+    def __init__(self, function: Callable[..., Any], error: Exception) -> None:
+        self.function, self.error, self.calls = function, error, 0
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self.calls += 1
         if self.calls <= 2:
             raise self.error
-        return self.works(*args, **kwargs)
+        return self.function(*args, **kwargs)
 
     def __get__(self, instance: object, owner: type) -> Callable[..., Any]:
         return lambda *args, **kwargs: self(instance, *args, **kwargs)

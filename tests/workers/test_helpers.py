@@ -18,14 +18,14 @@ owner = importlib.import_module({module!r})
 *owners, name = {names!r}.split(".")
 for part in owners:
     owner = getattr(owner, part)
-works, calls = getattr(owner, name), 0
+original, calls = getattr(owner, name), 0
 
 def fail(*args, **keywords):
     global calls
     calls += 1
     if calls <= {failures}:
         raise RuntimeError("injected")
-    return works(*args, **keywords)
+    return original(*args, **keywords)
 
 setattr(owner, name, fail)
 """

@@ -150,9 +150,9 @@ async def test_channel_drops_invalid_message_and_continues(nursery: trio.Nursery
     drops: list[str] = []
     channel = Channel(far, encode=encode, decode=decode, on_drop=drops.append)
     with near, trio.fail_after(10):
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            socket.send_fds(near, [b'{"type":"Halt"}'], [theirs.fileno()])
+        near_sock, far_sock = socket.socketpair()
+        with near_sock, far_sock:
+            socket.send_fds(near, [b'{"type":"Halt"}'], [far_sock.fileno()])
         near.send(encode(Stop()))
         received = await channel.receive()
     assert received is not None

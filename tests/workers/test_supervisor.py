@@ -93,16 +93,18 @@ def backends() -> dict[str, Backend]:
 
 
 def test_totals_keep_counts_of_ended_workers(handles: list[WorkerHandle]) -> None:
-    of_control, of_worker = backends(), backends()
-    totals = Totals(of_control)
+    control_backends, worker_backends = backends(), backends()
+    totals = Totals(control_backends)
     sent: dict[tuple[str, int], Counts] = {}
-    server = of_worker["dovecot"].servers[1]
+    server = worker_backends["dovecot"].servers[1]
     server.counts.sessions, server.counts.most_sessions, server.counts.retries = 3, 2, 1
-    of_control["dovecot"].servers[1].counts.checks = 5
-    for message in changed_counters(of_worker.values(), sent):
+    control_backends["dovecot"].servers[1].counts.checks = 5
+    for message in changed_counters(worker_backends.values(), sent):
         for handle in handles:
             apply_counters(handle.counts, message)
-    assert list(changed_counters(of_worker.values(), sent)) == [], "unchanged counters are not sent again"
+    assert list(changed_counters(worker_backends.values(), sent)) == [], (
+        "unchanged counters are not sent again"
+    )
     counts = [handle.counts for handle in handles]
     both = Counts(sessions=6, most_sessions=2, retries=2, checks=5)
     assert totals.of("dovecot", 1, counts) == both

@@ -21,7 +21,7 @@ from tests.support.proxy.proxy_harness import TIMEOUT_S, ResourceSnapshot
 from tests.support.proxy.relays import ON_BOTH
 
 SHUT_DOWN: dict[str, Any] = {"on_marked_down": "shutdown-sessions"}
-NEVER: dict[str, Any] = {"timeouts": {"connect": "1h"}}
+LONG_CONNECT_TIMEOUT: dict[str, Any] = {"timeouts": {"connect": "1h"}}
 
 
 async def connect_two(cluster: BackendCluster, **settings: Any) -> tuple[Connection, Connection]:
@@ -183,7 +183,7 @@ async def test_connecting_session_is_redispatched(cluster: BackendCluster, phase
         accept_proxy=True,
         backend_tls=tls is not None,
         **SHUT_DOWN,
-        **NEVER,
+        **LONG_CONNECT_TIMEOUT,
         **sticky,
     )
     if sticky:

@@ -67,7 +67,7 @@ class ObservedServer:
 
     async def wait_for_status(self, status: str) -> None:
         with trio.fail_after(TIMEOUT_S):
-            while self.server.status != status:  # noqa: ASYNC110  - a value, not an event
+            while self.server.status != status:  # noqa: ASYNC110 - a value, not an event
                 await trio.sleep(0.005)
 
 
@@ -158,7 +158,7 @@ async def test_connect_timeout_counts_as_error(harness: ProxyHarness) -> None:
     assert observed.server.status == "DOWN"
 
 
-# With TLS the handshake decides whether a session fails, so the same server can fail one and serve the next.
+# With TLS the handshake decides whether a session fails, so a server can fail one and serve the next.
 
 
 def tls(harness: ProxyHarness) -> ssl.SSLContext:

@@ -136,7 +136,7 @@ async def test_server_without_slow_start_is_not_slow(autojump_clock: MockClock) 
 
 @EACH_RETURN
 async def test_queued_sessions_are_served_gradually(autojump_clock: MockClock, come_back: Any) -> None:
-    """First come, first served. No session leaves the queue otherwise."""
+    """First come, first served. No queued session has to leave."""
     async with slow_backend({"max_sessions": 20}, {"weight": 0}) as (backend, slow_server, _):
         come_back(backend, slow_server)
         assert backend.acquire(None) is slow_server

@@ -220,7 +220,7 @@ async def test_server_is_checked_when_leaving_maintenance(harness: ProxyHarness)
     assert checked.status == "UP 1/3", "unknown, so that the next failure brings it down"
     with trio.fail_after(TIMEOUT_S):
         await server.wait_ended(2)
-        while checked.status != "UP":  # noqa: ASYNC110  - a value, not an event
+        while checked.status != "UP":  # noqa: ASYNC110 - a value, not an event
             await trio.sleep(0.005)
     assert await wait_for_messages(harness, "leaving") == [
         f"Server b/s is going DOWN for maintenance. {NONE_LEFT}",
@@ -250,7 +250,7 @@ async def test_down_server_leaves_maintenance_as_new(harness: ProxyHarness) -> N
     checked.set_state("maint")
     checked.set_state("ready")
     with trio.fail_after(TIMEOUT_S):
-        while checked.status != "UP":  # noqa: ASYNC110  - a value, not an event
+        while checked.status != "UP":  # noqa: ASYNC110 - a value, not an event
             await trio.sleep(0.005)
     assert server.accepted == 2
 

@@ -28,7 +28,7 @@ from tests.support.proxy.check_harness import (
     seeded_random,
 )
 
-ALMOST_S = 1e-6  # rounding error of sums of seconds
+ROUNDING_S = 1e-6  # rounding error of sums of seconds
 OUT_OF_DESCRIPTORS = CheckResult(CheckCode.SOCKERR, "no socket: Too many open files")
 
 
@@ -175,9 +175,9 @@ def test_outage_is_detected_and_ended_in_time(
             await trio.sleep_until(outage.end + (check_config.rise + 2) * step)
 
         (down,) = log.events_named("server-down")
-        assert down.time <= outage.begin + normal + (check_config.fall - 1) * step + timeout + ALMOST_S
+        assert down.time <= outage.begin + normal + (check_config.fall - 1) * step + timeout + ROUNDING_S
         if timeout <= normal:
-            assert down.time <= outage.begin + check_config.fall * normal + timeout + ALMOST_S
+            assert down.time <= outage.begin + check_config.fall * normal + timeout + ROUNDING_S
         (up,) = log.events_named("server-up")
         slow, fast = (
             check_config.down_interval or normal,
@@ -185,7 +185,7 @@ def test_outage_is_detected_and_ended_in_time(
         )
         assert (
             up.time
-            <= outage.end + max(slow, timeout) + (check_config.rise - 1) * fast + outage.answer + ALMOST_S
+            <= outage.end + max(slow, timeout) + (check_config.rise - 1) * fast + outage.answer + ROUNDING_S
         )
         assert up.time >= outage.end
 

@@ -318,7 +318,7 @@ async def test_missing_greeting_times_out(harness: ProxyHarness, protocol: str) 
     assert line["check_ms"] >= 150
 
 
-# ManageSieve's greeting contains all that is needed.
+# without ManageSieve, whose greeting has the capabilities
 @pytest.mark.parametrize("protocol", sorted(set(SECOND_ANSWER) - {"sieve"}))
 async def test_missing_second_answer_times_out(harness: ProxyHarness, protocol: str) -> None:
     server = await harness.server((Send(first_answer(protocol)), Collect()))
@@ -635,7 +635,7 @@ class BlockLoop:
     data: bytes
 
     async def play(self, connection: Connection) -> None:
-        time.sleep(self.seconds)  # noqa: ASYNC251  - nothing else may run
+        time.sleep(self.seconds)  # noqa: ASYNC251 - nothing else may run
         await connection.stream.socket.send(self.data)
 
 
@@ -819,16 +819,16 @@ async def test_each_connection_of_script_has_own_header(harness: ProxyHarness) -
     first, second = (HeaderRecorder(collect(b"* OK\r\n")) for _ in range(2))
     await harness.nursery.start(first.serve)
     await harness.nursery.start(second.serve)
-    plain = await harness.server(collect(b"* OK\r\n"))
+    without_header = await harness.server(collect(b"* OK\r\n"))
     steps = (
         {"expect": "OK"},
         {"connect": {"port": port_of(second), "send_proxy": "v1"}},
         {"expect": "OK"},
-        {"connect": {"port": port_of(plain), "send_proxy": "none"}},
+        {"connect": {"port": port_of(without_header), "send_proxy": "none"}},
         {"expect": "OK"},
     )
     assert await run_script(harness, first, *steps, send_proxy="v2") == PASSED
     assert first.raw == [LOCAL]
     assert second.raw[0].startswith(b"PROXY TCP4 127.0.0.1 127.0.0.1 ")
-    await plain.wait_ended()
-    assert plain.connections[0].received == b""
+    await without_header.wait_ended()
+    assert without_header.connections[0].received == b""

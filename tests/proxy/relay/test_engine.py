@@ -97,7 +97,7 @@ async def test_internal_fault_ends_one_session(relay_kind: Kind, is_deferred: bo
                     else:
                         client.send(b"x")
                     await wait_all_tasks_blocked()
-                    assert registered(relay) == 2, "the other session's"
+                    assert registered(relay) == 2, "the sockets of the other session"
                     other_client.send(b"a1 NOOP\r\n")
                     await wait_all_tasks_blocked()
                     assert other_server.recv(100) == b"a1 NOOP\r\n"

@@ -35,8 +35,8 @@ from tests.support.proxy.relay_harness import (
 )
 from tests.support.proxy.relays import ON_BOTH, Kind
 
-# Around the sizes of TLS records, the relay's buffer and pipes, and above every socket buffer, one byte less
-# and more.
+# The sizes of TLS records, of the relay's buffer and of pipes, and one that no socket buffer holds. Each also
+# with one byte less and one more.
 EDGES = [edge + more for edge in (16384, 65536, 131072, 262144, 1 << 20) for more in (-1, 0, 1)]
 SIZES = st.one_of(st.integers(1, 3000), st.sampled_from(EDGES), st.integers(1, 3_000_000))
 PEERS: st.SearchStrategy[Name] = st.sampled_from(NAMES)
@@ -209,8 +209,8 @@ def test_client_closing_before_answer_is_orderly(
     relay_kind: Kind, contexts: Contexts, client: Transport
 ) -> None:
     """The client has ended in order. The kernel's reset in reply to later data is not an abort."""
-    acts: Actions = [Close("client"), Send("server", 10), HalfClose("server")]
-    harness = Scenario(acts, client, is_stepwise=True).run(relay_kind, contexts)
+    actions: Actions = [Close("client"), Send("server", 10), HalfClose("server")]
+    harness = Scenario(actions, client, is_stepwise=True).run(relay_kind, contexts)
     assert (harness.end, harness.tunnel.to_client.received) == (CLIENT_CLOSED, 10)
 
 

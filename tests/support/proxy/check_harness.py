@@ -244,4 +244,4 @@ def _no_context(tls: config.ServerTls) -> ssl.SSLContext:
 
 def seeded_random(seed: int) -> RandomSource:
     """Return random numbers that are the same each time."""
-    return Random(seed)  # noqa: S311  - not used for secrets
+    return Random(seed)  # noqa: S311 - not used for secrets

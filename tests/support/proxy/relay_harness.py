@@ -243,7 +243,7 @@ class RelayHarness:
         for peer, other in ((first, second), (second, first)):
             await self.wait_until_received(other.name)
             peer.half_close()
-            await self.wait_until(lambda: other.has_received_eof)  # noqa: B023  - the session is over when the loop continues
+            await self.wait_until(lambda: other.has_received_eof)  # noqa: B023 - the session is over when the loop continues
         await self.wait_until(lambda: False)
         while not (self.client.has_received_eof and self.server.has_received_eof):
             await self.changed.park()
@@ -256,7 +256,7 @@ class RelayHarness:
             if other.is_reset and not other.has_closed:
                 await self.wait_until(lambda: False)
             elif other.has_closed:
-                await self.wait_until(lambda: peer.has_received_eof)  # noqa: B023  - the session is over when the loop continues
+                await self.wait_until(lambda: peer.has_received_eof)  # noqa: B023 - the session is over when the loop continues
         while self.is_over and not (self.client.has_received_eof and self.server.has_received_eof):
             await self.changed.park()
         await trio.testing.wait_all_tasks_blocked(0.001)
