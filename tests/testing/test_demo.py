@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DEMO = [sys.executable, "-m", "mailproxy", "demo"]
-LIMIT_S = 20
+LIMIT_S = 60
 
 
 class Demo:
