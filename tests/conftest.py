@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """Spare the garbage collector thousands of collected tests, which live to the end anyway."""
+    """Keep thousands of collected tests out of garbage collections, because they live to the end."""
     gc.collect()
     gc.freeze()
 
@@ -65,7 +65,7 @@ def pem(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A folder that everybody may look into; pytest's own are private."""
+    """A folder that every user may read. The folders that pytest makes are private."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
