@@ -88,7 +88,7 @@ async def test_failing_helper_leaves_sessions_alone(
         },
     }
     failing: FailingTwice | None = None
-    if path.endswith(("look", "expiring", "expire")):  # helpers that are called too seldom afterwards
+    if path.endswith(("scan", "expiring", "expire")):  # helpers that are called too seldom afterwards
         failing = break_twice(monkeypatch, path)
     proxy = await harness.proxy(f"{host}:{port}", tls=True, **options)
     session = await harness.dial(proxy, tls=True)
