@@ -79,5 +79,7 @@ class InterruptibleWait:
         if self.has_client_closed:
             return
         self._client_deadline = trio.current_time() + _CLIENT_EOF_GRACE_S
-        if self._scope is not None and self._client_deadline < self._scope.deadline:
-            self._scope.deadline, self._end = self._client_deadline, end_reasons.CLIENT_LEFT
+        scope = self._scope
+        # A wait that ``end_wait`` has ended already stays that: the deadline counts for the next one.
+        if scope is not None and not scope.cancel_called and self._client_deadline < scope.deadline:
+            scope.deadline, self._end = self._client_deadline, end_reasons.CLIENT_LEFT
