@@ -260,7 +260,7 @@ class Session:
     def _open_tunnel(self, server_socket: socket.socket, lease: SlotLease) -> Tunnel:
         self.record.phase = Phase.DATA
         timeouts = self.context.config.timeouts
-        self._tunnel = tunnel = Tunnel(
+        tunnel = Tunnel(
             self.client,
             server_socket,
             now=self.context.poller.clock(),
@@ -268,9 +268,11 @@ class Session:
             server_timeout=lease.backend.config.timeouts.server,
             half_closed_timeout=timeouts.half_closed,
         )
-        lease.open_tunnel(tunnel)
         if self.context.config.log_start:
             self._log_start()
+        lease.open_tunnel(tunnel)
+        # From here on the relay unregisters the sockets from the poller.
+        self._tunnel = tunnel
         return tunnel
 
     # The end
