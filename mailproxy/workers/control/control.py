@@ -57,7 +57,7 @@ from mailproxy.workers.messages import (
 from mailproxy.workers.scoreboard import ProcessCounters
 from mailproxy.workers.stick_sync import StickSync, apply_updates, dump_table, load_table
 
-_SUPERVISOR_HELPER = "channel to the launcher"
+_SUPERVISOR_HELPER = "channel to the supervisor"
 _REGISTER_TIMEOUT_S = 2.0  # for running workers to send what they know to a new control process
 _STICK_TABLE_TIMEOUT_S = 5.0  # for one of them to send the stick tables
 
@@ -213,7 +213,7 @@ class Control:
             case ProcessExit():
                 _log_exit(self._log, received.message)
             case ReloadFailed(reason):
-                log_rejected(self._log, Fault("process.workers", f"the launcher: {reason}"))
+                log_rejected(self._log, Fault("process.workers", f"the supervisor: {reason}"))
             case message:
                 raise TypeError(f"the control process does not handle {message!r} of the supervisor")
 
