@@ -88,10 +88,6 @@ class SharedBackend(Backend):
         """The sessions of all workers that have a server here or wait for one."""
         return self._counters.sessions.total
 
-    @sessions.setter
-    def sessions(self, value: int) -> None:
-        """Ignore the initial value that the base class sets. The shared counters begin at 0."""
-
     def add_sessions(self, number: int) -> None:
         """Count sessions of this worker in, or out if negative."""
         self._counters.sessions.add(number)

@@ -31,7 +31,6 @@ class Backend:
     Attributes:
         config: Its table in the configuration.
         name: Its name there.
-        sessions: The sessions that have a server or wait for one.
         pool: Its servers as pure decisions.
         resolver: Looks up the host names of its servers.
     """
@@ -56,7 +55,7 @@ class Backend:
         """
         self.config = config
         self.name = config.name
-        self.sessions = 0
+        self._sessions = 0
         self.pool = pool or make_pool(config, make_servers(config, contexts), random or SystemRandom())
         stick = config.stick
         self._prefixes = (stick.prefix_v4, stick.prefix_v6) if stick is not None else (32, 64)
@@ -72,6 +71,11 @@ class Backend:
             on_change=self._addresses_changed,
             log=log,
         )
+
+    @property
+    def sessions(self) -> int:
+        """The sessions that have a server or wait for one."""
+        return self._sessions
 
     @property
     def servers(self) -> Sequence[BackendServer]:
@@ -100,7 +104,7 @@ class Backend:
 
     def add_sessions(self, number: int) -> None:
         """Add to the number of sessions; a negative number subtracts."""
-        self.sessions += number
+        self._sessions += number
 
     def client_key(self, client_info: ClientInfo) -> int | None:
         """Return the key of the client's network.
