@@ -259,8 +259,8 @@ class Supervisor:
         A worker that is forked later then has them, even if they are damaged by that time.
         """
         counters, reloader = self._control.counters, self.setup.reloader
-        wanted = counters.renewals.local
-        if counters.renewed.local == wanted or reloader is None:
+        reloads = counters.reloads.local
+        if counters.supervisor_reloads.local == reloads or reloader is None:
             return
         try:
             result = reloader.scan()
@@ -268,7 +268,7 @@ class Supervisor:
                 reloader.apply_staged(result)
         except Exception as error:  # noqa: BLE001 - the border: a fault of a file must not end all processes
             self._send_to_control(ReloadFailed(repr(error)))
-        counters.renewed.local = wanted
+        counters.supervisor_reloads.local = reloads
 
     def _notify_when_ready(self) -> None:
         """Notify the service manager when all workers listen.

@@ -69,7 +69,7 @@ async def checking(
     *pairs: tuple[Backend, SimulatedCheck], diary: RecordingLog, chance: RandomSource | None = None
 ) -> AsyncIterator[None]:
     """Check meanwhile."""
-    checks = HealthChecker(pairs, log=diary, chance=chance or NoChance())
+    checks = HealthChecker(pairs, log=diary, random=chance or NoChance())
 
     async def check() -> None:
         await checks.run()  # what it does before it says that it has started is looked at, too
@@ -331,7 +331,7 @@ async def test_the_first_round_is_over_when_the_slowest_first_check_is(autojump_
     async with trio.open_nursery() as nursery:
         slow = SimulatedCheck.of(server, Scripted(PASSED, seconds=1.5))
         start = trio.current_time()
-        await nursery.start(HealthChecker([(backend, slow)], log=RecordingLog(), chance=NoChance()).run)
+        await nursery.start(HealthChecker([(backend, slow)], log=RecordingLog(), random=NoChance()).run)
         assert trio.current_time() - start == pytest.approx(1.5)
         nursery.cancel_scope.cancel()
 
@@ -341,14 +341,14 @@ async def test_the_first_round_is_over_after_a_while_anyway(autojump_clock: Mock
     async with trio.open_nursery() as nursery:
         hanging = SimulatedCheck.of(server, Scripted(PASSED, seconds=1000))
         start = trio.current_time()
-        await nursery.start(HealthChecker([(backend, hanging)], log=RecordingLog(), chance=NoChance()).run)
+        await nursery.start(HealthChecker([(backend, hanging)], log=RecordingLog(), random=NoChance()).run)
         assert 2 <= trio.current_time() - start < 3.1
         nursery.cancel_scope.cancel()
 
 
 async def test_nothing_to_check_is_no_reason_to_wait(autojump_clock: MockClock) -> None:
     start = trio.current_time()
-    await HealthChecker([], log=RecordingLog(), chance=NoChance()).run()
+    await HealthChecker([], log=RecordingLog(), random=NoChance()).run()
     assert trio.current_time() == start
 
 
@@ -379,7 +379,7 @@ async def test_a_fault_in_the_first_check_keeps_nobody_waiting(autojump_clock: M
     async with trio.open_nursery() as nursery:
         broken = SimulatedCheck.of(server, Scripted(ValueError("broken")))
         start = trio.current_time()
-        await nursery.start(HealthChecker([(backend, broken)], log=diary, chance=NoChance()).run)
+        await nursery.start(HealthChecker([(backend, broken)], log=diary, random=NoChance()).run)
         assert trio.current_time() - start < 0.01
         nursery.cancel_scope.cancel()
     assert server.is_up
