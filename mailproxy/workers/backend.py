@@ -80,7 +80,7 @@ class SharedBackend(Backend):
             servers, counters, clock=time.monotonic_ns, wake_worker=wake_worker,
             queue_timeout=backend.timeouts.queue,
         )  # fmt: skip
-        super().__init__(backend, server_contexts, log, pool=make_pool(backend, servers, random, order))
+        super().__init__(backend, make_pool(backend, servers, random, order), log)
         self._indexes = {server: index for index, server in enumerate(self.servers)}
 
     @property

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from random import SystemRandom
 
 import trio
 
 from mailproxy.config import Backend as BackendConfig
 from mailproxy.log import Log
 from mailproxy.log.events import SERVER_DOWN, SERVER_STATE, SERVER_UP, Event
-from mailproxy.pool import AdminState, Pool, RandomSource, StateChange, client_key
+from mailproxy.pool import AdminState, Pool, StateChange, client_key
 from mailproxy.protocol.checks.result import CheckCode, CheckResult, excerpt
 from mailproxy.proxy.backend.event_log import ServerEventLog
-from mailproxy.proxy.backend.factory import make_pool, make_servers
 from mailproxy.proxy.backend.resolver import Resolver
 from mailproxy.proxy.backend.server import BackendServer, CheckOutcome, Login, ServerContexts
 from mailproxy.proxy.backend.snapshot import ServerSnapshot
@@ -35,28 +33,18 @@ class Backend:
         resolver: Looks up the host names of its servers.
     """
 
-    def __init__(
-        self,
-        config: BackendConfig,
-        contexts: ServerContexts,
-        log: Log,
-        random: RandomSource | None = None,
-        *,
-        pool: Pool[BackendServer] | None = None,
-    ) -> None:
-        """Make the servers and the pool, unless a pool is given.
+    def __init__(self, config: BackendConfig, pool: Pool[BackendServer], log: Log) -> None:
+        """Make a backend of a pool; `factory.make_backend` makes both.
 
         Args:
             config: The backend's table.
-            contexts: The TLS contexts towards servers.
+            pool: Its servers.
             log: Where lines about its servers go.
-            random: Where ``balance = "random"`` gets its numbers. None is the system's source.
-            pool: A pool that the caller has made, whose servers several processes share.
         """
         self.config = config
         self.name = config.name
+        self.pool = pool
         self._sessions = 0
-        self.pool = pool or make_pool(config, make_servers(config, contexts), random or SystemRandom())
         stick = config.stick
         self._prefixes = (stick.prefix_v4, stick.prefix_v6) if stick is not None else (32, 64)
         self._uses_source_hash = config.balance == "source"
