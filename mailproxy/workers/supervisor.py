@@ -36,7 +36,7 @@ from mailproxy.net.notify import has_service_manager, notify_draining, notify_re
 from mailproxy.proxy.process import max_sessions_per_process, tune_gc
 from mailproxy.proxy.signals import SIGNALS, SignalAction, signal_action
 from mailproxy.workers.child import CERTIFICATES_RELOADED, Setup, run_control, run_worker
-from mailproxy.workers.control.control import Listening
+from mailproxy.workers.control.control import ListenerInfo
 from mailproxy.workers.messages import (
     ControlChannel,
     Message,
@@ -72,7 +72,7 @@ def run_supervisor(config: Config, store: CertificateStore, slots: Slots, output
         server_contexts=store.server_contexts,
         supervisor_pidfd=os.pidfd_open(os.getpid()),
         slots=slots,
-        listening=tuple(map(Listening.of, slots[0])),
+        listener_infos=tuple(map(ListenerInfo.of, slots[0])),
         outputs=outputs,
         scoreboard=Scoreboard(config, workers, max_sessions_per_worker=max_sessions_per_process()),
         wakeups=Wakeups(workers),

@@ -87,7 +87,7 @@ class Resolver:
             try:
                 await self._look_up(server)
             finally:
-                self._looked_up(server)
+                self._mark_looked_up(server)
             if server.addresses:
                 pause = _FIRST_RETRY_S
                 await trio.sleep(self._interval)
@@ -95,7 +95,7 @@ class Resolver:
                 await trio.sleep(min(pause, self._interval))
                 pause = min(2 * pause, _RETRY_MAX_S)
 
-    def _looked_up(self, server: BackendServer) -> None:
+    def _mark_looked_up(self, server: BackendServer) -> None:
         self._not_looked_up.discard(server)
         if not self._not_looked_up:
             self._first_round.set()

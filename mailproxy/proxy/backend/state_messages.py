@@ -18,7 +18,7 @@ _NAMED_SERVERS_MAX = 3  # in the line of each session that gets no server
 
 @frozen
 class BackendLoad:
-    """What a server's change finds in its backend.
+    """The sessions of a backend when a server changes.
 
     Attributes:
         backend: The name of the backend.

@@ -63,7 +63,7 @@ _STICK_TABLE_TIMEOUT_S = 5.0  # for one of them to send the stick tables
 
 
 @frozen(kw_only=True)
-class Listening:
+class ListenerInfo:
     """Where the workers listen, for the log and for checks. The sockets are the workers'."""
 
     frontend: str
@@ -74,7 +74,7 @@ class Listening:
     mode: str
 
     @classmethod
-    def of(cls, listener: Listener) -> Listening:
+    def of(cls, listener: Listener) -> ListenerInfo:
         """Describe a listener that is open."""
         return cls(
             frontend=listener.frontend, number=listener.number, port=listener.port, name=listener.name,
@@ -106,7 +106,7 @@ class Control:
 
     Args:
         config: The configuration.
-        listening: Where the workers listen.
+        listener_infos: Where the workers listen.
         server_contexts: TLS towards servers, for checks.
         reloader: Reloads TLS files; None if there are none.
         log: The log. It is finished when ``run`` ends.
@@ -116,14 +116,14 @@ class Control:
     def __init__(
         self,
         config: Config,
-        listening: Sequence[Listening],
+        listener_infos: Sequence[ListenerInfo],
         server_contexts: ServerContexts,
         *,
         reloader: CertificateReloader | None,
         log: Log,
         slot: ControlSlot,
     ) -> None:
-        self._listening = listening
+        self._listener_infos = listener_infos
         self._log = log
         self._slot = slot
         self._backends: dict[str, ControlBackend] = {}
@@ -137,7 +137,7 @@ class Control:
             )  # fmt: skip
         reloads = ReloadBroadcaster(self._registry, slot.counters, slot.wake_supervisor)
         self._monitor = ServerMonitor(
-            config, self._backends, server_contexts, ports=ports_of(listening), reloader=reloader, log=log,
+            config, self._backends, server_contexts, ports=ports_of(listener_infos), reloader=reloader, log=log,
             random=random, on_reloaded=reloads.broadcast,
         )  # fmt: skip
         self._signals = SignalHandler(
@@ -280,7 +280,7 @@ class Control:
         if ready.local or sum(worker.is_ready for worker in self._registry.workers) < self._slot.workers:
             return
         ready.local = 1
-        for each in self._listening:
+        for each in self._listener_infos:
             log_listening(self._log, each.frontend, name=each.name, address=each.address, mode=each.mode)
         self._log.event(READY, "mailproxy is ready", workers=self._slot.workers)
 
