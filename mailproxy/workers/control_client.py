@@ -45,7 +45,7 @@ _START_TIMEOUT_S = 15.0
 
 
 class ControlLink:
-    """The channel to the control process, if there is one: not at the start, nor while control is replaced."""
+    """The channel to the control process; None at the start and while that is replaced."""
 
     def __init__(self) -> None:
         self.channel: Channel[Message] | None = None

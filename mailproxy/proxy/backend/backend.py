@@ -117,7 +117,9 @@ class Backend:
         required: BackendServer | None = None,
         excluded: Collection[BackendServer] = (),
     ) -> BackendServer | None:
-        """Take a slot for a session, which gives it back with ``pool.release``. Return None if none is free now.
+        """Take a slot for a session, which gives it back with ``pool.release``.
+
+        Return None if none is free now.
 
         Args:
             key: What ``client_key`` has returned.
@@ -204,7 +206,8 @@ class Backend:
     def set_state(self, server: BackendServer, state: AdminState) -> None:
         """Set the administrative state.
 
-        Sessions that are connected continue, except in maintenance with ``on_marked_down = "shutdown-sessions"``.
+        Sessions that are connected continue, except in maintenance with
+        ``on_marked_down = "shutdown-sessions"``.
         """
         change = self.pool.set_state(server, state, trio.current_time())
         if change is not None:

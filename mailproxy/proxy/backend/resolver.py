@@ -81,7 +81,7 @@ class Resolver:
             await self._look_up(server)
 
     async def _keep_looking_up(self, server: BackendServer) -> None:
-        """Look up each interval, and more often while the name has no address, since the server is unusable then."""
+        """Look up at each interval, and more often while the server is unusable for want of an address."""
         pause = _FIRST_RETRY_S
         while True:
             try:

@@ -1,7 +1,7 @@
 """HAProxy's sentences about servers, to the letter: monitoring tools search logs for them.
 
-Changes of state are worded as in ``srv_append_status`` and its callers in HAProxy's src/server.c, single checks as in
-src/check.c.
+Changes of state are worded as in ``srv_append_status`` and its callers in HAProxy's src/server.c, single
+checks as in src/check.c.
 """
 
 from __future__ import annotations

@@ -72,7 +72,10 @@ class HealthChecker:
             self._first_round.set()
 
     def _interval(self, server: BackendServer) -> float:
-        """Return the seconds to the next check. Jitter only shortens it, so the configured interval is the longest."""
+        """Return the seconds to the next check.
+
+        Jitter only shortens it, so the configured interval is the longest.
+        """
         check = server.config.check
         assert check is not None  # noqa: S101 - plan_checks leaves servers without one out
         normal = check.interval

@@ -200,7 +200,7 @@ class Session:
             record.peer, record.client = record.client, client_info.name
 
     async def _accept_tls(self, client_info: ClientInfo, watch: Watch) -> config.Route | None:
-        """Peek at the ClientHello, select the route by it, and make the TLS handshake unless TLS is passed through.
+        """Peek at the ClientHello, select the route, and make the TLS handshake unless TLS is passed through.
 
         One timeout covers all three: cancel scopes cost.
         """

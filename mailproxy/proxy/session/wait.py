@@ -55,10 +55,13 @@ class InterruptibleWait:
         return self._scope
 
     def raise_if_ended(self) -> None:
-        """Raise SessionEndedError if an event during the last wait ends the session. Call it after each wait."""
+        """Raise SessionEndedError if an event during the last wait ends the session.
+
+        Call it after each wait.
+        """
         scope, self._scope = self._scope, None
-        # Not ``cancelled_caught``: a client that closes after its wait was over, in the same scheduler step, has
-        # closed, too. The slot that it got then goes to the next waiter.
+        # Not ``cancelled_caught``: a client that closes after its wait was over, in the same scheduler step,
+        # has closed, too. The slot that it got then goes to the next waiter.
         if self._end is not None and scope is not None and scope.cancel_called:
             raise SessionEndedError(self._end)
 
