@@ -45,7 +45,11 @@ _START_TIMEOUT_S = 15.0
 
 
 class ControlLink:
-    """The channel to the control process; None at the start and while that is replaced."""
+    """Holds the channel to the control process.
+
+    Attributes:
+        channel: The channel; None at the start, and while the control process is replaced.
+    """
 
     def __init__(self) -> None:
         self.channel: Channel[Message] | None = None

@@ -26,7 +26,7 @@ from mailproxy.proxy.frontend import log_listening
 from mailproxy.proxy.monitor import ServerMonitor, ports_of
 from mailproxy.proxy.supervise import contained, supervise
 from mailproxy.workers.backend import ControlBackend, send_snapshots
-from mailproxy.workers.control.publisher import ChangePublisher
+from mailproxy.workers.control.publisher import PUBLISHER_HELPER, ChangePublisher
 from mailproxy.workers.control.registry import WorkerRegistry
 from mailproxy.workers.control.reloads import ReloadBroadcaster
 from mailproxy.workers.control.signal_handler import SignalHandler
@@ -168,7 +168,7 @@ class Control:
                 nursery.start_soon(
                     supervise, log, "stick table sync", self._stick_sync.run, self._registry.broadcast
                 )
-                nursery.start_soon(supervise, log, "log of server changes", self._publisher.run)
+                nursery.start_soon(supervise, log, PUBLISHER_HELPER, self._publisher.run)
                 if self._slot.running:
                     with contained(log, "takeover from the workers"):
                         await self._collect_snapshots()
