@@ -59,7 +59,7 @@ class CheckOutcome:
 
 @frozen
 class Login:
-    """What a passed check has learnt about logins on connections of sessions whose TLS ends here.
+    """What a passed check learnt about logins, on a connection like those of sessions whose TLS ends here.
 
     Attributes:
         capabilities: What the server offers on such a connection.

@@ -291,7 +291,7 @@ class ProbeConnection:
 
 
 def _mail_check(kind: str, hello: str | None, *, starttls: bool = False) -> MailCheck:
-    """Make the protocol's dialogue; ``hello`` is the client's name in protocols that have one."""
+    """Make the protocol's dialogue; ``hello`` is the check's own name in protocols with one."""
     if hello is not None and kind in DIALOGUES_WITH_NAME:
         return DIALOGUES_WITH_NAME[kind](hello, starttls=starttls)
     return DIALOGUES[kind](starttls=starttls)

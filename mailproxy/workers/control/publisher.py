@@ -96,9 +96,8 @@ class ChangePublisher:
 
     async def _log_when_acknowledged(self, pending: _PendingChange) -> None:
         requeued = 0
-        with contained(
-            self._log, PUBLISHER_HELPER
-        ):  # after a failure the change is logged without this figure
+        # After a failure the change is logged without this figure.
+        with contained(self._log, PUBLISHER_HELPER):
             await self._registry.wait_for_acks(pending.acks, _ACK_TIMEOUT_S)
             requeued = pending.acks.requeued
             if pending.waiting and pending.change.server.accepts_persistent:
