@@ -18,7 +18,7 @@ from mailproxy.errors import Fault, ServerRefusedError
 from mailproxy.log import Log, Output, open_target
 from mailproxy.net.resolve import literal_endpoint, resolve
 from mailproxy.protocol.checks.result import CheckCode, CheckResult, excerpt
-from mailproxy.proxy.backend.backend import Backend
+from mailproxy.proxy.backend.factory import make_backend
 from mailproxy.proxy.backend.server import CheckOutcome, server_context
 from mailproxy.proxy.checks.check import Check, plan_checks
 
@@ -112,7 +112,7 @@ def _check_of(
     """Return the server's check. If it is configured without one, return one that connects."""
     if server.check is None:
         server = evolve(server, check=config.Check(type="tcp"))
-    alone = Backend(evolve(backend, servers=(server,)), store.server_contexts, log)
+    alone = make_backend(evolve(backend, servers=(server,)), store.server_contexts, log)
     paths = entry_paths(configuration.frontends.values(), backend.name)
     (check,) = plan_checks(alone, paths, partial(server_context, store.server_contexts))
     return check

@@ -6,6 +6,7 @@ Each file is opened and tried. All faults are reported at once, in the form of t
 from __future__ import annotations
 
 import ssl
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -131,11 +132,7 @@ class _Loader:
             else:
                 store.terminators[tls].reload(certificates)
         except (OSError, ValueError) as error:
-            store.add(*_context_fault(path, error))
-            store.rejected.update(file for file, _ in store.certificates)
-            if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
-                # The machine's fault, such as no free descriptors. It may pass.
-                store.retry.update(dict.fromkeys(certificate.path for certificate in certificates))
+            self._reject_context(path, error, certificates, (tls.client_ca, tls.client_crl))
 
     def _load_server_context(self, tls: ServerTls, path: ConfigPath) -> None:
         store = self._store
@@ -153,7 +150,25 @@ class _Loader:
         try:
             store.server_contexts[tls] = make_client_context(tls, certificate)
         except (OSError, ValueError) as error:
-            store.add(*_context_fault(path, error))
+            certificates = () if certificate is None else (certificate,)
+            self._reject_context(path, error, certificates, (tls.ca,))
+
+    def _reject_context(
+        self,
+        path: ConfigPath,
+        error: OSError | ValueError,
+        certificates: Sequence[Certificate],
+        authorities: Iterable[Path | None],
+    ) -> None:
+        """Reject all files of a table whose context cannot be made. The previous context stays in use."""
+        store = self._store
+        store.add(*_context_fault(path, error))
+        files = [file for certificate in certificates for file in (certificate.path, certificate.key)]
+        rejected = [file for file in (*files, *authorities) if file is not None]
+        store.rejected.update(rejected)
+        if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
+            # The machine's fault, such as no free descriptors. It may pass.
+            store.retry.update(dict.fromkeys(rejected))
 
     def _check_client_authority(self, tls: FrontendTls, path: ConfigPath) -> bool:
         is_usable = True

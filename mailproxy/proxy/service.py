@@ -129,7 +129,10 @@ class Service:
             self.ended.set()
 
     def drain(self, seconds: float) -> None:
-        """Accept no more connections, and close sessions that are open after ``seconds``. ``run`` then ends."""
+        """Accept no more connections, and close sessions that are open after ``seconds``.
+
+        ``run`` then ends.
+        """
         log_draining(self.log, self.sessions, seconds)
         deadline = trio.current_time() + seconds
         for frontend in self.frontends.values():

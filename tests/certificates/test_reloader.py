@@ -8,7 +8,7 @@ import os
 import ssl
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from mailproxy.app import load_and_check
 from mailproxy.certificates.reloader import CertificateReloader, ReloadResult
 from mailproxy.certificates.store import CertificateStore
 from mailproxy.net.tls.certificate import Certificate, file_stamp, find
+from mailproxy.net.tls.terminator import Terminator
 from mailproxy.testing import ThrowAwayCA
 from tests.support.startup_config import startup_config
 
@@ -857,3 +858,71 @@ def test_failed_apply_is_retried_at_next_scan(
     assert (applied_result.applied, applied_result.faults) == ((pem,), ())
     assert terminator._state is not before
     assert reloader.scan() is None
+
+
+def out_of_descriptors(*_: object) -> Any:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+def test_server_context_that_fails_for_want_of_descriptors_is_retried(
+    throw_away_ca: ThrowAwayCA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ca = tmp_path / "own-ca.pem"
+    ca.write_bytes(throw_away_ca.pem.read_bytes())
+    proxy = load_servers(ca=str(ca))
+    before = dict(proxy.store.server_contexts)
+    replace(ca, throw_away_ca.pem.read_bytes())
+    with monkeypatch.context() as patch:
+        patch.setattr("mailproxy.certificates.loader.make_client_context", out_of_descriptors)
+        failed = proxy.scan_changed()
+        assert (failed.applied, faults_in(failed)) == ((), ["backends.dovecot.tls: Too many open files"])
+        assert failed.server_contexts == before
+    retried = proxy.scan_changed()
+    assert (retried.applied, retried.faults) == ((ca,), ())
+    assert not set(retried.server_contexts.values()) & set(before.values())
+    assert proxy.scan() is None
+
+
+def test_bind_that_fails_does_not_hide_the_reload_of_another_bind(
+    issue: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = issue("one.pem"), issue("other.pem")
+    binds = [
+        {"address": "127.0.0.1:0", "mode": "tls", "tls": {"certificates": [str(file)]}}
+        for file in (one, other)
+    ]
+    proxy = load(startup_config(frontends__imap__bind=binds))
+    issue("one.pem")
+    issue("other.pem")
+    reload = Terminator.reload
+
+    def fail_for_other(self: Terminator, certificates: Sequence[Certificate]) -> None:
+        if certificates[0].path == other:
+            out_of_descriptors()
+        reload(self, certificates)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Terminator, "reload", fail_for_other)
+        failed = proxy.scan_changed()
+        assert faults_in(failed) == ["frontends.imap.bind[1].tls: Too many open files"]
+        assert failed.applied == (one,)
+    assert proxy.scan_changed().applied == (other,)
+
+
+def test_key_and_authorities_of_a_bind_that_fails_are_not_applied(
+    issue: Callable[..., Path], throw_away_ca: ThrowAwayCA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pem, ca = issue("imap.pem"), tmp_path / "own-ca.pem"
+    key = pem.with_suffix(".key")
+    key.write_bytes(key_bytes(pem))
+    replace(pem, chain_bytes(pem))
+    ca.write_bytes(throw_away_ca.pem.read_bytes())
+    proxy = load_bind(pem, client_verify="optional", client_ca=str(ca))
+    new = issue("new.pem")
+    replace(key, key_bytes(new))
+    replace(pem, chain_bytes(new))
+    replace(ca, throw_away_ca.pem.read_bytes())
+    with monkeypatch.context() as patch:
+        patch.setattr(Terminator, "reload", out_of_descriptors)
+        assert proxy.scan_changed().applied == ()
+    assert set(proxy.scan_changed().applied) == {pem, key, ca}

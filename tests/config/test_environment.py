@@ -136,3 +136,36 @@ def test_undecodable_variable_is_a_printable_fault(environment: pytest.MonkeyPat
     assert faults_of(smallest_toml('frontends.imap.bind = [{ address = "unix:/run/${MP_BYTES}" }]'))[
         0
     ].isprintable()
+
+
+@pytest.mark.parametrize(
+    ("lines", "faults"),
+    [
+        (
+            'frontends.imap.bind = ["*:${MP_A}", "*:143", { address = "*:993", proxy_optional = true }]',
+            [
+                "frontends.imap.bind[0]: the environment has no MP_A",
+                "frontends.imap.bind[2].proxy_optional: has no meaning without accept_proxy",
+            ],
+        ),
+        (
+            'backends.dovecot.servers = ["${MP_A}"]',
+            ["backends.dovecot.servers[0]: the environment has no MP_A"],
+        ),
+        (
+            'log.targets = ["${MP_A}", { to = "stderr" }]',
+            ["log.targets[0]: the environment has no MP_A"],
+        ),
+        (
+            'frontends.imap.routes = ["${MP_A}", { port = [143], backend = "none" }]',
+            [
+                "frontends.imap.routes[0]: the environment has no MP_A",
+                'frontends.imap.routes[1].backend: there is no backend "none"; known are dovecot',
+            ],
+        ),
+    ],
+)
+def test_table_with_missing_variable_leaves_other_tables_of_the_list_as_they_are(
+    lines: str, faults: list[str]
+) -> None:
+    assert faults_of(smallest_toml(lines)) == faults

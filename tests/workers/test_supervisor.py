@@ -15,6 +15,7 @@ from mailproxy.log import Log, Output
 from mailproxy.log.targets import StreamTarget
 from mailproxy.pool import Counts
 from mailproxy.proxy.backend.backend import Backend
+from mailproxy.proxy.backend.factory import make_backend
 from mailproxy.proxy.process import max_sessions, max_sessions_per_process, worker_count
 from mailproxy.workers.control.worker_handle import PendingAcks, WorkerHandle
 from mailproxy.workers.counters import Totals, apply_counters, changed_counters
@@ -89,7 +90,7 @@ def handles() -> Iterator[list[WorkerHandle]]:
 
 def backends() -> dict[str, Backend]:
     config = startup_config(backends__dovecot__servers=["192.0.2.1:143", "192.0.2.2:143"])
-    return {"dovecot": Backend(config.backends["dovecot"], {}, Log([Output(StreamTarget(2))]))}
+    return {"dovecot": make_backend(config.backends["dovecot"], {}, Log([Output(StreamTarget(2))]))}
 
 
 def test_totals_keep_counts_of_ended_workers(handles: list[WorkerHandle]) -> None:

@@ -18,6 +18,7 @@ from mailproxy.log import Log, Output
 from mailproxy.log.targets import StreamTarget
 from mailproxy.net.dial import Endpoint
 from mailproxy.proxy.backend.backend import Backend
+from mailproxy.proxy.backend.factory import make_backend
 from tests.support.proxy.proxy_harness import TIMEOUT_S, ProxyHarness
 
 NOT_FOUND = "name.internal: Name or service not known"
@@ -32,7 +33,9 @@ def make_named_backend(**settings: Any) -> Backend:
             "backends": {"b": {"servers": ["name.internal:143"], **settings}},
         }
     )
-    return Backend(config.backends["b"], {}, Log([Output(StreamTarget(os.open(os.devnull, os.O_WRONLY)))]))
+    return make_backend(
+        config.backends["b"], {}, Log([Output(StreamTarget(os.open(os.devnull, os.O_WRONLY)))])
+    )
 
 
 class FakeResolver:

@@ -66,10 +66,10 @@ class ScriptedOutcomes:
 
 @asynccontextmanager
 async def run_checker(
-    *pairs: tuple[Backend, SimulatedCheck], log: RecordingLog, chance: RandomSource | None = None
+    *pairs: tuple[Backend, SimulatedCheck], log: RecordingLog, random: RandomSource | None = None
 ) -> AsyncIterator[None]:
     """Run the health checker inside the context."""
-    checks = HealthChecker(pairs, log=log, chance=chance or FixedRandom())
+    checks = HealthChecker(pairs, log=log, random=random or FixedRandom())
 
     async def check() -> None:
         await checks.run()  # the steps before it reports its start count, too
@@ -91,13 +91,13 @@ async def start_times(
     *outcomes: CheckResult | Exception,
     seconds: float = 0.0,
     during: float,
-    chance: RandomSource | None = None,
+    random: RandomSource | None = None,
     **check: Any,
 ) -> list[float]:
     """Return when the checks of a server with these outcomes began, relative to the first one."""
     backend, server = checked_backend(**check)
     simulated = SimulatedCheck.of(server, ScriptedOutcomes(*outcomes, seconds=seconds))
-    async with run_checker((backend, simulated), log=RecordingLog(), chance=chance):
+    async with run_checker((backend, simulated), log=RecordingLog(), random=random):
         await trio.sleep(during)
     return [begin - simulated.started_at[0] for begin in simulated.started_at]
 
@@ -170,7 +170,7 @@ def test_outage_is_detected_and_ended_in_time(
             server, begin=begin, end=begin + (check_config.fall + 1) * step + timeout, answer=answer
         )
         async with run_checker(
-            (backend, SimulatedCheck.of(server, outage)), log=log, chance=seeded_random(seed)
+            (backend, SimulatedCheck.of(server, outage)), log=log, random=seeded_random(seed)
         ):
             await trio.sleep_until(outage.end + (check_config.rise + 2) * step)
 
@@ -272,12 +272,12 @@ async def test_interval_is_default_for_each_state(autojump_clock: MockClock) -> 
 
 @pytest.mark.parametrize("number", [0.0, 0.5, 0.999])
 async def test_jitter_only_shortens_interval(autojump_clock: MockClock, number: float) -> None:
-    times = await start_times(PASSED, during=100, interval="10s", jitter=0.4, chance=FixedRandom(number))
+    times = await start_times(PASSED, during=100, interval="10s", jitter=0.4, random=FixedRandom(number))
     assert pauses(times) == pytest.approx([10 * (1 - 0.4 * number)] * (len(times) - 1))
 
 
 async def test_jitter_uses_full_range(autojump_clock: MockClock) -> None:
-    times = await start_times(PASSED, during=10_000, interval="10s", jitter=0.2, chance=seeded_random(1))
+    times = await start_times(PASSED, during=10_000, interval="10s", jitter=0.2, random=seeded_random(1))
     measured = pauses(times)
     assert 8.0 <= min(measured) < 8.1
     assert 9.9 < max(measured) <= 10.0
@@ -293,7 +293,7 @@ async def test_jitter_shortens_interval_of_each_state(autojump_clock: MockClock)
         "rise": 2,
     }
     times = await start_times(
-        PASSED, REFUSED, REFUSED, during=20, jitter=0.5, chance=FixedRandom(0.5), **check
+        PASSED, REFUSED, REFUSED, during=20, jitter=0.5, random=FixedRandom(0.5), **check
     )
     assert pauses(times)[:4] == [7.5, 1.5, 4.5, 4.5]
 
@@ -328,7 +328,7 @@ async def test_checks_of_servers_drift_apart(autojump_clock: MockClock) -> None:
     backend, checks = make_checks(50, interval="10s", jitter=0.2)
     start = trio.current_time()
     async with run_checker(
-        *((backend, check) for check in checks), log=RecordingLog(), chance=seeded_random(7)
+        *((backend, check) for check in checks), log=RecordingLog(), random=seeded_random(7)
     ):
         await trio.sleep(600)
     last = [check.started_at[-1] - start for check in checks]
@@ -341,7 +341,7 @@ async def test_first_round_waits_for_slowest_check(autojump_clock: MockClock) ->
     async with trio.open_nursery() as nursery:
         slow = SimulatedCheck.of(server, ScriptedOutcomes(PASSED, seconds=1.5))
         start = trio.current_time()
-        await nursery.start(HealthChecker([(backend, slow)], log=RecordingLog(), chance=FixedRandom()).run)
+        await nursery.start(HealthChecker([(backend, slow)], log=RecordingLog(), random=FixedRandom()).run)
         assert trio.current_time() - start == pytest.approx(1.5)
         nursery.cancel_scope.cancel()
 
@@ -351,14 +351,14 @@ async def test_first_round_has_time_limit(autojump_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
         hanging = SimulatedCheck.of(server, ScriptedOutcomes(PASSED, seconds=1000))
         start = trio.current_time()
-        await nursery.start(HealthChecker([(backend, hanging)], log=RecordingLog(), chance=FixedRandom()).run)
+        await nursery.start(HealthChecker([(backend, hanging)], log=RecordingLog(), random=FixedRandom()).run)
         assert 2 <= trio.current_time() - start < 3.1
         nursery.cancel_scope.cancel()
 
 
 async def test_checker_without_servers_returns_at_once(autojump_clock: MockClock) -> None:
     start = trio.current_time()
-    await HealthChecker([], log=RecordingLog(), chance=FixedRandom()).run()
+    await HealthChecker([], log=RecordingLog(), random=FixedRandom()).run()
     assert trio.current_time() == start
 
 
@@ -389,7 +389,7 @@ async def test_fault_in_first_check_does_not_delay_readiness(autojump_clock: Moc
     async with trio.open_nursery() as nursery:
         broken = SimulatedCheck.of(server, ScriptedOutcomes(ValueError("broken")))
         start = trio.current_time()
-        await nursery.start(HealthChecker([(backend, broken)], log=log, chance=FixedRandom()).run)
+        await nursery.start(HealthChecker([(backend, broken)], log=log, random=FixedRandom()).run)
         assert trio.current_time() - start < 0.01
         nursery.cancel_scope.cancel()
     assert server.is_up

@@ -15,7 +15,7 @@ from mailproxy.app import load_and_check
 from mailproxy.config.check_plan import entry_paths
 from mailproxy.log import Log, Output
 from mailproxy.log.targets import StreamTarget
-from mailproxy.proxy.backend.backend import Backend
+from mailproxy.proxy.backend.factory import make_backend
 from mailproxy.proxy.backend.server import CheckOutcome, server_context
 from mailproxy.proxy.checks.check import plan_checks
 from tests.support.programs.program import wait_until
@@ -47,7 +47,9 @@ def run_checks(table: Table, times: int) -> list[str]:
     """What came of each check of a backend with one server, one after the other."""
     config = mailproxy.from_mapping(configuration({"servers": table}))
     material = load_and_check(config)
-    backend = Backend(config.backends["servers"], material.server_contexts, Log([Output(StreamTarget(2))]))
+    backend = make_backend(
+        config.backends["servers"], material.server_contexts, Log([Output(StreamTarget(2))])
+    )
     found = entry_paths(config.frontends.values(), backend.name)
     (check,) = plan_checks(backend, found, lambda tls: server_context(material.server_contexts, tls))
 

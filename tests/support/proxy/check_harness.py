@@ -17,6 +17,7 @@ from mailproxy.log import Log
 from mailproxy.log.events import Event
 from mailproxy.pool import RandomSource
 from mailproxy.protocol.checks.result import CheckCode, CheckResult
+from mailproxy.proxy.backend import factory
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer, CheckOutcome
 from mailproxy.proxy.checks.check import Check
@@ -205,7 +206,9 @@ def make_backend(
         "frontends": {"f": {"bind": ["127.0.0.1:0"], "backend": "b"}},
         "backends": {"b": {"servers": list(servers), **settings}},
     }
-    return Backend(mailproxy.from_mapping(mapping).backends["b"], {}, log or RecordingLog(), seeded_random(1))
+    return factory.make_backend(
+        mailproxy.from_mapping(mapping).backends["b"], {}, log or RecordingLog(), seeded_random(1)
+    )
 
 
 PASSED = CheckResult(CheckCode.L4OK)
