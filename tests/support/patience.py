@@ -1,4 +1,4 @@
-"""The longest that a test waits, and waiting for what happens outside of trio."""
+"""The timeout of tests, and waiting for conditions outside of trio."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Callable
 
 import trio
 
-PATIENCE_S = 20.0  # for what is only late because the machine is busy
+PATIENCE_S = 20.0  # long, because the machine may be busy
 
 
 async def fail_after_timeout() -> None:
-    """Fail when it takes too long; started in a test's nursery (whose deadline would not reach the test itself)."""
+    """Fail after the timeout. Start it in a test's nursery, whose own deadline would not reach the test itself."""
     await trio.sleep(PATIENCE_S)
     raise AssertionError(f"not done within {PATIENCE_S} s")
 
 
 async def wait_until(condition: Callable[[], object]) -> None:
-    """Return as soon as the condition holds; it is looked at every 5 ms."""
+    """Return as soon as the condition holds. It is evaluated every 5 ms."""
     with trio.fail_after(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110 - what is waited for happens in the kernel
+        while not condition():  # noqa: ASYNC110 - the condition changes in the kernel
             await trio.sleep(0.005)
