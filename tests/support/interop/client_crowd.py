@@ -1,4 +1,4 @@
-"""People with mail in front of a cluster: those who stay, and those who come and go all the time."""
+"""Clients of a cluster: some with long sessions, others that log in and out all the time."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from tests.support.programs.program import TIMEOUT_S, wait_until
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tests.support.programs.dovecot_cluster import ProxyInFront
+    from tests.support.programs.dovecot_cluster import ClusterProxy
 
-HURRY = 16  # logging in at the same moment: each is a process that Dovecot starts
-STAY_FROM, COME_FROM = "127.0.0.40", "127.0.0.41"
-CHECKED_WAYS = ("clear", "secure")
+MAX_PARALLEL_LOGINS = 16  # because Dovecot starts a process for each
+STAYING_SOURCE, LOGIN_SOURCE = "127.0.0.40", "127.0.0.41"
+CHECKED_BACKENDS = ("clear", "secure")
 
 
 class StayingClient(imaplib.IMAP4_SSL):
-    """A session, logged in. Raises what imaplib and sockets raise."""
+    """A session that is logged in. Raises the exceptions of imaplib and sockets."""
 
-    def __init__(self, front: ProxyInFront, way: str, user: str, address: str) -> None:
+    def __init__(self, proxy: ClusterProxy, backend: str, user: str, address: str) -> None:
         self._address = address
-        trust = ssl.create_default_context(cafile=str(front.ca))
-        super().__init__(HOST, front.ports[way], ssl_context=trust, timeout=TIMEOUT_S)
+        tls_context = ssl.create_default_context(cafile=str(proxy.ca))
+        super().__init__(HOST, proxy.ports[backend], ssl_context=tls_context, timeout=TIMEOUT_S)
         try:
             self.login(user, PASSWORD)
         except BaseException:
@@ -44,26 +44,28 @@ class StayingClient(imaplib.IMAP4_SSL):
     def _create_socket(self, timeout: float | None) -> socket.socket:
         connection = socket.create_connection((self.host, self.port), timeout, (self._address, 0))
         try:
-            secured: ssl.SSLSocket = self.ssl_context.wrap_socket(connection, server_hostname=self.host)
+            tls_connection: ssl.SSLSocket = self.ssl_context.wrap_socket(
+                connection, server_hostname=self.host
+            )
         except BaseException:
             connection.close()
             raise
-        return secured
+        return tls_connection
 
     @property
     def server(self) -> str:
-        """As it has introduced itself."""
+        """Return the server's name in its greeting."""
         name = re.search(rb"(\w+) ready\.", self.welcome)
         assert name, self.welcome
         return name[1].decode()
 
     def close_client(self) -> None:
-        """Without a word."""
+        """Close the connection without a logout."""
         with suppress(OSError):
             self.shutdown()
 
     def wait_for_end(self) -> None:
-        """The server's, to which the answer is the own."""
+        """Wait until the server closes, then close."""
         with suppress(ConnectionError):
             while self.file.read(1):
                 pass
@@ -71,41 +73,41 @@ class StayingClient(imaplib.IMAP4_SSL):
 
 
 class StayingClients:
-    """So many who stay, half of them on each checked way."""
+    """A number of long sessions, half of them on each checked backend."""
 
-    def __init__(self, front: ProxyInFront, count: int) -> None:
-        def enter(n: int) -> StayingClient:
-            return StayingClient(front, CHECKED_WAYS[n % 2], USERS[n % 40], STAY_FROM)
+    def __init__(self, proxy: ClusterProxy, count: int) -> None:
+        def log_in(n: int) -> StayingClient:
+            return StayingClient(proxy, CHECKED_BACKENDS[n % 2], USERS[n % 40], STAYING_SOURCE)
 
-        with ThreadPoolExecutor(HURRY) as hurry:
-            self._guests = list(hurry.map(enter, range(count)))
+        with ThreadPoolExecutor(MAX_PARALLEL_LOGINS) as pool:
+            self._clients = list(pool.map(log_in, range(count)))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for guest in self._guests:
-            guest.close_client()
+        for client in self._clients:
+            client.close_client()
 
     def at(self, server: str) -> list[StayingClient]:
-        return [guest for guest in self._guests if guest.server == server]
+        return [client for client in self._clients if client.server == server]
 
 
 @attrs.frozen
 class LoginAttempt:
-    """Somebody came at this moment, logged in at a server, and left; or could not."""
+    """A client that connected at this time and logged in and out at a server, or failed."""
 
-    began: float
+    started_at: float
     server: str = ""
     failure: str = ""
 
 
 class LoginLoop:
-    """They log in and out as fast as they can, on both checked ways."""
+    """Clients that log in and out as fast as they can, on both checked backends."""
 
-    def __init__(self, front: ProxyInFront, count: int = 4) -> None:
-        self._front = front
-        self._visits: list[LoginAttempt] = []
+    def __init__(self, proxy: ClusterProxy, count: int = 4) -> None:
+        self._proxy = proxy
+        self._attempts: list[LoginAttempt] = []
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._login_loop, args=(n,)) for n in range(count)]
 
@@ -121,29 +123,29 @@ class LoginLoop:
 
     def _login_loop(self, n: int) -> None:
         while not self._stop.is_set():
-            began = time.monotonic()
+            started_at = time.monotonic()
             try:
-                guest = StayingClient(self._front, CHECKED_WAYS[n % 2], USERS[40 + n], COME_FROM)
+                client = StayingClient(self._proxy, CHECKED_BACKENDS[n % 2], USERS[40 + n], LOGIN_SOURCE)
                 try:
-                    guest.logout()
+                    client.logout()
                 finally:
-                    guest.close_client()
-                self._visits.append(LoginAttempt(began, guest.server))
+                    client.close_client()
+                self._attempts.append(LoginAttempt(started_at, client.server))
             except (imaplib.IMAP4.error, OSError) as error:
-                self._visits.append(LoginAttempt(began, failure=repr(error)))
+                self._attempts.append(LoginAttempt(started_at, failure=repr(error)))
 
-    def since(self, moment: float) -> Sequence[LoginAttempt]:
-        """Of those who came after that."""
-        return [visit for visit in self._visits if visit.began > moment]
+    def since(self, time: float) -> Sequence[LoginAttempt]:
+        """Return the attempts that started after this time."""
+        return [attempt for attempt in self._attempts if attempt.started_at > time]
 
     def wait_for_logins(self, at: Sequence[str], since: float = 0.0, count: int = 10) -> None:
-        """Return when so many that came after that moment have logged in, at each of these servers."""
+        """Return when `count` clients that started after this time have logged in at each of these servers."""
 
-        def are_there() -> bool:
-            servers = [visit.server for visit in self.since(since)]
+        def have_logged_in() -> bool:
+            servers = [attempt.server for attempt in self.since(since)]
             return all(servers.count(name) >= count for name in at)
 
-        wait_until(are_there, f"logins at {at}")
+        wait_until(have_logged_in, f"logins at {at}")
 
     def failures(self, since: float = 0.0) -> list[LoginAttempt]:
-        return [visit for visit in self.since(since) if visit.failure]
+        return [attempt for attempt in self.since(since) if attempt.failure]
