@@ -280,7 +280,7 @@ def test_connection_with_header_leaves_lines_of_a_logout(site: Site, path: Check
     site.assert_traces(path, site.backend(path, "tcp"), traces(path, CAPABILITIES_ASKED))
 
 
-def test_header_to_tls_server_leaves_lines_of_a_logout(site: Site) -> None:
+def test_header_to_tls_server_leaves_logout_lines(site: Site) -> None:
     """The check uses TLS without a key of its own, because sessions do."""
     path = CheckPath("imap", "tls", proxied=True)
     server: Table = {"name": "s1", "address": f"{HOST}:{site.ports[path]}", "tls": {"ca": str(site.ca)}}

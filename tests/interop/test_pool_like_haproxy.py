@@ -202,7 +202,7 @@ class TestMarkedDown:
         assert ours[1] == "127.0.0.1 mail/s2 #/#/# 12 -- 1/1/0/0/+1 0/0"
         assert haproxy_lines[1] == "127.0.0.1 mail/s1 #/-1/# 0 DC 1/1/0/0/0 0/0"
 
-    def test_waiter_stays_in_queue_while_no_server_is_up(self, comparison: PoolComparison) -> None:
+    def test_waiter_stays_in_queue_without_any_server(self, comparison: PoolComparison) -> None:
         def scenario(harness: PoolHarness) -> None:
             first, waiting = harness.connect_greeted(), *harness.connect_queued(OTHER)
             harness.stop_server("s1")
@@ -223,7 +223,7 @@ class TestMarkedDown:
         assert haproxy_lines == down("s1", active=0, sessions=1)
         assert ours == haproxy_lines.replace("0 remaining", "1 remaining")
 
-    def test_sticky_waiter_stays_in_queue_while_server_is_down(self, comparison: PoolComparison) -> None:
+    def test_sticky_waiter_stays_in_queue_without_its_server(self, comparison: PoolComparison) -> None:
         def scenario(harness: PoolHarness) -> None:
             first, waiting = harness.connect_greeted(), *harness.connect_queued(HOST)
             harness.stop_server("s1")

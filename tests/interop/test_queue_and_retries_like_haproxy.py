@@ -245,7 +245,7 @@ class TestStickiness:
         lines = comparison.assert_same(PoolConfig(members=(S1, S2), stick=True), scenario)
         assert [server(line) for line in lines] == ["s1", "s2", "s1", "s1", "s2"]
 
-    def test_sticky_server_is_retried_before_it_is_replaced(self, comparison: PoolComparison) -> None:
+    def test_sticky_server_is_retried_before_replacement(self, comparison: PoolComparison) -> None:
         def scenario(harness: PoolHarness) -> None:
             harness.connect_and_close()
             harness.pool["s1"].sessions.refuse()

@@ -425,7 +425,7 @@ def test_name_is_sent_with_v2_ssl_cn_only(
 
 @both_binds
 @pytest.mark.parametrize("variant", ["v2-ssl", "v2-ssl-cn", "all-tlvs"])
-def test_certificate_from_outer_proxy_is_not_forwarded_by_default(
+def test_certificate_from_outer_proxy_is_not_forwarded(
     tls_receiver: DovecotReceiver, variant: str, tls: bool, proxy_host: str, remote_host: str
 ) -> None:
     header = proxy_header(remote_host, certificate_tlv(next(tls_receiver.users)))

@@ -246,7 +246,7 @@ def test_many_addresses_take_bounded_memory() -> None:
     assert len(limit.sessions) == 0
 
 
-def test_table_without_room_leaves_the_count_to_its_worker() -> None:
+def test_full_table_leaves_count_to_its_worker() -> None:
     """Other workers do not see such a count. Its own worker continues it until its sessions end."""
     own, others = (SessionCounts(each) for each in tables(2, keys=1))
     for client in range(1, 101):

@@ -24,7 +24,7 @@ def test_first_backup_serves_while_no_active_server_can(flags_of_servers: list[t
     assert list(eligible_servers(servers)) == (active or backups[:1])
 
 
-def test_backup_does_not_serve_if_active_servers_are_full() -> None:
+def test_backup_stays_unused_if_active_servers_are_full() -> None:
     active, backup = make_servers(1, 1)
     active.max_sessions = active.sessions = 1
     backup.is_backup = True
@@ -67,7 +67,7 @@ def test_slow_start_factor_never_falls(
     assert slow_start_factor(server, up_since + slow_start) == 1.0
 
 
-def test_factor_is_one_without_slow_start_or_at_startup() -> None:
+def test_factor_is_one_without_slow_start() -> None:
     assert slow_start_factor(slow_start_server(0.0, up_since=7.0), 7.0) == 1.0
     assert slow_start_factor(slow_start_server(0.0, up_since=7.0), 6.0) == 1.0
     assert slow_start_factor(slow_start_server(60.0, up_since=None), 7.0) == 1.0

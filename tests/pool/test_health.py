@@ -42,7 +42,7 @@ def test_status_words_match_haproxy(results: str, expected: list[str]) -> None:
     assert statuses(2, 3, results) == expected
 
 
-def test_rise_and_fall_of_one_have_no_intermediate_status() -> None:
+def test_rise_and_fall_one_have_no_intermediate_status() -> None:
     assert statuses(1, 1, "+-+--+") == ["UP", "UP", "DOWN", "UP", "DOWN", "DOWN", "UP"]
 
 

@@ -251,7 +251,7 @@ S: OK
 
 @pytest.mark.parametrize("name", REFUSALS)
 @pytest.mark.parametrize("cut", [in_one_piece, byte_by_byte], ids=["whole", "byte by byte"])
-def test_refusal_is_reported_in_the_words_of_the_server(name: str, cut: Cut) -> None:
+def test_refusal_is_reported_in_words_of_server(name: str, cut: Cut) -> None:
     make_check, transcript = REFUSALS[name]
     play(make_check(), transcript, cut)
 

@@ -287,7 +287,7 @@ def test_result_is_independent_of_splits(
     assert expected == outcome(ScriptCheck(steps), [*byte_by_byte(data), *end])
 
 
-def test_script_is_decided_when_it_is_over() -> None:
+def test_script_is_decided_at_its_end() -> None:
     """A script has no logout of its own that could follow the result."""
     script = ScriptCheck((expect("* OK"),))
     script.start()

@@ -31,7 +31,7 @@ def loaded(specs: list[tuple[int, int, int]]) -> list[Server]:
 
 
 @given(kinds, loads, st.sets(st.integers(0, 5)), keys)
-def test_choice_has_free_slot_and_is_untried_if_possible(
+def test_choice_has_free_slot_and_is_untried(
     kind: int, specs: list[tuple[int, int, int]], tried: set[int], key: bytes | None
 ) -> None:
     servers = loaded(specs)
@@ -63,7 +63,7 @@ def test_max_sessions_is_reached_and_never_exceeded(
         assert all(server.sessions <= 2 for server in servers)
 
 
-def test_session_that_fails_everywhere_tries_each_server_once(kind: int) -> None:
+def test_failing_session_tries_each_server_once(kind: int) -> None:
     servers = make_servers(1, 5, 25)
     balance = balances(servers)[kind]
     tried: list[Server] = []

@@ -100,7 +100,7 @@ def test_full_server_moves_clients_like_a_removed_one() -> None:
     assert servers_by_client(balance) == before
 
 
-def test_server_of_tiny_weight_has_at_least_one_point() -> None:
+def test_tiny_weight_has_at_least_one_point() -> None:
     servers = make_servers(1, 256)
     servers[0].throttle = 0.01
     balance = ring(servers, 128.5)

@@ -104,7 +104,7 @@ def test_server_is_full_by_sessions_of_all_workers() -> None:
     assert group.acquire(0) is None
 
 
-def test_freed_slot_goes_to_longest_waiter_of_all_workers() -> None:
+def test_freed_slot_goes_to_longest_waiter() -> None:
     group = SharedPools()
     server = group.acquire(0)
     assert server is not None

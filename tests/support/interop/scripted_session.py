@@ -167,7 +167,7 @@ class ScriptedSession:
     ) -> None:
         self.proxy = proxy
         self._listener = listener
-        self._trust = tls_context
+        self._tls_context = tls_context
         self._server: Peer | None = None
         self.client = Peer(socket.create_connection((HOST, port), TIMEOUT_S))
 
@@ -189,10 +189,10 @@ class ScriptedSession:
 
     def handshake(self) -> None:
         """Make the TLS handshake if the bind has TLS."""
-        if self._trust:
+        if self._tls_context:
             connection = self.client.connection
             self.client = Peer(
-                self._trust.wrap_socket(connection, server_hostname=HOST, suppress_ragged_eofs=False)
+                self._tls_context.wrap_socket(connection, server_hostname=HOST, suppress_ragged_eofs=False)
             )
 
     def start(self) -> None:
@@ -219,12 +219,11 @@ class Comparison:
         **timeouts: int,
     ) -> tcplog.Session:
         """Return the log line of a session. Without a `server` the scenario is the server, too."""
-        written = [
+        ours, model = (
             tcplog.session(line) for line in self._run_both(scenario, tcplog.SESSION, server, timeouts)
-        ]
-        ours, model = written
+        )
         assert ours == model
-        assert abs(ours.total_ms - model.total_ms) < MAX_TIME_DIFFERENCE_MS, written
+        assert abs(ours.total_ms - model.total_ms) < MAX_TIME_DIFFERENCE_MS, (ours, model)
         return ours
 
     def run_failure(self, scenario: Callable[[ScriptedSession], None], **timeouts: int) -> tcplog.FailedStart:
@@ -290,8 +289,8 @@ class Blackhole:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for line in self._sockets:
-            line.close()
+        for each in self._sockets:
+            each.close()
 
     def wait_for_attempt(self) -> None:
         """Return when the proxy is connecting."""
