@@ -1,4 +1,4 @@
-"""Whatever peers do, a session ends with the documented reason, and nothing of it stays."""
+"""End reasons: what client and server do, the reason in the log, and that no resource is left."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ GREETING = b"* OK ready\r\n"
 
 @frozen
 class Case:
-    """What both peers do on a connection, and how that ends."""
+    """The steps of both peers on a connection, and the expected end."""
 
     name: str
     server: tuple[Step, ...]
@@ -43,7 +43,7 @@ class Case:
     options: Mapping[str, Any] = field(factory=dict)
 
 
-SHORT = {
+SHORT_CLIENT = {
     "frontends": {"f": {"timeouts": {"client": "300ms"}}},
     "backends": {"b": {"timeouts": {"server": "5s"}}},
 }
@@ -55,54 +55,54 @@ SHORT_BOTH = {
     "frontends": {"f": {"timeouts": {"client": "300ms"}}},
     "backends": {"b": {"timeouts": {"server": "300ms"}}},
 }
-SHORT_HALF = {"frontends": {"f": {"timeouts": {"half_closed": "300ms"}}}}
+SHORT_HALF_CLOSED = {"frontends": {"f": {"timeouts": {"half_closed": "300ms"}}}}
 
-GREET = Send(GREETING)
-HEAR = Expect(GREETING)
+SEND_GREETING = Send(GREETING)
+RECEIVE_GREETING = Expect(GREETING)
 
 CASES = [
-    Case("server closes first", (GREET, ExpectLine()), (HEAR, Send(b"x\r\n"), Collect()), "server-closed", "--"),
-    Case("client closes first", (GREET, Collect()), (HEAR, Send(b"x\r\n"), HalfClose(), Collect()), "client-closed", "--"),
-    Case("client says nothing", (GREET, Collect()), (HEAR,), "client-closed", "--"),
-    Case("server says nothing and closes", (), (Collect(),), "server-closed", "--"),
-    Case("byte by byte both ways", (SendSlowly(GREETING * 20), Expect(b"quit\r\n" * 20)),
+    Case("server closes first", (SEND_GREETING, ExpectLine()), (RECEIVE_GREETING, Send(b"x\r\n"), Collect()), "server-closed", "--"),
+    Case("client closes first", (SEND_GREETING, Collect()), (RECEIVE_GREETING, Send(b"x\r\n"), HalfClose(), Collect()), "client-closed", "--"),
+    Case("client sends nothing", (SEND_GREETING, Collect()), (RECEIVE_GREETING,), "client-closed", "--"),
+    Case("server sends nothing and closes", (), (Collect(),), "server-closed", "--"),
+    Case("byte by byte in both directions", (SendSlowly(GREETING * 20), Expect(b"quit\r\n" * 20)),
          (Expect(GREETING * 20), SendSlowly(b"quit\r\n" * 20), Collect()), "server-closed", "--"),
-    Case("client resets", (GREET, Collect()), (HEAR, Reset()), "client-aborted", "CD"),
-    Case("client resets while it is sent to", (Flood(),), (Expect(pattern(1000)), Reset()), "client-aborted", "CD"),
-    Case("server resets", (GREET, ExpectLine(), Reset()), (HEAR, Send(b"x\r\n"), Collect()), "server-aborted", "SD"),
+    Case("client resets", (SEND_GREETING, Collect()), (RECEIVE_GREETING, Reset()), "client-aborted", "CD"),
+    Case("client resets while it receives", (Flood(),), (Expect(pattern(1000)), Reset()), "client-aborted", "CD"),
+    Case("server resets", (SEND_GREETING, ExpectLine(), Reset()), (RECEIVE_GREETING, Send(b"x\r\n"), Collect()), "server-aborted", "SD"),
     Case("server resets at once", (Reset(),), (Collect(),), "server-aborted", "SD"),
-    Case("server resets while it is sent to", (GREET, Expect(pattern(1000)), Reset()), (HEAR, Flood()), "server-aborted", "SD"),
-    Case("client half-closes, server answers", (GREET, Collect(), Send(b"bye\r\n")),
-         (HEAR, HalfClose(), Expect(b"bye\r\n"), Collect()), "client-closed", "--"),
-    Case("server half-closes, client answers", (GREET, HalfClose(), Expect(b"bye\r\n"), Collect()),
-         (HEAR, Collect(), Send(b"bye\r\n")), "server-closed", "--"),
-    Case("client half-closes, server resets", (GREET, Collect(), Reset()), (HEAR, HalfClose(), Collect()), "server-aborted", "SD"),
-    Case("client silent", (GREET, Collect()), (HEAR, Collect()), "client-timeout", "cD", SHORT),
-    Case("server silent", (GREET, Collect()), (HEAR, Collect()), "server-timeout", "sD", SHORT_SERVER),
-    Case("both silent", (GREET, Collect()), (HEAR, Collect()), "client-timeout", "cD", SHORT_BOTH),
-    Case("neither ever speaks", (Collect(),), (Collect(),), "client-timeout", "cD", SHORT_BOTH),
+    Case("server resets while it receives", (SEND_GREETING, Expect(pattern(1000)), Reset()), (RECEIVE_GREETING, Flood()), "server-aborted", "SD"),
+    Case("client half-closes, server answers", (SEND_GREETING, Collect(), Send(b"bye\r\n")),
+         (RECEIVE_GREETING, HalfClose(), Expect(b"bye\r\n"), Collect()), "client-closed", "--"),
+    Case("server half-closes, client answers", (SEND_GREETING, HalfClose(), Expect(b"bye\r\n"), Collect()),
+         (RECEIVE_GREETING, Collect(), Send(b"bye\r\n")), "server-closed", "--"),
+    Case("client half-closes, server resets", (SEND_GREETING, Collect(), Reset()), (RECEIVE_GREETING, HalfClose(), Collect()), "server-aborted", "SD"),
+    Case("client silent", (SEND_GREETING, Collect()), (RECEIVE_GREETING, Collect()), "client-timeout", "cD", SHORT_CLIENT),
+    Case("server silent", (SEND_GREETING, Collect()), (RECEIVE_GREETING, Collect()), "server-timeout", "sD", SHORT_SERVER),
+    Case("both silent", (SEND_GREETING, Collect()), (RECEIVE_GREETING, Collect()), "client-timeout", "cD", SHORT_BOTH),
+    Case("both never send", (Collect(),), (Collect(),), "client-timeout", "cD", SHORT_BOTH),
     Case("client does not read", (Flood(),), (Stall(),), "client-timeout", "cD", SHORT_BOTH),
-    Case("server does not read", (GREET, Stall()), (HEAR, Flood()), "server-timeout", "sD", SHORT_BOTH),
-    Case("client half-closed, server never ends", (GREET, Stall()), (HEAR, HalfClose(), Collect()), "server-timeout", "sD", SHORT_HALF),
-    Case("server half-closed, client never ends", (GREET, HalfClose(), Collect()), (HEAR, Stall()), "client-timeout", "cD", SHORT_HALF),
+    Case("server does not read", (SEND_GREETING, Stall()), (RECEIVE_GREETING, Flood()), "server-timeout", "sD", SHORT_BOTH),
+    Case("client half-closed, server never ends", (SEND_GREETING, Stall()), (RECEIVE_GREETING, HalfClose(), Collect()), "server-timeout", "sD", SHORT_HALF_CLOSED),
+    Case("server half-closed, client never ends", (SEND_GREETING, HalfClose(), Collect()), (RECEIVE_GREETING, Stall()), "client-timeout", "cD", SHORT_HALF_CLOSED),
 ]  # fmt: skip
 
 
-async def play(steps: tuple[Step, ...], connection: Connection, over: trio.Event) -> None:
-    """Play a client's part and leave; one that stalls leaves when the session is over."""
+async def run_client(steps: tuple[Step, ...], connection: Connection, session_ended: trio.Event) -> None:
+    """Run a client's steps and close. A client that stalls closes when the session has ended."""
     async with trio.open_nursery() as nursery:
 
-        async def stop() -> None:
-            await over.wait()
+        async def stop_at_session_end() -> None:
+            await session_ended.wait()
             nursery.cancel_scope.cancel()
 
-        nursery.start_soon(stop)
+        nursery.start_soon(stop_at_session_end)
         try:
             for step in steps:
                 await step.play(connection)
             await connection.close()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # the end that the test is about
+            pass  # the log line shows how the session ended
         nursery.cancel_scope.cancel()
     connection.drop()
 
@@ -119,7 +119,7 @@ async def play(steps: tuple[Step, ...], connection: Connection, over: trio.Event
         for case in CASES
         for tls in (False, True)
         for server_tls in (False, True)
-        # whose time is up has nothing to do with TLS, and each takes its time
+        # Timeouts do not depend on TLS, and each case takes its time.
         if tls == server_tls or not case.options
     ],
 )
@@ -129,10 +129,10 @@ async def test_end(harness: ProxyHarness, case: Case, tls: bool, server_tls: boo
     proxy = await harness.proxy(server.address, tls=tls, server_tls=server_tls, **case.options)
     before = ResourceSnapshot.now()
     client = await harness.dial(proxy, tls=tls)
-    over = trio.Event()
+    session_ended = trio.Event()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(play, case.client, client, over)
+        nursery.start_soon(run_client, case.client, client, session_ended)
         line = await harness.session()
-        over.set()
+        session_ended.set()
     assert (line["end"], line["state"]) == (case.end, case.state), line
     await before.wait_until_restored(more_tasks=sum(isinstance(step, Stall) for step in case.server))

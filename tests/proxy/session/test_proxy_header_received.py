@@ -1,4 +1,4 @@
-"""The PROXY header that a proxy in front sends: whose address counts, what is taken of the connection, how it ends."""
+"""PROXY headers received from a proxy in front: addresses, data behind the header, and failures."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ GREETING = b"* OK ready\r\n"
 COMMAND = b"a1 LOGIN user secret-password\r\n"
 
 TRUSTED: dict[str, Any] = {"accept_proxy": ["127.0.0.0/8"]}
-FOREIGN: dict[str, Any] = {"accept_proxy": ["192.0.2.0/24", "2001:db8::/32"]}
-QUICK: dict[str, Any] = {"frontends": {"f": {"timeouts": {"proxy_header": "200ms"}}}}
+UNTRUSTED: dict[str, Any] = {"accept_proxy": ["192.0.2.0/24", "2001:db8::/32"]}
+SHORT_TIMEOUT: dict[str, Any] = {"frontends": {"f": {"timeouts": {"proxy_header": "200ms"}}}}
 
 
 def v2(source: tuple[str, int], destination: tuple[str, int], *tlvs: Tlv) -> bytes:
@@ -50,10 +50,12 @@ V2_6 = v2(("2001:db8::7", 40000), ("2001:db8::9", 993))
 V2_LONG = v2(("198.51.100.7", 40000), ("203.0.113.9", 993), Tlv(Type.NOOP, bytes(9000)))
 
 IPV4, IPV6 = "198.51.100.7:40000", "[2001:db8::7]:40000"
-SPOKEN_FOR = {"v1": (V1, IPV4), "v1-ipv6": (V1_6, IPV6), "v2": (V2, IPV4), "v2-ipv6": (V2_6, IPV6), "v2-long": (V2_LONG, IPV4)}  # fmt: skip
-EACH = {"v1": SPOKEN_FOR["v1-ipv6"], "v2": SPOKEN_FOR["v2-long"]}
-each_version = pytest.mark.parametrize(("header", "client"), EACH.values(), ids=EACH)
-each_header = pytest.mark.parametrize(("header", "client"), SPOKEN_FOR.values(), ids=SPOKEN_FOR)
+HEADERS = {"v1": (V1, IPV4), "v1-ipv6": (V1_6, IPV6), "v2": (V2, IPV4), "v2-ipv6": (V2_6, IPV6), "v2-long": (V2_LONG, IPV4)}  # fmt: skip
+HEADER_OF_VERSION = {"v1": HEADERS["v1-ipv6"], "v2": HEADERS["v2-long"]}
+each_version = pytest.mark.parametrize(
+    ("header", "client"), HEADER_OF_VERSION.values(), ids=HEADER_OF_VERSION
+)
+each_header = pytest.mark.parametrize(("header", "client"), HEADERS.values(), ids=HEADERS)
 
 
 def local_name(connection: Connection) -> str:
@@ -68,13 +70,11 @@ async def assert_served(client: Connection, header: bytes = b"") -> None:
         assert await client.receive_line() == COMMAND
 
 
-# Whose address counts
+# Addresses
 
 
 @each_header
-async def test_the_address_of_the_header_is_the_clients(
-    harness: ProxyHarness, header: bytes, client: str
-) -> None:
+async def test_header_sets_client_address(harness: ProxyHarness, header: bytes, client: str) -> None:
     server = await harness.server(greet_and_echo(GREETING))
     proxy = await harness.proxy(server.address, bind=TRUSTED)
     connection = await harness.dial(proxy)
@@ -84,12 +84,12 @@ async def test_the_address_of_the_header_is_the_clients(
     line = await harness.session()
     assert (line["client"], line["peer"]) == (client, peer)
     assert (line["end"], line["state"]) == ("client-closed", "--")
-    assert line["bytes_in"] == len(COMMAND), "the header is no part of what is proxied"
+    assert line["bytes_in"] == len(COMMAND), "the header is not proxied"
 
 
 @pytest.mark.parametrize("version", [1, 2])
-async def test_an_ipv4_address_in_ipv6_is_logged_as_ipv4(harness: ProxyHarness, version: int) -> None:
-    """Proxies with a bind for both families send them like that."""
+async def test_mapped_ipv4_address_is_logged_as_ipv4(harness: ProxyHarness, version: int) -> None:
+    """Proxies with a bind for both families send such addresses."""
     server = await harness.server(greet_and_echo(GREETING))
     proxy = await harness.proxy(server.address, bind=TRUSTED)
     client = await harness.dial(proxy)
@@ -112,7 +112,7 @@ async def test_an_ipv4_address_in_ipv6_is_logged_as_ipv4(harness: ProxyHarness, 
         KINDS["LOCAL with a block"],
     ],
 )
-async def test_local_and_unknown_leave_the_real_address(harness: ProxyHarness, header: bytes) -> None:
+async def test_local_and_unknown_keep_connection_address(harness: ProxyHarness, header: bytes) -> None:
     server = await harness.server(greet_and_echo(GREETING))
     proxy = await harness.proxy(server.address, bind=TRUSTED)
     client = await harness.dial(proxy)
@@ -124,26 +124,26 @@ async def test_local_and_unknown_leave_the_real_address(harness: ProxyHarness, h
 
 
 @each_version
-@pytest.mark.parametrize("form", ["tcplog", "text"])
-async def test_in_other_logs(
-    harness: ProxyHarness, tmp_path: Path, form: str, header: bytes, client: str
+@pytest.mark.parametrize("log_format", ["tcplog", "text"])
+async def test_client_address_in_text_logs(
+    harness: ProxyHarness, tmp_path: Path, log_format: str, header: bytes, client: str
 ) -> None:
     server = await harness.server(greet_and_echo(GREETING))
     log = tmp_path / "other.log"
-    proxy = await harness.proxy(server.address, bind=TRUSTED, log={"format": form, "to": str(log)})
+    proxy = await harness.proxy(server.address, bind=TRUSTED, log={"format": log_format, "to": str(log)})
     connection = await harness.dial(proxy)
     peer = local_name(connection)
     await assert_served(connection, header)
     await connection.close()
-    if form == "text":
+    if log_format == "text":
         assert f"{client} by {peer} client-closed" in await harness.wait_for_line(log, "client-closed")
     else:  # HAProxy has no brackets
         line = await harness.wait_for_line(log, " -- ")
         assert line.startswith(client.replace("[", "").replace("]", "") + " [")
 
 
-async def test_the_health_check_of_a_proxy_in_front_is_no_news(harness: ProxyHarness) -> None:
-    """HAProxy's: LOCAL, and gone. It had an answer, and by default it has no line."""
+async def test_health_check_of_other_proxy_is_not_logged(harness: ProxyHarness) -> None:
+    """HAProxy sends LOCAL and closes. The check gets the greeting, and by default the session is not logged."""
     server = await harness.server(collect(GREETING))
     proxy = await harness.proxy(server.address, bind=TRUSTED, frontends={"f": {"log_null": False}})
     client = await harness.dial(proxy)
@@ -158,11 +158,11 @@ async def test_the_health_check_of_a_proxy_in_front_is_no_news(harness: ProxyHar
     assert (await harness.session())["end"] == "header-missing"
 
 
-# What is taken of the connection
+# Bytes behind the header
 
 
 @each_header
-async def test_single_bytes(harness: ProxyHarness, header: bytes, client: str) -> None:
+async def test_header_byte_by_byte(harness: ProxyHarness, header: bytes, client: str) -> None:
     server = await harness.server(greet_and_echo(GREETING))
     proxy = await harness.proxy(server.address, bind=TRUSTED)
     connection = await harness.dial(proxy)
@@ -175,27 +175,27 @@ async def test_single_bytes(harness: ProxyHarness, header: bytes, client: str) -
 
 
 @pytest.mark.parametrize("header", [V1_6, FULL], ids=["v1", "v2"])
-async def test_cut_anywhere(harness: ProxyHarness, header: bytes) -> None:
-    """In two pieces, each seen alone: the first is waited for more, the second has the server's connection behind it."""
+async def test_header_in_two_segments(harness: ProxyHarness, header: bytes) -> None:
+    """The proxy sees each part alone. It waits after the first and connects the server after the second."""
     server = await harness.server(greet_and_echo(GREETING))
     proxy = await harness.proxy(server.address, bind=TRUSTED)
     cuts = range(1, len(header), 2)
-    for count, cut in enumerate(cuts):
+    for sessions_before, cut in enumerate(cuts):
         client = await harness.dial(proxy)
         await client.send(header[:cut])
         await trio.testing.wait_all_tasks_blocked()
-        assert server.accepted == count
+        assert server.accepted == sessions_before
         await assert_served(client, header[cut:])
         await client.close()
     assert {line["end"] for line in await harness.sessions(len(cuts))} == {"client-closed"}
 
 
 @each_version
-async def test_nothing_behind_the_header_is_taken(harness: ProxyHarness, header: bytes, client: str) -> None:
+async def test_data_behind_header_reaches_server(harness: ProxyHarness, header: bytes, client: str) -> None:
     server = await harness.server(collect())
     proxy = await harness.proxy(server.address, bind=TRUSTED)
     connection = await harness.dial(proxy)
-    data = header + COMMAND + bytes(range(256)) * 100  # what looks like one more header is data, too
+    data = header + COMMAND + bytes(range(256)) * 100  # a second header is data
     await connection.send(header + data)
     await connection.close()
     line = await harness.session()
@@ -208,14 +208,14 @@ async def test_nothing_behind_the_header_is_taken(harness: ProxyHarness, header:
 @each_version
 @pytest.mark.parametrize("mode", ["tls", "passthrough"])
 @pytest.mark.parametrize("size", [None, 1], ids=["one-segment", "byte-by-byte"])
-async def test_tls_behind_the_header(
+async def test_tls_behind_header(
     harness: ProxyHarness, mode: str, size: int | None, header: bytes, client: str
 ) -> None:
-    passes = mode == "passthrough"
+    is_passthrough = mode == "passthrough"
     server = await harness.server(
-        greet_and_echo(GREETING), tls=harness.ca.server_context("localhost") if passes else None
+        greet_and_echo(GREETING), tls=harness.ca.server_context("localhost") if is_passthrough else None
     )
-    proxy = await harness.proxy(server.address, tls=not passes, bind={**TRUSTED, "mode": mode})
+    proxy = await harness.proxy(server.address, tls=not is_passthrough, bind={**TRUSTED, "mode": mode})
     connection = await harness.dial(proxy)
     if size is None:
         connection._outgoing.write(header)  # in one call with the ClientHello
@@ -229,28 +229,28 @@ async def test_tls_behind_the_header(
     assert (line["client"], line["sni"], line["end"]) == (client, "localhost", "client-closed")
 
 
-async def test_the_server_is_connected_only_then(harness: ProxyHarness) -> None:
+async def test_server_is_connected_after_whole_header(harness: ProxyHarness) -> None:
     server = await harness.server(greet_and_echo(GREETING))
     proxy = await harness.proxy(server.address, bind=TRUSTED)
     client = await harness.dial(proxy)
-    for piece in (V2[:1], V2[1:16], V2[16:-1]):
-        await client.send(piece)
+    for part in (V2[:1], V2[1:16], V2[16:-1]):
+        await client.send(part)
         await trio.testing.wait_all_tasks_blocked(0.01)
         assert (server.accepted, proxy.sessions) == (0, 1)
     await assert_served(client, V2[-1:])
     client.drop()
 
 
-# How it ends
+# Failures
 
 
 @frozen
 class Case:
-    """What a client sends and how it leaves, and the end of that."""
+    """What a client sends, how it ends its connection, and the expected end reason."""
 
     name: str
-    said: bytes
-    leave: str
+    sent: bytes
+    ending: str
     end: EndReason
     detail: str = ""
 
@@ -266,7 +266,7 @@ CASES = [
     Case("a part of v2, reset", V2[:-1], "reset", end_reasons.HEADER_ABORTED, "reset by peer"),
     Case("a command", COMMAND, "stay", end_reasons.HEADER_MISSING),
     Case("a command, closed", COMMAND, "close", end_reasons.HEADER_MISSING),
-    Case("a command that begins alike", b"PROX LOGIN user secret-password\r\n", "stay", end_reasons.HEADER_MISSING),
+    Case("a command that begins like v1", b"PROX LOGIN user secret-password\r\n", "stay", end_reasons.HEADER_MISSING),
     Case("a ClientHello", split_into_records(browser_client_hello()), "stay", end_reasons.HEADER_MISSING),
     Case("an empty line", b"\r\n\r\nQUIT\r\n\r\n\r\n", "stay", end_reasons.HEADER_MISSING),
     Case("v1 without end", b"PROXY TCP4 " + b"1" * 200, "stay", end_reasons.HEADER_INVALID, "longer than 107"),
@@ -278,7 +278,7 @@ CASES = [
     Case("too long", binary(length=0xFFFF), "stay", end_reasons.HEADER_INVALID, "16384 are read"),
     Case("a bad checksum", FULL[:-1] + b"\0", "stay", end_reasons.HEADER_INVALID, "checksum"),
     Case("UDP", KINDS["UDP4"], "stay", end_reasons.HEADER_UNHANDLED, "0x12"),
-    Case("a Unix socket's", KINDS["UNIX stream"], "stay", end_reasons.HEADER_UNHANDLED, "0x31"),
+    Case("Unix socket", KINDS["UNIX stream"], "stay", end_reasons.HEADER_UNHANDLED, "0x31"),
     Case("unspecified", KINDS["UNSPEC"], "stay", end_reasons.HEADER_UNHANDLED, "0x00"),
     Case("nothing, waits", b"", "stay", end_reasons.HEADER_TIMEOUT),
     Case("a part of v1, waits", V1[:-1], "stay", end_reasons.HEADER_TIMEOUT),
@@ -286,8 +286,8 @@ CASES = [
 ]  # fmt: skip
 
 
-# A Unix socket does not hold back what is too little; it knows no resets.
-SEEN_OTHERWISE = {
+# The cases that differ on a Unix socket: it has no low-water mark (SO_RCVLOWAT) and no resets.
+UNIX_SOCKET_CASES = {
     "nothing, closed",
     "a part of v1, closed",
     "a part of v2, closed",
@@ -301,32 +301,32 @@ SEEN_OTHERWISE = {
 }
 
 
-async def leave(client: Connection, way: str) -> None:
-    """Leave like this, or stay until sent away."""
+async def end_connection(client: Connection, ending: str) -> None:
+    """End a connection in this way, or stay until the proxy closes it."""
     with trio.fail_after(TIMEOUT_S):
-        if way == "half-close":
+        if ending == "half-close":
             await client.half_close()
-        if way in ("half-close", "stay"):
+        if ending in ("half-close", "stay"):
             await client.receive_until_end()
-    if way == "reset":
+    if ending == "reset":
         client.reset()
     else:
         client.drop()
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-async def test_end(harness: ProxyHarness, case: Case) -> None:
+async def test_failed_header_end_reasons(harness: ProxyHarness, case: Case) -> None:
     server = await harness.server()
-    changes = QUICK if case.end is end_reasons.HEADER_TIMEOUT else {}
+    changes = SHORT_TIMEOUT if case.end is end_reasons.HEADER_TIMEOUT else {}
     proxy = await harness.proxy(server.address, bind=TRUSTED, **changes)
     before = ResourceSnapshot.now()
     client = await harness.dial(proxy)
     peer = local_name(client)
-    if case.said:
-        await client.send(case.said)
-    if case.leave == "reset":
-        await trio.testing.wait_all_tasks_blocked(0.01)  # what it sent has been looked at
-    await leave(client, case.leave)
+    if case.sent:
+        await client.send(case.sent)
+    if case.ending == "reset":
+        await trio.testing.wait_all_tasks_blocked(0.01)  # until the proxy has peeked at the data
+    await end_connection(client, case.ending)
     line = await harness.session()
     await before.wait_until_restored()
     assert (line["end"], line["phase"], line["state"]) == (case.end.name, "proxy-header", None)
@@ -337,28 +337,28 @@ async def test_end(harness: ProxyHarness, case: Case) -> None:
     assert "secret-password" not in harness.log.read_text()
 
 
-async def test_messages_in_tcplog(harness: ProxyHarness, tmp_path: Path) -> None:
-    """In HAProxy's form and words."""
+async def test_failed_header_messages_match_haproxy(harness: ProxyHarness, tmp_path: Path) -> None:
+    """The log lines have HAProxy's form and sentences."""
     server = await harness.server()
     log = tmp_path / "tcp.log"
     proxy = await harness.proxy(
-        server.address, bind=TRUSTED, log={"format": "tcplog", "to": str(log)}, **QUICK
+        server.address, bind=TRUSTED, log={"format": "tcplog", "to": str(log)}, **SHORT_TIMEOUT
     )
-    told = list({case.end: case for case in CASES}.values())  # one of each
-    for case in told:
+    case_of_each_end = list({case.end: case for case in CASES}.values())  # one case for each end reason
+    for case in case_of_each_end:
         client = await harness.dial(proxy)
         peer = local_name(client)
-        if case.said:
-            await client.send(case.said)
-        if case.leave == "reset":
+        if case.sent:
+            await client.send(case.sent)
+        if case.ending == "reset":
             await trio.testing.wait_all_tasks_blocked(0.01)
-        await leave(client, case.leave)
+        await end_connection(client, case.ending)
         line = await harness.wait_for_line(log, f"{peer} ")
         date = r"\[\d\d/[A-Z][a-z][a-z]/\d{4}:\d\d:\d\d:\d\d\.\d{3}\]"
         assert re.fullmatch(rf"{re.escape(peer)} {date} f/B: {re.escape(case.end.state)}( \(.+\))?", line), (
             case.name
         )
-    assert {case.end.state for case in told} >= {
+    assert {case.end.state for case in case_of_each_end} >= {
         "Connection closed while waiting for PROXY protocol header",
         "Truncated PROXY protocol header received",
         "Connection error while waiting for PROXY protocol header",
@@ -369,7 +369,7 @@ async def test_messages_in_tcplog(harness: ProxyHarness, tmp_path: Path) -> None
     }
 
 
-async def test_nothing_and_closed_is_not_logged_by_default(harness: ProxyHarness) -> None:
+async def test_close_without_data_is_not_logged_by_default(harness: ProxyHarness) -> None:
     server = await harness.server()
     proxy = await harness.proxy(server.address, bind=TRUSTED, frontends={"f": {"log_null": False}})
     for _ in range(3):
@@ -383,13 +383,13 @@ async def test_nothing_and_closed_is_not_logged_by_default(harness: ProxyHarness
 
 
 @pytest.mark.parametrize("header", [V1, V2_LONG], ids=["v1", "v2"])
-@pytest.mark.parametrize("where", ["tcp", "unix"])
-async def test_trickling_does_not_stretch_the_limit(
-    harness: ProxyHarness, tmp_path: Path, where: str, header: bytes
+@pytest.mark.parametrize("family", ["tcp", "unix"])
+async def test_slow_header_does_not_extend_timeout(
+    harness: ProxyHarness, tmp_path: Path, family: str, header: bytes
 ) -> None:
     server = await harness.server()
-    bind = TRUSTED if where == "tcp" else on_unix(tmp_path)
-    proxy = await harness.proxy(server.address, bind=bind, **QUICK)
+    bind = TRUSTED if family == "tcp" else unix_bind(tmp_path)
+    proxy = await harness.proxy(server.address, bind=bind, **SHORT_TIMEOUT)
     client = await harness.dial(proxy)
     with pytest.raises(trio.BrokenResourceError), trio.fail_after(TIMEOUT_S):
         await client.send_in_pieces(header[:-1], 1, 0.05)
@@ -400,61 +400,59 @@ async def test_trickling_does_not_stretch_the_limit(
     assert server.accepted == 0
 
 
-@pytest.mark.parametrize("where", ["tcp", "unix"])
-async def test_a_part_is_waited_on_without_spinning(
-    harness: ProxyHarness, tmp_path: Path, where: str
-) -> None:
+@pytest.mark.parametrize("family", ["tcp", "unix"])
+async def test_partial_header_does_not_spin(harness: ProxyHarness, tmp_path: Path, family: str) -> None:
     server = await harness.server()
-    proxy = await harness.proxy(server.address, bind=TRUSTED if where == "tcp" else on_unix(tmp_path))
+    proxy = await harness.proxy(server.address, bind=TRUSTED if family == "tcp" else unix_bind(tmp_path))
     clients = []
     for part in (V1[:-1], V2[:5], V2_LONG[:-1]):
         clients.append(await harness.dial(proxy))
         await clients[-1].send(part)
-    most = FEW_STEPS if where == "tcp" else 3 * FEW_STEPS  # Unix sockets can only be looked at now and then
-    assert await count_steps() < most
+    max_steps = FEW_STEPS if family == "tcp" else 3 * FEW_STEPS  # Unix sockets are polled at intervals
+    assert await count_steps() < max_steps
     for client in clients:
         client.drop()
     assert {line["end"] for line in await harness.sessions(3)} == {"header-truncated"}
 
 
-async def test_the_rest_and_the_end_between_two_looks(
+async def test_rest_and_fin_between_two_peeks(
     harness: ProxyHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It looks, finds a part, and looks whether that was all: what has come in between is no end in the middle."""
+    """The peek finds a part, then tests for EOF. Data and FIN may arrive between both steps."""
     server = await harness.server(collect())
-    proxy = await harness.proxy(server.address, bind=on_unix(tmp_path))
+    proxy = await harness.proxy(server.address, bind=unix_bind(tmp_path))
     client = await harness.dial(proxy)
-    has_ended, ended = peek._has_ended, False
+    original_has_ended, is_completed = peek._has_ended, False
 
-    def end_meanwhile(sock: socket.socket) -> bool:
-        nonlocal ended
-        if not ended:
-            ended = True
-            raw = socket.socket(fileno=client.stream.socket.fileno())
-            raw.sendall(V2[-1:] + COMMAND)
-            raw.shutdown(socket.SHUT_WR)
-            raw.detach()
-        return has_ended(sock)
+    def complete_header_and_close(sock: socket.socket) -> bool:
+        nonlocal is_completed
+        if not is_completed:
+            is_completed = True
+            sock_of_client = socket.socket(fileno=client.stream.socket.fileno())
+            sock_of_client.sendall(V2[-1:] + COMMAND)
+            sock_of_client.shutdown(socket.SHUT_WR)
+            sock_of_client.detach()
+        return original_has_ended(sock)
 
-    monkeypatch.setattr(peek, "_has_ended", end_meanwhile)
+    monkeypatch.setattr(peek, "_has_ended", complete_header_and_close)
     await client.send(V2[:-1])
     line = await harness.session()
     client.drop()
-    assert ended
+    assert is_completed
     assert (line["client"], line["end"], line["bytes_in"]) == (IPV4, "client-closed", len(COMMAND))
 
 
-@pytest.mark.parametrize("said", [b"", V1, V2, COMMAND])
-async def test_others_are_not_trusted(harness: ProxyHarness, said: bytes) -> None:
-    """Nobody else may connect, with a header or without: at once, not after the time limit."""
+@pytest.mark.parametrize("sent", [b"", V1, V2, COMMAND])
+async def test_untrusted_address_is_rejected(harness: ProxyHarness, sent: bytes) -> None:
+    """Other addresses are rejected at once, with or without a header, not after the timeout."""
     server = await harness.server()
-    proxy = await harness.proxy(server.address, bind=FOREIGN)
+    proxy = await harness.proxy(server.address, bind=UNTRUSTED)
     before = ResourceSnapshot.now()
     client = await harness.dial(proxy)
     name = local_name(client)
-    with suppress(trio.BrokenResourceError):  # it may have been sent away
-        await client.send(said)
-    await leave(client, "stay")
+    with suppress(trio.BrokenResourceError):  # the proxy may have closed already
+        await client.send(sent)
+    await end_connection(client, "stay")
     line = await harness.session()
     await before.wait_until_restored()
     assert (line["end"], line["by"], line["phase"], line["state"]) == (
@@ -469,26 +467,26 @@ async def test_others_are_not_trusted(harness: ProxyHarness, said: bytes) -> Non
     assert server.accepted == 0
 
 
-async def test_others_in_tcplog(harness: ProxyHarness, tmp_path: Path) -> None:
+async def test_untrusted_address_in_tcplog(harness: ProxyHarness, tmp_path: Path) -> None:
     server = await harness.server()
     log = tmp_path / "tcp.log"
-    proxy = await harness.proxy(server.address, bind=FOREIGN, log={"format": "tcplog", "to": str(log)})
+    proxy = await harness.proxy(server.address, bind=UNTRUSTED, log={"format": "tcplog", "to": str(log)})
     client = await harness.dial(proxy)
     name = local_name(client)
-    await leave(client, "stay")
+    await end_connection(client, "stay")
     assert (await harness.wait_for_line(log, name)).endswith(
         "] f/B: Connection from an address that may not send a PROXY protocol header"
         f" ({name} is in none of the networks of accept_proxy)"
     )
 
 
-@pytest.mark.parametrize("said", [b"", V1[:20], V2[:20]])
-async def test_stopped_meanwhile(harness: ProxyHarness, said: bytes) -> None:
+@pytest.mark.parametrize("sent", [b"", V1[:20], V2[:20]])
+async def test_stop_during_header(harness: ProxyHarness, sent: bytes) -> None:
     server = await harness.server()
     proxy = await harness.proxy(server.address, bind=TRUSTED)
     client = await harness.dial(proxy)
-    if said:
-        await client.send(said)
+    if sent:
+        await client.send(sent)
     with trio.fail_after(TIMEOUT_S):
         while not proxy.sessions:  # noqa: ASYNC110 - a count, not an event
             await trio.sleep(0.005)
@@ -505,19 +503,19 @@ async def test_stopped_meanwhile(harness: ProxyHarness, said: bytes) -> None:
     )
 
 
-async def test_stuck_headers_harm_nobody(harness: ProxyHarness) -> None:
+async def test_stuck_headers_do_not_delay_others(harness: ProxyHarness) -> None:
     server = await harness.server(greet_and_echo(GREETING))
     proxy = await harness.proxy(server.address, bind=TRUSTED)
     before = ResourceSnapshot.now()
     stuck = [await harness.dial(proxy) for _ in range(60)]
     for number, client in enumerate(stuck):
-        if said := (b"", V1[:30], V2[:13], V2_LONG[:-1])[number % 4]:
-            await client.send(said)
-    assert await count_steps() < FEW_STEPS * 2, "nobody spins, however many they are"
+        if sent := (b"", V1[:30], V2[:13], V2_LONG[:-1])[number % 4]:
+            await client.send(sent)
+    assert await count_steps() < FEW_STEPS * 2, "60 stuck sessions do not spin"
     for header in (V1, V2, V2_LONG):
-        good = await harness.dial(proxy)
-        await assert_served(good, header)
-        await good.close()
+        working = await harness.dial(proxy)
+        await assert_served(working, header)
+        await working.close()
     await harness.sessions(3)
     assert proxy.sessions == len(stuck)
     for client in stuck:
@@ -527,17 +525,17 @@ async def test_stuck_headers_harm_nobody(harness: ProxyHarness) -> None:
     assert [line["end"] for line in lines].count("client-closed") == 3
 
 
-# Where a header is no must
+# Optional headers
 
 
 @pytest.mark.parametrize("mode", ["forward", "tls"])
-async def test_clients_from_elsewhere_need_none_where_it_is_optional(
+async def test_optional_header_from_untrusted_address_is_not_awaited(
     harness: ProxyHarness, mode: str
 ) -> None:
-    """The greeting comes although the client has said nothing: nobody waits to see whether a header comes."""
+    """The greeting comes although the client has sent nothing: the session does not wait for a header."""
     server = await harness.server(collect(GREETING))
     proxy = await harness.proxy(
-        server.address, tls=mode == "tls", bind={**FOREIGN, "proxy_optional": True, "mode": mode}
+        server.address, tls=mode == "tls", bind={**UNTRUSTED, "proxy_optional": True, "mode": mode}
     )
     client = await harness.dial(proxy, tls=mode == "tls")
     name = local_name(client)
@@ -549,10 +547,10 @@ async def test_clients_from_elsewhere_need_none_where_it_is_optional(
 
 
 @pytest.mark.parametrize("header", [V1, V2], ids=["v1", "v2"])
-async def test_a_header_from_elsewhere_is_data(harness: ProxyHarness, header: bytes) -> None:
-    """By the address alone: who is not trusted cannot say who he is."""
+async def test_optional_header_from_untrusted_address_is_data(harness: ProxyHarness, header: bytes) -> None:
+    """The decision depends on the address alone. An untrusted client cannot claim another address."""
     server = await harness.server(collect(GREETING))
-    proxy = await harness.proxy(server.address, bind={**FOREIGN, "proxy_optional": True})
+    proxy = await harness.proxy(server.address, bind={**UNTRUSTED, "proxy_optional": True})
     client = await harness.dial(proxy)
     name = local_name(client)
     await client.send(header)
@@ -566,12 +564,12 @@ async def test_a_header_from_elsewhere_is_data(harness: ProxyHarness, header: by
     assert bytes(server.connections[0].received) == header
 
 
-async def test_the_trusted_must_send_one_where_it_is_optional(harness: ProxyHarness) -> None:
+async def test_optional_header_is_required_from_trusted_address(harness: ProxyHarness) -> None:
     server = await harness.server(greet_and_echo(GREETING))
     proxy = await harness.proxy(server.address, bind={**TRUSTED, "proxy_optional": True})
     client = await harness.dial(proxy)
     await client.send(COMMAND)
-    await leave(client, "stay")
+    await end_connection(client, "stay")
     assert (await harness.session())["end"] == "header-missing"
     other = await harness.dial(proxy)
     await assert_served(other, V1)
@@ -582,23 +580,23 @@ async def test_the_trusted_must_send_one_where_it_is_optional(harness: ProxyHarn
 # Over a Unix socket
 
 
-def on_unix(folder: Path, **more: Any) -> dict[str, Any]:
-    return {"address": f"unix:{folder / 'p.sock'}", "accept_proxy": ["unix"], **more}
+def unix_bind(folder: Path, **options: Any) -> dict[str, Any]:
+    return {"address": f"unix:{folder / 'p.sock'}", "accept_proxy": ["unix"], **options}
 
 
 @each_version
 @pytest.mark.parametrize("pause", [None, 0.001], ids=["at-once", "byte-by-byte"])
-async def test_over_a_unix_socket(
+async def test_header_over_unix_socket(
     harness: ProxyHarness, tmp_path: Path, pause: float | None, header: bytes, client: str
 ) -> None:
     server = await harness.server(greet_and_echo(GREETING))
-    proxy = await harness.proxy(server.address, bind=on_unix(tmp_path))
+    proxy = await harness.proxy(server.address, bind=unix_bind(tmp_path))
     connection = await harness.dial(proxy)
     if pause is not None:
         with trio.fail_after(TIMEOUT_S):
-            begin = header[:100]  # a longer one is slow for no new reason
-            await connection.send_in_pieces(begin, 1, pause)
-            header = header[len(begin) :]
+            first_bytes = header[:100]  # a longer part only makes the test slower
+            await connection.send_in_pieces(first_bytes, 1, pause)
+            header = header[len(first_bytes) :]
     await assert_served(connection, header)
     await connection.close()
     line = await harness.session()
@@ -606,9 +604,9 @@ async def test_over_a_unix_socket(
 
 
 @pytest.mark.parametrize("header", [KINDS["LOCAL"], b"PROXY UNKNOWN\r\n"], ids=["v2", "v1"])
-async def test_local_over_a_unix_socket(harness: ProxyHarness, tmp_path: Path, header: bytes) -> None:
+async def test_local_header_over_unix_socket(harness: ProxyHarness, tmp_path: Path, header: bytes) -> None:
     server = await harness.server(greet_and_echo(GREETING))
-    proxy = await harness.proxy(server.address, bind=on_unix(tmp_path))
+    proxy = await harness.proxy(server.address, bind=unix_bind(tmp_path))
     client = await harness.dial(proxy)
     await assert_served(client, header)
     await client.close()
@@ -618,18 +616,18 @@ async def test_local_over_a_unix_socket(harness: ProxyHarness, tmp_path: Path, h
 
 @pytest.mark.parametrize(
     "case",
-    [case for case in CASES if case.name in SEEN_OTHERWISE],
+    [case for case in CASES if case.name in UNIX_SOCKET_CASES],
     ids=lambda case: case.name,
 )
-async def test_end_over_a_unix_socket(harness: ProxyHarness, tmp_path: Path, case: Case) -> None:
+async def test_failed_header_over_unix_socket(harness: ProxyHarness, tmp_path: Path, case: Case) -> None:
     server = await harness.server()
-    changes = QUICK if case.end is end_reasons.HEADER_TIMEOUT else {}
-    proxy = await harness.proxy(server.address, bind=on_unix(tmp_path), **changes)
+    changes = SHORT_TIMEOUT if case.end is end_reasons.HEADER_TIMEOUT else {}
+    proxy = await harness.proxy(server.address, bind=unix_bind(tmp_path), **changes)
     before = ResourceSnapshot.now()
     client = await harness.dial(proxy)
-    if case.said:
-        await client.send(case.said)
-    await leave(client, case.leave)
+    if case.sent:
+        await client.send(case.sent)
+    await end_connection(client, case.ending)
     line = await harness.session()
     await before.wait_until_restored()
     assert (line["end"], line["client"]) == (case.end.name, "unix:1")
@@ -637,7 +635,7 @@ async def test_end_over_a_unix_socket(harness: ProxyHarness, tmp_path: Path, cas
     assert server.accepted == 0
 
 
-# What goes by the addresses of the header
+# Use of the header's addresses
 
 
 @pytest.mark.parametrize(
@@ -652,7 +650,7 @@ async def test_end_over_a_unix_socket(harness: ProxyHarness, tmp_path: Path, cas
         (KINDS["LOCAL"], b"* real\r\n"),
     ],
 )
-async def test_routes_go_by_the_header(harness: ProxyHarness, header: bytes, greeting: bytes) -> None:
+async def test_routes_use_header_addresses(harness: ProxyHarness, header: bytes, greeting: bytes) -> None:
     names = ("default", "office", "port", "real")
     servers = {name: await harness.server(collect(f"* {name}\r\n".encode())) for name in names}
     proxy = await harness.proxy(
@@ -678,7 +676,7 @@ async def test_routes_go_by_the_header(harness: ProxyHarness, header: bytes, gre
 
 
 @pytest.mark.parametrize("version", [1, 2])
-async def test_a_server_without_a_port_is_asked_at_the_headers(harness: ProxyHarness, version: int) -> None:
+async def test_server_without_port_gets_port_of_header(harness: ProxyHarness, version: int) -> None:
     server = await harness.server(collect(GREETING))
     port = int(server.address.rpartition(":")[2])
     proxy = await harness.proxy("127.0.0.1", bind=TRUSTED)
@@ -694,7 +692,7 @@ async def test_a_server_without_a_port_is_asked_at_the_headers(harness: ProxyHar
     assert (await harness.session())["server_address"] == server.address
 
 
-# Cancelled
+# Cancellation
 
 
 @pytest.mark.parametrize("tls", [False, True])
@@ -702,7 +700,7 @@ async def test_cancelled_at_every_step(harness: ProxyHarness, tls: bool) -> None
     server = await harness.server((Send(GREETING), Collect()))
     mapping = harness.mapping(server.address, tls=tls, bind=TRUSTED)
 
-    async def visit(address: str) -> None:
+    async def run_client(address: str) -> None:
         async with await dial(address) as client:
             await client.send(V2[:20])
             await trio.lowlevel.checkpoint()
@@ -712,8 +710,14 @@ async def test_cancelled_at_every_step(harness: ProxyHarness, tls: bool) -> None
             await client.send(COMMAND)
             await client.receive_until_end()
 
-    await cancel_at_every_step(mapping, visit)
-    assert server.accepted > 0, "some got as far as the server"
-    ended = {line["end"] for line in harness.lines() if line["event"] == "session"}
-    assert ended <= {"header-stopped", "handshake-stopped", "stopped-connecting", "stopped", "client-closed"}
-    assert "header-stopped" in ended
+    await cancel_at_every_step(mapping, run_client)
+    assert server.accepted > 0, "some runs reach the server"
+    end_reasons_logged = {line["end"] for line in harness.lines() if line["event"] == "session"}
+    assert end_reasons_logged <= {
+        "header-stopped",
+        "handshake-stopped",
+        "stopped-connecting",
+        "stopped",
+        "client-closed",
+    }
+    assert "header-stopped" in end_reasons_logged

@@ -1,4 +1,4 @@
-"""Moments: a server or a client goes just when something else happens."""
+"""Races: a server goes down or a client closes at the same moment as another event."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from tests.support.proxy.relays import ON_BOTH
 
 
 @pytest.mark.parametrize("redispatch", [True, 1])
-async def test_a_server_that_is_alone_is_not_taken_for_another_one(
+async def test_only_server_is_retried_without_redispatch(
     cluster: BackendCluster, redispatch: bool | int
 ) -> None:
-    """HAProxy: 3, not +3; wretr 3, wredis 0."""
+    """HAProxy logs 3, not +3, and counts wretr 3, wredis 0."""
     await cluster.add_refusing_servers("s1")
     await cluster.start_proxy(retries=3, redispatch=redispatch, tcplog=True, timeouts={"connect": "60ms"})
     await assert_rejected(await cluster.connect_client())
@@ -35,8 +35,8 @@ async def test_a_server_that_is_alone_is_not_taken_for_another_one(
     assert (cluster.counts("s1").retries, cluster.counts("s1").redispatches) == (3, 0)
 
 
-async def test_a_server_that_goes_in_the_pause_before_it_is_tried_anew(cluster: BackendCluster) -> None:
-    """Both refused; the session pauses before the first one; that one goes for maintenance, and must not be used."""
+async def test_server_in_maintenance_during_pause_is_not_retried(cluster: BackendCluster) -> None:
+    """Both servers refuse. The first goes to maintenance in the pause before its retry and must not be used."""
     one = await cluster.add_server("one", is_open=False)
     two = await cluster.add_server("two", is_open=False)
     await cluster.start_proxy(retries=9, balance="first")  # pauses of 1 s
@@ -62,57 +62,59 @@ class AtStep(trio.abc.Instrument):
 
 
 @ON_BOTH
-@pytest.mark.parametrize(("tls", "waits"), [(False, True), (True, False)])
-async def test_whenever_it_goes_nobody_is_left_there(cluster: BackendCluster, tls: bool, waits: bool) -> None:
-    """At every step of who comes, or of who is given the place of one that leaves."""
+@pytest.mark.parametrize(("tls", "has_waiter"), [(False, True), (True, False)])
+async def test_maintenance_at_every_step_leaves_no_session(
+    cluster: BackendCluster, tls: bool, has_waiter: bool
+) -> None:
+    """The server goes at every step of a new session, or of a waiter that gets the slot of a closed client."""
     context = cluster.harness.ca.server_context("127.0.0.1") if tls else None
     await cluster.add_server("s1", tls=context, max_sessions=1)
     await cluster.add_server("s2", tls=context)
     await cluster.start_proxy(retries=3, balance="first", backend_tls=tls, on_marked_down="shutdown-sessions")
     one, two = cluster.states["s1"], cluster.states["s2"]
-    left_there = []
+    steps_with_session_left = []
     for step in count(1):
-        here = waiting = None
-        if waits:
+        current = waiter = None
+        if has_waiter:
             two.set_state("maint")
-            here, waiting = await cluster.connect_greeted(), await cluster.connect_queued()
+            current, waiter = await cluster.connect_greeted(), await cluster.connect_queued()
         instrument = AtStep(step, lambda: one.set_state("maint"))
         trio.lowlevel.add_instrument(instrument)
-        if here is not None:
-            here.drop()
-        client = waiting or await cluster.connect_client()
+        if current is not None:
+            current.drop()
+        client = waiter or await cluster.connect_client()
         with trio.move_on_after(0.2):
             await receive_server_name(client)
         trio.lowlevel.remove_instrument(instrument)
         await trio.testing.wait_all_tasks_blocked(0.02)
         if one.sessions and instrument.left <= 0:
-            left_there.append(step)
+            steps_with_session_left.append(step)
         client.drop()
         two.set_state("ready")
         one.set_state("ready")
         await cluster.harness.wait_until_idle()
         if instrument.left > 0:
             break
-    assert left_there == []
+    assert steps_with_session_left == []
 
 
-async def test_a_place_at_a_server_that_goes_in_the_same_moment(cluster: BackendCluster) -> None:
-    """Maintenance takes nobody: who was just given the place goes elsewhere."""
+async def test_slot_freed_as_server_goes_to_maintenance(cluster: BackendCluster) -> None:
+    """A server in maintenance takes no sessions: the waiter that was just given the slot goes elsewhere."""
     one = await cluster.add_server("s1", max_sessions=1)
     await cluster.add_server("s2")
     await cluster.start_proxy(balance="first")
     cluster.states["s2"].set_state("maint")
-    place = cluster.pool.acquire()
-    assert place is not None
+    server = cluster.pool.acquire()
+    assert server is not None
     client = await cluster.connect_queued()
-    cluster.pool.release(place)
+    cluster.pool.release(server)
     cluster.states["s2"].set_state("ready")
     cluster.states["s1"].set_state("maint")
     assert await receive_server_name(client) == "s2"
     assert one.accepted == 0
 
 
-async def test_a_client_that_has_said_something_and_resets_leaves_the_line(cluster: BackendCluster) -> None:
+async def test_reset_client_with_unread_data_leaves_queue(cluster: BackendCluster) -> None:
     await cluster.add_server("s1", max_sessions=1)
     await cluster.start_proxy()
     await cluster.connect_greeted()
@@ -124,7 +126,7 @@ async def test_a_client_that_has_said_something_and_resets_leaves_the_line(clust
         await cluster.wait_for_queued(0)
 
 
-async def test_a_client_that_has_said_something_and_resets_is_not_connected_any_more(
+async def test_reset_client_with_unread_data_ends_connecting(
     cluster: BackendCluster,
 ) -> None:
     await cluster.add_unanswering_server("s1")
@@ -138,8 +140,11 @@ async def test_a_client_that_has_said_something_and_resets_is_not_connected_any_
         await cluster.harness.wait_until_idle()
 
 
-async def test_who_lost_its_own_server_while_it_waited_was_taken_elsewhere(cluster: BackendCluster) -> None:
-    """HAProxy: +0 1/0, wredis 1 (ours: 0 1/1, or 1/0 where the other had a place)."""
+async def test_sticky_waiter_moved_elsewhere_counts_as_redispatch(cluster: BackendCluster) -> None:
+    """HAProxy logs +0 1/0 and counts wredis 1.
+
+    mailproxy once logged 0 1/1, or 0 1/0 if the other server had a free slot.
+    """
     await cluster.add_server("s1", max_sessions=1)
     await cluster.add_server("s2")
     await cluster.start_proxy(introduced=True, tcplog=True, stick={"on": "source"}, balance="first")
@@ -153,8 +158,8 @@ async def test_who_lost_its_own_server_while_it_waited_was_taken_elsewhere(clust
     assert cluster.counts("s1").redispatches == 1
 
 
-async def test_who_finds_out_that_a_server_is_down_is_taken_elsewhere(cluster: BackendCluster) -> None:
-    """Its own failure marks the server down, whose sessions end; it is none of them."""
+async def test_failure_marking_server_down_redispatches_own_session(cluster: BackendCluster) -> None:
+    """The session's failure marks the server down, which ends the server's sessions, but not this one."""
     one = await cluster.add_server("s1")
     await cluster.add_server("s2")
     await cluster.start_proxy(
@@ -172,15 +177,15 @@ async def test_who_finds_out_that_a_server_is_down_is_taken_elsewhere(cluster: B
     await assert_served(client)
 
 
-async def test_a_server_that_goes_before_it_is_told_who_comes(
+async def test_failed_proxy_header_leaves_no_socket(
     cluster: BackendCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The harness finds the sockets that are left."""
+    """ResourceSnapshot finds sockets that are left."""
 
-    def go(*_: object) -> None:
+    def refuse(*_: object) -> None:
         raise ServerRefusedError("gone")
 
-    monkeypatch.setattr("mailproxy.proxy.session.dispatch.send_header", go)
+    monkeypatch.setattr("mailproxy.proxy.session.dispatch.send_header", refuse)
     await cluster.add_server("s1")
     await cluster.start_proxy(send_proxy="v2")
     before = ResourceSnapshot.now()

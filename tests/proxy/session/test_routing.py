@@ -1,4 +1,4 @@
-"""Which way a client goes: the first route of which all that it asks for holds."""
+"""Routes: which conditions match a client, and which route is selected."""
 
 from __future__ import annotations
 
@@ -39,23 +39,25 @@ def route(keys: str) -> Route:
     return Route(frontend(f'{{ {keys}, backend = "a" }}').routes[0])
 
 
-def caller(
+def client_info(
     source: tuple[str, int] | None = ("192.0.2.9", 40000), port: int | None = 993, **facts: Any
 ) -> ClientInfo:
-    """A client of whom this is known."""
+    """Return a client with these addresses and facts."""
     listener = cast("Listener", SimpleNamespace(number=1, port=port, only_address=("192.0.2.1", port)))
     return ClientInfo(listener, source, cast("socket.socket", None), **facts)
 
 
-def asking_for(name: str | None, *alpn: str) -> ClientInfo:
-    return caller(hello=ClientHello(server_name=name, alpn=tuple(protocol.encode() for protocol in alpn)))
+def client_with_server_name(name: str | None, *alpn: str) -> ClientInfo:
+    return client_info(
+        hello=ClientHello(server_name=name, alpn=tuple(protocol.encode() for protocol in alpn))
+    )
 
 
-# Names.
+# Server names
 
 
 @pytest.mark.parametrize(
-    ("name", "fits"),
+    ("name", "is_match"),
     [
         ("imap.example.com", True),
         ("pop.example.com", False),
@@ -65,12 +67,12 @@ def asking_for(name: str | None, *alpn: str) -> ClientInfo:
         (None, False),
     ],
 )
-def test_an_exact_name(name: str | None, fits: bool) -> None:
-    assert route('sni = ["IMAP.example.com"]').matches(asking_for(name)) == fits
+def test_sni_exact_name(name: str | None, is_match: bool) -> None:
+    assert route('sni = ["IMAP.example.com"]').matches(client_with_server_name(name)) == is_match
 
 
 @pytest.mark.parametrize(
-    ("name", "fits"),
+    ("name", "is_match"),
     [
         ("imap.example.com", True),
         ("xn--bcher-kva.example.com", True),
@@ -82,33 +84,33 @@ def test_an_exact_name(name: str | None, fits: bool) -> None:
         (None, False),
     ],
 )
-def test_a_wildcard_covers_one_label(name: str | None, fits: bool) -> None:
-    assert route('sni = ["*.example.com"]').matches(asking_for(name)) == fits
+def test_sni_wildcard_covers_single_label(name: str | None, is_match: bool) -> None:
+    assert route('sni = ["*.example.com"]').matches(client_with_server_name(name)) == is_match
 
 
-def test_one_of_several_names_is_enough() -> None:
-    several = route('sni = ["*.example.com", "example.com", "localhost"]')
+def test_sni_list_matches_any_name() -> None:
+    multiple = route('sni = ["*.example.com", "example.com", "localhost"]')
     for name in ("example.com", "imap.example.com", "localhost"):
-        assert several.matches(asking_for(name))
-    assert not several.matches(asking_for("a.localhost"))
+        assert multiple.matches(client_with_server_name(name))
+    assert not multiple.matches(client_with_server_name("a.localhost"))
 
 
-def test_sni_false_is_for_clients_without_a_name() -> None:
-    nameless = route("sni = false")
-    assert nameless.matches(asking_for(None))
-    assert not nameless.matches(asking_for("imap.example.com"))
+def test_sni_false_matches_clients_without_name() -> None:
+    without_name = route("sni = false")
+    assert without_name.matches(client_with_server_name(None))
+    assert not without_name.matches(client_with_server_name("imap.example.com"))
 
 
 @pytest.mark.parametrize("keys", ['sni = ["imap.example.com"]', "sni = false", 'alpn = ["imap"]'])
-def test_without_a_hello_nothing_is_known_of_names(keys: str) -> None:
-    assert not route(keys).matches(caller())
+def test_sni_and_alpn_need_client_hello(keys: str) -> None:
+    assert not route(keys).matches(client_info())
 
 
-# Application protocols.
+# Application protocols
 
 
 @pytest.mark.parametrize(
-    ("offered", "fits"),
+    ("offered", "is_match"),
     [
         (("imap",), True),
         (("h2", "pop3"), True),
@@ -118,15 +120,15 @@ def test_without_a_hello_nothing_is_known_of_names(keys: str) -> None:
         ((), False),
     ],
 )
-def test_one_of_the_protocols_that_a_client_offers_is_enough(offered: tuple[str, ...], fits: bool) -> None:
-    assert route('alpn = ["imap", "pop3"]').matches(asking_for(None, *offered)) == fits
+def test_alpn_matches_any_offered_protocol(offered: tuple[str, ...], is_match: bool) -> None:
+    assert route('alpn = ["imap", "pop3"]').matches(client_with_server_name(None, *offered)) == is_match
 
 
-# Clients.
+# Client addresses
 
 
 @pytest.mark.parametrize(
-    ("host", "fits"),
+    ("host", "is_match"),
     [
         ("10.1.2.3", True),
         ("11.1.2.3", False),
@@ -136,41 +138,42 @@ def test_one_of_the_protocols_that_a_client_offers_is_enough(offered: tuple[str,
         ("2001:db9::1", False),
     ],
 )
-def test_clients_of_a_network(host: str, fits: bool) -> None:
-    assert route('client = ["10.0.0.0/8", "2001:db8::/32"]').matches(caller((host, 1))) == fits
+def test_client_network(host: str, is_match: bool) -> None:
+    assert route('client = ["10.0.0.0/8", "2001:db8::/32"]').matches(client_info((host, 1))) == is_match
 
 
-def test_clients_of_a_unix_socket_are_of_no_network() -> None:
-    assert not route('client = ["0.0.0.0/0", "::/0"]').matches(caller(None, None))
+def test_unix_socket_client_matches_no_network() -> None:
+    assert not route('client = ["0.0.0.0/0", "::/0"]').matches(client_info(None, None))
 
 
-@pytest.mark.parametrize(("host", "fits"), [("10.1.2.3", True), ("192.0.2.9", False)])
-def test_the_client_is_the_one_that_a_header_tells_of(host: str, fits: bool) -> None:
-    client = caller(None)
+@pytest.mark.parametrize(("host", "is_match"), [("10.1.2.3", True), ("192.0.2.9", False)])
+def test_client_address_of_proxy_header(host: str, is_match: bool) -> None:
+    client = client_info(None)
     client.apply_proxy_header(HeaderV1(protocol="TCP4", source=(host, 1), destination=("192.0.2.1", 993)))
-    assert route('client = ["10.0.0.0/8"]').matches(client) == fits
+    assert route('client = ["10.0.0.0/8"]').matches(client) == is_match
 
 
-def test_a_header_that_tells_of_nobody_leaves_the_client_who_it_is() -> None:
+def test_header_without_addresses_keeps_client_address() -> None:
     for header in (HeaderV1(protocol="UNKNOWN"), HeaderV2(command=Command.LOCAL)):
-        client = caller(("10.1.2.3", 1))
+        client = client_info(("10.1.2.3", 1))
         client.apply_proxy_header(header)
         assert route('client = ["10.0.0.0/8"]').matches(client)
 
 
-# Ports.
+# Ports
 
 
-@pytest.mark.parametrize(("port", "fits"), [(993, True), (994, True), (143, False), (None, False)])
-def test_the_port_that_a_client_connected_to(port: int | None, fits: bool) -> None:
+@pytest.mark.parametrize(("port", "is_match"), [(993, True), (994, True), (143, False), (None, False)])
+def test_port(port: int | None, is_match: bool) -> None:
     assert (
-        route("port = [993, 994]").matches(caller(None if port is None else ("192.0.2.9", 1), port)) == fits
+        route("port = [993, 994]").matches(client_info(None if port is None else ("192.0.2.9", 1), port))
+        == is_match
     )
 
 
 @pytest.mark.parametrize("port", [993, 143])
-def test_the_port_may_be_one_that_a_header_tells_of(port: int) -> None:
-    client = caller(port=10993)
+def test_port_of_proxy_header(port: int) -> None:
+    client = client_info(port=10993)
     client.apply_proxy_header(
         HeaderV2(
             command=Command.PROXY, protocol=Protocol.TCP4, source=("192.0.2.9", 1), destination=("192.0.2.1", port)
@@ -179,55 +182,60 @@ def test_the_port_may_be_one_that_a_header_tells_of(port: int) -> None:
     assert route("port = [993]").matches(client) == (port == 993)
 
 
-# All of it.
+# Combinations and order
 
 
-def test_all_that_is_asked_for_must_hold() -> None:
-    all_of_it = route('sni = ["imap.example.com"], alpn = ["imap"], client = ["192.0.2.0/24"], port = [993]')
+def test_all_conditions_must_match() -> None:
+    route_with_all = route(
+        'sni = ["imap.example.com"], alpn = ["imap"], client = ["192.0.2.0/24"], port = [993]'
+    )
     hello = ClientHello(server_name="imap.example.com", alpn=(b"imap",))
-    assert all_of_it.matches(caller(hello=hello))
+    assert route_with_all.matches(client_info(hello=hello))
     for client in (
-        caller(hello=ClientHello(server_name="imap.example.com")),
-        caller(hello=ClientHello(alpn=(b"imap",))),
-        caller(("198.51.100.1", 1), hello=hello),
-        caller(port=994, hello=hello),
-        caller(),
+        client_info(hello=ClientHello(server_name="imap.example.com")),
+        client_info(hello=ClientHello(alpn=(b"imap",))),
+        client_info(("198.51.100.1", 1), hello=hello),
+        client_info(port=994, hello=hello),
+        client_info(),
     ):
-        assert not all_of_it.matches(client)
+        assert not route_with_all.matches(client)
 
 
-def test_who_asks_for_nothing_takes_everybody() -> None:
-    everybody = route('mode = "passthrough"')
-    for client in (caller(), caller(None, None), asking_for(None)):
-        assert everybody.matches(client)
+def test_route_without_conditions_matches_all() -> None:
+    unconditional = route('mode = "passthrough"')
+    for client in (client_info(), client_info(None, None), client_with_server_name(None)):
+        assert unconditional.matches(client)
 
 
-def chosen(routes: str, client: ClientInfo) -> str | None:
-    found = Routes(frontend(routes).routes, "f").select(client)
-    return None if found is None else found.backend or "rejected"
+def select(routes: str, client: ClientInfo) -> str | None:
+    selected = Routes(frontend(routes).routes, "f").select(client)
+    return None if selected is None else selected.backend or "rejected"
 
 
-def test_the_first_that_fits_wins() -> None:
+def test_first_matching_route_is_selected() -> None:
     routes = """
         { sni = ["imap.example.com"], backend = "a" }, { sni = ["*.example.com"], backend = "b" },
         { client = ["192.0.2.0/24"], reject = true }, { backend = "a" }
     """
-    assert chosen(routes, asking_for("imap.example.com")) == "a"
-    assert chosen(routes, asking_for("pop.example.com")) == "b"
-    assert chosen(routes, asking_for(None)) == "rejected"
-    assert chosen(routes, caller(("198.51.100.1", 1))) == "a"
+    assert select(routes, client_with_server_name("imap.example.com")) == "a"
+    assert select(routes, client_with_server_name("pop.example.com")) == "b"
+    assert select(routes, client_with_server_name(None)) == "rejected"
+    assert select(routes, client_info(("198.51.100.1", 1))) == "a"
 
 
-def test_none_leaves_the_frontends_own_way() -> None:
-    assert chosen('{ sni = ["imap.example.com"], backend = "a" }', asking_for("pop.example.com")) is None
-    assert chosen("", asking_for("imap.example.com")) is None
+def test_no_matching_route_selects_none() -> None:
+    assert (
+        select('{ sni = ["imap.example.com"], backend = "a" }', client_with_server_name("pop.example.com"))
+        is None
+    )
+    assert select("", client_with_server_name("imap.example.com")) is None
 
 
-# Whether to wait for a hello.
+# Binds without a ClientHello
 
 
-def test_a_clear_port_beside_a_port_of_tls_knows_no_names() -> None:
-    read = mailproxy.from_mapping(
+def test_sni_route_ignores_forward_bind() -> None:
+    frontend_config = mailproxy.from_mapping(
         {
             "frontends": {
                 "f": {
@@ -239,5 +247,5 @@ def test_a_clear_port_beside_a_port_of_tls_knows_no_names() -> None:
             "backends": {"b": {"servers": ["192.0.2.1:143"]}},
         }
     ).frontends["f"]
-    routes = Routes(read.routes, "f")
-    assert routes.select(caller(port=143)) is None
+    routes = Routes(frontend_config.routes, "f")
+    assert routes.select(client_info(port=143)) is None

@@ -1,4 +1,4 @@
-"""Routes by what a ClientHello says: who comes to which server, with whose certificate, and how the others end."""
+"""Routes by ClientHello: the selected server and certificate, rejections, and invalid ClientHellos."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.support.protocol.client_hellos import (
 from tests.support.proxy.proxy_harness import TIMEOUT_S, Line, ProxyHarness, ResourceSnapshot
 from tests.support.proxy.task_steps import FEW_STEPS, cancel_at_every_step, count_steps
 
-QUICK: dict[str, Any] = {"timeouts": {"handshake": "200ms"}}
+SHORT_TIMEOUT: dict[str, Any] = {"timeouts": {"handshake": "200ms"}}
 COMMAND = b"a1 NOOP\r\n"
 
 DECODE_ERROR = b"\x15\3\3\0\2\2\x32"
@@ -44,10 +44,10 @@ UNRECOGNIZED_NAME = b"\x15\3\3\0\2\2\x70"
 
 
 @define
-class Names:
-    """A proxy whose backends are called after what their servers say: ``a`` greets with ``* a``.
+class RoutedProxy:
+    """A proxy with routes whose backends are named after their greeting: ``a`` greets with ``* a``.
 
-    Those called ``tls-...`` speak TLS themselves, with a certificate for ``NAME.server.example``.
+    Servers named ``tls-...`` speak TLS, with a certificate for ``NAME.server.example``.
     """
 
     harness: ProxyHarness
@@ -65,8 +65,8 @@ class Names:
         self, routes: Sequence[Mapping[str, Any]], *backends: str, mode: str = "tls", **changes: Any
     ) -> Line:
         for name in backends:
-            ours = name.startswith("tls-")
-            context = self.harness.ca.server_context(f"{name}.server.example") if ours else None
+            has_tls = name.startswith("tls-")
+            context = self.harness.ca.server_context(f"{name}.server.example") if has_tls else None
             self.servers[name] = await self.harness.server(greet_and_echo(greeting(name)), tls=context)
         mapping = self.harness.mapping(
             tls=mode == "tls",
@@ -86,7 +86,7 @@ class Names:
     async def dial(
         self, name: str | None = None, *protocols: str, context: ssl.SSLContext | None = None
     ) -> Connection:
-        """With a handshake; the certificate's name is not verified but looked at by the test."""
+        """Connect a client with a handshake. The tests compare the certificate's name."""
         return await dial(self.address, tls=context or self.context(*protocols), server_name=name)
 
     def context(self, *protocols: str) -> ssl.SSLContext:
@@ -102,23 +102,23 @@ class Names:
 
 
 @pytest.fixture
-def names(harness: ProxyHarness) -> Names:
-    return Names(harness)
+def routed(harness: ProxyHarness) -> RoutedProxy:
+    return RoutedProxy(harness)
 
 
 def greeting(name: str) -> bytes:
     return f"* {name}\r\n".encode()
 
 
-def certified(client: Connection) -> str:
-    """The first name of the certificate that a client got."""
+def certificate_name(client: Connection) -> str:
+    """Return the first name of the certificate that a client got."""
     assert client.tls is not None
-    shown: Any = client.tls.getpeercert()
-    return str(shown["subjectAltName"][0][1])
+    certificate: Any = client.tls.getpeercert()
+    return str(certificate["subjectAltName"][0][1])
 
 
-async def heard(client: Connection) -> str:
-    """The server that a client is talking to; it has left afterwards."""
+async def talk_and_close(client: Connection) -> str:
+    """Return the name of the server that a client is connected to, and close the client."""
     with trio.fail_after(TIMEOUT_S):
         line = await client.receive_line()
         await client.send(COMMAND)
@@ -127,10 +127,10 @@ async def heard(client: Connection) -> str:
     return line.decode().removeprefix("* ").strip()
 
 
-def real_hello(
+def openssl_client_hello(
     name: str | None, *protocols: str
 ) -> tuple[ssl.SSLObject, ssl.MemoryBIO, ssl.MemoryBIO, bytes]:
-    """OpenSSL's own ClientHello as a message without records, and the handshake that it belongs to."""
+    """Return OpenSSL's own ClientHello as a message without records, and the handshake that it belongs to."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -143,7 +143,7 @@ def real_hello(
     return tls, incoming, outgoing, outgoing.read()[5:]
 
 
-# Who comes where
+# Selection
 
 ROUTES: list[Line] = [
     {"sni": ["exact.example.com", "Other.Example.COM"], "backend": "exact"},
@@ -165,7 +165,7 @@ CASES: list[tuple[str | None, tuple[str, ...], str]] = [
     ("example.com", (), "default"),
     ("elsewhere.example", (), "default"),
     (None, (), "nameless"),
-    (None, ("pop3",), "nameless"),  # the first that fits
+    (None, ("pop3",), "nameless"),  # the first match
     ("elsewhere.example", ("pop3",), "alpn"),
     ("elsewhere.example", ("http/1.1", "managesieve"), "alpn"),
     ("elsewhere.example", ("imap",), "default"),
@@ -178,104 +178,114 @@ CASES: list[tuple[str | None, tuple[str, ...], str]] = [
 
 
 @pytest.mark.parametrize("mode", ["tls", "passthrough"])
-async def test_each_route(harness: ProxyHarness, names: Names, mode: str) -> None:
+async def test_route_selects_backend(harness: ProxyHarness, routed: RoutedProxy, mode: str) -> None:
     backends = ["exact", "star", "nameless", "alpn", "both", "far", "near", "default"]
     prefix = "tls-" if mode == "passthrough" else ""
     routes = [{**route, "backend": f"{prefix}{route['backend']}"} for route in ROUTES]
-    await names.run(routes, *(prefix + name for name in backends), mode=mode, backend=f"{prefix}default")
+    await routed.run(routes, *(prefix + name for name in backends), mode=mode, backend=f"{prefix}default")
     before = ResourceSnapshot.now()
-    for number, (asked, protocols, backend) in enumerate(CASES, 1):
-        client = await names.dial(asked, *protocols)
-        served_by = "localhost" if mode == "tls" else f"tls-{backend}.server.example"
-        assert certified(client) == served_by, asked
-        assert await heard(client) == prefix + backend, asked
+    for number, (requested_name, protocols, backend) in enumerate(CASES, 1):
+        client = await routed.dial(requested_name, *protocols)
+        expected_certificate = "localhost" if mode == "tls" else f"tls-{backend}.server.example"
+        assert certificate_name(client) == expected_certificate, requested_name
+        assert await talk_and_close(client) == prefix + backend, requested_name
         line = (await harness.sessions(number))[-1]
         assert line["backend"] == prefix + backend
-        known = (line["sni"] or "").lower().rstrip(".") or None
-        assert known == (asked and asked.lower().rstrip("."))
+        logged_name = (line["sni"] or "").lower().rstrip(".") or None
+        assert logged_name == (requested_name and requested_name.lower().rstrip("."))
         assert (line["tls_version"] is not None) == (mode == "tls"), (
-            "of a TLS that passes only the name is known"
+            "a passthrough session only has the server name"
         )
     await before.wait_until_restored()
 
 
-async def test_the_port_that_was_connected_to(harness: ProxyHarness, names: Names) -> None:
-    mapping = await names.mapping([], "one", "two", "default", backend="default")
+async def test_route_by_name_and_port(harness: ProxyHarness, routed: RoutedProxy) -> None:
+    mapping = await routed.mapping([], "one", "two", "default", backend="default")
     bind = mapping["frontends"]["f"]["bind"][0]
     mapping["frontends"]["f"]["bind"] = [bind, {**bind, "name": "C"}]
-    probe = await harness.run_proxy(mapping)
-    ports = [int(address.rpartition(":")[2]) for address in probe.frontends["f"].addresses]
-    await probe.drain(0)
-    for place, port in zip(mapping["frontends"]["f"]["bind"], ports, strict=True):
-        place["address"] = f"127.0.0.1:{port}"
+    first_proxy = await harness.run_proxy(mapping)
+    ports = [int(address.rpartition(":")[2]) for address in first_proxy.frontends["f"].addresses]
+    await first_proxy.drain(0)
+    for bind_table, port in zip(mapping["frontends"]["f"]["bind"], ports, strict=True):
+        bind_table["address"] = f"127.0.0.1:{port}"
     mapping["frontends"]["f"]["routes"] = [
         {"sni": ["x.example"], "port": [ports[0]], "backend": "one"},
         {"sni": ["x.example"], "port": ports, "backend": "two"},
     ]
     proxy = await harness.run_proxy(mapping)
     for address, backend in zip(proxy.frontends["f"].addresses, ["one", "two"], strict=True):
-        assert await heard(await dial(address, tls=names.context(), server_name="x.example")) == backend
-        assert await heard(await dial(address, tls=names.context(), server_name="y.example")) == "default"
+        assert (
+            await talk_and_close(await dial(address, tls=routed.context(), server_name="x.example"))
+            == backend
+        )
+        assert (
+            await talk_and_close(await dial(address, tls=routed.context(), server_name="y.example"))
+            == "default"
+        )
 
 
 MIXED = [
-    {"sni": ["here.example"], "mode": "tls", "backend": "here"},
-    {"sni": ["through.example"], "mode": "passthrough", "backend": "tls-through"},
+    {"sni": ["terminated.example"], "mode": "tls", "backend": "terminated"},
+    {"sni": ["passed.example"], "mode": "passthrough", "backend": "tls-passed"},
 ]
 
 
 @pytest.mark.parametrize("mode", ["tls", "passthrough"])
-async def test_ended_and_passed_at_one_bind(harness: ProxyHarness, names: Names, mode: str) -> None:
+async def test_terminated_and_passthrough_routes_share_bind(
+    harness: ProxyHarness, routed: RoutedProxy, mode: str
+) -> None:
     default = "default" if mode == "tls" else "tls-default"
-    await names.run(MIXED, "here", "tls-through", default, mode=mode, backend=default)
-    for asked, backend, name in [
-        ("here.example", "here", "localhost"),
-        ("through.example", "tls-through", "tls-through.server.example"),
+    await routed.run(MIXED, "terminated", "tls-passed", default, mode=mode, backend=default)
+    for requested_name, backend, name in [
+        ("terminated.example", "terminated", "localhost"),
+        ("passed.example", "tls-passed", "tls-passed.server.example"),
         ("other.example", default, "localhost" if mode == "tls" else "tls-default.server.example"),
     ]:
-        client = await names.dial(asked)
-        assert certified(client) == name
-        assert await heard(client) == backend
-    here, through, other = await harness.sessions(3)
-    assert [line["sni"] for line in (here, through, other)] == [
-        "here.example", "through.example", "other.example",
+        client = await routed.dial(requested_name)
+        assert certificate_name(client) == name
+        assert await talk_and_close(client) == backend
+    terminated, passed, other = await harness.sessions(3)
+    assert [line["sni"] for line in (terminated, passed, other)] == [
+        "terminated.example", "passed.example", "other.example",
     ]  # fmt: skip
-    assert here["tls_version"] == "TLSv1.3"
-    assert through["tls_version"] is None
-    assert here["close_notify"] is True
-    assert through["close_notify"] is None
+    assert terminated["tls_version"] == "TLSv1.3"
+    assert passed["tls_version"] is None
+    assert terminated["close_notify"] is True
+    assert passed["close_notify"] is None
 
 
-async def test_a_tilde_where_tls_ended(harness: ProxyHarness, names: Names, tmp_path: Path) -> None:
+async def test_tcplog_marks_terminated_tls(
+    harness: ProxyHarness, routed: RoutedProxy, tmp_path: Path
+) -> None:
     log = tmp_path / "tcp.log"
-    mapping = await names.mapping(MIXED, "here", "tls-through", mode="passthrough")
+    mapping = await routed.mapping(MIXED, "terminated", "tls-passed", mode="passthrough")
     mapping["log"] = {"format": "tcplog", "to": str(log)}
-    names.proxy = await harness.run_proxy(mapping)
-    await heard(await names.dial("here.example"))
-    await heard(await names.dial("through.example"))
-    assert " f~ here/" in await harness.wait_for_line(log, " here/")
-    assert " f tls-through/" in await harness.wait_for_line(log, " tls-through/")
+    routed.proxy = await harness.run_proxy(mapping)
+    await talk_and_close(await routed.dial("terminated.example"))
+    await talk_and_close(await routed.dial("passed.example"))
+    assert " f~ terminated/" in await harness.wait_for_line(log, " terminated/")
+    assert " f tls-passed/" in await harness.wait_for_line(log, " tls-passed/")
 
 
-# Hellos in pieces
+# ClientHellos in parts
 
 
 @pytest.mark.parametrize("mode", ["tls", "passthrough"])
 @pytest.mark.parametrize("size", [1, 100])
 @pytest.mark.parametrize("length", ["short", "long"])
-async def test_hello_in_small_records(
-    harness: ProxyHarness, names: Names, mode: str, size: int, length: str
+async def test_client_hello_in_small_records(
+    harness: ProxyHarness, routed: RoutedProxy, mode: str, size: int, length: str
 ) -> None:
-    """A handshake goes on, whoever ends it."""
+    """The handshake completes, whether the proxy or the server terminates TLS."""
     backend = "name" if mode == "tls" else "tls-name"
-    await names.run([{"sni": ["n.example"], "backend": backend}], backend, mode=mode)
-    many = [f"{number:0>240}" for number in range(20)] if length == "long" else []
-    tls, incoming, outgoing, said = real_hello("n.example", *many)
-    assert len(said) > 5000 or length == "short"
+    await routed.run([{"sni": ["n.example"], "backend": backend}], backend, mode=mode)
+    protocols = [f"{number:0>240}" for number in range(20)] if length == "long" else []
+    tls, incoming, outgoing, sent = openssl_client_hello("n.example", *protocols)
+    assert len(sent) > 5000 or length == "short"
     if size == 1 and length == "long":
-        size = 3  # more heads than a hello may take
-    client = await dial(names.address)
-    await client.send(split_into_records_of(size, said))
+        size = 3  # with 1, the record headers would exceed the limit of a ClientHello
+    client = await dial(routed.address)
+    await client.send(split_into_records_of(size, sent))
     with trio.fail_after(TIMEOUT_S):
         while True:
             incoming.write(await client.receive())
@@ -306,58 +316,60 @@ async def test_hello_in_small_records(
         split_into_records(client_hello_of_size(15000, server_name(b"n.example"))),
         split_into_records(client_hello(server_name(b"N.example."))),
     ],
-    ids=["browser", "tiny-records", "records", "bytes", "huge", "other-writing"],
+    ids=["browser", "tiny-records", "records", "bytes", "huge", "other-spelling"],
 )
 @pytest.mark.parametrize("size", [None, 700, 1], ids=["whole", "segments", "bytes"])
-async def test_every_byte_passes(harness: ProxyHarness, names: Names, wire: bytes, size: int | None) -> None:
-    """The server gets the hello as it was sent, and what came right behind it."""
+async def test_passthrough_keeps_all_bytes(
+    harness: ProxyHarness, routed: RoutedProxy, wire: bytes, size: int | None
+) -> None:
+    """The server gets the ClientHello as it was sent, and the data behind it."""
     if size == 1 and len(wire) > 3000:
         size = 100
     server = await harness.server(collect())
-    names.servers["name"] = server
-    await names.run([{"sni": ["n.example"], "backend": "name"}], mode="passthrough")
-    client = await dial(names.address)
-    behind = record(b"early data", APPLICATION_DATA)
+    routed.servers["name"] = server
+    await routed.run([{"sni": ["n.example"], "backend": "name"}], mode="passthrough")
+    client = await dial(routed.address)
+    early_data = record(b"early data", APPLICATION_DATA)
     with trio.fail_after(TIMEOUT_S):
-        await client.send_in_pieces(wire + behind, size or 100_000)
+        await client.send_in_pieces(wire + early_data, size or 100_000)
         await client.close()
         await server.wait_ended()
-    assert bytes(server.connections[0].received) == wire + behind
+    assert bytes(server.connections[0].received) == wire + early_data
     line = await harness.session()
     assert (line["sni"], line["end"]) == ("n.example", "client-closed")
 
 
 @pytest.mark.parametrize("mode", ["tls", "passthrough"])
-async def test_what_only_the_beginning_needs_is_let_go_of(
-    harness: ProxyHarness, names: Names, mode: str
+async def test_client_hello_is_freed_after_connecting(
+    harness: ProxyHarness, routed: RoutedProxy, mode: str
 ) -> None:
-    """A stranger decides how long his hello is, and a session may live for days."""
-    await names.run(
+    """A client chooses the length of its ClientHello, and a session may last for days."""
+    await routed.run(
         [],
         "default" if mode == "tls" else "tls-default",
         mode=mode,
         backend="default" if mode == "tls" else "tls-default",
     )
-    before = [each for each in gc.get_objects() if isinstance(each, ClientHello | ClientInfo)]
+    before = [obj for obj in gc.get_objects() if isinstance(obj, ClientHello | ClientInfo)]
     with trio.fail_after(TIMEOUT_S):
-        client = await names.dial("imap.example.com", *(f"x{number}" for number in range(200)))
+        client = await routed.dial("imap.example.com", *(f"x{number}" for number in range(200)))
         assert await client.receive_line()
         assert not [
-            each
-            for each in gc.get_objects()
-            if isinstance(each, ClientHello | ClientInfo) and each not in before
+            obj for obj in gc.get_objects() if isinstance(obj, ClientHello | ClientInfo) and obj not in before
         ]
         await client.close()
     assert (await harness.session())["sni"] == "imap.example.com"
 
 
-async def test_the_server_is_connected_only_behind_the_hello(harness: ProxyHarness, names: Names) -> None:
-    names.servers["name"] = server = await harness.server((Send(b"* hello\r\n"), Collect()))
-    await names.run([], mode="passthrough", backend="name")
-    client = await dial(names.address)
+async def test_server_is_connected_after_whole_client_hello(
+    harness: ProxyHarness, routed: RoutedProxy
+) -> None:
+    routed.servers["name"] = server = await harness.server((Send(b"* hello\r\n"), Collect()))
+    await routed.run([], mode="passthrough", backend="name")
+    client = await dial(routed.address)
     wire = split_into_records(browser_client_hello())
-    for piece in (wire[:1], wire[1:6], wire[6:-1]):
-        await client.send(piece)
+    for part in (wire[:1], wire[1:6], wire[6:-1]):
+        await client.send(part)
         await trio.testing.wait_all_tasks_blocked(0.01)
         assert server.accepted == 0
     await client.send(wire[-1:])
@@ -366,12 +378,14 @@ async def test_the_server_is_connected_only_behind_the_hello(harness: ProxyHarne
     client.drop()
 
 
-# Binds that wait for nothing
+# Without peeking or certificates
 
 
-async def test_a_forward_bind_beside_names_does_not_wait(harness: ProxyHarness, names: Names) -> None:
-    """The greeting comes although the client has said nothing; routes by name are none for it."""
-    mapping = await names.mapping(
+async def test_forward_bind_does_not_wait_for_client_hello(
+    harness: ProxyHarness, routed: RoutedProxy
+) -> None:
+    """The greeting comes although the client has sent nothing. Routes by name do not apply to the bind."""
+    mapping = await routed.mapping(
         [{"sni": ["n.example"], "backend": "name"}, {"sni": False, "backend": "name"}],
         "name", "default", backend="default",
     )  # fmt: skip
@@ -385,59 +399,59 @@ async def test_a_forward_bind_beside_names_does_not_wait(harness: ProxyHarness, 
     assert (line["bind"], line["sni"]) == ("C", None)
 
 
-async def test_passing_needs_no_certificate(harness: ProxyHarness, names: Names) -> None:
-    await names.run([{"sni": ["n.example"], "backend": "tls-name"}], "tls-name", mode="passthrough")
-    client = await names.dial("n.example")
-    assert certified(client) == "tls-name.server.example"
-    assert await heard(client) == "tls-name"
+async def test_passthrough_needs_no_certificate(harness: ProxyHarness, routed: RoutedProxy) -> None:
+    await routed.run([{"sni": ["n.example"], "backend": "tls-name"}], "tls-name", mode="passthrough")
+    client = await routed.dial("n.example")
+    assert certificate_name(client) == "tls-name.server.example"
+    assert await talk_and_close(client) == "tls-name"
 
 
-# Refused
+# Rejected
 
 
-async def refusal(names: Names, name: str | None) -> str:
-    """What a client says of the handshake that it did not get."""
-    client = await dial(names.address)
+async def handshake_error(routed: RoutedProxy, name: str | None) -> str:
+    """Connect a client whose handshake fails; return its TLS error."""
+    client = await dial(routed.address)
     with pytest.raises(trio.BrokenResourceError), trio.fail_after(TIMEOUT_S):
-        await client.start_tls(names.context(), name)
+        await client.start_tls(routed.context(), name)
     client.drop()
     return client.tls_fault
 
 
 @pytest.mark.parametrize("mode", ["tls", "passthrough"])
-async def test_rejected_by_name(harness: ProxyHarness, names: Names, mode: str) -> None:
+async def test_reject_by_server_name(harness: ProxyHarness, routed: RoutedProxy, mode: str) -> None:
     default = "default" if mode == "tls" else "tls-default"
-    await names.run([{"sni": ["*.bad.example"], "reject": True}], default, mode=mode, backend=default)
+    await routed.run([{"sni": ["*.bad.example"], "reject": True}], default, mode=mode, backend=default)
     before = ResourceSnapshot.now()
-    assert await refusal(names, "x.bad.example") == "TLSV1_UNRECOGNIZED_NAME"
+    assert await handshake_error(routed, "x.bad.example") == "TLSV1_UNRECOGNIZED_NAME"
     line = await harness.session()
     await before.wait_until_restored()
     assert (line["end"], line["state"], line["by"], line["phase"]) == ("rejected", "PR", "proxy", "route")
     assert (line["sni"], line["backend"]) == ("x.bad.example", None)
     assert line["detail"] == "frontends.f.routes[0] by sni"
-    assert names.accepted == 0
-    assert await heard(await names.dial("good.example")) == default
+    assert routed.accepted == 0
+    assert await talk_and_close(await routed.dial("good.example")) == default
 
 
 @pytest.mark.parametrize("mode", ["tls", "passthrough"])
 @pytest.mark.parametrize("name", ["elsewhere.example", None])
-async def test_no_route_and_no_backend(
-    harness: ProxyHarness, names: Names, mode: str, name: str | None
+async def test_no_route_and_no_default_backend(
+    harness: ProxyHarness, routed: RoutedProxy, mode: str, name: str | None
 ) -> None:
     backend = "name" if mode == "tls" else "tls-name"
-    await names.run([{"sni": ["n.example"], "backend": backend}], backend, mode=mode)
+    await routed.run([{"sni": ["n.example"], "backend": backend}], backend, mode=mode)
     before = ResourceSnapshot.now()
-    assert await refusal(names, name) == "TLSV1_UNRECOGNIZED_NAME"
+    assert await handshake_error(routed, name) == "TLSV1_UNRECOGNIZED_NAME"
     line = await harness.session()
     await before.wait_until_restored()
     assert (line["end"], line["state"], line["sni"]) == ("no-server", "SC", name)
-    assert names.accepted == 0
+    assert routed.accepted == 0
 
 
-async def test_the_alert_arrives_whatever_was_sent(harness: ProxyHarness, names: Names) -> None:
-    """What was not read would make the kernel reset the connection, and on a long way that overtakes the alert."""
-    await names.run([{"sni": ["n.example"], "backend": "tls-name"}], "tls-name", mode="passthrough")
-    client = await dial(names.address)
+async def test_alert_arrives_despite_unread_data(harness: ProxyHarness, routed: RoutedProxy) -> None:
+    """Unread data would make the kernel reset the connection, and on a long path RST overtakes the alert."""
+    await routed.run([{"sni": ["n.example"], "backend": "tls-name"}], "tls-name", mode="passthrough")
+    client = await dial(routed.address)
     await client.send(split_into_records(client_hello_of_size(9000)) + record(bytes(10000), APPLICATION_DATA))
     with trio.fail_after(TIMEOUT_S):
         assert await client.receive_until_end() == UNRECOGNIZED_NAME
@@ -446,22 +460,22 @@ async def test_the_alert_arrives_whatever_was_sent(harness: ProxyHarness, names:
     client.drop()
 
 
-async def test_rejected_by_address(harness: ProxyHarness, names: Names) -> None:
-    await names.run([{"client": ["127.0.0.0/8"], "reject": True}], "default", backend="default")
-    client = await dial(names.address)
+async def test_reject_by_address(harness: ProxyHarness, routed: RoutedProxy) -> None:
+    await routed.run([{"client": ["127.0.0.0/8"], "reject": True}], "default", backend="default")
+    client = await dial(routed.address)
     with pytest.raises(trio.BrokenResourceError), trio.fail_after(TIMEOUT_S):
-        await client.start_tls(names.context(), "n.example")
+        await client.start_tls(routed.context(), "n.example")
     client.drop()
     line = await harness.session()
     assert (line["end"], line["state"], line["sni"]) == ("rejected", "PR", "n.example")
 
 
-async def test_rejected_in_clear_text(harness: ProxyHarness, names: Names) -> None:
-    """No TLS, no alert."""
-    await names.run(
+async def test_reject_in_clear_text(harness: ProxyHarness, routed: RoutedProxy) -> None:
+    """A client without TLS gets no alert."""
+    await routed.run(
         [{"client": ["127.0.0.0/8"], "reject": True}], "default", mode="forward", backend="default"
     )
-    client = await dial(names.address)
+    client = await dial(routed.address)
     with trio.fail_after(TIMEOUT_S):
         assert await client.receive_until_end() == b""
     client.drop()
@@ -469,67 +483,69 @@ async def test_rejected_in_clear_text(harness: ProxyHarness, names: Names) -> No
     assert (line["end"], line["detail"]) == ("rejected", "frontends.f.routes[0] by client")
 
 
-async def test_refused_in_tcplog(harness: ProxyHarness, names: Names, tmp_path: Path) -> None:
+async def test_rejected_clients_in_tcplog(harness: ProxyHarness, routed: RoutedProxy, tmp_path: Path) -> None:
     log = tmp_path / "tcp.log"
-    mapping = await names.mapping([{"sni": ["bad.example"], "reject": True}], mode="passthrough")
+    mapping = await routed.mapping([{"sni": ["bad.example"], "reject": True}], mode="passthrough")
     mapping["log"] = {"format": "tcplog", "to": str(log)}
-    names.proxy = await harness.run_proxy(mapping)
-    await refusal(names, "bad.example")
+    routed.proxy = await harness.run_proxy(mapping)
+    await handshake_error(routed, "bad.example")
     assert " f f/<NOSRV> -1/-1/" in await harness.wait_for_line(log, " PR ")
-    await refusal(names, "other.example")
+    await handshake_error(routed, "other.example")
     assert " f f/<NOSRV> -1/-1/" in await harness.wait_for_line(log, " SC ")
 
 
-@pytest.mark.parametrize("routed", [False, True])
+@pytest.mark.parametrize("has_route", [False, True])
 @pytest.mark.parametrize("name", ["elsewhere.example", None])
-async def test_strict_sni(harness: ProxyHarness, names: Names, routed: bool, name: str | None) -> None:
-    """The certificates have the say, whether a route has looked at the name before or not."""
-    routes = [{"sni": ["elsewhere.example", "localhost"], "backend": "name"}] if routed else []
-    mapping = await names.mapping(routes, "name", "default", backend="default")
+async def test_strict_sni(
+    harness: ProxyHarness, routed: RoutedProxy, has_route: bool, name: str | None
+) -> None:
+    """The certificates decide, whether a route matched the name before or not."""
+    routes = [{"sni": ["elsewhere.example", "localhost"], "backend": "name"}] if has_route else []
+    mapping = await routed.mapping(routes, "name", "default", backend="default")
     mapping["frontends"]["f"]["tls"]["strict_sni"] = True
-    names.proxy = await harness.run_proxy(mapping)
-    assert await refusal(names, name) == "TLSV1_UNRECOGNIZED_NAME"
+    routed.proxy = await harness.run_proxy(mapping)
+    assert await handshake_error(routed, name) == "TLSV1_UNRECOGNIZED_NAME"
     line = await harness.session()
     assert line["end"] == "handshake-failed"
     assert line["detail"]
-    assert await heard(await names.dial("localhost")) == ("name" if routed else "default")
+    assert await talk_and_close(await routed.dial("localhost")) == ("name" if has_route else "default")
 
 
-# Hellos that are none
+# Invalid and incomplete ClientHellos
 
 
-async def hello_line(
-    harness: ProxyHarness, names: Names, said: bytes, leave: str, mode: str, **changes: Any
+async def log_of_failed_client_hello(
+    harness: ProxyHarness, routed: RoutedProxy, sent: bytes, ending: str, mode: str, **changes: Any
 ) -> tuple[Line, bytes]:
-    """The line of a client that says this and leaves in this way or stays, and what it was answered."""
+    """Send these bytes, then close, reset or stay; return the log line and the answer."""
     backend = "name" if mode == "tls" else "tls-name"
-    await names.run([{"sni": ["n.example"], "backend": backend}], backend, mode=mode, **changes)
+    await routed.run([{"sni": ["n.example"], "backend": backend}], backend, mode=mode, **changes)
     before = ResourceSnapshot.now()
-    client = await dial(names.address)
-    if said:
-        await client.send(said)
-    if leave == "close":
+    client = await dial(routed.address)
+    if sent:
+        await client.send(sent)
+    if ending == "close":
         client.drop()
-    elif leave == "reset":
+    elif ending == "reset":
         await trio.testing.wait_all_tasks_blocked(0.01)
         client.reset()
     line = await harness.session()
-    if leave == "stay":
+    if ending == "stay":
         with trio.fail_after(TIMEOUT_S):
             await client.receive_until_end()
         client.drop()
     await before.wait_until_restored()
-    assert names.accepted == 0
+    assert routed.accepted == 0
     assert (line["phase"], line["state"]) == ("handshake", None)
     return line, bytes(client.received)
 
 
-HELLO = split_into_records(client_hello(server_name(b"n.example")))
+CLIENT_HELLO = split_into_records(client_hello(server_name(b"n.example")))
 both_modes = pytest.mark.parametrize("mode", ["tls", "passthrough"])
 
 
 @pytest.mark.parametrize(
-    ("said", "detail", "answer"),
+    ("sent", "detail", "answer"),
     [
         (b"a1 LOGIN user secret-password\r\n", "does not speak TLS", b""),
         (b"\r\n\r\n\0\r\nQUIT\n", "does not speak TLS", b""),
@@ -546,30 +562,34 @@ both_modes = pytest.mark.parametrize("mode", ["tls", "passthrough"])
         (record(b"\1\0\xff\xff" + bytes(100)), "longer than 20480", DECODE_ERROR),
     ],
 )  # fmt: skip
-async def test_bad_hello(
-    harness: ProxyHarness, names: Names, said: bytes, detail: str, answer: bytes
+async def test_invalid_client_hello(
+    harness: ProxyHarness, routed: RoutedProxy, sent: bytes, detail: str, answer: bytes
 ) -> None:
-    # where TLS ends here the hello is read by the same code, but its answer could come from OpenSSL
-    mode = "passthrough" if len(said) % 2 else "tls"
-    line, heard = await hello_line(harness, names, said, "stay", mode)
+    # In mode tls the same code reads the ClientHello, but the answer could come from OpenSSL.
+    mode = "passthrough" if len(sent) % 2 else "tls"
+    line, received = await log_of_failed_client_hello(harness, routed, sent, "stay", mode)
     assert line["end"] == "handshake-failed"
     assert detail in line["detail"]
-    assert heard == answer
+    assert received == answer
     assert "secret-password" not in harness.log.read_text()
 
 
 @both_modes
 @pytest.mark.parametrize("size", [0, 50])
-async def test_never_finished(harness: ProxyHarness, names: Names, mode: str, size: int) -> None:
-    line, heard = await hello_line(harness, names, HELLO[:size], "stay", mode, **QUICK)
+async def test_unfinished_client_hello_times_out(
+    harness: ProxyHarness, routed: RoutedProxy, mode: str, size: int
+) -> None:
+    line, received = await log_of_failed_client_hello(
+        harness, routed, CLIENT_HELLO[:size], "stay", mode, **SHORT_TIMEOUT
+    )
     assert line["end"] == "handshake-timeout"
     assert 200 <= line["total_ms"] < 2000
-    assert heard == b""
+    assert received == b""
 
 
 @both_modes
 @pytest.mark.parametrize(
-    ("size", "leave", "end"),
+    ("size", "ending", "end"),
     [
         (0, "close", "handshake-empty"),
         (1, "close", "handshake-left"),
@@ -578,18 +598,20 @@ async def test_never_finished(harness: ProxyHarness, names: Names, mode: str, si
         (50, "reset", "handshake-failed"),
     ],
 )
-async def test_left(
-    harness: ProxyHarness, names: Names, *, mode: str, size: int, leave: str, end: str
+async def test_client_ends_within_client_hello(
+    harness: ProxyHarness, routed: RoutedProxy, *, mode: str, size: int, ending: str, end: str
 ) -> None:
-    line, _ = await hello_line(harness, names, HELLO[:size], leave, mode)
+    line, _ = await log_of_failed_client_hello(harness, routed, CLIENT_HELLO[:size], ending, mode)
     assert line["end"] == end
 
 
-async def test_nothing_and_closed_is_not_logged_by_default(harness: ProxyHarness, names: Names) -> None:
-    await names.run([], "tls-name", mode="passthrough", backend="tls-name", log_null=False)
+async def test_close_without_data_is_not_logged_by_default(
+    harness: ProxyHarness, routed: RoutedProxy
+) -> None:
+    await routed.run([], "tls-name", mode="passthrough", backend="tls-name", log_null=False)
     for _ in range(3):
-        (await dial(names.address)).drop()
-    client = await dial(names.address)
+        (await dial(routed.address)).drop()
+    client = await dial(routed.address)
     await client.send(b"clear text\r\n")
     assert (await harness.session())["end"] == "handshake-failed"
     client.drop()
@@ -598,10 +620,12 @@ async def test_nothing_and_closed_is_not_logged_by_default(harness: ProxyHarness
 
 
 @both_modes
-async def test_trickling_does_not_stretch_the_limit(harness: ProxyHarness, names: Names, mode: str) -> None:
+async def test_slow_client_hello_does_not_extend_timeout(
+    harness: ProxyHarness, routed: RoutedProxy, mode: str
+) -> None:
     backend = "name" if mode == "tls" else "tls-name"
-    await names.run([{"sni": ["n.example"], "backend": backend}], backend, mode=mode, **QUICK)
-    client = await dial(names.address)
+    await routed.run([{"sni": ["n.example"], "backend": backend}], backend, mode=mode, **SHORT_TIMEOUT)
+    client = await dial(routed.address)
     with pytest.raises(trio.BrokenResourceError), trio.fail_after(TIMEOUT_S):
         await client.send_in_pieces(
             split_into_records_of(1, client_hello(server_name(b"n.example"))), 1, 0.05
@@ -610,20 +634,20 @@ async def test_trickling_does_not_stretch_the_limit(harness: ProxyHarness, names
     line = await harness.session()
     assert line["end"] == "handshake-timeout"
     assert 200 <= line["total_ms"] < 2000
-    assert names.accepted == 0
+    assert routed.accepted == 0
 
 
-async def test_the_limit_is_one_for_hello_and_handshake(harness: ProxyHarness, names: Names) -> None:
-    """Who brings the hello late has only what is left for the rest."""
-    await names.run(MIXED, "here", "tls-through", timeouts={"handshake": "500ms"})
-    client = await dial(names.address)
-    wire = split_into_records(real_hello("here.example")[3])
+async def test_client_hello_and_handshake_share_timeout(harness: ProxyHarness, routed: RoutedProxy) -> None:
+    """After a late ClientHello, the handshake has only the rest of the timeout."""
+    await routed.run(MIXED, "terminated", "tls-passed", timeouts={"handshake": "500ms"})
+    client = await dial(routed.address)
+    wire = split_into_records(openssl_client_hello("terminated.example")[3])
     await client.send(wire[:-1])
     await trio.sleep(0.4)
     await client.send(wire[-1:])
     with trio.fail_after(TIMEOUT_S):
         await client.receive_until_end()
-    assert client.received, "the server's part of the handshake"
+    assert client.received, "the client got the server's part of the handshake"
     client.drop()
     line = await harness.session()
     assert line["end"] == "handshake-timeout"
@@ -631,19 +655,25 @@ async def test_the_limit_is_one_for_hello_and_handshake(harness: ProxyHarness, n
 
 
 @both_modes
-async def test_stuck_hellos_harm_nobody_and_do_not_spin(
-    harness: ProxyHarness, names: Names, mode: str
+async def test_stuck_client_hellos_do_not_delay_others(
+    harness: ProxyHarness, routed: RoutedProxy, mode: str
 ) -> None:
     backend = "name" if mode == "tls" else "tls-name"
-    await names.run([{"sni": ["n.example"], "backend": backend}], backend, mode=mode)
+    await routed.run([{"sni": ["n.example"], "backend": backend}], backend, mode=mode)
     before = ResourceSnapshot.now()
-    stuck = [await dial(names.address) for _ in range(40)]
-    big = split_into_records(client_hello_of_size(9000))
+    stuck = [await dial(routed.address) for _ in range(40)]
+    large_client_hello = split_into_records(client_hello_of_size(9000))
     for number, client in enumerate(stuck):
-        if said := (b"", HELLO[:1], HELLO[:-1], big[:-1], big[:3000])[number % 5]:
-            await client.send(said)
+        if sent := (
+            b"",
+            CLIENT_HELLO[:1],
+            CLIENT_HELLO[:-1],
+            large_client_hello[:-1],
+            large_client_hello[:3000],
+        )[number % 5]:
+            await client.send(sent)
     assert await count_steps() < FEW_STEPS
-    assert await heard(await names.dial("n.example")) == backend
+    assert await talk_and_close(await routed.dial("n.example")) == backend
     for client in stuck:
         client.drop()
     await before.wait_until_restored()
@@ -651,11 +681,11 @@ async def test_stuck_hellos_harm_nobody_and_do_not_spin(
 
 
 @both_modes
-async def test_stopped_meanwhile(harness: ProxyHarness, names: Names, mode: str) -> None:
+async def test_stop_during_client_hello(harness: ProxyHarness, routed: RoutedProxy, mode: str) -> None:
     backend = "name" if mode == "tls" else "tls-name"
-    proxy = await names.run([{"sni": ["n.example"], "backend": backend}], backend, mode=mode)
-    client = await dial(names.address)
-    await client.send(HELLO[:30])
+    proxy = await routed.run([{"sni": ["n.example"], "backend": backend}], backend, mode=mode)
+    client = await dial(routed.address)
+    await client.send(CLIENT_HELLO[:30])
     with trio.fail_after(TIMEOUT_S):
         while not proxy.sessions:  # noqa: ASYNC110 - a count, not an event
             await trio.sleep(0.005)
@@ -665,17 +695,17 @@ async def test_stopped_meanwhile(harness: ProxyHarness, names: Names, mode: str)
     assert (await harness.session())["end"] == "handshake-stopped"
 
 
-@pytest.mark.parametrize("name", ["here.example", "through.example", "elsewhere.example"])
-async def test_cancelled_at_every_step(harness: ProxyHarness, names: Names, name: str) -> None:
-    mapping = await names.mapping(MIXED, "here", "tls-through")
-    context = names.context()
+@pytest.mark.parametrize("name", ["terminated.example", "passed.example", "elsewhere.example"])
+async def test_cancelled_at_every_step(harness: ProxyHarness, routed: RoutedProxy, name: str) -> None:
+    mapping = await routed.mapping(MIXED, "terminated", "tls-passed")
+    context = routed.context()
 
-    async def visit(address: str) -> None:
+    async def run_client(address: str) -> None:
         async with await dial(address) as client:
             await client.start_tls(context, name)
             await client.receive_until_end()
 
-    await cancel_at_every_step(mapping, visit, stride=3)
-    ended = {line["end"] for line in harness.lines() if line["event"] == "session"}
-    assert ended <= {"handshake-stopped", "stopped-connecting", "stopped", "no-server", "handshake-left"}
-    assert ({"no-server"} if name == "elsewhere.example" else {"stopped"}) <= ended
+    await cancel_at_every_step(mapping, run_client, stride=3)
+    logged = {line["end"] for line in harness.lines() if line["event"] == "session"}
+    assert logged <= {"handshake-stopped", "stopped-connecting", "stopped", "no-server", "handshake-left"}
+    assert ({"no-server"} if name == "elsewhere.example" else {"stopped"}) <= logged

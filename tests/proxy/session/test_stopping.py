@@ -1,4 +1,4 @@
-"""Stopping: three acts, each session told from the others; and cancelling at every step leaves nothing behind."""
+"""Stop and drain: which sessions continue, how they are logged, and cancellation at every step."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ GREETING = b"* OK ready\r\n"
 
 
 @ON_BOTH
-async def test_three_acts(harness: ProxyHarness) -> None:
+async def test_drain_and_stop(harness: ProxyHarness) -> None:
     server = await harness.server(collect(GREETING))
     proxy = await harness.proxy(server.address)
     address = proxy.frontends["f"].addresses[0]
-    quick, slow = await harness.dial(proxy), await harness.dial(proxy)
-    for client in (quick, slow):
+    early_client, late_client = await harness.dial(proxy), await harness.dial(proxy)
+    for client in (early_client, late_client):
         assert await client.receive_line() == GREETING
-    over = trio.Event()
+    is_drained = trio.Event()
 
     async def drain() -> None:
         await proxy.drain(0.5)
-        over.set()
+        is_drained.set()
 
     harness.nursery.start_soon(drain)
     await trio.testing.wait_all_tasks_blocked()
-    with pytest.raises(OSError):  # act 1: nobody new
+    with pytest.raises(OSError):  # the listener is closed
         await dial(address)
-    await quick.close()  # act 2: who is there may finish
+    await early_client.close()  # open sessions may end within the drain timeout
     assert (await harness.session())["end"] == "client-closed"
-    assert not over.is_set()
-    with trio.fail_after(TIMEOUT_S):  # act 3: the rest is stopped
-        assert await slow.receive_until_end() == b""
-        await over.wait()
-    slow.drop()
+    assert not is_drained.is_set()
+    with trio.fail_after(TIMEOUT_S):  # then the others are stopped
+        assert await late_client.receive_until_end() == b""
+        await is_drained.wait()
+    late_client.drop()
     lines = await harness.sessions(2)
     assert (lines[1]["end"], lines[1]["state"], lines[1]["by"]) == ("stopped", "K-", "admin")
     assert lines[1]["total_ms"] >= 500
 
 
-async def test_draining_with_nobody_there_ends_at_once(harness: ProxyHarness) -> None:
+async def test_drain_without_sessions_ends_at_once(harness: ProxyHarness) -> None:
     server = await harness.server()
     proxy = await harness.proxy(server.address)
     with trio.fail_after(TIMEOUT_S):
@@ -52,9 +52,9 @@ async def test_draining_with_nobody_there_ends_at_once(harness: ProxyHarness) ->
 
 
 @ON_BOTH
-async def test_stopped_in_each_phase(harness: ProxyHarness) -> None:
-    """A drain that ends at once names the phase that each session was in."""
-    nowhere: str = await harness.nursery.start(UnansweredServer().serve)
+async def test_stop_in_each_phase(harness: ProxyHarness) -> None:
+    """With a drain timeout of 0 the log names the phase of each session."""
+    unanswering: str = await harness.nursery.start(UnansweredServer().serve)
     server = await harness.server(collect(GREETING))
     proxy = await harness.run_proxy(
         {
@@ -70,7 +70,10 @@ async def test_stopped_in_each_phase(harness: ProxyHarness) -> None:
                 },
                 "n": {"backend": "n", "log_null": True, "bind": [{"address": "127.0.0.1:0"}]},
             },
-            "backends": {"b": {"servers": [server.address]}, "n": {"servers": [nowhere], "check": "none"}},
+            "backends": {
+                "b": {"servers": [server.address]},
+                "n": {"servers": [unanswering], "check": "none"},
+            },
         }
     )
     clients = [await dial(proxy.frontends[name].addresses[0]) for name in "ftn"]
@@ -80,8 +83,8 @@ async def test_stopped_in_each_phase(harness: ProxyHarness) -> None:
             await trio.sleep(0.005)
         await trio.testing.wait_all_tasks_blocked()
         await proxy.drain(0)
-    ended = {line["frontend"]: (line["end"], line["state"]) for line in await harness.sessions(3)}
-    assert ended == {
+    logged = {line["frontend"]: (line["end"], line["state"]) for line in await harness.sessions(3)}
+    assert logged == {
         "f": ("stopped", "K-"),
         "t": ("handshake-stopped", None),
         "n": ("stopped-connecting", "KC"),
@@ -93,16 +96,16 @@ async def test_stopped_in_each_phase(harness: ProxyHarness) -> None:
 @ON_BOTH
 @pytest.mark.parametrize("tls", [False, True])
 async def test_cancelled_at_every_step(harness: ProxyHarness, tls: bool) -> None:
-    """Wherever the proxy is when it is cancelled, it closes everything and each session gets its line."""
+    """A cancelled proxy closes everything and logs each session."""
     server = await harness.server(
         (Send(GREETING), Collect()), tls=harness.ca.server_context("127.0.0.1") if tls else None
     )
-    ending = {"mode": "tls", "tls": {"certificates": [str(harness.pem)]}} if tls else {}
+    bind_tls = {"mode": "tls", "tls": {"certificates": [str(harness.pem)]}} if tls else {}
     mapping = {
         "log": {"format": "json", "to": str(harness.log)},
         "process": {"relay": harness.relay_kind},
         "frontends": {
-            "f": {"backend": "b", "log_null": True, "bind": [{"address": "127.0.0.1:0", **ending}]},
+            "f": {"backend": "b", "log_null": True, "bind": [{"address": "127.0.0.1:0", **bind_tls}]},
         },
         "backends": {
             "b": {"servers": [server.address], **({"tls": {"ca": str(harness.ca.pem)}} if tls else {})}
@@ -110,13 +113,13 @@ async def test_cancelled_at_every_step(harness: ProxyHarness, tls: bool) -> None
     }
     context = harness.ca.client_context() if tls else None
 
-    async def visit(address: str) -> None:
+    async def run_client(address: str) -> None:
         async with await dial(address, tls=context) as client:
             await client.send(b"x\r\n")
             await client.receive_until_end()
 
-    await cancel_at_every_step(mapping, visit)
-    assert server.accepted > 0, "some got as far as the server"
+    await cancel_at_every_step(mapping, run_client)
+    assert server.accepted > 0, "some runs reach the server"
     lines = harness.lines()
     assert {line["event"] for line in lines} <= {"session", "listening", "ready", "stopped"}
     assert "internal-error" not in {line.get("end") for line in lines}

@@ -1,4 +1,4 @@
-"""A close_notify that finds the socket full: it waits for room, and who makes none is the silent one."""
+"""A close_notify that finds the socket's send buffer full: when it is sent, and which side times out."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from tests.support.proxy.task_steps import FEW_STEPS, count_steps
 
 pytestmark = ON_BOTH
 
-RECORD_HEAD = b"\x17\x03\x03\x00\x13"  # an alert in TLS 1.3: two bytes, its type behind it, a tag (RFC 8446 section 5.2)
+# An alert in TLS 1.3: two bytes, the content type behind them, and a tag (RFC 8446 section 5.2).
+RECORD_HEAD = b"\x17\x03\x03\x00\x13"
 RECORD_BYTES = len(RECORD_HEAD) + 19
 
 
@@ -34,8 +35,8 @@ def contexts(throw_away_ca: ThrowAwayCA) -> Contexts:
     return Contexts.of(throw_away_ca)
 
 
-def fill(sock: socket.socket) -> int:
-    """Let a socket have no room, behind the relay's back; gives the number of bytes."""
+def fill_send_buffer(sock: socket.socket) -> int:
+    """Fill a socket's send buffer without the relay; return the number of bytes."""
     count = 0
     try:
         while True:
@@ -45,11 +46,11 @@ def fill(sock: socket.socket) -> int:
 
 
 async def read_raw(sock: socket.socket) -> tuple[bytes, bool]:
-    """All that is there or comes of it, as it went over the wire, and whether it has ended."""
+    """Read raw bytes from a socket until it is empty; return the bytes and whether EOF was read."""
     data = b""
     try:
-        while piece := socket.socket.recv(sock, 1 << 20):
-            data += piece
+        while chunk := socket.socket.recv(sock, 1 << 20):
+            data += chunk
             await wait_all_tasks_blocked()
     except BlockingIOError:
         return data, False
@@ -57,19 +58,24 @@ async def read_raw(sock: socket.socket) -> tuple[bytes, bool]:
 
 
 def half_close(sock: socket.socket) -> None:
-    """In order: with no close_notify from there, OpenSSL has none for there."""
+    """Half-close with close_notify: after a bare FIN, OpenSSL sends no close_notify back."""
     assert isinstance(sock, ssl.SSLSocket)
     send_close_notify(sock)
     socket.socket.shutdown(sock, socket.SHUT_WR)
 
 
-async def end_without_room(session: RelayedPair) -> int:
-    """The server ends its side while the client's connection is full; gives the bytes that are in it."""
-    filled = fill(session.tunnel.client.sock)
+async def block_close_notify(session: RelayedPair) -> int:
+    """Half-close the server while the client's buffer is full; return the number of bytes in the buffer."""
+    filled = fill_send_buffer(session.tunnel.client.sock)
     session.server.shutdown(socket.SHUT_WR)
     await wait_all_tasks_blocked()
-    down = session.tunnel.to_client
-    assert (down.eof, down.is_blocked, down.is_finished, len(down.pending_close_notify)) == (
+    to_client = session.tunnel.to_client
+    assert (
+        to_client.eof,
+        to_client.is_blocked,
+        to_client.is_finished,
+        len(to_client.pending_close_notify),
+    ) == (
         True,
         True,
         False,
@@ -78,17 +84,17 @@ async def end_without_room(session: RelayedPair) -> int:
     return filled
 
 
-async def test_it_leaves_when_there_is_room(
+async def test_blocked_close_notify_is_sent_when_writable(
     mock_clock: MockClock, relay_kind: Kind, contexts: Contexts
 ) -> None:
-    """Once, whole, and with the FIN behind it; the other direction goes on, before and after."""
+    """It is sent once and whole, with the FIN behind it. The other direction continues, before and after."""
     async with relayed_pair(mock_clock, relay_kind, tls="client", contexts=contexts) as session:
-        filled = await end_without_room(session)
+        filled = await block_close_notify(session)
         session.client.send(b"a1 NOOP\r\n")
         await wait_all_tasks_blocked()
         assert session.server.recv(100) == b"a1 NOOP\r\n"
-        data, has_ended = await read_raw(session.client)
-        assert has_ended
+        data, has_eof = await read_raw(session.client)
+        assert has_eof
         assert (data[filled:][: len(RECORD_HEAD)], len(data)) == (RECORD_HEAD, filled + RECORD_BYTES)
         assert session.tunnel.to_client.is_finished
         session.client.send(b"a2 NOOP\r\n")
@@ -100,25 +106,25 @@ async def test_it_leaves_when_there_is_room(
         assert session.end_reasons == [SERVER_CLOSED]
 
 
-async def test_when_both_have_ended_it_is_still_waited_for(
+async def test_blocked_close_notify_keeps_half_closed_session_open(
     mock_clock: MockClock, relay_kind: Kind, contexts: Contexts
 ) -> None:
     async with relayed_pair(mock_clock, relay_kind, tls="client", contexts=contexts) as session:
         half_close(session.client)
         await wait_all_tasks_blocked()
-        filled = await end_without_room(session)
+        filled = await block_close_notify(session)
         assert session.end_reasons == []
         data, _ = await read_raw(session.client)
         assert len(data) == filled + RECORD_BYTES
         assert session.end_reasons == [CLIENT_CLOSED]
 
 
-async def test_the_other_side_may_end_while_it_is_waited_for(
+async def test_client_half_close_passes_during_blocked_close_notify(
     mock_clock: MockClock, relay_kind: Kind, contexts: Contexts
 ) -> None:
-    """And is told so at once."""
+    """The server gets the client's FIN at once, while the close_notify is still blocked."""
     async with relayed_pair(mock_clock, relay_kind, tls="client", contexts=contexts) as session:
-        await end_without_room(session)
+        await block_close_notify(session)
         half_close(session.client)
         await wait_all_tasks_blocked()
         assert session.server.recv(1) == b""
@@ -127,47 +133,47 @@ async def test_the_other_side_may_end_while_it_is_waited_for(
         assert session.end_reasons == [SERVER_CLOSED]
 
 
-async def test_what_has_left_in_part_leaves_whole(
+async def test_partly_sent_close_notify_is_completed(
     mock_clock: MockClock, relay_kind: Kind, contexts: Contexts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its rest is bytes of the wire by then: through OpenSSL they would be a record of their own."""
+    """The rest is written to the socket directly: OpenSSL would encrypt it as another record."""
 
-    def in_part(tls: ssl.SSLSocket) -> bytes:
-        ours, theirs = socket.socketpair()
-        real = os.dup(tls.fileno())
-        with ours, theirs:
-            os.dup2(theirs.fileno(), tls.fileno())
+    def send_part(tls: ssl.SSLSocket) -> bytes:
+        reader, writer = socket.socketpair()
+        original_fd = os.dup(tls.fileno())
+        with reader, writer:
+            os.dup2(writer.fileno(), tls.fileno())
             try:
                 assert send_close_notify(tls) == b""
             finally:
-                os.dup2(real, tls.fileno(), inheritable=False)
-                os.close(real)
-            record = ours.recv(100)
+                os.dup2(original_fd, tls.fileno(), inheritable=False)
+                os.close(original_fd)
+            record = reader.recv(100)
         return send_record(tls, record[:7]) + record[7:]
 
-    monkeypatch.setattr("mailproxy.net.relay.transfer.send_close_notify", in_part)
+    monkeypatch.setattr("mailproxy.net.relay.transfer.send_close_notify", send_part)
     async with relayed_pair(mock_clock, relay_kind, tls="client", contexts=contexts) as session:
         session.server.shutdown(socket.SHUT_WR)
         await wait_all_tasks_blocked()
-        assert session.client.recv(100) == b"", "close_notify, or this raises"
+        assert session.client.recv(100) == b"", "without a valid close_notify, recv raises"
 
 
-async def test_a_client_that_makes_no_room_is_silent(
+async def test_client_without_reading_times_out_after_half_close(
     mock_clock: MockClock, relay_kind: Kind, contexts: Contexts
 ) -> None:
-    """From when the server has ended; however long both had been silent before."""
+    """The timeout runs from the server's half-close. Earlier idle time of both sides does not count."""
     async with relayed_pair(
         mock_clock, relay_kind, half_closed=5, tls="client", contexts=contexts
     ) as session:
         await session.advance(100)
-        await end_without_room(session)
+        await block_close_notify(session)
         await session.advance(4.9)
         assert session.end_reasons == []
         await session.advance(0.2)
         assert session.end_reasons == [CLIENT_TIMEOUT]
 
 
-async def test_a_client_that_has_ended_and_makes_no_room_is_silent(
+async def test_half_closed_client_without_reading_times_out(
     mock_clock: MockClock, relay_kind: Kind, contexts: Contexts
 ) -> None:
     async with relayed_pair(
@@ -175,21 +181,21 @@ async def test_a_client_that_has_ended_and_makes_no_room_is_silent(
     ) as session:
         half_close(session.client)
         await wait_all_tasks_blocked()
-        await end_without_room(session)
+        await block_close_notify(session)
         await session.advance(4.9)
         assert session.end_reasons == []
         await session.advance(0.2)
         assert session.end_reasons == [CLIENT_TIMEOUT]
 
 
-async def test_a_server_that_makes_no_room_is_silent(
+async def test_server_without_reading_times_out_after_half_close(
     mock_clock: MockClock, relay_kind: Kind, contexts: Contexts
 ) -> None:
-    """The mirror."""
+    """The same in the other direction."""
     async with relayed_pair(
         mock_clock, relay_kind, half_closed=5, tls="server", contexts=contexts
     ) as session:
-        fill(session.tunnel.server.sock)
+        fill_send_buffer(session.tunnel.server.sock)
         session.client.shutdown(socket.SHUT_WR)
         await wait_all_tasks_blocked()
         assert session.tunnel.to_server.is_blocked
@@ -199,13 +205,13 @@ async def test_a_server_that_makes_no_room_is_silent(
         assert session.end_reasons == [SERVER_TIMEOUT]
 
 
-async def test_the_clients_limit_counts_anew_once_it_has_left(
+async def test_sent_close_notify_restarts_client_timeout(
     mock_clock: MockClock, relay_kind: Kind, contexts: Contexts
 ) -> None:
     async with relayed_pair(
         mock_clock, relay_kind, half_closed=5, tls="client", contexts=contexts
     ) as session:
-        await end_without_room(session)
+        await block_close_notify(session)
         await session.advance(4)
         await read_raw(session.client)
         await session.advance(4.9)
@@ -214,27 +220,28 @@ async def test_the_clients_limit_counts_anew_once_it_has_left(
         assert session.end_reasons == [CLIENT_TIMEOUT]
 
 
-@pytest.mark.parametrize("has_ended", [False, True])
-async def test_a_client_that_goes_meanwhile(
-    mock_clock: MockClock, relay_kind: Kind, contexts: Contexts, has_ended: bool
+@pytest.mark.parametrize("is_half_closed", [False, True])
+async def test_client_close_during_blocked_close_notify(
+    mock_clock: MockClock, relay_kind: Kind, contexts: Contexts, is_half_closed: bool
 ) -> None:
-    """Who has said its last word may leave before the answer, and nothing but close_notify is lost."""
+    """Only close_notify is lost. A client that half-closed before may close without waiting for it."""
     async with relayed_pair(mock_clock, relay_kind, tls="client", contexts=contexts) as session:
-        if has_ended:
+        if is_half_closed:
             half_close(session.client)
             await wait_all_tasks_blocked()
-        await end_without_room(session)
-        session.client.close()  # over what it has not read, which makes a reset of it
+        await block_close_notify(session)
+        # The client has unread data, so the kernel sends RST.
+        session.client.close()
         await wait_all_tasks_blocked()
-        assert session.end_reasons == [CLIENT_CLOSED if has_ended else CLIENT_ABORTED]
+        assert session.end_reasons == [CLIENT_CLOSED if is_half_closed else CLIENT_ABORTED]
         assert not session.tunnel.to_client.pending_close_notify
 
 
-async def test_nothing_is_done_until_there_is_room(
+async def test_blocked_close_notify_does_not_spin(
     mock_clock: MockClock, relay_kind: Kind, contexts: Contexts
 ) -> None:
     async with relayed_pair(mock_clock, relay_kind, tls="client", contexts=contexts) as session:
-        await end_without_room(session)
+        await block_close_notify(session)
         mock_clock.rate = 1
         assert await count_steps() < FEW_STEPS
         assert session.end_reasons == []

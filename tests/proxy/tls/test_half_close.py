@@ -1,4 +1,4 @@
-"""A client that has said all it wants to say still gets the whole answer, also where TLS is on the way."""
+"""A client that half-closes during a download gets all data, in clear text and over TLS."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tests.support.proxy.relays import ON_BOTH
 pytestmark = ON_BOTH
 
 SIZE = 8_000_000
-PIECE_BYTES = 1400  # small records: more of them arrive at any moment, also at a bad one
-TURNS = 3
+CHUNK_BYTES = 1400  # small records make more arrivals, also at a bad moment
+ROUNDS = 3
 
 
-class Sender:
-    """A server in threads of its own, which sends while the proxy works: in one loop they would take turns."""
+class SendingServer:
+    """A server in its own thread, so that it sends while the proxy works. In one loop they would alternate."""
 
     def __init__(self, context: ssl.SSLContext | None, data: bytes) -> None:
         self._context = context
@@ -32,7 +32,7 @@ class Sender:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        self.faults: list[OSError] = []
+        self.errors: list[OSError] = []
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -55,7 +55,7 @@ class Sender:
                 try:
                     self._send(connection)
                 except OSError as error:
-                    self.faults.append(error)
+                    self.errors.append(error)
 
     def _send(self, connection: socket.socket) -> None:
         connection.settimeout(20)
@@ -64,8 +64,8 @@ class Sender:
             sock = self._context.wrap_socket(connection, server_side=True)
         with sock:
             view = memoryview(self._data)
-            for start in range(0, len(view), PIECE_BYTES):
-                sock.sendall(view[start : start + PIECE_BYTES])
+            for start in range(0, len(view), CHUNK_BYTES):
+                sock.sendall(view[start : start + CHUNK_BYTES])
             if isinstance(sock, ssl.SSLSocket):
                 sock.unwrap()
             sock.shutdown(socket.SHUT_WR)
@@ -77,7 +77,7 @@ def data() -> bytes:
 
 
 async def half_closed_download(client: Connection) -> str:
-    """Half-close when a part has come; gives the digest of everything."""
+    """Half-close after 1 % of the data; return the digest of all data received."""
     await client.receive_exactly(SIZE // 100)
     await client.half_close()
     await client.receive_until_end()
@@ -89,13 +89,13 @@ async def half_closed_download(client: Connection) -> str:
     [(False, False), (True, False), (False, True), (True, True)],
     ids=["clear-clear", "tls-clear", "clear-tls", "tls-tls"],
 )
-async def test_half_close_in_the_middle_of_a_download(
+async def test_half_close_during_download_keeps_all_data(
     harness: ProxyHarness, data: bytes, tls: bool, server_tls: bool
 ) -> None:
     context = harness.ca.server_context("127.0.0.1") if server_tls else None
-    with Sender(context, data) as sender:
+    with SendingServer(context, data) as sender:
         proxy = await harness.proxy(sender.address, tls=tls, server_tls=server_tls)
-        for _ in range(TURNS):
+        for _ in range(ROUNDS):
             client = await harness.dial(proxy, tls=tls)
             with trio.fail_after(30):
                 digest = await half_closed_download(client)
@@ -103,6 +103,6 @@ async def test_half_close_in_the_middle_of_a_download(
             assert digest == hashlib.sha256(data).hexdigest()
             assert client.end == ("close_notify" if tls else "eof")
             client.drop()
-        lines = await harness.sessions(TURNS)
-        assert sender.faults == []
+        lines = await harness.sessions(ROUNDS)
+        assert sender.errors == []
     assert {(line["end"], line["bytes_out"]) for line in lines} == {("client-closed", SIZE)}

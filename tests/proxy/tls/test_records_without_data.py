@@ -1,4 +1,4 @@
-"""A peer whose TLS consists of key updates or renegotiations does not hold the loop, and its session ends."""
+"""A peer that sends only key updates or renegotiations does not block the loop; its session ends."""
 
 from __future__ import annotations
 
@@ -33,34 +33,34 @@ DETAIL = "too many TLS renegotiations or key updates"
 
 
 @pytest.fixture(autouse=True)
-def fewer_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Records made in Python take a while."""
+def low_empty_reads_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lower the limit, because records made in Python are slow."""
     monkeypatch.setattr("mailproxy.net.relay.transfer.EMPTY_READS_MAX", MANY)
 
 
-def key_updates(write: RecordWriter, count: int) -> bytes:
+def key_updates(writer: RecordWriter, count: int) -> bytes:
     records = bytearray()
     for _ in range(count):
-        records += write.handshake(KEY_UPDATE)
-        write.update_key()
+        records += writer.handshake(KEY_UPDATE)
+        writer.update_key()
     return bytes(records)
 
 
 async def test_a_read_handles_one_record(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
-    """Ten key updates and a word need eleven reads, and no more. This is what keeps a turn of the loop short."""
+    """Ten key updates and one data record need eleven reads. This bounds a turn of the loop."""
     keys = tmp_path / "keys"
     async with trio.open_nursery() as nursery:
-        left, right = socket.socketpair()
-        connection = Connection(trio.SocketStream(trio.socket.from_stdlib_socket(left)))
-        right.setblocking(False)
+        client_sock, server_sock = socket.socketpair()
+        connection = Connection(trio.SocketStream(trio.socket.from_stdlib_socket(client_sock)))
+        server_sock.setblocking(False)
         nursery.start_soon(connection.start_tls, log_keys(throw_away_ca.client_context(), keys))
         context = throw_away_ca.server_context("localhost")
         context.num_tickets = 0
-        tls = await accept_tls(right, context)
+        tls = await accept_tls(server_sock, context)
     assert connection.tls is not None
-    write = RecordWriter.of(connection.tls, keys)
+    writer = RecordWriter.of(connection.tls, keys)
     with tls:
-        await connection.stream.send_all(key_updates(write, 10) + write.data(b"word"))
+        await connection.stream.send_all(key_updates(writer, 10) + writer.data(b"word"))
         for _ in range(10):
             with pytest.raises(ssl.SSLWantReadError):
                 ssl_object(tls).read(100)
@@ -69,16 +69,16 @@ async def test_a_read_handles_one_record(throw_away_ca: ThrowAwayCA, tmp_path: P
 
 
 @ON_BOTH
-async def test_a_client_of_key_updates(harness: ProxyHarness, tmp_path: Path) -> None:
-    """It is cut off, and another client is served meanwhile. Its session is logged, although no byte was for the server."""
+async def test_client_flooding_key_updates_is_aborted(harness: ProxyHarness, tmp_path: Path) -> None:
+    """Another client is served meanwhile. The session is logged although no byte was for the server."""
     server = await harness.server((Send(GREETING), Collect()))
     proxy = await harness.proxy(server.address, tls=True, frontends={"f": {"log_null": False}})
     address = proxy.frontends["f"].addresses[0]
     keys = tmp_path / "keys"
     client = await dial(address, tls=log_keys(harness.ca.client_context(), keys))
     assert client.tls is not None
-    write = RecordWriter.of(client.tls, keys)
-    records = key_updates(write, MANY + 1)
+    writer = RecordWriter.of(client.tls, keys)
+    records = key_updates(writer, MANY + 1)
     async with trio.open_nursery() as nursery:
 
         async def flood() -> None:
@@ -95,10 +95,10 @@ async def test_a_client_of_key_updates(harness: ProxyHarness, tmp_path: Path) ->
     await other.close()
 
 
-async def test_the_log_says_where_that_cannot_be(
+async def test_unbounded_tls_reads_are_logged_once(
     harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once, at the start, and only where there is TLS."""
+    """The warning comes once, at the start, and only with TLS."""
     monkeypatch.setattr("mailproxy.proxy.monitor.can_clear_auto_retry", lambda: False)
     server = await harness.server((Send(GREETING), Collect()))
     await harness.proxy(server.address)
@@ -108,76 +108,76 @@ async def test_the_log_says_where_that_cannot_be(
 
 
 @ON_BOTH
-async def test_key_updates_between_words(harness: ProxyHarness, tmp_path: Path) -> None:
-    """However many: a client may change its keys whenever it likes, and every word arrives."""
-    words = b"".join(b"%d " % number for number in range(200))
+async def test_key_updates_between_data_are_allowed(harness: ProxyHarness, tmp_path: Path) -> None:
+    """A client may update its keys at any time, in any number. All data arrives."""
+    data = b"".join(b"%d " % number for number in range(200))
     server = await harness.server((Send(GREETING), Collect()))
     proxy = await harness.proxy(server.address, tls=True)
     keys = tmp_path / "keys"
     client = await dial(proxy.frontends["f"].addresses[0], tls=log_keys(harness.ca.client_context(), keys))
     assert client.tls is not None
-    write = RecordWriter.of(client.tls, keys)
+    writer = RecordWriter.of(client.tls, keys)
     records = b"".join(
-        key_updates(write, 1 + number % 5 * 100) + write.data(b"%d " % number) for number in range(200)
+        key_updates(writer, 1 + number % 5 * 100) + writer.data(b"%d " % number) for number in range(200)
     )
     with trio.fail_after(PATIENCE_S):
         await client.stream.send_all(records)
-        await (await server.wait_for()).wait_received(words)
+        await (await server.wait_for()).wait_received(data)
     client.drop()
     await harness.session()
 
 
 @ON_BOTH
-@pytest.mark.parametrize("who", ["client", "server"])
-async def test_a_peer_of_renegotiations(
-    relay_kind: Kind, throw_away_ca: ThrowAwayCA, tmp_path: Path, who: Literal["client", "server"]
+@pytest.mark.parametrize("peer_name", ["client", "server"])
+async def test_peer_flooding_renegotiations_is_aborted(
+    relay_kind: Kind, throw_away_ca: ThrowAwayCA, tmp_path: Path, peer_name: Literal["client", "server"]
 ) -> None:
-    """In TLS 1.2: a client that sends one ClientHello behind the other, or a server its HelloRequests. Each is refused."""
-    is_server = who == "server"
+    """TLS 1.2: a client repeats its ClientHello, or a server its HelloRequest. Each one is refused."""
+    is_server = peer_name == "server"
     message = b"\x00\x00\x00\x00" if is_server else b"\x01\x00\x00\x26\x03\x03" + bytes(36)
     keys = tmp_path / "keys"
-    connecting, accepting = throw_away_ca.client_context(), throw_away_ca.server_context("localhost")
-    connecting.maximum_version = ssl.TLSVersion.TLSv1_2
-    connecting.set_ciphers("ECDHE+AESGCM")
-    theirs, ours = socket.socketpair()
-    ours.setblocking(False)
-    peer = Connection(trio.SocketStream(trio.socket.from_stdlib_socket(theirs)))
+    client_context, server_context = throw_away_ca.client_context(), throw_away_ca.server_context("localhost")
+    client_context.maximum_version = ssl.TLSVersion.TLSv1_2
+    client_context.set_ciphers("ECDHE+AESGCM")
+    peer_sock, our_sock = socket.socketpair()
+    our_sock.setblocking(False)
+    peer = Connection(trio.SocketStream(trio.socket.from_stdlib_socket(peer_sock)))
     other, other_side = socket.socketpair()
     other_side.setblocking(False)
     async with trio.open_nursery() as nursery:
         tls: ssl.SSLSocket
         if is_server:
-            accepting.keylog_filename = str(keys)
-            connecting.options |= ssl.OP_NO_RENEGOTIATION
-            nursery.start_soon(peer.accept_tls, accepting)
-            tls = await connect_tls(ours, connecting, "localhost")
+            server_context.keylog_filename = str(keys)
+            client_context.options |= ssl.OP_NO_RENEGOTIATION
+            nursery.start_soon(peer.accept_tls, server_context)
+            tls = await connect_tls(our_sock, client_context, "localhost")
         else:
-            connecting.keylog_filename = str(keys)
-            accepting.options |= ssl.OP_NO_RENEGOTIATION
-            nursery.start_soon(peer.start_tls, connecting)
-            tls = await accept_tls(ours, accepting)
+            client_context.keylog_filename = str(keys)
+            server_context.options |= ssl.OP_NO_RENEGOTIATION
+            nursery.start_soon(peer.start_tls, client_context)
+            tls = await accept_tls(our_sock, server_context)
     assert peer.tls is not None
-    write = Tls12RecordWriter.of(peer.tls, keys, is_server=is_server)
-    records = b"".join(write.handshake(message) for _ in range(MANY + 1))
+    writer = Tls12RecordWriter.of(peer.tls, keys, is_server=is_server)
+    records = b"".join(writer.handshake(message) for _ in range(MANY + 1))
 
     async def flood() -> None:
         with suppress(trio.BrokenResourceError):
             await peer.stream.send_all(records)
 
     async def read() -> None:
-        """The refusals must not fill the connection."""
+        """Read the refusals, so that they do not fill the connection."""
         with suppress(trio.BrokenResourceError):
             while await peer.stream.receive_some():
                 pass
 
     with tls, other, other_side:
         sides = (other_side, tls) if is_server else (tls, other_side)
-        pair = Tunnel(*sides, client_timeout=1000, server_timeout=1000, half_closed_timeout=1000)
+        tunnel = Tunnel(*sides, client_timeout=1000, server_timeout=1000, half_closed_timeout=1000)
         async with run_relay(relay_kind) as relay, trio.open_nursery() as nursery:
             nursery.start_soon(flood)
             nursery.start_soon(read)
             with trio.fail_after(PATIENCE_S):
-                end = await relay.run(pair)
+                end_reason = await relay.run(tunnel)
             nursery.cancel_scope.cancel()
     peer.drop()
-    assert (end, pair.detail) == (SERVER_ABORTED if is_server else CLIENT_ABORTED, DETAIL)
+    assert (end_reason, tunnel.detail) == (SERVER_ABORTED if is_server else CLIENT_ABORTED, DETAIL)

@@ -1,4 +1,4 @@
-"""Attempts to connect that fail: the same server after a pause, another one at once, or the end, and what the log counts."""
+"""Retries and redispatch: which server is tried next, after which pause, and what the log counts."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ from tests.support.proxy.backend_cluster import (
 from tests.support.proxy.proxy_harness import ResourceSnapshot
 from tests.support.proxy.task_steps import cancel_at_every_step
 
-PAUSE_MS = 60  # before the same server is tried again: as long as the limit on connecting, up to a second
-QUICK: dict[str, Any] = {"timeouts": {"connect": f"{PAUSE_MS}ms"}}
-LONGEST_PAUSE_MS = 1000
-AT_ONCE_S = 0.6  # a pause would have to be waited out until later than that
-OFTEN = 50  # so that it is not over before the test has done something meanwhile
-NEVER: dict[str, Any] = {"timeouts": {"connect": "1h"}}
+# The turnaround pause is as long as the connect timeout, and at most one second.
+PAUSE_MS = 60
+SHORT_TIMEOUT: dict[str, Any] = {"timeouts": {"connect": f"{PAUSE_MS}ms"}}
+MAX_PAUSE_MS = 1000
+WITHOUT_PAUSE_S = 0.6  # a session that paused would take longer
+MANY_RETRIES = 50  # enough for a test to act before the last one
+LONG_TIMEOUT: dict[str, Any] = {"timeouts": {"connect": "1h"}}
 
 
-# The same server again
+# The same server
 
 
-async def test_a_server_that_refused_once_is_tried_again(cluster: BackendCluster) -> None:
+async def test_refusing_server_is_retried(cluster: BackendCluster) -> None:
     server = await cluster.add_server("s1", is_open=False)
-    await cluster.start_proxy(retries=OFTEN, **QUICK)
+    await cluster.start_proxy(retries=MANY_RETRIES, **SHORT_TIMEOUT)
     client = await cluster.connect_client()
     await cluster.wait_for_connect_errors("s1")
     await cluster.open_server(server)
@@ -45,32 +46,30 @@ async def test_a_server_that_refused_once_is_tried_again(cluster: BackendCluster
 
 
 @pytest.mark.parametrize("retries", [0, 1, 3])
-async def test_a_server_that_refuses_for_good_is_tried_so_often(
-    cluster: BackendCluster, retries: int
-) -> None:
+async def test_retries_limit_attempts(cluster: BackendCluster, retries: int) -> None:
     await cluster.add_refusing_servers("s1")
-    await cluster.start_proxy(retries=retries, redispatch=False, **QUICK)
+    await cluster.start_proxy(retries=retries, redispatch=False, **SHORT_TIMEOUT)
     before = ResourceSnapshot.now()
     await assert_rejected(await cluster.connect_client())
     line = await cluster.harness.session()
     assert (line["end"], line["state"], line["retries"]) == ("server-refused", "SC", retries)
     assert (line["server"], line["connect_ms"], line["redispatched"]) == ("s1", -1, False)
     assert "Connection refused" in line["detail"]
-    assert line["total_ms"] >= retries * PAUSE_MS, "a pause before each retry"
+    assert line["total_ms"] >= retries * PAUSE_MS, "each retry comes after a pause"
     assert cluster.counts("s1").retries == retries
     await before.wait_until_restored()
 
 
-async def test_the_pause_is_no_longer_than_a_second(cluster: BackendCluster) -> None:
+async def test_turnaround_pause_is_at_most_one_second(cluster: BackendCluster) -> None:
     await cluster.add_refusing_servers("s1")
-    await cluster.start_proxy(retries=1, redispatch=False, **NEVER)
+    await cluster.start_proxy(retries=1, redispatch=False, **LONG_TIMEOUT)
     await assert_rejected(await cluster.connect_client())
-    assert (await cluster.harness.session())["total_ms"] >= LONGEST_PAUSE_MS
+    assert (await cluster.harness.session())["total_ms"] >= MAX_PAUSE_MS
 
 
-async def test_retries_of_one_server_have_no_plus_in_the_log(cluster: BackendCluster) -> None:
+async def test_retries_without_redispatch_are_logged_without_plus(cluster: BackendCluster) -> None:
     await cluster.add_refusing_servers("s1")
-    await cluster.start_proxy(retries=2, redispatch=False, tcplog=True, **QUICK)
+    await cluster.start_proxy(retries=2, redispatch=False, tcplog=True, **SHORT_TIMEOUT)
     await assert_rejected(await cluster.connect_client())
     line = await cluster.tcplog_line()
     assert (line.server, line.state, line.retries) == ("b/s1", "SC", "2")
@@ -80,12 +79,14 @@ async def test_retries_of_one_server_have_no_plus_in_the_log(cluster: BackendClu
 
 
 @pytest.mark.parametrize("redispatch", [True, 1, 2, 5])
-async def test_another_server_is_tried_at_once(cluster: BackendCluster, redispatch: bool | int) -> None:
-    """Whoever has no server of its own does not wait for one, whatever the number says."""
+async def test_new_client_is_redispatched_without_pause(
+    cluster: BackendCluster, redispatch: bool | int
+) -> None:
+    """A client without a sticky entry is redispatched at once, independent of the number in ``redispatch``."""
     await cluster.add_refusing_servers("bad")
     await cluster.add_server("good")
     await cluster.start_proxy(retries=3, redispatch=redispatch, tcplog=True)
-    with trio.fail_after(AT_ONCE_S):
+    with trio.fail_after(WITHOUT_PAUSE_S):
         assert await cluster.connect_and_close() == "good"
     line = await cluster.tcplog_line()
     assert (line.server, line.state, line.retries) == ("b/good", "--", "+1")
@@ -94,9 +95,7 @@ async def test_another_server_is_tried_at_once(cluster: BackendCluster, redispat
 
 
 @pytest.mark.parametrize("balance", ["leastconn", "roundrobin", "source", "first", "random"])
-async def test_whatever_the_balance_nobody_is_left_with_a_server_that_refuses(
-    cluster: BackendCluster, balance: str
-) -> None:
+async def test_redispatch_works_with_each_balance(cluster: BackendCluster, balance: str) -> None:
     await cluster.add_refusing_servers("bad")
     await cluster.add_server("good")
     await cluster.start_proxy(retries=1, balance=balance)
@@ -106,10 +105,10 @@ async def test_whatever_the_balance_nobody_is_left_with_a_server_that_refuses(
     assert {(line["retries"], line["redispatched"]) for line in lines} <= {(0, False), (1, True)}
 
 
-async def test_no_other_server_is_tried_without_redispatch(cluster: BackendCluster) -> None:
+async def test_redispatch_false_keeps_server(cluster: BackendCluster) -> None:
     await cluster.add_refusing_servers("bad")
     good = await cluster.add_server("good")
-    await cluster.start_proxy(retries=2, redispatch=False, balance="first", **QUICK)
+    await cluster.start_proxy(retries=2, redispatch=False, balance="first", **SHORT_TIMEOUT)
     await assert_rejected(await cluster.connect_client())
     line = await cluster.harness.session()
     assert (line["end"], line["server"], line["retries"]) == ("server-refused", "bad", 2)
@@ -117,17 +116,17 @@ async def test_no_other_server_is_tried_without_redispatch(cluster: BackendClust
     assert good.accepted == 0
 
 
-async def test_each_server_is_tried_before_any_is_tried_again(cluster: BackendCluster) -> None:
+async def test_all_servers_are_tried_before_retry(cluster: BackendCluster) -> None:
     await cluster.add_refusing_servers("bad", "worse")
     await cluster.add_server("good")
     await cluster.start_proxy(retries=3, tcplog=True, balance="first")
-    with trio.fail_after(AT_ONCE_S):
+    with trio.fail_after(WITHOUT_PAUSE_S):
         assert await cluster.connect_and_close() == "good"
     assert (await cluster.tcplog_line()).retries == "+2"
     assert [cluster.counts(name).connect_errors for name in ("bad", "worse")] == [1, 1]
 
 
-async def test_a_retry_too_few_to_reach_the_good_one(cluster: BackendCluster) -> None:
+async def test_retries_too_few_for_working_server(cluster: BackendCluster) -> None:
     await cluster.add_refusing_servers("bad", "worse")
     good = await cluster.add_server("good")
     await cluster.start_proxy(retries=1, balance="first")
@@ -137,23 +136,23 @@ async def test_a_retry_too_few_to_reach_the_good_one(cluster: BackendCluster) ->
     assert good.accepted == 0
 
 
-async def test_when_all_refuse_they_are_tried_again_after_a_pause(cluster: BackendCluster) -> None:
+async def test_refusing_servers_are_retried_after_pauses(cluster: BackendCluster) -> None:
     await cluster.add_refusing_servers("one", "two")
-    await cluster.start_proxy(retries=3, tcplog=True, **QUICK)
-    began = trio.current_time()
+    await cluster.start_proxy(retries=3, tcplog=True, **SHORT_TIMEOUT)
+    started_at = trio.current_time()
     await assert_rejected(await cluster.connect_client())
-    assert trio.current_time() - began >= 2 * PAUSE_MS / 1000
+    assert trio.current_time() - started_at >= 2 * PAUSE_MS / 1000
     line = await cluster.tcplog_line()
     assert (line.state, line.retries) == ("SC", "+3")
     assert [cluster.counts(name).connect_errors for name in ("one", "two")] == [2, 2]
 
 
-async def test_one_of_them_comes_back_meanwhile(cluster: BackendCluster) -> None:
+async def test_server_opened_during_pause_is_used(cluster: BackendCluster) -> None:
     one = await cluster.add_server("one", is_open=False)
     await cluster.add_refusing_servers("two")
-    await cluster.start_proxy(retries=OFTEN, balance="first", **QUICK)
+    await cluster.start_proxy(retries=MANY_RETRIES, balance="first", **SHORT_TIMEOUT)
     client = await cluster.connect_client()
-    await cluster.wait_for_connect_errors("two")  # and the pause before "one" has begun
+    await cluster.wait_for_connect_errors("two")  # the pause before "one" has begun
     await cluster.open_server(one)
     assert await receive_server_name(client) == "one"
     await cluster.close_client(client)
@@ -162,24 +161,24 @@ async def test_one_of_them_comes_back_meanwhile(cluster: BackendCluster) -> None
     assert line["redispatched"]
 
 
-async def test_backups_are_not_where_retries_go(cluster: BackendCluster) -> None:
-    """They are for when no other server is up; that this one refuses does not mean that it is down."""
+async def test_redispatch_does_not_use_backup(cluster: BackendCluster) -> None:
+    """A backup serves when all other servers are down. A server that refuses is not down yet."""
     await cluster.add_refusing_servers("s1")
     spare = await cluster.add_server("spare", backup=True)
-    await cluster.start_proxy(retries=2, **QUICK)
+    await cluster.start_proxy(retries=2, **SHORT_TIMEOUT)
     await assert_rejected(await cluster.connect_client())
     line = await cluster.harness.session()
     assert (line["end"], line["server"], line["retries"]) == ("server-refused", "s1", 2)
     assert spare.accepted == 0
 
 
-# A client that has a server
+# Sticky clients
 
 STICKY: dict[str, Any] = {"stick": {"on": "source"}, "balance": "first"}
 
 
-async def stuck_to_one_that_closed(cluster: BackendCluster, **backend: Any) -> None:
-    """A guest's server is s1, which refuses from now on; s2 is fine."""
+async def stick_to_closed_server(cluster: BackendCluster, **backend: Any) -> None:
+    """Make the client sticky to s1, then close s1. s2 works."""
     one = await cluster.add_server("s1")
     await cluster.add_server("s2")
     await cluster.start_proxy(introduced=True, **STICKY, **backend)
@@ -188,104 +187,102 @@ async def stuck_to_one_that_closed(cluster: BackendCluster, **backend: Any) -> N
 
 
 @pytest.mark.parametrize(("redispatch", "attempts"), [(True, 3), (1, 1), (2, 2)])
-async def test_who_has_a_server_is_patient_with_it(
+async def test_sticky_client_is_redispatched_after_retries(
     cluster: BackendCluster, redispatch: bool | int, attempts: int
 ) -> None:
-    """True takes the last retry elsewhere, a number every n-th; until then it is the same server, after pauses."""
-    await stuck_to_one_that_closed(cluster, retries=3, redispatch=redispatch, tcplog=True, **QUICK)
-    began = trio.current_time()
+    """True redispatches the last retry, a number n each n-th. Other retries go to the same server after a pause."""
+    await stick_to_closed_server(cluster, retries=3, redispatch=redispatch, tcplog=True, **SHORT_TIMEOUT)
+    started_at = trio.current_time()
     assert await cluster.connect_and_close() == "s2"
-    assert trio.current_time() - began >= (attempts - 1) * PAUSE_MS / 1000
+    assert trio.current_time() - started_at >= (attempts - 1) * PAUSE_MS / 1000
     line = (await cluster.tcplog_lines(2))[1]
     assert (line.server, line.retries) == ("b/s2", f"+{attempts}")
     assert cluster.counts("s1").retries == attempts - 1
     assert cluster.counts("s1").redispatches == 1
 
 
-async def test_who_has_no_server_is_not_patient_meanwhile(cluster: BackendCluster) -> None:
-    await stuck_to_one_that_closed(cluster, retries=3)
+async def test_new_client_does_not_wait_for_closed_server(cluster: BackendCluster) -> None:
+    await stick_to_closed_server(cluster, retries=3)
     await cluster.connect_client()
     await cluster.wait_for_connect_errors("s1")
-    with trio.fail_after(AT_ONCE_S):
+    with trio.fail_after(WITHOUT_PAUSE_S):
         assert await cluster.connect_and_close("192.0.2.2") == "s2"
 
 
-async def test_who_has_a_server_waits_for_it_to_come_back(cluster: BackendCluster) -> None:
-    await stuck_to_one_that_closed(cluster, retries=OFTEN, **QUICK)
+async def test_sticky_client_gets_reopened_server(cluster: BackendCluster) -> None:
+    await stick_to_closed_server(cluster, retries=MANY_RETRIES, **SHORT_TIMEOUT)
     client = await cluster.connect_client()
     await cluster.wait_for_connect_errors("s1")
     await cluster.open_server(cluster.servers["s1"])
     assert await receive_server_name(client) == "s1"
 
 
-async def test_who_has_a_server_is_left_with_it_without_redispatch(cluster: BackendCluster) -> None:
-    await stuck_to_one_that_closed(cluster, retries=2, redispatch=False, **QUICK)
+async def test_sticky_client_without_redispatch_keeps_server(cluster: BackendCluster) -> None:
+    await stick_to_closed_server(cluster, retries=2, redispatch=False, **SHORT_TIMEOUT)
     await assert_rejected(await cluster.connect_client())
     line = (await cluster.harness.sessions(2))[1]
     assert (line["end"], line["server"], line["retries"]) == ("server-refused", "s1", 2)
     assert not line["redispatched"]
     await cluster.open_server(cluster.servers["s1"])
-    assert await cluster.connect_and_close() == "s1", "it is its server still"
+    assert await cluster.connect_and_close() == "s1", "the sticky entry is kept"
 
 
-# A server that leaves while it is tried
+# State changes during an attempt
 
 
-@pytest.mark.parametrize("where", ["in the pause", "connecting"])
-async def test_a_server_that_goes_for_maintenance_is_waited_for_no_longer(
-    cluster: BackendCluster, where: str
-) -> None:
-    if where == "connecting":
+@pytest.mark.parametrize("phase", ["turnaround pause", "connecting"])
+async def test_maintenance_ends_attempt_and_pause(cluster: BackendCluster, phase: str) -> None:
+    if phase == "connecting":
         await cluster.add_unanswering_server("s1")
         await cluster.add_server("s2")
-        await cluster.start_proxy(retries=3, balance="first", **NEVER)
+        await cluster.start_proxy(retries=3, balance="first", **LONG_TIMEOUT)
     else:
-        await stuck_to_one_that_closed(cluster, retries=3, **NEVER)
+        await stick_to_closed_server(cluster, retries=3, **LONG_TIMEOUT)
     client = await cluster.connect_client()
-    if where == "connecting":
+    if phase == "connecting":
         await cluster.wait_for_sessions()
     else:
         await cluster.wait_for_connect_errors("s1")
-    with trio.fail_after(AT_ONCE_S):
+    with trio.fail_after(WITHOUT_PAUSE_S):
         cluster.states["s1"].set_state("maint")
         assert await receive_server_name(client) == "s2"
     await cluster.close_client(client)
-    line = (await cluster.harness.sessions(1 if where == "connecting" else 2))[-1]
+    line = (await cluster.harness.sessions(1 if phase == "connecting" else 2))[-1]
     assert (line["server"], line["redispatched"]) == ("s2", True)
     assert cluster.states["s1"].sessions == 0
 
 
-async def test_who_is_taken_elsewhere_stands_in_the_line_like_anybody(cluster: BackendCluster) -> None:
+async def test_redispatched_session_joins_queue(cluster: BackendCluster) -> None:
     one = await cluster.add_server("s1")
     await cluster.add_server("s2", max_sessions=1)
-    await cluster.start_proxy(introduced=True, retries=3, tcplog=True, **STICKY, **NEVER)
+    await cluster.start_proxy(introduced=True, retries=3, tcplog=True, **STICKY, **LONG_TIMEOUT)
     await cluster.connect_and_close()
     await one.close()
     client = await cluster.connect_client()
     await cluster.wait_for_connect_errors("s1")
-    there = await cluster.connect_greeted("192.0.2.2")  # refused by s1, too
+    current = await cluster.connect_greeted("192.0.2.2")  # s1 refuses this client, too
     cluster.states["s1"].set_state("maint")
     await cluster.wait_for_queued(1)
-    await cluster.close_client(there)
+    await cluster.close_client(current)
     assert await receive_server_name(client) == "s2"
     await cluster.close_client(client)
     line = (await cluster.tcplog_lines(3))[2]
     assert (line.server, line.retries, line.queue) == ("b/s2", "+1", "0/1")
 
 
-async def test_who_has_a_server_waits_for_its_answer_no_longer_when_it_goes(cluster: BackendCluster) -> None:
-    await stuck_to_one_that_closed(cluster, retries=3, **NEVER)
+async def test_maintenance_ends_attempt_of_sticky_client(cluster: BackendCluster) -> None:
+    await stick_to_closed_server(cluster, retries=3, **LONG_TIMEOUT)
     await cluster.harness.nursery.start(UnansweredServer(cluster.servers["s1"].address).serve)
     client = await cluster.connect_client()
     await cluster.wait_for_sessions()
-    with trio.fail_after(AT_ONCE_S):
+    with trio.fail_after(WITHOUT_PAUSE_S):
         cluster.states["s1"].set_state("maint")
         assert await receive_server_name(client) == "s2"
 
 
-async def test_a_server_that_drains_is_tried_on(cluster: BackendCluster) -> None:
-    """Clients that have it may come back to it."""
-    await stuck_to_one_that_closed(cluster, retries=OFTEN, **QUICK)
+async def test_draining_server_is_retried_for_sticky_client(cluster: BackendCluster) -> None:
+    """Clients that are sticky to a draining server may return to it."""
+    await stick_to_closed_server(cluster, retries=MANY_RETRIES, **SHORT_TIMEOUT)
     client = await cluster.connect_client()
     await cluster.wait_for_connect_errors("s1")
     cluster.states["s1"].set_state("drain")
@@ -295,9 +292,11 @@ async def test_a_server_that_drains_is_tried_on(cluster: BackendCluster) -> None
 
 
 @pytest.mark.parametrize("redispatch", [True, False])
-async def test_the_only_server_goes_while_it_is_tried(cluster: BackendCluster, redispatch: bool) -> None:
+async def test_maintenance_of_only_server_during_attempt(cluster: BackendCluster, redispatch: bool) -> None:
     await cluster.add_unanswering_server("s1")
-    await cluster.start_proxy(retries=3, redispatch=redispatch, **(NEVER if redispatch else QUICK))
+    await cluster.start_proxy(
+        retries=3, redispatch=redispatch, **(LONG_TIMEOUT if redispatch else SHORT_TIMEOUT)
+    )
     before = ResourceSnapshot.now()
     client = await cluster.connect_client()
     await cluster.wait_for_sessions()
@@ -305,15 +304,17 @@ async def test_the_only_server_goes_while_it_is_tried(cluster: BackendCluster, r
     await assert_rejected(client)
     line = await cluster.harness.session()
     assert (line["phase"], line["server_address"]) == ("connect", None)
-    assert line["retries"] == (1 if redispatch else 3), "without redispatch nobody asks whether it is up"
+    assert line["retries"] == (1 if redispatch else 3), (
+        "without redispatch the server's state is not considered"
+    )
     await before.wait_until_restored()
 
 
-async def test_a_server_whose_check_fails_is_waited_for_no_longer(cluster: BackendCluster) -> None:
+async def test_failed_check_ends_attempt(cluster: BackendCluster) -> None:
     checked = await cluster.start_unlisted_server("checked")
     await cluster.add_unanswering_server("s1", check=check_of(checked))
     await cluster.add_server("s2")
-    await cluster.start_proxy(retries=3, balance="first", **NEVER)
+    await cluster.start_proxy(retries=3, balance="first", **LONG_TIMEOUT)
     client = await cluster.connect_client()
     await cluster.wait_for_sessions()
     await checked.close()
@@ -321,17 +322,17 @@ async def test_a_server_whose_check_fails_is_waited_for_no_longer(cluster: Backe
     await cluster.harness.events("server-down")
 
 
-# Many, and at every step
+# Load and cancellation
 
 
-async def test_a_crowd_finds_the_servers_that_work(cluster: BackendCluster) -> None:
+async def test_many_clients_reach_working_servers(cluster: BackendCluster) -> None:
     await cluster.add_refusing_servers("bad", "worse")
     await cluster.add_server("good")
     await cluster.add_server("better")
     await cluster.start_proxy(retries=3)
     before = ResourceSnapshot.now()
 
-    async def visit() -> None:
+    async def run_client() -> None:
         client = await cluster.connect_client()
         assert await receive_server_name(client) in ("good", "better")
         await assert_served(client)
@@ -339,7 +340,7 @@ async def test_a_crowd_finds_the_servers_that_work(cluster: BackendCluster) -> N
 
     async with trio.open_nursery() as nursery:
         for _ in range(60):
-            nursery.start_soon(visit)
+            nursery.start_soon(run_client)
     lines = await cluster.harness.sessions(60)
     assert {line["end"] for line in lines} == {"client-closed"}
     assert any(line["retries"] for line in lines)
@@ -347,18 +348,18 @@ async def test_a_crowd_finds_the_servers_that_work(cluster: BackendCluster) -> N
     await before.wait_until_restored()
 
 
-async def test_cancelled_at_every_step_of_trying(cluster: BackendCluster) -> None:
-    """Refused, failed TLS, the pause, the good one: whatever it is at, nothing stays."""
+async def test_cancelled_at_every_step_of_retrying(cluster: BackendCluster) -> None:
+    """Refused attempt, failed TLS, pause and tunnel: a cancelled session leaves no resources."""
     await cluster.add_refusing_servers("bad")
     await cluster.add_server("clear", collect(b"* OK ready\r\n"))
     good = await cluster.add_server("good", tls=cluster.harness.ca.server_context("127.0.0.1"))
     mapping = cluster.mapping(retries=4, balance="first", backend_tls=True, timeouts={"connect": "20ms"})
 
-    async def visit(address: str) -> None:
+    async def run_client(address: str) -> None:
         async with await dial(address) as client:
             await client.send(b"x\r\n")
             await client.receive_until_end()
 
-    await cancel_at_every_step(mapping, visit)
-    assert good.accepted > 0, "some got as far as that"
+    await cancel_at_every_step(mapping, run_client)
+    assert good.accepted > 0, "some runs reach the working server"
     assert "internal-error" not in {line.get("end") for line in cluster.harness.lines()}

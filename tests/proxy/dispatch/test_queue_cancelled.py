@@ -1,4 +1,4 @@
-"""Who leaves the line before it has a place, by itself or because the operator stops the proxy: the next one moves up."""
+"""Sessions that leave the queue before they get a slot: by the client's close or the operator's stop."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from tests.support.proxy.task_steps import cancel_at_every_step
 STICKY: dict[str, Any] = {"stick": {"on": "source"}}
 
 
-def end_in_order(client: Connection) -> None:
+def close(client: Connection) -> None:
     client.drop()
 
 
-def end_one_side(client: Connection) -> None:
+def half_close(client: Connection) -> None:
     client.stream.socket.shutdown(socket.SHUT_WR)
 
 
@@ -37,24 +37,24 @@ def reset(client: Connection) -> None:
     client.reset()
 
 
-@pytest.mark.parametrize("leave", [end_in_order, end_one_side, reset])
-async def test_a_client_that_leaves_the_line_is_gone_at_once(
-    cluster: BackendCluster, leave: Callable[[Connection], None]
+@pytest.mark.parametrize("end_connection", [close, half_close, reset])
+async def test_closed_client_leaves_queue_at_once(
+    cluster: BackendCluster, end_connection: Callable[[Connection], None]
 ) -> None:
     server = await cluster.add_server("s1", max_sessions=1)
     await cluster.start_proxy(tcplog=True)
-    here = await cluster.connect_greeted()
+    current = await cluster.connect_greeted()
     waiting = await cluster.connect_queued_clients(3)
-    leave(waiting[0])
+    end_connection(waiting[0])
     assert await cluster.tcplog_line() == TcplogLine("b/<NOSRV>", "CQ", "0", "0/1")
     assert cluster.pool.waiting == 2
-    await cluster.close_client(here)
-    assert await receive_server_name(waiting[1]) == "s1", "the place goes to who came next"
+    await cluster.close_client(current)
+    assert await receive_server_name(waiting[1]) == "s1", "the slot goes to the next waiter"
     assert server.accepted == 2
 
 
-async def test_a_client_that_left_before_it_could_wait(cluster: BackendCluster) -> None:
-    """Its end is there already when the line is joined."""
+async def test_client_closed_before_queueing(cluster: BackendCluster) -> None:
+    """The client's FIN has arrived before the session joins the queue."""
     await cluster.add_server("s1", max_sessions=1)
     await cluster.start_proxy(introduced=True)
     await cluster.connect_greeted()
@@ -65,16 +65,16 @@ async def test_a_client_that_left_before_it_could_wait(cluster: BackendCluster) 
     assert (line["end"], line["by"], line["phase"], line["state"]) == ("queue-left", "client", "queue", "CQ")
 
 
-async def test_a_client_that_sent_all_it_has_to_say_stays_in_the_line(cluster: BackendCluster) -> None:
-    """One that pipes its commands in and ends its side wants their answers."""
+async def test_half_closed_client_with_data_stays_queued(cluster: BackendCluster) -> None:
+    """A client that pipes its commands in and half-closes waits for the answers."""
     await cluster.add_server("s1", max_sessions=1)
     await cluster.start_proxy(tcplog=True)
-    here, client = await cluster.connect_greeted(), await cluster.connect_queued()
+    current, client = await cluster.connect_greeted(), await cluster.connect_queued()
     await client.send(b"QUIT\r\n")
     await client.half_close()
     await trio.testing.wait_all_tasks_blocked(0.02)
     assert cluster.pool.waiting == 1
-    await cluster.close_client(here)
+    await cluster.close_client(current)
     with trio.fail_after(TIMEOUT_S):
         assert await client.receive_until_end() == b"s1\r\nQUIT\r\n"
     client.drop()
@@ -82,9 +82,9 @@ async def test_a_client_that_sent_all_it_has_to_say_stays_in_the_line(cluster: B
 
 
 @pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])
-@pytest.mark.parametrize("how", ["in order", "FIN alone", "reset"])
-async def test_a_client_with_tls_that_leaves_the_line_is_gone_at_once(
-    cluster: BackendCluster, how: str, version: str
+@pytest.mark.parametrize("ending", ["close_notify", "FIN alone", "reset"])
+async def test_closed_tls_client_leaves_queue_at_once(
+    cluster: BackendCluster, ending: str, version: str
 ) -> None:
     server = await cluster.add_server("s1", max_sessions=1)
     await cluster.start_proxy(tls=True)
@@ -93,9 +93,9 @@ async def test_a_client_with_tls_that_leaves_the_line_is_gone_at_once(
     context.maximum_version = ssl.TLSVersion[version]
     client = await dial(cluster.proxy.frontends["f"].addresses[0], tls=context)
     await cluster.wait_for_queued(1)
-    if how == "in order":
+    if ending == "close_notify":
         await client.close()
-    elif how == "reset":
+    elif ending == "reset":
         client.reset()
     else:
         client.drop()
@@ -109,20 +109,20 @@ async def test_a_client_with_tls_that_leaves_the_line_is_gone_at_once(
     assert server.accepted == 1
 
 
-async def test_a_client_with_tls_that_has_said_something_stays_in_the_line(cluster: BackendCluster) -> None:
+async def test_half_closed_tls_client_with_data_stays_queued(cluster: BackendCluster) -> None:
     await cluster.add_server("s1", max_sessions=1)
     await cluster.start_proxy(tls=True)
-    here, client = await cluster.connect_greeted(), await cluster.connect_queued()
+    current, client = await cluster.connect_greeted(), await cluster.connect_queued()
     await client.send(b"a1 LOGOUT\r\n")
     await client.half_close()
     await trio.testing.wait_all_tasks_blocked(0.02)
     assert cluster.pool.waiting == 1
-    await cluster.close_client(here)
+    await cluster.close_client(current)
     with trio.fail_after(TIMEOUT_S):
         assert await client.receive_until_end() == b"s1\r\na1 LOGOUT\r\n"
 
 
-async def test_clients_of_a_unix_socket_leave_the_line_as_others_do(cluster: BackendCluster) -> None:
+async def test_closed_unix_socket_client_leaves_queue(cluster: BackendCluster) -> None:
     await cluster.add_server("s1", max_sessions=1)
     await cluster.start_proxy(frontend={"bind": [{"address": f"unix:{cluster.harness.folder}/p.sock"}]})
     await cluster.connect_greeted()
@@ -131,10 +131,10 @@ async def test_clients_of_a_unix_socket_leave_the_line_as_others_do(cluster: Bac
     assert (await cluster.harness.session())["end"] == "queue-left"
 
 
-async def test_all_leave_the_line_at_once(cluster: BackendCluster) -> None:
+async def test_all_clients_close_at_once(cluster: BackendCluster) -> None:
     server = await cluster.add_server("s1", max_sessions=1)
     await cluster.start_proxy()
-    here = await cluster.connect_greeted()
+    current = await cluster.connect_greeted()
     before = ResourceSnapshot.now()
     waiting = await cluster.connect_queued_clients(40)
     for number, client in enumerate(waiting):
@@ -145,30 +145,30 @@ async def test_all_leave_the_line_at_once(cluster: BackendCluster) -> None:
     lines = await cluster.harness.sessions(40)
     assert {line["end"] for line in lines} == {"queue-left"}
     await before.wait_until_restored()
-    await cluster.close_client(here)
+    await cluster.close_client(current)
     assert await cluster.connect_and_close() == "s1"
     assert server.accepted == 2
 
 
 @pytest.mark.parametrize("freed", ["just before", "just after"])
-async def test_a_client_that_leaves_with_the_place_it_was_given(
+async def test_slot_given_to_closed_client_passes_on(
     cluster: BackendCluster, freed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the place and its session's next step: the place goes on to the next."""
+    """The client closes between getting the slot and the session's next step. The slot passes to the next waiter."""
     await cluster.add_server("s1", max_sessions=1)
     await cluster.start_proxy()
-    place = cluster.pool.acquire()
-    assert place is not None
-    notice = Dispatch._on_client_closed
+    server = cluster.pool.acquire()
+    assert server is not None
+    original_on_client_closed = Dispatch._on_client_closed
 
-    def notice_and_free(visit: Dispatch) -> None:
+    def on_client_closed(dispatch: Dispatch) -> None:
         if freed == "just before":
-            cluster.pool.release(place)
-        notice(visit)
+            cluster.pool.release(server)
+        original_on_client_closed(dispatch)
         if freed == "just after":
-            cluster.pool.release(place)
+            cluster.pool.release(server)
 
-    monkeypatch.setattr(Dispatch, "_on_client_closed", notice_and_free)
+    monkeypatch.setattr(Dispatch, "_on_client_closed", on_client_closed)
     first, second = await cluster.connect_queued_clients(2)
     first.drop()
     assert await receive_server_name(second) == "s1"
@@ -177,16 +177,16 @@ async def test_a_client_that_leaves_with_the_place_it_was_given(
     assert cluster.states["s1"].sessions == 0
 
 
-async def test_a_client_that_leaves_at_the_same_time_as_who_was_before_it(cluster: BackendCluster) -> None:
+async def test_waiter_and_served_client_close_at_once(cluster: BackendCluster) -> None:
     await cluster.add_server("s1", max_sessions=1)
     await cluster.start_proxy()
     for number in range(12):
-        here = await cluster.connect_greeted()
+        current = await cluster.connect_greeted()
         first, second = await cluster.connect_queued_clients(2)
         if number % 2:
-            here.reset()
+            current.reset()
         else:
-            here.drop()
+            current.drop()
         first.drop()
         assert await receive_server_name(second) == "s1"
         await cluster.close_client(second)
@@ -194,58 +194,58 @@ async def test_a_client_that_leaves_at_the_same_time_as_who_was_before_it(cluste
         assert cluster.states["s1"].sessions == 0
 
 
-# The operator
+# Stop and drain
 
 
-async def test_stopped_in_the_line(cluster: BackendCluster) -> None:
+async def test_stop_rejects_queued_sessions(cluster: BackendCluster) -> None:
     server = await cluster.add_server("s1", max_sessions=1)
     await cluster.start_proxy(tcplog=True)
     before = ResourceSnapshot.now()
-    here = await cluster.connect_greeted()
+    current = await cluster.connect_greeted()
     waiting = await cluster.connect_queued_clients(2)
     with trio.fail_after(TIMEOUT_S):
         await cluster.proxy.drain(0)
     for client in waiting:
         await assert_rejected(client)
-    here.drop()
+    current.drop()
     lines = await cluster.tcplog_lines(3)
     assert [line.state for line in lines].count("KQ") == 2
-    assert server.accepted == 1, "nobody has a place any more that another one left"
+    assert server.accepted == 1, "a slot freed by the stop is not given to a waiter"
     await before.wait_until_restored()
 
 
-async def test_a_drain_lets_those_in_the_line_have_their_turn(cluster: BackendCluster) -> None:
+async def test_drain_serves_queued_sessions(cluster: BackendCluster) -> None:
     await cluster.add_server("s1", max_sessions=1)
     await cluster.start_proxy()
-    here, client = await cluster.connect_greeted(), await cluster.connect_queued()
+    current, client = await cluster.connect_greeted(), await cluster.connect_queued()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(cluster.proxy.drain, TIMEOUT_S)
         await cluster.harness.events("draining")
-        await cluster.close_client(here)
+        await cluster.close_client(current)
         assert await receive_server_name(client) == "s1"
         await client.close()
     assert {line["end"] for line in await cluster.harness.sessions(2)} == {"client-closed"}
 
 
-@pytest.mark.parametrize("sticky", [False, True])
-async def test_cancelled_at_every_step_of_waiting(cluster: BackendCluster, sticky: bool) -> None:
+@pytest.mark.parametrize("is_sticky", [False, True])
+async def test_cancelled_at_every_step_of_queueing(cluster: BackendCluster, is_sticky: bool) -> None:
     server = await cluster.add_server("s1", max_sessions=1)
-    mapping = cluster.mapping(max_queue=2, **(STICKY if sticky else {}))
+    mapping = cluster.mapping(max_queue=2, **(STICKY if is_sticky else {}))
 
-    async def visit(address: str) -> None:
-        async def come(leave_early: bool) -> None:
+    async def run_clients(address: str) -> None:
+        async def run_client(closes_early: bool) -> None:
             try:
                 async with await dial(address) as client:
-                    if not leave_early:
+                    if not closes_early:
                         await client.receive_line()
             except (trio.BrokenResourceError, OSError):
                 pass
 
         async with trio.open_nursery() as nursery:
             for number in range(4):
-                nursery.start_soon(come, number == 1)
+                nursery.start_soon(run_client, number == 1)
 
-    await cancel_at_every_step(mapping, visit)
+    await cancel_at_every_step(mapping, run_clients)
     assert server.accepted > 0
     ends = {line["end"] for line in cluster.harness.lines() if line["event"] == "session"}
     assert "internal-error" not in ends

@@ -1,4 +1,4 @@
-"""The waits of a session before its tunnel opens: what cuts one short, and which end reason follows."""
+"""Waits of a session before its tunnel opens: what interrupts them, and which end reason follows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def client_closed(wait: InterruptibleWait) -> None:
     wait.end_session_soon()
 
 
-def left_the_queue(wait: InterruptibleWait) -> None:
+def client_left_queue(wait: InterruptibleWait) -> None:
     wait.end_session(end_reasons.QUEUE_LEFT)
 
 
@@ -38,13 +38,13 @@ def left_the_queue(wait: InterruptibleWait) -> None:
         ((), TIMEOUT_S, None),
         ((server_down,), 1.0, None),
         ((client_closed,), 1.0 + _CLIENT_EOF_GRACE_S, end_reasons.CLIENT_LEFT),
-        ((left_the_queue,), 1.0, end_reasons.QUEUE_LEFT),
+        ((client_left_queue,), 1.0, end_reasons.QUEUE_LEFT),
         ((client_closed, server_down), 1.0, None),
-        ((left_the_queue, server_down), 1.0, end_reasons.QUEUE_LEFT),
+        ((client_left_queue, server_down), 1.0, end_reasons.QUEUE_LEFT),
         ((client_closed, client_closed), 1.0 + _CLIENT_EOF_GRACE_S, end_reasons.CLIENT_LEFT),
     ],
 )
-async def test_first_event_decides_how_a_wait_ends(
+async def test_first_event_decides_end_of_wait(
     autojump_clock: trio.testing.MockClock,
     events: tuple[Event, ...],
     seconds: float,
@@ -53,20 +53,20 @@ async def test_first_event_decides_how_a_wait_ends(
     wait = InterruptibleWait(TRIO)
     started_at = trio.current_time()
 
-    async def act() -> None:
+    async def trigger_events() -> None:
         await trio.sleep(1.0)
         for event in events:
             event(wait)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(act)
+        nursery.start_soon(trigger_events)
         with wait.timeout(TIMEOUT_S):
             await trio.sleep_forever()
         assert trio.current_time() - started_at == pytest.approx(seconds)
         assert end_of(wait) is end
 
 
-async def test_client_that_has_closed_shortens_the_next_wait(autojump_clock: trio.testing.MockClock) -> None:
+async def test_closed_client_shortens_next_wait(autojump_clock: trio.testing.MockClock) -> None:
     wait = InterruptibleWait(TRIO)
     wait.end_session_soon()
     started_at = trio.current_time()
@@ -76,7 +76,7 @@ async def test_client_that_has_closed_shortens_the_next_wait(autojump_clock: tri
     assert end_of(wait) is end_reasons.CLIENT_LEFT
 
 
-async def test_wait_that_is_over_in_time_ends_no_session(autojump_clock: trio.testing.MockClock) -> None:
+async def test_wait_within_grace_time_ends_no_session(autojump_clock: trio.testing.MockClock) -> None:
     wait = InterruptibleWait(TRIO)
     wait.end_session_soon()
     with wait.timeout(TIMEOUT_S):
@@ -84,7 +84,7 @@ async def test_wait_that_is_over_in_time_ends_no_session(autojump_clock: trio.te
     assert end_of(wait) is None
 
 
-async def test_event_after_a_wait_has_no_effect_on_the_next(autojump_clock: trio.testing.MockClock) -> None:
+async def test_event_after_wait_does_not_affect_next(autojump_clock: trio.testing.MockClock) -> None:
     wait = InterruptibleWait(TRIO)
     with wait.timeout(TIMEOUT_S):
         pass
@@ -103,6 +103,6 @@ def end_of(wait: InterruptibleWait) -> end_reasons.EndReason | None:
     return None
 
 
-def test_every_phase_has_an_end_reason_for_the_operators_stop() -> None:
+def test_every_phase_has_end_reason_for_stop() -> None:
     assert set(_END_IF_CANCELLED) == set(Phase)
     assert {end.by for end in _END_IF_CANCELLED.values()} == {end_reasons.EndedBy.ADMIN}

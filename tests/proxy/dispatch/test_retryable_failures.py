@@ -1,4 +1,4 @@
-"""Which faults are tried again, elsewhere or not at all: time limits, TLS, names, and what was connected once."""
+"""Failures that are retried or redispatched: timeouts, TLS, names. A connected session is not retried."""
 
 from __future__ import annotations
 
@@ -22,26 +22,27 @@ from tests.support.proxy.backend_cluster import (
 from tests.support.proxy.header_recorder import HeaderRecorder
 from tests.support.proxy.proxy_harness import TIMEOUT_S, ResourceSnapshot
 
-PAUSE_MS = 60  # before the same server is tried again: as long as the limit on connecting, up to a second
-QUICK: dict[str, Any] = {"timeouts": {"connect": f"{PAUSE_MS}ms"}}
+# The turnaround pause is as long as the connect timeout, and at most one second.
+PAUSE_MS = 60
+SHORT_TIMEOUT: dict[str, Any] = {"timeouts": {"connect": f"{PAUSE_MS}ms"}}
 
 
-# What is tried again
+# Retried failures
 
 
-async def test_a_server_that_does_not_answer_in_time_is_left(cluster: BackendCluster) -> None:
+async def test_connect_timeout_redispatches(cluster: BackendCluster) -> None:
     await cluster.add_unanswering_server("s1")
     await cluster.add_server("s2")
-    await cluster.start_proxy(retries=3, balance="first", **QUICK)
+    await cluster.start_proxy(retries=3, balance="first", **SHORT_TIMEOUT)
     assert await cluster.connect_and_close() == "s2"
     line = await cluster.harness.session()
     assert (line["server"], line["retries"], line["redispatched"]) == ("s2", 1, True)
     assert line["connect_ms"] >= PAUSE_MS
 
 
-async def test_each_attempt_has_the_whole_time_limit(cluster: BackendCluster) -> None:
+async def test_each_attempt_has_full_connect_timeout(cluster: BackendCluster) -> None:
     await cluster.add_unanswering_server("s1")
-    await cluster.start_proxy(retries=2, redispatch=False, **QUICK)
+    await cluster.start_proxy(retries=2, redispatch=False, **SHORT_TIMEOUT)
     await assert_rejected(await cluster.connect_client())
     line = await cluster.harness.session()
     assert (line["end"], line["state"], line["retries"]) == ("connect-timeout", "sC", 2)
@@ -50,16 +51,14 @@ async def test_each_attempt_has_the_whole_time_limit(cluster: BackendCluster) ->
 
 NO_TLS: dict[str, Sequence[Step]] = {
     "clear text": collect(b"* OK ready\r\n"),
-    "end": (Close(),),
+    "close": (Close(),),
     "reset": (Reset(),),
     "silence": (Collect(),),
 }
 
 
 @pytest.mark.parametrize("fault", [*NO_TLS, "wrong name", "foreign CA"])
-async def test_a_server_with_which_tls_fails_is_left(
-    cluster: BackendCluster, fault: str, tmp_path: Path
-) -> None:
+async def test_failed_tls_redispatches(cluster: BackendCluster, fault: str, tmp_path: Path) -> None:
     ca = cluster.harness.ca
     match fault:
         case "wrong name":
@@ -71,7 +70,7 @@ async def test_a_server_with_which_tls_fails_is_left(
         case _:
             bad = await cluster.add_server("bad", NO_TLS[fault])
     await cluster.add_server("good", tls=ca.server_context("127.0.0.1"))
-    await cluster.start_proxy(retries=3, balance="first", backend_tls=True, tcplog=True, **QUICK)
+    await cluster.start_proxy(retries=3, balance="first", backend_tls=True, tcplog=True, **SHORT_TIMEOUT)
     before = ResourceSnapshot.now()
     assert await cluster.connect_and_close() == "good"
     line = await cluster.tcplog_line()
@@ -80,9 +79,9 @@ async def test_a_server_with_which_tls_fails_is_left(
     await before.wait_until_restored()
 
 
-async def test_tls_that_fails_for_good_is_tried_so_often(cluster: BackendCluster) -> None:
+async def test_failed_tls_is_retried(cluster: BackendCluster) -> None:
     server = await cluster.add_server("s1", (Close(),))
-    await cluster.start_proxy(retries=2, redispatch=False, backend_tls=True, **QUICK)
+    await cluster.start_proxy(retries=2, redispatch=False, backend_tls=True, **SHORT_TIMEOUT)
     await assert_rejected(await cluster.connect_client())
     line = await cluster.harness.session()
     assert (line["end"], line["state"], line["retries"]) == ("server-handshake-failed", "SC", 2)
@@ -90,7 +89,7 @@ async def test_tls_that_fails_for_good_is_tried_so_often(cluster: BackendCluster
     assert server.accepted == 3
 
 
-async def test_clients_with_tls_notice_nothing_of_it(cluster: BackendCluster) -> None:
+async def test_tls_client_is_redispatched(cluster: BackendCluster) -> None:
     await cluster.add_refusing_servers("bad")
     await cluster.add_server("good")
     await cluster.start_proxy(retries=1, balance="first", tls=True)
@@ -102,7 +101,7 @@ async def test_clients_with_tls_notice_nothing_of_it(cluster: BackendCluster) ->
     assert (await cluster.harness.session())["retries"] == 1
 
 
-async def test_what_the_client_has_said_already_goes_to_the_server_that_takes_it(
+async def test_early_client_data_reaches_connected_server(
     cluster: BackendCluster,
 ) -> None:
     await cluster.add_refusing_servers("bad", "worse")
@@ -114,14 +113,14 @@ async def test_what_the_client_has_said_already_goes_to_the_server_that_takes_it
         assert await client.receive_line() == b"EHLO impatient\r\n"
 
 
-async def test_the_next_server_is_told_of_the_client_anew(cluster: BackendCluster) -> None:
-    """One that took the PROXY header and then failed keeps nothing from the next."""
+async def test_next_server_gets_proxy_header(cluster: BackendCluster) -> None:
+    """A server that took the PROXY header and then failed does not affect the next server's header."""
     await cluster.add_server("bad", (Expect(b"PROXY"), Close()))
-    told = HeaderRecorder(collect(b"good\r\n"), behind=cluster.harness.ca.server_context("127.0.0.1"))
-    await cluster.add_external_server("good", await cluster.harness.nursery.start(told.serve))
+    recorder = HeaderRecorder(collect(b"good\r\n"), behind=cluster.harness.ca.server_context("127.0.0.1"))
+    await cluster.add_external_server("good", await cluster.harness.nursery.start(recorder.serve))
     await cluster.start_proxy(retries=1, balance="first", backend_tls=True, introduced=True, send_proxy="v1")
     assert await cluster.connect_and_close("192.0.2.77") == "good"
-    assert told.raw == [proxy_header("192.0.2.77")]
+    assert recorder.raw == [proxy_header("192.0.2.77")]
     assert (await cluster.harness.session())["retries"] == 1
 
 
@@ -133,7 +132,7 @@ def resolve_to(monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:
     monkeypatch.setattr(trio.socket, "getaddrinfo", resolve)
 
 
-async def test_all_addresses_of_a_name_are_one_attempt(
+async def test_all_addresses_of_name_are_single_attempt(
     cluster: BackendCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await cluster.add_refusing_servers("gone")
@@ -141,7 +140,7 @@ async def test_all_addresses_of_a_name_are_one_attempt(
     await cluster.add_external_server("named", f"mail.internal:{port}")
     await cluster.add_server("good")
     resolve_to(monkeypatch, "127.0.0.2", "127.0.0.1", "127.0.0.3")
-    await cluster.start_proxy(retries=3, balance="first", redispatch=False, **QUICK)
+    await cluster.start_proxy(retries=3, balance="first", redispatch=False, **SHORT_TIMEOUT)
     await assert_rejected(await cluster.connect_client())
     line = await cluster.harness.session()
     assert (line["server"], line["retries"]) == ("named", 3)
@@ -149,7 +148,7 @@ async def test_all_addresses_of_a_name_are_one_attempt(
     assert all(f"{host}:{port}" in line["detail"] for host in ("127.0.0.1", "127.0.0.2", "127.0.0.3"))
 
 
-async def test_a_names_second_address_is_no_retry(
+async def test_second_address_of_name_is_not_retry(
     cluster: BackendCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = await cluster.add_server("s1")
@@ -161,26 +160,25 @@ async def test_a_names_second_address_is_no_retry(
     assert (line["retries"], line["server_address"]) == (0, server.address)
 
 
-# What is not tried again
+# Failures that are not retried
 
-EITHER = {("server-closed", "--"), ("server-aborted", "SD")}  # a close over what was not read is a reset
-HASTY: dict[str, tuple[Sequence[Step], set[tuple[str, str]]]] = {
-    "closes at once": ((Close(),), EITHER),
+# A server that closes with unread data resets the connection.
+CLOSED_OR_ABORTED = {("server-closed", "--"), ("server-aborted", "SD")}
+EARLY_ENDS: dict[str, tuple[Sequence[Step], set[tuple[str, str]]]] = {
+    "closes at once": ((Close(),), CLOSED_OR_ABORTED),
     "resets at once": ((Reset(),), {("server-aborted", "SD")}),
-    "greets and closes": ((Send(b"* BYE\r\n"), Close()), EITHER),
+    "greets and closes": ((Send(b"* BYE\r\n"), Close()), CLOSED_OR_ABORTED),
     "closes at the first line": ((Expect(b"a1 NOOP\r\n"), Close()), {("server-closed", "--")}),
 }
 
 
 @pytest.mark.parametrize("tls", [False, True])
-@pytest.mark.parametrize("playbook", HASTY)
-async def test_a_connection_that_was_made_is_never_made_again(
-    cluster: BackendCluster, playbook: str, tls: bool
-) -> None:
-    """A client's command may be in it: nobody says it twice."""
-    steps, ends = HASTY[playbook]
+@pytest.mark.parametrize("playbook", EARLY_ENDS)
+async def test_connected_session_is_never_retried(cluster: BackendCluster, playbook: str, tls: bool) -> None:
+    """The server may have got a client's command, which must not be sent twice."""
+    steps, ends = EARLY_ENDS[playbook]
     context = cluster.harness.ca.server_context("127.0.0.1") if tls else None
-    hasty = await cluster.add_server("hasty", steps, tls=context)
+    server = await cluster.add_server("first", steps, tls=context)
     other = await cluster.add_server("other", tls=context)
     await cluster.start_proxy(retries=3, balance="first", backend_tls=tls)
     client = await cluster.connect_client()
@@ -189,15 +187,15 @@ async def test_a_connection_that_was_made_is_never_made_again(
         await client.receive_until_end()
     client.drop()
     line = await cluster.harness.session()
-    assert (line["server"], line["retries"], line["redispatched"]) == ("hasty", 0, False)
+    assert (line["server"], line["retries"], line["redispatched"]) == ("first", 0, False)
     assert (line["end"], line["state"]) in ends
-    assert (hasty.accepted, other.accepted) == (1, 0)
+    assert (server.accepted, other.accepted) == (1, 0)
 
 
-async def test_this_machines_own_want_is_not_tried_again(
+async def test_lack_of_resources_is_not_retried(
     cluster: BackendCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a descriptor no other server is better; more attempts would make it worse."""
+    """When descriptors or buffers run out, other servers fail as well, and more attempts make it worse."""
     await cluster.add_server("s1")
     await cluster.add_server("s2")
     attempts = 0
@@ -205,7 +203,7 @@ async def test_this_machines_own_want_is_not_tried_again(
     def address(_endpoint: Endpoint, _port: int | None) -> object:
         nonlocal attempts
         attempts += 1
-        raise OSError(errno.ENOBUFS, "as the kernel would say when it is asked to connect")
+        raise OSError(errno.ENOBUFS, "the kernel's error of connect(2)")
 
     monkeypatch.setattr(Endpoint, "address", address)
     await cluster.start_proxy(retries=3)
@@ -214,5 +212,7 @@ async def test_this_machines_own_want_is_not_tried_again(
     line = await cluster.harness.session()
     assert (line["end"], line["state"], line["retries"]) == ("out-of-resources", "RC", 0)
     assert attempts == 1
-    assert [cluster.counts(name).connect_errors for name in ("s1", "s2")] == [0, 0], "no server's fault"
+    assert [cluster.counts(name).connect_errors for name in ("s1", "s2")] == [0, 0], (
+        "the error does not count against a server"
+    )
     await before.wait_until_restored()

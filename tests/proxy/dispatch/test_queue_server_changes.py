@@ -1,4 +1,4 @@
-"""Servers that come and go while some wait for a place, and clients that wait for their own."""
+"""The queue when servers change state, and sticky sessions that wait for their own server."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tests.support.proxy.backend_cluster import (
 )
 
 STICKY: dict[str, Any] = {"stick": {"on": "source"}}
-QUICK: dict[str, Any] = {"timeouts": {"queue": "150ms"}}
+SHORT_TIMEOUT: dict[str, Any] = {"timeouts": {"queue": "150ms"}}
 
 
-async def test_a_server_that_comes_takes_as_many_as_it_has_places(cluster: BackendCluster) -> None:
+async def test_server_up_takes_waiters_up_to_max_sessions(cluster: BackendCluster) -> None:
     await cluster.add_server("s1", max_sessions=1)
     two = await cluster.add_server("s2", max_sessions=2)
     await cluster.start_proxy()
@@ -36,25 +36,25 @@ async def test_a_server_that_comes_takes_as_many_as_it_has_places(cluster: Backe
 
 
 @pytest.mark.parametrize("state", ["drain", "maint"])
-async def test_those_in_the_line_wait_on_while_no_server_is_up(cluster: BackendCluster, state: Any) -> None:
-    """Who comes now is turned away; who waits has a chance yet, for as long as it may."""
+async def test_queued_session_waits_while_no_server_is_up(cluster: BackendCluster, state: Any) -> None:
+    """A new session is rejected. A queued session waits until the queue timeout."""
     server = await cluster.add_server("s1", max_sessions=1)
     await cluster.start_proxy()
-    here, client = await cluster.connect_greeted(), await cluster.connect_queued()
+    current, client = await cluster.connect_greeted(), await cluster.connect_queued()
     cluster.states["s1"].set_state(state)
     await assert_rejected(await cluster.connect_client())
     assert (await cluster.harness.session())["end"] == "no-server"
-    await cluster.close_client(here)
+    await cluster.close_client(current)
     await trio.testing.wait_all_tasks_blocked(0.01)
-    assert cluster.pool.waiting == 1, "a free place at a server that takes nobody is none"
+    assert cluster.pool.waiting == 1, "a free slot of a server that takes no sessions is not given away"
     assert server.accepted == 1
     cluster.states["s1"].set_state("ready")
     assert await receive_server_name(client) == "s1"
 
 
-async def test_no_server_comes_back_in_time(cluster: BackendCluster) -> None:
+async def test_queue_timeout_while_no_server_is_up(cluster: BackendCluster) -> None:
     await cluster.add_server("s1", max_sessions=1)
-    await cluster.start_proxy(tcplog=True, **QUICK)
+    await cluster.start_proxy(tcplog=True, **SHORT_TIMEOUT)
     await cluster.connect_greeted()
     client = await cluster.connect_queued()
     cluster.states["s1"].set_state("maint")
@@ -63,21 +63,21 @@ async def test_no_server_comes_back_in_time(cluster: BackendCluster) -> None:
 
 
 @pytest.mark.parametrize("state", ["drain", "maint"])
-async def test_a_server_that_goes_has_its_sessions_still(cluster: BackendCluster, state: Any) -> None:
-    """Its places count on when it comes back: nobody is let in over them."""
+async def test_slots_stay_taken_over_state_changes(cluster: BackendCluster, state: Any) -> None:
+    """Open sessions keep their slots when the server comes back. The waiter still waits."""
     server = await cluster.add_server("s1", max_sessions=1)
     await cluster.start_proxy()
-    here, client = await cluster.connect_greeted(), await cluster.connect_queued()
+    current, client = await cluster.connect_greeted(), await cluster.connect_queued()
     cluster.states["s1"].set_state(state)
     cluster.states["s1"].set_state("ready")
     await trio.testing.wait_all_tasks_blocked(0.01)
     assert (cluster.pool.waiting, server.accepted) == (1, 1)
-    await assert_served(here)
-    await cluster.close_client(here)
+    await assert_served(current)
+    await cluster.close_client(current)
     assert await receive_server_name(client) == "s1"
 
 
-async def test_who_waits_for_its_own_server_goes_elsewhere_when_that_one_goes(
+async def test_sticky_waiters_move_when_server_goes_down(
     cluster: BackendCluster,
 ) -> None:
     await cluster.add_server("s1", max_sessions=1)
@@ -88,63 +88,62 @@ async def test_who_waits_for_its_own_server_goes_elsewhere_when_that_one_goes(
     cluster.states["s1"].set_state("maint")
     for client in waiting:
         assert await receive_server_name(client) == "s2"
-    (said,) = await cluster.harness.events("server-state")
-    assert "2 requeued, 0 remaining in queue" in said["message"]
+    (event,) = await cluster.harness.events("server-state")
+    assert "2 requeued, 0 remaining in queue" in event["message"]
     cluster.states["s1"].set_state("ready")
-    assert await cluster.connect_and_close() == "s2", "and sticks to the one that it has now"
+    assert await cluster.connect_and_close() == "s2", "the client is sticky to its new server"
 
 
-async def test_who_waited_for_its_own_server_has_its_turn_by_when_it_came(cluster: BackendCluster) -> None:
+async def test_moved_sticky_waiter_keeps_order(cluster: BackendCluster) -> None:
     await cluster.add_server("s1", max_sessions=1)
     await cluster.add_server("s2", max_sessions=1)
     await cluster.start_proxy(introduced=True, balance="first", **STICKY)
     await cluster.connect_greeted("192.0.2.1")
     two = await cluster.connect_greeted("192.0.2.2")
-    waiting = [
-        await cluster.connect_queued(host) for host in ("192.0.2.3", "192.0.2.1", "192.0.2.4")
-    ]  # the second has s1 as its own
+    # The second client is sticky to s1.
+    waiting = [await cluster.connect_queued(host) for host in ("192.0.2.3", "192.0.2.1", "192.0.2.4")]
     cluster.states["s1"].set_state("maint")
-    here = two
+    current = two
     for client in waiting:
-        await cluster.close_client(here)
+        await cluster.close_client(current)
         assert await receive_server_name(client) == "s2"
-        here = client
+        current = client
 
 
-async def test_who_waits_for_its_own_server_has_it_while_it_drains(cluster: BackendCluster) -> None:
-    """Those that any server would do for wait on."""
+async def test_sticky_waiter_gets_draining_server(cluster: BackendCluster) -> None:
+    """Clients without a sticky entry keep waiting."""
     await cluster.add_server("s1", max_sessions=1)
     await cluster.start_proxy(introduced=True, **STICKY)
-    here = await cluster.connect_greeted("192.0.2.1")
-    stranger = await cluster.connect_client("192.0.2.2")
+    current = await cluster.connect_greeted("192.0.2.1")
+    new_client = await cluster.connect_client("192.0.2.2")
     await cluster.wait_for_queued(1)
-    own = await cluster.connect_client("192.0.2.1")
+    sticky_client = await cluster.connect_client("192.0.2.1")
     await cluster.wait_for_queued(2)
     cluster.states["s1"].set_state("drain")
-    await cluster.close_client(here)
-    assert await receive_server_name(own) == "s1"
+    await cluster.close_client(current)
+    assert await receive_server_name(sticky_client) == "s1"
     assert cluster.pool.waiting == 1
     cluster.states["s1"].set_state("ready")
-    await cluster.close_client(own)
-    assert await receive_server_name(stranger) == "s1"
+    await cluster.close_client(sticky_client)
+    assert await receive_server_name(new_client) == "s1"
 
 
-async def test_strangers_and_those_who_stick_are_served_in_the_order_they_came(
+async def test_sticky_and_new_clients_share_order(
     cluster: BackendCluster,
 ) -> None:
     await cluster.add_server("s1", max_sessions=1)
     await cluster.start_proxy(introduced=True, **STICKY)
-    here = await cluster.connect_greeted("192.0.2.1")
+    current = await cluster.connect_greeted("192.0.2.1")
     waiting = [
         await cluster.connect_queued(host) for host in ("192.0.2.2", "192.0.2.1", "192.0.2.3", "192.0.2.1")
     ]
     for client in waiting:
-        await cluster.close_client(here)
+        await cluster.close_client(current)
         assert await receive_server_name(client) == "s1"
-        here = client
+        current = client
 
 
-async def test_a_stranger_takes_the_idle_server_past_those_who_wait_for_the_other(
+async def test_new_client_passes_sticky_waiters_to_idle_server(
     cluster: BackendCluster,
 ) -> None:
     await cluster.add_server("s1", max_sessions=1)

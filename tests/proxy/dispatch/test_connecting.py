@@ -1,4 +1,4 @@
-"""From the choice of a server to its connection: which one, by which address and port, and how it can fail."""
+"""Connecting to a server: its choice, address and port, and how connecting fails."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ from mailproxy.testing import (
 from tests.support.proxy.proxy_harness import TIMEOUT_S, Line, ProxyHarness, ResourceSnapshot
 
 GREETING = b"* OK ready\r\n"
-QUICK: dict[str, Any] = {"timeouts": {"connect": "300ms"}}
+SHORT_TIMEOUT: dict[str, Any] = {"timeouts": {"connect": "300ms"}}
 
 
-async def failed(harness: ProxyHarness, *servers: str, client_tls: bool = False, **backend: Any) -> Line:
-    """The line of a session that got no server."""
+async def log_of_failed_session(
+    harness: ProxyHarness, *servers: str, client_tls: bool = False, **backend: Any
+) -> Line:
+    """Return the log line of a session that got no server."""
     proxy = await harness.proxy(*servers, tls=client_tls, backends={"b": backend})
     before = ResourceSnapshot.now()
     client = await harness.dial(proxy, tls=client_tls)
@@ -40,33 +42,33 @@ async def failed(harness: ProxyHarness, *servers: str, client_tls: bool = False,
 
 
 @pytest.mark.parametrize("tls", [False, True])
-async def test_refused(harness: ProxyHarness, tls: bool) -> None:
-    nobody: str = await harness.nursery.start(RefusingServer().serve)
-    line = await failed(harness, nobody, client_tls=tls)
+async def test_refused_connection(harness: ProxyHarness, tls: bool) -> None:
+    refusing: str = await harness.nursery.start(RefusingServer().serve)
+    line = await log_of_failed_session(harness, refusing, client_tls=tls)
     assert (line["end"], line["state"]) == ("server-refused", "SC")
     assert "Connection refused" in line["detail"]
 
 
 @pytest.mark.parametrize("tls", [False, True])
 async def test_connect_timeout(harness: ProxyHarness, tls: bool) -> None:
-    nowhere: str = await harness.nursery.start(UnansweredServer().serve)
-    line = await failed(harness, nowhere, client_tls=tls, **QUICK)
+    unanswering: str = await harness.nursery.start(UnansweredServer().serve)
+    line = await log_of_failed_session(harness, unanswering, client_tls=tls, **SHORT_TIMEOUT)
     assert (line["end"], line["state"]) == ("connect-timeout", "sC")
     assert line["total_ms"] >= 300
 
 
-@pytest.mark.parametrize("leave", ["drop", "reset"])
-async def test_client_leaves_meanwhile(harness: ProxyHarness, leave: str) -> None:
-    """Nobody waits for a server that nobody waits for."""
-    nowhere: str = await harness.nursery.start(UnansweredServer().serve)
-    proxy = await harness.proxy(nowhere, backends={"b": {"timeouts": {"connect": "1h"}}})
+@pytest.mark.parametrize("ending", ["drop", "reset"])
+async def test_client_closes_during_connecting(harness: ProxyHarness, ending: str) -> None:
+    """The session ends at once, before the connect timeout of one hour."""
+    unanswering: str = await harness.nursery.start(UnansweredServer().serve)
+    proxy = await harness.proxy(unanswering, backends={"b": {"timeouts": {"connect": "1h"}}})
     client = await harness.dial(proxy)
-    getattr(client, leave)()
+    getattr(client, ending)()
     line = await harness.session()
     assert (line["end"], line["state"]) == ("client-left", "CC")
 
 
-async def test_no_backend(harness: ProxyHarness) -> None:
+async def test_frontend_without_backend(harness: ProxyHarness) -> None:
     proxy = await harness.run_proxy(
         {
             "log": {"format": "json", "to": str(harness.log)},
@@ -81,7 +83,7 @@ async def test_no_backend(harness: ProxyHarness) -> None:
 
 
 async def test_name_without_address(harness: ProxyHarness) -> None:
-    line = await failed(harness, "no-such-host.invalid:143")
+    line = await log_of_failed_session(harness, "no-such-host.invalid:143")
     assert (line["end"], line["state"]) == ("no-server", "SC")
     (event,) = await harness.events("name-unresolved")
     assert "no-such-host.invalid" in event["message"]
@@ -89,17 +91,19 @@ async def test_name_without_address(harness: ProxyHarness) -> None:
 
 async def test_server_tls_wrong_name(harness: ProxyHarness) -> None:
     server = await harness.server(tls=harness.ca.server_context("elsewhere.example"))
-    line = await failed(harness, server.address, tls={"ca": str(harness.ca.pem)})
+    line = await log_of_failed_session(harness, server.address, tls={"ca": str(harness.ca.pem)})
     assert (line["end"], line["state"]) == ("server-handshake-failed", "SC")
     assert "IP address mismatch" in line["detail"]
     (event,) = await harness.events("connect-failed")
     assert (event["reason"], event["backend"], event["failures"]) == (line["detail"], "b", 1)
-    assert line["detail"] in event["message"], "tcplog has no room for it in the session's line"
+    assert line["detail"] in event["message"], (
+        "the event tells the reason, because a tcplog line has no field for it"
+    )
 
 
-async def test_why_a_server_cannot_be_connected_is_logged_once_a_minute(harness: ProxyHarness) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        host, port = gone.getsockname()
+async def test_connect_failure_is_logged_once_a_minute(harness: ProxyHarness) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        host, port = closed.getsockname()
     proxy = await harness.proxy(f"{host}:{port}", backends={"b": {"retries": 0, "check": "none"}})
     for _ in range(3):
         client = await harness.dial(proxy)
@@ -113,7 +117,7 @@ async def test_why_a_server_cannot_be_connected_is_logged_once_a_minute(harness:
 async def test_server_tls_untrusted(harness: ProxyHarness, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     server = await harness.server(tls=ThrowAwayCA(tmp_path / "other").server_context("127.0.0.1"))
-    line = await failed(harness, server.address, tls={"ca": str(harness.ca.pem)})
+    line = await log_of_failed_session(harness, server.address, tls={"ca": str(harness.ca.pem)})
     assert (line["end"], line["state"]) == ("server-handshake-failed", "SC")
     assert "certificate" in line["detail"]
 
@@ -121,18 +125,20 @@ async def test_server_tls_untrusted(harness: ProxyHarness, tmp_path: Path) -> No
 @pytest.mark.parametrize("playbook", [collect(GREETING), reset()], ids=["clear text", "reset"])
 async def test_server_tls_absent(harness: ProxyHarness, playbook: object) -> None:
     server = await harness.server(playbook)
-    line = await failed(harness, server.address, tls={"ca": str(harness.ca.pem)})
+    line = await log_of_failed_session(harness, server.address, tls={"ca": str(harness.ca.pem)})
     assert (line["end"], line["state"]) == ("server-handshake-failed", "SC")
 
 
 async def test_server_tls_never_answered(harness: ProxyHarness) -> None:
     server = await harness.server(stay_silent())
-    line = await failed(harness, server.address, tls={"ca": str(harness.ca.pem)}, **QUICK)
+    line = await log_of_failed_session(
+        harness, server.address, tls={"ca": str(harness.ca.pem)}, **SHORT_TIMEOUT
+    )
     assert (line["end"], line["state"]) == ("connect-timeout", "sC")
 
 
 @pytest.mark.parametrize(
-    ("verify", "name", "passes"),
+    ("verify", "name", "is_accepted"),
     [
         ("required", "localhost", True),
         ("required", "127.0.0.1", False),
@@ -140,21 +146,21 @@ async def test_server_tls_never_answered(harness: ProxyHarness) -> None:
         ("none", "elsewhere.example", True),
     ],
 )
-async def test_verification(harness: ProxyHarness, verify: str, name: str, passes: bool) -> None:
+async def test_server_verification(harness: ProxyHarness, verify: str, name: str, is_accepted: bool) -> None:
     server = await harness.server(tls=harness.ca.server_context("localhost"))
     tls = {"verify": verify, "ca": str(harness.ca.pem), "server_name": name}
     proxy = await harness.proxy(server.address, backends={"b": {"tls": tls}})
     client = await harness.dial(proxy)
-    assert await client.receive_line() == (GREETING if passes else b"")
-    if passes:
+    assert await client.receive_line() == (GREETING if is_accepted else b"")
+    if is_accepted:
         connection = await server.wait_for(1)
         assert connection.server_name == (None if name == "127.0.0.1" else name), (
-            "the server is asked by its name"
+            "the name is sent as SNI, an IP address is not"
         )
     client.drop()
 
 
-async def test_verification_by_the_name_in_the_address(harness: ProxyHarness) -> None:
+async def test_server_verification_by_name_in_address(harness: ProxyHarness) -> None:
     server = await harness.server(tls=harness.ca.server_context("localhost"))
     port = server.address.rpartition(":")[2]
     proxy = await harness.proxy(f"localhost:{port}", backends={"b": {"tls": {"ca": str(harness.ca.pem)}}})
@@ -164,7 +170,7 @@ async def test_verification_by_the_name_in_the_address(harness: ProxyHarness) ->
 
 
 async def test_name_with_several_addresses(harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a name's addresses the first that takes the connection: localhost is often ::1 first, with nobody there."""
+    """The first address that accepts is used: localhost is often ::1 first, with no listener there."""
     server = await harness.server()
     port = int(server.address.rpartition(":")[2])
 
@@ -183,33 +189,35 @@ async def test_name_with_several_addresses(harness: ProxyHarness, monkeypatch: p
     assert (await harness.session())["server_address"] == f"127.0.0.1:{port}"
 
 
-async def test_a_name_that_moves(harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """New sessions follow a name to its new address; the one that is open stays."""
+async def test_changed_address_is_used_for_new_sessions(
+    harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """New sessions connect to the name's new address. The open session continues."""
     one = await harness.server((*collect(b"one\r\n"),), bind="127.0.0.1:0")
     port = one.address.rpartition(":")[2]
     two = await harness.server((*collect(b"two\r\n"),), bind=f"127.0.0.2:{port}")
-    answer = "127.0.0.1"
+    resolved_host = "127.0.0.1"
 
     async def resolve(*_: object, **__: object) -> list[tuple[object, ...]]:
         await trio.lowlevel.checkpoint()
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (answer, 0))]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (resolved_host, 0))]
 
     monkeypatch.setattr(trio.socket, "getaddrinfo", resolve)
     proxy = await harness.proxy(f"mail.internal:{port}", backends={"b": {"resolve_interval": "50ms"}})
-    stays = await harness.dial(proxy)
-    assert await stays.receive_line() == b"one\r\n"
-    answer = "127.0.0.2"
+    old_session = await harness.dial(proxy)
+    assert await old_session.receive_line() == b"one\r\n"
+    resolved_host = "127.0.0.2"
     await harness.events("name-resolved", 2)
-    moved = await harness.dial(proxy)
-    assert await moved.receive_line() == b"two\r\n"
-    await stays.send(b"still here\r\n")
+    new_session = await harness.dial(proxy)
+    assert await new_session.receive_line() == b"two\r\n"
+    await old_session.send(b"still here\r\n")
     await one.connections[0].wait_received(b"still here\r\n")
     assert two.accepted == 1
-    stays.drop()
-    moved.drop()
+    old_session.drop()
+    new_session.drop()
 
 
-async def test_a_resolver_that_hangs_keeps_nobody_waiting(
+async def test_hanging_resolver_does_not_delay_sessions(
     harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = await harness.server()
@@ -228,11 +236,11 @@ async def test_a_resolver_that_hangs_keeps_nobody_waiting(
     assert server.accepted == 4
 
 
-async def test_servers_without_port_get_the_clients(harness: ProxyHarness) -> None:
-    """Two binds of one frontend, each reaches the server's port of the same number."""
+async def test_server_without_port_gets_port_of_bind(harness: ProxyHarness) -> None:
+    """Each bind of a frontend connects to the server's port with the number of the bind."""
     greetings = (b"clear\r\n", b"other\r\n")
-    listening = [await harness.server(collect(greeting), bind="127.0.0.2:0") for greeting in greetings]
-    ports = [server.address.rpartition(":")[2] for server in listening]
+    servers = [await harness.server(collect(greeting), bind="127.0.0.2:0") for greeting in greetings]
+    ports = [server.address.rpartition(":")[2] for server in servers]
     binds = [{"address": f"127.0.0.1:{port}"} for port in ports]
     proxy = await harness.proxy("127.0.0.2", frontends={"f": {"bind": binds}})
     for bind, greeting in enumerate(greetings):
@@ -241,7 +249,7 @@ async def test_servers_without_port_get_the_clients(harness: ProxyHarness) -> No
         client.drop()
 
 
-async def test_backends_port_is_for_servers_without_one(harness: ProxyHarness) -> None:
+async def test_server_without_port_gets_port_of_backend(harness: ProxyHarness) -> None:
     server = await harness.server(bind="127.0.0.2:0")
     port = int(server.address.rpartition(":")[2])
     proxy = await harness.proxy("127.0.0.2", backends={"b": {"port": port}})
@@ -261,9 +269,9 @@ async def test_every_kind_of_bind_and_server(harness: ProxyHarness, tmp_path: Pa
         {"address": f"fd:{inherited.fileno()}"},
     ]
     proxy = await harness.proxy(server.address, frontends={"f": {"bind": binds}})
-    both = proxy.frontends["f"].addresses[2].rpartition(":")[2]
-    addresses = [*proxy.frontends["f"].addresses, f"127.0.0.1:{both}", f"[::1]:{both}"]
-    addresses.remove(f"[::]:{both}")
+    port = proxy.frontends["f"].addresses[2].rpartition(":")[2]
+    addresses = [*proxy.frontends["f"].addresses, f"127.0.0.1:{port}", f"[::1]:{port}"]
+    addresses.remove(f"[::]:{port}")
     for address in addresses:
         client = await dial(address)
         assert await client.receive_line() == GREETING, address
@@ -283,19 +291,19 @@ async def test_least_connections(harness: ProxyHarness) -> None:
         clients.append(await harness.dial(proxy))
         await clients[-1].receive_line()
     assert [server.accepted for server in servers] == [2, 2, 2]
-    for number in (0, 3):  # both of one server's, since equals take turns
+    for number in (0, 3):  # both are sessions of the first server, since equal servers alternate
         await clients[number].close()
     await harness.sessions(2)
-    more = []
+    later_clients = []
     for _ in range(2):
-        more.append(await harness.dial(proxy))
-        await more[-1].receive_line()
+        later_clients.append(await harness.dial(proxy))
+        await later_clients[-1].receive_line()
     assert [server.accepted for server in servers] == [4, 2, 2]
-    for client in (*clients, *more):
+    for client in (*clients, *later_clients):
         client.drop()
 
 
-async def test_draining_a_server_keeps_its_sessions(harness: ProxyHarness) -> None:
+async def test_drained_server_keeps_its_sessions(harness: ProxyHarness) -> None:
     servers = [await harness.server() for _ in range(2)]
     proxy = await harness.proxy(*(server.address for server in servers))
     first = await harness.dial(proxy)
