@@ -17,7 +17,7 @@ import mailproxy
 from mailproxy.app import advise, load_and_check
 from mailproxy.cli import main
 from mailproxy.testing import ThrowAwayCA
-from tests.support.startup_config import MYSELF, startup_config
+from tests.support.startup_config import CURRENT_USER, startup_config
 
 REQUIRED = 'use "required", with ca and server_name if needed'
 SPEAKING_TLS: dict[str, Any] = {"backends__dovecot__servers": ["192.0.2.1:993"], "backends__dovecot__tls": {}}
@@ -636,7 +636,7 @@ def test_a_frontend_without_a_backend() -> None:
 def test_a_frontend_whose_routes_lead_somewhere_needs_no_backend() -> None:
     config = mailproxy.from_mapping(
         {
-            "process": {"user": MYSELF},
+            "process": {"user": CURRENT_USER},
             "frontends": {
                 "f": {
                     "protocol": "tcp",

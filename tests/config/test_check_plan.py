@@ -25,7 +25,7 @@ from mailproxy.config.values import (
 )
 from mailproxy.errors import ConfigError
 from mailproxy.protocol.checks.script import Send, compile_step
-from tests.support.config_noise import WHOLE, mutated_mappings
+from tests.support.config_noise import FULL_CONFIG, mutated_mappings
 from tests.support.smallest_config import smallest_config
 
 IMAP = 'frontends.imap.protocol = "imap"\n'
@@ -576,7 +576,7 @@ def test_tls_that_nobody_wrote() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(mutated_mappings)
-@example(tomli.loads(WHOLE))
+@example(tomli.loads(FULL_CONFIG))
 def test_every_server_of_a_faultless_configuration_is_checked_unless_that_is_off(
     mapping: dict[str, Any],
 ) -> None:

@@ -24,7 +24,7 @@ from mailproxy.config.layers import Layer, merge
 from mailproxy.config.path import ROOT_PATH
 from mailproxy.config.rules import check_rules
 from mailproxy.errors import ConfigError
-from tests.support.config_noise import WHOLE, mutated_files, mutated_mappings, noise
+from tests.support.config_noise import FULL_CONFIG, mutated_files, mutated_mappings, noise
 from tests.support.smallest_config import SMALLEST, faults_of, smallest_config, smallest_toml
 
 DURATION = 'a duration such as "300ms", "5s", "31m", "1h", or a number of seconds'
@@ -965,7 +965,7 @@ def test_a_damaged_file_gives_faults_or_a_configuration(
 @given(st.data())
 def test_what_a_fault_names_can_be_found_in_the_file(data: st.DataObject) -> None:
     # one value of a faultless configuration is replaced by a table, which is wrong in every place that it can have
-    tables = tomli.loads(WHOLE)
+    tables = tomli.loads(FULL_CONFIG)
     paths = [path for path in _leaves(tables) if path[0] != "profiles"]
     path = data.draw(st.sampled_from(paths))
     place = tables

@@ -17,7 +17,7 @@ import mailproxy
 from mailproxy.cli import main
 from mailproxy.config import json_schema
 from mailproxy.errors import ConfigError
-from tests.support.config_noise import WHOLE, mutated_mappings
+from tests.support.config_noise import FULL_CONFIG, mutated_mappings
 from tests.support.smallest_config import smallest_toml
 
 FOLDER = Path(__file__).parents[2] / "config"
@@ -54,14 +54,14 @@ def test_it_accepts_the_documents(document: Path) -> None:
 
 
 def test_both_accept_every_key() -> None:
-    assert refused(WHOLE) == []
-    assert isinstance(mailproxy.from_mapping(tomli.loads(WHOLE)), mailproxy.Config)
+    assert refused(FULL_CONFIG) == []
+    assert isinstance(mailproxy.from_mapping(tomli.loads(FULL_CONFIG)), mailproxy.Config)
 
 
 def test_the_sample_has_every_key_that_there_is() -> None:
     """A key that comes to the model must come to the sample, or to these that only a later version can use."""
     later = {"socket", "http"}
-    sample, definitions = tomllib.loads(WHOLE), json_schema()["$defs"]
+    sample, definitions = tomllib.loads(FULL_CONFIG), json_schema()["$defs"]
     tables = {
         "Process": sample["process"],
         "Log": sample["log"] | sample["log"]["targets"][1],  # one of several has what a single one has

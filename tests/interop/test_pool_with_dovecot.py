@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.interop.conftest import Authority
-from tests.support.interop.client_crowd import STAYING_SOURCE, LoginLoop, StayingClients
+from tests.support.interop.cluster_clients import LOGGED_IN_SOURCE, LoggedInClients, LoginLoop
 from tests.support.programs import tcplog
 from tests.support.programs.dovecot_cluster import ClusterProxy, DovecotCluster, unread_at
 from tests.support.programs.program import wait_until
@@ -41,7 +41,7 @@ def states_at(proxy: ClusterProxy, server: str, count: int) -> list[str]:
 
     def ends() -> list[tcplog.Session]:
         lines = [tcplog.session(line) for line in map(tcplog.SESSION.fullmatch, proxy.log.lines()) if line]
-        return [line for line in lines if line.client == STAYING_SOURCE and line.server == server]
+        return [line for line in lines if line.client == LOGGED_IN_SOURCE and line.server == server]
 
     wait_until(lambda: len(ends()) >= count, f"{count} lines of {server}\n{proxy.log!r}")
     return [line.state for line in ends()]
@@ -50,7 +50,7 @@ def states_at(proxy: ClusterProxy, server: str, count: int) -> list[str]:
 def test_killed_server_of_two_goes_down_and_up(cluster: DovecotCluster, folder: Path) -> None:
     with (
         ClusterProxy(cluster, TWO, folder) as proxy,
-        StayingClients(proxy, SESSIONS) as clients,
+        LoggedInClients(proxy, SESSIONS) as clients,
         LoginLoop(proxy) as login_loop,
     ):
         assert len(clients.at("d1")) == pytest.approx(SESSIONS / 2, abs=4)
@@ -82,7 +82,7 @@ def test_killed_server_of_two_goes_down_and_up(cluster: DovecotCluster, folder: 
 def test_suspended_server_of_two_goes_down_and_up(cluster: DovecotCluster, folder: Path) -> None:
     with (
         ClusterProxy(cluster, TWO, folder, on_marked_down="shutdown-sessions") as proxy,
-        StayingClients(proxy, SESSIONS // 4) as clients,
+        LoggedInClients(proxy, SESSIONS // 4) as clients,
         LoginLoop(proxy) as login_loop,
     ):
         login_loop.wait_for_logins(TWO)
@@ -138,7 +138,7 @@ def test_restart_under_load_rejects_no_client(cluster: DovecotCluster, folder: P
 
 def test_server_killed_with_unread_commands_resets_sessions(cluster: DovecotCluster, folder: Path) -> None:
     """The kernel resets a connection with unread data, which is not an orderly end."""
-    with ClusterProxy(cluster, TWO, folder, checks=False) as proxy, StayingClients(proxy, 8) as clients:
+    with ClusterProxy(cluster, TWO, folder, checks=False) as proxy, LoggedInClients(proxy, 8) as clients:
         clients_at_d1 = clients.at("d1")
         cluster["d1"].suspend()
         for client in clients_at_d1:

@@ -18,7 +18,14 @@ from mailproxy.protocol.checks.result import INFO_MAX, CheckCode
 from mailproxy.protocol.checks.sieve import SieveCheck
 from mailproxy.protocol.checks.smtp import NAME_MAX, LmtpCheck, SmtpCheck
 from mailproxy.protocol.lines import ANSWER_MAX
-from tests.support.protocol.check_playbook import Cut, byte_by_byte, in_one_piece, outcome, play, server_bytes
+from tests.support.protocol.check_transcripts import (
+    Cut,
+    byte_by_byte,
+    in_one_piece,
+    outcome,
+    run_transcript,
+    server_bytes,
+)
 from tests.support.protocol.recorded_checks import RECORDED_CHECKS
 
 CHECKS = [ImapCheck, Pop3Check, SmtpCheck, LmtpCheck, SieveCheck]
@@ -30,13 +37,13 @@ CHECKS = [ImapCheck, Pop3Check, SmtpCheck, LmtpCheck, SieveCheck]
 @pytest.mark.parametrize("cut", [in_one_piece, byte_by_byte], ids=["whole", "byte by byte"])
 def test_recorded_server_passes(name: str, cut: Cut) -> None:
     make_check, transcript = RECORDED_CHECKS[name]
-    play(make_check(), transcript, cut)
+    run_transcript(make_check(), transcript, cut)
 
 
 def test_greeting_and_capabilities_are_kept() -> None:
     make_check, transcript = RECORDED_CHECKS["Dovecot 2.3.19, POP3"]
     check = make_check()
-    play(check, transcript)
+    run_transcript(check, transcript)
     assert check.greeting == "+OK Dovecot (Debian) ready."
     names = {"CAPA", "TOP", "UIDL", "RESP-CODES", "PIPELINING", "AUTH-RESP-CODE", "USER", "SASL"}
     assert check.capabilities.names == names
@@ -45,7 +52,7 @@ def test_greeting_and_capabilities_are_kept() -> None:
 def test_capabilities_before_tls_are_forgotten() -> None:
     make_check, transcript = RECORDED_CHECKS["Dovecot 2.3.19, ManageSieve with STARTTLS"]
     check = make_check()
-    play(check, transcript)
+    run_transcript(check, transcript)
     assert check.capabilities.names == {"IMPLEMENTATION", "SIEVE", "NOTIFY", "SASL", "VERSION"}
 
 
@@ -253,7 +260,7 @@ S: OK
 @pytest.mark.parametrize("cut", [in_one_piece, byte_by_byte], ids=["whole", "byte by byte"])
 def test_refusal_is_reported_in_words_of_server(name: str, cut: Cut) -> None:
     make_check, transcript = REFUSALS[name]
-    play(make_check(), transcript, cut)
+    run_transcript(make_check(), transcript, cut)
 
 
 def test_refusal_is_known_before_logout_is_answered() -> None:
@@ -288,7 +295,7 @@ def test_failure_info_is_bounded_and_printable(
 
 @pytest.mark.parametrize("check", CHECKS)
 def test_close_instead_of_greeting_fails(check: type[MailCheck]) -> None:
-    play(
+    run_transcript(
         check(),
         """
 (closed)
@@ -406,7 +413,7 @@ def test_other_protocol_is_reported(check: type[MailCheck], wire: bytes, info: s
 
 
 def test_imap_untagged_responses_are_skipped() -> None:
-    play(
+    run_transcript(
         ImapCheck(),
         """
 S: * preauth you are in

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mailproxy.protocol.checks.result import CheckCode
 from mailproxy.protocol.checks.script import BUFFER_MAX, Expect, ScriptCheck, ScriptStep, Send, compile_step
-from tests.support.protocol.check_playbook import byte_by_byte, outcome, play
+from tests.support.protocol.check_transcripts import byte_by_byte, outcome, run_transcript
 
 
 def expect(text: str, *, negated: bool = False) -> ScriptStep:
@@ -29,7 +29,7 @@ LOGOUT = (expect("* OK"), send("a1 LOGOUT\r\n"), regex("^a1 OK"))
 
 
 def test_script_runs_its_steps() -> None:
-    play(
+    run_transcript(
         ScriptCheck(LOGOUT),
         """
 S: * OK ready

@@ -23,7 +23,6 @@ from mailproxy.protocol.client_hello import (
     parse_client_hello,
     parse_in_records,
 )
-from tests.support.patience import PATIENCE_S
 from tests.support.protocol.client_hellos import (
     ALERT,
     ALPN,
@@ -50,6 +49,7 @@ from tests.support.protocol.client_hellos import (
     split_into_records_of,
     vector,
 )
+from tests.support.timeouts import TIMEOUT_S
 
 NAME = "imap.example.org"
 BROWSER = browser_client_hello()
@@ -152,7 +152,7 @@ def test_python_client_is_read(
 )
 def test_openssl_client_is_read_over_a_socket(options: list[str], expected: ClientHello) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(PATIENCE_S)
+        listener.settimeout(TIMEOUT_S)
         address = "127.0.0.1:{1}".format(*listener.getsockname())
         with subprocess.Popen(
             ["openssl", "s_client", "-connect", address, *options],
@@ -162,7 +162,7 @@ def test_openssl_client_is_read_over_a_socket(options: list[str], expected: Clie
         ):
             connection, _ = listener.accept()
             with connection:
-                connection.settimeout(PATIENCE_S)
+                connection.settimeout(TIMEOUT_S)
                 wire = b""
                 while isinstance(answer := parse_client_hello(wire), NeedMore):
                     data = connection.recv(answer.total - len(wire))

@@ -10,7 +10,7 @@ from typing import Any
 import tomli
 from hypothesis import strategies as st
 
-WHOLE = Path(__file__).with_name("config_noise.toml").read_text(encoding="utf-8")
+FULL_CONFIG = Path(__file__).with_name("config_noise.toml").read_text(encoding="utf-8")
 
 Step = str | int
 Changed = tuple[tuple[Step, ...], Any]
@@ -24,7 +24,7 @@ def _walk(value: Any, path: tuple[Step, ...] = ()) -> list[Changed]:
     return [(path, value), *(entry for key, item in children for entry in _walk(item, (*path, key)))]
 
 
-_paths = _walk(tomli.loads(WHOLE))
+_paths = _walk(tomli.loads(FULL_CONFIG))
 KEYS = sorted({step for path, _ in _paths for step in path if isinstance(step, str)})
 VALUES = [value for _, value in _paths[1:]]
 
@@ -73,7 +73,7 @@ noise = st.fixed_dictionaries(
 @st.composite
 def _mutated(draw: st.DrawFn) -> dict[str, Any]:
     """Return the full configuration with one to three values replaced, removed or added."""
-    tables = tomli.loads(WHOLE)
+    tables = tomli.loads(FULL_CONFIG)
     for _ in range(draw(st.integers(1, 3))):
         path = draw(st.sampled_from([path for path, _ in _walk(tables)[1:]]))
         table: Any = tables
@@ -97,7 +97,7 @@ mutated_mappings = _mutated()
 @st.composite
 def _damaged(draw: st.DrawFn) -> bytes:
     """Return the full file with one to four ranges removed, doubled or replaced."""
-    data = WHOLE.encode()
+    data = FULL_CONFIG.encode()
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, len(data)))
         end = min(len(data), start + draw(st.integers(0, 40)))

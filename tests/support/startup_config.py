@@ -8,7 +8,7 @@ from typing import Any
 
 import mailproxy
 
-MYSELF = pwd.getpwuid(os.geteuid()).pw_name  # can read the files of tests
+CURRENT_USER = pwd.getpwuid(os.geteuid()).pw_name  # can read the files of tests
 
 
 def startup_config(**changes: Any) -> mailproxy.Config:
@@ -17,7 +17,7 @@ def startup_config(**changes: Any) -> mailproxy.Config:
     Each change replaces one value. Its name is the config path with `__` in place of dots.
     """
     tables: dict[str, Any] = {
-        "process": {"user": MYSELF},
+        "process": {"user": CURRENT_USER},
         "frontends": {
             "imap": {"protocol": "tcp", "backend": "dovecot", "bind": [{"address": "127.0.0.1:0"}]}
         },

@@ -23,8 +23,8 @@ from mailproxy.testing import (
     UnansweredServer,
     greet_and_echo,
 )
-from tests.support.patience import wait_until
 from tests.support.proxy.proxy_harness import TIMEOUT_S, Line, ProxyHarness
+from tests.support.timeouts import wait_until
 
 ACCEPT_PROXY = {"accept_proxy": ["127.0.0.0/8"]}  # the proxy in front, which tells whose guests they are
 CLIENT_HOST = "192.0.2.1"

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from tests.support.programs.dovecot_cluster import ClusterProxy
 
 MAX_PARALLEL_LOGINS = 16  # because Dovecot starts a process for each
-STAYING_SOURCE, LOGIN_SOURCE = "127.0.0.40", "127.0.0.41"
+LOGGED_IN_SOURCE, LOGIN_SOURCE = "127.0.0.40", "127.0.0.41"
 CHECKED_BACKENDS = ("clear", "secure")
 
 
-class StayingClient(imaplib.IMAP4_SSL):
+class LoggedInClient(imaplib.IMAP4_SSL):
     """A session that is logged in. Raises the exceptions of imaplib and sockets."""
 
     def __init__(self, proxy: ClusterProxy, backend: str, user: str, address: str) -> None:
@@ -72,12 +72,12 @@ class StayingClient(imaplib.IMAP4_SSL):
         self.close_client()
 
 
-class StayingClients:
+class LoggedInClients:
     """A number of long sessions, half of them on each checked backend."""
 
     def __init__(self, proxy: ClusterProxy, count: int) -> None:
-        def log_in(n: int) -> StayingClient:
-            return StayingClient(proxy, CHECKED_BACKENDS[n % 2], USERS[n % 40], STAYING_SOURCE)
+        def log_in(n: int) -> LoggedInClient:
+            return LoggedInClient(proxy, CHECKED_BACKENDS[n % 2], USERS[n % 40], LOGGED_IN_SOURCE)
 
         with ThreadPoolExecutor(MAX_PARALLEL_LOGINS) as pool:
             self._clients = list(pool.map(log_in, range(count)))
@@ -89,7 +89,7 @@ class StayingClients:
         for client in self._clients:
             client.close_client()
 
-    def at(self, server: str) -> list[StayingClient]:
+    def at(self, server: str) -> list[LoggedInClient]:
         return [client for client in self._clients if client.server == server]
 
 
@@ -125,7 +125,7 @@ class LoginLoop:
         while not self._stop.is_set():
             started_at = time.monotonic()
             try:
-                client = StayingClient(self._proxy, CHECKED_BACKENDS[n % 2], USERS[40 + n], LOGIN_SOURCE)
+                client = LoggedInClient(self._proxy, CHECKED_BACKENDS[n % 2], USERS[40 + n], LOGIN_SOURCE)
                 try:
                     client.logout()
                 finally:
@@ -134,9 +134,9 @@ class LoginLoop:
             except (imaplib.IMAP4.error, OSError) as error:
                 self._attempts.append(LoginAttempt(started_at, failure=repr(error)))
 
-    def since(self, time: float) -> Sequence[LoginAttempt]:
+    def since(self, start: float) -> Sequence[LoginAttempt]:
         """Return the attempts that started after this time."""
-        return [attempt for attempt in self._attempts if attempt.started_at > time]
+        return [attempt for attempt in self._attempts if attempt.started_at > start]
 
     def wait_for_logins(self, at: Sequence[str], since: float = 0.0, count: int = 10) -> None:
         """Return when `count` clients that started after this time have logged in at each of these servers."""

@@ -25,7 +25,7 @@ def byte_by_byte(data: bytes) -> Iterable[bytes]:
     return [data[n : n + 1] for n in range(len(data))]
 
 
-def play(dialogue: CheckDialogue, transcript: str, cut: Cut = in_one_piece) -> None:
+def run_transcript(dialogue: CheckDialogue, transcript: str, cut: Cut = in_one_piece) -> None:
     """Fail with a diff unless the dialogue matches the transcript."""
     expected = [line for line in transcript.splitlines() if line]
     actual = list(_run(dialogue, expected, cut))
