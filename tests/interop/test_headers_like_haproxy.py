@@ -127,7 +127,7 @@ DIFFERENCES = (
     ),
     Difference(
         why="PROXY 2.1: no CRLF in the first 107 characters, and a CR or LF alone, make the line invalid;"
-        " HAProxy knows no such line and calls it a protocol",
+        " HAProxy does not detect this and reports the protocol",
         haproxy=UNHANDLED,
         mailproxy=INVALID,
         headers=itself(
@@ -139,8 +139,8 @@ DIFFERENCES = (
         ),
     ),
     Difference(
-        why="PROXY 2.1: only TCP4 and TCP6 are allowed, others must be reported as UNKNOWN: another word is"
-        " no protocol that is not handled, but a wrong line",
+        why="PROXY 2.1: only TCP4 and TCP6 are allowed, others must be reported as UNKNOWN. Another word makes the"
+        " line invalid and is not an unhandled protocol",
         haproxy=UNHANDLED,
         mailproxy=INVALID,
         headers=itself(
@@ -172,8 +172,8 @@ DIFFERENCES = (
         },
     ),
     Difference(
-        why="PROXY 2.1: ports are decimal integers in the range [0..65535]; HAProxy takes what is left of them"
-        " in 16 bits, and none for 0",
+        why="PROXY 2.1: ports are decimal integers in the range [0..65535]; HAProxy uses the lower 16 bits, and 0"
+        " for an empty port",
         haproxy=ACCEPTED,
         mailproxy=INVALID,
         headers={
@@ -188,7 +188,7 @@ DIFFERENCES = (
     ),
     Difference(
         why="PROXY 2.1: IPv4 addresses are exactly 4 integers in the range [0..255], separated by exactly one"
-        " dot; HAProxy makes another client of them",
+        " dot; HAProxy derives the address of another client",
         haproxy=ACCEPTED,
         mailproxy=INVALID,
         headers={
@@ -200,13 +200,13 @@ DIFFERENCES = (
         },
     ),
     Difference(
-        why="PROXY 2.1: the receiver must not tolerate a single LF to end the line; no further byte mends it",
+        why="PROXY 2.1: the receiver must not tolerate a single LF to end the line; further bytes cannot correct it",
         haproxy=TRUNCATED,
         mailproxy=INVALID,
         headers=itself("line with LF alone"),
     ),
     Difference(
-        why="PROXY 2.1: the address is read when the CRLF has come, and it has; HAProxy wants 9 bytes first",
+        why="PROXY 2.1: the address is read after the CRLF, which was received; HAProxy waits for 9 bytes first",
         haproxy=TRUNCATED,
         mailproxy=INVALID,
         headers=itself("line of one word and a blank"),
@@ -228,8 +228,8 @@ DIFFERENCES = (
         ),
     ),
     Difference(
-        why="PROXY 2: headers are designed to fit in 536 bytes; both read no more than 16384, and mailproxy does"
-        " not wait for what it would not read",
+        why="PROXY 2: headers are designed to fit in 536 bytes; both read at most 16384, and mailproxy refuses a"
+        " longer one at once",
         haproxy=TRUNCATED,
         mailproxy=INVALID,
         headers=itself(
@@ -239,8 +239,8 @@ DIFFERENCES = (
         ),
     ),
     Difference(
-        why="PROXY 2.2: what begins neither like the signature nor like PROXY is not covered; HAProxy compares"
-        " 16 bytes at once and says the same of more of them",
+        why="PROXY 2.2: bytes that begin neither like the signature nor like PROXY are not covered; HAProxy compares"
+        " 16 bytes at once and reports the same for more bytes",
         haproxy=TRUNCATED,
         mailproxy=NOT_A_HEADER,
         headers=itself(
@@ -257,8 +257,8 @@ DIFFERENCES = (
         ),
     ),
     Difference(
-        why="PROXY 2.2, 14th byte: the receiver is free to reject what is no TCP, but it is valid; HAProxy has the"
-        " words for that and keeps them for lines",
+        why="PROXY 2.2, 14th byte: the receiver is free to reject other transports than TCP, but they are valid;"
+        " HAProxy uses its message for this case with lines only",
         haproxy=INVALID,
         mailproxy=UNHANDLED,
         headers=itself(
@@ -276,7 +276,7 @@ DIFFERENCES = (
         ),
     ),
     Difference(
-        why="PROXY 2: nothing is begun before a complete and valid header: one that is refused tells of no client;"
+        why="PROXY 2: processing starts after a complete and valid header, so a refused one names no client;"
         " HAProxy's log has the client of a header that it refuses",
         haproxy=INVALID,
         mailproxy=INVALID,
@@ -293,8 +293,8 @@ DIFFERENCES = (
         },
     ),
     Difference(
-        why="PROXY 2.2.3: with a wrong checksum the connection must be treated as invalid, and so who the header"
-        " says it is; HAProxy's log has it",
+        why="PROXY 2.2.3: with a wrong checksum the connection must be treated as invalid, and so must the client in"
+        " the header; HAProxy's log has that client",
         haproxy=INVALID,
         mailproxy=INVALID,
         headers={
@@ -371,12 +371,12 @@ def programs() -> Iterator[tuple[RunningProgram, ...]]:
 def test_header_is_treated_as_by_haproxy(programs: tuple[RunningProgram, ...], name: str) -> None:
     half_closes = name in headers.LEAVING
     header = (headers.LEAVING if half_closes else headers.STAYING)[name]
-    ours, model = (program.send_header(header, half_closes=half_closes) for program in programs)
+    result, model = (program.send_header(header, half_closes=half_closes) for program in programs)
     if difference := BY_HEADER.get(name):
         assert model == Outcome(difference.headers[name], difference.haproxy), difference.why
-        assert ours == Outcome(ITSELF, difference.mailproxy), difference.why
+        assert result == Outcome(ITSELF, difference.mailproxy), difference.why
     else:
-        assert ours == model
+        assert result == model
 
 
 def test_differences_name_existing_headers() -> None:

@@ -76,9 +76,9 @@ def advice(text: str, folder: Path) -> str:
     file = folder / "mailproxy.toml"
     file.write_text(text)
     command = [sys.executable, "-m", "mailproxy", "check", "--live", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0
-    return "\n".join(line for line in done.stdout.splitlines() if "servers[0]: d1" in line)
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == 0
+    return "\n".join(line for line in process.stdout.splitlines() if "servers[0]: d1" in line)
 
 
 @pytest.fixture(scope="module")

@@ -136,11 +136,12 @@ class TestStates:
             harness.pool["s1"].checks.set_behaviour("reset")
             harness.wait_for("s1", "DOWN")
 
-        (ours,), (haproxy_lines,) = comparison.run(PoolConfig(members=(S1, S2), check="script"), scenario)
-        assert 'reason: Layer4 connection problem, info: "Connection reset by peer", check' in ours
+        lines = comparison.run(PoolConfig(members=(S1, S2), check="script"), scenario)
+        (mailproxy_line,), (haproxy_line,) = lines
+        assert 'reason: Layer4 connection problem, info: "Connection reset by peer", check' in mailproxy_line
         # HAProxy: at the connection or at the first step of the script
         assert re.search(
-            r'reason: (Layer4 .*|Socket error), info: "Connection reset by peer at', haproxy_lines
+            r'reason: (Layer4 .*|Socket error), info: "Connection reset by peer at', haproxy_line
         )
 
     def test_failed_sessions_bring_server_down(self, comparison: PoolComparison) -> None:
@@ -198,8 +199,8 @@ class TestMarkedDown:
         with Blackhole() as blackhole:
             members = (PoolServer(name="s1", address=blackhole.address), S2)
             config = PoolConfig(members=members, check="connect", shutdown_sessions=True, connect_ms=8_000)
-            ours, haproxy_lines = comparison.run(config, scenario)
-        assert ours[1] == "127.0.0.1 mail/s2 #/#/# 12 -- 1/1/0/0/+1 0/0"
+            mailproxy_lines, haproxy_lines = comparison.run(config, scenario)
+        assert mailproxy_lines[1] == "127.0.0.1 mail/s2 #/#/# 12 -- 1/1/0/0/+1 0/0"
         assert haproxy_lines[1] == "127.0.0.1 mail/s1 #/-1/# 0 DC 1/1/0/0/0 0/0"
 
     def test_waiter_stays_in_queue_without_any_server(self, comparison: PoolComparison) -> None:
@@ -212,7 +213,7 @@ class TestMarkedDown:
             harness.receive_greeting(waiting)
 
         config = PoolConfig(members=(NARROW,), check="connect", shutdown_sessions=True)
-        (ours, *rest), (haproxy_lines, *others) = comparison.run(config, scenario)
+        (mailproxy_line, *rest), (haproxy_line, *others) = comparison.run(config, scenario)
         assert rest == others
         assert rest == [
             "backend mail has no server available!",
@@ -220,8 +221,8 @@ class TestMarkedDown:
             up("s1", active=1, requeued=1),
             "127.0.0.2 mail/s1 #/#/# 12 -- 1/1/0/0/0 0/1",
         ]
-        assert haproxy_lines == down("s1", active=0, sessions=1)
-        assert ours == haproxy_lines.replace("0 remaining", "1 remaining")
+        assert haproxy_line == down("s1", active=0, sessions=1)
+        assert mailproxy_line == haproxy_line.replace("0 remaining", "1 remaining")
 
     def test_sticky_waiter_stays_in_queue_without_its_server(self, comparison: PoolComparison) -> None:
         def scenario(harness: PoolHarness) -> None:
@@ -234,8 +235,8 @@ class TestMarkedDown:
             else:
                 harness.connect_rejected(waiting)
 
-        ours, haproxy_lines = comparison.run(
+        mailproxy_lines, haproxy_lines = comparison.run(
             PoolConfig(members=(NARROW,), check="connect", stick=True), scenario
         )
         assert haproxy_lines[-1] == "127.0.0.1 mail/<NOSRV> -1/-1/# 0 SC 2/2/1/0/+0 1/0"
-        assert queues(ours[-1]) == "1/1"
+        assert queues(mailproxy_lines[-1]) == "1/1"

@@ -59,9 +59,8 @@ def test_killed_server_of_two_goes_down_and_up(cluster: DovecotCluster, folder: 
         killed_at = time.monotonic()
         for client in clients.at("d1"):
             client.wait_for_end()
-        assert set(states_at(proxy, "d1", len(clients.at("d1")))) == {
-            "--"
-        }  # the kernel sends a FIN for a dead process
+        # The kernel sends a FIN for a dead process.
+        assert set(states_at(proxy, "d1", len(clients.at("d1")))) == {"--"}
         login_loop.wait_for_logins(["d2"], since=killed_at)
         reasons = proxy.wait_for("d1", "DOWN")
         assert set(reasons.values()) == {'Layer4 connection problem, info: "Connection refused"'}
@@ -100,9 +99,8 @@ def test_suspended_server_of_two_goes_down_and_up(cluster: DovecotCluster, folde
         assert login_loop.failures(since=down_at) == []
         for client in clients.at("d2"):
             assert client.noop()[0] == "OK"
-        assert not proxy.has_logged(
-            "d1", "DOWN", "tcp-check"
-        )  # the kernel accepts its connections all the time
+        # The kernel accepts its connections all the time.
+        assert not proxy.has_logged("d1", "DOWN", "tcp-check")
 
 
 def test_killed_and_suspended_servers_of_three(cluster: DovecotCluster, folder: Path) -> None:

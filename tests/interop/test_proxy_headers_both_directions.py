@@ -193,17 +193,17 @@ def senders(certificates: CertificateSet) -> Iterator[Senders]:
 def test_both_send_the_same_header(
     senders: Senders, sender: str, probe: str, server_certificate: str
 ) -> None:
-    ours, model = senders.both(CLIENTS[probe], sender, server_certificate)
+    result, model = senders.both(CLIENTS[probe], sender, server_certificate)
     if kind := OMITTED.get((sender, probe)):
         assert kind in dict(model.tlvs)
         model = model.without(kind)
-    assert ours == model
+    assert result == model
 
 
 @pytest.mark.parametrize("server_certificate", UNUSUAL)
 def test_both_send_the_same_certificate_facts(senders: Senders, server_certificate: str) -> None:
-    ours, model = senders.both(CLIENTS["everything"], "v2-all", server_certificate)
-    assert ours == model
+    result, model = senders.both(CLIENTS["everything"], "v2-all", server_certificate)
+    assert result == model
 
 
 # Received headers
@@ -460,14 +460,14 @@ def refusing_proxies(certificates: CertificateSet) -> Iterator[RefusingProxies]:
 @pytest.mark.parametrize("case", REFUSED)
 def test_both_refuse_the_client(refusing_proxies: RefusingProxies, case: str) -> None:
     path, probe = REFUSED[case]
-    ours, model = refusing_proxies.both(path, probe, greeting=b"")
-    assert ours == model
+    result, model = refusing_proxies.both(path, probe, greeting=b"")
+    assert result == model
 
 
 @pytest.mark.parametrize("probe_client", ACCEPTED)
 def test_both_accept_the_client(refusing_proxies: RefusingProxies, probe_client: str) -> None:
     path, probe = ACCEPTED[probe_client]
-    ours, model = refusing_proxies.both(path, probe, greeting=GREETING)
-    assert isinstance(ours, tcplog.Session)
-    assert ours == model
-    assert (ours.server, ours.state) == ("s1", "--")
+    result, model = refusing_proxies.both(path, probe, greeting=GREETING)
+    assert isinstance(result, tcplog.Session)
+    assert result == model
+    assert (result.server, result.state) == ("s1", "--")

@@ -156,8 +156,8 @@ class TestClientCloses:
             client.reset()
             harness.wait_for_ends()
 
-        ours, haproxy_lines = comparison.run(self.PLAN, scenario)
-        assert ours == ["127.0.0.1 mail/s1 #/-1/# 0 CC 1/1/0/0/1 0/0"]
+        mailproxy_lines, haproxy_lines = comparison.run(self.PLAN, scenario)
+        assert mailproxy_lines == ["127.0.0.1 mail/s1 #/-1/# 0 CC 1/1/0/0/1 0/0"]
         assert haproxy_lines == ["127.0.0.1 mail/s1 #/-1/# 0 CD 1/1/0/0/1 0/0"]
 
 
@@ -215,8 +215,8 @@ class TestQueue:
             harness.wait_for_ends()
             harness.close_and_wait(first)
 
-        ours, haproxy_lines = comparison.run(PoolConfig(members=(NARROW,)), scenario)
-        assert ours[0] == "127.0.0.2 mail/<NOSRV> #/-1/# 0 CQ 2/2/1/0/0 0/1"
+        mailproxy_lines, haproxy_lines = comparison.run(PoolConfig(members=(NARROW,)), scenario)
+        assert mailproxy_lines[0] == "127.0.0.2 mail/<NOSRV> #/-1/# 0 CQ 2/2/1/0/0 0/1"
         assert haproxy_lines[0] == "127.0.0.2 mail/<NOSRV> #/-1/# 0 CD 2/2/1/0/0 0/1"
 
     def test_half_closed_client_stays_in_queue(self, comparison: PoolComparison) -> None:

@@ -597,10 +597,8 @@ def test_header_precedes_tls(
         raw_receiver.listener.accept()[0] as connection,
     ):
         received = ReceivedHeader.receive_from(connection)
-        assert received.first[received.header_bytes :][:1] in (
-            b"",
-            b"\x16",
-        )  # the ClientHello may have arrived, too
+        # The ClientHello may have arrived, too.
+        assert received.first[received.header_bytes :][:1] in (b"", b"\x16")
         with server.wrap_socket(connection, server_side=True) as server_end:
             server_end.sendall(b"* OK ready\r\n")
             assert client_end.recv(100) == b"* OK ready\r\n"

@@ -76,8 +76,8 @@ def anchors(page: str) -> set[str]:
 
 def links(page: str) -> list[str]:
     """Return the targets of a page's links within the project."""
-    found = _LINK.findall(_FENCE.sub("", PAGES[page]))
-    return [target for target in found if not re.match(r"[a-z]+:", target)]
+    targets = _LINK.findall(_FENCE.sub("", PAGES[page]))
+    return [target for target in targets if not re.match(r"[a-z]+:", target)]
 
 
 # Configurations

@@ -12,9 +12,8 @@ from tests.support.pool_servers import balances, make_servers, names
 KINDS = [type(balance).__name__ for balance in balances([])]
 kinds = st.sampled_from(range(len(KINDS)))
 keys = st.one_of(st.none(), st.binary(max_size=16))
-loads = st.lists(
-    st.tuples(st.integers(1, 256), st.integers(0, 3), st.integers(0, 3)), max_size=6
-)  # weight, max_sessions, sessions
+# weight, max_sessions, sessions
+loads = st.lists(st.tuples(st.integers(1, 256), st.integers(0, 3), st.integers(0, 3)), max_size=6)
 
 
 @pytest.fixture(params=range(len(KINDS)), ids=KINDS)

@@ -183,8 +183,8 @@ def test_servers_may_change_between_choices() -> None:
 def test_server_is_usable_if_ready_weighted_and_resolved(
     state: AdminState, weight: int, has_address: bool
 ) -> None:
-    tried = Server("s", weight=weight, state=state, addresses=ADDRESS if has_address else ())
-    assert tried.is_usable == (state is AdminState.READY and weight == 1 and has_address)
+    candidate = Server("s", weight=weight, state=state, addresses=ADDRESS if has_address else ())
+    assert candidate.is_usable == (state is AdminState.READY and weight == 1 and has_address)
 
 
 def test_server_counts_its_active_sessions() -> None:

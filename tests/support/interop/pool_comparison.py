@@ -164,21 +164,23 @@ class PoolComparison:
         """Return the compared lines of mailproxy and of HAProxy."""
         half = len(self.ports) // 2
         with ThreadPoolExecutor(2) as threads:
-            ours = threads.submit(
+            mailproxy_log = threads.submit(
                 self._run_program, Mailproxy, config, scenario, self.ports[:half], log_checks
             )
-            model = threads.submit(
+            haproxy_log = threads.submit(
                 self._run_program, HAProxy, config, scenario, self.ports[half:], log_checks
             )
-        return _mailproxy_lines(ours.result(), config, log_checks=log_checks), _haproxy_lines(model.result())
+        return _mailproxy_lines(mailproxy_log.result(), config, log_checks=log_checks), _haproxy_lines(
+            haproxy_log.result()
+        )
 
     def assert_same(
         self, config: PoolConfig, scenario: Callable[[PoolHarness], object], *, log_checks: bool = False
     ) -> list[str]:
         """Return the lines, which must be the same in both programs."""
-        ours, haproxy_lines = self.run(config, scenario, log_checks=log_checks)
-        assert ours == haproxy_lines
-        return ours
+        mailproxy_lines, haproxy_lines = self.run(config, scenario, log_checks=log_checks)
+        assert mailproxy_lines == haproxy_lines
+        return mailproxy_lines
 
     def _run_program(
         self,

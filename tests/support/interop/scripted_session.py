@@ -219,21 +219,21 @@ class Comparison:
         **timeouts: int,
     ) -> tcplog.Session:
         """Return the log line of a session. Without a `server` the scenario is the server, too."""
-        ours, model = (
+        result, model = (
             tcplog.session(line) for line in self._run_both(scenario, tcplog.SESSION, server, timeouts)
         )
-        assert ours == model
-        assert abs(ours.total_ms - model.total_ms) < MAX_TIME_DIFFERENCE_MS, (ours, model)
-        return ours
+        assert result == model
+        assert abs(result.total_ms - model.total_ms) < MAX_TIME_DIFFERENCE_MS, (result, model)
+        return result
 
     def run_failure(self, scenario: Callable[[ScriptedSession], None], **timeouts: int) -> tcplog.FailedStart:
         """Return the log line of a connection that never became a session."""
-        ours, model = (
+        result, model = (
             tcplog.failed_start(line)
             for line in self._run_both(scenario, tcplog.FAILED_START, None, timeouts)
         )
-        assert ours == model
-        return ours
+        assert result == model
+        return result
 
     def _run_both(
         self,

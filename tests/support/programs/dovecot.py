@@ -259,9 +259,8 @@ class Dovecot(Program):
         listeners = listeners or Listener.all_in(configuration)
         addresses = [(host, listener.port) for listener in listeners]
         self.address = addresses[0]
-        folder = Path(
-            tempfile.mkdtemp(prefix="dovecot-")
-        )  # not pytest's, because names of Unix sockets must be short
+        # Not pytest's folder, because names of Unix sockets must be short.
+        folder = Path(tempfile.mkdtemp(prefix="dovecot-"))
         folder.chmod(0o755)  # its processes run as several users
         certificate.private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
         certificate.private_key_pem.write_to_path(folder / "server.key")

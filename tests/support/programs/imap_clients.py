@@ -318,7 +318,7 @@ class SClient:
 
 
 class SClientIdle:
-    """s_client with a user who reads each answer before typing the next command."""
+    """s_client with a simulated user that reads each answer before the next command."""
 
     def __init__(self, command: list[str], mail_user: MailUser) -> None:
         self._log = LogFile(mail_user.folder / "idle.log")
@@ -356,8 +356,8 @@ def _listed(answer: str) -> set[str]:
 
 
 def _output(command: list[str], stdin: bytes = b"") -> bytes:
-    done = subprocess.run(command, input=stdin, capture_output=True, timeout=LONG_TIMEOUT_S, check=False)
-    assert done.returncode == 0, (
-        f"{command}: exit code {done.returncode}\n{done.stderr.decode(errors='replace')}"
+    process = subprocess.run(command, input=stdin, capture_output=True, timeout=LONG_TIMEOUT_S, check=False)
+    assert process.returncode == 0, (
+        f"{command}: exit code {process.returncode}\n{process.stderr.decode(errors='replace')}"
     )
-    return done.stdout
+    return process.stdout

@@ -86,9 +86,8 @@ class Postfix(Program):
         assert os.getuid() == 0, "only root can start Postfix"
         self.address = (host, plain_port)
         self.proxied_address = (host, proxied_port)
-        folder = Path(
-            tempfile.mkdtemp(prefix="postfix-")
-        )  # not pytest's, because names of Unix sockets must be short
+        # Not pytest's folder, because names of Unix sockets must be short.
+        folder = Path(tempfile.mkdtemp(prefix="postfix-"))
         folder.chmod(0o755)  # its processes run as several users
         if certificate is not None:
             certificate.private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
