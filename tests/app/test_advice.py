@@ -17,7 +17,7 @@ import mailproxy
 from mailproxy.app import advise, load_and_check
 from mailproxy.cli import main
 from mailproxy.testing import ThrowAwayCA
-from tests.support.startup_config import MYSELF, startup_config
+from tests.support.startup_config import CURRENT_USER, startup_config
 
 REQUIRED = 'use "required", with ca and server_name if needed'
 TLS_SERVERS: dict[str, Any] = {"backends__dovecot__servers": ["192.0.2.1:993"], "backends__dovecot__tls": {}}
@@ -633,7 +633,7 @@ def test_frontend_without_a_backend() -> None:
 def test_frontend_with_routes_needs_no_backend() -> None:
     config = mailproxy.from_mapping(
         {
-            "process": {"user": MYSELF},
+            "process": {"user": CURRENT_USER},
             "frontends": {
                 "f": {
                     "protocol": "tcp",

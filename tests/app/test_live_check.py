@@ -24,7 +24,7 @@ from mailproxy.testing import (
     stay_silent,
 )
 from mailproxy.testing.playbook import Close, Send
-from tests.support.startup_config import MYSELF
+from tests.support.startup_config import CURRENT_USER
 
 HEADINGS = ["backend", "server", "address", "check", "ms", "result"]
 GREETING, BUSY = b"* OK ready\r\n", b"* BYE too busy\r\n"
@@ -58,7 +58,7 @@ class Setup:
         extra_keys = "\n".join(f"{key} = {value}" for key, value in backend.items())
         check = check if check.startswith("{") else f'"{check}"'
         self.file.write_text(f"""
-            process.user = "{MYSELF}"
+            process.user = "{CURRENT_USER}"
             [frontends.f]
             protocol = "imap"
             backend = "b"
@@ -352,7 +352,7 @@ async def test_logindisabled_is_advised(
     certificate = throw_away_ca.issue("imap.example.com")
     tls = f'tls = {{ certificates = ["{certificate}"] }}' if mode == "tls" else ""
     setup.file.write_text(f"""
-        process.user = "{MYSELF}"
+        process.user = "{CURRENT_USER}"
         [frontends.f]
         protocol = "imap"
         backend = "b"

@@ -26,7 +26,7 @@ from mailproxy.config.values import (
 )
 from mailproxy.errors import ConfigError
 from mailproxy.protocol.checks.script import Send, compile_step
-from tests.support.config_noise import WHOLE, mutated_mappings
+from tests.support.config_noise import FULL_CONFIG, mutated_mappings
 from tests.support.smallest_config import smallest_config
 
 IMAP = 'frontends.imap.protocol = "imap"\n'
@@ -624,7 +624,7 @@ def test_tls_of_checks_without_configured_tls() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(mutated_mappings)
-@example(tomli.loads(WHOLE))
+@example(tomli.loads(FULL_CONFIG))
 def test_every_server_has_probes_unless_disabled(
     mapping: dict[str, Any],
 ) -> None:

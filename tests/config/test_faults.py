@@ -24,7 +24,7 @@ from mailproxy.config.layers import Layer, merge
 from mailproxy.config.path import ROOT_PATH
 from mailproxy.config.rules import check_rules
 from mailproxy.errors import ConfigError
-from tests.support.config_noise import WHOLE, mutated_files, mutated_mappings, noise
+from tests.support.config_noise import FULL_CONFIG, mutated_files, mutated_mappings, noise
 from tests.support.smallest_config import SMALLEST, faults_of, smallest_config, smallest_toml
 
 DURATION = 'a duration such as "300ms", "5s", "31m", "1h", or a number of seconds'
@@ -963,7 +963,7 @@ def test_mutated_file_is_parsed_or_rejected(tmp_path_factory: pytest.TempPathFac
 @given(st.data())
 def test_fault_names_the_replaced_value(data: st.DataObject) -> None:
     # One value of a correct configuration is replaced by a table, which is a fault at every key.
-    tables = tomli.loads(WHOLE)
+    tables = tomli.loads(FULL_CONFIG)
     paths = [path for path in _leaves(tables) if path[0] != "profiles"]
     path = data.draw(st.sampled_from(paths))
     table = tables

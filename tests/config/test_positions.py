@@ -18,7 +18,7 @@ from mailproxy.config.path import ROOT_PATH, ConfigPath
 from mailproxy.config.source.positions import key_offsets
 from mailproxy.config.source.source_map import SourceMap
 from mailproxy.errors import ConfigError, Fault
-from tests.support.config_noise import WHOLE, mutated_files
+from tests.support.config_noise import FULL_CONFIG, mutated_files
 
 ROOT = Path(__file__).parents[2]
 KEY = re.compile(r"""[A-Za-z0-9_-]+|"(?:[^"\\]|\\.)*"|'[^']*'""")
@@ -200,11 +200,11 @@ def test_fault_is_located(path: str, line: int | None, column: int | None, name:
 
 def test_crlf_counts_as_one_line_end(tmp_path: Path) -> None:
     file = tmp_path / "mailproxy.toml"
-    file.write_bytes(WHOLE.replace("\n", "\r\n").encode() + b"\r\n[nowhere]\r\n")
+    file.write_bytes(FULL_CONFIG.replace("\n", "\r\n").encode() + b"\r\n[nowhere]\r\n")
     with pytest.raises(ConfigError) as caught:
         mailproxy.load(file)
     (fault,) = caught.value.faults
-    assert (fault.line, fault.column) == (WHOLE.count("\n") + 2, 2)
+    assert (fault.line, fault.column) == (FULL_CONFIG.count("\n") + 2, 2)
 
 
 def test_mapping_has_names_but_no_lines() -> None:

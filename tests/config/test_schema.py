@@ -17,7 +17,7 @@ import mailproxy
 from mailproxy.cli import main
 from mailproxy.config import json_schema
 from mailproxy.errors import ConfigError
-from tests.support.config_noise import WHOLE, mutated_mappings
+from tests.support.config_noise import FULL_CONFIG, mutated_mappings
 from tests.support.smallest_config import smallest_toml
 
 FOLDER = Path(__file__).parents[2] / "config"
@@ -54,14 +54,14 @@ def test_schema_accepts_example_files(document: Path) -> None:
 
 
 def test_schema_and_parser_accept_every_key() -> None:
-    assert rejected_paths(WHOLE) == []
-    assert isinstance(mailproxy.from_mapping(tomli.loads(WHOLE)), mailproxy.Config)
+    assert rejected_paths(FULL_CONFIG) == []
+    assert isinstance(mailproxy.from_mapping(tomli.loads(FULL_CONFIG)), mailproxy.Config)
 
 
 def test_sample_has_every_key() -> None:
     """A new key of the model must be added to the sample, or to the keys of later versions."""
     later_keys = {"socket", "http"}
-    sample, definitions = tomllib.loads(WHOLE), json_schema()["$defs"]
+    sample, definitions = tomllib.loads(FULL_CONFIG), json_schema()["$defs"]
     tables = {
         "Process": sample["process"],
         "Log": sample["log"] | sample["log"]["targets"][1],  # an output has the keys of a single log

@@ -14,7 +14,7 @@ import trio.testing
 from mailproxy.ipc.channel import Channel, channel_pair, try_send
 from mailproxy.ipc.shared_memory import SharedMemory
 from mailproxy.ipc.wakeups import Wakeups
-from tests.support.patience import fail_after_timeout
+from tests.support.timeouts import fail_after_timeout
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from mailproxy.log import formats as lines
 from mailproxy.log.events import ACCEPT_PAUSED, READY
 from mailproxy.log.targets import FileTarget, SyslogTarget
 from tests.log.test_writer import ended_session, receive, running
-from tests.support.patience import fail_after_timeout, wait_until
+from tests.support.timeouts import fail_after_timeout, wait_until
 
 
 @pytest.fixture(autouse=True)

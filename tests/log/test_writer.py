@@ -26,7 +26,7 @@ from mailproxy.log.events import ACCEPT_PAUSED, LINES_LOST, READY, Event
 from mailproxy.log.line_writer import LinesLostError
 from mailproxy.log.targets import FileTarget, StreamTarget, SyslogTarget, Target
 from tests.support.network import needs_ipv6
-from tests.support.patience import fail_after_timeout, wait_until
+from tests.support.timeouts import fail_after_timeout, wait_until
 
 DEBUG_EVENT = Event("test-event", "debug", meaning="for these tests only")
 LINES_MAX = 50_000  # the number of lines that the log keeps while its target is busy

@@ -21,7 +21,7 @@ from mailproxy.net.tls.close import send_close_notify
 from mailproxy.net.tls.context import make_client_context
 from mailproxy.net.tls.handshake import accept_tls, connect_tls
 from mailproxy.testing import ThrowAwayCA
-from tests.support.patience import fail_after_timeout, wait_until
+from tests.support.timeouts import fail_after_timeout, wait_until
 
 COMMAND = b"a1 CAPABILITY\r\n"
 

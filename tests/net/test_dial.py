@@ -21,7 +21,7 @@ from mailproxy.net.dial import Endpoint, connect
 from mailproxy.net.resolve import literal_endpoint
 from mailproxy.testing import RefusingServer, UnansweredServer
 from tests.support.network import link_local, needs_ipv6
-from tests.support.patience import fail_after_timeout
+from tests.support.timeouts import fail_after_timeout
 
 # The client's port, in tests where it has no effect.
 PORT = 993

@@ -20,7 +20,7 @@ from mailproxy.net.dial import Endpoint, connect, half_open_connect
 from mailproxy.net.resolve import literal_endpoint
 from mailproxy.testing import RefusingServer, UnansweredServer
 from tests.support.network import needs_ipv6
-from tests.support.patience import fail_after_timeout
+from tests.support.timeouts import fail_after_timeout
 
 ROUNDS = 20
 

@@ -15,7 +15,7 @@ from attrs import define, field
 from mailproxy.errors import ClientAbortError, ClientLeftError
 from mailproxy.net.peek import consume, peek, peek_nowait
 from mailproxy.protocol import NeedMore
-from tests.support.patience import fail_after_timeout
+from tests.support.timeouts import fail_after_timeout
 
 
 @pytest.fixture(autouse=True)

@@ -32,7 +32,7 @@ from mailproxy.net.poller import (
 )
 from mailproxy.net.tls.handshake import accept_tls, connect_tls
 from mailproxy.testing import ThrowAwayCA
-from tests.support.patience import fail_after_timeout
+from tests.support.timeouts import fail_after_timeout
 
 needs_epoll = pytest.mark.skipif(not hasattr(select, "epoll"), reason="there is no epoll here")
 POLLERS: list[Callable[[], AnyPoller]] = [TrioPoller, *([Poller] if hasattr(select, "epoll") else [])]

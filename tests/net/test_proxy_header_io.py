@@ -28,7 +28,7 @@ from mailproxy.protocol.proxy_header import (
     format_header,
     with_checksum,
 )
-from tests.support.patience import fail_after_timeout
+from tests.support.timeouts import fail_after_timeout
 
 CLIENT, PROXY = ("192.0.2.9", 40000), ("198.51.100.1", 993)
 CLIENT6, PROXY6 = ("2001:db8::9", 40000), ("2001:db8::1", 993)

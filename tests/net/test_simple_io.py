@@ -34,7 +34,7 @@ from mailproxy.testing import (
     WaitFor,
     pattern,
 )
-from tests.support.patience import fail_after_timeout, wait_until
+from tests.support.timeouts import fail_after_timeout, wait_until
 
 LONG_S = 1000.0
 SHORT_S = 0.05

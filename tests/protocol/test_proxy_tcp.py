@@ -1,4 +1,4 @@
-"""format_tcp writes what format_v2 writes, by a shorter way that every session takes."""
+"""The function format_tcp, which every session uses: a faster equivalent of format_v2."""
 
 from __future__ import annotations
 

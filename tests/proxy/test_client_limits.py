@@ -16,9 +16,9 @@ import mailproxy
 from mailproxy.pool import ClientLimits
 from mailproxy.protocol.proxy_header import Command, HeaderV2, Protocol, format_v2
 from mailproxy.testing import Connection, collect, dial, greet_and_echo
-from tests.support.patience import wait_until
 from tests.support.proxy.backend_cluster import assert_served, receive_server_name
 from tests.support.proxy.proxy_harness import TIMEOUT_S, Line, ProxyHarness, ResourceSnapshot
+from tests.support.timeouts import wait_until
 
 GREETING = b"s1\r\n"
 ONE, TWO, OTHER = "127.0.0.2", "127.0.0.3", "127.0.0.4"  # clients

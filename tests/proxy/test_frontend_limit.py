@@ -10,9 +10,9 @@ import trio.testing
 
 import mailproxy
 from mailproxy.testing import Connection, collect, dial
-from tests.support.patience import wait_until
 from tests.support.proxy.backend_cluster import assert_rejected, receive_server_name
 from tests.support.proxy.proxy_harness import TIMEOUT_S, ProxyHarness, ResourceSnapshot
+from tests.support.timeouts import wait_until
 
 GREETING = b"s1\r\n"
 

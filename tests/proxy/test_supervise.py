@@ -17,8 +17,8 @@ from mailproxy.log import Log, Output
 from mailproxy.log.targets import StreamTarget
 from mailproxy.proxy.supervise import contained, supervise
 from mailproxy.testing import greet_and_echo
-from tests.support.patience import wait_until
 from tests.support.proxy.proxy_harness import TIMEOUT_S, ProxyHarness
+from tests.support.timeouts import wait_until
 
 GREETING = b"* OK ready\r\n"
 CHECK = {"type": "tcp", "interval": "50ms", "fast_interval": "50ms"}

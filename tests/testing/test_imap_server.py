@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from mailproxy.testing import ImapServer, Mailstore, dial
-from tests.support.patience import fail_after_timeout
+from tests.support.timeouts import fail_after_timeout
 
 if TYPE_CHECKING:
     import ssl

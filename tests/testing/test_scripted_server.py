@@ -36,7 +36,7 @@ from mailproxy.testing import (
     reset,
     stay_silent,
 )
-from tests.support.patience import fail_after_timeout
+from tests.support.timeouts import fail_after_timeout
 
 if TYPE_CHECKING:
     from pathlib import Path

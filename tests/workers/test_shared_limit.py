@@ -11,7 +11,7 @@ import trio.testing
 from mailproxy.pool import LimitCounters, SharedCounter
 from mailproxy.proxy.limits import SessionLimit
 from mailproxy.workers.limits import SharedLimit, WorkerLimits
-from tests.support.patience import wait_until
+from tests.support.timeouts import wait_until
 
 
 def make_limits(workers: int, max_sessions: int) -> list[SharedLimit]:

@@ -19,7 +19,7 @@ from mailproxy.net.tls.certificate import read_certificate
 from mailproxy.net.tls.context import TlsKeyError, make_client_context, set_parameters
 from mailproxy.net.tls.terminator import Terminator
 from mailproxy.testing import ThrowAwayCA, server_context
-from tests.support.patience import PATIENCE_S
+from tests.support.timeouts import TIMEOUT_S
 
 needs_ciphersuites = pytest.mark.skipif(
     not hasattr(ssl.SSLContext, "set_ciphersuites"), reason="needs Python 3.15: SSLContext.set_ciphersuites"
@@ -57,7 +57,7 @@ def shake_hands(
     thread = threading.Thread(target=serve)
     thread.start()
     try:
-        theirs.settimeout(PATIENCE_S)
+        theirs.settimeout(TIMEOUT_S)
         with client.wrap_socket(theirs, server_hostname="localhost", session=session) as tls:
             # The greeting arrives after the tickets of TLS 1.3.
             assert tls.recv(100) == b"* OK ready\r\n"

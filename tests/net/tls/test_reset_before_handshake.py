@@ -17,7 +17,7 @@ import trio
 from mailproxy.errors import ClientAbortError, ServerHandshakeError
 from mailproxy.net.tls.handshake import accept_tls, connect_tls
 from mailproxy.testing import ThrowAwayCA
-from tests.support.patience import fail_after_timeout
+from tests.support.timeouts import fail_after_timeout
 
 error_consumed = pytest.mark.parametrize(
     "error_consumed", [False, True], ids=["error pending", "error consumed"]

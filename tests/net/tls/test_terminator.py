@@ -22,7 +22,7 @@ from mailproxy.net.tls.handshake import TlsInfo, accept_tls, tls_info
 from mailproxy.net.tls.terminator import Terminator
 from mailproxy.net.tls.tls_socket import client_certificate
 from mailproxy.testing import ThrowAwayCA
-from tests.support.patience import fail_after_timeout
+from tests.support.timeouts import fail_after_timeout
 
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 NAMES = (None, "first.example", "second.example", "imap.third.example", "nobody.example")

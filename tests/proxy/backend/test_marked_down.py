@@ -9,7 +9,6 @@ import trio
 import trio.testing
 
 from mailproxy.testing import Collect, Connection, Flood, HalfClose, Send, dial
-from tests.support.patience import wait_until
 from tests.support.proxy.backend_cluster import (
     BackendCluster,
     assert_rejected,
@@ -19,6 +18,7 @@ from tests.support.proxy.backend_cluster import (
 )
 from tests.support.proxy.proxy_harness import TIMEOUT_S, ResourceSnapshot
 from tests.support.proxy.relays import ON_BOTH
+from tests.support.timeouts import wait_until
 
 SHUT_DOWN: dict[str, Any] = {"on_marked_down": "shutdown-sessions"}
 LONG_CONNECT_TIMEOUT: dict[str, Any] = {"timeouts": {"connect": "1h"}}

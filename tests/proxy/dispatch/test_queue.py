@@ -8,7 +8,6 @@ import pytest
 import trio
 import trio.testing
 
-from tests.support.patience import wait_until
 from tests.support.proxy.backend_cluster import (
     BackendCluster,
     TcplogLine,
@@ -17,6 +16,7 @@ from tests.support.proxy.backend_cluster import (
     receive_server_name,
 )
 from tests.support.proxy.proxy_harness import TIMEOUT_S, ResourceSnapshot
+from tests.support.timeouts import wait_until
 
 STICKY: dict[str, Any] = {"stick": {"on": "source"}}
 SHORT_TIMEOUT: dict[str, Any] = {"timeouts": {"queue": "150ms"}}

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from mailproxy.testing import Close, collect, dial
-from tests.support.patience import wait_until
 from tests.support.proxy.backend_cluster import BackendCluster, assert_rejected, check_of, receive_server_name
+from tests.support.timeouts import wait_until
 
 HOST_1, HOST_2, HOST_3 = "192.0.2.1", "192.0.2.2", "192.0.2.3"
 SHORT_TIMEOUT: dict[str, Any] = {"timeouts": {"connect": "100ms"}}

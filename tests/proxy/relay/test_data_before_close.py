@@ -25,11 +25,11 @@ from mailproxy.net.relay.tunnel import FINAL_DATA_TIMEOUT_S
 from mailproxy.net.tls.close import send_close_notify
 from mailproxy.net.tls.handshake import accept_tls, connect_tls
 from mailproxy.testing import Drop, Expect, Send, ThrowAwayCA, pattern
-from tests.support.patience import wait_until
 from tests.support.proxy.proxy_harness import ProxyHarness
 from tests.support.proxy.relay_harness import TRANSPORTS, Contexts, Transport
 from tests.support.proxy.relayed_pair import fill_send_buffer, relayed_pair
 from tests.support.proxy.relays import ON_BOTH, Kind, run_relay
+from tests.support.timeouts import wait_until
 
 pytestmark = ON_BOTH
 

@@ -23,8 +23,8 @@ from mailproxy.testing import (
     UnansweredServer,
     greet_and_echo,
 )
-from tests.support.patience import wait_until
 from tests.support.proxy.proxy_harness import TIMEOUT_S, Line, ProxyHarness
+from tests.support.timeouts import wait_until
 
 # For the simulated proxy in front, which sends the clients' addresses.
 ACCEPT_PROXY = {"accept_proxy": ["127.0.0.0/8"]}
