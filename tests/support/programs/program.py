@@ -74,7 +74,7 @@ class LogFile:
     def wait_for(
         self, pattern: re.Pattern[str], timeout_s: float = TIMEOUT_S, *, after: int = 0
     ) -> re.Match[str]:
-        """Return the first line that matches, after so many lines to skip: ports of clients repeat."""
+        """Return the first line that matches, after ``after`` other lines: ports of clients repeat."""
         matches: list[re.Match[str]] = []
 
         def has_matched() -> bool:
