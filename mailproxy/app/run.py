@@ -11,7 +11,7 @@ import trio
 from mailproxy.admin.control_target import ControlAdministration
 from mailproxy.admin.sockets import close_admin_sockets
 from mailproxy.app.api import OpenedProcess, open_service
-from mailproxy.app.privileges import check_capabilities, drop_privileges, wanted_owner
+from mailproxy.app.privileges import check_capabilities, configured_owner, drop_privileges
 from mailproxy.app.startup import load_and_check, open_all
 from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Config
@@ -51,7 +51,7 @@ def run(config: Config) -> None:
 
 
 def _run_single_process(config: Config, store: CertificateStore) -> None:
-    opened = open_service(config, store, owner=wanted_owner(config))
+    opened = open_service(config, store, owner=configured_owner(config))
     log = opened.process.service.log
     drop_privileges(config)
     check_capabilities(config)
@@ -65,7 +65,7 @@ def _run_single_process(config: Config, store: CertificateStore) -> None:
 
 
 def _run_workers(config: Config, store: CertificateStore) -> None:
-    opened = open_all(config, store, workers=worker_count(config), owner=wanted_owner(config))
+    opened = open_all(config, store, workers=worker_count(config), owner=configured_owner(config))
     try:
         drop_privileges(config)
         check_capabilities(config)

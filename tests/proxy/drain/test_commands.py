@@ -7,7 +7,7 @@ from typing import Any
 import trio
 
 from mailproxy.proxy.drain import DrainCommands, DrainTarget
-from tests.support.patience import wait_until
+from tests.support.timeouts import wait_until
 from tests.support.proxy.backend_cluster import BackendCluster
 from tests.support.proxy.proxy_harness import TIMEOUT_S
 
