@@ -9,6 +9,7 @@ from ipaddress import IPv6Address
 from pathlib import Path
 
 from mailproxy.address import TcpAddress, UnixAddress
+from mailproxy.app.access import may_write_folder
 from mailproxy.config import Config
 from mailproxy.config.lint.loops import find_loops, is_loopback
 from mailproxy.display_path import display_path
@@ -49,6 +50,23 @@ def check_log(config: Config, add: Add) -> None:
         file = display_path(output.to.path)
         if fact := _unwritable_reason(file):
             add(f"{path}.to", f"{file}: {fact}")
+
+
+def check_state_file(config: Config, add: Add) -> None:
+    """Check that the state file can be replaced by the user that sessions run as."""
+    if config.process.state_file is None:
+        return
+    file = display_path(config.process.state_file)
+    try:
+        if not file.parent.is_dir():
+            add("process.state_file", f"{file}: there is no folder {file.parent}")
+        elif file.is_dir():
+            add("process.state_file", f"{file}: is a folder")
+        elif not may_write_folder(config.process, file.parent):
+            user = f"the user {config.process.user}" if config.process.user else "this user"
+            add("process.state_file", f"{file}: {user} cannot write in {file.parent}")
+    except OSError as error:
+        add("process.state_file", f"{file}: {error.strerror}")
 
 
 def _unwritable_reason(file: Path) -> str | None:

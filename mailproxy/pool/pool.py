@@ -432,6 +432,13 @@ class Pool(Generic[S]):
             self.serve_queues()
         return any(server.throttle < 1.0 for server in warming)
 
+    def resume(self, now: float) -> None:
+        """Take note of servers whose state another process has left. There are no sessions yet."""
+        for server in self.servers:
+            if server.up_since is not None:
+                server.throttle = slow_start_factor(server, now)
+        self.rebuild()
+
     # Reload
 
     def take_over(self, old: Pool[S]) -> None:

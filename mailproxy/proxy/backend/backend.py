@@ -232,6 +232,11 @@ class Backend:
         if had_usable_server and not self.pool.has_usable_server:
             self._event_log.log_backend_down()
 
+    def after_restore(self) -> None:
+        """Take note of servers that were given the state of an earlier process. There are no sessions yet."""
+        self.pool.resume(trio.current_time())
+        self._timers.notify_slow_start()
+
     def apply_snapshot(self, server: BackendServer, snapshot: ServerSnapshot) -> int:
         """Take over what another process knows of a server.
 
