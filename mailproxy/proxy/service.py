@@ -160,7 +160,10 @@ class Service:
             self.ended.set()
 
     def drain(self, seconds: float) -> None:
-        """Accept no more connections, and end all sessions within ``seconds``, idle ones first. ``run`` then ends."""
+        """Accept no more connections, and end all sessions within ``seconds``, idle ones first.
+
+        ``run`` then ends.
+        """
         log_draining(self.log, self.sessions, seconds)
         self.drainer.start(str(PROCESS), PROCESS.matches, seconds, Purpose.STOP)
         # The drainer ends the last sessions at the deadline. This is for what it cannot end.

@@ -10,7 +10,7 @@ from mailproxy.certificates.reloader import CertificateReloader
 from mailproxy.config import Config
 from mailproxy.log import Log
 from mailproxy.net.listener import Listener
-from mailproxy.proxy.backend.backend import Backend
+from mailproxy.proxy.backend.factory import make_backend
 from mailproxy.proxy.backend.server import ServerContexts
 from mailproxy.proxy.client_limits import client_limits
 from mailproxy.proxy.limits import SessionLimit, SessionLimits
@@ -48,7 +48,7 @@ def build_single_process(
     """
     random = SystemRandom()
     backends = {
-        name: Backend(backend, server_contexts, log, random) for name, backend in config.backends.items()
+        name: make_backend(backend, server_contexts, log, random) for name, backend in config.backends.items()
     }
     monitor = ServerMonitor(
         config,

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from random import SystemRandom
 
 import trio
 
 from mailproxy.config import Backend as BackendConfig
 from mailproxy.log import Log
 from mailproxy.log.events import SERVER_DOWN, SERVER_STATE, SERVER_UP, Event
-from mailproxy.pool import AdminState, Pool, RandomSource, StateChange, client_key
+from mailproxy.pool import AdminState, Pool, StateChange, client_key
 from mailproxy.protocol.checks.result import CheckCode, CheckResult, excerpt
 from mailproxy.proxy.backend.event_log import ServerEventLog
-from mailproxy.proxy.backend.factory import make_pool, make_servers
 from mailproxy.proxy.backend.resolver import Resolver
 from mailproxy.proxy.backend.server import BackendServer, CheckOutcome, Login, ServerContexts
 from mailproxy.proxy.backend.snapshot import ServerSnapshot
@@ -31,33 +29,22 @@ class Backend:
     Attributes:
         config: Its table in the configuration.
         name: Its name there.
-        sessions: The sessions that have a server or wait for one.
         pool: Its servers as pure decisions.
         resolver: Looks up the host names of its servers.
     """
 
-    def __init__(
-        self,
-        config: BackendConfig,
-        contexts: ServerContexts,
-        log: Log,
-        random: RandomSource | None = None,
-        *,
-        pool: Pool[BackendServer] | None = None,
-    ) -> None:
-        """Make the servers and the pool, unless a pool is given.
+    def __init__(self, config: BackendConfig, pool: Pool[BackendServer], log: Log) -> None:
+        """Make a backend of a pool; `factory.make_backend` makes both.
 
         Args:
             config: The backend's table.
-            contexts: The TLS contexts towards servers.
+            pool: Its servers.
             log: Where lines about its servers go.
-            random: Where ``balance = "random"`` gets its numbers. None is the system's source.
-            pool: A pool that the caller has made, whose servers several processes share.
         """
         self.config = config
         self.name = config.name
-        self.sessions = 0
-        self.pool = pool or make_pool(config, make_servers(config, contexts), random or SystemRandom())
+        self.pool = pool
+        self._sessions = 0
         stick = config.stick
         self._prefixes = (stick.prefix_v4, stick.prefix_v6) if stick is not None else (32, 64)
         self._uses_source_hash = config.balance == "source"
@@ -72,6 +59,11 @@ class Backend:
             on_change=self._addresses_changed,
             log=log,
         )
+
+    @property
+    def sessions(self) -> int:
+        """The sessions that have a server or wait for one."""
+        return self._sessions
 
     @property
     def servers(self) -> Sequence[BackendServer]:
@@ -100,7 +92,7 @@ class Backend:
 
     def add_sessions(self, number: int) -> None:
         """Add to the number of sessions; a negative number subtracts."""
-        self.sessions += number
+        self._sessions += number
 
     def client_key(self, client_info: ClientInfo) -> int | None:
         """Return the key of the client's network.
@@ -125,7 +117,9 @@ class Backend:
         required: BackendServer | None = None,
         excluded: Collection[BackendServer] = (),
     ) -> BackendServer | None:
-        """Take a slot for a session, which gives it back with ``pool.release``. Return None if none is free now.
+        """Take a slot for a session, which gives it back with ``pool.release``.
+
+        Return None if none is free now.
 
         Args:
             key: What ``client_key`` has returned.
@@ -212,7 +206,8 @@ class Backend:
     def set_state(self, server: BackendServer, state: AdminState) -> None:
         """Set the administrative state.
 
-        Sessions that are connected continue, except in maintenance with ``on_marked_down = "shutdown-sessions"``.
+        Sessions that are connected continue, except in maintenance with
+        ``on_marked_down = "shutdown-sessions"``.
         """
         change = self.pool.set_state(server, state, trio.current_time())
         if change is not None:
@@ -223,7 +218,7 @@ class Backend:
     def vacate(self, server: BackendServer) -> None:
         """Set the state to drain, and let no client stick to the server until the state is set again."""
         self.set_state(server, AdminState.DRAIN)
-        server.is_vacated = True
+        self.pool.set_vacated(server, True)
 
     def set_weight(self, server: BackendServer, weight: int) -> None:
         """Set the weight. Sessions that are connected continue."""
@@ -251,7 +246,7 @@ class Backend:
         change = self.pool.apply_snapshot(
             server, snapshot.state, snapshot.health, trio.current_time(), up_for=snapshot.up_for
         )
-        server.is_vacated = snapshot.is_vacated
+        self.pool.set_vacated(server, snapshot.is_vacated)
         if server.throttle < 1.0:
             self._timers.notify_slow_start()  # also without a change: a new worker takes each server to be up
         if change is None:

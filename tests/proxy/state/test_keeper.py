@@ -15,9 +15,9 @@ import mailproxy
 from mailproxy.log import Log
 from mailproxy.proxy.state import StateKeeper
 from tests.process.test_odd_circumstances import needs_root
-from tests.support.patience import wait_until
 from tests.support.proxy.backend_cluster import BackendCluster
 from tests.support.proxy.proxy_harness import Line, ProxyHarness
+from tests.support.timeouts import wait_until
 
 HOST_1, HOST_2 = "192.0.2.1", "192.0.2.2"
 
@@ -47,7 +47,7 @@ def inode_and_mode(file: Path) -> tuple[int, int]:
 async def start(cluster: BackendCluster, file: Path, **backend: Any) -> mailproxy.Proxy:
     options: dict[str, Any] = {
         "balance": "roundrobin",
-        "introduced": True,
+        "accept_proxy": True,
         "stick": {"on": "source"},
         **backend,
     }
