@@ -366,6 +366,12 @@ class Pool(Generic[S]):
         server.max_sessions = sessions
         self._update_servers()
 
+    def set_vacated(self, server: S, is_vacated: bool) -> None:
+        """Set whether clients that stick to the server get another one. If so, waiters that require it do, too."""
+        server.is_vacated = is_vacated
+        if is_vacated and self._requeue(server):
+            self.serve_queues()
+
     def set_weight(self, server: S, weight: int) -> None:
         """Set the weight. If that makes the server eligible, waiters get its slots."""
         server.weight = weight
@@ -460,6 +466,13 @@ class Pool(Generic[S]):
             self.rebuild()
             self.serve_queues()
         return any(server.throttle < 1.0 for server in warming)
+
+    def resume(self, now: float) -> None:
+        """Take note of servers whose state another process has left. There are no sessions yet."""
+        for server in self.servers:
+            if server.up_since is not None:
+                server.throttle = slow_start_factor(server, now)
+        self.rebuild()
 
     # Reload
 

@@ -27,6 +27,7 @@ from mailproxy.proxy.frontend import Frontend
 from mailproxy.proxy.limits import SessionLimit, SessionLimits
 from mailproxy.proxy.process import worker_count
 from mailproxy.proxy.session.registry import SessionRegistry
+from mailproxy.proxy.state import StateKeeper
 from mailproxy.proxy.supervise import log_failure, supervise
 
 _STOP_TIMEOUT_S = 1.0  # for the sessions that are ended at the deadline of a drain
@@ -61,6 +62,7 @@ class Service:
         process_limit: The limit on sessions of the whole process, or of all workers.
         monitor: Keeps the state of servers current.
         log: The log. It is finished when ``run`` ends.
+        state: Keeps the state of the backends in a file; None if there is none, or another process does.
 
     Attributes:
         registry: The live sessions of this process.
@@ -82,6 +84,7 @@ class Service:
         process_limit: SessionLimit,
         monitor: Monitor,
         log: Log,
+        state: StateKeeper | None = None,
     ) -> None:
         self.config = config
         self.backends = backends
@@ -98,6 +101,7 @@ class Service:
         self._listeners = listeners
         self._process_limit = process_limit
         self._monitor = monitor
+        self._state = state
         self._poller = open_poller(partial(log_failure, log, "a session"))
         self._relay = open_relay(config.process.relay, self._poller)
         self.frontends = {
@@ -152,6 +156,9 @@ class Service:
                 nursery.start_soon(supervise, self.log, "drainer", self.drainer.run)
                 for backend in self.backends.values():
                     nursery.start_soon(backend.run_timers)
+                if self._state is not None:
+                    await self._state.restore()
+                    nursery.start_soon(supervise, self.log, "state file", self._state.run)
                 await nursery.start(self._monitor.run)
                 async with trio.open_nursery() as frontends:
                     for frontend in self.frontends.values():
@@ -164,12 +171,17 @@ class Service:
             sessions = sum(
                 server.counts.sessions for each in self.backends.values() for server in each.servers
             )
+            if self._state is not None:
+                await self._state.finish()  # noqa: ASYNC102 - shields itself, with a deadline of its own
             self.log.event(STOPPED, "mailproxy has stopped", sessions=sessions)
             await self.log.finish()  # noqa: ASYNC102 - shields itself, with a deadline of its own
             self.ended.set()
 
     def drain(self, seconds: float) -> None:
-        """Accept no more connections, and end all sessions within ``seconds``, idle ones first. ``run`` then ends."""
+        """Accept no more connections, and end all sessions within ``seconds``, idle ones first.
+
+        ``run`` then ends.
+        """
         self.is_draining = True
         log_draining(self.log, self.sessions, seconds)
         self.drainer.start(str(PROCESS), PROCESS.matches, seconds, Purpose.STOP)
