@@ -32,7 +32,7 @@ from mailproxy.pool.client_limits import (
 )
 from mailproxy.pool.health import Health
 from mailproxy.pool.passive_health import PassiveHealth, SharedPassiveHealth
-from mailproxy.pool.pool import Pool, StateChange
+from mailproxy.pool.pool import Pool
 from mailproxy.pool.queue import Waiter
 from mailproxy.pool.retry import RetryDecision, RetryState
 from mailproxy.pool.server import AdminState, Counts, Server
@@ -45,6 +45,7 @@ from mailproxy.pool.shared.counters import (
     SharedSessions,
 )
 from mailproxy.pool.shared.turn_order import SharedTurnOrder
+from mailproxy.pool.state_change import StateChange
 from mailproxy.pool.stick_table import StickTable, client_key
 from mailproxy.pool.turn_order import TurnOrder
 
