@@ -1,4 +1,4 @@
-"""What a running proxy can be asked and told, whether it has one process or several."""
+"""What a running proxy can be asked and what it can change, whether it has one process or several."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Client:
         is_interactive: Whether it gets a prompt, and the connection stays open after an answer.
         timeout: Seconds without a command after which the connection is closed; None for the default.
         severity: How errors are marked: ``none``, ``number`` or ``string``.
-        is_done: Whether it has said ``quit``.
+        is_done: Whether it has sent ``quit``.
     """
 
     level: Level
