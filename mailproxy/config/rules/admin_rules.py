@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 from mailproxy.address import UNIX_PATH_MAX, TcpAddress
 from mailproxy.config import model
 from mailproxy.config.diagnostics import Diagnostics
 from mailproxy.config.layers import Layer, Table
-from mailproxy.config.lint.loops import is_loopback
 from mailproxy.config.path import ROOT_PATH, ConfigPath
 
 _ADMIN = ROOT_PATH / "admin"
@@ -49,12 +50,16 @@ def _check_socket(each: model.AdminSocket, own: Layer, diagnostics: Diagnostics)
 
 def _check_address(each: model.AdminSocket, own: Layer, diagnostics: Diagnostics) -> None:
     address = each.address
-    if not isinstance(address, TcpAddress) or address.host == "*" or not is_loopback(address.host):
+    if not isinstance(address, TcpAddress) or not _is_loopback(address.host):
         fact = f"{address} is no loopback address: everybody who can connect may use the socket, so only 127.0.0.1 or ::1"
         diagnostics.add(own.path / "address", fact)
     for name in ("mode", "user", "group"):
         if name in own.table:
             diagnostics.add(own.path / name, "has no meaning for a TCP address")
+
+
+def _is_loopback(host: str) -> bool:
+    return host != "*" and ip_address(host.partition("%")[0]).is_loopback
 
 
 def _check_path(path: str, key: ConfigPath, diagnostics: Diagnostics) -> None:
