@@ -24,6 +24,7 @@ from mailproxy.proxy.stats import Times, Traffic
 _FRONTEND, _BACKEND, _SERVER = 1, 2, 4
 _TYPES = {"F": _FRONTEND, "B": _BACKEND, "S": _SERVER}
 _NAMES = {"F": "Frontend", "B": "Backend", "S": "Server"}
+_FIELD_NAMES = tuple(field.name for field in FIELDS)
 _PROXY_FIELDS = 103  # HAProxy writes a "-" between these and those of its modules
 
 
@@ -45,7 +46,8 @@ class Row:
 
     def csv(self) -> str:
         """Return the line of the CSV output."""
-        cells = [_quoted(self.values.get(field.name, "")) for field in FIELDS]
+        values = self.values
+        cells = [_quoted(values[name]) if name in values else "" for name in _FIELD_NAMES]
         return ",".join([*cells[:_PROXY_FIELDS], "-", *cells[_PROXY_FIELDS:]]) + ","
 
     def typed_values(self) -> Iterator[TypedValue]:
@@ -132,8 +134,11 @@ def _number(text: str) -> int:
 
 
 def _quoted(value: Value) -> str:
-    text = str(value)
-    return '"' + text.replace('"', '""') + '"' if any(character in text for character in ',"\n') else text
+    if isinstance(value, int):  # most of them
+        return str(value)
+    if "," in value or '"' in value or "\n" in value:
+        return '"' + value.replace('"', '""') + '"'
+    return value
 
 
 # The rows
