@@ -124,7 +124,7 @@ async def test_stale_socket_is_replaced_and_a_live_one_is_not(harness: ProxyHarn
 async def test_file_that_is_no_socket_is_not_replaced(harness: ProxyHarness, tmp_path: Path) -> None:
     path = tmp_path / "admin.sock"
     path.write_text("mine")
-    with pytest.raises(mailproxy.ConfigError, match="Address already in use"):
+    with pytest.raises(mailproxy.ConfigError, match="is there and is no socket"):
         await open_administered(harness, tmp_path)
     assert path.read_text() == "mine"
 
@@ -136,3 +136,15 @@ async def test_socket_belongs_to_its_user_and_group(harness: ProxyHarness, tmp_p
         harness, tmp_path, admin={"sockets": [{"path": str(path), "user": "#1234", "group": "#1235"}]}
     )
     assert (path.stat().st_uid, path.stat().st_gid) == (1234, 1235)
+
+
+async def test_faults_of_the_machine_are_found_before_anything_opens(
+    harness: ProxyHarness, tmp_path: Path
+) -> None:
+    sockets = [
+        {"path": str(tmp_path / "none" / "a.sock"), "user": "nobody-like-that", "group": "no-such-group"}
+    ]
+    with pytest.raises(mailproxy.ConfigError) as raised:
+        await open_administered(harness, tmp_path, admin={"sockets": sockets})
+    paths = [fault.path for fault in raised.value.faults]
+    assert paths == ["admin.sockets[0].user", "admin.sockets[0].group", "admin.sockets[0]"]

@@ -24,7 +24,7 @@ def test_short_form_is_one_socket_with_level_admin() -> None:
         "backends": {"b": {"servers": ["192.0.2.1:143"]}},
     }
     sockets = mailproxy.from_mapping(mapping).admin.listening
-    assert list(sockets) == ["admin.socket", "admin.sockets[0]"]
+    assert list(map(str, sockets)) == ["admin.socket", "admin.sockets[0]"]
     assert [(str(each.path or each.address), each.mode, each.level) for each in sockets.values()] == [
         ("/run/a.sock", 0o600, "admin"),
         ("[::1]:9999", 0o660, "user"),

@@ -10,6 +10,7 @@ from attrs import frozen
 
 from mailproxy.address import BindAddress
 from mailproxy.config.model.setting import setting
+from mailproxy.config.path import ROOT_PATH, ConfigPath
 from mailproxy.config.values import Account, Mode, Positive, PositiveSeconds, Seconds, Workers
 
 
@@ -61,6 +62,8 @@ class Process:
     group: Account | None = setting("the group to run as", None, default_text="the user's")
 
 
+_ADMIN = ROOT_PATH / "admin"
+
 AdminLevel = Literal["user", "operator", "admin"]
 
 
@@ -97,9 +100,9 @@ class Admin:
     http: BindAddress | None = setting("address of metrics and status page", None, supported=(None,))
 
     @property
-    def listening(self) -> Mapping[str, AdminSocket]:
+    def listening(self) -> Mapping[ConfigPath, AdminSocket]:
         """The admin sockets by the paths of their keys, in either form."""
-        several = {f"admin.sockets[{index}]": each for index, each in enumerate(self.sockets)}
+        several = {_ADMIN / "sockets" / index: each for index, each in enumerate(self.sockets)}
         if self.socket is None:
             return several
-        return {"admin.socket": AdminSocket(path=self.socket, mode=self.mode), **several}
+        return {_ADMIN / "socket": AdminSocket(path=self.socket, mode=self.mode), **several}
