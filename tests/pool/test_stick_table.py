@@ -158,3 +158,16 @@ def test_text_has_a_key_only_if_an_address(text: str) -> None:
 def test_invalid_address_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         client_key(text)
+
+
+def test_snapshot_is_of_its_moment() -> None:
+    """It can be read while the table changes, and restores the same table."""
+    table = StickTable(10, 100.0)
+    for key in range(5):
+        table.store(key, key % 2, float(key))
+    table.lookup(0, 6.0)
+    before, snapshot = sorted(table.entries()), table.snapshot(10)
+    table.store(7, 0, 7.0)
+    table.store(1, 0, 7.0)
+    assert sorted(snapshot) == before
+    assert len(list(table.snapshot(3))) == 3
