@@ -11,6 +11,7 @@ from mailproxy.admin.service import administer
 from mailproxy.admin.sockets import AdminListener
 from mailproxy.admin.target import FrontendFigures
 from mailproxy.config import Config
+from mailproxy.net.tls.certificate import Certificate
 from mailproxy.pool import Counts
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
@@ -73,6 +74,11 @@ class ControlTarget:
     def drains(self) -> DrainCommands:
         """Ends the sessions of servers and frontends."""
         return self._control.drains
+
+    @property
+    def certificates(self) -> Sequence[Certificate]:
+        """The certificates in use."""
+        return self._control.certificates
 
     async def refresh(self) -> None:
         """Have all workers send their counters. Waits for them, 0.5 s at most."""

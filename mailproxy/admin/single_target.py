@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import trio
 
 from mailproxy.admin.target import FrontendFigures
 from mailproxy.config import Config
+from mailproxy.net.tls.certificate import Certificate
 from mailproxy.pool import Counts
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.drain import DrainCommands
 from mailproxy.proxy.frontend import FrontendState
-from mailproxy.proxy.service import Service
 from mailproxy.proxy.session.summary import SessionFilter, SessionSummary
+from mailproxy.proxy.single_process import SingleProcess
 from mailproxy.proxy.stats import LiveBytes, Traffic
 
 
 class SingleTarget:
-    """The `Target` of a service."""
+    """The `Target` of a single process."""
 
     workers = 1
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, process: SingleProcess) -> None:
+        self._service = process.service
+        self._monitor = process.monitor
         self._live = LiveBytes()
 
     @property
@@ -56,6 +58,11 @@ class SingleTarget:
     def drains(self) -> DrainCommands:
         """Ends the sessions of servers and frontends."""
         return self._service.drains
+
+    @property
+    def certificates(self) -> Sequence[Certificate]:
+        """The certificates in use."""
+        return self._monitor.certificates
 
     async def refresh(self) -> None:
         """Read how many bytes live sessions have moved. All else is always up to date."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from attrs import frozen
 
 from mailproxy.config import Config
+from mailproxy.net.tls.certificate import Certificate
 from mailproxy.pool import Counts
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
@@ -64,6 +65,10 @@ class Target(Protocol):
     @property
     def drains(self) -> DrainCommands:
         """Ends the sessions of servers and frontends."""
+
+    @property
+    def certificates(self) -> Sequence[Certificate]:
+        """The certificates in use."""
 
     async def refresh(self) -> None:
         """Have the figures below up to date. Waits for workers, a fraction of a second at most."""

@@ -201,7 +201,7 @@ class OpenedProcess:
         service = self.process.service
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(administer, SingleTarget(service), self.admin_sockets, service.log)
+                nursery.start_soon(administer, SingleTarget(self.process), self.admin_sockets, service.log)
                 await service.run(task_status)
                 nursery.cancel_scope.cancel()
         finally:

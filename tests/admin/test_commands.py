@@ -232,3 +232,16 @@ async def test_help_lists_what_the_level_allows(administered: Administered) -> N
     assert [line.split()[:2] for line in (await administered.ask("help show servers")).splitlines()[1:3]] == [
         ["show", "servers"]
     ] * 2
+
+
+async def test_certificates_are_listed_with_names_and_dates(harness: ProxyHarness, tmp_path: Path) -> None:
+    path = tmp_path / "tls.sock"
+    await harness.proxy("127.0.0.1:1", tls=True, admin={"socket": str(path)})
+    administered = Administered(harness, path)
+    assert (await administered.ask("show ssl cert")).splitlines() == ["# filename", str(harness.pem)]
+    for name in (str(harness.pem), "imap.example.com"):
+        answer = await administered.ask(f"show ssl cert {name}")
+        assert f"Filename: {harness.pem}" in answer
+        assert "DNS:imap.example.com" in answer
+        assert "notAfter: " in answer
+    assert (await administered.ask("show ssl cert none")).startswith("Can't display the certificate")

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from attrs import field, frozen
 
-from mailproxy.admin.runtime import drains, general, sessions, set_frontend, set_server, tables
+from mailproxy.admin.runtime import certificates, drains, general, sessions, set_frontend, set_server, tables
 from mailproxy.admin.runtime.call import Call, CommandError, Level
 from mailproxy.admin.runtime.parser import split_words
 from mailproxy.admin.runtime.show_info import show_info
@@ -100,6 +100,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("show servers state [<backend>]", _USER, show_servers_state, "display states of servers"),
     Command("show sess [<id>|all|<filter>]", _OPERATOR, sessions.show_sess,
             "list sessions (filter: server, backend, frontend, older)"),
+    Command("show ssl cert [<file>|<name>]", _USER, certificates.show_ssl_cert, "list certificates, or show one"),
     Command("show stat [json|no-maint|typed|up]", _USER, show_stat, "report counters for each proxy and server"),
     Command("show table [<table> [<filter>]]", _USER, tables.show_table, "list tables, or dump one (filter: data/key)"),
     Command("show version", _USER, general.show_version, "show the version"),

@@ -21,6 +21,7 @@ from mailproxy.ipc.channel import Channel, Received
 from mailproxy.log import Log
 from mailproxy.log.events import CONTROL_DIED, READY, STOPPED, WORKER_DIED
 from mailproxy.net.listener import Listener
+from mailproxy.net.tls.certificate import Certificate
 from mailproxy.proxy.backend.server import ServerContexts
 from mailproxy.proxy.drain import DrainTarget
 from mailproxy.proxy.frontend import log_listening
@@ -241,6 +242,11 @@ class Control:
     def workers(self) -> int:
         """The number of workers that there are to be."""
         return self._slot.workers
+
+    @property
+    def certificates(self) -> list[Certificate]:
+        """The certificates in use."""
+        return self._monitor.certificates
 
     @property
     def is_stopping(self) -> bool:
