@@ -202,7 +202,9 @@ class OpenedProcess:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(administer, SingleTarget(self.process), self.admin_sockets, service.log)
-                await service.run(task_status)
+                async with trio.open_nursery() as serving:
+                    await serving.start(service.run)
+                    task_status.started()
                 nursery.cancel_scope.cancel()
         finally:
             close_admin_sockets(self.admin_sockets)

@@ -8,7 +8,7 @@ from mailproxy.admin.runtime.call import Call, CommandError
 from mailproxy.net.tls.certificate import Certificate
 
 
-async def show_ssl_cert(call: Call, name: str = "", *_: str) -> str:
+def show_ssl_cert(call: Call, name: str = "", *_: str) -> str:
     """Answer ``show ssl cert [FILE|NAME]``. Without one: all files."""
     certificates = call.target.certificates
     if not name:

@@ -27,14 +27,14 @@ class Command:
     Attributes:
         usage: Its words, then its arguments in brackets or angles.
         level: The level that it needs.
-        function: Makes the answer. It gets the words behind its own.
+        function: Makes the answer, or a coroutine that does. It gets the words behind its own.
         help: What it does.
         words: Its words.
     """
 
     usage: str
     level: Level
-    function: Callable[..., Awaitable[str]]
+    function: Callable[..., str | Awaitable[str]]
     help: str
     words: tuple[str, ...] = field(init=False)
 
@@ -49,7 +49,7 @@ class Command:
         return f"  {self.usage:<{_USAGE_WIDTH}}: {self.help}"
 
 
-async def _help(call: Call, *words: str) -> str:
+def _help(call: Call, *words: str) -> str:
     """Answer ``help [COMMAND]``."""
     commands = _similar(words) if words else COMMANDS
     lines = [str(each) for each in commands if each.level <= call.client.level and each not in _ALWAYS]
@@ -131,7 +131,8 @@ async def execute(call: Call, text: str) -> str:
         raise CommandError(_listing(head, (*_similar(words), *_ALWAYS), call))
     if command.level > call.client.level:
         raise CommandError("Permission denied")
-    return await command.function(call, *words[len(command.words) :])
+    answer = command.function(call, *words[len(command.words) :])
+    return answer if isinstance(answer, str) else await answer
 
 
 def _find(words: Sequence[str]) -> Command | None:

@@ -32,7 +32,7 @@ async def shutdown_sessions(call: Call, name: str = "", *_: str) -> str:
     return ""
 
 
-async def show_drain(call: Call, *_: str) -> str:
+def show_drain(call: Call, *_: str) -> str:
     """Answer ``show drain``: a line for each drain that has not ended."""
     return "".join(f"{status}\n" for status in call.target.drains.statuses())
 

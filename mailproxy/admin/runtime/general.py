@@ -13,19 +13,19 @@ _TIMEOUT_MAX_S = 86400.0
 _SEVERITIES = ("none", "number", "string")
 
 
-async def prompt(call: Call, *_: str) -> str:
+def prompt(call: Call, *_: str) -> str:
     """Answer ``prompt``: switch the prompt on or off."""
     call.client.is_interactive = not call.client.is_interactive
     return ""
 
 
-async def leave(call: Call, *_: str) -> str:
+def leave(call: Call, *_: str) -> str:
     """Answer ``quit``."""
     call.client.is_done = True
     return ""
 
 
-async def set_timeout(call: Call, name: str = "", value: str = "", *_: str) -> str:
+def set_timeout(call: Call, name: str = "", value: str = "", *_: str) -> str:
     """Answer ``set timeout cli D``. D is in seconds, or has one of HAProxy's units."""
     if name != "cli":
         raise CommandError("'set timeout' only supports 'cli'.")
@@ -38,7 +38,7 @@ async def set_timeout(call: Call, name: str = "", value: str = "", *_: str) -> s
     return ""
 
 
-async def set_severity_output(call: Call, value: str = "", *_: str) -> str:
+def set_severity_output(call: Call, value: str = "", *_: str) -> str:
     """Answer ``set severity-output none|number|string``: errors begin with ``[3]:`` or ``[error]:``."""
     if value not in _SEVERITIES:
         raise CommandError("one of 'none', 'number', 'string' is a required argument")
@@ -46,29 +46,29 @@ async def set_severity_output(call: Call, value: str = "", *_: str) -> str:
     return ""
 
 
-async def lower_to_operator(call: Call, *_: str) -> str:
+def lower_to_operator(call: Call, *_: str) -> str:
     """Answer ``operator``."""
     call.client.level = min(call.client.level, Level.OPERATOR)
     return ""
 
 
-async def lower_to_user(call: Call, *_: str) -> str:
+def lower_to_user(call: Call, *_: str) -> str:
     """Answer ``user``."""
     call.client.level = Level.USER
     return ""
 
 
-async def show_cli_level(call: Call, *_: str) -> str:
+def show_cli_level(call: Call, *_: str) -> str:
     """Answer ``show cli level``."""
     return f"{call.client.level.name.lower()}\n"
 
 
-async def show_version(_call: Call, *_: str) -> str:
+def show_version(_call: Call, *_: str) -> str:
     """Answer ``show version``."""
     return f"{__version__}\n"
 
 
-async def show_env(_call: Call, name: str = "", *_: str) -> str:
+def show_env(_call: Call, name: str = "", *_: str) -> str:
     """Answer ``show env [NAME]``."""
     if not name:
         return "".join(f"{key}={value}\n" for key, value in os.environ.items())
@@ -77,7 +77,7 @@ async def show_env(_call: Call, name: str = "", *_: str) -> str:
     return f"{name}={os.environ[name]}\n"
 
 
-async def show_errors(call: Call, name: str = "", *_: str) -> str:
+def show_errors(call: Call, name: str = "", *_: str) -> str:
     """Answer ``show errors [PROXY]``: none, since no request or response of a session is parsed here."""
     config = call.target.config
     if name and name not in config.frontends and name not in config.backends:

@@ -17,7 +17,7 @@ _BY = "by 'stats socket command'"
 _PORT_MAX = 65535
 
 
-async def set_server(call: Call, *words: str) -> str:
+def set_server(call: Call, *words: str) -> str:
     """Answer ``set server B/S state|weight|health|addr|check-port …``."""
     name, what, value, *more = (*words, "", "", "")
     backend, server = call.server(name)
@@ -39,7 +39,7 @@ async def set_server(call: Call, *words: str) -> str:
     return ""
 
 
-async def enable_server(call: Call, name: str = "", *_: str) -> str:
+def enable_server(call: Call, name: str = "", *_: str) -> str:
     """Answer ``enable server B/S``: end maintenance, which is the opposite of ``disable server``."""
     backend, server = call.server(name)
     if server.state is AdminState.MAINT:
@@ -47,14 +47,14 @@ async def enable_server(call: Call, name: str = "", *_: str) -> str:
     return ""
 
 
-async def disable_server(call: Call, name: str = "", *_: str) -> str:
+def disable_server(call: Call, name: str = "", *_: str) -> str:
     """Answer ``disable server B/S``: put it into maintenance."""
     backend, server = call.server(name)
     backend.set_state(server, AdminState.MAINT)
     return ""
 
 
-async def enable_health(call: Call, name: str = "", *_: str) -> str:
+def enable_health(call: Call, name: str = "", *_: str) -> str:
     """Answer ``enable health B/S``."""
     backend, server = call.server(name)
     if server.config.check is None:
@@ -63,27 +63,27 @@ async def enable_health(call: Call, name: str = "", *_: str) -> str:
     return ""
 
 
-async def disable_health(call: Call, name: str = "", *_: str) -> str:
+def disable_health(call: Call, name: str = "", *_: str) -> str:
     """Answer ``disable health B/S``: the server keeps its state, and is not checked."""
     backend, server = call.server(name)
     backend.pause_checks(server, is_paused=True)
     return ""
 
 
-async def get_weight(call: Call, name: str = "", *_: str) -> str:
+def get_weight(call: Call, name: str = "", *_: str) -> str:
     """Answer ``get weight B/S``."""
     server = call.server(name)[1]
     return f"{server.weight} (initial {server.config.weight})\n"
 
 
-async def set_weight(call: Call, name: str = "", weight: str = "", *_: str) -> str:
+def set_weight(call: Call, name: str = "", weight: str = "", *_: str) -> str:
     """Answer ``set weight B/S N[%]``."""
     backend, server = call.server(name)
     _set_weight(backend, server, weight)
     return ""
 
 
-async def set_maxconn_server(call: Call, name: str = "", number: str = "", *_: str) -> str:
+def set_maxconn_server(call: Call, name: str = "", number: str = "", *_: str) -> str:
     """Answer ``set maxconn server B/S N``."""
     backend, server = call.server(name)
     if not number:

@@ -39,7 +39,7 @@ _UNCHECKED_HEALTH = 2  # HAProxy's default of rise
 _PURGE_DELAY_MS = 5000
 
 
-async def show_servers_state(call: Call, *words: str) -> str:
+def show_servers_state(call: Call, *words: str) -> str:
     """Answer ``show servers state [BACKEND]``, from which HAProxy restores states."""
     lines = [str(_STATE_VERSION), f"# {_STATE_FIELDS}"]
     for backend, iid in _backends(call, *words):
@@ -48,7 +48,7 @@ async def show_servers_state(call: Call, *words: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-async def show_servers_conn(call: Call, *words: str) -> str:
+def show_servers_conn(call: Call, *words: str) -> str:
     """Answer ``show servers conn [BACKEND]``. Idle connections do not exist here: each session has its own."""
     lines = [f"# {_CONN_FIELDS}"]
     for backend, iid in _backends(call, *words):
@@ -62,7 +62,7 @@ async def show_servers_conn(call: Call, *words: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-async def show_backend(call: Call, *_: str) -> str:
+def show_backend(call: Call, *_: str) -> str:
     """Answer ``show backend``."""
     return "".join(f"{line}\n" for line in ("# name", *call.target.backends))
 

@@ -19,7 +19,7 @@ _OPERATORS: dict[str, Callable[[int, int], bool]] = {
 _SERVER_ID = "data.server_id"
 
 
-async def show_table(call: Call, name: str = "", *words: str) -> str:
+def show_table(call: Call, name: str = "", *words: str) -> str:
     """Answer ``show table [TABLE [data.server_id OPERATOR N | key KEY]]``."""
     if not name:
         return "".join(map(_head, _tables(call)))
