@@ -2,7 +2,7 @@
 
 signal         meaning
 -------------  ---------------------------------------------------------------------------------------------
-SIGTERM        drain: accept no more connections, give sessions ``drain_timeout`` to end, then stop
+SIGTERM        drain: accept no more connections, end sessions within ``drain_timeout``, idle ones first
 SIGTERM again  stop now: close all sessions
 SIGINT         stop now
 SIGHUP         reopen log files, scan certificate files, log whether the configuration file has changed

@@ -1,6 +1,6 @@
 """The state of a proxy as a value: captured from the backends of one process, and applied to those of another.
 
-Everything goes by name, so it fits another configuration: what is not there any more is ignored. A wish of
+Everything goes by name, so it fits another configuration: what the configuration lacks is ignored. A wish of
 the operator is stored with the configuration's value that it replaced. It is applied only if the
 configuration still has that value: a change in the file is the newer wish.
 """
