@@ -65,7 +65,9 @@ def generator() -> Iterator[ModuleType]:
 
 @pytest.mark.parametrize(
     ("file", "maker"), [("docs/configuration.md", "reference"), ("config/mailproxy.schema.json", "schema"),
-     ("docs/man/mailproxy.1", "command_manual"), ("docs/man/mailproxy.toml.5", "configuration_manual")],
+     ("docs/man/mailproxy.1", "command_manual"), ("docs/man/mailproxy.toml.5", "configuration_manual"),
+     ("docs/completion/mailproxy.bash", "bash_completion"), ("docs/completion/_mailproxy", "zsh_completion"),
+     ("docs/completion/mailproxy.fish", "fish_completion")],
 )  # fmt: skip
 def test_generated_files_are_current(generator: ModuleType, file: str, maker: str) -> None:
     assert (ROOT / file).read_text() == getattr(generator, maker)(), "run scripts/write-reference"

@@ -1,4 +1,4 @@
-"""Packaging: the wheel and the sdist, manual pages, shell completion and systemd units."""
+"""Packaging: the wheel and the sdist, manual pages and systemd units."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import grp
 import os
 import pwd
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -19,6 +18,14 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "config"
 NOT_IN_SDIST = (".ci/", ".github/", ".dockerignore")
+SHARED = {
+    "man/man1/mailproxy.1": "man/mailproxy.1",
+    "man/man5/mailproxy.toml.5": "man/mailproxy.toml.5",
+    "bash-completion/completions/mailproxy": "completion/mailproxy.bash",
+    "zsh/site-functions/_mailproxy": "completion/_mailproxy",
+    "fish/vendor_completions.d/mailproxy.fish": "completion/mailproxy.fish",
+}
+"""What the wheel installs below share, and its source below docs."""
 MAILPROXY = Path(sys.executable).with_name("mailproxy")
 
 
@@ -35,7 +42,7 @@ def needs(*programs: str) -> pytest.MarkDecorator:
 
 
 @pytest.mark.slow
-def test_wheel_ships_examples_units_and_manual(tmp_path: Path) -> None:
+def test_wheel_ships_examples_units_manual_and_completion(tmp_path: Path) -> None:
     pytest.importorskip("hatchling")
     result = run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path, cwd=ROOT)
     assert result.returncode == 0, result.stderr
@@ -44,8 +51,8 @@ def test_wheel_ships_examples_units_and_manual(tmp_path: Path) -> None:
         names = set(wheel.namelist())
         (data,) = {name.partition("/")[0] for name in names if ".data/" in name}
         share = f"{data}/data/share"
-        for page in ("man1/mailproxy.1", "man5/mailproxy.toml.5"):
-            assert f"{share}/man/{page}" in names
+        for name, source in SHARED.items():
+            assert wheel.read(f"{share}/{name}") == (ROOT / "docs" / source).read_bytes()
         for path in (path for path in CONFIG.rglob("*") if path.is_file()):
             assert wheel.read(f"{share}/mailproxy/config/{path.relative_to(CONFIG)}") == path.read_bytes()
         assert "mailproxy/py.typed" in names
@@ -83,44 +90,6 @@ def test_help_names_the_documentation() -> None:
     words = run(MAILPROXY, "--help").stdout
     assert "man mailproxy" in words
     assert "share/mailproxy/config" in " ".join(words.split())
-
-
-# Shell completion.
-
-
-@needs("bash")
-def test_bash_completes_commands_and_options() -> None:
-    def completions(*words: str) -> set[str]:
-        line = " ".join(map(shlex.quote, words))
-        script = (
-            f"source <({shlex.quote(str(MAILPROXY))} completion bash)\n"
-            f"COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; compopt() {{ :; }}\n"
-            '_mailproxy_completion "$0"\n'
-            'printf "%s\\n" "${COMPREPLY[@]}"\n'
-        )
-        result = run("bash", "-c", script, MAILPROXY)
-        assert result.returncode == 0, result.stderr
-        return set(result.stdout.split())
-
-    assert {"check", "completion", "run"} <= completions("mailproxy", "")
-    assert completions("mailproxy", "ch") == {"check"}
-    assert "--strict" in completions("mailproxy", "check", "--")
-
-
-@pytest.mark.parametrize("shell", ["zsh", "fish"])
-def test_other_shells_have_completion(shell: str) -> None:
-    result = run(MAILPROXY, "completion", shell)
-    assert result.returncode == 0, result.stderr
-    assert "_MAILPROXY_COMPLETE" in result.stdout
-    if shutil.which(shell) is not None:
-        checked = run(shell, "-n", input=result.stdout)
-        assert (checked.returncode, checked.stderr) == (0, "")
-
-
-def test_unknown_shell_is_rejected() -> None:
-    result = run(MAILPROXY, "completion", "tcsh")
-    assert result.returncode == 2
-    assert "'bash', 'zsh', 'fish'" in result.stderr
 
 
 # Units.

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NoReturn
 
 import click
-from click.shell_completion import get_completion_class
 
 from mailproxy import __version__
 from mailproxy.cli.report import Writer, write_json, write_text
@@ -138,9 +137,10 @@ def completion(shell: str) -> None:
 
     Load it with the shell's source command, in bash: source <(mailproxy completion bash)
     """
-    complete = get_completion_class(shell)
-    assert complete is not None  # noqa: S101 - click supports all three
-    click.echo(complete(main, {}, "mailproxy", "_MAILPROXY_COMPLETE").source())
+    from mailproxy.admin.runtime.commands import COMMANDS  # late, since it imports trio
+    from mailproxy.cli.completion import completion_script
+
+    click.echo(completion_script(shell, main, [each.words for each in COMMANDS]), nl=False)
 
 
 @main.command()

@@ -1,6 +1,6 @@
 """Write the parts of the documentation that are made from the code.
 
-These are keys, JSON Schema, manual pages, and the end reasons, fields and events of the log. A test compares
+These are keys, JSON Schema, manual pages, completion, and the end reasons, fields and events of the log. A test compares
 the files with what this script makes.
 """
 
@@ -16,6 +16,9 @@ from typing import Any
 import man  # beside this file
 from attrs import NOTHING
 
+from mailproxy.admin.runtime.commands import COMMANDS
+from mailproxy.cli import main as program
+from mailproxy.cli.completion import completion_script
 from mailproxy.config import json_schema, model
 from mailproxy.config.fields import SHORT_FORMS, Key, keys_of
 from mailproxy.config.units import write_duration
@@ -152,6 +155,26 @@ def shown_keys(title: str, table: type) -> list[Key]:
 def command_manual() -> str:
     """Return docs/man/mailproxy.1."""
     return man.command_page()
+
+
+def bash_completion() -> str:
+    """Return docs/completion/mailproxy.bash."""
+    return completion("bash")
+
+
+def zsh_completion() -> str:
+    """Return docs/completion/_mailproxy."""
+    return completion("zsh")
+
+
+def fish_completion() -> str:
+    """Return docs/completion/mailproxy.fish."""
+    return completion("fish")
+
+
+def completion(shell: str) -> str:
+    """Return what ``mailproxy completion`` prints."""
+    return completion_script(shell, program, [each.words for each in COMMANDS])
 
 
 def configuration_manual() -> str:
@@ -313,6 +336,11 @@ def main() -> None:
     (ROOT / "docs" / "man").mkdir(exist_ok=True)
     (ROOT / "docs" / "man" / "mailproxy.1").write_text(command_manual())
     (ROOT / "docs" / "man" / "mailproxy.toml.5").write_text(configuration_manual())
+    completions = ROOT / "docs" / "completion"
+    completions.mkdir(exist_ok=True)
+    (completions / "mailproxy.bash").write_text(bash_completion())
+    (completions / "_mailproxy").write_text(zsh_completion())
+    (completions / "mailproxy.fish").write_text(fish_completion())
     logging = ROOT / "docs" / "logging.md"
     logging.write_text(with_log(logging.read_text()))
 
