@@ -7,9 +7,11 @@ by name. A file is removed only if its name still leads to the device and inode 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 from attrs import frozen
@@ -104,6 +106,43 @@ def create(path: Path, flags: int, mode: int, owner: tuple[int, int] | None = No
         os.close(fd)
         raise
     return fd
+
+
+def replace(path: Path, parts: Iterable[bytes], *, mode: int) -> FileId:
+    """Write a file beside the old one, and rename it: there is always a whole file of this name.
+
+    Args:
+        path: The file.
+        parts: Its contents.
+        mode: Its permissions, whatever the umask.
+
+    Returns:
+        The identity of the new file, for ``remove``.
+
+    Raises:
+        OSError: If it cannot be written. The old file stays.
+    """
+    new = path.with_name(f".{path.name}.new")
+    with contextlib.suppress(FileNotFoundError):  # of a process that was killed meanwhile
+        new.unlink()
+    fd = create(new, os.O_WRONLY, mode)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.writelines(parts)
+            file.flush()
+            os.fsync(fd)
+            info = os.fstat(fd)
+        new.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            new.unlink()
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)  # the rename is on the disk, too
+    finally:
+        os.close(folder)
+    return FileId(info.st_dev, info.st_ino)
 
 
 def remove(path: Path, created: FileId) -> None:

@@ -59,6 +59,18 @@ def check_log(config: Config, add: Add) -> None:
             add(path / "to", f"{file}: {fact}")
 
 
+def check_pid_file(config: Config, add: Add) -> None:
+    """Check that the file with the process id can be replaced by this user."""
+    if config.process.pid_file is None:
+        return
+    file = display_path(config.process.pid_file)
+    fact = _unwritable_reason(file.with_name(f".{file.name}.new"))  # which is renamed
+    if fact is None and file.exists() and not file.is_file():
+        fact = "is no regular file"
+    if fact is not None:
+        add(ROOT_PATH / "process" / "pid_file", f"{file}: {fact}")
+
+
 def check_state_file(config: Config, add: Add) -> None:
     """Check that the state file can be replaced by the user that sessions run as."""
     if config.process.state_file is None:

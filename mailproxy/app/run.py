@@ -11,13 +11,20 @@ import trio
 from mailproxy.admin.control_target import ControlAdministration
 from mailproxy.admin.sockets import close_admin_sockets
 from mailproxy.app.api import OpenedProcess, open_service
+from mailproxy.app.pid_file import pid_file
 from mailproxy.app.privileges import check_capabilities, configured_owner, drop_privileges
 from mailproxy.app.startup import load_and_check, open_all
 from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Config
 from mailproxy.log.events import DESCRIPTORS_SHORT
 from mailproxy.net.listener import close_slots
-from mailproxy.net.notify import notify_draining, notify_ready, notify_stopping
+from mailproxy.net.notify import (
+    notify_alive,
+    notify_draining,
+    notify_ready,
+    notify_stopping,
+    watchdog_interval,
+)
 from mailproxy.proxy.config_change import log_if_changed
 from mailproxy.proxy.process import (
     descriptor_shortage,
@@ -53,25 +60,31 @@ def run(config: Config) -> None:
 def _run_single_process(config: Config, store: CertificateStore) -> None:
     opened = open_service(config, store, owner=configured_owner(config))
     log = opened.process.service.log
-    drop_privileges(config)
-    check_capabilities(config)
-    log_unraisable_errors(log)
-    # Signals wait until the receiver is open, and for ever at the end: a late one would spoil the exit code.
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    tune_gc()
-    if (shortage := descriptor_shortage(config)) is not None:
-        log.event(DESCRIPTORS_SHORT, f"process.max_sessions: {shortage}")
-    trio.run(_serve, opened)
+    with pid_file(config):
+        drop_privileges(config)
+        check_capabilities(config)
+        log_unraisable_errors(log)
+        # Signals wait until the receiver is open, and for ever at the end: a late one would spoil the exit code.
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        tune_gc()
+        if (shortage := descriptor_shortage(config)) is not None:
+            log.event(DESCRIPTORS_SHORT, f"process.max_sessions: {shortage}")
+        trio.run(_serve, opened)
 
 
 def _run_workers(config: Config, store: CertificateStore) -> None:
     opened = open_all(config, store, workers=worker_count(config), owner=configured_owner(config))
     try:
-        drop_privileges(config)
-        check_capabilities(config)
-        run_supervisor(
-            config, store, opened.slots, opened.outputs, helper=ControlAdministration(opened.admin_sockets)
-        )
+        with pid_file(config):
+            drop_privileges(config)
+            check_capabilities(config)
+            run_supervisor(
+                config,
+                store,
+                opened.slots,
+                opened.outputs,
+                helper=ControlAdministration(opened.admin_sockets),
+            )
     finally:
         close_slots(opened.slots)
         close_admin_sockets(opened.admin_sockets)
@@ -85,6 +98,8 @@ async def _serve(opened: OpenedProcess) -> None:
             nursery.start_soon(_handle_signals, process, signals, nursery)
             if os.getpid() == 1:
                 nursery.start_soon(supervise, process.service.log, "reaping of processes", _reap_orphans)
+            if (interval := watchdog_interval()) is not None:
+                nursery.start_soon(_feed_watchdog, interval)
             async with trio.open_nursery() as serving:
                 await serving.start(opened.run)
                 notify_ready()
@@ -114,6 +129,13 @@ async def _handle_signals(process: SingleProcess, signals: object, nursery: trio
                 nursery.start_soon(log_if_changed, service.config, log)
             case SignalAction.IGNORE:
                 log_ignored(log)
+
+
+async def _feed_watchdog(interval: float) -> None:
+    """Report to the service manager that this loop runs: if it hangs, the manager starts another process."""
+    while True:
+        notify_alive()
+        await trio.sleep(interval)
 
 
 async def _reap_orphans() -> None:

@@ -11,6 +11,7 @@ from mailproxy.app.host_checks import (
     check_binds,
     check_log,
     check_loops,
+    check_pid_file,
     check_state_file,
     check_users,
 )
@@ -30,7 +31,9 @@ def load_and_check(config: Config) -> CertificateStore:
         ConfigError: With every fault of all of them.
     """
     store = load_certificates(config)
-    for check in (check_users, check_log, check_state_file, check_binds, check_admin_sockets, check_loops):
+    for check in (
+        check_users, check_log, check_pid_file, check_state_file, check_binds, check_admin_sockets, check_loops,
+    ):  # fmt: skip
         check(config, store.add)
     if store.faults:
         raise config.error(store.faults)

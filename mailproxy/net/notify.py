@@ -30,7 +30,27 @@ def notify_stopping() -> None:
     _notify("STOPPING=1", "STATUS=Stopping now.")
 
 
-def _notify(*assignments: str) -> None:
+def watchdog_interval() -> float | None:
+    """Return how often to call ``notify_alive``, in seconds; None if the service manager has no watchdog.
+
+    It is half of the silence after which the manager ends the process (sd_watchdog_enabled(3)).
+    """
+    own = str(os.getpid())
+    if os.environ.get("WATCHDOG_PID", own) != own:
+        return None
+    try:
+        microseconds = int(os.environ.get("WATCHDOG_USEC", "0"))
+    except ValueError:
+        return None
+    return microseconds / 2e6 if microseconds > 0 else None
+
+
+def notify_alive() -> None:
+    """Report that the loop runs. Never waits: a message that is lost is followed by another one."""
+    _notify("WATCHDOG=1", timeout=0)
+
+
+def _notify(*assignments: str, timeout: float = _TIMEOUT_S) -> None:
     """Send assignments such as ``READY=1`` in one message. Does nothing without a service manager.
 
     Errors are ignored: an unreachable service manager must not stop the service.
@@ -40,5 +60,5 @@ def _notify(*assignments: str) -> None:
         return
     address = "\0" + path[1:] if path.startswith("@") else path
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(_TIMEOUT_S)
+        sock.settimeout(timeout)
         sock.sendto("\n".join(assignments).encode(), address)

@@ -32,7 +32,14 @@ from mailproxy.ipc.channel import channel_pair, try_send
 from mailproxy.ipc.wakeups import Wakeups
 from mailproxy.log import Output
 from mailproxy.net.listener import Slots, close_slots
-from mailproxy.net.notify import has_service_manager, notify_draining, notify_ready, notify_stopping
+from mailproxy.net.notify import (
+    has_service_manager,
+    notify_alive,
+    notify_draining,
+    notify_ready,
+    notify_stopping,
+    watchdog_interval,
+)
 from mailproxy.proxy.process import max_sessions_per_process, tune_gc
 from mailproxy.proxy.signals import SIGNALS, SignalAction, signal_action
 from mailproxy.workers.child import CERTIFICATES_RELOADED, ControlHelper, Setup, run_control, run_worker
@@ -165,6 +172,8 @@ class Supervisor:
     # The control process has exited after the last worker, or all children were killed.
     _is_control_done: bool = field(default=False, init=False)
     _awaits_ready: bool = field(factory=has_service_manager, init=False)
+    _alive_interval: float | None = field(factory=watchdog_interval, init=False)
+    _alive_due: float = field(default=0.0, init=False)  # the next message to the manager's watchdog
 
     def __attrs_post_init__(self) -> None:
         scoreboard = self.setup.scoreboard
@@ -183,6 +192,7 @@ class Supervisor:
             self._run_due_shutdown_steps()
             self._notify_when_ready()
             self._kill_hung_children()
+            self._notify_alive()
             if self._stop_signals and not any(child.is_alive for child in self._children):
                 return
             caught = signal.sigtimedwait(
@@ -206,6 +216,8 @@ class Supervisor:
             ]
         if self._awaits_ready:
             dues.append(time.monotonic() + _READY_POLL_S)
+        if self._alive_interval is not None:
+            dues.append(self._alive_due)
         wait = min(dues, default=math.inf) - time.monotonic()
         return min(max(_MIN_WAIT_S, wait), _MAX_WAIT_S)
 
@@ -290,6 +302,13 @@ class Supervisor:
         if self._awaits_ready and self.setup.scoreboard.is_ready:
             self._awaits_ready = False
             notify_ready()
+
+    def _notify_alive(self) -> None:
+        """Feed the service manager's watchdog, which watches this process as this one watches its children."""
+        now = time.monotonic()
+        if self._alive_interval is not None and now >= self._alive_due:
+            self._alive_due = now + self._alive_interval
+            notify_alive()
 
     # Exits
 

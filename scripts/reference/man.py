@@ -23,6 +23,8 @@ SIGNALS = {
 ENVIRONMENT = {
     "NOTIFY_SOCKET": "The socket on which mailproxy reports to the service manager that it is ready, or stops; see "
     "sd_notify(3).",
+    "WATCHDOG_USEC, WATCHDOG_PID": "The service manager's watchdog. mailproxy reports twice in this time that its loop "
+    "runs; see sd_watchdog_enabled(3).",
     "LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES": "Sockets that the service manager passes on. A bind takes one with "
     'address = "fd:NAME" or "fd:3"; see sd_listen_fds(3).',
 }

@@ -54,6 +54,12 @@ class Process:
         "user that sessions run as. Two running proxies must not share it.",
     )
     state_max_age: PositiveSeconds = setting("an older `state_file` is ignored", PositiveSeconds(300.0))
+    pid_file: Path | None = setting(
+        "file with the number of the process that takes signals, removed at the end",
+        None,
+        details="It is written before the change of user. A service manager does not need it. Embedded programs do not "
+        "write it.",
+    )
     certificate_interval: PositiveSeconds = setting(
         "how often the files of certificates, keys, CAs and CRLs are checked for changes",
         PositiveSeconds(10.0),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from mailproxy.files import create
+from mailproxy import files
 from mailproxy.proxy.state.codec import StateError
 
 _BYTES_MAX = 64 * 1024 * 1024  # 500,000 stick entries of IPv4 have 11 MB
@@ -39,27 +38,9 @@ def read_lines(path: Path) -> list[bytes] | None:
 
 
 def replace(path: Path, lines: Iterable[bytes]) -> None:
-    """Write a file beside the old one, and rename it: there is always a whole file of this name.
+    """Replace a state file: there is always a whole file of this name.
 
     Raises:
         OSError: It cannot be written. The old file stays.
     """
-    new = path.with_name(f".{path.name}.new")
-    with contextlib.suppress(FileNotFoundError):  # of a process that was killed meanwhile
-        new.unlink()
-    fd = create(new, os.O_WRONLY, _MODE)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.writelines(lines)
-            file.flush()
-            os.fsync(fd)
-        new.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            new.unlink()
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)  # the rename is on the disk, too
-    finally:
-        os.close(folder)
+    files.replace(path, lines, mode=_MODE)
