@@ -50,7 +50,9 @@ def folder() -> Iterator[Path]:
 
 
 def created(folder: Path) -> dict[str, tuple[int, int, int]]:
-    files = {path: path.lstat() for path in folder.rglob("*") if path.name not in ("mailproxy.toml", "output")}
+    files = {
+        path: path.lstat() for path in folder.rglob("*") if path.name not in ("mailproxy.toml", "output")
+    }
     return {
         str(path.relative_to(folder)): (stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid)
         for path, info in files.items()
