@@ -28,12 +28,12 @@ _mailproxy() {
     elif [[ $cur == -* && ! ( $path == ctl && $words ) ]]; then
         case $path in
             '') values='--version -h --help' ;;
-            check) values='--strict --live --format --quiet -q --help' ;;
-            completion) values=--help ;;
-            ctl) values='--socket -s --config -c --help' ;;
-            demo) values='--port-base --help' ;;
-            run) values=--help ;;
-            schema) values=--help ;;
+            check) values='--strict --live --format --quiet -q -h --help' ;;
+            completion) values='-h --help' ;;
+            ctl) values='--socket -s --config -c -h --help' ;;
+            demo) values='--port-base -h --help' ;;
+            run) values='-h --help' ;;
+            schema) values='-h --help' ;;
         esac
     else
         case "$path/$count" in

@@ -37,7 +37,7 @@ EXIT_STATUS = {
 
 def command_page() -> str:
     """Return mailproxy.1."""
-    context = click.Context(main, info_name="mailproxy")
+    context = click.Context(main, info_name="mailproxy", **main.context_settings)
     parts = [
         _title("MAILPROXY", 1),
         ".SH NAME\n" + _text("mailproxy - proxy and load balancer for mail"),
