@@ -87,6 +87,7 @@ show cli level
 show drain
 show env
 show errors
+show events
 show info
 show servers conn
 show servers state

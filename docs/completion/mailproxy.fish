@@ -58,6 +58,7 @@ function __mailproxy_runtime_words
         'show drain' \
         'show env' \
         'show errors' \
+        'show events' \
         'show info' \
         'show servers conn' \
         'show servers state' \

@@ -21,9 +21,11 @@ from mailproxy.proxy.process import max_sessions
 from mailproxy.proxy.session.summary import SessionFilter, SessionSummary
 from mailproxy.proxy.stats import Traffic
 from mailproxy.workers.admin_messages import (
+    ClearMaxima,
     EndSession,
     RemoveStickEntries,
     RequestCounters,
+    RequestEvents,
     RequestSessions,
 )
 from mailproxy.workers.backend import ControlBackend
@@ -31,6 +33,7 @@ from mailproxy.workers.control.control import Control
 
 _COUNTERS_TIMEOUT_S = 0.5  # for workers to send their counters; one that is later is counted as it was before
 _SESSIONS_TIMEOUT_S = 3.0  # for workers to send their sessions, of which there may be many
+_EVENTS_MAX = 1000
 _CHANGE_TIMEOUT_S = 1.0  # for workers to follow a change of a frontend
 
 
@@ -122,6 +125,21 @@ class ControlTarget:
         """Set the limit on all sessions together; 0 for that of the configuration."""
         self._control.frontends.max_sessions = sessions
         await self._send_wishes()
+
+    async def clear_maxima(self) -> None:
+        """Let the highest values of all figures begin again, in all processes."""
+        registry = self._control.registry
+        acks = registry.broadcast_acked(ClearMaxima(), replaces=ClearMaxima)
+        await registry.wait_for_acks(acks, _CHANGE_TIMEOUT_S)
+        registry.clear_maxima()
+
+    async def list_events(self) -> list[str]:
+        """Return the lines of the last events of all processes, the oldest first. Waits for workers, 3 s at most."""
+        registry = self._control.registry
+        acks = registry.broadcast_acked(RequestEvents(), replaces=RequestEvents)
+        await registry.wait_for_acks(acks, _SESSIONS_TIMEOUT_S)
+        events = sorted([*self._control.log.recent, *acks.events])
+        return [line for _, line in events[-_EVENTS_MAX:]]
 
     async def list_sessions(self, wanted: SessionFilter) -> list[SessionSummary]:
         """Return the sessions of all workers that match. Waits for them, 3 s at most."""

@@ -1,7 +1,8 @@
 """What follows from the proxy's figures over time: rates, longest queues, changes of backends.
 
-Sessions count nothing for this: a task looks at the figures once a second. ``clear counters`` does not
-change the figures either. It is noted here what they were, and subtracted from then on.
+Sessions count nothing for this: a task looks at the figures once a second. ``clear counters all`` does not
+change the figures either. It is noted here what they were, and subtracted from then on. Only highest values
+begin again where they are counted.
 """
 
 from __future__ import annotations
@@ -54,7 +55,6 @@ class Trend:
         rate: Sessions that began in the last second.
         most_rate: The most of them.
         most_waiting: The most sessions that have waited.
-        most_sessions: The most sessions since ``clear counters``.
         last_session_at: When a session has last begun, None if none has.
         is_up: Whether a backend has a usable server.
         changed_at: When that has last changed.
@@ -66,14 +66,13 @@ class Trend:
     rate: int = 0
     most_rate: int = 0
     most_waiting: int = 0
-    most_sessions: int = 0
     last_session_at: float | None = None
     is_up: bool = True
     changed_at: float = 0.0
     downs: int = 0
     down_seconds: float = 0.0
 
-    def look(self, started: int, sessions: int, waiting: int, now: float, seconds: float) -> None:
+    def look(self, started: int, waiting: int, now: float, seconds: float) -> None:
         """Take the figures of this moment, ``seconds`` after those before."""
         # Counters of workers come a moment later than the number of their sessions.
         began = max(started - self.started, 0)
@@ -83,7 +82,6 @@ class Trend:
             self.rate = round(began / seconds)
             self.most_rate = max(self.most_rate, self.rate)
         self.most_waiting = max(self.most_waiting, waiting)
-        self.most_sessions = max(self.most_sessions, sessions)
 
     def look_at_state(self, is_up: bool, now: float) -> None:
         """Take note whether a backend has a usable server."""
@@ -97,7 +95,7 @@ class Trend:
 
     def clear_highest(self) -> None:
         """Forget the highest values."""
-        self.most_rate = self.most_waiting = self.most_sessions = 0
+        self.most_rate = self.most_waiting = 0
 
 
 @define(eq=False)
@@ -114,7 +112,6 @@ class History:
     _trends: dict[Key, Trend] = field(factory=dict, init=False)
     _looked_at: float = field(init=False)
     _cleared: dict[tuple[Key, type], Counters] = field(factory=dict, init=False)
-    _highest_cleared: bool = field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.started_at = self._looked_at = self.clock()
@@ -135,38 +132,32 @@ class History:
         """Take the figures of this moment."""
         now = self.clock()
         seconds, self._looked_at = now - self._looked_at, now
-        for key, started, sessions, waiting in self._figures():
-            self.trend(key).look(started, sessions, waiting, now, seconds)
+        for key, started, waiting in self._figures():
+            self.trend(key).look(started, waiting, now, seconds)
         for backend in self.target.backends.values():
             self.trend(backend_key(backend.name)).look_at_state(backend.pool.has_usable_server, now)
 
-    def _figures(self) -> Iterator[tuple[Key, int, int, int]]:
-        """Yield sessions so far, sessions now and waiting sessions of each object."""
+    def _figures(self) -> Iterator[tuple[Key, int, int]]:
+        """Yield sessions so far and waiting sessions of each object."""
         target, total = self.target, 0
         for name in target.config.frontends:
             figures = target.frontend(name)
             started = figures.traffic.sessions + figures.sessions
             total += started
-            yield frontend_key(name), started, figures.sessions, 0
-        yield PROCESS, total, target.sessions, 0
+            yield frontend_key(name), started, 0
+        yield PROCESS, total, 0
         for backend in target.backends.values():
             traffic = target.backend_traffic(backend)
-            yield (
-                backend_key(backend.name),
-                traffic.sessions + backend.sessions,
-                backend.sessions,
-                backend.pool.waiting,
-            )
+            yield backend_key(backend.name), traffic.sessions + backend.sessions, backend.pool.waiting
             for server in backend.servers:
                 counts = target.server_counts(backend, server)
                 waiting = backend.pool.waiting_for(server)
-                yield server_key(backend.name, server.name), counts.sessions, server.sessions, waiting
+                yield server_key(backend.name, server.name), counts.sessions, waiting
 
     # Clearing
 
     def clear_highest(self) -> None:
         """Forget the highest values, as ``clear counters`` does."""
-        self._highest_cleared = True
         for trend in self._trends.values():
             trend.clear_highest()
         self.look()
@@ -191,14 +182,12 @@ class History:
         self._cleared[key, type(counters)] = attrs.evolve(counters)
 
     def since_cleared(self, key: Key, counters: _C) -> _C:
-        """Return counters without what they were when they were cleared. The highest value is the trend's then."""
+        """Return counters without what they were when they were cleared. Highest values began again then."""
         before = self._cleared.get((key, type(counters)))
         changes: dict[str, Any] = {}
         if before is not None:
             for each in attrs.fields(type(counters)):
                 value = getattr(counters, each.name)
-                if not isinstance(value, Times):
+                if not isinstance(value, Times) and each.name != "most_sessions":
                     changes[each.name] = value - getattr(before, each.name)
-        if self._highest_cleared:
-            changes["most_sessions"] = self.trend(key).most_sessions
         return attrs.evolve(counters, **changes) if changes else counters

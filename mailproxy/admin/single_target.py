@@ -106,6 +106,18 @@ class SingleTarget:
         await trio.lowlevel.checkpoint()
         self._service.set_limit(sessions)
 
+    async def clear_maxima(self) -> None:
+        """Let the highest values of all figures begin again."""
+        await self.refresh()
+        self._service.clear_maxima()
+        for backend in self.backends.values():
+            backend.clear_maxima()
+
+    async def list_events(self) -> list[str]:
+        """Return the lines of the last events of the log, the oldest first."""
+        await trio.lowlevel.checkpoint()
+        return [line for _, line in self._service.log.recent]
+
     async def list_sessions(self, wanted: SessionFilter) -> list[SessionSummary]:
         """Return the sessions that match."""
         await trio.lowlevel.checkpoint()

@@ -94,6 +94,12 @@ class Target(Protocol):
     async def set_process_limit(self, sessions: int) -> None:
         """Set the limit on sessions of all frontends together."""
 
+    async def clear_maxima(self) -> None:
+        """Let the highest values of all figures begin again."""
+
+    async def list_events(self) -> list[str]:
+        """Return the lines of the last events of the log, 1000 at most, the oldest first."""
+
     async def list_sessions(self, wanted: SessionFilter) -> list[SessionSummary]:
         """Return the sessions that match."""
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import time
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 
 import trio
 from attrs import frozen
 
 from mailproxy.log.events import LEVELS, LINES_LOST, LOG_NOT_REOPENED, LOG_NOT_WRITTEN, LOG_REOPENED, Event
-from mailproxy.log.formats import FORMATS, SYSLOG_FORMATS, EventLine, SessionLine
+from mailproxy.log.formats import FORMATS, SYSLOG_FORMATS, EventLine, SessionLine, text_event
 from mailproxy.log.line_writer import LinesLostError
 from mailproxy.log.record import SessionRecord
 from mailproxy.log.targets import Line, StreamTarget, Target
@@ -27,6 +29,8 @@ _LINES_MAX = 50_000  # about 10 MB of lines, some seconds of a busy proxy
 _BATCH_S = 0.05
 _SESSION_LEVEL = LEVELS.index("info")
 _STDERR = 2
+_RECENT_EVENTS = 1000
+_RECENT_CHARACTERS = 1000  # of one of them
 _RETRY_S = 1.0  # after a failure that is not the target's
 _FLUSH_TIMEOUT_S = 2.0  # a target that blocks must not keep the proxy from ending
 
@@ -54,6 +58,9 @@ class Log:
     Args:
         outputs: The targets.
         suppressed: Events that another process logs.
+
+    Attributes:
+        recent: The last 1000 events, whatever the targets take: when each was logged, and its line.
     """
 
     def __init__(self, outputs: Sequence[Output], *, suppressed: Collection[Event] = ()) -> None:
@@ -63,6 +70,7 @@ class Log:
         )
         self._writers = [LogWriter(each, reports_to_stderr=reports_to_stderr, log=self) for each in outputs]
         self._suppressed = frozenset(suppressed)
+        self.recent: deque[tuple[float, str]] = deque(maxlen=_RECENT_EVENTS)
         self._reopens_quietly = False
         self._has_failed_to_reopen = False
         # A session is formatted once for each format, however many targets use that format.
@@ -87,6 +95,7 @@ class Log:
     def event(self, event: Event, message: str, **data: object) -> None:
         """Log an event to each target whose level it reaches: the message for people, the data for JSON."""
         if event not in self._suppressed:
+            self.recent.append((time.time(), text_event(event, message, data)[:_RECENT_CHARACTERS]))
             self._write_event(self._writers, event, message, data)
 
     def _write_event(

@@ -133,6 +133,11 @@ class Service:
         """The limit on them."""
         return self._process_limit.limit
 
+    def clear_maxima(self) -> None:
+        """Let the highest values of the frontends begin again."""
+        for frontend in self.frontends.values():
+            frontend.traffic.clear_maxima()
+
     def set_limit(self, sessions: int) -> None:
         """Set the limit on the sessions of all frontends; 0 for that of the configuration."""
         self.limit_wish = sessions

@@ -86,6 +86,12 @@ class Traffic:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.most_sessions = max(self.most_sessions, other.most_sessions)
 
+    def clear_maxima(self) -> None:
+        """Let the highest values begin again."""
+        self.most_sessions = 0
+        for name in _TIMES:
+            getattr(self, name).longest = 0
+
     def copy(self) -> Traffic:
         """Return a copy that does not go on counting."""
         return evolve(self, queue=evolve(self.queue), connect=evolve(self.connect), total=evolve(self.total))

@@ -32,6 +32,28 @@ class RequestSessions:
 
 
 @frozen
+class RequestEvents:
+    """Send the recent events of the log, in parts with the number of this ``ack``, and acknowledge behind them."""
+
+    ack: int | None = None
+
+
+@frozen
+class Events:
+    """Some recent events: when each was logged, and its line. ``request`` is the number of the Ack that follows."""
+
+    request: int
+    events: tuple[tuple[float, str], ...]
+
+
+@frozen
+class ClearMaxima:
+    """Let the highest values of all counters begin again, send the counters, and acknowledge."""
+
+    ack: int | None = None
+
+
+@frozen
 class EndSession:
     """End the session with this id. ``requeued`` of the Ack is 1 if this worker has it."""
 

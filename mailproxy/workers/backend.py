@@ -217,6 +217,11 @@ class ControlBackend(SharedBackend):
         super().pause_checks(server, is_paused=is_paused)
         self._publisher.publish_update(self, server)
 
+    def set_check_port(self, server: BackendServer, port: int) -> None:
+        """Check a server at another port, and have the workers remember it."""
+        super().set_check_port(server, port)
+        self._publisher.publish_update(self, server)
+
     def vacate(self, server: BackendServer) -> None:
         """Set the state to drain without sticky clients, and publish it."""
         super().vacate(server)

@@ -16,10 +16,13 @@ from mailproxy.proxy.session.registry import SessionRegistry
 from mailproxy.proxy.stats import LiveBytes, Traffic, TrafficKey
 from mailproxy.proxy.supervise import contained, supervise
 from mailproxy.workers.admin_messages import (
+    ClearMaxima,
     EndSession,
+    Events,
     FrontendUpdates,
     RemoveStickEntries,
     RequestCounters,
+    RequestEvents,
     RequestSessions,
     Sessions,
 )
@@ -269,8 +272,14 @@ class ControlClient:
             case RequestCounters(ack):
                 self._send_counters(LiveBytes.of(self._sessions))
                 _send_ack(channel, ack)
+            case ClearMaxima(ack):
+                self._clear_maxima()
+                self._send_counters(LiveBytes.of(self._sessions))
+                _send_ack(channel, ack)
             case RequestSessions():
                 tasks.start_soon(self._send_sessions, channel, message)
+            case RequestEvents():
+                tasks.start_soon(self._send_events, channel, message)
             case EndSession(number, ack):
                 _send_ack(channel, ack, int(self._sessions.kill(number)))
             case RemoveStickEntries(backend, key):
@@ -319,6 +328,19 @@ class ControlClient:
                 if message.ack is not None:
                     await channel.send(Sessions(message.ack, part))
         _send_ack(channel, message.ack)
+
+    async def _send_events(self, channel: Channel[Message], message: RequestEvents) -> None:
+        with contained(self._log, _HELPER):
+            for part in batch_by_size(list(self._log.recent)):
+                if message.ack is not None:
+                    await channel.send(Events(message.ack, part))
+        _send_ack(channel, message.ack)
+
+    def _clear_maxima(self) -> None:
+        for backend in self._backends.values():
+            backend.clear_maxima()
+        if self.frontends is not None:
+            self.frontends.service.clear_maxima()
 
     async def _send_stick_tables(self, channel: Channel[Message]) -> None:
         with contained(self._log, _HELPER):

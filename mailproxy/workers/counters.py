@@ -87,6 +87,11 @@ class TrafficTotals:
         for key, each in traffic.items():
             self._exited.setdefault(key, Traffic()).add(each)
 
+    def clear_maxima(self) -> None:
+        """Let the highest values of workers that have exited begin again."""
+        for traffic in self._exited.values():
+            traffic.clear_maxima()
+
     def of(self, key: TrafficKey, workers: Iterable[Mapping[TrafficKey, Traffic]]) -> Traffic:
         """Return the sum; ``workers`` has the traffic of each connected worker."""
         total = Traffic()
@@ -124,6 +129,13 @@ class Totals:
         """Keep what a worker has counted that has exited."""
         for server, counted in counts.items():
             add_counts(self._exited.setdefault(server, Counts()), counted)
+
+    def clear_maxima(self) -> None:
+        """Let the highest values of this process, and of workers that have exited, begin again."""
+        for backend in self._backends.values():
+            backend.clear_maxima()
+        for counts in self._exited.values():
+            counts.most_sessions = 0
 
     def of(self, backend: str, index: int, workers: Iterable[Mapping[ServerKey, Counts]]) -> Counts:
         """Return the counters of a server; ``workers`` has those of each connected worker."""

@@ -30,6 +30,9 @@
     TrafficUpdates      worker      control
     RequestSessions     control     worker       Sessions, Ack
     Sessions            worker      control
+    RequestEvents       control     worker       Events, Ack
+    Events              worker      control
+    ClearMaxima         control     worker       CounterUpdates, TrafficUpdates, Ack
     EndSession          control     worker       Ack
     FrontendUpdates     worker      control
                         control     worker       Ack, if ``ack`` is set
@@ -68,10 +71,13 @@ from mailproxy.proxy.backend.server import CheckOutcome
 from mailproxy.proxy.backend.snapshot import ServerSnapshot
 from mailproxy.proxy.drain import DrainStatus, DrainTarget, Purpose
 from mailproxy.workers.admin_messages import (
+    ClearMaxima,
     EndSession,
+    Events,
     FrontendUpdates,
     RemoveStickEntries,
     RequestCounters,
+    RequestEvents,
     RequestSessions,
     Sessions,
     TrafficUpdates,
@@ -315,6 +321,8 @@ AckedMessage = (
     | RequestCounters
     | FrontendUpdates
     | RequestSessions
+    | RequestEvents
+    | ClearMaxima
     | EndSession
     | DrainSessions
     | CancelDrain
@@ -326,7 +334,7 @@ Message = (
     | Drain | Stop | StartServing | AckedMessage | RequestStickTable
     | Register | Ready | ServerSnapshots | Ack | ConnectFailure | CounterUpdates
     | StickUpdates | StickTablePart | StickTableEnd | TrafficUpdates | RemoveStickEntries | Sessions
-    | DrainProgress
+    | Events | DrainProgress
 )  # fmt: skip
 
 MESSAGES: dict[str, type[Message]] = {kind.__name__: kind for kind in Message.__args__}
@@ -421,6 +429,7 @@ def _encode_snapshot(entry: IndexedSnapshot) -> list[object]:
         snapshot.max_sessions,
         snapshot.checks_paused,
         snapshot.is_vacated,
+        snapshot.check_port,
     ]
 
 
@@ -436,7 +445,7 @@ def _decode_outcome(value: Sequence[Any]) -> CheckOutcome:
 
 def _decode_snapshot(value: Sequence[Any], _: object) -> IndexedSnapshot:
     backend, index, state, health, checked, addresses, unresolved, up_for, *wishes = value
-    weight, max_sessions, checks_paused, is_vacated = wishes
+    weight, max_sessions, checks_paused, is_vacated, check_port = wishes
     snapshot = ServerSnapshot(
         state=AdminState(state),
         health=health,
@@ -448,6 +457,7 @@ def _decode_snapshot(value: Sequence[Any], _: object) -> IndexedSnapshot:
         max_sessions=max_sessions,
         checks_paused=checks_paused,
         is_vacated=is_vacated,
+        check_port=check_port,
     )
     return IndexedSnapshot(backend, index, snapshot)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,44 @@ async def test_clear_counters_keeps_sums_and_forgets_maxima(administered: Admini
     await administered.ask("clear counters")
     row = (await administered.stat())["f", "FRONTEND"]
     assert (row["smax"], row["stot"]) == ("0", "1")
+
+
+async def test_clear_counters_forgets_the_longest_times(administered: Administered) -> None:
+    connection = await administered.harness.dial(administered.harness.proxies[0])
+    server = (await connection.receive_line()).decode().strip()
+    await trio.sleep(0.02)
+    await connection.close()
+    await administered.harness.wait_until_idle()
+    names = (("b", "BACKEND"), ("b", server))
+    rows = await administered.stat()
+    assert all(int(rows[name]["ttime_max"]) >= 20 for name in names)
+    await administered.ask("clear counters")
+    rows = await administered.stat()
+    assert [rows[name]["ttime_max"] for name in names] == ["0", "0"]
+    assert all(int(rows[name]["ttime"]) > 0 for name in names)  # averages go on
+
+
+async def test_highest_number_of_sessions_is_exact_after_clear_counters(administered: Administered) -> None:
+    """Also if it was reached and left between two looks at the figures."""
+    await greeting(administered)
+    await administered.ask("clear counters")
+    await greeting(administered)
+    rows = await administered.stat()
+    assert (rows["f", "FRONTEND"]["smax"], rows["b", "BACKEND"]["smax"]) == ("1", "1")
+    assert sorted(rows["b", name]["smax"] for name in ("s1", "s2")) == ["0", "1"]
+
+
+async def test_events_are_the_last_of_the_log(administered: Administered) -> None:
+    await administered.ask("set server b/s1 state drain")
+    *_, last = (await administered.ask("show events")).splitlines()
+    assert re.match(
+        r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d \w+: Server b/s1 enters drain state\.", last
+    )
+    for _ in range(600):
+        await administered.ask("set server b/s1 state ready; set server b/s1 state drain")
+    lines = (await administered.ask("show events")).splitlines()
+    assert len(lines) == 1000
+    assert lines[-1].split(" ", 2)[2].startswith("warning: Server b/s1 enters drain state.")
 
 
 async def test_disabled_frontend_refuses_and_its_sessions_go_on(administered: Administered) -> None:

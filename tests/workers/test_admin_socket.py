@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.admin_client import ask, stat
+from tests.support.admin_client import ask, stat, states
+from tests.support.ports import free_port
 from tests.support.worker_group import GreetingServer, WorkerGroup, configuration, wait_until
 
 
@@ -60,6 +62,50 @@ def test_wishes_outlive_workers_and_control(group: WorkerGroup, path: Path) -> N
         assert rows["imap", "FRONTEND"]["slim"] == "90"
     for worker in (0, 1):
         assert group.connect_to_worker(worker).greeting == "s2"
+
+
+def test_check_port_outlives_control(servers: tuple[GreetingServer, ...], tmp_path: Path, path: Path) -> None:
+    """The next control process checks there, too."""
+    check = 'check = { type = "tcp", interval = "100ms", fall = 1, rise = 1 }'
+    text = configuration(*servers, server=check, more=f'[admin]\nsocket = "{path}"')
+    with WorkerGroup(text, tmp_path) as group:
+        group.wait_for("mailproxy is ready")
+        assert ask(path, f"set server b/s1 check-port {free_port()}") == "\n"
+        group.wait_for("Server b/s1 is DOWN")
+        group.kill_and_wait("control")
+        rows = wait_until(lambda: _states_or_none(path))
+        assert rows["b/s1"]["srv_check_port"] != "0"
+        group.wait_for("control .* another one took its place")
+        time.sleep(0.5)
+        assert stat(path)["b", "s1"]["status"] == "DOWN"
+        assert stat(path)["b", "s2"]["status"] == "UP"
+
+
+def _states_or_none(path: Path) -> dict[str, dict[str, str]] | None:
+    try:
+        return states(path)
+    except OSError:
+        return None
+
+
+def test_events_and_maxima_of_all_processes(group: WorkerGroup, path: Path) -> None:
+    clients = [group.connect_to_worker(worker) for worker in (0, 1)]
+    for client in clients:
+        assert client.greeting
+        client.close()
+    wait_until(lambda: stat(path)["imap", "FRONTEND"]["scur"] == "0")
+    assert stat(path)["imap", "FRONTEND"]["smax"] != "0"
+    assert ask(path, "clear counters") == "\n"
+    rows = stat(path)
+    assert {row["smax"] for row in rows.values()} == {"0"}
+    assert rows["b", "BACKEND"]["ttime_max"] == "0"
+    assert ask(path, "set server b/s1 state maint") == "\n"
+    group.wait_for("Server b/s1 is going DOWN for maintenance")
+    lines = ask(path, "show events").strip().splitlines()
+    assert "Server b/s1 is going DOWN for maintenance" in lines[-1]
+    assert sum("mailproxy is ready" in line for line in lines) == 1
+    dates = [line[:23] for line in lines]
+    assert dates == sorted(dates)
 
 
 def _stat_or_none(path: Path) -> dict[tuple[str, str], dict[str, str]] | None:

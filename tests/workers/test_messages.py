@@ -24,10 +24,13 @@ from mailproxy.proxy.session.summary import SessionFilter, SessionSummary
 from mailproxy.proxy.stats import Times, Traffic
 from mailproxy.workers import messages
 from mailproxy.workers.admin_messages import (
+    ClearMaxima,
     EndSession,
+    Events,
     FrontendUpdates,
     RemoveStickEntries,
     RequestCounters,
+    RequestEvents,
     RequestSessions,
     Sessions,
     TrafficUpdates,
@@ -81,6 +84,7 @@ SNAPSHOT = IndexedSnapshot(
         max_sessions=50,
         checks_paused=True,
         is_vacated=True,
+        check_port=10143,
     ),
 )
 UNKNOWN = IndexedSnapshot(
@@ -112,6 +116,9 @@ EXAMPLES: list[Message] = [
     Stop(),
     DrainSessions(DrainTarget(backend="b", server="s"), Purpose.DRAIN, 30.5, ack=3),
     CancelDrain(DrainTarget(frontend="f"), ack=4),
+    RequestEvents(ack=5),
+    Events(5, ((1.5, "2026-11-22 14:46:22.419+01:00 warning: näher"), (2.0, ""))),
+    ClearMaxima(ack=6),
     DrainProgress((DrainStatus("server b/s", Purpose.KILL, left=3, idle=2, seconds=1.5),)),
     StartServing(),
     ServerUpdates((SNAPSHOT, UNKNOWN), ack=3),
@@ -174,7 +181,7 @@ def test_every_message_has_example_and_table_row() -> None:
         (b'{"type":"CounterUpdates","backend":"b","servers":[[0,[1,2]]]}', "message CounterUpdates"),
         (b'{"type":"ServerSnapshots","servers":[["b",0,"ready"]]}', "message ServerSnapshots"),
         (
-            b'{"type":"ServerSnapshots","servers":[["b",0,"away",1,null,[],"",null,1,0,false,false]]}',
+            b'{"type":"ServerSnapshots","servers":[["b",0,"away",1,null,[],"",null,1,0,false,false,null]]}',
             "'away'",
         ),
         (b'{"type":"StickUpdates","backend":"b","entries":[1]}', "message StickUpdates"),

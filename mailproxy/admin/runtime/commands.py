@@ -95,6 +95,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("show drain", _USER, drains.show_drain, "report how far drains have come"),
     Command("show env [<name>]", _OPERATOR, general.show_env, "display environment variables of the process"),
     Command("show errors [<proxy>]", _OPERATOR, general.show_errors, "report captured errors (there are none)"),
+    Command("show events", _USER, general.show_events, "report the last 1000 events of the log"),
     Command("show info [json|typed]", _USER, show_info, "report figures of the process"),
     Command("show servers conn [<backend>]", _USER, show_servers_conn, "display connections of servers"),
     Command("show servers state [<backend>]", _USER, show_servers_state, "display states of servers"),

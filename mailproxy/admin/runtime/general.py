@@ -86,12 +86,17 @@ def show_errors(call: Call, name: str = "", *_: str) -> str:
     return f"Total events captured on [{moment}] : 0\n"
 
 
+async def show_events(call: Call, *_: str) -> str:
+    """Answer ``show events``: the last events of the log, whatever its targets take."""
+    return "".join(f"{line}\n" for line in await call.target.list_events())
+
+
 async def clear_counters(call: Call, which: str = "", *_: str) -> str:
-    """Answer ``clear counters [all]``. The log, and what programs read otherwise, count on."""
-    await call.target.refresh()
+    """Answer ``clear counters [all]``. The log counts on."""
+    if which == "all" and call.client.level < Level.ADMIN:
+        raise CommandError("Permission denied")
+    await call.target.clear_maxima()
     if which == "all":
-        if call.client.level < Level.ADMIN:
-            raise CommandError("Permission denied")
         call.history.clear()
     else:
         call.history.clear_highest()

@@ -29,7 +29,7 @@ def set_server(call: Call, *words: str) -> str:
         case "health":
             _set_health(backend, server, value)
         case "check-port":
-            _set_check_port(server, value)
+            _set_check_port(backend, server, value)
         case "addr":
             return _set_address(backend, server, value, *more)
         case _:
@@ -130,7 +130,7 @@ def _set_health(backend: Backend, server: BackendServer, value: str) -> None:
     backend.set_health(server, is_up=value == "up")
 
 
-def _set_check_port(server: BackendServer, value: str) -> None:
+def _set_check_port(backend: Backend, server: BackendServer, value: str) -> None:
     if not value:
         raise CommandError("set server <b>/<s> check-port requires a port.")
     if server.config.check is None:
@@ -140,8 +140,7 @@ def _set_check_port(server: BackendServer, value: str) -> None:
         raise CommandError("provided port is not an integer")
     if not 0 < int(digits) <= _PORT_MAX:
         raise CommandError("provided port is invalid")
-    server.check_port = int(digits)
-    server.check_soon()
+    backend.set_check_port(server, int(digits))
 
 
 def _set_address(

@@ -248,6 +248,18 @@ class Backend:
         if not is_paused:
             server.check_soon()
 
+    def clear_maxima(self) -> None:
+        """Let the highest values of the backend and its servers begin again, at those of now."""
+        self.traffic.clear_maxima()
+        for server in self.servers:
+            server.traffic.clear_maxima()
+            server.counts.most_sessions = server.sessions
+
+    def set_check_port(self, server: BackendServer, port: int) -> None:
+        """Check a server at another port from now on."""
+        server.check_port = port
+        server.check_soon()
+
     def set_address(self, server: BackendServer, host: str, port: int | None, message: str) -> None:
         """Connect sessions and checks to another address from now on, and log ``message``.
 
@@ -271,7 +283,7 @@ class Backend:
             The number of waiters that this moved: to another queue, or to a slot of the server.
         """
         server.last_check, server.resolve_error = snapshot.checked, snapshot.unresolved
-        server.checks_paused = snapshot.checks_paused
+        server.checks_paused, server.check_port = snapshot.checks_paused, snapshot.check_port
         if server.weight != snapshot.weight:
             self.pool.set_weight(server, snapshot.weight)
         if server.max_sessions != snapshot.max_sessions:

@@ -24,6 +24,8 @@ Wish = str | int
 StickEntries = Iterable[tuple[int, int, float]]
 """Client key, index in ``StickRecord.servers``, and seconds until the entry expires."""
 
+_PORT_MAX = 65535
+
 STICK_ENTRIES_MAX = 500_000
 """The entries of a table that are stored at most."""
 
@@ -57,6 +59,20 @@ def _set_max_sessions(server: BackendServer, value: Wish) -> None:
     server.max_sessions = cast("int", value)
 
 
+def _get_check_port(server: BackendServer) -> Wish:
+    return server.check_port or _configured_check_port(server)
+
+
+def _configured_check_port(server: BackendServer) -> Wish:
+    check = server.config.check
+    return (check.port if check is not None else None) or 0
+
+
+def _set_check_port(server: BackendServer, value: Wish) -> None:
+    if server.config.check is not None:
+        server.check_port = cast("int", value)
+
+
 _STATES = {each.value for each in AdminState}
 
 SETTINGS: Mapping[str, _Setting] = {
@@ -77,6 +93,12 @@ SETTINGS: Mapping[str, _Setting] = {
         lambda server: server.config.max_sessions,
         _set_max_sessions,
         lambda value: type(value) is int and value >= 0,
+    ),
+    "check_port": _Setting(
+        _get_check_port,
+        _configured_check_port,
+        _set_check_port,
+        lambda value: type(value) is int and 0 < value <= _PORT_MAX,
     ),
 }
 """All that an operator can set of a server. Another one needs a line here."""

@@ -29,6 +29,7 @@ from mailproxy.proxy.monitor import ServerMonitor, ports_of
 from mailproxy.proxy.state import open_keeper
 from mailproxy.proxy.supervise import contained, supervise
 from mailproxy.workers.admin_messages import (
+    Events,
     FrontendUpdates,
     Sessions,
     TrafficUpdates,
@@ -250,7 +251,7 @@ class Control:
 
     @property
     def is_stopping(self) -> bool:
-        """Whether the workers have been told to drain or to stop."""
+        """Whether the workers drain or stop."""
         return self._signals.is_stopping
 
     def share_stick_entry(self, backend: ControlBackend, key: int, index: int) -> None:
@@ -333,6 +334,8 @@ class Control:
                 apply_counters(worker.counts, message)
             case Sessions():
                 self._registry.add_sessions(message)
+            case Events():
+                self._registry.add_events(message)
             case TrafficUpdates():
                 apply_traffic(worker.traffic, message)
             case FrontendUpdates():

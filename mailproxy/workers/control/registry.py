@@ -9,9 +9,7 @@ from attrs import evolve
 from mailproxy.pool import Counts
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.stats import Traffic
-from mailproxy.workers.admin_messages import (
-    Sessions,
-)
+from mailproxy.workers.admin_messages import Events, Sessions
 from mailproxy.workers.control.worker_handle import PendingAcks, WorkerHandle
 from mailproxy.workers.counters import Totals, TrafficTotals
 from mailproxy.workers.messages import (
@@ -94,6 +92,16 @@ class WorkerRegistry:
         """Take sessions that were asked for. Those that come after the timeout are ignored."""
         if (acks := self._pending.get(message.request)) is not None:
             acks.sessions.extend(message.sessions)
+
+    def add_events(self, message: Events) -> None:
+        """Take events that were asked for, likewise."""
+        if (acks := self._pending.get(message.request)) is not None:
+            acks.events.extend(message.events)
+
+    def clear_maxima(self) -> None:
+        """Let the highest values of workers that have exited begin again."""
+        self._totals.clear_maxima()
+        self._traffic.clear_maxima()
 
     async def wait_for_acks(self, acks: PendingAcks, seconds: float) -> None:
         """Wait for acknowledgements, up to a timeout."""

@@ -53,11 +53,13 @@ class PendingAcks:
         waiting_for: The workers that have not acknowledged it yet.
         requeued: The sum of the sessions that the acknowledgements name.
         sessions: The sessions that workers have sent before they acknowledged.
+        events: The events of their logs, likewise.
     """
 
     waiting_for: set[WorkerHandle]
     requeued: int = 0
     sessions: list[SessionSummary] = field(factory=list)
+    events: list[tuple[float, str]] = field(factory=list)
     _complete: trio.Event = field(factory=trio.Event)
 
     def __attrs_post_init__(self) -> None:

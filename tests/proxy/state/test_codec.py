@@ -23,7 +23,7 @@ STATE = ProxyState(
                 "d1": PLAIN,
                 "d2": ServerRecord(
                     address="imap.example.com:143",
-                    wishes={"state": ("drain", "ready"), "weight": (256, 1), "max_sessions": (0, 10)},
+                    wishes={"state": ("drain", "ready"), "weight": (256, 1), "max_sessions": (0, 10), "check_port": (10143, 0)},
                     is_vacated=True,
                     health=(3, 2, 3),
                     up_for=1.5,
