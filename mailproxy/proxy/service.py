@@ -23,11 +23,11 @@ from mailproxy.net.relay import open_relay
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.client_limits import Clients
 from mailproxy.proxy.drain import PROCESS, DrainCommands, Drainer, LocalDrains, Purpose
-from mailproxy.proxy.frontend import Frontend
+from mailproxy.proxy.frontend import Frontend, FrontendState
 from mailproxy.proxy.limits import SessionLimit, SessionLimits
 from mailproxy.proxy.process import worker_count
 from mailproxy.proxy.session.registry import SessionRegistry
-from mailproxy.proxy.state import StateKeeper
+from mailproxy.proxy.state import FrontendsRecord, StateKeeper
 from mailproxy.proxy.supervise import log_failure, supervise
 
 _STOP_TIMEOUT_S = 1.0  # for the sessions that are ended at the deadline of a drain
@@ -102,6 +102,8 @@ class Service:
         self._process_limit = process_limit
         self._monitor = monitor
         self._state = state
+        if state is not None:
+            state.frontends = self
         self._poller = open_poller(partial(log_failure, log, "a session"))
         self._relay = open_relay(config.process.relay, self._poller)
         self.frontends = {
@@ -132,6 +134,22 @@ class Service:
     def max_sessions(self) -> int:
         """The limit on them."""
         return self._process_limit.limit
+
+    def capture_frontends(self) -> FrontendsRecord:
+        """Return what the operator has set of frontends, for the state file."""
+        wishes = {
+            name: (frontend.state is FrontendState.PAUSED, frontend.limit)
+            for name, frontend in self.frontends.items()
+        }
+        return FrontendsRecord.of(self.config, wishes, self.limit_wish)
+
+    def apply_frontends(self, record: FrontendsRecord) -> None:
+        """Set what the operator had set in an earlier process."""
+        for name, is_paused, limit in record.wishes(self.config):
+            self.frontends[name].set_limit(limit)
+            if is_paused:
+                self.frontends[name].set_state(FrontendState.PAUSED)
+        self.set_limit(record.limit(self.config))
 
     def clear_maxima(self) -> None:
         """Let the highest values of the frontends begin again."""

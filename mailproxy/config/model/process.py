@@ -48,7 +48,7 @@ class Process:
         details="More, if that is needed to meet the deadline. Fewer, if the time allows it: at least a tenth of it.",
     )
     state_file: Path | None = setting(
-        "file that keeps states and health of servers, and stick tables, over a restart",
+        "file that keeps what the operator has set, health of servers and stick tables over a restart",
         None,
         details="It is written every minute and at the end, and taken up at the start. Its folder must be writable for the "
         "user that sessions run as. Two running proxies must not share it.",

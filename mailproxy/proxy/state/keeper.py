@@ -14,6 +14,7 @@ from mailproxy.log.events import STATE_IGNORED, STATE_NOT_WRITTEN, STATE_RESTORE
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.state.codec import StateError, decode, encode
 from mailproxy.proxy.state.file import read_lines, replace
+from mailproxy.proxy.state.frontends import FrontendOwner, FrontendsRecord
 from mailproxy.proxy.state.value import ProxyState
 
 _INTERVAL_S = 60.0
@@ -30,6 +31,9 @@ class StateKeeper:
         backends: The backends, by name.
         max_age: An older file is not taken up.
         log: Where it is logged what was taken up, or why not.
+
+    Attributes:
+        frontends: Has the frontends whose settings are kept; None for none.
     """
 
     def __init__(self, path: Path, backends: Mapping[str, Backend], *, max_age: float, log: Log) -> None:
@@ -37,6 +41,7 @@ class StateKeeper:
         self._backends = backends
         self._max_age = max_age
         self._log = log
+        self.frontends: FrontendOwner | None = None
         self._is_failing = False
         self._may_write = False
 
@@ -87,6 +92,8 @@ class StateKeeper:
             )
             return
         state.apply(self._backends.values(), now=trio.current_time(), wall_clock=time.time())
+        if self.frontends is not None:
+            self.frontends.apply_frontends(state.frontends)
         age = max(0.0, age)
         self._log.event(
             STATE_RESTORED,
@@ -98,7 +105,12 @@ class StateKeeper:
     async def _write(self) -> None:
         if not self._may_write:
             return
-        state = ProxyState.capture(self._backends.values(), now=trio.current_time(), wall_clock=time.time())
+        state = ProxyState.capture(
+            self._backends.values(),
+            now=trio.current_time(),
+            wall_clock=time.time(),
+            frontends=FrontendsRecord() if self.frontends is None else self.frontends.capture_frontends(),
+        )
         try:
             await trio.to_thread.run_sync(replace, self._path, encode(state), abandon_on_cancel=True)
         except (OSError, RuntimeError) as error:

@@ -17,6 +17,7 @@ from mailproxy.config.values import WEIGHT_MAX
 from mailproxy.pool import AdminState, Health
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
+from mailproxy.proxy.state.frontends import FrontendsRecord
 
 Wish = str | int
 """What the operator can set of a server."""
@@ -153,24 +154,37 @@ class ProxyState:
     Attributes:
         written_at: When it was captured, in seconds since the epoch.
         backends: The backends, by name.
+        frontends: What the operator has set of frontends.
     """
 
     written_at: float
     backends: Mapping[str, BackendRecord]
+    frontends: FrontendsRecord = FrontendsRecord()
 
     @classmethod
-    def capture(cls, backends: Iterable[Backend], *, now: float, wall_clock: float) -> ProxyState:
+    def capture(
+        cls,
+        backends: Iterable[Backend],
+        *,
+        now: float,
+        wall_clock: float,
+        frontends: FrontendsRecord = FrontendsRecord(),  # noqa: B008 - it is frozen
+    ) -> ProxyState:
         """Return the state of backends. Stick tables are copied, which takes 5 ms for 200,000 entries.
 
         Args:
             backends: The backends.
             now: The moment on trio's clock.
             wall_clock: The moment in seconds since the epoch.
+            frontends: What the operator has set of frontends.
         """
-        return cls(wall_clock, {backend.name: _capture_backend(backend, now) for backend in backends})
+        records: dict[str, BackendRecord] = {
+            backend.name: _capture_backend(backend, now) for backend in backends
+        }
+        return cls(wall_clock, records, frontends)
 
     def apply(self, backends: Iterable[Backend], *, now: float, wall_clock: float) -> None:
-        """Give backends that have no sessions yet this state. Nothing is logged.
+        """Give backends that have no sessions yet this state. Nothing is logged. Frontends are the caller's.
 
         Args:
             backends: The backends.

@@ -169,6 +169,8 @@ class Control:
         self.frontends = FrontendWishes(config)
         self.drains = ControlDrains(self._registry, self._count_sessions_of, log)
         self._state = open_keeper(config, self._backends, log)
+        if self._state is not None:
+            self._state.frontends = self.frontends
         self._stick_sync = StickSync()
         self._helper = helper
         self._has_registered = trio.Event()  # set whenever a worker has sent Register
