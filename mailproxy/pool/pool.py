@@ -37,7 +37,7 @@ from typing import Generic
 
 from mailproxy.pool.balance.base import Balance
 from mailproxy.pool.eligibility import eligible_servers, slow_start_factor
-from mailproxy.pool.health import Health
+from mailproxy.pool.health import DeclaredDown, Health
 from mailproxy.pool.queue import Queue, S, Waiter
 from mailproxy.pool.server import AdminState, ServerState
 from mailproxy.pool.state_change import StateChange
@@ -304,6 +304,8 @@ class Pool(Generic[S]):
         if not passed and health.is_up:
             counts.check_failures += 1
         changed = health.record_pass() if passed else health.record_fail()
+        if server.is_stopping and passed is health.is_up:  # as in HAProxy, the operator's word ends here
+            server.is_stopping, changed = False, True
         return self._change(server, before, now) if changed else None
 
     def set_state(self, server: S, state: AdminState, now: float) -> StateChange[S] | None:
@@ -316,20 +318,37 @@ class Pool(Generic[S]):
         if health is not None and before.state is AdminState.MAINT:
             # The results from before maintenance are out of date. As at the start, the server counts as up
             # until its first check fails.
-            server.health = Health(rise=health.rise, fall=health.fall)
+            server.health = Health(rise=health.rise, fall=health.fall) if server.is_checked else None
+        server.is_stopping &= before.state is not AdminState.MAINT
         server.state = state
         return self._change(server, before, now)
 
     def set_health(self, server: S, now: float, *, is_up: bool) -> StateChange[S] | None:
-        """Let a server that is checked count as up or down until its checks say otherwise.
+        """Let a server count as up or down until its checks, or the operator, say otherwise.
 
         Returns:
-            The change, None if the server counted so already, or is not checked.
+            The change, None if the server counted so already.
         """
         before = server.operational_state
+        self._force_health(server, is_up=is_up)
+        return self._change(server, before, now) if server.operational_state != before else None
+
+    def set_stopping(self, server: S, now: float) -> StateChange[S] | None:
+        """Let only clients that stick to a server go there, until a check passes or the operator sets its health.
+
+        It counts as up. Return None if it is stopping already.
+        """
+        before = server.operational_state
+        self._force_health(server, is_up=True)
+        server.is_stopping = True
+        return self._change(server, before, now) if server.operational_state != before else None
+
+    def _force_health(self, server: S, *, is_up: bool) -> None:
+        server.is_stopping = False
+        if not server.is_checked:
+            server.health = None if is_up else DeclaredDown()
         if server.health is not None:
             server.health.force(is_up=is_up)
-        return self._change(server, before, now) if server.operational_state != before else None
 
     def set_max_sessions(self, server: S, sessions: int) -> None:
         """Set the number of slots, 0 for no limit. New slots go to waiters."""
@@ -352,7 +371,14 @@ class Pool(Generic[S]):
         self._update_servers()
 
     def apply_snapshot(
-        self, server: S, state: AdminState, health: int | None, now: float, *, up_for: float | None = None
+        self,
+        server: S,
+        state: AdminState,
+        health: int | None,
+        now: float,
+        *,
+        up_for: float | None = None,
+        is_stopping: bool = False,
     ) -> StateChange[S] | None:
         """Take over what another process knows of a server. Return the change if its state is another one.
 
@@ -361,10 +387,14 @@ class Pool(Generic[S]):
             state: Its administrative state.
             health: The counter of its health, None if it is not checked.
             now: The moment.
+            is_stopping: Whether only clients that stick to it go there.
             up_for: Seconds since its slow start began, None if it is not in slow start.
         """
         before = server.operational_state
         server.state = state
+        server.is_stopping = is_stopping
+        if not server.is_checked:
+            server.health = None if health is None else DeclaredDown()
         if server.health is not None and health is not None:
             server.health.restore(health)
         change = self._change(server, before, now) if server.operational_state != before else None

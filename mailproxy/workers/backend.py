@@ -212,6 +212,11 @@ class ControlBackend(SharedBackend):
         super().set_health(server, is_up=is_up)
         self._publisher.publish_update(self, server)
 
+    def set_stopping(self, server: BackendServer) -> None:
+        """Let only clients that stick to a server go there, and publish it."""
+        super().set_stopping(server)
+        self._publisher.publish_update(self, server)
+
     def pause_checks(self, server: BackendServer, *, is_paused: bool) -> None:
         """Switch the health checks of a server off or on, and have the workers remember it."""
         super().pause_checks(server, is_paused=is_paused)

@@ -430,6 +430,7 @@ def _encode_snapshot(entry: IndexedSnapshot) -> list[object]:
         snapshot.checks_paused,
         snapshot.is_vacated,
         snapshot.check_port,
+        snapshot.is_stopping,
     ]
 
 
@@ -445,7 +446,7 @@ def _decode_outcome(value: Sequence[Any]) -> CheckOutcome:
 
 def _decode_snapshot(value: Sequence[Any], _: object) -> IndexedSnapshot:
     backend, index, state, health, checked, addresses, unresolved, up_for, *wishes = value
-    weight, max_sessions, checks_paused, is_vacated, check_port = wishes
+    weight, max_sessions, checks_paused, is_vacated, check_port, is_stopping = wishes
     snapshot = ServerSnapshot(
         state=AdminState(state),
         health=health,
@@ -458,6 +459,7 @@ def _decode_snapshot(value: Sequence[Any], _: object) -> IndexedSnapshot:
         checks_paused=checks_paused,
         is_vacated=is_vacated,
         check_port=check_port,
+        is_stopping=is_stopping,
     )
     return IndexedSnapshot(backend, index, snapshot)
 

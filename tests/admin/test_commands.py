@@ -109,6 +109,35 @@ async def test_events_are_the_last_of_the_log(administered: Administered) -> Non
     assert lines[-1].split(" ", 2)[2].startswith("warning: Server b/s1 enters drain state.")
 
 
+async def test_stopping_server_gets_no_new_clients(administered: Administered) -> None:
+    assert await administered.ask("set server b/s1 health stopping") == ""
+    rows = await administered.stat()
+    assert rows["b", "s1"]["status"] == "NOLB"
+    assert (await administered.states())["b/s1"]["srv_op_state"] == "3"
+    assert {await greeting(administered) for _ in range(4)} == {"s2"}
+    assert await administered.ask("set server b/s1 health up") == ""
+    assert {await greeting(administered) for _ in range(4)} == {"s1", "s2"}
+    messages = [
+        line["message"] for line in administered.harness.lines() if line["event"].startswith("server-")
+    ]
+    assert [message.partition(".")[0] for message in messages[-2:]] == [
+        "Server b/s1 is stopping, changed from CLI",
+        "Server b/s1 is UP, changed from CLI",
+    ]
+
+
+async def test_server_without_checks_can_be_declared_down(administered: Administered) -> None:
+    await administered.ask("set server b/s1 health down")
+    rows = await administered.stat()
+    assert (rows["b", "s1"]["status"], rows["b", "s1"]["check_status"]) == ("DOWN", "")
+    assert {await greeting(administered) for _ in range(4)} == {"s2"}
+    # Maintenance ends it, as it ends what checks have found out.
+    await administered.ask("set server b/s1 state maint; set server b/s1 state ready")
+    assert (await administered.stat())["b", "s1"]["status"] == "no check"
+    await administered.ask("set server b/s1 health down; set server b/s1 health up")
+    assert (await administered.stat())["b", "s1"]["status"] == "no check"
+
+
 async def test_disabled_frontend_refuses_and_its_sessions_go_on(administered: Administered) -> None:
     proxy = administered.harness.proxies[0]
     connection = await administered.harness.dial(proxy)

@@ -461,3 +461,43 @@ def test_new_server_in_reload_counts_as_up() -> None:
     new.take_over(old)
     assert names(eligible_servers(new)) == ["s0"]
     assert [server.status for server in new.servers] == ["UP 1/3"]
+
+
+# Stopping
+
+
+def test_passed_check_ends_stopping() -> None:
+    server = make_checked_server(fall=3)
+    pool = make_pool(server)
+    change = pool.set_stopping(server, 1.0)
+    assert change is not None
+    assert change.backend_went_down
+    assert (server.status, server.accepts_persistent, server.is_usable) == ("NOLB", True, False)
+    assert pool.set_stopping(server, 2.0) is None
+    assert pool.record_check(server, 3.0, passed=False) is None
+    assert server.status == "NOLB 2/3"
+    change = pool.record_check(server, 4.0, passed=True)
+    assert change is not None
+    assert (change.before.is_stopping, change.after.is_stopping) == (True, False)
+    assert server.status == "UP"
+
+
+def test_stopping_server_goes_down() -> None:
+    server = make_checked_server(fall=1)
+    pool = make_pool(server)
+    pool.set_stopping(server, 1.0)
+    change = pool.record_check(server, 2.0, passed=False)
+    assert change is not None
+    assert change.went_down
+    pool.record_check(server, 3.0, passed=True)
+    pool.record_check(server, 3.0, passed=True)
+    assert server.status == "UP"
+
+
+def test_stopping_brings_a_server_up_that_is_down() -> None:
+    """As in HAProxy: the operator's word counts more than the checks so far."""
+    server = make_checked_server(fall=1)
+    pool = make_pool(server)
+    pool.record_check(server, 1.0, passed=False)
+    pool.set_stopping(server, 2.0)
+    assert (server.status, server.accepts_persistent) == ("NOLB", True)

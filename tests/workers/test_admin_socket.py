@@ -81,6 +81,20 @@ def test_check_port_outlives_control(servers: tuple[GreetingServer, ...], tmp_pa
         assert stat(path)["b", "s2"]["status"] == "UP"
 
 
+def test_stopping_and_down_outlive_workers_and_control(group: WorkerGroup, path: Path) -> None:
+    ask(path, "set server b/s1 health down")
+    for name in ("worker 1", "control", "worker 2"):
+        group.kill_and_wait(name)
+        assert wait_until(lambda: _stat_or_none(path))["b", "s1"]["status"] == "DOWN"
+    assert [group.connect_to_worker(worker).greeting for worker in (0, 1)] == ["s2", "s2"]
+    ask(path, "set server b/s1 health up; set server b/s2 health stopping")
+    for name in ("worker 1", "control", "worker 2"):
+        group.kill_and_wait(name)
+        rows = wait_until(lambda: _stat_or_none(path))
+        assert (rows["b", "s1"]["status"], rows["b", "s2"]["status"]) == ("no check", "NOLB")
+    assert [group.connect_to_worker(worker).greeting for worker in (0, 1)] == ["s1", "s1"]
+
+
 def _states_or_none(path: Path) -> dict[str, dict[str, str]] | None:
     try:
         return states(path)

@@ -85,6 +85,7 @@ SNAPSHOT = IndexedSnapshot(
         checks_paused=True,
         is_vacated=True,
         check_port=10143,
+        is_stopping=True,
     ),
 )
 UNKNOWN = IndexedSnapshot(
@@ -181,7 +182,7 @@ def test_every_message_has_example_and_table_row() -> None:
         (b'{"type":"CounterUpdates","backend":"b","servers":[[0,[1,2]]]}', "message CounterUpdates"),
         (b'{"type":"ServerSnapshots","servers":[["b",0,"ready"]]}', "message ServerSnapshots"),
         (
-            b'{"type":"ServerSnapshots","servers":[["b",0,"away",1,null,[],"",null,1,0,false,false,null]]}',
+            b'{"type":"ServerSnapshots","servers":[["b",0,"away",1,null,[],"",null,1,0,false,false,null,false]]}',
             "'away'",
         ),
         (b'{"type":"StickUpdates","backend":"b","entries":[1]}', "message StickUpdates"),

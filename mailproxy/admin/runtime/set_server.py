@@ -123,11 +123,12 @@ def _set_weight(backend: Backend, server: BackendServer, value: str) -> None:
 
 
 def _set_health(backend: Backend, server: BackendServer, value: str) -> None:
-    if value not in ("up", "down"):
-        raise CommandError("'set server <srv> health' expects 'up' or 'down'.")
-    if server.health is None:
-        raise CommandError("Health checks are not configured on this server: use 'set server <srv> state'.")
-    backend.set_health(server, is_up=value == "up")
+    if value not in ("up", "stopping", "down"):
+        raise CommandError("'set server <srv> health' expects 'up', 'stopping', or 'down'.")
+    if value == "stopping":
+        backend.set_stopping(server)
+    else:
+        backend.set_health(server, is_up=value == "up")
 
 
 def _set_check_port(backend: Backend, server: BackendServer, value: str) -> None:

@@ -25,7 +25,7 @@ _CONN_FIELDS = (
     "idle_per_thr[1]"
 )
 # Numbers of HAProxy's enumerations in include/haproxy/server-t.h and check-t.h.
-_STOPPED, _STARTING, _RUNNING = 0, 1, 2
+_STOPPED, _STARTING, _RUNNING, _STOPPING = 0, 1, 2, 3
 _ADMIN_STATES = {AdminState.READY: 0x00, AdminState.MAINT: 0x01, AdminState.DRAIN: 0x08}
 _RESOLUTION_MAINT = 0x20
 _CHECK_STATUS = {
@@ -81,7 +81,7 @@ def _state(call: Call, backend: Backend, server: BackendServer, iid: int, sid: i
     admin_state = _ADMIN_STATES[server.state] | (0 if server.endpoints else _RESOLUTION_MAINT)
     outcome, check_state = server.last_check, 0
     result = _RESULT_UNKNOWN
-    if server.health is not None:
+    if server.is_checked:
         check_state = _CHECK_CONFIGURED | (0 if server.checks_paused else _CHECK_ENABLED)
         if server.state is AdminState.MAINT:
             check_state |= _CHECK_PAUSED
@@ -90,7 +90,7 @@ def _state(call: Call, backend: Backend, server: BackendServer, iid: int, sid: i
     yield from (iid, backend.name, sid, server.name, host or "-", _operational_state(server), admin_state)
     yield from (server.weight, server.config.weight, seconds_since_change(call, server))
     yield from (_CHECK_STATUS[outcome.result.code if outcome is not None else CheckCode.INI], result)
-    yield server.health.counter if server.health is not None else _UNCHECKED_HEALTH
+    yield server.health.counter if server.is_checked and server.health is not None else _UNCHECKED_HEALTH
     yield from (check_state, 0, 0, 0)
     is_named = isinstance(address, TcpAddress) and not address.is_literal
     yield from (address.host if isinstance(address, TcpAddress) and is_named else "-", port)
@@ -100,6 +100,8 @@ def _state(call: Call, backend: Backend, server: BackendServer, iid: int, sid: i
 def _operational_state(server: BackendServer) -> int:
     if not server.operational_state.is_serving or not server.endpoints:
         return _STOPPED
+    if server.is_stopping:
+        return _STOPPING
     return _STARTING if server.throttle < 1.0 else _RUNNING
 
 

@@ -166,7 +166,7 @@ def _server_row(call: Call, backend: Backend, server: BackendServer, iid: int, s
     trend = call.history.trend(key)
     counts = call.history.since_cleared(key, call.target.server_counts(backend, server))
     traffic = call.history.since_cleared(key, call.target.server_traffic(backend, server))
-    is_checked = server.health is not None and not server.checks_paused
+    is_checked = server.is_checked and not server.checks_paused
     values: dict[str, Value] = {
         **CONSTANTS["S"],
         "pxname": backend.name, "svname": server.name, "iid": iid, "sid": sid, "type": 2,

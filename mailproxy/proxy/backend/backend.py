@@ -237,10 +237,16 @@ class Backend:
         self.pool.set_max_sessions(server, sessions)
 
     def set_health(self, server: BackendServer, *, is_up: bool) -> None:
-        """Let a server that is checked count as up or down until its checks say otherwise."""
+        """Let a server count as up or down until its checks, or the operator, say otherwise."""
         change = self.pool.set_health(server, trio.current_time(), is_up=is_up)
         if change is not None:
             self._on_change(change, SERVER_UP if is_up else SERVER_DOWN, None)
+
+    def set_stopping(self, server: BackendServer) -> None:
+        """Let only clients that stick to a server go there, until a check passes."""
+        change = self.pool.set_stopping(server, trio.current_time())
+        if change is not None:
+            self._on_change(change, SERVER_STATE, None)
 
     def pause_checks(self, server: BackendServer, *, is_paused: bool) -> None:
         """Switch the health checks of a server off or on. It keeps its state."""
@@ -293,7 +299,12 @@ class Backend:
             self.pool.addresses_changed()
         server.addresses = snapshot.addresses  # the same ones can come in another order
         change = self.pool.apply_snapshot(
-            server, snapshot.state, snapshot.health, trio.current_time(), up_for=snapshot.up_for
+            server,
+            snapshot.state,
+            snapshot.health,
+            trio.current_time(),
+            up_for=snapshot.up_for,
+            is_stopping=snapshot.is_stopping,
         )
         self.pool.set_vacated(server, snapshot.is_vacated)
         if server.throttle < 1.0:

@@ -150,7 +150,7 @@ def test_keys_of_a_later_version_are_ignored() -> None:
     """The version changes only when old programs would understand something wrongly."""
     lines = lines_of(STATE)
     head = json.loads(lines[0])
-    head["frontends"] = {}
+    head["listeners"] = {}
     server = head["backends"]["postfix"]["servers"]["p"]
     server["colour"], server["wishes"]["colour"] = "blue", ["red", "blue"]
     assert decode([json.dumps(head).encode(), *lines[1:]]) == STATE
