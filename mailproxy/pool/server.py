@@ -161,3 +161,14 @@ class Server:
     def remove_session(self) -> None:
         """Count a session that gives its slot back."""
         self.sessions -= 1
+
+    def take_over(self, before: Server) -> None:
+        """Take over what is known of the server that had this name before: its state, its health, its counts.
+
+        Its sessions stay with ``before``, whose slots they have.
+        """
+        self.state, self.changed_at, self.counts = before.state, before.changed_at, before.counts
+        if self.slow_start and before.up_since is not None:
+            self.up_since, self.throttle = before.up_since, before.throttle
+        if self.health is not None and before.health is not None:
+            self.health.take_over(before.health)

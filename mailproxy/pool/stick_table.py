@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
 # An entry is one number: the tick of its expiry, and in the lowest bits the server. A tuple would take three times the
@@ -98,6 +98,23 @@ class StickTable:
             self._put(key, server, int(expires * _TICKS_PER_SECOND))
             if len(self._entries) > self._size:
                 self._entries.popitem(last=False)
+
+    def renumber(self, numbers: Sequence[int | None]) -> None:
+        """Give each server the new number that ``numbers`` has at its old one, and drop the entries of those with None."""
+        if all(new == old for old, new in enumerate(numbers)):
+            return
+        entries, self._entries = self._entries, OrderedDict()
+        for key, entry in entries.items():
+            server = numbers[entry & _SERVER_MASK]
+            if server is not None:
+                self._entries[key] = entry & ~_SERVER_MASK | server
+
+    def resize(self, size: int, expire: float) -> None:
+        """Change size and lifetime. Entries keep their moment of expiry until their next use."""
+        self._size = size
+        self._ticks = max(1, round(expire * _TICKS_PER_SECOND))
+        while len(self._entries) > size:
+            self._entries.popitem(last=False)
 
 
 def client_key(host: str, prefix_v4: int = 32, prefix_v6: int = 64) -> int:

@@ -164,6 +164,14 @@ class AnyWalk(RuleBasedStateMachine):
         servers = [plan.built() for plan in plans]
         return Pool(servers, balances([])[self.kind], stick=StickTable(10, expire=1e6))
 
+    def rebuilt(self, plans: Sequence[Plan]) -> list[Server]:
+        before = {server.name: server for server in self.pool.servers}
+        servers = [plan.built() for plan in plans]
+        for server in servers:
+            if server.name in before:
+                server.take_over(before[server.name])
+        return servers
+
     def picked(self, number: int) -> tuple[Server, Book]:
         server = self.pool.servers[number % len(self.pool.servers)]
         return server, self.books[server.name]
@@ -230,8 +238,7 @@ class AnyWalk(RuleBasedStateMachine):
     @rule(plans=configurations)
     def reload(self, plans: list[Plan]) -> None:
         """Some servers stay, with other settings perhaps, some go and some are new, in any order."""
-        old, self.pool = self.pool, self.built(plans)
-        self.pool.take_over(old)
+        self.pool.reconfigure(self.rebuilt(plans), max_queue=0, stick=self.pool.stick)
         self.books = {
             plan.name: self.books[plan.name].reloaded(plan) if plan.name in self.books else Book.begun(plan)
             for plan in plans
@@ -408,12 +415,13 @@ def test_a_server_that_warms_up_gets_few_sessions_beside_a_warm_one() -> None:
 
 def test_over_a_reload_a_server_stays_what_it_was() -> None:
     before, after = checked(rise=2, fall=3, slow_start=100.0), checked(rise=2, fall=3, slow_start=100.0)
-    old, new = make_pool(before), make_pool(after)
+    old = make_pool(before)
     for moment, passed in enumerate((False, True, True, False)):
         old.record_check(before, float(moment), passed=passed)
     old.warm_up(52.0)
     old.set_state(before, DRAIN, 60.0)
-    new.take_over(old)
+    after.take_over(before)
+    new = make_pool(after)
     assert after.health is not None
     assert (after.status, str(after.health), after.changed_at) == ("DRAIN 2/3", "UP 2/3", 60.0)
     assert after.throttle == pytest.approx(0.505)
@@ -429,9 +437,11 @@ def test_over_a_reload_with_another_rise_and_fall_a_server_stays_up_or_down() ->
         server.health = Health(1, 1)
     for server in after:
         server.health = Health(3, 5)
-    old, new = make_pool(*before), make_pool(*after)
+    old = make_pool(*before)
     old.record_check(before[0], 0.0, passed=False)
-    new.take_over(old)
+    for one, other in zip(before, after, strict=True):
+        other.take_over(one)
+    new = make_pool(*after)
     assert [server.status for server in after] == ["DOWN", "UP"]
     assert names(eligible_servers(new)) == ["s1"]
     new.record_check(after[0], 1.0, passed=True)
@@ -440,7 +450,7 @@ def test_over_a_reload_with_another_rise_and_fall_a_server_stays_up_or_down() ->
 
 
 def test_a_server_that_is_new_in_a_reload_counts_as_up() -> None:
-    old, new = make_pool(), make_pool(checked(fall=3))
-    new.take_over(old)
-    assert names(eligible_servers(new)) == ["s0"]
-    assert [server.status for server in new.servers] == ["UP 1/3"]
+    pool = make_pool()
+    pool.reconfigure([checked(fall=3)], max_queue=0, stick=None)
+    assert names(eligible_servers(pool)) == ["s0"]
+    assert [server.status for server in pool.servers] == ["UP 1/3"]
