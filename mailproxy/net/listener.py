@@ -9,7 +9,7 @@ import select
 import socket
 import stat
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -68,6 +68,25 @@ class Listener:
     @_family.default
     def _family_of_socket(self) -> int:
         return int(self.socket.family)
+
+    def handed_over(self, bind: Bind, frontend: str, number: int, terminator: Terminator | None) -> Listener:
+        """Return the listener of this socket for a bind of another configuration with the same address."""
+        return _listener(self.socket, bind, frontend, number, terminator, created=self.created)
+
+    def update_socket(self, before: Bind) -> None:
+        """Set the options of the socket that differ from those of the bind that it had before."""
+        bind, sock = self.bind, self.socket
+        if bind.backlog != before.backlog:
+            sock.listen(bind.backlog)
+        if not isinstance(bind.address, TcpAddress):
+            return
+        if bind.keepalive != before.keepalive:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 0)
+        if bind.tcp_user_timeout != before.tcp_user_timeout:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
+        _set_for_accepted(sock, bind)
+        if bind.fast_open != before.fast_open:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, _FAST_OPEN_QUEUE * bind.fast_open)
 
     def for_worker(self) -> Listener:
         """Return a copy for a worker process, which does not remove the path of a Unix socket."""
@@ -141,6 +160,9 @@ class Listener:
                 remove(Path(self.bind.address.path), self.created)
 
 
+BindPlace = tuple[str, int]
+"""A bind: the name of its frontend, and its index there."""
+
 Slots = list[list[Listener]]
 """The listeners of each worker, by worker slot."""
 
@@ -155,7 +177,24 @@ def open_listeners(config: Config, terminators: Mapping[tuple[str, int], Termina
     Raises:
         ConfigError: Some addresses cannot be listened on. The other sockets are closed.
     """
-    return [listener for (listener,) in _open_binds(config, terminators, lambda *bind: [_open(*bind)])]
+    return list(open_missing(config, terminators, ()).values())
+
+
+def open_missing(
+    config: Config, terminators: Mapping[tuple[str, int], Terminator], existing: Collection[BindPlace]
+) -> dict[BindPlace, Listener]:
+    """Listen on every bind but those that exist, in one process.
+
+    Args:
+        config: The configuration.
+        terminators: By frontend and index of the bind, for binds that terminate TLS.
+        existing: The binds whose sockets are open.
+
+    Raises:
+        ConfigError: Some addresses cannot be listened on. The other sockets that were opened here are closed.
+    """
+    binds = _open_binds(config, terminators, lambda *bind: [_open(*bind)], existing)
+    return {place: listener for place, (listener,) in binds.items()}
 
 
 def open_for_workers(
@@ -175,29 +214,32 @@ def open_for_workers(
         ConfigError: Some addresses cannot be listened on, perhaps because another program does. The other
             sockets are closed.
     """
-    binds = _open_binds(config, terminators, partial(_open_for_each, workers=workers))
-    return [[listeners[slot] for listeners in binds] for slot in range(workers)]
+    binds = _open_binds(config, terminators, partial(_open_for_each, workers=workers), ())
+    return [[listeners[slot] for listeners in binds.values()] for slot in range(workers)]
 
 
 def _open_binds(
     config: Config,
     terminators: Mapping[tuple[str, int], Terminator],
     open_bind: Callable[[Bind, str, int, Terminator | None], list[Listener]],
-) -> list[list[Listener]]:
-    """Open the listeners of every bind, or none. Collect all faults before raising ConfigError."""
-    binds: list[list[Listener]] = []
+    existing: Collection[BindPlace],
+) -> dict[BindPlace, list[Listener]]:
+    """Open the listeners of every bind that does not exist, or none. Collect all faults before raising ConfigError."""
+    binds: dict[BindPlace, list[Listener]] = {}
     faults: list[Fault] = []
     for name, frontend in config.frontends.items():
         for index, bind in enumerate(frontend.bind):
+            if (name, index) in existing:
+                continue
             try:
-                binds.append(open_bind(bind, name, index + 1, terminators.get((name, index))))
+                binds[name, index] = open_bind(bind, name, index + 1, terminators.get((name, index)))
             except (OSError, LookupError) as error:
                 reason = _reason(error, bind)
                 faults.append(
                     Fault(f"frontends.{name}.bind[{index}]", f"cannot listen on {bind.address}: {reason}")
                 )
     if faults:
-        for listeners in binds:
+        for listeners in binds.values():
             close_all(listeners)
         raise config.error(faults)
     return binds

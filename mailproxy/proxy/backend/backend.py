@@ -10,10 +10,10 @@ import trio
 from mailproxy.config import Backend as BackendConfig
 from mailproxy.log import Log
 from mailproxy.log.events import SERVER_DOWN, SERVER_STATE, SERVER_UP, Event
-from mailproxy.pool import AdminState, Pool, RandomSource, StateChange, client_key
+from mailproxy.pool import AdminState, Pool, RandomSource, StateChange, StickTable, client_key
 from mailproxy.protocol.checks.result import CheckCode, CheckResult, excerpt
 from mailproxy.proxy.backend.event_log import ServerEventLog
-from mailproxy.proxy.backend.factory import make_pool, make_servers
+from mailproxy.proxy.backend.factory import make_balance, make_pool, make_servers
 from mailproxy.proxy.backend.resolver import Resolver
 from mailproxy.proxy.backend.server import BackendServer, CheckOutcome, Login, ServerContexts
 from mailproxy.proxy.backend.snapshot import ServerSnapshot
@@ -54,14 +54,11 @@ class Backend:
             random: Where ``balance = "random"`` gets its numbers. None is the system's source.
             pool: A pool that the caller has made, whose servers several processes share.
         """
-        self.config = config
         self.name = config.name
         self.sessions = 0
-        self.pool = pool or make_pool(config, make_servers(config, contexts), random or SystemRandom())
-        stick = config.stick
-        self._prefixes = (stick.prefix_v4, stick.prefix_v6) if stick is not None else (32, 64)
-        self._uses_source_hash = config.balance == "source"
-        self._needs_client_key = stick is not None or self._uses_source_hash
+        self._random = random or SystemRandom()
+        self.pool = pool or make_pool(config, make_servers(config, contexts), self._random)
+        self._use(config)
         self._event_log = ServerEventLog(self.name, self.pool, log)
         self._timers = BackendTimers(self.name, self.pool, log)
         self.resolver = Resolver(
@@ -73,6 +70,13 @@ class Backend:
             log=log,
         )
 
+    def _use(self, config: BackendConfig) -> None:
+        stick = config.stick
+        self.config = config
+        self._prefixes = (stick.prefix_v4, stick.prefix_v6) if stick is not None else (32, 64)
+        self._uses_source_hash = config.balance == "source"
+        self._needs_client_key = stick is not None or self._uses_source_hash
+
     @property
     def servers(self) -> Sequence[BackendServer]:
         """All servers, in the order of the configuration."""
@@ -81,6 +85,11 @@ class Backend:
     async def run_timers(self) -> None:
         """Run slow start and the expiry of stick entries until cancelled."""
         await self._timers.run()
+
+    def stop_timers(self) -> None:
+        """End ``run_timers``, and the look-ups of host names: the backend is gone since a reload."""
+        self._timers.stop()
+        self.resolver.stop()
 
     def reload_certificates(self, contexts: ServerContexts) -> None:
         """Use these TLS contexts for new connections. Connections that are open keep theirs."""
@@ -95,6 +104,63 @@ class Backend:
 
     def _addresses_changed(self) -> None:
         self.pool.addresses_changed()
+
+    # Reload
+
+    def reconfigure(self, config: BackendConfig, servers: Sequence[BackendServer]) -> None:
+        """Use another configuration of this backend. Sessions, queue, states and stick entries stay.
+
+        A server with the name and the address of one that is here keeps its object, so its limits stay exact. One with
+        another address is new, and takes over what is known of its name. Servers that are gone keep their sessions.
+
+        Args:
+            config: The backend's table.
+            servers: The servers as they were made from it, with the addresses of their host names.
+        """
+        before = {server.name: server for server in self.servers}
+        had_usable_server, old = self.pool.has_usable_server, self.config
+        states: list[tuple[BackendServer, AdminState]] = []
+        merged: list[BackendServer] = []
+        for new in servers:
+            known, server = before.get(new.name), new
+            if known is not None:
+                is_state_new = known.config.state != new.config.state
+                if known.config.address == new.config.address:
+                    known.reconfigure(new)
+                    server = known
+                else:
+                    new.take_over(known)
+                    new.expect_up()
+                if is_state_new:
+                    states.append((server, AdminState(new.config.state)))
+            merged.append(server)
+        self._use(config)
+        balance = make_balance(config, self._random)
+        self.pool.reconfigure(
+            merged,
+            None if balance == make_balance(old, self._random) else balance,
+            max_queue=config.max_queue,
+            stick=self._stick_table(old),
+        )
+        self._timers.reconfigure()
+        self.resolver.reconfigure(merged, interval=config.resolve_interval, prefer=config.resolve_prefer)
+        for server in before.values():
+            if server not in merged:
+                server.passive_health = None  # the sessions that it still has can bring it down no longer
+        if had_usable_server and not self.pool.has_usable_server:
+            self._event_log.log_backend_down()
+        for server, state in states:
+            self.set_state(server, state)
+
+    def _stick_table(self, old: BackendConfig) -> StickTable | None:
+        """Return the stick table in use with the new bounds, or a new one if it has other keys."""
+        table, stick = self.pool.stick, self.config.stick
+        if stick is None:
+            return None
+        if table is None or old.stick is None or self._prefixes != (old.stick.prefix_v4, old.stick.prefix_v6):
+            return StickTable(stick.size, stick.expire)
+        table.resize(stick.size, stick.expire)
+        return table
 
     # Sessions
 

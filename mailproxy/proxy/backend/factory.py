@@ -83,14 +83,15 @@ def make_pool(
     stick = config.stick
     return Pool(
         servers,
-        _make_balance(config, random),
+        make_balance(config, random),
         max_queue=config.max_queue,
         stick=StickTable(stick.size, stick.expire) if stick is not None else None,
         order=order,
     )
 
 
-def _make_balance(config: BackendConfig, random: RandomSource) -> Balance:
+def make_balance(config: BackendConfig, random: RandomSource) -> Balance:
+    """Return the method that chooses a server, without servers."""
     match config.balance:
         case "leastconn":
             return LeastConn()

@@ -135,6 +135,49 @@ class BackendServer(Server):
             self.health.require_one_pass()
         self.check_soon()
 
+    def reconfigure(self, new: BackendServer) -> None:
+        """Take over the keys of this server in another configuration, which has the same address.
+
+        What the operator has set at run time stays until the file's own value changes.
+
+        Args:
+            new: The server as it was made from that configuration.
+        """
+        self._take_wishes(new)
+        if self.health is None or new.health is None:
+            self.health = new.health
+        elif (self.health.rise, self.health.fall) != (new.health.rise, new.health.fall):
+            new.health.take_over(self.health)
+            self.health = new.health
+        before = self.config
+        if (before.error_limit, before.error_clients, before.observe, before.check is None) != (
+            new.config.error_limit, new.config.error_clients, new.config.observe, new.config.check is None,
+        ):  # fmt: skip
+            self.passive_health = new.passive_health
+        self.config, self.is_backup = new.config, new.is_backup
+        self.tls_context, self.proxy_header = new.tls_context, new.proxy_header
+        self.options, self.source = new.options, new.source
+        if self.slow_start != new.slow_start:
+            self.slow_start = new.slow_start
+            if not new.slow_start:
+                self.throttle = 1.0
+
+    def _take_wishes(self, new: BackendServer) -> None:
+        """Use weight and limit of another configuration if the file's values have changed."""
+        if new.config.weight != self.config.weight:
+            self.weight = new.weight
+        if new.config.max_sessions != self.config.max_sessions:
+            self.max_sessions = new.max_sessions
+
+    def take_over(self, before: Server) -> None:
+        """Take over what is known of the server that had this name before, at another address."""
+        super().take_over(before)
+        if isinstance(before, BackendServer):
+            if self.config.weight == before.config.weight:
+                self.weight = before.weight
+            if self.config.max_sessions == before.config.max_sessions:
+                self.max_sessions = before.max_sessions
+
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
         """The addresses to connect to, in this order. Empty while a host name has none."""

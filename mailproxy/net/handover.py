@@ -1,0 +1,92 @@
+"""Listeners over a reload: a socket whose address stays is handed over, and never closed.
+
+The connections in its accept queue then wait for the new configuration, and none is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from attrs import frozen
+
+from mailproxy.config import Config
+from mailproxy.net.listener import BindPlace, Listener, close_all, open_missing
+from mailproxy.net.tls.terminator import Terminator
+
+
+@frozen
+class Handover:
+    """The listeners of the next configuration.
+
+    Attributes:
+        listeners: All of them, in the order of the configuration.
+        opened: Those that were opened for it.
+        kept: The others, each with the listener that had its socket before.
+        gone: Listeners of the present configuration whose address is not in the next one.
+    """
+
+    listeners: Sequence[Listener]
+    opened: Sequence[Listener]
+    kept: Sequence[tuple[Listener, Listener]]
+    gone: Sequence[Listener]
+
+    def cancel(self) -> None:
+        """Close what was opened: the next configuration is not used."""
+        close_all(self.opened)
+
+    def complete(self) -> None:
+        """Give the sockets that stay the options of their binds. Closing ``gone`` is left to the caller."""
+        for listener, before in self.kept:
+            listener.update_socket(before.bind)
+
+
+def hand_over(
+    config: Config, terminators: Mapping[BindPlace, Terminator], current: Sequence[Listener]
+) -> Handover:
+    """Open the listeners that the next configuration has in addition. Changes nothing of those that are open.
+
+    Args:
+        config: The next configuration.
+        terminators: Its terminators, by frontend and index of the bind.
+        current: The open listeners.
+
+    Raises:
+        ConfigError: Some addresses cannot be listened on. Nothing is left open then.
+    """
+    before = _match(config, current)
+    opened = open_missing(config, terminators, before.keys())
+    listeners = dict(opened)
+    kept = []
+    for (name, index), old in before.items():
+        bind = config.frontends[name].bind[index]
+        new = old.handed_over(bind, name, index + 1, terminators.get((name, index)))
+        listeners[name, index] = new
+        kept.append((new, old))
+    sockets = {old.socket for old in before.values()}
+    return Handover(
+        listeners=[
+            listeners[name, index]
+            for name, frontend in config.frontends.items()
+            for index in range(len(frontend.bind))
+        ],
+        opened=list(opened.values()),
+        kept=kept,
+        gone=[listener for listener in current if listener.socket not in sockets],
+    )
+
+
+def _match(config: Config, current: Sequence[Listener]) -> dict[BindPlace, Listener]:
+    """Return the open listener of each bind that has one: that of its own frontend, else of another one."""
+    free = list(current)
+    matches: dict[BindPlace, Listener] = {}
+    for is_own in (True, False):
+        for name, frontend in config.frontends.items():
+            for index, bind in enumerate(frontend.bind):
+                if (name, index) in matches:
+                    continue
+                for listener in free:
+                    if listener.bind.address == bind.address and (listener.frontend == name or not is_own):
+                        matches[name, index] = listener
+                        free.remove(listener)
+                        break
+    return matches
