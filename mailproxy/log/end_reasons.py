@@ -77,7 +77,11 @@ SERVER_TIMEOUT = EndReason("server-timeout", EndedBy.TIMEOUT, Phase.DATA, "sD",
     "no byte from or to the server for `timeouts.server`, "
     "or for `timeouts.half_closed` after the client had closed")
 STOPPED = EndReason("stopped", EndedBy.ADMIN, Phase.DATA, "K-",
-    "the proxy was stopped, and the session was still open after `drain_timeout`")
+    "the proxy was stopped: the session was idle, or still open after `drain_timeout`")
+DRAINED = EndReason("drained", EndedBy.ADMIN, Phase.DATA, "K-",
+    "the operator drained the server or the frontend, and the session was idle, or still open at the deadline")
+KILLED = EndReason("killed", EndedBy.ADMIN, Phase.DATA, "K-",
+    "the operator ended the session")
 SERVER_DOWN = EndReason("server-down", EndedBy.PROXY, Phase.DATA, "D-",
     "the server went down or into maintenance, and `on_marked_down` closes its sessions")
 
@@ -95,7 +99,7 @@ CONNECT_TIMEOUT = EndReason("connect-timeout", EndedBy.TIMEOUT, Phase.CONNECT, "
 OUT_OF_RESOURCES = EndReason("out-of-resources", EndedBy.PROXY, Phase.CONNECT, "RC",
     "this process or machine has no descriptor or memory for the server's connection")
 STOPPED_CONNECTING = EndReason("stopped-connecting", EndedBy.ADMIN, Phase.CONNECT, "KC",
-    "the proxy was stopped while the session was being connected")
+    "the proxy was stopped, or the operator ended the session, while it was being connected")
 
 QUEUE_TIMEOUT = EndReason("queue-timeout", EndedBy.TIMEOUT, Phase.QUEUE, "sQ",
     "no server had a free slot within `timeouts.queue`")
@@ -104,7 +108,7 @@ QUEUE_FULL = EndReason("queue-full", EndedBy.PROXY, Phase.QUEUE, "SQ",
 QUEUE_LEFT = EndReason("queue-left", EndedBy.CLIENT, Phase.QUEUE, "CQ",
     "the client left while its session was in the queue")
 STOPPED_QUEUED = EndReason("stopped-queued", EndedBy.ADMIN, Phase.QUEUE, "KQ",
-    "the proxy was stopped while the session was in the queue")
+    "the proxy was stopped, or the operator ended the session, while it was in the queue")
 
 REJECTED = EndReason("rejected", EndedBy.PROXY, Phase.ROUTE, "PR",
     "a route says `reject`")
@@ -137,7 +141,7 @@ UNTRUSTED = EndReason("untrusted", EndedBy.PROXY, Phase.HEADER,
     "the address is in none of the bind's `accept_proxy` networks")
 HEADER_STOPPED = EndReason("header-stopped", EndedBy.ADMIN, Phase.HEADER,
     "Stopped while waiting for PROXY protocol header",
-    "the proxy was stopped before the PROXY header was complete")
+    "the proxy was stopped, or the operator ended the session, before the PROXY header was complete")
 
 HANDSHAKE_FAILED = EndReason("handshake-failed", EndedBy.CLIENT, Phase.HANDSHAKE,
     "SSL handshake failure",
@@ -159,7 +163,7 @@ HANDSHAKE_TIMEOUT = EndReason("handshake-timeout", EndedBy.TIMEOUT, Phase.HANDSH
     "the handshake was not done within `timeouts.handshake`")
 HANDSHAKE_STOPPED = EndReason("handshake-stopped", EndedBy.ADMIN, Phase.HANDSHAKE,
     "Stopped during SSL handshake",
-    "the proxy was stopped before the handshake was done")
+    "the proxy was stopped, or the operator ended the session, before the handshake was done")
 
 INTERNAL_ERROR = EndReason("internal-error", EndedBy.PROXY, Phase.DATA, "I-",
     "a fault of the proxy itself; please report it")

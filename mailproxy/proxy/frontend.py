@@ -18,6 +18,7 @@ from mailproxy.proxy.client_info import ClientInfo
 from mailproxy.proxy.client_limits import Clients
 from mailproxy.proxy.limits import SessionLimits
 from mailproxy.proxy.overload import Overload
+from mailproxy.proxy.session.registry import SessionRegistry
 from mailproxy.proxy.session.routing import Routes
 from mailproxy.proxy.session.session import Session, SessionContext
 from mailproxy.proxy.supervise import contained, supervise
@@ -49,6 +50,7 @@ class Frontend:
         backends: Mapping[str, Backend],
         limits: SessionLimits,
         clients: Clients | None,
+        registry: SessionRegistry,
         relay: Relay,
         poller: AnyPoller,
         log: Log,
@@ -64,6 +66,7 @@ class Frontend:
             routes=Routes(frontend.routes, frontend.name),
             limits=self._limits,
             clients=clients,
+            registry=registry,
             relay=relay,
             poller=poller,
             log=log,

@@ -23,6 +23,7 @@ from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.client_limits import Clients
 from mailproxy.proxy.frontend import Frontend
 from mailproxy.proxy.limits import SessionLimit, SessionLimits
+from mailproxy.proxy.session.registry import SessionRegistry
 from mailproxy.proxy.supervise import log_failure, supervise
 
 
@@ -55,6 +56,9 @@ class Service:
         process_limit: The limit on sessions of the whole process, or of all workers.
         monitor: Keeps the state of servers current.
         log: The log. It is finished when ``run`` ends.
+
+    Attributes:
+        registry: The live sessions of this process.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class Service:
         self.config = config
         self.backends = backends
         self.log = log
+        self.registry = SessionRegistry()
         self._listeners = listeners
         self._process_limit = process_limit
         self._monitor = monitor
@@ -83,6 +88,7 @@ class Service:
                 backends=backends,
                 limits=limits[name].sessions,
                 clients=limits[name].clients,
+                registry=self.registry,
                 relay=self._relay,
                 poller=self._poller,
                 log=log,

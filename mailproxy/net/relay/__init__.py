@@ -21,9 +21,10 @@ from mailproxy.log.end_reasons import EndReason
 from mailproxy.net.poller import AnyPoller, Poller
 from mailproxy.net.relay.engine import Engine
 from mailproxy.net.relay.portable import PortableRelay
+from mailproxy.net.relay.transfer import close_in_order
 from mailproxy.net.relay.tunnel import Tunnel
 
-__all__ = ["KINDS", "Engine", "PortableRelay", "Relay", "Tunnel", "open_relay"]
+__all__ = ["KINDS", "Engine", "PortableRelay", "Relay", "Tunnel", "close_in_order", "open_relay"]
 
 
 Kind = Literal["engine", "portable"]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 
-from mailproxy.net.relay.tunnel import Direction, Side
+from mailproxy.net.relay.tunnel import Direction, Side, Tunnel
 from mailproxy.net.tls.close import send_close_notify, send_record
 from mailproxy.net.tls.errors import CONNECTION_RESET, error_reason, is_ragged_eof
 
 MAX_DISCARDED_BYTES = 1024 * 1024  # a side that never stops sending is closed after this
+_DISCARD_BYTES = 16 * 1024
 RECORD_BYTES = 16 * 1024  # the largest TLS record (RFC 8446 section 5.1)
 
 # A TLS read gives no data when OpenSSL has handled a key update or refused a renegotiation, or while a record
@@ -174,3 +176,17 @@ def shutdown_write(direction: Direction) -> None:
         socket.socket.shutdown(sink.sock, socket.SHUT_WR)
     except OSError:
         pass  # the direction that reads from the sink gets the error
+
+
+def close_in_order(tunnel: Tunnel) -> None:
+    """Tell both sides of a tunnel that was ended in between: close_notify under TLS, then FIN.
+
+    A side with unsent data gets neither: they would come in the middle of a record or of a response.
+    """
+    buffer = memoryview(bytearray(_DISCARD_BYTES))
+    for direction in (tunnel.to_client, tunnel.to_server):
+        if direction.is_blocked or direction.is_finished:
+            continue
+        with contextlib.suppress(SideAbortedError):
+            shutdown_write(direction)
+        discard_input(direction.sink, buffer)

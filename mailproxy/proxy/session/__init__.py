@@ -7,5 +7,6 @@ Modules, in reading order:
     dispatch: Attempts to connect, retries, redispatch.
     slot_lease: A slot at a server, or a place in the queue for one.
     wait: What interrupts a wait before the tunnel opens, and how the session ends then.
+    registry: The sessions that live, for an operator.
     errors: The exception with which a phase ends the session.
 """

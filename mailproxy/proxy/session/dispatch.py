@@ -14,7 +14,7 @@ from attrs import define, field
 
 from mailproxy.errors import ProxyError, ServerHandshakeError, ServerRefusedError
 from mailproxy.log import end_reasons
-from mailproxy.log.end_reasons import Phase
+from mailproxy.log.end_reasons import EndedBy, Phase
 from mailproxy.log.record import ms
 from mailproxy.net.client_close import is_client_closing
 from mailproxy.net.dial import connect, start
@@ -91,7 +91,7 @@ class Dispatch:
             try:
                 sock = await self._attempt(server)
             except SessionEndedError as failure:
-                if failure.end in _NEVER_RETRIED:
+                if failure.end in _NEVER_RETRIED or failure.end.by is EndedBy.ADMIN:
                     raise
                 retries = retries or RetryState(config.retries, config.redispatch)
                 decision = self._record_failure(failure, server, retries, is_sticky=server is sticky)

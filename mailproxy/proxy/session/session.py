@@ -1,7 +1,7 @@
 """A session: one task that goes through the phases in ``Session.run`` and ends with exactly one end reason.
 
 A phase that cannot continue raises ``SessionEndedError`` with the end reason. Cancellation is the operator's
-stop. In all cases ``run`` closes both sockets, releases every counter and writes one line.
+stop, and ``Session.end`` the operator's wish for this session alone. In all cases ``run`` closes both sockets, releases every counter and writes one line.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from mailproxy.log import Log, end_reasons
 from mailproxy.log.end_reasons import EndedBy, EndReason, Phase
 from mailproxy.log.events import SESSION_FAULT, SESSION_STARTED
 from mailproxy.log.record import SessionRecord
+from mailproxy.net.by_descriptor import local_address, stop_reading
 from mailproxy.net.poller import AnyPoller, Watch
-from mailproxy.net.relay import Relay, Tunnel
+from mailproxy.net.relay import Relay, Tunnel, close_in_order
 from mailproxy.net.tls.close import Alert, has_unread, send_alert
 from mailproxy.net.tls.errors import CONNECTION_RESET
 from mailproxy.net.tls.handshake import tls_info
@@ -39,6 +40,7 @@ from mailproxy.proxy.session.client_setup import (
 )
 from mailproxy.proxy.session.dispatch import Dispatch
 from mailproxy.proxy.session.errors import SessionEndedError
+from mailproxy.proxy.session.registry import SessionRegistry
 from mailproxy.proxy.session.routing import Routes
 from mailproxy.proxy.session.slot_lease import SlotLease
 from mailproxy.proxy.session.wait import InterruptibleWait
@@ -70,6 +72,7 @@ class SessionContext:
         routes: The frontend's routes.
         limits: Counts each session from accepting until its line is written.
         clients: Counts the sessions of each client; None without limits per client.
+        registry: Has each session until its end.
         relay: Relays the tunnels.
         poller: Watches the sockets until a tunnel opens.
         log: Gets the lines.
@@ -80,12 +83,14 @@ class SessionContext:
     routes: Routes
     limits: SessionLimits
     clients: Clients | None
+    registry: SessionRegistry
     relay: Relay
     poller: AnyPoller
     log: Log
 
 
-# Being cancelled is the operator's stop. What it means for a session depends on how far that has come.
+# Being cancelled is the operator's stop. What it means for a session depends on how far that has come. It is
+# the same before the tunnel if the operator ends only this session.
 _END_IF_CANCELLED: Mapping[Phase, EndReason] = {
     Phase.HEADER: end_reasons.HEADER_STOPPED,
     Phase.HANDSHAKE: end_reasons.HANDSHAKE_STOPPED,
@@ -119,6 +124,7 @@ class Session:
     _server_socket: socket.socket | None
     _tunnel: Tunnel | None
     _sent_nothing: bool
+    _wanted_end: EndReason | None  # that of the operator, before there is a tunnel
 
     def __init__(self, context: SessionContext, client_info: ClientInfo) -> None:
         client_info.id = number = next(_ids)
@@ -128,6 +134,7 @@ class Session:
         self._fd = self.client.fileno()
         self._client_key = self._lease = self._server_socket = self._tunnel = None
         self._sent_nothing = False
+        self._wanted_end: EndReason | None = None
         listener = client_info.listener
         self.record = SessionRecord(
             id=number,
@@ -137,6 +144,7 @@ class Session:
             tls=listener.bind.mode == "tls",
             client=client_info.name,
         )
+        context.registry.sessions[number] = self
 
     async def run(self, client_info: ClientInfo) -> None:
         """Proxy the session to its end. Raises nothing but Cancelled.
@@ -250,6 +258,7 @@ class Session:
 
     def _start_dispatch(self, client_info: ClientInfo, route: config.Route | None) -> Dispatch:
         context, record = self.context, self.record
+        self._raise_if_unwanted()
         name = (route and route.backend) or context.config.backend
         assert name is not None  # noqa: S101 - _select_route has checked it
         record.phase, record.backend = Phase.CONNECT, name
@@ -258,6 +267,7 @@ class Session:
         return Dispatch(self._lease, wait, client_info, context.poller)
 
     def _open_tunnel(self, server_socket: socket.socket, lease: SlotLease) -> Tunnel:
+        self._raise_if_unwanted()
         self.record.phase = Phase.DATA
         timeouts = self.context.config.timeouts
         self._tunnel = tunnel = Tunnel(
@@ -273,6 +283,62 @@ class Session:
             self._log_start()
         return tunnel
 
+    # What an operator sees, and ends
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether it has a server, and relays bytes."""
+        return self._tunnel is not None
+
+    @property
+    def local_address(self) -> str:
+        """The address and port that the client connected to here, empty for a Unix socket."""
+        return local_address(self._fd)
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was accepted."""
+        return self.context.poller.clock() - self._started_at
+
+    @property
+    def idle(self) -> float:
+        """Seconds since the last byte in either direction. Before it is connected: since it was accepted."""
+        tunnel = self._tunnel
+        if tunnel is None:
+            return self.age
+        return self.context.poller.clock() - max(tunnel.client.last_activity, tunnel.server.last_activity)
+
+    @property
+    def bytes_in(self) -> int:
+        """Bytes from the client so far, without TLS."""
+        return self._tunnel.to_server.received if self._tunnel is not None else 0
+
+    @property
+    def bytes_out(self) -> int:
+        """Bytes from the server so far, without TLS."""
+        return self._tunnel.to_client.received if self._tunnel is not None else 0
+
+    def end(self, reason: EndReason) -> None:
+        """End it, because the operator wants that.
+
+        Args:
+            reason: Its end reason if it is connected: STOPPED, DRAINED or KILLED. Before that, it ends with the
+                reason of its phase, such as STOPPED_QUEUED, and this one is the detail.
+        """
+        if self._tunnel is not None:
+            self._tunnel.abort(reason)
+            return
+        self._wanted_end = reason
+        if self._lease is not None and self._lease.wait is not None:
+            self._lease.wait.end_session(_END_IF_CANCELLED[self.record.phase])
+        else:
+            stop_reading(self._fd)
+
+    def _raise_if_unwanted(self) -> None:
+        """Raise SessionEndedError if the operator has ended the session in the phase before."""
+        if self._wanted_end is not None:
+            raise SessionEndedError(_END_IF_CANCELLED[self.record.phase])
+
     # The end
 
     def _finish(self) -> None:
@@ -281,7 +347,10 @@ class Session:
         Faults of one of these steps do not keep the others from being done, and are logged as in ``run``.
         """
         record = self.record
-        if record.end is None:
+        if self._wanted_end is not None and self._tunnel is None:
+            # Whatever ended the phase, the reason was the operator.
+            record.end, record.detail = _END_IF_CANCELLED[record.phase], self._wanted_end.name
+        elif record.end is None:
             record.end = _END_IF_CANCELLED[record.phase]
         try:
             for step in (self._release_counters, self._close):
@@ -290,6 +359,7 @@ class Session:
                 except Exception as fault:  # noqa: BLE001 - as in run
                     self._log_fault(fault)
         finally:
+            self.context.registry.sessions.pop(record.id, None)
             self.context.limits.leave()
 
     def _release_counters(self) -> None:
@@ -313,6 +383,8 @@ class Session:
             context.poller.forget(self._fd)
             if end.phase in (Phase.CONNECT, Phase.QUEUE) and end.by is EndedBy.CLIENT:
                 self._sent_nothing = not has_unread(self.client)
+        elif end.by is EndedBy.ADMIN:
+            close_in_order(tunnel)
         self.client.close()
         if self._server_socket is not None:
             if tunnel is None:

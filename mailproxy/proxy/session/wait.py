@@ -26,8 +26,8 @@ class InterruptibleWait:
 
     - Its timeout: ``raise_if_ended`` returns, and the caller decides.
     - The server goes down (``end_wait``): the same, the session tries another server.
-    - The client closes (``end_session`` in the queue, ``end_session_soon`` elsewhere): ``raise_if_ended``
-      raises.
+    - The client closes (``end_session`` in the queue, ``end_session_soon`` elsewhere), or the operator ends the
+      session (``end_session``): ``raise_if_ended`` raises.
     - The operator stops the proxy: ``trio.Cancelled`` passes through, as in every phase.
 
     ``_end`` is the end reason of the session if the scope is cancelled, be it by its deadline or at once. It
