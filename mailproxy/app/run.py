@@ -10,13 +10,13 @@ import trio
 
 from mailproxy.app.api import open_service
 from mailproxy.app.privileges import check_capabilities, drop_privileges, wanted_owner
+from mailproxy.app.reload import reload_file
 from mailproxy.app.startup import load_and_check, open_all
 from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Config
 from mailproxy.log.events import DESCRIPTORS_SHORT
 from mailproxy.net.listener import close_slots
 from mailproxy.net.notify import notify_draining, notify_ready, notify_stopping
-from mailproxy.proxy.config_change import log_if_changed
 from mailproxy.proxy.process import (
     descriptor_shortage,
     fill_standard_descriptors,
@@ -27,7 +27,7 @@ from mailproxy.proxy.process import (
 )
 from mailproxy.proxy.signals import SIGNALS, SignalAction, log_ignored, log_stopping, signal_action
 from mailproxy.proxy.single_process import SingleProcess
-from mailproxy.proxy.supervise import supervise
+from mailproxy.proxy.supervise import contained, supervise
 from mailproxy.workers.supervisor import run_supervisor
 
 
@@ -104,10 +104,14 @@ async def _handle_signals(process: SingleProcess, signals: object, nursery: trio
                 log.reopen()
             case SignalAction.RELOAD:
                 log.reopen()
-                process.monitor.scan_certificates()
-                nursery.start_soon(log_if_changed, service.config, log)
+                nursery.start_soon(_reload_contained, process)
             case SignalAction.IGNORE:
                 log_ignored(log)
+
+
+async def _reload_contained(process: SingleProcess) -> None:
+    with contained(process.service.log, "reload"):
+        await reload_file(process)
 
 
 async def _reap_orphans() -> None:

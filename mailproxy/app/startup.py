@@ -50,7 +50,7 @@ def open_all(
         else open_for_workers(config, terminators, workers)
     )
     try:
-        _check_ports(config, slots[0])
+        check_ports(config, slots[0])
         outputs = _open_log(config, owner, shared=workers > 1)
     except ConfigError:
         close_slots(slots)
@@ -74,7 +74,7 @@ def _open_log(config: Config, owner: tuple[int, int] | None, *, shared: bool) ->
     return outputs
 
 
-def _check_ports(config: Config, listeners: list[Listener]) -> None:
+def check_ports(config: Config, listeners: list[Listener]) -> None:
     """Raise ConfigError if a server without a port has a bind without one: an inherited socket that is a Unix socket."""
     for listener in listeners:
         frontend = config.frontends[listener.frontend]

@@ -55,6 +55,14 @@ class Clients:
         )
         self.leave: Callable[[int], None] = self._limits.remove
 
+    def take_over(self, before: Clients) -> None:
+        """Count on from what another configuration of this frontend has counted, as far as both limit the same."""
+        self.refused = before.refused
+        if self._limits.max_sessions and before._limits.max_sessions:
+            self._limits.sessions = before._limits.sessions
+        if self._rate is not None and before._rate is not None and self._rate.per == before._rate.per:
+            self._limits.rates = before._limits.rates
+
     def enter(self, client_info: ClientInfo) -> int | None:
         """Count a session of this client.
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import trio
+from attrs import define, evolve, field
 
 from mailproxy import config
 from mailproxy.log import Log
@@ -32,6 +33,19 @@ _CONNECTION_ERRNOS = {
     errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.ENOPROTOOPT, errno.EHOSTDOWN, errno.ENONET,
     errno.EHOSTUNREACH, errno.EOPNOTSUPP, errno.ENETUNREACH,
 }  # fmt: skip
+
+
+@define(eq=False)
+class _AcceptLoop:
+    """The task that accepts at one socket.
+
+    Attributes:
+        listener: The listener of the socket. A reload replaces it by one with the same socket.
+        scope: Cancelled when the socket is no longer this frontend's.
+    """
+
+    listener: Listener
+    scope: trio.CancelScope = field(factory=trio.CancelScope)
 
 
 class Frontend:
@@ -71,6 +85,9 @@ class Frontend:
             poller=poller,
             log=log,
         )
+        self._loops: dict[object, _AcceptLoop] = {}  # by socket
+        self._accepting: trio.Nursery | None = None
+        self._sessions: trio.Nursery | None = None
         self._draining = trio.Event()
         self._sessions_scope = trio.CancelScope()
         self._overload = Overload(frontend.name, listeners, limits=limits, log=log)
@@ -87,30 +104,87 @@ class Frontend:
             Stops the sessions, too; each still writes its line.
         """
         with self._sessions_scope:
-            async with trio.open_nursery() as sessions:
+            async with trio.open_nursery() as self._sessions:
                 try:
-                    async with trio.open_nursery() as accepting:
+                    async with trio.open_nursery() as self._accepting:
                         for listener in self.listeners:
-                            accepting.start_soon(
-                                supervise,
-                                self.log,
-                                f"accepting on {listener.name}",
-                                self._accept,
-                                listener,
-                                sessions,
-                            )
-                            log_listening(
-                                self.log,
-                                self.name,
-                                name=listener.name,
-                                address=listener.address,
-                                mode=listener.bind.mode,
-                            )
+                            self._start_accepting(listener)
                         task_status.started()
                         await self._draining.wait()
-                        accepting.cancel_scope.cancel()
+                        self._accepting.cancel_scope.cancel()
                 finally:
+                    self._accepting = None
                     close_all(self.listeners)
+
+    def _start_accepting(self, listener: Listener) -> None:
+        assert self._accepting is not None  # noqa: S101 - called while it runs
+        self._loops[listener.socket] = loop = _AcceptLoop(listener)
+        self._accepting.start_soon(self._run_loop, loop)
+        log_listening(
+            self.log, self.name, name=listener.name, address=listener.address, mode=listener.bind.mode
+        )
+
+    async def _run_loop(self, loop: _AcceptLoop) -> None:
+        with loop.scope:
+            await supervise(self.log, f"accepting on {loop.listener.name}", self._accept, loop)
+
+    # Reload
+
+    def reconfigure(
+        self,
+        frontend: config.Frontend,
+        listeners: Sequence[Listener],
+        *,
+        backends: Mapping[str, Backend],
+        clients: Clients | None,
+    ) -> None:
+        """Use another configuration for new sessions. Those that are there keep theirs.
+
+        Args:
+            frontend: The frontend's table.
+            listeners: The listeners of its binds. One with a socket of this frontend goes on without a pause. The
+                caller closes those that are in it no longer.
+            backends: All backends by name.
+            clients: Counts the sessions of each client; None without limits per client.
+        """
+        self._clients, self.listeners = clients, listeners
+        self._context = evolve(
+            self._context,
+            config=frontend,
+            backends=backends,
+            routes=Routes(frontend.routes, frontend.name),
+            clients=clients,
+        )
+        self._overload.reconfigure(listeners)
+        self.release(self._loops.keys() - {listener.socket for listener in listeners})
+        if self._accepting is None:  # it drains, or has not been started
+            return
+        for listener in listeners:
+            if (loop := self._loops.get(listener.socket)) is not None:
+                loop.listener = listener
+            else:
+                self._start_accepting(listener)
+
+    def release(self, sockets: Iterable[object]) -> None:
+        """Stop accepting at these sockets, as far as they are this frontend's, and leave them open."""
+        for socket in sockets:
+            if (loop := self._loops.pop(socket, None)) is not None:
+                loop.scope.cancel()
+
+    def retire(self, deadline: float) -> None:
+        """Stop accepting, because the frontend is gone. As ``drain``, but the caller closes the listeners."""
+        self.release(tuple(self._loops))
+        self.listeners = ()
+        self.drain(deadline)
+
+    @property
+    def backend_names(self) -> tuple[str, ...]:
+        """The backends that new sessions may go to."""
+        return self._context.config.backend_names
+
+    def has_socket(self, listener: Listener) -> bool:
+        """Whether it accepts at the socket of this listener, perhaps in another configuration."""
+        return listener.socket in self._loops
 
     def drain(self, deadline: float) -> None:
         """Stop accepting. Sessions go on until ``deadline`` on trio's clock and are stopped then."""
@@ -127,12 +201,16 @@ class Frontend:
         """The number of sessions that this process has ended because their client was over its limits."""
         return self._clients.refused if self._clients is not None else 0
 
-    async def _accept(self, listener: Listener, sessions: trio.Nursery) -> None:
-        limits, overload = self._limits, self._overload
+    async def _accept(self, loop: _AcceptLoop) -> None:
+        limits, overload, sessions = self._limits, self._overload, self._sessions
+        assert sessions is not None  # noqa: S101 - run has opened it
         while True:
-            await trio.lowlevel.wait_readable(listener.socket)
+            await trio.lowlevel.wait_readable(loop.listener.socket)
             while (limit := limits.reached_limit) is not None:
-                await overload.wait_for_room(limit, listener)
+                await overload.wait_for_room(limit, loop.listener)
+            if loop.scope.cancel_called:  # a reload has closed the socket in this scheduler step
+                return
+            listener = loop.listener
             for _ in range(_ACCEPTS_PER_TURN):
                 try:
                     sock, peer = listener.accept()

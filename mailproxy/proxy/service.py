@@ -6,24 +6,28 @@ frontends, and each frontend owns its sessions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
 import trio
 from attrs import frozen
 
+from mailproxy import config
 from mailproxy.config import Config
 from mailproxy.log import Log
+from mailproxy.log.end_reasons import DRAINED
 from mailproxy.log.events import DRAINING, READY, STOPPED
+from mailproxy.net.handover import Handover
 from mailproxy.net.listener import Listener, close_all
 from mailproxy.net.poller import open_poller
 from mailproxy.net.relay import open_relay
 from mailproxy.proxy.backend.backend import Backend
+from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.client_limits import Clients
 from mailproxy.proxy.frontend import Frontend
 from mailproxy.proxy.limits import SessionLimit, SessionLimits
-from mailproxy.proxy.session.registry import SessionRegistry
+from mailproxy.proxy.session.registry import LiveSession, SessionRegistry
 from mailproxy.proxy.supervise import log_failure, supervise
 
 
@@ -76,31 +80,52 @@ class Service:
         self.backends = backends
         self.log = log
         self.registry = SessionRegistry()
-        self._listeners = listeners
-        self._process_limit = process_limit
+        self.limits = limits
+        self._listeners: Sequence[Listener] = listeners
+        self.process_limit = process_limit
         self._monitor = monitor
+        self._nursery: trio.Nursery | None = None
+        self._frontends_nursery: trio.Nursery | None = None
+        self._is_draining = False
+        self._retired_sessions = 0
         self._poller = open_poller(partial(log_failure, log, "a session"))
         self._relay = open_relay(config.process.relay, self._poller)
         self.frontends = {
-            name: Frontend(
-                frontend,
-                [listener for listener in listeners if listener.frontend == name],
-                backends=backends,
-                limits=limits[name].sessions,
-                clients=limits[name].clients,
-                registry=self.registry,
-                relay=self._relay,
-                poller=self._poller,
-                log=log,
+            name: self._make_frontend(
+                frontend, [listener for listener in listeners if listener.frontend == name]
             )
             for name, frontend in config.frontends.items()
         }
         self.ended = trio.Event()
 
+    def _make_frontend(self, frontend: config.Frontend, listeners: Sequence[Listener]) -> Frontend:
+        limits = self.limits[frontend.name]
+        return Frontend(
+            frontend,
+            listeners,
+            backends=self.backends,
+            limits=limits.sessions,
+            clients=limits.clients,
+            registry=self.registry,
+            relay=self._relay,
+            poller=self._poller,
+            log=self.log,
+        )
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether it accepts sessions: it has been started, and does not drain."""
+        return self._frontends_nursery is not None and not self._is_draining
+
+    @property
+    def listeners(self) -> Sequence[Listener]:
+        """The open listeners of all frontends."""
+        return self._listeners
+
     @property
     def sessions(self) -> int:
         """The sessions of all frontends now; in a worker, those of all workers."""
-        return self._process_limit.sessions
+        return self.process_limit.sessions
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until drained or cancelled; started once servers were checked and every bind listens.
@@ -113,6 +138,7 @@ class Service:
         """
         try:
             async with trio.open_nursery() as nursery:
+                self._nursery = nursery
                 nursery.start_soon(self.log.run)
                 await nursery.start(self._poller.serve)
                 nursery.start_soon(supervise, self.log, "relay", self._relay.serve)
@@ -122,24 +148,118 @@ class Service:
                 async with trio.open_nursery() as frontends:
                     for frontend in self.frontends.values():
                         await frontends.start(frontend.run)
+                    self._frontends_nursery = frontends
                     self.log.event(READY, "mailproxy is ready")
                     task_status.started()
                 nursery.cancel_scope.cancel()
         finally:
+            self._is_draining = True
             close_all(self._listeners)  # also those of frontends that were never started
-            sessions = sum(
-                server.counts.sessions for each in self.backends.values() for server in each.servers
-            )
+            sessions = self._retired_sessions + self._count_sessions(self._servers)
             self.log.event(STOPPED, "mailproxy has stopped", sessions=sessions)
             await self.log.finish()  # noqa: ASYNC102 - shields itself, with a deadline of its own
             self.ended.set()
 
     def drain(self, seconds: float) -> None:
         """Accept no more connections, and close sessions that are open after ``seconds``. ``run`` then ends."""
+        self._is_draining = True
         log_draining(self.log, self.sessions, seconds)
         deadline = trio.current_time() + seconds
         for frontend in self.frontends.values():
             frontend.drain(deadline)
+
+    # Reload
+
+    @property
+    def _servers(self) -> set[BackendServer]:
+        return {server for backend in self.backends.values() for server in backend.servers}
+
+    @staticmethod
+    def _count_sessions(servers: Iterable[BackendServer]) -> int:
+        return sum(server.counts.sessions for server in servers)
+
+    def reconfigure(
+        self,
+        config: Config,
+        handover: Handover,
+        *,
+        backends: Mapping[str, Backend],
+        limits: Mapping[str, FrontendLimits],
+        retired: Iterable[BackendServer],
+    ) -> None:
+        """Use another configuration from now on, while it serves. The caller has reconfigured backends and limits.
+
+        New sessions use it. Those that are there keep theirs. If their bind, their route or their server is gone, or the
+        server has another address, they have ``drain_timeout`` to end.
+
+        Args:
+            config: The configuration.
+            handover: Its listeners.
+            backends: Its backends by name.
+            limits: The limits of each frontend, by name.
+            retired: The servers that are gone.
+        """
+        assert self._nursery is not None and self._frontends_nursery is not None  # noqa: S101, PT018 - is_serving
+        deadline = trio.current_time() + config.process.drain_timeout
+        for name, backend in backends.items():
+            if name not in self.backends:
+                self._nursery.start_soon(backend.run_timers)
+        for name, backend in self.backends.items():
+            if name not in backends:
+                backend.stop_timers()
+        self.config, self.backends, self.limits = config, backends, limits
+        self._listeners = handover.listeners
+        self._retired_sessions += self._count_sessions(retired)
+        before, self.frontends = self.frontends, {}
+        for name, frontend in before.items():
+            if name not in config.frontends:
+                frontend.retire(deadline)
+        # The sockets that move leave their old frontends before the new ones accept there: two tasks cannot wait at one.
+        moved = {new.socket for new, old in handover.kept if new.frontend != old.frontend}
+        for name, frontend in before.items():
+            if name in config.frontends:
+                frontend.release(moved)
+        handover.complete()
+        for name, table in config.frontends.items():
+            listeners = [listener for listener in handover.listeners if listener.frontend == name]
+            known = before.get(name)
+            if known is None:
+                self.frontends[name] = new = self._make_frontend(table, listeners)
+                self._frontends_nursery.start_soon(new.run)
+            else:
+                self.frontends[name] = known
+                known.reconfigure(table, listeners, backends=backends, clients=limits[name].clients)
+        close_all(handover.gone)
+        self._end_orphans_at(deadline)
+
+    def _end_orphans_at(self, deadline: float) -> None:
+        """At the deadline, end the sessions that are orphans now, or that become it because they have no server yet."""
+        assert self._nursery is not None  # noqa: S101 - is_serving
+        servers = self._servers
+        candidates = self.registry.select(
+            lambda session: not session.is_connected or self._is_orphan(session, servers)
+        )
+        if any(self._is_orphan(session, servers) for session in candidates):
+            numbers = [session.record.id for session in candidates]
+            self._nursery.start_soon(self._end_orphans, numbers, deadline)
+
+    async def _end_orphans(self, numbers: Iterable[int], deadline: float) -> None:
+        await trio.sleep_until(deadline)
+        servers = self._servers
+        for number in numbers:
+            session = self.registry.get(number)
+            if session is not None and self._is_orphan(session, servers):
+                session.end(DRAINED)
+
+    def _is_orphan(self, session: LiveSession, servers: Collection[BackendServer]) -> bool:
+        """Whether the bind, the route or the server of a session is gone."""
+        record, server = session.record, session.server
+        frontend = self.frontends.get(record.frontend)
+        if frontend is None or not frontend.has_socket(session.listener):
+            return True
+        if not record.backend:  # it has no route yet
+            return False
+        return record.backend not in frontend.backend_names or (server is not None and server not in servers)
 
 
 def log_draining(log: Log, sessions: int, seconds: float) -> None:

@@ -2,28 +2,125 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from random import SystemRandom
 
-from attrs import frozen
+import trio
+from attrs import field, frozen
 
 from mailproxy.certificates.reloader import CertificateReloader
 from mailproxy.config import Config
+from mailproxy.config import Frontend as FrontendConfig
 from mailproxy.log import Log
+from mailproxy.net.handover import Handover
 from mailproxy.net.listener import Listener
 from mailproxy.proxy.backend.backend import Backend
-from mailproxy.proxy.backend.server import ServerContexts
+from mailproxy.proxy.backend.factory import make_pool
+from mailproxy.proxy.backend.server import BackendServer, ServerContexts
 from mailproxy.proxy.client_limits import client_limits
 from mailproxy.proxy.limits import SessionLimit, SessionLimits
 from mailproxy.proxy.monitor import ServerMonitor, ports_of
 from mailproxy.proxy.service import FrontendLimits, Service
 
 
+@frozen(kw_only=True)
+class Generation:
+    """Another configuration, with everything that can fail opened and loaded.
+
+    Attributes:
+        config: The configuration.
+        handover: Its listeners.
+        servers: The servers of each backend as they are made from it, with the addresses of new host names.
+        server_contexts: TLS towards servers.
+        reloader: Reloads its TLS files; None if there are none.
+        max_sessions: The limit on sessions of the process.
+    """
+
+    config: Config
+    handover: Handover
+    servers: Mapping[str, Sequence[BackendServer]]
+    server_contexts: ServerContexts
+    reloader: CertificateReloader | None
+    max_sessions: int
+
+
 @frozen
 class SingleProcess:
-    """A service and the monitor of its servers. Running the service runs both."""
+    """A service and the monitor of its servers. Running the service runs both.
+
+    Attributes:
+        service: The service.
+        monitor: Its monitor.
+        reload_lock: Held during a reload: there is one at a time.
+    """
 
     service: Service
     monitor: ServerMonitor
+    reload_lock: trio.Lock = field(factory=trio.Lock)
+
+    def reconfigure(self, new: Generation) -> None:
+        """Use another configuration from now on. Nothing waits here and nothing can fail: no session sees half of it.
+
+        The caller holds ``monitor.certificate_lock``, and ``service.is_serving`` is true.
+        """
+        service, config = self.service, new.config
+        servers_before = {server for each in service.backends.values() for server in each.servers}
+        backends: dict[str, Backend] = {}
+        for name, table in config.backends.items():
+            if (backend := service.backends.get(name)) is not None:
+                backend.reconfigure(table, new.servers[name])
+                backends[name] = backend
+            else:
+                random = SystemRandom()
+                pool = make_pool(table, new.servers[name], random)
+                backends[name] = Backend(table, new.server_contexts, service.log, random, pool=pool)
+        servers = {server for each in backends.values() for server in each.servers}
+        counts = {
+            id(server.counts) for server in servers
+        }  # a server with another address has those of its name
+        service.process_limit.change(new.max_sessions)
+        service.reconfigure(
+            config,
+            new.handover,
+            backends=backends,
+            limits={name: self._limits(frontend) for name, frontend in config.frontends.items()},
+            retired=[server for server in servers_before if id(server.counts) not in counts],
+        )
+        self.monitor.reconfigure(
+            config,
+            backends,
+            new.server_contexts,
+            ports=ports_of(new.handover.listeners),
+            reloader=new.reloader,
+        )
+
+    def _limits(self, frontend: FrontendConfig) -> FrontendLimits:
+        """Return the limits of a frontend: those that it has, changed, or new ones."""
+        service, name = self.service, frontend.name
+        if name not in service.limits:
+            return _make_limits(frontend, service.process_limit)
+        limits, before = service.limits[name], service.config.frontends[name]
+        limits.sessions.frontend.change(frontend.max_sessions)
+        if _client_keys(frontend) == _client_keys(before):
+            return limits
+        clients = client_limits(frontend)
+        if clients is not None and limits.clients is not None:
+            clients.take_over(limits.clients)
+        return FrontendLimits(limits.sessions, clients)
+
+
+def _client_keys(frontend: FrontendConfig) -> object:
+    return (
+        frontend.max_sessions_per_client,
+        frontend.max_session_rate_per_client,
+        frontend.max_sessions_per_client_exempt,
+    )
+
+
+def _make_limits(frontend: FrontendConfig, process_limit: SessionLimit) -> FrontendLimits:
+    return FrontendLimits(
+        SessionLimits(SessionLimit(frontend.max_sessions), process_limit), client_limits(frontend)
+    )
 
 
 def build_single_process(
@@ -59,12 +156,7 @@ def build_single_process(
         random=random,
     )
     process_limit = SessionLimit(max_sessions)
-    limits = {
-        name: FrontendLimits(
-            SessionLimits(SessionLimit(frontend.max_sessions), process_limit), client_limits(frontend)
-        )
-        for name, frontend in config.frontends.items()
-    }
+    limits = {name: _make_limits(frontend, process_limit) for name, frontend in config.frontends.items()}
     service = Service(
         config,
         listeners,

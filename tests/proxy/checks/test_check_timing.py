@@ -348,8 +348,10 @@ async def test_the_first_round_is_over_after_a_while_anyway(autojump_clock: Mock
 
 async def test_nothing_to_check_is_no_reason_to_wait(autojump_clock: MockClock) -> None:
     start = trio.current_time()
-    await HealthChecker([], log=RecordingLog(), chance=NoChance()).run()
-    assert trio.current_time() == start
+    async with trio.open_nursery() as nursery:
+        await nursery.start(HealthChecker([], log=RecordingLog(), chance=NoChance()).run)
+        assert trio.current_time() == start
+        nursery.cancel_scope.cancel()
 
 
 # What judges nothing
