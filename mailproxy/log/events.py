@@ -41,7 +41,18 @@ LISTENING = Event("listening", "info", ("frontend", "bind", "address", "mode"),
 READY = Event("ready", "info", ("workers",),
     meaning="every bind listens, host names are resolved, servers have been checked once")
 DRAINING = Event("draining", "warning", ("sessions", "seconds"),
-    meaning="the proxy stops: it accepts no more sessions, and open ones have `drain_timeout` to end")
+    meaning="the proxy stops: it accepts no more sessions, and open ones end within `drain_timeout`, idle ones first")
+DRAIN_STARTED = Event("drain-started", "warning", ("what", "purpose", "sessions", "seconds"),
+    meaning="the operator has the sessions of a server or frontend (`what`) ended within `seconds`; `purpose` is `drain` if "
+    "idle ones end first, or `kill`")
+DRAIN_PROGRESS = Event("drain-progress", "info", ("what", "left", "idle", "seconds"),
+    meaning="how far a drain has come, also that of the whole process (`what` is `process`): `left` sessions have `seconds` "
+    "until the deadline; every 10 seconds, or 60 times if it takes over 10 minutes")
+# Warnings like drain-started, so that a target with the level warning has both.
+DRAIN_ENDED = Event("drain-ended", "warning", ("what",),
+    meaning="the last session of a drain has ended")
+DRAIN_CANCELLED = Event("drain-cancelled", "warning", ("what", "left"),
+    meaning="the operator has cancelled a drain; `left` sessions go on")
 STOPPING = Event("stopping", "warning",
     meaning="the proxy stops at once and closes all sessions")
 STOPPED = Event("stopped", "info", ("sessions",),

@@ -6,8 +6,9 @@ frontends, and each frontend owns its sessions.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from random import SystemRandom
 from typing import Protocol
 
 import trio
@@ -16,7 +17,6 @@ from attrs import frozen
 from mailproxy import config
 from mailproxy.config import Config
 from mailproxy.log import Log
-from mailproxy.log.end_reasons import DRAINED
 from mailproxy.log.events import DRAINING, READY, STOPPED
 from mailproxy.net.handover import Handover
 from mailproxy.net.listener import Listener, close_all
@@ -25,10 +25,14 @@ from mailproxy.net.relay import open_relay
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.client_limits import Clients
+from mailproxy.proxy.drain import PROCESS, Drainer, Purpose
 from mailproxy.proxy.frontend import Frontend
 from mailproxy.proxy.limits import SessionLimit, SessionLimits
+from mailproxy.proxy.process import worker_count
 from mailproxy.proxy.session.registry import LiveSession, SessionRegistry
 from mailproxy.proxy.supervise import log_failure, supervise
+
+_STOP_TIMEOUT_S = 1.0  # for the sessions that are ended at the deadline of a drain
 
 
 class Monitor(Protocol):
@@ -63,6 +67,7 @@ class Service:
 
     Attributes:
         registry: The live sessions of this process.
+        drainer: Ends them for an operator.
     """
 
     def __init__(
@@ -80,6 +85,13 @@ class Service:
         self.backends = backends
         self.log = log
         self.registry = SessionRegistry()
+        self.drainer = Drainer(
+            self.registry,
+            log,
+            idle_first=config.process.idle_first,
+            rate=config.process.drain_rate / worker_count(config),
+            random=SystemRandom(),
+        )
         self.limits = limits
         self._listeners: Sequence[Listener] = listeners
         self.process_limit = process_limit
@@ -88,6 +100,7 @@ class Service:
         self._frontends_nursery: trio.Nursery | None = None
         self._is_draining = False
         self._retired_sessions = 0
+        self._reloads = 0
         self._poller = open_poller(partial(log_failure, log, "a session"))
         self._relay = open_relay(config.process.relay, self._poller)
         self.frontends = {
@@ -142,6 +155,7 @@ class Service:
                 nursery.start_soon(self.log.run)
                 await nursery.start(self._poller.serve)
                 nursery.start_soon(supervise, self.log, "relay", self._relay.serve)
+                nursery.start_soon(supervise, self.log, "drainer", self.drainer.run)
                 for backend in self.backends.values():
                     nursery.start_soon(backend.run_timers)
                 await nursery.start(self._monitor.run)
@@ -155,28 +169,23 @@ class Service:
         finally:
             self._is_draining = True
             close_all(self._listeners)  # also those of frontends that were never started
-            sessions = self._retired_sessions + self._count_sessions(self._servers)
+            servers = (server for each in self.backends.values() for server in each.servers)
+            sessions = self._retired_sessions + _count_sessions(servers)
             self.log.event(STOPPED, "mailproxy has stopped", sessions=sessions)
             await self.log.finish()  # noqa: ASYNC102 - shields itself, with a deadline of its own
             self.ended.set()
 
     def drain(self, seconds: float) -> None:
-        """Accept no more connections, and close sessions that are open after ``seconds``. ``run`` then ends."""
+        """Accept no more connections, and end all sessions within ``seconds``, idle ones first. ``run`` then ends."""
         self._is_draining = True
         log_draining(self.log, self.sessions, seconds)
-        deadline = trio.current_time() + seconds
+        self.drainer.start(str(PROCESS), PROCESS.matches, seconds, Purpose.STOP)
+        # The drainer ends the last sessions at the deadline. This is for what it cannot end.
+        deadline = trio.current_time() + seconds + _STOP_TIMEOUT_S
         for frontend in self.frontends.values():
             frontend.drain(deadline)
 
     # Reload
-
-    @property
-    def _servers(self) -> set[BackendServer]:
-        return {server for backend in self.backends.values() for server in backend.servers}
-
-    @staticmethod
-    def _count_sessions(servers: Iterable[BackendServer]) -> int:
-        return sum(server.counts.sessions for server in servers)
 
     def reconfigure(
         self,
@@ -200,20 +209,23 @@ class Service:
             retired: The servers that are gone.
         """
         assert self._nursery is not None and self._frontends_nursery is not None  # noqa: S101, PT018 - is_serving
-        deadline = trio.current_time() + config.process.drain_timeout
+        seconds = config.process.drain_timeout
+        self.drainer.reconfigure(
+            idle_first=config.process.idle_first, rate=config.process.drain_rate / worker_count(config)
+        )
         for name, backend in backends.items():
             if name not in self.backends:
                 self._nursery.start_soon(backend.run_timers)
         for name, backend in self.backends.items():
             if name not in backends:
-                backend.stop_timers()
+                backend.retire()
         self.config, self.backends, self.limits = config, backends, limits
         self._listeners = handover.listeners
-        self._retired_sessions += self._count_sessions(retired)
+        self._retired_sessions += _count_sessions(retired)
         before, self.frontends = self.frontends, {}
         for name, frontend in before.items():
             if name not in config.frontends:
-                frontend.retire(deadline)
+                frontend.retire(trio.current_time() + seconds + _STOP_TIMEOUT_S)
         # The sockets that move leave their old frontends before the new ones accept there: two tasks cannot wait at one.
         moved = {new.socket for new, old in handover.kept if new.frontend != old.frontend}
         for name, frontend in before.items():
@@ -230,28 +242,25 @@ class Service:
                 self.frontends[name] = known
                 known.reconfigure(table, listeners, backends=backends, clients=limits[name].clients)
         close_all(handover.gone)
-        self._end_orphans_at(deadline)
+        self._drain_orphans(seconds)
 
-    def _end_orphans_at(self, deadline: float) -> None:
-        """At the deadline, end the sessions that are orphans now, or that become it because they have no server yet."""
-        assert self._nursery is not None  # noqa: S101 - is_serving
-        servers = self._servers
-        candidates = self.registry.select(
-            lambda session: not session.is_connected or self._is_orphan(session, servers)
-        )
-        if any(self._is_orphan(session, servers) for session in candidates):
-            numbers = [session.record.id for session in candidates]
-            self._nursery.start_soon(self._end_orphans, numbers, deadline)
+    def _drain_orphans(self, seconds: float) -> None:
+        """End the sessions that are orphans now, or that become it because they have no server yet."""
+        self._reloads += 1
+        candidates = {
+            session.record.id
+            for session in self.registry.select(
+                lambda session: not session.is_connected or self._is_orphan(session)
+            )
+        }
 
-    async def _end_orphans(self, numbers: Iterable[int], deadline: float) -> None:
-        await trio.sleep_until(deadline)
-        servers = self._servers
-        for number in numbers:
-            session = self.registry.get(number)
-            if session is not None and self._is_orphan(session, servers):
-                session.end(DRAINED)
+        def matches(session: LiveSession) -> bool:
+            return session.record.id in candidates and self._is_orphan(session)
 
-    def _is_orphan(self, session: LiveSession, servers: Collection[BackendServer]) -> bool:
+        if self.registry.select(matches):
+            self.drainer.start(f"reload {self._reloads}", matches, seconds, Purpose.DRAIN)
+
+    def _is_orphan(self, session: LiveSession) -> bool:
         """Whether the bind, the route or the server of a session is gone."""
         record, server = session.record, session.server
         frontend = self.frontends.get(record.frontend)
@@ -259,7 +268,11 @@ class Service:
             return True
         if not record.backend:  # it has no route yet
             return False
-        return record.backend not in frontend.backend_names or (server is not None and server not in servers)
+        return record.backend not in frontend.backend_names or (server is not None and server.is_gone)
+
+
+def _count_sessions(servers: Iterable[BackendServer]) -> int:
+    return sum(server.counts.sessions for server in servers)
 
 
 def log_draining(log: Log, sessions: int, seconds: float) -> None:

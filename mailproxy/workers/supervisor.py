@@ -32,7 +32,13 @@ from mailproxy.ipc.channel import channel_pair, try_send
 from mailproxy.ipc.wakeups import Wakeups
 from mailproxy.log import Output
 from mailproxy.net.listener import Slots, close_slots
-from mailproxy.net.notify import has_service_manager, notify_draining, notify_ready, notify_stopping
+from mailproxy.net.notify import (
+    has_service_manager,
+    notify_draining,
+    notify_ready,
+    notify_reloading,
+    notify_stopping,
+)
 from mailproxy.proxy.process import max_sessions_per_process, tune_gc
 from mailproxy.proxy.signals import SIGNALS, SignalAction, signal_action
 from mailproxy.workers.child import CERTIFICATES_RELOADED, Setup, run_control, run_worker
@@ -207,6 +213,9 @@ class Supervisor:
             self._schedule_shutdown(is_urgent=action is SignalAction.STOP)
             self._stop_signals.append(number)
             close_slots(self.setup.slots)
+        elif action is SignalAction.RELOAD:
+            notify_reloading()  # which the service manager waits for, although the configuration stays as it is
+            notify_ready()
         self._send_to_control(SignalReceived(number))
 
     def _schedule_shutdown(self, *, is_urgent: bool) -> None:

@@ -34,6 +34,17 @@ class Process:
         details="The limit is raised to 1048576 at most.",
     )
     drain_timeout: Seconds = setting("how long sessions may continue after SIGTERM", Seconds(30.0))
+    idle_first: Seconds = setting(
+        "draining ends sessions first that had no byte in either direction for this long",
+        Seconds(30.0),
+        details="Idle sessions end in the first three quarters of the time, the others in the last quarter. Sessions in "
+        "which bytes move end at the deadline, if they have not ended by themselves.",
+    )
+    drain_rate: Positive = setting(
+        "sessions that draining ends in a second at most, in all workers",
+        Positive(200),
+        details="More, if that is needed to meet the deadline. Fewer, if the time allows it: at least a tenth of it.",
+    )
     certificate_interval: PositiveSeconds = setting(
         "how often the files of certificates, keys, CAs and CRLs are checked for changes",
         PositiveSeconds(10.0),

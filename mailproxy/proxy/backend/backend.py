@@ -86,10 +86,12 @@ class Backend:
         """Run slow start and the expiry of stick entries until cancelled."""
         await self._timers.run()
 
-    def stop_timers(self) -> None:
-        """End ``run_timers``, and the look-ups of host names: the backend is gone since a reload."""
+    def retire(self) -> None:
+        """End ``run_timers`` and the look-ups of host names: a reload has removed the backend."""
         self._timers.stop()
         self.resolver.stop()
+        for server in self.servers:
+            server.retire()
 
     def reload_certificates(self, contexts: ServerContexts) -> None:
         """Use these TLS contexts for new connections. Connections that are open keep theirs."""
@@ -144,9 +146,10 @@ class Backend:
         )
         self._timers.reconfigure()
         self.resolver.reconfigure(merged, interval=config.resolve_interval, prefer=config.resolve_prefer)
+        present = set(merged)
         for server in before.values():
-            if server not in merged:
-                server.passive_health = None  # the sessions that it still has can bring it down no longer
+            if server not in present:
+                server.retire()
         if had_usable_server and not self.pool.has_usable_server:
             self._event_log.log_backend_down()
         for server, state in states:

@@ -87,6 +87,7 @@ class BackendServer(Server):
         login: What the last check that looked has learnt about logins.
         failures_unlogged: Failed connections of sessions since the last line about them.
         failure_logged_at: When that line was written.
+        is_gone: Whether a reload has removed it, or given its name another address. Sessions may still have it.
         next_check_scope: Its deadline is the time of the next check.
     """
 
@@ -102,6 +103,7 @@ class BackendServer(Server):
     login: Login | None = field(default=None)
     failures_unlogged: int = field(default=0)
     failure_logged_at: float = field(default=-math.inf)
+    is_gone: bool = field(default=False)
     next_check_scope: trio.CancelScope = field(factory=trio.CancelScope)
 
     @property
@@ -134,6 +136,10 @@ class BackendServer(Server):
         if self.health is not None:
             self.health.require_one_pass()
         self.check_soon()
+
+    def retire(self) -> None:
+        """Take note that a reload has removed it. The sessions that it still has bring it down no longer."""
+        self.is_gone, self.passive_health = True, None
 
     def reconfigure(self, new: BackendServer) -> None:
         """Take over the keys of this server in another configuration, which has the same address.

@@ -55,6 +55,10 @@ class LiveSession(Protocol):
     def bytes_out(self) -> int:
         """Bytes from the server so far, without TLS."""
 
+    @property
+    def has_unsent(self) -> bool:
+        """Whether bytes of one side wait until the other one takes them."""
+
     def end(self, reason: EndReason) -> None:
         """End it.
 
@@ -88,13 +92,3 @@ class SessionRegistry:
     def select(self, matches: Callable[[LiveSession], bool]) -> list[LiveSession]:
         """Return the sessions that match, the oldest first."""
         return [session for session in self.sessions.values() if matches(session)]
-
-
-def of_server(backend: str, server: str) -> Callable[[LiveSession], bool]:
-    """Match the sessions of a server: connected, being connected, or in its queue."""
-    return lambda session: session.record.server == server and session.record.backend == backend
-
-
-def of_frontend(frontend: str) -> Callable[[LiveSession], bool]:
-    """Match the sessions of a frontend."""
-    return lambda session: session.record.frontend == frontend

@@ -327,8 +327,14 @@ class Session:
         """Bytes from the server so far, without TLS."""
         return self._tunnel.to_client.received if self._tunnel is not None else 0
 
+    @property
+    def has_unsent(self) -> bool:
+        """Whether bytes of one side wait until the other one takes them."""
+        tunnel = self._tunnel
+        return tunnel is not None and (tunnel.to_client.is_blocked or tunnel.to_server.is_blocked)
+
     def end(self, reason: EndReason) -> None:
-        """End it, because the operator wants that.
+        """End it, because the operator wants that. Every drain and every kill comes here.
 
         Args:
             reason: Its end reason if it is connected: STOPPED, DRAINED or KILLED. Before that, it ends with the
