@@ -35,8 +35,8 @@ def main() -> None:
 def run(file: Path) -> None:
     """Run in the foreground.
 
-    SIGTERM drains and stops. A second SIGTERM, or SIGINT, stops now. SIGHUP and SIGUSR2 reopen log files, and
-    SIGHUP scans certificate files.
+    SIGTERM drains and stops. A second SIGTERM, or SIGINT, stops now. SIGHUP and SIGUSR2 reopen log files.
+    SIGHUP also scans certificate files and, with one worker, reloads the configuration.
     """
     config = _load(file)
     from mailproxy.app import run as run_proxy  # late, so that other commands need not import trio
