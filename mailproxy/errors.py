@@ -21,14 +21,14 @@ class Fault:
 
     Attributes:
         path: The path of the key in the file, such as ``frontends.imap.bind[0].mode``. Empty for the file as
-            a whole.
+            a whole. A ``ConfigPath`` becomes its text.
         fact: What is wrong, and what to write instead.
         line: The line of the key, from 1. None without a text or without such a key.
         column: Where the key begins in its line, in characters, from 1.
         name: The name of the server or bind that the path counts, if it has one.
     """
 
-    path: str
+    path: str = field(converter=str)
     fact: str
     line: int | None = field(default=None, eq=False, kw_only=True)
     column: int | None = field(default=None, eq=False, kw_only=True)

@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """Spare the garbage collector thousands of collected tests, which live to the end anyway."""
+    """Exclude thousands of collected tests from garbage collection. They live until the end of the run."""
     gc.collect()
     gc.freeze()
 
@@ -59,13 +59,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 @pytest.fixture
 def pem(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> Path:
-    """A certificate with its key."""
+    """Return a file with a certificate and its key."""
     return throw_away_ca.issue("imap.example.com", folder=tmp_path)
 
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A folder that everybody may look into; pytest's own are private."""
+    """Return a folder that every user may read. Folders of pytest are private."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)

@@ -1,4 +1,4 @@
-"""Addresses: what is read, what is refused and why, and that writing and reading again changes nothing."""
+"""Addresses: what is accepted, why the rest is rejected, and that formatting and parsing round-trip."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ paths = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
         ("fd:mailproxy-993.socket", DescriptorAddress("mailproxy-993.socket")),
     ],
 )
-def test_binds(text: str, address: BindAddress) -> None:
+def test_bind_address_is_parsed(text: str, address: BindAddress) -> None:
     assert parse_bind(text) == address
 
 
 @pytest.mark.parametrize(
-    ("text", "fact"),
+    ("text", "message"),
     [
         ("", "has no valid host"),
         ("*", "has no port"),
@@ -105,10 +105,10 @@ def test_binds(text: str, address: BindAddress) -> None:
         ("*:143\n", "has blanks in it"),
     ],
 )
-def test_no_binds(text: str, fact: str) -> None:
+def test_invalid_bind_address_is_rejected(text: str, message: str) -> None:
     with pytest.raises(ValueError) as caught:
         parse_bind(text)
-    assert str(caught.value).startswith(fact)
+    assert str(caught.value).startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -127,12 +127,12 @@ def test_no_binds(text: str, fact: str) -> None:
         ("unix:/run/dovecot/imap.sock", UnixAddress("/run/dovecot/imap.sock")),
     ],
 )
-def test_servers(text: str, address: ServerAddress) -> None:
+def test_server_address_is_parsed(text: str, address: ServerAddress) -> None:
     assert parse_server(text) == address
 
 
 @pytest.mark.parametrize(
-    ("text", "fact"),
+    ("text", "message"),
     [
         ("", "has no valid host"),
         ("*:993", "a server needs a host name or an IP address"),
@@ -154,10 +154,10 @@ def test_servers(text: str, address: ServerAddress) -> None:
         ("10.0.0.1/24", "has no valid host"),
     ],
 )
-def test_no_servers(text: str, fact: str) -> None:
+def test_invalid_server_address_is_rejected(text: str, message: str) -> None:
     with pytest.raises(ValueError) as caught:
         parse_server(text)
-    assert str(caught.value).startswith(fact)
+    assert str(caught.value).startswith(message)
 
 
 @given(st.one_of(
@@ -165,7 +165,7 @@ def test_no_servers(text: str, fact: str) -> None:
     st.builds(UnixAddress, paths),
     st.builds(DescriptorAddress, st.integers(0, 99999) | st.from_regex(r"\A[a-z][!-9;-~]{0,20}\Z")),
 ))  # fmt: skip
-def test_what_is_written_reads_as_the_same_bind(address: BindAddress) -> None:
+def test_bind_address_round_trips(address: BindAddress) -> None:
     assert parse_bind(str(address)) == address
 
 
@@ -173,12 +173,12 @@ def test_what_is_written_reads_as_the_same_bind(address: BindAddress) -> None:
     st.builds(TcpAddress, ipv4 | ipv6 | scoped | host_names, st.none() | ports.filter(bool)),
     st.builds(UnixAddress, paths),
 ))  # fmt: skip
-def test_what_is_written_reads_as_the_same_server(address: ServerAddress) -> None:
+def test_server_address_round_trips(address: ServerAddress) -> None:
     assert parse_server(str(address)) == address
 
 
 @given(st.text() | st.from_regex(r"\A(\[?[0-9a-f:.%*]*\]?|unix:.*|fd:.*)(:[0-9]*)?\Z"))
-def test_what_reads_writes_to_what_reads_the_same(text: str) -> None:
+def test_parsed_text_round_trips(text: str) -> None:
     for parse in (parse_bind, parse_server):
         try:
             address = parse(text)
@@ -188,20 +188,20 @@ def test_what_reads_writes_to_what_reads_the_same(text: str) -> None:
 
 
 @given(st.ip_addresses(v=6), ports)
-def test_an_ipv6_address_is_the_same_however_it_is_written(address: IPv6Address, port: int) -> None:
-    usual = parse_bind(f"[{address}]:{port}")
-    assert parse_bind(f"[{address.exploded}]:{port}") == usual
-    assert parse_bind(f"[{str(address).upper()}]:{port}") == usual
+def test_ipv6_notations_are_equal(address: IPv6Address, port: int) -> None:
+    canonical = parse_bind(f"[{address}]:{port}")
+    assert parse_bind(f"[{address.exploded}]:{port}") == canonical
+    assert parse_bind(f"[{str(address).upper()}]:{port}") == canonical
     assert parse_server(address.exploded) == parse_server(f"[{address}]")
 
 
 @given(st.ip_addresses(), ports)
-def test_join_writes_what_parse_reads(address: IPv4Address | IPv6Address, port: int) -> None:
+def test_join_host_port_output_is_parsed(address: IPv4Address | IPv6Address, port: int) -> None:
     assert parse_bind(join_host_port(str(address), port)) == TcpAddress(str(address), port)
 
 
 @given(host_names)
-def test_names_are_resolved_and_addresses_are_not(name: str) -> None:
+def test_only_addresses_are_literal(name: str) -> None:
     address = parse_server(name)
     assert isinstance(address, TcpAddress)
     assert not address.is_literal
@@ -211,11 +211,11 @@ def test_names_are_resolved_and_addresses_are_not(name: str) -> None:
 # Networks.
 
 
-def networks(*written: str) -> Networks:
-    return Networks(ip_network(text) for text in written)
+def networks(*texts: str) -> Networks:
+    return Networks(ip_network(text) for text in texts)
 
 
-def test_a_network_of_mapped_addresses_is_the_one_of_ipv4() -> None:
+def test_mapped_network_equals_ipv4_network() -> None:
     mapped = networks("::ffff:10.0.0.0/104")
     assert "10.1.2.3" in mapped
     assert "::ffff:10.1.2.3" in mapped
@@ -235,24 +235,24 @@ def test_a_network_of_mapped_addresses_is_the_one_of_ipv4() -> None:
         ("2001:db9::1", False),
         ("fe80::1%eth0", True),
         ("fe80::1", True),
-        # a bind for both families has IPv4 clients so
+        # A bind for both families reports IPv4 clients in this form.
         ("::ffff:10.1.2.3", True),
         ("::ffff:11.1.2.3", False),
-        # but this is an IPv6 address that only looks like one
+        # This is not a mapped address, although it looks like one.
         ("::10.1.2.3", False),
     ],
 )
-def test_an_address_is_in_one_of_some_networks_or_not(host: str, is_inside: bool) -> None:
+def test_address_in_networks(host: str, is_inside: bool) -> None:
     assert (host in networks("10.0.0.0/8", "192.0.2.7", "2001:db8::/32", "fe80::/10")) == is_inside
 
 
-def test_without_networks_nobody_is_inside() -> None:
+def test_empty_networks_contain_no_address() -> None:
     assert not networks()
     assert "10.0.0.1" not in networks()
     assert networks("0.0.0.0/0")
 
 
-def test_everybody_is_of_one_family() -> None:
+def test_wildcard_networks_contain_one_family() -> None:
     assert "192.0.2.1" in networks("0.0.0.0/0")
     assert "::ffff:192.0.2.1" in networks("0.0.0.0/0")
     assert "2001:db8::1" not in networks("0.0.0.0/0")
@@ -264,28 +264,28 @@ def test_everybody_is_of_one_family() -> None:
 
 
 @given(st.ip_addresses(v=4))
-def test_an_ipv4_address_comes_back_from_ipv6(address: IPv4Address) -> None:
+def test_mapped_ipv4_address_round_trips(address: IPv4Address) -> None:
     mapped = map_to_ipv6(str(address))
     assert IPv6Address(mapped).ipv4_mapped == address
     assert unmap_ipv4(f"::ffff:{address}") == str(address)
 
 
 @given(st.ip_addresses(v=6))
-def test_an_ipv6_address_stays_what_it_is(address: IPv6Address) -> None:
+def test_unmapped_ipv6_address_is_unchanged(address: IPv6Address) -> None:
     assume(address.ipv4_mapped is None)
     assert map_to_ipv6(str(address)) == unmap_ipv4(str(address)) == str(address)
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "::1", "fe80::1%eth0", "::ffff:0:192.0.2.1", "::192.0.2.1"])
-def test_what_is_not_mapped_is_left_alone(host: str) -> None:
+def test_unmap_leaves_other_addresses_unchanged(host: str) -> None:
     assert unmap_ipv4(host) == host
 
 
-def test_a_mapped_address_is_written_with_ipv4_at_its_end() -> None:
+def test_mapped_address_is_formatted_with_ipv4_end() -> None:
     assert format_ipv6(IPv6Address("::ffff:c000:201")) == "::ffff:192.0.2.1"
     for host in ("::1", "2001:db8::9", "::c000:201"):
         assert format_ipv6(IPv6Address(host)) == str(IPv6Address(host))
 
 
-def test_a_mapped_address_however_it_is_written() -> None:
+def test_unmap_accepts_every_notation() -> None:
     assert unmap_ipv4("::ffff:c000:201") == unmap_ipv4("::ffff:192.0.2.1") == "192.0.2.1"

@@ -1,4 +1,4 @@
-"""Paths and names that the contributors' pages give exist."""
+"""Contributors' pages: the paths and names on them exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The documentation: generated parts are fresh, links lead somewhere, and every example is tried."""
+"""The documentation: generated parts are current, links have targets, and every example is tested."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support import pages
 from tests.support.pages import LANGUAGES, PAGES, ROOT, Block, all_blocks, anchors, blocks, links
 
 SBIN = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin"
-# Advice that examples have on purpose: they are short, and this machine is not the reader's.
+# Advice that is expected for examples, because they are short and this is not the reader's machine.
 EXPECTED_ADVICE = (
     "sessions would be served as root",
     "so a renewed one needs a restart",  # the files of a test belong to its user
@@ -46,11 +46,11 @@ def parametrize(*languages: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("block", all_blocks(*languages), ids=str)
 
 
-# Generated parts
+# Generated parts.
 
 
 @pytest.fixture(scope="module")
-def write() -> Iterator[ModuleType]:
+def generator() -> Iterator[ModuleType]:
     sys.path.insert(0, str(ROOT / "scripts" / "reference"))
     spec = importlib.util.spec_from_file_location(
         "write_reference", ROOT / "scripts" / "reference" / "write.py"
@@ -67,27 +67,27 @@ def write() -> Iterator[ModuleType]:
     ("file", "maker"), [("docs/configuration.md", "reference"), ("config/mailproxy.schema.json", "schema"),
      ("docs/man/mailproxy.1", "command_manual"), ("docs/man/mailproxy.toml.5", "configuration_manual")],
 )  # fmt: skip
-def test_generated_files_are_fresh(write: ModuleType, file: str, maker: str) -> None:
-    assert (ROOT / file).read_text() == getattr(write, maker)(), "run scripts/write-reference"
+def test_generated_files_are_current(generator: ModuleType, file: str, maker: str) -> None:
+    assert (ROOT / file).read_text() == getattr(generator, maker)(), "run scripts/write-reference"
 
 
-def test_generated_parts_of_the_log_page_are_fresh(write: ModuleType) -> None:
+def test_generated_parts_of_log_page_are_current(generator: ModuleType) -> None:
     page = PAGES["docs/logging.md"]
-    assert write.with_log(page) == page, "run scripts/write-reference"
+    assert generator.with_log(page) == page, "run scripts/write-reference"
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_marks_of_figures_are_closed(page: str) -> None:
-    """scripts/bench --document writes between them: one that is not closed would swallow what follows."""
+    """scripts/bench --document replaces the text after a mark, up to the closing one."""
     marks = re.findall(r"^<!-- (/?speed).*-->$", PAGES[page], re.MULTILINE)
     assert marks == ["speed", "/speed"] * (len(marks) // 2)
 
 
-# Links and blocks
+# Links and blocks.
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_links_lead_somewhere(page: str) -> None:
+def test_links_have_targets(page: str) -> None:
     broken = []
     for target in links(page):
         file, _, anchor = target.partition("#")
@@ -112,7 +112,7 @@ def test_readme_is_short() -> None:
     assert len(PAGES["README.md"].split()) <= 1_800
 
 
-# Configurations
+# Configurations.
 
 
 @parametrize("toml")
@@ -120,16 +120,16 @@ def test_configuration_passes_check(block: Block, tmp_path: Path, throw_away_ca:
     text = pages.with_files(pages.complete(block.text), tmp_path, throw_away_ca)
     file = tmp_path / "etc" / "mailproxy" / "mailproxy.toml"
     file.write_text(text)
-    done = CliRunner().invoke(main, ["check", "--quiet", str(file)])
-    assert done.exit_code == 0, done.output
-    advice = done.output.splitlines()
+    result = CliRunner().invoke(main, ["check", "--quiet", str(file)])
+    assert result.exit_code == 0, result.output
+    advice = result.output.splitlines()
     assert [line for line in advice if not any(words in line for words in EXPECTED_ADVICE)] == []
 
 
-def run_alone(*command: str) -> subprocess.CompletedProcess[str]:
-    """Run a program in a network namespace if root does: its test of the configuration may bind the ports."""
-    alone = ["unshare", "--net"] if os.geteuid() == 0 else []
-    return subprocess.run([*alone, *command], capture_output=True, text=True, timeout=60)
+def run_isolated(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run a program, as root in a network namespace, because its configuration test may bind ports."""
+    prefix = ["unshare", "--net"] if os.geteuid() == 0 else []
+    return subprocess.run([*prefix, *command], capture_output=True, text=True, timeout=60)
 
 
 def program(name: str) -> str:
@@ -143,8 +143,8 @@ def program(name: str) -> str:
 def test_haproxy_accepts_its_configuration(block: Block, tmp_path: Path, throw_away_ca: ThrowAwayCA) -> None:
     file = tmp_path / "haproxy.cfg"
     file.write_text(pages.with_files(block.text, tmp_path, throw_away_ca))
-    done = run_alone(program("haproxy"), "-c", "-f", str(file))
-    assert done.returncode == 0, done.stderr
+    result = run_isolated(program("haproxy"), "-c", "-f", str(file))
+    assert result.returncode == 0, result.stderr
 
 
 @parametrize("nginx")
@@ -158,22 +158,22 @@ def test_nginx_accepts_its_configuration(block: Block, tmp_path: Path, throw_awa
     file = tmp_path / "nginx.conf"
     text = pages.with_files(block.text, tmp_path, throw_away_ca)
     file.write_text(f"pid {tmp_path}/nginx.pid;\n{text}")
-    done = run_alone(nginx, "-t", "-e", "stderr", "-p", str(tmp_path), "-c", str(file))
-    assert done.returncode == 0, done.stderr
+    result = run_isolated(nginx, "-t", "-e", "stderr", "-p", str(tmp_path), "-c", str(file))
+    assert result.returncode == 0, result.stderr
 
 
 @parametrize("caddyfile")
 def test_caddy_accepts_its_configuration(block: Block, tmp_path: Path) -> None:
     caddy = program("caddy")
-    if "layer4" not in run_alone(caddy, "list-modules").stdout:
+    if "layer4" not in run_isolated(caddy, "list-modules").stdout:
         pytest.skip("this caddy has no layer4")
     file = tmp_path / "Caddyfile"
     file.write_text(block.text)
-    done = run_alone(caddy, "validate", "--adapter", "caddyfile", "--config", str(file))
-    assert done.returncode == 0, done.stderr
+    result = run_isolated(caddy, "validate", "--adapter", "caddyfile", "--config", str(file))
+    assert result.returncode == 0, result.stderr
 
 
-# Log lines
+# Log lines.
 
 STATES = {end.state for end in END_REASONS if not end.has_message}
 MESSAGES = {end.state for end in END_REASONS if end.has_message}
@@ -196,7 +196,7 @@ SENTENCES = re.compile(
 )
 
 
-def is_line_of_the_log(line: str) -> bool:
+def is_log_line(line: str) -> bool:
     if match := TCPLOG.fullmatch(line):
         return match["state"] in STATES
     if match := TCPLOG_MESSAGE.fullmatch(line):
@@ -207,8 +207,8 @@ def is_line_of_the_log(line: str) -> bool:
 
 
 @parametrize("log")
-def test_log_lines_have_the_form_of_the_log(block: Block) -> None:
-    assert [line for line in block.text.splitlines() if not is_line_of_the_log(line)] == []
+def test_log_lines_have_the_log_format(block: Block) -> None:
+    assert [line for line in block.text.splitlines() if not is_log_line(line)] == []
 
 
 @parametrize("json")
@@ -225,56 +225,61 @@ def test_json_lines_have_the_fields_that_exist(block: Block) -> None:
             assert set(data) <= {"time", "event", "level", "message", *event.keys}
 
 
-# Commands and programs
+# Commands and programs.
 
 
 @parametrize("sh")
 def test_shell_accepts_its_commands(block: Block) -> None:
-    done = subprocess.run(["bash", "-n"], input=block.text, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (0, "")
+    result = subprocess.run(["bash", "-n"], input=block.text, capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 @parametrize("sh")
 def test_commands_have_options_and_files_that_exist(block: Block) -> None:
-    without_comments = re.sub(r"(?m)(^|\s)#.*$", "", block.text)
-    for command, rest in re.findall(r"(?<![\w./-])mailproxy (\w+)([^\n&|)>]*)", without_comments):
-        known = main.commands[command]
-        options = {name for each in known.params if isinstance(each, click.Option) for name in each.opts}
+    commands = re.sub(r"(?m)(^|\s)#.*$", "", block.text)
+    for command, rest in re.findall(r"(?<![\w./-])mailproxy (\w+)([^\n&|)>]*)", commands):
+        click_command = main.commands[command]
+        options = {
+            name
+            for parameter in click_command.params
+            if isinstance(parameter, click.Option)
+            for name in parameter.opts
+        }
         assert set(re.findall(r"(?<=\s)--?[a-z-]+", rest)) <= options, (command, rest)
-    for path in re.findall(r"(?<![\w/.$])(?:config|scripts)/[\w./-]+", without_comments):
+    for path in re.findall(r"(?<![\w/.$])(?:config|scripts)/[\w./-]+", commands):
         assert (ROOT / path).exists(), path
-    for script, rest in re.findall(r"(scripts/[\w-]+)([^\n]*)", without_comments):
+    for script, rest in re.findall(r"(scripts/[\w-]+)([^\n]*)", commands):
         source = (ROOT / script).read_text()
         assert all(option in source for option in re.findall(r"--[a-z-]+", rest)), (script, rest)
 
 
 def python_blocks() -> list[Block]:
-    found = all_blocks("python")
-    assert len(found) == 2, "a program for the next test, and a test for the one after it"
-    return found
+    python_examples = all_blocks("python")
+    assert len(python_examples) == 2, "the next two tests expect a program and a test"
+    return python_examples
 
 
 def test_embedding_example_runs(tmp_path: Path) -> None:
     text = pages.complete("").replace("127.0.0.1:143", "127.0.0.1:0")
     text = text.replace('"192.0.2.11:143"', '{ name = "d1", address = "127.0.0.1:1", check = false }')
     (tmp_path / "mailproxy.toml").write_text(text)
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", python_blocks()[0].text],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=60,
     )
-    assert done.returncode == 0, done.stderr
-    assert re.fullmatch(r"\('127\.0\.0\.1:\d+',\)\n", done.stdout)
+    assert result.returncode == 0, result.stderr
+    assert re.fullmatch(r"\('127\.0\.0\.1:\d+',\)\n", result.stdout)
 
 
 @pytest.mark.slow
 def test_testing_example_passes(tmp_path: Path) -> None:
     (tmp_path / "test_example.py").write_text(python_blocks()[1].text)
     (tmp_path / "pytest.ini").write_text("[pytest]\ntrio_mode = true\n")
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
         cwd=tmp_path, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout
+    assert result.returncode == 0, result.stdout

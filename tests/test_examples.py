@@ -1,4 +1,4 @@
-"""The programs in examples/ run and show what their pages say."""
+"""Example programs: they run, and print what their pages show."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def run(*command: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("name", OUTPUT)
-def test_example_prints_what_it_shows(name: str) -> None:
-    done = run(EXAMPLES / name)
-    assert done.returncode == 0, done.stderr
-    assert re.fullmatch(OUTPUT[name], done.stdout), done.stdout
+def test_example_prints_expected_output(name: str) -> None:
+    result = run(EXAMPLES / name)
+    assert result.returncode == 0, result.stderr
+    assert re.fullmatch(OUTPUT[name], result.stdout), result.stdout
 
 
 def test_example_tests_pass() -> None:
-    done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", EXAMPLES / "test_my_client.py")
-    assert done.returncode == 0, done.stdout
-    assert "3 passed" in done.stdout
+    result = run("-m", "pytest", "-q", "-p", "no:cacheprovider", EXAMPLES / "test_my_client.py")
+    assert result.returncode == 0, result.stdout
+    assert "3 passed" in result.stdout
 
 
 def test_every_example_is_listed_and_run() -> None:

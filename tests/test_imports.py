@@ -1,4 +1,4 @@
-"""What loads what: pure packages without loop and sockets, a light program, and layers that point downwards."""
+"""Imports: pure packages load no event loop or sockets, commands load little, and layers point downwards."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ PURE = (
     "mailproxy.protocol.proxy_header",
 )
 
-WITHOUT = """
+BLOCKED_IMPORTS = """
 import sys
 
-# not _socket: the types module of CPython 3.13 looks into it
+# _socket is not blocked, because the types module of CPython 3.13 imports it.
 blocked = {"trio", "ssl", "_ssl", "socket", "select", "selectors", "asyncio", "logging"}
 
 class Blocker:
@@ -44,7 +44,7 @@ def run(program: str, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 def loaded_by(*command: str) -> set[str]:
-    """The top packages that a Python command loads."""
+    """Return the top-level packages that a Python command loads."""
     result = subprocess.run(
         [sys.executable, "-X", "importtime", *command], capture_output=True, text=True, cwd=ROOT
     )
@@ -56,19 +56,19 @@ def loaded_by(*command: str) -> set[str]:
 
 
 @pytest.mark.parametrize("package", PURE)
-def test_pure_packages_need_no_loop_no_sockets_and_no_tls(package: str) -> None:
-    result = run(f"{WITHOUT}\nimport {package}\nprint('imported')")
+def test_pure_package_loads_without_sockets_and_tls(package: str) -> None:
+    result = run(f"{BLOCKED_IMPORTS}\nimport {package}\nprint('imported')")
     assert (result.stdout, result.stderr) == ("imported\n", "")
 
 
-def test_the_blockade_holds() -> None:
+def test_blocked_modules_cannot_be_imported() -> None:
     for module in ("trio", "socket", "ssl", "select", "logging"):
-        assert f"ImportError: {module} is blocked" in run(f"{WITHOUT}\nimport {module}").stderr
+        assert f"ImportError: {module} is blocked" in run(f"{BLOCKED_IMPORTS}\nimport {module}").stderr
 
 
-def test_a_configuration_is_read_and_a_server_chosen_where_there_is_no_trio() -> None:
+def test_configuration_and_balance_work_without_trio() -> None:
     result = run(
-        f"{WITHOUT}\n"
+        f"{BLOCKED_IMPORTS}\n"
         "import mailproxy\n"
         "from mailproxy.pool import LeastConn, Server\n"
         "config = mailproxy.load('config/dovecot-passthrough.toml')\n"
@@ -80,51 +80,51 @@ def test_a_configuration_is_read_and_a_server_chosen_where_there_is_no_trio() ->
     assert (result.stdout, result.stderr) == ("d1\n", "")
 
 
-def test_mailproxy_alone_loads_next_to_nothing() -> None:
+def test_import_loads_no_dependency() -> None:
     loaded = loaded_by("-c", "import mailproxy")
     assert "mailproxy" in loaded
     assert not loaded & {"trio", "cattrs", "attr", "attrs", "cryptography", "tomli", "click", "ssl", "socket"}
 
 
-def test_reading_a_configuration_loads_no_trio_and_no_cryptography() -> None:
+def test_load_imports_no_trio_and_no_cryptography() -> None:
     loaded = loaded_by("-c", "import mailproxy; mailproxy.load('config/exchange-imaps-offload.toml')")
     assert {"cattrs", "tomli"} <= loaded
     assert not loaded & {"trio", "cryptography", "ssl", "click"}
 
 
-@pytest.mark.parametrize("words", [["--version"], ["--help"], ["schema"]], ids=" ".join)
-def test_a_program_that_serves_nobody_loads_no_trio(words: list[str]) -> None:
-    loaded = loaded_by("-m", "mailproxy", *words)
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["schema"]], ids=" ".join)
+def test_informational_commands_load_no_trio(arguments: list[str]) -> None:
+    loaded = loaded_by("-m", "mailproxy", *arguments)
     assert "click" in loaded
     assert not loaded & {"trio", "cryptography", "ssl"}
 
 
-def test_a_proxy_that_forwards_loads_no_cryptography() -> None:
+def test_proxy_without_tls_loads_no_cryptography() -> None:
     assert "cryptography" not in loaded_by("-m", "mailproxy", "check", "config/exchange-both-forward.toml")
 
 
-def test_a_proxy_loads_nothing_that_is_for_tests_only() -> None:
+def test_serve_loads_no_test_packages() -> None:
     loaded = loaded_by("-c", "import mailproxy; mailproxy.serve")
     assert "trio" in loaded
     assert not loaded & {"trustme", "pytest", "hypothesis", "click", "cryptography"}
 
 
-def test_every_name_of_the_public_face_is_there() -> None:
+def test_every_public_name_exists() -> None:
     assert mailproxy.__all__ == sorted(mailproxy.__all__)
     for name in mailproxy.__all__:
         assert getattr(mailproxy, name).__module__.startswith("mailproxy.")
     with pytest.raises(AttributeError, match="module 'mailproxy' has no attribute 'nonsense'"):
-        mailproxy.nonsense  # noqa: B018 - what is to be tried
+        mailproxy.nonsense  # noqa: B018 - the access must raise
 
 
-def test_a_reader_in_the_interpreter_finds_the_names() -> None:
-    """``dir`` and completion before any name is loaded, and ``help``."""
+def test_dir_and_help_list_public_names() -> None:
+    """``dir`` and completion work before any name is loaded, and so does ``help``."""
     result = run(
         "import mailproxy, pydoc\nprint(dir(mailproxy))\nprint(pydoc.plain(pydoc.render_doc(mailproxy)))\n"
     )
-    names, _, words = result.stdout.partition("\n")
+    names, _, arguments = result.stdout.partition("\n")
     assert names == repr(sorted([*mailproxy.__all__, "__version__"]))
-    for each in (
+    for signature in (
         "async serve(",
         "load(",
         "from_mapping(",
@@ -132,14 +132,14 @@ def test_a_reader_in_the_interpreter_finds_the_names() -> None:
         "class Proxy(",
         "class ConfigError(",
     ):
-        assert each in words
+        assert signature in arguments
 
 
-def test_it_says_that_it_has_types() -> None:
+def test_package_has_a_typing_marker() -> None:
     assert (ROOT / "mailproxy" / "py.typed").is_file()
 
 
-def test_imports_point_downwards_only() -> None:
+def test_import_contracts_are_kept() -> None:
     lint_imports = Path(sys.executable).with_name("lint-imports")
     result = subprocess.run([lint_imports, "--no-cache"], capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 0, result.stdout

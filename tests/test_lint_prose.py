@@ -1,4 +1,4 @@
-"""scripts/lint-prose finds each kind of fault, and only in prose."""
+"""scripts/lint-prose: it finds each type of fault, and only in prose."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pages for readers who come from other proxies: they have the other's words, and their keys exist."""
+"""Pages for migrating from other proxies: they have the words of the other proxy, and their keys exist."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.pages import PAGES
 
 MIGRATION_PAGES = ["docs/from-haproxy.md", "docs/from-nginx.md", "docs/from-caddy.md"]
 HAPROXY = PAGES["docs/from-haproxy.md"]
-# Values and other words in code that look like keys.
+# Values and other words in code that resemble keys.
 NO_KEYS = {
     "client_limited",
     "first",
@@ -34,8 +34,8 @@ NO_KEYS = {
     "true",
 } | {field.name for field in SESSION_FIELDS}
 
-# The words of haproxy.cfg for TCP: sections, options, timeouts, parameters of bind and server, checks and tables.
-WORDS = [
+# HAProxy's keywords for TCP: sections, options, timeouts, parameters of bind and server, checks and tables.
+HAPROXY_KEYWORDS = [
     "global",
     "defaults",
     "frontend",
@@ -210,12 +210,12 @@ WORDS = [
 def rows(page: str) -> list[tuple[str, ...]]:
     """Return the rows of the page's tables: the other proxy's words, and mailproxy's."""
     lines = re.sub(r"^```.*?^```$", "", PAGES[page], flags=re.DOTALL | re.MULTILINE).splitlines()
-    found = [line for line in lines if line.startswith("|") and not line.startswith("|---")]
-    return [tuple(cell.strip() for cell in line.strip("|").split(" | ", 1)) for line in found]
+    table_lines = [line for line in lines if line.startswith("|") and not line.startswith("|---")]
+    return [tuple(cell.strip() for cell in line.strip("|").split(" | ", 1)) for line in table_lines]
 
 
-@pytest.mark.parametrize("word", WORDS)
-def test_every_word_of_haproxy_is_on_the_page(word: str) -> None:
+@pytest.mark.parametrize("word", HAPROXY_KEYWORDS)
+def test_haproxy_keyword_is_on_the_page(word: str) -> None:
     assert re.search(rf"(?<![\w-]){re.escape(word)}(?![\w]|-\w)", HAPROXY), word
 
 
@@ -227,16 +227,16 @@ def test_every_row_has_two_cells(page: str, count: int) -> None:
 
 def known_keys() -> set[str]:
     """Return the name of every key, of every table."""
-    found: set[str] = set()
-    left: list[object] = [json_schema()]
-    while left:
-        match left.pop():
+    names: set[str] = set()
+    remaining: list[object] = [json_schema()]
+    while remaining:
+        match remaining.pop():
             case dict() as table:
-                found.update(table.get("properties", ()))
-                left += table.values()
+                names.update(table.get("properties", ()))
+                remaining += table.values()
             case list() as items:
-                left += items
-    return found
+                remaining += items
+    return names
 
 
 def named_keys(page: str) -> set[str]:

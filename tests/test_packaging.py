@@ -1,4 +1,4 @@
-"""What an administrator gets: the wheel, units, manual pages, completion."""
+"""Packaging: the wheel and the sdist, manual pages, shell completion and systemd units."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def needs(*programs: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(bool(missing), reason=f"{', '.join(missing)} is not installed")
 
 
-# The wheel
+# The wheel and the sdist.
 
 
 @pytest.mark.slow
 def test_wheel_ships_examples_units_and_manual(tmp_path: Path) -> None:
     pytest.importorskip("hatchling")
-    built = run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path, cwd=ROOT)
-    assert built.returncode == 0, built.stderr
+    result = run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
     (file,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(file) as wheel:
         names = set(wheel.namelist())
@@ -53,28 +53,30 @@ def test_wheel_ships_examples_units_and_manual(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_sdist_has_what_builds_tests_and_documents(tmp_path: Path) -> None:
-    """A distribution's packager has nothing but this archive."""
+def test_sdist_has_every_tracked_file(tmp_path: Path) -> None:
+    """Packagers of distributions have only this archive."""
     pytest.importorskip("hatchling")
-    built = run(sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", tmp_path, cwd=ROOT)
-    assert built.returncode == 0, built.stderr
+    result = run(sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", tmp_path, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
     (file,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(file) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    listed = run("git", "ls-files", cwd=ROOT)
-    tracked = set(listed.stdout.splitlines()) if listed.returncode == 0 else {"LICENSE", "mailproxy/py.typed"}
+    git_files = run("git", "ls-files", cwd=ROOT)
+    tracked = (
+        set(git_files.stdout.splitlines()) if git_files.returncode == 0 else {"LICENSE", "mailproxy/py.typed"}
+    )
     assert {name for name in tracked - names if not name.startswith(NOT_IN_SDIST)} == set()
     assert not [name for name in names if name.startswith(NOT_IN_SDIST)]
 
 
-# The manual
+# The manual.
 
 
 @pytest.mark.parametrize("page", ["mailproxy.1", "mailproxy.toml.5"])
 @needs("groff")
 def test_manual_page_has_no_faults(page: str) -> None:
-    done = run("groff", "-man", "-ww", "-z", "-Tutf8", "-k", ROOT / "docs" / "man" / page)
-    assert (done.returncode, done.stderr) == (0, "")
+    result = run("groff", "-man", "-ww", "-z", "-Tutf8", "-k", ROOT / "docs" / "man" / page)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_help_names_the_documentation() -> None:
@@ -83,12 +85,12 @@ def test_help_names_the_documentation() -> None:
     assert "share/mailproxy/config" in " ".join(words.split())
 
 
-# Completion
+# Shell completion.
 
 
 @needs("bash")
 def test_bash_completes_commands_and_options() -> None:
-    def completed(*words: str) -> set[str]:
+    def completions(*words: str) -> set[str]:
         line = " ".join(map(shlex.quote, words))
         script = (
             f"source <({shlex.quote(str(MAILPROXY))} completion bash)\n"
@@ -96,36 +98,36 @@ def test_bash_completes_commands_and_options() -> None:
             '_mailproxy_completion "$0"\n'
             'printf "%s\\n" "${COMPREPLY[@]}"\n'
         )
-        done = run("bash", "-c", script, MAILPROXY)
-        assert done.returncode == 0, done.stderr
-        return set(done.stdout.split())
+        result = run("bash", "-c", script, MAILPROXY)
+        assert result.returncode == 0, result.stderr
+        return set(result.stdout.split())
 
-    assert {"check", "completion", "run"} <= completed("mailproxy", "")
-    assert completed("mailproxy", "ch") == {"check"}
-    assert "--strict" in completed("mailproxy", "check", "--")
+    assert {"check", "completion", "run"} <= completions("mailproxy", "")
+    assert completions("mailproxy", "ch") == {"check"}
+    assert "--strict" in completions("mailproxy", "check", "--")
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_other_shells_have_completion(shell: str) -> None:
-    done = run(MAILPROXY, "completion", shell)
-    assert done.returncode == 0, done.stderr
-    assert "_MAILPROXY_COMPLETE" in done.stdout
+    result = run(MAILPROXY, "completion", shell)
+    assert result.returncode == 0, result.stderr
+    assert "_MAILPROXY_COMPLETE" in result.stdout
     if shutil.which(shell) is not None:
-        checked = run(shell, "-n", input=done.stdout)
+        checked = run(shell, "-n", input=result.stdout)
         assert (checked.returncode, checked.stderr) == (0, "")
 
 
-def test_an_unknown_shell_is_a_fault() -> None:
-    done = run(MAILPROXY, "completion", "tcsh")
-    assert done.returncode == 2
-    assert "'bash', 'zsh', 'fish'" in done.stderr
+def test_unknown_shell_is_rejected() -> None:
+    result = run(MAILPROXY, "completion", "tcsh")
+    assert result.returncode == 2
+    assert "'bash', 'zsh', 'fish'" in result.stderr
 
 
-# Units
+# Units.
 
 
 def unit(name: str) -> dict[str, str]:
-    """The settings of a unit, those that come once."""
+    """Return the settings of a unit that occur once."""
     text = (CONFIG / "systemd" / name).read_text()
     return dict(re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE))
 
@@ -133,42 +135,43 @@ def unit(name: str) -> dict[str, str]:
 @needs("systemd-analyze")
 @pytest.mark.parametrize("name", ["mailproxy.service", "mailproxy.socket"])
 def test_systemd_verifies_the_units(tmp_path: Path, name: str) -> None:
-    for file in (CONFIG / "systemd").iterdir():  # the program must be there
+    for file in (CONFIG / "systemd").iterdir():  # systemd-analyze checks that the program exists
         text = file.read_text().replace("/opt/mailproxy/bin/mailproxy", str(MAILPROXY))
         text = text.replace("Type=notify-reload", "Type=notify")  # for systemd before 253
         (tmp_path / file.name).write_text(text)
-    done = run("systemd-analyze", "verify", "--man=no", tmp_path / name)
-    assert (done.returncode, done.stderr) == (0, "")
+    result = run("systemd-analyze", "verify", "--man=no", tmp_path / name)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
-def test_service_waits_for_the_whole_drain() -> None:
+def test_service_stop_timeout_covers_the_drain() -> None:
     import mailproxy
 
     config = mailproxy.from_mapping({"frontends": {"imap": {"bind": ["127.0.0.1:0"]}}})
-    assert (
-        int(unit("mailproxy.service")["TimeoutStopSec"]) >= config.process.drain_timeout + 12
-    )  # and workers
+    # Workers are killed 12 s after the drain timeout.
+    assert int(unit("mailproxy.service")["TimeoutStopSec"]) >= config.process.drain_timeout + 12
 
 
-def test_socket_unit_goes_with_the_documentation() -> None:
-    """The name that the page writes is the one that the unit gives."""
+def test_socket_unit_matches_the_documentation() -> None:
+    """The page and the unit name the same descriptor."""
     name = unit("mailproxy.socket")["FileDescriptorName"]
     assert f'address = "fd:{name}"' in (ROOT / "docs" / "install.md").read_text()
 
 
 @needs("systemd-sysusers", "systemd-tmpfiles")
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to give folders to the new user")
-def test_user_and_folders_are_made(tmp_path: Path) -> None:
+def test_user_and_folders_are_created(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     group = grp.getgrnam("adm")
     (tmp_path / "etc" / "group").write_text(f"root:x:0:\nadm:x:{group.gr_gid}:\n")
     (tmp_path / "etc" / "passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
-    made = run("systemd-sysusers", f"--root={tmp_path}", CONFIG / "sysusers.d" / "mailproxy.conf")
-    assert made.returncode == 0, made.stderr
+    result = run("systemd-sysusers", f"--root={tmp_path}", CONFIG / "sysusers.d" / "mailproxy.conf")
+    assert result.returncode == 0, result.stderr
     users = (tmp_path / "etc" / "passwd").read_text()
     uid, gid = re.findall(r"^mailproxy:x:(\d+):(\d+):", users, re.MULTILINE)[0]
-    made = run("systemd-tmpfiles", "--create", f"--root={tmp_path}", CONFIG / "tmpfiles.d" / "mailproxy.conf")
-    assert made.returncode == 0, made.stderr
+    result = run(
+        "systemd-tmpfiles", "--create", f"--root={tmp_path}", CONFIG / "tmpfiles.d" / "mailproxy.conf"
+    )
+    assert result.returncode == 0, result.stderr
     folders = {
         "etc/mailproxy": (0, int(gid), 0o750),
         "etc/mailproxy/certs": (0, int(gid), 0o750),
@@ -176,17 +179,17 @@ def test_user_and_folders_are_made(tmp_path: Path) -> None:
         "var/lib/mailproxy": (int(uid), int(gid), 0o750),
         "var/log/mailproxy": (int(uid), group.gr_gid, 0o2750),
     }
-    for folder, (owner, of_group, mode) in folders.items():
+    for folder, (owner, group_id, mode) in folders.items():
         status = (tmp_path / folder).stat()
-        assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (owner, of_group, mode), folder
-    # what the unit lets it write to is what is made for it to write to
+        assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (owner, group_id, mode), folder
+    # The unit may write exactly to the folders that belong to the user.
     writable = unit("mailproxy.service")["ReadWritePaths"].replace("-/", "").split()
     assert set(writable) == {folder for folder, (owner, _, _) in folders.items() if owner == int(uid)}
 
 
 @needs("logrotate")
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, as logrotate does")
-def test_logrotate_takes_its_file(tmp_path: Path) -> None:
+def test_logrotate_accepts_its_file(tmp_path: Path) -> None:
     text = (CONFIG / "logrotate.d" / "mailproxy").read_text()
     owner = pwd.getpwuid(0).pw_name
     file = tmp_path / "mailproxy"
@@ -194,12 +197,12 @@ def test_logrotate_takes_its_file(tmp_path: Path) -> None:
         text.replace("mailproxy adm", f"{owner} adm").replace("/var/log/mailproxy", str(tmp_path))
     )
     (tmp_path / "sessions.log").write_text("a line\n")
-    done = run("logrotate", "--force", "--debug", "--state", tmp_path / "state", file)
-    assert done.returncode == 0, done.stderr
-    assert "error" not in done.stderr
+    result = run("logrotate", "--force", "--debug", "--state", tmp_path / "state", file)
+    assert result.returncode == 0, result.stderr
+    assert "error" not in result.stderr
 
 
-def test_container_runs_a_program_that_is_there() -> None:
+def test_container_runs_an_existing_program() -> None:
     text = (ROOT / "Containerfile").read_text()
     (program,) = re.findall(r'^ENTRYPOINT \["(.*)"\]$', text, re.MULTILINE)
     assert Path(program).name == MAILPROXY.name

@@ -17,6 +17,7 @@ from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Backend, Bind, Config, Frontend, Process, ProxySource
 from mailproxy.config.lint.loops import find_loops
 from mailproxy.config.lint.ports import CLEAR_PORTS, TLS_PORTS
+from mailproxy.config.path import ROOT_PATH, ConfigPath, backend_path, bind_path, frontend_path, server_path
 from mailproxy.display_path import display_path
 from mailproxy.errors import Fault
 from mailproxy.net.dial import can_use_foreign_addresses, is_local
@@ -54,37 +55,40 @@ def advise(config: Config, store: CertificateStore) -> list[Fault]:
 
 
 def _check_frontend(frontend: Frontend) -> Iterator[Fault]:
-    path = f"frontends.{frontend.name}"
+    path = frontend_path(frontend.name)
     if frontend.backend is None and not frontend.routes:
         yield Fault(path, "has no backend: every session is refused; give backend unless that is meant")
     if frontend.protocol == "imap" and frontend.timeouts.client < _IDLE_RENEWAL_S:
-        yield Fault(f"{path}.timeouts.client", _too_short(frontend.timeouts.client))
+        yield Fault(path / "timeouts" / "client", _too_short(frontend.timeouts.client))
     for index, bind in enumerate(frontend.bind):
         if _covers_all_addresses(bind.accept_proxy):
             yield Fault(
-                f"{path}.bind[{index}].accept_proxy",
+                path / "bind" / index / "accept_proxy",
                 "allows every address, so that any client can claim any address in a PROXY header: give the networks of your proxies",
             )
     for index, route in enumerate(frontend.routes[:-1]):
         if not (route.needs_client_hello or route.client or route.port):
             yield Fault(
-                f"{path}.routes[{index}]",
+                path / "routes" / index,
                 "has no condition, so that the routes behind it are never used",
             )
 
 
 def _check_client_limits(frontend: Frontend, process_limit: int | None) -> Iterator[Fault]:
-    path, per_client = f"frontends.{frontend.name}", frontend.max_sessions_per_client
+    path, per_client = frontend_path(frontend.name), frontend.max_sessions_per_client
     if frontend.max_sessions_per_client_exempt and not frontend.limits_clients:
         yield Fault(
-            f"{path}.max_sessions_per_client_exempt",
+            path / "max_sessions_per_client_exempt",
             "has no effect: give max_sessions_per_client or max_session_rate_per_client",
         )
-    bounds = {f"{path}.max_sessions": frontend.max_sessions, "process.max_sessions": process_limit or 0}
+    bounds = {
+        path / "max_sessions": frontend.max_sessions,
+        ROOT_PATH / "process" / "max_sessions": process_limit or 0,
+    }
     for key, bound in bounds.items():
         if 0 < bound <= per_client:
             yield Fault(
-                f"{path}.max_sessions_per_client",
+                path / "max_sessions_per_client",
                 f"{per_client} lets one client take all sessions, {key} is {bound}: give less",
             )
 
@@ -100,52 +104,64 @@ def _check_entry_path(frontend: Frontend, backend: Backend) -> Iterator[Fault]:
     """Check each bind together with the servers that its sessions reach."""
     routes = [route for route in frontend.routes if route.backend == backend.name]
     for index, bind in enumerate(frontend.bind):
-        bind_path = f"frontends.{frontend.name}.bind[{index}]"
+        path = bind_path(frontend.name, index)
         modes: set[str] = {bind.mode} if frontend.backend == backend.name or bind.mode == "forward" else set()
         if bind.mode in ("tls", "passthrough"):
             modes |= {route.mode or bind.mode for route in routes}
-        tls = [server.tls is not None for server in backend.servers]
-        port = bind.address.port if isinstance(bind.address, TcpAddress) else None
-        if bind.mode == "forward" and any(tls) and port in TLS_PORTS:
+        if any(server.tls is not None for server in backend.servers):
+            yield from _check_server_tls(backend, bind, path, modes)
+        if "tls" in modes:
+            yield from _check_terminated_tls(backend, frontend.protocol, path)
+
+
+def _check_server_tls(backend: Backend, bind: Bind, path: ConfigPath, modes: set[str]) -> Iterator[Fault]:
+    """Check a bind whose sessions reach servers with ``tls``."""
+    port = bind.address.port if isinstance(bind.address, TcpAddress) else None
+    if bind.mode == "forward" and port in TLS_PORTS:
+        yield Fault(
+            path / "mode",
+            f'clients of port {port} speak TLS, and the backend\'s tls would put it inside TLS: use mode = "tls", or '
+            "remove the backend's tls",
+        )
+    elif bind.mode == "forward" and not _is_local(bind):
+        yield Fault(
+            path / "mode",
+            f"clear text is exposed at {bind.address} without STARTTLS, since the servers speak TLS: "
+            'use mode = "tls", or "passthrough" without the backend\'s tls',
+        )
+    if "passthrough" in modes:
+        yield Fault(
+            backend_path(backend.name) / "tls",
+            f"clients of {path} speak TLS through to the servers, and this would be TLS inside TLS: remove tls, or "
+            'use mode = "tls"',
+        )
+
+
+def _check_terminated_tls(backend: Backend, protocol: str, bind: ConfigPath) -> Iterator[Fault]:
+    """Check the servers without ``tls`` of a bind that terminates TLS."""
+    path = backend_path(backend.name)
+    for server in backend.servers:
+        if server.tls is not None or not isinstance(server.address, TcpAddress):
+            continue
+        port = server.address.port
+        is_blind = server.send_proxy in ("v1", "v2") and not _is_loopback(server.address)
+        if protocol in _DOVECOT_PROTOCOLS and is_blind:
             yield Fault(
-                f"{bind_path}.mode",
-                f'clients of port {port} speak TLS, and the backend\'s tls would put it inside TLS: use mode = "tls", or '
-                "remove the backend's tls",
+                path / "send_proxy",
+                f'"{server.send_proxy}" does not tell {server.name} that clients of {bind} used TLS, and a stock Dovecot then '
+                'refuses their logins: give "v2-ssl"',
             )
-        elif bind.mode == "forward" and any(tls) and not _is_local(bind):
+        if port in TLS_PORTS:
             yield Fault(
-                f"{bind_path}.mode",
-                f"clear text is exposed at {bind.address} without STARTTLS, since the servers speak TLS: "
-                'use mode = "tls", or "passthrough" without the backend\'s tls',
+                path / "tls",
+                f"port {port} of {server.name} speaks TLS, and sessions of {bind} would come in clear text: give tls",
             )
-        if "passthrough" in modes and any(tls):
+        if port is None:
             yield Fault(
-                f"backends.{backend.name}.tls",
-                f"clients of {bind_path} speak TLS through to the servers, and this would be TLS inside TLS: remove tls, or "
-                'use mode = "tls"',
+                path / "servers",
+                f"{server.name} has no port and no tls: sessions of {bind} would speak clear text to the port that "
+                "the client connected to; give port, or tls",
             )
-        for server in backend.servers:
-            if "tls" not in modes or server.tls is not None or not isinstance(server.address, TcpAddress):
-                continue
-            port = server.address.port
-            is_blind = server.send_proxy in ("v1", "v2") and not _is_loopback(server.address)
-            if frontend.protocol in _DOVECOT_PROTOCOLS and is_blind:
-                yield Fault(
-                    f"backends.{backend.name}.send_proxy",
-                    f'"{server.send_proxy}" does not tell {server.name} that clients of {bind_path} used TLS, and a stock Dovecot then '
-                    'refuses their logins: give "v2-ssl"',
-                )
-            if port in TLS_PORTS:
-                yield Fault(
-                    f"backends.{backend.name}.tls",
-                    f"port {port} of {server.name} speaks TLS, and sessions of {bind_path} would come in clear text: give tls",
-                )
-            if port is None:
-                yield Fault(
-                    f"backends.{backend.name}.servers",
-                    f"{server.name} has no port and no tls: sessions of {bind_path} would speak clear text to the port that "
-                    "the client connected to; give port, or tls",
-                )
 
 
 def _is_local(bind: Bind) -> bool:
@@ -155,9 +171,9 @@ def _is_local(bind: Bind) -> bool:
 
 
 def _check_backend(backend: Backend) -> Iterator[Fault]:
-    path = f"backends.{backend.name}"
+    path = backend_path(backend.name)
     if backend.protocol == "imap" and backend.timeouts.server < _IDLE_RENEWAL_S:
-        yield Fault(f"{path}.timeouts.server", _too_short(backend.timeouts.server))
+        yield Fault(path / "timeouts" / "server", _too_short(backend.timeouts.server))
     if not any(server.weight for server in backend.servers):
         yield Fault(path, "every server has weight 0: none takes a session")
     yield from _check_proxy_header(backend)
@@ -165,51 +181,49 @@ def _check_backend(backend: Backend) -> Iterator[Fault]:
     yield from _check_pool(backend)
     seen: dict[str, str] = {}
     for index, server in enumerate(backend.servers):
-        server_path = f"{path}.servers[{index}]"
+        own_path = path / "servers" / index
         address = str(server.address)
         if address in seen:
-            yield Fault(
-                server_path, f"has the address {address} of {seen[address]}: one of them is superfluous"
-            )
+            yield Fault(own_path, f"has the address {address} of {seen[address]}: one of them is superfluous")
         seen.setdefault(address, server.name)
         port = server.address.port if isinstance(server.address, TcpAddress) else None
         if server.tls is not None and port in CLEAR_PORTS:
             yield Fault(
-                server_path,
+                own_path,
                 f"port {port} speaks clear text first, and tls is given: remove tls, or give the port that speaks TLS",
             )
         if server.tls is not None and server.tls.verify != "required":
-            what = "nothing" if server.tls.verify == "none" else "the chain but not the name"
+            verified = "nothing" if server.tls.verify == "none" else "the chain but not the name"
             yield Fault(
-                f"{server_path}.tls.verify" if server.tls != backend.tls else f"{path}.tls.verify",
-                f'"{server.tls.verify}" verifies {what}: use "required", with ca and server_name if needed',
+                own_path / "tls" / "verify" if server.tls != backend.tls else path / "tls" / "verify",
+                f'"{server.tls.verify}" verifies {verified}: use "required", with ca and server_name if needed',
             )
 
 
 def _check_pool(backend: Backend) -> Iterator[Fault]:
-    path = f"backends.{backend.name}"
+    path = backend_path(backend.name)
     if backend.stick is not None and not backend.stick.size:
         yield Fault(
-            f"{path}.stick.size", 'has room for no entry, so no client sticks: give a size such as "200k"'
+            path / "stick" / "size", 'has room for no entry, so no client sticks: give a size such as "200k"'
         )
     if backend.max_queue and not any(server.max_sessions for server in backend.servers):
-        yield Fault(f"{path}.max_queue", "has no effect, since no session waits: give servers max_sessions")
+        yield Fault(path / "max_queue", "has no effect, since no session waits: give servers max_sessions")
     if backend.balance == "source" and backend.stick is not None:
         yield Fault(
-            f"{path}.balance",
+            path / "balance",
             '"source" chooses only the first server of a client, which the stick table remembers: remove stick, or use '
             'balance = "leastconn"',
         )
     if backend.balance == "first" and not all(server.max_sessions for server in backend.servers[:-1]):
         yield Fault(
-            f"{path}.balance",
+            path / "balance",
             '"first" fills a server up before it takes the next: give servers max_sessions, or the first takes all sessions',
         )
     for index, server in enumerate(backend.servers):
         if server.on_marked_down != "none" and server.check is None:
             own = server.on_marked_down != backend.on_marked_down
             yield Fault(
-                f"{path}.servers[{index}].on_marked_down" if own else f"{path}.on_marked_down",
+                path / "servers" / index / "on_marked_down" if own else path / "on_marked_down",
                 f"{server.name} is not checked, so nothing but maintenance takes it down: give it a check",
             )
 
@@ -217,19 +231,14 @@ def _check_pool(backend: Backend) -> Iterator[Fault]:
 def _check_proxy_header(backend: Backend) -> Iterator[Fault]:
     if backend.protocol != "tcp" and any(server.send_proxy is None for server in backend.servers):
         yield Fault(
-            f"backends.{backend.name}.send_proxy",
+            backend_path(backend.name) / "send_proxy",
             "is missing: the servers will see and log the proxy's address instead of the client's; give \"v2-ssl\" (Dovecot: "
             'haproxy = yes and haproxy_trusted_networks) or "v2" (Postfix) where they take PROXY headers, or "none"',
         )
     for index, server in enumerate(backend.servers):
-        says_tls = (
-            str(server.send_proxy).startswith("v2-ssl")
-            or server.forward_tlvs
-            or any(tlv.startswith(("ssl-", "cert-", "client-")) for tlv in server.send_proxy_tlvs)
-        )
-        if says_tls and server.tls is None and not _is_loopback(server.address):
+        if server.sends_tls_facts and server.tls is None and not _is_loopback(server.address):
             yield Fault(
-                f"backends.{backend.name}.servers[{index}]",
+                server_path(backend.name, index),
                 f"{server.address} receives the client's TLS facts in clear text, and takes the connection for secure: give "
                 "the backend tls",
             )
@@ -238,9 +247,7 @@ def _check_proxy_header(backend: Backend) -> Iterator[Fault]:
 def _check_sources(backend: Backend) -> Iterator[Fault]:
     for index, server in enumerate(backend.servers):
         own = server.source != backend.source
-        path = (
-            f"backends.{backend.name}.servers[{index}].source" if own else f"backends.{backend.name}.source"
-        )
+        path = (server_path(backend.name, index) if own else backend_path(backend.name)) / "source"
         if server.source not in (None, "client") and not is_local(server.source):
             yield Fault(path, f"{server.source} is no address of this machine: no server could be connected")
 
@@ -255,24 +262,26 @@ def _is_loopback(address: ServerAddress) -> bool:
 
 
 def _too_short(seconds: float) -> str:
-    return f"{seconds:g}s cuts IMAP clients off that wait in IDLE: use 31m (they speak every 29 minutes, RFC 2177)"
+    return f"{seconds:g}s cuts IMAP clients off that wait in IDLE: use 31m (they send something every 29 minutes, RFC 2177)"
 
 
 def _check_loops(config: Config) -> Iterator[Fault]:
-    """Those that are certain are faults, and found before."""
+    """Yield advice for loops that depend on conditions. ``host_checks`` reports the certain ones as faults."""
     for loop in find_loops(config.frontends, config.backends, is_own_address):
         if not loop.is_certain:
-            yield Fault(str(loop.path), loop.fact)
+            yield Fault(loop.path, loop.fact)
 
 
 def _check_unused(config: Config) -> Iterator[Fault]:
     used = {name for frontend in config.frontends.values() for name in frontend.backend_names}
     for name in config.backends:
         if name not in used:
-            yield Fault(f"backends.{name}", "no frontend uses it")
+            yield Fault(backend_path(name), "no frontend uses it")
 
 
-def _check_certificates(certificates: Iterable[tuple[str, Certificate]], process: Process) -> Iterator[Fault]:
+def _check_certificates(
+    certificates: Iterable[tuple[ConfigPath, Certificate]], process: Process
+) -> Iterator[Fault]:
     for path, certificate in certificates:
         file, key = certificate.path, certificate.key or certificate.path
         if key.stat().st_mode & 0o004:
@@ -280,7 +289,7 @@ def _check_certificates(certificates: Iterable[tuple[str, Certificate]], process
         for needed in dict.fromkeys((file, key)):
             if (barrier := unreadable_part(process, needed)) is not None:
                 yield Fault(path, _access_fact(display_path(needed), display_path(barrier), process.user))
-        is_client_certificate = path.endswith(".certificate")  # the proxy's own towards servers
+        is_client_certificate = path.key == "certificate"  # the proxy's own towards servers
         if not certificate.names and not is_client_certificate:
             yield Fault(path, f"{display_path(file)}: has no DNS name, so clients cannot verify it")
 
@@ -311,10 +320,10 @@ def _check_process(config: Config) -> Iterator[Fault]:
         if any(server.source == "client" for server in backend.servers)
     ]
     if transparent and (config.process.user not in (None, "root") or not can_use_foreign_addresses()):
-        yield Fault(f"backends.{transparent[0]}.source", MISSING_CAPABILITY)
+        yield Fault(backend_path(transparent[0]) / "source", MISSING_CAPABILITY)
     if os.geteuid() == 0 and config.process.user is None:
         yield Fault("process.user", 'sessions would be served as root: give a user, such as "mailproxy"')
     for path, output in config.log.outputs.items():
         syslog = output.to.syslog
         if isinstance(syslog, str) and not Path(syslog).exists():
-            yield Fault(f"{path}.to", f"{syslog}: there is no such socket, so every line would be lost")
+            yield Fault(path / "to", f"{syslog}: there is no such socket, so every line would be lost")

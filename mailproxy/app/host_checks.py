@@ -11,34 +11,37 @@ from pathlib import Path
 from mailproxy.address import TcpAddress, UnixAddress
 from mailproxy.config import Config
 from mailproxy.config.lint.loops import find_loops, is_loopback
+from mailproxy.config.path import ROOT_PATH, ConfigPath, bind_path
 from mailproxy.display_path import display_path
 from mailproxy.net.accounts import account, group_id, user_id
 
 _ANY_PORT = 9
 
-Add = Callable[[str, str], None]
+Add = Callable[[ConfigPath, str], None]
 """Adds a fault: the path of the key, and the fact."""
 
 
 def check_users(config: Config, add: Add) -> None:
     """Check that every user and group exists."""
     process = config.process
-    users: list[tuple[str, str | None]] = [("process.user", process.user)]
-    groups: list[tuple[str, str | None]] = [("process.group", process.group)]
-    for name, frontend in config.frontends.items():
+    table = ROOT_PATH / "process"
+    users = [(table / "user", process.user)]
+    groups = [(table / "group", process.group)]
+    for frontend in config.frontends.values():
         for index, bind in enumerate(frontend.bind):
-            users.append((f"frontends.{name}.bind[{index}].unix_user", bind.unix_user))
-            groups.append((f"frontends.{name}.bind[{index}].unix_group", bind.unix_group))
+            path = bind_path(frontend.name, index)
+            users.append((path / "unix_user", bind.unix_user))
+            groups.append((path / "unix_group", bind.unix_group))
     for look_up, named in ((user_id, users), (group_id, groups)):
-        for path, wanted in named:
+        for path, name in named:
             try:
-                if wanted is not None:
-                    look_up(wanted)
+                if name is not None:
+                    look_up(name)
             except LookupError as error:
                 add(path, str(error.args[0]))
     is_number = process.user is not None and process.user.startswith("#")
     if is_number and process.group is None and account(str(process.user)) is None:
-        add("process.group", f'is missing: the user "{process.user}" has no entry that names one')
+        add(table / "group", f'is missing: the user "{process.user}" has no entry that names one')
 
 
 def check_log(config: Config, add: Add) -> None:
@@ -48,7 +51,7 @@ def check_log(config: Config, add: Add) -> None:
             continue
         file = display_path(output.to.path)
         if fact := _unwritable_reason(file):
-            add(f"{path}.to", f"{file}: {fact}")
+            add(path / "to", f"{file}: {fact}")
 
 
 def _unwritable_reason(file: Path) -> str | None:
@@ -70,16 +73,16 @@ def check_binds(config: Config, add: Add) -> None:
     """Check that every Unix socket has a folder, and that every interface exists."""
     for name, frontend in config.frontends.items():
         for index, bind in enumerate(frontend.bind):
-            path = f"frontends.{name}.bind[{index}]"
+            path = bind_path(name, index)
             fact = None
             if isinstance(bind.address, UnixAddress):
                 fact = _socket_path_problem(display_path(Path(bind.address.path)))
             elif isinstance(bind.address, TcpAddress):
                 fact = _zone_problem(bind.address.host, bind.interface)
             if fact:
-                add(f"{path}.address", f"cannot listen on {bind.address}: {fact}")
+                add(path / "address", f"cannot listen on {bind.address}: {fact}")
             if bind.interface is not None and not _is_interface(bind.interface):
-                add(f"{path}.interface", f"there is no network interface {bind.interface}")
+                add(path / "interface", f"there is no network interface {bind.interface}")
 
 
 def _socket_path_problem(file: Path) -> str | None:
@@ -118,7 +121,7 @@ def check_loops(config: Config, add: Add) -> None:
     """Check that no server has an address at which its sessions would certainly come back to this proxy."""
     for loop in find_loops(config.frontends, config.backends, is_own_address):
         if loop.is_certain:
-            add(str(loop.path), loop.fact)
+            add(loop.path, loop.fact)
 
 
 def is_own_address(host: str) -> bool:

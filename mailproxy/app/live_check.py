@@ -13,11 +13,12 @@ from mailproxy.address import TcpAddress
 from mailproxy.app.live_hints import hint
 from mailproxy.certificates.store import CertificateStore
 from mailproxy.config.check_plan import entry_paths
+from mailproxy.config.path import ConfigPath, server_path
 from mailproxy.errors import Fault, ServerRefusedError
 from mailproxy.log import Log, Output, open_target
 from mailproxy.net.resolve import literal_endpoint, resolve
 from mailproxy.protocol.checks.result import CheckCode, CheckResult, excerpt
-from mailproxy.proxy.backend.backend import Backend
+from mailproxy.proxy.backend.factory import make_backend
 from mailproxy.proxy.backend.server import CheckOutcome, server_context
 from mailproxy.proxy.checks.check import Check, plan_checks
 
@@ -34,17 +35,17 @@ class LiveResult:
         backend: The name of its backend.
         server: Its name.
         address: Its address, with the addresses that its host name resolved to.
-        tried: What was done, for the table.
+        connections: The connections of its check, for the table.
         outcome: The outcome of the check.
         hint: What may be wrong, and what to write instead; empty if nothing is known.
         is_in_service: Whether it is not configured to be in maintenance.
     """
 
-    path: str
+    path: ConfigPath
     backend: str
     server: str
     address: str
-    tried: str
+    connections: str
     outcome: CheckOutcome
     hint: str = ""
     is_in_service: bool = True
@@ -82,15 +83,15 @@ def check_all_servers(configuration: config.Config, store: CertificateStore) -> 
 
 async def _check_all(configuration: config.Config, store: CertificateStore) -> list[LiveResult]:
     log = Log([Output(open_target(os.devnull, None))])  # the table has the results
-    results: dict[str, LiveResult] = {}
+    results: dict[ConfigPath, LiveResult] = {}
     limiter = trio.CapacityLimiter(_MAX_CONCURRENT)
 
-    async def check_limited(path: str, backend: str, check: Check) -> None:
+    async def check_limited(path: ConfigPath, backend: str, check: Check) -> None:
         async with limiter:
             results[path] = await _check_one(path, backend, check)
 
     servers = [
-        (f"backends.{backend.name}.servers[{index}]", backend, server)
+        (server_path(backend.name, index), backend, server)
         for backend in configuration.backends.values()
         for index, server in enumerate(backend.servers)
     ]
@@ -111,13 +112,13 @@ def _check_of(
     """Return the server's check. If it is configured without one, return one that connects."""
     if server.check is None:
         server = evolve(server, check=config.Check(type="tcp"))
-    alone = Backend(evolve(backend, servers=(server,)), store.server_contexts, log)
+    alone = make_backend(evolve(backend, servers=(server,)), store.server_contexts, log)
     paths = entry_paths(configuration.frontends.values(), backend.name)
     (check,) = plan_checks(alone, paths, partial(server_context, store.server_contexts))
     return check
 
 
-async def _check_one(path: str, backend: str, check: Check) -> LiveResult:
+async def _check_one(path: ConfigPath, backend: str, check: Check) -> LiveResult:
     server = check.server
     outcome = await _resolve_and_check(check)
     address = str(server.config.address)
@@ -128,7 +129,7 @@ async def _check_one(path: str, backend: str, check: Check) -> LiveResult:
         backend=backend,
         server=server.name,
         address=address,
-        tried=" + ".join(_describe(check)),
+        connections=" + ".join(_describe(check)),
         outcome=outcome,
         is_in_service=server.config.state != "maint",
         hint=hint(outcome.result, check.failed_probe) if check.failed_probe is not None else "",
@@ -166,22 +167,22 @@ def _describe(check: Check) -> list[str]:
     ]
 
 
-def table(tried: list[LiveResult]) -> str:
+def table(results: list[LiveResult]) -> str:
     """Return the results as a table for people, a line for each server."""
-    rows = [_HEADINGS, *map(_row, tried)]
+    rows = [_HEADINGS, *map(_row, results)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
 
 
-def _row(tried: LiveResult) -> tuple[str, ...]:
-    result, ms = tried.outcome.result, str(tried.outcome.ms)
+def _row(result: LiveResult) -> tuple[str, ...]:
+    check, ms = result.outcome.result, str(result.outcome.ms)
     return (
-        tried.backend,
-        tried.server,
-        tried.address,
-        tried.tried,
+        result.backend,
+        result.server,
+        result.address,
+        result.connections,
         ms,
-        f"{result.code.name} {result.info}".rstrip(),
+        f"{check.code.name} {check.info}".rstrip(),
     )

@@ -6,8 +6,8 @@ from mailproxy.config.check_plan import Probe
 from mailproxy.protocol.checks.result import CheckCode, CheckResult
 
 _TLS_PORT = "the port may speak TLS from the first byte, and waits for it: give tls then"
-_WANTS_HEADER = 'the listener may wait for a PROXY header (Dovecot: haproxy = yes): give send_proxy = "v2-ssl" then, or "v2" to Postfix'
-_TOOK_HEADER = (
+_MISSING_HEADER = 'the listener may wait for a PROXY header (Dovecot: haproxy = yes): give send_proxy = "v2-ssl" then, or "v2" to Postfix'
+_UNEXPECTED_HEADER = (
     "the listener may have taken the PROXY header for commands: tell the server to expect one, and from this proxy (Dovecot: "
     "haproxy = yes and haproxy_trusted_networks, Postfix: "
     'smtpd_upstream_proxy_protocol = haproxy), or give send_proxy = "none"'
@@ -32,17 +32,17 @@ def hint(result: CheckResult, probe: Probe) -> str:
         words in result.info.lower()
         for words in ("wrong version number", "record layer failure", "packet length too long")
     ):
-        return _CLEAR_PORT if not sends_header else f"{_CLEAR_PORT}; or {_TOOK_HEADER}"
+        return _CLEAR_PORT if not sends_header else f"{_CLEAR_PORT}; or {_UNEXPECTED_HEADER}"
     if sends_header and result.code is CheckCode.L4CON and "reset" in result.info.lower():
-        return _TOOK_HEADER
+        return _UNEXPECTED_HEADER
     if sends_header and any(words.lower() in result.info.lower() for words in _ANSWERS_TO_HEADER):
-        return _TOOK_HEADER
+        return _UNEXPECTED_HEADER
     if not result.info.startswith(_IN_PLACE_OF_GREETING) and not result.info.endswith(_IN_PLACE_OF_GREETING):
         return ""
     if result.code is CheckCode.L7TOUT:
         maybe = [_TLS_PORT] if probe.tls is None else []
-        maybe += [] if sends_header else [_WANTS_HEADER]
+        maybe += [] if sends_header else [_MISSING_HEADER]
         return "; or ".join(maybe)
     if result.code is CheckCode.L7RSP and "closed" in result.info:
-        return _TOOK_HEADER if sends_header else _WANTS_HEADER
+        return _UNEXPECTED_HEADER if sends_header else _MISSING_HEADER
     return ""

@@ -9,7 +9,7 @@ from mailproxy.address import TcpAddress
 from mailproxy.config import Backend, Bind, Config, Frontend, Server
 from mailproxy.config.check_plan import EntryPath, entry_paths, plan_probes
 from mailproxy.config.lint.ports import CLEAR_PORTS, TLS_PORTS, clear_port, is_fitting, protocol_of, tls_port
-from mailproxy.config.path import ROOT_PATH
+from mailproxy.config.path import backend_path, bind_path, frontend_path, server_path
 from mailproxy.errors import Fault
 
 _CHECKS = {"submission": "smtp"}  # the check of a protocol, where it has another name
@@ -31,13 +31,13 @@ def advise_on_ports(config: Config) -> Iterator[Fault]:
 
 
 def _check_protocol(config: Config, frontend: Frontend) -> Iterator[Fault]:
-    path = f"frontends.{frontend.name}"
+    path = frontend_path(frontend.name)
     binds = [_port_of(bind) for bind in frontend.bind]
     if frontend.protocol != "tcp":
         for index, port in enumerate(binds):
             if not is_fitting(frontend.protocol, port):
                 yield Fault(
-                    f"{path}.bind[{index}].address",
+                    path / "bind" / index / "address",
                     f'port {port} is that of {protocol_of(port)}, and the frontend has protocol = "{frontend.protocol}": '
                     "use another port, or a frontend of its own",
                 )
@@ -46,11 +46,9 @@ def _check_protocol(config: Config, frontend: Frontend) -> Iterator[Fault]:
         _port_of(server) for name in frontend.backend_names for server in config.backends[name].servers
     ]
     known = next((port for port in (*binds, *servers) if protocol_of(port)), None)
-    if known is not None and not config.source_map.is_written(
-        ROOT_PATH / "frontends" / frontend.name / "protocol"
-    ):
+    if known is not None and not config.source_map.is_written(path / "protocol"):
         yield Fault(
-            f"{path}.protocol",
+            path / "protocol",
             f"is missing: port {known} is that of {protocol_of(known)}, and timeouts and checks depend on the protocol; "
             f'give protocol = "{protocol_of(known)}", or "tcp" if neither shall',
         )
@@ -62,14 +60,14 @@ def _check_mode(frontend: Frontend, index: int, bind: Bind) -> Iterator[Fault]:
         return
     other = tls_port(CLEAR_PORTS[port])
     yield Fault(
-        f"frontends.{frontend.name}.bind[{index}].mode",
+        bind_path(frontend.name, index) / "mode",
         f'"{bind.mode}" expects TLS from the first byte, and clients of port {port} begin in clear text: '
         f'{f"use port {other}, or" if other else "use"} mode = "forward"',
     )
 
 
 def _check_server(backend: Backend, index: int, server: Server) -> Iterator[Fault]:
-    path = f"backends.{backend.name}.servers[{index}].address"
+    path = server_path(backend.name, index) / "address"
     port = _port_of(server)
     if backend.protocol != "tcp" and not is_fitting(backend.protocol, port):
         yield Fault(
@@ -88,31 +86,32 @@ def _check_server(backend: Backend, index: int, server: Server) -> Iterator[Faul
 
 def _check_entry_path(backend: Backend, server: Server, path: EntryPath) -> Iterator[Fault]:
     """Yield advice if clients of a bind speak something else to a server than its port expects."""
-    bind = f"frontends.{path.frontend}.bind[{path.bind}]"
-    port, at = _port_of(server), f"port {_port_of(server)} of {server.name}"
+    bind = bind_path(path.frontend, path.bind)
+    port = _port_of(server)
+    target = f"port {port} of {server.name}"
     if port is None or server.tls is not None:
         return
     if path.mode == "forward" and path.port in TLS_PORTS and port in CLEAR_PORTS:
         yield Fault(
-            f"{bind}.mode",
-            f'"forward" passes the TLS of clients of port {path.port} on to {at}, which speaks clear text: use mode = "tls", '
+            bind / "mode",
+            f'"forward" passes the TLS of clients of port {path.port} on to {target}, which speaks clear text: use mode = "tls", '
             f"or {_describe_tls_port(port)} of the server",
         )
     elif path.mode == "forward" and path.port in CLEAR_PORTS and port in TLS_PORTS:
         yield Fault(
-            f"backends.{backend.name}.servers",
-            f"{at} expects TLS, and clients of {bind} begin in clear text: give its port {clear_port(TLS_PORTS[port])}",
+            backend_path(backend.name) / "servers",
+            f"{target} expects TLS, and clients of {bind} begin in clear text: give its port {clear_port(TLS_PORTS[port])}",
         )
     elif path.mode == "passthrough" and port in CLEAR_PORTS:
         yield Fault(
-            f"backends.{backend.name}.servers",
-            f"{at} speaks clear text, and clients of {bind} speak TLS through to it: give {_describe_tls_port(port)}, or "
+            backend_path(backend.name) / "servers",
+            f"{target} speaks clear text, and clients of {bind} speak TLS through to it: give {_describe_tls_port(port)}, or "
             'use mode = "tls"',
         )
     elif path.mode == "tls" and port == 587 and not str(server.send_proxy).startswith("v2-ssl"):
         yield Fault(
-            f"backends.{backend.name}.tls",
-            f"{at} usually demands STARTTLS (Postfix: 530), and sessions of {bind} come in clear text: give tls and its port "
+            backend_path(backend.name) / "tls",
+            f"{target} usually demands STARTTLS (Postfix: 530), and sessions of {bind} come in clear text: give tls and its port "
             '465 (Postfix: smtps with smtpd_tls_wrappermode = yes), or use mode = "passthrough" to that port',
         )
 
@@ -133,10 +132,10 @@ def _check_health_checks(backend: Backend, paths: tuple[EntryPath, ...]) -> Iter
         for probe in plan_probes(server, backend.protocol, paths):
             is_known = probe.port is not None or not isinstance(probe.address or server.address, TcpAddress)
             if probe.kind == "tcp" and is_known and is_fitting(backend.protocol, probe.port):
-                where = server.address if probe.port is None else f"port {probe.port}"
+                target = server.address if probe.port is None else f"port {probe.port}"
                 yield Fault(
-                    f"backends.{backend.name}.check",
-                    f"{server.name} is only connected to, since it is not known whether {where} speaks {kind} in clear text "
+                    backend_path(backend.name) / "check",
+                    f"{server.name} is only connected to, since it is not known whether {target} speaks {kind} in clear text "
                     f'or over TLS: give check = "{kind}" for clear text, check = {{ type = "{kind}", tls = true }} for TLS, '
                     'or check = "tcp"',
                 )

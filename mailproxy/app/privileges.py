@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from mailproxy.config import Config
+from mailproxy.config.path import server_path
 from mailproxy.errors import Fault
 from mailproxy.net.accounts import account, group_id, groups_of, user_id
 from mailproxy.net.dial import can_use_foreign_addresses
@@ -15,7 +16,7 @@ MISSING_CAPABILITY = (
 )
 
 
-def wanted_owner(config: Config) -> tuple[int, int] | None:
+def configured_owner(config: Config) -> tuple[int, int] | None:
     """Return the user and group that the process will become; None to stay as it is. Both must exist."""
     process = config.process
     if process.user is None and process.group is None:
@@ -35,7 +36,7 @@ def check_capabilities(config: Config) -> None:
             them.
     """
     faults = [
-        Fault(f"backends.{backend.name}.servers[{index}].source", MISSING_CAPABILITY)
+        Fault(server_path(backend.name, index) / "source", MISSING_CAPABILITY)
         for backend in config.backends.values()
         for index, server in enumerate(backend.servers)
         if server.source == "client"
@@ -50,7 +51,7 @@ def drop_privileges(config: Config) -> None:
     Raises:
         ConfigError: This process is not allowed to.
     """
-    owner = wanted_owner(config)
+    owner = configured_owner(config)
     if owner is None or owner == (os.geteuid(), os.getegid()):
         return
     uid, gid = owner

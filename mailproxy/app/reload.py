@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import trio
 from attrs import frozen
@@ -27,6 +28,7 @@ from mailproxy.certificates.store import CertificateStore
 from mailproxy.certificates.watcher import log_renewed
 from mailproxy.config import Config, load
 from mailproxy.config.difference import compare
+from mailproxy.config.path import ConfigPath, server_path
 from mailproxy.errors import ConfigError, Fault, ProxyError, ServerRefusedError
 from mailproxy.log import Log
 from mailproxy.log.events import RELOAD_FAILED, RELOADED
@@ -73,7 +75,8 @@ async def reload_file(process: SingleProcess) -> None:
     Raises nothing for faults of the file.
     """
     service = process.service
-    notify_reloading()
+    if service.is_serving:
+        notify_reloading()
     try:
         try:
             config = await trio.to_thread.run_sync(load, service.config.source, abandon_on_cancel=True)
@@ -84,7 +87,8 @@ async def reload_file(process: SingleProcess) -> None:
     except ConfigError:
         process.monitor.scan_certificates()  # renewed files are taken into use, whatever is wrong elsewhere
     finally:
-        notify_ready()
+        if service.is_serving:  # otherwise the service manager has been told something else
+            notify_ready()
 
 
 async def reload(process: SingleProcess, config: Config) -> Reload:
@@ -205,11 +209,12 @@ async def _make_servers(
     servers = {name: make_servers(table, store.server_contexts) for name, table in config.backends.items()}
     faults: list[Fault] = []
 
-    async def look_up(server: BackendServer, path: str, address: TcpAddress) -> None:
+    async def look_up(
+        server: BackendServer, path: ConfigPath, address: TcpAddress, prefer: Literal["ipv4", "ipv6"] | None
+    ) -> None:
         fact = f"{address.host}: no answer within {_RESOLVE_TIMEOUT_S:g}s"
         with trio.move_on_after(_RESOLVE_TIMEOUT_S):
             try:
-                prefer = config.backends[path.split(".")[1]].resolve_prefer
                 server.addresses = await resolve(address.host, address.port, prefer)
             except (ServerRefusedError, ProxyError) as error:
                 fact = str(error)
@@ -229,7 +234,8 @@ async def _make_servers(
                 address = server.config.address
                 if literal_endpoint(address) is None and before.get(server.name) != address:
                     assert isinstance(address, TcpAddress)  # noqa: S101 - only these have host names
-                    nursery.start_soon(look_up, server, f"backends.{name}.servers[{index}].address", address)
+                    prefer = config.backends[name].resolve_prefer
+                    nursery.start_soon(look_up, server, server_path(name, index) / "address", address, prefer)
     if faults:
         raise config.error(faults)
     return servers

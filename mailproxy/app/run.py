@@ -9,7 +9,7 @@ import signal
 import trio
 
 from mailproxy.app.api import open_service
-from mailproxy.app.privileges import check_capabilities, drop_privileges, wanted_owner
+from mailproxy.app.privileges import check_capabilities, configured_owner, drop_privileges
 from mailproxy.app.reload import reload_file
 from mailproxy.app.startup import load_and_check, open_all
 from mailproxy.certificates.store import CertificateStore
@@ -49,7 +49,7 @@ def run(config: Config) -> None:
 
 
 def _run_single_process(config: Config, store: CertificateStore) -> None:
-    process = open_service(config, store, owner=wanted_owner(config))
+    process = open_service(config, store, owner=configured_owner(config))
     log = process.service.log
     drop_privileges(config)
     check_capabilities(config)
@@ -63,7 +63,7 @@ def _run_single_process(config: Config, store: CertificateStore) -> None:
 
 
 def _run_workers(config: Config, store: CertificateStore) -> None:
-    slots, outputs = open_all(config, store, workers=worker_count(config), owner=wanted_owner(config))
+    slots, outputs = open_all(config, store, workers=worker_count(config), owner=configured_owner(config))
     try:
         drop_privileges(config)
         check_capabilities(config)

@@ -7,6 +7,7 @@ from mailproxy.app.host_checks import check_binds, check_log, check_loops, check
 from mailproxy.certificates.loader import load_certificates
 from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Config
+from mailproxy.config.path import bind_path
 from mailproxy.errors import ConfigError, Fault
 from mailproxy.log import Output, open_target
 from mailproxy.net.listener import Listener, Slots, close_slots, open_for_workers, open_listeners
@@ -69,7 +70,7 @@ def _open_log(config: Config, owner: tuple[int, int] | None, *, shared: bool) ->
             for output in outputs:
                 output.target.close()
             reason = error.strerror or str(error)
-            raise config.error([Fault(f"{path}.to", f"{each.to}: {reason}")]) from None
+            raise config.error([Fault(path / "to", f"{each.to}: {reason}")]) from None
         outputs.append(Output(target, each.format, each.level, str(each.to)))
     return outputs
 
@@ -86,6 +87,6 @@ def check_ports(config: Config, listeners: list[Listener]) -> None:
                 if isinstance(server.address, TcpAddress) and server.address.port is None
             ]
             if portless:
-                path = f"frontends.{frontend.name}.bind[{listener.number - 1}].address"
+                path = bind_path(frontend.name, listener.number - 1) / "address"
                 fact = f"{listener.bind.address} has no port for server {portless[0].name}, which has none either"
                 raise config.error([Fault(path, fact)])

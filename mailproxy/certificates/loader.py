@@ -6,12 +6,14 @@ Each file is opened and tried. All faults are reported at once, in the form of t
 from __future__ import annotations
 
 import ssl
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Config, FrontendTls, ServerTls
 from mailproxy.config.check_plan import entry_paths, tls_of_checks
+from mailproxy.config.path import ConfigPath, backend_path, bind_path, frontend_path, server_path
 from mailproxy.display_path import display_path
 from mailproxy.errors import Fault
 from mailproxy.net.tls.certificate import Certificate, file_stamp, is_authority, next_update, read_certificate
@@ -110,7 +112,7 @@ class _Loader:
                 if bind.tls is None or not frontend.terminates_tls(bind):
                     continue
                 is_own = bind.tls != frontend.tls
-                path = f"frontends.{name}.bind[{index}].tls" if is_own else f"frontends.{name}.tls"
+                path = (bind_path(name, index) if is_own else frontend_path(name)) / "tls"
                 self._load_once(bind.tls, path)
                 terminator = store.terminators.get(bind.tls)
                 if terminator is not None:
@@ -120,15 +122,15 @@ class _Loader:
         for name, backend in config.backends.items():
             paths_in = entry_paths(config.frontends.values(), name)
             for index, server in enumerate(backend.servers):
-                path = f"backends.{name}.servers[{index}]"
+                path = server_path(name, index)
                 if server.tls is not None:
                     is_own = server.tls != backend.tls
-                    self._load_once(server.tls, f"{path}.tls" if is_own else f"backends.{name}.tls")
+                    self._load_once(server.tls, (path if is_own else backend_path(name)) / "tls")
                 for tls, key in tls_of_checks(server, backend.protocol, paths_in).items():
                     is_own = server.check != backend.check
-                    self._load_once(tls, f"{path}.{key}" if is_own else f"backends.{name}.{key}")
+                    self._load_once(tls, (path if is_own else backend_path(name)).joinpath(*key.steps))
 
-    def _load_once(self, tls: FrontendTls | ServerTls, path: str) -> None:
+    def _load_once(self, tls: FrontendTls | ServerTls, path: ConfigPath) -> None:
         if tls in self.loaded:
             return
         self.loaded.add(tls)
@@ -137,12 +139,12 @@ class _Loader:
         else:
             self._load_server_context(tls, path)
 
-    def _load_terminator(self, tls: FrontendTls, path: str) -> None:
+    def _load_terminator(self, tls: FrontendTls, path: ConfigPath) -> None:
         store = self._store
         certificates = []
         for index, files in enumerate(tls.certificates):
             key = files.key or tls.key
-            certificates += self._read_entry(files.certificate, key, f"{path}.certificates[{index}]")
+            certificates += self._read_entry(files.certificate, key, path / "certificates" / index)
         if not self._check_client_authority(tls, path) or not certificates:
             return
         try:
@@ -153,41 +155,55 @@ class _Loader:
             else:
                 store.terminators[tls].reload(certificates)
         except (OSError, ValueError) as error:
-            store.add(*_context_fault(path, error))
-            store.rejected.update(file for file, _ in store.certificates)
-            if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
-                # The machine's fault, such as no free descriptors. It may pass.
-                store.retry.update(dict.fromkeys(certificate.path for certificate in certificates))
+            self._reject_context(path, error, certificates, (tls.client_ca, tls.client_crl))
 
-    def _load_server_context(self, tls: ServerTls, path: str) -> None:
+    def _load_server_context(self, tls: ServerTls, path: ConfigPath) -> None:
         store = self._store
         is_usable, certificate = True, None
         if tls.ca is not None:
             store.remember_stat(tls.ca)
-            is_usable = _check_authority(tls.ca, f"{path}.ca", store)
+            is_usable = _check_authority(tls.ca, path / "ca", store)
         if tls.certificate is not None:
             # Without a usable certificate the previous context stays, so there is no need for the previous
             # certificate.
-            certificate = self._read_file(tls.certificate, tls.key, f"{path}.certificate", falls_back=False)
+            certificate = self._read_file(tls.certificate, tls.key, path / "certificate", falls_back=False)
             is_usable &= certificate is not None
         if not is_usable:
             return
         try:
             store.server_contexts[tls] = make_client_context(tls, certificate)
         except (OSError, ValueError) as error:
-            store.add(*_context_fault(path, error))
+            certificates = () if certificate is None else (certificate,)
+            self._reject_context(path, error, certificates, (tls.ca,))
 
-    def _check_client_authority(self, tls: FrontendTls, path: str) -> bool:
+    def _reject_context(
+        self,
+        path: ConfigPath,
+        error: OSError | ValueError,
+        certificates: Sequence[Certificate],
+        authorities: Iterable[Path | None],
+    ) -> None:
+        """Reject all files of a table whose context cannot be made. The previous context stays in use."""
+        store = self._store
+        store.add(*_context_fault(path, error))
+        files = [file for certificate in certificates for file in (certificate.path, certificate.key)]
+        rejected = [file for file in (*files, *authorities) if file is not None]
+        store.rejected.update(rejected)
+        if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
+            # The machine's fault, such as no free descriptors. It may pass.
+            store.retry.update(dict.fromkeys(rejected))
+
+    def _check_client_authority(self, tls: FrontendTls, path: ConfigPath) -> bool:
         is_usable = True
         for key, file in (("client_ca", tls.client_ca), ("client_crl", tls.client_crl)):
             if file is not None:
                 self._store.remember_stat(file)
-                is_usable &= _check_authority(file, f"{path}.{key}", self._store)
+                is_usable &= _check_authority(file, path / key, self._store)
         if is_usable and tls.client_crl is not None:
-            is_usable = self._read_revocations(tls.client_crl, f"{path}.client_crl")
+            is_usable = self._read_revocations(tls.client_crl, path / "client_crl")
         return is_usable
 
-    def _read_revocations(self, file: Path, path: str) -> bool:
+    def _read_revocations(self, file: Path, path: ConfigPath) -> bool:
         try:
             self._store.revocations[file] = (path, next_update(file))
         except OSError as error:
@@ -198,7 +214,7 @@ class _Loader:
             return True
         return False
 
-    def _read_entry(self, entry: Path, key: Path | None, path: str) -> list[Certificate]:
+    def _read_entry(self, entry: Path, key: Path | None, path: ConfigPath) -> list[Certificate]:
         """Read one item of ``certificates``: a file or a folder."""
         store = self._store
         store.remember_stat(entry)
@@ -217,7 +233,7 @@ class _Loader:
             return self._reuse_previous(entry, key)
         return self._read_folder(entry, files, path) or self._reuse_previous(entry, key)
 
-    def _read_folder(self, folder: Path, files: list[Path], path: str) -> list[Certificate]:
+    def _read_folder(self, folder: Path, files: list[Path], path: ConfigPath) -> list[Certificate]:
         store = self._store
         for file in files:
             store.remember_stat(file)  # also of files that are not served: a change may make them so
@@ -252,7 +268,7 @@ class _Loader:
         return [certificate for _, certificate in reused.values()]
 
     def _read_file(
-        self, file: Path, key: Path | None, path: str, *, falls_back: bool = True
+        self, file: Path, key: Path | None, path: ConfigPath, *, falls_back: bool = True
     ) -> Certificate | None:
         """Read a certificate with its key, once for all tables that name it.
 
@@ -280,7 +296,7 @@ class _Loader:
         return certificate
 
     def _try_read(
-        self, file: Path, key: Path | None, path: str, previous: Certificate | None
+        self, file: Path, key: Path | None, path: ConfigPath, previous: Certificate | None
     ) -> Certificate | None:
         store = self._store
         try:
@@ -340,13 +356,13 @@ def _is_inaccessible(file: Path) -> bool:
     return False
 
 
-def _check_authority(file: Path, path: str, store: CertificateStore) -> bool:
-    """Whether a file has CA certificates or, if ``path`` ends with ``crl``, revocation lists.
+def _check_authority(file: Path, path: ConfigPath, store: CertificateStore) -> bool:
+    """Whether a file has CA certificates or, at ``client_crl``, revocation lists.
 
     A file without them is rejected.
     """
     store.authorities.add(file)
-    is_crl = path.endswith("crl")
+    is_crl = path.key == "client_crl"
     content = "revocation list" if is_crl else "certificate"
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
@@ -395,8 +411,8 @@ def _pair_fact(error: ssl.SSLError, key: Path | None) -> str:
     return f"cannot be used: {error_reason(error)}"
 
 
-def _context_fault(path: str, error: Exception) -> tuple[str, str]:
+def _context_fault(path: ConfigPath, error: Exception) -> tuple[ConfigPath, str]:
     """Return path and fact of an error in making a context of the table at ``path``."""
     if isinstance(error, TlsKeyError):
-        return f"{path}.{error.key}", str(error)
+        return path / error.key, str(error)
     return path, error_reason(error) if isinstance(error, OSError) else str(error)

@@ -34,6 +34,7 @@ from mailproxy.certificates.expiry import expiry_warnings
 from mailproxy.certificates.loader import reload_certificates
 from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Config, ServerTls
+from mailproxy.config.path import ConfigPath
 from mailproxy.errors import Fault
 from mailproxy.net.tls.certificate import Certificate
 from mailproxy.net.tls.context import Context
@@ -60,7 +61,7 @@ class ReloadResult:
     retry: tuple[Fault, ...] = ()
     expiring: tuple[Fault, ...] = ()
     server_contexts: Mapping[ServerTls, Context] = field(repr=False)
-    staged: tuple[tuple[str, Callable[[], None]], ...] = field(default=(), repr=False)
+    staged: tuple[tuple[ConfigPath, Callable[[], None]], ...] = field(default=(), repr=False)
 
     @property
     def faults(self) -> tuple[Fault, ...]:

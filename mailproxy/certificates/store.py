@@ -9,6 +9,7 @@ from pathlib import Path
 from attrs import Factory, define
 
 from mailproxy.config import FrontendTls, ServerTls
+from mailproxy.config.path import ConfigPath
 from mailproxy.display_path import display_path
 from mailproxy.errors import Fault
 from mailproxy.net.tls.certificate import Certificate, file_stamp
@@ -44,8 +45,8 @@ class CertificateStore:
     bind_terminators: dict[tuple[str, int], Terminator] = Factory(dict)
     terminators: dict[FrontendTls, Terminator] = Factory(dict)
     server_contexts: dict[ServerTls, Context] = Factory(dict)
-    certificates: dict[tuple[Path, Path | None], tuple[str, Certificate]] = Factory(dict)
-    revocations: dict[Path, tuple[str, datetime | None]] = Factory(dict)
+    certificates: dict[tuple[Path, Path | None], tuple[ConfigPath, Certificate]] = Factory(dict)
+    revocations: dict[Path, tuple[ConfigPath, datetime | None]] = Factory(dict)
     expired: list[Fault] = Factory(list)
     faults: list[Fault] = Factory(list)
     files: dict[Path, object] = Factory(dict)
@@ -53,15 +54,15 @@ class CertificateStore:
     authorities: set[Path] = Factory(set)
     rejected: set[Path] = Factory(set)
     retry: dict[Path, None] = Factory(dict)
-    staged: list[tuple[str, Callable[[], None]]] | None = None
+    staged: list[tuple[ConfigPath, Callable[[], None]]] | None = None
 
-    def add(self, path: str, fact: str) -> None:
+    def add(self, path: ConfigPath, fact: str) -> None:
         """Add a fault, once."""
         fault = Fault(path, fact)
         if fault not in self.faults:
             self.faults.append(fault)
 
-    def reject(self, path: str, file: Path, fact: str, *, retry: bool = False) -> None:
+    def reject(self, path: ConfigPath, file: Path, fact: str, *, retry: bool = False) -> None:
         """Add a fault of a file.
 
         Args:

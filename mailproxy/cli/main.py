@@ -33,10 +33,11 @@ def main() -> None:
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path, readable=False))
 def run(file: Path) -> None:
-    """Run in the foreground.
+    """Run the proxy in the foreground.
 
-    SIGTERM drains and stops. A second SIGTERM, or SIGINT, stops now. SIGHUP and SIGUSR2 reopen log files.
-    SIGHUP also scans certificate files and, with one worker, reloads the configuration.
+    FILE is its configuration (man mailproxy.toml). SIGTERM drains and stops. A second SIGTERM, or SIGINT,
+    stops now. SIGHUP and SIGUSR2 reopen log files. SIGHUP also reloads certificate files that have changed
+    and, with one worker, FILE.
     """
     config = _load(file)
     from mailproxy.app import run as run_proxy  # late, so that other commands need not import trio
@@ -53,14 +54,15 @@ def run(file: Path) -> None:
 @click.option("--live", is_flag=True, help="Resolve and check every server once, and print a table.")
 @click.option(
     "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True,
-    help="json: one list of faults and advice on standard output, for programs.",
+    help="With json, print one list of faults and advice on standard output, for programs.",
 )  # fmt: skip
 @click.option("--quiet", "-q", is_flag=True, help="Print faults and advice only, no table and no summary.")
 def check(file: Path, strict: bool, live: bool, form: str, quiet: bool) -> None:
-    """Check a configuration: list its faults, and advice on what could be better.
+    """List the faults of a configuration, and advice.
 
-    FILE may be - for standard input. Files, certificates, users and ciphers are checked, too. Nothing
-    listens, and without --live nothing is connected to.
+    FILE may be - for standard input. Files, certificates, users and ciphers are checked, too. Advice is about
+    settings that are allowed, but probably a mistake. The check does not listen, and connects to servers only
+    with --live.
 
     Faults go to standard error, everything else to standard output. Exit codes: 0 no faults, 1 advice with
     --strict, 2 faults.
@@ -98,16 +100,26 @@ def schema() -> None:
 @main.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print a completion script, to be read with the shell's source command."""
+    """Print a script for shell completion.
+
+    Load it with the shell's source command, in bash: source <(mailproxy completion bash)
+    """
     complete = get_completion_class(shell)
     assert complete is not None  # noqa: S101 - click supports all three
     click.echo(complete(main, {}, "mailproxy", "_MAILPROXY_COMPLETE").source())
 
 
 @main.command()
-@click.option("--port-base", type=click.IntRange(1, 64000), help="First of the ports to listen on.")
+@click.option(
+    "--port-base",
+    type=click.IntRange(1, 64000),
+    help="The first of two ports to listen on.  [default: 1143 and 1993]",
+)
 def demo(port_base: int | None) -> None:
-    """Run a demo: the proxy, two mail servers and a certificate, all in one process."""
+    """Run the proxy with two demo servers.
+
+    It needs no configuration: the servers and a certificate come with it, all in one process.
+    """
     from mailproxy.cli.demo import demo as run_demo
 
     run_demo(port_base)

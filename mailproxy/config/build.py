@@ -13,7 +13,7 @@ from mailproxy.config import model
 from mailproxy.config.diagnostics import Diagnostics
 from mailproxy.config.fields import keys_of
 from mailproxy.config.layers import Layer, MergedTable, Table, interleave, merge
-from mailproxy.config.path import ROOT_PATH, ConfigPath
+from mailproxy.config.path import ROOT_PATH, ConfigPath, backend_path, frontend_path
 from mailproxy.config.rules import (
     address_rules,
     check_rules,
@@ -120,7 +120,7 @@ class _Builder:
 
     def frontend(self, name: str) -> model.Frontend | None:
         """Build a frontend with its binds; return None if a required key of it or of a bind is missing."""
-        own = Layer(ROOT_PATH / "frontends" / name, self.tables["frontends"][name])
+        own = Layer(frontend_path(name), self.tables["frontends"][name])
         profile = self._profile(own, "frontend")
         merged = merge([*self._outer_layers("frontend", profile), own])
         inner_layers = interleave(merged.layers, self._outer_layers("bind", profile), ["tls"])
@@ -164,7 +164,7 @@ class _Builder:
             name: The backend's name.
             protocols: The protocols of the frontends that use it, for its default.
         """
-        own = Layer(ROOT_PATH / "backends" / name, self.tables["backends"][name])
+        own = Layer(backend_path(name), self.tables["backends"][name])
         profile = self._profile(own, "backend")
         merged = merge([*self._outer_layers("backend", profile), own])
         server_tables = list(self._items(merged, "servers"))
@@ -188,7 +188,7 @@ class _Builder:
         if "protocol" not in values:
             if len(set(protocols)) > 1:
                 names = " and ".join(sorted(set(protocols)))
-                fact = f"protocol is missing: the frontends that lead here speak {names}"
+                fact = f"protocol is missing: its frontends have {names}"
                 self.diagnostics.add(own, fact)
             values["protocol"] = protocols[0] if protocols else "tcp"
         if not has_servers and not self.diagnostics.is_any_invalid((own, own / "servers")):

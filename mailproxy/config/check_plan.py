@@ -22,6 +22,7 @@ from attrs import frozen
 
 from mailproxy.address import ServerAddress, TcpAddress, UnixAddress
 from mailproxy.config import model
+from mailproxy.config.path import ROOT_PATH, ConfigPath
 
 ProbeKind = Literal["tcp", "tls", "imap", "pop3", "smtp", "submission", "lmtp", "sieve", "script"]
 
@@ -187,13 +188,8 @@ def is_like_terminated_session(
     """
     if server.check is None or probe.kind not in MAIL or probe.address is not None:
         return False
-    sent = server.send_proxy or "none"
-    has_tls_facts = (
-        sent.startswith("v2-ssl")
-        or server.forward_tlvs
-        or any(tlv.startswith(("ssl-", "cert-", "client-")) for tlv in server.send_proxy_tlvs)
-    )
-    if has_tls_facts or probe.send_proxy != sent or probe.tls != server.tls:
+    is_same_header = probe.send_proxy == (server.send_proxy or "none") and not server.sends_tls_facts
+    if not is_same_header or probe.tls != server.tls:
         return False
     planner = _Planner(server, server.check, protocol, tuple(entries))
     return any(entry.mode in ("tls", "starttls") for entry in planner.entries_to(probe.port))
@@ -201,25 +197,28 @@ def is_like_terminated_session(
 
 def tls_of_checks(
     server: model.Server, protocol: model.Protocol, entries: Sequence[EntryPath]
-) -> dict[model.ServerTls, str]:
-    """Return the TLS of each connection of a server's check, with its key in the server's table.
+) -> dict[model.ServerTls, ConfigPath]:
+    """Return the TLS of each connection of a server's check, with its path in the server's table.
 
-    The key is ``check.tls`` where none is written. TLS that names files does not depend on the entry paths.
+    The path is ``check.tls`` where none is written. TLS that names files does not depend on the entry paths.
 
     Args:
         server: The server.
         protocol: Its backend's.
         entries: The entry paths to its backend.
     """
-    keys = {} if server.tls is None else {server.tls: "tls"}
+    default = ROOT_PATH / "check" / "tls"
+    paths = {} if server.tls is None else {server.tls: ROOT_PATH / "tls"}
     if server.check is not None:
         if isinstance(server.check.tls, model.ServerTls):
-            keys.setdefault(server.check.tls, "check.tls")
+            paths.setdefault(server.check.tls, default)
         for index, step in enumerate(server.check.steps):
             if step.connect is not None and isinstance(step.connect.tls, model.ServerTls):
-                keys.setdefault(step.connect.tls, f"check.steps[{index}].connect.tls")
+                paths.setdefault(
+                    step.connect.tls, ROOT_PATH.joinpath("check", "steps", index, "connect", "tls")
+                )
     used = [probe.tls for probe in plan_probes(server, protocol, entries) if probe.tls is not None]
-    return {tls: keys.get(tls, "check.tls") for tls in used}
+    return {tls: paths.get(tls, default) for tls in used}
 
 
 @frozen

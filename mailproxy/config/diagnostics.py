@@ -23,7 +23,7 @@ class Diagnostics:
 
     def add(self, path: ConfigPath, fact: str) -> None:
         """Add a fault, once."""
-        fault = Fault(str(path), fact)
+        fault = Fault(path, fact)
         if fault not in self.faults:
             self.faults.append(fault)
 

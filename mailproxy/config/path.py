@@ -50,6 +50,26 @@ class ConfigPath:
 ROOT_PATH = ConfigPath()
 
 
+def frontend_path(name: str) -> ConfigPath:
+    """Return the path of a frontend's table."""
+    return ROOT_PATH / "frontends" / name
+
+
+def bind_path(frontend: str, index: int) -> ConfigPath:
+    """Return the path of a bind's table, by its index in the frontend."""
+    return frontend_path(frontend) / "bind" / index
+
+
+def backend_path(name: str) -> ConfigPath:
+    """Return the path of a backend's table."""
+    return ROOT_PATH / "backends" / name
+
+
+def server_path(backend: str, index: int) -> ConfigPath:
+    """Return the path of a server's table, by its index in the backend."""
+    return backend_path(backend) / "servers" / index
+
+
 def parse_path(text: str) -> ConfigPath:
     """Return the path that a text names; every name in it must be one that needs no quotes."""
     return ConfigPath(tuple(int(index) if index else name for index, name in _STEP.findall(text)))

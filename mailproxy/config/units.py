@@ -26,9 +26,8 @@ def parse_duration(value: object) -> float:
         seconds = value
     else:
         raise ValueError  # noqa: TRY004 - one kind of error for every invalid value
-    if (
-        not 0 <= seconds <= _DURATION_MAX_S
-    ):  # the comparison is false for nan; an integer too large for a float is compared as it is
+    # The comparison is false for nan. An integer too large for a float is compared as it is.
+    if not 0 <= seconds <= _DURATION_MAX_S:
         raise ValueError
     return float(seconds)
 

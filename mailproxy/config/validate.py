@@ -143,15 +143,15 @@ def _check_list(key: Key, value: object, path: ConfigPath, diagnostics: Diagnost
         diagnostics.drop(path, f"{to_display(value)} is not allowed: {_describe_list(key, value, path)}")
         return value
     items: list[object] = []
+    is_one_value = key.table is None or key.table in COMPLETE
     for index, item in enumerate(value):
         item_path = path / index
-        if diagnostics.is_invalid(item_path):  # its environment variable is missing, which is reported
-            diagnostics.mark_invalid(path)
-            continue
-        items.append(_check_item(key, item, item_path, diagnostics))
+        # An item whose environment variable is missing is reported already. It becomes an empty table, so that
+        # the items behind it keep their indexes.
+        is_lost = diagnostics.is_invalid(item_path)
+        items.append({} if is_lost else _check_item(key, item, item_path, diagnostics))
         # Lists of tables keep their other items. Every other list is one value: it is invalid if any of its
         # items is.
-        is_one_value = key.table is None or key.table in COMPLETE
         if is_one_value and diagnostics.is_invalid(item_path):
             diagnostics.mark_invalid(path)
     return items

@@ -40,15 +40,15 @@ class LogThread:
         while (job := self._jobs.get()) is not None:
             job()
 
-    async def run(self, job: Callable[[], object], *, max_seconds: float) -> None:
+    async def run(self, job: Callable[[], object], *, deadline: float) -> None:
         """Run a job in the thread, which must be started. Raises what the job raises.
 
         Args:
             job: What may block.
-            max_seconds: How long to wait. Then this method returns, and the job goes on alone.
+            deadline: Until when to wait, in trio's clock. Then this method returns, and the job goes on alone.
 
         Cancellation:
-            Waits for the job, for ``max_seconds`` at most: the caller would not know how many lines it has
+            Waits for the job, until the deadline at most: the caller would not know how many lines it has
             written.
         """
         done, token = trio.Event(), trio.lowlevel.current_trio_token()
@@ -66,7 +66,7 @@ class LogThread:
 
         self.is_busy = True
         self._jobs.put(run_job)
-        with trio.move_on_after(max_seconds, shield=True):
+        with trio.CancelScope(deadline=deadline, shield=True):
             await done.wait()
         if failures:
             raise failures.pop()

@@ -8,6 +8,7 @@ affect the others.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Callable, Collection, Sequence
 
@@ -124,9 +125,9 @@ class Log:
         """Write the remaining lines and close the targets. Call it after the last session.
 
         Cancellation:
-            Shielded, for about four seconds at most.
+            Shielded, for about two seconds at most.
         """
-        with trio.move_on_after(2 * _FLUSH_TIMEOUT_S, shield=True):
+        with trio.CancelScope(shield=True):  # each writer has its deadline
             async with trio.open_nursery() as nursery:
                 for writer in self._writers:
                     nursery.start_soon(writer.finish)
@@ -180,6 +181,7 @@ class LogWriter:
         self._failure = ""  # not reported to the log yet
         self._reopen_fault = ""
         self._unwritten = 0  # lines of a write that has not finished
+        self._deadline = math.inf  # in trio's clock, set by ``finish``
         self.lost = 0
 
     @property
@@ -228,9 +230,10 @@ class LogWriter:
         """Write the remaining lines and close the target.
 
         Cancellation:
-            Shielded, for two seconds, or four if the target blocks in a write that began late.
+            Shielded, for two seconds at most.
         """
-        with trio.move_on_after(_FLUSH_TIMEOUT_S, shield=True):
+        self._deadline = trio.current_time() + _FLUSH_TIMEOUT_S
+        with trio.CancelScope(deadline=self._deadline, shield=True):
             while self._thread.is_busy:  # noqa: ASYNC110 - as above
                 await trio.sleep(_BATCH_S)
             await self._try_flush()
@@ -279,8 +282,9 @@ class LogWriter:
             self._failure = ""
 
     async def _in_thread(self, job: Callable[[], None]) -> None:
-        """Run what may block in the thread. After two seconds it is left running."""
-        await self._thread.run(job, max_seconds=_FLUSH_TIMEOUT_S)
+        """Run what may block in the thread. After two seconds, or at the deadline, it is left running."""
+        deadline = min(self._deadline, trio.current_time() + _FLUSH_TIMEOUT_S)
+        await self._thread.run(job, deadline=deadline)
 
     def _write(self, lines: list[Line], lost: int) -> None:
         count = len(lines)

@@ -17,6 +17,7 @@ from attrs import evolve, field, frozen
 
 from mailproxy.address import Networks, TcpAddress, UnixAddress, join_host_port
 from mailproxy.config import Bind, Config
+from mailproxy.config.path import bind_path
 from mailproxy.errors import Fault
 from mailproxy.files import FileId, bind_unix, remove
 from mailproxy.net.accounts import group_id, user_id
@@ -154,9 +155,8 @@ class Listener:
             return
         self.socket.close()
         if isinstance(self.bind.address, UnixAddress) and self.created is not None:
-            with contextlib.suppress(
-                OSError
-            ):  # the folder may be root's, and this process has dropped privileges
+            # The folder may be root's, and this process has dropped privileges.
+            with contextlib.suppress(OSError):
                 remove(Path(self.bind.address.path), self.created)
 
 
@@ -235,9 +235,7 @@ def _open_binds(
                 binds[name, index] = open_bind(bind, name, index + 1, terminators.get((name, index)))
             except (OSError, LookupError) as error:
                 reason = _reason(error, bind)
-                faults.append(
-                    Fault(f"frontends.{name}.bind[{index}]", f"cannot listen on {bind.address}: {reason}")
-                )
+                faults.append(Fault(bind_path(name, index), f"cannot listen on {bind.address}: {reason}"))
     if faults:
         for listeners in binds.values():
             close_all(listeners)
@@ -314,9 +312,8 @@ def _listener(
     port = local[1] if isinstance(local, tuple) else None
     name = str(bind.name)
     if isinstance(bind.address, TcpAddress) and bind.address.port == 0 and name == str(bind.address):
-        name = join_host_port(
-            local[0], local[1]
-        )  # the default name is the address, and its port is known only now
+        # The default name is the address, and its port is known only now.
+        name = join_host_port(local[0], local[1])
     trusted = Networks(source for source in bind.accept_proxy if source != "unix")
     is_one_address = isinstance(local, tuple) and local[0] not in ("0.0.0.0", "::")
     return Listener(

@@ -74,11 +74,9 @@ async def peek(sock: socket.socket, parse: Callable[[bytes], tuple[T, int] | Nee
     try:
         while True:
             size = max(needed, _FIRST_PEEK_BYTES)
-            try:
+            try:  # before waiting, because the bytes usually arrive with the connection
                 data = sock.recv(size, socket.MSG_PEEK)
-            except (
-                BlockingIOError
-            ):  # peeked before waiting, because the bytes usually arrive with the connection
+            except BlockingIOError:
                 await trio.lowlevel.wait_readable(sock)
                 continue
             if not data:

@@ -167,9 +167,8 @@ class Poller:
         self._deferred: deque[Deferred] = deque()
         self._undelivered: dict[int, int] = {}  # events by descriptor that the last turn had no time for
         self._has_woken_task = False
-        self._wakeup_fd: int | None = (
-            None  # an eventfd that ends the wait of ``serve``; None while it does not wait
-        )
+        # An eventfd that ends the wait of ``serve``; None while it does not wait.
+        self._wakeup_fd: int | None = None
         self.now = 0.0
         self.clock = trio.current_time
 
@@ -179,9 +178,8 @@ class Poller:
         Closes:
             The epoll object. Sockets that are added afterwards are not watched.
         """
-        self.clock = (
-            trio.lowlevel.current_clock().current_time
-        )  # one call, where trio.current_time takes three
+        # One call, where trio.current_time takes three.
+        self.clock = trio.lowlevel.current_clock().current_time
         wakeup_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         try:
             self._epoll.register(wakeup_fd, IN | _ET)

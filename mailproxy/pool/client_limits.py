@@ -1,8 +1,9 @@
 """Limits per client: how many sessions one client has at once, and how many connections it makes in a period.
 
-Clients are numbers (see ``client_key``). Workers that count together use its keyed hash (see ``client_hash``). Each worker
-publishes its own counts in a table that the others read. Two workers that read in the same moment may both accept the last
-session: a limit may be exceeded by at most the number of other workers.
+Clients are numbers (see ``client_key``). Workers that count together use its keyed hash (see
+``client_hash``). Each worker publishes its own counts in a table that the others read. Two workers that read
+in the same moment may both accept the last session: a limit may be exceeded by at most the number of other
+workers.
 """
 
 from __future__ import annotations
@@ -98,14 +99,15 @@ class SessionCounts:
 
 
 class RateCounts:
-    """The number of connections that each client has made within the last ``per`` seconds, as HAProxy's ``conn_rate``.
+    """The connections that each client has made in the last ``per`` seconds, as HAProxy's ``conn_rate``.
 
-    Time is cut into windows of that length. The rate is the count of the current window, plus the count of the window before
-    as far as that one reaches into the last ``per`` seconds. It assumes that connections were spread evenly in the window
-    before. So it may differ from the true number, by at most the count of the window before.
+    Time is cut into windows of that length. The rate is the count of the current window, plus the count of
+    the window before as far as that one reaches into the last ``per`` seconds. It assumes that connections
+    were spread evenly in the window before. So it may differ from the true number, by at most the count of
+    the window before.
 
-    At most ``size`` clients are remembered. One more replaces the client that has not connected for longest, whose count
-    begins at 0 when it comes back.
+    At most ``size`` clients are remembered. One more replaces the client that has not connected for longest,
+    whose count begins at 0 when it comes back.
     """
 
     def __init__(
@@ -202,8 +204,8 @@ class ClientLimits:
     def add(self, client: int, now: float) -> LimitReached | None:
         """Count a session of this client that begins now.
 
-        Each call counts for the rate, also one for a session that is rejected. So a client that keeps trying stays out, as
-        in HAProxy.
+        Each call counts for the rate, also one for a session that is rejected. So a client that keeps trying
+        stays out, as in HAProxy.
 
         Returns:
             The limit that the client has reached. The session is not counted then. None if there is none.

@@ -15,8 +15,8 @@ S = TypeVar("S", bound=Server)
 def eligible_servers(servers: Sequence[S]) -> Sequence[S]:
     """Return the usable active servers, or the first usable backup alone if there are none.
 
-    That is HAProxy's rule without ``option allbackups``. A full server is eligible: sessions wait for it and do not go to a
-    backup, which may be a server that must not get sessions while the active ones are up.
+    That is HAProxy's rule without ``option allbackups``. A full server is eligible: sessions wait for it and
+    do not go to a backup, which may be a server that must not get sessions while the active ones are up.
     """
     active = [server for server in servers if server.is_usable and not server.is_backup]
     if active:
@@ -27,8 +27,8 @@ def eligible_servers(servers: Sequence[S]) -> Sequence[S]:
 def slow_start_factor(server: Server, now: float) -> float:
     """Return the part of its weight and ``max_sessions`` that a server has at ``now``.
 
-    It grows linearly over ``slow_start`` from 0.01 to 1. It is 1 for a server that did not come up from down: as in
-    HAProxy, the start of the proxy is no slow start.
+    It grows linearly over ``slow_start`` from 0.01 to 1. It is 1 for a server that did not come up from down:
+    as in HAProxy, the start of the proxy is no slow start.
     """
     if server.up_since is None or not server.slow_start or now >= server.up_since + server.slow_start:
         return 1.0

@@ -9,8 +9,9 @@ from attrs import define, field
 class Health:
     """A counter from 0 (down) to ``rise + fall - 1`` (up). The server is up from ``rise`` on.
 
-    The counter begins at ``rise``: a server counts as up until its first check fails, and then it is down at once (HAProxy's
-    ``init-state none``). The rules are those of ``set_server_check_status`` and ``srv_getinter`` in HAProxy 2.6.
+    The counter begins at ``rise``: a server counts as up until its first check fails, and then it is down at
+    once (HAProxy's ``init-state none``). The rules are those of ``set_server_check_status`` and
+    ``srv_getinter`` in HAProxy 2.6.
 
     Attributes:
         rise: Passed checks in a row that bring a server up.
@@ -44,7 +45,10 @@ class Health:
         return self._counter in (0, self.rise + self.fall - 1)
 
     def record_pass(self) -> bool:
-        """Count a passed check: one step up, and from ``rise`` on to the top. Return True if the server came up."""
+        """Count a passed check: one step up, and from ``rise`` on to the top.
+
+        Return True if the server came up.
+        """
         was_up = self.is_up
         self._counter += 1
         if self._counter >= self.rise:
@@ -52,7 +56,10 @@ class Health:
         return self.is_up and not was_up
 
     def record_fail(self) -> bool:
-        """Count a failed check: one step down, and below ``rise`` to the bottom. Return True if the server went down."""
+        """Count a failed check: one step down, and below ``rise`` to the bottom.
+
+        Return True if the server went down.
+        """
         was_up = self.is_up
         self._counter -= 1
         if self._counter < self.rise:
@@ -65,7 +72,10 @@ class Health:
             self._counter = self.rise - 1
 
     def take_over(self, other: Health) -> None:
-        """Take over what another counter says of the same server. With other bounds, up stays up and down stays down."""
+        """Take over what another counter says of the same server.
+
+        With other bounds, up stays up and down stays down.
+        """
         if (self.rise, self.fall) == (other.rise, other.fall):
             self._counter = other._counter
         elif not other.is_up:
@@ -87,12 +97,18 @@ class Health:
 
     @property
     def progress(self) -> str:
-        """The ``status:`` of a check's log line, always with numbers: ``3/3 UP``, ``2/3 UP``, ``1/2 DOWN``, ``0/2 DOWN``."""
+        """The ``status:`` of a check's log line, always with numbers.
+
+        For example ``3/3 UP``, ``2/3 UP``, ``1/2 DOWN``, ``0/2 DOWN``.
+        """
         if self.is_up:
             return f"{self._counter - self.rise + 1}/{self.fall} UP"
         return f"{self._counter}/{self.rise} DOWN"
 
     def __str__(self) -> str:
-        """Return the status of ``show stat``: ``UP``, ``UP 2/3`` on the way down, ``DOWN``, ``DOWN 1/2`` on the way up."""
+        """Return the status of ``show stat``.
+
+        It is ``UP``, ``UP 2/3`` on the way down, ``DOWN``, or ``DOWN 1/2`` on the way up.
+        """
         count, word = self.progress.split()
         return word if self.is_settled else f"{word} {count}"

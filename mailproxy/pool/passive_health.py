@@ -11,8 +11,8 @@ from mailproxy.pool.shared.counters import SharedCounter
 class PassiveHealth:
     """Counts failed connections in a row. Enough of them, by enough clients, are worth a failed check.
 
-    It is HAProxy's ``observe layer4`` with ``error-limit`` and ``on-error fail-check``. The number of clients is mailproxy's
-    own: one misbehaving client must not take a server down.
+    It is HAProxy's ``observe layer4`` with ``error-limit`` and ``on-error fail-check``. The number of clients
+    is mailproxy's own: one misbehaving client must not take a server down.
 
     Attributes:
         limit: How many failures in a row make a failed check.
@@ -58,8 +58,8 @@ class PassiveHealth:
 class SharedPassiveHealth(PassiveHealth):
     """Passive health over the sessions of several workers.
 
-    Workers report each failure. Successes are too many for that: workers only count them, and a changed count shows that
-    there were some.
+    Workers report each failure. Successes are too many for that: workers only count them, and a changed count
+    shows that there were some.
 
     Attributes:
         successes: The number of sessions that were connected, which workers count.

@@ -1,28 +1,31 @@
-"""The pool: the servers of a backend, the slots that sessions hold there, and the queues of sessions that wait for one.
+"""The pool: the servers of a backend, their slots, and the queues of sessions that wait for a slot.
 
-``acquire`` takes a free slot now. ``enqueue`` waits for one. A slot that becomes free goes to the waiter that has waited
-longest and may have it. It becomes free when a session releases it, when a server comes up, or when slow start gives a
-server more slots. Every method is synchronous and has done everything when it returns.
+``acquire`` takes a free slot now. ``enqueue`` waits for one. A slot that becomes free goes to the waiter that
+has waited longest and may have it. It becomes free when a session releases it, when a server comes up, or
+when slow start gives a server more slots. Every method is synchronous and has done everything when it
+returns.
 
 Invariants, which hold whenever no method of the pool is running (``assert_invariants`` checks them):
 
-1. A waiter without a server is in exactly one queue. It is the queue of its required server, or the queue for any server
-   if none is required. A waiter that has got a server is in none.
+1. A waiter without a server is in exactly one queue. It is the queue of its required server, or the queue for
+   any server if none is required. A waiter that has got a server is in none.
 2. ``_waiting`` is the number of waiters in all queues.
 3. Each queue is in the order of its waiters' tickets.
-4. The queue of a server that accepts no persistent sessions is empty: its waiters have moved to the queue for any server.
-5. No slot is free for a waiter whose turn it is. While a waiter takes any server, all eligible servers are full. While a
-   waiter requires a server, that server is full. With other processes, a slot also stays free that an earlier waiter of
-   another process may have.
+4. The queue of a server that accepts no persistent sessions is empty: its waiters have moved to the queue for
+   any server.
+5. No slot is free for a waiter whose turn it is. While a waiter takes any server, all eligible servers are
+   full. While a waiter requires a server, that server is full. With other processes, a slot also stays free
+   that an earlier waiter of another process may have.
 6. The balance chooses among ``eligible_servers(servers)``.
 
-A session counts at its server from the moment the slot is assigned, before the waiter is woken. So the slot cannot be
-assigned twice, and a waiter that gives up in that moment has to release it (``cancel`` does).
+A session counts at its server from the moment the slot is assigned, before the waiter is woken. So the slot
+cannot be assigned twice, and a waiter that gives up in that moment has to release it (``cancel`` does).
 
 The states of a session here, as HAProxy's src/queue.c lists those of a pending connection:
 
 - ``acquire`` gives a server: the session holds a slot until ``release``.
-- ``acquire`` gives None, ``enqueue`` True: it is in a queue. ``wake`` is called when it has a slot. ``cancel`` gives up.
+- ``acquire`` gives None, ``enqueue`` True: it is in a queue. ``wake`` is called when it has a slot.
+  ``cancel`` gives up.
 - ``enqueue`` gives False: ``max_queue`` sessions wait already.
 - Its required server goes down: it moves to the queue for any server, at the position of its ticket.
 """
@@ -51,7 +54,8 @@ class StateChange(Generic[S]):
         server: The server.
         before: Its state before the change.
         after: Its state now.
-        requeued: Number of waiters that required the server and moved to the queue for any, or that got a slot of it.
+        requeued: Number of waiters that required the server and moved to the queue for any, or that got a
+            slot of it.
         active: Number of active servers that are usable now.
         backup: Number of backup servers that are usable now.
         backend_went_down: Whether the backend had a usable server before and has none now.
@@ -133,7 +137,8 @@ class Pool(Generic[S]):
         Returns:
             The server, or None if no slot is free for this session now.
         """
-        # With other processes a free slot may be reserved for a waiter. Alone, a free slot has no waiter (invariant 5).
+        # With other processes a free slot may be reserved for a waiter. Alone, a free slot has no waiter
+        # (invariant 5).
         is_contended = self._order.is_shared and self._order.waiting
         server: S | None
         if required is not None:
@@ -189,7 +194,8 @@ class Pool(Generic[S]):
     def serve_queues(self, changed: S | None = None) -> int:
         """Assign free slots to the waiters of this process whose turn it is.
 
-        With a shared order, call it when another process wakes this one, and from time to time while sessions wait here.
+        With a shared order, call it when another process wakes this one, and from time to time while sessions
+        wait here.
 
         Returns:
             How many of the slots are the server's that has changed.
@@ -237,7 +243,7 @@ class Pool(Generic[S]):
         waiter.wake()
 
     def _next_queue_for(self, server: S) -> Queue[Waiter[S]] | None:
-        """Return the queue whose first waiter is next at this server: the server's own, or the one for any server."""
+        """Return the queue whose first waiter is next at this server: its own, or the one for any server."""
         if server not in self._server_queues:  # it is gone since a reload
             return None
         requires_it = self._server_queues[server].first if server.accepts_persistent else None
@@ -258,7 +264,7 @@ class Pool(Generic[S]):
         )
 
     def _choose_unreserved(self, ticket: int, key: bytes | None, excluded: Collection[S]) -> S | None:
-        """Let the balance choose among the servers whose free slots no earlier waiter than ``ticket`` may have."""
+        """Let the balance choose a server whose free slots no earlier waiter than ``ticket`` may have."""
         order = self._order
         if order.is_behind(ticket, None):
             return None
@@ -289,7 +295,7 @@ class Pool(Generic[S]):
         return (required, self._server_queues[required]) if required is not None else None
 
     def _requeue(self, server: S) -> list[Waiter[S]]:
-        """Move the waiters that require this server to the queue for any server, each to the position of its ticket."""
+        """Move the waiters that require this server to the queue for any server, sorted by ticket."""
         moved = list(self._server_queues.get(server, ()))
         if not moved:
             return []
@@ -305,7 +311,7 @@ class Pool(Generic[S]):
     # The stick table
 
     def sticky_server(self, key: int, now: float) -> S | None:
-        """Return the server that this client had, None if it had none or the server accepts no persistent sessions."""
+        """Return the server that this client had, or None if there is none that accepts its sessions."""
         index = self.stick.lookup(key, now) if self.stick is not None else None
         if index is None or not self.servers[index].accepts_persistent:
             return None
@@ -336,8 +342,8 @@ class Pool(Generic[S]):
         before = server.operational_state
         health = server.health
         if health is not None and before.state is AdminState.MAINT:
-            # The results from before maintenance are out of date. As at the start, the server counts as up until its
-            # first check fails.
+            # The results from before maintenance are out of date. As at the start, the server counts as up
+            # until its first check fails.
             server.health = Health(rise=health.rise, fall=health.fall)
         server.state = state
         return self._change(server, before, now)
@@ -425,7 +431,10 @@ class Pool(Generic[S]):
     # Slow start
 
     def warm_up(self, now: float) -> bool:
-        """Give servers in slow start the weight and slots that are due by now. Return True while one is in slow start."""
+        """Give servers in slow start the weight and slots that are due by now.
+
+        Return True while one is in slow start.
+        """
         warming = [server for server in self.servers if server.throttle < 1.0]
         for server in warming:
             server.throttle = slow_start_factor(server, now)

@@ -21,8 +21,10 @@ class Waiter(Generic[S]):
     Attributes:
         wake: Called once, when ``server`` has been set. The slot is counted already.
         required: The only server that will do, or None for any.
-        server_queue: Position in the queue of ``required``, HAProxy's ``srv_queue``. 0 if it never waited there.
-        backend_queue: Position in the queue for any server, HAProxy's ``backend_queue``. 0 if it never waited there.
+        server_queue: Position in the queue of ``required``, HAProxy's ``srv_queue``. 0 if it never waited
+            there.
+        backend_queue: Position in the queue for any server, HAProxy's ``backend_queue``. 0 if it never waited
+            there.
         ticket: Position over all queues of the backend. The smaller ticket is served first.
         server: The server that it has got a slot of.
     """
@@ -39,8 +41,8 @@ class Waiter(Generic[S]):
 class Queue(Generic[W]):
     """A FIFO queue from which any waiter can be removed.
 
-    It is an ``OrderedDict``. A plain dict from which the first entries are removed needs more and more time to find the
-    first one left.
+    It is an ``OrderedDict``. A plain dict from which the first entries are removed needs more and more time
+    to find the first one left.
     """
 
     # Each waiter with the number of waiters that had been popped when it joined.
@@ -92,11 +94,11 @@ class Queue(Generic[W]):
         return waiter
 
     def position(self, waiter: W) -> int:
-        """Return what HAProxy logs as ``srv_queue`` or ``backend_queue`` if the waiter is popped or removed now.
+        """Return HAProxy's ``srv_queue`` or ``backend_queue`` of a waiter that is popped or removed now.
 
-        It is the number of waiters that were popped since this one joined, and the waiter itself. So it is 1 for a waiter
-        that joined an empty queue, and for one that gives up before any other was popped. The log has 0 for sessions that
-        never waited.
+        It is the number of waiters that were popped since this one joined, and the waiter itself. So it is 1
+        for a waiter that joined an empty queue, and for one that gives up before any other was popped. The
+        log has 0 for sessions that never waited.
 
         Raises:
             KeyError: The waiter is not in the queue.

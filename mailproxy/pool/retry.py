@@ -19,13 +19,15 @@ class RetryDecision(Enum):
 class RetryState:
     """The failed attempts of one session.
 
-    The rules are HAProxy's for ``retries`` and ``option redispatch`` (src/stream.c, ``sess_update_st_cer``; compared with
-    2.6). Two of them are not in its names: a server that is down is not tried again, and only a sticky session retries at
-    its server. Any other session goes to another server with its first retry, if there is one.
+    The rules are HAProxy's for ``retries`` and ``option redispatch`` (src/stream.c, ``sess_update_st_cer``;
+    compared with 2.6). Two of them are not in its names: a server that is down is not tried again, and only a
+    sticky session retries at its server. Any other session goes to another server with its first retry, if
+    there is one.
 
     Attributes:
         retries: How many attempts may follow the first one.
-        redispatch: True takes the last retry to another server, a number n each n-th retry. False and 0 take none.
+        redispatch: True takes the last retry to another server, a number n each n-th retry. False and 0 take
+            none.
         failures: The attempts that have failed.
     """
 

@@ -75,8 +75,8 @@ class Server:
         is_backup: Whether it is used only while no active server is usable.
         slow_start: Seconds of slow start, 0 for none.
         up_since: When it last came up from down, None if it never did.
-        throttle: The part of weight and ``max_sessions`` that counts in slow start, from 0.01 to 1. The pool sets it to
-            ``slow_start_factor(server, now)``.
+        throttle: The part of weight and ``max_sessions`` that counts in slow start, from 0.01 to 1. The pool
+            sets it to ``slow_start_factor(server, now)``.
         changed_at: When its state last changed, None if it never did.
         counts: What has happened so far.
     """
@@ -107,7 +107,10 @@ class Server:
 
     @property
     def accepts_persistent(self) -> bool:
-        """Whether sessions of clients that it had before may go there. As in HAProxy, they may while it drains."""
+        """Whether sessions of clients that it had before may go there.
+
+        As in HAProxy, they may while it drains.
+        """
         health = self.health  # written out here, and not is_up: each session asks twice
         return self.state is not _MAINT and (health is None or health.is_up) and bool(self.addresses)
 
@@ -118,7 +121,10 @@ class Server:
 
     @property
     def status(self) -> str:
-        """HAProxy's word in ``show stat``: ``UP``, ``UP 2/3``, ``DOWN``, ``DOWN 1/2``, ``DRAIN``, ``MAINT``, ``no check``."""
+        """HAProxy's word in ``show stat``.
+
+        One of ``UP``, ``UP 2/3``, ``DOWN``, ``DOWN 1/2``, ``DRAIN``, ``MAINT``, ``no check``.
+        """
         if self.state is AdminState.MAINT:
             return "MAINT"
         if not self.addresses:
@@ -132,7 +138,8 @@ class Server:
     @property
     def is_full(self) -> bool:
         """Whether all slots that it has now are taken."""
-        # Each choice asks many servers. Most have no limit, or are not in slow start, and are answered quickly.
+        # Each choice asks many servers. Most have no limit, or are not in slow start, and are answered
+        # quickly.
         limit = self.max_sessions
         return limit > 0 and (
             limit <= self.sessions or (self.throttle < 1.0 and self.effective_max_sessions <= self.sessions)

@@ -6,8 +6,8 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
-# An entry is one number: the tick of its expiry, and in the lowest bits the server. A tuple would take three times the
-# memory.
+# An entry is one number: the tick of its expiry, and in the lowest bits the server. A tuple would take three
+# times the memory.
 _SERVER_BITS = 16
 _SERVER_MASK = (1 << _SERVER_BITS) - 1
 _TICKS_PER_SECOND = 16
@@ -24,8 +24,8 @@ class StickTable:
     Moments are seconds of any clock that does not go back.
     """
 
-    # An OrderedDict: a plain dict from which the first entries are removed needs more and more time to find the first one
-    # left. The order of use is that of expiry, too.
+    # An OrderedDict: a plain dict from which the first entries are removed needs more and more time to find
+    # the first one left. The order of use is that of expiry, too.
 
     def __init__(self, size: int, expire: float) -> None:
         """Make an empty table.
@@ -45,7 +45,10 @@ class StickTable:
         return key in self._entries
 
     def lookup(self, key: int, now: float) -> int | None:
-        """Return the server of this client and renew the entry. Return None if there is none or it has expired."""
+        """Return the server of this client and renew the entry.
+
+        Return None if there is none or it has expired.
+        """
         entry = self._entries.get(key)
         if entry is None:
             return None
@@ -91,8 +94,8 @@ class StickTable:
     def restore(self, entries: Iterable[tuple[int, int, float]]) -> None:
         """Take over the ``entries`` of another table with the same clock, after a reload.
 
-        Entries keep their moment of expiry, whatever ``expire`` is now. If there are too many, those that were unused for
-        longest are left out.
+        Entries keep their moment of expiry, whatever ``expire`` is now. If there are too many, those that
+        were unused for longest are left out.
         """
         for key, server, expires in entries:
             self._put(key, server, int(expires * _TICKS_PER_SECOND))
@@ -154,7 +157,10 @@ def _v4_number(host: str) -> int:
 
 
 def _v6_number(host: str) -> int:
-    """Return ``int(IPv6Address(host))``, in less than half of its time for the form of the kernel and ``ipaddress``."""
+    """Return ``int(IPv6Address(host))``.
+
+    For the form that the kernel and ``ipaddress`` write, it takes less than half of the time.
+    """
     head, gap, tail = host.partition("::")
     front = head.split(":") if head else []
     back = tail.split(":") if tail else []

@@ -12,10 +12,10 @@ NEWCOMER = 2**63
 
 
 class TurnOrder:
-    """Whose turn it is when a slot is free: the order over all queues, and over all processes that share them.
+    """The order of waiters over all queues, and over all processes that share them.
 
-    This one is for a single process. Tickets come from a counter. There are no waiters elsewhere, so the pool's own queues
-    decide. ``SharedTurnOrder`` adds the waiters of other processes.
+    This one is for a single process. Tickets come from a counter. There are no waiters elsewhere, so the
+    pool's own queues decide. ``SharedTurnOrder`` adds the waiters of other processes.
 
     Attributes:
         is_shared: Whether a free slot can be reserved for a waiter of another process.

@@ -225,7 +225,7 @@ def _parse_message(message: bytes) -> ClientHello:
         start = offset + 4
         offset = start + length
         if offset > end:
-            raise ClientHelloError(f"extension {kind} leads over the hello's end")
+            raise ClientHelloError(f"extension {kind} exceeds the hello")
         if kind not in _EXTENSIONS_READ:
             continue
         if kind == _SERVER_NAME:
@@ -287,7 +287,7 @@ def _server_name(data: bytes) -> str | None:
         kind, start = data[offset], offset + 3
         offset = start + int.from_bytes(data[offset + 1 : start], "big")
         if offset > len(data):
-            raise ClientHelloError("a server name leads over its list's end")
+            raise ClientHelloError("a server name exceeds its list")
         if kind != _HOST_NAME:
             continue
         if name is not None:
@@ -313,6 +313,6 @@ def _protocols(data: bytes) -> tuple[bytes, ...]:
         start = offset + 1
         offset = start + data[offset]
         if offset > len(data) or offset == start:
-            raise ClientHelloError("an application protocol is empty or leads over its list's end")
+            raise ClientHelloError("an application protocol is empty or exceeds its list")
         protocols.append(data[start:offset])
     return tuple(protocols)

@@ -50,7 +50,10 @@ class ClientInfo:
 
     @property
     def name(self) -> str:
-        """The address for the log. Clients of a Unix socket have none and are named after their bind's number."""
+        """The address for the log.
+
+        Clients of a Unix socket have none and are named after their bind's number.
+        """
         return join_host_port(*self.source) if self.source is not None else f"unix:{self.listener.number}"
 
     @property

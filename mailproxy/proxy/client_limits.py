@@ -35,13 +35,13 @@ class Clients:
 
     Attributes:
         refused: The number of sessions that were rejected so far because of a limit.
-        leave: Counts a session out. Takes what ``enter`` returned.
+        remove_session: Counts a session out. Takes what ``add_session`` returned.
     """
 
     def __init__(self, frontend: config.Frontend, tables: ClientTables | None = None) -> None:
         rate = frontend.max_session_rate_per_client
         sessions, rates = (tables.sessions, tables.rates) if tables is not None else (None, None)
-        self.refused = 0
+        self.rejected = 0
         self._rate = rate
         exempt = frontend.max_sessions_per_client_exempt
         self._exempt = Networks(exempt) if exempt else None
@@ -53,21 +53,21 @@ class Clients:
             sessions=SessionCounts(sessions),
             rates=RateCounts(rate.per, published=rates) if rate is not None else None,
         )
-        self.leave: Callable[[int], None] = self._limits.remove
+        self.remove_session: Callable[[int], None] = self._limits.remove
 
     def take_over(self, before: Clients) -> None:
-        """Count on from what another configuration of this frontend has counted, as far as both limit the same."""
+        """Count on from another configuration of this frontend, as far as both limit the same."""
         self.refused = before.refused
         if self._limits.max_sessions and before._limits.max_sessions:
             self._limits.sessions = before._limits.sessions
         if self._rate is not None and before._rate is not None and self._rate.per == before._rate.per:
             self._limits.rates = before._limits.rates
 
-    def enter(self, client_info: ClientInfo) -> int | None:
+    def add_session(self, client_info: ClientInfo) -> int | None:
         """Count a session of this client.
 
         Returns:
-            What to give to ``leave`` when the session ends; None if there is nothing to count out.
+            What to give to ``remove_session`` when the session ends; None if there is nothing to count out.
 
         Raises:
             SessionEndedError: The client has reached a limit. There is nothing to count out then.
@@ -83,7 +83,7 @@ class Clients:
             client = client_hash(client, self._secret)
         reached = self._limits.add(client, self._clock())
         if reached is not None:
-            self.refused += 1
+            self.rejected += 1
             raise SessionEndedError(end_reasons.CLIENT_LIMIT, self._describe(host, reached))
         return client if self._limits.max_sessions else None
 

@@ -8,12 +8,12 @@ from mailproxy.log import Log
 from mailproxy.log.events import Event
 
 
-def log_fault(log: Log, event: Event, ended: str, fault: BaseException, **fields: object) -> None:
-    """Write ``event``: a fault ended ``ended``, such as ``session 1f``. ``fields`` come first in it."""
+def log_fault(log: Log, event: Event, subject: str, fault: BaseException, **fields: object) -> None:
+    """Write ``event``: a fault ended the subject, such as ``session 1f``. ``fields`` come first in it."""
     cause, location = locate(fault)
     log.event(
         event,
-        f"a fault of mailproxy ended {ended}: {cause!r} at {location}",
+        f"a fault of mailproxy ended {subject}: {cause!r} at {location}",
         **fields,
         fault=repr(cause),
         place=location,

@@ -199,7 +199,7 @@ class Frontend:
     @property
     def client_limited(self) -> int:
         """The number of sessions that this process has ended because their client was over its limits."""
-        return self._clients.refused if self._clients is not None else 0
+        return self._clients.rejected if self._clients is not None else 0
 
     async def _accept(self, loop: _AcceptLoop) -> None:
         limits, overload, sessions = self._limits, self._overload, self._sessions
@@ -222,12 +222,12 @@ class Frontend:
                     break
                 if overload.is_on:
                     overload.accepted(listener)
-                limits.enter()
+                limits.add_session()
                 try:
                     client_info = ClientInfo.accepted(listener, sock, peer)
                     session = Session(self._context, client_info)
                 except BaseException:
-                    limits.leave()
+                    limits.remove_session()
                     sock.close()
                     # A fault here is one connection's: it does not delay the next ones.
                     with contained(self.log, f"accepting on {listener.name}"):

@@ -26,11 +26,11 @@ class SessionLimit:
         """Whether accepting must wait."""
         return 0 < self.limit <= self.sessions
 
-    def enter(self) -> None:
+    def add_session(self) -> None:
         """Count a session that begins."""
         self.sessions += 1
 
-    def leave(self) -> None:
+    def remove_session(self) -> None:
         """Count a session out that has ended, and wake those that wait."""
         self.sessions -= 1
         if self.has_waiters:
@@ -73,12 +73,12 @@ class SessionLimits:
                 return each
         return None
 
-    def enter(self) -> None:
+    def add_session(self) -> None:
         """Count a session that begins."""
         self.frontend.sessions += 1
         self.process.sessions += 1
 
-    def leave(self) -> None:
+    def remove_session(self) -> None:
         """Count a session out that has written its log line, and wake those that wait to accept."""
         own, process = self.frontend, self.process
         own.sessions -= 1

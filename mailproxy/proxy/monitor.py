@@ -83,7 +83,7 @@ class ServerMonitor:
         self._on_reloaded = on_reloaded
         self._log = log
         self._is_takeover = False
-        self._checker = HealthChecker(list(self._make_checks(ports)), log=log, chance=random)
+        self._checker = HealthChecker(list(self._make_checks(ports)), log=log, random=random)
         self._watcher = CertificateWatcher(
             reloader, interval=config.process.certificate_interval, on_reload=self._apply_reload, log=log
         )

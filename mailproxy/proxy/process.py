@@ -67,16 +67,16 @@ def raise_descriptor_limit(config: Config) -> None:
 
 def descriptor_shortage(config: Config) -> str | None:
     """Return what is wrong if the descriptors suffice for too few sessions; None if they suffice."""
-    wanted, limit, workers = config.process.max_sessions, usable_descriptors(config), worker_count(config)
+    configured, limit, workers = config.process.max_sessions, usable_descriptors(config), worker_count(config)
     each = f", in each of {workers} workers" if workers > 1 else ""
-    needed = ceil((wanted or 0) / workers) * 2 + RESERVED_DESCRIPTORS
+    needed = ceil((configured or 0) / workers) * 2 + RESERVED_DESCRIPTORS
     how = "(ulimit -Hn, LimitNOFILE=)"
     if not config.process.raise_descriptor_limit:
         how = "(ulimit -n, LimitNOFILE=, or raise_descriptor_limit = true)"
-    if wanted is not None and needed > limit:
-        return f"{wanted} sessions need {needed} descriptors{each}, and the limit here is {limit}: raise it {how} or lower max_sessions"
+    if configured is not None and needed > limit:
+        return f"{configured} sessions need {needed} descriptors{each}, and the limit here is {limit}: raise it {how} or lower max_sessions"
     possible = _sessions_for(limit) * workers
-    if wanted is None and possible < _FEW_SESSIONS:
+    if configured is None and possible < _FEW_SESSIONS:
         return f"the limit of {limit} descriptors{each} holds {possible} sessions: raise it {how}"
     return None
 

@@ -176,7 +176,10 @@ class Service:
             self.ended.set()
 
     def drain(self, seconds: float) -> None:
-        """Accept no more connections, and end all sessions within ``seconds``, idle ones first. ``run`` then ends."""
+        """Accept no more connections, and end all sessions within ``seconds``, idle ones first.
+
+        ``run`` then ends.
+        """
         self._is_draining = True
         log_draining(self.log, self.sessions, seconds)
         self.drainer.start(str(PROCESS), PROCESS.matches, seconds, Purpose.STOP)

@@ -15,7 +15,7 @@ from mailproxy.log import Log
 from mailproxy.net.handover import Handover
 from mailproxy.net.listener import Listener
 from mailproxy.proxy.backend.backend import Backend
-from mailproxy.proxy.backend.factory import make_pool
+from mailproxy.proxy.backend.factory import make_backend, make_pool, reconfigure_backend
 from mailproxy.proxy.backend.server import BackendServer, ServerContexts
 from mailproxy.proxy.client_limits import client_limits
 from mailproxy.proxy.limits import SessionLimit, SessionLimits
@@ -66,14 +66,14 @@ class SingleProcess:
         service, config = self.service, new.config
         servers_before = {server for each in service.backends.values() for server in each.servers}
         backends: dict[str, Backend] = {}
+        random = SystemRandom()
         for name, table in config.backends.items():
             if (backend := service.backends.get(name)) is not None:
-                backend.reconfigure(table, new.servers[name])
+                reconfigure_backend(backend, table, new.servers[name], random)
                 backends[name] = backend
             else:
-                random = SystemRandom()
                 pool = make_pool(table, new.servers[name], random)
-                backends[name] = Backend(table, new.server_contexts, service.log, random, pool=pool)
+                backends[name] = Backend(table, pool, service.log)
         servers = {server for each in backends.values() for server in each.servers}
         counts = {
             id(server.counts) for server in servers
@@ -144,7 +144,7 @@ def build_single_process(
     """
     random = SystemRandom()
     backends = {
-        name: Backend(backend, server_contexts, log, random) for name, backend in config.backends.items()
+        name: make_backend(backend, server_contexts, log, random) for name, backend in config.backends.items()
     }
     monitor = ServerMonitor(
         config,

@@ -1,7 +1,7 @@
 """Supervision of helpers: long-lived tasks beside the sessions, and handlers of messages.
 
-A helper that fails is logged as ``helper-failed`` and restarted with a backoff. Sessions go on. This is the
-third place with ``except Exception``, after the session and the check. Every helper goes through it.
+A helper that fails is logged as ``helper-failed`` and restarted with a backoff. Sessions go on. Every helper
+goes through the one border here. Sessions and checks have borders of their own.
 """
 
 from __future__ import annotations

@@ -80,17 +80,13 @@ class SharedBackend(Backend):
             servers, counters, clock=time.monotonic_ns, wake_worker=wake_worker,
             queue_timeout=backend.timeouts.queue,
         )  # fmt: skip
-        super().__init__(backend, server_contexts, log, pool=make_pool(backend, servers, random, order))
+        super().__init__(backend, make_pool(backend, servers, random, order), log)
         self._indexes = {server: index for index, server in enumerate(self.servers)}
 
     @property
     def sessions(self) -> int:
         """The sessions of all workers that have a server here or wait for one."""
         return self._counters.sessions.total
-
-    @sessions.setter
-    def sessions(self, value: int) -> None:
-        """Ignore the initial value that the base class sets. The shared counters begin at 0."""
 
     def add_sessions(self, number: int) -> None:
         """Count sessions of this worker in, or out if negative."""

@@ -27,7 +27,7 @@ from mailproxy.proxy.process import (
 )
 from mailproxy.proxy.session.session import seed_session_ids
 from mailproxy.proxy.signals import SIGNALS
-from mailproxy.workers.control.control import Control, ControlSlot, Listening
+from mailproxy.workers.control.control import Control, ControlSlot, ListenerInfo
 from mailproxy.workers.messages import open_channel
 from mailproxy.workers.scoreboard import Scoreboard
 from mailproxy.workers.worker import LOGGED_BY_CONTROL, WorkerSlot, build_worker
@@ -47,7 +47,7 @@ class Setup:
         supervisor_pidfd: A descriptor of the supervisor's process, which never means another one
             (pidfd_open(2)).
         slots: The listeners of each worker.
-        listening: Where the workers listen.
+        listener_infos: Where the workers listen.
         outputs: The open log targets.
         scoreboard: The shared counters.
         wakeups: Where workers wake each other.
@@ -58,7 +58,7 @@ class Setup:
     server_contexts: ServerContexts
     supervisor_pidfd: int
     slots: Slots
-    listening: Sequence[Listening]
+    listener_infos: Sequence[ListenerInfo]
     outputs: Sequence[Output]
     scoreboard: Scoreboard
     wakeups: Wakeups
@@ -115,7 +115,7 @@ def run_control(setup: Setup, end: socket.socket, *, running: int, is_restart: b
     log = _init_child(setup, "control", suppressed=(), is_restart=is_restart)
     control = Control(
         setup.config,
-        setup.listening,
+        setup.listener_infos,
         setup.current_server_contexts,
         reloader=setup.reloader,
         log=log,

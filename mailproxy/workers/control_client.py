@@ -45,7 +45,11 @@ _START_TIMEOUT_S = 15.0
 
 
 class ControlLink:
-    """The channel to the control process, if there is one: not at the start, nor while control is replaced."""
+    """Holds the channel to the control process.
+
+    Attributes:
+        channel: The channel; None at the start, and while the control process is replaced.
+    """
 
     def __init__(self) -> None:
         self.channel: Channel[Message] | None = None

@@ -13,12 +13,8 @@ from mailproxy.workers.messages import CounterUpdates, batch_by_size
 ServerKey = tuple[str, int]
 """A server: the name of its backend, and its index there."""
 
-_SUMMED = (
-    "sessions",
-    "connect_errors",
-    "retries",
-    "redispatches",
-)  # the other counters are the control process's own
+# The other counters are the control process's own.
+_SUMMED = ("sessions", "connect_errors", "retries", "redispatches")
 
 
 def changed_counters(backends: Iterable[Backend], sent: dict[ServerKey, Counts]) -> Iterator[CounterUpdates]:

@@ -47,15 +47,17 @@ class SharedLimit(SessionLimit):
     def _workers_ahead(self) -> int:
         """Count the other workers that have waited longer."""
         own, stale = self._counters.waiting.local, time.monotonic_ns() - _STALE_NS
-        both = zip(self._counters.waiting.cells, self._counters.looked.cells, strict=True)
-        return sum(since > 0 and (not own or since < own) and looked > stale for since, looked in both)
+        cells = zip(self._counters.waiting.cells, self._counters.checked_at.cells, strict=True)
+        return sum(
+            since > 0 and (not own or since < own) and checked_at > stale for since, checked_at in cells
+        )
 
-    def enter(self) -> None:
+    def add_session(self) -> None:
         """Count a session that begins here. If this worker waits on, it waits behind all others."""
         self._counters.sessions.add(1)
         self._counters.waiting.local = 0
 
-    def leave(self) -> None:
+    def remove_session(self) -> None:
         """Count a session out that has ended here. Other workers notice at their next check."""
         self._counters.sessions.add(-1)
         if self.has_waiters:
@@ -67,7 +69,7 @@ class SharedLimit(SessionLimit):
         Check ``is_reached`` afterwards. A caller that waits again at once keeps the worker's position.
         """
         waiting, now = self._counters.waiting, time.monotonic_ns()
-        waiting.local, self._counters.looked.local = waiting.local or now, now
+        waiting.local, self._counters.checked_at.local = waiting.local or now, now
         self._local_waiters += 1
         try:
             with trio.move_on_after(_RECHECK_INTERVAL_S):
@@ -93,12 +95,12 @@ class WorkerLimits(SessionLimits):
         """The limit that accepting must wait for; None if there is room."""
         return next((each for each in (self.worker, self.process, self.frontend) if each.is_reached), None)
 
-    def enter(self) -> None:
+    def add_session(self) -> None:
         """Count a session that begins."""
         for each in (self.frontend, self.process, self.worker):
-            each.enter()
+            each.add_session()
 
-    def leave(self) -> None:
+    def remove_session(self) -> None:
         """Count a session out that has written its log line."""
         for each in (self.frontend, self.process, self.worker):
-            each.leave()
+            each.remove_session()

@@ -1,7 +1,7 @@
 """The scoreboard: the layout of the shared memory. A row for each process, a column for each counter.
 
 It belongs to one configuration, and is made before the workers are forked. A process writes only its own row,
-with one exception: the supervisor writes ``renewed`` in the row of the control process.
+with one exception: the supervisor writes ``supervisor_reloads`` in the row of the control process.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class ProcessCounters:
         process: Sessions of the process.
         ready: 1 in the row of the control process once it has logged that the proxy is ready.
         beat: The heartbeat.
-        renewals: How often the control process has reloaded TLS files.
-        renewed: How many of these reloads the supervisor has followed.
+        reloads: How often the control process has reloaded TLS files.
+        supervisor_reloads: How many of these reloads the supervisor has made, too.
         frontends: Sessions of each frontend, by name.
         backends: Sessions of each backend and its servers, by name.
         clients: Tables of clients for each frontend that limits them; empty for the control process.
@@ -50,8 +50,8 @@ class ProcessCounters:
     process: LimitCounters
     ready: SharedCounter
     beat: SharedCounter
-    renewals: SharedCounter
-    renewed: SharedCounter
+    reloads: SharedCounter
+    supervisor_reloads: SharedCounter
     frontends: Mapping[str, LimitCounters]
     backends: Mapping[str, BackendCounters]
     clients: Mapping[str, ClientTables] = field(factory=dict)
@@ -122,8 +122,8 @@ def _lay_out(
         process=limit(),
         ready=new_counter(),
         beat=new_counter(),
-        renewals=new_counter(),
-        renewed=new_counter(),
+        reloads=new_counter(),
+        supervisor_reloads=new_counter(),
         frontends={name: limit() for name in config.frontends},
         backends={name: backend(table) for name, table in config.backends.items()},
         clients=clients,

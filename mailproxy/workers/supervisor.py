@@ -42,7 +42,7 @@ from mailproxy.net.notify import (
 from mailproxy.proxy.process import max_sessions_per_process, tune_gc
 from mailproxy.proxy.signals import SIGNALS, SignalAction, signal_action
 from mailproxy.workers.child import CERTIFICATES_RELOADED, Setup, run_control, run_worker
-from mailproxy.workers.control.control import Listening
+from mailproxy.workers.control.control import ListenerInfo
 from mailproxy.workers.messages import (
     ControlChannel,
     Message,
@@ -78,7 +78,7 @@ def run_supervisor(config: Config, store: CertificateStore, slots: Slots, output
         server_contexts=store.server_contexts,
         supervisor_pidfd=os.pidfd_open(os.getpid()),
         slots=slots,
-        listening=tuple(map(Listening.of, slots[0])),
+        listener_infos=tuple(map(ListenerInfo.of, slots[0])),
         outputs=outputs,
         scoreboard=Scoreboard(config, workers, max_sessions_per_worker=max_sessions_per_process()),
         wakeups=Wakeups(workers),
@@ -213,7 +213,7 @@ class Supervisor:
             self._schedule_shutdown(is_urgent=action is SignalAction.STOP)
             self._stop_signals.append(number)
             close_slots(self.setup.slots)
-        elif action is SignalAction.RELOAD:
+        elif action is SignalAction.RELOAD and not self._stop_signals and not self._awaits_ready:
             notify_reloading()  # which the service manager waits for, although the configuration stays as it is
             notify_ready()
         self._send_to_control(SignalReceived(number))
@@ -268,8 +268,8 @@ class Supervisor:
         A worker that is forked later then has them, even if they are damaged by that time.
         """
         counters, reloader = self._control.counters, self.setup.reloader
-        wanted = counters.renewals.local
-        if counters.renewed.local == wanted or reloader is None:
+        reloads = counters.reloads.local
+        if counters.supervisor_reloads.local == reloads or reloader is None:
             return
         try:
             result = reloader.scan()
@@ -277,7 +277,7 @@ class Supervisor:
                 reloader.apply_staged(result)
         except Exception as error:  # noqa: BLE001 - the border: a fault of a file must not end all processes
             self._send_to_control(ReloadFailed(repr(error)))
-        counters.renewed.local = wanted
+        counters.supervisor_reloads.local = reloads
 
     def _notify_when_ready(self) -> None:
         """Notify the service manager when all workers listen.

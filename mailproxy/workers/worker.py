@@ -53,7 +53,7 @@ LOGGED_BY_CONTROL = frozenset({
     CHECK_NOT_MADE, NAME_RESOLVED, NAME_UNRESOLVED,
 })  # fmt: skip
 
-_HELPER = "channel to the launcher"
+_HELPER = "channel to the supervisor"
 
 
 @frozen(kw_only=True)
@@ -115,26 +115,31 @@ def build_worker(
         wakeups=slot.wakeups, log=log, is_restart=slot.is_restart,
     )  # fmt: skip
     process_limit = SharedLimit(max_sessions, slot.counters.process)
-    worker_limit = SessionLimit(slot.max_sessions)
-    limits = {
-        name: FrontendLimits(
-            WorkerLimits(
-                SharedLimit(frontend.max_sessions, slot.counters.frontends[name]), process_limit, worker_limit
-            ),
-            client_limits(frontend, slot.counters.clients.get(name)),
-        )
-        for name, frontend in config.frontends.items()
-    }
     service = Service(
         config,
         listeners,
         backends=backends,
-        limits=limits,
+        limits=_frontend_limits(config, process_limit, slot),
         process_limit=process_limit,
         monitor=client,
         log=log,
     )
     return Worker(service, client, supervisor=slot.supervisor, beats=slot.counters.beat)
+
+
+def _frontend_limits(
+    config: Config, process_limit: SessionLimit, slot: WorkerSlot
+) -> dict[str, FrontendLimits]:
+    counters, worker_limit = slot.counters, SessionLimit(slot.max_sessions)
+    return {
+        name: FrontendLimits(
+            WorkerLimits(
+                SharedLimit(frontend.max_sessions, counters.frontends[name]), process_limit, worker_limit
+            ),
+            client_limits(frontend, counters.clients.get(name)),
+        )
+        for name, frontend in config.frontends.items()
+    }
 
 
 class Worker:

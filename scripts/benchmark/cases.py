@@ -13,9 +13,8 @@ BINDS: dict[str, tuple[str, ...]] = {
     "rsa": ("--tls",),
     "opaque": ("--hello",),  # the proxy relays the ClientHello unread
     "v2": ("--hello",),  # the proxy sends a PROXY header before it (version 2; nginx has only version 1)
-    "names": (
-        "--hello",
-    ),  # the proxy routes by the server name in it, which matches the second of two routes
+    # The proxy routes by the server name in it, which matches the second of two routes.
+    "names": ("--hello",),
 }
 BUSY_SESSIONS, STREAMS = 64, 4  # of the fairness cases
 TRIP_SECONDS, SINGLE_REPEATS = 2.5, 5
@@ -291,7 +290,7 @@ PAIRS = (
     # In both cases the server greets after the ClientHello. A server that greets at once would greet at
     # another moment.
     Pair("CPU µs more per session, sending v2", "sessions-opaque", "sessions-v2"),
-    Pair("CPU µs more per session, choosing by name", "sessions-opaque", "sessions-names"),
+    Pair("CPU µs more per session, selecting by server name", "sessions-opaque", "sessions-names"),
 )
 
 

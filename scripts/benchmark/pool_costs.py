@@ -63,7 +63,7 @@ def microseconds(call: Callable[[int], object], calls: int = CALLS) -> float:
     return statistics.median(times)
 
 
-def measure_choosing(name: str, balance: Balance) -> None:
+def measure_balance(name: str, balance: Balance) -> None:
     pool = busy_pool(balance)
 
     def acquire_and_release(number: int) -> None:
@@ -127,7 +127,7 @@ def main() -> int:
         ("first", First()),
         ("random", Random(random_source)),
     ):
-        measure_choosing(name, balance)
+        measure_balance(name, balance)
     measure_stick_table()
     for workers in (1, 2, 4):
         measure_client_limits(workers)

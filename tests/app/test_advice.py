@@ -1,4 +1,4 @@
-"""Advice: each mail trap has its line with what to write instead, and what is in order has none."""
+"""Advice: each usual mistake has a line with its remedy, and a correct configuration has no advice."""
 
 from __future__ import annotations
 
@@ -17,42 +17,43 @@ import mailproxy
 from mailproxy.app import advise, load_and_check
 from mailproxy.cli import main
 from mailproxy.testing import ThrowAwayCA
-from tests.support.startup_config import MYSELF, startup_config
+from tests.support.startup_config import CURRENT_USER, startup_config
 
 REQUIRED = 'use "required", with ca and server_name if needed'
-SPEAKING_TLS: dict[str, Any] = {"backends__dovecot__servers": ["192.0.2.1:993"], "backends__dovecot__tls": {}}
-IDLE = "cuts IMAP clients off that wait in IDLE: use 31m (they speak every 29 minutes, RFC 2177)"
+TLS_SERVERS: dict[str, Any] = {"backends__dovecot__servers": ["192.0.2.1:993"], "backends__dovecot__tls": {}}
+IDLE = "cuts IMAP clients off that wait in IDLE: use 31m (they send something every 29 minutes, RFC 2177)"
 
 
 def advice_for(config: mailproxy.Config) -> list[str]:
     return [str(line) for line in advise(config, load_and_check(config))]
 
 
-SILENT: dict[str, Any] = {"backends__dovecot__send_proxy": "none"}  # so that nothing is said of PROXY headers
+# Without this, there is advice about missing PROXY headers.
+NO_PROXY_HEADER: dict[str, Any] = {"backends__dovecot__send_proxy": "none"}
 
 
-def test_none_for_a_configuration_in_order() -> None:
+def test_correct_configuration_has_no_advice() -> None:
     assert (
         advice_for(startup_config(frontends__imap__protocol="imap", backends__dovecot__send_proxy="v2")) == []
     )
 
 
-# Silence.
+# Idle timeouts.
 
 
 @pytest.mark.parametrize("limit", ["28m", "28.99m", 600])
-def test_imap_clients_wait_long_in_idle(limit: object) -> None:
+def test_short_imap_client_timeout(limit: object) -> None:
     config = startup_config(
-        frontends__imap__protocol="imap", frontends__imap__timeouts={"client": limit}, **SILENT
+        frontends__imap__protocol="imap", frontends__imap__timeouts={"client": limit}, **NO_PROXY_HEADER
     )
     (line,) = advice_for(config)
     assert line.startswith("frontends.imap.timeouts.client: ")
     assert line.endswith(f"s {IDLE}")
 
 
-def test_imap_servers_wait_with_them() -> None:
+def test_short_imap_server_timeout() -> None:
     config = startup_config(
-        frontends__imap__protocol="imap", backends__dovecot__timeouts={"server": "10m"}, **SILENT
+        frontends__imap__protocol="imap", backends__dovecot__timeouts={"server": "10m"}, **NO_PROXY_HEADER
     )
     assert advice_for(config) == [f"backends.dovecot.timeouts.server: 600s {IDLE}"]
 
@@ -61,13 +62,13 @@ def test_imap_servers_wait_with_them() -> None:
     ("protocol", "port", "limit"),
     [("imap", 143, "29m"), ("imap", 143, "2h"), ("pop3", 110, "10m"), ("tcp", 143, "1m")],
 )
-def test_limits_that_are_long_enough_or_not_imaps(protocol: str, port: int, limit: str) -> None:
+def test_sufficient_or_other_protocol_timeouts(protocol: str, port: int, limit: str) -> None:
     config = startup_config(
         frontends__imap__protocol=protocol,
         frontends__imap__timeouts={"client": limit},
         backends__dovecot__timeouts={"server": limit},
         backends__dovecot__servers=[f"192.0.2.1:{port}"],
-        **SILENT,
+        **NO_PROXY_HEADER,
     )
     assert advice_for(config) == []
 
@@ -76,12 +77,14 @@ def test_limits_that_are_long_enough_or_not_imaps(protocol: str, port: int, limi
 
 
 @pytest.mark.parametrize(
-    "everybody", [["0.0.0.0/0"], ["::/0"], ["0.0.0.0/1", "128.0.0.0/1"]], ids=["IPv4", "IPv6", "by halves"]
+    "all_addresses",
+    [["0.0.0.0/0"], ["::/0"], ["0.0.0.0/1", "128.0.0.0/1"]],
+    ids=["IPv4", "IPv6", "two halves"],
 )
-def test_proxy_headers_from_everybody(everybody: list[str]) -> None:
+def test_proxy_headers_from_every_address(all_addresses: list[str]) -> None:
     binds = [
         {"address": "127.0.0.1:0", "name": "a", "accept_proxy": ["10.0.0.0/8"]},
-        {"address": "127.0.0.1:0", "name": "b", "accept_proxy": ["10.0.0.0/8", *everybody]},
+        {"address": "127.0.0.1:0", "name": "b", "accept_proxy": ["10.0.0.0/8", *all_addresses]},
     ]
     assert advice_for(startup_config(frontends__imap__bind=binds)) == [
         (
@@ -91,7 +94,7 @@ def test_proxy_headers_from_everybody(everybody: list[str]) -> None:
     ]
 
 
-def test_proxy_headers_from_few_are_in_order() -> None:
+def test_proxy_headers_from_few_networks() -> None:
     binds = [
         {"address": "127.0.0.1:0", "accept_proxy": ["10.0.0.0/8", "2001:db8::/32"]},
         {"address": "unix:imap.sock", "accept_proxy": ["unix"]},
@@ -108,18 +111,18 @@ MISSING = (
 @pytest.mark.parametrize(
     ("protocol", "port"), [("imap", 143), ("pop3", 110), ("submission", 587), ("lmtp", 24), ("sieve", 4190)]
 )
-def test_servers_that_do_not_get_to_know_the_client(protocol: str, port: int) -> None:
+def test_missing_send_proxy(protocol: str, port: int) -> None:
     servers = [f"192.0.2.1:{port}"]
     config = startup_config(frontends__imap__protocol=protocol, backends__dovecot__servers=servers)
     assert advice_for(config) == [MISSING]
 
 
-def test_of_plain_tcp_nobody_knows_whether_its_servers_could() -> None:
+def test_missing_send_proxy_with_tcp_protocol() -> None:
     assert advice_for(startup_config(frontends__imap__protocol="tcp")) == []
 
 
 @pytest.mark.parametrize("kind", ["none", "v1", "v2", "v2-ssl", "v2-ssl-cn"])
-def test_whoever_says_what_is_sent_is_told_nothing(kind: str) -> None:
+def test_configured_send_proxy_has_no_advice(kind: str) -> None:
     servers = ["127.0.0.1:143"]
     config = startup_config(
         frontends__imap__protocol="imap", backends__dovecot__send_proxy=kind, backends__dovecot__servers=servers
@@ -127,16 +130,16 @@ def test_whoever_says_what_is_sent_is_told_nothing(kind: str) -> None:
     assert advice_for(config) == []
 
 
-def test_one_server_for_which_it_is_not_said() -> None:
+def test_one_server_without_send_proxy() -> None:
     def config(*servers: object) -> mailproxy.Config:
         return startup_config(frontends__imap__protocol="imap", backends__dovecot__servers=servers)
 
-    said, unsaid = {"address": "192.0.2.1:143", "send_proxy": "v2"}, "192.0.2.2:143"
-    assert advice_for(config(said, unsaid)) == [MISSING]
-    assert advice_for(config(said)) == []
+    with_header, without_header = {"address": "192.0.2.1:143", "send_proxy": "v2"}, "192.0.2.2:143"
+    assert advice_for(config(with_header, without_header)) == [MISSING]
+    assert advice_for(config(with_header)) == []
 
 
-def told_of_tls(address: str, **changes: Any) -> mailproxy.Config:
+def tls_facts_config(address: str, **changes: Any) -> mailproxy.Config:
     servers = [{"address": "127.0.0.1:143"}, {"address": address}]
     return startup_config(
         backends__dovecot__servers=servers, backends__dovecot__send_proxy="v2-ssl", **changes
@@ -144,8 +147,8 @@ def told_of_tls(address: str, **changes: Any) -> mailproxy.Config:
 
 
 @pytest.mark.parametrize("address", ["192.0.2.1:143", "[2001:db8::1]:143", "imap.internal:143"])
-def test_tls_that_a_server_believes_in_and_that_goes_on_in_clear(address: str) -> None:
-    assert advice_for(told_of_tls(address)) == [
+def test_tls_facts_in_clear_text(address: str) -> None:
+    assert advice_for(tls_facts_config(address)) == [
         (
             f"backends.dovecot.servers[1]: {address} receives the client's TLS facts in clear text, and takes the "
             "connection for secure: give the backend tls"
@@ -154,11 +157,11 @@ def test_tls_that_a_server_believes_in_and_that_goes_on_in_clear(address: str) -
 
 
 @pytest.mark.parametrize("address", ["127.0.0.2:143", "[::1]:143", "localhost:143", "unix:/run/imap.sock"])
-def test_clear_text_that_does_not_leave_the_machine_may_be_told_of_tls(address: str) -> None:
-    assert advice_for(told_of_tls(address)) == []
+def test_tls_facts_in_local_clear_text(address: str) -> None:
+    assert advice_for(tls_facts_config(address)) == []
 
 
-def test_a_server_that_is_reached_by_tls_may_be_told_of_it() -> None:
+def test_tls_facts_to_tls_server() -> None:
     servers = ["192.0.2.1:993"]
     config = startup_config(
         backends__dovecot__servers=servers, backends__dovecot__send_proxy="v2-ssl-cn", backends__dovecot__tls={}
@@ -166,7 +169,7 @@ def test_a_server_that_is_reached_by_tls_may_be_told_of_it() -> None:
     assert advice_for(config) == []
 
 
-def test_a_server_that_is_not_told_of_tls_may_be_reached_in_clear() -> None:
+def test_proxy_header_without_tls_facts() -> None:
     config = startup_config(backends__dovecot__servers=["192.0.2.1:143"], backends__dovecot__send_proxy="v2")
     assert advice_for(config) == []
 
@@ -175,8 +178,8 @@ def test_a_server_that_is_not_told_of_tls_may_be_reached_in_clear() -> None:
 
 
 @pytest.mark.parametrize("address", ["*:0", "[::]:0", "192.0.2.1:143"])
-def test_clear_text_in_front_of_tls_is_exposed(address: str) -> None:
-    config = startup_config(frontends__imap__bind=[{"address": address}], **SPEAKING_TLS)
+def test_exposed_clear_text_before_tls_servers(address: str) -> None:
+    config = startup_config(frontends__imap__bind=[{"address": address}], **TLS_SERVERS)
     (line,) = advice_for(config)
     assert line == (
         f"frontends.imap.bind[0].mode: clear text is exposed at {address} without STARTTLS, since the servers speak TLS: "
@@ -185,15 +188,15 @@ def test_clear_text_in_front_of_tls_is_exposed(address: str) -> None:
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "127.9.9.9:0", "[::1]:0", "unix:imap.sock", "fd:3"])
-def test_clear_text_on_this_machine_alone_is_nobodys_business(address: str) -> None:
-    assert advice_for(startup_config(frontends__imap__bind=[{"address": address}], **SPEAKING_TLS)) == []
+def test_local_clear_text_before_tls_servers(address: str) -> None:
+    assert advice_for(startup_config(frontends__imap__bind=[{"address": address}], **TLS_SERVERS)) == []
 
 
-def test_clear_text_in_front_of_clear_text_may_be_upgraded_by_the_server() -> None:
+def test_clear_text_before_clear_text_servers() -> None:
     assert advice_for(startup_config(frontends__imap__bind=[{"address": "*:143"}])) == []
 
 
-def test_ended_tls_is_not_spoken_on_in_clear_to_a_tls_port(throw_away_ca: ThrowAwayCA) -> None:
+def test_terminated_tls_without_server_port(throw_away_ca: ThrowAwayCA) -> None:
     config = startup_config(
         frontends__imap__bind=[{"address": "127.0.0.1:993"}, {"address": "127.0.0.1:994", "mode": "tls"}],
         frontends__imap__tls={"certificates": [str(throw_away_ca.issue("imap.example.com"))]},
@@ -207,7 +210,7 @@ def test_ended_tls_is_not_spoken_on_in_clear_to_a_tls_port(throw_away_ca: ThrowA
 
 
 @pytest.mark.parametrize("change", [{"backends__dovecot__port": 143}, {"backends__dovecot__tls": {}}])
-def test_with_a_port_or_tls_it_is_in_order(throw_away_ca: ThrowAwayCA, change: dict[str, Any]) -> None:
+def test_terminated_tls_with_port_or_tls(throw_away_ca: ThrowAwayCA, change: dict[str, Any]) -> None:
     config = startup_config(
         frontends__imap__bind=[{"address": "127.0.0.1:993", "mode": "tls"}],
         frontends__imap__tls={"certificates": [str(throw_away_ca.issue("imap.example.com"))]},
@@ -217,31 +220,31 @@ def test_with_a_port_or_tls_it_is_in_order(throw_away_ca: ThrowAwayCA, change: d
     assert advice_for(config) == []
 
 
-def test_ended_tls_goes_on_as_tls_to_a_tls_port(throw_away_ca: ThrowAwayCA) -> None:
+def test_terminated_tls_to_a_tls_port(throw_away_ca: ThrowAwayCA) -> None:
     config = startup_config(
         frontends__imap__bind=[{"address": "127.0.0.1:993", "mode": "tls"}],
         frontends__imap__tls={"certificates": [str(throw_away_ca.issue("imap.example.com"))]},
         backends__dovecot__servers=["192.0.2.1:993"],
     )
-    place, bind = "backends.dovecot.tls", "frontends.imap.bind[0]"
+    key, bind = "backends.dovecot.tls", "frontends.imap.bind[0]"
     assert advice_for(config) == [
-        f"{place}: port 993 of 192.0.2.1:993 speaks TLS, and sessions of {bind} would come in clear text: give tls"
+        f"{key}: port 993 of 192.0.2.1:993 speaks TLS, and sessions of {bind} would come in clear text: give tls"
     ]
 
 
-def test_tls_to_a_port_that_begins_in_clear_text() -> None:
+def test_server_tls_at_a_plain_port() -> None:
     assert advice_for(startup_config(backends__dovecot__tls={})) == [
         "backends.dovecot.servers[0]: port 143 speaks clear text first, and tls is given: remove tls, or give the port that speaks TLS"
     ]
 
 
-# Ways by routes.
+# Backends reached by routes.
 
 
 def routed(
     throw_away_ca: ThrowAwayCA, mode: str, route: dict[str, Any], other: dict[str, Any], **changes: Any
 ) -> mailproxy.Config:
-    """A bind whose sessions go to one backend, and by a route to another."""
+    """Return a bind whose sessions go to one backend, and by a route to another one."""
     changes.setdefault(
         "backends__dovecot__servers", ["192.0.2.1:993" if mode == "passthrough" else "192.0.2.1:143"]
     )
@@ -254,7 +257,7 @@ def routed(
     )
 
 
-def test_tls_that_a_route_ends_goes_on_as_tls(throw_away_ca: ThrowAwayCA) -> None:
+def test_route_terminating_tls_to_a_tls_port(throw_away_ca: ThrowAwayCA) -> None:
     config = routed(throw_away_ca, "passthrough", {"mode": "tls"}, {"servers": ["192.0.2.7:993"]})
     assert advice_for(config) == [
         (
@@ -264,7 +267,7 @@ def test_tls_that_a_route_ends_goes_on_as_tls(throw_away_ca: ThrowAwayCA) -> Non
     ]
 
 
-def test_tls_that_a_route_ends_needs_a_port_to_go_on_to(throw_away_ca: ThrowAwayCA) -> None:
+def test_route_terminating_tls_without_server_port(throw_away_ca: ThrowAwayCA) -> None:
     servers = [{"name": "d9", "address": "192.0.2.7"}]
     config = routed(throw_away_ca, "passthrough", {"mode": "tls"}, {"servers": servers})
     assert advice_for(config) == [
@@ -275,12 +278,12 @@ def test_tls_that_a_route_ends_needs_a_port_to_go_on_to(throw_away_ca: ThrowAway
     ]
 
 
-def test_a_route_of_a_bind_that_ends_tls_is_a_way_in_clear_text(throw_away_ca: ThrowAwayCA) -> None:
+def test_route_of_tls_bind_to_a_tls_port(throw_away_ca: ThrowAwayCA) -> None:
     (line,) = advice_for(routed(throw_away_ca, "tls", {}, {"servers": ["192.0.2.7:993"]}))
     assert line.startswith("backends.other.tls: port 993 of 192.0.2.7:993 speaks TLS")
 
 
-def test_tls_that_passes_through_into_tls(throw_away_ca: ThrowAwayCA) -> None:
+def test_passthrough_route_to_backend_with_tls(throw_away_ca: ThrowAwayCA) -> None:
     config = routed(throw_away_ca, "tls", {"mode": "passthrough"}, {"servers": ["192.0.2.7:993"], "tls": {}})
     (line,) = advice_for(config)
     assert line.startswith(
@@ -288,25 +291,25 @@ def test_tls_that_passes_through_into_tls(throw_away_ca: ThrowAwayCA) -> None:
     )
 
 
-def test_a_route_behind_one_that_asks_for_nothing() -> None:
+def test_route_after_unconditional_route() -> None:
     routes = [{"backend": "dovecot"}, {"client": ["192.0.2.0/24"], "reject": True}]
     (line,) = advice_for(startup_config(frontends__imap__routes=routes))
     assert line.startswith("frontends.imap.routes[0]: has no condition")
 
 
 @pytest.mark.parametrize(
-    "told",
+    "proxy_keys",
     [{"send_proxy": "v2", "send_proxy_tlvs": ["ssl-cipher"]}, {"send_proxy": "v2", "forward_tlvs": True}],
 )
-def test_tls_facts_in_clear_text_by_another_way(told: dict[str, Any]) -> None:
-    (line,) = advice_for(startup_config(backends__dovecot={"servers": ["192.0.2.1:143"], **told}))
+def test_tls_facts_in_clear_text_by_tlvs(proxy_keys: dict[str, Any]) -> None:
+    (line,) = advice_for(startup_config(backends__dovecot={"servers": ["192.0.2.1:143"], **proxy_keys}))
     assert "receives the client's TLS facts in clear text" in line
 
 
 @pytest.mark.parametrize(
     ("mode", "route", "other"),
     [
-        # TLS passes on the way to the other one
+        # TLS passes through to the other backend.
         ("tls", {"mode": "passthrough"}, {"servers": ["192.0.2.7:993"]}),
         ("tls", {"mode": "passthrough"}, {"servers": ["192.0.2.7"]}),
         ("passthrough", {"mode": "tls"}, {"servers": ["192.0.2.7:993"], "tls": {}}),
@@ -314,14 +317,14 @@ def test_tls_facts_in_clear_text_by_another_way(told: dict[str, Any]) -> None:
         ("passthrough", {"mode": "tls"}, {"servers": ["unix:/run/imap.sock"]}),
     ],
 )
-def test_ways_by_routes_that_are_in_order(
+def test_correct_routes_have_no_advice(
     throw_away_ca: ThrowAwayCA, mode: str, route: dict[str, Any], other: dict[str, Any]
 ) -> None:
     assert advice_for(routed(throw_away_ca, mode, route, other)) == []
 
 
-def test_what_the_frontends_own_backend_gets_is_its_own_matter(throw_away_ca: ThrowAwayCA) -> None:
-    # TLS passes on the way to port 993; only the route ends it
+def test_terminating_route_does_not_affect_default_backend(throw_away_ca: ThrowAwayCA) -> None:
+    # TLS passes through to port 993. Only the route terminates it.
     config = routed(
         throw_away_ca, "passthrough", {"mode": "tls"}, {"servers": ["192.0.2.7:143"]},
         backends__dovecot__servers=["192.0.2.1:993"],
@@ -329,7 +332,7 @@ def test_what_the_frontends_own_backend_gets_is_its_own_matter(throw_away_ca: Th
     assert advice_for(config) == []
 
 
-def test_a_route_to_tls_exposes_clear_text_as_the_backend_would() -> None:
+def test_route_to_tls_backend_exposes_clear_text() -> None:
     config = startup_config(
         frontends__imap__bind=[{"address": "192.0.2.9:143"}],
         frontends__imap__routes=[{"client": ["198.51.100.0/24"], "backend": "other"}],
@@ -344,7 +347,7 @@ def test_a_route_to_tls_exposes_clear_text_as_the_backend_would() -> None:
 # Servers.
 
 
-def test_servers_that_take_no_session() -> None:
+def test_all_servers_with_weight_zero() -> None:
     servers = [{"address": "192.0.2.1:143", "weight": 0}, {"address": "192.0.2.2:143", "weight": 0}]
     assert advice_for(startup_config(backends__dovecot__servers=servers)) == [
         "backends.dovecot: every server has weight 0: none takes a session"
@@ -352,16 +355,16 @@ def test_servers_that_take_no_session() -> None:
 
 
 @pytest.mark.parametrize(
-    ("verify", "what"),
+    ("verify", "fact"),
     [("none", '"none" verifies nothing'), ("chain", '"chain" verifies the chain but not the name')],
 )
-def test_verifying_less_is_said_once_where_it_stands(verify: str, what: str) -> None:
+def test_weak_verification_is_advised_once(verify: str, fact: str) -> None:
     servers = ["192.0.2.1:993", "192.0.2.2:993", "192.0.2.3:993"]
     config = startup_config(backends__dovecot__tls={"verify": verify}, backends__dovecot__servers=servers)
-    assert advice_for(config) == [f"backends.dovecot.tls.verify: {what}: {REQUIRED}"]
+    assert advice_for(config) == [f"backends.dovecot.tls.verify: {fact}: {REQUIRED}"]
 
 
-def test_one_server_that_is_verified_less() -> None:
+def test_weak_verification_of_one_server() -> None:
     servers = ["192.0.2.1:993", {"address": "192.0.2.2:993", "tls": {"verify": "none"}}]
     config = startup_config(backends__dovecot__tls={}, backends__dovecot__servers=servers)
     assert advice_for(config) == [
@@ -370,14 +373,14 @@ def test_one_server_that_is_verified_less() -> None:
 
 
 @pytest.mark.parametrize("other", ["192.0.2.1:143", {"name": "d2", "address": "192.0.2.1:143", "weight": 5}])
-def test_two_servers_with_one_address(other: object) -> None:
+def test_duplicate_server_address(other: object) -> None:
     servers = [{"name": "d1", "address": "192.0.2.1:143"}, other]
     assert advice_for(startup_config(backends__dovecot__servers=servers)) == [
         "backends.dovecot.servers[1]: has the address 192.0.2.1:143 of d1: one of them is superfluous"
     ]
 
 
-def test_one_address_written_in_two_ways() -> None:
+def test_duplicate_server_address_in_other_notation() -> None:
     servers = [{"name": "d1", "address": "2001:DB8::0:1"}, {"name": "d2", "address": "[2001:db8::1]:143"}]
     config = startup_config(backends__dovecot__servers=servers, backends__dovecot__port=143)
     assert advice_for(config) == [
@@ -385,52 +388,52 @@ def test_one_address_written_in_two_ways() -> None:
     ]
 
 
-def test_two_ports_of_one_host_are_two_servers() -> None:
+def test_two_ports_of_one_host() -> None:
     assert advice_for(startup_config(backends__dovecot__servers=["192.0.2.1:143", "192.0.2.1:144"])) == []
 
 
 # The pool.
 
 
-def test_a_stick_table_without_room() -> None:
+def test_stick_table_of_size_zero() -> None:
     assert advice_for(startup_config(backends__dovecot__stick={"size": 0})) == [
         'backends.dovecot.stick.size: has room for no entry, so no client sticks: give a size such as "200k"'
     ]
 
 
 @pytest.mark.parametrize("stick", [{}, {"size": 1}, False])
-def test_a_stick_table_with_room_or_none_at_all(stick: object) -> None:
+def test_usable_or_no_stick_table(stick: object) -> None:
     assert advice_for(startup_config(backends__dovecot__stick=stick)) == []
 
 
 @pytest.mark.parametrize(
-    ("bounds", "is_said"),
+    ("limits", "is_advised"),
     [((0, 0), True), ((5, 0, 5), True), ((5, 0), False), ((5, 6, 0), False), ((5, 5), False), ((0,), False)],
 )
-def test_the_first_server_that_is_never_full(bounds: tuple[int, ...], is_said: bool) -> None:
-    """Only the last one may have no bound: nobody comes behind it."""
+def test_balance_first_without_max_sessions(limits: tuple[int, ...], is_advised: bool) -> None:
+    """Only the last server may have no limit, because the servers after it would get no sessions."""
     servers = [
-        {"address": f"192.0.2.{number}:143", "max_sessions": bound} for number, bound in enumerate(bounds)
+        {"address": f"192.0.2.{number}:143", "max_sessions": limit} for number, limit in enumerate(limits)
     ]
     line = (
         'backends.dovecot.balance: "first" fills a server up before it takes the next: give servers max_sessions, or '
         "the first takes all sessions"
     )
     config = startup_config(backends__dovecot__servers=servers, backends__dovecot__balance="first")
-    assert advice_for(config) == ([line] if is_said else [])
+    assert advice_for(config) == ([line] if is_advised else [])
 
 
-@pytest.mark.parametrize(("bounds", "is_said"), [((0, 0), True), ((0, 5), False)])
-def test_a_bound_on_a_queue_that_stays_empty(bounds: tuple[int, ...], is_said: bool) -> None:
+@pytest.mark.parametrize(("limits", "is_advised"), [((0, 0), True), ((0, 5), False)])
+def test_max_queue_without_max_sessions(limits: tuple[int, ...], is_advised: bool) -> None:
     servers = [
-        {"address": f"192.0.2.{number}:143", "max_sessions": bound} for number, bound in enumerate(bounds)
+        {"address": f"192.0.2.{number}:143", "max_sessions": limit} for number, limit in enumerate(limits)
     ]
     config = startup_config(backends__dovecot__servers=servers, backends__dovecot__max_queue=10)
     line = "backends.dovecot.max_queue: has no effect, since no session waits: give servers max_sessions"
-    assert advice_for(config) == ([line] if is_said else [])
+    assert advice_for(config) == ([line] if is_advised else [])
 
 
-def test_two_ways_to_send_clients_back() -> None:
+def test_stick_table_with_balance_source() -> None:
     config = startup_config(backends__dovecot__balance="source", backends__dovecot__stick={})
     assert advice_for(config) == [
         (
@@ -440,8 +443,8 @@ def test_two_ways_to_send_clients_back() -> None:
     ]
 
 
-def test_tls_of_clients_inside_tls_to_servers() -> None:
-    config = startup_config(frontends__imap__bind=[{"address": "*:993"}], **SPEAKING_TLS)
+def test_forwarded_tls_inside_server_tls() -> None:
+    config = startup_config(frontends__imap__bind=[{"address": "*:993"}], **TLS_SERVERS)
     assert advice_for(config) == [
         (
             "frontends.imap.bind[0].mode: clients of port 993 speak TLS, and the backend's tls would put it inside TLS: use "
@@ -451,12 +454,12 @@ def test_tls_of_clients_inside_tls_to_servers() -> None:
 
 
 @pytest.mark.parametrize("balance", ["leastconn", "roundrobin", "source", "random"])
-def test_other_ways_to_choose_need_no_bound(balance: str) -> None:
+def test_other_balances_need_no_max_sessions(balance: str) -> None:
     assert advice_for(startup_config(backends__dovecot__balance=balance)) == []
 
 
 @pytest.mark.parametrize("check", [False, "none", {"type": "none"}])
-def test_sessions_that_would_end_with_a_server_that_is_not_checked(check: object) -> None:
+def test_on_marked_down_without_check(check: object) -> None:
     config = startup_config(
         backends__dovecot__on_marked_down="shutdown-sessions", backends__dovecot__check=check
     )
@@ -468,7 +471,7 @@ def test_sessions_that_would_end_with_a_server_that_is_not_checked(check: object
     ]
 
 
-def test_it_is_said_of_the_servers_that_it_is_for() -> None:
+def test_on_marked_down_is_advised_per_server() -> None:
     unchecked = {"name": "d2", "address": "192.0.2.2:143", "check": False}
     config = startup_config(backends__dovecot__servers=["192.0.2.1:143", unchecked])
     assert advice_for(config) == []
@@ -482,9 +485,9 @@ def test_it_is_said_of_the_servers_that_it_is_for() -> None:
 # Certificates.
 
 
-@pytest.mark.parametrize(("days", "is_said"), [(1, True), (13, True), (15, False)])
-def test_certificates_that_will_soon_be_out_of_date(
-    throw_away_ca: ThrowAwayCA, tmp_path: Path, days: int, is_said: bool
+@pytest.mark.parametrize(("days", "is_advised"), [(1, True), (13, True), (15, False)])
+def test_expiring_certificate(
+    throw_away_ca: ThrowAwayCA, tmp_path: Path, days: int, is_advised: bool
 ) -> None:
     end = datetime.now(UTC) + timedelta(days=days, hours=1)
     file = throw_away_ca.issue("imap.example.com", folder=tmp_path, not_after=end)
@@ -492,14 +495,14 @@ def test_certificates_that_will_soon_be_out_of_date(
         frontends__imap__bind=[{"address": "127.0.0.1:0", "mode": "tls"}],
         frontends__imap__tls={"certificates": [str(tmp_path)]},
     )
-    left = f"{days} days, on {end:%Y-%m-%d}" if days > 1 else f"24 hours, on {end:%Y-%m-%d %H:%M} UTC"
-    line = f"frontends.imap.tls.certificates[0]: {file}: expires in {left}: renew it"
-    assert advice_for(config) == ([line] if is_said else [])
+    remaining = f"{days} days, on {end:%Y-%m-%d}" if days > 1 else f"24 hours, on {end:%Y-%m-%d %H:%M} UTC"
+    line = f"frontends.imap.tls.certificates[0]: {file}: expires in {remaining}: renew it"
+    assert advice_for(config) == ([line] if is_advised else [])
 
 
-@pytest.mark.parametrize(("days", "is_said"), [(3, False), (1, True)])
-def test_a_certificate_that_lives_for_days_has_a_third_of_them_left(
-    throw_away_ca: ThrowAwayCA, tmp_path: Path, days: int, is_said: bool
+@pytest.mark.parametrize(("days", "is_advised"), [(3, False), (1, True)])
+def test_short_lived_certificate_is_advised_late(
+    throw_away_ca: ThrowAwayCA, tmp_path: Path, days: int, is_advised: bool
 ) -> None:
     now = datetime.now(UTC)
     throw_away_ca.issue(
@@ -512,10 +515,10 @@ def test_a_certificate_that_lives_for_days_has_a_third_of_them_left(
         frontends__imap__bind=[{"address": "127.0.0.1:0", "mode": "tls"}],
         frontends__imap__tls={"certificates": [str(tmp_path)]},
     )
-    assert bool(advice_for(config)) is is_said
+    assert bool(advice_for(config)) is is_advised
 
 
-def test_a_certificate_without_a_name_for_clients(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
+def test_certificate_without_dns_name(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
     file = throw_away_ca.issue("192.0.2.1", folder=tmp_path)
     config = startup_config(
         frontends__imap__bind=[{"address": "127.0.0.1:0", "mode": "tls"}],
@@ -526,7 +529,7 @@ def test_a_certificate_without_a_name_for_clients(throw_away_ca: ThrowAwayCA, tm
     ]
 
 
-def test_a_key_that_everybody_can_read_is_said_once(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
+def test_world_readable_key_is_advised_once(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
     file = throw_away_ca.issue("imap.example.com", folder=tmp_path)
     file.chmod(0o604)
     config = startup_config(
@@ -539,10 +542,8 @@ def test_a_key_that_everybody_can_read_is_said_once(throw_away_ca: ThrowAwayCA, 
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, whose files others cannot read")
-def test_a_key_that_the_user_of_the_process_cannot_read(
-    throw_away_ca: ThrowAwayCA, open_folder: Path
-) -> None:
-    def said(file: Path) -> list[str]:
+def test_key_unreadable_by_process_user(throw_away_ca: ThrowAwayCA, open_folder: Path) -> None:
+    def advice(file: Path) -> list[str]:
         config = startup_config(
             process__user="nobody",
             frontends__imap__bind=[{"address": "127.0.0.1:0", "mode": "tls"}],
@@ -554,21 +555,21 @@ def test_a_key_that_the_user_of_the_process_cannot_read(
         return lines
 
     file, nobody = throw_away_ca.issue("imap.example.com", folder=open_folder), pwd.getpwnam("nobody")
-    assert said(file)
+    assert advice(file)
     file.chmod(0o640)
-    assert said(file)  # whose group is root's
+    assert advice(file)  # its group is root
     os.chown(file, 0, nobody.pw_gid)
-    assert not said(file)
+    assert not advice(file)
     file.chmod(0o600)
-    assert said(file)
+    assert advice(file)
     os.chown(file, nobody.pw_uid, 0)
-    assert not said(file)
+    assert not advice(file)
     file.chmod(0o060)
-    assert said(file)
+    assert advice(file)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, whose files others cannot read")
-def test_of_a_pair_the_key_is_the_one_to_be_read(throw_away_ca: ThrowAwayCA, open_folder: Path) -> None:
+def test_key_file_of_pair_unreadable_by_user(throw_away_ca: ThrowAwayCA, open_folder: Path) -> None:
     key, begin, chain = (
         throw_away_ca.issue("imap.example.com").read_bytes().partition(b"-----BEGIN CERTIFICATE")
     )
@@ -587,10 +588,8 @@ def test_of_a_pair_the_key_is_the_one_to_be_read(throw_away_ca: ThrowAwayCA, ope
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, whose folders others cannot enter")
-def test_a_folder_that_the_user_of_the_process_cannot_enter(
-    throw_away_ca: ThrowAwayCA, open_folder: Path
-) -> None:
-    """As certbot's own, which is root's alone."""
+def test_folder_unreadable_by_process_user(throw_away_ca: ThrowAwayCA, open_folder: Path) -> None:
+    """certbot's folders are like this: only root may enter them."""
     live = open_folder / "live" / "imap.example.com"
     live.mkdir(parents=True)
     file = throw_away_ca.issue("imap.example.com", folder=live)
@@ -608,9 +607,7 @@ def test_a_folder_that_the_user_of_the_process_cannot_enter(
     )
 
 
-def test_a_certificate_for_servers_that_will_soon_be_out_of_date(
-    throw_away_ca: ThrowAwayCA, tmp_path: Path
-) -> None:
+def test_expiring_client_certificate_for_servers(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
     end = datetime.now(UTC) + timedelta(days=5, hours=1)
     file = throw_away_ca.issue_client("proxy", folder=tmp_path, not_after=end)
     config = startup_config(
@@ -621,10 +618,10 @@ def test_a_certificate_for_servers_that_will_soon_be_out_of_date(
     ]
 
 
-# What leads nowhere.
+# Unused tables and missing targets.
 
 
-def test_a_frontend_without_a_backend() -> None:
+def test_frontend_without_a_backend() -> None:
     config = mailproxy.from_mapping(
         {"process": {"user": "nobody"}, "frontends": {"closed": {"bind": ["127.0.0.1:0"]}}}
     )
@@ -633,10 +630,10 @@ def test_a_frontend_without_a_backend() -> None:
     ]
 
 
-def test_a_frontend_whose_routes_lead_somewhere_needs_no_backend() -> None:
+def test_frontend_with_routes_needs_no_backend() -> None:
     config = mailproxy.from_mapping(
         {
-            "process": {"user": MYSELF},
+            "process": {"user": CURRENT_USER},
             "frontends": {
                 "f": {
                     "protocol": "tcp",
@@ -650,13 +647,13 @@ def test_a_frontend_whose_routes_lead_somewhere_needs_no_backend() -> None:
     assert advice_for(config) == []
 
 
-def test_a_backend_that_nobody_leads_to() -> None:
+def test_unused_backend() -> None:
     assert advice_for(startup_config(backends__spare={"servers": ["192.0.2.9:143"]})) == [
         "backends.spare: no frontend uses it"
     ]
 
 
-def test_syslog_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_syslog_socket(tmp_path: Path) -> None:
     assert advice_for(startup_config(log__to=f"syslog:{tmp_path}/log")) == [
         f"log.to: {tmp_path}/log: there is no such socket, so every line would be lost"
     ]
@@ -665,8 +662,8 @@ def test_syslog_that_is_not_there(tmp_path: Path) -> None:
 # The process.
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root is told")
-def test_root_is_told_to_become_somebody_else() -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gets this advice")
+def test_root_without_process_user() -> None:
     assert advice_for(startup_config(process={})) == [
         'process.user: sessions would be served as root: give a user, such as "mailproxy"'
     ]
@@ -674,27 +671,27 @@ def test_root_is_told_to_become_somebody_else() -> None:
 
 @pytest.fixture
 def descriptor_limit() -> Iterator[int]:
-    """A soft limit of 1000 for this test; configurations do not raise it unless they say so."""
+    """A soft limit of 1000 for this test. Configurations raise it unless they disable that."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (1000, before[1]))
     yield 1000
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-@pytest.mark.parametrize(("sessions", "is_said"), [(400, False), (401, True), (9000, True)])
-def test_more_sessions_than_descriptors(descriptor_limit: int, sessions: int, is_said: bool) -> None:
+@pytest.mark.parametrize(("sessions", "is_advised"), [(400, False), (401, True), (9000, True)])
+def test_more_sessions_than_descriptors(descriptor_limit: int, sessions: int, is_advised: bool) -> None:
     line = (
         f"process.max_sessions: {sessions} sessions need {2 * sessions + 200} descriptors, and the limit here is "
         f"{descriptor_limit}: raise it (ulimit -n, LimitNOFILE=, or raise_descriptor_limit = true) or lower max_sessions"
     )
     assert advice_for(
         startup_config(process__max_sessions=sessions, process__raise_descriptor_limit=False)
-    ) == ([line] if is_said else [])
+    ) == ([line] if is_advised else [])
 
 
-@pytest.mark.parametrize(("sessions", "is_said"), [(800, False), (801, True)])
+@pytest.mark.parametrize(("sessions", "is_advised"), [(800, False), (801, True)])
 def test_more_sessions_than_the_descriptors_of_all_workers(
-    descriptor_limit: int, sessions: int, is_said: bool, monkeypatch: pytest.MonkeyPatch
+    descriptor_limit: int, sessions: int, is_advised: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     line = (
@@ -705,7 +702,7 @@ def test_more_sessions_than_the_descriptors_of_all_workers(
         startup_config(
             process__workers="auto", process__max_sessions=sessions, process__raise_descriptor_limit=False
         )
-    ) == ([line] if is_said else [])
+    ) == ([line] if is_advised else [])
 
 
 def test_more_workers_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -725,12 +722,12 @@ def test_descriptors_for_few_sessions(descriptor_limit: int) -> None:
     ]
 
 
-def test_the_limit_that_counts_is_the_one_that_the_start_raises(descriptor_limit: int) -> None:
+def test_raised_descriptor_limit_counts(descriptor_limit: int) -> None:
     hard = min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 1 << 20)
     assert hard > descriptor_limit
-    held = (hard - 200) // 2
-    assert advice_for(startup_config(process__max_sessions=held)) == []
-    (line,) = advice_for(startup_config(process__max_sessions=held + 1))
+    max_sessions = (hard - 200) // 2
+    assert advice_for(startup_config(process__max_sessions=max_sessions)) == []
+    (line,) = advice_for(startup_config(process__max_sessions=max_sessions + 1))
     assert line.endswith(
         f"the limit here is {hard}: raise it (ulimit -Hn, LimitNOFILE=) or lower max_sessions"
     )
@@ -752,16 +749,16 @@ def test_exempt_networks_without_limits() -> None:
         )
 
 
-@pytest.mark.parametrize(("limit", "is_said"), [(9, False), (10, True), (11, True)])
+@pytest.mark.parametrize(("limit", "is_advised"), [(9, False), (10, True), (11, True)])
 @pytest.mark.parametrize("key", ["frontends.imap.max_sessions", "process.max_sessions"])
-def test_limit_per_client_that_the_others_come_before(key: str, limit: int, is_said: bool) -> None:
+def test_client_limit_not_below_total_limit(key: str, limit: int, is_advised: bool) -> None:
     changes = {key.replace(".", "__"): 10, "frontends__imap__max_sessions_per_client": limit}
     assert (
         advice_for(startup_config(**changes))
         == [
             f"frontends.imap.max_sessions_per_client: {limit} lets one client take all sessions, {key} is 10: give less"
         ]
-        * is_said
+        * is_advised
     )
 
 
@@ -769,7 +766,7 @@ def test_limit_per_client_that_the_others_come_before(key: str, limit: int, is_s
 
 
 @pytest.fixture
-def advised_file(tmp_path: Path) -> Path:
+def config_file(tmp_path: Path) -> Path:
     file = tmp_path / "mailproxy.toml"
     file.write_text("""
         process.user = "nobody"
@@ -781,18 +778,27 @@ def advised_file(tmp_path: Path) -> Path:
     return file
 
 
-def test_check_prints_a_line_each_and_is_content(advised_file: Path) -> None:
-    result = CliRunner().invoke(main, ["check", str(advised_file)])
+def test_check_command_prints_advice_and_succeeds(config_file: Path) -> None:
+    result = CliRunner().invoke(main, ["check", str(config_file)])
     assert result.exit_code == 0
     assert result.output.splitlines() == [
-        f"{advised_file}:3:20: advice: frontends.imap: has no backend: every session is refused; give backend unless that is meant",
-        f"{advised_file}:5:22: advice: frontends.imap.timeouts.client: 600s {IDLE}",
-        f"{advised_file}: fine: 1 bind, 0 servers, 2 pieces of advice",
+        f"{config_file}:3:20: advice: frontends.imap: has no backend: every session is refused; give backend unless that is meant",
+        f"{config_file}:5:22: advice: frontends.imap.timeouts.client: 600s {IDLE}",
+        f"{config_file}: fine: 1 bind, 0 servers, 2 pieces of advice",
     ]
 
 
-def test_check_strictly_is_not_content_with_advice(advised_file: Path) -> None:
-    assert CliRunner().invoke(main, ["check", "--strict", str(advised_file)]).exit_code == 1
+def test_check_command_quotes_names_like_toml(tmp_path: Path) -> None:
+    file = tmp_path / "mailproxy.toml"
+    file.write_text("""process.user = "nobody"
+frontends."a.b".bind = [{ address = "127.0.0.1:0" }]
+""")
+    result = CliRunner().invoke(main, ["check", str(file)])
+    assert result.output.startswith(f'{file}:2:11: advice: frontends."a.b": has no backend: ')
+
+
+def test_strict_check_command_fails_with_advice(config_file: Path) -> None:
+    assert CliRunner().invoke(main, ["check", "--strict", str(config_file)]).exit_code == 1
 
 
 # Logins over terminated TLS.
@@ -804,11 +810,11 @@ def test_check_strictly_is_not_content_with_advice(advised_file: Path) -> None:
         ("v2", "192.0.2.1:143", True),
         ("v1", "192.0.2.1:143", True),
         ("v2-ssl", "192.0.2.1:143", False),
-        ("none", "192.0.2.1:143", False),  # `check --live` reads what the server announces
+        ("none", "192.0.2.1:143", False),  # `check --live` reads the server's capabilities
         ("v2", "127.0.0.1:143", False),  # Dovecot trusts its own machine
     ],
 )
-def test_a_header_without_the_tls_of_the_client(
+def test_proxy_header_without_client_tls(
     throw_away_ca: ThrowAwayCA, kind: str, server: str, is_advised: bool
 ) -> None:
     config = startup_config(
@@ -818,5 +824,5 @@ def test_a_header_without_the_tls_of_the_client(
         backends__dovecot__servers=[server],
         backends__dovecot__send_proxy=kind,
     )
-    told = [line for line in advice_for(config) if "refuses their logins" in line]
-    assert len(told) == is_advised
+    lines = [line for line in advice_for(config) if "refuses their logins" in line]
+    assert len(lines) == is_advised

@@ -1,4 +1,4 @@
-"""Binds that this machine cannot have: ``check`` says what ``run`` would fail with."""
+"""Impossible binds: ``check`` reports the error that ``run`` would fail with."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def bind_faults(bind: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("bind", "fact"),
+    ("bind", "message"),
     [
         ({"address": "[fe80::1%nope]:0"}, f"{ADDRESS} [fe80::1%nope]:0: there is no network interface nope"),
         (
@@ -45,19 +45,19 @@ def bind_faults(bind: dict[str, Any]) -> list[str]:
         ),
     ],
 )
-def test_an_interface_that_is_not_there(bind: dict[str, Any], fact: str) -> None:
-    assert bind_faults(bind) == [fact]
+def test_missing_interface_is_reported(bind: dict[str, Any], message: str) -> None:
+    assert bind_faults(bind) == [message]
     with pytest.raises(ConfigError):
         open_listeners(startup_config(frontends__imap__bind=[bind]), {})
 
 
-def test_an_interface_that_is_there() -> None:
+def test_existing_interface_is_accepted() -> None:
     assert bind_faults({"address": "127.0.0.1:0", "interface": "lo"}) == []
     assert bind_faults({"address": "[fe80::1%lo]:0"}) == []
     assert bind_faults({"address": "[fe80::1]:0", "interface": "lo"}) == []
 
 
-def in_no_folder(folder: Path) -> tuple[Path, str]:
+def socket_in_missing_folder(folder: Path) -> tuple[Path, str]:
     missing = folder / "missing"
     return (
         missing / "imap.sock",
@@ -65,12 +65,12 @@ def in_no_folder(folder: Path) -> tuple[Path, str]:
     )
 
 
-def in_a_file(folder: Path) -> tuple[Path, str]:
+def socket_below_a_file(folder: Path) -> tuple[Path, str]:
     (folder / "file").touch()
     return folder / "file" / "imap.sock", f"{folder / 'file'} is no folder"
 
 
-def at_a_file(folder: Path) -> tuple[Path, str]:
+def socket_path_is_a_file(folder: Path) -> tuple[Path, str]:
     (folder / "imap.sock").touch()
     return (
         folder / "imap.sock",
@@ -78,14 +78,16 @@ def at_a_file(folder: Path) -> tuple[Path, str]:
     )
 
 
-@pytest.mark.parametrize("place", [in_no_folder, in_a_file, at_a_file])
-def test_a_unix_socket_that_cannot_be_made(place: Callable[[Path], tuple[Path, str]], tmp_path: Path) -> None:
-    file, fact = place(tmp_path)
+@pytest.mark.parametrize("make_path", [socket_in_missing_folder, socket_below_a_file, socket_path_is_a_file])
+def test_impossible_unix_socket_is_reported(
+    make_path: Callable[[Path], tuple[Path, str]], tmp_path: Path
+) -> None:
+    file, message = make_path(tmp_path)
     bind = {"address": f"unix:{file}"}
-    assert bind_faults(bind) == [f"{ADDRESS} unix:{file}: {fact}"]
+    assert bind_faults(bind) == [f"{ADDRESS} unix:{file}: {message}"]
     with pytest.raises(ConfigError):
         open_listeners(startup_config(frontends__imap__bind=[bind]), {})
 
 
-def test_a_unix_socket_that_can_be_made(tmp_path: Path) -> None:
+def test_unix_socket_in_existing_folder_is_accepted(tmp_path: Path) -> None:
     assert bind_faults({"address": f"unix:{tmp_path}/imap.sock"}) == []

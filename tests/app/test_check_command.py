@@ -1,4 +1,4 @@
-"""``mailproxy check``: what goes where, for people and for programs."""
+"""``mailproxy check``: exit codes, output streams, text and JSON."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ADVISED = (
 
 
 def check(text: str, *options: str) -> subprocess.CompletedProcess[str]:
-    """The program, with the text on standard input."""
+    """Run the program with ``text`` on standard input."""
     command = [sys.executable, "-m", "mailproxy", "check", *options, "-"]
     return subprocess.run(command, input=text, capture_output=True, text=True, timeout=60, check=False)
 
@@ -49,11 +49,11 @@ def test_advice_and_summary_go_to_standard_output() -> None:
 
 
 @pytest.mark.parametrize(("text", "code"), [(FINE, 0), (ADVISED, 1), (FAULTY, 2)])
-def test_exit_codes_when_strict(text: str, code: int) -> None:
+def test_exit_codes_with_strict(text: str, code: int) -> None:
     assert check(text, "--strict").returncode == code
 
 
-def test_quiet_prints_nothing_for_what_is_fine() -> None:
+def test_quiet_prints_nothing_without_findings() -> None:
     result = check(FINE, "--quiet")
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
@@ -71,42 +71,43 @@ def entries(text: str, *options: str) -> tuple[int, list[dict[str, Any]]]:
 
 
 def test_faults_as_json() -> None:
-    code, found = entries(FAULTY)
+    code, items = entries(FAULTY)
     assert code == 2
-    assert found[0] == {
+    assert items[0] == {
         "severity": "fault", "file": "-", "line": 2, "column": 16, "key": "frontends.imap.backend",
         "message": 'there is no backend "d"',
     }  # fmt: skip
-    assert [entry["key"] for entry in found] == ["frontends.imap.backend", "log.level"]
+    assert [entry["key"] for entry in items] == ["frontends.imap.backend", "log.level"]
 
 
-def test_text_that_is_no_toml_as_json() -> None:
-    code, (found,) = entries("[log\n")
+def test_invalid_toml_as_json() -> None:
+    code, (item,) = entries("[log\n")
     assert code == 2
-    assert (found["severity"], found["line"], found["column"], found["key"]) == ("fault", 1, 5, "")
+    assert (item["severity"], item["line"], item["column"], item["key"]) == ("fault", 1, 5, "")
 
 
 def test_advice_as_json_names_the_server() -> None:
-    code, found = entries(ADVISED, "--strict")
+    code, items = entries(ADVISED, "--strict")
     assert code == 1
-    assert {entry["severity"] for entry in found} == {"advice"}
-    assert found[1]["key"] == "backends.spare.servers[0]"
-    assert found[1]["message"].startswith("s1: port 143 speaks clear text first")
+    assert {entry["severity"] for entry in items} == {"advice"}
+    assert items[1]["key"] == "backends.spare.servers[0]"
+    assert items[1]["message"].startswith("s1: port 143 speaks clear text first")
 
 
-def test_a_list_without_entries_as_json() -> None:
+def test_no_findings_as_json() -> None:
     assert entries(FINE) == (0, [])
 
 
-def test_a_live_look_as_json_has_no_table() -> None:
-    text = FINE.replace("192.0.2.1:143", "127.0.0.1:1")  # nobody listens at port 1
-    code, found = entries(text, "--live", "--strict")
+def test_live_check_as_json_has_no_table() -> None:
+    # No program listens at port 1.
+    text = FINE.replace("192.0.2.1:143", "127.0.0.1:1")
+    code, items = entries(text, "--live", "--strict")
     assert code == 1
-    assert [entry["key"] for entry in found] == ["backends.d.servers[0]"]
-    assert "Connection refused" in found[0]["message"]
+    assert [entry["key"] for entry in items] == ["backends.d.servers[0]"]
+    assert "Connection refused" in items[0]["message"]
 
 
-def test_a_live_look_has_its_table_and_its_advice_in_one_stream() -> None:
+def test_live_check_prints_table_and_advice_to_stdout() -> None:
     result = check(FINE.replace("192.0.2.1:143", "127.0.0.1:1"), "--live")
     assert result.stderr == ""
     heading, row, advice, summary = result.stdout.splitlines()
@@ -116,7 +117,7 @@ def test_a_live_look_has_its_table_and_its_advice_in_one_stream() -> None:
     assert summary.endswith("1 piece of advice")
 
 
-def test_relative_paths_of_standard_input_begin_in_the_current_folder(tmp_path: Path) -> None:
+def test_stdin_paths_are_relative_to_current_folder(tmp_path: Path) -> None:
     text = FINE + 'log.to = "nowhere/mail.log"\n'
     command = [sys.executable, "-m", "mailproxy", "check", "-"]
     result = subprocess.run(
@@ -129,7 +130,7 @@ def test_relative_paths_of_standard_input_begin_in_the_current_folder(tmp_path: 
     )
 
 
-def test_standard_input_that_cannot_be_read(tmp_path: Path) -> None:
+def test_unreadable_standard_input(tmp_path: Path) -> None:
     with tmp_path.joinpath("out").open("wb") as unreadable:
         command = [sys.executable, "-m", "mailproxy", "check", "-"]
         result = subprocess.run(

@@ -1,4 +1,4 @@
-"""Giving up root: what is opened before, who the process is afterwards, and what it can still do then."""
+"""Dropping root privileges: what is opened before, the identity afterwards, and what still works."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from tests.support.program import Program
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, which is then given up in a child")
 
-NOBODY = pwd.getpwnam("nobody")
+UNPRIVILEGED = pwd.getpwnam("nobody")
 OTHER_GROUP = grp.getgrgid(1).gr_name
 
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder of root's that everybody may look into, with one for logs that is nobody's own."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    """A folder owned by root that every user may read. Its logs/ belongs to an unprivileged user."""
+    with tempfile.TemporaryDirectory() as path:
+        folder = Path(path)
         folder.chmod(0o755)
         (folder / "logs").mkdir()
-        os.chown(folder / "logs", NOBODY.pw_uid, NOBODY.pw_gid)
+        os.chown(folder / "logs", UNPRIVILEGED.pw_uid, UNPRIVILEGED.pw_gid)
         yield folder
 
 
@@ -44,7 +44,7 @@ def server() -> Iterator[socket.socket]:
         yield server
 
 
-def text(
+def config_text(
     folder: Path, server: socket.socket, process: str = 'user = "nobody"', host: str = "127.0.0.1"
 ) -> str:
     return f"""
@@ -60,17 +60,17 @@ def text(
     """
 
 
-def ready(program: Program, folder: Path) -> tuple[str, int]:
-    """Wait until it serves; gives the address of its first bind."""
+def wait_ready(program: Program, folder: Path) -> tuple[str, int]:
+    """Wait until the proxy serves, and return the address of its first bind."""
     log = folder / "logs" / "mail.log"
     program.wait_for("mailproxy is ready", where=log)
-    found = re.search(r"listens on ([\d.]+):(\d+)", log.read_text())
-    assert found
-    return found[1], int(found[2])
+    match = re.search(r"listens on ([\d.]+):(\d+)", log.read_text())
+    assert match
+    return match[1], int(match[2])
 
 
 def identity(program: Program) -> dict[str, list[int]]:
-    """Real, effective, saved and file-system ids, and the groups, as the kernel has them."""
+    """Return the real, effective, saved and file-system ids, and the groups, from /proc."""
     status = dict(
         line.split(":", 1) for line in Path(f"/proc/{program.process.pid}/status").read_text().splitlines()
     )
@@ -78,55 +78,55 @@ def identity(program: Program) -> dict[str, list[int]]:
 
 
 def assert_proxied(client: socket.socket, server: socket.socket) -> None:
-    """Bytes go both ways between a client and the server behind the proxy."""
-    behind, _ = server.accept()
-    with behind:
-        behind.settimeout(10)
-        behind.sendall(b"* OK\r\n")
+    """Check that bytes pass in both directions between the client and the server behind the proxy."""
+    accepted, _ = server.accept()
+    with accepted:
+        accepted.settimeout(10)
+        accepted.sendall(b"* OK\r\n")
         assert (
             client.recv(6, socket.MSG_WAITALL if not isinstance(client, ssl.SSLSocket) else 0) == b"* OK\r\n"
         )
         client.sendall(b"a1 NOOP\r\n")
-        assert behind.recv(100) == b"a1 NOOP\r\n"
+        assert accepted.recv(100) == b"a1 NOOP\r\n"
 
 
-# Who it is.
+# Identity.
 
 
-WHO = {
-    'user = "nobody"': {"Uid": NOBODY.pw_uid, "Gid": NOBODY.pw_gid},
-    f'user = "nobody"\ngroup = "{OTHER_GROUP}"': {"Uid": NOBODY.pw_uid, "Gid": 1},
+IDENTITIES = {
+    'user = "nobody"': {"Uid": UNPRIVILEGED.pw_uid, "Gid": UNPRIVILEGED.pw_gid},
+    f'user = "nobody"\ngroup = "{OTHER_GROUP}"': {"Uid": UNPRIVILEGED.pw_uid, "Gid": 1},
     f'group = "{OTHER_GROUP}"': {"Uid": 0, "Gid": 1},
-    f'user = "#{NOBODY.pw_uid}"': {"Uid": NOBODY.pw_uid, "Gid": NOBODY.pw_gid},
+    f'user = "#{UNPRIVILEGED.pw_uid}"': {"Uid": UNPRIVILEGED.pw_uid, "Gid": UNPRIVILEGED.pw_gid},
     'user = "#4711"\ngroup = "#4712"': {"Uid": 4711, "Gid": 4712},
     'group = "#1"': {"Uid": 0, "Gid": 1},
 }
 
 
-@pytest.mark.parametrize("process", WHO)
-def test_it_becomes_the_user_and_group_for_good(folder: Path, server: socket.socket, process: str) -> None:
-    uid, gid = WHO[process]["Uid"], WHO[process]["Gid"]
+@pytest.mark.parametrize("process", IDENTITIES)
+def test_process_takes_user_and_group_permanently(folder: Path, server: socket.socket, process: str) -> None:
+    uid, gid = IDENTITIES[process]["Uid"], IDENTITIES[process]["Gid"]
     os.chown(folder / "logs", uid, gid)
-    with Program(text(folder, server, process), folder) as program:
-        ready(program, folder)
+    with Program(config_text(folder, server, process), folder) as program:
+        wait_ready(program, folder)
         assert identity(program) == {"Uid": [uid] * 4, "Gid": [gid] * 4, "Groups": [gid]}
 
 
-def test_a_number_without_an_entry_needs_a_group(tmp_path: Path, server: socket.socket) -> None:
+def test_unknown_numeric_user_needs_a_group(tmp_path: Path, server: socket.socket) -> None:
     (tmp_path / "logs").mkdir()
-    with Program(text(tmp_path, server, 'user = "#4711"'), tmp_path) as program:
+    with Program(config_text(tmp_path, server, 'user = "#4711"'), tmp_path) as program:
         assert program.wait() == 2
     assert 'process.group: is missing: the user "#4711" has no entry that names one' in program.text
 
 
-def test_without_a_user_it_stays_who_it_is(folder: Path, server: socket.socket) -> None:
-    with Program(text(folder, server, ""), folder) as program:
-        ready(program, folder)
+def test_process_without_user_stays_root(folder: Path, server: socket.socket) -> None:
+    with Program(config_text(folder, server, ""), folder) as program:
+        wait_ready(program, folder)
         assert identity(program)["Uid"] == [0] * 4
 
 
-def test_a_user_who_may_not_change_is_told(tmp_path: Path) -> None:
-    """Run by nobody, it can become nobody (who it is) and not root."""
+def test_unprivileged_user_cannot_become_root(tmp_path: Path) -> None:
+    """As user 65534, the process can become that user again, but not root."""
     program = """
 import os, sys, mailproxy
 from mailproxy.app.privileges import drop_privileges
@@ -145,12 +145,12 @@ print(os.getresuid())
     ], result
 
 
-# What it can do then.
+# What still works.
 
 
-def test_sessions_are_served(folder: Path, server: socket.socket) -> None:
-    with Program(text(folder, server), folder) as program:
-        with socket.create_connection(ready(program, folder), 10) as client:
+def test_sessions_are_served_without_root(folder: Path, server: socket.socket) -> None:
+    with Program(config_text(folder, server), folder) as program:
+        with socket.create_connection(wait_ready(program, folder), 10) as client:
             assert_proxied(client, server)
             assert client.recv(1) == b""
         program.send(signal.SIGTERM)
@@ -158,61 +158,65 @@ def test_sessions_are_served(folder: Path, server: socket.socket) -> None:
     assert "server-closed" in (folder / "logs" / "mail.log").read_text()
 
 
-def test_names_are_resolved_and_tls_is_spoken_to_servers(
+def test_server_names_and_tls_work_without_root(
     folder: Path, server: socket.socket, throw_away_ca: ThrowAwayCA
 ) -> None:
     ca = folder / "ca.pem"
     ca.write_bytes(throw_away_ca.pem.read_bytes())
-    ca.chmod(0o600)  # root's alone: read before
+    ca.chmod(0o600)  # only root can read it, so it is read before
     tls = f'tls = {{ ca = "{ca}" }}'
-    with Program(text(folder, server, host="localhost") + tls, folder) as program:
-        with socket.create_connection(ready(program, folder), 10) as client:
-            behind, _ = server.accept()
-            with throw_away_ca.server_context("localhost").wrap_socket(behind, server_side=True) as secure:
+    with Program(config_text(folder, server, host="localhost") + tls, folder) as program:
+        with socket.create_connection(wait_ready(program, folder), 10) as client:
+            accepted, _ = server.accept()
+            with throw_away_ca.server_context("localhost").wrap_socket(accepted, server_side=True) as secure:
                 secure.sendall(b"* OK\r\n")
                 assert client.recv(6, socket.MSG_WAITALL) == b"* OK\r\n"
         assert "Traceback" not in program.text
 
 
-def test_keys_that_only_root_may_read_were_read_before(
+def test_root_only_keys_are_read_before(
     folder: Path, server: socket.socket, throw_away_ca: ThrowAwayCA
 ) -> None:
     pem = throw_away_ca.issue("imap.example.com", folder=folder)
     assert (pem.stat().st_uid, pem.stat().st_mode & 0o777) == (0, 0o600)
     tls = f'mode = "tls", tls = {{ certificates = ["{pem}"] }}'
-    config = text(folder, server).replace('"127.0.0.1:0"', f'"127.0.0.1:0", {tls}')
+    config = config_text(folder, server).replace('"127.0.0.1:0"', f'"127.0.0.1:0", {tls}')
     with (
         Program(config, folder) as program,
-        socket.create_connection(ready(program, folder), 10) as plain,
+        socket.create_connection(wait_ready(program, folder), 10) as plain,
         throw_away_ca.client_context().wrap_socket(plain, server_hostname="imap.example.com") as client,
     ):
         assert_proxied(client, server)
 
 
-def test_ports_that_only_root_may_have_were_bound_before(folder: Path, server: socket.socket) -> None:
+def test_privileged_ports_are_bound_before(folder: Path, server: socket.socket) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(("127.99.0.1", 143))  # a corner of the loopback network where nobody listens
-    config = text(folder, server).replace("127.0.0.1:0", "127.99.0.1:143")
-    with Program(config, folder) as program, socket.create_connection(ready(program, folder), 10) as client:
+        # An address of the loopback network where no program listens.
+        probe.bind(("127.99.0.1", 143))
+    config = config_text(folder, server).replace("127.0.0.1:0", "127.99.0.1:143")
+    with (
+        Program(config, folder) as program,
+        socket.create_connection(wait_ready(program, folder), 10) as client,
+    ):
         assert_proxied(client, server)
 
 
 # Files.
 
 
-def test_the_log_belongs_to_the_user_and_is_reopened_by_it(folder: Path, server: socket.socket) -> None:
+def test_log_belongs_to_the_user_after_reopen(folder: Path, server: socket.socket) -> None:
     log, old = folder / "logs" / "mail.log", folder / "logs" / "mail.log.1"
-    with Program(text(folder, server), folder) as program:
-        ready(program, folder)
+    with Program(config_text(folder, server), folder) as program:
+        wait_ready(program, folder)
         log.rename(old)
         program.send(signal.SIGUSR2)
         program.wait_for("the log was reopened", where=log)
         for file in (old, log):
             status = file.stat()
             assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (
-                NOBODY.pw_uid,
-                NOBODY.pw_gid,
+                UNPRIVILEGED.pw_uid,
+                UNPRIVILEGED.pw_gid,
                 0o640,
             )
         program.send(signal.SIGTERM)
@@ -220,13 +224,11 @@ def test_the_log_belongs_to_the_user_and_is_reopened_by_it(folder: Path, server:
     assert "mailproxy has stopped" in log.read_text()
 
 
-def test_a_log_in_a_folder_of_roots_is_kept_when_it_cannot_be_reopened(
-    folder: Path, server: socket.socket
-) -> None:
+def test_failed_log_reopen_keeps_the_old_file(folder: Path, server: socket.socket) -> None:
     os.chown(folder / "logs", 0, 0)
     log, old = folder / "logs" / "mail.log", folder / "logs" / "mail.log.1"
-    with Program(text(folder, server), folder) as program:
-        ready(program, folder)
+    with Program(config_text(folder, server), folder) as program:
+        wait_ready(program, folder)
         log.rename(old)
         program.send(signal.SIGUSR2)
         program.wait_for("the log cannot be reopened: .*Permission denied.*; the old file is kept", where=old)
@@ -236,17 +238,15 @@ def test_a_log_in_a_folder_of_roots_is_kept_when_it_cannot_be_reopened(
 
 
 @pytest.mark.parametrize("owner", [None, "nobody"])
-def test_a_unix_socket_has_the_owner_that_it_was_given(
-    folder: Path, server: socket.socket, owner: str | None
-) -> None:
+def test_unix_socket_has_configured_owner(folder: Path, server: socket.socket, owner: str | None) -> None:
     path = folder / "imap.sock"
-    owned = f'unix_user = "{owner}", ' if owner else ""
-    unix = f'{{ {owned}unix_mode = "0666", address = "unix:{path}" }}'
-    config = text(folder, server).replace(
+    owner_key = f'unix_user = "{owner}", ' if owner else ""
+    unix = f'{{ {owner_key}unix_mode = "0666", address = "unix:{path}" }}'
+    config = config_text(folder, server).replace(
         '{ address = "127.0.0.1:0" }', f'{{ address = "127.0.0.1:0" }}, {unix}'
     )
     with Program(config, folder) as program:
-        ready(program, folder)
+        wait_ready(program, folder)
         assert path.owner() == (owner or "root")
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(10)
@@ -254,11 +254,9 @@ def test_a_unix_socket_has_the_owner_that_it_was_given(
             assert_proxied(client, server)
 
 
-def test_a_unix_socket_that_cannot_be_removed_any_more_does_not_spoil_the_end(
-    folder: Path, server: socket.socket
-) -> None:
-    path = folder / "imap.sock"  # in a folder of root's
-    config = text(folder, server).replace("127.0.0.1:0", f"unix:{path}")
+def test_unremovable_unix_socket_does_not_break_shutdown(folder: Path, server: socket.socket) -> None:
+    path = folder / "imap.sock"  # in a folder owned by root
+    config = config_text(folder, server).replace("127.0.0.1:0", f"unix:{path}")
     log = folder / "logs" / "mail.log"
     with Program(config, folder) as program:
         program.wait_for("mailproxy is ready", where=log)
@@ -268,7 +266,7 @@ def test_a_unix_socket_that_cannot_be_removed_any_more_does_not_spoil_the_end(
     assert "mailproxy has stopped" in log.read_text()
 
 
-def test_an_embedded_proxy_leaves_its_host_alone() -> None:
+def test_embedded_proxy_keeps_the_host_process_user() -> None:
     program = """
 import os, trio, mailproxy
 config = mailproxy.from_mapping({"process": {"user": "nobody"}, "frontends": {"f": {"bind": [{"address": "127.0.0.1:0"}]}}})

@@ -1,4 +1,4 @@
-"""Files that are replaced while the proxy runs: what has changed is taken up, what is no good is said and changes nothing."""
+"""Reloading files: changes are applied while the proxy runs, unusable files are reported and rejected."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import ssl
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from mailproxy.app import load_and_check
 from mailproxy.certificates.reloader import CertificateReloader, ReloadResult
 from mailproxy.certificates.store import CertificateStore
 from mailproxy.net.tls.certificate import Certificate, file_stamp, find
+from mailproxy.net.tls.terminator import Terminator
 from mailproxy.testing import ThrowAwayCA
 from tests.support.startup_config import startup_config
 
@@ -29,52 +30,52 @@ NO_KEY = "has no private key: put it into the same file, beside it with the suff
 
 
 @define
-class Running:
-    """What was loaded for the one bind and the one server of a proxy, and what looks at it again."""
+class LoadedProxy:
+    """The certificate store of a proxy with one bind and one server, and its reloader."""
 
     config: mailproxy.Config
-    material: CertificateStore
-    renewal: CertificateReloader
+    store: CertificateStore
+    reloader: CertificateReloader
 
-    def look(self, *, anyway: bool = False) -> ReloadResult | None:
-        return self.renewal.scan(force=anyway)
+    def scan(self, *, force: bool = False) -> ReloadResult | None:
+        return self.reloader.scan(force=force)
 
-    def looked(self, *, anyway: bool = False) -> ReloadResult:
-        """Look when something has changed."""
-        renewed = self.look(anyway=anyway)
-        assert renewed is not None
-        return renewed
+    def scan_changed(self, *, force: bool = False) -> ReloadResult:
+        """Scan for a change that is expected."""
+        result = self.scan(force=force)
+        assert result is not None
+        return result
 
     @property
     def contexts(self) -> dict[tuple[str, ...], ssl.SSLContext]:
-        """Those of the bind, by the names of the files that each has."""
-        state = self.material.bind_terminators["imap", 0]._state
-        return {_names(together): context for together, context in state.contexts.items()}
+        """The contexts of the bind, by the names of their certificate files."""
+        state = self.store.bind_terminators["imap", 0]._state
+        return {_names(certificates): context for certificates, context in state.contexts.items()}
 
     def served(self, name: str | None) -> tuple[str, ...]:
-        """The names of the files that a client gets who asks for this name."""
-        choice = self.material.bind_terminators["imap", 0]._state.index
-        return _names(find(choice.by_name, name) or choice.default)
+        """Return the names of the certificate files that a client gets when it asks for this name."""
+        index = self.store.bind_terminators["imap", 0]._state.index
+        return _names(find(index.by_name, name) or index.default)
 
     @property
     def default(self) -> ssl.SSLContext:
-        """What every handshake begins with."""
-        offer = self.material.bind_terminators["imap", 0].select(None)
+        """The context that every handshake starts with."""
+        offer = self.store.bind_terminators["imap", 0].select(None)
         assert offer is not None
         return offer.context
 
 
-def _names(together: tuple[Certificate, ...]) -> tuple[str, ...]:
-    return tuple(certificate.path.name for certificate in together)
+def _names(certificates: tuple[Certificate, ...]) -> tuple[str, ...]:
+    return tuple(certificate.path.name for certificate in certificates)
 
 
-def running(config: mailproxy.Config) -> Running:
-    material = load_and_check(config)
-    return Running(config, material, CertificateReloader(config, material))
+def load(config: mailproxy.Config) -> LoadedProxy:
+    store = load_and_check(config)
+    return LoadedProxy(config, store, CertificateReloader(config, store))
 
 
-def terminating(*certificates: Path, **tls: Any) -> Running:
-    return running(
+def load_bind(*certificates: Path, **tls: Any) -> LoadedProxy:
+    return load(
         startup_config(
             frontends__imap__bind=[{"address": "127.0.0.1:0", "mode": "tls"}],
             frontends__imap__tls={"certificates": [str(file) for file in certificates], **tls},
@@ -82,183 +83,180 @@ def terminating(*certificates: Path, **tls: Any) -> Running:
     )
 
 
-def connecting(**tls: Any) -> Running:
-    return running(startup_config(backends__dovecot__tls=tls))
+def load_servers(**tls: Any) -> LoadedProxy:
+    return load(startup_config(backends__dovecot__tls=tls))
 
 
-def faults_of(renewed: ReloadResult) -> list[str]:
-    return [str(fault) for fault in renewed.faults]
+def faults_in(result: ReloadResult) -> list[str]:
+    return [str(fault) for fault in result.faults]
 
 
 @pytest.fixture
 def issue(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> Callable[..., Path]:
-    """Puts a new certificate for a name into a file of ours, in one step as those do who renew certificates."""
+    """A function that replaces a file by a new certificate in one step, as ACME clients do."""
 
-    def put(
+    def issue_file(
         file: str,
         name: str = "imap.example.com",
         *,
         not_before: datetime | None = None,
         not_after: datetime | None = None,
     ) -> Path:
-        place = tmp_path / file
-        place.parent.mkdir(exist_ok=True)
+        target = tmp_path / file
+        target.parent.mkdir(exist_ok=True)
         pem = throw_away_ca.issue(name, folder=tmp_path, not_before=not_before, not_after=not_after)
-        return pem.rename(place)
+        return pem.rename(target)
 
-    return put
+    return issue_file
 
 
 @pytest.fixture
 def folder(issue: Callable[..., Path]) -> Path:
-    """Three certificates, each for a name of its own."""
+    """A folder with three certificates, each for a different name."""
     a, *_ = [issue(f"folder/{name}.pem", f"{name}.example") for name in "abc"]
     return a.parent
 
 
-def key_of(pem: Path) -> bytes:
+def key_bytes(pem: Path) -> bytes:
     return pem.read_bytes().partition(b"-----BEGIN CERTIFICATE")[0]
 
 
-def chain_of(pem: Path) -> bytes:
-    return pem.read_bytes().removeprefix(key_of(pem))
+def chain_bytes(pem: Path) -> bytes:
+    return pem.read_bytes().removeprefix(key_bytes(pem))
 
 
 def replace(file: Path, content: bytes) -> Path:
-    """In one step."""
+    """Replace a file in one step."""
     new = file.with_name(f"{file.name}.new")
     new.write_bytes(content)
     return new.rename(file)
 
 
-def unchanged(
+def kept_contexts(
     before: Mapping[tuple[str, ...], ssl.SSLContext], after: Mapping[tuple[str, ...], ssl.SSLContext]
 ) -> set[str]:
-    """The certificates that have the very context that they had before."""
+    """Return the names of the certificate files whose context is the same object as before."""
     return {name for names in before if before[names] is after.get(names) for name in names}
 
 
-# Nothing.
+# No changes.
 
 
-def test_nothing_has_changed(folder: Path, throw_away_ca: ThrowAwayCA) -> None:
-    proxy = terminating(folder, client_verify="optional", client_ca=str(throw_away_ca.pem))
+def test_scan_without_changes_returns_none(folder: Path, throw_away_ca: ThrowAwayCA) -> None:
+    proxy = load_bind(folder, client_verify="optional", client_ca=str(throw_away_ca.pem))
     before, default = proxy.contexts, proxy.default
-    assert proxy.look() is None
-    assert proxy.look() is None
-    assert unchanged(before, proxy.contexts) == {"a.pem", "b.pem", "c.pem"}
+    assert proxy.scan() is None
+    assert proxy.scan() is None
+    assert kept_contexts(before, proxy.contexts) == {"a.pem", "b.pem", "c.pem"}
     assert proxy.default is default
 
 
-def test_what_was_taken_up_is_not_news_the_next_time(issue: Callable[..., Path]) -> None:
-    proxy = terminating(issue("imap.pem"))
+def test_applied_change_is_not_reported_again(issue: Callable[..., Path]) -> None:
+    proxy = load_bind(issue("imap.pem"))
     issue("imap.pem")
-    assert proxy.look() is not None
-    assert proxy.look() is None
+    assert proxy.scan() is not None
+    assert proxy.scan() is None
 
 
-def test_a_proxy_without_files_has_nothing_to_look_at() -> None:
-    assert running(startup_config()).look() is None
+def test_scan_without_files_returns_none() -> None:
+    assert load(startup_config()).scan() is None
 
 
-def test_a_look_anyway_is_one_even_where_nothing_has_changed(folder: Path) -> None:
-    proxy = terminating(folder)
+def test_forced_scan_without_changes_keeps_contexts(folder: Path) -> None:
+    proxy = load_bind(folder)
     before = proxy.contexts
-    renewed = proxy.looked(anyway=True)
-    assert (renewed.applied, renewed.faults) == ((), ())
-    assert unchanged(before, proxy.contexts) == {"a.pem", "b.pem", "c.pem"}
+    result = proxy.scan_changed(force=True)
+    assert (result.applied, result.faults) == ((), ())
+    assert kept_contexts(before, proxy.contexts) == {"a.pem", "b.pem", "c.pem"}
 
 
 # Certificates.
 
 
-def test_a_certificate_that_is_replaced(issue: Callable[..., Path]) -> None:
+def test_replaced_certificate_is_applied(issue: Callable[..., Path]) -> None:
     pem = issue("imap.pem")
-    proxy = terminating(pem)
+    proxy = load_bind(pem)
     before = proxy.default
     issue("imap.pem", "pop.example.com")
-    renewed = proxy.looked()
-    assert (renewed.applied, renewed.faults) == ((pem,), ())
+    result = proxy.scan_changed()
+    assert (result.applied, result.faults) == ((pem,), ())
     assert proxy.default is not before
     assert proxy.served("pop.example.com") == ("imap.pem",)
 
 
-def test_a_certificate_that_is_written_over(issue: Callable[..., Path]) -> None:
+def test_overwritten_certificate_is_applied(issue: Callable[..., Path]) -> None:
     pem, other = issue("imap.pem"), issue("other.pem")
-    proxy = terminating(pem)
+    proxy = load_bind(pem)
     before = proxy.default
     stamp = file_stamp(pem)
-    while file_stamp(pem) == stamp:  # the kernel's clock for files ticks every few milliseconds
+    # The kernel's file timestamps tick only every few milliseconds.
+    while file_stamp(pem) == stamp:
         pem.write_bytes(other.read_bytes())
-    assert proxy.looked().applied == (pem,)
+    assert proxy.scan_changed().applied == (pem,)
     assert proxy.default is not before
 
 
-def test_only_what_has_changed_is_made_anew(folder: Path, issue: Callable[..., Path]) -> None:
-    proxy = terminating(folder)
+def test_only_changed_certificates_get_new_contexts(folder: Path, issue: Callable[..., Path]) -> None:
+    proxy = load_bind(folder)
     before = proxy.contexts
     issue("folder/b.pem", "b.example")
-    assert folder / "b.pem" in proxy.looked().applied
-    assert unchanged(before, proxy.contexts) == {"a.pem", "c.pem"}
+    assert folder / "b.pem" in proxy.scan_changed().applied
+    assert kept_contexts(before, proxy.contexts) == {"a.pem", "c.pem"}
 
 
-def test_a_link_that_leads_elsewhere_now(issue: Callable[..., Path], tmp_path: Path) -> None:
+def test_changed_link_is_applied(issue: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "live").symlink_to(issue("one/imap.pem").parent)
     issue("two/imap.pem", "pop.example.com")
-    proxy = terminating(tmp_path / "live" / "imap.pem")
+    proxy = load_bind(tmp_path / "live" / "imap.pem")
     (tmp_path / "next").symlink_to(tmp_path / "two")
     (tmp_path / "next").rename(tmp_path / "live")
-    assert proxy.looked().faults == ()
+    assert proxy.scan_changed().faults == ()
     assert proxy.served("pop.example.com") == ("imap.pem",)
 
 
-def test_a_certificate_that_comes_to_a_folder(folder: Path, issue: Callable[..., Path]) -> None:
-    proxy = terminating(folder)
+def test_certificate_added_to_a_folder_is_applied(folder: Path, issue: Callable[..., Path]) -> None:
+    proxy = load_bind(folder)
     before = proxy.contexts
     issue("folder/d.pem", "d.example")
-    assert proxy.looked().applied == (folder / "d.pem",)
+    assert proxy.scan_changed().applied == (folder / "d.pem",)
     assert proxy.served("d.example") == ("d.pem",)
-    assert unchanged(before, proxy.contexts) == {"a.pem", "b.pem", "c.pem"}
+    assert kept_contexts(before, proxy.contexts) == {"a.pem", "b.pem", "c.pem"}
 
 
-def test_one_that_comes_first_in_a_folder_is_the_default_from_now_on(
-    folder: Path, issue: Callable[..., Path]
-) -> None:
-    proxy = terminating(folder)
+def test_new_first_certificate_becomes_the_default(folder: Path, issue: Callable[..., Path]) -> None:
+    proxy = load_bind(folder)
     before = proxy.contexts
     issue("folder/0.pem", "new.example")
-    proxy.looked()
+    proxy.scan_changed()
     assert proxy.served(None) == ("0.pem",)
     assert proxy.default is proxy.contexts["0.pem",]
-    assert unchanged(before, proxy.contexts) == {"a.pem", "b.pem", "c.pem"}
+    assert kept_contexts(before, proxy.contexts) == {"a.pem", "b.pem", "c.pem"}
 
 
-def test_a_certificate_that_is_taken_out_of_a_folder(folder: Path) -> None:
-    proxy = terminating(folder)
+def test_certificate_removed_from_a_folder(folder: Path) -> None:
+    proxy = load_bind(folder)
     before = proxy.contexts
     (folder / "b.pem").unlink()
-    renewed = proxy.looked()
-    assert renewed.faults == ()
-    assert renewed.applied == (folder / "b.pem",)
-    assert renewed.descriptions == (f"b.example removed ({folder / 'b.pem'})",)
+    result = proxy.scan_changed()
+    assert result.faults == ()
+    assert result.applied == (folder / "b.pem",)
+    assert result.descriptions == (f"b.example removed ({folder / 'b.pem'})",)
     assert proxy.served("b.example") == ("a.pem",)
-    assert unchanged(before, proxy.contexts) == {"a.pem", "c.pem"}
+    assert kept_contexts(before, proxy.contexts) == {"a.pem", "c.pem"}
 
 
-def test_one_with_another_kind_of_key_comes_to_stand_beside_it(
-    folder: Path, throw_away_ca: ThrowAwayCA
-) -> None:
-    proxy = terminating(folder)
+def test_second_key_type_joins_the_certificate_set(folder: Path, throw_away_ca: ThrowAwayCA) -> None:
+    proxy = load_bind(folder)
     before = proxy.contexts
     throw_away_ca.issue("b.example", key_type="rsa", folder=folder).rename(folder / "rsa.pem")
-    assert proxy.looked().faults == ()
+    assert proxy.scan_changed().faults == ()
     assert proxy.served("b.example") == ("b.pem", "rsa.pem")
-    assert unchanged(before, proxy.contexts) == {"a.pem", "c.pem"}
+    assert kept_contexts(before, proxy.contexts) == {"a.pem", "c.pem"}
 
 
-def test_two_binds_that_share_certificates_share_the_new_ones(issue: Callable[..., Path]) -> None:
+def test_binds_share_reloaded_certificates(issue: Callable[..., Path]) -> None:
     pem = issue("imap.pem")
-    proxy = running(
+    proxy = load(
         startup_config(
             frontends__imap__bind=[
                 {"address": "127.0.0.1:0", "mode": "tls", "name": "one"},
@@ -269,8 +267,8 @@ def test_two_binds_that_share_certificates_share_the_new_ones(issue: Callable[..
     )
     before = proxy.default
     issue("imap.pem")
-    proxy.looked()
-    one, two = proxy.material.bind_terminators.values()
+    proxy.scan_changed()
+    one, two = proxy.store.bind_terminators.values()
     assert one is two
     assert proxy.default is not before
 
@@ -278,104 +276,122 @@ def test_two_binds_that_share_certificates_share_the_new_ones(issue: Callable[..
 # Keys.
 
 
-def test_a_pair_that_is_replaced(issue: Callable[..., Path], tmp_path: Path) -> None:
+def test_replaced_pair_is_applied(issue: Callable[..., Path], tmp_path: Path) -> None:
     pem = issue("source.pem")
-    chain, key = replace(tmp_path / "imap.crt", chain_of(pem)), replace(tmp_path / "imap.key", key_of(pem))
-    proxy = terminating(chain)
+    chain, key = (
+        replace(tmp_path / "imap.crt", chain_bytes(pem)),
+        replace(tmp_path / "imap.key", key_bytes(pem)),
+    )
+    proxy = load_bind(chain)
     before = proxy.default
     other = issue("other.pem")
-    replace(chain, chain_of(other))
-    replace(key, key_of(other))
-    renewed = proxy.looked()
-    assert (set(renewed.applied), renewed.faults) == ({chain, key}, ())
+    replace(chain, chain_bytes(other))
+    replace(key, key_bytes(other))
+    result = proxy.scan_changed()
+    assert (set(result.applied), result.faults) == ({chain, key}, ())
     assert proxy.default is not before
 
 
-def test_a_pair_whose_second_half_is_still_to_come(issue: Callable[..., Path], tmp_path: Path) -> None:
+def test_half_replaced_pair_is_rejected_until_complete(issue: Callable[..., Path], tmp_path: Path) -> None:
     pem, other = issue("source.pem"), issue("other.pem")
-    chain, key = replace(tmp_path / "imap.crt", chain_of(pem)), replace(tmp_path / "imap.key", key_of(pem))
-    proxy = terminating(chain)
+    chain, key = (
+        replace(tmp_path / "imap.crt", chain_bytes(pem)),
+        replace(tmp_path / "imap.key", key_bytes(pem)),
+    )
+    proxy = load_bind(chain)
     before = proxy.default
-    replace(chain, chain_of(other))
-    (fault,) = faults_of(proxy.looked())
+    replace(chain, chain_bytes(other))
+    (fault,) = faults_in(proxy.scan_changed())
     assert fault.startswith(
         f"{CERTIFICATES}[0]: {chain}: the private key in {key} does not belong to the certificate"
     )
     assert proxy.default is before
-    replace(key, key_of(other))
-    assert proxy.looked().faults == ()
+    replace(key, key_bytes(other))
+    assert proxy.scan_changed().faults == ()
     assert proxy.default is not before
 
 
-def test_a_key_that_is_written_again(issue: Callable[..., Path], tmp_path: Path) -> None:
+def test_rewritten_key_is_applied(issue: Callable[..., Path], tmp_path: Path) -> None:
     pem = issue("source.pem")
-    chain, key = replace(tmp_path / "imap.crt", chain_of(pem)), replace(tmp_path / "named.pem", key_of(pem))
-    proxy = terminating(chain, key=str(key))
+    chain, key = (
+        replace(tmp_path / "imap.crt", chain_bytes(pem)),
+        replace(tmp_path / "named.pem", key_bytes(pem)),
+    )
+    proxy = load_bind(chain, key=str(key))
     before = proxy.default
-    replace(key, key_of(pem))
-    renewed = proxy.looked()
-    assert (renewed.applied, renewed.faults) == ((key,), ())
+    replace(key, key_bytes(pem))
+    result = proxy.scan_changed()
+    assert (result.applied, result.faults) == ((key,), ())
     assert proxy.default is not before
 
 
-@pytest.mark.parametrize("where", ["beside", "named"])
-def test_a_key_that_is_gone_keeps_the_old_certificate_until_it_is_mended(
-    issue: Callable[..., Path], tmp_path: Path, where: str
+@pytest.mark.parametrize("key_location", ["beside", "named"])
+def test_missing_key_keeps_old_certificate_until_restored(
+    issue: Callable[..., Path], tmp_path: Path, key_location: str
 ) -> None:
     pem = issue("source.pem")
-    chain, key = replace(tmp_path / "imap.crt", chain_of(pem)), replace(tmp_path / "imap.key", key_of(pem))
-    proxy = terminating(chain, **({"key": str(key)} if where == "named" else {}))
+    chain, key = (
+        replace(tmp_path / "imap.crt", chain_bytes(pem)),
+        replace(tmp_path / "imap.key", key_bytes(pem)),
+    )
+    proxy = load_bind(chain, **({"key": str(key)} if key_location == "named" else {}))
     before = proxy.default
     key.unlink()
-    renewed = proxy.looked()
-    fact = f"{chain}: {NO_KEY}" if where == "beside" else f"{key}: No such file or directory"
-    assert (renewed.applied, faults_of(renewed)) == ((), [f"{CERTIFICATES}[0]: {fact}"])
+    result = proxy.scan_changed()
+    message = f"{chain}: {NO_KEY}" if key_location == "beside" else f"{key}: No such file or directory"
+    assert (result.applied, faults_in(result)) == ((), [f"{CERTIFICATES}[0]: {message}"])
     assert proxy.default is before
-    again = proxy.look()  # what could not be read is tried again, whether it has changed or not
-    assert again is None if where == "beside" else again is not None and again.faults == renewed.faults
-    replace(key, key_of(pem))
-    renewed = proxy.looked()
-    assert (renewed.applied, renewed.faults) == ((key,), ())
+    repeated = proxy.scan()  # an unreadable file is tried at each scan, changed or not
+    assert (
+        repeated is None
+        if key_location == "beside"
+        else repeated is not None and repeated.faults == result.faults
+    )
+    replace(key, key_bytes(pem))
+    result = proxy.scan_changed()
+    assert (result.applied, result.faults) == ((key,), ())
     assert proxy.default is not before
 
 
-# What is no good.
+# Unusable files.
 
 BROKEN = [b"", b"hello", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
 
 
 @pytest.mark.parametrize("content", BROKEN)
-def test_a_broken_certificate_keeps_the_old_one_and_leaves_the_others_free_to_change(
+def test_broken_certificate_is_kept_while_others_change(
     folder: Path, issue: Callable[..., Path], content: bytes
 ) -> None:
-    proxy = terminating(folder)
+    proxy = load_bind(folder)
     before = proxy.contexts
     replace(folder / "b.pem", content)
     issue("folder/c.pem", "c.example")
     issue("folder/d.pem", "d.example")
-    assert faults_of(proxy.looked()) == [f"{CERTIFICATES}[0]: {folder}/b.pem: has no certificate in PEM form"]
-    assert unchanged(before, proxy.contexts) == {"a.pem", "b.pem"}
+    assert faults_in(proxy.scan_changed()) == [
+        f"{CERTIFICATES}[0]: {folder}/b.pem: has no certificate in PEM form"
+    ]
+    assert kept_contexts(before, proxy.contexts) == {"a.pem", "b.pem"}
     assert proxy.served("b.example") == ("b.pem",)
     assert proxy.served("d.example") == ("d.pem",)
     issue("folder/b.pem", "b.example")
-    assert proxy.looked().faults == ()
-    assert unchanged(before, proxy.contexts) == {"a.pem"}
+    assert proxy.scan_changed().faults == ()
+    assert kept_contexts(before, proxy.contexts) == {"a.pem"}
 
 
-def test_one_that_is_broken_may_come_to_stand_beside_another(
-    folder: Path, throw_away_ca: ThrowAwayCA
-) -> None:
-    proxy = terminating(folder)
+def test_rejected_certificate_joins_new_key_type(folder: Path, throw_away_ca: ThrowAwayCA) -> None:
+    proxy = load_bind(folder)
     before = proxy.contexts
     replace(folder / "b.pem", b"")
     throw_away_ca.issue("b.example", key_type="rsa", folder=folder)
-    assert faults_of(proxy.looked()) == [f"{CERTIFICATES}[0]: {folder}/b.pem: has no certificate in PEM form"]
-    assert unchanged(before, proxy.contexts) == {"a.pem", "c.pem"}
+    assert faults_in(proxy.scan_changed()) == [
+        f"{CERTIFICATES}[0]: {folder}/b.pem: has no certificate in PEM form"
+    ]
+    assert kept_contexts(before, proxy.contexts) == {"a.pem", "c.pem"}
     assert set(proxy.served("b.example")) == {"b.pem", "b.example-rsa.pem"}
 
 
-def test_a_curve_that_few_know_ends_nothing(folder: Path, issue: Callable[..., Path]) -> None:
-    proxy = terminating(folder)
+def test_certificate_with_rare_curve_stops_no_reload(folder: Path, issue: Callable[..., Path]) -> None:
+    proxy = load_bind(folder)
     files = [folder / "odd.key", folder / "odd.pem"]
     command = [
         "openssl",
@@ -390,20 +406,20 @@ def test_a_curve_that_few_know_ends_nothing(folder: Path, issue: Callable[..., P
     command += ["-subj", "/CN=odd.example", "-keyout", str(files[0]), "-out", str(files[1])]
     subprocess.run(command, check=True, capture_output=True)
     issue("folder/z.pem", "z.example")
-    proxy.looked()
+    proxy.scan_changed()
     assert proxy.served("z.example") == ("z.pem",)
 
 
-def test_a_pipe_among_certificates_is_none(folder: Path) -> None:
+def test_pipe_in_a_folder_is_ignored(folder: Path) -> None:
     os.mkfifo(folder / "pipe.pem")
-    assert terminating(folder).served("b.example") == ("b.pem",)
+    assert load_bind(folder).served("b.example") == ("b.pem",)
 
 
-def test_what_could_not_be_read_is_tried_again_though_it_has_not_changed(
+def test_unreadable_file_is_retried_without_change(
     issue: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = issue("one.pem", "one.example")
-    proxy = terminating(file)
+    proxy = load_bind(file)
     before = proxy.default
     replace(file, issue("new.pem", "one.example").read_bytes())
 
@@ -412,70 +428,70 @@ def test_what_could_not_be_read_is_tried_again_though_it_has_not_changed(
 
     with monkeypatch.context() as patch:
         patch.setattr("mailproxy.certificates.loader.read_certificate", out_of_descriptors)
-        assert faults_of(proxy.looked()) == [f"{CERTIFICATES}[0]: {file}: Too many open files"]
+        assert faults_in(proxy.scan_changed()) == [f"{CERTIFICATES}[0]: {file}: Too many open files"]
         assert proxy.default is before
-    assert proxy.looked().applied == (file,)
+    assert proxy.scan_changed().applied == (file,)
     assert proxy.default is not before
 
 
-def test_a_file_that_is_named_and_gone_keeps_its_certificate(issue: Callable[..., Path]) -> None:
+def test_removed_file_keeps_its_certificate(issue: Callable[..., Path]) -> None:
     one, other = issue("one.pem", "one.example"), issue("other.pem", "other.example")
-    proxy = terminating(one, other)
+    proxy = load_bind(one, other)
     before = proxy.contexts
     other.unlink()
-    assert faults_of(proxy.looked()) == [f"{CERTIFICATES}[1]: {other}: No such file or directory"]
-    assert unchanged(before, proxy.contexts) == {"one.pem", "other.pem"}
+    assert faults_in(proxy.scan_changed()) == [f"{CERTIFICATES}[1]: {other}: No such file or directory"]
+    assert kept_contexts(before, proxy.contexts) == {"one.pem", "other.pem"}
     assert proxy.served("other.example") == ("other.pem",)
 
 
-def test_a_new_file_that_is_broken_is_said_and_left_out(folder: Path) -> None:
-    proxy = terminating(folder)
+def test_broken_new_file_is_reported_and_left_out(folder: Path) -> None:
+    proxy = load_bind(folder)
     before = proxy.contexts
     replace(folder / "d.pem", b"hello")
-    assert faults_of(proxy.looked()) == [f"{CERTIFICATES}[0]: {folder}/d.pem: has no certificate in PEM form"]
-    assert unchanged(before, proxy.contexts) == {"a.pem", "b.pem", "c.pem"}
+    assert faults_in(proxy.scan_changed()) == [
+        f"{CERTIFICATES}[0]: {folder}/d.pem: has no certificate in PEM form"
+    ]
+    assert kept_contexts(before, proxy.contexts) == {"a.pem", "b.pem", "c.pem"}
 
 
 @pytest.mark.parametrize("others", [0, 1])
-def test_a_folder_that_is_emptied_keeps_all_that_it_held(
-    folder: Path, issue: Callable[..., Path], others: int
-) -> None:
-    proxy = terminating(*[issue("imap.pem")][:others], folder)
+def test_emptied_folder_keeps_its_certificates(folder: Path, issue: Callable[..., Path], others: int) -> None:
+    proxy = load_bind(*[issue("imap.pem")][:others], folder)
     before = proxy.contexts
     for file in list(folder.iterdir()):
         file.unlink()
-    assert faults_of(proxy.looked()) == [
+    assert faults_in(proxy.scan_changed()) == [
         f"{CERTIFICATES}[{others}]: {folder}: no .pem, .crt or .cer file in this folder"
     ]
-    assert unchanged(before, proxy.contexts) >= {"a.pem", "b.pem", "c.pem"}
+    assert kept_contexts(before, proxy.contexts) >= {"a.pem", "b.pem", "c.pem"}
     assert proxy.served("b.example") == ("b.pem",)
     issue("folder/b.pem", "b.example")
-    assert proxy.looked().faults == ()
-    assert "b.pem" not in unchanged(before, proxy.contexts)
-    assert proxy.served("a.example") == proxy.served(None)  # as nobody has it any more
+    assert proxy.scan_changed().faults == ()
+    assert "b.pem" not in kept_contexts(before, proxy.contexts)
+    assert proxy.served("a.example") == proxy.served(None)  # no file has that name now
 
 
 @pytest.mark.parametrize("others", [0, 1])
-def test_a_folder_that_is_away_keeps_all_that_it_held(
-    folder: Path, issue: Callable[..., Path], others: int
-) -> None:
-    proxy = terminating(*[issue("imap.pem")][:others], folder)
+def test_missing_folder_keeps_its_certificates(folder: Path, issue: Callable[..., Path], others: int) -> None:
+    proxy = load_bind(*[issue("imap.pem")][:others], folder)
     before = proxy.contexts
     away = folder.rename(folder.with_name("away"))
-    assert faults_of(proxy.looked()) == [f"{CERTIFICATES}[{others}]: {folder}: No such file or directory"]
-    assert unchanged(before, proxy.contexts) >= {"a.pem", "b.pem", "c.pem"}
+    assert faults_in(proxy.scan_changed()) == [
+        f"{CERTIFICATES}[{others}]: {folder}: No such file or directory"
+    ]
+    assert kept_contexts(before, proxy.contexts) >= {"a.pem", "b.pem", "c.pem"}
     assert proxy.served("b.example") == ("b.pem",)
     away.rename(folder)
-    assert proxy.looked().faults == ()
+    assert proxy.scan_changed().faults == ()
     assert proxy.served("b.example") == ("b.pem",)
 
 
-def test_all_that_is_no_good_is_said_at_once(
+def test_all_faults_are_reported_at_once(
     folder: Path, issue: Callable[..., Path], throw_away_ca: ThrowAwayCA, tmp_path: Path
 ) -> None:
     ca = replace(tmp_path / "ca.pem", throw_away_ca.pem.read_bytes())
     pem, client = issue("imap.pem"), throw_away_ca.issue_client("proxy", folder=tmp_path)
-    proxy = running(
+    proxy = load(
         startup_config(
             frontends__imap__bind=[{"address": "127.0.0.1:0", "mode": "tls"}],
             frontends__imap__tls={
@@ -489,9 +505,9 @@ def test_all_that_is_no_good_is_said_at_once(
     for file in (pem, ca, client):
         file.unlink()
     replace(folder / "a.pem", b"")
-    renewed = proxy.looked()
-    assert renewed.applied == ()
-    assert faults_of(renewed) == [
+    result = proxy.scan_changed()
+    assert result.applied == ()
+    assert faults_in(result) == [
         f"{CERTIFICATES}[0]: {pem}: No such file or directory",
         f"{CERTIFICATES}[1]: {folder}/a.pem: has no certificate in PEM form",
         f"frontends.imap.tls.client_ca: {ca}: No such file or directory",
@@ -506,87 +522,87 @@ def test_all_that_is_no_good_is_said_at_once(
 @pytest.fixture
 def verifying(
     folder: Path, throw_away_ca: ThrowAwayCA, tmp_path: Path
-) -> Callable[[], tuple[Running, Path, Path]]:
-    """A proxy that verifies client certificates, and its CA and revocation list."""
+) -> Callable[[], tuple[LoadedProxy, Path, Path]]:
+    """Return a function that loads a proxy that verifies client certificates, with its CA and CRL."""
 
-    def run() -> tuple[Running, Path, Path]:
+    def load_verifying() -> tuple[LoadedProxy, Path, Path]:
         ca = replace(tmp_path / "ca.pem", throw_away_ca.pem.read_bytes())
         crl = throw_away_ca.revoke(folder=tmp_path)
-        return terminating(folder, client_verify="required", client_ca=str(ca), client_crl=str(crl)), ca, crl
+        return load_bind(folder, client_verify="required", client_ca=str(ca), client_crl=str(crl)), ca, crl
 
-    return run
+    return load_verifying
 
 
-def test_a_revocation_list_that_is_replaced_holds_for_every_certificate(
-    verifying: Callable[[], tuple[Running, Path, Path]], throw_away_ca: ThrowAwayCA
+def test_replaced_crl_applies_to_every_certificate(
+    verifying: Callable[[], tuple[LoadedProxy, Path, Path]], throw_away_ca: ThrowAwayCA
 ) -> None:
     proxy, _, crl = verifying()
     before = proxy.contexts
     replace(crl, throw_away_ca.revoke(throw_away_ca.issue_client("alice")).read_bytes())
-    renewed = proxy.looked()
-    assert (renewed.applied, renewed.faults) == ((crl,), ())
-    assert unchanged(before, proxy.contexts) == set()
+    result = proxy.scan_changed()
+    assert (result.applied, result.faults) == ((crl,), ())
+    assert kept_contexts(before, proxy.contexts) == set()
 
 
-def test_a_ca_that_is_replaced_holds_for_every_certificate(
-    verifying: Callable[[], tuple[Running, Path, Path]], throw_away_ca: ThrowAwayCA, tmp_path: Path
+def test_replaced_ca_applies_to_every_certificate(
+    verifying: Callable[[], tuple[LoadedProxy, Path, Path]], throw_away_ca: ThrowAwayCA, tmp_path: Path
 ) -> None:
     proxy, ca, _ = verifying()
     before = proxy.contexts
     (tmp_path / "other").mkdir()
     both = throw_away_ca.pem.read_bytes() + ThrowAwayCA(tmp_path / "other").pem.read_bytes()
     replace(ca, both)
-    renewed = proxy.looked()
-    assert (renewed.applied, renewed.faults) == ((ca,), ())
-    assert unchanged(before, proxy.contexts) == set()
+    result = proxy.scan_changed()
+    assert (result.applied, result.faults) == ((ca,), ())
+    assert kept_contexts(before, proxy.contexts) == set()
     assert {context.cert_store_stats()["x509_ca"] for context in proxy.contexts.values()} == {2}
 
 
-@pytest.mark.parametrize("which", ["client_ca", "client_crl"])
+@pytest.mark.parametrize("broken_key", ["client_ca", "client_crl"])
 @pytest.mark.parametrize("content", BROKEN)
-def test_a_broken_ca_or_revocation_list_keeps_everything_until_it_is_mended(
-    verifying: Callable[[], tuple[Running, Path, Path]], folder: Path, issue: Callable[..., Path], which: str, content: bytes
+def test_broken_ca_or_crl_keeps_all_contexts(
+    verifying: Callable[[], tuple[LoadedProxy, Path, Path]], folder: Path, issue: Callable[..., Path], broken_key: str, content: bytes
 ) -> None:  # fmt: skip
     proxy, *files = verifying()
-    broken = files[which == "client_crl"]
+    broken = files[broken_key == "client_crl"]
     good, before = broken.read_bytes(), proxy.contexts
     replace(broken, content)
     issue("folder/b.pem", "b.example")
-    (fault,) = faults_of(proxy.looked())
-    assert fault.startswith(f"frontends.imap.tls.{which}: {broken}: no ")
-    assert unchanged(before, proxy.contexts) == {"a.pem", "b.pem", "c.pem"}
+    (fault,) = faults_in(proxy.scan_changed())
+    assert fault.startswith(f"frontends.imap.tls.{broken_key}: {broken}: no ")
+    assert kept_contexts(before, proxy.contexts) == {"a.pem", "b.pem", "c.pem"}
     replace(broken, good)
-    assert proxy.looked().faults == ()
-    assert unchanged(before, proxy.contexts) == set()
+    assert proxy.scan_changed().faults == ()
+    assert kept_contexts(before, proxy.contexts) == set()
     assert proxy.served("b.example") == ("b.pem",)
 
 
 def damaged(crl: bytes) -> bytes:
-    """The list with a version that does not exist, which OpenSSL takes and cryptography does not."""
+    """Return the CRL with a version that does not exist. OpenSSL accepts it and ``cryptography`` does not."""
     der = base64.b64decode(b"".join(line for line in crl.splitlines() if not line.startswith(b"-----")))
     content = base64.encodebytes(der.replace(b"\x02\x01\x01", b"\x02\x01\x05", 1))
     return b"-----BEGIN X509 CRL-----\n" + content + b"-----END X509 CRL-----\n"
 
 
-def test_a_revocation_list_of_an_unknown_version_is_kept_out(
-    verifying: Callable[[], tuple[Running, Path, Path]],
+def test_crl_of_unknown_version_is_rejected(
+    verifying: Callable[[], tuple[LoadedProxy, Path, Path]],
 ) -> None:
     proxy, _, crl = verifying()
     good, before = crl.read_bytes(), proxy.contexts
     replace(crl, damaged(good))
-    (fault,) = faults_of(proxy.looked())
+    (fault,) = faults_in(proxy.scan_changed())
     assert fault == (
         f"frontends.imap.tls.client_crl: {crl}: has a revocation list that cannot be read: 5 is not a valid CRL version"
     )
-    assert unchanged(before, proxy.contexts) == {"a.pem", "b.pem", "c.pem"}
+    assert kept_contexts(before, proxy.contexts) == {"a.pem", "b.pem", "c.pem"}
     replace(crl, good)
-    assert proxy.looked().faults == ()
+    assert proxy.scan_changed().faults == ()
 
 
-def test_check_names_a_revocation_list_of_an_unknown_version(
-    verifying: Callable[[], tuple[Running, Path, Path]], tmp_path: Path
+def test_check_command_reports_crl_of_unknown_version(
+    verifying: Callable[[], tuple[LoadedProxy, Path, Path]], tmp_path: Path
 ) -> None:
-    """Exit code 2 and the fault, no traceback."""
+    """The command exits with code 2 and reports the fault without a traceback."""
     proxy, ca, crl = verifying()
     replace(crl, damaged(crl.read_bytes()))
     (certificates,) = proxy.config.frontends["imap"].bind[0].tls.certificates  # type: ignore[union-attr]
@@ -596,241 +612,317 @@ def test_check_names_a_revocation_list_of_an_unknown_version(
         f'certificates = ["{certificates}"]\nclient_verify = "required"\n'
         f'client_ca = "{ca}"\nclient_crl = "{crl}"\n'
     )
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-m", "mailproxy", "check", str(file)], capture_output=True, text=True, check=False
     )
-    assert done.returncode == 2
-    assert f"{crl}: has a revocation list that cannot be read" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert completed.returncode == 2
+    assert f"{crl}: has a revocation list that cannot be read" in completed.stderr
+    assert "Traceback" not in completed.stderr
 
 
-def test_a_revocation_list_that_is_gone_does_not_let_the_revoked_in(
-    verifying: Callable[[], tuple[Running, Path, Path]],
+def test_removed_crl_stays_in_use(
+    verifying: Callable[[], tuple[LoadedProxy, Path, Path]],
 ) -> None:
     proxy, _, crl = verifying()
     before = proxy.contexts
     crl.unlink()
-    assert faults_of(proxy.looked()) == [f"frontends.imap.tls.client_crl: {crl}: No such file or directory"]
-    assert unchanged(before, proxy.contexts) == {"a.pem", "b.pem", "c.pem"}
+    assert faults_in(proxy.scan_changed()) == [
+        f"frontends.imap.tls.client_crl: {crl}: No such file or directory"
+    ]
+    assert kept_contexts(before, proxy.contexts) == {"a.pem", "b.pem", "c.pem"}
     assert proxy.default.cert_store_stats()["crl"] == 1
 
 
-# Towards servers.
+# Servers.
 
 
-def test_a_new_revocation_list_holds_though_a_key_cannot_be_read_any_more(
-    folder: Path, verifying: Callable[[], tuple[Running, Path, Path]], throw_away_ca: ThrowAwayCA
+def test_new_crl_applies_despite_broken_certificate(
+    folder: Path, verifying: Callable[[], tuple[LoadedProxy, Path, Path]], throw_away_ca: ThrowAwayCA
 ) -> None:
     proxy, _, crl = verifying()
     before = proxy.contexts
     replace(folder / "b.pem", b"")
     replace(crl, throw_away_ca.revoke(throw_away_ca.issue_client("alice")).read_bytes())
-    renewed = proxy.looked()
-    assert crl in renewed.applied
-    assert faults_of(renewed) == [f"{CERTIFICATES}[0]: {folder}/b.pem: has no certificate in PEM form"]
-    assert unchanged(before, proxy.contexts) == set()
+    result = proxy.scan_changed()
+    assert crl in result.applied
+    assert faults_in(result) == [f"{CERTIFICATES}[0]: {folder}/b.pem: has no certificate in PEM form"]
+    assert kept_contexts(before, proxy.contexts) == set()
     assert proxy.served("b.example") == ("b.pem",)
 
 
-def test_a_revocation_list_in_odd_company_is_read(
-    verifying: Callable[[], tuple[Running, Path, Path]], throw_away_ca: ThrowAwayCA
+def test_crl_after_other_text_is_read(
+    verifying: Callable[[], tuple[LoadedProxy, Path, Path]], throw_away_ca: ThrowAwayCA
 ) -> None:
     proxy, _, crl = verifying()
     replace(crl, b"before -----END X509 CRL-----\n" + throw_away_ca.revoke().read_bytes())
-    assert proxy.looked().faults == ()
+    assert proxy.scan_changed().faults == ()
 
 
-def server_context(renewed: ReloadResult) -> object:
-    (context,) = renewed.server_contexts.values()
+def server_context(result: ReloadResult) -> object:
+    (context,) = result.server_contexts.values()
     return context
 
 
-def test_a_ca_of_servers_that_is_replaced(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
+def test_replaced_server_ca_is_applied(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
     ca = replace(tmp_path / "ca.pem", throw_away_ca.pem.read_bytes())
-    proxy = connecting(ca=str(ca))
-    (before,) = proxy.material.server_contexts.values()
+    proxy = load_servers(ca=str(ca))
+    (before,) = proxy.store.server_contexts.values()
     (tmp_path / "other").mkdir()
     replace(ca, ca.read_bytes() + ThrowAwayCA(tmp_path / "other").pem.read_bytes())
-    renewed = proxy.looked()
-    assert (renewed.applied, renewed.faults) == ((ca,), ())
-    context = server_context(renewed)
+    result = proxy.scan_changed()
+    assert (result.applied, result.faults) == ((ca,), ())
+    context = server_context(result)
     assert isinstance(context, ssl.SSLContext)
     assert context is not before
     assert context.cert_store_stats()["x509_ca"] == 2
 
 
-def test_a_certificate_for_servers_that_is_replaced(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
+def test_replaced_client_certificate_is_applied(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
     pem = throw_away_ca.issue_client("proxy", folder=tmp_path)
-    proxy = connecting(ca=str(throw_away_ca.pem), certificate=str(pem))
-    (before,) = proxy.material.server_contexts.values()
+    proxy = load_servers(ca=str(throw_away_ca.pem), certificate=str(pem))
+    (before,) = proxy.store.server_contexts.values()
     replace(pem, throw_away_ca.issue_client("proxy").read_bytes())
-    renewed = proxy.looked()
-    assert (renewed.applied, renewed.faults) == ((pem,), ())
-    assert server_context(renewed) is not before
+    result = proxy.scan_changed()
+    assert (result.applied, result.faults) == ((pem,), ())
+    assert server_context(result) is not before
 
 
-@pytest.mark.parametrize("which", ["ca", "certificate", "key"])
-def test_what_is_no_good_towards_servers_keeps_the_old_context_until_it_is_mended(
-    throw_away_ca: ThrowAwayCA, tmp_path: Path, which: str
+@pytest.mark.parametrize("broken_key", ["ca", "certificate", "key"])
+def test_broken_server_file_keeps_old_context(
+    throw_away_ca: ThrowAwayCA, tmp_path: Path, broken_key: str
 ) -> None:
     pem = throw_away_ca.issue_client("proxy", folder=tmp_path)
     files = {
         "ca": replace(tmp_path / "ca.pem", throw_away_ca.pem.read_bytes()),
-        "certificate": replace(tmp_path / "chain.pem", chain_of(pem)),
-        "key": replace(tmp_path / "secret.pem", key_of(pem)),
+        "certificate": replace(tmp_path / "chain.pem", chain_bytes(pem)),
+        "key": replace(tmp_path / "secret.pem", key_bytes(pem)),
     }
-    proxy = connecting(**{key: str(file) for key, file in files.items()})
-    (before,) = proxy.material.server_contexts.values()
-    good = files[which].read_bytes()
-    replace(files[which], b"hello")
-    renewed = proxy.looked()
-    (fault,) = renewed.faults
-    assert fault.path == f"backends.dovecot.tls.{which if which == 'ca' else 'certificate'}"
-    assert str(files[which]) in fault.fact
-    assert server_context(renewed) is before
-    assert proxy.look() is None
-    replace(files[which], good)
-    renewed = proxy.looked()
-    assert renewed.faults == ()
-    assert server_context(renewed) is not before
+    proxy = load_servers(**{key: str(file) for key, file in files.items()})
+    (before,) = proxy.store.server_contexts.values()
+    good = files[broken_key].read_bytes()
+    replace(files[broken_key], b"hello")
+    result = proxy.scan_changed()
+    (fault,) = result.faults
+    assert fault.path == f"backends.dovecot.tls.{broken_key if broken_key == 'ca' else 'certificate'}"
+    assert str(files[broken_key]) in fault.fact
+    assert server_context(result) is before
+    assert proxy.scan() is None
+    replace(files[broken_key], good)
+    result = proxy.scan_changed()
+    assert result.faults == ()
+    assert server_context(result) is not before
 
 
 # Expiry.
 
 
-def about(days: float) -> datetime:
+def days_from_now(days: float) -> datetime:
     return datetime.now(UTC) + timedelta(days=days)
 
 
-@pytest.mark.parametrize(("days", "is_said"), [(-1, True), (0.5, True), (13.9, True), (14.1, False)])
-def test_what_expires_within_fourteen_days_is_said(
-    issue: Callable[..., Path], days: float, is_said: bool
+@pytest.mark.parametrize(("days", "is_reported"), [(-1, True), (0.5, True), (13.9, True), (14.1, False)])
+def test_expiry_within_fourteen_days_is_reported(
+    issue: Callable[..., Path], days: float, is_reported: bool
 ) -> None:
-    pem = issue("imap.pem", not_before=about(-30), not_after=about(days))
+    pem = issue("imap.pem", not_before=days_from_now(-30), not_after=days_from_now(days))
     issue("folder/fresh.pem", "fresh.example")
-    said = [str(fault) for fault in terminating(pem, pem.parent / "folder").renewal.expiring()]
-    end = f"{about(days):%Y-%m-%d}"
-    left = f"{int(days)} days, on {end}" if days > 2 else f"11 hours, on {about(days):%Y-%m-%d %H:%M} UTC"
-    fact = (
-        f"is not in date: from {about(-30):%Y-%m-%d} to {end}" if days < 0 else f"expires in {left}: renew it"
+    reported = [str(fault) for fault in load_bind(pem, pem.parent / "folder").reloader.expiring()]
+    end = f"{days_from_now(days):%Y-%m-%d}"
+    remaining = (
+        f"{int(days)} days, on {end}"
+        if days > 2
+        else f"11 hours, on {days_from_now(days):%Y-%m-%d %H:%M} UTC"
     )
-    assert said == ([f"{CERTIFICATES}[0]: {pem}: {fact}"] if is_said else [])
+    message = (
+        f"is not in date: from {days_from_now(-30):%Y-%m-%d} to {end}"
+        if days < 0
+        else f"expires in {remaining}: renew it"
+    )
+    assert reported == ([f"{CERTIFICATES}[0]: {pem}: {message}"] if is_reported else [])
 
 
 @pytest.mark.parametrize(
-    ("hours", "left"), [(1.51, "90 minutes"), (0.26, "15 minutes"), (30.1, "30 hours"), (49, "2 days")]
+    ("hours", "remaining"), [(1.51, "90 minutes"), (0.26, "15 minutes"), (30.1, "30 hours"), (49, "2 days")]
 )
-def test_what_expires_soon_is_said_in_hours(issue: Callable[..., Path], hours: float, left: str) -> None:
-    (said,) = terminating(issue("imap.pem", not_after=about(hours / 24))).renewal.expiring()
-    assert f": expires in {left}, on " in str(said)
-
-
-@pytest.mark.parametrize(("days", "is_said"), [(2.1, False), (1.9, True)])
-def test_a_certificate_that_lives_for_a_week_is_not_always_about_to_expire(
-    issue: Callable[..., Path], days: float, is_said: bool
+def test_expiry_is_reported_in_suitable_units(
+    issue: Callable[..., Path], hours: float, remaining: str
 ) -> None:
-    pem = issue("imap.pem", not_before=about(days - 6), not_after=about(days))
-    assert bool(terminating(pem).renewal.expiring()) == is_said
+    (reported,) = load_bind(issue("imap.pem", not_after=days_from_now(hours / 24))).reloader.expiring()
+    assert f": expires in {remaining}, on " in str(reported)
 
 
-def test_what_is_taken_up_is_said_with_names_and_end(issue: Callable[..., Path]) -> None:
+@pytest.mark.parametrize(("days", "is_reported"), [(2.1, False), (1.9, True)])
+def test_short_lived_certificate_is_reported_late(
+    issue: Callable[..., Path], days: float, is_reported: bool
+) -> None:
+    pem = issue("imap.pem", not_before=days_from_now(days - 6), not_after=days_from_now(days))
+    assert bool(load_bind(pem).reloader.expiring()) == is_reported
+
+
+def test_applied_certificate_is_described(issue: Callable[..., Path]) -> None:
     pem = issue("imap.pem")
-    proxy = terminating(pem)
-    issue("imap.pem", "pop.example.com", not_after=about(60))
-    renewed = proxy.looked()
-    assert renewed.descriptions == (f"pop.example.com until {about(60):%Y-%m-%d} ({pem})",)
-    assert renewed.expiring == ()
+    proxy = load_bind(pem)
+    issue("imap.pem", "pop.example.com", not_after=days_from_now(60))
+    result = proxy.scan_changed()
+    assert result.descriptions == (f"pop.example.com until {days_from_now(60):%Y-%m-%d} ({pem})",)
+    assert result.expiring == ()
 
 
-def test_a_renewed_certificate_that_ends_soon_is_said_at_once(
-    issue: Callable[..., Path], folder: Path
-) -> None:
-    issue("folder/a.pem", "a.example", not_after=about(3.5))
-    proxy = terminating(folder)
-    issue("folder/b.pem", "b.example", not_after=about(10.5))
-    (fault,) = proxy.looked().expiring  # not that of a.pem, which is said daily
+def test_renewed_certificate_near_expiry_is_reported(issue: Callable[..., Path], folder: Path) -> None:
+    issue("folder/a.pem", "a.example", not_after=days_from_now(3.5))
+    proxy = load_bind(folder)
+    issue("folder/b.pem", "b.example", not_after=days_from_now(10.5))
+    (fault,) = proxy.scan_changed().expiring  # without a.pem, which is reported daily
     assert fault.fact.startswith(f"{folder / 'b.pem'}: expires in 10 days")
 
 
-def test_a_broken_file_in_a_folder_is_not_said_to_be_taken_up(folder: Path) -> None:
-    proxy = terminating(folder)
+def test_broken_folder_file_is_not_reported_applied(folder: Path) -> None:
+    proxy = load_bind(folder)
     replace(folder / "d.pem", b"hello")
-    renewed = proxy.looked()
-    assert len(renewed.faults) == 1
-    assert (renewed.applied, renewed.descriptions) == ((), ())
+    result = proxy.scan_changed()
+    assert len(result.faults) == 1
+    assert (result.applied, result.descriptions) == ((), ())
 
 
-def test_files_that_are_gone_from_a_folder_are_not_said_to_be_taken_up(folder: Path) -> None:
-    proxy = terminating(folder)
+def test_emptied_folder_is_not_reported_applied(folder: Path) -> None:
+    proxy = load_bind(folder)
     for file in list(folder.iterdir()):
         file.unlink()
-    renewed = proxy.looked()
-    assert len(renewed.faults) == 1
-    assert (renewed.applied, renewed.descriptions) == ((), ())
+    result = proxy.scan_changed()
+    assert len(result.faults) == 1
+    assert (result.applied, result.descriptions) == ((), ())
 
 
-def test_a_certificate_of_the_future_is_said(issue: Callable[..., Path]) -> None:
-    pem = issue("imap.pem", not_before=about(1), not_after=about(90))
-    (said,) = terminating(pem).renewal.expiring()
+def test_future_certificate_is_reported(issue: Callable[..., Path]) -> None:
+    pem = issue("imap.pem", not_before=days_from_now(1), not_after=days_from_now(90))
+    (reported,) = load_bind(pem).reloader.expiring()
     assert (
-        str(said)
-        == f"{CERTIFICATES}[0]: {pem}: is not in date: from {about(1):%Y-%m-%d} to {about(90):%Y-%m-%d}"
+        str(reported)
+        == f"{CERTIFICATES}[0]: {pem}: is not in date: from {days_from_now(1):%Y-%m-%d} to {days_from_now(90):%Y-%m-%d}"
     )
 
 
-def test_a_certificate_for_servers_expires_too(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
-    pem = throw_away_ca.issue_client("proxy", folder=tmp_path, not_after=about(3.5))
-    (said,) = connecting(certificate=str(pem)).renewal.expiring()
+def test_expiring_client_certificate_is_reported(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
+    pem = throw_away_ca.issue_client("proxy", folder=tmp_path, not_after=days_from_now(3.5))
+    (reported,) = load_servers(certificate=str(pem)).reloader.expiring()
     assert (
-        str(said)
-        == f"backends.dovecot.tls.certificate: {pem}: expires in 3 days, on {about(3.5):%Y-%m-%d}: renew it"
+        str(reported)
+        == f"backends.dovecot.tls.certificate: {pem}: expires in 3 days, on {days_from_now(3.5):%Y-%m-%d}: renew it"
     )
 
 
-def test_one_that_was_renewed_does_not_expire_any_more(issue: Callable[..., Path]) -> None:
-    proxy = terminating(issue("imap.pem", not_after=about(1)))
-    assert len(proxy.renewal.expiring()) == 1
+def test_renewed_certificate_is_not_reported_expiring(issue: Callable[..., Path]) -> None:
+    proxy = load_bind(issue("imap.pem", not_after=days_from_now(1)))
+    assert len(proxy.reloader.expiring()) == 1
     issue("imap.pem")
-    proxy.looked()
-    assert proxy.renewal.expiring() == []
+    proxy.scan_changed()
+    assert proxy.reloader.expiring() == []
 
 
-def test_one_that_could_not_be_renewed_expires_still(issue: Callable[..., Path]) -> None:
-    pem = issue("imap.pem", not_after=about(1))
-    proxy = terminating(pem)
-    before = proxy.renewal.expiring()
+def test_rejected_renewal_is_still_reported_expiring(issue: Callable[..., Path]) -> None:
+    pem = issue("imap.pem", not_after=days_from_now(1))
+    proxy = load_bind(pem)
+    before = proxy.reloader.expiring()
     replace(pem, b"")
-    proxy.looked()
-    assert proxy.renewal.expiring() == before
+    proxy.scan_changed()
+    assert proxy.reloader.expiring() == before
 
 
-def test_what_cannot_be_taken_up_is_found_again(
+def test_failed_apply_is_retried_at_next_scan(
     issue: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Out of descriptors, for one: nobody fails for that, and what is known stays."""
+    """The process may be out of descriptors. That raises no error, and the old certificates stay."""
     pem = issue("imap.pem")
-    proxy = terminating(pem)
-    looks = CertificateReloader(proxy.config, proxy.material, stage=True)
-    terminator = proxy.material.bind_terminators["imap", 0]
+    proxy = load_bind(pem)
+    reloader = CertificateReloader(proxy.config, proxy.store, stage=True)
+    terminator = proxy.store.bind_terminators["imap", 0]
     issue("imap.pem")
-    renewed, before = looks.scan(), terminator._state
-    assert renewed is not None
+    result, before = reloader.scan(), terminator._state
+    assert result is not None
 
     def fail(*_: object) -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     with monkeypatch.context() as patch:
         patch.setattr("mailproxy.net.tls.terminator.load_chain", fail)
-        taken = looks.apply_staged(renewed)
-        assert taken.applied == ()
-        assert faults_of(taken) == ["frontends.imap.tls: Too many open files"]
-        tried = looks.scan()
-        assert tried is not None
-        assert (tried.applied, tried.staged) == ((), ())
+        applied_result = reloader.apply_staged(result)
+        assert applied_result.applied == ()
+        assert faults_in(applied_result) == ["frontends.imap.tls: Too many open files"]
+        second_result = reloader.scan()
+        assert second_result is not None
+        assert (second_result.applied, second_result.staged) == ((), ())
         assert terminator._state is before
-    renewed = looks.scan()
-    assert renewed is not None
-    taken = looks.apply_staged(renewed)
-    assert (taken.applied, taken.faults) == ((pem,), ())
+    result = reloader.scan()
+    assert result is not None
+    applied_result = reloader.apply_staged(result)
+    assert (applied_result.applied, applied_result.faults) == ((pem,), ())
     assert terminator._state is not before
-    assert looks.scan() is None
+    assert reloader.scan() is None
+
+
+def out_of_descriptors(*_: object) -> Any:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+def test_server_context_that_fails_for_want_of_descriptors_is_retried(
+    throw_away_ca: ThrowAwayCA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ca = tmp_path / "own-ca.pem"
+    ca.write_bytes(throw_away_ca.pem.read_bytes())
+    proxy = load_servers(ca=str(ca))
+    before = dict(proxy.store.server_contexts)
+    replace(ca, throw_away_ca.pem.read_bytes())
+    with monkeypatch.context() as patch:
+        patch.setattr("mailproxy.certificates.loader.make_client_context", out_of_descriptors)
+        failed = proxy.scan_changed()
+        assert (failed.applied, faults_in(failed)) == ((), ["backends.dovecot.tls: Too many open files"])
+        assert failed.server_contexts == before
+    retried = proxy.scan_changed()
+    assert (retried.applied, retried.faults) == ((ca,), ())
+    assert not set(retried.server_contexts.values()) & set(before.values())
+    assert proxy.scan() is None
+
+
+def test_bind_that_fails_does_not_hide_the_reload_of_another_bind(
+    issue: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = issue("one.pem"), issue("other.pem")
+    binds = [
+        {"address": "127.0.0.1:0", "mode": "tls", "tls": {"certificates": [str(file)]}}
+        for file in (one, other)
+    ]
+    proxy = load(startup_config(frontends__imap__bind=binds))
+    issue("one.pem")
+    issue("other.pem")
+    reload = Terminator.reload
+
+    def fail_for_other(self: Terminator, certificates: Sequence[Certificate]) -> None:
+        if certificates[0].path == other:
+            out_of_descriptors()
+        reload(self, certificates)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Terminator, "reload", fail_for_other)
+        failed = proxy.scan_changed()
+        assert faults_in(failed) == ["frontends.imap.bind[1].tls: Too many open files"]
+        assert failed.applied == (one,)
+    assert proxy.scan_changed().applied == (other,)
+
+
+def test_key_and_authorities_of_a_bind_that_fails_are_not_applied(
+    issue: Callable[..., Path], throw_away_ca: ThrowAwayCA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pem, ca = issue("imap.pem"), tmp_path / "own-ca.pem"
+    key = pem.with_suffix(".key")
+    key.write_bytes(key_bytes(pem))
+    replace(pem, chain_bytes(pem))
+    ca.write_bytes(throw_away_ca.pem.read_bytes())
+    proxy = load_bind(pem, client_verify="optional", client_ca=str(ca))
+    new = issue("new.pem")
+    replace(key, key_bytes(new))
+    replace(pem, chain_bytes(new))
+    replace(ca, throw_away_ca.pem.read_bytes())
+    with monkeypatch.context() as patch:
+        patch.setattr(Terminator, "reload", out_of_descriptors)
+        assert proxy.scan_changed().applied == ()
+    assert set(proxy.scan_changed().applied) == {pem, key, ca}

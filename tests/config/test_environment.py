@@ -1,4 +1,4 @@
-"""Variables of the environment in strings of the configuration."""
+"""Environment variables in strings of the configuration."""
 
 from __future__ import annotations
 
@@ -33,32 +33,35 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         ("/srv/$${MP_FOLDER}", "/srv/${MP_FOLDER}"),
         ("/srv/$HOME.log", "/srv/$HOME.log"),
         ("/srv/$", "/srv/$"),
-        ("/srv/${MP_TRICK}", "/srv/${HOST}"),  # what a variable holds is not looked at again
+        ("/srv/${MP_TRICK}", "/srv/${HOST}"),  # a variable's value is not expanded again
         ("/srv/${MP_NOWHERE:-a b:-c}", "/srv/a b:-c"),
     ],
 )
-def test_in_strings(written: str, path: str) -> None:
+def test_variables_in_strings(written: str, path: str) -> None:
     assert smallest_config(f'log.to = "{written}"').log.to.path == Path(path)
 
 
-def test_in_addresses_and_names_of_servers_and_lists() -> None:
-    read = smallest_config("""
+def test_variables_in_addresses_names_and_lists() -> None:
+    config = smallest_config("""
 frontends.imap.bind = [{ address = "*:${MP_PORT}", name = "${MP_HOST}", mode = "tls" }]
 frontends.imap.tls.certificates = ["${MP_FOLDER}/a.pem", "/b.pem"]
 backends.dovecot.servers = ["${MP_HOST}", "${MP_HOST}:${MP_PORT}"]
 """)
-    bind = read.frontends["imap"].bind[0]
+    bind = config.frontends["imap"].bind[0]
     assert (str(bind.address), bind.name) == ("*:993", "192.0.2.7")
-    assert read.frontends["imap"].tls is not None
-    assert [str(each.certificate) for each in read.frontends["imap"].tls.certificates] == [
+    assert config.frontends["imap"].tls is not None
+    assert [str(pair.certificate) for pair in config.frontends["imap"].tls.certificates] == [
         "/srv/mail/a.pem",
         "/b.pem",
     ]
-    assert [str(s.address) for s in read.backends["dovecot"].servers] == ["192.0.2.7", "192.0.2.7:993"]
+    assert [str(server.address) for server in config.backends["dovecot"].servers] == [
+        "192.0.2.7",
+        "192.0.2.7:993",
+    ]
 
 
-def test_one_variable_alone_may_stand_for_a_number_or_a_truth() -> None:
-    read = smallest_config("""
+def test_single_variable_may_be_number_or_boolean() -> None:
+    config = smallest_config("""
 process.max_sessions = "${MP_PORT}"
 frontends.imap.log_null = "${MP_YES}"
 frontends.imap.bind = [{ address = "*:143", v6only = "${MP_NO}", keepalive = "${MP_NOWHERE:-true}" }]
@@ -67,8 +70,8 @@ backends.dovecot.port = "${MP_NOWHERE:-993}"
 backends.dovecot.redispatch = "${MP_NOWHERE:-2}"
 backends.dovecot.check = { type = "none", jitter = "${MP_SHARE}" }
 """)
-    frontend, backend = read.frontends["imap"], read.backends["dovecot"]
-    assert read.process.max_sessions == 993
+    frontend, backend = config.frontends["imap"], config.backends["dovecot"]
+    assert config.process.max_sessions == 993
     assert frontend.log_null is True
     assert (frontend.bind[0].v6only, frontend.bind[0].keepalive) == (False, True)
     assert frontend.timeouts.client == 90.0
@@ -77,25 +80,25 @@ backends.dovecot.check = { type = "none", jitter = "${MP_SHARE}" }
     assert backend.check.jitter == 0.5
 
 
-def test_with_more_around_it_stays_a_string() -> None:
+def test_variable_with_other_text_stays_a_string() -> None:
     assert faults_of(smallest_toml('process.max_sessions = "${MP_PORT}0"')) == [
         'process.max_sessions: "9930" is not allowed: without quotes, 9930'
     ]
 
 
-def test_a_number_that_is_none_is_shown_as_the_variable_has_it() -> None:
+def test_invalid_number_shows_the_variable_value() -> None:
     assert faults_of(smallest_toml('backends.dovecot.port = "${MP_HOST}"')) == [
         'backends.dovecot.port: "192.0.2.7" is not allowed: a port from 1 to 65535'
     ]
 
 
-def test_an_empty_variable_is_an_empty_string() -> None:
+def test_empty_variable_is_an_empty_string() -> None:
     assert faults_of(smallest_toml('log.to = "${MP_EMPTY}"')) == [
         'log.to: "" is not allowed: stderr, stdout, a path, syslog:/dev/log or syslog:HOST:514'
     ]
 
 
-def test_every_missing_variable_is_said_where_it_is_missed() -> None:
+def test_missing_variables_are_reported_with_their_keys() -> None:
     lines = """
 log.to = "${MP_A}/${MP_B}"
 frontends.imap.bind = [{ address = "*:143" }, { address = "*:${MP_C}" }]
@@ -116,20 +119,53 @@ backends.dovecot.port = "${MP_F}"
 @pytest.mark.parametrize(
     "written", ["${", "${}", "${MP_HOST", "${MP-HOST}", "${1}", "${MP_HOST:+x}", "${ MP_HOST }"]
 )
-def test_what_is_no_variable_is_a_fault(written: str) -> None:
+def test_malformed_variable_is_a_fault(written: str) -> None:
     assert faults_of(smallest_toml(f'log.to = "{written}"')) == [
         f'log.to: "{written}" is not allowed: ${{NAME}}, ${{NAME:-default}}, or $$ for a dollar sign'
     ]
 
 
-def test_keys_are_left_alone() -> None:
+def test_variables_in_keys_are_not_expanded() -> None:
     assert faults_of(smallest_toml('log."${MP_HOST}" = 1')) == [
         'log."${MP_HOST}": unknown key; known are level, format, to, facility, tag, targets'
     ]
 
 
-def test_bytes_that_are_no_text_do_no_harm(environment: pytest.MonkeyPatch) -> None:
+def test_undecodable_variable_is_a_printable_fault(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("MP_BYTES", "\udcff")
     assert faults_of(smallest_toml('frontends.imap.bind = [{ address = "unix:/run/${MP_BYTES}" }]'))[
         0
     ].isprintable()
+
+
+@pytest.mark.parametrize(
+    ("lines", "faults"),
+    [
+        (
+            'frontends.imap.bind = ["*:${MP_A}", "*:143", { address = "*:993", proxy_optional = true }]',
+            [
+                "frontends.imap.bind[0]: the environment has no MP_A",
+                "frontends.imap.bind[2].proxy_optional: has no meaning without accept_proxy",
+            ],
+        ),
+        (
+            'backends.dovecot.servers = ["${MP_A}"]',
+            ["backends.dovecot.servers[0]: the environment has no MP_A"],
+        ),
+        (
+            'log.targets = ["${MP_A}", { to = "stderr" }]',
+            ["log.targets[0]: the environment has no MP_A"],
+        ),
+        (
+            'frontends.imap.routes = ["${MP_A}", { port = [143], backend = "none" }]',
+            [
+                "frontends.imap.routes[0]: the environment has no MP_A",
+                'frontends.imap.routes[1].backend: there is no backend "none"; known are dovecot',
+            ],
+        ),
+    ],
+)
+def test_table_with_missing_variable_leaves_other_tables_of_the_list_as_they_are(
+    lines: str, faults: list[str]
+) -> None:
+    assert faults_of(smallest_toml(lines)) == faults

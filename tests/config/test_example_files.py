@@ -1,4 +1,4 @@
-"""Configurations that readers copy: every file in ``config/`` loads and does what it is for."""
+"""Example configurations: every file in ``config/`` loads and implements its layout."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FILES = sorted((ROOT / "config").glob("*.toml"))
 SCHEMA_LINE = "#:schema ./mailproxy.schema.json\n"
 IMAP, IMAPS = "*:143", "*:993"
 
-# What a layout must do: the binds with their modes, and the server ports (None: the one the client connected to).
+# For each layout: the binds with their modes, and the server port. None is the port of the client.
 LAYOUTS: dict[str, tuple[dict[str, str], int | None]] = {
     "exchange-imap-forward.toml": ({IMAP: "forward"}, None),
     "exchange-imaps-forward.toml": ({IMAPS: "passthrough"}, None),
@@ -38,21 +38,22 @@ def test_every_file_loads(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
-def test_every_file_begins_with_what_it_is_for(file: Path) -> None:
+def test_every_file_begins_with_its_purpose(file: Path) -> None:
     assert re.match(SCHEMA_LINE + r"# [A-Z].+\.\n", file.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
-def test_every_file_says_what_to_put_in_first(file: Path) -> None:
+def test_every_file_lists_its_placeholders(file: Path) -> None:
     assert re.search(
         r"^# Put your .* in first: .* placeholders?\.$", file.read_text(encoding="utf-8"), re.MULTILINE
     )
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
-def test_no_file_is_at_odds_with_check(file: Path, tmp_path: Path, throw_away_ca: ThrowAwayCA) -> None:
-    """With addresses and certificates put in, `check` has no advice but on what the README says, too: the user, which the
-    unit sets, and that clear text wants a network of one's own.
+def test_every_file_passes_check(file: Path, tmp_path: Path, throw_away_ca: ThrowAwayCA) -> None:
+    """With addresses and certificates put in, ``check`` has only advice that the README mentions, too.
+
+    These are the user, which the unit sets, and clear text, which needs a separate network.
     """
     certificate = throw_away_ca.issue("imap.example.com", folder=tmp_path)
     text = file.read_text(encoding="utf-8")
@@ -64,19 +65,21 @@ def test_no_file_is_at_odds_with_check(file: Path, tmp_path: Path, throw_away_ca
     copy.write_text(text, encoding="utf-8")
     config = mailproxy.load(copy)
     advice = advise(config, load_and_check(config))
-    known = [
-        each
-        for each in advice
-        if each.path == "process.user" or "receives the client's TLS facts in clear text" in each.fact
+    expected = [
+        line
+        for line in advice
+        if line.path == "process.user" or "receives the client's TLS facts in clear text" in line.fact
     ]
-    assert advice == known
+    assert advice == expected
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_every_layout_is_there_and_does_what_it_says(name: str) -> None:
+def test_layout_has_expected_binds_and_ports(name: str) -> None:
     binds, port = LAYOUTS[name]
     config = mailproxy.load(ROOT / "config" / name)
-    assert {str(b.address): b.mode for f in config.frontends.values() for b in f.bind} == binds
+    assert {
+        str(bind.address): bind.mode for frontend in config.frontends.values() for bind in frontend.bind
+    } == binds
     (backend,) = config.backends.values()
     assert {getattr(server.address, "port", "none") for server in backend.servers} == {port}
     assert all(server.tls is None for server in backend.servers)
@@ -84,7 +87,7 @@ def test_every_layout_is_there_and_does_what_it_says(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in LAYOUTS if name.startswith("exchange")])
-def test_the_exchange_layouts_share_their_profile(name: str) -> None:
+def test_exchange_layouts_share_their_profile(name: str) -> None:
     config = mailproxy.load(ROOT / "config" / name)
     (frontend,), (backend,) = config.frontends.values(), config.backends.values()
     assert (frontend.profile, backend.profile) == ("exchange", "exchange")

@@ -1,4 +1,4 @@
-"""Faulty configurations: each fault has its line with its path, its value and what is allowed; never a traceback."""
+"""Faulty configurations: each fault has one line with path, value and what is allowed, never a traceback."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mailproxy.config.layers import Layer, merge
 from mailproxy.config.path import ROOT_PATH
 from mailproxy.config.rules import check_rules
 from mailproxy.errors import ConfigError
-from tests.support.config_noise import WHOLE, mutated_files, mutated_mappings, noise
+from tests.support.config_noise import FULL_CONFIG, mutated_files, mutated_mappings, noise
 from tests.support.smallest_config import SMALLEST, faults_of, smallest_config, smallest_toml
 
 DURATION = 'a duration such as "300ms", "5s", "31m", "1h", or a number of seconds'
@@ -40,14 +40,14 @@ PROTOCOL_NAME = 'a protocol name such as "imap", 1 to 255 ASCII characters'
 HOST_NAME = 'a host name such as "imap.internal", or an IP address'
 NO_HELLO = 'can never hold: no bind of this frontend has mode = "tls" or "passthrough", and only those wait for a ClientHello'
 NO_PORT = NO_HELLO.replace("no bind of", "no bind at port {} of")
-NOBODY = 'nobody could connect: clients of a Unix socket are in no network; give "unix", or []'
+NO_UNIX_CLIENT = 'no client could connect: clients of a Unix socket are in no network; give "unix", or []'
 NEEDS_V2 = 'needs send_proxy = "v2" or more, it is "{}"'
-ONE_FILE = "goes with exactly one certificate file; for several, give each its own: certificates = [{ certificate = …, key = … }, …]"
+ONE_FILE = "belongs to exactly one certificate file; for several, give each its own: certificates = [{ certificate = …, key = … }, …]"
 NO_VERIFY = 'has no meaning without client_verify = "optional" or "required"'
-NOT_ENDED = 'has no meaning: no bind of this frontend has mode = "tls"'
+NOT_TERMINATED = 'has no meaning: no bind of this frontend has mode = "tls"'
 NO_OCTETS = 'bytes in hex such as "16 03 01", two digits each'
 STEP_WORDS = "connect, send, send_hex, expect, expect_regex, expect_hex"
-NOT_EXPECTING = "has no meaning with {}: it goes with an expectation"
+NOT_EXPECTING = "has no meaning with {}: it belongs to an expectation"
 IN_A_SCRIPT = '"starttls" has no meaning in a script, where TLS is made right after connecting: give type = "imap", or another mail protocol, and check.tls'
 NO_STARTTLS = '"starttls" has no meaning with a check of type {}: imap, pop3, smtp, lmtp and sieve have it'
 NO_SCRIPT = 'has no meaning without type = "script"'
@@ -65,10 +65,10 @@ FRONTEND_KEYS = "profile, protocol, backend, max_sessions, max_sessions_per_clie
 PORTLESS = 'backends.dovecot.servers = ["192.0.2.1"]\n'
 SCRIPT = 'backends.dovecot.check.type = "script"\nbackends.dovecot.check.steps = '
 
-ENDED = 'frontends.imap.bind = [{ address = "*:993", mode = "tls" }]\n'
-PASSED = 'frontends.imap.bind = [{ address = "*:993", mode = "passthrough" }]\n'
+TERMINATED = 'frontends.imap.bind = [{ address = "*:993", mode = "tls" }]\n'
+PASSTHROUGH = 'frontends.imap.bind = [{ address = "*:993", mode = "passthrough" }]\n'
 
-# Lines that come to the smallest configuration (or replace its own), and what is said about them.
+# Lines that are added to the smallest configuration or replace its own lines, and the expected faults.
 FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
     "numbers": (
         ('process.max_sessions = "many"', 'process.max_sessions: "many" is not allowed: a whole number from 1 to 2147483647'),
@@ -113,7 +113,7 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('frontends.imap.tls.alpn = ["\u00e9"]', f'frontends.imap.tls.alpn[0]: "\u00e9" is not allowed: {PROTOCOL_NAME}'),
         ('defaults.bind.tls.alpn = [""]', f'defaults.bind.tls.alpn[0]: "" is not allowed: {PROTOCOL_NAME}'),
         ('frontends.imap.tls.alpn = "imap"', 'frontends.imap.tls.alpn: "imap" is not allowed: a list, ["imap"]'),
-        (PASSED + 'frontends.imap.routes = [{ alpn = [""], backend = "dovecot" }]', f'frontends.imap.routes[0].alpn[0]: "" is not allowed: {PROTOCOL_NAME}'),
+        (PASSTHROUGH + 'frontends.imap.routes = [{ alpn = [""], backend = "dovecot" }]', f'frontends.imap.routes[0].alpn[0]: "" is not allowed: {PROTOCOL_NAME}'),
     ),
     "quotes and brackets": (
         ('backends.dovecot.servers = [{ address = "10.0.0.1:143", weight = "10" }]', 'backends.dovecot.servers[0].weight: "10" is not allowed: without quotes, 10'),
@@ -211,7 +211,7 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('frontends.imap.routes = [{ client = ["unix"], reject = true }]', f'frontends.imap.routes[0].client[0]: "unix" is not allowed: {NETWORK}'),
         ("frontends.imap.routes = [{ port = [0], reject = true }]", "frontends.imap.routes[0].port[0]: 0 is not allowed: a port from 1 to 65535"),
     ),
-    "binds that do not go together": (
+    "contradicting binds": (
         ('frontends.imap.bind = [{ address = "*:993" }, { address = "127.0.0.1:993" }]', 'frontends.imap.bind[1].address: "127.0.0.1:993" overlaps with "*:993" at frontends.imap.bind[0].address'),
         ('frontends.imap.bind = [{ address = "[::1]:993" }, { address = "[::]:993" }]', 'frontends.imap.bind[1].address: "[::]:993" overlaps with "[::1]:993" at frontends.imap.bind[0].address'),
         ('frontends.imap.bind = [{ address = "[::]:993" }, { address = "*:993" }]', 'frontends.imap.bind[1].address: "*:993" overlaps with "[::]:993" at frontends.imap.bind[0].address'),
@@ -230,10 +230,10 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('frontends.imap.bind = [{ address = "*:993", mode = "tls" }]', "frontends.imap.bind[0]: mode tls needs certificates: give tls.certificates to the bind or its frontend"),
         ('frontends.imap.bind = [{ address = "*:993", mode = "tls", tls = { certificates = [] } }]', "frontends.imap.bind[0]: mode tls needs certificates: give tls.certificates to the bind or its frontend"),
         ('frontends.imap.bind = [{ address = "*:993", mode = "tls", tls = { certificates = ["a.pem", "b.pem"], key = "k.pem" } }]', f"frontends.imap.bind[0].tls.key: {ONE_FILE}"),
-        ('frontends.imap.bind = [{ address = "*:143", mode = "forward", tls = { certificates = ["a.pem"] } }]', 'frontends.imap.bind[0].tls: has no meaning with mode "forward": TLS is not ended here'),
-        ('frontends.imap.bind = [{ address = "*:993", mode = "passthrough", tls = { certificates = ["a.pem"] } }]', 'frontends.imap.bind[0].tls: has no meaning with mode "passthrough": TLS is not ended here'),
-        ('frontends.imap.bind = [{ address = "*:143", tls = { certificates = ["a.pem"] } }]', 'frontends.imap.bind[0].tls: has no meaning with mode "forward": TLS is not ended here'),
-        ('frontends.imap.tls.certificates = ["a.pem"]', f"frontends.imap.tls: {NOT_ENDED}"),
+        ('frontends.imap.bind = [{ address = "*:143", mode = "forward", tls = { certificates = ["a.pem"] } }]', 'frontends.imap.bind[0].tls: has no meaning with mode "forward": TLS is not terminated here'),
+        ('frontends.imap.bind = [{ address = "*:993", mode = "passthrough", tls = { certificates = ["a.pem"] } }]', 'frontends.imap.bind[0].tls: has no meaning with mode "passthrough": TLS is not terminated here'),
+        ('frontends.imap.bind = [{ address = "*:143", tls = { certificates = ["a.pem"] } }]', 'frontends.imap.bind[0].tls: has no meaning with mode "forward": TLS is not terminated here'),
+        ('frontends.imap.tls.certificates = ["a.pem"]', f"frontends.imap.tls: {NOT_TERMINATED}"),
         ('frontends.imap.tls.certificates = ["a.pem"]\nfrontends.imap.bind = [{ address = "*:143", mode = "starttls" }]', 'frontends.imap.bind[0].mode: "starttls" is not supported yet: only "forward" or "passthrough" or "tls"'),
         ('frontends.imap.tls.certificates = ["a.pem"]\nfrontends.imap.bind = []', "frontends.imap: has no bind: at least one [[frontends.imap.bind]] is needed"),
         ('frontends.imap.bind = [{ address = "*:993", mode = "tls", tls = { certificates = [""] } }]', 'frontends.imap.bind[0].tls.certificates[0]: "" is not allowed: a path'),
@@ -251,40 +251,40 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('backends.dovecot.servers = ["unix:/run/d.sock"]\nbackends.dovecot.tls = {}', "backends.dovecot.servers[0]: tls.server_name is missing: a Unix socket has no name to verify"),
     ),
     "client certificates": (
-        (f'{ENDED}frontends.imap.tls = {{ certificates = ["a.pem"], client_verify = "required" }}', 'frontends.imap.tls.client_ca: is missing: client_verify = "required" needs the CA to verify by'),
-        (f'{ENDED}frontends.imap.tls = {{ certificates = ["a.pem"], client_verify = "optional" }}', 'frontends.imap.tls.client_ca: is missing: client_verify = "optional" needs the CA to verify by'),
-        (f'{ENDED}frontends.imap.tls = {{ certificates = ["a.pem"], client_verify = "required", client_crl = "crl.pem" }}', 'frontends.imap.tls.client_ca: is missing: client_verify = "required" needs the CA to verify by'),
-        (f'{ENDED}frontends.imap.tls = {{ certificates = ["a.pem"], client_verify = "yes" }}', 'frontends.imap.tls.client_verify: "yes" is not allowed: one of none, optional, required'),
-        (f'{ENDED}frontends.imap.tls = {{ certificates = ["a.pem"], client_ca = "ca.pem" }}', f"frontends.imap.tls.client_ca: {NO_VERIFY}"),
-        (f'{ENDED}frontends.imap.tls = {{ certificates = ["a.pem"], client_ca = "ca.pem", client_verify = "none" }}', f"frontends.imap.tls.client_ca: {NO_VERIFY}"),
-        (f'{ENDED}frontends.imap.tls = {{ certificates = ["a.pem"], client_crl = "crl.pem" }}', "frontends.imap.tls.client_crl: has no meaning without client_verify"),
-        (f'{ENDED}frontends.imap.tls = {{ certificates = ["a.pem"], client_ca = "ca.pem", client_crl = "crl.pem" }}', "frontends.imap.tls.client_crl: has no meaning without client_verify"),
+        (f'{TERMINATED}frontends.imap.tls = {{ certificates = ["a.pem"], client_verify = "required" }}', 'frontends.imap.tls.client_ca: is missing: client_verify = "required" needs the CA to verify by'),
+        (f'{TERMINATED}frontends.imap.tls = {{ certificates = ["a.pem"], client_verify = "optional" }}', 'frontends.imap.tls.client_ca: is missing: client_verify = "optional" needs the CA to verify by'),
+        (f'{TERMINATED}frontends.imap.tls = {{ certificates = ["a.pem"], client_verify = "required", client_crl = "crl.pem" }}', 'frontends.imap.tls.client_ca: is missing: client_verify = "required" needs the CA to verify by'),
+        (f'{TERMINATED}frontends.imap.tls = {{ certificates = ["a.pem"], client_verify = "yes" }}', 'frontends.imap.tls.client_verify: "yes" is not allowed: one of none, optional, required'),
+        (f'{TERMINATED}frontends.imap.tls = {{ certificates = ["a.pem"], client_ca = "ca.pem" }}', f"frontends.imap.tls.client_ca: {NO_VERIFY}"),
+        (f'{TERMINATED}frontends.imap.tls = {{ certificates = ["a.pem"], client_ca = "ca.pem", client_verify = "none" }}', f"frontends.imap.tls.client_ca: {NO_VERIFY}"),
+        (f'{TERMINATED}frontends.imap.tls = {{ certificates = ["a.pem"], client_crl = "crl.pem" }}', "frontends.imap.tls.client_crl: has no meaning without client_verify"),
+        (f'{TERMINATED}frontends.imap.tls = {{ certificates = ["a.pem"], client_ca = "ca.pem", client_crl = "crl.pem" }}', "frontends.imap.tls.client_crl: has no meaning without client_verify"),
         ('frontends.imap.bind = [{ address = "*:993", mode = "tls", tls = { certificates = ["a.pem"], client_verify = "required" } }]', 'frontends.imap.bind[0].tls.client_ca: is missing: client_verify = "required" needs the CA to verify by'),
         ('frontends.imap.bind = [{ address = "*:993", mode = "tls", tls = { client_verify = "optional" } }]\nfrontends.imap.tls.certificates = ["a.pem"]', 'frontends.imap.bind[0].tls.client_ca: is missing: client_verify = "optional" needs the CA to verify by'),
-        (f'{ENDED}frontends.imap.tls.certificates = ["a.pem"]\ndefaults.frontend.tls.client_verify = "required"', 'defaults.frontend.tls.client_ca: is missing: client_verify = "required" needs the CA to verify by'),
-        (f'{ENDED}frontends.imap.tls.certificates = ["a.pem"]\ndefaults.frontend.tls.client_ca = "ca.pem"', f"defaults.frontend.tls.client_ca: {NO_VERIFY}"),
-        (f'{ENDED}frontends.imap.tls.certificates = ["a.pem"]\ndefaults.bind.tls.client_crl = "crl.pem"', "defaults.bind.tls.client_crl: has no meaning without client_verify"),
-        (f'{ENDED}frontends.imap.tls.certificates = ["a.pem"]\nfrontends.imap.profile = "x"\nprofiles.x.frontend.tls.client_ca = "ca.pem"', f"profiles.x.frontend.tls.client_ca: {NO_VERIFY}"),
-        (f'{ENDED}frontends.imap.tls.certificates = ["a.pem"]\nfrontends.imap.profile = "x"\nprofiles.x.bind.tls.client_verify = "required"', 'profiles.x.bind.tls.client_ca: is missing: client_verify = "required" needs the CA to verify by'),
-        (f'{ENDED}frontends.imap.tls.certificates = ["a.pem", "b.pem"]\ndefaults.frontend.tls.key = "k.pem"', f"defaults.frontend.tls.key: {ONE_FILE}"),
+        (f'{TERMINATED}frontends.imap.tls.certificates = ["a.pem"]\ndefaults.frontend.tls.client_verify = "required"', 'defaults.frontend.tls.client_ca: is missing: client_verify = "required" needs the CA to verify by'),
+        (f'{TERMINATED}frontends.imap.tls.certificates = ["a.pem"]\ndefaults.frontend.tls.client_ca = "ca.pem"', f"defaults.frontend.tls.client_ca: {NO_VERIFY}"),
+        (f'{TERMINATED}frontends.imap.tls.certificates = ["a.pem"]\ndefaults.bind.tls.client_crl = "crl.pem"', "defaults.bind.tls.client_crl: has no meaning without client_verify"),
+        (f'{TERMINATED}frontends.imap.tls.certificates = ["a.pem"]\nfrontends.imap.profile = "x"\nprofiles.x.frontend.tls.client_ca = "ca.pem"', f"profiles.x.frontend.tls.client_ca: {NO_VERIFY}"),
+        (f'{TERMINATED}frontends.imap.tls.certificates = ["a.pem"]\nfrontends.imap.profile = "x"\nprofiles.x.bind.tls.client_verify = "required"', 'profiles.x.bind.tls.client_ca: is missing: client_verify = "required" needs the CA to verify by'),
+        (f'{TERMINATED}frontends.imap.tls.certificates = ["a.pem", "b.pem"]\ndefaults.frontend.tls.key = "k.pem"', f"defaults.frontend.tls.key: {ONE_FILE}"),
         ('backends.dovecot.tls.key = "client.key"', "backends.dovecot.tls.key: has no meaning without tls.certificate"),
         ('backends.dovecot.servers = [{ address = "192.0.2.1:993", tls = { key = "client.key" } }]', "backends.dovecot.servers[0].tls.key: has no meaning without tls.certificate"),
         ('defaults.backend.tls.key = "client.key"\nbackends.dovecot.tls.server_name = "imap.internal"', "defaults.backend.tls.key: has no meaning without tls.certificate"),
         ('defaults.server.tls.key = "client.key"\nbackends.dovecot.tls.server_name = "imap.internal"', "defaults.server.tls.key: has no meaning without tls.certificate"),
         ('backends.dovecot.profile = "x"\nprofiles.x.server.tls.key = "client.key"', "profiles.x.server.tls.key: has no meaning without tls.certificate"),
     ),
-    "who must send PROXY headers": (
+    "accepted PROXY headers": (
         ('frontends.imap.bind = [{ address = "*:143", accept_proxy = ["unix"] }]', 'frontends.imap.bind[0].accept_proxy: "unix" has no meaning for "*:143": give networks'),
         ('frontends.imap.bind = [{ address = "*:143", accept_proxy = ["10.0.0.0/8", "unix"] }]', 'frontends.imap.bind[0].accept_proxy: "unix" has no meaning for "*:143": give networks'),
         ('defaults.bind.accept_proxy = ["unix"]', 'frontends.imap.bind[0].accept_proxy: "unix" has no meaning for "127.0.0.1:1143": give networks'),
-        ('frontends.imap.bind = [{ address = "unix:/run/x.sock", accept_proxy = ["10.0.0.0/8"] }]', f"frontends.imap.bind[0].accept_proxy: {NOBODY}"),
-        ('frontends.imap.bind = [{ address = "unix:/run/x.sock", proxy_optional = false }]\ndefaults.bind.accept_proxy = ["10.0.0.0/8"]', f"frontends.imap.bind[0].accept_proxy: {NOBODY}"),
-        ('frontends.imap.bind = [{ address = "unix:/run/x.sock" }]\nfrontends.imap.profile = "x"\nprofiles.x.bind.accept_proxy = ["10.0.0.0/8"]', f"frontends.imap.bind[0].accept_proxy: {NOBODY}"),
+        ('frontends.imap.bind = [{ address = "unix:/run/x.sock", accept_proxy = ["10.0.0.0/8"] }]', f"frontends.imap.bind[0].accept_proxy: {NO_UNIX_CLIENT}"),
+        ('frontends.imap.bind = [{ address = "unix:/run/x.sock", proxy_optional = false }]\ndefaults.bind.accept_proxy = ["10.0.0.0/8"]', f"frontends.imap.bind[0].accept_proxy: {NO_UNIX_CLIENT}"),
+        ('frontends.imap.bind = [{ address = "unix:/run/x.sock" }]\nfrontends.imap.profile = "x"\nprofiles.x.bind.accept_proxy = ["10.0.0.0/8"]', f"frontends.imap.bind[0].accept_proxy: {NO_UNIX_CLIENT}"),
         ('frontends.imap.bind = [{ address = "*:143", proxy_optional = true }]', "frontends.imap.bind[0].proxy_optional: has no meaning without accept_proxy"),
         ('frontends.imap.bind = [{ address = "*:143", proxy_optional = true, accept_proxy = [] }]', "frontends.imap.bind[0].proxy_optional: has no meaning without accept_proxy"),
         ('frontends.imap.bind = [{ address = "*:143", proxy_optional = true, accept_proxy = 3 }]', f"frontends.imap.bind[0].accept_proxy: 3 is not allowed: a list; each {PROXY_SOURCE}"),
     ),
-    "PROXY headers that are sent": (
+    "sent PROXY headers": (
         ('backends.dovecot.send_proxy = "v3"', 'backends.dovecot.send_proxy: "v3" is not allowed: one of none, v1, v2, v2-ssl, v2-ssl-cn'),
         ('backends.dovecot.send_proxy = "v2"\nbackends.dovecot.send_proxy_tlvs = ["ssl"]', f'backends.dovecot.send_proxy_tlvs[0]: "ssl" is not allowed: one of {TLVS}'),
         ('backends.dovecot.send_proxy_tlvs = ["alpn"]', f"backends.dovecot.send_proxy_tlvs: {NEEDS_V2.format('none')}"),
@@ -310,13 +310,13 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('frontends.imap.routes = [{ alpn = ["imap"], backend = "dovecot" }]', f"frontends.imap.routes[0].alpn: {NO_HELLO}"),
         ('frontends.imap.routes = [{ sni = ["imap.example.com"], alpn = ["imap"], backend = "dovecot" }]', f"frontends.imap.routes[0].sni: {NO_HELLO}"),
         ('frontends.imap.routes = [{ mode = "passthrough", backend = "dovecot" }]', f"frontends.imap.routes[0].mode: {NO_HELLO}"),
-        (f'{PASSED}frontends.imap.routes = [{{ sni = ["imap.example.com"], port = [143], backend = "dovecot" }}]', f"frontends.imap.routes[0].sni: {NO_PORT.format('143')}"),
-        (f'{PASSED}frontends.imap.routes = [{{ alpn = ["imap"], port = [994, 995], backend = "dovecot" }}]', f"frontends.imap.routes[0].alpn: {NO_PORT.format('994 or 995')}"),
-        (f'{PASSED}frontends.imap.routes = [{{ mode = "passthrough", port = [994], backend = "dovecot" }}]', f"frontends.imap.routes[0].mode: {NO_PORT.format('994')}"),
+        (f'{PASSTHROUGH}frontends.imap.routes = [{{ sni = ["imap.example.com"], port = [143], backend = "dovecot" }}]', f"frontends.imap.routes[0].sni: {NO_PORT.format('143')}"),
+        (f'{PASSTHROUGH}frontends.imap.routes = [{{ alpn = ["imap"], port = [994, 995], backend = "dovecot" }}]', f"frontends.imap.routes[0].alpn: {NO_PORT.format('994 or 995')}"),
+        (f'{PASSTHROUGH}frontends.imap.routes = [{{ mode = "passthrough", port = [994], backend = "dovecot" }}]', f"frontends.imap.routes[0].mode: {NO_PORT.format('994')}"),
         ('frontends.imap.bind = [{ address = "*:993", mode = "passthrough" }, { address = "*:143" }]\nfrontends.imap.routes = [{ sni = ["imap.example.com"], port = [143], backend = "dovecot" }]', f"frontends.imap.routes[0].sni: {NO_PORT.format('143')}"),
-        (f'{PASSED}frontends.imap.routes = [{{ sni = ["imap.example.com"], mode = "tls", backend = "dovecot" }}]', 'frontends.imap.bind[0]: a route with mode = "tls" needs certificates: give tls.certificates to the bind or its frontend'),
-        (f'{PASSED}frontends.imap.routes = [{{ sni = ["imap.example.com"], mode = "forward", backend = "dovecot" }}]', 'frontends.imap.routes[0].mode: "forward" is not allowed: one of tls, passthrough'),
-        ('frontends.imap.bind = [{ address = "*:993", mode = "passthrough", tls = { certificates = ["a.pem"] } }]\nfrontends.imap.routes = [{ port = [993], backend = "dovecot" }]', 'frontends.imap.bind[0].tls: has no meaning with mode "passthrough": TLS is not ended here'),
+        (f'{PASSTHROUGH}frontends.imap.routes = [{{ sni = ["imap.example.com"], mode = "tls", backend = "dovecot" }}]', 'frontends.imap.bind[0]: a route with mode = "tls" needs certificates: give tls.certificates to the bind or its frontend'),
+        (f'{PASSTHROUGH}frontends.imap.routes = [{{ sni = ["imap.example.com"], mode = "forward", backend = "dovecot" }}]', 'frontends.imap.routes[0].mode: "forward" is not allowed: one of tls, passthrough'),
+        ('frontends.imap.bind = [{ address = "*:993", mode = "passthrough", tls = { certificates = ["a.pem"] } }]\nfrontends.imap.routes = [{ port = [993], backend = "dovecot" }]', 'frontends.imap.bind[0].tls: has no meaning with mode "passthrough": TLS is not terminated here'),
         ('frontends.imap.routes = [{ client = ["10.0.0.0/8"], backend = "dovekot" }]', 'frontends.imap.routes[0].backend: there is no backend "dovekot", did you mean dovecot?'),
         ('frontends.imap.routes = [{ reject = true }, { client = ["10.0.0.0/8"], backend = "exchange" }]', 'frontends.imap.routes[1].backend: there is no backend "exchange"; known are dovecot'),
         ('defaults.frontend.routes = [{ client = ["10.0.0.0/8"], backend = "exchange" }]', 'defaults.frontend.routes[0].backend: there is no backend "exchange"; known are dovecot'),
@@ -325,21 +325,21 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('defaults.frontend.routes = [{ sni = false, reject = true }]\nfrontends.other.bind = [{ address = "*:144" }]', f"defaults.frontend.routes[0].sni: {NO_HELLO}"),
         ('frontends.imap.profile = "x"\nprofiles.x.frontend.routes = [{ alpn = ["imap"], reject = true }]', f"profiles.x.frontend.routes[0].alpn: {NO_HELLO}"),
         ('frontends.imap.bind = [{ address = "*:993", mode = "passthru" }]\nfrontends.imap.routes = [{ sni = false, reject = true }]', 'frontends.imap.bind[0].mode: "passthru" is not allowed: write "passthrough"'),
-        (f"{PASSED}frontends.imap.routes = [{{ sni = [], reject = true }}]", f"frontends.imap.routes[0].sni: [] is not allowed: {SERVER_NAMES}"),
-        (f"{PASSED}frontends.imap.routes = [{{ sni = true, reject = true }}]", f"frontends.imap.routes[0].sni: true is not allowed: {SERVER_NAMES}"),
-        (f'{PASSED}frontends.imap.routes = [{{ sni = "imap.example.com", reject = true }}]', 'frontends.imap.routes[0].sni: "imap.example.com" is not allowed: in a list, ["imap.example.com"]'),
+        (f"{PASSTHROUGH}frontends.imap.routes = [{{ sni = [], reject = true }}]", f"frontends.imap.routes[0].sni: [] is not allowed: {SERVER_NAMES}"),
+        (f"{PASSTHROUGH}frontends.imap.routes = [{{ sni = true, reject = true }}]", f"frontends.imap.routes[0].sni: true is not allowed: {SERVER_NAMES}"),
+        (f'{PASSTHROUGH}frontends.imap.routes = [{{ sni = "imap.example.com", reject = true }}]', 'frontends.imap.routes[0].sni: "imap.example.com" is not allowed: in a list, ["imap.example.com"]'),
         *(
-            (f'{PASSED}frontends.imap.routes = [{{ sni = ["imap.example.com", "{name}"], reject = true }}]', f'frontends.imap.routes[0].sni: ["imap.example.com", "{name}"] is not allowed: "{name}" is no server name; {SERVER_NAMES}')
+            (f'{PASSTHROUGH}frontends.imap.routes = [{{ sni = ["imap.example.com", "{name}"], reject = true }}]', f'frontends.imap.routes[0].sni: ["imap.example.com", "{name}"] is not allowed: "{name}" is no server name; {SERVER_NAMES}')
             for name in ("", "*", "*.", "*example.com", "imap.*.com", "*.*.com", "imap.example.com.", ".example.com", "imap example", "b\u00fccher.example")
         ),
         ('frontends.imap.bind = [{ address = "unix:/run/x.sock" }]\nfrontends.imap.routes = [{ client = ["10.0.0.0/8"], backend = "other" }]\nbackends.other.servers = ["192.0.2.1"]', "frontends.imap.bind[0].address: has no port for server 192.0.2.1 of backend other, which has none either: give the backend a port"),
-        ('frontends.imap.protocol = "imap"\nfrontends.pop.protocol = "pop3"\nfrontends.pop.routes = [{ client = ["10.0.0.0/8"], backend = "dovecot" }]\nfrontends.pop.bind = [{ address = "*:110" }]', "backends.dovecot: protocol is missing: the frontends that lead here speak imap and pop3"),
+        ('frontends.imap.protocol = "imap"\nfrontends.pop.protocol = "pop3"\nfrontends.pop.routes = [{ client = ["10.0.0.0/8"], backend = "dovecot" }]\nfrontends.pop.bind = [{ address = "*:110" }]', "backends.dovecot: protocol is missing: its frontends have imap and pop3"),
         ("frontends.imap.routes = [{ snl = false, reject = true }]", "frontends.imap.routes[0].snl: unknown key, did you mean sni?"),
     ),
     "steps of a check": (
         *(
-            (f"{SCRIPT}[{{ connect = {{}} }}, {{ {step} }}]", f"backends.dovecot.check.steps[1]{fact}")
-            for step, fact in (
+            (f"{SCRIPT}[{{ connect = {{}} }}, {{ {step} }}]", f"backends.dovecot.check.steps[1]{message}")
+            for step, message in (
                 ("", f": does nothing: give one of {STEP_WORDS}"),
                 ("not = true", f": does nothing: give one of {STEP_WORDS}"),
                 ('send = "a", expect = "b"', ": has send and expect: make a step of each"),
@@ -350,7 +350,7 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
                 ("connect = {}, timeout = 1", f".timeout: {NOT_EXPECTING.format('connect')}"),
                 ('send = ""', '.send: "" is not allowed: a string that is not empty'),
                 ('expect = ""', '.expect: "" is not allowed: a string that is not empty'),
-                (f'expect = "{"é" * 8193}"', f'.expect: "{"é" * 75}…" is not allowed: has 16386 bytes, and no more than 16384 are looked at; a string that is not empty'),
+                (f'expect = "{"é" * 8193}"', f'.expect: "{"é" * 75}…" is not allowed: has 16386 bytes, and no more than 16384 are matched; a string that is not empty'),
                 ("expect = 3", ".expect: 3 is not allowed: a string that is not empty"),
                 ('expect_regex = ""', '.expect_regex: "" is not allowed: a regular expression'),
                 ('expect_regex = "*"', '.expect_regex: "*" is not allowed: nothing to repeat at position 0; a regular expression'),
@@ -358,7 +358,7 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
                 ('expect_hex = "xy"', f'.expect_hex: "xy" is not allowed: {NO_OCTETS}'),
                 ('expect_hex = "123"', f'.expect_hex: "123" is not allowed: {NO_OCTETS}'),
                 ('expect_hex = " "', f'.expect_hex: " " is not allowed: {NO_OCTETS}'),
-                (f'expect_hex = "{"00" * 16385}"', f'.expect_hex: "{"0" * 75}…" is not allowed: has 16385 bytes, and no more than 16384 are looked at; {NO_OCTETS}'),
+                (f'expect_hex = "{"00" * 16385}"', f'.expect_hex: "{"0" * 75}…" is not allowed: has 16385 bytes, and no more than 16384 are matched; {NO_OCTETS}'),
                 ('send_hex = "0x10"', f'.send_hex: "0x10" is not allowed: {NO_OCTETS}'),
                 ('expect = "a", timeout = 0', f".timeout: 0 is not allowed: must be above 0; {DURATION}, above 0"),
                 ('expect = "a", "not_" = true', ".not_: unknown key, did you mean not?"),
@@ -405,7 +405,7 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         (f'{SCRIPT}[{{ expect = "a" }}]\nbackends.dovecot.profile = "x"\nprofiles.x.server.check.tls.mode = "starttls"', f"profiles.x.server.check.tls.mode: {NO_STARTTLS.format('script')}"),
         ('backends.dovecot.check = { type = "tls", tls = false }', 'backends.dovecot.check.tls: false has no meaning with type = "tls"'),
     ),
-    "observing and sticking": (
+    "observe and stick": (
         ('backends.dovecot.observe = "connect"\nbackends.dovecot.check = false', f'backends.dovecot.observe: "connect" {NEVER_UP}'),
         ('backends.dovecot.observe = "connect"\nbackends.dovecot.check = "none"', f'backends.dovecot.observe: "connect" {NEVER_UP}'),
         ('backends.dovecot.observe = "connect"\ndefaults.backend.check = false', f'backends.dovecot.observe: "connect" {NEVER_UP}'),
@@ -428,7 +428,7 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('backends.dovecot.servers = ["${MAILPROXY_NOWHERE}"]', "backends.dovecot.servers[0]: the environment has no MAILPROXY_NOWHERE"),
         ('frontends.imap.tls.certificates = ["${MAILPROXY_NOWHERE}"]', "frontends.imap.tls.certificates[0]: the environment has no MAILPROXY_NOWHERE"),
         ('log.to = "${logs/mail.log"', 'log.to: "${logs/mail.log" is not allowed: ${NAME}, ${NAME:-default}, or $$ for a dollar sign'),
-        ('frontends.imap.protocol = "imap"\nfrontends.pop.protocol = "pop3"\nfrontends.pop.backend = "dovecot"\nfrontends.pop.bind = [{ address = "*:110" }]', "backends.dovecot: protocol is missing: the frontends that lead here speak imap and pop3"),
+        ('frontends.imap.protocol = "imap"\nfrontends.pop.protocol = "pop3"\nfrontends.pop.backend = "dovecot"\nfrontends.pop.bind = [{ address = "*:110" }]', "backends.dovecot: protocol is missing: its frontends have imap and pop3"),
     ),
     "references": (
         ('frontends.imap.backend = "dovekot"', 'frontends.imap.backend: there is no backend "dovekot", did you mean dovecot?'),
@@ -436,7 +436,7 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('frontends.imap.profile = "exchange"', 'frontends.imap.profile: there is no profile "exchange"'),
         ('frontends.imap.profile = "exchange"\nprofiles.outlook.backend = {}', 'frontends.imap.profile: there is no profile "exchange"; known are outlook'),
         ('backends.dovecot.profile = "exchnge"\nprofiles.exchange.backend = {}', 'backends.dovecot.profile: there is no profile "exchnge", did you mean exchange?'),
-        ('backends.dovecot.servers = [{ name = "d", address = "192.0.2.1:1" }, { name = "d", address = "192.0.2.1:2" }]', 'backends.dovecot.servers: the name "d" stands more than once'),
+        ('backends.dovecot.servers = [{ name = "d", address = "192.0.2.1:1" }, { name = "d", address = "192.0.2.1:2" }]', 'backends.dovecot.servers: the name "d" is used more than once'),
     ),
     "unknown keys": (
         ('frontend.imap.backend = "dovecot"', "frontend: unknown key, did you mean frontends?"),
@@ -447,7 +447,7 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('log.targets = [{ to = "stdout", tag = "a" }]', "log.targets[0].tag: has no meaning for stdout: only syslog has one"),
         ("log.targets = []", "log.targets: is empty: at least one target is needed"),
         ('log.targets = [{ format = "json" }]', "log.targets[0]: to is missing: stderr, stdout, a path, syslog:/dev/log or syslog:HOST:514"),
-        ('log = { format = "json", targets = [{ to = "stderr" }] }', "log.format: goes into each of [[log.targets]]: it has no meaning beside several targets"),
+        ('log = { format = "json", targets = [{ to = "stderr" }] }', "log.format: belongs in each table of [[log.targets]], because there are several targets"),
         ('log.targets = [{ to = "stderr" }, { to = "stderr", format = "json" }]', "log.targets[1].to: stderr is the target of log.targets[0] already"),
         ("log.colour = true", "log.colour: unknown key; known are level, format, to, facility, tag, targets"),
         ('frontends.imap.bind = [{ adress = "*:143", address = "*:143" }]', "frontends.imap.bind[0].adress: unknown key, did you mean address?"),
@@ -487,7 +487,7 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ("profiles.x = true", "profiles.x: true is not allowed: a table for each name"),
         ("defaults = 3", "defaults: 3 is not allowed: a table for each name"),
     ),
-    "where it stands, also if nobody uses it": (
+    "unused defaults and profiles": (
         ("defaults.bind.backlog = 0", "defaults.bind.backlog: 0 is not allowed: a whole number from 1 to 2147483647"),
         ("defaults.server.weight = 300", "defaults.server.weight: 300 is not allowed: a whole number from 0 to 256"),
         ("profiles.unused.backend.port = 0", "profiles.unused.backend.port: 0 is not allowed: a port from 1 to 65535"),
@@ -498,7 +498,7 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
 }  # fmt: skip
 
-# What a later version will do is said, not ignored; the words behind "only" are what this one does.
+# Keys of later versions are faults. The values after "only" are those that this version supports.
 NOT_YET = (
     ('admin.socket = "/run/mailproxy/admin.sock"', 'admin.socket: "/run/mailproxy/admin.sock" is not supported yet'),
     ('admin.http = "127.0.0.1:8405"', 'admin.http: "127.0.0.1:8405" is not supported yet'),
@@ -511,29 +511,29 @@ NOT_YET = (
     ('profiles.unused.backend.tls.mode = "starttls"', 'profiles.unused.backend.tls.mode: "starttls" is not supported yet: only "implicit"'),
 )  # fmt: skip
 
-# What goes together although one of it alone would be a fault.
-FINE = (
+# Combinations that are allowed although one of the keys alone would be a fault.
+ALLOWED = (
     *(f'log.to = "/dev/{device}"' for device in ("stdout", "stderr", "null", "console", "tty1", "pts/0", "fd/2")),
     'frontends.imap.bind = [{ address = "*:143", accept_proxy = ["10.0.0.0/8", "2001:db8::1"], proxy_optional = true }]',
     'frontends.imap.bind = [{ address = "unix:/run/x.sock", accept_proxy = ["unix"] }]',
     'frontends.imap.bind = [{ address = "unix:/run/x.sock", accept_proxy = ["10.0.0.0/8"], proxy_optional = true }]',
     'frontends.imap.bind = [{ address = "unix:/run/x.sock", accept_proxy = [] }]\ndefaults.bind.accept_proxy = ["10.0.0.0/8"]',
-    'frontends.imap.bind = [{ address = "fd:3", accept_proxy = ["10.0.0.0/8", "unix"] }]',  # which of them it is shows later
+    'frontends.imap.bind = [{ address = "fd:3", accept_proxy = ["10.0.0.0/8", "unix"] }]',  # the socket's type is known only when the proxy starts
     'frontends.imap.bind = [{ address = "*:143", proxy_optional = true }]\ndefaults.bind.accept_proxy = ["10.0.0.0/8"]',
     "defaults.bind.proxy_optional = true",
     "frontends.imap.routes = [{ reject = true }]",
     'frontends.imap.routes = [{ client = ["10.0.0.0/8"], port = [143, 993], backend = "dovecot" }]',
-    f'{PASSED}frontends.imap.routes = [{{ sni = ["*.example.com", "_imaps.example.org"], alpn = ["imap"], port = [993], backend = "dovecot" }}]',
-    f'{PASSED}frontends.imap.routes = [{{ sni = false, mode = "passthrough", reject = true }}]',
-    f'{PASSED}frontends.imap.routes = [{{ sni = false, mode = "tls", backend = "dovecot" }}]\nfrontends.imap.tls.certificates = ["a.pem"]',
+    f'{PASSTHROUGH}frontends.imap.routes = [{{ sni = ["*.example.com", "_imaps.example.org"], alpn = ["imap"], port = [993], backend = "dovecot" }}]',
+    f'{PASSTHROUGH}frontends.imap.routes = [{{ sni = false, mode = "passthrough", reject = true }}]',
+    f'{PASSTHROUGH}frontends.imap.routes = [{{ sni = false, mode = "tls", backend = "dovecot" }}]\nfrontends.imap.tls.certificates = ["a.pem"]',
     'frontends.imap.bind = [{ address = "*:993", mode = "passthrough", tls = { certificates = ["a.pem"] } }]\nfrontends.imap.routes = [{ mode = "tls", backend = "dovecot" }]',
-    # a PROXY header may name any port, and that of these binds is known only when they listen
+    # A PROXY header may name any port. The port of these binds is known only when they listen.
     'frontends.imap.bind = [{ address = "*:993", mode = "passthrough", accept_proxy = ["10.0.0.0/8"] }]\nfrontends.imap.routes = [{ sni = false, port = [994], reject = true }]',
     'frontends.imap.bind = [{ address = "*:0", mode = "passthrough" }]\nfrontends.imap.routes = [{ sni = false, port = [994], reject = true }]',
     'frontends.imap.bind = [{ address = "fd:3", mode = "passthrough" }]\nfrontends.imap.routes = [{ sni = false, port = [994], reject = true }]',
-    f'{ENDED}frontends.imap.tls = {{ certificates = ["a.pem"], client_verify = "required", client_ca = "ca.pem", client_crl = "crl.pem", strict_sni = true }}',
-    f'{ENDED}frontends.imap.tls = {{ certificates = ["a.pem"], client_verify = "optional" }}\ndefaults.frontend.tls.client_ca = "ca.pem"',
-    # what others inherit is no fault where no TLS ends
+    f'{TERMINATED}frontends.imap.tls = {{ certificates = ["a.pem"], client_verify = "required", client_ca = "ca.pem", client_crl = "crl.pem", strict_sni = true }}',
+    f'{TERMINATED}frontends.imap.tls = {{ certificates = ["a.pem"], client_verify = "optional" }}\ndefaults.frontend.tls.client_ca = "ca.pem"',
+    # Inherited keys are allowed where no TLS is terminated.
     'defaults.frontend.tls = { certificates = ["a.pem", "b.pem"], client_ca = "ca.pem" }',
     'backends.dovecot.tls = { certificate = "client.pem", key = "client.key" }',
     'backends.dovecot.tls = { certificate = "client.pem" }\ndefaults.backend.tls.key = "client.key"',
@@ -543,7 +543,7 @@ FINE = (
     ),
     'backends.dovecot.send_proxy = "v1"\nbackends.dovecot.send_proxy_tlvs = []\nbackends.dovecot.forward_tlvs = false',
     'backends.dovecot.servers = [{ address = "192.0.2.1:143", send_proxy = "v2" }]\nbackends.dovecot.send_proxy_tlvs = ["alpn"]',
-    # a server's own type leaves the script and the TLS that others have
+    # A server's own type overrides an inherited script and inherited TLS.
     'defaults.backend.check = { type = "script", steps = [{ expect = "* OK" }] }\nbackends.dovecot.check = "tcp"',
     'backends.dovecot.check.tls = false\nbackends.dovecot.servers = [{ address = "192.0.2.1:993", check = "tls" }]',
     'backends.dovecot.check = { type = "none", steps = [{ expect = "* OK" }], port = 143, address = "192.0.2.9" }',
@@ -564,7 +564,7 @@ FINE = (
     'backends.dovecot.observe = "connect"',
     'backends.dovecot.observe = "connect"\nbackends.dovecot.servers = ["192.0.2.1:143", { address = "192.0.2.2:143", check = false, observe = "none" }]',
     'defaults.backend = { observe = "connect", check = false }\nbackends.dovecot.check = "tcp"',
-    "backends.dovecot.stick.size = 0",  # a table without room is worth advice, no more
+    "backends.dovecot.stick.size = 0",  # a table without room only gets advice
     'backends.dovecot.stick = {}\nbackends.dovecot.servers = ["192.0.2.1:143", { address = "192.0.2.2:143", stick = false, backup = true }]',
     'backends.dovecot.servers = [{ address = "192.0.2.1:143", backup = true, max_sessions = 9, slow_start = "60s" }]',
     "backends.dovecot.redispatch = 3",
@@ -578,7 +578,7 @@ FINE = (
     'frontends.imap.max_sessions_per_client_exempt = ["10.0.0.0/8", "2001:db8::1"]',
 )  # fmt: skip
 
-OFF = (
+DISABLED = (
     "process.workers = 1",
     "frontends.imap.max_sessions = 0",
     "frontends.imap.max_sessions_per_client = 0",
@@ -609,41 +609,41 @@ OFF = (
 
 def cases(table: Mapping[str, tuple[tuple[str, ...], ...]]) -> list[Any]:
     return [
-        pytest.param(lines, expected, id=f"{group}: {_short(lines)}")
+        pytest.param(lines, expected, id=f"{group}: {_abbreviated(lines)}")
         for group, rows in table.items()
         for lines, *expected in rows
     ]
 
 
-def _short(lines: str) -> str:
+def _abbreviated(lines: str) -> str:
     return lines if len(lines) <= 60 else f"{lines[:57]}..."
 
 
 @pytest.mark.parametrize(("lines", "expected"), cases({**FAULTY_LINES, "not yet": NOT_YET}))
-def test_fault(lines: str, expected: list[str]) -> None:
+def test_faulty_lines_are_reported(lines: str, expected: list[str]) -> None:
     assert faults_of(smallest_toml(lines)) == expected
 
 
-def test_the_table_has_no_fault_twice() -> None:
+def test_fault_table_has_distinct_faults() -> None:
     faults = [lines for rows in (*FAULTY_LINES.values(), NOT_YET) for _, *lines in rows]
     assert len({tuple(lines) for lines in faults}) >= 230
 
 
-def test_what_the_table_starts_from_is_fine() -> None:
+def test_smallest_configuration_has_no_fault() -> None:
     assert faults_of(smallest_toml("")) == []
 
 
-@pytest.mark.parametrize("lines", FINE)
-def test_what_goes_together_is_fine(lines: str) -> None:
+@pytest.mark.parametrize("lines", ALLOWED)
+def test_allowed_combinations_have_no_fault(lines: str) -> None:
     assert faults_of(smallest_toml(lines)) == []
 
 
-@pytest.mark.parametrize("lines", OFF)
-def test_what_is_off_may_be_written_out(lines: str) -> None:
+@pytest.mark.parametrize("lines", DISABLED)
+def test_disabled_features_may_be_written_out(lines: str) -> None:
     assert faults_of(smallest_toml(lines)) == []
 
 
-def test_every_fault_at_once() -> None:
+def test_all_faults_are_reported_at_once() -> None:
     faults = faults_of("""
         speed = "fast"
 
@@ -691,25 +691,25 @@ def test_every_fault_at_once() -> None:
     ]  # fmt: skip
 
 
-def test_nothing_at_all_lacks_a_frontend() -> None:
+def test_empty_configuration_needs_a_frontend() -> None:
     assert faults_of("") == ["frontends: has no frontend: at least one is needed"]
 
 
-def test_a_section_that_is_no_table_is_said_once() -> None:
+def test_section_of_wrong_type_is_reported_once() -> None:
     assert faults_of("frontends = 3\nbackends = 3") == [
         "frontends: 3 is not allowed: a table for each name, [frontends.NAME]",
         "backends: 3 is not allowed: a table for each name, [backends.NAME]",
     ]
 
 
-def test_what_refers_to_a_section_that_is_no_table_is_not_blamed() -> None:
+def test_reference_to_invalid_section_is_not_reported() -> None:
     imap = f"frontends.imap.bind = {SMALLEST['frontends.imap.bind']}\nfrontends.imap.backend = 'dovecot'\n"
     assert faults_of(imap + "backends = 3") == [
         "backends: 3 is not allowed: a table for each name, [backends.NAME]"
     ]
 
 
-def test_a_path_that_grows_too_long_by_the_folder_it_is_relative_to(tmp_path: Path) -> None:
+def test_absolute_socket_path_may_be_too_long(tmp_path: Path) -> None:
     folder, name, other = tmp_path / ("y" * 50), "x" * 50, "z" * 50
     folder.mkdir()
     file = folder / "mailproxy.toml"
@@ -723,17 +723,17 @@ def test_a_path_that_grows_too_long_by_the_folder_it_is_relative_to(tmp_path: Pa
     )
     with pytest.raises(ConfigError) as caught:
         mailproxy.load(file)
-    fact = f'"{folder}/{name}" is longer than the 107 bytes that a socket can have'
+    message = f'"{folder}/{name}" is longer than the 107 bytes that a socket can have'
     assert [str(fault) for fault in caught.value.faults] == [
-        f"frontends.imap.bind[0].address: {fact}",
-        f"backends.dovecot.servers[0].address: {fact.replace(name, other)}",
-        f"defaults.backend.check.address: {fact}",
-        f"defaults.backend.check.steps[0].connect.address: {fact}",
+        f"frontends.imap.bind[0].address: {message}",
+        f"backends.dovecot.servers[0].address: {message.replace(name, other)}",
+        f"defaults.backend.check.address: {message}",
+        f"defaults.backend.check.steps[0].connect.address: {message}",
     ]
 
 
-def test_a_stick_table_cannot_tell_more_servers_apart_than_it_has_room_for() -> None:
-    # as a value: it would take seconds to read so many
+def test_stick_table_is_limited_to_65536_servers() -> None:
+    # The value is made here, because parsing a file with this number of servers would take seconds.
     backend = smallest_config("backends.dovecot.stick = {}").backends["dovecot"]
     merged = merge(
         [
@@ -747,23 +747,23 @@ def test_a_stick_table_cannot_tell_more_servers_apart_than_it_has_room_for() -> 
             "defaults.backend.stick: has room for 65536 servers, and there are 65537: make two backends of them"
         ],
     }.items():
-        found = Diagnostics()
-        check_rules.check_stick_size(evolve(backend, servers=backend.servers * count), merged, found)
-        assert list(map(str, found.faults)) == facts
-    clear = evolve(backend, servers=(evolve(backend.servers[0], stick=None),) * 65537)
-    found = Diagnostics()
-    check_rules.check_stick_size(clear, merged, found)
-    assert found.faults == []
+        diagnostics = Diagnostics()
+        check_rules.check_stick_size(evolve(backend, servers=backend.servers * count), merged, diagnostics)
+        assert list(map(str, diagnostics.faults)) == facts
+    without_stick = evolve(backend, servers=(evolve(backend.servers[0], stick=None),) * 65537)
+    diagnostics = Diagnostics()
+    check_rules.check_stick_size(without_stick, merged, diagnostics)
+    assert diagnostics.faults == []
 
 
-# What no table can hold: the file itself.
+# Faults of the file as a whole.
 FAULTY_FILES = {
-    "no TOML": (b"[frontends\n", "1:11: is not TOML: Expected ']' at the end of a table declaration"),
-    "a key twice": (b"[log]\nlevel = 'info'\nlevel = 'info'\n", "3:15: is not TOML: the key stands twice in its table"),
-    "a table twice": (b"[log]\n[log]\n", "2:5: is not TOML: log stands twice: write [log] once, or [[log]] for each table of a list"),
-    "a table beside a list": (b"[[a.b-c]]\n[a.b-c]\n", "2:7: is not TOML: a.b-c stands twice: write [a.b-c] once, or [[a.b-c]] for each table of a list"),
-    "a table with an odd name twice": (b"[a.'b c']\n[a.'b c']\n", '2:9: is not TOML: a."b c" stands twice: write [a."b c"] once'),
-    "HAProxy's": (b"global\n    daemon\n", "1:7: is not TOML: a key is followed by = and its value; a table's name stands in [brackets]"),
+    "invalid TOML": (b"[frontends\n", "1:11: is not TOML: Expected ']' at the end of a table declaration"),
+    "duplicate key": (b"[log]\nlevel = 'info'\nlevel = 'info'\n", "3:15: is not TOML: the key is given twice in its table"),
+    "duplicate table": (b"[log]\n[log]\n", "2:5: is not TOML: log is given twice: write [log] once, or [[log]] for each table of a list"),
+    "table and list of one name": (b"[[a.b-c]]\n[a.b-c]\n", "2:7: is not TOML: a.b-c is given twice: write [a.b-c] once, or [[a.b-c]] for each table of a list"),
+    "duplicate quoted table": (b"[a.'b c']\n[a.'b c']\n", '2:9: is not TOML: a."b c" is given twice: write [a."b c"] once'),
+    "HAProxy's": (b"global\n    daemon\n", "1:7: is not TOML: a key is followed by = and its value; a table's name is in [brackets]"),
     "yes": (b"[log]\na = yes\n", "2:5: is not TOML: yes is no value: write true"),
     "False": (b"a = [False]\n", "1:6: is not TOML: False is no value: write false"),
     "a word without quotes": (b"a = { mode = tls }\n", '1:14: is not TOML: tls is no value: strings stand in quotes, "tls"'),
@@ -783,46 +783,46 @@ FAULTY_FILES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("content", "fact"), FAULTY_FILES.values(), ids=FAULTY_FILES.keys())
-def test_a_file_that_cannot_be_understood(tmp_path: Path, content: bytes, fact: str) -> None:
+@pytest.mark.parametrize(("content", "message"), FAULTY_FILES.values(), ids=FAULTY_FILES.keys())
+def test_invalid_file_is_one_fault(tmp_path: Path, content: bytes, message: str) -> None:
     file = tmp_path / "mailproxy.toml"
     file.write_bytes(content)
     with pytest.raises(ConfigError) as caught:
         mailproxy.load(file)
-    assert str(caught.value).startswith(f"{file}{':' if fact[0].isdigit() else ': '}{fact}")
+    assert str(caught.value).startswith(f"{file}{':' if message[0].isdigit() else ': '}{message}")
     assert "\n" not in str(caught.value)
     assert len(caught.value.faults) == 1
     assert caught.value.source == str(file)
 
 
-def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
+def test_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     file = tmp_path / "mailproxy.toml"
     file.write_text(smallest_toml(""), encoding="utf-8-sig")
     assert list(mailproxy.load(file).frontends) == ["imap"]
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_file_is_a_fault(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"missing\.toml: cannot be read: No such file or directory\Z"):
         mailproxy.load(tmp_path / "missing.toml")
 
 
-def test_a_folder(tmp_path: Path) -> None:
+def test_folder_instead_of_file_is_a_fault(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         mailproxy.load(tmp_path)
     assert str(caught.value) == f"{tmp_path}: cannot be read: Is a directory"
 
 
-def test_a_path_that_cannot_be_one() -> None:
+def test_path_with_null_byte_is_a_fault() -> None:
     with pytest.raises(ConfigError, match="cannot be read: embedded null byte"):
         mailproxy.load("mail\0proxy.toml")
 
 
-def test_a_device_without_end_is_not_read_into_memory() -> None:
+def test_endless_device_is_rejected_by_size() -> None:
     with pytest.raises(ConfigError, match="/dev/zero: is larger than 16777216 bytes"):
         mailproxy.load("/dev/zero")
 
 
-def test_a_pipe_is_as_good_as_a_file(tmp_path: Path) -> None:
+def test_configuration_is_read_from_a_pipe(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with subprocess.Popen(
@@ -832,18 +832,18 @@ def test_a_pipe_is_as_good_as_a_file(tmp_path: Path) -> None:
         assert writer.wait() == 0
 
 
-def test_a_mapping_that_nests_without_end() -> None:
-    endless: dict[str, Any] = {}
-    endless["frontends"] = endless
+def test_recursive_mapping_is_a_fault() -> None:
+    recursive: dict[str, Any] = {}
+    recursive["frontends"] = recursive
     with pytest.raises(ConfigError, match="is nested too deeply"):
-        mailproxy.from_mapping(endless)
+        mailproxy.from_mapping(recursive)
 
 
 # The command line.
 
 
 @pytest.mark.parametrize("command", ["check", "run"])
-def test_the_command_line_writes_a_line_for_each_fault(tmp_path: Path, command: str) -> None:
+def test_command_writes_one_line_per_fault(tmp_path: Path, command: str) -> None:
     file = tmp_path / "mailproxy.toml"
     file.write_text(
         smallest_toml("log.level = 3\nfrontends.imap.backend = 'nowhere'\nbackends.dovecot.port = 0")
@@ -858,7 +858,7 @@ def test_the_command_line_writes_a_line_for_each_fault(tmp_path: Path, command: 
 
 
 @pytest.mark.parametrize("content", [b"", b"[", b"\xff", b"log = 3", b"a = " + b"[" * 20_000])
-def test_the_command_line_never_shows_a_traceback(tmp_path: Path, content: bytes) -> None:
+def test_check_command_never_shows_a_traceback(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "mailproxy.toml"
     file.write_bytes(content)
     result = CliRunner().invoke(main, ["check", str(file)])
@@ -869,7 +869,7 @@ def test_the_command_line_never_shows_a_traceback(tmp_path: Path, content: bytes
 
 
 @pytest.mark.parametrize("command", ["check", "run"])
-def test_the_program_writes_faults_to_stderr_and_leaves_with_2(tmp_path: Path, command: str) -> None:
+def test_program_writes_faults_to_stderr(tmp_path: Path, command: str) -> None:
     file = tmp_path / "mailproxy.toml"
     file.write_text(smallest_toml("log.level = 'a\\nb'\nlog.colour = true".replace("'", '"')))
     result = subprocess.run(
@@ -883,7 +883,7 @@ def test_the_program_writes_faults_to_stderr_and_leaves_with_2(tmp_path: Path, c
     )
 
 
-def test_the_program_writes_faults_of_files_as_those_of_the_text(tmp_path: Path) -> None:
+def test_program_reports_file_faults_with_positions(tmp_path: Path) -> None:
     file = tmp_path / "mailproxy.toml"
     file.write_text(
         smallest_toml("process.user = 'nobody-here'\nfrontends.imap.bind = [{ address = '*:0', mode = 'tls' }]\n"
@@ -897,14 +897,14 @@ def test_the_program_writes_faults_of_files_as_those_of_the_text(tmp_path: Path)
     )
 
 
-def test_a_faultless_file_is_called_fine(tmp_path: Path) -> None:
+def test_correct_file_is_reported_fine(tmp_path: Path) -> None:
     file = tmp_path / "mailproxy.toml"
     file.write_text(smallest_toml('process.user = "nobody"\nfrontends.imap.protocol = "tcp"'))
     result = CliRunner().invoke(main, ["check", "--strict", str(file)])
     assert (result.exit_code, result.output) == (0, f"{file}: fine: 1 bind, 1 server\n")
 
 
-def test_workers_are_counted_where_there_are_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_are_counted_in_the_summary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
     file = tmp_path / "mailproxy.toml"
     file.write_text(
@@ -918,7 +918,7 @@ def test_workers_are_counted_where_there_are_several(tmp_path: Path, monkeypatch
 
 
 def outcome(mapping: Mapping[str, Any]) -> mailproxy.Config | ConfigError:
-    """What a mapping becomes; anything but these two fails the test."""
+    """Return what a mapping becomes. Any other exception fails the test."""
     try:
         return mailproxy.from_mapping(mapping)
     except ConfigError as error:
@@ -934,7 +934,7 @@ def assert_readable(error: ConfigError) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(noise)
-def test_noise_gives_faults_or_a_configuration(mapping: dict[str, Any]) -> None:
+def test_noise_is_parsed_or_rejected(mapping: dict[str, Any]) -> None:
     result = outcome(mapping)
     if isinstance(result, ConfigError):
         assert_readable(result)
@@ -942,7 +942,7 @@ def test_noise_gives_faults_or_a_configuration(mapping: dict[str, Any]) -> None:
 
 @settings(max_examples=120, deadline=None)
 @given(mutated_mappings)
-def test_a_changed_configuration_gives_faults_or_a_configuration(mapping: dict[str, Any]) -> None:
+def test_mutated_configuration_is_parsed_or_rejected(mapping: dict[str, Any]) -> None:
     result = outcome(mapping)
     if isinstance(result, ConfigError):
         assert_readable(result)
@@ -950,9 +950,7 @@ def test_a_changed_configuration_gives_faults_or_a_configuration(mapping: dict[s
 
 @settings(max_examples=120, deadline=None)
 @given(mutated_files)
-def test_a_damaged_file_gives_faults_or_a_configuration(
-    tmp_path_factory: pytest.TempPathFactory, data: bytes
-) -> None:
+def test_mutated_file_is_parsed_or_rejected(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     file = tmp_path_factory.getbasetemp() / "damaged.toml"
     file.write_bytes(data)
     try:
@@ -963,27 +961,27 @@ def test_a_damaged_file_gives_faults_or_a_configuration(
 
 @settings(max_examples=30, deadline=None)
 @given(st.data())
-def test_what_a_fault_names_can_be_found_in_the_file(data: st.DataObject) -> None:
-    # one value of a faultless configuration is replaced by a table, which is wrong in every place that it can have
-    tables = tomli.loads(WHOLE)
+def test_fault_names_the_replaced_value(data: st.DataObject) -> None:
+    # One value of a correct configuration is replaced by a table, which is a fault at every key.
+    tables = tomli.loads(FULL_CONFIG)
     paths = [path for path in _leaves(tables) if path[0] != "profiles"]
     path = data.draw(st.sampled_from(paths))
-    place = tables
+    table = tables
     for step in path[:-1]:
-        place = place[step]
-    place[path[-1]] = {"surprise": 1}
+        table = table[step]
+    table[path[-1]] = {"surprise": 1}
     result = outcome(tables)
     assert isinstance(result, ConfigError)
-    assert any(fault.path.startswith(_written(path)) for fault in result.faults)
+    assert any(fault.path.startswith(_path_text(path)) for fault in result.faults)
 
 
 def _leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     if path[-1:] == ("sni",):
-        items = ()  # a list or false: one value with one fault
+        items = ()  # a list or false is one value with one fault
     inner = [leaf for key, item in items for leaf in _leaves(item, (*path, key))]
     return inner or [path]
 
 
-def _written(path: tuple[Any, ...]) -> str:
+def _path_text(path: tuple[Any, ...]) -> str:
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).removeprefix(".")

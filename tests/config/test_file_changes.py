@@ -40,7 +40,7 @@ def test_removed_file_has_changed(file: Path) -> None:
 
 
 def test_unreadable_file_counts_as_unchanged(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As after ``process.user``: the file belongs to root alone."""
+    """After ``process.user`` is applied, a file that only root may read is unreadable."""
     config = mailproxy.load(file)
 
     def deny(_: Path) -> bytes:
@@ -56,7 +56,7 @@ def test_configuration_without_file_never_changes() -> None:
 
 
 def test_removed_current_folder_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Relative paths are relative to it."""
+    """Relative paths start in the current folder."""
     folder = tmp_path / "gone"
     folder.mkdir()
     monkeypatch.chdir(folder)

@@ -1,4 +1,4 @@
-"""Words of HAProxy, nginx and Caddy: each is answered with the key that exists here, or with the reason why there is none."""
+"""Words of HAProxy, nginx and Caddy: each is answered with mailproxy's key, or why there is none."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def exists(root: str, path: str) -> bool:
 
 
 @pytest.mark.parametrize(("word", "answer"), ANSWERS)
-def test_every_answer_names_a_key_or_a_reason(word: str, answer: str) -> None:
+def test_answer_names_a_key_or_a_reason(word: str, answer: str) -> None:
     target = hints.TARGET.match(answer)
     if target is None:
         assert answer.startswith(("not here", "["))
@@ -48,7 +48,7 @@ def test_every_answer_names_a_key_or_a_reason(word: str, answer: str) -> None:
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.__name__ if table else "top")
-def test_every_word_is_answered_in_every_table(table: type | None) -> None:
+def test_every_word_is_answered_in_the_table(table: type | None) -> None:
     keys = keys_of(table) if table else {}
     unanswered = []
     for word in foreign_words.WORDS.keys() - keys.keys():
@@ -62,7 +62,7 @@ def test_every_word_is_answered_in_every_table(table: type | None) -> None:
     assert unanswered == []
 
 
-PLACES = {
+KEYS = {
     "frontends.imap.tls.ca_file": "write client_ca",
     "frontends.imap.ca_file": "write tls.client_ca",
     "backends.dovecot.tls.ca_file": "write ca",
@@ -106,31 +106,31 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("path", PLACES)
-def test_the_answer_is_the_key_of_the_place(path: str) -> None:
+@pytest.mark.parametrize("path", KEYS)
+def test_answer_fits_the_table(path: str) -> None:
     with pytest.raises(ConfigError) as caught:
         mailproxy.from_mapping(tomli.loads(f"{path} = 1"))
     facts = [fault.fact for fault in caught.value.faults if fault.fact.startswith("unknown key")]
-    assert facts == [f"unknown key: {PLACES[path]}"]
+    assert facts == [f"unknown key: {KEYS[path]}"]
 
 
-WRITTEN = [
+ANSWERED_VALUES = [
     (*match.groups(), answer)
     for _, answer in ANSWERS
     if (match := re.match(rf"{hints.TARGET.pattern} = ([^,;]+)", answer))
 ]
 
 
-@pytest.mark.parametrize(("root", "path", "value", "answer"), WRITTEN)
-def test_every_value_that_an_answer_names_is_taken(root: str, path: str, value: str, answer: str) -> None:
+@pytest.mark.parametrize(("root", "path", "value", "answer"), ANSWERED_VALUES)
+def test_value_in_answer_is_accepted(root: str, path: str, value: str, answer: str) -> None:
     table: Any = hints.ROOTS[root][0]
-    *ways, last = path.split(".")
-    for name in ways:
+    *parents, key_name = path.split(".")
+    for name in parents:
         table = keys_of(table)[name].table
-    key, written = keys_of(table)[last], tomli.loads(f"value = {value}")["value"]
-    assert key.supported is None or written in key.supported
+    key, value_in_answer = keys_of(table)[key_name], tomli.loads(f"value = {value}")["value"]
+    assert key.supported is None or value_in_answer in key.supported
     if key.value_type is not None:
-        key.value_type.structure(written)
+        key.value_type.structure(value_in_answer)
 
 
 VALUES = [
@@ -139,14 +139,18 @@ VALUES = [
 
 
 @pytest.mark.parametrize(("key", "word", "answer"), VALUES)
-def test_every_value_is_answered_with_one_that_is_allowed(key: str, word: str, answer: str) -> None:
+def test_foreign_value_is_answered_with_allowed_value(key: str, word: str, answer: str) -> None:
     owners = [
         table for table in (*hints._CLIENT_SIDE, *hints._SERVER_SIDE, model.Log) if key in keys_of(table)
     ]
-    kinds = [keys_of(table)[key].value_type for table in owners]
-    assert kinds
-    written = re.match(r'write "([^"]+)"', answer)
-    for kind in kinds:
-        assert kind is not None
-    assert written is None or any(written[1] in kind.schema.get("enum", ()) for kind in kinds if kind)  # type: ignore[operator]  # a schema's values are of any kind
-    assert all(word not in kind.schema.get("enum", ()) for kind in kinds[:1] if kind)  # type: ignore[operator]
+    value_types = [keys_of(table)[key].value_type for table in owners]
+    assert value_types
+    value_in_answer = re.match(r'write "([^"]+)"', answer)
+    for value_type in value_types:
+        assert value_type is not None
+    assert value_in_answer is None or any(
+        value_in_answer[1] in value_type.schema.get("enum", ())  # type: ignore[operator]  # schema values have any type
+        for value_type in value_types
+        if value_type
+    )
+    assert all(word not in value_type.schema.get("enum", ()) for value_type in value_types[:1] if value_type)  # type: ignore[operator]

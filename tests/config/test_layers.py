@@ -32,7 +32,7 @@ def test_tables_merge_and_false_replaces(merged: MergedTable) -> None:
     }
 
 
-def test_merging_leaves_the_layers_as_they_are(merged: MergedTable) -> None:
+def test_merge_does_not_change_layers(merged: MergedTable) -> None:
     assert merged.layers[0].table["tls"] == {"ca": "a.pem", "key": "a.key"}
 
 
@@ -43,7 +43,7 @@ def test_each_value_has_its_origin(merged: MergedTable) -> None:
     assert merged.path_of("check", "fall") == OWN / "check" / "fall"
 
 
-def test_value_that_no_layer_has_originates_in_the_table_itself(merged: MergedTable) -> None:
+def test_unset_value_originates_in_own_table(merged: MergedTable) -> None:
     assert merged.origin("backup") == merged.origin("check", "rise") == OWN
 
 

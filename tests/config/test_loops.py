@@ -1,4 +1,4 @@
-"""Servers that are the proxy itself: a loop that is certain is a fault, a chain that ends elsewhere is fine."""
+"""Servers that are the proxy itself: a certain loop is a fault, a chain that ends elsewhere is allowed."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ LOOP = "sessions of frontends.f.bind[0] come back to it, without end: give the a
 REDIRECTED = f"{LOOP}, or, where NAT redirects this one, the address that it leads to"
 
 
-def whole(bind: str, server: str, more: str = "") -> str:
+def config_text(bind: str, server: str, extra: str = "") -> str:
     return f"""
         frontends.f.backend = "b"
         frontends.f.bind = [{bind}]
         backends.b.servers = [{server}]
-        {more}
+        {extra}
     """
 
 
@@ -44,10 +44,10 @@ def faults(text: str) -> list[str]:
         ('"*:143"', '"192.0.2.7:143", "127.0.0.1:143"'),
     ],
 )  # fmt: skip
-def test_a_server_that_is_the_bind_itself(bind: str, server: str) -> None:
+def test_server_at_the_bind_address_is_a_fault(bind: str, server: str) -> None:
     index = server.count(",")
-    fact = REDIRECTED if "192.0.2.1:" in server or "2001:" in server else LOOP
-    assert faults(whole(bind, server)) == [f"backends.b.servers[{index}]: {fact}"]
+    message = REDIRECTED if "192.0.2.1:" in server or "2001:" in server else LOOP
+    assert faults(config_text(bind, server)) == [f"backends.b.servers[{index}]: {message}"]
 
 
 @pytest.mark.parametrize(
@@ -59,11 +59,11 @@ def test_a_server_that_is_the_bind_itself(bind: str, server: str) -> None:
         ('"unix:/run/x.sock"', '"unix:/run/y.sock"'), ('"*:143"', '"192.0.2.1:143"'), ('"fd:3"', '"127.0.0.1:143"'),
     ],
 )  # fmt: skip
-def test_a_server_that_is_another_one(bind: str, server: str) -> None:
-    assert faults(whole(bind, server)) == []
+def test_server_at_another_address_is_allowed(bind: str, server: str) -> None:
+    assert faults(config_text(bind, server)) == []
 
 
-RETURNING = """
+RETURNING_CHAIN = """
     frontends.g.backend = "back"
     frontends.g.bind = ["127.0.0.1:1143"]
     backends.back.servers = [{ name = "me", address = "127.0.0.1" }]
@@ -71,40 +71,40 @@ RETURNING = """
 """
 
 
-def test_a_chain_that_returns() -> None:
-    assert faults(whole('"*:143"', '"127.0.0.1:1143"', RETURNING)) == [
+def test_returning_chain_is_a_fault() -> None:
+    assert faults(config_text('"*:143"', '"127.0.0.1:1143"', RETURNING_CHAIN)) == [
         (
-            "backends.back.servers[0] (me): sessions of frontends.f.bind[0] come back to it by way of frontends.g.bind[0], "
+            "backends.back.servers[0] (me): sessions of frontends.f.bind[0] come back to it through frontends.g.bind[0], "
             "without end: give the address of another server"
         )
     ]
 
 
-def test_a_chain_that_ends_elsewhere() -> None:
+def test_chain_ending_elsewhere_is_allowed() -> None:
     assert (
         faults(
-            whole(
+            config_text(
                 '"*:143"',
                 '"127.0.0.1:1143"',
-                RETURNING.replace("143\n", "144\n").replace('"127.0.0.1"', '"192.0.2.1"'),
+                RETURNING_CHAIN.replace("143\n", "144\n").replace('"127.0.0.1"', '"192.0.2.1"'),
             )
         )
         == []
     )
 
 
-def test_the_chain_of_the_example_is_none() -> None:
+def test_example_chain_has_no_loop() -> None:
     config = mailproxy.load(Path(__file__).parents[2] / "config" / "caddy-imaps-chain.toml")
     assert list(find_loops(config.frontends, config.backends, lambda _: True)) == []
 
 
 ROUTE = 'frontends.f.routes = [{ client = ["127.0.0.0/8"], backend = "other" }]\nbackends.other.servers = ["192.0.2.9:143"]'
-WAITS = "which frontends.f.bind[0] waits for"
-PLAIN = "accept_proxy of frontends.f.bind[0] took connections of the proxy itself"
+EXPECTED_BY_BIND = "which frontends.f.bind[0] waits for"
+TRUSTS_PROXY = "accept_proxy of frontends.f.bind[0] took connections of the proxy itself"
 
 
 @pytest.mark.parametrize(
-    ("bind", "server", "more", "condition"),
+    ("bind", "server", "extra", "condition"),
     [
         ("", "", ROUTE, "unless a route takes them elsewhere"),
         ("", "backup = true", "", "while the other servers are down"),
@@ -112,19 +112,19 @@ PLAIN = "accept_proxy of frontends.f.bind[0] took connections of the proxy itsel
         ("", 'state = "maint"', "", 'once its state is no longer "maint"'),
         ("", 'state = "drain"', "", 'once its state is no longer "drain"'),
         ("", 'state = "maint", weight = 0', "", 'once its state is no longer "maint" and once its weight is above 0'),
-        ('accept_proxy = ["10.0.0.0/8"]', "", "", f"if {PLAIN}"),
-        ('accept_proxy = ["10.0.0.0/8"]', 'send_proxy = "v2"', "", f"if {PLAIN}"),
-        ('accept_proxy = ["127.0.0.0/8"]', 'source = "10.1.1.1"', "", f"if {PLAIN}"),
+        ('accept_proxy = ["10.0.0.0/8"]', "", "", f"if {TRUSTS_PROXY}"),
+        ('accept_proxy = ["10.0.0.0/8"]', 'send_proxy = "v2"', "", f"if {TRUSTS_PROXY}"),
+        ('accept_proxy = ["127.0.0.0/8"]', 'source = "10.1.1.1"', "", f"if {TRUSTS_PROXY}"),
         ('accept_proxy = ["127.0.0.1"]', "", "", "if it had send_proxy, for the PROXY header that frontends.f.bind[0] waits for"),
         ('accept_proxy = ["127.0.0.1"]', 'source = "client"', "", "if accept_proxy of frontends.f.bind[0] fits the addresses of clients"),
         ('mode = "tls"', 'send_proxy = "v2", tls = { verify = "none" }', 'frontends.f.tls.certificates = ["x.pem"]', "if accept_proxy of frontends.f.bind[0] took its PROXY header"),
-        ('mode = "tls"', "", 'frontends.f.tls.certificates = ["x.pem"]', f"if it had tls, {WAITS}"),
+        ('mode = "tls"', "", 'frontends.f.tls.certificates = ["x.pem"]', f"if it had tls, {EXPECTED_BY_BIND}"),
     ],
 )  # fmt: skip
-def test_a_loop_that_is_not_certain_is_advised_against(
-    bind: str, server: str, more: str, condition: str
-) -> None:
-    text = whole(with_keys('address = "*:143"', bind), with_keys('address = "127.0.0.1:143"', server), more)
+def test_possible_loop_gets_advice(bind: str, server: str, extra: str, condition: str) -> None:
+    text = config_text(
+        with_keys('address = "*:143"', bind), with_keys('address = "127.0.0.1:143"', server), extra
+    )
     config = mailproxy.from_mapping(tomli.loads(text))
     (line,) = _check_loops(config)
     assert line.fact == LOOP.replace("end:", f"end, {condition}:")
@@ -133,15 +133,15 @@ def test_a_loop_that_is_not_certain_is_advised_against(
 @pytest.mark.parametrize(
     ("address", "trusted"), [("unix:/run/x.sock", "unix"), ("[::1]:143", "::1"), ("[::]:143", "::1")]
 )
-def test_loop_depends_on_the_header_that_the_bind_expects(address: str, trusted: str) -> None:
-    """The proxy's own address towards each kind of server, as the bind sees it."""
-    text = whole(f'{{ address = "{address}", accept_proxy = ["{trusted}"] }}', f'"{address}"')
+def test_loop_depends_on_the_expected_proxy_header(address: str, trusted: str) -> None:
+    """The proxy connects from its own address, which the bind sees differently for each type of server."""
+    text = config_text(f'{{ address = "{address}", accept_proxy = ["{trusted}"] }}', f'"{address}"')
     (line,) = _check_loops(mailproxy.from_mapping(tomli.loads(text)))
     condition = "if it had send_proxy, for the PROXY header that frontends.f.bind[0] waits for"
     assert line.fact == LOOP.replace("end:", f"end, {condition}:")
 
 
-def test_loop_through_a_passthrough_bind_depends_on_tls_of_clients() -> None:
+def test_passthrough_loop_depends_on_client_tls() -> None:
     text = """
         frontends.f = { backend = "b", bind = ["127.0.0.1:143"] }
         frontends.g = { backend = "c", bind = [{ address = "127.0.0.1:993", mode = "passthrough" }] }
@@ -149,11 +149,11 @@ def test_loop_through_a_passthrough_bind_depends_on_tls_of_clients() -> None:
         backends.c.servers = ["127.0.0.1:143"]
     """
     facts = [line.fact for line in _check_loops(mailproxy.from_mapping(tomli.loads(text)))]
-    assert any("if clients speak TLS, which frontends.g.bind[0] waits for" in fact for fact in facts)
+    assert any("if clients speak TLS, which frontends.g.bind[0] waits for" in message for message in facts)
 
 
 @pytest.mark.parametrize(
-    ("bind", "server", "more"),
+    ("bind", "server", "extra"),
     [
         ('accept_proxy = ["10.0.0.0/8"], proxy_optional = true', "", ""),
         ('accept_proxy = ["127.0.0.1"]', 'send_proxy = "v2"', ""),
@@ -163,8 +163,10 @@ def test_loop_through_a_passthrough_bind_depends_on_tls_of_clients() -> None:
         ("", 'tls = { verify = "none" }', ""),
     ],
 )  # fmt: skip
-def test_a_bind_that_takes_the_connections_of_the_proxy(bind: str, server: str, more: str) -> None:
-    text = whole(with_keys('address = "*:143"', bind), with_keys('address = "127.0.0.1:143"', server), more)
+def test_bind_accepting_the_proxy_connection_is_a_fault(bind: str, server: str, extra: str) -> None:
+    text = config_text(
+        with_keys('address = "*:143"', bind), with_keys('address = "127.0.0.1:143"', server), extra
+    )
     assert faults(text) == [f"backends.b.servers[0]: {LOOP}"]
 
 
@@ -172,37 +174,39 @@ def with_keys(address: str, keys: str) -> str:
     return f"{{ {address}, {keys} }}" if keys else f"{{ {address} }}"
 
 
-def test_a_server_in_maintenance_does_not_hide_another_one() -> None:
+def test_server_in_maintenance_hides_no_other_loop() -> None:
     servers = '{ address = "127.0.0.1:143", state = "maint" }, { address = "127.0.0.2:143" }'
-    assert faults(whole('"*:143"', servers)) == [f"backends.b.servers[1]: {LOOP}"]
+    assert faults(config_text('"*:143"', servers)) == [f"backends.b.servers[1]: {LOOP}"]
 
 
-def test_one_server_that_is_two_binds_is_one_loop() -> None:
+def test_server_matching_two_binds_is_reported_once() -> None:
     config = mailproxy.from_mapping(
-        tomli.loads(whole('"*:143", { address = "[::]:1143" }', '{ address = "127.0.0.1", state = "maint" }'))
+        tomli.loads(
+            config_text('"*:143", { address = "[::]:1143" }', '{ address = "127.0.0.1", state = "maint" }')
+        )
     )
     assert [line.path for line in _check_loops(config)] == ["backends.b.servers[0]"]
-    found = faults(whole('"*:143", "127.0.0.1:143"', '"127.0.0.1:143"'))
-    assert [line for line in found if "come back" in line] == [f"backends.b.servers[0]: {LOOP}"]
+    result = faults(config_text('"*:143", "127.0.0.1:143"', '"127.0.0.1:143"'))
+    assert [line for line in result if "come back" in line] == [f"backends.b.servers[0]: {LOOP}"]
 
 
-def test_a_route_before_it_that_takes_every_session() -> None:
-    more = 'frontends.f.routes = [{ backend = "other" }]\nbackends.other.servers = ["192.0.2.9:143"]'
-    assert faults(whole('"*:143"', '"127.0.0.1:143"', more)) == []
+def test_unconditional_route_prevents_loop() -> None:
+    extra = 'frontends.f.routes = [{ backend = "other" }]\nbackends.other.servers = ["192.0.2.9:143"]'
+    assert faults(config_text('"*:143"', '"127.0.0.1:143"', extra)) == []
 
 
-def test_addresses_of_this_machine() -> None:
+def test_is_own_address() -> None:
     assert is_own_address("127.0.0.1")
     assert is_own_address("127.9.9.9")
     assert not is_own_address("192.0.2.1")
     assert not is_own_address("2001:db8::1")
 
 
-def test_an_address_of_this_machine_and_a_bind_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = mailproxy.from_mapping(tomli.loads(whole('"*:143"', '"192.0.2.1:143"')))
-    found: list[tuple[str, str]] = []
-    check_loops(config, lambda path, fact: found.append((path, fact)))
-    assert found == []
+def test_own_address_with_wildcard_bind(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = mailproxy.from_mapping(tomli.loads(config_text('"*:143"', '"192.0.2.1:143"')))
+    result: list[tuple[str, str]] = []
+    check_loops(config, lambda path, message: result.append((str(path), message)))
+    assert result == []
     monkeypatch.setattr("mailproxy.app.host_checks.is_own_address", lambda host: host == "192.0.2.1")
-    check_loops(config, lambda path, fact: found.append((path, fact)))
-    assert found == [("backends.b.servers[0]", REDIRECTED)]
+    check_loops(config, lambda path, message: result.append((str(path), message)))
+    assert result == [("backends.b.servers[0]", REDIRECTED)]

@@ -1,4 +1,4 @@
-"""Paths of keys, and the faults that they keep apart."""
+"""Configuration paths: formatting, parsing and nesting, and which faults hide others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BIND = ROOT_PATH / "frontends" / "imap" / "bind" / 0
         (("", "a b", "\n"), '""."a b"."\\u000a"'),
     ],
 )
-def test_path_is_written_as_toml_writes_it(steps: tuple[str | int, ...], text: str) -> None:
+def test_path_is_formatted_as_in_toml(steps: tuple[str | int, ...], text: str) -> None:
     assert str(ROOT_PATH.joinpath(*steps)) == text
 
 
@@ -41,7 +41,7 @@ def test_path_is_not_within_a_longer_name() -> None:
     assert not (ROOT_PATH / "backends" / "d10").is_within(ROOT_PATH / "backends" / "d1")
 
 
-def test_subtree_is_invalid_if_a_key_in_it_is() -> None:
+def test_subtree_with_invalid_key_is_invalid() -> None:
     diagnostics = Diagnostics()
     diagnostics.drop(BIND / "tls" / "key", "is odd")
     assert diagnostics.is_invalid(BIND / "tls", subtree=True)
@@ -49,7 +49,7 @@ def test_subtree_is_invalid_if_a_key_in_it_is() -> None:
     assert not diagnostics.is_invalid(BIND / "mode", subtree=True)
 
 
-def test_fault_in_one_tls_table_hides_no_fault_of_another() -> None:
+def test_fault_in_tls_table_hides_no_other_fault() -> None:
     lines = """
 frontends.imap.bind = [{ address = "*:993", mode = "tls" }]
 backends.dovecot.tls.verify = "yes"

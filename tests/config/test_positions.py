@@ -1,4 +1,4 @@
-"""Lines and columns: every key of a file has its position, and faults point to where a value is written."""
+"""Positions: every key of a file has a line and a column, and faults point to where a value is written."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from mailproxy.config.path import ROOT_PATH, ConfigPath
 from mailproxy.config.source.positions import key_offsets
 from mailproxy.config.source.source_map import SourceMap
 from mailproxy.errors import ConfigError, Fault
-from tests.support.config_noise import WHOLE, mutated_files
+from tests.support.config_noise import FULL_CONFIG, mutated_files
 
 ROOT = Path(__file__).parents[2]
 KEY = re.compile(r"""[A-Za-z0-9_-]+|"(?:[^"\\]|\\.)*"|'[^']*'""")
 
-# Every kind of value, with what could be taken for structure inside its strings.
+# Every type of value, with characters inside strings that could be mistaken for structure.
 SCALARS = (
     "1", "-1.5e3", "0xff", "inf", "nan", "true", "1979-05-27 07:32:00Z", "07:32:00", '""', "''", '"[a]"', "'{ b = 1 }'",
     r'"a\"] # \\"', r"'\'", '"""\n[x]\n"quoted" ""\\"""" # not yet\n"""', '"""a"""""', "'''\nit's = ['''''", '""""""', "''''''",
 )  # fmt: skip
-GAPS = st.sampled_from(["", " ", "\n", "  # ] } , = [x]\n", "\n\n\t"])
+SPACING = st.sampled_from(["", " ", "\n", "  # ] } , = [x]\n", "\n\n\t"])
 bare_keys = st.text(string.ascii_letters + string.digits + "_-", min_size=1, max_size=3)
 keys = st.one_of(
     bare_keys, bare_keys.map(lambda key: f'"{key}"'), st.sampled_from(['"a.b"', "'[c]'", '"\\u00e9"', '""', "'#'", '"= 1"'])
@@ -39,8 +39,8 @@ dotted_keys = st.lists(keys, min_size=1, max_size=3).flatmap(
 
 
 def _lists(items: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-    item = st.tuples(GAPS, items, GAPS).map("".join)
-    return st.tuples(st.lists(item, max_size=3), st.sampled_from(["", ","]), GAPS).map(
+    item = st.tuples(SPACING, items, SPACING).map("".join)
+    return st.tuples(st.lists(item, max_size=3), st.sampled_from(["", ","]), SPACING).map(
         lambda drawn: f"[{','.join(drawn[0])}{drawn[1] if drawn[0] else ''}{drawn[2]}]"
     )
 
@@ -64,7 +64,7 @@ lines = st.one_of(pairs, headers, st.sampled_from(["", "# comment = [", "  "]))
 
 @st.composite
 def documents(draw: st.DrawFn) -> str:
-    """Lines of TOML; one that the parser does not take after those before it is left out."""
+    """Lines of TOML. A line is left out if the parser rejects it after the previous lines."""
     text = ""
     for line in draw(st.lists(lines, max_size=12)):
         try:
@@ -76,7 +76,7 @@ def documents(draw: st.DrawFn) -> str:
 
 
 def paths(value: Any, path: ConfigPath = ROOT_PATH) -> Iterator[tuple[ConfigPath, str | int]]:
-    """Every path of nested tables and lists, with its last step."""
+    """Yield every path of nested tables and lists, with its last step."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield path / key, key
@@ -87,46 +87,46 @@ def paths(value: Any, path: ConfigPath = ROOT_PATH) -> Iterator[tuple[ConfigPath
             yield from paths(item, path / index)
 
 
-def assert_every_key_is_found(text: str) -> None:
+def assert_all_keys_located(text: str) -> None:
     offsets = key_offsets(text)
     steps = dict(paths(tomli.loads(text)))
     assert set(offsets) == set(steps)
     for path, step in steps.items():
-        at = offsets[path]
+        offset = offsets[path]
         if isinstance(step, str):
-            key = KEY.match(text, at)
+            key = KEY.match(text, offset)
             assert key is not None
             assert step in tomli.loads(f"{key[0]} = 0")
         else:
-            assert text[at] not in " \t\n,#]}="
-            assert step == 0 or at > offsets[ConfigPath((*path.steps[:-1], step - 1))]
+            assert text[offset] not in " \t\n,#]}="
+            assert step == 0 or offset > offsets[ConfigPath((*path.steps[:-1], step - 1))]
 
 
 @settings(max_examples=400, deadline=None)
 @example('[[a]]\n[[a]]\nb.c = [{ "d" = 1 },\n # ]\n { e = """\n"""" }\n]\n[a.f]\ng = 1')
 @example("[a.b]\n[a]\n")
 @given(documents())
-def test_every_key_of_a_document(text: str) -> None:
-    assert_every_key_is_found(text)
+def test_keys_of_generated_documents_are_located(text: str) -> None:
+    assert_all_keys_located(text)
 
 
 @settings(max_examples=150, deadline=None)
 @given(mutated_files)
-def test_every_key_of_a_damaged_file_that_is_toml_still(data: bytes) -> None:
+def test_keys_of_mutated_files_are_located(data: bytes) -> None:
     try:
         text = data.decode().replace("\r\n", "\n")
         tomli.loads(text)
     except ValueError:
         assume(False)
-    assert_every_key_is_found(text)
+    assert_all_keys_located(text)
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "config").glob("*.toml")), ids=lambda file: file.name)
-def test_every_key_of_an_example(file: Path) -> None:
-    assert_every_key_is_found(file.read_text(encoding="utf-8"))
+def test_keys_of_example_files_are_located(file: Path) -> None:
+    assert_all_keys_located(file.read_text(encoding="utf-8"))
 
 
-def test_a_header_of_its_own_wins_over_an_earlier_mention() -> None:
+def test_own_header_wins_over_dotted_header() -> None:
     assert key_offsets("[a.b]\n[a]\n")[ROOT_PATH / "a"] == 7
 
 
@@ -172,49 +172,49 @@ profile = "shared"
     ("path", "line", "column", "name"),
     [
         ("frontends.imap", 12, 12, ""),
-        ("frontends.imap.backend", 12, 12, ""),  # is missing
+        ("frontends.imap.backend", 12, 12, ""),  # the key is missing
         ("frontends.imap.bind[0]", 15, 18, "one"),
         ("frontends.imap.bind[0].address", 17, 1, "one"),
-        ("frontends.imap.bind[0].backlog", 4, 1, "one"),  # the defaults'
+        ("frontends.imap.bind[0].backlog", 4, 1, "one"),  # inherited from the defaults
         ("frontends.imap.bind[1].mode", 18, 18, ""),
         ("frontends.imap.bind[1].tls.certificates[1]", 22, 3, ""),
-        ("frontends.imap.timeouts.client", 6, 1, ""),  # the profile's
-        ('backends."x.y".servers[0].address', 27, 3, ""),  # the short form
+        ("frontends.imap.timeouts.client", 6, 1, ""),  # inherited from the profile
+        ('backends."x.y".servers[0].address', 27, 3, ""),  # in the short form
         ('backends."x.y".servers[1].address', 28, 19, "d18"),
-        ("backends.x.y.servers[1].check.type", 28, 41, "d18"),  # without the quotes
+        ('backends."x.y".servers[1].check.type', 28, 41, "d18"),
         ('backends."x.y".timeouts.server', 2, 10, ""),
         ("backends.z.servers[0].weight", 8, 1, ""),
         ("profiles.site.server.weight", 8, 1, ""),
         ("process.user", None, None, ""),
         ("", None, None, ""),
-        ("backends.heir.servers[0]", 10, 12, "s1"),  # the profile's list
+        ("backends.heir.servers[0]", 10, 12, "s1"),  # the list is inherited from the profile
         ("backends.heir.servers[0].address", 10, 27, "s1"),
     ],
 )
-def test_the_line_of_a_fault(path: str, line: int | None, column: int | None, name: str) -> None:
+def test_fault_is_located(path: str, line: int | None, column: int | None, name: str) -> None:
     source_map = SourceMap("mailproxy.toml", tomli.loads(LAYERED), LAYERED)
     fault = source_map.locate(Fault(path, "is odd"))
     assert (fault.line, fault.column, fault.name) == (line, column, name)
     assert source_map.locate(fault) is fault or line is None
 
 
-def test_line_ends_of_windows_count_once(tmp_path: Path) -> None:
+def test_crlf_counts_as_one_line_end(tmp_path: Path) -> None:
     file = tmp_path / "mailproxy.toml"
-    file.write_bytes(WHOLE.replace("\n", "\r\n").encode() + b"\r\n[nowhere]\r\n")
+    file.write_bytes(FULL_CONFIG.replace("\n", "\r\n").encode() + b"\r\n[nowhere]\r\n")
     with pytest.raises(ConfigError) as caught:
         mailproxy.load(file)
     (fault,) = caught.value.faults
-    assert (fault.line, fault.column) == (WHOLE.count("\n") + 2, 2)
+    assert (fault.line, fault.column) == (FULL_CONFIG.count("\n") + 2, 2)
 
 
-def test_a_mapping_has_names_but_no_lines() -> None:
+def test_mapping_has_names_but_no_lines() -> None:
     tables = {"frontends": {"imap": {"bind": [{"name": "IMAP", "address": "*:143", "backlog": 0}]}}}
     with pytest.raises(ConfigError) as caught:
         mailproxy.from_mapping(tables, source="made.py")
     assert str(caught.value).startswith("made.py: frontends.imap.bind[0].backlog (IMAP): 0 is not allowed")
 
 
-def test_a_file_of_lists_hundreds_deep_is_read_without_lines(tmp_path: Path) -> None:
+def test_deeply_nested_file_is_read_without_positions(tmp_path: Path) -> None:
     file = tmp_path / "mailproxy.toml"
     file.write_text(f"a = {'[' * 350}{']' * 350}\n")
     with pytest.raises(ConfigError):

@@ -1,4 +1,4 @@
-"""The JSON Schema: valid itself, the one in ``config/``, and of one mind with what reads the configuration."""
+"""The JSON Schema: it is valid, equals the file in ``config/``, and agrees with the parser."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import mailproxy
 from mailproxy.cli import main
 from mailproxy.config import json_schema
 from mailproxy.errors import ConfigError
-from tests.support.config_noise import WHOLE, mutated_mappings
+from tests.support.config_noise import FULL_CONFIG, mutated_mappings
 from tests.support.smallest_config import smallest_toml
 
 FOLDER = Path(__file__).parents[2] / "config"
@@ -26,45 +26,45 @@ DOCUMENTS = sorted(FOLDER.glob("*.toml"))
 schema = Draft202012Validator(json_schema())
 
 
-def refused(whole: str) -> list[str]:
-    """Where the schema finds fault, as paths."""
-    return [error.json_path for error in schema.iter_errors(tomli.loads(whole))]
+def rejected_paths(text: str) -> list[str]:
+    """Return the JSON paths that the schema rejects."""
+    return [error.json_path for error in schema.iter_errors(tomli.loads(text))]
 
 
-def test_it_is_a_valid_schema() -> None:
+def test_schema_is_valid() -> None:
     assert json_schema()["$schema"] == Draft202012Validator.META_SCHEMA["$schema"]
     Draft202012Validator.check_schema(json_schema())
 
 
-def test_the_program_prints_it() -> None:
+def test_schema_command_prints_the_schema() -> None:
     result = CliRunner().invoke(main, ["schema"])
     assert result.exit_code == 0
     assert json.loads(result.output) == json_schema()
 
 
-def test_the_file_in_config_is_what_the_program_prints() -> None:
+def test_schema_file_is_current() -> None:
     # python -m mailproxy schema > config/mailproxy.schema.json
     file = FOLDER / "mailproxy.schema.json"
     assert file.read_text(encoding="utf-8") == CliRunner().invoke(main, ["schema"]).output
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_it_accepts_the_documents(document: Path) -> None:
-    assert refused(document.read_text(encoding="utf-8")) == []
+def test_schema_accepts_example_files(document: Path) -> None:
+    assert rejected_paths(document.read_text(encoding="utf-8")) == []
 
 
-def test_both_accept_every_key() -> None:
-    assert refused(WHOLE) == []
-    assert isinstance(mailproxy.from_mapping(tomli.loads(WHOLE)), mailproxy.Config)
+def test_schema_and_parser_accept_every_key() -> None:
+    assert rejected_paths(FULL_CONFIG) == []
+    assert isinstance(mailproxy.from_mapping(tomli.loads(FULL_CONFIG)), mailproxy.Config)
 
 
-def test_the_sample_has_every_key_that_there_is() -> None:
-    """A key that comes to the model must come to the sample, or to these that only a later version can use."""
-    later = {"socket", "http"}
-    sample, definitions = tomllib.loads(WHOLE), json_schema()["$defs"]
+def test_sample_has_every_key() -> None:
+    """A new key of the model must be added to the sample, or to the keys of later versions."""
+    later_keys = {"socket", "http"}
+    sample, definitions = tomllib.loads(FULL_CONFIG), json_schema()["$defs"]
     tables = {
         "Process": sample["process"],
-        "Log": sample["log"] | sample["log"]["targets"][1],  # one of several has what a single one has
+        "Log": sample["log"] | sample["log"]["targets"][1],  # an output has the keys of a single log
         "Admin": sample["admin"],
         "FrontendBody": sample["frontends"]["imap"],
         "BackendBody": sample["backends"]["dovecot"],
@@ -77,7 +77,7 @@ def test_the_sample_has_every_key_that_there_is() -> None:
     }
     for name, table in tables.items():
         known = set(definitions[name]["properties"])
-        assert known - set(table) <= later, name
+        assert known - set(table) <= later_keys, name
         assert set(table) <= known
     servers = [server for server in tables["BackendBody"]["servers"] if isinstance(server, dict)]
     checks = [sample["backends"]["dovecot"]["check"], *(server.get("check") or {} for server in servers)]
@@ -92,8 +92,8 @@ def test_the_sample_has_every_key_that_there_is() -> None:
         "Connect": [step["connect"] for step in steps if "connect" in step],
     }
     for name, items in lists.items():
-        given = set().union(*items)
-        assert given == set(definitions[name]["properties"]), name
+        sample_keys = set().union(*items)
+        assert sample_keys == set(definitions[name]["properties"]), name
 
 
 @pytest.mark.parametrize(
@@ -134,12 +134,12 @@ def test_the_sample_has_every_key_that_there_is() -> None:
         ("backends.dovecot.send_proxy_tlvs = ['ssl']", "$.backends.dovecot.send_proxy_tlvs[0]"),
     ],
 )
-def test_it_refuses_in_the_right_place(lines: str, path: str) -> None:
-    assert refused(smallest_toml(lines)) == [path]
+def test_schema_rejects_at_the_right_path(lines: str, path: str) -> None:
+    assert rejected_paths(smallest_toml(lines)) == [path]
 
 
-def test_a_file_without_frontends_is_refused() -> None:
-    assert refused("[log]\nlevel = 'info'") == ["$"]
+def test_schema_rejects_file_without_frontends() -> None:
+    assert rejected_paths("[log]\nlevel = 'info'") == ["$"]
 
 
 @pytest.mark.parametrize(
@@ -154,8 +154,8 @@ def test_a_file_without_frontends_is_refused() -> None:
         "admin.mode = '0${BITS}'",
     ],
 )
-def test_variables_of_the_environment_may_stand_anywhere(lines: str) -> None:
-    assert refused(smallest_toml(lines)) == []
+def test_schema_accepts_environment_variables(lines: str) -> None:
+    assert rejected_paths(smallest_toml(lines)) == []
 
 
 @pytest.mark.parametrize(
@@ -166,8 +166,8 @@ def test_variables_of_the_environment_may_stand_anywhere(lines: str) -> None:
         "backends.dovecot.tls.mode = 'starttls'",
     ],
 )
-def test_it_knows_what_a_later_version_does(lines: str) -> None:
-    assert refused(smallest_toml(lines)) == []
+def test_schema_accepts_keys_of_later_versions(lines: str) -> None:
+    assert rejected_paths(smallest_toml(lines)) == []
 
 
 @pytest.mark.parametrize(
@@ -182,29 +182,29 @@ def test_it_knows_what_a_later_version_does(lines: str) -> None:
     ],
 )
 @pytest.mark.parametrize("check", ["'tcp'", "'${CHECK}'", "false", "{ type = 'tcp' }", "{ tls = false }"])
-def test_a_check_is_a_word_a_table_or_false_wherever_it_stands(line: str, check: str) -> None:
-    assert refused(smallest_toml(line.format(check))) == []
+def test_schema_accepts_every_form_of_check(line: str, check: str) -> None:
+    assert rejected_paths(smallest_toml(line.format(check))) == []
 
 
-def test_every_key_has_a_meaning() -> None:
+def test_every_key_has_a_description() -> None:
     tables = json_schema()["$defs"].values()
-    found = [key.get("description") for table in tables for key in table["properties"].values()]
-    assert len(found) > 100
-    assert all(found)
+    descriptions = [key.get("description") for table in tables for key in table["properties"].values()]
+    assert len(descriptions) > 100
+    assert all(descriptions)
 
 
-def test_every_table_is_there_once_and_referred_to() -> None:
+def test_every_definition_is_referenced() -> None:
     def references(part: Any) -> set[str]:
-        inner = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+        children = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
         own = {part["$ref"]} if isinstance(part, dict) and "$ref" in part else set()
-        return own.union(*map(references, inner))
+        return own.union(*map(references, children))
 
     assert references(json_schema()) == {f"#/$defs/{name}" for name in json_schema()["$defs"]}
 
 
 @settings(max_examples=60, deadline=None)
 @given(mutated_mappings)
-def test_it_refuses_nothing_that_the_program_takes(mapping: dict[str, Any]) -> None:
+def test_schema_accepts_parsed_configurations(mapping: dict[str, Any]) -> None:
     try:
         mailproxy.from_mapping(mapping)
     except ConfigError:

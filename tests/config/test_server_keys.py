@@ -1,4 +1,4 @@
-"""Keys of the connections to servers: what they take, where they hold, what does not fit."""
+"""Keys of connections to servers: allowed values, inheritance, and combinations that are faults."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from mailproxy.config.values import KeepAliveCount, KeepAliveTime
 from mailproxy.errors import ConfigError
 
 
-def config(backend: dict[str, Any], bind: object = "127.0.0.1:143", **more: Any) -> Config:
+def config(backend: dict[str, Any], bind: object = "127.0.0.1:143", **extra: Any) -> Config:
     binds = bind if isinstance(bind, list) else [bind]
     return from_mapping({
         "frontends": {"f": {"bind": binds, "backend": "b"}},
         "backends": {"b": {"servers": ["10.0.0.1:143"], **backend}},
-        **more,
+        **extra,
     })  # fmt: skip
 
 
-def faults(backend: dict[str, Any], **more: Any) -> list[str]:
+def faults(backend: dict[str, Any], **extra: Any) -> list[str]:
     with pytest.raises(ConfigError) as caught:
-        config(backend, **more)
+        config(backend, **extra)
     return [str(fault) for fault in caught.value.faults]
 
 
-def test_servers_have_the_keys_of_their_backend() -> None:
+def test_servers_inherit_backend_keys() -> None:
     servers = [
         {"address": "10.0.0.1:143"},
         {"address": "10.0.0.2:143", "source": "client", "keepalive": False},
         {"address": "10.0.0.3:143", "keepalive": {"count": 5}, "state": "drain"},
     ]
-    given = config({"source": "10.0.0.9", "keepalive": {"idle": "1m", "interval": 5}, "servers": servers})
-    first, second, third = given.backends["b"].servers
+    parsed = config({"source": "10.0.0.9", "keepalive": {"idle": "1m", "interval": 5}, "servers": servers})
+    first, second, third = parsed.backends["b"].servers
     assert (first.source, first.keepalive, first.state) == (
         "10.0.0.9",
         KeepAlive(idle=KeepAliveTime(60), interval=KeepAliveTime(5)),
@@ -48,14 +48,14 @@ def test_servers_have_the_keys_of_their_backend() -> None:
     )
 
 
-def test_keepalive_of_binds() -> None:
+def test_bind_keepalive_forms() -> None:
     binds = [{"address": f"127.0.0.1:{port}"} for port in (1, 2)]
-    given = config({}, [{**binds[0], "keepalive": True}, {**binds[1], "keepalive": {"idle": "2m"}}])
-    first, second = given.frontends["f"].bind
+    parsed = config({}, [{**binds[0], "keepalive": True}, {**binds[1], "keepalive": {"idle": "2m"}}])
+    first, second = parsed.frontends["f"].bind
     assert (first.keepalive, second.keepalive) == (True, KeepAlive(idle=KeepAliveTime(120)))
 
 
-def test_several_binds_may_have_one_name() -> None:
+def test_binds_may_share_a_name() -> None:
     binds = [{"address": f"127.0.0.1:{port}", "name": "imap"} for port in (143, 144)]
     assert [bind.name for bind in config({}, binds).frontends["f"].bind] == ["imap", "imap"]
 
@@ -94,17 +94,17 @@ def test_several_binds_may_have_one_name() -> None:
         ),
     ],
 )  # fmt: skip
-def test_what_does_not_fit(backend: dict[str, Any], fault: str) -> None:
-    (said,) = faults(backend)
-    assert said.startswith(fault)
+def test_invalid_server_key_is_a_fault(backend: dict[str, Any], fault: str) -> None:
+    (message,) = faults(backend)
+    assert message.startswith(fault)
 
 
-def test_an_inherited_source_means_nothing_to_unix_sockets() -> None:
-    given = config({"source": "10.0.0.9", "keepalive": True, "servers": ["unix:/run/x"]}).backends["b"]
-    assert given.servers[0].source == "10.0.0.9"
+def test_inherited_source_is_allowed_for_unix_sockets() -> None:
+    parsed = config({"source": "10.0.0.9", "keepalive": True, "servers": ["unix:/run/x"]}).backends["b"]
+    assert parsed.servers[0].source == "10.0.0.9"
 
 
-def test_the_name_of_checks_in_defaults_is_for_servers_that_are_told_it() -> None:
+def test_default_check_hello_applies_to_every_protocol() -> None:
     defaults = {"defaults": {"server": {"check": {"hello": "proxy.example.com"}}}}
     for kind, hello in (("imap", "proxy.example.com"), ("smtp", "proxy.example.com")):
         backend = config({"protocol": kind, "check": {"type": kind}}, **defaults).backends["b"]

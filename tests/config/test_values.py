@@ -1,4 +1,4 @@
-"""Units and kinds of values: what is read, what it means, what is refused."""
+"""Units and value types: what is accepted, what it means, and what is rejected."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ DAY_S = 86400
         (0, 0),
     ],
 )
-def test_durations(written: object, seconds: float) -> None:
-    read = parse_duration(written)
-    assert read == pytest.approx(seconds)
-    assert type(read) is float
+def test_duration_is_parsed(written: object, seconds: float) -> None:
+    parsed = parse_duration(written)
+    assert parsed == pytest.approx(seconds)
+    assert type(parsed) is float
 
 
 @pytest.mark.parametrize(
@@ -63,13 +63,13 @@ def test_durations(written: object, seconds: float) -> None:
         True, False, None, [], {}, -1, -0.1, float("nan"), float("inf"), 10**10, 10**400,
     ],
 )  # fmt: skip
-def test_no_durations(written: object) -> None:
+def test_invalid_duration_is_rejected(written: object) -> None:
     with pytest.raises(ValueError):
         parse_duration(written)
 
 
 @given(st.integers(1, 10 * 365 * DAY_S * 1000))
-def test_written_durations_read_as_what_they_were(milliseconds: int) -> None:
+def test_written_duration_round_trips(milliseconds: int) -> None:
     assert parse_duration(write_duration(milliseconds / 1000)) == pytest.approx(milliseconds / 1000)
 
 
@@ -77,7 +77,7 @@ def test_written_durations_read_as_what_they_were(milliseconds: int) -> None:
     ("seconds", "written"),
     [(0, "0s"), (0.0003, "300us"), (0.3, "300ms"), (90, "90s"), (1860, "31m"), (7200, "2h"), (172800, "2d"), (5400, "90m")],
 )  # fmt: skip
-def test_durations_are_written_in_the_largest_unit_that_divides_them(seconds: float, written: str) -> None:
+def test_duration_is_written_in_largest_dividing_unit(seconds: float, written: str) -> None:
     assert write_duration(seconds) == written
 
 
@@ -85,12 +85,12 @@ def test_durations_are_written_in_the_largest_unit_that_divides_them(seconds: fl
     ("written", "size"),
     [("200k", 204_800), ("200K", 204_800), ("1m", 2**20), ("2g", 2**31), ("7", 7), (7, 7), (0, 0), ("0", 0)],
 )
-def test_sizes(written: object, size: int) -> None:
+def test_size_is_parsed(written: object, size: int) -> None:
     assert parse_size(written) == size
 
 
 @pytest.mark.parametrize("written", ["", "k", "1.5k", "-1", "1 k", "1kb", "1" * 16, True, -1, 1.0, None, []])
-def test_no_sizes(written: object) -> None:
+def test_invalid_size_is_rejected(written: object) -> None:
     with pytest.raises(ValueError):
         parse_size(written)
 
@@ -102,7 +102,7 @@ def test_size_units_are_powers_of_1024(count: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "written", "read"),
+    ("value_type", "written", "parsed"),
     [
         (Port, 993, 993),
         (Port, Expanded("993"), 993),
@@ -124,14 +124,14 @@ def test_size_units_are_powers_of_1024(count: int) -> None:
         (HostName, "2001:db8::1", "2001:db8::1"),
     ],
 )
-def test_kinds(kind: Any, written: object, read: object) -> None:
-    value = VALUE_TYPES[kind].structure(written)
-    assert value == read
-    assert type(value) is type(read)
+def test_value_is_structured(value_type: Any, written: object, parsed: object) -> None:
+    value = VALUE_TYPES[value_type].structure(written)
+    assert value == parsed
+    assert type(value) is type(parsed)
 
 
 @pytest.mark.parametrize(
-    ("kind", "written"),
+    ("value_type", "written"),
     [
         (Port, 0),
         (Port, "993"),
@@ -162,14 +162,14 @@ def test_kinds(kind: Any, written: object, read: object) -> None:
         (HostName, "unix:/run/x.sock"),
     ],
 )
-def test_what_is_not_of_a_kind_is_refused_and_not_bent(kind: Any, written: object) -> None:
+def test_value_of_wrong_type_is_rejected(value_type: Any, written: object) -> None:
     with pytest.raises(InvalidValueError) as caught:
-        VALUE_TYPES[kind].structure(written)
+        VALUE_TYPES[value_type].structure(written)
     assert str(caught.value).startswith(f"{to_display(written)} is not allowed: ")
-    assert str(caught.value).endswith(VALUE_TYPES[kind].allowed)
+    assert str(caught.value).endswith(VALUE_TYPES[value_type].allowed)
 
 
-def test_a_choice_of_words_tells_numbers_from_truths() -> None:
+def test_one_of_distinguishes_numbers_from_booleans() -> None:
     assert one_of((1, "none")).structure(1) == 1
     with pytest.raises(InvalidValueError):
         one_of((1, "none")).structure(True)
@@ -178,14 +178,14 @@ def test_a_choice_of_words_tells_numbers_from_truths() -> None:
 
 
 @given(st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text()))
-def test_a_shown_value_takes_one_short_line(value: object) -> None:
-    shown = to_display(value)
-    assert shown.isprintable()
-    assert 0 < len(shown) <= 80
+def test_displayed_value_is_one_short_line(value: object) -> None:
+    displayed = to_display(value)
+    assert displayed.isprintable()
+    assert 0 < len(displayed) <= 80
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"),
+    ("value", "displayed"),
     [
         (True, "true"),
         ("a", '"a"'),
@@ -196,13 +196,13 @@ def test_a_shown_value_takes_one_short_line(value: object) -> None:
         ("x" * 100, f'"{"x" * 75}…"'),
     ],
 )
-def test_values_are_shown_as_they_stood_in_the_file(value: object, shown: str) -> None:
-    assert to_display(value) == shown
+def test_value_is_displayed_as_in_toml(value: object, displayed: str) -> None:
+    assert to_display(value) == displayed
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.text(min_size=1))
-def test_any_text_can_be_made_a_name(text: str) -> None:
+def test_any_text_can_become_a_name(text: str) -> None:
     smallest_config(
         f'frontends.imap.backend = "dovecot"\nfrontends."{as_name(text)}".bind = [{{ address = "*:1" }}]'
     )
@@ -226,9 +226,9 @@ def test_log_targets(written: str, syslog: object, path: Path | None) -> None:
     assert (target.syslog, target.path) == (syslog, path)
 
 
-def test_the_log_has_one_target_or_several() -> None:
-    one = smallest_config('log = { to = "stdout", format = "json", level = "error" }').log.outputs
-    assert {path: (str(each.to), each.format, each.level) for path, each in one.items()} == {
+def test_log_has_one_or_several_targets() -> None:
+    single = smallest_config('log = { to = "stdout", format = "json", level = "error" }').log.outputs
+    assert {str(path): (str(output.to), output.format, output.level) for path, output in single.items()} == {
         "log": ("stdout", "json", "error")
     }
     targets = (
@@ -237,14 +237,14 @@ def test_the_log_has_one_target_or_several() -> None:
         '{ to = "syslog:/dev/log", level = "error" }',
     )
     several = smallest_config(f"log.targets = [{', '.join(targets)}]").log.outputs
-    assert [(path, each.format, each.facility, each.tag) for path, each in several.items()] == [
+    assert [(str(path), output.format, output.facility, output.tag) for path, output in several.items()] == [
         ("log.targets[0]", "text", "local0", "mailproxy"),
         ("log.targets[1]", "tcplog", "mail", "mp"),
         ("log.targets[2]", "text", "local0", "mailproxy"),
     ]
 
 
-def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+def test_relative_paths_start_in_the_file_folder(tmp_path: Path) -> None:
     file = tmp_path / "mailproxy.toml"
     file.write_text("""
         log.to = "mail.log"
@@ -257,16 +257,16 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
             { connect = { address = "unix:run/step.sock", tls = { ca = "step.pem", key = "step.key", certificate = "step.crt", server_name = "a" } } },
         ] }
     """)
-    read = mailproxy.load(file)
-    assert read.source == str(file)
-    assert read.log.to.path == tmp_path / "mail.log"
-    frontend, backend = read.frontends["imap"], read.backends["dovecot"]
+    parsed = mailproxy.load(file)
+    assert parsed.source == str(file)
+    assert parsed.log.to.path == tmp_path / "mail.log"
+    frontend, backend = parsed.frontends["imap"], parsed.backends["dovecot"]
     assert [bind.address for bind in frontend.bind] == [
         UnixAddress(str(tmp_path / "imap.sock")),
         DescriptorAddress(3),
     ]
     assert frontend.tls is not None
-    assert [each.certificate for each in frontend.tls.certificates] == [tmp_path / "certs/imap.pem"]
+    assert [output.certificate for output in frontend.tls.certificates] == [tmp_path / "certs/imap.pem"]
     assert frontend.tls.key == tmp_path / "imap.key"
     assert backend.servers[0].address == UnixAddress(str(tmp_path / "run/dovecot.sock"))
     assert backend.tls is not None
@@ -287,7 +287,7 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     )
 
 
-def test_a_certificate_with_its_key_in_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_certificate_with_separate_key_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MP_LIVE", "/etc/letsencrypt/live")
     file = tmp_path / "mailproxy.toml"
     file.write_text("""
@@ -301,14 +301,14 @@ def test_a_certificate_with_its_key_in_another_file(tmp_path: Path, monkeypatch:
     tls = mailproxy.load(file).frontends["imap"].tls
     assert tls is not None
     live = Path("/etc/letsencrypt/live/a")
-    assert [(each.certificate, each.key) for each in tls.certificates] == [
+    assert [(output.certificate, output.key) for output in tls.certificates] == [
         (tmp_path / "certs", None),
         (tmp_path / "fullchain.pem", tmp_path / "privkey.pem"),
         (live / "fullchain.pem", live / "privkey.pem"),
     ]
 
 
-def test_a_mapping_has_its_paths_relative_to_a_folder_or_to_here(tmp_path: Path) -> None:
+def test_mapping_paths_start_in_given_or_current_folder(tmp_path: Path) -> None:
     mapping = {
         "log": {"to": "mail.log"},
         "frontends": {"imap": {"bind": [{"address": "127.0.0.1:0"}]}},
@@ -328,7 +328,7 @@ def test_a_mapping_has_its_paths_relative_to_a_folder_or_to_here(tmp_path: Path)
         ("unix:/run/a b+c.sock", "unix:/run/a_b_c.sock"),
     ],
 )
-def test_a_bind_without_a_name_is_called_after_its_address(address: str, name: str) -> None:
+def test_bind_name_defaults_to_its_address(address: str, name: str) -> None:
     bind = smallest_config(f'frontends.imap.bind = [{{ address = "{address}" }}]').frontends["imap"].bind[0]
     assert str(bind.address) == address
     assert bind.name == name
@@ -347,20 +347,20 @@ def test_a_bind_without_a_name_is_called_after_its_address(address: str, name: s
         (".".join(["a" * 60] * 4), ".".join(["a" * 60] * 4)[:128]),
     ],
 )
-def test_a_server_without_a_name_is_called_after_its_address(address: str, name: str) -> None:
+def test_server_name_defaults_to_its_address(address: str, name: str) -> None:
     assert (
         smallest_config(f'backends.dovecot.servers = ["{address}"]').backends["dovecot"].servers[0].name
         == name
     )
 
 
-def test_a_configuration_cannot_be_changed() -> None:
-    read = smallest_config("")
+def test_configuration_is_immutable() -> None:
+    parsed = smallest_config("")
     with pytest.raises(AttributeError):
-        read.log.level = "debug"  # type: ignore[misc]  # what is to be tried
+        parsed.log.level = "debug"  # type: ignore[misc]  # the assignment must fail
 
 
-def test_a_server_has_the_address_that_was_written() -> None:
+def test_server_addresses_are_parsed() -> None:
     servers = smallest_config(
         'backends.dovecot.servers = ["192.0.2.1:143", "[2001:DB8::0:1]:993", "imap.internal"]'
     ).backends

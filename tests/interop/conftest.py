@@ -1,4 +1,4 @@
-"""Two Dovecots with one store of mail, and the certificates that everybody here shows and trusts."""
+"""Two Dovecots with one mail store, and the certificates of all programs and users."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NAMES = ("localhost", "127.0.0.1", "imap.example.com")
 
 @attrs.frozen
 class Authority:
-    """Whoever trusts this file knows who spoke: the proxy, the servers and the users have different ones."""
+    """A CA with one certificate. The proxy, the servers and the users have different ones."""
 
     ca: Path
     certificate: trustme.LeafCert
@@ -43,7 +43,7 @@ class Authority:
         return cls(folder / "ca.pem", certificate, folder / "certs", authority)
 
     def client(self, name: str) -> Path:
-        """A certificate, with its key, for somebody of that name; always the same one."""
+        """Return a file with certificate and key of the client with this name, always the same one."""
         file = self.ca.with_name(f"{name}.pem")
         if not file.exists():
             certificate = self._issuer.issue_cert(common_name=name)
@@ -60,21 +60,21 @@ class Site:
     servers: Authority
     proxy: Authority
     users: Authority
-    _unused: Iterator[str]
+    _unused_users: Iterator[str]
 
     @contextmanager
     def new_user(self) -> Iterator[str]:
-        """Nobody else's in this run; the mail goes with the user."""
-        user = next(self._unused)
+        """Yield a user that no other test uses. The mail is deleted with the user."""
+        user = next(self._unused_users)
         yield user
         self.store.forget(user)
 
 
 @pytest.fixture(scope="session")
 def descriptors() -> None:
-    """Enough for 500 sessions, for this process and those that it starts."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 8_192), most))
+    """Allow enough descriptors for 500 sessions, for this process and its children."""
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard_limit, 8_192), hard_limit))
 
 
 @pytest.fixture(scope="session")
@@ -82,8 +82,8 @@ def site(descriptors: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     servers = Authority.new(tmp_path_factory.mktemp("servers"))
     proxy = Authority.new(tmp_path_factory.mktemp("proxy"))
     users = Authority.new(tmp_path_factory.mktemp("users"))
-    everywhere = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
-    clear_port, tls_port = free_ports(2, everywhere)
+    hosts = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
+    clear_port, tls_port = free_ports(2, hosts)
     with ExitStack() as running:
         store = running.enter_context(MailStore())
         first, second = (
@@ -97,14 +97,14 @@ def site(descriptors: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
                     certificate=servers.certificate,
                 )
             )
-            for host in everywhere[1:]
+            for host in hosts[1:]
         )
         yield Site((first, second), store, servers, proxy, users, iter(USERS))
 
 
 @pytest.fixture(scope="module")
 def deployments(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLayouts]:
-    """The layouts of `config/`, those that are asked for."""
+    """Run layouts of `config/` on first use."""
     with RunningLayouts(site, tmp_path_factory.mktemp("layouts")) as running:
         yield running
 
@@ -117,7 +117,7 @@ def user(site: Site) -> Iterator[str]:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """Emptied at once, unlike pytest's own: the messages are large."""
+    """Return a folder that is removed after the test, unlike pytest's, because the messages are large."""
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder)
 
@@ -129,7 +129,7 @@ def mail_user(user: str, folder: Path) -> MailUser:
 
 @pytest.fixture(params=["clear", "tls"])
 def comparison(request: pytest.FixtureRequest, site: Site, folder: Path) -> Comparison:
-    """HAProxy and mailproxy to be compared, on a clear bind and on a TLS bind."""
+    """Return a comparison of HAProxy and mailproxy, on a clear bind and on a TLS bind."""
     return Comparison(
         folder=folder,
         certificates=site.proxy.folder / "proxy.pem",

@@ -1,7 +1,7 @@
-"""A check leaves no more in a server's log than a client that logs out, and a mere connection leaves nothing.
+"""Log lines of checked servers: a check leaves those of a client that logs out, a bare connection leaves none.
 
-Dovecot has `Aborted login by logging out`, one line; Postfix has its ordinary lines for one that comes and goes. LMTP is
-not here: neither Postfix nor Debian's packages of Dovecot that are wanted have a server for it.
+Dovecot writes one line, `Aborted login by logging out`. Postfix writes its ordinary lines for a connection. LMTP is
+not tested, because neither Postfix nor the installed packages of Dovecot have a server for it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.support.interop.scripted_session import HOST
 from tests.support.ports import free_ports
 from tests.support.programs.check_runner import LogWatcher, configuration, run_checks, to_toml
 from tests.support.programs.dovecot import Dovecot, Listener, MailStore, relay_settings
-from tests.support.programs.imap_clients import ClientAddress, Imaplib, MailUser
+from tests.support.programs.imap_clients import Endpoint, Imaplib, MailUser
 from tests.support.programs.postfix import Postfix
 from tests.support.programs.program import Mailproxy, wait_until
 
@@ -32,17 +32,21 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.peers
 
 ROUNDS = 5  # checks of each kind
-GUARD = "guard"  # a user, and where that one comes from
-GUARDS_ADDRESS = "127.0.0.77"
+# The user that logs in after the checks, and its source address.
+GUARD = "guard"
+GUARD_ADDRESS = "127.0.0.77"
 
 Security = Literal["clear", "starttls", "tls"]
 Protocol = Literal["imap", "pop3", "sieve", "submission", "smtp"]
 
 
 @attrs.frozen
-class Way:
-    """To a server: the protocol, how it comes to TLS, if a PROXY header comes before all else, and what Postfix's
-    postscreen says of those who come to that port, if it is there.
+class CheckPath:
+    """How a check connects to a server.
+
+    Attributes:
+        proxied: a PROXY header is sent first.
+        screened: what Postfix's postscreen logs for clients of the port, or an empty string without postscreen.
     """
 
     protocol: Protocol
@@ -51,12 +55,12 @@ class Way:
     screened: str = ""
 
     def __str__(self) -> str:
-        words = [self.protocol, self.security, "proxied" if self.proxied else "", self.screened]
-        return "-".join(word for word in words if word)
+        check_keys = [self.protocol, self.security, "proxied" if self.proxied else "", self.screened]
+        return "-".join(word for word in check_keys if word)
 
     @property
-    def place(self) -> Way:
-        """STARTTLS has no port of its own."""
+    def port_path(self) -> CheckPath:
+        """Return the path of the same port without STARTTLS, which has no port of its own."""
         return attrs.evolve(self, security="clear") if self.security == "starttls" else self
 
 
@@ -67,33 +71,34 @@ SECURITIES: dict[Protocol, tuple[Security, ...]] = {
     "submission": ("clear", "starttls"),
     "smtp": ("clear", "starttls", "tls"),
 }
-WAYS = [
-    Way(protocol, security, proxied)
+PATHS = [
+    CheckPath(protocol, security, proxied)
     for protocol, securities in SECURITIES.items()
     for security in securities
     for proxied in (False, True)
 ]
-STRANGER = Way("smtp", "clear", screened="PASS NEW")  # whom postscreen lets wait for a second
+DELAYED = CheckPath("smtp", "clear", screened="PASS NEW")  # postscreen delays this client for a second
 SCREENED = [
-    STRANGER,
-    Way("smtp", "clear", screened="ALLOWLISTED"),
-    Way("smtp", "clear", proxied=True, screened="ALLOWLISTED"),
+    DELAYED,
+    CheckPath("smtp", "clear", screened="ALLOWLISTED"),
+    CheckPath("smtp", "clear", proxied=True, screened="ALLOWLISTED"),
 ]
-PORTS = [way for way in WAYS if way.place == way]
-TLS_PORTS = [way for way in PORTS if way.security == "tls"]
-PROXIED_PORTS = [way for way in PORTS if way.proxied]
+PORTS = [path for path in PATHS if path.port_path == path]
+TLS_PORTS = [path for path in PORTS if path.security == "tls"]
+PROXIED_PORTS = [path for path in PORTS if path.proxied]
 
-DIALOGUES = {way.protocol: way.protocol for way in WAYS} | {"submission": "smtp"}
-# SMTP's with the blank, so that it is not met by the `220-` of postscreen, which then looks who cannot wait
+DIALOGUES = {path.protocol: path.protocol for path in PATHS} | {"submission": "smtp"}
+# SMTP's greeting includes the blank, so that postscreen's `220-` does not match. With it postscreen tests whether
+# the client waits.
 GREETINGS = {"imap": "* OK", "pop3": "+OK", "sieve": "OK", "submission": "220 ", "smtp": "220 "}
 GOODBYES = {"imap": "a1 LOGOUT", "pop3": "QUIT", "sieve": "LOGOUT", "submission": "QUIT", "smtp": "QUIT"}
 SERVICES = {"imap": "imap", "pop3": "pop3", "sieve": "managesieve", "submission": "submission"}
 
-# Postfix's words for what was said.
-ASKED = "ehlo=1 quit=1 commands=2"
-UPGRADED = "ehlo=2 starttls=1 quit=1 commands=4"
-GREETED = "quit=1 commands=1"
-NEVER = re.compile(r"Connection closed|TLS handshaking|reset by peer|lost connection|SSL_accept")
+# Postfix's summaries of the commands.
+CAPABILITIES_ASKED = "ehlo=1 quit=1 commands=2"
+STARTTLS_USED = "ehlo=2 starttls=1 quit=1 commands=4"
+GREETING_ONLY = "quit=1 commands=1"
+ABNORMAL_END = re.compile(r"Connection closed|TLS handshaking|reset by peer|lost connection|SSL_accept")
 
 MASTER = """
 {tls} inet n - n - - smtpd -o smtpd_tls_wrappermode=yes
@@ -111,69 +116,69 @@ tlsmgr unix - - n 1000? 1 tlsmgr
 
 @attrs.frozen
 class Site:
-    """A Dovecot and a Postfix with a port for each way."""
+    """A Dovecot and a Postfix with a port for each path."""
 
     dovecot: Dovecot
     postfix: Postfix
-    ports: Mapping[Way, int]
+    ports: Mapping[CheckPath, int]
     ca: Path
     folder: Path
 
-    def backend(self, way: Way, type_: str, **words: object) -> Table:
-        """One whose server is checked on this way."""
+    def backend(self, path: CheckPath, type_: str, **check_keys: object) -> Table:
+        """Return a backend whose server is checked on this path."""
         tls: Table = {"ca": str(self.ca)}
-        if way.security == "starttls":
+        if path.security == "starttls":
             tls["mode"] = "starttls"
-        given: Table = {"tls": False if way.security == "clear" else tls}
-        given["send_proxy"] = "v2" if way.proxied else "none"
-        address = f"{HOST}:{self.ports[way.place]}"
-        check = {"type": type_, "interval": "200ms", **given, **words}
-        return {"protocol": way.protocol, "servers": [{"name": "s1", "address": address, "check": check}]}
+        keys: Table = {"tls": False if path.security == "clear" else tls}
+        keys["send_proxy"] = "v2" if path.proxied else "none"
+        address = f"{HOST}:{self.ports[path.port_path]}"
+        check = {"type": type_, "interval": "200ms", **keys, **check_keys}
+        return {"protocol": path.protocol, "servers": [{"name": "s1", "address": address, "check": check}]}
 
-    def assert_traces(self, way: Way, backend: Table, expected: Counter[str]) -> None:
-        """Of so many checks, which all pass, just that is logged."""
-        visits = max(expected.values(), default=0)
+    def assert_traces(self, path: CheckPath, backend: Table, expected: Counter[str]) -> None:
+        """Assert that all checks pass and leave exactly these lines."""
+        checks = max(expected.values(), default=0)
 
-        def make() -> None:
-            results = run_checks(backend, visits or ROUNDS)
+        def run() -> None:
+            results = run_checks(backend, checks or ROUNDS)
             assert all("check passed" in result for result in results), results
 
-        assert self.watch(way).trace(make, visits) == expected
+        assert self.watch(path).trace(run, checks) == expected
 
-    def watch(self, way: Way) -> LogWatcher:
-        return self._over_postfix() if way.protocol == "smtp" else self._over_dovecot()
+    def watch(self, path: CheckPath) -> LogWatcher:
+        return self._watch_postfix() if path.protocol == "smtp" else self._watch_dovecot()
 
-    def _over_dovecot(self) -> LogWatcher:
-        door = ClientAddress(self.ports[Way("imap", "clear")], "clear", self.ca)
+    def _watch_dovecot(self) -> LogWatcher:
+        endpoint = Endpoint(self.ports[CheckPath("imap", "clear")], "clear", self.ca)
         return LogWatcher(
             self.dovecot.log,
             "Disconnected",
-            lambda: _come_and_go(door, self.folder),
+            lambda: _log_in_and_out(endpoint, self.folder),
             re.compile(rf".* imap\({GUARD}\).*Disconnected: Logged out.*"),
-            _of_dovecot,
+            _mask_dovecot,
         )
 
-    def _over_postfix(self) -> LogWatcher:
-        address = re.escape(GUARDS_ADDRESS)
+    def _watch_postfix(self) -> LogWatcher:
+        address = re.escape(GUARD_ADDRESS)
         return LogWatcher(
             self.postfix.log,
             "disconnect from",
-            lambda: _greet(self.ports[Way("smtp", "clear")]),
+            lambda: _greet(self.ports[CheckPath("smtp", "clear")]),
             re.compile(rf".*: disconnect from unknown\[{address}\].*"),
-            _of_postfix,
+            _mask_postfix,
         )
 
 
-def _come_and_go(door: ClientAddress, folder: Path) -> None:
-    Imaplib(door, MailUser(GUARD, folder)).session().logout()
+def _log_in_and_out(endpoint: Endpoint, folder: Path) -> None:
+    Imaplib(endpoint, MailUser(GUARD, folder)).session().logout()
 
 
 def _greet(port: int) -> None:
-    with smtplib.SMTP(HOST, port, source_address=(GUARDS_ADDRESS, 0)):
+    with smtplib.SMTP(HOST, port, source_address=(GUARD_ADDRESS, 0)):
         pass
 
 
-def _of_dovecot(line: str) -> str | None:
+def _mask_dovecot(line: str) -> str | None:
     if GUARD in line:
         return None
     line = re.sub(r"^\w+ +\d+ [\d:]+ ", "", line)
@@ -181,24 +186,24 @@ def _of_dovecot(line: str) -> str | None:
     return re.sub(r"in \d+ secs", "in # secs", line)
 
 
-def _of_postfix(line: str) -> str | None:
-    said = re.search(r"postfix/(smtpd|postscreen)\[\d+\]: (.*)", line)
-    if not said or GUARDS_ADDRESS in line:
+def _mask_postfix(line: str) -> str | None:
+    match = re.search(r"postfix/(smtpd|postscreen)\[\d+\]: (.*)", line)
+    if not match or GUARD_ADDRESS in line:
         return None
-    return f"{said[1]}: " + re.sub(r"\]:\d+", "]:#", said[2])
+    return f"{match[1]}: " + re.sub(r"\]:\d+", "]:#", match[2])
 
 
-def traces(way: Way, commands: str, rounds: int = ROUNDS) -> Counter[str]:
-    """What a server has in its log of as many clients that come, say something, and leave in order."""
-    if way.protocol == "smtp":
+def traces(path: CheckPath, commands: str, rounds: int = ROUNDS) -> Counter[str]:
+    """Return the lines that this number of clients leaves which connect, send commands and log out."""
+    if path.protocol == "smtp":
         lines = [f"smtpd: connect from unknown[{HOST}]", f"smtpd: disconnect from unknown[{HOST}] {commands}"]
-        if way.screened:
+        if path.screened:
             connect = f"postscreen: CONNECT from [{HOST}]:# to [{HOST}]:#"
-            lines += [connect, f"postscreen: {way.screened} [{HOST}]:#"]
+            lines += [connect, f"postscreen: {path.screened} [{HOST}]:#"]
     else:
-        safety = " TLS," if way.security != "clear" else "" if way.proxied else " secured,"
-        said = "Info: Disconnected: Aborted login by logging out (no auth attempts in # secs): user=<>"
-        lines = [f"{SERVICES[way.protocol]}-login: {said}, rip={HOST}, lip={HOST},{safety} session=<#>"]
+        security = " TLS," if path.security != "clear" else "" if path.proxied else " secured,"
+        event = "Info: Disconnected: Aborted login by logging out (no auth attempts in # secs): user=<>"
+        lines = [f"{SERVICES[path.protocol]}-login: {event}, rip={HOST}, lip={HOST},{security} session=<#>"]
     return Counter(dict.fromkeys(lines, rounds))
 
 
@@ -206,8 +211,8 @@ def traces(way: Way, commands: str, rounds: int = ROUNDS) -> Counter[str]:
 def site(descriptors: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("checked")
     authority = Authority.new(folder)
-    places = [*PORTS, *SCREENED]
-    ports = dict(zip(places, free_ports(len(places), [HOST]), strict=True))
+    paths = [*PORTS, *SCREENED]
+    ports = dict(zip(paths, free_ports(len(paths), [HOST]), strict=True))
     with (
         MailStore() as store,
         _dovecot(ports, store, authority) as dovecot,
@@ -216,28 +221,28 @@ def site(descriptors: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield Site(dovecot, postfix, ports, authority.ca, folder)
 
 
-def _dovecot(ports: Mapping[Way, int], store: MailStore, authority: Authority) -> Dovecot:
+def _dovecot(ports: Mapping[CheckPath, int], store: MailStore, authority: Authority) -> Dovecot:
     listeners = [
-        Listener(ports[way], way.protocol, tls=way.security == "tls", proxied=way.proxied)
-        for way in PORTS
-        if way.protocol != "smtp"
+        Listener(ports[path], path.protocol, tls=path.security == "tls", proxied=path.proxied)
+        for path in PORTS
+        if path.protocol != "smtp"
     ]
-    relay = relay_settings((HOST, ports[Way("smtp", "clear")]))
+    relay = relay_settings((HOST, ports[CheckPath("smtp", "clear")]))
     return Dovecot(
         HOST, *listeners, users=[GUARD], store=store, certificate=authority.certificate, settings=relay
     )
 
 
-def _postfix(ports: Mapping[Way, int], authority: Authority) -> Postfix:
-    stranger, known, screened_proxied = (f"{HOST}:{ports[way]}" for way in SCREENED)
+def _postfix(ports: Mapping[CheckPath, int], authority: Authority) -> Postfix:
+    stranger, known, screened_proxied = (f"{HOST}:{ports[path]}" for path in SCREENED)
     return Postfix(
         HOST,
-        plain_port=ports[Way("smtp", "clear")],
-        proxied_port=ports[Way("smtp", "clear", proxied=True)],
+        plain_port=ports[CheckPath("smtp", "clear")],
+        proxied_port=ports[CheckPath("smtp", "clear", proxied=True)],
         settings=f"smtpd_tls_chain_files = {authority.folder}/proxy.pem\nsmtpd_tls_security_level = may\n",
         services=MASTER.format(
-            tls=f"{HOST}:{ports[Way('smtp', 'tls')]}",
-            tls_proxied=f"{HOST}:{ports[Way('smtp', 'tls', proxied=True)]}",
+            tls=f"{HOST}:{ports[CheckPath('smtp', 'tls')]}",
+            tls_proxied=f"{HOST}:{ports[CheckPath('smtp', 'tls', proxied=True)]}",
             known=known,
             stranger=stranger,
             screened_proxied=screened_proxied,
@@ -245,74 +250,74 @@ def _postfix(ports: Mapping[Way, int], authority: Authority) -> Postfix:
     )
 
 
-@pytest.mark.parametrize("way", WAYS, ids=str)
-def test_a_dialogue(site: Site, way: Way) -> None:
-    commands = UPGRADED if way.security == "starttls" else ASKED
-    site.assert_traces(way, site.backend(way, DIALOGUES[way.protocol]), traces(way, commands))
+@pytest.mark.parametrize("path", PATHS, ids=str)
+def test_check_leaves_lines_of_a_logout(site: Site, path: CheckPath) -> None:
+    commands = STARTTLS_USED if path.security == "starttls" else CAPABILITIES_ASKED
+    site.assert_traces(path, site.backend(path, DIALOGUES[path.protocol]), traces(path, commands))
 
 
-@pytest.mark.parametrize("way", TLS_PORTS, ids=str)
-def test_tls_alone(site: Site, way: Way) -> None:
-    site.assert_traces(way, site.backend(way, "tls"), traces(way, ASKED))
+@pytest.mark.parametrize("path", TLS_PORTS, ids=str)
+def test_tls_check_leaves_lines_of_a_logout(site: Site, path: CheckPath) -> None:
+    site.assert_traces(path, site.backend(path, "tls"), traces(path, CAPABILITIES_ASKED))
 
 
-@pytest.mark.parametrize("polite", [True, False], ids=["with-goodbye", "without-goodbye"])
-@pytest.mark.parametrize("way", PORTS, ids=str)
-def test_a_script(site: Site, way: Way, polite: bool) -> None:
-    steps = [{"expect": GREETINGS[way.protocol]}]
-    if polite:
-        steps.append({"send": f"{GOODBYES[way.protocol]}\r\n"})
-    site.assert_traces(way, site.backend(way, "script", steps=steps), traces(way, GREETED))
+@pytest.mark.parametrize("logs_out", [True, False], ids=["with-logout", "without-logout"])
+@pytest.mark.parametrize("path", PORTS, ids=str)
+def test_script_leaves_lines_of_a_logout(site: Site, path: CheckPath, logs_out: bool) -> None:
+    steps = [{"expect": GREETINGS[path.protocol]}]
+    if logs_out:
+        steps.append({"send": f"{GOODBYES[path.protocol]}\r\n"})
+    site.assert_traces(path, site.backend(path, "script", steps=steps), traces(path, GREETING_ONLY))
 
 
-@pytest.mark.parametrize("way", PORTS, ids=str)
-def test_a_connection_leaves_nothing(site: Site, way: Way) -> None:
-    site.assert_traces(way, site.backend(way, "tcp", send_proxy="none", tls=False), Counter())
+@pytest.mark.parametrize("path", PORTS, ids=str)
+def test_bare_connection_leaves_no_line(site: Site, path: CheckPath) -> None:
+    site.assert_traces(path, site.backend(path, "tcp", send_proxy="none", tls=False), Counter())
 
 
-@pytest.mark.parametrize("way", PROXIED_PORTS, ids=str)
-def test_a_connection_that_is_introduced(site: Site, way: Way) -> None:
-    site.assert_traces(way, site.backend(way, "tcp"), traces(way, ASKED))
+@pytest.mark.parametrize("path", PROXIED_PORTS, ids=str)
+def test_connection_with_header_leaves_lines_of_a_logout(site: Site, path: CheckPath) -> None:
+    site.assert_traces(path, site.backend(path, "tcp"), traces(path, CAPABILITIES_ASKED))
 
 
-def test_a_connection_that_is_introduced_to_a_server_of_tls(site: Site) -> None:
-    """As sessions go over TLS, the check need not say so."""
-    way = Way("imap", "tls", proxied=True)
-    server: Table = {"name": "s1", "address": f"{HOST}:{site.ports[way]}", "tls": {"ca": str(site.ca)}}
+def test_header_to_tls_server_leaves_logout_lines(site: Site) -> None:
+    """The check uses TLS without a key of its own, because sessions do."""
+    path = CheckPath("imap", "tls", proxied=True)
+    server: Table = {"name": "s1", "address": f"{HOST}:{site.ports[path]}", "tls": {"ca": str(site.ca)}}
     server["check"] = {"type": "tcp", "send_proxy": "v2"}
-    site.assert_traces(way, {"protocol": "imap", "servers": [server]}, traces(way, ASKED, 1))
+    site.assert_traces(path, {"protocol": "imap", "servers": [server]}, traces(path, CAPABILITIES_ASKED, 1))
 
 
-@pytest.mark.parametrize("way", SCREENED, ids=str)
-def test_in_front_of_postscreen(site: Site, way: Way) -> None:
-    rounds = 1 if way == STRANGER else ROUNDS
+@pytest.mark.parametrize("path", SCREENED, ids=str)
+def test_checks_pass_postscreen(site: Site, path: CheckPath) -> None:
+    rounds = 1 if path == DELAYED else ROUNDS
     steps = [{"expect": GREETINGS["smtp"]}]
-    site.assert_traces(way, site.backend(way, "smtp"), traces(way, ASKED, rounds))
-    site.assert_traces(way, site.backend(way, "script", steps=steps), traces(way, GREETED, rounds))
-    site.assert_traces(way, site.backend(way, "tcp", send_proxy="none"), Counter())
+    site.assert_traces(path, site.backend(path, "smtp"), traces(path, CAPABILITIES_ASKED, rounds))
+    site.assert_traces(path, site.backend(path, "script", steps=steps), traces(path, GREETING_ONLY, rounds))
+    site.assert_traces(path, site.backend(path, "tcp", send_proxy="none"), Counter())
 
 
-def test_a_script_that_runs_out_of_time(site: Site) -> None:
-    way = Way("imap", "clear")
+def test_script_timeout_leaves_lines_of_a_logout(site: Site) -> None:
+    path = CheckPath("imap", "clear")
     steps = [{"expect": "* OK"}, {"expect": "what never comes"}]
-    backend = site.backend(way, "script", steps=steps, timeout="200ms")
-    assert site.watch(way).trace(lambda: run_checks(backend, 1), 1) == traces(way, GREETED, 1)
+    backend = site.backend(path, "script", steps=steps, timeout="200ms")
+    assert site.watch(path).trace(lambda: run_checks(backend, 1), 1) == traces(path, GREETING_ONLY, 1)
 
 
-def test_of_the_whole_program_nothing_else_is_left(site: Site, folder: Path) -> None:
-    """As long as it runs: a check that its end cuts short says no goodbye."""
-    backends = {f"b{n}": site.backend(way, DIALOGUES[way.protocol]) for n, way in enumerate(WAYS)}
+def test_running_program_leaves_only_lines_of_logouts(site: Site, folder: Path) -> None:
+    """Only while the program runs. A check that is cut off by its end sends no logout."""
+    backends = {f"b{n}": site.backend(path, DIALOGUES[path.protocol]) for n, path in enumerate(PATHS)}
     text = "\n".join(f"{key} = {to_toml(value)}" for key, value in configuration(backends).items())
-    watches = [site.watch(Way("imap", "clear")), site.watch(Way("smtp", "clear"))]
+    watches = [site.watch(CheckPath("imap", "clear")), site.watch(CheckPath("smtp", "clear"))]
     before = [len(watch.log.lines()) for watch in watches]
 
     def new_lines() -> list[list[str]]:
-        return [watch.log.lines()[behind:] for watch, behind in zip(watches, before, strict=True)]
+        return [watch.log.lines()[after:] for watch, after in zip(watches, before, strict=True)]
 
     with Mailproxy(text, folder, []) as proxy:
         wait_until(lambda: all(len(lines) > 100 for lines in new_lines()), "many checks")
-        said = new_lines()
+        server_lines = new_lines()
         assert "DOWN" not in proxy.log.text()
-    assert [line for lines in said for line in lines if NEVER.search(line)] == []
+    assert [line for lines in server_lines for line in lines if ABNORMAL_END.search(line)] == []
     for watch in watches:
-        watch.trace(lambda: None, 0)  # the checks that were cut short are none of the next test's
+        watch.trace(lambda: None, 0)  # lines of interrupted checks must not appear in the next test

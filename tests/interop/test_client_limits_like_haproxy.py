@@ -1,4 +1,4 @@
-"""Limits per client beside HAProxy's ``track-sc0 src`` with ``conn_cur`` and ``conn_rate``: the same connections are accepted."""
+"""Limits per client accept the same connections as HAProxy's `track-sc0 src` with `conn_cur` and `conn_rate`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ONE, TWO = "192.0.2.1", "192.0.2.2"
 SIX, NEIGHBOUR, SEVEN = "2001:db8:1:2::1", "2001:db8:1:2:ffff::1", "2001:db8:1:3::1"
 FIRST_PORT = 40001
 
-# Per step: a client that comes, or the number of the step whose client leaves.
+# For each step: a client that connects, or the number of the step whose client closes.
 SESSIONS = [
     ONE,
     ONE,
@@ -89,7 +89,7 @@ servers = ["{HOST}:{server}"]
 
 
 def accepted(proxy: HAProxy | Mailproxy, port: int, steps: list[str | int]) -> list[bool | None]:
-    """Which of the clients were greeted; None for those steps in which one left."""
+    """Return for each step whether the client was greeted, or None for a step in which one closes."""
     answers: list[bool | None] = []
     with ExitStack() as stack:
         clients: dict[int, socket.socket] = {}
@@ -127,11 +127,11 @@ def test_same_connections_are_accepted(
     folder: Path, condition: str, limit: str, steps: list[str | int]
 ) -> None:
     condition = condition.replace(" || ", " } || { ")
-    haproxys, ours = free_ports(2, [HOST])
+    haproxy_port, mailproxy_port = free_ports(2, [HOST])
     with greeting_server() as (_, server):
-        with HAProxy(haproxy(haproxys, server, condition), folder, [(HOST, haproxys)]) as proxy:
-            expected = accepted(proxy, haproxys, steps)
-        with Mailproxy(mailproxy(ours, server, limit), folder, [(HOST, ours)]) as proxy:
-            found = accepted(proxy, ours, steps)
-    assert {True, False} <= set(expected), "a limit is reached, and not by all"
-    assert found == expected
+        with HAProxy(haproxy(haproxy_port, server, condition), folder, [(HOST, haproxy_port)]) as proxy:
+            expected = accepted(proxy, haproxy_port, steps)
+        with Mailproxy(mailproxy(mailproxy_port, server, limit), folder, [(HOST, mailproxy_port)]) as proxy:
+            result = accepted(proxy, mailproxy_port, steps)
+    assert {True, False} <= set(expected), "some clients reach the limit, others do not"
+    assert result == expected

@@ -1,7 +1,7 @@
-"""Each PROXY header, sent in one piece, is taken or refused by mailproxy as by HAProxy; the exceptions are listed.
+"""PROXY headers are accepted or refused as by HAProxy, with the listed exceptions.
 
-What is compared is what an operator sees: does the client get the greeting, which address has it in the log, and with
-which words is it refused.
+Each header is sent in one piece. The test compares what an operator sees: whether the client gets the greeting, its
+address in the log, and the message of a refusal.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.peers
 
-LIMIT_MS = 300  # for a header that never comes to its end
+TIMEOUT_MS = 300  # for a header that never ends
 
 FOR_HAPROXY = """
 global
@@ -41,7 +41,7 @@ defaults
  timeout server 8s
  timeout connect 8s
 frontend imap
- bind 127.0.0.1:{port} accept-proxy name door
+ bind 127.0.0.1:{port} accept-proxy name main
  default_backend mail
 backend mail
  server s1 127.0.0.1:{server}
@@ -60,7 +60,7 @@ timeouts = {{ proxy_header = "{limit}ms" }}
 
 [[frontends.imap.bind]]
 address = "127.0.0.1:{port}"
-name = "door"
+name = "main"
 accept_proxy = ["127.0.0.0/8"]
 
 [backends.mail]
@@ -69,9 +69,9 @@ servers = [{{ name = "s1", address = "127.0.0.1:{server}" }}]
 """
 
 ITSELF = "itself"
-TAKEN = "--"
+ACCEPTED = "--"
 TRUNCATED = "Truncated PROXY protocol header received"
-NO_HEADER = "Received something which does not look like a PROXY protocol header"
+NOT_A_HEADER = "Received something which does not look like a PROXY protocol header"
 INVALID = "Received an invalid PROXY protocol header"
 UNHANDLED = "Received an unhandled protocol in the PROXY protocol header"
 TIMEOUT = "Timeout while waiting for PROXY protocol header"
@@ -79,7 +79,12 @@ TIMEOUT = "Timeout while waiting for PROXY protocol header"
 
 @attrs.frozen
 class Outcome:
-    """``client`` is the address in the log, "itself" where it is the connection's own; ``end`` a message, or two letters."""
+    """A result in the log.
+
+    Attributes:
+        client: the client's address, or "itself" for the connection's own.
+        end: a message, or the two letters of the termination state.
+    """
 
     client: str
     end: str
@@ -87,12 +92,17 @@ class Outcome:
 
 @attrs.frozen(kw_only=True)
 class Difference:
-    """Headers that HAProxy takes differently, and why mailproxy does not follow it; in its line the client is ever itself."""
+    """Headers that mailproxy intentionally treats otherwise than HAProxy. In its line the client is always itself.
 
-    why: str  # the paragraph of the specification that decides
+    Attributes:
+        why: the paragraph of the specification that decides.
+        headers: names of headers, with the client in HAProxy's line.
+    """
+
+    why: str
     haproxy: str
     mailproxy: str
-    headers: Mapping[str, str]  # and the client in HAProxy's line
+    headers: Mapping[str, str]
 
     def __attrs_post_init__(self) -> None:
         for client in self.headers.values():
@@ -107,7 +117,7 @@ DIFFERENCES = (
     Difference(
         why="PROXY 2.1: for UNKNOWN the receiver must ignore anything presented before the CRLF is found",
         haproxy=UNHANDLED,
-        mailproxy=TAKEN,
+        mailproxy=ACCEPTED,
         headers=itself(
             "line UNKNOWN with a blank",
             "line UNKNOWN with addresses",
@@ -117,7 +127,7 @@ DIFFERENCES = (
     ),
     Difference(
         why="PROXY 2.1: no CRLF in the first 107 characters, and a CR or LF alone, make the line invalid;"
-        " HAProxy knows no such line and calls it a protocol",
+        " HAProxy does not detect this and reports the protocol",
         haproxy=UNHANDLED,
         mailproxy=INVALID,
         headers=itself(
@@ -129,8 +139,8 @@ DIFFERENCES = (
         ),
     ),
     Difference(
-        why="PROXY 2.1: only TCP4 and TCP6 are allowed, others must be reported as UNKNOWN: another word is"
-        " no protocol that is not handled, but a wrong line",
+        why="PROXY 2.1: only TCP4 and TCP6 are allowed, others must be reported as UNKNOWN. Another word makes the"
+        " line invalid and is not an unhandled protocol",
         haproxy=UNHANDLED,
         mailproxy=INVALID,
         headers=itself(
@@ -149,7 +159,7 @@ DIFFERENCES = (
     ),
     Difference(
         why="PROXY 2.1: heading zeroes are not permitted in front of numbers",
-        haproxy=TAKEN,
+        haproxy=ACCEPTED,
         mailproxy=INVALID,
         headers={
             "line with port 025": "192.0.2.1:25",
@@ -162,9 +172,9 @@ DIFFERENCES = (
         },
     ),
     Difference(
-        why="PROXY 2.1: ports are decimal integers in the range [0..65535]; HAProxy takes what is left of them"
-        " in 16 bits, and none for 0",
-        haproxy=TAKEN,
+        why="PROXY 2.1: ports are decimal integers in the range [0..65535]; HAProxy uses the lower 16 bits, and 0"
+        " for an empty port",
+        haproxy=ACCEPTED,
         mailproxy=INVALID,
         headers={
             "line with port 65536": "192.0.2.1:0",
@@ -178,8 +188,8 @@ DIFFERENCES = (
     ),
     Difference(
         why="PROXY 2.1: IPv4 addresses are exactly 4 integers in the range [0..255], separated by exactly one"
-        " dot; HAProxy makes another client of them",
-        haproxy=TAKEN,
+        " dot; HAProxy derives the address of another client",
+        haproxy=ACCEPTED,
         mailproxy=INVALID,
         headers={
             "line with host 192.0.2.256": "192.0.3.0:1001",
@@ -190,13 +200,13 @@ DIFFERENCES = (
         },
     ),
     Difference(
-        why="PROXY 2.1: the receiver must not tolerate a single LF to end the line; no further byte mends it",
+        why="PROXY 2.1: the receiver must not tolerate a single LF to end the line; further bytes cannot correct it",
         haproxy=TRUNCATED,
         mailproxy=INVALID,
         headers=itself("line with LF alone"),
     ),
     Difference(
-        why="PROXY 2.1: the address is read when the CRLF has come, and it has; HAProxy wants 9 bytes first",
+        why="PROXY 2.1: the address is read after the CRLF, which was received; HAProxy waits for 9 bytes first",
         haproxy=TRUNCATED,
         mailproxy=INVALID,
         headers=itself("line of one word and a blank"),
@@ -218,8 +228,8 @@ DIFFERENCES = (
         ),
     ),
     Difference(
-        why="PROXY 2: headers are designed to fit in 536 bytes; both read no more than 16384, and mailproxy does"
-        " not wait for what it would not read",
+        why="PROXY 2: headers are designed to fit in 536 bytes; both read at most 16384, and mailproxy refuses a"
+        " longer one at once",
         haproxy=TRUNCATED,
         mailproxy=INVALID,
         headers=itself(
@@ -229,10 +239,10 @@ DIFFERENCES = (
         ),
     ),
     Difference(
-        why="PROXY 2.2: what begins neither like the signature nor like PROXY is not covered; HAProxy compares"
-        " 16 bytes at once and says the same of more of them",
+        why="PROXY 2.2: bytes that begin neither like the signature nor like PROXY are not covered; HAProxy compares"
+        " 16 bytes at once and reports the same for more bytes",
         haproxy=TRUNCATED,
-        mailproxy=NO_HEADER,
+        mailproxy=NOT_A_HEADER,
         headers=itself(
             "line of one word",
             "a TLS record of 5 bytes",
@@ -247,8 +257,8 @@ DIFFERENCES = (
         ),
     ),
     Difference(
-        why="PROXY 2.2, 14th byte: the receiver is free to reject what is no TCP, but it is valid; HAProxy has the"
-        " words for that and keeps them for lines",
+        why="PROXY 2.2, 14th byte: the receiver is free to reject other transports than TCP, but they are valid;"
+        " HAProxy uses its message for this case with lines only",
         haproxy=INVALID,
         mailproxy=UNHANDLED,
         headers=itself(
@@ -266,7 +276,7 @@ DIFFERENCES = (
         ),
     ),
     Difference(
-        why="PROXY 2: nothing is begun before a complete and valid header: one that is refused tells of no client;"
+        why="PROXY 2: processing starts after a complete and valid header, so a refused one names no client;"
         " HAProxy's log has the client of a header that it refuses",
         haproxy=INVALID,
         mailproxy=INVALID,
@@ -283,8 +293,8 @@ DIFFERENCES = (
         },
     ),
     Difference(
-        why="PROXY 2.2.3: with a wrong checksum the connection must be treated as invalid, and so who the header"
-        " says it is; HAProxy's log has it",
+        why="PROXY 2.2.3: with a wrong checksum the connection must be treated as invalid, and so must the client in"
+        " the header; HAProxy's log has that client",
         haproxy=INVALID,
         mailproxy=INVALID,
         headers={
@@ -306,69 +316,69 @@ BY_HEADER = {name: difference for difference in DIFFERENCES for name in differen
 
 
 @attrs.frozen
-class Door:
-    """One of the programs, running."""
+class RunningProgram:
+    """One of the programs."""
 
     program: Program
     port: int
 
-    def try_header(self, header: bytes, *, leaves: bool) -> Outcome:
+    def send_header(self, header: bytes, *, half_closes: bool) -> Outcome:
         seen = len(tcplog.end_matches(self.program.log.lines()))
         with socket.create_connection((HOST, self.port)) as connection:
             client = Peer(connection)
             own = "{}:{}".format(*connection.getsockname())
-            # The program finds all that the client does when it looks: no header comes in two pieces or before the end.
-            with self.program.locked():
+            # The program is stopped meanwhile, so that it finds the header and the half-close at once.
+            with self.program.paused():
                 assert connection.send(header) == len(header)
-                if leaves:
+                if half_closes:
                     client.half_close()
-            greeting = _all_that_comes(client)
+            greeting = _receive_greeting(client)
         wait_until(
             lambda: len(tcplog.end_matches(self.program.log.lines())) > seen, f"a line\n{self.program.log!r}"
         )
         (line,) = tcplog.end_matches(self.program.log.lines())[seen:]
         is_session = line.re is tcplog.SESSION
         assert greeting == (GREETING if is_session else b""), line[0]
-        said = f"{line['client']}:{line['port']}"
-        return Outcome(ITSELF if said == own else said, line["state" if is_session else "message"])
+        logged = f"{line['client']}:{line['port']}"
+        return Outcome(ITSELF if logged == own else logged, line["state" if is_session else "message"])
 
 
-def _all_that_comes(client: Peer) -> bytes:
-    """The greeting, or what comes before the end."""
-    got = b""
+def _receive_greeting(client: Peer) -> bytes:
+    """Return the greeting, or the bytes before the end of the connection."""
+    received = b""
     with suppress(ConnectionError):
-        while got != GREETING and (chunk := client.connection.recv(4096)):
-            got += chunk
-    return got
+        while received != GREETING and (chunk := client.connection.recv(4096)):
+            received += chunk
+    return received
 
 
 @pytest.fixture(scope="module")
-def doors() -> Iterator[tuple[Door, ...]]:
-    """mailproxy and HAProxy, each in one process for all headers."""
+def programs() -> Iterator[tuple[RunningProgram, ...]]:
+    """Run mailproxy and HAProxy, each in one process for all headers."""
     with ExitStack() as running:
         folder = Path(running.enter_context(tempfile.TemporaryDirectory()))
         server = running.enter_context(greeting_server())
-        opened = []
+        started = []
         for program in PROGRAMS:
             port = free_port()
             text = FOR_HAPROXY if program is HAProxy else FOR_MAILPROXY
-            text = text.format(port=port, server=server[1], limit=LIMIT_MS)
-            opened.append(Door(running.enter_context(program(text, folder, [(HOST, port)])), port))
-        yield tuple(opened)
+            text = text.format(port=port, server=server[1], limit=TIMEOUT_MS)
+            started.append(RunningProgram(running.enter_context(program(text, folder, [(HOST, port)])), port))
+        yield tuple(started)
 
 
 @pytest.mark.parametrize("name", [*headers.STAYING, *headers.LEAVING])
-def test_a_header(doors: tuple[Door, ...], name: str) -> None:
-    leaves = name in headers.LEAVING
-    header = (headers.LEAVING if leaves else headers.STAYING)[name]
-    ours, model = (door.try_header(header, leaves=leaves) for door in doors)
+def test_header_is_treated_as_by_haproxy(programs: tuple[RunningProgram, ...], name: str) -> None:
+    half_closes = name in headers.LEAVING
+    header = (headers.LEAVING if half_closes else headers.STAYING)[name]
+    result, model = (program.send_header(header, half_closes=half_closes) for program in programs)
     if difference := BY_HEADER.get(name):
         assert model == Outcome(difference.headers[name], difference.haproxy), difference.why
-        assert ours == Outcome(ITSELF, difference.mailproxy), difference.why
+        assert result == Outcome(ITSELF, difference.mailproxy), difference.why
     else:
-        assert ours == model
+        assert result == model
 
 
-def test_the_table_is_about_headers_that_are_sent() -> None:
+def test_differences_name_existing_headers() -> None:
     assert BY_HEADER.keys() <= {*headers.STAYING, *headers.LEAVING}
     assert len(BY_HEADER) == sum(len(difference.headers) for difference in DIFFERENCES)

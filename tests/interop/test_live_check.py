@@ -1,4 +1,4 @@
-"""`check --live` and the log in front of servers that let nobody log in, or take a PROXY header otherwise than configured."""
+"""The command `check --live` and the log, with servers that refuse logins or expect other PROXY headers."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.peers, pytest.mark.slow]
 
-PROXY, SERVER = "127.0.0.1", "127.0.0.5"  # another address: Dovecot takes clients of its own one for safe
+PROXY, SERVER = "127.0.0.1", "127.0.0.5"  # different, because Dovecot trusts clients with its own address
 PROTOCOLS: tuple[Protocol, ...] = ("imap", "pop3", "submission", "sieve")
-SAID = {
+OBSTACLES = {
     "imap": "announces LOGINDISABLED in clear text",
     "pop3": "announces neither USER nor a SASL mechanism for passwords in clear text",
     "submission": "announces STARTTLS but no AUTH in clear text",
@@ -41,10 +41,10 @@ user = "root"
 [frontends.f]
 protocol = "{protocol}"
 backend = "b"
-bind = [{{ address = "127.0.0.1:{door}", mode = "tls" }}]
+bind = [{{ address = "127.0.0.1:{bind_port}", mode = "tls" }}]
 tls = {{ certificates = ["{certificate}"] }}
 [backends.b]
-send_proxy = "{sends}"
+send_proxy = "{send_proxy}"
 check = {{ interval = "200ms" }}
 servers = [{{ name = "d1", address = "127.0.0.5:{port}"{tls} }}]
 """
@@ -56,35 +56,40 @@ def ca(tmp_path_factory: pytest.TempPathFactory) -> ThrowAwayCA:
 
 
 def configuration(
-    ca: ThrowAwayCA, protocol: str, port: int, sends: str = "none", tls: bool = False
+    ca: ThrowAwayCA, protocol: str, port: int, send_proxy: str = "none", tls: bool = False
 ) -> tuple[str, int]:
-    (door,) = free_ports(1, [PROXY])
+    (bind_port,) = free_ports(1, [PROXY])
     pem = ca.issue("mail.example.com")
-    given = ', tls = { verify = "none" }' if tls else ""
+    tls_key = ', tls = { verify = "none" }' if tls else ""
     text = CONFIGURATION.format(
-        protocol=protocol, door=door, certificate=pem, port=port, sends=sends, tls=given
+        protocol=protocol,
+        bind_port=bind_port,
+        certificate=pem,
+        port=port,
+        send_proxy=send_proxy,
+        tls=tls_key,
     )
-    return text, door
+    return text, bind_port
 
 
 def advice(text: str, folder: Path) -> str:
     file = folder / "mailproxy.toml"
     file.write_text(text)
     command = [sys.executable, "-m", "mailproxy", "check", "--live", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0
-    return "\n".join(line for line in done.stdout.splitlines() if "servers[0]: d1" in line)
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == 0
+    return "\n".join(line for line in process.stdout.splitlines() if "servers[0]: d1" in line)
 
 
 @pytest.fixture(scope="module")
 def dovecot() -> Iterator[dict[tuple[str, str], int]]:
-    """A stock one, for what it says in clear text; its ports by protocol and kind."""
+    """Run a stock Dovecot that refuses logins in clear text. Return its ports by protocol and kind."""
     ports = free_ports(3 * len(PROTOCOLS), [SERVER])
-    found: dict[tuple[str, str], int] = {}
+    port_by_kind: dict[tuple[str, str], int] = {}
     listeners = []
     for protocol in PROTOCOLS:
         for kind in ("clear", "proxied", "tls"):
-            found[protocol, kind] = port = ports.pop()
+            port_by_kind[protocol, kind] = port = ports.pop()
             listeners.append(Listener(port, protocol, tls=kind == "tls", proxied=kind == "proxied"))
     certificate = trustme.CA().issue_cert("mail.example.com")
     settings = {"disable_plaintext_auth": "yes"}
@@ -92,46 +97,46 @@ def dovecot() -> Iterator[dict[tuple[str, str], int]]:
         MailStore() as store,
         Dovecot(SERVER, *listeners, users=["ann"], store=store, certificate=certificate, settings=settings),
     ):
-        yield found
+        yield port_by_kind
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_stock_dovecot_in_clear_text(
+def test_clear_text_advice_for_stock_dovecot(
     dovecot: dict[tuple[str, str], int], ca: ThrowAwayCA, tmp_path: Path, protocol: str
 ) -> None:
-    text, door = configuration(ca, protocol, dovecot[protocol, "clear"])
-    assert SAID[protocol] in advice(text, tmp_path)
-    with Mailproxy(text, tmp_path, [(PROXY, door)]) as proxy:
-        proxy.log.wait_for(re.compile(re.escape(f"Server b/d1 {SAID[protocol]}") + ".*"))
+    text, bind_port = configuration(ca, protocol, dovecot[protocol, "clear"])
+    assert OBSTACLES[protocol] in advice(text, tmp_path)
+    with Mailproxy(text, tmp_path, [(PROXY, bind_port)]) as proxy:
+        proxy.log.wait_for(re.compile(re.escape(f"Server b/d1 {OBSTACLES[protocol]}") + ".*"))
 
 
 @pytest.mark.parametrize("remedy", [("proxied", "v2-ssl", False), ("tls", "none", True)], ids=str)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_the_remedies_end_the_advice(
+def test_remedies_end_the_advice(
     dovecot: dict[tuple[str, str], int],
     ca: ThrowAwayCA,
     tmp_path: Path,
     protocol: str,
     remedy: tuple[str, str, bool],
 ) -> None:
-    kind, sends, tls = remedy
-    text, _ = configuration(ca, protocol, dovecot[protocol, kind], sends, tls)
+    kind, send_proxy, tls = remedy
+    text, _ = configuration(ca, protocol, dovecot[protocol, kind], send_proxy, tls)
     assert advice(text, tmp_path) == ""
 
 
-def test_usual_mistakes_with_dovecot(
+def test_advice_for_usual_mistakes_with_dovecot(
     dovecot: dict[tuple[str, str], int], ca: ThrowAwayCA, tmp_path: Path
 ) -> None:
-    def said(kind: str, sends: str, tls: bool) -> str:
-        return advice(configuration(ca, "imap", dovecot["imap", kind], sends, tls)[0], tmp_path)
+    def advice_for(kind: str, send_proxy: str, tls: bool) -> str:
+        return advice(configuration(ca, "imap", dovecot["imap", kind], send_proxy, tls)[0], tmp_path)
 
-    assert "taken the PROXY header for commands" in said("clear", "v2", tls=False)
-    assert "the listener may wait for a PROXY header" in said("proxied", "none", tls=False)
-    assert "the port may speak TLS from the first byte" in said("tls", "none", tls=False)
-    assert "the port speaks clear text first" in said("clear", "none", tls=True)
+    assert "taken the PROXY header for commands" in advice_for("clear", "v2", tls=False)
+    assert "the listener may wait for a PROXY header" in advice_for("proxied", "none", tls=False)
+    assert "the port may speak TLS from the first byte" in advice_for("tls", "none", tls=False)
+    assert "the port speaks clear text first" in advice_for("clear", "none", tls=True)
 
 
-def test_postfix_that_demands_tls_of_submission(ca: ThrowAwayCA, tmp_path: Path) -> None:
+def test_advice_for_postfix_that_demands_tls(ca: ThrowAwayCA, tmp_path: Path) -> None:
     pem = ca.issue("postfix.example")
     settings = (
         f"smtpd_tls_security_level = encrypt\nsmtpd_tls_cert_file = {pem}\nsmtpd_tls_key_file = {pem}\n"
@@ -139,7 +144,7 @@ def test_postfix_that_demands_tls_of_submission(ca: ThrowAwayCA, tmp_path: Path)
     )
     plain, proxied = free_ports(2, [SERVER])
     with Postfix(SERVER, plain_port=plain, proxied_port=proxied, settings=settings):
-        said = advice(configuration(ca, "submission", plain)[0], tmp_path)
-        assert "announces STARTTLS but no AUTH in clear text" in said
-        assert "smtpd_tls_wrappermode = yes" in said
+        text = advice(configuration(ca, "submission", plain)[0], tmp_path)
+        assert "announces STARTTLS but no AUTH in clear text" in text
+        assert "smtpd_tls_wrappermode = yes" in text
         assert "LOGIN" not in advice(configuration(ca, "smtp", plain)[0], tmp_path)

@@ -1,4 +1,4 @@
-"""500 sessions at once, half of them over TLS, none lost."""
+"""500 concurrent sessions, half of them over TLS, without a lost one."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.peers, pytest.mark.slow]
 
-CROWD = USERS[-40:]  # the other tests begin at the other end
+OWN_USERS = USERS[-40:]  # other tests use the first ones
 SESSIONS = 500
-HURRY = 50  # logging in at the same moment: each is a process that Dovecot starts
-LIMIT_S = 90
+MAX_PARALLEL_LOGINS = 50  # because Dovecot starts a process for each
+TIMEOUT_S = 90
 
 HAPROXY = """
 global
@@ -75,14 +75,14 @@ servers = [{{ name = "d1", address = "{first}" }}, {{ name = "d2", address = "{s
 
 
 class Session:
-    """As much of a mail client as 500 of them need."""
+    """A minimal mail client, of which 500 are cheap enough."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
         self._received = b""
 
-    async def answer(self, command: bytes) -> None:
-        """Return when the command is done."""
+    async def run_command(self, command: bytes) -> None:
+        """Send a command and return after its OK."""
         await self._stream.send_all(b"a1 %s\r\n" % command)
         while not (line := await self.line()).startswith(b"a1 "):
             assert line.startswith(b"* "), line
@@ -97,24 +97,26 @@ class Session:
         return line
 
     async def end(self) -> None:
-        """The server closes after a logout."""
+        """Wait until the server closes after a logout."""
         assert await self._stream.receive_some(1) == b""
 
 
 @asynccontextmanager
-async def session(port: int, trust: ssl.SSLContext | None) -> AsyncIterator[Session]:
-    """Connected and greeted, closed without further ado."""
+async def session(port: int, tls_context: ssl.SSLContext | None) -> AsyncIterator[Session]:
+    """Yield a session after the greeting. It is closed without a logout at the end."""
     stream: trio.abc.Stream = await trio.open_tcp_stream("127.0.0.1", port)
-    if trust:
-        stream = trio.SSLStream(stream, trust, server_hostname="127.0.0.1", https_compatible=True)
+    if tls_context:
+        stream = trio.SSLStream(stream, tls_context, server_hostname="127.0.0.1", https_compatible=True)
     async with stream:
-        opened = Session(stream)
-        assert (await opened.line()).startswith(b"* OK")
-        yield opened
+        client = Session(stream)
+        assert (await client.line()).startswith(b"* OK")
+        yield client
 
 
 @pytest.mark.parametrize("program", [HAProxy, Mailproxy])
-async def test_none_is_lost(program: type[HAProxy | Mailproxy], site: Site, folder: Path) -> None:
+async def test_all_sessions_end_normally(
+    program: type[HAProxy | Mailproxy], site: Site, folder: Path
+) -> None:
     clear, tls = free_port(), free_port()
     text = (HAPROXY if program is HAProxy else MAILPROXY).format(
         clear=clear,
@@ -123,31 +125,34 @@ async def test_none_is_lost(program: type[HAProxy | Mailproxy], site: Site, fold
         first="{}:{}".format(*site.dovecots[0].address),
         second="{}:{}".format(*site.dovecots[1].address),
     )
-    trust = ssl.create_default_context(cafile=str(site.proxy.ca))
-    logging_in = trio.CapacityLimiter(HURRY)
+    tls_context = ssl.create_default_context(cafile=str(site.proxy.ca))
+    logging_in = trio.CapacityLimiter(MAX_PARALLEL_LOGINS)
     ready: set[int] = set()
     all_ready = trio.Event()
 
-    async def one(n: int) -> None:
+    async def run_session(n: int) -> None:
         over_tls = n % 2 == 1
-        async with session(tls if over_tls else clear, trust if over_tls else None) as own:
+        async with session(tls if over_tls else clear, tls_context if over_tls else None) as client:
             async with logging_in:
-                await own.answer(f"LOGIN {CROWD[n % len(CROWD)]} {PASSWORD}".encode())
+                await client.run_command(f"LOGIN {OWN_USERS[n % len(OWN_USERS)]} {PASSWORD}".encode())
             ready.add(n)
             if len(ready) == SESSIONS:
                 all_ready.set()
-            await all_ready.wait()  # 500 at once from here
-            await own.answer(b"SELECT INBOX")
-            await own.answer(b"LOGOUT")
-            await own.end()
+            await all_ready.wait()  # all 500 sessions are open now
+            await client.run_command(b"SELECT INBOX")
+            await client.run_command(b"LOGOUT")
+            await client.end()
 
-    with program(text, folder, [("127.0.0.1", clear), ("127.0.0.1", tls)]) as proxy, trio.fail_after(LIMIT_S):
+    with (
+        program(text, folder, [("127.0.0.1", clear), ("127.0.0.1", tls)]) as proxy,
+        trio.fail_after(TIMEOUT_S),
+    ):
         async with trio.open_nursery() as nursery:
             for n in range(SESSIONS):
-                nursery.start_soon(one, n)
+                nursery.start_soon(run_session, n)
         wait_until(
             lambda: sum(bool(tcplog.SESSION.fullmatch(line)) for line in proxy.log.lines()) == SESSIONS,
-            "a line for each",
+            "a line for each session",
         )
     ends = [tcplog.session(line) for line in map(tcplog.SESSION.fullmatch, proxy.log.lines()) if line]
     assert not [end for end in ends if end.state != "--"]

@@ -1,4 +1,4 @@
-"""What the README and the quickstart tell a reader to type, typed: with Debian's Dovecot as it is configured there."""
+"""The commands of the README and the quickstart, executed with Debian's Dovecot as configured there."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def blocks_before(page: str, heading: str) -> list[Block]:
 
 
 def test_quickstart_works_as_written(tmp_path: Path) -> None:
-    with Walkthrough(tmp_path) as walk:
+    with Walkthrough(tmp_path) as walkthrough:
         for block in blocks(QUICKSTART):
             if block.language == "json":
-                printed, written = (
-                    json.loads(walk.run("tail -n 1 /var/log/mailproxy.json")),
+                actual, expected = (
+                    json.loads(walkthrough.run("tail -n 1 /var/log/mailproxy.json")),
                     json.loads(block.text),
                 )
-                assert list(printed) == list(written)
+                assert list(actual) == list(expected)
                 for field in (
                     "end",
                     "by",
@@ -40,30 +40,30 @@ def test_quickstart_works_as_written(tmp_path: Path) -> None:
                     "tls_version",
                     "sni",
                 ):
-                    assert printed[field] == written[field], field
+                    assert actual[field] == expected[field], field
             else:
-                walk.follow(block)
-        walk.stop()
+                walkthrough.follow(block)
+        walkthrough.stop()
 
 
 def test_readme_installs_and_starts_the_demo(tmp_path: Path) -> None:
     install, *_ = blocks("README.md", "sh")
-    with Walkthrough(tmp_path) as walk:
-        walk.follow(install)
-        walk.wait_for("Each session's line appears here when it is over. Ctrl-C stops.")
-        walk.stop()
+    with Walkthrough(tmp_path) as walkthrough:
+        walkthrough.follow(install)
+        walkthrough.wait_for("Each session's line appears here when it is over. Ctrl-C stops.")
+        walkthrough.stop()
 
 
 def test_readme_checks_and_runs_its_configuration(tmp_path: Path) -> None:
-    """Its Dovecots are the quickstart's: they differ from the README's in their addresses."""
+    """The Dovecots are those of the quickstart, which differ from the README's in their addresses."""
     _, check_and_run, _ = blocks("README.md", "sh")
     (configuration,) = blocks("README.md", "toml")
     text = configuration.text.replace("192.0.2.11", "127.0.0.2").replace("192.0.2.12", "127.0.0.3")
     text = text.replace("[::]:", "127.0.0.1:")
-    with Walkthrough(tmp_path) as walk:
+    with Walkthrough(tmp_path) as walkthrough:
         for block in blocks_before(QUICKSTART, "## Configure the proxy"):
-            walk.follow(block)
-        walk.run(f"cat > mailproxy.toml <<'@@'\n{text}@@")
-        walk.follow(check_and_run)
-        walk.wait_for(r".*mailproxy is ready")
-        walk.stop()
+            walkthrough.follow(block)
+        walkthrough.run(f"cat > mailproxy.toml <<'@@'\n{text}@@")
+        walkthrough.follow(check_and_run)
+        walkthrough.wait_for(r".*mailproxy is ready")
+        walkthrough.stop()

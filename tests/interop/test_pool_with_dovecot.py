@@ -1,4 +1,4 @@
-"""Real Dovecots are killed, stopped and started again under load, and nobody who comes then is turned away."""
+"""Failures of real Dovecots under load (killed, stopped, restarted): no new client is rejected."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.interop.conftest import Authority
-from tests.support.interop.client_crowd import STAY_FROM, LoginLoop, StayingClients
+from tests.support.interop.cluster_clients import LOGGED_IN_SOURCE, LoggedInClients, LoginLoop
 from tests.support.programs import tcplog
-from tests.support.programs.dovecot_cluster import DovecotCluster, ProxyInFront, unread_at
+from tests.support.programs.dovecot_cluster import ClusterProxy, DovecotCluster, unread_at
 from tests.support.programs.program import wait_until
 
 if TYPE_CHECKING:
@@ -24,123 +24,125 @@ TWO, THREE = ("d1", "d2"), ("d1", "d2", "d3")
 
 
 @pytest.fixture(scope="module")
-def running_farm(descriptors: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DovecotCluster]:
+def running_cluster(descriptors: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DovecotCluster]:
     with DovecotCluster(Authority.new(tmp_path_factory.mktemp("cluster")), *THREE) as cluster:
         yield cluster
 
 
 @pytest.fixture
-def cluster(running_farm: DovecotCluster) -> Iterator[DovecotCluster]:
-    """All of it runs, whatever the last test has done to it."""
-    yield running_farm
-    running_farm.restore()
+def cluster(running_cluster: DovecotCluster) -> Iterator[DovecotCluster]:
+    """Return the cluster, and restore it after the test."""
+    yield running_cluster
+    running_cluster.restore()
 
 
-def ends_at(front: ProxyInFront, server: str, count: int) -> list[str]:
-    """The states in which so many sessions of those who stayed there have ended."""
+def states_at(proxy: ClusterProxy, server: str, count: int) -> list[str]:
+    """Return the termination states of the long sessions at a server, as soon as there are `count`."""
 
     def ends() -> list[tcplog.Session]:
-        lines = [tcplog.session(line) for line in map(tcplog.SESSION.fullmatch, front.log.lines()) if line]
-        return [line for line in lines if line.client == STAY_FROM and line.server == server]
+        lines = [tcplog.session(line) for line in map(tcplog.SESSION.fullmatch, proxy.log.lines()) if line]
+        return [line for line in lines if line.client == LOGGED_IN_SOURCE and line.server == server]
 
-    wait_until(lambda: len(ends()) >= count, f"{count} lines of {server}\n{front.log!r}")
+    wait_until(lambda: len(ends()) >= count, f"{count} lines of {server}\n{proxy.log!r}")
     return [line.state for line in ends()]
 
 
-def test_one_of_two_is_killed_and_comes_back(cluster: DovecotCluster, folder: Path) -> None:
+def test_killed_server_of_two_goes_down_and_up(cluster: DovecotCluster, folder: Path) -> None:
     with (
-        ProxyInFront(cluster, TWO, folder) as front,
-        StayingClients(front, SESSIONS) as crowd,
-        LoginLoop(front) as newcomers,
+        ClusterProxy(cluster, TWO, folder) as proxy,
+        LoggedInClients(proxy, SESSIONS) as clients,
+        LoginLoop(proxy) as login_loop,
     ):
-        assert len(crowd.at("d1")) == pytest.approx(SESSIONS / 2, abs=4)
-        newcomers.wait_for_logins(TWO)
+        assert len(clients.at("d1")) == pytest.approx(SESSIONS / 2, abs=4)
+        login_loop.wait_for_logins(TWO)
         cluster["d1"].kill()
-        killed = time.monotonic()
-        for guest in crowd.at("d1"):
-            guest.wait_for_end()
-        assert set(ends_at(front, "d1", len(crowd.at("d1")))) == {"--"}  # a dead process's kernel sends a FIN
-        newcomers.wait_for_logins(["d2"], since=killed)
-        reasons = front.wait_for("d1", "DOWN")
+        killed_at = time.monotonic()
+        for client in clients.at("d1"):
+            client.wait_for_end()
+        # The kernel sends a FIN for a dead process.
+        assert set(states_at(proxy, "d1", len(clients.at("d1")))) == {"--"}
+        login_loop.wait_for_logins(["d2"], since=killed_at)
+        reasons = proxy.wait_for("d1", "DOWN")
         assert set(reasons.values()) == {'Layer4 connection problem, info: "Connection refused"'}
-        front.wait_for("d1", "DOWN", ["knocked"])
-        down = time.monotonic()
-        newcomers.wait_for_logins(["d2"], since=down)
+        proxy.wait_for("d1", "DOWN", ["tcp-check"])
+        down_at = time.monotonic()
+        login_loop.wait_for_logins(["d2"], since=down_at)
         cluster["d1"].start()
-        reasons = front.wait_for("d1", "UP")
+        reasons = proxy.wait_for("d1", "UP")
         assert set(reasons.values()) == {"Layer7 check passed, code: 0"}
-        newcomers.wait_for_logins(["d1"], since=time.monotonic())  # has the fewest sessions
-        assert newcomers.failures(since=killed) == []
-        assert {visit.server for visit in newcomers.since(killed)} == {*TWO}
-        for guest in crowd.at("d2"):
-            assert guest.noop()[0] == "OK"
-        assert not front.has_logged("d2", "DOWN", "clear")
+        login_loop.wait_for_logins(["d1"], since=time.monotonic())  # d1 has the fewest sessions
+        assert login_loop.failures(since=killed_at) == []
+        assert {attempt.server for attempt in login_loop.since(killed_at)} == {*TWO}
+        for client in clients.at("d2"):
+            assert client.noop()[0] == "OK"
+        assert not proxy.has_logged("d2", "DOWN", "clear")
 
 
-def test_one_of_two_stops_speaking(cluster: DovecotCluster, folder: Path) -> None:
+def test_suspended_server_of_two_goes_down_and_up(cluster: DovecotCluster, folder: Path) -> None:
     with (
-        ProxyInFront(cluster, TWO, folder, on_marked_down="shutdown-sessions") as front,
-        StayingClients(front, SESSIONS // 4) as crowd,
-        LoginLoop(front) as newcomers,
+        ClusterProxy(cluster, TWO, folder, on_marked_down="shutdown-sessions") as proxy,
+        LoggedInClients(proxy, SESSIONS // 4) as clients,
+        LoginLoop(proxy) as login_loop,
     ):
-        newcomers.wait_for_logins(TWO)
+        login_loop.wait_for_logins(TWO)
         cluster["d1"].suspend()
-        reasons = front.wait_for("d1", "DOWN")
+        reasons = proxy.wait_for("d1", "DOWN")
         assert reasons == {"clear": 'Layer7 timeout, info: "the greeting"', "secure": "Layer6 timeout"}
-        down = time.monotonic()
-        for guest in crowd.at("d1"):
-            guest.wait_for_end()
-        assert set(ends_at(front, "d1", len(crowd.at("d1")))) == {"D-"}
-        newcomers.wait_for_logins(["d2"], since=down)
+        down_at = time.monotonic()
+        for client in clients.at("d1"):
+            client.wait_for_end()
+        assert set(states_at(proxy, "d1", len(clients.at("d1")))) == {"D-"}
+        login_loop.wait_for_logins(["d2"], since=down_at)
         cluster["d1"].resume()
-        front.wait_for("d1", "UP")
-        newcomers.wait_for_logins(["d1"], since=time.monotonic())  # has the fewest sessions
-        assert newcomers.failures(since=down) == []
-        for guest in crowd.at("d2"):
-            assert guest.noop()[0] == "OK"
-        assert not front.has_logged("d1", "DOWN", "knocked")  # for it takes connections all the time
+        proxy.wait_for("d1", "UP")
+        login_loop.wait_for_logins(["d1"], since=time.monotonic())  # d1 has the fewest sessions
+        assert login_loop.failures(since=down_at) == []
+        for client in clients.at("d2"):
+            assert client.noop()[0] == "OK"
+        # The kernel accepts its connections all the time.
+        assert not proxy.has_logged("d1", "DOWN", "tcp-check")
 
 
-def test_of_three_one_is_killed_and_one_stops_speaking(cluster: DovecotCluster, folder: Path) -> None:
+def test_killed_and_suspended_servers_of_three(cluster: DovecotCluster, folder: Path) -> None:
     with (
-        ProxyInFront(cluster, THREE, folder, on_marked_down="shutdown-sessions") as front,
-        LoginLoop(front) as newcomers,
+        ClusterProxy(cluster, THREE, folder, on_marked_down="shutdown-sessions") as proxy,
+        LoginLoop(proxy) as login_loop,
     ):
-        newcomers.wait_for_logins(THREE)
+        login_loop.wait_for_logins(THREE)
         cluster["d1"].kill()
         cluster["d2"].suspend()
-        front.wait_for("d1", "DOWN")
-        front.wait_for("d2", "DOWN")
-        down = time.monotonic()
-        newcomers.wait_for_logins(["d3"], since=down)
+        proxy.wait_for("d1", "DOWN")
+        proxy.wait_for("d2", "DOWN")
+        down_at = time.monotonic()
+        login_loop.wait_for_logins(["d3"], since=down_at)
         cluster["d1"].start()
         cluster["d2"].resume()
-        front.wait_for("d1", "UP")
-        front.wait_for("d2", "UP")
-        newcomers.wait_for_logins(THREE, since=time.monotonic())
-        assert newcomers.failures(since=down) == []
-        assert not front.has_logged("d3", "DOWN", "clear")
+        proxy.wait_for("d1", "UP")
+        proxy.wait_for("d2", "UP")
+        login_loop.wait_for_logins(THREE, since=time.monotonic())
+        assert login_loop.failures(since=down_at) == []
+        assert not proxy.has_logged("d3", "DOWN", "clear")
 
 
-def test_one_is_restarted_under_load(cluster: DovecotCluster, folder: Path) -> None:
-    with ProxyInFront(cluster, TWO, folder) as front, LoginLoop(front) as newcomers:
-        newcomers.wait_for_logins(TWO)
+def test_restart_under_load_rejects_no_client(cluster: DovecotCluster, folder: Path) -> None:
+    with ClusterProxy(cluster, TWO, folder) as proxy, LoginLoop(proxy) as login_loop:
+        login_loop.wait_for_logins(TWO)
         cluster["d1"].stop()
-        stopped = time.monotonic()
+        stopped_at = time.monotonic()
         cluster["d1"].start()
-        newcomers.wait_for_logins(TWO, since=time.monotonic())
-        assert newcomers.failures(since=stopped) == []
+        login_loop.wait_for_logins(TWO, since=time.monotonic())
+        assert login_loop.failures(since=stopped_at) == []
 
 
-def test_the_server_of_a_session_dies_with_unread_commands(cluster: DovecotCluster, folder: Path) -> None:
-    """Its kernel resets the connection then, and that is not an orderly end."""
-    with ProxyInFront(cluster, TWO, folder, checks=False) as front, StayingClients(front, 8) as crowd:
-        there = crowd.at("d1")
+def test_server_killed_with_unread_commands_resets_sessions(cluster: DovecotCluster, folder: Path) -> None:
+    """The kernel resets a connection with unread data, which is not an orderly end."""
+    with ClusterProxy(cluster, TWO, folder, checks=False) as proxy, LoggedInClients(proxy, 8) as clients:
+        clients_at_d1 = clients.at("d1")
         cluster["d1"].suspend()
-        for guest in there:
-            guest.send(b"a1 NOOP\r\n")
-        wait_until(lambda: unread_at(cluster["d1"]) >= len(there), "the commands have come")
+        for client in clients_at_d1:
+            client.send(b"a1 NOOP\r\n")
+        wait_until(lambda: unread_at(cluster["d1"]) >= len(clients_at_d1), "the commands have arrived")
         cluster["d1"].kill()
-        for guest in there:
-            guest.wait_for_end()
-        assert ends_at(front, "d1", len(there)) == ["SD"] * len(there)
+        for client in clients_at_d1:
+            client.wait_for_end()
+        assert states_at(proxy, "d1", len(clients_at_d1)) == ["SD"] * len(clients_at_d1)

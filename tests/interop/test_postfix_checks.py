@@ -1,4 +1,4 @@
-"""Postfix as a server that is checked: it goes down with its program, and by what it says to those who come."""
+"""Health checks of Postfix: it goes down when it is stopped or refuses connections."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.peers, pytest.mark.slow]
 
 SERVICES = """
-{unfriendly} inet n - n - - smtpd
+{refusing} inet n - n - - smtpd
   -o smtpd_delay_reject=no
   -o smtpd_client_restrictions=reject
-{narrow} inet n - n - - smtpd
+{limited} inet n - n - - smtpd
   -o smtpd_client_connection_count_limit=1
   -o smtpd_client_event_limit_exceptions=
 """
@@ -37,7 +37,7 @@ to = "stdout"
 [frontends.smtp]
 protocol = "smtp"
 backend = "postfix"
-bind = [{{ address = "{host}:{door}" }}]
+bind = [{{ address = "{host}:{bind_port}" }}]
 
 [backends.postfix]
 check = {{ type = "smtp", interval = "200ms", timeout = "2s", fall = 2, rise = 2 }}
@@ -49,72 +49,72 @@ PASSED = "Layer7 check passed, code: 0"
 
 @attrs.frozen
 class Server:
-    """One Postfix; its ports take everybody, nobody, or one client at a time."""
+    """A Postfix whose ports accept all clients, none, or one at a time."""
 
     postfix: Postfix
-    unfriendly: int
-    narrow: int
+    refusing: int
+    limited: int
 
     @property
-    def friendly(self) -> int:
+    def accepting(self) -> int:
         return self.postfix.address[1]
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    plain, proxied, unfriendly, narrow = free_ports(4, [HOST])
-    services = SERVICES.format(unfriendly=f"{HOST}:{unfriendly}", narrow=f"{HOST}:{narrow}")
+    plain, proxied, refusing, limited = free_ports(4, [HOST])
+    services = SERVICES.format(refusing=f"{HOST}:{refusing}", limited=f"{HOST}:{limited}")
     with Postfix(HOST, plain_port=plain, proxied_port=proxied, services=services) as postfix:
-        yield Server(postfix, unfriendly, narrow)
+        yield Server(postfix, refusing, limited)
 
 
-class Front(Mailproxy):
-    """In front of one port of it."""
+class CheckedProxy(Mailproxy):
+    """A mailproxy in front of one port of Postfix."""
 
     def __init__(self, port: int, folder: Path) -> None:
-        (self._door,) = free_ports(1, [HOST])
-        text = CONFIGURATION.format(host=HOST, door=self._door, port=port)
-        super().__init__(text, folder, [(HOST, self._door)])
+        (self._bind_port,) = free_ports(1, [HOST])
+        text = CONFIGURATION.format(host=HOST, bind_port=self._bind_port, port=port)
+        super().__init__(text, folder, [(HOST, self._bind_port)])
 
     def wait_for(self, state: str) -> str:
-        """The reason for the server to be in this state."""
+        """Wait for this state of the server and return its reason."""
         pattern = rf"Server postfix/p1 is {state}, reason: (.*), check duration: \d+ms\..*"
         return self.log.wait_for(re.compile(pattern))[1]
 
     def serves(self) -> bool:
-        """Is there anybody who speaks SMTP?"""
+        """Whether a client reaches a server that speaks SMTP."""
         try:
-            with smtplib.SMTP(HOST, self._door) as smtp:
+            with smtplib.SMTP(HOST, self._bind_port) as smtp:
                 return smtp.noop()[0] == 250
         except smtplib.SMTPServerDisconnected:
             return False
 
 
-def test_it_is_stopped_and_started_again(server: Server, folder: Path) -> None:
-    with Front(server.friendly, folder) as front:
-        assert front.serves()
+def test_stopped_postfix_goes_down_and_up(server: Server, folder: Path) -> None:
+    with CheckedProxy(server.accepting, folder) as proxy:
+        assert proxy.serves()
         server.postfix.stop()
-        assert front.wait_for("DOWN") == 'Layer4 connection problem, info: "Connection refused"'
-        assert not front.serves()
+        assert proxy.wait_for("DOWN") == 'Layer4 connection problem, info: "Connection refused"'
+        assert not proxy.serves()
         server.postfix.start()
-        assert front.wait_for("UP") == PASSED
-        assert front.serves()
+        assert proxy.wait_for("UP") == PASSED
+        assert proxy.serves()
 
 
-def test_it_refuses_everybody(server: Server, folder: Path) -> None:
-    with Front(server.unfriendly, folder) as front:
-        assert front.wait_for("DOWN") == (
+def test_refusing_postfix_goes_down(server: Server, folder: Path) -> None:
+    with CheckedProxy(server.refusing, folder) as proxy:
+        assert proxy.wait_for("DOWN") == (
             "Layer7 wrong status, code: 554,"
             ' info: "554 5.7.1 <unknown[127.0.0.1]>: Client host rejected: Access denied"'
         )
-        assert not front.serves()
+        assert not proxy.serves()
 
 
-def test_it_refuses_everybody_for_a_while(server: Server, folder: Path) -> None:
-    with smtplib.SMTP(HOST, server.narrow) as only_one, Front(server.narrow, folder) as front:
-        assert front.wait_for("DOWN") == (
+def test_postfix_at_connection_limit_goes_down_and_up(server: Server, folder: Path) -> None:
+    with smtplib.SMTP(HOST, server.limited) as only_client, CheckedProxy(server.limited, folder) as proxy:
+        assert proxy.wait_for("DOWN") == (
             "Layer7 wrong status, code: 421,"
             ' info: "421 4.7.0 postfix.example Error: too many connections from 127.0.0.1"'
         )
-        only_one.quit()
-        assert front.wait_for("UP") == PASSED
+        only_client.quit()
+        assert proxy.wait_for("UP") == PASSED

@@ -1,4 +1,4 @@
-"""Every layout in `config/` for Postfix, as it would be deployed: mail is taken, and Postfix knows its clients."""
+"""The layouts of `config/` for Postfix: mail is accepted, and Postfix logs the clients' addresses."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.peers
 
 MESSAGE = b"From: a@example.com\r\nSubject: news\r\nMessage-ID: <7@example.com>\r\n\r\nHello\r\n"
 
-SUBMISSION_DOORS = pytest.mark.parametrize(
+SUBMISSION_BINDS = pytest.mark.parametrize(
     ("layout", "number", "security", "ends_at_proxy"),
     [
         pytest.param(SUBMISSION, 587, "starttls", False, id="587"),
@@ -59,53 +59,53 @@ def layout(request: pytest.FixtureRequest, running: dict[str, RunningPostfixLayo
     return running[str(request.param)]
 
 
-@SUBMISSION_DOORS
-def test_mail_is_submitted_and_postfix_knows_the_client(
+@SUBMISSION_BINDS
+def test_submitted_mail_is_logged_with_client_address(
     layout: RunningPostfixLayout, mail_user: MailUser, number: int, security: Security, ends_at_proxy: bool
 ) -> None:
-    Smtplib(layout.client_address(number, security, ends_at_proxy=ends_at_proxy), mail_user).submit(MESSAGE)
+    Smtplib(layout.client_endpoint(number, security, ends_at_proxy=ends_at_proxy), mail_user).submit(MESSAGE)
     service = "submissions" if number == 465 else "submission"
     logged = layout.wait_for(
         rf"postfix/{service}/smtpd\[\d+\]: (\w+): client=.*sasl_username={mail_user.name}\b"
     )
     assert f"client=unknown[{mail_user.address}]" in logged
-    identifier = re.findall(r": (\w+): client=", logged)[0]
-    layout.wait_for(rf"{identifier}: to=<b@mail\.example>,.* status=sent")
+    queue_id = re.findall(r": (\w+): client=", logged)[0]
+    layout.wait_for(rf"{queue_id}: to=<b@mail\.example>,.* status=sent")
 
 
-@SUBMISSION_DOORS
-def test_mail_without_a_login_is_refused(
+@SUBMISSION_BINDS
+def test_mail_without_login_is_refused(
     layout: RunningPostfixLayout, mail_user: MailUser, number: int, security: Security, ends_at_proxy: bool
 ) -> None:
-    door = layout.client_address(number, security, ends_at_proxy=ends_at_proxy)
-    with SmtpConnection(door, mail_user) as connection:
+    endpoint = layout.client_endpoint(number, security, ends_at_proxy=ends_at_proxy)
+    with SmtpConnection(endpoint, mail_user) as connection:
         if security == "starttls":
             with pytest.raises(smtplib.SMTPSenderRefused, match="Must issue a STARTTLS command first"):
                 connection.sendmail("a@mail.example", ["b@mail.example"], MESSAGE)
-            connection.starttls(context=mail_user.trust(door))
+            connection.starttls(context=mail_user.tls_context(endpoint))
         with pytest.raises(smtplib.SMTPRecipientsRefused):
             connection.sendmail("a@mail.example", ["b@mail.example"], MESSAGE)
 
 
 @MX_LAYOUTS
 @pytest.mark.parametrize("security", ["clear", "starttls"])
-def test_mail_from_outside_is_taken_and_postfix_knows_the_client(
+def test_incoming_mail_is_logged_with_client_address(
     layout: RunningPostfixLayout, mail_user: MailUser, security: Security
 ) -> None:
-    door = layout.client_address(25, security)
+    endpoint = layout.client_endpoint(25, security)
     sender = f"{mail_user.name}-{security}@outside.example"
-    with SmtpConnection(door, mail_user) as connection:
+    with SmtpConnection(endpoint, mail_user) as connection:
         if security == "starttls":
-            connection.starttls(context=mail_user.trust(door))
+            connection.starttls(context=mail_user.tls_context(endpoint))
         connection.sendmail(sender, ["b@mail.example"], MESSAGE)
-    identifier = re.findall(r": (\w+): from=", layout.wait_for(rf": \w+: from=<{sender}>"))[0]
-    assert f"unknown[{mail_user.address}]" in layout.wait_for(rf"{identifier}: client=.*")
-    layout.wait_for(rf"{identifier}: to=<b@mail\.example>,.* status=sent")
+    queue_id = re.findall(r": (\w+): from=", layout.wait_for(rf": \w+: from=<{sender}>"))[0]
+    assert f"unknown[{mail_user.address}]" in layout.wait_for(rf"{queue_id}: client=.*")
+    layout.wait_for(rf"{queue_id}: to=<b@mail\.example>,.* status=sent")
 
 
 @pytest.mark.parametrize("layout", [MX_POSTSCREEN], ids=str, indirect=True)
-def test_postscreen_knows_the_client(layout: RunningPostfixLayout, mail_user: MailUser) -> None:
-    with SmtpConnection(layout.client_address(25, "clear"), mail_user) as connection:
+def test_postscreen_logs_client_address(layout: RunningPostfixLayout, mail_user: MailUser) -> None:
+    with SmtpConnection(layout.client_endpoint(25, "clear"), mail_user) as connection:
         assert connection.noop()[0] == 250
     layout.wait_for(rf"postscreen\[\d+\]: CONNECT from \[{re.escape(mail_user.address)}\]:\d+")
 
@@ -113,5 +113,5 @@ def test_postscreen_knows_the_client(layout: RunningPostfixLayout, mail_user: Ma
 @pytest.mark.parametrize("layout", POSTFIX_LAYOUTS, ids=str, indirect=True)
 def test_every_server_passes_its_checks(layout: RunningPostfixLayout) -> None:
     log = layout.proxy.log
-    log.wait_for(re.compile(".*mailproxy is ready"))  # they were made by then
+    log.wait_for(re.compile(".*mailproxy is ready"))  # after the first checks
     assert "reason: " not in log.text(), repr(log)

@@ -1,10 +1,10 @@
-"""HAProxy beside mailproxy, with the same backend and the same failures: retries, queues and where clients stick.
+"""Retries, queues and stickiness: mailproxy and HAProxy log the same lines with the same failures.
 
-What differs, and is meant to:
+Intended differences:
 
-- Servers that a session has been to are tried again only behind a pause; HAProxy goes round them at once.
-- A client that resets its connection while it waits or is being connected has left (`CQ`, `CC`); HAProxy: `CD`.
-- `max_queue` is the backend's, HAProxy's `maxqueue` a server's.
+- A server that a session has tried is tried again after a turnaround pause. HAProxy rotates through them at once.
+- A reset by a client in the queue or while connecting is a closed client (`CQ`, `CC`). In HAProxy it is `CD`.
+- `max_queue` applies to the backend, HAProxy's `maxqueue` to a server.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.interop.conftest import Authority
-from tests.support.interop.pool_comparison import PORTS, PoolComparison, PoolScenario, down, queues, server
+from tests.support.interop.pool_comparison import PORTS, PoolComparison, PoolHarness, down, queues, server
 from tests.support.interop.pool_config import PoolConfig, PoolServer
 from tests.support.interop.scripted_session import GREETING, HOST, Blackhole
 from tests.support.ports import free_ports
@@ -23,14 +23,14 @@ from tests.support.ports import free_ports
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.support.interop.controlled_server import Conduct
+    from tests.support.interop.controlled_server import Behaviour
 
 pytestmark = [pytest.mark.peers, pytest.mark.slow]
 
 OTHER, THIRD = "127.0.0.2", "127.0.0.3"  # clients
 S1, S2 = PoolServer(name="s1"), PoolServer(name="s2")
 REFUSING = PoolServer(name="s1", refuses=True)
-NARROW, NARROW_TOO = PoolServer(name="s1", max_sessions=1), PoolServer(name="s2", max_sessions=1)
+NARROW, NARROW2 = PoolServer(name="s1", max_sessions=1), PoolServer(name="s2", max_sessions=1)
 
 
 @pytest.fixture(scope="module")
@@ -39,235 +39,249 @@ def ports() -> list[int]:
 
 
 @pytest.fixture
-def both(folder: Path, ports: list[int]) -> PoolComparison:
+def comparison(folder: Path, ports: list[int]) -> PoolComparison:
     return PoolComparison(folder, ports)
 
 
-def turned_away(scenario: PoolScenario) -> None:
-    scenario.connect_rejected()
+def connect_rejected(harness: PoolHarness) -> None:
+    harness.connect_rejected()
 
 
 class TestRetries:
-    def test_another_one_is_tried_at_once(self, both: PoolComparison) -> None:
-        plan = PoolConfig(members=(REFUSING, S2))
-        assert both.assert_same(plan, PoolScenario.connect_and_close) == [
+    def test_redispatch_to_second_server_is_immediate(self, comparison: PoolComparison) -> None:
+        config = PoolConfig(members=(REFUSING, S2))
+        assert comparison.assert_same(config, PoolHarness.connect_and_close) == [
             "127.0.0.1 mail/s2 #/#/# 12 -- 1/1/0/0/+1 0/0"
         ]
 
-    def test_and_another_one(self, both: PoolComparison) -> None:
-        plan = PoolConfig(
+    def test_redispatch_to_third_server(self, comparison: PoolComparison) -> None:
+        config = PoolConfig(
             members=(REFUSING, PoolServer(name="s2", refuses=True), PoolServer(name="s3")),
             balance="leastconn",
         )
-        assert both.assert_same(plan, PoolScenario.connect_and_close) == [
+        assert comparison.assert_same(config, PoolHarness.connect_and_close) == [
             "127.0.0.1 mail/s3 #/#/# 12 -- 1/1/0/0/+2 0/0"
         ]
 
-    def test_until_there_are_no_more_retries(self, both: PoolComparison) -> None:
-        plan = PoolConfig(members=(REFUSING, PoolServer(name="s2", refuses=True)))
-        assert both.assert_same(plan, turned_away) == ["127.0.0.1 mail/s2 #/-1/# 0 SC 1/1/0/0/+3 0/0"]
+    def test_retries_are_limited(self, comparison: PoolComparison) -> None:
+        config = PoolConfig(members=(REFUSING, PoolServer(name="s2", refuses=True)))
+        assert comparison.assert_same(config, connect_rejected) == [
+            "127.0.0.1 mail/s2 #/-1/# 0 SC 1/1/0/0/+3 0/0"
+        ]
 
-    def test_without_redispatch_it_is_always_the_same(self, both: PoolComparison) -> None:
-        plan = PoolConfig(members=(REFUSING, S2), redispatch=False)
-        assert both.assert_same(plan, turned_away) == ["127.0.0.1 mail/s1 #/-1/# 0 SC 1/1/0/0/3 0/0"]
+    def test_retries_without_redispatch_stay_at_the_server(self, comparison: PoolComparison) -> None:
+        config = PoolConfig(members=(REFUSING, S2), redispatch=False)
+        assert comparison.assert_same(config, connect_rejected) == [
+            "127.0.0.1 mail/s1 #/-1/# 0 SC 1/1/0/0/3 0/0"
+        ]
 
-    def test_without_retries_it_is_over(self, both: PoolComparison) -> None:
-        plan = PoolConfig(members=(REFUSING, S2), retries=0)
-        assert both.assert_same(plan, turned_away) == ["127.0.0.1 mail/s1 #/-1/# 0 SC 1/1/0/0/0 0/0"]
+    def test_session_without_retries_fails(self, comparison: PoolComparison) -> None:
+        config = PoolConfig(members=(REFUSING, S2), retries=0)
+        assert comparison.assert_same(config, connect_rejected) == [
+            "127.0.0.1 mail/s1 #/-1/# 0 SC 1/1/0/0/0 0/0"
+        ]
 
     @pytest.mark.parametrize("others", [(), (PoolServer(name="s2", backup=True),)], ids=["none", "a-backup"])
-    def test_there_is_nobody_else(self, both: PoolComparison, others: tuple[PoolServer, ...]) -> None:
-        plan = PoolConfig(members=(REFUSING, *others))
-        assert both.assert_same(plan, turned_away) == ["127.0.0.1 mail/s1 #/-1/# 0 SC 1/1/0/0/3 0/0"]
+    def test_only_server_is_retried(self, comparison: PoolComparison, others: tuple[PoolServer, ...]) -> None:
+        config = PoolConfig(members=(REFUSING, *others))
+        assert comparison.assert_same(config, connect_rejected) == [
+            "127.0.0.1 mail/s1 #/-1/# 0 SC 1/1/0/0/3 0/0"
+        ]
 
-    def test_one_does_not_answer(self, both: PoolComparison) -> None:
-        with Blackhole() as nowhere:
-            plan = PoolConfig(members=(PoolServer(name="s1", address=nowhere.address), S2))
-            assert both.assert_same(plan, PoolScenario.connect_and_close) == [
+    def test_connect_timeout_redispatches(self, comparison: PoolComparison) -> None:
+        with Blackhole() as blackhole:
+            config = PoolConfig(members=(PoolServer(name="s1", address=blackhole.address), S2))
+            assert comparison.assert_same(config, PoolHarness.connect_and_close) == [
                 "127.0.0.1 mail/s2 #/#/# 12 -- 1/1/0/0/+1 0/0"
             ]
 
-    def test_nobody_answers(self, both: PoolComparison) -> None:
-        with Blackhole() as nowhere:
-            plan = PoolConfig(members=(PoolServer(name="s1", address=nowhere.address),), redispatch=False)
-            assert both.assert_same(plan, turned_away) == ["127.0.0.1 mail/s1 #/-1/# 0 sC 1/1/0/0/3 0/0"]
+    def test_connect_timeout_of_only_server(self, comparison: PoolComparison) -> None:
+        with Blackhole() as blackhole:
+            config = PoolConfig(members=(PoolServer(name="s1", address=blackhole.address),), redispatch=False)
+            assert comparison.assert_same(config, connect_rejected) == [
+                "127.0.0.1 mail/s1 #/-1/# 0 sC 1/1/0/0/3 0/0"
+            ]
 
-    def test_one_fails_at_tls(self, both: PoolComparison, folder: Path) -> None:
+    def test_failed_tls_handshake_redispatches(self, comparison: PoolComparison, folder: Path) -> None:
         authority, context = Authority.new(folder), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         authority.certificate.configure_cert(context)
-        plan = PoolConfig(members=(S1, PoolServer(name="s2", tls=context)), ca=authority.ca, connect_ms=2_000)
-        assert both.assert_same(plan, PoolScenario.connect_and_close) == [
+        config = PoolConfig(
+            members=(S1, PoolServer(name="s2", tls=context)), ca=authority.ca, connect_ms=2_000
+        )
+        assert comparison.assert_same(config, PoolHarness.connect_and_close) == [
             "127.0.0.1 mail/s2 #/#/# 12 -- 1/1/0/0/+1 0/0"
         ]
 
-    @pytest.mark.parametrize(("conduct", "state"), [("close", "--"), ("reset", "SD")])
-    def test_whoever_was_connected_is_not_taken_elsewhere(
-        self, both: PoolComparison, conduct: Conduct, state: str
+    @pytest.mark.parametrize(("behaviour", "state"), [("close", "--"), ("reset", "SD")])
+    def test_connected_session_is_not_redispatched(
+        self, comparison: PoolComparison, behaviour: Behaviour, state: str
     ) -> None:
-        plan = PoolConfig(members=(PoolServer(name="s1", conducts=(conduct,)), S2))
-        assert both.assert_same(plan, turned_away) == [f"127.0.0.1 mail/s1 #/#/# 0 {state} 1/1/0/0/0 0/0"]
+        config = PoolConfig(members=(PoolServer(name="s1", behaviours=(behaviour,)), S2))
+        assert comparison.assert_same(config, connect_rejected) == [
+            f"127.0.0.1 mail/s1 #/#/# 0 {state} 1/1/0/0/0 0/0"
+        ]
 
 
-class TestLeaving:
-    """While the next attempt is waited for."""
+class TestClientCloses:
+    """Clients that close during the turnaround pause."""
 
     PLAN = PoolConfig(members=(REFUSING,), connect_ms=1_000, redispatch=False)
 
-    def test_without_a_word(self, both: PoolComparison) -> None:
-        def story(scenario: PoolScenario) -> None:
-            client = scenario.connect()
-            scenario.ring()
+    def test_client_closes_during_pause(self, comparison: PoolComparison) -> None:
+        def scenario(harness: PoolHarness) -> None:
+            client = harness.connect()
+            harness.sync()
             client.close()
-            scenario.wait_for_ends()
+            harness.wait_for_ends()
 
-        assert both.assert_same(self.PLAN, story) == ["127.0.0.1 mail/s1 #/-1/# 0 CC 1/1/0/0/1 0/0"]
+        assert comparison.assert_same(self.PLAN, scenario) == ["127.0.0.1 mail/s1 #/-1/# 0 CC 1/1/0/0/1 0/0"]
 
-    def test_who_has_asked_for_something_may_read_on(self, both: PoolComparison) -> None:
-        def story(scenario: PoolScenario) -> None:
-            client = scenario.connect()
+    def test_half_closed_client_is_still_connected(self, comparison: PoolComparison) -> None:
+        def scenario(harness: PoolHarness) -> None:
+            client = harness.connect()
             client.send(b"a1 LOGOUT\r\n")
             client.half_close()
-            scenario.ring()
-            scenario.pool["s1"].sessions.listen()
+            harness.sync()
+            harness.pool["s1"].sessions.listen()
             client.receive(GREETING)
             client.wait_for_end()
-            scenario.wait_for_ends()
+            harness.wait_for_ends()
 
-        assert both.assert_same(self.PLAN, story) == ["127.0.0.1 mail/s1 #/#/# 12 -- 1/1/0/0/1 0/0"]
+        assert comparison.assert_same(self.PLAN, scenario) == ["127.0.0.1 mail/s1 #/#/# 12 -- 1/1/0/0/1 0/0"]
 
-    def test_with_a_reset(self, both: PoolComparison) -> None:
-        def story(scenario: PoolScenario) -> None:
-            client = scenario.connect()
-            scenario.ring()
+    def test_client_resets_during_pause(self, comparison: PoolComparison) -> None:
+        def scenario(harness: PoolHarness) -> None:
+            client = harness.connect()
+            harness.sync()
             client.reset()
-            scenario.wait_for_ends()
+            harness.wait_for_ends()
 
-        ours, models = both.run(self.PLAN, story)
-        assert ours == ["127.0.0.1 mail/s1 #/-1/# 0 CC 1/1/0/0/1 0/0"]
-        assert models == ["127.0.0.1 mail/s1 #/-1/# 0 CD 1/1/0/0/1 0/0"]
+        mailproxy_lines, haproxy_lines = comparison.run(self.PLAN, scenario)
+        assert mailproxy_lines == ["127.0.0.1 mail/s1 #/-1/# 0 CC 1/1/0/0/1 0/0"]
+        assert haproxy_lines == ["127.0.0.1 mail/s1 #/-1/# 0 CD 1/1/0/0/1 0/0"]
 
 
 class TestQueue:
-    @pytest.mark.parametrize("members", [(NARROW,), (NARROW, NARROW_TOO)], ids=["one", "two"])
-    def test_first_come_first_served(self, both: PoolComparison, members: tuple[PoolServer, ...]) -> None:
-        def story(scenario: PoolScenario) -> None:
-            served = [scenario.greeted() for _ in members]
-            waiting = scenario.connect_queued(OTHER, THIRD)
+    @pytest.mark.parametrize("members", [(NARROW,), (NARROW, NARROW2)], ids=["one", "two"])
+    def test_queue_is_fifo(self, comparison: PoolComparison, members: tuple[PoolServer, ...]) -> None:
+        def scenario(harness: PoolHarness) -> None:
+            served = [harness.connect_greeted() for _ in members]
+            waiting = harness.connect_queued(OTHER, THIRD)
             for client in served:
-                scenario.go(client)
+                harness.close_and_wait(client)
             for client in waiting:
-                scenario.receive_greeting(client)
+                harness.receive_greeting(client)
 
-        lines = both.assert_same(PoolConfig(members=members), story)
+        lines = comparison.assert_same(PoolConfig(members=members), scenario)
         assert [queues(line) for line in lines] == ["0/0"] * len(members) + ["0/1", "0/2"]
 
-    def test_the_sessions_of_the_server_are_the_others(self, both: PoolComparison) -> None:
-        def story(scenario: PoolScenario) -> None:
-            first, *others = scenario.greeted(), *scenario.connect_queued(OTHER)
-            scenario.go(first)
-            scenario.receive_greeting(*others)
+    def test_logged_sessions_of_server_exclude_waiters(self, comparison: PoolComparison) -> None:
+        def scenario(harness: PoolHarness) -> None:
+            first, *others = harness.connect_greeted(), *harness.connect_queued(OTHER)
+            harness.close_and_wait(first)
+            harness.receive_greeting(*others)
 
-        assert both.assert_same(PoolConfig(members=(NARROW,)), story) == [
+        assert comparison.assert_same(PoolConfig(members=(NARROW,)), scenario) == [
             "127.0.0.1 mail/s1 #/#/# 12 -- 2/2/1/0/0 0/0",
             "127.0.0.2 mail/s1 #/#/# 12 -- 1/1/0/0/0 0/1",
         ]
 
-    def test_in_vain(self, both: PoolComparison) -> None:
-        def story(scenario: PoolScenario) -> None:
-            first = scenario.greeted()
-            scenario.connect_rejected(scenario.connect(OTHER))
-            scenario.go(first)
+    def test_queue_timeout_matches_haproxy(self, comparison: PoolComparison) -> None:
+        def scenario(harness: PoolHarness) -> None:
+            first = harness.connect_greeted()
+            harness.connect_rejected(harness.connect(OTHER))
+            harness.close_and_wait(first)
 
-        assert both.assert_same(PoolConfig(members=(NARROW,), queue_ms=300), story) == [
+        assert comparison.assert_same(PoolConfig(members=(NARROW,), queue_ms=300), scenario) == [
             "127.0.0.2 mail/<NOSRV> #/-1/# 0 sQ 2/2/1/0/0 0/1",
             "127.0.0.1 mail/s1 #/#/# 12 -- 1/1/0/0/0 0/0",
         ]
 
-    def test_whoever_leaves_it(self, both: PoolComparison) -> None:
-        def story(scenario: PoolScenario) -> None:
-            first, other = scenario.greeted(), *scenario.connect_queued(OTHER)
-            scenario.go(other)
-            scenario.go(first)
+    def test_client_closes_in_queue(self, comparison: PoolComparison) -> None:
+        def scenario(harness: PoolHarness) -> None:
+            first, other = harness.connect_greeted(), *harness.connect_queued(OTHER)
+            harness.close_and_wait(other)
+            harness.close_and_wait(first)
 
-        assert both.assert_same(PoolConfig(members=(NARROW,)), story) == [
+        assert comparison.assert_same(PoolConfig(members=(NARROW,)), scenario) == [
             "127.0.0.2 mail/<NOSRV> #/-1/# 0 CQ 2/2/1/0/0 0/1",
             "127.0.0.1 mail/s1 #/#/# 12 -- 1/1/0/0/0 0/0",
         ]
 
-    def test_whoever_resets_it(self, both: PoolComparison) -> None:
-        def story(scenario: PoolScenario) -> None:
-            first, other = scenario.greeted(), *scenario.connect_queued(OTHER)
+    def test_client_resets_in_queue(self, comparison: PoolComparison) -> None:
+        def scenario(harness: PoolHarness) -> None:
+            first, other = harness.connect_greeted(), *harness.connect_queued(OTHER)
             other.reset()
-            scenario.wait_for_ends()
-            scenario.go(first)
+            harness.wait_for_ends()
+            harness.close_and_wait(first)
 
-        ours, models = both.run(PoolConfig(members=(NARROW,)), story)
-        assert ours[0] == "127.0.0.2 mail/<NOSRV> #/-1/# 0 CQ 2/2/1/0/0 0/1"
-        assert models[0] == "127.0.0.2 mail/<NOSRV> #/-1/# 0 CD 2/2/1/0/0 0/1"
+        mailproxy_lines, haproxy_lines = comparison.run(PoolConfig(members=(NARROW,)), scenario)
+        assert mailproxy_lines[0] == "127.0.0.2 mail/<NOSRV> #/-1/# 0 CQ 2/2/1/0/0 0/1"
+        assert haproxy_lines[0] == "127.0.0.2 mail/<NOSRV> #/-1/# 0 CD 2/2/1/0/0 0/1"
 
-    def test_whoever_has_asked_for_something_may_read_on(self, both: PoolComparison) -> None:
-        def story(scenario: PoolScenario) -> None:
-            first, other = scenario.greeted(), scenario.connect(OTHER)
+    def test_half_closed_client_stays_in_queue(self, comparison: PoolComparison) -> None:
+        def scenario(harness: PoolHarness) -> None:
+            first, other = harness.connect_greeted(), harness.connect(OTHER)
             other.send(b"a1 LOGOUT\r\n")
             other.half_close()
-            scenario.ring()
-            scenario.go(first)
+            harness.sync()
+            harness.close_and_wait(first)
             other.receive(GREETING)
             other.wait_for_end()
-            scenario.wait_for_ends()
+            harness.wait_for_ends()
 
-        assert [queues(line) for line in both.assert_same(PoolConfig(members=(NARROW,)), story)] == [
+        assert [queues(line) for line in comparison.assert_same(PoolConfig(members=(NARROW,)), scenario)] == [
             "0/0",
             "0/1",
         ]
 
 
-class TestSticking:
-    def test_clients_come_back_to_their_server(self, both: PoolComparison) -> None:
-        def story(scenario: PoolScenario) -> None:
+class TestStickiness:
+    def test_clients_return_to_their_server(self, comparison: PoolComparison) -> None:
+        def scenario(harness: PoolHarness) -> None:
             for source in (HOST, OTHER, HOST, HOST, OTHER):
-                scenario.connect_and_close(source)
+                harness.connect_and_close(source)
 
-        lines = both.assert_same(PoolConfig(members=(S1, S2), stick=True), story)
+        lines = comparison.assert_same(PoolConfig(members=(S1, S2), stick=True), scenario)
         assert [server(line) for line in lines] == ["s1", "s2", "s1", "s1", "s2"]
 
-    def test_a_server_is_tried_again_before_it_is_left_for_good(self, both: PoolComparison) -> None:
-        def story(scenario: PoolScenario) -> None:
-            scenario.connect_and_close()
-            scenario.pool["s1"].sessions.refuse()
-            scenario.connect_and_close()
-            scenario.pool["s1"].sessions.listen()
-            scenario.connect_and_close()
+    def test_sticky_server_is_retried_before_replacement(self, comparison: PoolComparison) -> None:
+        def scenario(harness: PoolHarness) -> None:
+            harness.connect_and_close()
+            harness.pool["s1"].sessions.refuse()
+            harness.connect_and_close()
+            harness.pool["s1"].sessions.listen()
+            harness.connect_and_close()
 
-        assert both.assert_same(PoolConfig(members=(S1, S2), stick=True), story) == [
+        assert comparison.assert_same(PoolConfig(members=(S1, S2), stick=True), scenario) == [
             "127.0.0.1 mail/s1 #/#/# 12 -- 1/1/0/0/0 0/0",
             "127.0.0.1 mail/s2 #/#/# 12 -- 1/1/0/0/+3 0/0",
             "127.0.0.1 mail/s2 #/#/# 12 -- 1/1/0/0/0 0/0",
         ]
 
-    def test_a_server_that_is_down_is_left_for_good(self, both: PoolComparison) -> None:
-        def story(scenario: PoolScenario) -> None:
-            scenario.connect_and_close()
-            scenario.stop_server("s1")
-            scenario.connect_and_close()
-            scenario.start_server("s1")
-            scenario.connect_and_close()
+    def test_sticky_server_that_is_down_is_replaced(self, comparison: PoolComparison) -> None:
+        def scenario(harness: PoolHarness) -> None:
+            harness.connect_and_close()
+            harness.stop_server("s1")
+            harness.connect_and_close()
+            harness.start_server("s1")
+            harness.connect_and_close()
 
-        lines = both.assert_same(PoolConfig(members=(S1, S2), stick=True, check="connect"), story)
+        lines = comparison.assert_same(PoolConfig(members=(S1, S2), stick=True, check="connect"), scenario)
         assert [server(line) for line in lines if line.startswith(HOST)] == ["s1", "s2", "s2"]
 
-    def test_their_server_is_waited_for(self, both: PoolComparison) -> None:
-        """Although another one has a place."""
+    def test_client_waits_for_its_sticky_server(self, comparison: PoolComparison) -> None:
+        """The client waits for its server although another one has a free slot."""
 
-        def story(scenario: PoolScenario) -> None:
-            first = scenario.greeted()
-            waiting = scenario.connect_queued(HOST, HOST)
-            scenario.connect_and_close(OTHER)
-            scenario.go(first)
+        def scenario(harness: PoolHarness) -> None:
+            first = harness.connect_greeted()
+            waiting = harness.connect_queued(HOST, HOST)
+            harness.connect_and_close(OTHER)
+            harness.close_and_wait(first)
             for client in waiting:
-                scenario.receive_greeting(client)
+                harness.receive_greeting(client)
 
-        lines = both.assert_same(PoolConfig(members=(NARROW, NARROW_TOO), stick=True), story)
+        lines = comparison.assert_same(PoolConfig(members=(NARROW, NARROW2), stick=True), scenario)
         assert [f"{server(line)} {queues(line)}" for line in lines] == [
             "s2 0/0",
             "s1 0/0",
@@ -275,24 +289,26 @@ class TestSticking:
             "s1 2/0",
         ]
 
-    def test_their_server_is_waited_for_in_vain(self, both: PoolComparison) -> None:
-        def story(scenario: PoolScenario) -> None:
-            first = scenario.greeted()
-            scenario.connect_rejected()
-            scenario.go(first)
+    def test_queue_timeout_at_sticky_server(self, comparison: PoolComparison) -> None:
+        def scenario(harness: PoolHarness) -> None:
+            first = harness.connect_greeted()
+            harness.connect_rejected()
+            harness.close_and_wait(first)
 
-        lines = both.assert_same(PoolConfig(members=(NARROW, NARROW_TOO), stick=True, queue_ms=300), story)
+        lines = comparison.assert_same(
+            PoolConfig(members=(NARROW, NARROW2), stick=True, queue_ms=300), scenario
+        )
         assert lines[0] == "127.0.0.1 mail/s1 #/-1/# 0 sQ 2/2/1/1/0 1/0"
 
-    def test_their_server_goes_down_while_it_is_waited_for(self, both: PoolComparison) -> None:
-        def story(scenario: PoolScenario) -> None:
-            first, waiting = scenario.greeted(), *scenario.connect_queued(HOST)
-            scenario.stop_server("s1")
-            scenario.receive_greeting(waiting)
-            scenario.go(first)
+    def test_waiter_is_requeued_when_sticky_server_goes_down(self, comparison: PoolComparison) -> None:
+        def scenario(harness: PoolHarness) -> None:
+            first, waiting = harness.connect_greeted(), *harness.connect_queued(HOST)
+            harness.stop_server("s1")
+            harness.receive_greeting(waiting)
+            harness.close_and_wait(first)
 
-        plan = PoolConfig(members=(NARROW, NARROW_TOO), stick=True, check="connect")
-        assert both.assert_same(plan, story) == [
+        config = PoolConfig(members=(NARROW, NARROW2), stick=True, check="connect")
+        assert comparison.assert_same(config, scenario) == [
             down("s1", active=1, sessions=1, requeued=1),
             "127.0.0.1 mail/s2 #/#/# 12 -- 2/2/1/0/+0 1/0",
             "127.0.0.1 mail/s1 #/#/# 12 -- 1/1/0/0/0 0/0",

@@ -1,4 +1,4 @@
-"""The headers that mailproxy sends, as Postfix, nginx and Dovecot understand them: seen in their logs, felt by clients."""
+"""PROXY headers of mailproxy as Postfix, nginx and Dovecot read them, by their logs and by their effect on clients."""
 
 from __future__ import annotations
 
@@ -57,67 +57,72 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.peers
 
-EVERYTHING = '"authority", "alpn", "crc32c", "unique-id", "ssl-cipher", "cert-sig", "cert-key"'
-SENDS = {
+ALL_TLVS = '"authority", "alpn", "crc32c", "unique-id", "ssl-cipher", "cert-sig", "cert-key"'
+VARIANTS = {
     "v1": 'send_proxy = "v1"',
     "v2": 'send_proxy = "v2"',
     "v2-ssl": 'send_proxy = "v2-ssl"',
     "v2-ssl-cn": 'send_proxy = "v2-ssl-cn"',
-    "everything": f'send_proxy = "v2-ssl-cn"\nsend_proxy_tlvs = [{EVERYTHING}]',
-    "everything-passed-on": f'send_proxy = "v2-ssl-cn"\nsend_proxy_tlvs = [{EVERYTHING}]\nforward_tlvs = true',
+    "all-tlvs": f'send_proxy = "v2-ssl-cn"\nsend_proxy_tlvs = [{ALL_TLVS}]',
+    "all-tlvs-forwarded": f'send_proxy = "v2-ssl-cn"\nsend_proxy_tlvs = [{ALL_TLVS}]\nforward_tlvs = true',
 }
-WITH_CERTIFICATE = f'send_proxy = "v2-ssl-cn"\nsend_proxy_tlvs = [{EVERYTHING}, "client-cert"]'
-PASSED_ON = 'send_proxy = "v2-ssl-cn"\nforward_tlvs = true'
-LONGEST_CN = "名" * 21 + "!"  # 64 bytes, as long as may be (X.520)
+WITH_CERTIFICATE = f'send_proxy = "v2-ssl-cn"\nsend_proxy_tlvs = [{ALL_TLVS}, "client-cert"]'
+FORWARDING = 'send_proxy = "v2-ssl-cn"\nforward_tlvs = true'
+LONGEST_CN = "名" * 21 + "!"  # 64 bytes, the maximum length (X.520)
 LOCAL = bytes.fromhex("0d0a0d0a000d0a515549540a 20 00 0000")
 
 
-every_send = pytest.mark.parametrize("send", SENDS)
-every_bind = pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
+all_variants = pytest.mark.parametrize("variant", VARIANTS)
+both_binds = pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
 
 
-def introduction(host: str, *tlvs: Tlv) -> bytes:
-    """What a proxy in front says of its client."""
+def proxy_header(host: str, *tlvs: Tlv) -> bytes:
+    """Return the PROXY header of a proxy in front, for a client at this address."""
     server = "2001:db8::2" if ":" in host else "198.51.100.2"
     return format_tcp((host, 4711), (server, 143), format_tlvs(tlvs))
 
 
-def shown(name: str) -> Tlv:
-    """What a proxy in front says of a client that has shown its certificate."""
+def certificate_tlv(name: str) -> Tlv:
+    """Return the extension by which a proxy in front reports a client certificate."""
     bits = Bits.SSL | Bits.CERT_CONN | Bits.CERT_SESS
     return format_ssl(Ssl(client=bits, verify=0, extensions=(Tlv(Type.SSL_CN, name.encode()),)))
 
 
 @pytest.fixture(scope="module")
-def papers(tmp_path_factory: pytest.TempPathFactory) -> ClientCertificates:
-    return ClientCertificates.new(tmp_path_factory.mktemp("papers"))
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> ClientCertificates:
+    return ClientCertificates.new(tmp_path_factory.mktemp("certificates"))
 
 
 @contextmanager
-def introducer(ways: Mapping[str, SendProxyVariant], papers: ClientCertificates) -> Iterator[HeaderSender]:
-    with tempfile.TemporaryDirectory() as folder, HeaderSender(ways, papers, Path(folder)) as running:
+def run_sender(
+    variants: Mapping[str, SendProxyVariant], certificates: ClientCertificates
+) -> Iterator[HeaderSender]:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        HeaderSender(variants, certificates, Path(folder)) as running,
+    ):
         yield running
 
 
-# Every test has addresses of its own: by them the logs tell one client from another.
+# Each test has its own addresses, which distinguish the clients in logs.
 _numbers = itertools.count(1)
 
 
 @pytest.fixture
-def local() -> str:
-    """A client on loopback."""
+def client_host() -> str:
+    """Return the address of a client on loopback."""
     return "127.9.{}.{}".format(*divmod(next(_numbers), 256))
 
 
 @pytest.fixture
-def outer() -> str:
-    """A proxy in front."""
+def proxy_host() -> str:
+    """Return the address of a proxy in front."""
     return "127.8.{}.{}".format(*divmod(next(_numbers), 256))
 
 
 @pytest.fixture
-def far() -> str:
-    """A client of the proxy in front."""
+def remote_host() -> str:
+    """Return the address of a client of the proxy in front."""
     return "198.18.{}.{}".format(*divmod(next(_numbers), 256))
 
 
@@ -125,153 +130,175 @@ def far() -> str:
 
 
 @pytest.fixture(scope="module")
-def mail(papers: ClientCertificates) -> Iterator[PostfixReceiver]:
+def postfix_receiver(certificates: ClientCertificates) -> Iterator[PostfixReceiver]:
     ports = free_ports(["plain", "proxied"])
     with Postfix(HOST, plain_port=ports["plain"], proxied_port=ports["proxied"]) as postfix:
-        with introducer(
-            {send: SendProxyVariant(postfix.proxied_address, SENDS[send]) for send in SENDS}, papers
+        with run_sender(
+            {variant: SendProxyVariant(postfix.proxied_address, VARIANTS[variant]) for variant in VARIANTS},
+            certificates,
         ) as proxy:
             yield PostfixReceiver(postfix, proxy)
         assert "haproxy read" not in postfix.log.text(), repr(postfix.log)
 
 
-@every_bind
-@every_send
-def test_postfix_knows_the_client_and_takes_its_mail(
-    mail: PostfixReceiver, send: str, tls: bool, local: str
+@both_binds
+@all_variants
+def test_postfix_logs_client_and_accepts_its_mail(
+    postfix_receiver: PostfixReceiver, variant: str, tls: bool, client_host: str
 ) -> None:
-    mail.deliver(send, Client(host=local, tls=tls))
-    mail.wait_for_client(local)
+    postfix_receiver.deliver(variant, Client(host=client_host, tls=tls))
+    postfix_receiver.wait_for_client(client_host)
 
 
-@every_send
-def test_postfix_reads_a_header_in_which_everything_is_long(
-    mail: PostfixReceiver, send: str, papers: ClientCertificates, outer: str, far: str
+@all_variants
+def test_postfix_reads_the_longest_header(
+    postfix_receiver: PostfixReceiver,
+    variant: str,
+    certificates: ClientCertificates,
+    proxy_host: str,
+    remote_host: str,
 ) -> None:
-    mail.deliver(send, of_many_words(papers, outer, far))
-    mail.wait_for_client(far)
+    postfix_receiver.deliver(variant, client_with_longest_names(certificates, proxy_host, remote_host))
+    postfix_receiver.wait_for_client(remote_host)
 
 
-def of_many_words(papers: ClientCertificates, outer: str, far: str) -> Client:
-    """Whose names are as long as may be, with a proxy in front that adds its own."""
-    header = introduction(far, Tlv(0xE0, bytes(400)), Tlv(0xE1, bytes(100)), Tlv(Type.UNIQUE_ID, bytes(128)))
+def client_with_longest_names(certificates: ClientCertificates, proxy_host: str, remote_host: str) -> Client:
+    """Return a client whose names have the maximum length, behind a proxy that adds extensions."""
+    header = proxy_header(
+        remote_host, Tlv(0xE0, bytes(400)), Tlv(0xE1, bytes(100)), Tlv(Type.UNIQUE_ID, bytes(128))
+    )
     return Client(
-        host=outer,
+        host=proxy_host,
         header=header,
         tls=True,
-        asks_for=LONGEST_NAME,
+        server_name=LONGEST_NAME,
         alpn=["imap"],
-        shows=papers.path(LONGEST_CN),
+        certificate=certificates.path(LONGEST_CN),
     )
 
 
-@every_bind
-@every_send
-def test_postfix_relays_for_its_own_people(mail: PostfixReceiver, send: str, tls: bool, local: str) -> None:
-    assert mail.relays(send, Client(host=local, tls=tls))
-
-
-@every_bind
-@every_send
-def test_postfix_does_not_relay_for_others(
-    mail: PostfixReceiver, send: str, tls: bool, outer: str, far: str
+@both_binds
+@all_variants
+def test_postfix_relays_for_local_clients(
+    postfix_receiver: PostfixReceiver, variant: str, tls: bool, client_host: str
 ) -> None:
-    assert not mail.relays(send, Client(host=outer, header=introduction(far), tls=tls))
-    mail.wait_for_client(far)
+    assert postfix_receiver.relays(variant, Client(host=client_host, tls=tls))
 
 
-@every_send
-def test_postfix_knows_a_client_on_ipv6(mail: PostfixReceiver, send: str, outer: str) -> None:
-    host = f"2001:db8::{outer.rpartition('.')[2]}"
-    assert not mail.relays(send, Client(host=outer, header=introduction(host)))
-    mail.wait_for_client(host)
-
-
-@every_send
-def test_postfix_gets_a_mapped_address_as_ipv4(
-    mail: PostfixReceiver, send: str, outer: str, far: str
+@both_binds
+@all_variants
+def test_postfix_does_not_relay_for_remote_clients(
+    postfix_receiver: PostfixReceiver, variant: str, tls: bool, proxy_host: str, remote_host: str
 ) -> None:
-    header = f"PROXY TCP6 ::ffff:{far} ::ffff:198.51.100.2 4711 25\r\n"
-    assert not mail.relays(send, Client(host=outer, header=header.encode()))
-    mail.wait_for_client(far)
+    assert not postfix_receiver.relays(
+        variant, Client(host=proxy_host, header=proxy_header(remote_host), tls=tls)
+    )
+    postfix_receiver.wait_for_client(remote_host)
 
 
-@every_send
+@all_variants
+def test_postfix_logs_ipv6_client(postfix_receiver: PostfixReceiver, variant: str, proxy_host: str) -> None:
+    host = f"2001:db8::{proxy_host.rpartition('.')[2]}"
+    assert not postfix_receiver.relays(variant, Client(host=proxy_host, header=proxy_header(host)))
+    postfix_receiver.wait_for_client(host)
+
+
+@all_variants
+def test_mapped_address_is_sent_as_ipv4(
+    postfix_receiver: PostfixReceiver, variant: str, proxy_host: str, remote_host: str
+) -> None:
+    header = f"PROXY TCP6 ::ffff:{remote_host} ::ffff:198.51.100.2 4711 25\r\n"
+    assert not postfix_receiver.relays(variant, Client(host=proxy_host, header=header.encode()))
+    postfix_receiver.wait_for_client(remote_host)
+
+
+@all_variants
 @pytest.mark.parametrize("header", [LOCAL, b"PROXY UNKNOWN\r\n"], ids=["LOCAL", "UNKNOWN"])
-def test_postfix_gets_the_real_address_of_a_proxy_that_names_nobody(
-    mail: PostfixReceiver, send: str, header: bytes, outer: str
+def test_header_without_client_keeps_address_of_proxy(
+    postfix_receiver: PostfixReceiver, variant: str, header: bytes, proxy_host: str
 ) -> None:
-    assert mail.relays(send, Client(host=outer, header=header))
-    mail.wait_for_client(outer)
+    assert postfix_receiver.relays(variant, Client(host=proxy_host, header=header))
+    postfix_receiver.wait_for_client(proxy_host)
 
 
 # nginx
 
 
 @pytest.fixture(scope="module")
-def stream(papers: ClientCertificates, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NginxReceiver]:
+def nginx_receiver(
+    certificates: ClientCertificates, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[NginxReceiver]:
     folder, port = tmp_path_factory.mktemp("nginx"), free_port()
     with (
         socket.create_server((HOST, 0)) as server,
         Nginx(HOST, port, upstream=server.getsockname(), folder=folder) as nginx,
     ):
         server.settimeout(TIMEOUT_S)
-        with introducer(
-            {send: SendProxyVariant(nginx.address, SENDS[send]) for send in SENDS}, papers
+        with run_sender(
+            {variant: SendProxyVariant(nginx.address, VARIANTS[variant]) for variant in VARIANTS},
+            certificates,
         ) as proxy:
             yield NginxReceiver(nginx, proxy, server)
 
 
-# Before 1.23.3 it reads 107 bytes, in which not everything has room.
-short_sends = pytest.mark.parametrize("send", ["v1", "v2", "v2-ssl", "v2-ssl-cn"])
+# Before version 1.23.3, nginx reads 107 bytes, in which not all extensions fit.
+short_variants = pytest.mark.parametrize("variant", ["v1", "v2", "v2-ssl", "v2-ssl-cn"])
 
 
-@every_bind
-@short_sends
-def test_nginx_knows_both_ends(
-    stream: NginxReceiver, papers: ClientCertificates, send: str, tls: bool, local: str
+@both_binds
+@short_variants
+def test_nginx_reads_both_addresses(
+    nginx_receiver: NginxReceiver, certificates: ClientCertificates, variant: str, tls: bool, client_host: str
 ) -> None:
-    shows = papers.path("alice@mail.example") if tls else None
-    said, wanted = stream.logged_clients(send, Client(host=local, tls=tls, shows=shows))
-    assert said == wanted
+    certificate = certificates.path("alice@mail.example") if tls else None
+    logged, expected = nginx_receiver.logged_and_expected(
+        variant, Client(host=client_host, tls=tls, certificate=certificate)
+    )
+    assert logged == expected
 
 
-@every_bind
-@short_sends
-def test_nginx_knows_both_ends_on_ipv6(
-    stream: NginxReceiver, papers: ClientCertificates, send: str, tls: bool
+@both_binds
+@short_variants
+def test_nginx_reads_both_ipv6_addresses(
+    nginx_receiver: NginxReceiver, certificates: ClientCertificates, variant: str, tls: bool
 ) -> None:
-    shows = papers.path("alice@mail.example") if tls else None
-    said, wanted = stream.logged_clients(send, Client(host=HOST6, tls=tls, shows=shows))
-    assert said == wanted
+    certificate = certificates.path("alice@mail.example") if tls else None
+    logged, expected = nginx_receiver.logged_and_expected(
+        variant, Client(host=HOST6, tls=tls, certificate=certificate)
+    )
+    assert logged == expected
 
 
 # Dovecot
 
-TLS_DEMANDED = {"ssl": "required", "disable_plaintext_auth": "yes", **NAMES_FROM_CERTIFICATES}
+TLS_REQUIRED = {"ssl": "required", "disable_plaintext_auth": "yes", **NAMES_FROM_CERTIFICATES}
 
 
 @contextmanager
-def mailboxes(
-    papers: ClientCertificates, sends: Mapping[str, str], settings: Mapping[str, str], *, alone: bool
+def run_dovecot_receiver(
+    certificates: ClientCertificates,
+    header_keys: Mapping[str, str],
+    settings: Mapping[str, str],
+    *,
+    process_per_session: bool,
 ) -> Iterator[DovecotReceiver]:
     ports = free_ports(["clear", "tls"])
     listeners = [Listener(ports["clear"], proxied=True), Listener(ports["tls"], tls=True, proxied=True)]
     users = [f"user{n}" for n in range(300)]
-    to_tls = f'tls = {{ ca = "{papers.ca}", server_name = "localhost" }}'
+    to_tls = f'tls = {{ ca = "{certificates.ca}", server_name = "localhost" }}'
     with MailStore() as store:
         dovecot = Dovecot(
             HOST,
             *listeners,
             users=users,
             store=store,
-            certificate=papers.servers,
+            certificate=certificates.servers,
             settings={"login_log_format_elements": LOGGED, **settings},
-            alone=alone,
+            process_per_session=process_per_session,
         )
-        ways = {send: SendProxyVariant(dovecot.address, text) for send, text in sends.items()}
-        ways["to-tls"] = SendProxyVariant((HOST, ports["tls"]), f"{SENDS['v2-ssl']}\n{to_tls}")
-        with dovecot, introducer(ways, papers) as proxy:
+        variants = {variant: SendProxyVariant(dovecot.address, text) for variant, text in header_keys.items()}
+        variants["to-tls"] = SendProxyVariant((HOST, ports["tls"]), f"{VARIANTS['v2-ssl']}\n{to_tls}")
+        with dovecot, run_sender(variants, certificates) as proxy:
             yield DovecotReceiver(dovecot, proxy, iter(users))
             assert not re.search("Panic|Fatal|killed with signal|Error", dovecot.log.text()), repr(
                 dovecot.log
@@ -279,138 +306,167 @@ def mailboxes(
 
 
 @pytest.fixture(scope="module")
-def boxes(papers: ClientCertificates) -> Iterator[DovecotReceiver]:
-    """Whose sessions share login processes: one that dies takes those of others with it."""
-    with mailboxes(papers, SENDS | {"passed-on": PASSED_ON}, {}, alone=False) as running:
+def dovecot_receiver(certificates: ClientCertificates) -> Iterator[DovecotReceiver]:
+    """Run a Dovecot whose sessions share login processes, so that a crash ends the sessions of others, too."""
+    with run_dovecot_receiver(
+        certificates, VARIANTS | {"forwarded": FORWARDING}, {}, process_per_session=False
+    ) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def safe(papers: ClientCertificates) -> Iterator[DovecotReceiver]:
-    """Where nobody logs in without TLS, and nobody with a certificate needs a password."""
-    with mailboxes(papers, SENDS | {"passed-on": PASSED_ON}, TLS_DEMANDED, alone=True) as running:
+def tls_receiver(certificates: ClientCertificates) -> Iterator[DovecotReceiver]:
+    """Run a Dovecot that demands TLS for logins, and accepts client certificates in place of passwords."""
+    with run_dovecot_receiver(
+        certificates, VARIANTS | {"forwarded": FORWARDING}, TLS_REQUIRED, process_per_session=True
+    ) as running:
         yield running
 
 
-@every_bind
-@every_send
-def test_dovecot_knows_the_client_and_its_tls(
-    boxes: DovecotReceiver, send: str, tls: bool, local: str
+@both_binds
+@all_variants
+def test_dovecot_logs_client_and_its_tls(
+    dovecot_receiver: DovecotReceiver, variant: str, tls: bool, client_host: str
 ) -> None:
-    login = boxes.log_in(send, Client(host=local, tls=tls))
-    is_told = tls and send not in ("v1", "v2")
-    assert (login.client, login.destination) == (local, HOST)
-    assert login.safety == ("secured" if is_told else "")
+    login = dovecot_receiver.log_in(variant, Client(host=client_host, tls=tls))
+    has_tls_facts = tls and variant not in ("v1", "v2")
+    assert (login.client, login.destination) == (client_host, HOST)
+    assert login.security == ("secured" if has_tls_facts else "")
 
 
-@every_bind
-@every_send
-def test_dovecot_knows_a_client_on_ipv6(boxes: DovecotReceiver, send: str, tls: bool) -> None:
-    login = boxes.log_in(send, Client(host=HOST6, tls=tls))
+@both_binds
+@all_variants
+def test_dovecot_logs_ipv6_client(dovecot_receiver: DovecotReceiver, variant: str, tls: bool) -> None:
+    login = dovecot_receiver.log_in(variant, Client(host=HOST6, tls=tls))
     assert (login.client, login.destination) == (HOST6, HOST6)
 
 
-@every_bind
-def test_dovecot_speaks_tls_behind_the_header(boxes: DovecotReceiver, tls: bool, local: str) -> None:
-    login = boxes.log_in("to-tls", Client(host=local, tls=tls))
-    assert (login.client, login.safety) == (local, "TLS")
+@both_binds
+def test_dovecot_accepts_tls_after_the_header(
+    dovecot_receiver: DovecotReceiver, tls: bool, client_host: str
+) -> None:
+    login = dovecot_receiver.log_in("to-tls", Client(host=client_host, tls=tls))
+    assert (login.client, login.security) == (client_host, "TLS")
 
 
-@every_send
+@all_variants
 @pytest.mark.parametrize("alpn", [["imap"], ["h2", "imap"]], ids=["imap", "imap-or-h2"])
-def test_an_alpn_does_not_disturb_dovecot(
-    boxes: DovecotReceiver, send: str, alpn: list[str], local: str
+def test_dovecot_accepts_alpn_with_imap(
+    dovecot_receiver: DovecotReceiver, variant: str, alpn: list[str], client_host: str
 ) -> None:
-    assert boxes.log_in(send, Client(host=local, tls=True, alpn=alpn)).client == local
-
-
-@pytest.mark.parametrize("send", ["v2", "v2-ssl", "v2-ssl-cn", "passed-on"])
-def test_an_alpn_of_no_mail_does_not_disturb_dovecot(boxes: DovecotReceiver, send: str, local: str) -> None:
-    assert boxes.log_in(send, Client(host=local, tls=True, alpn=["h2"])).client == local
-
-
-def test_dovecot_reads_a_header_in_which_everything_is_long(
-    boxes: DovecotReceiver, papers: ClientCertificates, outer: str, far: str
-) -> None:
-    login = boxes.log_in("everything-passed-on", of_many_words(papers, outer, far))
-    assert (login.client, login.safety) == (far, "secured")
-
-
-def test_dovecot_gets_the_server_name(safe: DovecotReceiver, local: str) -> None:
-    login = safe.log_in("everything", Client(host=local, tls=True, asks_for=NAME))
-    assert login == Login(client=local, safety="secured", name=NAME)
-
-
-@pytest.mark.parametrize("send", ["v2-ssl", "v2-ssl-cn", "everything", "passed-on"])
-def test_where_tls_is_demanded_that_of_the_proxy_will_do(
-    safe: DovecotReceiver, send: str, local: str
-) -> None:
-    assert safe.log_in(send, Client(host=local, tls=True)).safety == "secured"
-
-
-@every_send
-def test_where_tls_is_demanded_a_clear_bind_is_none(safe: DovecotReceiver, send: str, local: str) -> None:
-    with safe.session(send, Client(host=local)) as imap:
-        assert "LOGINDISABLED" in imap.capabilities
-        with pytest.raises(imaplib.IMAP4.error, match="PRIVACYREQUIRED"):
-            imap.login(next(safe.users), PASSWORD)
-
-
-def test_the_name_in_a_certificate_is_the_user(
-    safe: DovecotReceiver, papers: ClientCertificates, local: str
-) -> None:
-    user = next(safe.users)
-    client = Client(host=local, tls=True, shows=papers.path(user))
-    login = safe.log_in_by_certificate("v2-ssl-cn", client, user)
-    assert login == Login(method="EXTERNAL", client=local, safety="secured", name="")
-
-
-@pytest.mark.parametrize("send", ["v2-ssl-cn", "everything", "passed-on"])
-def test_without_a_certificate_nobody_is_known(safe: DovecotReceiver, send: str, local: str) -> None:
-    assert safe.log_in_by_certificate(send, Client(host=local, tls=True), "nobody") is None
-
-
-def test_only_those_who_are_to_be_told_get_the_name(
-    safe: DovecotReceiver, papers: ClientCertificates, local: str
-) -> None:
-    client = Client(host=local, tls=True, shows=papers.path(next(safe.users)))
-    assert safe.log_in_by_certificate("v2-ssl", client, "nobody") is None
-
-
-@every_bind
-@pytest.mark.parametrize("send", ["v2-ssl", "v2-ssl-cn", "everything"])
-def test_the_word_of_a_proxy_in_front_is_not_passed_on(
-    safe: DovecotReceiver, send: str, tls: bool, outer: str, far: str
-) -> None:
-    header = introduction(far, shown(next(safe.users)))
-    assert safe.log_in_by_certificate(send, Client(host=outer, header=header, tls=tls), "nobody") is None
-
-
-def test_the_word_of_a_proxy_in_front_holds_where_it_is_passed_on(
-    safe: DovecotReceiver, outer: str, far: str
-) -> None:
-    """TLS ended there, and whoever sets forward_tlvs trusts it with the names of users."""
-    user = next(safe.users)
-    client = Client(host=outer, header=introduction(far, shown(user)))
-    login = safe.log_in_by_certificate("passed-on", client, user)
-    assert login == Login(
-        method="EXTERNAL", client=far, destination="198.51.100.2", safety="secured", name=""
+    assert (
+        dovecot_receiver.log_in(variant, Client(host=client_host, tls=True, alpn=alpn)).client == client_host
     )
 
 
-def test_what_the_proxy_has_seen_itself_wins(
-    safe: DovecotReceiver, papers: ClientCertificates, outer: str, far: str
+@pytest.mark.parametrize("variant", ["v2", "v2-ssl", "v2-ssl-cn", "forwarded"])
+def test_dovecot_accepts_client_with_other_alpn(
+    dovecot_receiver: DovecotReceiver, variant: str, client_host: str
 ) -> None:
-    user, other = next(safe.users), next(safe.users)
-    header = introduction(far, shown(other))
-    stranger = Client(host=outer, header=header, tls=True)
-    assert safe.log_in_by_certificate("passed-on", stranger, "nobody") is None
-    assert safe.log_in_by_certificate("passed-on", attrs.evolve(stranger, shows=papers.path(user)), user)
+    assert (
+        dovecot_receiver.log_in(variant, Client(host=client_host, tls=True, alpn=["h2"])).client
+        == client_host
+    )
 
 
-def test_a_name_that_dovecot_would_cut_is_not_passed_on(safe: DovecotReceiver, outer: str, far: str) -> None:
-    header = introduction(far, shown(f"{next(safe.users)}\0@elsewhere.example"))
-    assert safe.log_in_by_certificate("passed-on", Client(host=outer, header=header), "nobody") is None
+def test_dovecot_reads_the_longest_header(
+    dovecot_receiver: DovecotReceiver, certificates: ClientCertificates, proxy_host: str, remote_host: str
+) -> None:
+    login = dovecot_receiver.log_in(
+        "all-tlvs-forwarded", client_with_longest_names(certificates, proxy_host, remote_host)
+    )
+    assert (login.client, login.security) == (remote_host, "secured")
+
+
+def test_dovecot_logs_the_server_name(tls_receiver: DovecotReceiver, client_host: str) -> None:
+    login = tls_receiver.log_in("all-tlvs", Client(host=client_host, tls=True, server_name=NAME))
+    assert login == Login(client=client_host, security="secured", name=NAME)
+
+
+@pytest.mark.parametrize("variant", ["v2-ssl", "v2-ssl-cn", "all-tlvs", "forwarded"])
+def test_required_tls_is_satisfied_by_tls_of_proxy(
+    tls_receiver: DovecotReceiver, variant: str, client_host: str
+) -> None:
+    assert tls_receiver.log_in(variant, Client(host=client_host, tls=True)).security == "secured"
+
+
+@all_variants
+def test_required_tls_refuses_login_through_clear_bind(
+    tls_receiver: DovecotReceiver, variant: str, client_host: str
+) -> None:
+    with tls_receiver.session(variant, Client(host=client_host)) as imap:
+        assert "LOGINDISABLED" in imap.capabilities
+        with pytest.raises(imaplib.IMAP4.error, match="PRIVACYREQUIRED"):
+            imap.login(next(tls_receiver.users), PASSWORD)
+
+
+def test_name_in_certificate_is_the_user(
+    tls_receiver: DovecotReceiver, certificates: ClientCertificates, client_host: str
+) -> None:
+    user = next(tls_receiver.users)
+    client = Client(host=client_host, tls=True, certificate=certificates.path(user))
+    login = tls_receiver.log_in_by_certificate("v2-ssl-cn", client, user)
+    assert login == Login(method="EXTERNAL", client=client_host, security="secured", name="")
+
+
+@pytest.mark.parametrize("variant", ["v2-ssl-cn", "all-tlvs", "forwarded"])
+def test_client_without_certificate_is_not_logged_in(
+    tls_receiver: DovecotReceiver, variant: str, client_host: str
+) -> None:
+    assert tls_receiver.log_in_by_certificate(variant, Client(host=client_host, tls=True), "nobody") is None
+
+
+def test_name_is_sent_with_v2_ssl_cn_only(
+    tls_receiver: DovecotReceiver, certificates: ClientCertificates, client_host: str
+) -> None:
+    client = Client(host=client_host, tls=True, certificate=certificates.path(next(tls_receiver.users)))
+    assert tls_receiver.log_in_by_certificate("v2-ssl", client, "nobody") is None
+
+
+@both_binds
+@pytest.mark.parametrize("variant", ["v2-ssl", "v2-ssl-cn", "all-tlvs"])
+def test_certificate_from_outer_proxy_is_not_forwarded(
+    tls_receiver: DovecotReceiver, variant: str, tls: bool, proxy_host: str, remote_host: str
+) -> None:
+    header = proxy_header(remote_host, certificate_tlv(next(tls_receiver.users)))
+    assert (
+        tls_receiver.log_in_by_certificate(variant, Client(host=proxy_host, header=header, tls=tls), "nobody")
+        is None
+    )
+
+
+def test_certificate_from_outer_proxy_is_forwarded_if_configured(
+    tls_receiver: DovecotReceiver, proxy_host: str, remote_host: str
+) -> None:
+    """TLS was terminated at the proxy in front, and forward_tlvs trusts it with the names of users."""
+    user = next(tls_receiver.users)
+    client = Client(host=proxy_host, header=proxy_header(remote_host, certificate_tlv(user)))
+    login = tls_receiver.log_in_by_certificate("forwarded", client, user)
+    assert login == Login(
+        method="EXTERNAL", client=remote_host, destination="198.51.100.2", security="secured", name=""
+    )
+
+
+def test_own_tls_overrides_facts_of_outer_proxy(
+    tls_receiver: DovecotReceiver, certificates: ClientCertificates, proxy_host: str, remote_host: str
+) -> None:
+    user, other = next(tls_receiver.users), next(tls_receiver.users)
+    header = proxy_header(remote_host, certificate_tlv(other))
+    client_without_certificate = Client(host=proxy_host, header=header, tls=True)
+    assert tls_receiver.log_in_by_certificate("forwarded", client_without_certificate, "nobody") is None
+    assert tls_receiver.log_in_by_certificate(
+        "forwarded", attrs.evolve(client_without_certificate, certificate=certificates.path(user)), user
+    )
+
+
+def test_name_with_zero_byte_is_not_forwarded(
+    tls_receiver: DovecotReceiver, proxy_host: str, remote_host: str
+) -> None:
+    header = proxy_header(remote_host, certificate_tlv(f"{next(tls_receiver.users)}\0@elsewhere.example"))
+    assert (
+        tls_receiver.log_in_by_certificate("forwarded", Client(host=proxy_host, header=header), "nobody")
+        is None
+    )
 
 
 HOSTILE = {
@@ -437,100 +493,121 @@ HOSTILE = {
     "SSL of 4 bytes": [Tlv(Type.SSL, b"\x07\0\0\0")],
     "SSL with half an extension": [Tlv(Type.SSL, b"\x07\0\0\0\0\x21\0")],
     "SSL with an extension over its end": [Tlv(Type.SSL, b"\x07\0\0\0\0\x21\0\xffTLS")],
-    "SSL with an empty name": [shown("")],
-    "SSL with a long name": [shown("a" * 3000)],
+    "SSL with an empty name": [certificate_tlv("")],
+    "SSL with a long name": [certificate_tlv("a" * 3000)],
     "SSL with all bits": [Tlv(Type.SSL, b"\xff" * 5)],
-    "SSL twice": [shown("a"), Tlv(Type.SSL, bytes(5))],
+    "SSL twice": [certificate_tlv("a"), Tlv(Type.SSL, bytes(5))],
     "parts of SSL outside of it": [Tlv(kind, b"x") for kind in range(0x21, 0x29)],
     "all types, empty": [Tlv(kind, b"") for kind in range(256) if kind != Type.CRC32C],
 }
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
-def test_nothing_that_is_passed_on_disturbs_dovecot(
-    boxes: DovecotReceiver, hostile: str, outer: str, far: str, local: str
+def test_hostile_extensions_do_not_disturb_dovecot(
+    dovecot_receiver: DovecotReceiver, hostile: str, proxy_host: str, remote_host: str, client_host: str
 ) -> None:
-    header = introduction(far, *HOSTILE[hostile])
-    with boxes.session("v2", Client(host=local)) as waiting:
-        assert boxes.log_in("passed-on", Client(host=outer, header=header)).client == far
-        assert boxes.log_in("passed-on", Client(host=outer, header=header, tls=True)).client == far
-        waiting.login(next(boxes.users), PASSWORD)
+    header = proxy_header(remote_host, *HOSTILE[hostile])
+    with dovecot_receiver.session("v2", Client(host=client_host)) as waiting_session:
+        assert (
+            dovecot_receiver.log_in("forwarded", Client(host=proxy_host, header=header)).client == remote_host
+        )
+        assert (
+            dovecot_receiver.log_in("forwarded", Client(host=proxy_host, header=header, tls=True)).client
+            == remote_host
+        )
+        waiting_session.login(next(dovecot_receiver.users), PASSWORD)
 
 
-def test_a_header_with_a_wrong_checksum_comes_no_further(
-    boxes: DovecotReceiver, outer: str, far: str
+def test_header_with_wrong_checksum_is_refused(
+    dovecot_receiver: DovecotReceiver, proxy_host: str, remote_host: str
 ) -> None:
-    header = introduction(far, Tlv(Type.CRC32C, b"\xde\xad\xbe\xef"))
+    header = proxy_header(remote_host, Tlv(Type.CRC32C, b"\xde\xad\xbe\xef"))
     with (
-        boxes.proxy.connect("passed-on", Client(host=outer, header=header)) as connection,
+        dovecot_receiver.proxy.connect("forwarded", Client(host=proxy_host, header=header)) as connection,
         suppress(ConnectionResetError),
     ):
         assert connection.recv(100) == b""
-    boxes.proxy.log.wait_for(re.compile(rf".* {re.escape(outer)}:\d+ header-invalid .*"))
-    assert far not in boxes.dovecot.log.text()
+    dovecot_receiver.proxy.log.wait_for(re.compile(rf".* {re.escape(proxy_host)}:\d+ header-invalid .*"))
+    assert remote_host not in dovecot_receiver.dovecot.log.text()
 
 
-# What leaves
+# Sent bytes
 
 
 @pytest.fixture(scope="module")
-def raw(papers: ClientCertificates) -> Iterator[RawReceiver]:
+def raw_receiver(certificates: ClientCertificates) -> Iterator[RawReceiver]:
     with socket.create_server((HOST, 0)) as listener:
         listener.settimeout(TIMEOUT_S)
         address = listener.getsockname()
-        ways = {send: SendProxyVariant(address, text) for send, text in SENDS.items()}
-        ways["with-certificate"] = SendProxyVariant(address, WITH_CERTIFICATE)
-        to_tls = f'tls = {{ ca = "{papers.ca}", server_name = "localhost" }}'
-        ways["to-tls"] = SendProxyVariant(address, f"{SENDS['everything']}\n{to_tls}")
-        with introducer(ways, papers) as proxy:
+        variants = {variant: SendProxyVariant(address, text) for variant, text in VARIANTS.items()}
+        variants["with-certificate"] = SendProxyVariant(address, WITH_CERTIFICATE)
+        to_tls = f'tls = {{ ca = "{certificates.ca}", server_name = "localhost" }}'
+        variants["to-tls"] = SendProxyVariant(address, f"{VARIANTS['everything']}\n{to_tls}")
+        with run_sender(variants, certificates) as proxy:
             yield RawReceiver(proxy, listener)
 
 
-@every_send
-def test_everything_fits_536_bytes(
-    raw: RawReceiver, send: str, papers: ClientCertificates, outer: str, far: str
+@all_variants
+def test_every_header_fits_in_536_bytes(
+    raw_receiver: RawReceiver,
+    variant: str,
+    certificates: ClientCertificates,
+    proxy_host: str,
+    remote_host: str,
 ) -> None:
-    for host in (far, "2001:db8::1"):
-        with raw.receive(send, of_many_words(papers, outer, host)) as arrival:
-            assert arrival.header_bytes <= 536
+    for host in (remote_host, "2001:db8::1"):
+        with raw_receiver.receive(
+            variant, client_with_longest_names(certificates, proxy_host, host)
+        ) as received:
+            assert received.header_bytes <= 536
 
 
-def test_tls_is_told_whatever_else_is_too_long(
-    raw: RawReceiver, papers: ClientCertificates, outer: str, far: str
+def test_tls_facts_have_precedence_in_long_header(
+    raw_receiver: RawReceiver, certificates: ClientCertificates, proxy_host: str, remote_host: str
 ) -> None:
-    with raw.receive("everything-passed-on", of_many_words(papers, outer, far)) as arrival:
-        assert parse_ssl(arrival.tlvs[Type.SSL]).value_of(Type.SSL_CN) == LONGEST_CN.encode()
-        assert 0xE0 not in arrival.tlvs
+    with raw_receiver.receive(
+        "all-tlvs-forwarded", client_with_longest_names(certificates, proxy_host, remote_host)
+    ) as received:
+        assert parse_ssl(received.tlvs[Type.SSL]).value_of(Type.SSL_CN) == LONGEST_CN.encode()
+        assert 0xE0 not in received.tlvs
 
 
-@every_bind
-@pytest.mark.parametrize("send", [*SENDS, "with-certificate"])
-def test_the_header_is_one_segment(
-    raw: RawReceiver, send: str, papers: ClientCertificates, tls: bool, local: str
+@both_binds
+@pytest.mark.parametrize("variant", [*VARIANTS, "with-certificate"])
+def test_header_is_one_segment(
+    raw_receiver: RawReceiver, variant: str, certificates: ClientCertificates, tls: bool, client_host: str
 ) -> None:
-    client = Client(host=local, tls=tls, asks_for=LONGEST_NAME, shows=papers.path(LONGEST_CN))
-    with raw.receive(send, client) as arrival:
-        assert len(arrival.first) == arrival.header_bytes
-        assert arrival.segments == 1
+    client = Client(
+        host=client_host, tls=tls, server_name=LONGEST_NAME, certificate=certificates.path(LONGEST_CN)
+    )
+    with raw_receiver.receive(variant, client) as received:
+        assert len(received.first) == received.header_bytes
+        assert received.segments == 1
 
 
-@every_bind
-def test_the_header_comes_before_tls(
-    raw: RawReceiver, papers: ClientCertificates, tls: bool, local: str
+@both_binds
+def test_header_precedes_tls(
+    raw_receiver: RawReceiver, certificates: ClientCertificates, tls: bool, client_host: str
 ) -> None:
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    server.load_cert_chain(papers.pem)
-    client = Client(host=local, tls=tls)
-    with raw.proxy.connect("to-tls", client) as end, raw.listener.accept()[0] as connection:
-        arrival = ReceivedHeader.receive_from(connection)
-        assert arrival.first[arrival.header_bytes :][:1] in (b"", b"\x16")  # a ClientHello may have caught up
-        with server.wrap_socket(connection, server_side=True) as its_end:
-            its_end.sendall(b"* OK ready\r\n")
-            assert end.recv(100) == b"* OK ready\r\n"
+    server.load_cert_chain(certificates.pem)
+    client = Client(host=client_host, tls=tls)
+    with (
+        raw_receiver.proxy.connect("to-tls", client) as client_end,
+        raw_receiver.listener.accept()[0] as connection,
+    ):
+        received = ReceivedHeader.receive_from(connection)
+        # The ClientHello may have arrived, too.
+        assert received.first[received.header_bytes :][:1] in (b"", b"\x16")
+        with server.wrap_socket(connection, server_side=True) as server_end:
+            server_end.sendall(b"* OK ready\r\n")
+            assert client_end.recv(100) == b"* OK ready\r\n"
 
 
-@pytest.mark.parametrize("send", ["v2", "v2-ssl", "v2-ssl-cn"])
+@pytest.mark.parametrize("variant", ["v2", "v2-ssl", "v2-ssl-cn"])
 @pytest.mark.parametrize("alpn", ["imap", "h2"])
-def test_the_alpn_is_told_where_it_is_the_servers(raw: RawReceiver, send: str, alpn: str, local: str) -> None:
-    with raw.receive(send, Client(host=local, tls=True, alpn=[alpn])) as arrival:
-        assert arrival.tlvs.get(Type.ALPN) == (b"imap" if alpn == "imap" else None)
+def test_alpn_of_the_protocol_is_sent(
+    raw_receiver: RawReceiver, variant: str, alpn: str, client_host: str
+) -> None:
+    with raw_receiver.receive(variant, Client(host=client_host, tls=True, alpn=[alpn])) as received:
+        assert received.tlvs.get(Type.ALPN) == (b"imap" if alpn == "imap" else None)

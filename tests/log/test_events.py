@@ -1,4 +1,4 @@
-"""Events: the table has every one that the code logs, with the keys that it logs."""
+"""Events: the table has every event that the code logs, with the keys that the code passes."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from mailproxy.log.events import EVENTS, LEVELS, Event
 
 PACKAGE = Path(events.__file__).parents[1]
 MODULES = {file: ast.parse(file.read_text()) for file in sorted(PACKAGE.rglob("*.py"))}
-BY_CONSTANT = {name: value for name, value in vars(events).items() if isinstance(value, Event)}
+EVENT_CONSTANTS = {name: value for name, value in vars(events).items() if isinstance(value, Event)}
 
 
-def logged() -> Iterator[tuple[str, Event, set[str]]]:
-    """Every call that logs an event named in place: where it stands, the event, the keys of its data."""
+def logging_calls() -> Iterator[tuple[str, Event, set[str]]]:
+    """Yield every call that logs a named event: its position, the event, and the keys of its data."""
     for file, tree in MODULES.items():
         for node in ast.walk(tree):
             match node:
                 case ast.Call(
-                    func=ast.Attribute(attr="event" | "_tell"),
+                    func=ast.Attribute(attr="event" | "_log_server_event"),
                     args=[ast.Name(id=name), *_],
                     keywords=keywords,
-                ) if name in BY_CONSTANT:
+                ) if name in EVENT_CONSTANTS:
                     keys = {keyword.arg for keyword in keywords if keyword.arg is not None}
-                    yield f"{file.name}:{node.lineno}", BY_CONSTANT[name], keys
+                    yield f"{file.name}:{node.lineno}", EVENT_CONSTANTS[name], keys
 
 
-def test_events_are_made_in_one_module_only() -> None:
-    """So that the table has them all."""
+def test_events_are_defined_in_one_module() -> None:
+    """Otherwise an event could be missing in the table."""
     elsewhere = [
         f"{file}:{node.lineno}"
         for file, tree in MODULES.items()
@@ -39,7 +39,7 @@ def test_events_are_made_in_one_module_only() -> None:
         if file.name != "events.py"
     ]
     assert not elsewhere
-    assert set(EVENTS) == set(BY_CONSTANT.values())
+    assert set(EVENTS) == set(EVENT_CONSTANTS.values())
 
 
 def test_every_event_is_used() -> None:
@@ -50,17 +50,17 @@ def test_every_event_is_used() -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.Name)
     }
-    assert set(BY_CONSTANT) <= names
+    assert set(EVENT_CONSTANTS) <= names
 
 
-def test_an_event_has_the_keys_that_are_documented() -> None:
-    found = list(logged())
-    assert len(found) > 15
-    for place, event, keys in found:
-        assert keys <= set(event.keys), f"{place}: {event.name}"
+def test_logged_keys_are_documented() -> None:
+    calls = list(logging_calls())
+    assert len(calls) > 15
+    for position, event, keys in calls:
+        assert keys <= set(event.keys), f"{position}: {event.name}"
 
 
-def test_names_are_words_for_a_search_and_meanings_one_line() -> None:
+def test_names_are_hyphenated_words_and_meanings_one_line() -> None:
     assert len({event.name for event in EVENTS}) == len(EVENTS)
     for event in EVENTS:
         assert re.fullmatch(r"[a-z]+(-[a-z]+)*", event.name)

@@ -1,4 +1,4 @@
-"""Lines stay whole on full disks and when processes that share a file are killed; how many arrived is known."""
+"""The line writer: lines stay whole on full disks and with killed processes, and arrivals are counted."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def file(tmp_path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def opened(file: Path, *, shared: bool = False) -> Iterator[LineWriter]:
+def open_writer(file: Path, *, shared: bool = False) -> Iterator[LineWriter]:
     fd = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
     writer = LineWriter(fd, shared=shared)
     try:
@@ -36,7 +36,7 @@ def opened(file: Path, *, shared: bool = False) -> Iterator[LineWriter]:
 
 
 @contextlib.contextmanager
-def no_file_longer_than(size: int) -> Iterator[None]:
+def file_size_limit(size: int) -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -47,14 +47,12 @@ def no_file_longer_than(size: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("shared", [False, True], ids=["alone", "shared"])
 @pytest.mark.parametrize(
-    ("room", "arrived"),
+    ("size_limit", "arrived"),
     [(1000, 10), (1001, 10), (1098, 10), (1099, 11), (1100, 11), (50, 0), (0, 0)],
 )
-def test_a_write_that_fails_says_how_many_lines_arrived_whole(
-    file: Path, room: int, arrived: int, shared: bool
-) -> None:
-    with opened(file, shared=shared) as writer:
-        with no_file_longer_than(room), pytest.raises(LinesLostError, match="File too large") as caught:
+def test_failed_write_reports_arrived_lines(file: Path, size_limit: int, arrived: int, shared: bool) -> None:
+    with open_writer(file, shared=shared) as writer:
+        with file_size_limit(size_limit), pytest.raises(LinesLostError, match="File too large") as caught:
             writer.write([LINE] * 20)
         assert caught.value.arrived == arrived
         writer.write([b"afterwards\n"])
@@ -64,21 +62,20 @@ def test_a_write_that_fails_says_how_many_lines_arrived_whole(
     assert all(LINE.startswith(line) for line in lines[:-2])
 
 
-def test_a_file_that_may_not_be_read_is_torn_by_no_write_either(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(LineWriter, "_open_reader", lambda _: None)  # root may read everything
-    with opened(file) as writer:
-        with no_file_longer_than(150), pytest.raises(LinesLostError):
+def test_failed_write_to_unreadable_file_ends_the_line(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Root may read every file, so the reader is disabled here.
+    monkeypatch.setattr(LineWriter, "_open_reader", lambda _: None)
+    with open_writer(file) as writer:
+        with file_size_limit(150), pytest.raises(LinesLostError):
             writer.write([LINE] * 3)
         writer.write([b"afterwards\n"])
     assert file.read_bytes() == LINE + LINE[:50] + b"\nafterwards\n"
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["alone", "shared"])
-def test_what_a_killed_process_has_left_is_no_part_of_the_next_line(file: Path, shared: bool) -> None:
+def test_torn_line_is_ended_before_next_write(file: Path, shared: bool) -> None:
     file.write_bytes(b"one\ntw")
-    with opened(file, shared=shared) as writer:
+    with open_writer(file, shared=shared) as writer:
         writer.write([b"three\n", b"four\n"])
         with file.open("ab") as other:
             other.write(b"fi")
@@ -87,9 +84,7 @@ def test_what_a_killed_process_has_left_is_no_part_of_the_next_line(file: Path, 
     assert file.read_bytes() == b"one\ntw\nthree\nfour\nfi\nsix\nseven\n"
 
 
-def test_a_lock_that_is_never_given_back_holds_nobody_up_for_ever(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lock_held_forever_times_out(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mailproxy.log.line_writer._LOCK_TIMEOUT_S", 0.1)
     code = (
         "import fcntl, sys, time; f = open(sys.argv[1], 'ab'); fcntl.lockf(f, fcntl.LOCK_EX);"
@@ -98,44 +93,47 @@ def test_a_lock_that_is_never_given_back_holds_nobody_up_for_ever(
     with subprocess.Popen([sys.executable, "-c", code, str(file)], stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"locked\n"
-        with opened(file, shared=True) as writer:
+        with open_writer(file, shared=True) as writer:
             writer.write([b"all the same\n"])
         holder.kill()
     assert file.read_bytes() == b"all the same\n"
 
 
-_WRITING = """
+_WRITE_PROGRAM = """
 import os, sys
 from mailproxy.log.line_writer import LineWriter
 writer = LineWriter(os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640), shared=True)
 line = sys.argv[2].encode() * 999 + b"\\n"
 print("begun", flush=True)
 while True:
-    writer.write([line] * 1000)  # 1 MB, page by page: it is killed in the midst of it
+    writer.write([line] * 1000)  # 1 MB, written page by page, so the kill happens within a write
 """
 
 
 @pytest.mark.slow
-def test_processes_that_share_a_file_are_killed_and_no_two_lines_become_one(file: Path) -> None:
-    for turn in range(6):
+def test_killed_writers_of_shared_file_mix_no_lines(file: Path) -> None:
+    for round_number in range(6):
         writers = [
-            subprocess.Popen([sys.executable, "-c", _WRITING, str(file), letter], stdout=subprocess.PIPE)
+            subprocess.Popen(
+                [sys.executable, "-c", _WRITE_PROGRAM, str(file), letter], stdout=subprocess.PIPE
+            )
             for letter in "ab"
         ]
-        for each in writers:
-            assert each.stdout is not None
-            assert each.stdout.readline() == b"begun\n"
-        for each in writers:
-            time.sleep(0.003 * turn)  # so that they are at different places; nothing is waited for
-            each.send_signal(signal.SIGKILL)
-            each.wait()
-            assert each.stdout is not None
-            each.stdout.close()
-    with opened(file, shared=True) as writer:
+        for process in writers:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"begun\n"
+        for process in writers:
+            # The writers get to different positions. The test waits for no event.
+            time.sleep(0.003 * round_number)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+    with open_writer(file, shared=True) as writer:
         writer.write([b"the last one\n"])
     lines = file.read_bytes().split(b"\n")
     assert lines[-2:] == [b"the last one", b""]
     mixed = [line[:20] for line in lines[:-2] if len(set(line)) > 1 or len(line) > 999]
     assert not mixed
     torn = [line for line in lines[:-2] if len(line) < 999]
-    assert len(torn) <= 12, "one for each process at most"
+    assert len(torn) <= 12, "at most one for each process"

@@ -1,4 +1,4 @@
-"""Several targets at once: each has its own format and level, and one that fails or hangs does so alone."""
+"""Several log targets: each has its own format and level, and a failing or blocked one affects no other."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from mailproxy.log import Log, Output, open_target
 from mailproxy.log import formats as lines
 from mailproxy.log.events import ACCEPT_PAUSED, READY
 from mailproxy.log.targets import FileTarget, SyslogTarget
-from tests.log.test_writer import an_ended_session, receive, running
-from tests.support.patience import fail_after_timeout, wait_until
+from tests.log.test_writer import ended_session, receive, running
+from tests.support.timeouts import fail_after_timeout, wait_until
 
 
 @pytest.fixture(autouse=True)
 def time_limit(nursery: trio.Nursery) -> None:
-    """Nothing here waits for ever."""
+    """Fail tests that hang."""
     nursery.start_soon(fail_after_timeout)
 
 
-class Stuck(FileTarget):
-    """A file whose disk does not answer until it is let go."""
+class BlockedFile(FileTarget):
+    """A file whose disk does not answer until ``may_write`` is set."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.began, self.let_go = threading.Event(), threading.Event()
+        self.started, self.may_write = threading.Event(), threading.Event()
 
     def write(self, lines: Sequence[tuple[str, str]]) -> None:
-        self.began.set()
-        assert self.let_go.wait(20)
+        self.started.set()
+        assert self.may_write.wait(20)
         super().write(lines)
 
 
@@ -49,7 +49,7 @@ async def test_each_target_has_its_own_format_and_level(tmp_path: Path) -> None:
         ]
     )
     async with running(log):
-        log.session(an_ended_session())
+        log.session(ended_session())
         log.event(READY, "mailproxy is ready")
         log.event(ACCEPT_PAUSED, "frontend imap cannot accept")
     assert [line[30:].partition(" ")[0] for line in text.read_text().splitlines()] == [
@@ -64,22 +64,22 @@ async def test_each_target_has_its_own_format_and_level(tmp_path: Path) -> None:
     ]
 
 
-async def test_a_session_is_formatted_once_for_each_format(  # noqa: ASYNC124 - its fixtures are Trio's
+async def test_session_is_formatted_once_per_format(  # noqa: ASYNC124 - its fixtures are Trio's
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = []
+    records = []
 
     def count(record: object) -> str:
-        made.append(record)
+        records.append(record)
         return "line"
 
     monkeypatch.setattr("mailproxy.log.writer.FORMATS", {"json": (count, lines.json_event)})
     log = Log([Output(FileTarget(tmp_path / name), "json") for name in "abc"])
-    log.session(an_ended_session())
-    assert len(made) == 1
+    log.session(ended_session())
+    assert len(records) == 1
 
 
-async def test_one_that_cannot_be_written_fails_alone_and_the_others_say_so(tmp_path: Path) -> None:
+async def test_failing_target_is_reported_by_the_others(tmp_path: Path) -> None:
     good, bad = tmp_path / "good", tmp_path / "bad"
     bad.symlink_to("/dev/full")
     log = Log([Output(FileTarget(bad), name=str(bad)), Output(FileTarget(good), "json")])
@@ -92,37 +92,37 @@ async def test_one_that_cannot_be_written_fails_alone_and_the_others_say_so(tmp_
         log.reopen()
         log.event(READY, "third")
         await wait_until(lambda: bad.exists() and "third" in bad.read_text())
-    told = [json.loads(line) for line in good.read_text().splitlines()]
-    failed = [line for line in told if line["event"] == "log-not-written"]
+    entries = [json.loads(line) for line in good.read_text().splitlines()]
+    failed = [line for line in entries if line["event"] == "log-not-written"]
     assert [(line["to"], line["reason"]) for line in failed] == [
         (str(bad), "[Errno 28] No space left on device")
     ]
-    assert {"first", "second", "third", "the log was reopened"} <= {line["message"] for line in told}
-    assert "lines-lost" not in {line["event"] for line in told}
+    assert {"first", "second", "third", "the log was reopened"} <= {line["message"] for line in entries}
+    assert "lines-lost" not in {line["event"] for line in entries}
     assert "2 log lines were lost" in bad.read_text()
 
 
-async def test_one_that_hangs_holds_no_other_up(tmp_path: Path) -> None:
-    stuck, good = Stuck(tmp_path / "stuck"), tmp_path / "good"
-    log = Log([Output(stuck), Output(FileTarget(good))])
+async def test_blocked_target_does_not_block_others(tmp_path: Path) -> None:
+    blocked, good = BlockedFile(tmp_path / "stuck"), tmp_path / "good"
+    log = Log([Output(blocked), Output(FileTarget(good))])
     try:
         async with running(log):
             log.event(READY, "first")
-            await wait_until(stuck.began.is_set)
+            await wait_until(blocked.started.is_set)
             log.event(READY, "second")
             await wait_until(lambda: "second" in good.read_text())
             good.rename(tmp_path / "old")
             log.reopen()
             log.event(READY, "third")
             await wait_until(lambda: good.exists() and "third" in good.read_text())
-            stuck.let_go.set()
+            blocked.may_write.set()
     finally:
-        stuck.let_go.set()
+        blocked.may_write.set()
     written = (tmp_path / "stuck").read_text()
     assert [word in written for word in ("first", "second", "third")] == [True] * 3
 
 
-async def test_all_are_reopened_and_that_is_said_once_in_each(tmp_path: Path) -> None:
+async def test_all_targets_are_reopened_and_log_it_once(tmp_path: Path) -> None:
     files = [tmp_path / name for name in "ab"]
     log = Log([Output(FileTarget(file)) for file in files])
     async with running(log):
@@ -134,7 +134,7 @@ async def test_all_are_reopened_and_that_is_said_once_in_each(tmp_path: Path) ->
     assert [file.read_text().count("the log was reopened") for file in files] == [1, 1]
 
 
-async def test_where_one_cannot_be_reopened_all_say_which(tmp_path: Path) -> None:
+async def test_failed_reopen_is_reported_in_all_targets(tmp_path: Path) -> None:
     gone, good = tmp_path / "gone", tmp_path / "good"
     gone.mkdir()
     log = Log([Output(FileTarget(gone / "log")), Output(FileTarget(good))])
@@ -150,7 +150,7 @@ async def test_where_one_cannot_be_reopened_all_say_which(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("facility", "number"), [("mail", 2), ("daemon", 3), ("authpriv", 10), ("local7", 23)]
 )
-async def test_syslog_gets_facility_and_tag(tmp_path: Path, facility: str, number: int) -> None:
+async def test_syslog_gets_facility_and_tag_of_its_output(tmp_path: Path, facility: str, number: int) -> None:
     path = str(tmp_path / "syslog")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind(path)
@@ -164,7 +164,7 @@ async def test_syslog_gets_facility_and_tag(tmp_path: Path, facility: str, numbe
     assert datagram.endswith(f" mp/imap[{os.getpid()}]: warning: frontend imap cannot accept")
 
 
-async def test_syslog_and_a_file_have_one_date_each(tmp_path: Path) -> None:
+async def test_syslog_and_file_have_one_date_each(tmp_path: Path) -> None:
     path = str(tmp_path / "syslog")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind(path)

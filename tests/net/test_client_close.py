@@ -1,4 +1,4 @@
-"""Clients that leave while nobody reads from them: noticed at once, and once; those that asked for something may stay."""
+"""Clients that close while no task reads from them: noticed at once and only once, unless they sent data."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from mailproxy.net.tls.close import send_close_notify
 from mailproxy.net.tls.context import make_client_context
 from mailproxy.net.tls.handshake import accept_tls, connect_tls
 from mailproxy.testing import ThrowAwayCA
-from tests.support.patience import fail_after_timeout, wait_until
+from tests.support.timeouts import fail_after_timeout, wait_until
 
 COMMAND = b"a1 CAPABILITY\r\n"
 
 
-class LeaveWatch:
-    """Clients watched as sessions do it."""
+class CloseWatch:
+    """Watches clients as sessions do."""
 
     def __init__(self) -> None:
         self.poller = Poller()
@@ -35,12 +35,12 @@ class LeaveWatch:
     async def run(self) -> None:
         await self.poller.serve()
 
-    def watch(self, client: socket.socket, left: Callable[[], None]) -> None:
-        def happened(events: int) -> None:
+    def watch(self, client: socket.socket, on_closing: Callable[[], None]) -> None:
+        def on_event(events: int) -> None:
             if is_client_closing(client, events):
-                left()
+                on_closing()
 
-        self.poller.add(client.fileno()).on_hangup = happened
+        self.poller.add(client.fileno()).on_hangup = on_event
 
     def forget(self, client: socket.socket) -> None:
         self.poller.forget(client.fileno())
@@ -48,28 +48,31 @@ class LeaveWatch:
 
 @pytest.fixture(autouse=True)
 def time_limit(nursery: trio.Nursery) -> None:
-    """Nothing here waits for ever."""
+    """Fail tests that hang."""
     nursery.start_soon(fail_after_timeout)
 
 
 @pytest.fixture
-async def clients(nursery: trio.Nursery) -> LeaveWatch:
-    watch = LeaveWatch()
+async def clients(nursery: trio.Nursery) -> CloseWatch:
+    watch = CloseWatch()
     nursery.start_soon(watch.run)
     await trio.testing.wait_all_tasks_blocked()
     return watch
 
 
 @define
-class Visit:
-    """A client's connection: its own end, and the one here. ``left`` counts the calls."""
+class ClientConnection:
+    """A client's connection; ``closing_calls`` counts the callbacks.
+
+    ``theirs`` is the client's end, ``ours`` the accepted one.
+    """
 
     theirs: socket.socket
     ours: socket.socket
-    left: int = field(default=0, init=False)
+    closing_calls: int = field(default=0, init=False)
 
-    def leave(self) -> None:
-        self.left += 1
+    def on_closing(self) -> None:
+        self.closing_calls += 1
 
     def reset(self) -> None:
         self.theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -77,31 +80,31 @@ class Visit:
 
 
 @asynccontextmanager
-async def visit(watch: LeaveWatch | None = None) -> AsyncIterator[Visit]:
-    """A client over TCP, watched at once if there is a watch for it."""
+async def connect_client(watch: CloseWatch | None = None) -> AsyncIterator[ClientConnection]:
+    """Connect a client over TCP, watched at once if ``watch`` is given."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         theirs = socket.create_connection(listener.getsockname())
         ours, _ = listener.accept()
     ours.setblocking(False)
     with theirs, ours:
-        each = Visit(theirs, ours)
+        connection = ClientConnection(theirs, ours)
         if watch is not None:
-            watch.watch(ours, each.leave)
-        yield each
+            watch.watch(ours, connection.on_closing)
+        yield connection
         if watch is not None:
             watch.forget(ours)
     await trio.lowlevel.checkpoint()
 
 
 @asynccontextmanager
-async def tls_visit(
-    watch: LeaveWatch, ca: ThrowAwayCA, version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3
-) -> AsyncIterator[Visit]:
-    """The same over TLS."""
+async def connect_tls_client(
+    watch: CloseWatch, ca: ThrowAwayCA, version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3
+) -> AsyncIterator[ClientConnection]:
+    """Connect a client over TLS, and watch it."""
     server = ca.server_context("localhost")
     server.maximum_version = version
     client = make_client_context(ServerTls(ca=Path(ca.pem)), None)
-    async with visit() as clear:
+    async with connect_client() as clear:
         clear.theirs.setblocking(False)
         ends: list[ssl.SSLSocket] = []
 
@@ -112,209 +115,209 @@ async def tls_visit(
             nursery.start_soon(shake_hands)
             ours = await accept_tls(clear.ours, server)
         with ours, ends[0]:
-            each = Visit(ends[0], ours)
-            watch.watch(ours, each.leave)
-            yield each
+            connection = ClientConnection(ends[0], ours)
+            watch.watch(ours, connection.on_closing)
+            yield connection
             watch.forget(ours)
 
 
-async def quiet() -> None:
-    """Everything that can happen has happened; what goes over loopback is there when the call returns."""
+async def settle() -> None:
+    """Wait until all events are handled. On loopback, data arrives before the sending call returns."""
     await trio.testing.wait_all_tasks_blocked(0.01)
 
 
-# In clear
+# Plain TCP.
 
 
-@pytest.mark.parametrize("leave", [lambda each: each.theirs.close(), lambda each: each.theirs.shutdown(socket.SHUT_WR), Visit.reset], ids=["close", "half-close", "reset"])  # fmt: skip
-async def test_a_client_that_leaves_is_noticed_once(
-    clients: LeaveWatch, leave: Callable[[Visit], None]
+@pytest.mark.parametrize("close", [lambda connection: connection.theirs.close(), lambda connection: connection.theirs.shutdown(socket.SHUT_WR), ClientConnection.reset], ids=["close", "half-close", "reset"])  # fmt: skip
+async def test_closing_client_is_noticed_once(
+    clients: CloseWatch, close: Callable[[ClientConnection], None]
 ) -> None:
-    async with visit(clients) as client:
-        await quiet()
-        assert client.left == 0
-        leave(client)
-        await wait_until(lambda: client.left)
-        await quiet()
-        assert client.left == 1
+    async with connect_client(clients) as client:
+        await settle()
+        assert client.closing_calls == 0
+        close(client)
+        await wait_until(lambda: client.closing_calls)
+        await settle()
+        assert client.closing_calls == 1
 
 
-async def test_a_client_that_had_left_before_is_noticed_at_once(clients: LeaveWatch) -> None:
-    async with visit() as client:
+async def test_client_closed_before_watch_is_noticed(clients: CloseWatch) -> None:
+    async with connect_client() as client:
         client.theirs.close()
-        clients.watch(client.ours, client.leave)
-        await wait_until(lambda: client.left)
+        clients.watch(client.ours, client.on_closing)
+        await wait_until(lambda: client.closing_calls)
         clients.forget(client.ours)
 
 
-async def test_a_client_that_says_something_has_not_left(clients: LeaveWatch) -> None:
-    async with visit(clients) as client:
+async def test_client_sending_data_is_not_closing(clients: CloseWatch) -> None:
+    async with connect_client(clients) as client:
         client.theirs.send(COMMAND)
-        await quiet()
-        assert client.left == 0
-        assert client.ours.recv(100) == COMMAND, "and nothing of it is lost"
+        await settle()
+        assert client.closing_calls == 0
+        assert client.ours.recv(100) == COMMAND, "no byte of it is lost"
 
 
-async def test_a_client_that_asks_and_then_ends_its_side_may_wait_for_the_answer(clients: LeaveWatch) -> None:
-    async with visit(clients) as client:
+async def test_half_close_after_command_is_not_closing(clients: CloseWatch) -> None:
+    async with connect_client(clients) as client:
         client.theirs.send(COMMAND)
         client.theirs.shutdown(socket.SHUT_WR)
-        await quiet()
-        assert client.left == 0
+        await settle()
+        assert client.closing_calls == 0
         assert client.ours.recv(100) == COMMAND
 
 
-@pytest.mark.parametrize("ended", [False, True], ids=["asked", "asked and ended"])
-async def test_a_client_that_asks_and_then_resets_has_left(clients: LeaveWatch, ended: bool) -> None:
-    """There is something to read, but nobody who would hear the answer."""
-    async with visit(clients) as client:
+@pytest.mark.parametrize("half_closed", [False, True], ids=["open", "half-closed"])
+async def test_reset_after_command_is_noticed(clients: CloseWatch, half_closed: bool) -> None:
+    """There is data to read, but the client could not receive an answer."""
+    async with connect_client(clients) as client:
         client.theirs.send(COMMAND)
-        if ended:
+        if half_closed:
             client.theirs.shutdown(socket.SHUT_WR)
-        await quiet()
-        assert client.left == 0
+        await settle()
+        assert client.closing_calls == 0
         client.reset()
-        await wait_until(lambda: client.left)
-        await quiet()
-        assert client.left == 1
+        await wait_until(lambda: client.closing_calls)
+        await settle()
+        assert client.closing_calls == 1
 
 
-async def test_a_unix_socket(clients: LeaveWatch) -> None:
+async def test_unix_socket_close_is_noticed(clients: CloseWatch) -> None:
     theirs, ours = socket.socketpair()
     with theirs, ours:
         ours.setblocking(False)
-        client = Visit(theirs, ours)
-        clients.watch(ours, client.leave)
+        client = ClientConnection(theirs, ours)
+        clients.watch(ours, client.on_closing)
         theirs.close()
-        await wait_until(lambda: client.left)
+        await wait_until(lambda: client.closing_calls)
         clients.forget(ours)
 
 
-# Over TLS
+# TLS.
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 @pytest.mark.parametrize("notify", [True, False], ids=["close_notify", "bare"])
-async def test_a_client_that_ends_tls_has_left(
-    clients: LeaveWatch, throw_away_ca: ThrowAwayCA, version: ssl.TLSVersion, notify: bool
+async def test_tls_close_is_noticed(
+    clients: CloseWatch, throw_away_ca: ThrowAwayCA, version: ssl.TLSVersion, notify: bool
 ) -> None:
-    """The alert that says so is no question, though there is something to read."""
-    async with tls_visit(clients, throw_away_ca, version) as client:
-        await quiet()
-        assert client.left == 0
+    """The close_notify alert makes the socket readable, but it is not a command."""
+    async with connect_tls_client(clients, throw_away_ca, version) as client:
+        await settle()
+        assert client.closing_calls == 0
         if notify:
             assert isinstance(client.theirs, ssl.SSLSocket)
             send_close_notify(client.theirs)
         client.theirs.close()
-        await wait_until(lambda: client.left)
-        await quiet()
-        assert client.left == 1
+        await wait_until(lambda: client.closing_calls)
+        await settle()
+        assert client.closing_calls == 1
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-async def test_a_client_that_asks_over_tls_and_then_ends_it_may_wait(
-    clients: LeaveWatch, throw_away_ca: ThrowAwayCA, version: ssl.TLSVersion
+async def test_tls_close_after_command_is_not_closing(
+    clients: CloseWatch, throw_away_ca: ThrowAwayCA, version: ssl.TLSVersion
 ) -> None:
-    async with tls_visit(clients, throw_away_ca, version) as client:
+    async with connect_tls_client(clients, throw_away_ca, version) as client:
         assert isinstance(client.theirs, ssl.SSLSocket)
         client.theirs.send(COMMAND)
         send_close_notify(client.theirs)
         socket.socket.shutdown(client.theirs, socket.SHUT_WR)
-        await quiet()
-        assert client.left == 0
+        await settle()
+        assert client.closing_calls == 0
         assert client.ours.recv(100) == COMMAND
 
 
-async def test_a_client_that_resets_tls_has_left(clients: LeaveWatch, throw_away_ca: ThrowAwayCA) -> None:
-    async with tls_visit(clients, throw_away_ca) as client:
+async def test_tls_reset_is_noticed(clients: CloseWatch, throw_away_ca: ThrowAwayCA) -> None:
+    async with connect_tls_client(clients, throw_away_ca) as client:
         client.reset()
-        await wait_until(lambda: client.left)
+        await wait_until(lambda: client.closing_calls)
 
 
-# Watched and forgotten
+# Watched and forgotten.
 
 
-async def test_who_is_forgotten_may_leave_unnoticed(clients: LeaveWatch) -> None:
-    async with visit() as client:
-        clients.watch(client.ours, client.leave)
+async def test_forgotten_client_is_not_reported(clients: CloseWatch) -> None:
+    async with connect_client() as client:
+        clients.watch(client.ours, client.on_closing)
         clients.forget(client.ours)
         client.theirs.close()
-        await quiet()
-        assert client.left == 0
+        await settle()
+        assert client.closing_calls == 0
 
 
-async def test_a_client_may_be_watched_again(clients: LeaveWatch) -> None:
-    async with visit() as client:
-        clients.watch(client.ours, client.leave)
+async def test_client_can_be_watched_twice(clients: CloseWatch) -> None:
+    async with connect_client() as client:
+        clients.watch(client.ours, client.on_closing)
         clients.forget(client.ours)
-        clients.watch(client.ours, client.leave)
+        clients.watch(client.ours, client.on_closing)
         client.theirs.close()
-        await wait_until(lambda: client.left)
+        await wait_until(lambda: client.closing_calls)
         clients.forget(client.ours)
-        clients.forget(client.ours)  # twice is no fault
-        assert client.left == 1
+        clients.forget(client.ours)  # a second call is allowed
+        assert client.closing_calls == 1
 
 
-async def test_who_is_called_may_forget_others_that_leave_at_the_same_moment(clients: LeaveWatch) -> None:
-    async with visit() as one, visit() as two:
+async def test_callback_may_forget_another_closing_client(clients: CloseWatch) -> None:
+    async with connect_client() as one, connect_client() as two:
         called = []
 
-        def leave(who: str, other: Visit) -> Callable[[], None]:
-            def left() -> None:
-                called.append(who)
+        def forget_other(name: str, other: ClientConnection) -> Callable[[], None]:
+            def on_closing() -> None:
+                called.append(name)
                 clients.forget(other.ours)
 
-            return left
+            return on_closing
 
-        clients.watch(one.ours, leave("one", two))
-        clients.watch(two.ours, leave("two", one))
+        clients.watch(one.ours, forget_other("one", two))
+        clients.watch(two.ours, forget_other("two", one))
         one.theirs.close()
         two.theirs.close()
         await wait_until(lambda: called)
-        await quiet()
+        await settle()
         assert len(called) == 1
         clients.forget(one.ours)
         clients.forget(two.ours)
 
 
-async def test_many_that_leave_at_the_same_moment(clients: LeaveWatch) -> None:
-    """More than the watch looks at in one go; those that stay are let be."""
+async def test_many_simultaneous_closes_are_noticed(clients: CloseWatch) -> None:
+    """These are more clients than the watch handles at once. Clients that stay connected are not reported."""
     async with AsyncExitStack() as stack:
-        visits = [await stack.enter_async_context(visit(clients)) for _ in range(300)]
-        stay = visits[::10]
-        leave = [each for each in visits if each not in stay]
-        for each in leave:
-            each.theirs.close()
-        await wait_until(lambda: all(each.left for each in leave))
-        await quiet()
-        assert {each.left for each in leave} == {1}
-        assert {each.left for each in stay} == {0}
+        connections = [await stack.enter_async_context(connect_client(clients)) for _ in range(300)]
+        open_ones = connections[::10]
+        closing = [connection for connection in connections if connection not in open_ones]
+        for connection in closing:
+            connection.theirs.close()
+        await wait_until(lambda: all(connection.closing_calls for connection in closing))
+        await settle()
+        assert {connection.closing_calls for connection in closing} == {1}
+        assert {connection.closing_calls for connection in open_ones} == {0}
 
 
-async def test_nobody_is_watched_once_the_watch_has_ended() -> None:
-    """While the proxy is stopped, sessions still come by here on their way out."""
-    watch = LeaveWatch()
-    async with visit() as early, visit() as late:
+async def test_no_callback_after_the_poller_ended() -> None:
+    """While the proxy stops, ending sessions still register and forget their clients."""
+    watch = CloseWatch()
+    async with connect_client() as early, connect_client() as late:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watch.run)
             await trio.testing.wait_all_tasks_blocked()
-            watch.watch(early.ours, early.leave)
+            watch.watch(early.ours, early.on_closing)
             nursery.cancel_scope.cancel()
-        watch.watch(late.ours, late.leave)
+        watch.watch(late.ours, late.on_closing)
         early.theirs.close()
         late.theirs.close()
-        await quiet()
+        await settle()
         watch.forget(early.ours)
         watch.forget(late.ours)
-        assert (early.left, late.left) == (0, 0)
+        assert (early.closing_calls, late.closing_calls) == (0, 0)
 
 
-async def test_ended_it_leaves_nothing_open() -> None:
+async def test_ended_poller_leaves_no_open_descriptor() -> None:
     def descriptors() -> set[str]:
         return {file.name for file in Path("/proc/self/fd").iterdir()}
 
     before = descriptors()
-    watch = LeaveWatch()
+    watch = CloseWatch()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch.run)
         await trio.testing.wait_all_tasks_blocked()

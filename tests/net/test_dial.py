@@ -1,4 +1,4 @@
-"""Connecting to servers: which address takes the connection, whose fault it is if none does, and what is left open."""
+"""Connecting to servers: which address is used, whose fault a failure is, and which descriptors stay open."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from mailproxy.net.dial import Endpoint, connect
 from mailproxy.net.resolve import literal_endpoint
 from mailproxy.testing import RefusingServer, UnansweredServer
 from tests.support.network import link_local, needs_ipv6
-from tests.support.patience import fail_after_timeout
+from tests.support.timeouts import fail_after_timeout
 
-PORT = 993  # the one that the client connected to, where it must not matter
+# The client's port, in tests where it has no effect.
+PORT = 993
 
 
 @pytest.fixture(autouse=True)
 def time_limit(nursery: trio.Nursery) -> None:
-    """Nothing here waits for ever."""
+    """Fail tests that hang."""
     nursery.start_soon(fail_after_timeout)
 
 
@@ -39,17 +40,17 @@ def listener() -> Iterator[socket.socket]:
 
 
 def endpoint(address: object) -> Endpoint:
-    """The endpoint of an address as it stands in a configuration, or of a listening socket."""
+    """Return the endpoint of an address in the configuration's notation, or of a listening socket."""
     if isinstance(address, socket.socket):
         name = address.getsockname()
         return Endpoint(address.family, *((name[0], name[1]) if isinstance(name, tuple) else (name,)))
-    found = literal_endpoint(parse_server(str(address)))
-    assert found is not None
-    return found
+    result = literal_endpoint(parse_server(str(address)))
+    assert result is not None
+    return result
 
 
 @asynccontextmanager
-async def refusing() -> AsyncIterator[Endpoint]:
+async def refusing_server() -> AsyncIterator[Endpoint]:
     async with trio.open_nursery() as nursery:
         yield endpoint(await nursery.start(RefusingServer().serve))
         nursery.cancel_scope.cancel()
@@ -59,7 +60,7 @@ def descriptors() -> set[str]:
     return {file.name for file in Path("/proc/self/fd").iterdir()}
 
 
-async def test_a_connection_comes_nonblocking_and_without_delay(listener: socket.socket) -> None:
+async def test_connection_is_nonblocking_with_nodelay(listener: socket.socket) -> None:
     sock, used = await connect([endpoint(listener)], PORT)
     with sock, listener.accept()[0] as server:
         assert sock.getpeername() == listener.getsockname()
@@ -72,7 +73,7 @@ async def test_a_connection_comes_nonblocking_and_without_delay(listener: socket
 
 
 @needs_ipv6
-async def test_ipv6() -> None:
+async def test_ipv6_connection() -> None:
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
         address = f"[::1]:{listener.getsockname()[1]}"
         sock, used = await connect([endpoint(address)], PORT)
@@ -80,7 +81,7 @@ async def test_ipv6() -> None:
             assert used.text(PORT) == address
 
 
-async def test_a_link_local_address_with_its_interface() -> None:
+async def test_link_local_address_with_interface() -> None:
     if (host := link_local()) is None:
         pytest.skip("no interface has a link-local address")
     with socket.create_server(("::", 0), family=socket.AF_INET6) as listener:
@@ -88,7 +89,7 @@ async def test_a_link_local_address_with_its_interface() -> None:
         sock.close()
 
 
-async def test_a_unix_socket(tmp_path: Path) -> None:
+async def test_unix_socket_connection(tmp_path: Path) -> None:
     path = tmp_path / "imap.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
@@ -99,7 +100,7 @@ async def test_a_unix_socket(tmp_path: Path) -> None:
             assert used.text(PORT) == f"unix:{path}"
 
 
-async def test_a_server_without_a_port_is_reached_at_the_clients(listener: socket.socket) -> None:
+async def test_server_without_port_uses_client_port(listener: socket.socket) -> None:
     port = listener.getsockname()[1]
     sock, used = await connect([endpoint("127.0.0.1")], port)
     with sock:
@@ -107,44 +108,44 @@ async def test_a_server_without_a_port_is_reached_at_the_clients(listener: socke
         assert used.text(port) == f"127.0.0.1:{port}"
 
 
-async def test_a_servers_own_port_comes_first(listener: socket.socket) -> None:
+async def test_server_port_overrides_client_port(listener: socket.socket) -> None:
     assert endpoint("[::1]:143").text(PORT) == "[::1]:143"
     sock, _ = await connect([endpoint(listener)], PORT)
     with sock:
         assert sock.getpeername()[1] == listener.getsockname()[1]
 
 
-async def test_who_refuses_is_named() -> None:
-    async with refusing() as nobody:
-        with pytest.raises(ServerRefusedError, match=rf"\A{nobody.text(PORT)}: Connection refused\Z"):
-            await connect([nobody], PORT)
+async def test_refusal_names_the_address() -> None:
+    async with refusing_server() as refusing:
+        with pytest.raises(ServerRefusedError, match=rf"\A{refusing.text(PORT)}: Connection refused\Z"):
+            await connect([refusing], PORT)
 
 
-async def test_a_unix_socket_that_is_not_there_is_named(tmp_path: Path) -> None:
+async def test_missing_unix_socket_is_named(tmp_path: Path) -> None:
     path = tmp_path / "imap.sock"
     with pytest.raises(ServerRefusedError, match=rf"\Aunix:{path}: No such file or directory\Z"):
         await connect([endpoint(f"unix:{path}")], PORT)
 
 
-async def test_nobody_to_connect_to() -> None:
+async def test_no_endpoints_is_refused() -> None:
     with pytest.raises(ServerRefusedError, match="has no address"):
         await connect([], PORT)
 
 
-async def test_addresses_are_tried_in_their_order(listener: socket.socket) -> None:
+async def test_addresses_are_tried_in_order(listener: socket.socket) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
-        async with refusing() as nobody:
-            sock, used = await connect([nobody, endpoint(listener), endpoint(other)], PORT)
+        async with refusing_server() as refusing:
+            sock, used = await connect([refusing, endpoint(listener), endpoint(other)], PORT)
             with sock:
                 assert used == endpoint(listener)
             other.setblocking(False)
-            with pytest.raises(BlockingIOError):  # nobody knocked there
+            with pytest.raises(BlockingIOError):  # no connection was made to it
                 other.accept()
 
 
-async def test_when_all_refuse_each_says_why(tmp_path: Path) -> None:
+async def test_error_lists_every_refused_address(tmp_path: Path) -> None:
     missing = endpoint(f"unix:{tmp_path}/imap.sock")
-    async with refusing() as one, refusing() as two:
+    async with refusing_server() as one, refusing_server() as two:
         with pytest.raises(ServerRefusedError) as caught:
             await connect([one, missing, two], PORT)
         assert str(caught.value) == (
@@ -155,18 +156,18 @@ async def test_when_all_refuse_each_says_why(tmp_path: Path) -> None:
         assert len(caught.value.__cause__.exceptions) == 3
 
 
-async def test_failures_leave_nothing_open(listener: socket.socket) -> None:
-    async with refusing() as nobody:
+async def test_failures_leave_no_open_descriptor(listener: socket.socket) -> None:
+    async with refusing_server() as refusing:
         before = descriptors()
         for _ in range(3):
             with pytest.raises(ServerRefusedError):
-                await connect([nobody, nobody], PORT)
-            sock, _ = await connect([nobody, endpoint(listener)], PORT)
+                await connect([refusing, refusing], PORT)
+            sock, _ = await connect([refusing, endpoint(listener)], PORT)
             sock.close()
         assert descriptors() == before
 
 
-async def test_giving_up_on_one_that_never_answers_leaves_nothing_open() -> None:
+async def test_timeout_at_silent_server_leaves_no_descriptor() -> None:
     async with trio.open_nursery() as nursery:
         silent = endpoint(await nursery.start(UnansweredServer().serve))
         before = descriptors()
@@ -177,7 +178,7 @@ async def test_giving_up_on_one_that_never_answers_leaves_nothing_open() -> None
         nursery.cancel_scope.cancel()
 
 
-async def test_a_full_unix_socket_is_waited_for(tmp_path: Path) -> None:
+async def test_full_unix_socket_is_waited_for(tmp_path: Path) -> None:
     path = tmp_path / "imap.sock"
     with socket.socket(socket.AF_UNIX) as listener, contextlib.ExitStack() as stack:
         listener.bind(str(path))
@@ -202,12 +203,13 @@ async def test_a_full_unix_socket_is_waited_for(tmp_path: Path) -> None:
                 connected.set()
 
             nursery.start_soon(connect_and_close)
-            await trio.sleep(0.02)  # it finds the queue full now, or room later: both are right
+            # The attempt finds the queue full now or has room later. Both are correct.
+            await trio.sleep(0.02)
             assert not connected.is_set()
             listener.accept()[0].close()
 
 
-async def test_no_descriptor_left_is_the_proxys_own_fault(listener: socket.socket) -> None:
+async def test_descriptor_exhaustion_is_a_proxy_error(listener: socket.socket) -> None:
     limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     used = max(int(number) for number in descriptors()) + 1
     with contextlib.ExitStack() as stack:
@@ -220,7 +222,7 @@ async def test_no_descriptor_left_is_the_proxys_own_fault(listener: socket.socke
             await connect([endpoint(listener)], PORT)
 
 
-# A machine without IPv6 still gets both addresses of a name from its resolver.
+# The resolver of a machine without IPv6 still returns both addresses of a name.
 WITHOUT_IPV6 = """
 import socket, trio
 from mailproxy.net.dial import Endpoint, connect
@@ -236,25 +238,25 @@ trio.run(main)
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a network of its own, without IPv6")
-async def test_an_address_of_a_family_that_is_not_here_is_passed_over() -> None:
-    switch_off = "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6 && ip link set lo up"
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a network namespace without IPv6")
+async def test_address_of_missing_family_is_skipped() -> None:
+    disable_ipv6 = "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6 && ip link set lo up"
     command = [
         "unshare",
         "--net",
         "sh",
         "-c",
-        f'{switch_off} && exec "$0" -c "$1"',
+        f'{disable_ipv6} && exec "$0" -c "$1"',
         sys.executable,
         WITHOUT_IPV6,
     ]
     result = await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False)
     if result.returncode and b"unshare" in result.stderr:
-        pytest.skip("networks cannot be made here")
+        pytest.skip("network namespaces cannot be created here")
     assert (result.stdout, result.stderr) == (b"127.0.0.1\n", b"")
 
 
 @needs_ipv6
-async def test_the_program_of_the_test_above_works_where_ipv6_is() -> None:
+async def test_missing_family_program_works_with_ipv6() -> None:
     result = await trio.run_process([sys.executable, "-c", WITHOUT_IPV6], capture_stdout=True)
     assert result.stdout == b"127.0.0.1\n"

@@ -1,4 +1,4 @@
-"""Knocking at a server's port: is anybody listening? Whoever does never hears of it."""
+"""Half-open connects: whether a program listens at a server's port, without that program being woken."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from mailproxy.net.dial import Endpoint, connect, half_open_connect
 from mailproxy.net.resolve import literal_endpoint
 from mailproxy.testing import RefusingServer, UnansweredServer
 from tests.support.network import needs_ipv6
-from tests.support.patience import fail_after_timeout
+from tests.support.timeouts import fail_after_timeout
 
 ROUNDS = 20
 
 
 @pytest.fixture(autouse=True)
 def time_limit(nursery: trio.Nursery) -> None:
-    """Nothing here waits for ever."""
+    """Fail tests that hang."""
     nursery.start_soon(fail_after_timeout)
 
 
 @contextmanager
-def listening(host: str = "127.0.0.1", backlog: int = 100) -> Iterator[tuple[socket.socket, Endpoint]]:
-    """A program that could accept, and where it is."""
+def open_listener(host: str = "127.0.0.1", backlog: int = 100) -> Iterator[tuple[socket.socket, Endpoint]]:
+    """Yield a listening socket and its endpoint."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, 0), family=family, backlog=backlog) as listener:
         listener.setblocking(False)
@@ -41,12 +41,12 @@ def listening(host: str = "127.0.0.1", backlog: int = 100) -> Iterator[tuple[soc
 
 
 def endpoint(address: str) -> Endpoint:
-    found = literal_endpoint(parse_server(address))
-    assert found is not None
-    return found
+    result = literal_endpoint(parse_server(address))
+    assert result is not None
+    return result
 
 
-def assert_unheard(listener: socket.socket) -> None:
+def assert_nothing_to_accept(listener: socket.socket) -> None:
     with pytest.raises(BlockingIOError):
         listener.accept()
 
@@ -56,17 +56,17 @@ def descriptors() -> set[str]:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", pytest.param("::1", marks=needs_ipv6)])
-async def test_whoever_listens_is_found_and_hears_nothing(host: str) -> None:
-    with listening(host) as (listener, place):
+async def test_listening_server_is_found_without_a_connection(host: str) -> None:
+    with open_listener(host) as (listener, address):
         before = descriptors()
         for _ in range(ROUNDS):
-            assert await half_open_connect([place], None) == place
-        assert_unheard(listener)
+            assert await half_open_connect([address], None) == address
+        assert_nothing_to_accept(listener)
         assert descriptors() == before
 
 
-async def test_a_program_that_waits_for_clients_is_not_woken() -> None:
-    with listening() as (listener, place):
+async def test_server_waiting_in_accept_is_not_woken() -> None:
+    with open_listener() as (listener, address):
         accepted = []
 
         async def accept() -> None:
@@ -77,28 +77,28 @@ async def test_a_program_that_waits_for_clients_is_not_woken() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(accept)
             for _ in range(ROUNDS):
-                await half_open_connect([place], None)
+                await half_open_connect([address], None)
             await trio.testing.wait_all_tasks_blocked()
             assert accepted == []
-            sock, _ = await connect([place], None)
+            client, _ = await connect([address], None)
             await trio.testing.wait_all_tasks_blocked()
-            assert len(accepted) == 1, "a client is heard as always"
-            for each in (sock, *accepted):
-                each.close()
+            assert len(accepted) == 1, "a full connection still wakes the program"
+            for sock in (client, *accepted):
+                sock.close()
             nursery.cancel_scope.cancel()
 
 
-async def test_nobody_there(nursery: trio.Nursery) -> None:
-    nobody = endpoint(await nursery.start(RefusingServer().serve))
+async def test_refusing_port_is_reported(nursery: trio.Nursery) -> None:
+    refusing = endpoint(await nursery.start(RefusingServer().serve))
     before = descriptors()
-    with pytest.raises(ServerRefusedError, match=rf"\A{nobody.text(None)}: Connection refused\Z") as caught:
-        await half_open_connect([nobody], None)
+    with pytest.raises(ServerRefusedError, match=rf"\A{refusing.text(None)}: Connection refused\Z") as caught:
+        await half_open_connect([refusing], None)
     assert caught.value.reason == "Connection refused"
     assert descriptors() == before
 
 
-async def test_a_full_backlog_does_not_answer(nursery: trio.Nursery) -> None:
-    """As for clients: so a server that accepts no more is found by its checks."""
+async def test_full_backlog_gives_no_answer(nursery: trio.Nursery) -> None:
+    """A client gets no answer either. So health checks notice a server that accepts no more connections."""
     full = endpoint(await nursery.start(UnansweredServer().serve))
     before = descriptors()
     with trio.move_on_after(0.05) as limit:
@@ -107,49 +107,49 @@ async def test_a_full_backlog_does_not_answer(nursery: trio.Nursery) -> None:
     assert descriptors() == before
 
 
-async def test_knocking_fills_no_backlog() -> None:
-    with listening(backlog=1) as (listener, place):
+async def test_half_open_connects_do_not_fill_backlog() -> None:
+    with open_listener(backlog=1) as (listener, address):
         for _ in range(ROUNDS):
-            await half_open_connect([place], None)
-        sock, _ = await connect([place], None)
+            await half_open_connect([address], None)
+        sock, _ = await connect([address], None)
         await trio.lowlevel.wait_readable(listener)
         listener.accept()[0].close()
         sock.close()
-        assert_unheard(listener)
+        assert_nothing_to_accept(listener)
 
 
-async def test_the_port_is_the_one_that_is_given() -> None:
-    with listening() as (listener, place):
-        assert await half_open_connect([endpoint("127.0.0.1")], place.port) == endpoint("127.0.0.1")
-        assert_unheard(listener)
+async def test_port_argument_is_used() -> None:
+    with open_listener() as (listener, address):
+        assert await half_open_connect([endpoint("127.0.0.1")], address.port) == endpoint("127.0.0.1")
+        assert_nothing_to_accept(listener)
 
 
-async def test_of_several_addresses_the_first_that_answers(nursery: trio.Nursery) -> None:
-    nobody = endpoint(await nursery.start(RefusingServer().serve))
+async def test_first_answering_address_is_returned(nursery: trio.Nursery) -> None:
+    refusing = endpoint(await nursery.start(RefusingServer().serve))
     silent = endpoint(await nursery.start(UnansweredServer().serve))
-    with listening() as (listener, place), listening() as (other, another):
+    with open_listener() as (listener, address), open_listener() as (other, other_address):
         with trio.fail_after(0.3):
-            assert await half_open_connect([nobody, silent, place, another], None) == place
-        assert_unheard(listener)
-        assert_unheard(other)
+            assert await half_open_connect([refusing, silent, address, other_address], None) == address
+        assert_nothing_to_accept(listener)
+        assert_nothing_to_accept(other)
 
 
-async def test_a_unix_socket(tmp_path: Path) -> None:
+async def test_unix_socket_states(tmp_path: Path) -> None:
     path = str(tmp_path / "imap.sock")
-    place = Endpoint(socket.AF_UNIX, path)
+    address = Endpoint(socket.AF_UNIX, path)
     with pytest.raises(ServerRefusedError, match="No such file or directory"):
-        await half_open_connect([place], None)
+        await half_open_connect([address], None)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         with pytest.raises(ServerRefusedError, match="Connection refused"):
-            await half_open_connect([place], None)
+            await half_open_connect([address], None)
         listener.listen()
-        assert await half_open_connect([place], None) == place
+        assert await half_open_connect([address], None) == address
 
 
-async def test_no_descriptor_left_says_nothing_of_the_server() -> None:
+async def test_descriptor_exhaustion_is_a_proxy_error() -> None:
     limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with listening() as (listener, place), contextlib.ExitStack() as stack:
+    with open_listener() as (listener, address), contextlib.ExitStack() as stack:
         used = max(int(number) for number in descriptors()) + 1
         stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (limit, hard))
         resource.setrlimit(resource.RLIMIT_NOFILE, (used + 1, hard))
@@ -157,4 +157,4 @@ async def test_no_descriptor_left_says_nothing_of_the_server() -> None:
             while True:
                 stack.callback(os.close, os.dup(listener.fileno()))
         with pytest.raises(ProxyError, match="no socket: Too many open files"):
-            await half_open_connect([place], None)
+            await half_open_connect([address], None)

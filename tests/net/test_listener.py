@@ -1,4 +1,4 @@
-"""Listening sockets: what a bind asks for is what the kernel says; all of them or none."""
+"""Listening sockets: the kernel reports what the bind configures, and either all binds are opened or none."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def listening(*binds: Mapping[str, Any]) -> Iterator[list[Listener]]:
         close_all(listeners)
 
 
-def fault_of(*binds: Mapping[str, Any]) -> list[str]:
+def open_faults(*binds: Mapping[str, Any]) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         close_all(open_listeners(config(*binds), {}))
     return str(caught.value).splitlines()
@@ -47,7 +47,7 @@ def fault_of(*binds: Mapping[str, Any]) -> list[str]:
 
 @contextmanager
 def accepted(listener: Listener, client: socket.socket) -> Iterator[socket.socket]:
-    """Connect a client, and give what was accepted of it."""
+    """Connect a client, and yield the accepted socket."""
     client.settimeout(5)
     client.connect(listener.socket.getsockname())
     sock, _ = listener.socket.accept()
@@ -62,7 +62,7 @@ def descriptors() -> set[str]:
 # Addresses.
 
 
-def test_ipv4() -> None:
+def test_ipv4_address() -> None:
     with listening({"address": "127.0.0.1:0"}) as (listener,):
         host, port = listener.socket.getsockname()
         assert host == "127.0.0.1"
@@ -72,7 +72,7 @@ def test_ipv4() -> None:
             assert sock.getsockname() == (host, port)
 
 
-def test_every_ipv4_address() -> None:
+def test_wildcard_ipv4_address() -> None:
     with listening({"address": "*:0"}) as (listener,):
         assert listener.socket.family == socket.AF_INET
         assert listener.address == f"0.0.0.0:{listener.port}"
@@ -81,18 +81,18 @@ def test_every_ipv4_address() -> None:
 
 
 @needs_ipv6
-def test_both_families_at_one_address() -> None:
+def test_ipv6_wildcard_accepts_both_families() -> None:
     with listening({"address": "[::]:0"}) as (listener,):
         assert listener.address == f"[::]:{listener.port}"
-        for host, seen in (("127.0.0.1", "::ffff:127.0.0.1"), ("::1", "::1")):
+        for host, expected in (("127.0.0.1", "::ffff:127.0.0.1"), ("::1", "::1")):
             with socket.create_connection((host, listener.port or 0), 5):
                 sock, peer = listener.socket.accept()
                 sock.close()
-                assert peer[0] == seen
+                assert peer[0] == expected
 
 
 @needs_ipv6
-def test_v6only_leaves_ipv4_to_others() -> None:
+def test_v6only_leaves_ipv4_port_free() -> None:
     with listening({"address": "[::]:0", "v6only": True}) as (listener,):
         with socket.create_connection(("::1", listener.port or 0), 5):
             listener.socket.accept()[0].close()
@@ -102,14 +102,14 @@ def test_v6only_leaves_ipv4_to_others() -> None:
             pass
 
 
-def test_a_link_local_address_with_its_interface() -> None:
+def test_link_local_address_with_interface() -> None:
     if (host := link_local()) is None:
         pytest.skip("no interface has a link-local address")
     with listening({"address": f"[{host}]:0"}) as (listener,):
         assert listener.socket.getsockname()[3] == socket.if_nametoindex(host.rpartition("%")[2])
 
 
-def test_port_0_is_another_each_time() -> None:
+def test_port_0_gets_different_ports() -> None:
     with listening({"address": "127.0.0.1:0", "name": "a"}, {"address": "127.0.0.1:0", "name": "b"}) as (
         a,
         b,
@@ -118,7 +118,7 @@ def test_port_0_is_another_each_time() -> None:
         assert (a.name, a.number, b.name, b.number) == ("a", 1, "b", 2)
 
 
-def test_listeners_are_nonblocking_and_not_inherited_by_other_programs() -> None:
+def test_listeners_are_nonblocking_and_not_inheritable() -> None:
     with listening({"address": "127.0.0.1:0"}) as (listener,):
         assert not listener.socket.getblocking()
         assert not listener.socket.get_inheritable()
@@ -126,15 +126,15 @@ def test_listeners_are_nonblocking_and_not_inherited_by_other_programs() -> None
             listener.socket.accept()
 
 
-def test_a_port_whose_connections_linger_can_be_had_again() -> None:
+def test_port_in_time_wait_can_be_reopened() -> None:
     with listening({"address": "127.0.0.1:0"}) as (listener,):
         port = listener.port
         with socket.create_connection(("127.0.0.1", port or 0), 5) as client:
             sock, _ = listener.socket.accept()
             sock.close()  # this side closes first, so its port is in TIME_WAIT
             assert client.recv(1) == b""
-    with listening({"address": f"127.0.0.1:{port}"}) as (again,):
-        assert again.port == port
+    with listening({"address": f"127.0.0.1:{port}"}) as (reopened,):
+        assert reopened.port == port
 
 
 # Options.
@@ -148,7 +148,7 @@ def test_options_reach_accepted_sockets() -> None:
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
 
 
-def test_options_that_are_not_asked_for_are_the_kernels() -> None:
+def test_unset_options_keep_kernel_defaults() -> None:
     with (
         listening({"address": "127.0.0.1:0"}) as (listener,),
         accepted(listener, socket.socket()) as sock,
@@ -159,18 +159,18 @@ def test_options_that_are_not_asked_for_are_the_kernels() -> None:
 
 
 @pytest.mark.parametrize(("written", "milliseconds"), [("100us", 1), ("1ms", 1), ("20d", 20 * 86_400_000)])
-def test_tcp_user_timeouts_from_the_shortest(written: str, milliseconds: int) -> None:
+def test_tcp_user_timeout_in_milliseconds(written: str, milliseconds: int) -> None:
     with listening({"address": "127.0.0.1:0", "tcp_user_timeout": written}) as (listener,):
         assert listener.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == milliseconds
 
 
-def test_a_tcp_user_timeout_longer_than_the_kernel_counts_is_its_longest() -> None:
+def test_tcp_user_timeout_is_capped_at_kernel_maximum() -> None:
     with listening({"address": "127.0.0.1:0", "tcp_user_timeout": "365d"}) as (listener,):
         assert listener.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 2**31 - 1
 
 
 @pytest.mark.parametrize("backlog", [1, 7])
-def test_the_backlog_is_what_the_kernel_keeps_waiting(backlog: int) -> None:
+def test_backlog_limits_waiting_connections(backlog: int) -> None:
     with (
         listening({"address": "127.0.0.1:0", "backlog": backlog}) as (listener,),
         contextlib.ExitStack() as stack,
@@ -182,19 +182,20 @@ def test_the_backlog_is_what_the_kernel_keeps_waiting(backlog: int) -> None:
             with contextlib.suppress(TimeoutError):
                 client.connect(listener.socket.getsockname())
                 waiting += 1
-        assert waiting == backlog + 1  # listen(2): one more than asked for
+        # listen(2): Linux queues one connection more than the backlog.
+        assert waiting == backlog + 1
 
 
-def test_the_largest_backlog_is_taken() -> None:
+def test_largest_backlog_is_accepted() -> None:
     with listening({"address": "127.0.0.1:0", "backlog": 2**31 - 1}):
         pass
 
 
 @needs_ipv6
-def test_free_bind_takes_an_address_that_is_not_here_yet() -> None:
+def test_free_bind_allows_a_missing_address() -> None:
     absent = ("192.0.2.7:0", "[2001:db8::7]:0")
     for address in absent:
-        assert "Cannot assign requested address" in fault_of({"address": address})[0]
+        assert "Cannot assign requested address" in open_faults({"address": address})[0]
     with listening(*({"address": address, "free_bind": True} for address in absent)) as listeners:
         assert [listener.address.rpartition(":")[0] for listener in listeners] == [
             "192.0.2.7",
@@ -202,13 +203,13 @@ def test_free_bind_takes_an_address_that_is_not_here_yet() -> None:
         ]
 
 
-def test_fast_open_is_on() -> None:
+def test_fast_open_is_enabled() -> None:
     with listening({"address": "127.0.0.1:0", "fast_open": True}) as (listener,):
         assert listener.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN) > 0
 
 
 @pytest.mark.skipif(not ROOT, reason="needs root: SO_BINDTODEVICE")
-def test_an_interface_is_bound_to() -> None:
+def test_interface_is_set() -> None:
     with listening({"address": "*:0", "interface": "lo"}) as (listener,):
         device = listener.socket.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16)
         assert device.rstrip(b"\0") == b"lo"
@@ -219,7 +220,7 @@ def test_an_interface_is_bound_to() -> None:
 # Unix sockets.
 
 
-def test_a_unix_socket_is_there_while_it_listens(tmp_path: Path) -> None:
+def test_unix_socket_path_is_removed_on_close(tmp_path: Path) -> None:
     path = tmp_path / "imap.sock"
     with listening({"address": f"unix:{path}"}) as (listener,):
         assert (listener.address, listener.port) == (f"unix:{path}", None)
@@ -229,14 +230,14 @@ def test_a_unix_socket_is_there_while_it_listens(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["0600", "660", "0777", "000"])
-def test_permission_bits_of_a_unix_socket(tmp_path: Path, mode: str) -> None:
+def test_unix_socket_permission_bits(tmp_path: Path, mode: str) -> None:
     path = tmp_path / "imap.sock"
     with listening({"address": f"unix:{path}", "unix_mode": mode}):
         assert stat.S_IMODE(path.stat().st_mode) == int(mode, 8)
 
 
 @pytest.mark.skipif(not ROOT, reason="needs root: chown")
-def test_owner_of_a_unix_socket(tmp_path: Path) -> None:
+def test_unix_socket_owner(tmp_path: Path) -> None:
     path = tmp_path / "imap.sock"
     group = grp.getgrgid(1).gr_name
     with listening({"address": f"unix:{path}", "unix_user": "nobody", "unix_group": group}):
@@ -246,11 +247,11 @@ def test_owner_of_a_unix_socket(tmp_path: Path) -> None:
         assert path.stat().st_gid == os.getegid()
 
 
-def test_a_socket_that_a_dead_proxy_left_is_replaced(tmp_path: Path) -> None:
+def test_stale_unix_socket_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "imap.sock"
-    with socket.socket(socket.AF_UNIX) as left:
-        left.bind(str(path))
-        left.listen()
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
+        stale.listen()
     assert path.is_socket()
     with (
         listening({"address": f"unix:{path}"}) as (listener,),
@@ -259,37 +260,38 @@ def test_a_socket_that_a_dead_proxy_left_is_replaced(tmp_path: Path) -> None:
         pass
 
 
-def test_a_living_socket_is_left_alone(tmp_path: Path) -> None:
+def test_unix_socket_in_use_is_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "imap.sock"
-    with socket.socket(socket.AF_UNIX) as living, socket.socket(socket.AF_UNIX) as client:
-        living.bind(str(path))
-        living.listen(0)
-        assert fault_of({"address": f"unix:{path}"}) == [
+    with socket.socket(socket.AF_UNIX) as live, socket.socket(socket.AF_UNIX) as client:
+        live.bind(str(path))
+        live.listen(0)
+        assert open_faults({"address": f"unix:{path}"}) == [
             f"frontends.imap.bind[0]: cannot listen on unix:{path}: Address already in use"
         ]
         client.setblocking(False)
-        client.connect_ex(str(path))  # now its queue may be full, which is a sign of life, too
-        assert "Address already in use" in fault_of({"address": f"unix:{path}"})[0]
+        # Now its queue may be full, which also shows that the socket is in use.
+        client.connect_ex(str(path))
+        assert "Address already in use" in open_faults({"address": f"unix:{path}"})[0]
         assert path.is_socket()
 
 
-def test_what_is_no_socket_is_left_alone(tmp_path: Path) -> None:
+def test_regular_file_is_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "imap.sock"
     path.write_text("precious")
-    assert fault_of({"address": f"unix:{path}"}) == [
+    assert open_faults({"address": f"unix:{path}"}) == [
         f"frontends.imap.bind[0]: cannot listen on unix:{path}: Address already in use"
     ]
     assert path.read_text() == "precious"
 
 
-def test_a_unix_socket_needs_its_folder(tmp_path: Path) -> None:
+def test_unix_socket_needs_its_folder(tmp_path: Path) -> None:
     path = tmp_path / "nowhere" / "imap.sock"
-    assert fault_of({"address": f"unix:{path}"}) == [
+    assert open_faults({"address": f"unix:{path}"}) == [
         f"frontends.imap.bind[0]: cannot listen on unix:{path}: No such file or directory"
     ]
 
 
-def test_a_unix_socket_that_somebody_removed_can_be_closed(tmp_path: Path) -> None:
+def test_removed_unix_socket_can_be_closed(tmp_path: Path) -> None:
     path = tmp_path / "imap.sock"
     with listening({"address": f"unix:{path}"}):
         path.unlink()
@@ -298,28 +300,28 @@ def test_a_unix_socket_that_somebody_removed_can_be_closed(tmp_path: Path) -> No
 # Inherited descriptors.
 
 
-def test_an_inherited_socket_is_taken_over_and_stays_its_givers() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as given:
-        with listening({"address": f"fd:{given.fileno()}"}) as (listener,):
-            assert listener.port == given.getsockname()[1]
+def test_inherited_socket_listens_after_close() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as inherited:
+        with listening({"address": f"fd:{inherited.fileno()}"}) as (listener,):
+            assert listener.port == inherited.getsockname()[1]
             assert listener.address == f"127.0.0.1:{listener.port}"
-            assert listener.name == f"fd:{given.fileno()}"
+            assert listener.name == f"fd:{inherited.fileno()}"
             with accepted(listener, socket.socket()) as sock:
                 assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
-        assert given.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+        assert inherited.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
 
 
-def test_an_inherited_unix_socket_keeps_its_path(tmp_path: Path) -> None:
+def test_inherited_unix_socket_keeps_its_path(tmp_path: Path) -> None:
     path = tmp_path / "imap.sock"
-    with socket.socket(socket.AF_UNIX) as given:
-        given.bind(str(path))
-        given.listen()
-        with listening({"address": f"fd:{given.fileno()}"}) as (listener,):
+    with socket.socket(socket.AF_UNIX) as inherited:
+        inherited.bind(str(path))
+        inherited.listen()
+        with listening({"address": f"fd:{inherited.fileno()}"}) as (listener,):
             assert listener.address == f"unix:{path}"
         assert path.is_socket()
 
 
-def test_what_cannot_be_taken_over_is_said_and_leaves_nothing_open(tmp_path: Path) -> None:
+def test_unusable_inherited_descriptors_are_reported(tmp_path: Path) -> None:
     with (
         (tmp_path / "file").open("w") as file,
         socket.socket() as idle,
@@ -333,7 +335,7 @@ def test_what_cannot_be_taken_over_is_said_and_leaves_nothing_open(tmp_path: Pat
             datagrams.fileno(): f"descriptor {datagrams.fileno()} is no listening stream socket",
         }
         for fd, reason in cases.items():
-            assert fault_of({"address": f"fd:{fd}"}) == [
+            assert open_faults({"address": f"fd:{fd}"}) == [
                 f"frontends.imap.bind[0]: cannot listen on fd:{fd}: {reason}"
             ]
         assert descriptors() == before
@@ -342,20 +344,20 @@ def test_what_cannot_be_taken_over_is_said_and_leaves_nothing_open(tmp_path: Pat
 # All or none.
 
 
-def test_an_occupied_port_is_said() -> None:
+def test_occupied_port_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        assert fault_of({"address": f"127.0.0.1:{port}"}) == [
+        assert open_faults({"address": f"127.0.0.1:{port}"}) == [
             f"frontends.imap.bind[0]: cannot listen on 127.0.0.1:{port}: Address already in use"
         ]
 
 
-def test_all_faults_come_at_once_and_nothing_stays_open(tmp_path: Path) -> None:
+def test_all_faults_are_reported_and_nothing_opened(tmp_path: Path) -> None:
     path = tmp_path / "imap.sock"
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         before = descriptors()
-        faults = fault_of(
+        faults = open_faults(
             {"address": "127.0.0.1:0", "name": "fine"},
             {"address": f"127.0.0.1:{port}"},
             {"address": f"unix:{path}"},
@@ -372,16 +374,16 @@ def test_all_faults_come_at_once_and_nothing_stays_open(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["unix_user", "unix_group"])
-def test_an_owner_that_is_nobody_leaves_nothing_behind(tmp_path: Path, key: str) -> None:
+def test_unknown_owner_leaves_no_socket(tmp_path: Path, key: str) -> None:
     path = tmp_path / "imap.sock"
-    (fault,) = fault_of({"address": f"unix:{path}", key: "nobody-here"})
+    (fault,) = open_faults({"address": f"unix:{path}", key: "nobody-here"})
     assert fault.startswith(f"frontends.imap.bind[0]: cannot listen on unix:{path}: ")
     assert "nobody-here" in fault
     assert not path.exists()
 
 
 @pytest.mark.skipif(not ROOT, reason="needs root, which is then given up in a child")
-def test_an_owner_that_cannot_be_given_leaves_nothing_behind() -> None:
+def test_forbidden_owner_leaves_no_socket() -> None:
     program = """
 import os, sys
 from mailproxy import from_mapping
@@ -404,8 +406,8 @@ except ConfigError as error:
         assert not path.exists()
 
 
-def test_frontends_have_their_own_listeners_in_order() -> None:
-    read = mailproxy.from_mapping(
+def test_listeners_are_ordered_by_frontend() -> None:
+    parsed = mailproxy.from_mapping(
         {
             "frontends": {
                 "imap": {
@@ -415,7 +417,7 @@ def test_frontends_have_their_own_listeners_in_order() -> None:
             }
         }
     )
-    listeners = open_listeners(read, {})
+    listeners = open_listeners(parsed, {})
     try:
         assert [(listener.frontend, listener.number, listener.name) for listener in listeners] == [
             ("imap", 1, "a"),
@@ -426,10 +428,10 @@ def test_frontends_have_their_own_listeners_in_order() -> None:
         close_all(listeners)
 
 
-# One socket for each of several workers.
+# One socket for each worker.
 
 
-def test_each_worker_has_a_socket_at_the_same_address() -> None:
+def test_workers_listen_at_the_same_address() -> None:
     before = descriptors()
     slots = open_for_workers(config({"address": "127.0.0.1:0"}), {}, 3)
     addresses = {listener.address for (listener,) in slots}
@@ -440,7 +442,7 @@ def test_each_worker_has_a_socket_at_the_same_address() -> None:
     assert descriptors() == before
 
 
-def test_a_unix_socket_is_one_for_all_and_only_its_owner_removes_the_path(tmp_path: Path) -> None:
+def test_worker_close_keeps_shared_unix_socket(tmp_path: Path) -> None:
     path = tmp_path / "x.sock"
     (first,), (second,) = open_for_workers(config({"address": f"unix:{path}"}), {}, 2)
     assert first is second
@@ -449,7 +451,7 @@ def test_a_unix_socket_is_one_for_all_and_only_its_owner_removes_the_path(tmp_pa
     assert path.exists()
 
 
-def test_who_shares_the_port_with_everybody_is_noticed_too() -> None:
+def test_port_with_foreign_reuseport_is_reported() -> None:
     before = descriptors()
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

@@ -1,4 +1,4 @@
-"""The poller: what happens at sockets is told once, to whom it concerns now; waiting goes the same way without epoll."""
+"""The poller: each event is delivered once, to the current handler or waiter, with epoll or with Trio."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from mailproxy.net.poller import (
 )
 from mailproxy.net.tls.handshake import accept_tls, connect_tls
 from mailproxy.testing import ThrowAwayCA
-from tests.support.patience import fail_after_timeout
+from tests.support.timeouts import fail_after_timeout
 
 needs_epoll = pytest.mark.skipif(not hasattr(select, "epoll"), reason="there is no epoll here")
 POLLERS: list[Callable[[], AnyPoller]] = [TrioPoller, *([Poller] if hasattr(select, "epoll") else [])]
@@ -41,12 +41,12 @@ on_both = pytest.mark.parametrize("make", POLLERS)
 
 @pytest.fixture(autouse=True)
 def time_limit(nursery: trio.Nursery) -> None:
-    """Nothing here waits for ever."""
+    """Fail tests that hang."""
     nursery.start_soon(fail_after_timeout)
 
 
 @asynccontextmanager
-async def at_work(make: Callable[[], AnyPoller]) -> AsyncIterator[AnyPoller]:
+async def running(make: Callable[[], AnyPoller]) -> AsyncIterator[AnyPoller]:
     poller = make()
     async with trio.open_nursery() as nursery:
         await nursery.start(poller.serve)
@@ -58,13 +58,13 @@ async def at_work(make: Callable[[], AnyPoller]) -> AsyncIterator[AnyPoller]:
 async def poller(nursery: trio.Nursery) -> Poller:
     poller = Poller()
     await nursery.start(poller.serve)
-    await wait_all_tasks_blocked()  # it waits for something to happen
+    await wait_all_tasks_blocked()  # it waits in epoll
     return poller
 
 
 @contextmanager
 def sockets() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """A session's socket, and its peer's. What one sends is with the other when the call returns."""
+    """A session's socket, and its peer's. Sent data has arrived when the call returns."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     theirs.setblocking(False)
@@ -93,26 +93,26 @@ def descriptors() -> set[str]:
 
 
 @define
-class Told:
-    """Who is told of events, and has turns: ``told`` are those since it was looked at last."""
+class RecordingHandler:
+    """An event handler; ``delivered`` returns the events since its last call."""
 
-    _told: list[int] = field(factory=list)
+    _events: list[int] = field(factory=list)
 
     def on_events(self, events: int) -> None:
-        self._told.append(events)
+        self._events.append(events)
 
-    async def told(self) -> list[int]:
+    async def delivered(self) -> list[int]:
         await wait_all_tasks_blocked()
-        told, self._told = self._told, []
-        return told
+        delivered, self._events = self._events, []
+        return delivered
 
 
 @define
 class Waiter:
-    """A task that waits at a watch; ``times`` it has been woken."""
+    """A task that waits at a watch; ``wakeups`` counts how often it was woken."""
 
     watch: Watch
-    times: int = 0
+    wakeups: int = 0
     events: int = 0
     scope: trio.CancelScope = field(factory=trio.CancelScope)
 
@@ -120,55 +120,55 @@ class Waiter:
         with self.scope:
             while True:
                 await self.watch.readable()
-                self.times += 1
+                self.wakeups += 1
 
     async def write(self) -> None:
         with self.scope:
             self.events = await self.watch.writable()
-            self.times += 1
+            self.wakeups += 1
 
 
-# Being told
+# Delivery.
 
 
 @needs_epoll
-async def test_each_thing_is_told_once(poller: Poller) -> None:
-    who = Told()
+async def test_each_event_is_delivered_once(poller: Poller) -> None:
+    handler = RecordingHandler()
     with sockets() as (ours, theirs):
-        poller.add_handler(ours.fileno(), who)
-        assert await who.told() == []
+        poller.add_handler(ours.fileno(), handler)
+        assert await handler.delivered() == []
         theirs.send(b"x")
-        assert await who.told() == [IN]
-        assert await who.told() == [], "though nobody has read it"
+        assert await handler.delivered() == [IN]
+        assert await handler.delivered() == [], "although the byte is unread"
         theirs.send(b"y")
-        assert await who.told() == [IN]
+        assert await handler.delivered() == [IN]
         theirs.shutdown(socket.SHUT_WR)
-        assert await who.told() == [IN | RDHUP]
+        assert await handler.delivered() == [IN | RDHUP]
         theirs.close()
-        assert await who.told() == [IN | RDHUP | HUP]
-        assert await who.told() == []
+        assert await handler.delivered() == [IN | RDHUP | HUP]
+        assert await handler.delivered() == []
 
 
 @needs_epoll
-async def test_what_came_before_is_told(poller: Poller) -> None:
-    who = Told()
+async def test_earlier_data_is_delivered(poller: Poller) -> None:
+    handler = RecordingHandler()
     with sockets() as (ours, theirs):
         theirs.send(b"x")
-        poller.add_handler(ours.fileno(), who)
-        assert await who.told() == [IN]
+        poller.add_handler(ours.fileno(), handler)
+        assert await handler.delivered() == [IN]
 
 
 @needs_epoll
-async def test_each_is_told_of_its_own(poller: Poller) -> None:
-    """Also when there is more at once than one look finds."""
-    crowd = [(*socket.socketpair(), Told()) for _ in range(300)]
-    for ours, _, who in crowd:
-        poller.add_handler(ours.fileno(), who)
-    assert poller.registered == len(crowd)
-    for _, theirs, _ in crowd[::2]:
+async def test_handlers_get_their_own_events(poller: Poller) -> None:
+    """There are more events than one call of epoll_wait returns."""
+    triples = [(*socket.socketpair(), RecordingHandler()) for _ in range(300)]
+    for ours, _, handler in triples:
+        poller.add_handler(ours.fileno(), handler)
+    assert poller.registered == len(triples)
+    for _, theirs, _ in triples[::2]:
         theirs.send(b"x")
-    assert [await who.told() for _, _, who in crowd] == [[IN], []] * 150
-    for ours, theirs, _ in crowd:
+    assert [await handler.delivered() for _, _, handler in triples] == [[IN], []] * 150
+    for ours, theirs, _ in triples:
         poller.forget(ours.fileno())
         ours.close()
         theirs.close()
@@ -176,109 +176,109 @@ async def test_each_is_told_of_its_own(poller: Poller) -> None:
 
 
 @needs_epoll
-async def test_its_clock(poller: Poller) -> None:
-    who = Told()
+async def test_clock_is_updated_at_events(poller: Poller) -> None:
+    handler = RecordingHandler()
     with sockets() as (ours, theirs):
-        poller.add_handler(ours.fileno(), who)
-        before = trio.current_time()
+        poller.add_handler(ours.fileno(), handler)
+        previous = trio.current_time()
         theirs.send(b"x")
-        await who.told()
-        assert before <= poller.now <= trio.current_time()
+        await handler.delivered()
+        assert previous <= poller.now <= trio.current_time()
 
 
 @needs_epoll
-async def test_room_is_told_only_when_asked_for(poller: Poller) -> None:
-    who = Told()
+async def test_writability_is_delivered_only_after_rearm(poller: Poller) -> None:
+    handler = RecordingHandler()
     with sockets() as (ours, theirs):
-        poller.add_handler(ours.fileno(), who)
+        poller.add_handler(ours.fileno(), handler)
         fill(ours)
         empty(theirs)
-        assert await who.told() == []
+        assert await handler.delivered() == []
         fill(ours)
         poller.rearm(ours.fileno(), BOTH_WAYS)
-        assert await who.told() == []
+        assert await handler.delivered() == []
         empty(theirs)
-        assert {events & OUT for events in await who.told()} == {OUT}
+        assert {events & OUT for events in await handler.delivered()} == {OUT}
 
 
 @needs_epoll
-async def test_asked_again_it_tells_all_that_holds(poller: Poller) -> None:
-    who = Told()
+async def test_rearm_delivers_current_state_again(poller: Poller) -> None:
+    handler = RecordingHandler()
     with sockets() as (ours, theirs):
-        poller.add_handler(ours.fileno(), who)
+        poller.add_handler(ours.fileno(), handler)
         theirs.send(b"x")
-        assert await who.told() == [IN]
+        assert await handler.delivered() == [IN]
         for _ in range(2):
             poller.rearm(ours.fileno(), BOTH_WAYS)
-            assert await who.told() == [IN | OUT]
+            assert await handler.delivered() == [IN | OUT]
 
 
-# Who is told
+# Event handlers.
 
 
 @needs_epoll
-async def test_who_takes_over_is_told_from_then_on(poller: Poller) -> None:
-    before, after = Told(), Told()
+async def test_replaced_handler_gets_later_events(poller: Poller) -> None:
+    previous, current = RecordingHandler(), RecordingHandler()
     with sockets() as (ours, theirs):
-        assert poller.set_handler(ours.fileno(), after) is None, "it has to be added first"
-        poller.add_handler(ours.fileno(), before)
+        assert poller.set_handler(ours.fileno(), current) is None, "it has to be added first"
+        poller.add_handler(ours.fileno(), previous)
         theirs.send(b"x")
-        assert await before.told() == [IN]
-        assert poller.set_handler(ours.fileno(), after) == 0, "only a watch notes events"
-        assert await after.told() == [], "it is the other one that knows"
+        assert await previous.delivered() == [IN]
+        assert poller.set_handler(ours.fileno(), current) == 0, "only a watch remembers events"
+        assert await current.delivered() == [], "it was delivered to the first handler"
         theirs.send(b"y")
-        assert (await before.told(), await after.told()) == ([], [IN])
+        assert (await previous.delivered(), await current.delivered()) == ([], [IN])
         assert poller.registered == 1
 
 
 @needs_epoll
-async def test_nobody_is_told_of_what_is_forgotten(poller: Poller) -> None:
-    who = Told()
+async def test_forgotten_descriptor_delivers_no_events(poller: Poller) -> None:
+    handler = RecordingHandler()
     with sockets() as (ours, theirs):
-        poller.add_handler(ours.fileno(), who)
+        poller.add_handler(ours.fileno(), handler)
         theirs.send(b"x")
         poller.forget(ours.fileno())
-        poller.forget(ours.fileno())  # twice is no fault
+        poller.forget(ours.fileno())  # a second call is allowed
         assert poller.registered == 0
-        assert await who.told() == []
-        assert poller.set_handler(ours.fileno(), who) is None
+        assert await handler.delivered() == []
+        assert poller.set_handler(ours.fileno(), handler) is None
 
 
 @needs_epoll
-async def test_what_was_forgotten_may_be_added_again(poller: Poller) -> None:
-    """It stayed open meanwhile; what holds is told then."""
-    early, late = Told(), Told()
+async def test_forgotten_descriptor_can_be_added_again(poller: Poller) -> None:
+    """The descriptor stays open in between. Events that still hold are delivered to the new handler."""
+    first, second = RecordingHandler(), RecordingHandler()
     with sockets() as (ours, theirs):
-        poller.add_handler(ours.fileno(), early)
+        poller.add_handler(ours.fileno(), first)
         theirs.send(b"x")
-        assert await early.told() == [IN]
+        assert await first.delivered() == [IN]
         poller.forget(ours.fileno())
-        poller.add_handler(ours.fileno(), late)
-        assert (await early.told(), await late.told()) == ([], [IN])
+        poller.add_handler(ours.fileno(), second)
+        assert (await first.delivered(), await second.delivered()) == ([], [IN])
 
 
 @needs_epoll
 @pytest.mark.parametrize("is_forgotten_first", [True, False])
-async def test_a_descriptor_that_is_used_again_belongs_to_the_next_session(
+async def test_reused_descriptor_belongs_to_the_next_session(
     poller: Poller, is_forgotten_first: bool
 ) -> None:
-    """What had happened at the one before is no news of this one."""
-    early, late = Told(), Told()
+    """Events of the previous socket are not delivered to the handler of the new one."""
+    first, second = RecordingHandler(), RecordingHandler()
     with sockets() as (ours, theirs), sockets() as (next_ours, next_theirs):
         fd = ours.fileno()
-        poller.add_handler(fd, early)
+        poller.add_handler(fd, first)
         theirs.send(b"x")
         if is_forgotten_first:
             poller.forget(fd)
         ours.close()
         poller.forget(fd)
-        again = socket.socket(fileno=_moved(next_ours.detach(), fd))
-        with again:
-            poller.add_handler(fd, late)
+        reused = socket.socket(fileno=_moved(next_ours.detach(), fd))
+        with reused:
+            poller.add_handler(fd, second)
             theirs.close()
-            assert (await early.told(), await late.told()) == ([], [])
+            assert (await first.delivered(), await second.delivered()) == ([], [])
             next_theirs.send(b"y")
-            assert (await early.told(), await late.told()) == ([], [IN])
+            assert (await first.delivered(), await second.delivered()) == ([], [IN])
 
 
 def _moved(fd: int, to: int) -> int:
@@ -288,32 +288,32 @@ def _moved(fd: int, to: int) -> int:
 
 
 @needs_epoll
-async def test_who_is_told_may_forget_another(poller: Poller) -> None:
-    """Both have news at the same moment: the second one hears nothing any more."""
-    with sockets() as (one, its_peer), sockets() as (two, other_peer):
-        told = []
+async def test_handler_may_forget_another_descriptor(poller: Poller) -> None:
+    """Both have events in the same batch. The second one gets none after it is forgotten."""
+    with sockets() as (first, first_peer), sockets() as (second, second_peer):
+        delivered = []
 
-        def forgetting(name: str, other: socket.socket) -> Callable[[int], None]:
+        def forget_other(name: str, other: socket.socket) -> Callable[[int], None]:
             def ready(_: int) -> None:
-                told.append(name)
+                delivered.append(name)
                 poller.forget(other.fileno())
 
             return ready
 
-        poller.add(one.fileno()).on_hangup = forgetting("one", two)
-        poller.add(two.fileno()).on_hangup = forgetting("two", one)
-        its_peer.send(b"x")
-        other_peer.send(b"x")
+        poller.add(first.fileno()).on_hangup = forget_other("one", second)
+        poller.add(second.fileno()).on_hangup = forget_other("two", first)
+        first_peer.send(b"x")
+        second_peer.send(b"x")
         await wait_all_tasks_blocked()
-        assert len(told) == 1
+        assert len(delivered) == 1
 
 
-# Watches
+# Watches.
 
 
 @on_both
-async def test_waiting_for_something_to_read(make: Callable[[], AnyPoller], nursery: trio.Nursery) -> None:
-    async with at_work(make) as poller:
+async def test_watch_readable(make: Callable[[], AnyPoller], nursery: trio.Nursery) -> None:
+    async with running(make) as poller:
         with sockets() as (ours, theirs):
             watch = poller.add(ours.fileno())
             assert watch.fd == ours.fileno()
@@ -327,43 +327,43 @@ async def test_waiting_for_something_to_read(make: Callable[[], AnyPoller], nurs
 
 
 @on_both
-async def test_waiting_for_room(make: Callable[[], AnyPoller], nursery: trio.Nursery) -> None:
-    async with at_work(make) as poller:
+async def test_watch_writable(make: Callable[[], AnyPoller], nursery: trio.Nursery) -> None:
+    async with running(make) as poller:
         with sockets() as (ours, theirs):
             fill(ours)
             waiter = Waiter(poller.add(ours.fileno()))
             nursery.start_soon(waiter.write)
             await wait_all_tasks_blocked()
-            assert waiter.times == 0
+            assert waiter.wakeups == 0
             empty(theirs)
             await wait_all_tasks_blocked()
-            assert waiter.times == 1
-            assert waiter.events & (OUT | ERR), "there is room, or it has to be asked"
+            assert waiter.wakeups == 1
+            assert waiter.events & (OUT | ERR), "the socket is writable, or has an error"
             poller.forget(ours.fileno())
 
 
 @on_both
-async def test_who_waits_may_be_cancelled(make: Callable[[], AnyPoller], nursery: trio.Nursery) -> None:
-    """And is not woken later; another one may wait then."""
-    async with at_work(make) as poller:
+async def test_watch_waiter_can_be_cancelled(make: Callable[[], AnyPoller], nursery: trio.Nursery) -> None:
+    """A cancelled waiter is not woken later, and another task can wait."""
+    async with running(make) as poller:
         with sockets() as (ours, theirs):
             watch = poller.add(ours.fileno())
-            early, late = Waiter(watch), Waiter(watch)
-            nursery.start_soon(early.read)
+            first, second = Waiter(watch), Waiter(watch)
+            nursery.start_soon(first.read)
             await wait_all_tasks_blocked()
-            early.scope.cancel()
+            first.scope.cancel()
             await wait_all_tasks_blocked()
-            nursery.start_soon(late.write)  # there is room
+            nursery.start_soon(second.write)  # there is room
             await wait_all_tasks_blocked()
-            assert early.scope.cancelled_caught
-            assert (early.times, late.times) == (0, 1)
+            assert first.scope.cancelled_caught
+            assert (first.wakeups, second.wakeups) == (0, 1)
             theirs.send(b"x")
             await watch.readable()
             poller.forget(ours.fileno())
 
 
 @needs_epoll
-async def test_what_nobody_waits_for_is_kept(poller: Poller) -> None:
+async def test_events_without_waiter_stay_pending(poller: Poller) -> None:
     with sockets() as (ours, theirs):
         watch = poller.add(ours.fileno())
         theirs.send(b"x")
@@ -372,15 +372,15 @@ async def test_what_nobody_waits_for_is_kept(poller: Poller) -> None:
         theirs.shutdown(socket.SHUT_WR)
         await wait_all_tasks_blocked()
         assert watch.pending_events == IN | RDHUP
-        assert poller.set_handler(ours.fileno(), Told()) == IN | RDHUP
+        assert poller.set_handler(ours.fileno(), RecordingHandler()) == IN | RDHUP
         theirs.close()
         await wait_all_tasks_blocked()
-        assert watch.pending_events == IN | RDHUP, "from then on another one knows"
+        assert watch.pending_events == IN | RDHUP, "later events go to the handler"
 
 
 @needs_epoll
-async def test_who_has_left_stays_so_while_it_is_waited_on(poller: Poller, nursery: trio.Nursery) -> None:
-    """What else was seen belongs to what the waiter has found already."""
+async def test_hangup_stays_pending_during_wait(poller: Poller, nursery: trio.Nursery) -> None:
+    """``GONE`` events remain pending. The others are consumed, as the waiter has handled them already."""
     with sockets() as (ours, theirs):
         watch = poller.add(ours.fileno())
         theirs.send(b"x")
@@ -389,106 +389,108 @@ async def test_who_has_left_stays_so_while_it_is_waited_on(poller: Poller, nurse
         waiter = Waiter(watch)
         nursery.start_soon(waiter.read)
         await wait_all_tasks_blocked()
-        assert (waiter.times, watch.pending_events & GONE, watch.pending_events & IN) == (0, RDHUP, 0)
+        assert (waiter.wakeups, watch.pending_events & GONE, watch.pending_events & IN) == (0, RDHUP, 0)
         waiter.scope.cancel()
         await wait_all_tasks_blocked()
 
 
 @needs_epoll
-async def test_leaving_is_told_besides(poller: Poller, nursery: trio.Nursery) -> None:
-    told: list[int] = []
+async def test_hangup_callback_and_waiter_are_both_called(poller: Poller, nursery: trio.Nursery) -> None:
+    delivered: list[int] = []
     with sockets() as (ours, theirs):
         watch = poller.add(ours.fileno())
         waiter = Waiter(watch)
         nursery.start_soon(waiter.read)
         await wait_all_tasks_blocked()
-        watch.on_hangup = told.append
+        watch.on_hangup = delivered.append
         theirs.shutdown(socket.SHUT_WR)
         await wait_all_tasks_blocked()
-        assert (told, waiter.times) == ([IN | RDHUP], 1)
+        assert (delivered, waiter.wakeups) == ([IN | RDHUP], 1)
         watch.on_hangup = None
         theirs.close()
         await wait_all_tasks_blocked()
-        assert (len(told), waiter.times) == (1, 2)
+        assert (len(delivered), waiter.wakeups) == (1, 2)
         waiter.scope.cancel()
 
 
-# Turns
+# Turns.
 
 
 @define
-class Turner:
-    """Has so many turns left, each of which is noted."""
+class CountedTurn:
+    """Takes ``remaining`` turns, and records each one."""
 
     poller: Poller
     name: str
     notes: list[str]
-    left: int = 1
+    remaining: int = 1
 
     def run(self) -> None:
         self.notes.append(self.name)
-        self.left -= 1
-        if self.left:
+        self.remaining -= 1
+        if self.remaining:
             self.poller.defer(self)
 
 
-class Beginner:
-    """Has all turners begin when it is told of something."""
+class TurnStarter:
+    """Starts all turns when it gets an event."""
 
-    def __init__(self, poller: Poller, *turners: Turner) -> None:
+    def __init__(self, poller: Poller, *turns: CountedTurn) -> None:
         self.poller = poller
-        self.turners = turners
+        self.turns = turns
 
     def on_events(self, _: int) -> None:
-        for turner in self.turners:
-            self.poller.defer(turner)
+        for turn in self.turns:
+            self.poller.defer(turn)
 
 
 @needs_epoll
-async def test_turns_go_round(poller: Poller) -> None:
+async def test_turns_are_taken_round_robin(poller: Poller) -> None:
     notes: list[str] = []
-    turners = [Turner(poller, name, notes, left) for name, left in (("a", 1), ("b", 3), ("c", 2))]
+    turns = [
+        CountedTurn(poller, name, notes, remaining) for name, remaining in (("a", 1), ("b", 3), ("c", 2))
+    ]
     with sockets() as (ours, theirs):
-        poller.add_handler(ours.fileno(), Beginner(poller, *turners))
+        poller.add_handler(ours.fileno(), TurnStarter(poller, *turns))
         theirs.send(b"x")
         await wait_all_tasks_blocked()
     assert "".join(notes) == "abcbcb"
 
 
 @needs_epoll
-async def test_a_turn_that_is_left_from_outside(poller: Poller) -> None:
-    """By a session that has just begun, while nothing happens anywhere: nobody else would have it go on."""
+async def test_deferred_turn_wakes_idle_poller(poller: Poller) -> None:
+    """A session that has just begun may defer a turn while no events occur. Nothing else wakes the poller."""
     notes: list[str] = []
-    poller.defer(Turner(poller, "a", notes, 100))
-    poller.defer(Turner(poller, "b", notes, 100))
+    poller.defer(CountedTurn(poller, "a", notes, 100))
+    poller.defer(CountedTurn(poller, "b", notes, 100))
     await wait_all_tasks_blocked()
     assert "".join(notes) == "ab" * 100
 
 
 @needs_epoll
-async def test_news_is_told_between_turns(poller: Poller) -> None:
+async def test_events_are_delivered_between_turns(poller: Poller) -> None:
     notes: list[str] = []
 
-    class Noting:
+    class EventRecorder:
         def on_events(self, _: int) -> None:
-            notes.append("news")
+            notes.append("event")
 
-    class Sending(Turner):
+    class SendingTurn(CountedTurn):
         def run(self) -> None:
             theirs.send(b"x")
             super().run()
 
     with sockets() as (ours, theirs):
-        poller.add_handler(ours.fileno(), Noting())
-        poller.defer(Sending(poller, "turn", notes, 20))
+        poller.add_handler(ours.fileno(), EventRecorder())
+        poller.defer(SendingTurn(poller, "turn", notes, 20))
         await wait_all_tasks_blocked()
-    assert notes == ["turn", "news"] * 20
+    assert notes == ["turn", "event"] * 20
 
 
 @needs_epoll
-async def test_tasks_have_their_turn_in_spite_of_endless_turns(poller: Poller, nursery: trio.Nursery) -> None:
+async def test_endless_turns_do_not_starve_tasks(poller: Poller, nursery: trio.Nursery) -> None:
     notes: list[str] = []
-    busy = Turner(poller, "turn", notes, -1)
+    busy = CountedTurn(poller, "turn", notes, -1)
     poller.defer(busy)
     with sockets() as (ours, theirs):
         waiter = Waiter(poller.add(ours.fileno()))
@@ -498,71 +500,71 @@ async def test_tasks_have_their_turn_in_spite_of_endless_turns(poller: Poller, n
         theirs.send(b"x")
         for _ in range(10):
             await trio.lowlevel.checkpoint()
-        assert waiter.times == 1
+        assert waiter.wakeups == 1
         waiter.scope.cancel()
-    busy.left = 1
+    busy.remaining = 1
     await wait_all_tasks_blocked()
 
 
-# Its own end
+# End of the poller.
 
 
 @needs_epoll
-async def test_once_it_has_ended_nobody_is_told_and_nothing_is_a_fault() -> None:
-    """While the proxy is stopped, sessions still come by on their way out."""
-    who = Told()
-    with sockets() as (early, early_peer), sockets() as (late, late_peer):
-        async with at_work(Poller) as poller:
+async def test_ended_poller_accepts_calls_and_delivers_nothing() -> None:
+    """While the proxy stops, ending sessions still call the poller."""
+    handler = RecordingHandler()
+    with sockets() as (first, first_peer), sockets() as (second, second_peer):
+        async with running(Poller) as poller:
             assert isinstance(poller, Poller)
-            poller.add_handler(early.fileno(), who)
-        poller.add_handler(late.fileno(), who)
-        watch = poller.add(late.fileno(), BOTH_WAYS)
-        poller.rearm(early.fileno(), BOTH_WAYS)
-        poller.set_handler(early.fileno(), who)
-        poller.defer(Turner(poller, "turn", [], 1))
-        early_peer.send(b"x")
-        late_peer.send(b"x")
-        assert await who.told() == []
+            poller.add_handler(first.fileno(), handler)
+        poller.add_handler(second.fileno(), handler)
+        watch = poller.add(second.fileno(), BOTH_WAYS)
+        poller.rearm(first.fileno(), BOTH_WAYS)
+        poller.set_handler(first.fileno(), handler)
+        poller.defer(CountedTurn(poller, "turn", [], 1))
+        first_peer.send(b"x")
+        second_peer.send(b"x")
+        assert await handler.delivered() == []
         with trio.move_on_after(0.01) as limit:
             await watch.writable()
         assert limit.cancelled_caught
-        poller.forget(early.fileno())
-        poller.forget(late.fileno())
+        poller.forget(first.fileno())
+        poller.forget(second.fileno())
         assert poller.registered == 0
 
 
 @needs_epoll
-async def test_ended_it_leaves_nothing_open() -> None:
-    before = descriptors()
-    async with at_work(Poller):
-        assert descriptors() > before
-    assert descriptors() == before
+async def test_ended_poller_leaves_no_open_descriptor() -> None:
+    previous = descriptors()
+    async with running(Poller):
+        assert descriptors() > previous
+    assert descriptors() == previous
 
 
 @needs_epoll
-async def test_who_is_told_must_not_raise() -> None:
-    """The poller cannot know whose fault it is, so it does not go on; the relay's flows keep theirs to their session."""
+async def test_exception_in_handler_ends_the_poller() -> None:
+    """The poller cannot know which session is at fault. The relay's flows keep errors in their session."""
 
     class Raising:
         def on_events(self, events: int) -> None:
             raise ZeroDivisionError(events)
 
-    before = descriptors()
+    previous = descriptors()
     with sockets() as (ours, theirs):
         poller = Poller()
         poller.add_handler(ours.fileno(), Raising())
         theirs.send(b"x")
         with pytest.raises(ZeroDivisionError):
             await poller.serve()
-    assert descriptors() == before
+    assert descriptors() == previous
 
 
-# In use
+# Real use.
 
 
 @on_both
-async def test_connecting(make: Callable[[], AnyPoller]) -> None:
-    async with at_work(make) as poller:
+async def test_connect_with_poller(make: Callable[[], AnyPoller]) -> None:
+    async with running(make) as poller:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             endpoint = Endpoint(socket.AF_INET, "127.0.0.1", listener.getsockname()[1])
             sock, _ = await connect([endpoint], None, poller=poller)
@@ -574,15 +576,16 @@ async def test_connecting(make: Callable[[], AnyPoller]) -> None:
 
 
 @on_both
-async def test_shaking_hands(make: Callable[[], AnyPoller], throw_away_ca: ThrowAwayCA) -> None:
-    accepting = throw_away_ca.server_context("localhost")
-    accepting.num_tickets = 0  # a read handles one record, and the poller tells once that there is more
-    async with at_work(make) as poller:
+async def test_tls_handshake_with_poller(make: Callable[[], AnyPoller], throw_away_ca: ThrowAwayCA) -> None:
+    server_context = throw_away_ca.server_context("localhost")
+    # A read handles one TLS record, and the poller reports further data only once.
+    server_context.num_tickets = 0
+    async with running(make) as poller:
         with sockets() as (client_end, server_end):
             client_watch, server_watch = poller.add(client_end.fileno()), poller.add(server_end.fileno())
 
             async def accept() -> None:
-                with await accept_tls(server_end, accepting, server_watch) as sock:
+                with await accept_tls(server_end, server_context, server_watch) as sock:
                     poller.forget(sock.fileno())
                     sock.send(b"* OK\r\n")
 
@@ -592,11 +595,11 @@ async def test_shaking_hands(make: Callable[[], AnyPoller], throw_away_ca: Throw
                     client_end, throw_away_ca.client_context(), "localhost", client_watch
                 )
                 with sock:
-                    await _until_read(sock, client_watch)
+                    await _read_greeting(sock, client_watch)
                     poller.forget(sock.fileno())
 
 
-async def _until_read(sock: socket.socket, watch: Watch) -> None:
+async def _read_greeting(sock: socket.socket, watch: Watch) -> None:
     while True:
         try:
             assert sock.recv(100) == b"* OK\r\n"
@@ -606,18 +609,18 @@ async def _until_read(sock: socket.socket, watch: Watch) -> None:
             return
 
 
-async def test_the_platform_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_platform_without_epoll_uses_trio(monkeypatch: pytest.MonkeyPatch) -> None:
     await trio.lowlevel.checkpoint()
     monkeypatch.delattr(select, "epoll", raising=False)
     assert open_poller() is TRIO
 
 
-async def test_a_long_turn_is_cut_and_what_was_not_told_comes_in_the_next(  # noqa: ASYNC124 - fixtures want a loop
+async def test_long_delivery_continues_in_the_next_turn(  # noqa: ASYNC124 - fixtures want a loop
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Who comes, signals and time limits wait while the poller tells; but nothing is lost, and nothing told twice."""
+    """Accepts, signals and timeouts wait during delivery. No event is lost or delivered twice."""
     poller = Poller()
-    told: list[int] = []
+    delivered: list[int] = []
     time = 0.0
 
     class Slow:
@@ -628,7 +631,7 @@ async def test_a_long_turn_is_cut_and_what_was_not_told_comes_in_the_next(  # no
             nonlocal time
             assert events
             time += 0.001
-            told.append(self.number)
+            delivered.append(self.number)
 
     monkeypatch.setattr(poller, "clock", lambda: time)
     with ExitStack() as stack:
@@ -637,11 +640,11 @@ async def test_a_long_turn_is_cut_and_what_was_not_told_comes_in_the_next(  # no
             poller.add_handler(ours.fileno(), Slow(number))
             theirs.send(b"x")
         poller._deliver()
-        assert 0 < len(told) < 40
-        while len(told) < 40:
-            before = len(told)
+        assert 0 < len(delivered) < 40
+        while len(delivered) < 40:
+            previous = len(delivered)
             poller._deliver()
-            assert len(told) > before
+            assert len(delivered) > previous
         poller._deliver()
-        assert sorted(told) == list(range(40))
+        assert sorted(delivered) == list(range(40))
         poller._epoll.close()

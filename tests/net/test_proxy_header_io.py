@@ -1,4 +1,4 @@
-"""The PROXY header on a socket: what is taken of the stream is the header and nothing else; what is sent goes at once."""
+"""PROXY headers on sockets: only the header's bytes are consumed, and a header is sent at once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from mailproxy.protocol.proxy_header import (
     format_header,
     with_checksum,
 )
-from tests.support.patience import fail_after_timeout
+from tests.support.timeouts import fail_after_timeout
 
 CLIENT, PROXY = ("192.0.2.9", 40000), ("198.51.100.1", 993)
 CLIENT6, PROXY6 = ("2001:db8::9", 40000), ("2001:db8::1", 993)
@@ -47,19 +47,19 @@ HEADERS: dict[str, Header] = {
         )
     ),
     "local": HeaderV2(command=Command.LOCAL),
-    "local with something to be ignored": HeaderV2(command=Command.LOCAL, block=b"noise"),
+    "local with ignored content": HeaderV2(command=Command.LOCAL, block=b"noise"),
 }  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
 def time_limit(nursery: trio.Nursery) -> None:
-    """Nothing here waits for ever."""
+    """Fail tests that hang."""
     nursery.start_soon(fail_after_timeout)
 
 
 @pytest.fixture
-def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Who sends, and who receives without blocking."""
+def sockets() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A blocking socket that sends, and a nonblocking one that receives."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         sender = socket.create_connection(listener.getsockname(), 5)
         receiver, _ = listener.accept()
@@ -68,24 +68,24 @@ def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield sender, receiver
 
 
-# Received.
+# Receiving.
 
 
 @pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS.keys())
-async def test_the_header_is_taken_and_nothing_behind_it(
-    ends: tuple[socket.socket, socket.socket], header: Header
+async def test_bytes_after_the_header_stay_unread(
+    sockets: tuple[socket.socket, socket.socket], header: Header
 ) -> None:
-    sender, receiver = ends
+    sender, receiver = sockets
     sender.sendall(format_header(header) + b"a1 NOOP\r\n")
     assert await receive_header(receiver) == header
     assert receiver.recv(100) == b"a1 NOOP\r\n"
 
 
 @pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS.keys())
-async def test_the_header_comes_in_two_pieces(
-    ends: tuple[socket.socket, socket.socket], nursery: trio.Nursery, header: Header
+async def test_header_in_two_pieces(
+    sockets: tuple[socket.socket, socket.socket], nursery: trio.Nursery, header: Header
 ) -> None:
-    sender, receiver = ends
+    sender, receiver = sockets
     data = format_header(header)
 
     async def send_the_rest() -> None:
@@ -99,18 +99,18 @@ async def test_the_header_comes_in_two_pieces(
         receiver.recv(1)
 
 
-async def test_two_headers_are_two(ends: tuple[socket.socket, socket.socket]) -> None:
-    sender, receiver = ends
+async def test_consecutive_headers_are_read_separately(sockets: tuple[socket.socket, socket.socket]) -> None:
+    sender, receiver = sockets
     sender.sendall(b"".join(map(format_header, HEADERS.values())))
     for header in HEADERS.values():
         assert await receive_header(receiver) == header
 
 
 @pytest.mark.parametrize("protocol", [*set(Protocol) - {Protocol.TCP4, Protocol.TCP6}, 0x01, 0x10, 0x30])
-async def test_who_the_client_is_must_be_said_in_words_that_are_known(
-    ends: tuple[socket.socket, socket.socket], protocol: int
+async def test_unsupported_protocol_is_rejected_and_left_unread(
+    sockets: tuple[socket.socket, socket.socket], protocol: int
 ) -> None:
-    sender, receiver = ends
+    sender, receiver = sockets
     data = b"\r\n\r\n\0\r\nQUIT\n" + bytes([0x21, protocol, 0, 216]) + bytes(216)
     sender.sendall(data)
     with pytest.raises(
@@ -120,10 +120,10 @@ async def test_who_the_client_is_must_be_said_in_words_that_are_known(
     assert receiver.recv(500) == data
 
 
-async def test_local_speaks_of_no_client_and_may_have_any_protocol(
-    ends: tuple[socket.socket, socket.socket],
+async def test_local_header_may_have_any_protocol(
+    sockets: tuple[socket.socket, socket.socket],
 ) -> None:
-    sender, receiver = ends
+    sender, receiver = sockets
     sender.sendall(b"\r\n\r\n\0\r\nQUIT\n" + bytes([0x20, Protocol.UDP4, 0, 12]) + bytes(12))
     header = await receive_header(receiver)
     assert header.endpoints is None
@@ -138,32 +138,30 @@ async def test_local_speaks_of_no_client_and_may_have_any_protocol(
         (b"\r\n\r\n\0\r\nQUIT\n\x31\x11\0\0", VersionError),
     ],
 )
-async def test_what_is_no_good_is_raised_and_left_where_it_is(
-    ends: tuple[socket.socket, socket.socket], data: bytes, error: type[HeaderError]
+async def test_invalid_header_is_rejected_and_left_unread(
+    sockets: tuple[socket.socket, socket.socket], data: bytes, error: type[HeaderError]
 ) -> None:
-    sender, receiver = ends
+    sender, receiver = sockets
     sender.sendall(data)
     with pytest.raises(error):
         await receive_header(receiver)
     assert receiver.recv(100) == data
 
 
-async def test_a_header_that_breaks_off(ends: tuple[socket.socket, socket.socket]) -> None:
-    sender, receiver = ends
+async def test_truncated_header_raises_client_left(sockets: tuple[socket.socket, socket.socket]) -> None:
+    sender, receiver = sockets
     sender.sendall(format_header(HEADERS["version 2"])[:-1])
     sender.shutdown(socket.SHUT_WR)
     with pytest.raises(ClientLeftError, match="closed after 27 bytes"):
         await receive_header(receiver)
 
 
-# Sent.
+# Sending.
 
 
 @pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS.keys())
-async def test_what_is_sent_is_what_is_received(
-    ends: tuple[socket.socket, socket.socket], header: Header
-) -> None:
-    sender, receiver = ends
+async def test_sent_header_is_received(sockets: tuple[socket.socket, socket.socket], header: Header) -> None:
+    sender, receiver = sockets
     sender.setblocking(False)
     send_header(sender, format_header(header))
     sender.sendall(b"a1 NOOP\r\n")
@@ -171,8 +169,8 @@ async def test_what_is_sent_is_what_is_received(
     assert receiver.recv(100) == b"a1 NOOP\r\n"
 
 
-async def test_a_server_that_is_gone_already(ends: tuple[socket.socket, socket.socket]) -> None:  # noqa: ASYNC124 - its fixtures are Trio's
-    sender, _ = ends
+async def test_send_to_closed_server_is_refused(sockets: tuple[socket.socket, socket.socket]) -> None:  # noqa: ASYNC124 - its fixtures are Trio's
+    sender, _ = sockets
     sender.shutdown(socket.SHUT_WR)
     with pytest.raises(
         ServerRefusedError, match="the PROXY header could not be sent: Connection reset by peer"
@@ -180,7 +178,7 @@ async def test_a_server_that_is_gone_already(ends: tuple[socket.socket, socket.s
         send_header(sender, b"PROXY UNKNOWN\r\n")
 
 
-async def test_a_socket_that_does_not_take_it_whole() -> None:  # noqa: ASYNC124 - its fixtures are Trio's
+async def test_partial_send_is_refused() -> None:  # noqa: ASYNC124 - its fixtures are Trio's
     sender, receiver = socket.socketpair()
     with sender, receiver:
         sender.setblocking(False)
@@ -192,7 +190,7 @@ async def test_a_socket_that_does_not_take_it_whole() -> None:  # noqa: ASYNC124
             send_header(sender, bytes(size))
 
 
-async def test_a_socket_that_takes_nothing() -> None:  # noqa: ASYNC124 - its fixtures are Trio's
+async def test_send_to_full_socket_is_refused() -> None:  # noqa: ASYNC124 - its fixtures are Trio's
     sender, receiver = socket.socketpair()
     with sender, receiver:
         sender.setblocking(False)

@@ -1,4 +1,4 @@
-"""Names and literal addresses of servers, as endpoints to connect to."""
+"""Resolving servers: names and literal addresses become endpoints."""
 
 from __future__ import annotations
 
@@ -39,44 +39,44 @@ def test_literal_addresses_need_no_resolver(address: str, endpoint: Endpoint | N
         (Endpoint(socket.AF_UNIX, "/run/imap.sock"), 143, "unix:/run/imap.sock"),
     ],
 )
-def test_endpoints_are_written_as_addresses_are(endpoint: Endpoint, port: int, text: str) -> None:
+def test_endpoint_text_matches_configured_address(endpoint: Endpoint, port: int, text: str) -> None:
     assert endpoint.text(port) == text
 
 
-async def test_a_name_is_every_address_that_it_has() -> None:
-    found = await resolve("localhost", 993)
-    assert Endpoint(socket.AF_INET, "127.0.0.1", 993) in found
-    assert len(set(found)) == len(found)
-    assert {endpoint.family for endpoint in found} <= {socket.AF_INET, socket.AF_INET6}
-    assert all(endpoint.port == 993 for endpoint in found)
+async def test_name_resolves_to_all_its_addresses() -> None:
+    endpoints = await resolve("localhost", 993)
+    assert Endpoint(socket.AF_INET, "127.0.0.1", 993) in endpoints
+    assert len(set(endpoints)) == len(endpoints)
+    assert {endpoint.family for endpoint in endpoints} <= {socket.AF_INET, socket.AF_INET6}
+    assert all(endpoint.port == 993 for endpoint in endpoints)
 
 
-async def test_a_port_that_is_open_stays_open() -> None:
+async def test_missing_port_stays_missing() -> None:
     assert {endpoint.port for endpoint in await resolve("localhost", None)} == {None}
 
 
 @pytest.mark.parametrize(
     ("host", "reason"),
     [
-        ("x" * 64 + ".example", "not a host name"),  # a label has 63 characters at most
+        ("x" * 64 + ".example", "not a host name"),  # a label has at most 63 characters
         ("fe80::1%nowhere0", ""),  # fails in the resolver without asking the network
     ],
 )
-async def test_a_name_without_an_address_is_the_servers_fault(host: str, reason: str) -> None:
+async def test_unresolvable_name_is_a_server_error(host: str, reason: str) -> None:
     with pytest.raises(ServerRefusedError) as caught:
         await resolve(host, 993)
     assert str(caught.value).startswith(f"{host}: {reason}")
     assert len(str(caught.value)) > len(f"{host}: ")
 
 
-async def test_looking_up_can_be_given_up() -> None:
+async def test_lookup_can_be_cancelled() -> None:
     with trio.CancelScope() as scope:
         scope.cancel()
         await resolve("localhost", 993)
     assert scope.cancelled_caught
 
 
-async def test_the_loop_goes_on_while_a_name_is_looked_up(nursery: trio.Nursery) -> None:
+async def test_event_loop_runs_during_lookup(nursery: trio.Nursery) -> None:
     turns = 0
 
     async def count() -> None:

@@ -1,4 +1,4 @@
-"""A few bytes back and forth with a server, and an end in order: in clear and over TLS, also with who does not play along."""
+"""Simple I/O with a server, plain and over TLS: sending, receiving, graceful close, server faults."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ from mailproxy.testing import (
     WaitFor,
     pattern,
 )
-from tests.support.patience import fail_after_timeout, wait_until
+from tests.support.timeouts import fail_after_timeout, wait_until
 
 LONG_S = 1000.0
 SHORT_S = 0.05
 GREETING = b"* OK ready\r\n"
 
-each_way = pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
+clear_and_tls = pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
 
 
 @pytest.fixture(autouse=True)
 def time_limit(nursery: trio.Nursery) -> None:
-    """Nothing here waits for ever."""
+    """Fail tests that hang."""
     nursery.start_soon(fail_after_timeout)
 
 
 @frozen
 class SendBelowTls:
-    """Send bytes that are no record."""
+    """Send bytes that are not a TLS record."""
 
     data: bytes
 
@@ -60,17 +60,17 @@ class SendBelowTls:
 
 
 @asynccontextmanager
-async def talk(
+async def connect(
     ca: ThrowAwayCA,
     *playbook: Step,
     tls: bool = False,
     context: ssl.SSLContext | None = None,
     buffer: int | None = None,
 ) -> AsyncIterator[tuple[socket.socket, ScriptedServer]]:
-    """A connection to a server with this playbook; ``buffer``: bytes that the kernel holds on either side."""
+    """Connect to a server with this playbook; ``buffer``: bytes that the kernel buffers on each side."""
     async with trio.open_nursery() as nursery:
-        accepting = context or ca.server_context("localhost") if tls else None
-        server = ScriptedServer(playbook, tls=accepting, receive_buffer_bytes=buffer)
+        server_context = context or ca.server_context("localhost") if tls else None
+        server = ScriptedServer(playbook, tls=server_context, receive_buffer_bytes=buffer)
         host, _, port = (await nursery.start(server.serve)).rpartition(":")
         sock = socket.socket()
         if buffer is not None:
@@ -84,18 +84,20 @@ async def talk(
         nursery.cancel_scope.cancel()
 
 
-async def seen_by(server: ScriptedServer) -> tuple[bytes, str | None]:
-    """What came to the server, and how that ended."""
+async def end_at_server(server: ScriptedServer) -> tuple[bytes, str | None]:
+    """Return the bytes that the server received, and how its connection ended."""
     await server.wait_ended()
     return bytes(server.connections[0].received), server.connections[0].end
 
 
-# Sending and receiving
+# Sending and receiving.
 
 
-@each_way
-async def test_what_is_sent_arrives_and_so_does_the_answer(throw_away_ca: ThrowAwayCA, tls: bool) -> None:
-    async with talk(throw_away_ca, Send(GREETING), Collect(12), Send(b"a1 OK\r\n"), Collect(), tls=tls) as (
+@clear_and_tls
+async def test_send_and_receive(throw_away_ca: ThrowAwayCA, tls: bool) -> None:
+    async with connect(
+        throw_away_ca, Send(GREETING), Collect(12), Send(b"a1 OK\r\n"), Collect(), tls=tls
+    ) as (
         sock,
         server,
     ):
@@ -105,20 +107,20 @@ async def test_what_is_sent_arrives_and_so_does_the_answer(throw_away_ca: ThrowA
         assert server.connections[0].received == b"a1 LOGOUT\r\n."
 
 
-@each_way
+@clear_and_tls
 @pytest.mark.parametrize("size", [0, 1, 16 * 1024, 500_001])
-async def test_more_than_fits_arrives_whole(throw_away_ca: ThrowAwayCA, tls: bool, size: int) -> None:
-    """The kernel takes a part of it each time, under TLS a part of a record."""
-    async with talk(throw_away_ca, Collect(), tls=tls, buffer=4096) as (sock, server):
+async def test_data_larger_than_buffers_arrives(throw_away_ca: ThrowAwayCA, tls: bool, size: int) -> None:
+    """The kernel takes a part of the data each time, under TLS a part of a record."""
+    async with connect(throw_away_ca, Collect(), tls=tls, buffer=4096) as (sock, server):
         await send_all(sock, pattern(size))
         await close_gracefully(sock, LONG_S)
-        assert await seen_by(server) == (pattern(size), "close_notify" if tls else "eof")
+        assert await end_at_server(server) == (pattern(size), "close_notify" if tls else "eof")
 
 
-@each_way
-async def test_what_dribbles_in_is_received_to_its_end(throw_away_ca: ThrowAwayCA, tls: bool) -> None:
+@clear_and_tls
+async def test_slowly_sent_data_is_received(throw_away_ca: ThrowAwayCA, tls: bool) -> None:
     data = pattern(300)
-    async with talk(throw_away_ca, SendSlowly(data, size=7), Close(), tls=tls) as (sock, _):
+    async with connect(throw_away_ca, SendSlowly(data, size=7), Close(), tls=tls) as (sock, _):
         received = b""
         while piece := await receive(sock):
             received += piece
@@ -126,39 +128,41 @@ async def test_what_dribbles_in_is_received_to_its_end(throw_away_ca: ThrowAwayC
         assert await receive(sock) == b"", "the end stays the end"
 
 
-@each_way
-@pytest.mark.parametrize("last", [Close(), Drop(), HalfClose()], ids=["close", "bare FIN", "half-close"])
-async def test_a_server_that_closes(throw_away_ca: ThrowAwayCA, tls: bool, last: Step) -> None:
-    async with talk(throw_away_ca, Send(GREETING), last, Stall(), tls=tls) as (sock, _):
+@clear_and_tls
+@pytest.mark.parametrize("last_step", [Close(), Drop(), HalfClose()], ids=["close", "bare FIN", "half-close"])
+async def test_receive_returns_eof_after_server_close(
+    throw_away_ca: ThrowAwayCA, tls: bool, last_step: Step
+) -> None:
+    async with connect(throw_away_ca, Send(GREETING), last_step, Stall(), tls=tls) as (sock, _):
         assert await receive(sock) == GREETING
         assert await receive(sock) == b""
 
 
-@each_way
-async def test_a_server_that_resets_while_it_is_listened_to(throw_away_ca: ThrowAwayCA, tls: bool) -> None:
-    async with talk(throw_away_ca, Reset(), tls=tls) as (sock, _):
+@clear_and_tls
+async def test_receive_from_resetting_server_fails(throw_away_ca: ThrowAwayCA, tls: bool) -> None:
+    async with connect(throw_away_ca, Reset(), tls=tls) as (sock, _):
         with pytest.raises(ServerConnectionError, match=r"(?i)connection reset by peer"):
             await receive(sock)
 
 
-@each_way
-async def test_a_server_that_resets_while_it_is_spoken_to(throw_away_ca: ThrowAwayCA, tls: bool) -> None:
-    go = trio.Event()
-    async with talk(throw_away_ca, WaitFor(go), Reset(), tls=tls, buffer=4096) as (sock, _):
+@clear_and_tls
+async def test_send_to_resetting_server_fails(throw_away_ca: ThrowAwayCA, tls: bool) -> None:
+    may_reset = trio.Event()
+    async with connect(throw_away_ca, WaitFor(may_reset), Reset(), tls=tls, buffer=4096) as (sock, _):
         await trio.testing.wait_all_tasks_blocked()
         async with trio.open_nursery() as nursery:
 
-            async def speak() -> None:
+            async def send() -> None:
                 with pytest.raises(ServerConnectionError, match=r"(?i)reset by peer|broken pipe"):
                     await send_all(sock, pattern(1_000_000))
 
-            nursery.start_soon(speak)
+            nursery.start_soon(send)
             await trio.testing.wait_all_tasks_blocked()
-            go.set()
+            may_reset.set()
 
 
-async def test_a_server_that_breaks_tls(throw_away_ca: ThrowAwayCA) -> None:
-    async with talk(throw_away_ca, SendBelowTls(b"-ERR this is no record\r\n"), Stall(), tls=True) as (
+async def test_receive_of_invalid_tls_record_fails(throw_away_ca: ThrowAwayCA) -> None:
+    async with connect(throw_away_ca, SendBelowTls(b"-ERR this is no record\r\n"), Stall(), tls=True) as (
         sock,
         _,
     ):
@@ -166,87 +170,85 @@ async def test_a_server_that_breaks_tls(throw_away_ca: ThrowAwayCA) -> None:
             await receive(sock)
 
 
-async def test_a_server_that_wants_a_certificate(throw_away_ca: ThrowAwayCA) -> None:
-    """In TLS 1.3 that is told after the handshake has succeeded (RFC 8446 section 4.4.2.4)."""
+async def test_receive_reports_required_client_certificate(throw_away_ca: ThrowAwayCA) -> None:
+    """In TLS 1.3 the server reports this after the handshake has succeeded (RFC 8446 section 4.4.2.4)."""
     context = throw_away_ca.server_context("localhost")
     context.load_verify_locations(throw_away_ca.pem)
     context.verify_mode = ssl.CERT_REQUIRED
-    async with talk(throw_away_ca, Stall(), tls=True, context=context) as (sock, _):
+    async with connect(throw_away_ca, Stall(), tls=True, context=context) as (sock, _):
         with pytest.raises(ServerConnectionError, match="certificate required"):
             await receive(sock)
 
 
-# An end in order
+# Closing.
 
 
-@each_way
-async def test_both_ends_close(throw_away_ca: ThrowAwayCA, tls: bool) -> None:
-    async with talk(throw_away_ca, Send(GREETING), Collect(), Close(), tls=tls) as (sock, server):
+@clear_and_tls
+async def test_graceful_close_with_closing_server(throw_away_ca: ThrowAwayCA, tls: bool) -> None:
+    async with connect(throw_away_ca, Send(GREETING), Collect(), Close(), tls=tls) as (sock, server):
         await send_all(sock, b"QUIT\r\n")
         await close_gracefully(sock, LONG_S)
         assert sock.fileno() == -1
-        assert await seen_by(server) == (b"QUIT\r\n", "close_notify" if tls else "eof")
+        assert await end_at_server(server) == (b"QUIT\r\n", "close_notify" if tls else "eof")
 
 
-@each_way
-async def test_what_was_not_read_resets_nothing(throw_away_ca: ThrowAwayCA, tls: bool) -> None:
-    async with talk(throw_away_ca, Flood(200_000), Collect(), tls=tls) as (sock, server):
+@clear_and_tls
+async def test_graceful_close_with_unread_data_sends_fin(throw_away_ca: ThrowAwayCA, tls: bool) -> None:
+    async with connect(throw_away_ca, Flood(200_000), Collect(), tls=tls) as (sock, server):
         await close_gracefully(sock, LONG_S)
-        assert await seen_by(server) == (b"", "close_notify" if tls else "eof")
+        assert await end_at_server(server) == (b"", "close_notify" if tls else "eof")
 
 
-@each_way
-async def test_what_is_said_after_our_end_is_let_pass(throw_away_ca: ThrowAwayCA, tls: bool) -> None:
-    async with talk(throw_away_ca, Collect(), SendSlowly(pattern(50)), Close(), tls=tls) as (sock, server):
+@clear_and_tls
+async def test_graceful_close_discards_late_data(throw_away_ca: ThrowAwayCA, tls: bool) -> None:
+    async with connect(throw_away_ca, Collect(), SendSlowly(pattern(50)), Close(), tls=tls) as (sock, server):
         await close_gracefully(sock, LONG_S)
         await server.wait_ended()
         assert server.connections[0].end == ("close_notify" if tls else "eof")
 
 
-@each_way
-async def test_a_server_that_has_closed_before(throw_away_ca: ThrowAwayCA, tls: bool) -> None:
-    async with talk(throw_away_ca, Send(GREETING), HalfClose(), Collect(), tls=tls) as (sock, server):
+@clear_and_tls
+async def test_graceful_close_after_server_half_close(throw_away_ca: ThrowAwayCA, tls: bool) -> None:
+    async with connect(throw_away_ca, Send(GREETING), HalfClose(), Collect(), tls=tls) as (sock, server):
         assert await receive(sock) == GREETING
         assert await receive(sock) == b""
         await close_gracefully(sock, LONG_S)
-        assert await seen_by(server) == (b"", "close_notify" if tls else "eof")
+        assert await end_at_server(server) == (b"", "close_notify" if tls else "eof")
 
 
-@each_way
-async def test_a_server_that_has_gone_is_no_fault(throw_away_ca: ThrowAwayCA, tls: bool) -> None:
-    async with talk(throw_away_ca, Reset(), tls=tls) as (sock, server):
+@clear_and_tls
+async def test_graceful_close_after_server_reset(throw_away_ca: ThrowAwayCA, tls: bool) -> None:
+    async with connect(throw_away_ca, Reset(), tls=tls) as (sock, server):
         await server.wait_ended()
         await close_gracefully(sock, LONG_S)
         assert sock.fileno() == -1
 
 
-@each_way
-async def test_a_server_that_never_closes_is_waited_for_that_long(
-    throw_away_ca: ThrowAwayCA, tls: bool
-) -> None:
+@clear_and_tls
+async def test_graceful_close_waits_for_its_timeout(throw_away_ca: ThrowAwayCA, tls: bool) -> None:
     closed = trio.Event()
-    async with talk(throw_away_ca, Send(GREETING), WaitFor(closed), Collect(), tls=tls) as (sock, server):
+    async with connect(throw_away_ca, Send(GREETING), WaitFor(closed), Collect(), tls=tls) as (sock, server):
         assert await receive(sock) == GREETING
-        began = trio.current_time()
+        started_at = trio.current_time()
         await close_gracefully(sock, SHORT_S)
-        assert SHORT_S <= trio.current_time() - began < LONG_S
+        assert SHORT_S <= trio.current_time() - started_at < LONG_S
         assert sock.fileno() == -1
         closed.set()
-        assert await seen_by(server) == (b"", "close_notify" if tls else "eof")
+        assert await end_at_server(server) == (b"", "close_notify" if tls else "eof")
 
 
-@each_way
-async def test_a_server_that_never_ends_to_speak_is_left(throw_away_ca: ThrowAwayCA, tls: bool) -> None:
-    async with talk(throw_away_ca, Flood(), tls=tls) as (sock, server):
+@clear_and_tls
+async def test_graceful_close_ends_with_flooding_server(throw_away_ca: ThrowAwayCA, tls: bool) -> None:
+    async with connect(throw_away_ca, Flood(), tls=tls) as (sock, server):
         await close_gracefully(sock, LONG_S)
         assert sock.fileno() == -1
         await server.wait_ended()
 
 
-@each_way
-async def test_a_server_that_does_not_read_is_left(throw_away_ca: ThrowAwayCA, tls: bool) -> None:
-    """Nothing more fits, not even what says that nothing more will come."""
-    async with talk(throw_away_ca, Stall(), tls=tls, buffer=4096) as (sock, _):
+@clear_and_tls
+async def test_graceful_close_ends_with_full_buffers(throw_away_ca: ThrowAwayCA, tls: bool) -> None:
+    """There is no room left, not even for the close_notify alert."""
+    async with connect(throw_away_ca, Stall(), tls=tls, buffer=4096) as (sock, _):
         with trio.move_on_after(SHORT_S) as limit:
             await send_all(sock, pattern(10_000_000))
         assert limit.cancelled_caught
@@ -254,20 +256,20 @@ async def test_a_server_that_does_not_read_is_left(throw_away_ca: ThrowAwayCA, t
         assert sock.fileno() == -1
 
 
-@each_way
-async def test_cancelled_it_is_closed_all_the_same(throw_away_ca: ThrowAwayCA, tls: bool) -> None:
-    async with talk(throw_away_ca, Stall(), tls=tls) as (sock, _):
+@clear_and_tls
+async def test_cancelled_graceful_close_closes_the_socket(throw_away_ca: ThrowAwayCA, tls: bool) -> None:
+    async with connect(throw_away_ca, Stall(), tls=tls) as (sock, _):
         with trio.move_on_after(SHORT_S) as limit:
             await close_gracefully(sock, LONG_S)
         assert limit.cancelled_caught
         assert sock.fileno() == -1
 
 
-@each_way
-async def test_cancelled_while_it_is_listened_to(throw_away_ca: ThrowAwayCA, tls: bool) -> None:
-    """The connection stays the caller's, and can go on."""
+@clear_and_tls
+async def test_cancelled_receive_keeps_the_connection(throw_away_ca: ThrowAwayCA, tls: bool) -> None:
+    """The caller still owns the connection and can continue to use it."""
     more = trio.Event()
-    async with talk(throw_away_ca, WaitFor(more), Send(GREETING), Stall(), tls=tls) as (sock, _):
+    async with connect(throw_away_ca, WaitFor(more), Send(GREETING), Stall(), tls=tls) as (sock, _):
         with trio.move_on_after(0.01) as limit:
             await receive(sock)
         assert limit.cancelled_caught
@@ -275,14 +277,14 @@ async def test_cancelled_while_it_is_listened_to(throw_away_ca: ThrowAwayCA, tls
         assert await receive(sock) == GREETING
 
 
-@each_way
-async def test_an_end_leaves_nothing_open(throw_away_ca: ThrowAwayCA, tls: bool) -> None:
+@clear_and_tls
+async def test_graceful_close_leaves_no_open_descriptor(throw_away_ca: ThrowAwayCA, tls: bool) -> None:
     def descriptors() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))
 
-    async with talk(throw_away_ca, Collect(), tls=tls) as (sock, server):
+    async with connect(throw_away_ca, Collect(), tls=tls) as (sock, server):
         await server.wait_for()
         before = descriptors()
         await close_gracefully(sock, LONG_S)
         await server.wait_ended()
-        await wait_until(lambda: descriptors() <= before - 2)  # either end had one
+        await wait_until(lambda: descriptors() <= before - 2)  # each side had one

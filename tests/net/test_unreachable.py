@@ -1,4 +1,4 @@
-"""Servers that this machine cannot reach: each errno of connect(2), and whose fault it is."""
+"""Unreachable servers: each errno of connect(2), and whether it is the server's fault or the proxy's."""
 
 from __future__ import annotations
 
@@ -12,19 +12,17 @@ from mailproxy.errors import ProxyError, ServerRefusedError
 from mailproxy.net.dial import Endpoint, connect
 from tests.support.namespace import run_in_namespace
 
-OWN = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+PROXY_FAULTS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 NO_FAILURES = {errno.EINPROGRESS, errno.EALREADY, errno.EISCONN, errno.EAGAIN}
 
 
 @pytest.mark.parametrize("code", sorted(set(errno.errorcode) - NO_FAILURES), ids=errno.errorcode.get)
-async def test_only_descriptors_and_memory_are_the_proxys_own_fault(
-    monkeypatch: pytest.MonkeyPatch, code: int
-) -> None:
+async def test_only_missing_resources_are_proxy_errors(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     def address(_endpoint: Endpoint, _port: int | None) -> object:
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(Endpoint, "address", address)
-    expected = ProxyError if code in OWN else ServerRefusedError
+    expected = ProxyError if code in PROXY_FAULTS else ServerRefusedError
     with pytest.raises(expected, match=r"127\.0\.0\.1:143: ") as caught:
         await connect([Endpoint(socket.AF_INET, "127.0.0.1", 143)], None)
     assert str(caught.value) == f"127.0.0.1:143: {os.strerror(code)}"
@@ -36,7 +34,7 @@ from mailproxy.errors import MailproxyError
 from mailproxy.net.dial import Endpoint, connect
 
 async def main():
-    kept = []
+    sockets = []
     if "ports" in sys.argv:
         listener = socket.create_server(("127.0.0.1", 143), backlog=100)
     try:
@@ -44,17 +42,17 @@ async def main():
             host = sys.argv[1]
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             sock, _ = await connect([Endpoint(family, host, 143)], None)
-            kept.append(sock)
+            sockets.append(sock)
     except MailproxyError as error:
         print(type(error).__name__, getattr(error, "is_local", None), error)
-    print(len(kept))
+    print(len(sockets))
 
 trio.run(main)
 """
 
 
 @pytest.mark.parametrize(
-    ("setup", "arguments", "said", "connected"),
+    ("setup", "arguments", "reason", "connected"),
     [
         ("true", ["192.0.2.1"], "192.0.2.1:143: Network is unreachable", 0),
         ("ip route add unreachable 192.0.2.1", ["192.0.2.1"], "192.0.2.1:143: No route to host", 0),
@@ -75,23 +73,23 @@ trio.run(main)
     ],
     ids=["no-network", "unreachable", "prohibited", "black-hole", "no-ipv6", "no-port"],
 )
-async def test_what_the_kernel_refuses_at_once_is_about_the_server(
-    setup: str, arguments: list[str], said: str, connected: int
+async def test_immediate_kernel_errors_are_server_errors(
+    setup: str, arguments: list[str], reason: str, connected: int
 ) -> None:
     lines = await run_in_namespace(setup, CONNECT, *arguments)
-    assert lines == [f"ServerRefusedError True {said}", str(connected)]
+    assert lines == [f"ServerRefusedError True {reason}", str(connected)]
 
 
-WITHOUT_THE_FAMILY = """
+WITHOUT_IPV6 = """
 import errno, socket, trio
 from mailproxy.errors import ServerRefusedError
 from mailproxy.net import dial
 
 class Socket(socket.socket):
-    def __init__(self, family=-1, *more, **others):
+    def __init__(self, family=-1, *args, **kwargs):
         if family == socket.AF_INET6:
             raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
-        super().__init__(family, *more, **others)
+        super().__init__(family, *args, **kwargs)
 
 socket.socket = Socket
 
@@ -105,6 +103,6 @@ trio.run(main)
 """
 
 
-async def test_a_kernel_without_the_family() -> None:
-    lines = await run_in_namespace("", WITHOUT_THE_FAMILY)
+async def test_kernel_without_ipv6() -> None:
+    lines = await run_in_namespace("", WITHOUT_IPV6)
     assert lines == ["[::1]:143: Address family not supported by protocol"]

@@ -1,1 +1,1 @@
-"""The pool: decisions over plain values."""
+"""Tests of the pool, which makes decisions over plain values."""

@@ -1,4 +1,4 @@
-"""rise and fall: a server goes up and down as HAProxy's would, and says so in the same words."""
+"""The counters rise and fall: a server goes up and down as in HAProxy, with the same status words."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ few = st.integers(1, 5)
 results = st.lists(st.booleans(), max_size=40)
 
 
-def walk(rise: int, fall: int, word: str) -> list[str]:
-    """The words of a new server before the first result and after each: ``+`` passed, ``-`` failed."""
-    return walk_on(Health(rise, fall), word)
+def statuses(rise: int, fall: int, checks: str) -> list[str]:
+    """Return the status of a new server before the first check and after each one: `+` passed, `-` failed."""
+    return record(Health(rise, fall), checks)
 
 
-def walk_on(health: Health, word: str) -> list[str]:
-    seen = [str(health)]
-    for result in word:
+def record(health: Health, checks: str) -> list[str]:
+    """Return the status before the first check and after each one."""
+    result_words = [str(health)]
+    for result in checks:
         _ = health.record_pass() if result == "+" else health.record_fail()
-        seen.append(str(health))
-    return seen
+        result_words.append(str(health))
+    return result_words
 
 
 @pytest.mark.parametrize(
-    ("results", "words"),
+    ("results", "expected"),
     [
         ("-", ["UP 1/3", "DOWN"]),
         ("+", ["UP 1/3", "UP"]),
@@ -37,20 +38,20 @@ def walk_on(health: Health, word: str) -> list[str]:
         ("---", ["UP 1/3", "DOWN", "DOWN", "DOWN"]),
     ],
 )
-def test_the_words_are_haproxys(results: str, words: list[str]) -> None:
-    assert walk(2, 3, results) == words
+def test_status_words_match_haproxy(results: str, expected: list[str]) -> None:
+    assert statuses(2, 3, results) == expected
 
 
-def test_with_one_each_there_is_nothing_between_up_and_down() -> None:
-    assert walk(1, 1, "+-+--+") == ["UP", "UP", "DOWN", "UP", "DOWN", "DOWN", "UP"]
+def test_rise_and_fall_one_have_no_intermediate_status() -> None:
+    assert statuses(1, 1, "+-+--+") == ["UP", "UP", "DOWN", "UP", "DOWN", "DOWN", "UP"]
 
 
 @given(few, few, results)
-def test_any_walk_is_haproxys(rise: int, fall: int, walked: list[bool]) -> None:
-    """The model is what HAProxy's manual says, in consecutive results and not in a counter."""
+def test_any_sequence_of_checks_matches_haproxy(rise: int, fall: int, checks: list[bool]) -> None:
+    """The model is HAProxy's manual, in consecutive results instead of a counter."""
     health = Health(rise, fall)
-    is_up, streak, is_new = True, 0, True  # streak: results in a row against what the server is
-    for passed in walked:
+    is_up, streak, is_new = True, 0, True  # streak: results in a row against the server's state
+    for passed in checks:
         changed = health.record_pass() if passed else health.record_fail()
         was_up = is_up
         streak = 0 if passed == is_up else streak + 1
@@ -70,7 +71,7 @@ def test_any_walk_is_haproxys(rise: int, fall: int, walked: list[bool]) -> None:
             assert str(health) == ("UP" if is_up else "DOWN")
 
 
-def test_checks_hurry_while_it_is_not_known_whether_the_server_is_up_or_down() -> None:
+def test_interval_is_short_while_state_is_unsettled() -> None:
     health = Health(2, 3)
     pauses = [health.interval(10, 2, 5)]
     for passed in (True, False, True, False, False, False, True, True):
@@ -80,11 +81,9 @@ def test_checks_hurry_while_it_is_not_known_whether_the_server_is_up_or_down() -
 
 
 @given(few, few, results)
-def test_however_it_stands_it_is_down_after_fall_failures_and_up_after_rise_passes(
-    rise: int, fall: int, walked: list[bool]
-) -> None:
+def test_fall_failures_bring_down_and_rise_passes_up(rise: int, fall: int, checks: list[bool]) -> None:
     health = Health(rise, fall)
-    for passed in walked:
+    for passed in checks:
         _ = health.record_pass() if passed else health.record_fail()
     for _ in range(fall):
         health.record_fail()
@@ -96,7 +95,7 @@ def test_however_it_stands_it_is_down_after_fall_failures_and_up_after_rise_pass
 
 
 @given(few, few, results, results)
-def test_over_a_reload_that_leaves_rise_and_fall_alone_it_counts_on_as_if_there_was_none(
+def test_reload_with_same_rise_and_fall_keeps_counting(
     rise: int, fall: int, before: list[bool], after: list[bool]
 ) -> None:
     old, new = Health(rise, fall), Health(rise, fall)
@@ -110,7 +109,7 @@ def test_over_a_reload_that_leaves_rise_and_fall_alone_it_counts_on_as_if_there_
 
 
 @pytest.mark.parametrize(
-    ("before", "was", "then", "words"),
+    ("before", "status_before", "checks_after", "expected"),
     [
         ("", "UP 1/3", "-", ["UP 1/2", "DOWN"]),
         ("+", "UP", "--", ["UP", "UP 1/2", "DOWN"]),
@@ -120,11 +119,11 @@ def test_over_a_reload_that_leaves_rise_and_fall_alone_it_counts_on_as_if_there_
         ("-+", "DOWN 1/2", "++++", ["DOWN", "DOWN 1/4", "DOWN 2/4", "DOWN 3/4", "UP"]),
     ],
 )
-def test_over_a_reload_with_another_rise_and_fall_it_stays_up_or_down_and_is_settled_as_far_as_it_was(
-    before: str, was: str, then: str, words: list[str]
+def test_reload_with_other_rise_and_fall_keeps_state(
+    before: str, status_before: str, checks_after: str, expected: list[str]
 ) -> None:
-    """With rise 2 and fall 3, and then 4 and 2; what was on its way up begins that way again."""
+    """Rise 2 and fall 3 become 4 and 2. A server that was coming up starts its passes again."""
     old, new = Health(2, 3), Health(4, 2)
-    assert walk_on(old, before)[-1] == was
+    assert record(old, before)[-1] == status_before
     new.take_over(old)
-    assert walk_on(new, then) == words
+    assert record(new, checks_after) == expected

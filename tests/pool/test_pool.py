@@ -1,4 +1,4 @@
-"""Places and those who wait for them: nobody is lost or served twice, nobody waits while there is room, and in order."""
+"""Slots and the queue for them: waiters are served once, in order, and never wait beside a free slot."""
 
 from __future__ import annotations
 
@@ -36,30 +36,31 @@ some_servers = st.lists(
 Waiting = Waiter[Server]
 
 
-class AnyCrowd(RuleBasedStateMachine):
-    """A pool beside lists of who has a place and who waits, while servers come and go."""
+class PoolMachine(RuleBasedStateMachine):
+    """A pool and its model: lists of taken slots and of waiters, while servers change."""
 
     @initialize(
         servers=some_servers, kind=st.integers(0, BALANCES - 1), max_queue=st.sampled_from([0, 0, 1, 3])
     )
-    def begin(self, servers: list[Server], kind: int, max_queue: int) -> None:
+    def set_up(self, servers: list[Server], kind: int, max_queue: int) -> None:
         for number, server in enumerate(servers):
             server.name, server.addresses, server.health = f"s{number}", ADDRESS, Health(1, 1)
         self.now, self.max_queue = 1000.0, max_queue
         self.pool = Pool(servers, balances([])[kind], max_queue=max_queue)
         self.down: set[Server] = set()  # or in maintenance, or without an address
         self.draining: set[Server] = set()
-        self.places: list[tuple[Server, Waiting | None]] = []  # and who waited for them
-        self.line: list[Waiting] = []  # all who wait, whatever for, by when they came
-        self.wanted: dict[Waiting, Server | None] = {}
-        self.served_before: Counter[Waiting] = Counter()  # from the line it stands in, since it stands there
-        self.has_moved: set[Waiting] = set()
+        self.slots: list[tuple[Server, Waiting | None]] = []  # taken slots, each with the waiter that got it
+        self.queue: list[Waiting] = []  # waiters for any server or for one, in the order of their arrival
+        self.required: dict[Waiting, Server | None] = {}
+        # How many were served from a waiter's queue since it was enqueued there.
+        self.served_before: Counter[Waiting] = Counter()
+        self.requeued: set[Waiting] = set()
         self.woken: list[Waiting] = []  # in this step
-        self.began: Counter[Server] = Counter()
+        self.sessions_started: Counter[Server] = Counter()
 
-    # What ought to be
+    # The model
 
-    def in_service(self) -> list[Server]:
+    def eligible_servers(self) -> list[Server]:
         usable = [
             server
             for server in self.pool.servers
@@ -68,81 +69,87 @@ class AnyCrowd(RuleBasedStateMachine):
         return [server for server in usable if not server.is_backup] or usable[:1]
 
     def may_have(self, waiter: Waiting, server: Server) -> bool:
-        wanted = self.wanted[waiter]
-        return server in self.in_service() if wanted is None else server is wanted and server not in self.down
+        required = self.required[waiter]
+        return (
+            server in self.eligible_servers()
+            if required is None
+            else server is required and server not in self.down
+        )
 
-    def taken(self, server: Server) -> int:
-        return sum(its is server for its, _ in self.places)
+    def slots_taken(self, server: Server) -> int:
+        return sum(taken is server for taken, _ in self.slots)
 
-    def has_room(self, server: Server) -> bool:
-        return not server.max_sessions or self.taken(server) < server.effective_max_sessions
+    def has_free_slot(self, server: Server) -> bool:
+        return not server.max_sessions or self.slots_taken(server) < server.effective_max_sessions
 
     def will_be_woken(self, freed: Server) -> int:
-        """One, if anybody waits that may have the place that has just become free."""
-        return int(self.has_room(freed) and any(self.may_have(waiter, freed) for waiter in self.line))
+        """Return 1 if a waiter may have the slot that has just been freed, otherwise 0."""
+        return int(self.has_free_slot(freed) and any(self.may_have(waiter, freed) for waiter in self.queue))
 
-    # What comes from the pool
+    # Calls from the pool
 
     def wake(self, waiter: Waiting) -> None:
         server = waiter.server
         assert server is not None
         assert self.may_have(waiter, server)
-        assert self.has_room(server)
-        assert not any(self.may_have(other, server) for other in self.line[: self.line.index(waiter)])
-        self.line.remove(waiter)
+        assert self.has_free_slot(server)
+        assert not any(self.may_have(other, server) for other in self.queue[: self.queue.index(waiter)])
+        self.queue.remove(waiter)
         self.woken.append(waiter)
-        self.places.append((server, waiter))
-        self.began[server] += 1
+        self.slots.append((server, waiter))
+        self.sessions_started[server] += 1
         self.has_position(waiter)
-        for other in self.line:
-            self.served_before[other] += self.wanted[other] is self.wanted[waiter]
+        for other in self.queue:
+            self.served_before[other] += self.required[other] is self.required[waiter]
 
     def has_position(self, waiter: Waiting) -> None:
         position = self.served_before[waiter] + 1
-        if self.wanted[waiter] is not None:
+        if self.required[waiter] is not None:
             assert (waiter.server_queue, waiter.backend_queue) == (position, 0)
         else:
             assert waiter.backend_queue == position
-            assert waiter.server_queue == 0 or waiter in self.has_moved
+            assert waiter.server_queue == 0 or waiter in self.requeued
 
     # Sessions
 
-    def enter(self, key: bytes | None, wanted: Server | None, avoiding: list[Server]) -> bool:
-        will_do = self.in_service() if wanted is None else [wanted] if wanted not in self.down else []
-        rooms = [server for server in will_do if self.has_room(server)]
-        best = [server for server in rooms if server not in avoiding] or rooms
-        server = self.pool.acquire(key, required=wanted, excluded=avoiding)
-        assert server in best if best else server is None
+    def acquire(self, key: bytes | None, required: Server | None, excluded: list[Server]) -> bool:
+        candidates = (
+            self.eligible_servers() if required is None else [required] if required not in self.down else []
+        )
+        free = [server for server in candidates if self.has_free_slot(server)]
+        preferred = [server for server in free if server not in excluded] or free
+        server = self.pool.acquire(key, required=required, excluded=excluded)
+        assert server in preferred if preferred else server is None
         if server is not None:
-            self.places.append((server, None))
-            self.began[server] += 1
+            self.slots.append((server, None))
+            self.sessions_started[server] += 1
         return server is not None
 
-    @rule(key=st.sampled_from([None, b"one", b"two"]), avoiding=st.sets(numbers))
-    def a_session_comes(self, key: bytes | None, avoiding: set[int]) -> None:
-        avoided = [server for number, server in enumerate(self.pool.servers) if number in avoiding]
-        if not self.enter(key, None, avoided):
-            self.join(None)
+    @rule(key=st.sampled_from([None, b"one", b"two"]), excluded=st.sets(numbers))
+    def new_session(self, key: bytes | None, excluded: set[int]) -> None:
+        excluded_servers = [server for number, server in enumerate(self.pool.servers) if number in excluded]
+        if not self.acquire(key, None, excluded_servers):
+            self.enqueue(None)
 
     @rule(number=numbers)
-    def a_session_comes_back(self, number: int) -> None:
-        wanted = self.pool.servers[number % len(self.pool.servers)]
-        if not self.enter(None, wanted, []) and wanted not in self.down:
-            self.join(wanted)
+    def sticky_session(self, number: int) -> None:
+        required = self.pool.servers[number % len(self.pool.servers)]
+        if not self.acquire(None, required, []) and required not in self.down:
+            self.enqueue(required)
 
-    def join(self, wanted: Server | None) -> None:
-        waiter: Waiting = Waiter(lambda: self.wake(waiter), wanted)
+    def enqueue(self, required: Server | None) -> None:
+        waiter: Waiting = Waiter(lambda: self.wake(waiter), required)
         has_joined = self.pool.enqueue(waiter)
-        assert has_joined == (not self.max_queue or len(self.line) < self.max_queue)
+        assert has_joined == (not self.max_queue or len(self.queue) < self.max_queue)
         if has_joined:
-            self.line.append(waiter)
-            self.wanted[waiter] = wanted
+            self.queue.append(waiter)
+            self.required[waiter] = required
 
-    @precondition(lambda self: self.places)
+    @precondition(lambda self: self.slots)
     @rule(number=numbers, gives_up=st.booleans())
-    def a_place_is_given_back(self, number: int, gives_up: bool) -> None:
-        """By a session that ends, or that gives up in the very moment in which it is woken."""
-        server, waiter = self.places.pop(number % len(self.places))
+    def slot_is_released(self, number: int, gives_up: bool) -> None:
+        """Release the slot of a session that ends, or that gives up at the moment in which it is woken."""
+        server, waiter = self.slots.pop(number % len(self.slots))
         expected = self.will_be_woken(server)
         if waiter is not None and gives_up:
             self.give_up(waiter)
@@ -150,40 +157,40 @@ class AnyCrowd(RuleBasedStateMachine):
             self.pool.release(server)
         assert len(self.woken) == expected
 
-    @precondition(lambda self: self.line)
+    @precondition(lambda self: self.queue)
     @rule(number=numbers)
-    def one_that_waits_gives_up(self, number: int) -> None:
-        waiter = self.line.pop(number % len(self.line))
+    def waiter_gives_up(self, number: int) -> None:
+        waiter = self.queue.pop(number % len(self.queue))
         self.give_up(waiter)
         self.has_position(waiter)
         assert not self.woken
 
     def give_up(self, waiter: Waiting) -> None:
-        """Which it may say more than once."""
+        """Cancel twice. The second call has no effect."""
         self.pool.cancel(waiter)
         assert waiter.server is None
         self.pool.cancel(waiter)
 
     @rule(seed=numbers)
-    def many_come_and_go(self, seed: int) -> None:
-        """All at the mercy of chance: hypothesis likes numbers that are small or equal, and crowds that are small, too."""
-        chance = seeded_random(seed)
+    def many_random_steps(self, seed: int) -> None:
+        """Take twenty random steps. Hypothesis alone prefers small or equal numbers and short queues."""
+        random = seeded_random(seed)
         for _ in range(20):
-            number, step = int(100 * chance.random()), chance.random()
+            number, step = int(100 * random.random()), random.random()
             if step < 0.25:
-                self.a_session_comes(None, set())
+                self.new_session(None, set())
             elif step < 0.5:
-                self.a_session_comes_back(number)
-            elif step < 0.8 and self.places:
-                self.a_place_is_given_back(number, gives_up=number % 3 == 0)
-            elif step < 0.85 and self.line:
-                self.one_that_waits_gives_up(number)
+                self.sticky_session(number)
+            elif step < 0.8 and self.slots:
+                self.slot_is_released(number, gives_up=number % 3 == 0)
+            elif step < 0.85 and self.queue:
+                self.waiter_gives_up(number)
             elif step < 0.95:
-                self.is_checked(number, passed=step < 0.91)
+                self.server_is_checked(number, passed=step < 0.91)
             else:
-                self.the_operator_says(number, list(AdminState)[number % 3])
-            self.nobody_is_lost_or_served_twice()
-            self.nobody_waits_for_what_is_there()
+                self.operator_sets_state(number, list(AdminState)[number % 3])
+            self.waiters_and_sessions_match_model()
+            self.no_waiter_beside_a_free_slot()
 
     # Servers
 
@@ -191,126 +198,126 @@ class AnyCrowd(RuleBasedStateMachine):
         number=numbers,
         state=st.sampled_from([AdminState.READY, AdminState.READY, AdminState.DRAIN, AdminState.MAINT]),
     )
-    def the_operator_says(self, number: int, state: AdminState) -> None:
+    def operator_sets_state(self, number: int, state: AdminState) -> None:
         server = self.pool.servers[number % len(self.pool.servers)]
         if server.state is not state:
             is_down = state is AdminState.MAINT or (server.state is not AdminState.MAINT and not server.is_up)
             (self.draining.add if state is AdminState.DRAIN else self.draining.discard)(server)
-            lost = self.goes_down(server, is_down=is_down or not server.addresses)
-            self.has_changed(self.pool.set_state(server, state, self.now), lost)
+            requeued_count = self.set_down(server, is_down=is_down or not server.addresses)
+            self.check_change(self.pool.set_state(server, state, self.now), requeued_count)
 
     @rule(number=numbers, passed=st.sampled_from([True, True, False]))
-    def is_checked(self, number: int, passed: bool) -> None:
+    def server_is_checked(self, number: int, passed: bool) -> None:
         server = self.pool.servers[number % len(self.pool.servers)]
         if server.state is not AdminState.MAINT and server.is_up != passed:
-            lost = self.goes_down(server, is_down=not passed or not server.addresses)
-            self.has_changed(self.pool.record_check(server, self.now, passed=passed), lost)
+            requeued_count = self.set_down(server, is_down=not passed or not server.addresses)
+            self.check_change(self.pool.record_check(server, self.now, passed=passed), requeued_count)
 
     @rule(number=numbers)
-    def addresses_come_or_go(self, number: int) -> None:
+    def addresses_change(self, number: int) -> None:
         server = self.pool.servers[number % len(self.pool.servers)]
         server.addresses = () if server.addresses else ADDRESS
-        self.goes_down(server, is_down=not server.accepts_persistent)
+        self.set_down(server, is_down=not server.accepts_persistent)
         self.pool.addresses_changed()
 
     @rule(number=numbers, is_replaced=st.booleans(), kind=st.integers(0, BALANCES))
-    def servers_are_reconfigured(self, number: int, is_replaced: bool, kind: int) -> None:
-        """One goes or makes room for another, in a reload; perhaps with another method of balance."""
+    def reconfigure(self, number: int, is_replaced: bool, kind: int) -> None:
+        """Reload: a server goes or is replaced by another one, perhaps with another balance."""
         gone = self.pool.servers[number % len(self.pool.servers)]
         servers = [server for server in self.pool.servers if server is not gone]
         if is_replaced or not servers:
             slots, name = gone.max_sessions, f"{gone.name}'"
             servers.insert(0, Server(name, max_sessions=slots, addresses=ADDRESS, health=Health(1, 1)))
-        self.goes_down(gone, is_down=True)
+        self.set_down(gone, is_down=True)
         balance = balances([])[kind] if kind < BALANCES else None
         self.pool.reconfigure(servers, balance, max_queue=self.max_queue, stick=None)
 
-    def goes_down(self, server: Server, *, is_down: bool) -> int:
-        """Or comes up; those who waited for it alone have any other now. How many were they?"""
+    def set_down(self, server: Server, *, is_down: bool) -> int:
+        """Record that a server goes down or comes up. Return how many of its waiters are requeued."""
         (self.down.add if is_down else self.down.discard)(server)
-        lost = [waiter for waiter in self.line if self.wanted[waiter] is server] if is_down else []
-        for waiter in lost:
-            self.wanted[waiter], self.served_before[waiter] = None, 0
-            self.has_moved.add(waiter)
-        return len(lost)
+        requeued = [waiter for waiter in self.queue if self.required[waiter] is server] if is_down else []
+        for waiter in requeued:
+            self.required[waiter], self.served_before[waiter] = None, 0
+            self.requeued.add(waiter)
+        return len(requeued)
 
-    def has_changed(self, change: StateChange[Server] | None, lost: int) -> None:
+    def check_change(self, change: StateChange[Server] | None, requeued_count: int) -> None:
         assert change is not None
-        got_it = sum(waiter.server is change.server for waiter in self.woken)
-        assert change.requeued == lost + got_it
+        assigned = sum(waiter.server is change.server for waiter in self.woken)
+        assert change.requeued == requeued_count + assigned
 
     @rule(seconds=st.sampled_from([0.0, 1.0, 5.0]))
-    def it_gets_warmer(self, seconds: float) -> None:
+    def warm_up(self, seconds: float) -> None:
         self.now += seconds
         self.pool.warm_up(self.now)
 
-    # What always holds
+    # Invariants
 
     @invariant()
-    def nobody_is_lost_or_served_twice(self) -> None:
+    def waiters_and_sessions_match_model(self) -> None:
         self.woken.clear()
         self.pool.assert_invariants()
-        assert self.pool.waiting == len(self.line)
-        assert all(waiter.server is None for waiter in self.line)
+        assert self.pool.waiting == len(self.queue)
+        assert all(waiter.server is None for waiter in self.queue)
         for server in self.pool.servers:
-            assert server.sessions == self.taken(server)
-            assert server.counts.sessions == self.began[server]
+            assert server.sessions == self.slots_taken(server)
+            assert server.counts.sessions == self.sessions_started[server]
 
     @invariant()
-    def nobody_waits_for_what_is_there(self) -> None:
-        for server in filter(self.has_room, self.pool.servers):
-            assert not any(self.may_have(waiter, server) for waiter in self.line)
-        assert self.pool.has_usable_server == bool(self.in_service())
+    def no_waiter_beside_a_free_slot(self) -> None:
+        for server in filter(self.has_free_slot, self.pool.servers):
+            assert not any(self.may_have(waiter, server) for waiter in self.queue)
+        assert self.pool.has_usable_server == bool(self.eligible_servers())
 
 
-TestAnyCrowd = AnyCrowd.TestCase
+TestPool = PoolMachine.TestCase
 
 
-def wait(pool: Pool[Server], wanted: Server | None = None) -> Waiting:
-    waiter: Waiting = Waiter(lambda: None, wanted)
+def wait(pool: Pool[Server], required: Server | None = None) -> Waiting:
+    waiter: Waiting = Waiter(lambda: None, required)
     assert pool.enqueue(waiter)
     return waiter
 
 
-def places(*waiters: Waiting) -> list[str]:
+def slots(*waiters: Waiting) -> list[str]:
     return names(waiter.server for waiter in waiters)
 
 
-def test_whoever_has_waited_longest_gets_the_place_that_is_given_back() -> None:
+def test_released_slot_goes_to_longest_waiter() -> None:
     (server,) = make_servers(1, max_sessions=1)
     pool = make_pool(server)
-    assert names([pool.acquire(), pool.acquire()]) == ["s0", "nobody"]
+    assert names([pool.acquire(), pool.acquire()]) == ["s0", "none"]
     first, second = wait(pool), wait(pool)
     pool.release(server)
-    assert places(first, second) == ["s0", "nobody"]
+    assert slots(first, second) == ["s0", "none"]
     assert (server.sessions, pool.waiting) == (1, 1)
 
 
-def test_a_place_for_one_that_gives_up_in_that_moment_goes_to_the_next() -> None:
+def test_slot_of_cancelled_waiter_goes_to_the_next() -> None:
     (server,) = make_servers(1, max_sessions=1)
     pool = make_pool(server)
     pool.acquire()
     first, second, third = wait(pool), wait(pool), wait(pool)
     pool.release(server)
     pool.cancel(first)
-    assert places(first, second, third) == ["nobody", "s0", "nobody"]
+    assert slots(first, second, third) == ["none", "s0", "none"]
     pool.cancel(third)
     pool.cancel(second)
     assert (server.sessions, pool.waiting) == (0, 0)
 
 
-def test_who_waits_for_one_server_alone_leaves_the_places_of_others_to_those_behind_it() -> None:
+def test_waiter_for_one_server_does_not_block_others() -> None:
     servers = make_servers(1, 1, max_sessions=1)
     pool = make_pool(*servers)
     assert names([pool.acquire(), pool.acquire()]) == ["s0", "s1"]
-    picky, easy = wait(pool, servers[0]), wait(pool)
+    sticky_waiter, other_waiter = wait(pool, servers[0]), wait(pool)
     pool.release(servers[1])
-    assert places(picky, easy) == ["nobody", "s1"]
+    assert slots(sticky_waiter, other_waiter) == ["none", "s1"]
     pool.release(servers[0])
-    assert places(picky, easy) == ["s0", "s1"]
+    assert slots(sticky_waiter, other_waiter) == ["s0", "s1"]
 
 
-def test_no_more_may_wait_than_max_queue_says_whatever_they_wait_for() -> None:
+def test_max_queue_limits_waiters_of_all_queues() -> None:
     (server,) = make_servers(1, max_sessions=1)
     pool = make_pool(server, max_queue=2)
     pool.acquire()
@@ -323,7 +330,7 @@ def test_no_more_may_wait_than_max_queue_says_whatever_they_wait_for() -> None:
     assert pool.waiting == 2
 
 
-def test_the_log_can_tell_where_each_stood_in_the_line_of_its_server_or_of_all() -> None:
+def test_waiter_keeps_its_queue_position_for_the_log() -> None:
     (server,) = make_servers(1, max_sessions=1)
     pool = make_pool(server)
     pool.acquire()
@@ -335,16 +342,16 @@ def test_the_log_can_tell_where_each_stood_in_the_line_of_its_server_or_of_all()
     assert positions == [(0, 1), (1, 0), (0, 2), (2, 0), (0, 1)]
 
 
-@pytest.mark.parametrize("goes", ["down", "for maintenance"])
-def test_who_waited_for_a_server_that_goes_stands_where_it_would_have_stood_had_it_waited_for_any(
-    goes: str,
+@pytest.mark.parametrize("change_kind", ["down", "for maintenance"])
+def test_requeued_waiter_is_served_by_ticket(
+    change_kind: str,
 ) -> None:
     servers = make_servers(1, 1, max_sessions=1)
     servers[0].health = Health(1, 1)
     pool = make_pool(*servers)
     assert names([pool.acquire(), pool.acquire()]) == ["s0", "s1"]
     waiters = [wait(pool), wait(pool, servers[0]), wait(pool), wait(pool, servers[0]), wait(pool)]
-    if goes == "down":
+    if change_kind == "down":
         change = pool.record_check(servers[0], 0.0, passed=False)
     else:
         change = pool.set_state(servers[0], AdminState.MAINT, 0.0)
@@ -353,10 +360,10 @@ def test_who_waited_for_a_server_that_goes_stands_where_it_would_have_stood_had_
     for waiter in waiters:
         assert waiter.server is None
         pool.release(servers[1])
-        assert places(waiter) == ["s1"]
+        assert slots(waiter) == ["s1"]
 
 
-def test_who_waits_for_a_server_that_drains_goes_on_waiting_for_it() -> None:
+def test_waiter_for_draining_server_keeps_waiting() -> None:
     servers = make_servers(1, 1, max_sessions=1)
     pool = make_pool(*servers)
     assert names([pool.acquire(), pool.acquire()]) == ["s0", "s1"]
@@ -365,33 +372,33 @@ def test_who_waits_for_a_server_that_drains_goes_on_waiting_for_it() -> None:
     assert change is not None
     assert change.requeued == 0
     pool.release(servers[0])
-    assert places(new, back) == ["nobody", "s0"]
+    assert slots(new, back) == ["none", "s0"]
 
 
-def test_who_waited_for_a_server_that_goes_has_a_free_place_of_another_at_once() -> None:
+def test_requeued_waiter_gets_free_slot_at_once() -> None:
     servers = make_servers(1, 1, max_sessions=1)
     pool = make_pool(*servers)
     assert names([pool.acquire()]) == ["s0"]
     waiter = wait(pool, servers[0])
     change = pool.set_state(servers[0], AdminState.MAINT, 0.0)
-    assert places(waiter) == ["s1"]
+    assert slots(waiter) == ["s1"]
     assert change is not None
     assert change.requeued == 1
 
 
-def test_those_who_wait_go_to_the_backup_when_the_last_active_server_goes() -> None:
+def test_waiters_get_backup_when_last_server_drains() -> None:
     active, backup = make_servers(1, 1, max_sessions=1)
     backup.is_backup = True
     pool = make_pool(active, backup)
-    assert names([pool.acquire(), pool.acquire()]) == ["s0", "nobody"]
+    assert names([pool.acquire(), pool.acquire()]) == ["s0", "none"]
     waiters = [wait(pool), wait(pool)]
     pool.set_state(active, AdminState.DRAIN, 0.0)
-    assert places(*waiters) == ["s1", "nobody"]
+    assert slots(*waiters) == ["s1", "none"]
     pool.release(active)
-    assert places(*waiters) == ["s1", "nobody"]
+    assert slots(*waiters) == ["s1", "none"]
 
 
-def test_those_who_wait_have_a_place_when_the_first_server_gets_an_address() -> None:
+def test_waiter_gets_slot_when_server_is_resolved() -> None:
     (server,) = make_servers(1)
     server.addresses = ()
     pool = make_pool(server)
@@ -400,10 +407,10 @@ def test_those_who_wait_have_a_place_when_the_first_server_gets_an_address() -> 
     server.addresses = ADDRESS
     pool.addresses_changed()
     assert pool.has_usable_server
-    assert places(waiter) == ["s0"]
+    assert slots(waiter) == ["s0"]
 
 
-def test_a_server_that_warms_up_lets_in_more_and_more_of_those_who_wait() -> None:
+def test_slow_start_serves_waiters_gradually() -> None:
     (server,) = make_servers(1, max_sessions=100)
     server.health, server.slow_start = Health(1, 1), 50.0
     pool = make_pool(server)
@@ -411,38 +418,36 @@ def test_a_server_that_warms_up_lets_in_more_and_more_of_those_who_wait() -> Non
     waiters = [wait(pool) for _ in range(200)]
     change = pool.record_check(server, 1000.0, passed=True)
     assert change is not None
-    there = [server.sessions]
+    sessions = [server.sessions]
     for now in (1010.0, 1025.0, 1049.0, 1050.0):
         assert pool.warm_up(now) == (now < 1050.0)
-        there.append(server.sessions)
-    assert there == [1, 20, 50, 98, 100]
+        sessions.append(server.sessions)
+    assert sessions == [1, 20, 50, 98, 100]
     assert change.requeued == 1
     assert [waiter.server is server for waiter in waiters] == [True] * 100 + [False] * 100
 
 
 @pytest.mark.parametrize(
-    ("what", "comes_back"),
+    ("situation", "is_sticky"),
     [
         ("nothing", True),
         ("drain", True),
         ("no weight", True),
         ("no turn for a backup", True),
-        ("full", True),  # and waits for it
+        ("full", True),  # the session waits for it
         ("maint", False),
         ("down", False),
         ("no address", False),
     ],
 )
-def test_a_client_that_comes_back_has_the_server_it_had_while_that_is_up_and_not_in_maintenance(
-    what: str, comes_back: bool
-) -> None:
+def test_sticky_server_is_used_if_up_and_resolved(situation: str, is_sticky: bool) -> None:
     server, another = make_servers(1, 1, max_sessions=1)
     server.health = Health(1, 1)
     pool = make_pool(server, another, stick=StickTable(10, expire=60.0))
     pool.store(1, server, 0.0)
-    match what:
+    match situation:
         case "drain" | "maint":
-            pool.set_state(server, AdminState(what), 1.0)
+            pool.set_state(server, AdminState(situation), 1.0)
         case "down":
             pool.record_check(server, 1.0, passed=False)
         case "full":
@@ -454,11 +459,11 @@ def test_a_client_that_comes_back_has_the_server_it_had_while_that_is_up_and_not
         case "no address":
             server.addresses = ()
     pool.addresses_changed()
-    assert pool.sticky_server(1, 2.0) is (server if comes_back else None)
-    assert (pool.acquire(required=server) is server) == (comes_back and what != "full")
+    assert pool.sticky_server(1, 2.0) is (server if is_sticky else None)
+    assert (pool.acquire(required=server) is server) == (is_sticky and situation != "full")
 
 
-def test_a_client_has_its_server_again_when_that_is_up_again() -> None:
+def test_sticky_server_is_used_again_after_recovery() -> None:
     (server,) = make_servers(1)
     server.health = Health(1, 1)
     pool = make_pool(server, stick=StickTable(10, expire=60.0))
@@ -469,21 +474,21 @@ def test_a_client_has_its_server_again_when_that_is_up_again() -> None:
     assert pool.sticky_server(1, 4.0) is server
 
 
-def test_a_client_is_forgotten_when_it_has_not_come_for_long_enough() -> None:
+def test_sticky_entry_expires_after_last_use() -> None:
     (server,) = make_servers(1)
     pool = make_pool(server, stick=StickTable(10, expire=60.0))
     pool.store(1, server, 0.0)
-    assert names(pool.sticky_server(1, now) for now in (59.0, 118.0, 178.0)) == ["s0", "s0", "nobody"]
+    assert names(pool.sticky_server(1, now) for now in (59.0, 118.0, 178.0)) == ["s0", "s0", "none"]
 
 
-def test_without_a_stick_table_nobody_sticks() -> None:
+def test_pool_without_stick_table_has_no_sticky_server() -> None:
     (server,) = make_servers(1)
     pool = make_pool(server)
     pool.store(1, server, 0.0)
     assert pool.sticky_server(1, 0.0) is None
 
 
-def test_clients_have_their_servers_over_a_reload_wherever_those_stand_in_the_configuration_now() -> None:
+def test_reload_keeps_sticky_servers_by_name() -> None:
     def configured(*known: str) -> Pool[Server]:
         servers = [Server(name, addresses=ADDRESS) for name in known]
         return make_pool(*servers, stick=StickTable(10, expire=60.0))
@@ -496,7 +501,7 @@ def test_clients_have_their_servers_over_a_reload_wherever_those_stand_in_the_co
         pool.store(client, server, 0.0)
     for order in ("cda", "abc"):
         pool.reconfigure([Server(name, addresses=ADDRESS) for name in order], max_queue=0, stick=pool.stick)
-        assert had(pool) == ["a", "nobody", "c"]
+        assert had(pool) == ["a", "none", "c"]
 
 
 def test_session_releases_slot_of_server_that_is_gone() -> None:

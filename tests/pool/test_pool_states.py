@@ -1,4 +1,4 @@
-"""Up, down, draining, in maintenance: what a server is, who serves then, and what is written down and reported of it."""
+"""Server states (up, down, drain, maintenance): which servers serve, what is counted and what is reported."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ UNCHECKED = "e"
 
 
 @frozen
-class Plan:
-    """What a configuration says of a server."""
+class ServerPlan:
+    """The configuration of a server."""
 
     name: str
     rise: int
@@ -36,7 +36,7 @@ class Plan:
     slow_start: int
     is_resolved: bool
 
-    def built(self) -> Server:
+    def build(self) -> Server:
         return Server(
             self.name,
             health=None if self.name == UNCHECKED else Health(self.rise, self.fall),
@@ -47,65 +47,68 @@ class Plan:
 
 
 @define
-class Book:
-    """What the manual of HAProxy says of a server, in results in a row."""
+class ServerModel:
+    """A server as HAProxy's manual describes it, in consecutive check results."""
 
-    plan: Plan
+    plan: ServerPlan
     is_resolved: bool
-    against: int  # results in a row that speak against what it is: ``fall`` bring it down, ``rise`` up
+    against: int  # results in a row that contradict the state: `fall` bring the server down, `rise` up
     state: AdminState = READY
     is_up: bool = True
     counts: Counts = field(factory=Counts)
     changed: float | None = None
-    warms_since: float | None = None
+    slow_start_since: float | None = None
     throttle: float = 1.0
 
     @classmethod
-    def begun(cls, plan: Plan) -> Book:
-        """It counts as up, but it is as if all failures but one had been seen: the first brings it down."""
+    def new(cls, plan: ServerPlan) -> ServerModel:
+        """Return a new server: it counts as up, and its first failure brings it down."""
         return cls(plan, plan.is_resolved, plan.fall - 1)
 
-    def reloaded(self, plan: Plan) -> Book:
-        """With another rise or fall, what is wholly up stays so, and what is down has all its passes to come."""
+    def reload(self, plan: ServerPlan) -> ServerModel:
+        """Return the model after a reload.
+
+        With another rise or fall, a settled server that is up stays settled, and one that is down needs all passes.
+        """
         new = evolve(self, plan=plan, is_resolved=plan.is_resolved)
         if (plan.rise, plan.fall) != (self.plan.rise, self.plan.fall):
             new.against = 0 if self.against == 0 or not self.is_up else plan.fall - 1
-        if not plan.slow_start or self.warms_since is None:
-            new.warms_since, new.throttle = None, 1.0
+        if not plan.slow_start or self.slow_start_since is None:
+            new.slow_start_since, new.throttle = None, 1.0
         return new
 
-    def judge(self, now: float, *, passed: bool) -> None:
+    def record_check(self, now: float, *, passed: bool) -> None:
         if self.plan.name == UNCHECKED:
             return
         if self.is_up and not passed:
             self.counts.check_failures += 1
         self.against = 0 if passed == self.is_up else self.against + 1
         if self.against == (self.plan.fall if self.is_up else self.plan.rise):
-            self._becomes(self.state, now, is_up=passed)
+            self._change(self.state, now, is_up=passed)
             self.against = 0
 
-    def order(self, state: AdminState, now: float) -> None:
-        """Out of maintenance it is as new."""
+    def set_state(self, state: AdminState, now: float) -> None:
+        """Set the administrative state. A server that leaves maintenance is like a new one."""
         if self.state is MAINT and state is not MAINT:
-            self._becomes(state, now, is_up=True)
+            self._change(state, now, is_up=True)
             self.against = self.plan.fall - 1
         elif self.state is not state:
-            self._becomes(state, now, is_up=self.is_up)
+            self._change(state, now, is_up=self.is_up)
 
-    def _becomes(self, state: AdminState, now: float, *, is_up: bool) -> None:
+    def _change(self, state: AdminState, now: float, *, is_up: bool) -> None:
         served, self.state, self.is_up = self.serves, state, is_up
         if served and not self.serves:
             self.counts.downs += 1
         if not served and self.changed is not None:
             self.counts.down_seconds += now - self.changed
         if self.serves and not served:
-            self.warms_since = now if self.plan.slow_start else None
+            self.slow_start_since = now if self.plan.slow_start else None
             self.throttle = 0.01 if self.plan.slow_start else 1.0
         self.changed = now
 
     def warm_up(self, now: float) -> None:
-        if self.throttle < 1 and self.warms_since is not None:
-            percent = 1 + 99 * (now - self.warms_since) / self.plan.slow_start
+        if self.throttle < 1 and self.slow_start_since is not None:
+            percent = 1 + 99 * (now - self.slow_start_since) / self.plan.slow_start
             self.throttle = min(1.0, percent / 100)
 
     @property
@@ -113,12 +116,12 @@ class Book:
         return self.is_up and self.state is not MAINT
 
     @property
-    def takes_back(self) -> bool:
+    def accepts_persistent(self) -> bool:
         return self.serves and self.is_resolved
 
     @property
     def is_usable(self) -> bool:
-        return self.takes_back and self.state is READY
+        return self.accepts_persistent and self.state is READY
 
     @property
     def status(self) -> str:
@@ -136,7 +139,7 @@ class Book:
 
 configurations = st.lists(
     st.builds(
-        Plan,
+        ServerPlan,
         name=st.sampled_from("abcde"),
         rise=st.integers(1, 3),
         fall=st.integers(1, 3),
@@ -150,66 +153,68 @@ configurations = st.lists(
 numbers = st.integers(0, 4)
 
 
-class AnyWalk(RuleBasedStateMachine):
-    """A pool beside the books of its servers, over all that can happen to them."""
+class PoolStatesMachine(RuleBasedStateMachine):
+    """A pool and the models of its servers, over all events of a server."""
 
     @initialize(plans=configurations, kind=st.integers(0, BALANCES - 1))
-    def begin(self, plans: list[Plan], kind: int) -> None:
+    def set_up(self, plans: list[ServerPlan], kind: int) -> None:
         self.now, self.kind = 1000.0, kind
-        self.pool = self.built(plans)
-        self.books = {plan.name: Book.begun(plan) for plan in plans}
-        self.had: dict[int, str] = {}  # client: server
+        self.pool = self.build(plans)
+        self.models = {plan.name: ServerModel.new(plan) for plan in plans}
+        self.sticky_servers: dict[int, str] = {}  # client: server
 
-    def built(self, plans: Sequence[Plan]) -> Pool[Server]:
-        servers = [plan.built() for plan in plans]
+    def build(self, plans: Sequence[ServerPlan]) -> Pool[Server]:
+        servers = [plan.build() for plan in plans]
         return Pool(servers, balances([])[self.kind], stick=StickTable(10, expire=1e6))
 
-    def rebuilt(self, plans: Sequence[Plan]) -> list[Server]:
+    def rebuild(self, plans: Sequence[ServerPlan]) -> list[Server]:
         before = {server.name: server for server in self.pool.servers}
-        servers = [plan.built() for plan in plans]
+        servers = [plan.build() for plan in plans]
         for server in servers:
             if server.name in before:
                 server.take_over(before[server.name])
         return servers
 
-    def picked(self, number: int) -> tuple[Server, Book]:
+    def pick(self, number: int) -> tuple[Server, ServerModel]:
         server = self.pool.servers[number % len(self.pool.servers)]
-        return server, self.books[server.name]
+        return server, self.models[server.name]
 
     @rule(seconds=st.sampled_from([1, 5, 10, 40]))
-    def time_goes_on(self, seconds: int) -> None:
+    def time_passes(self, seconds: int) -> None:
         self.now += seconds
 
     @rule()
     def warm_up(self) -> None:
-        for book in self.books.values():
-            book.warm_up(self.now)
-        assert self.pool.warm_up(self.now) == any(book.throttle < 1 for book in self.books.values())
+        for model in self.models.values():
+            model.warm_up(self.now)
+        assert self.pool.warm_up(self.now) == any(model.throttle < 1 for model in self.models.values())
 
     @rule(number=numbers, results=st.lists(st.booleans(), min_size=1, max_size=4))
-    def is_checked(self, number: int, results: list[bool]) -> None:
-        server, book = self.picked(number)
-        for passed in results if book.state is not MAINT else ():  # in maintenance nobody is checked
-            before = ServerState(book.state, book.is_up)
-            book.judge(self.now, passed=passed)
-            self.has_changed(server, before, self.pool.record_check(server, self.now, passed=passed))
+    def server_is_checked(self, number: int, results: list[bool]) -> None:
+        server, model = self.pick(number)
+        for passed in results if model.state is not MAINT else ():  # servers in maintenance are not checked
+            before = ServerState(model.state, model.is_up)
+            model.record_check(self.now, passed=passed)
+            self.check_change(server, before, self.pool.record_check(server, self.now, passed=passed))
 
     @rule(number=numbers, state=st.sampled_from(AdminState))
-    def the_operator_says(self, number: int, state: AdminState) -> None:
-        server, book = self.picked(number)
-        before = ServerState(book.state, book.is_up)
-        book.order(state, self.now)
-        self.has_changed(server, before, self.pool.set_state(server, state, self.now))
+    def operator_sets_state(self, number: int, state: AdminState) -> None:
+        server, model = self.pick(number)
+        before = ServerState(model.state, model.is_up)
+        model.set_state(state, self.now)
+        self.check_change(server, before, self.pool.set_state(server, state, self.now))
 
-    def has_changed(self, server: Server, before: ServerState, change: StateChange[Server] | None) -> None:
-        book = self.books[server.name]
-        after = ServerState(book.state, book.is_up)
+    def check_change(self, server: Server, before: ServerState, change: StateChange[Server] | None) -> None:
+        model = self.models[server.name]
+        after = ServerState(model.state, model.is_up)
         if before == after:
             assert change is None
             return
-        active = sum(other.is_usable and not other.plan.is_backup for other in self.books.values())
-        backup = sum(other.is_usable and other.plan.is_backup for other in self.books.values())
-        emptied = not active + backup and before.is_up and before.state is READY and book.is_resolved
+        active = sum(other.is_usable and not other.plan.is_backup for other in self.models.values())
+        backup = sum(other.is_usable and other.plan.is_backup for other in self.models.values())
+        backend_went_down = (
+            not active + backup and before.is_up and before.state is READY and model.is_resolved
+        )
         assert change == StateChange(
             server=server,
             before=before,
@@ -217,82 +222,91 @@ class AnyWalk(RuleBasedStateMachine):
             requeued=0,
             active=active,
             backup=backup,
-            backend_went_down=emptied,
+            backend_went_down=backend_went_down,
         )
         served = before.is_up and before.state is not MAINT
-        assert change.went_down == (served and not book.serves)
+        assert change.went_down == (served and not model.serves)
 
     @rule(number=numbers)
-    def addresses_come_or_go(self, number: int) -> None:
-        server, book = self.picked(number)
-        book.is_resolved = not book.is_resolved
-        server.addresses = ADDRESS if book.is_resolved else ()
+    def addresses_change(self, number: int) -> None:
+        server, model = self.pick(number)
+        model.is_resolved = not model.is_resolved
+        server.addresses = ADDRESS if model.is_resolved else ()
         self.pool.addresses_changed()
 
     @rule(client=st.integers(0, 3), number=numbers)
-    def a_client_has_a_server(self, client: int, number: int) -> None:
-        server, book = self.picked(number)
+    def store_sticky_server(self, client: int, number: int) -> None:
+        server, model = self.pick(number)
         self.pool.store(client, server, self.now)
-        self.had[client] = book.plan.name
+        self.sticky_servers[client] = model.plan.name
 
     @rule(plans=configurations)
-    def reload(self, plans: list[Plan]) -> None:
-        """Some servers stay, with other settings perhaps, some go and some are new, in any order."""
-        self.pool.reconfigure(self.rebuilt(plans), max_queue=0, stick=self.pool.stick)
-        self.books = {
-            plan.name: self.books[plan.name].reloaded(plan) if plan.name in self.books else Book.begun(plan)
+    def reload(self, plans: list[ServerPlan]) -> None:
+        """Reload: servers stay, perhaps with other keys, or disappear, or are new, in any order."""
+        self.pool.reconfigure(self.rebuild(plans), max_queue=0, stick=self.pool.stick)
+        self.models = {
+            plan.name: self.models[plan.name].reload(plan)
+            if plan.name in self.models
+            else ServerModel.new(plan)
             for plan in plans
         }
-        self.had = {client: name for client, name in self.had.items() if name in self.books}
+        self.sticky_servers = {
+            client: name for client, name in self.sticky_servers.items() if name in self.models
+        }
 
     @invariant()
-    def each_is_what_it_ought_to_be(self) -> None:
-        assert [server.name for server in self.pool.servers] == list(self.books)
-        for server, book in zip(self.pool.servers, self.books.values(), strict=True):
-            assert (server.state, server.is_up, server.status) == (book.state, book.is_up, book.status)
-            assert (server.is_usable, server.accepts_persistent) == (book.is_usable, book.takes_back)
-            assert server.changed_at == book.changed
-            assert server.throttle == pytest.approx(book.throttle)
+    def servers_match_models(self) -> None:
+        assert [server.name for server in self.pool.servers] == list(self.models)
+        for server, model in zip(self.pool.servers, self.models.values(), strict=True):
+            assert (server.state, server.is_up, server.status) == (model.state, model.is_up, model.status)
+            assert (server.is_usable, server.accepts_persistent) == (
+                model.is_usable,
+                model.accepts_persistent,
+            )
+            assert server.changed_at == model.changed
+            assert server.throttle == pytest.approx(model.throttle)
             counted = evolve(server.counts, sessions=0, most_sessions=0)
-            assert counted == book.counts
+            assert counted == model.counts
 
     @invariant()
-    def only_those_serve_who_ought_to(self) -> None:
-        usable = [name for name, book in self.books.items() if book.is_usable]
-        active = [name for name in usable if not self.books[name].plan.is_backup]
+    def eligible_servers_match_model(self) -> None:
+        usable = [name for name, model in self.models.items() if model.is_usable]
+        active = [name for name in usable if not self.models[name].plan.is_backup]
         assert sorted(names(eligible_servers(self.pool))) == sorted(active or usable[:1])
         assert self.pool.has_usable_server == bool(usable)
         assert self.pool.usable_counts == (len(active), len(usable) - len(active))
 
     @invariant()
-    def clients_come_back_to_the_server_they_had(self) -> None:
-        for client, name in self.had.items():
+    def sticky_servers_match_model(self) -> None:
+        for client, name in self.sticky_servers.items():
             server = self.pool.sticky_server(client, self.now)
-            assert names([server]) == [name if self.books[name].takes_back else "nobody"]
+            assert names([server]) == [name if self.models[name].accepts_persistent else "none"]
 
 
-TestAnyWalk = AnyWalk.TestCase
+TestPoolStates = PoolStatesMachine.TestCase
 
 
-def checked(*, is_backup: bool = False, slow_start: float = 0.0, rise: int = 1, fall: int = 1) -> Server:
+def make_checked_server(
+    *, is_backup: bool = False, slow_start: float = 0.0, rise: int = 1, fall: int = 1
+) -> Server:
     (server,) = make_servers(1)
     server.health, server.is_backup, server.slow_start = Health(rise, fall), is_backup, slow_start
     return server
 
 
-def test_the_first_backup_that_can_serves_alone_while_no_active_server_can() -> None:
+def test_first_usable_backup_serves_if_no_active_server() -> None:
     servers = make_servers(1, 1, 1, 1)
     for server in servers:
         server.health, server.is_backup = Health(1, 1), server.name in ("s2", "s3")
     pool = make_pool(*servers)
-    told = [names(eligible_servers(pool))]
+    reported = [names(eligible_servers(pool))]
     for number, passed in [(0, False), (1, False), (2, False), (3, False), (3, True), (2, True), (1, True)]:
         pool.record_check(servers[number], 0.0, passed=passed)
-        told.append(names(eligible_servers(pool)))
-    assert told == [["s0", "s1"], ["s1"], ["s2"], ["s3"], [], ["s3"], ["s2"], ["s1"]]
+        reported.append(names(eligible_servers(pool)))
+    assert reported == [["s0", "s1"], ["s1"], ["s2"], ["s3"], [], ["s3"], ["s2"], ["s1"]]
 
 
-def test_a_server_that_drains_leaves_its_place_to_a_backup() -> None:
+def test_backup_serves_while_active_server_drains() -> None:
     active, backup = make_servers(1, 1)
     backup.is_backup = True
     pool = make_pool(active, backup)
@@ -302,21 +316,21 @@ def test_a_server_that_drains_leaves_its_place_to_a_backup() -> None:
     assert pool.usable_counts == (0, 1)
 
 
-def test_it_is_reported_once_when_a_server_goes_down_and_once_when_it_comes_up() -> None:
-    server = checked(rise=2, fall=3)
+def test_state_change_is_reported_once() -> None:
+    server = make_checked_server(rise=2, fall=3)
     pool = make_pool(server)
-    told = []
+    reported = []
     for moment, result in enumerate("+--+---+-++"):
         change = pool.record_check(server, float(moment), passed=result == "+")
         if change is not None:
-            told.append((moment, server.status, change.active))
-    assert told == [(6, "DOWN", 0), (10, "UP", 1)]
+            reported.append((moment, server.status, change.active))
+    assert reported == [(6, "DOWN", 0), (10, "UP", 1)]
     assert (server.counts.check_failures, server.counts.downs, server.counts.down_seconds) == (5, 1, 4.0)
-    assert pool.record_check(make_servers(1)[0], 11.0, passed=False) is None  # which is not checked
+    assert pool.record_check(make_servers(1)[0], 11.0, passed=False) is None  # a server without checks
 
 
 @pytest.mark.parametrize(
-    ("is_up", "state", "then", "left"),
+    ("is_up", "state", "next_state", "went_down"),
     [
         (True, READY, MAINT, True),
         (True, DRAIN, MAINT, True),
@@ -328,38 +342,38 @@ def test_it_is_reported_once_when_a_server_goes_down_and_once_when_it_comes_up()
         (True, MAINT, DRAIN, False),
     ],
 )
-def test_a_server_leaves_service_where_it_goes_for_maintenance_and_was_not_down(
-    is_up: bool, state: AdminState, then: AdminState, left: bool
+def test_maintenance_of_an_up_server_counts_as_down(
+    is_up: bool, state: AdminState, next_state: AdminState, went_down: bool
 ) -> None:
-    server = checked()
+    server = make_checked_server()
     pool = make_pool(server)
     if not is_up:
         down = pool.record_check(server, 0.0, passed=False)
         assert down is not None
         assert down.went_down
     pool.set_state(server, state, 1.0)
-    change = pool.set_state(server, then, 2.0)
+    change = pool.set_state(server, next_state, 2.0)
     assert change is not None
-    assert change.went_down == left
-    assert pool.set_state(server, then, 3.0) is None
+    assert change.went_down == went_down
+    assert pool.set_state(server, next_state, 3.0) is None
 
 
-def test_a_server_back_from_maintenance_serves_until_its_first_check_fails_whatever_it_was_before() -> None:
-    server = checked(rise=2, fall=3)
+def test_server_after_maintenance_serves_until_first_failure() -> None:
+    server = make_checked_server(rise=2, fall=3)
     pool = make_pool(server)
     pool.record_check(server, 0.0, passed=False)
-    words = [server.status]
+    statuses = [server.status]
     for state in (MAINT, READY):
         pool.set_state(server, state, 1.0)
-        words.append(server.status)
+        statuses.append(server.status)
     for passed in (False, True, True):
         pool.record_check(server, 2.0, passed=passed)
-        words.append(server.status)
-    assert words == ["DOWN", "MAINT", "UP 1/3", "DOWN", "DOWN 1/2", "UP"]
+        statuses.append(server.status)
+    assert statuses == ["DOWN", "MAINT", "UP 1/3", "DOWN", "DOWN 1/2", "UP"]
 
 
-def test_the_time_in_which_a_server_served_nobody_is_counted_down_or_in_maintenance() -> None:
-    server = checked()
+def test_down_time_includes_maintenance() -> None:
+    server = make_checked_server()
     pool = make_pool(server)
     pool.record_check(server, 10.0, passed=False)
     pool.record_check(server, 13.0, passed=True)
@@ -374,11 +388,11 @@ def test_the_time_in_which_a_server_served_nobody_is_counted_down_or_in_maintena
     assert (server.counts.downs, server.counts.down_seconds) == (3, 28.0)
 
 
-@pytest.mark.parametrize("comes_from", ["down", "maintenance"])
-def test_a_server_that_comes_into_service_warms_up_from_a_hundredth(comes_from: str) -> None:
-    server = checked(slow_start=100.0)
+@pytest.mark.parametrize("returns_from", ["down", "maintenance"])
+def test_slow_start_begins_at_one_percent(returns_from: str) -> None:
+    server = make_checked_server(slow_start=100.0)
     pool = make_pool(server)
-    if comes_from == "down":
+    if returns_from == "down":
         pool.record_check(server, 0.0, passed=False)
         pool.record_check(server, 1000.0, passed=True)
     else:
@@ -393,8 +407,8 @@ def test_a_server_that_comes_into_service_warms_up_from_a_hundredth(comes_from: 
     assert server.throttle == 1.0
 
 
-def test_neither_the_start_of_the_proxy_nor_the_end_of_draining_is_a_slow_start() -> None:
-    server = checked(slow_start=100.0)
+def test_no_slow_start_after_startup_or_drain() -> None:
+    server = make_checked_server(slow_start=100.0)
     pool = make_pool(server)
     pool.set_state(server, DRAIN, 0.0)
     pool.set_state(server, READY, 1000.0)
@@ -402,7 +416,7 @@ def test_neither_the_start_of_the_proxy_nor_the_end_of_draining_is_a_slow_start(
     assert server.throttle == 1.0
 
 
-def test_a_server_that_warms_up_gets_few_sessions_beside_a_warm_one() -> None:
+def test_server_in_slow_start_gets_few_sessions() -> None:
     cold, warm = make_servers(100, 100)
     cold.slow_start = 100.0
     pool = make_pool(cold, warm)
@@ -413,8 +427,11 @@ def test_a_server_that_warms_up_gets_few_sessions_beside_a_warm_one() -> None:
     assert names(pool.acquire() for _ in range(100)).count("s0") == 50
 
 
-def test_over_a_reload_a_server_stays_what_it_was() -> None:
-    before, after = checked(rise=2, fall=3, slow_start=100.0), checked(rise=2, fall=3, slow_start=100.0)
+def test_reload_keeps_server_state() -> None:
+    before, after = (
+        make_checked_server(rise=2, fall=3, slow_start=100.0),
+        make_checked_server(rise=2, fall=3, slow_start=100.0),
+    )
     old = make_pool(before)
     for moment, passed in enumerate((False, True, True, False)):
         old.record_check(before, float(moment), passed=passed)
@@ -431,7 +448,7 @@ def test_over_a_reload_a_server_stays_what_it_was() -> None:
     assert not new.has_usable_server
 
 
-def test_over_a_reload_with_another_rise_and_fall_a_server_stays_up_or_down() -> None:
+def test_reload_with_other_rise_and_fall_keeps_state() -> None:
     before, after = make_servers(1, 1), make_servers(1, 1)
     for server in before:
         server.health = Health(1, 1)
@@ -449,8 +466,8 @@ def test_over_a_reload_with_another_rise_and_fall_a_server_stays_up_or_down() ->
     assert [server.status for server in after] == ["DOWN 1/3", "UP 4/5"]
 
 
-def test_a_server_that_is_new_in_a_reload_counts_as_up() -> None:
+def test_new_server_in_reload_counts_as_up() -> None:
     pool = make_pool()
-    pool.reconfigure([checked(fall=3)], max_queue=0, stick=None)
+    pool.reconfigure([make_checked_server(fall=3)], max_queue=0, stick=None)
     assert names(eligible_servers(pool)) == ["s0"]
     assert [server.status for server in pool.servers] == ["UP 1/3"]

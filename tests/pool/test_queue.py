@@ -1,4 +1,4 @@
-"""The queue: first come, first served, nobody lost and nobody served twice."""
+"""The queue: first come, first served, and each waiter is served once."""
 
 from __future__ import annotations
 
@@ -9,80 +9,80 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from mailproxy.pool.queue import Queue
 
 
-class AnyQueue(RuleBasedStateMachine):
-    """A queue beside a plain list, and what each waiter would have in HAProxy's log."""
+class QueueMachine(RuleBasedStateMachine):
+    """A queue and its model: a plain list, with each waiter's position as in HAProxy's log."""
 
     @initialize()
     def begin(self) -> None:
         self.queue: Queue[int] = Queue()
-        self.line: list[int] = []
+        self.model: list[int] = []
         self.served_before: dict[int, int] = {}
-        self.came = 0
-        self.ended: list[int] = []  # popped or left
-        self.aside: list[int] = []  # came, and wait for something else
+        self.tickets = 0
+        self.ended: list[int] = []  # popped or removed
+        self.elsewhere: list[int] = []  # in another queue so far
 
     @rule()
     def join(self) -> None:
-        self.came += 1
-        self.queue.join(self.came)
-        self.line.append(self.came)
-        self.served_before[self.came] = 0
+        self.tickets += 1
+        self.queue.join(self.tickets)
+        self.model.append(self.tickets)
+        self.served_before[self.tickets] = 0
 
     @rule()
-    def come_and_stand_aside(self) -> None:
-        self.came += 1
-        self.aside.append(self.came)
+    def join_another_queue(self) -> None:
+        self.tickets += 1
+        self.elsewhere.append(self.tickets)
 
     @rule(data=st.data())
-    def let_those_aside_stand_where_they_would_have(self, data: st.DataObject) -> None:
-        """They stand in this line from now on, so their positions count from here."""
-        self.queue.merge(data.draw(st.permutations(self.aside)), key=lambda came: came)
-        self.served_before.update(dict.fromkeys(self.aside, 0))
-        self.line = sorted(self.line + self.aside)
-        self.aside = []
+    def merge(self, data: st.DataObject) -> None:
+        """Merge waiters of another queue by their tickets. Their positions count from now on."""
+        self.queue.merge(data.draw(st.permutations(self.elsewhere)), key=lambda ticket: ticket)
+        self.served_before.update(dict.fromkeys(self.elsewhere, 0))
+        self.model = sorted(self.model + self.elsewhere)
+        self.elsewhere = []
 
     @rule()
     def pop(self) -> None:
-        assert self.queue.pop() == (self.line[0] if self.line else None)
-        if self.line:
-            self.ended.append(self.line.pop(0))
-            for waiter in self.line:
+        assert self.queue.pop() == (self.model[0] if self.model else None)
+        if self.model:
+            self.ended.append(self.model.pop(0))
+            for waiter in self.model:
                 self.served_before[waiter] += 1
 
-    @precondition(lambda self: self.line)
+    @precondition(lambda self: self.model)
     @rule(data=st.data())
-    def leave(self, data: st.DataObject) -> None:
-        waiter = data.draw(st.sampled_from(self.line))
+    def remove(self, data: st.DataObject) -> None:
+        waiter = data.draw(st.sampled_from(self.model))
         assert self.queue.remove(waiter)
-        self.line.remove(waiter)
+        self.model.remove(waiter)
         self.ended.append(waiter)
 
     @precondition(lambda self: self.ended)
     @rule(data=st.data())
-    def leave_once_more(self, data: st.DataObject) -> None:
+    def remove_again(self, data: st.DataObject) -> None:
         assert not self.queue.remove(data.draw(st.sampled_from(self.ended)))
 
-    @precondition(lambda self: self.line)
+    @precondition(lambda self: self.model)
     @rule(data=st.data())
     def join_twice(self, data: st.DataObject) -> None:
         with pytest.raises(ValueError, match="in the queue already"):
-            self.queue.join(data.draw(st.sampled_from(self.line)))
+            self.queue.join(data.draw(st.sampled_from(self.model)))
 
     @invariant()
-    def agrees(self) -> None:
-        assert list(self.queue) == self.line
-        assert len(self.queue) == len(self.line)
-        assert sorted(self.line + self.ended + self.aside) == list(range(1, self.came + 1))
-        for waiter in self.line:
+    def queue_matches_model(self) -> None:
+        assert list(self.queue) == self.model
+        assert len(self.queue) == len(self.model)
+        assert sorted(self.model + self.ended + self.elsewhere) == list(range(1, self.tickets + 1))
+        for waiter in self.model:
             assert waiter in self.queue
             assert self.queue.position(waiter) == self.served_before[waiter] + 1
 
 
-TestAnyQueue = AnyQueue.TestCase
+TestQueue = QueueMachine.TestCase
 
 
-def test_positions_are_haproxys() -> None:
-    """Seen at HAProxy 2.6.12 with one place: four wait, the third gives up, the others are served in turn."""
+def test_positions_match_haproxy() -> None:
+    """Observed with HAProxy 2.6.12: of four waiters for one slot the third gives up, the others are served."""
     queue: Queue[str] = Queue()
     for waiter in "abcd":
         queue.join(waiter)
@@ -94,7 +94,7 @@ def test_positions_are_haproxys() -> None:
     assert logged == {"a": 1, "b": 2, "c": 1, "d": 3}
 
 
-def test_those_who_are_let_in_later_stand_where_they_would_have_stood() -> None:
+def test_merged_waiters_are_ordered_by_key() -> None:
     queue: Queue[str] = Queue()
     queue.join("b")
     queue.join("d")
@@ -102,13 +102,13 @@ def test_those_who_are_let_in_later_stand_where_they_would_have_stood() -> None:
     assert [queue.pop() for _ in range(6)] == ["a", "b", "c", "d", "e", None]
 
 
-def test_who_is_not_in_it_has_no_place() -> None:
+def test_position_of_absent_waiter_raises_key_error() -> None:
     queue: Queue[str] = Queue()
     with pytest.raises(KeyError):
         queue.position("a")
 
 
-def test_one_that_was_served_may_come_again() -> None:
+def test_served_waiter_may_join_again() -> None:
     queue: Queue[str] = Queue()
     queue.join("a")
     assert queue.pop() == "a"

@@ -1,4 +1,4 @@
-"""The stick table: a client that comes back in time has its server, and memory has a bound."""
+"""The stick table: a client returns to its server until the entry expires, and memory is bounded."""
 
 from __future__ import annotations
 
@@ -20,68 +20,68 @@ some_keys = st.sampled_from(
 servers = st.integers(0, 3)
 
 
-class AnyTable(RuleBasedStateMachine):
-    """A table beside a list of who was used when, the longest unused first."""
+class StickTableMachine(RuleBasedStateMachine):
+    """A table and its model: entries with the time of last use, the longest unused first."""
 
     @initialize(size=st.integers(1, 4))
     def begin(self, size: int) -> None:
         self.size, self.now = size, 100.0
         self.table = StickTable(size, EXPIRE_S)
-        self.known: dict[int, tuple[int, float]] = {}
+        self.model: dict[int, tuple[int, float]] = {}
 
     def use(self, key: int, server: int) -> None:
-        self.known.pop(key, None)
-        self.known[key] = (server, self.now)
+        self.model.pop(key, None)
+        self.model[key] = (server, self.now)
 
     def is_alive(self, key: int) -> bool:
-        return key in self.known and self.now < self.known[key][1] + EXPIRE_S
+        return key in self.model and self.now < self.model[key][1] + EXPIRE_S
 
     @rule(seconds=st.sampled_from([0.5, 3.0, 9.5, 10.0]))
     def wait(self, seconds: float) -> None:
         self.now += seconds
 
     @rule(key=some_keys)
-    def find(self, key: int) -> None:
+    def lookup(self, key: int) -> None:
         if self.is_alive(key):
-            server = self.known[key][0]
+            server = self.model[key][0]
             assert self.table.lookup(key, self.now) == server
             self.use(key, server)
         else:
             assert self.table.lookup(key, self.now) is None
-            self.known.pop(key, None)
+            self.model.pop(key, None)
 
     @rule(key=some_keys, server=servers)
-    def learn(self, key: int, server: int) -> None:
+    def store(self, key: int, server: int) -> None:
         self.table.store(key, server, self.now)
         self.use(key, server)
-        if len(self.known) > self.size:
-            del self.known[next(iter(self.known))]
+        if len(self.model) > self.size:
+            del self.model[next(iter(self.model))]
 
-    @rule(most=st.integers(1, 5))
-    def expire(self, most: int) -> None:
-        gone = [key for key in self.known if not self.is_alive(key)]
-        assert self.table.expire(self.now, most) == (len(gone) >= most)
-        for key in gone[:most]:
-            del self.known[key]
+    @rule(max_entries=st.integers(1, 5))
+    def expire(self, max_entries: int) -> None:
+        expired = [key for key in self.model if not self.is_alive(key)]
+        assert self.table.expire(self.now, max_entries) == (len(expired) >= max_entries)
+        for key in expired[:max_entries]:
+            del self.model[key]
 
     @rule(size=st.integers(1, 4))
     def reload(self, size: int) -> None:
         entries = list(self.table.entries())
         self.table, self.size = StickTable(size, EXPIRE_S), size
         self.table.restore(entries)
-        self.known = dict(list(self.known.items())[-size:])
+        self.model = dict(list(self.model.items())[-size:])
 
     @invariant()
-    def agrees(self) -> None:
-        expected = [(key, server, used + EXPIRE_S) for key, (server, used) in self.known.items()]
+    def table_matches_model(self) -> None:
+        expected = [(key, server, used + EXPIRE_S) for key, (server, used) in self.model.items()]
         assert list(self.table.entries()) == expected
-        assert len(self.table) == len(self.known) <= self.size
+        assert len(self.table) == len(self.model) <= self.size
 
 
-TestAnyTable = AnyTable.TestCase
+TestStickTable = StickTableMachine.TestCase
 
 
-def test_the_longest_unused_makes_room() -> None:
+def test_longest_unused_entry_is_evicted() -> None:
     table = StickTable(2, 60)
     table.store(1, 0, 0)
     table.store(2, 0, 1)
@@ -90,7 +90,7 @@ def test_the_longest_unused_makes_room() -> None:
     assert [table.lookup(key, 4) for key in (1, 2, 3)] == [0, None, 0]
 
 
-def test_an_entry_lives_until_it_was_not_used_for_expire() -> None:
+def test_entry_expires_after_last_use() -> None:
     table = StickTable(2, EXPIRE_S)
     table.store(1, 0, 0.0)
     table.store(2, 0, 0.0)
@@ -100,26 +100,24 @@ def test_an_entry_lives_until_it_was_not_used_for_expire() -> None:
 
 
 @pytest.mark.parametrize("server", [-1, 65536])
-def test_a_number_that_is_no_servers_is_refused(server: int) -> None:
+def test_server_number_beyond_sixteen_bits_is_refused(server: int) -> None:
     with pytest.raises(ValueError, match="is not below 65536"):
         StickTable(1, 60).store(1, server, 0)
 
 
 @given(st.one_of(addresses_v4, addresses_v6), st.integers(0, 32), st.integers(0, 128))
-def test_clients_of_one_network_share_a_key_which_shows_the_network(
-    address: IPv4Address | IPv6Address, v4: int, v6: int
-) -> None:
+def test_clients_of_one_network_share_its_key(address: IPv4Address | IPv6Address, v4: int, v6: int) -> None:
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     address = mapped or address
     network = ip_network((address, v4 if address.version == 4 else v6), strict=False)
     key = client_key(str(address), v4, v6)
     assert key == client_key(str(network[0]), v4, v6) == client_key(str(network[-1]), v4, v6)
-    shown = IPv6Address(key - 2**128) if key >> 128 else IPv4Address(key)
-    assert shown == network.network_address
+    shown_address = IPv6Address(key - 2**128) if key >> 128 else IPv4Address(key)
+    assert shown_address == network.network_address
 
 
 @given(addresses_v4, addresses_v6, st.integers(0, 32), st.integers(0, 128))
-def test_clients_of_both_families_never_share_one(
+def test_ipv4_and_ipv6_clients_never_share_a_key(
     one: IPv4Address, other: IPv6Address, v4: int, v6: int
 ) -> None:
     if other.ipv4_mapped is None:
@@ -127,9 +125,7 @@ def test_clients_of_both_families_never_share_one(
 
 
 @given(addresses_v4, st.integers(0, 32), st.sampled_from(["::ffff:{}", "::FFFF:{}", "0:0:0:0:0:ffff:{}"]))
-def test_a_client_has_the_same_key_on_a_socket_for_both_families(
-    address: IPv4Address, v4: int, form: str
-) -> None:
+def test_mapped_ipv4_address_has_the_ipv4_key(address: IPv4Address, v4: int, form: str) -> None:
     assert client_key(form.format(address), v4) == client_key(str(address), v4)
     assert client_key(form.format(address) + "%eth0", v4) == client_key(str(address), v4)
     number = int(address)
@@ -137,13 +133,13 @@ def test_a_client_has_the_same_key_on_a_socket_for_both_families(
 
 
 @given(addresses_v6)
-def test_every_way_to_write_an_address_is_the_same_client(address: IPv6Address) -> None:
+def test_all_forms_of_an_address_share_a_key(address: IPv6Address) -> None:
     forms = (str(address), address.exploded, str(address).upper(), f"{address}%eth0")
     assert len({client_key(form, 32, 128) for form in forms}) == 1
 
 
 @given(st.text("0123456789abcdefg:.%+_ \u0663", max_size=20))
-def test_text_is_a_key_only_if_it_is_an_address(text: str) -> None:
+def test_text_has_a_key_only_if_an_address(text: str) -> None:
     try:
         expected = int(ip_address(text))
     except ValueError as error:
@@ -159,7 +155,7 @@ def test_text_is_a_key_only_if_it_is_an_address(text: str) -> None:
     ["", "host", "192.0.2", "192.0.2.256", "1.2.3.4.5", "1..2.3", "1.2.3.-4", "1.2.3.+4", "\u0661.2.3.4", ":", ":::", "1:::2", "1::2::3",
      "1:2:3", "1:2:3:4:5:6:7:8:9", "12345::", "::g", "::1_0", "1:2:3:4:5:6:7::8:9", "::ffff:1.2.3", "::ffff:1.2.3.256"],
 )  # fmt: skip
-def test_what_is_no_address_is_refused(text: str) -> None:
+def test_invalid_address_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         client_key(text)
 

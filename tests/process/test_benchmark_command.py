@@ -1,4 +1,4 @@
-"""The scale without weighing anything: what it says to mistakes, and what it makes of results that there are."""
+"""The benchmark command without a measurement: its answers to mistakes, and charts of given results."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-SCALE = Path(__file__).parents[2] / "scripts" / "benchmark"
+BENCHMARK = Path(__file__).parents[2] / "scripts" / "benchmark"
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def scale(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, SCALE / "compare.py", *arguments], capture_output=True, text=True)
+def run_benchmark(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, BENCHMARK / "compare.py", *arguments], capture_output=True, text=True
+    )
 
 
 def results(**figures: dict[str, dict[str, list[float]]]) -> str:
     cases = [name.replace("_", "-") for name in figures]
-    told: dict[str, object] = {
+    values: dict[str, object] = {
         "about": "1 round",
         "proxies": ["haproxy", "mailproxy", "portable"],
         "cases": cases,
@@ -29,11 +31,11 @@ def results(**figures: dict[str, dict[str, list[float]]]) -> str:
         "faults": [],
         "tls": {},
     }
-    return json.dumps(told)
+    return json.dumps(values)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--cases", "nope"], "no case 'nope'"),
         (["--proxies", "haproxy,squid"], "no proxy 'squid'"),
@@ -42,23 +44,23 @@ def results(**figures: dict[str, dict[str, list[float]]]) -> str:
         (["--workers", "1"], "--workers must be at least 2"),
     ],
 )
-def test_mistakes_are_one_line(arguments: list[str], said: str) -> None:
-    done = scale(*arguments)
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_mistake_is_reported_in_one_line(arguments: list[str], message: str) -> None:
+    completed = run_benchmark(*arguments)
+    assert completed.returncode == 2
+    assert message in completed.stderr
+    assert completed.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"proxies": []}'])
-def test_what_is_no_results_is_not_drawn(text: str, tmp_path: Path) -> None:
+def test_invalid_results_are_not_drawn(text: str, tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(text)
-    done = scale("--draw", tmp_path / "results.json", tmp_path / "chart.svg")
-    assert done.returncode == 2
-    assert "has no results of this version" in done.stderr
+    completed = run_benchmark("--draw", tmp_path / "results.json", tmp_path / "chart.svg")
+    assert completed.returncode == 2
+    assert "has no results of this version" in completed.stderr
     assert not (tmp_path / "chart.svg").exists()
 
 
-def test_a_chart_has_ratios_with_bounds_and_growth(tmp_path: Path) -> None:
+def test_chart_has_ratios_bounds_and_growth(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(
         results(
             sessions_clear={
@@ -68,10 +70,10 @@ def test_a_chart_has_ratios_with_bounds_and_growth(tmp_path: Path) -> None:
             idle_tls_9000={"kib": {"haproxy": [15], "mailproxy": [20]}},
         )
     )
-    done = scale("--draw", tmp_path / "results.json", tmp_path / "chart.svg")
-    assert done.returncode == 0, done.stderr
-    chart = ET.parse(tmp_path / "chart.svg")  # noqa: S314 - our own
+    completed = run_benchmark("--draw", tmp_path / "results.json", tmp_path / "chart.svg")
+    assert completed.returncode == 0, completed.stderr
+    chart = ET.parse(tmp_path / "chart.svg")  # noqa: S314 - written by the test
     words = [text.text for text in chart.iter(f"{SVG}text")]
     assert {"mailproxy over HAProxy", "2.00", "≤ 2.2", "1.50", "1.33", "≤ 1.1"} <= set(words)
     assert "KiB per idle session, TLS" in words
-    assert len(list(chart.iter(f"{SVG}polyline"))) == 2  # sessions-clear is one point: no line
+    assert len(list(chart.iter(f"{SVG}polyline"))) == 2  # no line for sessions-clear, which is one point

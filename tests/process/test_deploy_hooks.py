@@ -1,4 +1,4 @@
-"""The recipes of docs/tls.md, run on what the tools leave: what they copy is taken up by the running proxy."""
+"""The recipes of docs/tls.md with the files that ACME tools leave: a running proxy takes up what they copy."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ SCRIPT, *HOOKS = RECIPES
 GROUP = grp.getgrgid(1).gr_name
 
 
-def serial(address: tuple[str, int]) -> str:
-    """The certificate that a new client gets."""
+def served_certificate(address: tuple[str, int]) -> str:
+    """Return the certificate that a new client gets, as PEM."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with (
@@ -53,7 +53,7 @@ def configuration(certs: Path) -> str:
     [(Certbot, HOOKS[0]), (AcmeSh, HOOKS[1]), (Lego, HOOKS[2]), (Lego5, HOOKS[2])],
     ids=["certbot", "acme.sh", "lego", "lego 5"],
 )
-def test_a_deploy_hook_copies_what_is_taken_up(
+def test_certificate_of_deploy_hook_is_taken_up(
     tool: type[CertificateTree], hook: str, tmp_path: Path
 ) -> None:
     certs, programs = tmp_path / "certs", tmp_path / "bin"
@@ -71,29 +71,29 @@ def test_a_deploy_hook_copies_what_is_taken_up(
     deploy()
     pem = certs / f"{NAME}.pem"
     assert [file.name for file in certs.iterdir()] == [pem.name]
-    found = pem.stat()
-    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (0, 1, 0o640)
+    status = pem.stat()
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (0, 1, 0o640)
     with Program(configuration(certs), tmp_path) as program:
-        before = serial(program.addresses[0])
+        before = served_certificate(program.addresses[0])
         tree.not_after = datetime.now(UTC) + timedelta(days=80)
         tree.issue()
         deploy()
         program.wait_for(re.escape(f"taken up: {NAME} until {tree.not_after:%Y-%m-%d} ({pem})"))
-        assert serial(program.addresses[0]) != before
+        assert served_certificate(program.addresses[0]) != before
         assert "not taken up" not in program.text
 
 
-def test_a_mounted_secret_is_taken_up(tmp_path: Path) -> None:
+def test_mounted_secret_is_taken_up(tmp_path: Path) -> None:
     tree = CertManager(tmp_path / "secret")
     with Program(configuration(tree.root), tmp_path) as program:
-        before = serial(program.addresses[0])
+        before = served_certificate(program.addresses[0])
         tree.issue()
         program.wait_for(f"taken up: {NAME} until ")
-        assert serial(program.addresses[0]) != before
+        assert served_certificate(program.addresses[0]) != before
 
 
 def test_openssl_cnf_chooses_ciphers_of_tls_1_3(tmp_path: Path) -> None:
-    """As the documentation says for a Python whose ssl cannot."""
+    """The documentation describes this for a Python whose ``ssl`` module cannot set them."""
     cnf = tmp_path / "openssl.cnf"
     cnf.write_text(
         "openssl_conf = init\n[init]\nssl_conf = ssl\n[ssl]\nsystem_default = tls\n"

@@ -1,4 +1,4 @@
-"""The limit on open files: raised at the start, and said where it does not hold the sessions that are wanted."""
+"""The limit on open files: raised at the start, with a message if the sessions need more descriptors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run(folder: Path, process: str) -> Program:
 
 
 def processes(pid: int) -> list[int]:
-    """A process and its children."""
+    """Return a process and its children."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [pid, *map(int, children)]
 
@@ -44,25 +44,25 @@ def processes(pid: int) -> list[int]:
         ("raise_descriptor_limit = false\nworkers = 2", SOFT),
     ],
 )
-def test_the_soft_limit_is_raised_in_every_process(tmp_path: Path, process: str, limit: int) -> None:
+def test_soft_limit_is_raised_in_every_process(tmp_path: Path, process: str, limit: int) -> None:
     with run(tmp_path, process) as program:
         program.wait_for("mailproxy is ready")
-        found = {resource.prlimit(pid, resource.RLIMIT_NOFILE) for pid in processes(program.process.pid)}
-        assert found == {(limit, HARD)}
+        limits = {resource.prlimit(pid, resource.RLIMIT_NOFILE) for pid in processes(program.process.pid)}
+        assert limits == {(limit, HARD)}
         assert "descriptors" not in program.text
         program.send(signal.SIGTERM)
         assert program.wait() == 0
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_sessions_that_the_descriptors_do_not_hold_are_said_at_the_start(
-    tmp_path: Path, workers: int
-) -> None:
+def test_too_few_descriptors_are_logged_at_start(tmp_path: Path, workers: int) -> None:
     with run(tmp_path, f"workers = {workers}\nmax_sessions = 10000") as program:
         program.wait_for("mailproxy is ready")
         needed = 10000 // workers * 2 + 200
-        each = f", in each of {workers} workers" if workers > 1 else ""
-        said = f"10000 sessions need {needed} descriptors{each}, and the limit here is {HARD}: raise it"
-        assert program.text.count(said) == 1
+        in_workers = f", in each of {workers} workers" if workers > 1 else ""
+        message = (
+            f"10000 sessions need {needed} descriptors{in_workers}, and the limit here is {HARD}: raise it"
+        )
+        assert program.text.count(message) == 1
         os.kill(program.process.pid, signal.SIGTERM)
         assert program.wait() == 0

@@ -1,4 +1,4 @@
-"""The log of a program at work: several targets, files without room, overload, a configuration that was edited."""
+"""The log of a running program: several targets, a full disk, overload, and an edited configuration."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ format = "tcplog"
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_every_target_has_all_that_it_asks_for(tmp_path: Path, workers: int) -> None:
+def test_every_target_has_own_lines(tmp_path: Path, workers: int) -> None:
     count = 12
     with greeting_servers("s1") as servers:
         text = configuration(*servers, more=targets(tmp_path), workers=workers)
         with WorkerGroup(text, tmp_path) as group:
             for _ in range(count):
-                guest = Client(group.addresses[0])
-                assert guest.greeting == "s1"
-                guest.close()
+                client = Client(group.addresses[0])
+                assert client.greeting == "s1"
+                client.close()
             group.send(signal.SIGUSR1)
             group.wait_for("SIGUSR1 means nothing here", where=tmp_path / "warnings")
             files = [tmp_path / name for name in ("text", "json", "warnings")]
@@ -66,8 +66,8 @@ def test_every_target_has_all_that_it_asks_for(tmp_path: Path, workers: int) -> 
     assert " imap b/s1 " not in written["warnings"]
 
 
-def test_what_a_file_without_room_has_and_has_lost_is_all_there_was(tmp_path: Path) -> None:
-    """Limits are set and lifted from outside, so that it is the same process before and after."""
+def test_lines_written_and_lost_add_up(tmp_path: Path) -> None:
+    """The file size limit is set and lifted from outside, so that the process stays the same."""
     log = tmp_path / "log"
     count = 40
     with greeting_servers("s1") as servers, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslog:
@@ -88,31 +88,31 @@ level = "error"
             soft, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (log.stat().st_size + 1700, hard))
             for _ in range(count):
-                guest = Client(address)
-                assert guest.greeting == "s1"
-                guest.close()
-            said = syslog.recv(1000).decode()
-            assert said.endswith(f"error: the log {log} cannot be written: [Errno 27] File too large")
+                client = Client(address)
+                assert client.greeting == "s1"
+                client.close()
+            message = syslog.recv(1000).decode()
+            assert message.endswith(f"error: the log {log} cannot be written: [Errno 27] File too large")
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
             program.send(signal.SIGTERM)
             assert program.wait() == 0
-    whole, torn, lost = 0, 0, 0
+    complete, torn, lost = 0, 0, 0
     events = set()
     for line in log.read_text().splitlines():
         try:
-            read = json.loads(line)
+            event = json.loads(line)
         except ValueError:
             assert line.startswith('{"time":')
-            assert line.count('"time":') == 1, "two lines in one"
+            assert line.count('"time":') == 1, "two messages in a line"
             torn += 1
             continue
-        events.add(read["event"])
-        whole += read["event"] == "session"
-        lost += read.get("lost", 0)
-    assert {"draining", "stopped"} <= events, "they came when there was room again"
+        events.add(event["event"])
+        complete += event["event"] == "session"
+        lost += event.get("lost", 0)
+    assert {"draining", "stopped"} <= events, "these lines must be written once there is room"
     assert torn <= 1
     assert lost > 0
-    assert whole + lost == count
+    assert complete + lost == count
 
 
 def test_edited_configuration_with_workers_needs_a_restart(tmp_path: Path) -> None:
@@ -121,39 +121,40 @@ def test_edited_configuration_with_workers_needs_a_restart(tmp_path: Path) -> No
         WorkerGroup(configuration(*servers, workers=2), tmp_path) as group,
     ):
         group.wait_for("mailproxy is ready")
-        group.file.write_text(group.file.read_text())  # it says the same
+        group.file.write_text(group.file.read_text())  # the same text
         group.send(signal.SIGHUP)
         group.wait_for("the log was reopened")
         group.file.write_text(group.file.read_text() + "\n# edited")
         group.send(signal.SIGHUP)
         group.wait_for(rf"{group.file} has changed and is not read again: restart mailproxy to use it")
         group.file.unlink()
-        group.send(signal.SIGUSR2)  # which has nothing to do with it
+        group.send(signal.SIGUSR2)  # does not concern the configuration
         end = time.monotonic() + TIMEOUT_S
         while group.text.count("the log was reopened") < 3 and time.monotonic() < end:
             time.sleep(0.01)
         assert group.text.count("has changed") == 1
 
 
-def test_the_end_of_an_overload_is_logged_with_its_length_and_who_waited(tmp_path: Path) -> None:
+def test_end_of_overload_is_logged(tmp_path: Path) -> None:
+    """With its duration and the number of connections that were accepted late."""
     with (
         greeting_servers("s1") as servers,
         Program(configuration(*servers, workers=1, max_sessions=2), tmp_path) as program,
     ):
         address = program.addresses[0]
-        guests = [Client(address) for _ in range(2)]
-        assert [guest.greeting for guest in guests] == ["s1", "s1"]
-        assert "accepting waits" not in program.text, "as many as may be, and nobody waits"
-        guests += [Client(address) for _ in range(3)]
+        clients = [Client(address) for _ in range(2)]
+        assert [client.greeting for client in clients] == ["s1", "s1"]
+        assert "accepting waits" not in program.text, "at the limit, but no connection waits"
+        clients += [Client(address) for _ in range(3)]
         program.wait_for(
             r"there are 2 sessions, as many as process\.max_sessions allows: frontend imap waits with accepting, "
             r"connections in its queue: [123]"
         )
-        for guest in guests[:3]:
-            guest.close()
-        for guest in guests[3:]:
-            assert guest.greeting == "s1"
-            guest.close()
+        for client in clients[:3]:
+            client.close()
+        for client in clients[3:]:
+            assert client.greeting == "s1"
+            client.close()
         program.wait_for(r"frontend imap accepts again after \d+\.\ds, connections accepted late: 3")
         with socket.create_connection(address, TIMEOUT_S) as later:
             assert later.recv(2) == b"s1"

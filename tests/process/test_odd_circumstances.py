@@ -1,4 +1,4 @@
-"""The program where something around it is odd: who it is, what it was started with, what lies where it writes."""
+"""The program in unusual circumstances: its user, its standard descriptors, existing files, odd input."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from pathlib import Path
 import pytest
 
 from mailproxy.testing import ThrowAwayCA
-from tests.process.test_process import Echo, configuration, greeted
+from tests.process.test_process import Echo, configuration, connect_greeted
 from tests.support.ports import free_port
 from tests.support.program import TIMEOUT_S, Program
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, which is then given up by the program")
 
-NOBODY = '[process]\nuser = "nobody"\n'
+AS_NOBODY = '[process]\nuser = "nobody"\n'
 
 
 @pytest.fixture
@@ -36,12 +36,12 @@ def echo() -> Iterator[Echo]:
     server.stop()
 
 
-def assert_echoed(client: socket.socket, words: bytes = b"still here\r\n") -> None:
-    client.sendall(words)
-    assert client.recv(100) == words
+def assert_echoed(client: socket.socket, line: bytes = b"still here\r\n") -> None:
+    client.sendall(line)
+    assert client.recv(100) == line
 
 
-def greeted_at(path: Path) -> socket.socket:
+def connect_to_unix_socket(path: Path) -> socket.socket:
     client = socket.socket(socket.AF_UNIX)
     client.settimeout(10)
     client.connect(str(path))
@@ -49,19 +49,24 @@ def greeted_at(path: Path) -> socket.socket:
     return client
 
 
-# Who it is.
+# The user
 
 
 @needs_root
-def test_term_drains_although_the_unix_path_cannot_be_removed_any_more(echo: Echo, tmp_path: Path) -> None:
-    """The socket lies in a folder of root's, and the program is nobody: sessions are not cut for that."""
+def test_drain_works_although_unix_path_cannot_be_removed(echo: Echo, tmp_path: Path) -> None:
+    """The socket is in a folder of root, and the program runs as another user.
+
+    Sessions must not be cut because of that.
+    """
     path = tmp_path / "imap.sock"
-    text = configuration(echo, NOBODY).replace(
+    text = configuration(echo, AS_NOBODY).replace(
         "[backends.b]", f'[[frontends.imap.bind]]\naddress = "unix:{path}"\n[backends.b]'
     )
     with Program(text, tmp_path) as program, ExitStack() as stack:
         address = program.addresses[0]
-        clients = [stack.enter_context(client) for client in (greeted(address), greeted_at(path))]
+        clients = [
+            stack.enter_context(client) for client in (connect_greeted(address), connect_to_unix_socket(path))
+        ]
         program.send(signal.SIGTERM)
         program.wait_for("no more connections are accepted, open sessions .2. have 30s to end")
         with pytest.raises(ConnectionRefusedError):
@@ -75,13 +80,16 @@ def test_term_drains_although_the_unix_path_cannot_be_removed_any_more(echo: Ech
 
 
 @needs_root
-def test_tls_after_root_is_given_up(echo: Echo, tmp_path: Path, throw_away_ca: ThrowAwayCA) -> None:
-    """To servers and from clients. Nothing is imported any more by then: nobody may be unable to read it."""
+def test_tls_works_after_giving_up_root(echo: Echo, tmp_path: Path, throw_away_ca: ThrowAwayCA) -> None:
+    """TLS to servers and from clients.
+
+    Nothing is imported by then, because the new user may be unable to read the files.
+    """
     pem = throw_away_ca.issue("localhost")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(TIMEOUT_S)
         text = f"""
-            {NOBODY}
+            {AS_NOBODY}
             [frontends.imap]
             backend = "b"
             tls = {{ certificates = ["{pem}"] }}
@@ -92,7 +100,7 @@ def test_tls_after_root_is_given_up(echo: Echo, tmp_path: Path, throw_away_ca: T
             servers = ["localhost:{listener.getsockname()[1]}"]
             tls = {{ ca = "{throw_away_ca.pem}" }}
         """
-        # Python then says on standard error what it imports, when it does.
+        # With this variable Python writes each later import to standard error.
         environment = {**os.environ, "PYTHONPROFILEIMPORTTIME": "1"}
         with Program(text, tmp_path, env=environment) as program:
             address = program.addresses[0]
@@ -101,13 +109,15 @@ def test_tls_after_root_is_given_up(echo: Echo, tmp_path: Path, throw_away_ca: T
                 socket.create_connection(address, timeout=TIMEOUT_S), server_hostname="localhost"
             )
             with client:
-                behind, _ = listener.accept()
-                behind.settimeout(TIMEOUT_S)
-                secure = throw_away_ca.server_context("localhost").wrap_socket(behind, server_side=True)
-                with secure:
-                    secure.sendall(b"* OK\r\n")
+                server_sock, _ = listener.accept()
+                server_sock.settimeout(TIMEOUT_S)
+                server_tls = throw_away_ca.server_context("localhost").wrap_socket(
+                    server_sock, server_side=True
+                )
+                with server_tls:
+                    server_tls.sendall(b"* OK\r\n")
                     assert client.recv(100) == b"* OK\r\n"
-                    assert_line(client, secure)
+                    assert_relayed(client, server_tls)
             program.wait_for(r" after [\d.]+s, |a fault of mailproxy")
             program.send(signal.SIGTERM)
             assert program.wait() == 0
@@ -116,20 +126,23 @@ def test_tls_after_root_is_given_up(echo: Echo, tmp_path: Path, throw_away_ca: T
             assert "Traceback" not in served
 
 
-def assert_line(sender: socket.socket, receiver: socket.socket) -> None:
+def assert_relayed(sender: socket.socket, receiver: socket.socket) -> None:
     sender.sendall(b"a1 NOOP\r\n")
     assert receiver.recv(100) == b"a1 NOOP\r\n"
 
 
 @needs_root
 @pytest.mark.parametrize("exists", [True, False])
-def test_a_log_that_is_a_link_is_refused_to_root(echo: Echo, tmp_path: Path, exists: bool) -> None:
-    """The folder may be the user's: root must not be led to make, fill or give away any file of the machine."""
+def test_root_rejects_symlink_as_log(echo: Echo, tmp_path: Path, exists: bool) -> None:
+    """The user may own the folder.
+
+    Root must not be led to create, fill or give away any file of the machine.
+    """
     victim, log = tmp_path / "victim", tmp_path / "proxy.log"
     if exists:
         victim.write_text("of somebody else\n")
     log.symlink_to(victim)
-    with Program(configuration(echo, f'{NOBODY}[log]\nto = "{log}"'), tmp_path) as program:
+    with Program(configuration(echo, f'{AS_NOBODY}[log]\nto = "{log}"'), tmp_path) as program:
         assert program.wait() == 2
         (line,) = program.text.splitlines()
         assert line.startswith(f"{program.file}:4:1: log.to: {log}: ")
@@ -141,8 +154,8 @@ def test_a_log_that_is_a_link_is_refused_to_root(echo: Echo, tmp_path: Path, exi
 
 
 @pytest.mark.parametrize("exists", [True, False])
-def test_a_log_that_is_a_link_is_followed_for_oneself(echo: Echo, tmp_path: Path, exists: bool) -> None:
-    """Without a change of user it is the operator's own business, also when rotation has taken the file away."""
+def test_log_symlink_is_followed_without_user_change(echo: Echo, tmp_path: Path, exists: bool) -> None:
+    """Without a change of user the link is the operator's choice, also when rotation has moved the file."""
     target, log = tmp_path / "elsewhere.log", tmp_path / "proxy.log"
     log.symlink_to(target)
     if exists:
@@ -154,10 +167,10 @@ def test_a_log_that_is_a_link_is_followed_for_oneself(echo: Echo, tmp_path: Path
         program.wait_for("the log was reopened", where=target)
 
 
-# What it was started with.
+# Standard descriptors
 
 
-CLOSED = {
+CLOSED_DESCRIPTORS = {
     "all": "<&- >&- 2>&-",
     "output and error": "</dev/null >&- 2>&-",
     "error": "</dev/null >/dev/null 2>&-",
@@ -165,14 +178,14 @@ CLOSED = {
 
 
 @pytest.mark.parametrize("to", ["stderr", "stdout"])
-@pytest.mark.parametrize("closed", CLOSED)
-def test_started_without_standard_descriptors(
+@pytest.mark.parametrize("closed", CLOSED_DESCRIPTORS)
+def test_log_never_reaches_sockets_without_standard_descriptors(
     tmp_path: Path, throw_away_ca: ThrowAwayCA, closed: str, to: str
 ) -> None:
-    """Their numbers are nobody else's then: no line of the log reaches a client or a server.
+    """The numbers of closed standard descriptors are not reused: no log line reaches a client or a server.
 
-    The worst moment: the listener, which would have got such a number, is closed, and the next server's connection
-    takes it over.
+    The worst moment is tested: the listener, which would have got such a number, is closed. Then the
+    connection to the next server would take the number.
     """
     pem, context = throw_away_ca.issue("localhost"), throw_away_ca.client_context()
     address = ("127.0.0.1", free_port())
@@ -192,43 +205,43 @@ def test_started_without_standard_descriptors(
             servers = ["127.0.0.1:{listener.getsockname()[1]}"]
         """)
         command = shlex.join([sys.executable, "-m", "mailproxy", "run", str(file)])
-        process = subprocess.Popen(["sh", "-c", f"exec {command} {CLOSED[closed]}"])
+        process = subprocess.Popen(["sh", "-c", f"exec {command} {CLOSED_DESCRIPTORS[closed]}"])
         try:
-            early, late = connected(address, process), connected(address, process)
-            conversation(context.wrap_socket(early, server_hostname="localhost"), listener)
+            first, second = connect(address, process), connect(address, process)
+            assert_conversation(context.wrap_socket(first, server_hostname="localhost"), listener)
             process.send_signal(signal.SIGTERM)
             wait_until_refused(address)
-            conversation(context.wrap_socket(late, server_hostname="localhost"), listener)
+            assert_conversation(context.wrap_socket(second, server_hostname="localhost"), listener)
             assert process.wait(TIMEOUT_S) == 0
         finally:
             process.kill()
             process.wait()
 
 
-def conversation(client: ssl.SSLSocket, listener: socket.socket) -> None:
-    """Client and server hear each other and nothing else."""
-    behind, _ = listener.accept()
-    with client, behind:
-        behind.sendall(b"* OK\r\n")
+def assert_conversation(client: ssl.SSLSocket, listener: socket.socket) -> None:
+    """Assert that client and server receive each other's data and nothing else."""
+    server_sock, _ = listener.accept()
+    with client, server_sock:
+        server_sock.sendall(b"* OK\r\n")
         assert receive_until(client, b"\n") == b"* OK\r\n"
         client.sendall(b"a1 NOOP\r\n")
-        assert receive_until(behind, b"\n") == b"a1 NOOP\r\n"
-        behind.sendall(b"a1 OK\r\n")
-        behind.shutdown(socket.SHUT_WR)
+        assert receive_until(server_sock, b"\n") == b"a1 NOOP\r\n"
+        server_sock.sendall(b"a1 OK\r\n")
+        server_sock.shutdown(socket.SHUT_WR)
         assert receive_until(client) == b"a1 OK\r\n"
         client.close()
-        assert receive_until(behind) == b""
+        assert receive_until(server_sock) == b""
 
 
-def connected(address: tuple[str, int], process: subprocess.Popen[bytes]) -> socket.socket:
-    """A connection to a program that cannot say when it is ready."""
+def connect(address: tuple[str, int], process: subprocess.Popen[bytes]) -> socket.socket:
+    """Connect to a program that cannot report when it is ready."""
     end = time.monotonic() + TIMEOUT_S
     while True:
         try:
             return socket.create_connection(address, timeout=TIMEOUT_S)
         except ConnectionRefusedError:
-            assert process.poll() is None, f"it ended with {process.returncode}"
-            assert time.monotonic() < end, "it never listened"
+            assert process.poll() is None, f"the program ended with {process.returncode}"
+            assert time.monotonic() < end, "the program never listened"
             time.sleep(0.01)
 
 
@@ -242,19 +255,19 @@ def wait_until_refused(address: tuple[str, int]) -> None:
         except ConnectionResetError:
             pass
         time.sleep(0.01)
-    raise AssertionError("it listens on")
+    raise AssertionError("the program still listens")
 
 
 def receive_until(sock: socket.socket, last: bytes | None = None) -> bytes:
-    """What comes until it ends with this, or until the end."""
+    """Receive until the data ends with ``last``, or until the end of the connection."""
     data = b""
     sock.settimeout(TIMEOUT_S)
-    while not (last and data.endswith(last)) and (more := sock.recv(1000)):
-        data += more
+    while not (last and data.endswith(last)) and (piece := sock.recv(1000)):
+        data += piece
     return data
 
 
-def test_an_inherited_unix_socket_has_no_port_for_a_server_without_one(tmp_path: Path) -> None:
+def test_inherited_unix_socket_needs_server_port(tmp_path: Path) -> None:
     path = tmp_path / "inherited.sock"
     with socket.socket(socket.AF_UNIX) as inherited:
         inherited.bind(str(path))
@@ -273,17 +286,17 @@ def test_an_inherited_unix_socket_has_no_port_for_a_server_without_one(tmp_path:
                 f"{program.file}:4:23: frontends.imap.bind[0].address: "
                 f"fd:{fd} has no port for server mail, which has none either"
             )
-    assert path.is_socket(), "it is its giver's"
+    assert path.is_socket(), "the socket belongs to the process that passed it"
 
 
-# What is there already.
+# Existing files
 
 
-def test_a_living_socket_of_another_kind_is_left_alone(echo: Echo, tmp_path: Path) -> None:
-    """Such as /dev/log: connecting to it as to a stream fails, and it is far from dead."""
+def test_datagram_socket_at_path_is_left_alone(echo: Echo, tmp_path: Path) -> None:
+    """For example /dev/log: connecting to it as a stream fails, although the socket is in use."""
     path = tmp_path / "dev-log"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as living:
-        living.bind(str(path))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as in_use:
+        in_use.bind(str(path))
         with Program(configuration(echo).replace("127.0.0.1:0", f"unix:{path}"), tmp_path) as program:
             assert program.wait() == 2
             assert program.text.strip() == (
@@ -291,12 +304,14 @@ def test_a_living_socket_of_another_kind_is_left_alone(echo: Echo, tmp_path: Pat
             )
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
             sender.sendto(b"<134>still here", str(path))
-        living.settimeout(10)
-        assert living.recv(100) == b"<134>still here"
+        in_use.settimeout(10)
+        assert in_use.recv(100) == b"<134>still here"
 
 
-def test_an_expired_certificate(echo: Echo, tmp_path: Path, throw_away_ca: ThrowAwayCA) -> None:
-    """``check`` says that it is a fault; a proxy that starts again in the night serves with it, and says so."""
+def test_expired_certificate_is_served_with_warning(
+    echo: Echo, tmp_path: Path, throw_away_ca: ThrowAwayCA
+) -> None:
+    """``check`` reports a fault. A proxy that restarts at night must serve, and logs a warning."""
     now = datetime.now(UTC)
     pem = throw_away_ca.issue(
         "expired.example", not_before=now - timedelta(days=90), not_after=now - timedelta(days=1)
@@ -310,26 +325,26 @@ def test_an_expired_certificate(echo: Echo, tmp_path: Path, throw_away_ca: Throw
         program.wait_for(
             rf"warning: frontends\.imap\.tls\S*: {re.escape(str(pem))}: is not in date: from \S+ to \S+"
         )
-        trusting = ssl.create_default_context()
-        trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
-        with trusting.wrap_socket(socket.create_connection(address, timeout=10)) as client:
+        unverified_context = ssl.create_default_context()
+        unverified_context.check_hostname, unverified_context.verify_mode = False, ssl.CERT_NONE
+        with unverified_context.wrap_socket(socket.create_connection(address, timeout=10)) as client:
             assert client.recv(100) == b"* OK\r\n"
             assert_echoed(client)
-        done = subprocess.run(
+        completed = subprocess.run(
             [sys.executable, "-m", "mailproxy", "check", str(program.file)], capture_output=True, text=True
         )
-    assert done.returncode == 2
-    assert "is not in date" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert completed.returncode == 2
+    assert "is not in date" in completed.stderr
+    assert "Traceback" not in completed.stderr
 
 
-# What it is told.
+# Signals and input
 
 
-def test_usr1_is_ignored_with_a_warning(echo: Echo, tmp_path: Path) -> None:
-    """Elsewhere it reopens logs: a rotation that was written for another program must not end this one."""
+def test_usr1_is_ignored_with_warning(echo: Echo, tmp_path: Path) -> None:
+    """Other programs reopen logs at SIGUSR1. A log rotation made for them must not end this one."""
     with Program(configuration(echo), tmp_path) as program:
-        with greeted(program.addresses[0]) as client:
+        with connect_greeted(program.addresses[0]) as client:
             program.send(signal.SIGUSR1)
             program.wait_for("warning: SIGUSR1 means nothing here")
             assert_echoed(client)
@@ -337,8 +352,10 @@ def test_usr1_is_ignored_with_a_warning(echo: Echo, tmp_path: Path) -> None:
         assert program.wait() == 0
 
 
-def test_a_server_name_that_is_no_ascii(echo: Echo, tmp_path: Path, throw_away_ca: ThrowAwayCA) -> None:
-    """Python's own complaint about it, a traceback on standard error, would be the client's to repeat at will."""
+def test_server_name_outside_ascii_writes_no_traceback(
+    echo: Echo, tmp_path: Path, throw_away_ca: ThrowAwayCA
+) -> None:
+    """Python would write a traceback to standard error, which any client could repeat."""
     pem = throw_away_ca.issue("localhost")
     text = configuration(echo).replace(
         'backend = "b"', f'backend = "b"\ntls = {{ certificates = ["{pem}"] }}'

@@ -1,4 +1,4 @@
-"""The program as its operator meets it: signals, exit codes, log files, privileges, descriptors."""
+"""The program as an operator sees it: signals, exit codes, log files, descriptors."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ class Echo(threading.Thread):
                 connection, _ = self.listener.accept()
             except OSError:
                 return
-            threading.Thread(target=self.talk, args=(connection,), daemon=True).start()
+            threading.Thread(target=self.serve_connection, args=(connection,), daemon=True).start()
 
     @staticmethod
-    def talk(connection: socket.socket) -> None:
+    def serve_connection(connection: socket.socket) -> None:
         with connection:
             connection.sendall(b"* OK\r\n")
             try:
@@ -72,15 +72,15 @@ def configuration(echo: Echo, more: str = "") -> str:
     return f'{more}\n{FRONTEND}\n[backends.b]\nservers = ["{echo.address}"]\ncheck = "none"\n'
 
 
-def greeted(address: tuple[str, int]) -> socket.socket:
+def connect_greeted(address: tuple[str, int]) -> socket.socket:
     client = socket.create_connection(address, timeout=10)
     assert client.recv(100) == b"* OK\r\n"
     return client
 
 
-def test_term_drains_and_ends(echo: Echo, tmp_path: Path) -> None:
+def test_sigterm_drains_and_ends(echo: Echo, tmp_path: Path) -> None:
     with Program(configuration(echo), tmp_path) as program:
-        client = greeted(program.addresses[0])
+        client = connect_greeted(program.addresses[0])
         program.send(signal.SIGTERM)
         program.wait_for("no more connections are accepted, open sessions .1. have 30s to end")
         with pytest.raises(ConnectionRefusedError):
@@ -96,9 +96,9 @@ def test_term_drains_and_ends(echo: Echo, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "numbers", [[signal.SIGTERM, signal.SIGTERM], [signal.SIGINT], [signal.SIGTERM, signal.SIGINT]]
 )
-def test_stop_now(echo: Echo, tmp_path: Path, numbers: list[signal.Signals]) -> None:
+def test_second_signal_or_sigint_stops_now(echo: Echo, tmp_path: Path, numbers: list[signal.Signals]) -> None:
     with Program(configuration(echo), tmp_path) as program:
-        client = greeted(program.addresses[0])
+        client = connect_greeted(program.addresses[0])
         *first, last = numbers
         for number in first:
             program.send(number)
@@ -111,10 +111,10 @@ def test_stop_now(echo: Echo, tmp_path: Path, numbers: list[signal.Signals]) -> 
         assert "Traceback" not in program.text
 
 
-def test_drain_timeout(echo: Echo, tmp_path: Path) -> None:
+def test_drain_timeout_ends_sessions(echo: Echo, tmp_path: Path) -> None:
     text = configuration(echo, '[process]\ndrain_timeout = "200ms"\n[log]\nformat = "tcplog"')
     with Program(text, tmp_path) as program:
-        client = greeted(program.addresses[0])
+        client = connect_greeted(program.addresses[0])
         program.send(signal.SIGTERM)
         assert client.recv(100) == b""
         client.close()
@@ -123,25 +123,25 @@ def test_drain_timeout(echo: Echo, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGHUP])
-def test_log_file_reopened(echo: Echo, tmp_path: Path, number: signal.Signals) -> None:
+def test_log_file_is_reopened(echo: Echo, tmp_path: Path, number: signal.Signals) -> None:
     log, old = tmp_path / "proxy.log", tmp_path / "proxy.log.1"
     with Program(configuration(echo, f'[log]\nto = "{log.name}"'), tmp_path) as program:
         program.wait_for("mailproxy is ready", where=log)
         port = int(program.wait_for(r"127.0.0.1:(\d+)", where=log).rpartition(":")[2])
         log.rename(old)
-        greeted(("127.0.0.1", port)).close()
+        connect_greeted(("127.0.0.1", port)).close()
         program.send(number)
         program.wait_for("the log was reopened", where=log)
-        client = greeted(("127.0.0.1", port))
+        client = connect_greeted(("127.0.0.1", port))
         client.sendall(b"x")
         assert client.recv(1) == b"x"
         client.close()
         program.wait_for("client-closed", where=log)
-        assert log.stat().st_mode & 0o007 == 0, "others have no business with client addresses"
+        assert log.stat().st_mode & 0o007 == 0, "other users must not read client addresses"
         assert program.text == ""
 
 
-def test_certificates_are_looked_at_on_sighup(echo: Echo, tmp_path: Path, throw_away_ca: ThrowAwayCA) -> None:
+def test_sighup_reloads_certificates(echo: Echo, tmp_path: Path, throw_away_ca: ThrowAwayCA) -> None:
     file = throw_away_ca.issue("localhost")
     text = configuration(echo, f"""
 [process]
@@ -161,7 +161,7 @@ bind = [{{ address = "127.0.0.1:0", mode = "tls" }}]
         assert ssl.get_server_certificate(address, ca_certs=str(throw_away_ca.pem)) != before
 
 
-def test_faulty_configuration(tmp_path: Path) -> None:
+def test_faulty_configuration_is_reported(tmp_path: Path) -> None:
     with Program('[process]\nworkers = "many"\n[frontend.x]\n', tmp_path) as program:
         assert program.wait() == 2
         lines = program.text.splitlines()
@@ -173,7 +173,7 @@ def test_faulty_configuration(tmp_path: Path) -> None:
     assert "Traceback" not in program.text
 
 
-def test_address_taken(echo: Echo, tmp_path: Path) -> None:
+def test_address_in_use_is_reported(echo: Echo, tmp_path: Path) -> None:
     text = configuration(echo).replace(echo.address, "192.0.2.1:143").replace("127.0.0.1:0", echo.address)
     with Program(text, tmp_path) as program:
         assert program.wait() == 2
@@ -183,19 +183,19 @@ def test_address_taken(echo: Echo, tmp_path: Path) -> None:
         )
 
 
-def test_out_of_descriptors(echo: Echo, tmp_path: Path) -> None:
-    """Accepting pauses and resumes, sessions that are there live on, and it is said once."""
+def test_accepting_pauses_without_descriptors(echo: Echo, tmp_path: Path) -> None:
+    """Accepting pauses and resumes, existing sessions continue, and each change is logged once."""
     text = configuration(echo, "[process]\nmax_sessions = 1000")
     with Program(text, tmp_path, descriptors=40) as program:
         address = program.addresses[0]
-        first = greeted(address)
+        first = connect_greeted(address)
         crowd = [socket.create_connection(address, timeout=10) for _ in range(40)]
         program.wait_for("frontend imap cannot accept: Too many open files")
         first.sendall(b"a NOOP\r\n")
         assert first.recv(100) == b"a NOOP\r\n"
         for client in crowd:
             client.close()
-        while "frontend imap accepts again" not in program.text:  # said when it has gone well for two seconds
+        while "frontend imap accepts again" not in program.text:  # logged after two seconds without an error
             with socket.create_connection(address, timeout=10) as client:
                 client.recv(100)
         first.sendall(b"b NOOP\r\n")
@@ -205,8 +205,8 @@ def test_out_of_descriptors(echo: Echo, tmp_path: Path) -> None:
         assert "Traceback" not in program.text
 
 
-def test_stderr_that_nobody_reads(echo: Echo, tmp_path: Path) -> None:
-    """A full pipe stops the log, never the sessions."""
+def test_full_stderr_pipe_does_not_stop_sessions(echo: Echo, tmp_path: Path) -> None:
+    """A full pipe stops only the log."""
     file = tmp_path / "mailproxy.toml"
     port = free_port()
     file.write_text(
@@ -224,9 +224,9 @@ def test_stderr_that_nobody_reads(echo: Echo, tmp_path: Path) -> None:
         while b"ready" not in process.stderr.readline():
             pass
         fcntl.fcntl(process.stderr, fcntl.F_SETPIPE_SZ, 4096)
-        for _ in range(40):  # lines of 500 bytes are more than that
-            greeted(("127.0.0.1", port)).close()
-        client = greeted(("127.0.0.1", port))
+        for _ in range(40):  # lines of 500 bytes are more than the pipe holds
+            connect_greeted(("127.0.0.1", port)).close()
+        client = connect_greeted(("127.0.0.1", port))
         client.sendall(b"x")
         assert client.recv(1) == b"x"
         client.close()
@@ -241,9 +241,11 @@ def test_stderr_that_nobody_reads(echo: Echo, tmp_path: Path) -> None:
 
 def test_version_and_help() -> None:
     for argument, words in {"--version": "mailproxy 0.1.0", "--help": "check", "-h": "run"}.items():
-        done = subprocess.run([sys.executable, "-m", "mailproxy", argument], capture_output=True, text=True)
-        assert done.returncode == 0
-        assert words in done.stdout
-    done = subprocess.run([sys.executable, "-m", "mailproxy", "fly"], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
+        completed = subprocess.run(
+            [sys.executable, "-m", "mailproxy", argument], capture_output=True, text=True
+        )
+        assert completed.returncode == 0
+        assert words in completed.stdout
+    completed = subprocess.run([sys.executable, "-m", "mailproxy", "fly"], capture_output=True, text=True)
+    assert completed.returncode == 2
+    assert "Traceback" not in completed.stderr

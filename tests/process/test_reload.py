@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.test_process import Echo, configuration, greeted
+from tests.process.test_process import Echo, configuration, connect_greeted
 from tests.process.test_service_manager import Manager
 from tests.support.program import Program
 
@@ -32,12 +32,14 @@ def test_edited_configuration_is_used(echo: Echo, tmp_path: Path) -> None:
     text = configuration(echo)
     with Program(text, tmp_path) as program:
         address = program.addresses[0]
-        client = greeted(address)
-        reload(program, f"{text}\n[frontends.more]\nprotocol = 'imap'\nbackend = 'b'\nbind = ['127.0.0.2:0']\n")
+        client = connect_greeted(address)
+        reload(
+            program, f"{text}\n[frontends.more]\nprotocol = 'imap'\nbackend = 'b'\nbind = ['127.0.0.2:0']\n"
+        )
         program.wait_for(r"reloaded in \d+ ms: \+ frontend more; \+ bind more 127.0.0.2:0")
         port = int(program.wait_for(r"127.0.0.2:\d+, mode").removesuffix(", mode").rpartition(":")[2])
-        greeted(("127.0.0.2", port)).close()
-        greeted(address).close()
+        connect_greeted(("127.0.0.2", port)).close()
+        connect_greeted(address).close()
         client.sendall(b"x")
         assert client.recv(1) == b"x"
         client.close()
@@ -53,11 +55,11 @@ def test_faulty_configuration_is_not_used(echo: Echo, tmp_path: Path) -> None:
         fault = program.wait_for(r"reload failed, the configuration stays as it was: .*")
         assert f"{program.file}:" in fault
         assert "did you mean backend?" in fault
-        greeted(address).close()
+        connect_greeted(address).close()
         program.file.unlink()
         program.send(signal.SIGHUP)
         program.wait_for(r"cannot be read: No such file or directory")
-        greeted(address).close()
+        connect_greeted(address).close()
         reload(program, text)
         program.wait_for(r"reloaded in \d+ ms: nothing has changed")
 
@@ -84,7 +86,7 @@ def test_signals_in_a_row_lose_no_session(echo: Echo, tmp_path: Path) -> None:
         for number in range(20):
             reload(program, f"{text}\n[process]\ndrain_timeout = {number + 1}\n")
             for _ in range(5):
-                greeted(address).close()
+                connect_greeted(address).close()
         program.wait_for(r"process.drain_timeout: .* -> 20s")
         with socket.create_connection(address, timeout=10) as client:
             assert client.recv(1)

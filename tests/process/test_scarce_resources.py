@@ -1,4 +1,4 @@
-"""The program where threads are scarce, where it is process 1, and where a name of a server comes later."""
+"""The program without threads, as process 1, and with a server whose name appears later."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from mailproxy.testing import ThrowAwayCA
-from tests.process.test_process import Echo, configuration, greeted
+from tests.process.test_process import Echo, configuration, connect_greeted
 from tests.support.ports import free_port
 from tests.support.program import TIMEOUT_S, Program
 
@@ -37,8 +37,8 @@ def echo() -> Iterator[Echo]:
 
 
 @pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """One that every user may read."""
+def readable_folder() -> Iterator[Path]:
+    """A folder that every user may read."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     yield folder
@@ -48,10 +48,12 @@ def open_folder() -> Iterator[Path]:
 @pytest.mark.skipif(
     os.geteuid() != 0, reason="needs root, which is then given up: no limit of processes holds for root"
 )
-def test_no_thread_can_be_started(echo: Echo, open_folder: Path, throw_away_ca: ThrowAwayCA) -> None:
-    """Sessions are served; the log, look-ups and renewals come when there are threads again."""
+def test_sessions_are_served_without_threads(
+    echo: Echo, readable_folder: Path, throw_away_ca: ThrowAwayCA
+) -> None:
+    """Log, look-ups and renewals follow when there are threads again."""
     port, tls_port = free_port(), free_port()
-    file = throw_away_ca.issue("localhost").rename(open_folder / "localhost.pem")
+    file = throw_away_ca.issue("localhost").rename(readable_folder / "localhost.pem")
     file.chmod(0o644)
     text = configuration(echo, '[process]\nuser = "nobody"\ncertificate_interval = "100ms"\n').replace(
         "127.0.0.1:0", f"127.0.0.1:{port}"
@@ -65,17 +67,22 @@ tls = {{ certificates = ["{file}"] }}
 [backends.named]
 servers = ["{name}"]
 """
-    with Program(text, open_folder, processes=1) as program:
-        client = _connected(("127.0.0.1", port))
+    with Program(text, readable_folder, processes=1) as program:
+        client = _connect(("127.0.0.1", port))
         assert client.recv(100) == b"* OK\r\n"
-        time.sleep(1.0)  # several looks at files
+        time.sleep(1.0)  # several scans of the files
         client.sendall(b"still here\r\n")
         assert client.recv(100) == b"still here\r\n"
         assert "is ready" not in program.text
-        most = resource.getrlimit(resource.RLIMIT_NPROC)[1]
-        # as the same user: a container's root may not
+        hard_limit = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+        # As the same user, because root in a container may not be allowed to.
         subprocess.run(
-            ["prlimit", "--pid", str(program.process.pid), f"--nproc={most if most >= 0 else 'unlimited'}"],
+            [
+                "prlimit",
+                "--pid",
+                str(program.process.pid),
+                f"--nproc={hard_limit if hard_limit >= 0 else 'unlimited'}",
+            ],
             check=True,
             user="nobody",
             group=pwd.getpwnam("nobody").pw_gid,
@@ -88,15 +95,15 @@ servers = ["{name}"]
         file.chmod(0o644)
         program.wait_for(rf"taken up: localhost until .*{file}")
         context = throw_away_ca.client_context()
-        raw = socket.create_connection(("127.0.0.1", tls_port), timeout=TIMEOUT_S)
-        with context.wrap_socket(raw, server_hostname="localhost") as session:
+        sock = socket.create_connection(("127.0.0.1", tls_port), timeout=TIMEOUT_S)
+        with context.wrap_socket(sock, server_hostname="localhost") as session:
             assert session.recv(100) == b"* OK\r\n"
         client.close()
         assert "Traceback" not in program.text
         assert program.process.poll() is None
 
 
-def _connected(address: tuple[str, int]) -> socket.socket:
+def _connect(address: tuple[str, int]) -> socket.socket:
     end = time.monotonic() + TIMEOUT_S
     while True:
         try:
@@ -109,13 +116,13 @@ def _connected(address: tuple[str, int]) -> socket.socket:
 @needs_namespaces
 @pytest.mark.parametrize("workers", [1, 2])
 def test_process_1_reaps_orphans(echo: Echo, tmp_path: Path, workers: int) -> None:
-    """As in a container without an init; ``docker exec`` leaves such processes."""
+    """As in a container without an init process. ``docker exec`` leaves such processes."""
     orphan = 'for i in 1 2 3; do (sleep 1 &); done; exec "$@"'
     wrapper = ["unshare", "--pid", "--fork", "--kill-child", "sh", "-c", orphan, "sh"]
     with Program(
         configuration(echo, f"[process]\nworkers = {workers}\n"), tmp_path, wrapper=wrapper
     ) as program:
-        client = greeted(program.addresses[0])
+        client = connect_greeted(program.addresses[0])
         (first,) = _children(program.process.pid)
 
         def orphans() -> list[int]:
@@ -131,7 +138,7 @@ def test_process_1_reaps_orphans(echo: Echo, tmp_path: Path, workers: int) -> No
 
 
 def _children(pid: int) -> list[int]:
-    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def _name(pid: int) -> str:
@@ -143,8 +150,8 @@ def _name(pid: int) -> str:
 
 @needs_namespaces
 @pytest.mark.parametrize("workers", [1, 2])
-def test_server_is_used_seconds_after_its_name_appears(echo: Echo, tmp_path: Path, workers: int) -> None:
-    """With the default intervals, by which it would be looked up after 30 s and up after two checks of 10 s."""
+def test_server_is_used_soon_after_name_appears(echo: Echo, tmp_path: Path, workers: int) -> None:
+    """The default intervals alone are slower: a look-up after 30 s, and two checks of 10 s each."""
     hosts, resolver = tmp_path / "hosts", tmp_path / "resolv.conf"
     hosts.write_text("127.0.0.1 localhost\n")
     resolver.write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
@@ -158,9 +165,9 @@ def test_server_is_used_seconds_after_its_name_appears(echo: Echo, tmp_path: Pat
         program.wait_for("Server b/.* is DOWN")
         with hosts.open("a") as file:
             file.write("127.0.0.1 late.internal\n")
-        began = time.monotonic()
+        started_at = time.monotonic()
         program.wait_for("late.internal is 127.0.0.1")
         program.wait_for("Server b/.* is UP")
         with socket.create_connection(address, timeout=TIMEOUT_S) as client:
             assert client.recv(100) == b"* OK\r\n"
-        assert time.monotonic() - began < 10  # 4 s and a check, on a busy machine
+        assert time.monotonic() - started_at < 10  # 4 s and a check, with time for a busy machine

@@ -1,4 +1,4 @@
-"""mailproxy below a service manager such as systemd: it is told what happens, and passes sockets on."""
+"""mailproxy under a service manager such as systemd: state messages and inherited sockets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.test_process import Echo, configuration, greeted
+from tests.process.test_process import Echo, configuration, connect_greeted
 from tests.support.ports import free_port
 from tests.support.program import TIMEOUT_S, Program
 from tests.support.socket_activation import SocketActivatedProgram
@@ -29,11 +29,11 @@ def echo() -> Iterator[Echo]:
     server.stop()
 
 
-# Messages, which Type=notify waits for
+# State messages, for which Type=notify waits
 
 
 class Manager:
-    """The socket that NOTIFY_SOCKET names; a message is its sender's process id and its lines."""
+    """The socket that NOTIFY_SOCKET names. A message is the sender's process id and its lines."""
 
     def __init__(self, address: str) -> None:
         self.name = address.replace("\0", "@")
@@ -61,22 +61,20 @@ class Manager:
 @pytest.fixture(params=["path", "abstract"])
 def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]:
     abstract = f"\0mailproxy-test-{os.getpid()}-{tmp_path.name}"
-    made = Manager(str(tmp_path / "notify") if request.param == "path" else abstract)
-    yield made
-    made.socket.close()
+    notify_socket = Manager(str(tmp_path / "notify") if request.param == "path" else abstract)
+    yield notify_socket
+    notify_socket.socket.close()
 
 
 @WORKERS
-def test_manager_hears_of_ready_and_stopping(
-    echo: Echo, tmp_path: Path, manager: Manager, workers: int
-) -> None:
+def test_manager_gets_ready_and_stopping(echo: Echo, tmp_path: Path, manager: Manager, workers: int) -> None:
     port = free_port()
     text = configuration(echo, f"[process]\nworkers = {workers}\n").replace(
         "127.0.0.1:0", f"127.0.0.1:{port}"
     )
     with Program(text, tmp_path, env={**os.environ, "NOTIFY_SOCKET": manager.name}) as program:
         assert manager.receive() == (program.process.pid, ["READY=1", "STATUS=Ready for clients."])
-        client = greeted(("127.0.0.1", port))
+        client = connect_greeted(("127.0.0.1", port))
         program.send(signal.SIGTERM)
         sender, lines = manager.receive()
         assert (sender, lines) == (
@@ -91,10 +89,10 @@ def test_manager_hears_of_ready_and_stopping(
 
 
 @WORKERS
-def test_manager_hears_nothing_from_a_faulty_start(
+def test_manager_gets_nothing_from_faulty_start(
     echo: Echo, tmp_path: Path, manager: Manager, workers: int
 ) -> None:
-    """Neither before the binds listen: here one address is another program's."""
+    """No message is sent before the binds listen: here another program has one address."""
     text = configuration(echo, f"[process]\nworkers = {workers}\n").replace("127.0.0.1:0", echo.address)
     with Program(text, tmp_path, env={**os.environ, "NOTIFY_SOCKET": manager.name}) as program:
         assert program.wait() == 2
@@ -102,22 +100,22 @@ def test_manager_hears_nothing_from_a_faulty_start(
 
 
 @pytest.mark.parametrize("name", ["/nowhere/notify", "vsock:2:1234", "@mailproxy-test-nobody", "relative"])
-def test_manager_that_cannot_be_reached_changes_nothing(echo: Echo, tmp_path: Path, name: str) -> None:
+def test_unreachable_manager_has_no_effect(echo: Echo, tmp_path: Path, name: str) -> None:
     with Program(configuration(echo), tmp_path, env={**os.environ, "NOTIFY_SOCKET": name}) as program:
-        greeted(program.addresses[0]).close()
+        connect_greeted(program.addresses[0]).close()
         program.send(signal.SIGTERM)
         assert program.wait() == 0
         assert "Traceback" not in program.text
 
 
-# Sockets, as a .socket unit passes them on
+# Sockets, as a .socket unit passes them
 
 
-def listening(stack: ExitStack, count: int = 1) -> list[socket.socket]:
+def open_listeners(stack: ExitStack, count: int = 1) -> list[socket.socket]:
     return [stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=500)) for _ in range(count)]
 
 
-def inherited(echo: Echo, *names: str, more: str = "") -> str:
+def inherited_configuration(echo: Echo, *names: str, more: str = "") -> str:
     binds = ", ".join(f'"fd:{name}"' for name in names)
     return (
         f'{more}\n[frontends.imap]\nprotocol = "imap"\nbackend = "b"\nbind = [{binds}]\n'
@@ -126,15 +124,15 @@ def inherited(echo: Echo, *names: str, more: str = "") -> str:
 
 
 @WORKERS
-def test_sockets_are_found_by_name_and_by_number(echo: Echo, tmp_path: Path, workers: int) -> None:
-    """The name decides, whatever the order; a number goes for one without a name."""
+def test_sockets_are_found_by_name_or_number(echo: Echo, tmp_path: Path, workers: int) -> None:
+    """The name decides in any order. A number selects a socket without a name."""
     with ExitStack() as stack:
-        sockets = listening(stack, 3)
-        text = inherited(echo, "imaps", "imap", "5", more=f"[process]\nworkers = {workers}\n")
+        sockets = open_listeners(stack, 3)
+        text = inherited_configuration(echo, "imaps", "imap", "5", more=f"[process]\nworkers = {workers}\n")
         with SocketActivatedProgram(text, tmp_path, sockets, "imap:imaps:") as program:
             program.wait_for("mailproxy is ready")
             for sock, name in zip(sockets, ("imap", "imaps", "5"), strict=True):
-                client = greeted(sock.getsockname())
+                client = connect_greeted(sock.getsockname())
                 client.close()
                 program.wait_for(f"listens on 127.0.0.1:{sock.getsockname()[1]} .*fd:{name}\\b")
             program.send(signal.SIGTERM)
@@ -143,7 +141,7 @@ def test_sockets_are_found_by_name_and_by_number(echo: Echo, tmp_path: Path, wor
 
 
 @pytest.mark.parametrize(
-    ("names", "other_pid", "fact"),
+    ("names", "other_pid", "reason"),
     [
         ("smtp:pop3:smtp", False, "no inherited socket has this name (FileDescriptorName=), the names are: smtp, pop3"),
         (None, False, "no inherited socket has this name (FileDescriptorName=), the names are: unknown"),
@@ -151,24 +149,24 @@ def test_sockets_are_found_by_name_and_by_number(echo: Echo, tmp_path: Path, wor
         ("imap", True, "the passed sockets are for process {other}, and this is {pid}: let the service manager start mailproxy itself, and no shell around it"),
     ],
 )  # fmt: skip
-def test_names_that_cannot_be_found_are_faults(
-    echo: Echo, tmp_path: Path, names: str | None, other_pid: bool, fact: str
+def test_unknown_socket_name_is_a_fault(
+    echo: Echo, tmp_path: Path, names: str | None, other_pid: bool, reason: str
 ) -> None:
     with ExitStack() as stack:
-        sockets = listening(stack, 3)
+        sockets = open_listeners(stack, 3)
         with SocketActivatedProgram(
-            inherited(echo, "imap"), tmp_path, sockets, names, other_pid=other_pid
+            inherited_configuration(echo, "imap"), tmp_path, sockets, names, other_pid=other_pid
         ) as program:
             assert program.wait() == 2
             pid = program.process.pid
             assert program.text == (
                 f"{program.file}:5:9: frontends.imap.bind[0]: cannot listen on fd:imap: "
-                f"{fact.format(pid=pid, other=pid + 1)}\n"
+                f"{reason.format(pid=pid, other=pid + 1)}\n"
             )
 
 
-def test_a_name_without_a_service_manager_is_a_fault(echo: Echo, tmp_path: Path) -> None:
-    with Program(inherited(echo, "imap"), tmp_path) as program:
+def test_socket_name_without_service_manager_is_a_fault(echo: Echo, tmp_path: Path) -> None:
+    with Program(inherited_configuration(echo, "imap"), tmp_path) as program:
         assert program.wait() == 2
         assert program.text == (
             f"{program.file}:5:9: frontends.imap.bind[0]: cannot listen on fd:imap: no socket was passed on "
@@ -179,8 +177,8 @@ def test_a_name_without_a_service_manager_is_a_fault(echo: Echo, tmp_path: Path)
 # Restarts
 
 
-class Caller(threading.Thread):
-    """Connects again and again, and wants a greeting each time."""
+class ClientThread(threading.Thread):
+    """Connects again and again and expects a greeting each time."""
 
     def __init__(self, address: tuple[str, int]) -> None:
         super().__init__(daemon=True)
@@ -201,39 +199,39 @@ class Caller(threading.Thread):
 
 
 @WORKERS
-def test_no_client_is_refused_where_the_socket_is_inherited(echo: Echo, tmp_path: Path, workers: int) -> None:
-    """One process ends, with a session that never does by itself; the next one starts only then."""
+def test_restart_with_inherited_socket_refuses_no_client(echo: Echo, tmp_path: Path, workers: int) -> None:
+    """A process ends with a session that never ends by itself. Only then the next one starts."""
     process = f'[process]\nworkers = {workers}\ndrain_timeout = "1s"\n'
     with ExitStack() as stack:
-        sockets = listening(stack)
-        callers = [Caller(sockets[0].getsockname()) for _ in range(4)]
-        text = inherited(echo, "imap", more=process)
+        sockets = open_listeners(stack)
+        client_threads = [ClientThread(sockets[0].getsockname()) for _ in range(4)]
+        text = inherited_configuration(echo, "imap", more=process)
         for round_ in range(3):
             folder = tmp_path / str(round_)
             folder.mkdir()
             with SocketActivatedProgram(text, folder, sockets, "imap") as program:
                 program.wait_for("mailproxy is ready")
-                silent = greeted(sockets[0].getsockname())
+                silent = connect_greeted(sockets[0].getsockname())
                 if round_ == 0:
-                    for caller in callers:
-                        caller.start()
-                before = sum(caller.greeted for caller in callers)
-                while sum(caller.greeted for caller in callers) < before + 20:
+                    for client_thread in client_threads:
+                        client_thread.start()
+                before = sum(client_thread.greeted for client_thread in client_threads)
+                while sum(client_thread.greeted for client_thread in client_threads) < before + 20:
                     assert program.process.poll() is None
                 if round_ == 2:
-                    for caller in callers:
-                        caller.is_over.set()
-                        caller.join()
+                    for client_thread in client_threads:
+                        client_thread.is_over.set()
+                        client_thread.join()
                 program.send(signal.SIGTERM)
                 assert program.wait() == 0
                 assert silent.recv(100) == b""
                 silent.close()
-        assert [fault for caller in callers for fault in caller.faults] == []
+        assert [fault for client_thread in client_threads for fault in client_thread.faults] == []
 
 
 @WORKERS
-def test_the_next_process_can_start_while_one_drains(echo: Echo, tmp_path: Path, workers: int) -> None:
-    """Ports are free as soon as the log says so; sessions of the first process go on beside it."""
+def test_next_process_starts_while_first_drains(echo: Echo, tmp_path: Path, workers: int) -> None:
+    """The ports are free as soon as the log says so. Sessions of the first process continue."""
     port = free_port()
     text = configuration(echo, f"[process]\nworkers = {workers}\n").replace(
         "127.0.0.1:0", f"127.0.0.1:{port}"
@@ -242,16 +240,16 @@ def test_the_next_process_can_start_while_one_drains(echo: Echo, tmp_path: Path,
         (tmp_path / name).mkdir()
     with Program(text, tmp_path / "first") as first:
         first.wait_for("mailproxy is ready")
-        old = greeted(("127.0.0.1", port))
+        old = connect_greeted(("127.0.0.1", port))
         first.send(signal.SIGTERM)
         first.wait_for("no more connections are accepted")
         with Program(text, tmp_path / "second") as second:
             second.wait_for("mailproxy is ready")
-            greeted(("127.0.0.1", port)).close()
+            connect_greeted(("127.0.0.1", port)).close()
             old.sendall(b"still here\r\n")
             assert old.recv(100) == b"still here\r\n"
             old.close()
             assert first.wait() == 0
-            greeted(("127.0.0.1", port)).close()
+            connect_greeted(("127.0.0.1", port)).close()
             second.send(signal.SIGINT)
             assert second.wait() == 0

@@ -1,4 +1,4 @@
-"""A hundredth of each long run: mixed bytes, many sessions, silent ones, too few descriptors."""
+"""One hundredth of each soak run: mixed bytes, many sessions, idle sessions, few descriptors."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from typing import Self
 
 import pytest
 
-SCALE = Path(__file__).parents[2] / "scripts" / "benchmark"
+BENCHMARK = Path(__file__).parents[2] / "scripts" / "benchmark"
 PROGRAMS = ("gcc", "openssl", "setpriv", "prlimit")
 
 
-def missing() -> str:
-    """What this machine lacks for it."""
+def missing_program() -> str:
+    """Return what this machine lacks, or an empty string."""
     for program in PROGRAMS:
         if not shutil.which(program):
             return f"{program} is not installed"
-    asked = subprocess.run(
+    completed = subprocess.run(
         ["gcc", "-E", "-"], input=b"#include <openssl/ssl.h>\n", capture_output=True, check=False
     )
-    return "libssl-dev is not installed" if asked.returncode else ""
+    return "libssl-dev is not installed" if completed.returncode else ""
 
 
-MISSING = missing()
+MISSING = missing_program()
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(bool(MISSING), reason=f"{MISSING}; scripts/test --peers installs it"),
@@ -36,22 +36,22 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("part", ["bytes", "sessions", "idle", "descriptors"])
-def test_a_hundredth(part: str, tmp_path: Path) -> None:
+def test_part_passes_at_one_hundredth(part: str, tmp_path: Path) -> None:
     graph = tmp_path / "soak.svg"
-    done = subprocess.run(
-        [sys.executable, SCALE / "soak.py", "--part", part, "--scale", "0.01", "--graph", graph],
+    completed = subprocess.run(
+        [sys.executable, BENCHMARK / "soak.py", "--part", part, "--scale", "0.01", "--graph", graph],
         capture_output=True,
         text=True,
         timeout=100,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.startswith(part)
-    assert " passed: " in done.stdout
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    assert completed.stdout.startswith(part)
+    assert " passed: " in completed.stdout
     assert graph.exists() == (part == "sessions")
 
 
-class Falsifier:
-    """A proxy for one session at a time that changes one byte in the first thousand of either direction."""
+class CorruptingProxy:
+    """A proxy for one session at a time that changes byte 1000 of each direction."""
 
     def __init__(self, server: int) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -76,28 +76,28 @@ class Falsifier:
                 return
             with client, socket.create_connection(("127.0.0.1", self._server)) as server:
                 pairs = ((client, server), (server, client))
-                movers = [threading.Thread(target=self._move, args=pair) for pair in pairs]
-                for mover in movers:
-                    mover.start()
-                for mover in movers:
-                    mover.join()
+                threads = [threading.Thread(target=self._relay, args=pair) for pair in pairs]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
 
     @staticmethod
-    def _move(source: socket.socket, to: socket.socket) -> None:
+    def _relay(source: socket.socket, sink: socket.socket) -> None:
         position = 0
-        with contextlib.suppress(OSError):  # the other end has seen it, and gone
+        with contextlib.suppress(OSError):  # the other end has detected the change and closed
             while data := bytearray(source.recv(65536)):
                 if position <= 1000 < position + len(data):
                     data[1000 - position] ^= 1
                 position += len(data)
-                to.sendall(data)
+                sink.sendall(data)
         with contextlib.suppress(OSError):
-            to.shutdown(socket.SHUT_WR)
+            sink.shutdown(socket.SHUT_WR)
 
 
-def test_a_changed_byte_is_seen(tmp_path: Path) -> None:
+def test_changed_byte_is_detected(tmp_path: Path) -> None:
     mixed = tmp_path / "mixed"
-    sources = [SCALE / "mixed.c", SCALE / "wire.c"]
+    sources = [BENCHMARK / "mixed.c", BENCHMARK / "wire.c"]
     subprocess.run(["gcc", "-O1", "-o", mixed, *sources, "-lssl", "-lcrypto", "-lm"], check=True)
     with subprocess.Popen(
         [mixed, "--bytes", "2000000", "--at-once", "1"],
@@ -107,7 +107,7 @@ def test_a_changed_byte_is_seen(tmp_path: Path) -> None:
         text=True,
     ) as process:
         assert process.stdout is not None
-        with Falsifier(int(process.stdout.readline())) as falsifier:
-            _, complaint = process.communicate(f"{falsifier.port} {falsifier.port}\n", timeout=60)
+        with CorruptingProxy(int(process.stdout.readline())) as proxy:
+            _, errors = process.communicate(f"{proxy.port} {proxy.port}\n", timeout=60)
     assert process.returncode == 1
-    assert "received other bytes than were sent" in complaint
+    assert "received other bytes than were sent" in errors

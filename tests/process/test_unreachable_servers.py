@@ -1,22 +1,23 @@
-"""Servers that this machine cannot reach, as clients and operators notice it: sessions go elsewhere, checks say DOWN."""
+"""Servers that this machine cannot reach: sessions use other servers, and checks report DOWN."""
 
 from __future__ import annotations
 
 from tests.support.namespace import run_in_namespace
 
-# In a namespace: servers, the proxy as a program, and clients that stay. Clients have ports outside of the small range.
-SCENE = """
+# Run in a namespace: servers, the proxy as a program, and clients that stay connected. Their ports are
+# outside the small range.
+SCRIPT = """
 import json, socket, struct, subprocess, sys, threading, time
 from pathlib import Path
 
 text, sessions = sys.argv[1], int(sys.argv[2])
-kept = []
+connections = []
 
 def serve(listener):
     while True:
         connection, _ = listener.accept()
         connection.sendall(b"* OK ready\\r\\n")
-        kept.append(connection)
+        connections.append(connection)
 
 for port in (3001, 3002):
     listener = socket.create_server(("127.0.0.1", port), backlog=500)
@@ -81,12 +82,16 @@ FEW_PORTS = "echo 40000 40011 > /proc/sys/net/ipv4/ip_local_port_range"
 WITHOUT_IPV6 = "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6"
 
 
-async def play(tmp_path: object, setup: str, backend: str, sessions: int, *awaited: str) -> list[str]:
-    return await run_in_namespace(setup, SCENE, HEAD + backend, str(sessions), str(tmp_path), *awaited)
+async def run_script(
+    tmp_path: object, setup: str, backend: str, sessions: int, *expected_words: str
+) -> list[str]:
+    return await run_in_namespace(
+        setup, SCRIPT, HEAD + backend, str(sessions), str(tmp_path), *expected_words
+    )
 
 
-async def test_without_a_free_port_towards_one_server_another_one_serves(tmp_path: object) -> None:
-    """Figures of HAProxy 2.6 in the same place: 12 and 8 of 20, none refused."""
+async def test_lack_of_ports_uses_other_server(tmp_path: object) -> None:
+    """HAProxy 2.6 in the same situation: 12 and 8 of 20, none refused."""
     backend = """
         [backends.b]
         balance = "roundrobin"
@@ -96,22 +101,22 @@ async def test_without_a_free_port_towards_one_server_another_one_serves(tmp_pat
             { name = "small", address = "127.0.0.1:3002", weight = 2 },
         ]
     """
-    lines = await play(tmp_path, FEW_PORTS, backend, 20)
+    lines = await run_script(tmp_path, FEW_PORTS, backend, 20)
     assert lines == ["served 20", "big client-aborted 12", "small client-aborted 8"]
 
 
-async def test_without_a_free_port_towards_the_only_server_sessions_end_as_refused(tmp_path: object) -> None:
-    """Figures of HAProxy 2.6 in the same place: 12 served, 8 ended with SC after three retries without a pause."""
+async def test_lack_of_ports_for_only_server_refuses(tmp_path: object) -> None:
+    """HAProxy 2.6 in the same situation: 12 served, 8 ended with SC after three retries without a pause."""
     backend = """
         [backends.b]
         check = false
         servers = [{ name = "big", address = "127.0.0.1:3001" }]
     """
-    lines = await play(tmp_path, FEW_PORTS, backend, 20)
+    lines = await run_script(tmp_path, FEW_PORTS, backend, 20)
     assert lines == ["served 12", "big client-aborted 12", "big server-refused 8"]
 
 
-async def test_a_server_whose_family_is_switched_off_goes_down_and_another_one_serves(
+async def test_server_without_address_family_goes_down(
     tmp_path: object,
 ) -> None:
     backend = """
@@ -120,15 +125,15 @@ async def test_a_server_whose_family_is_switched_off_goes_down_and_another_one_s
         servers = [{ name = "six", address = "[::1]:3001" }, { name = "four", address = "127.0.0.1:3002" }]
     """
     down = "Server b/six is DOWN, reason: Layer4 connection problem"
-    lines = await play(tmp_path, WITHOUT_IPV6, backend, 8, down)
+    lines = await run_script(tmp_path, WITHOUT_IPV6, backend, 8, down)
     assert lines == ["served 8", "four client-aborted 8"]
 
 
-async def test_before_its_check_has_found_it_sessions_go_elsewhere(tmp_path: object) -> None:
+async def test_unchecked_server_without_address_family_is_skipped(tmp_path: object) -> None:
     backend = """
         [backends.b]
         check = false
         servers = [{ name = "six", address = "[::1]:3001" }, { name = "four", address = "127.0.0.1:3002" }]
     """
-    lines = await play(tmp_path, WITHOUT_IPV6, backend, 8)
+    lines = await run_script(tmp_path, WITHOUT_IPV6, backend, 8)
     assert lines == ["served 8", "four client-aborted 8"]

@@ -1,1 +1,1 @@
-"""What peers say first, read as bytes: ClientHellos and PROXY headers, without sockets."""
+"""Tests of the protocol parsers: ClientHellos, PROXY headers and health checks as bytes, without sockets."""

@@ -1,4 +1,4 @@
-"""Capabilities as servers list them, and whether a client can log in with them."""
+"""Capabilities of servers, and whether clients can log in with them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mailproxy.protocol.checks.registry import DIALOGUES
 SIEVE = b'"IMPLEMENTATION" "Dovecot"\r\n"SIEVE" "fileinto"\r\n'
 
 
-def heard(protocol: str, *answers: bytes) -> MailCheck:
+def run_dialogue(protocol: str, *answers: bytes) -> MailCheck:
     dialogue = DIALOGUES[protocol]()
     dialogue.start()
     for answer in answers:
@@ -59,16 +59,18 @@ CASES = [
 
 
 @pytest.mark.parametrize(("protocol", "answers", "obstacle"), CASES)
-def test_who_can_log_in(protocol: str, answers: list[bytes], obstacle: str | None) -> None:
-    dialogue = heard(protocol, *answers)
+def test_login_obstacle_follows_the_capabilities(
+    protocol: str, answers: list[bytes], obstacle: str | None
+) -> None:
+    dialogue = run_dialogue(protocol, *answers)
     assert login_obstacle(protocol, dialogue.capabilities, dialogue.greeting) == obstacle
 
 
-def test_mechanisms_in_the_ways_that_protocols_list_them() -> None:
+def test_mechanisms_are_read_in_each_protocol() -> None:
     for protocol, answers in (
         ("imap", imap(b"AUTH=PLAIN AUTH=LOGIN")),
         ("pop3", pop3(b"SASL plain login")),
         ("submission", smtp(b"AUTH PLAIN", b"AUTH=PLAIN LOGIN")),
         ("sieve", [SIEVE + b'"SASL" "PLAIN LOGIN"\r\nOK\r\n']),
     ):
-        assert heard(protocol, *answers).capabilities.mechanisms == {"PLAIN", "LOGIN"}, protocol
+        assert run_dialogue(protocol, *answers).capabilities.mechanisms == {"PLAIN", "LOGIN"}, protocol

@@ -1,4 +1,4 @@
-"""The health checks of mail protocols: real servers, refusals, what is not the protocol, and each bound."""
+"""Health checks of mail protocols: real servers, refusals, other protocols, and each size limit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ from mailproxy.protocol.checks.result import INFO_MAX, CheckCode
 from mailproxy.protocol.checks.sieve import SieveCheck
 from mailproxy.protocol.checks.smtp import NAME_MAX, LmtpCheck, SmtpCheck
 from mailproxy.protocol.lines import ANSWER_MAX
-from tests.support.protocol.check_playbook import Cut, byte_by_byte, in_one_piece, outcome, play, server_bytes
+from tests.support.protocol.check_transcripts import (
+    Cut,
+    byte_by_byte,
+    in_one_piece,
+    outcome,
+    run_transcript,
+    server_bytes,
+)
 from tests.support.protocol.recorded_checks import RECORDED_CHECKS
 
 CHECKS = [ImapCheck, Pop3Check, SmtpCheck, LmtpCheck, SieveCheck]
@@ -28,31 +35,31 @@ CHECKS = [ImapCheck, Pop3Check, SmtpCheck, LmtpCheck, SieveCheck]
 
 @pytest.mark.parametrize("name", RECORDED_CHECKS)
 @pytest.mark.parametrize("cut", [in_one_piece, byte_by_byte], ids=["whole", "byte by byte"])
-def test_a_real_server_passes(name: str, cut: Cut) -> None:
-    begin, book = RECORDED_CHECKS[name]
-    play(begin(), book, cut)
+def test_recorded_server_passes(name: str, cut: Cut) -> None:
+    make_check, transcript = RECORDED_CHECKS[name]
+    run_transcript(make_check(), transcript, cut)
 
 
-def test_what_the_server_said_of_itself_is_kept() -> None:
-    begin, book = RECORDED_CHECKS["Dovecot 2.3.19, POP3"]
-    check = begin()
-    play(check, book)
+def test_greeting_and_capabilities_are_kept() -> None:
+    make_check, transcript = RECORDED_CHECKS["Dovecot 2.3.19, POP3"]
+    check = make_check()
+    run_transcript(check, transcript)
     assert check.greeting == "+OK Dovecot (Debian) ready."
     names = {"CAPA", "TOP", "UIDL", "RESP-CODES", "PIPELINING", "AUTH-RESP-CODE", "USER", "SASL"}
     assert check.capabilities.names == names
 
 
-def test_what_was_offered_before_tls_is_forgotten() -> None:
-    begin, book = RECORDED_CHECKS["Dovecot 2.3.19, ManageSieve with STARTTLS"]
-    check = begin()
-    play(check, book)
+def test_capabilities_before_tls_are_forgotten() -> None:
+    make_check, transcript = RECORDED_CHECKS["Dovecot 2.3.19, ManageSieve with STARTTLS"]
+    check = make_check()
+    run_transcript(check, transcript)
     assert check.capabilities.names == {"IMPLEMENTATION", "SIEVE", "NOTIFY", "SASL", "VERSION"}
 
 
-def test_there_is_a_dialogue_for_each_protocol() -> None:
+def test_each_protocol_has_a_dialogue() -> None:
     assert set(DIALOGUES) == {"imap", "pop3", "smtp", "submission", "lmtp", "sieve"}
-    for begin in DIALOGUES.values():
-        assert begin(starttls=True).expecting == "the greeting"
+    for make_check in DIALOGUES.values():
+        assert make_check(starttls=True).expecting == "the greeting"
 
 
 # The table
@@ -61,11 +68,11 @@ def test_there_is_a_dialogue_for_each_protocol() -> None:
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("state", [s for s in State if s not in (State.TLS, State.OVER)])
 @pytest.mark.parametrize("verdict", Verdict)
-def test_each_answer_in_each_state_has_its_move(
+def test_each_verdict_in_each_state_has_an_action(
     check: type[MailCheck], state: State, verdict: Verdict
 ) -> None:
     move = check.TABLE[state, verdict]
-    if state is State.GOODBYE:
+    if state is State.LOGOUT:
         assert move is Action.END
     elif verdict is Verdict.BYE:
         assert move is Action.SERVER_BYE
@@ -75,7 +82,7 @@ def test_each_answer_in_each_state_has_its_move(
         assert move in (Action.REFUSED, Action.GO_ON, Action.ASK_FALLBACK)
 
 
-# Refusals: in the server's own words, and with a goodbye to whoever still listens
+# Refusals: reported in the server's own words, after a logout if the connection is still open
 
 LIST = "S: * CAPABILITY IMAP4rev1 STARTTLS\nS: a1 OK done"
 REFUSALS: dict[str, tuple[Callable[[], MailCheck], str]] = {
@@ -251,44 +258,44 @@ S: OK
 
 @pytest.mark.parametrize("name", REFUSALS)
 @pytest.mark.parametrize("cut", [in_one_piece, byte_by_byte], ids=["whole", "byte by byte"])
-def test_a_refusal_is_told_in_the_servers_words(name: str, cut: Cut) -> None:
-    begin, book = REFUSALS[name]
-    play(begin(), book, cut)
+def test_refusal_is_reported_in_words_of_server(name: str, cut: Cut) -> None:
+    make_check, transcript = REFUSALS[name]
+    run_transcript(make_check(), transcript, cut)
 
 
-def test_a_refusal_is_known_before_the_goodbye_is_answered() -> None:
+def test_refusal_is_known_before_logout_is_answered() -> None:
     check = SmtpCheck()
     assert check.receive(b"554 no\r\n") == b"QUIT\r\n"
     assert check.failure
     assert check.failure.status == 554
     assert not check.is_over
-    assert check.expecting == "the answer to the goodbye"
+    assert check.expecting == "the answer to the logout"
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_what_the_server_says_is_bounded_and_printable_in_the_information(
+def test_failure_info_is_bounded_and_printable(
     check: type[MailCheck],
 ) -> None:
-    said = {
+    refusals = {
         ImapCheck: b"* BYE \x1b[31m\xff%s\r\n",
         Pop3Check: b"-ERR \x1b[31m\xff%s\r\n",
         SmtpCheck: b"554 \x1b[31m\xff%s\r\n",
         LmtpCheck: b"554 \x1b[31m\xff%s\r\n",
         SieveCheck: b'BYE "\x1b[31m\xff%s"\r\n',
     }
-    talk = check()
-    talk.receive(said[check] % (b"x" * 400))
-    assert talk.failure
-    assert len(talk.failure.info) == INFO_MAX
-    assert talk.failure.info.isprintable()
+    dialogue = check()
+    dialogue.receive(refusals[check] % (b"x" * 400))
+    assert dialogue.failure
+    assert len(dialogue.failure.info) == INFO_MAX
+    assert dialogue.failure.info.isprintable()
 
 
-# The other side closes
+# The server closes the connection
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_a_server_that_closes_instead_of_greeting_has_failed(check: type[MailCheck]) -> None:
-    play(
+def test_close_instead_of_greeting_fails(check: type[MailCheck]) -> None:
+    run_transcript(
         check(),
         """
 (closed)
@@ -297,7 +304,7 @@ def test_a_server_that_closes_instead_of_greeting_has_failed(check: type[MailChe
     )
 
 
-def test_a_goodbye_needs_no_answer() -> None:
+def test_logout_needs_no_answer() -> None:
     check = Pop3Check()
     check.receive(b"+OK\r\n")
     assert check.receive(b"-ERR\r\n") == b"QUIT\r\n"
@@ -306,12 +313,12 @@ def test_a_goodbye_needs_no_answer() -> None:
     assert check.result.code is CheckCode.L7OK
 
 
-def test_nothing_matters_afterwards() -> None:
+def test_input_after_the_end_is_ignored() -> None:
     check = ImapCheck()
     check.receive(b"* BYE no\r\n")
-    said = check.result
+    result = check.result
     assert check.receive(b"\xff" * 100_000) == check.receive(b"") == b""
-    assert check.result is said
+    assert check.result is result
 
 
 # STARTTLS
@@ -327,42 +334,42 @@ def test_nothing_matters_afterwards() -> None:
         (SieveCheck, b'"STARTTLS"\r\nOK\r\nOK\r\n', "STARTTLS"),
     ],
 )
-@pytest.mark.parametrize("behind", [b"x", b"a3 OK injected\r\n", b""])
-def test_plain_bytes_behind_starttls_are_a_failure(
-    check: type[MailCheck], before: bytes, word: str, behind: bytes
+@pytest.mark.parametrize("extra", [b"x", b"a3 OK injected\r\n", b""])
+def test_plain_bytes_after_starttls_fail(
+    check: type[MailCheck], before: bytes, word: str, extra: bytes
 ) -> None:
     for pieces in (
-        [before + behind],
-        [before, behind] if behind else [before],
-        byte_by_byte(before + behind),
+        [before + extra],
+        [before, extra] if extra else [before],
+        byte_by_byte(before + extra),
     ):
-        talk = check(starttls=True)
-        said = [talk.receive(piece) for piece in pieces]
-        assert not b"".join(said).endswith((b"LOGOUT\r\n", b"QUIT\r\n"))
-        if behind:
-            assert not talk.wants_tls
-            assert talk.is_over
-            assert str(talk.result).endswith(f'"plain bytes behind the answer to {word}"')
+        dialogue = check(starttls=True)
+        sent = [dialogue.receive(piece) for piece in pieces]
+        assert not b"".join(sent).endswith((b"LOGOUT\r\n", b"QUIT\r\n"))
+        if extra:
+            assert not dialogue.wants_tls
+            assert dialogue.is_over
+            assert str(dialogue.result).endswith(f'"plain bytes behind the answer to {word}"')
         else:
-            assert talk.wants_tls
-            assert talk.expecting == "TLS"
+            assert dialogue.wants_tls
+            assert dialogue.expecting == "TLS"
 
 
-def test_a_server_that_closes_instead_of_tls_has_failed() -> None:
+def test_close_instead_of_tls_fails() -> None:
     check = SmtpCheck(starttls=True)
     check.receive(b"220 hi\r\n250-hi\r\n250 STARTTLS\r\n220 go\r\n")
     check.receive(b"")
     assert check.result.info == "the connection was closed instead of TLS"
 
 
-def test_tls_starts_only_when_it_is_wanted() -> None:
+def test_tls_started_without_starttls_raises() -> None:
     with pytest.raises(RuntimeError):
         ImapCheck().tls_started()
 
 
-# Not the protocol: the goodbye is said, but no answer can be told from the rest
+# Other protocols: the logout is sent, but its answer cannot be recognized
 
-NOT_IT: list[tuple[type[MailCheck], bytes, str]] = [
+OTHER_PROTOCOLS: list[tuple[type[MailCheck], bytes, str]] = [
     (ImapCheck, b"220 mail.example ESMTP\r\n", "the greeting: this is not IMAP: 220 mail.example ESMTP"),
     (ImapCheck, b"* NO hi\r\n", "the greeting: this is not IMAP: * NO hi"),
     (ImapCheck, b"* \r\n", "the greeting: this is not IMAP: *"),
@@ -386,27 +393,27 @@ NOT_IT: list[tuple[type[MailCheck], bytes, str]] = [
     (SieveCheck, b"\r\n", "the greeting: this is not ManageSieve:"),
     (SieveCheck, b'"open\r\n', 'the greeting: this is not ManageSieve: "open'),
     (SieveCheck, b"OK\r\n", "the greeting: this is not ManageSieve: no list before OK"),
-    (SieveCheck, b'"A"\r\nOK\r\n"B"\r\n', 'the answer to the goodbye: this is not ManageSieve: "B"'),
+    (SieveCheck, b'"A"\r\nOK\r\n"B"\r\n', 'the answer to the logout: this is not ManageSieve: "B"'),
     (ImapCheck, b"\x15\x03\x01\x00\x02\x02\x16\r\n", "the greeting: this is not IMAP: ????????"[:-1]),
 ]
 
 
-@pytest.mark.parametrize(("check", "wire", "info"), NOT_IT)
-def test_what_is_not_the_protocol_is_told(check: type[MailCheck], wire: bytes, info: str) -> None:
+@pytest.mark.parametrize(("check", "wire", "info"), OTHER_PROTOCOLS)
+def test_other_protocol_is_reported(check: type[MailCheck], wire: bytes, info: str) -> None:
     for pieces in ([wire], byte_by_byte(wire)):
-        talk = check()
-        said = b"".join(talk.receive(piece) for piece in pieces)
-        assert talk.is_over
-        assert (talk.result.code, talk.result.info) == (CheckCode.L7RSP, info)
-        assert said.endswith(check.GOODBYE + b"\r\n")
-        assert said.count(check.GOODBYE) == 1
+        dialogue = check()
+        sent = b"".join(dialogue.receive(piece) for piece in pieces)
+        assert dialogue.is_over
+        assert (dialogue.result.code, dialogue.result.info) == (CheckCode.L7RSP, info)
+        assert sent.endswith(check.LOGOUT + b"\r\n")
+        assert sent.count(check.LOGOUT) == 1
 
 
-# Odd, but allowed
+# Unusual, but allowed
 
 
-def test_imap_says_other_things_meanwhile() -> None:
-    play(
+def test_imap_untagged_responses_are_skipped() -> None:
+    run_transcript(
         ImapCheck(),
         """
 S: * preauth you are in
@@ -428,16 +435,16 @@ S: a2 OK done
     )
 
 
-def test_an_imap_literal_is_data_whatever_stands_in_it() -> None:
+def test_imap_literal_is_data() -> None:
     literal = b"a1 NO\r\n* BYE no\r\n"
     data = b"* OK\r\n* CAPABILITY X\r\n* X {%d}\r\n%s {0}\r\n\r\na1 OK\r\n" % (len(literal), literal)
     for pieces in ([data], byte_by_byte(data)):
-        said, came_to = outcome(ImapCheck(), pieces)
-        assert said == b"a1 CAPABILITY\r\na2 LOGOUT\r\n"
-        assert came_to == "nothing, waits for the answer to the goodbye"
+        sent, result = outcome(ImapCheck(), pieces)
+        assert sent == b"a1 CAPABILITY\r\na2 LOGOUT\r\n"
+        assert result == "nothing, waits for the answer to the logout"
 
 
-def test_sieve_has_literals_and_escapes() -> None:
+def test_sieve_literals_and_escapes_are_read() -> None:
     data = (
         b'{14}\r\nIMPLEMENTATION "x \\"y\\" \\\\"\r\n"SIEVE" {9}\r\na\r\nOK\r\nb \r\n{8}\r\nStartTLS\r\n'
         b"ok (TAG {2}\r\n\r\n (x)) {5}\r\nready\r\n"
@@ -448,14 +455,14 @@ def test_sieve_has_literals_and_escapes() -> None:
         assert check.capabilities.names == {"IMPLEMENTATION", "SIEVE", "STARTTLS"}
 
 
-def test_pop3_dots_are_doubled() -> None:
+def test_pop3_doubled_dots_are_undone() -> None:
     check = Pop3Check()
     check.receive(b"+OK\r\n+OK\r\n..X\r\n.Y z\r\n\r\n.\r\n")
     assert check.capabilities.names == {".X", "Y"}
-    assert check.state is State.GOODBYE
+    assert check.state is State.LOGOUT
 
 
-# Bounds
+# Size limits
 
 
 @pytest.mark.parametrize(
@@ -468,24 +475,24 @@ def test_pop3_dots_are_doubled() -> None:
         (SieveCheck, b'"A" "'),
     ],
 )
-def test_a_line_has_a_bound(check: type[MailCheck], line: bytes) -> None:
+def test_line_length_is_limited(check: type[MailCheck], line: bytes) -> None:
     end = b'"\r\n' if check is SieveCheck else b"\r\n"
     longest = line.ljust(check.LINE_MAX - len(end), b"x") + end
     too_long = f"the greeting: a line of more than {check.LINE_MAX} bytes"
-    talk = check()
-    talk.receive(longest)
-    assert talk.failure is None
+    dialogue = check()
+    dialogue.receive(longest)
+    assert dialogue.failure is None
     for wire in (line + b"x" + longest[len(line) :], longest[:-2] + b"xx"):
         for pieces in ([wire], byte_by_byte(wire)):
-            talk = check()
+            dialogue = check()
             for piece in pieces:
-                talk.receive(piece)
-            assert talk.is_over
-            assert talk.result.info == too_long
+                dialogue.receive(piece)
+            assert dialogue.is_over
+            assert dialogue.result.info == too_long
 
 
 @pytest.mark.parametrize(
-    ("check", "begin", "line"),
+    ("check", "greeting", "line"),
     [
         (ImapCheck, b"* OK\r\n", b"* 1 EXISTS\r\n"),
         (ImapCheck, b"* OK\r\n", b"* X {1}\r\nx\r\n"),
@@ -496,20 +503,18 @@ def test_a_line_has_a_bound(check: type[MailCheck], line: bytes) -> None:
         (SieveCheck, b"", b'"A" {1}\r\nb\r\n'),
     ],
 )
-def test_an_answer_has_a_bound(check: type[MailCheck], begin: bytes, line: bytes) -> None:
-    talk = check()
-    if begin:
-        talk.receive(begin)
-    begun = 5 if check is Pop3Check else 0  # CAPA's +OK is of the same answer
-    for _ in range((ANSWER_MAX - begun) // len(line)):
-        talk.receive(line)
-    assert talk.failure is None
-    talk.receive(line)
-    assert talk.failure
-    assert (
-        talk.failure.info
-        == f"{State.CAPABILITIES.value if begin else State.GREETING.value}: an answer of more than {ANSWER_MAX} bytes"
-    )
+def test_answer_length_is_limited(check: type[MailCheck], greeting: bytes, line: bytes) -> None:
+    dialogue = check()
+    if greeting:
+        dialogue.receive(greeting)
+    counted = 5 if check is Pop3Check else 0  # CAPA's +OK belongs to the same answer
+    for _ in range((ANSWER_MAX - counted) // len(line)):
+        dialogue.receive(line)
+    assert dialogue.failure is None
+    dialogue.receive(line)
+    assert dialogue.failure
+    state = State.CAPABILITIES if greeting else State.GREETING
+    assert dialogue.failure.info == f"{state.value}: an answer of more than {ANSWER_MAX} bytes"
 
 
 @pytest.mark.parametrize(
@@ -521,14 +526,14 @@ def test_an_answer_has_a_bound(check: type[MailCheck], begin: bytes, line: bytes
         (SieveCheck, b'"A" {999999999}\r\n'),
     ],
 )
-def test_a_literal_that_is_too_long_is_not_waited_for(check: type[MailCheck], wire: bytes) -> None:
-    talk = check()
-    talk.receive(wire % ANSWER_MAX if b"%d" in wire else wire)
-    assert talk.failure
-    assert talk.failure.info.endswith(f"an answer of more than {ANSWER_MAX} bytes")
+def test_too_long_literal_fails_at_once(check: type[MailCheck], wire: bytes) -> None:
+    dialogue = check()
+    dialogue.receive(wire % ANSWER_MAX if b"%d" in wire else wire)
+    assert dialogue.failure
+    assert dialogue.failure.info.endswith(f"an answer of more than {ANSWER_MAX} bytes")
 
 
-def test_many_answers_may_be_more_than_one() -> None:
+def test_answer_limit_applies_to_each_answer() -> None:
     check = ImapCheck()
     check.receive(b"* OK ".ljust(IMAP_LINE_MAX - 2, b"x") + b"\r\n")
     line = b"* 1 X ".ljust(IMAP_LINE_MAX - 2, b"x") + b"\r\n"
@@ -537,15 +542,17 @@ def test_many_answers_may_be_more_than_one() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a\r\nQUIT", "bücher.example", "x" * (NAME_MAX + 1)])
-def test_a_name_is_one(name: str) -> None:
+def test_invalid_helo_name_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="is no name of a host"):
         SmtpCheck(name)
 
 
-# Pieces and noise
+# Split input and noise
 
-_begins = st.sampled_from([begin for begin, _ in (*RECORDED_CHECKS.values(), *REFUSALS.values())])
-_wires = st.sampled_from([server_bytes(book) for _, book in (*RECORDED_CHECKS.values(), *REFUSALS.values())])
+_checks = st.sampled_from([make_check for make_check, _ in (*RECORDED_CHECKS.values(), *REFUSALS.values())])
+_wires = st.sampled_from(
+    [server_bytes(transcript) for _, transcript in (*RECORDED_CHECKS.values(), *REFUSALS.values())]
+)
 _words = st.sampled_from(
     b'* |a1 |a2 |OK|NO|BYE|+OK|-ERR|.|220|250|421|-| |\r\n|{3}\r\n|"|\\|CAPABILITY|STARTTLS|STLS|\n|\0|\xff|('.split(
         b"|"
@@ -555,7 +562,7 @@ _words = st.sampled_from(
 
 @st.composite
 def _damaged(draw: st.DrawFn) -> bytes:
-    """What a real server says with stretches lost, doubled or replaced."""
+    """Return the bytes of a real server with ranges removed, doubled or replaced."""
     data = draw(_wires)
     for _ in range(draw(st.integers(0, 4))):
         start = draw(st.integers(0, len(data)))
@@ -569,15 +576,15 @@ noise = st.one_of(_damaged(), st.lists(_words | st.binary(max_size=4), max_size=
 
 
 @settings(max_examples=400, deadline=None)
-@given(_begins, noise, st.sets(st.integers(1, 400), max_size=12))
-def test_any_split_equals_the_whole_and_nothing_is_raised(
-    begin: Callable[[], MailCheck], data: bytes, cuts: set[int]
+@given(_checks, noise, st.sets(st.integers(1, 400), max_size=12))
+def test_result_is_independent_of_splits(
+    make_check: Callable[[], MailCheck], data: bytes, cuts: set[int]
 ) -> None:
-    places = [0, *sorted(cut for cut in cuts if cut < len(data)), len(data)]
-    pieces = [data[a:b] for a, b in pairwise(places) if a < b]
-    check = begin()
-    said = outcome(check, [data] if data else [])
-    assert said == outcome(begin(), pieces) == outcome(begin(), byte_by_byte(data))
+    offsets = [0, *sorted(cut for cut in cuts if cut < len(data)), len(data)]
+    pieces = [data[a:b] for a, b in pairwise(offsets) if a < b]
+    check = make_check()
+    expected = outcome(check, [data] if data else [])
+    assert expected == outcome(make_check(), pieces) == outcome(make_check(), byte_by_byte(data))
     if check.failure:
         assert check.failure.code in (CheckCode.L7RSP, CheckCode.L7STS)
         assert check.failure.info.isprintable()
@@ -585,9 +592,9 @@ def test_any_split_equals_the_whole_and_nothing_is_raised(
 
 
 @settings(max_examples=200, deadline=None)
-@given(_begins, noise)
-def test_every_check_ends_when_the_connection_does(begin: Callable[[], MailCheck], data: bytes) -> None:
-    check = begin()
+@given(_checks, noise)
+def test_close_ends_every_check(make_check: Callable[[], MailCheck], data: bytes) -> None:
+    check = make_check()
     if data:
         check.receive(data)
     check.receive(b"")

@@ -1,4 +1,4 @@
-"""Results of checks read as HAProxy's lines do."""
+"""Results of health checks: their text matches HAProxy's log lines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mailproxy.protocol.checks.result import INFO_MAX, CheckCode, CheckFailedErr
 
 
 @pytest.mark.parametrize(
-    ("result", "line"),  # HAProxy 2.6's, behind "reason: "
+    ("result", "line"),  # as in HAProxy 2.6 after "reason: "
     [
         (
             CheckResult(CheckCode.L4CON, "Connection refused"),
@@ -21,18 +21,18 @@ from mailproxy.protocol.checks.result import INFO_MAX, CheckCode, CheckFailedErr
         (CheckResult(CheckCode.L7RSP, "what?"), 'Layer7 invalid response, info: "what?"'),
     ],
 )
-def test_a_result_reads_like_haproxys(result: CheckResult, line: str) -> None:
+def test_result_text_matches_haproxy(result: CheckResult, line: str) -> None:
     assert str(result) == line
     assert str(CheckFailedError(result)) == line
     assert isinstance(CheckFailedError(result), ServerError)
 
 
-def test_some_codes_are_passed() -> None:
+def test_passed_codes() -> None:
     assert {code.name for code in CheckCode if code.is_passed} == {"L4OK", "L6OK", "L7OK", "L7OKC"}
 
 
 @pytest.mark.parametrize(
-    ("said", "shown"),
+    ("text", "expected"),
     [
         (b"hello", "hello"),
         (b"a\r\nb\tc\0\x1b[0m", "a??b?c??[0m"),
@@ -44,5 +44,5 @@ def test_some_codes_are_passed() -> None:
         (("\U0001f4e7" * 1000).encode(), "\U0001f4e7" * INFO_MAX),
     ],
 )
-def test_what_others_say_fits_a_line(said: bytes | str, shown: str) -> None:
-    assert excerpt(said) == shown
+def test_excerpt_is_bounded_and_printable(text: bytes | str, expected: str) -> None:
+    assert excerpt(text) == expected

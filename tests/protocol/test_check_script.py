@@ -1,4 +1,4 @@
-"""Scripted checks: what each step means, as HAProxy has it, and each way to write one wrongly."""
+"""Scripted health checks: the meaning of each step as in HAProxy, and each invalid step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mailproxy.protocol.checks.result import CheckCode
 from mailproxy.protocol.checks.script import BUFFER_MAX, Expect, ScriptCheck, ScriptStep, Send, compile_step
-from tests.support.protocol.check_playbook import byte_by_byte, outcome, play
+from tests.support.protocol.check_transcripts import byte_by_byte, outcome, run_transcript
 
 
 def expect(text: str, *, negated: bool = False) -> ScriptStep:
@@ -28,8 +28,8 @@ def send(text: str) -> ScriptStep:
 LOGOUT = (expect("* OK"), send("a1 LOGOUT\r\n"), regex("^a1 OK"))
 
 
-def test_a_script_is_gone_through() -> None:
-    play(
+def test_script_runs_its_steps() -> None:
+    run_transcript(
         ScriptCheck(LOGOUT),
         """
 S: * OK ready
@@ -41,31 +41,31 @@ S: a1 OK done
     )
 
 
-def test_what_comes_first_is_said_at_once() -> None:
+def test_leading_sends_are_sent_at_once() -> None:
     check = ScriptCheck([send("x\r\n"), compile_step(send_hex="79 0D0a"), expect("z")])
     assert check.start() == b"x\r\ny\r\n"
     assert check.step == 3
     assert not check.is_over
 
 
-def test_a_script_may_only_send_or_be_empty() -> None:
+def test_script_may_only_send_or_be_empty() -> None:
     check = ScriptCheck([send("x")])
     assert check.start() == b"x"
     assert check.is_over
-    nothing = ScriptCheck([])
-    assert nothing.start() == b""
-    assert nothing.is_over
-    assert nothing.result.code is CheckCode.L7OK
+    empty = ScriptCheck([])
+    assert empty.start() == b""
+    assert empty.is_over
+    assert empty.result.code is CheckCode.L7OK
 
 
-def test_it_never_wants_tls() -> None:
+def test_script_never_wants_tls() -> None:
     check = ScriptCheck(LOGOUT)
     assert not check.wants_tls
     with pytest.raises(RuntimeError):
         check.tls_started()
 
 
-def test_expectations_in_a_row_look_at_the_same_bytes() -> None:
+def test_consecutive_expectations_match_the_same_bytes() -> None:
     check = ScriptCheck([expect("b"), expect("a"), compile_step(expect_hex="61 62")])
     assert check.receive(b"ab") == b""
     assert check.is_over
@@ -73,7 +73,7 @@ def test_expectations_in_a_row_look_at_the_same_bytes() -> None:
 
 
 @pytest.mark.parametrize("greeting", [b"+OK", b"+OK ready\r\n"])
-def test_an_answer_is_not_the_greeting_again(greeting: bytes) -> None:
+def test_expectation_after_send_ignores_earlier_bytes(greeting: bytes) -> None:
     check = ScriptCheck([expect("+OK"), send("NOOP\r\n"), expect("+OK")])
     assert check.receive(greeting) == b"NOOP\r\n"
     assert not check.is_over
@@ -84,7 +84,7 @@ def test_an_answer_is_not_the_greeting_again(greeting: bytes) -> None:
 @pytest.mark.parametrize(
     "rest", [b" mail 250 ready\r\n", b" mail\r\n", b"\r\n", b" mail, no line begins with 250 \r\n"]
 )
-def test_the_beginning_of_a_line_is_found_behind_the_rest_of_a_greeting(rest: bytes) -> None:
+def test_line_start_matches_after_rest_of_greeting(rest: bytes) -> None:
     for pieces in ([b"220" + rest], [b"220", rest]):
         check = ScriptCheck([expect("220"), send("EHLO x\r\n"), regex("^250[ -]")])
         assert b"".join(check.receive(piece) for piece in pieces) == b"EHLO x\r\n"
@@ -94,21 +94,21 @@ def test_the_beginning_of_a_line_is_found_behind_the_rest_of_a_greeting(rest: by
         assert check.failure is None
 
 
-def test_text_is_utf8_and_regular_expressions_are_over_bytes() -> None:
+def test_text_is_utf8_and_regex_matches_bytes() -> None:
     check = ScriptCheck([expect("grüße"), regex(r"\xff\d+(?i:ok)")])
     check.receive("grüße".encode() + b"\xff12oK")
     assert check.is_over
     assert check.failure is None
 
 
-# Ends, as HAProxy 2.6 has them
+# Ends, as in HAProxy 2.6
 
 NEVER = expect("NEVER")
 NOT_BAD = expect("BAD", negated=True)
 
 
 @pytest.mark.parametrize(
-    ("step", "came", "is_closed", "line"),
+    ("step", "received", "is_closed", "line"),
     [
         (
             NEVER,
@@ -148,10 +148,10 @@ NOT_BAD = expect("BAD", negated=True)
         ),
     ],
 )
-def test_an_expectation_ends_as_haproxys(
-    step: ScriptStep, came: bytes, is_closed: bool, line: str | None
+def test_end_of_expectation_matches_haproxy(
+    step: ScriptStep, received: bytes, is_closed: bool, line: str | None
 ) -> None:
-    for pieces in ([came] if came else [], byte_by_byte(came)):
+    for pieces in ([received] if received else [], byte_by_byte(received)):
         check = ScriptCheck([step], first=2)
         outcome(check, pieces)
         if is_closed:
@@ -161,32 +161,32 @@ def test_an_expectation_ends_as_haproxys(
             assert str(check.result) == line
 
 
-def test_steps_behind_a_negated_expectation_are_taken_when_the_server_has_closed() -> None:
+def test_steps_after_negated_expectation_run_after_close() -> None:
     check = ScriptCheck([NOT_BAD, send("bye\r\n"), expect("x", negated=True)])
     check.receive(b"* OK")
     assert check.receive(b"") == b"bye\r\n"
-    assert check.failure  # nothing came behind it
+    assert check.failure  # no further bytes were received
     assert check.failure.info == "got an empty response at step 3"
 
 
-# Time
+# Timeouts
 
 
 @pytest.mark.parametrize(
-    ("step", "awaited"),
+    ("step", "expecting"),
     [
         (NEVER, "at step 1 of the script (expect string 'NEVER')"),
         (NOT_BAD, "at step 1 of the script (expect ! string 'BAD')"),
         (regex("a+"), "at step 1 of the script (expect regex 'a+')"),
     ],
 )
-def test_what_a_time_out_is_about(step: ScriptStep, awaited: str) -> None:
+def test_timeout_names_the_step(step: ScriptStep, expecting: str) -> None:
     check = ScriptCheck([step])
     check.receive(b"x")
-    assert check.expecting == awaited
+    assert check.expecting == expecting
 
 
-def test_the_time_limit_of_a_step_is_met_by_a_negated_expectation_alone() -> None:
+def test_step_timeout_passes_negated_expectation_only() -> None:
     check = ScriptCheck([NOT_BAD, send("x"), NEVER])
     check.receive(b"* OK")
     assert check.on_step_timeout() == b"x"
@@ -195,36 +195,36 @@ def test_the_time_limit_of_a_step_is_met_by_a_negated_expectation_alone() -> Non
     assert check.is_over
     assert check.result.code is CheckCode.L7TOUT
     assert check.result.info == "at step 3 of the script (expect string 'NEVER')"
-    said = check.result
+    result = check.result
     assert check.on_step_timeout() == b""
-    assert check.result is said
+    assert check.result is result
     assert ScriptCheck([]).expecting == "nothing"
 
 
-# Bounds
+# Size limits
 
 
-def test_the_buffer_has_haproxys_bound() -> None:
-    for spare, is_found in ((3, True), (2, False)):
+def test_buffer_size_matches_haproxy() -> None:
+    for spare, is_matched in ((3, True), (2, False)):
         check = ScriptCheck([expect("end")])
         check.receive(b"x" * (BUFFER_MAX - spare) + b"end")
         assert check.is_over
-        assert (check.failure is None) is is_found
+        assert (check.failure is None) is is_matched
 
 
-def test_a_send_makes_room() -> None:
+def test_send_empties_the_buffer() -> None:
     check = ScriptCheck([expect("a"), send("1"), expect("b", negated=True), send("2"), expect("c")])
-    said = check.receive(b"a" + b"x" * BUFFER_MAX + b"c")
-    assert said == b"12"
+    sent = check.receive(b"a" + b"x" * BUFFER_MAX + b"c")
+    assert sent == b"12"
     assert check.is_over
     assert check.failure is None
 
 
-# What is configured
+# Configured steps
 
 
 @pytest.mark.parametrize(
-    ("step", "fact"),
+    ("step", "message"),
     [
         ({}, "a step has exactly one of"),
         ({"send": "a", "expect": "b"}, "a step has exactly one of"),
@@ -234,7 +234,7 @@ def test_a_send_makes_room() -> None:
         ({"send_hex": " "}, "send_hex is empty"),
         ({"send_hex": "0"}, "'0' is not hex: digits 0 to 9 and a to f, two a byte"),
         ({"expect": ""}, "expect is empty"),
-        ({"expect": "x" * (BUFFER_MAX + 1)}, "expect has 16385 bytes, and no more than 16384 are looked at"),
+        ({"expect": "x" * (BUFFER_MAX + 1)}, "expect has 16385 bytes, and no more than 16384 are matched"),
         ({"expect_hex": ""}, "expect_hex is empty"),
         ({"expect_hex": "zz"}, "'zz' is not hex"),
         ({"expect_regex": ""}, "expect_regex is empty"),
@@ -243,12 +243,12 @@ def test_a_send_makes_room() -> None:
         ({"expect_regex": "a{99999999999}"}, "is not a regular expression"),
     ],
 )
-def test_a_wrong_step_is_a_fault_with_its_fact(step: dict[str, str | bool], fact: str) -> None:
-    with pytest.raises(ValueError, match=fact):
-        compile_step(**step)  # type: ignore[arg-type]  # as a configuration may have it
+def test_invalid_step_is_refused(step: dict[str, str | bool], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        compile_step(**step)  # type: ignore[arg-type]  # invalid on purpose
 
 
-def test_a_right_step_is_a_value() -> None:
+def test_valid_step_is_a_value() -> None:
     assert send("a") == compile_step(send_hex="61") == Send(b"a")
     step = expect(".*", negated=True)
     assert isinstance(step, Expect)
@@ -256,7 +256,7 @@ def test_a_right_step_is_a_value() -> None:
     assert not step.pattern.search(b"anything")
 
 
-# Pieces
+# Split input
 
 _texts = st.sampled_from(["a", "b", "ab", "aab", "ba", "abba"])
 _steps = st.lists(
@@ -276,18 +276,18 @@ _steps = st.lists(
     st.data(),
     st.booleans(),
 )
-def test_any_split_equals_the_whole(
+def test_result_is_independent_of_splits(
     steps: list[ScriptStep], data: bytes, draw: st.DataObject, is_closed: bool
 ) -> None:
     cuts = draw.draw(st.sets(st.integers(0, len(data)), max_size=8))
     pieces = [data[a:b] for a, b in pairwise([0, *sorted(cuts), len(data)]) if a < b]
     end = [b""] if is_closed else []
-    at_once = outcome(ScriptCheck(steps), [*([data] if data else []), *end])
-    assert at_once == outcome(ScriptCheck(steps), [*pieces, *end])
-    assert at_once == outcome(ScriptCheck(steps), [*byte_by_byte(data), *end])
+    expected = outcome(ScriptCheck(steps), [*([data] if data else []), *end])
+    assert expected == outcome(ScriptCheck(steps), [*pieces, *end])
+    assert expected == outcome(ScriptCheck(steps), [*byte_by_byte(data), *end])
 
 
-def test_script_is_decided_when_it_is_over() -> None:
+def test_script_is_decided_at_its_end() -> None:
     """A script has no logout of its own that could follow the result."""
     script = ScriptCheck((expect("* OK"),))
     script.start()
@@ -297,7 +297,7 @@ def test_script_is_decided_when_it_is_over() -> None:
 
 
 def test_step_timeout_after_the_end_changes_nothing() -> None:
-    """The timer of the last step may fire when the result is there."""
+    """The timer of the last step may fire when the check has its result."""
     script = ScriptCheck((expect("* OK"),))
     script.start()
     script.receive(b"* OK ready\r\n")

@@ -1,4 +1,4 @@
-"""The ClientHello: what is read from real ones and odd ones, however they are cut, and each way to be wrong."""
+"""The ClientHello: real and unusual ones, split at any offset, and each way to be invalid."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from mailproxy.protocol.client_hello import (
     parse_client_hello,
     parse_in_records,
 )
-from tests.support.patience import PATIENCE_S
 from tests.support.protocol.client_hellos import (
     ALERT,
     ALPN,
@@ -50,38 +49,39 @@ from tests.support.protocol.client_hellos import (
     split_into_records_of,
     vector,
 )
+from tests.support.timeouts import TIMEOUT_S
 
 NAME = "imap.example.org"
 BROWSER = browser_client_hello()
-BROWSER_SAYS = ClientHello(server_name=NAME, alpn=(numbers(GREASE[2]), b"imap", b"h2"), has_ech=True)
+BROWSER_HELLO = ClientHello(server_name=NAME, alpn=(numbers(GREASE[2]), b"imap", b"h2"), has_ech=True)
 TINY = client_hello_without_extensions()
-QUESTIONS_MAX = 60  # a client of one byte per record comes to 45, whatever it does
+READS_MAX = 60  # a client that sends one byte per record causes at most 45 reads
 
 
 def read(wire: bytes) -> ClientHello:
-    """The hello that takes exactly these bytes."""
+    """Return the ClientHello that consists of exactly these bytes."""
     answer = parse_client_hello(wire)
     assert not isinstance(answer, NeedMore)
-    said, length = answer
+    hello, length = answer
     assert length == len(wire)
-    return said
+    return hello
 
 
-def read_as_told(wire: bytes) -> tuple[ClientHello, int]:
-    """The hello and the number of questions, where nothing but what was asked for has come each time."""
-    have = questions = 0
+def read_exactly(wire: bytes) -> tuple[ClientHello, int]:
+    """Return the ClientHello and the number of reads, if each read gets exactly the requested bytes."""
+    received = reads = 0
     while True:
-        questions += 1
-        answer = parse_client_hello(wire[:have])
+        reads += 1
+        answer = parse_client_hello(wire[:received])
         if not isinstance(answer, NeedMore):
-            assert answer[1] == have == len(wire)
-            return answer[0], questions
-        assert have < answer.total <= len(wire)
-        have = answer.total
+            assert answer[1] == received == len(wire)
+            return answer[0], reads
+        assert received < answer.total <= len(wire)
+        received = answer.total
 
 
 def error_of(data: bytes) -> ClientHelloError | None:
-    """What is wrong with it; that nothing else may be raised, and nothing senseless answered, is always tried."""
+    """Return the error for these bytes, or None. Other exceptions and implausible answers fail the test."""
     try:
         answer = parse_client_hello(data)
     except ClientHelloError as error:
@@ -94,11 +94,11 @@ def error_of(data: bytes) -> ClientHelloError | None:
     return None
 
 
-# Real ones
+# Real clients
 
 
-def said_by_python(context: ssl.SSLContext, name: str | None) -> bytes:
-    """What a real client writes before it has heard anything."""
+def python_client_hello(context: ssl.SSLContext, name: str | None) -> bytes:
+    """Return the first bytes of a real client, sent before any answer."""
     wire = ssl.MemoryBIO()
     client = context.wrap_bio(ssl.MemoryBIO(), wire, server_hostname=name)
     with pytest.raises(ssl.SSLWantReadError):
@@ -109,7 +109,7 @@ def said_by_python(context: ssl.SSLContext, name: str | None) -> bytes:
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=str)
 @pytest.mark.parametrize("protocols", [(), ("imap",), ("h2", "pop3", "x" * 255)], ids=len)
 @pytest.mark.parametrize(
-    ("asked", "name"),
+    ("given_name", "name"),
     [
         (None, None),
         (NAME, NAME),
@@ -117,25 +117,25 @@ def said_by_python(context: ssl.SSLContext, name: str | None) -> bytes:
         ("imap.example.org.", NAME),
         ("bücher.example", "xn--bcher-kva.example"),
         ("localhost", "localhost"),
-        ("192.0.2.1", None),  # no name, so none is sent
+        ("192.0.2.1", None),  # an address is not sent as a name
     ],
 )
-def test_a_real_client_is_understood(
-    version: ssl.TLSVersion, protocols: tuple[str, ...], asked: str | None, name: str | None
+def test_python_client_is_read(
+    version: ssl.TLSVersion, protocols: tuple[str, ...], given_name: str | None, name: str | None
 ) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.minimum_version = context.maximum_version = version
     if protocols:
         context.set_alpn_protocols(protocols)
-    assert read(said_by_python(context, asked)) == ClientHello(
+    assert read(python_client_hello(context, given_name)) == ClientHello(
         server_name=name, alpn=tuple(protocol.encode() for protocol in protocols)
     )
 
 
 @pytest.mark.skipif(not which("openssl"), reason="openssl is not installed")
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "expected"),
     [
         (
             ["-servername", "IMAP.Example.Org", "-alpn", "imap,h2"],
@@ -143,16 +143,16 @@ def test_a_real_client_is_understood(
         ),
         (["-noservername", "-tls1_2"], ClientHello()),
         (
-            # Longer than the shortest records that it can be made to write: a real client's hello in two of them.
+            # Longer than the shortest records that s_client can write, so the hello of a real client takes two.
             ["-servername", NAME, "-max_send_frag", "512", "-alpn", ",".join(["x" * 99] * 5)],
             ClientHello(server_name=NAME, alpn=(b"x" * 99,) * 5),
         ),
     ],
     ids=["TLS 1.3", "TLS 1.2 without a name", "in two records"],
 )
-def test_a_real_client_is_understood_over_a_socket(options: list[str], said: ClientHello) -> None:
+def test_openssl_client_is_read_over_a_socket(options: list[str], expected: ClientHello) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(PATIENCE_S)
+        listener.settimeout(TIMEOUT_S)
         address = "127.0.0.1:{1}".format(*listener.getsockname())
         with subprocess.Popen(
             ["openssl", "s_client", "-connect", address, *options],
@@ -162,38 +162,38 @@ def test_a_real_client_is_understood_over_a_socket(options: list[str], said: Cli
         ):
             connection, _ = listener.accept()
             with connection:
-                connection.settimeout(PATIENCE_S)
+                connection.settimeout(TIMEOUT_S)
                 wire = b""
                 while isinstance(answer := parse_client_hello(wire), NeedMore):
-                    more = connection.recv(answer.total - len(wire))
-                    assert more, "the client has left"
-                    wire += more
-    assert answer == (said, len(wire))
+                    data = connection.recv(answer.total - len(wire))
+                    assert data, "the client has closed the connection"
+                    wire += data
+    assert answer == (expected, len(wire))
 
 
-def test_a_real_client_can_say_a_lot() -> None:
+def test_long_alpn_list_is_read() -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.set_alpn_protocols(["x" * 255] * 50)
-    wire = said_by_python(context, NAME)
+    wire = python_client_hello(context, NAME)
     assert len(wire) > 50 * 256
     assert read(wire) == ClientHello(server_name=NAME, alpn=(b"x" * 255,) * 50)
 
 
-# Odd ones
+# Unusual ClientHellos
 
 
-def test_a_browsers_hello_is_understood() -> None:
-    assert len(BROWSER) > 1460  # no segment of Ethernet holds it
-    assert read(record(BROWSER)) == BROWSER_SAYS
+def test_browser_hello_is_read() -> None:
+    assert len(BROWSER) > 1460  # longer than a TCP segment on Ethernet
+    assert read(record(BROWSER)) == BROWSER_HELLO
 
 
 @pytest.mark.parametrize(
-    ("extensions", "said"),
+    ("extensions", "expected"),
     [
         ([], ClientHello()),
         ([extension(GREASE[0]), extension(GREASE[1], b"\0")], ClientHello()),
-        ([extension(GREASE[0])] * 2, ClientHello()),  # whether an unknown one comes twice, the server says
+        ([extension(GREASE[0])] * 2, ClientHello()),  # only the server can judge a repeated unknown extension
         ([server_name(b"IMAP.Example.ORG")], ClientHello(server_name=NAME)),
         ([server_name(b"imap.example.org.")], ClientHello(server_name=NAME)),
         ([server_name(b"a" * 255)], ClientHello(server_name="a" * 255)),
@@ -230,12 +230,12 @@ def test_a_browsers_hello_is_understood() -> None:
         "a name behind a post-quantum key",
     ],
 )
-def test_extensions(extensions: list[bytes], said: ClientHello) -> None:
-    assert read(record(client_hello(*extensions))) == said
+def test_extensions_are_read(extensions: list[bytes], expected: ClientHello) -> None:
+    assert read(record(client_hello(*extensions))) == expected
 
 
 @pytest.mark.parametrize(
-    "odd",
+    "hello",
     [
         TINY,
         client_hello(session_id=bytes(32)),
@@ -246,13 +246,13 @@ def test_extensions(extensions: list[bytes], said: ClientHello) -> None:
     ],
     ids=["no extensions", "session id", "GREASE suites", "1000 suites", "compression", "255 compressions"],
 )
-def test_what_is_only_there_to_be_skipped_is(odd: bytes) -> None:
-    assert read(record(odd)) == ClientHello()
+def test_irrelevant_fields_are_skipped(hello: bytes) -> None:
+    assert read(record(hello)) == ClientHello()
 
 
 @pytest.mark.parametrize("minor", [0, 1, 2, 3, 4, 255])
-def test_the_minor_version_of_a_record_says_nothing(minor: int) -> None:
-    assert read(bytes([22, 3, minor]) + vector(BROWSER, 2)) == BROWSER_SAYS
+def test_minor_version_of_record_is_ignored(minor: int) -> None:
+    assert read(bytes([22, 3, minor]) + vector(BROWSER, 2)) == BROWSER_HELLO
 
 
 labels = st.from_regex(r"\A[A-Za-z0-9_-]{1,20}\Z")
@@ -265,7 +265,7 @@ unknown = st.builds(
 
 @settings(max_examples=80, deadline=None)
 @given(st.data(), names, protocol_lists, st.booleans(), st.lists(unknown, max_size=4))
-def test_what_is_written_is_read(
+def test_written_hello_is_read(
     data: st.DataObject, name: str | None, protocols: list[bytes], has_ech: bool, others: list[bytes]
 ) -> None:
     extensions = [
@@ -274,52 +274,53 @@ def test_what_is_written_is_read(
         *([ech()] if has_ech else []),
         *others,
     ]
-    written = client_hello(
+    hello = client_hello(
         *data.draw(st.permutations(extensions)), session_id=data.draw(st.binary(max_size=32))
     )
-    assert read(record(written)) == ClientHello(
+    assert read(record(hello)) == ClientHello(
         server_name=name and name.lower(), alpn=tuple(protocols), has_ech=has_ech
     )
 
 
-# Cut ones
+# Split ClientHellos
 
 
 @settings(max_examples=80, deadline=None)
 @given(st.sets(st.integers(1, len(BROWSER) - 1), max_size=40))
-def test_records_may_be_cut_anywhere(cuts: set[int]) -> None:
-    said, questions = read_as_told(split_into_records(BROWSER, cuts))
-    assert said == BROWSER_SAYS
-    assert questions < QUESTIONS_MAX
+def test_records_may_be_split_at_any_offset(cuts: set[int]) -> None:
+    hello, reads = read_exactly(split_into_records(BROWSER, cuts))
+    assert hello == BROWSER_HELLO
+    assert reads < READS_MAX
 
 
 @pytest.mark.parametrize("cuts", [[1], [2], [3], [4], [1, 2, 3, 4], [2, 5], [len(TINY) - 1]], ids=str)
-def test_the_head_of_the_message_may_be_cut(cuts: list[int]) -> None:
-    assert read_as_told(split_into_records(TINY, cuts))[0] == ClientHello()
+def test_message_header_may_be_split(cuts: list[int]) -> None:
+    assert read_exactly(split_into_records(TINY, cuts))[0] == ClientHello()
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 100, 1400])
-def test_records_of_one_size(size: int) -> None:
-    assert read_as_told(split_into_records_of(size, BROWSER))[0] == BROWSER_SAYS
+def test_records_of_equal_size_are_read(size: int) -> None:
+    assert read_exactly(split_into_records_of(size, BROWSER))[0] == BROWSER_HELLO
 
 
 @pytest.mark.parametrize("size", [100, 500, 1000, 2730])
-def test_a_byte_per_record_takes_few_questions(size: int) -> None:
+def test_one_byte_records_take_few_reads(size: int) -> None:
     wire = split_into_records_of(1, client_hello_of_size(size, server_name(b"a")))
-    said, questions = read_as_told(wire)
-    assert said == ClientHello(server_name="a")
-    assert questions < QUESTIONS_MAX
+    hello, reads = read_exactly(wire)
+    assert hello == ClientHello(server_name="a")
+    assert reads < READS_MAX
 
 
-def test_the_number_of_questions_grows_like_a_logarithm() -> None:
+def test_number_of_reads_grows_logarithmically() -> None:
     sizes = [80, 160, 320, 640, 1280, 2560]
-    questions = [read_as_told(split_into_records_of(1, client_hello_of_size(size)))[1] for size in sizes]
-    steps = [after - before for before, after in pairwise(questions)]
-    assert max(steps) <= 6  # twice as long: a question more for each sixth that goes
+    reads = [read_exactly(split_into_records_of(1, client_hello_of_size(size)))[1] for size in sizes]
+    increments = [after - before for before, after in pairwise(reads)]
+    # For twice the length, one more read for each sixth of the bytes.
+    assert max(increments) <= 6
 
 
-def test_a_whole_hello_takes_three_questions() -> None:
-    assert read_as_told(record(BROWSER)) == (BROWSER_SAYS, 3)  # nothing, the record's head, all
+def test_unsplit_hello_takes_three_reads() -> None:
+    assert read_exactly(record(BROWSER)) == (BROWSER_HELLO, 3)  # nothing, the record's header, all bytes
 
 
 CUT = {
@@ -332,51 +333,51 @@ CUT = {
 
 
 @pytest.mark.parametrize("wire", CUT.values(), ids=CUT.keys())
-def test_what_is_not_all_there_is_waited_for(wire: bytes) -> None:
-    for have in range(len(wire)):
-        answer = parse_client_hello(wire[:have])
+def test_incomplete_hello_needs_more(wire: bytes) -> None:
+    for received in range(len(wire)):
+        answer = parse_client_hello(wire[:received])
         assert isinstance(answer, NeedMore)
-        assert have < answer.total <= len(wire)
+        assert received < answer.total <= len(wire)
     assert isinstance(parse_client_hello(wire), tuple)
 
 
 @pytest.mark.parametrize("wire", CUT.values(), ids=CUT.keys())
 @pytest.mark.parametrize(
-    "behind",
+    "extra",
     [b"\0", b"a1 CAPABILITY\r\n", record(b"\2\50", ALERT), record(BROWSER), b"\x16\2", bytes(2 * HELLO_MAX)],
     ids=["NUL", "clear text", "an alert", "another hello", "half a record's head", "a lot"],
 )
-def test_what_comes_behind_is_not_looked_at(wire: bytes, behind: bytes) -> None:
-    assert parse_client_hello(wire + behind) == parse_client_hello(wire)
+def test_bytes_after_hello_are_ignored(wire: bytes, extra: bytes) -> None:
+    assert parse_client_hello(wire + extra) == parse_client_hello(wire)
 
 
-def test_what_stands_behind_the_message_in_its_record_belongs_to_it() -> None:
+def test_bytes_after_message_in_its_record_are_consumed() -> None:
     wire = record(BROWSER + b"anything")
-    assert read(wire) == BROWSER_SAYS
+    assert read(wire) == BROWSER_HELLO
 
 
-# As long as can be
+# Longest ClientHellos
 
 _HEAD = 5
 _RECORD_MAX = 2**14
 LONGEST = client_hello_of_size(HELLO_MAX - 2 * _HEAD, server_name(b"a"))
 
 
-def test_the_longest_hello_is_read() -> None:
-    told = read_as_told(split_into_records(LONGEST, [_RECORD_MAX]))
-    assert told[0] == ClientHello(server_name="a")
+def test_longest_hello_is_read() -> None:
+    result = read_exactly(split_into_records(LONGEST, [_RECORD_MAX]))
+    assert result[0] == ClientHello(server_name="a")
 
 
-def test_a_hello_that_fills_a_record_is_read() -> None:
-    filling = client_hello_of_size(_RECORD_MAX, server_name(b"a"))
-    assert read(record(filling)) == ClientHello(server_name="a")
+def test_hello_that_fills_a_record_is_read() -> None:
+    full = client_hello_of_size(_RECORD_MAX, server_name(b"a"))
+    assert read(record(full)) == ClientHello(server_name="a")
     longer = client_hello_of_size(_RECORD_MAX + 1, server_name(b"a"))
     assert read(split_into_records(longer, [_RECORD_MAX])) == ClientHello(server_name="a")
     with pytest.raises(ClientHelloError, match=r"^a record of 16385 bytes$"):
         parse_client_hello(record(longer))
 
 
-def test_the_heads_of_records_count() -> None:
+def test_record_headers_count_towards_the_limit() -> None:
     wire = split_into_records(LONGEST, [9, 1000])
     with pytest.raises(ClientHelloError, match=f"^the hello is longer than {HELLO_MAX} bytes$"):
         parse_client_hello(wire)
@@ -386,14 +387,14 @@ def test_the_heads_of_records_count() -> None:
 
 
 @pytest.mark.parametrize("size", [1000, 2730, 2731, 4000, 8000, HELLO_MAX - 6])
-def test_no_more_is_asked_for_than_the_longest_hello_has(size: int) -> None:
-    """However long it says that it is: what cannot end in time is refused as soon as that is clear."""
+def test_requested_bytes_never_exceed_the_limit(size: int) -> None:
+    """A ClientHello that cannot fit into the limit is refused as soon as its bytes show that."""
     wire = split_into_records_of(1, client_hello_of_size(size))
     fits = len(wire) <= HELLO_MAX
-    assert fits is not any(error_of(wire[:have]) for have in [*range(0, HELLO_MAX, 97), HELLO_MAX])
+    assert fits is not any(error_of(wire[:received]) for received in [*range(0, HELLO_MAX, 97), HELLO_MAX])
 
 
-# Wrong ones: from the first byte that cannot be a hello's
+# Invalid ones: refused at the first byte that no ClientHello has
 
 FRAMES = {
     "IMAP": (b"a", "the client does not speak TLS"),
@@ -440,17 +441,17 @@ FRAMES = {
 }
 
 
-@pytest.mark.parametrize(("wire", "fact"), FRAMES.values(), ids=FRAMES.keys())
-def test_what_is_no_hello_is_found_out_at_the_first_wrong_byte(wire: bytes, fact: str) -> None:
+@pytest.mark.parametrize(("wire", "fault"), FRAMES.values(), ids=FRAMES.keys())
+def test_first_wrong_byte_is_refused(wire: bytes, fault: str) -> None:
     assert isinstance(parse_client_hello(wire[:-1]), NeedMore)
-    for more in (b"", b"\0", BROWSER, bytes(HELLO_MAX)):
+    for extra in (b"", b"\0", BROWSER, bytes(HELLO_MAX)):
         with pytest.raises(ClientHelloError) as caught:
-            parse_client_hello(wire + more)
-        assert fact in str(caught.value)
+            parse_client_hello(wire + extra)
+        assert fault in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    "said",
+    "data",
     [
         b"a1 CAPABILITY\r\n",
         b"EHLO there\r\n",
@@ -461,20 +462,20 @@ def test_what_is_no_hello_is_found_out_at_the_first_wrong_byte(wire: bytes, fact
         b"\x16\xfe\xff\0\0",
     ],
 )
-def test_who_speaks_no_tls_is_told_from_who_speaks_it_badly(said: bytes) -> None:
+def test_other_protocol_and_invalid_tls_differ(data: bytes) -> None:
     with pytest.raises(NotTlsError):
-        parse_client_hello(said)
+        parse_client_hello(data)
     with pytest.raises(ClientHelloError) as caught:
         parse_client_hello(record(b"\2"))
     assert not isinstance(caught.value, NotTlsError)
 
 
-def test_the_fault_is_the_clients() -> None:
+def test_errors_are_client_handshake_errors() -> None:
     assert issubclass(NotTlsError, ClientHelloError)
     assert issubclass(ClientHelloError, ClientHandshakeError)
 
 
-# Wrong ones: what stands in them
+# Invalid ones: wrong contents
 
 _HELLO_TO_SESSION = VERSION_AND_RANDOM + b"\0"
 _HELLO_TO_SUITES = _HELLO_TO_SESSION + vector(numbers(0x1301), 2)
@@ -510,8 +511,8 @@ EXTENSIONS = {
         extension(21) + b"\0\0\0",
         "3 bytes are left, and an extension has at least 4",
     ),
-    "over the end": (extension(21) + b"\0\x2b\0\3\0\0", "extension 43 leads over the hello's end"),
-    "a name over the end": (server_name(b"a")[:-1], "extension 0 leads over the hello's end"),
+    "over the end": (extension(21) + b"\0\x2b\0\3\0\0", "extension 43 exceeds the hello"),
+    "a name over the end": (server_name(b"a")[:-1], "extension 0 exceeds the hello"),
     "server name twice": (server_name(b"a") * 2, "server name comes twice"),
     "server name twice, the first of another type": (
         server_name(b"a", kind=1) + server_name(b"a"),
@@ -527,11 +528,11 @@ SERVER_NAMES = {
     "an empty list": (b"\0\0", "a list of server names of 2 bytes"),
     "a list over the end": (b"\0\5\0\0\1a", "a list of server names of 6 bytes"),
     "a byte behind the list": (b"\0\4\0\0\1ab", "a list of server names of 7 bytes"),
-    "a type alone": (b"\0\1\0", "a server name leads over its list's end"),
-    "half a name's length": (b"\0\2\0\0", "a server name leads over its list's end"),
-    "a name over the end": (vector(b"\0\0\2a", 2), "a server name leads over its list's end"),
-    "another type over the end": (vector(b"\7\0\2a", 2), "a server name leads over its list's end"),
-    "a byte behind the name": (vector(b"\0\0\1ab", 2), "a server name leads over its list's end"),
+    "a type alone": (b"\0\1\0", "a server name exceeds its list"),
+    "half a name's length": (b"\0\2\0\0", "a server name exceeds its list"),
+    "a name over the end": (vector(b"\0\0\2a", 2), "a server name exceeds its list"),
+    "another type over the end": (vector(b"\7\0\2a", 2), "a server name exceeds its list"),
+    "a byte behind the name": (vector(b"\0\0\1ab", 2), "a server name exceeds its list"),
     "two host names": (server_name(b"a", b"a")[4:], "two host names"),
     "an empty name": (server_name(b"")[4:], "a host name of 0 bytes"),
     "the root": (server_name(b".")[4:], "a host name of 1 bytes"),
@@ -544,7 +545,7 @@ SERVER_NAMES = {
     "an escape": (server_name(b"\x1b[31m")[4:], "a host name that is not printable ASCII"),
 }
 
-_OVER = "an application protocol is empty or leads over its list's end"
+_OVER = "an application protocol is empty or exceeds its list"
 PROTOCOLS = {
     "nothing": (b"", "a list of application protocols of 0 bytes"),
     "half a length": (b"\0", "a list of application protocols of 1 bytes"),
@@ -558,45 +559,47 @@ PROTOCOLS = {
 }
 
 CONTENTS = {
-    **{f"body: {name}": (message(body), fact) for name, (body, fact) in BODIES.items()},
-    **{f"extensions: {name}": (client_hello(wrong), fact) for name, (wrong, fact) in EXTENSIONS.items()},
+    **{f"body: {name}": (message(body), fault) for name, (body, fault) in BODIES.items()},
     **{
-        f"server name: {name}": (client_hello(ech(), extension(SERVER_NAME, wrong)), fact)
-        for name, (wrong, fact) in SERVER_NAMES.items()
+        f"extensions: {name}": (client_hello(invalid), fault) for name, (invalid, fault) in EXTENSIONS.items()
     },
     **{
-        f"ALPN: {name}": (client_hello(extension(ALPN, wrong), server_name(b"a")), fact)
-        for name, (wrong, fact) in PROTOCOLS.items()
+        f"server name: {name}": (client_hello(ech(), extension(SERVER_NAME, invalid)), fault)
+        for name, (invalid, fault) in SERVER_NAMES.items()
+    },
+    **{
+        f"ALPN: {name}": (client_hello(extension(ALPN, invalid), server_name(b"a")), fault)
+        for name, (invalid, fault) in PROTOCOLS.items()
     },
 }
 
 
-@pytest.mark.parametrize(("wrong", "fact"), CONTENTS.values(), ids=CONTENTS.keys())
-def test_what_is_wrong_in_a_hello_is_said(wrong: bytes, fact: str) -> None:
-    for wire in (record(wrong), split_into_records_of(7, wrong), record(wrong) + record(BROWSER)):
+@pytest.mark.parametrize(("invalid", "fault"), CONTENTS.values(), ids=CONTENTS.keys())
+def test_error_names_the_fault(invalid: bytes, fault: str) -> None:
+    for wire in (record(invalid), split_into_records_of(7, invalid), record(invalid) + record(BROWSER)):
         with pytest.raises(ClientHelloError) as caught:
             parse_client_hello(wire)
-        assert str(caught.value) == fact
+        assert str(caught.value) == fault
         assert not isinstance(caught.value, NotTlsError)
 
 
-@pytest.mark.parametrize(("wrong", "fact"), CONTENTS.values(), ids=CONTENTS.keys())
-def test_what_lies_behind_a_wrong_hello_makes_up_for_nothing(wrong: bytes, fact: str) -> None:
-    """No length reads on in the bytes behind the message, even in those of the same record."""
-    with pytest.raises(ClientHelloError, match=f"^{fact}$"):
-        parse_client_hello(record(wrong + bytes(300)))
+@pytest.mark.parametrize(("invalid", "fault"), CONTENTS.values(), ids=CONTENTS.keys())
+def test_bytes_after_invalid_hello_do_not_complete_it(invalid: bytes, fault: str) -> None:
+    """No length reads bytes after the message, even those of the same record."""
+    with pytest.raises(ClientHelloError, match=f"^{fault}$"):
+        parse_client_hello(record(invalid + bytes(300)))
 
 
 # Noise
 
-heads = st.sampled_from(
+prefixes = st.sampled_from(
     [b"", b"\x16", b"\x16\3\1", b"\x16\3\1\0\x40", b"\x16\3\1\0\x40\1\0\0\x3c", record(BROWSER[:60])]
 )
 
 
 @st.composite
 def _damaged(draw: st.DrawFn) -> bytes:
-    """A hello with a few bytes overwritten, stretches cut out or doubled, before or after it was cut into records."""
+    """Return a ClientHello with changed bytes, before or after it was split into records."""
     data = draw(st.sampled_from([BROWSER, TINY, client_hello(server_name(b"a.b"), alpn(b"imap", b"h2"))]))
     cuts = draw(st.sets(st.integers(1, 60), max_size=3))
     is_wire = draw(st.booleans())
@@ -613,30 +616,30 @@ def _damaged(draw: st.DrawFn) -> bytes:
     return data if is_wire else split_into_records(data, cuts)
 
 
-noise = st.builds(bytes.__add__, heads, st.binary(max_size=200)) | _damaged()
+noise = st.builds(bytes.__add__, prefixes, st.binary(max_size=200)) | _damaged()
 
 
 @settings(max_examples=300, deadline=None)
 @given(noise, st.data())
-def test_noise_is_wrong_or_not_all_there_or_a_hello_and_stays_that(data: bytes, draw: st.DataObject) -> None:
-    have = draw.draw(st.integers(0, len(data)))
-    begin, whole = error_of(data[:have]), error_of(data)
-    if begin:
-        assert whole
-        assert type(whole) is type(begin)
+def test_verdict_on_noise_is_final(data: bytes, draw: st.DataObject) -> None:
+    received = draw.draw(st.integers(0, len(data)))
+    first_error, final_error = error_of(data[:received]), error_of(data)
+    if first_error:
+        assert final_error
+        assert type(final_error) is type(first_error)
         return
-    answer = parse_client_hello(data[:have])
+    answer = parse_client_hello(data[:received])
     if isinstance(answer, tuple):
         assert parse_client_hello(data) == answer
     elif len(data) < answer.total:
-        assert whole or isinstance(parse_client_hello(data), NeedMore)
+        assert final_error or isinstance(parse_client_hello(data), NeedMore)
 
 
 @pytest.mark.parametrize("bit", range(8))
-def test_each_flipped_bit_is_borne(bit: int) -> None:
+def test_flipped_bits_raise_no_other_error(bit: int) -> None:
     wire = split_into_records(client_hello(server_name(b"imap.example.org"), alpn(b"imap"), ech()), [2, 50])
-    for place in range(len(wire)):
-        error_of(wire[:place] + bytes([wire[place] ^ 1 << bit]) + wire[place + 1 :])
+    for offset in range(len(wire)):
+        error_of(wire[:offset] + bytes([wire[offset] ^ 1 << bit]) + wire[offset + 1 :])
 
 
 def outcome(parse: Callable[[bytes], object], data: bytes) -> tuple[object, object]:
@@ -644,14 +647,13 @@ def outcome(parse: Callable[[bytes], object], data: bytes) -> tuple[object, obje
         answer = parse(data)
     except ClientHelloError as error:
         return type(error), str(error)
-    return answer, answer[0].authority if isinstance(
-        answer, tuple
-    ) else None  # two hellos are equal without it
+    # The comparison of two ClientHellos ignores the authority.
+    return answer, answer[0].authority if isinstance(answer, tuple) else None
 
 
 @settings(max_examples=1000, deadline=None)
 @given(noise, st.data())
-def test_the_short_way_says_what_the_long_one_does(data: bytes, draw: st.DataObject) -> None:
+def test_fast_path_equals_record_parser(data: bytes, draw: st.DataObject) -> None:
     data = data[: draw.draw(st.integers(0, len(data)) | st.just(len(data)))]
     assert outcome(parse_client_hello, data) == outcome(parse_in_records, data)
 
@@ -661,8 +663,8 @@ def test_the_short_way_says_what_the_long_one_does(data: bytes, draw: st.DataObj
     "wire",
     [record(BROWSER), record(TINY), record(client_hello(server_name(b"a.b."), alpn(b"imap", b"h2"), ech()))],
 )
-def test_the_short_way_says_so_whatever_bit_is_flipped(wire: bytes, bit: int) -> None:
-    for place in range(len(wire)):
-        flipped = wire[:place] + bytes([wire[place] ^ 1 << bit]) + wire[place + 1 :]
+def test_fast_path_equals_record_parser_for_flipped_bits(wire: bytes, bit: int) -> None:
+    for offset in range(len(wire)):
+        flipped = wire[:offset] + bytes([wire[offset] ^ 1 << bit]) + wire[offset + 1 :]
         for data in (flipped, flipped + b"and more", flipped[:-1]):
             assert outcome(parse_client_hello, data) == outcome(parse_in_records, data)

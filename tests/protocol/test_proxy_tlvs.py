@@ -1,4 +1,4 @@
-"""The extensions of a PROXY header: their types and limits, what is said of TLS, the checksum."""
+"""Extensions (TLVs) of PROXY headers: types and limits, facts about TLS, the checksum."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ REGISTERED = {
 }  # fmt: skip
 
 
-# Types, lengths and limits.
+# Types, lengths and limits
 
 
-def test_the_registered_types() -> None:
+def test_registered_types() -> None:
     assert {kind.name: kind.value for kind in Type} == REGISTERED
 
 
 @pytest.mark.parametrize("kind", range(256))
-def test_an_extension_of_any_type_is_kept(kind: int) -> None:
+def test_extension_of_any_type_is_kept(kind: int) -> None:
     data = bytes([kind]) + b"\0\x04imap"
     assert parse_tlvs(data) == (Tlv(kind, b"imap"),)
     assert format_tlvs([Tlv(kind, b"imap")]) == data
@@ -71,13 +71,13 @@ def test_order_repetition_and_padding_are_kept() -> None:
     assert format_tlvs(parse_tlvs(data)) == data
 
 
-def test_no_extensions() -> None:
+def test_empty_extensions() -> None:
     assert parse_tlvs(b"") == ()
     assert format_tlvs(()) == b""
 
 
 @pytest.mark.parametrize(
-    ("data", "fact"),
+    ("data", "fault"),
     [
         ("01", "1 bytes are left"),
         ("0100", "2 bytes are left"),
@@ -87,20 +87,20 @@ def test_no_extensions() -> None:
         ("040001 05 010002 61", "0x01 has 2 bytes, and 1 are left"),
     ],
 )
-def test_extensions_fill_the_header_to_its_end_and_no_further(data: str, fact: str) -> None:
-    with pytest.raises(TlvError, match=fact):
+def test_extensions_must_end_with_the_header(data: str, fault: str) -> None:
+    with pytest.raises(TlvError, match=fault):
         parse_tlvs(bytes.fromhex(data))
-    with pytest.raises(TlvError, match=fact):
+    with pytest.raises(TlvError, match=fault):
         parse(binary(bytes(12) + bytes.fromhex(data)))
 
 
-def test_an_extension_does_not_reach_for_what_stands_behind_the_header() -> None:
+def test_extension_beyond_the_header_is_refused() -> None:
     with pytest.raises(TlvError):
         parse(binary(bytes(12) + b"\x01\0\x04", length=15) + b"imap")
 
 
 @pytest.mark.parametrize(
-    ("kind", "right", "wrong"),
+    ("kind", "valid", "invalid"),
     [
         (Type.UNIQUE_ID, [0, 1, 128], [129, 1000]),
         (Type.AUTHORITY, [0, 1, 255], [256, 1000]),
@@ -109,49 +109,47 @@ def test_an_extension_does_not_reach_for_what_stands_behind_the_header() -> None
         (Type.NOOP, [0, 0xFFFF], []),
     ],
 )
-def test_limits_of_a_type_hold_for_reading_and_writing(
-    kind: Type, right: list[int], wrong: list[int]
-) -> None:
-    def written(length: int) -> bytes:
+def test_length_limits_hold_for_reading_and_writing(kind: Type, valid: list[int], invalid: list[int]) -> None:
+    def encoded(length: int) -> bytes:
         return bytes([kind]) + length.to_bytes(2, "big") + bytes(length)
 
-    for length in right:
-        assert parse_tlvs(written(length)) == (Tlv(kind, bytes(length)),)
-        assert format_tlvs([Tlv(kind, bytes(length))]) == written(length)
-    for length in wrong:
+    for length in valid:
+        assert parse_tlvs(encoded(length)) == (Tlv(kind, bytes(length)),)
+        assert format_tlvs([Tlv(kind, bytes(length))]) == encoded(length)
+    for length in invalid:
         with pytest.raises(TlvError, match=f"{length} bytes"):
-            parse_tlvs(written(length))
+            parse_tlvs(encoded(length))
         with pytest.raises(TlvError, match=f"{length} bytes"):
             format_tlvs([Tlv(kind, bytes(length))])
 
 
 @pytest.mark.parametrize("tlv", [Tlv(0xE0, bytes(0x10000)), Tlv(0x100, b""), Tlv(-1, b"")], ids=repr)
-def test_an_extension_that_cannot_be_written(tlv: Tlv) -> None:
+def test_invalid_extension_is_not_written(tlv: Tlv) -> None:
     with pytest.raises(TlvError):
         format_tlvs([tlv])
 
 
-def test_values_are_not_shown() -> None:
+def test_repr_hides_values() -> None:
     assert repr(Tlv(5, b"secret")) == "Tlv(type=5, value=6 bytes)"
 
 
 @given(tlvs)
 @settings(max_examples=200, deadline=None)
-def test_what_is_written_is_read_again(extensions: tuple[Tlv, ...]) -> None:
+def test_written_extensions_are_read_again(extensions: tuple[Tlv, ...]) -> None:
     assert parse_tlvs(format_tlvs(extensions)) == extensions
 
 
-# TLS.
+# TLS
 
 
-def test_what_haproxy_says_of_tls() -> None:
+def test_ssl_extension_of_haproxy_is_read() -> None:
     (tlv,) = read_v2(BINARY_SSL).tlvs
     ssl = parse_ssl(tlv.value)
     assert ssl == Ssl(client=Client.SSL, verify=0, extensions=(Tlv(Type.SSL_VERSION, b"TLSv1.3"),))
     assert format_ssl(ssl) == tlv
 
 
-def test_all_that_haproxy_says() -> None:
+def test_all_extensions_of_haproxy_are_read() -> None:
     checksum, alpn, authority, unique_id, tlv = read_v2(FULL).tlvs
     assert checksum == Tlv(Type.CRC32C, bytes.fromhex("166fdc00"))
     assert alpn == Tlv(Type.ALPN, b"imap")
@@ -180,7 +178,7 @@ def test_all_that_haproxy_says() -> None:
         (Type.SSL_CLIENT_CERT, b"\x30\x82\x0f\xfc" + bytes(4092)),
     ],
 )
-def test_the_extensions_of_2025(kind: Type, value: bytes) -> None:
+def test_extensions_of_2025_are_read(kind: Type, value: bytes) -> None:
     ssl = Ssl(client=Client.SSL, verify=1, extensions=(Tlv(Type.SSL_VERSION, b"TLSv1.3"), Tlv(kind, value)))
     header = evolve(read_v2(BINARY), tlvs=(format_ssl(ssl),))
     (tlv,) = read_v2(format_v2(header)).tlvs
@@ -188,7 +186,7 @@ def test_the_extensions_of_2025(kind: Type, value: bytes) -> None:
     assert parse_ssl(tlv.value).value_of(kind) == value
 
 
-def test_the_first_value_of_a_type_is_the_one() -> None:
+def test_first_value_of_a_type_is_used() -> None:
     ssl = Ssl(
         client=Client.SSL,
         verify=0,
@@ -201,7 +199,7 @@ def test_the_first_value_of_a_type_is_the_one() -> None:
 
 @pytest.mark.parametrize("client", [0, 1, 2, 3, 7, 0x80, 0xFF])
 @pytest.mark.parametrize("verify", [0, 1, 10, 0xFFFFFFFF])
-def test_client_and_verify_are_kept_with_bits_that_nobody_knows(client: int, verify: int) -> None:
+def test_unknown_bits_of_client_and_verify_are_kept(client: int, verify: int) -> None:
     value = bytes([client]) + verify.to_bytes(4, "big")
     ssl = parse_ssl(value)
     assert (ssl.client, ssl.verify, ssl.extensions) == (client, verify, ())
@@ -210,7 +208,7 @@ def test_client_and_verify_are_kept_with_bits_that_nobody_knows(client: int, ver
 
 
 @pytest.mark.parametrize("value", ["", "01", "01000000", "0100000000 21", "0100000000 210007 544c53"])
-def test_a_broken_ssl_extension_is_told_by_who_asks_for_it(value: str) -> None:
+def test_broken_ssl_extension_fails_in_parse_ssl_only(value: str) -> None:
     tlv = Tlv(Type.SSL, bytes.fromhex(value))
     assert read_v2(binary(bytes(12) + format_tlvs([tlv]))).tlvs == (tlv,)
     with pytest.raises(TlvError):
@@ -227,21 +225,23 @@ def test_a_broken_ssl_extension_is_told_by_who_asks_for_it(value: str) -> None:
     ],
     ids=["client", "negative verify", "verify", "extension"],
 )
-def test_an_ssl_extension_that_cannot_be_written(ssl: Ssl) -> None:
+def test_invalid_ssl_extension_is_not_written(ssl: Ssl) -> None:
     with pytest.raises(TlvError):
         format_ssl(ssl)
 
 
 @given(st.integers(0, 255).map(Client), st.integers(0, 2**32 - 1), tlvs)
 @settings(max_examples=100, deadline=None)
-def test_what_is_said_of_tls_is_read_again(client: Client, verify: int, extensions: tuple[Tlv, ...]) -> None:
+def test_written_ssl_extension_is_read_again(
+    client: Client, verify: int, extensions: tuple[Tlv, ...]
+) -> None:
     ssl = Ssl(client=client, verify=verify, extensions=extensions)
     assert parse_ssl(format_ssl(ssl).value) == ssl
 
 
 @given(st.binary(max_size=60))
 @settings(max_examples=200, deadline=None)
-def test_noise_in_an_ssl_extension_is_written_back_or_refused(value: bytes) -> None:
+def test_noise_in_ssl_extension_is_refused_or_kept(value: bytes) -> None:
     try:
         ssl = parse_ssl(value)
     except TlvError:
@@ -249,7 +249,7 @@ def test_noise_in_an_ssl_extension_is_written_back_or_refused(value: bytes) -> N
     assert format_ssl(ssl) == Tlv(Type.SSL, value)
 
 
-# The checksum.
+# The checksum
 
 
 @pytest.mark.parametrize(
@@ -268,26 +268,26 @@ def test_checksums_of_rfc_3720_appendix_b_4(data: bytes, checksum: int) -> None:
     assert crc32c(data) == checksum
 
 
-def test_the_checksum_that_haproxy_made_is_made_here() -> None:
+def test_checksum_matches_haproxy() -> None:
     header = read_v2(FULL)
     assert crc32c(FULL.replace(bytes.fromhex("166fdc00"), bytes(4))) == 0x166FDC00
-    bare = evolve(header, tlvs=header.tlvs[1:])
-    assert format_v2(with_checksum(bare)) == FULL
+    unsummed = evolve(header, tlvs=header.tlvs[1:])
+    assert format_v2(with_checksum(unsummed)) == FULL
     assert with_checksum(header) == header
 
 
-def test_a_checksum_may_stand_anywhere_among_the_extensions() -> None:
-    for place in range(3):
-        data = bytearray(binary(bytes(12) + b"\x04\0\x01x" * place + b"\x03\0\x04\0\0\0\0" + b"\xe0\0\x02hi"))
-        start = 16 + 12 + 4 * place + 3
+def test_checksum_may_be_any_of_the_extensions() -> None:
+    for index in range(3):
+        data = bytearray(binary(bytes(12) + b"\x04\0\x01x" * index + b"\x03\0\x04\0\0\0\0" + b"\xe0\0\x02hi"))
+        start = 16 + 12 + 4 * index + 3
         data[start : start + 4] = crc32c(bytes(data)).to_bytes(4, "big")
-        assert read_v2(bytes(data)).tlvs[place].type == Type.CRC32C
+        assert read_v2(bytes(data)).tlvs[index].type == Type.CRC32C
         data[start + 3] ^= 1
         with pytest.raises(ChecksumError):
             parse(bytes(data))
 
 
-def test_a_wrong_checksum_names_both() -> None:
+def test_wrong_checksum_error_names_both_values() -> None:
     with pytest.raises(ChecksumError, match="says 166fdc01, its checksum is 166fdc00"):
         parse(FULL.replace(bytes.fromhex("166fdc00"), bytes.fromhex("166fdc01")))
 
@@ -299,11 +299,11 @@ def test_two_checksums_are_refused() -> None:
             parse(format_v2(evolve(read_v2(FULL), tlvs=(checksum, second))))
 
 
-def test_a_wrong_checksum_is_replaced() -> None:
-    wrong = evolve(
+def test_wrong_checksum_is_replaced() -> None:
+    invalid = evolve(
         read_v2(FULL), tlvs=(Tlv(Type.CRC32C, b"nope"), *read_v2(FULL).tlvs, Tlv(Type.CRC32C, b"nope"))
     )
-    assert format_v2(with_checksum(wrong)) == FULL
+    assert format_v2(with_checksum(invalid)) == FULL
 
 
 @pytest.mark.parametrize(
@@ -315,41 +315,40 @@ def test_a_wrong_checksum_is_replaced() -> None:
     ],
     ids=["LOCAL", "LOCAL with a block", "UNSPEC"],
 )
-def test_a_header_without_extensions_has_no_place_for_a_checksum(header: HeaderV2) -> None:
+def test_header_without_extensions_gets_no_checksum(header: HeaderV2) -> None:
     assert with_checksum(header) == header
     assert read_v2(CHECK) == with_checksum(read_v2(CHECK))
 
 
 @given(headers_v2)
 @settings(max_examples=100, deadline=None)
-def test_a_made_checksum_is_the_right_one(header: HeaderV2) -> None:
+def test_added_checksum_is_valid(header: HeaderV2) -> None:
     assert read_v2(format_v2(with_checksum(header))) == with_checksum(header)
 
 
-def test_one_flipped_bit_anywhere_is_refused() -> None:
-    def flipped(place: int, bit: int) -> Outcome:
-        data = bytearray(FULL.ljust(HEADER_MAX, b"\0"))  # so that a longer length finds its bytes, too
-        data[place] ^= bit
+def test_flipped_bit_is_refused() -> None:
+    def flipped(index: int, bit: int) -> Outcome:
+        data = bytearray(FULL.ljust(HEADER_MAX, b"\0"))  # padded, so that a larger length finds its bytes
+        data[index] ^= bit
         return outcome(bytes(data))
 
-    taken = {(place, bit): answer for place in range(len(FULL)) for bit in (1, 2, 4, 8, 16, 32, 64, 128)
-             if isinstance(answer := flipped(place, bit), tuple)}  # fmt: skip
-    # What makes the header one that says nothing, or one without a checksum, no checksum can tell.
-    nothing = {(12, 0x01), (13, 0x01), (13, 0x10)}  # LOCAL, unspecified transport, unspecified family
-    not_summed = {(28, bit) for bit in (1, 2, 4, 8, 16, 32, 64, 128)}  # the type of the checksum itself
-    assert taken.keys() == nothing | not_summed
-    assert all(taken[place][0].endpoints is None for place in nothing)
-    assert all(taken[place][0].endpoints == read_v2(FULL).endpoints for place in not_summed)
+    accepted = {(index, bit): answer for index in range(len(FULL)) for bit in (1, 2, 4, 8, 16, 32, 64, 128)
+             if isinstance(answer := flipped(index, bit), tuple)}  # fmt: skip
+    # A checksum cannot detect a change to a header without addresses, or to one without a checksum.
+    # LOCAL, unspecified transport, unspecified family
+    without_addresses = {(12, 0x01), (13, 0x01), (13, 0x10)}
+    without_checksum = {(28, bit) for bit in (1, 2, 4, 8, 16, 32, 64, 128)}  # the type of the checksum itself
+    assert accepted.keys() == without_addresses | without_checksum
+    assert all(accepted[index][0].endpoints is None for index in without_addresses)
+    assert all(accepted[index][0].endpoints == read_v2(FULL).endpoints for index in without_checksum)
 
 
 @given(st.integers(0, len(FULL) - 1), st.integers(1, 255), st.integers(0, len(FULL) - 1), st.integers(1, 255))
 @settings(max_examples=200, deadline=None)
-def test_two_damaged_bytes_behind_the_checksum_are_refused(
-    first: int, one: int, second: int, other: int
-) -> None:
+def test_two_damaged_bytes_after_checksum_are_refused(first: int, one: int, second: int, other: int) -> None:
     data = bytearray(FULL)
-    for place, bits in ((first, one), (second, other)):
-        data[max(place, 29)] ^= bits
+    for index, bits in ((first, one), (second, other)):
+        data[max(index, 29)] ^= bits
     if data != FULL:
         with pytest.raises(HeaderError):
             parse(bytes(data))

@@ -1,4 +1,4 @@
-"""The PROXY protocol's line, version 1: what is read, what is refused, and what is written."""
+"""PROXY protocol version 1, the line: reading, refusing and writing."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from mailproxy.protocol.proxy_header import (
 from tests.support.protocol.proxy_headers import LINE, read
 
 FULL_HOST6 = "ffff:" * 7 + "ffff"  # 39 characters
-LONG_HOST6 = "0000:" * 5 + "ffff:255.255.255.255"  # 45; the specification counts with 39
+LONG_HOST6 = "0000:" * 5 + "ffff:255.255.255.255"  # 45 characters, more than the 39 of the specification
 
 
 def line(words: str) -> bytes:
     return f"PROXY {words}\r\n".encode()
 
 
-# What is read.
+# Reading
 
 
-def test_a_line_that_haproxy_sent() -> None:
+def test_line_of_haproxy_is_read() -> None:
     assert read(LINE) == HeaderV1(
         protocol="TCP4", source=("127.0.0.1", 54644), destination=("127.0.0.1", 22001)
     )
     assert read(LINE).version == 1
 
 
-def test_the_line_before_a_request() -> None:
+def test_line_before_a_request_is_read() -> None:
     answer = parse(line("TCP4 192.168.0.1 192.168.0.11 56324 443") + b"GET / HTTP/1.1\r\n")
     assert not isinstance(answer, NeedMore)
     header, length = answer
@@ -55,7 +55,7 @@ def test_the_line_before_a_request() -> None:
         *("::ffff:192.0.2.1", "::FFFF:c000:201", "64:ff9b::192.0.2.1", FULL_HOST6),
     ],
 )
-def test_an_ipv6_address_in_any_form_is_kept_as_it_was_written(host: str) -> None:
+def test_ipv6_address_keeps_its_written_form(host: str) -> None:
     data = line(f"TCP6 {host} ::2 1 2")
     header = read(data)
     assert header == HeaderV1(protocol="TCP6", source=(host, 1), destination=("::2", 2))
@@ -63,13 +63,13 @@ def test_an_ipv6_address_in_any_form_is_kept_as_it_was_written(host: str) -> Non
     assert header.endpoints == ((format_ipv6(IPv6Address(host)), 1), ("::2", 2))
 
 
-def test_endpoints_have_the_usual_form_of_an_ipv6_address() -> None:
+def test_endpoints_have_canonical_ipv6_addresses() -> None:
     header = read(line("TCP6 2001:0DB8:0:0:0:0:0:00AB 0::0 1 2"))
     assert header.endpoints == (("2001:db8::ab", 1), ("::", 2))
 
 
 @pytest.mark.parametrize("port", [0, 1, 9, 10, 143, 9999, 10000, 65535])
-def test_ports_go_from_0_to_65535(port: int) -> None:
+def test_ports_from_0_to_65535_are_read(port: int) -> None:
     assert read(line(f"TCP4 192.0.2.1 192.0.2.2 {port} {port}")).endpoints == (
         ("192.0.2.1", port),
         ("192.0.2.2", port),
@@ -77,7 +77,7 @@ def test_ports_go_from_0_to_65535(port: int) -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "255.255.255.255", "1.20.100.249"])
-def test_numbers_of_an_ipv4_address_go_from_0_to_255(host: str) -> None:
+def test_ipv4_numbers_from_0_to_255_are_read(host: str) -> None:
     assert read(line(f"TCP4 {host} {host} 1 2")).endpoints == ((host, 1), (host, 2))
 
 
@@ -86,7 +86,7 @@ def test_numbers_of_an_ipv4_address_go_from_0_to_255(host: str) -> None:
     [b"", b" ", b" TCP4", b" 192.0.2.1 192.0.2.2 1 2", b"  x\t\0\xff ", f" {FULL_HOST6} {FULL_HOST6} 65535 65535".encode()],
     ids=["short", "blank", "word", "addresses", "nonsense", "longest"],
 )  # fmt: skip
-def test_whatever_stands_behind_unknown_is_ignored_and_kept(rest: bytes) -> None:
+def test_rest_after_unknown_is_ignored_and_kept(rest: bytes) -> None:
     data = b"PROXY UNKNOWN" + rest + b"\r\n"
     header = read(data)
     assert header == HeaderV1(protocol="UNKNOWN", rest=rest)
@@ -104,18 +104,18 @@ def test_whatever_stands_behind_unknown_is_ignored_and_kept(rest: bytes) -> None
     ],
     ids=["TCP4", "TCP6", "UNKNOWN", "worst case"],
 )
-def test_the_longest_lines_of_the_specification_are_read(data: bytes, length: int) -> None:
+def test_longest_lines_of_the_specification_are_read(data: bytes, length: int) -> None:
     assert len(data) == length
     assert format_header(read(data)) == data
 
 
-@pytest.mark.parametrize("behind", [b"\r\n", b"\n", b"\r", b"PROXY TCP4", b"\0" * 200, LINE], ids=repr)
-def test_what_stands_behind_the_line_is_not_looked_at(behind: bytes) -> None:
+@pytest.mark.parametrize("extra", [b"\r\n", b"\n", b"\r", b"PROXY TCP4", b"\0" * 200, LINE], ids=repr)
+def test_bytes_after_line_are_ignored(extra: bytes) -> None:
     for data in (LINE, line("UNKNOWN"), line("TCP6 ::1 ::2 1 2")):
-        assert parse(data + behind) == parse(data)
+        assert parse(data + extra) == parse(data)
 
 
-# What is refused.
+# Refusing
 
 
 @pytest.mark.parametrize(
@@ -136,9 +136,7 @@ def test_what_stands_behind_the_line_is_not_looked_at(behind: bytes) -> None:
         *("HTTP", "SMTP", "TLS"),
     ],
 )
-def test_what_does_not_begin_with_proxy_and_a_blank_is_no_header(
-    data: bytes, error: type[HeaderError]
-) -> None:
+def test_other_beginning_is_not_a_header(data: bytes, error: type[HeaderError]) -> None:
     with pytest.raises(error):
         parse(data)
 
@@ -150,7 +148,7 @@ def test_what_does_not_begin_with_proxy_and_a_blank_is_no_header(
         *("tcp4 192.0.2.1 192.0.2.2 1 2", "unknown", "UNKNOWNS", "UNKNOWN\t", "TCP4192.0.2.1 192.0.2.2 1 2"),
     ],
 )
-def test_protocols_are_tcp4_tcp6_and_unknown_only(words: str) -> None:
+def test_other_protocol_word_is_refused(words: str) -> None:
     with pytest.raises(LineError, match="none of TCP4, TCP6 and UNKNOWN"):
         parse(line(words))
 
@@ -164,7 +162,7 @@ def test_protocols_are_tcp4_tcp6_and_unknown_only(words: str) -> None:
         *("TCP4\t192.0.2.1 192.0.2.2 1 2", "TCP4 192.0.2.1\t192.0.2.2 1 2", " TCP4 192.0.2.1 192.0.2.2 1 2"),
     ],
 )
-def test_words_are_five_with_one_blank_between_them(words: str) -> None:
+def test_wrong_number_of_words_or_blanks_is_refused(words: str) -> None:
     with pytest.raises(LineError):
         parse(line(words))
 
@@ -200,13 +198,13 @@ WRONG_HOSTS6 = [
 
 
 @pytest.mark.parametrize(
-    ("protocol", "right", "wrong"),
+    ("protocol", "valid", "invalid"),
     [("TCP4", "192.0.2.9", host) for host in ["", *WRONG_HOSTS4]]
     + [("TCP6", "2001:db8::9", host) for host in ["", *WRONG_HOSTS6]],
 )
-def test_an_address_is_one_of_its_family(protocol: str, right: str, wrong: str) -> None:
-    for hosts in (f"{wrong} {right}", f"{right} {wrong}"):
-        with pytest.raises(AddressError, match="is no IPv"):
+def test_invalid_address_is_refused(protocol: str, valid: str, invalid: str) -> None:
+    for hosts in (f"{invalid} {valid}", f"{valid} {invalid}"):
+        with pytest.raises(AddressError, match="is not an IPv"):
             parse(line(f"{protocol} {hosts} 1 2"))
 
 
@@ -231,9 +229,9 @@ def test_an_address_is_one_of_its_family(protocol: str, right: str, wrong: str) 
         *("0x19", "imap", "1_0", "*", "\x00", "25\x00", "\t25", "\u0661", "\u00b2"),
     ],
 )
-def test_a_port_is_a_number_to_65535_without_heading_zeroes(port: str) -> None:
+def test_invalid_port_is_refused(port: str) -> None:
     for ports in (f"{port} 1", f"1 {port}"):
-        with pytest.raises(AddressError, match="is no port"):
+        with pytest.raises(AddressError, match="is not a port"):
             parse(line(f"TCP4 192.0.2.1 192.0.2.2 {ports}"))
 
 
@@ -252,7 +250,7 @@ def test_a_port_is_a_number_to_65535_without_heading_zeroes(port: str) -> None:
     ],
     ids=repr,
 )
-def test_cr_or_lf_alone_do_not_end_a_line(data: bytes) -> None:
+def test_cr_or_lf_alone_is_refused(data: bytes) -> None:
     with pytest.raises(LineError, match="CR or LF alone"):
         parse(data)
 
@@ -260,24 +258,24 @@ def test_cr_or_lf_alone_do_not_end_a_line(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("length", "end"), [(106, b"\r\n"), (107, b"\r\n"), (500, b"\r\n"), (106, b"\r"), (107, b"\n"), (107, b""), (500, b"")]
 )  # fmt: skip
-def test_a_line_beyond_107_bytes_is_refused_whether_or_not_it_ends(length: int, end: bytes) -> None:
+def test_line_beyond_107_bytes_is_refused(length: int, end: bytes) -> None:
     with pytest.raises(LineError, match="longer than 107 bytes"):
         parse(b"PROXY UNKNOWN ".ljust(length, b"f") + end)
 
 
-def test_a_line_is_waited_for_byte_by_byte_up_to_its_limit() -> None:
+def test_incomplete_line_needs_one_more_byte() -> None:
     data = b"PROXY UNKNOWN ".ljust(V1_MAX - 2, b"f")
     assert parse(data) == NeedMore(V1_MAX - 1)
     assert parse(data + b"\r") == NeedMore(V1_MAX)
     assert parse(data + b"\r\n") == (HeaderV1(protocol="UNKNOWN", rest=data[13:]), V1_MAX)
 
 
-def test_a_header_of_version_2_is_none_of_version_1() -> None:
+def test_version_2_header_is_refused_by_parse_v1() -> None:
     with pytest.raises(NotAHeaderError):
         parse_v1(b"\r\n\r\n\0\r\nQUIT\n")
 
 
-# What is written.
+# Writing
 
 
 def tcp(protocol: str, source: str, destination: str = "192.0.2.2", port: int = 1) -> HeaderV1:
@@ -286,7 +284,7 @@ def tcp(protocol: str, source: str, destination: str = "192.0.2.2", port: int = 
     )
 
 
-def test_a_written_line() -> None:
+def test_line_is_written() -> None:
     assert format_v1(tcp("TCP4", "192.0.2.1")) == b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n"
     assert format_v1(tcp("TCP6", "::1", "::2")) == b"PROXY TCP6 ::1 ::2 1 2\r\n"
     assert format_v1(HeaderV1(protocol="UNKNOWN")) == b"PROXY UNKNOWN\r\n"
@@ -319,8 +317,6 @@ def test_a_written_line() -> None:
     ],
     ids=repr,
 )
-def test_what_no_receiver_would_read_as_it_is_meant_is_not_written(
-    header: HeaderV1, error: type[HeaderError]
-) -> None:
+def test_invalid_header_is_not_written(header: HeaderV1, error: type[HeaderError]) -> None:
     with pytest.raises(error):
         format_v1(header)

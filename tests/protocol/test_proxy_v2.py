@@ -1,4 +1,4 @@
-"""The PROXY protocol's binary header, version 2: commands, families, addresses, lengths."""
+"""PROXY protocol version 2, the binary header: commands, families, addresses, lengths."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ UNSPECIFIED = [0x00, 0x01, 0x02, 0x10, 0x20, 0x30]
 INET6_BLOCK = bytes.fromhex("20010db8000000000000000000000001 00000000000000000000ffffc0000201 ffff 008f")
 
 
-# What is read.
+# Reading
 
 
-def test_headers_that_haproxy_sent() -> None:
+def test_headers_of_haproxy_are_read() -> None:
     assert read(CHECK) == HeaderV2(command=Command.LOCAL)
     assert read(BINARY) == HeaderV2(
         command=Command.PROXY,
@@ -67,12 +67,12 @@ def test_headers_that_haproxy_sent() -> None:
 
 
 @pytest.mark.parametrize("data", KINDS.values(), ids=KINDS)
-def test_every_kind_is_written_back_to_the_same_bytes(data: bytes) -> None:
+def test_each_kind_is_written_back_to_same_bytes(data: bytes) -> None:
     assert format_header(read(data)) == data
 
 
 @pytest.mark.parametrize("protocol", [Protocol.TCP4, Protocol.UDP4])
-def test_ipv4_addresses(protocol: Protocol) -> None:
+def test_ipv4_addresses_are_read(protocol: Protocol) -> None:
     header = read(binary(bytes.fromhex("c0000201 ffffffff 0000 ffff"), protocol=protocol))
     assert header == HeaderV2(
         command=Command.PROXY,
@@ -80,13 +80,13 @@ def test_ipv4_addresses(protocol: Protocol) -> None:
         source=("192.0.2.1", 0),
         destination=("255.255.255.255", 65535),
     )
-    # whoever came by UDP is no client of a stream
+    # A client of UDP is no client of a stream.
     expected = (("192.0.2.1", 0), ("255.255.255.255", 65535)) if protocol == Protocol.TCP4 else None
     assert header.endpoints == expected
 
 
 @pytest.mark.parametrize("protocol", [Protocol.TCP6, Protocol.UDP6])
-def test_ipv6_addresses_in_their_usual_form(protocol: Protocol) -> None:
+def test_ipv6_addresses_are_read_in_canonical_form(protocol: Protocol) -> None:
     header = read_v2(
         binary(bytes.fromhex("20010db8" + "00" * 11 + "ab" + "00" * 16 + "ffff008f"), protocol=protocol)
     )
@@ -94,7 +94,7 @@ def test_ipv6_addresses_in_their_usual_form(protocol: Protocol) -> None:
     assert (header.source, header.destination) == (("2001:db8::ab", 65535), ("::", 143))
 
 
-def test_an_ipv4_mapped_address_stays_one_of_ipv6() -> None:
+def test_ipv4_mapped_address_stays_ipv6() -> None:
     data = binary(INET6_BLOCK, protocol=Protocol.TCP6)
     endpoints = read(data).endpoints
     assert endpoints is not None
@@ -103,7 +103,7 @@ def test_an_ipv4_mapped_address_stays_one_of_ipv6() -> None:
 
 
 @pytest.mark.parametrize("protocol", [Protocol.UNIX_STREAM, Protocol.UNIX_DGRAM])
-def test_unix_addresses_are_no_endpoints(protocol: Protocol) -> None:
+def test_unix_addresses_are_not_endpoints(protocol: Protocol) -> None:
     source, destination = b"/run/a".ljust(108, b"\0"), b"\0abstract".ljust(108, b"\xff")
     header = read(binary(source + destination, protocol=protocol))
     assert header == HeaderV2(
@@ -114,9 +114,7 @@ def test_unix_addresses_are_no_endpoints(protocol: Protocol) -> None:
 
 @pytest.mark.parametrize("block", [b"", b"x", bytes(12), b"\x11" * 300], ids=len)
 @pytest.mark.parametrize("protocol", UNSPECIFIED, ids=hex)
-def test_a_block_of_an_unspecified_family_or_transport_is_ignored_and_kept(
-    protocol: int, block: bytes
-) -> None:
+def test_block_of_unspecified_family_is_ignored_and_kept(protocol: int, block: bytes) -> None:
     header = read(binary(block, protocol=protocol))
     assert header == HeaderV2(command=Command.PROXY, protocol=protocol, block=block)
     assert header.endpoints is None
@@ -126,33 +124,33 @@ def test_a_block_of_an_unspecified_family_or_transport_is_ignored_and_kept(
     "block", [b"", b"x", BINARY[16:], FULL[16:], b"\x03\0\x04nope", b"\xff" * 500], ids=["", "x", "TCP4", "all", "TLV", "long"]
 )  # fmt: skip
 @pytest.mark.parametrize("protocol", [*Protocol, 0x01, 0x13, 0x44, 0xFF], ids=hex)
-def test_with_local_family_and_block_are_ignored_and_kept(protocol: int, block: bytes) -> None:
+def test_local_command_ignores_and_keeps_the_block(protocol: int, block: bytes) -> None:
     header = read(binary(block, first=0x20, protocol=protocol))
     assert header == HeaderV2(command=Command.LOCAL, protocol=protocol, block=block)
     assert header.endpoints is None
 
 
-@pytest.mark.parametrize("behind", [b"\0", b"\r\n", b"\x04\0\0", b"EHLO client.example\r\n", FULL], ids=repr)
+@pytest.mark.parametrize("extra", [b"\0", b"\r\n", b"\x04\0\0", b"EHLO client.example\r\n", FULL], ids=repr)
 @pytest.mark.parametrize(
     "data", [CHECK, BINARY, FULL, KINDS["UNSPEC"]], ids=["LOCAL", "TCP4", "all", "UNSPEC"]
 )
-def test_what_stands_behind_the_header_is_not_looked_at(data: bytes, behind: bytes) -> None:
-    assert parse(data + behind) == parse(data) == (read(data), len(data))
+def test_bytes_after_header_are_ignored(data: bytes, extra: bytes) -> None:
+    assert parse(data + extra) == parse(data) == (read(data), len(data))
 
 
-# What is refused.
+# Refusing
 
 
-@pytest.mark.parametrize("place", range(len(SIGNATURE)))
-def test_every_byte_of_the_signature_counts(place: int) -> None:
+@pytest.mark.parametrize("index", range(len(SIGNATURE)))
+def test_damaged_signature_is_refused(index: int) -> None:
     damaged = bytearray(BINARY)
-    damaged[place] ^= 0x20
-    for length in (place + 1, len(SIGNATURE), 16, len(BINARY)):
+    damaged[index] ^= 0x20
+    for length in (index + 1, len(SIGNATURE), 16, len(BINARY)):
         with pytest.raises(NotAHeaderError):
-            parse(bytes(damaged[: max(place + 1, length)]))
+            parse(bytes(damaged[: max(index + 1, length)]))
 
 
-def test_a_line_of_version_1_is_no_header_of_version_2() -> None:
+def test_version_1_line_is_refused_by_parse_v2() -> None:
     for data in (b"P", b"PROXY UNKNOWN\r\n"):
         with pytest.raises(NotAHeaderError):
             parse_v2(data)
@@ -163,7 +161,7 @@ def test_a_line_of_version_1_is_no_header_of_version_2() -> None:
     [(version << 4 | command, VersionError) for version in range(16) if version != 2 for command in (0, 1, 2)]
     + [(0x20 | command, CommandError) for command in range(2, 16)],
 )
-def test_the_version_is_2_and_the_command_local_or_proxy(first: int, error: type[HeaderError]) -> None:
+def test_other_version_or_command_is_refused(first: int, error: type[HeaderError]) -> None:
     with pytest.raises(error):
         parse(binary(bytes(12), first=first))
 
@@ -171,7 +169,7 @@ def test_the_version_is_2_and_the_command_local_or_proxy(first: int, error: type
 WRONG_FAMILIES = [byte for byte in range(256) if byte >> 4 > 3 or byte & 0x0F > 2]
 
 
-def test_families_and_transports_that_nobody_knows() -> None:
+def test_unknown_family_or_transport_is_refused() -> None:
     assert len(WRONG_FAMILIES) == 256 - len(SIZES) - len(UNSPECIFIED)
     for protocol in WRONG_FAMILIES:
         with pytest.raises(FamilyError, match=f"0x{protocol:02x}"):
@@ -179,7 +177,7 @@ def test_families_and_transports_that_nobody_knows() -> None:
 
 
 @pytest.mark.parametrize("protocol", SIZES)
-def test_a_block_too_short_for_its_addresses_is_refused_before_it_is_there(protocol: Protocol) -> None:
+def test_too_short_block_is_refused_from_its_length(protocol: Protocol) -> None:
     size = SIZES[protocol]
     for length in (0, 1, size - 1):
         with pytest.raises(AddressError, match=f"{length} bytes, {size} are needed"):
@@ -189,7 +187,7 @@ def test_a_block_too_short_for_its_addresses_is_refused_before_it_is_there(proto
 
 
 @pytest.mark.parametrize("protocol", SIZES)
-def test_bytes_behind_the_addresses_are_extensions(protocol: Protocol) -> None:
+def test_bytes_after_addresses_are_extensions(protocol: Protocol) -> None:
     header = read_v2(binary(bytes(SIZES[protocol]) + b"\xe0\0\x02hi", protocol=protocol))
     assert header.tlvs == (Tlv(0xE0, b"hi"),)
     with pytest.raises(TlvError):
@@ -197,7 +195,7 @@ def test_bytes_behind_the_addresses_are_extensions(protocol: Protocol) -> None:
 
 
 @pytest.mark.parametrize("first", [0x20, 0x21], ids=["LOCAL", "PROXY"])
-def test_a_header_longer_than_what_is_read_is_refused_at_once(first: int) -> None:
+def test_too_long_header_is_refused_at_once(first: int) -> None:
     fixed = binary(first=first, length=HEADER_MAX - 16)
     assert parse(fixed) == NeedMore(HEADER_MAX)
     padding = b"\x04" + (HEADER_MAX - 16 - 12 - 3).to_bytes(2, "big")
@@ -209,17 +207,17 @@ def test_a_header_longer_than_what_is_read_is_refused_at_once(first: int) -> Non
 
 
 @pytest.mark.parametrize(
-    ("have", "total"), [(1, 16), (12, 16), (15, 16), (16, 28), (17, 28), (27, 28)]
+    ("received", "total"), [(1, 16), (12, 16), (15, 16), (16, 28), (17, 28), (27, 28)]
 )  # fmt: skip
-def test_how_many_bytes_it_takes_to_go_on(have: int, total: int) -> None:
-    assert parse(BINARY[:have]) == NeedMore(total)
+def test_incomplete_header_needs_more(received: int, total: int) -> None:
+    assert parse(BINARY[:received]) == NeedMore(total)
 
 
-def test_nothing_is_no_header_yet() -> None:
+def test_empty_input_needs_one_byte() -> None:
     assert parse(b"") == NeedMore(1)
 
 
-# What is written.
+# Writing
 
 
 @pytest.mark.parametrize(
@@ -235,7 +233,7 @@ def test_nothing_is_no_header_yet() -> None:
         (HeaderV2(command=Command.LOCAL, block=bytes(0x10000)), HeaderTooLongError),
     ],
 )
-def test_what_cannot_be_written(header: HeaderV2, error: type[InvalidHeaderError]) -> None:
+def test_invalid_header_is_not_written(header: HeaderV2, error: type[InvalidHeaderError]) -> None:
     with pytest.raises(error):
         format_v2(header)
 
@@ -250,7 +248,7 @@ def test_what_cannot_be_written(header: HeaderV2, error: type[InvalidHeaderError
         (Protocol.UNIX_STREAM, "::1", 1),
     ],
 )  # fmt: skip
-def test_addresses_of_another_family_cannot_be_written(protocol: Protocol, host: str, port: int) -> None:
+def test_addresses_of_another_family_are_not_written(protocol: Protocol, host: str, port: int) -> None:
     header = HeaderV2(command=Command.PROXY, protocol=protocol, source=(host, port), destination=(host, port))
     with pytest.raises(AddressError):
         format_v2(header)
@@ -259,13 +257,13 @@ def test_addresses_of_another_family_cannot_be_written(protocol: Protocol, host:
 @pytest.mark.parametrize(
     ("protocol", "length"), [(Protocol.UNIX_STREAM, 107), (Protocol.UNIX_DGRAM, 109), (Protocol.TCP4, 4)]
 )
-def test_unix_addresses_have_108_bytes(protocol: Protocol, length: int) -> None:
+def test_unix_addresses_of_other_length_are_not_written(protocol: Protocol, length: int) -> None:
     header = HeaderV2(command=Command.PROXY, protocol=protocol, source=bytes(length), destination=bytes(108))
     with pytest.raises(AddressError):
         format_v2(header)
 
 
-def test_an_ipv6_address_is_written_whatever_its_form() -> None:
+def test_any_form_of_ipv6_address_is_written() -> None:
     forms = ("2001:DB8::1", "2001:0db8:0:0:0:0:0:1", "2001:db8::0.0.0.1")
     written = {
         format_v2(HeaderV2(command=Command.PROXY, protocol=Protocol.TCP6, source=(form, 1), destination=("::", 2)))

@@ -1,4 +1,4 @@
-"""The harness of a test, and the check that a proxy leaves nothing behind."""
+"""The fixtures of proxy tests, which also check that a proxy leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tests.support.proxy.backend_cluster import BackendCluster
 from tests.support.proxy.proxy_harness import ProxyHarness
 from tests.support.proxy.relays import Kind
 
-dummy_socketpair()  # a process makes it once, with the first TLS that it ends, and keeps it
+dummy_socketpair()  # A process makes this pair once, when it first closes a TLS connection, and keeps it.
 
 
 @pytest.fixture
 def relay_kind() -> Kind:
-    """The relay that proxies have; tests marked ``ON_BOTH`` have one after the other."""
+    """The relay of the proxies. Tests with the mark ``ON_BOTH`` run once with each."""
     return "auto"
 
 
@@ -30,7 +30,7 @@ async def harness(
 ) -> AsyncIterator[ProxyHarness]:
     harness = ProxyHarness(nursery, run_proxy, throw_away_ca, tmp_path, relay_kind)
     yield harness
-    # The border of a session must have caught nothing: whatever peers do, there is a name for it.
+    # The session's last error handler must have caught nothing: each act of a peer has an end reason.
     assert [line for line in harness.lines() if line["event"] == "session-fault"] == []
 
 
@@ -41,5 +41,5 @@ def cluster(harness: ProxyHarness) -> BackendCluster:
 
 @pytest.fixture(autouse=True)
 def prompt_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lines are not collected for long: a thousand tests wait for one each."""
+    """Write log lines at once, because a thousand tests wait for one line each."""
     monkeypatch.setattr("mailproxy.log.writer._BATCH_S", 0.001)

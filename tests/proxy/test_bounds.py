@@ -1,4 +1,4 @@
-"""Bounds and ends under odd circumstances: who waits is served, who is full says so once, nothing stays behind."""
+"""Limits and ends under unusual circumstances: waiting clients, full limits, cancellation, failing parts."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from tests.support.proxy.proxy_harness import TIMEOUT_S, Line, ProxyHarness, Res
 GREETING = b"* OK ready\r\n"
 
 
-async def test_every_bind_has_its_turn_at_the_bound(harness: ProxyHarness) -> None:
-    """One place, two binds: whichever has a client gets the place that is freed, not the one that asked first."""
+async def test_free_slot_goes_to_bind_with_client(harness: ProxyHarness) -> None:
+    """One slot, two binds: a freed slot goes to the bind with a client, not to the one that waited first."""
     server = await harness.server(collect(GREETING))
     bind = [{"address": "127.0.0.1:0", "name": "A"}, {"address": "127.0.0.1:0", "name": "B"}]
     proxy = await harness.proxy(server.address, process={"max_sessions": 1}, frontends={"f": {"bind": bind}})
-    present = await harness.dial(proxy, bind=0)
+    current = await harness.dial(proxy, bind=0)
     with trio.fail_after(TIMEOUT_S):
-        assert await present.receive_line() == GREETING
+        assert await current.receive_line() == GREETING
         for number in (1, 0, 1, 1, 0, 0):
             waiting = await harness.dial(proxy, bind=number)
-            await trio.testing.wait_all_tasks_blocked(0.01)  # both binds wait for room
+            await trio.testing.wait_all_tasks_blocked(0.01)  # both binds wait for a free slot
             assert proxy.sessions == 1
             assert not waiting.received
-            await present.close()
+            await current.close()
             assert await waiting.receive_line() == GREETING
-            present = waiting
-    await present.close()
+            current = waiting
+    await current.close()
     lines = await harness.sessions(7)
     assert [line["bind"] for line in lines] == ["A", "B", "A", "B", "B", "A", "A"]
 
 
-async def test_frontends_share_the_bound(harness: ProxyHarness) -> None:
+async def test_frontends_share_process_limit(harness: ProxyHarness) -> None:
     server = await harness.server(collect(GREETING))
     frontend = {"backend": "b", "log_null": True}
     proxy = await harness.run_proxy(
@@ -68,27 +68,27 @@ async def test_frontends_share_the_bound(harness: ProxyHarness) -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3])
-async def test_full_is_said_once(harness: ProxyHarness, limit: int) -> None:
-    """A small proxy at its bound, one session in for one out, does not fill its log with that."""
+async def test_full_process_is_logged_once(harness: ProxyHarness, limit: int) -> None:
+    """A small proxy at its limit, where each ending session makes room for one, logs this once."""
     server = await harness.server(collect(GREETING))
     proxy = await harness.proxy(server.address, process={"max_sessions": limit})
-    visits = 20
+    repetitions = 20
 
-    async def visit() -> None:
-        for _ in range(visits):
+    async def connect_repeatedly() -> None:
+        for _ in range(repetitions):
             async with await harness.dial(proxy) as client:
                 assert await client.receive_line() == GREETING
 
     with trio.fail_after(TIMEOUT_S):
         async with trio.open_nursery() as nursery:
             for _ in range(limit + 3):
-                nursery.start_soon(visit)
-    await harness.sessions(visits * (limit + 3))
+                nursery.start_soon(connect_repeatedly)
+    await harness.sessions(repetitions * (limit + 3))
     assert len(await harness.events("sessions-full")) == 1
     assert proxy.sessions == 0
 
 
-async def test_a_second_drain_may_be_shorter(harness: ProxyHarness) -> None:
+async def test_second_drain_may_be_shorter(harness: ProxyHarness) -> None:
     server = await harness.server(collect(GREETING))
     proxy = await harness.proxy(server.address)
     client = await harness.dial(proxy)
@@ -98,21 +98,24 @@ async def test_a_second_drain_may_be_shorter(harness: ProxyHarness) -> None:
             nursery.start_soon(proxy.drain, 1000)
             await trio.testing.wait_all_tasks_blocked(0.01)
             assert proxy.sessions == 1
-            nursery.start_soon(proxy.drain, 0)  # both of them end
+            nursery.start_soon(proxy.drain, 0)  # both calls return
         assert await client.receive_until_end() == b""
     client.drop()
     assert (await harness.session())["end"] == "stopped"
     assert [line["seconds"] for line in await harness.events("draining", 2)] == [1000, 0]
 
 
-async def test_cancelled_before_it_was_ready(
+async def test_cancellation_before_ready_leaves_nothing(
     harness: ProxyHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It listens, and waits for a name server that does not answer: stopped now, it leaves nothing behind."""
-    asked = trio.Event()
+    """The proxy listens and waits for a name server that does not answer.
+
+    Cancelled now, it leaves nothing.
+    """
+    was_called = trio.Event()
 
     async def hang(*_: object, **__: object) -> list[tuple[object, ...]]:
-        asked.set()
+        was_called.set()
         await trio.sleep_forever()
         raise AssertionError
 
@@ -136,7 +139,7 @@ async def test_cancelled_before_it_was_ready(
     with trio.fail_after(TIMEOUT_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(mailproxy.serve, config)
-            await asked.wait()
+            await was_called.wait()
             assert path.is_socket()
             nursery.cancel_scope.cancel()
     assert not path.exists()
@@ -145,16 +148,16 @@ async def test_cancelled_before_it_was_ready(
     await before.wait_until_restored()
 
 
-async def test_a_line_that_cannot_be_written_ends_only_its_session(
+async def test_unformattable_line_ends_one_session(
     harness: ProxyHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = await harness.server(greet_and_echo(GREETING))
-    log = tmp_path / "faulty.log"  # the harness's must be without faults
+    log = tmp_path / "faulty.log"  # the harness's own log must have no session-fault
     proxy = await harness.proxy(server.address, log={"to": str(log)})
     before = ResourceSnapshot.now()
-    unlucky, other = await harness.dial(proxy), await harness.dial(proxy)
+    failing, other = await harness.dial(proxy), await harness.dial(proxy)
     with trio.fail_after(TIMEOUT_S):
-        assert await unlucky.receive_line() == GREETING
+        assert await failing.receive_line() == GREETING
         assert await other.receive_line() == GREETING
 
         def fail(*_: object) -> None:
@@ -162,14 +165,14 @@ async def test_a_line_that_cannot_be_written_ends_only_its_session(
 
         with monkeypatch.context() as broken:
             broken.setattr(Log, "session", fail)
-            await unlucky.close()
+            await failing.close()
             await server.wait_ended()
             while proxy.sessions > 1:  # noqa: ASYNC110 - a count, not an event
                 await trio.sleep(0.005)
 
-        fresh = await harness.dial(proxy)
-        assert await fresh.receive_line() == GREETING
-        for client in (other, fresh):
+        later = await harness.dial(proxy)
+        assert await later.receive_line() == GREETING
+        for client in (other, later):
             await client.send(b"still here\r\n")
             assert await client.receive_line() == b"still here\r\n"
             await client.close()
@@ -188,7 +191,7 @@ async def test_a_line_that_cannot_be_written_ends_only_its_session(
 
 
 class FullEpoll:
-    """An epoll object of a user who may not watch one descriptor more (epoll(7), max_user_watches)."""
+    """An epoll object of a user at the limit of watched descriptors (epoll(7), max_user_watches)."""
 
     def __init__(self, real: Any) -> None:
         self.real = real
@@ -200,7 +203,7 @@ class FullEpoll:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-async def test_epoll_that_is_full_ends_sessions_and_not_the_proxy(harness: ProxyHarness) -> None:
+async def test_full_epoll_ends_sessions_not_proxy(harness: ProxyHarness) -> None:
     server = await harness.server()
     proxy = await harness.proxy(server.address)
     poller: Any = proxy._service._poller

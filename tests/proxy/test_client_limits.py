@@ -1,4 +1,4 @@
-"""Limits per client: over one, a session ends before anything is done for it, and other clients do not notice."""
+"""Limits per client: the proxy ends a session above a limit first. Other clients are not affected."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import mailproxy
 from mailproxy.pool import ClientLimits
 from mailproxy.protocol.proxy_header import Command, HeaderV2, Protocol, format_v2
 from mailproxy.testing import Connection, collect, dial, greet_and_echo
-from tests.support.patience import wait_until
 from tests.support.proxy.backend_cluster import assert_served, receive_server_name
 from tests.support.proxy.proxy_harness import TIMEOUT_S, Line, ProxyHarness, ResourceSnapshot
+from tests.support.timeouts import wait_until
 
 GREETING = b"s1\r\n"
 ONE, TWO, OTHER = "127.0.0.2", "127.0.0.3", "127.0.0.4"  # clients
@@ -26,10 +26,12 @@ EACH_MODE = pytest.mark.parametrize("mode", ["forward", "passthrough", "tls", "a
 
 
 def header(host: str, port: int = 40000) -> bytes:
-    own = "203.0.113.9" if ":" not in host else "2001:db8:ffff::9"
+    destination_host = "203.0.113.9" if ":" not in host else "2001:db8:ffff::9"
     protocol = Protocol.TCP6 if ":" in host else Protocol.TCP4
     return format_v2(
-        HeaderV2(command=Command.PROXY, protocol=protocol, source=(host, port), destination=(own, 993))
+        HeaderV2(
+            command=Command.PROXY, protocol=protocol, source=(host, port), destination=(destination_host, 993)
+        )
     )
 
 
@@ -38,7 +40,7 @@ LOCAL = format_v2(HeaderV2(command=Command.LOCAL, protocol=Protocol.UNSPEC))
 
 @asynccontextmanager
 async def connected(address: str, source: str) -> AsyncIterator[Connection]:
-    """A client from this address of the loopback network."""
+    """Connect from this address of the loopback network."""
     host, _, port = address.rpartition(":")
     sock = trio.socket.socket(socket.AF_INET6 if "[" in host else socket.AF_INET)
     await sock.bind((source, 0))
@@ -48,8 +50,8 @@ async def connected(address: str, source: str) -> AsyncIterator[Connection]:
         yield connection
 
 
-class Door:
-    """A proxy whose frontend has one bind of this mode, and the clients that come to it."""
+class LimitedProxy:
+    """A proxy whose frontend has one bind of this mode, and its clients."""
 
     def __init__(self, harness: ProxyHarness, mode: str) -> None:
         self.harness, self.mode = harness, mode
@@ -57,20 +59,20 @@ class Door:
         self._clients = AsyncExitStack()
 
     @classmethod
-    async def open(cls, harness: ProxyHarness, mode: str, **limits: Any) -> Door:
-        door = cls(harness, mode)
+    async def open(cls, harness: ProxyHarness, mode: str, **limits: Any) -> LimitedProxy:
+        limited = cls(harness, mode)
         tls = harness.ca.server_context("localhost") if mode == "passthrough" else None
         server = await harness.server(greet_and_echo(GREETING), tls=tls)
         bind: Line = {"mode": mode if mode != "accept_proxy" else "forward"}
         if mode == "accept_proxy":
             bind["accept_proxy"] = ["127.0.0.0/8"]
-        door.proxy = await harness.proxy(
+        limited.proxy = await harness.proxy(
             server.address, tls=mode == "tls", bind=bind, frontends={"f": limits}
         )
-        return door
+        return limited
 
-    async def come(self, source: str) -> Connection:
-        """A client that has said what comes first in this mode."""
+    async def connect(self, source: str) -> Connection:
+        """Connect a client, with the PROXY header if the mode needs one."""
         address = self.proxy.frontends["f"].addresses[0]
         if self.mode == "accept_proxy":
             client = await self._clients.enter_async_context(connected(address, "127.0.0.1"))
@@ -79,21 +81,21 @@ class Door:
             client = await self._clients.enter_async_context(connected(address, source))
         return client
 
-    async def served(self, source: str) -> Connection:
-        client = await self.come(source)
+    async def connect_served(self, source: str) -> Connection:
+        client = await self.connect(source)
         with trio.fail_after(TIMEOUT_S):
             if self.mode in ("passthrough", "tls"):
                 await client.start_tls(self.harness.ca.client_context())
             assert await receive_server_name(client) == "s1"
         return client
 
-    async def refused(self, source: str) -> None:
-        """The end comes, and nothing before it: no greeting, no alert."""
-        client = await self.come(source)
+    async def connect_rejected(self, source: str) -> None:
+        """Connect a client whose connection ends with no byte before: no greeting, no alert."""
+        client = await self.connect(source)
         with trio.fail_after(TIMEOUT_S):
             assert await client.receive_until_end() == b""
 
-    async def __aenter__(self) -> Door:
+    async def __aenter__(self) -> LimitedProxy:
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -104,20 +106,20 @@ class Door:
 
 
 @EACH_MODE
-async def test_client_over_its_sessions_is_refused(harness: ProxyHarness, mode: str) -> None:
-    async with await Door.open(harness, mode, max_sessions_per_client=2) as door:
+async def test_client_above_session_limit_is_rejected(harness: ProxyHarness, mode: str) -> None:
+    async with await LimitedProxy.open(harness, mode, max_sessions_per_client=2) as limited:
         before = ResourceSnapshot.now()
-        first, second = await door.served(ONE), await door.served(ONE)
-        await door.refused(ONE)
+        first, second = await limited.connect_served(ONE), await limited.connect_served(ONE)
+        await limited.connect_rejected(ONE)
         (line,) = await harness.sessions(1)
-        other = await door.served(TWO)
+        other = await limited.connect_served(TWO)
         for client in (first, second, other):
             await assert_served(client)
         await first.close()
         await harness.sessions(2)
-        await door.served(ONE)
-        await door.refused(ONE)
-        assert door.proxy.frontends["f"].client_limited == 2
+        await limited.connect_served(ONE)
+        await limited.connect_rejected(ONE)
+        assert limited.proxy.frontends["f"].client_limited == 2
     await harness.sessions(6)
     await harness.wait_until_idle()
     assert (line["end"], line["by"], line["state"]) == ("client-limit", "proxy", "PR")
@@ -128,34 +130,34 @@ async def test_client_over_its_sessions_is_refused(harness: ProxyHarness, mode: 
 
 
 @EACH_MODE
-async def test_client_over_its_rate_is_refused(harness: ProxyHarness, mode: str) -> None:
+async def test_client_above_rate_limit_is_rejected(harness: ProxyHarness, mode: str) -> None:
     limits = {"max_session_rate_per_client": {"count": 2, "per": "1d"}}
-    async with await Door.open(harness, mode, **limits) as door:
+    async with await LimitedProxy.open(harness, mode, **limits) as limited:
         for _ in range(2):
-            client = await door.served(ONE)
+            client = await limited.connect_served(ONE)
             await client.close()
         await harness.sessions(2)
-        await door.refused(ONE)
-        await door.refused(ONE)
-        await door.served(TWO)
+        await limited.connect_rejected(ONE)
+        await limited.connect_rejected(ONE)
+        await limited.connect_served(TWO)
     lines = await harness.sessions(5)
-    refused = [line for line in lines if line["end"] == "client-limit"]
-    assert [line["detail"].split(", ")[-1] for line in refused] == [
+    rejected = [line for line in lines if line["end"] == "client-limit"]
+    assert [line["detail"].split(", ")[-1] for line in rejected] == [
         "max_session_rate_per_client is 2 in 1d"
     ] * 2
-    assert refused[0]["detail"].startswith(f"{ONE} made 3 connections in 1d, ")
+    assert rejected[0]["detail"].startswith(f"{ONE} made 3 connections in 1d, ")
 
 
-async def test_session_is_refused_without_waiting_for_its_client(harness: ProxyHarness) -> None:
-    """A client that says nothing has no time to do so: no handshake is begun."""
-    async with await Door.open(harness, "tls", max_sessions_per_client=1) as door:
-        await door.served(ONE)
-        await door.refused(ONE)  # which has not sent a byte
+async def test_rejection_does_not_wait_for_handshake(harness: ProxyHarness) -> None:
+    """A silent client is rejected at once. No TLS handshake is started."""
+    async with await LimitedProxy.open(harness, "tls", max_sessions_per_client=1) as limited:
+        await limited.connect_served(ONE)
+        await limited.connect_rejected(ONE)  # has not sent a byte
         (line,) = await harness.sessions(1)
     assert (line["end"], line["phase"]) == ("client-limit", "route")
 
 
-async def test_line_of_haproxys_form_says_pr(harness: ProxyHarness) -> None:
+async def test_tcplog_line_of_rejected_session_has_pr(harness: ProxyHarness) -> None:
     log = harness.folder / "tcplog"
     server = await harness.server(collect(GREETING))
     proxy = await harness.proxy(
@@ -174,15 +176,15 @@ async def test_line_of_haproxys_form_says_pr(harness: ProxyHarness) -> None:
 # What counts
 
 
-async def test_limits_are_off_unless_they_are_given(harness: ProxyHarness) -> None:
-    async with await Door.open(harness, "forward") as door:
+async def test_limits_are_off_by_default(harness: ProxyHarness) -> None:
+    async with await LimitedProxy.open(harness, "forward") as limited:
         for _ in range(40):
-            await door.served(ONE)
-        assert door.proxy.frontends["f"].client_limited == 0
+            await limited.connect_served(ONE)
+        assert limited.proxy.frontends["f"].client_limited == 0
 
 
-async def test_sessions_that_fail_are_given_back(harness: ProxyHarness) -> None:
-    """However one ends, its client has the place again: no server, a broken handshake, a client that is gone."""
+async def test_failed_session_frees_place(harness: ProxyHarness) -> None:
+    """Each end frees the client's place: no server, a broken handshake, a client that has gone."""
     proxy = await harness.proxy("127.0.0.1:1", tls=True, frontends={"f": {"max_sessions_per_client": 1}})
     for count, first_bytes in enumerate([b"no TLS\r\n", b"\x16\x03\x01\xff\xff", b""] * 3):
         async with await harness.dial(proxy) as client:
@@ -193,7 +195,7 @@ async def test_sessions_that_fail_are_given_back(harness: ProxyHarness) -> None:
         assert "client-limit" not in ends, ends
 
 
-async def test_frontends_count_apart(harness: ProxyHarness) -> None:
+async def test_frontends_count_separately(harness: ProxyHarness) -> None:
     server = await harness.server(collect(GREETING))
     frontend = {"backend": "b", "bind": ["127.0.0.1:0"], "log_null": True, "max_sessions_per_client": 1}
     proxy = await harness.proxy(
@@ -222,17 +224,17 @@ async def test_exempt_networks_have_no_limit(harness: ProxyHarness) -> None:
         "max_session_rate_per_client": {"count": 1, "per": "1d"},
         "max_sessions_per_client_exempt": [f"{ONE}/32", "192.0.2.0/24"],
     }
-    async with await Door.open(harness, "forward", **limits) as door:
+    async with await LimitedProxy.open(harness, "forward", **limits) as limited:
         for _ in range(5):
-            await door.served(ONE)
-        await door.served(TWO)
-        await door.refused(TWO)
+            await limited.connect_served(ONE)
+        await limited.connect_served(TWO)
+        await limited.connect_rejected(TWO)
 
 
 # Addresses
 
 
-async def test_clients_of_a_unix_socket_have_no_limit(harness: ProxyHarness) -> None:
+async def test_unix_socket_client_has_no_limit(harness: ProxyHarness) -> None:
     server = await harness.server(collect(GREETING))
     limits = {"max_sessions_per_client": 1, "max_session_rate_per_client": {"count": 1}}
     path = harness.folder / "p.sock"
@@ -241,7 +243,7 @@ async def test_clients_of_a_unix_socket_have_no_limit(harness: ProxyHarness) -> 
         assert [await receive_server_name(client) for client in (one, two)] == ["s1", "s1"]
 
 
-async def test_header_on_a_unix_socket_gives_a_client(harness: ProxyHarness) -> None:
+async def test_unix_socket_client_from_header_is_limited(harness: ProxyHarness) -> None:
     server = await harness.server(collect(GREETING))
     bind = {"address": f"unix:{harness.folder}/p.sock", "accept_proxy": ["unix"]}
     proxy = await harness.proxy(server.address, bind=bind, frontends={"f": {"max_sessions_per_client": 1}})
@@ -252,19 +254,19 @@ async def test_header_on_a_unix_socket_gives_a_client(harness: ProxyHarness) -> 
         assert await two.receive_until_end() == b""
 
 
-@pytest.mark.parametrize("first", [LOCAL, b"PROXY UNKNOWN\r\n"])
-async def test_header_without_a_client_has_no_limit(harness: ProxyHarness, first: bytes) -> None:
-    """Or the health checks of a balancer would be refused, and all those of which it knows no address."""
+@pytest.mark.parametrize("header_bytes", [LOCAL, b"PROXY UNKNOWN\r\n"])
+async def test_header_without_a_client_has_no_limit(harness: ProxyHarness, header_bytes: bytes) -> None:
+    """Otherwise a balancer's health checks, and clients whose address it does not know, would be rejected."""
     server = await harness.server(collect(GREETING))
     bind = {"accept_proxy": ["127.0.0.0/8"]}
     proxy = await harness.proxy(server.address, bind=bind, frontends={"f": {"max_sessions_per_client": 1}})
     async with await harness.dial(proxy) as one, await harness.dial(proxy) as two:
         for client in (one, two):
-            await client.send(first)
+            await client.send(header_bytes)
             assert await receive_server_name(client) == "s1"
 
 
-async def test_client_without_header_counts_where_that_is_optional(harness: ProxyHarness) -> None:
+async def test_client_without_optional_header_counts(harness: ProxyHarness) -> None:
     server = await harness.server(collect(GREETING))
     bind = {"accept_proxy": ["192.0.2.0/24"], "proxy_optional": True}
     proxy = await harness.proxy(server.address, bind=bind, frontends={"f": {"max_sessions_per_client": 1}})
@@ -274,17 +276,17 @@ async def test_client_without_header_counts_where_that_is_optional(harness: Prox
             assert await two.receive_until_end() == b""
 
 
-async def test_waiting_for_a_header_is_no_session_of_anybody(harness: ProxyHarness) -> None:
-    """Whose it will be is not known yet, and a balancer holds many open."""
-    async with await Door.open(harness, "accept_proxy", max_sessions_per_client=1) as door:
-        address = door.proxy.frontends["f"].addresses[0]
+async def test_session_before_header_does_not_count(harness: ProxyHarness) -> None:
+    """The client is not known yet, and a balancer keeps many connections open."""
+    async with await LimitedProxy.open(harness, "accept_proxy", max_sessions_per_client=1) as limited:
+        address = limited.proxy.frontends["f"].addresses[0]
         async with await dial(address), await dial(address), await dial(address):
-            await door.served(ONE)
-            await door.served(TWO)
+            await limited.connect_served(ONE)
+            await limited.connect_served(TWO)
 
 
 @pytest.mark.parametrize(
-    ("same", "another", "name"),
+    ("same", "other", "client_name"),
     [
         (["2001:db8:1:2::1", "2001:db8:1:2:ffff::9"], "2001:db8:1:3::1", "2001:db8:1:2::/64"),
         (["192.0.2.1", "::ffff:192.0.2.1"], "192.0.2.2", "192.0.2.1"),
@@ -292,28 +294,28 @@ async def test_waiting_for_a_header_is_no_session_of_anybody(harness: ProxyHarne
         (["::1", "::2"], "0:0:0:1::1", "::/64"),
     ],
 )
-async def test_client_is_an_ipv4_address_or_an_ipv6_network(
-    harness: ProxyHarness, same: list[str], another: str, name: str
+async def test_client_is_ipv4_address_or_ipv6_network(
+    harness: ProxyHarness, same: list[str], other: str, client_name: str
 ) -> None:
-    async with await Door.open(harness, "accept_proxy", max_sessions_per_client=1) as door:
-        await door.served(same[0])
-        await door.refused(same[1])
-        await door.served(another)
+    async with await LimitedProxy.open(harness, "accept_proxy", max_sessions_per_client=1) as limited:
+        await limited.connect_served(same[0])
+        await limited.connect_rejected(same[1])
+        await limited.connect_served(other)
         (line,) = await harness.sessions(1)
-    assert line["detail"] == f"{name} has 1 session, max_sessions_per_client is 1"
+    assert line["detail"] == f"{client_name} has 1 session, max_sessions_per_client is 1"
 
 
-async def test_exempt_ipv6_address_leaves_its_network_limited(harness: ProxyHarness) -> None:
+async def test_exempt_ipv6_address_leaves_network_limited(harness: ProxyHarness) -> None:
     limits = {"max_sessions_per_client": 1, "max_sessions_per_client_exempt": ["2001:db8::1"]}
-    async with await Door.open(harness, "accept_proxy", **limits) as door:
+    async with await LimitedProxy.open(harness, "accept_proxy", **limits) as limited:
         for _ in range(3):
-            await door.served("2001:db8::1")
-        await door.served("2001:db8::2")
-        await door.refused("2001:db8::3")
+            await limited.connect_served("2001:db8::1")
+        await limited.connect_served("2001:db8::2")
+        await limited.connect_rejected("2001:db8::3")
 
 
 @pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="no IPv6 here")
-async def test_ipv4_client_of_a_bind_for_both_families_is_one_client(harness: ProxyHarness) -> None:
+async def test_ipv4_client_of_dual_stack_bind_counts_once(harness: ProxyHarness) -> None:
     server = await harness.server(greet_and_echo(GREETING))
     proxy = await harness.proxy(
         server.address,
@@ -337,34 +339,34 @@ async def test_ipv4_client_of_a_bind_for_both_families_is_one_client(harness: Pr
 # Hostile clients
 
 
-async def test_client_in_a_hurry_does_not_touch_another(harness: ProxyHarness) -> None:
-    """It opens and closes as fast as it can, and the other one comes and goes beside it."""
+async def test_fast_client_does_not_affect_another(harness: ProxyHarness) -> None:
+    """One client opens and closes as fast as it can, while another one comes and goes."""
     limits = {"max_sessions_per_client": 2, "max_session_rate_per_client": {"count": 30, "per": "1d"}}
-    async with await Door.open(harness, "forward", **limits) as door:
-        address = door.proxy.frontends["f"].addresses[0]
+    async with await LimitedProxy.open(harness, "forward", **limits) as limited:
+        address = limited.proxy.frontends["f"].addresses[0]
         is_over = False
 
-        async def hurry() -> None:
+        async def connect_and_reset() -> None:
             while not is_over:
                 async with connected(address, OTHER) as client:
                     client.reset()
 
         async with trio.open_nursery() as nursery:
             for _ in range(3):
-                nursery.start_soon(hurry)
-            await wait_until(lambda: door.proxy.frontends["f"].client_limited >= 20)
+                nursery.start_soon(connect_and_reset)
+            await wait_until(lambda: limited.proxy.frontends["f"].client_limited >= 20)
             for _ in range(15):
-                client = await door.served(ONE)
+                client = await limited.connect_served(ONE)
                 await assert_served(client)
                 await client.close()
             is_over = True
         await harness.wait_until_idle()
 
 
-async def test_fault_in_counting_ends_one_session_alone(
+async def test_fault_in_counting_ends_one_session(
     harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And the session is told of, as every fault of the proxy is; the next one is counted as before."""
+    """The fault is logged as every fault of the proxy is. The next session is counted as before."""
     server = await harness.server(collect(GREETING))
     proxy = await harness.proxy(server.address, frontends={"f": {"max_sessions_per_client": 1}})
     with monkeypatch.context() as broken:
@@ -375,14 +377,14 @@ async def test_fault_in_counting_ends_one_session_alone(
     assert line["end"] == "internal-error"
     async with await harness.dial(proxy) as client:
         assert await receive_server_name(client) == "s1"
-    harness.log.write_text("")  # the harness wants no faults of the proxy at its end
+    harness.log.write_text("")  # the harness accepts no session-fault at its end
 
 
-async def test_stopping_gives_every_place_back(harness: ProxyHarness) -> None:
-    async with await Door.open(harness, "forward", max_sessions_per_client=3) as door:
+async def test_stopping_ends_limited_sessions(harness: ProxyHarness) -> None:
+    async with await LimitedProxy.open(harness, "forward", max_sessions_per_client=3) as limited:
         for _ in range(3):
-            await door.served(ONE)
+            await limited.connect_served(ONE)
         with trio.fail_after(TIMEOUT_S):
-            await door.proxy.drain(0)
+            await limited.proxy.drain(0)
     lines = await harness.sessions(3)
     assert {line["end"] for line in lines} == {"stopped"}

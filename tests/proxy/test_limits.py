@@ -1,4 +1,4 @@
-"""Bounds on sessions at once, and many of them side by side."""
+"""The process's session limit, and many sessions at once."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tests.support.proxy.relays import ON_BOTH
 GREETING = b"* OK ready\r\n"
 
 
-async def test_over_the_limit_accepting_waits(harness: ProxyHarness) -> None:
+async def test_full_process_stops_accepting(harness: ProxyHarness) -> None:
     server = await harness.server(collect(GREETING))
     proxy = await harness.proxy(server.address, process={"max_sessions": 2})
-    clients = [await harness.dial(proxy) for _ in range(4)]  # the kernel takes the connections of all
+    clients = [await harness.dial(proxy) for _ in range(4)]  # the kernel takes all four connections
     await clients[0].receive_line()
     await clients[1].receive_line()
     await harness.events("sessions-full")
@@ -26,7 +26,7 @@ async def test_over_the_limit_accepting_waits(harness: ProxyHarness) -> None:
     assert server.accepted == 2
     await clients[0].close()
     with trio.fail_after(TIMEOUT_S):
-        assert await clients[2].receive_line() == GREETING  # one place freed, one taken
+        assert await clients[2].receive_line() == GREETING  # one slot is freed and taken
     assert proxy.sessions == 2
     for client in clients:
         client.drop()
@@ -34,8 +34,8 @@ async def test_over_the_limit_accepting_waits(harness: ProxyHarness) -> None:
 
 @pytest.mark.slow
 @ON_BOTH
-async def test_many_at_once(harness: ProxyHarness) -> None:
-    """300 sessions, half of them TLS: each gets its own lines back, none is lost."""
+async def test_300_sessions_at_once_lose_nothing(harness: ProxyHarness) -> None:
+    """300 sessions, half of them TLS: each gets its own lines back."""
     server = await harness.server(greet_and_echo(GREETING))
     proxy = await harness.proxy(
         server.address,
@@ -50,18 +50,18 @@ async def test_many_at_once(harness: ProxyHarness) -> None:
         },
     )
     before = ResourceSnapshot.now()
-    count, here = 300, 0
-    everybody = trio.Event()
+    count, connected = 300, 0
+    all_connected = trio.Event()
 
-    async def visit(number: int) -> None:
-        nonlocal here
+    async def run_client(number: int) -> None:
+        nonlocal connected
         tls = number % 2 == 1
         client = await harness.dial(proxy, tls=tls, bind=int(tls))
         assert await client.receive_line() == GREETING
-        here += 1
-        if here == count:
-            everybody.set()
-        await everybody.wait()
+        connected += 1
+        if connected == count:
+            all_connected.set()
+        await all_connected.wait()
         for turn in range(3):
             words = f"{number}.{turn}\r\n".encode()
             await client.send(words)
@@ -71,7 +71,7 @@ async def test_many_at_once(harness: ProxyHarness) -> None:
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             for number in range(count):
-                nursery.start_soon(visit, number)
+                nursery.start_soon(run_client, number)
     lines = await harness.sessions(count)
     assert {line["end"] for line in lines} == {"client-closed"}
     assert len({line["id"] for line in lines}) == count

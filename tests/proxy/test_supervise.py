@@ -1,4 +1,4 @@
-"""Helpers that fail: the failure is an event, sessions go on, and the helper does its work again afterwards."""
+"""Helpers that fail: the failure is logged, sessions continue, and the helper works again afterwards."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ from mailproxy.log import Log, Output
 from mailproxy.log.targets import StreamTarget
 from mailproxy.proxy.supervise import contained, supervise
 from mailproxy.testing import greet_and_echo
-from tests.support.patience import wait_until
 from tests.support.proxy.proxy_harness import TIMEOUT_S, ProxyHarness
+from tests.support.timeouts import wait_until
 
 GREETING = b"* OK ready\r\n"
 CHECK = {"type": "tcp", "interval": "50ms", "fast_interval": "50ms"}
 
 
-class Failing:
-    """In place of a function: raises at the first two calls and works then. ``calls`` counts all of them."""
+class FailingTwice:
+    """Replaces a function: the first two calls raise, later ones work. ``calls`` counts all of them."""
 
-    def __init__(self, works: Callable[..., Any], error: Exception) -> None:
-        self.works, self.error, self.calls = works, error, 0
+    def __init__(self, function: Callable[..., Any], error: Exception) -> None:
+        self.function, self.error, self.calls = function, error, 0
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self.calls += 1
         if self.calls <= 2:
             raise self.error
-        return self.works(*args, **kwargs)
+        return self.function(*args, **kwargs)
 
     def __get__(self, instance: object, owner: type) -> Callable[..., Any]:
         return lambda *args, **kwargs: self(instance, *args, **kwargs)
 
 
-def break_twice(monkeypatch: pytest.MonkeyPatch, path: str, error: Exception | None = None) -> Failing:
-    """Replace a function, given as ``module:names``."""
+def break_twice(monkeypatch: pytest.MonkeyPatch, path: str, error: Exception | None = None) -> FailingTwice:
+    """Replace a function, given as ``module:names``, by one that fails twice."""
     module, _, names = path.partition(":")
     target: Any = importlib.import_module(module)
     *owners, name = names.split(".")
     for owner in owners:
         target = getattr(target, owner)
-    failing = Failing(getattr(target, name), error or RuntimeError("can't start new thread"))
+    failing = FailingTwice(getattr(target, name), error or RuntimeError("can't start new thread"))
     monkeypatch.setattr(target, name, failing)
     return failing
 
@@ -69,7 +69,7 @@ HELPERS = [
 
 
 @pytest.mark.parametrize(("path", "helper"), HELPERS, ids=[path.partition(":")[2] for path, _ in HELPERS])
-async def test_helper_fails_twice_and_sessions_go_on(
+async def test_failing_helper_leaves_sessions_alone(
     harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch, path: str, helper: str
 ) -> None:
     server = await harness.server(greet_and_echo(GREETING))
@@ -87,8 +87,8 @@ async def test_helper_fails_twice_and_sessions_go_on(
             }
         },
     }
-    failing: Failing | None = None
-    if path.endswith(("look", "expiring", "expire")):  # what would be called too seldom
+    failing: FailingTwice | None = None
+    if path.endswith(("scan", "expiring", "expire")):  # helpers that are called too seldom afterwards
         failing = break_twice(monkeypatch, path)
     proxy = await harness.proxy(f"{host}:{port}", tls=True, **options)
     session = await harness.dial(proxy, tls=True)
@@ -98,21 +98,21 @@ async def test_helper_fails_twice_and_sessions_go_on(
         failing = break_twice(monkeypatch, path)
     with trio.fail_after(2 * TIMEOUT_S):
         while failing.calls < 3:
-            # what makes each of them work: a client comes, one of its sides ends, a server comes back
+            # Give each helper work: a client comes, one of its sides ends, a server comes back.
             proxy.backends["b"].servers["s"].set_state("maint")
             proxy.backends["b"].servers["s"].set_state("ready")
             with trio.move_on_after(0.5), suppress(trio.BrokenResourceError):
-                async with await harness.dial(proxy, tls=True) as visitor:
-                    await visitor.receive_line()
-                    await visitor.half_close()
+                async with await harness.dial(proxy, tls=True) as other_client:
+                    await other_client.receive_line()
+                    await other_client.half_close()
                     await trio.sleep(0.1)
             await trio.sleep(0.01)
         await session.send(b"still here\r\n")
         assert await session.receive_line() == b"still here\r\n"
-        visitor = await harness.dial(proxy, tls=True)
-        assert await visitor.receive_line() == GREETING
+        other_client = await harness.dial(proxy, tls=True)
+        assert await other_client.receive_line() == GREETING
     session.drop()
-    visitor.drop()
+    other_client.drop()
     await wait_until(lambda: [line for line in harness.lines() if line["event"] == "helper-failed"])
     failures = [line for line in harness.lines() if line["event"] == "helper-failed"]
     assert {line["helper"].startswith(helper) for line in failures} == {True}
@@ -120,24 +120,24 @@ async def test_helper_fails_twice_and_sessions_go_on(
     assert all(line["place"] for line in failures)
 
 
-async def test_pauses_grow_and_a_helper_that_returns_is_over(autojump_clock: trio.testing.MockClock) -> None:
-    here, there = socket.socketpair()
-    began: list[float] = []
+async def test_restart_pauses_grow_until_helper_returns(autojump_clock: trio.testing.MockClock) -> None:
+    read_end, write_end = socket.socketpair()
+    started_at: list[float] = []
 
     async def fail() -> None:
-        began.append(round(trio.current_time() - start, 2))
+        started_at.append(round(trio.current_time() - start, 2))
         await trio.lowlevel.checkpoint()
-        if len(began) < 12:
+        if len(started_at) < 12:
             raise ValueError("no")
 
-    with here, there:
+    with read_end, write_end:
         start = trio.current_time()
-        await supervise(Log([Output(StreamTarget(there.fileno()))]), "helper", fail)
-    pauses = [round(after - before, 2) for before, after in itertools.pairwise(began)]
+        await supervise(Log([Output(StreamTarget(write_end.fileno()))]), "helper", fail)
+    pauses = [round(after - before, 2) for before, after in itertools.pairwise(started_at)]
     assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0, 30.0]
 
 
-async def test_cancellation_passes_also_beside_a_failure() -> None:
+async def test_cancellation_passes_beside_failure() -> None:
     """A nursery whose children fail while it is cancelled raises both in one group."""
 
     async def fail_when_cancelled() -> None:
@@ -151,9 +151,9 @@ async def test_cancellation_passes_also_beside_a_failure() -> None:
             nursery.start_soon(fail_when_cancelled)
             nursery.start_soon(trio.sleep_forever)
 
-    here, there = socket.socketpair()
-    with here, there, trio.fail_after(TIMEOUT_S):
-        log = Log([Output(StreamTarget(there.fileno()))])
+    read_end, write_end = socket.socketpair()
+    with read_end, write_end, trio.fail_after(TIMEOUT_S):
+        log = Log([Output(StreamTarget(write_end.fileno()))])
         with trio.move_on_after(0.01) as scope:
             await supervise(log, "helper", run)
         assert scope.cancelled_caught
@@ -161,7 +161,7 @@ async def test_cancellation_passes_also_beside_a_failure() -> None:
             raise KeyError("caught")
 
 
-async def test_log_without_a_thread_keeps_its_lines_and_writes_them_later(
+async def test_log_without_thread_writes_lines_later(
     harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = await harness.server(greet_and_echo(GREETING))
@@ -178,10 +178,10 @@ async def test_log_without_a_thread_keeps_its_lines_and_writes_them_later(
     assert "lines-lost" not in {line["event"] for line in harness.lines()}
 
 
-async def test_log_whose_target_has_a_fault_counts_its_lines_as_lost(
+async def test_log_with_failing_target_counts_lost_lines(
     harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sessions end as ever; the first line that is written says how many were lost."""
+    """Sessions end as usual. The first line that is written afterwards says how many were lost."""
     server = await harness.server(greet_and_echo(GREETING))
     monkeypatch.setattr("mailproxy.log.writer._RETRY_S", 0.01)
     proxy = await harness.proxy(server.address)
@@ -191,8 +191,8 @@ async def test_log_whose_target_has_a_fault_counts_its_lines_as_lost(
         client = await harness.dial(proxy)
         with trio.fail_after(TIMEOUT_S):
             assert await client.receive_line() == GREETING
-        wanted = failing.calls + 1
+        expected_calls = failing.calls + 1
         await client.close()
-        await wait_until(lambda wanted=wanted: failing.calls >= wanted)  # type: ignore[misc]  # bound in this round
+        await wait_until(lambda expected_calls=expected_calls: failing.calls >= expected_calls)  # type: ignore[misc]  # bound in this round
     (lost,) = await harness.events("lines-lost")
     assert lost["lost"] == 2

@@ -1,4 +1,4 @@
-"""Certificates on disk as certbot, acme.sh, lego, dehydrated and cert-manager leave and renew them."""
+"""Certificate files as certbot, acme.sh, lego, dehydrated and cert-manager write and renew them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAME = "imap.example.com"
 
 @define
 class CertificateTree:
-    """A folder that one tool writes to; ``issue`` is what it does each time."""
+    """A folder that one tool writes to. Each call of `issue` writes as the tool does at a renewal."""
 
     root: Path
     ca: trustme.CA = field(factory=lambda: trustme.CA().create_child_ca())
@@ -31,16 +31,16 @@ class CertificateTree:
 
     @property
     def folder(self) -> Path:
-        """The folder with the files of one certificate."""
+        """Return the folder with the files of one certificate."""
         return self.root
 
     @property
     def certificate(self) -> Path:
-        """The file with the whole chain."""
+        """Return the file with the full chain."""
         return self.folder / self.served
 
     def issue(self, name: str = NAME) -> None:
-        """Issue a certificate for the first time, or again."""
+        """Issue the first certificate or a renewed one."""
         self.issued += 1
         self.name = name
         new = self.ca.issue_cert(name, not_after=self.not_after)
@@ -58,7 +58,7 @@ def _link(path: Path, target: str) -> None:
 
 
 def _write(path: Path, content: bytes, mode: int = 0o644) -> Path:
-    """As a tool that replaces a file in one step."""
+    """Write a file as a tool does that replaces it in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.new")
     new.write_bytes(content)
@@ -133,7 +133,7 @@ class Lego(CertificateTree):
 
 
 class Lego5(Lego):
-    """The same with the names that its fifth version gives to a hook's variables."""
+    """Lego with the variable names that version 5 gives to hooks."""
 
     def write(self, key: bytes, leaf: bytes, chain: bytes) -> None:
         super().write(key, leaf, chain)
@@ -145,7 +145,7 @@ class Lego5(Lego):
 
 
 class Dehydrated(CertificateTree):
-    """``certs/NAME``, with files of all times and links to the newest."""
+    """``certs/NAME``, with the files of all renewals and links to the newest."""
 
     served = "fullchain.pem"
 
@@ -164,7 +164,7 @@ class Dehydrated(CertificateTree):
 
 
 class CertManager(CertificateTree):
-    """A secret as Kubernetes mounts it: links through ``..data``, which is switched to a new folder."""
+    """A secret as Kubernetes mounts it: links through ``..data``, which is replaced by a link to a new folder."""
 
     served = "tls.crt"
 

@@ -1,4 +1,4 @@
-"""What nobody would write into a configuration on purpose, around the keys and values that it knows."""
+"""Invalid configurations for property tests, composed of valid keys and values and random ones."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import Any
 import tomli
 from hypothesis import strategies as st
 
-WHOLE = Path(__file__).with_name("config_noise.toml").read_text(encoding="utf-8")
+FULL_CONFIG = Path(__file__).with_name("config_noise.toml").read_text(encoding="utf-8")
 
 Step = str | int
 Changed = tuple[tuple[Step, ...], Any]
 
 
 def _walk(value: Any, path: tuple[Step, ...] = ()) -> list[Changed]:
-    """Every place in nested tables and lists, with what stands there."""
-    items: Any = (
+    """Return every path in nested tables and lists, with the value at it."""
+    children: Any = (
         value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     )
-    return [(path, value), *(place for key, item in items for place in _walk(item, (*path, key)))]
+    return [(path, value), *(entry for key, item in children for entry in _walk(item, (*path, key)))]
 
 
-_places = _walk(tomli.loads(WHOLE))
-KEYS = sorted({step for path, _ in _places for step in path if isinstance(step, str)})
-VALUES = [value for _, value in _places[1:]]
+_paths = _walk(tomli.loads(FULL_CONFIG))
+KEYS = sorted({step for path, _ in _paths for step in path if isinstance(step, str)})
+VALUES = [value for _, value in _paths[1:]]
 
-# What TOML can say, and a little that only a mapping can.
+# Values of TOML, and a few that only a mapping can hold.
 scalars = st.one_of(
     st.sampled_from([value for value in VALUES if not isinstance(value, (dict, list))]),
     st.sampled_from(["", "${", "${HOME}", "${MAILPROXY_NOWHERE}", "${MAILPROXY_NOWHERE:-5}", "$$", "*:0", "fd:0", "[::]:0"]),
@@ -72,22 +72,22 @@ noise = st.fixed_dictionaries(
 
 @st.composite
 def _mutated(draw: st.DrawFn) -> dict[str, Any]:
-    """The whole configuration with one to three places replaced, removed or added to."""
-    tables = tomli.loads(WHOLE)
+    """Return the full configuration with one to three values replaced, removed or added."""
+    tables = tomli.loads(FULL_CONFIG)
     for _ in range(draw(st.integers(1, 3))):
         path = draw(st.sampled_from([path for path, _ in _walk(tables)[1:]]))
-        place: Any = tables
+        table: Any = tables
         for step in path[:-1]:
-            place = place[step]
+            table = table[step]
         match draw(st.sampled_from(["replace", "remove", "add"])):
             case "replace":
-                place[path[-1]] = draw(values)
+                table[path[-1]] = draw(values)
             case "remove":
-                del place[path[-1]]
-            case "add" if isinstance(place, dict):
-                place[draw(keys)] = draw(values)
+                del table[path[-1]]
+            case "add" if isinstance(table, dict):
+                table[draw(keys)] = draw(values)
             case _:
-                place.append(draw(values))
+                table.append(draw(values))
     return tables
 
 
@@ -96,8 +96,8 @@ mutated_mappings = _mutated()
 
 @st.composite
 def _damaged(draw: st.DrawFn) -> bytes:
-    """The whole file with a few stretches cut out, doubled or overwritten."""
-    data = WHOLE.encode()
+    """Return the full file with one to four ranges removed, doubled or replaced."""
+    data = FULL_CONFIG.encode()
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, len(data)))
         end = min(len(data), start + draw(st.integers(0, 40)))

@@ -1,4 +1,4 @@
-"""Programs that run in a network namespace of their own, where routes, ports and IPv6 may be as a test needs them."""
+"""Run programs in a network namespace of their own, with the routes, ports and IPv6 that a test needs."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ import pytest
 import trio
 
 _ROOT = Path(__file__).parents[2]
-_PATIENCE_S = 60.0
+_TIMEOUT_S = 60.0
 
 
 async def run_in_namespace(setup: str, program: str, *arguments: str) -> list[str]:
-    """Run shell commands, then a Python program; returns the lines that it prints. Skips where namespaces are impossible.
+    """Run shell commands, then a Python program, and return the lines that it prints.
 
-    The loopback interface is up. Whatever the program writes to standard error fails the test.
+    The loopback interface is up. Any output on standard error fails the test. The test is skipped where namespaces are
+    impossible.
     """
     if os.geteuid() != 0:
         pytest.skip("needs root: a network namespace")
     script = f'ip link set lo up && {setup or "true"} && exec "$0" -c "$@"'
     command = ["unshare", "--net", "sh", "-c", script, sys.executable, program, *arguments]
-    with trio.fail_after(_PATIENCE_S):
+    with trio.fail_after(_TIMEOUT_S):
         result = await trio.run_process(
             command, capture_stdout=True, capture_stderr=True, check=False, cwd=_ROOT
         )

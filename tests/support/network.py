@@ -1,4 +1,4 @@
-"""What this machine's network has."""
+"""Facts about this machine's network."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def _addresses() -> list[list[str]]:
 
 
 def link_local() -> str | None:
-    """A link-local address of this machine with its interface, if it has one."""
+    """Return a link-local address of this machine with its interface, or None."""
     for digits, *_, interface in _addresses():
         if digits.startswith("fe80"):
-            return ":".join(digits[place : place + 4] for place in range(0, 32, 4)) + f"%{interface}"
+            return ":".join(digits[offset : offset + 4] for offset in range(0, 32, 4)) + f"%{interface}"
     return None
 
 

@@ -1,4 +1,4 @@
-"""The pages for users as tests read them: code blocks, headings, links, and configurations that can be checked."""
+"""The user documentation for tests: code blocks, headings, links, and configurations that can be checked."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from attrs import frozen
 from mailproxy.testing import ThrowAwayCA
 
 ROOT = Path(__file__).resolve().parents[2]
-# Every page but the changelog, whose old entries name what is gone.
+# Every page but the changelog, whose old entries name removed things.
 PAGES = {
     str(file.relative_to(ROOT)): file.read_text(encoding="utf-8")
     for folder in (".", "docs", "examples", "tests")
     for file in sorted((ROOT / folder).glob("*.md"))
     if file.name != "CHANGELOG.md"
 }
-# What each language of a block means to the tests. A block without one would be executed by none of them.
+# The languages of blocks that tests know. No test would execute a block without one.
 LANGUAGES = frozenset(
     {"toml", "sh", "haproxy", "nginx", "caddyfile", "dovecot", "log", "json", "python", "text", "mermaid"}
 )
@@ -76,8 +76,8 @@ def anchors(page: str) -> set[str]:
 
 def links(page: str) -> list[str]:
     """Return the targets of a page's links within the project."""
-    found = _LINK.findall(_FENCE.sub("", PAGES[page]))
-    return [target for target in found if not re.match(r"[a-z]+:", target)]
+    targets = _LINK.findall(_FENCE.sub("", PAGES[page]))
+    return [target for target in targets if not re.match(r"[a-z]+:", target)]
 
 
 # Configurations

@@ -1,10 +1,10 @@
-"""Servers for the tests of the pool, and what they were chosen for."""
+"""Servers, balances and pools for the tests of `mailproxy.pool`."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from random import Random as Dice
+from random import Random as SeededRandom
 
 from mailproxy.pool import (
     Balance,
@@ -20,16 +20,16 @@ from mailproxy.pool import (
 )
 
 ADDRESS = (("192.0.2.1", 143),)
-BALANCES = 5  # kinds
+BALANCES = 5  # kinds of balance
 
 
 def seeded_random(seed: int) -> RandomSource:
-    """The same throws each time."""
-    return Dice(seed)  # noqa: S311 - nothing is to be kept secret
+    """Return a source of the same numbers in each run."""
+    return SeededRandom(seed)  # noqa: S311 - no secret depends on it
 
 
 def make_servers(*weights: int, max_sessions: int = 0) -> list[Server]:
-    """Servers s0, s1 and so on, of these weights."""
+    """Return servers s0, s1 and so on, with these weights."""
     return [
         Server(f"s{number}", weight=weight, addresses=ADDRESS, max_sessions=max_sessions)
         for number, weight in enumerate(weights)
@@ -37,7 +37,7 @@ def make_servers(*weights: int, max_sessions: int = 0) -> list[Server]:
 
 
 def balances(servers: Sequence[Server]) -> list[Balance]:
-    """One of each kind, for these servers."""
+    """Return one balance of each kind, for these servers."""
     mean = sum(server.weight for server in servers) / max(1, len(servers)) or 1.0
     kinds = [LeastConn(), RoundRobin(), Source(mean_weight=mean), First(), Random(seeded_random(1))]
     for balance in kinds:
@@ -46,7 +46,8 @@ def balances(servers: Sequence[Server]) -> list[Balance]:
 
 
 def names(chosen: Iterable[Server | None]) -> list[str]:
-    return ["nobody" if server is None else server.name for server in chosen]
+    """Return the servers' names, with `none` where no server was chosen."""
+    return ["none" if server is None else server.name for server in chosen]
 
 
 def counts(chosen: Iterable[Server | None]) -> Counter[str]:
@@ -54,22 +55,22 @@ def counts(chosen: Iterable[Server | None]) -> Counter[str]:
 
 
 def clients(number: int) -> list[bytes]:
-    """Keys as of so many clients with addresses that follow each other."""
+    """Return the keys of as many clients with consecutive addresses."""
     return [(0x0A000000 + client).to_bytes(4, "big") for client in range(number)]
 
 
 def make_pool(*servers: Server, max_queue: int = 0, stick: StickTable | None = None) -> Pool[Server]:
-    """Where each server has its turn."""
+    """Return a pool with the balance roundrobin."""
     return Pool(servers, RoundRobin(), max_queue=max_queue, stick=stick)
 
 
 def eligible_servers(pool: Pool[Server]) -> list[Server]:
-    """Who takes the sessions that come, as far as that has room."""
-    entered: list[Server] = []
-    while (server := pool.acquire(excluded=entered)) is not None:
-        entered.append(server)
-        if server in entered[:-1]:
+    """Return the servers that get new sessions, if they have free slots."""
+    acquired: list[Server] = []
+    while (server := pool.acquire(excluded=acquired)) is not None:
+        acquired.append(server)
+        if server in acquired[:-1]:
             break
-    for server in entered:
+    for server in acquired:
         pool.release(server)
-    return list(dict.fromkeys(entered))
+    return list(dict.fromkeys(acquired))

@@ -1,4 +1,4 @@
-"""Ports of the loopback interface for tests: which nobody has and no client can take in between, and who listens."""
+"""Free ports of the loopback interface that no client can take, and the listening sockets."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-PORTS = range(20_000, 32_000)  # under Linux's ephemeral ports: no client socket can take one in between
+PORTS = range(20_000, 32_000)  # below Linux's ephemeral ports, so that no client socket takes one
 
-_asked = count(os.getpid() * 7 + int(time.monotonic() * 1000))
+_counter = count(os.getpid() * 7 + int(time.monotonic() * 1000))
 
 
 def free_port(hosts: Iterable[str] = ("127.0.0.1",)) -> int:
-    """A port that nobody has on any of these addresses; another one each time, until all were given."""
+    """Return a port that is free on all of these addresses. Each call returns another one, until all were used."""
     hosts = tuple(hosts)
-    for n in islice(_asked, len(PORTS)):
-        port = PORTS[n * 13 % len(PORTS)]  # far from those of who began a little later
+    for n in islice(_counter, len(PORTS)):
+        port = PORTS[n * 13 % len(PORTS)]  # far from those of processes that started a little later
         if all(_is_free(host, port) for host in hosts):
             return port
     raise AssertionError("no free port")
 
 
 def free_ports(number: int, hosts: Iterable[str]) -> list[int]:
-    """Different ones."""
+    """Return different free ports."""
     hosts = tuple(hosts)
     return [free_port(hosts) for _ in range(number)]
 
@@ -44,29 +44,34 @@ def _is_free(host: str, port: int) -> bool:
 
 
 def are_listening(addresses: Iterable[tuple[str, int]]) -> bool:
-    """Asked of the kernel: a connection to try it would be a session, with a line in the log that is looked at."""
-    there = _listening()
-    return all(_kernels(host, port) in there for host, port in addresses)
+    """Whether sockets listen on all of these addresses.
+
+    The kernel's table is read, because a trial connection would be a session with a log line that tests compare.
+    """
+    listening = _listening()
+    return all(_kernel_address(host, port) in listening for host, port in addresses)
 
 
 def attempts_to_connect(host: str, port: int) -> int:
-    """How many sockets have asked for a connection there and had no answer yet."""
-    return sum(remote == _kernels(host, port) and state == "02" for _, remote, state in _kernel_sockets())
+    """Return the number of sockets that are connecting to this address without an answer yet."""
+    return sum(
+        remote == _kernel_address(host, port) and state == "02" for _, remote, state in _kernel_sockets()
+    )
 
 
-def _kernels(host: str, port: int) -> str:
+def _kernel_address(host: str, port: int) -> str:
     return f"{socket.inet_aton(host)[::-1].hex().upper()}:{port:04X}"
 
 
 def _listening() -> set[str]:
-    """Where anybody listens. The kernel lists these first, and all others, which may be thousands, need not be read."""
+    """Return all listening addresses. The kernel lists them first, so thousands of other sockets are not read."""
     with Path("/proc/net/tcp").open(encoding="ascii") as table:
         rows = (line.split() for line in islice(table, 1, None))
         return {local for _, local, _, *_ in takewhile(lambda row: row[3] == "0A", rows)}
 
 
 def _kernel_sockets() -> Iterator[tuple[str, str, str]]:
-    """Local address, remote address and state, in proc(5)'s figures."""
+    """Yield local address, remote address and state, in the notation of proc(5)."""
     for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]:
         _, local, remote, state, *_ = line.split()
         yield local, remote, state

@@ -1,4 +1,4 @@
-"""mailproxy as a program of its own: started, spoken to with signals, its output read."""
+"""mailproxy as a process: started, controlled by signals, its output read."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ TIMEOUT_S = 15.0
 
 
 class Program:
-    """``python -m mailproxy run FILE``; leaving its block ends it. ``addresses`` are those that it listens on.
+    """``python -m mailproxy run FILE``, ended at the end of the `with` block.
 
-    ``descriptors``: its limit on open files, or the soft and the hard one. ``processes``: what its user may have, threads
-    included. ``wrapper``: a command that executes it.
+    Args:
+        descriptors: the limit on open files, or the soft and the hard limit.
+        processes: the limit on processes and threads of its user.
+        wrapper: a command that executes mailproxy.
     """
 
     def __init__(
@@ -58,8 +60,8 @@ class Program:
             if isinstance(value, tuple):
                 resource.setrlimit(limit, value)
             elif value is not None:
-                most = value if limit == resource.RLIMIT_NOFILE else resource.getrlimit(limit)[1]
-                resource.setrlimit(limit, (value, most))
+                hard_limit = value if limit == resource.RLIMIT_NOFILE else resource.getrlimit(limit)[1]
+                resource.setrlimit(limit, (value, hard_limit))
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
@@ -75,25 +77,26 @@ class Program:
     def send(self, number: signal.Signals) -> None:
         os.kill(self.process.pid, number)
 
-    def wait_for(self, words: str, *, where: Path | None = None) -> str:
-        """Wait until these words (a regular expression) stand in the output, or in a file; gives the match."""
+    def wait_for(self, pattern: str, *, where: Path | None = None) -> str:
+        """Return the first match of a regular expression in the output, or in a file, as soon as there is one."""
         end = time.monotonic() + TIMEOUT_S
         text = ""
         while time.monotonic() < end:
-            has_ended = self.process.poll() is not None  # asked before its last words are read
-            place = where or self.output
-            text = place.read_text() if place.exists() else ""
-            if found := re.search(words, text):
-                return found[0]
-            assert not has_ended, f"it ended with {self.process.returncode}:\n{text}"
+            has_ended = self.process.poll() is not None  # checked before its last output is read
+            file = where or self.output
+            text = file.read_text() if file.exists() else ""
+            if match := re.search(pattern, text):
+                return match[0]
+            assert not has_ended, f"mailproxy exited with {self.process.returncode}:\n{text}"
             time.sleep(0.01)
-        raise AssertionError(f"{words!r} never came:\n{text}")
+        raise AssertionError(f"no match of {pattern!r}:\n{text}")
 
     def wait(self) -> int:
-        """Wait for its end; gives the exit code."""
+        """Wait for the end of the process and return its exit code."""
         return self.process.wait(TIMEOUT_S)
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
+        """Return the addresses that mailproxy listens on, as soon as it is ready."""
         self.wait_for("mailproxy is ready")
         return [(host, int(port)) for host, port in re.findall(r"listens on ([\d.]+):(\d+)", self.text)]

@@ -1,4 +1,4 @@
-"""The smallest configuration, and what becomes of it when some of its lines are replaced or others come to it."""
+"""The smallest configuration, and variants of it with replaced or added lines."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ SMALLEST = {
 
 
 def smallest_toml(lines: str) -> str:
-    """The smallest configuration with these ``key = value`` lines; a line for a key that it has replaces that one."""
+    """Return the smallest configuration with these `key = value` lines added, or replacing a line of the same key."""
     changed = dict(line.split(" = ", 1) for line in lines.strip().splitlines() if line)
     return "".join(f"{key} = {value}\n" for key, value in {**SMALLEST, **changed}.items())
 
 
 def smallest_config(lines: str) -> mailproxy.Config:
-    """The smallest configuration with these lines, read."""
+    """Return the smallest configuration with these lines, loaded."""
     return mailproxy.from_mapping(tomli.loads(smallest_toml(lines)))
 
 
-def faults_of(whole: str) -> list[str]:
-    """Every fault of a whole configuration, as its user reads them; none if it is fine."""
+def faults_of(text: str) -> list[str]:
+    """Return the faults of a complete configuration as users see them. A valid one has none."""
     try:
-        mailproxy.from_mapping(tomli.loads(whole))
+        mailproxy.from_mapping(tomli.loads(text))
     except ConfigError as error:
         return str(error).splitlines()
     return []

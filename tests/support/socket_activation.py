@@ -1,4 +1,4 @@
-"""A small service manager: it opens sockets, and starts mailproxy with them as systemd does."""
+"""A small service manager that passes sockets to mailproxy as systemd does."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.support.program import Program
 
-# The process that gets the sockets is the one that LISTEN_PID names, so it sets that itself before exec.
+# LISTEN_PID must name the process that gets the sockets, so that process sets it before exec.
 _HAND_OVER = """
 import fcntl, os, sys
 fds = [fcntl.fcntl(int(fd), fcntl.F_DUPFD, 100) for fd in sys.argv[1].split(",") if fd]
@@ -23,7 +23,7 @@ os.execv(sys.executable, [sys.executable, "-m", "mailproxy", "run", sys.argv[3]]
 
 
 class SocketActivatedProgram(Program):
-    """mailproxy with these sockets under these names; ``other_pid``: they are said to be for another process."""
+    """mailproxy with these sockets under these names. With `other_pid`, LISTEN_PID names another process."""
 
     def __init__(
         self,

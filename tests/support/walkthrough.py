@@ -1,4 +1,4 @@
-"""A page that is followed block by block, in a shell that has a file system, a network and processes of its own."""
+"""Follow a page block by block, in a shell with its own file system, network and processes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ import pytest
 
 from tests.support.pages import ROOT, Block
 
-PATIENCE_S = 90.0
+TIMEOUT_S = 90.0
 FOLDERS = ("etc", "var", "opt", "home", "run", "root", "usr/local")
 
-# Whatever the commands change below these folders goes into memory, and is gone afterwards.
+# Changes below these folders are kept in memory and discarded afterwards.
 SETUP = """
 set -e
 mount --make-rprivate /
@@ -30,7 +30,7 @@ for folder in $FOLDERS; do
     mount -t overlay overlay -o "lowerdir=/$folder,upperdir=$LAYERS/$folder/upper,workdir=$LAYERS/$folder/work" "/$folder"
 done
 ip link set lo up
-# Debian's package ssl-cert makes these; it is not everywhere.
+# Debian's package ssl-cert makes these. It is not installed everywhere.
 if [ ! -e /etc/dovecot/private/dovecot.pem ]; then
     openssl req -x509 -newkey rsa:2048 -nodes -days 30 -subj /CN=localhost \
         -keyout /etc/dovecot/private/dovecot.key -out /etc/dovecot/private/dovecot.pem 2>/dev/null
@@ -52,7 +52,7 @@ SUBSTITUTES = {
 
 
 class Walkthrough:
-    """A shell in namespaces of its own; leaving the `with` ends every process that was started in it.
+    """A shell in its own namespaces. The end of the `with` block ends all of its processes.
 
     Attributes:
         output: what the foreground program (`mailproxy run` or `mailproxy demo`) has written.
@@ -77,7 +77,7 @@ class Walkthrough:
             "HOME": "/root",
             "LAYERS": str(self._folder / "layers"),
             "FOLDERS": " ".join(FOLDERS),
-            # pip builds from the clone, without the package index: what mailproxy needs is in this environment
+            # pip builds from the clone, without the package index. The dependencies are in this environment.
             "PYTHONPATH": sysconfig.get_path("purelib"),
             "PIP_NO_INDEX": "1",
             "PIP_NO_DEPS": "1",
@@ -100,7 +100,7 @@ class Walkthrough:
         self._shell.communicate()
 
     def run(self, commands: str) -> str:
-        """Return what the commands print; a line `@failed: COMMAND` for each one that fails is part of it."""
+        """Return the output of the commands, with a line `@failed: COMMAND` for each one that fails."""
         assert self._shell.stdin is not None
         assert self._shell.stdout is not None
         self._seen = len(self.lines())
@@ -120,7 +120,7 @@ class Walkthrough:
         return self.output.read_text(errors="replace").splitlines() if self.output.exists() else []
 
     def follow(self, block: Block) -> None:
-        """Do what a reader does with the block: save it, run it, or compare it with what happened."""
+        """Do what a reader does with the block: save it, run it, or compare it with the output."""
         if block.path:
             self.run(f"cat > {block.path} <<'@@'\n{block.text}@@")
             return
@@ -143,7 +143,7 @@ class Walkthrough:
         if re.match(r"(/opt/mailproxy/bin/)?mailproxy (run|demo)\b", last):
             commands, foreground = "\n".join(before) or "true", last.partition(" #")[0]
         printed = self.run(commands)
-        # a command that is followed by || may fail
+        # A command that is followed by || may fail.
         assert "@failed" not in printed, f"{block}: {printed}"
         if foreground:
             self.run(f"{foreground} >{self.output} 2>&1 &\nFOREGROUND=$!")
@@ -151,7 +151,7 @@ class Walkthrough:
 
     def wait_for(self, pattern: str) -> str:
         """Return the first line of the foreground program since the last block that matches."""
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + TIMEOUT_S
         while time.monotonic() < deadline:
             for line in self.lines()[self._seen :]:
                 if re.fullmatch(pattern, line):
@@ -175,7 +175,7 @@ def log_pattern(line: str) -> str:
     )
     pattern = re.sub(r"(\d+/){4}", lambda _: r"(\d+/){4}", pattern)
     pattern = re.sub(r"duration:\\ \d+ms", lambda _: r"duration:\ \d+ms", pattern)
-    # which of two servers comes up first is open
+    # Either of two servers may come up first.
     return re.sub(r"\d+\\ active\\ and", lambda _: r"\d+\ active\ and", pattern)
 
 

@@ -1,4 +1,4 @@
-"""A proxy of several processes: which they are, who serves whom, and the servers behind."""
+"""mailproxy with several worker processes: its processes, the worker of each client, and the servers."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from tests.support.program import TIMEOUT_S, Program
 
 T = TypeVar("T")
 
-SOON_S = 0.1  # in which processes know of each other, but for a busy machine
+SOON_S = 0.1  # processes share their state within this time, unless the machine is busy
 LATE_S = 2.0
 
 
 class GreetingServer(threading.Thread):
-    """A server that greets with its name and echoes, on every connection. It can go, and come again at its address."""
+    """A server that sends its name as a greeting and echoes. It can be closed and opened again at its address."""
 
     def __init__(self, name: str) -> None:
         super().__init__(daemon=True)
         self.name = name
-        self.port = free_port()  # no client takes it while this server is gone
+        self.port = free_port()  # no client takes it while this server is closed
         self.open()
 
     def open(self) -> None:
@@ -58,13 +58,14 @@ class GreetingServer(threading.Thread):
 
 
 class Client:
-    """A client; ``greeting`` is what it was told first."""
+    """A client of the proxy."""
 
     def __init__(self, address: tuple[str, int], source: str = "127.0.0.1") -> None:
         self.sock = socket.create_connection(address, timeout=TIMEOUT_S, source_address=(source, 0))
 
     @property
     def greeting(self) -> str:
+        """Read and return the first line from the server."""
         data = b""
         while not data.endswith(b"\r\n"):
             more = self.sock.recv(1)
@@ -97,7 +98,7 @@ class Client:
 
 
 class WorkerGroup(Program):
-    """The launcher and its children; in its block all of them are ended."""
+    """The supervisor and its children. All of them are ended at the end of the `with` block."""
 
     def __init__(self, text: str, folder: Path, **options: Any) -> None:
         super().__init__(text, folder, **options)
@@ -114,13 +115,13 @@ class WorkerGroup(Program):
 
     @property
     def children(self) -> dict[str, int]:
-        """Their process ids by ``worker 1``, ``worker 2``, ``control``."""
+        """Return the process ids of children by name: `worker 1`, `worker 2`, `control`."""
         names = {comm(pid): pid for pid in self.pids}
         return {name.removeprefix("mp "): pid for name, pid in names.items() if name.startswith("mp ")}
 
     @property
     def pids(self) -> list[int]:
-        """Those of its children."""
+        """Return the process ids of all children."""
         try:
             children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
         except FileNotFoundError:
@@ -132,49 +133,49 @@ class WorkerGroup(Program):
         return [pid for name, pid in sorted(self.children.items()) if name.startswith("worker")]
 
     def connect(self, source: str = "127.0.0.1", *, bind: int = 0) -> Client:
-        guest = Client(self.addresses[bind], source)
-        self._clients.callback(guest.close)
-        return guest
+        client = Client(self.addresses[bind], source)
+        self._clients.callback(client.close)
+        return client
 
     def connect_to_worker(self, worker: int, source: str = "127.0.0.1") -> Client:
-        """One whom this worker (0 or 1) serves, and who has not read anything yet."""
+        """Return a client that this worker (0 or 1) serves. It has not read anything yet."""
         while True:
-            guest = self.connect(source)
-            if self.worker_of(guest) == worker:
-                return guest
-            guest.close()
+            client = self.connect(source)
+            if self.worker_of(client) == worker:
+                return client
+            client.close()
 
     def connect_to_server(self, server: str, worker: int) -> Client:
-        """One whom this worker serves, and who has been greeted by that server."""
+        """Return a client that this worker serves, and that has read the greeting of this server."""
         while True:
-            guest = self.connect_to_worker(worker)
-            if guest.greeting == server:
-                return guest
-            guest.close()
+            client = self.connect_to_worker(worker)
+            if client.greeting == server:
+                return client
+            client.close()
 
-    def worker_of(self, guest: Client) -> int:
-        """Which worker has accepted this connection? Waits until one has."""
-        host, port = guest.sock.getsockname()
-        needle = f"{address(*guest.sock.getpeername())} {address(host, port)} "
+    def worker_of(self, client: Client) -> int:
+        """Return the number of the worker that has accepted this connection, as soon as one has."""
+        host, port = client.sock.getsockname()
+        addresses = f"{address(*client.sock.getpeername())} {address(host, port)} "
 
         def find() -> int | None:
-            found = re.search(
-                rf": {needle}(?:\S+ ){{6}}\s*(\d+)", collapse_blanks(Path("/proc/net/tcp").read_text())
+            match = re.search(
+                rf": {addresses}(?:\S+ ){{6}}\s*(\d+)", collapse_blanks(Path("/proc/net/tcp").read_text())
             )
-            if found is None or found[1] == "0":
+            if match is None or match[1] == "0":
                 return None
             for worker, pid in enumerate(self.workers):
-                if f"socket:[{found[1]}]" in descriptor_targets(pid):
+                if f"socket:[{match[1]}]" in descriptor_targets(pid):
                     return worker
             return None
 
         return wait_until(find)
 
-    def lines(self, words: str) -> list[str]:
-        return [line for line in self.text.splitlines() if re.search(words, line)]
+    def lines(self, pattern: str) -> list[str]:
+        return [line for line in self.text.splitlines() if re.search(pattern, line)]
 
     def kill_and_wait(self, name: str) -> int:
-        """kill -9, and wait for another one in its place."""
+        """Kill a child with SIGKILL and wait for its replacement. Return the old process id."""
         old = self.children[name]
         self._seen_pids.update(self.children.values())
         os.kill(old, signal.SIGKILL)
@@ -183,7 +184,7 @@ class WorkerGroup(Program):
 
 
 def address(host: str, port: int) -> str:
-    """As /proc/net/tcp has it."""
+    """Return an address in the notation of /proc/net/tcp."""
     number = int.from_bytes(socket.inet_aton(host), "little")
     return f"{number:08X}:{port:04X}"
 
@@ -193,18 +194,18 @@ def collapse_blanks(text: str) -> str:
 
 
 def descriptor_targets(pid: int) -> set[str]:
-    """What the descriptors of a process are."""
-    found = set()
+    """Return the link targets of a process's descriptors."""
+    targets = set()
     folder = Path(f"/proc/{pid}/fd")
     try:
         for entry in folder.iterdir():
             try:
-                found.add(str(entry.readlink()))
+                targets.add(str(entry.readlink()))
             except OSError:
                 continue
     except OSError:
         return set()
-    return found
+    return targets
 
 
 def comm(pid: int) -> str:
@@ -215,7 +216,7 @@ def comm(pid: int) -> str:
 
 
 def is_running(pid: int) -> bool:
-    """And no zombie."""
+    """Whether a process exists and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -223,21 +224,28 @@ def is_running(pid: int) -> bool:
 
 
 def wait_until(condition: Callable[[], T | None]) -> T:
-    """Wait until it holds; what it gives."""
+    """Wait until the condition is neither None nor False, and return its value."""
     end = time.monotonic() + TIMEOUT_S
     while time.monotonic() < end:
         if (value := condition()) is not None and value is not False:
             return value
         time.sleep(0.005)
-    raise AssertionError(f"never: {condition}")
+    raise AssertionError(f"not within {TIMEOUT_S} s: {condition}")
 
 
 def configuration(
     *servers: GreetingServer, more: str = "", backend: str = "", server: str = "", **process: object
 ) -> str:
-    """Two workers, one frontend, these servers; ``more`` stands at the end, ``backend`` and ``server`` among their keys."""
+    """Return a configuration with two workers, one frontend and these servers.
+
+    Args:
+        more: text at the end.
+        backend: keys of the backend.
+        server: keys of each server.
+        process: keys of the table `process`.
+    """
     keys = {"workers": 2, "drain_timeout": "300ms", **process}
-    settings = "\n".join(f"{key} = {value!r}".replace("'", '"') for key, value in keys.items())
+    process_keys = "\n".join(f"{key} = {value!r}".replace("'", '"') for key, value in keys.items())
     entries = ", ".join(
         f'{{ name = "{each.name}", address = "127.0.0.1:{each.port}", {server} }}'.replace(", }", " }")
         for each in servers
@@ -245,7 +253,7 @@ def configuration(
     log = "" if "[log" in more else '[log]\nformat = "tcplog"'
     return f"""
 [process]
-{settings}
+{process_keys}
 {log}
 [frontends.imap]
 protocol = "tcp"
@@ -263,7 +271,7 @@ servers = [{entries}]
 
 @contextmanager
 def greeting_servers(*names: str) -> Iterator[list[GreetingServer]]:
-    made = [GreetingServer(name) for name in names]
-    yield made
-    for each in made:
+    servers = [GreetingServer(name) for name in names]
+    yield servers
+    for each in servers:
         each.close()

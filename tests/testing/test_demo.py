@@ -1,4 +1,4 @@
-"""The demo as a user meets it: a process whose printed lines work when pasted, and which leaves nothing behind."""
+"""The demo: its printed commands work when pasted, and it leaves no files behind."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DEMO = [sys.executable, "-m", "mailproxy", "demo"]
-LIMIT_S = 20
+LIMIT_S = 60
 
 
 class Demo:
-    """A running demo; ``words`` is what it printed to begin with."""
+    """A running demo; ``output`` is what it printed at the start."""
 
     def __init__(self, folder: Path, *arguments: str) -> None:
         self.folder = folder
@@ -34,52 +34,52 @@ class Demo:
             text=True,
             env=os.environ | {"TMPDIR": str(folder)},
         )
-        self._limit = threading.Timer(LIMIT_S, self.process.kill)
-        self._limit.start()
-        self.words = self._read_words()
+        self._timeout = threading.Timer(LIMIT_S, self.process.kill)
+        self._timeout.start()
+        self.output = self._read_output()
 
-    def _read_words(self) -> str:
+    def _read_output(self) -> str:
         assert self.process.stdout
-        words = ""
+        output = ""
         for line in self.process.stdout:
-            words += line
+            output += line
             if "Ctrl-C stops" in line:
                 break
-        return words
+        return output
 
     def line(self, start: str) -> str:
-        """The first printed line that starts so."""
-        return next(line.strip() for line in self.words.splitlines() if line.strip().startswith(start))
+        """Return the first printed line that begins with ``start``."""
+        return next(line.strip() for line in self.output.splitlines() if line.strip().startswith(start))
 
     def stop(self, number: signal.Signals) -> tuple[int, str]:
-        """Return the exit code and what was on stderr."""
+        """Send a signal, and return the exit code and the text on stderr."""
         self.process.send_signal(number)
         _, errors = self.process.communicate(timeout=LIMIT_S)
         return self.process.returncode, errors
 
     def close(self) -> None:
-        self._limit.cancel()
+        self._timeout.cancel()
         self.process.kill()
         self.process.communicate()
 
 
 @pytest.fixture
 def demo(tmp_path: Path) -> Iterator[Demo]:
-    running = Demo(tmp_path)
-    yield running
-    running.close()
+    demo = Demo(tmp_path)
+    yield demo
+    demo.close()
 
 
-def paste(line: str, typed: str = "") -> subprocess.CompletedProcess[str]:
+def paste(line: str, input_text: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["bash", "-c", line], input=typed, capture_output=True, text=True, timeout=LIMIT_S, check=False
+        ["bash", "-c", line], input=input_text, capture_output=True, text=True, timeout=LIMIT_S, check=False
     )
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not which("curl"), reason="curl is not installed")
-def test_the_printed_curl_lines_work(demo: Demo) -> None:
-    lines = [line.strip() for line in demo.words.splitlines() if line.startswith("  curl ")]
+def test_printed_curl_commands_work(demo: Demo) -> None:
+    lines = [line.strip() for line in demo.output.splitlines() if line.startswith("  curl ")]
     assert len(lines) == 3
     message, mailboxes, clear = (paste(line) for line in lines)
     assert [message.returncode, mailboxes.returncode, clear.returncode] == [0, 0, 0]
@@ -95,20 +95,20 @@ def test_the_printed_curl_lines_work(demo: Demo) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not which("openssl"), reason="openssl is not installed")
-def test_the_printed_openssl_line_works(demo: Demo) -> None:
-    said = paste(demo.line("openssl "), "a login demo demo\nb select inbox\nc fetch 1 body[]\nd logout\n")
-    assert said.returncode == 0
-    assert "Subject: Message 1 came through the proxy" in said.stdout
-    assert "d OK signed out" in said.stdout
-    assert "verify return:1" in said.stderr
-    assert "verify error" not in said.stderr
+def test_printed_openssl_command_works(demo: Demo) -> None:
+    result = paste(demo.line("openssl "), "a login demo demo\nb select inbox\nc fetch 1 body[]\nd logout\n")
+    assert result.returncode == 0
+    assert "Subject: Message 1 came through the proxy" in result.stdout
+    assert "d OK signed out" in result.stdout
+    assert "verify return:1" in result.stderr
+    assert "verify error" not in result.stderr
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_cleanly_also_with_a_session_open(demo: Demo, number: signal.Signals) -> None:
+def test_signal_ends_demo_with_open_session(demo: Demo, number: signal.Signals) -> None:
     assert list(demo.folder.iterdir())
-    address = re.search(r"127\.0\.0\.1:(\d+)  clear", demo.words)
+    address = re.search(r"127\.0\.0\.1:(\d+)  clear", demo.output)
     assert address
     with socket.create_connection(("127.0.0.1", int(address[1])), timeout=LIMIT_S) as client:
         assert client.recv(1000).startswith(b"* OK")
@@ -119,32 +119,32 @@ def test_a_signal_ends_it_cleanly_also_with_a_session_open(demo: Demo, number: s
 
 
 @pytest.mark.slow
-def test_taken_ports_are_replaced_unless_they_were_asked_for(demo: Demo, tmp_path: Path) -> None:
+def test_occupied_ports_are_replaced_unless_requested(demo: Demo, tmp_path: Path) -> None:
     second = Demo(tmp_path)
-    ports = [set(re.findall(r"127\.0\.0\.1:(\d+)  ", words)) for words in (demo.words, second.words)]
+    ports = [set(re.findall(r"127\.0\.0\.1:(\d+)  ", output)) for output in (demo.output, second.output)]
     assert all(
-        re.search(rf"^  127.* \({port} is taken\)$", second.words, re.MULTILINE) for port in (1143, 1993)
+        re.search(rf"^  127.* \({port} is taken\)$", second.output, re.MULTILINE) for port in (1143, 1993)
     )
     assert len(ports[0]) == len(ports[1]) == 2
     assert not ports[0] & ports[1]
     assert second.stop(signal.SIGINT)[0] == 0
     second.close()
-    refused = subprocess.run(
+    result = subprocess.run(
         [*DEMO, "--port-base", min(ports[0])], capture_output=True, text=True, timeout=LIMIT_S, check=False
     )
-    assert refused.returncode == 2
-    assert len(refused.stderr.splitlines()) in (1, 2)
-    assert refused.stderr.startswith("mailproxy demo: frontends.imap.bind[0]")
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) in (1, 2)
+    assert result.stderr.startswith("mailproxy demo: frontends.imap.bind[0]")
 
 
 @pytest.mark.slow
-def test_without_trustme_one_line_says_what_to_install(tmp_path: Path) -> None:
+def test_missing_trustme_is_explained_in_one_line(tmp_path: Path) -> None:
     program = "import sys; sys.modules['trustme'] = None; sys.argv[0] = 'mailproxy'; import mailproxy.cli; mailproxy.cli.main()"
-    said = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", program, "demo"],
         capture_output=True, text=True, timeout=LIMIT_S, env=os.environ | {"TMPDIR": str(tmp_path)}, check=False,
     )  # fmt: skip
-    assert said.returncode == 2
-    assert said.stdout == ""
-    assert re.fullmatch(r"mailproxy demo: .*trustme.*'mailproxy\[demo\]'.*\n", said.stderr)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert re.fullmatch(r"mailproxy demo: .*trustme.*'mailproxy\[demo\]'.*\n", result.stderr)
     assert list(tmp_path.iterdir()) == []

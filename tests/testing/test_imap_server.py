@@ -1,4 +1,4 @@
-"""The in-memory IMAP server with clients that nobody here wrote: imaplib and, where it is installed, curl."""
+"""The in-memory IMAP server, tested with independent clients: imaplib and, if installed, curl."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from mailproxy.testing import ImapServer, Mailstore, dial
-from tests.support.patience import fail_after_timeout
+from tests.support.timeouts import fail_after_timeout
 
 if TYPE_CHECKING:
     import ssl
@@ -27,7 +27,7 @@ MESSAGE = b"From: a@example.com\r\nSubject: hello\r\n\r\nworld\r\n"
 
 @pytest.fixture
 def start(nursery: trio.Nursery) -> Start:
-    """Start a server and return its address. A test that takes this, by itself or with ``server``, has a time limit."""
+    """Start a server and return its address. Tests with it, or with ``server``, have a time limit."""
     nursery.start_soon(fail_after_timeout)
 
     async def start(server: ImapServer) -> str:
@@ -59,12 +59,12 @@ def connect(address: str, context: ssl.SSLContext | None) -> imaplib.IMAP4:
     return imaplib.IMAP4_SSL(host, int(port), ssl_context=context, timeout=10)
 
 
-async def in_thread(work: Callable[[], None]) -> None:
-    await trio.to_thread.run_sync(work)
+async def run_in_thread(use_imaplib: Callable[[], None]) -> None:
+    await trio.to_thread.run_sync(use_imaplib)
 
 
-async def test_imaplib(server: ImapServer, tls: Contexts) -> None:
-    def work() -> None:
+async def test_imaplib_session(server: ImapServer, tls: Contexts) -> None:
+    def use_imaplib() -> None:
         with connect(server.address, tls[1] if tls else None) as client:
             assert b"d1 ready" in client.welcome
             client.login("user", "secret")
@@ -81,24 +81,24 @@ async def test_imaplib(server: ImapServer, tls: Contexts) -> None:
             client.close()
             assert client.logout()[0] == "BYE"
 
-    await in_thread(work)
+    await run_in_thread(use_imaplib)
     await server.wait_ended()
 
 
 async def test_imaplib_authenticates(server: ImapServer, tls: Contexts) -> None:
-    def work() -> None:
+    def use_imaplib() -> None:
         with connect(server.address, tls[1] if tls else None) as client:
             client.authenticate("PLAIN", lambda _: b"\0user\0secret")
         with connect(server.address, tls[1] if tls else None) as client, pytest.raises(imaplib.IMAP4.error):
             client.login("user", "wrong")
 
-    await in_thread(work)
+    await run_in_thread(use_imaplib)
 
 
-async def test_a_message_of_50_mb(server: ImapServer, tls: Contexts) -> None:
+async def test_message_of_50_mb(server: ImapServer, tls: Contexts) -> None:
     body = b"Subject: large\r\n\r\n" + b"".join(b"%070d\r\n" % number for number in range(700_000))
 
-    def work() -> None:
+    def use_imaplib() -> None:
         with connect(server.address, tls[1] if tls else None) as client:
             client.login("user", "secret")
             client.select()
@@ -107,19 +107,19 @@ async def test_a_message_of_50_mb(server: ImapServer, tls: Contexts) -> None:
             assert isinstance(fetched, tuple)
             assert fetched[1] == body
 
-    await in_thread(work)
+    await run_in_thread(use_imaplib)
 
 
-async def test_idle_is_told_by_the_other_server_of_the_same_store(start: Start) -> None:
+async def test_idle_reports_changes_by_another_server(start: Start) -> None:
     store = Mailstore({"anna": "x"})
-    one, two = ImapServer("d1", store), ImapServer("d2", store)
-    idler = await dial(await start(one))
+    first, second = ImapServer("d1", store), ImapServer("d2", store)
+    idler = await dial(await start(first))
     async with idler:
         await idler.receive_line()
         await idler.send(b"a LOGIN anna x\r\nb SELECT INBOX\r\nc IDLE\r\n")
         while await idler.receive_line() != b"+ idling\r\n":
             pass
-        async with await dial(await start(two)) as other:
+        async with await dial(await start(second)) as other:
             await other.send(b"a LOGIN anna x\r\nb APPEND INBOX {5+}\r\nhello\r\n")
             assert await idler.receive_line() == b"* 1 EXISTS\r\n"
             await other.receive_line()
@@ -128,11 +128,11 @@ async def test_idle_is_told_by_the_other_server_of_the_same_store(start: Start) 
             await idler.receive_until_end()
             == b"c OK idle ended\r\n* BYE d1 says goodbye\r\nd OK signed out\r\n"
         )
-    await one.wait_ended()
+    await first.wait_ended()
     assert store.mailbox("anna").watchers == []
 
 
-async def test_a_client_that_vanishes_lets_go_of_its_mailbox(start: Start) -> None:
+async def test_reset_client_stops_watching_its_mailbox(start: Start) -> None:
     server = ImapServer()
     async with await dial(await start(server)) as client:
         await client.send(b"a LOGIN user secret\r\nb SELECT INBOX\r\nc IDLE\r\n")
@@ -145,9 +145,9 @@ async def test_a_client_that_vanishes_lets_go_of_its_mailbox(start: Start) -> No
 
 
 @pytest.mark.skipif(not which("curl"), reason="curl is not installed")
-async def test_curl(server: ImapServer, tls: Contexts, throw_away_ca: ThrowAwayCA) -> None:
+async def test_curl_session(server: ImapServer, tls: Contexts, throw_away_ca: ThrowAwayCA) -> None:
     scheme, port = "imaps" if tls else "imap", server.address.rpartition(":")[2]
-    for path, heard in (
+    for path, expected in (
         ("", b'* LIST () "/" "INBOX"\r\n'),
         ("INBOX", b'* LIST () "/" "INBOX"\r\n'),
         ("INBOX;MAILINDEX=1", MESSAGE),
@@ -155,6 +155,6 @@ async def test_curl(server: ImapServer, tls: Contexts, throw_away_ca: ThrowAwayC
     ):
         url = f"{scheme}://127.0.0.1:{port}/{path}"
         command = ["curl", "-sS", "--cacert", str(throw_away_ca.pem), "-u", "user:secret", url]
-        said = await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False)
-        assert said.stdout == heard
-        assert said.stderr == b""
+        result = await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False)
+        assert result.stdout == expected
+        assert result.stderr == b""

@@ -1,4 +1,4 @@
-"""Scripted servers: what each behaviour looks like from the other end, over every kind of socket."""
+"""Scripted servers: each behaviour as seen by the client, over every type of socket."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from mailproxy.testing import (
     reset,
     stay_silent,
 )
-from tests.support.patience import fail_after_timeout
+from tests.support.timeouts import fail_after_timeout
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,12 +45,12 @@ if TYPE_CHECKING:
 
 
 Start = Callable[["LoopbackServer | RefusingServer | UnansweredServer"], Awaitable[str]]
-Talk = Callable[[Playbook], Awaitable[tuple[ScriptedServer, Connection]]]
+Connect = Callable[[Playbook], Awaitable[tuple[ScriptedServer, Connection]]]
 
 
 @pytest.fixture
 def start(nursery: trio.Nursery) -> Start:
-    """Start a server and return its address. A test that takes this, by itself or with ``talk``, has a time limit."""
+    """Start a server and return its address. Tests with it, or with ``connect``, have a time limit."""
     nursery.start_soon(fail_after_timeout)
 
     async def start(server: LoopbackServer | RefusingServer | UnansweredServer) -> str:
@@ -61,20 +61,20 @@ def start(nursery: trio.Nursery) -> Start:
 
 
 @pytest.fixture(params=["clear", "tls"])
-def talk(request: pytest.FixtureRequest, start: Start, throw_away_ca: ThrowAwayCA) -> Talk:
-    """Start a server with a playbook and connect to it; tests that take this run in clear and over TLS."""
+def connect(request: pytest.FixtureRequest, start: Start, throw_away_ca: ThrowAwayCA) -> Connect:
+    """Start a server with a playbook and connect to it, in clear and over TLS."""
     is_tls = request.param == "tls"
 
-    async def talk(playbook: Playbook) -> tuple[ScriptedServer, Connection]:
+    async def connect(playbook: Playbook) -> tuple[ScriptedServer, Connection]:
         tls = throw_away_ca.server_context("localhost") if is_tls else None
         server = ScriptedServer(playbook, tls=tls, receive_buffer_bytes=4096)
         return server, await dial(await start(server), tls=throw_away_ca.client_context() if is_tls else None)
 
-    return talk
+    return connect
 
 
-async def test_greets_echoes_and_remembers(talk: Talk) -> None:
-    server, client = await talk(greet_and_echo())
+async def test_greet_and_echo_records_received_bytes(connect: Connect) -> None:
+    server, client = await connect(greet_and_echo())
     async with client:
         assert await client.receive_line() == b"* OK ready\r\n"
         await client.send(b"one\r\ntwo\r\n")
@@ -89,16 +89,16 @@ async def test_greets_echoes_and_remembers(talk: Talk) -> None:
     assert server.connections[0].end == client.end
 
 
-async def test_answers_after_the_clients_half_close(talk: Talk) -> None:
-    _, client = await talk((Collect(), Send(b"you sent all of it"), Close()))
+async def test_answer_after_client_half_close(connect: Connect) -> None:
+    _, client = await connect((Collect(), Send(b"you sent all of it"), Close()))
     async with client:
         await client.send(b"all of it")
         await client.half_close()
         assert await client.receive_until_end() == b"you sent all of it"
 
 
-async def test_hears_after_its_own_half_close(talk: Talk) -> None:
-    server, client = await talk((Send(b"bye"), HalfClose(), Collect()))
+async def test_receive_after_own_half_close(connect: Connect) -> None:
+    server, client = await connect((Send(b"bye"), HalfClose(), Collect()))
     async with client:
         assert await client.receive_until_end() == b"bye"
         assert client.end == ("close_notify" if client.tls else "eof")
@@ -107,23 +107,23 @@ async def test_hears_after_its_own_half_close(talk: Talk) -> None:
 
 
 @pytest.mark.parametrize("greeting", [b"", b"* OK ready\r\n"])
-async def test_resets(talk: Talk, greeting: bytes) -> None:
-    _, client = await talk(reset(greeting))
+async def test_reset_playbook(connect: Connect, greeting: bytes) -> None:
+    _, client = await connect(reset(greeting))
     async with client:
-        # A reset may overtake what was sent before it.
+        # A reset may overtake data that was sent before it.
         assert greeting.startswith(await client.receive_until_end())
         assert client.end == "reset"
 
 
-async def test_leaves_without_close_notify(talk: Talk) -> None:
-    _, client = await talk((Send(b"bye"), Drop()))
+async def test_drop_sends_no_close_notify(connect: Connect) -> None:
+    _, client = await connect((Send(b"bye"), Drop()))
     async with client:
         assert await client.receive_until_end() == b"bye"
         assert client.end == "eof"
 
 
-async def test_stays_silent_and_hears(talk: Talk) -> None:
-    server, client = await talk(stay_silent())
+async def test_silent_server_records_received_bytes(connect: Connect) -> None:
+    server, client = await connect(stay_silent())
     async with client:
         await client.send(b"hello?")
         await (await server.wait_for()).wait_received(6)
@@ -132,8 +132,8 @@ async def test_stays_silent_and_hears(talk: Talk) -> None:
     assert server.connections[0].received == b"hello?"
 
 
-async def test_holds_a_sender_up(talk: Talk) -> None:
-    _, client = await talk(never_read(b"* OK\r\n"))
+async def test_never_read_blocks_the_sender(connect: Connect) -> None:
+    _, client = await connect(never_read(b"* OK\r\n"))
     async with client:
         await client.receive_line()
         with trio.move_on_after(0.3) as scope:
@@ -141,37 +141,37 @@ async def test_holds_a_sender_up(talk: Talk) -> None:
         assert scope.cancelled_caught
 
 
-async def test_sends_every_byte_in_order(talk: Talk) -> None:
-    _, client = await talk(flood(3_000_001))
+async def test_flood_sends_bytes_in_order(connect: Connect) -> None:
+    _, client = await connect(flood(3_000_001))
     async with client:
         assert await client.receive_until_end() == pattern(3_000_001)
 
 
-async def test_sends_and_receives_at_once(talk: Talk, nursery: trio.Nursery) -> None:
-    server, client = await talk((Echo(),))
+async def test_echo_sends_and_receives_at_once(connect: Connect, nursery: trio.Nursery) -> None:
+    server, client = await connect((Echo(),))
     async with client:
         nursery.start_soon(client.send, pattern(5_000_000))
         assert await client.receive_exactly(5_000_000) == pattern(5_000_000)
     assert len(server.connections[0].received) == 5_000_000
 
 
-async def test_sends_byte_by_byte(talk: Talk) -> None:
-    _, client = await talk((SendSlowly(b"* OK slow\r\n"), Close()))
+async def test_send_slowly(connect: Connect) -> None:
+    _, client = await connect((SendSlowly(b"* OK slow\r\n"), Close()))
     async with client:
         assert await client.receive_line() == b"* OK slow\r\n"
 
 
-async def test_waits_for_the_test(talk: Talk) -> None:
-    is_time = trio.Event()
-    _, client = await talk((Send(b"half "), WaitFor(is_time), Send(b"a line\r\n"), Collect()))
+async def test_wait_for_event(connect: Connect) -> None:
+    may_continue = trio.Event()
+    _, client = await connect((Send(b"half "), WaitFor(may_continue), Send(b"a line\r\n"), Collect()))
     async with client:
         assert await client.receive_exactly(5) == b"half "
-        is_time.set()
+        may_continue.set()
         assert await client.receive_line() == b"a line\r\n"
 
 
-async def test_expectations_that_are_met(talk: Talk) -> None:
-    server, client = await talk(
+async def test_met_expectations(connect: Connect) -> None:
+    server, client = await connect(
         (Expect(b"abc"), ExpectLine(b"def"), ExpectLine(), Send(b"fine\r\n"), Collect(2), Close())
     )
     async with client:
@@ -189,7 +189,7 @@ async def test_expectations_that_are_met(talk: Talk) -> None:
         (Expect(b"xyz\r\nmore"), "and then eof"),
     ],
 )
-async def test_an_expectation_that_is_not_met_says_what_came(
+async def test_unmet_expectation_reports_received_bytes(
     start: Start, step: Expect | ExpectLine, message: str
 ) -> None:
     server = ScriptedServer((Send(b"xyz\r\n"), Close()))
@@ -198,7 +198,7 @@ async def test_an_expectation_that_is_not_met_says_what_came(
             await step.play(client)
 
 
-async def test_a_server_whose_expectation_is_not_met_fails_the_test() -> None:
+async def test_unmet_expectation_of_server_fails_the_test() -> None:
     failed = False
     try:
         async with trio.open_nursery() as nursery:
@@ -211,32 +211,32 @@ async def test_a_server_whose_expectation_is_not_met_fails_the_test() -> None:
     assert failed
 
 
-async def test_a_playbook_for_each_connection(start: Start) -> None:
+async def test_playbook_for_each_connection(start: Start) -> None:
     server = ScriptedServer(reset(), (Send(b"second"), Close()), (Send(b"any other"), Close()))
     address = await start(server)
-    heard = []
+    received = []
     for _ in range(4):
         async with await dial(address) as client:
-            heard.append(await client.receive_until_end())
-    assert heard == [b"", b"second", b"any other", b"any other"]
+            received.append(await client.receive_until_end())
+    assert received == [b"", b"second", b"any other", b"any other"]
     assert (await server.wait_for(4)).peer.startswith("127.0.0.1:")
 
 
 @pytest.mark.parametrize("bind", ["127.0.0.1:0", "[::1]:0", "unix:"])
-async def test_every_kind_of_address(start: Start, tmp_path: Path, bind: str) -> None:
+async def test_every_type_of_address(start: Start, tmp_path: Path, bind: str) -> None:
     path = tmp_path / "imap.sock"
     server = ScriptedServer(bind=f"unix:{path}" if bind == "unix:" else bind)
-    async with trio.open_nursery() as inner:
-        address = await inner.start(server.serve)
+    async with trio.open_nursery() as server_nursery:
+        address = await server_nursery.start(server.serve)
         async with await dial(address) as client:
             assert await client.receive_line() == b"* OK ready\r\n"
-            inner.cancel_scope.cancel()
+            server_nursery.cancel_scope.cancel()
     assert not path.exists()
     with pytest.raises(OSError, match=r"refused|No such file"):
         await dial(address)
 
 
-async def test_sees_the_name_that_a_client_asks_for(start: Start, throw_away_ca: ThrowAwayCA) -> None:
+async def test_server_name_of_client_is_recorded(start: Start, throw_away_ca: ThrowAwayCA) -> None:
     server = ScriptedServer(tls=throw_away_ca.server_context("a.example", "127.0.0.1"))
     address = await start(server)
     async with await dial(address, tls=throw_away_ca.client_context(), server_name="a.example"):
@@ -245,9 +245,7 @@ async def test_sees_the_name_that_a_client_asks_for(start: Start, throw_away_ca:
         assert (await server.wait_for(2)).server_name is None
 
 
-async def test_a_failed_handshake_is_remembered_and_harms_nobody(
-    start: Start, throw_away_ca: ThrowAwayCA
-) -> None:
+async def test_failed_handshake_is_recorded(start: Start, throw_away_ca: ThrowAwayCA) -> None:
     server = ScriptedServer(tls=throw_away_ca.server_context("localhost"))
     address = await start(server)
     async with await dial(address) as client:
@@ -261,7 +259,7 @@ async def test_a_failed_handshake_is_remembered_and_harms_nobody(
 
 
 @pytest.mark.parametrize("bind", ["127.0.0.1:0", "[::1]:0", "unix:"])
-async def test_refuses(start: Start, tmp_path: Path, bind: str) -> None:
+async def test_refusing_server_refuses_connections(start: Start, tmp_path: Path, bind: str) -> None:
     server = RefusingServer(f"unix:{tmp_path / 'imap.sock'}" if bind == "unix:" else bind)
     address = await start(server)
     for _ in range(3):
@@ -270,7 +268,7 @@ async def test_refuses(start: Start, tmp_path: Path, bind: str) -> None:
 
 
 @pytest.mark.parametrize("bind", ["127.0.0.1:0", "[::1]:0"])
-async def test_gives_no_answer(start: Start, bind: str) -> None:
+async def test_unanswered_server_leaves_connects_pending(start: Start, bind: str) -> None:
     address = await start(UnansweredServer(bind))
     for _ in range(3):
         with trio.move_on_after(0.1) as scope:
@@ -278,20 +276,20 @@ async def test_gives_no_answer(start: Start, bind: str) -> None:
         assert scope.cancelled_caught
 
 
-async def test_many_at_once(start: Start) -> None:
+async def test_many_simultaneous_connections(start: Start) -> None:
     server = ScriptedServer(collect(b"* OK\r\n"))
     address = await start(server)
 
-    async def visit(number: int) -> None:
+    async def connect_and_send(number: int) -> None:
         async with await dial(address) as client:
             await client.receive_line()
             await client.send(b"%d" % number)
             await client.half_close()
             await client.receive_until_end()
 
-    async with trio.open_nursery() as visitors:
+    async with trio.open_nursery() as clients:
         for number in range(200):
-            visitors.start_soon(visit, number)
+            clients.start_soon(connect_and_send, number)
     await server.wait_ended(200)
     assert {bytes(connection.received) for connection in server.connections} == {
         b"%d" % n for n in range(200)
@@ -299,11 +297,11 @@ async def test_many_at_once(start: Start) -> None:
 
 
 def test_pattern_starts_anywhere() -> None:
-    whole = pattern(1000)
-    assert all(pattern(300, start) == whole[start : start + 300] for start in range(0, 700, 37))
+    complete = pattern(1000)
+    assert all(pattern(300, start) == complete[start : start + 300] for start in range(0, 700, 37))
 
 
-async def test_who_waits_for_a_server_that_stops_is_told() -> None:
+async def test_waiting_for_stopped_server_raises() -> None:
     server = ScriptedServer()
     async with trio.open_nursery() as nursery:
         await nursery.start(server.serve)

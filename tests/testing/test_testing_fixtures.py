@@ -1,4 +1,4 @@
-"""The fixtures that an embedding project takes, used as it would, and what ``import mailproxy.testing`` loads."""
+"""Fixtures for embedding projects: they work as documented, and ``import mailproxy.testing`` loads little."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 pytest_plugins = ["mailproxy.testing.fixtures", "pytester"]
 
 
-async def test_a_proxy_runs_from_a_mapping(
+async def test_proxy_runs_from_a_mapping(
     run_proxy: RunProxy, throw_away_ca: ThrowAwayCA, nursery: trio.Nursery, tmp_path: Path
 ) -> None:
     server = ImapServer("d1")
@@ -53,30 +53,30 @@ async def test_a_proxy_runs_from_a_mapping(
         await server.wait_ended(3)
 
 
-async def test_two_proxies_in_a_row(run_proxy: RunProxy, nursery: trio.Nursery) -> None:
+async def test_two_proxies_in_a_chain(run_proxy: RunProxy, nursery: trio.Nursery) -> None:
     server = ScriptedServer()
 
-    def in_front_of(address: str) -> dict[str, object]:
+    def proxy_config(address: str) -> dict[str, object]:
         return {
             "frontends": {"f": {"backend": "b", "bind": [{"address": "127.0.0.1:0"}]}},
             "backends": {"b": {"servers": [address]}},
         }
 
-    near = await run_proxy(in_front_of(await nursery.start(server.serve)))
-    far = await run_proxy(in_front_of(near.frontends["f"].addresses[0]))
+    first = await run_proxy(proxy_config(await nursery.start(server.serve)))
+    second = await run_proxy(proxy_config(first.frontends["f"].addresses[0]))
     with trio.fail_after(10):
-        async with await dial(far.frontends["f"].addresses[0]) as client:
+        async with await dial(second.frontends["f"].addresses[0]) as client:
             assert await client.receive_line() == b"* OK ready\r\n"
 
 
-async def test_a_faulty_mapping_raises_every_fault(run_proxy: RunProxy) -> None:
-    with pytest.raises(mailproxy.ConfigError) as refused:
+async def test_faulty_mapping_raises_every_fault(run_proxy: RunProxy) -> None:
+    with pytest.raises(mailproxy.ConfigError) as caught:
         await run_proxy({"frontends": {"f": {"backend": "nowhere", "bind": [{"adress": "127.0.0.1:0"}]}}})
-    assert len(refused.value.faults) >= 2
+    assert len(caught.value.faults) >= 2
 
 
 @pytest.mark.slow
-def test_it_works_in_a_project_of_its_own(pytester: pytest.Pytester) -> None:
+def test_fixtures_work_in_another_project(pytester: pytest.Pytester) -> None:
     pytester.makeconftest('pytest_plugins = ["mailproxy.testing.fixtures"]')
     pytester.makepyfile(
         """
@@ -97,23 +97,23 @@ def test_it_works_in_a_project_of_its_own(pytester: pytest.Pytester) -> None:
 
 
 @pytest.mark.parametrize("missing", ["pytest", "pytest_trio"])
-def test_without_the_extra_the_fixtures_name_it(missing: str) -> None:
+def test_missing_dependency_names_the_extra(missing: str) -> None:
     program = f"import sys; sys.modules[{missing!r}] = None; import mailproxy.testing.fixtures"
-    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert said.returncode == 1
-    assert "ImportError: " in said.stderr
-    assert "pip install 'mailproxy[testing]'" in said.stderr.splitlines()[-1]
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "ImportError: " in result.stderr
+    assert "pip install 'mailproxy[testing]'" in result.stderr.splitlines()[-1]
 
 
-def test_importing_the_package_loads_next_to_nothing() -> None:
+def test_import_loads_no_heavy_package() -> None:
     program = "import sys, mailproxy.testing; print(sorted({'trio', 'ssl', 'pytest', 'trustme'} & sys.modules.keys()))"
-    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert said.stdout == "[]\n"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout == "[]\n"
 
 
-def test_every_public_name_is_there() -> None:
+def test_every_public_name_exists() -> None:
     assert sorted(mailproxy.testing.__all__) == dir(mailproxy.testing)
     for name in mailproxy.testing.__all__:
         assert getattr(mailproxy.testing, name) is not None
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
-        mailproxy.testing.nothing  # noqa: B018  # that it raises is the point
+        mailproxy.testing.nothing  # noqa: B018  # the access must raise

@@ -1,4 +1,4 @@
-"""The CA: files that OpenSSL takes, and a clear word when trustme is missing."""
+"""The throw-away CA: OpenSSL accepts its files, and a missing trustme is explained."""
 
 from __future__ import annotations
 
@@ -24,16 +24,20 @@ def certificate(pem: Path) -> x509.Certificate:
     return x509.load_pem_x509_certificates(pem.read_bytes())[0]
 
 
-@pytest.mark.parametrize(("key_type", "kind"), [("ec", ec.EllipticCurvePublicKey), ("rsa", rsa.RSAPublicKey)])
-def test_issues_one_private_file_with_key_and_chain(tmp_path: Path, key_type: str, kind: type) -> None:
+@pytest.mark.parametrize(
+    ("key_type", "public_key_type"), [("ec", ec.EllipticCurvePublicKey), ("rsa", rsa.RSAPublicKey)]
+)
+def test_issue_writes_private_file_with_key_and_chain(
+    tmp_path: Path, key_type: str, public_key_type: type
+) -> None:
     pem = ThrowAwayCA(tmp_path).issue("imap.example.com", key_type=key_type)  # type: ignore[arg-type]  # both are
     assert stat.S_IMODE(pem.stat().st_mode) == 0o600
     assert pem.name == f"imap.example.com-{key_type}.pem"
     assert b"PRIVATE KEY" in pem.read_bytes()
-    assert isinstance(certificate(pem).public_key(), kind)
+    assert isinstance(certificate(pem).public_key(), public_key_type)
 
 
-def test_names_wildcards_addresses_and_dates(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
+def test_issued_names_addresses_and_dates(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
     soon = datetime.now(UTC) + timedelta(days=10)
     pem = throw_away_ca.issue("*.example.org", "127.0.0.1", "::1", folder=tmp_path, not_after=soon)
     assert pem == tmp_path / "_.example.org-ec.pem"
@@ -44,7 +48,7 @@ def test_names_wildcards_addresses_and_dates(throw_away_ca: ThrowAwayCA, tmp_pat
     assert issued.not_valid_after_utc == soon.replace(microsecond=0)
 
 
-def test_a_second_certificate_of_a_name_leaves_the_first_alone(tmp_path: Path) -> None:
+def test_second_certificate_gets_another_file(tmp_path: Path) -> None:
     ca = ThrowAwayCA(tmp_path)
     assert [ca.issue("localhost").name, ca.issue("localhost").name] == [
         "localhost-ec.pem",
@@ -52,7 +56,7 @@ def test_a_second_certificate_of_a_name_leaves_the_first_alone(tmp_path: Path) -
     ]
 
 
-async def test_its_client_context_trusts_it_and_verifies_names(
+async def test_client_context_verifies_chain_and_name(
     throw_away_ca: ThrowAwayCA, nursery: trio.Nursery
 ) -> None:
     server: LoopbackServer = ScriptedServer(tls=server_context(throw_away_ca.issue("imap.example.com")))
@@ -67,7 +71,7 @@ async def test_its_client_context_trusts_it_and_verifies_names(
         await dial(address, tls=ssl.create_default_context(), server_name="imap.example.com")
 
 
-async def test_a_clients_certificate_is_shown_and_bears_its_name(
+async def test_client_certificate_has_its_common_name(
     throw_away_ca: ThrowAwayCA, nursery: trio.Nursery, tmp_path: Path
 ) -> None:
     pem = throw_away_ca.issue_client("alice@example.com", folder=tmp_path)
@@ -75,30 +79,28 @@ async def test_a_clients_certificate_is_shown_and_bears_its_name(
     assert stat.S_IMODE(pem.stat().st_mode) == 0o600
     (name,) = certificate(pem).subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
     assert name.value == "alice@example.com"
-    asking = throw_away_ca.server_context("localhost")
-    asking.verify_mode = ssl.CERT_REQUIRED
-    asking.verify_flags |= ssl.VERIFY_X509_STRICT  # as contexts of Python 3.13 do
-    asking.load_verify_locations(throw_away_ca.pem)
-    address = await nursery.start(ScriptedServer(tls=asking).serve)
+    context = throw_away_ca.server_context("localhost")
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_flags |= ssl.VERIFY_X509_STRICT  # as contexts of Python 3.13 do
+    context.load_verify_locations(throw_away_ca.pem)
+    address = await nursery.start(ScriptedServer(tls=context).serve)
     async with await dial(address, tls=throw_away_ca.client_context(pem)) as client:
         assert await client.receive_line() == b"* OK ready\r\n"
 
 
-def test_a_revocation_list_has_what_was_revoked_and_bears_the_cas_signature(
-    throw_away_ca: ThrowAwayCA, tmp_path: Path
-) -> None:
-    one, other = throw_away_ca.issue_client("one"), throw_away_ca.issue("localhost")
-    files = [throw_away_ca.revoke(*revoked, folder=tmp_path) for revoked in ((), (one,), (one, other))]
+def test_crl_has_revoked_certificates_and_valid_signature(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
+    client, server = throw_away_ca.issue_client("one"), throw_away_ca.issue("localhost")
+    files = [throw_away_ca.revoke(*revoked, folder=tmp_path) for revoked in ((), (client,), (client, server))]
     assert [file.name for file in files] == ["crl.pem", "crl-2.pem", "crl-3.pem"]
     key = certificate(throw_away_ca.pem).public_key()
     assert isinstance(key, ec.EllipticCurvePublicKey)
-    for file, revoked in zip(files, ((), (one,), (one, other)), strict=True):
+    for file, revoked in zip(files, ((), (client,), (client, server)), strict=True):
         crl = x509.load_pem_x509_crl(file.read_bytes())
         assert crl.is_signature_valid(key)
-        assert {each.serial_number for each in crl} == {certificate(pem).serial_number for pem in revoked}
+        assert {entry.serial_number for entry in crl} == {certificate(pem).serial_number for pem in revoked}
 
 
-def test_without_trustme_it_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_trustme_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "trustme", None)
     with pytest.raises(ImportError, match=r"mailproxy\[demo\].*mailproxy\[testing\]"):
         ThrowAwayCA(tmp_path)

@@ -1,4 +1,4 @@
-"""Helpers and messages that fail in a worker or in control: sessions go on, and the process stays."""
+"""Failing helpers and messages in a worker or in control: sessions continue, and the process keeps running."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ import pytest
 
 from tests.support.worker_group import WorkerGroup, configuration, greeting_servers, wait_until
 
-# Each process replaces a function by one that fails at its first calls. ``owner`` may be replaced in children alone.
+# Replaces a function by one that fails at its first calls. Each process counts its own calls.
 FAILS_AT_FIRST = """
 import importlib
 
 owner = importlib.import_module({module!r})
 *owners, name = {names!r}.split(".")
-for each in owners:
-    owner = getattr(owner, each)
-works, calls = getattr(owner, name), 0
+for part in owners:
+    owner = getattr(owner, part)
+original, calls = getattr(owner, name), 0
 
 def fail(*args, **keywords):
     global calls
     calls += 1
     if calls <= {failures}:
         raise RuntimeError("injected")
-    return works(*args, **keywords)
+    return original(*args, **keywords)
 
 setattr(owner, name, fail)
 """
 
 
-def environment(folder: Path, place: str, failures: int = 2) -> dict[str, str]:
-    module, _, names = place.partition(":")
+def environment(folder: Path, path: str, failures: int = 2) -> dict[str, str]:
+    module, _, names = path.partition(":")
     code = FAILS_AT_FIRST.format(module=module, names=names, failures=failures)
     (folder / "sitecustomize.py").write_text(code)
     return {**os.environ, "PYTHONPATH": str(folder)}
 
 
 @pytest.mark.parametrize(
-    ("place", "helper"),
+    ("path", "helper"),
     [
         ("mailproxy.workers.backend:WorkerBackend.serve_queue", "queue"),
         ("mailproxy.workers.control_client:changed_counters", "counters"),
@@ -50,35 +50,35 @@ def environment(folder: Path, place: str, failures: int = 2) -> dict[str, str]:
         ("mailproxy.workers.control.registry:WorkerRegistry.wait_for_acks", "log of server changes"),
     ],
 )
-def test_helper_that_fails_at_first_works_then(tmp_path: Path, place: str, helper: str) -> None:
+def test_helper_works_after_two_failures(tmp_path: Path, path: str, helper: str) -> None:
     check = 'check = { type = "tcp", interval = "100ms", rise = 1, fall = 1, jitter = 0 }'
     with greeting_servers("s1", "s2") as servers:
         text = configuration(*servers, backend="stick = {}", server="max_sessions = 1")
         text = text.replace('check = "none"', check)
-        with WorkerGroup(text, tmp_path, env=environment(tmp_path, place)) as group:
+        with WorkerGroup(text, tmp_path, env=environment(tmp_path, path)) as group:
             group.wait_for("mailproxy is ready")
             wait_until(lambda: len(group.children) == 3)
             pids = list(group.children.items())
-            guests = [group.connect_to_worker(worker, f"127.0.0.{worker + 2}") for worker in (0, 1)]
-            assert {guest.greeting for guest in guests} == {"s1", "s2"}
+            clients = [group.connect_to_worker(worker, f"127.0.0.{worker + 2}") for worker in (0, 1)]
+            assert {client.greeting for client in clients} == {"s1", "s2"}
             waiting = [group.connect_to_worker(worker, f"127.0.0.{worker + 4}") for worker in (0, 1)]
             servers[1].close()
             group.wait_for(f"{helper} failed and goes on in a moment")
             group.wait_for("Server b/s2 is DOWN")
             servers[1].open()
             group.wait_for("Server b/s2 is UP")
-            assert all(guest.echoes() for guest in guests)
-            for guest in guests:
-                guest.close()
-            assert {guest.greeting for guest in waiting} <= {"s1", "s2"}
+            assert all(client.echoes() for client in clients)
+            for client in clients:
+                client.close()
+            assert {client.greeting for client in waiting} <= {"s1", "s2"}
             assert list(group.children.items()) == pids
             assert "Traceback" not in group.text
             group.send(signal.SIGTERM)
             assert group.wait() == 0
 
 
-def test_failure_of_a_worker_at_its_start_does_not_keep_it_from_serving(tmp_path: Path) -> None:
-    """The look at files that a worker makes which takes another one's place."""
+def test_worker_serves_although_first_scan_fails(tmp_path: Path) -> None:
+    """A worker that replaces another one scans the certificate files at its start."""
     with greeting_servers("s1") as servers:
         broken = environment(
             tmp_path, "mailproxy.workers.certificates:WorkerCertificates._reload", failures=1

@@ -1,4 +1,4 @@
-"""Several processes to their operator: one that starts, listens, writes a log, hears signals and ends."""
+"""Several processes look like one to the operator: start, listening, log, signals and end."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from tests.support.worker_group import (
 )
 
 
-def stopped(group: WorkerGroup) -> None:
-    """All are gone, without a word that does not belong there."""
+def assert_stopped(group: WorkerGroup) -> None:
+    """Assert that all processes have ended without an unexpected message."""
     pids = list(group._seen_pids)
     assert group.wait() == 0
     assert not any(map(is_running, pids))
@@ -34,16 +34,16 @@ def stopped(group: WorkerGroup) -> None:
     assert "Traceback" not in group.text
 
 
-def test_term_drains_and_ends(tmp_path: Path) -> None:
-    """Nobody is accepted any more, a Unix socket's path goes, and who is there has time."""
+def test_sigterm_drains_and_ends(tmp_path: Path) -> None:
+    """No connection is accepted, the Unix socket's path is removed, and open sessions have time to end."""
     path = tmp_path / "imap.sock"
     with greeting_servers("s1") as servers:
         text = configuration(*servers, drain_timeout="30s").replace(
             '"127.0.0.1:0" }', f'"127.0.0.1:0" }}, {{ address = "unix:{path}" }}'
         )
         with WorkerGroup(text, tmp_path) as group:
-            guests = [group.connect_to_worker(worker) for worker in (0, 1)]
-            assert [guest.greeting for guest in guests] == ["s1", "s1"]
+            clients = [group.connect_to_worker(worker) for worker in (0, 1)]
+            assert [client.greeting for client in clients] == ["s1", "s1"]
             for _ in range(6):
                 with socket.socket(socket.AF_UNIX) as local:
                     local.connect(str(path))
@@ -54,57 +54,57 @@ def test_term_drains_and_ends(tmp_path: Path) -> None:
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(group.addresses[0], timeout=TIMEOUT_S)
             assert not path.exists()
-            for guest in guests:
-                assert guest.echoes()
-                guest.close()
-            stopped(group)
+            for client in clients:
+                assert client.echoes()
+                client.close()
+            assert_stopped(group)
 
 
-@pytest.mark.parametrize("way", ["TERM twice", "the terminal's ^C"])
-def test_stop_now(tmp_path: Path, way: str) -> None:
+@pytest.mark.parametrize("variant", ["TERM twice", "the terminal's ^C"])
+def test_second_signal_or_sigint_stops_now(tmp_path: Path, variant: str) -> None:
     with greeting_servers("s1") as servers:
         text = configuration(*servers, drain_timeout="30s")
         with WorkerGroup(text, tmp_path, start_new_session=True) as group:
-            guests = [group.connect_to_worker(worker) for worker in (0, 1)]
-            assert [guest.greeting for guest in guests] == ["s1", "s1"]
+            clients = [group.connect_to_worker(worker) for worker in (0, 1)]
+            assert [client.greeting for client in clients] == ["s1", "s1"]
             group._seen_pids.update(group.children.values())
-            if way == "TERM twice":
+            if variant == "TERM twice":
                 group.send(signal.SIGTERM)
                 group.wait_for("no more connections are accepted")
-                assert all(guest.echoes() for guest in guests)
+                assert all(client.echoes() for client in clients)
                 group.send(signal.SIGTERM)
             else:
                 os.killpg(group.process.pid, signal.SIGINT)
-            assert all(guest.is_closed() for guest in guests)
+            assert all(client.is_closed() for client in clients)
             group.wait_for("stopping now, 2 sessions are closed")
-            stopped(group)
+            assert_stopped(group)
             assert len(group.lines(" K- ")) == 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGHUP])
-def test_every_process_reopens_the_log(tmp_path: Path, number: signal.Signals) -> None:
-    """When it has been said, nothing more comes into the old file."""
+def test_every_process_reopens_log(tmp_path: Path, number: signal.Signals) -> None:
+    """After the message that the log was reopened, nothing is written to the old file."""
     log, old = tmp_path / "proxy.log", tmp_path / "proxy.log.1"
     with greeting_servers("s1") as servers:
         text = configuration(*servers, more=f'[log]\nformat = "tcplog"\nto = "{log}"')
         with WorkerGroup(text, tmp_path) as group:
             group.output = log
-            guests = [group.connect_to_worker(worker) for worker in (0, 1)]
-            assert [guest.greeting for guest in guests] == ["s1", "s1"]
+            clients = [group.connect_to_worker(worker) for worker in (0, 1)]
+            assert [client.greeting for client in clients] == ["s1", "s1"]
             log.rename(old)
             group.send(number)
             wait_until(log.exists)
             group.wait_for("the log was reopened")
             before = old.read_text()
-            for guest in guests:
-                port = guest.sock.getsockname()[1]
-                guest.close()
+            for client in clients:
+                port = client.sock.getsockname()[1]
+                client.close()
                 group.wait_for(f"127.0.0.1:{port} .* imap b/s1 ")
             assert len(group.lines("reopened")) == 1
             assert old.read_text() == before
 
 
-def test_who_is_started_after_a_rotation_writes_into_the_new_file(tmp_path: Path) -> None:
+def test_process_started_after_rotation_writes_new_file(tmp_path: Path) -> None:
     log, old = tmp_path / "proxy.log", tmp_path / "proxy.log.1"
     with greeting_servers("s1") as servers:
         text = configuration(*servers, more=f'[log]\nformat = "tcplog"\nto = "{log}"')
@@ -121,18 +121,18 @@ def test_who_is_started_after_a_rotation_writes_into_the_new_file(tmp_path: Path
             group.wait_for("control .* was killed by SIGKILL")
             group.kill_and_wait("worker 1")
             group.wait_for("worker 1 .* was killed by SIGKILL")
-            for _ in range(12):  # one worker alone: 1 in 2048
-                guest = Client(addresses[0])
-                assert guest.greeting == "s1"
-                port = guest.sock.getsockname()[1]
-                guest.close()
+            for _ in range(12):  # the chance that all go to one worker is 1 in 2048
+                client = Client(addresses[0])
+                assert client.greeting == "s1"
+                port = client.sock.getsockname()[1]
+                client.close()
                 group.wait_for(f"127.0.0.1:{port} .* imap b/s1 ")
             assert len(group.lines("reopened")) == 1
             assert old.read_text() == before
 
 
-def test_lines_come_whole_through_a_pipe(tmp_path: Path) -> None:
-    """Which is full again and again, while both workers write."""
+def test_lines_through_pipe_are_complete(tmp_path: Path) -> None:
+    """The pipe is full again and again while both workers write."""
     with greeting_servers("s1") as servers:
         file, reader, writer = tmp_path / "mailproxy.toml", *os.pipe()
         file.write_text(configuration(*servers, more='[log]\nformat = "json"'))
@@ -145,9 +145,9 @@ def test_lines_come_whole_through_a_pipe(tmp_path: Path) -> None:
                     data += pipe.read(4096)
                 (port,) = map(int, re.findall(rb'"address":"127.0.0.1:(\d+)"', data))
                 for _ in range(300):  # of some 450 bytes: twice what a pipe holds
-                    guest = Client(("127.0.0.1", port))
-                    assert guest.greeting == "s1"
-                    guest.close()
+                    client = Client(("127.0.0.1", port))
+                    assert client.greeting == "s1"
+                    client.close()
                 process.send_signal(signal.SIGTERM)
                 data += b"".join(iter(lambda: pipe.read(1000), b""))
                 assert process.wait(TIMEOUT_S) == 0
@@ -159,8 +159,8 @@ def test_lines_come_whole_through_a_pipe(tmp_path: Path) -> None:
         assert sum('"event":"session"' in line for line in lines) == 300
 
 
-def test_another_program_on_the_port_is_noticed(tmp_path: Path) -> None:
-    """Even one of the same user, who says that it shares the port."""
+def test_port_of_other_program_is_detected(tmp_path: Path) -> None:
+    """Even a program of the same user that sets SO_REUSEPORT."""
     with socket.socket() as other, greeting_servers("s1") as servers:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         other.bind(("127.0.0.1", 0))
@@ -175,8 +175,8 @@ def test_another_program_on_the_port_is_noticed(tmp_path: Path) -> None:
 
 
 @needs_root
-def test_all_give_up_root(tmp_path: Path) -> None:
-    """Also those that are started later."""
+def test_all_processes_give_up_root(tmp_path: Path) -> None:
+    """Also processes that are started later."""
     with (
         greeting_servers("s1") as servers,
         WorkerGroup(configuration(*servers, user="nobody"), tmp_path) as group,
@@ -195,10 +195,10 @@ def test_all_give_up_root(tmp_path: Path) -> None:
         assert group.wait() == 0
 
 
-def test_a_signal_to_a_child_alone_changes_nothing(tmp_path: Path) -> None:
+def test_signal_to_child_alone_has_no_effect(tmp_path: Path) -> None:
     with greeting_servers("s1") as servers, WorkerGroup(configuration(*servers), tmp_path) as group:
-        guests = [group.connect_to_worker(worker) for worker in (0, 1)]
-        assert [guest.greeting for guest in guests] == ["s1", "s1"]
+        clients = [group.connect_to_worker(worker) for worker in (0, 1)]
+        assert [client.greeting for client in clients] == ["s1", "s1"]
         before = group.children
         for pid in before.values():
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
@@ -206,4 +206,4 @@ def test_a_signal_to_a_child_alone_changes_nothing(tmp_path: Path) -> None:
         group.send(signal.SIGUSR1)
         group.wait_for("SIGUSR1 means nothing here")
         assert group.children == before
-        assert all(guest.echoes() for guest in guests)
+        assert all(client.echoes() for client in clients)

@@ -1,4 +1,4 @@
-"""Messages between processes: each one survives its encoding, and anything else is refused by name."""
+"""Messages between processes: each survives encoding, and anything else is rejected with a reason."""
 
 from __future__ import annotations
 
@@ -110,8 +110,8 @@ def test_message_survives_encoding(message: Message) -> None:
     assert values["type"] == type(message).__name__
 
 
-def test_every_message_has_an_example_and_a_line_in_the_table() -> None:
-    assert {type(each).__name__ for each in EXAMPLES} == set(MESSAGES)
+def test_every_message_has_example_and_table_row() -> None:
+    assert {type(example).__name__ for example in EXAMPLES} == set(MESSAGES)
     assert set(typing.get_args(Message)) == set(MESSAGES.values())
     table = [line.split() for line in (messages.__doc__ or "").splitlines() if line.startswith("    ")]
     processes = {"supervisor", "control", "worker"}
@@ -140,28 +140,28 @@ def test_every_message_has_an_example_and_a_line_in_the_table() -> None:
         (b'{"type":"StickUpdates","backend":"b","entries":[1]}', "message StickUpdates"),
     ],
 )
-def test_anything_else_is_refused(packet: bytes, reason: str) -> None:
+def test_invalid_packet_is_rejected(packet: bytes, reason: str) -> None:
     with pytest.raises(MessageError, match=reason):
         decode(packet)
 
 
-async def test_channel_drops_what_is_no_message_and_goes_on(nursery: trio.Nursery) -> None:
+async def test_channel_drops_invalid_message_and_continues(nursery: trio.Nursery) -> None:
     near, far = channel_pair()
-    facts: list[str] = []
-    channel = Channel(far, encode=encode, decode=decode, on_drop=facts.append)
+    drops: list[str] = []
+    channel = Channel(far, encode=encode, decode=decode, on_drop=drops.append)
     with near, trio.fail_after(10):
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            socket.send_fds(near, [b'{"type":"Halt"}'], [theirs.fileno()])
+        near_sock, far_sock = socket.socketpair()
+        with near_sock, far_sock:
+            socket.send_fds(near, [b'{"type":"Halt"}'], [far_sock.fileno()])
         near.send(encode(Stop()))
         received = await channel.receive()
     assert received is not None
     assert received.message == Stop()
-    assert facts == ["a message of unknown type: KeyError('Halt')"]
+    assert drops == ["a message of unknown type: KeyError('Halt')"]
     channel.close()
 
 
-def test_entries_are_split_into_messages_that_fit() -> None:
+def test_entries_are_split_to_fit_packets() -> None:
     entries = [(number, "ü\n\ud800" * (number % 1000)) for number in range(3000)]
     parts = list(batch_by_size(entries))
     assert len(parts) > 1
@@ -173,7 +173,7 @@ def test_entries_are_split_into_messages_that_fit() -> None:
     assert list(batched(range(5), 2)) == [range(2), range(2, 4), range(4, 5)]
 
 
-def test_snapshot_with_long_texts_from_outside_is_bounded() -> None:
+def test_snapshot_with_long_texts_is_bounded() -> None:
     hosts = [f"2001:db8:ffff:ffff:ffff:ffff:ffff:{number:04x}" for number in range(5000)]
     long = evolve(
         SNAPSHOT.snapshot,

@@ -1,4 +1,4 @@
-"""Several workers serve as one: both do, and counts and limits are over both."""
+"""Several workers serve like one process, and counts and limits cover all of them."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from tests.support.worker_group import (
 )
 
 
-def test_both_serve_and_count_together(tmp_path: Path) -> None:
-    """It is said once where they listen; the counts of tcplog are over both, as those of a single process are."""
+def test_workers_serve_and_count_together(tmp_path: Path) -> None:
+    """Listening is logged once. The counts of tcplog cover both workers, like those of one process."""
     with greeting_servers("s1") as servers, WorkerGroup(configuration(*servers), tmp_path) as group:
-        guests = [group.connect_to_worker(worker) for worker in (0, 1, 0, 1)]
-        assert [guest.greeting for guest in guests] == ["s1"] * 4
-        for left in (4, 3, 2, 1):
-            guests.pop().close()
-            group.wait_for(rf" imap b/s1 .* {left}/{left}/{left - 1}/{left - 1}/0 0/0")
-        # Who forks has neither threads nor a loop, or its children would have halves of them.
+        clients = [group.connect_to_worker(worker) for worker in (0, 1, 0, 1)]
+        assert [client.greeting for client in clients] == ["s1"] * 4
+        for remaining in (4, 3, 2, 1):
+            clients.pop().close()
+            group.wait_for(rf" imap b/s1 .* {remaining}/{remaining}/{remaining - 1}/{remaining - 1}/0 0/0")
+        # The process that forks has neither threads nor an event loop, because its children would inherit them.
         assert "\nThreads:\t1\n" in Path(f"/proc/{group.process.pid}/status").read_text()
         assert not any("eventpoll" in link for link in descriptor_targets(group.process.pid))
         assert len(group.lines("listens on")) == len(group.lines("mailproxy is ready")) == 1
@@ -36,29 +36,29 @@ def test_both_serve_and_count_together(tmp_path: Path) -> None:
         assert "Traceback" not in group.text
 
 
-def test_sessions_have_numbers_of_their_own(tmp_path: Path) -> None:
-    """Also after one of the workers was replaced within the second of its start."""
+def test_session_ids_are_unique(tmp_path: Path) -> None:
+    """Also after a worker was replaced within the second of its start."""
     with (
         greeting_servers("s1") as servers,
         WorkerGroup(configuration(*servers, more='[log]\nformat = "json"'), tmp_path) as group,
     ):
         for _ in range(2):
             for worker in (0, 1, 0):
-                guest = group.connect_to_worker(worker)
-                assert guest.greeting == "s1"
-                guest.close()
+                client = group.connect_to_worker(worker)
+                assert client.greeting == "s1"
+                client.close()
             group.kill_and_wait("worker 1")
         for worker in (0, 1):
             group.connect_to_worker(worker).close()
         group.send(signal.SIGTERM)
         assert group.wait() == 0
         ids = re.findall(r'"event":"session".*"id":"(\w+)"', group.text)
-        assert len(ids) >= 4  # those of a worker that was killed may be missing
+        assert len(ids) >= 4  # those of a killed worker may be missing
         assert len(set(ids)) == len(ids)
 
 
-def test_a_server_has_no_more_sessions_than_it_may_have(tmp_path: Path) -> None:
-    """Whoever comes to the other worker waits, and has the place as soon as it is free."""
+def test_server_limit_covers_both_workers(tmp_path: Path) -> None:
+    """The session at the other worker is queued and gets the slot as soon as it is free."""
     with greeting_servers("s1") as servers:
         text = configuration(*servers, server="max_sessions = 1")
         with WorkerGroup(text, tmp_path) as group:
@@ -71,25 +71,25 @@ def test_a_server_has_no_more_sessions_than_it_may_have(tmp_path: Path) -> None:
             group.wait_for(r" imap b/s1 .* 2/2/1/0/0 0/0")
 
 
-@pytest.mark.parametrize("where", ["process", "frontend"])
-def test_over_the_limit_accepting_waits_in_both(tmp_path: Path, where: str) -> None:
+@pytest.mark.parametrize("table", ["process", "frontend"])
+def test_full_limit_stops_accepting_in_both_workers(tmp_path: Path, table: str) -> None:
     with greeting_servers("s1") as servers:
         text = configuration(*servers)
-        place = "[process]" if where == "process" else "[frontends.imap]"
-        text = text.replace(place, f"{place}\nmax_sessions = 2")
+        header = "[process]" if table == "process" else "[frontends.imap]"
+        text = text.replace(header, f"{header}\nmax_sessions = 2")
         with WorkerGroup(text, tmp_path) as group:
             first, second = group.connect_to_worker(0), group.connect_to_worker(1)
             assert (first.greeting, second.greeting) == ("s1", "s1")
-            crowd = [group.connect() for _ in range(8)]  # at both
+            crowd = [group.connect() for _ in range(8)]  # at both workers
             group.wait_for(r"2 sessions, as many as (process|frontends\.imap)\.max_sessions allows")
-            assert not any(guest.is_greeted_within(0.02) for guest in crowd)
+            assert not any(client.is_greeted_within(0.02) for client in crowd)
             first.close()
-            wait_until(lambda: sum(guest.is_greeted_within(0.01) for guest in crowd) in (1, 2))
+            wait_until(lambda: sum(client.is_greeted_within(0.01) for client in crowd) in (1, 2))
             second.close()
-            wait_until(lambda: sum(guest.is_greeted_within(0.01) for guest in crowd) in (2, 3))
+            wait_until(lambda: sum(client.is_greeted_within(0.01) for client in crowd) in (2, 3))
 
 
-async def test_there_is_one_process_inside_another_program() -> None:
+async def test_serve_inside_other_program_rejects_workers() -> None:
     config = mailproxy.from_mapping(
         {
             "process": {"workers": 2},

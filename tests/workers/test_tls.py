@@ -1,4 +1,4 @@
-"""TLS over several workers: one ticket is good at all of them, also when the certificate was renewed."""
+"""TLS with several workers: all accept the same tickets, also after a certificate was renewed."""
 
 from __future__ import annotations
 
@@ -23,52 +23,57 @@ def tls_configuration(text: str, file: Path) -> str:
     )
 
 
-def visit(
+def connect_once(
     group: WorkerGroup, context: ssl.SSLContext, ticket: ssl.SSLSession | None = None
 ) -> tuple[bool, bytes | None, ssl.SSLSession | None]:
-    """Was the session resumed, the certificate that was shown, and the next ticket."""
-    raw = socket.create_connection(group.addresses[0], timeout=TIMEOUT_S)
-    with context.wrap_socket(raw, server_hostname="localhost", session=ticket) as client:
-        assert client.recv(100) == b"s1\r\n"  # in TLS 1.3 the ticket comes with what comes first
+    """Return whether the TLS session was resumed, the server's certificate and the next ticket."""
+    sock = socket.create_connection(group.addresses[0], timeout=TIMEOUT_S)
+    with context.wrap_socket(sock, server_hostname="localhost", session=ticket) as client:
+        assert client.recv(100) == b"s1\r\n"  # with TLS 1.3 the ticket arrives before the first data
         return bool(client.session_reused), client.getpeercert(binary_form=True), client.session
 
 
-def resumed(group: WorkerGroup, context: ssl.SSLContext, ticket: ssl.SSLSession | None) -> Counter[bool]:
-    return Counter(visit(group, context, ticket)[0] for _ in range(12))  # one worker alone: 1 in 2048
+def count_resumed(
+    group: WorkerGroup, context: ssl.SSLContext, ticket: ssl.SSLSession | None
+) -> Counter[bool]:
+    # The chance that all go to one worker is 1 in 2048.
+    return Counter(connect_once(group, context, ticket)[0] for _ in range(12))
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
-def test_a_ticket_is_good_at_all(tmp_path: Path, throw_away_ca: ThrowAwayCA, version: ssl.TLSVersion) -> None:
-    """Before and after the certificate was renewed, and at a worker that was started after that."""
+def test_all_workers_accept_ticket(
+    tmp_path: Path, throw_away_ca: ThrowAwayCA, version: ssl.TLSVersion
+) -> None:
+    """Before and after the certificate was renewed, and at a worker that was started afterwards."""
     file = throw_away_ca.issue("localhost").rename(tmp_path / "localhost.pem")
     context = throw_away_ca.client_context()
     context.minimum_version = context.maximum_version = version
     with greeting_servers("s1") as servers:
         text = tls_configuration(configuration(*servers, certificate_interval="1h"), file)
         with WorkerGroup(text, tmp_path) as group:
-            _, first, ticket = visit(group, context)
-            assert resumed(group, context, ticket) == {True: 12}
+            _, first, ticket = connect_once(group, context)
+            assert count_resumed(group, context, ticket) == {True: 12}
             throw_away_ca.issue("localhost").replace(file)
             group.send(signal.SIGHUP)
             group.wait_for(rf"taken up: localhost.* until .*{file}")
-            shown = {visit(group, context)[1] for _ in range(8)}
-            assert len(shown) == 1
-            assert first not in shown
-            assert resumed(group, context, ticket) == {True: 12}
+            certificates = {connect_once(group, context)[1] for _ in range(8)}
+            assert len(certificates) == 1
+            assert first not in certificates
+            assert count_resumed(group, context, ticket) == {True: 12}
             group.kill_and_wait("worker 1")
-            assert {visit(group, context)[1] for _ in range(8)} == shown
-            assert resumed(group, context, ticket) == {True: 12}
+            assert {connect_once(group, context)[1] for _ in range(8)} == certificates
+            assert count_resumed(group, context, ticket) == {True: 12}
             assert len(group.lines("taken up")) == 1
 
 
-def test_sessions_live_through_a_renewal(tmp_path: Path, throw_away_ca: ThrowAwayCA) -> None:
+def test_sessions_survive_renewal(tmp_path: Path, throw_away_ca: ThrowAwayCA) -> None:
     file = throw_away_ca.issue("localhost").rename(tmp_path / "localhost.pem")
     context = throw_away_ca.client_context()
     with greeting_servers("s1") as servers:
         text = tls_configuration(configuration(*servers, certificate_interval="100ms"), file)
         with WorkerGroup(text, tmp_path) as group:
-            raw = [group.connect_to_worker(worker).sock for worker in (0, 1)]
-            clients = [context.wrap_socket(each, server_hostname="localhost") for each in raw]
+            socks = [group.connect_to_worker(worker).sock for worker in (0, 1)]
+            clients = [context.wrap_socket(sock, server_hostname="localhost") for sock in socks]
             assert [client.recv(100) for client in clients] == [b"s1\r\n"] * 2
             throw_away_ca.issue("localhost").replace(file)
             group.wait_for(rf"taken up: localhost.* until .*{file}")
@@ -76,57 +81,57 @@ def test_sessions_live_through_a_renewal(tmp_path: Path, throw_away_ca: ThrowAwa
                 client.sendall(b"still here\r\n")
                 assert client.recv(100) == b"still here\r\n"
                 client.close()
-            # Another control finds no news in what this one has said.
+            # The next control process does not log again what this one has logged.
             group.kill_and_wait("control")
             group.wait_for("control .* was killed by SIGKILL")
             throw_away_ca.issue("localhost").replace(file)
             wait_until(lambda: len(group.lines(rf"taken up: localhost.* until .*{file}")) == 2)
-            before = visit(group, context)[1]
+            before = connect_once(group, context)[1]
             throw_away_ca.issue("localhost").replace(file)
             wait_until(lambda: len(group.lines(rf"taken up: localhost.* until .*{file}")) == 3)
-            assert visit(group, context)[1] != before
+            assert connect_once(group, context)[1] != before
 
 
-@pytest.mark.parametrize("how", ["in the same folder", "by other names"])
-def test_replaced_process_has_the_renewed_certificate_though_its_file_is_damaged(
-    tmp_path: Path, throw_away_ca: ThrowAwayCA, how: str
+@pytest.mark.parametrize("variant", ["in the same folder", "by other names"])
+def test_restarted_worker_has_certificate_of_damaged_file(
+    tmp_path: Path, throw_away_ca: ThrowAwayCA, variant: str
 ) -> None:
-    """The launcher, which the new one is forked from, has taken up the renewal, too."""
+    """The supervisor, from which the new process is forked, has also applied the renewal."""
     file = throw_away_ca.issue("localhost").rename(tmp_path / "localhost.pem")
     context = throw_away_ca.client_context()
-    names = ["localhost"] if how == "in the same folder" else ["localhost", "other.example"]
+    names = ["localhost"] if variant == "in the same folder" else ["localhost", "other.example"]
     with greeting_servers("s1") as servers:
         text = tls_configuration(configuration(*servers, certificate_interval="100ms"), file)
         with WorkerGroup(text, tmp_path) as group:
-            first = visit(group, context)[1]
+            first = connect_once(group, context)[1]
             throw_away_ca.issue(*names).replace(file)
             group.wait_for(rf"taken up: localhost.* until .*{file}")
             file.write_text("damaged")
             group.wait_for(f"{file}: has no certificate in PEM form; not taken up")
-            renewed = visit(group, context)[1]
+            renewed = connect_once(group, context)[1]
             assert renewed != first
             for name in ("worker 1", "worker 2"):
                 group.kill_and_wait(name)
-            assert {visit(group, context)[1] for _ in range(12)} == {renewed}
+            assert {connect_once(group, context)[1] for _ in range(12)} == {renewed}
             group.kill_and_wait("control")
             group.wait_for("control .* was killed by SIGKILL")
             throw_away_ca.issue("localhost").replace(file)
             wait_until(lambda: len(group.lines(rf"taken up: localhost.* until .*{file}")) == 2)
-            last = {visit(group, context)[1] for _ in range(12)}
+            last = {connect_once(group, context)[1] for _ in range(12)}
             assert len(last) == 1
             assert last != {renewed}
             assert "Traceback" not in group.text
 
 
-def test_a_look_that_fails_in_a_worker_is_made_again(tmp_path: Path, throw_away_ca: ThrowAwayCA) -> None:
-    """Otherwise that worker would go on with the old certificate, since nobody changes the file once more."""
+def test_failed_reload_in_worker_is_retried(tmp_path: Path, throw_away_ca: ThrowAwayCA) -> None:
+    """Otherwise this worker would keep the old certificate, because the file does not change again."""
     file = throw_away_ca.issue("localhost").rename(tmp_path / "localhost.pem")
     context = throw_away_ca.client_context()
     with greeting_servers("s1") as servers:
         text = tls_configuration(configuration(*servers, certificate_interval="100ms"), file)
         broken = environment(tmp_path, "mailproxy.workers.certificates:run_in_thread", failures=1)
         with WorkerGroup(text, tmp_path, env=broken) as group:
-            first = visit(group, context)[1]
+            first = connect_once(group, context)[1]
             throw_away_ca.issue("localhost").replace(file)
             group.wait_for("certificate watcher failed and goes on in a moment")
-            wait_until(lambda: first not in {visit(group, context)[1] for _ in range(12)})
+            wait_until(lambda: first not in {connect_once(group, context)[1] for _ in range(12)})

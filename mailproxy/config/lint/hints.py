@@ -1,8 +1,7 @@
 """What to write instead of a key or value of another proxy.
 
 The answers are in ``foreign_words``. The key of an answer is shown as it is written in the table that has the
-foreign
-word: ``tls.client_ca`` in a frontend, ``client_ca`` in its ``tls``.
+foreign word: ``tls.client_ca`` in a frontend, ``client_ca`` in its ``tls``.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from mailproxy.address import TcpAddress, UnixAddress
 from mailproxy.config import model
 from mailproxy.config.check_plan import matches_all, may_match
 from mailproxy.config.lint.acceptance import conditions_to_accept
-from mailproxy.config.path import ROOT_PATH, ConfigPath
+from mailproxy.config.path import ConfigPath, bind_path, server_path
 
 _Node = tuple[str, int]  # a frontend's name and the index of one of its binds
 IsLocal = Callable[[str], bool]
@@ -110,20 +110,15 @@ def _loops_from(
 
 def _loop(chain: list[_Node], edges: tuple[_Edge, ...]) -> Loop:
     conditions = tuple(dict.fromkeys(each for edge in edges for each in edge.conditions))
-    first, *between = [str(_bind_path(node)) for node in chain]
-    through = f" by way of {' and '.join(between)}" if between else ""
-    when = f", {' and '.join(conditions)}" if conditions else ""
+    first, *between = [str(bind_path(*node)) for node in chain]
+    through = f" through {' and '.join(between)}" if between else ""
+    condition = f", {' and '.join(conditions)}" if conditions else ""
     elsewhere = _REDIRECTED if edges[-1].may_be_redirected else ""
     return Loop(
         edges[-1].path,
-        f"sessions of {first} come back to it{through}, without end{when}: give the address of another server{elsewhere}",
+        f"sessions of {first} come back to it{through}, without end{condition}: give the address of another server{elsewhere}",
         conditions,
     )
-
-
-def _bind_path(node: _Node) -> ConfigPath:
-    name, index = node
-    return ROOT_PATH / "frontends" / name / "bind" / index
 
 
 def _edges(
@@ -145,10 +140,10 @@ def _edges(
             for node, own in nodes:
                 if not _is_same(server.address, own, port, is_local):
                     continue
-                accepting = conditions_to_accept(server, frontend, bind, own, str(_bind_path(node)))
+                accepting = conditions_to_accept(server, frontend, bind, own, str(bind_path(*node)))
                 yield _Edge(
                     node,
-                    ROOT_PATH / "backends" / name / "servers" / server_index,
+                    server_path(name, server_index),
                     (*unrouted, *_conditions_to_choose(server), *accepting),
                     _may_be_redirected(server.address),
                 )

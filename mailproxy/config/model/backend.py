@@ -94,6 +94,15 @@ class Server:
     error_limit: Positive = setting(_ERROR_LIMIT, 10, default_text=_OF_THE_BACKEND)
     error_clients: Positive = setting(_ERROR_CLIENTS, 1, default_text=_OF_THE_BACKEND)
 
+    @property
+    def sends_tls_facts(self) -> bool:
+        """Whether its PROXY headers can have facts of the client's TLS."""
+        return (
+            str(self.send_proxy).startswith("v2-ssl")
+            or self.forward_tlvs
+            or any(tlv.startswith(("ssl-", "cert-", "client-")) for tlv in self.send_proxy_tlvs)
+        )
+
 
 # The keys that a server inherits from its backend.
 INHERITED_BY_SERVERS = (
@@ -111,7 +120,7 @@ class Backend:
     protocol: Protocol = setting(
         "the protocol of the servers; decides default timeouts and checks",
         "tcp",
-        default_text="that of the frontends that lead here",
+        default_text="that of its frontends",
     )
     balance: Balance = setting(
         "how a server is chosen",

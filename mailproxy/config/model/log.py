@@ -8,6 +8,7 @@ from typing import Literal
 from attrs import frozen
 
 from mailproxy.config.model.setting import setting
+from mailproxy.config.path import ROOT_PATH, ConfigPath
 from mailproxy.config.values import LogTarget, SyslogTag
 
 Facility = Literal[
@@ -50,11 +51,12 @@ class Log(_LogKeys):
     targets: tuple[LogOutput, ...] = setting("several targets at once", ())
 
     @property
-    def outputs(self) -> Mapping[str, LogOutput]:
+    def outputs(self) -> Mapping[ConfigPath, LogOutput]:
         """The targets by the paths of their tables: those of ``[[log.targets]]``, or the one of ``[log]``."""
+        path = ROOT_PATH / "log"
         if self.targets:
-            return {f"log.targets[{index}]": target for index, target in enumerate(self.targets)}
+            return {path / "targets" / index: target for index, target in enumerate(self.targets)}
         own = LogOutput(
             to=self.to, format=self.format, level=self.level, facility=self.facility, tag=self.tag
         )
-        return {"log": own}
+        return {path: own}

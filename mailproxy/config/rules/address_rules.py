@@ -9,7 +9,7 @@ from mailproxy.address import UNIX_PATH_MAX, BindAddress, ServerAddress, TcpAddr
 from mailproxy.config import model
 from mailproxy.config.diagnostics import Diagnostics
 from mailproxy.config.lint.loops import find_loops
-from mailproxy.config.path import ROOT_PATH, ConfigPath
+from mailproxy.config.path import ConfigPath, bind_path
 from mailproxy.config.values import to_display
 
 
@@ -26,7 +26,7 @@ def check_unix_path(
 def check_listeners(frontends: Mapping[str, model.Frontend], diagnostics: Diagnostics) -> None:
     """Check that the addresses of binds do not overlap."""
     binds = [
-        (ROOT_PATH / "frontends" / name / "bind" / index / "address", bind)
+        (bind_path(name, index) / "address", bind)
         for name, frontend in frontends.items()
         for index, bind in enumerate(frontend.bind)
     ]
@@ -63,7 +63,7 @@ def check_ports(
                 # the port of an inherited socket is known when it is taken over
                 if server is not None and isinstance(bind.address, UnixAddress):
                     diagnostics.add(
-                        ROOT_PATH / "frontends" / frontend.name / "bind" / index / "address",
+                        bind_path(frontend.name, index) / "address",
                         f"has no port for server {server.name} of backend {backend.name}, which has none either: give "
                         "the backend a port",
                     )

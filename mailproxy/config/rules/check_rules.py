@@ -37,7 +37,7 @@ def _check_step(step: Layer, diagnostics: Diagnostics) -> None:
     if actions and not any(key in _EXPECTATIONS for key in actions):
         for key in ("not", "timeout"):
             if step.table.get(key):
-                fact = f"has no meaning with {actions[0]}: it goes with an expectation"
+                fact = f"has no meaning with {actions[0]}: it belongs to an expectation"
                 diagnostics.add(step.path / key, fact)
     tls = step.table.get("connect", {}).get("tls")
     if isinstance(tls, dict):
@@ -145,7 +145,7 @@ def _check_hello(
     # defaults and profiles are for servers of several protocols
     if path.steps[0] != "backends" or merged.is_overridden(("check", "hello"), by=("check", "type")):
         return
-    fact = f"has no meaning with a check of type {kind}: smtp, submission and lmtp say it"
+    fact = f"has no meaning with a check of type {kind}: only smtp, submission and lmtp send it"
     diagnostics.add(path, fact)
 
 
@@ -190,10 +190,10 @@ def _check_server_names(
     server: model.Server, protocol: model.Protocol, merged: MergedTable, diagnostics: Diagnostics
 ) -> None:
     """Check that TLS of a check has a name to verify."""
-    keys = tls_of_checks(server, protocol, ())
+    paths = tls_of_checks(server, protocol, ())
     for probe in plan_probes(server, protocol, ()):
         tls = probe.tls
         if tls is None or tls == server.tls or tls.verify != "required" or tls.server_name is not None:
             continue
         if not any(isinstance(address, TcpAddress) for address in (server.address, probe.address)):
-            diagnostics.add(merged.path, f"{keys[tls]}.{NAME_MISSING}")
+            diagnostics.add(merged.path, f"{paths[tls]}.{NAME_MISSING}")

@@ -8,7 +8,7 @@ from mailproxy.address import TcpAddress, UnixAddress
 from mailproxy.config import model
 from mailproxy.config.diagnostics import Diagnostics
 from mailproxy.config.layers import Layer, MergedTable
-from mailproxy.config.path import ROOT_PATH
+from mailproxy.config.path import bind_path
 from mailproxy.config.rules.address_rules import check_unix_path
 from mailproxy.config.values import to_display
 
@@ -54,7 +54,7 @@ def check_bind(bind: model.Bind, own: Layer, diagnostics: Diagnostics) -> None:
         diagnostics.add(path, f'"unix" has no meaning for {shown}: give networks')
     demands_header = bool(bind.accept_proxy) and not bind.proxy_optional
     if isinstance(bind.address, UnixAddress) and demands_header and not takes_unix:
-        fact = 'nobody could connect: clients of a Unix socket are in no network; give "unix", or []'
+        fact = 'no client could connect: clients of a Unix socket are in no network; give "unix", or []'
         diagnostics.add(path, fact)
 
 
@@ -71,7 +71,7 @@ def check_unused_tls(
     """
     for bind, merged in zip(frontend.bind, binds, strict=True):
         if merged.own.table.get("tls") and not frontend.terminates_tls(bind):
-            fact = f'has no meaning with mode "{bind.mode}": TLS is not ended here'
+            fact = f'has no meaning with mode "{bind.mode}": TLS is not terminated here'
             diagnostics.add(merged.path / "tls", fact)
     if own.table.get("tls") and frontend.bind and not any(map(frontend.terminates_tls, frontend.bind)):
         diagnostics.add(own.path / "tls", 'has no meaning: no bind of this frontend has mode = "tls"')
@@ -88,7 +88,7 @@ def check_tls(tls: model.FrontendTls | None, bind: MergedTable, diagnostics: Dia
     if tls.key is not None and len(tls.certificates) != 1:
         diagnostics.add(
             bind.path_of("tls", "key"),
-            "goes with exactly one certificate file; for several, give each its own: "
+            "belongs to exactly one certificate file; for several, give each its own: "
             "certificates = [{ certificate = …, key = … }, …]",
         )
     elif tls.key is not None and tls.certificates[0].key is not None:
@@ -123,7 +123,7 @@ def check_certificates(
             continue  # these faults are reported elsewhere
         user = "mode tls needs" if bind.mode == "tls" else 'a route with mode = "tls" needs'
         diagnostics.add(
-            ROOT_PATH / "frontends" / frontend.name / "bind" / index,
+            bind_path(frontend.name, index),
             f"{user} certificates: give tls.certificates to the bind or its frontend",
         )
 

@@ -18,7 +18,7 @@ def check_targets(table: Table, diagnostics: Diagnostics) -> None:
         return
     for name in table:
         if name != "targets":
-            fact = "goes into each of [[log.targets]]: it has no meaning beside several targets"
+            fact = "belongs in each table of [[log.targets]], because there are several targets"
             diagnostics.add(_LOG / name, fact)
     if not table["targets"]:
         diagnostics.add(_TARGETS, "is empty: at least one target is needed")

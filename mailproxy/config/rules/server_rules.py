@@ -83,4 +83,4 @@ def check_names(servers: Iterable[model.Server], path: ConfigPath, diagnostics: 
     """Check that no two servers of a backend have the same name."""
     counts = Counter(server.name for server in servers)
     for name in sorted(name for name, count in counts.items() if count > 1):
-        diagnostics.add(path, f"the name {to_display(name)} stands more than once")
+        diagnostics.add(path, f"the name {to_display(name)} is used more than once")

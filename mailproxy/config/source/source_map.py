@@ -113,9 +113,8 @@ class SourceMap:
 
     @cached_property
     def _paths(self) -> dict[str, ConfigPath]:
-        """Every path of the file by its text, also by that without quotes, which some faults have."""
-        by_text = {str(path): path for path in _walk(self._tables, ROOT_PATH)}
-        return {text.replace('"', ""): path for text, path in by_text.items()} | by_text
+        """Every path of the file by its text."""
+        return {str(path): path for path in _walk(self._tables, ROOT_PATH)}
 
     @cached_property
     def _offsets(self) -> dict[ConfigPath, int]:

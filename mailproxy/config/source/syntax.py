@@ -24,8 +24,8 @@ _MESSAGES = {
     "Unclosed inline table": "a table is not closed, or a comma is missing between two of its keys",
     "Unterminated string": "a closing quote is missing",
     "Illegal character '\\n'": "a closing quote is missing at the end of the line",
-    "Expected '=' after a key in a key/value pair": "a key is followed by = and its value; a table's name stands in [brackets]",
-    "Cannot overwrite a value": "the key stands twice in its table",
+    "Expected '=' after a key in a key/value pair": "a key is followed by = and its value; a table's name is in [brackets]",
+    "Cannot overwrite a value": "the key is given twice in its table",
     "Unescaped '\\' in a string": "write \\\\ for a backslash, or put the string in 'single quotes'",
 }
 _VALUE_ERRORS = (
@@ -84,7 +84,9 @@ def _describe(error: tomli.TOMLDecodeError) -> str:
         r"Cannot (?:declare|redefine namespace|mutate immutable namespace) (.+?)(?: twice)?", message
     )
     if twice:
-        return f"{twice[1]} stands twice: write [{twice[1]}] once, or [[{twice[1]}]] for each table of a list"
+        return (
+            f"{twice[1]} is given twice: write [{twice[1]}] once, or [[{twice[1]}]] for each table of a list"
+        )
     return message
 
 

@@ -108,7 +108,7 @@ def octets_reader(encode: Callable[[str], bytes], max_bytes: int | None = None) 
         if not isinstance(value, str) or not (octets := encode(value)):
             raise ValueError
         if max_bytes is not None and len(octets) > max_bytes:
-            raise ValueError(f"has {len(octets)} bytes, and no more than {max_bytes} are looked at")
+            raise ValueError(f"has {len(octets)} bytes, and no more than {max_bytes} are matched")
         return str(value)
 
     return read

@@ -270,6 +270,7 @@ class Flow(Direction):
                 except BlockingIOError:
                     return
                 except SSLWantReadError:
+                    count_empty_read(self)
                     self._recheck_tls()
                     return
                 except OSError as error:
@@ -288,8 +289,8 @@ class Flow(Direction):
                 if count == RECORD_BYTES:
                     count, is_drained = self._read_more_records(buffer)
                 else:
-                    # Most likely all there is. If it is not, the poller reports it again: that costs a
-                    # quarter of a read in vain.
+                    # Most likely all there is. If it is not, the poller reports the source again. Rearming
+                    # costs a quarter of a read that finds nothing.
                     is_drained = True
                     poller.rearm(self.fd, BOTH_WAYS if self.wants_write else READING)
             elif count < BUFFER_BYTES:
@@ -325,7 +326,6 @@ class Flow(Direction):
 
     def _recheck_tls(self) -> None:
         """After a TLS read without data, have the poller report the source again if the socket holds more."""
-        count_empty_read(self)
         self.session.engine.poller.rearm(self.fd, BOTH_WAYS if self.wants_write else READING)
 
     def _defer(self) -> None:
@@ -348,6 +348,7 @@ class Flow(Direction):
                 self.lookahead = SideAbortedError(error.side, error.detail, is_drained=True)
                 break
             if count == BLOCKED:
+                # Not counted as an empty read. It follows data, which the limit of empty reads must not lose.
                 self._recheck_tls()
                 return filled, True
             if count <= 0:
@@ -476,9 +477,8 @@ class Flow(Direction):
             if self.sink.is_tls or not is_last:
                 shutdown_write(self)
         except SideAbortedError:
-            if (
-                not reverse.eof
-            ):  # a side that has closed its own direction may go without waiting for the answer
+            # A side that has closed its own direction may go without waiting for the answer.
+            if not reverse.eof:
                 raise
         if len(self.pending_close_notify) < before:
             self.sink.last_activity = session.engine.poller.now

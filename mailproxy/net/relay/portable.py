@@ -72,7 +72,7 @@ class PortableRelay:
             The counts in ``tunnel`` stay as they are.
         """
         for side in (tunnel.client, tunnel.server):
-            self._poller.unregister(side.sock.fileno())  # else each byte would wake the poller in vain
+            self._poller.unregister(side.sock.fileno())  # otherwise each byte would also wake the poller
         failed: Side | None = None
         while True:
             with trio.CancelScope(deadline=_deadline(tunnel)) as tunnel.scope:
@@ -214,9 +214,8 @@ async def _flush(direction: Direction) -> None:
 async def _until_writable(side: Side) -> None:
     try:
         await trio.lowlevel.wait_writable(side.sock)
-    except (
-        trio.BusyResourceError
-    ):  # both pumps wait to write here: one has data, the TLS of the other an answer
+    except trio.BusyResourceError:
+        # Both pumps wait to write here: one has data, the TLS of the other an answer.
         await trio.sleep(_MAX_PAUSE_S)
 
 

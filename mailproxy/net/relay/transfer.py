@@ -159,7 +159,7 @@ def shutdown_write(direction: Direction) -> None:
     Raises:
         SideAbortedError: The sink's connection failed. Nothing is pending then. The error must not be dropped
             while the sink is still read: the kernel reports a reset once, and later reads look like an
-                orderly end.
+            orderly end.
     """
     sink, pending = direction.sink, direction.pending_close_notify
     direction.pending_close_notify, direction.is_blocked = b"", False

@@ -1,4 +1,4 @@
-"""The interface of all balance methods, and the two that look through the servers: ``leastconn`` and ``first``."""
+"""The interface of all balance methods, and the two simple ones: ``leastconn`` and ``first``."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Balance(ABC):
     def set_servers(self, servers: Sequence[Server]) -> None:
         """Choose among these servers from now on.
 
-        Call it when the set changes, or the effective weight of a server in it. Numbers of sessions do not matter. Servers
-        that were there before keep their turn.
+        Call it when the set changes, or the effective weight of a server in it. Numbers of sessions do not
+        matter. Servers that were there before keep their turn.
 
         Args:
             servers: Servers that may get sessions and whose weight is above 0.
@@ -51,9 +51,9 @@ class Balance(ABC):
 class LeastConn(Balance):
     """The server with the fewest sessions for its weight; equal ones take turns (HAProxy's ``leastconn``).
 
-    As in HAProxy since 2.0, the load that is compared is the one with this session, ``(sessions + 1) / weight``. So
-    stronger servers get the first sessions. Servers without sessions come before all others, or else the strongest would
-    serve alone while there are few sessions.
+    As in HAProxy since 2.0, the load that is compared is the one with this session:
+    ``(sessions + 1) / weight``. So stronger servers get the first sessions. Servers without sessions come
+    before all others, or else the strongest would serve alone while there are few sessions.
     """
 
     _servers: list[tuple[Server, float]] = field(factory=list, init=False)
@@ -70,7 +70,8 @@ class LeastConn(Balance):
     def _next(self, key: bytes | None, excluded: Collection[Server]) -> Server | None:  # noqa: ARG002 - source's
         best: Server | None = None
         least_load, start = float("inf"), self._start
-        # Starting behind the last choice makes equals take turns: only a smaller load displaces an earlier server.
+        # Starting behind the last choice makes equals take turns: only a smaller load displaces an earlier
+        # server.
         for server, weight in self._servers[start:] + self._servers[:start] if start else self._servers:
             sessions = server.sessions
             if not sessions:
@@ -91,7 +92,8 @@ class LeastConn(Balance):
 class First(Balance):
     """The first server that is not full, in the order of the configuration (HAProxy's ``first``).
 
-    Weights do not matter. It needs ``max_sessions``, and keeps the last servers idle so that they can be switched off.
+    Weights do not matter. It needs ``max_sessions``, and keeps the last servers idle so that they can be
+    switched off.
     """
 
     _servers: Sequence[Server] = field(default=(), init=False)

@@ -33,17 +33,18 @@ class _WeightedSampler:
     def draw(self, random: RandomSource) -> tuple[Server, float]:
         """Return a server and its weight."""
         point = random.random() * self._bounds[-1]
-        # The last bound is not searched: a product that is rounded up to it would give an index behind the last server.
+        # The last bound is not searched: a product that is rounded up to it would give an index behind the
+        # last server.
         return self.servers[bisect(self._bounds, point, 0, len(self._bounds) - 1)]
 
 
 @define
 class Random(Balance):
-    """Two draws by weight, and the server of both that has fewer sessions for its weight (HAProxy's ``random(2)``).
+    """Of two servers drawn by weight, the one with fewer sessions for its weight (HAProxy's ``random(2)``).
 
-    It spreads sessions nearly as evenly as ``leastconn``. With ``leastconn``, several proxies that do not know of each other
-    send all their sessions to a server that has just come up. This method avoids that (Mitzenmacher, The Power of Two
-    Choices, 2001).
+    It spreads sessions nearly as evenly as ``leastconn``. With ``leastconn``, several proxies that do not
+    know of each other send all their sessions to a server that has just come up. This method avoids that
+    (Mitzenmacher, The Power of Two Choices, 2001).
     """
 
     _random: RandomSource
@@ -58,7 +59,8 @@ class Random(Balance):
             return None
         (one, weight), (other, other_weight) = sampler.draw(self._random), sampler.draw(self._random)
         if one.is_full or other.is_full or one in excluded or other in excluded:
-            # HAProxy queues when the server that it drew is full. Drawing from the others instead leaves no slot unused.
+            # HAProxy queues when the server that it drew is full. Drawing from the others instead leaves no
+            # slot unused.
             others = [item for item in sampler.servers if not item[0].is_full and item[0] not in excluded]
             if not others:
                 return None

@@ -1,15 +1,15 @@
 """The balance method ``roundrobin``: each server as often as its weight says, as evenly spread as possible.
 
-A server's part of the weight gives each of its turns a time. With weight w, turn number k (from 0) begins at k / w and is
-due at (k + 1) / w. Each choice advances the time by 1 / W, where W is the sum of all weights. Of the turns that begin
-before the choice is over, the one that is due first is taken.
+A server's part of the weight gives each of its turns a time. With weight w, turn number k (from 0) begins at
+k / w and is due at (k + 1) / w. Each choice advances the time by 1 / W, where W is the sum of all weights. Of
+the turns that begin before the choice is over, the one that is due first is taken.
 
-That is a Pfair schedule for one processor (Baruah and others, Proportionate Progress, 1996). After any number of choices, no
-server is ahead of its share or behind it by a whole session. Taking the first due turn without looking at its begin would
-give a heavy server all its turns in a row.
+That is a Pfair schedule for one processor (Baruah and others, Proportionate Progress, 1996). After any number
+of choices, no server is ahead of its share or behind it by a whole session. Taking the first due turn without
+looking at its begin would give a heavy server all its turns in a row.
 
-The time now is the mean of the begins of the servers' turns, by weight (as in the EEVDF scheduler of Linux). It advances by
-itself with each choice, and stays right when servers come and go.
+The time now is the mean of the begins of the servers' turns, by weight (as in the EEVDF scheduler of Linux).
+It advances by itself with each choice, and stays right when servers come and go.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from attrs import define, field
 from mailproxy.pool.balance.base import Balance
 from mailproxy.pool.server import Server
 
-# After this many choices the times begin at 0 again. So the sums of floats stay small enough to be exact enough.
+# After this many choices the times begin at 0 again. So the sums of floats stay small enough to be exact
+# enough.
 _REBASE_CHOICES = 2**20
 
 
@@ -58,8 +59,8 @@ class _Turns:
 class RoundRobin(Balance):
     """Each server in turn, by weight (HAProxy's ``roundrobin``). O(log n), and O(n) while servers are full.
 
-    A full server leaves the schedule. When it has a free slot again it joins neither ahead nor behind, so it is not
-    flooded with the turns that it missed.
+    A full server leaves the schedule. When it has a free slot again it joins neither ahead nor behind, so it
+    is not flooded with the turns that it missed.
     """
 
     _servers: Sequence[Server] = field(default=(), init=False)

@@ -1,4 +1,4 @@
-"""The balance method ``source``: the same client gets the same server, and few clients move when servers change."""
+"""The balance method ``source``: a client keeps its server, and few clients move when servers change."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ from mailproxy.pool.balance.base import Balance
 from mailproxy.pool.balance.roundrobin import RoundRobin
 from mailproxy.pool.server import Server
 
-# The points of a server of mean weight, as in libketama. In two cases out of three, a server's part of the clients is then
-# within 8 % of its part of the weight: one over the root of the number of points.
+# The points of a server of mean weight, as in libketama. In two cases out of three, a server's part of the
+# clients is then within 8 % of its part of the weight: one over the root of the number of points.
 _POINTS = 160
 _BLOCK = Struct("<8Q")  # one digest makes eight points
 
 
 @define
 class Source(Balance):
-    """Consistent hashing: a client belongs to the first point behind its hash on a ring of the servers' points.
+    """Consistent hashing: a client belongs to the first point behind its hash on the servers' ring of points.
 
-    Each server has as many points as its weight says (Karger and others, 1997; ketama). They come from its name alone, and
-    the first ones are the same whatever their number. So proxies with the same configuration agree, also after a restart. A
-    server that comes, goes or changes its weight exchanges clients with the others, and no other client moves.
+    Each server has as many points as its weight says (Karger and others, 1997; ketama). They come from its
+    name alone, and the first ones are the same whatever their number. So proxies with the same configuration
+    agree, also after a restart. A server that comes, goes or changes its weight exchanges clients with the
+    others, and no other client moves.
 
     Clients without a key (Unix sockets) take turns.
 
     Attributes:
-        mean_weight: The mean weight in the configuration, which says how many points a weight is worth. It must not follow
-            the servers that are up, because a change of it moves the points of all servers.
+        mean_weight: The mean weight in the configuration, which says how many points a weight is worth. It
+            must not follow the servers that are up, because a change of it moves the points of all servers.
     """
 
     mean_weight: float = field(kw_only=True)
@@ -41,7 +42,10 @@ class Source(Balance):
     _keyless: RoundRobin = field(factory=RoundRobin, init=False)
 
     def set_servers(self, servers: Sequence[Server]) -> None:
-        """Compute the ring, which takes about 0.1 ms for each server of mean weight. See ``Balance.set_servers``."""
+        """Compute the ring, which takes about 0.1 ms for each server of mean weight.
+
+        See ``Balance.set_servers``.
+        """
         self._servers = tuple(servers)
         ring: dict[int, Server] = {}
         for server in servers:

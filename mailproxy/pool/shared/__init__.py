@@ -1,4 +1,4 @@
-"""What several workers share of a pool: counters and tables in shared memory, and the order of waiters over all workers.
+"""What several workers share of a pool: counters and tables in shared memory, and the order of waiters.
 
 Modules, in reading order:
     counters: numbers of which each worker writes its own.

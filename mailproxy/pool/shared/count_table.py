@@ -1,4 +1,4 @@
-"""A hash table of fixed size in memory that processes share: one process writes it, all read it, nothing is locked."""
+"""A hash table of fixed size in shared memory: one process writes it, all read it, nothing is locked."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ _BUCKET = 2 * _CELLS  # words: the keys of its cells, then their values
 
 
 def words_for(keys: int) -> int:
-    """Return the number of words of a table for this many keys: a power of two, with at least twice the cells."""
+    """Return the words of a table for this many keys: a power of two, with at least twice the cells."""
     cells = 2 * _CELLS
     while cells < 2 * keys:
         cells *= 2
@@ -15,14 +15,16 @@ def words_for(keys: int) -> int:
 
 
 class CountTable:
-    """Numbers by key. Keys are hashes of 64 bits and not 0. Values are 64 bits, and 0 for a key that is absent.
+    """Numbers by key.
 
-    Each key has two buckets, and a new one takes a free cell of the emptier bucket. A table that is at most half full has
-    room practically always. If both buckets are full, the key is left out.
+    Keys are hashes of 64 bits and not 0. Values are 64 bits, and 0 for a key that is absent.
 
-    Readers in other processes are safe because an entry never moves, and each word is read and written as a whole. A cell
-    is published by its key, which is written last and cleared first. A reader compares the key again after it has read
-    the value, so it never takes the value of another key.
+    Each key has two buckets, and a new one takes a free cell of the emptier bucket. A table that is at most
+    half full has room practically always. If both buckets are full, the key is left out.
+
+    Readers in other processes are safe because an entry never moves, and each word is read and written as a
+    whole. A cell is published by its key, which is written last and cleared first. A reader compares the key
+    again after it has read the value, so it never takes the value of another key.
     """
 
     def __init__(self, words: memoryview[int]) -> None:

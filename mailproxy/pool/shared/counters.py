@@ -74,12 +74,13 @@ class LimitCounters:
     Attributes:
         sessions: The sessions under the limit.
         waiting: Since when each worker has waited to accept, 0 if it does not wait.
-        looked: When each worker last looked for room. One that has not for long hangs, and others do not wait for it.
+        checked_at: When each worker last checked for room. A worker that has not checked for long hangs, and
+            the others do not wait for it.
     """
 
     sessions: SharedCounter
     waiting: SharedCounter
-    looked: SharedCounter
+    checked_at: SharedCounter
 
 
 @frozen(eq=False)

@@ -1,11 +1,12 @@
 """The order of waiters in a pool that several workers share.
 
-Each worker has queues of its own and publishes the ticket of the first waiter in each. Tickets are nanoseconds of a clock
-that all workers share, so they can be compared. A worker assigns free slots to its own waiters only. It leaves a slot free
-while a waiter of another worker has an earlier ticket, and wakes that worker.
+Each worker has queues of its own and publishes the ticket of the first waiter in each. Tickets are
+nanoseconds of a clock that all workers share, so they can be compared. A worker assigns free slots to its own
+waiters only. It leaves a slot free while a waiter of another worker has an earlier ticket, and wakes that
+worker.
 
-Nothing is locked. Two workers that read in the same moment may both take the last slot: a limit can be exceeded by at most
-the number of other workers.
+Nothing is locked. Two workers that read in the same moment may both take the last slot: a limit can be
+exceeded by at most the number of other workers.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ class SharedTurnOrder(TurnOrder):
             counters: The counters of the backend in shared memory.
             clock: Gives nanoseconds that all workers have in common.
             wake_worker: Takes the slot of a worker, which then calls ``Pool.serve_queues``.
-            queue_timeout: Seconds that a waiter waits at most. A worker that publishes an older one hangs, and its waiters
-                are passed over.
+            queue_timeout: Seconds that a waiter waits at most. A worker that publishes an older one hangs,
+                and its waiters are passed over.
         """
         self._counters = counters
         self._servers = dict(zip(servers, counters.servers, strict=True))
@@ -75,7 +76,8 @@ class SharedTurnOrder(TurnOrder):
     def queue_changed(self, server: Server | None, queue: Queue[Waiter[Any]], waiting: int) -> None:
         """Publish the first ticket of the queue and the numbers of waiters.
 
-        The first waiter of all wakes this worker, which looks at its queues from time to time until the last one has gone.
+        The first waiter of all wakes this worker, which looks at its queues from time to time until the last
+        one has gone.
         """
         first, counters = queue.first, self._counters
         self._first(server).local = first.ticket if first is not None else 0

@@ -24,7 +24,7 @@ class ImapCheck(MailCheck):
     LINE_MAX = LINE_MAX
     ASK = b"CAPABILITY"
     STARTTLS = b"STARTTLS"
-    GOODBYE = b"LOGOUT"
+    LOGOUT = b"LOGOUT"
 
     def __init__(self, *, starttls: bool = False) -> None:
         super().__init__(starttls=starttls)
@@ -72,6 +72,6 @@ class ImapCheck(MailCheck):
         words = rest.upper().split()
         if words[:1] == [b"CAPABILITY"]:
             self._listed = by_name((word.decode("ascii", "replace"),) for word in words[1:])
-        if words[:1] == [b"BYE"] and self.state is not State.GOODBYE:
+        if words[:1] == [b"BYE"] and self.state is not State.LOGOUT:
             return Answer(verdict=Verdict.BYE, text=excerpt(rest))
         return None

@@ -30,7 +30,7 @@ class State(Enum):
     CAPABILITIES = "the capabilities"
     STARTTLS = "the answer to STARTTLS"
     TLS = "TLS"  # the handshake, which the driver makes
-    GOODBYE = "the answer to the goodbye"
+    LOGOUT = "the answer to the logout"
     OVER = "nothing"
 
 
@@ -84,7 +84,7 @@ TABLE: Table = {
     **{(state, Verdict.UNKNOWN): Action.REFUSED for state in _BEFORE_LOGOUT},
     **{(state, Verdict.BYE): Action.SERVER_BYE for state in _BEFORE_LOGOUT},
     # Any answer to the logout will do: what the check is about was decided before.
-    **{(State.GOODBYE, verdict): Action.END for verdict in Verdict},
+    **{(State.LOGOUT, verdict): Action.END for verdict in Verdict},
 }
 
 
@@ -106,7 +106,7 @@ class MailCheck(CheckDialogue):
         LINE_MAX: Bytes of a line of the server, with CRLF.
         ASK: The command for the capabilities, empty if the server lists them unasked.
         STARTTLS: The command for the upgrade, and the capability that announces it.
-        GOODBYE: The command that logs out.
+        LOGOUT: The command that logs out.
         TABLE: The action after each answer.
     """
 
@@ -114,7 +114,7 @@ class MailCheck(CheckDialogue):
     LINE_MAX: ClassVar[int]
     ASK: ClassVar[bytes]
     STARTTLS: ClassVar[bytes]
-    GOODBYE: ClassVar[bytes]
+    LOGOUT: ClassVar[bytes]
     TABLE: ClassVar[Table] = TABLE
 
     def __init__(self, *, starttls: bool = False) -> None:
@@ -131,7 +131,7 @@ class MailCheck(CheckDialogue):
     @property
     def is_decided(self) -> bool:
         # The answer to the logout does not change the result.
-        return self.state in (State.GOODBYE, State.OVER)
+        return self.state in (State.LOGOUT, State.OVER)
 
     @property
     def expecting(self) -> str:
@@ -158,7 +158,7 @@ class MailCheck(CheckDialogue):
 
     def logout(self) -> bytes:
         """Return a logout command that is valid in any state. This dialogue does not read the answer to it."""
-        return self.GOODBYE + b"\r\n"
+        return self.LOGOUT + b"\r\n"
 
     @abstractmethod
     def _read(self, line: bytes) -> Answer | None:
@@ -187,14 +187,14 @@ class MailCheck(CheckDialogue):
         except LineFaultError as fault:
             # Where the next answer begins is unknown now, so the check does not wait for it.
             self._fail(CheckCode.L7RSP, f"{self.state.value}: {fault}")
-            if self.state is not State.GOODBYE:
-                self._queue(self.GOODBYE)
+            if self.state is not State.LOGOUT:
+                self._queue(self.LOGOUT)
             self._change_state(State.OVER)
 
     def _receive_end(self) -> None:
         # The server need not answer the logout: the result is known. One that has refused, or is being
         # stopped, may not.
-        if self.state is not State.GOODBYE:
+        if self.state is not State.LOGOUT:
             self._fail(CheckCode.L7RSP, f"the connection was closed instead of {self.state.value}")
         self._change_state(State.OVER)
 
@@ -241,8 +241,8 @@ class MailCheck(CheckDialogue):
         self._queue(words)
 
     def _start_logout(self) -> None:
-        self._change_state(State.GOODBYE)
-        self._queue(self.GOODBYE)
+        self._change_state(State.LOGOUT)
+        self._queue(self.LOGOUT)
 
     def _refuse_plain_bytes(self) -> None:
         """Fail, because bytes sent before TLS would be taken for bytes sent over TLS (as in CVE-2011-0411)."""

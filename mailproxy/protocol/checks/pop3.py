@@ -24,7 +24,7 @@ class Pop3Check(MailCheck):
     LINE_MAX = LINE_MAX
     ASK = b"CAPA"
     STARTTLS = b"STLS"
-    GOODBYE = b"QUIT"
+    LOGOUT = b"QUIT"
     TABLE: ClassVar[Table] = {**TABLE, (State.CAPABILITIES, Verdict.NO): Action.GO_ON}
 
     def __init__(self, *, starttls: bool = False) -> None:

@@ -112,7 +112,7 @@ def _checked(data: bytes, key: str) -> bytes:
     if not data:
         raise ValueError(f"{key} is empty")
     if key.startswith("expect") and len(data) > BUFFER_MAX:
-        raise ValueError(f"{key} has {len(data)} bytes, and no more than {BUFFER_MAX} are looked at")
+        raise ValueError(f"{key} has {len(data)} bytes, and no more than {BUFFER_MAX} are matched")
     return data
 
 

@@ -30,7 +30,7 @@ class SieveCheck(MailCheck):
     LINE_MAX = LINE_MAX
     ASK = b""
     STARTTLS = b"STARTTLS"
-    GOODBYE = b"LOGOUT"
+    LOGOUT = b"LOGOUT"
     TABLE: ClassVar[Table] = {**TABLE, (State.GREETING, Verdict.YES): Action.GO_ON}
 
     def __init__(self, *, starttls: bool = False) -> None:

@@ -17,7 +17,7 @@ NAME_MAX = 255  # bytes of a domain (section 4.5.3.1.2)
 # A code without text is allowed (section 4.2).
 _LINE = re.compile(rb"([2-5][0-9]{2})(?:([ -])(.*))?", re.DOTALL)
 _NAME = re.compile(r"[!-~]+")
-_EXPECTED = {State.GREETING: 220, State.CAPABILITIES: 250, State.STARTTLS: 220, State.GOODBYE: 221}
+_EXPECTED = {State.GREETING: 220, State.CAPABILITIES: 250, State.STARTTLS: 220, State.LOGOUT: 221}
 _CLOSING = 421  # a possible answer to any command (section 3.8)
 _UNKNOWN = (500, 502)  # the answer to EHLO of servers that do not know it (section 3.2)
 
@@ -40,7 +40,7 @@ class SmtpCheck(MailCheck):
     LINE_MAX = LINE_MAX
     ASK = b"EHLO"
     STARTTLS = b"STARTTLS"
-    GOODBYE = b"QUIT"
+    LOGOUT = b"QUIT"
     TABLE: ClassVar[Table] = {**TABLE, (State.CAPABILITIES, Verdict.UNKNOWN): Action.ASK_FALLBACK}
 
     def __init__(self, name: str = "localhost", *, starttls: bool = False) -> None:
@@ -87,7 +87,7 @@ class SmtpCheck(MailCheck):
             return Verdict.YES
         if code == _CLOSING:
             return Verdict.BYE
-        if code < 400 and self.state is not State.GOODBYE:
+        if code < 400 and self.state is not State.LOGOUT:
             raise self._invalid(text.encode())
         return Verdict.UNKNOWN if code in _UNKNOWN and not self._has_fallen_back else Verdict.NO
 

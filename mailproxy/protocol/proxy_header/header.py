@@ -28,7 +28,7 @@ def parse(data: bytes) -> tuple[Header, int] | NeedMore:
         return parse_v2(data)
     if data[0] == ord("P"):
         return parse_v1(data)
-    raise NotAHeaderError("it begins like no version of the protocol")
+    raise NotAHeaderError("it begins with the signature of neither version")
 
 
 def format_header(header: Header) -> bytes:

@@ -17,9 +17,8 @@ AUTHORITY_MAX = 255
 CHECKSUM_BYTES = 4
 
 _HEAD = struct.Struct("!BH")
-_SSL = struct.Struct(
-    "!BL"
-)  # the specification leaves the byte order of verify open; HAProxy writes network order
+# The specification leaves the byte order of verify open. HAProxy writes network order.
+_SSL = struct.Struct("!BL")
 
 
 class Type(IntEnum):
@@ -103,9 +102,9 @@ def _check(kind: int, length: int) -> None:
     if kind == Type.CRC32C and length != CHECKSUM_BYTES:
         raise TlvError(f"a checksum of {length} bytes")
     if kind == Type.UNIQUE_ID and length > UNIQUE_ID_MAX:
-        raise TlvError(f"a unique id of {length} bytes, {UNIQUE_ID_MAX} are allowed")
+        raise TlvError(f"a unique id of {length} bytes, at most {UNIQUE_ID_MAX} are allowed")
     if kind == Type.AUTHORITY and length > AUTHORITY_MAX:
-        raise TlvError(f"an authority of {length} bytes, {AUTHORITY_MAX} are allowed")
+        raise TlvError(f"an authority of {length} bytes, at most {AUTHORITY_MAX} are allowed")
 
 
 def format_tlvs(tlvs: Iterable[Tlv]) -> bytes:
@@ -120,7 +119,7 @@ def format_tlvs(tlvs: Iterable[Tlv]) -> bytes:
         if length > VALUE_MAX:
             raise TlvError(f"the extension 0x{tlv.type:02x} has {length} bytes, {VALUE_MAX} can be written")
         if not 0 <= tlv.type <= 0xFF:
-            raise TlvError(f"{tlv.type} is no byte, as the type of an extension is")
+            raise TlvError(f"{tlv.type} is not a byte, as the type of an extension is")
         _check(tlv.type, length)
         data += _HEAD.pack(tlv.type, length) + tlv.value
     return bytes(data)

@@ -90,9 +90,7 @@ def _parse_line(line: bytes) -> HeaderV1:
     if words[0] not in (b"TCP4", b"TCP6"):
         raise LineError("the protocol is none of TCP4, TCP6 and UNKNOWN")
     if len(words) != 5:
-        raise LineError(
-            f"{len(words) - 1} words behind the protocol, where two addresses and two ports belong"
-        )
+        raise LineError(f"{len(words) - 1} words follow the protocol, not two addresses and two ports")
     protocol, *hosts, source_port, destination_port = words
     read = _ipv4 if protocol == b"TCP4" else _ipv6
     source, destination = map(read, hosts)
@@ -107,7 +105,7 @@ def _ipv4(text: bytes) -> str:
     try:
         return str(IPv4Address(text.decode("ascii")))
     except ValueError:  # UnicodeDecodeError too
-        raise AddressError(f"{text!r} is no IPv4 address") from None
+        raise AddressError(f"{text!r} is not an IPv4 address") from None
 
 
 def _ipv6(text: bytes) -> str:
@@ -117,12 +115,12 @@ def _ipv6(text: bytes) -> str:
             return host
     except ValueError:
         pass
-    raise AddressError(f"{text!r} is no IPv6 address")
+    raise AddressError(f"{text!r} is not an IPv6 address")
 
 
 def _port(text: bytes) -> int:
     if not _PORT.fullmatch(text) or int(text) > _PORT_MAX:
-        raise AddressError(f"{text!r} is no port from 0 to {_PORT_MAX} without heading zeroes")
+        raise AddressError(f"{text!r} is not a port from 0 to {_PORT_MAX} without leading zeros")
     return int(text)
 
 
@@ -143,5 +141,5 @@ def format_v1(header: HeaderV1) -> bytes:
         line = words.encode("ascii", "replace")
     # Parsing finds a length or addresses that are invalid, and makes sure that receivers read what is meant.
     if parse_v1(line) != (header, len(line)):
-        raise LineError("the line would not say what the header says")
+        raise LineError("the line would be read as another header")
     return line

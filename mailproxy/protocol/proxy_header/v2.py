@@ -131,7 +131,7 @@ def parse_v2(data: bytes) -> tuple[HeaderV2, int] | NeedMore:
         raise CommandError(f"command {command} is neither LOCAL nor PROXY")
     total = FIXED_BYTES + length
     if total > V2_MAX:
-        raise HeaderTooLongError(f"{total} bytes, {V2_MAX} are read")
+        raise HeaderTooLongError(f"{total} bytes, of which at most {V2_MAX} are read")
     # The checks up to here need no further bytes, so a bad header is rejected without a wait for the rest.
     if command == Command.PROXY:
         _check_protocol(protocol, length)
@@ -152,7 +152,7 @@ def parse_v2(data: bytes) -> tuple[HeaderV2, int] | NeedMore:
 
 def _check_protocol(protocol: int, length: int) -> None:
     if protocol >> 4 > _FAMILY_MAX or protocol & 0x0F > _TRANSPORT_MAX:
-        raise FamilyError(f"0x{protocol:02x} is no family and transport")
+        raise FamilyError(f"0x{protocol:02x} is not a family and transport")
     if protocol in _BLOCKS and length < _BLOCKS[Protocol(protocol)].size:
         size = _BLOCKS[Protocol(protocol)].size
         raise AddressError(
@@ -202,7 +202,7 @@ def format_v2(header: HeaderV2) -> bytes:
 
     Raises:
         HeaderTooLongError: There are more than BLOCK_MAX bytes after the length field.
-        FamilyError: The protocol is no byte, or unknown to the specification.
+        FamilyError: The protocol is not a byte, or unknown to the specification.
         AddressError: The addresses are invalid or not of the protocol's family.
         TlvError: An extension is invalid.
     """
@@ -210,9 +210,9 @@ def format_v2(header: HeaderV2) -> bytes:
     if header.command == Command.PROXY and header.protocol in _BLOCKS:
         block = _write_addresses(Protocol(header.protocol), header) + format_tlvs(header.tlvs)
     if len(block) > BLOCK_MAX:
-        raise HeaderTooLongError(f"{len(block)} bytes behind the length, {BLOCK_MAX} can be written")
+        raise HeaderTooLongError(f"{len(block)} bytes follow the length, at most {BLOCK_MAX} can be written")
     if not 0 <= header.protocol <= 0xFF:
-        raise FamilyError(f"{header.protocol} is no byte, as family and transport are")
+        raise FamilyError(f"{header.protocol} is not a byte, as family and transport are")
     if header.command == Command.PROXY:
         _check_protocol(header.protocol, len(block))
     return _FIXED.pack(SIGNATURE, _VERSION | header.command, header.protocol, len(block)) + block
@@ -230,7 +230,7 @@ def _write_addresses(protocol: Protocol, header: HeaderV2) -> bytes:
             return block.pack(pack(source[0]).packed, pack(destination[0]).packed, source[1], destination[1])
         except (ValueError, struct.error) as error:
             raise AddressError(
-                f"{source} and {destination} are no addresses of {protocol.name}: {error}"
+                f"{source} and {destination} are not addresses of {protocol.name}: {error}"
             ) from None
     raise AddressError(f"{protocol.name} without addresses of its family")
 
@@ -258,7 +258,7 @@ def format_tcp(source: Address, destination: Address, tlvs: bytes = b"") -> byte
             + tlvs
         )
     except (ValueError, struct.error) as error:
-        raise AddressError(f"{source} and {destination} are no addresses of TCP: {error}") from None
+        raise AddressError(f"{source} and {destination} are not addresses of TCP: {error}") from None
 
 
 @lru_cache(maxsize=4096)  # one address of each header is this machine's, and clients reconnect

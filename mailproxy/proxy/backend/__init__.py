@@ -3,7 +3,7 @@
 Modules, in reading order:
     backend: what sessions and health checks use, a pool with all that belongs to it.
     server: one server, and what a connection to it needs.
-    factory: makes servers and pool from the configuration.
+    factory: makes a backend with its servers and its pool from the configuration.
     header_builder: the PROXY header that a server gets.
     resolver: looks up host names of servers in intervals.
     timers: slow start, expiry of stick entries.

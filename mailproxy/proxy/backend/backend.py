@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from random import SystemRandom
 
 import trio
 
 from mailproxy.config import Backend as BackendConfig
 from mailproxy.log import Log
 from mailproxy.log.events import SERVER_DOWN, SERVER_STATE, SERVER_UP, Event
-from mailproxy.pool import AdminState, Pool, RandomSource, StateChange, StickTable, client_key
+from mailproxy.pool import AdminState, Balance, Pool, StateChange, StickTable, client_key
 from mailproxy.protocol.checks.result import CheckCode, CheckResult, excerpt
 from mailproxy.proxy.backend.event_log import ServerEventLog
-from mailproxy.proxy.backend.factory import make_balance, make_pool, make_servers
 from mailproxy.proxy.backend.resolver import Resolver
 from mailproxy.proxy.backend.server import BackendServer, CheckOutcome, Login, ServerContexts
 from mailproxy.proxy.backend.snapshot import ServerSnapshot
@@ -31,33 +29,21 @@ class Backend:
     Attributes:
         config: Its table in the configuration.
         name: Its name there.
-        sessions: The sessions that have a server or wait for one.
         pool: Its servers as pure decisions.
         resolver: Looks up the host names of its servers.
     """
 
-    def __init__(
-        self,
-        config: BackendConfig,
-        contexts: ServerContexts,
-        log: Log,
-        random: RandomSource | None = None,
-        *,
-        pool: Pool[BackendServer] | None = None,
-    ) -> None:
-        """Make the servers and the pool, unless a pool is given.
+    def __init__(self, config: BackendConfig, pool: Pool[BackendServer], log: Log) -> None:
+        """Make a backend of a pool; `factory.make_backend` makes both.
 
         Args:
             config: The backend's table.
-            contexts: The TLS contexts towards servers.
+            pool: Its servers.
             log: Where lines about its servers go.
-            random: Where ``balance = "random"`` gets its numbers. None is the system's source.
-            pool: A pool that the caller has made, whose servers several processes share.
         """
         self.name = config.name
-        self.sessions = 0
-        self._random = random or SystemRandom()
-        self.pool = pool or make_pool(config, make_servers(config, contexts), self._random)
+        self.pool = pool
+        self._sessions = 0
         self._use(config)
         self._event_log = ServerEventLog(self.name, self.pool, log)
         self._timers = BackendTimers(self.name, self.pool, log)
@@ -76,6 +62,11 @@ class Backend:
         self._prefixes = (stick.prefix_v4, stick.prefix_v6) if stick is not None else (32, 64)
         self._uses_source_hash = config.balance == "source"
         self._needs_client_key = stick is not None or self._uses_source_hash
+
+    @property
+    def sessions(self) -> int:
+        """The sessions that have a server or wait for one."""
+        return self._sessions
 
     @property
     def servers(self) -> Sequence[BackendServer]:
@@ -109,7 +100,9 @@ class Backend:
 
     # Reload
 
-    def reconfigure(self, config: BackendConfig, servers: Sequence[BackendServer]) -> None:
+    def reconfigure(
+        self, config: BackendConfig, servers: Sequence[BackendServer], balance: Balance | None
+    ) -> None:
         """Use another configuration of this backend. Sessions, queue, states and stick entries stay.
 
         A server with the name and the address of one that is here keeps its object, so its limits stay exact. One with
@@ -118,6 +111,7 @@ class Backend:
         Args:
             config: The backend's table.
             servers: The servers as they were made from it, with the addresses of their host names.
+            balance: Its balance method; None for the one in use.
         """
         before = {server.name: server for server in self.servers}
         had_usable_server, old = self.pool.has_usable_server, self.config
@@ -137,10 +131,9 @@ class Backend:
                     states.append((server, AdminState(new.config.state)))
             merged.append(server)
         self._use(config)
-        balance = make_balance(config, self._random)
         self.pool.reconfigure(
             merged,
-            None if balance == make_balance(old, self._random) else balance,
+            balance,
             max_queue=config.max_queue,
             stick=self._stick_table(old),
         )
@@ -169,7 +162,7 @@ class Backend:
 
     def add_sessions(self, number: int) -> None:
         """Add to the number of sessions; a negative number subtracts."""
-        self.sessions += number
+        self._sessions += number
 
     def client_key(self, client_info: ClientInfo) -> int | None:
         """Return the key of the client's network.
@@ -194,7 +187,9 @@ class Backend:
         required: BackendServer | None = None,
         excluded: Collection[BackendServer] = (),
     ) -> BackendServer | None:
-        """Take a slot for a session, which gives it back with ``pool.release``. Return None if none is free now.
+        """Take a slot for a session, which gives it back with ``pool.release``.
+
+        Return None if none is free now.
 
         Args:
             key: What ``client_key`` has returned.
@@ -281,7 +276,8 @@ class Backend:
     def set_state(self, server: BackendServer, state: AdminState) -> None:
         """Set the administrative state.
 
-        Sessions that are connected continue, except in maintenance with ``on_marked_down = "shutdown-sessions"``.
+        Sessions that are connected continue, except in maintenance with
+        ``on_marked_down = "shutdown-sessions"``.
         """
         change = self.pool.set_state(server, state, trio.current_time())
         if change is not None:

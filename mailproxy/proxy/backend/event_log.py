@@ -68,7 +68,7 @@ class ServerEventLog:
         self._write(CHECK_NOT_MADE, f"{self._name(server)}: {outcome.result}", server)
 
     def log_login(self, server: BackendServer, obstacle: str) -> None:
-        """Write that clients can no longer log in at the server and why, or that they can if ``obstacle`` is empty."""
+        """Write why clients can no longer log in at the server, or that they can if ``obstacle`` is empty."""
         if obstacle:
             self._write(LOGIN_DISABLED, f"{self._name(server)} {obstacle}", server)
         else:
@@ -78,7 +78,8 @@ class ServerEventLog:
     def log_connect_failed(self, server: BackendServer, reason: str, now: float) -> None:
         """Write why a session could not be connected, at most once in 60 s for each server.
 
-        HAProxy's session line does not have the reason. A server that has gone down has a line of its own instead.
+        HAProxy's session line does not have the reason. A server that has gone down has a line of its own
+        instead.
         """
         if not server.accepts_persistent or now < server.failure_logged_at + _CONNECT_FAILED_INTERVAL_S:
             return

@@ -1,11 +1,13 @@
-"""Makes the servers and the pool of a backend from its configuration."""
+"""Makes a backend, its servers and its pool from the configuration."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from random import SystemRandom
 
 from mailproxy.config import Backend as BackendConfig
 from mailproxy.config import Server as ServerConfig
+from mailproxy.log import Log
 from mailproxy.net.dial import Source as LocalSource
 from mailproxy.net.keepalive import keepalive_options
 from mailproxy.net.resolve import literal_endpoint
@@ -24,8 +26,40 @@ from mailproxy.pool import (
     StickTable,
     TurnOrder,
 )
+from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.header_builder import ProxyHeaderBuilder
 from mailproxy.proxy.backend.server import BackendServer, ServerContexts
+
+
+def make_backend(
+    config: BackendConfig, contexts: ServerContexts, log: Log, random: RandomSource | None = None
+) -> Backend:
+    """Return a backend whose sessions this process counts alone.
+
+    Args:
+        config: The backend's table.
+        contexts: The TLS contexts towards servers. Each ``tls`` table of the servers must be in it.
+        log: Where lines about its servers go.
+        random: Where ``balance = "random"`` gets its numbers. None is the system's source.
+    """
+    servers = make_servers(config, contexts)
+    return Backend(config, make_pool(config, servers, random or SystemRandom()), log)
+
+
+def reconfigure_backend(
+    backend: Backend, config: BackendConfig, servers: Sequence[BackendServer], random: RandomSource
+) -> None:
+    """Have a backend use another configuration; see `Backend.reconfigure`.
+
+    Args:
+        backend: The backend.
+        config: Its table.
+        servers: The servers as `make_servers` makes them, with the addresses of their host names.
+        random: Where ``balance = "random"`` gets its numbers.
+    """
+    balance = make_balance(config, random)
+    is_same = balance == make_balance(backend.config, random)
+    backend.reconfigure(config, servers, None if is_same else balance)
 
 
 def make_servers(

@@ -1,8 +1,9 @@
 """The PROXY header that a server gets about the client, made so that Dovecot and Postfix accept it.
 
-Dovecot closes the connection for an ALPN that is not its own protocol's, and for an AUTHORITY that is not a DNS name. Postfix
-reads 536 bytes, and understands TCP over IPv4 and IPv6 and LOCAL. So the default has nothing that they reject. What goes
-beyond has to be configured. The order of the extensions (TLVs) is HAProxy's.
+Dovecot closes the connection for an ALPN that is not its own protocol's, and for an AUTHORITY that is not a
+DNS name. Postfix reads 536 bytes, and understands TCP over IPv4 and IPv6 and LOCAL. So the default has
+nothing that they reject. What goes beyond has to be configured. The order of the extensions (TLVs) is
+HAProxy's.
 """
 
 from __future__ import annotations
@@ -34,10 +35,11 @@ from mailproxy.protocol.proxy_header import (
 )
 from mailproxy.proxy.client_info import Address, ClientInfo
 
-# The largest header. It fits the smallest segment that every host accepts, so it arrives in one piece (PROXY section 2), and
-# it is what Postfix reads.
+# The largest header. It fits the smallest segment that every host accepts, so it arrives in one piece (PROXY
+# section 2), and it is what Postfix reads.
 HEADER_BYTES = 536
-# The largest header with a client certificate, which does not fit into 536 bytes: what current versions of nginx read.
+# The largest header with a client certificate, which does not fit into 536 bytes: what current versions of
+# nginx read.
 HEADER_WITH_CERTIFICATE_BYTES = 4096
 
 _FIXED_BYTES, _TLV_HEAD_BYTES, _CHECKSUM_TLV_BYTES, _SSL_HEAD_BYTES = 16, 3, 7, 5
@@ -80,7 +82,8 @@ class ProxyHeaderBuilder:
         if self._is_v1:
             return format_v1(_v1(addresses))
         if addresses is None:
-            # As HAProxy does: without the client's addresses, only the proxy's own connection can be described.
+            # As HAProxy does: without the client's addresses, only the proxy's own connection can be
+            # described.
             return format_v2(HeaderV2(command=Command.LOCAL))
         protocol, source, destination = addresses
         if self._has_no_tlvs and client_info.tls is None:
@@ -159,8 +162,8 @@ class ProxyHeaderBuilder:
 def local_header(kind: str, sock: socket.socket) -> bytes:
     """Return the header of a connection that the proxy makes for itself, such as a health check.
 
-    It is LOCAL in version 2. Version 1 has no such word, so the header has the connection's own addresses (PROXY section 2.1:
-    UNKNOWN is for addresses that cannot be given).
+    It is LOCAL in version 2. Version 1 has no such word, so the header has the connection's own addresses
+    (PROXY section 2.1: UNKNOWN is for addresses that cannot be given).
 
     Args:
         kind: The server's ``send_proxy``.
@@ -175,7 +178,10 @@ def local_header(kind: str, sock: socket.socket) -> bytes:
 
 
 def _is_well_formed_ssl(value: bytes) -> bool:
-    """Whether this is a well-formed SSL extension with printable names. Dovecot closes the connection for a broken one."""
+    """Whether this is a well-formed SSL extension with printable names.
+
+    Dovecot closes the connection for a broken one.
+    """
     try:
         extensions = parse_ssl(value).extensions
     except TlvError:
@@ -186,7 +192,10 @@ def _is_well_formed_ssl(value: bytes) -> bool:
 
 
 def _addresses(client_info: ClientInfo) -> tuple[Protocol, Address, Address] | None:
-    """Return both addresses in one family: IPv4 if both are IPv4 or mapped, else IPv6. None if one is missing."""
+    """Return both addresses in one family: IPv4 if both are IPv4 or mapped, else IPv6.
+
+    None if one is missing.
+    """
     source, destination = client_info.source, client_info.destination
     if source is None or destination is None:
         return None
@@ -214,7 +223,8 @@ def _v1(addresses: tuple[Protocol, Address, Address] | None) -> HeaderV1:
 def _fit_to_size(tlvs: Sequence[Tlv], max_bytes: int) -> tuple[Tlv, ...]:
     """Return the extensions that fit, in their order.
 
-    None is cut: one that is too long is left out. The SSL extension is tried first, so it is the last to be left out.
+    None is cut: one that is too long is left out. The SSL extension is tried first, so it is the last to be
+    left out.
     """
     if sum(map(_size, tlvs)) <= max_bytes:
         return tuple(tlvs)

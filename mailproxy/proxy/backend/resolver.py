@@ -108,13 +108,13 @@ class Resolver:
             await self._look_up(server)
 
     async def _keep_looking_up(self, server: BackendServer) -> None:
-        """Look up each interval, and more often while the name has no address, since the server is unusable then."""
+        """Look up at each interval, and more often while the server is unusable for want of an address."""
         pause = _FIRST_RETRY_S
         while True:
             try:
                 await self._look_up(server)
             finally:
-                self._looked_up(server)
+                self._mark_looked_up(server)
             if server.addresses:
                 pause = _FIRST_RETRY_S
                 await trio.sleep(self._interval)
@@ -122,7 +122,7 @@ class Resolver:
                 await trio.sleep(min(pause, self._interval))
                 pause = min(2 * pause, _RETRY_MAX_S)
 
-    def _looked_up(self, server: BackendServer) -> None:
+    def _mark_looked_up(self, server: BackendServer) -> None:
         self._not_looked_up.discard(server)
         if not self._not_looked_up:
             self._first_round.set()

@@ -25,8 +25,8 @@ ServerContexts = Mapping[config.ServerTls, Context]
 def server_context(contexts: ServerContexts, tls: config.ServerTls) -> Context:
     """Return the TLS context towards a server.
 
-    The contexts of the configuration are loaded at the start. The table of a check that follows an inherited socket's port
-    is known only later. It names no files, so its context can be made here.
+    The contexts of the configuration are loaded at the start. The table of a check that follows an inherited
+    socket's port is known only later. It names no files, so its context can be made here.
     """
     return contexts.get(tls) or make_client_context(tls, None)
 
@@ -59,7 +59,7 @@ class CheckOutcome:
 
 @frozen
 class Login:
-    """What a passed check has learnt about logins on a connection like those of sessions whose TLS mailproxy terminates.
+    """What a passed check learnt about logins, on a connection like those of sessions whose TLS ends here.
 
     Attributes:
         capabilities: What the server offers on such a connection.
@@ -79,7 +79,8 @@ class BackendServer(Server):
         tls_context: TLS towards it, None for clear text.
         proxy_header: Makes the PROXY headers that it gets, None if it gets none.
         options: Socket options of connections to it.
-        source: The local address of connections to it. None for the one of the route, and with ``source = "client"``.
+        source: The local address of connections to it. None for the one of the route, and with
+            ``source = "client"``.
         resolve_error: Why its host name has no address.
         active_sessions: The sessions of this process that hold a slot.
         last_check: The outcome of the last check, None before the first.

@@ -44,5 +44,5 @@ class ServerSnapshot:
 
     @property
     def comparable(self) -> object:
-        """The part that other processes act on: two snapshots that differ only in durations are equal here."""
+        """The part that other processes act on, without durations, which always differ."""
         return self.state, self.health, self.checked and self.checked.result, self.addresses, self.unresolved

@@ -1,7 +1,7 @@
 """HAProxy's sentences about servers, to the letter: monitoring tools search logs for them.
 
-Changes of state are worded as in ``srv_append_status`` and its callers in HAProxy's src/server.c, single checks as in
-src/check.c.
+Changes of state are worded as in ``srv_append_status`` and its callers in HAProxy's src/server.c, single
+checks as in src/check.c.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _NAMED_SERVERS_MAX = 3  # in the line of each session that gets no server
 
 @frozen
 class BackendLoad:
-    """What a server's change finds in its backend.
+    """The sessions of a backend when a server changes.
 
     Attributes:
         backend: The name of the backend.

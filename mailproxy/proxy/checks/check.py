@@ -88,7 +88,7 @@ class Check:
         return ProbeConnection(self.server, probe, self.context_of, self.prefer, script)
 
     def _login(self, connections: Sequence[ProbeConnection]) -> Login | None:
-        """Return what the connections have shown of logging in; an obstacle on one of them is reported first."""
+        """Return what the connections have shown of logging in, an obstacle on one of them first."""
         logins = [
             login_of(self.server.config, connection.probe, connection.dialogue)
             for connection in connections

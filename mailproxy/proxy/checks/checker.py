@@ -39,12 +39,12 @@ def _spread(checks: Sequence[tuple[Backend, Check]]) -> float:
 class HealthChecker:
     """The checks of all backends, in a nursery of their own."""
 
-    def __init__(self, checks: Sequence[tuple[Backend, Check]], *, log: Log, chance: RandomSource) -> None:
+    def __init__(self, checks: Sequence[tuple[Backend, Check]], *, log: Log, random: RandomSource) -> None:
         self._checks = checks
         self._loops: dict[BackendServer, _CheckLoop] = {}
         self._nursery: trio.Nursery | None = None
         self._log = log
-        self._chance = chance
+        self._random = random
         self._not_checked_yet = {check.server for _, check in checks}
         self._first_round = trio.Event()
 
@@ -112,13 +112,16 @@ class HealthChecker:
             self._first_round.set()
 
     def _interval(self, server: BackendServer) -> float:
-        """Return the seconds to the next check. Jitter only shortens it, so the configured interval is the longest."""
+        """Return the seconds to the next check.
+
+        Jitter only shortens it, so the configured interval is the longest.
+        """
         check = server.config.check
         assert check is not None  # noqa: S101 - plan_checks leaves servers without one out
         normal = check.interval
         fast, down = check.fast_interval or normal, check.down_interval or normal
         seconds = server.health.interval(normal, fast, down) if server.health is not None else normal
-        return seconds * (1.0 - check.jitter * self._chance.random())
+        return seconds * (1.0 - check.jitter * self._random.random())
 
     async def _check(self, backend: Backend, check: Check, started_at: float) -> None:
         server = check.server
@@ -131,9 +134,8 @@ class HealthChecker:
             if server.state is not AdminState.MAINT and server.health is health:
                 backend.record_check(server, outcome)
             self._mark_checked(server)
-            close_scope.deadline = started_at + self._interval(
-                server
-            )  # closing must not delay the next check
+            # Closing must not delay the next check.
+            close_scope.deadline = started_at + self._interval(server)
 
         try:
             with close_scope:

@@ -1,4 +1,4 @@
-"""Whether clients can log in over the connections of sessions, from what a check has seen, with the remedy in words."""
+"""Whether clients can log in over the connections of sessions, by what a check has seen."""
 
 from __future__ import annotations
 

@@ -176,7 +176,7 @@ class ProbeConnection:
             raise _failed(CheckCode.SOCKERR, str(error)) from None
 
     def _source(self, endpoints: Sequence[Endpoint]) -> Source | None:
-        """Return the fixed local address of sessions, unless the check's own address is of the other family."""
+        """Return the fixed local address of sessions, unless the check connects to the other family."""
         source = self.server.source
         if source is None or not any((":" in each.host) == (":" in source.host) for each in endpoints):
             return None
@@ -215,7 +215,7 @@ class ProbeConnection:
         self._decide(self.dialogue.result)
 
     async def _step(self, dialogue: CheckDialogue) -> None:
-        """Make the next step of a dialogue: the TLS handshake if it wants that, else an exchange with the server."""
+        """Make the next step of a dialogue: the TLS handshake if it wants that, else one exchange."""
         if dialogue.wants_tls:
             assert self.probe.tls is not None  # noqa: S101 - else it would not want TLS
             self.dialogue = None
@@ -291,7 +291,7 @@ class ProbeConnection:
 
 
 def _mail_check(kind: str, hello: str | None, *, starttls: bool = False) -> MailCheck:
-    """Make the protocol's dialogue; ``hello`` is the name that the check gives itself, in protocols that have one."""
+    """Make the protocol's dialogue; ``hello`` is the check's own name in protocols with one."""
     if hello is not None and kind in DIALOGUES_WITH_NAME:
         return DIALOGUES_WITH_NAME[kind](hello, starttls=starttls)
     return DIALOGUES[kind](starttls=starttls)

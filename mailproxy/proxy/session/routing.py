@@ -73,7 +73,10 @@ class Routes:
         self._path = ROOT_PATH / "frontends" / frontend / "routes"
 
     def select(self, client: ClientInfo) -> config.Route | None:
-        """Return the first route that matches; without one, the frontend's backend and the bind's mode apply."""
+        """Return the first route that matches.
+
+        Without one, the frontend's backend and the bind's mode apply.
+        """
         for route in self._routes:
             if route.matches(client):
                 return route.config

@@ -56,12 +56,14 @@ def seed_session_ids(epoch: int, slot: int, slots: int) -> None:
     """Make the ids of this process distinct from those of the other workers.
 
     Args:
-        epoch: The second of the start, the same for all workers.
+        epoch: A second since 1970 that this slot has not had before. The workers' seconds may differ.
         slot: This process's worker slot.
         slots: The number of worker slots.
     """
     global _ids  # noqa: PLW0603 - the ids are the process's
-    _ids = itertools.count((epoch << 24) + 1 + slot, slots)
+    # Each slot has a remainder of its own, whatever the second is in which its worker was started.
+    first = (epoch << 24) // slots * slots
+    _ids = itertools.count(first + 1 + slot, slots)
 
 
 @define(kw_only=True, eq=False)
@@ -167,7 +169,7 @@ class Session:
             if bind.accept_proxy:
                 await self._receive_proxy_header(client_info)
             if context.clients is not None:
-                self._client_key = context.clients.enter(client_info)
+                self._client_key = context.clients.add_session(client_info)
             if bind.mode in ("tls", "passthrough"):
                 route = await self._accept_tls(client_info, watch)
             else:  # the server speaks first, so a client would never send a ClientHello
@@ -210,7 +212,7 @@ class Session:
             record.peer, record.client = record.client, client_info.name
 
     async def _accept_tls(self, client_info: ClientInfo, watch: Watch) -> config.Route | None:
-        """Peek at the ClientHello, select the route by it, and make the TLS handshake unless TLS is passed through.
+        """Peek at the ClientHello, select the route, and make the TLS handshake unless TLS is passed through.
 
         One timeout covers all three: cancel scopes cost.
         """
@@ -274,7 +276,7 @@ class Session:
         self._raise_if_unwanted()
         self.record.phase = Phase.DATA
         timeouts = self.context.config.timeouts
-        self._tunnel = tunnel = Tunnel(
+        tunnel = Tunnel(
             self.client,
             server_socket,
             now=self.context.poller.clock(),
@@ -282,9 +284,11 @@ class Session:
             server_timeout=lease.backend.config.timeouts.server,
             half_closed_timeout=timeouts.half_closed,
         )
-        lease.open_tunnel(tunnel)
         if self.context.config.log_start:
             self._log_start()
+        lease.open_tunnel(tunnel)
+        # From here on the relay unregisters the sockets from the poller.
+        self._tunnel = tunnel
         return tunnel
 
     # What an operator sees, and ends
@@ -375,12 +379,12 @@ class Session:
                     self._log_fault(fault)
         finally:
             self.context.registry.sessions.pop(record.id, None)
-            self.context.limits.leave()
+            self.context.limits.remove_session()
 
     def _release_counters(self) -> None:
         record, lease, context = self.record, self._lease, self.context
         if self._client_key is not None and context.clients is not None:
-            context.clients.leave(self._client_key)
+            context.clients.remove_session(self._client_key)
         if lease is not None:
             # As in HAProxy's line, these two are without this session, and without the waiter that gets its
             # slot. The next two count it.

@@ -131,9 +131,8 @@ class SlotLease:
             backend.pool.cancel(waiter)  # a slot that came too late goes on to the next waiter
             record.queue_ms = max(record.queue_ms, 0) + ms(trio.current_time() - started_at)
             record.server_queue, record.backend_queue = waiter.server_queue, waiter.backend_queue
-        if (
-            required is not None and waiter.required is None
-        ):  # the pool moved the waiter, as its server went down
+        # The pool moves a waiter to the queue for any server when its server goes down.
+        if required is not None and waiter.required is None:
             required.counts.redispatches += 1
             record.redispatched = True
         if server is None:

@@ -55,10 +55,13 @@ class InterruptibleWait:
         return self._scope
 
     def raise_if_ended(self) -> None:
-        """Raise SessionEndedError if an event during the last wait ends the session. Call it after each wait."""
+        """Raise SessionEndedError if an event during the last wait ends the session.
+
+        Call it after each wait.
+        """
         scope, self._scope = self._scope, None
-        # Not ``cancelled_caught``: a client that closes after its wait was over, in the same scheduler step, has
-        # closed, too. The slot that it got then goes to the next waiter.
+        # Not ``cancelled_caught``: a client that closes after its wait was over, in the same scheduler step,
+        # has closed, too. The slot that it got then goes to the next waiter.
         if self._end is not None and scope is not None and scope.cancel_called:
             raise SessionEndedError(self._end)
 
@@ -79,5 +82,7 @@ class InterruptibleWait:
         if self.has_client_closed:
             return
         self._client_deadline = trio.current_time() + _CLIENT_EOF_GRACE_S
-        if self._scope is not None and self._client_deadline < self._scope.deadline:
-            self._scope.deadline, self._end = self._client_deadline, end_reasons.CLIENT_LEFT
+        scope = self._scope
+        # A wait that ``end_wait`` has ended already stays that: the deadline counts for the next one.
+        if scope is not None and not scope.cancel_called and self._client_deadline < scope.deadline:
+            scope.deadline, self._end = self._client_deadline, end_reasons.CLIENT_LEFT

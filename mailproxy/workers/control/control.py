@@ -26,7 +26,7 @@ from mailproxy.proxy.frontend import log_listening
 from mailproxy.proxy.monitor import ServerMonitor, ports_of
 from mailproxy.proxy.supervise import contained, supervise
 from mailproxy.workers.backend import ControlBackend, send_snapshots
-from mailproxy.workers.control.publisher import ChangePublisher
+from mailproxy.workers.control.publisher import PUBLISHER_HELPER, ChangePublisher
 from mailproxy.workers.control.registry import WorkerRegistry
 from mailproxy.workers.control.reloads import ReloadBroadcaster
 from mailproxy.workers.control.signal_handler import SignalHandler
@@ -57,13 +57,13 @@ from mailproxy.workers.messages import (
 from mailproxy.workers.scoreboard import ProcessCounters
 from mailproxy.workers.stick_sync import StickSync, apply_updates, dump_table, load_table
 
-_SUPERVISOR_HELPER = "channel to the launcher"
+_SUPERVISOR_HELPER = "channel to the supervisor"
 _REGISTER_TIMEOUT_S = 2.0  # for running workers to send what they know to a new control process
 _STICK_TABLE_TIMEOUT_S = 5.0  # for one of them to send the stick tables
 
 
 @frozen(kw_only=True)
-class Listening:
+class ListenerInfo:
     """Where the workers listen, for the log and for checks. The sockets are the workers'."""
 
     frontend: str
@@ -74,7 +74,7 @@ class Listening:
     mode: str
 
     @classmethod
-    def of(cls, listener: Listener) -> Listening:
+    def of(cls, listener: Listener) -> ListenerInfo:
         """Describe a listener that is open."""
         return cls(
             frontend=listener.frontend, number=listener.number, port=listener.port, name=listener.name,
@@ -106,7 +106,7 @@ class Control:
 
     Args:
         config: The configuration.
-        listening: Where the workers listen.
+        listener_infos: Where the workers listen.
         server_contexts: TLS towards servers, for checks.
         reloader: Reloads TLS files; None if there are none.
         log: The log. It is finished when ``run`` ends.
@@ -116,14 +116,14 @@ class Control:
     def __init__(
         self,
         config: Config,
-        listening: Sequence[Listening],
+        listener_infos: Sequence[ListenerInfo],
         server_contexts: ServerContexts,
         *,
         reloader: CertificateReloader | None,
         log: Log,
         slot: ControlSlot,
     ) -> None:
-        self._listening = listening
+        self._listener_infos = listener_infos
         self._log = log
         self._slot = slot
         self._backends: dict[str, ControlBackend] = {}
@@ -137,7 +137,7 @@ class Control:
             )  # fmt: skip
         reloads = ReloadBroadcaster(self._registry, slot.counters, slot.wake_supervisor)
         self._monitor = ServerMonitor(
-            config, self._backends, server_contexts, ports=ports_of(listening), reloader=reloader, log=log,
+            config, self._backends, server_contexts, ports=ports_of(listener_infos), reloader=reloader, log=log,
             random=random, on_reloaded=reloads.broadcast,
         )  # fmt: skip
         self._signals = SignalHandler(
@@ -168,7 +168,7 @@ class Control:
                 nursery.start_soon(
                     supervise, log, "stick table sync", self._stick_sync.run, self._registry.broadcast
                 )
-                nursery.start_soon(supervise, log, "log of server changes", self._publisher.run)
+                nursery.start_soon(supervise, log, PUBLISHER_HELPER, self._publisher.run)
                 if self._slot.running:
                     with contained(log, "takeover from the workers"):
                         await self._collect_snapshots()
@@ -213,7 +213,7 @@ class Control:
             case ProcessExit():
                 _log_exit(self._log, received.message)
             case ReloadFailed(reason):
-                log_rejected(self._log, Fault("process.workers", f"the launcher: {reason}"))
+                log_rejected(self._log, Fault("process.workers", f"the supervisor: {reason}"))
             case message:
                 raise TypeError(f"the control process does not handle {message!r} of the supervisor")
 
@@ -280,7 +280,7 @@ class Control:
         if ready.local or sum(worker.is_ready for worker in self._registry.workers) < self._slot.workers:
             return
         ready.local = 1
-        for each in self._listening:
+        for each in self._listener_infos:
             log_listening(self._log, each.frontend, name=each.name, address=each.address, mode=each.mode)
         self._log.event(READY, "mailproxy is ready", workers=self._slot.workers)
 

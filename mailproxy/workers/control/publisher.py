@@ -20,7 +20,7 @@ from mailproxy.workers.messages import ServerUpdates
 
 _ACK_TIMEOUT_S = 0.2  # for workers to act on a change of a server before it is logged
 _QUEUE_TURNS_S = 0.05  # for workers to serve their queues in turns, which they do after the acknowledgement
-_HELPER = "log of server changes"
+PUBLISHER_HELPER = "log of server changes"
 
 
 @frozen(kw_only=True)
@@ -96,7 +96,8 @@ class ChangePublisher:
 
     async def _log_when_acknowledged(self, pending: _PendingChange) -> None:
         requeued = 0
-        with contained(self._log, _HELPER):  # after a failure the change is logged without this figure
+        # After a failure the change is logged without this figure.
+        with contained(self._log, PUBLISHER_HELPER):
             await self._registry.wait_for_acks(pending.acks, _ACK_TIMEOUT_S)
             requeued = pending.acks.requeued
             if pending.waiting and pending.change.server.accepts_persistent:

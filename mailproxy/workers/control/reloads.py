@@ -38,7 +38,7 @@ class ReloadBroadcaster:
 
     async def broadcast(self, result: ReloadResult, is_forced: bool) -> None:
         """Have workers and supervisor load what was reloaded here. Waits for them, 20 s at most."""
-        self._counters.renewals.add(1)
+        self._counters.reloads.add(1)
         self._wake_supervisor()
         # Faults that do not fit into a message are logged by each worker, too.
         faults = next(batch_by_size(result.faults), ())
@@ -46,5 +46,5 @@ class ReloadBroadcaster:
         acks = self._registry.broadcast_acked(message, replaces=ReloadCertificates)
         await self._registry.wait_for_acks(acks, _ACK_TIMEOUT_S)
         with trio.move_on_after(_ACK_TIMEOUT_S):
-            while self._counters.renewed.local < self._counters.renewals.local:  # noqa: ASYNC110 - another process sets it
+            while self._counters.supervisor_reloads.local < self._counters.reloads.local:  # noqa: ASYNC110 - another process sets it
                 await trio.sleep(_SUPERVISOR_POLL_S)

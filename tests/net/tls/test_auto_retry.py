@@ -1,4 +1,4 @@
-"""OpenSSL's auto-retry mode is cleared on every connection, or the log says that it cannot be."""
+"""OpenSSL's auto-retry mode: it is cleared on every connection, or the log says that it cannot be."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AUTO_RETRY = 4
 
 
 @pytest.fixture(autouse=True)
-def proved_anew() -> Iterator[None]:
+def cleared_cache() -> Iterator[None]:
     auto_retry._load_clear_function.cache_clear()
     yield
     auto_retry._load_clear_function.cache_clear()
@@ -27,7 +27,7 @@ def mode(connection: object) -> int:
     return auto_retry._ssl_ctrl()(ssl_pointer(connection), 33, 0, None)
 
 
-def test_a_shared_openssl_allows_it() -> None:
+def test_auto_retry_is_cleared_with_shared_openssl() -> None:
     import _ssl
 
     if getattr(_ssl, "__file__", None) is None:
@@ -41,8 +41,8 @@ def test_a_shared_openssl_allows_it() -> None:
             assert not mode(ssl_object(tls)) & AUTO_RETRY
 
 
-def test_another_library_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """OpenSSL that is linked in statically has no symbol to be found."""
+def test_missing_symbol_disables_clearing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Statically linked OpenSSL exports no symbols."""
 
     def missing() -> None:
         raise AttributeError("SSL_ctrl")
@@ -52,9 +52,9 @@ def test_another_library_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     clear_auto_retry(object())
 
 
-@pytest.mark.parametrize("moved", [-ctypes.sizeof(ctypes.c_void_p), ctypes.sizeof(ctypes.c_void_p)])
-def test_another_layout_calls_nothing(monkeypatch: pytest.MonkeyPatch, moved: int) -> None:
-    """Where the fields are elsewhere, OpenSSL must not be called with what stands in their place."""
+@pytest.mark.parametrize("shift", [-ctypes.sizeof(ctypes.c_void_p), ctypes.sizeof(ctypes.c_void_p)])
+def test_unexpected_struct_layout_disables_clearing(monkeypatch: pytest.MonkeyPatch, shift: int) -> None:
+    """If struct fields are elsewhere, OpenSSL must not be called with the values at the known offsets."""
     called: list[tuple[object, ...]] = []
 
     def control(*arguments: object) -> int:
@@ -62,13 +62,13 @@ def test_another_layout_calls_nothing(monkeypatch: pytest.MonkeyPatch, moved: in
         return 0
 
     for name in ("_SOCKET_OFFSET", "_SSL_OFFSET", "_CONTEXT_OFFSET"):
-        monkeypatch.setattr(auto_retry, name, getattr(auto_retry, name) + moved)
+        monkeypatch.setattr(auto_retry, name, getattr(auto_retry, name) + shift)
     monkeypatch.setattr(auto_retry, "_ssl_ctrl", lambda: control)
     assert not can_clear_auto_retry()
     assert called == []
 
 
-def test_other_objects_are_left_alone() -> None:
-    """A connection of another type is never looked into."""
+def test_other_objects_are_ignored() -> None:
+    """Connections of other types are never inspected."""
     clear_auto_retry(object())
     clear_auto_retry(None)

@@ -1,4 +1,4 @@
-"""Certificate files: what is read of them, and which one a client gets for the name that it asks for."""
+"""Certificate files: how they are read, and which certificate a client gets for the name that it asks for."""
 
 from __future__ import annotations
 
@@ -36,14 +36,12 @@ EC, RSA = "1.2.840.10045.2.1", "1.2.840.113549.1.1.1"  # RFC 5480 section 2.1.1,
 # Reading.
 
 
-@pytest.mark.parametrize("what", ["certificate", "revocation list"])
+@pytest.mark.parametrize("file_type", ["certificate", "revocation list"])
 @pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
-def test_damage_anywhere_is_a_fault_of_the_file(
-    throw_away_ca: ThrowAwayCA, tmp_path: Path, what: str
-) -> None:
+def test_damaged_file_raises_value_error(throw_away_ca: ThrowAwayCA, tmp_path: Path, file_type: str) -> None:
     """``cryptography`` raises exceptions of many types; callers know OSError and ValueError."""
     read: Callable[[Path], object]
-    if what == "certificate":
+    if file_type == "certificate":
         label, file, read = "CERTIFICATE", throw_away_ca.issue("a.example"), read_certificate
     else:
         alice = throw_away_ca.issue_client("alice")
@@ -61,30 +59,30 @@ def test_damage_anywhere_is_a_fault_of_the_file(
     assert faults > len(der)
 
 
-def test_what_is_read(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
-    begin, end = (datetime.now(UTC).replace(microsecond=0) + timedelta(days=days) for days in (-1, 10))
+def test_certificate_facts_are_read(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
+    start, end = (datetime.now(UTC).replace(microsecond=0) + timedelta(days=days) for days in (-1, 10))
     pem = throw_away_ca.issue(
-        "IMAP.Example.com", "*.example.org", "192.0.2.1", folder=tmp_path, not_before=begin, not_after=end
+        "IMAP.Example.com", "*.example.org", "192.0.2.1", folder=tmp_path, not_before=start, not_after=end
     )
     certificate = read_certificate(pem)
     assert certificate.path == pem
     assert certificate.key is None
     assert certificate.names == ("imap.example.com", "*.example.org")
-    assert (certificate.not_before, certificate.not_after) == (begin, end)
+    assert (certificate.not_before, certificate.not_after) == (start, end)
 
 
 @pytest.mark.parametrize(
-    ("kind", "key", "signature"),
+    ("key_type", "key", "signature"),
     [("ec", "EC256", "ecdsa-with-SHA256"), ("rsa", "RSA2048", "ecdsa-with-SHA256")],
 )
-def test_algorithms_have_openssls_words(
-    throw_away_ca: ThrowAwayCA, kind: Literal["ec", "rsa"], key: str, signature: str
+def test_algorithm_names_match_openssl(
+    throw_away_ca: ThrowAwayCA, key_type: Literal["ec", "rsa"], key: str, signature: str
 ) -> None:
-    certificate = read_certificate(throw_away_ca.issue("localhost", key_type=kind))
+    certificate = read_certificate(throw_away_ca.issue("localhost", key_type=key_type))
     assert (certificate.key_algorithm, certificate.signature_algorithm) == (key, signature)
 
 
-def test_a_replaced_file_is_another_certificate(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
+def test_replaced_key_file_changes_the_certificate(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
     pem, key = throw_away_ca.issue("localhost", folder=tmp_path), tmp_path / "imap.key"
     key.write_bytes(b"one")
     before = read_certificate(pem, key)
@@ -94,7 +92,7 @@ def test_a_replaced_file_is_another_certificate(throw_away_ca: ThrowAwayCA, tmp_
     assert read_certificate(pem, key) != before
 
 
-def test_a_stamp_changes_with_content_rights_and_what_a_link_leads_to(tmp_path: Path) -> None:
+def test_stamp_changes_with_content_mode_and_link_target(tmp_path: Path) -> None:
     one, link = tmp_path / "one", tmp_path / "link"
     one.write_bytes(b"1")
     (tmp_path / "other").write_bytes(b"1")
@@ -106,59 +104,61 @@ def test_a_stamp_changes_with_content_rights_and_what_a_link_leads_to(tmp_path: 
     stamps.append(file_stamp(link))
     one.write_bytes(b"12")
     stamps.append(file_stamp(one))
-    while file_stamp(one) in stamps:  # the kernel's clock for files ticks every few milliseconds
+    # The kernel's file timestamps tick only every few milliseconds.
+    while file_stamp(one) in stamps:
         one.chmod(0o600)
     assert len(set(stamps)) == 3
     with pytest.raises(FileNotFoundError):
         file_stamp(tmp_path / "missing")
 
 
-def test_the_kind_of_key_tells_certificates_of_one_name_apart(throw_away_ca: ThrowAwayCA) -> None:
-    kinds = [
-        read_certificate(throw_away_ca.issue("localhost", key_type=kind)).key_type for kind in ("ec", "rsa")
+def test_key_type_is_read(throw_away_ca: ThrowAwayCA) -> None:
+    key_types = [
+        read_certificate(throw_away_ca.issue("localhost", key_type=key_type)).key_type
+        for key_type in ("ec", "rsa")
     ]
-    assert kinds == [EC, RSA]
+    assert key_types == [EC, RSA]
 
 
-def test_the_first_of_a_chain_is_the_one(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
+def test_first_certificate_of_a_chain_is_read(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
     chain = tmp_path / "chain.pem"
     chain.write_bytes(throw_away_ca.issue("leaf.example").read_bytes() + throw_away_ca.pem.read_bytes())
     assert read_certificate(chain).names == ("leaf.example",)
 
 
 def self_signed(file: Path, subject: list[x509.NameAttribute[str]]) -> Path:
-    """A certificate without subject alternative names, as they were made long ago."""
+    """Write a certificate without subject alternative names, as was usual long ago."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name(subject)
-    begin = datetime.now(UTC)
+    start = datetime.now(UTC)
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(1)
-        .not_valid_before(begin)
-        .not_valid_after(begin + timedelta(days=1))
+        .not_valid_before(start)
+        .not_valid_after(start + timedelta(days=1))
         .sign(key, hashes.SHA256())
     )
     file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     return file
 
 
-def test_an_old_certificate_has_only_a_common_name(tmp_path: Path) -> None:
+def test_common_name_replaces_missing_alternative_names(tmp_path: Path) -> None:
     file = self_signed(
         tmp_path / "old.pem", [x509.NameAttribute(x509.NameOID.COMMON_NAME, "Mail.Example.com")]
     )
     assert read_certificate(file).names == ("mail.example.com",)
 
 
-def test_a_certificate_may_have_no_name_at_all(tmp_path: Path) -> None:
+def test_certificate_without_any_name(tmp_path: Path) -> None:
     file = self_signed(tmp_path / "none.pem", [x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "Example")])
     assert read_certificate(file).names == ()
 
 
 @pytest.mark.parametrize(
-    ("content", "fact"),
+    ("content", "message"),
     [
         (b"", "has no certificate in PEM form"),
         (b"hello", "has no certificate in PEM form"),
@@ -167,21 +167,21 @@ def test_a_certificate_may_have_no_name_at_all(tmp_path: Path) -> None:
     ],
     ids=["empty", "text", "broken", "huge"],
 )
-def test_what_is_no_certificate(tmp_path: Path, content: bytes, fact: str) -> None:
+def test_invalid_certificate_file_is_rejected(tmp_path: Path, content: bytes, message: str) -> None:
     file = tmp_path / "a.pem"
     file.write_bytes(content)
-    with pytest.raises(ValueError, match=fact):
+    with pytest.raises(ValueError, match=message):
         read_certificate(file)
 
 
-def test_a_key_alone_is_no_certificate(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
+def test_key_without_certificate_is_rejected(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
     file = tmp_path / "key.pem"
     file.write_bytes(throw_away_ca.issue("localhost").read_bytes().partition(b"-----BEGIN CERT")[0])
     with pytest.raises(ValueError, match="has no certificate in PEM form"):
         read_certificate(file)
 
 
-def test_a_missing_file(tmp_path: Path) -> None:
+def test_missing_file_raises_file_not_found(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_certificate(tmp_path / "missing.pem")
 
@@ -189,21 +189,21 @@ def test_a_missing_file(tmp_path: Path) -> None:
 # Folders.
 
 
-def test_a_folder_stands_for_its_certificates_in_alphabetical_order(tmp_path: Path) -> None:
+def test_folder_lists_certificates_in_alphabetical_order(tmp_path: Path) -> None:
     for name in ("b.pem", "a.crt", "c.cer", "a.key", "README", ".hidden.pem", "d.pem~", "e.pem.bak"):
         (tmp_path / name).touch()
     (tmp_path / "folder").mkdir()
     assert [file.name for file in certificate_files(tmp_path)] == ["a.crt", "b.pem", "c.cer"]
 
 
-def test_a_file_stands_for_itself_whatever_it_is_called(tmp_path: Path) -> None:
+def test_file_is_listed_with_any_suffix(tmp_path: Path) -> None:
     assert certificate_files(tmp_path / "imap.chain") == [tmp_path / "imap.chain"]
 
 
-# Choosing.
+# Selection by name.
 
 
-def made(*names: str, key_type: str = EC) -> Certificate:
+def make_certificate(*names: str, key_type: str = EC) -> Certificate:
     now = datetime.now(UTC)
     return Certificate(
         Path(names[0]), key=None, names=names, key_type=key_type, not_after=now, not_before=now
@@ -211,9 +211,9 @@ def made(*names: str, key_type: str = EC) -> Certificate:
 
 
 EXACT, WILD, OTHER = (
-    made("imap.example.com"),
-    made("*.example.com"),
-    made("mail.example.org", "imap.example.org"),
+    make_certificate("imap.example.com"),
+    make_certificate("*.example.com"),
+    make_certificate("mail.example.org", "imap.example.org"),
 )
 
 
@@ -230,7 +230,7 @@ EXACT, WILD, OTHER = (
         ("*.example.com", WILD),
     ],
 )
-def test_the_one_for_a_name(name: str, certificate: Certificate) -> None:
+def test_certificate_for_a_name(name: str, certificate: Certificate) -> None:
     assert find(index_by_name([OTHER, WILD, EXACT]).by_name, name) == (certificate,)
 
 
@@ -241,65 +241,67 @@ def test_the_one_for_a_name(name: str, certificate: Certificate) -> None:
         "example.com", "a.b.example.com", "pop.example.org", "", None, "unknown.example", "com", ".example.org", ".",
     ],
 )  # fmt: skip
-def test_none_for_a_name_that_no_certificate_has(name: str | None) -> None:
-    choice = index_by_name([OTHER, WILD, EXACT])
-    assert find(choice.by_name, name) is None
-    assert choice.default == (OTHER,)
+def test_unmatched_name_finds_no_certificate(name: str | None) -> None:
+    index = index_by_name([OTHER, WILD, EXACT])
+    assert find(index.by_name, name) is None
+    assert index.default == (OTHER,)
 
 
-def test_without_certificates_there_is_none_for_any_name() -> None:
+def test_empty_index_finds_no_certificate() -> None:
     assert find(index_by_name([]).by_name, "imap.example.com") is None
     assert index_by_name([]).default == ()
 
 
-def test_the_exact_one_wins_wherever_it_stands() -> None:
+def test_exact_name_wins_in_any_order() -> None:
     for order in ([EXACT, WILD], [WILD, EXACT]):
         assert find(index_by_name(order).by_name, "imap.example.com") == (EXACT,)
 
 
-def test_the_first_is_the_default() -> None:
+def test_first_certificate_is_the_default() -> None:
     assert index_by_name([WILD, EXACT, OTHER]).default == (WILD,)
     assert index_by_name([OTHER, WILD]).default == (OTHER,)
 
 
-def test_one_of_each_kind_of_key_stands_side_by_side() -> None:
-    ecdsa, rsa = made("imap.example.com"), made("imap.example.com", key_type=RSA)
-    newer = made("imap.example.com")
+def test_one_certificate_per_key_type_is_used() -> None:
+    ecdsa, rsa = make_certificate("imap.example.com"), make_certificate("imap.example.com", key_type=RSA)
+    newer = make_certificate("imap.example.com")
     assert find(index_by_name([rsa, ecdsa, newer]).by_name, "imap.example.com") == (rsa, ecdsa)
     assert index_by_name([rsa, ecdsa, newer]).default == (rsa, ecdsa)
 
 
-def test_the_default_does_not_mix_names() -> None:
-    ecdsa, rsa = made("imap.example.com"), made("pop.example.com", key_type=RSA)
-    choice = index_by_name([ecdsa, rsa])
-    assert choice.default == (ecdsa,)
-    assert find(choice.by_name, "pop.example.com") == (rsa,)
+def test_default_set_does_not_mix_names() -> None:
+    ecdsa, rsa = make_certificate("imap.example.com"), make_certificate("pop.example.com", key_type=RSA)
+    index = index_by_name([ecdsa, rsa])
+    assert index.default == (ecdsa,)
+    assert find(index.by_name, "pop.example.com") == (rsa,)
 
 
-def test_the_default_takes_a_second_key_that_covers_all_its_names() -> None:
-    ecdsa = made("imap.example.com", "pop.example.com")
-    partly, wholly = (
-        made("imap.example.com", key_type=RSA),
-        made("pop.example.com", "imap.example.com", "sieve.example.com", key_type=RSA),
+def test_default_set_adds_covering_certificate() -> None:
+    ecdsa = make_certificate("imap.example.com", "pop.example.com")
+    partial, covering = (
+        make_certificate("imap.example.com", key_type=RSA),
+        make_certificate("pop.example.com", "imap.example.com", "sieve.example.com", key_type=RSA),
     )
-    assert index_by_name([ecdsa, partly, wholly]).default == (ecdsa, wholly)
+    assert index_by_name([ecdsa, partial, covering]).default == (ecdsa, covering)
 
 
-# What a client gets.
+# Handshakes.
 
 
-async def served(server: Terminator, client: ssl.SSLContext, name: str | None) -> x509.Certificate:
-    """The certificate that a client gets when it asks for a name."""
-    here, there = socket.socketpair()
-    there.setblocking(False)
+async def served_certificate(
+    server: Terminator, client: ssl.SSLContext, name: str | None
+) -> x509.Certificate:
+    """Return the certificate that a client gets when it asks for a name."""
+    client_socket, server_socket = socket.socketpair()
+    server_socket.setblocking(False)
 
     offer = server.select(name)
     assert offer is not None
 
     async def accept() -> None:
-        (await accept_tls(there, offer.context)).close()
+        (await accept_tls(server_socket, offer.context)).close()
 
-    async with Connection(trio.SocketStream(trio.socket.from_stdlib_socket(here))) as connection:
+    async with Connection(trio.SocketStream(trio.socket.from_stdlib_socket(client_socket))) as connection:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(accept)
             await connection.start_tls(client, name)
@@ -310,7 +312,7 @@ async def served(server: Terminator, client: ssl.SSLContext, name: str | None) -
 
 
 def client_context(ciphers: str | None = None) -> ssl.SSLContext:
-    """A client that takes any certificate; with ciphers one of TLS 1.2."""
+    """Return a client context that accepts any certificate; with ``ciphers``, TLS 1.2 only."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -324,52 +326,56 @@ def terminator(*files: Path) -> Terminator:
     return Terminator(FrontendTls(), [read_certificate(file) for file in files])
 
 
-def names_of(certificate: x509.Certificate) -> list[str]:
+def dns_names(certificate: x509.Certificate) -> list[str]:
     extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     return extension.value.get_values_for_type(x509.DNSName)
 
 
-async def test_a_client_gets_the_certificate_for_the_name_that_it_asks_for(
+async def test_client_gets_certificate_for_requested_name(
     throw_away_ca: ThrowAwayCA,
 ) -> None:
     names = ("imap.example.com", "*.example.com", "imap.example.org")
     server = terminator(*(throw_away_ca.issue(name) for name in names))
-    for asked, name in [
+    for requested_name, name in [
         ("imap.example.org", "imap.example.org"),
         ("imap.example.com", "imap.example.com"),
         ("pop.example.com", "*.example.com"),
         ("elsewhere.example", "imap.example.com"),
         (None, "imap.example.com"),
     ]:
-        certificate = await served(server, client_context(), asked)
-        assert names_of(certificate) == [name]
+        certificate = await served_certificate(server, client_context(), requested_name)
+        assert dns_names(certificate) == [name]
 
 
-async def test_a_client_that_verifies_is_content(throw_away_ca: ThrowAwayCA) -> None:
+async def test_verifying_client_accepts_certificate(throw_away_ca: ThrowAwayCA) -> None:
     server = terminator(throw_away_ca.issue("first.example"), throw_away_ca.issue("*.second.example"))
-    certificate = await served(server, throw_away_ca.client_context(), "imap.second.example")
-    assert names_of(certificate) == ["*.second.example"]
+    certificate = await served_certificate(server, throw_away_ca.client_context(), "imap.second.example")
+    assert dns_names(certificate) == ["*.second.example"]
 
 
 @pytest.mark.parametrize("order", [("ec", "rsa"), ("rsa", "ec")])
 @pytest.mark.parametrize("name", ["imap.example.com", None])
-async def test_a_client_gets_the_kind_of_key_that_it_can_verify(
+async def test_client_gets_supported_key_type(
     throw_away_ca: ThrowAwayCA, order: tuple[str, str], name: str | None
 ) -> None:
-    server = terminator(*(throw_away_ca.issue("imap.example.com", key_type=kind) for kind in order))  # type: ignore[arg-type]  # both are
-    for ciphers, kind in (("ECDHE-RSA-AES128-GCM-SHA256", "RSA"), ("ECDHE-ECDSA-AES128-GCM-SHA256", "EC")):
-        certificate = await served(server, client_context(ciphers), name)
-        assert kind in type(certificate.public_key()).__name__
-    certificate = await served(server, client_context(), name)
-    assert "EC" in type(certificate.public_key()).__name__  # which clients of today prefer
+    server = terminator(*(throw_away_ca.issue("imap.example.com", key_type=key_type) for key_type in order))  # type: ignore[arg-type]  # both are
+    for ciphers, key_type in (
+        ("ECDHE-RSA-AES128-GCM-SHA256", "RSA"),
+        ("ECDHE-ECDSA-AES128-GCM-SHA256", "EC"),
+    ):
+        certificate = await served_certificate(server, client_context(ciphers), name)
+        assert key_type in type(certificate.public_key()).__name__
+    certificate = await served_certificate(server, client_context(), name)
+    # Current clients prefer EC.
+    assert "EC" in type(certificate.public_key()).__name__
 
 
-async def test_a_key_may_stand_in_a_file_of_its_own(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
-    key, begin, chain = (
+async def test_key_in_a_separate_file(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
+    key, start, chain = (
         throw_away_ca.issue("imap.example.com").read_bytes().partition(b"-----BEGIN CERTIFICATE")
     )
     (tmp_path / "imap.key").write_bytes(key)
-    (tmp_path / "imap.crt").write_bytes(begin + chain)
+    (tmp_path / "imap.crt").write_bytes(start + chain)
     certificate = read_certificate(tmp_path / "imap.crt", tmp_path / "imap.key")
     server = Terminator(FrontendTls(), [certificate])
-    assert names_of(await served(server, client_context(), None)) == ["imap.example.com"]
+    assert dns_names(await served_certificate(server, client_context(), None)) == ["imap.example.com"]

@@ -1,4 +1,4 @@
-"""Versions, ciphers, curves and tickets: what the configuration says is what clients and servers get."""
+"""TLS parameters: versions, ciphers, curves and tickets as configured reach clients and servers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mailproxy.net.tls.certificate import read_certificate
 from mailproxy.net.tls.context import TlsKeyError, make_client_context, set_parameters
 from mailproxy.net.tls.terminator import Terminator
 from mailproxy.testing import ThrowAwayCA, server_context
-from tests.support.patience import PATIENCE_S
+from tests.support.timeouts import TIMEOUT_S
 
 needs_ciphersuites = pytest.mark.skipif(
     not hasattr(ssl.SSLContext, "set_ciphersuites"), reason="needs Python 3.15: SSLContext.set_ciphersuites"
@@ -29,13 +29,13 @@ needs_groups = pytest.mark.skipif(
 )
 needs_the_same_openssl = pytest.mark.skipif(
     ssl.OPENSSL_VERSION not in subprocess.run(["openssl", "version"], capture_output=True, text=True).stdout,
-    reason=f"the openssl program is not of Python's own {ssl.OPENSSL_VERSION}",
+    reason=f"the openssl program does not use Python's {ssl.OPENSSL_VERSION}",
 )
 
 
 @frozen
 class Handshake:
-    """What came of a handshake, as the client saw it; no version if it failed."""
+    """Facts of a handshake, as the client saw it. ``version`` is None if the handshake failed."""
 
     version: str | None = None
     cipher: str | None = None
@@ -57,9 +57,10 @@ def shake_hands(
     thread = threading.Thread(target=serve)
     thread.start()
     try:
-        theirs.settimeout(PATIENCE_S)
+        theirs.settimeout(TIMEOUT_S)
         with client.wrap_socket(theirs, server_hostname="localhost", session=session) as tls:
-            assert tls.recv(100) == b"* OK ready\r\n"  # behind the tickets of TLS 1.3
+            # The greeting arrives after the tickets of TLS 1.3.
+            assert tls.recv(100) == b"* OK ready\r\n"
             cipher = tls.cipher()
             assert cipher is not None
             has_ticket = tls.session is not None and tls.session.has_ticket
@@ -81,7 +82,7 @@ def rsa(throw_away_ca: ThrowAwayCA) -> Path:
 
 @pytest.fixture
 def bind(rsa: Path) -> Server:
-    """The context that a bind with these keys makes handshakes with."""
+    """Return the function that makes a bind's server context from its ``tls`` keys."""
 
     def make(**tls: object) -> ssl.SSLContext:
         offer = Terminator(FrontendTls(**tls), [read_certificate(rsa)]).select(None)  # type: ignore[arg-type]  # a few keys
@@ -104,21 +105,21 @@ def client(version: str = "1.2", ciphers: str | None = None) -> ssl.SSLContext:
 # Ciphers.
 
 
-def list_of_openssl() -> list[str]:
-    listed = subprocess.run(["openssl", "ciphers", "DEFAULT"], capture_output=True, text=True, check=True)
-    return listed.stdout.strip().split(":")
+def openssl_ciphers() -> list[str]:
+    result = subprocess.run(["openssl", "ciphers", "DEFAULT"], capture_output=True, text=True, check=True)
+    return result.stdout.strip().split(":")
 
 
 @needs_the_same_openssl
-def test_ciphers_that_are_not_given_are_the_default_of_openssl(bind: Server) -> None:
-    towards_servers = make_client_context(ServerTls(verify="none"), None)
-    for context in (bind(), towards_servers):
-        assert [cipher["name"] for cipher in context.get_ciphers()] == list_of_openssl()
+def test_default_ciphers_match_openssl(bind: Server) -> None:
+    client_context = make_client_context(ServerTls(verify="none"), None)
+    for context in (bind(), client_context):
+        assert [cipher["name"] for cipher in context.get_ciphers()] == openssl_ciphers()
 
 
 @pytest.mark.parametrize("cipher", ["AES128-SHA", "AES256-GCM-SHA384", "ECDHE-RSA-AES256-SHA"])
-def test_old_clients_and_servers_are_spoken_to_as_openssl_would(bind: Server, rsa: Path, cipher: str) -> None:
-    """Python's own list, in the builds that have one, is without these."""
+def test_old_ciphers_are_accepted_as_in_openssl(bind: Server, rsa: Path, cipher: str) -> None:
+    """Python's own cipher list, in the builds that have one, does not include these."""
     assert shake_hands(bind(), client("1.2", cipher)).cipher == cipher
     old = server_context(rsa)
     old.set_ciphers(cipher)
@@ -127,14 +128,14 @@ def test_old_clients_and_servers_are_spoken_to_as_openssl_would(bind: Server, rs
     assert shake_hands(old, ours).cipher == cipher
 
 
-def test_ciphers_that_are_given_are_the_only_ones(bind: Server) -> None:
+def test_configured_cipher_is_the_only_one(bind: Server) -> None:
     server = bind(ciphers="ECDHE-RSA-AES128-GCM-SHA256")
     assert shake_hands(server, client("1.2")).cipher == "ECDHE-RSA-AES128-GCM-SHA256"
     assert shake_hands(server, client("1.2", "AES128-SHA")) == Handshake()
 
 
 @needs_ciphersuites
-def test_ciphers_of_tls_1_3(bind: Server) -> None:
+def test_tls13_ciphersuites_are_set(bind: Server) -> None:
     server = bind(ciphersuites="TLS_CHACHA20_POLY1305_SHA256")
     assert shake_hands(server, client("1.3")).cipher == "TLS_CHACHA20_POLY1305_SHA256"
     with pytest.raises(TlsKeyError, match=r"knows no such cipher of TLS 1\.3"):
@@ -143,7 +144,7 @@ def test_ciphers_of_tls_1_3(bind: Server) -> None:
 
 @pytest.mark.skipif(hasattr(ssl.SSLContext, "set_ciphersuites"), reason="this Python can choose them")
 @pytest.mark.parametrize("tls", [FrontendTls(ciphersuites=Text("x")), ServerTls(ciphersuites=Text("x"))])
-def test_ciphers_of_tls_1_3_are_refused_where_python_cannot_choose_them(tls: FrontendTls | ServerTls) -> None:
+def test_tls13_ciphersuites_rejected_by_old_python(tls: FrontendTls | ServerTls) -> None:
     with pytest.raises(
         TlsKeyError, match=r"of Python 3\.\d+ cannot choose ciphers of TLS 1\.3, .* 3\.15 can"
     ) as caught:
@@ -163,7 +164,9 @@ def test_ciphers_of_tls_1_3_are_refused_where_python_cannot_choose_them(tls: Fro
         ({"min_version": "1.3", "max_version": "1.3"}, {"1.3"}),
     ],
 )
-def test_versions(bind: Server, rsa: Path, tls: dict[str, str], versions: set[str]) -> None:
+def test_configured_versions_are_accepted(
+    bind: Server, rsa: Path, tls: dict[str, str], versions: set[str]
+) -> None:
     server = bind(**tls)
     assert {version for version in ("1.2", "1.3") if shake_hands(server, client(version)).version} == versions
     ours = make_client_context(ServerTls(verify="none", **tls), None)  # type: ignore[arg-type]  # versions
@@ -174,7 +177,7 @@ def test_versions(bind: Server, rsa: Path, tls: dict[str, str], versions: set[st
 
 
 @pytest.mark.parametrize("table", [FrontendTls, ServerTls])
-def test_a_highest_version_below_the_lowest(table: type[FrontendTls | ServerTls]) -> None:
+def test_max_version_below_min_version_is_rejected(table: type[FrontendTls | ServerTls]) -> None:
     with pytest.raises(TlsKeyError, match=r'"1\.2" is below min_version, which is "1\.3"') as caught:
         set_parameters(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), table(min_version="1.3", max_version="1.2"))
     assert caught.value.key == "max_version"
@@ -184,12 +187,12 @@ def test_a_highest_version_below_the_lowest(table: type[FrontendTls | ServerTls]
 
 
 @pytest.mark.parametrize("curve", ["X25519", "P-384", "secp384r1"])
-def test_the_only_curve(bind: Server, rsa: Path, curve: str) -> None:
-    fitting, other = client("1.3"), client("1.3")
-    fitting.set_ecdh_curve({"P-384": "secp384r1"}.get(curve, curve))
+def test_configured_curve_is_the_only_one(bind: Server, rsa: Path, curve: str) -> None:
+    matching, other = client("1.3"), client("1.3")
+    matching.set_ecdh_curve({"P-384": "secp384r1"}.get(curve, curve))
     other.set_ecdh_curve("prime256v1")
     server = bind(curves=curve)
-    assert shake_hands(server, fitting).version == "TLSv1.3"
+    assert shake_hands(server, matching).version == "TLSv1.3"
     assert shake_hands(server, other) == Handshake()
     ours, theirs = (
         make_client_context(ServerTls(verify="none", curves=Text(curve)), None),
@@ -200,7 +203,7 @@ def test_the_only_curve(bind: Server, rsa: Path, curve: str) -> None:
 
 
 @pytest.mark.parametrize("curve", ["NOPE", "\u00e9"])
-def test_a_curve_that_openssl_does_not_know(curve: str) -> None:
+def test_unknown_curve_is_rejected(curve: str) -> None:
     with pytest.raises(TlsKeyError, match="knows no such curve") as caught:
         set_parameters(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), FrontendTls(curves=Text(curve)))
     assert caught.value.key == "curves"
@@ -209,14 +212,14 @@ def test_a_curve_that_openssl_does_not_know(curve: str) -> None:
 @needs_groups
 def test_several_curves(bind: Server) -> None:
     server = bind(curves="X25519:P-384")
-    for curve, is_taken in (("X25519", True), ("secp384r1", True), ("prime256v1", False)):
+    for curve, is_accepted in (("X25519", True), ("secp384r1", True), ("prime256v1", False)):
         context = client("1.3")
         context.set_ecdh_curve(curve)
-        assert bool(shake_hands(server, context).version) == is_taken
+        assert bool(shake_hands(server, context).version) == is_accepted
 
 
 @pytest.mark.skipif(hasattr(ssl.SSLContext, "set_groups"), reason="this Python can set several curves")
-def test_several_curves_are_refused_where_python_can_set_one_only() -> None:
+def test_several_curves_rejected_by_old_python() -> None:
     with pytest.raises(TlsKeyError, match=r"of Python 3\.\d+ cannot choose more than one curve") as caught:
         set_parameters(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), FrontendTls(curves=Text("X25519:P-256")))
     assert caught.value.key == "curves"
@@ -227,17 +230,18 @@ def test_several_curves_are_refused_where_python_can_set_one_only() -> None:
 
 @pytest.mark.parametrize("version", ["1.2", "1.3"])
 @pytest.mark.parametrize("tickets", [True, False])
-def test_clients_get_tickets_unless_there_shall_be_none(bind: Server, version: str, tickets: bool) -> None:
+def test_tickets_for_clients(bind: Server, version: str, tickets: bool) -> None:
     server, context = bind(tickets=tickets), client(version)
     first = shake_hands(server, context)
     assert first.has_ticket is tickets
     second = shake_hands(server, context, first.session)
-    if tickets or version == "1.3":  # in TLS 1.2 this process remembers sessions itself
+    # In TLS 1.2 this process caches sessions itself.
+    if tickets or version == "1.3":
         assert second.is_resumed is tickets
 
 
 @pytest.mark.parametrize("tickets", [True, False])
-def test_servers_are_asked_for_tickets_unless_there_shall_be_none(rsa: Path, tickets: bool) -> None:
+def test_tickets_from_servers(rsa: Path, tickets: bool) -> None:
     theirs = server_context(rsa)
     theirs.maximum_version = ssl.TLSVersion.TLSv1_2
     ours = make_client_context(ServerTls(verify="none", tickets=tickets), None)

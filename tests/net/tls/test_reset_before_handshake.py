@@ -1,4 +1,4 @@
-"""Who resets the connection before the TLS handshake has begun: that is its abort, and the socket is closed at once."""
+"""Resets before the TLS handshake: the error blames the peer, and the socket is closed at once."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ import trio
 from mailproxy.errors import ClientAbortError, ServerHandshakeError
 from mailproxy.net.tls.handshake import accept_tls, connect_tls
 from mailproxy.testing import ThrowAwayCA
-from tests.support.patience import fail_after_timeout
+from tests.support.timeouts import fail_after_timeout
 
-told_before = pytest.mark.parametrize("told_before", [False, True], ids=["news", "told before"])
+error_consumed = pytest.mark.parametrize(
+    "error_consumed", [False, True], ids=["error pending", "error consumed"]
+)
 
 
 @pytest.fixture(autouse=True)
 def time_limit(nursery: trio.Nursery) -> None:
-    """Nothing here waits for ever."""
+    """Fail tests that hang."""
     nursery.start_soon(fail_after_timeout)
 
 
-async def reset_connection(told_before: bool) -> socket.socket:
-    """A connection that its peer has reset; the kernel says so once, and may have done so already."""
+async def reset_connection(error_consumed: bool) -> socket.socket:
+    """Return a connection that its peer has reset. The kernel reports the error only once."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         ours = socket.create_connection(listener.getsockname())
         theirs, _ = listener.accept()
@@ -37,14 +39,14 @@ async def reset_connection(told_before: bool) -> socket.socket:
     theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     theirs.close()
     await trio.lowlevel.wait_readable(ours)
-    if told_before:
+    if error_consumed:
         assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     return ours
 
 
 @contextmanager
 def all_closed() -> Iterator[None]:
-    """Whatever is opened within is closed within, by somebody who did not leave that to the garbage collector."""
+    """Check that everything opened in the block is closed in it, and not by the garbage collector."""
     before = _descriptors()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -58,30 +60,32 @@ def _descriptors() -> set[str]:
     return {file.name for file in Path("/proc/self/fd").iterdir()}
 
 
-async def _fails(shake_hands: Callable[[], Awaitable[ssl.SSLSocket]], fault: type[Exception]) -> str:
-    """The words of its fault; of the frames that it went through, and what they held, nothing is kept."""
+async def _error_message(
+    shake_hands: Callable[[], Awaitable[ssl.SSLSocket]], error_type: type[Exception]
+) -> str:
+    """Return the error message without keeping the traceback, whose frames would keep the socket alive."""
     try:
         await shake_hands()
-    except fault as error:
+    except error_type as error:
         return str(error)
-    raise AssertionError("there was nobody to shake hands with")
+    raise AssertionError("the handshake succeeded")
 
 
-@told_before
-async def test_a_server_that_resets(throw_away_ca: ThrowAwayCA, told_before: bool) -> None:
+@error_consumed
+async def test_reset_by_server_closes_the_socket(throw_away_ca: ThrowAwayCA, error_consumed: bool) -> None:
     context = throw_away_ca.client_context()
     with all_closed():
-        sock = await reset_connection(told_before)
-        words = await _fails(lambda: connect_tls(sock, context, "localhost"), ServerHandshakeError)
-    if not told_before:
-        assert "reset" in words
+        sock = await reset_connection(error_consumed)
+        message = await _error_message(lambda: connect_tls(sock, context, "localhost"), ServerHandshakeError)
+    if not error_consumed:
+        assert "reset" in message
 
 
-@told_before
-async def test_a_client_that_resets(throw_away_ca: ThrowAwayCA, told_before: bool) -> None:
+@error_consumed
+async def test_reset_by_client_closes_the_socket(throw_away_ca: ThrowAwayCA, error_consumed: bool) -> None:
     context = throw_away_ca.server_context("localhost")
     with all_closed():
-        sock = await reset_connection(told_before)
-        words = await _fails(lambda: accept_tls(sock, context), ClientAbortError)
-    if not told_before:
-        assert "reset" in words
+        sock = await reset_connection(error_consumed)
+        message = await _error_message(lambda: accept_tls(sock, context), ClientAbortError)
+    if not error_consumed:
+        assert "reset" in message

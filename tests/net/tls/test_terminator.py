@@ -1,4 +1,4 @@
-"""Where TLS of clients ends: what is demanded of them holds whichever certificate they get; what is renewed holds from then on."""
+"""TLS termination: client certificates, CRLs, names, resumption, and renewal of files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mailproxy.net.tls.handshake import TlsInfo, accept_tls, tls_info
 from mailproxy.net.tls.terminator import Terminator
 from mailproxy.net.tls.tls_socket import client_certificate
 from mailproxy.testing import ThrowAwayCA
-from tests.support.patience import fail_after_timeout
+from tests.support.timeouts import fail_after_timeout
 
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 NAMES = (None, "first.example", "second.example", "imap.third.example", "nobody.example")
@@ -34,13 +34,13 @@ names = pytest.mark.parametrize("name", NAMES)
 
 @pytest.fixture(autouse=True)
 def time_limit(nursery: trio.Nursery) -> None:
-    """Nothing here waits for ever."""
+    """Fail tests that hang."""
     nursery.start_soon(fail_after_timeout)
 
 
 @frozen
-class Seen:
-    """What a client saw of a connection that came about."""
+class ClientView:
+    """Facts of a successful handshake, as the client saw them."""
 
     names: list[str]
     alpn: str | None
@@ -51,19 +51,25 @@ class Seen:
 
 @frozen
 class Outcome:
-    """What a handshake came to on both sides; ``shown`` is the certificate that the client has shown, DER."""
+    """Results of a handshake on both sides.
 
-    facts: TlsInfo | None = None
-    shown: bytes | None = None
-    refusal: str = ""
-    seen: Seen | None = None
+    ``client_certificate`` is the certificate that the client sent, in DER. ``server_error`` and ``alert``
+    are empty if the handshake succeeded.
+    """
+
+    info: TlsInfo | None = None
+    client_certificate: bytes | None = None
+    server_error: str = ""
+    client_view: ClientView | None = None
     alert: str = ""
 
     @property
     def is_refused(self) -> bool:
-        """Did both sides end it?"""
-        assert (self.facts is None) == (self.seen is None) == bool(self.refusal) == bool(self.alert)
-        return self.facts is None
+        """Whether the handshake failed, on both sides."""
+        assert (
+            (self.info is None) == (self.client_view is None) == bool(self.server_error) == bool(self.alert)
+        )
+        return self.info is None
 
 
 class Bind:
@@ -86,7 +92,7 @@ class Bind:
         self.terminator.reload(list(self.certificates()))
 
     def client(self, certificate: Path | None = None, *, version: str | None = None) -> ssl.SSLContext:
-        """A client that takes any certificate of ours, for whatever name it was issued."""
+        """Return a client context that accepts certificates of this CA for any name."""
         context = self.ca.client_context(certificate)
         context.check_hostname = False
         if version is not None:
@@ -96,7 +102,7 @@ class Bind:
     async def greet(
         self, client: ssl.SSLContext, name: str | None, session: ssl.SSLSession | None = None
     ) -> Outcome:
-        """Let a client come, and greet it."""
+        """Connect a client, and send it a greeting."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         outcome: dict[str, Any] = {}
@@ -104,31 +110,31 @@ class Bind:
         async def serve() -> None:
             offer = self.terminator.select(name and name.lower().rstrip("."))
             if offer is None:
-                await trio.lowlevel.wait_readable(ours)  # its hello, which the name is from
+                await trio.lowlevel.wait_readable(ours)  # its ClientHello, which contains the name
                 send_alert(ours, Alert.UNRECOGNIZED_NAME)
                 ours.close()
-                outcome["refusal"] = "no certificate for that name"
+                outcome["server_error"] = "no certificate for that name"
                 return
             try:
                 tls = await accept_tls(ours, offer.context)
                 tls.certificates = offer.certificates
             except ClientHandshakeError as error:
-                outcome["refusal"] = str(error)
+                outcome["server_error"] = str(error)
                 return
             with tls:
-                outcome["facts"], outcome["shown"] = tls_info(tls), client_certificate(tls)
+                outcome["info"], outcome["client_certificate"] = tls_info(tls), client_certificate(tls)
                 tls.send(b"* OK ready\r\n")
 
         def connect() -> None:
             theirs.settimeout(10)
             try:
                 with client.wrap_socket(theirs, server_hostname=name, session=session) as tls:
-                    # only with the greeting it is sure that it was let in, and the ticket of TLS 1.3 is there
+                    # Only the greeting proves that the client was accepted, and it follows the TLS 1.3 ticket.
                     assert tls.recv(100) == b"* OK ready\r\n"
                     der = tls.getpeercert(binary_form=True)
                     assert der is not None
                     names = _names(x509.load_der_x509_certificate(der))
-                    outcome["seen"] = Seen(
+                    outcome["client_view"] = ClientView(
                         names, tls.selected_alpn_protocol(), bool(tls.session_reused), tls.session, der
                     )
             except ssl.SSLError as error:
@@ -141,11 +147,11 @@ class Bind:
             await trio.to_thread.run_sync(connect)
         return Outcome(**outcome)
 
-    async def shown_to(self, name: str | None) -> bytes:
-        """The certificate that a client gets in a full handshake, DER."""
+    async def served_certificate(self, name: str | None) -> bytes:
+        """Return the certificate that a client gets in a full handshake, in DER."""
         outcome = await self.greet(self.client(), name)
-        assert outcome.seen is not None
-        return outcome.seen.certificate
+        assert outcome.client_view is not None
+        return outcome.client_view.certificate
 
 
 def _names(certificate: x509.Certificate) -> list[str]:
@@ -153,16 +159,16 @@ def _names(certificate: x509.Certificate) -> list[str]:
     return extension.value.get_values_for_type(x509.DNSName)
 
 
-def served(name: str | None) -> list[str]:
-    """The names of the certificate that belongs to a name."""
+def served_names(name: str | None) -> list[str]:
+    """Return the names of the certificate that is served for a name."""
     return {"second.example": ["second.example"], "imap.third.example": ["*.third.example"]}.get(
         name or "", ["first.example"]
     )
 
 
 @pytest.fixture
-def foreign(tmp_path: Path) -> ThrowAwayCA:
-    """A CA that nobody here knows."""
+def untrusted_ca(tmp_path: Path) -> ThrowAwayCA:
+    """A CA that the bind does not trust."""
     (tmp_path / "foreign").mkdir()
     return ThrowAwayCA(tmp_path / "foreign")
 
@@ -173,45 +179,45 @@ def foreign(tmp_path: Path) -> ThrowAwayCA:
 @versions
 @names
 @pytest.mark.parametrize("verify", ["optional", "required"])
-async def test_a_client_with_a_good_certificate_is_let_in_and_known(
+async def test_valid_client_certificate_is_accepted_and_reported(
     throw_away_ca: ThrowAwayCA, tmp_path: Path, verify: str, name: str | None, version: str
 ) -> None:
     bind = Bind(throw_away_ca, tmp_path, client_verify=verify, client_ca=throw_away_ca.pem)
     alice = throw_away_ca.issue_client("alice@example.com", folder=tmp_path)
     outcome = await bind.greet(bind.client(alice, version=version), name)
-    assert outcome.facts is not None
-    assert outcome.seen is not None
-    assert (outcome.facts.has_client_certificate, outcome.facts.client_name) == (True, "alice@example.com")
-    assert outcome.shown == ssl.PEM_cert_to_DER_cert(_first_certificate(alice))
-    assert outcome.seen.names == served(name)
+    assert outcome.info is not None
+    assert outcome.client_view is not None
+    assert (outcome.info.has_client_certificate, outcome.info.client_name) == (True, "alice@example.com")
+    assert outcome.client_certificate == ssl.PEM_cert_to_DER_cert(_first_certificate(alice))
+    assert outcome.client_view.names == served_names(name)
 
 
 def _first_certificate(pem: Path) -> str:
-    begin, end = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
+    start, end = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
     text = pem.read_text()
-    return text[text.index(begin) : text.index(end) + len(end)]
+    return text[text.index(start) : text.index(end) + len(end)]
 
 
 @versions
 @names
-async def test_a_client_without_a_certificate_is_refused_where_one_is_required(
+async def test_missing_required_client_certificate_is_rejected(
     throw_away_ca: ThrowAwayCA, tmp_path: Path, name: str | None, version: str
 ) -> None:
     bind = Bind(throw_away_ca, tmp_path, client_verify="required", client_ca=throw_away_ca.pem)
     outcome = await bind.greet(bind.client(version=version), name)
     assert outcome.is_refused
-    assert outcome.refusal == "peer did not return a certificate"
+    assert outcome.server_error == "peer did not return a certificate"
 
 
 @versions
 @names
-async def test_a_client_without_a_certificate_is_let_in_where_one_is_optional(
+async def test_missing_optional_client_certificate_is_accepted(
     throw_away_ca: ThrowAwayCA, tmp_path: Path, name: str | None, version: str
 ) -> None:
     bind = Bind(throw_away_ca, tmp_path, client_verify="optional", client_ca=throw_away_ca.pem)
     outcome = await bind.greet(bind.client(version=version), name)
-    assert outcome.facts is not None
-    assert (outcome.facts.has_client_certificate, outcome.facts.client_name, outcome.shown) == (
+    assert outcome.info is not None
+    assert (outcome.info.has_client_certificate, outcome.info.client_name, outcome.client_certificate) == (
         False,
         None,
         None,
@@ -221,39 +227,39 @@ async def test_a_client_without_a_certificate_is_let_in_where_one_is_optional(
 @versions
 @names
 @pytest.mark.parametrize("verify", ["optional", "required"])
-async def test_a_client_with_a_bad_certificate_is_refused_even_where_none_is_needed(
-    throw_away_ca: ThrowAwayCA, foreign: ThrowAwayCA, tmp_path: Path, *, verify: str, name: str | None, version: str
+async def test_invalid_client_certificate_is_rejected_even_if_optional(
+    throw_away_ca: ThrowAwayCA, untrusted_ca: ThrowAwayCA, tmp_path: Path, *, verify: str, name: str | None, version: str
 ) -> None:  # fmt: skip
     bind = Bind(throw_away_ca, tmp_path, client_verify=verify, client_ca=throw_away_ca.pem)
     yesterday = datetime.now(UTC) - timedelta(days=1)
     for bad, reason in (
-        (foreign.issue_client("mallory"), "unable to get local issuer certificate"),
+        (untrusted_ca.issue_client("mallory"), "unable to get local issuer certificate"),
         (throw_away_ca.issue_client("bob", folder=tmp_path, not_after=yesterday), "certificate has expired"),
     ):
         outcome = await bind.greet(bind.client(bad, version=version), name)
         assert outcome.is_refused
-        assert outcome.refusal == reason
+        assert outcome.server_error == reason
 
 
 @versions
 @names
-async def test_nobody_is_asked_where_it_is_not_said(
-    throw_away_ca: ThrowAwayCA, foreign: ThrowAwayCA, tmp_path: Path, name: str | None, version: str
+async def test_client_certificate_is_not_requested_by_default(
+    throw_away_ca: ThrowAwayCA, untrusted_ca: ThrowAwayCA, tmp_path: Path, name: str | None, version: str
 ) -> None:
     bind = Bind(throw_away_ca, tmp_path)
-    for certificate in (None, throw_away_ca.issue_client("alice"), foreign.issue_client("mallory")):
+    for certificate in (None, throw_away_ca.issue_client("alice"), untrusted_ca.issue_client("mallory")):
         outcome = await bind.greet(bind.client(certificate, version=version), name)
-        assert outcome.facts is not None
-        assert (outcome.facts.has_client_certificate, outcome.shown) == (False, None)
+        assert outcome.info is not None
+        assert (outcome.info.has_client_certificate, outcome.client_certificate) == (False, None)
 
 
-async def test_a_certificate_without_a_common_name_is_one_all_the_same(
+async def test_client_certificate_without_common_name_is_accepted(
     throw_away_ca: ThrowAwayCA, tmp_path: Path
 ) -> None:
     bind = Bind(throw_away_ca, tmp_path, client_verify="required", client_ca=throw_away_ca.pem)
     outcome = await bind.greet(bind.client(throw_away_ca.issue("client.example")), None)
-    assert outcome.facts is not None
-    assert (outcome.facts.has_client_certificate, outcome.facts.client_name) == (True, None)
+    assert outcome.info is not None
+    assert (outcome.info.has_client_certificate, outcome.info.client_name) == (True, None)
 
 
 # Revocation.
@@ -261,7 +267,7 @@ async def test_a_certificate_without_a_common_name_is_one_all_the_same(
 
 @versions
 @names
-async def test_who_is_revoked_is_refused_and_nobody_else(
+async def test_only_revoked_client_certificate_is_rejected(
     throw_away_ca: ThrowAwayCA, tmp_path: Path, name: str | None, version: str
 ) -> None:
     alice, bob = throw_away_ca.issue_client("alice"), throw_away_ca.issue_client("bob")
@@ -271,27 +277,27 @@ async def test_who_is_revoked_is_refused_and_nobody_else(
     )
     outcome = await bind.greet(bind.client(bob, version=version), name)
     assert outcome.is_refused
-    assert outcome.refusal == "certificate revoked"
+    assert outcome.server_error == "certificate revoked"
     assert not (await bind.greet(bind.client(alice, version=version), name)).is_refused
 
 
-async def test_without_its_own_list_a_ca_is_not_believed(
-    throw_away_ca: ThrowAwayCA, foreign: ThrowAwayCA, tmp_path: Path
+async def test_ca_without_crl_is_rejected(
+    throw_away_ca: ThrowAwayCA, untrusted_ca: ThrowAwayCA, tmp_path: Path
 ) -> None:
-    crl = foreign.revoke(folder=tmp_path)
+    crl = untrusted_ca.revoke(folder=tmp_path)
     bind = Bind(
         throw_away_ca, tmp_path, client_verify="required", client_ca=throw_away_ca.pem, client_crl=crl
     )
     outcome = await bind.greet(bind.client(throw_away_ca.issue_client("alice")), None)
     assert outcome.is_refused
-    assert outcome.refusal == "unable to get certificate CRL"
+    assert outcome.server_error == "unable to get certificate CRL"
 
 
 # Names.
 
 
 @versions
-async def test_strictly_only_names_that_a_certificate_has_are_served(
+async def test_strict_sni_rejects_unknown_names(
     throw_away_ca: ThrowAwayCA, tmp_path: Path, version: str
 ) -> None:
     bind = Bind(throw_away_ca, tmp_path, strict_sni=True)
@@ -302,46 +308,46 @@ async def test_strictly_only_names_that_a_certificate_has_are_served(
         assert outcome.alert == "TLSV1_UNRECOGNIZED_NAME"
     for name in ("first.example", "SECOND.example", "imap.third.example"):
         outcome = await bind.greet(client, name)
-        assert outcome.seen is not None
-        assert outcome.seen.names == served(name.lower())
+        assert outcome.client_view is not None
+        assert outcome.client_view.names == served_names(name.lower())
 
 
 @versions
 @names
-async def test_otherwise_who_asks_for_none_of_them_gets_the_first(
+async def test_unknown_name_gets_first_certificate(
     throw_away_ca: ThrowAwayCA, tmp_path: Path, name: str | None, version: str
 ) -> None:
     bind = Bind(throw_away_ca, tmp_path)
     outcome = await bind.greet(bind.client(version=version), name)
-    assert outcome.seen is not None
-    assert outcome.facts is not None
-    assert outcome.seen.names == served(name)
+    assert outcome.client_view is not None
+    assert outcome.info is not None
+    assert outcome.client_view.names == served_names(name)
 
 
 @names
-async def test_the_facts_have_the_certificate_that_was_served(
+async def test_tls_info_has_served_certificate(
     throw_away_ca: ThrowAwayCA, tmp_path: Path, name: str | None
 ) -> None:
     bind = Bind(throw_away_ca, tmp_path)
     outcome = await bind.greet(bind.client(), name)
-    assert outcome.facts is not None
-    assert outcome.facts.certificate is not None
-    assert list(outcome.facts.certificate.names) == served(name)
+    assert outcome.info is not None
+    assert outcome.info.certificate is not None
+    assert list(outcome.info.certificate.names) == served_names(name)
 
 
-async def test_which_of_two_it_was_openssl_does_not_tell(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
+async def test_certificate_is_unknown_with_two_key_types(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
     bind = Bind(throw_away_ca, tmp_path)
     throw_away_ca.issue("second.example", key_type="rsa", folder=bind.folder)
     bind.renew()
-    for name, is_sure in (("second.example", False), ("first.example", True)):
+    for name, is_known in (("second.example", False), ("first.example", True)):
         outcome = await bind.greet(bind.client(), name)
-        assert outcome.facts is not None
-        assert (outcome.facts.certificate is not None) == is_sure
+        assert outcome.info is not None
+        assert (outcome.info.certificate is not None) == is_known
 
 
 @versions
 @names
-async def test_what_else_is_said_holds_for_every_certificate(
+async def test_alpn_and_version_apply_to_every_certificate(
     throw_away_ca: ThrowAwayCA, tmp_path: Path, name: str | None, version: str
 ) -> None:
     bind = Bind(throw_away_ca, tmp_path, alpn=("imap", "pop3"), min_version="1.3")
@@ -349,8 +355,8 @@ async def test_what_else_is_said_holds_for_every_certificate(
     client.set_alpn_protocols(["pop3", "imap"])
     outcome = await bind.greet(client, name)
     assert outcome.is_refused == (version == "1.2")
-    if outcome.seen is not None and outcome.facts is not None:
-        assert outcome.seen.alpn == outcome.facts.alpn == "imap"
+    if outcome.client_view is not None and outcome.info is not None:
+        assert outcome.client_view.alpn == outcome.info.alpn == "imap"
 
 
 # Resumption.
@@ -358,51 +364,55 @@ async def test_what_else_is_said_holds_for_every_certificate(
 
 @versions
 @names
-async def test_a_resumed_session_still_has_its_client_certificate(
+async def test_resumed_session_keeps_client_certificate(
     throw_away_ca: ThrowAwayCA, tmp_path: Path, name: str | None, version: str
 ) -> None:
     bind = Bind(throw_away_ca, tmp_path, client_verify="required", client_ca=throw_away_ca.pem)
     client = bind.client(throw_away_ca.issue_client("alice", folder=tmp_path), version=version)
     first = await bind.greet(client, name)
-    assert first.seen is not None
-    again = await bind.greet(client, name, first.seen.session)
-    assert first.facts is not None
-    assert again.facts is not None
-    assert again.seen is not None
-    assert (first.facts.is_resumed, again.facts.is_resumed, again.seen.is_resumed) == (False, True, True)
-    assert (again.facts.has_client_certificate, again.facts.client_name) == (True, "alice")
-    assert again.shown == first.shown
+    assert first.client_view is not None
+    resumed = await bind.greet(client, name, first.client_view.session)
+    assert first.info is not None
+    assert resumed.info is not None
+    assert resumed.client_view is not None
+    assert (first.info.is_resumed, resumed.info.is_resumed, resumed.client_view.is_resumed) == (
+        False,
+        True,
+        True,
+    )
+    assert (resumed.info.has_client_certificate, resumed.info.client_name) == (True, "alice")
+    assert resumed.client_certificate == first.client_certificate
 
 
 @versions
 @names
-async def test_a_resumed_session_without_client_certificate_has_none(
+async def test_resumed_session_without_client_certificate(
     throw_away_ca: ThrowAwayCA, tmp_path: Path, name: str | None, version: str
 ) -> None:
     bind = Bind(throw_away_ca, tmp_path, client_verify="optional", client_ca=throw_away_ca.pem)
     client = bind.client(version=version)
     first = await bind.greet(client, name)
-    assert first.seen is not None
-    again = await bind.greet(client, name, first.seen.session)
-    assert again.facts is not None
-    assert (again.facts.is_resumed, again.facts.has_client_certificate) == (True, False)
+    assert first.client_view is not None
+    resumed = await bind.greet(client, name, first.client_view.session)
+    assert resumed.info is not None
+    assert (resumed.info.is_resumed, resumed.info.has_client_certificate) == (True, False)
 
 
 @versions
-async def test_no_session_of_a_bind_that_asks_for_nothing_leads_into_one_that_does(
+async def test_session_of_permissive_bind_fails_at_strict_bind(
     throw_away_ca: ThrowAwayCA, tmp_path: Path, version: str
 ) -> None:
-    for name in ("open", "closed"):
+    for name in ("lax", "strict"):
         (tmp_path / name).mkdir()
-    lax = Bind(throw_away_ca, tmp_path / "open")
-    strict = Bind(throw_away_ca, tmp_path / "closed", client_verify="required", client_ca=throw_away_ca.pem)
-    client = lax.client(version=version)
-    first = await lax.greet(client, None)
-    assert first.seen is not None
-    assert (await strict.greet(client, None, first.seen.session)).is_refused
+    permissive = Bind(throw_away_ca, tmp_path / "lax")
+    strict = Bind(throw_away_ca, tmp_path / "strict", client_verify="required", client_ca=throw_away_ca.pem)
+    client = permissive.client(version=version)
+    first = await permissive.greet(client, None)
+    assert first.client_view is not None
+    assert (await strict.greet(client, None, first.client_view.session)).is_refused
 
 
-# Renewing.
+# Renewal.
 
 
 def replace(file: Path, new: Path) -> None:
@@ -410,7 +420,7 @@ def replace(file: Path, new: Path) -> None:
 
 
 @names
-async def test_a_certificate_that_is_renewed_is_served_from_then_on(
+async def test_renewed_certificate_is_served(
     throw_away_ca: ThrowAwayCA, tmp_path: Path, name: str | None
 ) -> None:
     bind = Bind(throw_away_ca, tmp_path)
@@ -420,60 +430,65 @@ async def test_a_certificate_that_is_renewed_is_served_from_then_on(
         )
     bind.renew()
     outcome = await bind.greet(bind.client(), name)
-    assert outcome.seen is not None
-    assert outcome.seen.names == [*served(name), "new.example"]
+    assert outcome.client_view is not None
+    assert outcome.client_view.names == [*served_names(name), "new.example"]
 
 
-async def test_what_is_unchanged_keeps_its_context(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:  # noqa: ASYNC124 - its fixtures are Trio's
+async def test_unchanged_certificates_keep_their_context(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:  # noqa: ASYNC124 - its fixtures are Trio's
     bind = Bind(throw_away_ca, tmp_path)
     before = dict(bind.terminator._state.contexts)
     replace(bind.folder / "1.pem", throw_away_ca.issue("second.example", folder=tmp_path))
     bind.renew()
     after = dict(bind.terminator._state.contexts)
     assert len(before.keys() & after.keys()) == 2
-    assert all(before[together] is after[together] for together in before.keys() & after.keys())
+    assert all(
+        before[certificate_set] is after[certificate_set] for certificate_set in before.keys() & after.keys()
+    )
 
 
 @versions
-async def test_sessions_can_be_resumed_while_their_certificate_stays(
+async def test_unchanged_certificate_allows_resumption_after_reload(
     throw_away_ca: ThrowAwayCA, tmp_path: Path, version: str
 ) -> None:
     bind = Bind(throw_away_ca, tmp_path, client_verify="required", client_ca=throw_away_ca.pem)
     client = bind.client(throw_away_ca.issue_client("alice"), version=version)
     first = await bind.greet(client, "first.example")
-    assert first.seen is not None
+    assert first.client_view is not None
     replace(bind.folder / "1.pem", throw_away_ca.issue("second.example", folder=tmp_path))
     bind.renew()
-    again = await bind.greet(client, "first.example", first.seen.session)
-    assert again.facts is not None
-    assert again.facts.is_resumed
+    resumed = await bind.greet(client, "first.example", first.client_view.session)
+    assert resumed.info is not None
+    assert resumed.info.is_resumed
 
 
 @versions
 @names
-async def test_where_others_take_the_tickets_a_renewed_certificate_keeps_its_context(
+async def test_staged_renewal_keeps_contexts_and_tickets(
     throw_away_ca: ThrowAwayCA, tmp_path: Path, name: str | None, version: str
 ) -> None:
-    """Prepared apart, taken up where handshakes begin; until then nothing has changed."""
+    """A renewal is prepared apart, and applied where handshakes begin.
+
+    Until then nothing changes. The context stays, so other processes still accept its session tickets.
+    """
     bind = Bind(throw_away_ca, tmp_path)
     client, before = bind.client(version=version), dict(bind.terminator._state.contexts)
     first = await bind.greet(client, name)
-    assert first.seen is not None
+    assert first.client_view is not None
     for number, served_name in enumerate(("first.example", "second.example", "*.third.example")):
         replace(bind.folder / f"{number}.pem", throw_away_ca.issue(served_name, folder=tmp_path))
-    take_up = bind.terminator.stage(list(bind.certificates()))
+    apply = bind.terminator.stage(list(bind.certificates()))
     assert bind.terminator._state.contexts == before
-    assert (await bind.shown_to(name)) == first.seen.certificate
-    take_up()
+    assert (await bind.served_certificate(name)) == first.client_view.certificate
+    apply()
     assert set(bind.terminator._state.contexts.values()) == set(before.values())
-    assert (await bind.shown_to(name)) != first.seen.certificate
-    again = await bind.greet(client, name, first.seen.session)
-    assert again.facts is not None
-    assert again.facts.is_resumed
+    assert (await bind.served_certificate(name)) != first.client_view.certificate
+    resumed = await bind.greet(client, name, first.client_view.session)
+    assert resumed.info is not None
+    assert resumed.info.is_resumed
 
 
-@pytest.mark.parametrize("change", ["names", "kind of key", "ca"])
-async def test_where_more_than_dates_change_a_context_is_made_anew(
+@pytest.mark.parametrize("change", ["names", "key type", "ca"])
+async def test_changed_names_key_or_ca_replace_context(
     throw_away_ca: ThrowAwayCA, tmp_path: Path, change: str
 ) -> None:
     ca = tmp_path / "ca.pem"
@@ -482,11 +497,11 @@ async def test_where_more_than_dates_change_a_context_is_made_anew(
     before = bind.terminator.select(None)
     assert before is not None
     if change == "ca":
-        (tmp_path / "again.pem").write_bytes(throw_away_ca.pem.read_bytes())
-        replace(ca, tmp_path / "again.pem")
+        (tmp_path / "copy.pem").write_bytes(throw_away_ca.pem.read_bytes())
+        replace(ca, tmp_path / "copy.pem")
     else:
         names = ("first.example", "other.example") if change == "names" else ("first.example",)
-        key_type: Any = "rsa" if change == "kind of key" else "ec"
+        key_type: Any = "rsa" if change == "key type" else "ec"
         replace(bind.folder / "0.pem", throw_away_ca.issue(*names, key_type=key_type, folder=tmp_path))
     bind.terminator.stage(list(bind.certificates()))()
     after = bind.terminator.select(None)
@@ -495,7 +510,7 @@ async def test_where_more_than_dates_change_a_context_is_made_anew(
     assert not (await bind.greet(bind.client(), "first.example")).is_refused
 
 
-async def test_a_certificate_that_is_no_good_is_found_before_anything_changes(  # noqa: ASYNC124 - its fixtures are Trio's
+async def test_staging_invalid_certificate_changes_nothing(  # noqa: ASYNC124 - its fixtures are Trio's
     throw_away_ca: ThrowAwayCA, tmp_path: Path
 ) -> None:
     bind = Bind(throw_away_ca, tmp_path)
@@ -508,7 +523,7 @@ async def test_a_certificate_that_is_no_good_is_found_before_anything_changes(  
 
 @versions
 @names
-async def test_who_is_revoked_meanwhile_does_not_come_back_with_his_old_session(
+async def test_revoked_client_cannot_resume_its_session(
     throw_away_ca: ThrowAwayCA, tmp_path: Path, name: str | None, version: str
 ) -> None:
     crl = throw_away_ca.revoke(folder=tmp_path)
@@ -518,39 +533,39 @@ async def test_who_is_revoked_meanwhile_does_not_come_back_with_his_old_session(
     bob = throw_away_ca.issue_client("bob")
     client = bind.client(bob, version=version)
     first = await bind.greet(client, name)
-    assert first.seen is not None
+    assert first.client_view is not None
     replace(crl, throw_away_ca.revoke(bob, folder=tmp_path))
     bind.renew()
-    again = await bind.greet(client, name, first.seen.session)
-    assert again.is_refused
-    assert again.refusal == "certificate revoked"
+    resumed = await bind.greet(client, name, first.client_view.session)
+    assert resumed.is_refused
+    assert resumed.server_error == "certificate revoked"
 
 
 @names
-async def test_a_ca_that_is_replaced_decides_who_comes_in(
-    throw_away_ca: ThrowAwayCA, foreign: ThrowAwayCA, tmp_path: Path, name: str | None
+async def test_replaced_ca_decides_accepted_clients(
+    throw_away_ca: ThrowAwayCA, untrusted_ca: ThrowAwayCA, tmp_path: Path, name: str | None
 ) -> None:
     ca = tmp_path / "ca.pem"
     ca.write_bytes(throw_away_ca.pem.read_bytes())
     bind = Bind(throw_away_ca, tmp_path, client_verify="required", client_ca=ca)
-    ours, theirs = throw_away_ca.issue_client("alice"), foreign.issue_client("eve")
-    replace(ca, foreign.pem)
+    ours, theirs = throw_away_ca.issue_client("alice"), untrusted_ca.issue_client("eve")
+    replace(ca, untrusted_ca.pem)
     bind.renew()
     assert (await bind.greet(bind.client(ours), name)).is_refused
     assert not (await bind.greet(bind.client(theirs), name)).is_refused
 
 
-@pytest.mark.parametrize("which", ["client_ca", "client_crl"])
+@pytest.mark.parametrize("broken_key", ["client_ca", "client_crl"])
 @pytest.mark.parametrize("content", [None, b"hello"])
-async def test_renewing_with_what_is_no_good_raises_and_changes_nothing(
-    throw_away_ca: ThrowAwayCA, tmp_path: Path, which: str, content: bytes | None
+async def test_reload_with_broken_file_changes_nothing(
+    throw_away_ca: ThrowAwayCA, tmp_path: Path, broken_key: str, content: bytes | None
 ) -> None:
     ca = tmp_path / "ca.pem"
     ca.write_bytes(throw_away_ca.pem.read_bytes())
     crl = throw_away_ca.revoke(folder=tmp_path)
     bind = Bind(throw_away_ca, tmp_path, client_verify="required", client_ca=ca, client_crl=crl)
     before = bind.terminator._state
-    broken = ca if which == "client_ca" else crl
+    broken = ca if broken_key == "client_ca" else crl
     broken.unlink()
     if content is not None:
         broken.write_bytes(content)
@@ -560,13 +575,11 @@ async def test_renewing_with_what_is_no_good_raises_and_changes_nothing(
     assert bind.terminator._state is before
     alice = throw_away_ca.issue_client("alice")
     outcome = await bind.greet(bind.client(alice), None)
-    assert outcome.seen is not None
-    assert outcome.seen.names == ["first.example"]
+    assert outcome.client_view is not None
+    assert outcome.client_view.names == ["first.example"]
 
 
-async def test_a_certificate_that_is_gone_takes_its_name_with_it(
-    throw_away_ca: ThrowAwayCA, tmp_path: Path
-) -> None:
+async def test_removed_certificate_removes_its_name(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
     bind = Bind(throw_away_ca, tmp_path, strict_sni=True)
     (bind.folder / "1.pem").unlink()
     bind.renew()
@@ -574,7 +587,7 @@ async def test_a_certificate_that_is_gone_takes_its_name_with_it(
     assert not (await bind.greet(bind.client(), "first.example")).is_refused
 
 
-async def test_a_handshake_that_began_before_ends_well(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
+async def test_handshake_in_progress_survives_reload(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
     bind = Bind(throw_away_ca, tmp_path)
     offer = bind.terminator.select("first.example")
     assert offer is not None

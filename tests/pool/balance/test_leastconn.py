@@ -1,4 +1,4 @@
-"""leastconn: the fewest sessions for its weight, equals in turn, never a server that may not be used."""
+"""The balance leastconn: the fewest sessions for the weight, equal servers in turn, only usable servers."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ some_servers = st.lists(
 )
 
 
-def load(of: Server) -> Fraction:
-    """With the session that is to come, as HAProxy counts; those without any come first."""
-    return Fraction(of.sessions + 1, of.weight) if of.sessions else Fraction(0)
+def load(server: Server) -> Fraction:
+    """Return the load with the next session included, as HAProxy counts it. Idle servers come first."""
+    return Fraction(server.sessions + 1, server.weight) if server.sessions else Fraction(0)
 
 
 @given(some_servers, st.integers(1, 10))
-def test_it_picks_a_usable_one_whenever_there_is_one(servers: list[Server], times: int) -> None:
+def test_choice_is_usable_if_any_server_is(servers: list[Server], times: int) -> None:
     balance = LeastConn()
     for _ in range(times):
         chosen = choose(balance, servers)
@@ -55,7 +55,7 @@ def test_it_picks_a_usable_one_whenever_there_is_one(servers: list[Server], time
 
 
 @given(some_servers, st.integers(1, 10))
-def test_it_picks_the_one_with_the_fewest_sessions_for_its_weight(servers: list[Server], times: int) -> None:
+def test_choice_has_fewest_sessions_for_its_weight(servers: list[Server], times: int) -> None:
     balance = LeastConn()
     for _ in range(times):
         chosen = choose(balance, servers)
@@ -65,14 +65,14 @@ def test_it_picks_the_one_with_the_fewest_sessions_for_its_weight(servers: list[
 
 
 @given(st.integers(1, 8), st.integers(1, 256), st.integers(0, 50))
-def test_equals_take_turns(count: int, weight: int, sessions: int) -> None:
+def test_equal_servers_take_turns(count: int, weight: int, sessions: int) -> None:
     balance = LeastConn()
     servers = [server(str(number), weight=weight, sessions=sessions) for number in range(count)]
     chosen = [choose(balance, servers) for _ in range(3 * count)]
     assert [s.name for s in chosen if s] == [str(number) for number in range(count)] * 3
 
 
-def test_equals_take_turns_also_when_each_session_is_over_before_the_next() -> None:
+def test_equal_servers_take_turns_for_consecutive_sessions() -> None:
     balance, servers = LeastConn(), [server("a"), server("b"), server("c")]
     names = []
     for _ in range(7):
@@ -84,14 +84,14 @@ def test_equals_take_turns_also_when_each_session_is_over_before_the_next() -> N
     assert names == ["a", "b", "c", "a", "b", "c", "a"]
 
 
-def test_those_that_may_not_be_used_are_left_out_of_the_turns() -> None:
+def test_unusable_servers_get_no_turn() -> None:
     balance = LeastConn()
     servers = [server("a"), server("b", state=AdminState.DRAIN), server("c", weight=0), server("d")]
     assert [s.name for _ in range(4) if (s := choose(balance, servers))] == ["a", "d", "a", "d"]
 
 
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=5))
-def test_sessions_that_stay_are_spread_by_weight(weights: list[int]) -> None:
+def test_active_sessions_are_spread_by_weight(weights: list[int]) -> None:
     balance = LeastConn()
     servers = [server(str(number), weight=weight) for number, weight in enumerate(weights)]
     rounds = 5
@@ -104,24 +104,24 @@ def test_sessions_that_stay_are_spread_by_weight(weights: list[int]) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(1, 9), min_size=2, max_size=4), st.integers(20, 40))
-def test_over_a_long_run_each_has_had_its_share(weights: list[int], lifetime: int) -> None:
+def test_long_run_spreads_sessions_by_weight(weights: list[int], lifetime: int) -> None:
     balance = LeastConn()
     servers = [server(str(number), weight=weight) for number, weight in enumerate(weights)]
-    there: deque[Server] = deque()
-    rounds, had = 60, Counter[str]()
+    active: deque[Server] = deque()
+    rounds, count = 60, Counter[str]()
     for _ in range(rounds * sum(weights)):
         chosen = choose(balance, servers)
         assert chosen is not None
         chosen.add_session()
-        had[chosen.name] += 1
-        there.append(chosen)
-        if len(there) > lifetime * sum(weights):
-            there.popleft().remove_session()
+        count[chosen.name] += 1
+        active.append(chosen)
+        if len(active) > lifetime * sum(weights):
+            active.popleft().remove_session()
     for s in servers:
-        assert had[s.name] == pytest.approx(rounds * s.weight, rel=0.1)
+        assert count[s.name] == pytest.approx(rounds * s.weight, rel=0.1)
 
 
-def test_one_that_comes_back_is_filled_up_first() -> None:
+def test_returning_server_is_filled_first() -> None:
     balance = LeastConn()
     back, busy = server("back"), server("busy", sessions=10)
     for _ in range(10):
@@ -136,7 +136,7 @@ def test_one_that_comes_back_is_filled_up_first() -> None:
     assert names == {"back": 5, "busy": 5}
 
 
-def test_ten_of_one_weigh_as_much_as_one_of_ten() -> None:
+def test_weight_ten_takes_ten_times_the_sessions() -> None:
     balance, small, big = LeastConn(), server("small", sessions=1), server("big", weight=10, sessions=18)
     assert choose(balance, [small, big]) is big
     big.add_session()
@@ -145,8 +145,8 @@ def test_ten_of_one_weigh_as_much_as_one_of_ten() -> None:
     assert choose(balance, [small, big]) is small
 
 
-def test_it_goes_through_the_servers_as_haproxy_does() -> None:
-    """Seen at HAProxy 2.6.12: weights 1 and 10, six sessions one after another, then fourteen that stay."""
+def test_order_of_servers_matches_haproxy() -> None:
+    """Observed with HAProxy 2.6.12: weights 1 and 10, six sessions one after another, then fourteen that stay."""
     balance, small, big = LeastConn(), server("a"), server("b", weight=10)
     balance.set_servers([small, big])
     short = [chosen.name for _ in range(6) if (chosen := balance.choose())]
@@ -160,17 +160,17 @@ def test_it_goes_through_the_servers_as_haproxy_does() -> None:
     assert staying == ["a"] + ["b"] * 13
 
 
-def test_idle_ones_come_before_all_others_however_strong_those_are() -> None:
+def test_idle_server_precedes_busy_server_of_any_weight() -> None:
     balance, strong, weak = LeastConn(), server("strong", weight=256, sessions=1), server("weak")
     balance.set_servers([strong, weak])
     assert [balance.choose() for _ in range(3)] == [weak] * 3
 
 
-def test_nobody_is_chosen_where_nobody_is() -> None:
+def test_balance_without_servers_chooses_none() -> None:
     assert choose(LeastConn(), []) is None
 
 
-def test_the_list_may_shrink_and_grow_between_choices() -> None:
+def test_servers_may_change_between_choices() -> None:
     balance, servers = LeastConn(), [server(str(number)) for number in range(4)]
     for size in (4, 1, 3, 0, 2, 4):
         chosen = choose(balance, servers[:size])
@@ -180,14 +180,14 @@ def test_the_list_may_shrink_and_grow_between_choices() -> None:
 @pytest.mark.parametrize(
     ("state", "weight", "has_address"), list(itertools.product(AdminState, (0, 1), (False, True)))
 )
-def test_a_server_takes_sessions_only_when_ready_weighty_and_resolved(
+def test_server_is_usable_if_ready_weighted_and_resolved(
     state: AdminState, weight: int, has_address: bool
 ) -> None:
-    tried = Server("s", weight=weight, state=state, addresses=ADDRESS if has_address else ())
-    assert tried.is_usable == (state is AdminState.READY and weight == 1 and has_address)
+    candidate = Server("s", weight=weight, state=state, addresses=ADDRESS if has_address else ())
+    assert candidate.is_usable == (state is AdminState.READY and weight == 1 and has_address)
 
 
-def test_a_server_counts_those_that_are_there() -> None:
+def test_server_counts_its_active_sessions() -> None:
     counted = server("s")
     for _ in range(3):
         counted.add_session()

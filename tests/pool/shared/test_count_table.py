@@ -1,4 +1,4 @@
-"""The hash table that one process writes and others read: as a dict, but for its fixed size."""
+"""The hash table that one process writes and others read: a dict of fixed size."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mailproxy.pool import CountTable, client_hash, words_for
 
-KEYS = st.one_of(st.integers(1, 2**64 - 1), st.integers(1, 40))  # the latter meet in buckets
+KEYS = st.one_of(st.integers(1, 2**64 - 1), st.integers(1, 40))  # the latter share buckets
 VALUES = st.integers(1, 2**64 - 1)
 
 
@@ -28,7 +28,7 @@ def test_table_is_a_dict_with_limited_room(steps: list[tuple[int, int | None]]) 
         elif table.put(key, value):
             model[key] = value
         else:
-            assert key not in model, "a key that is there keeps its cell"
+            assert key not in model, "a present key keeps its cell"
     for key in {key for key, _ in steps}:
         assert reader.get(key) == model.get(key, 0)
 
@@ -46,7 +46,7 @@ def test_memory_of_another_size_is_refused(words: int) -> None:
         CountTable(memory(words))
 
 
-def test_half_full_table_has_room_for_every_key() -> None:
+def test_half_full_table_accepts_every_key() -> None:
     keys = 8192
     table = CountTable(memory(words_for(keys)))
     values = {client_hash(number, b"half"): number for number in range(1, keys + 1)}
@@ -54,33 +54,33 @@ def test_half_full_table_has_room_for_every_key() -> None:
     assert all(table.get(key) == value for key, value in values.items())
 
 
-def test_table_stays_half_full_through_any_number_of_changes() -> None:
-    """Freed cells are used again: a table that lives long has as much room as a new one."""
+def test_table_reuses_freed_cells() -> None:
+    """Freed cells are used again. An old table has as much room as a new one."""
     keys = 1024
     table = CountTable(memory(words_for(keys)))
-    here: list[int] = []
+    present: list[int] = []
     for number in range(40 * keys):
-        if len(here) == keys:
-            place = client_hash(number, b"place") % keys
-            here[place], here[-1] = here[-1], here[place]
-            table.delete(here.pop())
+        if len(present) == keys:
+            index = client_hash(number, b"index") % keys
+            present[index], present[-1] = present[-1], present[index]
+            table.delete(present.pop())
         key = client_hash(number, b"key")
         assert table.put(key, 1)
-        here.append(key)
+        present.append(key)
 
 
-def test_replaced_entry_never_lends_its_value() -> None:
-    """A reader that has found its key just before another took the cell reads nothing."""
+def test_replaced_entry_reads_as_zero() -> None:
+    """A reader that finds its key just before another key takes the cell reads nothing."""
     words = memory(words_for(1))
     table = CountTable(words)
     assert table.put(1, 7)
 
     class Reader(CountTable):
         def _find(self, key: int) -> int:
-            place = super()._find(key)
+            index = super()._find(key)
             table.delete(1)
             assert table.put(33, 9)  # the same buckets
-            return place
+            return index
 
     assert Reader(words).get(1) == 0
     assert table.get(33) == 9

@@ -1,4 +1,4 @@
-"""What becomes of a server's sessions when it goes: they go on, or end at once, as ``on_marked_down`` says."""
+"""The sessions of a server that goes down continue or end at once, as ``on_marked_down`` says."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import trio
 import trio.testing
 
 from mailproxy.testing import Collect, Connection, Flood, HalfClose, Send, dial
-from tests.support.patience import wait_until
 from tests.support.proxy.backend_cluster import (
     BackendCluster,
     assert_rejected,
@@ -19,13 +18,14 @@ from tests.support.proxy.backend_cluster import (
 )
 from tests.support.proxy.proxy_harness import TIMEOUT_S, ResourceSnapshot
 from tests.support.proxy.relays import ON_BOTH
+from tests.support.timeouts import wait_until
 
 SHUT_DOWN: dict[str, Any] = {"on_marked_down": "shutdown-sessions"}
-NEVER: dict[str, Any] = {"timeouts": {"connect": "1h"}}
+LONG_CONNECT_TIMEOUT: dict[str, Any] = {"timeouts": {"connect": "1h"}}
 
 
-async def two_guests(cluster: BackendCluster, **settings: Any) -> tuple[Connection, Connection]:
-    """One at s1, one at s2."""
+async def connect_two(cluster: BackendCluster, **settings: Any) -> tuple[Connection, Connection]:
+    """Connect a client to s1 and one to s2."""
     await cluster.add_server("s1")
     await cluster.add_server("s2")
     await cluster.start_proxy(balance="roundrobin", **settings)
@@ -36,15 +36,15 @@ async def two_guests(cluster: BackendCluster, **settings: Any) -> tuple[Connecti
 
 @ON_BOTH
 @pytest.mark.parametrize("tls", [False, True])
-async def test_sessions_of_a_server_in_maintenance_end(cluster: BackendCluster, tls: bool) -> None:
-    one, two = await two_guests(cluster, tls=tls, **SHUT_DOWN)
+async def test_sessions_end_in_maintenance(cluster: BackendCluster, tls: bool) -> None:
+    one, two = await connect_two(cluster, tls=tls, **SHUT_DOWN)
     await assert_served(one)
     cluster.states["s1"].set_state("maint")
     await assert_rejected(one)
-    assert one.end in {"eof", "close_notify"}, "no reset: what was on its way may arrive"
+    assert one.end in {"eof", "close_notify"}, "no reset, so that data in flight can arrive"
     with trio.fail_after(TIMEOUT_S):
         await cluster.servers["s1"].wait_ended()
-    assert cluster.servers["s1"].connections[0].end == "eof", "the server's side ends, too"
+    assert cluster.servers["s1"].connections[0].end == "eof", "the connection to the server must end, too"
     line = await cluster.harness.session()
     assert (line["end"], line["by"], line["phase"], line["state"]) == ("server-down", "proxy", "data", "D-")
     assert (line["server"], line["bytes_in"], line["bytes_out"]) == ("s1", 14, 18)
@@ -52,8 +52,8 @@ async def test_sessions_of_a_server_in_maintenance_end(cluster: BackendCluster, 
     assert [server.sessions for server in cluster.states.values()] == [0, 1]
 
 
-async def test_the_log_has_the_server_before_its_sessions(cluster: BackendCluster) -> None:
-    await two_guests(cluster, **SHUT_DOWN)
+async def test_server_is_logged_before_sessions(cluster: BackendCluster) -> None:
+    await connect_two(cluster, **SHUT_DOWN)
     cluster.states["s1"].set_state("maint")
     await cluster.harness.session()
     lines = [line for line in cluster.harness.lines() if line["event"] in ("server-state", "session")]
@@ -61,16 +61,16 @@ async def test_the_log_has_the_server_before_its_sessions(cluster: BackendCluste
     assert "1 sessions active, 0 requeued" in lines[0]["message"]
 
 
-async def test_haproxys_line_of_it(cluster: BackendCluster) -> None:
-    await two_guests(cluster, tcplog=True, **SHUT_DOWN)
+async def test_tcplog_state_is_d(cluster: BackendCluster) -> None:
+    await connect_two(cluster, tcplog=True, **SHUT_DOWN)
     cluster.states["s1"].set_state("maint")
     line = await cluster.tcplog_line()
     assert (line.server, line.state, line.retries, line.queue) == ("b/s1", "D-", "0", "0/0")
 
 
 @pytest.mark.parametrize("settings", [{}, {"on_marked_down": "none"}])
-async def test_unless_it_is_wished_sessions_go_on(cluster: BackendCluster, settings: dict[str, Any]) -> None:
-    one, two = await two_guests(cluster, **settings)
+async def test_sessions_continue_by_default(cluster: BackendCluster, settings: dict[str, Any]) -> None:
+    one, two = await connect_two(cluster, **settings)
     cluster.states["s1"].set_state("maint")
     await assert_served(one)
     await assert_served(two)
@@ -80,7 +80,7 @@ async def test_unless_it_is_wished_sessions_go_on(cluster: BackendCluster, setti
     assert {line["end"] for line in lines} == {"client-closed"}
 
 
-async def test_a_server_may_have_it_otherwise_than_its_backend(cluster: BackendCluster) -> None:
+async def test_server_setting_overrides_backend(cluster: BackendCluster) -> None:
     await cluster.add_server("s1", on_marked_down="none")
     await cluster.add_server("s2")
     await cluster.start_proxy(balance="roundrobin", **SHUT_DOWN)
@@ -91,9 +91,9 @@ async def test_a_server_may_have_it_otherwise_than_its_backend(cluster: BackendC
     await assert_served(one)
 
 
-async def test_sessions_of_a_server_that_drains_go_on(cluster: BackendCluster) -> None:
-    """Until it goes for maintenance, which is how one is emptied that people will not leave."""
-    one, _ = await two_guests(cluster, **SHUT_DOWN)
+async def test_sessions_continue_while_draining(cluster: BackendCluster) -> None:
+    """Maintenance then ends them: so an operator empties a server that clients do not leave."""
+    one, _ = await connect_two(cluster, **SHUT_DOWN)
     cluster.states["s1"].set_state("drain")
     await assert_served(one)
     cluster.states["s1"].set_state("maint")
@@ -101,20 +101,20 @@ async def test_sessions_of_a_server_that_drains_go_on(cluster: BackendCluster) -
     assert (await cluster.harness.session())["end"] == "server-down"
 
 
-async def test_a_server_that_comes_back_has_new_sessions_only(cluster: BackendCluster) -> None:
-    one, _ = await two_guests(cluster, **SHUT_DOWN)
+async def test_returned_server_gets_new_sessions(cluster: BackendCluster) -> None:
+    one, _ = await connect_two(cluster, **SHUT_DOWN)
     cluster.states["s1"].set_state("maint")
     await assert_rejected(one)
     cluster.states["s1"].set_state("ready")
     assert {await cluster.connect_and_close() for _ in range(2)} == {"s1", "s2"}
-    again = await cluster.connect_client()
-    while await receive_server_name(again) != "s1":
-        again = await cluster.connect_client()
+    later = await cluster.connect_client()
+    while await receive_server_name(later) != "s1":
+        later = await cluster.connect_client()
     cluster.states["s1"].set_state("maint")
-    await assert_rejected(again)
+    await assert_rejected(later)
 
 
-async def test_sessions_of_a_server_whose_checks_fail_end(cluster: BackendCluster) -> None:
+async def test_sessions_end_when_checks_fail(cluster: BackendCluster) -> None:
     checked = await cluster.start_unlisted_server("checked")
     await cluster.add_server("s1", check=check_of(checked))
     await cluster.add_server("s2")
@@ -124,12 +124,12 @@ async def test_sessions_of_a_server_whose_checks_fail_end(cluster: BackendCluste
     await assert_rejected(client)
     line = await cluster.harness.session()
     assert (line["end"], line["state"]) == ("server-down", "D-")
-    (said,) = await cluster.harness.events("server-down")
-    assert "1 sessions active" in said["message"]
+    (event,) = await cluster.harness.events("server-down")
+    assert "1 sessions active" in event["message"]
     assert await cluster.connect_and_close() == "s2"
 
 
-async def test_sessions_of_the_last_server_end_too(cluster: BackendCluster) -> None:
+async def test_sessions_of_last_server_end(cluster: BackendCluster) -> None:
     await cluster.add_server("s1")
     await cluster.start_proxy(**SHUT_DOWN)
     client = await cluster.connect_greeted()
@@ -139,8 +139,8 @@ async def test_sessions_of_the_last_server_end_too(cluster: BackendCluster) -> N
     assert (await cluster.harness.session())["end"] == "server-down"
 
 
-async def test_other_backends_sessions_go_on(cluster: BackendCluster) -> None:
-    """Also those at a server of the same name and address."""
+async def test_sessions_of_other_backend_continue(cluster: BackendCluster) -> None:
+    """Also sessions at a server with the same name and address."""
     server = await cluster.add_server("s1")
     bind = [{"address": "127.0.0.1:0"}]
     same = {"name": "s1", "address": server.address, **SHUT_DOWN}
@@ -161,14 +161,14 @@ async def test_other_backends_sessions_go_on(cluster: BackendCluster) -> None:
         await assert_served(other)
 
 
-# Whatever they are at
+# In each phase
 
 
-@pytest.mark.parametrize("where", ["connecting", "TLS", "in the pause"])
-async def test_who_is_being_connected_is_taken_elsewhere(cluster: BackendCluster, where: str) -> None:
-    """Nothing has come of it yet, so nothing is lost."""
-    tls = cluster.harness.ca.server_context("127.0.0.1") if where == "TLS" else None
-    match where:
+@pytest.mark.parametrize("phase", ["connecting", "TLS", "turnaround pause"])
+async def test_connecting_session_is_redispatched(cluster: BackendCluster, phase: str) -> None:
+    """No data has been exchanged yet, so nothing is lost."""
+    tls = cluster.harness.ca.server_context("127.0.0.1") if phase == "TLS" else None
+    match phase:
         case "connecting":
             await cluster.add_unanswering_server("s1")
         case "TLS":
@@ -176,21 +176,21 @@ async def test_who_is_being_connected_is_taken_elsewhere(cluster: BackendCluster
         case _:
             await cluster.add_server("s1")
     await cluster.add_server("s2", tls=tls)
-    sticky: dict[str, Any] = {"stick": {"on": "source"}} if where == "in the pause" else {}
+    sticky: dict[str, Any] = {"stick": {"on": "source"}} if phase == "turnaround pause" else {}
     await cluster.start_proxy(
         balance="first",
         retries=3,
-        introduced=True,
+        accept_proxy=True,
         backend_tls=tls is not None,
         **SHUT_DOWN,
-        **NEVER,
+        **LONG_CONNECT_TIMEOUT,
         **sticky,
     )
     if sticky:
         assert await cluster.connect_and_close() == "s1"
         await cluster.servers["s1"].close()
     client = await cluster.connect_client()
-    match where:
+    match phase:
         case "connecting":
             await cluster.wait_for_sessions()
         case "TLS":
@@ -208,7 +208,7 @@ async def test_who_is_being_connected_is_taken_elsewhere(cluster: BackendCluster
     assert [server.sessions for server in cluster.states.values()] == [0, 0]
 
 
-async def test_who_was_taken_elsewhere_has_nothing_to_do_with_it_any_more(cluster: BackendCluster) -> None:
+async def test_redispatched_session_ignores_first_server(cluster: BackendCluster) -> None:
     await cluster.add_refusing_servers("s1")
     await cluster.add_server("s2")
     await cluster.start_proxy(balance="first", retries=1, **SHUT_DOWN)
@@ -220,7 +220,7 @@ async def test_who_was_taken_elsewhere_has_nothing_to_do_with_it_any_more(cluste
 @ON_BOTH
 @pytest.mark.parametrize("server_tls", [False, True])
 @pytest.mark.parametrize("tls", [False, True])
-async def test_peers_that_read_nothing_keep_no_session(
+async def test_stalled_peers_do_not_keep_session(
     cluster: BackendCluster, tls: bool, server_tls: bool
 ) -> None:
     await cluster.add_server(
@@ -231,7 +231,7 @@ async def test_peers_that_read_nothing_keep_no_session(
     client = await cluster.connect_client()
     with trio.fail_after(TIMEOUT_S):
         await client.receive_exactly(100)
-        await trio.testing.wait_all_tasks_blocked(0.05)  # everything is full now
+        await trio.testing.wait_all_tasks_blocked(0.05)  # all buffers are full now
         cluster.states["s1"].set_state("maint")
         line = await cluster.harness.session()
     assert (line["end"], line["state"]) == ("server-down", "D-")
@@ -240,19 +240,19 @@ async def test_peers_that_read_nothing_keep_no_session(
 
 
 @ON_BOTH
-async def test_half_closed_sessions_end_too(cluster: BackendCluster) -> None:
+async def test_half_closed_session_ends(cluster: BackendCluster) -> None:
     await cluster.add_server("s1", (Send(b"s1\r\n"), HalfClose(), Collect()))
     await cluster.start_proxy(**SHUT_DOWN)
     client = await cluster.connect_client()
     with trio.fail_after(TIMEOUT_S):
-        assert await client.receive_until_end() == b"s1\r\n"  # the session goes on the other way
+        assert await client.receive_until_end() == b"s1\r\n"  # the session continues in the other direction
     assert cluster.proxy.sessions == 1
     cluster.states["s1"].set_state("maint")
     assert (await cluster.harness.session())["end"] == "server-down"
 
 
 @ON_BOTH
-async def test_a_hundred_sessions_end_at_once(cluster: BackendCluster) -> None:
+async def test_hundred_sessions_end_at_once(cluster: BackendCluster) -> None:
     await cluster.add_server("s1")
     await cluster.add_server("s2")
     await cluster.start_proxy(**SHUT_DOWN)
@@ -264,14 +264,14 @@ async def test_a_hundred_sessions_end_at_once(cluster: BackendCluster) -> None:
     assert [server.sessions for server in cluster.states.values()] == [0, 50]
     ended = 0
 
-    async def notice(client: Connection) -> None:
+    async def count_end(client: Connection) -> None:
         nonlocal ended
         await client.receive_until_end()
         ended += 1
 
     async with trio.open_nursery() as nursery:
         for client in clients:
-            nursery.start_soon(notice, client)
+            nursery.start_soon(count_end, client)
         await wait_until(lambda: ended == 50)
         await trio.testing.wait_all_tasks_blocked(0.01)
         assert ended == 50
@@ -281,13 +281,13 @@ async def test_a_hundred_sessions_end_at_once(cluster: BackendCluster) -> None:
     await before.wait_until_restored()
 
 
-async def test_a_place_that_is_freed_so_is_no_place(cluster: BackendCluster) -> None:
-    """The sessions end because the server goes: those who wait for one do not get it."""
+async def test_ended_sessions_give_no_slot_to_queue(cluster: BackendCluster) -> None:
+    """The sessions end because the server is down, so queued sessions must not get its slots."""
     server = await cluster.add_server("s1", max_sessions=1)
     await cluster.start_proxy(**SHUT_DOWN)
-    here, client = await cluster.connect_greeted(), await cluster.connect_queued()
+    current, client = await cluster.connect_greeted(), await cluster.connect_queued()
     cluster.states["s1"].set_state("maint")
-    await assert_rejected(here)
+    await assert_rejected(current)
     await trio.testing.wait_all_tasks_blocked(0.01)
     assert (cluster.pool.waiting, server.accepted) == (1, 1)
     cluster.states["s1"].set_state("ready")

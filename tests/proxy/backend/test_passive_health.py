@@ -1,4 +1,4 @@
-"""Sessions that cannot be connected tell of a server between its checks: how many it takes, of how many clients, and what follows."""
+"""Passive health: how many failed sessions of how many clients count as a failed check, and the effects."""
 
 from __future__ import annotations
 
@@ -29,14 +29,17 @@ GREETING = b"* OK ready\r\n"
 
 
 @pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first round of checks is waited for, however busy the machine is."""
+def long_first_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for the first round of checks even on a busy machine."""
     monkeypatch.setattr("mailproxy.proxy.checks.checker._FIRST_ROUND_S", TIMEOUT_S)
 
 
 @define
-class Watched:
-    """A proxy with a server ``s`` that is observed. Its checks go elsewhere, to ``agent``, and do not come by themselves."""
+class ObservedServer:
+    """A proxy with an observed server ``s``.
+
+    Its checks connect to ``agent``, and none is due during a test.
+    """
 
     harness: ProxyHarness
     proxy: mailproxy.Proxy
@@ -47,8 +50,11 @@ class Watched:
     def server(self) -> ProxyServer:
         return self.proxy.backends["b"].servers["s"]
 
-    async def visit(self, client: str | None = None) -> str:
-        """A session from its beginning to its end, of this client if there is a proxy in front; how it ended."""
+    async def run_session(self, client: str | None = None) -> str:
+        """Run a session and return its end reason.
+
+        ``client`` is the address that a proxy in front sends.
+        """
         async with await self.harness.dial(self.proxy) as connection:
             if client is not None:
                 await connection.send(f"PROXY TCP4 {client} 192.0.2.1 40000 143\r\n".encode())
@@ -59,67 +65,67 @@ class Watched:
         end: str = (await self.harness.sessions(self.sessions))[-1]["end"]
         return end
 
-    async def becomes(self, status: str) -> None:
+    async def wait_for_status(self, status: str) -> None:
         with trio.fail_after(TIMEOUT_S):
-            while self.server.status != status:  # noqa: ASYNC110 - a word, not an event
+            while self.server.status != status:  # noqa: ASYNC110 - a value, not an event
                 await trio.sleep(0.005)
 
 
-async def watched(
+async def observe(
     harness: ProxyHarness,
     address: str,
     *,
-    introduced: bool = False,
+    accept_proxy: bool = False,
     check: dict[str, Any] | None = None,
     **backend: Any,
-) -> Watched:
+) -> ObservedServer:
     agent = await harness.server(collect(GREETING))
     port = int(agent.address.rpartition(":")[2])
     checks = {"type": "script", "steps": [{"expect": "OK"}], "tls": False, "port": port, **(check or {})}
     changes = check_options(checks, observe="connect", **backend)
-    if introduced:
+    if accept_proxy:
         changes["bind"] = {"accept_proxy": ["127.0.0.0/8"]}
     proxy = await harness.proxy({"name": "s", "address": address}, **changes)  # type: ignore[arg-type]  # a table
     assert proxy.backends["b"].servers["s"].status == "UP"
-    return Watched(harness, proxy, agent)
+    return ObservedServer(harness, proxy, agent)
 
 
-async def refusing(harness: ProxyHarness) -> str:
+async def refusing_address(harness: ProxyHarness) -> str:
     address: str = await harness.nursery.start(RefusingServer().serve)
     return address
 
 
-def analyzed(count: int, why: str) -> str:
+def analyze_reason(count: int, error: str) -> str:
     return (
         f'Health analyze, info: "Detected {count} consecutive errors, '
-        f'last one was: L4 unsuccessful connection ({why})"'
+        f'last one was: L4 unsuccessful connection ({error})"'
     )
 
 
-async def test_so_many_errors_in_a_row_are_a_failed_check(harness: ProxyHarness) -> None:
-    address = await refusing(harness)
-    watch = await watched(harness, address, error_limit=2)
-    assert await watch.visit() == "server-refused"
-    assert watch.server.status == "UP"
-    assert await watch.visit() == "server-refused"
-    reason = analyzed(2, f"{address}: Connection refused")
+async def test_error_limit_counts_as_failed_check(harness: ProxyHarness) -> None:
+    address = await refusing_address(harness)
+    observed = await observe(harness, address, error_limit=2)
+    assert await observed.run_session() == "server-refused"
+    assert observed.server.status == "UP"
+    assert await observed.run_session() == "server-refused"
+    reason = analyze_reason(2, f"{address}: Connection refused")
     assert await wait_for_messages(harness, "Health check") == [
         f"Health check for server b/s failed, reason: {reason}, status: 2/3 UP."
     ]
-    assert (watch.server.status, watch.server.last_check) == ("UP 2/3", reason)
+    assert (observed.server.status, observed.server.last_check) == ("UP 2/3", reason)
     (line,) = await harness.events("server-check")
     assert (line["check"], line["status"], line["check_ms"]) == ("HANA", "UP 2/3", -1)
 
 
-async def test_counting_begins_anew_after_each_of_them(harness: ProxyHarness) -> None:
-    address = await refusing(harness)
-    watch = await watched(harness, address, error_limit=2)
+async def test_error_count_restarts_after_failed_check(harness: ProxyHarness) -> None:
+    address = await refusing_address(harness)
+    observed = await observe(harness, address, error_limit=2)
     statuses = []
     for _ in range(6):
-        await watch.visit()
-        statuses.append(watch.server.status)
+        await observed.run_session()
+        statuses.append(observed.server.status)
     assert statuses == ["UP", "UP 2/3", "UP 2/3", "UP 1/3", "UP 1/3", "DOWN"]
-    reason = analyzed(2, f"{address}: Connection refused")
+    reason = analyze_reason(2, f"{address}: Connection refused")
     assert await wait_for_messages(harness, "no server available") == [
         f"Health check for server b/s failed, reason: {reason}, status: 2/3 UP.",
         f"Health check for server b/s failed, reason: {reason}, status: 1/3 UP.",
@@ -131,45 +137,47 @@ async def test_counting_begins_anew_after_each_of_them(harness: ProxyHarness) ->
     ]
 
 
-async def test_each_attempt_of_a_session_counts(harness: ProxyHarness) -> None:
-    watch = await watched(
+async def test_each_attempt_counts_as_error(harness: ProxyHarness) -> None:
+    observed = await observe(
         harness,
-        await refusing(harness),
+        await refusing_address(harness),
         error_limit=3,
         retries=2,
         timeouts={"connect": "10ms"},
         check={"fall": 1},
     )
-    assert await watch.visit() == "server-refused"
-    assert watch.server.status == "DOWN"
+    assert await observed.run_session() == "server-refused"
+    assert observed.server.status == "DOWN"
 
 
-async def test_no_answer_in_time_counts(harness: ProxyHarness) -> None:
+async def test_connect_timeout_counts_as_error(harness: ProxyHarness) -> None:
     address: str = await harness.nursery.start(UnansweredServer().serve)
-    watch = await watched(harness, address, error_limit=1, timeouts={"connect": "50ms"}, check={"fall": 1})
-    assert await watch.visit() == "connect-timeout"
-    assert watch.server.last_check == analyzed(1, "no answer in time")
-    assert watch.server.status == "DOWN"
+    observed = await observe(harness, address, error_limit=1, timeouts={"connect": "50ms"}, check={"fall": 1})
+    assert await observed.run_session() == "connect-timeout"
+    assert observed.server.last_check == analyze_reason(1, "no answer in time")
+    assert observed.server.status == "DOWN"
 
 
-# TLS decides what becomes of a session, so that the same server can refuse one and take the next.
+# With TLS the handshake decides whether a session fails, so a server can fail one and serve the next.
 
 
 def tls(harness: ProxyHarness) -> ssl.SSLContext:
     return harness.ca.server_context("127.0.0.1")
 
 
-async def watched_tls(harness: ProxyHarness, outcomes: str, **options: Any) -> tuple[Watched, ScriptedServer]:
-    """Each session's handshake succeeds (``+``) or not (``-``), in this order."""
-    good: Playbook = (TlsHandshake(tls(harness)), Send(GREETING), Collect())
-    server = await harness.server(*(good if outcome == "+" else (Reset(),) for outcome in outcomes))
+async def observe_tls(
+    harness: ProxyHarness, outcomes: str, **options: Any
+) -> tuple[ObservedServer, ScriptedServer]:
+    """Observe a server with TLS whose handshakes succeed (``+``) or fail (``-``) in this order."""
+    serving: Playbook = (TlsHandshake(tls(harness)), Send(GREETING), Collect())
+    server = await harness.server(*(serving if outcome == "+" else (Reset(),) for outcome in outcomes))
     backend = {"tls": {"ca": str(harness.ca.pem)}, **options}
-    return await watched(harness, server.address, **backend), server
+    return await observe(harness, server.address, **backend), server
 
 
-async def test_a_success_in_between_makes_them_forgotten(harness: ProxyHarness) -> None:
-    watch, _ = await watched_tls(harness, "-+-+--", error_limit=2)
-    ends = [await watch.visit() for _ in range(5)]
+async def test_success_resets_error_count(harness: ProxyHarness) -> None:
+    observed, _ = await observe_tls(harness, "-+-+--", error_limit=2)
+    ends = [await observed.run_session() for _ in range(5)]
     assert ends == [
         "server-handshake-failed",
         "client-closed",
@@ -177,133 +185,147 @@ async def test_a_success_in_between_makes_them_forgotten(harness: ProxyHarness) 
         "client-closed",
         "server-handshake-failed",
     ]
-    assert watch.server.status == "UP"
-    await watch.visit()
-    assert watch.server.status == "UP 2/3"
+    assert observed.server.status == "UP"
+    await observed.run_session()
+    assert observed.server.status == "UP 2/3"
 
 
-async def test_a_server_that_takes_the_connection_and_closes_is_reached(harness: ProxyHarness) -> None:
-    """What comes after connecting is not looked at: many a client leaves early."""
+async def test_close_after_connect_is_no_error(harness: ProxyHarness) -> None:
+    """Nothing after the connect is observed, because many clients close early."""
     server = await harness.server((Close(),))
-    watch = await watched(harness, server.address, error_limit=1, check={"fall": 1})
+    observed = await observe(harness, server.address, error_limit=1, check={"fall": 1})
     for _ in range(3):
-        await watch.visit()
-    assert watch.server.status == "UP"
+        await observed.run_session()
+    assert observed.server.status == "UP"
     assert server_messages(harness) == []
 
 
 # Clients
 
 
-async def test_a_single_client_brings_no_server_down(harness: ProxyHarness) -> None:
-    watch = await watched(
-        harness, await refusing(harness), introduced=True, error_limit=2, error_clients=3, check={"fall": 1}
+async def test_single_client_cannot_bring_server_down(harness: ProxyHarness) -> None:
+    observed = await observe(
+        harness,
+        await refusing_address(harness),
+        accept_proxy=True,
+        error_limit=2,
+        error_clients=3,
+        check={"fall": 1},
     )
     for _ in range(6):
-        await watch.visit("198.51.100.1")
-    await watch.visit("198.51.100.2")
-    assert watch.server.status == "UP"
+        await observed.run_session("198.51.100.1")
+    await observed.run_session("198.51.100.2")
+    assert observed.server.status == "UP"
     assert server_messages(harness) == []
-    await watch.visit("198.51.100.3")
-    assert watch.server.status == "DOWN"
+    await observed.run_session("198.51.100.3")
+    assert observed.server.status == "DOWN"
 
 
-async def test_all_errors_in_a_row_are_told_however_many_it_took(harness: ProxyHarness) -> None:
-    """One client can make any number of them before a second one makes them count."""
-    address = await refusing(harness)
-    watch = await watched(
-        harness, address, introduced=True, error_limit=2, error_clients=2, check={"fall": 1}
+async def test_message_has_number_of_all_errors(harness: ProxyHarness) -> None:
+    """One client can cause any number of errors before a second client makes them count."""
+    address = await refusing_address(harness)
+    observed = await observe(
+        harness, address, accept_proxy=True, error_limit=2, error_clients=2, check={"fall": 1}
     )
     for _ in range(8):
-        await watch.visit("198.51.100.1")
-    assert watch.server.status == "UP"
-    await watch.visit("198.51.100.2")
-    assert watch.server.status == "DOWN"
-    assert watch.server.last_check == analyzed(9, f"{address}: Connection refused")
+        await observed.run_session("198.51.100.1")
+    assert observed.server.status == "UP"
+    await observed.run_session("198.51.100.2")
+    assert observed.server.status == "DOWN"
+    assert observed.server.last_check == analyze_reason(9, f"{address}: Connection refused")
 
 
-async def test_clients_alone_are_not_enough(harness: ProxyHarness) -> None:
-    watch = await watched(
-        harness, await refusing(harness), introduced=True, error_limit=4, error_clients=2, check={"fall": 1}
+async def test_error_clients_without_error_limit_is_not_enough(harness: ProxyHarness) -> None:
+    observed = await observe(
+        harness,
+        await refusing_address(harness),
+        accept_proxy=True,
+        error_limit=4,
+        error_clients=2,
+        check={"fall": 1},
     )
     for number in (1, 2, 3):
-        await watch.visit(f"198.51.100.{number}")
-        assert watch.server.status == "UP"
-    await watch.visit("198.51.100.1")
-    assert watch.server.status == "DOWN"
+        await observed.run_session(f"198.51.100.{number}")
+        assert observed.server.status == "UP"
+    await observed.run_session("198.51.100.1")
+    assert observed.server.status == "DOWN"
 
 
-async def test_clients_are_counted_anew_after_a_success(harness: ProxyHarness) -> None:
-    watch, _ = await watched_tls(
-        harness, "-+--", introduced=True, error_limit=1, error_clients=2, check={"fall": 1}
+async def test_success_resets_client_count(harness: ProxyHarness) -> None:
+    observed, _ = await observe_tls(
+        harness, "-+--", accept_proxy=True, error_limit=1, error_clients=2, check={"fall": 1}
     )
     for number in (1, 1, 2):
-        await watch.visit(f"198.51.100.{number}")
-    assert watch.server.status == "UP"
-    await watch.visit("198.51.100.3")
-    assert watch.server.status == "DOWN"
+        await observed.run_session(f"198.51.100.{number}")
+    assert observed.server.status == "UP"
+    await observed.run_session("198.51.100.3")
+    assert observed.server.status == "DOWN"
 
 
-# What follows
+# Effects
 
 
-async def test_the_next_check_comes_soon_and_may_know_better(harness: ProxyHarness) -> None:
-    watch = await watched(harness, await refusing(harness), error_limit=1, check={"fast_interval": "20ms"})
-    assert watch.agent.accepted == 1
-    await watch.visit()
+async def test_next_check_uses_fast_interval(harness: ProxyHarness) -> None:
+    observed = await observe(
+        harness, await refusing_address(harness), error_limit=1, check={"fast_interval": "20ms"}
+    )
+    assert observed.agent.accepted == 1
+    await observed.run_session()
     with trio.fail_after(TIMEOUT_S):
-        await watch.agent.wait_ended(2)
-    await watch.becomes("UP")
-    sentences = await wait_for_messages(harness, "succeeded")
-    assert len(sentences) == 2
-    assert sentences[0].endswith("status: 2/3 UP.")
-    assert sentences[1].endswith("status: 3/3 UP.")
+        await observed.agent.wait_ended(2)
+    await observed.wait_for_status("UP")
+    messages = await wait_for_messages(harness, "succeeded")
+    assert len(messages) == 2
+    assert messages[0].endswith("status: 2/3 UP.")
+    assert messages[1].endswith("status: 3/3 UP.")
 
 
-async def test_without_a_fast_interval_the_next_check_comes_as_always(harness: ProxyHarness) -> None:
-    watch = await watched(harness, await refusing(harness), error_limit=1)
+async def test_next_check_is_not_earlier_without_fast_interval(harness: ProxyHarness) -> None:
+    observed = await observe(harness, await refusing_address(harness), error_limit=1)
     for _ in range(3):
-        await watch.visit()
-    assert watch.server.status == "DOWN"
-    assert watch.agent.accepted == 1
+        await observed.run_session()
+    assert observed.server.status == "DOWN"
+    assert observed.agent.accepted == 1
 
 
-async def test_its_checks_bring_it_up_again(harness: ProxyHarness) -> None:
-    watch = await watched(
+async def test_checks_bring_server_up(harness: ProxyHarness) -> None:
+    observed = await observe(
         harness,
-        await refusing(harness),
+        await refusing_address(harness),
         error_limit=1,
         check={"fall": 1, "rise": 2, "fast_interval": "50ms", "down_interval": "50ms"},
     )
-    await watch.visit()
-    await watch.becomes("UP")
-    sentences = await wait_for_messages(harness, " is UP, ")
-    assert " is DOWN, reason: Health analyze, " in sentences[0]
-    assert sentences[2].endswith("status: 1/2 DOWN.")
-    assert sentences[3].startswith("Server b/s is UP, reason: Layer7 check passed, code: 0, check duration: ")
-    assert await watch.visit() == "server-refused", "sessions go there again"
+    await observed.run_session()
+    await observed.wait_for_status("UP")
+    messages = await wait_for_messages(harness, " is UP, ")
+    assert " is DOWN, reason: Health analyze, " in messages[0]
+    assert messages[2].endswith("status: 1/2 DOWN.")
+    assert messages[3].startswith("Server b/s is UP, reason: Layer7 check passed, code: 0, check duration: ")
+    assert await observed.run_session() == "server-refused", "the server gets sessions again"
 
 
-async def test_in_maintenance_nothing_is_observed(harness: ProxyHarness) -> None:
-    """A session that was on its way there when it began fails for that, and tells nothing."""
+async def test_maintenance_stops_observation(harness: ProxyHarness) -> None:
+    """A session that was connecting when maintenance began fails and does not count."""
     unanswered: str = await harness.nursery.start(UnansweredServer().serve)
-    watch = await watched(harness, unanswered, error_limit=1, timeouts={"connect": "1h"}, check={"fall": 1})
-    async with await harness.dial(watch.proxy) as client:
+    observed = await observe(
+        harness, unanswered, error_limit=1, timeouts={"connect": "1h"}, check={"fall": 1}
+    )
+    async with await harness.dial(observed.proxy) as client:
         with trio.fail_after(TIMEOUT_S):
-            while not watch.server.sessions:  # noqa: ASYNC110 - a count, not an event
+            while not observed.server.sessions:  # noqa: ASYNC110 - a count, not an event
                 await trio.sleep(0.005)
-            watch.server.set_state("maint")
+            observed.server.set_state("maint")
             assert await client.receive_until_end() == b""
     await harness.session()
-    assert watch.server.last_check == "Layer7 check passed, code: 0"
+    assert observed.server.last_check == "Layer7 check passed, code: 0"
     assert " is DOWN" not in "".join(server_messages(harness))
 
 
-async def test_unobserved_servers_stay_up(harness: ProxyHarness) -> None:
-    watch = await watched(harness, await refusing(harness), error_limit=1, check={"fall": 1})
+async def test_unobserved_server_stays_up(harness: ProxyHarness) -> None:
+    observed = await observe(harness, await refusing_address(harness), error_limit=1, check={"fall": 1})
     proxy = await harness.proxy(
-        {"name": "s", "address": await refusing(harness)},  # type: ignore[arg-type]  # a table
-        **check_options({"type": "script", "steps": [{"expect": "OK"}], "address": watch.agent.address}),
+        {"name": "s", "address": await refusing_address(harness)},  # type: ignore[arg-type]  # a table
+        **check_options({"type": "script", "steps": [{"expect": "OK"}], "address": observed.agent.address}),
     )
     for number in range(1, 12):
         async with await harness.dial(proxy) as client:

@@ -1,4 +1,4 @@
-"""What is told of a change of a server, word by word: monitoring looks for HAProxy's sentences."""
+"""Messages about state changes of servers, word by word, because monitoring searches for HAProxy's sentences."""
 
 from __future__ import annotations
 
@@ -14,146 +14,146 @@ from tests.support.proxy.check_harness import PASSED, REFUSED, RecordingLog, mak
 READY, DRAIN, MAINT = AdminState.READY, AdminState.DRAIN, AdminState.MAINT
 DOWN = 'is DOWN, reason: Layer4 connection problem, info: "Connection refused", check duration: 7ms.'
 UP = "is UP, reason: Layer4 check passed, check duration: 7ms."
-NOBODY = "backend b has no server available!"
+NO_SERVER = "backend b has no server available!"
 
 
 @pytest.fixture(autouse=True)
 def no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is always the same moment."""
+    """Stop the clock."""
     monkeypatch.setattr(trio, "current_time", lambda: 0.0)
 
 
-class Story:
-    """A backend whose servers s1, s2 and so on are brought up and down, and what is told of it."""
+class StateLog:
+    """A backend with servers s1, s2 and so on whose states change, and the messages about it."""
 
     def __init__(self, servers: int = 2, *, backups: int = 0, rise: int = 1, fall: int = 1) -> None:
-        self.diary = RecordingLog()
+        self.log = RecordingLog()
         names = [f"s{number}" for number in range(1, servers + backups + 1)]
         self.backend: Backend = make_backend(
             *(
                 {"name": name, "address": "127.0.0.1:143", "backup": number >= servers}
                 for number, name in enumerate(names)
             ),
-            diary=self.diary,
+            log=self.log,
             check={"type": "tcp", "rise": rise, "fall": fall},
         )
-        for server in self.backend.servers:  # all have been seen well
-            self.passes(server.name)
-        assert self.news == []
+        for server in self.backend.servers:  # all servers have passed a check
+            self.record_pass(server.name)
+        assert self.new_messages == []
 
     def __getitem__(self, name: str) -> BackendServer:
         return next(server for server in self.backend.servers if server.name == name)
 
-    def passes(self, name: str) -> None:
+    def record_pass(self, name: str) -> None:
         self.backend.record_check(self[name], CheckOutcome(PASSED, 7))
 
-    def fails(self, name: str) -> None:
+    def record_failure(self, name: str) -> None:
         self.backend.record_check(self[name], CheckOutcome(REFUSED, 7))
 
-    def becomes(self, name: str, state: AdminState) -> None:
+    def set_state(self, name: str, state: AdminState) -> None:
         self.backend.set_state(self[name], state)
 
     @property
-    def news(self) -> list[str]:
-        """What was told since this was last asked."""
-        entries, self.diary.events = self.diary.events, []
+    def new_messages(self) -> list[str]:
+        """The messages since the last call."""
+        entries, self.log.events = self.log.events, []
         return [entry.message for entry in entries]
 
 
 # Down and up
 
 
-def test_down_and_up() -> None:
-    story = Story()
-    story.fails("s1")
-    assert story.news == [
+def test_server_goes_down_and_up() -> None:
+    states = StateLog()
+    states.record_failure("s1")
+    assert states.new_messages == [
         f"Server b/s1 {DOWN} 1 active and 0 backup servers left. 0 sessions active, 0 requeued, 0 remaining in queue."
     ]
-    story.passes("s1")
-    assert story.news == [
+    states.record_pass("s1")
+    assert states.new_messages == [
         f"Server b/s1 {UP} 2 active and 0 backup servers online. 0 sessions requeued, 0 total in queue."
     ]
 
 
-def test_the_last_one_down() -> None:
-    story = Story()
-    story.fails("s1")
-    story.fails("s2")
-    assert story.news[1:] == [
+def test_last_server_goes_down() -> None:
+    states = StateLog()
+    states.record_failure("s1")
+    states.record_failure("s2")
+    assert states.new_messages[1:] == [
         f"Server b/s2 {DOWN} 0 active and 0 backup servers left. 0 sessions active, 0 requeued, 0 remaining in queue.",
-        NOBODY,
+        NO_SERVER,
     ]
-    story.passes("s2")
-    assert story.news == [
+    states.record_pass("s2")
+    assert states.new_messages == [
         f"Server b/s2 {UP} 1 active and 0 backup servers online. 0 sessions requeued, 0 total in queue."
     ]
 
 
-def test_running_on_backup() -> None:
-    story = Story(1, backups=2)
-    story.fails("s1")
-    assert story.news == [
+def test_backup_takes_over() -> None:
+    states = StateLog(1, backups=2)
+    states.record_failure("s1")
+    assert states.new_messages == [
         (
             f"Server b/s1 {DOWN} 0 active and 2 backup servers left. Running on backup. "
             "0 sessions active, 0 requeued, 0 remaining in queue."
         )
     ]
-    story.fails("s2")
-    assert story.news == [
+    states.record_failure("s2")
+    assert states.new_messages == [
         (
             f"Backup Server b/s2 {DOWN} 0 active and 1 backup servers left. Running on backup. "
             "0 sessions active, 0 requeued, 0 remaining in queue."
         )
     ]
-    story.fails("s3")
-    assert story.news == [
+    states.record_failure("s3")
+    assert states.new_messages == [
         (
             f"Backup Server b/s3 {DOWN} 0 active and 0 backup servers left. "
             "0 sessions active, 0 requeued, 0 remaining in queue."
         ),
-        NOBODY,
+        NO_SERVER,
     ]
-    story.passes("s3")
-    assert story.news == [
+    states.record_pass("s3")
+    assert states.new_messages == [
         (
             f"Backup Server b/s3 {UP} 0 active and 1 backup servers online. Running on backup. "
             "0 sessions requeued, 0 total in queue."
         )
     ]
-    story.passes("s1")
-    assert story.news == [
+    states.record_pass("s1")
+    assert states.new_messages == [
         f"Server b/s1 {UP} 1 active and 1 backup servers online. 0 sessions requeued, 0 total in queue."
     ]
 
 
-def test_on_the_way_down_and_up() -> None:
-    story = Story(rise=2, fall=3)
+def test_checks_between_up_and_down() -> None:
+    states = StateLog(rise=2, fall=3)
     failed = 'failed, reason: Layer4 connection problem, info: "Connection refused", check duration: 7ms'
     succeeded = "succeeded, reason: Layer4 check passed, check duration: 7ms"
-    story.fails("s1")
-    story.fails("s1")
-    story.passes("s1")
-    story.passes("s1")
-    assert story.news == [
+    states.record_failure("s1")
+    states.record_failure("s1")
+    states.record_pass("s1")
+    states.record_pass("s1")
+    assert states.new_messages == [
         f"Health check for server b/s1 {failed}, status: 2/3 UP.",
         f"Health check for server b/s1 {failed}, status: 1/3 UP.",
         f"Health check for server b/s1 {succeeded}, status: 3/3 UP.",
     ]
     for _ in range(5):
-        story.fails("s1")
-    assert len(story.news) == 3, "two steps, and that it is down; then nothing is new"
-    story.passes("s1")
-    story.fails("s1")
-    assert story.news == [
+        states.record_failure("s1")
+    assert len(states.new_messages) == 3, "two checks and the server's going down"
+    states.record_pass("s1")
+    states.record_failure("s1")
+    assert states.new_messages == [
         f"Health check for server b/s1 {succeeded}, status: 1/2 DOWN.",
         f"Health check for server b/s1 {failed}, status: 0/2 DOWN.",
     ]
 
 
-def test_a_backup_on_the_way_down_is_lower_case_within_the_sentence() -> None:
-    story = Story(1, backups=1, fall=2)
-    story.fails("s2")
-    assert story.news == [
+def test_backup_is_lower_case_within_sentence() -> None:
+    states = StateLog(1, backups=1, fall=2)
+    states.record_failure("s2")
+    assert states.new_messages == [
         (
             'Health check for backup server b/s2 failed, reason: Layer4 connection problem, info: "Connection refused", '
             "check duration: 7ms, status: 1/2 UP."
@@ -175,27 +175,27 @@ def test_a_backup_on_the_way_down_is_lower_case_within_the_sentence() -> None:
         ),
     ],
 )
-def test_the_reason_is_that_of_the_check(result: CheckResult, words: str) -> None:
-    story = Story()
-    story.backend.record_check(story["s1"], CheckOutcome(result, 3))
-    assert story.news[0].startswith(f"Server b/s1 is DOWN, {words} 1 active")
+def test_reason_is_result_of_check(result: CheckResult, words: str) -> None:
+    states = StateLog()
+    states.backend.record_check(states["s1"], CheckOutcome(result, 3))
+    assert states.new_messages[0].startswith(f"Server b/s1 is DOWN, {words} 1 active")
 
 
-def test_sessions_and_those_who_wait_are_counted() -> None:
-    story = Story(1)
-    assert [story.backend.acquire(None) for _ in range(3)] == [story["s1"]] * 3
+def test_active_and_queued_sessions_are_counted() -> None:
+    states = StateLog(1)
+    assert [states.backend.acquire(None) for _ in range(3)] == [states["s1"]] * 3
     waiters: list[Waiter[BackendServer]] = [
-        Waiter(lambda: None, wanted) for wanted in (None, story["s1"], story["s1"])
+        Waiter(lambda: None, required) for required in (None, states["s1"], states["s1"])
     ]
     for waiter in waiters:
-        assert story.backend.pool.enqueue(waiter)
-    story.fails("s1")
-    assert story.news[0] == (
+        assert states.backend.pool.enqueue(waiter)
+    states.record_failure("s1")
+    assert states.new_messages[0] == (
         f"Server b/s1 {DOWN} 0 active and 0 backup servers left. "
         "3 sessions active, 2 requeued, 3 remaining in queue."
     )
-    story.passes("s1")
-    assert story.news == [
+    states.record_pass("s1")
+    assert states.new_messages == [
         f"Server b/s1 {UP} 1 active and 0 backup servers online. 3 sessions requeued, 0 total in queue."
     ]
 
@@ -203,49 +203,49 @@ def test_sessions_and_those_who_wait_are_counted() -> None:
 # Maintenance
 
 
-def test_into_maintenance_and_out() -> None:
-    story = Story()
-    story.becomes("s1", MAINT)
-    assert story.news == [
+def test_maintenance_begins_and_ends() -> None:
+    states = StateLog()
+    states.set_state("s1", MAINT)
+    assert states.new_messages == [
         (
             "Server b/s1 is going DOWN for maintenance. 1 active and 0 backup servers left. "
             "0 sessions active, 0 requeued, 0 remaining in queue."
         )
     ]
-    story.becomes("s1", READY)
-    assert story.news == ["Server b/s1 is UP/READY (leaving forced maintenance)."]
+    states.set_state("s1", READY)
+    assert states.new_messages == ["Server b/s1 is UP/READY (leaving forced maintenance)."]
 
 
-def test_the_last_one_into_maintenance() -> None:
-    story = Story(1)
-    story.becomes("s1", MAINT)
-    assert story.news[1:] == [NOBODY]
+def test_last_server_enters_maintenance() -> None:
+    states = StateLog(1)
+    states.set_state("s1", MAINT)
+    assert states.new_messages[1:] == [NO_SERVER]
 
 
-def test_a_backup_into_maintenance_and_out() -> None:
-    story = Story(1, backups=1)
-    story.becomes("s2", MAINT)
-    assert story.news[0].startswith(
+def test_backup_enters_and_leaves_maintenance() -> None:
+    states = StateLog(1, backups=1)
+    states.set_state("s2", MAINT)
+    assert states.new_messages[0].startswith(
         "Backup Server b/s2 is going DOWN for maintenance. 1 active and 0 backup "
     )
-    story.becomes("s2", READY)
-    assert story.news == ["Backup Server b/s2 is UP/READY (leaving forced maintenance)."]
+    states.set_state("s2", READY)
+    assert states.new_messages == ["Backup Server b/s2 is UP/READY (leaving forced maintenance)."]
 
 
-def test_a_server_that_is_down_into_maintenance() -> None:
-    story = Story()
-    story.fails("s1")
-    assert story.news
-    story.becomes("s1", MAINT)
-    assert story.news == ["Server b/s1 was DOWN and now enters maintenance."]
-    story.becomes("s1", READY)
-    assert story.news == ["Server b/s1 is UP/READY (leaving forced maintenance)."]
+def test_down_server_enters_maintenance() -> None:
+    states = StateLog()
+    states.record_failure("s1")
+    assert states.new_messages
+    states.set_state("s1", MAINT)
+    assert states.new_messages == ["Server b/s1 was DOWN and now enters maintenance."]
+    states.set_state("s1", READY)
+    assert states.new_messages == ["Server b/s1 is UP/READY (leaving forced maintenance)."]
 
 
-def test_maintenance_keeps_the_backup_running() -> None:
-    story = Story(1, backups=1)
-    story.becomes("s1", MAINT)
-    assert story.news == [
+def test_maintenance_of_only_server_uses_backup() -> None:
+    states = StateLog(1, backups=1)
+    states.set_state("s1", MAINT)
+    assert states.new_messages == [
         (
             "Server b/s1 is going DOWN for maintenance. 0 active and 1 backup servers left. Running on backup. "
             "0 sessions active, 0 requeued, 0 remaining in queue."
@@ -256,47 +256,47 @@ def test_maintenance_keeps_the_backup_running() -> None:
 # Drain
 
 
-def test_into_drain_and_out() -> None:
-    story = Story()
-    story.becomes("s1", DRAIN)
-    assert story.news == [
+def test_drain_begins_and_ends() -> None:
+    states = StateLog()
+    states.set_state("s1", DRAIN)
+    assert states.new_messages == [
         "Server b/s1 enters drain state. 1 active and 0 backup servers online. 0 sessions requeued, 0 total in queue."
     ]
-    story.becomes("s1", READY)
-    assert story.news == ["Server b/s1 is UP (leaving forced drain)."]
+    states.set_state("s1", READY)
+    assert states.new_messages == ["Server b/s1 is UP (leaving forced drain)."]
 
 
-def test_down_and_up_in_drain() -> None:
-    story = Story()
-    story.becomes("s1", DRAIN)
-    assert story.news
-    story.fails("s1")
-    assert story.news == [
+def test_drained_server_goes_down_and_up() -> None:
+    states = StateLog()
+    states.set_state("s1", DRAIN)
+    assert states.new_messages
+    states.record_failure("s1")
+    assert states.new_messages == [
         f"Server b/s1 {DOWN} 1 active and 0 backup servers left. 0 sessions active, 0 requeued, 0 remaining in queue.",
         "Server b/s1 remains in forced drain mode.",
     ]
-    story.passes("s1")
-    assert story.news == [
+    states.record_pass("s1")
+    assert states.new_messages == [
         f"Server b/s1 {UP} 1 active and 0 backup servers online. 0 sessions requeued, 0 total in queue.",
         "Server b/s1 remains in forced drain mode.",
     ]
 
 
-def test_down_in_drain_and_out_of_that() -> None:
-    story = Story()
-    story.becomes("s1", DRAIN)
-    story.fails("s1")
-    assert story.news
-    story.becomes("s1", READY)
-    assert story.news == ["Server b/s1 is DOWN (leaving forced drain)."]
+def test_down_server_leaves_drain() -> None:
+    states = StateLog()
+    states.set_state("s1", DRAIN)
+    states.record_failure("s1")
+    assert states.new_messages
+    states.set_state("s1", READY)
+    assert states.new_messages == ["Server b/s1 is DOWN (leaving forced drain)."]
 
 
-def test_a_server_that_is_down_into_drain() -> None:
-    story = Story()
-    story.fails("s1")
-    assert story.news
-    story.becomes("s1", DRAIN)
-    assert story.news == [
+def test_down_server_enters_drain() -> None:
+    states = StateLog()
+    states.record_failure("s1")
+    assert states.new_messages
+    states.set_state("s1", DRAIN)
+    assert states.new_messages == [
         (
             "Server b/s1 enters drain state. 1 active and 0 backup servers left. "
             "0 sessions active, 0 requeued, 0 remaining in queue."
@@ -304,83 +304,84 @@ def test_a_server_that_is_down_into_drain() -> None:
     ]
 
 
-def test_from_drain_into_maintenance_and_back_into_drain() -> None:
-    story = Story()
-    story.becomes("s1", DRAIN)
-    assert story.news
-    story.becomes("s1", MAINT)
-    assert story.news == [
+def test_maintenance_returns_to_drain() -> None:
+    states = StateLog()
+    states.set_state("s1", DRAIN)
+    assert states.new_messages
+    states.set_state("s1", MAINT)
+    assert states.new_messages == [
         (
             "Server b/s1 is going DOWN for maintenance. 1 active and 0 backup servers left. "
             "0 sessions active, 0 requeued, 0 remaining in queue."
         )
     ]
-    story.becomes("s1", DRAIN)
-    assert story.news == [
+    states.set_state("s1", DRAIN)
+    assert states.new_messages == [
         "Server b/s1 is UP/DRAIN (leaving forced maintenance).",
         "Server b/s1 remains in forced drain mode.",
     ]
 
 
-# Nobody left
+# No server left
 
 
-def test_a_backend_without_servers_is_not_told_again_when_one_that_is_down_enters_maintenance() -> None:
-    story = Story(1)
-    story.fails("s1")
-    assert story.news[-1] == NOBODY
-    story.becomes("s1", MAINT)
-    assert story.news == ["Server b/s1 was DOWN and now enters maintenance."]
+def test_backend_down_is_not_repeated_for_maintenance() -> None:
+    states = StateLog(1)
+    states.record_failure("s1")
+    assert states.new_messages[-1] == NO_SERVER
+    states.set_state("s1", MAINT)
+    assert states.new_messages == ["Server b/s1 was DOWN and now enters maintenance."]
 
 
-def test_a_backend_without_servers_is_not_told_again_when_maintenance_becomes_drain() -> None:
-    story = Story(1)
-    story.becomes("s1", MAINT)
-    assert story.news[-1] == NOBODY
-    story.becomes("s1", DRAIN)
-    assert story.news == [
+def test_backend_down_is_not_repeated_for_drain() -> None:
+    states = StateLog(1)
+    states.set_state("s1", MAINT)
+    assert states.new_messages[-1] == NO_SERVER
+    states.set_state("s1", DRAIN)
+    assert states.new_messages == [
         "Server b/s1 is UP/DRAIN (leaving forced maintenance).",
         "Server b/s1 remains in forced drain mode.",
     ]
 
 
-def test_a_backend_without_servers_is_not_told_again_when_a_drained_one_goes_down_or_is_let_go() -> None:
-    story = Story(1)
-    story.becomes("s1", DRAIN)
-    assert story.news[-1] == NOBODY
-    story.fails("s1")
-    assert story.news[1:] == ["Server b/s1 remains in forced drain mode."]
-    story.becomes("s1", READY)
-    assert story.news == ["Server b/s1 is DOWN (leaving forced drain)."]
+def test_backend_down_is_not_repeated_after_drain() -> None:
+    """A drained server goes down, and then leaves drain."""
+    states = StateLog(1)
+    states.set_state("s1", DRAIN)
+    assert states.new_messages[-1] == NO_SERVER
+    states.record_failure("s1")
+    assert states.new_messages[1:] == ["Server b/s1 remains in forced drain mode."]
+    states.set_state("s1", READY)
+    assert states.new_messages == ["Server b/s1 is DOWN (leaving forced drain)."]
 
 
-def test_a_backend_without_servers_is_told_again_after_there_was_one() -> None:
-    story = Story(2, backups=1)
+def test_backend_down_is_logged_after_each_recovery() -> None:
+    states = StateLog(2, backups=1)
     for name in ("s1", "s2", "s3"):
-        story.fails(name)
-    story.becomes("s2", MAINT)
-    assert story.news.count(NOBODY) == 1
-    story.passes("s3")
-    story.fails("s3")
-    assert story.news[-1] == NOBODY
+        states.record_failure(name)
+    states.set_state("s2", MAINT)
+    assert states.new_messages.count(NO_SERVER) == 1
+    states.record_pass("s3")
+    states.record_failure("s3")
+    assert states.new_messages[-1] == NO_SERVER
 
 
-def test_what_is_so_already_is_not_told() -> None:
-    story = Story()
+def test_unchanged_state_is_not_logged() -> None:
+    states = StateLog()
     for state in (READY, DRAIN, MAINT):
-        story.becomes("s1", state)
-        assert (story.news == []) is (state is READY)
-        story.becomes("s1", state)
-        assert story.news == []
+        states.set_state("s1", state)
+        assert (states.new_messages == []) is (state is READY)
+        states.set_state("s1", state)
+        assert states.new_messages == []
 
 
-def test_each_sentence_is_told_under_its_name() -> None:
-    story = Story(rise=2, fall=2)
-    for step in (story.fails, story.fails, story.passes, story.passes):
+def test_each_message_has_event_name() -> None:
+    states = StateLog(rise=2, fall=2)
+    for step in (states.record_failure, states.record_failure, states.record_pass, states.record_pass):
         step("s1")
-    story.becomes("s1", MAINT)
-    story.becomes("s2", MAINT)
-    names = [entry.event for entry in story.diary.events]
+    states.set_state("s1", MAINT)
+    states.set_state("s2", MAINT)
+    names = [entry.event for entry in states.log.events]
     assert names == [
         "server-check",
         "server-down",

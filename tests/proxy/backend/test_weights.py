@@ -10,7 +10,7 @@ import pytest
 from tests.support.proxy.backend_cluster import BackendCluster, assert_rejected, receive_server_name
 
 
-async def start(cluster: BackendCluster, *names: str, **backend: Any) -> None:
+async def start_cluster(cluster: BackendCluster, *names: str, **backend: Any) -> None:
     for name in names:
         await cluster.add_server(name)
     await cluster.start_proxy(**backend)
@@ -18,7 +18,7 @@ async def start(cluster: BackendCluster, *names: str, **backend: Any) -> None:
 
 @pytest.mark.parametrize("balance", ["roundrobin", "leastconn", "random", "source"])
 async def test_weight_zero_keeps_new_sessions_away(cluster: BackendCluster, balance: str) -> None:
-    await start(cluster, "s1", "s2", balance=balance)
+    await start_cluster(cluster, "s1", "s2", balance=balance)
     cluster.states["s1"].set_weight(0)
     assert {await cluster.connect_and_close() for _ in range(6)} == {"s2"}
     cluster.states["s1"].set_weight(1)
@@ -27,13 +27,13 @@ async def test_weight_zero_keeps_new_sessions_away(cluster: BackendCluster, bala
 
 
 async def test_weight_changes_the_shares(cluster: BackendCluster) -> None:
-    await start(cluster, "s1", "s2", balance="roundrobin")
+    await start_cluster(cluster, "s1", "s2", balance="roundrobin")
     cluster.states["s1"].set_weight(3)
     assert cluster.states["s1"].weight == 3
     assert Counter([await cluster.connect_and_close() for _ in range(12)]) == {"s1": 9, "s2": 3}
 
 
-async def test_weight_gives_a_waiting_session_its_server(cluster: BackendCluster) -> None:
+async def test_new_weight_serves_queued_session(cluster: BackendCluster) -> None:
     await cluster.add_server("full", max_sessions=1)
     await cluster.add_server("spare", weight=0)
     await cluster.start_proxy()
@@ -43,20 +43,20 @@ async def test_weight_gives_a_waiting_session_its_server(cluster: BackendCluster
     assert await receive_server_name(waiting) == "spare"
 
 
-async def test_weight_zero_of_all_servers_is_logged(cluster: BackendCluster) -> None:
-    await start(cluster, "s1")
-    stays = await cluster.connect_greeted()
+async def test_weight_zero_everywhere_is_logged(cluster: BackendCluster) -> None:
+    await start_cluster(cluster, "s1")
+    connected = await cluster.connect_greeted()
     cluster.states["s1"].set_weight(0)
     await assert_rejected(await cluster.connect_client())
-    await stays.send(b"still here\r\n")
-    assert await stays.receive_line() == b"still here\r\n"
+    await connected.send(b"still here\r\n")
+    assert await connected.receive_line() == b"still here\r\n"
     (line,) = await cluster.harness.events("backend-down")
     assert line["message"] == "backend b has no server available!"
 
 
 @pytest.mark.parametrize("weight", [-1, 257, 1.5, "1"])
-async def test_weight_out_of_range_is_refused(cluster: BackendCluster, weight: Any) -> None:
-    await start(cluster, "s1")
+async def test_weight_out_of_range_is_rejected(cluster: BackendCluster, weight: Any) -> None:
+    await start_cluster(cluster, "s1")
     with pytest.raises(ValueError, match="is not a whole number from 0 to 256"):
         cluster.states["s1"].set_weight(weight)
     assert cluster.states["s1"].weight == 1

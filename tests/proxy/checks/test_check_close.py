@@ -1,4 +1,4 @@
-"""What a check leaves behind: at the server no more than a client that logs out, and here nothing at all."""
+"""How a check closes its connection: in order at the server, and with nothing left here."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.support.proxy.check_harness import (
     MAIL_PROTOCOLS,
     PLAYBOOKS,
     STARTTLS_PLAYBOOKS,
-    PlayServer,
+    ServerPlaybook,
     check_once,
     check_options,
     client_bytes,
@@ -46,34 +46,34 @@ from tests.support.proxy.task_steps import cancel_at_every_step
 GREETING = b"* OK ready\r\n"
 GOODBYES = {"imap": b"bye LOGOUT\r\n", "pop3": b"QUIT\r\n", "smtp": b"QUIT\r\n", "submission": b"QUIT\r\n", "lmtp": b"QUIT\r\n", "sieve": b"LOGOUT\r\n"}  # fmt: skip
 CLEAR: dict[str, Any] = {"tls": False}
-TIMEOUT = "150ms"  # of checks that are to run into it
+TIMEOUT = "150ms"  # timeout of checks that must reach it
 
-each_protocol = pytest.mark.parametrize("protocol", MAIL_PROTOCOLS)
+EACH_PROTOCOL = pytest.mark.parametrize("protocol", MAIL_PROTOCOLS)
 
 
 @pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first round of checks is waited for, however busy the machine is."""
+def long_first_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for the first round of checks even on a busy machine."""
     monkeypatch.setattr("mailproxy.proxy.checks.checker._FIRST_ROUND_S", TIMEOUT_S)
 
 
 @pytest.fixture
-def short_farewell(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For servers that answer no goodbye, and close when they see the end."""
+def short_close_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the wait for servers that do not answer the goodbye and close when they see the end."""
     monkeypatch.setattr("mailproxy.proxy.checks.probe_connection._CLOSE_TIMEOUT_S", 0.05)
 
 
-def trusting(harness: ProxyHarness, **more: Any) -> dict[str, Any]:
-    """A check over TLS that trusts the harness's CA."""
+def trust_ca(harness: ProxyHarness, **more: Any) -> dict[str, Any]:
+    """Return a check over TLS that trusts the harness's CA."""
     return {"tls": {"ca": str(harness.ca.pem), **more}}
 
 
-def certified(harness: ProxyHarness) -> ssl.SSLContext:
+def server_context(harness: ProxyHarness) -> ssl.SSLContext:
     return harness.ca.server_context("127.0.0.1")
 
 
-async def seen_by(server: ScriptedServer) -> tuple[bytes, str | None]:
-    """All that its only client said, and how that left."""
+async def received_by(server: ScriptedServer) -> tuple[bytes, str | None]:
+    """Return all that the server's only client sent, and how the client closed."""
     with trio.fail_after(TIMEOUT_S):
         await server.wait_ended()
     assert server.accepted == 1
@@ -81,76 +81,74 @@ async def seen_by(server: ScriptedServer) -> tuple[bytes, str | None]:
     return bytes(connection.received), connection.end
 
 
-# Who passed
+# Passed checks
 
 
-@each_protocol
-async def test_a_check_says_goodbye_and_closes_in_order(harness: ProxyHarness, protocol: str) -> None:
-    server = await harness.server((PlayServer(PLAYBOOKS[protocol]),))
+@EACH_PROTOCOL
+async def test_check_logs_out_and_closes(harness: ProxyHarness, protocol: str) -> None:
+    server = await harness.server((ServerPlaybook(PLAYBOOKS[protocol]),))
     await check_once(harness, server.address, protocol=protocol, **CLEAR)
-    assert await seen_by(server) == (client_bytes(PLAYBOOKS[protocol]), "eof")
+    assert await received_by(server) == (client_bytes(PLAYBOOKS[protocol]), "eof")
 
 
-@each_protocol
-async def test_a_check_over_tls_ends_that_in_order_too(harness: ProxyHarness, protocol: str) -> None:
-    server = await harness.server((PlayServer(PLAYBOOKS[protocol]),), tls=certified(harness))
-    await check_once(harness, server.address, protocol=protocol, **trusting(harness))
-    assert await seen_by(server) == (client_bytes(PLAYBOOKS[protocol]), "close_notify")
+@EACH_PROTOCOL
+async def test_tls_check_sends_close_notify(harness: ProxyHarness, protocol: str) -> None:
+    server = await harness.server((ServerPlaybook(PLAYBOOKS[protocol]),), tls=server_context(harness))
+    await check_once(harness, server.address, protocol=protocol, **trust_ca(harness))
+    assert await received_by(server) == (client_bytes(PLAYBOOKS[protocol]), "close_notify")
 
 
-@each_protocol
-async def test_a_check_with_starttls_ends_that_in_order_too(harness: ProxyHarness, protocol: str) -> None:
-    server = await harness.server((PlayServer(STARTTLS_PLAYBOOKS[protocol], certified(harness)),))
-    await check_once(harness, server.address, protocol=protocol, **trusting(harness, mode="starttls"))
-    assert await seen_by(server) == (client_bytes(STARTTLS_PLAYBOOKS[protocol]), "close_notify")
+@EACH_PROTOCOL
+async def test_starttls_check_sends_close_notify(harness: ProxyHarness, protocol: str) -> None:
+    server = await harness.server((ServerPlaybook(STARTTLS_PLAYBOOKS[protocol], server_context(harness)),))
+    await check_once(harness, server.address, protocol=protocol, **trust_ca(harness, mode="starttls"))
+    assert await received_by(server) == (client_bytes(STARTTLS_PLAYBOOKS[protocol]), "close_notify")
 
 
-@each_protocol
-async def test_a_check_of_tls_alone_says_goodbye_too(harness: ProxyHarness, protocol: str) -> None:
-    server = await harness.server((PlayServer(PLAYBOOKS[protocol]),), tls=certified(harness))
-    checked = await check_once(harness, server.address, protocol=protocol, type="tls", **trusting(harness))
+@EACH_PROTOCOL
+async def test_check_of_type_tls_logs_out(harness: ProxyHarness, protocol: str) -> None:
+    server = await harness.server((ServerPlaybook(PLAYBOOKS[protocol]),), tls=server_context(harness))
+    checked = await check_once(harness, server.address, protocol=protocol, type="tls", **trust_ca(harness))
     assert checked.last_check == "Layer6 check passed"
-    assert await seen_by(server) == (client_bytes(PLAYBOOKS[protocol]), "close_notify")
+    assert await received_by(server) == (client_bytes(PLAYBOOKS[protocol]), "close_notify")
 
 
-async def test_a_check_of_tls_alone_where_no_protocol_is_known(harness: ProxyHarness) -> None:
-    server = await harness.server(collect(GREETING), tls=certified(harness))
-    await check_once(harness, server.address, type="tls", **trusting(harness))
-    assert await seen_by(server) == (b"", "close_notify")
+async def test_check_of_type_tls_without_protocol_closes(harness: ProxyHarness) -> None:
+    server = await harness.server(collect(GREETING), tls=server_context(harness))
+    await check_once(harness, server.address, type="tls", **trust_ca(harness))
+    assert await received_by(server) == (b"", "close_notify")
 
 
-@each_protocol
-async def test_a_connection_with_a_header_alone_says_goodbye_too(
-    harness: ProxyHarness, protocol: str
-) -> None:
-    server = HeaderRecorder((PlayServer(PLAYBOOKS[protocol]),))
+@EACH_PROTOCOL
+async def test_check_of_type_tcp_with_header_logs_out(harness: ProxyHarness, protocol: str) -> None:
+    server = HeaderRecorder((ServerPlaybook(PLAYBOOKS[protocol]),))
     await harness.nursery.start(server.serve)
     checked = await check_once(harness, server.address, protocol=protocol, type="tcp", send_proxy="v2")
     assert checked.last_check == "Layer4 check passed"
-    assert await seen_by(server) == (client_bytes(PLAYBOOKS[protocol]), "eof")
+    assert await received_by(server) == (client_bytes(PLAYBOOKS[protocol]), "eof")
 
 
-async def test_what_a_server_says_after_the_goodbye_is_heard(harness: ProxyHarness) -> None:
-    """Closed over what was not read, the connection would be reset."""
-    chatty = PLAYBOOKS["imap"].replace(
+async def test_answers_after_goodbye_are_read(harness: ProxyHarness) -> None:
+    """Closing with unread data would reset the connection."""
+    long_playbook = PLAYBOOKS["imap"].replace(
         "S: * BYE Logging out", "S: * BYE Logging out\n" + "S: * OK bye\n" * 1000
     )
-    server = await harness.server((PlayServer(chatty),))
+    server = await harness.server((ServerPlaybook(long_playbook),))
     await check_once(harness, server.address, type="imap", **CLEAR)
-    assert await seen_by(server) == (client_bytes(PLAYBOOKS["imap"]), "eof")
+    assert await received_by(server) == (client_bytes(PLAYBOOKS["imap"]), "eof")
 
 
 @pytest.mark.parametrize("kind", ["script", "tcp"])
-async def test_what_nobody_asked_for_is_heard_too(harness: ProxyHarness, kind: str) -> None:
+async def test_unexpected_data_is_read(harness: ProxyHarness, kind: str) -> None:
     server = await harness.server((Flood(100_000), Collect()))
     check: dict[str, Any] = {"steps": [{"connect": {}}]} if kind == "script" else {"send_proxy": "v1"}
     await check_once(harness, server.address, type=kind, **check)
-    received, end = await seen_by(server)
+    received, end = await received_by(server)
     assert end == "eof"
     assert received == b"" or kind == "tcp"
 
 
-async def test_a_server_that_does_not_close_is_left_after_a_while(
+async def test_check_closes_if_server_does_not(
     harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mailproxy.proxy.checks.probe_connection._CLOSE_TIMEOUT_S", 0.05)
@@ -159,13 +157,13 @@ async def test_a_server_that_does_not_close_is_left_after_a_while(
     with trio.fail_after(TIMEOUT_S):
         checked = await check_once(harness, server.address, type="script", steps=[{"expect": "OK"}])
     assert checked.status == "UP"
-    assert before.sockets < ResourceSnapshot.now().sockets, "the server's own end"
+    assert before.sockets < ResourceSnapshot.now().sockets, "the server's end stays open"
     assert server.connections[0].end is None
 
 
-# Who failed
+# Failed checks
 
-REFUSING: dict[str, tuple[Playbook, bytes]] = {
+REFUSALS: dict[str, tuple[Playbook, bytes]] = {
     "imap": ((Send(GREETING), ExpectLine(), Send(b"a1 NO busy\r\n"), ExpectLine(), Send(b"a2 OK\r\n")), b"a1 CAPABILITY\r\na2 LOGOUT\r\n"),
     "pop3": ((Send(b"-ERR busy\r\n"), ExpectLine(), Send(b"+OK\r\n")), b"QUIT\r\n"),
     "smtp": ((Send(b"554 go away\r\n"), ExpectLine(), Send(b"221 bye\r\n")), b"QUIT\r\n"),
@@ -175,48 +173,47 @@ REFUSING: dict[str, tuple[Playbook, bytes]] = {
 }  # fmt: skip
 
 
-@each_protocol
+@EACH_PROTOCOL
 @pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
-async def test_a_server_that_refuses_is_left_in_order(
-    harness: ProxyHarness, protocol: str, tls: bool
-) -> None:
-    playbook, said = REFUSING[protocol]
-    server = await harness.server((*playbook, Collect()), tls=certified(harness) if tls else None)
-    check = trusting(harness) if tls else CLEAR
+async def test_refusing_server_gets_logout(harness: ProxyHarness, protocol: str, tls: bool) -> None:
+    playbook, expected = REFUSALS[protocol]
+    server = await harness.server((*playbook, Collect()), tls=server_context(harness) if tls else None)
+    check = trust_ca(harness) if tls else CLEAR
     checked = await check_once(harness, server.address, protocol=protocol, **check)
     assert checked.status == "DOWN"
-    assert await seen_by(server) == (said, "close_notify" if tls else "eof")
+    assert await received_by(server) == (expected, "close_notify" if tls else "eof")
 
 
-@each_protocol
-async def test_a_server_that_speaks_something_else_is_left_in_order(
-    harness: ProxyHarness, protocol: str
-) -> None:
+@EACH_PROTOCOL
+async def test_server_with_other_protocol_gets_logout(harness: ProxyHarness, protocol: str) -> None:
     server = await harness.server((Send(b"SSH-2.0-OpenSSH_9.2\r\n" * 100), Collect()))
     await check_once(harness, server.address, protocol=protocol, **CLEAR)
     goodbye = b"a1 LOGOUT\r\n" if protocol == "imap" else GOODBYES[protocol]
-    assert await seen_by(server) == (goodbye, "eof")
+    assert await received_by(server) == (goodbye, "eof")
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
-async def test_a_server_that_says_goodbye_itself_is_left_in_order(harness: ProxyHarness, tls: bool) -> None:
-    server = await harness.server(collect(b"* BYE busy\r\n"), tls=certified(harness) if tls else None)
-    await check_once(harness, server.address, type="imap", **(trusting(harness) if tls else CLEAR))
-    assert await seen_by(server) == (b"", "close_notify" if tls else "eof")
+async def test_server_after_bye_sees_orderly_close(harness: ProxyHarness, tls: bool) -> None:
+    server = await harness.server(collect(b"* BYE busy\r\n"), tls=server_context(harness) if tls else None)
+    await check_once(harness, server.address, type="imap", **(trust_ca(harness) if tls else CLEAR))
+    assert await received_by(server) == (b"", "close_notify" if tls else "eof")
 
 
-async def test_a_server_without_starttls_is_left_in_order(harness: ProxyHarness) -> None:
-    server = await harness.server((PlayServer(PLAYBOOKS["imap"]),))
-    await check_once(harness, server.address, type="imap", **trusting(harness, mode="starttls"))
-    assert await seen_by(server) == (client_bytes(PLAYBOOKS["imap"]), "eof")
+async def test_server_without_starttls_gets_logout(harness: ProxyHarness) -> None:
+    server = await harness.server((ServerPlaybook(PLAYBOOKS["imap"]),))
+    await check_once(harness, server.address, type="imap", **trust_ca(harness, mode="starttls"))
+    assert await received_by(server) == (client_bytes(PLAYBOOKS["imap"]), "eof")
 
 
 # Failed handshakes
 
 
 @frozen
-class ShakeInVain:
-    """Take the server's part in a TLS handshake that the client breaks off, and hear what comes behind its alert."""
+class FailingHandshake:
+    """Take the server's part in a TLS handshake that the client aborts.
+
+    Then receive what follows the client's alert.
+    """
 
     tls: ssl.SSLContext
 
@@ -227,153 +224,147 @@ class ShakeInVain:
         await connection.receive_until_end()
 
 
-async def test_a_server_that_speaks_in_clear_sees_the_end_of_a_handshake(harness: ProxyHarness) -> None:
-    """What it said itself, and nobody could make anything of, makes no reset of it."""
+async def test_server_without_tls_sees_orderly_close(harness: ProxyHarness) -> None:
+    """The unread data of the server must not turn the close into a reset."""
     server = await harness.server(collect(b"* OK [CAPABILITY IMAP4rev1] ready\r\n" * 100))
-    checked = await check_once(harness, server.address, type="tls", **trusting(harness))
+    checked = await check_once(harness, server.address, type="tls", **trust_ca(harness))
     assert checked.status == "DOWN"
-    received, end = await seen_by(server)
+    received, end = await received_by(server)
     assert received.startswith(b"\x16\x03"), "a handshake"
     assert end == "eof"
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-async def test_a_server_that_nobody_trusts_is_told_why_and_sees_the_end(
+async def test_untrusted_server_gets_alert_and_orderly_close(
     harness: ProxyHarness, tmp_path: Path, version: ssl.TLSVersion
 ) -> None:
     (tmp_path / "other").mkdir()
-    stranger = ThrowAwayCA(tmp_path / "other").server_context("127.0.0.1")
-    stranger.maximum_version = version
-    server = await harness.server((ShakeInVain(stranger),))
-    checked = await check_once(harness, server.address, type="tls", **trusting(harness))
+    untrusted = ThrowAwayCA(tmp_path / "other").server_context("127.0.0.1")
+    untrusted.maximum_version = version
+    server = await harness.server((FailingHandshake(untrusted),))
+    checked = await check_once(harness, server.address, type="tls", **trust_ca(harness))
     assert checked.status == "DOWN"
-    assert await seen_by(server) == (b"", "eof")
+    assert await received_by(server) == (b"", "eof")
     assert server.connections[0].tls_fault == "TLSV1_ALERT_UNKNOWN_CA"
 
 
-# Who was too slow
+# Timeouts
 
 
-@each_protocol
+@EACH_PROTOCOL
 @pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
-@pytest.mark.usefixtures("short_farewell")
-async def test_a_server_that_never_greets_is_left_in_order(
-    harness: ProxyHarness, protocol: str, tls: bool
-) -> None:
-    server = await harness.server(stay_silent(), tls=certified(harness) if tls else None)
-    check = trusting(harness) if tls else CLEAR
+@pytest.mark.usefixtures("short_close_timeout")
+async def test_server_without_greeting_gets_logout(harness: ProxyHarness, protocol: str, tls: bool) -> None:
+    server = await harness.server(stay_silent(), tls=server_context(harness) if tls else None)
+    check = trust_ca(harness) if tls else CLEAR
     checked = await check_once(harness, server.address, protocol=protocol, timeout=TIMEOUT, **check)
     assert checked.status == "DOWN"
-    assert await seen_by(server) == (GOODBYES[protocol], "close_notify" if tls else "eof")
+    assert await received_by(server) == (GOODBYES[protocol], "close_notify" if tls else "eof")
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
-@pytest.mark.usefixtures("short_farewell")
-async def test_a_server_that_stops_in_between_is_left_in_order(harness: ProxyHarness, tls: bool) -> None:
-    server = await harness.server(collect(GREETING), tls=certified(harness) if tls else None)
-    check = trusting(harness) if tls else CLEAR
+@pytest.mark.usefixtures("short_close_timeout")
+async def test_unresponsive_server_gets_logout(harness: ProxyHarness, tls: bool) -> None:
+    server = await harness.server(collect(GREETING), tls=server_context(harness) if tls else None)
+    check = trust_ca(harness) if tls else CLEAR
     await check_once(harness, server.address, protocol="imap", timeout=TIMEOUT, **check)
-    assert await seen_by(server) == (b"a1 CAPABILITY\r\nbye LOGOUT\r\n", "close_notify" if tls else "eof")
+    assert await received_by(server) == (b"a1 CAPABILITY\r\nbye LOGOUT\r\n", "close_notify" if tls else "eof")
 
 
-@each_protocol
+@EACH_PROTOCOL
 @pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
-@pytest.mark.usefixtures("short_farewell")
-async def test_a_script_whose_time_is_up_leaves_in_order(
-    harness: ProxyHarness, protocol: str, tls: bool
-) -> None:
-    server = await harness.server(collect(GREETING), tls=certified(harness) if tls else None)
-    check = {"type": "script", "steps": [{"expect": "BYE"}], **(trusting(harness) if tls else CLEAR)}
+@pytest.mark.usefixtures("short_close_timeout")
+async def test_script_after_timeout_logs_out(harness: ProxyHarness, protocol: str, tls: bool) -> None:
+    server = await harness.server(collect(GREETING), tls=server_context(harness) if tls else None)
+    check = {"type": "script", "steps": [{"expect": "BYE"}], **(trust_ca(harness) if tls else CLEAR)}
     checked = await check_once(harness, server.address, protocol=protocol, timeout=TIMEOUT, **check)
     assert checked.status == "DOWN"
-    assert await seen_by(server) == (GOODBYES[protocol], "close_notify" if tls else "eof")
+    assert await received_by(server) == (GOODBYES[protocol], "close_notify" if tls else "eof")
 
 
 # Scripts
 
-FORGETFUL: dict[str, tuple[dict[str, Any], Playbook]] = {
+WITHOUT_GOODBYE: dict[str, tuple[dict[str, Any], Playbook]] = {
     "passed": ({"expect": "OK"}, collect(b"* OK 220 +OK\r\n")),
-    "unwanted": ({"expect": "BYE", "not": True}, collect(b"* BYE\r\n")),
+    "unwanted match": ({"expect": "BYE", "not": True}, collect(b"* BYE\r\n")),
     "too slow": ({"expect": "BYE", "timeout": "30ms"}, collect(b"* OK\r\n")),
 }
 
 
-@each_protocol
-@pytest.mark.parametrize(("step", "playbook"), FORGETFUL.values(), ids=FORGETFUL)
-@pytest.mark.usefixtures("short_farewell")
-async def test_a_script_that_forgets_to_say_goodbye(
+@EACH_PROTOCOL
+@pytest.mark.parametrize(("step", "playbook"), WITHOUT_GOODBYE.values(), ids=WITHOUT_GOODBYE)
+@pytest.mark.usefixtures("short_close_timeout")
+async def test_script_without_goodbye_logs_out(
     harness: ProxyHarness, protocol: str, step: dict[str, Any], playbook: Playbook
 ) -> None:
     server = await harness.server(playbook)
     await check_once(harness, server.address, protocol=protocol, type="script", steps=[step], **CLEAR)
-    assert await seen_by(server) == (GOODBYES[protocol], "eof")
+    assert await received_by(server) == (GOODBYES[protocol], "eof")
 
 
-@pytest.mark.usefixtures("short_farewell")
-async def test_a_script_that_forgets_to_say_goodbye_over_tls(harness: ProxyHarness) -> None:
-    server = await harness.server(collect(GREETING), tls=certified(harness))
-    script = {"type": "script", "steps": [{"expect": "OK"}], **trusting(harness)}
+@pytest.mark.usefixtures("short_close_timeout")
+async def test_tls_script_without_goodbye_logs_out(harness: ProxyHarness) -> None:
+    server = await harness.server(collect(GREETING), tls=server_context(harness))
+    script = {"type": "script", "steps": [{"expect": "OK"}], **trust_ca(harness)}
     await check_once(harness, server.address, protocol="imap", **script)
-    assert await seen_by(server) == (b"bye LOGOUT\r\n", "close_notify")
+    assert await received_by(server) == (b"bye LOGOUT\r\n", "close_notify")
 
 
-@pytest.mark.parametrize("words", ["x logout\r\n", "QUIT\r\n"])
-@pytest.mark.usefixtures("short_farewell")
-async def test_a_script_that_says_goodbye_itself_says_it_once(harness: ProxyHarness, words: str) -> None:
+@pytest.mark.parametrize("data", ["x logout\r\n", "QUIT\r\n"])
+@pytest.mark.usefixtures("short_close_timeout")
+async def test_script_with_goodbye_sends_no_other(harness: ProxyHarness, data: str) -> None:
     server = await harness.server(collect(GREETING))
-    steps = [{"expect": "OK"}, {"send": words}]
+    steps = [{"expect": "OK"}, {"send": data}]
     await check_once(harness, server.address, protocol="imap", type="script", steps=steps, **CLEAR)
-    assert await seen_by(server) == (words.encode(), "eof")
+    assert await received_by(server) == (data.encode(), "eof")
 
 
-@pytest.mark.usefixtures("short_farewell")
-async def test_a_script_behind_a_header_that_forgets_to_say_goodbye(harness: ProxyHarness) -> None:
-    """The signature of version 2 has QUIT in it, which is none."""
+@pytest.mark.usefixtures("short_close_timeout")
+async def test_script_with_header_logs_out(harness: ProxyHarness) -> None:
+    """The signature of version 2 contains ``QUIT``, which must not count as a goodbye."""
     server = HeaderRecorder(collect(GREETING))
     await harness.nursery.start(server.serve)
     script: dict[str, Any] = {"type": "script", "steps": [{"expect": "OK"}], "send_proxy": "v2"}
     await check_once(harness, server.address, protocol="pop3", **script, **CLEAR)
-    assert await seen_by(server) == (b"QUIT\r\n", "eof")
+    assert await received_by(server) == (b"QUIT\r\n", "eof")
 
 
 FAILING: dict[str, dict[str, Any]] = {
-    "unmet": {"expect": "BYE", "timeout": "30ms"},
-    "unwanted": {"expect": "OK", "not": True},
+    "no match": {"expect": "BYE", "timeout": "30ms"},
+    "unwanted match": {"expect": "OK", "not": True},
 }
 
 
 @pytest.mark.parametrize("step", FAILING.values(), ids=FAILING)
-@pytest.mark.usefixtures("short_farewell")
-async def test_a_script_that_fails_before_it_says_goodbye_says_it_all_the_same(
-    harness: ProxyHarness, step: dict[str, Any]
-) -> None:
+@pytest.mark.usefixtures("short_close_timeout")
+async def test_script_failing_before_goodbye_logs_out(harness: ProxyHarness, step: dict[str, Any]) -> None:
     server = await harness.server(collect(GREETING))
     steps = [step, {"send": "x LOGOUT\r\n"}]
     checked = await check_once(harness, server.address, protocol="imap", type="script", steps=steps, **CLEAR)
     assert checked.status == "DOWN"
-    assert await seen_by(server) == (b"bye LOGOUT\r\n", "eof")
+    assert await received_by(server) == (b"bye LOGOUT\r\n", "eof")
 
 
 @pytest.mark.parametrize("step", FAILING.values(), ids=FAILING)
-@pytest.mark.usefixtures("short_farewell")
-async def test_a_script_that_fails_after_it_said_goodbye_says_no_other(
+@pytest.mark.usefixtures("short_close_timeout")
+async def test_script_failing_after_goodbye_sends_no_other(
     harness: ProxyHarness, step: dict[str, Any]
 ) -> None:
     server = await harness.server((ExpectLine(), Send(GREETING), Collect()))
     steps = [{"send": "x LOGOUT\r\n"}, step]
     checked = await check_once(harness, server.address, protocol="imap", type="script", steps=steps, **CLEAR)
     assert checked.status == "DOWN"
-    assert await seen_by(server) == (b"x LOGOUT\r\n", "eof")
+    assert await received_by(server) == (b"x LOGOUT\r\n", "eof")
 
 
-async def test_a_script_where_no_protocol_is_known(harness: ProxyHarness) -> None:
+async def test_script_without_protocol_closes(harness: ProxyHarness) -> None:
     server = await harness.server(collect(GREETING))
     await check_once(harness, server.address, type="script", steps=[{"expect": "OK"}])
-    assert await seen_by(server) == (b"", "eof")
+    assert await received_by(server) == (b"", "eof")
 
 
-@pytest.mark.usefixtures("short_farewell")
-async def test_every_connection_of_a_script_is_closed_in_order(harness: ProxyHarness) -> None:
+@pytest.mark.usefixtures("short_close_timeout")
+async def test_script_logs_out_on_each_connection(harness: ProxyHarness) -> None:
     servers = [await harness.server(collect(GREETING)) for _ in range(3)]
     ports = [int(server.address.rpartition(":")[2]) for server in servers]
     steps: list[dict[str, Any]] = []
@@ -381,15 +372,15 @@ async def test_every_connection_of_a_script_is_closed_in_order(harness: ProxyHar
         steps += [{"connect": {"port": port}}, {"expect": "OK"}]
     await check_once(harness, servers[0].address, protocol="imap", type="script", steps=steps, **CLEAR)
     for server in servers:
-        assert await seen_by(server) == (b"bye LOGOUT\r\n", "eof")
+        assert await received_by(server) == (b"bye LOGOUT\r\n", "eof")
 
 
-# Plain checks
+# Checks of type tcp
 
 
 @contextmanager
-def listening(host: str = "127.0.0.1", backlog: int = 100) -> Iterator[socket.socket]:
-    """A program that could accept, and does not."""
+def full_listener(host: str = "127.0.0.1", backlog: int = 100) -> Iterator[socket.socket]:
+    """Yield a listening socket whose program does not accept."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, 0), family=family, backlog=backlog) as listener:
         listener.setblocking(False)
@@ -397,9 +388,9 @@ def listening(host: str = "127.0.0.1", backlog: int = 100) -> Iterator[socket.so
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-async def test_plain_checks_are_never_heard_of(harness: ProxyHarness, host: str) -> None:
-    """The handshake is not finished, so that the server's program has nothing to accept."""
-    with listening(host) as listener:
+async def test_tcp_check_is_never_accepted(harness: ProxyHarness, host: str) -> None:
+    """The check does not finish the TCP handshake, so the server's program has nothing to accept."""
+    with full_listener(host) as listener:
         port = listener.getsockname()[1]
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         servers: list[Any] = [{"name": f"s{number}", "address": address} for number in range(20)]
@@ -411,9 +402,9 @@ async def test_plain_checks_are_never_heard_of(harness: ProxyHarness, host: str)
     assert server_messages(harness) == []
 
 
-async def test_plain_checks_take_no_clients_place(harness: ProxyHarness) -> None:
-    """None of them stands in the short line of those that wait to be accepted."""
-    with listening(backlog=1) as listener:
+async def test_tcp_check_takes_no_place_in_backlog(harness: ProxyHarness) -> None:
+    """No check is in the short queue of connections to accept."""
+    with full_listener(backlog=1) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         servers: list[Any] = [{"name": f"s{number}", "address": address} for number in range(50)]
         proxy = await harness.proxy(*servers, **check_options({"type": "tcp"}))
@@ -426,27 +417,27 @@ async def test_plain_checks_take_no_clients_place(harness: ProxyHarness) -> None
             listener.accept()
 
 
-# Here
+# Nothing is left here
 
 
-@pytest.mark.parametrize("way", ["tcp", "imap", "starttls", "tls", "script"])
-async def test_cancelled_at_every_step_of_a_check(
-    harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch, way: str
+@pytest.mark.parametrize("variant", ["tcp", "imap", "starttls", "tls", "script"])
+async def test_cancellation_at_every_step_leaves_nothing(
+    harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch, variant: str
 ) -> None:
-    """Started as soon as the first checks have begun, so that whatever they do is met by the end."""
+    """The proxy is ready when the first checks start, so the cancellation meets each of their steps."""
     monkeypatch.setattr("mailproxy.proxy.checks.checker._FIRST_ROUND_S", 0.0)
     monkeypatch.setattr("mailproxy.proxy.checks.checker._SPREAD_PER_SERVER_S", 0.0)
-    context = certified(harness)
-    book = STARTTLS_PLAYBOOKS["imap"] if way == "starttls" else PLAYBOOKS["imap"]
+    context = server_context(harness)
+    playbook = STARTTLS_PLAYBOOKS["imap"] if variant == "starttls" else PLAYBOOKS["imap"]
     server = await harness.server(
-        collect(GREETING) if way == "script" else (PlayServer(book, context),),
-        tls=context if way == "tls" else None,
+        collect(GREETING) if variant == "script" else (ServerPlaybook(playbook, context),),
+        tls=context if variant == "tls" else None,
     )
     check: dict[str, Any] = {
         "tcp": {"type": "tcp"},
         "imap": {"type": "imap", **CLEAR},
-        "starttls": {"type": "imap", **trusting(harness, mode="starttls")},
-        "tls": {"type": "tls", **trusting(harness)},
+        "starttls": {"type": "imap", **trust_ca(harness, mode="starttls")},
+        "tls": {"type": "tls", **trust_ca(harness)},
         "script": {
             "type": "script",
             "steps": [
@@ -456,25 +447,25 @@ async def test_cancelled_at_every_step_of_a_check(
                 {"expect": "BYE", "timeout": "20ms"},
             ],
         },
-    }[way]
+    }[variant]
     mapping = harness.mapping(server.address, **check_options(check, protocol="imap"))
 
-    async def visit(address: str) -> None:
+    async def run_client(address: str) -> None:
         async with await dial(address) as client:
             await client.receive_until_end()
 
-    await cancel_at_every_step(mapping, visit, stride=1)
-    said = {bytes(connection.received) for connection in server.connections}
-    assert way == "tcp" or any(b"LOGOUT" in words for words in said), "some got as far as the goodbye"
-    assert server_messages(harness) == [] or way == "script"
+    await cancel_at_every_step(mapping, run_client, stride=1)
+    received = {bytes(connection.received) for connection in server.connections}
+    assert variant == "tcp" or any(b"LOGOUT" in data for data in received), "some checks reached the goodbye"
+    assert server_messages(harness) == [] or variant == "script"
     assert not [line for line in harness.lines() if line["event"] == "check-fault"]
 
 
-async def test_three_hundred_servers_at_once(harness: ProxyHarness) -> None:
-    good = await harness.server((PlayServer(PLAYBOOKS["imap"]),))
-    bad = await harness.server((Send(b"* BYE busy\r\n"), Close()))
+async def test_300_servers_are_checked_at_once(harness: ProxyHarness) -> None:
+    healthy = await harness.server((ServerPlaybook(PLAYBOOKS["imap"]),))
+    refusing = await harness.server((Send(b"* BYE busy\r\n"), Close()))
     before = ResourceSnapshot.now()
-    addresses = [good.address, good.address, bad.address]
+    addresses = [healthy.address, healthy.address, refusing.address]
     servers: list[Any] = [
         {"name": f"s{number}", "address": address}
         for number, address in zip(range(300), addresses * 100, strict=True)
@@ -490,7 +481,7 @@ async def test_three_hundred_servers_at_once(harness: ProxyHarness) -> None:
         states = [server.status for server in backend.servers.values()]
         nursery.cancel_scope.cancel()
     assert states == ["UP", "UP", "DOWN"] * 100
-    assert (good.accepted, bad.accepted) == (200, 100)
-    assert {connection.end for connection in good.connections} == {"eof"}
-    assert sum(" is DOWN, reason: " in sentence for sentence in server_messages(harness)) == 100
+    assert (healthy.accepted, refusing.accepted) == (200, 100)
+    assert {connection.end for connection in healthy.connections} == {"eof"}
+    assert sum(" is DOWN, reason: " in message for message in server_messages(harness)) == 100
     await before.wait_until_restored()

@@ -1,4 +1,4 @@
-"""Whether clients can log in to a server, as the log says it: when it changes, and not with each check."""
+"""The events about whether clients can log in to a server: logged when this changes, not with each check."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ CLOSED = Login(Capabilities({"LOGINDISABLED": ()}), "announces LOGINDISABLED in 
 OPEN = Login(Capabilities({"AUTH=PLAIN": ()}), "")
 
 
-async def test_it_is_said_when_it_changes() -> None:
-    diary = RecordingLog()
-    backend = make_backend("127.0.0.1:143", diary=diary, check={"type": "imap"})
+async def test_login_change_is_logged_once() -> None:
+    log = RecordingLog()
+    backend = make_backend("127.0.0.1:143", log=log, check={"type": "imap"})
     (server,) = backend.servers
 
-    def passed(login: Login | None) -> None:
+    def record_pass(login: Login | None) -> None:
         backend.record_check(server, CheckOutcome(CheckResult(CheckCode.L7OK), 1, login))
 
-    passed(OPEN)
-    passed(None)
-    assert diary.events == []
+    record_pass(OPEN)
+    record_pass(None)
+    assert log.events == []
     await trio.lowlevel.checkpoint()
     for _ in range(3):
-        passed(CLOSED)
-    passed(None)  # a check that learnt nothing
+        record_pass(CLOSED)
+    record_pass(None)  # a check that learnt nothing about the login
     backend.record_check(server, CheckOutcome(REFUSED, 1))
-    passed(CLOSED)
-    said = [entry.message for entry in diary.events_named("login-disabled")]
-    assert said == ["Server b/127.0.0.1:143 announces LOGINDISABLED in clear text"]
+    record_pass(CLOSED)
+    messages = [entry.message for entry in log.events_named("login-disabled")]
+    assert messages == ["Server b/127.0.0.1:143 announces LOGINDISABLED in clear text"]
     assert server.login is CLOSED
-    assert server.is_up, "it is no failed check"
-    passed(OPEN)
-    passed(OPEN)
-    said = [entry.message for entry in diary.events_named("login-enabled")]
-    assert said == ["Clients can log in to server b/127.0.0.1:143 again"]
+    assert server.is_up, "the check has not failed"
+    record_pass(OPEN)
+    record_pass(OPEN)
+    messages = [entry.message for entry in log.events_named("login-enabled")]
+    assert messages == ["Clients can log in to server b/127.0.0.1:143 again"]

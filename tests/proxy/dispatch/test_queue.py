@@ -8,7 +8,6 @@ import pytest
 import trio
 import trio.testing
 
-from tests.support.patience import wait_until
 from tests.support.proxy.backend_cluster import (
     BackendCluster,
     TcplogLine,
@@ -17,6 +16,7 @@ from tests.support.proxy.backend_cluster import (
     receive_server_name,
 )
 from tests.support.proxy.proxy_harness import TIMEOUT_S, ResourceSnapshot
+from tests.support.timeouts import wait_until
 
 STICKY: dict[str, Any] = {"stick": {"on": "source"}}
 SHORT_TIMEOUT: dict[str, Any] = {"timeouts": {"queue": "150ms"}}
@@ -136,7 +136,7 @@ async def test_server_queue_position_is_logged(cluster: BackendCluster) -> None:
     """Sticky clients wait for their server, although another one is idle."""
     await cluster.add_server("s1", max_sessions=1)
     idle = await cluster.add_server("s2")
-    await cluster.start_proxy(tcplog=True, introduced=True, balance="first", **STICKY)
+    await cluster.start_proxy(tcplog=True, accept_proxy=True, balance="first", **STICKY)
     current = await cluster.connect_greeted()
     waiting = await cluster.connect_queued_clients(3)
     assert idle.accepted == 0
@@ -188,7 +188,7 @@ async def test_queue_timeout_ends_sticky_session(cluster: BackendCluster) -> Non
     """The client is not sent to the idle server and keeps its sticky entry."""
     await cluster.add_server("s1", max_sessions=1)
     idle = await cluster.add_server("s2")
-    await cluster.start_proxy(introduced=True, balance="first", **STICKY, **SHORT_TIMEOUT)
+    await cluster.start_proxy(accept_proxy=True, balance="first", **STICKY, **SHORT_TIMEOUT)
     current = await cluster.connect_greeted()
     await assert_rejected(await cluster.connect_client())
     line = await cluster.harness.session()
@@ -240,7 +240,7 @@ async def test_full_queue_rejects_session(cluster: BackendCluster, max_queue: in
 async def test_max_queue_counts_all_servers(cluster: BackendCluster) -> None:
     await cluster.add_server("s1", max_sessions=1)
     await cluster.add_server("s2", max_sessions=1)
-    await cluster.start_proxy(introduced=True, max_queue=2, balance="first", **STICKY)
+    await cluster.start_proxy(accept_proxy=True, max_queue=2, balance="first", **STICKY)
     for host in ("192.0.2.1", "192.0.2.2"):
         await cluster.connect_greeted(host)
     for host in ("192.0.2.1", "192.0.2.2"):

@@ -56,7 +56,7 @@ async def test_closed_client_leaves_queue_at_once(
 async def test_client_closed_before_queueing(cluster: BackendCluster) -> None:
     """The client's FIN has arrived before the session joins the queue."""
     await cluster.add_server("s1", max_sessions=1)
-    await cluster.start_proxy(introduced=True)
+    await cluster.start_proxy(accept_proxy=True)
     await cluster.connect_greeted()
     client = await cluster.harness.dial(cluster.proxy)
     await client.send(b"PROXY TCP4 192.0.2.1 203.0.113.9 40000 143\r\n")

@@ -82,7 +82,7 @@ async def test_sticky_waiters_move_when_server_goes_down(
 ) -> None:
     await cluster.add_server("s1", max_sessions=1)
     await cluster.add_server("s2")
-    await cluster.start_proxy(introduced=True, balance="first", **STICKY)
+    await cluster.start_proxy(accept_proxy=True, balance="first", **STICKY)
     await cluster.connect_greeted()
     waiting = await cluster.connect_queued_clients(2)
     cluster.states["s1"].set_state("maint")
@@ -97,7 +97,7 @@ async def test_sticky_waiters_move_when_server_goes_down(
 async def test_moved_sticky_waiter_keeps_order(cluster: BackendCluster) -> None:
     await cluster.add_server("s1", max_sessions=1)
     await cluster.add_server("s2", max_sessions=1)
-    await cluster.start_proxy(introduced=True, balance="first", **STICKY)
+    await cluster.start_proxy(accept_proxy=True, balance="first", **STICKY)
     await cluster.connect_greeted("192.0.2.1")
     two = await cluster.connect_greeted("192.0.2.2")
     # The second client is sticky to s1.
@@ -113,7 +113,7 @@ async def test_moved_sticky_waiter_keeps_order(cluster: BackendCluster) -> None:
 async def test_sticky_waiter_gets_draining_server(cluster: BackendCluster) -> None:
     """Clients without a sticky entry keep waiting."""
     await cluster.add_server("s1", max_sessions=1)
-    await cluster.start_proxy(introduced=True, **STICKY)
+    await cluster.start_proxy(accept_proxy=True, **STICKY)
     current = await cluster.connect_greeted("192.0.2.1")
     new_client = await cluster.connect_client("192.0.2.2")
     await cluster.wait_for_queued(1)
@@ -132,7 +132,7 @@ async def test_sticky_and_new_clients_share_order(
     cluster: BackendCluster,
 ) -> None:
     await cluster.add_server("s1", max_sessions=1)
-    await cluster.start_proxy(introduced=True, **STICKY)
+    await cluster.start_proxy(accept_proxy=True, **STICKY)
     current = await cluster.connect_greeted("192.0.2.1")
     waiting = [
         await cluster.connect_queued(host) for host in ("192.0.2.2", "192.0.2.1", "192.0.2.3", "192.0.2.1")
@@ -148,7 +148,7 @@ async def test_new_client_passes_sticky_waiters_to_idle_server(
 ) -> None:
     await cluster.add_server("s1", max_sessions=1)
     await cluster.add_server("s2")
-    await cluster.start_proxy(introduced=True, balance="first", **STICKY)
+    await cluster.start_proxy(accept_proxy=True, balance="first", **STICKY)
     await cluster.connect_greeted("192.0.2.1")
     await cluster.connect_client("192.0.2.1")
     await cluster.wait_for_queued(1)

@@ -181,7 +181,7 @@ async def stick_to_closed_server(cluster: BackendCluster, **backend: Any) -> Non
     """Make the client sticky to s1, then close s1. s2 works."""
     one = await cluster.add_server("s1")
     await cluster.add_server("s2")
-    await cluster.start_proxy(introduced=True, **STICKY, **backend)
+    await cluster.start_proxy(accept_proxy=True, **STICKY, **backend)
     assert await cluster.connect_and_close() == "s1"
     await one.close()
 
@@ -255,7 +255,7 @@ async def test_maintenance_ends_attempt_and_pause(cluster: BackendCluster, phase
 async def test_redispatched_session_joins_queue(cluster: BackendCluster) -> None:
     one = await cluster.add_server("s1")
     await cluster.add_server("s2", max_sessions=1)
-    await cluster.start_proxy(introduced=True, retries=3, tcplog=True, **STICKY, **LONG_TIMEOUT)
+    await cluster.start_proxy(accept_proxy=True, retries=3, tcplog=True, **STICKY, **LONG_TIMEOUT)
     await cluster.connect_and_close()
     await one.close()
     client = await cluster.connect_client()

@@ -116,9 +116,13 @@ async def test_early_client_data_reaches_connected_server(
 async def test_next_server_gets_proxy_header(cluster: BackendCluster) -> None:
     """A server that took the PROXY header and then failed does not affect the next server's header."""
     await cluster.add_server("bad", (Expect(b"PROXY"), Close()))
-    recorder = HeaderRecorder(collect(b"good\r\n"), behind=cluster.harness.ca.server_context("127.0.0.1"))
+    recorder = HeaderRecorder(
+        collect(b"good\r\n"), tls_after_header=cluster.harness.ca.server_context("127.0.0.1")
+    )
     await cluster.add_external_server("good", await cluster.harness.nursery.start(recorder.serve))
-    await cluster.start_proxy(retries=1, balance="first", backend_tls=True, introduced=True, send_proxy="v1")
+    await cluster.start_proxy(
+        retries=1, balance="first", backend_tls=True, accept_proxy=True, send_proxy="v1"
+    )
     assert await cluster.connect_and_close("192.0.2.77") == "good"
     assert recorder.raw == [proxy_header("192.0.2.77")]
     assert (await cluster.harness.session())["retries"] == 1

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from mailproxy.testing import Close, collect, dial
-from tests.support.patience import wait_until
 from tests.support.proxy.backend_cluster import BackendCluster, assert_rejected, check_of, receive_server_name
+from tests.support.timeouts import wait_until
 
 HOST_1, HOST_2, HOST_3 = "192.0.2.1", "192.0.2.2", "192.0.2.3"
 SHORT_TIMEOUT: dict[str, Any] = {"timeouts": {"connect": "100ms"}}
@@ -26,7 +26,7 @@ async def start_with_two_servers(
 async def start_proxy(
     cluster: BackendCluster, *, stick: dict[str, Any] | None = None, **backend: Any
 ) -> None:
-    settings = {"balance": "roundrobin", "introduced": True, **backend}
+    settings = {"balance": "roundrobin", "accept_proxy": True, **backend}
     await cluster.start_proxy(stick={"on": "source", **(stick or {})}, **settings)
 
 
@@ -70,12 +70,12 @@ async def test_parallel_sessions_of_client_share_server(cluster: BackendCluster)
 async def test_without_stick_table_clients_rotate(cluster: BackendCluster) -> None:
     await cluster.add_server("s1")
     await cluster.add_server("s2")
-    await cluster.start_proxy(balance="roundrobin", introduced=True)
+    await cluster.start_proxy(balance="roundrobin", accept_proxy=True)
     assert [await cluster.connect_and_close(HOST_1) for _ in range(4)] == ["s1", "s2", "s1", "s2"]
 
 
 async def test_connection_address_is_used_without_proxy_header(cluster: BackendCluster) -> None:
-    await start_with_two_servers(cluster, introduced=False)
+    await start_with_two_servers(cluster, accept_proxy=False)
     assert [await cluster.connect_and_close() for _ in range(3)] == ["s1"] * 3
 
 
@@ -131,7 +131,7 @@ async def test_prefix_makes_network_single_client(
 
 async def test_unix_socket_clients_are_not_sticky(cluster: BackendCluster) -> None:
     address = f"unix:{cluster.harness.folder}/p.sock"
-    await start_with_two_servers(cluster, introduced=False, frontend={"bind": [{"address": address}]})
+    await start_with_two_servers(cluster, accept_proxy=False, frontend={"bind": [{"address": address}]})
     assert [await cluster.connect_and_close() for _ in range(4)] == ["s1", "s2", "s1", "s2"]
 
 
@@ -148,7 +148,7 @@ async def test_unix_socket_clients_with_header_are_sticky(cluster: BackendCluste
 
 async def test_optional_header_falls_back_to_connection_address(cluster: BackendCluster) -> None:
     binds = [{"address": "127.0.0.1:0", "accept_proxy": ["192.0.2.0/24"], "proxy_optional": True}]
-    await start_with_two_servers(cluster, introduced=False, frontend={"bind": binds})
+    await start_with_two_servers(cluster, accept_proxy=False, frontend={"bind": binds})
     assert [await cluster.connect_and_close() for _ in range(3)] == ["s1"] * 3
 
 
@@ -399,7 +399,7 @@ async def test_sessions_of_client_share_entry(cluster: BackendCluster) -> None:
 
 async def test_connection_addresses_are_distinguished(cluster: BackendCluster) -> None:
     """Without PROXY headers: connections from two addresses of this machine."""
-    await start_with_two_servers(cluster, introduced=False, frontend={"bind": [{"address": "[::]:0"}]})
+    await start_with_two_servers(cluster, accept_proxy=False, frontend={"bind": [{"address": "[::]:0"}]})
     port = cluster.proxy.frontends["f"].addresses[0].rpartition(":")[2]
     for host, server in (("127.0.0.1", "s1"), ("[::1]", "s2"), ("127.0.0.1", "s1"), ("[::1]", "s2")):
         async with await dial(f"{host}:{port}") as client:

@@ -41,6 +41,7 @@ def client_left_queue(wait: InterruptibleWait) -> None:
         ((client_left_queue,), 1.0, end_reasons.QUEUE_LEFT),
         ((client_closed, server_down), 1.0, None),
         ((client_left_queue, server_down), 1.0, end_reasons.QUEUE_LEFT),
+        ((server_down, client_closed), 1.0, None),
         ((client_closed, client_closed), 1.0 + _CLIENT_EOF_GRACE_S, end_reasons.CLIENT_LEFT),
     ],
 )

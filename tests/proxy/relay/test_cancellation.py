@@ -1,4 +1,4 @@
-"""A session that is cancelled at any step leaves nothing in the relay, and its neighbour notices nothing."""
+"""A session that is cancelled at any step leaves nothing in the relay, and another session is not affected."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ ABORTED: list[Action] = [
     Reset("client"),
     Pause(),
 ]
-NO_ROOM: list[Action] = [
+BUFFERS_FULL: list[Action] = [
     StopReading("client"),
     Send("server", 600_000),
     HalfClose("server"),
     Pause(),
     ReceiveAll("client"),
 ]
-NEIGHBOUR: list[Action] = [
+OTHER: list[Action] = [
     *(
         Send("client", 10, 1),
         ReceiveAll("server"),
@@ -66,33 +66,36 @@ NEIGHBOUR: list[Action] = [
 
 
 @ON_BOTH
-@pytest.mark.parametrize("channel", ["clear", "TLS 1.3"])
-@pytest.mark.parametrize("acts", [CANCELLED, ABORTED, NO_ROOM], ids=["held back", "reset", "no room"])
-async def test_cancelled_at_any_step(
-    relay_kind: Kind, throw_away_ca: ThrowAwayCA, acts: list[Action], channel: Transport
+@pytest.mark.parametrize("transport", ["clear", "TLS 1.3"])
+@pytest.mark.parametrize(
+    "actions", [CANCELLED, ABORTED, BUFFERS_FULL], ids=["blocked", "reset", "buffers full"]
+)
+async def test_cancellation_at_any_step_leaves_nothing(
+    relay_kind: Kind, throw_away_ca: ThrowAwayCA, actions: list[Action], transport: Transport
 ) -> None:
     contexts = Contexts.of(throw_away_ca)
-    play = Scenario(acts, channel, channel, client_buffer=8192)
-    neighbours = Scenario(NEIGHBOUR, channel)
+    scenario = Scenario(actions, transport, transport, client_buffer=8192)
+    other_scenario = Scenario(OTHER, transport)
     cancelled = 0
     async with run_relay(relay_kind) as relay:
         before: ResourceSnapshot | None = None
         for step in count(1, STRIDE):
-            async with play.harness(contexts) as stage, neighbours.harness(contexts) as other:
-                instrument = CancelAt(step, stage.scope)
+            async with scenario.harness(contexts) as harness, other_scenario.harness(contexts) as other:
+                instrument = CancelAt(step, harness.scope)
                 with trio.fail_after(TIMEOUT_S):
                     async with trio.open_nursery() as nursery:
                         trio.lowlevel.add_instrument(instrument)
-                        nursery.start_soon(play.play, stage, relay)
-                        nursery.start_soon(neighbours.play, other, relay)
+                        nursery.start_soon(scenario.play, harness, relay)
+                        nursery.start_soon(other_scenario.play, other, relay)
                 trio.lowlevel.remove_instrument(instrument)
-            stage.check_invariants()
+            harness.check_invariants()
             other.check_invariants()
             assert other.end is CLIENT_CLOSED
             assert registered(relay) == 0
-            cancelled += stage.scope.cancelled_caught
-            before = before or ResourceSnapshot.now()  # what the first one left may be kept for the next
-            if instrument.left > 0:
+            cancelled += harness.scope.cancelled_caught
+            # What the first session left may be kept for the next one.
+            before = before or ResourceSnapshot.now()
+            if instrument.remaining > 0:
                 break
         assert before is not None
         await before.wait_until_restored()

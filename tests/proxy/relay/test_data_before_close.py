@@ -1,7 +1,7 @@
-"""A side that says something and closes at once is heard out, although sending to it fails; and a reset ends the session.
+"""Data sent just before a close or reset is delivered, although sending to that side fails.
 
-A socket that is closed with unread bytes sends a reset behind what it said last. Here both are in the kernel before the relay
-runs, so no test depends on which of them is faster.
+A socket that is closed with unread bytes sends a reset after its last data. Here both are in the kernel
+before the relay runs, so that no test depends on which is faster.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from mailproxy.net.relay.tunnel import FINAL_DATA_TIMEOUT_S
 from mailproxy.net.tls.close import send_close_notify
 from mailproxy.net.tls.handshake import accept_tls, connect_tls
 from mailproxy.testing import Drop, Expect, Send, ThrowAwayCA, pattern
-from tests.support.patience import wait_until
 from tests.support.proxy.proxy_harness import ProxyHarness
 from tests.support.proxy.relay_harness import TRANSPORTS, Contexts, Transport
 from tests.support.proxy.relayed_pair import fill_send_buffer, relayed_pair
 from tests.support.proxy.relays import ON_BOTH, Kind, run_relay
+from tests.support.timeouts import wait_until
 
 pytestmark = ON_BOTH
 
-TURNS = 5
+REPETITIONS = 5
 RESET = "Connection reset by peer"
 ANSWER = b"552 5.3.4 message too big\r\n"
 COMMAND = b"QUIT\r\n"
-BUFFER_BYTES = 400_000  # of the kernel, for what lies there before the relay runs
+BUFFER_BYTES = 400_000  # size of the kernel's buffers, for the data that is there before the relay runs
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,10 @@ def contexts(throw_away_ca: ThrowAwayCA) -> Contexts:
 
 @define
 class Ends:
-    """The four sockets of a session over TCP: the peers' own, and the relay's ``client_side`` and ``server_side``."""
+    """The four sockets of a TCP session.
+
+    ``client`` and ``server`` are the peers' ends, ``client_side`` and ``server_side`` the relay's.
+    """
 
     client: socket.socket
     client_side: socket.socket
@@ -56,8 +59,8 @@ class Ends:
     detail: str = ""
 
     async def relay(self, kind: Kind) -> EndReason:
-        """Relay until the end, and close as the session does."""
-        pair = Tunnel(
+        """Relay until the session ends, then close the sockets as a session does."""
+        tunnel = Tunnel(
             self.client_side,
             self.server_side,
             client_timeout=1000,
@@ -66,10 +69,10 @@ class Ends:
         )
         async with run_relay(kind) as relay:
             with trio.fail_after(10):
-                end = await relay.run(pair)
+                end = await relay.run(tunnel)
         self.client_side.close()
         self.server_side.close()
-        self.detail = pair.detail
+        self.detail = tunnel.detail
         return end
 
 
@@ -96,7 +99,7 @@ async def session(
 
 
 def tcp_pair() -> tuple[socket.socket, socket.socket]:
-    """A connection over TCP: the end that has connected, and the one that was accepted."""
+    """Return a TCP connection: the connecting end and the accepted one."""
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
         listener.bind(("127.0.0.1", 0))
@@ -126,17 +129,17 @@ async def over_tls(
     return ends[0], ends[1]
 
 
-async def close_over_unread(sock: socket.socket, last_words: bytes) -> None:
-    """Say something and, once it has arrived, close with bytes unread, which makes a reset of it."""
+async def close_with_unread_data(sock: socket.socket, final_data: bytes) -> None:
+    """Send, wait until the data has arrived, then close with unread bytes, which sends a reset."""
     sent = 0
-    while sent < len(last_words):
-        sent += sock.send(last_words[sent : sent + 16384])
+    while sent < len(final_data):
+        sent += sock.send(final_data[sent : sent + 16384])
     await wait_until(lambda: not struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0])
     sock.close()
 
 
-async def heard(sock: socket.socket) -> bytes:
-    """All that arrives at a peer until its connection's end."""
+async def receive_all(sock: socket.socket) -> bytes:
+    """Return all that a peer receives until its connection ends."""
     data = b""
     while True:
         try:
@@ -155,81 +158,81 @@ async def heard(sock: socket.socket) -> bytes:
 @pytest.mark.parametrize("server", TRANSPORTS)
 @pytest.mark.parametrize("client", TRANSPORTS)
 @pytest.mark.parametrize("size", [len(ANSWER), 100_000])
-async def test_answer_of_a_refusing_server(
+async def test_answer_of_closing_server_is_delivered(
     relay_kind: Kind, contexts: Contexts, client: Transport, server: Transport, size: int
 ) -> None:
-    """The client is still sending; the server answers and closes without having read it all."""
+    """The client is still sending when the server answers and closes without having read everything."""
     answer = pattern(size)
-    for _ in range(TURNS):
+    for _ in range(REPETITIONS):
         async with session(contexts, client, server) as ends:
             ends.server_side.send(b"MAIL FROM:<a@example.com>\r\n")
             await trio.lowlevel.wait_readable(ends.server)
-            await close_over_unread(ends.server, answer)
+            await close_with_unread_data(ends.server, answer)
             ends.client.send(b"DATA\r\n")
             assert await ends.relay(relay_kind) is SERVER_ABORTED
             assert ends.detail == RESET
-            assert await heard(ends.client) == answer
+            assert await receive_all(ends.client) == answer
 
 
 @pytest.mark.parametrize("server", TRANSPORTS)
 @pytest.mark.parametrize("client", TRANSPORTS)
 @pytest.mark.parametrize("size", [len(COMMAND), 100_000])
-async def test_last_command_of_a_client(
+async def test_last_command_of_closing_client_is_delivered(
     relay_kind: Kind, contexts: Contexts, client: Transport, server: Transport, size: int
 ) -> None:
-    """The server is still sending; the client says what it wants and closes without having read it all."""
+    """The server is still sending when the client sends a command and closes with unread data."""
     command = pattern(size)
-    for _ in range(TURNS):
+    for _ in range(REPETITIONS):
         async with session(contexts, client, server) as ends:
             ends.client_side.send(b"+OK ready\r\n")
             await trio.lowlevel.wait_readable(ends.client)
-            await close_over_unread(ends.client, command)
+            await close_with_unread_data(ends.client, command)
             ends.server.send(b"+OK 2 messages\r\n")
             assert await ends.relay(relay_kind) is CLIENT_ABORTED
             assert ends.detail == RESET
-            assert await heard(ends.server) == command
+            assert await receive_all(ends.server) == command
 
 
-async def test_answer_in_the_middle_of_bulk(relay_kind: Kind, contexts: Contexts) -> None:
-    """Where the bytes towards the server go through a pipe."""
-    for _ in range(TURNS):
+async def test_answer_during_bulk_is_delivered(relay_kind: Kind, contexts: Contexts) -> None:
+    """The bytes towards the server go through a pipe."""
+    for _ in range(REPETITIONS):
         async with session(contexts) as ends:
             ends.server_side.send(b"x")
             await trio.lowlevel.wait_readable(ends.server)
             sent = fill_send_buffer(ends.client)
             assert sent > 2 * 65536
-            await close_over_unread(ends.server, ANSWER)
+            await close_with_unread_data(ends.server, ANSWER)
             assert await ends.relay(relay_kind) is SERVER_ABORTED
-            assert await heard(ends.client) == ANSWER
+            assert await receive_all(ends.client) == ANSWER
 
 
-async def test_answer_behind_an_end_in_order(relay_kind: Kind, contexts: Contexts) -> None:
-    """The client ends its side, and passing that on over TLS finds the server gone."""
-    for _ in range(TURNS):
+async def test_answer_after_client_half_close_is_delivered(relay_kind: Kind, contexts: Contexts) -> None:
+    """The client half-closes. Passing that on over TLS finds that the server has gone."""
+    for _ in range(REPETITIONS):
         async with session(contexts, server="TLS 1.3") as ends:
             ends.server_side.send(b"x")
             await trio.lowlevel.wait_readable(ends.server)
-            await close_over_unread(ends.server, ANSWER)
+            await close_with_unread_data(ends.server, ANSWER)
             ends.client.shutdown(socket.SHUT_WR)
             assert await ends.relay(relay_kind) is SERVER_ABORTED
-            assert await heard(ends.client) == ANSWER
+            assert await receive_all(ends.client) == ANSWER
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
-async def test_upload_that_is_refused(harness: ProxyHarness, tls: bool) -> None:
+async def test_answer_to_rejected_upload_is_delivered(harness: ProxyHarness, tls: bool) -> None:
     """As a mail client sees it: of 5 MB the server reads a little, answers and closes."""
     server = await harness.server((Expect(b"DATA\r\n"), Send(ANSWER), Drop()))
     proxy = await harness.proxy(server.address, tls=tls)
     host, port = proxy.frontends["f"].addresses[0].split(":")
     context = harness.ca.client_context() if tls else None
-    for _ in range(TURNS):
+    for _ in range(REPETITIONS):
         assert await trio.to_thread.run_sync(upload, host, int(port), context) == ANSWER
-    lines = await harness.sessions(TURNS)
+    lines = await harness.sessions(REPETITIONS)
     assert {(line["end"], line["detail"]) for line in lines} == {("server-aborted", RESET)}
 
 
 def upload(host: str, port: int, context: ssl.SSLContext | None) -> bytes:
-    """Send until that fails, then read what the server has said."""
+    """Send until that fails, then return what the server has sent."""
     with socket.create_connection((host, port), timeout=10) as connected:
         sock = context.wrap_socket(connected, server_hostname="localhost") if context else connected
         with sock:
@@ -242,15 +245,15 @@ def upload(host: str, port: int, context: ssl.SSLContext | None) -> bytes:
             return bytes(answer)
 
 
-async def test_last_words_to_one_that_reads_slowly(relay_kind: Kind, contexts: Contexts) -> None:
-    """More than its connection holds: it gets all of it, as long as it goes on reading."""
+async def test_final_data_reaches_slow_reader(relay_kind: Kind, contexts: Contexts) -> None:
+    """The data is more than the client's connection holds. The client gets all of it as long as it reads."""
     async with session(contexts) as ends:
         answer = pattern(100_000)
         ends.client_side.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         ends.client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         ends.server_side.send(b"x")
         await trio.lowlevel.wait_readable(ends.server)
-        await close_over_unread(ends.server, answer)
+        await close_with_unread_data(ends.server, answer)
         ends.client.send(b"DATA\r\n")
         received = bytearray()
 
@@ -272,12 +275,12 @@ async def test_last_words_to_one_that_reads_slowly(relay_kind: Kind, contexts: C
         assert received == answer
 
 
-@pytest.mark.parametrize("channel", ["TLS 1.2", "TLS 1.3"])
-async def test_words_for_a_reset_behind_close_notify(
-    relay_kind: Kind, contexts: Contexts, channel: Transport
+@pytest.mark.parametrize("transport", ["TLS 1.2", "TLS 1.3"])
+async def test_reset_after_close_notify_is_an_abort(
+    relay_kind: Kind, contexts: Contexts, transport: Transport
 ) -> None:
-    """OpenSSL calls the failed write an orderly end then, which it is not."""
-    async with session(contexts, channel) as ends:
+    """OpenSSL reports the failed write as an orderly end, which it is not."""
+    async with session(contexts, transport) as ends:
         assert isinstance(ends.client, ssl.SSLSocket)
         ends.client_side.send(b"+OK ready\r\n")
         await trio.lowlevel.wait_readable(ends.client)
@@ -285,22 +288,22 @@ async def test_words_for_a_reset_behind_close_notify(
         ends.client.close()
         ends.server.send(b"+OK 2 messages\r\n")
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(say_more_later, ends.server)
+            nursery.start_soon(send_more_later, ends.server)
             end = await ends.relay(relay_kind)
             nursery.cancel_scope.cancel()
         assert (end, ends.detail) == (CLIENT_ABORTED, RESET)
 
 
-async def say_more_later(sock: socket.socket) -> None:
+async def send_more_later(sock: socket.socket) -> None:
     await wait_all_tasks_blocked()
     sock.send(b"+OK\r\n")
 
 
-# Under a clock that only the test moves
+# With a clock that only the test moves
 
 
-async def test_last_words_to_one_that_does_not_read(mock_clock: MockClock, relay_kind: Kind) -> None:
-    """The session ends soon, for the reason that began it."""
+async def test_final_data_times_out_without_reader(mock_clock: MockClock, relay_kind: Kind) -> None:
+    """The session ends after ``FINAL_DATA_TIMEOUT_S``, with the reason of the first close."""
     async with relayed_pair(mock_clock, relay_kind) as session:
         filled = await session.fill(session.server)
         assert filled
@@ -314,13 +317,13 @@ async def test_last_words_to_one_that_does_not_read(mock_clock: MockClock, relay
         assert session.end_reasons == [SERVER_ABORTED]
 
 
-async def test_reset_while_the_server_takes_nothing(mock_clock: MockClock, relay_kind: Kind) -> None:
-    """A client that gives up does not stay a session until the server's timeout."""
+async def test_client_reset_ends_session_with_stalled_server(mock_clock: MockClock, relay_kind: Kind) -> None:
+    """After the client has reset, the session does not last until the server's timeout."""
     async with relayed_pair(mock_clock, relay_kind) as session:
         session.server.send(b"* OK ready\r\n")
         await wait_all_tasks_blocked()
         await session.fill(session.client)
-        session.client.close()  # over the greeting, which makes a reset of it
+        session.client.close()  # with the greeting unread, which sends a reset
         await session.advance(1.1)
         await session.advance(FINAL_DATA_TIMEOUT_S - 0.5)
         assert session.end_reasons == []
@@ -329,8 +332,8 @@ async def test_reset_while_the_server_takes_nothing(mock_clock: MockClock, relay
         assert session.tunnel.detail == RESET
 
 
-async def test_reset_while_the_server_takes_a_little(mock_clock: MockClock, relay_kind: Kind) -> None:
-    """What the client had sent arrives."""
+async def test_data_before_client_reset_reaches_slow_server(mock_clock: MockClock, relay_kind: Kind) -> None:
+    """All that the client had sent arrives."""
     async with relayed_pair(mock_clock, relay_kind) as session:
         session.server.send(b"* OK ready\r\n")
         await wait_all_tasks_blocked()
@@ -343,8 +346,8 @@ async def test_reset_while_the_server_takes_a_little(mock_clock: MockClock, rela
         assert session.end_reasons == [CLIENT_ABORTED]
 
 
-async def test_reset_behind_an_end_in_order(mock_clock: MockClock, relay_kind: Kind) -> None:
-    """Nothing can be sent to that client any more: the server's silence does not keep the session."""
+async def test_reset_after_half_close_ends_session(mock_clock: MockClock, relay_kind: Kind) -> None:
+    """Nothing more can be sent to that client, so the silent server does not keep the session."""
     async with relayed_pair(mock_clock, relay_kind) as session:
         session.server.send(b"* OK ready\r\n")
         await wait_all_tasks_blocked()
@@ -358,10 +361,8 @@ async def test_reset_behind_an_end_in_order(mock_clock: MockClock, relay_kind: K
         assert session.end_reasons == [CLIENT_ABORTED]
 
 
-async def test_reset_behind_an_end_in_order_and_the_server_ends(
-    mock_clock: MockClock, relay_kind: Kind
-) -> None:
-    """A client may leave before the answer to its last command: both ended in order."""
+async def test_reset_after_half_close_keeps_orderly_end(mock_clock: MockClock, relay_kind: Kind) -> None:
+    """A client may close before the answer to its last command: both sides ended in order."""
     async with relayed_pair(mock_clock, relay_kind) as session:
         session.server.send(b"* OK ready\r\n")
         await wait_all_tasks_blocked()
@@ -375,26 +376,26 @@ async def test_reset_behind_an_end_in_order_and_the_server_ends(
         assert session.tunnel.detail == ""
 
 
-async def test_urgent_data_in_bulk(relay_kind: Kind, contexts: Contexts) -> None:
-    """splice(2) stops there as if nothing more had come; what stands behind it arrives all the same."""
+async def test_urgent_data_does_not_stop_bulk(relay_kind: Kind, contexts: Contexts) -> None:
+    """splice(2) stops at urgent data as if nothing more had come. The data after it is still delivered."""
     async with session(contexts) as ends:
-        pair = Tunnel(
+        tunnel = Tunnel(
             ends.client_side,
             ends.server_side,
             client_timeout=1000,
             server_timeout=1000,
             half_closed_timeout=1000,
         )
-        before, behind = pattern(140_000), pattern(1000)
+        before, after = pattern(140_000), pattern(1000)
         received = bytearray()
         async with run_relay(relay_kind) as relay, trio.open_nursery() as nursery:
             ends.client.send(before)
             ends.client.send(b"!", socket.MSG_OOB)
-            ends.client.send(behind)
-            nursery.start_soon(relay.run, pair)
+            ends.client.send(after)
+            nursery.start_soon(relay.run, tunnel)
             with trio.fail_after(10):
-                while len(received) < len(before) + len(behind):
+                while len(received) < len(before) + len(after):
                     await trio.lowlevel.wait_readable(ends.server)
                     received += ends.server.recv(1 << 20)
             nursery.cancel_scope.cancel()
-        assert received == before + behind
+        assert received == before + after

@@ -1,4 +1,4 @@
-"""What only the engine can get wrong: it relays all sessions in one task, which is not theirs."""
+"""What only the engine can get wrong, because it relays all sessions in one task that is not theirs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = ENGINE_ONLY
 
 @contextmanager
 def session() -> Iterator[tuple[socket.socket, socket.socket, Tunnel]]:
-    """The client's own end, the server's, and what is between them."""
+    """Yield the client's end, the server's end and the tunnel between them."""
     ends = [*socket.socketpair(), *socket.socketpair()]
     for sock in ends:
         sock.setblocking(False)
@@ -40,35 +40,35 @@ def session() -> Iterator[tuple[socket.socket, socket.socket, Tunnel]]:
             sock.close()
 
 
-async def test_what_had_come_before_is_relayed_without_more_to_come(
+async def test_data_before_start_is_relayed_without_event(
     relay_kind: Kind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The session's own task moves it, up to a turn: the rest must not lie there until something happens somewhere."""
-    with session() as (client, server, pair):
+    """The session's own task moves the first turn. The rest must not wait for an event on some socket."""
+    with session() as (client, server, tunnel):
         async with run_relay(relay_kind) as relay, trio.open_nursery() as nursery:
             assert isinstance(relay, Engine)
             monkeypatch.setattr(relay.pipes, "borrow", lambda: None)  # no descriptors are left
-            relay.poller.add(pair.client.sock.fileno())
-            relay.poller.add(pair.server.sock.fileno())
+            relay.poller.add(tunnel.client.sock.fileno())
+            relay.poller.add(tunnel.server.sock.fileno())
             sent = 0
             while sent < 3 * 65536:
                 sent += client.send(bytes(8192))
             await wait_all_tasks_blocked()
-            nursery.start_soon(relay.run, pair)
+            nursery.start_soon(relay.run, tunnel)
             await wait_all_tasks_blocked()
-            heard = 0
-            while heard < sent:
-                heard += len(server.recv(1 << 20))
+            received = 0
+            while received < sent:
+                received += len(server.recv(1 << 20))
                 await wait_all_tasks_blocked()
-            assert heard == sent
+            assert received == sent
             nursery.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("is_in_turn", [False, True], ids=["told", "in a turn"])
-async def test_a_fault_of_our_own_is_its_sessions_alone(relay_kind: Kind, is_in_turn: bool) -> None:
-    """The poller's task has nobody to tell it to, and all the other sessions."""
+@pytest.mark.parametrize("is_deferred", [False, True], ids=["event", "deferred"])
+async def test_internal_fault_ends_one_session(relay_kind: Kind, is_deferred: bool) -> None:
+    """The poller's task serves all sessions and cannot report the fault itself."""
     ends: list[EndReason] = []
-    with session() as (client, _, pair), session() as (neighbour, its_server, its_pair):
+    with session() as (client, _, tunnel), session() as (other_client, other_server, other_tunnel):
 
         class Faulty:
             def recv_into(self, _buffer: memoryview) -> int:
@@ -77,53 +77,53 @@ async def test_a_fault_of_our_own_is_its_sessions_alone(relay_kind: Kind, is_in_
         async with run_relay(relay_kind) as relay:
             assert isinstance(relay, Engine)
 
-            async def fail() -> None:
+            async def run_failing() -> None:
                 with pytest.raises(ZeroDivisionError):
-                    await relay.run(pair)
+                    await relay.run(tunnel)
 
-            async def go_on() -> None:
-                ends.append(await relay.run(its_pair))
+            async def run_other() -> None:
+                ends.append(await relay.run(other_tunnel))
 
             with trio.fail_after(TIMEOUT_S):
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(fail)
-                    nursery.start_soon(go_on)
+                    nursery.start_soon(run_failing)
+                    nursery.start_soon(run_other)
                     await wait_all_tasks_blocked()
-                    pair.client.connection = Faulty()
-                    if is_in_turn:
-                        told = relay.poller._handlers[pair.client.sock.fileno()]
-                        assert isinstance(told, Flow)
-                        relay.poller.defer(told)
+                    tunnel.client.connection = Faulty()
+                    if is_deferred:
+                        flow = relay.poller._handlers[tunnel.client.sock.fileno()]
+                        assert isinstance(flow, Flow)
+                        relay.poller.defer(flow)
                     else:
                         client.send(b"x")
                     await wait_all_tasks_blocked()
-                    assert registered(relay) == 2, "the neighbour's"
-                    neighbour.send(b"a1 NOOP\r\n")
+                    assert registered(relay) == 2, "the sockets of the other session"
+                    other_client.send(b"a1 NOOP\r\n")
                     await wait_all_tasks_blocked()
-                    assert its_server.recv(100) == b"a1 NOOP\r\n"
-                    neighbour.shutdown(socket.SHUT_WR)
-                    its_server.shutdown(socket.SHUT_WR)
+                    assert other_server.recv(100) == b"a1 NOOP\r\n"
+                    other_client.shutdown(socket.SHUT_WR)
+                    other_server.shutdown(socket.SHUT_WR)
             assert ends == [CLIENT_CLOSED]
 
 
 async def move(sender: socket.socket, receiver: socket.socket, data: bytes) -> None:
-    """Through the relay, whatever fits at a time."""
-    sent = heard = 0
+    """Send through the relay, as much as fits at a time."""
+    sent = received = 0
     with trio.fail_after(TIMEOUT_S):
-        while heard < len(data):
+        while received < len(data):
             with suppress(BlockingIOError):
                 sent += sender.send(data[sent : sent + 200_000])
             await wait_all_tasks_blocked()
             with suppress(BlockingIOError):
-                heard += len(receiver.recv(1 << 20))
+                received += len(receiver.recv(1 << 20))
 
 
-async def test_a_session_that_falls_silent_after_bulk_keeps_no_pipe(relay_kind: Kind) -> None:
-    """They are few: some that fetched a large message would keep all others from having one."""
-    with session() as (client, server, pair):
+async def test_idle_session_after_bulk_keeps_no_pipe(relay_kind: Kind) -> None:
+    """Pipes are few: some sessions that fetched a large message would keep all others from having one."""
+    with session() as (client, server, tunnel):
         async with run_relay(relay_kind) as relay, trio.open_nursery() as nursery:
             assert isinstance(relay, Engine)
-            nursery.start_soon(relay.run, pair)
+            nursery.start_soon(relay.run, tunnel)
             await wait_all_tasks_blocked()
             for _ in range(2):
                 await move(server, client, bytes(1_000_000))
@@ -134,47 +134,51 @@ async def test_a_session_that_falls_silent_after_bulk_keeps_no_pipe(relay_kind: 
             nursery.cancel_scope.cancel()
 
 
-async def test_what_follows_urgent_data_is_relayed(relay_kind: Kind) -> None:
-    """A read stops short there, though more has come."""
-    with session() as (_, server, pair), socket.create_server(("127.0.0.1", 0)) as listener:
+async def test_data_after_urgent_data_is_relayed(relay_kind: Kind) -> None:
+    """A read stops short at urgent data although more has come."""
+    with session() as (_, server, tunnel), socket.create_server(("127.0.0.1", 0)) as listener:
         client = socket.create_connection(listener.getsockname())
-        ours, _address = listener.accept()
-        ours.setblocking(False)
-        with client, ours:
+        relay_socket, _address = listener.accept()
+        relay_socket.setblocking(False)
+        with client, relay_socket:
             async with run_relay(relay_kind) as relay, trio.open_nursery() as nursery:
-                tcp = Tunnel(
-                    ours, pair.server.sock, client_timeout=1000, server_timeout=1000, half_closed_timeout=1000
+                tcp_tunnel = Tunnel(
+                    relay_socket,
+                    tunnel.server.sock,
+                    client_timeout=1000,
+                    server_timeout=1000,
+                    half_closed_timeout=1000,
                 )
                 client.send(b"before ")
                 client.send(b"!", socket.MSG_OOB)
                 client.send(b"behind")
                 await wait_all_tasks_blocked(0.01)
-                nursery.start_soon(relay.run, tcp)
-                heard = b""
+                nursery.start_soon(relay.run, tcp_tunnel)
+                received = b""
                 with trio.fail_after(TIMEOUT_S):
-                    while heard != b"before behind":
+                    while received != b"before behind":
                         await trio.lowlevel.wait_readable(server)
-                        heard += server.recv(100)
+                        received += server.recv(100)
                 nursery.cancel_scope.cancel()
 
 
-async def test_tls_that_must_answer_waits_for_room_at_its_own_socket(relay_kind: Kind) -> None:
-    """The answer to a key update goes back to where that came from."""
-    with session() as (client, server, pair):
-        answers = [ssl.SSLWantWriteError()]
+async def test_key_update_answer_waits_for_own_socket(relay_kind: Kind) -> None:
+    """The answer to a key update goes back to the socket that the update came from."""
+    with session() as (client, server, tunnel):
+        errors = [ssl.SSLWantWriteError()]
 
-        class Answering:
+        class KeyUpdating:
             def read(self, _size: int, buffer: memoryview) -> int:
-                if answers:
-                    raise answers.pop()
-                return pair.client.sock.recv_into(buffer)
+                if errors:
+                    raise errors.pop()
+                return tunnel.client.sock.recv_into(buffer)
 
         async with run_relay(relay_kind) as relay, trio.open_nursery() as nursery:
-            nursery.start_soon(relay.run, pair)
+            nursery.start_soon(relay.run, tunnel)
             await wait_all_tasks_blocked()
-            pair.client.connection, pair.client.is_tls = Answering(), True
+            tunnel.client.connection, tunnel.client.is_tls = KeyUpdating(), True
             client.send(b"a1 NOOP\r\n")
             with trio.fail_after(TIMEOUT_S):
-                await trio.lowlevel.wait_readable(server)  # told of room, it went on by itself
+                await trio.lowlevel.wait_readable(server)  # the event for writing makes the session continue
             assert server.recv(100) == b"a1 NOOP\r\n"
             nursery.cancel_scope.cancel()

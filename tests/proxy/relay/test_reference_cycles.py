@@ -1,4 +1,4 @@
-"""A session that has ended is gone at once: the collector, which is let look rarely, finds nothing of it."""
+"""An ended session leaves no reference cycles for the garbage collector, which seldom runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.proxy.relays import ON_BOTH
 pytestmark = ON_BOTH
 
 GREETING = b"* OK ready\r\n"
-OF_SESSIONS = (
+SESSION_TYPES = (
     Session,
     SessionRecord,
     ClientInfo,
@@ -48,67 +48,67 @@ OF_SESSIONS = (
 @pytest.fixture(autouse=True)
 def _no_collector() -> Iterator[None]:
     gc.collect()
-    gc.freeze()  # what there is now need not be searched for sessions
+    gc.freeze()  # objects that exist now need not be searched
     gc.disable()
     yield
     gc.enable()
 
 
-def of_sessions() -> list[str]:
-    """What is there of sessions, whether anybody has it or not."""
-    return sorted(type(each).__name__ for each in gc.get_objects() if isinstance(each, OF_SESSIONS))
+def session_objects() -> list[str]:
+    """Return the type names of all objects of sessions, referenced or not."""
+    return sorted(type(obj).__name__ for obj in gc.get_objects() if isinstance(obj, SESSION_TYPES))
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["clear", "TLS"])
 @pytest.mark.parametrize(
     "end", ["client closes", "client resets", "server closes", "server resets", "silence", "refused"]
 )
-async def test_a_session_that_has_ended_is_gone(harness: ProxyHarness, tls: bool, end: str) -> None:
-    last: dict[str, Any] = {"server closes": Close(), "server resets": Reset(), "silence": Stall()}
-    server = await harness.server((Send(GREETING), last.get(end, Collect())))
+async def test_ended_session_leaves_no_objects(harness: ProxyHarness, tls: bool, end: str) -> None:
+    last_step: dict[str, Any] = {"server closes": Close(), "server resets": Reset(), "silence": Stall()}
+    server = await harness.server((Send(GREETING), last_step.get(end, Collect())))
     address = server.address if end != "refused" else "127.0.0.1:1"
     limits = {"timeouts": {"client": 0.2}} if end == "silence" else {}
     proxy = await harness.proxy(address, tls=tls, frontends={"f": limits})
-    await play(harness, proxy, end, tls=tls)  # once, for what is made once
-    before = of_sessions()
+    await run_client(harness, proxy, end, tls=tls)  # once before, for objects that a process makes once
+    before = session_objects()
     for _ in range(3):
-        await play(harness, proxy, end, tls=tls)
-    assert of_sessions() == before
+        await run_client(harness, proxy, end, tls=tls)
+    assert session_objects() == before
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["clear", "TLS"])
-async def test_a_session_whose_server_fails_the_handshake_is_gone(harness: ProxyHarness, tls: bool) -> None:
-    server = await harness.server((Send(GREETING), Collect()))  # which is no TLS
+async def test_failed_server_handshake_leaves_no_objects(harness: ProxyHarness, tls: bool) -> None:
+    server = await harness.server((Send(GREETING), Collect()))  # speaks no TLS
     proxy = await harness.proxy(server.address, tls=tls, server_tls=True)
-    await play(harness, proxy, "refused", tls=tls)
-    before = of_sessions()
-    await play(harness, proxy, "refused", tls=tls)
-    assert of_sessions() == before
+    await run_client(harness, proxy, "refused", tls=tls)
+    before = session_objects()
+    await run_client(harness, proxy, "refused", tls=tls)
+    assert session_objects() == before
 
 
-async def test_a_session_whose_client_fails_the_handshake_is_gone(harness: ProxyHarness) -> None:
+async def test_failed_client_handshake_leaves_no_objects(harness: ProxyHarness) -> None:
     server = await harness.server((Send(GREETING), Collect()))
     proxy = await harness.proxy(server.address, tls=True)
-    before = of_sessions()
-    for said in (b"a1 LOGIN x y\r\n", b"\x16\3\1\0\x05hello"):
+    before = session_objects()
+    for first_bytes in (b"a1 LOGIN x y\r\n", b"\x16\3\1\0\x05hello"):
         client = await harness.dial(proxy)
-        await client.send(said)
+        await client.send(first_bytes)
         with trio.fail_after(TIMEOUT_S):
             await client.receive_until_end()
         client.drop()
     await harness.sessions(2)
     await harness.wait_until_idle()
     await trio.testing.wait_all_tasks_blocked()
-    assert of_sessions() == before
+    assert session_objects() == before
 
 
-async def test_a_session_over_the_limit_of_its_client_is_gone(harness: ProxyHarness) -> None:
+async def test_client_limit_leaves_no_objects(harness: ProxyHarness) -> None:
     server = await harness.server((Send(GREETING), Collect()))
     proxy = await harness.proxy(server.address, frontends={"f": {"max_sessions_per_client": 1}})
     async with await harness.dial(proxy) as served:
         with trio.fail_after(TIMEOUT_S):
             assert await served.receive_line() == GREETING
-        before = of_sessions()
+        before = session_objects()
         for _ in range(3):
             client = await harness.dial(proxy)
             with trio.fail_after(TIMEOUT_S):
@@ -116,26 +116,26 @@ async def test_a_session_over_the_limit_of_its_client_is_gone(harness: ProxyHarn
             client.drop()
         assert {line["end"] for line in await harness.sessions(3)} == {"client-limit"}
         await trio.testing.wait_all_tasks_blocked()
-        assert of_sessions() == before
+        assert session_objects() == before
 
 
-async def test_a_session_with_several_addresses_of_which_the_first_refuses_is_gone(
+async def test_refused_first_address_leaves_no_objects(
     harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = await harness.server((Send(GREETING), Collect()))
     port = server.address.rpartition(":")[2]
     resolve_to(monkeypatch, lambda: ["127.0.0.2", "127.0.0.1"])
     proxy = await harness.proxy(f"mail.internal:{port}")
-    before = of_sessions()
-    await play(harness, proxy, "client closes", tls=False)
-    assert of_sessions() == before
+    before = session_objects()
+    await run_client(harness, proxy, "client closes", tls=False)
+    assert session_objects() == before
 
 
-async def test_a_session_that_fails_behind_a_full_record_is_gone(harness: ProxyHarness) -> None:
-    """What comes of a read that was made ahead waits until what was read before has left."""
+async def test_failed_lookahead_leaves_no_objects(harness: ProxyHarness) -> None:
+    """The error of a read made ahead waits until the data read before has been sent."""
     server = await harness.server((Send(GREETING), Collect()))
     proxy = await harness.proxy(server.address, tls=True)
-    before = of_sessions()
+    before = session_objects()
     client = await harness.dial(proxy, tls=True)
     with trio.fail_after(TIMEOUT_S):
         await client.receive_line()
@@ -147,10 +147,10 @@ async def test_a_session_that_fails_behind_a_full_record_is_gone(harness: ProxyH
     await harness.wait_until_idle()
     del client
     await trio.testing.wait_all_tasks_blocked()
-    assert of_sessions() == before
+    assert session_objects() == before
 
 
-async def play(harness: ProxyHarness, proxy: Any, end: str, *, tls: bool) -> None:
+async def run_client(harness: ProxyHarness, proxy: Any, end: str, *, tls: bool) -> None:
     client: Connection = await harness.dial(proxy, tls=tls)
     with trio.fail_after(TIMEOUT_S):
         await client.receive_line()

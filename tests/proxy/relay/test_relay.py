@@ -1,4 +1,4 @@
-"""The relay: every byte arrives, in order, whatever the peers' pace; silence and half-close as documented."""
+"""The relay: every byte arrives in order at any pace of the peers, with idle timeouts and half-closes."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from tests.support.proxy.relays import ON_BOTH, Kind
 pytestmark = ON_BOTH
 
 MB = 1_000_000
-BOTH = pytest.mark.parametrize(
+EACH_TLS = pytest.mark.parametrize(
     ("tls", "server_tls"),
     [(False, False), (True, False), (False, True), (True, True)],
     ids=["clear-clear", "tls-clear", "clear-tls", "tls-tls"],
 )
 
 
-async def link(
+async def connect_both(
     harness: ProxyHarness, *playbook: Step, tls: bool, server_tls: bool, **options: Any
 ) -> tuple[Connection, Connection]:
-    """Both ends of a session: the client's connection and the server's."""
+    """Return both ends of a session: the client's connection and the server's."""
     context = harness.ca.server_context("127.0.0.1") if server_tls else None
     server = await harness.server(playbook, tls=context, **options)
     proxy = await harness.proxy(server.address, tls=tls, server_tls=server_tls)
@@ -51,27 +51,27 @@ def digest(data: bytes | bytearray) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-@BOTH
-async def test_bulk_both_ways_at_once(harness: ProxyHarness, tls: bool, server_tls: bool) -> None:
+@EACH_TLS
+async def test_bulk_in_both_directions_at_once(harness: ProxyHarness, tls: bool, server_tls: bool) -> None:
     size = 6 * MB
-    both = trio.Event()
+    both_received = trio.Event()
 
-    class Both:
+    class SendAndReceive:
         """The server's step: send and receive at the same time."""
 
         async def play(self, connection: Connection) -> None:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(Flood(size).play, connection)
                 await connection.receive_exactly(size)
-            await both.wait()
+            await both_received.wait()
 
-    client, server = await link(harness, Both(), tls=tls, server_tls=server_tls)
+    client, server = await connect_both(harness, SendAndReceive(), tls=tls, server_tls=server_tls)
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(Flood(size).play, client)
             await client.receive_exactly(size)
         await server.wait_received(size)
-    both.set()
+    both_received.set()
     expected = digest(pattern(size))
     assert digest(client.received) == expected
     assert digest(server.received) == expected
@@ -80,11 +80,11 @@ async def test_bulk_both_ways_at_once(harness: ProxyHarness, tls: bool, server_t
     assert (line["bytes_in"], line["bytes_out"]) == (size, size)
 
 
-@BOTH
-async def test_slow_reader_holds_the_sender_back(harness: ProxyHarness, tls: bool, server_tls: bool) -> None:
-    """Nothing is lost, and the proxy does not swallow what the reader does not take."""
-    size = 16 * MB  # more than the kernel holds
-    client, server = await link(
+@EACH_TLS
+async def test_slow_reader_blocks_sender(harness: ProxyHarness, tls: bool, server_tls: bool) -> None:
+    """Nothing is lost, and the proxy does not buffer what the reader does not take."""
+    size = 16 * MB  # more than the kernel's buffers
+    client, server = await connect_both(
         harness, Flood(size), Collect(), tls=tls, server_tls=server_tls, receive_buffer_bytes=65536
     )
     with trio.fail_after(TIMEOUT_S):
@@ -99,13 +99,11 @@ async def test_slow_reader_holds_the_sender_back(harness: ProxyHarness, tls: boo
     assert server.end is not None
 
 
-@BOTH
-async def test_half_close_comes_behind_the_last_byte(
-    harness: ProxyHarness, tls: bool, server_tls: bool
-) -> None:
-    """A client that sends much and closes its sending side still gets the whole answer."""
+@EACH_TLS
+async def test_half_close_arrives_after_last_byte(harness: ProxyHarness, tls: bool, server_tls: bool) -> None:
+    """A client that sends much and closes its sending side still gets the complete answer."""
     size = 5 * MB
-    client, server = await link(
+    client, server = await connect_both(
         harness, Collect(), Flood(size), tls=tls, server_tls=server_tls, receive_buffer_bytes=16384
     )
     with trio.fail_after(60):
@@ -120,13 +118,13 @@ async def test_half_close_comes_behind_the_last_byte(
     assert (line["end"], line["bytes_in"], line["bytes_out"]) == ("client-closed", size, size)
 
 
-@BOTH
-async def test_half_close_meets_bytes_on_their_way(
+@EACH_TLS
+async def test_half_close_during_transfer_loses_nothing(
     harness: ProxyHarness, tls: bool, server_tls: bool
 ) -> None:
-    """The client closes its side while the server is in the middle of sending."""
+    """The client half-closes while the server is sending."""
     size = 5 * MB
-    client, server = await link(harness, Flood(size), Collect(), tls=tls, server_tls=server_tls)
+    client, server = await connect_both(harness, Flood(size), Collect(), tls=tls, server_tls=server_tls)
     with trio.fail_after(60):
         first = await client.receive_exactly(1000)
         await client.half_close()
@@ -137,9 +135,9 @@ async def test_half_close_meets_bytes_on_their_way(
     await harness.session()
 
 
-@BOTH
-async def test_server_half_closes_and_listens_on(harness: ProxyHarness, tls: bool, server_tls: bool) -> None:
-    client, server = await link(
+@EACH_TLS
+async def test_half_closed_server_still_receives(harness: ProxyHarness, tls: bool, server_tls: bool) -> None:
+    client, server = await connect_both(
         harness, Send(b"* BYE\r\n"), HalfClose(), Expect(b"late words"), tls=tls, server_tls=server_tls
     )
     assert await client.receive_until_end() == b"* BYE\r\n"
@@ -151,11 +149,11 @@ async def test_server_half_closes_and_listens_on(harness: ProxyHarness, tls: boo
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
-async def test_talking_keeps_a_session_alive(harness: ProxyHarness, tls: bool) -> None:
-    """Limits count from the last byte either way: one side may stay silent as long as it is spoken to."""
+async def test_traffic_keeps_session_alive(harness: ProxyHarness, tls: bool) -> None:
+    """Idle timeouts count from the last byte in either direction: a receiving side may stay silent."""
     context = harness.ca.server_context("127.0.0.1") if tls else None
-    words = 10
-    server = await harness.server((SendSlowly(b"still here\r\n" * words, 12, 0.05), Collect()), tls=context)
+    lines = 10
+    server = await harness.server((SendSlowly(b"still here\r\n" * lines, 12, 0.05), Collect()), tls=context)
     proxy = await harness.proxy(
         server.address,
         tls=tls,
@@ -165,15 +163,15 @@ async def test_talking_keeps_a_session_alive(harness: ProxyHarness, tls: bool) -
     )
     client = await harness.dial(proxy, tls=tls)
     with trio.fail_after(TIMEOUT_S):
-        assert await client.receive_exactly(12 * words) == b"still here\r\n" * words
+        assert await client.receive_exactly(12 * lines) == b"still here\r\n" * lines
         await client.receive_until_end()
     client.drop()
-    line = await harness.session()
-    assert line["end"] == "client-timeout"
-    assert line["total_ms"] >= words * 50 + 350
+    record = await harness.session()
+    assert record["end"] == "client-timeout"
+    assert record["total_ms"] >= lines * 50 + 350
 
 
-async def test_bulk_starves_nobody(harness: ProxyHarness) -> None:
+async def test_bulk_does_not_starve_other_sessions(harness: ProxyHarness) -> None:
     """While one session moves all it can, another's line comes back after a bounded number of turns."""
     flood = await harness.server((Flood(),))
     echo = await harness.server()
@@ -186,25 +184,25 @@ async def test_bulk_starves_nobody(harness: ProxyHarness) -> None:
     async with trio.open_nursery() as nursery:
         for connection in bulk:
             await connection.receive_exactly(MB)
-            nursery.start_soon(_swallow, connection)
-        talker = await dial(proxy.frontends["talk"].addresses[0])
+            nursery.start_soon(_discard_received, connection)
+        echo_client = await dial(proxy.frontends["talk"].addresses[0])
         with trio.fail_after(TIMEOUT_S):
-            assert await talker.receive_line()
+            assert await echo_client.receive_line()
             for _ in range(50):
-                await talker.send(b"n NOOP\r\n")
-                assert await talker.receive_line() == b"n NOOP\r\n"
+                await echo_client.send(b"n NOOP\r\n")
+                assert await echo_client.receive_line() == b"n NOOP\r\n"
         nursery.cancel_scope.cancel()
-    for connection in (*bulk, talker):
+    for connection in (*bulk, echo_client):
         connection.drop()
 
 
-async def _swallow(connection: Connection) -> None:
+async def _discard_received(connection: Connection) -> None:
     while await connection.receive():
         connection.received.clear()
 
 
-async def test_tasks_of_a_session(harness: ProxyHarness, relay_kind: Kind) -> None:
-    """One task from accepting to the last line; the portable relay adds another one, the engine none."""
+async def test_session_has_one_task_beside_relay(harness: ProxyHarness, relay_kind: Kind) -> None:
+    """One task runs from the accept to the log line. The portable relay adds one, the engine none."""
     go = trio.Event()
     server = await harness.server(
         (WaitFor(go), Send(b"x"), Collect()), tls=harness.ca.server_context("127.0.0.1")
@@ -216,7 +214,7 @@ async def test_tasks_of_a_session(harness: ProxyHarness, relay_kind: Kind) -> No
         while proxy.sessions == 0:  # noqa: ASYNC110 - a count, not an event
             await trio.sleep(0.005)
     await trio.testing.wait_all_tasks_blocked()
-    assert ResourceSnapshot.now().tasks - before.tasks == 1, "the session's own"
+    assert ResourceSnapshot.now().tasks - before.tasks == 1, "the session's own task"
     await client.start_tls(harness.ca.client_context())
     await server.wait_for()
     go.set()
@@ -224,7 +222,7 @@ async def test_tasks_of_a_session(harness: ProxyHarness, relay_kind: Kind) -> No
     await trio.testing.wait_all_tasks_blocked()
     in_relay = {"portable": 2, "engine": 1}[relay_kind]
     assert ResourceSnapshot.now().tasks - before.tasks == in_relay + 1, (
-        "the session's and the scripted server's one"
+        "the tasks of the session and of the scripted server"
     )
     client.drop()
     await before.wait_until_restored()

@@ -1,4 +1,4 @@
-"""What an established session costs: nothing while it is silent, and with the engine no task switch of its own."""
+"""The cost of an established session: nothing while it is silent, and no task switch with the engine."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ from tests.support.proxy.relay_harness import (
 from tests.support.proxy.relays import ENGINE_ONLY, ON_BOTH, Kind, run_relay
 
 IDLE_S = 0.3
-KEPT_PIPES = 16  # for the next bulk, each two descriptors
+KEPT_PIPES = 16  # kept for the next bulk, each with two descriptors
 
 
-class StepsOfTasks(trio.abc.Instrument):
+class TaskSteps(trio.abc.Instrument):
     """Counts the steps of each task."""
 
     def __init__(self) -> None:
-        self.of: Counter[trio.lowlevel.Task] = Counter()
+        self.counts: Counter[trio.lowlevel.Task] = Counter()
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        self.of[task] += 1
+        self.counts[task] += 1
 
 
 @contextmanager
-def steps_of_tasks() -> Iterator[StepsOfTasks]:
-    steps = StepsOfTasks()
+def count_task_steps() -> Iterator[TaskSteps]:
+    steps = TaskSteps()
     trio.lowlevel.add_instrument(steps)
     try:
         yield steps
@@ -55,45 +55,45 @@ def steps_of_tasks() -> Iterator[StepsOfTasks]:
         trio.lowlevel.remove_instrument(steps)
 
 
-async def begin_sessions(nursery: trio.Nursery, stack: ExitStack, relay: Relay, count: int) -> None:
-    """So many sessions in which nobody says anything."""
+async def start_sessions(nursery: trio.Nursery, stack: ExitStack, relay: Relay, count: int) -> None:
+    """Start this number of silent sessions."""
     for _ in range(count):
-        pair = Tunnel(
+        tunnel = Tunnel(
             _side(stack), _side(stack), client_timeout=1000, server_timeout=1000, half_closed_timeout=1000
         )
-        nursery.start_soon(relay.run, pair)
+        nursery.start_soon(relay.run, tunnel)
     await trio.testing.wait_all_tasks_blocked()
 
 
 def _side(stack: ExitStack) -> socket.socket:
-    """The relay's end of a connection; the other end stays open, too."""
-    ours, theirs = socket.socketpair()
-    stack.enter_context(theirs)
-    ours.setblocking(False)
-    return stack.enter_context(ours)
+    """Return the relay's end of a connection. The other end stays open, too."""
+    relay_socket, peer_socket = socket.socketpair()
+    stack.enter_context(peer_socket)
+    relay_socket.setblocking(False)
+    return stack.enter_context(relay_socket)
 
 
 @ON_BOTH
-async def test_silent_sessions_cost_nothing(relay_kind: Kind) -> None:
+async def test_silent_sessions_run_no_task(relay_kind: Kind) -> None:
     async with run_relay(relay_kind) as relay:
         with ExitStack() as stack:
             async with trio.open_nursery() as nursery:
-                await begin_sessions(nursery, stack, relay, 50)
-                with steps_of_tasks() as steps:
+                await start_sessions(nursery, stack, relay, 50)
+                with count_task_steps() as steps:
                     await trio.sleep(IDLE_S)
                 nursery.cancel_scope.cancel()
-    assert set(steps.of) == {trio.lowlevel.current_task()}
+    assert set(steps.counts) == {trio.lowlevel.current_task()}
 
 
 @ENGINE_ONLY
-async def test_a_thousand_sessions_have_no_tasks_but_their_own(relay_kind: Kind) -> None:
+async def test_thousand_sessions_have_one_task_each(relay_kind: Kind) -> None:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     count = min(1000, (soft - 200) // 4)
     async with run_relay(relay_kind) as relay:
         before = ResourceSnapshot.now().tasks
         with ExitStack() as stack:
             async with trio.open_nursery() as nursery:
-                await begin_sessions(nursery, stack, relay, count)
+                await start_sessions(nursery, stack, relay, count)
                 assert ResourceSnapshot.now().tasks - before == count
                 nursery.cancel_scope.cancel()
         assert ResourceSnapshot.now().tasks == before
@@ -102,10 +102,10 @@ async def test_a_thousand_sessions_have_no_tasks_but_their_own(relay_kind: Kind)
 @ENGINE_ONLY
 @pytest.mark.parametrize("server", TRANSPORTS)
 @pytest.mark.parametrize("client", TRANSPORTS)
-async def test_what_is_said_wakes_no_task_of_the_session(
+async def test_traffic_wakes_no_session_task(
     relay_kind: Kind, throw_away_ca: ThrowAwayCA, client: Transport, server: Transport
 ) -> None:
-    """Neither lines nor bulk; its task runs again when it is over."""
+    """Neither lines nor bulk wake it. The task runs again when the session ends."""
     contexts = Contexts.of(throw_away_ca)
     lines: list[Action] = [Send("client", 20), ReceiveAll("server"), Send("server", 80), ReceiveAll("client")]
     bulk: list[Action] = [
@@ -115,65 +115,65 @@ async def test_what_is_said_wakes_no_task_of_the_session(
         ReceiveAll("client"),
     ]
 
-    class Look:
-        """How often the session's task has run by now."""
+    class ReadSteps:
+        """Notes how often the session's task has run."""
 
         def __init__(self) -> None:
-            self.seen = 0
+            self.step_count = 0
 
-        async def play(self, stage: RelayHarness) -> None:
-            assert stage.task is not None
-            self.seen = steps.of[stage.task]
+        async def play(self, harness: RelayHarness) -> None:
+            assert harness.task is not None
+            self.step_count = steps.counts[harness.task]
 
-    before, after = Look(), Look()
-    play = Scenario([Pause(), *lines, before, *lines * 20, *bulk, after], client, server)
+    before, after = ReadSteps(), ReadSteps()
+    scenario = Scenario([Pause(), *lines, before, *lines * 20, *bulk, after], client, server)
     with trio.fail_after(TIMEOUT_S):
-        async with run_relay(relay_kind) as relay, play.harness(contexts) as stage:
-            with steps_of_tasks() as steps:
-                await play.play(stage, relay)
-    stage.check_invariants()
-    assert after.seen == before.seen > 0
+        async with run_relay(relay_kind) as relay, scenario.harness(contexts) as harness:
+            with count_task_steps() as steps:
+                await scenario.play(harness, relay)
+    harness.check_invariants()
+    assert after.step_count == before.step_count > 0
 
 
-def pipes() -> int:
+def count_pipes() -> int:
     return sum(name.startswith("pipe:") for name in open_descriptors())
 
 
 @pytest.mark.skipif(not hasattr(os, "splice"), reason="there is no splice here")
 @ENGINE_ONLY
-async def test_pipes_are_given_back(relay_kind: Kind, throw_away_ca: ThrowAwayCA) -> None:
-    """Bulk between clear sockets goes through pipes: a few are kept for the next one, however many there were."""
+async def test_pipes_are_returned(relay_kind: Kind, throw_away_ca: ThrowAwayCA) -> None:
+    """Bulk between unencrypted sockets goes through pipes. A limited number is kept for later use."""
     contexts = Contexts.of(throw_away_ca)
-    many = 30
-    outside = pipes()
-    most = 0
+    session_count = 30
+    pipes_before = count_pipes()
+    most_pipes = 0
 
-    class Look:
-        async def play(self, stage: RelayHarness) -> None:  # noqa: ARG002 - the other looks need it
-            nonlocal most
-            most = max(most, pipes() - outside)
+    class CountPipes:
+        async def play(self, harness: RelayHarness) -> None:  # noqa: ARG002 - the interface of actions
+            nonlocal most_pipes
+            most_pipes = max(most_pipes, count_pipes() - pipes_before)
 
     stalled: list[Action] = [
         StopReading("client"),
         Send("server", 3_000_000),
         Pause(),
-        Look(),
+        CountPipes(),
         ReceiveAll("client"),
     ]
-    play = Scenario(stalled, client_buffer=32768)
+    scenario = Scenario(stalled, client_buffer=32768)
     with trio.fail_after(TIMEOUT_S):
         async with run_relay(relay_kind) as relay:
             for _ in range(2):
                 async with trio.open_nursery() as nursery:
-                    for _ in range(many):
-                        nursery.start_soon(perform, play, relay, contexts)
+                    for _ in range(session_count):
+                        nursery.start_soon(run_scenario, scenario, relay, contexts)
                 await trio.testing.wait_all_tasks_blocked()
-                assert pipes() - outside <= 2 * KEPT_PIPES
-    assert most > 0, "bulk takes them"
-    assert pipes() == outside
+                assert count_pipes() - pipes_before <= 2 * KEPT_PIPES
+    assert most_pipes > 0, "bulk uses pipes"
+    assert count_pipes() == pipes_before
 
 
-async def perform(play: Scenario, relay: Relay, contexts: Contexts) -> None:
-    async with play.harness(contexts) as stage:
-        await play.play(stage, relay)
-    stage.check_invariants()
+async def run_scenario(scenario: Scenario, relay: Relay, contexts: Contexts) -> None:
+    async with scenario.harness(contexts) as harness:
+        await scenario.play(harness, relay)
+    harness.check_invariants()

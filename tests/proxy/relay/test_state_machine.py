@@ -1,6 +1,6 @@
-"""Whatever two peers do, in any order: the relay loses nothing, mixes nothing up, and names the end as it was.
+"""Any actions of two peers in any order: no byte is lost or mixed up, and the end reason fits.
 
-In passing this plays a few dozen plays; ``pytest --hypothesis-profile=deep tests/proxy/test_relay_machine.py`` plays thousands.
+A normal run plays a few dozen scenarios. With ``--hypothesis-profile=deep`` it plays thousands.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from mailproxy.log.end_reasons import CLIENT_ABORTED, CLIENT_CLOSED, SERVER_CLOSED
@@ -35,53 +35,56 @@ from tests.support.proxy.relay_harness import (
 )
 from tests.support.proxy.relays import ON_BOTH, Kind
 
-# Records of TLS, the relay's buffer, pipes, and what no socket holds; and one byte to either side.
+# The sizes of TLS records, of the relay's buffer and of pipes, and one that no socket buffer holds. Each also
+# with one byte less and one more.
 EDGES = [edge + more for edge in (16384, 65536, 131072, 262144, 1 << 20) for more in (-1, 0, 1)]
 SIZES = st.one_of(st.integers(1, 3000), st.sampled_from(EDGES), st.integers(1, 3_000_000))
-WHO: st.SearchStrategy[Name] = st.sampled_from(NAMES)
+PEERS: st.SearchStrategy[Name] = st.sampled_from(NAMES)
 
-Acts = list[Action]
-
-
-def one(act: Callable[..., Action], *arguments: st.SearchStrategy[Any]) -> st.SearchStrategy[Acts]:
-    return st.builds(lambda *chosen: [act(*chosen)], WHO, *arguments)
+Actions = list[Action]
 
 
-def held_back(who: Name, size: int, resumed: int) -> Acts:
-    """More is said to one that does not hear than fits on the way; then it hears some of it."""
-    other = NAMES[1 - NAMES.index(who)]
-    return [StopReading(who), Send(other, size), Pause(), Read(who, resumed), Pause()]
+def action_of(
+    action: Callable[..., Action], *arguments: st.SearchStrategy[Any]
+) -> st.SearchStrategy[Actions]:
+    return st.builds(lambda *chosen: [action(*chosen)], PEERS, *arguments)
 
 
-SPEECH = (
-    one(Send, SIZES),
-    one(Send, st.integers(1, 3000), st.integers(1, 100)),
-    one(Send, SIZES, st.integers(500, 20000)),
+def blocked(peer: Name, size: int, resumed: int) -> Actions:
+    """More is sent than fits while a peer does not read. Then it reads some of it."""
+    other = NAMES[1 - NAMES.index(peer)]
+    return [StopReading(peer), Send(other, size), Pause(), Read(peer, resumed), Pause()]
+
+
+SENDS = (
+    action_of(Send, SIZES),
+    action_of(Send, st.integers(1, 3000), st.integers(1, 100)),
+    action_of(Send, SIZES, st.integers(500, 20000)),
 )
-PACE: tuple[st.SearchStrategy[Acts], ...] = (
-    st.builds(held_back, WHO, st.integers(300_000, 3_000_000), SIZES),
-    one(StopReading),
-    one(Read, SIZES),
-    one(Read),
-    one(ReceiveAll),
+READS: tuple[st.SearchStrategy[Actions], ...] = (
+    st.builds(blocked, PEERS, st.integers(300_000, 3_000_000), SIZES),
+    action_of(StopReading),
+    action_of(Read, SIZES),
+    action_of(Read),
+    action_of(ReceiveAll),
     st.builds(lambda: [Pause()]),
 )
-ENDS = (one(HalfClose), one(Close), one(Drop), one(Reset))
+ENDS = (action_of(HalfClose), action_of(Close), action_of(Drop), action_of(Reset))
 
 
-WIRES: st.SearchStrategy[tuple[Transport, int | None]] = st.tuples(
+TRANSPORT_AND_BUFFER: st.SearchStrategy[tuple[Transport, int | None]] = st.tuples(
     st.sampled_from(TRANSPORTS), st.sampled_from([8192, 32768, None])
 )
 
 
-def plays(
-    *scenes: st.SearchStrategy[Acts], most: int = 8, is_in_step: bool = False
+def scenarios(
+    *parts: st.SearchStrategy[Actions], max_parts: int = 8, is_stepwise: bool = False
 ) -> st.SearchStrategy[Scenario]:
-    acts = st.lists(st.one_of(*scenes), min_size=min(3, most), max_size=most).map(
-        lambda parts: [act for part in parts for act in part]
+    actions = st.lists(st.one_of(*parts), min_size=min(3, max_parts), max_size=max_parts).map(
+        lambda chosen: [action for part in chosen for action in part]
     )
-    late = st.just(value=False) if is_in_step else st.booleans()
-    return st.tuples(acts, WIRES, WIRES, WHO, late).map(
+    starts_late = st.just(value=False) if is_stepwise else st.booleans()
+    return st.tuples(actions, TRANSPORT_AND_BUFFER, TRANSPORT_AND_BUFFER, PEERS, starts_late).map(
         lambda drawn: Scenario(
             drawn[0],
             client=drawn[1][0],
@@ -89,23 +92,23 @@ def plays(
             server=drawn[2][0],
             server_buffer=drawn[2][1],
             last=drawn[3],
-            is_late=drawn[4],
-            is_in_step=is_in_step,
+            starts_late=drawn[4],
+            is_stepwise=is_stepwise,
         )
     )
 
 
-# The shapes that are hardest, whether chance finds them or not.
-HARD: dict[str, Acts] = {
-    "held back": held_back("client", 1_000_000, 100_000),
-    "held back both ways": held_back("client", 600_000, 65536) + held_back("server", 600_000, 65536),
-    "ended while it was held back": [
+# The hardest shapes, which must not depend on chance.
+HARD_ACTIONS: dict[str, Actions] = {
+    "blocked": blocked("client", 1_000_000, 100_000),
+    "blocked in both directions": blocked("client", 600_000, 65536) + blocked("server", 600_000, 65536),
+    "ended while blocked": [
         StopReading("client"),
         Send("server", 600_000),
         HalfClose("server"),
         Pause(),
     ],
-    "both ended while they were held back": [
+    "both ended while blocked": [
         *(StopReading("client"), StopReading("server"), Send("server", 600_000), Send("client", 600_000)),
         *(HalfClose("server"), HalfClose("client"), Pause()),
     ],
@@ -130,10 +133,10 @@ HARD: dict[str, Acts] = {
     ],
 }
 
-# Where a side ends before the other has heard it all: under TLS, close_notify finds the socket full then.
+# A side ends before the other has received everything: with TLS, close_notify finds a full socket.
 ENDS_WHILE_FULL = (
-    "ended while it was held back",
-    "both ended while they were held back",
+    "ended while blocked",
+    "both ended while blocked",
     "an answer after half-closing",
 )
 
@@ -141,27 +144,29 @@ ENDS_WHILE_FULL = (
 @ON_BOTH
 @pytest.mark.parametrize("server", ["clear", "TLS 1.3"])
 @pytest.mark.parametrize("client", ["clear", "TLS 1.3"])
-@pytest.mark.parametrize("name", HARD)
-def test_hard_play(
+@pytest.mark.parametrize("name", HARD_ACTIONS)
+def test_hard_scenario(
     relay_kind: Kind, contexts: Contexts, name: str, client: Transport, server: Transport
 ) -> None:
-    """With buffers so small that hardly anything is taken whole, in the direction that matters."""
+    """Small buffers, in the direction that matters, so that hardly any send fits."""
     for client_buffer, server_buffer in ((8192, None), (None, 8192)):
-        play = Scenario(HARD[name], client, server, client_buffer=client_buffer, server_buffer=server_buffer)
-        play.run(relay_kind, contexts)
+        scenario = Scenario(
+            HARD_ACTIONS[name], client, server, client_buffer=client_buffer, server_buffer=server_buffer
+        )
+        scenario.run(relay_kind, contexts)
 
 
 @ON_BOTH
 @pytest.mark.parametrize("name", ENDS_WHILE_FULL)
 def test_close_notify_waits_for_room(relay_kind: Kind, contexts: Contexts, name: str) -> None:
-    """It comes behind the last byte, however full the socket is: without it a peer takes the end for a truncation."""
+    """It arrives after the last byte, however full the socket is. Without it a peer assumes a truncation."""
     for _ in range(5):
-        Scenario(HARD[name], client="TLS 1.3", client_buffer=8192).run(relay_kind, contexts)
-        Scenario(HARD[name], server="TLS 1.3", server_buffer=8192).run(relay_kind, contexts)
+        Scenario(HARD_ACTIONS[name], client="TLS 1.3", client_buffer=8192).run(relay_kind, contexts)
+        Scenario(HARD_ACTIONS[name], server="TLS 1.3", server_buffer=8192).run(relay_kind, contexts)
 
 
-# a fourth of what tests have that open no sockets
-SOMETIMES = settings(
+# A quarter of the examples of tests that open no sockets.
+FEWER_EXAMPLES = settings(
     max_examples=settings().max_examples // 4,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
@@ -174,66 +179,74 @@ def contexts(throw_away_ca: ThrowAwayCA) -> Contexts:
 
 
 @ON_BOTH
-@SOMETIMES
-@given(play=plays(*SPEECH, *PACE, *ENDS))
-def test_any_play(relay_kind: Kind, contexts: Contexts, play: Scenario) -> None:
-    play.run(relay_kind, contexts)
+@FEWER_EXAMPLES
+@given(scenario=scenarios(*SENDS, *READS, *ENDS))
+def test_any_scenario(relay_kind: Kind, contexts: Contexts, scenario: Scenario) -> None:
+    scenario.run(relay_kind, contexts)
 
 
 @ON_BOTH
-@SOMETIMES
-@given(play=plays(*SPEECH, *PACE, one(HalfClose)))
-def test_any_play_in_order(relay_kind: Kind, contexts: Contexts, play: Scenario) -> None:
-    """Nobody resets, so every byte must arrive."""
-    play.run(relay_kind, contexts)
+@FEWER_EXAMPLES
+@given(scenario=scenarios(*SENDS, *READS, action_of(HalfClose)))
+def test_any_orderly_scenario(relay_kind: Kind, contexts: Contexts, scenario: Scenario) -> None:
+    """No peer resets, so every byte must arrive."""
+    scenario.run(relay_kind, contexts)
 
 
 @ON_BOTH
 @pytest.mark.parametrize("client", TRANSPORTS)
-def test_a_client_that_resets_as_the_server_leaves(
+def test_client_reset_after_server_close_is_detected(
     relay_kind: Kind, contexts: Contexts, client: Transport
 ) -> None:
-    """Its reset is news once: it must not be lost while the server's end is passed on."""
-    harness = Scenario([Drop("server"), Reset("client")], client, is_late=True).run(relay_kind, contexts)
+    """The reset is reported once. It must not be lost while the server's end is passed on."""
+    harness = Scenario([Drop("server"), Reset("client")], client, starts_late=True).run(relay_kind, contexts)
     assert harness.end is CLIENT_ABORTED
 
 
 @ON_BOTH
 @pytest.mark.parametrize("client", TRANSPORTS)
-def test_a_client_that_leaves_before_the_answer(
+def test_client_closing_before_answer_is_orderly(
     relay_kind: Kind, contexts: Contexts, client: Transport
 ) -> None:
-    """It has said its last word in order: the kernel's reset to what it is told after that is no abort."""
-    acts: Acts = [Close("client"), Send("server", 10), HalfClose("server")]
-    harness = Scenario(acts, client, is_in_step=True).run(relay_kind, contexts)
+    """The client has ended in order. The kernel's reset in reply to later data is not an abort."""
+    actions: Actions = [Close("client"), Send("server", 10), HalfClose("server")]
+    harness = Scenario(actions, client, is_stepwise=True).run(relay_kind, contexts)
     assert (harness.end, harness.tunnel.to_client.received) == (CLIENT_CLOSED, 10)
 
 
 @ON_BOTH
-@pytest.mark.parametrize("who", NAMES)
-@pytest.mark.parametrize("channel", TRANSPORTS)
-def test_close_notify(relay_kind: Kind, contexts: Contexts, who: Name, channel: Transport) -> None:
-    """Whether it came is told apart; both ends are orderly."""
-    for act, came in ((Drop(who), False), (HalfClose(who), True)):
-        harness = Scenario([act], channel, channel, is_in_step=True).run(relay_kind, contexts)
-        assert harness.end is (CLIENT_CLOSED if who == "client" else SERVER_CLOSED)
-        side = harness.tunnel.client if who == "client" else harness.tunnel.server
-        assert side.close_notify is (came if side.is_tls else None)
+@pytest.mark.parametrize("peer", NAMES)
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_close_notify_is_recorded(
+    relay_kind: Kind, contexts: Contexts, peer: Name, transport: Transport
+) -> None:
+    """The log tells whether close_notify came. Both ends are orderly."""
+    for action, has_close_notify in ((Drop(peer), False), (HalfClose(peer), True)):
+        harness = Scenario([action], transport, transport, is_stepwise=True).run(relay_kind, contexts)
+        assert harness.end is (CLIENT_CLOSED if peer == "client" else SERVER_CLOSED)
+        side = harness.tunnel.client if peer == "client" else harness.tunnel.server
+        assert side.close_notify is (has_close_notify if side.is_tls else None)
 
 
 @pytest.mark.skipif(len(KINDS) < 2, reason="there is no other relay to compare with")
-@SOMETIMES
-@given(play=plays(*SPEECH, *ENDS, most=5, is_in_step=True))
-def test_both_alike(contexts: Contexts, play: Scenario) -> None:
-    """Played in step, a play has one outcome."""
-    one, *others = [play.run(relay_kind, contexts).outcome() for relay_kind in KINDS]
+@FEWER_EXAMPLES
+# Two records to a server that has closed: the engine sends both at once, the portable relay one by one.
+@example(
+    scenario=Scenario(
+        [Close("server"), Send("client", 16385), HalfClose("client")], client="TLS 1.2", is_stepwise=True
+    )
+)
+@given(scenario=scenarios(*SENDS, *ENDS, max_parts=5, is_stepwise=True))
+def test_relays_have_same_outcome(contexts: Contexts, scenario: Scenario) -> None:
+    """A stepwise scenario has the same outcome with each relay."""
+    first, *others = [scenario.run(relay_kind, contexts).outcome() for relay_kind in KINDS]
     for other in others:
-        assert one == other
+        assert first == other
 
 
 @ON_BOTH
-@SOMETIMES
-@given(play=plays(*SPEECH, *ENDS, most=5, is_in_step=True))
-def test_in_step(relay_kind: Kind, contexts: Contexts, play: Scenario) -> None:
-    first, second = (play.run(relay_kind, contexts).outcome() for _ in range(2))
+@FEWER_EXAMPLES
+@given(scenario=scenarios(*SENDS, *ENDS, max_parts=5, is_stepwise=True))
+def test_stepwise_scenario_is_repeatable(relay_kind: Kind, contexts: Contexts, scenario: Scenario) -> None:
+    first, second = (scenario.run(relay_kind, contexts).outcome() for _ in range(2))
     assert first == second

@@ -1,4 +1,4 @@
-"""Where the platform has no epoll: the same sessions by trio's own means, with the portable relay."""
+"""A platform without epoll: the same sessions with Trio's own functions and the portable relay."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def no_epoll(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("kind", ["auto", "engine", "portable"])
-async def test_the_relay_is_the_portable_one(kind: Kind) -> None:
+async def test_relay_is_portable(kind: Kind) -> None:
     await trio.lowlevel.checkpoint()
     assert isinstance(open_relay(kind, TRIO), PortableRelay)
 
 
 @pytest.mark.parametrize("server_tls", [False, True], ids=["clear server", "tls server"])
 @pytest.mark.parametrize("tls", [False, True], ids=["clear client", "tls client"])
-async def test_a_session(harness: ProxyHarness, tls: bool, server_tls: bool) -> None:
-    """Accepted, handshakes, connected, relayed, ended in order."""
+async def test_session_relays_both_directions(harness: ProxyHarness, tls: bool, server_tls: bool) -> None:
+    """Accept, handshakes, connect, relay, orderly end."""
     context = harness.ca.server_context("127.0.0.1") if server_tls else None
     server = await harness.server([Collect(), Send(pattern(SIZE)), Close()], tls=context)
     proxy = await harness.proxy(server.address, tls=tls, server_tls=server_tls)
@@ -46,7 +46,7 @@ async def test_a_session(harness: ProxyHarness, tls: bool, server_tls: bool) -> 
     assert line["close_notify"] is (True if tls else None)
 
 
-async def test_an_idle_session_costs_nothing(harness: ProxyHarness) -> None:
+async def test_idle_session_does_not_spin(harness: ProxyHarness) -> None:
     server = await harness.server()
     proxy = await harness.proxy(server.address)
     client = await harness.dial(proxy)
@@ -58,7 +58,7 @@ async def test_an_idle_session_costs_nothing(harness: ProxyHarness) -> None:
     assert (await harness.session())["end"] == "client-closed"
 
 
-async def test_a_server_that_refuses(harness: ProxyHarness) -> None:
+async def test_refusing_server_ends_session(harness: ProxyHarness) -> None:
     proxy = await harness.proxy("127.0.0.1:1")
     client = await harness.dial(proxy)
     with trio.fail_after(TIMEOUT_S):
@@ -68,13 +68,13 @@ async def test_a_server_that_refuses(harness: ProxyHarness) -> None:
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
-async def test_cancelled_at_every_step(harness: ProxyHarness, tls: bool) -> None:
+async def test_cancellation_at_every_step_leaves_nothing(harness: ProxyHarness, tls: bool) -> None:
     server = await harness.server([Send(b"* OK ready\r\n"), Collect(), Close()])
     context = harness.ca.client_context() if tls else None
 
-    async def visit(address: str) -> None:
+    async def run_client(address: str) -> None:
         async with await dial(address, tls=context) as client:
             await client.receive_until_end()
 
-    await cancel_at_every_step(harness.mapping(server.address, tls=tls), visit, stride=4)
-    assert server.accepted > 0, "some got as far as the server"
+    await cancel_at_every_step(harness.mapping(server.address, tls=tls), run_client, stride=4)
+    assert server.accepted > 0, "some sessions reached the server"

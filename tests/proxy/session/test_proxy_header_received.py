@@ -271,7 +271,7 @@ CASES = [
     Case("an empty line", b"\r\n\r\nQUIT\r\n\r\n\r\n", "stay", end_reasons.HEADER_MISSING),
     Case("v1 without end", b"PROXY TCP4 " + b"1" * 200, "stay", end_reasons.HEADER_INVALID, "longer than 107"),
     Case("v1 with a bare LF", V1.replace(b"\r\n", b"\n"), "stay", end_reasons.HEADER_INVALID),
-    Case("v1 with a bad address", V1.replace(b"198", b"0198"), "stay", end_reasons.HEADER_INVALID, "no IPv4"),
+    Case("v1 with a bad address", V1.replace(b"198", b"0198"), "stay", end_reasons.HEADER_INVALID, "not an IPv4"),
     Case("v1 with a bad port", V1.replace(b"993", b"65536"), "close", end_reasons.HEADER_INVALID, "65535"),
     Case("version 3", binary(first=0x31), "stay", end_reasons.HEADER_MISSING, "version 3"),
     Case("command 2", binary(first=0x22), "stay", end_reasons.HEADER_INVALID, "command 2"),

@@ -104,7 +104,7 @@ def default_header(kind: str, source: Address, destination: Address, *, tls: boo
 async def test_header_of_each_kind(harness: ProxyHarness, kind: str, tls: bool, server_tls: bool) -> None:
     """Towards a server with TLS the header comes in clear text before the handshake."""
     tls_context = harness.ca.server_context("127.0.0.1") if server_tls else None
-    server = await start_recorder(harness, greet_and_echo(GREETING), behind=tls_context)
+    server = await start_recorder(harness, greet_and_echo(GREETING), tls_after_header=tls_context)
     proxy = await harness.proxy(server.address, tls=tls, server_tls=server_tls, **backend_options(kind))
     before = ResourceSnapshot.now()
     client = await harness.dial(proxy, tls=tls)
@@ -208,7 +208,7 @@ async def test_client_data_follows_header(harness: ProxyHarness) -> None:
 async def test_header_with_passthrough(harness: ProxyHarness) -> None:
     """The proxy does not terminate the client's TLS: no facts of it are sent, and the header comes first."""
     server = await start_recorder(
-        harness, greet_and_echo(GREETING), behind=harness.ca.server_context("imap.example.com")
+        harness, greet_and_echo(GREETING), tls_after_header=harness.ca.server_context("imap.example.com")
     )
     proxy = await harness.proxy(
         server.address,
@@ -538,7 +538,7 @@ async def test_cancelled_at_every_step(harness: ProxyHarness, tls: bool) -> None
     server = await start_recorder(
         harness,
         (Send(GREETING), Collect()),
-        behind=harness.ca.server_context("127.0.0.1") if tls else None,
+        tls_after_header=harness.ca.server_context("127.0.0.1") if tls else None,
     )
     mapping = harness.mapping(server.address, tls=tls, server_tls=tls, **backend_options("v2-ssl"))
     context = harness.ca.client_context() if tls else None

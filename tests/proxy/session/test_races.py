@@ -147,7 +147,7 @@ async def test_sticky_waiter_moved_elsewhere_counts_as_redispatch(cluster: Backe
     """
     await cluster.add_server("s1", max_sessions=1)
     await cluster.add_server("s2")
-    await cluster.start_proxy(introduced=True, tcplog=True, stick={"on": "source"}, balance="first")
+    await cluster.start_proxy(accept_proxy=True, tcplog=True, stick={"on": "source"}, balance="first")
     await cluster.connect_greeted()
     client = await cluster.connect_queued()
     cluster.states["s1"].set_state("maint")

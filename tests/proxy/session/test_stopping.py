@@ -6,6 +6,8 @@ import pytest
 import trio
 import trio.testing
 
+from mailproxy.net.poller import Poller
+from mailproxy.proxy.session.session import Session
 from mailproxy.testing import Collect, Send, UnansweredServer, collect, dial
 from tests.support.proxy.proxy_harness import TIMEOUT_S, ProxyHarness
 from tests.support.proxy.relays import ON_BOTH
@@ -123,3 +125,24 @@ async def test_cancelled_at_every_step(harness: ProxyHarness, tls: bool) -> None
     lines = harness.lines()
     assert {line["event"] for line in lines} <= {"session", "listening", "ready", "stopped"}
     assert "internal-error" not in {line.get("end") for line in lines}
+
+
+async def test_fault_when_the_tunnel_opens_leaves_no_socket_with_the_poller(
+    harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The relay has not taken over the sockets then, so the session unregisters them."""
+    pollers = []
+
+    def fail(session: Session) -> None:
+        pollers.append(session.context.poller)
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(Session, "_log_start", fail)
+    server = await harness.server(collect(GREETING))
+    proxy = await harness.proxy(server.address, frontends={"f": {"log_start": True}})
+    async with await harness.dial(proxy) as client:
+        assert await client.receive_until_end() == b""
+    assert (await harness.session())["end"] == "internal-error"
+    assert isinstance(pollers[0], Poller)
+    assert not pollers[0]._watches
+    harness.log.write_text("")  # the harness wants no faults of the proxy at its end

@@ -163,7 +163,7 @@ async def test_client_without_reading_times_out_after_half_close(
 ) -> None:
     """The timeout runs from the server's half-close. Earlier idle time of both sides does not count."""
     async with relayed_pair(
-        mock_clock, relay_kind, half_closed=5, tls="client", contexts=contexts
+        mock_clock, relay_kind, half_closed_timeout=5, tls="client", contexts=contexts
     ) as session:
         await session.advance(100)
         await block_close_notify(session)
@@ -177,7 +177,7 @@ async def test_half_closed_client_without_reading_times_out(
     mock_clock: MockClock, relay_kind: Kind, contexts: Contexts
 ) -> None:
     async with relayed_pair(
-        mock_clock, relay_kind, half_closed=5, tls="client", contexts=contexts
+        mock_clock, relay_kind, half_closed_timeout=5, tls="client", contexts=contexts
     ) as session:
         half_close(session.client)
         await wait_all_tasks_blocked()
@@ -193,7 +193,7 @@ async def test_server_without_reading_times_out_after_half_close(
 ) -> None:
     """The same in the other direction."""
     async with relayed_pair(
-        mock_clock, relay_kind, half_closed=5, tls="server", contexts=contexts
+        mock_clock, relay_kind, half_closed_timeout=5, tls="server", contexts=contexts
     ) as session:
         fill_send_buffer(session.tunnel.server.sock)
         session.client.shutdown(socket.SHUT_WR)
@@ -209,7 +209,7 @@ async def test_sent_close_notify_restarts_client_timeout(
     mock_clock: MockClock, relay_kind: Kind, contexts: Contexts
 ) -> None:
     async with relayed_pair(
-        mock_clock, relay_kind, half_closed=5, tls="client", contexts=contexts
+        mock_clock, relay_kind, half_closed_timeout=5, tls="client", contexts=contexts
     ) as session:
         await block_close_notify(session)
         await session.advance(4)

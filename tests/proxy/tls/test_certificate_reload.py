@@ -16,8 +16,8 @@ import trio.testing
 import mailproxy
 from mailproxy.certificates.reloader import CertificateReloader, ReloadResult
 from mailproxy.testing import Connection, ScriptedServer, ThrowAwayCA, dial, greet_and_echo
-from tests.support.patience import wait_until
 from tests.support.proxy.proxy_harness import TIMEOUT_S, Line, ProxyHarness, ResourceSnapshot
+from tests.support.timeouts import wait_until
 
 GREETING = b"* OK ready\r\n"
 SHORT_INTERVAL: dict[str, Any] = {"process": {"certificate_interval": "50ms"}}

@@ -10,17 +10,21 @@ from typing import Literal
 
 import pytest
 import trio
+import trio.testing
 
 from mailproxy.log.end_reasons import CLIENT_ABORTED, SERVER_ABORTED
 from mailproxy.net.relay import Tunnel
+from mailproxy.net.relay.transfer import RECORD_BYTES
 from mailproxy.net.tls.auto_retry import can_clear_auto_retry
 from mailproxy.net.tls.handshake import accept_tls, connect_tls
 from mailproxy.net.tls.tls_socket import ssl_object
 from mailproxy.testing import Collect, Connection, Send, ThrowAwayCA, dial
-from tests.support.patience import PATIENCE_S
 from tests.support.proxy.proxy_harness import ProxyHarness
+from tests.support.proxy.relay_harness import Contexts
+from tests.support.proxy.relayed_pair import relayed_pair
 from tests.support.proxy.relays import ON_BOTH, Kind, run_relay
 from tests.support.proxy.tls_records import KEY_UPDATE_REST, RecordWriter, Tls12RecordWriter, log_keys
+from tests.support.timeouts import TIMEOUT_S
 
 pytestmark = pytest.mark.skipif(
     not can_clear_auto_retry(), reason="this Python has no way to clear auto-retry"
@@ -82,11 +86,11 @@ async def test_client_flooding_key_updates_is_aborted(harness: ProxyHarness, tmp
     async with trio.open_nursery() as nursery:
 
         async def flood() -> None:
-            with trio.fail_after(PATIENCE_S), suppress(trio.BrokenResourceError):
+            with trio.fail_after(TIMEOUT_S), suppress(trio.BrokenResourceError):
                 await client.stream.send_all(records)
 
         nursery.start_soon(flood)
-        with trio.fail_after(PATIENCE_S):
+        with trio.fail_after(TIMEOUT_S):
             other = await dial(address, tls=harness.ca.client_context())
             assert await other.receive_line() == GREETING
     line = await harness.session()
@@ -120,11 +124,25 @@ async def test_key_updates_between_data_are_allowed(harness: ProxyHarness, tmp_p
     records = b"".join(
         key_updates(writer, 1 + number % 5 * 100) + writer.data(b"%d " % number) for number in range(200)
     )
-    with trio.fail_after(PATIENCE_S):
+    with trio.fail_after(TIMEOUT_S):
         await client.stream.send_all(records)
         await (await server.wait_for()).wait_received(data)
     client.drop()
     await harness.session()
+
+
+@ON_BOTH
+async def test_data_after_the_last_allowed_empty_read_is_relayed(
+    relay_kind: Kind, throw_away_ca: ThrowAwayCA, mock_clock: trio.testing.MockClock
+) -> None:
+    """The read after a full record finds nothing, and does not count as one empty read too many."""
+    contexts = Contexts.of(throw_away_ca)
+    async with relayed_pair(mock_clock, relay_kind, tls="client", contexts=contexts) as pair:
+        pair.tunnel.to_server.empty_reads = MANY
+        pair.client.send(bytes(RECORD_BYTES))
+        await trio.testing.wait_all_tasks_blocked()
+        assert await pair.drain(pair.server) == RECORD_BYTES
+        assert not pair.end_reasons
 
 
 @ON_BOTH
@@ -176,7 +194,7 @@ async def test_peer_flooding_renegotiations_is_aborted(
         async with run_relay(relay_kind) as relay, trio.open_nursery() as nursery:
             nursery.start_soon(flood)
             nursery.start_soon(read)
-            with trio.fail_after(PATIENCE_S):
+            with trio.fail_after(TIMEOUT_S):
                 end_reason = await relay.run(tunnel)
             nursery.cancel_scope.cancel()
     peer.drop()

@@ -1,4 +1,4 @@
-"""Keys and certificates of every kind: the proxy's, clients' good and bad ones, and the list of the revoked."""
+"""Keys and certificates of every kind: the proxy's, valid and invalid ones of clients, and the revocation list."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DAY = timedelta(days=1)
 
 @attrs.frozen
 class Issuer:
-    """A CA; its own certificate is signed as all are that it issues."""
+    """A CA, whose own certificate is signed like the ones that it issues."""
 
     name: x509.Name
     key: Key
@@ -50,7 +50,7 @@ class Issuer:
             .sign(self.key, self.digest, rsa_padding=self.scheme)
         )
 
-    def own(self) -> x509.Certificate:
+    def self_signed(self) -> x509.Certificate:
         return self.certificate(self.name, self.key, is_ca=True)
 
     def revocation_list(self, *revoked: x509.Certificate) -> x509.CertificateRevocationList:
@@ -67,7 +67,7 @@ class Issuer:
 
 
 def x509_name(*names: str) -> x509.Name:
-    """A subject with these common names."""
+    """Return a subject with these common names."""
     organization = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Test")]
     return x509.Name(organization + [x509.NameAttribute(NameOID.COMMON_NAME, name) for name in names])
 
@@ -84,7 +84,7 @@ def ec_key(kind: ec.EllipticCurve | None = None) -> ec.EllipticCurvePrivateKey:
 
 @attrs.frozen
 class Kind:
-    """How a certificate is signed, here by itself."""
+    """The key and signature of a self-signed certificate."""
 
     new_key: Callable[[], Key]
     digest: Digest | None
@@ -97,12 +97,12 @@ def rsa_key(bits: int = 2048) -> rsa.RSAPrivateKey:
 
 PSS = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.DIGEST_LENGTH)
 
-# What a proxy may show; the first two are looked at with every client.
+# Certificates of a proxy. The usual ones are tested with every client.
 USUAL = {
     "rsa": Kind(rsa_key, hashes.SHA256()),
     "ec": Kind(ec_key, hashes.SHA256()),
 }
-ODD = {
+UNUSUAL = {
     "rsa-3072": Kind(lambda: rsa_key(3072), hashes.SHA512()),
     "rsa-pss": Kind(rsa_key, hashes.SHA256(), PSS),
     "p384": Kind(lambda: ec_key(ec.SECP384R1()), hashes.SHA384()),
@@ -113,7 +113,7 @@ ODD = {
 
 @attrs.frozen
 class CertificateSet:
-    """Files in a folder: the CA of clients, its list of the revoked, and who has which certificate."""
+    """Files in a folder: the CA of clients, its revocation list, and the certificates by client."""
 
     folder: Path
     ca: Path
@@ -121,34 +121,34 @@ class CertificateSet:
 
     @classmethod
     def new(cls, folder: Path) -> CertificateSet:
-        for name, kind in {**USUAL, **ODD}.items():
+        for name, kind in {**USUAL, **UNUSUAL}.items():
             issuer = Issuer(x509_name(NAME), key := kind.new_key(), digest=kind.digest, scheme=kind.scheme)
-            write(folder / f"{name}.pem", issuer.own(), key)
+            write(folder / f"{name}.pem", issuer.self_signed(), key)
         issuer, other = (
             Issuer(x509_name("CA of clients"), ec_key()),
             Issuer(x509_name("CA of others"), ec_key()),
         )
-        people = {
+        clients = {
             "alice": (issuer, x509_name("alice@example.com"), NOW + DAY),
-            "nobody": (issuer, x509_name(), NOW + DAY),
-            "both": (issuer, x509_name("alice@example.com", "bob@example.com"), NOW + DAY),
+            "no-name": (issuer, x509_name(), NOW + DAY),
+            "two-names": (issuer, x509_name("alice@example.com", "bob@example.com"), NOW + DAY),
             "beyond-ascii": (issuer, x509_name("Jörg Müller, Größe 5/8 = 日本"), NOW + DAY),
             "expired": (issuer, x509_name("expired"), NOW - DAY),
             "revoked": (issuer, x509_name("revoked"), NOW + DAY),
             "foreign": (other, x509_name("alice@example.com"), NOW + DAY),
         }
         issued = {}
-        for name, (by, subject, until) in people.items():
+        for name, (signer, subject, until) in clients.items():
             key = ec_key()
-            issued[name] = by.certificate(subject, key, until=until)
+            issued[name] = signer.certificate(subject, key, until=until)
             write(folder / f"{name}.pem", issued[name], key)
-        chain = (folder / "foreign.pem").read_bytes() + other.own().public_bytes(Encoding.PEM)
+        chain = (folder / "foreign.pem").read_bytes() + other.self_signed().public_bytes(Encoding.PEM)
         (folder / "foreign-chain.pem").write_bytes(chain)
-        papers = cls(folder, folder / "ca.pem", folder / "crl.pem")
-        papers.ca.write_bytes(issuer.own().public_bytes(Encoding.PEM))
-        papers.revoked.write_bytes(issuer.revocation_list(issued["revoked"]).public_bytes(Encoding.PEM))
-        return papers
+        result = cls(folder, folder / "ca.pem", folder / "crl.pem")
+        result.ca.write_bytes(issuer.self_signed().public_bytes(Encoding.PEM))
+        result.revoked.write_bytes(issuer.revocation_list(issued["revoked"]).public_bytes(Encoding.PEM))
+        return result
 
     def path(self, name: str) -> Path:
-        """Certificate and key."""
+        """Return the file with certificate and key."""
         return self.folder / f"{name}.pem"

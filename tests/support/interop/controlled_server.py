@@ -1,4 +1,4 @@
-"""A server that does as it is told, with each connection as the test has said."""
+"""A server whose behaviour on each connection is set by the test."""
 
 from __future__ import annotations
 
@@ -16,24 +16,26 @@ from tests.support.programs.program import TIMEOUT_S
 if TYPE_CHECKING:
     import ssl
 
-# A reset that comes with the connection may pass for a refused one, on a busy machine and at HAProxy, too.
+# On a busy machine, an immediate reset may look like a refused connection, also to HAProxy.
 RESET_S = 0.1
 
-Conduct = Literal["greet", "silent", "bye", "close", "reset"]
+Behaviour = Literal["greet", "silent", "bye", "close", "reset"]
 BYE = b"* BYE overloaded\r\n"
 
 
 class ControlledServer:
-    """Listens from the beginning. ``greet``: greet, and close when the client has; ``silent``: only the latter;
-    ``bye``, ``close``, ``reset``: end it at once, after a goodbye, with a FIN alone, with a reset.
+    """A server that listens from the start of the `with` block.
 
-    The first connections meet the first conducts, one each, all others the last one.
+    Behaviours: ``greet`` sends the greeting and closes after the client. ``silent`` only closes after the client.
+    ``bye``, ``close`` and ``reset`` end the connection at once: after a BYE, with a FIN alone, with a reset.
+
+    Each of the first connections gets one of the given behaviours in turn. All later ones get the last behaviour.
     """
 
-    def __init__(self, port: int, *conducts: Conduct, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, port: int, *behaviours: Behaviour, tls: ssl.SSLContext | None = None) -> None:
         self.address = HOST, port
-        self.met = 0  # connections so far
-        self._conducts = list(conducts) or ["greet"]
+        self._accepted = 0
+        self._behaviours = list(behaviours) or ["greet"]
         self._tls = tls
         self._threads: list[threading.Thread] = []
         self._listener: socket.socket | None = None
@@ -43,25 +45,25 @@ class ControlledServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Everybody must have left."""
+        """Stop. All clients must have closed their connections."""
         self.refuse()
         for thread in self._threads:
             thread.join(TIMEOUT_S)
-            assert not thread.is_alive(), "somebody is still there"
+            assert not thread.is_alive(), "a connection is still open"
 
-    def set_behaviour(self, *conducts: Conduct) -> None:
-        """From the next connection on."""
-        self._conducts = list(conducts)
+    def set_behaviour(self, *behaviours: Behaviour) -> None:
+        """Set the behaviour from the next connection on."""
+        self._behaviours = list(behaviours)
 
     def listen(self) -> None:
-        assert not self._listener, "it does already"
+        assert not self._listener, "it listens already"
         self._listener = socket.create_server(self.address)
         self._start(self._accept, self._listener)
 
     def refuse(self) -> None:
-        """Connections that are there go on."""
+        """Stop listening. Open connections continue."""
         if self._listener:
-            self._listener.shutdown(socket.SHUT_RDWR)  # ends the accepting, too
+            self._listener.shutdown(socket.SHUT_RDWR)  # ends accept() in the thread
             self._listener.close()
             self._listener = None
 
@@ -72,16 +74,16 @@ class ControlledServer:
         thread.start()
 
     def _accept(self, listener: socket.socket) -> None:
-        with suppress(OSError):  # it refuses
+        with suppress(OSError):  # the listener was closed
             while True:
                 connection, _ = listener.accept()
-                self.met += 1
-                conduct = self._conducts.pop(0) if len(self._conducts) > 1 else self._conducts[0]
-                self._start(self._run_behaviour, connection, conduct)
+                self._accepted += 1
+                behaviour = self._behaviours.pop(0) if len(self._behaviours) > 1 else self._behaviours[0]
+                self._start(self._run_behaviour, connection, behaviour)
 
-    def _run_behaviour(self, connection: socket.socket, conduct: Conduct) -> None:
+    def _run_behaviour(self, connection: socket.socket, behaviour: Behaviour) -> None:
         connection.settimeout(TIMEOUT_S)
-        if conduct == "reset":
+        if behaviour == "reset":
             time.sleep(RESET_S)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             os.close(connection.detach())
@@ -90,8 +92,8 @@ class ControlledServer:
             if self._tls:
                 connection = self._tls.wrap_socket(connection, server_side=True)
             with connection:
-                if conduct in ("greet", "bye"):
-                    connection.sendall(GREETING if conduct == "greet" else BYE)
-                if conduct in ("greet", "silent"):
+                if behaviour in ("greet", "bye"):
+                    connection.sendall(GREETING if behaviour == "greet" else BYE)
+                if behaviour in ("greet", "silent"):
                     while connection.recv(4096):
                         pass

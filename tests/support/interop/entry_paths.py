@@ -1,4 +1,4 @@
-"""Ways through a proxy, each a frontend with a bind and a backend with a server, for HAProxy and for mailproxy alike."""
+"""Paths through a proxy: a frontend with a bind and a backend with a server, for both HAProxy and mailproxy."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 HOST6 = "::1"
-DOORS = ((HOST, "door"), (f"[{HOST6}]", "door6"))
+BINDS = ((HOST, "ipv4"), (f"[{HOST6}]", "ipv6"))
 
 T = TypeVar("T")
 
 
 @attrs.frozen(kw_only=True)
 class EntryPath:
-    """What the two say of a bind, a frontend and a server beyond their addresses; without a server there is no backend."""
+    """Options of a bind, a frontend and a server in both configurations. Without a server there is no backend."""
 
     server: tuple[str, int] | None = None
-    # in HAProxy's words
-    accept: str = ""  # behind `bind` and its address
+    # HAProxy
+    accept: str = ""  # after `bind` and its address
     rules: Sequence[str] = ()
-    send: str = ""  # behind `server` and its address
-    # and in mailproxy's
+    send: str = ""  # after `server` and its address
+    # mailproxy
     bind: Sequence[str] = ()
     frontend: Sequence[str] = ()
     backend: Sequence[str] = ()
@@ -39,7 +39,7 @@ class EntryPath:
     def for_haproxy(self, name: str, port: int) -> list[str]:
         lines = [
             f"frontend {name}",
-            *(f" bind {host}:{port} name {door} {self.accept}" for host, door in DOORS),
+            *(f" bind {host}:{port} name {bind_name} {self.accept}" for host, bind_name in BINDS),
             *(f" {rule}" for rule in self.rules),
         ]
         if self.server:
@@ -59,11 +59,11 @@ class EntryPath:
             f'backend = "{name}"' if self.server else "",
             *self.frontend,
         ]
-        for host, door in DOORS:
+        for host, bind_name in BINDS:
             lines += [
                 f"[[frontends.{name}.bind]]",
                 f'address = "{host}:{port}"',
-                f'name = "{door}"',
+                f'name = "{bind_name}"',
                 *self.bind,
             ]
         if self.server:
@@ -80,13 +80,16 @@ class EntryPath:
 @contextmanager
 def running(
     program: type[HAProxy | Mailproxy],
-    ways: Mapping[str, EntryPath],
+    paths: Mapping[str, EntryPath],
     ports: Mapping[str, int],
     *,
     log_format: str = "",
     json: bool = False,
 ) -> Iterator[HAProxy | Mailproxy]:
-    """Start it with these ways on these ports. Lines are tcplog's, or HAProxy's ``log_format`` and mailproxy's ``json``."""
+    """Run a program with these paths on these ports.
+
+    The log lines are tcplog's, or by `log_format` in HAProxy and by `json` in mailproxy.
+    """
     if program is HAProxy:
         lines = [
             "global",
@@ -97,13 +100,13 @@ def running(
             " log global",
             f" log-format {log_format}" if log_format else " option tcplog",
             " unique-id-format %[uuid()]",
-            *(f" timeout {what} 8s" for what in ("client", "server", "connect")),
+            *(f" timeout {timeout} 8s" for timeout in ("client", "server", "connect")),
         ]
-        lines += [line for name, way in ways.items() for line in way.for_haproxy(name, ports[name])]
+        lines += [line for name, path in paths.items() for line in path.for_haproxy(name, ports[name])]
     else:
         lines = ["[log]", f'format = "{"json" if json else "tcplog"}"', 'to = "stdout"']
-        lines += [line for name, way in ways.items() for line in way.for_mailproxy(name, ports[name])]
-    listens = [(HOST, ports[name]) for name in ways]
+        lines += [line for name, path in paths.items() for line in path.for_mailproxy(name, ports[name])]
+    listens = [(HOST, ports[name]) for name in paths]
     with (
         tempfile.TemporaryDirectory() as folder,
         program("\n".join(lines) + "\n", Path(folder), listens) as process,
@@ -112,9 +115,9 @@ def running(
 
 
 def free_ports(names: Iterable[T]) -> dict[T, int]:
-    """A port for each name, no two the same: what is asked for later may be one of these until somebody listens there."""
+    """Return a different port for each name. A later call may return them again until a program listens on them."""
     names = list(names)
-    ports: dict[int, None] = {}  # the order counts, and the same comes twice within a millisecond
+    ports: dict[int, None] = {}  # ordered, and without the duplicates that are possible within a millisecond
     while len(ports) < len(names):
         ports[free_port()] = None
     return dict(zip(names, ports, strict=True))

@@ -1,4 +1,4 @@
-"""mailproxy introduces its clients to a real server: a frontend for each kind of header, clients of every kind."""
+"""mailproxy as a sender of PROXY headers to a real server: a frontend for each variant, clients of every kind."""
 
 from __future__ import annotations
 
@@ -20,18 +20,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NAME = "mail.example"
-LONGEST_NAME = ".".join(
-    [*(letter * 63 for letter in "abc"), "d" * 53, "example"]
-)  # 253 bytes, as long as may be
+# 253 bytes, the maximum length.
+LONGEST_NAME = ".".join([*(letter * 63 for letter in "abc"), "d" * 53, "example"])
 MODES = ("forward", "tls")
-OUTER_PROXIES = "127.8.0.0/16"  # who connects from there sends a PROXY header first
+OUTER_PROXIES = "127.8.0.0/16"  # clients from these addresses send a PROXY header first
 
 Address = tuple[str, int]
 
 
 @attrs.frozen
 class ClientCertificates:
-    """A CA, the certificate of all servers, the proxy among them, and those of its clients."""
+    """A CA, the certificate of all servers and the proxy, and the certificates of clients."""
 
     folder: Path
     ca: Path
@@ -48,7 +47,7 @@ class ClientCertificates:
         return cls(folder, folder / "ca.pem", servers, folder / "servers.pem", authority)
 
     def path(self, name: str) -> Path:
-        """Key and certificate of whoever has this common name."""
+        """Return a file with key and certificate of the client with this common name."""
         file = self.folder / f"of-{name.encode().hex()[:32]}.pem"
         leaf = self._authority.issue_cert("client@mail.example", common_name=name)
         leaf.private_key_and_cert_chain_pem.write_to_path(file)
@@ -57,7 +56,7 @@ class ClientCertificates:
 
 @attrs.frozen
 class SendProxyVariant:
-    """A server, and what the backend says of it."""
+    """A server, and the keys of its backend."""
 
     server: Address
     backend: str
@@ -65,29 +64,32 @@ class SendProxyVariant:
 
 @attrs.frozen(kw_only=True)
 class Client:
-    """Who connects: from ``host``, to an address of its family. Proxies are clients that begin with a ``header``."""
+    """A client that connects from `host` to an address of the same family. A proxy sends a `header` first."""
 
     host: str
     header: bytes = b""
     tls: bool = False
-    shows: Path | None = None
-    asks_for: str = NAME
+    certificate: Path | None = None
+    server_name: str = NAME
     alpn: Sequence[str] = ()
 
 
 class HeaderSender(Mailproxy):
-    """Each way has a clear and a TLS bind, on both families. TLS asks for certificates and knows ALPN of more than mail."""
+    """A mailproxy that has a clear and a TLS bind for each variant, on both address families.
+
+    Its TLS asks for certificates and accepts an ALPN protocol besides IMAP.
+    """
 
     def __init__(
-        self, ways: Mapping[str, SendProxyVariant], papers: ClientCertificates, folder: Path
+        self, variants: Mapping[str, SendProxyVariant], certificates: ClientCertificates, folder: Path
     ) -> None:
-        self._papers = papers
-        self._ports = free_ports(f"{way}-{mode}" for way in ways for mode in MODES)
+        self._certificates = certificates
+        self._ports = free_ports(f"{variant}-{mode}" for variant in variants for mode in MODES)
         lines = ["[log]", 'to = "stdout"']
-        for name, way in ways.items():
-            # receivers hear of sessions alone; and not all of them speak IMAP
-            lines += [*self._frontend(name), f"[backends.{name}]", way.backend, 'check = "none"']
-            lines.append(f'servers = ["{way.server[0]}:{way.server[1]}"]')
+        for name, variant in variants.items():
+            # No checks, because receivers log them, and not all of them speak IMAP.
+            lines += [*self._frontend(name), f"[backends.{name}]", variant.backend, 'check = "none"']
+            lines.append(f'servers = ["{variant.server[0]}:{variant.server[1]}"]')
         super().__init__("\n".join(lines) + "\n", folder, [(HOST, port) for port in self._ports.values()])
 
     def _frontend(self, name: str) -> list[str]:
@@ -98,7 +100,7 @@ class HeaderSender(Mailproxy):
             for mode in MODES
         ]
         tls = (
-            f'tls = {{ certificates = ["{self._papers.pem}"], client_ca = "{self._papers.ca}",'
+            f'tls = {{ certificates = ["{self._certificates.pem}"], client_ca = "{self._certificates.ca}",'
             ' client_verify = "optional", alpn = ["imap", "h2"] }'
         )
         return [
@@ -111,24 +113,24 @@ class HeaderSender(Mailproxy):
             "]",
         ]
 
-    def connect(self, way: str, client: Client) -> socket.socket:
-        """Connected to the proxy, its TLS handshake made."""
+    def connect(self, variant: str, client: Client) -> socket.socket:
+        """Return a connection to the proxy, after the TLS handshake if there is one."""
         host = HOST6 if ":" in client.host else HOST
-        port = self._ports[f"{way}-{MODES[client.tls]}"]
+        port = self._ports[f"{variant}-{MODES[client.tls]}"]
         connection = socket.create_connection((host, port), TIMEOUT_S, source_address=(client.host, 0))
         connection.sendall(client.header)
         if not client.tls:
             return connection
-        context = ssl.create_default_context(cafile=self._papers.ca)
+        context = ssl.create_default_context(cafile=self._certificates.ca)
         if client.alpn:
             context.set_alpn_protocols(list(client.alpn))
-        if client.shows:
-            context.load_cert_chain(client.shows)
-        return context.wrap_socket(connection, server_hostname=client.asks_for)
+        if client.certificate:
+            context.load_cert_chain(client.certificate)
+        return context.wrap_socket(connection, server_hostname=client.server_name)
 
 
 class Smtp(smtplib.SMTP):
-    """Python's own client on a connection that there is."""
+    """Python's SMTP client on an existing connection."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -139,7 +141,7 @@ class Smtp(smtplib.SMTP):
 
 
 class Imap(imaplib.IMAP4):
-    """Python's own client on a connection that there is."""
+    """Python's IMAP client on an existing connection."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection

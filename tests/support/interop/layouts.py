@@ -1,4 +1,4 @@
-"""The files of `config/` as they would be deployed: the proxy, and the servers that their first comment asks for."""
+"""The files of `config/` as users deploy them: the proxy, and the servers that their first comment describes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import mailproxy
 from mailproxy.address import TcpAddress
 from tests.support.ports import are_listening, free_ports
 from tests.support.programs.dovecot import USERS, Dovecot, Listener
-from tests.support.programs.imap_clients import ClientAddress
+from tests.support.programs.imap_clients import Endpoint
 from tests.support.programs.program import Mailproxy, wait_until
 
 if TYPE_CHECKING:
@@ -29,13 +29,18 @@ if TYPE_CHECKING:
 CONFIG = Path(__file__).parents[3] / "config"
 SERVERS = {"192.0.2.11": "127.0.0.2", "192.0.2.12": "127.0.0.3"}
 PORTS = re.compile(r"\b(25|110|143|465|587|993|995|1143|4190|10143)\b")
-A_PROXYS_HEADER = b"PROXY TCP4 203.0.113.5 203.0.113.1 50000 993\r\n"
+PROXY_HEADER = b"PROXY TCP4 203.0.113.5 203.0.113.1 50000 993\r\n"
 DOVECOT_LINE = re.compile(r"^#   (.*)\n", re.MULTILINE)
 
 
 @attrs.frozen
 class LayoutBind:
-    """A way in for IMAP that a layout offers, who ends TLS there, and what Dovecot is to log of it: see `Login`."""
+    """A bind for IMAP in a layout.
+
+    Attributes:
+        tls_ends_at: the program that terminates TLS.
+        logged: the security that Dovecot logs, see `Login`.
+    """
 
     number: Literal[143, 993]
     security: Security
@@ -49,10 +54,10 @@ class LayoutBind:
 
 @attrs.frozen
 class Layout:
-    """A file of `config/`, changed as it says itself that it can be."""
+    """A file of `config/`, perhaps changed as its comments describe."""
 
     file: str
-    entrances: tuple[LayoutBind, ...] = ()
+    binds: tuple[LayoutBind, ...] = ()
     changes: Mapping[str, str] = MappingProxyType({})
     variant: str = ""
 
@@ -69,27 +74,25 @@ class Layout:
 
 @attrs.frozen
 class RunningLayout:
-    """One of them, running."""
+    """A layout that runs."""
 
     proxy: Mailproxy
     dovecots: tuple[Dovecot, ...]
     ports: Mapping[int, int]  # by the numbers in the file
     site: Site
 
-    def client_address(self, entrance: LayoutBind) -> ClientAddress:
-        authority = self.site.servers if entrance.tls_ends_at == "server" else self.site.proxy
-        return ClientAddress(self.ports[entrance.number], entrance.security, authority.ca, entrance.name)
+    def client_endpoint(self, bind: LayoutBind) -> Endpoint:
+        authority = self.site.servers if bind.tls_ends_at == "server" else self.site.proxy
+        return Endpoint(self.ports[bind.number], bind.security, authority.ca, bind.name)
 
-    def server_address(self, address: tuple[str, int], security: Security = "clear") -> ClientAddress:
-        """What only the proxy is to speak to, spoken to as it does."""
+    def server_endpoint(self, address: tuple[str, int], security: Security = "clear") -> Endpoint:
+        """Return an endpoint of a server, for a client that connects to it as the proxy does."""
         host, port = address
-        return ClientAddress(
-            port, security, self.site.servers.ca, "localhost", host=host, header=A_PROXYS_HEADER
-        )
+        return Endpoint(port, security, self.site.servers.ca, "localhost", host=host, header=PROXY_HEADER)
 
     @contextmanager
     def stop_server(self, number: int, at: int) -> Iterator[None]:
-        """One of the servers listens at that port no longer, as after a change of its configuration."""
+        """Make one of the servers stop listening on a port for the block, by a change of its configuration."""
         dovecot, port = self.dovecots[at], self.ports[number]
         host, _ = dovecot.address
         file = dovecot.folder / "dovecot.conf"
@@ -107,32 +110,32 @@ class RunningLayout:
             configure(before, listens=True)
 
     def stop_gracefully(self) -> None:
-        """Those that take their time; leaving the `with` waits for them."""
+        """Ask the slow programs to exit. The end of the `with` block waits for them."""
         for dovecot in self.dovecots:
             dovecot.stop_gracefully()
 
     def login(self, user: str) -> Login:
-        """The first one of that user."""
+        """Return the first login of a user."""
         logins: list[Login] = []
 
-        def is_there() -> bool:
+        def has_logged_in() -> bool:
             logins.extend(login for dovecot in self.dovecots for login in dovecot.logins(user))
             return bool(logins)
 
-        wait_until(is_there, f"{user} logged in\n{[each.log for each in self.dovecots]}")
+        wait_until(has_logged_in, f"{user} logged in\n{[each.log for each in self.dovecots]}")
         return logins[0]
 
 
 @contextmanager
 def run_layout(layout: Layout, site: Site, folder: Path) -> Iterator[RunningLayout]:
-    """As a reader would adapt it: other addresses, other ports, other certificates, nothing else."""
+    """Run a layout as a reader adapts it: other addresses, ports and certificates, nothing else."""
     numbers = sorted({int(number) for number in PORTS.findall(layout.text())})
     ports = dict(zip(numbers, free_ports(len(numbers), ("127.0.0.1", *SERVERS.values())), strict=True))
     text = adapted(layout.text(), ports, site)
     file = folder / f"{layout}.toml"
     file.write_text(text, encoding="utf-8")
     with ExitStack() as running:
-        hosts = [here for there, here in SERVERS.items() if there in layout.text()] or ["127.0.0.1"]
+        hosts = [local for address, local in SERVERS.items() if address in layout.text()] or ["127.0.0.1"]
         dovecots = [running.enter_context(_server(host, ports, _comment(text), site)) for host in hosts]
         proxy = running.enter_context(Mailproxy(text, folder, bound_addresses(file)))
         yield RunningLayout(proxy, tuple(dovecots), ports, site)
@@ -147,20 +150,23 @@ def bound_addresses(file: Path) -> list[tuple[str, int]]:
 
 
 def _comment(text: str) -> str:
-    """What the file's head says that Dovecot is to be told."""
+    """Return the configuration of Dovecot in the comment at the top of the file."""
     return "".join(f"{line}\n" for line in DOVECOT_LINE.findall(text))
 
 
 def _server(host: str, ports: Mapping[int, int], configuration: str, site: Site) -> Dovecot:
-    """Without a word about it, one for Exchange: the port for TLS and the other, and no PROXY headers."""
-    run = partial(Dovecot, host, users=USERS, store=site.store, certificate=site.servers.certificate)
+    """Return a Dovecot with this configuration, or one in place of Exchange.
+
+    The latter has a TLS port and a clear port, and no PROXY headers.
+    """
+    start = partial(Dovecot, host, users=USERS, store=site.store, certificate=site.servers.certificate)
     if configuration:
-        return run(alone=True, written=configuration)
-    return run(*(Listener(port, tls=number == 993) for number, port in ports.items()))
+        return start(process_per_session=True, configuration=configuration)
+    return start(*(Listener(port, tls=number == 993) for number, port in ports.items()))
 
 
 def adapted(text: str, ports: Mapping[int, int], site: Site) -> str:
-    """The text with ports, addresses and certificates that are there."""
+    """Return the text with the ports, addresses and certificates of the site."""
     text = PORTS.sub(lambda number: str(ports[int(number[0])]), text)
     replacements = SERVERS | {
         "192.0.2.1 ": "127.0.0.1 ",
@@ -181,7 +187,7 @@ def adapted(text: str, ports: Mapping[int, int], site: Site) -> str:
 
 
 class RunningLayouts:
-    """All that are asked for: each runs from then on until all are left, so that no order of tests is dear."""
+    """Layouts that are started on first use and run until the end, so that the order of tests does not matter."""
 
     def __init__(self, site: Site, folder: Path) -> None:
         self._site = site
@@ -209,18 +215,18 @@ class RunningLayouts:
 CLEAR = LayoutBind(143, "clear")
 STARTTLS = LayoutBind(143, "starttls", logged="TLS")
 FORWARDED = LayoutBind(993, "tls", logged="TLS")
-OFFLOADED = LayoutBind(993, "tls", "proxy")  # says no more than where the client is
-OFFLOADED_AND_SAID = LayoutBind(993, "tls", "proxy", logged="secured")
-OFFLOADED_AND_ANEW = LayoutBind(993, "tls", "proxy", logged="TLS")
+OFFLOADED = LayoutBind(993, "tls", "proxy")  # the server learns the client's address only
+OFFLOADED_REPORTED = LayoutBind(993, "tls", "proxy", logged="secured")
+OFFLOADED_REENCRYPTED = LayoutBind(993, "tls", "proxy", logged="TLS")
 BY_NAME = LayoutBind(993, "tls", "proxy", name="imap.example.com")
 
 CLEAR_INSIDE = "dovecot-clear-inside"
 CLEAR_PORT = "dovecot-clear-port"
-CLIENT_CERTIFICATES = Layout("dovecot-client-certificates", (OFFLOADED_AND_SAID,))
-MUTUAL_TLS = Layout("dovecot-mutual-tls", (OFFLOADED_AND_ANEW,))
-STARTTLS_DEMANDED = Layout(
+CLIENT_CERTIFICATES = Layout("dovecot-client-certificates", (OFFLOADED_REPORTED,))
+MUTUAL_TLS = Layout("dovecot-mutual-tls", (OFFLOADED_REENCRYPTED,))
+STARTTLS_REQUIRED = Layout(
     CLEAR_PORT,
-    (STARTTLS, OFFLOADED_AND_SAID),
+    (STARTTLS, OFFLOADED_REPORTED),
     {"#   ssl = no": "#", "#   disable_plaintext_auth = no": "#"},
     "with-starttls",
 )
@@ -229,7 +235,7 @@ POP3_SUBMISSION_SIEVE = Layout("dovecot-pop3-submission-sieve")
 STICKY = Layout("dovecot-sticky", (STARTTLS,))
 BOTH_FORWARD = Layout("exchange-both-forward", (CLEAR, STARTTLS, FORWARDED))
 BOTH_FORWARD_IMPATIENT = Layout(
-    BOTH_FORWARD.file, BOTH_FORWARD.entrances, {'interval = "15s"': 'interval = "100ms"'}, "impatient"
+    BOTH_FORWARD.file, BOTH_FORWARD.binds, {'interval = "15s"': 'interval = "100ms"'}, "impatient"
 )
 
 EXCHANGE_LAYOUTS = [
@@ -240,11 +246,11 @@ EXCHANGE_LAYOUTS = [
     Layout("exchange-forward-and-offload", (CLEAR, STARTTLS, OFFLOADED)),
 ]
 DOVECOT_LAYOUTS = [
-    Layout("dovecot-tls-both-sides", (OFFLOADED_AND_ANEW,)),
+    Layout("dovecot-tls-both-sides", (OFFLOADED_REENCRYPTED,)),
     MUTUAL_TLS,
-    Layout(CLEAR_INSIDE, (OFFLOADED_AND_SAID,)),
-    Layout(CLEAR_PORT, (CLEAR, OFFLOADED_AND_SAID)),
-    STARTTLS_DEMANDED,
+    Layout(CLEAR_INSIDE, (OFFLOADED_REPORTED,)),
+    Layout(CLEAR_PORT, (CLEAR, OFFLOADED_REPORTED)),
+    STARTTLS_REQUIRED,
     Layout("dovecot-passthrough", (FORWARDED,)),
     CLIENT_CERTIFICATES,
     CHAIN,

@@ -1,4 +1,4 @@
-"""One backend, said once and written in both languages."""
+"""One backend, for both configurations."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from tests.support.interop.controlled_server import Conduct
+    from tests.support.interop.controlled_server import Behaviour
 
 Address = tuple[str, int]
 
-BELL = "bell"  # a backend beside, see Scene.ring
+SYNC = "sync"  # an additional backend, see `PoolHarness.sync`
 
 
 @attrs.frozen(kw_only=True)
 class PoolServer:
-    """A server of the backend: how it is to meet sessions, and what the configuration says of it."""
+    """A server of the backend: its behaviour with sessions, and its configuration."""
 
     name: str
-    conducts: tuple[Conduct, ...] = ("greet",)
+    behaviours: tuple[Behaviour, ...] = ("greet",)
     refuses: bool = False  # sessions
     is_down: bool = False  # it refuses checks
     tls: ssl.SSLContext | None = None
-    address: Address | None = None  # in place of a server of the story's
+    address: Address | None = None  # in place of a server of the scenario
     backup: bool = False
     max_sessions: int = 0
 
 
 @attrs.frozen
-class Place:
-    """Where a member is, for its sessions and for its checks."""
+class MemberAddresses:
+    """The addresses of a member, for its sessions and for its checks."""
 
     sessions: Address
     checks: Address
@@ -58,12 +58,12 @@ class PoolConfig:
     shutdown_sessions: bool = False
     error_limit: int = 0
     stick: bool = False
-    ca: Path | None = None  # of the servers: they are to speak TLS, for the name of localhost
+    ca: Path | None = None  # of the servers, which then speak TLS with the name localhost
 
     def for_haproxy(
-        self, ports: tuple[int, int], places: Mapping[str, Place], *, tells_checks: bool = False
+        self, ports: tuple[int, int], addresses: Mapping[str, MemberAddresses], *, log_checks: bool = False
     ) -> str:
-        """`ports` are the frontend's and the bell's; `tells_checks` is an option of this name."""
+        """Return HAProxy's configuration. The ports are the frontend's and the one of `SYNC`."""
         lines = [
             "global",
             " log stdout format raw local0",
@@ -80,15 +80,15 @@ class PoolConfig:
             f" timeout check {self.check_ms}ms",
             f" retries {self.retries}",
             " option redispatch" if self.redispatch else "",
-            " option log-health-checks" if tells_checks else "",
+            " option log-health-checks" if log_checks else "",
             "frontend imap",
-            f" bind {HOST}:{ports[0]} name door",
+            f" bind {HOST}:{ports[0]} name main",
             " default_backend mail",
-            f"frontend {BELL}",
-            f" bind {HOST}:{ports[1]} name door",
-            f" default_backend {BELL}",
-            f"backend {BELL}",
-            f" server s1 {_written(places[BELL].sessions)}",
+            f"frontend {SYNC}",
+            f" bind {HOST}:{ports[1]} name main",
+            f" default_backend {SYNC}",
+            f"backend {SYNC}",
+            f" server s1 {_host_port(addresses[SYNC].sessions)}",
             "backend mail",
             f" balance {self.balance}",
         ]
@@ -97,13 +97,13 @@ class PoolConfig:
         if self.stick:
             lines += [" stick-table type ip size 1k expire 30m", " stick on src"]
         for member in self.members:
-            lines.append(" ".join(self._haproxy_server(member, places[member.name])))
+            lines.append(" ".join(self._haproxy_server(member, addresses[member.name])))
         return "\n".join(lines) + "\n"
 
-    def _haproxy_server(self, member: PoolServer, place: Place) -> Iterator[str]:
-        yield f" server {member.name} {_written(place.sessions)}"
+    def _haproxy_server(self, member: PoolServer, addresses: MemberAddresses) -> Iterator[str]:
+        yield f" server {member.name} {_host_port(addresses.sessions)}"
         if self.check:
-            yield f"check port {place.checks[1]} inter {self.interval_ms} rise {self.rise} fall {self.fall}"
+            yield f"check port {addresses.checks[1]} inter {self.interval_ms} rise {self.rise} fall {self.fall}"
         if self.ca and self.check:
             yield "no-check-ssl"
         if self.ca:
@@ -117,21 +117,21 @@ class PoolConfig:
         if member.backup:
             yield "backup"
 
-    def for_mailproxy(self, ports: tuple[int, int], places: Mapping[str, Place]) -> str:
+    def for_mailproxy(self, ports: tuple[int, int], addresses: Mapping[str, MemberAddresses]) -> str:
         lines = ["[log]", 'format = "tcplog"', 'to = "stdout"']
-        for name, port, backend in (("imap", ports[0], "mail"), (BELL, ports[1], BELL)):
+        for name, port, backend in (("imap", ports[0], "mail"), (SYNC, ports[1], SYNC)):
             lines += [
                 f"[frontends.{name}]",
                 'protocol = "imap"',
                 f'backend = "{backend}"',
                 "log_null = true",
                 'timeouts = { client = "8s" }',
-                f'bind = [{{ address = "{HOST}:{port}", name = "door" }}]',
+                f'bind = [{{ address = "{HOST}:{port}", name = "main" }}]',
             ]
         lines += [
-            f"[backends.{BELL}]",
+            f"[backends.{SYNC}]",
             'check = "none"',
-            f'servers = [{{ name = "s1", address = "{_written(places[BELL].sessions)}" }}]',
+            f'servers = [{{ name = "s1", address = "{_host_port(addresses[SYNC].sessions)}" }}]',
             "[backends.mail]",
             f'balance = "{self.balance}"',
             f"retries = {self.retries}",
@@ -144,14 +144,14 @@ class PoolConfig:
             f'observe = "connect"\nerror_limit = {self.error_limit}' if self.error_limit else "",
         ]
         for member in self.members:
-            place = places[member.name]
+            own = addresses[member.name]
             lines += [
                 "[[backends.mail.servers]]",
                 f'name = "{member.name}"',
-                f'address = "{_written(place.sessions)}"',
+                f'address = "{_host_port(own.sessions)}"',
                 f"max_sessions = {member.max_sessions}",
                 f"backup = {_flag(member.backup)}",
-                f"check = {{ port = {place.checks[1]} }}" if self.check else "",
+                f"check = {{ port = {own.checks[1]} }}" if self.check else "",
             ]
         return "\n".join(lines) + "\n"
 
@@ -159,11 +159,11 @@ class PoolConfig:
         if not self.check:
             return '"none"'
         kind = 'type = "tcp"' if self.check == "connect" else 'type = "script", steps = [{ expect = "* OK" }]'
-        pace = f'interval = "{self.interval_ms}ms", jitter = 0.0, timeout = "{self.check_ms}ms"'
-        return f"{{ {kind}, tls = false, rise = {self.rise}, fall = {self.fall}, {pace} }}"
+        timing = f'interval = "{self.interval_ms}ms", jitter = 0.0, timeout = "{self.check_ms}ms"'
+        return f"{{ {kind}, tls = false, rise = {self.rise}, fall = {self.fall}, {timing} }}"
 
 
-def _written(address: Address) -> str:
+def _host_port(address: Address) -> str:
     return f"{address[0]}:{address[1]}"
 
 

@@ -1,4 +1,4 @@
-"""The files of `config/` for Postfix as they would be deployed: the proxy, and the servers that their head describes."""
+"""The files of `config/` for Postfix as users deploy them: the proxy, and the servers that their head describes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import attrs
 from tests.support.interop.layouts import CONFIG, PORTS, SERVERS, adapted, bound_addresses
 from tests.support.ports import free_ports
 from tests.support.programs.dovecot import USERS, Dovecot, Listener
-from tests.support.programs.imap_clients import ClientAddress
+from tests.support.programs.imap_clients import Endpoint
 from tests.support.programs.postfix import Postfix
 from tests.support.programs.program import Mailproxy, wait_until
 
@@ -29,7 +29,7 @@ CHROOTED = re.compile(r"^(\w+ +(?:pass|unix) +- +- +)y", re.MULTILINE)
 
 @attrs.frozen
 class PostfixLayout:
-    """A file of `config/`, and the part of its head that is master.cf."""
+    """A file of `config/`, and the title of the part of its head that is master.cf."""
 
     file: str
     master: str = "master.cf"
@@ -40,35 +40,36 @@ class PostfixLayout:
 
 @attrs.frozen
 class RunningPostfixLayout:
-    """One of them, running."""
+    """A layout that runs."""
 
     proxy: Mailproxy
     servers: tuple[Postfix, ...]
     ports: Mapping[int, int]  # by the numbers in the file
     site: Site
 
-    def client_address(
-        self, number: int, security: Security, *, ends_at_proxy: bool = False
-    ) -> ClientAddress:
+    def client_endpoint(self, number: int, security: Security, *, ends_at_proxy: bool = False) -> Endpoint:
         authority = self.site.proxy if ends_at_proxy else self.site.servers
-        return ClientAddress(self.ports[number], security, authority.ca, "localhost")
+        return Endpoint(self.ports[number], security, authority.ca, "localhost")
 
     def wait_for(self, pattern: str) -> str:
-        """Wait until one of the servers has logged this; returns the match."""
-        found: list[str] = []
+        """Wait until one of the servers has logged the pattern, and return the match."""
+        matches: list[str] = []
 
-        def is_there() -> bool:
+        def has_matched() -> bool:
             for server in self.servers:
-                found.extend(match[0] for match in re.finditer(pattern, server.log.text()))
-            return bool(found)
+                matches.extend(match[0] for match in re.finditer(pattern, server.log.text()))
+            return bool(matches)
 
-        wait_until(is_there, f"{pattern}\n{[server.log for server in self.servers]}\n{self.proxy.log!r}")
-        return found[0]
+        wait_until(has_matched, f"{pattern}\n{[server.log for server in self.servers]}\n{self.proxy.log!r}")
+        return matches[0]
 
 
 @contextmanager
 def run_layout(layout: PostfixLayout, site: Site, folder: Path) -> Iterator[RunningPostfixLayout]:
-    """As a reader would adapt it: other addresses, ports and certificates, and no chroot, which Debian would fill."""
+    """Run a layout as a reader adapts it: other addresses, ports and certificates.
+
+    The chroot is switched off, because Debian's scripts would have to fill it.
+    """
     text = (CONFIG / f"{layout.file}.toml").read_text(encoding="utf-8")
     numbers = sorted({int(number) for number in PORTS.findall(text)})
     hosts = list(SERVERS.values())
@@ -96,15 +97,15 @@ def run_layout(layout: PostfixLayout, site: Site, folder: Path) -> Iterator[Runn
 
 
 def _accounts(host: str, port: int, configuration: str, postfix: Postfix, site: Site) -> Dovecot:
-    """The Dovecot beside a Postfix that knows who may log in."""
-    here = configuration.replace("/var/spool/postfix", f"{postfix.folder}/queue")
+    """Return the Dovecot beside a Postfix, which authenticates its users."""
+    text = configuration.replace("/var/spool/postfix", f"{postfix.folder}/queue")
     return Dovecot(
         host,
         Listener(port),
         users=USERS,
         store=site.store,
         certificate=site.servers.certificate,
-        written=f"disable_plaintext_auth = no\nauth_mechanisms = plain login\n{here}",
+        configuration=f"disable_plaintext_auth = no\nauth_mechanisms = plain login\n{text}",
     )
 
 
@@ -114,7 +115,7 @@ def _services(master: str, host: str, ports: Mapping[int, int]) -> str:
 
 
 def _head(text: str) -> dict[str, str]:
-    """The parts of the head: what is indented, by the line above that announces it."""
+    """Return the parts of the head: indented text, by the title in the line above."""
     parts: dict[str, str] = {}
     title = ""
     for line in text.splitlines():

@@ -1,4 +1,4 @@
-"""PROXY headers to send to real programs, by name: good ones, each way to be wrong, and what is no header at all."""
+"""PROXY headers for real programs, by name: valid ones, each kind of invalid one, and other protocols."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ COMMAND = b"a1 NOOP\r\n"
 
 
 def tlv(kind: int, value: bytes = b"", length: int | None = None) -> bytes:
-    """One extension; with another ``length`` a lying one."""
+    """Return one extension. Another `length` makes it invalid."""
     return struct.pack("!BH", kind, len(value) if length is None else length) + value
 
 
@@ -45,25 +45,25 @@ def local(protocol: int = 0, block: bytes = b"") -> bytes:
     return binary(block, first=0x20, protocol=protocol)
 
 
-def checked(*extensions: Tlv, protocol: Protocol = Protocol.TCP4, place: int = 0) -> bytes:
-    """With its right checksum; ``place`` is that of the checksum among the extensions."""
+def checked(*extensions: Tlv, protocol: Protocol = Protocol.TCP4, index: int = 0) -> bytes:
+    """Return a header with a valid checksum, at this index among the extensions."""
     addresses = {
         Protocol.TCP4: (("192.0.2.1", 1001), ("198.51.100.2", 143)),
         Protocol.TCP6: (("2001:db8::1", 1002), ("2001:db8::2", 993)),
     }
     source, destination = addresses[protocol]
-    tlvs = (*extensions[:place], Tlv(Type.CRC32C, bytes(4)), *extensions[place:])
+    tlvs = (*extensions[:index], Tlv(Type.CRC32C, bytes(4)), *extensions[index:])
     zeroed = format_v2(
         HeaderV2(command=Command.PROXY, protocol=protocol, source=source, destination=destination, tlvs=tlvs)
     )
-    before, zeroes, behind = zeroed.partition(tlv(Type.CRC32C, bytes(4)))
-    return before + zeroes[:3] + crc32c(zeroed).to_bytes(4, "big") + behind
+    before, zeroes, rest = zeroed.partition(tlv(Type.CRC32C, bytes(4)))
+    return before + zeroes[:3] + crc32c(zeroed).to_bytes(4, "big") + rest
 
 
-def flipped(header: bytes, place: int) -> bytes:
-    """One bit is another one."""
+def flipped(header: bytes, index: int) -> bytes:
+    """Return the header with one flipped bit."""
     damaged = bytearray(header)
-    damaged[place] ^= 1
+    damaged[index] ^= 1
     return bytes(damaged)
 
 
@@ -321,9 +321,9 @@ BINARIES = {
     "checksum": checked(),
     "checksum, TCP6": checked(protocol=Protocol.TCP6),
     "checksum before others": checked(Tlv(Type.ALPN, b"imap"), Tlv(Type.NOOP, b"abc")),
-    "checksum behind others": checked(Tlv(Type.ALPN, b"imap"), Tlv(Type.NOOP, b"abc"), place=2),
+    "checksum behind others": checked(Tlv(Type.ALPN, b"imap"), Tlv(Type.NOOP, b"abc"), index=2),
     "checksum between others, TCP6": checked(
-        Tlv(Type.ALPN, b"imap"), Tlv(Type.NOOP, b"abc"), place=1, protocol=Protocol.TCP6
+        Tlv(Type.ALPN, b"imap"), Tlv(Type.NOOP, b"abc"), index=1, protocol=Protocol.TCP6
     ),
     "checksum and a command": checked() + COMMAND,
     "checksum, wrong by a bit": flipped(checked(), -1),
@@ -335,11 +335,11 @@ BINARIES = {
     "checksum, empty": tcp4(tlv(Type.CRC32C)),
     "checksum of 3 bytes": tcp4(tlv(Type.CRC32C, bytes(3))),
     "checksum of 5 bytes": tcp4(tlv(Type.CRC32C, bytes(5))),
-    "checksum twice": checked(Tlv(Type.CRC32C, b"\x01\x02\x03\x04"), place=1),
+    "checksum twice": checked(Tlv(Type.CRC32C, b"\x01\x02\x03\x04"), index=1),
     "checksum over the end": tcp4(tlv(Type.CRC32C, bytes(3), length=4)),
 }
 
-NO_HEADERS = {
+OTHER_PROTOCOLS = {
     "ClientHello's beginning": bytes.fromhex("16030100c4010000c00303") + bytes(range(100)),
     "a TLS record of 5 bytes": bytes.fromhex("1603010000"),
     "a TLS alert": bytes.fromhex("15030300020228"),
@@ -377,7 +377,7 @@ NO_HEADERS = {
     "a zero before a binary one": b"\0" + tcp4(),
 }
 
-# The client says no more, and waits.
+# The client sends no more, and waits.
 INCOMPLETE = {
     "the letter P": b"P",
     "PROX": b"PROX",
@@ -390,7 +390,7 @@ INCOMPLETE = {
     "a length of 65535 and 12 bytes": binary(IPV4, length=0xFFFF),
 }
 
-# And then the client closes its half of the connection.
+# The client half-closes after these bytes.
 LEAVING = {
     "nothing, left": b"",
     "one letter, left": b"P",
@@ -412,4 +412,4 @@ LEAVING = {
     "QUIT, left": b"QUIT\r\n",
 }
 
-STAYING = {**LINES, **BINARIES, **NO_HEADERS, **INCOMPLETE}
+STAYING = {**LINES, **BINARIES, **OTHER_PROTOCOLS, **INCOMPLETE}

@@ -1,16 +1,16 @@
-"""The first configuration of the README as a layout: what a newcomer copies, before servers with their defaults."""
+"""The first configuration of the README as a layout, in front of servers with their default settings."""
 
 from __future__ import annotations
 
 import attrs
 
-from tests.support.interop.layouts import OFFLOADED_AND_SAID, STARTTLS, Layout
+from tests.support.interop.layouts import OFFLOADED_REPORTED, STARTTLS, Layout
 from tests.support.pages import blocks
 
 
 @attrs.frozen
 class ReadmeLayout(Layout):
-    """The README's blocks instead of a file; Dovecot's becomes the head, which is where `deployed` looks for it."""
+    """A layout from the README's blocks. Dovecot's block becomes the comment at the top, where `run_layout` reads it."""
 
     def text(self) -> str:
         (configuration,) = (block.text for block in blocks("README.md", "toml"))
@@ -23,7 +23,7 @@ class ReadmeLayout(Layout):
         return text
 
 
-FIRST_CONFIGURATION = ReadmeLayout("README", (STARTTLS, OFFLOADED_AND_SAID))
+FIRST_CONFIGURATION = ReadmeLayout("README", (STARTTLS, OFFLOADED_REPORTED))
 WITHOUT_TLS_FACTS = ReadmeLayout(
-    "README", (OFFLOADED_AND_SAID,), {'send_proxy = "v2-ssl" ': 'send_proxy = "v2" '}, "without-tls-facts"
+    "README", (OFFLOADED_REPORTED,), {'send_proxy = "v2-ssl" ': 'send_proxy = "v2" '}, "without-tls-facts"
 )

@@ -1,4 +1,4 @@
-"""Receivers behind mailproxy, and the test in the place of one: what they understand of its headers."""
+"""Servers behind mailproxy that receive its PROXY headers, and what they read in them."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 MESSAGE = "Subject: news\r\n\r\nHello\r\n"
 
-# Dovecot's log, with the name from the header.
+# The elements of Dovecot's log, with the name from the header.
 LOGGED = "user=<%u> method=%m rip=%r lip=%l mpid=%e %c session=<%{session}> name=<%{local_name}>"
 LOGIN = (
     r".*Login: user=<{user}>, method=(?P<method>\S+), rip=(?P<client>\S+), lip=(?P<destination>\S+), mpid=\d+,"
-    r"(?: (?P<safety>secured|TLS),)? session=<[^>]*>(?:, name=<(?P<name>[^>]*)>)?"
+    r"(?: (?P<security>secured|TLS),)? session=<[^>]*>(?:, name=<(?P<name>[^>]*)>)?"
 )
 DATA_SEGMENTS_IN = struct.Struct("152x I")  # tcpi_data_segs_in of Linux's struct tcp_info
 
@@ -41,14 +41,14 @@ class PostfixReceiver:
     postfix: Postfix
     proxy: HeaderSender
 
-    def deliver(self, send: str, client: Client) -> None:
-        """One message to where everybody may send."""
-        with Smtp(self.proxy.connect(send, client)) as smtp:
+    def deliver(self, variant: str, client: Client) -> None:
+        """Send a message to the domain that accepts mail from everywhere."""
+        with Smtp(self.proxy.connect(variant, client)) as smtp:
             assert smtp.sendmail("a@elsewhere.example", "b@mail.example", MESSAGE) == {}
 
-    def relays(self, send: str, client: Client) -> bool:
-        """Would it take a message to where only its own people may send?"""
-        with Smtp(self.proxy.connect(send, client)) as smtp:
+    def relays(self, variant: str, client: Client) -> bool:
+        """Whether Postfix would accept a message to another domain, which it does for local clients."""
+        with Smtp(self.proxy.connect(variant, client)) as smtp:
             smtp.ehlo()
             smtp.mail("a@mail.example")
             code, answer = smtp.rcpt("b@elsewhere.example")
@@ -61,59 +61,59 @@ class PostfixReceiver:
 
 @attrs.frozen
 class NginxReceiver:
-    """nginx behind mailproxy, and the test behind nginx."""
+    """nginx behind mailproxy, with a server of the test behind nginx."""
 
     nginx: Nginx
     proxy: HeaderSender
     server: socket.socket
 
-    def logged_clients(self, send: str, client: Client) -> tuple[LoggedClient, LoggedClient]:
-        """What nginx read, and what it should have read: the session as the client has it."""
-        with self.proxy.connect(send, client) as connection, self.server.accept()[0] as server:
+    def logged_and_expected(self, variant: str, client: Client) -> tuple[LoggedClient, LoggedClient]:
+        """Return the addresses that nginx read, and the addresses of the client's own connection."""
+        with self.proxy.connect(variant, client) as connection, self.server.accept()[0] as server:
             server.sendall(b"220 ready\r\n")
             assert connection.recv(100) == b"220 ready\r\n"
             own, other = connection.getsockname(), connection.getpeername()
-        wanted = LoggedClient(own[0], str(own[1]), other[0], str(other[1]), HOST, "200")
-        return self.nginx.logged_client(own[1]), wanted
+        expected = LoggedClient(own[0], str(own[1]), other[0], str(other[1]), HOST, "200")
+        return self.nginx.logged_client(own[1]), expected
 
 
 @attrs.frozen(kw_only=True)
 class Login:
-    """As Dovecot has it in its log: ``safety`` is "TLS", "secured" for the word of a proxy, or ""."""
+    """A login in Dovecot's log. The security is "TLS", "secured" (by the header of a proxy) or empty."""
 
     method: str = "PLAIN"
     client: str
     destination: str = HOST
-    safety: str
+    security: str
     name: str
 
 
 @attrs.frozen
 class DovecotReceiver:
-    """A Dovecot behind mailproxy, with users of whom nobody has been here before."""
+    """A Dovecot behind mailproxy, with users that have not logged in yet."""
 
     dovecot: Dovecot
     proxy: HeaderSender
     users: Iterator[str]
 
-    def session(self, way: str, client: Client) -> Imap:
-        """Greeted, not logged in."""
-        return Imap(self.proxy.connect(way, client))
+    def session(self, variant: str, client: Client) -> Imap:
+        """Return a session after the greeting, not logged in."""
+        return Imap(self.proxy.connect(variant, client))
 
-    def log_in(self, way: str, client: Client) -> Login:
+    def log_in(self, variant: str, client: Client) -> Login:
         user = next(self.users)
-        with self.session(way, client) as imap:
+        with self.session(variant, client) as imap:
             imap.login(user, PASSWORD)
         return self._login_of(user)
 
-    def log_in_by_certificate(self, way: str, client: Client, user: str) -> Login | None:
-        """None if it lets nobody in; if anybody, then it must be this user."""
-        with self.session(way, client) as imap:
+    def log_in_by_certificate(self, variant: str, client: Client, user: str) -> Login | None:
+        """Log in by certificate. Return None if that fails. A login must be this user's."""
+        with self.session(variant, client) as imap:
             try:
                 imap.authenticate("EXTERNAL", lambda _: b"")
             except imaplib.IMAP4.error as refusal:
                 words = ("AUTHENTICATIONFAILED", "PRIVACYREQUIRED")
-                assert any(word in str(refusal) for word in words)  # noqa: PT017 - it may end well, too
+                assert any(word in str(refusal) for word in words)  # noqa: PT017 - the login may also succeed
                 return None
         return self._login_of(user)
 
@@ -124,7 +124,7 @@ class DovecotReceiver:
 
 @attrs.frozen
 class ReceivedHeader:
-    """A connection of mailproxy's, what its first bytes were, and the header in them, which is read off."""
+    """A connection from mailproxy, its first bytes, and the header in them, which has been read."""
 
     connection: socket.socket
     first: bytes
@@ -143,9 +143,9 @@ class ReceivedHeader:
 
     @property
     def segments(self) -> int:
-        """In which data have come so far."""
-        told = self.connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, DATA_SEGMENTS_IN.size)
-        segments: int = DATA_SEGMENTS_IN.unpack(told)[0]
+        """Return the number of segments with data so far."""
+        tcp_info = self.connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, DATA_SEGMENTS_IN.size)
+        segments: int = DATA_SEGMENTS_IN.unpack(tcp_info)[0]
         return segments
 
     @property
@@ -156,12 +156,12 @@ class ReceivedHeader:
 
 @attrs.frozen
 class RawReceiver:
-    """The test behind mailproxy."""
+    """A server of the test behind mailproxy."""
 
     proxy: HeaderSender
     listener: socket.socket
 
     @contextmanager
-    def receive(self, send: str, client: Client) -> Iterator[ReceivedHeader]:
-        with self.proxy.connect(send, client), self.listener.accept()[0] as connection:
+    def receive(self, variant: str, client: Client) -> Iterator[ReceivedHeader]:
+        with self.proxy.connect(variant, client), self.listener.accept()[0] as connection:
             yield ReceivedHeader.receive_from(connection)

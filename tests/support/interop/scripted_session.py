@@ -1,4 +1,4 @@
-"""Both ends of one session in the hands of a test, and the proxy between them, which is HAProxy or mailproxy."""
+"""A session whose client and server are scripted by a test, with HAProxy or mailproxy between them."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HOST = "127.0.0.1"
-PROGRAMS = (Mailproxy, HAProxy)  # what is tried, and its model
-SAME_MOMENT_MS = 500  # two programs' times for the same, on a busy machine
+PROGRAMS = (Mailproxy, HAProxy)  # the tested program and its model
+MAX_TIME_DIFFERENCE_MS = 500  # between the two programs, on a busy machine
 GREETING = b"* OK ready\r\n"
 CLEAR_TEXT = b"a1 CAPABILITY\r\n"
 
 
 @attrs.frozen(kw_only=True)
 class ProxyConfig:
-    """One frontend, one bind, one backend, one server: said once, written in both languages."""
+    """One frontend, one bind, one backend and one server, for both configurations."""
 
     tls: bool = False
     certificates: Path
@@ -62,7 +62,7 @@ class ProxyConfig:
             f" timeout connect {self.connect_ms}ms",
             *half_closed,
             "frontend imap",
-            f" bind {HOST}:{port} name door {tls}",
+            f" bind {HOST}:{port} name main {tls}",
             " default_backend mail",
             "backend mail",
             f" server s1 {self.server[0]}:{self.server[1]}",
@@ -81,12 +81,12 @@ class ProxyConfig:
             'protocol = "imap"',
             'backend = "mail"',
             "log_null = true",
-            # HAProxy's one limit on the client holds in its handshake too
+            # HAProxy's client timeout applies to the handshake, too.
             f'timeouts = {{ client = "{self.client_ms}ms", handshake = "{self.client_ms}ms"{half_closed} }}',
             f'tls = {{ certificates = ["{self.certificates}"] }}' if self.tls else "",
             "[[frontends.imap.bind]]",
             f'address = "{HOST}:{port}"',
-            'name = "door"',
+            'name = "main"',
             f'mode = "{"tls" if self.tls else "forward"}"',
             "[backends.mail]",
             f'timeouts = {{ server = "{self.server_ms}ms", connect = "{self.connect_ms}ms" }}',
@@ -98,7 +98,7 @@ class ProxyConfig:
 
 
 class Peer:
-    """A socket, clear or TLS, and the ways in which peers leave."""
+    """A socket, clear or TLS, with the various ways to close it."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
@@ -108,21 +108,21 @@ class Peer:
         self.connection.sendall(data)
 
     def receive(self, data: bytes) -> None:
-        """Exactly this must come."""
-        got = b""
-        while len(got) < len(data) and (chunk := self.connection.recv(len(data) - len(got))):
-            got += chunk
-        assert got == data
+        """Receive exactly these bytes."""
+        received = b""
+        while len(received) < len(data) and (chunk := self.connection.recv(len(data) - len(received))):
+            received += chunk
+        assert received == data
 
     def receive_until(self, end: bytes) -> None:
-        got = b""
-        while not got.endswith(end):
+        received = b""
+        while not received.endswith(end):
             chunk = self.connection.recv(4096)
-            assert chunk, got
-            got += chunk
+            assert chunk, received
+            received += chunk
 
     def wait_for_end(self) -> None:
-        """However it comes: a FIN (over TLS the one behind close_notify), a reset."""
+        """Wait for the end of the connection: a FIN (over TLS the one after close_notify) or a reset."""
         with suppress(ConnectionError, ssl.SSLError):
             while self.connection.recv(4096):
                 pass
@@ -130,7 +130,7 @@ class Peer:
                 pass
 
     def half_close(self) -> None:
-        """Say that no more comes, and listen on."""
+        """Close the sending direction and continue to receive."""
         self._send_close_notify()
         socket.socket.shutdown(self.connection, socket.SHUT_WR)
 
@@ -139,11 +139,11 @@ class Peer:
         self.connection.close()
 
     def close_without_notify(self) -> None:
-        """As many clients do: a FIN where close_notify should have come first."""
+        """Close with a FIN but without close_notify, as many clients do."""
         self.connection.close()
 
     def _send_close_notify(self) -> None:
-        """close_notify where there is TLS, without waiting for the answer."""
+        """Send close_notify if the connection has TLS, without waiting for the answer."""
         if isinstance(self.connection, ssl.SSLSocket):
             self.connection.setblocking(False)
             with suppress(OSError, ValueError):
@@ -152,22 +152,22 @@ class Peer:
 
     def reset(self) -> None:
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        os.close(self.connection.detach())  # not by way of ssl, which would say goodbye
+        os.close(self.connection.detach())  # not through ssl, which would send close_notify
 
 
 class ScriptedSession:
-    """A client connected to the proxy, and the server that the proxy connects to when asked for."""
+    """A client that is connected to the proxy, and the server that the proxy connects to."""
 
     def __init__(
         self,
         proxy: HAProxy | Mailproxy,
         port: int,
         listener: socket.socket | None,
-        trust: ssl.SSLContext | None,
+        tls_context: ssl.SSLContext | None,
     ) -> None:
         self.proxy = proxy
         self._listener = listener
-        self._trust = trust
+        self._tls_context = tls_context
         self._server: Peer | None = None
         self.client = Peer(socket.create_connection((HOST, port), TIMEOUT_S))
 
@@ -181,22 +181,22 @@ class ScriptedSession:
 
     @property
     def server(self) -> Peer:
-        """Accepted on first use."""
+        """Return the server's connection, which is accepted on first use."""
         if not self._server:
-            assert self._listener, "nobody listens"
+            assert self._listener, "no listener"
             self._server = Peer(self._listener.accept()[0])
         return self._server
 
     def handshake(self) -> None:
-        """Over TLS if the bind is TLS."""
-        if self._trust:
+        """Make the TLS handshake if the bind has TLS."""
+        if self._tls_context:
             connection = self.client.connection
             self.client = Peer(
-                self._trust.wrap_socket(connection, server_hostname=HOST, suppress_ragged_eofs=False)
+                self._tls_context.wrap_socket(connection, server_hostname=HOST, suppress_ragged_eofs=False)
             )
 
     def start(self) -> None:
-        """Connected all the way, the greeting read (and with it, whatever TLS sends first)."""
+        """Connect client and server, and read the greeting, with which TLS sends its first messages."""
         self.handshake()
         self.server.send(GREETING)
         self.client.receive(GREETING)
@@ -204,7 +204,7 @@ class ScriptedSession:
 
 @attrs.frozen(kw_only=True)
 class Comparison:
-    """Plays a story with each proxy in turn; what both wrote must be the same."""
+    """Runs a scenario with each proxy in turn and compares their log lines."""
 
     folder: Path
     certificates: Path
@@ -213,67 +213,69 @@ class Comparison:
 
     def run(
         self,
-        story: Callable[[ScriptedSession], None],
+        scenario: Callable[[ScriptedSession], None],
         *,
         server: tuple[str, int] | None = None,
-        **limits: int,
+        **timeouts: int,
     ) -> tcplog.Session:
-        """The line of a session; without a `server` the story plays that part too."""
-        written = [tcplog.session(line) for line in self._run_both(story, tcplog.SESSION, server, limits)]
-        ours, model = written
-        assert ours == model
-        assert abs(ours.total_ms - model.total_ms) < SAME_MOMENT_MS, written
-        return ours
-
-    def run_failure(self, story: Callable[[ScriptedSession], None], **limits: int) -> tcplog.FailedStart:
-        """The line of a client that never came to have a session."""
-        ours, model = (
-            tcplog.failed_start(line) for line in self._run_both(story, tcplog.FAILED_START, None, limits)
+        """Return the log line of a session. Without a `server` the scenario is the server, too."""
+        result, model = (
+            tcplog.session(line) for line in self._run_both(scenario, tcplog.SESSION, server, timeouts)
         )
-        assert ours == model
-        return ours
+        assert result == model
+        assert abs(result.total_ms - model.total_ms) < MAX_TIME_DIFFERENCE_MS, (result, model)
+        return result
+
+    def run_failure(self, scenario: Callable[[ScriptedSession], None], **timeouts: int) -> tcplog.FailedStart:
+        """Return the log line of a connection that never became a session."""
+        result, model = (
+            tcplog.failed_start(line)
+            for line in self._run_both(scenario, tcplog.FAILED_START, None, timeouts)
+        )
+        assert result == model
+        return result
 
     def _run_both(
         self,
-        story: Callable[[ScriptedSession], None],
+        scenario: Callable[[ScriptedSession], None],
         line: re.Pattern[str],
         server: tuple[str, int] | None,
-        limits: dict[str, int],
+        timeouts: dict[str, int],
     ) -> Iterator[re.Match[str]]:
-        trust = ssl.create_default_context(cafile=str(self.ca)) if self.tls else None
+        tls_context = ssl.create_default_context(cafile=str(self.ca)) if self.tls else None
         for program in PROGRAMS:
             port = free_port()
             with socket.create_server((HOST, 0)) as listener:
                 listener.settimeout(TIMEOUT_S)
-                plan = ProxyConfig(
+                config = ProxyConfig(
                     tls=self.tls,
                     certificates=self.certificates,
                     server=server or listener.getsockname(),
-                    **limits,
+                    **timeouts,
                 )
-                text = plan.for_haproxy(port) if program is HAProxy else plan.for_mailproxy(port)
+                text = config.for_haproxy(port) if program is HAProxy else config.for_mailproxy(port)
                 with (
                     program(text, self.folder, [(HOST, port)]) as proxy,
-                    ScriptedSession(proxy, port, listener, trust) as wire,
+                    ScriptedSession(proxy, port, listener, tls_context) as session,
                 ):
-                    story(wire)
+                    scenario(session)
                     written = proxy.log.wait_for(line)
                 ends = [
-                    each
-                    for each in proxy.log.lines()
-                    if tcplog.SESSION.fullmatch(each) or tcplog.FAILED_START.fullmatch(each)
+                    line
+                    for line in proxy.log.lines()
+                    if tcplog.SESSION.fullmatch(line) or tcplog.FAILED_START.fullmatch(line)
                 ]
                 assert ends == [written.string], repr(proxy.log)
                 yield written
 
 
 def refused_address() -> tuple[str, int]:
-    """Where nobody listens."""
+    """Return an address without a listener."""
     return HOST, free_port()
 
 
 class Blackhole:
-    """Where nobody answers: the queue of a listener that never accepts is full, and the kernel drops what comes."""
+    """An address that never answers. The queue of its listener is full, so the kernel drops further connections."""
 
     def __enter__(self) -> Self:
         self._sockets = [socket.create_server((HOST, 0), backlog=0)]

@@ -1,4 +1,4 @@
-"""mailproxy's health checks of a server, made when a test wants them and as often, and what they leave in its log."""
+"""Run mailproxy's health checks of a server on demand, and read the lines that they leave in the server's log."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mailproxy.app import load_and_check
 from mailproxy.config.check_plan import entry_paths
 from mailproxy.log import Log, Output
 from mailproxy.log.targets import StreamTarget
-from mailproxy.proxy.backend.backend import Backend
+from mailproxy.proxy.backend.factory import make_backend
 from mailproxy.proxy.backend.server import CheckOutcome, server_context
 from mailproxy.proxy.checks.check import plan_checks
 from tests.support.programs.program import wait_until
@@ -29,13 +29,13 @@ Table = dict[str, object]
 
 
 def configuration(backends: Mapping[str, Table]) -> Table:
-    """A whole one, as the file has it; nobody need come in."""
-    door = {"backend": next(iter(backends)), "bind": [{"address": "127.0.0.1:0"}]}
-    return {"log": {"to": "stdout"}, "frontends": {"door": door}, "backends": dict(backends)}
+    """Return a complete configuration with these backends and an unused frontend."""
+    frontend = {"backend": next(iter(backends)), "bind": [{"address": "127.0.0.1:0"}]}
+    return {"log": {"to": "stdout"}, "frontends": {"unused": frontend}, "backends": dict(backends)}
 
 
 def to_toml(value: object) -> str:
-    """The value behind a key; JSON's strings, numbers and booleans are TOML's."""
+    """Return a value in TOML. Strings, numbers and booleans are the same as in JSON."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{json.dumps(key)} = {to_toml(each)}" for key, each in value.items()) + "}"
     if isinstance(value, list):
@@ -44,47 +44,51 @@ def to_toml(value: object) -> str:
 
 
 def run_checks(table: Table, times: int) -> list[str]:
-    """What came of each check of a backend with one server, one after the other."""
+    """Check a backend with one server several times in a row, and return the result of each check."""
     config = mailproxy.from_mapping(configuration({"servers": table}))
-    material = load_and_check(config)
-    backend = Backend(config.backends["servers"], material.server_contexts, Log([Output(StreamTarget(2))]))
-    found = entry_paths(config.frontends.values(), backend.name)
-    (check,) = plan_checks(backend, found, lambda tls: server_context(material.server_contexts, tls))
+    store = load_and_check(config)
+    backend = make_backend(config.backends["servers"], store.server_contexts, Log([Output(StreamTarget(2))]))
+    paths = entry_paths(config.frontends.values(), backend.name)
+    (check,) = plan_checks(backend, paths, lambda tls: server_context(store.server_contexts, tls))
 
-    async def make() -> list[str]:
-        made: list[CheckOutcome] = []
+    async def run() -> list[str]:
+        outcomes: list[CheckOutcome] = []
         for _ in range(times):
-            await check.run(made.append)
-        return [str(checked.result) for checked in made]
+            await check.run(outcomes.append)
+        return [str(outcome.result) for outcome in outcomes]
 
-    return trio.run(make)
+    return trio.run(run)
 
 
 @attrs.frozen
 class LogWatcher:
-    """Over a server's log. ``departure`` is in one line of each visit. ``guard`` is somebody who comes behind the checks:
-    when the log has that visit to its ``end``, it has all of theirs. ``masked``: a line without what is never the same,
-    None for the guard's and others.
+    """Counts new lines in a server's log.
+
+    Attributes:
+        disconnect: a text in exactly one line of each connection.
+        guard: connects a client after the checks. When the log has the end of that connection, it has all checks.
+        guard_end: the line at the end of the guard's connection.
+        mask: returns a line without its variable parts, or None for lines of the guard and unrelated ones.
     """
 
     log: LogFile
-    departure: str
+    disconnect: str
     guard: Callable[[], None]
-    end: re.Pattern[str]
-    masked: Callable[[str], str | None]
+    guard_end: re.Pattern[str]
+    mask: Callable[[str], str | None]
 
-    def trace(self, act: Callable[[], object], visits: int) -> Counter[str]:
-        """What is logged of this, which is so many visits."""
+    def trace(self, act: Callable[[], object], connections: int) -> Counter[str]:
+        """Run an action that makes this number of connections, and return the lines that it leaves."""
 
-        def departures() -> int:
-            return sum(count for line, count in self.since(before).items() if self.departure in line)
+        def disconnects() -> int:
+            return sum(count for line, count in self.lines_after(before).items() if self.disconnect in line)
 
         before = len(self.log.lines())
         act()
-        wait_until(lambda: departures() >= visits, f"{visits} visits\n{self.log!r}")
+        wait_until(lambda: disconnects() >= connections, f"{connections} connections\n{self.log!r}")
         self.guard()
-        self.log.wait_for(self.end, behind=before)
-        return self.since(before)
+        self.log.wait_for(self.guard_end, after=before)
+        return self.lines_after(before)
 
-    def since(self, before: int) -> Counter[str]:
-        return Counter(line for line in map(self.masked, self.log.lines()[before:]) if line)
+    def lines_after(self, before: int) -> Counter[str]:
+        return Counter(line for line in map(self.mask, self.log.lines()[before:]) if line)

@@ -1,4 +1,4 @@
-"""A Dovecot of its own: own folder, own ports, users from a file, mail in maildirs."""
+"""A Dovecot with its own folder and ports, users from a file, and mail in maildirs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 USERS = [f"user{n}" for n in range(500)]
 PASSWORD = "secret"  # of throw-away users on loopback
-MANY_SESSIONS = 1_000  # what every limit below is raised to: the tests hold 500 at once
+MANY_SESSIONS = 1_000  # for every limit below, because the tests hold 500 sessions at once
 
 CONFIGURATION = """
 protocols = {protocols}
@@ -86,8 +86,8 @@ service {name} {{
 
 Protocol = Literal["imap", "pop3", "submission", "sieve"]
 
-SHARED = {"count": 0, "processes": 2, "sessions": MANY_SESSIONS}
-ALONE = {"count": 1, "processes": MANY_SESSIONS, "sessions": 1}
+SHARED_PROCESSES = {"count": 0, "processes": 2, "sessions": MANY_SESSIONS}
+PROCESS_PER_SESSION = {"count": 1, "processes": MANY_SESSIONS, "sessions": 1}
 
 BY_CERTIFICATE = """
 passdb {{
@@ -103,18 +103,18 @@ SETTINGS = {
     "auth_mechanisms": "plain login",
     "haproxy_trusted_networks": "127.0.0.0/8",
 }
-"""Unless a Dovecot is given others."""
+"""Settings of a Dovecot that is not given others."""
 
 NAMES_FROM_CERTIFICATES = {
     "auth_mechanisms": "plain login external",
     "auth_ssl_username_from_cert": "yes",
 }
-"""Whoever has a certificate needs no password. For names that come in PROXY headers it must log in each session
-`alone`: 2.3.19 keeps them where its process writes other things later."""
+"""Clients with a certificate need no password. For names in PROXY headers, `process_per_session` is necessary:
+Dovecot 2.3.19 keeps them in memory that its process overwrites later."""
 
 
 def require_client_certificates(ca: Path) -> dict[str, str]:
-    """Nobody logs in over a connection that showed none of this authority's."""
+    """Return settings by which only connections with a certificate of this authority can log in."""
     return {
         "ssl_ca": f"<{ca}",
         "ssl_verify_client_cert": "yes",
@@ -124,13 +124,13 @@ def require_client_certificates(ca: Path) -> dict[str, str]:
 
 
 def relay_settings(address: tuple[str, int]) -> dict[str, str]:
-    """Submission takes nobody's mail without such a server, and ends the session instead."""
+    """Return the settings of the relay server, without which submission ends each session."""
     return {"submission_relay_host": address[0], "submission_relay_port": str(address[1])}
 
 
 @attrs.frozen
 class Service:
-    """What Dovecot calls the programs of a protocol, and the listeners that they have unasked."""
+    """Dovecot's name for the programs of a protocol, and their default listeners."""
 
     name: str
     defaults: tuple[str, ...]
@@ -142,37 +142,37 @@ SERVICES: dict[Protocol, Service] = {
     "submission": Service("submission", ("submission",)),
     "sieve": Service("managesieve", ("sieve",)),
 }
-WRITTEN_SERVICE = re.compile(r"^service (\w+)-login \{\n(.*?)^\}", re.MULTILINE | re.DOTALL)
+LOGIN_SERVICE = re.compile(r"^service (\w+)-login \{\n(.*?)^\}", re.MULTILINE | re.DOTALL)
 
 
 @attrs.frozen
 class Listener:
-    """A port: clear (with STARTTLS if there is TLS at all) or TLS, with or without a PROXY header before either.
+    """A port: clear (with STARTTLS if TLS is enabled) or TLS, with or without a PROXY header in front.
 
-    One that is `written` stands in the configuration that a Dovecot is given, and is only told of.
+    A listener that `is_configured` is already in the given configuration, so it is not written into it.
     """
 
     port: int
     protocol: Protocol = "imap"
     tls: bool = attrs.field(default=False, kw_only=True)
     proxied: bool = attrs.field(default=False, kw_only=True)
-    written: bool = attrs.field(default=False, kw_only=True)
+    is_configured: bool = attrs.field(default=False, kw_only=True)
 
     @classmethod
     def all_in(cls, configuration: str) -> tuple[Self, ...]:
-        """Those that an administrator's configuration opens."""
+        """Return the listeners in an administrator's configuration."""
         protocols: dict[str, Protocol] = {service.name: protocol for protocol, service in SERVICES.items()}
         return tuple(
-            cls(int(port), protocols[name], written=True)
-            for name, listeners in WRITTEN_SERVICE.findall(configuration)
+            cls(int(port), protocols[name], is_configured=True)
+            for name, listeners in LOGIN_SERVICE.findall(configuration)
             for port in re.findall(r"port = ([1-9]\d*)", listeners)
         )
 
     def __str__(self) -> str:
-        said = {False: "no", True: "yes"}
+        words = {False: "no", True: "yes"}
         return (
             f"  inet_listener at-{self.port} {{\n    port = {self.port}\n"
-            f"    ssl = {said[self.tls]}\n    haproxy = {said[self.proxied]}\n  }}"
+            f"    ssl = {words[self.tls]}\n    haproxy = {words[self.proxied]}\n  }}"
         )
 
 
@@ -183,22 +183,22 @@ def _protocols(listeners: Collection[Listener]) -> list[Protocol]:
 def _services(listeners: Collection[Listener], login_processes: Mapping[str, int]) -> Iterator[str]:
     for protocol in _protocols(listeners):
         service = SERVICES[protocol]
-        mine = [str(each) for each in listeners if each.protocol == protocol and not each.written]
-        not_wanted = [f"  inet_listener {name} {{\n    port = 0\n  }}" for name in service.defaults]
+        own = [str(each) for each in listeners if each.protocol == protocol and not each.is_configured]
+        disabled = [f"  inet_listener {name} {{\n    port = 0\n  }}" for name in service.defaults]
         yield SERVICE.format(
             name=service.name,
             many=MANY_SESSIONS,
-            listeners="\n".join([*not_wanted, *mine]),
+            listeners="\n".join([*disabled, *own]),
             **login_processes,
         )
 
 
 class MailStore:
-    """A folder of maildirs, which several Dovecots may share as they would a cluster's file system."""
+    """A folder of maildirs. Several Dovecots may share it, like the file system of a cluster."""
 
     def __init__(self) -> None:
         self.path = Path(tempfile.mkdtemp(prefix="mail-"))
-        if os.getuid() == 0:  # Dovecot touches no mail as root
+        if os.getuid() == 0:  # Dovecot does not access mail as root
             shutil.chown(self.path, "mail", "mail")
 
     def __enter__(self) -> Self:
@@ -208,7 +208,7 @@ class MailStore:
         shutil.rmtree(self.path, ignore_errors=True)
 
     def deliver(self, user: str, message: bytes) -> None:
-        """Before the first login of that user, who then finds it."""
+        """Store a message for a user who has not logged in yet."""
         folders = [self.path / user, *(self.path / user / part for part in ("cur", "new", "tmp"))]
         for folder in folders:
             folder.mkdir()
@@ -224,7 +224,7 @@ class MailStore:
 
 @attrs.frozen
 class Login:
-    """What Dovecot logs of one: how, from where to where, and is it `TLS`, else `secured` or ""?"""
+    """A login in Dovecot's log: method, addresses, and as security `TLS`, `secured` or an empty string."""
 
     method: str
     client: str
@@ -233,13 +233,16 @@ class Login:
 
 
 class Dovecot(Program):
-    """Listens on one address, on a port for each of its listeners; `address` is the first one's.
+    """A Dovecot that listens on one host, on a port for each listener.
 
-    `settings` are Dovecot's own by name, instead of those in SETTINGS or besides them. `alone`: every session logs in
-    by a process of its own, as it does unless told otherwise.
+    Args:
+        settings: Dovecot's settings by name, which replace those in `SETTINGS` or are added to them.
+        process_per_session: each session logs in by a process of its own, as in Dovecot's default.
+        configuration: an administrator's configuration with listeners, in place of the settings. Its /etc/dovecot has
+            server.pem, server.key and users-by-certificate.
 
-    `written` is configuration as an administrator has it, listeners and all, instead of the settings; its /etc/dovecot
-    has server.pem, server.key and users-by-certificate.
+    Attributes:
+        address: the address of the first listener.
     """
 
     def __init__(
@@ -250,33 +253,36 @@ class Dovecot(Program):
         store: MailStore,
         certificate: trustme.LeafCert,
         settings: Mapping[str, str] = MappingProxyType({}),
-        alone: bool = False,
-        written: str = "",
+        process_per_session: bool = False,
+        configuration: str = "",
     ) -> None:
-        listeners = listeners or Listener.all_in(written)
+        listeners = listeners or Listener.all_in(configuration)
         addresses = [(host, listener.port) for listener in listeners]
         self.address = addresses[0]
-        folder = Path(tempfile.mkdtemp(prefix="dovecot-"))  # not pytest's: names of unix sockets are short
+        # Not pytest's folder, because names of Unix sockets must be short.
+        folder = Path(tempfile.mkdtemp(prefix="dovecot-"))
         folder.chmod(0o755)  # its processes run as several users
         certificate.private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
         certificate.private_key_pem.write_to_path(folder / "server.key")
         users = list(users)
-        _write_for_all(folder / "users", [f"{user}:{PASSWORD}" for user in users])
-        _write_for_all(folder / "users-by-certificate", [f"{user}:::::::nopassword" for user in users])
-        configuration = CONFIGURATION.format(
+        _write_readable(folder / "users", [f"{user}:{PASSWORD}" for user in users])
+        _write_readable(folder / "users-by-certificate", [f"{user}:::::::nopassword" for user in users])
+        text = CONFIGURATION.format(
             protocols=" ".join(_protocols(listeners)),
             host=host,
             folder=folder,
             mail=store.path,
-            settings=written.replace("/etc/dovecot/", f"{folder}/")
+            settings=configuration.replace("/etc/dovecot/", f"{folder}/")
             or _lines(SETTINGS | {**settings}, folder),
-            services="".join(_services(listeners, ALONE if alone else SHARED)),
+            services="".join(
+                _services(listeners, PROCESS_PER_SESSION if process_per_session else SHARED_PROCESSES)
+            ),
             many=MANY_SESSIONS,
             twice=2 * MANY_SESSIONS,
             thrice=3 * MANY_SESSIONS,
             **_accounts(),
         )
-        (folder / "dovecot.conf").write_text(configuration, encoding="utf-8")
+        (folder / "dovecot.conf").write_text(text, encoding="utf-8")
         super().__init__([find("dovecot"), "-F", "-c", f"{folder}/dovecot.conf"], folder, addresses)
 
     def logins(self, user: str) -> list[Login]:
@@ -293,13 +299,13 @@ def _lines(settings: Mapping[str, str], folder: Path) -> str:
     return lines + BY_CERTIFICATE.format(folder=folder)
 
 
-def _write_for_all(file: Path, lines: Iterable[str]) -> None:
+def _write_readable(file: Path, lines: Iterable[str]) -> None:
     file.write_text("".join(f"{line}\n" for line in lines), encoding="ascii")
     file.chmod(0o644)
 
 
 def _accounts() -> dict[str, str]:
-    """Who the processes run as: Debian's accounts if root starts them, else all as whoever does."""
+    """Return the accounts of the processes: Debian's if root starts them, otherwise the current user's."""
     if os.getuid() == 0:
         return {
             "internal_user": "dovecot",

@@ -1,4 +1,4 @@
-"""Dovecots with one store of mail, each of which may be killed, stopped or started again, and mailproxy in front of them."""
+"""Several Dovecots with one mail store that can be killed, stopped and restarted, and mailproxy in front of them."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 
     from tests.interop.conftest import Authority
 
-WAYS = ("clear", "secure", "knocked")
-"""Backends with the same servers: in clear, over TLS, and in clear with no more than a connection as their check."""
+BACKENDS = ("clear", "secure", "tcp-check")
+"""Backends with the same servers: in clear text, over TLS, and in clear text with a check of type tcp."""
 
 CHECK = 'interval = "300ms", timeout = "1s", fall = 2, rise = 2'
 
-BACKEND = """
-[frontends.{way}]
+CONFIGURATION = """
+[frontends.{backend}]
 protocol = "imap"
-backend = "{way}"
+backend = "{backend}"
 tls = {{ certificates = ["{certificates}"] }}
 
-[[frontends.{way}.bind]]
+[[frontends.{backend}.bind]]
 address = "{host}:{port}"
 mode = "tls"
 
-[backends.{way}]
+[backends.{backend}]
 send_proxy = "v2"
 on_marked_down = "{on_marked_down}"
 {settings}
@@ -45,7 +45,10 @@ servers = [
 
 
 class RestartableDovecot(Dovecot):
-    """Whatever befalls it befalls every process of it. Takes PROXY headers on a clear port and on one for TLS."""
+    """A Dovecot whose processes are stopped or killed together.
+
+    It expects PROXY headers on a clear port and on a TLS port.
+    """
 
     def __init__(self, name: str, store: MailStore, authority: Authority) -> None:
         self.name = name
@@ -59,15 +62,15 @@ class RestartableDovecot(Dovecot):
             certificate=authority.certificate,
             settings={"login_greeting": f"{name} ready."},
         )
-        self.log = LogFile(self.folder / "dovecot.log")  # as its configuration has it
-        self._command = [find("setsid"), *self._command]  # a group of its own
+        self.log = LogFile(self.folder / "dovecot.log")  # the path in its configuration
+        self._command = [find("setsid"), *self._command]  # its own process group
 
     def __exit__(self, *exception: object) -> None:
-        self.kill()  # faster than to wait for all to go
+        self.kill()  # faster than a graceful stop
         super().__exit__(*exception)
 
     def restore(self) -> None:
-        """Running, whatever happened."""
+        """Make it run again after a test."""
         if self.process.poll() is None:
             self.resume()
         else:
@@ -88,14 +91,15 @@ class RestartableDovecot(Dovecot):
         self._wait_for_group_exit()
 
     def _wait_for_group_exit(self) -> None:
-        """Until then somebody may listen, and take connections that nobody serves."""
-        wait_until(lambda: not list(processes_of_group(self.process.pid)), "nobody of it is left")
+        """Wait for the last process. Until then one may listen and accept connections that no process serves."""
+        wait_until(lambda: not list(processes_of_group(self.process.pid)), "all processes have exited")
 
     def suspend(self) -> None:
-        """The kernel goes on taking connections for it, and nobody ever speaks."""
+        """Stop all processes with SIGSTOP. The kernel still accepts connections, but no process answers."""
         os.killpg(self.process.pid, signal.SIGSTOP)
         wait_until(
-            lambda: all(state == "T" for _, state in processes_of_group(self.process.pid)), "it stands"
+            lambda: all(state == "T" for _, state in processes_of_group(self.process.pid)),
+            "all processes are stopped",
         )
 
     def resume(self) -> None:
@@ -103,7 +107,7 @@ class RestartableDovecot(Dovecot):
 
 
 class DovecotCluster:
-    """They run from the beginning."""
+    """Dovecots that run from the start of the `with` block."""
 
     def __init__(self, authority: Authority, *names: str) -> None:
         self.authority = authority
@@ -129,8 +133,8 @@ class DovecotCluster:
             dovecot.restore()
 
 
-class ProxyInFront(Mailproxy):
-    """Each way has a TLS bind of its own, and all lead to these Dovecots of the cluster."""
+class ClusterProxy(Mailproxy):
+    """A mailproxy with a TLS bind for each of `BACKENDS`, which have these Dovecots of the cluster as servers."""
 
     def __init__(
         self,
@@ -142,39 +146,44 @@ class ProxyInFront(Mailproxy):
         checks: bool = True,
     ) -> None:
         self.ca = cluster.authority.ca
-        self.ports = dict(zip(WAYS, free_ports(len(WAYS), [HOST]), strict=True))
+        self.ports = dict(zip(BACKENDS, free_ports(len(BACKENDS), [HOST]), strict=True))
         check = f"check = {{ {CHECK} }}" if checks else 'check = "none"'
         settings = {
             "clear": check,
             "secure": f'{check}\ntls = {{ ca = "{self.ca}", server_name = "localhost" }}',
-            "knocked": f'check = {{ type = "tcp", {CHECK} }}',
+            "tcp-check": f'check = {{ type = "tcp", {CHECK} }}',
         }
         text = "".join(
-            BACKEND.format(
-                way=way,
+            CONFIGURATION.format(
+                backend=backend,
                 certificates=cluster.authority.folder,
                 host=HOST,
-                port=self.ports[way],
+                port=self.ports[backend],
                 on_marked_down=on_marked_down,
-                settings=settings[way],
-                servers="\n".join(_server(cluster[name], way) for name in names),
+                settings=settings[backend],
+                servers="\n".join(_server(cluster[name], backend) for name in names),
             )
-            for way in WAYS
+            for backend in BACKENDS
         )
         log = '[log]\nformat = "tcplog"\nto = "stdout"\n'
         super().__init__(log + text, folder, [(HOST, port) for port in self.ports.values()])
 
-    def wait_for(self, name: str, state: str, ways: Sequence[str] = ("clear", "secure")) -> dict[str, str]:
-        """Return what the log says that the reason is, by way, when this server is in this state on all of them."""
+    def wait_for(
+        self, name: str, state: str, backends: Sequence[str] = ("clear", "secure")
+    ) -> dict[str, str]:
+        """Wait until all these backends have this server in this state. Return the logged reasons by backend."""
         pattern = r"Server {}/{} is {}, reason: (.*), check duration: \d+ms\. .*"
-        return {way: self.log.wait_for(re.compile(pattern.format(way, name, state)))[1] for way in ways}
+        return {
+            backend: self.log.wait_for(re.compile(pattern.format(backend, name, state)))[1]
+            for backend in backends
+        }
 
-    def has_logged(self, name: str, state: str, way: str) -> bool:
-        return f"Server {way}/{name} is {state}" in self.log.text()
+    def has_logged(self, name: str, state: str, backend: str) -> bool:
+        return f"Server {backend}/{name} is {state}" in self.log.text()
 
 
 def unread_at(dovecot: RestartableDovecot) -> int:
-    """How many of its connections have something that it has not read."""
+    """Return the number of its connections with unread data."""
     lines = Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]
     ports = (dovecot.clear_port, dovecot.tls_port)
     return sum(
@@ -183,6 +192,6 @@ def unread_at(dovecot: RestartableDovecot) -> int:
     )
 
 
-def _server(dovecot: RestartableDovecot, way: str) -> str:
-    port = dovecot.tls_port if way == "secure" else dovecot.clear_port
+def _server(dovecot: RestartableDovecot, backend: str) -> str:
+    port = dovecot.tls_port if backend == "secure" else dovecot.clear_port
     return f'  {{ name = "{dovecot.name}", address = "{HOST}:{port}" }},'

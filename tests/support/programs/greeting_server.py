@@ -1,4 +1,4 @@
-"""The server at the end of a way: it greets whoever comes, and closes when they have."""
+"""Servers that greet each client and close the connection after the client has."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class _Greeter(socketserver.BaseRequestHandler):
 
 @contextmanager
 def greeting_server() -> Iterator[Address]:
-    """Its address; everybody must have left at the end."""
+    """Yield the address of a server. All clients must have closed their connections at the end."""
     with _serving(_Greeter) as address:
         yield address
 
 
 @contextmanager
 def header_server() -> Iterator[tuple[Address, Queue[Header]]]:
-    """One that demands a PROXY header, and what it has read."""
+    """Yield the address of a server that demands PROXY headers, and the headers that it reads."""
     headers = Queue[Header]()
 
     class Reader(_Greeter):
@@ -53,18 +53,18 @@ def header_server() -> Iterator[tuple[Address, Queue[Header]]]:
 
 
 def _read_header(connection: socket.socket) -> Header:
-    """The header, not a byte of what is behind it."""
+    """Read exactly the header and no further byte."""
     data = b""
     while isinstance(answer := parse(data), NeedMore):
         chunk = connection.recv(answer.total - len(data))
-        assert chunk, f"the end after {data!r}"
+        assert chunk, f"the connection ended after {data!r}"
         data += chunk
     return answer[0]
 
 
 @contextmanager
-def _serving(what: type[_Greeter]) -> Iterator[Address]:
-    with socketserver.ThreadingTCPServer((HOST, 0), what) as server:
+def _serving(handler: type[_Greeter]) -> Iterator[Address]:
+    with socketserver.ThreadingTCPServer((HOST, 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:

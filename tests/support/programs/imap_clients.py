@@ -1,4 +1,4 @@
-"""Mail clients that nobody here wrote, each doing the same few things a user does."""
+"""IMAP clients of other projects, each with the same few actions of a user."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HOST = "127.0.0.1"
-LONG_S = 120.0  # for one client moving 50 MB on a busy machine
+LONG_TIMEOUT_S = 120.0  # for one client that moves 50 MB on a busy machine
 
 Security = Literal["clear", "starttls", "tls"]
 
 
 @attrs.frozen
-class ClientAddress:
-    """Where a client enters, whose certificate it must meet there, and for which name."""
+class Endpoint:
+    """Where a client connects, and the CA and name of the certificate that it expects there."""
 
     port: int
     security: Security
     ca: Path
     name: str = HOST
     host: str = attrs.field(default=HOST, kw_only=True)
-    header: bytes = attrs.field(default=b"", kw_only=True)  # goes before all else
+    header: bytes = attrs.field(default=b"", kw_only=True)  # sent before everything else
 
 
 @attrs.frozen
 class MailUser:
-    """Whose mailbox it is, and where the programs that act for this mail_user may write.
+    """The owner of a mailbox, with a folder for the programs that act for this user.
 
-    Who can choose comes from another address than the proxy's, which is 127.0.0.1.
+    Clients that can choose their source address use another one than the proxy's, which is 127.0.0.1.
     """
 
     name: str
@@ -48,29 +48,31 @@ class MailUser:
     address: str = attrs.field(default="127.0.0.9", kw_only=True)
     certificate: Path | None = attrs.field(default=None, kw_only=True)
 
-    def trust(self, door: ClientAddress) -> ssl.SSLContext:
-        """What this mail_user's TLS there begins with."""
-        context = ssl.create_default_context(cafile=str(door.ca))
+    def tls_context(self, endpoint: Endpoint) -> ssl.SSLContext:
+        """Return the TLS context of this user for an endpoint."""
+        context = ssl.create_default_context(cafile=str(endpoint.ca))
         if self.certificate:
             context.load_cert_chain(self.certificate)
         return context
 
-    def connection(self, door: ClientAddress) -> socket.socket:
-        """Open, and with TLS on it where it begins with that."""
-        connection = socket.create_connection((door.host, door.port), LONG_S, (self.address, 0))
+    def connection(self, endpoint: Endpoint) -> socket.socket:
+        """Return an open connection, over TLS if the endpoint has implicit TLS."""
+        connection = socket.create_connection(
+            (endpoint.host, endpoint.port), LONG_TIMEOUT_S, (self.address, 0)
+        )
         try:
-            connection.sendall(door.header)
-            if door.security == "tls":
-                return self.trust(door).wrap_socket(connection, server_hostname=door.name)
+            connection.sendall(endpoint.header)
+            if endpoint.security == "tls":
+                return self.tls_context(endpoint).wrap_socket(connection, server_hostname=endpoint.name)
         except BaseException:
             connection.close()
             raise
         return connection
 
 
-def is_refused(mail_user: MailUser, door: ClientAddress) -> bool:
-    """Does the connection end without a byte?"""
-    with mail_user.connection(door) as connection:
+def is_refused(mail_user: MailUser, endpoint: Endpoint) -> bool:
+    """Whether the server ends the connection without a byte."""
+    with mail_user.connection(endpoint) as connection:
         try:
             return not connection.recv(1)
         except ConnectionResetError:
@@ -78,37 +80,37 @@ def is_refused(mail_user: MailUser, door: ClientAddress) -> bool:
 
 
 class MailClient(Protocol):
-    """One mail_user at one door; every call is a session of its own."""
+    """A client of one user at one endpoint. Each call is a session of its own."""
 
-    def __init__(self, door: ClientAddress, mail_user: MailUser) -> None: ...
+    def __init__(self, endpoint: Endpoint, mail_user: MailUser) -> None: ...
     def folders(self) -> set[str]: ...
     def append(self, message: bytes) -> None: ...
     def fetch(self) -> bytes:
-        """The only message of the mailbox."""
+        """Return the only message of the mailbox."""
 
 
 class Idle(Protocol):
-    """A session that stays, told of new mail without asking."""
+    """A session in IDLE, which is notified of new mail."""
 
     def __enter__(self) -> Self: ...
     def __exit__(self, *_: object) -> None: ...
     def wait_for_new_mail(self) -> None:
-        """Return when the server tells of a message, by itself."""
+        """Return when the server announces a message."""
 
 
 @attrs.frozen
 class Imaplib:
-    """Python's own."""
+    """Python's imaplib."""
 
-    door: ClientAddress
+    endpoint: Endpoint
     mail_user: MailUser
 
     def session(self) -> imaplib.IMAP4:
-        """Logged in, by the certificate if the mail_user has one; leaving the `with` logs out."""
-        connection = ImaplibConnection(self.door, self.mail_user)
+        """Return a session that is logged in, by certificate if the user has one. The `with` block ends in a logout."""
+        connection = ImaplibConnection(self.endpoint, self.mail_user)
         try:
-            if self.door.security == "starttls":
-                connection.starttls(self.mail_user.trust(self.door))
+            if self.endpoint.security == "starttls":
+                connection.starttls(self.mail_user.tls_context(self.endpoint))
             if self.mail_user.certificate:
                 connection.authenticate("EXTERNAL", lambda _: b"")
             else:
@@ -139,25 +141,25 @@ class Imaplib:
         return body
 
     def idle(self) -> Idle:
-        """A session that waits for news; it is waiting when this returns."""
+        """Return a session that has entered IDLE."""
         return ImaplibIdle(self.session())
 
 
 class ImaplibConnection(imaplib.IMAP4):
-    """Made as the mail_user makes it."""
+    """An imaplib connection that is opened as `MailUser.connection` does."""
 
-    def __init__(self, door: ClientAddress, mail_user: MailUser) -> None:
-        self._door, self._person = door, mail_user
-        super().__init__(door.name, door.port)
+    def __init__(self, endpoint: Endpoint, mail_user: MailUser) -> None:
+        self._endpoint, self._mail_user = endpoint, mail_user
+        super().__init__(endpoint.name, endpoint.port)
 
     def open(self, host: str = "", port: int = 0, _timeout: float | None = None) -> None:
-        self.host, self.port = host, port  # of these it makes use later
-        self.sock = self._person.connection(self._door)
+        self.host, self.port = host, port  # imaplib uses these later
+        self.sock = self._mail_user.connection(self._endpoint)
         self.file = self.sock.makefile("rb")
 
 
 class ImaplibIdle:
-    """imaplib has no IDLE before Python 3.14, but lends its connection."""
+    """IDLE over imaplib's connection, because imaplib has no IDLE before Python 3.14."""
 
     def __init__(self, connection: imaplib.IMAP4) -> None:
         self._connection = connection
@@ -184,20 +186,20 @@ class ImaplibIdle:
 class Curl:
     """curl, which fetches by URL."""
 
-    door: ClientAddress
+    endpoint: Endpoint
     mail_user: MailUser
 
     def _run(self, path: str, *options: str) -> bytes:
-        scheme = "imaps" if self.door.security == "tls" else "imap"
-        starttls = ["--ssl-reqd"] if self.door.security == "starttls" else []
-        command = [find("curl"), "--silent", "--show-error", "--cacert", str(self.door.ca), *starttls]
+        scheme = "imaps" if self.endpoint.security == "tls" else "imap"
+        starttls = ["--ssl-reqd"] if self.endpoint.security == "starttls" else []
+        command = [find("curl"), "--silent", "--show-error", "--cacert", str(self.endpoint.ca), *starttls]
         command += ["--interface", self.mail_user.address]
-        command += ["--resolve", f"{self.door.name}:{self.door.port}:{self.door.host}"]
+        command += ["--resolve", f"{self.endpoint.name}:{self.endpoint.port}:{self.endpoint.host}"]
         command += [
             "--user",
             f"{self.mail_user.name}:{PASSWORD}",
             *options,
-            f"{scheme}://{self.door.name}:{self.door.port}/{path}",
+            f"{scheme}://{self.endpoint.name}:{self.endpoint.port}/{path}",
         ]
         return _output(command)
 
@@ -215,19 +217,19 @@ class Curl:
 
 @attrs.frozen
 class Mbsync:
-    """mbsync, which keeps a maildir here and a mailbox there alike. It knows no certificates for IP addresses."""
+    """mbsync, which synchronizes a maildir with a mailbox. It does not support certificates for IP addresses."""
 
-    door: ClientAddress
+    endpoint: Endpoint
     mail_user: MailUser
 
     def _run(self, *arguments: str) -> bytes:
-        security = {"clear": "None", "starttls": "STARTTLS", "tls": "IMAPS"}[self.door.security]
+        security = {"clear": "None", "starttls": "STARTTLS", "tls": "IMAPS"}[self.endpoint.security]
         (self.mail_user.folder / "inbox").mkdir(exist_ok=True)
         file = self.mail_user.folder / "mbsyncrc"
         file.write_text(
-            f"IMAPAccount there\nHost localhost\nPort {self.door.port}\nUser {self.mail_user.name}\nPass {PASSWORD}\n"
-            f"AuthMechs PLAIN LOGIN\nSSLType {security}\nCertificateFile {self.door.ca}\nTimeout {LONG_S:.0f}\n\n"
-            f"IMAPStore far\nAccount there\n\n"
+            f"IMAPAccount remote\nHost localhost\nPort {self.endpoint.port}\nUser {self.mail_user.name}\nPass {PASSWORD}\n"
+            f"AuthMechs PLAIN LOGIN\nSSLType {security}\nCertificateFile {self.endpoint.ca}\nTimeout {LONG_TIMEOUT_S:.0f}\n\n"
+            f"IMAPStore far\nAccount remote\n\n"
             f"MaildirStore near\nPath {self.mail_user.folder}/\nInbox {self.mail_user.folder}/inbox\n\n"
             f"Channel all\nFar :far:\nNear :near:\nPatterns *\nCreate Near\nSync All\nSyncState *\n",
             encoding="utf-8",
@@ -249,8 +251,8 @@ class Mbsync:
         self._run("--push", "all")
 
     def fetch(self) -> bytes:
-        """Pulled into an empty maildir; mbsync keeps lines with a bare LF there, and a mark of its own."""
-        other = Mbsync(self.door, attrs.evolve(self.mail_user, folder=self.mail_user.folder / "pulled"))
+        """Pull the message into an empty maildir. mbsync writes bare LF there, and a header field of its own."""
+        other = Mbsync(self.endpoint, attrs.evolve(self.mail_user, folder=self.mail_user.folder / "pulled"))
         other.mail_user.folder.mkdir()
         other._run("--pull", "all")
         (file,) = other._messages()
@@ -261,9 +263,9 @@ class Mbsync:
 
 @attrs.frozen
 class SClient:
-    """`openssl s_client`, given a whole dialogue at once. It cannot speak without TLS."""
+    """`openssl s_client`, which gets a whole dialogue at once. It always uses TLS."""
 
-    door: ClientAddress
+    endpoint: Endpoint
     mail_user: MailUser
 
     def _command(self) -> list[str]:
@@ -273,19 +275,24 @@ class SClient:
             "-quiet",
             "-verify_return_error",
             "-CAfile",
-            str(self.door.ca),
+            str(self.endpoint.ca),
         ]
-        command += ["-connect", f"{self.door.host}:{self.door.port}", "-bind", f"{self.mail_user.address}:0"]
-        if self.door.name == self.door.host:
-            command += ["-noservername", "-verify_ip", self.door.host]
+        command += [
+            "-connect",
+            f"{self.endpoint.host}:{self.endpoint.port}",
+            "-bind",
+            f"{self.mail_user.address}:0",
+        ]
+        if self.endpoint.name == self.endpoint.host:
+            command += ["-noservername", "-verify_ip", self.endpoint.host]
         else:
-            command += ["-servername", self.door.name, "-verify_hostname", self.door.name]
-        return [*command, "-starttls", "imap"] if self.door.security == "starttls" else command
+            command += ["-servername", self.endpoint.name, "-verify_hostname", self.endpoint.name]
+        return [*command, "-starttls", "imap"] if self.endpoint.security == "starttls" else command
 
     def idle(self) -> Idle:
         return SClientIdle(self._command(), self.mail_user)
 
-    def _talk(self, *commands: bytes) -> bytes:
+    def _run_dialogue(self, *commands: bytes) -> bytes:
         dialogue = b"".join(
             b"s%d %s\r\n" % (n, each)
             for n, each in enumerate(
@@ -298,20 +305,20 @@ class SClient:
         return answer
 
     def folders(self) -> set[str]:
-        return _listed(self._talk(b'LIST "" *').decode())
+        return _listed(self._run_dialogue(b'LIST "" *').decode())
 
     def append(self, message: bytes) -> None:
-        self._talk(b"APPEND INBOX {%d+}\r\n%s" % (len(message), message))
+        self._run_dialogue(b"APPEND INBOX {%d+}\r\n%s" % (len(message), message))
 
     def fetch(self) -> bytes:
-        answer = self._talk(b"EXAMINE INBOX", b"FETCH 1 BODY.PEEK[]")
+        answer = self._run_dialogue(b"EXAMINE INBOX", b"FETCH 1 BODY.PEEK[]")
         literal = re.search(rb"BODY\[\] \{(\d+)\}\r\n", answer)
         assert literal, answer[:2000]
         return answer[literal.end() : literal.end() + int(literal[1])]
 
 
 class SClientIdle:
-    """s_client with a mail_user at its keyboard, who reads before typing."""
+    """s_client with a simulated user that reads each answer before the next command."""
 
     def __init__(self, command: list[str], mail_user: MailUser) -> None:
         self._log = LogFile(mail_user.folder / "idle.log")
@@ -344,13 +351,13 @@ class SClientIdle:
 
 
 def _listed(answer: str) -> set[str]:
-    """The names in LIST's answers."""
+    """Return the names in the answers to LIST."""
     return set(re.findall(r'"[./]" "?([^"\r\n]+?)"?\r?$', answer, re.MULTILINE))
 
 
 def _output(command: list[str], stdin: bytes = b"") -> bytes:
-    done = subprocess.run(command, input=stdin, capture_output=True, timeout=LONG_S, check=False)
-    assert done.returncode == 0, (
-        f"{command}: exit code {done.returncode}\n{done.stderr.decode(errors='replace')}"
+    process = subprocess.run(command, input=stdin, capture_output=True, timeout=LONG_TIMEOUT_S, check=False)
+    assert process.returncode == 0, (
+        f"{command}: exit code {process.returncode}\n{process.stderr.decode(errors='replace')}"
     )
-    return done.stdout
+    return process.stdout

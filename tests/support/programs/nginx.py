@@ -1,4 +1,4 @@
-"""An nginx of its own that takes PROXY headers off and passes the rest on."""
+"""An nginx that reads PROXY headers and relays the rest."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ error_log stderr info;
 load_module {module};
 events {{}}
 stream {{
-  log_format said '$proxy_protocol_addr $proxy_protocol_port'
+  log_format addresses '$proxy_protocol_addr $proxy_protocol_port'
     ' $proxy_protocol_server_addr $proxy_protocol_server_port $remote_addr $status';
-  access_log {folder}/access.log said;
+  access_log {folder}/access.log addresses;
   server {{
     listen {host}:{port} proxy_protocol;
     proxy_pass {upstream_host}:{upstream_port};
@@ -35,7 +35,7 @@ stream {{
 
 @attrs.frozen
 class LoggedClient:
-    """What nginx read in a header, "" where it said nothing, and how the session ended: 200 is well."""
+    """The addresses that nginx read in a header, or empty strings, and the session's status: 200 is success."""
 
     client: str
     client_port: str
@@ -50,7 +50,7 @@ class LoggedClient:
 
 
 class Nginx(Program):
-    """Listens behind PROXY headers and connects each session to `upstream`, without one."""
+    """An nginx that expects PROXY headers and connects each session to `upstream` without one."""
 
     def __init__(self, host: str, port: int, *, upstream: tuple[str, int], folder: Path) -> None:
         self.address = (host, port)
@@ -70,6 +70,6 @@ class Nginx(Program):
         super().__init__([find("nginx"), "-c", str(file), "-e", "stderr"], folder, [self.address])
 
     def logged_client(self, client_port: int | None = None) -> LoggedClient:
-        """Of the first session that is over; of those of a client with that port, if it is given."""
+        """Return the logged client of the first finished session, or of the first one from this client port."""
         port = r"\S+" if client_port is None else client_port
         return LoggedClient.parse(self.access_log.wait_for(re.compile(rf"\S+ {port} .+"))[0])

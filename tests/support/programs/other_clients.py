@@ -1,4 +1,4 @@
-"""Clients of the protocols besides IMAP: Python's own for POP3 and SMTP, a few lines for ManageSieve."""
+"""Clients for POP3 and SMTP (Python's) and a small client for ManageSieve."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from typing import TYPE_CHECKING, Self
 import attrs
 
 from tests.support.programs.dovecot import PASSWORD
-from tests.support.programs.imap_clients import LONG_S
+from tests.support.programs.imap_clients import LONG_TIMEOUT_S
 
 if TYPE_CHECKING:
     import socket
 
-    from tests.support.programs.imap_clients import ClientAddress, MailUser
+    from tests.support.programs.imap_clients import Endpoint, MailUser
 
 
 class Pop3Connection(poplib.POP3):
-    """Made as the mail_user makes it."""
+    """A poplib connection that is opened as `MailUser.connection` does."""
 
-    def __init__(self, door: ClientAddress, mail_user: MailUser) -> None:
-        self._door, self._person = door, mail_user
-        super().__init__(door.host, door.port)
+    def __init__(self, endpoint: Endpoint, mail_user: MailUser) -> None:
+        self._endpoint, self._mail_user = endpoint, mail_user
+        super().__init__(endpoint.host, endpoint.port)
 
     def _create_socket(self, _timeout: float) -> socket.socket:
-        return self._person.connection(self._door)
+        return self._mail_user.connection(self._endpoint)
 
 
 @attrs.frozen
 class Poplib:
-    """Python's own."""
+    """Python's poplib."""
 
-    door: ClientAddress
+    endpoint: Endpoint
     mail_user: MailUser
 
     def session(self) -> poplib.POP3:
-        connection = Pop3Connection(self.door, self.mail_user)
+        connection = Pop3Connection(self.endpoint, self.mail_user)
         try:
-            if self.door.security == "starttls":
-                connection.stls(self.mail_user.trust(self.door))
+            if self.endpoint.security == "starttls":
+                connection.stls(self.mail_user.tls_context(self.endpoint))
             connection.user(self.mail_user.name)
             connection.pass_(PASSWORD)
         except BaseException:
@@ -51,7 +51,7 @@ class Poplib:
         return connection
 
     def fetch(self) -> bytes:
-        """The only message of the mailbox."""
+        """Return the only message of the mailbox."""
         connection = self.session()
         try:
             _, lines, _ = connection.retr(1)
@@ -62,46 +62,48 @@ class Poplib:
 
 
 class SmtpConnection(smtplib.SMTP):
-    """Made as the mail_user makes it."""
+    """An smtplib connection that is opened as `MailUser.connection` does."""
 
-    def __init__(self, door: ClientAddress, mail_user: MailUser) -> None:
-        self._door, self._person = door, mail_user
-        super().__init__(door.host, door.port, local_hostname="client.example", timeout=LONG_S)
+    def __init__(self, endpoint: Endpoint, mail_user: MailUser) -> None:
+        self._endpoint, self._mail_user = endpoint, mail_user
+        super().__init__(
+            endpoint.host, endpoint.port, local_hostname="client.example", timeout=LONG_TIMEOUT_S
+        )
 
     def _get_socket(self, _host: str, _port: int, _timeout: float) -> socket.socket:
-        return self._person.connection(self._door)
+        return self._mail_user.connection(self._endpoint)
 
 
 @attrs.frozen
 class Smtplib:
-    """Python's own."""
+    """Python's smtplib."""
 
-    door: ClientAddress
+    endpoint: Endpoint
     mail_user: MailUser
 
     def submit(self, message: bytes) -> None:
-        with SmtpConnection(self.door, self.mail_user) as connection:
-            if self.door.security == "starttls":
-                connection.starttls(context=self.mail_user.trust(self.door))
+        with SmtpConnection(self.endpoint, self.mail_user) as connection:
+            if self.endpoint.security == "starttls":
+                connection.starttls(context=self.mail_user.tls_context(self.endpoint))
             connection.login(self.mail_user.name, PASSWORD)
             connection.sendmail("a@mail.example", ["b@mail.example"], message)
 
 
 @attrs.frozen
 class Sieve:
-    """As much of ManageSieve (RFC 5804) as it takes to keep a script."""
+    """The part of ManageSieve (RFC 5804) that storing a script needs."""
 
-    door: ClientAddress
+    endpoint: Endpoint
     mail_user: MailUser
 
     def session(self) -> SieveSession:
-        """Logged in."""
-        session = SieveSession(self.mail_user.connection(self.door))
+        """Return a session that is logged in."""
+        session = SieveSession(self.mail_user.connection(self.endpoint))
         try:
             session.answer()  # the greeting
             session.command("STARTTLS")
-            session.begin_tls(self.mail_user.trust(self.door), self.door.host)
-            session.answer()  # what it can do now
+            session.start_tls(self.mail_user.tls_context(self.endpoint), self.endpoint.host)
+            session.answer()  # the capabilities over TLS
             initial = base64.b64encode(f"\0{self.mail_user.name}\0{PASSWORD}".encode()).decode()
             session.command(f'AUTHENTICATE "PLAIN" "{initial}"')
         except BaseException:
@@ -127,7 +129,7 @@ class Sieve:
 
 
 class SieveSession:
-    """A line at a time; leaving the `with` logs out."""
+    """A ManageSieve session. The `with` block ends in a logout."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -147,9 +149,9 @@ class SieveSession:
         self._file.close()
         self._connection.close()
 
-    def begin_tls(self, trust: ssl.SSLContext, name: str) -> None:
+    def start_tls(self, context: ssl.SSLContext, name: str) -> None:
         self._file.close()
-        self._connection = trust.wrap_socket(self._connection, server_hostname=name)
+        self._connection = context.wrap_socket(self._connection, server_hostname=name)
         self._file = self._connection.makefile("rb")
 
     def command(self, line: str) -> bytes:
@@ -157,7 +159,7 @@ class SieveSession:
         return self.answer()
 
     def answer(self) -> bytes:
-        """All before the OK."""
+        """Return all lines before the OK."""
         lines: list[bytes] = []
         while not (line := self._file.readline()).startswith(b"OK"):
             assert line, lines

@@ -1,4 +1,4 @@
-"""A Postfix of its own: it takes mail with or without PROXY headers, and throws it away."""
+"""A Postfix that accepts mail with or without PROXY headers and discards it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 DAEMONS = "/usr/lib/postfix/sbin"  # Debian's
 QUEUES = ("active", "bounce", "corrupt", "defer", "deferred", "flush", "hold", "incoming", "maildrop")
-OTHERS = ("pid", "private", "public", "saved", "trace")
+OTHER_FOLDERS = ("pid", "private", "public", "saved", "trace")
 
 MAIN = """
 compatibility_level = 3.6
@@ -36,7 +36,7 @@ mynetworks = 127.0.0.0/8
 relay_domains = mail.example
 smtpd_relay_restrictions = permit_mynetworks reject_unauth_destination
 smtpd_client_connection_count_limit = 0
-smtpd_upstream_proxy_timeout = {patience}
+smtpd_upstream_proxy_timeout = {header_timeout}
 default_transport = discard:
 relay_transport = discard:
 {settings}
@@ -61,13 +61,15 @@ trace unix - - n - 0 bounce
 
 
 class Postfix(Program):
-    """Listens on one address with SMTP behind a PROXY header on one port and without one on another.
+    """A Postfix that listens on one host: on one port with a PROXY header in front of SMTP, on another without.
 
-    What it says of its sessions is in `log`: `connect from unknown[203.0.113.5]`, `haproxy read: …`. Whom it takes for
-    local may send mail anywhere, others only to mail.example: so what a header says has consequences.
+    Its sessions are in `log`: `connect from unknown[203.0.113.5]`, `haproxy read: …`. Local clients may send mail
+    anywhere, others only to mail.example, so that the address in a header has an effect.
 
-    `settings` and `services` are lines of main.cf and master.cf besides those here; with a `certificate`, its
-    /etc/postfix has server.pem and server.key.
+    Args:
+        settings: additional lines of main.cf.
+        services: additional lines of master.cf.
+        certificate: its /etc/postfix has server.pem and server.key if this is given.
     """
 
     def __init__(
@@ -76,7 +78,7 @@ class Postfix(Program):
         *,
         proxied_port: int,
         plain_port: int,
-        patience_s: int = 2,
+        header_timeout_s: int = 2,
         settings: str = "",
         services: str = "",
         certificate: trustme.LeafCert | None = None,
@@ -84,36 +86,33 @@ class Postfix(Program):
         assert os.getuid() == 0, "only root can start Postfix"
         self.address = (host, plain_port)
         self.proxied_address = (host, proxied_port)
-        folder = Path(tempfile.mkdtemp(prefix="postfix-"))  # not pytest's: names of unix sockets are short
+        # Not pytest's folder, because names of Unix sockets must be short.
+        folder = Path(tempfile.mkdtemp(prefix="postfix-"))
         folder.chmod(0o755)  # its processes run as several users
         if certificate is not None:
             certificate.private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
             certificate.private_key_pem.write_to_path(folder / "server.key")
             settings = settings.replace("/etc/postfix/", f"{folder}/")
-        main = MAIN.format(folder=folder, daemons=DAEMONS, patience=f"{patience_s}s", settings=settings)
+        header_timeout = f"{header_timeout_s}s"
+        main = MAIN.format(folder=folder, daemons=DAEMONS, header_timeout=header_timeout, settings=settings)
         master = MASTER.format(
             proxied=f"{host}:{proxied_port}", plain=f"{host}:{plain_port}", services=services
         )
         (folder / "main.cf").write_text(main, encoding="ascii")
         (folder / "master.cf").write_text(master, encoding="ascii")
-        os.utime(folder / "main.cf", (0, 0))  # Postfix waits where it was written to within a second
+        os.utime(folder / "main.cf", (0, 0))  # Postfix waits if the file is newer than a second
         _make_queues(folder)
-        command = [
-            find("setsid"),
-            f"{DAEMONS}/master",
-            "-c",
-            str(folder),
-            "-s",
-        ]  # in the foreground, a group of its own
+        # In the foreground, in its own process group.
+        command = [find("setsid"), f"{DAEMONS}/master", "-c", str(folder), "-s"]
         super().__init__(command, folder, [self.address, self.proxied_address])
 
     def start(self) -> None:
-        """Again, behind a stop."""
+        """Start it again after a stop."""
         self.__enter__()
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         code = super().stop(number)
-        wait_until(lambda: not list(processes_of_group(self.process.pid)), "its services went with it")
+        wait_until(lambda: not list(processes_of_group(self.process.pid)), "its services have exited")
         return code
 
     def __exit__(self, *exception: object) -> None:
@@ -122,9 +121,9 @@ class Postfix(Program):
 
 
 def _make_queues(folder: Path) -> None:
-    """What `postfix check` would make."""
+    """Make the folders that `postfix check` would make."""
     (folder / "queue").mkdir()
-    for name in (*QUEUES, *OTHERS):
+    for name in (*QUEUES, *OTHER_FOLDERS):
         (folder / "queue" / name).mkdir()
         if name != "pid":
             shutil.chown(folder / "queue" / name, "postfix")

@@ -1,4 +1,4 @@
-"""One real program in a process of its own: found, started, ready, stopped by its process id."""
+"""One real program in its own process: found, started, ready, stopped by its process id."""
 
 from __future__ import annotations
 
@@ -18,34 +18,33 @@ from tests.support.ports import are_listening
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-TIMEOUT_S = 20.0  # for anything that is only late because the machine is busy
-SEARCH_PATH = (
-    f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin:/usr/local/sbin"  # where daemons hide from ordinary users
-)
+TIMEOUT_S = 20.0  # long, because the machine may be busy
+# Folders of daemons are not in the path of ordinary users.
+SEARCH_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin:/usr/local/sbin"
 
 
 def find(program: str) -> str:
-    """The program's full path. A missing one is a failure: --peers means that they are all wanted."""
+    """Return the full path of a program. A missing one is a failure, because --peers demands all of them."""
     path = shutil.which(program, path=SEARCH_PATH)
     assert path, f"{program} is not installed (scripts/test --peers installs it)"
     return path
 
 
-def wait_until(condition: Callable[[], bool], what: str, limit_s: float = TIMEOUT_S) -> None:
-    """Return as soon as the condition holds; it is looked at every 10 ms."""
-    deadline = time.monotonic() + limit_s
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = TIMEOUT_S) -> None:
+    """Return as soon as the condition holds. It is evaluated every 10 ms."""
+    deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, f"not within {limit_s} s: {what}"
+        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
         time.sleep(0.01)
 
 
 def processes_of_group(group: int) -> Iterator[tuple[int, str]]:
-    """Id and state of each process but those that are dead and only wait to be asked for: nobody here is their parent."""
+    """Yield id and state of each process of a group, without zombies, whose parent is another process."""
     for file in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # gone meanwhile
+        with suppress(OSError):  # the process has exited
             stat = file.read_text(encoding="utf-8", errors="replace")
-            state, _, its_group, *_ = stat.rpartition(")")[2].split()
-            if its_group == str(group) and state not in "ZX":
+            state, _, process_group, *_ = stat.rpartition(")")[2].split()
+            if process_group == str(group) and state not in "ZX":
                 yield int(file.parent.name), state
 
 
@@ -53,7 +52,7 @@ _DATE = re.compile(r"\A\[\d\d/[A-Z][a-z]{2}/\d{4}(:\d\d){3}\.\d{3}\] ")
 
 
 class LogFile:
-    """What a program has written so far."""
+    """The file that a program writes its log to."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -66,30 +65,31 @@ class LogFile:
         return self.path.read_text(encoding="utf-8", errors="replace")
 
     def lines(self) -> list[str]:
-        """Whole lines only: one without its end is still being written. Less the date of mailproxy's events, which HAProxy's
-        have from syslog.
+        """Return complete lines, because a line without its end is still being written.
+
+        The date of mailproxy's events is removed, because HAProxy leaves it to syslog.
         """
         return [_DATE.sub("", line) for line in self.text().rpartition("\n")[0].splitlines()]
 
     def wait_for(
-        self, pattern: re.Pattern[str], limit_s: float = TIMEOUT_S, *, behind: int = 0
+        self, pattern: re.Pattern[str], timeout_s: float = TIMEOUT_S, *, after: int = 0
     ) -> re.Match[str]:
-        """The first whole line that matches, ``behind`` so many: ports of clients come again."""
-        found: list[re.Match[str]] = []
+        """Return the first line that matches, after ``after`` other lines: ports of clients repeat."""
+        matches: list[re.Match[str]] = []
 
-        def is_there() -> bool:
-            found.extend(match for match in map(pattern.fullmatch, self.lines()[behind:]) if match)
-            return bool(found)
+        def has_matched() -> bool:
+            matches.extend(match for match in map(pattern.fullmatch, self.lines()[after:]) if match)
+            return bool(matches)
 
         try:
-            wait_until(is_there, "the line", limit_s)
+            wait_until(has_matched, "the line", timeout_s)
         except AssertionError:
             raise AssertionError(f"no line like {pattern.pattern} in {self!r}") from None
-        return found[0]
+        return matches[0]
 
 
 class Program:
-    """A process in the foreground whose output goes to a file; leaving the `with` stops it."""
+    """A process in the foreground whose output goes to a file. It is stopped at the end of the `with` block."""
 
     soft_stop = signal.SIGTERM
 
@@ -126,8 +126,8 @@ class Program:
         return are_listening(self._listens)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """It does nothing meanwhile, and finds all that happened at once afterwards."""
+    def paused(self) -> Iterator[None]:
+        """Stop the process with SIGSTOP for the block. Afterwards it finds all events at once."""
         self.process.send_signal(signal.SIGSTOP)
         try:
             yield
@@ -135,12 +135,15 @@ class Program:
             self.process.send_signal(signal.SIGCONT)
 
     def stop_gracefully(self) -> None:
-        """Ask it to go when its sessions are over; leaving the `with` waits for that."""
+        """Ask the program to exit after its sessions. The end of the `with` block waits for that."""
         self.process.send_signal(self.soft_stop)
         self._is_stopping = True
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """The exit code; negative if a signal ended it. A program that does not go by itself is killed."""
+        """Stop the program and return its exit code, which is negative after a signal.
+
+        A program that does not exit by itself is killed.
+        """
         if self.process.poll() is None and not self._is_stopping:
             self.process.send_signal(number)
         try:
@@ -151,9 +154,9 @@ class Program:
 
 
 class HAProxy(Program):
-    """HAProxy in the foreground with one thread, its log lines as they are on its output."""
+    """HAProxy in the foreground with one thread, which logs to its output."""
 
-    soft_stop = signal.SIGUSR1  # sessions live on until hard-stop-after
+    soft_stop = signal.SIGUSR1  # sessions continue until hard-stop-after
 
     def __init__(self, configuration: str, folder: Path, listens: Sequence[tuple[str, int]]) -> None:
         file = folder / "haproxy.cfg"
@@ -161,13 +164,13 @@ class HAProxy(Program):
         super().__init__([find("haproxy"), "-db", "-f", str(file)], folder, listens)
 
     def __exit__(self, *_: object) -> None:
-        self.stop(signal.SIGINT)  # at once: its SIGTERM is no softer
+        self.stop(signal.SIGINT)  # at once, as its SIGTERM would be, too
 
 
 class Mailproxy(Program):
-    """The program that all this is about, as a user runs it."""
+    """mailproxy as a user runs it."""
 
-    soft_stop = signal.SIGTERM  # sessions live on until drain_timeout
+    soft_stop = signal.SIGTERM  # sessions continue until drain_timeout
 
     def __init__(self, configuration: str, folder: Path, listens: Sequence[tuple[str, int]]) -> None:
         file = folder / "mailproxy.toml"

@@ -1,7 +1,7 @@
-"""The line that HAProxy's documentation calls `option tcplog`, read by one expression for every program that writes it.
+"""Parse the log line that HAProxy's documentation calls `option tcplog`, of both programs.
 
-`%ci:%cp [%t] %ft %b/%s %Tw/%Tc/%Tt %B %ts %ac/%fc/%bc/%sc/%rc %sq/%bq`, and for a session that ended before it was one
-(in the client's TLS handshake) `%ci:%cp [%t] frontend/bind: message`.
+The line is `%ci:%cp [%t] %ft %b/%s %Tw/%Tc/%Tt %B %ts %ac/%fc/%bc/%sc/%rc %sq/%bq`. A connection that ends in the
+client's TLS handshake has the line `%ci:%cp [%t] frontend/bind: message`.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ SESSION = re.compile(
     r" (?P<process_sessions>\d+)/(?P<frontend_sessions>\d+)/(?P<backend_sessions>\d+)/(?P<server_sessions>\d+)/(?P<retries>\+?\d+)"
     r" (?P<server_queue>\d+)/(?P<backend_queue>\d+)"
 )
-# mailproxy has the reason behind HAProxy's message
+# mailproxy adds the reason to HAProxy's message.
 FAILED_START = re.compile(START + r"(?P<frontend>[^ /]+)/(?P<bind>[^ ]+): (?P<message>.*?)( \(.*\))?")
 
 
 @attrs.frozen(kw_only=True)
 class Session:
-    """What must be equal whoever wrote the line: all but the client's port and the moment."""
+    """The fields that must be equal in both programs: all but the client's port and the time."""
 
     client: str
     frontend: str
@@ -55,9 +55,9 @@ class FailedStart:
 
 
 def end_matches(lines: Iterable[str]) -> list[re.Match[str]]:
-    """The lines of either form: a program writes others, too."""
-    found = (SESSION.fullmatch(line) or FAILED_START.fullmatch(line) for line in lines)
-    return [line for line in found if line]
+    """Return the matches of lines of both forms. Other lines are skipped."""
+    matches = (SESSION.fullmatch(line) or FAILED_START.fullmatch(line) for line in lines)
+    return [match for match in matches if match]
 
 
 def session(line: re.Match[str]) -> Session:
@@ -70,7 +70,9 @@ def session(line: re.Match[str]) -> Session:
         was_connected=line["connect"] != "-1",
         bytes=int(line["bytes"]),
         state=line["state"],
-        sessions="/".join(line[f"{of}_sessions"] for of in ("process", "frontend", "backend", "server")),
+        sessions="/".join(
+            line[f"{scope}_sessions"] for scope in ("process", "frontend", "backend", "server")
+        ),
         retries=line["retries"],
         queues=f"{line['server_queue']}/{line['backend_queue']}",
         total_ms=int(line["total"]),

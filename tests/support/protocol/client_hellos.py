@@ -1,6 +1,6 @@
-"""ClientHellos made by hand, with all that a browser or a rogue could put into one (RFC 8446 section 4.1.2).
+"""ClientHellos built by hand, with anything that a browser or an attacker could send (RFC 8446 section 4.1.2).
 
-What has a length gets the right one; who wants a wrong one joins the bytes himself.
+These functions write correct lengths. A test that needs a wrong length joins the bytes itself.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ VERSION_AND_RANDOM = b"\3\3" + bytes(range(32))
 
 
 def vector(data: bytes, size: int) -> bytes:
-    """The data behind its length of ``size`` bytes."""
+    """Return the data after its length of `size` bytes."""
     return len(data).to_bytes(size, "big") + data
 
 
@@ -46,13 +46,13 @@ def alpn(*protocols: bytes) -> bytes:
 
 
 def key_share(*shares: tuple[int, int]) -> bytes:
-    """Of groups and the sizes of their keys."""
+    """Return a key share extension from pairs of group and key size."""
     keys = b"".join(numbers(group) + vector(bytes([group & 255]) * size, 2) for group, size in shares)
     return extension(KEY_SHARE, vector(keys, 2))
 
 
 def ech() -> bytes:
-    """The outer hello's: suite, identity of the configuration, a key, and the inner hello that nobody here can read."""
+    """Return the ECH extension of an outer ClientHello: suite, configuration id, key, unreadable inner hello."""
     return extension(ECH, b"\0" + numbers(1, 1) + b"\x2a" + vector(b"k" * 32, 2) + vector(b"i" * 208, 2))
 
 
@@ -62,7 +62,7 @@ def client_hello(
     cipher_suites: bytes = numbers(0x1301, 0xC02F),
     compression: bytes = b"\0",
 ) -> bytes:
-    """The message, in no record yet."""
+    """Return the handshake message, without a record around it."""
     head = VERSION_AND_RANDOM + vector(session_id, 1) + vector(cipher_suites, 2) + vector(compression, 1)
     return message(head + vector(b"".join(extensions), 2))
 
@@ -72,13 +72,13 @@ def client_hello_without_extensions() -> bytes:
 
 
 def client_hello_of_size(size: int, *extensions: bytes) -> bytes:
-    """A message of this many bytes, filled up with padding (RFC 7685)."""
+    """Return a message of exactly this size in bytes, filled with padding (RFC 7685)."""
     room = size - len(client_hello(*extensions, extension(PADDING)))
     return client_hello(*extensions, extension(PADDING, bytes(room)))
 
 
 def browser_client_hello(name: bytes = b"imap.example.org") -> bytes:
-    """As a browser's of today: GREASE everywhere, a post-quantum key share, ECH; longer than a segment."""
+    """Return a browser-like ClientHello: GREASE, a post-quantum key share, ECH, longer than a segment."""
     return client_hello(
         extension(GREASE[0]),
         server_name(name),
@@ -94,9 +94,9 @@ def browser_client_hello(name: bytes = b"imap.example.org") -> bytes:
 
 
 def split_into_records(message: bytes, cuts: Iterable[int] = ()) -> bytes:
-    """The message on the wire, cut into records at these places."""
-    places = sorted({0, len(message), *cuts})
-    return b"".join(record(message[start:end]) for start, end in pairwise(places))
+    """Return the message on the wire, split into records at these offsets."""
+    offsets = sorted({0, len(message), *cuts})
+    return b"".join(record(message[start:end]) for start, end in pairwise(offsets))
 
 
 def split_into_records_of(size: int, message: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""PROXY headers to test with: some that real senders wrote, every kind that can be written, and noise."""
+"""PROXY headers for tests: recorded ones, strategies for all valid ones, and noise."""
 
 from __future__ import annotations
 
@@ -71,12 +71,12 @@ KINDS = {
 def binary(
     block: bytes = b"", *, first: int = 0x21, protocol: int = Protocol.TCP4, length: int | None = None
 ) -> bytes:
-    """A header of version 2 from its parts, wrong ones too."""
+    """Return a header of version 2 from its parts, which may be invalid."""
     return SIGNATURE + struct.pack("!BBH", first, protocol, len(block) if length is None else length) + block
 
 
 def read(data: bytes) -> Header:
-    """The header that is all of these bytes."""
+    """Return the header that consists of exactly these bytes."""
     answer = parse(data)
     assert not isinstance(answer, NeedMore)
     header, length = answer
@@ -94,14 +94,14 @@ Outcome = tuple[Header, int] | NeedMore | type[HeaderError]
 
 
 def outcome(data: bytes) -> Outcome:
-    """What is said of these bytes; any other error than a header's own is passed on."""
+    """Return the answer of the parser, or the type of its `HeaderError`. Other exceptions propagate."""
     try:
         return parse(data)
     except HeaderError as error:
         return type(error)
 
 
-# Every header that can be written.
+# Strategies for all headers that can be written
 
 _ports = st.integers(0, 65535)
 _hosts4 = st.ip_addresses(v=4).map(str)
@@ -170,7 +170,7 @@ _plain_v2 = st.one_of(
 headers_v2 = _plain_v2 | _plain_v2.map(with_checksum)
 headers: st.SearchStrategy[Header] = st.one_of(headers_v1, headers_v2)
 
-# And what nobody writes on purpose.
+# Noise
 
 _words = st.sampled_from(
     [
@@ -216,7 +216,7 @@ _binaries = st.builds(
 
 @st.composite
 def _damaged(draw: st.DrawFn) -> bytes:
-    """A valid header with one to three stretches cut out, doubled or overwritten."""
+    """Return a valid header with one to three ranges removed, doubled or replaced."""
     data = draw(st.sampled_from(list(KINDS.values())) | headers.map(format_header))
     for _ in range(draw(st.integers(1, 3))):
         start = draw(st.integers(0, len(data)))

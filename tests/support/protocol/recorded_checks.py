@@ -1,5 +1,8 @@
-"""Checks of real servers. Those with a full version were recorded, long lists shortened; the others are put together from
-what such servers are known to say."""
+"""Transcripts of health checks with real servers.
+
+Entries with a full version number were recorded, and long lists are shortened. The others are composed from known
+answers of such servers.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,15 @@ from mailproxy.protocol.checks.pop3 import Pop3Check
 from mailproxy.protocol.checks.sieve import SieveCheck
 from mailproxy.protocol.checks.smtp import LmtpCheck, SmtpCheck
 
-Golden = tuple[Callable[[], MailCheck], str]
+RecordedCheck = tuple[Callable[[], MailCheck], str]
 
-_SIEVE_OF_DOVECOT = '''\
+_DOVECOT_SIEVE = '''\
 S: "IMPLEMENTATION" "Dovecot (Debian) Pigeonhole"
 S: "SIEVE" "fileinto reject envelope encoded-character vacation subaddress comparator-i;ascii-numeric relational"
 S: "NOTIFY" "mailto"
 S: "SASL" "PLAIN LOGIN"'''
 
-RECORDED_CHECKS: dict[str, Golden] = {
+RECORDED_CHECKS: dict[str, RecordedCheck] = {
     "Dovecot 2.3.19, IMAP": (
         ImapCheck,
         """
@@ -320,7 +323,7 @@ S: 221 2.0.0 Bye
     "Dovecot 2.3.19, ManageSieve": (
         SieveCheck,
         f"""
-{_SIEVE_OF_DOVECOT}
+{_DOVECOT_SIEVE}
 S: "VERSION" "1.0"
 S: OK "Dovecot (Debian) ready."
 C: LOGOUT
@@ -331,14 +334,14 @@ S: OK "Logout completed."
     "Dovecot 2.3.19, ManageSieve with STARTTLS": (
         lambda: SieveCheck(starttls=True),
         f"""
-{_SIEVE_OF_DOVECOT}
+{_DOVECOT_SIEVE}
 S: "STARTTLS"
 S: "VERSION" "1.0"
 S: OK "Dovecot (Debian) ready."
 C: STARTTLS
 S: OK "Begin TLS negotiation now."
 (TLS)
-{_SIEVE_OF_DOVECOT}
+{_DOVECOT_SIEVE}
 S: "VERSION" "1.0"
 S: OK "TLS negotiation successful."
 C: LOGOUT

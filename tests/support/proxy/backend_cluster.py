@@ -1,4 +1,4 @@
-"""A cluster of named servers behind one proxy, and guests who come to it from any address."""
+"""A cluster of named servers behind one proxy, and clients with any address."""
 
 from __future__ import annotations
 
@@ -23,15 +23,19 @@ from mailproxy.testing import (
     UnansweredServer,
     greet_and_echo,
 )
-from tests.support.patience import wait_until
 from tests.support.proxy.proxy_harness import TIMEOUT_S, Line, ProxyHarness
+from tests.support.timeouts import wait_until
 
-ACCEPT_PROXY = {"accept_proxy": ["127.0.0.0/8"]}  # the proxy in front, which tells whose guests they are
+# For the simulated proxy in front, which sends the clients' addresses.
+ACCEPT_PROXY = {"accept_proxy": ["127.0.0.0/8"]}
 CLIENT_HOST = "192.0.2.1"
 
 
 class NamedServer(ScriptedServer):
-    """Greets with its name and echoes lines, unless told otherwise. Its address stays its own, and refuses while it is closed."""
+    """Greets with its name and echoes lines, unless it has playbooks.
+
+    It keeps its address. While it is closed, the address refuses connections.
+    """
 
     def __init__(self, name: str, *playbooks: Playbook, bind: str, tls: ssl.SSLContext | None) -> None:
         super().__init__(*(playbooks or (greet_and_echo(f"{name}\r\n".encode()),)), bind=bind, tls=tls)
@@ -40,7 +44,7 @@ class NamedServer(ScriptedServer):
         self._closed = trio.Event()
 
     async def serve(self, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED) -> None:
-        """Until closed."""
+        """Serve until closed."""
         self._closed = trio.Event()
         async with trio.open_nursery() as nursery:
             self._opened = nursery.cancel_scope
@@ -48,14 +52,14 @@ class NamedServer(ScriptedServer):
         self._closed.set()
 
     async def close(self) -> None:
-        """Take no connections any more, and end those that there are."""
+        """Close the listener and end all connections."""
         self._opened.cancel()
         await self._closed.wait()
 
 
 @frozen
 class TcplogLine:
-    """What tcplog says of a session: ``b/s1``, ``--``, ``+1`` and ``0/1``."""
+    """The fields of a tcplog line: ``b/s1``, ``--``, ``+1`` and ``0/1``."""
 
     server: str
     state: str
@@ -70,7 +74,11 @@ class TcplogLine:
 
 @define
 class BackendCluster:
-    """``proxy`` stands before the servers once it is open; without ``introduced`` all guests have the address 127.0.0.1."""
+    """Servers, one proxy in front of them, and its clients.
+
+    ``proxy`` is available after ``start_proxy``. Without ``accept_proxy`` all clients have the address
+    127.0.0.1.
+    """
 
     harness: ProxyHarness
     servers: dict[str, NamedServer] = field(factory=dict, init=False)
@@ -98,7 +106,7 @@ class BackendCluster:
     async def start_unlisted_server(
         self, name: str, *playbooks: Playbook, is_open: bool = True, tls: ssl.SSLContext | None = None
     ) -> NamedServer:
-        """A server that is none of the backend's; checks may ask it."""
+        """Start a server that is not in the backend. Checks may connect to it."""
         address: str = await self.harness.nursery.start(RefusingServer().serve)
         server = NamedServer(name, *playbooks, bind=address, tls=tls)
         if is_open:
@@ -114,7 +122,7 @@ class BackendCluster:
         self.server_tables.append({"name": name, "address": address, **table})
 
     async def add_external_server(self, name: str, address: str, **table: Any) -> None:
-        """A server that somebody else runs."""
+        """Add a server that the cluster does not run."""
         self.server_tables.append({"name": name, "address": address, **table})
 
     async def open_server(self, server: NamedServer) -> None:
@@ -127,22 +135,22 @@ class BackendCluster:
         *,
         tls: bool = False,
         backend_tls: bool = False,
-        introduced: bool = False,
+        accept_proxy: bool = False,
         frontend: Line | None = None,
         **backend: Any,
     ) -> tuple[list[str], Line]:
-        """What ``Scene.proxy`` and ``Scene.mapping`` take."""
-        self.sends_proxy_header, self.tls = introduced, tls
+        """Return the arguments for ``ProxyHarness.proxy`` and ``ProxyHarness.mapping``."""
+        self.sends_proxy_header, self.tls = accept_proxy, tls
         return [table["address"] for table in self.server_tables], {
             "tls": tls,
             "server_tls": backend_tls,
-            "bind": ACCEPT_PROXY if introduced else None,
+            "bind": ACCEPT_PROXY if accept_proxy else None,
             "frontends": {"f": frontend or {}},
             "backends": {"b": {"servers": self.server_tables, **backend}},
         }
 
     async def start_proxy(self, *, tcplog: bool = False, **settings: Any) -> mailproxy.Proxy:
-        """Run the proxy; settings are the backend's but those of ``settings``."""
+        """Run the proxy. ``settings`` are keys of the backend, except those that ``proxy_options`` names."""
         self.harness.nursery.start_soon(self._drop_clients_at_end)
         addresses, changes = self.proxy_options(**settings)
         if tcplog:
@@ -165,30 +173,30 @@ class BackendCluster:
 
     @property
     def pool(self) -> Pool[BackendServer]:
-        return self.proxy._service.backends["b"].pool  # who waits has no public name yet
+        return self.proxy._service.backends["b"].pool  # the queue's length has no public name yet
 
     def counts(self, name: str) -> Counts:
         return self.states[name].counts
 
     async def wait_for_queued(self, count: int) -> None:
-        """Wait until so many wait for a place."""
+        """Wait until this number of sessions is in the queue."""
         await wait_until(lambda: self.pool.waiting == count)
 
     async def wait_for_connect_errors(self, name: str, count: int = 1) -> None:
-        """Wait until so many attempts at this server have failed."""
+        """Wait until this number of attempts at this server has failed."""
         await wait_until(lambda: self.counts(name).connect_errors >= count)
 
     async def wait_for_sessions(self, count: int = 1) -> None:
-        """Wait until so many sessions are there, all as far as they come without their server."""
+        """Wait for this number of sessions, each as far as it comes without an answer of its server."""
         await wait_until(lambda: self.proxy.sessions == count)
         await trio.testing.wait_all_tasks_blocked(0.01)
 
-    # Guests
+    # Clients
 
     async def connect_client(
         self, host: str = CLIENT_HOST, *, bind: int = 0, tls: ssl.SSLContext | None = None
     ) -> Connection:
-        """Dial; the greeting is not waited for. Who is there still when the test is over is dropped."""
+        """Connect without waiting for the greeting. Clients still open at the end of the test are dropped."""
         client = await self.harness.dial(self.proxy, bind=bind)
         self._clients.append(client)
         if self.sends_proxy_header:
@@ -198,31 +206,34 @@ class BackendCluster:
         return client
 
     async def connect_queued(self, host: str = CLIENT_HOST, **options: Any) -> Connection:
-        """A guest who waits for a place."""
+        """Connect a client whose session waits in the queue."""
         waiting = self.pool.waiting
         client = await self.connect_client(host, **options)
         await self.wait_for_queued(waiting + 1)
         return client
 
     async def connect_queued_clients(self, count: int) -> list[Connection]:
-        """So many guests, one after the other."""
+        """Connect this number of clients one after another."""
         return [await self.connect_queued() for _ in range(count)]
 
     async def connect_greeted(self, host: str = CLIENT_HOST) -> Connection:
-        """A guest who has been greeted."""
+        """Connect a client and wait for its greeting."""
         client = await self.connect_client(host)
         assert await receive_server_name(client)
         return client
 
     async def connect_and_close(self, host: str = CLIENT_HOST, *, bind: int = 0) -> str:
-        """Who serves a guest, who then leaves; empty for nobody. The visit is over when this returns."""
+        """Connect, wait for the session's end, and return the name of the server that greeted.
+
+        The name is empty if the connection ends without a greeting.
+        """
         client = await self.connect_client(host, bind=bind)
         name = await receive_server_name(client)
         await self.close_client(client)
         return name
 
     async def close_client(self, client: Connection) -> None:
-        """Leave, and wait for the session to be over."""
+        """Close the client and wait for the end of its session."""
         number = self.proxy.sessions
         await client.close()
         await wait_until(lambda: self.proxy.sessions < number)
@@ -237,7 +248,7 @@ class BackendCluster:
     # The log
 
     async def tcplog_lines(self, count: int = 1) -> list[TcplogLine]:
-        """The lines of so many sessions, once they have ended."""
+        """Wait until this number of sessions has ended, then return their log lines."""
         await wait_until(lambda: len(self._logged_sessions()) >= count)
         lines = self._logged_sessions()
         assert len(lines) == count, lines
@@ -258,33 +269,33 @@ class BackendCluster:
 
 
 def check_of(server: NamedServer) -> Line:
-    """A check that soon finds out whether this server is open."""
+    """Return a check that soon finds out whether this server is open."""
     return {
         "type": "tcp", "address": server.address, "interval": "30ms", "fall": 1, "rise": 1, "jitter": 0.0
     }  # fmt: skip
 
 
 def proxy_header(host: str) -> bytes:
-    """What a proxy in front says of this guest."""
-    family, here = ("TCP6", "2001:db8::9") if ":" in host else ("TCP4", "203.0.113.9")
-    return f"PROXY {family} {host} {here} 40000 143\r\n".encode()
+    """Return the PROXY header that a proxy in front sends for this client."""
+    family, destination = ("TCP6", "2001:db8::9") if ":" in host else ("TCP4", "203.0.113.9")
+    return f"PROXY {family} {host} {destination} 40000 143\r\n".encode()
 
 
 async def receive_server_name(client: Connection) -> str:
-    """Wait for the greeting, which is the server's name; empty if the end comes instead."""
+    """Wait for the greeting, which is the server's name. It is empty if the connection ends instead."""
     with trio.fail_after(TIMEOUT_S):
         return (await client.receive_line()).decode().rstrip()
 
 
 async def assert_rejected(client: Connection) -> None:
-    """Wait for the end, before which nothing comes."""
+    """Wait for the end of the connection, with no byte before it."""
     with trio.fail_after(TIMEOUT_S):
         assert await client.receive_until_end() == b""
     client.drop()
 
 
 async def assert_served(client: Connection) -> None:
-    """It has a server, which answers."""
+    """Assert that the session has a server that answers."""
     with trio.fail_after(TIMEOUT_S):
         await client.send(b"still there?\r\n")
         assert await client.receive_line() == b"still there?\r\n"

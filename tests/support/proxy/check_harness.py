@@ -1,4 +1,4 @@
-"""Servers that are checked: what they say to a check, what the check made of it, and checks without any socket."""
+"""Health checks: playbooks for the servers, the events of a check, and checks without sockets."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from mailproxy.log import Log
 from mailproxy.log.events import Event
 from mailproxy.pool import RandomSource
 from mailproxy.protocol.checks.result import CheckCode, CheckResult
+from mailproxy.proxy.backend import factory
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer, CheckOutcome
 from mailproxy.proxy.checks.check import Check
@@ -34,7 +35,7 @@ CHECK_EVENTS = (
     "check-fault",
 )
 
-# What servers say
+# What servers send
 
 PLAYBOOKS: dict[str, str] = {
     "imap": RECORDED_CHECKS["Dovecot 2.3.19, IMAP"][1],
@@ -69,25 +70,26 @@ MAIL_PROTOCOLS = tuple(PLAYBOOKS)
 
 
 @frozen
-class PlayServer:
-    """Play the server's part of a book as those of ``check_golden``, with TLS from ``tls`` where the book has it.
+class ServerPlaybook:
+    """Play the server's part of a playbook, with TLS from ``tls`` where the playbook has it.
 
-    A client that leaves early is no fault; one that says something else is: PlaybookError.
+    The format is that of ``RECORDED_CHECKS``. A client that closes early is accepted. One that sends anything
+    else raises PlaybookError.
     """
 
-    book: str
+    playbook: str
     tls: ssl.SSLContext | None = None
 
     async def play(self, connection: Connection) -> None:
-        for line in self.book.splitlines():
+        for line in self.playbook.splitlines():
             if line.startswith("S: "):
                 await connection.send(line.removeprefix("S: ").encode() + b"\r\n")
             elif line.startswith("C: "):
-                heard = await connection.receive_line()
+                received = await connection.receive_line()
                 if connection.end is not None:
                     return
-                if heard != line.removeprefix("C: ").encode() + b"\r\n":
-                    raise PlaybookError(f"expected {line}, received {heard!r}")
+                if received != line.removeprefix("C: ").encode() + b"\r\n":
+                    raise PlaybookError(f"expected {line}, received {received!r}")
             elif line == "(TLS)":
                 assert self.tls is not None
                 await connection.accept_tls(self.tls)
@@ -104,17 +106,20 @@ class TlsHandshake:
         await connection.accept_tls(self.tls)
 
 
-def client_bytes(book: str) -> bytes:
-    """All that the check says in a book."""
-    lines = [line.removeprefix("C: ") for line in book.splitlines() if line.startswith("C: ")]
+def client_bytes(playbook: str) -> bytes:
+    """Return all bytes that the check sends in a playbook."""
+    lines = [line.removeprefix("C: ") for line in playbook.splitlines() if line.startswith("C: ")]
     return "".join(f"{line}\r\n" for line in lines).encode()
 
 
-# What was made of it
+# Results of a check
 
 
 def check_options(check: Mapping[str, Any], *, protocol: str = "tcp", **backend: Any) -> dict[str, Any]:
-    """The changes of a harness for a backend ``b`` whose servers are checked once, unless ``check`` says otherwise."""
+    """Return changes for a harness: a backend ``b`` whose servers are checked once.
+
+    ``check`` overrides the interval of one hour.
+    """
     return {"backends": {"b": {"protocol": protocol, "check": {"interval": "1h", **check}, **backend}}}
 
 
@@ -125,14 +130,20 @@ async def check_once(
     backend: Mapping[str, Any] | None = None,
     **check: Any,
 ) -> ProxyServer:
-    """The first of these servers, after its only check."""
+    """Run a proxy and return the first of these servers.
+
+    The server is checked once, at the start.
+    """
     proxy = await harness.proxy(*servers, **check_options(check, protocol=protocol, **(backend or {})))
     server: ProxyServer = next(iter(proxy.backends["b"].servers.values()))
     return server
 
 
 async def wait_for_down(harness: ProxyHarness, words: str, **data: Any) -> Line:
-    """The only server's going down: with these words between ``reason:`` and the duration, and these data."""
+    """Wait for the event that the only server is down, then return its line.
+
+    ``words`` are the text between ``reason:`` and the duration of the check. ``data`` are fields of the line.
+    """
     (line,) = await harness.events("server-down")
     assert f" is DOWN, reason: {words}, check duration: " in line["message"]
     assert {key: line[key] for key in data} == data
@@ -141,14 +152,14 @@ async def wait_for_down(harness: ProxyHarness, words: str, **data: Any) -> Line:
 
 
 def server_messages(harness: ProxyHarness) -> list[str]:
-    """The sentences about servers, in their order."""
+    """Return the messages about servers, in order."""
     return [line["message"] for line in harness.lines() if line["event"] in CHECK_EVENTS]
 
 
 async def wait_for_messages(harness: ProxyHarness, words: str, count: int = 1) -> list[str]:
-    """All sentences about servers, as soon as so many have these words."""
+    """Wait until this number of messages has these words, then return all messages about servers."""
     with trio.fail_after(TIMEOUT_S):
-        while sum(words in sentence for sentence in server_messages(harness)) < count:  # noqa: ASYNC110 - a file
+        while sum(words in message for message in server_messages(harness)) < count:  # noqa: ASYNC110 - a file
             await trio.sleep(0.005)
     return server_messages(harness)
 
@@ -158,7 +169,7 @@ async def wait_for_messages(harness: ProxyHarness, words: str, count: int = 1) -
 
 @frozen
 class LoggedEvent:
-    """What was told, and when."""
+    """An event in the log, with its time."""
 
     event: str
     message: str
@@ -167,7 +178,7 @@ class LoggedEvent:
 
 
 class RecordingLog(Log):
-    """Keeps what it is told."""
+    """A log that keeps its events."""
 
     def __init__(self) -> None:
         self.events: list[LoggedEvent] = []
@@ -180,20 +191,23 @@ class RecordingLog(Log):
         return [entry.message for entry in self.events]
 
     def events_named(self, name: str) -> list[LoggedEvent]:
-        """Those of one event."""
+        """Return the events with this name."""
         return [entry for entry in self.events if entry.event == name]
 
 
 def make_backend(
-    *servers: str | Mapping[str, Any], diary: RecordingLog | None = None, **settings: Any
+    *servers: str | Mapping[str, Any], log: RecordingLog | None = None, **settings: Any
 ) -> Backend:
-    """A backend ``b`` of these servers with nobody around it; chance is the same each time, checks are the caller's."""
+    """Return a backend ``b`` of these servers without a proxy.
+
+    Its random numbers are the same each time. The caller runs the checks.
+    """
     mapping = {
         "frontends": {"f": {"bind": ["127.0.0.1:0"], "backend": "b"}},
         "backends": {"b": {"servers": list(servers), **settings}},
     }
-    return Backend(
-        mailproxy.from_mapping(mapping).backends["b"], {}, diary or RecordingLog(), seeded_random(1)
+    return factory.make_backend(
+        mailproxy.from_mapping(mapping).backends["b"], {}, log or RecordingLog(), seeded_random(1)
     )
 
 
@@ -206,7 +220,10 @@ Outcome = Callable[[], Awaitable[CheckResult]]
 
 @define(eq=False)
 class SimulatedCheck(Check):
-    """A check that takes simulated time, and more of it to leave; ``begins`` has when each began."""
+    """A check that takes simulated time, and ``close_s`` more to close.
+
+    ``started_at`` has the time of each start.
+    """
 
     outcome: Outcome = field(kw_only=True)
     close_s: float = field(default=0.0, kw_only=True)
@@ -217,17 +234,17 @@ class SimulatedCheck(Check):
         return cls(server, (), 1.0, _no_context, outcome=outcome)
 
     async def run(self, report: Callable[[CheckOutcome], None]) -> None:
-        began = trio.current_time()
-        self.started_at.append(began)
+        started_at = trio.current_time()
+        self.started_at.append(started_at)
         result = await self.outcome()
-        report(CheckOutcome(result, int((trio.current_time() - began) * 1000)))
+        report(CheckOutcome(result, int((trio.current_time() - started_at) * 1000)))
         await trio.sleep(self.close_s)
 
 
 def _no_context(tls: config.ServerTls) -> ssl.SSLContext:
-    raise AssertionError(f"nobody uses {tls}")
+    raise AssertionError(f"{tls} must not be used")
 
 
 def seeded_random(seed: int) -> RandomSource:
-    """The same throws each time."""
-    return Random(seed)  # noqa: S311 - nothing is to be kept secret
+    """Return random numbers that are the same each time."""
+    return Random(seed)  # noqa: S311 - not used for secrets

@@ -1,4 +1,7 @@
-"""The legal combinations of a flow's flags, asserted after each step of the engine. ``Flow`` has the table."""
+"""The legal combinations of a flow's flags, asserted after each step of the engine.
+
+The docstring of ``Flow`` has the table.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import pytest
 
 from mailproxy.net.relay.flow import Flow
 
-# Each is eof, is_blocked, is_deferred.
+# Each tuple is (eof, is_blocked, is_deferred).
 LEGAL_STATES = {
     (False, False, False),
     (False, False, True),

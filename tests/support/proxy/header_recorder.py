@@ -1,4 +1,4 @@
-"""A server that is told by a PROXY header who its client is, and keeps what it was told."""
+"""A server that records the PROXY header of each connection."""
 
 from __future__ import annotations
 
@@ -13,55 +13,56 @@ from mailproxy.testing import Connection, Playbook, ScriptedServer
 
 
 class HeaderRecorder(ScriptedServer):
-    """Takes the header off each connection, makes TLS if it has a context, and plays its playbook.
+    """Reads the header of each connection, makes a TLS handshake if it has a context, then plays its playbook.
 
-    ``headers`` has what was read, ``raw`` the bytes of it. The header must be there whole at the first look, as the
-    specification demands of senders (PROXY 2): AssertionError if not.
+    ``headers`` has the parsed headers, ``raw`` their bytes. The first read must find the complete header, as
+    the specification demands of senders (PROXY protocol, section 2). Otherwise the test fails with
+    AssertionError.
     """
 
     def __init__(
-        self, *playbooks: Playbook, bind: str = "127.0.0.1:0", behind: ssl.SSLContext | None = None
+        self, *playbooks: Playbook, bind: str = "127.0.0.1:0", tls_after_header: ssl.SSLContext | None = None
     ) -> None:
         super().__init__(*playbooks, bind=bind)
         self.headers: list[Header] = []
         self.raw: list[bytes] = []
-        self._behind = behind
+        self._tls_after_header = tls_after_header
 
     @property
     def header(self) -> HeaderV2:
-        """The last one."""
+        """The last header."""
         header = self.headers[-1]
         assert isinstance(header, HeaderV2)
         return header
 
     @property
     def tlvs(self) -> dict[int, bytes]:
-        """The last one's extensions."""
+        """The extensions of the last header."""
         tlvs = {tlv.type: tlv.value for tlv in self.header.tlvs}
-        assert len(tlvs) == len(self.header.tlvs), "none comes twice"
+        assert len(tlvs) == len(self.header.tlvs), "no extension occurs twice"
         return tlvs
 
     @property
     def ssl(self) -> Ssl:
-        """What the last one says of the client's TLS."""
+        """What the last header says about the client's TLS."""
         return parse_ssl(self.tlvs[Type.SSL])
 
     async def converse(self, connection: Connection) -> None:
         sock = connection.stream.socket
-        seen = await sock.recv(65536, socket.MSG_PEEK)
-        if not seen:
+        data = await sock.recv(65536, socket.MSG_PEEK)
+        if not data:
             return
-        answer = parse(seen)
-        assert not isinstance(answer, NeedMore), f"{seen!r} came first"
-        header, length = answer
+        parsed = parse(data)
+        assert not isinstance(parsed, NeedMore), f"{data!r} is incomplete"
+        header, length = parsed
         self.raw.append(await sock.recv(length))
         self.headers.append(header)
-        if self._behind is not None:
-            await connection.accept_tls(self._behind)
+        if self._tls_after_header is not None:
+            await connection.accept_tls(self._tls_after_header)
         await super().converse(connection)
 
     async def wait_for_header(self, count: int = 1) -> Header:
-        """Wait for so many headers; give the last."""
+        """Wait for this number of headers, then return the last."""
         while len(self.headers) < count:  # noqa: ASYNC110 - several tasks may wait
             await trio.sleep(0.002)
         return self.headers[count - 1]

@@ -1,4 +1,4 @@
-"""A proxy between scripted servers and dialled clients, with its JSON log at hand, that must leave nothing behind."""
+"""A proxy between scripted servers and scripted clients, with its JSON log and a check for leaks."""
 
 from __future__ import annotations
 
@@ -14,14 +14,18 @@ import mailproxy
 from mailproxy.testing import Connection, ScriptedServer, ThrowAwayCA, dial
 from tests.support.proxy.relays import Kind
 
-TIMEOUT_S = 10.0  # how long an event may take on a busy machine before the test gives up
+TIMEOUT_S = 10.0  # the longest wait for an event on a busy machine
 
 Line = dict[str, Any]
 
 
 @define
 class ProxyHarness:
-    """``nursery`` has the servers, ``proxies`` what was started; they have a relay of ``kind`` and all write ``log``."""
+    """Runs proxies, servers and clients for one test.
+
+    ``nursery`` runs the servers. ``proxies`` are those that the test has started. All have a relay of
+    ``relay_kind`` and write to ``log``.
+    """
 
     nursery: trio.Nursery
     run_proxy: Callable[[Mapping[str, Any]], Awaitable[mailproxy.Proxy]]
@@ -49,7 +53,10 @@ class ProxyHarness:
     async def proxy(
         self, *servers: str, tls: bool = False, server_tls: bool = False, **changes: Any
     ) -> mailproxy.Proxy:
-        """A proxy with one frontend ``f`` and, if there are servers, one backend ``b``; ``changes`` are merged into the mapping."""
+        """Run a proxy with one frontend ``f`` and, if servers are given, one backend ``b``.
+
+        ``changes`` are merged into the mapping.
+        """
         mapping = self.mapping(*servers, tls=tls, server_tls=server_tls, **changes)
         proxy = await self.run_proxy(mapping)
         self.proxies.append(proxy)
@@ -63,7 +70,7 @@ class ProxyHarness:
         bind: Mapping[str, Any] | None = None,
         **changes: Any,
     ) -> Line:
-        """What ``proxy`` runs; ``bind`` is merged into its only bind."""
+        """Return the mapping that ``proxy`` runs. ``bind`` is merged into its only bind."""
         bind = {"address": "127.0.0.1:0", "name": "B", **({"mode": "tls"} if tls else {}), **(bind or {})}
         frontend: Line = {"bind": [bind], "log_null": True}
         if tls:
@@ -75,7 +82,7 @@ class ProxyHarness:
         }
         if servers:
             frontend["backend"] = "b"
-            # unless that is what is tried, servers hear sessions only, and each once
+            # By default a server gets sessions only, and each session once.
             mapping["backends"] = {"b": {"servers": list(servers), "check": "none", "retries": 0}}
         if server_tls:
             mapping["backends"]["b"]["tls"] = {"ca": str(self.ca.pem)}
@@ -92,7 +99,7 @@ class ProxyHarness:
         return [json.loads(line) for line in _lines_of(self.log)]
 
     async def sessions(self, count: int = 1) -> list[Line]:
-        """The lines of so many sessions, once they have ended."""
+        """Wait until this number of sessions has ended, then return their log lines."""
         return await self.events("session", count)
 
     async def session(self) -> Line:
@@ -108,11 +115,11 @@ class ProxyHarness:
                 await trio.sleep(0.005)
 
     async def wait_for_line(self, file: Path, words: str) -> str:
-        """The first line of a log of another format that has these words, once it is there."""
+        """Wait for a line with these words in a log of another format, then return it."""
         with trio.fail_after(TIMEOUT_S):
             while True:
-                if found := [line for line in _lines_of(file) if words in line]:
-                    return found[0]
+                if matches := [line for line in _lines_of(file) if words in line]:
+                    return matches[0]
                 await trio.sleep(0.005)
 
     async def wait_until_idle(self) -> None:
@@ -123,7 +130,7 @@ class ProxyHarness:
 
 
 def _lines_of(file: Path) -> list[str]:
-    """Those that are written to their end."""
+    """Return the complete lines."""
     return file.read_text().rpartition("\n")[0].splitlines() if file.exists() else []
 
 
@@ -137,7 +144,10 @@ def merge(mapping: Line, changes: Mapping[str, Any]) -> None:
 
 @define
 class ResourceSnapshot:
-    """What this process holds: open sockets and living tasks. Taken before and after, to find what a session left."""
+    """The open sockets and living tasks of this process.
+
+    A test takes a snapshot before sessions and compares with it afterwards, to find what they have leaked.
+    """
 
     sockets: set[str]
     tasks: int
@@ -147,7 +157,10 @@ class ResourceSnapshot:
         return cls(set(_sockets()), int(trio.lowlevel.current_statistics().tasks_living))
 
     async def wait_until_restored(self, *, more_tasks: int = 0) -> None:
-        """Wait until nothing is there that was not there then; ``more_tasks``: scripted servers that stall for ever."""
+        """Wait until every later socket and task is gone.
+
+        ``more_tasks`` is the number of scripted servers that stall for ever.
+        """
         with trio.move_on_after(TIMEOUT_S):
             while not self._is_restored(more_tasks):  # noqa: ASYNC110 - a count, not an event
                 await trio.sleep(0.005)
@@ -157,7 +170,7 @@ class ResourceSnapshot:
         )
 
     def _is_restored(self, more_tasks: int) -> bool:
-        # a scripted server that stalls keeps its own socket, too
+        # A scripted server that stalls also keeps its own socket.
         now = self.now()
         return len(now.sockets - self.sockets) <= more_tasks and now.tasks <= self.tasks + more_tasks
 
@@ -167,6 +180,6 @@ def _sockets() -> Iterator[str]:
         try:
             target = str(link.readlink())
         except OSError:
-            continue  # it was the folder's own
+            continue  # the descriptor of the listed folder itself
         if target.startswith("socket:"):
             yield target

@@ -1,8 +1,9 @@
-"""A stage: two peers on real sockets, a relay between them, and what it must have done once the play is over.
+"""Runs a scenario: two peers on real sockets, a relay between them, and checks of the result.
 
-A play is a list of acts. What peers say waits for nobody: each has a task that says it and one that hears. The audience
-(``Stage.review``) knows nothing of time. It knows what each peer has said and done, whether it had seen the other's end
-when it made its own, and hence what the other must have heard and which end reasons fit.
+A scenario is a list of actions. Peers send and receive independently: each has a task for each.
+``RelayHarness.check_invariants`` does not know about time. It knows what each peer has sent and done, and
+whether the peer had seen the other's end before its own. From this follow the bytes that the other peer must
+have received and the end reasons that fit.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ Transport = Literal["clear", "TLS 1.2", "TLS 1.3"]
 NAMES: tuple[Name, Name] = ("client", "server")
 TRANSPORTS: tuple[Transport, ...] = ("clear", "TLS 1.2", "TLS 1.3")
 
-_PATIENCE_S = 10.0  # a play that does not end takes it again and again until it is the shortest that does not
+# Shrinking a scenario that hangs takes this time for each try, until the scenario is the shortest that hangs.
+_PATIENCE_S = 10.0
 _PIECE_BYTES = 65536
 _CLOSED = {"client": CLIENT_CLOSED, "server": SERVER_CLOSED}
 _ABORTED = {"client": CLIENT_ABORTED, "server": SERVER_ABORTED}
@@ -39,7 +41,7 @@ _VERSIONS = {"TLS 1.2": ssl.TLSVersion.TLSv1_2, "TLS 1.3": ssl.TLSVersion.TLSv1_
 
 @frozen
 class Contexts:
-    """TLS of all four ends; a play takes no certificates of its own."""
+    """The TLS contexts of all four ends, made once for all scenarios."""
 
     client: dict[Transport, ssl.SSLContext]
     front: ssl.SSLContext
@@ -49,7 +51,7 @@ class Contexts:
     @classmethod
     def of(cls, ca: ThrowAwayCA) -> Self:
         front = ca.server_context("localhost")
-        front.num_tickets = 0  # a client that has not read them resets when it closes
+        front.num_tickets = 0  # a client that has not read tickets resets the connection when it closes
         return cls(
             _by_version(ca.client_context),
             front,
@@ -60,28 +62,28 @@ class Contexts:
 
 def _by_version(make: Callable[[], ssl.SSLContext]) -> dict[Transport, ssl.SSLContext]:
     contexts: dict[Transport, ssl.SSLContext] = {}
-    for channel in TRANSPORTS[1:]:
-        contexts[channel] = context = make()
-        context.minimum_version = context.maximum_version = _VERSIONS[channel]
+    for version in TRANSPORTS[1:]:
+        contexts[version] = context = make()
+        context.minimum_version = context.maximum_version = _VERSIONS[version]
     return contexts
 
 
 @define(eq=False)
 class Peer:
-    """One end of the session, outside the relay. ``said`` counts what it was told to say, before its end."""
+    """One end of the session, outside the relay. ``sent`` counts the bytes that the scenario has queued."""
 
     name: Name
     connection: Connection
     changed: trio.lowlevel.ParkingLot
     sent: int = 0
-    receive_limit: float = math.inf  # nothing more is read once so many bytes have come
+    receive_limit: float = math.inf  # reading stops once this number of bytes has come
     has_closed: bool = False
-    had_seen_other_close: bool = False  # of the other's end, when it made its own
-    is_closed: bool = False  # closed or reset: hears nothing any more
+    had_seen_other_close: bool = False  # whether the other's end had arrived before this peer's own
+    is_closed: bool = False  # closed or reset: receives nothing more
     is_reset: bool = False
     is_broken: bool = False
     _tasks: list[Callable[[], Awaitable[None]]] = field(factory=list)
-    _is_closing: bool = False  # no act of speech counts any more
+    _is_closing: bool = False  # later actions are ignored
 
     @property
     def received(self) -> bytearray:
@@ -89,7 +91,7 @@ class Peer:
 
     @property
     def has_sent_all(self) -> bool:
-        """Has it said everything, as far as it could?"""
+        """Whether all that can be sent has been sent."""
         return not self._tasks or self.is_closed or self.is_broken
 
     @property
@@ -127,11 +129,11 @@ class Peer:
         start = self.sent
         self.sent += size
 
-        async def speak() -> None:
+        async def send_pieces() -> None:
             for begin in range(start, start + size, piece):
                 await self.connection.send(pattern(min(piece, start + size - begin), begin))
 
-        self._queue_task(speak)
+        self._queue_task(send_pieces)
 
     def half_close(self) -> None:
         async def half_close() -> None:
@@ -149,15 +151,15 @@ class Peer:
         self._close_with(drop)
 
     def close(self) -> None:
-        async def leave() -> None:
+        async def close() -> None:
             self._mark_closed()
             self.is_closed = True
             await self.connection.close()
 
-        self._close_with(leave)
+        self._close_with(close)
 
     def reset(self) -> None:
-        """At once, whatever it was going to say."""
+        """Reset at once, even if data is queued."""
         if not self.is_closed:
             self._is_closing = self.is_closed = self.is_reset = True
             self.connection.reset()
@@ -179,7 +181,7 @@ class Peer:
 
 @define(eq=False)
 class RelayHarness:
-    """The session: both peers and the relay's side of it. ``end`` is there once the relay has it."""
+    """The session: both peers and the relay's part of it. ``end`` is set when the relay returns."""
 
     client: Peer
     server: Peer
@@ -198,28 +200,28 @@ class RelayHarness:
         self._started.set()
 
     def peers(self, name: Name) -> tuple[Peer, Peer]:
-        """This peer, and the one opposite."""
+        """Return this peer and the opposite one."""
         return (self.client, self.server) if name == "client" else (self.server, self.client)
 
     async def relay(self, relay: Relay) -> None:
-        """What a session does with its relay; from when the play says so."""
+        """Run the relay as a session does, once the scenario starts it."""
         await self._started.wait()
         self.task = trio.lowlevel.current_task()
         with self.scope:
             self.end = await relay.run(self.tunnel)
         for side in (self.tunnel.client, self.tunnel.server):
-            assert side.sock.fileno() >= 0, "who opened it closes it"
+            assert side.sock.fileno() >= 0, "the relay must leave sockets open"
             side.sock.close()
         self.changed.unpark_all()
 
     async def wait_until(self, condition: Callable[[], bool]) -> None:
-        """Wait until this holds, or until the session is over."""
+        """Wait until the condition holds or the session is over."""
         self.start()
         while not (self.is_over or condition()):
             await self.changed.park()
 
     async def wait_until_received(self, name: Name) -> None:
-        """Wait until this peer has heard all that the other has said by now."""
+        """Wait until this peer has received all that the other has sent so far."""
         peer, other = self.peers(name)
         peer.receive_limit = max(peer.receive_limit, other.sent)
         self.changed.unpark_all()
@@ -232,35 +234,35 @@ class RelayHarness:
         )
 
     async def finish(self, last: Name) -> None:
-        """Let the play come to its end: all hear everything, then those who are there end their side in order."""
+        """End the scenario: all peers receive everything, then those still open end their side in order."""
         self.client.receive_limit = self.server.receive_limit = math.inf
         self.changed.unpark_all()
         if any(peer.is_reset and not peer.has_closed for peer in (self.client, self.server)):
-            await self.wait_until(lambda: False)  # it must find that out by itself
+            await self.wait_until(lambda: False)  # the relay must detect the reset by itself
         second, first = self.peers(last)
         for peer, other in ((first, second), (second, first)):
             await self.wait_until_received(other.name)
             peer.half_close()
-            await self.wait_until(lambda: other.has_received_eof)  # noqa: B023 - it is over when the loop goes on
+            await self.wait_until(lambda: other.has_received_eof)  # noqa: B023 - the session is over when the loop continues
         await self.wait_until(lambda: False)
         while not (self.client.has_received_eof and self.server.has_received_eof):
             await self.changed.park()
 
     async def settle(self) -> None:
-        """Wait until all that has been said and done has reached the other side."""
+        """Wait until all data and ends have reached the other side."""
         for name in NAMES:
             peer, other = self.peers(name)
             await self.wait_until_received(name)
             if other.is_reset and not other.has_closed:
                 await self.wait_until(lambda: False)
             elif other.has_closed:
-                await self.wait_until(lambda: peer.has_received_eof)  # noqa: B023 - it is over when the loop goes on
+                await self.wait_until(lambda: peer.has_received_eof)  # noqa: B023 - the session is over when the loop continues
         while self.is_over and not (self.client.has_received_eof and self.server.has_received_eof):
             await self.changed.park()
         await trio.testing.wait_all_tasks_blocked(0.001)
 
     def possible_end_reasons(self) -> set[EndReason]:
-        """The end reasons that can be, as far as what the peers did and knew decides it."""
+        """Return the end reasons that fit what the peers did and had seen."""
         peers = (self.client, self.server)
         ends = {_ABORTED[peer.name] for peer in peers if peer.is_closed}
         if self.client.has_closed and self.server.has_closed:
@@ -268,7 +270,7 @@ class RelayHarness:
         return ends
 
     def check_invariants(self) -> None:
-        """Assert that the relay has done what it should."""
+        """Assert that the relay has done its work."""
         if not self.scope.cancelled_caught:
             assert self.end in self.possible_end_reasons(), (
                 self.end,
@@ -276,14 +278,14 @@ class RelayHarness:
                 self.tunnel.detail,
             )
             assert bool(self.tunnel.detail) == (self.end in _ABORTED.values())
-        is_calm = not (self.client.is_closed or self.server.is_closed or self.scope.cancelled_caught)
+        is_orderly = not (self.client.is_closed or self.server.is_closed or self.scope.cancelled_caught)
         for direction, source, sink in (
             (self.tunnel.to_server, self.client, self.server),
             (self.tunnel.to_client, self.server, self.client),
         ):
-            assert sink.received == pattern(len(sink.received)), f"the {sink.name} heard something else"
+            assert sink.received == pattern(len(sink.received)), f"the {sink.name} received other bytes"
             assert len(sink.received) <= direction.received <= source.sent
-            if is_calm:
+            if is_orderly:
                 assert not sink.is_broken
                 assert (len(sink.received), direction.received) == (source.sent, source.sent), sink.name
                 assert sink.connection.end == ("eof" if sink.connection.tls is None else "close_notify")
@@ -293,27 +295,44 @@ class RelayHarness:
         for side, peer in ((self.tunnel.client, self.client), (self.tunnel.server, self.server)):
             if not side.is_tls:
                 assert side.close_notify is None
-            elif is_calm:
+            elif is_orderly:
                 assert side.close_notify is True, peer.name
 
     def outcome(self) -> Outcome:
-        """What must be the same with every relay, if the play was in step."""
-        is_aborted = self.end in _ABORTED.values()
+        """Return what must be the same with each relay, for a stepwise scenario."""
+        is_undetermined = self._is_end_undetermined()
+        is_aborted = self.end in _ABORTED.values() or is_undetermined
+        close_notifies = (self.tunnel.client.close_notify, self.tunnel.server.close_notify)
         return Outcome(
-            self.end,
+            None if is_undetermined else self.end,
             bytes(self.client.received),
             bytes(self.server.received),
             None if is_aborted else (self.client.connection.end, self.server.connection.end),
             None if is_aborted else (self.tunnel.to_server.received, self.tunnel.to_client.received),
-            (self.tunnel.client.close_notify, self.tunnel.server.close_notify),
+            (None, None) if is_undetermined else close_notifies,
+        )
+
+    def _is_end_undetermined(self) -> bool:
+        """Whether a peer that had closed was sent more data: the end is then closed or aborted.
+
+        The kernel answers such data with a reset, and only the next system call that sends to the peer reports
+        it. Whether there is one depends on how many records, or segments, the relay's reads have found.
+        """
+        return any(
+            self.end in (_CLOSED[peer.name], _ABORTED[peer.name])
+            and peer.is_closed
+            and not peer.is_reset
+            and len(peer.received) < other.sent
+            for peer, other in (self.peers(name) for name in NAMES)
         )
 
 
 @frozen
 class Outcome:
-    """What a session came to, for both peers and for the log.
+    """The result of a session for both peers and for the log.
 
-    After an abort it is chance how closing looks to who is left, and how much was taken for who had gone.
+    After an abort two things vary: how the close looks to the remaining peer, and how much data was taken for
+    the peer that had gone. ``end`` is None if it may be either of two.
     """
 
     end: EndReason | None
@@ -324,116 +343,120 @@ class Outcome:
     close_notifies: tuple[bool | None, bool | None]
 
 
-# Acts
+# Actions
 
 
 class Action(Protocol):
-    """Something that happens in a play."""
+    """A step of a scenario."""
 
-    async def play(self, stage: RelayHarness) -> None:
-        """Let it happen."""
+    async def play(self, harness: RelayHarness) -> None:
+        """Perform the action."""
 
 
 @frozen
 class Send:
-    """In pieces, each at least one TLS record."""
+    """Send in pieces, each at least one TLS record."""
 
     peer: Name
     size: int
     piece: int = _PIECE_BYTES
 
-    async def play(self, stage: RelayHarness) -> None:
-        stage.peers(self.peer)[0].send(self.size, self.piece)
+    async def play(self, harness: RelayHarness) -> None:
+        harness.peers(self.peer)[0].send(self.size, self.piece)
 
 
 @frozen
 class StopReading:
-    """Hear nothing any more."""
+    """Stop receiving."""
 
     peer: Name
 
-    async def play(self, stage: RelayHarness) -> None:
-        stage.peers(self.peer)[0].receive_limit = 0
+    async def play(self, harness: RelayHarness) -> None:
+        harness.peers(self.peer)[0].receive_limit = 0
 
 
 @frozen
 class Read:
-    """Go on hearing until so many bytes more have come, all of them by default."""
+    """Receive this number of further bytes, or all of them by default."""
 
     peer: Name
     size: float = math.inf
 
-    async def play(self, stage: RelayHarness) -> None:
-        peer = stage.peers(self.peer)[0]
+    async def play(self, harness: RelayHarness) -> None:
+        peer = harness.peers(self.peer)[0]
         peer.receive_limit = len(peer.received) + self.size
-        stage.changed.unpark_all()
+        harness.changed.unpark_all()
 
 
 @frozen
 class ReceiveAll:
-    """Hear all that the other has said by now."""
+    """Receive all that the other peer has sent so far."""
 
     peer: Name
 
-    async def play(self, stage: RelayHarness) -> None:
-        await stage.wait_until_received(self.peer)
+    async def play(self, harness: RelayHarness) -> None:
+        await harness.wait_until_received(self.peer)
 
 
 @frozen
 class Pause:
-    """Let things take their course until nothing moves."""
+    """Wait until nothing moves."""
 
-    async def play(self, stage: RelayHarness) -> None:
-        stage.start()
+    async def play(self, harness: RelayHarness) -> None:
+        harness.start()
         await trio.testing.wait_all_tasks_blocked(0.001)
 
 
 @frozen
 class HalfClose:
-    """End its side, behind what it has said."""
+    """Half-close after all data that was sent before."""
 
     peer: Name
 
-    async def play(self, stage: RelayHarness) -> None:
-        stage.peers(self.peer)[0].half_close()
+    async def play(self, harness: RelayHarness) -> None:
+        harness.peers(self.peer)[0].half_close()
 
 
 @frozen
 class Close:
-    """Close in order behind what it has said. What it has not heard makes a reset of it."""
+    """Close in order after all data that was sent before. Unread data turns the close into a reset."""
 
     peer: Name
 
-    async def play(self, stage: RelayHarness) -> None:
-        stage.peers(self.peer)[0].close()
+    async def play(self, harness: RelayHarness) -> None:
+        harness.peers(self.peer)[0].close()
 
 
 @frozen
 class Drop:
-    """Close behind what it has said, without close_notify. What it has not heard makes a reset of it."""
+    """Close after all data that was sent before, without close_notify.
+
+    Unread data turns the close into a reset.
+    """
 
     peer: Name
 
-    async def play(self, stage: RelayHarness) -> None:
-        stage.peers(self.peer)[0].drop()
+    async def play(self, harness: RelayHarness) -> None:
+        harness.peers(self.peer)[0].drop()
 
 
 @frozen
 class Reset:
-    """At once."""
+    """Reset at once."""
 
     peer: Name
 
-    async def play(self, stage: RelayHarness) -> None:
-        stage.peers(self.peer)[0].reset()
+    async def play(self, harness: RelayHarness) -> None:
+        harness.peers(self.peer)[0].reset()
 
 
 @frozen
 class Scenario:
-    """Acts over two channels, with ``…_buffer`` bytes of the kernel's at each end of it; its own choice if None.
+    """A list of actions over two connections.
 
-    The relay begins late if it finds there what the first acts have left. In step, nothing is done before what was done
-    has come to its end, so that only one end reason fits.
+    ``…_buffer`` is the size of the kernel's buffers at each end of a connection, or None for the kernel's own
+    choice. With ``starts_late`` the relay starts when the first actions have left their data in the sockets.
+    With ``is_stepwise`` each action takes full effect before the next one, so that only one end reason fits.
     """
 
     actions: Sequence[Action]
@@ -441,50 +464,50 @@ class Scenario:
     server: Transport = "clear"
     client_buffer: int | None = None
     server_buffer: int | None = None
-    last: Name = "server"  # to end its side, if that is left to the end of the play
-    is_late: bool = False
-    is_in_step: bool = False
+    last: Name = "server"  # the peer that ends its side last, if the actions leave that open
+    starts_late: bool = False
+    is_stepwise: bool = False
 
     def run(self, kind: Kind, contexts: Contexts) -> RelayHarness:
-        """Play it in a loop of its own, and see that all is well and nothing stays open."""
+        """Run the scenario in an event loop of its own. Check the result and that no descriptor is left."""
 
         async def main() -> RelayHarness:
             with trio.fail_after(_PATIENCE_S):
-                async with run_relay(kind) as relay, self.harness(contexts) as stage:
-                    await self.play(stage, relay)
-            return stage
+                async with run_relay(kind) as relay, self.harness(contexts) as harness:
+                    await self.play(harness, relay)
+            return harness
 
         before = open_descriptors()
-        stage: RelayHarness = trio.run(main)
-        stage.check_invariants()
-        if left := open_descriptors() - before:  # kept for the next one, or lost each time?
+        harness: RelayHarness = trio.run(main)
+        harness.check_invariants()
+        if left := open_descriptors() - before:  # either kept for the next run, or leaked by each
             trio.run(main)
             more = open_descriptors() - before - left
             assert not more
-        return stage
+        return harness
 
-    async def play(self, stage: RelayHarness, relay: Relay) -> None:
-        """Play it to its end."""
+    async def play(self, harness: RelayHarness, relay: Relay) -> None:
+        """Perform all actions, then finish."""
         async with trio.open_nursery() as nursery:
-            for peer in (stage.client, stage.server):
+            for peer in (harness.client, harness.server):
                 nursery.start_soon(peer.receive_loop)
                 nursery.start_soon(peer.send_loop)
-            nursery.start_soon(stage.relay, relay)
-            if not self.is_late:
-                stage.start()
-            for act in self.actions:
-                await act.play(stage)
-                if self.is_in_step:
-                    await stage.settle()
-            await stage.finish(self.last)
+            nursery.start_soon(harness.relay, relay)
+            if not self.starts_late:
+                harness.start()
+            for action in self.actions:
+                await action.play(harness)
+                if self.is_stepwise:
+                    await harness.settle()
+            await harness.finish(self.last)
             nursery.cancel_scope.cancel()
 
     @asynccontextmanager
     async def harness(self, contexts: Contexts) -> AsyncIterator[RelayHarness]:
-        """All four ends."""
+        """Open all four ends."""
         client, front = await _connected(self.client_buffer)
         server, back = await _connected(self.server_buffer)
-        bell = trio.lowlevel.ParkingLot()
+        changed = trio.lowlevel.ParkingLot()
         peers = client, server
         sides = [front, back]
 
@@ -502,8 +525,10 @@ class Scenario:
                 if self.server != "clear":
                     nursery.start_soon(open_back)
                     nursery.start_soon(server.accept_tls, contexts.server[self.server])
-            pair = Tunnel(*sides, client_timeout=1000, server_timeout=1000, half_closed_timeout=1000)
-            yield RelayHarness(Peer("client", client, bell), Peer("server", server, bell), pair, bell)
+            tunnel = Tunnel(*sides, client_timeout=1000, server_timeout=1000, half_closed_timeout=1000)
+            yield RelayHarness(
+                Peer("client", client, changed), Peer("server", server, changed), tunnel, changed
+            )
         finally:
             for peer in peers:
                 peer.drop()
@@ -512,31 +537,31 @@ class Scenario:
 
 
 async def _connected(buffer_bytes: int | None) -> tuple[Connection, socket.socket]:
-    """A peer's end of a connection, and the relay's."""
-    with socket.socket() as listener, socket.socket() as ours:
+    """Return a peer's end of a connection and the relay's."""
+    with socket.socket() as listener, socket.socket() as peer_socket:
         if buffer_bytes is not None:
-            for sock in (listener, ours):  # what is accepted has those of the listener
+            for sock in (listener, peer_socket):  # an accepted socket has the listener's options
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer_bytes)
-                # Segments as large as the loopback's own do not fit: the kernel would wait for its timers.
+                # Segments of the loopback's usual size do not fit, and the kernel would wait for its timers.
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1400)
         listener.bind(("127.0.0.1", 0))
         listener.listen(1)
-        ours.connect(listener.getsockname())
-        theirs, _ = listener.accept()
-        theirs.setblocking(False)
-        ours.setblocking(False)
-        peer = trio.socket.from_stdlib_socket(ours.dup())
+        peer_socket.connect(listener.getsockname())
+        relay_socket, _ = listener.accept()
+        relay_socket.setblocking(False)
+        peer_socket.setblocking(False)
+        peer = trio.socket.from_stdlib_socket(peer_socket.dup())
     peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    theirs.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    relay_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     await trio.lowlevel.checkpoint()
-    return Connection(trio.SocketStream(peer)), theirs
+    return Connection(trio.SocketStream(peer)), relay_socket
 
 
 def open_descriptors() -> set[str]:
-    """What this process has open."""
-    found = set()
+    """Return what the descriptors of this process refer to."""
+    targets = set()
     for link in Path("/proc/self/fd").iterdir():
-        with suppress(OSError):  # the folder's own
-            found.add(str(link.readlink()))
-    return found
+        with suppress(OSError):  # the descriptor of the listed folder itself
+            targets.add(str(link.readlink()))
+    return targets

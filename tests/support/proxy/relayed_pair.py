@@ -1,7 +1,7 @@
-"""A relayed session over socket pairs, under a clock that only the test moves.
+"""A relayed session over socket pairs, with a clock that only the test moves.
 
-Nothing here waits for time: the kernel hands bytes over socket pairs on within the call, so when all tasks are blocked
-everything that can happen has happened.
+Nothing here waits for time. The kernel moves bytes over a socket pair within the system call. Therefore all
+that can happen has happened when all tasks are blocked.
 """
 
 from __future__ import annotations
@@ -25,7 +25,11 @@ LONG_S = 1000.0
 
 @define
 class RelayedPair:
-    """A relayed session: ``client`` and ``server`` are the peers' own ends; ``ends`` has its end as soon as it has one."""
+    """A relayed session.
+
+    ``client`` and ``server`` are the ends outside the relay. ``end_reasons`` has the end reason once the
+    session has ended.
+    """
 
     client: socket.socket
     server: socket.socket
@@ -38,12 +42,12 @@ class RelayedPair:
         self.end_reasons.append(await relay.run(self.tunnel))
 
     async def advance(self, seconds: float) -> None:
-        """So much later."""
+        """Move the clock forward."""
         self.clock.jump(seconds)
         await wait_all_tasks_blocked()
 
     async def fill(self, sender: socket.socket) -> int:
-        """Send until nothing more fits, not even into what the relay holds; gives the number of bytes."""
+        """Send until neither the kernel nor the relay takes more. Return the number of bytes."""
         total = 0
         while count := fill_send_buffer(sender):
             total += count
@@ -51,7 +55,7 @@ class RelayedPair:
         return total
 
     async def drain(self, reader: socket.socket) -> int:
-        """Read until nothing more comes; gives the number of bytes."""
+        """Read until nothing more comes. Return the number of bytes."""
         total = 0
         while count := read_available(reader):
             total += count
@@ -64,28 +68,28 @@ async def relayed_pair(
     clock: MockClock,
     relay_kind: Kind,
     *,
-    client_limit: float = LONG_S,
-    server_limit: float = LONG_S,
-    half_closed: float = LONG_S,
+    client_timeout: float = LONG_S,
+    server_timeout: float = LONG_S,
+    half_closed_timeout: float = LONG_S,
     tls: Name | None = None,
     contexts: Contexts | None = None,
 ) -> AsyncIterator[RelayedPair]:
-    """``tls``: whose connection has it."""
+    """Run a session over socket pairs. ``tls`` names the side whose connection is encrypted."""
     socks = [*socket.socketpair(), *socket.socketpair()]
     for sock in socks:
         sock.setblocking(False)
     if contexts is not None and tls is not None:
-        at = slice(0, 2) if tls == "client" else slice(2, 4)
-        socks[at] = await _over_tls(contexts, *socks[at])
+        ends = slice(0, 2) if tls == "client" else slice(2, 4)
+        socks[ends] = await _over_tls(contexts, *socks[ends])
     client, client_side, server_side, server = socks
-    pair = Tunnel(
+    tunnel = Tunnel(
         client_side,
         server_side,
-        client_timeout=client_limit,
-        server_timeout=server_limit,
-        half_closed_timeout=half_closed,
+        client_timeout=client_timeout,
+        server_timeout=server_timeout,
+        half_closed_timeout=half_closed_timeout,
     )
-    session = RelayedPair(client, server, pair, clock)
+    session = RelayedPair(client, server, tunnel, clock)
     try:
         async with run_relay(relay_kind) as relay, trio.open_nursery() as nursery:
             await nursery.start(session.run, relay)
@@ -100,11 +104,11 @@ async def relayed_pair(
 async def _over_tls(contexts: Contexts, first: socket.socket, second: socket.socket) -> list[socket.socket]:
     ends: list[socket.socket] = [first, second]
 
-    async def shake_hands() -> None:
+    async def handshake() -> None:
         ends[0] = await connect_tls(first, contexts.back, "localhost")
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(shake_hands)
+        nursery.start_soon(handshake)
         ends[1] = await accept_tls(second, contexts.front)
     return ends
 

@@ -1,4 +1,4 @@
-"""The relays that this system has, and what a test of both of them takes: one suite for all."""
+"""The relays of this system, and the marks that run a test with each of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Kind = Literal["auto", "engine", "portable"]
 
 HAS_ENGINE = "engine" in KINDS
 
-# Everything that the fixture ``relay_kind`` reaches runs once for each; all other tests have the default alone.
+# A test with this mark runs once with each relay. All other tests use the default relay.
 ON_BOTH = pytest.mark.parametrize("relay_kind", KINDS)
 ENGINE_ONLY = pytest.mark.parametrize(
     "relay_kind",
@@ -40,5 +40,5 @@ async def run_relay(kind: Kind) -> AsyncIterator[Relay]:
 
 
 def registered(relay: Relay) -> int:
-    """How many sockets somebody is told of; the portable relay keeps no account."""
+    """Return the number of sockets in the engine's poller, or 0 for the portable relay, which has none."""
     return relay.poller.registered if isinstance(relay, Engine) else 0

@@ -1,4 +1,4 @@
-"""The steps of trio's tasks: counted, to see that nothing spins, and cancelled at, to see that nothing stays behind."""
+"""Counts the steps of Trio tasks to find busy loops, and cancels at each step to find leaks."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import trio.testing
 import mailproxy
 from tests.support.proxy.proxy_harness import TIMEOUT_S, ResourceSnapshot
 
-LOOK_S = 0.25
-FEW_STEPS = 200  # a loop that spins makes many thousands
-ENOUGH_BEYOND = 3  # visits that were over before the step came: threads make their number vary a little
+WINDOW_S = 0.25
+FEW_STEPS = 200  # a busy loop makes many thousands
+# Runs that ended before the step was reached. Several are needed because threads make the number of steps
+# vary.
+UNREACHED_STEPS = 3
 
 
 class StepCounter(trio.abc.Instrument):
@@ -27,11 +29,11 @@ class StepCounter(trio.abc.Instrument):
 
 
 async def count_steps() -> int:
-    """How many steps all tasks of the loop make in a while in which nothing happens."""
+    """Return the number of steps of all tasks in ``WINDOW_S`` without any event."""
     steps = StepCounter()
     trio.lowlevel.add_instrument(steps)
     try:
-        await trio.sleep(LOOK_S)
+        await trio.sleep(WINDOW_S)
     finally:
         trio.lowlevel.remove_instrument(steps)
     return steps.count
@@ -41,34 +43,34 @@ class CancelAt(trio.abc.Instrument):
     """Cancels a scope the n-th time that any task is about to run."""
 
     def __init__(self, step: int, scope: trio.CancelScope) -> None:
-        self.left = step
+        self.remaining = step
         self.scope = scope
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002 - trio's interface
-        self.left -= 1
-        if self.left == 0:
+        self.remaining -= 1
+        if self.remaining == 0:
             self.scope.cancel()
 
 
 async def cancel_when_quiet(scope: trio.CancelScope) -> None:
-    """For steps that a visit does not have."""
+    """Cancel the scope for a step that the run does not reach."""
     await trio.testing.wait_all_tasks_blocked(0.05)
     scope.cancel()
 
 
 async def cancel_at_every_step(
     mapping: Mapping[str, Any],
-    visit: Callable[[str], Awaitable[None]],
+    run_client: Callable[[str], Awaitable[None]],
     *,
     stride: int = 2,
 ) -> None:
-    """Run a proxy and a client's ``visit`` to the first bind of its frontend ``f``, cancelled at every such step.
+    """Run a proxy and ``run_client`` with the first bind of its frontend ``f``, cancelled at each ``stride``-th step.
 
-    Nothing may be left of it each time. The visit ends when the proxy does.
+    Each time nothing may be left of the session. ``run_client`` ends when the proxy does.
     """
     config = mailproxy.from_mapping(mapping)
     before = ResourceSnapshot.now()
-    beyond = 0
+    unreached = 0
     for step in count(1, stride):
         with trio.fail_after(TIMEOUT_S), trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
@@ -77,12 +79,12 @@ async def cancel_at_every_step(
                 trio.lowlevel.add_instrument(instrument)
                 nursery.start_soon(cancel_when_quiet, scope)
                 try:
-                    await visit(proxy.frontends["f"].addresses[0])
+                    await run_client(proxy.frontends["f"].addresses[0])
                 except (trio.BrokenResourceError, OSError):
                     pass
                 finally:
                     trio.lowlevel.remove_instrument(instrument)
         await before.wait_until_restored()
-        beyond += instrument.left > 0
-        if beyond == ENOUGH_BEYOND:
+        unreached += instrument.remaining > 0
+        if unreached == UNREACHED_STEPS:
             return

@@ -1,5 +1,6 @@
-"""Records of TLS made by hand, for a peer that says what no library would (RFC 8446 sections 4.6.3, 5.2, 7.1; RFC 5246
-sections 5, 6.3; RFC 5288).
+"""TLS records made by hand, for a peer that sends what no library would.
+
+RFC 8446 sections 4.6.3, 5.2, 7.1. RFC 5246 sections 5, 6.3. RFC 5288.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from mailproxy.net.tls.auto_retry import ssl_pointer
 _HANDSHAKE, _APPLICATION_DATA = 22, 23
 _HASHES: dict[str, HashAlgorithm] = {"TLS_AES_128_GCM_SHA256": SHA256(), "TLS_AES_256_GCM_SHA384": SHA384()}
 
-KEY_UPDATE_HALF = b"\x18\x00\x00\x01"  # the header of a KeyUpdate, which announces one byte more
+KEY_UPDATE_HALF = b"\x18\x00\x00\x01"  # the header of a KeyUpdate, which announces one more byte
 KEY_UPDATE_REST = b"\x00"  # update_not_requested
 KEY_UPDATE_REQUESTED = b"\x18\x00\x00\x01\x01"
 
@@ -36,7 +37,7 @@ class RecordWriter:
 
     @classmethod
     def of(cls, tls: ssl.SSLObject, keys: Path) -> Self:
-        """The writer of a finished handshake; ``keys`` is the context's ``keylog_filename``."""
+        """Return the writer for a finished handshake. ``keys`` is the context's ``keylog_filename``."""
         assert tls.version() == "TLSv1.3"
         cipher = tls.cipher()
         assert cipher is not None
@@ -45,15 +46,15 @@ class RecordWriter:
         return cls(bytes.fromhex(secret), cipher[0])
 
     def handshake(self, message: bytes) -> bytes:
-        """A record with a message of the handshake protocol, or a part of one."""
+        """Return a record with a handshake message, or with a part of one."""
         return self._record(message, _HANDSHAKE)
 
     def data(self, data: bytes) -> bytes:
-        """A record with application data."""
+        """Return a record with application data."""
         return self._record(data, _APPLICATION_DATA)
 
     def update_key(self) -> None:
-        """What comes behind a whole KeyUpdate is written with the next key."""
+        """Write later records with the next key, as after a complete KeyUpdate."""
         self.secret = self._expand(b"traffic upd", _HASHES[self.cipher].digest_size)
         self.number = 0
 
@@ -74,7 +75,10 @@ class RecordWriter:
 
 @define
 class Tls12RecordWriter:
-    """The same for TLS 1.2 with AES-GCM, of a client or a server. It has sent one record with these keys, its Finished."""
+    """The same for TLS 1.2 with AES-GCM, of a client or a server.
+
+    One record has been sent with these keys before, the Finished message.
+    """
 
     key: bytes
     salt: bytes
@@ -92,11 +96,11 @@ class Tls12RecordWriter:
         size, hash_name = (32, "sha384") if "AES256" in cipher[0] else (16, "sha256")
         seed = b"key expansion" + _server_random(tls) + client_random
         block = _expand_tls12(master, seed, 2 * size + 8, hash_name)
-        at = int(is_server)
-        return cls(block[at * size :][:size], block[2 * size + 4 * at :][:4])
+        index = int(is_server)
+        return cls(block[index * size :][:size], block[2 * size + 4 * index :][:4])
 
     def handshake(self, message: bytes) -> bytes:
-        """A record with a message of the handshake protocol."""
+        """Return a record with a handshake message."""
         explicit = struct.pack(">Q", self.number)
         additional = explicit + struct.pack(">BHH", _HANDSHAKE, 0x0303, len(message))
         self.number += 1
@@ -113,7 +117,7 @@ def _expand_tls12(secret: bytes, seed: bytes, size: int, hash_name: str) -> byte
 
 
 def _server_random(tls: ssl.SSLObject) -> bytes:
-    """``ssl`` does not tell it."""
+    """Return the server random, which the module ``ssl`` does not expose."""
     import _ssl
 
     random = ctypes.create_string_buffer(32)
@@ -124,7 +128,7 @@ def _server_random(tls: ssl.SSLObject) -> bytes:
 
 
 def log_keys(context: ssl.SSLContext, file: Path) -> ssl.SSLContext:
-    """Make a client's context keep its keys in this file, and speak TLS 1.3 only."""
+    """Make a client's context write its keys to this file and speak only TLS 1.3."""
     context.keylog_filename = str(file)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     return context

@@ -1,7 +1,7 @@
-"""Dialogues of health checks as playbooks: who says what, in order, and a diff where it was otherwise.
+"""Dialogues of health checks as transcripts: the lines of both sides in order, and a diff if they differ.
 
-``S:`` is said by the server, ``C:`` by the check; ``(TLS)`` is the handshake where the check wants one, ``(closed)`` the
-server's end of the connection, and ``=`` what it came to.
+`S:` is a line of the server, `C:` one of the check. `(TLS)` is the handshake if the check wants one, `(closed)` the
+server's end of the connection, and `=` the result.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ def byte_by_byte(data: bytes) -> Iterable[bytes]:
     return [data[n : n + 1] for n in range(len(data))]
 
 
-def play(dialogue: CheckDialogue, book: str, cut: Cut = in_one_piece) -> None:
-    """Fail with a diff unless it goes as written."""
-    expected = [line for line in book.splitlines() if line]
-    went = list(_run(dialogue, expected, cut))
-    if went != expected:
-        pytest.fail("\n".join(ndiff(expected, went)))
+def run_transcript(dialogue: CheckDialogue, transcript: str, cut: Cut = in_one_piece) -> None:
+    """Fail with a diff unless the dialogue matches the transcript."""
+    expected = [line for line in transcript.splitlines() if line]
+    actual = list(_run(dialogue, expected, cut))
+    if actual != expected:
+        pytest.fail("\n".join(ndiff(expected, actual)))
 
 
-def server_bytes(book: str) -> bytes:
-    """All that the server says in it."""
-    return b"".join(_on_the_wire(line) for line in book.splitlines() if line.startswith("S: "))
+def server_bytes(transcript: str) -> bytes:
+    """Return all bytes that the server sends in the transcript."""
+    return b"".join(_on_the_wire(line) for line in transcript.splitlines() if line.startswith("S: "))
 
 
 def outcome(dialogue: CheckDialogue, pieces: Iterable[bytes]) -> tuple[bytes, str]:
-    """What the check says to these bytes in all, and what it comes to; nobody makes TLS."""
-    said = dialogue.start()
+    """Return all bytes that the check sends in answer to these, and its result. TLS is never started."""
+    sent = dialogue.start()
     for piece in pieces:
-        said += dialogue.receive(piece)
-    return said, _result_of(dialogue)
+        sent += dialogue.receive(piece)
+    return sent, _result_of(dialogue)
 
 
 def _run(dialogue: CheckDialogue, expected: list[str], cut: Cut) -> Iterable[str]:
