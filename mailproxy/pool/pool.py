@@ -211,8 +211,11 @@ class Pool(Generic[S]):
         return changed.sessions - sessions_before if changed is not None else 0
 
     def _queue_of(self, waiter: Waiter[S]) -> Queue[Waiter[S]]:
-        required = waiter.required
-        return self._queue if required is None else self._server_queues.get(required, self._queue)
+        return (
+            self._server_queues.get(waiter.required, self._queue)
+            if waiter.required is not None
+            else self._queue
+        )
 
     def _queue_changed(self, server: S | None) -> None:
         queue = self._queue if server is None else self._server_queues[server]
@@ -455,14 +458,13 @@ class Pool(Generic[S]):
     ) -> None:
         """Use these servers from now on. Servers that were there before keep sessions and queue.
 
-        Waiters that require a server which is gone move to the queue for any server. A session releases the slot that it
-        has at such a server as usual.
+        Waiters that require a server which is gone move to the queue for any server.
 
         Args:
             servers: All servers, in the order of the configuration.
             balance: Another method; None for the one in use.
             max_queue: How many sessions may wait.
-            stick: Another table, or the one in use. There, entries stay if a server has the name of theirs.
+            stick: Another table, or the one in use, where entries stay with the names of servers.
         """
         if stick is not None and stick is self.stick:
             by_name = {server.name: index for index, server in enumerate(servers)}
@@ -474,8 +476,7 @@ class Pool(Generic[S]):
         self.servers, self.max_queue, self.stick = tuple(servers), max_queue, stick
         self._server_queues = {server: queues[server] if server in queues else Queue() for server in servers}
         self._indexes = {server: index for index, server in enumerate(servers)}
-        if balance is not None:
-            self._balance = balance
+        self._balance = balance or self._balance
         self._update_servers()
 
     # Tests

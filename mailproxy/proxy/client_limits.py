@@ -57,7 +57,7 @@ class Clients:
 
     def take_over(self, before: Clients) -> None:
         """Count on from another configuration of this frontend, as far as both limit the same."""
-        self.refused = before.refused
+        self.rejected = before.rejected
         if self._limits.max_sessions and before._limits.max_sessions:
             self._limits.sessions = before._limits.sessions
         if self._rate is not None and before._rate is not None and self._rate.per == before._rate.per:

@@ -64,6 +64,7 @@ class SingleProcess:
         The caller holds ``monitor.certificate_lock``, and ``service.is_serving`` is true.
         """
         service, config = self.service, new.config
+        limits = {name: self._limits(frontend) for name, frontend in config.frontends.items()}
         servers_before = {server for each in service.backends.values() for server in each.servers}
         backends: dict[str, Backend] = {}
         random = SystemRandom()
@@ -83,7 +84,7 @@ class SingleProcess:
             config,
             new.handover,
             backends=backends,
-            limits={name: self._limits(frontend) for name, frontend in config.frontends.items()},
+            limits=limits,
             retired=[server for server in servers_before if id(server.counts) not in counts],
         )
         self.monitor.reconfigure(

@@ -11,9 +11,9 @@ import trio
 import mailproxy
 from mailproxy.errors import ConfigError
 from mailproxy.testing import Connection, ScriptedServer, dial, greet_and_echo
-from tests.support.timeouts import wait_until
 from tests.support.proxy.backend_cluster import receive_server_name
 from tests.support.proxy.proxy_harness import TIMEOUT_S, Line, ProxyHarness, ResourceSnapshot
+from tests.support.timeouts import wait_until
 
 
 def open_descriptors() -> int:
