@@ -456,9 +456,7 @@ class Pool(Generic[S]):
         max_queue: int,
         stick: StickTable | None,
     ) -> None:
-        """Use these servers from now on. Servers that were there before keep sessions and queue.
-
-        Waiters that require a server which is gone move to the queue for any server.
+        """Use these servers from now on. Those that were there keep sessions and queue; waiters for others move.
 
         Args:
             servers: All servers, in the order of the configuration.
