@@ -10,7 +10,7 @@ After a fault in one of the first three steps, the new sockets are closed and th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -19,9 +19,9 @@ import trio
 from attrs import frozen
 
 from mailproxy.address import TcpAddress
-from mailproxy.app.host_checks import check_binds, check_loops, check_users
+from mailproxy.app.host_checks import check_binds, check_log, check_loops, check_users
 from mailproxy.app.privileges import check_capabilities
-from mailproxy.app.startup import check_ports
+from mailproxy.app.startup import check_ports, open_log
 from mailproxy.certificates.loader import load_next
 from mailproxy.certificates.reloader import CertificateReloader, describe_changes
 from mailproxy.certificates.store import CertificateStore
@@ -30,7 +30,7 @@ from mailproxy.config import Config, load
 from mailproxy.config.difference import compare
 from mailproxy.config.path import ConfigPath, server_path
 from mailproxy.errors import ConfigError, Fault, ProxyError, ServerRefusedError
-from mailproxy.log import Log
+from mailproxy.log import Log, Output
 from mailproxy.log.events import RELOAD_FAILED, RELOADED
 from mailproxy.net.handover import Handover, hand_over
 from mailproxy.net.listener import Listener
@@ -142,26 +142,30 @@ async def _reload(process: SingleProcess, config: Config, started_at: float) -> 
     config = difference.config
     async with monitor.certificate_lock:
         previous = monitor.reloader.store if monitor.reloader is not None else CertificateStore()
-        prepare = partial(_prepare, config, previous, tuple(service.listeners))
-        store, handover, renewed = await trio.to_thread.run_sync(prepare)
+        prepare = partial(
+            _prepare, config, previous, tuple(service.listeners), is_log_new=config.log != service.config.log
+        )
+        prepared = await trio.to_thread.run_sync(prepare)
+        store = prepared.store
         try:
             servers = await _make_servers(config, store, service.backends)
             _check_serving(process, config)
             _apply_staged(config, store)
         except BaseException:
-            handover.cancel()
+            prepared.cancel()
             raise
         process.reconfigure(
             Generation(
                 config=config,
-                handover=handover,
+                handover=prepared.handover,
                 servers=servers,
                 server_contexts=store.server_contexts,
                 reloader=CertificateReloader(config, store) if store.files else None,
                 max_sessions=max_sessions(config),
+                outputs=prepared.outputs,
             )
         )
-    log_renewed(service.log, renewed)
+    log_renewed(service.log, prepared.renewed)
     return Reload(
         changes=(*difference.changes, *_certificate_changes(previous, store)),
         needs_restart=difference.needs_restart,
@@ -174,17 +178,37 @@ def _check_serving(process: SingleProcess, config: Config) -> None:
         raise config.error([Fault("", "cannot be used: the proxy is starting or stopping")])
 
 
-def _prepare(
-    config: Config, previous: CertificateStore, listeners: tuple[Listener, ...]
-) -> tuple[CertificateStore, Handover, dict[Path, str]]:
-    """Load the TLS files, check this machine, and listen on new addresses. Blocks on files.
+@frozen(kw_only=True)
+class _Prepared:
+    """What is opened and loaded for a configuration before it is used.
 
-    Returns:
-        The TLS files, the listeners, and what the log says about files that have changed.
+    Attributes:
+        store: The TLS files.
+        handover: The listeners.
+        outputs: The outputs of the log; None for those in use.
+        renewed: What the log says about TLS files that have changed.
     """
+
+    store: CertificateStore
+    handover: Handover
+    outputs: Sequence[Output] | None
+    renewed: Mapping[Path, str]
+
+    def cancel(self) -> None:
+        """Close what was opened: the configuration is not used."""
+        self.handover.cancel()
+        for output in self.outputs or ():
+            output.target.close()
+
+
+def _prepare(
+    config: Config, previous: CertificateStore, listeners: Sequence[Listener], *, is_log_new: bool
+) -> _Prepared:
+    """Load the TLS files, check this machine, listen on new addresses, open the log. Blocks on files."""
     changed = previous.changed_files()
     store = load_next(config, previous)
-    for check in (check_users, check_binds, check_loops):
+    checks = [check_users, check_binds, check_loops]
+    for check in (*checks, check_log) if is_log_new else checks:
         check(config, store.add)
     if store.faults:
         raise config.error(store.faults)
@@ -192,10 +216,12 @@ def _prepare(
     handover = hand_over(config, store.bind_terminators, listeners)
     try:
         check_ports(config, list(handover.listeners))
+        outputs = open_log(config, None, shared=False) if is_log_new else None
     except BaseException:
         handover.cancel()
         raise
-    return store, handover, dict(describe_changes(store, previous, changed)) if changed else {}
+    renewed = dict(describe_changes(store, previous, changed)) if changed else {}
+    return _Prepared(store=store, handover=handover, outputs=outputs, renewed=renewed)
 
 
 async def _make_servers(

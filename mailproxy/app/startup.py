@@ -52,14 +52,19 @@ def open_all(
     )
     try:
         check_ports(config, slots[0])
-        outputs = _open_log(config, owner, shared=workers > 1)
+        outputs = open_log(config, owner, shared=workers > 1)
     except ConfigError:
         close_slots(slots)
         raise
     return slots, outputs
 
 
-def _open_log(config: Config, owner: tuple[int, int] | None, *, shared: bool) -> list[Output]:
+def open_log(config: Config, owner: tuple[int, int] | None, *, shared: bool) -> list[Output]:
+    """Open the log targets; see `open_all` for the arguments.
+
+    Raises:
+        ConfigError: One cannot be opened. The others are closed.
+    """
     outputs: list[Output] = []
     for path, each in config.log.outputs.items():
         try:

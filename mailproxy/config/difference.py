@@ -30,7 +30,7 @@ T = TypeVar("T")
 _DURATIONS = (Seconds, PositiveSeconds, RatePeriod, KeepAliveTime)
 _SINGLE_VALUES = (str, int, float, Path, TcpAddress, UnixAddress, DescriptorAddress, LogTarget)
 
-# Processes are forked, privileges dropped and log targets opened at the start.
+# Processes are forked and privileges are dropped at the start.
 _RESTART_PROCESS = ("workers", "relay", "raise_descriptor_limit", "user", "group")
 # They take effect when the address is bound, and the socket of an address that stays is never closed.
 _RESTART_BIND = ("v6only", "interface", "free_bind", "unix_mode", "unix_user", "unix_group")
@@ -64,10 +64,7 @@ class BindKey(NamedTuple):
 
 def compare(old: model.Config, new: model.Config) -> Difference:
     """Return what changes from ``old`` to ``new``."""
-    restart = [
-        *_lines("process", old.process, new.process, only=_RESTART_PROCESS),
-        *_lines("log", old.log, new.log),
-    ]
+    restart = [*_lines("process", old.process, new.process, only=_RESTART_PROCESS)]
     process = evolve(new.process, **{key: getattr(old.process, key) for key in _RESTART_PROCESS})
     binds = dict(_binds(old.frontends.values()))
     frontends = {}
@@ -78,7 +75,7 @@ def compare(old: model.Config, new: model.Config) -> Difference:
             restart += _lines(f"bind {name} {bind.address}", before, bind, only=_RESTART_BIND, dot=" ")
             kept.append(evolve(bind, **{option: getattr(before, option) for option in _RESTART_BIND}))
         frontends[name] = evolve(frontend, bind=tuple(kept))
-    config = evolve(new, process=process, log=old.log, frontends=frontends)
+    config = evolve(new, process=process, frontends=frontends)
     return Difference(changes=tuple(_changes(old, config)), needs_restart=tuple(restart), config=config)
 
 
@@ -100,6 +97,7 @@ def _binds(frontends: Iterable[model.Frontend]) -> Iterator[tuple[tuple[str, Bin
 
 def _changes(old: model.Config, new: model.Config) -> Iterator[str]:
     yield from _lines("process", old.process, new.process)
+    yield from _lines("log", old.log, new.log)
     yield from _lines("admin", old.admin, new.admin)
     for name, before, now in _pairs(old.frontends, new.frontends):
         yield from _added_or_removed(f"frontend {name}", before, now)

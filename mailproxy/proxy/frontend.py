@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import trio
 from attrs import define, evolve, field
@@ -41,11 +41,22 @@ class _AcceptLoop:
 
     Attributes:
         listener: The listener of the socket. A reload replaces it by one with the same socket.
-        scope: Cancelled when the socket is no longer this frontend's.
+        is_released: Whether the socket is no longer this frontend's.
     """
 
     listener: Listener
-    scope: trio.CancelScope = field(factory=trio.CancelScope)
+    is_released: bool = False
+    _scope: trio.CancelScope = field(factory=trio.CancelScope)
+
+    async def run(self, log: Log, accept: Callable[[_AcceptLoop], Awaitable[None]]) -> None:
+        """Accept until released or cancelled."""
+        with self._scope:
+            await supervise(log, f"accepting on {self.listener.name}", accept, self)
+
+    def release(self) -> None:
+        """Stop accepting. The socket stays open."""
+        self.is_released = True
+        self._scope.cancel()
 
 
 class Frontend:
@@ -119,14 +130,10 @@ class Frontend:
     def _start_accepting(self, listener: Listener) -> None:
         assert self._accepting is not None  # noqa: S101 - called while it runs
         self._loops[listener.socket] = loop = _AcceptLoop(listener)
-        self._accepting.start_soon(self._run_loop, loop)
+        self._accepting.start_soon(loop.run, self.log, self._accept)
         log_listening(
             self.log, self.name, name=listener.name, address=listener.address, mode=listener.bind.mode
         )
-
-    async def _run_loop(self, loop: _AcceptLoop) -> None:
-        with loop.scope:
-            await supervise(self.log, f"accepting on {loop.listener.name}", self._accept, loop)
 
     # Reload
 
@@ -169,7 +176,7 @@ class Frontend:
         """Stop accepting at these sockets, as far as they are this frontend's, and leave them open."""
         for socket in sockets:
             if (loop := self._loops.pop(socket, None)) is not None:
-                loop.scope.cancel()
+                loop.release()
 
     def retire(self, deadline: float) -> None:
         """Stop accepting, because the frontend is gone. As ``drain``, but the caller closes the listeners."""
@@ -208,7 +215,7 @@ class Frontend:
             await trio.lowlevel.wait_readable(loop.listener.socket)
             while (limit := limits.reached_limit) is not None:
                 await overload.wait_for_room(limit, loop.listener)
-            if loop.scope.cancel_called:  # a reload has closed the socket in this scheduler step
+            if loop.is_released:  # a reload may have closed the socket in this scheduler step
                 return
             listener = loop.listener
             for _ in range(_ACCEPTS_PER_TURN):

@@ -11,7 +11,7 @@ from attrs import field, frozen
 from mailproxy.certificates.reloader import CertificateReloader
 from mailproxy.config import Config
 from mailproxy.config import Frontend as FrontendConfig
-from mailproxy.log import Log
+from mailproxy.log import Log, Output
 from mailproxy.net.handover import Handover
 from mailproxy.net.listener import Listener
 from mailproxy.proxy.backend.backend import Backend
@@ -34,6 +34,7 @@ class Generation:
         server_contexts: TLS towards servers.
         reloader: Reloads its TLS files; None if there are none.
         max_sessions: The limit on sessions of the process.
+        outputs: The outputs of its log; None for those in use.
     """
 
     config: Config
@@ -42,6 +43,7 @@ class Generation:
     server_contexts: ServerContexts
     reloader: CertificateReloader | None
     max_sessions: int
+    outputs: Sequence[Output] | None
 
 
 @frozen
@@ -64,6 +66,8 @@ class SingleProcess:
         The caller holds ``monitor.certificate_lock``, and ``service.is_serving`` is true.
         """
         service, config = self.service, new.config
+        if new.outputs is not None:
+            service.log.reconfigure(new.outputs)
         limits = {name: self._limits(frontend) for name, frontend in config.frontends.items()}
         servers_before = {server for each in service.backends.values() for server in each.servers}
         backends: dict[str, Backend] = {}

@@ -78,8 +78,10 @@ def test_binds_are_compared_by_address() -> None:
 
 
 def test_durations_are_written_with_units() -> None:
-    assert lines({"frontends.imap.timeouts.client": "5m", "process.drain_timeout": 90}) == (
+    changes = {"frontends.imap.timeouts.client": "5m", "process.drain_timeout": 90, "log.format": "json"}
+    assert lines(changes) == (
         "~ process.drain_timeout: 30s -> 90s",
+        "~ log.format: text -> json",
         "~ frontends.imap.timeouts.client: 31m -> 5m",
     )
 
@@ -109,14 +111,12 @@ def test_what_needs_a_restart_is_named_and_stays() -> None:
     changes = {
         "process.user": "nobody",
         "process.relay": "portable",
-        "log.format": "json",
         "frontends.imap.bind": [{"address": "*:143", "free_bind": True, "backlog": 9}, "127.0.0.1:0"],
     }
     found = difference(changes)
     assert found.needs_restart == (
         "~ process.relay: auto -> portable",
         "~ process.user: none -> nobody",
-        "~ log.format: text -> json",
         "~ bind imap *:143 free_bind: false -> true",
     )
     assert found.changes == ("~ bind imap *:143 backlog: 1024 -> 9",)

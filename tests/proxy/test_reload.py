@@ -349,6 +349,26 @@ async def test_certificates_change(reloader: Reloader) -> None:
         assert await old.receive_line() == b"here\r\n"
 
 
+async def test_log_targets_change(reloader: Reloader) -> None:
+    await reloader.start("s1")
+    harness = reloader.harness
+    assert await reloader.server_of_new_session() == "s1"
+    await harness.sessions()
+    descriptors = open_descriptors()
+    new = harness.folder / "new.log"
+    reloader.mapping["log"] = {"format": "tcplog", "to": str(new)}
+    await reloader.reload()
+    assert await reloader.server_of_new_session() == "s1"
+    await harness.wait_for_line(new, " f b/s1 ")
+    await harness.wait_for_line(new, "reloaded in")
+    assert len(await harness.sessions()) == 1
+    await wait_until(lambda: open_descriptors() <= descriptors)
+    reloader.mapping["log"]["to"] = "/nowhere/log"
+    with pytest.raises(ConfigError, match=r"log\.to: .*there is no folder /nowhere"):
+        await reloader.reload()
+    assert await reloader.server_of_new_session() == "s1"
+
+
 async def test_what_needs_a_restart_is_named(reloader: Reloader) -> None:
     await reloader.start("s1")
     reloader.mapping["process"]["workers"] = 2
