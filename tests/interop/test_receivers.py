@@ -542,7 +542,7 @@ def raw_receiver(certificates: ClientCertificates) -> Iterator[RawReceiver]:
         variants = {variant: SendProxyVariant(address, text) for variant, text in VARIANTS.items()}
         variants["with-certificate"] = SendProxyVariant(address, WITH_CERTIFICATE)
         to_tls = f'tls = {{ ca = "{certificates.ca}", server_name = "localhost" }}'
-        variants["to-tls"] = SendProxyVariant(address, f"{VARIANTS['everything']}\n{to_tls}")
+        variants["to-tls"] = SendProxyVariant(address, f"{VARIANTS['all-tlvs']}\n{to_tls}")
         with run_sender(variants, certificates) as proxy:
             yield RawReceiver(proxy, listener)
 
