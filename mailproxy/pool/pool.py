@@ -314,9 +314,9 @@ class Pool(Generic[S]):
     # The stick table
 
     def sticky_server(self, key: int, now: float) -> S | None:
-        """Return the server that this client had, or None if there is none that accepts its sessions."""
+        """Return the server that this client had, or None if there is none that accepts it."""
         index = self.stick.lookup(key, now) if self.stick is not None else None
-        if index is None or not self.servers[index].accepts_persistent:
+        if index is None or self.servers[index].is_vacated or not self.servers[index].accepts_persistent:
             return None
         return self.servers[index]
 
@@ -340,6 +340,7 @@ class Pool(Generic[S]):
 
     def set_state(self, server: S, state: AdminState, now: float) -> StateChange[S] | None:
         """Set the administrative state. Return None if the server has it already."""
+        server.is_vacated = False
         if server.state is state:
             return None
         before = server.operational_state
@@ -465,12 +466,10 @@ class Pool(Generic[S]):
             stick: Another table, or the one in use, where entries stay with the names of servers.
         """
         if stick is not None and stick is self.stick:
-            by_name = {server.name: index for index, server in enumerate(servers)}
-            stick.renumber([by_name.get(server.name) for server in self.servers])
-        queues, present = self._server_queues, set(servers)
-        for server in self.servers:
-            if server not in present:
-                self._requeue(server)
+            stick.renumber([server.name for server in self.servers], [server.name for server in servers])
+        for server in set(self.servers).difference(servers):
+            self._requeue(server)
+        queues = self._server_queues
         self.servers, self.max_queue, self.stick = tuple(servers), max_queue, stick
         self._server_queues = {server: queues[server] if server in queues else Queue() for server in servers}
         self._indexes = {server: index for index, server in enumerate(servers)}

@@ -68,6 +68,8 @@ class Server:
         name: Its name in the configuration.
         weight: Its part of new sessions relative to the other servers.
         state: Its administrative state.
+        is_vacated: Whether clients that stick to it get another server, because the operator has its sessions ended.
+            Setting the administrative state ends this.
         addresses: Socket addresses in the order in which they are tried. Empty while a host name has none.
         sessions: Sessions that hold a slot now.
         max_sessions: The number of its slots, 0 for no limit.
@@ -84,6 +86,7 @@ class Server:
     name: str
     weight: int = field(default=1, kw_only=True)
     state: AdminState = field(default=AdminState.READY, kw_only=True)
+    is_vacated: bool = field(default=False, kw_only=True)
     addresses: tuple[object, ...] = field(default=(), kw_only=True)
     sessions: int = field(default=0, kw_only=True)
     max_sessions: int = field(default=0, kw_only=True)
@@ -175,6 +178,7 @@ class Server:
         Its sessions stay with ``before``, whose slots they have.
         """
         self.state, self.changed_at, self.counts = before.state, before.changed_at, before.counts
+        self.is_vacated = before.is_vacated
         if self.slow_start and before.up_since is not None:
             self.up_since, self.throttle = before.up_since, before.throttle
         if self.health is not None and before.health is not None:

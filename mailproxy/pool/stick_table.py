@@ -102,15 +102,21 @@ class StickTable:
             if len(self._entries) > self._size:
                 self._entries.popitem(last=False)
 
-    def renumber(self, numbers: Sequence[int | None]) -> None:
-        """Give each server the new number that ``numbers`` has at its old one, and drop the entries of those with None."""
-        if all(new == old for old, new in enumerate(numbers)):
+    def renumber(self, before: Sequence[str], now: Sequence[str]) -> None:
+        """Give servers other numbers, and drop the entries of those that are gone.
+
+        Args:
+            before: The names of the servers, in the order of their numbers.
+            now: The names, in the order of the numbers from now on.
+        """
+        if list(before) == list(now)[: len(before)]:
             return
+        numbers = {name: number for number, name in enumerate(now)}
         entries, self._entries = self._entries, OrderedDict()
         for key, entry in entries.items():
-            server = numbers[entry & _SERVER_MASK]
-            if server is not None:
-                self._entries[key] = entry & ~_SERVER_MASK | server
+            number = numbers.get(before[entry & _SERVER_MASK])
+            if number is not None:
+                self._entries[key] = entry & ~_SERVER_MASK | number
 
     def resize(self, size: int, expire: float) -> None:
         """Change size and lifetime. Entries keep their moment of expiry until their next use."""

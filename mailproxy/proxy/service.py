@@ -25,7 +25,7 @@ from mailproxy.net.relay import open_relay
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.client_limits import Clients
-from mailproxy.proxy.drain import PROCESS, Drainer, Purpose
+from mailproxy.proxy.drain import PROCESS, DrainCommands, Drainer, LocalDrains, Purpose
 from mailproxy.proxy.frontend import Frontend
 from mailproxy.proxy.limits import SessionLimit, SessionLimits
 from mailproxy.proxy.process import worker_count
@@ -67,7 +67,8 @@ class Service:
 
     Attributes:
         registry: The live sessions of this process.
-        drainer: Ends them for an operator.
+        drainer: Ends them, spread over time.
+        drains: What commands of an operator call to end them.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Service:
             rate=config.process.drain_rate / worker_count(config),
             random=SystemRandom(),
         )
+        self.drains: DrainCommands = LocalDrains(self.drainer)
         self.limits = limits
         self._listeners: Sequence[Listener] = listeners
         self.process_limit = process_limit

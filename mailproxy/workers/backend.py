@@ -197,6 +197,11 @@ class ControlBackend(SharedBackend):
         super().set_state(server, state)
         self._publisher.publish_update(self, server)
 
+    def vacate(self, server: BackendServer) -> None:
+        """Set the state to drain without sticky clients, and publish it."""
+        super().vacate(server)
+        self._publisher.publish_update(self, server)
+
     def _addresses_changed(self) -> None:
         super()._addresses_changed()
         for server in self.servers:

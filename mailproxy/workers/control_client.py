@@ -16,9 +16,12 @@ from mailproxy.proxy.supervise import contained, supervise
 from mailproxy.workers.backend import WorkerBackend, send_snapshots
 from mailproxy.workers.certificates import WATCHER_HELPER, WorkerCertificates
 from mailproxy.workers.counters import ServerKey, changed_counters
+from mailproxy.workers.drains import WorkerDrains
 from mailproxy.workers.messages import (
     Ack,
+    CancelDrain,
     Drain,
+    DrainSessions,
     IndexedSnapshot,
     Message,
     Ready,
@@ -175,6 +178,7 @@ class ControlClient:
         channel: Channel[Message],
         tasks: trio.Nursery,
         *,
+        drains: WorkerDrains,
         on_drain: Callable[[float], None],
         on_stop: Callable[[], None],
     ) -> None:
@@ -183,6 +187,7 @@ class ControlClient:
         Args:
             channel: The channel.
             tasks: Where tasks run that may outlive the channel, such as a reload.
+            drains: The drains of this worker.
             on_drain: Called for Drain, with the seconds until sessions are closed.
             on_stop: Called for Stop.
         """
@@ -190,7 +195,7 @@ class ControlClient:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(supervise, self._log, _HELPER, channel.run)
             nursery.start_soon(supervise, self._log, _HELPER, self._register, channel)
-            await supervise(self._log, _HELPER, self._receive, channel, tasks, on_drain, on_stop)
+            await supervise(self._log, _HELPER, self._receive, channel, tasks, drains, on_drain, on_stop)
             nursery.cancel_scope.cancel()
         if self._link.channel is channel:
             self._link.channel = None
@@ -211,6 +216,7 @@ class ControlClient:
         self,
         channel: Channel[Message],
         tasks: trio.Nursery,
+        drains: WorkerDrains,
         on_drain: Callable[[float], None],
         on_stop: Callable[[], None],
     ) -> None:
@@ -221,6 +227,12 @@ class ControlClient:
                         on_drain(seconds)
                     case Stop():
                         on_stop()
+                    case DrainSessions() as message:
+                        drains.start(message)
+                        _send_ack(channel, message.ack)
+                    case CancelDrain() as message:
+                        drains.cancel(message)
+                        _send_ack(channel, message.ack)
                     case message:
                         self._handle_message(message, channel, tasks)
 

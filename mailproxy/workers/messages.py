@@ -11,6 +11,9 @@
                         control     worker
     Stop                supervisor  worker
                         control     worker
+    DrainSessions       control     worker       DrainProgress, Ack
+    CancelDrain         control     worker       DrainProgress, Ack
+    DrainProgress       worker      control
     Register            worker      control      ServerUpdates, StickTablePart, StartServing
     ServerSnapshots     worker      control
     StartServing        control     worker       Ready, once the worker listens
@@ -55,6 +58,7 @@ from mailproxy.pool import AdminState, Counts
 from mailproxy.protocol.checks.result import CheckCode, CheckResult, excerpt
 from mailproxy.proxy.backend.server import CheckOutcome
 from mailproxy.proxy.backend.snapshot import ServerSnapshot
+from mailproxy.proxy.drain import DrainStatus, DrainTarget, Purpose
 
 Entry = TypeVar("Entry")
 
@@ -150,6 +154,24 @@ class Stop:
 
 
 @frozen
+class DrainSessions:
+    """End these sessions within this many seconds. The state of the server comes with ServerUpdates."""
+
+    target: DrainTarget
+    purpose: Purpose
+    seconds: float
+    ack: int | None = None
+
+
+@frozen
+class CancelDrain:
+    """Let these sessions go on."""
+
+    target: DrainTarget
+    ack: int | None = None
+
+
+@frozen
 class StartServing:
     """All that is known of the servers has been sent: accept connections now."""
 
@@ -237,6 +259,13 @@ class CounterUpdates:
     servers: tuple[tuple[int, Counts], ...]
 
 
+@frozen
+class DrainProgress:
+    """How far the drains of this worker have come: all that there are, once a second while there are any."""
+
+    drains: tuple[DrainStatus, ...]
+
+
 # In both directions
 
 
@@ -261,13 +290,13 @@ class StickTableEnd:
     """All entries of all stick tables have been sent."""
 
 
-AckedMessage = ServerUpdates | ReopenLog | ReloadCertificates
+AckedMessage = ServerUpdates | ReopenLog | ReloadCertificates | DrainSessions | CancelDrain
 """Messages that a worker acknowledges."""
 
 Message = (
     WorkerChannel | ControlChannel | SignalReceived | ProcessExit | ReloadFailed
     | Drain | Stop | StartServing | AckedMessage | RequestStickTable
-    | Register | Ready | ServerSnapshots | Ack | ConnectFailure | CounterUpdates
+    | Register | Ready | ServerSnapshots | Ack | ConnectFailure | CounterUpdates | DrainProgress
     | StickUpdates | StickTablePart | StickTableEnd
 )  # fmt: skip
 
@@ -359,6 +388,7 @@ def _encode_snapshot(entry: IndexedSnapshot) -> list[object]:
         [(each.family, each.host, each.port) for each in snapshot.addresses[:_ADDRESSES_MAX]],
         snapshot.unresolved[:_REASON_MAX],
         snapshot.up_for,
+        snapshot.is_vacated,
     ]
 
 
@@ -373,7 +403,7 @@ def _decode_outcome(value: Sequence[Any]) -> CheckOutcome:
 
 
 def _decode_snapshot(value: Sequence[Any], _: object) -> IndexedSnapshot:
-    backend, index, state, health, checked, addresses, unresolved, up_for = value
+    backend, index, state, health, checked, addresses, unresolved, up_for, is_vacated = value
     snapshot = ServerSnapshot(
         state=AdminState(state),
         health=health,
@@ -381,6 +411,7 @@ def _decode_snapshot(value: Sequence[Any], _: object) -> IndexedSnapshot:
         addresses=tuple(Endpoint(*each) for each in addresses),
         unresolved=unresolved,
         up_for=up_for,
+        is_vacated=is_vacated,
     )
     return IndexedSnapshot(backend, index, snapshot)
 

@@ -20,6 +20,10 @@ from mailproxy.log import Log
 from mailproxy.log.events import (
     BACKEND_DOWN,
     CHECK_NOT_MADE,
+    DRAIN_CANCELLED,
+    DRAIN_ENDED,
+    DRAIN_PROGRESS,
+    DRAIN_STARTED,
     DRAINING,
     LISTENING,
     LOG_REOPENED,
@@ -42,6 +46,7 @@ from mailproxy.proxy.supervise import contained, supervise
 from mailproxy.workers.backend import WorkerBackend
 from mailproxy.workers.certificates import WorkerCertificates
 from mailproxy.workers.control_client import ControlClient, ControlLink
+from mailproxy.workers.drains import WorkerDrains
 from mailproxy.workers.heartbeat import beat
 from mailproxy.workers.limits import SharedLimit, WorkerLimits
 from mailproxy.workers.messages import ControlChannel, Drain, Message, Stop, open_channel
@@ -49,7 +54,7 @@ from mailproxy.workers.scoreboard import ProcessCounters
 from mailproxy.workers.stick_sync import StickSync
 
 LOGGED_BY_CONTROL = frozenset({
-    LISTENING, READY, DRAINING, STOPPED, LOG_REOPENED, SERVER_UP, SERVER_DOWN, SERVER_STATE, SERVER_CHECK, BACKEND_DOWN,
+    LISTENING, READY, DRAINING, DRAIN_STARTED, DRAIN_PROGRESS, DRAIN_ENDED, DRAIN_CANCELLED, STOPPED, LOG_REOPENED, SERVER_UP, SERVER_DOWN, SERVER_STATE, SERVER_CHECK, BACKEND_DOWN,
     CHECK_NOT_MADE, NAME_RESOLVED, NAME_UNRESOLVED,
 })  # fmt: skip
 
@@ -124,7 +129,8 @@ def build_worker(
         monitor=client,
         log=log,
     )
-    return Worker(service, client, supervisor=slot.supervisor, beats=slot.counters.beat)
+    drains = WorkerDrains(service.drainer, link.send)
+    return Worker(service, client, drains, supervisor=slot.supervisor, beats=slot.counters.beat)
 
 
 def _frontend_limits(
@@ -148,6 +154,7 @@ class Worker:
     Args:
         service: What serves the sessions.
         client: The channel to the control process. It is the service's monitor, too.
+        drains: The drains of its sessions.
         supervisor: The channel to the supervisor.
         beats: The heartbeat counter.
     """
@@ -156,12 +163,14 @@ class Worker:
         self,
         service: Service,
         client: ControlClient,
+        drains: WorkerDrains,
         *,
         supervisor: Channel[Message],
         beats: SharedCounter,
     ) -> None:
         self._service = service
         self._client = client
+        self._drains = drains
         self._supervisor = supervisor
         self._beats = beats
         self._log = service.log
@@ -174,6 +183,7 @@ class Worker:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(supervise, self._log, "heartbeat", beat, self._beats)
                 nursery.start_soon(supervise, self._log, _HELPER, self._serve_supervisor, nursery)
+                nursery.start_soon(supervise, self._log, "progress of drains", self._drains.run)
                 async with trio.open_nursery() as serving:
                     await serving.start(self._service.run)
                     self._client.announce_ready()
@@ -196,7 +206,9 @@ class Worker:
         self._drain(self._service.config.process.drain_timeout)  # the supervisor is gone
 
     async def _serve_control(self, channel: Channel[Message], tasks: trio.Nursery) -> None:
-        await self._client.serve(channel, tasks, on_drain=self._drain, on_stop=self._stop)
+        await self._client.serve(
+            channel, tasks, drains=self._drains, on_drain=self._drain, on_stop=self._stop
+        )
 
     def _drain(self, seconds: float) -> None:
         if not self._is_draining:

@@ -164,7 +164,7 @@ def test_renumbered_table_keeps_order_and_drops_servers_that_are_gone() -> None:
     table = StickTable(10, expire=60.0)
     for client, server in enumerate((0, 1, 2, 0)):
         table.store(client, server, float(client))
-    table.renumber([2, None, 0])
+    table.renumber("abc", "c-a")
     assert list(table.entries()) == [(0, 2, 60.0), (2, 0, 62.0), (3, 2, 63.0)]
 
 

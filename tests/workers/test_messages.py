@@ -18,14 +18,18 @@ from mailproxy.pool import AdminState, Counts
 from mailproxy.protocol.checks.result import CheckCode, CheckResult
 from mailproxy.proxy.backend.server import CheckOutcome
 from mailproxy.proxy.backend.snapshot import ServerSnapshot
+from mailproxy.proxy.drain import DrainStatus, DrainTarget, Purpose
 from mailproxy.workers import messages
 from mailproxy.workers.messages import (
     MESSAGES,
     Ack,
+    CancelDrain,
     ConnectFailure,
     ControlChannel,
     CounterUpdates,
     Drain,
+    DrainProgress,
+    DrainSessions,
     IndexedSnapshot,
     Message,
     MessageError,
@@ -61,6 +65,7 @@ SNAPSHOT = IndexedSnapshot(
         addresses=(Endpoint(socket.AF_INET6, "2001:db8::1", 143), Endpoint(socket.AF_UNIX, "/run/s")),
         unresolved="",
         up_for=1.5,
+        is_vacated=True,
     ),
 )
 UNKNOWN = IndexedSnapshot(
@@ -84,6 +89,9 @@ EXAMPLES: list[Message] = [
     ReloadFailed("OSError(5, 'Input/output error')"),
     Drain(0.5),
     Stop(),
+    DrainSessions(DrainTarget(backend="b", server="s"), Purpose.DRAIN, 30.5, ack=3),
+    CancelDrain(DrainTarget(frontend="f"), ack=4),
+    DrainProgress((DrainStatus("server b/s", Purpose.KILL, left=3, idle=2, seconds=1.5),)),
     StartServing(),
     ServerUpdates((SNAPSHOT, UNKNOWN), ack=3),
     ServerUpdates(()),
@@ -136,7 +144,7 @@ def test_every_message_has_example_and_table_row() -> None:
         (b'{"type":"Drain","seconds":"soon"}', "message Drain: ValueError"),
         (b'{"type":"CounterUpdates","backend":"b","servers":[[0,[1,2]]]}', "message CounterUpdates"),
         (b'{"type":"ServerSnapshots","servers":[["b",0,"ready"]]}', "message ServerSnapshots"),
-        (b'{"type":"ServerSnapshots","servers":[["b",0,"away",1,null,[],"",null]]}', "'away'"),
+        (b'{"type":"ServerSnapshots","servers":[["b",0,"away",1,null,[],"",null,false]]}', "'away'"),
         (b'{"type":"StickUpdates","backend":"b","entries":[1]}', "message StickUpdates"),
     ],
 )

@@ -285,6 +285,11 @@ class Backend:
             if change.before.state is AdminState.MAINT:
                 server.check_soon()  # it was not checked in maintenance
 
+    def vacate(self, server: BackendServer) -> None:
+        """Set the state to drain, and let no client stick to the server until the state is set again."""
+        self.set_state(server, AdminState.DRAIN)
+        server.is_vacated = True
+
     def set_weight(self, server: BackendServer, weight: int) -> None:
         """Set the weight. Sessions that are connected continue."""
         had_usable_server = self.pool.has_usable_server
@@ -306,6 +311,7 @@ class Backend:
         change = self.pool.apply_snapshot(
             server, snapshot.state, snapshot.health, trio.current_time(), up_for=snapshot.up_for
         )
+        server.is_vacated = snapshot.is_vacated
         if server.throttle < 1.0:
             self._timers.notify_slow_start()  # also without a change: a new worker takes each server to be up
         if change is None:

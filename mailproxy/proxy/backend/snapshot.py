@@ -20,6 +20,7 @@ class ServerSnapshot:
         addresses: Where to connect, in this order; empty while a host name has no address.
         unresolved: Why a host name has no address; empty if it has one.
         up_for: Seconds since its slow start began; None if it is not in slow start.
+        is_vacated: Whether clients that stick to it get another server.
     """
 
     state: AdminState
@@ -28,6 +29,7 @@ class ServerSnapshot:
     addresses: tuple[Endpoint, ...]
     unresolved: str
     up_for: float | None
+    is_vacated: bool = False
 
     @classmethod
     def capture(cls, server: BackendServer, now: float) -> ServerSnapshot:
@@ -40,9 +42,13 @@ class ServerSnapshot:
             addresses=server.endpoints,
             unresolved=server.resolve_error,
             up_for=now - server.up_since if warming and server.up_since is not None else None,
+            is_vacated=server.is_vacated,
         )
 
     @property
     def comparable(self) -> object:
         """The part that other processes act on, without durations, which always differ."""
-        return self.state, self.health, self.checked and self.checked.result, self.addresses, self.unresolved
+        return (
+            self.state, self.health, self.checked and self.checked.result, self.addresses, self.unresolved,
+            self.is_vacated,
+        )  # fmt: skip

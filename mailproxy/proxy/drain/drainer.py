@@ -224,7 +224,7 @@ class Drainer:
             await trio.sleep(_SHORTEST_TURN_S)
 
     async def _log_progress(self, drain: _Drain) -> None:
-        interval = max(_PROGRESS_INTERVAL_S, drain.pace.seconds / _PROGRESS_LINES)
+        interval = progress_interval(drain.pace.seconds)
         while True:
             await trio.sleep(interval)
             log_drain_progress(self._log, self._status(drain))
@@ -240,6 +240,11 @@ def _is_quiet(session: LiveSession, seconds: float) -> bool:
 
 
 # Lines, which the control process writes if there are several processes
+
+
+def progress_interval(seconds: float) -> float:
+    """Return the seconds between two lines about a drain that takes this long."""
+    return max(_PROGRESS_INTERVAL_S, seconds / _PROGRESS_LINES)
 
 
 def log_drain_started(log: Log, what: str, purpose: Purpose, sessions: int, seconds: float) -> None:

@@ -22,10 +22,12 @@ from mailproxy.log import Log
 from mailproxy.log.events import CONTROL_DIED, READY, STOPPED, WORKER_DIED
 from mailproxy.net.listener import Listener
 from mailproxy.proxy.backend.server import ServerContexts
+from mailproxy.proxy.drain import DrainTarget
 from mailproxy.proxy.frontend import log_listening
 from mailproxy.proxy.monitor import ServerMonitor, ports_of
 from mailproxy.proxy.supervise import contained, supervise
 from mailproxy.workers.backend import ControlBackend, send_snapshots
+from mailproxy.workers.control.drains import ControlDrains
 from mailproxy.workers.control.publisher import PUBLISHER_HELPER, ChangePublisher
 from mailproxy.workers.control.registry import WorkerRegistry
 from mailproxy.workers.control.reloads import ReloadBroadcaster
@@ -37,6 +39,7 @@ from mailproxy.workers.messages import (
     Ack,
     ConnectFailure,
     CounterUpdates,
+    DrainProgress,
     IndexedSnapshot,
     Message,
     ProcessExit,
@@ -111,6 +114,9 @@ class Control:
         reloader: Reloads TLS files; None if there are none.
         log: The log. It is finished when ``run`` ends.
         slot: What connects it to the other processes.
+
+    Attributes:
+        drains: What commands of an operator call to end sessions.
     """
 
     def __init__(
@@ -143,6 +149,7 @@ class Control:
         self._signals = SignalHandler(
             config, log, registry=self._registry, monitor=self._monitor, count_sessions=self._count_sessions
         )
+        self.drains = ControlDrains(self._registry, self._count_sessions_of, log)
         self._stick_sync = StickSync()
         self._has_registered = trio.Event()  # set whenever a worker has sent Register
         self._has_stick_table = trio.Event()
@@ -169,6 +176,7 @@ class Control:
                     supervise, log, "stick table sync", self._stick_sync.run, self._registry.broadcast
                 )
                 nursery.start_soon(supervise, log, PUBLISHER_HELPER, self._publisher.run)
+                nursery.start_soon(supervise, log, "log of drains", self.drains.run)
                 if self._slot.running:
                     with contained(log, "takeover from the workers"):
                         await self._collect_snapshots()
@@ -193,6 +201,14 @@ class Control:
 
     def _count_sessions(self) -> int:
         return self._slot.counters.process.sessions.total
+
+    def _count_sessions_of(self, target: DrainTarget) -> int:
+        if target.server:
+            servers = self._backends[target.backend].servers
+            return sum(server.sessions for server in servers if server.name == target.server)
+        if target.frontend:
+            return self._slot.counters.frontends[target.frontend].sessions.total
+        return self._count_sessions()
 
     # The supervisor
 
@@ -235,6 +251,7 @@ class Control:
         finally:
             worker.channel.close()
             self._registry.remove(worker)
+            self.drains.on_worker_gone(worker)
         self._check_ended()
 
     async def _receive(self, worker: WorkerHandle, nursery: trio.Nursery) -> None:
@@ -255,6 +272,8 @@ class Control:
                 backend.observe(backend.servers[index], host, reason)
             case CounterUpdates():
                 apply_counters(worker.counts, message)
+            case DrainProgress(drains):
+                self.drains.on_progress(worker, drains)
             case ServerSnapshots(servers):
                 if not self._is_settled:  # afterwards this process knows better
                     for snapshot in servers:
