@@ -103,7 +103,6 @@ class Pool(Generic[S]):
         self._eligible: Sequence[S] = ()
         self._queue: Queue[Waiter[S]] = Queue()
         self._server_queues: dict[S, Queue[Waiter[S]]] = {server: Queue() for server in self.servers}
-        self._indexes = {server: index for index, server in enumerate(self.servers)}
         self._waiting = 0
         self.rebuild()
 
@@ -422,6 +421,7 @@ class Pool(Generic[S]):
 
     def rebuild(self) -> None:
         """Compute the eligible servers again and give them to the balance."""
+        self._indexes = {server: index for index, server in enumerate(self.servers)}
         self._eligible = eligible_servers(self.servers)
         self._balance.set_servers(self._eligible)
 
@@ -472,7 +472,6 @@ class Pool(Generic[S]):
         queues = self._server_queues
         self.servers, self.max_queue, self.stick = tuple(servers), max_queue, stick
         self._server_queues = {server: queues[server] if server in queues else Queue() for server in servers}
-        self._indexes = {server: index for index, server in enumerate(servers)}
         self._balance = balance or self._balance
         self._update_servers()
 

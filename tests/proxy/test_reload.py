@@ -176,24 +176,23 @@ async def test_limit_is_exact_and_queue_goes_on(reloader: Reloader) -> None:
     servers = reloader.mapping["backends"]["b"]["servers"]
     servers[0]["max_sessions"] = 1
     await reloader.reload()
-    async with (
-        await reloader.dial() as first,
-        await reloader.dial() as second,
-        await reloader.dial() as third,
-    ):
+    pool = reloader.proxy._service.backends["b"].pool
+    async with await reloader.dial() as first:
         assert await receive_server_name(first) == "s1"
-        pool = reloader.proxy.backends["b"].servers["s1"]
-        await wait_until(lambda: reloader.proxy.sessions == 3)
-        servers[0]["send_proxy"] = "none"
-        servers[0]["on_marked_down"] = "shutdown-sessions"
-        await reloader.reload()
-        assert pool.sessions == 1
-        first.drop()
-        assert await receive_server_name(second) == "s1"
-        assert not third.received
-        servers[0]["max_sessions"] = 2
-        await reloader.reload()
-        assert await receive_server_name(third) == "s1"
+        async with await reloader.dial() as second:
+            await wait_until(lambda: pool.waiting == 1)
+            async with await reloader.dial() as third:
+                await wait_until(lambda: pool.waiting == 2)
+                servers[0]["send_proxy"] = "none"
+                servers[0]["on_marked_down"] = "shutdown-sessions"
+                await reloader.reload()
+                assert reloader.proxy.backends["b"].servers["s1"].sessions == 1
+                first.drop()
+                assert await receive_server_name(second) == "s1"
+                assert not third.received
+                servers[0]["max_sessions"] = 2
+                await reloader.reload()
+                assert await receive_server_name(third) == "s1"
 
 
 async def test_frontend_limit_changes(reloader: Reloader) -> None:

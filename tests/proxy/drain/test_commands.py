@@ -7,9 +7,9 @@ from typing import Any
 import trio
 
 from mailproxy.proxy.drain import DrainCommands, DrainTarget
-from tests.support.timeouts import wait_until
 from tests.support.proxy.backend_cluster import BackendCluster
 from tests.support.proxy.proxy_harness import TIMEOUT_S
+from tests.support.timeouts import wait_until
 
 HOST_1, HOST_2 = "192.0.2.1", "192.0.2.2"
 
@@ -19,7 +19,7 @@ async def start(cluster: BackendCluster, *, stick: bool = False) -> DrainCommand
     await cluster.add_server("s1")
     await cluster.add_server("s2")
     options: dict[str, Any] = {"stick": {"on": "source"}} if stick else {}
-    await cluster.start_proxy(balance="roundrobin", introduced=True, **options)
+    await cluster.start_proxy(balance="roundrobin", accept_proxy=True, **options)
     return cluster.proxy._service.drains
 
 
