@@ -469,9 +469,8 @@ class Pool(Generic[S]):
             stick.renumber([server.name for server in self.servers], [server.name for server in servers])
         for server in set(self.servers).difference(servers):
             self._requeue(server)
-        queues = self._server_queues
         self.servers, self.max_queue, self.stick = tuple(servers), max_queue, stick
-        self._server_queues = {server: queues[server] if server in queues else Queue() for server in servers}
+        self._server_queues = {server: self._server_queues.get(server, Queue()) for server in servers}
         self._balance = balance or self._balance
         self._update_servers()
 
