@@ -1,6 +1,9 @@
 """Listeners over a reload: a socket whose address stays is handed over, and never closed.
 
 The connections in its accept queue then wait for the new configuration, and none is lost.
+
+A new socket may have the port of one that is closed later: ``*:143`` becomes ``10.0.0.1:143``. Both listen for a
+moment, which the kernel allows if both have SO_REUSEPORT.
 """
 
 from __future__ import annotations
@@ -33,11 +36,15 @@ class Handover:
     def cancel(self) -> None:
         """Close what was opened: the next configuration is not used."""
         close_all(self.opened)
+        for listener in self.gone:
+            listener.share_port(is_shared=False)
 
     def complete(self) -> None:
         """Give the sockets that stay the options of their binds. Closing ``gone`` is left to the caller."""
         for listener, before in self.kept:
             listener.update_socket(before.bind)
+        for listener in self.opened:
+            listener.share_port(is_shared=False)
 
 
 def hand_over(
@@ -54,7 +61,17 @@ def hand_over(
         ConfigError: Some addresses cannot be listened on. Nothing is left open then.
     """
     before = _match(config, current)
-    opened = open_missing(config, terminators, before.keys())
+    sockets = {old.socket for old in before.values()}
+    gone = [listener for listener in current if listener.socket not in sockets]
+    for listener in gone:
+        listener.share_port(is_shared=True)
+    try:
+        ports = {listener.port for listener in gone if listener.port is not None}
+        opened = open_missing(config, terminators, before.keys(), shared_ports=ports)
+    except BaseException:
+        for listener in gone:
+            listener.share_port(is_shared=False)
+        raise
     listeners = dict(opened)
     kept = []
     for (name, index), old in before.items():
@@ -62,7 +79,6 @@ def hand_over(
         new = old.handed_over(bind, name, index + 1, terminators.get((name, index)))
         listeners[name, index] = new
         kept.append((new, old))
-    sockets = {old.socket for old in before.values()}
     return Handover(
         listeners=[
             listeners[name, index]
@@ -71,7 +87,7 @@ def hand_over(
         ],
         opened=list(opened.values()),
         kept=kept,
-        gone=[listener for listener in current if listener.socket not in sockets],
+        gone=gone,
     )
 
 

@@ -74,6 +74,11 @@ class Listener:
         """Return the listener of this socket for a bind of another configuration with the same address."""
         return _listener(self.socket, bind, frontend, number, terminator, created=self.created)
 
+    def share_port(self, *, is_shared: bool) -> None:
+        """Allow or forbid that another socket of this user binds the port, too (SO_REUSEPORT)."""
+        if isinstance(self.bind.address, TcpAddress):
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, is_shared)
+
     def update_socket(self, before: Bind) -> None:
         """Set the options of the socket that differ from those of the bind that it had before."""
         bind, sock = self.bind, self.socket
@@ -181,7 +186,11 @@ def open_listeners(config: Config, terminators: Mapping[tuple[str, int], Termina
 
 
 def open_missing(
-    config: Config, terminators: Mapping[tuple[str, int], Terminator], existing: Collection[BindPlace]
+    config: Config,
+    terminators: Mapping[tuple[str, int], Terminator],
+    existing: Collection[BindPlace],
+    *,
+    shared_ports: Collection[int] = (),
 ) -> dict[BindPlace, Listener]:
     """Listen on every bind but those that exist, in one process.
 
@@ -189,11 +198,14 @@ def open_missing(
         config: The configuration.
         terminators: By frontend and index of the bind, for binds that terminate TLS.
         existing: The binds whose sockets are open.
+        shared_ports: Ports at which a socket with SO_REUSEPORT listens that is closed later.
 
     Raises:
         ConfigError: Some addresses cannot be listened on. The other sockets that were opened here are closed.
     """
-    binds = _open_binds(config, terminators, lambda *bind: [_open(*bind)], existing)
+    binds = _open_binds(
+        config, terminators, lambda *bind: [_open(*bind, shared_ports=shared_ports)], existing
+    )
     return {place: listener for place, (listener,) in binds.items()}
 
 
@@ -287,10 +299,17 @@ def _reason(error: Exception, bind: Bind) -> str:
     return reason
 
 
-def _open(bind: Bind, frontend: str, number: int, terminator: Terminator | None) -> Listener:
+def _open(
+    bind: Bind,
+    frontend: str,
+    number: int,
+    terminator: Terminator | None,
+    *,
+    shared_ports: Collection[int] = (),
+) -> Listener:
     created = None
     if isinstance(bind.address, TcpAddress):
-        sock = _open_tcp(bind, bind.address)
+        sock = _open_tcp(bind, bind.address, reuse_port=bind.address.port in shared_ports)
     elif isinstance(bind.address, UnixAddress):
         sock, created = _open_unix(bind, bind.address)
     else:
@@ -322,8 +341,8 @@ def _listener(
     )  # fmt: skip
 
 
-def _open_tcp(bind: Bind, address: TcpAddress) -> socket.socket:
-    return _listen(_bind_tcp(bind, address), bind)
+def _open_tcp(bind: Bind, address: TcpAddress, *, reuse_port: bool) -> socket.socket:
+    return _listen(_bind_tcp(bind, address, reuse_port=reuse_port), bind)
 
 
 def _bind_tcp(bind: Bind, address: TcpAddress, *, reuse_port: bool = False) -> socket.socket:

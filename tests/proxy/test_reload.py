@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -275,6 +276,25 @@ async def test_frontends_come_and_go(reloader: Reloader) -> None:
     assert await reloader.server_of_new_session() == "s1"
     await reloader.harness.wait_until_idle()
     await before.wait_until_restored(more_tasks=1)  # another socket than before, since port 0 is any
+
+
+@pytest.mark.parametrize("is_faulty", [False, True])
+async def test_new_address_may_have_the_port_of_the_old_one(reloader: Reloader, is_faulty: bool) -> None:
+    await reloader.start("s1")
+    old = reloader.proxy.frontends["f"].addresses[0]
+    bind = reloader.mapping["frontends"]["f"]["bind"]
+    bind[0]["address"] = old
+    if is_faulty:
+        bind.append({"address": (await reloader.harness.server()).address})
+        with pytest.raises(ConfigError, match=r"bind\[1\]: cannot listen"):
+            await reloader.reload()
+    else:
+        assert await reloader.reload() == ("- bind f 127.0.0.1:0", f"+ bind f {old}")
+    assert reloader.proxy.frontends["f"].addresses == (old,)
+    for _ in range(5):
+        assert await reloader.server_of_new_session() == "s1"
+    (listener,) = reloader.proxy._service.listeners
+    assert not listener.socket.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
 
 
 async def test_bind_moves_to_another_frontend_without_a_pause(reloader: Reloader) -> None:
