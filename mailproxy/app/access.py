@@ -1,14 +1,15 @@
-"""Whether the user that sessions run as can read a file, which a reload needs after the change of user."""
+"""What the user that sessions run as may read and write after the change of user."""
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
 from mailproxy.config import Process
 from mailproxy.net.accounts import account, group_id, groups_of, user_id
 
-_READ, _ENTER = stat.S_IROTH, stat.S_IXOTH
+_READ, _WRITE, _ENTER = stat.S_IROTH, stat.S_IWOTH, stat.S_IXOTH
 
 
 def unreadable_part(process: Process, file: Path) -> Path | None:
@@ -32,6 +33,21 @@ def unreadable_part(process: Process, file: Path) -> Path | None:
     real = file.resolve()
     folder = next((each for each in reversed(real.parents) if not _may(ids, each, _ENTER)), None)
     return folder or (None if _may(ids, real, _READ) else file)
+
+
+def may_write_folder(process: Process, folder: Path) -> bool:
+    """Whether the configured user, or this process if there is no change of user, may create files in a folder.
+
+    Raises:
+        OSError: The folder cannot be examined.
+    """
+    try:
+        ids = _ids(process)
+    except LookupError:
+        return True  # an unknown user or group is a fault that host_checks reports
+    if ids is None:
+        return os.access(folder, os.W_OK | os.X_OK)
+    return ids[0] == 0 or (_may(ids, folder, _WRITE) and _may(ids, folder, _ENTER))
 
 
 def _ids(process: Process) -> tuple[int, list[int]] | None:

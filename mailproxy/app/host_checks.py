@@ -9,7 +9,8 @@ from ipaddress import IPv6Address
 from pathlib import Path
 
 from mailproxy.address import TcpAddress, UnixAddress
-from mailproxy.config import Config
+from mailproxy.app.access import may_write_folder
+from mailproxy.config import Config, Process
 from mailproxy.config.lint.loops import find_loops, is_loopback
 from mailproxy.config.path import ROOT_PATH, ConfigPath, bind_path
 from mailproxy.display_path import display_path
@@ -52,6 +53,29 @@ def check_log(config: Config, add: Add) -> None:
         file = display_path(output.to.path)
         if fact := _unwritable_reason(file):
             add(path / "to", f"{file}: {fact}")
+
+
+def check_state_file(config: Config, add: Add) -> None:
+    """Check that the state file can be replaced by the user that sessions run as."""
+    if config.process.state_file is None:
+        return
+    file = display_path(config.process.state_file)
+    if fact := _irreplaceable_reason(config.process, file):
+        add(ROOT_PATH / "process" / "state_file", f"{file}: {fact}")
+
+
+def _irreplaceable_reason(process: Process, file: Path) -> str | None:
+    try:
+        if not file.parent.is_dir():
+            return f"there is no folder {file.parent}"
+        if file.is_dir():
+            return "is a folder"
+        if not may_write_folder(process, file.parent):
+            user = f"the user {process.user}" if process.user else "this user"
+            return f"{user} cannot write in {file.parent}"
+    except OSError as error:  # a folder of the path may not be entered, or a name is too long
+        return error.strerror
+    return None
 
 
 def _unwritable_reason(file: Path) -> str | None:

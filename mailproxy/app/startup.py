@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mailproxy.address import TcpAddress
-from mailproxy.app.host_checks import check_binds, check_log, check_loops, check_users
+from mailproxy.app.host_checks import check_binds, check_log, check_loops, check_state_file, check_users
 from mailproxy.certificates.loader import load_certificates
 from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Config
@@ -20,7 +20,7 @@ def load_and_check(config: Config) -> CertificateStore:
         ConfigError: With every fault of all of them.
     """
     store = load_certificates(config)
-    for check in (check_users, check_log, check_binds, check_loops):
+    for check in (check_users, check_log, check_state_file, check_binds, check_loops):
         check(config, store.add)
     if store.faults:
         raise config.error(store.faults)

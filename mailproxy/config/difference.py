@@ -31,7 +31,7 @@ _DURATIONS = (Seconds, PositiveSeconds, RatePeriod, KeepAliveTime)
 _SINGLE_VALUES = (str, int, float, Path, TcpAddress, UnixAddress, DescriptorAddress, LogTarget)
 
 # Processes are forked and privileges are dropped at the start.
-_RESTART_PROCESS = ("workers", "relay", "raise_descriptor_limit", "user", "group")
+_RESTART_PROCESS = ("workers", "relay", "raise_descriptor_limit", "user", "group", "state_file")
 # They take effect when the address is bound, and the socket of an address that stays is never closed.
 _RESTART_BIND = ("v6only", "interface", "free_bind", "unix_mode", "unix_user", "unix_group")
 

@@ -57,6 +57,13 @@ STOPPING = Event("stopping", "warning",
     meaning="the proxy stops at once and closes all sessions")
 STOPPED = Event("stopped", "info", ("sessions",),
     meaning="the proxy has stopped; `sessions` is how many its servers have had in all")
+STATE_RESTORED = Event("state-restored", "info", ("file", "age"),
+    meaning="`process.state_file` was taken up; it is from `age` seconds ago")
+STATE_IGNORED = Event("state-ignored", "warning", ("file", "reason"),
+    meaning="`process.state_file` cannot be taken up: it is damaged, too old, or not this proxy's. Servers begin as the "
+    "configuration says")
+STATE_NOT_WRITTEN = Event("state-not-written", "error", ("file", "reason"),
+    meaning="`process.state_file` cannot be written; once until it can be again")
 SIGNAL_IGNORED = Event("signal-ignored", "warning",
     meaning="the proxy received a signal that has no meaning here")
 CONFIG_CHANGED = Event("config-changed", "warning", ("file",),

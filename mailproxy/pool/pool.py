@@ -313,7 +313,7 @@ class Pool(Generic[S]):
     # The stick table
 
     def sticky_server(self, key: int, now: float) -> S | None:
-        """Return the server that this client had, or None if there is none that accepts it."""
+        """Return the server that this client had, or None if there is none that accepts its sessions."""
         index = self.stick.lookup(key, now) if self.stick is not None else None
         if index is None or self.servers[index].is_vacated or not self.servers[index].accepts_persistent:
             return None
@@ -350,6 +350,12 @@ class Pool(Generic[S]):
             server.health = Health(rise=health.rise, fall=health.fall)
         server.state = state
         return self._change(server, before, now)
+
+    def set_vacated(self, server: S, is_vacated: bool) -> None:
+        """Set whether clients that stick to the server get another one. If so, waiters that require it do, too."""
+        server.is_vacated = is_vacated
+        if is_vacated and self._requeue(server):
+            self.serve_queues()
 
     def set_weight(self, server: S, weight: int) -> None:
         """Set the weight. If that makes the server eligible, waiters get its slots."""
@@ -446,6 +452,13 @@ class Pool(Generic[S]):
             self.rebuild()
             self.serve_queues()
         return any(server.throttle < 1.0 for server in warming)
+
+    def resume(self, now: float) -> None:
+        """Take note of servers whose state another process has left. There are no sessions yet."""
+        for server in self.servers:
+            if server.up_since is not None:
+                server.throttle = slow_start_factor(server, now)
+        self.rebuild()
 
     # Reload
 

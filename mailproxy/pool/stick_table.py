@@ -91,6 +91,16 @@ class StickTable:
         for key, entry in self._entries.items():
             yield key, entry & _SERVER_MASK, (entry >> _SERVER_BITS) / _TICKS_PER_SECOND
 
+    def snapshot(self, limit: int) -> Iterator[tuple[int, int, float]]:
+        """Return what ``entries`` yields of the table as it is now, of the ``limit`` entries that were used last.
+
+        The table may change meanwhile: it is copied here, and the result can be iterated over in another thread.
+        """
+        copied = list(self._entries.items())[-limit:]
+        return (
+            (key, entry & _SERVER_MASK, (entry >> _SERVER_BITS) / _TICKS_PER_SECOND) for key, entry in copied
+        )
+
     def restore(self, entries: Iterable[tuple[int, int, float]]) -> None:
         """Take over the ``entries`` of another table with the same clock, after a reload.
 

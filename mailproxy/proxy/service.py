@@ -30,6 +30,7 @@ from mailproxy.proxy.frontend import Frontend
 from mailproxy.proxy.limits import SessionLimit, SessionLimits
 from mailproxy.proxy.process import worker_count
 from mailproxy.proxy.session.registry import LiveSession, SessionRegistry
+from mailproxy.proxy.state import StateKeeper
 from mailproxy.proxy.supervise import log_failure, supervise
 
 _STOP_TIMEOUT_S = 1.0  # for the sessions that are ended at the deadline of a drain
@@ -64,6 +65,7 @@ class Service:
         process_limit: The limit on sessions of the whole process, or of all workers.
         monitor: Keeps the state of servers current.
         log: The log. It is finished when ``run`` ends.
+        state: Keeps the state of the backends in a file; None if there is none, or another process does.
 
     Attributes:
         registry: The live sessions of this process.
@@ -81,6 +83,7 @@ class Service:
         process_limit: SessionLimit,
         monitor: Monitor,
         log: Log,
+        state: StateKeeper | None = None,
     ) -> None:
         self.config = config
         self.backends = backends
@@ -98,6 +101,7 @@ class Service:
         self._listeners: Sequence[Listener] = listeners
         self.process_limit = process_limit
         self._monitor = monitor
+        self._state = state
         self._nursery: trio.Nursery | None = None
         self._frontends_nursery: trio.Nursery | None = None
         self._is_draining = False
@@ -160,6 +164,9 @@ class Service:
                 nursery.start_soon(supervise, self.log, "drainer", self.drainer.run)
                 for backend in self.backends.values():
                     nursery.start_soon(backend.run_timers)
+                if self._state is not None:
+                    await self._state.restore()
+                    nursery.start_soon(supervise, self.log, "state file", self._state.run)
                 await nursery.start(self._monitor.run)
                 async with trio.open_nursery() as frontends:
                     for frontend in self.frontends.values():
@@ -173,6 +180,8 @@ class Service:
             close_all(self._listeners)  # also those of frontends that were never started
             servers = (server for each in self.backends.values() for server in each.servers)
             sessions = self._retired_sessions + _count_sessions(servers)
+            if self._state is not None:
+                await self._state.finish()  # noqa: ASYNC102 - shields itself, with a deadline of its own
             self.log.event(STOPPED, "mailproxy has stopped", sessions=sessions)
             await self.log.finish()  # noqa: ASYNC102 - shields itself, with a deadline of its own
             self.ended.set()
@@ -225,6 +234,8 @@ class Service:
             if name not in backends:
                 backend.retire()
         self.config, self.backends, self.limits = config, backends, limits
+        if self._state is not None:
+            self._state.reconfigure(backends)
         self._listeners = handover.listeners
         self._retired_sessions += _count_sessions(retired)
         before, self.frontends = self.frontends, {}

@@ -21,6 +21,7 @@ from mailproxy.proxy.client_limits import client_limits
 from mailproxy.proxy.limits import SessionLimit, SessionLimits
 from mailproxy.proxy.monitor import ServerMonitor, ports_of
 from mailproxy.proxy.service import FrontendLimits, Service
+from mailproxy.proxy.state import open_keeper
 
 
 @frozen(kw_only=True)
@@ -170,5 +171,6 @@ def build_single_process(
         process_limit=process_limit,
         monitor=monitor,
         log=log,
+        state=open_keeper(config, backends, log),
     )
     return SingleProcess(service, monitor)

@@ -15,7 +15,7 @@ _PROGRESS_INTERVAL_S = 1.0
 class WorkerDrains:
     """The drains of one worker.
 
-    A worker ends its sessions without the control process, once it has been told to. A new control process
+    A worker ends its sessions without the control process, once a drain has begun. A new control process
     learns of the drains from their progress.
 
     Args:

@@ -542,3 +542,23 @@ def test_raised_limit_lets_waiters_in() -> None:
     server.max_sessions = 2
     pool.reconfigure([server], max_queue=0, stick=None)
     assert waiter.server is server
+
+
+def test_vacated_server_loses_its_waiters_and_its_sticky_clients() -> None:
+    """A server in the state drain keeps both. Setting its state again ends it."""
+    a, b = make_servers(1, 1, max_sessions=1)
+    pool = make_pool(a, b, stick=StickTable(10, 100.0))
+    assert pool.acquire(required=a) is a
+    assert pool.acquire(required=b) is b
+    pool.store(7, a, 0.0)
+    waiting = wait(pool, a)
+    pool.set_state(a, AdminState.DRAIN, 1.0)
+    assert pool.sticky_server(7, 1.0) is a
+    pool.release(b)
+    assert waiting.server is None
+    pool.set_vacated(a, True)
+    pool.assert_invariants()
+    assert waiting.server is b
+    assert pool.sticky_server(7, 1.0) is None
+    pool.set_state(a, AdminState.READY, 2.0)
+    assert pool.sticky_server(7, 2.0) is a

@@ -112,7 +112,13 @@ def with_files(text: str, root: Path, ca: ThrowAwayCA) -> str:
     certificate = ca.issue("imap.example.com", folder=root)
     for program in ("mailproxy", "haproxy", "nginx"):
         folder = root / "etc" / program
-        for path in (folder / "certs", folder / "other", root / "var" / "log" / program):
+        variable = root / "var"
+        for path in (
+            folder / "certs",
+            folder / "other",
+            variable / "log" / program,
+            variable / "lib" / program,
+        ):
             path.mkdir(parents=True, exist_ok=True)
         for name in (
             "certs/imap.pem",
@@ -129,6 +135,7 @@ def with_files(text: str, root: Path, ca: ThrowAwayCA) -> str:
     for old, new in {
         "/etc/": f"{root}/etc/",
         "/var/log/": f"{root}/var/log/",
+        "/var/lib/mailproxy/": f"{root}/var/lib/mailproxy/",
         "/run/haproxy/": f"{root}/",
         'user = "mailproxy"': 'user = "nobody"',
         "user haproxy": "user nobody",

@@ -33,7 +33,6 @@ def _everywhere(answer: str) -> Hint:
 _SYSTEMD = "not here, because it is the service manager's: the program stays in the foreground"
 _UNTUNED = "not here, because nothing needs it: buffers and limits follow the machine"
 _AUTOMATIC = "not here, because nothing needs it: splice and buffers are automatic"
-_NO_STATE = "not here, because servers count as up after a start until their first check fails"
 _TUNNEL = "not here, because a session is a tunnel from its beginning: timeouts of client and server hold"
 _HTTP = "not here, because HTTP is not served: mail protocols only"
 _LATER = "not here yet: the running proxy has no admin socket so far"
@@ -83,8 +82,9 @@ WORDS: Mapping[str, Hint] = {
     "grace_period": _everywhere("process.drain_timeout"),
     "shutdown_timeout": _everywhere("process.drain_timeout"),
     "worker_shutdown_timeout": _everywhere("process.drain_timeout"),
-    "server_state_file": _everywhere(_NO_STATE),
-    "load_server_state_from_file": _everywhere(_NO_STATE),
+    "server_state_file": _everywhere("process.state_file"),
+    "server_state_base": _everywhere("process.state_file"),
+    "load_server_state_from_file": _everywhere("process.state_file, which is loaded at each start"),
     "spread_checks": _everywhere("backend.check.jitter, a share from 0 to 1"),
     "max_spread_checks": _everywhere("not here, because a server counts as up until its first check fails"),
     "node": _everywhere("log.tag"),

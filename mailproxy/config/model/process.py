@@ -45,6 +45,13 @@ class Process:
         Positive(200),
         details="More, if that is needed to meet the deadline. Fewer, if the time allows it: at least a tenth of it.",
     )
+    state_file: Path | None = setting(
+        "file that keeps states and health of servers, and stick tables, over a restart",
+        None,
+        details="It is written every minute and at the end, and taken up at the start. Its folder must be writable for the "
+        "user that sessions run as. Two running proxies must not share it.",
+    )
+    state_max_age: PositiveSeconds = setting("an older `state_file` is ignored", PositiveSeconds(300.0))
     certificate_interval: PositiveSeconds = setting(
         "how often the files of certificates, keys, CAs and CRLs are checked for changes",
         PositiveSeconds(10.0),

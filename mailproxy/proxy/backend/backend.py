@@ -288,7 +288,7 @@ class Backend:
     def vacate(self, server: BackendServer) -> None:
         """Set the state to drain, and let no client stick to the server until the state is set again."""
         self.set_state(server, AdminState.DRAIN)
-        server.is_vacated = True
+        self.pool.set_vacated(server, True)
 
     def set_weight(self, server: BackendServer, weight: int) -> None:
         """Set the weight. Sessions that are connected continue."""
@@ -296,6 +296,11 @@ class Backend:
         self.pool.set_weight(server, weight)
         if had_usable_server and not self.pool.has_usable_server:
             self._event_log.log_backend_down()
+
+    def after_restore(self) -> None:
+        """Take note of servers that were given the state of an earlier process. There are no sessions yet."""
+        self.pool.resume(trio.current_time())
+        self._timers.notify_slow_start()
 
     def apply_snapshot(self, server: BackendServer, snapshot: ServerSnapshot) -> int:
         """Take over what another process knows of a server.
@@ -311,7 +316,7 @@ class Backend:
         change = self.pool.apply_snapshot(
             server, snapshot.state, snapshot.health, trio.current_time(), up_for=snapshot.up_for
         )
-        server.is_vacated = snapshot.is_vacated
+        self.pool.set_vacated(server, snapshot.is_vacated)
         if server.throttle < 1.0:
             self._timers.notify_slow_start()  # also without a change: a new worker takes each server to be up
         if change is None:

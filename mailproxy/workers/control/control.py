@@ -25,6 +25,7 @@ from mailproxy.proxy.backend.server import ServerContexts
 from mailproxy.proxy.drain import DrainTarget
 from mailproxy.proxy.frontend import log_listening
 from mailproxy.proxy.monitor import ServerMonitor, ports_of
+from mailproxy.proxy.state import open_keeper
 from mailproxy.proxy.supervise import contained, supervise
 from mailproxy.workers.backend import ControlBackend, send_snapshots
 from mailproxy.workers.control.drains import ControlDrains
@@ -150,6 +151,7 @@ class Control:
             config, log, registry=self._registry, monitor=self._monitor, count_sessions=self._count_sessions
         )
         self.drains = ControlDrains(self._registry, self._count_sessions_of, log)
+        self._state = open_keeper(config, self._backends, log)
         self._stick_sync = StickSync()
         self._has_registered = trio.Event()  # set whenever a worker has sent Register
         self._has_stick_table = trio.Event()
@@ -181,12 +183,20 @@ class Control:
                     with contained(log, "takeover from the workers"):
                         await self._collect_snapshots()
                     await self._monitor.sync_silently()
+                if self._state is not None:
+                    if self._slot.running:
+                        self._state.allow_writing()  # the workers know what the file has, and more
+                    else:
+                        await self._state.restore()
+                    nursery.start_soon(supervise, log, "state file", self._state.run)
                 await nursery.start(self._monitor.run)
                 self._is_settled = True
                 for worker in self._registry.workers:
                     if worker.is_registered:
                         self._start_sync(worker, nursery)
         finally:
+            if self._state is not None:
+                await self._state.finish()  # noqa: ASYNC102 - shields itself, with a deadline of its own
             if self._signals.is_stopping:
                 log.event(STOPPED, "mailproxy has stopped", sessions=self._registry.total_sessions)
             await log.finish()  # noqa: ASYNC102 - shields itself, with a deadline of its own

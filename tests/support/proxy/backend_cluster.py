@@ -149,10 +149,14 @@ class BackendCluster:
             "backends": {"b": {"servers": self.server_tables, **backend}},
         }
 
-    async def start_proxy(self, *, tcplog: bool = False, **settings: Any) -> mailproxy.Proxy:
+    async def start_proxy(
+        self, *, tcplog: bool = False, process: Line | None = None, **settings: Any
+    ) -> mailproxy.Proxy:
         """Run the proxy. ``settings`` are keys of the backend, except those that ``proxy_options`` names."""
         self.harness.nursery.start_soon(self._drop_clients_at_end)
         addresses, changes = self.proxy_options(**settings)
+        if process is not None:
+            changes["process"] = process
         if tcplog:
             changes["log"] = {"format": "tcplog", "to": str(self._tcplog)}
         self._proxy = await self.harness.proxy(*addresses, **changes)

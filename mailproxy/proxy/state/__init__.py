@@ -1,0 +1,13 @@
+"""State that outlives the process: what the operator set, health, stick tables.
+
+Modules, in reading order:
+    value: The state as a value: captured from backends, and applied to backends.
+    codec: Its lines of JSON.
+    file: Reading and replacing the file.
+    keeper: Takes the file up at the start, and writes it every minute and at the end.
+"""
+
+from mailproxy.proxy.state.keeper import StateKeeper, open_keeper
+from mailproxy.proxy.state.value import ProxyState
+
+__all__ = ["ProxyState", "StateKeeper", "open_keeper"]

@@ -1,0 +1,65 @@
+"""Reading and replacing the state file. Both run in a thread."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from mailproxy.files import create
+from mailproxy.proxy.state.codec import StateError
+
+_BYTES_MAX = 64 * 1024 * 1024  # a million stick entries have about 40 MiB
+_MODE = 0o600  # it names the clients of the last minutes
+
+
+def read_lines(path: Path) -> list[bytes] | None:
+    """Return the lines of a state file, None if there is no file.
+
+    Raises:
+        StateError: It is not a regular file, or another user's, or too long.
+        OSError: It cannot be read.
+    """
+    try:
+        # O_NONBLOCK: opening a pipe would wait for its writer.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    with os.fdopen(fd, "rb") as file:
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode):
+            raise StateError("it is not a regular file")
+        if info.st_uid not in (0, os.geteuid()):
+            raise StateError(f"it belongs to another user ({info.st_uid})")
+        if info.st_size > _BYTES_MAX:
+            raise StateError(f"it has {info.st_size} bytes, and {_BYTES_MAX} are allowed")
+        return file.read(_BYTES_MAX).splitlines()
+
+
+def replace(path: Path, lines: Iterable[bytes]) -> None:
+    """Write a file beside the old one, and rename it: there is always a whole file of this name.
+
+    Raises:
+        OSError: It cannot be written. The old file stays.
+    """
+    new = path.with_name(f".{path.name}.new")
+    with contextlib.suppress(FileNotFoundError):  # of a process that was killed meanwhile
+        new.unlink()
+    fd = create(new, os.O_WRONLY, _MODE)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.writelines(lines)
+            file.flush()
+            os.fsync(fd)
+        new.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            new.unlink()
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)  # the rename is on the disk, too
+    finally:
+        os.close(folder)
