@@ -8,6 +8,7 @@ Modules, in reading order:
     queue: the queue of sessions that wait for a slot.
     turn_order: which of the waiters is next.
     pool: all of these as one, the servers of a backend.
+    state_change: what a change of a server's state has done to them.
     stick_table: which client had which server.
     retry: what follows after an attempt to connect has failed.
     client_limits: sessions and connection rates per client.
@@ -32,7 +33,7 @@ from mailproxy.pool.client_limits import (
 )
 from mailproxy.pool.health import Health
 from mailproxy.pool.passive_health import PassiveHealth, SharedPassiveHealth
-from mailproxy.pool.pool import Pool, StateChange
+from mailproxy.pool.pool import Pool
 from mailproxy.pool.queue import Waiter
 from mailproxy.pool.retry import RetryDecision, RetryState
 from mailproxy.pool.server import AdminState, Counts, Server
@@ -45,6 +46,7 @@ from mailproxy.pool.shared.counters import (
     SharedSessions,
 )
 from mailproxy.pool.shared.turn_order import SharedTurnOrder
+from mailproxy.pool.state_change import StateChange
 from mailproxy.pool.stick_table import StickTable, client_key
 from mailproxy.pool.turn_order import TurnOrder
 
