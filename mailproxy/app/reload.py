@@ -70,7 +70,9 @@ class Reload:
 
 
 async def reload_file(process: SingleProcess) -> None:
-    """Read the configuration file again and use it. The result is logged, and reported to the service manager.
+    """Read the configuration file again and use it.
+
+    The result is logged. The service manager gets the begin and the end.
 
     Raises nothing for faults of the file.
     """
@@ -87,7 +89,7 @@ async def reload_file(process: SingleProcess) -> None:
     except ConfigError:
         process.monitor.scan_certificates()  # renewed files are taken into use, whatever is wrong elsewhere
     finally:
-        if service.is_serving:  # otherwise the service manager has been told something else
+        if service.is_serving:  # otherwise it starts or stops, and the service manager knows that
             notify_ready()
 
 
@@ -99,8 +101,8 @@ async def reload(process: SingleProcess, config: Config) -> Reload:
         config: The configuration.
 
     Raises:
-        ConfigError: With every fault of files, addresses and names, or if the proxy does not serve. Nothing has
-            changed then.
+        ConfigError: With every fault of files, addresses and names, or if the proxy does not serve. Nothing
+            has changed then.
 
     Cancellation:
         Nothing has changed, or everything has.

@@ -69,8 +69,8 @@ def reload_certificates(
 def load_next(config: Config, previous: CertificateStore) -> CertificateStore:
     """Load the TLS files of the next configuration. Blocks on files, not on the network.
 
-    Nothing that ``previous`` uses changes. Tables that stay keep their terminator, and with it the contexts of
-    certificates that stay. What is to change in it is in ``staged``.
+    Nothing that ``previous`` uses changes. Tables that stay keep their terminator, and with it the contexts
+    of certificates that stay. What is to change in it is in ``staged``.
 
     Args:
         config: The next configuration.

@@ -54,7 +54,8 @@ class CertificateWatcher:
 
     Attributes:
         reloader: Does the work; None while the configuration names no files.
-        lock: Held while files are loaded. A reload of the configuration holds it, too, since it loads the same files.
+        lock: Held while files are loaded. A reload of the configuration holds it, too, since it loads the
+            same files.
 
     Args:
         reloader: Does the work; None while the configuration names no files.

@@ -2,8 +2,8 @@
 
 The connections in its accept queue then wait for the new configuration, and none is lost.
 
-A new socket may have the port of one that is closed later: ``*:143`` becomes ``10.0.0.1:143``. Both listen for a
-moment, which the kernel allows if both have SO_REUSEPORT.
+A new socket may have the port of one that is closed later: ``*:143`` becomes ``10.0.0.1:143``. Both listen
+for a moment, which the kernel allows if both have SO_REUSEPORT.
 """
 
 from __future__ import annotations

@@ -236,7 +236,10 @@ def _open_binds(
     open_bind: Callable[[Bind, str, int, Terminator | None], list[Listener]],
     existing: Collection[BindPlace],
 ) -> dict[BindPlace, list[Listener]]:
-    """Open the listeners of every bind that does not exist, or none. Collect all faults before raising ConfigError."""
+    """Open the listeners of every bind that does not exist, or none.
+
+    Collect all faults before raising ConfigError.
+    """
     binds: dict[BindPlace, list[Listener]] = {}
     faults: list[Fault] = []
     for name, frontend in config.frontends.items():

@@ -22,7 +22,10 @@ def notify_ready() -> None:
 
 
 def notify_reloading() -> None:
-    """Report that a reload has begun. ``notify_ready`` reports its end (``Type=notify-reload`` of systemd.service(5))."""
+    """Report that a reload has begun (``Type=notify-reload`` of systemd.service(5)).
+
+    ``notify_ready`` reports its end.
+    """
     _notify(
         "RELOADING=1",
         f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}",

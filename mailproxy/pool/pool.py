@@ -440,7 +440,9 @@ class Pool(Generic[S]):
         max_queue: int,
         stick: StickTable | None,
     ) -> None:
-        """Use these servers from now on. Those that were there keep sessions and queue; waiters for others move.
+        """Use these servers from now on. Those that were there keep sessions and queue.
+
+        Waiters that require a server which is gone move to the queue for any server.
 
         Args:
             servers: All servers, in the order of the configuration.

@@ -149,8 +149,8 @@ class Frontend:
 
         Args:
             frontend: The frontend's table.
-            listeners: The listeners of its binds. One with a socket of this frontend goes on without a pause. The
-                caller closes those that are in it no longer.
+            listeners: The listeners of its binds. One with a socket of this frontend goes on without a pause.
+                The caller closes those that are in it no longer.
             backends: All backends by name.
             clients: Counts the sessions of each client; None without limits per client.
         """

@@ -210,10 +210,11 @@ class Service:
         limits: Mapping[str, FrontendLimits],
         retired: Iterable[BackendServer],
     ) -> None:
-        """Use another configuration from now on, while it serves. The caller has reconfigured backends and limits.
+        """Use another configuration from now on, while it serves.
 
-        New sessions use it. Those that are there keep theirs. If their bind, their route or their server is gone, or the
-        server has another address, they have ``drain_timeout`` to end.
+        The caller has reconfigured backends and limits. New sessions use it, and those that are there keep
+        theirs. If their bind, their route or their server is gone, or the server has another address, they
+        have ``drain_timeout`` to end.
 
         Args:
             config: The configuration.
@@ -242,7 +243,8 @@ class Service:
         for name, frontend in before.items():
             if name not in config.frontends:
                 frontend.retire(trio.current_time() + seconds + _STOP_TIMEOUT_S)
-        # The sockets that move leave their old frontends before the new ones accept there: two tasks cannot wait at one.
+        # Sockets that move leave their old frontends before the new ones accept there: two tasks cannot wait
+        # at one socket.
         moved = {new.socket for new, old in handover.kept if new.frontend != old.frontend}
         for name, frontend in before.items():
             if name in config.frontends:

@@ -62,9 +62,10 @@ class SingleProcess:
     reload_lock: trio.Lock = field(factory=trio.Lock)
 
     def reconfigure(self, new: Generation) -> None:
-        """Use another configuration from now on. Nothing waits here and nothing can fail: no session sees half of it.
+        """Use another configuration from now on.
 
-        The caller holds ``monitor.certificate_lock``, and ``service.is_serving`` is true.
+        Nothing waits here and nothing can fail, so no session sees half of it. The caller holds
+        ``monitor.certificate_lock``, and ``service.is_serving`` is true.
         """
         service, config = self.service, new.config
         if new.outputs is not None:
@@ -81,9 +82,8 @@ class SingleProcess:
                 pool = make_pool(table, new.servers[name], random)
                 backends[name] = Backend(table, pool, service.log)
         servers = {server for each in backends.values() for server in each.servers}
-        counts = {
-            id(server.counts) for server in servers
-        }  # a server with another address has those of its name
+        # A server with another address has the counts of its name.
+        counts = {id(server.counts) for server in servers}
         service.process_limit.change(new.max_sessions)
         service.reconfigure(
             config,

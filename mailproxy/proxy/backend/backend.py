@@ -105,8 +105,9 @@ class Backend:
     ) -> None:
         """Use another configuration of this backend. Sessions, queue, states and stick entries stay.
 
-        A server with the name and the address of one that is here keeps its object, so its limits stay exact. One with
-        another address is new, and takes over what is known of its name. Servers that are gone keep their sessions.
+        A server with the name and the address of one that is here keeps its object, so its limits stay
+        exact. One with another address is new, and takes over what is known of its name. Servers that are
+        gone keep their sessions.
 
         Args:
             config: The backend's table.

@@ -63,7 +63,7 @@ class Resolver:
     def reconfigure(
         self, servers: Sequence[BackendServer], *, interval: float, prefer: Literal["ipv4", "ipv6"] | None
     ) -> None:
-        """Look up the host names of these servers from now on. All of them are looked up now if anything is new."""
+        """Look up the host names of these servers from now on; at once if anything is new."""
         named = _named_by_host(servers)
         if (named, interval, prefer) != (self._servers, self._interval, self._prefer):
             self._servers, self._interval, self._prefer = named, interval, prefer
@@ -75,7 +75,10 @@ class Resolver:
         self._changed.set()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Look up until stopped or cancelled. Report as started when every name was looked up once, or after 5 s."""
+        """Look up until stopped or cancelled.
+
+        It counts as started when every name was looked up once, or after 5 s.
+        """
         is_started = False
         while not self._is_stopped:
             self._changed = trio.Event()

@@ -161,6 +161,8 @@ class BackendServer(Server):
             new.config.error_limit, new.config.error_clients, new.config.observe, new.config.check is None,
         ):  # fmt: skip
             self.passive_health = new.passive_health
+        if new.config.check is not None and new.config.check != before.check:
+            self.check_soon(new.config.check.interval)  # it may be shorter than before
         self.config, self.is_backup = new.config, new.is_backup
         self.tls_context, self.proxy_header = new.tls_context, new.proxy_header
         self.options, self.source = new.options, new.source
