@@ -50,7 +50,7 @@ def test_readme_installs_and_starts_the_demo(tmp_path: Path) -> None:
     install, *_ = blocks("README.md", "sh")
     with Walkthrough(tmp_path) as walkthrough:
         walkthrough.follow(install)
-        walkthrough.wait_for("Each session's line appears here when it is over. Ctrl-C stops.")
+        walkthrough.wait_for("The line of each session appears here when it ends. Ctrl-C stops.")
         walkthrough.stop()
 
 
