@@ -64,11 +64,11 @@ def test_faulty_configuration_is_not_used(echo: Echo, tmp_path: Path) -> None:
         program.wait_for(r"reloaded in \d+ ms: nothing has changed")
 
 
-@pytest.mark.parametrize("is_faulty", [False, True])
-def test_service_manager_is_notified(echo: Echo, tmp_path: Path, is_faulty: bool) -> None:
+@pytest.mark.parametrize(("workers", "is_faulty"), [(1, False), (1, True), (2, False)])
+def test_service_manager_is_notified(echo: Echo, tmp_path: Path, workers: int, is_faulty: bool) -> None:
     manager = Manager(str(tmp_path / "notify"))
     environment = {**os.environ, "NOTIFY_SOCKET": manager.name}
-    text = configuration(echo)
+    text = configuration(echo, f"[process]\nworkers = {workers}\n")
     with Program(text, tmp_path, env=environment) as program:
         assert manager.receive()[1][0] == "READY=1"
         reload(program, "nonsense" if is_faulty else text)
