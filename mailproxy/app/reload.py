@@ -69,28 +69,35 @@ class Reload:
         return (*self.changes, *restart, f"reloaded in {self.ms} ms")
 
 
-async def reload_file(process: SingleProcess) -> None:
+async def reload_file(process: SingleProcess) -> Reload:
     """Read the configuration file again and use it.
 
     The result is logged. The service manager gets the begin and the end.
 
-    Raises nothing for faults of the file.
+    Raises:
+        ConfigError: With every fault. Nothing has changed then, except that renewed TLS files are taken into
+            use.
     """
     service = process.service
     if service.is_serving:
         notify_reloading()
     try:
-        try:
-            config = await trio.to_thread.run_sync(load, service.config.source, abandon_on_cancel=True)
-        except ConfigError as error:
-            _log_failure(service.log, error)
-            raise
-        await reload(process, config)
+        return await reload(process, await _load(service.config.source, service.log))
     except ConfigError:
-        process.monitor.scan_certificates()  # renewed files are taken into use, whatever is wrong elsewhere
+        process.monitor.scan_certificates()
+        raise
     finally:
         if service.is_serving:  # otherwise it starts or stops, and the service manager knows that
             notify_ready()
+
+
+async def _load(source: str, log: Log) -> Config:
+    """Read the configuration file. Log its faults, if it has some, and raise them."""
+    try:
+        return await trio.to_thread.run_sync(load, source, abandon_on_cancel=True)
+    except ConfigError as error:
+        _log_failure(log, error)
+        raise
 
 
 async def reload(process: SingleProcess, config: Config) -> Reload:

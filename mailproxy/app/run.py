@@ -14,6 +14,7 @@ from mailproxy.app.reload import reload_file
 from mailproxy.app.startup import load_and_check, open_all
 from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Config
+from mailproxy.errors import ConfigError
 from mailproxy.log.events import DESCRIPTORS_SHORT
 from mailproxy.net.listener import close_slots
 from mailproxy.net.notify import notify_draining, notify_ready, notify_stopping
@@ -110,7 +111,7 @@ async def _handle_signals(process: SingleProcess, signals: object, nursery: trio
 
 
 async def _reload_contained(process: SingleProcess) -> None:
-    with contained(process.service.log, "reload"):
+    with contained(process.service.log, "reload"), contextlib.suppress(ConfigError):  # it is logged
         await reload_file(process)
 
 
