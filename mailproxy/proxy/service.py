@@ -263,20 +263,32 @@ class Service:
         self._drain_orphans(seconds)
 
     def _drain_orphans(self, seconds: float) -> None:
-        """End the sessions that are orphans now, or that become it because they have no server yet."""
+        """Have the sessions end within ``seconds`` that are orphans, or that become it while they connect."""
+        assert self._nursery is not None  # noqa: S101 - is_serving
         self._reloads += 1
-        candidates = {
-            session.record.id
-            for session in self.registry.select(
-                lambda session: not session.is_connected or self._is_orphan(session)
-            )
-        }
+        orphans = {session.record.id for session in self.registry.select(self._is_orphan)}
 
         def matches(session: LiveSession) -> bool:
-            return session.record.id in candidates and self._is_orphan(session)
+            # The next reload may bring the route back.
+            return session.record.id in orphans and self._is_orphan(session)
 
-        if self.registry.select(matches):
+        if orphans:
             self.drainer.start(f"reload {self._reloads}", matches, seconds, Purpose.DRAIN)
+        connecting = {
+            session.record.id
+            for session in self.registry.select(lambda session: not session.is_connected)
+            if session.record.id not in orphans
+        }
+        if connecting:
+            self._nursery.start_soon(self._end_late_orphans, connecting, seconds)
+
+    async def _end_late_orphans(self, numbers: Iterable[int], seconds: float) -> None:
+        """End the sessions that have selected their route in the configuration before, and now are orphans."""
+        await trio.sleep(seconds)
+        for number in numbers:
+            session = self.registry.get(number)
+            if session is not None and self._is_orphan(session):
+                session.end(Purpose.DRAIN.end_reason)
 
     def _is_orphan(self, session: LiveSession) -> bool:
         """Whether the bind, the route or the server of a session is gone."""
