@@ -192,7 +192,7 @@ class Proxy:
         return reloaded.answer
 
     async def drain(self, seconds: float) -> None:
-        """Accept no more connections, give sessions ``seconds`` to end, and close the rest.
+        """Accept no more connections, and end all sessions within ``seconds``, idle ones first.
 
         Returns when the last session has ended. ``serve`` returns, too.
 

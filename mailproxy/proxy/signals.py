@@ -2,7 +2,7 @@
 
 signal         meaning
 -------------  ---------------------------------------------------------------------------------------------
-SIGTERM        drain: accept no more connections, give sessions ``drain_timeout`` to end, then stop
+SIGTERM        drain: accept no more connections, end sessions within ``drain_timeout``, idle ones first
 SIGTERM again  stop now: close all sessions
 SIGINT         stop now
 SIGHUP         reopen log files, and reload the configuration with its TLS files; with several processes scan

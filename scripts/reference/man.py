@@ -12,7 +12,7 @@ from mailproxy.cli import main
 from mailproxy.config.fields import Key, keys_of
 
 SIGNALS = {
-    "SIGTERM": "Accept no more connections, give sessions process.drain_timeout to end, then close the rest. "
+    "SIGTERM": "Accept no more connections, and end all sessions within process.drain_timeout, idle ones first. "
     "A second SIGTERM closes them at once.",
     "SIGINT": "Stop at once.",
     "SIGUSR2": "Reopen the log files, after their rotation.",

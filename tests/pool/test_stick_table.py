@@ -176,3 +176,16 @@ def test_smaller_table_keeps_latest_entries() -> None:
     assert [key for key, _, _ in table.entries()] == [2, 3]
     table.store(2, 0, 0.0)
     assert {key: expires for key, _, expires in table.entries()} == {3: 60.0, 2: 10.0}
+
+
+def test_snapshot_is_of_its_moment() -> None:
+    """It can be read while the table changes, and restores the same table."""
+    table = StickTable(10, 100.0)
+    for key in range(5):
+        table.store(key, key % 2, float(key))
+    table.lookup(0, 6.0)
+    before, snapshot = sorted(table.entries()), table.snapshot(10)
+    table.store(7, 0, 7.0)
+    table.store(1, 0, 7.0)
+    assert sorted(snapshot) == before
+    assert len(list(table.snapshot(3))) == 3

@@ -11,7 +11,7 @@ from mailproxy.net.tls.close import send_close_notify, send_record
 from mailproxy.net.tls.errors import CONNECTION_RESET, error_reason, is_ragged_eof
 
 MAX_DISCARDED_BYTES = 1024 * 1024  # a side that never stops sending is closed after this
-_DISCARD_BYTES = 16 * 1024
+_DISCARD_BYTES = 64 * 1024
 RECORD_BYTES = 16 * 1024  # the largest TLS record (RFC 8446 section 5.1)
 
 # A TLS read gives no data when OpenSSL has handled a key update or refused a renegotiation, or while a record
@@ -181,12 +181,13 @@ def shutdown_write(direction: Direction) -> None:
 def close_in_order(tunnel: Tunnel) -> None:
     """Tell both sides of a tunnel that was ended in between: close_notify under TLS, then FIN.
 
-    A side with unsent data gets neither: they would come in the middle of a record or of a response.
+    A side with unsent data gets neither: they would come in the middle of a record or of a response. A side that
+    is sending gets a reset, as its socket is closed with unread data.
     """
-    buffer = memoryview(bytearray(_DISCARD_BYTES))
     for direction in (tunnel.to_client, tunnel.to_server):
         if direction.is_blocked or direction.is_finished:
             continue
         with contextlib.suppress(SideAbortedError):
             shutdown_write(direction)
-        discard_input(direction.sink, buffer)
+        with contextlib.suppress(OSError):
+            socket.socket.recv(direction.sink.sock, _DISCARD_BYTES)

@@ -134,7 +134,10 @@ def _decode_server(record: Any) -> ServerRecord:
         health = counter, rise, fall
     return ServerRecord(
         address=_text(record["address"]),
-        wishes={name: _decode_wish(name, *pair) for name, pair in record["wishes"].items()},
+        # Others are of a later program of the same version.
+        wishes={
+            name: _decode_wish(name, *pair) for name, pair in record["wishes"].items() if name in SETTINGS
+        },
         is_vacated=record["is_vacated"] is True,
         health=health,
         up_for=None if up_for is None else _number(up_for),

@@ -11,7 +11,7 @@ from pathlib import Path
 from mailproxy.files import create
 from mailproxy.proxy.state.codec import StateError
 
-_BYTES_MAX = 64 * 1024 * 1024  # a million stick entries have about 40 MiB
+_BYTES_MAX = 64 * 1024 * 1024  # 500,000 stick entries of IPv4 have 11 MB
 _MODE = 0o600  # it names the clients of the last minutes
 
 

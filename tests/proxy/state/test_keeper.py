@@ -132,7 +132,7 @@ async def test_server_that_was_down_needs_its_passes(cluster: BackendCluster, fi
 
 
 async def test_file_has_its_mode_and_is_replaced(cluster: BackendCluster, file: Path) -> None:
-    """A leftover of a process that was killed is in nobody's way."""
+    """What a process that was killed has left behind does not hinder the next one."""
     write(file.with_name(".state.new"), b"left behind")
     write(file, b"")
     before, _ = inode_and_mode(file)
