@@ -157,8 +157,14 @@ class Channel(Generic[M]):
                 return
 
     async def receive(self) -> Received[M] | None:
-        """Wait for the next message and return it; None if the other side is gone."""
+        """Wait for the next message and return it; None if the other side is gone.
+
+        Cancellation:
+            No message is lost.
+        """
         while True:
+            # Before the message is taken: after that, cancellation would lose it and leak its descriptors.
+            await trio.lowlevel.checkpoint()
             try:
                 data, fds, flags, _ = socket.recv_fds(self._end, PACKET_MAX, _DESCRIPTORS_MAX)
             except BlockingIOError:
@@ -166,7 +172,6 @@ class Channel(Generic[M]):
                 continue
             except OSError:
                 return None
-            await trio.lowlevel.checkpoint()
             sockets = tuple(socket.socket(fileno=fd) for fd in fds)
             if not data:
                 return None

@@ -14,7 +14,7 @@ import trio.testing
 from mailproxy.ipc.channel import Channel, channel_pair, try_send
 from mailproxy.ipc.shared_memory import SharedMemory
 from mailproxy.ipc.wakeups import Wakeups
-from tests.support.timeouts import fail_after_timeout
+from tests.support.timeouts import TIMEOUT_S, fail_after_timeout
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +61,27 @@ async def test_unsent_message_is_replaced(nursery: trio.Nursery) -> None:
     assert await receive_messages(far, 2) == [{"other": 1}, {"state": 2}]
     near.close()
     far.close()
+
+
+async def test_cancelled_receive_loses_no_message_and_no_descriptor() -> None:
+    near, far = channel_pair()
+    receiver = channel(far)
+    sent, kept = socket.socketpair()
+    with near, sent, kept:
+        assert try_send(near, packet({"n": 1}), sent)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await receiver.receive()
+        assert scope.cancelled_caught
+        with trio.fail_after(TIMEOUT_S):
+            received = await receiver.receive()
+        assert received is not None
+        assert received.message == {"n": 1}
+        (arrived,) = received.sockets
+        with arrived:
+            arrived.send(b"x")
+            assert kept.recv(1) == b"x"
+    receiver.close()
 
 
 async def test_queue_of_unread_channel_is_bounded() -> None:
