@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mailproxy.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from mailproxy.app import Proxy, serve
     from mailproxy.config import Config, from_mapping, load
     from mailproxy.errors import ConfigError
-
-__version__ = "0.1.0"
 
 __all__ = ["Config", "ConfigError", "Proxy", "from_mapping", "load", "serve"]
 

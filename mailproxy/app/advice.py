@@ -11,7 +11,7 @@ from mailproxy.address import ServerAddress, TcpAddress, UnixAddress
 from mailproxy.app.access import unreadable_part
 from mailproxy.app.host_checks import is_own_address
 from mailproxy.app.port_advice import advise_on_ports
-from mailproxy.app.privileges import MISSING_CAPABILITY
+from mailproxy.app.privileges import MISSING_CAPABILITY, configured_owner
 from mailproxy.certificates.expiry import expiry_warnings
 from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Backend, Bind, Config, Frontend, Process, ProxySource
@@ -20,6 +20,7 @@ from mailproxy.config.lint.ports import CLEAR_PORTS, TLS_PORTS
 from mailproxy.config.path import ROOT_PATH, ConfigPath, backend_path, bind_path, frontend_path, server_path
 from mailproxy.display_path import display_path
 from mailproxy.errors import Fault
+from mailproxy.net.accounts import group_id
 from mailproxy.net.dial import can_use_foreign_addresses, is_local
 from mailproxy.net.tls.auto_retry import NOT_CLEARED, can_clear_auto_retry
 from mailproxy.net.tls.certificate import Certificate
@@ -28,6 +29,9 @@ from mailproxy.proxy.process import descriptor_shortage, worker_count
 # Protocols whose servers allow passwords only if they know that the client used TLS.
 _DOVECOT_PROTOCOLS = ("imap", "pop3", "sieve")
 _IDLE_RENEWAL_S = 29 * 60  # clients in IDLE send something every 29 minutes at least (RFC 2177 section 3)
+
+
+_GROUP_MAY_WRITE = 0o020
 
 
 def advise(config: Config, store: CertificateStore) -> list[Fault]:
@@ -51,6 +55,7 @@ def advise(config: Config, store: CertificateStore) -> list[Fault]:
     advice += expiry_warnings(store)
     advice += _check_certificates(store.certificates.values(), config.process)
     advice += _check_process(config)
+    advice += _check_admin_sockets(config)
     return list(dict.fromkeys(advice))
 
 
@@ -300,6 +305,20 @@ def _access_fact(file: Path, barrier: Path, user: str | None) -> str:
     else:
         remedy = f"{user} may not enter {barrier}; have a deploy hook copy it (docs/tls.md)"
     return f"{file}: {user} cannot read it, so a renewed one needs a restart: {remedy}"
+
+
+def _check_admin_sockets(config: Config) -> Iterator[Fault]:
+    """Sessions are exposed to hostile input, and their user must not be able to control the proxy."""
+    owner = configured_owner(config)
+    for path, table in config.admin.listening.items():
+        if owner is None or table.path is None or not table.mode & _GROUP_MAY_WRITE or table.level == "user":
+            continue
+        gid = os.getgid() if table.group is None else group_id(table.group)
+        if gid == owner[1]:
+            yield Fault(
+                path,
+                'may be written by the group of the user that sessions run as: give another group, or mode "0600"',
+            )
 
 
 def _check_process(config: Config) -> Iterator[Fault]:

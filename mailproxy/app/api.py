@@ -8,6 +8,9 @@ from typing import Literal
 import trio
 from attrs import field, frozen
 
+from mailproxy.admin.service import administer
+from mailproxy.admin.single_target import SingleTarget
+from mailproxy.admin.sockets import AdminListener, close_admin_sockets
 from mailproxy.app.reload import reload
 from mailproxy.app.startup import load_and_check, open_all
 from mailproxy.certificates.reloader import CertificateReloader
@@ -211,9 +214,39 @@ class Proxy:
         self._service.log.reopen()
 
 
+@frozen
+class OpenedProcess:
+    """A proxy in a single process whose sockets are open.
+
+    Attributes:
+        process: The service and its monitor.
+        admin_sockets: Where it can be administered.
+    """
+
+    process: SingleProcess
+    admin_sockets: list[AdminListener]
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until drained or cancelled; started once the service is.
+
+        Closes:
+            All sockets.
+        """
+        service = self.process.service
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(administer, SingleTarget(self.process), self.admin_sockets, service.log)
+                async with trio.open_nursery() as serving:
+                    await serving.start(service.run)
+                    task_status.started()
+                nursery.cancel_scope.cancel()
+        finally:
+            close_admin_sockets(self.admin_sockets)
+
+
 def open_service(
     config: Config, store: CertificateStore, *, owner: tuple[int, int] | None = None
-) -> SingleProcess:
+) -> OpenedProcess:
     """Listen and open the log: everything that needs privileges.
 
     Args:
@@ -224,15 +257,17 @@ def open_service(
     Raises:
         ConfigError: With nothing left open.
     """
-    (listeners,), outputs = open_all(config, store, workers=1, owner=owner)
-    return build_single_process(
+    opened = open_all(config, store, workers=1, owner=owner)
+    (listeners,) = opened.slots
+    process = build_single_process(
         config,
         listeners,
         store.server_contexts,
         reloader=CertificateReloader(config, store) if store.files else None,
-        log=Log(outputs),
+        log=Log(opened.outputs),
         max_sessions=max_sessions(config),
     )
+    return OpenedProcess(process, opened.admin_sockets)
 
 
 async def serve(config: Config, *, task_status: trio.TaskStatus[Proxy] = trio.TASK_STATUS_IGNORED) -> None:
@@ -252,14 +287,14 @@ async def serve(config: Config, *, task_status: trio.TaskStatus[Proxy] = trio.TA
         Open sessions are closed and logged.
     """
 
-    def prepare() -> SingleProcess:
+    def prepare() -> OpenedProcess:
         return open_service(config, load_and_check(config))
 
     if worker_count(config) != 1:
         fact = f"{config.process.workers}: inside another program there is one process, so only 1"
         raise config.error([Fault("process.workers", fact)])
     # In a thread: it reads files, and the other tasks of the host program must go on.
-    process = await trio.to_thread.run_sync(prepare)
+    opened = await trio.to_thread.run_sync(prepare)
     async with trio.open_nursery() as nursery:
-        await nursery.start(process.service.run)
-        task_status.started(Proxy(process))
+        await nursery.start(opened.run)
+        task_status.started(Proxy(opened.process))

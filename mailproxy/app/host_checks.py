@@ -33,6 +33,10 @@ def check_users(config: Config, add: Add) -> None:
             path = bind_path(frontend.name, index)
             users.append((path / "unix_user", bind.unix_user))
             groups.append((path / "unix_group", bind.unix_group))
+    for index, socket_table in enumerate(config.admin.sockets):
+        path = ROOT_PATH / "admin" / "sockets" / index
+        users.append((path / "user", socket_table.user))
+        groups.append((path / "group", socket_table.group))
     for look_up, named in ((user_id, users), (group_id, groups)):
         for path, name in named:
             try:
@@ -107,6 +111,16 @@ def check_binds(config: Config, add: Add) -> None:
                 add(path / "address", f"cannot listen on {bind.address}: {fact}")
             if bind.interface is not None and not _is_interface(bind.interface):
                 add(path / "interface", f"there is no network interface {bind.interface}")
+
+
+def check_admin_sockets(config: Config, add: Add) -> None:
+    """Check that every admin socket has a folder."""
+    for path, table in config.admin.listening.items():
+        if table.path is None:
+            continue
+        file = display_path(table.path)
+        if fact := _socket_path_problem(file):
+            add(path, f"cannot listen on {file}: {fact}")
 
 
 def _socket_path_problem(file: Path) -> str | None:

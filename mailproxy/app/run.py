@@ -8,7 +8,9 @@ import signal
 
 import trio
 
-from mailproxy.app.api import open_service
+from mailproxy.admin.control_target import ControlAdministration
+from mailproxy.admin.sockets import close_admin_sockets
+from mailproxy.app.api import OpenedProcess, open_service
 from mailproxy.app.privileges import check_capabilities, configured_owner, drop_privileges
 from mailproxy.app.reload import reload_file
 from mailproxy.app.startup import load_and_check, open_all
@@ -50,8 +52,8 @@ def run(config: Config) -> None:
 
 
 def _run_single_process(config: Config, store: CertificateStore) -> None:
-    process = open_service(config, store, owner=configured_owner(config))
-    log = process.service.log
+    opened = open_service(config, store, owner=configured_owner(config))
+    log = opened.process.service.log
     drop_privileges(config)
     check_capabilities(config)
     log_unraisable_errors(log)
@@ -60,20 +62,24 @@ def _run_single_process(config: Config, store: CertificateStore) -> None:
     tune_gc()
     if (shortage := descriptor_shortage(config)) is not None:
         log.event(DESCRIPTORS_SHORT, f"process.max_sessions: {shortage}")
-    trio.run(_serve, process)
+    trio.run(_serve, opened)
 
 
 def _run_workers(config: Config, store: CertificateStore) -> None:
-    slots, outputs = open_all(config, store, workers=worker_count(config), owner=configured_owner(config))
+    opened = open_all(config, store, workers=worker_count(config), owner=configured_owner(config))
     try:
         drop_privileges(config)
         check_capabilities(config)
-        run_supervisor(config, store, slots, outputs)
+        run_supervisor(
+            config, store, opened.slots, opened.outputs, helper=ControlAdministration(opened.admin_sockets)
+        )
     finally:
-        close_slots(slots)
+        close_slots(opened.slots)
+        close_admin_sockets(opened.admin_sockets)
 
 
-async def _serve(process: SingleProcess) -> None:
+async def _serve(opened: OpenedProcess) -> None:
+    process = opened.process
     with trio.open_signal_receiver(*SIGNALS) as signals:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         async with trio.open_nursery() as nursery:
@@ -81,7 +87,7 @@ async def _serve(process: SingleProcess) -> None:
             if os.getpid() == 1:
                 nursery.start_soon(supervise, process.service.log, "reaping of processes", _reap_orphans)
             async with trio.open_nursery() as serving:
-                await serving.start(process.service.run)
+                await serving.start(opened.run)
                 notify_ready()
             nursery.cancel_scope.cancel()
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)

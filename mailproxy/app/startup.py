@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from attrs import frozen
+
 from mailproxy.address import TcpAddress
-from mailproxy.app.host_checks import check_binds, check_log, check_loops, check_state_file, check_users
+from mailproxy.admin.sockets import AdminListener, close_admin_sockets, open_admin_sockets
+from mailproxy.app.host_checks import (
+    check_admin_sockets,
+    check_binds,
+    check_log,
+    check_loops,
+    check_state_file,
+    check_users,
+)
 from mailproxy.certificates.loader import load_certificates
 from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Config
@@ -20,26 +30,38 @@ def load_and_check(config: Config) -> CertificateStore:
         ConfigError: With every fault of all of them.
     """
     store = load_certificates(config)
-    for check in (check_users, check_log, check_state_file, check_binds, check_loops):
+    for check in (check_users, check_log, check_state_file, check_binds, check_admin_sockets, check_loops):
         check(config, store.add)
     if store.faults:
         raise config.error(store.faults)
     return store
 
 
+@frozen
+class Opened:
+    """What needs privileges to open.
+
+    Attributes:
+        slots: The listeners of each process.
+        outputs: The log's outputs.
+        admin_sockets: Where the proxy can be administered.
+    """
+
+    slots: Slots
+    outputs: list[Output]
+    admin_sockets: list[AdminListener]
+
+
 def open_all(
     config: Config, store: CertificateStore, *, workers: int, owner: tuple[int, int] | None
-) -> tuple[Slots, list[Output]]:
-    """Listen, and open the log targets.
+) -> Opened:
+    """Listen, and open the log targets and the admin sockets.
 
     Args:
         config: The configuration.
         store: Its TLS files.
         workers: The number of processes that serve.
         owner: The user and group that own log files which are created here; None for those of the process.
-
-    Returns:
-        The listeners of each process, and the log's outputs.
 
     Raises:
         ConfigError: With nothing left open.
@@ -50,13 +72,16 @@ def open_all(
         if workers == 1
         else open_for_workers(config, terminators, workers)
     )
+    admin_sockets: list[AdminListener] = []
     try:
         check_ports(config, slots[0])
+        admin_sockets = open_admin_sockets(config)
         outputs = open_log(config, owner, shared=workers > 1)
     except ConfigError:
         close_slots(slots)
+        close_admin_sockets(admin_sockets)
         raise
-    return slots, outputs
+    return Opened(slots, outputs, admin_sockets)
 
 
 def open_log(config: Config, owner: tuple[int, int] | None, *, shared: bool) -> list[Output]:

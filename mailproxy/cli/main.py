@@ -91,6 +91,41 @@ def check(file: Path, strict: bool, live: bool, form: str, quiet: bool) -> None:
     sys.exit(ADVISED if advice and strict else 0)
 
 
+@main.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option("--socket", "-s", "where", metavar="SOCKET", help="The admin socket: a path or HOST:PORT.")
+@click.option(
+    "--config", "-c", "file", type=click.Path(path_type=Path, readable=False), metavar="FILE",
+    help="Take the admin socket from this configuration.",
+)  # fmt: skip
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def ctl(where: str | None, file: Path | None, command: tuple[str, ...]) -> None:
+    """Send a command to the running proxy, such as: show stat. Without one, read commands from a prompt.
+
+    The commands are HAProxy's runtime commands: "mailproxy ctl help" lists them. Several are separated by
+    semicolons. Without -s and -c, the socket is /run/mailproxy/admin.sock. Exit code 1: an answer is an
+    error, or the proxy cannot be reached.
+    """
+    from mailproxy.cli import ctl as client  # late, as for the other commands
+
+    address = client.AdminAddress(client.DEFAULT_SOCKET)
+    if where is not None and file is not None:
+        raise click.UsageError("give either --socket or --config")
+    if where is not None:
+        try:
+            address = client.parse_socket(where)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
+    if file is not None:
+        config = _load(file)
+        chosen = client.choose_socket(config.admin.listening.values())
+        if chosen is None:
+            _refuse(
+                config.error([Fault("admin", 'has no socket: give socket = "/run/mailproxy/admin.sock"')])
+            )
+        address = chosen
+    sys.exit(client.run_command(address, " ".join(command)) if command else client.run_prompt(address))
+
+
 @main.command()
 def schema() -> None:
     """Print the JSON Schema of the configuration, for editors."""

@@ -16,6 +16,7 @@ from mailproxy.config.layers import Layer, MergedTable, Table, interleave, merge
 from mailproxy.config.path import ROOT_PATH, ConfigPath, backend_path, frontend_path
 from mailproxy.config.rules import (
     address_rules,
+    admin_rules,
     check_rules,
     frontend_rules,
     log_rules,
@@ -58,6 +59,7 @@ def build(
     built_backends = {name: builder.backend(name, protocols.get(name, ())) for name in tables["backends"]}
     backends = {name: backend for name, backend in built_backends.items() if backend}
     log = builder.log()
+    admin = builder.admin()
     reference_rules.check_references(tables, diagnostics)
     server_rules.check_tls_modes(tables, diagnostics)
     check_rules.check_steps(tables, diagnostics)
@@ -69,12 +71,12 @@ def build(
     address_rules.check_loops(frontends, backends, diagnostics)
     if not tables["frontends"] and not diagnostics.is_invalid(ROOT_PATH / "frontends", subtree=True):
         diagnostics.add(ROOT_PATH / "frontends", "has no frontend: at least one is needed")
-    if diagnostics.faults or log is None:
+    if diagnostics.faults or log is None or admin is None:
         return None
     return model.Config(
         process=converter.structure(tables["process"], model.Process),
         log=log,
-        admin=converter.structure(tables["admin"], model.Admin),
+        admin=admin,
         frontends=frontends,
         backends=backends,
         source=source_map.file,
@@ -117,6 +119,19 @@ class _Builder:
         log: model.Log = self.converter.structure(table, model.Log)
         log_rules.check_outputs(log, table, self.diagnostics)
         return log
+
+    def admin(self) -> model.Admin | None:
+        """Build the admin sockets; return None if they cannot be structured."""
+        table = self.tables["admin"]
+        sockets = [
+            self._structure(model.AdminSocket, each, ROOT_PATH / "admin" / "sockets" / index)
+            for index, each in enumerate(table.get("sockets", ()))
+        ]
+        if None in sockets:
+            return None
+        admin: model.Admin = self.converter.structure(table, model.Admin)
+        admin_rules.check_sockets(admin, table, self.diagnostics)
+        return admin
 
     def frontend(self, name: str) -> model.Frontend | None:
         """Build a frontend with its binds; return None if a required key of it or of a bind is missing."""

@@ -82,7 +82,7 @@ class Listener:
     def update_socket(self, before: Bind) -> None:
         """Set the options of the socket that differ from those of the bind that it had before."""
         bind, sock = self.bind, self.socket
-        if bind.backlog != before.backlog:
+        if bind.backlog != before.backlog and self._is_listening:
             sock.listen(bind.backlog)
         if not isinstance(bind.address, TcpAddress):
             return
@@ -137,6 +137,38 @@ class Listener:
         sock = socket.socket(self._family, socket.SOCK_STREAM, 0, fd)
         sock.setblocking(False)
         return sock, peer
+
+    def pause(self) -> None:
+        """Refuse connections from now on. Connections in the accept queue are reset.
+
+        As HAProxy does: a listening TCP socket that is shut down leaves its port bound. Other sockets go on
+        listening, because they cannot be resumed, or are not this process's alone.
+        """
+        # A second shutdown(2) would stay with the socket when it listens again, and end each connection at once.
+        if isinstance(self.bind.address, TcpAddress) and self._is_listening:
+            self.socket.shutdown(socket.SHUT_RDWR)
+
+    def resume(self) -> None:
+        """Accept connections again, unless they were never refused.
+
+        Raises:
+            OSError: Another program listens on the address now.
+        """
+        if not isinstance(self.bind.address, TcpAddress) or self._is_listening:
+            return
+        if not self.bind.address.port and self.port is not None:
+            # The kernel has taken back a port that it had chosen itself. Of several sockets only the first one
+            # has got it like that; EINVAL: the others have it still.
+            try:
+                self.socket.bind(socket_address(self.socket.getsockname()[0], self.port))
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+        self.socket.listen(self.bind.backlog)
+
+    @property
+    def _is_listening(self) -> bool:
+        return bool(self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
     @property
     def has_waiting(self) -> bool:
@@ -399,7 +431,7 @@ def _open_unix(bind: Bind, address: UnixAddress) -> tuple[socket.socket, FileId]
     path = Path(address.path)
     uid = -1 if bind.unix_user is None else user_id(bind.unix_user)
     gid = -1 if bind.unix_group is None else group_id(bind.unix_group)
-    _remove_stale(path)
+    remove_stale(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     created = None
     try:
@@ -413,7 +445,7 @@ def _open_unix(bind: Bind, address: UnixAddress) -> tuple[socket.socket, FileId]
     return sock, created
 
 
-def _remove_stale(path: Path) -> None:
+def remove_stale(path: Path) -> None:
     """Remove a Unix socket that nothing listens on. One that is in use stays, and bind(2) fails."""
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):

@@ -71,6 +71,10 @@ class Health:
         if not self.is_up:
             self._counter = self.rise - 1
 
+    def force(self, *, is_up: bool) -> None:
+        """Set the counter to its upper or lower end: the operator knows better than the checks so far."""
+        self._counter = self.rise + self.fall - 1 if is_up else 0
+
     def take_over(self, other: Health) -> None:
         """Take over what another counter says of the same server.
 

@@ -93,6 +93,10 @@ class Pool(Generic[S]):
         """Whether a session of this process waits."""
         return self._waiting > 0
 
+    def waiting_for(self, server: S) -> int:
+        """Return how many sessions of all processes wait for this server alone."""
+        return self._order.waiting_for(server, len(self._server_queues[server]))
+
     def acquire(
         self, key: bytes | None = None, *, required: S | None = None, excluded: Collection[S] = ()
     ) -> S | None:
@@ -320,6 +324,22 @@ class Pool(Generic[S]):
             server.health = Health(rise=health.rise, fall=health.fall)
         server.state = state
         return self._change(server, before, now)
+
+    def set_health(self, server: S, now: float, *, is_up: bool) -> StateChange[S] | None:
+        """Let a server that is checked count as up or down until its checks say otherwise.
+
+        Returns:
+            The change, None if the server counted so already, or is not checked.
+        """
+        before = server.operational_state
+        if server.health is not None:
+            server.health.force(is_up=is_up)
+        return self._change(server, before, now) if server.operational_state != before else None
+
+    def set_max_sessions(self, server: S, sessions: int) -> None:
+        """Set the number of slots, 0 for no limit. New slots go to waiters."""
+        server.max_sessions = sessions
+        self._update_servers()
 
     def set_vacated(self, server: S, is_vacated: bool) -> None:
         """Set whether clients that stick to the server get another one. If so, waiters that require it do, too."""

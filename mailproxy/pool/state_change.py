@@ -1,4 +1,4 @@
-"""What a change of a server's state has done to its backend."""
+"""A change of a server's state, and what it did to the backend."""
 
 from __future__ import annotations
 

@@ -67,6 +67,13 @@ class StickTable:
         if len(self._entries) > self._size:
             self._entries.popitem(last=False)
 
+    def remove(self, key: int | None = None) -> None:
+        """Remove the entry of a client if it has one; without a key, all entries."""
+        if key is None:
+            self._entries.clear()
+        else:
+            self._entries.pop(key, None)
+
     def _put(self, key: int, server: int, expires: int) -> None:
         if server >> _SERVER_BITS:
             raise ValueError(f"server number {server} is not below {1 << _SERVER_BITS}")

@@ -41,6 +41,10 @@ class TurnOrder:
         """
         return False
 
+    def waiting_for(self, server: Server, waiting: int) -> int:  # noqa: ARG002 - no other process has waiters
+        """Return the number of waiters in all processes that require ``server``; ``waiting`` is that of this one."""
+        return waiting
+
     def queue_changed(self, server: Server | None, queue: Queue[Waiter[Any]], waiting: int) -> None:  # noqa: ARG002 - the count is enough
         """Take note of a queue of this process that has changed.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from enum import Enum
 
 import trio
 from attrs import define, evolve, field
@@ -35,13 +36,24 @@ _CONNECTION_ERRNOS = {
 }  # fmt: skip
 
 
+class FrontendState(Enum):
+    """Whether a frontend accepts, in the words of ``show stat``.
+
+    A paused one can be resumed, one that was shut down cannot. Both leave their sessions alone.
+    """
+
+    OPEN = "OPEN"
+    PAUSED = "PAUSED"
+    STOPPED = "STOP"
+
+
 @define(eq=False)
 class _AcceptLoop:
     """The task that accepts at one socket.
 
     Attributes:
         listener: The listener of the socket. A reload replaces it by one with the same socket.
-        is_released: Whether the socket is no longer this frontend's.
+        is_released: Whether this frontend no longer accepts at the socket.
     """
 
     listener: Listener
@@ -65,6 +77,8 @@ class Frontend:
     Attributes:
         name: Its name in the configuration.
         listeners: Its listeners, in the order of its binds. ``run`` closes them.
+        state: Whether it accepts. ``set_state`` changes it.
+        traffic: What its sessions have come to.
     """
 
     def __init__(
@@ -99,6 +113,8 @@ class Frontend:
         self._loops: dict[object, _AcceptLoop] = {}  # by socket
         self._accepting: trio.Nursery | None = None
         self._sessions: trio.Nursery | None = None
+        self.state = FrontendState.OPEN
+        self.traffic = self._context.traffic
         self._draining = trio.Event()
         self._sessions_scope = trio.CancelScope()
         self._overload = Overload(frontend.name, listeners, limits=limits, log=log)
@@ -119,7 +135,7 @@ class Frontend:
                 try:
                     async with trio.open_nursery() as self._accepting:
                         for listener in self.listeners:
-                            self._start_accepting(listener)
+                            self._start(listener)
                         task_status.started()
                         await self._draining.wait()
                         self._accepting.cancel_scope.cancel()
@@ -127,13 +143,22 @@ class Frontend:
                     self._accepting = None
                     close_all(self.listeners)
 
-    def _start_accepting(self, listener: Listener) -> None:
-        assert self._accepting is not None  # noqa: S101 - called while it runs
-        self._loops[listener.socket] = loop = _AcceptLoop(listener)
-        self._accepting.start_soon(loop.run, self.log, self._accept)
+    def _start(self, listener: Listener) -> None:
         log_listening(
             self.log, self.name, name=listener.name, address=listener.address, mode=listener.bind.mode
         )
+        self._apply_state(listener)
+
+    def _apply_state(self, listener: Listener) -> None:
+        """Accept at a socket, or refuse its connections, whatever its last owner did with it."""
+        assert self._accepting is not None  # noqa: S101 - called while it runs
+        if self.state is FrontendState.OPEN:
+            with contained(self.log, f"accepting on {listener.name}"):
+                listener.resume()
+            self._loops[listener.socket] = loop = _AcceptLoop(listener)
+            self._accepting.start_soon(loop.run, self.log, self._accept)
+        else:
+            listener.pause()
 
     # Reload
 
@@ -154,6 +179,7 @@ class Frontend:
             backends: All backends by name.
             clients: Counts the sessions of each client; None without limits per client.
         """
+        known = {listener.socket for listener in self.listeners}
         self._clients, self.listeners = clients, listeners
         self._context = evolve(
             self._context,
@@ -169,8 +195,10 @@ class Frontend:
         for listener in listeners:
             if (loop := self._loops.get(listener.socket)) is not None:
                 loop.listener = listener
+            elif listener.socket in known:
+                self._apply_state(listener)
             else:
-                self._start_accepting(listener)
+                self._start(listener)
 
     def release(self, sockets: Iterable[object]) -> None:
         """Stop accepting at these sockets, as far as they are this frontend's, and leave them open."""
@@ -190,13 +218,37 @@ class Frontend:
         return self._context.config.backend_names
 
     def has_socket(self, listener: Listener) -> bool:
-        """Whether it accepts at the socket of this listener, perhaps in another configuration."""
-        return listener.socket in self._loops
+        """Whether it has the socket of this listener, perhaps in another configuration."""
+        return any(listener.socket is each.socket for each in self.listeners)
 
     def drain(self, deadline: float) -> None:
         """Stop accepting. Sessions go on until ``deadline`` on trio's clock and are stopped then."""
         self._sessions_scope.deadline = deadline
         self._draining.set()
+
+    def set_state(self, state: FrontendState) -> None:
+        """Pause, resume or shut down. Sessions go on.
+
+        While it does not accept, TCP connections are refused. Those over Unix sockets and inherited sockets,
+        which may be others' too, wait in the accept queue.
+        """
+        if state is self.state:
+            return
+        self.state = state
+        self.release(tuple(self._loops))
+        if self._accepting is not None:
+            for listener in self.listeners:
+                self._apply_state(listener)
+
+    def set_limit(self, sessions: int) -> None:
+        """Set the limit on sessions, 0 for none. Connections that wait for room notice it."""
+        self._limits.frontend.limit = sessions
+        self._limits.frontend.notify()
+
+    @property
+    def limit(self) -> int:
+        """The limit on sessions, 0 for none."""
+        return self._limits.frontend.limit
 
     @property
     def sessions(self) -> int:

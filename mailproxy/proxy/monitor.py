@@ -14,6 +14,7 @@ from mailproxy.config.check_plan import entry_paths
 from mailproxy.log import Log
 from mailproxy.log.events import TLS_READS_UNBOUNDED
 from mailproxy.net.tls.auto_retry import NOT_CLEARED, can_clear_auto_retry
+from mailproxy.net.tls.certificate import Certificate
 from mailproxy.net.tls.context import Context
 from mailproxy.pool import RandomSource
 from mailproxy.proxy.backend.backend import Backend
@@ -83,6 +84,7 @@ class ServerMonitor:
         self._on_reloaded = on_reloaded
         self._log = log
         self._is_takeover = False
+        self._reloader = reloader
         self._checker = HealthChecker(list(self._make_checks(ports)), log=log, random=random)
         self._watcher = CertificateWatcher(
             reloader, interval=config.process.certificate_interval, on_reload=self._apply_reload, log=log
@@ -113,6 +115,13 @@ class ServerMonitor:
                     starting.start_soon(nursery.start, backend.resolver.run)
             await nursery.start(self._checker.run)
             task_status.started()
+
+    @property
+    def certificates(self) -> list[Certificate]:
+        """The certificates in use, in the order of the configuration."""
+        if self._reloader is None:
+            return []
+        return [certificate for _, certificate in self._reloader.store.certificates.values()]
 
     async def sync_silently(self) -> None:
         """Take over from another monitor, before ``run``: apply changed files without logging them again."""

@@ -69,6 +69,10 @@ class Service:
 
     Attributes:
         registry: The live sessions of this process.
+        is_draining: Whether it accepts no more connections.
+        limit_wish: The operator's limit on sessions, 0 for that of the configuration.
+        frontends: The frontends, by name.
+        ended: Set when ``run`` has ended.
         drainer: Ends them, spread over time.
         drains: What commands of an operator call to end them.
     """
@@ -104,7 +108,6 @@ class Service:
         self._state = state
         self._nursery: trio.Nursery | None = None
         self._frontends_nursery: trio.Nursery | None = None
-        self._is_draining = False
         self._retired_sessions = 0
         self._reloads = 0
         self._poller = open_poller(partial(log_failure, log, "a session"))
@@ -116,6 +119,9 @@ class Service:
             for name, frontend in config.frontends.items()
         }
         self.ended = trio.Event()
+        self.is_draining = False
+        self.limit_wish = 0
+        self._configured_limit = process_limit.limit
 
     def _make_frontend(self, frontend: config.Frontend, listeners: Sequence[Listener]) -> Frontend:
         limits = self.limits[frontend.name]
@@ -134,7 +140,7 @@ class Service:
     @property
     def is_serving(self) -> bool:
         """Whether it accepts sessions: it has been started, and does not drain."""
-        return self._frontends_nursery is not None and not self._is_draining
+        return self._frontends_nursery is not None and not self.is_draining
 
     @property
     def listeners(self) -> Sequence[Listener]:
@@ -145,6 +151,22 @@ class Service:
     def sessions(self) -> int:
         """The sessions of all frontends now; in a worker, those of all workers."""
         return self.process_limit.sessions
+
+    @property
+    def max_sessions(self) -> int:
+        """The limit on them."""
+        return self.process_limit.limit
+
+    def set_limit(self, sessions: int) -> None:
+        """Set the limit on the sessions of all frontends; 0 for that of the configuration."""
+        self.limit_wish = sessions
+        self.process_limit.change(sessions or self._configured_limit)
+
+    def reconfigure_limit(self, sessions: int) -> None:
+        """Use another limit of the configuration. That of the operator stays if it is the same one."""
+        if sessions != self._configured_limit:
+            self._configured_limit = sessions
+            self.set_limit(0)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until drained or cancelled; started once servers were checked and every bind listens.
@@ -176,7 +198,7 @@ class Service:
                     task_status.started()
                 nursery.cancel_scope.cancel()
         finally:
-            self._is_draining = True
+            self.is_draining = True
             close_all(self._listeners)  # also those of frontends that were never started
             servers = (server for each in self.backends.values() for server in each.servers)
             sessions = self._retired_sessions + _count_sessions(servers)
@@ -191,7 +213,7 @@ class Service:
 
         ``run`` then ends.
         """
-        self._is_draining = True
+        self.is_draining = True
         log_draining(self.log, self.sessions, seconds)
         self.drainer.start(str(PROCESS), PROCESS.matches, seconds, Purpose.STOP)
         # The drainer ends the last sessions at the deadline. This is for what it cannot end.

@@ -84,7 +84,7 @@ class SingleProcess:
         servers = {server for each in backends.values() for server in each.servers}
         # A server with another address has the counts of its name.
         counts = {id(server.counts) for server in servers}
-        service.process_limit.change(new.max_sessions)
+        service.reconfigure_limit(new.max_sessions)
         service.reconfigure(
             config,
             new.handover,
@@ -106,7 +106,8 @@ class SingleProcess:
         if name not in service.limits:
             return _make_limits(frontend, service.process_limit)
         limits, before = service.limits[name], service.config.frontends[name]
-        limits.sessions.frontend.change(frontend.max_sessions)
+        if frontend.max_sessions != before.max_sessions:  # otherwise what the operator has set stays
+            limits.sessions.frontend.change(frontend.max_sessions)
         if _client_keys(frontend) == _client_keys(before):
             return limits
         clients = client_limits(frontend)

@@ -197,6 +197,26 @@ class ControlBackend(SharedBackend):
         super().set_state(server, state)
         self._publisher.publish_update(self, server)
 
+    def set_weight(self, server: BackendServer, weight: int) -> None:
+        """Set the weight, and publish it."""
+        super().set_weight(server, weight)
+        self._publisher.publish_update(self, server)
+
+    def set_max_sessions(self, server: BackendServer, sessions: int) -> None:
+        """Set the limit on a server's sessions, and publish it."""
+        super().set_max_sessions(server, sessions)
+        self._publisher.publish_update(self, server)
+
+    def set_health(self, server: BackendServer, *, is_up: bool) -> None:
+        """Let a server count as up or down, and publish it."""
+        super().set_health(server, is_up=is_up)
+        self._publisher.publish_update(self, server)
+
+    def pause_checks(self, server: BackendServer, *, is_paused: bool) -> None:
+        """Switch the health checks of a server off or on, and have the workers remember it."""
+        super().pause_checks(server, is_paused=is_paused)
+        self._publisher.publish_update(self, server)
+
     def vacate(self, server: BackendServer) -> None:
         """Set the state to drain without sticky clients, and publish it."""
         super().vacate(server)

@@ -7,6 +7,7 @@ import signal
 import socket
 from collections.abc import Collection, Iterable, Sequence
 from functools import partial
+from typing import Protocol
 
 import trio
 from attrs import frozen
@@ -36,6 +37,16 @@ CERTIFICATES_RELOADED = signal.SIGRTMIN
 """With this signal the control process wakes the supervisor after a reload of TLS files."""
 
 
+class ControlHelper(Protocol):
+    """What runs beside the control process, such as the admin sockets."""
+
+    async def run(self, control: Control) -> None:
+        """Run until cancelled, or until there is nothing to do."""
+
+    def close_copies(self) -> None:
+        """Close, in a worker, the descriptors that are the control process's."""
+
+
 @frozen(eq=False)
 class Setup:
     """What the supervisor has opened and loaded. All children are forked with it.
@@ -51,6 +62,7 @@ class Setup:
         outputs: The open log targets.
         scoreboard: The shared counters.
         wakeups: Where workers wake each other.
+        helper: What runs beside the control process; None for nothing.
     """
 
     config: Config
@@ -62,6 +74,7 @@ class Setup:
     outputs: Sequence[Output]
     scoreboard: Scoreboard
     wakeups: Wakeups
+    helper: ControlHelper | None = None
 
     @property
     def current_server_contexts(self) -> ServerContexts:
@@ -83,6 +96,8 @@ def run_worker(setup: Setup, slot: int, end: socket.socket, *, id_epoch: int, is
     for other, listeners in enumerate(setup.slots):
         if other != slot:
             _close_listeners_of_slot(listeners)
+    if setup.helper is not None:
+        setup.helper.close_copies()
     seed_session_ids(id_epoch, slot, len(setup.slots))
     worker = build_worker(
         setup.config,
@@ -126,6 +141,7 @@ def run_control(setup: Setup, end: socket.socket, *, running: int, is_restart: b
             workers=len(setup.slots),
             running=running,
         ),
+        helper=setup.helper.run if setup.helper is not None else None,
     )
     for listeners in setup.slots:
         _close_listeners_of_slot(listeners)

@@ -12,10 +12,20 @@ from mailproxy.ipc.wakeups import Wakeups
 from mailproxy.log import Log
 from mailproxy.log.events import CONTROL_SILENT
 from mailproxy.pool import Counts
+from mailproxy.proxy.session.registry import SessionRegistry
+from mailproxy.proxy.stats import LiveBytes, Traffic, TrafficKey
 from mailproxy.proxy.supervise import contained, supervise
+from mailproxy.workers.admin_messages import (
+    EndSession,
+    FrontendUpdates,
+    RemoveStickEntries,
+    RequestCounters,
+    RequestSessions,
+    Sessions,
+)
 from mailproxy.workers.backend import WorkerBackend, send_snapshots
 from mailproxy.workers.certificates import WATCHER_HELPER, WorkerCertificates
-from mailproxy.workers.counters import ServerKey, changed_counters
+from mailproxy.workers.counters import ServerKey, changed_counters, changed_traffic
 from mailproxy.workers.drains import WorkerDrains
 from mailproxy.workers.messages import (
     Ack,
@@ -36,10 +46,13 @@ from mailproxy.workers.messages import (
     StickTablePart,
     StickUpdates,
     Stop,
+    batch_by_size,
 )
 from mailproxy.workers.stick_sync import StickSync, apply_updates, dump_table, load_table
+from mailproxy.workers.worker_frontends import WorkerFrontends
 
 _HELPER = "channel to control"
+_NO_BYTES = LiveBytes()
 _QUEUE_INTERVAL_S = 0.05  # between two checks whether waiters of this worker are next
 _COUNTER_INTERVAL_S = 1.0
 _RESTART_TIMEOUT_S = 3.0  # for the control process to send its state to a worker that replaces another one
@@ -104,6 +117,8 @@ class ControlClient:
         self._is_informed = False  # the control process has sent the state of all servers
         self._is_ready = False
         self._sent_counts: dict[ServerKey, Counts] = {}
+        self._sent_traffic: dict[TrafficKey, Traffic] = {}
+        self.frontends: WorkerFrontends | None = None
 
     # What a service needs
 
@@ -151,10 +166,13 @@ class ControlClient:
             await trio.sleep(_COUNTER_INTERVAL_S)
             self._send_counters()
 
-    def _send_counters(self) -> None:
+    def _send_counters(self, live: LiveBytes = _NO_BYTES) -> None:
         if self._link.channel is not None:
             for message in changed_counters(self._backends.values(), self._sent_counts):
                 self._link.send(message)
+            frontends = self.frontends.traffic if self.frontends is not None else {}
+            for traffic in changed_traffic(frontends, self._backends.values(), self._sent_traffic, live):
+                self._link.send(traffic)
 
     # What a worker needs
 
@@ -207,7 +225,10 @@ class ControlClient:
         """Send what this worker knows. If it knows nothing, the control process sends what it knows."""
         if self._is_informed:
             await send_snapshots(channel, self._backends.values(), ServerSnapshots)
+            if self.frontends is not None:
+                await channel.send(self.frontends.message())
             self._sent_counts.clear()
+            self._sent_traffic.clear()
         await channel.send(Register(is_new=not self._is_informed))
         if self._is_ready:
             await channel.send(Ready())
@@ -241,6 +262,20 @@ class ControlClient:
             case ServerUpdates(servers, ack):
                 requeued = sum(map(self._apply_snapshot, servers))
                 _send_ack(channel, ack, requeued)
+            case FrontendUpdates():
+                if self.frontends is not None:
+                    self.frontends.apply(message)
+                _send_ack(channel, message.ack)
+            case RequestCounters(ack):
+                self._send_counters(LiveBytes.of(self._sessions))
+                _send_ack(channel, ack)
+            case RequestSessions():
+                tasks.start_soon(self._send_sessions, channel, message)
+            case EndSession(number, ack):
+                _send_ack(channel, ack, int(self._sessions.kill(number)))
+            case RemoveStickEntries(backend, key):
+                if (stick := self._backends[backend].pool.stick) is not None:
+                    stick.remove(key)
             case StickUpdates(backend, entries):
                 apply_updates(self._backends[backend], entries)
             case StickTablePart(backend, entries):
@@ -272,6 +307,17 @@ class ControlClient:
             await self._certificates.reload_contained(
                 is_forced=message.is_forced, known_faults=message.faults
             )
+        _send_ack(channel, message.ack)
+
+    @property
+    def _sessions(self) -> SessionRegistry:
+        return self.frontends.service.registry if self.frontends is not None else SessionRegistry()
+
+    async def _send_sessions(self, channel: Channel[Message], message: RequestSessions) -> None:
+        with contained(self._log, _HELPER):
+            for part in batch_by_size(message.wanted.select(self._sessions)):
+                if message.ack is not None:
+                    await channel.send(Sessions(message.ack, part))
         _send_ack(channel, message.ack)
 
     async def _send_stick_tables(self, channel: Channel[Message]) -> None:

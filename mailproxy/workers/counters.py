@@ -8,7 +8,14 @@ from attrs import evolve
 
 from mailproxy.pool import Counts
 from mailproxy.proxy.backend.backend import Backend
-from mailproxy.workers.messages import CounterUpdates, batch_by_size
+from mailproxy.proxy.stats import LiveBytes, Traffic, TrafficKey
+from mailproxy.workers.admin_messages import (
+    TrafficUpdates,
+)
+from mailproxy.workers.messages import (
+    CounterUpdates,
+    batch_by_size,
+)
 
 ServerKey = tuple[str, int]
 """A server: the name of its backend, and its index there."""
@@ -27,6 +34,66 @@ def changed_counters(backends: Iterable[Backend], sent: dict[ServerKey, Counts])
                 changed.append((index, counts))
         for part in batch_by_size(changed):
             yield CounterUpdates(backend.name, part)
+
+
+def changed_traffic(
+    frontends: Mapping[str, Traffic],
+    backends: Iterable[Backend],
+    sent: dict[TrafficKey, Traffic],
+    live: LiveBytes,
+) -> Iterator[TrafficUpdates]:
+    """Yield the traffic of this worker that differs from that in ``sent``, and note it there.
+
+    ``live`` are the bytes of sessions that have not ended.
+    """
+    backends = list(backends)
+    groups: list[tuple[str, str, Iterable[tuple[str, Traffic]]]] = [
+        ("frontend", "", frontends.items()),
+        ("backend", "", [(backend.name, backend.traffic) for backend in backends]),
+        *(
+            (
+                "server",
+                backend.name,
+                [(server.name, server.traffic) for server in backend.servers],
+            )
+            for backend in backends
+        ),
+    ]
+    for kind, owner, all_traffic in groups:
+        changed: list[tuple[str, Traffic]] = []
+        for name, ended in all_traffic:
+            traffic = live.add_to(ended, (kind, owner, name))
+            if sent.get((kind, owner, name)) != traffic:
+                sent[kind, owner, name] = copy = traffic.copy()
+                changed.append((name, copy))
+        for part in batch_by_size(changed):
+            yield TrafficUpdates(kind, owner, part)
+
+
+def apply_traffic(traffic: dict[TrafficKey, Traffic], message: TrafficUpdates) -> None:
+    """Store what a worker has sent in ``traffic``."""
+    for name, each in message.entries:
+        traffic[message.kind, message.owner, name] = each
+
+
+class TrafficTotals:
+    """The traffic of all processes, including workers that have exited."""
+
+    def __init__(self) -> None:
+        self._exited: dict[TrafficKey, Traffic] = {}
+
+    def absorb(self, traffic: Mapping[TrafficKey, Traffic]) -> None:
+        """Keep what a worker has counted that has exited."""
+        for key, each in traffic.items():
+            self._exited.setdefault(key, Traffic()).add(each)
+
+    def of(self, key: TrafficKey, workers: Iterable[Mapping[TrafficKey, Traffic]]) -> Traffic:
+        """Return the sum; ``workers`` has the traffic of each connected worker."""
+        total = Traffic()
+        for traffic in (self._exited, *workers):
+            if (each := traffic.get(key)) is not None:
+                total.add(each)
+        return total
 
 
 def apply_counters(counts: dict[ServerKey, Counts], message: CounterUpdates) -> None:

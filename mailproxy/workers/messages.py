@@ -26,6 +26,14 @@
     CounterUpdates      worker      control
     StickUpdates        worker      control      the control process sends the entries on to every worker
                         control     worker
+    RequestCounters     control     worker       CounterUpdates, TrafficUpdates, Ack
+    TrafficUpdates      worker      control
+    RequestSessions     control     worker       Sessions, Ack
+    Sessions            worker      control
+    EndSession          control     worker       Ack
+    FrontendUpdates     worker      control
+                        control     worker       Ack, if ``ack`` is set
+    RemoveStickEntries  control     worker
     RequestStickTable   control     worker       StickTablePart for each backend, StickTableEnd
     StickTablePart      worker      control
                         control     worker
@@ -59,6 +67,16 @@ from mailproxy.protocol.checks.result import CheckCode, CheckResult, excerpt
 from mailproxy.proxy.backend.server import CheckOutcome
 from mailproxy.proxy.backend.snapshot import ServerSnapshot
 from mailproxy.proxy.drain import DrainStatus, DrainTarget, Purpose
+from mailproxy.workers.admin_messages import (
+    EndSession,
+    FrontendUpdates,
+    RemoveStickEntries,
+    RequestCounters,
+    RequestSessions,
+    Sessions,
+    TrafficUpdates,
+    register_admin_hooks,
+)
 
 Entry = TypeVar("Entry")
 
@@ -290,14 +308,25 @@ class StickTableEnd:
     """All entries of all stick tables have been sent."""
 
 
-AckedMessage = ServerUpdates | ReopenLog | ReloadCertificates | DrainSessions | CancelDrain
+AckedMessage = (
+    ServerUpdates
+    | ReopenLog
+    | ReloadCertificates
+    | RequestCounters
+    | FrontendUpdates
+    | RequestSessions
+    | EndSession
+    | DrainSessions
+    | CancelDrain
+)
 """Messages that a worker acknowledges."""
 
 Message = (
     WorkerChannel | ControlChannel | SignalReceived | ProcessExit | ReloadFailed
     | Drain | Stop | StartServing | AckedMessage | RequestStickTable
-    | Register | Ready | ServerSnapshots | Ack | ConnectFailure | CounterUpdates | DrainProgress
-    | StickUpdates | StickTablePart | StickTableEnd
+    | Register | Ready | ServerSnapshots | Ack | ConnectFailure | CounterUpdates
+    | StickUpdates | StickTablePart | StickTableEnd | TrafficUpdates | RemoveStickEntries | Sessions
+    | DrainProgress
 )  # fmt: skip
 
 MESSAGES: dict[str, type[Message]] = {kind.__name__: kind for kind in Message.__args__}
@@ -388,6 +417,9 @@ def _encode_snapshot(entry: IndexedSnapshot) -> list[object]:
         [(each.family, each.host, each.port) for each in snapshot.addresses[:_ADDRESSES_MAX]],
         snapshot.unresolved[:_REASON_MAX],
         snapshot.up_for,
+        snapshot.weight,
+        snapshot.max_sessions,
+        snapshot.checks_paused,
         snapshot.is_vacated,
     ]
 
@@ -403,7 +435,8 @@ def _decode_outcome(value: Sequence[Any]) -> CheckOutcome:
 
 
 def _decode_snapshot(value: Sequence[Any], _: object) -> IndexedSnapshot:
-    backend, index, state, health, checked, addresses, unresolved, up_for, is_vacated = value
+    backend, index, state, health, checked, addresses, unresolved, up_for, *wishes = value
+    weight, max_sessions, checks_paused, is_vacated = wishes
     snapshot = ServerSnapshot(
         state=AdminState(state),
         health=health,
@@ -411,6 +444,9 @@ def _decode_snapshot(value: Sequence[Any], _: object) -> IndexedSnapshot:
         addresses=tuple(Endpoint(*each) for each in addresses),
         unresolved=unresolved,
         up_for=up_for,
+        weight=weight,
+        max_sessions=max_sessions,
+        checks_paused=checks_paused,
         is_vacated=is_vacated,
     )
     return IndexedSnapshot(backend, index, snapshot)
@@ -434,6 +470,7 @@ def _make_converter() -> Converter:
     converter.register_structure_hook(IndexedSnapshot, _decode_snapshot)
     converter.register_unstructure_hook(Counts, attrgetter(*(field.name for field in fields(Counts))))
     converter.register_structure_hook(Counts, _decode_counts)
+    register_admin_hooks(converter)
     converter.register_unstructure_hook(Fault, lambda fault: [fault.path, fault.fact])
     converter.register_structure_hook(Fault, _decode_fault)
     # JSON writes these tuples as they are. They come by the hundred, so they are not converted one by one.

@@ -41,7 +41,7 @@ from mailproxy.net.notify import (
 )
 from mailproxy.proxy.process import max_sessions_per_process, tune_gc
 from mailproxy.proxy.signals import SIGNALS, SignalAction, signal_action
-from mailproxy.workers.child import CERTIFICATES_RELOADED, Setup, run_control, run_worker
+from mailproxy.workers.child import CERTIFICATES_RELOADED, ControlHelper, Setup, run_control, run_worker
 from mailproxy.workers.control.control import ListenerInfo
 from mailproxy.workers.messages import (
     ControlChannel,
@@ -69,8 +69,18 @@ _READY_POLL_S = 0.05
 _CHILD_FAILED = 1  # exit code
 
 
-def run_supervisor(config: Config, store: CertificateStore, slots: Slots, outputs: Sequence[Output]) -> None:
-    """Run one worker for each of ``slots`` until stopped by a signal. The caller closes the slots."""
+def run_supervisor(
+    config: Config,
+    store: CertificateStore,
+    slots: Slots,
+    outputs: Sequence[Output],
+    *,
+    helper: ControlHelper | None = None,
+) -> None:
+    """Run one worker for each of ``slots`` until stopped by a signal. The caller closes the slots.
+
+    ``helper`` runs beside the control process.
+    """
     workers = len(slots)
     setup = Setup(
         config=config,
@@ -82,6 +92,7 @@ def run_supervisor(config: Config, store: CertificateStore, slots: Slots, output
         outputs=outputs,
         scoreboard=Scoreboard(config, workers, max_sessions_per_worker=max_sessions_per_process()),
         wakeups=Wakeups(workers),
+        helper=helper,
     )
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # an ignored SIGCHLD would leave no exit codes to wait for
     signal.pthread_sigmask(signal.SIG_BLOCK, (*SIGNALS, signal.SIGCHLD, CERTIFICATES_RELOADED))

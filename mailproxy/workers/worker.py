@@ -52,6 +52,7 @@ from mailproxy.workers.limits import SharedLimit, WorkerLimits
 from mailproxy.workers.messages import ControlChannel, Drain, Message, Stop, open_channel
 from mailproxy.workers.scoreboard import ProcessCounters
 from mailproxy.workers.stick_sync import StickSync
+from mailproxy.workers.worker_frontends import WorkerFrontends
 
 LOGGED_BY_CONTROL = frozenset({
     LISTENING, READY, DRAINING, DRAIN_STARTED, DRAIN_PROGRESS, DRAIN_ENDED, DRAIN_CANCELLED, STOPPED, LOG_REOPENED, SERVER_UP, SERVER_DOWN, SERVER_STATE, SERVER_CHECK, BACKEND_DOWN,
@@ -129,6 +130,7 @@ def build_worker(
         monitor=client,
         log=log,
     )
+    client.frontends = WorkerFrontends(service)
     drains = WorkerDrains(service.drainer, link.send)
     return Worker(service, client, drains, supervisor=slot.supervisor, beats=slot.counters.beat)
 

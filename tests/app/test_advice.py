@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import pwd
 import resource
@@ -826,3 +827,16 @@ def test_proxy_header_without_client_tls(
     )
     lines = [line for line in advice_for(config) if "refuses their logins" in line]
     assert len(lines) == is_advised
+
+
+def test_admin_socket_of_the_session_group_gets_advice(tmp_path: Path) -> None:
+    group = grp.getgrgid(os.getgid()).gr_name
+    mapping = {
+        "process": {"user": f"#{os.getuid()}", "group": group},
+        "admin": {"sockets": [{"path": str(tmp_path / "a.sock"), "group": group, "mode": "0660"}]},
+        "frontends": {"f": {"backend": "b", "protocol": "imap", "bind": ["127.0.0.1:1143"]}},
+        "backends": {"b": {"servers": ["192.0.2.1:143"], "send_proxy": "none"}},
+    }
+    config = mailproxy.from_mapping(mapping)
+    facts = [str(fault) for fault in advise(config, load_and_check(config))]
+    assert any(fact.startswith("admin.sockets[0]: may be written by the group") for fact in facts)

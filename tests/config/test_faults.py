@@ -500,9 +500,7 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
 
 # Keys of later versions are faults. The values after "only" are those that this version supports.
 NOT_YET = (
-    ('admin.socket = "/run/mailproxy/admin.sock"', 'admin.socket: "/run/mailproxy/admin.sock" is not supported yet'),
     ('admin.http = "127.0.0.1:8405"', 'admin.http: "127.0.0.1:8405" is not supported yet'),
-    ('admin.mode = "0600"', 'admin.mode: "0600" is not supported yet: only "0660"'),
     ("frontends.imap.timeouts.negotiation = 60", 'frontends.imap.timeouts.negotiation: 60 is not supported yet: only "3m"'),
     ('frontends.imap.bind = [{ address = "*:143", mode = "starttls" }]', 'frontends.imap.bind[0].mode: "starttls" is not supported yet: only "forward" or "passthrough" or "tls"'),
     ('backends.dovecot.tls.mode = "starttls"', 'backends.dovecot.tls.mode: "starttls" is not supported yet: only "implicit"'),

@@ -137,6 +137,7 @@ def with_files(text: str, root: Path, ca: ThrowAwayCA) -> str:
         "/var/log/": f"{root}/var/log/",
         "/var/lib/mailproxy/": f"{root}/var/lib/mailproxy/",
         "/run/haproxy/": f"{root}/",
+        "/run/mailproxy/": f"{root}/",
         'user = "mailproxy"': 'user = "nobody"',
         "user haproxy": "user nobody",
         "group haproxy": "group nogroup",

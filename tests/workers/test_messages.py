@@ -19,7 +19,19 @@ from mailproxy.protocol.checks.result import CheckCode, CheckResult
 from mailproxy.proxy.backend.server import CheckOutcome
 from mailproxy.proxy.backend.snapshot import ServerSnapshot
 from mailproxy.proxy.drain import DrainStatus, DrainTarget, Purpose
+from mailproxy.proxy.frontend import FrontendState
+from mailproxy.proxy.session.summary import SessionFilter, SessionSummary
+from mailproxy.proxy.stats import Times, Traffic
 from mailproxy.workers import messages
+from mailproxy.workers.admin_messages import (
+    EndSession,
+    FrontendUpdates,
+    RemoveStickEntries,
+    RequestCounters,
+    RequestSessions,
+    Sessions,
+    TrafficUpdates,
+)
 from mailproxy.workers.messages import (
     MESSAGES,
     Ack,
@@ -65,6 +77,9 @@ SNAPSHOT = IndexedSnapshot(
         addresses=(Endpoint(socket.AF_INET6, "2001:db8::1", 143), Endpoint(socket.AF_UNIX, "/run/s")),
         unresolved="",
         up_for=1.5,
+        weight=7,
+        max_sessions=50,
+        checks_paused=True,
         is_vacated=True,
     ),
 )
@@ -78,8 +93,14 @@ UNKNOWN = IndexedSnapshot(
         addresses=(),
         unresolved="no address",
         up_for=None,
+        weight=1,
+        max_sessions=0,
     ),
 )
+SESSION = SessionSummary(
+    id=2**50, accepted=1.5, age=2.5, idle=0.5, client="192.0.2.1:5", local="192.0.2.9:143", frontend="imap", bind="*:143",
+    backend="dovecot", server="d1", server_address="10.0.0.1:143", phase="data", bytes_in=1, bytes_out=2, retries=0, tls="",
+)  # fmt: skip
 EXAMPLES: list[Message] = [
     WorkerChannel(slot=0, pid=1234),
     ControlChannel(),
@@ -107,6 +128,14 @@ EXAMPLES: list[Message] = [
     StickUpdates("dovecot", ((2**64 + 5, 0), (7, 65535))),
     StickTablePart("dovecot", ((2**64 + 5, 0, 1000), (7, 3, -1))),
     StickTableEnd(),
+    RequestCounters(ack=6),
+    RequestSessions(SessionFilter(backend="dovecot", older_than=1.5), ack=8),
+    EndSession(2**50, ack=9),
+    Sessions(8, (SESSION,)),
+    TrafficUpdates("server", "dovecot", (("0", Traffic(sessions=3, queue=Times(1.5, 7))), ("4", Traffic()))),
+    FrontendUpdates(frontends=(("imap", FrontendState.PAUSED, 100),), max_sessions=0, ack=7),
+    RemoveStickEntries("dovecot", 2**64 + 5),
+    RemoveStickEntries("dovecot", None),
 ]
 
 
@@ -144,7 +173,10 @@ def test_every_message_has_example_and_table_row() -> None:
         (b'{"type":"Drain","seconds":"soon"}', "message Drain: ValueError"),
         (b'{"type":"CounterUpdates","backend":"b","servers":[[0,[1,2]]]}', "message CounterUpdates"),
         (b'{"type":"ServerSnapshots","servers":[["b",0,"ready"]]}', "message ServerSnapshots"),
-        (b'{"type":"ServerSnapshots","servers":[["b",0,"away",1,null,[],"",null,false]]}', "'away'"),
+        (
+            b'{"type":"ServerSnapshots","servers":[["b",0,"away",1,null,[],"",null,1,0,false,false]]}',
+            "'away'",
+        ),
         (b'{"type":"StickUpdates","backend":"b","entries":[1]}', "message StickUpdates"),
     ],
 )

@@ -35,7 +35,7 @@ _UNTUNED = "not here, because nothing needs it: buffers and limits follow the ma
 _AUTOMATIC = "not here, because nothing needs it: splice and buffers are automatic"
 _TUNNEL = "not here, because a session is a tunnel from its beginning: timeouts of client and server hold"
 _HTTP = "not here, because HTTP is not served: mail protocols only"
-_LATER = "not here yet: the running proxy has no admin socket so far"
+_LATER = "not here yet: show stat of the admin socket has the figures, and exporters read them"
 _OPENSSL = "not here, because OpenSSL's own choice is right for mail clients of today"
 _TCP = "not here, because every session is TCP: protocol says what is spoken, and a bind's mode what becomes of TLS"
 
@@ -111,10 +111,10 @@ WORDS: Mapping[str, Hint] = {
     "ssl_server_verify": _everywhere("backend.tls.verify, in [defaults.backend] for all"),
     "ssl_dh_param_file": _everywhere(_OPENSSL),
     "ssl_dhparam": _everywhere(_OPENSSL),
-    "stats": _everywhere(_LATER),
-    "stats_socket": _everywhere(_LATER),
-    "stats_timeout": _everywhere(_LATER),
-    "runtime_api": _everywhere(_LATER),
+    "stats": _everywhere("admin.socket: the path of a socket for runtime commands"),
+    "stats_socket": _everywhere("admin.socket, or [[admin.sockets]] with path, mode, user, group and level"),
+    "stats_timeout": _everywhere("not here: 10s, and set timeout cli for one conversation"),
+    "runtime_api": _everywhere("admin.socket: the path of a socket for runtime commands"),
     "prometheus": _everywhere(_LATER),
     "metrics": _everywhere(_LATER),
     "unix_bind": _everywhere("bind.unix_mode, with unix_user and unix_group"),

@@ -42,14 +42,14 @@ from mailproxy.config.model.frontend import (
     SessionRate,
 )
 from mailproxy.config.model.log import Facility, Log, LogOutput
-from mailproxy.config.model.process import Admin, Process
+from mailproxy.config.model.process import Admin, AdminSocket, Process
 from mailproxy.config.model.setting import setting
 from mailproxy.config.model.tls import CertificateFiles, FrontendTls, ServerTls
 from mailproxy.config.source.source_map import SourceMap
 from mailproxy.errors import ConfigError, Fault
 
 __all__ = [
-    "INHERITED_BY_SERVERS", "Admin", "Backend", "BackendTimeouts", "Balance", "Bind", "BindMode", "CertificateFiles", "Check",
+    "INHERITED_BY_SERVERS", "Admin", "AdminSocket", "Backend", "BackendTimeouts", "Balance", "Bind", "BindMode", "CertificateFiles", "Check",
     "CheckType", "Config", "Connect", "Facility", "Frontend", "FrontendTimeouts", "FrontendTls", "KeepAlive", "Log", "LogOutput",
     "Observe", "OnMarkedDown", "Process", "Protocol", "Route", "SendProxy", "Server", "ServerState", "ServerTls", "SessionRate",
     "Step", "Stick", "Tlv",

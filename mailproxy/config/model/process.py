@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +10,7 @@ from attrs import frozen
 
 from mailproxy.address import BindAddress
 from mailproxy.config.model.setting import setting
+from mailproxy.config.path import ROOT_PATH, ConfigPath
 from mailproxy.config.values import Account, Mode, Positive, PositiveSeconds, Seconds, Workers
 
 
@@ -60,10 +62,47 @@ class Process:
     group: Account | None = setting("the group to run as", None, default_text="the user's")
 
 
+_ADMIN = ROOT_PATH / "admin"
+
+AdminLevel = Literal["user", "operator", "admin"]
+
+
+@frozen(kw_only=True)
+class AdminSocket:
+    """A socket on which the running proxy answers HAProxy's runtime commands.
+
+    Either `path` or `address` is required.
+    """
+
+    path: Path | None = setting("path of a Unix socket", None)
+    address: BindAddress | None = setting("loopback address and port, such as 127.0.0.1:9999", None)
+    mode: Mode = setting("permission bits of the Unix socket", Mode(0o660))
+    user: Account | None = setting("owner of the Unix socket", None)
+    group: Account | None = setting("group of the Unix socket", None)
+    level: AdminLevel = setting(
+        "what its clients may do",
+        "admin",
+        details="`user` may look. `operator` may also list sessions, change servers, tables and counters. `admin` may "
+        "also change frontends and limits.",
+    )
+
+
 @frozen(kw_only=True)
 class Admin:
-    """Admin socket and HTTP."""
+    """Admin sockets and HTTP.
 
-    socket: Path | None = setting("path of the admin socket", None, supported=(None,))
-    mode: Mode = setting("permission bits of the admin socket", Mode(0o660), supported=(0o660,))
+    For one admin socket, give `socket` and `mode`. For several, or for other settings, give `[[admin.sockets]]`.
+    """
+
+    socket: Path | None = setting("path of the admin socket, for one with level admin", None)
+    mode: Mode = setting("permission bits of that socket", Mode(0o660))
+    sockets: tuple[AdminSocket, ...] = setting("several admin sockets", ())
     http: BindAddress | None = setting("address of metrics and status page", None, supported=(None,))
+
+    @property
+    def listening(self) -> Mapping[ConfigPath, AdminSocket]:
+        """The admin sockets by the paths of their keys, in either form."""
+        several = {_ADMIN / "sockets" / index: each for index, each in enumerate(self.sockets)}
+        if self.socket is None:
+            return several
+        return {_ADMIN / "socket": AdminSocket(path=self.socket, mode=self.mode), **several}

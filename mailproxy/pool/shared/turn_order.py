@@ -73,6 +73,10 @@ class SharedTurnOrder(TurnOrder):
         elsewhere = first.oldest_elsewhere(self._oldest_ticket())
         return elsewhere is not None and elsewhere < (ticket, first.slot)
 
+    def waiting_for(self, server: Server, waiting: int) -> int:  # noqa: ARG002 - the sum has it
+        """Return the number of waiters in all workers that require ``server``."""
+        return self._servers[server].waiting.total
+
     def queue_changed(self, server: Server | None, queue: Queue[Waiter[Any]], waiting: int) -> None:
         """Publish the first ticket of the queue and the numbers of waiters.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Collection, Sequence
 
 import trio
@@ -9,6 +10,7 @@ import trio
 from mailproxy.config import Backend as BackendConfig
 from mailproxy.log import Log
 from mailproxy.log.events import SERVER_DOWN, SERVER_STATE, SERVER_UP, Event
+from mailproxy.net.dial import Endpoint
 from mailproxy.pool import AdminState, Balance, Pool, StateChange, StickTable, client_key
 from mailproxy.protocol.checks.result import CheckCode, CheckResult, excerpt
 from mailproxy.proxy.backend.event_log import ServerEventLog
@@ -18,6 +20,7 @@ from mailproxy.proxy.backend.snapshot import ServerSnapshot
 from mailproxy.proxy.backend.state_messages import no_server_message
 from mailproxy.proxy.backend.timers import BackendTimers
 from mailproxy.proxy.client_info import ClientInfo
+from mailproxy.proxy.stats import Traffic
 
 _KEY_BYTES = 17  # of a number that client_key returns
 _NOT_MEASURED_MS = -1
@@ -31,6 +34,7 @@ class Backend:
         name: Its name there.
         pool: Its servers as pure decisions.
         resolver: Looks up the host names of its servers.
+        traffic: What its sessions have come to.
     """
 
     def __init__(self, config: BackendConfig, pool: Pool[BackendServer], log: Log) -> None:
@@ -42,6 +46,7 @@ class Backend:
             log: Where lines about its servers go.
         """
         self.name = config.name
+        self.traffic = Traffic()
         self.pool = pool
         self._sessions = 0
         self._use(config)
@@ -298,6 +303,33 @@ class Backend:
         if had_usable_server and not self.pool.has_usable_server:
             self._event_log.log_backend_down()
 
+    def set_max_sessions(self, server: BackendServer, sessions: int) -> None:
+        """Set the limit on a server's sessions, 0 for none. Sessions that are connected continue."""
+        self.pool.set_max_sessions(server, sessions)
+
+    def set_health(self, server: BackendServer, *, is_up: bool) -> None:
+        """Let a server that is checked count as up or down until its checks say otherwise."""
+        change = self.pool.set_health(server, trio.current_time(), is_up=is_up)
+        if change is not None:
+            self._on_change(change, SERVER_UP if is_up else SERVER_DOWN, None)
+
+    def pause_checks(self, server: BackendServer, *, is_paused: bool) -> None:
+        """Switch the health checks of a server off or on. It keeps its state."""
+        server.checks_paused = is_paused
+        if not is_paused:
+            server.check_soon()
+
+    def set_address(self, server: BackendServer, host: str, port: int | None, message: str) -> None:
+        """Connect sessions and checks to another address from now on, and log ``message``.
+
+        Sessions that are connected continue. A host name's next change replaces the address.
+        """
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        server.addresses = (Endpoint(family, host, port),)
+        self._event_log.log_address(server, message)
+        self._addresses_changed()
+        server.check_soon()
+
     def after_restore(self) -> None:
         """Take note of servers that were given the state of an earlier process. There are no sessions yet."""
         self.pool.resume(trio.current_time())
@@ -310,6 +342,11 @@ class Backend:
             The number of waiters that this moved: to another queue, or to a slot of the server.
         """
         server.last_check, server.resolve_error = snapshot.checked, snapshot.unresolved
+        server.checks_paused = snapshot.checks_paused
+        if server.weight != snapshot.weight:
+            self.pool.set_weight(server, snapshot.weight)
+        if server.max_sessions != snapshot.max_sessions:
+            self.pool.set_max_sessions(server, snapshot.max_sessions)
         if set(snapshot.addresses) != set(server.addresses):
             server.addresses = snapshot.addresses
             self.pool.addresses_changed()

@@ -59,6 +59,10 @@ class ServerEventLog:
             BACKEND_DOWN, f"backend {self._backend} has no server available!", backend=self._backend
         )
 
+    def log_address(self, server: BackendServer, message: str) -> None:
+        """Write that the operator has changed the server's address."""
+        self._write(SERVER_STATE, message, server)
+
     def log_check(self, server: BackendServer, outcome: CheckOutcome) -> None:
         """Write the line of a check that brought the server nearer to going down or coming up."""
         self._write(SERVER_CHECK, check_message(self._backend, server, outcome), server)

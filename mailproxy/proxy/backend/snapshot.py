@@ -20,6 +20,9 @@ class ServerSnapshot:
         addresses: Where to connect, in this order; empty while a host name has no address.
         unresolved: Why a host name has no address; empty if it has one.
         up_for: Seconds since its slow start began; None if it is not in slow start.
+        weight: Its weight, as the operator may have changed it.
+        max_sessions: The limit on its sessions, likewise.
+        checks_paused: Whether the operator has switched its health checks off.
         is_vacated: Whether clients that stick to it get another server.
     """
 
@@ -29,6 +32,9 @@ class ServerSnapshot:
     addresses: tuple[Endpoint, ...]
     unresolved: str
     up_for: float | None
+    weight: int
+    max_sessions: int
+    checks_paused: bool = False
     is_vacated: bool = False
 
     @classmethod
@@ -42,6 +48,9 @@ class ServerSnapshot:
             addresses=server.endpoints,
             unresolved=server.resolve_error,
             up_for=now - server.up_since if warming and server.up_since is not None else None,
+            weight=server.weight,
+            max_sessions=server.max_sessions,
+            checks_paused=server.checks_paused,
             is_vacated=server.is_vacated,
         )
 
@@ -50,5 +59,6 @@ class ServerSnapshot:
         """The part that other processes act on, without durations, which always differ."""
         return (
             self.state, self.health, self.checked and self.checked.result, self.addresses, self.unresolved,
+            self.weight, self.max_sessions, self.checks_paused,
             self.is_vacated,
         )  # fmt: skip

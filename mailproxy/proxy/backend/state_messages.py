@@ -47,6 +47,8 @@ def state_change_messages(
         message = f"{name} is {'UP' if after.is_up else 'DOWN'}{_reason(outcome)}. {_counts(change, load)}"
         return (message, _remains(name)) if after.state is AdminState.DRAIN else (message,)
     word = "UP" if after.is_up else "DOWN"
+    if before.state is after.state:  # the operator has set its health
+        return (f"{name} is {word}, changed from CLI. {_counts(change, load)}",)
     if after.state is AdminState.MAINT:
         if not before.is_up:
             return (f"{name} was DOWN and now enters maintenance.",)

@@ -97,7 +97,7 @@ class HealthChecker:
         await trio.sleep(delay)
         while True:
             started_at, health = trio.current_time(), server.health
-            if server.state is not AdminState.MAINT:
+            if server.state is not AdminState.MAINT and not server.checks_paused:
                 await self._check(backend, check, started_at)
             self._mark_checked(server)
             if server.health is not health:
@@ -133,8 +133,8 @@ class HealthChecker:
             server.counts.checks += 1
             # The outcome does not count if the operator has put the server into maintenance meanwhile, or
             # taken it out, or if a reload has removed it.
-            is_same = server.health is health and not server.is_gone
-            if is_same and server.state is not AdminState.MAINT:
+            is_counted = server.health is health and not server.is_gone and not server.checks_paused
+            if is_counted and server.state is not AdminState.MAINT:
                 backend.record_check(server, outcome)
             self._mark_checked(server)
             # Closing must not delay the next check.

@@ -163,7 +163,7 @@ class ProbeConnection:
         if probe.address is None:
             if not server.addresses:
                 raise _failed(CheckCode.L4CON, server.resolve_error)
-            return [endpoint.with_port(probe.port) for endpoint in server.endpoints]
+            return [endpoint.with_port(self._port) for endpoint in server.endpoints]
         endpoint = literal_endpoint(probe.address)
         if endpoint is not None:
             return [endpoint.with_port(probe.port)]
@@ -174,6 +174,15 @@ class ProbeConnection:
             raise _failed(CheckCode.L4CON, str(error)) from None
         except ProxyError as error:
             raise _failed(CheckCode.SOCKERR, str(error)) from None
+
+    @property
+    def _port(self) -> int | None:
+        """The port at the server's own address; None for that of sessions, which the operator may have changed."""
+        own = self.server.config.address
+        if self.server.check_port is not None:
+            return self.server.check_port
+        follows_sessions = isinstance(own, TcpAddress) and self.probe.port == own.port
+        return None if follows_sessions else self.probe.port
 
     def _source(self, endpoints: Sequence[Endpoint]) -> Source | None:
         """Return the fixed local address of sessions, unless the check connects to the other family."""

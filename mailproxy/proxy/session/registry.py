@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from mailproxy.log.end_reasons import EndReason
+from mailproxy.log.end_reasons import KILLED, EndReason
 from mailproxy.log.record import SessionRecord
 from mailproxy.net.listener import Listener
 from mailproxy.proxy.backend.server import BackendServer
@@ -88,6 +88,14 @@ class SessionRegistry:
     def get(self, number: int) -> LiveSession | None:
         """Return the session with this id, None if it has ended or is another process's."""
         return self.sessions.get(number)
+
+    def kill(self, number: int) -> bool:
+        """End a session with end reason KILLED. Return False if it has ended or is another process's."""
+        session = self.sessions.get(number)
+        if session is None:
+            return False
+        session.end(KILLED)
+        return True
 
     def select(self, matches: Callable[[LiveSession], bool]) -> list[LiveSession]:
         """Return the sessions that match, the oldest first."""

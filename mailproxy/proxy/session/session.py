@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 
 import trio
-from attrs import define
+from attrs import Factory, define
 
 from mailproxy import config
 from mailproxy.errors import ProxyError
@@ -46,6 +46,7 @@ from mailproxy.proxy.session.registry import SessionRegistry
 from mailproxy.proxy.session.routing import Routes
 from mailproxy.proxy.session.slot_lease import SlotLease
 from mailproxy.proxy.session.wait import InterruptibleWait
+from mailproxy.proxy.stats import Traffic, count_session
 
 # Ids are unique, also after a restart. Counting starts at the second of the start times 2**24, which is more
 # sessions than a second can have.
@@ -80,6 +81,7 @@ class SessionContext:
         relay: Relays the tunnels.
         poller: Watches the sockets until a tunnel opens.
         log: Gets the lines.
+        traffic: What the frontend's sessions have come to.
     """
 
     config: config.Frontend
@@ -91,6 +93,7 @@ class SessionContext:
     relay: Relay
     poller: AnyPoller
     log: Log
+    traffic: Traffic = Factory(Traffic)
 
 
 # Being cancelled is the operator's stop. What it means for a session depends on how far that has come. It is
@@ -414,6 +417,12 @@ class Session:
             record.close_notify = tunnel.client.close_notify
             record.server_close_notify = tunnel.server.close_notify
         record.total_ms = int((context.poller.clock() - self._started_at) * 1000)
+        lease = self._lease
+        if lease is None:
+            count_session(record, context.traffic, None, None)
+        else:
+            server = lease.last_server.traffic if lease.last_server is not None else None
+            count_session(record, context.traffic, lease.backend.traffic, server)
         was_started = context.config.log_start and tunnel is not None
         if context.config.log_null or was_started or record.bytes_in or not self._is_null(end):
             context.log.session(record)

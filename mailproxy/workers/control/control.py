@@ -7,7 +7,7 @@ is known of the servers before it checks them itself, so that the change goes un
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from random import SystemRandom
 
 import trio
@@ -21,20 +21,27 @@ from mailproxy.ipc.channel import Channel, Received
 from mailproxy.log import Log
 from mailproxy.log.events import CONTROL_DIED, READY, STOPPED, WORKER_DIED
 from mailproxy.net.listener import Listener
+from mailproxy.net.tls.certificate import Certificate
 from mailproxy.proxy.backend.server import ServerContexts
 from mailproxy.proxy.drain import DrainTarget
 from mailproxy.proxy.frontend import log_listening
 from mailproxy.proxy.monitor import ServerMonitor, ports_of
 from mailproxy.proxy.state import open_keeper
 from mailproxy.proxy.supervise import contained, supervise
+from mailproxy.workers.admin_messages import (
+    FrontendUpdates,
+    Sessions,
+    TrafficUpdates,
+)
 from mailproxy.workers.backend import ControlBackend, send_snapshots
 from mailproxy.workers.control.drains import ControlDrains
+from mailproxy.workers.control.frontends import FrontendWishes
 from mailproxy.workers.control.publisher import PUBLISHER_HELPER, ChangePublisher
 from mailproxy.workers.control.registry import WorkerRegistry
 from mailproxy.workers.control.reloads import ReloadBroadcaster
 from mailproxy.workers.control.signal_handler import SignalHandler
 from mailproxy.workers.control.worker_handle import WorkerHandle
-from mailproxy.workers.counters import apply_counters
+from mailproxy.workers.counters import apply_counters, apply_traffic
 from mailproxy.workers.heartbeat import beat
 from mailproxy.workers.messages import (
     Ack,
@@ -115,8 +122,13 @@ class Control:
         reloader: Reloads TLS files; None if there are none.
         log: The log. It is finished when ``run`` ends.
         slot: What connects it to the other processes.
+        helper: Run beside all else, such as the admin sockets. It ends when it is cancelled.
 
     Attributes:
+        config: The configuration.
+        log: The log.
+        registry: The workers.
+        frontends: What the operator wants of frontends.
         drains: What commands of an operator call to end sessions.
     """
 
@@ -129,7 +141,10 @@ class Control:
         reloader: CertificateReloader | None,
         log: Log,
         slot: ControlSlot,
+        helper: Callable[[Control], Awaitable[None]] | None = None,
     ) -> None:
+        self.config = config
+        self.log = log
         self._listener_infos = listener_infos
         self._log = log
         self._slot = slot
@@ -150,9 +165,11 @@ class Control:
         self._signals = SignalHandler(
             config, log, registry=self._registry, monitor=self._monitor, count_sessions=self._count_sessions
         )
+        self.frontends = FrontendWishes(config)
         self.drains = ControlDrains(self._registry, self._count_sessions_of, log)
         self._state = open_keeper(config, self._backends, log)
         self._stick_sync = StickSync()
+        self._helper = helper
         self._has_registered = trio.Event()  # set whenever a worker has sent Register
         self._has_stick_table = trio.Event()
         self._is_settled = False  # the state of servers is known, and sent to workers that register
@@ -177,8 +194,10 @@ class Control:
                 nursery.start_soon(
                     supervise, log, "stick table sync", self._stick_sync.run, self._registry.broadcast
                 )
-                nursery.start_soon(supervise, log, PUBLISHER_HELPER, self._publisher.run)
+                if self._helper is not None:
+                    nursery.start_soon(self._helper, self)
                 nursery.start_soon(supervise, log, "log of drains", self.drains.run)
+                nursery.start_soon(supervise, log, PUBLISHER_HELPER, self._publisher.run)
                 if self._slot.running:
                     with contained(log, "takeover from the workers"):
                         await self._collect_snapshots()
@@ -208,6 +227,36 @@ class Control:
     def _check_ended(self) -> None:
         if self._signals.is_stopping and not self._registry.workers:
             self._ended.set()
+
+    @property
+    def registry(self) -> WorkerRegistry:
+        """The workers."""
+        return self._registry
+
+    @property
+    def counters(self) -> ProcessCounters:
+        """The scoreboard, from which the sessions of all workers can be read."""
+        return self._slot.counters
+
+    @property
+    def workers(self) -> int:
+        """The number of workers that there are to be."""
+        return self._slot.workers
+
+    @property
+    def certificates(self) -> list[Certificate]:
+        """The certificates in use."""
+        return self._monitor.certificates
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the workers have been told to drain or to stop."""
+        return self._signals.is_stopping
+
+    def share_stick_entry(self, backend: ControlBackend, key: int, index: int) -> None:
+        """Store an entry in a stick table of all processes."""
+        apply_updates(backend, ((key, index),))
+        self._stick_sync.add(backend.name, ((key, index),))
 
     def _count_sessions(self) -> int:
         return self._slot.counters.process.sessions.total
@@ -282,6 +331,13 @@ class Control:
                 backend.observe(backend.servers[index], host, reason)
             case CounterUpdates():
                 apply_counters(worker.counts, message)
+            case Sessions():
+                self._registry.add_sessions(message)
+            case TrafficUpdates():
+                apply_traffic(worker.traffic, message)
+            case FrontendUpdates():
+                if not self._is_settled:
+                    self.frontends.take_over(message)
             case DrainProgress(drains):
                 self.drains.on_progress(worker, drains)
             case ServerSnapshots(servers):
@@ -319,6 +375,7 @@ class Control:
     async def _sync_worker(self, worker: WorkerHandle) -> None:
         """Send a worker the state of all servers. It accepts connections then."""
         await send_snapshots(worker.channel, self._backends.values(), ServerUpdates)
+        await worker.channel.send(self.frontends.message())
         if worker.is_new:
             for backend in self._backends.values():
                 for message in dump_table(backend):

@@ -6,10 +6,19 @@ from collections.abc import Hashable, Mapping
 
 from attrs import evolve
 
+from mailproxy.pool import Counts
 from mailproxy.proxy.backend.backend import Backend
+from mailproxy.proxy.stats import Traffic
+from mailproxy.workers.admin_messages import (
+    Sessions,
+)
 from mailproxy.workers.control.worker_handle import PendingAcks, WorkerHandle
-from mailproxy.workers.counters import Totals
-from mailproxy.workers.messages import Ack, AckedMessage, Message
+from mailproxy.workers.counters import Totals, TrafficTotals
+from mailproxy.workers.messages import (
+    Ack,
+    AckedMessage,
+    Message,
+)
 
 
 class WorkerRegistry:
@@ -22,6 +31,7 @@ class WorkerRegistry:
     def __init__(self, backends: Mapping[str, Backend]) -> None:
         self.workers: list[WorkerHandle] = []
         self._totals = Totals(backends)
+        self._traffic = TrafficTotals()
         self._pending: dict[int, PendingAcks] = {}
         self._last_number = 0
 
@@ -33,6 +43,7 @@ class WorkerRegistry:
         """Remove a worker that is gone. Its counters stay, and its acknowledgements are not waited for."""
         self.workers.remove(worker)
         self._totals.absorb(worker.counts)
+        self._traffic.absorb(worker.traffic)
         for acks in self._pending.values():
             acks.ack(worker)
 
@@ -40,6 +51,14 @@ class WorkerRegistry:
     def total_sessions(self) -> int:
         """The number of sessions that servers have had, over all workers that this control process knew."""
         return self._totals.sessions(worker.counts for worker in self.workers)
+
+    def counts(self, backend: str, index: int) -> Counts:
+        """Return what has happened at a server, over all workers that this control process knew."""
+        return self._totals.of(backend, index, [worker.counts for worker in self.workers])
+
+    def traffic(self, kind: str, owner: str, name: str) -> Traffic:
+        """Return what sessions have come to, over all workers that this control process knew."""
+        return self._traffic.of((kind, owner, name), [worker.traffic for worker in self.workers])
 
     def broadcast(self, message: Message, *, replaces: Hashable = None) -> None:
         """Queue a message for every worker. ``replaces`` as in `Channel.send_nowait`."""
@@ -70,6 +89,11 @@ class WorkerRegistry:
         """Take an acknowledgement. One that comes after the timeout is ignored."""
         if (acks := self._pending.get(ack.number)) is not None:
             acks.ack(worker, ack.requeued)
+
+    def add_sessions(self, message: Sessions) -> None:
+        """Take sessions that were asked for. Those that come after the timeout are ignored."""
+        if (acks := self._pending.get(message.request)) is not None:
+            acks.sessions.extend(message.sessions)
 
     async def wait_for_acks(self, acks: PendingAcks, seconds: float) -> None:
         """Wait for acknowledgements, up to a timeout."""

@@ -7,6 +7,8 @@ from attrs import define, field
 
 from mailproxy.ipc.channel import Channel
 from mailproxy.pool import Counts
+from mailproxy.proxy.session.summary import SessionSummary
+from mailproxy.proxy.stats import Traffic, TrafficKey
 from mailproxy.workers.counters import ServerKey
 from mailproxy.workers.messages import Message
 
@@ -23,7 +25,8 @@ class WorkerHandle:
         is_registered: Whether it has sent Register.
         is_ready: Whether it listens on all binds.
         is_unresponsive: Whether it has missed an acknowledgement and has sent nothing since.
-        counts: What it has counted.
+        counts: What it has counted of servers.
+        traffic: What its sessions have come to.
     """
 
     channel: Channel[Message] = field(repr=False)
@@ -34,6 +37,7 @@ class WorkerHandle:
     is_ready: bool = False
     is_unresponsive: bool = False
     counts: dict[ServerKey, Counts] = field(factory=dict, repr=False)
+    traffic: dict[TrafficKey, Traffic] = field(factory=dict, repr=False)
 
     @property
     def name(self) -> str:
@@ -48,10 +52,12 @@ class PendingAcks:
     Attributes:
         waiting_for: The workers that have not acknowledged it yet.
         requeued: The sum of the sessions that the acknowledgements name.
+        sessions: The sessions that workers have sent before they acknowledged.
     """
 
     waiting_for: set[WorkerHandle]
     requeued: int = 0
+    sessions: list[SessionSummary] = field(factory=list)
     _complete: trio.Event = field(factory=trio.Event)
 
     def __attrs_post_init__(self) -> None:

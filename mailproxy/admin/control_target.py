@@ -1,0 +1,177 @@
+"""A proxy of several processes, as the admin socket of its control process asks it and tells it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import trio
+from attrs import frozen
+
+from mailproxy.admin.service import administer
+from mailproxy.admin.sockets import AdminListener
+from mailproxy.admin.target import FrontendFigures
+from mailproxy.config import Config
+from mailproxy.net.tls.certificate import Certificate
+from mailproxy.pool import Counts
+from mailproxy.proxy.backend.backend import Backend
+from mailproxy.proxy.backend.server import BackendServer
+from mailproxy.proxy.drain import DrainCommands
+from mailproxy.proxy.frontend import FrontendState
+from mailproxy.proxy.process import max_sessions
+from mailproxy.proxy.session.summary import SessionFilter, SessionSummary
+from mailproxy.proxy.stats import Traffic
+from mailproxy.workers.admin_messages import (
+    EndSession,
+    RemoveStickEntries,
+    RequestCounters,
+    RequestSessions,
+)
+from mailproxy.workers.backend import ControlBackend
+from mailproxy.workers.control.control import Control
+
+_COUNTERS_TIMEOUT_S = 0.5  # for workers to send their counters; one that is later is counted as it was before
+_SESSIONS_TIMEOUT_S = 3.0  # for workers to send their sessions, of which there may be many
+_CHANGE_TIMEOUT_S = 1.0  # for workers to follow a change of a frontend
+
+
+class ControlTarget:
+    """The `Target` of a control process."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+
+    @property
+    def config(self) -> Config:
+        """The configuration."""
+        return self._control.config
+
+    @property
+    def backends(self) -> Mapping[str, Backend]:
+        """The backends, by name."""
+        return self._control.backends
+
+    @property
+    def workers(self) -> int:
+        """The number of workers."""
+        return self._control.workers
+
+    @property
+    def sessions(self) -> int:
+        """The open sessions of all frontends."""
+        return self._control.counters.process.sessions.total
+
+    @property
+    def max_sessions(self) -> int:
+        """The limit on them."""
+        return self._control.frontends.max_sessions or max_sessions(self.config)
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the proxy drains or stops."""
+        return self._control.is_stopping
+
+    @property
+    def drains(self) -> DrainCommands:
+        """Ends the sessions of servers and frontends."""
+        return self._control.drains
+
+    @property
+    def certificates(self) -> Sequence[Certificate]:
+        """The certificates in use."""
+        return self._control.certificates
+
+    async def refresh(self) -> None:
+        """Have all workers send their counters. Waits for them, 0.5 s at most."""
+        registry = self._control.registry
+        acks = registry.broadcast_acked(RequestCounters(), replaces=RequestCounters)
+        await registry.wait_for_acks(acks, _COUNTERS_TIMEOUT_S)
+
+    def frontend(self, name: str) -> FrontendFigures:
+        """Return the figures of a frontend."""
+        wish = self._control.frontends.frontends[name]
+        return FrontendFigures(
+            state=wish.state,
+            sessions=self._control.counters.frontends[name].sessions.total,
+            limit=wish.limit,
+            traffic=self._control.registry.traffic("frontend", "", name),
+        )
+
+    def backend_traffic(self, backend: Backend) -> Traffic:
+        """Return what the sessions of a backend have come to."""
+        return self._control.registry.traffic("backend", "", backend.name)
+
+    def server_traffic(self, backend: Backend, server: BackendServer) -> Traffic:
+        """Return what the sessions of a server have come to."""
+        return self._control.registry.traffic("server", backend.name, server.name)
+
+    def server_counts(self, backend: Backend, server: BackendServer) -> Counts:
+        """Return what has happened at a server."""
+        return self._control.registry.counts(*self._key(backend, server))
+
+    async def set_frontend_state(self, name: str, state: FrontendState) -> None:
+        """Pause, resume or shut down a frontend in all workers."""
+        self._control.frontends.frontends[name].state = state
+        await self._send_wishes()
+
+    async def set_frontend_limit(self, name: str, sessions: int) -> None:
+        """Set the limit of a frontend; 0 for no limit of its own."""
+        self._control.frontends.frontends[name].limit = sessions
+        await self._send_wishes()
+
+    async def set_process_limit(self, sessions: int) -> None:
+        """Set the limit on all sessions together; 0 for that of the configuration."""
+        self._control.frontends.max_sessions = sessions
+        await self._send_wishes()
+
+    async def list_sessions(self, wanted: SessionFilter) -> list[SessionSummary]:
+        """Return the sessions of all workers that match. Waits for them, 3 s at most."""
+        registry = self._control.registry
+        acks = registry.broadcast_acked(RequestSessions(wanted), replaces=RequestSessions)
+        await registry.wait_for_acks(acks, _SESSIONS_TIMEOUT_S)
+        return sorted(acks.sessions, key=lambda session: session.id)
+
+    async def end_session(self, number: int) -> bool:
+        """End the session with this id, in the worker that has it. Return False if none has."""
+        registry = self._control.registry
+        acks = registry.broadcast_acked(EndSession(number), replaces=("end", number))
+        await registry.wait_for_acks(acks, _CHANGE_TIMEOUT_S)
+        return acks.requeued > 0
+
+    async def clear_table(self, backend: Backend, key: int | None) -> None:
+        """Remove an entry of a stick table, or all entries, in all processes."""
+        await trio.lowlevel.checkpoint()
+        if backend.pool.stick is not None:
+            backend.pool.stick.remove(key)
+        self._control.registry.broadcast(RemoveStickEntries(backend.name, key))
+
+    async def set_table(self, backend: Backend, key: int, server: BackendServer) -> None:
+        """Store an entry in a stick table of all processes."""
+        await trio.lowlevel.checkpoint()
+        _, index = self._key(backend, server)
+        assert isinstance(backend, ControlBackend)  # noqa: S101 - the control process has no others
+        self._control.share_stick_entry(backend, key, index)
+
+    async def _send_wishes(self) -> None:
+        registry, message = self._control.registry, self._control.frontends.message()
+        acks = registry.broadcast_acked(message, replaces="frontends")
+        await registry.wait_for_acks(acks, _CHANGE_TIMEOUT_S)
+
+    def _key(self, backend: Backend, server: BackendServer) -> tuple[str, int]:
+        assert isinstance(backend, ControlBackend)  # noqa: S101 - the control process has no others
+        return backend.key(server)
+
+
+@frozen(eq=False)
+class ControlAdministration:
+    """The admin sockets beside a control process. The supervisor keeps them open for the next one."""
+
+    listeners: Sequence[AdminListener]
+
+    async def run(self, control: Control) -> None:
+        """Serve the sockets until cancelled."""
+        await administer(ControlTarget(control), self.listeners, control.log)
+
+    def close_copies(self) -> None:
+        """Close the sockets in a worker, without removing their files."""
+        for listener in self.listeners:
+            listener.socket.close()

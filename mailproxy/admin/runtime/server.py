@@ -1,0 +1,143 @@
+"""The sockets of the runtime dialect: accepts clients, reads their lines, writes answers.
+
+A client costs a task. What it can cost beyond that is bounded: the length of a line, the time without a
+command, the time to take an answer, and the number of clients at once.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+
+import trio
+
+from mailproxy.admin.history import History
+from mailproxy.admin.runtime.call import Call, Client, CommandError
+from mailproxy.admin.runtime.commands import execute
+from mailproxy.admin.runtime.parser import split_commands
+from mailproxy.admin.sockets import AdminListener
+from mailproxy.admin.target import Target
+from mailproxy.log import Log
+from mailproxy.proxy.supervise import contained, supervise
+
+_LINE_MAX = 16 * 1024  # bytes, as in HAProxy (tune.bufsize)
+_CLIENTS_MAX = 256  # each has a descriptor; others wait in the accept queue
+_WRITE_TIMEOUT_S = 10.0  # for a client to take the next part of an answer
+_WRITE_BYTES = 64 * 1024
+_HELPER = "admin socket"
+_SEVERITY_MARKS = {"none": "", "number": "[3]:", "string": "[error]:"}
+_ACCEPT_RETRY_S = 0.1
+
+
+class RuntimeServer:
+    """Serves the runtime dialect.
+
+    Args:
+        target: The proxy.
+        history: What follows from its figures over time.
+        log: The log.
+    """
+
+    def __init__(self, target: Target, history: History, log: Log) -> None:
+        self._target = target
+        self._history = history
+        self._log = log
+        self._clients = trio.CapacityLimiter(_CLIENTS_MAX)
+
+    async def run(self, listeners: Sequence[AdminListener]) -> None:
+        """Serve clients of these sockets until cancelled. Closes none of the sockets."""
+        async with trio.open_nursery() as nursery:
+            for listener in listeners:
+                nursery.start_soon(supervise, self._log, _HELPER, self._accept, listener, nursery)
+
+    async def _accept(self, listener: AdminListener, nursery: trio.Nursery) -> None:
+        sock = trio.socket.from_stdlib_socket(listener.socket)
+        while True:
+            borrower = object()
+            await self._clients.acquire_on_behalf_of(borrower)
+            connection = None
+            try:
+                connection, _ = await sock.accept()
+                nursery.start_soon(self._serve, connection, listener, borrower)
+            except OSError:  # out of descriptors, or the client has left already
+                await trio.sleep(_ACCEPT_RETRY_S)
+            finally:
+                if connection is None:
+                    self._clients.release_on_behalf_of(borrower)
+
+    async def _serve(self, sock: trio.socket.SocketType, listener: AdminListener, borrower: object) -> None:
+        client = Client(listener.level)
+        try:
+            with sock, contained(self._log, _HELPER):
+                try:
+                    await Conversation(sock, Call(self._target, self._history, client)).run()
+                except (OSError, trio.TooSlowError):  # the client has left, or takes nothing
+                    return
+        finally:
+            self._clients.release_on_behalf_of(borrower)
+
+
+class Conversation:
+    """One client's conversation."""
+
+    def __init__(self, sock: trio.socket.SocketType, call: Call) -> None:
+        self._sock = sock
+        self._call = call
+        self._received = b""
+
+    async def run(self) -> None:
+        """Answer lines until the client leaves or is done: without a prompt, after the lines that came at once.
+
+        Raises:
+            OSError: The client has left.
+            TooSlowError: It takes nothing of an answer.
+        """
+        client = self._call.client
+        while not client.is_done and (line := await self._line()) is not None:
+            await self._answer(line)
+            if not client.is_interactive and b"\n" not in self._received:
+                break
+        await self._close_gracefully()
+
+    async def _line(self) -> str | None:
+        """Return the next line; None if the client has closed, says nothing for too long, or never ends a line."""
+        with trio.move_on_after(self._call.client.idle_timeout):
+            while b"\n" not in self._received:
+                if len(self._received) > _LINE_MAX:
+                    return None
+                data = await self._sock.recv(_LINE_MAX)
+                if not data:
+                    return None
+                self._received += data
+            line, _, self._received = self._received.partition(b"\n")
+            return line.decode("utf-8", "replace") if len(line) <= _LINE_MAX else None
+        return None
+
+    async def _answer(self, line: str) -> None:
+        client = self._call.client
+        for text in split_commands(line):
+            if client.is_done:
+                return
+            try:
+                answer = await execute(self._call, text)
+            except CommandError as error:
+                answer = f"{_SEVERITY_MARKS[client.severity]}{error}\n"
+            if client.is_done:
+                return
+            await self._send(f"{answer}\n{'> ' if client.is_interactive else ''}")
+
+    async def _send(self, text: str) -> None:
+        data = memoryview(text.encode("utf-8", "backslashreplace"))
+        for start in range(0, len(data), _WRITE_BYTES):
+            part = data[start : start + _WRITE_BYTES]
+            with trio.fail_after(_WRITE_TIMEOUT_S):
+                while part:
+                    part = part[await self._sock.send(part) :]
+
+    async def _close_gracefully(self) -> None:
+        """Close so that the client gets the last answer, although it may have sent more than was read."""
+        self._sock.shutdown(socket.SHUT_WR)
+        with trio.move_on_after(1.0):
+            received = 0
+            while received < _LINE_MAX and (data := await self._sock.recv(_LINE_MAX)):
+                received += len(data)

@@ -1,0 +1,128 @@
+"""A proxy in a single process, as the admin socket asks it and tells it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import trio
+
+from mailproxy.admin.target import FrontendFigures
+from mailproxy.config import Config
+from mailproxy.net.tls.certificate import Certificate
+from mailproxy.pool import Counts
+from mailproxy.proxy.backend.backend import Backend
+from mailproxy.proxy.backend.server import BackendServer
+from mailproxy.proxy.drain import DrainCommands
+from mailproxy.proxy.frontend import FrontendState
+from mailproxy.proxy.session.summary import SessionFilter, SessionSummary
+from mailproxy.proxy.single_process import SingleProcess
+from mailproxy.proxy.stats import LiveBytes, Traffic
+
+
+class SingleTarget:
+    """The `Target` of a single process."""
+
+    workers = 1
+
+    def __init__(self, process: SingleProcess) -> None:
+        self._service = process.service
+        self._monitor = process.monitor
+        self._live = LiveBytes()
+
+    @property
+    def config(self) -> Config:
+        """The configuration."""
+        return self._service.config
+
+    @property
+    def backends(self) -> Mapping[str, Backend]:
+        """The backends, by name."""
+        return self._service.backends
+
+    @property
+    def sessions(self) -> int:
+        """The open sessions of all frontends."""
+        return self._service.sessions
+
+    @property
+    def max_sessions(self) -> int:
+        """The limit on them."""
+        return self._service.max_sessions
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the proxy drains or stops."""
+        return self._service.is_draining
+
+    @property
+    def drains(self) -> DrainCommands:
+        """Ends the sessions of servers and frontends."""
+        return self._service.drains
+
+    @property
+    def certificates(self) -> Sequence[Certificate]:
+        """The certificates in use."""
+        return self._monitor.certificates
+
+    async def refresh(self) -> None:
+        """Read how many bytes live sessions have moved. All else is always up to date."""
+        await trio.lowlevel.checkpoint()
+        self._live = LiveBytes.of(self._service.registry)
+
+    def frontend(self, name: str) -> FrontendFigures:
+        """Return the figures of a frontend."""
+        frontend = self._service.frontends[name]
+        return FrontendFigures(
+            state=frontend.state,
+            sessions=frontend.sessions,
+            limit=frontend.limit,
+            traffic=self._live.add_to(frontend.traffic, ("frontend", "", name)),
+        )
+
+    def backend_traffic(self, backend: Backend) -> Traffic:
+        """Return what the sessions of a backend have come to."""
+        return self._live.add_to(backend.traffic, ("backend", "", backend.name))
+
+    def server_traffic(self, backend: Backend, server: BackendServer) -> Traffic:
+        """Return what the sessions of a server have come to."""
+        return self._live.add_to(server.traffic, ("server", backend.name, server.name))
+
+    def server_counts(self, _backend: Backend, server: BackendServer) -> Counts:
+        """Return what has happened at a server."""
+        return server.counts
+
+    async def set_frontend_state(self, name: str, state: FrontendState) -> None:
+        """Pause, resume or shut down a frontend."""
+        await trio.lowlevel.checkpoint()
+        self._service.frontends[name].set_state(state)
+
+    async def set_frontend_limit(self, name: str, sessions: int) -> None:
+        """Set the limit of a frontend; 0 for no limit of its own."""
+        await trio.lowlevel.checkpoint()
+        self._service.frontends[name].set_limit(sessions)
+
+    async def set_process_limit(self, sessions: int) -> None:
+        """Set the limit on all sessions together; 0 for that of the configuration."""
+        await trio.lowlevel.checkpoint()
+        self._service.set_limit(sessions)
+
+    async def list_sessions(self, wanted: SessionFilter) -> list[SessionSummary]:
+        """Return the sessions that match."""
+        await trio.lowlevel.checkpoint()
+        return wanted.select(self._service.registry)
+
+    async def end_session(self, number: int) -> bool:
+        """End the session with this id. Return False if there is no such session."""
+        await trio.lowlevel.checkpoint()
+        return self._service.registry.kill(number)
+
+    async def clear_table(self, backend: Backend, key: int | None) -> None:
+        """Remove an entry of a stick table, or all entries."""
+        await trio.lowlevel.checkpoint()
+        if backend.pool.stick is not None:
+            backend.pool.stick.remove(key)
+
+    async def set_table(self, backend: Backend, key: int, server: BackendServer) -> None:
+        """Store an entry in a stick table."""
+        await trio.lowlevel.checkpoint()
+        backend.pool.store(key, server, trio.current_time())

@@ -1,0 +1,107 @@
+"""What a running proxy can be asked and what it can change, whether it has one process or several."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from attrs import frozen
+
+from mailproxy.config import Config
+from mailproxy.net.tls.certificate import Certificate
+from mailproxy.pool import Counts
+from mailproxy.proxy.backend.backend import Backend
+from mailproxy.proxy.backend.server import BackendServer
+from mailproxy.proxy.drain import DrainCommands
+from mailproxy.proxy.frontend import FrontendState
+from mailproxy.proxy.session.summary import SessionFilter, SessionSummary
+from mailproxy.proxy.stats import Traffic
+
+
+@frozen(kw_only=True)
+class FrontendFigures:
+    """A frontend now.
+
+    Attributes:
+        state: Whether it accepts.
+        sessions: Its open sessions.
+        limit: The most sessions that it may have, 0 for no limit of its own.
+        traffic: What its sessions have come to.
+    """
+
+    state: FrontendState
+    sessions: int
+    limit: int
+    traffic: Traffic
+
+
+class Target(Protocol):
+    """A running proxy. Changes of servers go through its backends, and reach all processes from there."""
+
+    @property
+    def config(self) -> Config:
+        """The configuration."""
+
+    @property
+    def backends(self) -> Mapping[str, Backend]:
+        """The backends, by name."""
+
+    @property
+    def workers(self) -> int:
+        """The number of processes that serve."""
+
+    @property
+    def sessions(self) -> int:
+        """The open sessions of all frontends."""
+
+    @property
+    def max_sessions(self) -> int:
+        """The limit on them."""
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the proxy drains or stops."""
+
+    @property
+    def drains(self) -> DrainCommands:
+        """Ends the sessions of servers and frontends."""
+
+    @property
+    def certificates(self) -> Sequence[Certificate]:
+        """The certificates in use."""
+
+    async def refresh(self) -> None:
+        """Have the figures below up to date. Waits for workers, a fraction of a second at most."""
+
+    def frontend(self, name: str) -> FrontendFigures:
+        """Return the figures of a frontend."""
+
+    def backend_traffic(self, backend: Backend) -> Traffic:
+        """Return what the sessions of a backend have come to."""
+
+    def server_traffic(self, backend: Backend, server: BackendServer) -> Traffic:
+        """Return what the sessions of a server have come to."""
+
+    def server_counts(self, backend: Backend, server: BackendServer) -> Counts:
+        """Return what has happened at a server."""
+
+    async def set_frontend_state(self, name: str, state: FrontendState) -> None:
+        """Pause, resume or shut down a frontend."""
+
+    async def set_frontend_limit(self, name: str, sessions: int) -> None:
+        """Set the limit of a frontend; 0 for no limit of its own."""
+
+    async def set_process_limit(self, sessions: int) -> None:
+        """Set the limit on sessions of all frontends together."""
+
+    async def list_sessions(self, wanted: SessionFilter) -> list[SessionSummary]:
+        """Return the sessions that match."""
+
+    async def end_session(self, number: int) -> bool:
+        """End the session with this id, with end reason KILLED. Return False if there is no such session."""
+
+    async def clear_table(self, backend: Backend, key: int | None) -> None:
+        """Remove an entry of a stick table, or all entries."""
+
+    async def set_table(self, backend: Backend, key: int, server: BackendServer) -> None:
+        """Store an entry in a stick table."""

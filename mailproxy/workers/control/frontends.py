@@ -1,0 +1,52 @@
+"""What the operator wants of frontends: the control process keeps it, and tells the workers."""
+
+from __future__ import annotations
+
+from attrs import define, field
+
+from mailproxy.config import Config
+from mailproxy.proxy.frontend import FrontendState
+from mailproxy.workers.admin_messages import (
+    FrontendUpdates,
+)
+
+
+@define
+class FrontendWish:
+    """What the operator wants of one frontend: whether it accepts, and its limit on sessions."""
+
+    state: FrontendState
+    limit: int
+
+
+@define(eq=False)
+class FrontendWishes:
+    """What the operator wants of all frontends.
+
+    Attributes:
+        frontends: By name.
+        max_sessions: The limit on all sessions; 0 for that of the configuration.
+    """
+
+    config: Config
+    frontends: dict[str, FrontendWish] = field(init=False)
+    max_sessions: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        self.frontends = {
+            name: FrontendWish(FrontendState.OPEN, frontend.max_sessions)
+            for name, frontend in self.config.frontends.items()
+        }
+
+    def message(self) -> FrontendUpdates:
+        """Return the message that tells a worker all of it."""
+        return FrontendUpdates(
+            frontends=tuple((name, each.state, each.limit) for name, each in self.frontends.items()),
+            max_sessions=self.max_sessions,
+        )
+
+    def take_over(self, message: FrontendUpdates) -> None:
+        """Take over what a worker knows from an earlier control process."""
+        self.max_sessions = message.max_sessions
+        for name, state, limit in message.frontends:
+            self.frontends[name] = FrontendWish(state, limit)

@@ -1,0 +1,41 @@
+"""The frontends of a worker, as the control process sees and changes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from attrs import frozen
+
+from mailproxy.proxy.service import Service
+from mailproxy.proxy.stats import Traffic
+from mailproxy.workers.admin_messages import (
+    FrontendUpdates,
+)
+
+
+@frozen(eq=False)
+class WorkerFrontends:
+    """The frontends of a worker's service."""
+
+    service: Service
+
+    @property
+    def traffic(self) -> Mapping[str, Traffic]:
+        """What the sessions of each frontend have come to, by name."""
+        return {name: frontend.traffic for name, frontend in self.service.frontends.items()}
+
+    def apply(self, message: FrontendUpdates) -> None:
+        """Do what the operator wants."""
+        self.service.set_limit(message.max_sessions)
+        for name, state, limit in message.frontends:
+            frontend = self.service.frontends[name]
+            frontend.set_state(state)
+            frontend.set_limit(limit)
+
+    def message(self) -> FrontendUpdates:
+        """Return what the operator wants, for a control process that does not know it."""
+        frontends = self.service.frontends.items()
+        return FrontendUpdates(
+            frontends=tuple((name, frontend.state, frontend.limit) for name, frontend in frontends),
+            max_sessions=self.service.limit_wish,
+        )

@@ -1,0 +1,1 @@
+"""Tests of the admin socket: the dialect, the sockets, one process."""
