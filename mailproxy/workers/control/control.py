@@ -142,6 +142,7 @@ class Control:
         self._log = log
         self._slot = slot
         self._counters = counters = slot.scoreboard.counters(slot.scoreboard.control)
+        self._settled = trio.Event()  # the state of servers is known, and sent to workers that register
         self._backends: dict[str, ControlBackend] = {}
         self._registry = WorkerRegistry()
         self._publisher = ChangePublisher(self._registry, log)
@@ -155,7 +156,7 @@ class Control:
         self.reloads = ReloadLeader(
             log=log, registry=self._registry, monitor=self._monitor, backends=self._backends, counters=counters,
             supervisor=slot.supervisor, wake_supervisor=slot.wake_supervisor, config=lambda: self.config,
-            is_serving=lambda: self._is_settled and not self.is_stopping, use=self._use, on_failure=self._fail,
+            settled=self._settled, is_stopping=lambda: self.is_stopping, use=self._use, on_failure=self._fail,
         )  # fmt: skip
         self._signals = SignalHandler(
             lambda: self.config, log, registry=self._registry, count_sessions=self._count_sessions,
@@ -169,7 +170,6 @@ class Control:
         self._helper = helper
         self._has_registered = trio.Event()  # set whenever a worker has sent Register
         self._has_stick_table = trio.Event()
-        self._is_settled = False  # the state of servers is known, and sent to workers that register
         self._ended = trio.Event()
 
     def _make_backend(self, table: Backend, contexts: ServerContexts) -> ControlBackend:
@@ -214,7 +214,7 @@ class Control:
                         await self._state.restore()
                     nursery.start_soon(supervise, log, "state file", self._state.run)
                 await nursery.start(self._monitor.run)
-                self._is_settled = True
+                self._settled.set()
                 for worker in self._registry.workers:
                     if worker.is_registered:
                         self._start_sync(worker, nursery)
@@ -341,12 +341,12 @@ class Control:
             case TrafficUpdates():
                 apply_traffic(worker.traffic, message)
             case FrontendUpdates():
-                if not self._is_settled:
+                if not self._settled.is_set():
                     self.frontends.take_over(message)
             case DrainProgress(drains):
                 self.drains.on_progress(worker, drains)
             case ServerSnapshots(servers):
-                if not self._is_settled:  # afterwards this process knows better
+                if not self._settled.is_set():  # afterwards this process knows better
                     for snapshot in servers:
                         self._apply_snapshot(snapshot)
             case StickTablePart(name, entries):
@@ -358,7 +358,7 @@ class Control:
                 worker.is_registered, worker.is_new, worker.generation = True, is_new, generation
                 self._has_registered.set()
                 self.reloads.on_worker_changed()
-                if self._is_settled:
+                if self._settled.is_set():
                     self._start_sync(worker, nursery)
             case Ready():
                 worker.is_ready = True
@@ -367,7 +367,7 @@ class Control:
             case ReloadApplied(generation):
                 worker.generation = generation
                 self.reloads.on_worker_changed()
-                if self._is_settled and generation >= self.generation:
+                if self._settled.is_set() and generation >= self.generation:
                     self._start_sync(worker, nursery)
             case _:
                 raise TypeError(f"the control process does not handle {message!r} of a worker")
