@@ -23,6 +23,7 @@ from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.frontend import Frontend
 from mailproxy.proxy.process import max_sessions, worker_count
+from mailproxy.proxy.reload.single import reload
 from mailproxy.proxy.single_process import SingleProcess, build_single_process
 
 
@@ -141,14 +142,22 @@ class Proxy:
         backends: The backends, by name.
     """
 
+    frontends: Mapping[str, ProxyFrontend]
+    backends: Mapping[str, ProxyBackend]
+
     def __init__(self, process: SingleProcess) -> None:
-        self._service = service = process.service
+        self._process = process
+        self._service = process.service
         self._monitor = process.monitor
-        self.frontends: Mapping[str, ProxyFrontend] = {
+        self._describe()
+
+    def _describe(self) -> None:
+        service = self._service
+        self.frontends = {
             name: ProxyFrontend(name, tuple(listener.address for listener in frontend.listeners), frontend)
             for name, frontend in service.frontends.items()
         }
-        self.backends: Mapping[str, ProxyBackend] = {
+        self.backends = {
             name: ProxyBackend(
                 name, {server.name: ProxyServer(backend, server) for server in backend.servers}
             )
@@ -159,6 +168,31 @@ class Proxy:
     def sessions(self) -> int:
         """The sessions of all frontends now."""
         return self._service.sessions
+
+    async def reload(self, config: Config) -> tuple[str, ...]:
+        """Use another configuration from now on, without a pause.
+
+        Sockets whose address stays are never closed, and sessions go on. Those whose bind, route or server is gone
+        have ``drain_timeout`` to end. Health, stick entries, counters and queues stay with the names of servers, and
+        so does what was set at run time, until the configuration's own value for it changes.
+
+        ``frontends`` and ``backends`` are new mappings afterwards.
+
+        Args:
+            config: The configuration.
+
+        Returns:
+            One line for each change, then those that need a restart and were not made, then how long it took.
+
+        Raises:
+            ConfigError: With every fault of files, addresses and names. Nothing has changed then.
+
+        Cancellation:
+            Nothing has changed, or everything has.
+        """
+        reloaded = await reload(self._process, config)
+        self._describe()
+        return reloaded.answer
 
     async def drain(self, seconds: float) -> None:
         """Accept no more connections, and end all sessions within ``seconds``, idle ones first.

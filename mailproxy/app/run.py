@@ -12,10 +12,11 @@ from mailproxy.admin.control_target import ControlAdministration
 from mailproxy.admin.sockets import close_admin_sockets
 from mailproxy.app.api import OpenedProcess, open_service
 from mailproxy.app.pid_file import pid_file
-from mailproxy.app.privileges import check_capabilities, configured_owner, drop_privileges
+from mailproxy.app.privileges import configured_owner, drop_privileges
 from mailproxy.app.startup import load_and_check, open_all
 from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Config
+from mailproxy.errors import ConfigError
 from mailproxy.log.events import DESCRIPTORS_SHORT
 from mailproxy.net.listener import close_slots
 from mailproxy.net.notify import (
@@ -25,7 +26,7 @@ from mailproxy.net.notify import (
     notify_stopping,
     watchdog_interval,
 )
-from mailproxy.proxy.config_change import log_if_changed
+from mailproxy.proxy.host_checks import check_capabilities
 from mailproxy.proxy.process import (
     descriptor_shortage,
     fill_standard_descriptors,
@@ -34,9 +35,10 @@ from mailproxy.proxy.process import (
     tune_gc,
     worker_count,
 )
+from mailproxy.proxy.reload.single import reload_file
 from mailproxy.proxy.signals import SIGNALS, SignalAction, log_ignored, log_stopping, signal_action
 from mailproxy.proxy.single_process import SingleProcess
-from mailproxy.proxy.supervise import supervise
+from mailproxy.proxy.supervise import contained, supervise
 from mailproxy.workers.supervisor import run_supervisor
 
 
@@ -125,8 +127,7 @@ async def _handle_signals(process: SingleProcess, signals: object, nursery: trio
                 log.reopen()
             case SignalAction.RELOAD:
                 log.reopen()
-                process.monitor.scan_certificates()
-                nursery.start_soon(log_if_changed, service.config, log)
+                nursery.start_soon(_reload_contained, process)
             case SignalAction.IGNORE:
                 log_ignored(log)
 
@@ -136,6 +137,11 @@ async def _feed_watchdog(interval: float) -> None:
     while True:
         notify_alive()
         await trio.sleep(interval)
+
+
+async def _reload_contained(process: SingleProcess) -> None:
+    with contained(process.service.log, "reload"), contextlib.suppress(ConfigError):  # it is logged
+        await reload_file(process, "SIGHUP")
 
 
 async def _reap_orphans() -> None:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from mailproxy.address import TcpAddress
 from mailproxy.admin.sockets import AdminListener, close_admin_sockets, open_admin_sockets
-from mailproxy.app.host_checks import (
+from mailproxy.certificates.loader import load_certificates
+from mailproxy.certificates.store import CertificateStore
+from mailproxy.config import Config
+from mailproxy.errors import ConfigError
+from mailproxy.log import Output
+from mailproxy.net.listener import Slots, close_slots, open_for_workers, open_listeners
+from mailproxy.proxy.host_checks import (
     check_admin_sockets,
     check_binds,
     check_log,
@@ -15,13 +20,7 @@ from mailproxy.app.host_checks import (
     check_state_file,
     check_users,
 )
-from mailproxy.certificates.loader import load_certificates
-from mailproxy.certificates.store import CertificateStore
-from mailproxy.config import Config
-from mailproxy.config.path import bind_path
-from mailproxy.errors import ConfigError, Fault
-from mailproxy.log import Output, open_target
-from mailproxy.net.listener import Listener, Slots, close_slots, open_for_workers, open_listeners
+from mailproxy.proxy.reload.preparation import check_ports, open_log
 
 
 def load_and_check(config: Config) -> CertificateStore:
@@ -77,44 +76,11 @@ def open_all(
     )
     admin_sockets: list[AdminListener] = []
     try:
-        _check_ports(config, slots[0])
+        check_ports(config, slots[0])
         admin_sockets = open_admin_sockets(config)
-        outputs = _open_log(config, owner, shared=workers > 1)
+        outputs = open_log(config, owner, shared=workers > 1)
     except ConfigError:
         close_slots(slots)
         close_admin_sockets(admin_sockets)
         raise
     return Opened(slots, outputs, admin_sockets)
-
-
-def _open_log(config: Config, owner: tuple[int, int] | None, *, shared: bool) -> list[Output]:
-    outputs: list[Output] = []
-    for path, each in config.log.outputs.items():
-        try:
-            target = open_target(
-                each.to.text, each.to.syslog, owner, shared=shared, facility=each.facility, tag=each.tag
-            )
-        except OSError as error:
-            for output in outputs:
-                output.target.close()
-            reason = error.strerror or str(error)
-            raise config.error([Fault(path / "to", f"{each.to}: {reason}")]) from None
-        outputs.append(Output(target, each.format, each.level, str(each.to)))
-    return outputs
-
-
-def _check_ports(config: Config, listeners: list[Listener]) -> None:
-    """Raise ConfigError if a server without a port has a bind without one: an inherited socket that is a Unix socket."""
-    for listener in listeners:
-        frontend = config.frontends[listener.frontend]
-        if listener.port is None:
-            portless = [
-                server
-                for name in frontend.backend_names
-                for server in config.backends[name].servers
-                if isinstance(server.address, TcpAddress) and server.address.port is None
-            ]
-            if portless:
-                path = bind_path(frontend.name, listener.number - 1) / "address"
-                fact = f"{listener.bind.address} has no port for server {portless[0].name}, which has none either"
-                raise config.error([Fault(path, fact)])

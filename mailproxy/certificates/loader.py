@@ -66,8 +66,31 @@ def reload_certificates(
     return store
 
 
+def load_next(config: Config, previous: CertificateStore) -> CertificateStore:
+    """Load the TLS files of the next configuration. Blocks on files, not on the network.
+
+    Nothing that ``previous`` uses changes. Tables that stay keep their terminator, and with it the contexts
+    of certificates that stay. What is to change in it is in ``staged``.
+
+    Args:
+        config: The next configuration.
+        previous: What is in use.
+
+    Returns:
+        A store. Its ``faults`` has everything that is wrong.
+    """
+    store = CertificateStore(terminators=dict(previous.terminators), staged=[])
+    loader = _Loader(store, previous)
+    loader.load(config)
+    store.terminators = {tls: each for tls, each in store.terminators.items() if tls in loader.loaded}
+    return store
+
+
 class _Loader:
     """Loads each ``tls`` table once, however many binds and servers share it.
+
+    Attributes:
+        loaded: The tables that it has come across.
 
     In its methods ``path`` is the path of a key in the configuration, as in ``Fault``, and ``key`` the file
     of a private key that the configuration names.
@@ -76,7 +99,7 @@ class _Loader:
     def __init__(self, store: CertificateStore, previous: CertificateStore) -> None:
         self._store = store
         self._previous = previous
-        self._loaded: set[FrontendTls | ServerTls] = set()
+        self.loaded: set[FrontendTls | ServerTls] = set()
 
     def load(self, config: Config) -> None:
         self._load_binds(config)
@@ -108,9 +131,9 @@ class _Loader:
                     self._load_once(tls, (path if is_own else backend_path(name)).joinpath(*key.steps))
 
     def _load_once(self, tls: FrontendTls | ServerTls, path: ConfigPath) -> None:
-        if tls in self._loaded:
+        if tls in self.loaded:
             return
-        self._loaded.add(tls)
+        self.loaded.add(tls)
         if isinstance(tls, FrontendTls):
             self._load_terminator(tls, path)
         else:

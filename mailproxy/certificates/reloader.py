@@ -107,7 +107,7 @@ class CertificateReloader:
             return None
         self._previous = previous
         self._store = store = reload_certificates(self._config, previous, stage=self._stage)
-        applied = dict(_describe_changes(store, previous, changed))
+        applied = dict(describe_changes(store, previous, changed))
         return ReloadResult(
             applied=tuple(applied),
             descriptions=tuple(dict.fromkeys(applied.values())),
@@ -141,7 +141,7 @@ class CertificateReloader:
         return list(expiry_warnings(self._store))
 
 
-def _describe_changes(
+def describe_changes(
     store: CertificateStore, previous: CertificateStore, changed: Sequence[Path]
 ) -> Iterator[tuple[Path, str]]:
     """Yield each file that is in use from now on, or no longer, with its description for the log."""

@@ -64,21 +64,38 @@ class Log:
     """
 
     def __init__(self, outputs: Sequence[Output], *, suppressed: Collection[Event] = ()) -> None:
+        self._suppressed = frozenset(suppressed)
+        self.recent: deque[tuple[float, str]] = deque(maxlen=_RECENT_EVENTS)
+        self._reopens_quietly = False
+        self._has_failed_to_reopen = False
+        self._nursery: trio.Nursery | None = None
+        self._use(outputs)
+
+    def _use(self, outputs: Sequence[Output]) -> None:
         # If standard error is a target, it gets the failures of the others as events.
         reports_to_stderr = not any(
             isinstance(each.target, StreamTarget) and each.target.fd == _STDERR for each in outputs
         )
         self._writers = [LogWriter(each, reports_to_stderr=reports_to_stderr, log=self) for each in outputs]
-        self._suppressed = frozenset(suppressed)
-        self.recent: deque[tuple[float, str]] = deque(maxlen=_RECENT_EVENTS)
-        self._reopens_quietly = False
-        self._has_failed_to_reopen = False
         # A session is formatted once for each format, however many targets use that format.
         by_format: dict[SessionLine, list[LogWriter]] = {}
         for writer in self._writers:
             if writer.threshold <= _SESSION_LEVEL:
                 by_format.setdefault(writer.session_line, []).append(writer)
         self._session_lines = tuple((line, tuple(writers)) for line, writers in by_format.items())
+
+    def reconfigure(self, outputs: Sequence[Output]) -> None:
+        """Write to these outputs from now on.
+
+        The lines so far go to the outputs before. ``run`` then closes their targets.
+        """
+        before = self._writers
+        self._use(outputs)
+        if self._nursery is not None:
+            for writer in self._writers:
+                self._nursery.start_soon(writer.run_until_retired)
+            for writer in before:
+                writer.retired.cancel()
 
     @property
     def lost(self) -> int:
@@ -127,7 +144,8 @@ class Log:
         """Write lines until cancelled. Then call ``finish``."""
         async with trio.open_nursery() as nursery:
             for writer in self._writers:
-                await nursery.start(writer.run)
+                await nursery.start(writer.run_until_retired)
+            self._nursery = nursery
             task_status.started()
 
     async def finish(self) -> None:
@@ -170,6 +188,10 @@ class LogWriter:
         output: The target, format and level.
         reports_to_stderr: Whether to report a failing target on standard error, once until it works again.
         log: Gets the results of writing and reopening, in trio's thread only.
+
+    Attributes:
+        lost: The number of lost lines that are not logged yet.
+        retired: Cancelled when a reload has replaced the output.
     """
 
     def __init__(self, output: Output, *, reports_to_stderr: bool, log: Log) -> None:
@@ -192,6 +214,7 @@ class LogWriter:
         self._unwritten = 0  # lines of a write that has not finished
         self._deadline = math.inf  # in trio's clock, set by ``finish``
         self.lost = 0
+        self.retired = trio.CancelScope()
 
     @property
     def is_reopening(self) -> bool:
@@ -217,6 +240,12 @@ class LogWriter:
         if not self._lines:  # otherwise the task is awake already
             self._wake.set()
         self._lines.append((level, line))
+
+    async def run_until_retired(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Write lines until cancelled, or until ``retired`` is. Only then the target is closed, too."""
+        with self.retired:
+            await self.run(task_status)
+        await self.finish()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Write lines until cancelled. Then call ``finish``."""

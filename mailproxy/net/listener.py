@@ -9,7 +9,7 @@ import select
 import socket
 import stat
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -69,6 +69,37 @@ class Listener:
     @_family.default
     def _family_of_socket(self) -> int:
         return int(self.socket.family)
+
+    def handed_over(self, bind: Bind, frontend: str, number: int, terminator: Terminator | None) -> Listener:
+        """Return the listener of this socket for a bind of another configuration with the same address."""
+        return _listener(self.socket, bind, frontend, number, terminator, created=self.created)
+
+    @classmethod
+    def of_socket(
+        cls, sock: Socket, bind: Bind, frontend: str, number: int, terminator: Terminator | None
+    ) -> Listener:
+        """Return the listener of a socket that another process has opened for this bind."""
+        return _listener(sock, bind, frontend, number, terminator)
+
+    def share_port(self, *, is_shared: bool) -> None:
+        """Allow or forbid that another socket of this user binds the port, too (SO_REUSEPORT)."""
+        if isinstance(self.bind.address, TcpAddress):
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, is_shared)
+
+    def update_socket(self, before: Bind) -> None:
+        """Set the options of the socket that differ from those of the bind that it had before."""
+        bind, sock = self.bind, self.socket
+        if bind.backlog != before.backlog and self._is_listening:
+            sock.listen(bind.backlog)
+        if not isinstance(bind.address, TcpAddress):
+            return
+        if bind.keepalive != before.keepalive:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 0)
+        if bind.tcp_user_timeout != before.tcp_user_timeout:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
+        _set_for_accepted(sock, bind)
+        if bind.fast_open != before.fast_open:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, _FAST_OPEN_QUEUE * bind.fast_open)
 
     def for_worker(self) -> Listener:
         """Return a copy for a worker process, which does not remove the path of a Unix socket."""
@@ -173,6 +204,9 @@ class Listener:
                 remove(Path(self.bind.address.path), self.created)
 
 
+BindPlace = tuple[str, int]
+"""A bind: the name of its frontend, and its index there."""
+
 Slots = list[list[Listener]]
 """The listeners of each worker, by worker slot."""
 
@@ -187,7 +221,31 @@ def open_listeners(config: Config, terminators: Mapping[tuple[str, int], Termina
     Raises:
         ConfigError: Some addresses cannot be listened on. The other sockets are closed.
     """
-    return [listener for (listener,) in _open_binds(config, terminators, lambda *bind: [_open(*bind)])]
+    return list(open_missing(config, terminators, ()).values())
+
+
+def open_missing(
+    config: Config,
+    terminators: Mapping[tuple[str, int], Terminator],
+    existing: Collection[BindPlace],
+    *,
+    shared_ports: Collection[int] = (),
+) -> dict[BindPlace, Listener]:
+    """Listen on every bind but those that exist, in one process.
+
+    Args:
+        config: The configuration.
+        terminators: By frontend and index of the bind, for binds that terminate TLS.
+        existing: The binds whose sockets are open.
+        shared_ports: Ports at which a socket with SO_REUSEPORT listens that is closed later.
+
+    Raises:
+        ConfigError: Some addresses cannot be listened on. The other sockets that were opened here are closed.
+    """
+    binds = _open_binds(
+        config, terminators, lambda *bind: [_open(*bind, shared_ports=shared_ports)], existing
+    )
+    return {place: listener for place, (listener,) in binds.items()}
 
 
 def open_for_workers(
@@ -207,47 +265,90 @@ def open_for_workers(
         ConfigError: Some addresses cannot be listened on, perhaps because another program does. The other
             sockets are closed.
     """
-    binds = _open_binds(config, terminators, partial(_open_for_each, workers=workers))
-    return [[listeners[slot] for listeners in binds] for slot in range(workers)]
+    binds = _open_binds(config, terminators, partial(_open_for_each, workers=workers), ())
+    return [[listeners[slot] for listeners in binds.values()] for slot in range(workers)]
+
+
+def open_missing_slots(
+    config: Config,
+    terminators: Mapping[tuple[str, int], Terminator],
+    existing: Mapping[BindPlace, Sequence[Listener]],
+    *,
+    slots: int,
+    shared_ports: Collection[int],
+) -> dict[BindPlace, list[Listener]]:
+    """Listen on every bind, for each slot that has no listener of it yet.
+
+    Args:
+        config: The configuration.
+        terminators: By frontend and index of the bind, for binds that terminate TLS.
+        existing: The open listeners of each bind, one for each of the first slots.
+        slots: The number of slots.
+        shared_ports: Ports at which sockets listen that are closed later.
+
+    Raises:
+        ConfigError: Some addresses cannot be listened on. The other sockets that were opened here are closed.
+    """
+
+    def open_rest(bind: Bind, frontend: str, number: int, terminator: Terminator | None) -> list[Listener]:
+        return _open_for_each(
+            bind, frontend, number, terminator, workers=slots,
+            existing=existing.get((frontend, number - 1), ()), shared_ports=shared_ports,
+        )  # fmt: skip
+
+    return _open_binds(config, terminators, open_rest, ())
 
 
 def _open_binds(
     config: Config,
     terminators: Mapping[tuple[str, int], Terminator],
     open_bind: Callable[[Bind, str, int, Terminator | None], list[Listener]],
-) -> list[list[Listener]]:
-    """Open the listeners of every bind, or none. Collect all faults before raising ConfigError."""
-    binds: list[list[Listener]] = []
+    existing: Collection[BindPlace],
+) -> dict[BindPlace, list[Listener]]:
+    """Open the listeners of every bind that does not exist, or none.
+
+    Collect all faults before raising ConfigError.
+    """
+    binds: dict[BindPlace, list[Listener]] = {}
     faults: list[Fault] = []
     for name, frontend in config.frontends.items():
         for index, bind in enumerate(frontend.bind):
+            if (name, index) in existing:
+                continue
             try:
-                binds.append(open_bind(bind, name, index + 1, terminators.get((name, index))))
+                binds[name, index] = open_bind(bind, name, index + 1, terminators.get((name, index)))
             except (OSError, LookupError) as error:
                 reason = _reason(error, bind)
                 faults.append(Fault(bind_path(name, index), f"cannot listen on {bind.address}: {reason}"))
     if faults:
-        for listeners in binds:
+        for listeners in binds.values():
             close_all(listeners)
         raise config.error(faults)
     return binds
 
 
 def _open_for_each(
-    bind: Bind, frontend: str, number: int, terminator: Terminator | None, workers: int
+    bind: Bind,
+    frontend: str,
+    number: int,
+    terminator: Terminator | None,
+    *,
+    workers: int,
+    existing: Sequence[Listener] = (),
+    shared_ports: Collection[int] = (),
 ) -> list[Listener]:
-    """Return the bind's listener for each worker; either all are opened or none."""
+    """Return the bind's listener for each worker behind those that exist; either all are opened or none."""
     address = bind.address
     if not isinstance(address, TcpAddress):
-        return [_open(bind, frontend, number, terminator)] * workers
-    if address.port:
+        return [] if existing else [_open(bind, frontend, number, terminator)] * workers
+    if address.port and not existing and address.port not in shared_ports:
         # With SO_REUSEPORT, the bind would succeed beside another program of this user. Without it, it fails
         # then.
         _bind_tcp(bind, address).close()
     opened: list[Listener] = []
     try:
-        for _ in range(workers):
-            port = opened[0].port if opened else address.port
+        for _ in range(len(existing), workers):
+            port = next((each.port for each in (*existing, *opened)), address.port)
             sock = _bind_tcp(bind, evolve(address, port=port), reuse_port=True)
             opened.append(_listener(_listen(sock, bind), bind, frontend, number, terminator))
     except BaseException:
@@ -277,10 +378,17 @@ def _reason(error: Exception, bind: Bind) -> str:
     return reason
 
 
-def _open(bind: Bind, frontend: str, number: int, terminator: Terminator | None) -> Listener:
+def _open(
+    bind: Bind,
+    frontend: str,
+    number: int,
+    terminator: Terminator | None,
+    *,
+    shared_ports: Collection[int] = (),
+) -> Listener:
     created = None
     if isinstance(bind.address, TcpAddress):
-        sock = _open_tcp(bind, bind.address)
+        sock = _open_tcp(bind, bind.address, reuse_port=bind.address.port in shared_ports)
     elif isinstance(bind.address, UnixAddress):
         sock, created = _open_unix(bind, bind.address)
     else:
@@ -312,8 +420,8 @@ def _listener(
     )  # fmt: skip
 
 
-def _open_tcp(bind: Bind, address: TcpAddress) -> socket.socket:
-    return _listen(_bind_tcp(bind, address), bind)
+def _open_tcp(bind: Bind, address: TcpAddress, *, reuse_port: bool) -> socket.socket:
+    return _listen(_bind_tcp(bind, address, reuse_port=reuse_port), bind)
 
 
 def _bind_tcp(bind: Bind, address: TcpAddress, *, reuse_port: bool = False) -> socket.socket:

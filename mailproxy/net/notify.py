@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
 
 # When the manager's queue stays full for this long, the message is dropped: sessions must not wait for it.
 _TIMEOUT_S = 1.0
@@ -18,6 +19,18 @@ def has_service_manager() -> bool:
 def notify_ready() -> None:
     """Report that every bind listens and clients are served."""
     _notify("READY=1", "STATUS=Ready for clients.")
+
+
+def notify_reloading() -> None:
+    """Report that a reload has begun (``Type=notify-reload`` of systemd.service(5)).
+
+    ``notify_ready`` reports its end.
+    """
+    _notify(
+        "RELOADING=1",
+        f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}",
+        "STATUS=Reloading.",
+    )
 
 
 def notify_draining(seconds: float) -> None:

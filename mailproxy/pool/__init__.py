@@ -8,6 +8,7 @@ Modules, in reading order:
     queue: the queue of sessions that wait for a slot.
     turn_order: which of the waiters is next.
     pool: all of these as one, the servers of a backend.
+    state_change: what a change of a server's state has done to them.
     stick_table: which client had which server.
     retry: what follows after an attempt to connect has failed.
     client_limits: sessions and connection rates per client.

@@ -73,7 +73,6 @@ class Pool(Generic[S]):
         self._eligible: Sequence[S] = ()
         self._queue: Queue[Waiter[S]] = Queue()
         self._server_queues: dict[S, Queue[Waiter[S]]] = {server: Queue() for server in self.servers}
-        self._indexes = {server: index for index, server in enumerate(self.servers)}
         self._waiting = 0
         self.rebuild()
 
@@ -185,7 +184,11 @@ class Pool(Generic[S]):
         return changed.sessions - sessions_before if changed is not None else 0
 
     def _queue_of(self, waiter: Waiter[S]) -> Queue[Waiter[S]]:
-        return self._queue if waiter.required is None else self._server_queues[waiter.required]
+        return (
+            self._server_queues.get(waiter.required, self._queue)
+            if waiter.required is not None
+            else self._queue
+        )
 
     def _queue_changed(self, server: S | None) -> None:
         queue = self._queue if server is None else self._server_queues[server]
@@ -217,6 +220,8 @@ class Pool(Generic[S]):
 
     def _next_queue_for(self, server: S) -> Queue[Waiter[S]] | None:
         """Return the queue whose first waiter is next at this server: its own, or the one for any server."""
+        if server not in self._server_queues:  # it is gone since a reload
+            return None
         requires_it = self._server_queues[server].first if server.accepts_persistent else None
         takes_any = self._queue.first if server in self._eligible else None
         if takes_any is not None and (requires_it is None or takes_any.ticket < requires_it.ticket):
@@ -267,7 +272,7 @@ class Pool(Generic[S]):
 
     def _requeue(self, server: S) -> list[Waiter[S]]:
         """Move the waiters that require this server to the queue for any server, sorted by ticket."""
-        moved = list(self._server_queues[server])
+        moved = list(self._server_queues.get(server, ()))
         if not moved:
             return []
         for waiter in moved:
@@ -289,8 +294,8 @@ class Pool(Generic[S]):
         return self.servers[index]
 
     def store(self, key: int, server: S, now: float) -> None:
-        """Store that the client has this server now."""
-        if self.stick is not None:
+        """Store that the client has this server now, unless the server is gone since a reload."""
+        if self.stick is not None and server in self._indexes:
             self.stick.store(key, self._indexes[server], now)
 
     # States
@@ -442,6 +447,7 @@ class Pool(Generic[S]):
 
     def rebuild(self) -> None:
         """Compute the eligible servers again and give them to the balance."""
+        self._indexes = {server: index for index, server in enumerate(self.servers)}
         self._eligible = eligible_servers(self.servers)
         self._balance.set_servers(self._eligible)
 
@@ -476,31 +482,32 @@ class Pool(Generic[S]):
 
     # Reload
 
-    def take_over(self, old: Pool[S]) -> None:
-        """Take over states, counts and stick entries of the servers that another pool has, too, by name.
+    def reconfigure(
+        self,
+        servers: Sequence[S],
+        balance: Balance | None = None,
+        *,
+        max_queue: int,
+        stick: StickTable | None,
+    ) -> None:
+        """Use these servers from now on. Those that were there keep sessions and queue.
 
-        Sessions and waiters stay with the old pool. Stick entries of servers that are gone are dropped.
+        Waiters that require a server which is gone move to the queue for any server.
+
+        Args:
+            servers: All servers, in the order of the configuration.
+            balance: Another method; None for the one in use.
+            max_queue: How many sessions may wait.
+            stick: Another table, or the one in use, where entries stay with the names of servers.
         """
-        old_servers = {server.name: server for server in old.servers}
-        indexes: dict[int, int] = {}
-        for index, server in enumerate(self.servers):
-            before = old_servers.get(server.name)
-            if before is None:
-                continue
-            indexes[old._indexes[before]] = index
-            server.state, server.changed_at, server.counts = before.state, before.changed_at, before.counts
-            server.is_vacated = before.is_vacated
-            if server.slow_start and before.up_since is not None:
-                server.up_since, server.throttle = before.up_since, before.throttle
-            if server.health is not None and before.health is not None:
-                server.health.take_over(before.health)
-        if self.stick is not None and old.stick is not None:
-            self.stick.restore(
-                (key, indexes[index], expires)
-                for key, index, expires in old.stick.entries()
-                if index in indexes
-            )
-        self.rebuild()
+        if stick is not None and stick is self.stick:
+            stick.renumber([server.name for server in self.servers], [server.name for server in servers])
+        for server in set(self.servers).difference(servers):
+            self._requeue(server)
+        self.servers, self.max_queue, self.stick = tuple(servers), max_queue, stick
+        self._server_queues = {server: self._server_queues.get(server, Queue()) for server in servers}
+        self._balance = balance or self._balance
+        self._update_servers()
 
     # Tests
 

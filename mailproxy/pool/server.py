@@ -190,3 +190,21 @@ class Server:
     def remove_session(self) -> None:
         """Count a session that gives its slot back."""
         self.sessions -= 1
+
+    def take_over(self, before: Server) -> None:
+        """Take over what is known of the server that had this name before: its state, its health, its counts.
+
+        Its sessions stay with ``before``, whose slots they have.
+        """
+        self.state, self.changed_at, self.counts = before.state, before.changed_at, before.counts
+        self.is_vacated, self.is_stopping = before.is_vacated, before.is_stopping
+        if self.slow_start and before.up_since is not None:
+            self.up_since, self.throttle = before.up_since, before.throttle
+        self.take_over_health(before.health)
+
+    def take_over_health(self, before: Health | None) -> None:
+        """Take over the health that a server with this name had; None if it had no checks."""
+        if self.health is None:
+            self.health = before if isinstance(before, DeclaredDown) else None
+        elif before is not None:
+            self.health.take_over(before)

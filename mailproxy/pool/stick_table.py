@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
 # An entry is one number: the tick of its expiry, and in the lowest bits the server. A tuple would take three
@@ -121,6 +121,29 @@ class StickTable:
             self._put(key, server, int(expires * _TICKS_PER_SECOND))
             if len(self._entries) > self._size:
                 self._entries.popitem(last=False)
+
+    def renumber(self, before: Sequence[str], now: Sequence[str]) -> None:
+        """Give servers other numbers, and drop the entries of those that are gone.
+
+        Args:
+            before: The names of the servers, in the order of their numbers.
+            now: The names, in the order of the numbers from now on.
+        """
+        if list(before) == list(now)[: len(before)]:
+            return
+        numbers = {name: number for number, name in enumerate(now)}
+        entries, self._entries = self._entries, OrderedDict()
+        for key, entry in entries.items():
+            number = numbers.get(before[entry & _SERVER_MASK])
+            if number is not None:
+                self._entries[key] = entry & ~_SERVER_MASK | number
+
+    def resize(self, size: int, expire: float) -> None:
+        """Change size and lifetime. Entries keep their moment of expiry until their next use."""
+        self._size = size
+        self._ticks = max(1, round(expire * _TICKS_PER_SECOND))
+        while len(self._entries) > size:
+            self._entries.popitem(last=False)
 
 
 def client_key(host: str, prefix_v4: int = 32, prefix_v6: int = 64) -> int:

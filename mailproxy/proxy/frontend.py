@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from enum import Enum
 
 import trio
+from attrs import define, evolve, field
 
 from mailproxy import config
 from mailproxy.log import Log
@@ -44,6 +45,30 @@ class FrontendState(Enum):
     OPEN = "OPEN"
     PAUSED = "PAUSED"
     STOPPED = "STOP"
+
+
+@define(eq=False)
+class _AcceptLoop:
+    """The task that accepts at one socket.
+
+    Attributes:
+        listener: The listener of the socket. A reload replaces it by one with the same socket.
+        is_released: Whether this frontend no longer accepts at the socket.
+    """
+
+    listener: Listener
+    is_released: bool = False
+    _scope: trio.CancelScope = field(factory=trio.CancelScope)
+
+    async def run(self, log: Log, accept: Callable[[_AcceptLoop], Awaitable[None]]) -> None:
+        """Accept until released or cancelled."""
+        with self._scope:
+            await supervise(log, f"accepting on {self.listener.name}", accept, self)
+
+    def release(self) -> None:
+        """Stop accepting. The socket stays open."""
+        self.is_released = True
+        self._scope.cancel()
 
 
 class Frontend:
@@ -85,11 +110,12 @@ class Frontend:
             poller=poller,
             log=log,
         )
+        self._loops: dict[object, _AcceptLoop] = {}  # by socket
+        self._accepting: trio.Nursery | None = None
+        self._sessions: trio.Nursery | None = None
         self.state = FrontendState.OPEN
         self.traffic = self._context.traffic
         self._draining = trio.Event()
-        self._state_changed = trio.Event()
-        self._is_running = False
         self._sessions_scope = trio.CancelScope()
         self._overload = Overload(frontend.name, listeners, limits=limits, log=log)
 
@@ -105,34 +131,100 @@ class Frontend:
             Stops the sessions, too; each still writes its line.
         """
         with self._sessions_scope:
-            async with trio.open_nursery() as sessions:
+            async with trio.open_nursery() as self._sessions:
                 try:
-                    for listener in self.listeners:
-                        log_listening(
-                            self.log,
-                            self.name,
-                            name=listener.name,
-                            address=listener.address,
-                            mode=listener.bind.mode,
-                        )
-                    self._is_running = True
-                    # An earlier worker may have paused these sockets, or left them open.
-                    if self.state is FrontendState.OPEN:
-                        self._listen_again()
-                    else:
-                        self._stop_listening()
-                    task_status.started()
-                    while not self._draining.is_set():
-                        await self._accept_until_changed(sessions)
+                    async with trio.open_nursery() as self._accepting:
+                        for listener in self.listeners:
+                            self._start(listener)
+                        task_status.started()
+                        await self._draining.wait()
+                        self._accepting.cancel_scope.cancel()
                 finally:
-                    self._is_running = False
+                    self._accepting = None
                     close_all(self.listeners)
+
+    def _start(self, listener: Listener) -> None:
+        log_listening(
+            self.log, self.name, name=listener.name, address=listener.address, mode=listener.bind.mode
+        )
+        self._apply_state(listener)
+
+    def _apply_state(self, listener: Listener) -> None:
+        """Accept at a socket, or refuse its connections, whatever its last owner did with it."""
+        assert self._accepting is not None  # noqa: S101 - called while it runs
+        if self.state is FrontendState.OPEN:
+            with contained(self.log, f"accepting on {listener.name}"):
+                listener.resume()
+            self._loops[listener.socket] = loop = _AcceptLoop(listener)
+            self._accepting.start_soon(loop.run, self.log, self._accept)
+        else:
+            listener.pause()
+
+    # Reload
+
+    def reconfigure(
+        self,
+        frontend: config.Frontend,
+        listeners: Sequence[Listener],
+        *,
+        backends: Mapping[str, Backend],
+        clients: Clients | None,
+    ) -> None:
+        """Use another configuration for new sessions. Those that are there keep theirs.
+
+        Args:
+            frontend: The frontend's table.
+            listeners: The listeners of its binds. One with a socket of this frontend goes on without a pause.
+                The caller closes those that are in it no longer.
+            backends: All backends by name.
+            clients: Counts the sessions of each client; None without limits per client.
+        """
+        known = {listener.socket for listener in self.listeners}
+        self._clients, self.listeners = clients, listeners
+        self._context = evolve(
+            self._context,
+            config=frontend,
+            backends=backends,
+            routes=Routes(frontend.routes, frontend.name),
+            clients=clients,
+        )
+        self._overload.reconfigure(listeners)
+        self.release(self._loops.keys() - {listener.socket for listener in listeners})
+        if self._accepting is None:  # it drains, or has not been started
+            return
+        for listener in listeners:
+            if (loop := self._loops.get(listener.socket)) is not None:
+                loop.listener = listener
+            elif listener.socket in known:
+                self._apply_state(listener)
+            else:
+                self._start(listener)
+
+    def release(self, sockets: Iterable[object]) -> None:
+        """Stop accepting at these sockets, as far as they are this frontend's, and leave them open."""
+        for socket in sockets:
+            if (loop := self._loops.pop(socket, None)) is not None:
+                loop.release()
+
+    def retire(self, deadline: float) -> None:
+        """Stop accepting, because the frontend is gone. As ``drain``, but the caller closes the listeners."""
+        self.release(tuple(self._loops))
+        self.listeners = ()
+        self.drain(deadline)
+
+    @property
+    def backend_names(self) -> tuple[str, ...]:
+        """The backends that new sessions may go to."""
+        return self._context.config.backend_names
+
+    def has_socket(self, listener: Listener) -> bool:
+        """Whether it has the socket of this listener, perhaps in another configuration."""
+        return any(listener.socket is each.socket for each in self.listeners)
 
     def drain(self, deadline: float) -> None:
         """Stop accepting. Sessions go on until ``deadline`` on trio's clock and are stopped then."""
         self._sessions_scope.deadline = deadline
         self._draining.set()
-        self._state_changed.set()
 
     def set_state(self, state: FrontendState) -> None:
         """Pause, resume or shut down. Sessions go on.
@@ -142,21 +234,11 @@ class Frontend:
         """
         if state is self.state:
             return
-        before, self.state = self.state, state
-        if self._is_running and state is FrontendState.OPEN:
-            self._listen_again()
-        elif self._is_running and before is FrontendState.OPEN:
-            self._stop_listening()
-        self._state_changed.set()
-
-    def _stop_listening(self) -> None:
-        for listener in self.listeners:
-            listener.pause()
-
-    def _listen_again(self) -> None:
-        for listener in self.listeners:
-            with contained(self.log, f"accepting on {listener.name}"):
-                listener.resume()
+        self.state = state
+        self.release(tuple(self._loops))
+        if self._accepting is not None:
+            for listener in self.listeners:
+                self._apply_state(listener)
 
     def set_limit(self, sessions: int) -> None:
         """Set the limit on sessions, 0 for none. Connections that wait for room notice it."""
@@ -178,32 +260,22 @@ class Frontend:
         """The number of sessions that this process has ended because their client was over its limits."""
         return self._clients.rejected if self._clients is not None else 0
 
-    async def _accept_until_changed(self, sessions: trio.Nursery) -> None:
-        """Accept on all listeners, if the frontend is open, until it drains or its state changes."""
-        async with trio.open_nursery() as accepting:
-            if self.state is FrontendState.OPEN:
-                for listener in self.listeners:
-                    helper = f"accepting on {listener.name}"
-                    accepting.start_soon(supervise, self.log, helper, self._accept, listener, sessions)
-            await self._state_changed.wait()
-            accepting.cancel_scope.cancel()
-        if not self._draining.is_set():
-            self._state_changed = trio.Event()
-
-    async def _accept(self, listener: Listener, sessions: trio.Nursery) -> None:
-        limits, overload = self._limits, self._overload
+    async def _accept(self, loop: _AcceptLoop) -> None:
+        limits, overload, sessions = self._limits, self._overload, self._sessions
+        assert sessions is not None  # noqa: S101 - run has opened it
         while True:
-            await trio.lowlevel.wait_readable(listener.socket)
+            await trio.lowlevel.wait_readable(loop.listener.socket)
             while (limit := limits.reached_limit) is not None:
-                await overload.wait_for_room(limit, listener)
+                await overload.wait_for_room(limit, loop.listener)
+            if loop.is_released:  # a reload may have closed the socket in this scheduler step
+                return
+            listener = loop.listener
             for _ in range(_ACCEPTS_PER_TURN):
                 try:
                     sock, peer = listener.accept()
                 except BlockingIOError:
                     break
                 except OSError as error:
-                    if self.state is not FrontendState.OPEN:  # the socket does not listen any longer
-                        return
                     if error.errno not in _CONNECTION_ERRNOS:
                         await overload.wait_after_failure(error)
                     break

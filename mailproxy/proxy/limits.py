@@ -42,6 +42,12 @@ class SessionLimit:
         # All of them: a single one might belong to a bind whose accept queue is empty.
         self._waiting.unpark_all()
 
+    def change(self, limit: int) -> None:
+        """Use another limit from now on. Sessions over it stay."""
+        self.limit = limit
+        if self.has_waiters:
+            self.notify()
+
     async def wait(self) -> None:
         """Wait until there may be room. Check ``is_reached`` afterwards, since other tasks wait, too."""
         self.has_waiters = True

@@ -88,7 +88,8 @@ class ServerMonitor:
         self._checker = HealthChecker(list(self._make_checks(ports)), log=log, random=random)
         self._watcher = CertificateWatcher(
             reloader, interval=config.process.certificate_interval, on_reload=self._apply_reload, log=log
-        ) if reloader is not None else None  # fmt: skip
+        )
+        self._nursery: trio.Nursery | None = None
 
     def _make_checks(self, ports: Ports) -> Iterator[tuple[Backend, Check]]:
         for backend in self._backends.values():
@@ -104,8 +105,8 @@ class ServerMonitor:
         if self._config.has_tls and not can_clear_auto_retry():
             self._log.event(TLS_READS_UNBOUNDED, NOT_CLEARED)
         async with trio.open_nursery() as nursery:
-            if self._watcher is not None:
-                nursery.start_soon(supervise, self._log, _WATCHER_HELPER, self._watcher.run)
+            self._nursery = nursery
+            nursery.start_soon(supervise, self._log, _WATCHER_HELPER, self._watcher.run)
             if not self._is_takeover:
                 for backend in self._backends.values():
                     backend.log_initial_states()
@@ -125,14 +126,45 @@ class ServerMonitor:
     async def sync_silently(self) -> None:
         """Take over from another monitor, before ``run``: apply changed files without logging them again."""
         self._is_takeover = True
-        if self._watcher is not None:
-            with contained(self._log, _WATCHER_HELPER):
-                await self._watcher.sync_silently()
+        with contained(self._log, _WATCHER_HELPER):
+            await self._watcher.sync_silently()
 
     def scan_certificates(self) -> None:
         """Scan the files of certificates, keys, CAs and CRLs now."""
-        if self._watcher is not None:
-            self._watcher.scan_now()
+        self._watcher.scan_now()
+
+    @property
+    def reloader(self) -> CertificateReloader | None:
+        """Reloads TLS files; None if there are none."""
+        return self._watcher.reloader
+
+    @property
+    def certificate_lock(self) -> trio.Lock:
+        """Held while TLS files are loaded. A reload of the configuration holds it until it is applied."""
+        return self._watcher.lock
+
+    def reconfigure(
+        self,
+        config: Config,
+        backends: Mapping[str, Backend],
+        server_contexts: ServerContexts,
+        *,
+        ports: Ports,
+        reloader: CertificateReloader | None,
+    ) -> None:
+        """Check the servers of another configuration from now on. The caller holds ``certificate_lock``.
+
+        Arguments as for the class. Checks that stay as they are go on undisturbed.
+        """
+        before = self._backends
+        self._config, self._backends, self._server_contexts = config, backends, server_contexts
+        self._watcher.reconfigure(reloader, interval=config.process.certificate_interval)
+        self._checker.reconfigure(list(self._make_checks(ports)))
+        for name, backend in backends.items():
+            if name not in before:
+                backend.log_initial_states()
+                if self._nursery is not None:
+                    self._nursery.start_soon(backend.resolver.run)
 
     async def _apply_reload(self, result: ReloadResult, is_forced: bool) -> None:
         self._server_contexts = result.server_contexts

@@ -41,7 +41,7 @@ class Overload:
         self._log = log
         self.is_on = False
         # A limit is reached.
-        self._late: set[int] = set()  # numbers of the listeners with connections that have waited
+        self._late: set[object] = set()  # sockets of the listeners with connections that have waited
         self._limit: SessionLimit | None = None
         self._full_since = 0.0
         self._full_logged = -math.inf
@@ -52,12 +52,18 @@ class Overload:
         self._last_failure = 0.0
         self._accepted_while_failing = 0
 
+    def reconfigure(self, listeners: Sequence[Listener]) -> None:
+        """Use these listeners from now on, some of which may have the sockets of those before."""
+        self._listeners = listeners
+        self._late.intersection_update(listener.socket for listener in listeners)
+        self.is_on = bool(self._late) or self._failing_since is not None
+
     async def wait_for_room(self, limit: SessionLimit, listener: Listener) -> None:
         """Wait until there may be room under a limit for a connection in the listener's accept queue."""
         now = trio.current_time()
         if not self._late:
             self._limit, self._full_since, self._late_count, self._is_full_logged = limit, now, 0, False
-        self._late.add(listener.number)
+        self._late.add(listener.socket)
         self.is_on = True
         # A proxy at its limit stays there: each session that ends makes room for one. So it is not logged
         # each time.
@@ -84,7 +90,7 @@ class Overload:
 
     def accepted(self, listener: Listener) -> None:
         """Count a connection that was accepted, and log the end of failures when accepting has recovered."""
-        if listener.number in self._late:
+        if listener.socket in self._late:
             self._late_count += 1
         if self._failing_since is None:
             return
@@ -98,9 +104,9 @@ class Overload:
 
     def after_accepting(self, listener: Listener) -> None:
         """End the overload if the accept queues of all listeners that had to wait are empty now."""
-        if listener.number not in self._late or listener.has_waiting:
+        if listener.socket not in self._late or listener.has_waiting:
             return
-        self._late.discard(listener.number)
+        self._late.discard(listener.socket)
         if self._late:
             return
         self.is_on = self._failing_since is not None

@@ -2,29 +2,94 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import SystemRandom
 
-from attrs import frozen
+import trio
+from attrs import field, frozen
 
 from mailproxy.certificates.reloader import CertificateReloader
+from mailproxy.config import Backend as BackendConfig
 from mailproxy.config import Config
+from mailproxy.config import Frontend as FrontendConfig
 from mailproxy.log import Log
 from mailproxy.net.listener import Listener
-from mailproxy.proxy.backend.factory import make_backend
-from mailproxy.proxy.backend.server import ServerContexts
-from mailproxy.proxy.client_limits import client_limits
+from mailproxy.proxy.backend.backend import Backend
+from mailproxy.proxy.backend.factory import make_backend, make_pool, reconfigure_backend
+from mailproxy.proxy.backend.server import BackendServer, ServerContexts
+from mailproxy.proxy.client_limits import Clients, client_limits
 from mailproxy.proxy.limits import SessionLimit, SessionLimits
 from mailproxy.proxy.monitor import ServerMonitor, ports_of
+from mailproxy.proxy.reload.apply import Generation, apply_generation
+from mailproxy.proxy.reload.result import ReloadHistory
 from mailproxy.proxy.service import FrontendLimits, Service
 from mailproxy.proxy.state import open_keeper
 
 
 @frozen
 class SingleProcess:
-    """A service and the monitor of its servers. Running the service runs both."""
+    """A service and the monitor of its servers. Running the service runs both.
+
+    Attributes:
+        service: The service.
+        monitor: Its monitor.
+        reloads: The reloads so far.
+        reload_lock: Held during a reload: there is one at a time.
+    """
 
     service: Service
     monitor: ServerMonitor
+    reloads: ReloadHistory
+    reload_lock: trio.Lock = field(factory=trio.Lock)
+
+    def reconfigure(self, new: Generation) -> None:
+        """Use another configuration from now on.
+
+        Nothing waits here and nothing can fail, so no session sees half of it. The caller holds
+        ``monitor.certificate_lock``, and ``service.is_serving`` is true.
+        """
+        backends = apply_generation(self.service, new, _LocalParts(self.service))
+        self.monitor.reconfigure(
+            new.config,
+            backends,
+            new.server_contexts,
+            ports=ports_of(new.handover.listeners),
+            reloader=new.reloader,
+        )
+
+
+@frozen
+class _LocalParts:
+    """The parts of a service that this process has to itself."""
+
+    service: Service
+
+    def make_backend(self, table: BackendConfig, servers: Sequence[BackendServer]) -> Backend:
+        """Return a new backend."""
+        return Backend(table, make_pool(table, servers, SystemRandom()), self.service.log)
+
+    def reconfigure_backend(
+        self, backend: Backend, table: BackendConfig, servers: Sequence[BackendServer]
+    ) -> None:
+        """Have a backend use another table."""
+        reconfigure_backend(backend, table, servers, SystemRandom())
+
+    def make_limits(self, frontend: FrontendConfig) -> FrontendLimits:
+        """Return the limits of a new frontend."""
+        return _make_limits(frontend, self.service.process_limit)
+
+    def make_clients(self, frontend: FrontendConfig) -> Clients | None:
+        """Return the clients of a frontend whose limits per client have changed."""
+        return client_limits(frontend)
+
+    def refresh_limits(self, name: str, limits: FrontendLimits) -> None:
+        """Do nothing: there are no other workers whose sessions count."""
+
+
+def _make_limits(frontend: FrontendConfig, process_limit: SessionLimit) -> FrontendLimits:
+    return FrontendLimits(
+        SessionLimits(SessionLimit(frontend.max_sessions), process_limit), client_limits(frontend)
+    )
 
 
 def build_single_process(
@@ -60,12 +125,7 @@ def build_single_process(
         random=random,
     )
     process_limit = SessionLimit(max_sessions)
-    limits = {
-        name: FrontendLimits(
-            SessionLimits(SessionLimit(frontend.max_sessions), process_limit), client_limits(frontend)
-        )
-        for name, frontend in config.frontends.items()
-    }
+    limits = {name: _make_limits(frontend, process_limit) for name, frontend in config.frontends.items()}
     service = Service(
         config,
         listeners,
@@ -76,4 +136,4 @@ def build_single_process(
         log=log,
         state=open_keeper(config, backends, log),
     )
-    return SingleProcess(service, monitor)
+    return SingleProcess(service, monitor, ReloadHistory(log))

@@ -220,6 +220,18 @@ class PoolMachine(RuleBasedStateMachine):
         self.set_down(server, is_down=not server.accepts_persistent)
         self.pool.addresses_changed()
 
+    @rule(number=numbers, is_replaced=st.booleans(), kind=st.integers(0, BALANCES))
+    def reconfigure(self, number: int, is_replaced: bool, kind: int) -> None:
+        """Reload: a server goes or is replaced by another one, perhaps with another balance."""
+        gone = self.pool.servers[number % len(self.pool.servers)]
+        servers = [server for server in self.pool.servers if server is not gone]
+        if is_replaced or not servers:
+            slots, name = gone.max_sessions, f"{gone.name}'"
+            servers.insert(0, Server(name, max_sessions=slots, addresses=ADDRESS, health=Health(1, 1)))
+        self.set_down(gone, is_down=True)
+        balance = balances([])[kind] if kind < BALANCES else None
+        self.pool.reconfigure(servers, balance, max_queue=self.max_queue, stick=None)
+
     def set_down(self, server: Server, *, is_down: bool) -> int:
         """Record that a server goes down or comes up. Return how many of its waiters are requeued."""
         (self.down.add if is_down else self.down.discard)(server)
@@ -484,26 +496,52 @@ def test_reload_keeps_sticky_servers_by_name() -> None:
     def had(pool: Pool[Server]) -> list[str]:
         return names(pool.sticky_server(client, 1.0) for client in range(3))
 
-    first, second, third = configured("a", "b", "c"), configured("c", "d", "a"), configured("a", "b", "c")
-    for client, server in enumerate(first.servers):
-        first.store(client, server, 0.0)
-    second.take_over(first)
-    assert had(second) == ["a", "none", "c"]
-    third.take_over(second)
-    assert had(third) == ["a", "none", "c"]
+    pool = configured("a", "b", "c")
+    for client, server in enumerate(pool.servers):
+        pool.store(client, server, 0.0)
+    for order in ("cda", "abc"):
+        pool.reconfigure([Server(name, addresses=ADDRESS) for name in order], max_queue=0, stick=pool.stick)
+        assert had(pool) == ["a", "none", "c"]
 
 
-def test_old_sessions_and_waiters_stay_in_old_pool() -> None:
-    (before,), (after,) = make_servers(1, max_sessions=1), make_servers(1, max_sessions=1)
-    old, new = make_pool(before), make_pool(after)
-    old.acquire()
-    waiter = wait(old)
-    new.take_over(old)
-    assert new.acquire() is after
-    assert new.waiting == 0
-    old.release(before)
+def test_session_releases_slot_of_server_that_is_gone() -> None:
+    before, after = make_servers(1, 1, max_sessions=1)
+    pool = make_pool(before, stick=StickTable(10, expire=60.0))
+    pool.acquire()
+    pool.store(1, before, 0.0)
+    waiters = [wait(pool), wait(pool, before)]
+    pool.reconfigure([after], max_queue=0, stick=pool.stick)
+    assert waiters[0].server is after
+    assert waiters[1].server is None
+    pool.release(before)
+    pool.store(1, before, 0.0)
+    assert pool.waiting == 1
+    assert pool.sticky_server(1, 0.0) is None
+    pool.release(after)
+    assert waiters[1].server is after
+    pool.assert_invariants()
+
+
+def test_waiter_cancels_slot_of_server_that_is_gone() -> None:
+    before, after = make_servers(1, 1, max_sessions=1)
+    pool = make_pool(before)
+    pool.acquire()
+    waiter = wait(pool, before)
+    pool.release(before)
     assert waiter.server is before
-    assert after.counts.sessions == before.counts.sessions == 3
+    pool.reconfigure([after], max_queue=0, stick=None)
+    pool.cancel(waiter)
+    assert before.sessions == 0
+
+
+def test_raised_limit_lets_waiters_in() -> None:
+    (server,) = make_servers(1, max_sessions=1)
+    pool = make_pool(server)
+    pool.acquire()
+    waiter = wait(pool)
+    server.max_sessions = 2
+    pool.reconfigure([server], max_queue=0, stick=None)
+    assert waiter.server is server
 
 
 def test_vacated_server_loses_its_waiters_and_its_sticky_clients() -> None:

@@ -167,6 +167,14 @@ class PoolStatesMachine(RuleBasedStateMachine):
         servers = [plan.build() for plan in plans]
         return Pool(servers, balances([])[self.kind], stick=StickTable(10, expire=1e6))
 
+    def rebuild(self, plans: Sequence[ServerPlan]) -> list[Server]:
+        before = {server.name: server for server in self.pool.servers}
+        servers = [plan.build() for plan in plans]
+        for server in servers:
+            if server.name in before:
+                server.take_over(before[server.name])
+        return servers
+
     def pick(self, number: int) -> tuple[Server, ServerModel]:
         server = self.pool.servers[number % len(self.pool.servers)]
         return server, self.models[server.name]
@@ -235,8 +243,7 @@ class PoolStatesMachine(RuleBasedStateMachine):
     @rule(plans=configurations)
     def reload(self, plans: list[ServerPlan]) -> None:
         """Reload: servers stay, perhaps with other keys, or disappear, or are new, in any order."""
-        old, self.pool = self.pool, self.build(plans)
-        self.pool.take_over(old)
+        self.pool.reconfigure(self.rebuild(plans), max_queue=0, stick=self.pool.stick)
         self.models = {
             plan.name: self.models[plan.name].reload(plan)
             if plan.name in self.models
@@ -425,12 +432,13 @@ def test_reload_keeps_server_state() -> None:
         make_checked_server(rise=2, fall=3, slow_start=100.0),
         make_checked_server(rise=2, fall=3, slow_start=100.0),
     )
-    old, new = make_pool(before), make_pool(after)
+    old = make_pool(before)
     for moment, passed in enumerate((False, True, True, False)):
         old.record_check(before, float(moment), passed=passed)
     old.warm_up(52.0)
     old.set_state(before, DRAIN, 60.0)
-    new.take_over(old)
+    after.take_over(before)
+    new = make_pool(after)
     assert after.health is not None
     assert (after.status, str(after.health), after.changed_at) == ("DRAIN 2/3", "UP 2/3", 60.0)
     assert after.throttle == pytest.approx(0.505)
@@ -446,9 +454,11 @@ def test_reload_with_other_rise_and_fall_keeps_state() -> None:
         server.health = Health(1, 1)
     for server in after:
         server.health = Health(3, 5)
-    old, new = make_pool(*before), make_pool(*after)
+    old = make_pool(*before)
     old.record_check(before[0], 0.0, passed=False)
-    new.take_over(old)
+    for one, other in zip(before, after, strict=True):
+        other.take_over(one)
+    new = make_pool(*after)
     assert [server.status for server in after] == ["DOWN", "UP"]
     assert names(eligible_servers(new)) == ["s1"]
     new.record_check(after[0], 1.0, passed=True)
@@ -457,10 +467,10 @@ def test_reload_with_other_rise_and_fall_keeps_state() -> None:
 
 
 def test_new_server_in_reload_counts_as_up() -> None:
-    old, new = make_pool(), make_pool(make_checked_server(fall=3))
-    new.take_over(old)
-    assert names(eligible_servers(new)) == ["s0"]
-    assert [server.status for server in new.servers] == ["UP 1/3"]
+    pool = make_pool()
+    pool.reconfigure([make_checked_server(fall=3)], max_queue=0, stick=None)
+    assert names(eligible_servers(pool)) == ["s0"]
+    assert [server.status for server in pool.servers] == ["UP 1/3"]
 
 
 # Stopping

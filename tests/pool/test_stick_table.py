@@ -160,6 +160,24 @@ def test_invalid_address_is_refused(text: str) -> None:
         client_key(text)
 
 
+def test_renumbered_table_keeps_order_and_drops_servers_that_are_gone() -> None:
+    table = StickTable(10, expire=60.0)
+    for client, server in enumerate((0, 1, 2, 0)):
+        table.store(client, server, float(client))
+    table.renumber("abc", "c-a")
+    assert list(table.entries()) == [(0, 2, 60.0), (2, 0, 62.0), (3, 2, 63.0)]
+
+
+def test_smaller_table_keeps_latest_entries() -> None:
+    table = StickTable(10, expire=60.0)
+    for client in range(4):
+        table.store(client, 0, 0.0)
+    table.resize(2, expire=10.0)
+    assert [key for key, _, _ in table.entries()] == [2, 3]
+    table.store(2, 0, 0.0)
+    assert {key: expires for key, _, expires in table.entries()} == {3: 60.0, 2: 10.0}
+
+
 def test_snapshot_is_of_its_moment() -> None:
     """It can be read while the table changes, and restores the same table."""
     table = StickTable(10, 100.0)

@@ -11,7 +11,7 @@ from mailproxy.config import Backend as BackendConfig
 from mailproxy.log import Log
 from mailproxy.log.events import SERVER_DOWN, SERVER_STATE, SERVER_UP, Event
 from mailproxy.net.dial import Endpoint
-from mailproxy.pool import AdminState, Pool, StateChange, client_key
+from mailproxy.pool import AdminState, Balance, Pool, StateChange, StickTable, client_key
 from mailproxy.protocol.checks.result import CheckCode, CheckResult, excerpt
 from mailproxy.proxy.backend.event_log import ServerEventLog
 from mailproxy.proxy.backend.resolver import Resolver
@@ -45,15 +45,11 @@ class Backend:
             pool: Its servers.
             log: Where lines about its servers go.
         """
-        self.config = config
         self.name = config.name
         self.traffic = Traffic()
         self.pool = pool
         self._sessions = 0
-        stick = config.stick
-        self._prefixes = (stick.prefix_v4, stick.prefix_v6) if stick is not None else (32, 64)
-        self._uses_source_hash = config.balance == "source"
-        self._needs_client_key = stick is not None or self._uses_source_hash
+        self._use(config)
         self._event_log = ServerEventLog(self.name, self.pool, log)
         self._timers = BackendTimers(self.name, self.pool, log)
         self.resolver = Resolver(
@@ -64,6 +60,13 @@ class Backend:
             on_change=self._addresses_changed,
             log=log,
         )
+
+    def _use(self, config: BackendConfig) -> None:
+        stick = config.stick
+        self.config = config
+        self._prefixes = (stick.prefix_v4, stick.prefix_v6) if stick is not None else (32, 64)
+        self._uses_source_hash = config.balance == "source"
+        self._needs_client_key = stick is not None or self._uses_source_hash
 
     @property
     def sessions(self) -> int:
@@ -79,6 +82,13 @@ class Backend:
         """Run slow start and the expiry of stick entries until cancelled."""
         await self._timers.run()
 
+    def retire(self) -> None:
+        """End ``run_timers`` and the look-ups of host names: a reload has removed the backend."""
+        self._timers.stop()
+        self.resolver.stop()
+        for server in self.servers:
+            server.retire()
+
     def reload_certificates(self, contexts: ServerContexts) -> None:
         """Use these TLS contexts for new connections. Connections that are open keep theirs."""
         for server in self.servers:
@@ -92,6 +102,67 @@ class Backend:
 
     def _addresses_changed(self) -> None:
         self.pool.addresses_changed()
+
+    # Reload
+
+    def reconfigure(
+        self, config: BackendConfig, servers: Sequence[BackendServer], balance: Balance | None
+    ) -> None:
+        """Use another configuration of this backend. Sessions, queue, states and stick entries stay.
+
+        A server with the name and the address of one that is here keeps its object, so its limits stay
+        exact. One with another address is new, and takes over what is known of its name. Servers that are
+        gone keep their sessions.
+
+        Args:
+            config: The backend's table.
+            servers: The servers as they were made from it, with the addresses of their host names.
+            balance: Its balance method; None for the one in use.
+        """
+        before = {server.name: server for server in self.servers}
+        had_usable_server, old = self.pool.has_usable_server, self.config
+        states: list[tuple[BackendServer, AdminState]] = []
+        merged: list[BackendServer] = []
+        for new in servers:
+            known, server = before.get(new.name), new
+            if known is not None:
+                is_state_new = known.config.state != new.config.state
+                if known.config.address == new.config.address:
+                    known.reconfigure(new)
+                    server = known
+                else:
+                    new.take_over(known)
+                    new.expect_up()
+                if is_state_new:
+                    states.append((server, AdminState(new.config.state)))
+            merged.append(server)
+        self._use(config)
+        self.pool.reconfigure(
+            merged,
+            balance,
+            max_queue=config.max_queue,
+            stick=self._stick_table(old),
+        )
+        self._timers.reconfigure()
+        self.resolver.reconfigure(merged, interval=config.resolve_interval, prefer=config.resolve_prefer)
+        present = set(merged)
+        for server in before.values():
+            if server not in present:
+                server.retire()
+        if had_usable_server and not self.pool.has_usable_server:
+            self._event_log.log_backend_down()
+        for server, state in states:
+            self.set_state(server, state)
+
+    def _stick_table(self, old: BackendConfig) -> StickTable | None:
+        """Return the stick table in use with the new bounds, or a new one if it has other keys."""
+        table, stick = self.pool.stick, self.config.stick
+        if stick is None:
+            return None
+        if table is None or old.stick is None or self._prefixes != (old.stick.prefix_v4, old.stick.prefix_v6):
+            return StickTable(stick.size, stick.expire)
+        table.resize(stick.size, stick.expire)
+        return table
 
     # Sessions
 

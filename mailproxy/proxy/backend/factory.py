@@ -46,6 +46,22 @@ def make_backend(
     return Backend(config, make_pool(config, servers, random or SystemRandom()), log)
 
 
+def reconfigure_backend(
+    backend: Backend, config: BackendConfig, servers: Sequence[BackendServer], random: RandomSource
+) -> None:
+    """Have a backend use another configuration; see `Backend.reconfigure`.
+
+    Args:
+        backend: The backend.
+        config: Its table.
+        servers: The servers as `make_servers` makes them, with the addresses of their host names.
+        random: Where ``balance = "random"`` gets its numbers.
+    """
+    balance = make_balance(config, random)
+    is_same = balance == make_balance(backend.config, random)
+    backend.reconfigure(config, servers, None if is_same else balance)
+
+
 def make_servers(
     config: BackendConfig, contexts: ServerContexts, kind: type[BackendServer] = BackendServer
 ) -> list[BackendServer]:
@@ -101,14 +117,15 @@ def make_pool(
     stick = config.stick
     return Pool(
         servers,
-        _make_balance(config, random),
+        make_balance(config, random),
         max_queue=config.max_queue,
         stick=StickTable(stick.size, stick.expire) if stick is not None else None,
         order=order,
     )
 
 
-def _make_balance(config: BackendConfig, random: RandomSource) -> Balance:
+def make_balance(config: BackendConfig, random: RandomSource) -> Balance:
+    """Return the method that chooses a server, without servers."""
     match config.balance:
         case "leastconn":
             return LeastConn()

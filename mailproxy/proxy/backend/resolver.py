@@ -20,6 +20,10 @@ _FIRST_RETRY_S = 1.0  # HAProxy's pause for a name without address; it doubles e
 _RETRY_MAX_S = 4.0  # or the interval, if that is shorter
 
 
+def _named_by_host(servers: Sequence[BackendServer]) -> list[BackendServer]:
+    return [server for server in servers if literal_endpoint(server.config.address) is None]
+
+
 class Resolver:
     """Keeps the addresses of one backend's servers up to date."""
 
@@ -44,9 +48,11 @@ class Resolver:
             log: Where the results go.
         """
         self._backend = backend
-        self._servers = [server for server in servers if literal_endpoint(server.config.address) is None]
+        self._servers = _named_by_host(servers)
         self._interval = interval
         self._prefer = prefer
+        self._changed = trio.Event()
+        self._is_stopped = False
         self._on_change = on_change
         self._log = log
         self._not_looked_up = set(self._servers)
@@ -54,20 +60,44 @@ class Resolver:
         if not self._not_looked_up:
             self._first_round.set()
 
+    def reconfigure(
+        self, servers: Sequence[BackendServer], *, interval: float, prefer: Literal["ipv4", "ipv6"] | None
+    ) -> None:
+        """Look up the host names of these servers from now on; at once if anything is new."""
+        named = _named_by_host(servers)
+        if (named, interval, prefer) != (self._servers, self._interval, self._prefer):
+            self._servers, self._interval, self._prefer = named, interval, prefer
+            self._changed.set()
+
+    def stop(self) -> None:
+        """End ``run``."""
+        self._is_stopped = True
+        self._changed.set()
+
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Look up until cancelled. Report as started when every name was looked up once, or after 5 s."""
-        async with trio.open_nursery() as nursery:
-            for server in self._servers:
-                nursery.start_soon(
-                    supervise,
-                    self._log,
-                    f"the look-up of {server.config.address}",
-                    self._keep_looking_up,
-                    server,
-                )
-            with trio.move_on_after(_FIRST_LOOK_UP_S):
-                await self._first_round.wait()
-            task_status.started()
+        """Look up until stopped or cancelled.
+
+        It counts as started when every name was looked up once, or after 5 s.
+        """
+        is_started = False
+        while not self._is_stopped:
+            self._changed = trio.Event()
+            async with trio.open_nursery() as nursery:
+                for server in self._servers:
+                    nursery.start_soon(
+                        supervise,
+                        self._log,
+                        f"the look-up of {server.config.address}",
+                        self._keep_looking_up,
+                        server,
+                    )
+                if not is_started:
+                    with trio.move_on_after(_FIRST_LOOK_UP_S):
+                        await self._first_round.wait()
+                    is_started = True
+                    task_status.started()
+                await self._changed.wait()
+                nursery.cancel_scope.cancel()
 
     async def look_up_once(self) -> None:
         """Look up every name once, for 5 s at most."""

@@ -89,6 +89,7 @@ class BackendServer(Server):
         login: What the last check that looked has learnt about logins.
         failures_unlogged: Failed connections of sessions since the last line about them.
         failure_logged_at: When that line was written.
+        is_gone: Whether a reload has removed it, or given its name another address. Sessions may still have it.
         next_check_scope: Its deadline is the time of the next check.
         traffic: What its sessions have come to.
         checks_paused: Whether the operator has switched its health checks off.
@@ -107,6 +108,7 @@ class BackendServer(Server):
     login: Login | None = field(default=None)
     failures_unlogged: int = field(default=0)
     failure_logged_at: float = field(default=-math.inf)
+    is_gone: bool = field(default=False)
     next_check_scope: trio.CancelScope = field(factory=trio.CancelScope)
     traffic: Traffic = field(factory=Traffic)
     checks_paused: bool = field(default=False)
@@ -142,6 +144,60 @@ class BackendServer(Server):
         if self.health is not None:
             self.health.require_one_pass()
         self.check_soon()
+
+    def retire(self) -> None:
+        """Take note that a reload has removed it. The sessions that it still has bring it down no longer."""
+        self.is_gone, self.passive_health = True, None
+
+    def reconfigure(self, new: BackendServer) -> None:
+        """Take over the keys of this server in another configuration, which has the same address.
+
+        What the operator has set at run time stays until the file's own value changes.
+
+        Args:
+            new: The server as it was made from that configuration.
+        """
+        self._take_wishes(new)
+        if not self._has_health_of(new):
+            new.take_over_health(self.health)
+            self.health = new.health
+        before = self.config
+        if (before.error_limit, before.error_clients, before.observe, before.check is None) != (
+            new.config.error_limit, new.config.error_clients, new.config.observe, new.config.check is None,
+        ):  # fmt: skip
+            self.passive_health = new.passive_health
+        if new.config.check is not None and new.config.check != before.check:
+            self.check_soon(new.config.check.interval)  # it may be shorter than before
+        self.config, self.is_backup = new.config, new.is_backup
+        self.tls_context, self.proxy_header = new.tls_context, new.proxy_header
+        self.options, self.source = new.options, new.source
+        if self.slow_start != new.slow_start:
+            self.slow_start = new.slow_start
+            if not new.slow_start:
+                self.throttle = 1.0
+
+    def _has_health_of(self, new: BackendServer) -> bool:
+        """Whether health checks of another configuration may go on where those of this one are."""
+        if self.health is None or new.health is None or not self.is_checked:
+            return False
+        return (self.health.rise, self.health.fall) == (new.health.rise, new.health.fall)
+
+    def _take_wishes(self, new: BackendServer) -> None:
+        """Use weight and limit of another configuration if the file's values have changed."""
+        if new.config.weight != self.config.weight:
+            self.weight = new.weight
+        if new.config.max_sessions != self.config.max_sessions:
+            self.max_sessions = new.max_sessions
+
+    def take_over(self, before: Server) -> None:
+        """Take over what is known of the server that had this name before, at another address."""
+        super().take_over(before)
+        if isinstance(before, BackendServer):
+            if self.config.weight == before.config.weight:
+                self.weight = before.weight
+            if self.config.max_sessions == before.config.max_sessions:
+                self.max_sessions = before.max_sessions
+            self.checks_paused, self.check_port = before.checks_paused, before.check_port
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:

@@ -22,22 +22,37 @@ class BackendTimers:
         self._pool = pool
         self._log = log
         self._has_slow_start = trio.Event()
+        self._changed = trio.Event()
+        self._is_stopped = False
 
     def notify_slow_start(self) -> None:
         """Let the timer run: a server has begun its slow start."""
         self._has_slow_start.set()
 
+    def reconfigure(self) -> None:
+        """Run the timers that the backend needs now: servers or stick table have changed."""
+        self._changed.set()
+
+    def stop(self) -> None:
+        """End ``run``."""
+        self._is_stopped = True
+        self._changed.set()
+
     async def run(self) -> None:
-        """Run the timers that this backend needs until cancelled. Return at once if it needs none."""
-        async with trio.open_nursery() as nursery:
-            if any(server.slow_start for server in self._pool.servers):
-                nursery.start_soon(
-                    supervise, self._log, f"slow start of {self._backend}", self._run_slow_start
-                )
-            if (stick := self._pool.stick) is not None:
-                nursery.start_soon(
-                    supervise, self._log, f"expiry of {self._backend}'s stick table", self._expire, stick
-                )
+        """Run the timers that this backend needs until stopped or cancelled."""
+        while not self._is_stopped:
+            self._changed = trio.Event()
+            async with trio.open_nursery() as nursery:
+                if any(server.slow_start for server in self._pool.servers):
+                    nursery.start_soon(
+                        supervise, self._log, f"slow start of {self._backend}", self._run_slow_start
+                    )
+                if (stick := self._pool.stick) is not None:
+                    nursery.start_soon(
+                        supervise, self._log, f"expiry of {self._backend}'s stick table", self._expire, stick
+                    )
+                await self._changed.wait()
+                nursery.cancel_scope.cancel()
 
     async def _run_slow_start(self) -> None:
         shortest = min(server.slow_start for server in self._pool.servers if server.slow_start)

@@ -45,6 +45,12 @@ class Check:
     def __attrs_post_init__(self) -> None:
         self._scripts = {probe: Script.of(probe) for probe in self.probes if probe.kind == "script"}
 
+    def is_like(self, other: Check) -> bool:
+        """Whether another check of the same server makes the same connections."""
+        return (self.probes, self.timeout, self.as_sessions, self.prefer) == (
+            other.probes, other.timeout, other.as_sessions, other.prefer,
+        )  # fmt: skip
+
     async def run(self, report: Callable[[CheckOutcome], None]) -> None:
         """Run the check once.
 

@@ -74,6 +74,11 @@ class Drainer:
         self._drains: dict[str, _Drain] = {}
         self._changed = trio.Event()
 
+    def reconfigure(self, *, idle_first: float, rate: float) -> None:
+        """Use another configuration for the drains that begin from now on; see the class for the arguments."""
+        self._idle_first = idle_first
+        self._rate = rate
+
     async def run(self) -> None:
         """Drain until cancelled. May be called again after a failure: drains go on."""
         async with trio.open_nursery() as nursery:

@@ -11,6 +11,8 @@ from typing import Protocol
 
 from mailproxy.log.end_reasons import KILLED, EndReason
 from mailproxy.log.record import SessionRecord
+from mailproxy.net.listener import Listener
+from mailproxy.proxy.backend.server import BackendServer
 
 
 class LiveSession(Protocol):
@@ -19,9 +21,15 @@ class LiveSession(Protocol):
     Attributes:
         record: Its facts so far: id, addresses, frontend, backend, server, phase. The byte counts in it are
             only set at its end.
+        listener: The listener that accepted it.
     """
 
     record: SessionRecord
+    listener: Listener
+
+    @property
+    def server(self) -> BackendServer | None:
+        """The server whose slot it has; None before it has one."""
 
     @property
     def is_connected(self) -> bool:

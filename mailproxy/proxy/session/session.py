@@ -21,6 +21,7 @@ from mailproxy.log.end_reasons import EndedBy, EndReason, Phase
 from mailproxy.log.events import SESSION_FAULT, SESSION_STARTED
 from mailproxy.log.record import SessionRecord
 from mailproxy.net.by_descriptor import local_address, stop_reading
+from mailproxy.net.listener import Listener
 from mailproxy.net.poller import AnyPoller, Watch
 from mailproxy.net.relay import Relay, Tunnel, close_in_order
 from mailproxy.net.tls.close import Alert, has_unread, send_alert
@@ -28,6 +29,7 @@ from mailproxy.net.tls.errors import CONNECTION_RESET
 from mailproxy.net.tls.handshake import tls_info
 from mailproxy.protocol.client_hello import ClientHello
 from mailproxy.proxy.backend.backend import Backend
+from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.client_info import ClientInfo
 from mailproxy.proxy.client_limits import Clients
 from mailproxy.proxy.faults import log_fault
@@ -117,11 +119,13 @@ class Session:
         context: What it shares with the other sessions of its frontend.
         client: The client's connection, under TLS the one that decrypts.
         record: What the log says about it. Its ``end`` is set once, when the session ends.
+        listener: The listener that accepted it.
     """
 
     context: SessionContext
     client: socket.socket
     record: SessionRecord
+    listener: Listener
     _started_at: float
     _fd: int  # the client's; an SSLSocket takes it over
     _client_key: int | None  # what ``context.clients`` counts the session for
@@ -140,7 +144,7 @@ class Session:
         self._client_key = self._lease = self._server_socket = self._tunnel = None
         self._sent_nothing = False
         self._wanted_end: EndReason | None = None
-        listener = client_info.listener
+        self.listener = listener = client_info.listener
         self.record = SessionRecord(
             id=number,
             accepted=time.time(),
@@ -296,6 +300,11 @@ class Session:
     def is_connected(self) -> bool:
         """Whether it has a server, and relays bytes."""
         return self._tunnel is not None
+
+    @property
+    def server(self) -> BackendServer | None:
+        """The server whose slot it has; None before it has one."""
+        return self._lease.server if self._lease is not None else None
 
     @property
     def local_address(self) -> str:

@@ -45,6 +45,10 @@ class StateKeeper:
         self._is_failing = False
         self._may_write = False
 
+    def reconfigure(self, backends: Mapping[str, Backend]) -> None:
+        """Keep the state of these backends from now on: a reload has added or removed some."""
+        self._backends = backends
+
     async def restore(self) -> None:
         """Take up the file, before servers are checked and sessions accepted. A file that is no good is logged."""
         state = None

@@ -40,6 +40,8 @@ class FakeSession:
     has_unsent: bool = False
     ended_at: float | None = None
     reason: EndReason | None = None
+    listener: Any = None
+    server: Any = None
     local_address: str = ""
     bytes_in: int = 0
     bytes_out: int = 0
