@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import Collection
+from functools import partial
 
 import trio
 
 from mailproxy.admin.control_target import ControlAdministration
 from mailproxy.admin.sockets import close_admin_sockets
 from mailproxy.app.api import OpenedProcess, open_service
+from mailproxy.app.inheritance import Inheritance, inherit, log_failure
 from mailproxy.app.privileges import check_capabilities, configured_owner, drop_privileges
 from mailproxy.app.reload import reload_file
 from mailproxy.app.startup import load_and_check, open_all
@@ -19,7 +22,7 @@ from mailproxy.config import Config
 from mailproxy.errors import ConfigError
 from mailproxy.log.events import DESCRIPTORS_SHORT
 from mailproxy.net.listener import close_slots
-from mailproxy.net.notify import notify_draining, notify_ready, notify_stopping
+from mailproxy.net.notify import notify_draining, notify_handed_over, notify_stopping
 from mailproxy.proxy.process import (
     descriptor_shortage,
     fill_standard_descriptors,
@@ -34,10 +37,14 @@ from mailproxy.proxy.supervise import contained, supervise
 from mailproxy.workers.supervisor import run_supervisor
 
 
-def run(config: Config) -> None:
+def run(config: Config, *, replaces: bool = False) -> None:
     """Run in the foreground until a signal stops it, in one process or as the supervisor of several.
 
     What the signals mean is in `mailproxy.proxy.signals`.
+
+    Args:
+        config: The configuration.
+        replaces: Whether to take the listening sockets over from the running instance.
 
     Raises:
         ConfigError: Before anything is served, with every fault of files, addresses and names.
@@ -45,15 +52,22 @@ def run(config: Config) -> None:
     fill_standard_descriptors()
     raise_descriptor_limit(config)
     store = load_and_check(config)
-    if worker_count(config) > 1:
-        _run_workers(config, store)
-    else:
-        _run_single_process(config, store)
+    inheritance = inherit(config, replaces=replaces)
+    try:
+        if worker_count(config) > 1:
+            _run_workers(config, store, inheritance)
+        else:
+            _run_single_process(config, store, inheritance)
+    finally:
+        inheritance.cancel()
 
 
-def _run_single_process(config: Config, store: CertificateStore) -> None:
-    opened = open_service(config, store, owner=configured_owner(config))
+def _run_single_process(config: Config, store: CertificateStore, inheritance: Inheritance) -> None:
+    opened = open_service(
+        config, store, owner=configured_owner(config), passed=inheritance.passed, state=inheritance.state
+    )
     log = opened.process.service.log
+    inheritance.log_events(log)
     drop_privileges(config)
     check_capabilities(config)
     log_unraisable_errors(log)
@@ -62,11 +76,17 @@ def _run_single_process(config: Config, store: CertificateStore) -> None:
     tune_gc()
     if (shortage := descriptor_shortage(config)) is not None:
         log.event(DESCRIPTORS_SHORT, f"process.max_sessions: {shortage}")
-    trio.run(_serve, opened)
+    trio.run(_serve, opened, inheritance)
 
 
-def _run_workers(config: Config, store: CertificateStore) -> None:
-    opened = open_all(config, store, workers=worker_count(config), owner=configured_owner(config))
+def _run_workers(config: Config, store: CertificateStore, inheritance: Inheritance) -> None:
+    opened = open_all(
+        config,
+        store,
+        workers=worker_count(config),
+        owner=configured_owner(config),
+        passed=inheritance.passed,
+    )
     try:
         drop_privileges(config)
         check_capabilities(config)
@@ -78,8 +98,15 @@ def _run_workers(config: Config, store: CertificateStore) -> None:
         close_admin_sockets(opened.admin_sockets)
 
 
-async def _serve(opened: OpenedProcess) -> None:
+async def _serve(opened: OpenedProcess, inheritance: Inheritance) -> None:
     process = opened.process
+    service = process.service
+
+    def on_handed_over(pid: int, unused: Collection[str]) -> None:
+        seconds = service.config.process.drain_timeout
+        notify_handed_over(pid, seconds)
+        opened.hand_over(seconds, pid=pid, unused=unused)
+
     with trio.open_signal_receiver(*SIGNALS) as signals:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         async with trio.open_nursery() as nursery:
@@ -87,8 +114,10 @@ async def _serve(opened: OpenedProcess) -> None:
             if os.getpid() == 1:
                 nursery.start_soon(supervise, process.service.log, "reaping of processes", _reap_orphans)
             async with trio.open_nursery() as serving:
-                await serving.start(opened.run)
-                notify_ready()
+                await serving.start(opened.run, on_handed_over)
+                slots = [list(service.listeners)]
+                complete = partial(inheritance.complete, slots, opened.admin_sockets)
+                log_failure(service.log, await trio.to_thread.run_sync(complete))
             nursery.cancel_scope.cancel()
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 

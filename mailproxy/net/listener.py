@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import select
@@ -19,7 +18,7 @@ from mailproxy.address import Networks, TcpAddress, UnixAddress, join_host_port
 from mailproxy.config import Bind, Config
 from mailproxy.config.path import bind_path
 from mailproxy.errors import Fault
-from mailproxy.files import FileId, bind_unix, remove
+from mailproxy.files import FileId, SocketFile, bind_unix, remove
 from mailproxy.net.accounts import group_id, user_id
 from mailproxy.net.dial import socket_address
 from mailproxy.net.inherited import descriptor_of
@@ -51,7 +50,7 @@ class Listener:
         name: The name for logs and statistics.
         only_address: The local address of every connection. None for a bind to all addresses, and without
             TCP.
-        created: The file of a Unix socket that was created here. ``close`` removes it.
+        created: The file of a Unix socket that this process is to remove. ``close`` does.
     """
 
     socket: socket.socket
@@ -63,7 +62,7 @@ class Listener:
     name: str = field(kw_only=True)
     _trusted: Networks = field(kw_only=True)
     only_address: tuple[str, int] | None = field(default=None, kw_only=True)
-    created: FileId | None = field(default=None, kw_only=True)
+    created: SocketFile | None = field(default=None, kw_only=True)
     _family: int = field(init=False)
 
     @_family.default
@@ -72,26 +71,26 @@ class Listener:
 
     def handed_over(self, bind: Bind, frontend: str, number: int, terminator: Terminator | None) -> Listener:
         """Return the listener of this socket for a bind of another configuration with the same address."""
-        return _listener(self.socket, bind, frontend, number, terminator, created=self.created)
+        return make_listener(self.socket, bind, frontend, number, terminator, created=self.created)
 
     def share_port(self, *, is_shared: bool) -> None:
         """Allow or forbid that another socket of this user binds the port, too (SO_REUSEPORT)."""
         if isinstance(self.bind.address, TcpAddress):
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, is_shared)
 
-    def update_socket(self, before: Bind) -> None:
-        """Set the options of the socket that differ from those of the bind that it had before."""
+    def update_socket(self, before: Bind | None) -> None:
+        """Set the options that differ from those of the bind that the socket had before: all if that is unknown."""
         bind, sock = self.bind, self.socket
-        if bind.backlog != before.backlog and self._is_listening:
+        if (before is None or bind.backlog != before.backlog) and self._is_listening:
             sock.listen(bind.backlog)
         if not isinstance(bind.address, TcpAddress):
             return
-        if bind.keepalive != before.keepalive:
+        if before is None or bind.keepalive != before.keepalive:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 0)
-        if bind.tcp_user_timeout != before.tcp_user_timeout:
+        if before is None or bind.tcp_user_timeout != before.tcp_user_timeout:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
         _set_for_accepted(sock, bind)
-        if bind.fast_open != before.fast_open:
+        if before is None or bind.fast_open != before.fast_open:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, _FAST_OPEN_QUEUE * bind.fast_open)
 
     def for_worker(self) -> Listener:
@@ -191,10 +190,8 @@ class Listener:
         if self.socket.fileno() == -1:
             return
         self.socket.close()
-        if isinstance(self.bind.address, UnixAddress) and self.created is not None:
-            # The folder may be root's, and this process has dropped privileges.
-            with contextlib.suppress(OSError):
-                remove(Path(self.bind.address.path), self.created)
+        if self.created is not None:
+            self.created.remove()
 
 
 BindPlace = tuple[str, int]
@@ -235,8 +232,8 @@ def open_missing(
     Raises:
         ConfigError: Some addresses cannot be listened on. The other sockets that were opened here are closed.
     """
-    binds = _open_binds(
-        config, terminators, lambda *bind: [_open(*bind, shared_ports=shared_ports)], existing
+    binds = open_binds(
+        config, terminators, lambda *bind: [open_bind(*bind, shared_ports=shared_ports)], existing
     )
     return {place: listener for place, (listener,) in binds.items()}
 
@@ -258,11 +255,11 @@ def open_for_workers(
         ConfigError: Some addresses cannot be listened on, perhaps because another program does. The other
             sockets are closed.
     """
-    binds = _open_binds(config, terminators, partial(_open_for_each, workers=workers), ())
+    binds = open_binds(config, terminators, partial(open_for_each, workers=workers), ())
     return [[listeners[slot] for listeners in binds.values()] for slot in range(workers)]
 
 
-def _open_binds(
+def open_binds(
     config: Config,
     terminators: Mapping[tuple[str, int], Terminator],
     open_bind: Callable[[Bind, str, int, Terminator | None], list[Listener]],
@@ -290,23 +287,29 @@ def _open_binds(
     return binds
 
 
-def _open_for_each(
-    bind: Bind, frontend: str, number: int, terminator: Terminator | None, workers: int
+def open_for_each(
+    bind: Bind,
+    frontend: str,
+    number: int,
+    terminator: Terminator | None,
+    workers: int,
+    *,
+    shared_ports: Collection[int] = (),
 ) -> list[Listener]:
     """Return the bind's listener for each worker; either all are opened or none."""
     address = bind.address
     if not isinstance(address, TcpAddress):
-        return [_open(bind, frontend, number, terminator)] * workers
-    if address.port:
+        return [open_bind(bind, frontend, number, terminator)] * workers
+    if address.port and address.port not in shared_ports:
         # With SO_REUSEPORT, the bind would succeed beside another program of this user. Without it, it fails
         # then.
-        _bind_tcp(bind, address).close()
+        bind_tcp(bind, address).close()
     opened: list[Listener] = []
     try:
         for _ in range(workers):
             port = opened[0].port if opened else address.port
-            sock = _bind_tcp(bind, evolve(address, port=port), reuse_port=True)
-            opened.append(_listener(_listen(sock, bind), bind, frontend, number, terminator))
+            sock = bind_tcp(bind, evolve(address, port=port), reuse_port=True)
+            opened.append(make_listener(listen_on(sock, bind), bind, frontend, number, terminator))
     except BaseException:
         close_all(opened)
         raise
@@ -334,7 +337,7 @@ def _reason(error: Exception, bind: Bind) -> str:
     return reason
 
 
-def _open(
+def open_bind(
     bind: Bind,
     frontend: str,
     number: int,
@@ -349,17 +352,17 @@ def _open(
         sock, created = _open_unix(bind, bind.address)
     else:
         sock = _adopt_descriptor(descriptor_of(bind.address))
-    return _listener(sock, bind, frontend, number, terminator, created=created)
+    return make_listener(sock, bind, frontend, number, terminator, created=created)
 
 
-def _listener(
+def make_listener(
     sock: socket.socket,
     bind: Bind,
     frontend: str,
     number: int,
     terminator: Terminator | None,
     *,
-    created: FileId | None = None,
+    created: SocketFile | None = None,
 ) -> Listener:
     sock.setblocking(False)
     local = sock.getsockname()
@@ -377,10 +380,10 @@ def _listener(
 
 
 def _open_tcp(bind: Bind, address: TcpAddress, *, reuse_port: bool) -> socket.socket:
-    return _listen(_bind_tcp(bind, address, reuse_port=reuse_port), bind)
+    return listen_on(bind_tcp(bind, address, reuse_port=reuse_port), bind)
 
 
-def _bind_tcp(bind: Bind, address: TcpAddress, *, reuse_port: bool = False) -> socket.socket:
+def bind_tcp(bind: Bind, address: TcpAddress, *, reuse_port: bool = False) -> socket.socket:
     """Return a bound socket with the options of its bind. ``reuse_port`` sets SO_REUSEPORT."""
     host = "0.0.0.0" if address.host == "*" else address.host
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -403,7 +406,7 @@ def _bind_tcp(bind: Bind, address: TcpAddress, *, reuse_port: bool = False) -> s
     return sock
 
 
-def _listen(sock: socket.socket, bind: Bind) -> socket.socket:
+def listen_on(sock: socket.socket, bind: Bind) -> socket.socket:
     try:
         if bind.fast_open:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, _FAST_OPEN_QUEUE)
@@ -427,7 +430,7 @@ def _set_for_accepted(sock: socket.socket, bind: Bind) -> None:
         )
 
 
-def _open_unix(bind: Bind, address: UnixAddress) -> tuple[socket.socket, FileId]:
+def _open_unix(bind: Bind, address: UnixAddress) -> tuple[socket.socket, SocketFile]:
     path = Path(address.path)
     uid = -1 if bind.unix_user is None else user_id(bind.unix_user)
     gid = -1 if bind.unix_group is None else group_id(bind.unix_group)
@@ -442,7 +445,7 @@ def _open_unix(bind: Bind, address: UnixAddress) -> tuple[socket.socket, FileId]
             remove(path, created)
         sock.close()
         raise
-    return sock, created
+    return sock, SocketFile(path, created)
 
 
 def remove_stale(path: Path) -> None:

@@ -6,7 +6,7 @@ frontends, and each frontend owns its sessions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from random import SystemRandom
 from typing import Protocol
@@ -17,9 +17,10 @@ from attrs import frozen
 from mailproxy import config
 from mailproxy.config import Config
 from mailproxy.log import Log
-from mailproxy.log.events import DRAINING, READY, STOPPED
+from mailproxy.log.events import DRAINING, HANDED_OVER, READY, STOPPED
 from mailproxy.net.handover import Handover
 from mailproxy.net.listener import Listener, close_all
+from mailproxy.net.passing.adopt import leave_files
 from mailproxy.net.poller import open_poller
 from mailproxy.net.relay import open_relay
 from mailproxy.proxy.backend.backend import Backend
@@ -30,7 +31,7 @@ from mailproxy.proxy.frontend import Frontend
 from mailproxy.proxy.limits import SessionLimit, SessionLimits
 from mailproxy.proxy.process import worker_count
 from mailproxy.proxy.session.registry import LiveSession, SessionRegistry
-from mailproxy.proxy.state import StateKeeper
+from mailproxy.proxy.state import ProxyState, StateKeeper, restore_state
 from mailproxy.proxy.supervise import log_failure, supervise
 
 _STOP_TIMEOUT_S = 1.0  # for the sessions that are ended at the deadline of a drain
@@ -66,6 +67,7 @@ class Service:
         monitor: Keeps the state of servers current.
         log: The log. It is finished when ``run`` ends.
         state: Keeps the state of the backends in a file; None if there is none, or another process does.
+        initial_state: The state of the process that this one replaces. The file is not read then.
 
     Attributes:
         registry: The live sessions of this process.
@@ -88,6 +90,7 @@ class Service:
         monitor: Monitor,
         log: Log,
         state: StateKeeper | None = None,
+        initial_state: ProxyState | None = None,
     ) -> None:
         self.config = config
         self.backends = backends
@@ -106,6 +109,7 @@ class Service:
         self.process_limit = process_limit
         self._monitor = monitor
         self._state = state
+        self._initial_state = initial_state
         self._nursery: trio.Nursery | None = None
         self._frontends_nursery: trio.Nursery | None = None
         self._retired_sessions = 0
@@ -186,8 +190,8 @@ class Service:
                 nursery.start_soon(supervise, self.log, "drainer", self.drainer.run)
                 for backend in self.backends.values():
                     nursery.start_soon(backend.run_timers)
+                await restore_state(self._state, self._initial_state, self.backends.values())
                 if self._state is not None:
-                    await self._state.restore()
                     nursery.start_soon(supervise, self.log, "state file", self._state.run)
                 await nursery.start(self._monitor.run)
                 async with trio.open_nursery() as frontends:
@@ -220,6 +224,21 @@ class Service:
         deadline = trio.current_time() + seconds + _STOP_TIMEOUT_S
         for frontend in self.frontends.values():
             frontend.drain(deadline)
+
+    def hand_over(self, seconds: float, *, pid: int, unused: Collection[str]) -> None:
+        """Drain, because another process accepts at the same sockets. What both have is left to it.
+
+        Args:
+            seconds: Until when sessions have to end.
+            pid: The other process.
+            unused: The addresses that it does not listen on.
+        """
+        leave_files(self._listeners, unused)
+        if self._state is not None:
+            self._state.forbid_writing()
+        log_handed_over(self.log, pid, unused)
+        if not self.is_draining:
+            self.drain(seconds)
 
     # Reload
 
@@ -335,3 +354,9 @@ def log_draining(log: Log, sessions: int, seconds: float) -> None:
         sessions=sessions,
         seconds=seconds,
     )
+
+
+def log_handed_over(log: Log, pid: int, unused: Collection[str]) -> None:
+    """Log that another process accepts from now on."""
+    rest = f"; it does not listen on {', '.join(sorted(unused))}" if unused else ""
+    log.event(HANDED_OVER, f"process {pid} has taken over and accepts{rest}", pid=pid, unused=sorted(unused))

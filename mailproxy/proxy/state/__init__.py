@@ -7,7 +7,7 @@ Modules, in reading order:
     keeper: Takes the file up at the start, and writes it every minute and at the end.
 """
 
-from mailproxy.proxy.state.keeper import StateKeeper, open_keeper
+from mailproxy.proxy.state.keeper import StateKeeper, open_keeper, restore_state
 from mailproxy.proxy.state.value import ProxyState
 
-__all__ = ["ProxyState", "StateKeeper", "open_keeper"]
+__all__ = ["ProxyState", "StateKeeper", "open_keeper", "restore_state"]
