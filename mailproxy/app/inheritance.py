@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from attrs import define
+from attrs import define, field
 
 from mailproxy.admin.handover.predecessor import Predecessor, find_predecessor
 from mailproxy.admin.sockets import AdminListener
@@ -40,13 +40,19 @@ class Inheritance:
     store: DescriptorStore
     events: list[tuple[Event, str, Mapping[str, object]]]
     _predecessor: Predecessor | None
+    _slots: Slots = field(factory=list, init=False)
+    _admin_sockets: Sequence[AdminListener] = field(default=(), init=False)
+
+    def use(self, slots: Slots, admin_sockets: Sequence[AdminListener]) -> None:
+        """Note what this process listens on."""
+        self._slots, self._admin_sockets = slots, admin_sockets
 
     def log_events(self, log: Log) -> None:
         """Log where the sockets come from."""
         for event, message, data in self.events:
             log.event(event, message, **data)
 
-    def complete(self, slots: Slots, admin_sockets: Iterable[AdminListener]) -> str | None:
+    def complete(self) -> str | None:
         """Have the process before stop accepting, and notify the service manager. Blocks for 2 s at most.
 
         This process accepts already.
@@ -54,7 +60,7 @@ class Inheritance:
         Returns:
             None, or why the process before may still accept.
         """
-        listeners = [listener for listeners in slots for listener in listeners]
+        listeners = [listener for listeners in self._slots for listener in listeners]
         reason = None
         if self._predecessor is not None:
             unused = {each.address for each in self.passed.unused if each.purpose == "bind"}
@@ -66,7 +72,7 @@ class Inheritance:
         else:
             notify_ready()
         claim(listeners)
-        for each in admin_sockets:
+        for each in self._admin_sockets:
             each.claim()
         self.passed.close_unused()
         self.update_store(listeners)

@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 from collections.abc import Collection
-from functools import partial
 
 import trio
 
@@ -90,8 +89,14 @@ def _run_workers(config: Config, store: CertificateStore, inheritance: Inheritan
     try:
         drop_privileges(config)
         check_capabilities(config)
+        inheritance.use(opened.slots, opened.admin_sockets)
         run_supervisor(
-            config, store, opened.slots, opened.outputs, helper=ControlAdministration(opened.admin_sockets)
+            config,
+            store,
+            opened.slots,
+            opened.outputs,
+            helper=ControlAdministration(opened.admin_sockets),
+            start=inheritance,
         )
     finally:
         close_slots(opened.slots)
@@ -115,9 +120,8 @@ async def _serve(opened: OpenedProcess, inheritance: Inheritance) -> None:
                 nursery.start_soon(supervise, process.service.log, "reaping of processes", _reap_orphans)
             async with trio.open_nursery() as serving:
                 await serving.start(opened.run, on_handed_over)
-                slots = [list(service.listeners)]
-                complete = partial(inheritance.complete, slots, opened.admin_sockets)
-                log_failure(service.log, await trio.to_thread.run_sync(complete))
+                inheritance.use([list(service.listeners)], opened.admin_sockets)
+                log_failure(service.log, await trio.to_thread.run_sync(inheritance.complete))
             nursery.cancel_scope.cancel()
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 

@@ -49,6 +49,15 @@ def try_send(end: socket.socket, packet: bytes, *sockets: socket.socket) -> bool
     return True
 
 
+def receive_nowait(end: socket.socket) -> tuple[bytes, tuple[socket.socket, ...]] | None:
+    """Return the next packet and its sockets; None if there is none. The receiver closes the sockets."""
+    try:
+        data, fds, _, _ = socket.recv_fds(end, PACKET_MAX, _DESCRIPTORS_MAX, socket.MSG_DONTWAIT)
+    except OSError:
+        return None
+    return (data, tuple(socket.socket(fileno=fd) for fd in fds)) if data else None
+
+
 @frozen
 class Received(Generic[M]):
     """A message, and the sockets that came with it. The receiver closes them."""
@@ -108,6 +117,14 @@ class Channel(Generic[M]):
         self._outgoing[replaces] = message
         self._wake.set()
         return True
+
+    def send_with(self, message: M, *sockets: socket.socket) -> bool:
+        """Send a message now, with duplicates of these sockets, ahead of what is queued.
+
+        Returns:
+            False if nothing was sent, as for ``try_send``.
+        """
+        return try_send(self._end, self._encode(message), *sockets)
 
     async def wait_for_room(self) -> None:
         """Wait until the queue is short. For a sender of many messages."""

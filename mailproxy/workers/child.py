@@ -18,6 +18,7 @@ from mailproxy.ipc.wakeups import Wakeups
 from mailproxy.log import Log, Output
 from mailproxy.log.events import DESCRIPTORS_SHORT, Event
 from mailproxy.net.listener import Listener, Slots
+from mailproxy.net.passing.sockets import PassedSocket
 from mailproxy.net.process_name import set_process_name
 from mailproxy.proxy.backend.server import ServerContexts
 from mailproxy.proxy.process import (
@@ -28,6 +29,7 @@ from mailproxy.proxy.process import (
 )
 from mailproxy.proxy.session.session import seed_session_ids
 from mailproxy.proxy.signals import SIGNALS
+from mailproxy.proxy.state import ProxyState
 from mailproxy.workers.control.control import Control, ControlSlot, ListenerInfo
 from mailproxy.workers.messages import open_channel
 from mailproxy.workers.scoreboard import Scoreboard
@@ -35,6 +37,24 @@ from mailproxy.workers.worker import LOGGED_BY_CONTROL, WorkerSlot, build_worker
 
 CERTIFICATES_RELOADED = signal.SIGRTMIN
 """With this signal the control process wakes the supervisor after a reload of TLS files."""
+
+
+class Start(Protocol):
+    """What the process before has left, and what is done when this one is ready."""
+
+    @property
+    def state(self) -> ProxyState | None:
+        """The state of the process before; None without one."""
+
+    def log_events(self, log: Log) -> None:
+        """Log where sockets come from."""
+
+    def complete(self) -> str | None:
+        """Have the process before stop accepting, and notify the service manager. Blocks for 2 s at most.
+
+        Returns:
+            None, or why the process before may still accept.
+        """
 
 
 class ControlHelper(Protocol):
@@ -45,6 +65,12 @@ class ControlHelper(Protocol):
 
     def close_copies(self) -> None:
         """Close, in a worker, the descriptors that are the control process's."""
+
+    def sockets(self) -> Sequence[PassedSocket]:
+        """Return its listening sockets."""
+
+    def leave(self) -> None:
+        """Close its listening sockets, and leave their files to another process."""
 
 
 @frozen(eq=False)
@@ -63,6 +89,7 @@ class Setup:
         scoreboard: The shared counters.
         wakeups: Where workers wake each other.
         helper: What runs beside the control process; None for nothing.
+        start: What the process before has left, and what is done when this one is ready; None for nothing.
     """
 
     config: Config
@@ -75,6 +102,7 @@ class Setup:
     scoreboard: Scoreboard
     wakeups: Wakeups
     helper: ControlHelper | None = None
+    start: Start | None = None
 
     @property
     def current_server_contexts(self) -> ServerContexts:
@@ -142,7 +170,10 @@ def run_control(setup: Setup, end: socket.socket, *, running: int, is_restart: b
             running=running,
         ),
         helper=setup.helper.run if setup.helper is not None else None,
+        state=setup.start.state if setup.start is not None and not is_restart else None,
     )
+    if setup.start is not None and not is_restart:
+        setup.start.log_events(log)
     for listeners in setup.slots:
         _close_listeners_of_slot(listeners)
     for listener in setup.slots[0]:

@@ -6,6 +6,8 @@
     SignalReceived      supervisor  control
     ProcessExit         supervisor  control
     ReloadFailed        supervisor  control
+    PassSockets         control     supervisor   all listening sockets, on the socket that comes along
+    HandedOver          control     supervisor   SignalReceived, and ``ok`` on that socket
     ControlChannel      supervisor  worker       Register, on the socket that comes along
     Drain               supervisor  worker
                         control     worker
@@ -154,6 +156,23 @@ class ReloadFailed:
     """The supervisor could not load the changed TLS files. It keeps the old ones."""
 
     reason: str
+
+
+# To the supervisor
+
+
+@frozen
+class PassSockets:
+    """Send all listening sockets on the socket that comes along, to the process that is to replace this proxy."""
+
+    successor: int
+
+
+@frozen
+class HandedOver:
+    """That process accepts now, but at these addresses."""
+
+    unused: tuple[str, ...]
 
 
 # To a worker
@@ -326,7 +345,7 @@ Message = (
     | Drain | Stop | StartServing | AckedMessage | RequestStickTable
     | Register | Ready | ServerSnapshots | Ack | ConnectFailure | CounterUpdates
     | StickUpdates | StickTablePart | StickTableEnd | TrafficUpdates | RemoveStickEntries | Sessions
-    | DrainProgress
+    | DrainProgress | PassSockets | HandedOver
 )  # fmt: skip
 
 MESSAGES: dict[str, type[Message]] = {kind.__name__: kind for kind in Message.__args__}

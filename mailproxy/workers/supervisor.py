@@ -20,7 +20,7 @@ import signal
 import socket
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 from attrs import define, field
@@ -28,28 +28,41 @@ from attrs import define, field
 from mailproxy.certificates.reloader import CertificateReloader
 from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Config
-from mailproxy.ipc.channel import channel_pair, try_send
+from mailproxy.ipc.channel import channel_pair, receive_nowait, try_send
 from mailproxy.ipc.wakeups import Wakeups
 from mailproxy.log import Output
 from mailproxy.net.listener import Slots, close_slots
 from mailproxy.net.notify import (
     has_service_manager,
     notify_draining,
+    notify_handed_over,
     notify_ready,
     notify_reloading,
     notify_stopping,
 )
 from mailproxy.proxy.process import max_sessions_per_process, tune_gc
-from mailproxy.proxy.signals import SIGNALS, SignalAction, signal_action
-from mailproxy.workers.child import CERTIFICATES_RELOADED, ControlHelper, Setup, run_control, run_worker
+from mailproxy.proxy.signals import HANDED_OVER, SIGNALS, SignalAction, signal_action
+from mailproxy.workers.child import (
+    CERTIFICATES_RELOADED,
+    ControlHelper,
+    Setup,
+    Start,
+    run_control,
+    run_worker,
+)
 from mailproxy.workers.control.control import ListenerInfo
+from mailproxy.workers.handover import PendingHandover
 from mailproxy.workers.messages import (
     ControlChannel,
+    HandedOver,
     Message,
+    MessageError,
+    PassSockets,
     ProcessExit,
     ReloadFailed,
     SignalReceived,
     WorkerChannel,
+    decode,
     encode,
     prepare_encoding,
 )
@@ -76,10 +89,11 @@ def run_supervisor(
     outputs: Sequence[Output],
     *,
     helper: ControlHelper | None = None,
+    start: Start | None = None,
 ) -> None:
     """Run one worker for each of ``slots`` until stopped by a signal. The caller closes the slots.
 
-    ``helper`` runs beside the control process.
+    ``helper`` runs beside the control process. ``start`` is what the process before has left.
     """
     workers = len(slots)
     setup = Setup(
@@ -93,6 +107,7 @@ def run_supervisor(
         scoreboard=Scoreboard(config, workers, max_sessions_per_worker=max_sessions_per_process()),
         wakeups=Wakeups(workers),
         helper=helper,
+        start=start,
     )
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # an ignored SIGCHLD would leave no exit codes to wait for
     signal.pthread_sigmask(signal.SIG_BLOCK, (*SIGNALS, signal.SIGCHLD, CERTIFICATES_RELOADED))
@@ -170,10 +185,13 @@ class Supervisor:
     _check_due: float = field(default=0.0, init=False)  # of heartbeats
     # The control process has exited after the last worker, or all children were killed.
     _is_control_done: bool = field(default=False, init=False)
-    _awaits_ready: bool = field(factory=has_service_manager, init=False)
+    _awaits_ready: bool = field(init=False)
+    _handover: PendingHandover = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         scoreboard = self.setup.scoreboard
+        self._awaits_ready = has_service_manager() or self.setup.start is not None
+        self._handover = PendingHandover(self.setup)
         self._control = _Child(None, scoreboard.counters(scoreboard.control))
         self._workers = [_Child(slot, scoreboard.counters(slot)) for slot in range(len(self.setup.slots))]
 
@@ -185,6 +203,7 @@ class Supervisor:
         """Return when all children have exited. Raises nothing."""
         while True:
             self._load_reloaded_files()
+            self._receive_from_control()
             self._start_due_children()
             self._run_due_shutdown_steps()
             self._notify_when_ready()
@@ -224,14 +243,47 @@ class Supervisor:
             self._schedule_shutdown(is_urgent=action is SignalAction.STOP)
             self._stop_signals.append(number)
             close_slots(self.setup.slots)
+        elif action is SignalAction.HAND_OVER:
+            self._on_handed_over(())
+            return
         elif action is SignalAction.RELOAD and not self._stop_signals and not self._awaits_ready:
             notify_reloading()  # which the service manager waits for, although the configuration stays as it is
             notify_ready()
         self._send_to_control(SignalReceived(number))
 
-    def _schedule_shutdown(self, *, is_urgent: bool) -> None:
+    def _receive_from_control(self) -> None:
+        """Handle what the control process has sent. It has woken this process by a signal."""
+        while self._control.channel is not None and (packet := receive_nowait(self._control.channel)):
+            data, sockets = packet
+            try:
+                match decode(data):
+                    case PassSockets(successor):
+                        self._handover.pass_sockets(sockets[0], successor)
+                    case HandedOver(unused):
+                        self._on_handed_over(unused)
+            except (MessageError, LookupError):  # of a control process that was killed meanwhile
+                pass
+            finally:
+                for sock in sockets:
+                    sock.close()
+
+    def _on_handed_over(self, unused: Collection[str]) -> None:
+        """Stop, because another proxy has got the listening sockets and accepts. Ignored if none has."""
+        if self._handover.successor is None:
+            return
         drain_timeout = self.setup.config.process.drain_timeout
-        if is_urgent:
+        if not self._stop_signals:
+            self._schedule_shutdown(is_urgent=False, successor=self._handover.successor)
+        self._stop_signals.append(HANDED_OVER)
+        self._handover.complete(unused)
+        close_slots(self.setup.slots)
+        self._send_to_control(SignalReceived(HANDED_OVER))
+
+    def _schedule_shutdown(self, *, is_urgent: bool, successor: int | None = None) -> None:
+        drain_timeout = self.setup.config.process.drain_timeout
+        if successor is not None:
+            notify_handed_over(successor, drain_timeout)
+        elif is_urgent:
             notify_stopping()
         else:
             notify_draining(drain_timeout)
@@ -296,9 +348,12 @@ class Supervisor:
         It accepts that only from the process that it started. The control process marks it on the scoreboard,
         which is polled until then.
         """
-        if self._awaits_ready and self.setup.scoreboard.is_ready:
+        if self._awaits_ready and self.setup.scoreboard.is_ready and not self._stop_signals:
             self._awaits_ready = False
-            notify_ready()
+            if self.setup.start is None:
+                notify_ready()
+            elif (reason := self.setup.start.complete()) is not None:
+                self._send_to_control(ReloadFailed(reason))
 
     # Exits
 

@@ -6,8 +6,9 @@ is known of the servers before it checks them itself, so that the change goes un
 
 from __future__ import annotations
 
+import os
 import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from random import SystemRandom
 
 import trio
@@ -26,7 +27,9 @@ from mailproxy.proxy.backend.server import ServerContexts
 from mailproxy.proxy.drain import DrainTarget
 from mailproxy.proxy.frontend import log_listening
 from mailproxy.proxy.monitor import ServerMonitor, ports_of
-from mailproxy.proxy.state import open_keeper
+from mailproxy.proxy.service import log_handed_over
+from mailproxy.proxy.signals import HANDED_OVER
+from mailproxy.proxy.state import ProxyState, open_keeper, restore_state
 from mailproxy.proxy.supervise import contained, supervise
 from mailproxy.workers.admin_messages import (
     FrontendUpdates,
@@ -48,8 +51,10 @@ from mailproxy.workers.messages import (
     ConnectFailure,
     CounterUpdates,
     DrainProgress,
+    HandedOver,
     IndexedSnapshot,
     Message,
+    PassSockets,
     ProcessExit,
     Ready,
     Register,
@@ -123,6 +128,7 @@ class Control:
         log: The log. It is finished when ``run`` ends.
         slot: What connects it to the other processes.
         helper: Run beside all else, such as the admin sockets. It ends when it is cancelled.
+        state: The state of the proxy that this one replaces; None without one.
 
     Attributes:
         config: The configuration.
@@ -130,6 +136,7 @@ class Control:
         registry: The workers.
         frontends: What the operator wants of frontends.
         drains: What commands of an operator call to end sessions.
+        handed_over: Set when another proxy has taken over.
     """
 
     def __init__(
@@ -142,6 +149,7 @@ class Control:
         log: Log,
         slot: ControlSlot,
         helper: Callable[[Control], Awaitable[None]] | None = None,
+        state: ProxyState | None = None,
     ) -> None:
         self.config = config
         self.log = log
@@ -168,6 +176,10 @@ class Control:
         self.frontends = FrontendWishes(config)
         self.drains = ControlDrains(self._registry, self._count_sessions_of, log)
         self._state = open_keeper(config, self._backends, log)
+        self._initial_state = state
+        self.handed_over = trio.Event()
+        self._successor = 0
+        self._unused: Collection[str] = ()
         self._stick_sync = StickSync()
         self._helper = helper
         self._has_registered = trio.Event()  # set whenever a worker has sent Register
@@ -202,11 +214,11 @@ class Control:
                     with contained(log, "takeover from the workers"):
                         await self._collect_snapshots()
                     await self._monitor.sync_silently()
+                if not self._slot.running:
+                    await restore_state(self._state, self._initial_state, self._backends.values())
+                elif self._state is not None:
+                    self._state.allow_writing()  # the workers know what the file has, and more
                 if self._state is not None:
-                    if self._slot.running:
-                        self._state.allow_writing()  # the workers know what the file has, and more
-                    else:
-                        await self._state.restore()
                     nursery.start_soon(supervise, log, "state file", self._state.run)
                 await nursery.start(self._monitor.run)
                 self._is_settled = True
@@ -253,6 +265,30 @@ class Control:
         """Whether the workers have been told to drain or to stop."""
         return self._signals.is_stopping
 
+    def pass_sockets(self, end: socket.socket, successor: int) -> bool:
+        """Have the supervisor send all listening sockets to a process. Return False if it cannot be reached."""
+        self._successor = successor
+        is_sent = self._slot.supervisor.send_with(PassSockets(successor), end)
+        self._slot.wake_supervisor()
+        return is_sent
+
+    def hand_over(self, unused: Collection[str]) -> None:
+        """Have the supervisor stop: that process accepts now, but at these addresses."""
+        self._unused = unused
+        self._slot.supervisor.send_with(HandedOver(tuple(unused)))
+        self._slot.wake_supervisor()
+
+    @property
+    def supervisor_pid(self) -> int:
+        """The process that was started."""
+        return os.getppid()
+
+    def _on_handed_over(self) -> None:
+        self.handed_over.set()
+        if self._state is not None:
+            self._state.forbid_writing()
+        log_handed_over(self._log, self._successor, self._unused)
+
     def share_stick_entry(self, backend: ControlBackend, key: int, index: int) -> None:
         """Store an entry in a stick table of all processes."""
         apply_updates(backend, ((key, index),))
@@ -283,6 +319,8 @@ class Control:
             case WorkerChannel(slot, pid):
                 self._add_worker(received.sockets[0], slot, pid, nursery)
             case SignalReceived(number):
+                if number == HANDED_OVER:
+                    self._on_handed_over()
                 self._signals.handle(number, nursery)
                 self._check_ended()
             case ProcessExit():

@@ -60,7 +60,7 @@ class SignalHandler:
     def handle(self, number: int, nursery: trio.Nursery) -> None:
         """Act on a signal. Tasks that wait for workers run in ``nursery``."""
         match signal_action(number, is_draining=self._is_draining):
-            case SignalAction.DRAIN:
+            case SignalAction.DRAIN | SignalAction.HAND_OVER:
                 self.drain()
             case SignalAction.STOP:
                 self._stop()
