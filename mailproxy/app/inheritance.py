@@ -14,8 +14,8 @@ from mailproxy.app.privileges import configured_owner
 from mailproxy.config import Config
 from mailproxy.errors import Fault
 from mailproxy.log import Log
-from mailproxy.log.events import HANDOVER_FAILED, NOTHING_REPLACED, STORED_SOCKETS_USED, TOOK_OVER, Event
-from mailproxy.net.listener import Listener, Slots
+from mailproxy.log.events import NOTHING_REPLACED, STORED_SOCKETS_USED, TOOK_OVER, Event
+from mailproxy.net.listener import Slots
 from mailproxy.net.notify import notify_ready
 from mailproxy.net.passing.adopt import claim, leave_files
 from mailproxy.net.passing.packets import HandoverError
@@ -43,9 +43,11 @@ class Inheritance:
     _slots: Slots = field(factory=list, init=False)
     _admin_sockets: Sequence[AdminListener] = field(default=(), init=False)
 
-    def use(self, slots: Slots, admin_sockets: Sequence[AdminListener]) -> None:
-        """Note what this process listens on."""
-        self._slots, self._admin_sockets = slots, admin_sockets
+    def use(self, slots: Slots, admin_sockets: Sequence[AdminListener] | None = None) -> None:
+        """Note what this process listens on. None for the same admin sockets as before."""
+        self._slots = slots
+        if admin_sockets is not None:
+            self._admin_sockets = admin_sockets
 
     def log_events(self, log: Log) -> None:
         """Log where the sockets come from."""
@@ -75,15 +77,24 @@ class Inheritance:
         for each in self._admin_sockets:
             each.claim()
         self.passed.close_unused()
-        self.update_store(listeners)
+        self.update_store()
         return reason
 
-    def update_store(self, listeners: Iterable[Listener]) -> None:
-        """Have the service manager keep these sockets for the next process, and leave their files in place."""
-        listeners = list(listeners)
-        self.store.update(listeners)
+    def update_store(self) -> None:
+        """Have the service manager keep the sockets of this process for the next one, and no others."""
+        self.store.update(listener for listeners in self._slots for listener in listeners)
+
+    def before_stop(self) -> None:
+        """Leave the files of Unix sockets to the next process, if the service manager keeps the sockets for it."""
         if self.store.is_used:
-            leave_files(listeners, ())
+            for listeners in self._slots:
+                leave_files(listeners, ())
+
+    def close_copies(self) -> None:
+        """Close, in a child of the main process, what is not the child's."""
+        self.passed.close_unused()
+        if self._predecessor is not None:
+            self._predecessor.close()
 
     def cancel(self) -> None:
         """Close everything: this process does not serve. The one before goes on."""
@@ -163,9 +174,3 @@ def _stored_before(sockets: Iterable[PassedSocket]) -> dict[str, set[int]]:
             name = each.stored_as or stored_name(each.address)
             stored.setdefault(name, set()).add(os.fstat(each.socket.fileno()).st_ino)
     return stored
-
-
-def log_failure(log: Log, reason: str | None) -> None:
-    """Log that the process before may still accept, if there is a reason."""
-    if reason is not None:
-        log.event(HANDOVER_FAILED, f"the process before may still accept: {reason}", reason=reason)

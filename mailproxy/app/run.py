@@ -12,7 +12,7 @@ import trio
 from mailproxy.admin.control_target import ControlAdministration
 from mailproxy.admin.sockets import close_admin_sockets
 from mailproxy.app.api import OpenedProcess, open_service
-from mailproxy.app.inheritance import Inheritance, inherit, log_failure
+from mailproxy.app.inheritance import Inheritance, inherit
 from mailproxy.app.privileges import check_capabilities, configured_owner, drop_privileges
 from mailproxy.app.reload import reload_file
 from mailproxy.app.startup import load_and_check, open_all
@@ -30,6 +30,7 @@ from mailproxy.proxy.process import (
     tune_gc,
     worker_count,
 )
+from mailproxy.proxy.service import log_handover_failed
 from mailproxy.proxy.signals import SIGNALS, SignalAction, log_ignored, log_stopping, signal_action
 from mailproxy.proxy.single_process import SingleProcess
 from mailproxy.proxy.supervise import contained, supervise
@@ -115,43 +116,53 @@ async def _serve(opened: OpenedProcess, inheritance: Inheritance) -> None:
     with trio.open_signal_receiver(*SIGNALS) as signals:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_handle_signals, process, signals, nursery)
+            nursery.start_soon(_handle_signals, process, signals, nursery, inheritance)
             if os.getpid() == 1:
                 nursery.start_soon(supervise, process.service.log, "reaping of processes", _reap_orphans)
             async with trio.open_nursery() as serving:
                 await serving.start(opened.run, on_handed_over)
                 inheritance.use([list(service.listeners)], opened.admin_sockets)
-                log_failure(service.log, await trio.to_thread.run_sync(inheritance.complete))
+                reason = await trio.to_thread.run_sync(inheritance.complete)
+                if reason is not None:
+                    log_handover_failed(service.log, reason)
             nursery.cancel_scope.cancel()
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 
-async def _handle_signals(process: SingleProcess, signals: object, nursery: trio.Nursery) -> None:
+async def _handle_signals(
+    process: SingleProcess, signals: object, nursery: trio.Nursery, inheritance: Inheritance
+) -> None:
     service, log = process.service, process.service.log
     is_draining = False
     async for number in signals:  # type: ignore[attr-defined]  # trio does not name the receiver's type
         match signal_action(number, is_draining=is_draining):
             case SignalAction.DRAIN:
                 is_draining = True
+                inheritance.before_stop()
                 seconds = service.config.process.drain_timeout
                 notify_draining(seconds)
                 service.drain(seconds)
             case SignalAction.STOP:
                 notify_stopping()
+                inheritance.before_stop()
                 log_stopping(log, service.sessions)
                 nursery.cancel_scope.cancel()
             case SignalAction.REOPEN_LOG:
                 log.reopen()
             case SignalAction.RELOAD:
                 log.reopen()
-                nursery.start_soon(_reload_contained, process)
+                nursery.start_soon(_reload_contained, process, inheritance)
+            case SignalAction.HAND_OVER:
+                pass  # the successor sends it to the main process only if its packet was not confirmed: it is here
             case SignalAction.IGNORE:
                 log_ignored(log)
 
 
-async def _reload_contained(process: SingleProcess) -> None:
+async def _reload_contained(process: SingleProcess, inheritance: Inheritance) -> None:
     with contained(process.service.log, "reload"), contextlib.suppress(ConfigError):  # it is logged
         await reload_file(process)
+        inheritance.use([list(process.service.listeners)])
+        inheritance.update_store()
 
 
 async def _reap_orphans() -> None:

@@ -144,9 +144,11 @@ class Frontend:
                     close_all(self.listeners)
 
     def _start(self, listener: Listener) -> None:
-        log_listening(
-            self.log, self.name, name=listener.name, address=listener.address, mode=listener.bind.mode
-        )
+        # A bind has several sockets if it was taken over from more processes.
+        if all(loop.listener.number != listener.number for loop in self._loops.values()):
+            log_listening(
+                self.log, self.name, name=listener.name, address=listener.address, mode=listener.bind.mode
+            )
         self._apply_state(listener)
 
     def _apply_state(self, listener: Listener) -> None:

@@ -17,7 +17,7 @@ from attrs import frozen
 from mailproxy import config
 from mailproxy.config import Config
 from mailproxy.log import Log
-from mailproxy.log.events import DRAINING, HANDED_OVER, READY, STOPPED
+from mailproxy.log.events import DRAINING, HANDED_OVER, HANDOVER_FAILED, READY, STOPPED
 from mailproxy.net.handover import Handover
 from mailproxy.net.listener import Listener, close_all
 from mailproxy.net.passing.adopt import leave_files
@@ -360,3 +360,8 @@ def log_handed_over(log: Log, pid: int, unused: Collection[str]) -> None:
     """Log that another process accepts from now on."""
     rest = f"; it does not listen on {', '.join(sorted(unused))}" if unused else ""
     log.event(HANDED_OVER, f"process {pid} has taken over and accepts{rest}", pid=pid, unused=sorted(unused))
+
+
+def log_handover_failed(log: Log, reason: str) -> None:
+    """Log that the process that this one replaces may still accept."""
+    log.event(HANDOVER_FAILED, f"the process before may still accept: {reason}", reason=reason)

@@ -49,6 +49,12 @@ class Start(Protocol):
     def log_events(self, log: Log) -> None:
         """Log where sockets come from."""
 
+    def close_copies(self) -> None:
+        """Close, in a child, what is not the child's."""
+
+    def before_stop(self) -> None:
+        """Leave the files of Unix sockets to the next process, if the service manager keeps the sockets for it."""
+
     def complete(self) -> str | None:
         """Have the process before stop accepting, and notify the service manager. Blocks for 2 s at most.
 
@@ -194,6 +200,8 @@ def _init_child(setup: Setup, name: str, *, suppressed: Collection[Event], is_re
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (*SIGNALS, signal.SIGCHLD))
     set_process_name(f"mp {name}")
+    if setup.start is not None:
+        setup.start.close_copies()
     log = Log(setup.outputs, suppressed=suppressed)
     if is_restart:
         log.reopen(quietly=True)

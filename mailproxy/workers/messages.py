@@ -6,6 +6,7 @@
     SignalReceived      supervisor  control
     ProcessExit         supervisor  control
     ReloadFailed        supervisor  control
+    HandoverFailed      supervisor  control
     PassSockets         control     supervisor   all listening sockets, on the socket that comes along
     HandedOver          control     supervisor   SignalReceived, and ``ok`` on that socket
     ControlChannel      supervisor  worker       Register, on the socket that comes along
@@ -154,6 +155,13 @@ class ProcessExit:
 @frozen
 class ReloadFailed:
     """The supervisor could not load the changed TLS files. It keeps the old ones."""
+
+    reason: str
+
+
+@frozen
+class HandoverFailed:
+    """The proxy that this one replaces may still accept."""
 
     reason: str
 
@@ -345,7 +353,7 @@ Message = (
     | Drain | Stop | StartServing | AckedMessage | RequestStickTable
     | Register | Ready | ServerSnapshots | Ack | ConnectFailure | CounterUpdates
     | StickUpdates | StickTablePart | StickTableEnd | TrafficUpdates | RemoveStickEntries | Sessions
-    | DrainProgress | PassSockets | HandedOver
+    | DrainProgress | PassSockets | HandedOver | HandoverFailed
 )  # fmt: skip
 
 MESSAGES: dict[str, type[Message]] = {kind.__name__: kind for kind in Message.__args__}

@@ -55,6 +55,7 @@ from mailproxy.workers.handover import PendingHandover
 from mailproxy.workers.messages import (
     ControlChannel,
     HandedOver,
+    HandoverFailed,
     Message,
     MessageError,
     PassSockets,
@@ -102,7 +103,7 @@ def run_supervisor(
         server_contexts=store.server_contexts,
         supervisor_pidfd=os.pidfd_open(os.getpid()),
         slots=slots,
-        listener_infos=tuple(map(ListenerInfo.of, slots[0])),
+        listener_infos=tuple(dict.fromkeys(map(ListenerInfo.of, slots[0]))),
         outputs=outputs,
         scoreboard=Scoreboard(config, workers, max_sessions_per_worker=max_sessions_per_process()),
         wakeups=Wakeups(workers),
@@ -242,6 +243,8 @@ class Supervisor:
         if action in (SignalAction.DRAIN, SignalAction.STOP):
             self._schedule_shutdown(is_urgent=action is SignalAction.STOP)
             self._stop_signals.append(number)
+            if self.setup.start is not None:
+                self.setup.start.before_stop()
             close_slots(self.setup.slots)
         elif action is SignalAction.HAND_OVER:
             self._on_handed_over(())
@@ -271,7 +274,6 @@ class Supervisor:
         """Stop, because another proxy has got the listening sockets and accepts. Ignored if none has."""
         if self._handover.successor is None:
             return
-        drain_timeout = self.setup.config.process.drain_timeout
         if not self._stop_signals:
             self._schedule_shutdown(is_urgent=False, successor=self._handover.successor)
         self._stop_signals.append(HANDED_OVER)
@@ -353,7 +355,7 @@ class Supervisor:
             if self.setup.start is None:
                 notify_ready()
             elif (reason := self.setup.start.complete()) is not None:
-                self._send_to_control(ReloadFailed(reason))
+                self._send_to_control(HandoverFailed(reason))
 
     # Exits
 

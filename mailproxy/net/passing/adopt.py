@@ -20,7 +20,6 @@ from mailproxy.net.listener import (
     Listener,
     Slots,
     bind_tcp,
-    listen_on,
     make_listener,
     open_bind,
     open_binds,
@@ -113,7 +112,8 @@ def _another(first: Listener, bind: Bind, shared: socket.socket) -> socket.socke
     try:
         first.share_port(is_shared=True)
         address = evolve(bind.address, port=first.port)
-        return listen_on(bind_tcp(bind, address, reuse_port=True), bind)
+        # The worker calls listen(2) when it accepts. Before, connections in this queue would be lost if the start fails.
+        return bind_tcp(bind, address, reuse_port=True)
     except OSError:
         return shared.dup()
 

@@ -27,7 +27,7 @@ from mailproxy.proxy.backend.server import ServerContexts
 from mailproxy.proxy.drain import DrainTarget
 from mailproxy.proxy.frontend import log_listening
 from mailproxy.proxy.monitor import ServerMonitor, ports_of
-from mailproxy.proxy.service import log_handed_over
+from mailproxy.proxy.service import log_handed_over, log_handover_failed
 from mailproxy.proxy.signals import HANDED_OVER
 from mailproxy.proxy.state import ProxyState, open_keeper, restore_state
 from mailproxy.proxy.supervise import contained, supervise
@@ -52,6 +52,7 @@ from mailproxy.workers.messages import (
     CounterUpdates,
     DrainProgress,
     HandedOver,
+    HandoverFailed,
     IndexedSnapshot,
     Message,
     PassSockets,
@@ -325,6 +326,8 @@ class Control:
                 self._check_ended()
             case ProcessExit():
                 _log_exit(self._log, received.message)
+            case HandoverFailed(reason):
+                log_handover_failed(self._log, reason)
             case ReloadFailed(reason):
                 log_rejected(self._log, Fault("process.workers", f"the supervisor: {reason}"))
             case message:
