@@ -43,11 +43,9 @@ class Inheritance:
     _slots: Slots = field(factory=list, init=False)
     _admin_sockets: Sequence[AdminListener] = field(default=(), init=False)
 
-    def use(self, slots: Slots, admin_sockets: Sequence[AdminListener] | None = None) -> None:
-        """Note what this process listens on. None for the same admin sockets as before."""
-        self._slots = slots
-        if admin_sockets is not None:
-            self._admin_sockets = admin_sockets
+    def use(self, slots: Slots, admin_sockets: Sequence[AdminListener]) -> None:
+        """Note what this process listens on."""
+        self._slots, self._admin_sockets = slots, admin_sockets
 
     def log_events(self, log: Log) -> None:
         """Log where the sockets come from."""
@@ -77,11 +75,15 @@ class Inheritance:
         for each in self._admin_sockets:
             each.claim()
         self.passed.close_unused()
-        self.update_store()
+        self._update_store()
         return reason
 
-    def update_store(self) -> None:
+    def on_reloaded(self, slots: Slots) -> None:
         """Have the service manager keep the sockets of this process for the next one, and no others."""
+        self._slots = slots
+        self._update_store()
+
+    def _update_store(self) -> None:
         self.store.update(listener for listeners in self._slots for listener in listeners)
 
     def before_stop(self) -> None:

@@ -13,8 +13,7 @@ from mailproxy.admin.control_target import ControlAdministration
 from mailproxy.admin.sockets import close_admin_sockets
 from mailproxy.app.api import OpenedProcess, open_service
 from mailproxy.app.inheritance import Inheritance, inherit
-from mailproxy.app.privileges import check_capabilities, configured_owner, drop_privileges
-from mailproxy.app.reload import reload_file
+from mailproxy.app.privileges import configured_owner, drop_privileges
 from mailproxy.app.startup import load_and_check, open_all
 from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Config
@@ -22,6 +21,7 @@ from mailproxy.errors import ConfigError
 from mailproxy.log.events import DESCRIPTORS_SHORT
 from mailproxy.net.listener import close_slots
 from mailproxy.net.notify import notify_draining, notify_handed_over, notify_stopping
+from mailproxy.proxy.host_checks import check_capabilities
 from mailproxy.proxy.process import (
     descriptor_shortage,
     fill_standard_descriptors,
@@ -30,6 +30,7 @@ from mailproxy.proxy.process import (
     tune_gc,
     worker_count,
 )
+from mailproxy.proxy.reload.single import reload_file
 from mailproxy.proxy.service import log_handover_failed
 from mailproxy.proxy.signals import SIGNALS, SignalAction, log_ignored, log_stopping, signal_action
 from mailproxy.proxy.single_process import SingleProcess
@@ -122,6 +123,7 @@ async def _serve(opened: OpenedProcess, inheritance: Inheritance) -> None:
             async with trio.open_nursery() as serving:
                 await serving.start(opened.run, on_handed_over)
                 inheritance.use([list(service.listeners)], opened.admin_sockets)
+                service.on_listeners_changed = lambda listeners: inheritance.on_reloaded([list(listeners)])
                 reason = await trio.to_thread.run_sync(inheritance.complete)
                 if reason is not None:
                     log_handover_failed(service.log, reason)
@@ -151,18 +153,16 @@ async def _handle_signals(
                 log.reopen()
             case SignalAction.RELOAD:
                 log.reopen()
-                nursery.start_soon(_reload_contained, process, inheritance)
+                nursery.start_soon(_reload_contained, process)
             case SignalAction.HAND_OVER:
                 pass  # the successor sends it to the main process only if its packet was not confirmed: it is here
             case SignalAction.IGNORE:
                 log_ignored(log)
 
 
-async def _reload_contained(process: SingleProcess, inheritance: Inheritance) -> None:
+async def _reload_contained(process: SingleProcess) -> None:
     with contained(process.service.log, "reload"), contextlib.suppress(ConfigError):  # it is logged
-        await reload_file(process)
-        inheritance.use([list(process.service.listeners)])
-        inheritance.update_store()
+        await reload_file(process, "SIGHUP")
 
 
 async def _reap_orphans() -> None:

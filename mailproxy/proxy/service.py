@@ -6,7 +6,7 @@ frontends, and each frontend owns its sessions.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from random import SystemRandom
 from typing import Protocol
@@ -77,6 +77,8 @@ class Service:
         ended: Set when ``run`` has ended.
         drainer: Ends them, spread over time.
         drains: What commands of an operator call to end them.
+        on_listeners_changed: Called with the listeners that a reload has left, before those that are gone are
+            closed.
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class Service:
         self._frontends_nursery: trio.Nursery | None = None
         self._retired_sessions = 0
         self._reloads = 0
+        self.on_listeners_changed: Callable[[Sequence[Listener]], object] = len
         self._poller = open_poller(partial(log_failure, log, "a session"))
         self._relay = open_relay(config.process.relay, self._poller)
         self.frontends = {
@@ -300,6 +303,7 @@ class Service:
             else:
                 self.frontends[name] = known
                 known.reconfigure(table, listeners, backends=backends, clients=limits[name].clients)
+        self.on_listeners_changed(self._listeners)
         close_all(handover.gone)
         self._drain_orphans(seconds)
 

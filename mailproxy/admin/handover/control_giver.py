@@ -22,7 +22,7 @@ class ControlGiver:
     @property
     def main_pid(self) -> int:
         """The supervisor."""
-        return self._control.supervisor_pid
+        return self._control.handover.supervisor_pid
 
     @property
     def is_stopping(self) -> bool:
@@ -41,9 +41,9 @@ class ControlGiver:
             HandoverError: The supervisor cannot be reached.
         """
         await trio.lowlevel.checkpoint()
-        if not self._control.pass_sockets(end, successor):
+        if not self._control.handover.pass_sockets(end, successor):
             raise HandoverError("the supervisor cannot be reached")
 
     def hand_over(self, _end: socket.socket, _successor: int, unused: Collection[str]) -> None:
         """Have the supervisor stop accepting and confirm it, and all processes drain."""
-        self._control.hand_over(unused)
+        self._control.handover.complete(unused)

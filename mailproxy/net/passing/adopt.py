@@ -36,7 +36,8 @@ def open_slots(
 ) -> Slots:
     """Listen on every bind of every frontend with the sockets that were passed, and open the others.
 
-    A worker may get several sockets of one bind: those of processes that were more.
+    If there were more processes before, their sockets stay open, because connections wait there. In one process
+    a bind has several listeners then. With several there are more slots than workers.
 
     Args:
         config: The configuration.
@@ -58,13 +59,16 @@ def open_slots(
         if sockets := taken.get((frontend, number - 1)):
             return _adopt(sockets, bind, make, workers)
         if workers > 1:
-            return open_for_each(bind, frontend, number, terminator, workers, shared_ports=ports)
+            return open_for_each(bind, frontend, number, terminator, workers=workers, shared_ports=ports)
         return [open_bind(bind, frontend, number, terminator, shared_ports=ports)]
 
     binds = open_binds(config, terminators, open_one, ())
+    if workers == 1:
+        return [[listener for listeners in binds.values() for listener in listeners]]
+    slots = max([workers, *map(len, binds.values())])
     return [
-        [listener for listeners in binds.values() for listener in listeners[slot::workers]]
-        for slot in range(workers)
+        [listeners[slot if slot < len(listeners) else slot % workers] for listeners in binds.values()]
+        for slot in range(slots)
     ]
 
 
@@ -81,7 +85,7 @@ def _is_reachable(passed: PassedSocket) -> bool:
 def _adopt(
     sockets: Sequence[PassedSocket], bind: Bind, make: partial[Listener], workers: int
 ) -> list[Listener]:
-    """Return the listeners of a bind. The one with index i belongs to the worker with slot i modulo workers.
+    """Return the listeners of a bind: as many as there are workers, or more.
 
     Raises:
         OSError: The bind has options that these sockets cannot get.
