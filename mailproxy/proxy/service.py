@@ -215,12 +215,18 @@ class Service:
             await self.log.finish()  # noqa: ASYNC102 - shields itself, with a deadline of its own
             self.ended.set()
 
-    def drain(self, seconds: float) -> None:
+    def drain(self, seconds: float, *, closed: Collection[str] = ()) -> None:
         """Accept no more connections, and end all sessions within ``seconds``, idle ones first.
 
         ``run`` then ends.
+
+        Args:
+            seconds: Until when sessions have to end.
+            closed: Addresses at which no other process listens. What waits there is accepted first.
         """
         self.is_draining = True
+        for frontend in self.frontends.values():
+            frontend.accept_queued(each for each in frontend.listeners if str(each.bind.address) in closed)
         log_draining(self.log, self.sessions, seconds)
         self.drainer.start(str(PROCESS), PROCESS.matches, seconds, Purpose.STOP)
         # The drainer ends the last sessions at the deadline. This is for what it cannot end.
@@ -241,7 +247,7 @@ class Service:
             self._state.forbid_writing()
         log_handed_over(self.log, pid, unused)
         if not self.is_draining:
-            self.drain(seconds)
+            self.drain(seconds, closed=unused)
 
     # Reload
 
@@ -283,6 +289,8 @@ class Service:
             self._state.reconfigure(backends)
         self._listeners = handover.listeners
         self._retired_sessions += _count_sessions(retired)
+        for name, frontend in self.frontends.items():
+            frontend.accept_queued(each for each in handover.gone if each.frontend == name)
         before, self.frontends = self.frontends, {}
         for name, frontend in before.items():
             if name not in config.frontends:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import trio
 
@@ -216,7 +216,7 @@ class ControlClient:
         tasks: trio.Nursery,
         *,
         drains: WorkerDrains,
-        on_drain: Callable[[float], None],
+        on_drain: Callable[[float, Collection[str]], None],
         on_stop: Callable[[], None],
     ) -> None:
         """Use a channel to a new control process until that is gone. Closes the channel.
@@ -225,7 +225,7 @@ class ControlClient:
             channel: The channel.
             tasks: Where tasks run that may outlive the channel, such as a reload.
             drains: The drains of this worker.
-            on_drain: Called for Drain, with the seconds until sessions are closed.
+            on_drain: Called for Drain, with its two values.
             on_stop: Called for Stop.
         """
         self._link.channel = channel
@@ -257,14 +257,14 @@ class ControlClient:
         channel: Channel[Message],
         tasks: trio.Nursery,
         drains: WorkerDrains,
-        on_drain: Callable[[float], None],
+        on_drain: Callable[[float, Collection[str]], None],
         on_stop: Callable[[], None],
     ) -> None:
         while (received := await channel.receive()) is not None:
             with contained(self._log, _HELPER):
                 match received.message:
-                    case Drain(seconds):
-                        on_drain(seconds)
+                    case Drain(seconds, closed):
+                        on_drain(seconds, closed)
                     case Stop():
                         on_stop()
                     case DrainSessions() as message:

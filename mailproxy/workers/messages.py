@@ -202,9 +202,15 @@ class HandedOver:
 
 @frozen
 class Drain:
-    """Accept no more connections, and close the sessions that are still open after this many seconds."""
+    """Accept no more connections, and close the sessions that are still open after this many seconds.
+
+    Attributes:
+        seconds: Until when sessions have to end.
+        closed: Addresses at which no other proxy listens. What waits there is accepted first.
+    """
 
     seconds: float
+    closed: tuple[str, ...] = ()
 
 
 @frozen

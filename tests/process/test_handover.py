@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import select
 import signal
 import socket
 import stat
@@ -220,6 +221,29 @@ def test_address_that_the_successor_does_not_have_is_closed(site: Site, workers:
     assert old.wait() == 0
     with pytest.raises(ConnectionRefusedError):
         Client(("127.0.0.1", other))
+
+
+@WORKERS
+def test_queue_of_an_address_that_is_closed_is_served_first(site: Site, workers: int) -> None:
+    other = free_port()
+    binds = f'"127.0.0.1:{site.port}", "127.0.0.1:{other}"'
+    old = site.replace(site.configuration(workers=workers, binds=binds, drain_timeout="2s"))
+    stopped = [old.process.pid] if workers == 1 else old.workers
+    end = get_end(site.admin)
+    wait_until(lambda: select.select([end], [], [], 0)[0] or None)
+    time.sleep(0.2)
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    clients = [Client(("127.0.0.1", other)) for _ in range(20)]
+    end.send(b'{"type":"take-over","unused":["127.0.0.1:%d"]}' % other)
+    time.sleep(0.2)
+    for pid in stopped:
+        os.kill(pid, signal.SIGCONT)
+    assert {client.greeting for client in clients} == {"s1"}
+    for client in clients:
+        client.close()
+    end.close()
+    assert old.wait() == 0
 
 
 @WORKERS

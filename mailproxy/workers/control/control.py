@@ -295,6 +295,7 @@ class Control:
             case SignalReceived(number):
                 if number == HANDED_OVER:
                     self.handover.on_completed()
+                    self._signals.drain(self.handover.unused)
                 self._signals.handle(number, nursery)
                 self._check_ended()
             case ProcessExit():

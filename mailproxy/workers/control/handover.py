@@ -22,6 +22,7 @@ class ControlHandover:
 
     Attributes:
         completed: Set when another proxy has taken over.
+        unused: The addresses at which that one does not listen.
     """
 
     _supervisor: Channel[Message]
@@ -30,7 +31,7 @@ class ControlHandover:
     _log: Log
     completed: trio.Event = field(factory=trio.Event, init=False)
     _successor: int = field(default=0, init=False)
-    _unused: Collection[str] = field(default=(), init=False)
+    unused: Collection[str] = field(default=(), init=False)
 
     @property
     def supervisor_pid(self) -> int:
@@ -46,7 +47,7 @@ class ControlHandover:
 
     def complete(self, unused: Collection[str]) -> None:
         """Have the supervisor stop: that process accepts now, but not at these addresses."""
-        self._unused = unused
+        self.unused = unused
         self._supervisor.try_send(HandedOver(tuple(unused)))
         self._wake_supervisor()
 
@@ -55,4 +56,4 @@ class ControlHandover:
         self.completed.set()
         if self._state is not None:
             self._state.forbid_writing()
-        log_handed_over(self._log, self._successor, self._unused)
+        log_handed_over(self._log, self._successor, self.unused)
