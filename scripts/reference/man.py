@@ -23,6 +23,8 @@ SIGNALS = {
 ENVIRONMENT = {
     "NOTIFY_SOCKET": "The socket on which mailproxy reports to the service manager that it is ready, or stops; see "
     "sd_notify(3).",
+    "FDSTORE": "More than 0 if the service manager keeps descriptors (FileDescriptorStoreMax=). mailproxy then stores its "
+    "listening sockets there, and connections wait during a restart. systemd sets it from version 254 on.",
     "LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES": "Sockets that the service manager passes on. A bind takes one with "
     'address = "fd:NAME" or "fd:3"; see sd_listen_fds(3).',
 }

@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from mailproxy.net.passing.packets import VERSION
 from tests.support.admin_client import ask, talk
 from tests.support.login_load import LoginLoad
 from tests.support.ports import free_port
+from tests.support.socket_activation import SocketActivatedProgram
 from tests.support.worker_group import (
     Client,
     GreetingServer,
@@ -270,6 +272,56 @@ def backlogs(port: int) -> set[int]:
     command = ["ss", "-Hltn", f"sport = :{port}"]
     output = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
     return {int(line.split()[2]) for line in output.splitlines()}
+
+
+@WORKERS
+def test_socket_of_a_unit_goes_along(site: Site, workers: int) -> None:
+    """A socket that the service manager has opened. The successor was not started by it."""
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as unit:
+        text = site.configuration(workers=workers, binds=f'"fd:imap", "127.0.0.1:{site.port}"')
+        (site.folder / "activated").mkdir()
+        with SocketActivatedProgram(text, site.folder / "activated", [unit], "imap") as old:
+            old.wait_for("mailproxy is ready")
+            with LoginLoad(unit.getsockname(), rate=100) as load:
+                load.wait_for(10)
+                new = site.start(text)
+                new.wait_for("mailproxy is ready")
+                assert old.wait() == 0
+                load.wait_for(20)
+                reloaded = text.replace("[backends.b]", "[backends.b]\nretries = 1")
+                new.file.write_text(reloaded)
+                new.send(signal.SIGHUP)
+                new.wait_for("reloaded in")
+                load.wait_for(20)
+            assert load.faults == []
+            for address in (unit.getsockname(), site.address):
+                client = Client(address)
+                assert client.greeting == "s1"
+                client.close()
+
+
+@WORKERS
+def test_reload_between_handovers_loses_no_connection(site: Site, workers: int) -> None:
+    """Also with the sockets of workers that are gone."""
+    site.replace(site.configuration(workers=3))
+    with LoginLoad(site.address) as load:
+        load.wait_for(20)
+        current = site.replace(site.configuration(workers=workers))
+        for retries in (1, 2):
+            text = site.configuration(workers=workers).replace(
+                "[backends.b]", f"[backends.b]\nretries = {retries}"
+            )
+            current.file.write_text(text)
+            current.send(signal.SIGHUP)
+            wait_until(partial(has_lines, current, "reloaded in", retries))
+            load.wait_for(30)
+        site.replace(site.configuration(workers=3))
+        load.wait_for(30)
+    assert load.faults == []
+
+
+def has_lines(instance: Instance, pattern: str, count: int) -> bool:
+    return len(instance.lines(pattern)) >= count
 
 
 # Deaths

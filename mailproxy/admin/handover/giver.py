@@ -34,7 +34,7 @@ class Giver(Protocol):
 
     @property
     def is_stopping(self) -> bool:
-        """Whether the proxy drains or stops."""
+        """Whether the proxy starts, drains or stops: it hands nothing over then."""
 
     def capture(self) -> ProxyState:
         """Return the state of all backends."""
@@ -104,7 +104,7 @@ class HandOver:
         if giver is None or nursery is None:
             raise RefusedError("this proxy is part of another program")
         if giver.is_stopping:
-            raise RefusedError("the proxy is stopping")
+            raise RefusedError("the proxy is starting or stopping")
         if self._successor is not None:
             raise RefusedError(f"process {self._successor} is taking over")
         ours, theirs = channel_pair()

@@ -123,7 +123,7 @@ def _another(first: Listener, bind: Bind, shared: socket.socket) -> socket.socke
 
 
 def check_options(sock: socket.socket, bind: Bind) -> None:
-    """Check that an open socket has the options of a bind that cannot be changed any more.
+    """Check that an open socket has the options of a bind that cannot be changed later.
 
     Raises:
         OSError: It has not.

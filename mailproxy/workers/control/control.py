@@ -208,14 +208,14 @@ class Control:
                 nursery.start_soon(
                     supervise, log, "stick table sync", self._stick_sync.run, self._registry.broadcast
                 )
-                if self._helper is not None:
-                    nursery.start_soon(self._helper, self)
                 nursery.start_soon(supervise, log, "log of drains", self.drains.run)
                 nursery.start_soon(supervise, log, PUBLISHER_HELPER, self._publisher.run)
                 if self._slot.running:
                     with contained(log, "takeover from the workers"):
                         await self._collect_snapshots()
                     await self._monitor.sync_silently()
+                if self._helper is not None:  # not before it is known what the last control process knew
+                    nursery.start_soon(self._helper, self)
                 if not self._slot.running:
                     await restore_state(self._state, self._initial_state, self._backends.values())
                 elif self._state is not None:
