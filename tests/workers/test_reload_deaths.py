@@ -89,7 +89,9 @@ def test_killed_supervisor_makes_room_for_a_fresh_start(
     """The children drain, and a fresh start serves beside them."""
     port = free_port()
     texts = {
-        server.name: configuration(server, drain_timeout="3s").replace('"127.0.0.1:0"', f'"127.0.0.1:{port}"')
+        server.name: configuration(server, drain_timeout="500ms").replace(
+            '"127.0.0.1:0"', f'"127.0.0.1:{port}"'
+        )
         for server in servers
     }
     for number, moment in enumerate(moments("supervisor")):
