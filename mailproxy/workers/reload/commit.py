@@ -38,12 +38,14 @@ class Committed:
         document: The configuration, for the workers that run.
         handover: Its listeners.
         workers: Its number of workers.
+        leaving: The slots of workers that drain.
     """
 
     setup: Setup
     document: ReloadDocument
     handover: SlotsHandover
     workers: int
+    leaving: Collection[int]
 
     @property
     def answer(self) -> Commit:
@@ -51,6 +53,7 @@ class Committed:
         return Commit(
             generation=self.setup.generation,
             workers=self.workers,
+            serving=self.workers - sum(slot < self.workers for slot in self.leaving),
             listeners=tuple(self.setup.listener_infos),
         )
 
@@ -119,7 +122,7 @@ def prepare_commit(
         listener_infos=tuple(map(ListenerInfo.of, handover.slots[0])),
         outputs=prepared.outputs if prepared.outputs is not None else setup.outputs,
     )
-    return Committed(new, document, handover, workers)
+    return Committed(new, document, handover, workers, leaving)
 
 
 def adopt_slots(slots: Sequence[int], workers: int, leaving: Collection[int]) -> Mapping[int, Sequence[int]]:

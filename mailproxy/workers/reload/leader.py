@@ -228,13 +228,13 @@ class ReloadLeader:
     async def _wait_for_workers(self, commit: Commit) -> None:
         """Wait until as many workers as there are to be serve with the configuration, up to a timeout."""
         with trio.move_on_after(_WORKERS_TIMEOUT_S):
-            while self._count_followers(commit.generation) < commit.workers:
+            while self._count_followers(commit.generation) < commit.serving:
                 self._worker_changed = trio.Event()
                 await self._worker_changed.wait()
             return
-        missing = commit.workers - self._count_followers(commit.generation)
+        missing = commit.serving - self._count_followers(commit.generation)
         late = TimeoutError(
-            f"{missing} of {commit.workers} workers have not followed in {_WORKERS_TIMEOUT_S:g} s"
+            f"{missing} of {commit.serving} workers have not followed in {_WORKERS_TIMEOUT_S:g} s"
         )
         log_failure(self.log, "reload in the workers", late)
 
