@@ -40,8 +40,8 @@ def run(file: Path, replace: bool) -> None:
     """Run the proxy in the foreground.
 
     FILE is its configuration (man mailproxy.toml). SIGTERM drains and stops. A second SIGTERM, or SIGINT,
-    stops now. SIGHUP and SIGUSR2 reopen log files. SIGHUP also reloads certificate files that have changed
-    and, with one worker, FILE.
+    stops now. SIGHUP and SIGUSR2 reopen log files. SIGHUP also reloads FILE, and certificate files that have
+    changed.
 
     With --replace, the running instance is found by the admin socket in FILE. It goes on until this one accepts,
     and also if this one does not start. If no instance runs, the start is a normal one.

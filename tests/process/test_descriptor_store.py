@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from mailproxy.net.passing.store import stored_name
-from tests.support.login_load import LoginLoad
 from tests.support.ports import free_port
 from tests.support.service_manager import Service, ServiceManager, wait_for_exit
+from tests.support.steady_logins import SteadyLogins
 from tests.support.worker_group import Client, GreetingServer, configuration, wait_until
 
 WORKERS = pytest.mark.parametrize("workers", [1, 2])
@@ -87,7 +87,7 @@ def test_connections_wait_during_a_restart(
     service = start(manager, text)
     wait_until(lambda: manager.names == [stored_name(f"127.0.0.1:{port}")] * workers or None)
     for _ in range(3):
-        with LoginLoad(("127.0.0.1", port), rate=100, threads=20) as load:
+        with SteadyLogins(("127.0.0.1", port), rate=100, threads=20) as load:
             load.wait_for(10)
             stop(service)
             time.sleep(0.3)  # no process is there
@@ -224,7 +224,7 @@ def test_manager_follows_a_handover(
         server, f'"127.0.0.1:{port}"', workers=workers, more=f'[admin]\nsocket = "{tmp_path / "admin.sock"}"'
     )
     old = start(manager, text)
-    with LoginLoad(("127.0.0.1", port), rate=100, threads=20) as load:
+    with SteadyLogins(("127.0.0.1", port), rate=100, threads=20) as load:
         load.wait_for(10)
         new = start(manager, text, "--replace", is_main=False)
         wait_until(lambda: manager.main_pid == new.process.pid or None)

@@ -20,9 +20,9 @@ import pytest
 
 from mailproxy.net.passing.packets import VERSION
 from tests.support.admin_client import ask, talk
-from tests.support.login_load import LoginLoad
 from tests.support.ports import free_port
 from tests.support.socket_activation import SocketActivatedProgram
+from tests.support.steady_logins import SteadyLogins
 from tests.support.worker_group import (
     Client,
     GreetingServer,
@@ -120,13 +120,13 @@ def site(tmp_path: Path) -> Iterator[Site]:
 )
 def test_handovers_under_load_lose_no_connection(site: Site, workers: tuple[int, ...]) -> None:
     """200 logins a second, and 300 sessions that go on in the processes that have accepted them."""
-    first = site.replace(site.configuration(workers=workers[0]))
+    first = site.replace(site.configuration(workers=workers[0], drain_timeout="1h"))
     clients = [Client(site.address) for _ in range(300)]
     assert {client.greeting for client in clients} == {"s1"}
-    with LoginLoad(site.address) as load:
+    with SteadyLogins(site.address) as load:
         load.wait_for(20)
         for each in workers[1:]:
-            site.replace(site.configuration(workers=each))
+            site.replace(site.configuration(workers=each, drain_timeout="1h"))
             load.wait_for(50)
     assert load.faults == []
     assert [client for client in clients if not client.echoes()] == []
@@ -251,7 +251,7 @@ def test_queue_of_an_address_that_is_closed_is_served_first(site: Site, workers:
 @WORKERS
 def test_address_may_become_more_specific(site: Site, workers: int) -> None:
     site.replace(site.configuration(workers=workers, binds=f'"*:{site.port}"'))
-    with LoginLoad(site.address, rate=50) as load:
+    with SteadyLogins(site.address, rate=50) as load:
         load.wait_for(5)
         site.replace(site.configuration(workers=workers, binds=f'"127.0.0.1:{site.port}"'))
         load.wait_for(20)
@@ -282,7 +282,7 @@ def test_socket_of_a_unit_goes_along(site: Site, workers: int) -> None:
         (site.folder / "activated").mkdir()
         with SocketActivatedProgram(text, site.folder / "activated", [unit], "imap") as old:
             old.wait_for("mailproxy is ready")
-            with LoginLoad(unit.getsockname(), rate=100) as load:
+            with SteadyLogins(unit.getsockname(), rate=100) as load:
                 load.wait_for(10)
                 new = site.start(text)
                 new.wait_for("mailproxy is ready")
@@ -304,7 +304,7 @@ def test_socket_of_a_unit_goes_along(site: Site, workers: int) -> None:
 def test_reload_between_handovers_loses_no_connection(site: Site, workers: int) -> None:
     """Also with the sockets of workers that are gone."""
     site.replace(site.configuration(workers=3))
-    with LoginLoad(site.address) as load:
+    with SteadyLogins(site.address) as load:
         load.wait_for(20)
         current = site.replace(site.configuration(workers=workers))
         for retries in (1, 2):
@@ -338,7 +338,7 @@ def test_killed_successor_changes_nothing(site: Site, workers: int) -> None:
         )
         text = site.configuration(workers=workers, more=slow)
         current = site.replace(text)
-        with LoginLoad(site.address) as load:
+        with SteadyLogins(site.address) as load:
             for _ in range(10):
                 successor = site.start(text)
                 time.sleep(rng.uniform(0.0, 1.9))
@@ -360,7 +360,7 @@ def test_killed_predecessor_leaves_the_successor(site: Site, workers: int) -> No
     site.replace(text)
     old.process.kill()
     old.process.wait()
-    with LoginLoad(site.address) as load:
+    with SteadyLogins(site.address) as load:
         load.wait_for(50)
     assert load.faults == []
     assert ask(site.admin, "show cli level") == "admin\n\n"
@@ -395,7 +395,7 @@ def test_successor_that_fails_to_start_changes_nothing(site: Site, workers: int)
     assert f"cannot listen on 127.0.0.1:{taken}: Address already in use" in new.text
     old.wait_for("has not taken over, and this one goes on")
     assert not old.is_replaced
-    with LoginLoad(site.address) as load:
+    with SteadyLogins(site.address) as load:
         load.wait_for(20)
     assert load.faults == []
     assert site.unix.exists()
@@ -512,7 +512,7 @@ def test_garbage_of_a_successor_changes_nothing(site: Site, workers: int, packet
         if packet:
             end.send(packet)
     old.wait_for("has not taken over, and this one goes on")
-    with LoginLoad(site.address) as load:
+    with SteadyLogins(site.address) as load:
         load.wait_for(10)
     assert load.faults == []
     assert "Traceback" not in old.text

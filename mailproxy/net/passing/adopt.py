@@ -19,12 +19,12 @@ from mailproxy.net.listener import (
     BindPlace,
     Listener,
     Slots,
-    bind_tcp,
     make_listener,
     open_bind,
     open_binds,
     open_for_each,
 )
+from mailproxy.net.listening_socket import bind_tcp
 from mailproxy.net.passing.sockets import PassedSocket, PassedSockets
 from mailproxy.net.tls.terminator import Terminator
 

@@ -19,7 +19,7 @@ from mailproxy.ipc.files import write_value
 from mailproxy.net.handover import SlotsHandover, hand_over_slots
 from mailproxy.proxy.process import worker_count
 from mailproxy.proxy.reload.preparation import apply_staged, check_ports, prepare
-from mailproxy.workers.messages import Message
+from mailproxy.workers.messages import Message, batched
 from mailproxy.workers.reload.document import Commit, ListenerInfo, ReloadDocument, WorkerDocument
 from mailproxy.workers.reload.layout import LayoutFullError
 from mailproxy.workers.reload.messages import ApplyReload, ReloadSockets
@@ -38,12 +38,14 @@ class Committed:
         document: The configuration, for the workers that run.
         handover: Its listeners.
         workers: Its number of workers.
+        leaving: The slots of workers that drain.
     """
 
     setup: Setup
     document: ReloadDocument
     handover: SlotsHandover
     workers: int
+    leaving: Collection[int]
 
     @property
     def answer(self) -> Commit:
@@ -51,6 +53,7 @@ class Committed:
         return Commit(
             generation=self.setup.generation,
             workers=self.workers,
+            serving=self.workers - sum(slot < self.workers for slot in self.leaving),
             listeners=tuple(self.setup.listener_infos),
         )
 
@@ -65,12 +68,10 @@ class Committed:
         )
         sockets = [each.socket for each in listeners]
         generation = self.setup.generation
+        parts = batched(sockets, DESCRIPTORS_MAX)
         return [
             (ApplyReload(generation), [write_value(document.pack())]),
-            *(
-                (ReloadSockets(generation), sockets[start : start + DESCRIPTORS_MAX])
-                for start in range(0, len(sockets), DESCRIPTORS_MAX)
-            ),
+            *((ReloadSockets(generation, len(part)), part) for part in parts),
         ]
 
 
@@ -121,7 +122,7 @@ def prepare_commit(
         listener_infos=tuple(map(ListenerInfo.of, handover.slots[0])),
         outputs=prepared.outputs if prepared.outputs is not None else setup.outputs,
     )
-    return Committed(new, document, handover, workers)
+    return Committed(new, document, handover, workers, leaving)
 
 
 def adopt_slots(slots: Sequence[int], workers: int, leaving: Collection[int]) -> Mapping[int, Sequence[int]]:
