@@ -40,8 +40,12 @@ class Inheritance:
     store: DescriptorStore
     events: list[tuple[Event, str, Mapping[str, object]]]
     _predecessor: Predecessor | None
+    _has_sockets: bool = field(init=False)
     _slots: Slots = field(factory=list, init=False)
     _admin_sockets: Sequence[AdminListener] = field(default=(), init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._has_sockets = bool(self.passed)
 
     def use(self, slots: Slots, admin_sockets: Sequence[AdminListener]) -> None:
         """Note what this process listens on."""
@@ -71,9 +75,10 @@ class Inheritance:
             notify_ready(main_pid=os.getpid())
         else:
             notify_ready()
-        claim(listeners)
-        for each in self._admin_sockets:
-            each.claim()
+        if self._has_sockets:
+            claim(listeners)
+            for each in self._admin_sockets:
+                each.claim()
         self.passed.close_unused()
         self._update_store()
         return reason

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import stat
@@ -165,7 +166,8 @@ def claim(listeners: Iterable[Listener]) -> None:
         if listener.created is not None:
             listener.created.claim()
         if not isinstance(listener.bind.address, DescriptorAddress):  # its options are the service manager's
-            listener.update_socket(None)
+            with contextlib.suppress(OSError):  # it serves already, with the options of the process before
+                listener.update_socket(None)
 
 
 def leave_files(listeners: Iterable[Listener], unused: Collection[str]) -> None:

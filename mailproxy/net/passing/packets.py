@@ -179,6 +179,7 @@ def sockets_in(packet: Packet) -> list[PassedSocket]:
             is_text = isinstance(frontend, str) and isinstance(address, str)
             require(purpose in ("bind", "admin") and is_text, "a socket has no purpose or no address")
             created = None if file is None else FileId(int(file[0]), int(file[1]))
+            index = int(number)
             sock = socket.socket(fileno=free[0])
             del free[0]
             sockets.append(
@@ -186,7 +187,7 @@ def sockets_in(packet: Packet) -> list[PassedSocket]:
                     socket=sock,
                     purpose=purpose,
                     frontend=frontend,
-                    number=int(number),
+                    number=index,
                     address=address,
                     file=created,
                 )
