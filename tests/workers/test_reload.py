@@ -274,6 +274,25 @@ def test_worker_that_cannot_follow_is_replaced(servers: list[GreetingServer], tm
         assert group.lines("worker-died|worker 1 .*exit code 1")
 
 
+def test_supervisor_without_descriptors_goes_on(servers: list[GreetingServer], tmp_path: Path) -> None:
+    text = make_text(tmp_path, servers[0])
+    with WorkerGroup(text, tmp_path) as group:
+        client = group.connect()
+        assert client.greeting == "a"
+        pid, control = group.process.pid, group.children["control"]
+        subprocess.run(["prlimit", f"--pid={pid}", "--nofile=5:9999"], check=True)
+        group.file.write_text(make_text(tmp_path, servers[1]))
+        ask(tmp_path / "admin", "reload")
+        wait_until(lambda: "control" not in group.children or group.children["control"] != control)
+        assert client.echoes()
+        assert group.connect().greeting == "a"
+        subprocess.run(["prlimit", f"--pid={pid}", "--nofile=9999:9999"], check=True)
+        wait_until(lambda: group.children.get("control", control) != control)
+        reload(group, group.file.read_text())
+        assert group.connect().greeting == "b"
+        assert client.echoes() or client.is_closed()
+
+
 def test_log_targets_change_in_all_processes(servers: list[GreetingServer], tmp_path: Path) -> None:
     text = make_text(tmp_path, servers[0])
     log = tmp_path / "other.log"

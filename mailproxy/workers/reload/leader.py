@@ -112,7 +112,7 @@ class ReloadLeader:
             self._notify_supervisor(ReloadProgress(is_running=True))
         try:
             async with self._lock:
-                reloaded = await self._reload()
+                reloaded = await self._reload_contained()
             self.history.succeed(reloaded, trigger)
         except ConfigError as error:
             self.history.fail(error, trigger)
@@ -123,6 +123,12 @@ class ReloadLeader:
             self.counters.refused.local = self.history.failed
             self._notify_supervisor(ReloadProgress(is_running=False))
         return reloaded
+
+    async def _reload_contained(self) -> Reload:
+        try:
+            return await self._reload()
+        except (OSError, RuntimeError) as error:  # no descriptors, or no thread
+            raise self.config().error([Fault("", f"cannot be used: {error}")]) from error
 
     async def _reload(self) -> Reload:
         with trio.move_on_after(_SETTLED_TIMEOUT_S):

@@ -35,7 +35,12 @@ class PendingHandover:
         """
         if self._end is not None:
             self._end.close()
-        self._end, self.successor = end.dup(), successor
+        self._end = self.successor = None
+        try:
+            self._end = end.dup()
+        except OSError:  # out of descriptors: the process waits in vain, and does not start
+            return
+        self.successor = successor
         helper = setup.helper
         sockets = [*to_pass(setup.slots), *(helper.sockets() if helper is not None else ())]
         with contextlib.suppress(HandoverError, OSError):
