@@ -14,7 +14,7 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from attrs import frozen
+from attrs import define, frozen
 
 
 @frozen
@@ -156,3 +156,32 @@ def remove(path: Path, created: FileId) -> None:
             path.unlink()
     except FileNotFoundError:
         pass
+
+
+@define(eq=False)
+class SocketFile:
+    """The file of a Unix socket that this process created, or got with the socket.
+
+    Attributes:
+        path: Its name.
+        id: Its identity.
+    """
+
+    path: Path
+    id: FileId
+    _is_left: bool = False
+
+    def leave(self) -> None:
+        """Have ``remove`` do nothing: another process has the socket, and its clients need the file."""
+        self._is_left = True
+
+    def claim(self) -> None:
+        """Have ``remove`` remove the file."""
+        self._is_left = False
+
+    def remove(self) -> None:
+        """Remove the file, unless another one has its name."""
+        # The folder may be root's, and this process has dropped privileges.
+        if not self._is_left:
+            with contextlib.suppress(OSError):
+                remove(self.path, self.id)

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 import trio
 from attrs import frozen
 
+from mailproxy.admin.handover.control_giver import ControlGiver
 from mailproxy.admin.service import administer
 from mailproxy.admin.sockets import AdminListener
 from mailproxy.admin.target import FrontendFigures
 from mailproxy.config import Config
+from mailproxy.net.passing.sockets import PassedSocket
 from mailproxy.net.tls.certificate import Certificate
 from mailproxy.pool import Counts
 from mailproxy.proxy.backend.backend import Backend
@@ -207,10 +209,26 @@ class ControlAdministration:
     listeners: Sequence[AdminListener]
 
     async def run(self, control: Control) -> None:
-        """Serve the sockets until cancelled."""
-        await administer(ControlTarget(control), self.listeners, control.log)
+        """Serve the sockets until cancelled, or until another proxy has taken over."""
+        listeners = [listener for listener in self.listeners if listener.socket.fileno() != -1]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(
+                administer, ControlTarget(control), listeners, control.log, ControlGiver(control)
+            )
+            await control.handover.completed.wait()
+            nursery.cancel_scope.cancel()
+        self.close_copies()
+
+    def sockets(self) -> Sequence[PassedSocket]:
+        """Return the sockets as another proxy gets them."""
+        return [listener.passed for listener in self.listeners]
+
+    def leave(self) -> None:
+        """Close the sockets, and leave their files to another proxy."""
+        for listener in self.listeners:
+            listener.leave()
 
     def close_copies(self) -> None:
-        """Close the sockets in a worker, without removing their files."""
+        """Close the sockets in a child, without removing their files."""
         for listener in self.listeners:
             listener.socket.close()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Literal
 
 import trio
 from attrs import field, frozen
 
+from mailproxy.admin.handover.single_giver import SingleGiver
 from mailproxy.admin.service import administer
 from mailproxy.admin.single_target import SingleTarget
 from mailproxy.admin.sockets import AdminListener, close_admin_sockets
@@ -18,6 +19,7 @@ from mailproxy.config import Config
 from mailproxy.config.values import WEIGHT_MAX
 from mailproxy.errors import Fault
 from mailproxy.log import Log
+from mailproxy.net.passing.sockets import PassedSockets
 from mailproxy.pool import AdminState, Counts
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
@@ -25,6 +27,7 @@ from mailproxy.proxy.frontend import Frontend
 from mailproxy.proxy.process import max_sessions, worker_count
 from mailproxy.proxy.reload.single import reload
 from mailproxy.proxy.single_process import SingleProcess, build_single_process
+from mailproxy.proxy.state import ProxyState
 
 
 @frozen
@@ -225,17 +228,44 @@ class OpenedProcess:
 
     process: SingleProcess
     admin_sockets: list[AdminListener]
+    _administering: trio.CancelScope = field(factory=trio.CancelScope, repr=False)
 
-    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    def hand_over(self, seconds: float, *, pid: int, unused: Collection[str]) -> None:
+        """Drain, because another process accepts now. The admin sockets are its alone.
+
+        Args:
+            seconds: Until when sessions have to end.
+            pid: The other process.
+            unused: The addresses that it does not listen on.
+        """
+        self._administering.cancel()
+        for each in self.admin_sockets:
+            each.leave()
+        self.process.service.hand_over(seconds, pid=pid, unused=unused)
+
+    async def run(
+        self,
+        on_handed_over: Callable[[int, Collection[str]], None] | None = None,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
         """Serve until drained or cancelled; started once the service is.
+
+        Args:
+            on_handed_over: Called when another process, which it gets, accepts; with the addresses that this
+                one does not listen on. None if no other process can take over.
+            task_status: For ``nursery.start``.
 
         Closes:
             All sockets.
         """
+        giver = None
+        if on_handed_over is not None:
+            giver = SingleGiver(self.process, self.admin_sockets, on_handed_over)
         service = self.process.service
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(administer, SingleTarget(self.process), self.admin_sockets, service.log)
+                nursery.start_soon(self._administer, giver)
                 async with trio.open_nursery() as serving:
                     await serving.start(service.run)
                     task_status.started()
@@ -243,9 +273,18 @@ class OpenedProcess:
         finally:
             close_admin_sockets(self.admin_sockets)
 
+    async def _administer(self, giver: SingleGiver | None) -> None:
+        with self._administering:
+            await administer(SingleTarget(self.process), self.admin_sockets, self.process.service.log, giver)
+
 
 def open_service(
-    config: Config, store: CertificateStore, *, owner: tuple[int, int] | None = None
+    config: Config,
+    store: CertificateStore,
+    *,
+    owner: tuple[int, int] | None = None,
+    passed: PassedSockets | None = None,
+    state: ProxyState | None = None,
 ) -> OpenedProcess:
     """Listen and open the log: everything that needs privileges.
 
@@ -253,11 +292,13 @@ def open_service(
         config: The configuration.
         store: Its TLS files.
         owner: The user and group that own log files which are created here; None for those of the process.
+        passed: Sockets of the process that this one replaces.
+        state: The state of that process.
 
     Raises:
-        ConfigError: With nothing left open.
+        ConfigError: With nothing left open but ``passed``.
     """
-    opened = open_all(config, store, workers=1, owner=owner)
+    opened = open_all(config, store, workers=1, owner=owner, passed=passed)
     (listeners,) = opened.slots
     process = build_single_process(
         config,
@@ -266,6 +307,7 @@ def open_service(
         reloader=CertificateReloader(config, store) if store.files else None,
         log=Log(opened.outputs),
         max_sessions=max_sessions(config),
+        state=state,
     )
     return OpenedProcess(process, opened.admin_sockets)
 

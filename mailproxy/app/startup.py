@@ -10,7 +10,9 @@ from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Config
 from mailproxy.errors import ConfigError
 from mailproxy.log import Output
-from mailproxy.net.listener import Slots, close_slots, open_for_workers, open_listeners
+from mailproxy.net.listener import Slots, close_slots
+from mailproxy.net.passing.adopt import open_slots
+from mailproxy.net.passing.sockets import PassedSockets
 from mailproxy.proxy.host_checks import (
     check_admin_sockets,
     check_binds,
@@ -55,7 +57,12 @@ class Opened:
 
 
 def open_all(
-    config: Config, store: CertificateStore, *, workers: int, owner: tuple[int, int] | None
+    config: Config,
+    store: CertificateStore,
+    *,
+    workers: int,
+    owner: tuple[int, int] | None,
+    passed: PassedSockets | None = None,
 ) -> Opened:
     """Listen, and open the log targets and the admin sockets.
 
@@ -64,20 +71,17 @@ def open_all(
         store: Its TLS files.
         workers: The number of processes that serve.
         owner: The user and group that own log files which are created here; None for those of the process.
+        passed: Sockets that another process has opened. Those that are used are taken out.
 
     Raises:
-        ConfigError: With nothing left open.
+        ConfigError: With nothing left open but ``passed``.
     """
-    terminators = store.bind_terminators
-    slots = (
-        [open_listeners(config, terminators)]
-        if workers == 1
-        else open_for_workers(config, terminators, workers)
-    )
+    passed = passed or PassedSockets()
+    slots = open_slots(config, store.bind_terminators, workers, passed)
     admin_sockets: list[AdminListener] = []
     try:
         check_ports(config, slots[0])
-        admin_sockets = open_admin_sockets(config)
+        admin_sockets = open_admin_sockets(config, passed)
         outputs = open_log(config, owner, shared=workers > 1)
     except ConfigError:
         close_slots(slots)

@@ -31,18 +31,25 @@ def main() -> None:
 
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path, readable=False))
-def run(file: Path) -> None:
+@click.option(
+    "--replace", is_flag=True,
+    help="Take the listening sockets over from the running instance, which then drains and ends.",
+)  # fmt: skip
+def run(file: Path, replace: bool) -> None:
     """Run the proxy in the foreground.
 
     FILE is its configuration (man mailproxy.toml). SIGTERM drains and stops. A second SIGTERM, or SIGINT,
-    stops now. SIGHUP and SIGUSR2 reopen log files. SIGHUP also reloads certificate files that have changed
-    and, with one worker, FILE.
+    stops now. SIGHUP and SIGUSR2 reopen log files. SIGHUP also reloads FILE, and certificate files that have
+    changed.
+
+    With --replace, the running instance is found by the admin socket in FILE. It goes on until this one accepts,
+    and also if this one does not start. If no instance runs, the start is a normal one.
     """
     config = _load(file)
     from mailproxy.app import run as run_proxy  # late, so that other commands need not import trio
 
     try:
-        run_proxy(config)
+        run_proxy(config, replaces=replace)
     except ConfigError as error:
         _refuse(error)
 

@@ -73,6 +73,23 @@ RELOADED = Event("reloaded", "info", ("changes", "needs_restart", "ms"),
 RELOAD_FAILED = Event("reload-failed", "error", ("faults",),
     meaning="a new configuration is faulty; the proxy keeps the one that it has")
 
+# Hand-over to another process.
+
+HANDOVER_STARTED = Event("handover-started", "info", ("pid",),
+    meaning="another process (`run --replace`) gets the listening sockets; this one goes on until that one accepts")
+HANDOVER_FAILED = Event("handover-failed", "error", ("pid", "reason"),
+    meaning="the other process has ended before it accepted, and this one goes on; or the new one could not tell the old one "
+    "to stop")
+HANDED_OVER = Event("handed-over", "warning", ("pid", "unused"),
+    meaning="another process accepts from now on, and this one drains; `unused` are the addresses that the other one does "
+    "not listen on")
+TOOK_OVER = Event("took-over", "info", ("pid", "version", "sockets"),
+    meaning="at the start with `--replace`: listening sockets and state of the running process are in use")
+NOTHING_REPLACED = Event("nothing-replaced", "warning", ("socket",),
+    meaning="started with `--replace`, but no instance answers at the admin socket: a normal start")
+STORED_SOCKETS_USED = Event("stored-sockets-used", "info", ("sockets",),
+    meaning="at the start: the service manager has kept listening sockets of the process before, and they are in use")
+
 # Several processes.
 
 WORKER_DIED = Event("worker-died", "error", ("slot", "pid", "why", "sessions"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from enum import Enum
 
@@ -144,9 +145,11 @@ class Frontend:
                     close_all(self.listeners)
 
     def _start(self, listener: Listener) -> None:
-        log_listening(
-            self.log, self.name, name=listener.name, address=listener.address, mode=listener.bind.mode
-        )
+        # A bind has several sockets if it was taken over from more processes.
+        if all(loop.listener.number != listener.number for loop in self._loops.values()):
+            log_listening(
+                self.log, self.name, name=listener.name, address=listener.address, mode=listener.bind.mode
+            )
         self._apply_state(listener)
 
     def _apply_state(self, listener: Listener) -> None:
@@ -202,8 +205,8 @@ class Frontend:
 
     def release(self, sockets: Iterable[object]) -> None:
         """Stop accepting at these sockets, as far as they are this frontend's, and leave them open."""
-        for socket in sockets:
-            if (loop := self._loops.pop(socket, None)) is not None:
+        for each in sockets:
+            if (loop := self._loops.pop(each, None)) is not None:
                 loop.release()
 
     def retire(self, deadline: float) -> None:
@@ -281,24 +284,43 @@ class Frontend:
                     break
                 if overload.is_on:
                     overload.accepted(listener)
-                limits.add_session()
-                try:
-                    client_info = ClientInfo.accepted(listener, sock, peer)
-                    session = Session(self._context, client_info)
-                except BaseException:
-                    limits.remove_session()
-                    sock.close()
-                    # A fault here is one connection's: it does not delay the next ones.
-                    with contained(self.log, f"accepting on {listener.name}"):
-                        raise
-                else:
-                    sessions.start_soon(session.run, client_info, name="session")
-                    # This task would keep them in memory until the next connection.
-                    del session, client_info, sock
+                self._begin_session(listener, sock, peer, sessions)
+                del sock  # this task would keep it in memory until the next connection
                 if limits.reached_limit is not None:  # a batch must not exceed it
                     break
             if overload.is_on:
                 overload.after_accepting(listener)
+
+    def _begin_session(
+        self, listener: Listener, sock: socket.socket, peer: object, sessions: trio.Nursery
+    ) -> None:
+        self._limits.add_session()
+        try:
+            client_info = ClientInfo.accepted(listener, sock, peer)
+            session = Session(self._context, client_info)
+        except BaseException:
+            self._limits.remove_session()
+            sock.close()
+            # A fault here is one connection's: it does not delay the next ones.
+            with contained(self.log, f"accepting on {listener.name}"):
+                raise
+        else:
+            sessions.start_soon(session.run, client_info, name="session")
+
+    def accept_queued(self, listeners: Iterable[Listener]) -> None:
+        """Accept what waits at sockets that are closed next, as far as the limits allow it.
+
+        Closing a listening socket resets the connections in its queue.
+        """
+        if self._sessions is None or self.state is not FrontendState.OPEN:
+            return
+        for listener in listeners:
+            while self._limits.reached_limit is None:
+                try:
+                    sock, peer = listener.accept()
+                except OSError:  # most often BlockingIOError: there is no more
+                    break
+                self._begin_session(listener, sock, peer, self._sessions)
 
 
 def log_listening(log: Log, frontend: str, *, name: str, address: str, mode: str) -> None:

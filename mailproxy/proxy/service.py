@@ -6,7 +6,7 @@ frontends, and each frontend owns its sessions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from random import SystemRandom
 from typing import Protocol
@@ -17,9 +17,10 @@ from attrs import frozen
 from mailproxy import config
 from mailproxy.config import Config
 from mailproxy.log import Log
-from mailproxy.log.events import DRAINING, READY, STOPPED
+from mailproxy.log.events import DRAINING, HANDED_OVER, HANDOVER_FAILED, READY, STOPPED
 from mailproxy.net.handover import Handover
 from mailproxy.net.listener import Listener, close_all
+from mailproxy.net.passing.adopt import leave_files
 from mailproxy.net.poller import open_poller
 from mailproxy.net.relay import open_relay
 from mailproxy.proxy.backend.backend import Backend
@@ -30,7 +31,7 @@ from mailproxy.proxy.frontend import Frontend, FrontendState
 from mailproxy.proxy.limits import SessionLimit, SessionLimits
 from mailproxy.proxy.process import worker_count
 from mailproxy.proxy.session.registry import LiveSession, SessionRegistry
-from mailproxy.proxy.state import FrontendsRecord, StateKeeper
+from mailproxy.proxy.state import FrontendsRecord, ProxyState, StateKeeper, restore_state
 from mailproxy.proxy.supervise import log_failure, supervise
 
 _STOP_TIMEOUT_S = 1.0  # for the sessions that are ended at the deadline of a drain
@@ -66,6 +67,7 @@ class Service:
         monitor: Keeps the state of servers current.
         log: The log. It is finished when ``run`` ends.
         state: Keeps the state of the backends in a file; None if there is none, or another process does.
+        initial_state: The state of the process that this one replaces. The file is not read then.
 
     Attributes:
         registry: The live sessions of this process.
@@ -75,6 +77,8 @@ class Service:
         ended: Set when ``run`` has ended.
         drainer: Ends them, spread over time.
         drains: What commands of an operator call to end them.
+        on_listeners_changed: Called with the listeners that a reload has left, before those that are gone are
+            closed.
     """
 
     def __init__(
@@ -88,6 +92,7 @@ class Service:
         monitor: Monitor,
         log: Log,
         state: StateKeeper | None = None,
+        initial_state: ProxyState | None = None,
     ) -> None:
         self.config = config
         self.backends = backends
@@ -108,10 +113,12 @@ class Service:
         self._state = state
         if state is not None:
             state.frontends = self
+        self._initial_state = initial_state
         self._nursery: trio.Nursery | None = None
         self._frontends_nursery: trio.Nursery | None = None
         self._retired_sessions = 0
         self._reloads = 0
+        self.on_listeners_changed: Callable[[Sequence[Listener]], object] = len
         self._poller = open_poller(partial(log_failure, log, "a session"))
         self._relay = open_relay(config.process.relay, self._poller)
         self.frontends = {
@@ -185,11 +192,15 @@ class Service:
         self.limit_wish = sessions
         self.process_limit.change(sessions or self._configured_limit)
 
-    def reconfigure_limit(self, sessions: int) -> None:
-        """Use another limit of the configuration. That of the operator stays if it is the same one."""
-        if sessions != self._configured_limit:
-            self._configured_limit = sessions
-            self.set_limit(0)
+    def reconfigure_limit(self, sessions: int, *, keeps_wish: bool) -> None:
+        """Use another limit of the configuration.
+
+        Args:
+            sessions: The limit.
+            keeps_wish: Whether that of the operator stays, since the file's own value is as before.
+        """
+        self._configured_limit = sessions
+        self.set_limit(self.limit_wish if keeps_wish else 0)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until drained or cancelled; started once servers were checked and every bind listens.
@@ -209,8 +220,8 @@ class Service:
                 nursery.start_soon(supervise, self.log, "drainer", self.drainer.run)
                 for backend in self.backends.values():
                     nursery.start_soon(backend.run_timers)
+                await restore_state(self._state, self._initial_state, self.backends.values(), self)
                 if self._state is not None:
-                    await self._state.restore()
                     nursery.start_soon(supervise, self.log, "state file", self._state.run)
                 await nursery.start(self._monitor.run)
                 async with trio.open_nursery() as frontends:
@@ -231,18 +242,39 @@ class Service:
             await self.log.finish()  # noqa: ASYNC102 - shields itself, with a deadline of its own
             self.ended.set()
 
-    def drain(self, seconds: float) -> None:
+    def drain(self, seconds: float, *, closed: Collection[str] = ()) -> None:
         """Accept no more connections, and end all sessions within ``seconds``, idle ones first.
 
         ``run`` then ends.
+
+        Args:
+            seconds: Until when sessions have to end.
+            closed: Addresses at which no other process listens. What waits there is accepted first.
         """
         self.is_draining = True
+        for frontend in self.frontends.values():
+            frontend.accept_queued(each for each in frontend.listeners if str(each.bind.address) in closed)
         log_draining(self.log, self.sessions, seconds)
         self.drainer.start(str(PROCESS), PROCESS.matches, seconds, Purpose.STOP)
         # The drainer ends the last sessions at the deadline. This is for what it cannot end.
         deadline = trio.current_time() + seconds + _STOP_TIMEOUT_S
         for frontend in self.frontends.values():
             frontend.drain(deadline)
+
+    def hand_over(self, seconds: float, *, pid: int, unused: Collection[str]) -> None:
+        """Drain, because another process accepts at the same sockets. What both have is left to it.
+
+        Args:
+            seconds: Until when sessions have to end.
+            pid: The other process.
+            unused: The addresses that it does not listen on.
+        """
+        leave_files(self._listeners, unused)
+        if self._state is not None:
+            self._state.forbid_writing()
+        log_handed_over(self.log, pid, unused)
+        if not self.is_draining:
+            self.drain(seconds, closed=unused)
 
     # Reload
 
@@ -284,6 +316,8 @@ class Service:
             self._state.reconfigure(backends)
         self._listeners = handover.listeners
         self._retired_sessions += _count_sessions(retired)
+        for name, frontend in self.frontends.items():
+            frontend.accept_queued(each for each in handover.gone if each.frontend == name)
         before, self.frontends = self.frontends, {}
         for name, frontend in before.items():
             if name not in config.frontends:
@@ -304,6 +338,7 @@ class Service:
             else:
                 self.frontends[name] = known
                 known.reconfigure(table, listeners, backends=backends, clients=limits[name].clients)
+        self.on_listeners_changed(self._listeners)
         close_all(handover.gone)
         self._drain_orphans(seconds)
 
@@ -358,3 +393,14 @@ def log_draining(log: Log, sessions: int, seconds: float) -> None:
         sessions=sessions,
         seconds=seconds,
     )
+
+
+def log_handed_over(log: Log, pid: int, unused: Collection[str]) -> None:
+    """Log that another process accepts from now on."""
+    rest = f"; it does not listen on {', '.join(sorted(unused))}" if unused else ""
+    log.event(HANDED_OVER, f"process {pid} has taken over and accepts{rest}", pid=pid, unused=sorted(unused))
+
+
+def log_handover_failed(log: Log, reason: str) -> None:
+    """Log that the process that this one replaces may still accept."""
+    log.event(HANDOVER_FAILED, f"the process before may still accept: {reason}", reason=reason)

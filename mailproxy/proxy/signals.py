@@ -9,6 +9,8 @@ SIGHUP         reopen log files, and reload the configuration with its TLS files
                the TLS files, and log whether the configuration file has changed
 SIGUSR2        reopen log files
 SIGUSR1        ignored with a warning, because other proxies give it different meanings
+SIGRTMAX       another process has taken the sockets over and accepts (`mailproxy.admin.handover`): drain, and
+               leave everything to it that both have. Ignored if no process has got the sockets.
 """
 
 from __future__ import annotations
@@ -19,7 +21,12 @@ from enum import Enum, auto
 from mailproxy.log import Log
 from mailproxy.log.events import SIGNAL_IGNORED, STOPPING
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2, signal.SIGUSR1)
+HANDED_OVER = signal.SIGRTMAX
+"""Another process accepts from now on."""
+
+SIGNALS = (
+    signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2, signal.SIGUSR1, HANDED_OVER,
+)  # fmt: skip
 """The signals of an operator."""
 
 
@@ -30,6 +37,7 @@ class SignalAction(Enum):
     STOP = auto()
     RELOAD = auto()
     REOPEN_LOG = auto()
+    HAND_OVER = auto()
     IGNORE = auto()
 
 
@@ -39,6 +47,7 @@ _ACTIONS = {
     signal.SIGHUP: SignalAction.RELOAD,
     signal.SIGUSR2: SignalAction.REOPEN_LOG,
     signal.SIGUSR1: SignalAction.IGNORE,
+    HANDED_OVER: SignalAction.HAND_OVER,
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import trio
 
@@ -53,8 +53,8 @@ from mailproxy.workers.messages import (
     batch_by_size,
 )
 from mailproxy.workers.reload.messages import ReloadApplied
-from mailproxy.workers.stick_sync import StickSync
-from mailproxy.workers.stick_tables import apply_updates, dump_table, load_table
+from mailproxy.workers.stick.sync import StickSync
+from mailproxy.workers.stick.tables import apply_updates, dump_table, load_table
 from mailproxy.workers.worker_frontends import WorkerFrontends
 
 _HELPER = "channel to control"
@@ -219,7 +219,7 @@ class ControlClient:
         tasks: trio.Nursery,
         *,
         drains: WorkerDrains,
-        on_drain: Callable[[float], None],
+        on_drain: Callable[[float, Collection[str]], None],
         on_stop: Callable[[], None],
     ) -> None:
         """Use a channel to a new control process until that is gone. Closes the channel.
@@ -228,7 +228,7 @@ class ControlClient:
             channel: The channel.
             tasks: Where tasks run that may outlive the channel, such as a reload.
             drains: The drains of this worker.
-            on_drain: Called for Drain, with the seconds until sessions are closed.
+            on_drain: Called for Drain, with its two values.
             on_stop: Called for Stop.
         """
         self._link.channel = channel
@@ -260,14 +260,14 @@ class ControlClient:
         channel: Channel[Message],
         tasks: trio.Nursery,
         drains: WorkerDrains,
-        on_drain: Callable[[float], None],
+        on_drain: Callable[[float, Collection[str]], None],
         on_stop: Callable[[], None],
     ) -> None:
         while (received := await channel.receive()) is not None:
             with contained(self._log, _HELPER):
                 match received.message:
-                    case Drain(seconds):
-                        on_drain(seconds)
+                    case Drain(seconds, closed):
+                        on_drain(seconds, closed)
                     case Stop():
                         on_stop()
                     case DrainSessions() as message:

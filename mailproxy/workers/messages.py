@@ -6,6 +6,9 @@
     SignalReceived      supervisor  control
     ProcessExit         supervisor  control
     ReloadFailed        supervisor  control
+    HandoverFailed      supervisor  control
+    PassSockets         control     supervisor   all listening sockets, on the socket that comes along
+    HandedOver          control     supervisor   SignalReceived, and ``ok`` on that socket
     ReloadAnswer        supervisor  control
     RequestReload       control     supervisor   ReloadAnswer, with a file
     ReloadProgress      control     supervisor
@@ -89,14 +92,7 @@ from mailproxy.workers.admin_messages import (
     TrafficUpdates,
     register_admin_hooks,
 )
-from mailproxy.workers.reload.messages import (
-    ApplyReload,
-    ReloadAnswer,
-    ReloadApplied,
-    ReloadProgress,
-    ReloadSockets,
-    RequestReload,
-)
+from mailproxy.workers.reload.messages import ReloadMessage
 
 Entry = TypeVar("Entry")
 
@@ -176,14 +172,44 @@ class ReloadFailed:
     reason: str
 
 
+@frozen
+class HandoverFailed:
+    """The proxy that this one replaces may still accept."""
+
+    reason: str
+
+
+# To the supervisor
+
+
+@frozen
+class PassSockets:
+    """Send all listening sockets on the socket that comes along, to the process that is to replace this proxy."""
+
+    successor: int
+
+
+@frozen
+class HandedOver:
+    """That process accepts now, but at these addresses."""
+
+    unused: tuple[str, ...]
+
+
 # To a worker
 
 
 @frozen
 class Drain:
-    """Accept no more connections, and close the sessions that are still open after this many seconds."""
+    """Accept no more connections, and close the sessions that are still open after this many seconds.
+
+    Attributes:
+        seconds: Until when sessions have to end.
+        closed: Addresses at which no other proxy listens. What waits there is accepted first.
+    """
 
     seconds: float
+    closed: tuple[str, ...] = ()
 
 
 @frozen
@@ -354,8 +380,7 @@ Message = (
     | Drain | Stop | StartServing | AckedMessage | RequestStickTable
     | Register | Ready | ServerSnapshots | Ack | ConnectFailure | CounterUpdates
     | StickUpdates | StickTablePart | StickTableEnd | TrafficUpdates | RemoveStickEntries | Sessions
-    | Events | DrainProgress | RequestReload | ReloadAnswer | ReloadProgress | ApplyReload | ReloadSockets
-    | ReloadApplied
+    | Events | DrainProgress | ReloadMessage | PassSockets | HandedOver | HandoverFailed
 )  # fmt: skip
 
 MESSAGES: dict[str, type[Message]] = {kind.__name__: kind for kind in Message.__args__}

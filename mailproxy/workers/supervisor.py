@@ -14,14 +14,13 @@ The control process decides what signals mean. If it hangs, the supervisor ends 
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import signal
 import socket
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import BinaryIO
 
@@ -31,7 +30,7 @@ from mailproxy.certificates.reloader import CertificateReloader
 from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Config
 from mailproxy.errors import ConfigError, Fault
-from mailproxy.ipc.channel import channel_pair, try_receive, try_send
+from mailproxy.ipc.channel import Descriptors, channel_pair, try_receive, try_send
 from mailproxy.ipc.files import read_value, write_value
 from mailproxy.ipc.wakeups import Wakeups
 from mailproxy.log import Output
@@ -40,19 +39,22 @@ from mailproxy.net.notify import (
     has_service_manager,
     notify_alive,
     notify_draining,
+    notify_handed_over,
     notify_ready,
     notify_reloading,
     notify_stopping,
     watchdog_interval,
 )
 from mailproxy.proxy.process import max_sessions_per_process, tune_gc, worker_count
-from mailproxy.proxy.signals import SIGNALS, SignalAction, signal_action
-from mailproxy.workers.child import WAKEUP, run_control, run_worker
-from mailproxy.workers.child_process import ChildProcess
+from mailproxy.proxy.signals import HANDED_OVER, SIGNALS, SignalAction, signal_action
+from mailproxy.workers.child import WAKEUP, child_main, run_control, run_worker
 from mailproxy.workers.messages import (
     ControlChannel,
     Drain,
+    HandedOver,
+    HandoverFailed,
     Message,
+    PassSockets,
     ProcessExit,
     ReloadFailed,
     SignalReceived,
@@ -61,21 +63,22 @@ from mailproxy.workers.messages import (
     encode,
     prepare_encoding,
 )
-from mailproxy.workers.outbox import ControlOutbox
-from mailproxy.workers.reload.commit import Committed, prepare_commit
+from mailproxy.workers.reload.commit import Committed, adopt_slots, prepare_commit
 from mailproxy.workers.reload.document import ListenerInfo, ReloadDocument, pack_faults
 from mailproxy.workers.reload.messages import ApplyReload, ReloadAnswer, ReloadProgress, RequestReload
 from mailproxy.workers.scoreboard import Scoreboard
-from mailproxy.workers.setup import ControlHelper, Setup
-from mailproxy.workers.shutdown import ShutdownStep, plan_drain, plan_stop
-from mailproxy.workers.watchdog import CHECK_INTERVAL_S, Pulse
+from mailproxy.workers.setup import ControlHelper, Setup, Start
+from mailproxy.workers.supervision.child_process import ChildProcess
+from mailproxy.workers.supervision.handover import PendingHandover
+from mailproxy.workers.supervision.outbox import ControlOutbox
+from mailproxy.workers.supervision.shutdown import ShutdownStep, plan_drain, plan_stop
+from mailproxy.workers.supervision.watchdog import CHECK_INTERVAL_S, Pulse
 
 _MIN_WAIT_S = 0.01
 _MAX_WAIT_S = 3600.0  # a child that exits ends the wait, too: SIGCHLD
 _CONNECT_RETRY_S = 1.0
 # Between looks at the scoreboard, while the service manager waits for the proxy to be ready.
 _READY_POLL_S = 0.05
-_CHILD_FAILED = 1  # exit code
 
 
 def run_supervisor(
@@ -85,23 +88,28 @@ def run_supervisor(
     outputs: Sequence[Output],
     *,
     helper: ControlHelper | None = None,
+    start: Start | None = None,
 ) -> None:
-    """Run one worker for each of ``slots`` until stopped by a signal. The caller closes the slots.
+    """Run the workers until stopped by a signal. The caller closes the slots.
 
-    ``helper`` runs beside the control process.
+    There may be more slots than workers: the first workers then accept at the sockets of the others, too.
+    ``helper`` runs beside the control process. ``start`` is what the process before has left.
     """
-    scoreboard = Scoreboard(config, len(slots), max_sessions_per_worker=max_sessions_per_process())
+    workers = worker_count(config)
+    scoreboard = Scoreboard(config, workers, max_sessions_per_worker=max_sessions_per_process())
     setup = Setup(
         config=config,
         reloader=CertificateReloader(config, store, stage=True) if store.files else None,
         server_contexts=store.server_contexts,
         supervisor_pidfd=os.pidfd_open(os.getpid()),
         slots=slots,
+        adopted=adopt_slots(range(len(slots)), workers, ()),
         listener_infos=tuple(map(ListenerInfo.of, slots[0])),
         outputs=outputs,
         scoreboard=scoreboard,
         wakeups=Wakeups(scoreboard.workers_max),
         helper=helper,
+        start=start,
     )
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # an ignored SIGCHLD would leave no exit codes to wait for
     signal.pthread_sigmask(signal.SIG_BLOCK, (*SIGNALS, signal.SIGCHLD, WAKEUP))
@@ -124,17 +132,19 @@ class Supervisor:
     _check_due: float = field(default=0.0, init=False)  # of heartbeats
     # The control process has exited after the last worker, or all children were killed.
     _is_control_done: bool = field(default=False, init=False)
-    _awaits_ready: bool = field(factory=has_service_manager, init=False)
+    _awaits_ready: bool = field(init=False)
     _alive_interval: float | None = field(factory=watchdog_interval, init=False)
     _alive_due: float = field(default=0.0, init=False)  # the next message to the manager's watchdog
-    # The reloads of whose begin the service manager knows, and not yet of the end.
+    _handover: PendingHandover = field(factory=PendingHandover, init=False)
+    # Reloads whose begin was reported to the service manager, and whose end was not.
     _reloads: int = field(default=0, init=False)
 
     def __attrs_post_init__(self) -> None:
         scoreboard = self.setup.scoreboard
+        self._awaits_ready = has_service_manager() or self.setup.start is not None
         self._control = ChildProcess(None, scoreboard.counters(scoreboard.control))
         self._workers = [
-            ChildProcess(slot, scoreboard.counters(slot)) for slot in range(len(self.setup.slots))
+            ChildProcess(slot, scoreboard.counters(slot)) for slot in range(worker_count(self.setup.config))
         ]
 
     @property
@@ -185,15 +195,33 @@ class Supervisor:
         if action in (SignalAction.DRAIN, SignalAction.STOP):
             self._schedule_shutdown(is_urgent=action is SignalAction.STOP)
             self._stop_signals.append(number)
+            if self.setup.start is not None:
+                self.setup.start.before_stop()
             close_slots(self.setup.slots)
+        elif action is SignalAction.HAND_OVER:
+            self._on_handed_over(())
+            return
         elif action is SignalAction.RELOAD and not self._stop_signals and not self._awaits_ready:
             self._reloads += 1  # the control process reports the end
             notify_reloading()
         self._send_to_control(SignalReceived(number))
 
-    def _schedule_shutdown(self, *, is_urgent: bool) -> None:
+    def _on_handed_over(self, unused: Collection[str]) -> None:
+        """Stop, because another proxy has got the listening sockets and accepts. Ignored if none has."""
+        if self._handover.successor is None:
+            return
+        if not self._stop_signals:
+            self._schedule_shutdown(is_urgent=False, successor=self._handover.successor)
+        self._stop_signals.append(HANDED_OVER)
+        self._handover.complete(self.setup, unused)
+        close_slots(self.setup.slots)
+        self._send_to_control(SignalReceived(HANDED_OVER))
+
+    def _schedule_shutdown(self, *, is_urgent: bool, successor: int | None = None) -> None:
         drain_timeout = self.setup.config.process.drain_timeout
-        if is_urgent:
+        if successor is not None:
+            notify_handed_over(successor, drain_timeout)
+        elif is_urgent:
             notify_stopping()
         else:
             notify_draining(drain_timeout)
@@ -226,16 +254,27 @@ class Supervisor:
         while self._control.channel is not None and (received := try_receive(self._control.channel)):
             packet, descriptors = received
             try:
-                match decode(packet):
-                    case RequestReload(number):
-                        self._reload(number, descriptors.files[0])
-                    case ReloadProgress(is_running=True):
-                        self._reloads += 1
-                        notify_reloading()
-                    case ReloadProgress(is_running=False):
-                        self._end_reloads(1)
+                self._handle_control_message(decode(packet), descriptors)
+            except Exception:  # noqa: BLE001 - the border: without descriptors or memory, all others must go on
+                traceback.print_exc()
+                self._control.kill()  # it would wait for an answer; the next one begins with what is in use
             finally:
                 descriptors.close()
+
+    def _handle_control_message(self, message: Message, descriptors: Descriptors) -> None:
+        match message:
+            case RequestReload(number):
+                (file,) = descriptors.files
+                self._reload(number, file)
+            case ReloadProgress(is_running=True):
+                self._reloads += 1
+                notify_reloading()
+            case ReloadProgress(is_running=False):
+                self._end_reloads(1)
+            case PassSockets(successor):
+                self._handover.pass_sockets(self.setup, descriptors.sockets[0], successor)
+            case HandedOver(unused):
+                self._on_handed_over(unused)
 
     def _end_reloads(self, number: int) -> None:
         """Report to the service manager that this many reloads have ended, one way or the other."""
@@ -254,14 +293,11 @@ class Supervisor:
             )
         except ConfigError as error:
             answer = pack_faults(error)
-        except Exception as error:  # noqa: BLE001 - the border: a fault of a reload must not end all processes
+        except Exception as error:  # noqa: BLE001 - the border: nothing has changed yet
             answer = pack_faults(ConfigError([Fault("", f"cannot be used: {error!r}")]))
         else:
             answer = committed.answer.pack()
-            try:
-                self._commit(committed)
-            except Exception as error:  # noqa: BLE001 - as above; what was not done is done at the next reload
-                self._send_to_control(ReloadFailed(repr(error)))
+            self._commit(committed)
         with write_value(answer) as answer_file:
             packet = encode(ReloadAnswer(number))
             if self._control.channel and not try_send(self._control.channel, packet, answer_file):
@@ -270,7 +306,10 @@ class Supervisor:
     def _commit(self, committed: Committed) -> None:
         """Use a configuration from now on. Workers that run get it, and their number changes."""
         before, self.setup = self.setup, committed.setup
-        committed.handover.complete()
+        try:
+            committed.handover.complete()
+        except OSError as error:  # an option of a socket cannot be set: it listens nevertheless
+            self._send_to_control(ReloadFailed(repr(error)))
         for worker in tuple(self._workers):
             if worker.slot is not None and worker.slot >= committed.workers and not worker.is_leaving:
                 self._let_go(worker)
@@ -281,6 +320,8 @@ class Supervisor:
             if slot not in slots:
                 counters = self.setup.scoreboard.counters(slot)
                 self._workers.append(ChildProcess(slot, counters))
+        if self.setup.start is not None:
+            self.setup.start.on_reloaded(self.setup.slots)
         close_all(committed.handover.gone)
         if before.outputs is not self.setup.outputs:
             for output in before.outputs:
@@ -288,20 +329,22 @@ class Supervisor:
 
     def _send_configuration(self, worker: ChildProcess, committed: Committed) -> None:
         assert worker.slot is not None and worker.channel is not None  # noqa: S101, PT018 - the caller has looked
-        packets = committed.packets(worker.slot)
-        with contextlib.ExitStack() as files:
-            for message, descriptors in packets:
-                if isinstance(message, ApplyReload):
-                    files.enter_context(descriptors[0])  # type: ignore[arg-type]  # a file
-                if not try_send(worker.channel, encode(message), *descriptors):
-                    worker.kill()  # it reads nothing: the next one begins with the configuration in use
-                    return
+        try:
+            with write_value(committed.worker_document(worker.slot).pack()) as file:
+                is_sent = try_send(worker.channel, encode(ApplyReload(committed.setup.generation)), file)
+        except OSError:  # without descriptors
+            is_sent = False
+        for message, sockets in committed.socket_messages(worker.slot):
+            is_sent = is_sent and try_send(worker.channel, encode(message), *sockets)
+        if not is_sent:
+            worker.kill()  # it reads nothing: the next one begins with the configuration in use
 
     def _let_go(self, worker: ChildProcess) -> None:
         """Have a worker drain, since there are to be fewer. Others accept at its sockets."""
         worker.is_leaving = True
-        if worker.channel is not None:
-            try_send(worker.channel, encode(Drain(self.setup.config.process.drain_timeout)))
+        drain = encode(Drain(self.setup.config.process.drain_timeout))
+        if worker.channel is not None and not try_send(worker.channel, drain):
+            worker.kill()
         if not worker.is_alive:
             self._forget_or_restart(worker)
 
@@ -351,9 +394,12 @@ class Supervisor:
         It accepts that only from the process that it started. The control process marks it on the scoreboard,
         which is polled until then.
         """
-        if self._awaits_ready and self.setup.scoreboard.is_ready:
+        if self._awaits_ready and self.setup.scoreboard.is_ready and not self._stop_signals:
             self._awaits_ready = False
-            notify_ready()
+            if self.setup.start is None:
+                notify_ready()
+            elif (reason := self.setup.start.complete()) is not None:
+                self._send_to_control(HandoverFailed(reason))
 
     def _notify_alive(self) -> None:
         """Feed the service manager's watchdog, which watches this process as this one watches its children."""
@@ -440,7 +486,10 @@ class Supervisor:
             return
         assert worker.slot is not None and worker.pid is not None  # noqa: S101, PT018 - it is a worker, and alive
         worker.connect_due = time.monotonic() + _CONNECT_RETRY_S
-        workers_end, controls_end = channel_pair()
+        try:
+            workers_end, controls_end = channel_pair()
+        except OSError:  # out of descriptors
+            return
         with workers_end, controls_end:
             # If only one end arrives, its receiver sees the other one closed.
             worker.is_connected = try_send(
@@ -450,10 +499,14 @@ class Supervisor:
             )
 
     def _fork(self, child: ChildProcess, run: Callable[[socket.socket], None]) -> None:
-        own_end, childs_end = channel_pair()
         child.counters.beat.local = 0
         child.pulse, child.is_hung = Pulse(), False
         child.started_at = time.monotonic()
+        try:
+            own_end, childs_end = channel_pair()
+        except OSError:  # out of descriptors: try again
+            child.on_exit(child.started_at)
+            return
         try:
             pid = os.fork()
         except OSError:  # out of processes or memory: try again
@@ -463,25 +516,6 @@ class Supervisor:
             return
         if pid == 0:
             channels = [each.channel for each in self._children if each.channel is not None]
-            _child_main(run, childs_end, [own_end, *channels])
+            child_main(run, childs_end, [own_end, *channels])
         childs_end.close()
         child.pid, child.channel = pid, own_end
-
-
-def _child_main(
-    run: Callable[[socket.socket], None], end: socket.socket, supervisors_ends: list[socket.socket]
-) -> None:
-    """Run a child and exit. Never returns: the code after the fork is the supervisor's alone."""
-    code = _CHILD_FAILED
-    try:
-        # While a child holds them open, its siblings do not notice that the supervisor is gone.
-        for supervisors_end in supervisors_ends:
-            supervisors_end.close()
-        run(end)
-        code = 0
-    except SystemExit:  # the child has logged why
-        pass
-    except BaseException:  # noqa: BLE001, ASYNC103 - the last border; no trio loop runs here
-        traceback.print_exc()
-    finally:
-        os._exit(code)

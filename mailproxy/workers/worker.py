@@ -7,6 +7,8 @@ control process.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import trio
 from attrs import frozen
 
@@ -49,7 +51,7 @@ from mailproxy.workers.messages import ControlChannel, Drain, Message, Stop, ope
 from mailproxy.workers.parts import WorkerParts
 from mailproxy.workers.reload.follower import Follower
 from mailproxy.workers.scoreboard import Scoreboard
-from mailproxy.workers.stick_sync import StickSync
+from mailproxy.workers.stick.sync import StickSync
 from mailproxy.workers.worker_frontends import WorkerFrontends
 
 LOGGED_BY_CONTROL = frozenset({
@@ -208,8 +210,8 @@ class Worker:
                     case ControlChannel():
                         channel = open_channel(received.sockets[0], self._log)
                         nursery.start_soon(self._serve_control, channel, nursery)
-                    case Drain(seconds):
-                        self._drain(seconds)
+                    case Drain(seconds, closed):
+                        self._drain(seconds, closed)
                     case Stop():
                         self._stop()
                     case message if not self.follower.handle(received, nursery):
@@ -221,11 +223,11 @@ class Worker:
             channel, tasks, drains=self._drains, on_drain=self._drain, on_stop=self._stop
         )
 
-    def _drain(self, seconds: float) -> None:
+    def _drain(self, seconds: float, closed: Collection[str] = ()) -> None:
         if not self._is_draining:
             self._is_draining = True
             self._client.allow_serving()  # or the service would wait for the state of servers first
-            self._service.drain(seconds)
+            self._service.drain(seconds, closed=closed)
 
     def fail(self) -> None:
         """Close all sessions and exit with an error, to be replaced."""

@@ -25,6 +25,8 @@ ENVIRONMENT = {
     "sd_notify(3).",
     "WATCHDOG_USEC, WATCHDOG_PID": "The service manager's watchdog. mailproxy reports twice in this time that its loop "
     "runs; see sd_watchdog_enabled(3).",
+    "FDSTORE": "More than 0 if the service manager keeps descriptors (FileDescriptorStoreMax=). mailproxy then stores its "
+    "listening sockets there, and connections wait during a restart. systemd sets it from version 254 on.",
     "LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES": "Sockets that the service manager passes on. A bind takes one with "
     'address = "fd:NAME" or "fd:3"; see sd_listen_fds(3).',
 }

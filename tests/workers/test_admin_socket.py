@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import random
+import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.support.admin_client import ask, stat, states
 from tests.support.ports import free_port
+from tests.support.program import TIMEOUT_S
 from tests.support.worker_group import GreetingServer, WorkerGroup, configuration, wait_until
 
 
@@ -181,4 +185,106 @@ def test_drain_ends_sessions_within_its_time(group: WorkerGroup, path: Path) -> 
 def test_socket_is_gone_after_the_end(group: WorkerGroup, path: Path) -> None:
     group.process.terminate()
     group.process.wait(15)
+    assert not path.exists()
+
+
+# Clients that mean no good, and the files of sockets: with workers, and in one process as a program.
+
+
+@pytest.fixture(params=[1, 2], ids=["one process", "two workers"])
+def program(
+    request: pytest.FixtureRequest, servers: tuple[GreetingServer, GreetingServer], tmp_path: Path
+) -> Iterator[WorkerGroup]:
+    text = configuration(
+        *servers, workers=request.param, more=f'[admin]\nsocket = "{tmp_path / "admin.sock"}"'
+    )
+    with WorkerGroup(text, tmp_path) as each:
+        each.wait_for("mailproxy is ready")
+        yield each
+
+
+def connect(path: Path) -> socket.socket:
+    client = socket.socket(socket.AF_UNIX)
+    client.settimeout(TIMEOUT_S)
+    client.connect(str(path))
+    return client
+
+
+def assert_unharmed(program: WorkerGroup, path: Path) -> None:
+    assert ask(path, "show cli level") == "admin\n\n"
+    client = program.connect()
+    assert client.greeting in ("s1", "s2")
+    assert "helper-failed" not in program.text
+    assert "Traceback" not in program.text
+
+
+def test_garbage_does_no_harm(program: WorkerGroup, path: Path) -> None:
+    rng = random.Random(7)  # noqa: S311 - noise, and no secrets
+    for length in (1, 10, 100, 1000, 10_000):
+        noise = rng.randbytes(length)
+        with connect(path) as client, suppress(OSError):
+            client.sendall(noise)
+            client.shutdown(socket.SHUT_WR)
+            while client.recv(65536):
+                pass
+    assert_unharmed(program, path)
+
+
+def test_hundred_clients_at_once_are_served(program: WorkerGroup, path: Path) -> None:
+    clients = [connect(path) for _ in range(100)]
+    for client in clients:
+        client.sendall(b"show info\n")
+    for client in clients:
+        with client, client.makefile("rb") as answer:
+            assert b"Name: HAProxy" in answer.read()
+    assert_unharmed(program, path)
+
+
+def test_client_that_never_reads_does_no_harm(program: WorkerGroup, path: Path) -> None:
+    with connect(path) as client:
+        client.settimeout(1.0)
+        with suppress(OSError):
+            while True:
+                client.sendall(b"show stat typed\n" * 500)
+        assert_unharmed(program, path)
+
+
+def test_gigabyte_without_line_end_does_no_harm(program: WorkerGroup, path: Path) -> None:
+    sent, block = 0, b"a" * (1 << 20)
+    with connect(path) as client, suppress(OSError):
+        while sent < 1 << 30:
+            client.sendall(block)
+            sent += len(block)
+    assert sent < 1 << 30
+    assert_unharmed(program, path)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_stale_socket_is_replaced_and_a_live_one_is_not(
+    servers: tuple[GreetingServer, GreetingServer], tmp_path: Path, path: Path, workers: int
+) -> None:
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
+    text = configuration(*servers, workers=workers, more=f'[admin]\nsocket = "{path}"')
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    with WorkerGroup(text, tmp_path / "first") as first:
+        first.wait_for("mailproxy is ready")
+        inode = path.stat().st_ino
+        with WorkerGroup(text, tmp_path / "second") as second:
+            assert second.wait() == 2
+            assert f"cannot listen on {path}: Address already in use" in second.text
+        assert path.stat().st_ino == inode
+        assert ask(path, "show cli level") == "admin\n\n"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("mode", ["0666", "0662", "0777"])
+def test_socket_that_every_user_may_write_is_refused_at_the_start(
+    servers: tuple[GreetingServer, GreetingServer], tmp_path: Path, path: Path, workers: int, mode: str
+) -> None:
+    text = configuration(*servers, workers=workers, more=f'[admin]\nsocket = "{path}"\nmode = "{mode}"')
+    with WorkerGroup(text, tmp_path) as program:
+        assert program.wait() == 2
+        assert "admin.mode" in program.text
     assert not path.exists()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 from enum import IntEnum
 
 from attrs import define, field
 
+from mailproxy.admin.handover.giver import HandOver
 from mailproxy.admin.history import History
 from mailproxy.admin.target import Target
 from mailproxy.proxy.backend.backend import Backend
@@ -37,6 +39,8 @@ class Client:
         timeout: Seconds without a command after which the connection is closed; None for the default.
         severity: How errors are marked: ``none``, ``number`` or ``string``.
         is_done: Whether it has sent ``quit``.
+        credentials: Its process id and user when it connected; None over TCP.
+        attachment: A socket that goes with the next answer, and is closed then.
     """
 
     level: Level
@@ -44,6 +48,8 @@ class Client:
     timeout: float | None = None
     severity: str = "none"
     is_done: bool = False
+    credentials: tuple[int, int] | None = None
+    attachment: socket.socket | None = None
 
     @property
     def idle_timeout(self) -> float:
@@ -61,11 +67,13 @@ class Call:
         target: The proxy.
         history: What follows from its figures over time.
         client: The client that asks.
+        handover: Hands the sockets over to another process.
     """
 
     target: Target
     history: History
     client: Client = field(factory=lambda: Client(Level.USER))
+    handover: HandOver | None = None
 
     def backend(self, name: str, missing: str = "No such backend.") -> Backend:
         """Return a backend.

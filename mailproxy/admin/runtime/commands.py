@@ -89,6 +89,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("enable health <bk>/<srv>", _OPERATOR, set_server.enable_health, "enable health checks"),
     Command("enable server <bk>/<srv>", _OPERATOR, set_server.enable_server, "enable a disabled server"),
     Command("get weight <bk>/<srv>", _USER, set_server.get_weight, "report a server's current weight"),
+    Command("hand-over <version>", _ADMIN, general.hand_over, "pass the sockets to a new mailproxy (run --replace)"),
     Command("operator", _USER, general.lower_to_operator, "lower the level of this conversation to operator"),
     Command("reload", _ADMIN, reloads.reload, "use the configuration file as it is now"),
     Command("set maxconn frontend <frontend> <n>", _ADMIN, set_frontend.set_maxconn_frontend, "change a frontend's limit"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from datetime import datetime
 
+from mailproxy.admin.handover.giver import RefusedError
 from mailproxy.admin.runtime.call import Call, CommandError, Level
 from mailproxy.admin.runtime.durations import parse_cli_duration
 from mailproxy.version import __version__
@@ -23,6 +24,20 @@ def leave(call: Call, *_: str) -> str:
     """Answer ``quit``."""
     call.client.is_done = True
     return ""
+
+
+def hand_over(call: Call, version: str = "", *_: str) -> str:
+    """Answer ``hand-over VERSION``, which another mailproxy sends: its end of a channel comes with the answer."""
+    client = call.client
+    if client.credentials is None or call.handover is None:
+        raise CommandError("hand-over needs a Unix socket.")
+    pid, uid = client.credentials
+    try:
+        client.attachment = call.handover.start(version, pid=pid, uid=uid)
+    except RefusedError as error:
+        raise CommandError(str(error)) from None
+    client.is_interactive = False
+    return "ok\n"
 
 
 def set_timeout(call: Call, name: str = "", value: str = "", *_: str) -> str:

@@ -7,10 +7,13 @@ command, the time to take an answer, and the number of clients at once.
 from __future__ import annotations
 
 import socket
+from array import array
 from collections.abc import Sequence
+from struct import Struct
 
 import trio
 
+from mailproxy.admin.handover.giver import HandOver
 from mailproxy.admin.history import History
 from mailproxy.admin.runtime.call import Call, Client, CommandError
 from mailproxy.admin.runtime.commands import execute
@@ -27,6 +30,7 @@ _WRITE_BYTES = 64 * 1024
 _HELPER = "admin socket"
 _SEVERITY_MARKS = {"none": "", "number": "[3]:", "string": "[error]:"}
 _ACCEPT_RETRY_S = 0.1
+_CREDENTIALS = Struct("3i")  # pid, uid and gid (unix(7))
 
 
 class RuntimeServer:
@@ -36,12 +40,14 @@ class RuntimeServer:
         target: The proxy.
         history: What follows from its figures over time.
         log: The log.
+        handover: Hands the sockets over to another process.
     """
 
-    def __init__(self, target: Target, history: History, log: Log) -> None:
+    def __init__(self, target: Target, history: History, log: Log, handover: HandOver) -> None:
         self._target = target
         self._history = history
         self._log = log
+        self._handover = handover
         self._clients = trio.CapacityLimiter(_CLIENTS_MAX)
 
     async def run(self, listeners: Sequence[AdminListener]) -> None:
@@ -66,11 +72,11 @@ class RuntimeServer:
                     self._clients.release_on_behalf_of(borrower)
 
     async def _serve(self, sock: trio.socket.SocketType, listener: AdminListener, borrower: object) -> None:
-        client = Client(listener.level)
+        client = Client(listener.level, credentials=_credentials(sock))
         try:
             with sock, contained(self._log, _HELPER):
                 try:
-                    await Conversation(sock, Call(self._target, self._history, client)).run()
+                    await Conversation(sock, Call(self._target, self._history, client, self._handover)).run()
                 except (OSError, trio.TooSlowError):  # the client has left, or takes nothing
                     return
         finally:
@@ -124,7 +130,16 @@ class Conversation:
                 answer = f"{_SEVERITY_MARKS[client.severity]}{error}\n"
             if client.is_done:
                 return
+            if client.attachment is not None:
+                await self._attach(client.attachment)
+                client.attachment = None
             await self._send(f"{answer}\n{'> ' if client.is_interactive else ''}")
+
+    async def _attach(self, attachment: socket.socket) -> None:
+        """Send a socket with the first byte of the answer, which is an empty line more."""
+        rights = socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [attachment.fileno()])
+        with attachment, trio.fail_after(_WRITE_TIMEOUT_S):
+            await self._sock.sendmsg([b"\n"], [rights])
 
     async def _send(self, text: str) -> None:
         data = memoryview(text.encode("utf-8", "backslashreplace"))
@@ -141,3 +156,13 @@ class Conversation:
             received = 0
             while received < _LINE_MAX and (data := await self._sock.recv(_LINE_MAX)):
                 received += len(data)
+
+
+def _credentials(sock: trio.socket.SocketType) -> tuple[int, int] | None:
+    """Return the process id and the user of a client; None over TCP."""
+    if sock.family != socket.AF_UNIX:
+        return None
+    pid, uid, _ = _CREDENTIALS.unpack(
+        sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    )
+    return pid, uid

@@ -9,7 +9,7 @@ Modules, in reading order:
 """
 
 from mailproxy.proxy.state.frontends import FrontendsRecord
-from mailproxy.proxy.state.keeper import StateKeeper, open_keeper
+from mailproxy.proxy.state.keeper import StateKeeper, open_keeper, restore_state
 from mailproxy.proxy.state.value import ProxyState
 
-__all__ = ["FrontendsRecord", "ProxyState", "StateKeeper", "open_keeper"]
+__all__ = ["FrontendsRecord", "ProxyState", "StateKeeper", "open_keeper", "restore_state"]

@@ -37,6 +37,36 @@ def read_lines(path: Path) -> list[bytes] | None:
         return file.read(_BYTES_MAX).splitlines()
 
 
+def read_memory(fd: int) -> list[bytes]:
+    """Return the lines of a state that another process has written to memory (memfd_create(2)). Closes it.
+
+    Raises:
+        StateError: It is too long.
+        OSError: It cannot be read.
+    """
+    with os.fdopen(fd, "rb") as file:
+        if os.fstat(fd).st_size > _BYTES_MAX:
+            raise StateError(f"it has more than {_BYTES_MAX} bytes")
+        file.seek(0)
+        return file.read(_BYTES_MAX).splitlines()
+
+
+def write_memory(lines: Iterable[bytes]) -> int:
+    """Write the lines of a state to memory, and return its descriptor.
+
+    Raises:
+        OSError: There is not enough memory.
+    """
+    fd = os.memfd_create("mailproxy-state")
+    try:
+        with os.fdopen(fd, "wb", closefd=False) as file:
+            file.writelines(lines)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
 def replace(path: Path, lines: Iterable[bytes]) -> None:
     """Replace a state file: there is always a whole file of this name.
 

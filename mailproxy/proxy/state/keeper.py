@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import trio
@@ -66,6 +66,10 @@ class StateKeeper:
     def allow_writing(self) -> None:
         """Let the file be written from now on: this process knows what the file has, or better."""
         self._may_write = True
+
+    def forbid_writing(self) -> None:
+        """Have the file not written any more: another process keeps it."""
+        self._may_write = False
 
     async def run(self) -> None:
         """Write the file every minute until cancelled."""
@@ -141,6 +145,29 @@ def open_keeper(config: Config, backends: Mapping[str, Backend], log: Log) -> St
     if process.state_file is None:
         return None
     return StateKeeper(process.state_file, backends, max_age=process.state_max_age, log=log)
+
+
+async def restore_state(
+    keeper: StateKeeper | None,
+    passed: ProxyState | None,
+    backends: Iterable[Backend],
+    frontends: FrontendOwner,
+) -> None:
+    """Give backends and frontends their state, before servers are checked and sessions accepted.
+
+    Args:
+        keeper: Has the state file; None without one.
+        passed: The state of the process that this one replaces, which is newer than the file; None without one.
+        backends: The backends.
+        frontends: Has the frontends.
+    """
+    if passed is not None:
+        passed.apply(backends, now=trio.current_time(), wall_clock=time.time())
+        frontends.apply_frontends(passed.frontends)
+        if keeper is not None:
+            keeper.allow_writing()
+    elif keeper is not None:
+        await keeper.restore()
 
 
 def _reason(error: Exception) -> str:

@@ -60,6 +60,10 @@ def _set_max_sessions(server: BackendServer, value: Wish) -> None:
     server.max_sessions = cast("int", value)
 
 
+def _set_checks_paused(server: BackendServer, value: Wish) -> None:
+    server.checks_paused = bool(value)
+
+
 def _get_check_port(server: BackendServer) -> Wish:
     return server.check_port or _configured_check_port(server)
 
@@ -94,6 +98,12 @@ SETTINGS: Mapping[str, _Setting] = {
         lambda server: server.config.max_sessions,
         _set_max_sessions,
         lambda value: type(value) is int and value >= 0,
+    ),
+    "checks_paused": _Setting(
+        lambda server: int(server.checks_paused),
+        lambda server: 0,
+        _set_checks_paused,
+        lambda value: type(value) is int and value in {0, 1},
     ),
     "check_port": _Setting(
         _get_check_port,

@@ -7,7 +7,7 @@ is known of the servers before it checks them itself, so that the change goes un
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from random import SystemRandom
 
@@ -16,18 +16,19 @@ from attrs import frozen
 
 from mailproxy.certificates.reloader import CertificateReloader
 from mailproxy.certificates.watcher import log_rejected
-from mailproxy.config import Backend, Config
+from mailproxy.config import Config
 from mailproxy.errors import Fault
 from mailproxy.ipc.channel import Channel, Received
 from mailproxy.log import Log
 from mailproxy.log.events import CONTROL_DIED, READY, STOPPED, WORKER_DIED
 from mailproxy.net.tls.certificate import Certificate
-from mailproxy.proxy.backend.factory import reconfigure_backend
 from mailproxy.proxy.backend.server import ServerContexts
 from mailproxy.proxy.drain import DrainTarget
 from mailproxy.proxy.frontend import log_listening
 from mailproxy.proxy.monitor import ServerMonitor, ports_of
-from mailproxy.proxy.state import open_keeper
+from mailproxy.proxy.service import log_handover_failed
+from mailproxy.proxy.signals import HANDED_OVER
+from mailproxy.proxy.state import ProxyState, open_keeper, restore_state
 from mailproxy.proxy.supervise import contained, supervise
 from mailproxy.workers.admin_messages import (
     Events,
@@ -36,8 +37,10 @@ from mailproxy.workers.admin_messages import (
     TrafficUpdates,
 )
 from mailproxy.workers.backend import ControlBackend, send_snapshots
+from mailproxy.workers.control.backends import ControlBackends
 from mailproxy.workers.control.drains import ControlDrains
 from mailproxy.workers.control.frontends import FrontendWishes
+from mailproxy.workers.control.handover import ControlHandover
 from mailproxy.workers.control.publisher import PUBLISHER_HELPER, ChangePublisher
 from mailproxy.workers.control.registry import WorkerRegistry
 from mailproxy.workers.control.reloads import ReloadBroadcaster
@@ -50,7 +53,7 @@ from mailproxy.workers.messages import (
     ConnectFailure,
     CounterUpdates,
     DrainProgress,
-    IndexedSnapshot,
+    HandoverFailed,
     Message,
     ProcessExit,
     Ready,
@@ -67,12 +70,12 @@ from mailproxy.workers.messages import (
     WorkerChannel,
     open_channel,
 )
-from mailproxy.workers.reload.document import Addresses, ListenerInfo
+from mailproxy.workers.reload.document import ListenerInfo
 from mailproxy.workers.reload.leader import NextConfiguration, ReloadLeader
 from mailproxy.workers.reload.messages import ReloadAnswer, ReloadApplied
 from mailproxy.workers.scoreboard import ProcessCounters, Scoreboard
-from mailproxy.workers.stick_sync import StickSync
-from mailproxy.workers.stick_tables import apply_updates, dump_table, load_table
+from mailproxy.workers.stick.sync import StickSync
+from mailproxy.workers.stick.tables import apply_updates, dump_table, load_table
 
 _SUPERVISOR_HELPER = "channel to the supervisor"
 _REGISTER_TIMEOUT_S = 2.0  # for running workers to send what they know to a new control process
@@ -111,6 +114,7 @@ class Control:
         log: The log. It is finished when ``run`` ends.
         slot: What connects it to the other processes.
         helper: Run beside all else, such as the admin sockets. It ends when it is cancelled.
+        state: The state of the proxy that this one replaces; None without one.
 
     Attributes:
         config: The configuration.
@@ -122,6 +126,7 @@ class Control:
         registry: The workers.
         frontends: What the operator wants of frontends.
         drains: What commands of an operator call to end sessions.
+        handover: Hands the listening sockets over to another proxy.
     """
 
     def __init__(
@@ -134,6 +139,7 @@ class Control:
         log: Log,
         slot: ControlSlot,
         helper: Callable[[Control], Awaitable[None]] | None = None,
+        state: ProxyState | None = None,
     ) -> None:
         self.config = config
         self.log = log
@@ -144,11 +150,11 @@ class Control:
         self._slot = slot
         self._counters = counters = slot.scoreboard.counters(slot.scoreboard.control)
         self._settled = trio.Event()  # the state of servers is known, and sent to workers that register
-        self._backends: dict[str, ControlBackend] = {}
         self._registry = WorkerRegistry()
         self._publisher = ChangePublisher(self._registry, log)
-        for name, backend in config.backends.items():
-            self._backends[name] = self._make_backend(backend, server_contexts)
+        self._backends = ControlBackends(
+            config, server_contexts, log, counters=counters, publisher=self._publisher
+        )
         certificates = ReloadBroadcaster(self._registry, counters, slot.wake_supervisor)
         self._monitor = ServerMonitor(
             config, dict(self._backends), server_contexts, ports=ports_of(listener_infos), reloader=reloader,
@@ -168,19 +174,14 @@ class Control:
         self._state = open_keeper(config, self._backends, log)
         if self._state is not None:
             self._state.frontends = self.frontends
+        self._initial_state = state
+        self.handover = ControlHandover(slot.supervisor, slot.wake_supervisor, self._state, log)
         self._nursery: trio.Nursery | None = None
         self._stick_sync = StickSync()
         self._helper = helper
         self._has_registered = trio.Event()  # set whenever a worker has sent Register
         self._has_stick_table = trio.Event()
         self._ended = trio.Event()
-
-    def _make_backend(self, table: Backend, contexts: ServerContexts) -> ControlBackend:
-        counters = self._counters.backends[table.name]
-        servers = ControlBackend.make_servers(table, contexts, counters)
-        return ControlBackend(
-            table, servers, self._log, SystemRandom(), counters=counters, publisher=self._publisher
-        )
 
     @property
     def backends(self) -> Mapping[str, ControlBackend]:
@@ -202,19 +203,21 @@ class Control:
                 nursery.start_soon(
                     supervise, log, "stick table sync", self._stick_sync.run, self._registry.broadcast
                 )
-                if self._helper is not None:
-                    nursery.start_soon(self._helper, self)
                 nursery.start_soon(supervise, log, "log of drains", self.drains.run)
                 nursery.start_soon(supervise, log, PUBLISHER_HELPER, self._publisher.run)
                 if self._slot.running:
                     with contained(log, "takeover from the workers"):
                         await self._collect_snapshots()
                     await self._monitor.sync_silently()
+                if self._helper is not None:  # not before it is known what the last control process knew
+                    nursery.start_soon(self._helper, self)
+                if not self._slot.running:
+                    await restore_state(
+                        self._state, self._initial_state, self._backends.values(), self.frontends
+                    )
+                elif self._state is not None:
+                    self._state.allow_writing()  # the workers know what the file has, and more
                 if self._state is not None:
-                    if self._slot.running:
-                        self._state.allow_writing()  # the workers know what the file has, and more
-                    else:
-                        await self._state.restore()
                     nursery.start_soon(supervise, log, "state file", self._state.run)
                 await nursery.start(self._monitor.run)
                 self._settled.set()
@@ -287,10 +290,15 @@ class Control:
             case WorkerChannel(slot, pid):
                 self._add_worker(received.sockets[0], slot, pid, nursery)
             case SignalReceived(number):
+                if number == HANDED_OVER:
+                    self.handover.on_completed()
+                    self._signals.drain(self.handover.unused)
                 self._signals.handle(number, nursery)
                 self._check_ended()
             case ProcessExit():
                 _log_exit(self._log, received.message)
+            case HandoverFailed(reason):
+                log_handover_failed(self._log, reason)
             case ReloadAnswer():
                 self.reloads.on_answer(received)
             case ReloadFailed(reason):
@@ -330,11 +338,11 @@ class Control:
             case Ack():
                 self._registry.acknowledge(message, worker)
             case StickUpdates(name, entries):
-                for backend in self._named(name):
+                for backend in self._backends.named(name):
                     apply_updates(backend, entries)
                 self._stick_sync.add(name, entries)
             case ConnectFailure(name, number, host, reason):
-                for backend in self._named(name):
+                for backend in self._backends.named(name):
                     if (server := backend.numbered(number)) is not None:
                         backend.observe(server, host, reason)
             case CounterUpdates():
@@ -353,9 +361,9 @@ class Control:
             case ServerSnapshots(servers):
                 if not self._settled.is_set():  # afterwards this process knows better
                     for snapshot in servers:
-                        self._apply_snapshot(snapshot)
+                        self._backends.apply_snapshot(snapshot)
             case StickTablePart(name, entries):
-                for backend in self._named(name):
+                for backend in self._backends.named(name):
                     load_table(backend, entries)
             case StickTableEnd():
                 self._has_stick_table.set()
@@ -418,17 +426,6 @@ class Control:
             with trio.move_on_after(_STICK_TABLE_TIMEOUT_S):
                 await self._has_stick_table.wait()
 
-    def _apply_snapshot(self, entry: IndexedSnapshot) -> None:
-        for backend in self._named(entry.backend):
-            if (server := backend.numbered(entry.number)) is not None:
-                backend.apply_snapshot(server, entry.snapshot)
-                self._publisher.mark_published(server)
-
-    def _named(self, backend: str) -> Iterator[ControlBackend]:
-        """Yield the backend with this name, none while the sender has another configuration for a moment."""
-        if backend in self._backends:
-            yield self._backends[backend]
-
     # Reload of the configuration
 
     def _use(self, new: NextConfiguration) -> None:
@@ -438,7 +435,9 @@ class Control:
             self._log.reconfigure(new.prepared.outputs)
         self._slot.scoreboard.reconfigure(config, commit.workers)
         self._counters = self._slot.scoreboard.counters(self._slot.scoreboard.control)
-        self._use_backends(config, store.server_contexts, new.addresses)
+        added = self._backends.reconfigure(
+            config, store.server_contexts, counters=self._counters, addresses=new.addresses
+        )
         self._monitor.reconfigure(
             config,
             dict(self._backends),
@@ -454,33 +453,13 @@ class Control:
         self._log_listening([each for each in commit.listeners if (each.frontend, each.address) not in known])
         self._listener_infos = commit.listeners
         self.config, self.workers, self.generation = config, commit.workers, commit.generation
+        assert self._nursery is not None  # noqa: S101 - reloads are made while it runs
+        for backend in added:
+            self._nursery.start_soon(backend.run_timers)
         for worker in self._registry.workers:
             worker.is_leaving |= worker.slot >= commit.workers
-            if worker.generation >= commit.generation and self._nursery is not None:
+            if worker.generation >= commit.generation:
                 self._start_sync(worker, self._nursery)
-
-    def _use_backends(self, config: Config, contexts: ServerContexts, addresses: Addresses) -> None:
-        before = dict(self._backends)
-        self._backends.clear()  # in place: others have the mapping, too
-        for name, table in config.backends.items():
-            counters = self._counters.backends[name]
-            servers = ControlBackend.make_servers(table, contexts, counters)
-            for server in servers:
-                if server.name in addresses.get(name, {}):
-                    server.addresses, server.resolve_error = tuple(addresses[name][server.name]), ""
-            known = before.pop(name, None)
-            if known is not None:
-                known.use_counters(counters)
-                reconfigure_backend(known, table, servers, SystemRandom())
-                self._backends[name] = known
-                continue
-            self._backends[name] = new = ControlBackend(
-                table, servers, self._log, SystemRandom(), counters=counters, publisher=self._publisher
-            )
-            if self._nursery is not None:
-                self._nursery.start_soon(new.run_timers)
-        for gone in before.values():
-            gone.retire()
 
     def _fail(self) -> None:
         """End with an error, to be replaced by a control process that begins with the configuration in use."""

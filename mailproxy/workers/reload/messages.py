@@ -46,3 +46,7 @@ class ReloadApplied:
     """The worker uses the configuration with this number."""
 
     generation: int
+
+
+ReloadMessage = RequestReload | ReloadAnswer | ReloadProgress | ApplyReload | ReloadSockets | ReloadApplied
+"""A message of a reload."""

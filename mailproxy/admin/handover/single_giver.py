@@ -1,0 +1,74 @@
+"""A proxy in a single process that hands its sockets over."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Collection, Sequence
+
+import trio
+
+from mailproxy.admin.sockets import AdminListener
+from mailproxy.net.passing.adopt import to_pass
+from mailproxy.net.passing.packets import send, send_sockets
+from mailproxy.proxy.single_process import SingleProcess
+from mailproxy.proxy.state import ProxyState
+
+_SEND_TIMEOUT_S = 5.0
+
+
+class SingleGiver:
+    """The `Giver` of a single process.
+
+    Args:
+        process: The process.
+        admin_sockets: Its admin sockets.
+        on_handed_over: Stops accepting and drains. It gets the successor, and the addresses that that one does
+            not listen on.
+    """
+
+    def __init__(
+        self,
+        process: SingleProcess,
+        admin_sockets: Sequence[AdminListener],
+        on_handed_over: Callable[[int, Collection[str]], None],
+    ) -> None:
+        self._service = process.service
+        self._admin_sockets = admin_sockets
+        self._on_handed_over = on_handed_over
+
+    @property
+    def main_pid(self) -> int:
+        """The process."""
+        return os.getpid()
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it starts, drains or stops."""
+        return not self._service.is_serving
+
+    def capture(self) -> ProxyState:
+        """Return the state of all backends and frontends."""
+        service = self._service
+        return ProxyState.capture(
+            service.backends.values(),
+            now=trio.current_time(),
+            wall_clock=time.time(),
+            frontends=service.capture_frontends(),
+        )
+
+    async def pass_sockets(self, end: socket.socket, _successor: int) -> None:
+        """Send all listening sockets, then the packet ``end``.
+
+        Raises:
+            HandoverError: The successor does not take them.
+        """
+        sockets = [*to_pass([list(self._service.listeners)]), *(each.passed for each in self._admin_sockets)]
+        deadline = time.monotonic() + _SEND_TIMEOUT_S
+        await trio.to_thread.run_sync(lambda: send_sockets(end, sockets, deadline=deadline))
+
+    def hand_over(self, end: socket.socket, successor: int, unused: Collection[str]) -> None:
+        """Stop accepting and drain, then confirm it."""
+        self._on_handed_over(successor, unused)
+        send(end, "ok", deadline=time.monotonic() + _SEND_TIMEOUT_S)
