@@ -101,7 +101,7 @@ SETTINGS: Mapping[str, _Setting] = {
     ),
     "checks_paused": _Setting(
         lambda server: int(server.checks_paused),
-        lambda server: 0,
+        lambda _server: 0,
         _set_checks_paused,
         lambda value: type(value) is int and value in {0, 1},
     ),
