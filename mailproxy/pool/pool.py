@@ -37,7 +37,6 @@ from typing import Generic
 
 from mailproxy.pool.balance.base import Balance
 from mailproxy.pool.eligibility import eligible_servers, slow_start_factor
-from mailproxy.pool.health import DeclaredDown, Health
 from mailproxy.pool.queue import Queue, S, Waiter
 from mailproxy.pool.server import AdminState, ServerState
 from mailproxy.pool.state_change import StateChange
@@ -319,12 +318,8 @@ class Pool(Generic[S]):
         if server.state is state:
             return None
         before = server.operational_state
-        health = server.health
-        if health is not None and before.state is AdminState.MAINT:
-            # The results from before maintenance are out of date. As at the start, the server counts as up
-            # until its first check fails.
-            server.health = Health(rise=health.rise, fall=health.fall) if server.is_checked else None
-        server.is_stopping &= before.state is not AdminState.MAINT
+        if before.state is AdminState.MAINT:
+            server.reset_health()
         server.state = state
         return self._change(server, before, now)
 
@@ -335,7 +330,7 @@ class Pool(Generic[S]):
             The change, None if the server counted so already.
         """
         before = server.operational_state
-        self._force_health(server, is_up=is_up)
+        server.force_health(is_up=is_up)
         return self._change(server, before, now) if server.operational_state != before else None
 
     def set_stopping(self, server: S, now: float) -> StateChange[S] | None:
@@ -344,16 +339,9 @@ class Pool(Generic[S]):
         It counts as up. Return None if it is stopping already.
         """
         before = server.operational_state
-        self._force_health(server, is_up=True)
+        server.force_health(is_up=True)
         server.is_stopping = True
         return self._change(server, before, now) if server.operational_state != before else None
-
-    def _force_health(self, server: S, *, is_up: bool) -> None:
-        server.is_stopping = False
-        if not server.is_checked:
-            server.health = None if is_up else DeclaredDown()
-        if server.health is not None:
-            server.health.force(is_up=is_up)
 
     def set_max_sessions(self, server: S, sessions: int) -> None:
         """Set the number of slots, 0 for no limit. New slots go to waiters."""
@@ -398,10 +386,7 @@ class Pool(Generic[S]):
         before = server.operational_state
         server.state = state
         server.is_stopping = is_stopping
-        if not server.is_checked:
-            server.health = None if health is None else DeclaredDown()
-        if server.health is not None and health is not None:
-            server.health.restore(health)
+        server.restore_health(health)
         change = self._change(server, before, now) if server.operational_state != before else None
         if server.slow_start:
             throttle, server.up_since = server.throttle, None if up_for is None else now - up_for

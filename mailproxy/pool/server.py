@@ -202,6 +202,27 @@ class Server:
             self.up_since, self.throttle = before.up_since, before.throttle
         self.take_over_health(before.health)
 
+    def force_health(self, *, is_up: bool) -> None:
+        """Let it count as up or down until its checks, or the operator, say otherwise."""
+        self.is_stopping = False
+        if not self.is_checked:
+            self.health = None if is_up else DeclaredDown()
+        if self.health is not None:
+            self.health.force(is_up=is_up)
+
+    def restore_health(self, counter: int | None) -> None:
+        """Use the counter of its health in another process, None if it was not checked."""
+        if not self.is_checked:
+            self.health = None if counter is None else DeclaredDown()
+        if self.health is not None and counter is not None:
+            self.health.restore(counter)
+
+    def reset_health(self) -> None:
+        """Forget results of checks that are out of date. As at the start, it counts as up until one fails."""
+        self.is_stopping = False
+        if self.health is not None:
+            self.health = Health(rise=self.health.rise, fall=self.health.fall) if self.is_checked else None
+
     def take_over_health(self, before: Health | None) -> None:
         """Take over the health that a server with this name had; None if it had no checks."""
         if self.health is None:

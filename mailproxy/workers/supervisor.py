@@ -37,13 +37,11 @@ from mailproxy.log import Output
 from mailproxy.net.listener import Slots, close_all, close_slots
 from mailproxy.net.notify import (
     has_service_manager,
-    notify_alive,
     notify_draining,
     notify_handed_over,
     notify_ready,
     notify_reloading,
     notify_stopping,
-    watchdog_interval,
 )
 from mailproxy.proxy.process import max_sessions_per_process, tune_gc, worker_count
 from mailproxy.proxy.signals import HANDED_OVER, SIGNALS, SignalAction, signal_action
@@ -69,10 +67,11 @@ from mailproxy.workers.reload.messages import ApplyReload, ReloadAnswer, ReloadP
 from mailproxy.workers.scoreboard import Scoreboard
 from mailproxy.workers.setup import ControlHelper, Setup, Start
 from mailproxy.workers.supervision.child_process import ChildProcess
+from mailproxy.workers.supervision.files import load_reloaded_files
 from mailproxy.workers.supervision.handover import PendingHandover
 from mailproxy.workers.supervision.outbox import ControlOutbox
 from mailproxy.workers.supervision.shutdown import ShutdownStep, plan_drain, plan_stop
-from mailproxy.workers.supervision.watchdog import CHECK_INTERVAL_S, Pulse
+from mailproxy.workers.supervision.watchdog import CHECK_INTERVAL_S, ManagerWatchdog, Pulse
 
 _MIN_WAIT_S = 0.01
 _MAX_WAIT_S = 3600.0  # a child that exits ends the wait, too: SIGCHLD
@@ -133,8 +132,7 @@ class Supervisor:
     # The control process has exited after the last worker, or all children were killed.
     _is_control_done: bool = field(default=False, init=False)
     _awaits_ready: bool = field(init=False)
-    _alive_interval: float | None = field(factory=watchdog_interval, init=False)
-    _alive_due: float = field(default=0.0, init=False)  # the next message to the manager's watchdog
+    _manager: ManagerWatchdog = field(factory=ManagerWatchdog, init=False)
     _handover: PendingHandover = field(factory=PendingHandover, init=False)
     # Reloads whose begin was reported to the service manager, and whose end was not.
     _reloads: int = field(default=0, init=False)
@@ -160,7 +158,7 @@ class Supervisor:
             self._run_due_shutdown_steps()
             self._notify_when_ready()
             self._kill_hung_children()
-            self._notify_alive()
+            self._manager.notify_if_due()
             if self._stop_signals and not any(child.is_alive for child in self._children):
                 return
             caught = signal.sigtimedwait((*SIGNALS, signal.SIGCHLD, WAKEUP), self._seconds_to_wait())
@@ -182,8 +180,7 @@ class Supervisor:
             ]
         if self._awaits_ready:
             dues.append(time.monotonic() + _READY_POLL_S)
-        if self._alive_interval is not None:
-            dues.append(self._alive_due)
+        dues.append(self._manager.due)
         wait = min(dues, default=math.inf) - time.monotonic()
         return min(max(_MIN_WAIT_S, wait), _MAX_WAIT_S)
 
@@ -372,21 +369,9 @@ class Supervisor:
             self._outbox.on_heartbeat()
 
     def _load_reloaded_files(self) -> None:
-        """Load the TLS files that the control process has reloaded.
-
-        A worker that is forked later then has them, even if they are damaged by that time.
-        """
-        counters, reloader = self._control.counters, self.setup.reloader
-        reloads = counters.reloads.local
-        if counters.supervisor_reloads.local == reloads or reloader is None:
-            return
-        try:
-            result = reloader.scan()
-            if result is not None:
-                reloader.apply_staged(result)
-        except Exception as error:  # noqa: BLE001 - the border: a fault of a file must not end all processes
+        error = load_reloaded_files(self._control.counters, self.setup.reloader)
+        if error is not None:
             self._send_to_control(ReloadFailed(repr(error)))
-        counters.supervisor_reloads.local = reloads
 
     def _notify_when_ready(self) -> None:
         """Notify the service manager when all workers listen.
@@ -400,13 +385,6 @@ class Supervisor:
                 notify_ready()
             elif (reason := self.setup.start.complete()) is not None:
                 self._send_to_control(HandoverFailed(reason))
-
-    def _notify_alive(self) -> None:
-        """Feed the service manager's watchdog, which watches this process as this one watches its children."""
-        now = time.monotonic()
-        if self._alive_interval is not None and now >= self._alive_due:
-            self._alive_due = now + self._alive_interval
-            notify_alive()
 
     # Exits
 
