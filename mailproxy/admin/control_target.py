@@ -23,7 +23,9 @@ from mailproxy.proxy.process import max_sessions
 from mailproxy.proxy.reload.result import Reload, ReloadHistory
 from mailproxy.proxy.session.summary import SessionFilter, SessionSummary
 from mailproxy.proxy.stats import Traffic
-from mailproxy.workers.admin_messages import (
+from mailproxy.workers.backend import ControlBackend
+from mailproxy.workers.control.control import Control
+from mailproxy.workers.messages import (
     ClearMaxima,
     EndSession,
     RemoveStickEntries,
@@ -31,8 +33,6 @@ from mailproxy.workers.admin_messages import (
     RequestEvents,
     RequestSessions,
 )
-from mailproxy.workers.backend import ControlBackend
-from mailproxy.workers.control.control import Control
 
 _COUNTERS_TIMEOUT_S = 0.5  # for workers to send their counters; one that is later is counted as it was before
 _SESSIONS_TIMEOUT_S = 3.0  # for workers to send their sessions, of which there may be many

@@ -16,7 +16,7 @@ from attrs import frozen
 
 from mailproxy.config import Config
 from mailproxy.net.listener import BindPlace, Listener, Slots, close_all, open_missing, open_missing_slots
-from mailproxy.net.matching import match_binds
+from mailproxy.net.passing.matching import match_binds
 from mailproxy.net.tls.terminator import Terminator
 
 

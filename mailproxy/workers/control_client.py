@@ -16,17 +16,6 @@ from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.session.registry import SessionRegistry
 from mailproxy.proxy.stats import LiveBytes, Traffic, TrafficKey
 from mailproxy.proxy.supervise import contained, supervise
-from mailproxy.workers.admin_messages import (
-    ClearMaxima,
-    EndSession,
-    Events,
-    FrontendUpdates,
-    RemoveStickEntries,
-    RequestCounters,
-    RequestEvents,
-    RequestSessions,
-    Sessions,
-)
 from mailproxy.workers.backend import WorkerBackend, send_snapshots
 from mailproxy.workers.certificates import WATCHER_HELPER, WorkerCertificates
 from mailproxy.workers.counters import ServerKey, changed_counters, changed_traffic
@@ -34,17 +23,26 @@ from mailproxy.workers.drains import WorkerDrains
 from mailproxy.workers.messages import (
     Ack,
     CancelDrain,
+    ClearMaxima,
     Drain,
     DrainSessions,
+    EndSession,
+    Events,
+    FrontendUpdates,
     IndexedSnapshot,
     Message,
     Ready,
     Register,
     ReloadCertificates,
+    RemoveStickEntries,
     ReopenLog,
+    RequestCounters,
+    RequestEvents,
+    RequestSessions,
     RequestStickTable,
     ServerSnapshots,
     ServerUpdates,
+    Sessions,
     StartServing,
     StickTableEnd,
     StickTablePart,

@@ -9,11 +9,9 @@ from attrs import evolve
 from mailproxy.pool import Counts, Server
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.stats import LiveBytes, Traffic, TrafficKey
-from mailproxy.workers.admin_messages import (
-    TrafficUpdates,
-)
 from mailproxy.workers.messages import (
     CounterUpdates,
+    TrafficUpdates,
     batch_by_size,
 )
 

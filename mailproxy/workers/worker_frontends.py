@@ -8,7 +8,7 @@ from attrs import frozen
 
 from mailproxy.proxy.service import Service
 from mailproxy.proxy.stats import Traffic
-from mailproxy.workers.admin_messages import (
+from mailproxy.workers.messages import (
     FrontendUpdates,
 )
 

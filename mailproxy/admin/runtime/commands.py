@@ -19,9 +19,9 @@ from mailproxy.admin.runtime import (
 )
 from mailproxy.admin.runtime.call import Call, CommandError, Level
 from mailproxy.admin.runtime.parser import split_words
-from mailproxy.admin.runtime.show_info import show_info
-from mailproxy.admin.runtime.show_servers import show_backend, show_servers_conn, show_servers_state
-from mailproxy.admin.runtime.show_stat import show_stat
+from mailproxy.admin.runtime.show.info import show_info
+from mailproxy.admin.runtime.show.servers import show_backend, show_servers_conn, show_servers_state
+from mailproxy.admin.runtime.show.stat import show_stat
 
 _USAGE_WIDTH = 40
 _SIMILAR_MAX = 5

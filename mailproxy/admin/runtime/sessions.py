@@ -6,7 +6,7 @@ from datetime import datetime
 
 from mailproxy.admin.runtime.call import Call, CommandError
 from mailproxy.admin.runtime.durations import parse_cli_duration
-from mailproxy.admin.runtime.numbering import backend_id, frontend_id
+from mailproxy.admin.runtime.show.numbering import backend_id, frontend_id
 from mailproxy.config import Config
 from mailproxy.proxy.session.summary import SessionFilter, SessionSummary
 

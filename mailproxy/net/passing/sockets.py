@@ -11,7 +11,7 @@ from attrs import frozen
 
 from mailproxy.config import Config
 from mailproxy.files import FileId
-from mailproxy.net.matching import match_binds
+from mailproxy.net.passing.matching import match_binds
 
 Purpose = Literal["bind", "admin"]
 

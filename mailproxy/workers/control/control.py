@@ -30,12 +30,6 @@ from mailproxy.proxy.service import log_handover_failed
 from mailproxy.proxy.signals import HANDED_OVER
 from mailproxy.proxy.state import ProxyState, open_keeper, restore_state
 from mailproxy.proxy.supervise import contained, supervise
-from mailproxy.workers.admin_messages import (
-    Events,
-    FrontendUpdates,
-    Sessions,
-    TrafficUpdates,
-)
 from mailproxy.workers.backend import ControlBackend, send_snapshots
 from mailproxy.workers.control.backends import ControlBackends
 from mailproxy.workers.control.drains import ControlDrains
@@ -53,6 +47,8 @@ from mailproxy.workers.messages import (
     ConnectFailure,
     CounterUpdates,
     DrainProgress,
+    Events,
+    FrontendUpdates,
     HandoverFailed,
     Message,
     ProcessExit,
@@ -62,11 +58,13 @@ from mailproxy.workers.messages import (
     RequestStickTable,
     ServerSnapshots,
     ServerUpdates,
+    Sessions,
     SignalReceived,
     StartServing,
     StickTableEnd,
     StickTablePart,
     StickUpdates,
+    TrafficUpdates,
     WorkerChannel,
     open_channel,
 )

@@ -7,7 +7,7 @@ from attrs import define, field
 from mailproxy.config import Config
 from mailproxy.proxy.frontend import FrontendState
 from mailproxy.proxy.state import FrontendsRecord
-from mailproxy.workers.admin_messages import (
+from mailproxy.workers.messages import (
     FrontendUpdates,
 )
 

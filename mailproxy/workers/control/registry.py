@@ -10,13 +10,14 @@ from mailproxy.config import Config
 from mailproxy.pool import Counts
 from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.stats import Traffic
-from mailproxy.workers.admin_messages import Events, Sessions
 from mailproxy.workers.control.worker_handle import PendingAcks, WorkerHandle
 from mailproxy.workers.counters import Totals, TrafficTotals
 from mailproxy.workers.messages import (
     Ack,
     AckedMessage,
+    Events,
     Message,
+    Sessions,
 )
 
 

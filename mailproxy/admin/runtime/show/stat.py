@@ -11,9 +11,9 @@ from attrs import frozen
 from mailproxy.address import TcpAddress
 from mailproxy.admin.history import backend_key, frontend_key, server_key
 from mailproxy.admin.runtime.call import Call, CommandError
-from mailproxy.admin.runtime.formats import TypedValue, Value
-from mailproxy.admin.runtime.numbering import backend_id, frontend_id
-from mailproxy.admin.runtime.stat_fields import CONSTANTS, FIELDS
+from mailproxy.admin.runtime.show.formats import TypedValue, Value
+from mailproxy.admin.runtime.show.numbering import backend_id, frontend_id
+from mailproxy.admin.runtime.show.stat_fields import CONSTANTS, FIELDS
 from mailproxy.config import Config
 from mailproxy.net.dial import Endpoint
 from mailproxy.pool import AdminState

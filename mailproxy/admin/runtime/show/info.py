@@ -13,7 +13,7 @@ import trio
 
 from mailproxy.admin.history import PROCESS
 from mailproxy.admin.runtime.call import Call
-from mailproxy.admin.runtime.formats import TypedValue, Value
+from mailproxy.admin.runtime.show.formats import TypedValue, Value
 from mailproxy.version import __version__
 
 # Programs that read the socket, such as haproxyadmin, accept no other name. "description" has ours.

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from mailproxy.address import TcpAddress
 from mailproxy.admin.runtime.call import Call
-from mailproxy.admin.runtime.numbering import backend_id
-from mailproxy.admin.runtime.show_stat import seconds_since_change
+from mailproxy.admin.runtime.show.numbering import backend_id
+from mailproxy.admin.runtime.show.stat import seconds_since_change
 from mailproxy.pool import AdminState
 from mailproxy.protocol.checks.result import CheckCode
 from mailproxy.proxy.backend.backend import Backend

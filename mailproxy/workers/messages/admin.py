@@ -1,4 +1,4 @@
-"""The messages that the admin sockets need: figures, sessions, frontends. `messages` has them in its table."""
+"""The messages that the admin sockets need: figures, sessions, frontends. `kinds` has them in its table."""
 
 from __future__ import annotations
 
