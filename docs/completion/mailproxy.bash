@@ -32,7 +32,7 @@ _mailproxy() {
             completion) values='-h --help' ;;
             ctl) values='--socket -s --config -c -h --help' ;;
             demo) values='--port-base -h --help' ;;
-            run) values='-h --help' ;;
+            run) values='--replace -h --help' ;;
             schema) values='-h --help' ;;
         esac
     else
@@ -73,7 +73,9 @@ enable frontend
 enable health
 enable server
 get weight
+hand-over
 operator
+reload
 set maxconn frontend
 set maxconn global
 set maxconn server
@@ -89,6 +91,7 @@ show env
 show errors
 show events
 show info
+show reload
 show servers conn
 show servers state
 show sess

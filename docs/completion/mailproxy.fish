@@ -44,7 +44,9 @@ function __mailproxy_runtime_words
         'enable health' \
         'enable server' \
         'get weight' \
+        hand-over \
         operator \
+        reload \
         'set maxconn frontend' \
         'set maxconn global' \
         'set maxconn server' \
@@ -60,6 +62,7 @@ function __mailproxy_runtime_words
         'show errors' \
         'show events' \
         'show info' \
+        'show reload' \
         'show servers conn' \
         'show servers state' \
         'show sess' \
@@ -103,6 +106,7 @@ complete -c mailproxy -n '__mailproxy_at ctl' -s h -l help -d 'Show this message
 complete -c mailproxy -n '__mailproxy_at ctl' -a '(__mailproxy_runtime_words)'
 complete -c mailproxy -n '__mailproxy_at demo' -l port-base -r -f -d 'The first of two ports to listen on'
 complete -c mailproxy -n '__mailproxy_at demo' -s h -l help -d 'Show this message and exit'
+complete -c mailproxy -n '__mailproxy_at run' -l replace -d 'Take the listening sockets over from the running instance, which then drains and ends'
 complete -c mailproxy -n '__mailproxy_at run' -s h -l help -d 'Show this message and exit'
 complete -c mailproxy -n '__mailproxy_at run' -F
 complete -c mailproxy -n '__mailproxy_at schema' -s h -l help -d 'Show this message and exit'
