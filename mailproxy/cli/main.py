@@ -13,7 +13,7 @@ import click
 
 from mailproxy import __version__
 from mailproxy.cli.report import Writer, write_json, write_text
-from mailproxy.config import Config, json_schema, load, load_stream
+from mailproxy.config import Config, json_schema, load, load_admin, load_stream
 from mailproxy.errors import ConfigError, Fault
 
 FAULTY = 2
@@ -122,12 +122,13 @@ def ctl(where: str | None, file: Path | None, command: tuple[str, ...]) -> None:
         except ValueError as error:
             raise click.UsageError(str(error)) from None
     if file is not None:
-        config = _load(file)
-        chosen = client.choose_socket(config.admin.listening.values())
+        try:  # the rest of it may be faulty: the running proxy then has an older one
+            chosen = client.choose_socket(load_admin(file).listening.values())
+        except ConfigError as error:
+            _refuse(error)
         if chosen is None:
-            _refuse(
-                config.error([Fault("admin", 'has no socket: give socket = "/run/mailproxy/admin.sock"')])
-            )
+            fault = Fault("admin", 'has no socket: give socket = "/run/mailproxy/admin.sock"')
+            _refuse(ConfigError([fault], str(file)))
         address = chosen
     sys.exit(client.run_command(address, " ".join(command)) if command else client.run_prompt(address))
 

@@ -84,6 +84,11 @@ def build(
     )
 
 
+def build_admin(table: Table, diagnostics: Diagnostics, converter: cattrs.Converter) -> model.Admin | None:
+    """Build the ``admin`` table alone. Arguments and result as for `build`."""
+    return _Builder({"admin": table}, diagnostics, converter).admin()
+
+
 def _protocols(frontends: Iterable[model.Frontend]) -> dict[str, list[str]]:
     """Return the protocols of the frontends that use each backend."""
     protocols: dict[str, list[str]] = {}

@@ -11,7 +11,7 @@ from typing import IO, Any
 from attrs import evolve
 
 from mailproxy.config import model
-from mailproxy.config.build import build
+from mailproxy.config.build import build, build_admin
 from mailproxy.config.converter import make_converter
 from mailproxy.config.diagnostics import Diagnostics
 from mailproxy.config.environment import expand
@@ -74,20 +74,41 @@ def load_bytes(data: bytes, *, folder: str | os.PathLike[str] = ".", source: str
     Raises:
         ConfigError: The text has faults; the error has all of them.
     """
+    text, tables = _parse(data, source)
+    return evolve(
+        _read(tables, folder, SourceMap(source, tables, text)), digest=hashlib.sha256(data).hexdigest()
+    )
+
+
+def load_admin(path: str | os.PathLike[str]) -> model.Admin:
+    """Read the ``admin`` table of a configuration file, whatever faults its other tables have.
+
+    Raises:
+        ConfigError: The file cannot be read, or the table has faults.
+    """
+    text, tables = _parse(read_bytes(path), str(path))
+    source_map, diagnostics = SourceMap(str(path), tables, text), Diagnostics()
+    mapping = expand({"admin": tables.get("admin", {})}, ROOT_PATH, diagnostics)
+    table = check_table(model.Admin, mapping["admin"], ROOT_PATH / "admin", diagnostics)
+    admin = build_admin(table, diagnostics, make_converter(Path(path).parent.absolute()))
+    if admin is None or diagnostics.faults:
+        raise source_map.error(diagnostics.faults)
+    return admin
+
+
+def _parse(data: bytes, source: str) -> tuple[str, Table]:
+    """Return the text of a configuration, and its tables."""
     if len(data) > _FILE_MAX:
         raise ConfigError([Fault("", f"is larger than {_FILE_MAX} bytes")], source)
     try:
         text = decode(data)
-        tables = parse(text)
+        return text, parse(text)
     except SyntaxFault as error:
         raise ConfigError([error.fault], source) from None
     except ValueError as error:  # a number of thousands of digits
         raise ConfigError([Fault("", f"cannot be read: {error}")], source) from None
     except RecursionError:
         raise ConfigError([Fault("", "is nested too deeply")], source) from None
-    return evolve(
-        _read(tables, folder, SourceMap(source, tables, text)), digest=hashlib.sha256(data).hexdigest()
-    )
 
 
 def has_changed(config: model.Config) -> bool:

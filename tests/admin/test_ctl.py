@@ -50,6 +50,17 @@ async def test_socket_is_taken_from_the_configuration(harness: ProxyHarness, tmp
     assert (await ctl("-c", str(file), "show cli level")).stdout == "admin\n"
 
 
+async def test_socket_is_taken_from_a_faulty_configuration(harness: ProxyHarness, tmp_path: Path) -> None:
+    path = tmp_path / "admin.sock"
+    await open_administered(harness, tmp_path)
+    file = tmp_path / "mailproxy.toml"
+    file.write_text(f'admin.socket = "{path}"\nfrontends.f = {{ protocl = "tcp" }}\n')
+    assert (await ctl("-c", str(file), "show cli level")).stdout == "admin\n"
+    file.write_text(f'admin.soket = "{path}"\nfrontends.f = {{ protocl = "tcp" }}\n')
+    result = await ctl("-c", str(file), "show cli level")
+    assert (result.exit_code, result.stderr.splitlines()[0][:40]) == (2, f"{file}:1:1: admin.soket: "[:40])
+
+
 async def test_proxy_that_cannot_be_reached_is_an_error(tmp_path: Path) -> None:
     result = await ctl("-s", str(tmp_path / "none.sock"), "show info")
     assert result.exit_code == 1
