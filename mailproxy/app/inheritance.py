@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from attrs import define, field
@@ -43,9 +43,14 @@ class Inheritance:
     _has_sockets: bool = field(init=False)
     _slots: Slots = field(factory=list, init=False)
     _admin_sockets: Sequence[AdminListener] = field(default=(), init=False)
+    _on_taken_over: list[Callable[[], None]] = field(factory=list, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._has_sockets = bool(self.passed)
+
+    def on_taken_over(self, callback: Callable[[], None]) -> None:
+        """Have a function called when this process has replaced the running instance."""
+        self._on_taken_over.append(callback)
 
     @property
     def is_pending(self) -> bool:
@@ -78,6 +83,8 @@ class Inheritance:
             self._predecessor.close()
             self._predecessor = None
             notify_ready(main_pid=os.getpid())
+            for callback in self._on_taken_over:
+                callback()
         else:
             notify_ready()
         if self._has_sockets:

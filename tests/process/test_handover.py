@@ -77,7 +77,7 @@ class Site:
         binds: str | None = None,
         more: str = "",
         drain_timeout: str = "60s",
-        state_file: str | None = None,
+        **process: str,
     ) -> str:
         text = configuration(
             self.server,
@@ -85,7 +85,7 @@ class Site:
             workers=workers,
             drain_timeout=drain_timeout,
             idle_first=drain_timeout,  # nothing counts as idle: on a busy machine a test takes long
-            **({} if state_file is None else {"state_file": state_file}),
+            **process,
         )
         default = f'"127.0.0.1:{self.port}", {{ address = "unix:{self.unix}", unix_mode = "0660" }}'
         return text.replace('bind = [{ address = "127.0.0.1:0" }]', f"bind = [{binds or default}]")
@@ -401,6 +401,26 @@ def test_successor_that_fails_to_start_changes_nothing(site: Site, workers: int)
     assert load.faults == []
     assert site.unix.exists()
     site.replace(site.configuration(workers=workers))
+
+
+@WORKERS
+def test_pid_file_names_the_process_that_accepts(site: Site, workers: int) -> None:
+    file = site.folder / "pid"
+    text = site.configuration(workers=workers, pid_file=str(file))
+    old = site.replace(text)
+    assert int(file.read_text()) == old.process.pid
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        binds = f'"127.0.0.1:{site.port}", "127.0.0.1:{other.getsockname()[1]}"'
+        failing = site.start(site.configuration(workers=workers, binds=binds, pid_file=str(file)))
+        assert failing.wait() == 2
+    assert int(file.read_text()) == old.process.pid
+    new = site.replace(text)
+    wait_until(lambda: int(file.read_text()) == new.process.pid)
+    assert old.wait() == 0
+    assert int(file.read_text()) == new.process.pid
+    new.process.terminate()
+    assert new.wait() == 0
+    assert not file.exists()
 
 
 def test_faulty_configuration_does_not_reach_the_running_instance(site: Site) -> None:
