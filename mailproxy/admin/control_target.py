@@ -11,15 +11,17 @@ from mailproxy.admin.service import administer
 from mailproxy.admin.sockets import AdminListener
 from mailproxy.admin.target import FrontendFigures
 from mailproxy.config import Config
+from mailproxy.metrics.figures import Figures
+from mailproxy.metrics.servers import SERVER
+from mailproxy.metrics.traffic import Traffic
 from mailproxy.net.tls.certificate import Certificate
-from mailproxy.pool import Counts
+from mailproxy.pool import Counts, read_counts
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.drain import DrainCommands
 from mailproxy.proxy.frontend import FrontendState
 from mailproxy.proxy.process import max_sessions
 from mailproxy.proxy.session.summary import SessionFilter, SessionSummary
-from mailproxy.proxy.stats import Traffic
 from mailproxy.workers.admin_messages import (
     EndSession,
     RemoveStickEntries,
@@ -29,7 +31,9 @@ from mailproxy.workers.admin_messages import (
 from mailproxy.workers.backend import ControlBackend
 from mailproxy.workers.control.control import Control
 
-_COUNTERS_TIMEOUT_S = 0.5  # for workers to send their counters; one that is later is counted as it was before
+_COUNTERS_TIMEOUT_S = (
+    0.5  # for workers to count open sessions; those of one that is later are counted next time
+)
 _SESSIONS_TIMEOUT_S = 3.0  # for workers to send their sessions, of which there may be many
 _CHANGE_TIMEOUT_S = 1.0  # for workers to follow a change of a frontend
 
@@ -39,6 +43,7 @@ class ControlTarget:
 
     def __init__(self, control: Control) -> None:
         self._control = control
+        self._figures = control.read_figures()
 
     @property
     def config(self) -> Config:
@@ -80,11 +85,27 @@ class ControlTarget:
         """The certificates in use."""
         return self._control.certificates
 
+    @property
+    def figures(self) -> Figures:
+        """What was counted until the last `sample` or `refresh`."""
+        return self._figures
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether all workers accept sessions."""
+        workers = self._control.registry.workers
+        return sum(worker.is_ready for worker in workers) >= self.workers and not self.is_stopping
+
+    def sample(self) -> None:
+        """Read what is counted now."""
+        self._figures = self._control.read_figures()
+
     async def refresh(self) -> None:
-        """Have all workers send their counters. Waits for them, 0.5 s at most."""
+        """Have all workers count their open sessions, then `sample`. Waits for them, 0.5 s at most."""
         registry = self._control.registry
         acks = registry.broadcast_acked(RequestCounters(), replaces=RequestCounters)
         await registry.wait_for_acks(acks, _COUNTERS_TIMEOUT_S)
+        self.sample()
 
     def frontend(self, name: str) -> FrontendFigures:
         """Return the figures of a frontend."""
@@ -93,20 +114,20 @@ class ControlTarget:
             state=wish.state,
             sessions=self._control.counters.frontends[name].sessions.total,
             limit=wish.limit,
-            traffic=self._control.registry.traffic("frontend", "", name),
+            traffic=self._figures.frontend(name),
         )
 
     def backend_traffic(self, backend: Backend) -> Traffic:
         """Return what the sessions of a backend have come to."""
-        return self._control.registry.traffic("backend", "", backend.name)
+        return self._figures.backend(backend.name)
 
     def server_traffic(self, backend: Backend, server: BackendServer) -> Traffic:
         """Return what the sessions of a server have come to."""
-        return self._control.registry.traffic("server", backend.name, server.name)
+        return self._figures.server(backend.name, server.name)
 
     def server_counts(self, backend: Backend, server: BackendServer) -> Counts:
         """Return what has happened at a server."""
-        return self._control.registry.counts(*self._key(backend, server))
+        return read_counts(self._figures.sums.get((SERVER, backend.name, server.name)))
 
     async def set_frontend_state(self, name: str, state: FrontendState) -> None:
         """Pause, resume or shut down a frontend in all workers."""

@@ -14,15 +14,15 @@ import trio
 from attrs import define, field
 
 from mailproxy.admin.target import Target
+from mailproxy.metrics.traffic import Times, Traffic
 from mailproxy.pool import Counts
-from mailproxy.proxy.stats import Times, Traffic
 
 _INTERVAL_S = 1.0
 
 Counters = Counts | Traffic
 """What ``clear counters`` subtracts."""
 
-_C = TypeVar("_C", Counts, Traffic)
+C = TypeVar("C", Counts, Traffic)
 
 Key = tuple[str, str, str]
 """What figures belong to: ``frontend``, ``backend`` or ``server``, then its names."""
@@ -60,6 +60,7 @@ class Trend:
         changed_at: When that has last changed.
         downs: How often it went down.
         down_seconds: How long it was down, up to its last change.
+        cleared: Both of these, when ``clear counters all`` was given.
     """
 
     started: int = 0
@@ -72,6 +73,7 @@ class Trend:
     changed_at: float = 0.0
     downs: int = 0
     down_seconds: float = 0.0
+    cleared: tuple[int, float] = (0, 0.0)
 
     def look(self, started: int, sessions: int, waiting: int, now: float, seconds: float) -> None:
         """Take the figures of this moment, ``seconds`` after those before."""
@@ -122,6 +124,7 @@ class History:
     async def run(self) -> None:
         """Look at the figures once a second, until cancelled."""
         while True:
+            self.target.sample()
             self.look()
             await trio.sleep(_INTERVAL_S)
 
@@ -132,7 +135,7 @@ class History:
         return self._trends[key]
 
     def look(self) -> None:
-        """Take the figures of this moment."""
+        """Take the figures that the target has sampled."""
         now = self.clock()
         seconds, self._looked_at = now - self._looked_at, now
         for key, started, sessions, waiting in self._figures():
@@ -145,7 +148,7 @@ class History:
         target, total = self.target, 0
         for name in target.config.frontends:
             figures = target.frontend(name)
-            started = figures.traffic.sessions + figures.sessions
+            started = figures.traffic.sessions
             total += started
             yield frontend_key(name), started, figures.sessions, 0
         yield PROCESS, total, target.sessions, 0
@@ -153,7 +156,7 @@ class History:
             traffic = target.backend_traffic(backend)
             yield (
                 backend_key(backend.name),
-                traffic.sessions + backend.sessions,
+                traffic.sessions,
                 backend.sessions,
                 backend.pool.waiting,
             )
@@ -184,13 +187,13 @@ class History:
                 self._note(key, target.server_traffic(backend, server))
                 self._note(key, target.server_counts(backend, server))
         for trend in self._trends.values():
-            trend.downs, trend.down_seconds = 0, 0.0
+            trend.cleared = trend.downs, trend.down_seconds
         self.clear_highest()
 
     def _note(self, key: Key, counters: Counters) -> None:
         self._cleared[key, type(counters)] = attrs.evolve(counters)
 
-    def since_cleared(self, key: Key, counters: _C) -> _C:
+    def since_cleared(self, key: Key, counters: C) -> C:
         """Return counters without what they were when they were cleared. The highest value is the trend's then."""
         before = self._cleared.get((key, type(counters)))
         changes: dict[str, Any] = {}

@@ -8,6 +8,8 @@ import trio
 
 from mailproxy.admin.target import FrontendFigures
 from mailproxy.config import Config
+from mailproxy.metrics.figures import Figures
+from mailproxy.metrics.traffic import Traffic
 from mailproxy.net.tls.certificate import Certificate
 from mailproxy.pool import Counts
 from mailproxy.proxy.backend.backend import Backend
@@ -16,7 +18,6 @@ from mailproxy.proxy.drain import DrainCommands
 from mailproxy.proxy.frontend import FrontendState
 from mailproxy.proxy.session.summary import SessionFilter, SessionSummary
 from mailproxy.proxy.single_process import SingleProcess
-from mailproxy.proxy.stats import LiveBytes, Traffic
 
 
 class SingleTarget:
@@ -27,7 +28,8 @@ class SingleTarget:
     def __init__(self, process: SingleProcess) -> None:
         self._service = process.service
         self._monitor = process.monitor
-        self._live = LiveBytes()
+        self._figures = Figures()
+        self.sample()
 
     @property
     def config(self) -> Config:
@@ -64,10 +66,25 @@ class SingleTarget:
         """The certificates in use."""
         return self._monitor.certificates
 
+    @property
+    def figures(self) -> Figures:
+        """What was counted until the last `sample` or `refresh`."""
+        return self._figures
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it accepts sessions."""
+        return self._service.is_serving
+
+    def sample(self) -> None:
+        """Read what is counted now."""
+        self._figures = Figures.read([self._service.board])
+
     async def refresh(self) -> None:
-        """Read how many bytes live sessions have moved. All else is always up to date."""
+        """Have open sessions counted, then `sample`."""
         await trio.lowlevel.checkpoint()
-        self._live = LiveBytes.of(self._service.registry)
+        self._service.count_live()
+        self.sample()
 
     def frontend(self, name: str) -> FrontendFigures:
         """Return the figures of a frontend."""
@@ -76,16 +93,16 @@ class SingleTarget:
             state=frontend.state,
             sessions=frontend.sessions,
             limit=frontend.limit,
-            traffic=self._live.add_to(frontend.traffic, ("frontend", "", name)),
+            traffic=self._figures.frontend(name),
         )
 
     def backend_traffic(self, backend: Backend) -> Traffic:
         """Return what the sessions of a backend have come to."""
-        return self._live.add_to(backend.traffic, ("backend", "", backend.name))
+        return self._figures.backend(backend.name)
 
     def server_traffic(self, backend: Backend, server: BackendServer) -> Traffic:
         """Return what the sessions of a server have come to."""
-        return self._live.add_to(server.traffic, ("server", backend.name, server.name))
+        return self._figures.server(backend.name, server.name)
 
     def server_counts(self, _backend: Backend, server: BackendServer) -> Counts:
         """Return what has happened at a server."""

@@ -8,6 +8,8 @@ from typing import Protocol
 from attrs import frozen
 
 from mailproxy.config import Config
+from mailproxy.metrics.figures import Figures
+from mailproxy.metrics.traffic import Traffic
 from mailproxy.net.tls.certificate import Certificate
 from mailproxy.pool import Counts
 from mailproxy.proxy.backend.backend import Backend
@@ -15,7 +17,6 @@ from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.drain import DrainCommands
 from mailproxy.proxy.frontend import FrontendState
 from mailproxy.proxy.session.summary import SessionFilter, SessionSummary
-from mailproxy.proxy.stats import Traffic
 
 
 @frozen(kw_only=True)
@@ -70,8 +71,19 @@ class Target(Protocol):
     def certificates(self) -> Sequence[Certificate]:
         """The certificates in use."""
 
+    @property
+    def figures(self) -> Figures:
+        """What was counted until the last `sample` or `refresh`. The methods below read it."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether every process accepts sessions."""
+
+    def sample(self) -> None:
+        """Read what is counted now. The bytes of open sessions are those of the last `refresh`."""
+
     async def refresh(self) -> None:
-        """Have the figures below up to date. Waits for workers, a fraction of a second at most."""
+        """Have open sessions counted, then `sample`. Waits for workers, a fraction of a second at most."""
 
     def frontend(self, name: str) -> FrontendFigures:
         """Return the figures of a frontend."""

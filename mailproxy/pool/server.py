@@ -59,6 +59,11 @@ class Counts:
     downs: int = 0
     down_seconds: float = 0.0
 
+    def add_session(self, sessions: int) -> None:
+        """Count a session, of which there are ``sessions`` now."""
+        self.sessions += 1
+        self.most_sessions = max(self.most_sessions, sessions)
+
 
 @define(eq=False)
 class Server:

@@ -18,6 +18,8 @@ from mailproxy import config
 from mailproxy.config import Config
 from mailproxy.log import Log
 from mailproxy.log.events import DRAINING, READY, STOPPED
+from mailproxy.metrics.board import Board, LocalBoard
+from mailproxy.metrics.sessions import SessionCounter
 from mailproxy.net.handover import Handover
 from mailproxy.net.listener import Listener, close_all
 from mailproxy.net.poller import open_poller
@@ -66,9 +68,12 @@ class Service:
         monitor: Keeps the state of servers current.
         log: The log. It is finished when ``run`` ends.
         state: Keeps the state of the backends in a file; None if there is none, or another process does.
+        board: Where everything is counted; None for one of this process alone.
 
     Attributes:
         registry: The live sessions of this process.
+        board: Where everything is counted.
+        counter: Counts the sessions there.
         is_draining: Whether it accepts no more connections.
         limit_wish: The operator's limit on sessions, 0 for that of the configuration.
         frontends: The frontends, by name.
@@ -88,11 +93,15 @@ class Service:
         monitor: Monitor,
         log: Log,
         state: StateKeeper | None = None,
+        board: Board | None = None,
     ) -> None:
         self.config = config
         self.backends = backends
         self.log = log
         self.registry = SessionRegistry()
+        self.board = board if board is not None else LocalBoard()
+        self.counter = SessionCounter(self.board)
+        self._count_on_board(backends.values())
         self.drainer = Drainer(
             self.registry,
             log,
@@ -135,7 +144,16 @@ class Service:
             relay=self._relay,
             poller=self._poller,
             log=self.log,
+            counter=self.counter,
         )
+
+    def _count_on_board(self, backends: Iterable[Backend]) -> None:
+        for backend in backends:
+            backend.board = self.board
+
+    def count_live(self) -> None:
+        """Count what open sessions have moved so far. All else is always counted."""
+        self.counter.count_live(self.registry)
 
     @property
     def is_serving(self) -> bool:
@@ -257,6 +275,7 @@ class Service:
             if name not in backends:
                 backend.retire()
         self.config, self.backends, self.limits = config, backends, limits
+        self._count_on_board(backends.values())
         if self._state is not None:
             self._state.reconfigure(backends)
         self._listeners = handover.listeners

@@ -13,12 +13,14 @@ from mailproxy import config
 from mailproxy.ipc.channel import Channel
 from mailproxy.log import Log
 from mailproxy.log.events import Event
+from mailproxy.metrics.board import Board
 from mailproxy.pool import (
     AdminState,
     BackendCounters,
     PassiveHealth,
     RandomSource,
     SharedCounter,
+    SharedCounts,
     SharedPassiveHealth,
     SharedSessions,
     SharedTurnOrder,
@@ -69,6 +71,7 @@ class SharedBackend(Backend):
         random: RandomSource,
         *,
         counters: BackendCounters,
+        board: Board,
         wake_worker: WakeWorker,
     ) -> None:
         self._counters = counters
@@ -76,11 +79,13 @@ class SharedBackend(Backend):
         for server, own in zip(servers, counters.servers, strict=True):
             assert isinstance(server, SharedBackendServer)  # noqa: S101 - made above
             server.counters = own
+            server.counts = SharedCounts(board, backend.name, server.name)
         order = SharedTurnOrder(
             servers, counters, clock=time.monotonic_ns, wake_worker=wake_worker,
             queue_timeout=backend.timeouts.queue,
         )  # fmt: skip
         super().__init__(backend, make_pool(backend, servers, random, order), log)
+        self.board = board
         self._indexes = {server: index for index, server in enumerate(self.servers)}
 
     @property
@@ -117,11 +122,14 @@ class WorkerBackend(SharedBackend):
         random: RandomSource,
         *,
         counters: BackendCounters,
+        board: Board,
         wake_worker: WakeWorker,
         send: Callable[[Message], object],
         stick_sync: StickSync,
     ) -> None:
-        super().__init__(backend, server_contexts, log, random, counters=counters, wake_worker=wake_worker)
+        super().__init__(
+            backend, server_contexts, log, random, counters=counters, board=board, wake_worker=wake_worker
+        )
         self._send = send
         self._stick_sync = stick_sync
         for server, own in zip(self.servers, counters.servers, strict=True):
@@ -176,9 +184,12 @@ class ControlBackend(SharedBackend):
         random: RandomSource,
         *,
         counters: BackendCounters,
+        board: Board,
         publisher: Publisher,
     ) -> None:
-        super().__init__(backend, server_contexts, log, random, counters=counters, wake_worker=lambda _: None)
+        super().__init__(
+            backend, server_contexts, log, random, counters=counters, board=board, wake_worker=lambda _: None
+        )
         self._publisher = publisher
         for server, shared in zip(self.servers, counters.servers, strict=True):
             if server.passive_health is not None:

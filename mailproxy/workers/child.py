@@ -14,6 +14,7 @@ from attrs import frozen
 
 from mailproxy.certificates.reloader import CertificateReloader
 from mailproxy.config import Config
+from mailproxy.ipc.board import SharedBoard
 from mailproxy.ipc.wakeups import Wakeups
 from mailproxy.log import Log, Output
 from mailproxy.log.events import DESCRIPTORS_SHORT, Event
@@ -61,6 +62,7 @@ class Setup:
         listener_infos: Where the workers listen.
         outputs: The open log targets.
         scoreboard: The shared counters.
+        boards: Where each worker counts, by slot, then where the control process does.
         wakeups: Where workers wake each other.
         helper: What runs beside the control process; None for nothing.
     """
@@ -73,6 +75,7 @@ class Setup:
     listener_infos: Sequence[ListenerInfo]
     outputs: Sequence[Output]
     scoreboard: Scoreboard
+    boards: Sequence[SharedBoard]
     wakeups: Wakeups
     helper: ControlHelper | None = None
 
@@ -109,6 +112,7 @@ def run_worker(setup: Setup, slot: int, end: socket.socket, *, id_epoch: int, is
         slot=WorkerSlot(
             slot=slot,
             counters=setup.scoreboard.counters(slot),
+            board=setup.boards[slot],
             wakeups=setup.wakeups,
             supervisor=open_channel(end, log),
             max_sessions=max_sessions_per_process(),
@@ -136,6 +140,7 @@ def run_control(setup: Setup, end: socket.socket, *, running: int, is_restart: b
         log=log,
         slot=ControlSlot(
             counters=setup.scoreboard.counters(setup.scoreboard.control),
+            boards=setup.boards,
             supervisor=open_channel(end, log),
             wake_supervisor=partial(_wake_supervisor, setup.supervisor_pidfd),
             workers=len(setup.slots),

@@ -23,11 +23,9 @@
     ReloadCertificates  control     worker       Ack
     Ack                 worker      control
     ConnectFailure      worker      control
-    CounterUpdates      worker      control
     StickUpdates        worker      control      the control process sends the entries on to every worker
                         control     worker
-    RequestCounters     control     worker       CounterUpdates, TrafficUpdates, Ack
-    TrafficUpdates      worker      control
+    RequestCounters     control     worker       Ack
     RequestSessions     control     worker       Sessions, Ack
     Sessions            worker      control
     EndSession          control     worker       Ack
@@ -51,7 +49,6 @@ import json
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from operator import attrgetter
 from typing import Any, TypeVar
 
 from attrs import fields, frozen
@@ -62,7 +59,7 @@ from mailproxy.ipc.channel import PACKET_MAX, Channel
 from mailproxy.log import Log
 from mailproxy.log.events import MESSAGE_DROPPED
 from mailproxy.net.dial import Endpoint
-from mailproxy.pool import AdminState, Counts
+from mailproxy.pool import AdminState
 from mailproxy.protocol.checks.result import CheckCode, CheckResult, excerpt
 from mailproxy.proxy.backend.server import CheckOutcome
 from mailproxy.proxy.backend.snapshot import ServerSnapshot
@@ -74,7 +71,6 @@ from mailproxy.workers.admin_messages import (
     RequestCounters,
     RequestSessions,
     Sessions,
-    TrafficUpdates,
     register_admin_hooks,
 )
 
@@ -270,14 +266,6 @@ class ConnectFailure:
 
 
 @frozen
-class CounterUpdates:
-    """The counters that have changed since the last such message: index of the server, and its counters."""
-
-    backend: str
-    servers: tuple[tuple[int, Counts], ...]
-
-
-@frozen
 class DrainProgress:
     """How far the drains of this worker have come: all that there are, once a second while there are any."""
 
@@ -324,8 +312,8 @@ AckedMessage = (
 Message = (
     WorkerChannel | ControlChannel | SignalReceived | ProcessExit | ReloadFailed
     | Drain | Stop | StartServing | AckedMessage | RequestStickTable
-    | Register | Ready | ServerSnapshots | Ack | ConnectFailure | CounterUpdates
-    | StickUpdates | StickTablePart | StickTableEnd | TrafficUpdates | RemoveStickEntries | Sessions
+    | Register | Ready | ServerSnapshots | Ack | ConnectFailure
+    | StickUpdates | StickTablePart | StickTableEnd | RemoveStickEntries | Sessions
     | DrainProgress
 )  # fmt: skip
 
@@ -452,12 +440,6 @@ def _decode_snapshot(value: Sequence[Any], _: object) -> IndexedSnapshot:
     return IndexedSnapshot(backend, index, snapshot)
 
 
-def _decode_counts(value: Sequence[float], _: object) -> Counts:
-    if len(value) != len(fields(Counts)):
-        raise ValueError(f"{len(value)} counters instead of {len(fields(Counts))}")
-    return Counts(*value)  # type: ignore[arg-type]  # whole numbers stay whole in JSON
-
-
 def _decode_fault(value: Sequence[str], _: object) -> Fault:
     path, fact = value
     return Fault(path, fact)
@@ -468,8 +450,6 @@ def _make_converter() -> Converter:
     converter = Converter(detailed_validation=False)
     converter.register_unstructure_hook(IndexedSnapshot, _encode_snapshot)
     converter.register_structure_hook(IndexedSnapshot, _decode_snapshot)
-    converter.register_unstructure_hook(Counts, attrgetter(*(field.name for field in fields(Counts))))
-    converter.register_structure_hook(Counts, _decode_counts)
     register_admin_hooks(converter)
     converter.register_unstructure_hook(Fault, lambda fault: [fault.path, fault.fact])
     converter.register_structure_hook(Fault, _decode_fault)

@@ -28,6 +28,7 @@ from attrs import define, field
 from mailproxy.certificates.reloader import CertificateReloader
 from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Config
+from mailproxy.ipc.board import SharedBoard
 from mailproxy.ipc.channel import channel_pair, try_send
 from mailproxy.ipc.wakeups import Wakeups
 from mailproxy.log import Output
@@ -91,6 +92,7 @@ def run_supervisor(
         listener_infos=tuple(map(ListenerInfo.of, slots[0])),
         outputs=outputs,
         scoreboard=Scoreboard(config, workers, max_sessions_per_worker=max_sessions_per_process()),
+        boards=[SharedBoard() for _ in range(workers + 1)],
         wakeups=Wakeups(workers),
         helper=helper,
     )

@@ -14,6 +14,7 @@ from attrs import frozen
 
 from mailproxy.certificates.reloader import CertificateReloader
 from mailproxy.config import Config
+from mailproxy.ipc.board import SharedBoard
 from mailproxy.ipc.channel import Channel
 from mailproxy.ipc.wakeups import Wakeups
 from mailproxy.log import Log
@@ -36,6 +37,7 @@ from mailproxy.log.events import (
     SERVER_UP,
     STOPPED,
 )
+from mailproxy.metrics.sessions import note_lost_sessions
 from mailproxy.net.listener import Listener
 from mailproxy.pool import SharedCounter
 from mailproxy.proxy.backend.server import ServerContexts
@@ -69,6 +71,7 @@ class WorkerSlot:
     Attributes:
         slot: Its number, from 0.
         counters: Its row of the scoreboard.
+        board: Where it counts, as the worker before it in this slot did.
         wakeups: Where workers wake each other.
         supervisor: The channel to the supervisor.
         max_sessions: The sessions that the descriptors of one process suffice for.
@@ -78,6 +81,7 @@ class WorkerSlot:
 
     slot: int
     counters: ProcessCounters
+    board: SharedBoard
     wakeups: Wakeups
     supervisor: Channel[Message]
     max_sessions: int
@@ -105,10 +109,11 @@ def build_worker(
         max_sessions: The limit on sessions of all workers together.
         slot: What belongs to this worker alone.
     """
+    note_lost_sessions(slot.board)
     random, link, stick_sync = SystemRandom(), ControlLink(), StickSync()
     backends = {
         name: WorkerBackend(
-            backend, server_contexts, log, random, counters=slot.counters.backends[name],
+            backend, server_contexts, log, random, counters=slot.counters.backends[name], board=slot.board,
             wake_worker=slot.wakeups.wake, send=link.send, stick_sync=stick_sync,
         )
         for name, backend in config.backends.items()
@@ -129,6 +134,7 @@ def build_worker(
         process_limit=process_limit,
         monitor=client,
         log=log,
+        board=slot.board,
     )
     client.frontends = WorkerFrontends(service)
     drains = WorkerDrains(service.drainer, link.send)

@@ -14,14 +14,13 @@ from attrs import evolve
 from mailproxy.errors import Fault
 from mailproxy.ipc.channel import PACKET_MAX, Channel, channel_pair
 from mailproxy.net.dial import Endpoint
-from mailproxy.pool import AdminState, Counts
+from mailproxy.pool import AdminState
 from mailproxy.protocol.checks.result import CheckCode, CheckResult
 from mailproxy.proxy.backend.server import CheckOutcome
 from mailproxy.proxy.backend.snapshot import ServerSnapshot
 from mailproxy.proxy.drain import DrainStatus, DrainTarget, Purpose
 from mailproxy.proxy.frontend import FrontendState
 from mailproxy.proxy.session.summary import SessionFilter, SessionSummary
-from mailproxy.proxy.stats import Times, Traffic
 from mailproxy.workers import messages
 from mailproxy.workers.admin_messages import (
     EndSession,
@@ -30,7 +29,6 @@ from mailproxy.workers.admin_messages import (
     RequestCounters,
     RequestSessions,
     Sessions,
-    TrafficUpdates,
 )
 from mailproxy.workers.messages import (
     MESSAGES,
@@ -38,7 +36,6 @@ from mailproxy.workers.messages import (
     CancelDrain,
     ConnectFailure,
     ControlChannel,
-    CounterUpdates,
     Drain,
     DrainProgress,
     DrainSessions,
@@ -124,7 +121,6 @@ EXAMPLES: list[Message] = [
     ServerSnapshots((SNAPSHOT,)),
     Ack(3, requeued=2),
     ConnectFailure("dovecot", 1, "192.0.2.1", "Connection refused"),
-    CounterUpdates("dovecot", ((0, Counts(sessions=3, down_seconds=0.5)), (4, Counts()))),
     StickUpdates("dovecot", ((2**64 + 5, 0), (7, 65535))),
     StickTablePart("dovecot", ((2**64 + 5, 0, 1000), (7, 3, -1))),
     StickTableEnd(),
@@ -132,7 +128,6 @@ EXAMPLES: list[Message] = [
     RequestSessions(SessionFilter(backend="dovecot", older_than=1.5), ack=8),
     EndSession(2**50, ack=9),
     Sessions(8, (SESSION,)),
-    TrafficUpdates("server", "dovecot", (("0", Traffic(sessions=3, queue=Times(1.5, 7))), ("4", Traffic()))),
     FrontendUpdates(frontends=(("imap", FrontendState.PAUSED, 100),), max_sessions=0, ack=7),
     RemoveStickEntries("dovecot", 2**64 + 5),
     RemoveStickEntries("dovecot", None),
@@ -171,7 +166,6 @@ def test_every_message_has_example_and_table_row() -> None:
         (b'{"type":"Drain"}', r"message Drain: missing fields \['seconds'\]"),
         (b'{"type":"Drain","secnds":1}', r"missing fields \['seconds'\], unknown fields \['secnds'\]"),
         (b'{"type":"Drain","seconds":"soon"}', "message Drain: ValueError"),
-        (b'{"type":"CounterUpdates","backend":"b","servers":[[0,[1,2]]]}', "message CounterUpdates"),
         (b'{"type":"ServerSnapshots","servers":[["b",0,"ready"]]}', "message ServerSnapshots"),
         (
             b'{"type":"ServerSnapshots","servers":[["b",0,"away",1,null,[],"",null,1,0,false,false]]}',

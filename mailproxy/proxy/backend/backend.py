@@ -10,6 +10,8 @@ import trio
 from mailproxy.config import Backend as BackendConfig
 from mailproxy.log import Log
 from mailproxy.log.events import SERVER_DOWN, SERVER_STATE, SERVER_UP, Event
+from mailproxy.metrics.board import Board, LocalBoard
+from mailproxy.metrics.servers import count_check
 from mailproxy.net.dial import Endpoint
 from mailproxy.pool import AdminState, Balance, Pool, StateChange, StickTable, client_key
 from mailproxy.protocol.checks.result import CheckCode, CheckResult, excerpt
@@ -20,7 +22,6 @@ from mailproxy.proxy.backend.snapshot import ServerSnapshot
 from mailproxy.proxy.backend.state_messages import no_server_message
 from mailproxy.proxy.backend.timers import BackendTimers
 from mailproxy.proxy.client_info import ClientInfo
-from mailproxy.proxy.stats import Traffic
 
 _KEY_BYTES = 17  # of a number that client_key returns
 _NOT_MEASURED_MS = -1
@@ -34,7 +35,7 @@ class Backend:
         name: Its name there.
         pool: Its servers as pure decisions.
         resolver: Looks up the host names of its servers.
-        traffic: What its sessions have come to.
+        board: Where the durations of its health checks are counted.
     """
 
     def __init__(self, config: BackendConfig, pool: Pool[BackendServer], log: Log) -> None:
@@ -46,7 +47,7 @@ class Backend:
             log: Where lines about its servers go.
         """
         self.name = config.name
-        self.traffic = Traffic()
+        self.board: Board = LocalBoard()
         self.pool = pool
         self._sessions = 0
         self._use(config)
@@ -253,6 +254,8 @@ class Backend:
         """Take the outcome of a health check into account."""
         before, server.last_check = server.last_check, outcome
         result = outcome.result
+        if outcome.ms >= 0:
+            count_check(self.board, self.name, server.name, outcome.ms)
         if result.code is CheckCode.SOCKERR:
             # This machine had no descriptors or memory for the check. The server is not at fault.
             if before is None or before.result != result:

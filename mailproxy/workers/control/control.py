@@ -17,9 +17,13 @@ from mailproxy.certificates.reloader import CertificateReloader
 from mailproxy.certificates.watcher import log_rejected
 from mailproxy.config import Config
 from mailproxy.errors import Fault
+from mailproxy.ipc.board import SharedBoard
 from mailproxy.ipc.channel import Channel, Received
 from mailproxy.log import Log
 from mailproxy.log.events import CONTROL_DIED, READY, STOPPED, WORKER_DIED
+from mailproxy.metrics.figures import Figures
+from mailproxy.metrics.process import RESTARTS
+from mailproxy.metrics.servers import SERVER, SESSIONS
 from mailproxy.net.listener import Listener
 from mailproxy.net.tls.certificate import Certificate
 from mailproxy.proxy.backend.server import ServerContexts
@@ -31,7 +35,6 @@ from mailproxy.proxy.supervise import contained, supervise
 from mailproxy.workers.admin_messages import (
     FrontendUpdates,
     Sessions,
-    TrafficUpdates,
 )
 from mailproxy.workers.backend import ControlBackend, send_snapshots
 from mailproxy.workers.control.drains import ControlDrains
@@ -41,12 +44,10 @@ from mailproxy.workers.control.registry import WorkerRegistry
 from mailproxy.workers.control.reloads import ReloadBroadcaster
 from mailproxy.workers.control.signal_handler import SignalHandler
 from mailproxy.workers.control.worker_handle import WorkerHandle
-from mailproxy.workers.counters import apply_counters, apply_traffic
 from mailproxy.workers.heartbeat import beat
 from mailproxy.workers.messages import (
     Ack,
     ConnectFailure,
-    CounterUpdates,
     DrainProgress,
     IndexedSnapshot,
     Message,
@@ -99,6 +100,7 @@ class ControlSlot:
 
     Attributes:
         counters: Its row of the scoreboard.
+        boards: The boards of all processes, that of the control process last.
         supervisor: The channel to the supervisor.
         wake_supervisor: Tells the supervisor to look at ``counters``.
         workers: The number of workers that there are to be.
@@ -106,6 +108,7 @@ class ControlSlot:
     """
 
     counters: ProcessCounters
+    boards: Sequence[SharedBoard]
     supervisor: Channel[Message]
     wake_supervisor: Callable[[], None]
     workers: int
@@ -130,6 +133,7 @@ class Control:
         registry: The workers.
         frontends: What the operator wants of frontends.
         drains: What commands of an operator call to end sessions.
+        board: Where this process counts.
     """
 
     def __init__(
@@ -148,13 +152,14 @@ class Control:
         self._listener_infos = listener_infos
         self._log = log
         self._slot = slot
+        self.board = slot.boards[-1]
         self._backends: dict[str, ControlBackend] = {}
-        self._registry = WorkerRegistry(self._backends)
+        self._registry = WorkerRegistry()
         self._publisher = ChangePublisher(self._registry, log)
         random = SystemRandom()
         for name, backend in config.backends.items():
             self._backends[name] = ControlBackend(
-                backend, server_contexts, log, random, counters=slot.counters.backends[name],
+                backend, server_contexts, log, random, counters=slot.counters.backends[name], board=self.board,
                 publisher=self._publisher,
             )  # fmt: skip
         reloads = ReloadBroadcaster(self._registry, slot.counters, slot.wake_supervisor)
@@ -217,7 +222,7 @@ class Control:
             if self._state is not None:
                 await self._state.finish()  # noqa: ASYNC102 - shields itself, with a deadline of its own
             if self._signals.is_stopping:
-                log.event(STOPPED, "mailproxy has stopped", sessions=self._registry.total_sessions)
+                log.event(STOPPED, "mailproxy has stopped", sessions=self._count_served())
             await log.finish()  # noqa: ASYNC102 - shields itself, with a deadline of its own
 
     async def _cancel_at_end(self, scope: trio.CancelScope) -> None:
@@ -258,6 +263,14 @@ class Control:
         apply_updates(backend, ((key, index),))
         self._stick_sync.add(backend.name, ((key, index),))
 
+    def read_figures(self) -> Figures:
+        """Read what all processes have counted, those included that have exited."""
+        return Figures.read(self._slot.boards)
+
+    def _count_served(self) -> int:
+        """Return the number of sessions that servers have had."""
+        return sum(cells[SESSIONS] for _, cells in self.read_figures().blocks(SERVER))
+
     def _count_sessions(self) -> int:
         return self._slot.counters.process.sessions.total
 
@@ -286,6 +299,8 @@ class Control:
                 self._signals.handle(number, nursery)
                 self._check_ended()
             case ProcessExit():
+                if received.message.slot is not None:
+                    self.board.block((RESTARTS,), 1)[0] += received.message.is_replaced
                 _log_exit(self._log, received.message)
             case ReloadFailed(reason):
                 log_rejected(self._log, Fault("process.workers", f"the supervisor: {reason}"))
@@ -329,12 +344,8 @@ class Control:
             case ConnectFailure(name, index, host, reason):
                 backend = self._backends[name]
                 backend.observe(backend.servers[index], host, reason)
-            case CounterUpdates():
-                apply_counters(worker.counts, message)
             case Sessions():
                 self._registry.add_sessions(message)
-            case TrafficUpdates():
-                apply_traffic(worker.traffic, message)
             case FrontendUpdates():
                 if not self._is_settled:
                     self.frontends.take_over(message)

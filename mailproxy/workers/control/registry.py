@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 
 from attrs import evolve
 
-from mailproxy.pool import Counts
-from mailproxy.proxy.backend.backend import Backend
-from mailproxy.proxy.stats import Traffic
 from mailproxy.workers.admin_messages import (
     Sessions,
 )
 from mailproxy.workers.control.worker_handle import PendingAcks, WorkerHandle
-from mailproxy.workers.counters import Totals, TrafficTotals
 from mailproxy.workers.messages import (
     Ack,
     AckedMessage,
@@ -28,10 +24,8 @@ class WorkerRegistry:
         workers: The workers, in the order in which they connected.
     """
 
-    def __init__(self, backends: Mapping[str, Backend]) -> None:
+    def __init__(self) -> None:
         self.workers: list[WorkerHandle] = []
-        self._totals = Totals(backends)
-        self._traffic = TrafficTotals()
         self._pending: dict[int, PendingAcks] = {}
         self._last_number = 0
 
@@ -40,25 +34,10 @@ class WorkerRegistry:
         self.workers.append(worker)
 
     def remove(self, worker: WorkerHandle) -> None:
-        """Remove a worker that is gone. Its counters stay, and its acknowledgements are not waited for."""
+        """Remove a worker that is gone. Its acknowledgements are not waited for."""
         self.workers.remove(worker)
-        self._totals.absorb(worker.counts)
-        self._traffic.absorb(worker.traffic)
         for acks in self._pending.values():
             acks.ack(worker)
-
-    @property
-    def total_sessions(self) -> int:
-        """The number of sessions that servers have had, over all workers that this control process knew."""
-        return self._totals.sessions(worker.counts for worker in self.workers)
-
-    def counts(self, backend: str, index: int) -> Counts:
-        """Return what has happened at a server, over all workers that this control process knew."""
-        return self._totals.of(backend, index, [worker.counts for worker in self.workers])
-
-    def traffic(self, kind: str, owner: str, name: str) -> Traffic:
-        """Return what sessions have come to, over all workers that this control process knew."""
-        return self._traffic.of((kind, owner, name), [worker.traffic for worker in self.workers])
 
     def broadcast(self, message: Message, *, replaces: Hashable = None) -> None:
         """Queue a message for every worker. ``replaces`` as in `Channel.send_nowait`."""

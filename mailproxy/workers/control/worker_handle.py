@@ -6,10 +6,7 @@ import trio
 from attrs import define, field
 
 from mailproxy.ipc.channel import Channel
-from mailproxy.pool import Counts
 from mailproxy.proxy.session.summary import SessionSummary
-from mailproxy.proxy.stats import Traffic, TrafficKey
-from mailproxy.workers.counters import ServerKey
 from mailproxy.workers.messages import Message
 
 
@@ -25,8 +22,6 @@ class WorkerHandle:
         is_registered: Whether it has sent Register.
         is_ready: Whether it listens on all binds.
         is_unresponsive: Whether it has missed an acknowledgement and has sent nothing since.
-        counts: What it has counted of servers.
-        traffic: What its sessions have come to.
     """
 
     channel: Channel[Message] = field(repr=False)
@@ -36,8 +31,6 @@ class WorkerHandle:
     is_registered: bool = False
     is_ready: bool = False
     is_unresponsive: bool = False
-    counts: dict[ServerKey, Counts] = field(factory=dict, repr=False)
-    traffic: dict[TrafficKey, Traffic] = field(factory=dict, repr=False)
 
     @property
     def name(self) -> str:
