@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 import trio
 from attrs import frozen
 
-from mailproxy.admin.service import administer
-from mailproxy.admin.sockets import AdminListener
-from mailproxy.admin.target import FrontendFigures
+from mailproxy.admin.service import AdminListeners, administer
+from mailproxy.admin.target import FrontendFigures, ProcessState
 from mailproxy.config import Config
 from mailproxy.metrics.figures import Figures
+from mailproxy.metrics.recent import RecentEnd
 from mailproxy.metrics.servers import SERVER
 from mailproxy.metrics.traffic import Traffic
 from mailproxy.net.tls.certificate import Certificate
@@ -26,6 +26,7 @@ from mailproxy.workers.admin_messages import (
     EndSession,
     RemoveStickEntries,
     RequestCounters,
+    RequestRecent,
     RequestSessions,
 )
 from mailproxy.workers.backend import ControlBackend
@@ -91,6 +92,11 @@ class ControlTarget:
         return self._figures
 
     @property
+    def listeners(self) -> Sequence[tuple[str, str]]:
+        """The binds: the name of the frontend, and that of the bind."""
+        return [(each.frontend, each.name) for each in self._control.listener_infos]
+
+    @property
     def is_ready(self) -> bool:
         """Whether all workers accept sessions."""
         workers = self._control.registry.workers
@@ -128,6 +134,21 @@ class ControlTarget:
     def server_counts(self, backend: Backend, server: BackendServer) -> Counts:
         """Return what has happened at a server."""
         return read_counts(self._figures.sums.get((SERVER, backend.name, server.name)))
+
+    @property
+    def processes(self) -> Sequence[ProcessState]:
+        """The workers that are connected."""
+        return [
+            ProcessState(f"worker {each.slot + 1}", each.pid, each.is_ready, not each.is_unresponsive)
+            for each in sorted(self._control.registry.workers, key=lambda worker: worker.slot)
+        ]
+
+    async def recent_ends(self) -> list[RecentEnd]:
+        """Return the last sessions of all workers that have ended. Waits for them, 0.5 s at most."""
+        registry = self._control.registry
+        acks = registry.broadcast_acked(RequestRecent(), replaces=RequestRecent)
+        await registry.wait_for_acks(acks, _COUNTERS_TIMEOUT_S)
+        return acks.ends
 
     async def set_frontend_state(self, name: str, state: FrontendState) -> None:
         """Pause, resume or shut down a frontend in all workers."""
@@ -184,15 +205,14 @@ class ControlTarget:
 
 @frozen(eq=False)
 class ControlAdministration:
-    """The admin sockets beside a control process. The supervisor keeps them open for the next one."""
+    """The admin sockets and HTTP beside a control process. The supervisor keeps them open for the next one."""
 
-    listeners: Sequence[AdminListener]
+    listeners: AdminListeners
 
     async def run(self, control: Control) -> None:
         """Serve the sockets until cancelled."""
-        await administer(ControlTarget(control), self.listeners, control.log)
+        await administer(ControlTarget(control), self.listeners, control.log, control.board)
 
     def close_copies(self) -> None:
         """Close the sockets in a worker, without removing their files."""
-        for listener in self.listeners:
-            listener.socket.close()
+        self.listeners.close_copies()

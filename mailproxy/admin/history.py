@@ -25,7 +25,7 @@ Counters = Counts | Traffic
 C = TypeVar("C", Counts, Traffic)
 
 Key = tuple[str, str, str]
-"""What figures belong to: ``frontend``, ``backend`` or ``server``, then its names."""
+"""What figures belong to: ``frontend``, ``listener``, ``backend`` or ``server``, then its names."""
 
 PROCESS: Key = ("process", "", "")
 
@@ -33,6 +33,11 @@ PROCESS: Key = ("process", "", "")
 def frontend_key(name: str) -> Key:
     """Return the key of a frontend."""
     return "frontend", name, ""
+
+
+def listener_key(frontend: str, bind: str) -> Key:
+    """Return the key of a bind."""
+    return "listener", frontend, bind
 
 
 def backend_key(name: str) -> Key:
@@ -145,13 +150,15 @@ class History:
 
     def _figures(self) -> Iterator[tuple[Key, int, int, int]]:
         """Yield sessions so far, sessions now and waiting sessions of each object."""
-        target, total = self.target, 0
+        target = self.target
         for name in target.config.frontends:
             figures = target.frontend(name)
             started = figures.traffic.sessions
-            total += started
             yield frontend_key(name), started, figures.sessions, 0
-        yield PROCESS, total, target.sessions, 0
+        yield PROCESS, target.figures.total().sessions, target.sessions, 0
+        for frontend, bind in target.listeners:
+            started = target.figures.listener(frontend, bind).sessions
+            yield listener_key(frontend, bind), started, target.figures.open_sessions(frontend, bind), 0
         for backend in target.backends.values():
             traffic = target.backend_traffic(backend)
             yield (

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 
 import trio
 
-from mailproxy.admin.target import FrontendFigures
+from mailproxy.admin.target import FrontendFigures, ProcessState
 from mailproxy.config import Config
 from mailproxy.metrics.figures import Figures
+from mailproxy.metrics.recent import RecentEnd
 from mailproxy.metrics.traffic import Traffic
 from mailproxy.net.tls.certificate import Certificate
 from mailproxy.pool import Counts
@@ -72,6 +74,11 @@ class SingleTarget:
         return self._figures
 
     @property
+    def listeners(self) -> Sequence[tuple[str, str]]:
+        """The binds: the name of the frontend, and that of the bind."""
+        return [(each.frontend, each.name) for each in self._service.listeners]
+
+    @property
     def is_ready(self) -> bool:
         """Whether it accepts sessions."""
         return self._service.is_serving
@@ -107,6 +114,16 @@ class SingleTarget:
     def server_counts(self, _backend: Backend, server: BackendServer) -> Counts:
         """Return what has happened at a server."""
         return server.counts
+
+    @property
+    def processes(self) -> Sequence[ProcessState]:
+        """The process itself."""
+        return [ProcessState("mailproxy", os.getpid(), self.is_ready, is_responsive=True)]
+
+    async def recent_ends(self) -> list[RecentEnd]:
+        """Return the last sessions that have ended."""
+        await trio.lowlevel.checkpoint()
+        return self._service.counter.recent.ends()
 
     async def set_frontend_state(self, name: str, state: FrontendState) -> None:
         """Pause, resume or shut down a frontend."""

@@ -9,6 +9,7 @@ from attrs import frozen
 
 from mailproxy.config import Config
 from mailproxy.metrics.figures import Figures
+from mailproxy.metrics.recent import RecentEnd
 from mailproxy.metrics.traffic import Traffic
 from mailproxy.net.tls.certificate import Certificate
 from mailproxy.pool import Counts
@@ -34,6 +35,23 @@ class FrontendFigures:
     sessions: int
     limit: int
     traffic: Traffic
+
+
+@frozen
+class ProcessState:
+    """A process that serves.
+
+    Attributes:
+        name: What the log calls it.
+        pid: Its process id.
+        is_ready: Whether it accepts sessions.
+        is_responsive: Whether it answers the control process.
+    """
+
+    name: str
+    pid: int
+    is_ready: bool
+    is_responsive: bool
 
 
 class Target(Protocol):
@@ -76,6 +94,10 @@ class Target(Protocol):
         """What was counted until the last `sample` or `refresh`. The methods below read it."""
 
     @property
+    def listeners(self) -> Sequence[tuple[str, str]]:
+        """The binds: the name of the frontend, and that of the bind."""
+
+    @property
     def is_ready(self) -> bool:
         """Whether every process accepts sessions."""
 
@@ -96,6 +118,13 @@ class Target(Protocol):
 
     def server_counts(self, backend: Backend, server: BackendServer) -> Counts:
         """Return what has happened at a server."""
+
+    @property
+    def processes(self) -> Sequence[ProcessState]:
+        """The processes that serve."""
+
+    async def recent_ends(self) -> list[RecentEnd]:
+        """Return the last sessions that have ended, in no order. Waits for workers, a fraction of a second at most."""
 
     async def set_frontend_state(self, name: str, state: FrontendState) -> None:
         """Pause, resume or shut down a frontend."""

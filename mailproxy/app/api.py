@@ -8,9 +8,8 @@ from typing import Literal
 import trio
 from attrs import field, frozen
 
-from mailproxy.admin.service import administer
+from mailproxy.admin.service import AdminListeners, administer
 from mailproxy.admin.single_target import SingleTarget
-from mailproxy.admin.sockets import AdminListener, close_admin_sockets
 from mailproxy.app.reload import reload
 from mailproxy.app.startup import load_and_check, open_all
 from mailproxy.certificates.reloader import CertificateReloader
@@ -220,11 +219,11 @@ class OpenedProcess:
 
     Attributes:
         process: The service and its monitor.
-        admin_sockets: Where it can be administered.
+        admin: Where it can be administered.
     """
 
     process: SingleProcess
-    admin_sockets: list[AdminListener]
+    admin: AdminListeners
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until drained or cancelled; started once the service is.
@@ -235,13 +234,16 @@ class OpenedProcess:
         service = self.process.service
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(administer, SingleTarget(self.process), self.admin_sockets, service.log)
+                target = SingleTarget(self.process)
+                nursery.start_soon(
+                    administer, target, self.admin, service.log, service.board, service.relay_turns
+                )
                 async with trio.open_nursery() as serving:
                     await serving.start(service.run)
                     task_status.started()
                 nursery.cancel_scope.cancel()
         finally:
-            close_admin_sockets(self.admin_sockets)
+            self.admin.close()
 
 
 def open_service(
@@ -267,7 +269,7 @@ def open_service(
         log=Log(opened.outputs),
         max_sessions=max_sessions(config),
     )
-    return OpenedProcess(process, opened.admin_sockets)
+    return OpenedProcess(process, opened.admin)
 
 
 async def serve(config: Config, *, task_status: trio.TaskStatus[Proxy] = trio.TASK_STATUS_IGNORED) -> None:

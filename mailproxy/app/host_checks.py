@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import socket
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from ipaddress import IPv6Address
 from pathlib import Path
 
 from mailproxy.address import TcpAddress, UnixAddress
+from mailproxy.admin.http.token import read_token
 from mailproxy.app.access import may_write_folder
 from mailproxy.config import Config, Process
 from mailproxy.config.lint.loops import find_loops, is_loopback
@@ -17,6 +19,7 @@ from mailproxy.display_path import display_path
 from mailproxy.net.accounts import account, group_id, user_id
 
 _ANY_PORT = 9
+_HTTP_PACKAGES = ("hypercorn", "starlette", "prometheus_client")  # the extra http
 
 Add = Callable[[ConfigPath, str], None]
 """Adds a fault: the path of the key, and the fact."""
@@ -121,6 +124,23 @@ def check_admin_sockets(config: Config, add: Add) -> None:
         file = display_path(table.path)
         if fact := _socket_path_problem(file):
             add(path, f"cannot listen on {file}: {fact}")
+
+
+def check_http(config: Config, add: Add) -> None:
+    """Check that the packages for HTTP are installed, and that its token can be read."""
+    if config.admin.http is None:
+        return
+    if missing := [name for name in _HTTP_PACKAGES if importlib.util.find_spec(name) is None]:
+        add(
+            ROOT_PATH / "admin" / "http",
+            f"{', '.join(missing)} not installed, which HTTP needs: pip install 'mailproxy[http]'",
+        )
+    if config.admin.token_file is not None:
+        try:
+            read_token(config.admin.token_file)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            add(ROOT_PATH / "admin" / "token_file", f"{display_path(config.admin.token_file)}: {reason}")
 
 
 def _socket_path_problem(file: Path) -> str | None:

@@ -9,7 +9,6 @@ import signal
 import trio
 
 from mailproxy.admin.control_target import ControlAdministration
-from mailproxy.admin.sockets import close_admin_sockets
 from mailproxy.app.api import OpenedProcess, open_service
 from mailproxy.app.privileges import check_capabilities, configured_owner, drop_privileges
 from mailproxy.app.reload import reload_file
@@ -71,11 +70,11 @@ def _run_workers(config: Config, store: CertificateStore) -> None:
         drop_privileges(config)
         check_capabilities(config)
         run_supervisor(
-            config, store, opened.slots, opened.outputs, helper=ControlAdministration(opened.admin_sockets)
+            config, store, opened.slots, opened.outputs, helper=ControlAdministration(opened.admin)
         )
     finally:
         close_slots(opened.slots)
-        close_admin_sockets(opened.admin_sockets)
+        opened.admin.close()
 
 
 async def _serve(opened: OpenedProcess) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from attrs import frozen
 
 from mailproxy.address import TcpAddress
-from mailproxy.admin.sockets import AdminListener, close_admin_sockets, open_admin_sockets
+from mailproxy.admin.http.sockets import open_http
+from mailproxy.admin.service import AdminListeners
+from mailproxy.admin.sockets import close_admin_sockets, open_admin_sockets
+from mailproxy.app.advice import advise
 from mailproxy.app.host_checks import (
     check_admin_sockets,
     check_binds,
+    check_http,
     check_log,
     check_loops,
     check_state_file,
@@ -30,7 +34,15 @@ def load_and_check(config: Config) -> CertificateStore:
         ConfigError: With every fault of all of them.
     """
     store = load_certificates(config)
-    for check in (check_users, check_log, check_state_file, check_binds, check_admin_sockets, check_loops):
+    for check in (
+        check_users,
+        check_log,
+        check_state_file,
+        check_binds,
+        check_admin_sockets,
+        check_http,
+        check_loops,
+    ):
         check(config, store.add)
     if store.faults:
         raise config.error(store.faults)
@@ -44,18 +56,18 @@ class Opened:
     Attributes:
         slots: The listeners of each process.
         outputs: The log's outputs.
-        admin_sockets: Where the proxy can be administered.
+        admin: Where the proxy can be administered.
     """
 
     slots: Slots
     outputs: list[Output]
-    admin_sockets: list[AdminListener]
+    admin: AdminListeners
 
 
 def open_all(
     config: Config, store: CertificateStore, *, workers: int, owner: tuple[int, int] | None
 ) -> Opened:
-    """Listen, and open the log targets and the admin sockets.
+    """Listen, and open the log targets, the admin sockets and the socket of HTTP.
 
     Args:
         config: The configuration.
@@ -72,16 +84,26 @@ def open_all(
         if workers == 1
         else open_for_workers(config, terminators, workers)
     )
-    admin_sockets: list[AdminListener] = []
+    admin = AdminListeners()
     try:
         check_ports(config, slots[0])
-        admin_sockets = open_admin_sockets(config)
+        admin = _open_admin(config, store)
         outputs = open_log(config, owner, shared=workers > 1)
     except ConfigError:
         close_slots(slots)
-        close_admin_sockets(admin_sockets)
+        admin.close()
         raise
-    return Opened(slots, outputs, admin_sockets)
+    return Opened(slots, outputs, admin)
+
+
+def _open_admin(config: Config, store: CertificateStore) -> AdminListeners:
+    sockets = open_admin_sockets(config)
+    try:
+        advice = advise(config, store) if config.admin.http is not None else ()
+        return AdminListeners(sockets, open_http(config, store, advice))
+    except BaseException:
+        close_admin_sockets(sockets)
+        raise
 
 
 def open_log(config: Config, owner: tuple[int, int] | None, *, shared: bool) -> list[Output]:

@@ -32,6 +32,8 @@ _SINGLE_VALUES = (str, int, float, Path, TcpAddress, UnixAddress, DescriptorAddr
 
 # Processes are forked and privileges are dropped at the start.
 _RESTART_PROCESS = ("workers", "relay", "raise_descriptor_limit", "user", "group", "state_file")
+# Opened and read before privileges are dropped.
+_RESTART_ADMIN = ("http", "tls", "token_file")
 # They take effect when the address is bound, and the socket of an address that stays is never closed.
 _RESTART_BIND = ("v6only", "interface", "free_bind", "unix_mode", "unix_user", "unix_group")
 
@@ -65,6 +67,8 @@ class BindKey(NamedTuple):
 def compare(old: model.Config, new: model.Config) -> Difference:
     """Return what changes from ``old`` to ``new``."""
     restart = [*_lines("process", old.process, new.process, only=_RESTART_PROCESS)]
+    restart += _lines("admin", old.admin, new.admin, only=_RESTART_ADMIN)
+    admin = evolve(new.admin, **{key: getattr(old.admin, key) for key in _RESTART_ADMIN})
     process = evolve(new.process, **{key: getattr(old.process, key) for key in _RESTART_PROCESS})
     binds = dict(_binds(old.frontends.values()))
     frontends = {}
@@ -75,7 +79,7 @@ def compare(old: model.Config, new: model.Config) -> Difference:
             restart += _lines(f"bind {name} {bind.address}", before, bind, only=_RESTART_BIND, dot=" ")
             kept.append(evolve(bind, **{option: getattr(before, option) for option in _RESTART_BIND}))
         frontends[name] = evolve(frontend, bind=tuple(kept))
-    config = evolve(new, process=process, frontends=frontends)
+    config = evolve(new, process=process, admin=admin, frontends=frontends)
     return Difference(changes=tuple(_changes(old, config)), needs_restart=tuple(restart), config=config)
 
 
@@ -99,6 +103,7 @@ def _changes(old: model.Config, new: model.Config) -> Iterator[str]:
     yield from _lines("process", old.process, new.process)
     yield from _lines("log", old.log, new.log)
     yield from _lines("admin", old.admin, new.admin)
+    yield from _lines("metrics", old.metrics, new.metrics)
     for name, before, now in _pairs(old.frontends, new.frontends):
         yield from _added_or_removed(f"frontend {name}", before, now)
         yield from _frontend_changes(name, before, now)

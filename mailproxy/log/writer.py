@@ -54,6 +54,9 @@ class Log:
     Args:
         outputs: The targets.
         suppressed: Events that another process logs.
+
+    Attributes:
+        on_event: Gets each event that is not suppressed, with its message; None for nothing.
     """
 
     def __init__(self, outputs: Sequence[Output], *, suppressed: Collection[Event] = ()) -> None:
@@ -61,6 +64,8 @@ class Log:
         self._reopens_quietly = False
         self._has_failed_to_reopen = False
         self._nursery: trio.Nursery | None = None
+        self.on_event: Callable[[Event, str], None] | None = None
+        self._lost_before = self._most_lost = 0
         self._use(outputs)
 
     def _use(self, outputs: Sequence[Output]) -> None:
@@ -82,6 +87,7 @@ class Log:
         The lines so far go to the outputs before. ``run`` then closes their targets.
         """
         before = self._writers
+        self._lost_before += sum(writer.lost + writer.reported for writer in before)
         self._use(outputs)
         if self._nursery is not None:
             for writer in self._writers:
@@ -94,6 +100,14 @@ class Log:
         """The number of lost lines that are not logged yet."""
         return sum(writer.lost for writer in self._writers)
 
+    @property
+    def lost_so_far(self) -> int:
+        """The number of lost lines since the start. It never goes back."""
+        # While a target is written, its lines are neither lost nor reported.
+        lost = self._lost_before + sum(writer.lost + writer.reported for writer in self._writers)
+        self._most_lost = max(self._most_lost, lost)
+        return self._most_lost
+
     def session(self, record: SessionRecord) -> None:
         """Log a session that has ended."""
         for format_line, writers in self._session_lines:
@@ -105,6 +119,8 @@ class Log:
         """Log an event to each target whose level it reaches: the message for people, the data for JSON."""
         if event not in self._suppressed:
             self._write_event(self._writers, event, message, data)
+            if self.on_event is not None:
+                self.on_event(event, message)
 
     def _write_event(
         self, writers: Sequence[LogWriter], event: Event, message: str, data: dict[str, object]
@@ -182,6 +198,7 @@ class LogWriter:
 
     Attributes:
         lost: The number of lost lines that are not logged yet.
+        reported: The number of those that are.
         retired: Cancelled when a reload has replaced the output.
     """
 
@@ -204,7 +221,7 @@ class LogWriter:
         self._reopen_fault = ""
         self._unwritten = 0  # lines of a write that has not finished
         self._deadline = math.inf  # in trio's clock, set by ``finish``
-        self.lost = 0
+        self.lost = self.reported = 0
         self.retired = trio.CancelScope()
 
     @property
@@ -328,6 +345,7 @@ class LogWriter:
             self._record_failure(error)
         else:
             self._unwritten = 0
+            self.reported += lost  # only this thread writes it
             self._is_failing = False
 
     def _record_failure(self, error: Exception) -> None:

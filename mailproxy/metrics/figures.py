@@ -7,37 +7,14 @@ from operator import add
 
 from attrs import define, field
 
-from mailproxy.log import end_reasons
-from mailproxy.log.end_reasons import END_REASONS, EndedBy, EndReason, Phase
+from mailproxy.log.end_reasons import END_REASONS
 from mailproxy.metrics import sessions as layout
 from mailproxy.metrics.board import Board, Key
+from mailproxy.metrics.ends import COUNTED_AS
 from mailproxy.metrics.process import LOOP_LAG_US, PROCESS
 from mailproxy.metrics.servers import SERVER, merge_servers
 from mailproxy.metrics.traffic import Times, Traffic
 
-
-def _counted_as(end: EndReason) -> str | None:
-    """Return the attribute of ``Traffic`` that counts sessions with this end."""
-    if end is end_reasons.UNTRUSTED:
-        return "denied_connections"
-    if end is end_reasons.CLIENT_LIMIT:
-        return "denied_sessions"
-    if end is end_reasons.REJECTED:
-        return "denied_requests"
-    if end.by is EndedBy.ADMIN:
-        return None
-    if end.phase is Phase.HANDSHAKE:
-        return "failed_handshakes"
-    if end.phase is Phase.HEADER:
-        return "failed_requests"
-    if end.state[0] in "Cc" and end.phase in (Phase.QUEUE, Phase.CONNECT, Phase.DATA):
-        return "client_aborts"
-    if end.phase is Phase.DATA:
-        return "server_aborts" if end.state[0] in "SsD" else None
-    return "failed_connects"
-
-
-_COUNTED_AS = tuple(_counted_as(end) for end in END_REASONS)
 _ENDS = slice(layout.SESSION_ENDS, layout.SESSION_ENDS + len(END_REASONS))
 
 
@@ -72,7 +49,7 @@ class Figures:
 
     def _add_traffic(self, key: Key, cells: Sequence[int]) -> None:
         _, frontend, bind, backend, server = key
-        groups = [("frontend", frontend), ("listener", frontend, bind)]
+        groups: list[Key] = [(), ("frontend", frontend), ("listener", frontend, bind)]
         if backend:
             groups.append(("backend", backend))
         if server:
@@ -91,6 +68,12 @@ class Figures:
         """Return what the sessions of a frontend have come to."""
         traffic = self._traffic_of(("frontend", name))
         traffic.sessions = sum(cells[0] for key, cells in self.blocks(layout.STARTED) if key[0] == name)
+        return traffic
+
+    def total(self) -> Traffic:
+        """Return what all sessions have come to, those of frontends that are gone included."""
+        traffic = self._traffic_of(())
+        traffic.sessions = sum(cells[0] for _, cells in self.blocks(layout.STARTED))
         return traffic
 
     def listener(self, frontend: str, bind: str) -> Traffic:
@@ -120,7 +103,7 @@ class Figures:
         if cells is not None:
             traffic.bytes_in, traffic.bytes_out = cells[layout.BYTES_IN], cells[layout.BYTES_OUT]
             traffic.tls_sessions = cells[layout.TLS_SESSIONS]
-            for name, number in zip(_COUNTED_AS, cells[_ENDS], strict=True):
+            for name, number in zip(COUNTED_AS, cells[_ENDS], strict=True):
                 if number:
                     traffic.ended += number
                     if name is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mailproxy.metrics.board import Board
 
 PROCESS = "process"  # as below
+FAILED_LOOK_UPS = "look-ups"  # backend: look-ups of host names that failed
 RESTARTS = "restarts"  # workers that were replaced
 
 # Positions in PROCESS.

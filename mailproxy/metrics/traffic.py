@@ -32,6 +32,7 @@ class Traffic:
         failed_connects: Sessions that got no connection to a server (``econ``).
         client_aborts: Sessions that the client has aborted (``cli_abrt``).
         server_aborts: Sessions that the server has aborted (``srv_abrt``).
+        internal_errors: Sessions that ended by a fault of the proxy (``eint``).
         queue: Time in the queue.
         connect: Time for connecting to a server.
         total: Time from accepting to the end.
@@ -51,6 +52,7 @@ class Traffic:
     failed_connects: int = 0
     client_aborts: int = 0
     server_aborts: int = 0
+    internal_errors: int = 0
     queue: Times = Factory(Times)
     connect: Times = Factory(Times)
     total: Times = Factory(Times)
@@ -60,5 +62,5 @@ class Traffic:
         """Sessions that ended before they were joined with a server, or were aborted by it."""
         return (
             self.failed_handshakes + self.denied_connections + self.denied_sessions + self.denied_requests
-            + self.failed_requests + self.failed_connects + self.server_aborts
+            + self.failed_requests + self.failed_connects + self.server_aborts + self.internal_errors
         )  # fmt: skip

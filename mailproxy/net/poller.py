@@ -342,6 +342,7 @@ class TrioPoller:
     """Replaces ``Poller`` where there is no epoll. It has no registry, and uses trio's own waits."""
 
     clock = staticmethod(trio.current_time)
+    turns = 0
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Return at once: there is nothing to serve."""

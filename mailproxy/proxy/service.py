@@ -155,6 +155,10 @@ class Service:
         """Count what open sessions have moved so far. All else is always counted."""
         self.counter.count_live(self.registry)
 
+    def relay_turns(self) -> int:
+        """Return the turns of the relay so far."""
+        return self._poller.turns
+
     @property
     def is_serving(self) -> bool:
         """Whether it accepts sessions: it has been started, and does not drain."""

@@ -9,6 +9,7 @@ from typing import Any
 from attrs import fields, frozen
 from cattrs import Converter
 
+from mailproxy.metrics.recent import RecentEnd
 from mailproxy.proxy.frontend import FrontendState
 from mailproxy.proxy.session.summary import SessionFilter, SessionSummary
 
@@ -26,6 +27,21 @@ class RequestSessions:
 
     wanted: SessionFilter
     ack: int | None = None
+
+
+@frozen
+class RequestRecent:
+    """Send the last sessions that have ended, and acknowledge behind them."""
+
+    ack: int | None = None
+
+
+@frozen
+class RecentEnds:
+    """The last sessions of a worker that have ended. ``request`` is the number of the Ack that follows."""
+
+    request: int
+    ends: tuple[RecentEnd, ...]
 
 
 @frozen

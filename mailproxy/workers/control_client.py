@@ -16,8 +16,10 @@ from mailproxy.proxy.supervise import contained, supervise
 from mailproxy.workers.admin_messages import (
     EndSession,
     FrontendUpdates,
+    RecentEnds,
     RemoveStickEntries,
     RequestCounters,
+    RequestRecent,
     RequestSessions,
     Sessions,
 )
@@ -246,6 +248,8 @@ class ControlClient:
                 if self.frontends is not None:
                     self.frontends.service.count_live()
                 _send_ack(channel, ack)
+            case RequestRecent(ack):
+                self._send_recent(channel, ack)
             case RequestSessions():
                 tasks.start_soon(self._send_sessions, channel, message)
             case EndSession(number, ack):
@@ -296,6 +300,12 @@ class ControlClient:
                 if message.ack is not None:
                     await channel.send(Sessions(message.ack, part))
         _send_ack(channel, message.ack)
+
+    def _send_recent(self, channel: Channel[Message], ack: int | None) -> None:
+        if self.frontends is not None and ack is not None:
+            for part in batch_by_size(self.frontends.service.counter.recent.ends()):
+                channel.send_nowait(RecentEnds(ack, part))
+        _send_ack(channel, ack)
 
     async def _send_stick_tables(self, channel: Channel[Message]) -> None:
         with contained(self._log, _HELPER):

@@ -26,6 +26,8 @@
     StickUpdates        worker      control      the control process sends the entries on to every worker
                         control     worker
     RequestCounters     control     worker       Ack
+    RequestRecent       control     worker       RecentEnds, Ack
+    RecentEnds          worker      control
     RequestSessions     control     worker       Sessions, Ack
     Sessions            worker      control
     EndSession          control     worker       Ack
@@ -67,8 +69,10 @@ from mailproxy.proxy.drain import DrainStatus, DrainTarget, Purpose
 from mailproxy.workers.admin_messages import (
     EndSession,
     FrontendUpdates,
+    RecentEnds,
     RemoveStickEntries,
     RequestCounters,
+    RequestRecent,
     RequestSessions,
     Sessions,
     register_admin_hooks,
@@ -301,6 +305,7 @@ AckedMessage = (
     | ReopenLog
     | ReloadCertificates
     | RequestCounters
+    | RequestRecent
     | FrontendUpdates
     | RequestSessions
     | EndSession
@@ -313,7 +318,7 @@ Message = (
     WorkerChannel | ControlChannel | SignalReceived | ProcessExit | ReloadFailed
     | Drain | Stop | StartServing | AckedMessage | RequestStickTable
     | Register | Ready | ServerSnapshots | Ack | ConnectFailure
-    | StickUpdates | StickTablePart | StickTableEnd | RemoveStickEntries | Sessions
+    | StickUpdates | StickTablePart | StickTableEnd | RemoveStickEntries | Sessions | RecentEnds
     | DrainProgress
 )  # fmt: skip
 

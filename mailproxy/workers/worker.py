@@ -45,6 +45,7 @@ from mailproxy.proxy.client_limits import client_limits
 from mailproxy.proxy.limits import SessionLimit
 from mailproxy.proxy.service import FrontendLimits, Service
 from mailproxy.proxy.supervise import contained, supervise
+from mailproxy.proxy.vitals import watch_vitals
 from mailproxy.workers.backend import WorkerBackend
 from mailproxy.workers.certificates import WorkerCertificates
 from mailproxy.workers.control_client import ControlClient, ControlLink
@@ -191,6 +192,8 @@ class Worker:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(supervise, self._log, "heartbeat", beat, self._beats)
                 nursery.start_soon(supervise, self._log, _HELPER, self._serve_supervisor, nursery)
+                vitals = (self._service.board, self._log, self._service.relay_turns)
+                nursery.start_soon(supervise, self._log, "vitals", watch_vitals, *vitals)
                 nursery.start_soon(supervise, self._log, "progress of drains", self._drains.run)
                 async with trio.open_nursery() as serving:
                     await serving.start(self._service.run)

@@ -462,7 +462,7 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('frontends.imap.timeouts.connect = "5s"', "frontends.imap.timeouts.connect: unknown key here, it is one of a backend's timeouts; known here are client, proxy_header, handshake, negotiation, half_closed"),
         ('frontends.imap.balance = "first"', f"frontends.imap.balance: unknown key here, it is one of a backend; known here are {FRONTEND_KEYS}"),
         ('frontends.imap.address = "*:143"', f"frontends.imap.address: unknown key here, it is one of a bind and of a server and of a check; known here are {FRONTEND_KEYS}"),
-        ('level = "info"', "level: unknown key here, it is one of [log]; known here are process, log, admin, defaults, profiles, frontends, backends"),
+        ('level = "info"', "level: unknown key here, it is one of [log]; known here are process, log, admin, metrics, defaults, profiles, frontends, backends"),
         ("defaults.servers.weight = 3", "defaults.servers: unknown key, did you mean server?"),
         ('profiles.x.frontend.profile = "y"', "profiles.x.frontend.profile: unknown key; known are protocol, backend, max_sessions, max_sessions_per_client, max_session_rate_per_client, max_sessions_per_client_exempt, timeouts, log_null, log_start, tls, bind, routes"),
     ),

@@ -157,6 +157,7 @@ def _frontend_row(call: Call, name: str, iid: int) -> Row:
         "ereq": traffic.failed_requests, "rate": trend.rate, "rate_max": trend.most_rate,
         "conn_rate": trend.rate, "conn_rate_max": trend.most_rate,
         "ssl_sess": traffic.tls_sessions, "ssl_failed_handshake": traffic.failed_handshakes,
+        "eint": traffic.internal_errors,
     })  # fmt: skip
 
 
@@ -174,7 +175,7 @@ def _server_row(call: Call, backend: Backend, server: BackendServer, iid: int, s
         "stot": counts.sessions, "connect": counts.sessions, "lbtot": counts.sessions,
         "bin": traffic.bytes_in, "bout": traffic.bytes_out, "econ": counts.connect_errors,
         "wretr": counts.retries, "wredis": counts.redispatches,
-        "cli_abrt": traffic.client_aborts, "srv_abrt": traffic.server_aborts,
+        "cli_abrt": traffic.client_aborts, "srv_abrt": traffic.server_aborts, "eint": traffic.internal_errors,
         "weight": math.ceil(server.effective_weight), "uweight": server.weight,
         "act": int(not server.is_backup), "bck": int(server.is_backup),
         "lastchg": seconds_since_change(call, server), "rate": trend.rate, "rate_max": trend.most_rate,
@@ -239,7 +240,7 @@ def _backend_row(call: Call, backend: Backend, iid: int) -> Row:
         "econ": sum(each.connect_errors for each in counts), "wretr": sum(each.retries for each in counts),
         "wredis": sum(each.redispatches for each in counts), "connect": sum(each.sessions for each in counts),
         "lbtot": sum(each.sessions for each in counts),
-        "cli_abrt": traffic.client_aborts, "srv_abrt": traffic.server_aborts,
+        "cli_abrt": traffic.client_aborts, "srv_abrt": traffic.server_aborts, "eint": traffic.internal_errors,
         "weight": weight, "uweight": weight, "act": active, "bck": backup,
         "chkdown": downs, "lastchg": changed, "downtime": int(down_seconds) + (0 if is_up else changed),
         "rate": trend.rate, "rate_max": trend.most_rate, "lastsess": _age(call, trend.last_session_at),

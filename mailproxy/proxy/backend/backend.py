@@ -11,6 +11,7 @@ from mailproxy.config import Backend as BackendConfig
 from mailproxy.log import Log
 from mailproxy.log.events import SERVER_DOWN, SERVER_STATE, SERVER_UP, Event
 from mailproxy.metrics.board import Board, LocalBoard
+from mailproxy.metrics.process import FAILED_LOOK_UPS
 from mailproxy.metrics.servers import count_check
 from mailproxy.net.dial import Endpoint
 from mailproxy.pool import AdminState, Balance, Pool, StateChange, StickTable, client_key
@@ -59,6 +60,7 @@ class Backend:
             interval=config.resolve_interval,
             prefer=config.resolve_prefer,
             on_change=self._addresses_changed,
+            on_failed=self._count_failed_look_up,
             log=log,
         )
 
@@ -103,6 +105,9 @@ class Backend:
 
     def _addresses_changed(self) -> None:
         self.pool.addresses_changed()
+
+    def _count_failed_look_up(self) -> None:
+        self.board.block((FAILED_LOOK_UPS, self.name), 1)[0] += 1
 
     # Reload
 

@@ -34,6 +34,7 @@ from mailproxy.proxy.state import open_keeper
 from mailproxy.proxy.supervise import contained, supervise
 from mailproxy.workers.admin_messages import (
     FrontendUpdates,
+    RecentEnds,
     Sessions,
 )
 from mailproxy.workers.backend import ControlBackend, send_snapshots
@@ -132,6 +133,7 @@ class Control:
         log: The log.
         registry: The workers.
         frontends: What the operator wants of frontends.
+        listener_infos: Where the workers listen.
         drains: What commands of an operator call to end sessions.
         board: Where this process counts.
     """
@@ -149,7 +151,7 @@ class Control:
     ) -> None:
         self.config = config
         self.log = log
-        self._listener_infos = listener_infos
+        self.listener_infos = listener_infos
         self._log = log
         self._slot = slot
         self.board = slot.boards[-1]
@@ -344,6 +346,8 @@ class Control:
             case ConnectFailure(name, index, host, reason):
                 backend = self._backends[name]
                 backend.observe(backend.servers[index], host, reason)
+            case RecentEnds():
+                self._registry.add_ends(message)
             case Sessions():
                 self._registry.add_sessions(message)
             case FrontendUpdates():
@@ -376,7 +380,7 @@ class Control:
         if ready.local or sum(worker.is_ready for worker in self._registry.workers) < self._slot.workers:
             return
         ready.local = 1
-        for each in self._listener_infos:
+        for each in self.listener_infos:
             log_listening(self._log, each.frontend, name=each.name, address=each.address, mode=each.mode)
         self._log.event(READY, "mailproxy is ready", workers=self._slot.workers)
 

@@ -7,6 +7,7 @@ from collections.abc import Hashable
 from attrs import evolve
 
 from mailproxy.workers.admin_messages import (
+    RecentEnds,
     Sessions,
 )
 from mailproxy.workers.control.worker_handle import PendingAcks, WorkerHandle
@@ -73,6 +74,11 @@ class WorkerRegistry:
         """Take sessions that were asked for. Those that come after the timeout are ignored."""
         if (acks := self._pending.get(message.request)) is not None:
             acks.sessions.extend(message.sessions)
+
+    def add_ends(self, message: RecentEnds) -> None:
+        """Take ended sessions that were asked for. Those that come after the timeout are ignored."""
+        if (acks := self._pending.get(message.request)) is not None:
+            acks.ends.extend(message.ends)
 
     async def wait_for_acks(self, acks: PendingAcks, seconds: float) -> None:
         """Wait for acknowledgements, up to a timeout."""

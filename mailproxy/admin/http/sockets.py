@@ -1,0 +1,79 @@
+"""The socket of ``admin.http`` and what is read for it, opened before privileges are dropped."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Sequence
+
+from attrs import frozen
+
+from mailproxy.address import TcpAddress
+from mailproxy.admin.http.token import read_token
+from mailproxy.certificates.store import CertificateStore
+from mailproxy.config import Config
+from mailproxy.config.path import ROOT_PATH
+from mailproxy.errors import Fault
+from mailproxy.net.tls.terminator import Terminator
+
+_BACKLOG = 1024
+
+
+@frozen(eq=False)
+class HttpListener:
+    """Where HTTP is served, and how it is protected.
+
+    Attributes:
+        socket: The listening socket, nonblocking.
+        is_local: Whether only this machine's users reach it.
+        terminator: Terminates TLS; None for clear text.
+        token: What clients need for commands, and everywhere if others reach the address; None without commands.
+        advice: What ``mailproxy check`` would say about the configuration.
+    """
+
+    socket: socket.socket
+    is_local: bool
+    terminator: Terminator | None
+    token: str | None
+    advice: Sequence[Fault] = ()
+
+    def close(self) -> None:
+        """Close the socket."""
+        self.socket.close()
+
+
+def open_http(config: Config, store: CertificateStore, advice: Sequence[Fault]) -> HttpListener | None:
+    """Listen on ``admin.http``, if it is set.
+
+    Raises:
+        ConfigError: It cannot be listened on, or the token cannot be read.
+    """
+    admin = config.admin
+    if admin.http is None:
+        return None
+    assert isinstance(admin.http, TcpAddress)  # noqa: S101 - the configuration's rules demand it
+    try:
+        sock = _listen(admin.http)
+    except OSError as error:
+        fact = f"cannot listen on {admin.http}: {error.strerror or error}"
+        raise config.error([Fault(ROOT_PATH / "admin" / "http", fact)]) from None
+    try:
+        token = read_token(admin.token_file) if admin.token_file is not None else None
+    except (OSError, ValueError) as error:
+        sock.close()
+        raise config.error([Fault(ROOT_PATH / "admin" / "token_file", str(error))]) from None
+    terminator = store.terminators[admin.tls] if admin.tls is not None else None
+    return HttpListener(sock, admin.is_http_local, terminator, token, advice)
+
+
+def _listen(address: TcpAddress) -> socket.socket:
+    host = "0.0.0.0" if address.host == "*" else address.host
+    with contextlib.ExitStack() as stack:
+        sock = stack.enter_context(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, address.port or 0))
+        sock.listen(_BACKLOG)
+        sock.setblocking(False)
+        stack.pop_all()
+        return sock
+    raise AssertionError  # the stack swallows nothing
