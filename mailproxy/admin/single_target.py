@@ -11,9 +11,10 @@ from mailproxy.admin.target import FrontendFigures, ProcessState
 from mailproxy.config import Config
 from mailproxy.metrics.figures import Figures
 from mailproxy.metrics.recent import RecentEnd
+from mailproxy.metrics.servers import SERVER
 from mailproxy.metrics.traffic import Traffic
 from mailproxy.net.tls.certificate import Certificate
-from mailproxy.pool import Counts
+from mailproxy.pool import Counts, read_counts
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.drain import DrainCommands
@@ -111,9 +112,9 @@ class SingleTarget:
         """Return what the sessions of a server have come to."""
         return self._figures.server(backend.name, server.name)
 
-    def server_counts(self, _backend: Backend, server: BackendServer) -> Counts:
+    def server_counts(self, backend: Backend, server: BackendServer) -> Counts:
         """Return what has happened at a server."""
-        return server.counts
+        return read_counts(self._figures.sums.get((SERVER, backend.name, server.name)))
 
     @property
     def processes(self) -> Sequence[ProcessState]:

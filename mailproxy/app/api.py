@@ -18,7 +18,7 @@ from mailproxy.config import Config
 from mailproxy.config.values import WEIGHT_MAX
 from mailproxy.errors import Fault
 from mailproxy.log import Log
-from mailproxy.pool import AdminState, Counts
+from mailproxy.pool import AdminState, Counts, SharedCounts
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.frontend import Frontend
@@ -61,7 +61,8 @@ class ProxyServer:
     @property
     def counts(self) -> Counts:
         """Its counters. They go on counting; do not change them."""
-        return self._server.counts
+        counts = self._server.counts
+        return counts.copy() if isinstance(counts, SharedCounts) else counts
 
     def set_state(self, state: Literal["ready", "drain", "maint"]) -> None:
         """Set the administrative state.

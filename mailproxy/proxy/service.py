@@ -19,13 +19,14 @@ from mailproxy.config import Config
 from mailproxy.log import Log
 from mailproxy.log.events import DRAINING, READY, STOPPED
 from mailproxy.metrics.board import Board, LocalBoard
+from mailproxy.metrics.servers import SERVER, SESSIONS
 from mailproxy.metrics.sessions import SessionCounter
 from mailproxy.net.handover import Handover
 from mailproxy.net.listener import Listener, close_all
 from mailproxy.net.poller import open_poller
 from mailproxy.net.relay import open_relay
+from mailproxy.pool import SharedCounts
 from mailproxy.proxy.backend.backend import Backend
-from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.client_limits import Clients
 from mailproxy.proxy.drain import PROCESS, DrainCommands, Drainer, LocalDrains, Purpose
 from mailproxy.proxy.frontend import Frontend
@@ -117,7 +118,6 @@ class Service:
         self._state = state
         self._nursery: trio.Nursery | None = None
         self._frontends_nursery: trio.Nursery | None = None
-        self._retired_sessions = 0
         self._reloads = 0
         self._poller = open_poller(partial(log_failure, log, "a session"))
         self._relay = open_relay(config.process.relay, self._poller)
@@ -148,8 +148,12 @@ class Service:
         )
 
     def _count_on_board(self, backends: Iterable[Backend]) -> None:
+        """Have everything counted on the board. So a server that a reload removes leaves its counts there."""
         for backend in backends:
             backend.board = self.board
+            for server in backend.servers:
+                if not isinstance(server.counts, SharedCounts):
+                    server.counts = SharedCounts(self.board, backend.name, server.name)
 
     def count_live(self) -> None:
         """Count what open sessions have moved so far. All else is always counted."""
@@ -222,8 +226,7 @@ class Service:
         finally:
             self.is_draining = True
             close_all(self._listeners)  # also those of frontends that were never started
-            servers = (server for each in self.backends.values() for server in each.servers)
-            sessions = self._retired_sessions + _count_sessions(servers)
+            sessions = sum(cells[SESSIONS] for key, cells in self.board.blocks() if key[0] == SERVER)
             if self._state is not None:
                 await self._state.finish()  # noqa: ASYNC102 - shields itself, with a deadline of its own
             self.log.event(STOPPED, "mailproxy has stopped", sessions=sessions)
@@ -252,7 +255,6 @@ class Service:
         *,
         backends: Mapping[str, Backend],
         limits: Mapping[str, FrontendLimits],
-        retired: Iterable[BackendServer],
     ) -> None:
         """Use another configuration from now on, while it serves.
 
@@ -265,7 +267,6 @@ class Service:
             handover: Its listeners.
             backends: Its backends by name.
             limits: The limits of each frontend, by name.
-            retired: The servers that are gone.
         """
         assert self._nursery is not None and self._frontends_nursery is not None  # noqa: S101, PT018 - is_serving
         seconds = config.process.drain_timeout
@@ -283,7 +284,6 @@ class Service:
         if self._state is not None:
             self._state.reconfigure(backends)
         self._listeners = handover.listeners
-        self._retired_sessions += _count_sessions(retired)
         before, self.frontends = self.frontends, {}
         for name, frontend in before.items():
             if name not in config.frontends:
@@ -344,10 +344,6 @@ class Service:
         if not record.backend:  # it has no route yet
             return False
         return record.backend not in frontend.backend_names or (server is not None and server.is_gone)
-
-
-def _count_sessions(servers: Iterable[BackendServer]) -> int:
-    return sum(server.counts.sessions for server in servers)
 
 
 def log_draining(log: Log, sessions: int, seconds: float) -> None:

@@ -71,7 +71,6 @@ class SingleProcess:
         if new.outputs is not None:
             service.log.reconfigure(new.outputs)
         limits = {name: self._limits(frontend) for name, frontend in config.frontends.items()}
-        servers_before = {server for each in service.backends.values() for server in each.servers}
         backends: dict[str, Backend] = {}
         random = SystemRandom()
         for name, table in config.backends.items():
@@ -81,16 +80,12 @@ class SingleProcess:
             else:
                 pool = make_pool(table, new.servers[name], random)
                 backends[name] = Backend(table, pool, service.log)
-        servers = {server for each in backends.values() for server in each.servers}
-        # A server with another address has the counts of its name.
-        counts = {id(server.counts) for server in servers}
         service.reconfigure_limit(new.max_sessions)
         service.reconfigure(
             config,
             new.handover,
             backends=backends,
             limits=limits,
-            retired=[server for server in servers_before if id(server.counts) not in counts],
         )
         self.monitor.reconfigure(
             config,

@@ -13,6 +13,7 @@ from attrs import evolve
 
 from mailproxy.errors import Fault
 from mailproxy.ipc.channel import PACKET_MAX, Channel, channel_pair
+from mailproxy.metrics.recent import RecentEnd
 from mailproxy.net.dial import Endpoint
 from mailproxy.pool import AdminState
 from mailproxy.protocol.checks.result import CheckCode, CheckResult
@@ -25,8 +26,10 @@ from mailproxy.workers import messages
 from mailproxy.workers.admin_messages import (
     EndSession,
     FrontendUpdates,
+    RecentEnds,
     RemoveStickEntries,
     RequestCounters,
+    RequestRecent,
     RequestSessions,
     Sessions,
 )
@@ -98,7 +101,10 @@ SESSION = SessionSummary(
     id=2**50, accepted=1.5, age=2.5, idle=0.5, client="192.0.2.1:5", local="192.0.2.9:143", frontend="imap", bind="*:143",
     backend="dovecot", server="d1", server_address="10.0.0.1:143", phase="data", bytes_in=1, bytes_out=2, retries=0, tls="",
 )  # fmt: skip
+RECENT_END = RecentEnd("2a", 1.5, "imap", "dovecot", "d1", "server-aborted", "reset", 1500, 10, 2**40)
 EXAMPLES: list[Message] = [
+    RequestRecent(ack=4),
+    RecentEnds(4, (RECENT_END,)),
     WorkerChannel(slot=0, pid=1234),
     ControlChannel(),
     SignalReceived(15),

@@ -15,9 +15,10 @@ from mailproxy.admin.runtime.formats import TypedValue, Value
 from mailproxy.admin.runtime.numbering import backend_id, frontend_id
 from mailproxy.admin.runtime.stat_fields import CONSTANTS, FIELDS
 from mailproxy.config import Config
+from mailproxy.metrics.servers import SERVER
 from mailproxy.metrics.traffic import Times, Traffic
 from mailproxy.net.dial import Endpoint
-from mailproxy.pool import AdminState
+from mailproxy.pool import AdminState, read_counts
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
 
@@ -222,6 +223,13 @@ def _backend_row(call: Call, backend: Backend, iid: int) -> Row:
         call.since_cleared(server_key(backend.name, server.name), call.target.server_counts(backend, server))
         for server in backend.servers
     ]
+    if call.ignores_clear:  # servers that a reload has removed count on
+        present = {server.name for server in backend.servers}
+        counts += [
+            read_counts(cells)
+            for (name, server_name), cells in call.target.figures.blocks(SERVER)
+            if name == backend.name and server_name not in present
+        ]
     active, backup = backend.pool.usable_counts
     downs, down_seconds = call.backend_downs(trend)
     is_up = backend.pool.has_usable_server

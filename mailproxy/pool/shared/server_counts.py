@@ -57,6 +57,10 @@ class SharedCounts(Counts):
     def down_seconds(self, value: float) -> None:
         self.cells[DOWN_MS] = round(value * 1000)
 
+    def copy(self) -> Counts:
+        """Return what this process has counted so far, as a value."""
+        return read_counts([self.cells[position] for position in range(SERVER_CELLS)])
+
     def add_session(self, sessions: int) -> None:
         """Count a session, of which there are ``sessions`` now. Each session comes here."""
         cells = self.cells
