@@ -162,11 +162,12 @@ class Prometheus:
         shutil.copy(RULES / "mailproxy.rules.yml", folder)
         text = (RULES / "prometheus.yml").read_text().replace("127.0.0.1:8405", f"127.0.0.1:{target}")
         (folder / "prometheus.yml").write_text(text.replace("15s", "1s"))
-        self.process = subprocess.Popen(
-            ["prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data",
-             f"--web.listen-address=127.0.0.1:{self.port}", "--log.level=warn"],
-            stderr=(folder / "stderr").open("wb"),
-        )  # fmt: skip
+        with (folder / "stderr").open("wb") as stderr:
+            self.process = subprocess.Popen(
+                ["prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data",
+                 f"--web.listen-address=127.0.0.1:{self.port}", "--log.level=warn"],
+                stderr=stderr,
+            )  # fmt: skip
 
     def get(self, path: str, **parameters: str) -> Any:
         answer = request(self.port, f"/api/v1/{path}?{urllib.parse.urlencode(parameters)}").json

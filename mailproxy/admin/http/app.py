@@ -98,7 +98,7 @@ class Pages:
 
     async def _metrics(self, request: Request) -> Response:
         await self._refresh()
-        body, content_type = expose(self._history, request.headers.get("accept"))
+        body, content_type = await expose(self._history, request.headers.get("accept"))
         return Response(body, headers={"content-type": content_type})
 
     async def _ready(self, _: Request) -> Response:
