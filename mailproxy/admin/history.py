@@ -14,6 +14,7 @@ import trio
 from attrs import define, field
 
 from mailproxy.admin.target import Target
+from mailproxy.config import Config
 from mailproxy.metrics.traffic import Times, Traffic
 from mailproxy.pool import Counts
 
@@ -55,7 +56,7 @@ class Trend:
     """What has been noticed of one object.
 
     Attributes:
-        started: Sessions so far, at the last look.
+        started: Sessions so far, at the last look; None before the first.
         rate: Sessions that began in the last second.
         most_rate: The most of them.
         most_waiting: The most sessions that have waited.
@@ -68,7 +69,7 @@ class Trend:
         cleared: Both of these, when ``clear counters all`` was given.
     """
 
-    started: int = 0
+    started: int | None = None
     rate: int = 0
     most_rate: int = 0
     most_waiting: int = 0
@@ -82,10 +83,11 @@ class Trend:
 
     def look(self, started: int, sessions: int, waiting: int, now: float, seconds: float) -> None:
         """Take the figures of this moment, ``seconds`` after those before."""
-        # Counters of workers come a moment later than the number of their sessions.
-        began = max(started - self.started, 0)
+        # At the first look nobody knows when they began: a control process that replaces another one finds many.
+        began = max(started - self.started, 0) if self.started is not None else 0
+        self.started = started
         if began:
-            self.last_session_at, self.started = now, started
+            self.last_session_at = now
         if seconds > 0:
             self.rate = round(began / seconds)
             self.most_rate = max(self.most_rate, self.rate)
@@ -122,9 +124,11 @@ class History:
     _looked_at: float = field(init=False)
     _cleared: dict[tuple[Key, type], Counters] = field(factory=dict, init=False)
     _highest_cleared: bool = field(default=False, init=False)
+    _config: Config = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.started_at = self._looked_at = self.clock()
+        self._config = self.target.config
 
     async def run(self) -> None:
         """Look at the figures once a second, until cancelled."""
@@ -141,12 +145,26 @@ class History:
 
     def look(self) -> None:
         """Take the figures that the target has sampled."""
+        self._follow_config()
         now = self.clock()
         seconds, self._looked_at = now - self._looked_at, now
         for key, started, sessions, waiting in self._figures():
             self.trend(key).look(started, sessions, waiting, now, seconds)
         for backend in self.target.backends.values():
             self.trend(backend_key(backend.name)).look_at_state(backend.pool.has_usable_server, now)
+
+    def _follow_config(self) -> None:
+        """Forget what a reload has removed."""
+        config = self.target.config
+        if config is self._config:
+            return
+        self._config = config
+        present = {PROCESS, *map(frontend_key, config.frontends), *map(backend_key, config.backends)}
+        present.update(listener_key(*each) for each in self.target.listeners)
+        for name, backend in config.backends.items():
+            present.update(server_key(name, server.name) for server in backend.servers)
+        self._trends = {key: trend for key, trend in self._trends.items() if key in present}
+        self._cleared = {key: counters for key, counters in self._cleared.items() if key[0] in present}
 
     def _figures(self) -> Iterator[tuple[Key, int, int, int]]:
         """Yield sessions so far, sessions now and waiting sessions of each object."""
@@ -202,6 +220,7 @@ class History:
 
     def since_cleared(self, key: Key, counters: C) -> C:
         """Return counters without what they were when they were cleared. The highest value is the trend's then."""
+        self._follow_config()
         before = self._cleared.get((key, type(counters)))
         changes: dict[str, Any] = {}
         if before is not None:

@@ -19,6 +19,8 @@ from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.drain import DrainCommands
 from mailproxy.proxy.frontend import FrontendState
+from mailproxy.proxy.reload.result import Reload, ReloadHistory
+from mailproxy.proxy.reload.single import reload_file
 from mailproxy.proxy.session.summary import SessionFilter, SessionSummary
 from mailproxy.proxy.single_process import SingleProcess
 
@@ -29,6 +31,7 @@ class SingleTarget:
     workers = 1
 
     def __init__(self, process: SingleProcess) -> None:
+        self._process = process
         self._service = process.service
         self._monitor = process.monitor
         self._figures = Figures()
@@ -87,6 +90,24 @@ class SingleTarget:
     def sample(self) -> None:
         """Read what is counted now."""
         self._figures = Figures.read([self._service.board])
+
+    @property
+    def reloads(self) -> ReloadHistory:
+        """The reloads of the configuration so far."""
+        return self._process.reloads
+
+    @property
+    def generations(self) -> Mapping[str, int]:
+        """The number of the configuration in use."""
+        return {"process": self.reloads.made + 1}
+
+    async def reload(self) -> Reload:
+        """Read the configuration file again and use it.
+
+        Raises:
+            ConfigError: With every fault. Nothing has changed then.
+        """
+        return await reload_file(self._process, "admin socket")
 
     async def refresh(self) -> None:
         """Have open sessions counted, then `sample`."""

@@ -17,6 +17,7 @@ from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.drain import DrainCommands
 from mailproxy.proxy.frontend import FrontendState
+from mailproxy.proxy.reload.result import Reload, ReloadHistory
 from mailproxy.proxy.session.summary import SessionFilter, SessionSummary
 
 
@@ -103,6 +104,21 @@ class Target(Protocol):
 
     def sample(self) -> None:
         """Read what is counted now. The bytes of open sessions are those of the last `refresh`."""
+
+    @property
+    def reloads(self) -> ReloadHistory:
+        """The reloads of the configuration so far."""
+
+    @property
+    def generations(self) -> Mapping[str, int]:
+        """The number of the configuration that each serving process uses, by the name of the process."""
+
+    async def reload(self) -> Reload:
+        """Read the configuration file again and use it.
+
+        Raises:
+            ConfigError: With every fault. Nothing has changed then.
+        """
 
     async def refresh(self) -> None:
         """Have open sessions counted, then `sample`. Waits for workers, a fraction of a second at most."""

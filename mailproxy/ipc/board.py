@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 
 from mailproxy.metrics.board import Cells, Key
 
-# 2,500 pairs of frontend and backend with two servers each. The kernel provides only the pages in use.
-_WORDS = 1 << 20
+# 4 MB: enough for 2,000 pairs of frontend and server. The kernel provides only the pages in use.
+_WORDS = 1 << 19
 _WORD = 8
 _HEAD = 2
 

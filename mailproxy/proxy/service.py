@@ -25,7 +25,6 @@ from mailproxy.net.handover import Handover
 from mailproxy.net.listener import Listener, close_all
 from mailproxy.net.poller import open_poller
 from mailproxy.net.relay import open_relay
-from mailproxy.pool import SharedCounts
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.client_limits import Clients
 from mailproxy.proxy.drain import PROCESS, DrainCommands, Drainer, LocalDrains, Purpose
@@ -148,12 +147,8 @@ class Service:
         )
 
     def _count_on_board(self, backends: Iterable[Backend]) -> None:
-        """Have everything counted on the board. So a server that a reload removes leaves its counts there."""
         for backend in backends:
-            backend.board = self.board
-            for server in backend.servers:
-                if not isinstance(server.counts, SharedCounts):
-                    server.counts = SharedCounts(self.board, backend.name, server.name)
+            backend.count_on(self.board)
 
     def count_live(self) -> None:
         """Count what open sessions have moved so far. All else is always counted."""

@@ -66,6 +66,14 @@ from mailproxy.workers.messages import (
     decode,
     encode,
 )
+from mailproxy.workers.reload.messages import (
+    ApplyReload,
+    ReloadAnswer,
+    ReloadApplied,
+    ReloadProgress,
+    ReloadSockets,
+    RequestReload,
+)
 
 SNAPSHOT = IndexedSnapshot(
     "dovecot",
@@ -122,7 +130,13 @@ EXAMPLES: list[Message] = [
     ReopenLog(ack=4),
     ReloadCertificates(is_forced=True, faults=(Fault("frontends.imap.tls", "näher\ud800"),), ack=5),
     RequestStickTable(),
-    Register(is_new=False),
+    Register(is_new=False, generation=7),
+    RequestReload(3),
+    ReloadAnswer(3),
+    ReloadProgress(is_running=True),
+    ApplyReload(2),
+    ReloadSockets(2, 1),
+    ReloadApplied(2),
     Ready(),
     ServerSnapshots((SNAPSHOT,)),
     Ack(3, requeued=2),

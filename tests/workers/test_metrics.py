@@ -186,7 +186,6 @@ def test_bytes_of_open_sessions_are_counted(site: Site) -> None:
     site.assert_equal(site.settle())
 
 
-@pytest.mark.parametrize("site", [1], indirect=True)
 def test_counters_stay_over_reload(site: Site) -> None:
     site.run_clients(40)
     before = site.settle()

@@ -17,13 +17,14 @@ from mailproxy.proxy.process import max_sessions, max_sessions_per_process, work
 from mailproxy.workers.control.worker_handle import PendingAcks, WorkerHandle
 from mailproxy.workers.messages import WorkerChannel, decode, open_channel
 from mailproxy.workers.scoreboard import Scoreboard
-from mailproxy.workers.supervisor import Supervisor, _Child
+from mailproxy.workers.supervision.child_process import ChildProcess
+from mailproxy.workers.supervisor import Supervisor
 from tests.support.startup_config import startup_config
 
 
 def test_restart_pauses_grow_until_child_lives() -> None:
     child, now, pauses = (
-        _Child(0, Scoreboard(startup_config(), 2, max_sessions_per_worker=10).counters(0)),
+        ChildProcess(0, Scoreboard(startup_config(), 2, max_sessions_per_worker=10).counters(0)),
         100.0,
         [],
     )

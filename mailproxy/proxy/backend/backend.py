@@ -14,7 +14,7 @@ from mailproxy.metrics.board import Board, LocalBoard
 from mailproxy.metrics.process import FAILED_LOOK_UPS
 from mailproxy.metrics.servers import count_check
 from mailproxy.net.dial import Endpoint
-from mailproxy.pool import AdminState, Balance, Pool, StateChange, StickTable, client_key
+from mailproxy.pool import AdminState, Balance, Pool, SharedCounts, StateChange, StickTable, client_key
 from mailproxy.protocol.checks.result import CheckCode, CheckResult, excerpt
 from mailproxy.proxy.backend.event_log import ServerEventLog
 from mailproxy.proxy.backend.resolver import Resolver
@@ -98,6 +98,13 @@ class Backend:
             # A server with TLS is in the mapping, or this raises: it must never be spoken to in clear text.
             if server.config.tls is not None:
                 server.tls_context = contexts[server.config.tls]
+
+    def count_on(self, board: Board) -> None:
+        """Count what happens at its servers on a board. A server that a reload removes leaves its counts there."""
+        self.board = board
+        for server in self.servers:
+            if not isinstance(server.counts, SharedCounts):
+                server.counts = SharedCounts(board, self.name, server.name)
 
     def log_initial_states(self) -> None:
         """Write a line for each server that does not start ready."""

@@ -22,6 +22,8 @@ class WorkerHandle:
         is_new: Whether it knows nothing of the servers yet.
         is_registered: Whether it has sent Register.
         is_ready: Whether it listens on all binds.
+        is_leaving: Whether a reload has made the workers fewer, and it drains.
+        generation: The number of the configuration that it uses.
         is_unresponsive: Whether it has missed an acknowledgement and has sent nothing since.
     """
 
@@ -31,6 +33,8 @@ class WorkerHandle:
     is_new: bool = True
     is_registered: bool = False
     is_ready: bool = False
+    is_leaving: bool = False
+    generation: int = 1
     is_unresponsive: bool = False
 
     @property

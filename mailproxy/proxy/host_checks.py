@@ -1,8 +1,7 @@
-"""Checks of this machine against a configuration: users, groups, log files, what binds need, loops."""
+"""Checks of this machine against a configuration: users, log files, what binds need, loops, capabilities."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import socket
 from collections.abc import Callable
@@ -10,16 +9,20 @@ from ipaddress import IPv6Address
 from pathlib import Path
 
 from mailproxy.address import TcpAddress, UnixAddress
-from mailproxy.admin.http.token import read_token
-from mailproxy.app.access import may_write_folder
 from mailproxy.config import Config, Process
 from mailproxy.config.lint.loops import find_loops, is_loopback
-from mailproxy.config.path import ROOT_PATH, ConfigPath, bind_path
+from mailproxy.config.path import ROOT_PATH, ConfigPath, bind_path, server_path
 from mailproxy.display_path import display_path
+from mailproxy.errors import Fault
 from mailproxy.net.accounts import account, group_id, user_id
+from mailproxy.net.dial import can_use_foreign_addresses
+from mailproxy.proxy.access import may_write_folder
 
 _ANY_PORT = 9
-_HTTP_PACKAGES = ("hypercorn", "starlette", "prometheus_client")  # the extra http
+MISSING_CAPABILITY = (
+    '"client" needs CAP_NET_ADMIN, and a change of user gives it up: start as that user with '
+    "AmbientCapabilities=CAP_NET_ADMIN, without process.user"
+)
 
 Add = Callable[[ConfigPath, str], None]
 """Adds a fault: the path of the key, and the fact."""
@@ -126,23 +129,6 @@ def check_admin_sockets(config: Config, add: Add) -> None:
             add(path, f"cannot listen on {file}: {fact}")
 
 
-def check_http(config: Config, add: Add) -> None:
-    """Check that the packages for HTTP are installed, and that its token can be read."""
-    if config.admin.http is None:
-        return
-    if missing := [name for name in _HTTP_PACKAGES if importlib.util.find_spec(name) is None]:
-        add(
-            ROOT_PATH / "admin" / "http",
-            f"{', '.join(missing)} not installed, which HTTP needs: pip install 'mailproxy[http]'",
-        )
-    if config.admin.token_file is not None:
-        try:
-            read_token(config.admin.token_file)
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            add(ROOT_PATH / "admin" / "token_file", f"{display_path(config.admin.token_file)}: {reason}")
-
-
 def _socket_path_problem(file: Path) -> str | None:
     try:
         if not file.parent.is_dir():
@@ -195,3 +181,20 @@ def is_own_address(host: str) -> bool:
     except OSError:  # no route to it
         return False
     return own == host or is_loopback(host)
+
+
+def check_capabilities(config: Config) -> None:
+    """Check the capability that ``source = "client"`` needs.
+
+    Raises:
+        ConfigError: A server is configured to see the clients' own addresses, and this process may not use
+            them.
+    """
+    faults = [
+        Fault(server_path(backend.name, index) / "source", MISSING_CAPABILITY)
+        for backend in config.backends.values()
+        for index, server in enumerate(backend.servers)
+        if server.source == "client"
+    ]
+    if faults and not can_use_foreign_addresses():
+        raise config.error(faults)
