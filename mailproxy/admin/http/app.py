@@ -92,8 +92,8 @@ class Pages:
                 methods=["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"],
             ),
         ]
-        for path, response in _page_files().items():
-            routes.append(Route(path, _constant(*response)))
+        for path, page in _PAGES.items():
+            routes.append(Route(path, _constant(*page)))
         return _Border(Starlette(routes=routes), self._guard, self._log)
 
     async def _metrics(self, request: Request) -> Response:
@@ -173,7 +173,7 @@ async def _read_body(request: Request) -> bytes | None:
 
 
 def _page_files() -> Mapping[str, tuple[bytes, str]]:
-    """Return the files of the status page by path, with their types. They are read once."""
+    """Return the files of the status page by path, with their types. They are read before privileges are dropped."""
     pages = {}
     for file in (files("mailproxy.admin.http") / "page").iterdir():
         suffix = f".{file.name.rpartition('.')[2]}"
@@ -181,6 +181,9 @@ def _page_files() -> Mapping[str, tuple[bytes, str]]:
             path = "/" if file.name == "index.html" else f"/{file.name}"
             pages[path] = file.read_bytes(), _TYPES[suffix]
     return pages
+
+
+_PAGES = _page_files()
 
 
 def _constant(body: bytes, content_type: str) -> Callable[[Request], Awaitable[Response]]:

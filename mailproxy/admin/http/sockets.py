@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import socket
 from collections.abc import Sequence
 
@@ -52,6 +53,9 @@ def open_http(config: Config, store: CertificateStore, advice: Sequence[Fault]) 
     if admin.http is None:
         return None
     assert isinstance(admin.http, TcpAddress)  # noqa: S101 - the configuration's rules demand it
+    # The packages of the extra are loaded only where HTTP is wanted, and before privileges are dropped: afterwards
+    # they may be out of reach.
+    importlib.import_module("mailproxy.admin.http.run")
     try:
         sock = _listen(admin.http)
     except OSError as error:
