@@ -23,6 +23,7 @@ from mailproxy.admin.http.status import Status
 from mailproxy.admin.runtime.call import Call, Client, CommandError, Level
 from mailproxy.admin.runtime.commands import execute
 from mailproxy.log import Log
+from mailproxy.proxy.frontend import FrontendState
 from mailproxy.proxy.supervise import log_failure
 
 _HELPER = "HTTP"
@@ -113,6 +114,11 @@ class Pages:
         if target.is_stopping:
             return ["stopping"]
         reasons = [] if target.is_ready else ["not every process listens"]
+        reasons += [
+            f"frontend {name} does not accept"
+            for name in target.config.frontends
+            if target.frontend(name).state is not FrontendState.OPEN
+        ]
         reasons += [
             f"backend {name} has no server available"
             for name, backend in target.backends.items()
