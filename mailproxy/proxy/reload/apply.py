@@ -79,7 +79,8 @@ def apply_generation(service: Service, new: Generation, parts: Parts) -> dict[st
             backends[name] = backend
         else:
             backends[name] = parts.make_backend(table, new.servers[name])
-    service.reconfigure_limit(new.max_sessions)
+    is_limit_same = config.process.max_sessions == service.config.process.max_sessions
+    service.reconfigure_limit(new.max_sessions, keeps_wish=is_limit_same)
     service.reconfigure(
         config,
         new.handover,
