@@ -76,6 +76,8 @@ def test_generated_files_are_current(generator: ModuleType, file: str, maker: st
 def test_generated_parts_of_log_page_are_current(generator: ModuleType) -> None:
     page = PAGES["docs/logging.md"]
     assert generator.with_log(page) == page, "run scripts/write-reference"
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    assert generator.with_metrics(page) == page, "run scripts/write-reference"
 
 
 @pytest.mark.parametrize("page", PAGES)

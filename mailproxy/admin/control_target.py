@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import trio
 from attrs import frozen
 
 from mailproxy.admin.handover.control_giver import ControlGiver
+from mailproxy.admin.listeners import AdminListeners
 from mailproxy.admin.service import administer
-from mailproxy.admin.sockets import AdminListener
-from mailproxy.admin.target import FrontendFigures
+from mailproxy.admin.target import FrontendFigures, ProcessState
 from mailproxy.config import Config
+from mailproxy.metrics.figures import Figures
+from mailproxy.metrics.recent import RecentEnd
+from mailproxy.metrics.servers import SERVER
+from mailproxy.metrics.traffic import Traffic
 from mailproxy.net.passing.sockets import PassedSocket
 from mailproxy.net.tls.certificate import Certificate
-from mailproxy.pool import Counts
+from mailproxy.pool import Counts, read_counts
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.drain import DrainCommands
@@ -22,7 +27,6 @@ from mailproxy.proxy.frontend import FrontendState
 from mailproxy.proxy.process import max_sessions
 from mailproxy.proxy.reload.result import Reload, ReloadHistory
 from mailproxy.proxy.session.summary import SessionFilter, SessionSummary
-from mailproxy.proxy.stats import Traffic
 from mailproxy.workers.backend import ControlBackend
 from mailproxy.workers.control.control import Control
 from mailproxy.workers.messages import (
@@ -31,10 +35,12 @@ from mailproxy.workers.messages import (
     RemoveStickEntries,
     RequestCounters,
     RequestEvents,
+    RequestRecent,
     RequestSessions,
 )
 
-_COUNTERS_TIMEOUT_S = 0.5  # for workers to send their counters; one that is later is counted as it was before
+# For workers to count open sessions. Those of a worker that is later are counted next time.
+_COUNTERS_TIMEOUT_S = 0.5
 _SESSIONS_TIMEOUT_S = 3.0  # for workers to send their sessions, of which there may be many
 _EVENTS_MAX = 1000
 _CHANGE_TIMEOUT_S = 1.0  # for workers to follow a change of a frontend
@@ -45,6 +51,7 @@ class ControlTarget:
 
     def __init__(self, control: Control) -> None:
         self._control = control
+        self._figures = control.boards.read()
 
     @property
     def config(self) -> Config:
@@ -87,6 +94,26 @@ class ControlTarget:
         return self._control.certificates
 
     @property
+    def figures(self) -> Figures:
+        """What was counted until the last `sample` or `refresh`."""
+        return self._figures
+
+    @property
+    def listeners(self) -> Sequence[tuple[str, str]]:
+        """The binds: the name of the frontend, and that of the bind."""
+        return [(each.frontend, each.name) for each in self._control.listener_infos]
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether all workers accept sessions."""
+        workers = self._control.registry.workers
+        return sum(worker.is_ready for worker in workers) >= self.workers and not self.is_stopping
+
+    def sample(self) -> None:
+        """Read what is counted now."""
+        self._figures = self._control.boards.read()
+
+    @property
     def reloads(self) -> ReloadHistory:
         """The reloads of the configuration so far."""
         return self._control.reloads.history
@@ -109,10 +136,11 @@ class ControlTarget:
         return await self._control.reloads.reload_file("admin socket")
 
     async def refresh(self) -> None:
-        """Have all workers send their counters. Waits for them, 0.5 s at most."""
+        """Have all workers count their open sessions, then `sample`. Waits for them, 0.5 s at most."""
         registry = self._control.registry
         acks = registry.broadcast_acked(RequestCounters(), replaces=RequestCounters)
         await registry.wait_for_acks(acks, _COUNTERS_TIMEOUT_S)
+        self.sample()
 
     def frontend(self, name: str) -> FrontendFigures:
         """Return the figures of a frontend."""
@@ -121,20 +149,35 @@ class ControlTarget:
             state=wish.state,
             sessions=self._control.counters.frontends[name].sessions.total,
             limit=wish.limit,
-            traffic=self._control.registry.traffic("frontend", "", name),
+            traffic=self._figures.frontend(name),
         )
 
     def backend_traffic(self, backend: Backend) -> Traffic:
         """Return what the sessions of a backend have come to."""
-        return self._control.registry.traffic("backend", "", backend.name)
+        return self._figures.backend(backend.name)
 
     def server_traffic(self, backend: Backend, server: BackendServer) -> Traffic:
         """Return what the sessions of a server have come to."""
-        return self._control.registry.traffic("server", backend.name, server.name)
+        return self._figures.server(backend.name, server.name)
 
     def server_counts(self, backend: Backend, server: BackendServer) -> Counts:
         """Return what has happened at a server."""
-        return self._control.registry.counts(backend.name, server)
+        return read_counts(self._figures.sums.get((SERVER, backend.name, server.name)))
+
+    @property
+    def processes(self) -> Sequence[ProcessState]:
+        """The workers that are connected."""
+        return [
+            ProcessState(f"worker {each.slot + 1}", each.pid, each.is_ready, not each.is_unresponsive)
+            for each in sorted(self._control.registry.workers, key=lambda worker: worker.slot)
+        ]
+
+    async def recent_ends(self) -> list[RecentEnd]:
+        """Return the last sessions of all workers that have ended. Waits for them, 0.5 s at most."""
+        registry = self._control.registry
+        acks = registry.broadcast_acked(RequestRecent(), replaces=RequestRecent)
+        await registry.wait_for_acks(acks, _COUNTERS_TIMEOUT_S)
+        return acks.ends
 
     async def set_frontend_state(self, name: str, state: FrontendState) -> None:
         """Pause, resume or shut down a frontend in all workers."""
@@ -156,9 +199,8 @@ class ControlTarget:
         registry = self._control.registry
         acks = registry.broadcast_acked(ClearMaxima(), replaces=ClearMaxima)
         await registry.wait_for_acks(acks, _CHANGE_TIMEOUT_S)
-        registry.clear_maxima()
-        for backend in self._control.backends.values():
-            backend.clear_maxima()
+        self._control.boards.clear_maxima()
+        self.sample()
 
     async def list_events(self) -> list[str]:
         """Return the lines of the last events of all processes, the oldest first. Waits for workers, 3 s at most."""
@@ -204,16 +246,20 @@ class ControlTarget:
 
 @frozen(eq=False)
 class ControlAdministration:
-    """The admin sockets beside a control process. The supervisor keeps them open for the next one."""
+    """The admin sockets and HTTP beside a control process. The supervisor keeps them open for the next one."""
 
-    listeners: Sequence[AdminListener]
+    listeners: AdminListeners
 
     async def run(self, control: Control) -> None:
         """Serve the sockets until cancelled, or until another proxy has taken over."""
-        listeners = [listener for listener in self.listeners if listener.socket.fileno() != -1]
+        listeners = self.listeners if self.listeners.is_open else AdminListeners()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(
-                administer, ControlTarget(control), listeners, control.log, ControlGiver(control)
+                partial(administer, giver=ControlGiver(control)),
+                ControlTarget(control),
+                listeners,
+                control.log,
+                control.boards.own,
             )
             await control.handover.completed.wait()
             nursery.cancel_scope.cancel()
@@ -221,14 +267,12 @@ class ControlAdministration:
 
     def sockets(self) -> Sequence[PassedSocket]:
         """Return the sockets as another proxy gets them."""
-        return [listener.passed for listener in self.listeners]
+        return self.listeners.passed
 
     def leave(self) -> None:
         """Close the sockets, and leave their files to another proxy."""
-        for listener in self.listeners:
-            listener.leave()
+        self.listeners.leave()
 
     def close_copies(self) -> None:
         """Close the sockets in a child, without removing their files."""
-        for listener in self.listeners:
-            listener.socket.close()
+        self.listeners.close_copies()

@@ -8,6 +8,9 @@ from typing import Protocol
 from attrs import frozen
 
 from mailproxy.config import Config
+from mailproxy.metrics.figures import Figures
+from mailproxy.metrics.recent import RecentEnd
+from mailproxy.metrics.traffic import Traffic
 from mailproxy.net.tls.certificate import Certificate
 from mailproxy.pool import Counts
 from mailproxy.proxy.backend.backend import Backend
@@ -16,7 +19,6 @@ from mailproxy.proxy.drain import DrainCommands
 from mailproxy.proxy.frontend import FrontendState
 from mailproxy.proxy.reload.result import Reload, ReloadHistory
 from mailproxy.proxy.session.summary import SessionFilter, SessionSummary
-from mailproxy.proxy.stats import Traffic
 
 
 @frozen(kw_only=True)
@@ -34,6 +36,23 @@ class FrontendFigures:
     sessions: int
     limit: int
     traffic: Traffic
+
+
+@frozen
+class ProcessState:
+    """A process that serves.
+
+    Attributes:
+        name: What the log calls it.
+        pid: Its process id.
+        is_ready: Whether it accepts sessions.
+        is_responsive: Whether it answers the control process.
+    """
+
+    name: str
+    pid: int
+    is_ready: bool
+    is_responsive: bool
 
 
 class Target(Protocol):
@@ -72,6 +91,21 @@ class Target(Protocol):
         """The certificates in use."""
 
     @property
+    def figures(self) -> Figures:
+        """What was counted until the last `sample` or `refresh`. The methods below read it."""
+
+    @property
+    def listeners(self) -> Sequence[tuple[str, str]]:
+        """The binds: the name of the frontend, and that of the bind."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether every process accepts sessions."""
+
+    def sample(self) -> None:
+        """Read what is counted now. The bytes of open sessions are those of the last `refresh`."""
+
+    @property
     def reloads(self) -> ReloadHistory:
         """The reloads of the configuration so far."""
 
@@ -87,7 +121,7 @@ class Target(Protocol):
         """
 
     async def refresh(self) -> None:
-        """Have the figures below up to date. Waits for workers, a fraction of a second at most."""
+        """Have open sessions counted, then `sample`. Waits for workers, a fraction of a second at most."""
 
     def frontend(self, name: str) -> FrontendFigures:
         """Return the figures of a frontend."""
@@ -100,6 +134,13 @@ class Target(Protocol):
 
     def server_counts(self, backend: Backend, server: BackendServer) -> Counts:
         """Return what has happened at a server."""
+
+    @property
+    def processes(self) -> Sequence[ProcessState]:
+        """The processes that serve."""
+
+    async def recent_ends(self) -> list[RecentEnd]:
+        """Return the last sessions that have ended, in no order. Waits for workers, a fraction of a second at most."""
 
     async def set_frontend_state(self, name: str, state: FrontendState) -> None:
         """Pause, resume or shut down a frontend."""

@@ -9,9 +9,9 @@ import trio
 from attrs import field, frozen
 
 from mailproxy.admin.handover.single_giver import SingleGiver
+from mailproxy.admin.listeners import AdminListeners
 from mailproxy.admin.service import administer
 from mailproxy.admin.single_target import SingleTarget
-from mailproxy.admin.sockets import AdminListener, close_admin_sockets
 from mailproxy.app.startup import load_and_check, open_all
 from mailproxy.certificates.reloader import CertificateReloader
 from mailproxy.certificates.store import CertificateStore
@@ -20,7 +20,7 @@ from mailproxy.config.values import WEIGHT_MAX
 from mailproxy.errors import Fault
 from mailproxy.log import Log
 from mailproxy.net.passing.sockets import PassedSockets
-from mailproxy.pool import AdminState, Counts
+from mailproxy.pool import AdminState, Counts, SharedCounts
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.frontend import Frontend
@@ -65,7 +65,8 @@ class ProxyServer:
     @property
     def counts(self) -> Counts:
         """Its counters. They go on counting; do not change them."""
-        return self._server.counts
+        counts = self._server.counts
+        return counts.copy() if isinstance(counts, SharedCounts) else counts
 
     def set_state(self, state: Literal["ready", "drain", "maint"]) -> None:
         """Set the administrative state.
@@ -223,11 +224,11 @@ class OpenedProcess:
 
     Attributes:
         process: The service and its monitor.
-        admin_sockets: Where it can be administered.
+        admin: Where it can be administered.
     """
 
     process: SingleProcess
-    admin_sockets: list[AdminListener]
+    admin: AdminListeners
     _administering: trio.CancelScope = field(factory=trio.CancelScope, repr=False)
 
     def hand_over(self, seconds: float, *, pid: int, unused: Collection[str]) -> None:
@@ -239,8 +240,7 @@ class OpenedProcess:
             unused: The addresses that it does not listen on.
         """
         self._administering.cancel()
-        for each in self.admin_sockets:
-            each.leave()
+        self.admin.leave()
         self.process.service.hand_over(seconds, pid=pid, unused=unused)
 
     async def run(
@@ -261,7 +261,7 @@ class OpenedProcess:
         """
         giver = None
         if on_handed_over is not None:
-            giver = SingleGiver(self.process, self.admin_sockets, on_handed_over)
+            giver = SingleGiver(self.process, self.admin, on_handed_over)
         service = self.process.service
         try:
             async with trio.open_nursery() as nursery:
@@ -271,11 +271,19 @@ class OpenedProcess:
                     task_status.started()
                 nursery.cancel_scope.cancel()
         finally:
-            close_admin_sockets(self.admin_sockets)
+            self.admin.close()
 
     async def _administer(self, giver: SingleGiver | None) -> None:
         with self._administering:
-            await administer(SingleTarget(self.process), self.admin_sockets, self.process.service.log, giver)
+            service = self.process.service
+            await administer(
+                SingleTarget(self.process),
+                self.admin,
+                service.log,
+                service.board,
+                turns=service.relay_turns,
+                giver=giver,
+            )
 
 
 def open_service(
@@ -309,7 +317,7 @@ def open_service(
         max_sessions=max_sessions(config),
         state=state,
     )
-    return OpenedProcess(process, opened.admin_sockets)
+    return OpenedProcess(process, opened.admin)
 
 
 async def serve(config: Config, *, task_status: trio.TaskStatus[Proxy] = trio.TASK_STATUS_IGNORED) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from attrs import define, field
 
 from mailproxy.admin.handover.predecessor import Predecessor, find_predecessor
-from mailproxy.admin.sockets import AdminListener
+from mailproxy.admin.listeners import AdminListeners
 from mailproxy.app.privileges import configured_owner
 from mailproxy.config import Config
 from mailproxy.errors import Fault
@@ -42,7 +42,7 @@ class Inheritance:
     _predecessor: Predecessor | None
     _has_sockets: bool = field(init=False)
     _slots: Slots = field(factory=list, init=False)
-    _admin_sockets: Sequence[AdminListener] = field(default=(), init=False)
+    _admin: AdminListeners = field(factory=AdminListeners, init=False)
     _on_taken_over: list[Callable[[], None]] = field(factory=list, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -57,9 +57,9 @@ class Inheritance:
         """Whether there is a running instance to be replaced, which still accepts."""
         return self._predecessor is not None
 
-    def use(self, slots: Slots, admin_sockets: Sequence[AdminListener]) -> None:
+    def use(self, slots: Slots, admin: AdminListeners) -> None:
         """Note what this process listens on."""
-        self._slots, self._admin_sockets = slots, admin_sockets
+        self._slots, self._admin = slots, admin
 
     def log_events(self, log: Log) -> None:
         """Log where the sockets come from."""
@@ -89,8 +89,7 @@ class Inheritance:
             notify_ready()
         if self._has_sockets:
             claim(listeners)
-            for each in self._admin_sockets:
-                each.claim()
+            self._admin.claim()
         self.passed.close_unused()
         self._update_store()
         return reason

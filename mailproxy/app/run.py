@@ -10,7 +10,6 @@ from collections.abc import Collection
 import trio
 
 from mailproxy.admin.control_target import ControlAdministration
-from mailproxy.admin.sockets import close_admin_sockets
 from mailproxy.app.api import OpenedProcess, open_service
 from mailproxy.app.inheritance import Inheritance, inherit
 from mailproxy.app.pid_file import pid_file
@@ -100,18 +99,18 @@ def _run_workers(config: Config, store: CertificateStore, inheritance: Inheritan
         with pid_file(config, inheritance):
             drop_privileges(config)
             check_capabilities(config)
-            inheritance.use(opened.slots, opened.admin_sockets)
+            inheritance.use(opened.slots, opened.admin)
             run_supervisor(
                 config,
                 store,
                 opened.slots,
                 opened.outputs,
-                helper=ControlAdministration(opened.admin_sockets),
+                helper=ControlAdministration(opened.admin),
                 start=inheritance,
             )
     finally:
         close_slots(opened.slots)
-        close_admin_sockets(opened.admin_sockets)
+        opened.admin.close()
 
 
 async def _serve(opened: OpenedProcess, inheritance: Inheritance) -> None:
@@ -133,7 +132,7 @@ async def _serve(opened: OpenedProcess, inheritance: Inheritance) -> None:
                 nursery.start_soon(_feed_watchdog, interval)
             async with trio.open_nursery() as serving:
                 await serving.start(opened.run, on_handed_over)
-                inheritance.use([list(service.listeners)], opened.admin_sockets)
+                inheritance.use([list(service.listeners)], opened.admin)
                 service.on_listeners_changed = lambda listeners: inheritance.on_reloaded([list(listeners)])
                 reason = await trio.to_thread.run_sync(inheritance.complete)
                 if reason is not None:

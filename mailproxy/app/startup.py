@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from mailproxy.admin.sockets import AdminListener, close_admin_sockets, open_admin_sockets
+from mailproxy.admin.http.sockets import open_http
+from mailproxy.admin.listeners import AdminListeners
+from mailproxy.admin.sockets import close_admin_sockets, open_admin_sockets
+from mailproxy.app.advice import advise
+from mailproxy.app.http_checks import check_http
 from mailproxy.certificates.loader import load_certificates
 from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Config
@@ -33,8 +37,15 @@ def load_and_check(config: Config) -> CertificateStore:
     """
     store = load_certificates(config)
     for check in (
-        check_users, check_log, check_pid_file, check_state_file, check_binds, check_admin_sockets, check_loops,
-    ):  # fmt: skip
+        check_users,
+        check_log,
+        check_pid_file,
+        check_state_file,
+        check_binds,
+        check_admin_sockets,
+        check_http,
+        check_loops,
+    ):
         check(config, store.add)
     if store.faults:
         raise config.error(store.faults)
@@ -48,12 +59,12 @@ class Opened:
     Attributes:
         slots: The listeners of each process.
         outputs: The log's outputs.
-        admin_sockets: Where the proxy can be administered.
+        admin: Where the proxy can be administered.
     """
 
     slots: Slots
     outputs: list[Output]
-    admin_sockets: list[AdminListener]
+    admin: AdminListeners
 
 
 def open_all(
@@ -64,7 +75,7 @@ def open_all(
     owner: tuple[int, int] | None,
     passed: PassedSockets | None = None,
 ) -> Opened:
-    """Listen, and open the log targets and the admin sockets.
+    """Listen, and open the log targets, the admin sockets and the socket of HTTP.
 
     Args:
         config: The configuration.
@@ -78,13 +89,23 @@ def open_all(
     """
     passed = passed or PassedSockets()
     slots = open_slots(config, store.bind_terminators, workers, passed)
-    admin_sockets: list[AdminListener] = []
+    admin = AdminListeners()
     try:
         check_ports(config, slots[0])
-        admin_sockets = open_admin_sockets(config, passed)
+        admin = _open_admin(config, store, passed)
         outputs = open_log(config, owner, shared=workers > 1)
     except ConfigError:
         close_slots(slots)
-        close_admin_sockets(admin_sockets)
+        admin.close()
         raise
-    return Opened(slots, outputs, admin_sockets)
+    return Opened(slots, outputs, admin)
+
+
+def _open_admin(config: Config, store: CertificateStore, passed: PassedSockets) -> AdminListeners:
+    sockets = open_admin_sockets(config, passed)
+    try:
+        advice = advise(config, store) if config.admin.http is not None else ()
+        return AdminListeners(sockets, open_http(config, store, advice, passed))
+    except BaseException:
+        close_admin_sockets(sockets)
+        raise

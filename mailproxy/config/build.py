@@ -77,6 +77,7 @@ def build(
         process=converter.structure(tables["process"], model.Process),
         log=log,
         admin=admin,
+        metrics=converter.structure(tables["metrics"], model.Metrics),
         frontends=frontends,
         backends=backends,
         source=source_map.file,
@@ -134,8 +135,11 @@ class _Builder:
         ]
         if None in sockets:
             return None
+        if table.get("tls") is False:
+            table = {key: value for key, value in table.items() if key != "tls"}
         admin: model.Admin = self.converter.structure(table, model.Admin)
         admin_rules.check_sockets(admin, table, self.diagnostics)
+        admin_rules.check_http(admin, table, self.diagnostics)
         return admin
 
     def frontend(self, name: str) -> model.Frontend | None:

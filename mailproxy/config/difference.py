@@ -109,6 +109,7 @@ def _binds(frontends: Iterable[model.Frontend]) -> Iterator[tuple[tuple[str, Bin
 def _changes(old: model.Config, new: model.Config) -> Iterator[str]:
     yield from _lines("process", old.process, new.process)
     yield from _lines("log", old.log, new.log)
+    yield from _lines("metrics", old.metrics, new.metrics)
     for name, before, now in _pairs(old.frontends, new.frontends):
         yield from _added_or_removed(f"frontend {name}", before, now)
         yield from _frontend_changes(name, before, now)

@@ -24,6 +24,7 @@ class SessionRecord:
         server_address: Address and port of the server.
         queue_ms: Time in the queue, -1 if it was not reached (HAProxy's %Tw).
         connect_ms: Time for connecting to a server, -1 if it was not reached (%Tc).
+        handshake_ms: Time from the end of the PROXY header to the end of the TLS handshake, -1 without one.
         total_ms: Time from accept to the end (%Tt).
         bytes_in: Bytes from the client, without TLS.
         bytes_out: Bytes from the server, without TLS (%B).
@@ -58,6 +59,7 @@ class SessionRecord:
     server_address: str = ""
     queue_ms: int = -1
     connect_ms: int = -1
+    handshake_ms: int = -1
     total_ms: int = 0
     bytes_in: int = 0
     bytes_out: int = 0

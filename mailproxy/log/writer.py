@@ -61,6 +61,7 @@ class Log:
 
     Attributes:
         recent: The last 1000 events, whatever the targets take: when each was logged, and its line.
+        on_event: Gets each event that is not suppressed, with its message; None for nothing.
     """
 
     def __init__(self, outputs: Sequence[Output], *, suppressed: Collection[Event] = ()) -> None:
@@ -69,6 +70,8 @@ class Log:
         self._reopens_quietly = False
         self._has_failed_to_reopen = False
         self._nursery: trio.Nursery | None = None
+        self.on_event: Callable[[Event, str], None] | None = None
+        self._lost_before = self._most_lost = 0
         self._use(outputs)
 
     def _use(self, outputs: Sequence[Output]) -> None:
@@ -90,6 +93,7 @@ class Log:
         The lines so far go to the outputs before. ``run`` then closes their targets.
         """
         before = self._writers
+        self._lost_before += sum(writer.lost + writer.reported for writer in before)
         self._use(outputs)
         if self._nursery is not None:
             for writer in self._writers:
@@ -101,6 +105,14 @@ class Log:
     def lost(self) -> int:
         """The number of lost lines that are not logged yet."""
         return sum(writer.lost for writer in self._writers)
+
+    @property
+    def lost_so_far(self) -> int:
+        """The number of lost lines since the start. It never goes back."""
+        # While a target is written, its lines are neither lost nor reported.
+        lost = self._lost_before + sum(writer.lost + writer.reported for writer in self._writers)
+        self._most_lost = max(self._most_lost, lost)
+        return self._most_lost
 
     def session(self, record: SessionRecord) -> None:
         """Log a session that has ended."""
@@ -114,6 +126,8 @@ class Log:
         if event not in self._suppressed:
             self.recent.append((time.time(), text_event(event, message, data)[:_RECENT_CHARACTERS]))
             self._write_event(self._writers, event, message, data)
+            if self.on_event is not None:
+                self.on_event(event, message)
 
     def _write_event(
         self, writers: Sequence[LogWriter], event: Event, message: str, data: dict[str, object]
@@ -191,6 +205,7 @@ class LogWriter:
 
     Attributes:
         lost: The number of lost lines that are not logged yet.
+        reported: The number of those that are.
         retired: Cancelled when a reload has replaced the output.
     """
 
@@ -213,7 +228,7 @@ class LogWriter:
         self._reopen_fault = ""
         self._unwritten = 0  # lines of a write that has not finished
         self._deadline = math.inf  # in trio's clock, set by ``finish``
-        self.lost = 0
+        self.lost = self.reported = 0
         self.retired = trio.CancelScope()
 
     @property
@@ -241,7 +256,9 @@ class LogWriter:
             self._wake.set()
         self._lines.append((level, line))
 
-    async def run_until_retired(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run_until_retired(  # noqa: ASYNC128 - `run` calls started
+        self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
         """Write lines until cancelled, or until ``retired`` is. Only then the target is closed, too."""
         with self.retired:
             await self.run(task_status)
@@ -337,6 +354,7 @@ class LogWriter:
             self._record_failure(error)
         else:
             self._unwritten = 0
+            self.reported += lost  # only this thread writes it
             self._is_failing = False
 
     def _record_failure(self, error: Exception) -> None:

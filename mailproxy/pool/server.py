@@ -63,6 +63,12 @@ class Counts:
     downs: int = 0
     down_seconds: float = 0.0
 
+    def add_session(self, sessions: int) -> None:
+        """Count a session, of which there are ``sessions`` now."""
+        self.sessions += 1
+        if sessions > self.most_sessions:  # noqa: PLR1730 - each session comes here, and a call of max costs more
+            self.most_sessions = sessions
+
 
 @define(eq=False)
 class Server:
@@ -182,10 +188,7 @@ class Server:
     def add_session(self) -> None:
         """Count a session that takes a slot."""
         self.sessions = sessions = self.sessions + 1
-        counts = self.counts
-        counts.sessions += 1
-        if sessions > counts.most_sessions:  # noqa: PLR1730 - each session comes here, and a call of max costs more
-            counts.most_sessions = sessions
+        self.counts.add_session(sessions)
 
     def remove_session(self) -> None:
         """Count a session that gives its slot back."""

@@ -138,6 +138,11 @@ class StickTable:
             if number is not None:
                 self._entries[key] = entry & ~_SERVER_MASK | number
 
+    @property
+    def size(self) -> int:
+        """The most entries."""
+        return self._size
+
     def resize(self, size: int, expire: float) -> None:
         """Change size and lifetime. Entries keep their moment of expiry until their next use."""
         self._size = size

@@ -13,6 +13,7 @@ from attrs import define, evolve, field
 from mailproxy import config
 from mailproxy.log import Log
 from mailproxy.log.events import LISTENING
+from mailproxy.metrics.sessions import SessionCounter
 from mailproxy.net.listener import Listener, close_all
 from mailproxy.net.poller import AnyPoller
 from mailproxy.net.relay import Relay
@@ -79,7 +80,6 @@ class Frontend:
         name: Its name in the configuration.
         listeners: Its listeners, in the order of its binds. ``run`` closes them.
         state: Whether it accepts. ``set_state`` changes it.
-        traffic: What its sessions have come to.
     """
 
     def __init__(
@@ -94,6 +94,7 @@ class Frontend:
         relay: Relay,
         poller: AnyPoller,
         log: Log,
+        counter: SessionCounter,
     ) -> None:
         self.name = frontend.name
         self.listeners = listeners
@@ -110,15 +111,15 @@ class Frontend:
             relay=relay,
             poller=poller,
             log=log,
+            counter=counter,
         )
         self._loops: dict[object, _AcceptLoop] = {}  # by socket
         self._accepting: trio.Nursery | None = None
         self._sessions: trio.Nursery | None = None
         self.state = FrontendState.OPEN
-        self.traffic = self._context.traffic
         self._draining = trio.Event()
         self._sessions_scope = trio.CancelScope()
-        self._overload = Overload(frontend.name, listeners, limits=limits, log=log)
+        self._overload = Overload(frontend.name, listeners, limits=limits, log=log, counter=counter)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Accept until ``drain`` or cancelled, then wait for the sessions to end.

@@ -18,13 +18,16 @@ from mailproxy import config
 from mailproxy.config import Config
 from mailproxy.log import Log
 from mailproxy.log.events import DRAINING, HANDED_OVER, HANDOVER_FAILED, READY, STOPPED
+from mailproxy.metrics.board import Board, LocalBoard
+from mailproxy.metrics.maxima import clear_maxima
+from mailproxy.metrics.servers import SERVER, SESSIONS
+from mailproxy.metrics.sessions import SessionCounter
 from mailproxy.net.handover import Handover
 from mailproxy.net.listener import Listener, close_all
 from mailproxy.net.passing.adopt import leave_files
 from mailproxy.net.poller import open_poller
 from mailproxy.net.relay import open_relay
 from mailproxy.proxy.backend.backend import Backend
-from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.client_limits import Clients
 from mailproxy.proxy.drain import PROCESS, DrainCommands, Drainer, LocalDrains, Purpose
 from mailproxy.proxy.frontend import Frontend, FrontendState
@@ -68,9 +71,12 @@ class Service:
         log: The log. It is finished when ``run`` ends.
         state: Keeps the state of the backends in a file; None if there is none, or another process does.
         initial_state: The state of the process that this one replaces. The file is not read then.
+        board: Where everything is counted; None for one of this process alone.
 
     Attributes:
         registry: The live sessions of this process.
+        board: Where everything is counted.
+        counter: Counts the sessions there.
         is_draining: Whether it accepts no more connections.
         limit_wish: The operator's limit on sessions, 0 for that of the configuration.
         frontends: The frontends, by name.
@@ -93,11 +99,15 @@ class Service:
         log: Log,
         state: StateKeeper | None = None,
         initial_state: ProxyState | None = None,
+        board: Board | None = None,
     ) -> None:
         self.config = config
         self.backends = backends
         self.log = log
         self.registry = SessionRegistry()
+        self.board = board if board is not None else LocalBoard()
+        self.counter = SessionCounter(self.board)
+        self._count_on_board(backends.values())
         self.drainer = Drainer(
             self.registry,
             log,
@@ -116,7 +126,6 @@ class Service:
         self._initial_state = initial_state
         self._nursery: trio.Nursery | None = None
         self._frontends_nursery: trio.Nursery | None = None
-        self._retired_sessions = 0
         self._reloads = 0
         self.on_listeners_changed: Callable[[Sequence[Listener]], object] = len
         self._poller = open_poller(partial(log_failure, log, "a session"))
@@ -144,7 +153,20 @@ class Service:
             relay=self._relay,
             poller=self._poller,
             log=self.log,
+            counter=self.counter,
         )
+
+    def _count_on_board(self, backends: Iterable[Backend]) -> None:
+        for backend in backends:
+            backend.count_on(self.board)
+
+    def count_live(self) -> None:
+        """Count what open sessions have moved so far. All else is always counted."""
+        self.counter.count_live(self.registry)
+
+    def relay_turns(self) -> int:
+        """Return the turns of the relay so far."""
+        return self._poller.turns
 
     @property
     def is_serving(self) -> bool:
@@ -183,9 +205,10 @@ class Service:
         self.set_limit(record.limit(self.config))
 
     def clear_maxima(self) -> None:
-        """Let the highest values of the frontends begin again."""
-        for frontend in self.frontends.values():
-            frontend.traffic.clear_maxima()
+        """Let the highest values begin again, at those of now."""
+        clear_maxima(self.board)
+        for backend in self.backends.values():
+            backend.restart_maxima()
 
     def set_limit(self, sessions: int) -> None:
         """Set the limit on the sessions of all frontends; 0 for that of the configuration."""
@@ -234,8 +257,7 @@ class Service:
         finally:
             self.is_draining = True
             close_all(self._listeners)  # also those of frontends that were never started
-            servers = (server for each in self.backends.values() for server in each.servers)
-            sessions = self._retired_sessions + _count_sessions(servers)
+            sessions = sum(cells[SESSIONS] for key, cells in self.board.blocks() if key[0] == SERVER)
             if self._state is not None:
                 await self._state.finish()  # noqa: ASYNC102 - shields itself, with a deadline of its own
             self.log.event(STOPPED, "mailproxy has stopped", sessions=sessions)
@@ -285,7 +307,6 @@ class Service:
         *,
         backends: Mapping[str, Backend],
         limits: Mapping[str, FrontendLimits],
-        retired: Iterable[BackendServer],
     ) -> None:
         """Use another configuration from now on, while it serves.
 
@@ -298,7 +319,6 @@ class Service:
             handover: Its listeners.
             backends: Its backends by name.
             limits: The limits of each frontend, by name.
-            retired: The servers that are gone.
         """
         assert self._nursery is not None and self._frontends_nursery is not None  # noqa: S101, PT018 - is_serving
         seconds = config.process.drain_timeout
@@ -312,10 +332,10 @@ class Service:
             if name not in backends:
                 backend.retire()
         self.config, self.backends, self.limits = config, backends, limits
+        self._count_on_board(backends.values())
         if self._state is not None:
             self._state.reconfigure(backends)
         self._listeners = handover.listeners
-        self._retired_sessions += _count_sessions(retired)
         for name, frontend in self.frontends.items():
             frontend.accept_queued(each for each in handover.gone if each.frontend == name)
         before, self.frontends = self.frontends, {}
@@ -379,10 +399,6 @@ class Service:
         if not record.backend:  # it has no route yet
             return False
         return record.backend not in frontend.backend_names or (server is not None and server.is_gone)
-
-
-def _count_sessions(servers: Iterable[BackendServer]) -> int:
-    return sum(server.counts.sessions for server in servers)
 
 
 def log_draining(log: Log, sessions: int, seconds: float) -> None:

@@ -64,6 +64,7 @@ def run_worker(setup: Setup, slot: int, end: socket.socket, *, id_epoch: int, is
         slot=WorkerSlot(
             slot=slot,
             scoreboard=setup.scoreboard,
+            board=setup.boards[slot],
             wakeups=setup.wakeups,
             supervisor=open_channel(end, log),
             max_sessions=max_sessions_per_process(),
@@ -94,6 +95,7 @@ def run_control(setup: Setup, end: socket.socket, *, running: int, is_restart: b
         log=log,
         slot=ControlSlot(
             scoreboard=setup.scoreboard,
+            boards=setup.boards,
             supervisor=open_channel(end, log),
             wake_supervisor=partial(_wake_supervisor, setup.supervisor_pidfd),
             workers=worker_count(setup.config),

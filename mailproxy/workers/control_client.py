@@ -1,4 +1,4 @@
-"""A worker's side of the channel to the control process: state of servers in, counters out."""
+"""A worker's side of the channel to the control process: it gets the state of servers, and orders."""
 
 from __future__ import annotations
 
@@ -11,14 +11,11 @@ from mailproxy.ipc.channel import Channel
 from mailproxy.ipc.wakeups import Wakeups
 from mailproxy.log import Log
 from mailproxy.log.events import CONTROL_SILENT
-from mailproxy.pool import Counts
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.session.registry import SessionRegistry
-from mailproxy.proxy.stats import LiveBytes, Traffic, TrafficKey
 from mailproxy.proxy.supervise import contained, supervise
 from mailproxy.workers.backend import WorkerBackend, send_snapshots
 from mailproxy.workers.certificates import WATCHER_HELPER, WorkerCertificates
-from mailproxy.workers.counters import ServerKey, changed_counters, changed_traffic
 from mailproxy.workers.drains import WorkerDrains
 from mailproxy.workers.messages import (
     Ack,
@@ -32,12 +29,14 @@ from mailproxy.workers.messages import (
     IndexedSnapshot,
     Message,
     Ready,
+    RecentEnds,
     Register,
     ReloadCertificates,
     RemoveStickEntries,
     ReopenLog,
     RequestCounters,
     RequestEvents,
+    RequestRecent,
     RequestSessions,
     RequestStickTable,
     ServerSnapshots,
@@ -56,9 +55,7 @@ from mailproxy.workers.stick.tables import apply_updates, dump_table, load_table
 from mailproxy.workers.worker_frontends import WorkerFrontends
 
 _HELPER = "channel to control"
-_NO_BYTES = LiveBytes()
 _QUEUE_INTERVAL_S = 0.05  # between two checks whether waiters of this worker are next
-_COUNTER_INTERVAL_S = 1.0
 _RESTART_TIMEOUT_S = 3.0  # for the control process to send its state to a worker that replaces another one
 # At the start it resolves names and makes the first checks before, which takes 8 s at most.
 _START_TIMEOUT_S = 15.0
@@ -123,14 +120,12 @@ class ControlClient:
         self._may_serve = trio.Event()
         self._is_informed = False  # the control process has sent the state of all servers
         self._is_ready = False
-        self._sent_counts: dict[ServerKey, Counts] = {}
-        self._sent_traffic: dict[TrafficKey, Traffic] = {}
         self.frontends: WorkerFrontends | None = None
 
     # What a service needs
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve queues and send counters until cancelled; started when the worker may accept connections."""
+        """Serve queues until cancelled; started when the worker may accept connections."""
         log = self._log
         async with trio.open_nursery() as nursery:
             if self._is_restart:  # files may have changed since the supervisor loaded them
@@ -138,7 +133,6 @@ class ControlClient:
             nursery.start_soon(supervise, log, WATCHER_HELPER, self._certificates.run)
             nursery.start_soon(supervise, log, "stick table sync", self._stick_sync.run, self._link.send)
             nursery.start_soon(supervise, log, "queue", self._queue_loop)
-            nursery.start_soon(supervise, log, "counters", self._counter_loop)
             await self._wait_for_control()
             task_status.started()
 
@@ -167,20 +161,6 @@ class ControlClient:
             for backend in self._backends.values():
                 backend.serve_queue()
 
-    async def _counter_loop(self) -> None:
-        while True:
-            await trio.sleep(_COUNTER_INTERVAL_S)
-            self.send_counters()
-
-    def send_counters(self, live: LiveBytes = _NO_BYTES) -> None:
-        """Send the counters that have changed, with the bytes of live sessions if ``live`` has them."""
-        if self._link.channel is not None:
-            for message in changed_counters(self._backends.values(), self._sent_counts):
-                self._link.send(message)
-            frontends = self.frontends.traffic if self.frontends is not None else {}
-            for traffic in changed_traffic(frontends, self._backends.values(), self._sent_traffic, live):
-                self._link.send(traffic)
-
     # What a worker needs
 
     def allow_serving(self) -> None:
@@ -195,10 +175,6 @@ class ControlClient:
     def reconfigure(self, backends: Mapping[str, Backend]) -> None:
         """Use these backends from now on: a reload has added or removed some."""
         self._backends = {name: _as_worker_backend(backend) for name, backend in backends.items()}
-        for key in self._sent_counts.keys() - {
-            (name, server.name) for name, backend in backends.items() for server in backend.servers
-        }:
-            del self._sent_counts[key]
 
     def announce_generation(self, generation: int) -> None:
         """Tell the control process that the worker uses the configuration with this number."""
@@ -206,8 +182,7 @@ class ControlClient:
         self._link.send(ReloadApplied(generation))
 
     def finish(self) -> None:
-        """Send the last counters, without waiting."""
-        self.send_counters()
+        """Send what is left to send, without waiting."""
         if self._link.channel is not None:
             self._link.channel.flush()
 
@@ -247,8 +222,6 @@ class ControlClient:
             await send_snapshots(channel, self._backends.values(), ServerSnapshots)
             if self.frontends is not None:
                 await channel.send(self.frontends.message())
-            self._sent_counts.clear()
-            self._sent_traffic.clear()
         await channel.send(Register(not self._is_informed, self._generation))
         if self._is_ready:
             await channel.send(Ready())
@@ -287,12 +260,16 @@ class ControlClient:
                     self.frontends.apply(message)
                 _send_ack(channel, message.ack)
             case RequestCounters(ack):
-                self.send_counters(LiveBytes.of(self._sessions))
+                if self.frontends is not None:
+                    self.frontends.service.count_live()
                 _send_ack(channel, ack)
             case ClearMaxima(ack):
-                self._clear_maxima()
-                self.send_counters(LiveBytes.of(self._sessions))
+                if self.frontends is not None:
+                    self.frontends.service.count_live()
+                    self.frontends.service.clear_maxima()
                 _send_ack(channel, ack)
+            case RequestRecent(ack):
+                self._send_recent(channel, ack)
             case RequestSessions():
                 tasks.start_soon(self._send_sessions, channel, message)
             case RequestEvents():
@@ -365,11 +342,11 @@ class ControlClient:
                     await channel.send(Events(message.ack, part))
         _send_ack(channel, message.ack)
 
-    def _clear_maxima(self) -> None:
-        for backend in self._backends.values():
-            backend.clear_maxima()
-        if self.frontends is not None:
-            self.frontends.service.clear_maxima()
+    def _send_recent(self, channel: Channel[Message], ack: int | None) -> None:
+        if self.frontends is not None and ack is not None:
+            for part in batch_by_size(self.frontends.service.counter.recent.ends()):
+                channel.send_nowait(RecentEnds(ack, part))
+        _send_ack(channel, ack)
 
     async def _send_stick_tables(self, channel: Channel[Message]) -> None:
         with contained(self._log, _HELPER):

@@ -9,6 +9,7 @@ from attrs import field, frozen
 
 from mailproxy.certificates.reloader import CertificateReloader
 from mailproxy.config import Config
+from mailproxy.ipc.board import SharedBoard
 from mailproxy.ipc.wakeups import Wakeups
 from mailproxy.log import Log, Output
 from mailproxy.net.listener import Listener, Slots
@@ -79,6 +80,7 @@ class Setup:
         listener_infos: Where the workers listen.
         outputs: The open log targets.
         scoreboard: The shared counters.
+        boards: Where each worker counts, by slot, then where the control process does.
         wakeups: Where workers wake each other.
         helper: What runs beside the control process; None for nothing.
         start: What the process before has left; None for nothing.
@@ -93,6 +95,7 @@ class Setup:
     listener_infos: Sequence[ListenerInfo]
     outputs: Sequence[Output]
     scoreboard: Scoreboard
+    boards: Sequence[SharedBoard]
     wakeups: Wakeups
     helper: ControlHelper | None = None
     start: Start | None = None

@@ -30,6 +30,7 @@ from mailproxy.certificates.reloader import CertificateReloader
 from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Config
 from mailproxy.errors import ConfigError, Fault
+from mailproxy.ipc.board import SharedBoard
 from mailproxy.ipc.channel import Descriptors, channel_pair, try_receive, try_send
 from mailproxy.ipc.files import read_value, write_value
 from mailproxy.ipc.wakeups import Wakeups
@@ -76,8 +77,7 @@ from mailproxy.workers.supervision.watchdog import CHECK_INTERVAL_S, ManagerWatc
 _MIN_WAIT_S = 0.01
 _MAX_WAIT_S = 3600.0  # a child that exits ends the wait, too: SIGCHLD
 _CONNECT_RETRY_S = 1.0
-# Between looks at the scoreboard, while the service manager waits for the proxy to be ready.
-_READY_POLL_S = 0.05
+_READY_POLL_S = 0.05  # between looks at the scoreboard, while the service manager waits for readiness
 
 
 def run_supervisor(
@@ -106,6 +106,7 @@ def run_supervisor(
         listener_infos=tuple(map(ListenerInfo.of, slots[0])),
         outputs=outputs,
         scoreboard=scoreboard,
+        boards=[SharedBoard() for _ in range(scoreboard.workers_max + 1)],
         wakeups=Wakeups(scoreboard.workers_max),
         helper=helper,
         start=start,

@@ -14,6 +14,7 @@ from attrs import frozen
 
 from mailproxy.certificates.reloader import CertificateReloader
 from mailproxy.config import Config
+from mailproxy.ipc.board import SharedBoard
 from mailproxy.ipc.channel import Channel
 from mailproxy.ipc.wakeups import Wakeups
 from mailproxy.log import Log
@@ -36,12 +37,14 @@ from mailproxy.log.events import (
     SERVER_UP,
     STOPPED,
 )
+from mailproxy.metrics.sessions import note_lost_sessions
 from mailproxy.net.listener import Listener
 from mailproxy.pool import SharedCounter
 from mailproxy.proxy.backend.server import ServerContexts
 from mailproxy.proxy.limits import SessionLimit
 from mailproxy.proxy.service import Service
 from mailproxy.proxy.supervise import contained, supervise
+from mailproxy.proxy.vitals import watch_vitals
 from mailproxy.workers.certificates import WorkerCertificates
 from mailproxy.workers.control_client import ControlClient, ControlLink
 from mailproxy.workers.drains import WorkerDrains
@@ -69,6 +72,7 @@ class WorkerSlot:
     Attributes:
         slot: Its number, from 0.
         scoreboard: The shared memory.
+        board: Where it counts, as the worker before it in this slot did.
         wakeups: Where workers wake each other.
         supervisor: The channel to the supervisor.
         max_sessions: The sessions that the descriptors of one process suffice for.
@@ -79,6 +83,7 @@ class WorkerSlot:
 
     slot: int
     scoreboard: Scoreboard
+    board: SharedBoard
     wakeups: Wakeups
     supervisor: Channel[Message]
     max_sessions: int
@@ -107,6 +112,7 @@ def build_worker(
         max_sessions: The limit on sessions of all workers together.
         slot: What belongs to this worker alone.
     """
+    note_lost_sessions(slot.board)
     link, stick_sync = ControlLink(), StickSync()
     counters = slot.scoreboard.counters(slot.slot)
     parts = WorkerParts(
@@ -137,6 +143,7 @@ def build_worker(
         process_limit=parts.process_limit,
         monitor=client,
         log=log,
+        board=slot.board,
     )
     client.frontends = WorkerFrontends(service)
     worker = Worker(
@@ -195,6 +202,8 @@ class Worker:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(supervise, self._log, "heartbeat", beat, self._beats)
                 nursery.start_soon(supervise, self._log, _HELPER, self._serve_supervisor, nursery)
+                vitals = (self._service.board, self._log, self._service.relay_turns)
+                nursery.start_soon(supervise, self._log, "vitals", watch_vitals, *vitals)
                 nursery.start_soon(supervise, self._log, "progress of drains", self._drains.run)
                 async with trio.open_nursery() as serving:
                     await serving.start(self._service.run)

@@ -1,7 +1,7 @@
 """Write the parts of the documentation that are made from the code.
 
-These are keys, JSON Schema, manual pages, completion, and the end reasons, fields and events of the log. A test compares
-the files with what this script makes.
+These are keys, JSON Schema, manual pages, completion, the end reasons, fields and events of the log, and the
+metrics. A test compares the files with what this script makes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import man  # beside this file
 from attrs import NOTHING
 
+from mailproxy.admin.exporter.names import METRICS
 from mailproxy.admin.runtime.commands import COMMANDS
 from mailproxy.cli import main as program
 from mailproxy.cli.completion import completion_script
@@ -45,12 +46,13 @@ TABLES = {
     "[log]": model.Log,
     "[[log.targets]]": model.LogOutput,
     "[admin]": model.Admin,
+    "[metrics]": model.Metrics,
     "[frontends.NAME]": model.Frontend,
     "[[frontends.NAME.bind]]": model.Bind,
     "[[frontends.NAME.routes]]": model.Route,
     "timeouts of a frontend": model.FrontendTimeouts,
     "max_session_rate_per_client": model.SessionRate,
-    "tls of a frontend or bind": model.FrontendTls,
+    "tls of a frontend or bind, and of admin": model.FrontendTls,
     "certificates of a frontend's tls": model.CertificateFiles,
     "[backends.NAME]": model.Backend,
     "servers of a backend": model.Server,
@@ -330,6 +332,30 @@ def with_log(page: str) -> str:
     return page
 
 
+def metrics() -> str:
+    """Return the metrics in docs/metrics.md, those that HAProxy has first."""
+    parts = []
+    for title, is_haproxys in (("As HAProxy's", True), ("Only here", False)):
+        rows = [
+            (
+                f"`mailproxy_{metric.name}`",
+                metric.type,
+                ", ".join(f"`{label}`" for label in metric.labels),
+                metric.help.rstrip("."),
+            )
+            for metric in METRICS
+            if metric.is_haproxys is is_haproxys
+        ]
+        table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+        parts.append(f"### {title}\n\n| metric | type | labels | meaning |\n|---|---|---|---|\n{table}")
+    return "\n" + "\n\n".join(parts) + "\n"
+
+
+def with_metrics(page: str) -> str:
+    """Return docs/metrics.md with its generated part renewed."""
+    return replace_part(page, "metrics", metrics())
+
+
 def main() -> None:
     (ROOT / "docs" / "configuration.md").write_text(reference())
     (ROOT / "config" / "mailproxy.schema.json").write_text(schema())
@@ -343,6 +369,8 @@ def main() -> None:
     (completions / "mailproxy.fish").write_text(fish_completion())
     logging = ROOT / "docs" / "logging.md"
     logging.write_text(with_log(logging.read_text()))
+    metrics_page = ROOT / "docs" / "metrics.md"
+    metrics_page.write_text(with_metrics(metrics_page.read_text()))
 
 
 if __name__ == "__main__":

@@ -13,15 +13,15 @@ from attrs import evolve
 
 from mailproxy.errors import Fault
 from mailproxy.ipc.channel import PACKET_MAX, Channel, channel_pair
+from mailproxy.metrics.recent import RecentEnd
 from mailproxy.net.dial import Endpoint
-from mailproxy.pool import AdminState, Counts
+from mailproxy.pool import AdminState
 from mailproxy.protocol.checks.result import CheckCode, CheckResult
 from mailproxy.proxy.backend.server import CheckOutcome
 from mailproxy.proxy.backend.snapshot import ServerSnapshot
 from mailproxy.proxy.drain import DrainStatus, DrainTarget, Purpose
 from mailproxy.proxy.frontend import FrontendState
 from mailproxy.proxy.session.summary import SessionFilter, SessionSummary
-from mailproxy.proxy.stats import Times, Traffic
 from mailproxy.workers import messages
 from mailproxy.workers.messages import (
     MESSAGES,
@@ -30,7 +30,6 @@ from mailproxy.workers.messages import (
     ClearMaxima,
     ConnectFailure,
     ControlChannel,
-    CounterUpdates,
     Drain,
     DrainProgress,
     DrainSessions,
@@ -45,6 +44,7 @@ from mailproxy.workers.messages import (
     PassSockets,
     ProcessExit,
     Ready,
+    RecentEnds,
     Register,
     ReloadCertificates,
     ReloadFailed,
@@ -52,6 +52,7 @@ from mailproxy.workers.messages import (
     ReopenLog,
     RequestCounters,
     RequestEvents,
+    RequestRecent,
     RequestSessions,
     RequestStickTable,
     ServerSnapshots,
@@ -63,7 +64,6 @@ from mailproxy.workers.messages import (
     StickTablePart,
     StickUpdates,
     Stop,
-    TrafficUpdates,
     WorkerChannel,
     batch_by_size,
     batched,
@@ -115,7 +115,10 @@ SESSION = SessionSummary(
     id=2**50, accepted=1.5, age=2.5, idle=0.5, client="192.0.2.1:5", local="192.0.2.9:143", frontend="imap", bind="*:143",
     backend="dovecot", server="d1", server_address="10.0.0.1:143", phase="data", bytes_in=1, bytes_out=2, retries=0, tls="",
 )  # fmt: skip
+RECENT_END = RecentEnd("2a", 1.5, "imap", "dovecot", "d1", "server-aborted", "reset", 1500, 10, 2**40)
 EXAMPLES: list[Message] = [
+    RequestRecent(ack=4),
+    RecentEnds(4, (RECENT_END,)),
     WorkerChannel(slot=0, pid=1234),
     ControlChannel(),
     SignalReceived(15),
@@ -150,7 +153,6 @@ EXAMPLES: list[Message] = [
     ServerSnapshots((SNAPSHOT,)),
     Ack(3, requeued=2),
     ConnectFailure("dovecot", 1, "192.0.2.1", "Connection refused"),
-    CounterUpdates("dovecot", (("d1", Counts(sessions=3, down_seconds=0.5)), ("d5", Counts()))),
     StickUpdates("dovecot", ((2**64 + 5, 0), (7, 65535))),
     StickTablePart("dovecot", ((2**64 + 5, 0, 1000), (7, 3, -1))),
     StickTableEnd(),
@@ -158,7 +160,6 @@ EXAMPLES: list[Message] = [
     RequestSessions(SessionFilter(backend="dovecot", older_than=1.5), ack=8),
     EndSession(2**50, ack=9),
     Sessions(8, (SESSION,)),
-    TrafficUpdates("server", "dovecot", (("0", Traffic(sessions=3, queue=Times(1.5, 7))), ("4", Traffic()))),
     FrontendUpdates(frontends=(("imap", FrontendState.PAUSED, 100),), max_sessions=0, ack=7),
     RemoveStickEntries("dovecot", 2**64 + 5),
     RemoveStickEntries("dovecot", None),
@@ -197,7 +198,6 @@ def test_every_message_has_example_and_table_row() -> None:
         (b'{"type":"SignalReceived"}', r"message SignalReceived: missing fields \['number'\]"),
         (b'{"type":"SignalReceived","numbr":1}', r"missing fields \['number'\], unknown fields \['numbr'\]"),
         (b'{"type":"SignalReceived","number":"soon"}', "message SignalReceived: ValueError"),
-        (b'{"type":"CounterUpdates","backend":"b","servers":[[0,[1,2]]]}', "message CounterUpdates"),
         (b'{"type":"ServerSnapshots","servers":[["b",0,"ready"]]}', "message ServerSnapshots"),
         (
             b'{"type":"ServerSnapshots","servers":[["b",0,"away",1,null,[],"",null,1,0,false,false,null,false]]}',

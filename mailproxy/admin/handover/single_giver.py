@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 
 import trio
 
-from mailproxy.admin.sockets import AdminListener
+from mailproxy.admin.listeners import AdminListeners
 from mailproxy.net.passing.adopt import to_pass
 from mailproxy.net.passing.packets import send, send_sockets
 from mailproxy.proxy.single_process import SingleProcess
@@ -23,7 +23,7 @@ class SingleGiver:
 
     Args:
         process: The process.
-        admin_sockets: Its admin sockets.
+        admin: Where it can be administered.
         on_handed_over: Stops accepting and drains. It gets the successor, and the addresses that that one does
             not listen on.
     """
@@ -31,11 +31,11 @@ class SingleGiver:
     def __init__(
         self,
         process: SingleProcess,
-        admin_sockets: Sequence[AdminListener],
+        admin: AdminListeners,
         on_handed_over: Callable[[int, Collection[str]], None],
     ) -> None:
         self._service = process.service
-        self._admin_sockets = admin_sockets
+        self._admin = admin
         self._on_handed_over = on_handed_over
 
     @property
@@ -64,7 +64,7 @@ class SingleGiver:
         Raises:
             HandoverError: The successor does not take them.
         """
-        sockets = [*to_pass([list(self._service.listeners)]), *(each.passed for each in self._admin_sockets)]
+        sockets = [*to_pass([list(self._service.listeners)]), *self._admin.passed]
         deadline = time.monotonic() + _SEND_TIMEOUT_S
         await trio.to_thread.run_sync(lambda: send_sockets(end, sockets, deadline=deadline))
 

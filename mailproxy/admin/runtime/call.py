@@ -8,7 +8,7 @@ from enum import IntEnum
 from attrs import define, field
 
 from mailproxy.admin.handover.giver import HandOver
-from mailproxy.admin.history import History
+from mailproxy.admin.history import C, History, Key, Trend
 from mailproxy.admin.target import Target
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
@@ -68,12 +68,25 @@ class Call:
         history: What follows from its figures over time.
         client: The client that asks.
         handover: Hands the sockets over to another process.
+        ignores_clear: Whether counters count from the start, whatever ``clear counters`` did: those of metrics must
+            never go back.
     """
 
     target: Target
     history: History
     client: Client = field(factory=lambda: Client(Level.USER))
     handover: HandOver | None = None
+    ignores_clear: bool = False
+
+    def since_cleared(self, key: Key, counters: C) -> C:
+        """Return counters without what they were when they were cleared."""
+        return counters if self.ignores_clear else self.history.since_cleared(key, counters)
+
+    def backend_downs(self, trend: Trend) -> tuple[int, float]:
+        """Return how often and how long a backend was down, without what was cleared."""
+        if self.ignores_clear:
+            return trend.downs, trend.down_seconds
+        return trend.downs - trend.cleared[0], trend.down_seconds - trend.cleared[1]
 
     def backend(self, name: str, missing: str = "No such backend.") -> Backend:
         """Return a backend.

@@ -5,7 +5,7 @@ documentation and the manual page are all made from it (``config.fields`` reads 
 
 Modules, one for each section of the file:
     setting: How a key is declared.
-    process: ``[process]`` and ``[admin]``.
+    process: ``[process]``, ``[admin]`` and ``[metrics]``.
     log: ``[log]``.
     frontend: ``[frontends.NAME]`` with binds, routes and limits.
     backend: ``[backends.NAME]`` with servers and stick table.
@@ -42,7 +42,7 @@ from mailproxy.config.model.frontend import (
     SessionRate,
 )
 from mailproxy.config.model.log import Facility, Log, LogOutput
-from mailproxy.config.model.process import Admin, AdminSocket, Process
+from mailproxy.config.model.process import Admin, AdminSocket, Metrics, Process
 from mailproxy.config.model.setting import setting
 from mailproxy.config.model.tls import CertificateFiles, FrontendTls, ServerTls
 from mailproxy.config.source.source_map import SourceMap
@@ -50,7 +50,7 @@ from mailproxy.errors import ConfigError, Fault
 
 __all__ = [
     "INHERITED_BY_SERVERS", "Admin", "AdminSocket", "Backend", "BackendTimeouts", "Balance", "Bind", "BindMode", "CertificateFiles", "Check",
-    "CheckType", "Config", "Connect", "Facility", "Frontend", "FrontendTimeouts", "FrontendTls", "KeepAlive", "Log", "LogOutput",
+    "CheckType", "Config", "Connect", "Facility", "Frontend", "FrontendTimeouts", "FrontendTls", "KeepAlive", "Log", "LogOutput", "Metrics",
     "Observe", "OnMarkedDown", "Process", "Protocol", "Route", "SendProxy", "Server", "ServerState", "ServerTls", "SessionRate",
     "Step", "Stick", "Tlv",
 ]  # fmt: skip
@@ -70,6 +70,7 @@ class Config:
     process: Process = setting("the processes", Process)
     log: Log = setting("where log lines go", Log)
     admin: Admin = setting("admin socket and HTTP", Admin)
+    metrics: Metrics = setting("what Prometheus gets", Metrics)
     frontends: dict[str, Frontend] = setting("where clients connect", dict)
     backends: dict[str, Backend] = setting("where sessions go", dict)
     source: str = setting("the file's name", "")

@@ -1,4 +1,4 @@
-"""The tables ``[process]`` and ``[admin]``."""
+"""The tables ``[process]``, ``[admin]`` and ``[metrics]``."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Literal
 
 from attrs import frozen
 
-from mailproxy.address import BindAddress
+from mailproxy.address import BindAddress, TcpAddress
 from mailproxy.config.model.setting import setting
+from mailproxy.config.model.tls import FrontendTls
 from mailproxy.config.path import ROOT_PATH, ConfigPath
 from mailproxy.config.values import Account, Mode, Positive, PositiveSeconds, Seconds, Workers
 
@@ -103,7 +104,23 @@ class Admin:
     socket: Path | None = setting("path of the admin socket, for one with level admin", None)
     mode: Mode = setting("permission bits of that socket", Mode(0o660))
     sockets: tuple[AdminSocket, ...] = setting("several admin sockets", ())
-    http: BindAddress | None = setting("address of metrics and status page", None, supported=(None,))
+    http: BindAddress | None = setting(
+        "address and port of metrics, health and status by HTTP, such as 127.0.0.1:8405",
+        None,
+        details="It needs the extra `http` of the package. An address that is not this machine's own loopback address "
+        "also needs `tls` and `token_file`.",
+    )
+    tls: FrontendTls | None = setting("TLS of `http`", None)
+    token_file: Path | None = setting(
+        "file with the token that HTTP clients may give commands with",
+        None,
+        details="A client sends it as `Authorization: Bearer TOKEN`. Without the file HTTP is read-only.",
+    )
+
+    @property
+    def is_http_local(self) -> bool:
+        """Whether `http` is a loopback address, so that nobody but this machine's users can read it."""
+        return isinstance(self.http, TcpAddress) and self.http.is_loopback
 
     @property
     def listening(self) -> Mapping[ConfigPath, AdminSocket]:
@@ -112,3 +129,14 @@ class Admin:
         if self.socket is None:
             return several
         return {_ADMIN / "socket": AdminSocket(path=self.socket, mode=self.mode), **several}
+
+
+@frozen(kw_only=True)
+class Metrics:
+    """What Prometheus gets."""
+
+    haproxy_names: bool = setting(
+        "also give the metrics that HAProxy has under its names",
+        False,
+        details="So dashboards and alerts for HAProxy work as they are.",
+    )

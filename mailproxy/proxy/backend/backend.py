@@ -10,8 +10,11 @@ import trio
 from mailproxy.config import Backend as BackendConfig
 from mailproxy.log import Log
 from mailproxy.log.events import SERVER_DOWN, SERVER_STATE, SERVER_UP, Event
+from mailproxy.metrics.board import Board, LocalBoard
+from mailproxy.metrics.process import FAILED_LOOK_UPS
+from mailproxy.metrics.servers import count_check
 from mailproxy.net.dial import Endpoint
-from mailproxy.pool import AdminState, Balance, Pool, StateChange, StickTable, client_key
+from mailproxy.pool import AdminState, Balance, Pool, SharedCounts, StateChange, StickTable, client_key
 from mailproxy.protocol.checks.result import CheckCode, CheckResult, excerpt
 from mailproxy.proxy.backend.event_log import ServerEventLog
 from mailproxy.proxy.backend.resolver import Resolver
@@ -20,7 +23,6 @@ from mailproxy.proxy.backend.snapshot import ServerSnapshot
 from mailproxy.proxy.backend.state_messages import no_server_message
 from mailproxy.proxy.backend.timers import BackendTimers
 from mailproxy.proxy.client_info import ClientInfo
-from mailproxy.proxy.stats import Traffic
 
 _KEY_BYTES = 17  # of a number that client_key returns
 _NOT_MEASURED_MS = -1
@@ -34,7 +36,7 @@ class Backend:
         name: Its name there.
         pool: Its servers as pure decisions.
         resolver: Looks up the host names of its servers.
-        traffic: What its sessions have come to.
+        board: Where the durations of its health checks are counted.
     """
 
     def __init__(self, config: BackendConfig, pool: Pool[BackendServer], log: Log) -> None:
@@ -46,7 +48,7 @@ class Backend:
             log: Where lines about its servers go.
         """
         self.name = config.name
-        self.traffic = Traffic()
+        self.board: Board = LocalBoard()
         self.pool = pool
         self._sessions = 0
         self._use(config)
@@ -58,6 +60,7 @@ class Backend:
             interval=config.resolve_interval,
             prefer=config.resolve_prefer,
             on_change=self._addresses_changed,
+            on_failed=self._count_failed_look_up,
             log=log,
         )
 
@@ -96,12 +99,22 @@ class Backend:
             if server.config.tls is not None:
                 server.tls_context = contexts[server.config.tls]
 
+    def count_on(self, board: Board) -> None:
+        """Count what happens at its servers on a board. A server that a reload removes leaves its counts there."""
+        self.board = board
+        for server in self.servers:
+            if not isinstance(server.counts, SharedCounts):
+                server.counts = SharedCounts(board, self.name, server.name)
+
     def log_initial_states(self) -> None:
         """Write a line for each server that does not start ready."""
         self._event_log.log_initial_states()
 
     def _addresses_changed(self) -> None:
         self.pool.addresses_changed()
+
+    def _count_failed_look_up(self) -> None:
+        self.board.block((FAILED_LOOK_UPS, self.name), 1)[0] += 1
 
     # Reload
 
@@ -253,6 +266,8 @@ class Backend:
         """Take the outcome of a health check into account."""
         before, server.last_check = server.last_check, outcome
         result = outcome.result
+        if outcome.ms >= 0:
+            count_check(self.board, self.name, server.name, outcome.ms)
         if result.code is CheckCode.SOCKERR:
             # This machine had no descriptors or memory for the check. The server is not at fault.
             if before is None or before.result != result:
@@ -325,11 +340,9 @@ class Backend:
         if not is_paused:
             server.check_soon()
 
-    def clear_maxima(self) -> None:
-        """Let the highest values of the backend and its servers begin again, at those of now."""
-        self.traffic.clear_maxima()
+    def restart_maxima(self) -> None:
+        """Let the most sessions of each server begin again, at those of now."""
         for server in self.servers:
-            server.traffic.clear_maxima()
             server.counts.most_sessions = server.sessions
 
     def set_check_port(self, server: BackendServer, port: int) -> None:

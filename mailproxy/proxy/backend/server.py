@@ -17,7 +17,6 @@ from mailproxy.pool import PassiveHealth, Server
 from mailproxy.protocol.capabilities import Capabilities
 from mailproxy.protocol.checks.result import CheckResult
 from mailproxy.proxy.backend.header_builder import ProxyHeaderBuilder
-from mailproxy.proxy.stats import Traffic
 
 ServerContexts = Mapping[config.ServerTls, Context]
 """The TLS contexts towards servers, one for each different ``tls`` table."""
@@ -91,7 +90,6 @@ class BackendServer(Server):
         failure_logged_at: When that line was written.
         is_gone: Whether a reload has removed it, or given its name another address. Sessions may still have it.
         next_check_scope: Its deadline is the time of the next check.
-        traffic: What its sessions have come to.
         checks_paused: Whether the operator has switched its health checks off.
         check_port: The port that the operator wants it to be checked at, None for that of the configuration.
     """
@@ -110,7 +108,6 @@ class BackendServer(Server):
     failure_logged_at: float = field(default=-math.inf)
     is_gone: bool = field(default=False)
     next_check_scope: trio.CancelScope = field(factory=trio.CancelScope)
-    traffic: Traffic = field(factory=Traffic)
     checks_paused: bool = field(default=False)
     check_port: int | None = field(default=None)
 

@@ -12,14 +12,15 @@ import time
 from collections.abc import Mapping
 
 import trio
-from attrs import Factory, define
+from attrs import define
 
 from mailproxy import config
 from mailproxy.errors import ProxyError
 from mailproxy.log import Log, end_reasons
 from mailproxy.log.end_reasons import EndedBy, EndReason, Phase
 from mailproxy.log.events import SESSION_FAULT, SESSION_STARTED
-from mailproxy.log.record import SessionRecord
+from mailproxy.log.record import SessionRecord, ms
+from mailproxy.metrics.sessions import SessionCounter
 from mailproxy.net.by_descriptor import local_address, stop_reading
 from mailproxy.net.listener import Listener
 from mailproxy.net.poller import AnyPoller, Watch
@@ -46,7 +47,6 @@ from mailproxy.proxy.session.registry import SessionRegistry
 from mailproxy.proxy.session.routing import Routes
 from mailproxy.proxy.session.slot_lease import SlotLease
 from mailproxy.proxy.session.wait import InterruptibleWait
-from mailproxy.proxy.stats import Traffic, count_session
 
 # Ids are unique, also after a restart. Counting starts at the second of the start times 2**24, which is more
 # sessions than a second can have.
@@ -81,7 +81,7 @@ class SessionContext:
         relay: Relays the tunnels.
         poller: Watches the sockets until a tunnel opens.
         log: Gets the lines.
-        traffic: What the frontend's sessions have come to.
+        counter: Counts what they come to.
     """
 
     config: config.Frontend
@@ -93,7 +93,7 @@ class SessionContext:
     relay: Relay
     poller: AnyPoller
     log: Log
-    traffic: Traffic = Factory(Traffic)
+    counter: SessionCounter
 
 
 # Being cancelled is the operator's stop. What it means for a session depends on how far that has come. It is
@@ -120,12 +120,16 @@ class Session:
         client: The client's connection, under TLS the one that decrypts.
         record: What the log says about it. Its ``end`` is set once, when the session ends.
         listener: The listener that accepted it.
+        counted_in: The bytes from the client that are counted already, while it lives.
+        counted_out: Those from the server.
     """
 
     context: SessionContext
     client: socket.socket
     record: SessionRecord
     listener: Listener
+    counted_in: int
+    counted_out: int
     _started_at: float
     _fd: int  # the client's; an SSLSocket takes it over
     _client_key: int | None  # what ``context.clients`` counts the session for
@@ -143,6 +147,7 @@ class Session:
         self._fd = self.client.fileno()
         self._client_key = self._lease = self._server_socket = self._tunnel = None
         self._sent_nothing = False
+        self.counted_in = self.counted_out = 0
         self._wanted_end: EndReason | None = None
         self.listener = listener = client_info.listener
         self.record = SessionRecord(
@@ -154,6 +159,7 @@ class Session:
             client=client_info.name,
         )
         context.registry.sessions[number] = self
+        context.counter.start(context.config.name, listener.name)
 
     async def run(self, client_info: ClientInfo) -> None:
         """Proxy the session to its end. Raises nothing but Cancelled.
@@ -224,13 +230,14 @@ class Session:
         if hello is not None and client_info.listener.terminator is None:  # nothing to wait for
             client_info.set_client_hello(hello)
             return self._select_route(client_info)
-        deadline = self.context.poller.clock() + self.context.config.timeouts.handshake
-        with trio.CancelScope(deadline=deadline):
+        started_at = self.context.poller.clock()
+        with trio.CancelScope(deadline=started_at + self.context.config.timeouts.handshake):
             hello = hello or await peek_client_hello(self.client, watch)
             client_info.set_client_hello(hello)
             route = self._select_route(client_info)
             if self.record.tls:
                 await self._handshake(client_info, hello, watch)
+                self.record.handshake_ms = ms(self.context.poller.clock() - started_at)
             return route
         raise SessionEndedError(end_reasons.HANDSHAKE_TIMEOUT)
 
@@ -271,6 +278,7 @@ class Session:
         name = (route and route.backend) or context.config.backend
         assert name is not None  # noqa: S101 - _select_route has checked it
         record.phase, record.backend = Phase.CONNECT, name
+        context.counter.dispatch(name)
         wait = InterruptibleWait(context.poller)
         self._lease = SlotLease(context.backends[name], record, wait)
         return Dispatch(self._lease, wait, client_info, context.poller)
@@ -417,14 +425,10 @@ class Session:
             record.close_notify = tunnel.client.close_notify
             record.server_close_notify = tunnel.server.close_notify
         record.total_ms = int((context.poller.clock() - self._started_at) * 1000)
-        lease = self._lease
-        if lease is None:
-            count_session(record, context.traffic, None, None)
-        else:
-            server = lease.last_server.traffic if lease.last_server is not None else None
-            count_session(record, context.traffic, lease.backend.traffic, server)
         was_started = context.config.log_start and tunnel is not None
-        if context.config.log_null or was_started or record.bytes_in or not self._is_null(end):
+        is_logged = bool(context.config.log_null or was_started or record.bytes_in or not self._is_null(end))
+        context.counter.end(record, self.counted_in, self.counted_out, is_logged=is_logged)
+        if is_logged:
             context.log.session(record)
 
     def _is_null(self, end: EndReason) -> bool:

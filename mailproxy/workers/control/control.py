@@ -18,6 +18,7 @@ from mailproxy.certificates.reloader import CertificateReloader
 from mailproxy.certificates.watcher import log_rejected
 from mailproxy.config import Config
 from mailproxy.errors import Fault
+from mailproxy.ipc.board import SharedBoard
 from mailproxy.ipc.channel import Channel, Received
 from mailproxy.log import Log
 from mailproxy.log.events import CONTROL_DIED, READY, STOPPED, WORKER_DIED
@@ -32,6 +33,7 @@ from mailproxy.proxy.state import ProxyState, open_keeper, restore_state
 from mailproxy.proxy.supervise import contained, supervise
 from mailproxy.workers.backend import ControlBackend, send_snapshots
 from mailproxy.workers.control.backends import ControlBackends
+from mailproxy.workers.control.boards import Boards
 from mailproxy.workers.control.drains import ControlDrains
 from mailproxy.workers.control.frontends import FrontendWishes
 from mailproxy.workers.control.handover import ControlHandover
@@ -40,12 +42,10 @@ from mailproxy.workers.control.registry import WorkerRegistry
 from mailproxy.workers.control.reloads import ReloadBroadcaster
 from mailproxy.workers.control.signal_handler import SignalHandler
 from mailproxy.workers.control.worker_handle import WorkerHandle
-from mailproxy.workers.counters import apply_counters, apply_traffic
 from mailproxy.workers.heartbeat import beat
 from mailproxy.workers.messages import (
     Ack,
     ConnectFailure,
-    CounterUpdates,
     DrainProgress,
     Events,
     FrontendUpdates,
@@ -53,6 +53,7 @@ from mailproxy.workers.messages import (
     Message,
     ProcessExit,
     Ready,
+    RecentEnds,
     Register,
     ReloadFailed,
     RequestStickTable,
@@ -64,7 +65,6 @@ from mailproxy.workers.messages import (
     StickTableEnd,
     StickTablePart,
     StickUpdates,
-    TrafficUpdates,
     WorkerChannel,
     open_channel,
 )
@@ -86,6 +86,7 @@ class ControlSlot:
 
     Attributes:
         scoreboard: The shared memory.
+        boards: The boards of all processes, that of the control process last.
         supervisor: The channel to the supervisor.
         wake_supervisor: Tells the supervisor to look at ``counters``.
         workers: The number of workers that there are to be.
@@ -94,6 +95,7 @@ class ControlSlot:
     """
 
     scoreboard: Scoreboard
+    boards: Sequence[SharedBoard]
     supervisor: Channel[Message]
     wake_supervisor: Callable[[], None]
     workers: int
@@ -123,8 +125,10 @@ class Control:
         reloads: Makes the reloads of the configuration.
         registry: The workers.
         frontends: What the operator wants of frontends.
+        listener_infos: Where the workers listen.
         drains: What commands of an operator call to end sessions.
         handover: Hands the listening sockets over to another proxy.
+        boards: Where all processes count.
     """
 
     def __init__(
@@ -143,15 +147,16 @@ class Control:
         self.log = log
         self.workers, self.generation = slot.workers, slot.generation
         self.has_failed = False
-        self._listener_infos = listener_infos
+        self.listener_infos = listener_infos
         self._log = log
         self._slot = slot
         self._counters = counters = slot.scoreboard.counters(slot.scoreboard.control)
         self._settled = trio.Event()  # the state of servers is known, and sent to workers that register
         self._registry = WorkerRegistry()
+        self.boards = Boards(slot.boards, self._registry)
         self._publisher = ChangePublisher(self._registry, log)
         self._backends = ControlBackends(
-            config, server_contexts, log, counters=counters, publisher=self._publisher
+            config, server_contexts, log, counters=counters, board=self.boards.own, publisher=self._publisher
         )
         certificates = ReloadBroadcaster(self._registry, counters, slot.wake_supervisor)
         self._monitor = ServerMonitor(
@@ -226,7 +231,7 @@ class Control:
             if self._state is not None:
                 await self._state.finish()  # noqa: ASYNC102 - shields itself, with a deadline of its own
             if self._signals.is_stopping:
-                log.event(STOPPED, "mailproxy has stopped", sessions=self._registry.total_sessions)
+                log.event(STOPPED, "mailproxy has stopped", sessions=self.boards.count_served())
             await log.finish()  # noqa: ASYNC102 - shields itself, with a deadline of its own
 
     async def _cancel_at_end(self, scope: trio.CancelScope) -> None:
@@ -294,6 +299,8 @@ class Control:
                 self._signals.handle(number, nursery)
                 self._check_ended()
             case ProcessExit():
+                if received.message.slot is not None and received.message.is_replaced:
+                    self.boards.count_restart()
                 _log_exit(self._log, received.message)
             case HandoverFailed(reason):
                 log_handover_failed(self._log, reason)
@@ -343,14 +350,12 @@ class Control:
                 for backend in self._backends.named(name):
                     if (server := backend.numbered(number)) is not None:
                         backend.observe(server, host, reason)
-            case CounterUpdates():
-                apply_counters(worker.counts, message)
+            case RecentEnds():
+                self._registry.add_ends(message)
             case Sessions():
                 self._registry.add_sessions(message)
             case Events():
                 self._registry.add_events(message)
-            case TrafficUpdates():
-                apply_traffic(worker.traffic, message)
             case FrontendUpdates():
                 if not self._settled.is_set():
                     self.frontends.take_over(message)
@@ -389,7 +394,7 @@ class Control:
         if ready.local or sum(worker.is_ready for worker in self._registry.workers) < self.workers:
             return
         ready.local = 1
-        self._log_listening(self._listener_infos)
+        self._log_listening(self.listener_infos)
         self._log.event(READY, "mailproxy is ready", workers=self.workers)
 
     def _log_listening(self, infos: Iterable[ListenerInfo]) -> None:
@@ -444,12 +449,11 @@ class Control:
             reloader=CertificateReloader(config, store, stage=True) if store.files else None,
         )
         self.frontends.reconfigure(config)
-        self._registry.retire_absent(config)
         if self._state is not None:
             self._state.reconfigure(self._backends)
-        known = {(each.frontend, each.address) for each in self._listener_infos}
+        known = {(each.frontend, each.address) for each in self.listener_infos}
         self._log_listening([each for each in commit.listeners if (each.frontend, each.address) not in known])
-        self._listener_infos = commit.listeners
+        self.listener_infos = commit.listeners
         self.config, self.workers, self.generation = config, commit.workers, commit.generation
         assert self._nursery is not None  # noqa: S101 - reloads are made while it runs
         for backend in added:

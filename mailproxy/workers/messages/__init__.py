@@ -32,16 +32,16 @@
     ReloadCertificates  control     worker       Ack
     Ack                 worker      control
     ConnectFailure      worker      control
-    CounterUpdates      worker      control
     StickUpdates        worker      control      the control process sends the entries on to every worker
                         control     worker
-    RequestCounters     control     worker       CounterUpdates, TrafficUpdates, Ack
-    TrafficUpdates      worker      control
+    RequestCounters     control     worker       Ack
+    RequestRecent       control     worker       RecentEnds, Ack
+    RecentEnds          worker      control
     RequestSessions     control     worker       Sessions, Ack
     Sessions            worker      control
     RequestEvents       control     worker       Events, Ack
     Events              worker      control
-    ClearMaxima         control     worker       CounterUpdates, TrafficUpdates, Ack
+    ClearMaxima         control     worker       Ack
     EndSession          control     worker       Ack
     FrontendUpdates     worker      control
                         control     worker       Ack, if ``ack`` is set
@@ -52,7 +52,7 @@
     StickTableEnd       worker      control
 
 A message is one packet with one JSON object: ``type`` is the name of the class, the other members are its
-fields. What comes often is packed tighter: counters, check outcomes, addresses and stick entries are arrays.
+fields. What comes often is packed tighter: check outcomes, addresses and stick entries are arrays.
 Both ends run the same program, so a message that cannot be decoded is a bug of the program. The channel logs
 it and goes on.
 """
@@ -64,12 +64,13 @@ from mailproxy.workers.messages.admin import (
     EndSession,
     Events,
     FrontendUpdates,
+    RecentEnds,
     RemoveStickEntries,
     RequestCounters,
     RequestEvents,
+    RequestRecent,
     RequestSessions,
     Sessions,
-    TrafficUpdates,
 )
 from mailproxy.workers.messages.encoding import (
     MessageError,
@@ -88,7 +89,6 @@ from mailproxy.workers.messages.kinds import (
     CancelDrain,
     ConnectFailure,
     ControlChannel,
-    CounterUpdates,
     Drain,
     DrainProgress,
     DrainSessions,
@@ -125,7 +125,6 @@ __all__ = [
     "ClearMaxima",
     "ConnectFailure",
     "ControlChannel",
-    "CounterUpdates",
     "Drain",
     "DrainProgress",
     "DrainSessions",
@@ -140,6 +139,7 @@ __all__ = [
     "PassSockets",
     "ProcessExit",
     "Ready",
+    "RecentEnds",
     "Register",
     "ReloadCertificates",
     "ReloadFailed",
@@ -147,6 +147,7 @@ __all__ = [
     "ReopenLog",
     "RequestCounters",
     "RequestEvents",
+    "RequestRecent",
     "RequestSessions",
     "RequestStickTable",
     "ServerSnapshots",
@@ -159,7 +160,6 @@ __all__ = [
     "StickTablePart",
     "StickUpdates",
     "Stop",
-    "TrafficUpdates",
     "WorkerChannel",
     "batch_by_size",
     "batched",

@@ -9,16 +9,14 @@ from typing import Any
 from attrs import fields, frozen
 from cattrs import Converter
 
+from mailproxy.metrics.recent import RecentEnd
 from mailproxy.proxy.frontend import FrontendState
 from mailproxy.proxy.session.summary import SessionFilter, SessionSummary
-from mailproxy.proxy.stats import Times, Traffic
-
-_TIMES = 3  # the durations in Traffic, its last fields
 
 
 @frozen
 class RequestCounters:
-    """Send the counters that have changed, and acknowledge: the admin socket is asked for them."""
+    """Count what live sessions have moved, and acknowledge: the figures are about to be read."""
 
     ack: int | None = None
 
@@ -48,9 +46,24 @@ class Events:
 
 @frozen
 class ClearMaxima:
-    """Let the highest values of all counters begin again, send the counters, and acknowledge."""
+    """Count what live sessions have moved, let the highest values begin again, and acknowledge."""
 
     ack: int | None = None
+
+
+@frozen
+class RequestRecent:
+    """Send the last sessions that have ended, and acknowledge behind them."""
+
+    ack: int | None = None
+
+
+@frozen
+class RecentEnds:
+    """The last sessions of a worker that have ended. ``request`` is the number of the Ack that follows."""
+
+    request: int
+    ends: tuple[RecentEnd, ...]
 
 
 @frozen
@@ -77,21 +90,6 @@ class Sessions:
     sessions: tuple[SessionSummary, ...]
 
 
-@frozen
-class TrafficUpdates:
-    """What sessions have come to, where that has changed since the last such message.
-
-    Attributes:
-        kind: ``frontend``, ``backend`` or ``server``.
-        owner: For servers, the name of their backend; else empty.
-        entries: The name with the figures.
-    """
-
-    kind: str
-    owner: str
-    entries: tuple[tuple[str, Traffic], ...]
-
-
 @frozen(kw_only=True)
 class FrontendUpdates:
     """What the operator wants of all frontends.
@@ -113,23 +111,6 @@ def register_admin_hooks(converter: Converter) -> None:
         SessionSummary, attrgetter(*(field.name for field in fields(SessionSummary)))
     )
     converter.register_structure_hook(SessionSummary, _decode_session)
-    converter.register_unstructure_hook(Traffic, _encode_traffic)
-    converter.register_structure_hook(Traffic, _decode_traffic)
-
-
-def _encode_traffic(traffic: Traffic) -> list[float]:
-    values = [getattr(traffic, field.name) for field in fields(Traffic)]
-    numbers: list[float] = []
-    for value in values:
-        numbers += (value.average, value.longest) if isinstance(value, Times) else (value,)
-    return numbers
-
-
-def _decode_traffic(value: Sequence[float], _: object) -> Traffic:
-    times = [
-        Times(value[start], int(value[start + 1])) for start in range(len(value) - 2 * _TIMES, len(value), 2)
-    ]
-    return Traffic(*map(int, value[: -2 * _TIMES]), *times)  # type: ignore[arg-type]  # in the order of its fields
 
 
 def _decode_session(value: Sequence[Any], _: object) -> SessionSummary:

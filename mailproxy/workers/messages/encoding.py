@@ -6,7 +6,6 @@ import json
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from operator import attrgetter
 from typing import Any, TypeVar
 
 from attrs import fields
@@ -17,7 +16,7 @@ from mailproxy.ipc.channel import PACKET_MAX, Channel
 from mailproxy.log import Log
 from mailproxy.log.events import MESSAGE_DROPPED
 from mailproxy.net.dial import Endpoint
-from mailproxy.pool import AdminState, Counts
+from mailproxy.pool import AdminState
 from mailproxy.protocol.checks.result import CheckCode, CheckResult, excerpt
 from mailproxy.proxy.backend.server import CheckOutcome
 from mailproxy.proxy.backend.snapshot import ServerSnapshot
@@ -164,12 +163,6 @@ def _decode_snapshot(value: Sequence[Any], _: object) -> IndexedSnapshot:
     return IndexedSnapshot(backend, number, snapshot)
 
 
-def _decode_counts(value: Sequence[float], _: object) -> Counts:
-    if len(value) != len(fields(Counts)):
-        raise ValueError(f"{len(value)} counters instead of {len(fields(Counts))}")
-    return Counts(*value)  # type: ignore[arg-type]  # whole numbers stay whole in JSON
-
-
 def _decode_fault(value: Sequence[str], _: object) -> Fault:
     path, fact = value
     return Fault(path, fact)
@@ -180,8 +173,6 @@ def _make_converter() -> Converter:
     converter = Converter(detailed_validation=False)
     converter.register_unstructure_hook(IndexedSnapshot, _encode_snapshot)
     converter.register_structure_hook(IndexedSnapshot, _decode_snapshot)
-    converter.register_unstructure_hook(Counts, attrgetter(*(field.name for field in fields(Counts))))
-    converter.register_structure_hook(Counts, _decode_counts)
     register_admin_hooks(converter)
     converter.register_unstructure_hook(Fault, lambda fault: [fault.path, fault.fact])
     converter.register_structure_hook(Fault, _decode_fault)

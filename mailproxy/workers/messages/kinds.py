@@ -5,7 +5,6 @@ from __future__ import annotations
 from attrs import frozen
 
 from mailproxy.errors import Fault
-from mailproxy.pool import Counts
 from mailproxy.proxy.backend.snapshot import ServerSnapshot
 from mailproxy.proxy.drain import DrainStatus, DrainTarget, Purpose
 from mailproxy.workers.messages.admin import (
@@ -13,12 +12,13 @@ from mailproxy.workers.messages.admin import (
     EndSession,
     Events,
     FrontendUpdates,
+    RecentEnds,
     RemoveStickEntries,
     RequestCounters,
     RequestEvents,
+    RequestRecent,
     RequestSessions,
     Sessions,
-    TrafficUpdates,
 )
 from mailproxy.workers.reload.messages import ReloadMessage
 
@@ -237,14 +237,6 @@ class ConnectFailure:
 
 
 @frozen
-class CounterUpdates:
-    """The counters that have changed since the last such message: name of the server, and its counters."""
-
-    backend: str
-    servers: tuple[tuple[str, Counts], ...]
-
-
-@frozen
 class DrainProgress:
     """How far the drains of this worker have come: all that there are, once a second while there are any."""
 
@@ -283,6 +275,7 @@ AckedMessage = (
     | FrontendUpdates
     | RequestSessions
     | RequestEvents
+    | RequestRecent
     | ClearMaxima
     | EndSession
     | DrainSessions
@@ -293,9 +286,9 @@ AckedMessage = (
 Message = (
     WorkerChannel | ControlChannel | SignalReceived | ProcessExit | ReloadFailed
     | Drain | Stop | StartServing | AckedMessage | RequestStickTable
-    | Register | Ready | ServerSnapshots | Ack | ConnectFailure | CounterUpdates
-    | StickUpdates | StickTablePart | StickTableEnd | TrafficUpdates | RemoveStickEntries | Sessions
-    | Events | DrainProgress | ReloadMessage | PassSockets | HandedOver | HandoverFailed
+    | Register | Ready | ServerSnapshots | Ack | ConnectFailure
+    | StickUpdates | StickTablePart | StickTableEnd | RemoveStickEntries | Sessions
+    | Events | RecentEnds | DrainProgress | ReloadMessage | PassSockets | HandedOver | HandoverFailed
 )  # fmt: skip
 
 MESSAGES: dict[str, type[Message]] = {kind.__name__: kind for kind in Message.__args__}

@@ -45,6 +45,8 @@ class FakeSession:
     local_address: str = ""
     bytes_in: int = 0
     bytes_out: int = 0
+    counted_in: int = 0
+    counted_out: int = 0
 
     @property
     def idle(self) -> float:

@@ -14,6 +14,8 @@ import trio
 from mailproxy.admin.history import PROCESS
 from mailproxy.admin.runtime.call import Call
 from mailproxy.admin.runtime.show.formats import TypedValue, Value
+from mailproxy.metrics.process import FAILED_LOOK_UPS, LINES_LOST
+from mailproxy.metrics.process import PROCESS as PROCESS_BLOCK
 from mailproxy.version import __version__
 
 # Programs that read the socket, such as haproxyadmin, accept no other name. "description" has ours.
@@ -58,7 +60,7 @@ async def show_info(call: Call, *words: str) -> str:
     """Answer ``show info [typed|json]``. What does not exist here is 0, since programs ask for HAProxy's fields."""
     await call.target.refresh()
     call.history.look()
-    figures = _figures(call)
+    figures = info_figures(call)
     values = [
         TypedValue(position, name, tags, kind, figures.get(name, 0)) for position, name, tags, kind in _FIELDS
     ]
@@ -69,10 +71,12 @@ async def show_info(call: Call, *words: str) -> str:
     return "".join(f"{value.name}: {value.value}\n" for value in values)
 
 
-def _figures(call: Call) -> dict[str, Value]:
+def info_figures(call: Call) -> dict[str, Value]:
+    """Return the fields that are not 0."""
     target, trend = call.target, call.history.trend(PROCESS)
     uptime = int(call.history.clock() - call.history.started_at)
-    traffics = [target.frontend(name).traffic for name in target.config.frontends]
+    total = target.figures.total()
+    process = target.figures.sums.get((PROCESS_BLOCK,))
     descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     listeners = sum(len(frontend.bind) for frontend in target.config.frontends.values())
     return {
@@ -80,13 +84,14 @@ def _figures(call: Call) -> dict[str, Value]:
         "Nbthread": 1, "Nbproc": target.workers, "Process_num": 1, "Pid": os.getpid(),
         "Uptime": _written_uptime(uptime), "Uptime_sec": uptime, "Start_time_sec": int(time.time()) - uptime,
         "Ulimit-n": descriptors, "Maxsock": descriptors, "Maxconn": target.max_sessions, "Hard_maxconn": target.max_sessions,
-        "CurrConns": target.sessions, "CumConns": trend.started, "CumReq": trend.started,
-        "CumSslConns": sum(traffic.tls_sessions for traffic in traffics),
+        "CurrConns": target.sessions, "CumConns": total.sessions, "CumReq": total.sessions,
+        "CumSslConns": total.tls_sessions, "DroppedLogs": process[LINES_LOST] if process is not None else 0,
+        "FailedResolutions": sum(cells[0] for _, cells in target.figures.blocks(FAILED_LOOK_UPS)),
         "ConnRate": trend.rate, "MaxConnRate": trend.most_rate, "SessRate": trend.rate, "MaxSessRate": trend.most_rate,
         "Tasks": trio.lowlevel.current_statistics().tasks_living, "node": socket.gethostname(),
         "description": f"mailproxy {__version__}", "Stopping": int(target.is_stopping),
         "Jobs": target.sessions + listeners, "Listeners": listeners,
-        "TotalBytesOut": sum(traffic.bytes_out for traffic in traffics),
+        "TotalBytesOut": total.bytes_out,
     }  # fmt: skip
 
 

@@ -15,11 +15,12 @@ from mailproxy.admin.runtime.show.formats import TypedValue, Value
 from mailproxy.admin.runtime.show.numbering import backend_id, frontend_id
 from mailproxy.admin.runtime.show.stat_fields import CONSTANTS, FIELDS
 from mailproxy.config import Config
+from mailproxy.metrics.servers import SERVER
+from mailproxy.metrics.traffic import Times, Traffic
 from mailproxy.net.dial import Endpoint
-from mailproxy.pool import AdminState
+from mailproxy.pool import AdminState, read_counts
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
-from mailproxy.proxy.stats import Times, Traffic
 
 _FRONTEND, _BACKEND, _SERVER = 1, 2, 4
 _TYPES = {"F": _FRONTEND, "B": _BACKEND, "S": _SERVER}
@@ -146,26 +147,26 @@ def _quoted(value: Value) -> str:
 
 def _frontend_row(call: Call, name: str, iid: int) -> Row:
     figures, trend = call.target.frontend(name), call.history.trend(frontend_key(name))
-    traffic = call.history.since_cleared(frontend_key(name), figures.traffic)
-    sessions = traffic.sessions + figures.sessions
+    traffic = call.since_cleared(frontend_key(name), figures.traffic)
     return Row("F", {
         **CONSTANTS["F"],
         "pxname": name, "svname": "FRONTEND", "iid": iid, "sid": 0, "type": 0, "status": figures.state.value,
         "scur": figures.sessions, "smax": max(traffic.most_sessions, figures.sessions),
         "slim": figures.limit or call.target.max_sessions,
-        "stot": sessions, "conn_tot": sessions, "bin": traffic.bytes_in, "bout": traffic.bytes_out,
+        "stot": traffic.sessions, "conn_tot": traffic.sessions, "bin": traffic.bytes_in, "bout": traffic.bytes_out,
         "dreq": traffic.denied_requests, "dcon": traffic.denied_connections, "dses": traffic.denied_sessions,
         "ereq": traffic.failed_requests, "rate": trend.rate, "rate_max": trend.most_rate,
         "conn_rate": trend.rate, "conn_rate_max": trend.most_rate,
         "ssl_sess": traffic.tls_sessions, "ssl_failed_handshake": traffic.failed_handshakes,
+        "eint": traffic.internal_errors,
     })  # fmt: skip
 
 
 def _server_row(call: Call, backend: Backend, server: BackendServer, iid: int, sid: int) -> Row:
     key = server_key(backend.name, server.name)
     trend = call.history.trend(key)
-    counts = call.history.since_cleared(key, call.target.server_counts(backend, server))
-    traffic = call.history.since_cleared(key, call.target.server_traffic(backend, server))
+    counts = call.since_cleared(key, call.target.server_counts(backend, server))
+    traffic = call.since_cleared(key, call.target.server_traffic(backend, server))
     is_checked = server.is_checked and not server.checks_paused
     values: dict[str, Value] = {
         **CONSTANTS["S"],
@@ -175,7 +176,7 @@ def _server_row(call: Call, backend: Backend, server: BackendServer, iid: int, s
         "stot": counts.sessions, "connect": counts.sessions, "lbtot": counts.sessions,
         "bin": traffic.bytes_in, "bout": traffic.bytes_out, "econ": counts.connect_errors,
         "wretr": counts.retries, "wredis": counts.redispatches,
-        "cli_abrt": traffic.client_aborts, "srv_abrt": traffic.server_aborts,
+        "cli_abrt": traffic.client_aborts, "srv_abrt": traffic.server_aborts, "eint": traffic.internal_errors,
         "weight": math.ceil(server.effective_weight), "uweight": server.weight,
         "act": int(not server.is_backup), "bck": int(server.is_backup),
         "lastchg": seconds_since_change(call, server), "rate": trend.rate, "rate_max": trend.most_rate,
@@ -217,14 +218,20 @@ def _check_values(server: BackendServer) -> dict[str, Value]:
 def _backend_row(call: Call, backend: Backend, iid: int) -> Row:
     key = backend_key(backend.name)
     trend = call.history.trend(key)
-    traffic = call.history.since_cleared(key, call.target.backend_traffic(backend))
+    traffic = call.since_cleared(key, call.target.backend_traffic(backend))
     counts = [
-        call.history.since_cleared(
-            server_key(backend.name, server.name), call.target.server_counts(backend, server)
-        )
+        call.since_cleared(server_key(backend.name, server.name), call.target.server_counts(backend, server))
         for server in backend.servers
     ]
+    if call.ignores_clear:  # servers that a reload has removed count on
+        present = {server.name for server in backend.servers}
+        counts += [
+            read_counts(cells)
+            for (name, server_name), cells in call.target.figures.blocks(SERVER)
+            if name == backend.name and server_name not in present
+        ]
     active, backup = backend.pool.usable_counts
+    downs, down_seconds = call.backend_downs(trend)
     is_up = backend.pool.has_usable_server
     changed = _age(call, trend.changed_at)
     weight = sum(
@@ -237,13 +244,13 @@ def _backend_row(call: Call, backend: Backend, iid: int) -> Row:
         "pxname": backend.name, "svname": "BACKEND", "iid": iid, "sid": 0, "type": 1, "status": "UP" if is_up else "DOWN",
         "qcur": backend.pool.waiting, "qmax": trend.most_waiting,
         "scur": backend.sessions, "smax": max(traffic.most_sessions, backend.sessions),
-        "stot": traffic.sessions + backend.sessions, "bin": traffic.bytes_in, "bout": traffic.bytes_out, "dreq": 0,
+        "stot": traffic.sessions, "bin": traffic.bytes_in, "bout": traffic.bytes_out, "dreq": 0,
         "econ": sum(each.connect_errors for each in counts), "wretr": sum(each.retries for each in counts),
         "wredis": sum(each.redispatches for each in counts), "connect": sum(each.sessions for each in counts),
         "lbtot": sum(each.sessions for each in counts),
-        "cli_abrt": traffic.client_aborts, "srv_abrt": traffic.server_aborts,
+        "cli_abrt": traffic.client_aborts, "srv_abrt": traffic.server_aborts, "eint": traffic.internal_errors,
         "weight": weight, "uweight": weight, "act": active, "bck": backup,
-        "chkdown": trend.downs, "lastchg": changed, "downtime": int(trend.down_seconds) + (0 if is_up else changed),
+        "chkdown": downs, "lastchg": changed, "downtime": int(down_seconds) + (0 if is_up else changed),
         "rate": trend.rate, "rate_max": trend.most_rate, "lastsess": _age(call, trend.last_session_at),
         "algo": backend.config.balance, "ssl_sess": 0, "ssl_failed_handshake": 0,
         "agg_server_status": 0, "agg_server_check_status": 0, "agg_check_status": 0, **_times(traffic),

@@ -1,0 +1,246 @@
+"""The proxy as JSON: ``GET /api/status``."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from attrs import define, field, frozen
+
+from mailproxy.admin.exporter.rows import server_state
+from mailproxy.admin.history import PROCESS, History, backend_key, frontend_key, server_key
+from mailproxy.admin.runtime.show.stat import server_address, server_status
+from mailproxy.admin.series import INTERVAL_S, Series
+from mailproxy.config import Config
+from mailproxy.errors import Fault
+from mailproxy.log.end_reasons import END_REASONS
+from mailproxy.log.events import SESSION_FAULT, SESSION_STARTED, Event
+from mailproxy.metrics.process import LINES_LOST, LOOP_LAG_US, RESTARTS
+from mailproxy.metrics.process import PROCESS as PROCESS_BLOCK
+from mailproxy.metrics.recent import RecentEnd, newest
+from mailproxy.metrics.traffic import Traffic
+from mailproxy.proxy.backend.backend import Backend
+from mailproxy.proxy.backend.server import BackendServer
+from mailproxy.version import __version__
+
+_EVENTS_MAX = 50
+_PER_SESSION = (SESSION_STARTED, SESSION_FAULT)  # they may name a client
+_MEANINGS = {end.name: end.meaning for end in END_REASONS}
+
+Json = dict[str, Any]
+
+
+@frozen
+class RecentEvent:
+    """A line of the log that is not about a session."""
+
+    at: float
+    name: str
+    level: str
+    message: str
+
+
+@define(eq=False)
+class RecentEvents:
+    """The last events of the log, such as changes of servers."""
+
+    _events: deque[RecentEvent] = field(factory=lambda: deque(maxlen=_EVENTS_MAX))
+
+    def add(self, event: Event, message: str) -> None:
+        """Take an event that is logged."""
+        if event not in _PER_SESSION:
+            self._events.append(RecentEvent(round(time.time(), 3), event.name, event.level, message))
+
+    def newest(self) -> list[Json]:
+        """Return them, the newest first."""
+        return [
+            {"time": each.at, "event": each.name, "level": each.level, "message": each.message}
+            for each in reversed(self._events)
+        ]
+
+
+@define(eq=False)
+class Status:
+    """Describes a proxy.
+
+    Attributes:
+        history: That of the proxy.
+        series: Its last hour.
+        events: The last events of its log.
+        advice: What ``mailproxy check`` said about the configuration at the start.
+    """
+
+    history: History
+    series: Series
+    events: RecentEvents
+    advice: Sequence[Fault] = ()
+
+    def describe(self, ends: Iterable[RecentEnd], ready: Sequence[str]) -> Json:
+        """Return the proxy as JSON.
+
+        Args:
+            ends: The last sessions that have ended.
+            ready: Why the proxy is not ready; empty if it is.
+        """
+        target = self.history.target
+        ends = list(ends)
+        return {
+            "time": round(time.time(), 3),
+            "process": self._process(ready),
+            "frontends": {name: self._frontend(name) for name in target.config.frontends},
+            "backends": {name: self._backend(backend) for name, backend in target.backends.items()},
+            "workers": [
+                {"name": each.name, "pid": each.pid, "ready": each.is_ready, "responsive": each.is_responsive}
+                for each in target.processes
+            ],
+            "certificates": self._certificates(),
+            "drains": [
+                {"what": each.what, "left": each.left, "idle": each.idle, "seconds": round(each.seconds, 1)}
+                for each in target.drains.statuses()
+            ],
+            "advice": [_advice(target.config, fault) for fault in self.advice],
+            "events": self.events.newest(),
+            "recent_ends": [_end(each) for each in newest(ends)],
+            "recent_failures": [_end(each) for each in newest(each for each in ends if each.has_failed)],
+            "series": {
+                "interval": INTERVAL_S,
+                "end": round(self.series.ended_at, 3),
+                **self.series.points(PROCESS),
+            },
+        }
+
+    def _process(self, ready: Sequence[str]) -> Json:
+        target, history = self.history.target, self.history
+        trend, total = history.trend(PROCESS), target.figures.total()
+        vitals = target.figures.sums.get((PROCESS_BLOCK,), (0, 0, 0))
+        uptime = history.clock() - history.started_at
+        return {
+            "version": __version__,
+            "started": round(time.time() - uptime),
+            "uptime_seconds": int(uptime),
+            "ready": not ready,
+            "not_ready": list(ready),
+            "stopping": target.is_stopping,
+            "sessions": target.sessions,
+            "max_sessions": target.max_sessions,
+            "sessions_total": total.sessions,
+            "session_rate": trend.rate,
+            "bytes_in": total.bytes_in,
+            "bytes_out": total.bytes_out,
+            "failures": total.failures,
+            "loop_lag_seconds": vitals[LOOP_LAG_US] / 1_000_000,
+            "log_lines_lost": vitals[LINES_LOST],
+            "worker_restarts": target.figures.sums.get((RESTARTS,), (0,))[0],
+            "workers": target.workers,
+        }
+
+    def _frontend(self, name: str) -> Json:
+        target = self.history.target
+        figures, table = target.frontend(name), target.config.frontends[name]
+        names = [bind for frontend, bind in dict.fromkeys(target.listeners) if frontend == name]
+        return {
+            "state": figures.state.value,
+            "protocol": table.protocol,
+            "sessions": figures.sessions,
+            "max_sessions": figures.limit or target.max_sessions,
+            "session_rate": self.history.trend(frontend_key(name)).rate,
+            **_traffic(figures.traffic),
+            "binds": {
+                bind: {
+                    "sessions": target.figures.open_sessions(name, bind),
+                    **_traffic(target.figures.listener(name, bind)),
+                }
+                for bind in names
+            },
+            "series": self.series.points(frontend_key(name)),
+        }
+
+    def _backend(self, backend: Backend) -> Json:
+        traffic = self.history.target.backend_traffic(backend)
+        return {
+            "state": "UP" if backend.pool.has_usable_server else "DOWN",
+            "balance": backend.config.balance,
+            "sessions": backend.sessions,
+            "queue": backend.pool.waiting,
+            "session_rate": self.history.trend(backend_key(backend.name)).rate,
+            **_traffic(traffic),
+            "stick_entries": len(backend.pool.stick) if backend.pool.stick is not None else None,
+            "servers": {server.name: self._server(backend, server) for server in backend.servers},
+            "series": self.series.points(backend_key(backend.name)),
+        }
+
+    def _server(self, backend: Backend, server: BackendServer) -> Json:
+        target, outcome = self.history.target, server.last_check
+        counts, traffic = target.server_counts(backend, server), target.server_traffic(backend, server)
+        changed = server.changed_at if server.changed_at is not None else self.history.started_at
+        check = None
+        if outcome is not None and server.health is not None:
+            result = outcome.result
+            check = {
+                "code": result.code.name, "text": result.code.value, "info": result.info,
+                "milliseconds": outcome.ms if outcome.ms >= 0 else None, "passed": result.code.is_passed,
+            }  # fmt: skip
+        return {
+            "state": server_state(server),
+            "status": server_status(server),
+            "address": server_address(server),
+            "backup": server.is_backup,
+            "weight": server.weight,
+            "throttle": server.throttle,
+            "sessions": server.sessions,
+            "max_sessions": server.max_sessions or None,
+            "queue": backend.pool.waiting_for(server),
+            "seconds_in_state": int(self.history.clock() - changed),
+            "check": check,
+            "checked": server.health is not None,
+            "checks_paused": server.checks_paused,
+            **_traffic(traffic),
+            "sessions_total": counts.sessions,
+            "connect_errors": counts.connect_errors,
+            "retries": counts.retries,
+            "redispatches": counts.redispatches,
+            "downs": counts.downs,
+            "series": self.series.points(server_key(backend.name, server.name)),
+        }
+
+    def _certificates(self) -> list[Json]:
+        now = datetime.now(UTC)
+        return [
+            {
+                "file": str(each.path),
+                "names": list(each.names),
+                "not_before": int(each.not_before.timestamp()),
+                "not_after": int(each.not_after.timestamp()),
+                "days_left": (each.not_after - now).days,
+            }
+            for each in self.history.target.certificates
+        ]
+
+
+def _traffic(traffic: Traffic) -> Json:
+    return {
+        "sessions_total": traffic.sessions,
+        "bytes_in": traffic.bytes_in,
+        "bytes_out": traffic.bytes_out,
+        "failures": traffic.failures,
+        "client_aborts": traffic.client_aborts,
+    }
+
+
+def _end(end: RecentEnd) -> Json:
+    return {
+        "time": end.ended_at, "id": end.id, "frontend": end.frontend, "backend": end.backend, "server": end.server,
+        "end": end.end, "reason": _MEANINGS.get(end.end, "").replace("`", ""), "detail": end.detail,
+        "failed": end.has_failed, "milliseconds": end.total_ms, "bytes_in": end.bytes_in, "bytes_out": end.bytes_out,
+    }  # fmt: skip
+
+
+def _advice(config: Config, fault: Fault) -> Json:
+    return {
+        "key": str(fault.path),
+        "message": fault.fact,
+        "where": fault.location(config.source).rstrip(": "),
+    }
