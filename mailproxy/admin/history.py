@@ -84,7 +84,7 @@ class Trend:
 
     def look(self, started: int, waiting: int, now: float, seconds: float) -> None:
         """Take the figures of this moment, ``seconds`` after those before."""
-        # At the first look nobody knows when they began: a control process that replaces another one finds many.
+        # Before the first look it is not known when they began: a control process that replaces another one finds many.
         began = max(started - self.started, 0) if self.started is not None else 0
         self.started = started
         if began:

@@ -70,7 +70,7 @@ class Status:
         history: That of the proxy.
         series: Its last hour.
         events: The last events of its log.
-        advice: What ``mailproxy check`` said about the configuration at the start.
+        advice: What ``mailproxy check`` reports about the configuration, as of the start.
     """
 
     history: History

@@ -119,7 +119,7 @@ class Admin:
 
     @property
     def is_http_local(self) -> bool:
-        """Whether `http` is a loopback address, so that nobody but this machine's users can read it."""
+        """Whether `http` is a loopback address, which only users of this machine reach."""
         return isinstance(self.http, TcpAddress) and self.http.is_loopback
 
     @property
