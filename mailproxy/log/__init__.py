@@ -5,6 +5,7 @@ Modules, in reading order:
     events: the table of everything else that is logged.
     record: the facts of one session, for its line.
     formats: sessions and events as lines.
+    feed: sessions and events as values, for subscribers such as the admin sockets.
     fields: the fields of a session's line in JSON, for the documentation.
     writer: takes lines and writes them in batches, with a task for each target.
     targets: where lines go: a stream, a file, or syslog.
@@ -13,6 +14,7 @@ Modules, in reading order:
 """
 
 from mailproxy.log.end_reasons import END_REASONS, EndedBy, EndReason, Phase
+from mailproxy.log.feed import EventRecord, Record, Subscriber
 from mailproxy.log.record import SessionRecord
 from mailproxy.log.targets import Target, open_target
 from mailproxy.log.writer import Log, Output
@@ -21,10 +23,13 @@ __all__ = [
     "END_REASONS",
     "EndReason",
     "EndedBy",
+    "EventRecord",
     "Log",
     "Output",
     "Phase",
+    "Record",
     "SessionRecord",
+    "Subscriber",
     "Target",
     "open_target",
 ]

@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import time
 from collections.abc import Callable, Collection, Sequence
 
 import trio
 from attrs import frozen
 
 from mailproxy.log.events import LEVELS, LINES_LOST, LOG_NOT_REOPENED, LOG_NOT_WRITTEN, LOG_REOPENED, Event
+from mailproxy.log.feed import EventRecord, Record, Subscriber
 from mailproxy.log.formats import FORMATS, SYSLOG_FORMATS, EventLine, SessionLine
 from mailproxy.log.line_writer import LinesLostError
 from mailproxy.log.record import SessionRecord
@@ -61,6 +63,7 @@ class Log:
         self._reopens_quietly = False
         self._has_failed_to_reopen = False
         self._nursery: trio.Nursery | None = None
+        self._subscribers: tuple[Subscriber, ...] = ()
         self._use(outputs)
 
     def _use(self, outputs: Sequence[Output]) -> None:
@@ -100,11 +103,30 @@ class Log:
             line = format_line(record)
             for writer in writers:
                 writer.put("info", line)
+        if self._subscribers:
+            self._publish(record)
 
     def event(self, event: Event, message: str, **data: object) -> None:
         """Log an event to each target whose level it reaches: the message for people, the data for JSON."""
         if event not in self._suppressed:
             self._write_event(self._writers, event, message, data)
+            if self._subscribers:
+                self._publish(EventRecord(event, message, data, time.time()))
+
+    def subscribe(self, subscriber: Subscriber) -> None:
+        """Call ``subscriber`` with each session and event from now on, whatever the targets get of them.
+
+        It is called on the session's path: it must neither block nor raise.
+        """
+        self._subscribers = (*self._subscribers, subscriber)
+
+    def unsubscribe(self, subscriber: Subscriber) -> None:
+        """Undo ``subscribe``."""
+        self._subscribers = tuple(each for each in self._subscribers if each != subscriber)
+
+    def _publish(self, record: Record) -> None:
+        for subscriber in self._subscribers:
+            subscriber(record)
 
     def _write_event(
         self, writers: Sequence[LogWriter], event: Event, message: str, data: dict[str, object]
