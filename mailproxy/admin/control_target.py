@@ -15,7 +15,9 @@ from mailproxy.net.tls.certificate import Certificate
 from mailproxy.pool import Counts
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
+from mailproxy.proxy.client_limits import client_limits
 from mailproxy.proxy.drain import DrainCommands
+from mailproxy.proxy.explain import FrontendView, View
 from mailproxy.proxy.frontend import FrontendState
 from mailproxy.proxy.process import max_sessions
 from mailproxy.proxy.session.summary import SessionFilter, SessionSummary
@@ -79,6 +81,30 @@ class ControlTarget:
     def certificates(self) -> Sequence[Certificate]:
         """The certificates in use."""
         return self._control.certificates
+
+    @property
+    def view(self) -> View:
+        """The proxy as a client would meet it now. What workers share is read from the shared memory."""
+        control, tables = self._control, self._control.counters.clients
+        frontends = {
+            name: FrontendView(
+                state=control.frontends.frontends[name].state,
+                sessions=control.counters.frontends[name].sessions.total,
+                limit=control.frontends.frontends[name].limit,
+                clients=client_limits(frontend, tables.get(name)),
+            )
+            for name, frontend in self.config.frontends.items()
+        }
+        return View(
+            config=self.config,
+            binds=control.listener_infos,
+            terminators=control.terminators,
+            backends=control.backends,
+            frontends=frontends,
+            sessions=self.sessions,
+            max_sessions=self.max_sessions,
+            now=trio.current_time(),
+        )
 
     async def refresh(self) -> None:
         """Have all workers send their counters. Waits for them, 0.5 s at most."""

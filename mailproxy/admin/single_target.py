@@ -13,6 +13,7 @@ from mailproxy.pool import Counts
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.drain import DrainCommands
+from mailproxy.proxy.explain import FrontendView, View
 from mailproxy.proxy.frontend import FrontendState
 from mailproxy.proxy.session.summary import SessionFilter, SessionSummary
 from mailproxy.proxy.single_process import SingleProcess
@@ -63,6 +64,34 @@ class SingleTarget:
     def certificates(self) -> Sequence[Certificate]:
         """The certificates in use."""
         return self._monitor.certificates
+
+    @property
+    def view(self) -> View:
+        """The proxy as a client would meet it now."""
+        service = self._service
+        frontends = {
+            name: FrontendView(
+                state=frontend.state,
+                sessions=frontend.sessions,
+                limit=frontend.limit,
+                clients=service.limits[name].clients,
+            )
+            for name, frontend in service.frontends.items()
+        }
+        return View(
+            config=service.config,
+            binds=service.listeners,
+            terminators={
+                (each.frontend, each.number - 1): each.terminator
+                for each in service.listeners
+                if each.terminator is not None
+            },
+            backends=service.backends,
+            frontends=frontends,
+            sessions=service.sessions,
+            max_sessions=service.max_sessions,
+            now=trio.current_time(),
+        )
 
     async def refresh(self) -> None:
         """Read how many bytes live sessions have moved. All else is always up to date."""

@@ -13,6 +13,7 @@ from mailproxy.pool import Counts
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.drain import DrainCommands
+from mailproxy.proxy.explain import View
 from mailproxy.proxy.frontend import FrontendState
 from mailproxy.proxy.session.summary import SessionFilter, SessionSummary
 from mailproxy.proxy.stats import Traffic
@@ -69,6 +70,10 @@ class Target(Protocol):
     @property
     def certificates(self) -> Sequence[Certificate]:
         """The certificates in use."""
+
+    @property
+    def view(self) -> View:
+        """The proxy as a client would meet it now."""
 
     async def refresh(self) -> None:
         """Have the figures below up to date. Waits for workers, a fraction of a second at most."""

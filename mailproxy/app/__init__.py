@@ -6,6 +6,7 @@ Modules, in reading order:
     api: the embedded proxy.
     advice, port_advice: settings that are probably not what the operator wants.
     access: whether the user that sessions run as can read a file.
+    explain: what a client would get from a configuration that does not run.
     live_check, live_hints: one check of every server, for ``mailproxy check --live``.
 """
 

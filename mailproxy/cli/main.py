@@ -91,6 +91,63 @@ def check(file: Path, strict: bool, live: bool, form: str, quiet: bool) -> None:
     sys.exit(ADVISED if advice and strict else 0)
 
 
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path, readable=False, allow_dash=True))
+@click.option(
+    "--client",
+    required=True,
+    metavar="ADDR",
+    help="The client's IP address; behind a PROXY header, the one in it.",
+)
+@click.option(
+    "--port", required=True, type=click.IntRange(1, 65535), metavar="N", help="The port that it connects to."
+)
+@click.option(
+    "--bind", default="", metavar="NAME", help="The bind, where several have the port, or where it has none."
+)
+@click.option("--sni", metavar="NAME", help="The server name that it asks for in TLS.")
+@click.option(
+    "--alpn", multiple=True, metavar="P", help="An application protocol that it offers; may be repeated."
+)
+@click.option(
+    "--at",
+    "states",
+    default="",
+    metavar="SERVER=STATE,…",
+    help="States of servers: up, down, ready, drain or maint. SERVER may be BACKEND/SERVER.",
+)
+@click.option(
+    "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True,
+    help="With json, print one object on standard output, for programs.",
+)  # fmt: skip
+def explain(
+    file: Path,
+    *,
+    client: str,
+    port: int,
+    bind: str,
+    sni: str | None,
+    alpn: tuple[str, ...],
+    states: str,
+    form: str,
+) -> None:
+    """Explain which server a client would get, and why.
+
+    It walks the client through the configuration FILE, step by step: bind, route, certificate, backend, server.
+    The proxy need not run, and nothing is connected. The running proxy answers the same for its present state:
+    mailproxy ctl explain client=ADDR port=N.
+    """
+    try:
+        config = _load_any(file)
+    except ConfigError as error:
+        _refuse(error)
+    from mailproxy.cli.explain import run_explain  # late, so that other commands need not import trio
+
+    sys.exit(
+        run_explain(config, client=client, port=port, bind=bind, sni=sni, alpn=alpn, states=states, form=form)
+    )
+
+
 @main.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.option("--socket", "-s", "where", metavar="SOCKET", help="The admin socket: a path or HOST:PORT.")
 @click.option(

@@ -84,6 +84,11 @@ class Pool(Generic[S]):
         return bool(self._eligible)
 
     @property
+    def eligible(self) -> Sequence[S]:
+        """The servers that may get new sessions now, full ones too."""
+        return self._eligible
+
+    @property
     def waiting(self) -> int:
         """The number of sessions that wait, in all processes."""
         return self._order.waiting
@@ -125,6 +130,23 @@ class Pool(Generic[S]):
         if server is not None:
             server.add_session()
         return server
+
+    def candidates(self, key: bytes | None = None, *, required: S | None = None) -> Sequence[S]:
+        """Return the servers of which ``acquire`` would give one now; none if it would give None.
+
+        It takes no slot and no turn.
+        """
+        is_contended = self._order.is_shared and self._order.waiting
+        if required is not None:
+            is_free = required.accepts_persistent and not required.is_full
+            is_next = is_free and not (is_contended and not self._is_first(NEWCOMER, required))
+            return [required] if is_next else []
+        servers: Sequence[S] = self._balance.candidates(key)  # type: ignore[assignment]  # set_servers gave it S only
+        if not is_contended:
+            return servers
+        if self._order.is_behind(NEWCOMER, None):
+            return []
+        return [server for server in servers if not self._order.is_behind(NEWCOMER, server)]
 
     def release(self, server: S) -> None:
         """Give a slot back. It goes to the next waiter, if there is one."""

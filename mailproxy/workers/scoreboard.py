@@ -83,9 +83,7 @@ class Scoreboard:
     def counters(self, row: int) -> ProcessCounters:
         """Return the counters of the process that writes this row."""
         columns = itertools.count()
-        clients = {
-            name: tables.published(row) for name, tables in self._tables.items() if row != self.control
-        }
+        clients = {name: tables.published(row) for name, tables in self._tables.items()}
         return _lay_out(self._config, lambda: SharedCounter(self._memory.column(next(columns)), row), clients)
 
     @property
@@ -149,7 +147,7 @@ class _FrontendTables:
         self.words = SharedWords(workers, self._session_words + rate_words)
 
     def published(self, row: int) -> ClientTables:
-        """Return the tables as the worker of this row uses them."""
+        """Return the tables as the process of this row uses them: the control process only reads them."""
         sessions, rates = zip(*self._rows(), strict=True)
         return ClientTables(_seen_by(row, sessions), _seen_by(row, rates), self._secret)
 
@@ -160,4 +158,5 @@ class _FrontendTables:
 
 
 def _seen_by(row: int, tables: tuple[CountTable, ...]) -> Published:
-    return Published(tables[row], tuple(table for other, table in enumerate(tables) if other != row))
+    own = tables[row] if row < len(tables) else None
+    return Published(own, tuple(table for other, table in enumerate(tables) if other != row))

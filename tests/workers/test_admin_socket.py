@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -122,3 +123,27 @@ def test_socket_is_gone_after_the_end(group: WorkerGroup, path: Path) -> None:
     group.process.terminate()
     group.process.wait(15)
     assert not path.exists()
+
+
+def test_explain_reads_what_the_workers_share(
+    servers: tuple[GreetingServer, GreetingServer], tmp_path: Path
+) -> None:
+    text = configuration(*servers, more=f'[admin]\nsocket = "{tmp_path / "admin.sock"}"')
+    text = text.replace("roundrobin", "leastconn")
+    limited = text.replace("[frontends.imap]", "[frontends.imap]\nmax_sessions_per_client = 2", 1)
+    with WorkerGroup(limited, tmp_path) as group:
+        group.wait_for("mailproxy is ready")
+        question = f"explain client=127.0.0.1 port={group.addresses[0][1]} format=json"
+        first = group.connect()
+        greeted_by = first.greeting
+        answer = json.loads(ask(tmp_path / "admin.sock", question))
+        # The server without a session is next for balance leastconn, whatever worker has the other session.
+        other = "s2" if greeted_by == "s1" else "s1"
+        assert (answer["frontend"], answer["server"], answer["end"]) == ("imap", other, None)
+        second = group.connect()
+        answer = wait_until(
+            lambda: found if (found := json.loads(ask(tmp_path / "admin.sock", question)))["end"] else None
+        )
+        assert (answer["server"], answer["end"]) == (None, "client-limit")
+        first.close()
+        second.close()

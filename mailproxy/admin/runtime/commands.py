@@ -7,7 +7,16 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from attrs import field, frozen
 
-from mailproxy.admin.runtime import certificates, drains, general, sessions, set_frontend, set_server, tables
+from mailproxy.admin.runtime import (
+    certificates,
+    drains,
+    explain,
+    general,
+    sessions,
+    set_frontend,
+    set_server,
+    tables,
+)
 from mailproxy.admin.runtime.call import Call, CommandError, Level
 from mailproxy.admin.runtime.parser import split_words
 from mailproxy.admin.runtime.show_info import show_info
@@ -79,6 +88,8 @@ COMMANDS: tuple[Command, ...] = (
     Command("enable frontend <frontend>", _ADMIN, set_frontend.enable_frontend, "accept connections again"),
     Command("enable health <bk>/<srv>", _OPERATOR, set_server.enable_health, "enable health checks"),
     Command("enable server <bk>/<srv>", _OPERATOR, set_server.enable_server, "enable a disabled server"),
+    Command("explain <client=a> <port=n> [opts]", _OPERATOR, explain.explain_client,
+            "what a client would get, and why (opts: sni, alpn, bind, format=json)"),
     Command("get weight <bk>/<srv>", _USER, set_server.get_weight, "report a server's current weight"),
     Command("operator", _USER, general.lower_to_operator, "lower the level of this conversation to operator"),
     Command("set maxconn frontend <frontend> <n>", _ADMIN, set_frontend.set_maxconn_frontend, "change a frontend's limit"),

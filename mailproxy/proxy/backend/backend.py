@@ -202,8 +202,16 @@ class Backend:
             required: The only server that will do.
             excluded: Servers that are chosen only if no other one has a free slot.
         """
-        hashed = key.to_bytes(_KEY_BYTES, "big") if key is not None and self._uses_source_hash else None
-        return self.pool.acquire(hashed, required=required, excluded=excluded)
+        return self.pool.acquire(self._hashed(key), required=required, excluded=excluded)
+
+    def candidates(
+        self, key: int | None, *, required: BackendServer | None = None
+    ) -> Sequence[BackendServer]:
+        """Return the servers of which ``acquire`` would return one now. It takes no slot and no turn."""
+        return self.pool.candidates(self._hashed(key), required=required)
+
+    def _hashed(self, key: int | None) -> bytes | None:
+        return key.to_bytes(_KEY_BYTES, "big") if key is not None and self._uses_source_hash else None
 
     def has_others(self, server: BackendServer) -> bool:
         """Whether sessions may go to another active server than this one."""

@@ -43,7 +43,7 @@ from mailproxy.proxy.session.client_setup import (
 from mailproxy.proxy.session.dispatch import Dispatch
 from mailproxy.proxy.session.errors import SessionEndedError
 from mailproxy.proxy.session.registry import SessionRegistry
-from mailproxy.proxy.session.routing import Routes
+from mailproxy.proxy.session.routing import Routes, terminates_tls
 from mailproxy.proxy.session.slot_lease import SlotLease
 from mailproxy.proxy.session.wait import InterruptibleWait
 from mailproxy.proxy.stats import Traffic, count_session
@@ -240,13 +240,10 @@ class Session:
         route = routes.select(client_info)
         if hello is not None:
             self.record.sni = hello.server_name
-            self.record.tls = ((route and route.mode) or client_info.listener.bind.mode) == "tls"
-        if route is not None and route.reject:
-            detail = routes.describe(route)
-            raise self._rejection(end_reasons.REJECTED, detail, hello, by_name=route.needs_client_hello)
-        if route is None and self.context.config.backend is None:
-            detail = "no route matches, and the frontend has no backend"
-            raise self._rejection(end_reasons.NO_SERVER, detail, hello, by_name=True)
+            self.record.tls = terminates_tls(client_info.listener.bind, route)
+        if (refusal := routes.refusal(self.context.config, route)) is not None:
+            by_name = route is None or route.needs_client_hello
+            raise self._rejection(*refusal, hello, by_name=by_name)
         return route
 
     def _rejection(

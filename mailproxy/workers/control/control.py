@@ -22,6 +22,7 @@ from mailproxy.log import Log
 from mailproxy.log.events import CONTROL_DIED, READY, STOPPED, WORKER_DIED
 from mailproxy.net.listener import Listener
 from mailproxy.net.tls.certificate import Certificate
+from mailproxy.net.tls.terminator import Terminator
 from mailproxy.proxy.backend.server import ServerContexts
 from mailproxy.proxy.drain import DrainTarget
 from mailproxy.proxy.frontend import log_listening
@@ -247,6 +248,17 @@ class Control:
     def certificates(self) -> list[Certificate]:
         """The certificates in use."""
         return self._monitor.certificates
+
+    @property
+    def terminators(self) -> Mapping[tuple[str, int], Terminator]:
+        """The TLS of binds with the certificates in use, by frontend and index of the bind."""
+        reloader = self._monitor.reloader
+        return reloader.store.bind_terminators if reloader is not None else {}
+
+    @property
+    def listener_infos(self) -> Sequence[ListenerInfo]:
+        """Where the workers listen."""
+        return self._listener_infos
 
     @property
     def is_stopping(self) -> bool:
