@@ -15,7 +15,7 @@ Modules, in reading order:
 
 from mailproxy.log.end_reasons import END_REASONS, EndedBy, EndReason, Phase
 from mailproxy.log.feed import EventRecord, Record, Subscriber
-from mailproxy.log.record import SessionRecord
+from mailproxy.log.record import SessionRecord, Step, TimedRecord
 from mailproxy.log.targets import Target, open_target
 from mailproxy.log.writer import Log, Output
 
@@ -29,7 +29,9 @@ __all__ = [
     "Phase",
     "Record",
     "SessionRecord",
+    "Step",
     "Subscriber",
     "Target",
+    "TimedRecord",
     "open_target",
 ]

@@ -152,6 +152,9 @@ SESSION_FAULT = Event("session-fault", "error", ("id", "fault", "place"),
 SESSION_STARTED = Event("session-started", "info",
     ("frontend", "backend", "server", "client", "server_address", "id"),
     meaning="a session is connected to its server, in frontends with `log_start = true`")
+SESSION_STEPS = Event("session-steps", "info",
+    ("frontend", "backend", "server", "client", "id", "steps"),
+    meaning="how many milliseconds a session that has ended was in each phase, in frontends with `log_steps = true`")
 
 # Certificates.
 

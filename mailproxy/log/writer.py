@@ -56,6 +56,9 @@ class Log:
     Args:
         outputs: The targets.
         suppressed: Events that another process logs.
+
+    Attributes:
+        wants_phases: Whether all sessions have a `TimedRecord`. Sessions of a frontend look at its start.
     """
 
     def __init__(self, outputs: Sequence[Output], *, suppressed: Collection[Event] = ()) -> None:
@@ -64,6 +67,7 @@ class Log:
         self._has_failed_to_reopen = False
         self._nursery: trio.Nursery | None = None
         self._subscribers: tuple[Subscriber, ...] = ()
+        self.wants_phases = False
         self._use(outputs)
 
     def _use(self, outputs: Sequence[Output]) -> None:

@@ -10,7 +10,7 @@ import trio
 from attrs import define, evolve, field
 
 from mailproxy import config
-from mailproxy.log import Log
+from mailproxy.log import Log, SessionRecord, TimedRecord
 from mailproxy.log.events import LISTENING
 from mailproxy.net.listener import Listener, close_all
 from mailproxy.net.poller import AnyPoller
@@ -109,6 +109,7 @@ class Frontend:
             relay=relay,
             poller=poller,
             log=log,
+            record_type=_record_type(frontend, log),
         )
         self._loops: dict[object, _AcceptLoop] = {}  # by socket
         self._accepting: trio.Nursery | None = None
@@ -187,6 +188,7 @@ class Frontend:
             backends=backends,
             routes=Routes(frontend.routes, frontend.name),
             clients=clients,
+            record_type=_record_type(frontend, self.log),
         )
         self._overload.reconfigure(listeners)
         self.release(self._loops.keys() - {listener.socket for listener in listeners})
@@ -299,6 +301,10 @@ class Frontend:
                     break
             if overload.is_on:
                 overload.after_accepting(listener)
+
+
+def _record_type(frontend: config.Frontend, log: Log) -> type[SessionRecord]:
+    return TimedRecord if frontend.log_steps or log.wants_phases else SessionRecord
 
 
 def log_listening(log: Log, frontend: str, *, name: str, address: str, mode: str) -> None:

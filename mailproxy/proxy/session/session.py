@@ -18,8 +18,8 @@ from mailproxy import config
 from mailproxy.errors import ProxyError
 from mailproxy.log import Log, end_reasons
 from mailproxy.log.end_reasons import EndedBy, EndReason, Phase
-from mailproxy.log.events import SESSION_FAULT, SESSION_STARTED
-from mailproxy.log.record import SessionRecord
+from mailproxy.log.events import SESSION_FAULT, SESSION_STARTED, SESSION_STEPS
+from mailproxy.log.record import SessionRecord, TimedRecord
 from mailproxy.net.by_descriptor import local_address, stop_reading
 from mailproxy.net.listener import Listener
 from mailproxy.net.poller import AnyPoller, Watch
@@ -82,6 +82,7 @@ class SessionContext:
         poller: Watches the sockets until a tunnel opens.
         log: Gets the lines.
         traffic: What the frontend's sessions have come to.
+        record_type: What the facts of a session are collected in.
     """
 
     config: config.Frontend
@@ -94,6 +95,7 @@ class SessionContext:
     poller: AnyPoller
     log: Log
     traffic: Traffic = Factory(Traffic)
+    record_type: type[SessionRecord] = SessionRecord
 
 
 # Being cancelled is the operator's stop. What it means for a session depends on how far that has come. It is
@@ -145,7 +147,7 @@ class Session:
         self._sent_nothing = False
         self._wanted_end: EndReason | None = None
         self.listener = listener = client_info.listener
-        self.record = SessionRecord(
+        self.record = context.record_type(
             id=number,
             accepted=time.time(),
             frontend=context.config.name,
@@ -423,6 +425,8 @@ class Session:
         was_started = context.config.log_start and tunnel is not None
         if context.config.log_null or was_started or record.bytes_in or not self._is_null(end):
             context.log.session(record)
+            if context.config.log_steps:
+                self._log_steps()
 
     def _is_null(self, end: EndReason) -> bool:
         """Whether the client has ended the session without a byte that is meant for a server.
@@ -446,6 +450,26 @@ class Session:
             id=f"{record.id:x}",
         )
 
+    def _log_steps(self) -> None:
+        record = self.record
+        assert isinstance(record, TimedRecord)  # noqa: S101 - record_type of such a frontend
+        steps = record.milliseconds
+        told = ", ".join(f"{phase} {_written_ms(value)}" for phase, value in steps.items())
+        self.context.log.event(
+            SESSION_STEPS,
+            f"session {record.id:x} of {record.client} in {record.frontend}: {told}",
+            frontend=record.frontend,
+            backend=record.backend or None,
+            server=record.server or None,
+            client=record.client,
+            id=f"{record.id:x}",
+            steps=steps,
+        )
+
     def _log_fault(self, fault: Exception) -> None:
         number = f"{self.record.id:x}"
         log_fault(self.context.log, SESSION_FAULT, f"session {number}", fault, id=number)
+
+
+def _written_ms(value: float) -> str:
+    return f"{value:.0f} ms" if value >= 10 else f"{value:.3g} ms"
