@@ -11,6 +11,7 @@ from mailproxy.admin.service import administer
 from mailproxy.admin.sockets import AdminListener
 from mailproxy.admin.target import FrontendFigures
 from mailproxy.config import Config
+from mailproxy.log import Follower
 from mailproxy.net.tls.certificate import Certificate
 from mailproxy.pool import Counts
 from mailproxy.proxy.backend.backend import Backend
@@ -105,6 +106,14 @@ class ControlTarget:
             max_sessions=self.max_sessions,
             now=trio.current_time(),
         )
+
+    def subscribe(self, follower: Follower) -> None:
+        """Call ``follower`` with each session that ends and each event from now on."""
+        self._control.feed.subscribe(follower)
+
+    def unsubscribe(self, follower: Follower) -> None:
+        """Undo ``subscribe``."""
+        self._control.feed.unsubscribe(follower)
 
     async def refresh(self) -> None:
         """Have all workers send their counters. Waits for them, 0.5 s at most."""

@@ -8,6 +8,7 @@ import trio
 
 from mailproxy.admin.target import FrontendFigures
 from mailproxy.config import Config
+from mailproxy.log import Follower
 from mailproxy.net.tls.certificate import Certificate
 from mailproxy.pool import Counts
 from mailproxy.proxy.backend.backend import Backend
@@ -92,6 +93,14 @@ class SingleTarget:
             max_sessions=service.max_sessions,
             now=trio.current_time(),
         )
+
+    def subscribe(self, follower: Follower) -> None:
+        """Call ``follower`` with each session that ends and each event from now on."""
+        self._service.log.subscribe(follower)
+
+    def unsubscribe(self, follower: Follower) -> None:
+        """Undo ``subscribe``."""
+        self._service.log.unsubscribe(follower)
 
     async def refresh(self) -> None:
         """Read how many bytes live sessions have moved. All else is always up to date."""

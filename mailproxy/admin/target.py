@@ -8,6 +8,7 @@ from typing import Protocol
 from attrs import frozen
 
 from mailproxy.config import Config
+from mailproxy.log import Follower
 from mailproxy.net.tls.certificate import Certificate
 from mailproxy.pool import Counts
 from mailproxy.proxy.backend.backend import Backend
@@ -74,6 +75,12 @@ class Target(Protocol):
     @property
     def view(self) -> View:
         """The proxy as a client would meet it now."""
+
+    def subscribe(self, follower: Follower) -> None:
+        """Call ``follower`` with each session that ends and each event, of all processes, from now on."""
+
+    def unsubscribe(self, follower: Follower) -> None:
+        """Undo ``subscribe``."""
 
     async def refresh(self) -> None:
         """Have the figures below up to date. Waits for workers, a fraction of a second at most."""

@@ -161,6 +161,9 @@ def ctl(where: str | None, file: Path | None, command: tuple[str, ...]) -> None:
     The commands are HAProxy's runtime commands: "mailproxy ctl help" lists them. Several are separated by
     semicolons. Without -s and -c, the socket is /run/mailproxy/admin.sock. Exit code 1: an answer is an
     error, or the proxy cannot be reached.
+
+    "mailproxy ctl tail" follows ends of sessions, and events. It takes --frontend F, --server B/S, --end E,
+    --format text|json|tcplog and --color auto|always|never.
     """
     from mailproxy.cli import ctl as client  # late, as for the other commands
 
@@ -180,6 +183,11 @@ def ctl(where: str | None, file: Path | None, command: tuple[str, ...]) -> None:
                 config.error([Fault("admin", 'has no socket: give socket = "/run/mailproxy/admin.sock"')])
             )
         address = chosen
+    if command[:1] == ("tail",):
+        from mailproxy.cli.tail import tail_command
+
+        tail = tail_command(command[1:])
+        sys.exit(client.run_tail(address, tail) if tail else 0)
     sys.exit(client.run_command(address, " ".join(command)) if command else client.run_prompt(address))
 
 

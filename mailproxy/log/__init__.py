@@ -14,7 +14,7 @@ Modules, in reading order:
 """
 
 from mailproxy.log.end_reasons import END_REASONS, EndedBy, EndReason, Phase
-from mailproxy.log.feed import EventRecord, Record, Subscriber
+from mailproxy.log.feed import EventRecord, Follower, LostRecords, Record, RecordBuffer, Subscriber
 from mailproxy.log.record import SessionRecord, Step, TimedRecord
 from mailproxy.log.targets import Target, open_target
 from mailproxy.log.writer import Log, Output
@@ -24,10 +24,13 @@ __all__ = [
     "EndReason",
     "EndedBy",
     "EventRecord",
+    "Follower",
     "Log",
+    "LostRecords",
     "Output",
     "Phase",
     "Record",
+    "RecordBuffer",
     "SessionRecord",
     "Step",
     "Subscriber",

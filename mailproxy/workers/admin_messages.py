@@ -56,6 +56,25 @@ class Sessions:
 
 
 @frozen
+class FollowRecords:
+    """Send each session and event that is logged from now on, or stop that."""
+
+    is_on: bool
+
+
+PackedRecord = tuple[Any, ...]
+"""A session or an event; see `mailproxy.workers.records`."""
+
+
+@frozen
+class Records:
+    """Sessions and events that were logged, and the number of those behind them that could not be sent."""
+
+    records: tuple[PackedRecord, ...]
+    lost: int
+
+
+@frozen
 class TrafficUpdates:
     """What sessions have come to, where that has changed since the last such message.
 

@@ -17,6 +17,7 @@ from mailproxy.proxy.stats import LiveBytes, Traffic, TrafficKey
 from mailproxy.proxy.supervise import contained, supervise
 from mailproxy.workers.admin_messages import (
     EndSession,
+    FollowRecords,
     FrontendUpdates,
     RemoveStickEntries,
     RequestCounters,
@@ -48,6 +49,7 @@ from mailproxy.workers.messages import (
     Stop,
     batch_by_size,
 )
+from mailproxy.workers.records import RecordSender
 from mailproxy.workers.stick_sync import StickSync, apply_updates, dump_table, load_table
 from mailproxy.workers.worker_frontends import WorkerFrontends
 
@@ -119,6 +121,7 @@ class ControlClient:
         self._sent_counts: dict[ServerKey, Counts] = {}
         self._sent_traffic: dict[TrafficKey, Traffic] = {}
         self.frontends: WorkerFrontends | None = None
+        self._records = RecordSender(log)
 
     # What a service needs
 
@@ -213,8 +216,10 @@ class ControlClient:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(supervise, self._log, _HELPER, channel.run)
             nursery.start_soon(supervise, self._log, _HELPER, self._register, channel)
+            nursery.start_soon(supervise, self._log, _HELPER, self._records.run, channel)
             await supervise(self._log, _HELPER, self._receive, channel, tasks, drains, on_drain, on_stop)
             nursery.cancel_scope.cancel()
+        self._records.follow(is_on=False)
         if self._link.channel is channel:
             self._link.channel = None
         channel.close()
@@ -271,6 +276,8 @@ class ControlClient:
                 _send_ack(channel, ack)
             case RequestSessions():
                 tasks.start_soon(self._send_sessions, channel, message)
+            case FollowRecords(is_on):
+                self._records.follow(is_on=is_on)
             case EndSession(number, ack):
                 _send_ack(channel, ack, int(self._sessions.kill(number)))
             case RemoveStickEntries(backend, key):

@@ -30,6 +30,8 @@
     TrafficUpdates      worker      control
     RequestSessions     control     worker       Sessions, Ack
     Sessions            worker      control
+    FollowRecords       control     worker       Records, until it says that it is off
+    Records             worker      control
     EndSession          control     worker       Ack
     FrontendUpdates     worker      control
                         control     worker       Ack, if ``ack`` is set
@@ -69,7 +71,9 @@ from mailproxy.proxy.backend.snapshot import ServerSnapshot
 from mailproxy.proxy.drain import DrainStatus, DrainTarget, Purpose
 from mailproxy.workers.admin_messages import (
     EndSession,
+    FollowRecords,
     FrontendUpdates,
+    Records,
     RemoveStickEntries,
     RequestCounters,
     RequestSessions,
@@ -326,7 +330,7 @@ Message = (
     | Drain | Stop | StartServing | AckedMessage | RequestStickTable
     | Register | Ready | ServerSnapshots | Ack | ConnectFailure | CounterUpdates
     | StickUpdates | StickTablePart | StickTableEnd | TrafficUpdates | RemoveStickEntries | Sessions
-    | DrainProgress
+    | DrainProgress | FollowRecords | Records
 )  # fmt: skip
 
 MESSAGES: dict[str, type[Message]] = {kind.__name__: kind for kind in Message.__args__}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.support.admin_client import ask, stat
+from tests.support.admin_client import TIMEOUT_S, ask, stat
 from tests.support.worker_group import GreetingServer, WorkerGroup, configuration, wait_until
 
 
@@ -147,3 +149,58 @@ def test_explain_reads_what_the_workers_share(
         assert (answer["server"], answer["end"]) == (None, "client-limit")
         first.close()
         second.close()
+
+
+class Follower:
+    """A client of ``tail`` in JSON."""
+
+    def __init__(self, path: Path) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(TIMEOUT_S)
+        self.sock.connect(str(path))
+        self.sock.sendall(b"tail format=json\n")
+        self.lines = self.sock.makefile()
+
+    def next(self, event: str) -> dict[str, Any]:
+        for line in self.lines:
+            value: dict[str, Any] = json.loads(line)
+            if value["event"] == event:
+                return value
+        raise EOFError
+
+    def __enter__(self) -> Follower:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.lines.close()
+        self.sock.close()
+
+
+def test_tail_follows_all_workers_and_new_ones(group: WorkerGroup, path: Path) -> None:
+    with Follower(path) as follower:
+        ask(path, "set server b/s1 weight 2; set server b/s1 state drain")
+        assert follower.next("server-state")["server"] == "s1"
+        for worker in (0, 1):
+            group.connect_to_worker(worker).close()
+            assert follower.next("session")["server"] == "s2"
+        group.kill_and_wait("worker 1")
+        assert follower.next("worker-died")["slot"] == 1
+        wait_until(lambda: "worker 1" in group.children or None)
+        ended = wait_until(lambda: _follow_session_of(group, follower))
+        assert ended["frontend"] == "imap"
+
+
+def _follow_session_of(group: WorkerGroup, follower: Follower) -> dict[str, Any]:
+    group.connect_to_worker(0).close()
+    return follower.next("session")
+
+
+def test_followers_one_after_another_get_the_same(group: WorkerGroup, path: Path) -> None:
+    with Follower(path) as follower:
+        ask(path, "set server b/s1 state drain")
+        follower.next("server-state")
+    ask(path, "set server b/s2 weight 3")  # with no follower
+    with Follower(path) as follower, Follower(path) as other:
+        ask(path, "set server b/s1 state ready")
+        group.connect().close()
+        assert follower.next("session")["id"] == other.next("session")["id"]

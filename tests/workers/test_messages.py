@@ -9,10 +9,12 @@ import typing
 import pytest
 import trio
 import trio.testing
-from attrs import evolve
+from attrs import evolve, fields
 
 from mailproxy.errors import Fault
 from mailproxy.ipc.channel import PACKET_MAX, Channel, channel_pair
+from mailproxy.log import EventRecord, SessionRecord, TimedRecord, end_reasons
+from mailproxy.log.events import READY
 from mailproxy.net.dial import Endpoint
 from mailproxy.pool import AdminState, Counts
 from mailproxy.protocol.checks.result import CheckCode, CheckResult
@@ -25,7 +27,9 @@ from mailproxy.proxy.stats import Times, Traffic
 from mailproxy.workers import messages
 from mailproxy.workers.admin_messages import (
     EndSession,
+    FollowRecords,
     FrontendUpdates,
+    Records,
     RemoveStickEntries,
     RequestCounters,
     RequestSessions,
@@ -66,6 +70,7 @@ from mailproxy.workers.messages import (
     decode,
     encode,
 )
+from mailproxy.workers.records import pack, unpack
 
 SNAPSHOT = IndexedSnapshot(
     "dovecot",
@@ -96,6 +101,9 @@ UNKNOWN = IndexedSnapshot(
         weight=1,
         max_sessions=0,
     ),
+)
+ENDED = TimedRecord(
+    id=2**50, accepted=1.5, frontend="f", bind="b", tls=True, end=end_reasons.KILLED, sni="näher"
 )
 SESSION = SessionSummary(
     id=2**50, accepted=1.5, age=2.5, idle=0.5, client="192.0.2.1:5", local="192.0.2.9:143", frontend="imap", bind="*:143",
@@ -136,6 +144,8 @@ EXAMPLES: list[Message] = [
     FrontendUpdates(frontends=(("imap", FrontendState.PAUSED, 100),), max_sessions=0, ack=7),
     RemoveStickEntries("dovecot", 2**64 + 5),
     RemoveStickEntries("dovecot", None),
+    FollowRecords(is_on=True),
+    Records((pack(EventRecord(READY, "ready", {"workers": 2}, 5.5)), pack(ENDED)), lost=3),
 ]
 
 
@@ -225,3 +235,13 @@ def test_snapshot_with_long_texts_is_bounded() -> None:
     parts = list(batch_by_size(entries))
     assert sum(map(len, parts)) == 10
     assert all(len(encode(ServerUpdates(part))) < PACKET_MAX for part in parts)
+
+
+def test_records_survive_packing() -> None:
+    session = unpack(pack(ENDED))
+    assert type(session) is SessionRecord
+    assert [getattr(session, each.name) for each in fields(SessionRecord)] == [
+        getattr(ENDED, each.name) for each in fields(SessionRecord)
+    ]
+    event = EventRecord(READY, "ready", {"workers": 2}, 5.5)
+    assert unpack(pack(event)) == event

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from enum import IntEnum
+from typing import Protocol
 
 from attrs import define, field
 
@@ -25,6 +27,13 @@ class Level(IntEnum):
 
 class CommandError(Exception):
     """The command cannot be carried out. The message is the answer."""
+
+
+class Stream(Protocol):
+    """An answer that goes on until its client leaves or sends a line."""
+
+    async def run(self, send: Callable[[str], Awaitable[None]]) -> None:
+        """Send lines until cancelled."""
 
 
 @define(eq=False)
@@ -61,11 +70,13 @@ class Call:
         target: The proxy.
         history: What follows from its figures over time.
         client: The client that asks.
+        streams: The streams of all clients.
     """
 
     target: Target
     history: History
     client: Client = field(factory=lambda: Client(Level.USER))
+    streams: set[Stream] = field(factory=set)
 
     def backend(self, name: str, missing: str = "No such backend.") -> Backend:
         """Return a backend.

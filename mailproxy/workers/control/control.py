@@ -31,11 +31,13 @@ from mailproxy.proxy.state import open_keeper
 from mailproxy.proxy.supervise import contained, supervise
 from mailproxy.workers.admin_messages import (
     FrontendUpdates,
+    Records,
     Sessions,
     TrafficUpdates,
 )
 from mailproxy.workers.backend import ControlBackend, send_snapshots
 from mailproxy.workers.control.drains import ControlDrains
+from mailproxy.workers.control.feed import RecordFeed
 from mailproxy.workers.control.frontends import FrontendWishes
 from mailproxy.workers.control.publisher import PUBLISHER_HELPER, ChangePublisher
 from mailproxy.workers.control.registry import WorkerRegistry
@@ -131,6 +133,7 @@ class Control:
         registry: The workers.
         frontends: What the operator wants of frontends.
         drains: What commands of an operator call to end sessions.
+        feed: What all processes log, for followers.
     """
 
     def __init__(
@@ -167,6 +170,7 @@ class Control:
             config, log, registry=self._registry, monitor=self._monitor, count_sessions=self._count_sessions
         )
         self.frontends = FrontendWishes(config)
+        self.feed = RecordFeed(self._registry, log)
         self.drains = ControlDrains(self._registry, self._count_sessions_of, log)
         self._state = open_keeper(config, self._backends, log)
         self._stick_sync = StickSync()
@@ -345,6 +349,8 @@ class Control:
                 apply_counters(worker.counts, message)
             case Sessions():
                 self._registry.add_sessions(message)
+            case Records():
+                self.feed.on_records(message)
             case TrafficUpdates():
                 apply_traffic(worker.traffic, message)
             case FrontendUpdates():
@@ -388,6 +394,7 @@ class Control:
         """Send a worker the state of all servers. It accepts connections then."""
         await send_snapshots(worker.channel, self._backends.values(), ServerUpdates)
         await worker.channel.send(self.frontends.message())
+        await worker.channel.send(self.feed.message)
         if worker.is_new:
             for backend in self._backends.values():
                 for message in dump_table(backend):
