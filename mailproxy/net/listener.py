@@ -9,7 +9,7 @@ import select
 import socket
 import stat
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -73,6 +73,13 @@ class Listener:
     def handed_over(self, bind: Bind, frontend: str, number: int, terminator: Terminator | None) -> Listener:
         """Return the listener of this socket for a bind of another configuration with the same address."""
         return _listener(self.socket, bind, frontend, number, terminator, created=self.created)
+
+    @classmethod
+    def of_socket(
+        cls, sock: Socket, bind: Bind, frontend: str, number: int, terminator: Terminator | None
+    ) -> Listener:
+        """Return the listener of a socket that another process has opened for this bind."""
+        return _listener(sock, bind, frontend, number, terminator)
 
     def share_port(self, *, is_shared: bool) -> None:
         """Allow or forbid that another socket of this user binds the port, too (SO_REUSEPORT)."""
@@ -262,6 +269,36 @@ def open_for_workers(
     return [[listeners[slot] for listeners in binds.values()] for slot in range(workers)]
 
 
+def open_missing_slots(
+    config: Config,
+    terminators: Mapping[tuple[str, int], Terminator],
+    existing: Mapping[BindPlace, Sequence[Listener]],
+    *,
+    slots: int,
+    shared_ports: Collection[int],
+) -> dict[BindPlace, list[Listener]]:
+    """Listen on every bind, for each slot that has no listener of it yet.
+
+    Args:
+        config: The configuration.
+        terminators: By frontend and index of the bind, for binds that terminate TLS.
+        existing: The open listeners of each bind, one for each of the first slots.
+        slots: The number of slots.
+        shared_ports: Ports at which sockets listen that are closed later.
+
+    Raises:
+        ConfigError: Some addresses cannot be listened on. The other sockets that were opened here are closed.
+    """
+
+    def open_rest(bind: Bind, frontend: str, number: int, terminator: Terminator | None) -> list[Listener]:
+        return _open_for_each(
+            bind, frontend, number, terminator, workers=slots,
+            existing=existing.get((frontend, number - 1), ()), shared_ports=shared_ports,
+        )  # fmt: skip
+
+    return _open_binds(config, terminators, open_rest, ())
+
+
 def _open_binds(
     config: Config,
     terminators: Mapping[tuple[str, int], Terminator],
@@ -291,20 +328,27 @@ def _open_binds(
 
 
 def _open_for_each(
-    bind: Bind, frontend: str, number: int, terminator: Terminator | None, workers: int
+    bind: Bind,
+    frontend: str,
+    number: int,
+    terminator: Terminator | None,
+    *,
+    workers: int,
+    existing: Sequence[Listener] = (),
+    shared_ports: Collection[int] = (),
 ) -> list[Listener]:
-    """Return the bind's listener for each worker; either all are opened or none."""
+    """Return the bind's listener for each worker behind those that exist; either all are opened or none."""
     address = bind.address
     if not isinstance(address, TcpAddress):
-        return [_open(bind, frontend, number, terminator)] * workers
-    if address.port:
+        return [] if existing else [_open(bind, frontend, number, terminator)] * workers
+    if address.port and not existing and address.port not in shared_ports:
         # With SO_REUSEPORT, the bind would succeed beside another program of this user. Without it, it fails
         # then.
         _bind_tcp(bind, address).close()
     opened: list[Listener] = []
     try:
-        for _ in range(workers):
-            port = opened[0].port if opened else address.port
+        for _ in range(len(existing), workers):
+            port = next((each.port for each in (*existing, *opened)), address.port)
             sock = _bind_tcp(bind, evolve(address, port=port), reuse_port=True)
             opened.append(_listener(_listen(sock, bind), bind, frontend, number, terminator))
     except BaseException:

@@ -6,6 +6,12 @@
     SignalReceived      supervisor  control
     ProcessExit         supervisor  control
     ReloadFailed        supervisor  control
+    ReloadAnswer        supervisor  control
+    RequestReload       control     supervisor   ReloadAnswer, with a file
+    ReloadProgress      control     supervisor
+    ApplyReload         supervisor  worker       ReloadApplied to the control process
+    ReloadSockets       supervisor  worker
+    ReloadApplied       worker      control      as for Register
     ControlChannel      supervisor  worker       Register, on the socket that comes along
     Drain               supervisor  worker
                         control     worker
@@ -81,14 +87,22 @@ from mailproxy.workers.admin_messages import (
     TrafficUpdates,
     register_admin_hooks,
 )
+from mailproxy.workers.reload.messages import (
+    ApplyReload,
+    ReloadAnswer,
+    ReloadApplied,
+    ReloadProgress,
+    ReloadSockets,
+    RequestReload,
+)
 
 Entry = TypeVar("Entry")
 
 StickEntries = tuple[tuple[int, int], ...]
-"""Client keys, each with the index of its server in the backend."""
+"""Client keys, each with the number of its server (`ServerCounters`)."""
 
 AgedStickEntries = tuple[tuple[int, int, int], ...]
-"""Client key, index of the server, and milliseconds until the entry expires, since clocks differ."""
+"""Client key, number of the server, and milliseconds until the entry expires, since clocks differ."""
 
 # Half of a packet: the longest entry and the other fields fit into the rest.
 _BATCH_BYTES = PACKET_MAX // 2
@@ -104,10 +118,10 @@ class MessageError(ValueError):
 
 @frozen
 class IndexedSnapshot:
-    """A server, by the name of its backend and its index there, and what is known of it."""
+    """A server, by the name of its backend and its number (`ServerCounters`), and what is known of it."""
 
     backend: str
-    index: int
+    number: int
     snapshot: ServerSnapshot
 
 
@@ -238,9 +252,15 @@ class RequestStickTable:
 
 @frozen
 class Register:
-    """The worker is there. ``is_new``: it knows nothing of the servers yet and waits for StartServing."""
+    """The worker is there.
+
+    Attributes:
+        is_new: Whether it knows nothing of the servers yet and waits for StartServing.
+        generation: The number of the configuration that it uses.
+    """
 
     is_new: bool
+    generation: int = 1
 
 
 @frozen
@@ -268,17 +288,17 @@ class ConnectFailure:
     """A session could not be connected to a server. ``host`` is the address of its client."""
 
     backend: str
-    index: int
+    number: int
     host: str
     reason: str
 
 
 @frozen
 class CounterUpdates:
-    """The counters that have changed since the last such message: index of the server, and its counters."""
+    """The counters that have changed since the last such message: name of the server, and its counters."""
 
     backend: str
-    servers: tuple[tuple[int, Counts], ...]
+    servers: tuple[tuple[str, Counts], ...]
 
 
 @frozen
@@ -331,6 +351,7 @@ Message = (
     | Register | Ready | ServerSnapshots | Ack | ConnectFailure | CounterUpdates
     | StickUpdates | StickTablePart | StickTableEnd | TrafficUpdates | RemoveStickEntries | Sessions
     | DrainProgress | FollowRecords | Records
+    | RequestReload | ReloadAnswer | ReloadProgress | ApplyReload | ReloadSockets | ReloadApplied
 )  # fmt: skip
 
 MESSAGES: dict[str, type[Message]] = {kind.__name__: kind for kind in Message.__args__}
@@ -414,7 +435,7 @@ def _encode_snapshot(entry: IndexedSnapshot) -> list[object]:
     snapshot, checked = entry.snapshot, entry.snapshot.checked
     return [
         entry.backend,
-        entry.index,
+        entry.number,
         snapshot.state.value,
         snapshot.health,
         None if checked is None else _encode_outcome(checked),
@@ -439,7 +460,7 @@ def _decode_outcome(value: Sequence[Any]) -> CheckOutcome:
 
 
 def _decode_snapshot(value: Sequence[Any], _: object) -> IndexedSnapshot:
-    backend, index, state, health, checked, addresses, unresolved, up_for, *wishes = value
+    backend, number, state, health, checked, addresses, unresolved, up_for, *wishes = value
     weight, max_sessions, checks_paused, is_vacated = wishes
     snapshot = ServerSnapshot(
         state=AdminState(state),
@@ -453,7 +474,7 @@ def _decode_snapshot(value: Sequence[Any], _: object) -> IndexedSnapshot:
         checks_paused=checks_paused,
         is_vacated=is_vacated,
     )
-    return IndexedSnapshot(backend, index, snapshot)
+    return IndexedSnapshot(backend, number, snapshot)
 
 
 def _decode_counts(value: Sequence[float], _: object) -> Counts:
