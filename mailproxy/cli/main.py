@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 from click.shell_completion import get_completion_class
@@ -16,6 +16,9 @@ from mailproxy import __version__
 from mailproxy.cli.report import Writer, write_json, write_text
 from mailproxy.config import Config, json_schema, load, load_stream
 from mailproxy.errors import ConfigError, Fault
+
+if TYPE_CHECKING:
+    from mailproxy.cli.ctl import AdminAddress
 
 FAULTY = 2
 ADVISED = 1
@@ -167,28 +170,35 @@ def ctl(where: str | None, file: Path | None, command: tuple[str, ...]) -> None:
     """
     from mailproxy.cli import ctl as client  # late, as for the other commands
 
-    address = client.AdminAddress(client.DEFAULT_SOCKET)
-    if where is not None and file is not None:
-        raise click.UsageError("give either --socket or --config")
-    if where is not None:
-        try:
-            address = client.parse_socket(where)
-        except ValueError as error:
-            raise click.UsageError(str(error)) from None
-    if file is not None:
-        config = _load(file)
-        chosen = client.choose_socket(config.admin.listening.values())
-        if chosen is None:
-            _refuse(
-                config.error([Fault("admin", 'has no socket: give socket = "/run/mailproxy/admin.sock"')])
-            )
-        address = chosen
+    address = _admin_address(where, file)
     if command[:1] == ("tail",):
         from mailproxy.cli.tail import tail_command
 
         tail = tail_command(command[1:])
         sys.exit(client.run_tail(address, tail) if tail else 0)
     sys.exit(client.run_command(address, " ".join(command)) if command else client.run_prompt(address))
+
+
+@main.command()
+@click.option("--socket", "-s", "where", metavar="SOCKET", help="The admin socket: a path or HOST:PORT.")
+@click.option(
+    "--config", "-c", "file", type=click.Path(path_type=Path, readable=False), metavar="FILE",
+    help="Take the admin socket from this configuration.",
+)  # fmt: skip
+@click.option(
+    "--interval", type=click.FloatRange(0.2, 60), default=2.0, show_default=True, metavar="SECONDS",
+    help="How often figures are asked for.",
+)  # fmt: skip
+def top(where: str | None, file: Path | None, interval: float) -> None:
+    """Show the running proxy live in the terminal: servers, backends, frontends, sessions.
+
+    ? shows the keys, Tab changes the view, q quits. Without a terminal, or with TERM=dumb, it prints one
+    snapshot. Without -s and -c, the socket is /run/mailproxy/admin.sock. Exit code 1: the proxy cannot be
+    reached.
+    """
+    from mailproxy.cli.top.run import run_top  # late, as for the other commands
+
+    sys.exit(run_top(_admin_address(where, file), interval))
 
 
 @main.command()
@@ -223,6 +233,32 @@ def demo(port_base: int | None) -> None:
     from mailproxy.cli.demo import demo as run_demo
 
     run_demo(port_base)
+
+
+def _admin_address(where: str | None, file: Path | None) -> AdminAddress:
+    """Return the admin socket that the options name, or the default one.
+
+    Raises:
+        UsageError: Both options are given, or the socket has no such form.
+    """
+    from mailproxy.cli import ctl as client
+
+    if where is not None and file is not None:
+        raise click.UsageError("give either --socket or --config")
+    if where is not None:
+        try:
+            return client.parse_socket(where)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
+    if file is not None:
+        config = _load(file)
+        chosen = client.choose_socket(config.admin.listening.values())
+        if chosen is None:
+            _refuse(
+                config.error([Fault("admin", 'has no socket: give socket = "/run/mailproxy/admin.sock"')])
+            )
+        return chosen
+    return client.AdminAddress(client.DEFAULT_SOCKET)
 
 
 def _load(file: Path) -> Config:
