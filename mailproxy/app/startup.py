@@ -17,6 +17,7 @@ from mailproxy.proxy.host_checks import (
     check_log,
     check_loops,
     check_state_file,
+    check_tracing,
     check_users,
 )
 from mailproxy.proxy.reload.preparation import check_ports, open_log
@@ -29,7 +30,15 @@ def load_and_check(config: Config) -> CertificateStore:
         ConfigError: With every fault of all of them.
     """
     store = load_certificates(config)
-    for check in (check_users, check_log, check_state_file, check_binds, check_admin_sockets, check_loops):
+    for check in (
+        check_users,
+        check_log,
+        check_tracing,
+        check_state_file,
+        check_binds,
+        check_admin_sockets,
+        check_loops,
+    ):
         check(config, store.add)
     if store.faults:
         raise config.error(store.faults)

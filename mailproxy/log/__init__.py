@@ -11,6 +11,7 @@ Modules, in reading order:
     targets: where lines go: a stream, a file, or syslog.
     line_writer: writes whole lines to a descriptor that several processes may share.
     thread: the thread of a writer, for what blocks.
+    tracing: sessions as spans of OpenTelemetry, imported only if they are wanted.
 """
 
 from mailproxy.log.end_reasons import END_REASONS, EndedBy, EndReason, Phase

@@ -142,6 +142,10 @@ LOG_REOPENED = Event("log-reopened", "info",
 LOG_NOT_REOPENED = Event("log-not-reopened", "error", ("reason",),
     meaning="a file of the log could not be opened again; the old one stays in use")
 
+TRACES_NOT_SENT = Event("traces-not-sent", "warning", ("to", "reason", "lost"),
+    meaning="the collector of `tracing.otlp` does not take spans; once until it does; `lost` sessions did not fit into the "
+    "queue since the last such line")
+
 # Sessions.
 
 SESSION_FAULT = Event("session-fault", "error", ("id", "fault", "place"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import socket
 from collections.abc import Callable
@@ -63,6 +64,16 @@ def check_log(config: Config, add: Add) -> None:
         file = display_path(output.to.path)
         if fact := _unwritable_reason(file):
             add(path / "to", f"{file}: {fact}")
+
+
+def check_tracing(config: Config, add: Add) -> None:
+    """Check that what ``[tracing]`` needs is installed. It is imported, before any process is forked."""
+    if config.tracing.otlp is None:
+        return
+    try:
+        importlib.import_module("mailproxy.log.tracing")
+    except ImportError as error:
+        add(ROOT_PATH / "tracing" / "otlp", f"needs the extra: pip install 'mailproxy[tracing]' ({error})")
 
 
 def check_state_file(config: Config, add: Add) -> None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from random import SystemRandom
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 from attrs import frozen
 
 from mailproxy import config
-from mailproxy.config import Config
+from mailproxy.config import Config, Tracing
 from mailproxy.log import Log
 from mailproxy.log.events import DRAINING, READY, STOPPED
 from mailproxy.net.handover import Handover
@@ -32,6 +32,9 @@ from mailproxy.proxy.process import worker_count
 from mailproxy.proxy.session.registry import LiveSession, SessionRegistry
 from mailproxy.proxy.state import StateKeeper
 from mailproxy.proxy.supervise import log_failure, supervise
+
+if TYPE_CHECKING:
+    from mailproxy.log.tracing import SessionTracer
 
 _STOP_TIMEOUT_S = 1.0  # for the sessions that are ended at the deadline of a drain
 
@@ -112,6 +115,8 @@ class Service:
         self._reloads = 0
         self._poller = open_poller(partial(log_failure, log, "a session"))
         self._relay = open_relay(config.process.relay, self._poller)
+        # A session has the times of its phases if something wants them.
+        log.wants_phases = config.tracing.otlp is not None
         self.frontends = {
             name: self._make_frontend(
                 frontend, [listener for listener in listeners if listener.frontend == name]
@@ -183,6 +188,9 @@ class Service:
                 nursery.start_soon(self.log.run)
                 await nursery.start(self._poller.serve)
                 nursery.start_soon(supervise, self.log, "relay", self._relay.serve)
+                if self.config.tracing.otlp is not None:
+                    tracer = _make_tracer(self.config.tracing)
+                    nursery.start_soon(supervise, self.log, "tracing", tracer.run, self.log)
                 nursery.start_soon(supervise, self.log, "drainer", self.drainer.run)
                 for backend in self.backends.values():
                     nursery.start_soon(backend.run_timers)
@@ -321,6 +329,12 @@ class Service:
         if not record.backend:  # it has no route yet
             return False
         return record.backend not in frontend.backend_names or (server is not None and server.is_gone)
+
+
+def _make_tracer(tracing: Tracing) -> SessionTracer:
+    from mailproxy.log.tracing import SessionTracer  # late: its packages are an extra, and take 0.4 s
+
+    return SessionTracer(str(tracing.otlp), service=tracing.service, share=tracing.sample)
 
 
 def _count_sessions(servers: Iterable[BackendServer]) -> int:

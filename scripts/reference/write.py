@@ -41,6 +41,7 @@ TABLES = {
     "[process]": model.Process,
     "[log]": model.Log,
     "[[log.targets]]": model.LogOutput,
+    "[tracing]": model.Tracing,
     "[admin]": model.Admin,
     "[frontends.NAME]": model.Frontend,
     "[[frontends.NAME.bind]]": model.Bind,

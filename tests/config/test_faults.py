@@ -462,7 +462,7 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('frontends.imap.timeouts.connect = "5s"', "frontends.imap.timeouts.connect: unknown key here, it is one of a backend's timeouts; known here are client, proxy_header, handshake, negotiation, half_closed"),
         ('frontends.imap.balance = "first"', f"frontends.imap.balance: unknown key here, it is one of a backend; known here are {FRONTEND_KEYS}"),
         ('frontends.imap.address = "*:143"', f"frontends.imap.address: unknown key here, it is one of a bind and of a server and of a check; known here are {FRONTEND_KEYS}"),
-        ('level = "info"', "level: unknown key here, it is one of [log]; known here are process, log, admin, defaults, profiles, frontends, backends"),
+        ('level = "info"', "level: unknown key here, it is one of [log]; known here are process, log, tracing, admin, defaults, profiles, frontends, backends"),
         ("defaults.servers.weight = 3", "defaults.servers: unknown key, did you mean server?"),
         ('profiles.x.frontend.profile = "y"', "profiles.x.frontend.profile: unknown key; known are protocol, backend, max_sessions, max_sessions_per_client, max_session_rate_per_client, max_sessions_per_client_exempt, timeouts, log_null, log_start, log_steps, tls, bind, routes"),
     ),
@@ -674,7 +674,7 @@ def test_all_faults_are_reported_at_once() -> None:
         servers = ["192.0.2.1:port", { name = "x" }, { address = "192.0.2.1", weight = "1" }]
     """)
     assert faults == [
-        "speed: unknown key; known are process, log, admin, defaults, profiles, frontends, backends",
+        "speed: unknown key; known are process, log, tracing, admin, defaults, profiles, frontends, backends",
         'log.level: "loud" is not allowed: one of debug, info, warning, error',
         "log.colour: unknown key; known are level, format, to, facility, tag, targets",
         "defaults.bind.backlog: 0 is not allowed: a whole number from 1 to 2147483647",
