@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import select
 import socket
-import stat
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
@@ -19,22 +17,26 @@ from mailproxy.address import Networks, TcpAddress, UnixAddress, join_host_port
 from mailproxy.config import Bind, Config
 from mailproxy.config.path import bind_path
 from mailproxy.errors import Fault
-from mailproxy.files import FileId, bind_unix, remove
-from mailproxy.net.accounts import group_id, user_id
+from mailproxy.files import FileId, remove
 from mailproxy.net.dial import socket_address
 from mailproxy.net.inherited import descriptor_of
-from mailproxy.net.keepalive import keepalive_options
+from mailproxy.net.listening_socket import (
+    FAST_OPEN_QUEUE,
+    adopt_descriptor,
+    bind_tcp,
+    open_tcp,
+    open_unix,
+    set_for_accepted,
+    start_listening,
+)
 from mailproxy.net.tls.terminator import Terminator
 
 _FIRST_UNPRIVILEGED_PORT = 1024
 
 Socket = socket.socket  # for Listener, whose field has the same name
-_IP_FREEBIND = 15  # ip(7), on Linux also for IPv6; missing from Python's socket module
-_MAX_USER_TIMEOUT_MS = 2**31 - 1  # the largest value of the socket option, 24 days
 # Offset of tcpi_unacked in Linux's struct tcp_info. For a listening socket it is the length of the accept
 # queue.
 _QUEUE_OFFSET = 24
-_FAST_OPEN_QUEUE = 256  # TCP Fast Open requests that the kernel keeps before their handshake ends (RFC 7413)
 
 
 @frozen
@@ -97,9 +99,9 @@ class Listener:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 0)
         if bind.tcp_user_timeout != before.tcp_user_timeout:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
-        _set_for_accepted(sock, bind)
+        set_for_accepted(sock, bind)
         if bind.fast_open != before.fast_open:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, _FAST_OPEN_QUEUE * bind.fast_open)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, FAST_OPEN_QUEUE * bind.fast_open)
 
     def for_worker(self) -> Listener:
         """Return a copy for a worker process, which does not remove the path of a Unix socket."""
@@ -344,13 +346,13 @@ def _open_for_each(
     if address.port and not existing and address.port not in shared_ports:
         # With SO_REUSEPORT, the bind would succeed beside another program of this user. Without it, it fails
         # then.
-        _bind_tcp(bind, address).close()
+        bind_tcp(bind, address).close()
     opened: list[Listener] = []
     try:
         for _ in range(len(existing), workers):
             port = next((each.port for each in (*existing, *opened)), address.port)
-            sock = _bind_tcp(bind, evolve(address, port=port), reuse_port=True)
-            opened.append(_listener(_listen(sock, bind), bind, frontend, number, terminator))
+            sock = bind_tcp(bind, evolve(address, port=port), reuse_port=True)
+            opened.append(_listener(start_listening(sock, bind), bind, frontend, number, terminator))
     except BaseException:
         close_all(opened)
         raise
@@ -388,11 +390,11 @@ def _open(
 ) -> Listener:
     created = None
     if isinstance(bind.address, TcpAddress):
-        sock = _open_tcp(bind, bind.address, reuse_port=bind.address.port in shared_ports)
+        sock = open_tcp(bind, bind.address, reuse_port=bind.address.port in shared_ports)
     elif isinstance(bind.address, UnixAddress):
-        sock, created = _open_unix(bind, bind.address)
+        sock, created = open_unix(bind, bind.address)
     else:
-        sock = _adopt_descriptor(descriptor_of(bind.address))
+        sock = adopt_descriptor(descriptor_of(bind.address))
     return _listener(sock, bind, frontend, number, terminator, created=created)
 
 
@@ -418,110 +420,3 @@ def _listener(
         sock, bind=bind, frontend=frontend, number=number, port=port, terminator=terminator, name=name,
         trusted=trusted, only_address=(local[0], local[1]) if is_one_address else None, created=created,
     )  # fmt: skip
-
-
-def _open_tcp(bind: Bind, address: TcpAddress, *, reuse_port: bool) -> socket.socket:
-    return _listen(_bind_tcp(bind, address, reuse_port=reuse_port), bind)
-
-
-def _bind_tcp(bind: Bind, address: TcpAddress, *, reuse_port: bool = False) -> socket.socket:
-    """Return a bound socket with the options of its bind. ``reuse_port`` sets SO_REUSEPORT."""
-    host = "0.0.0.0" if address.host == "*" else address.host
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if reuse_port:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, bind.v6only)
-        if bind.free_bind:
-            sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
-        if bind.interface is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, bind.interface.encode())
-        _set_for_accepted(sock, bind)
-        sock.bind(socket_address(host, address.port or 0))
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def _listen(sock: socket.socket, bind: Bind) -> socket.socket:
-    try:
-        if bind.fast_open:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, _FAST_OPEN_QUEUE)
-        sock.listen(bind.backlog)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def _set_for_accepted(sock: socket.socket, bind: Bind) -> None:
-    """Set options that accepted sockets inherit on Linux: set once here, they cost a session nothing."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    for level, name, value in keepalive_options(bind.keepalive):
-        sock.setsockopt(level, name, value)
-    if bind.tcp_user_timeout is not None:
-        sock.setsockopt(
-            socket.IPPROTO_TCP,
-            socket.TCP_USER_TIMEOUT,
-            min(max(1, round(bind.tcp_user_timeout * 1000)), _MAX_USER_TIMEOUT_MS),
-        )
-
-
-def _open_unix(bind: Bind, address: UnixAddress) -> tuple[socket.socket, FileId]:
-    path = Path(address.path)
-    uid = -1 if bind.unix_user is None else user_id(bind.unix_user)
-    gid = -1 if bind.unix_group is None else group_id(bind.unix_group)
-    remove_stale(path)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    created = None
-    try:
-        created = bind_unix(sock, path, mode=bind.unix_mode, uid=uid, gid=gid)
-        sock.listen(bind.backlog)  # with the mode and the owner set: from now on clients can connect
-    except BaseException:
-        if created is not None:
-            remove(path, created)
-        sock.close()
-        raise
-    return sock, created
-
-
-def remove_stale(path: Path) -> None:
-    """Remove a Unix socket that nothing listens on. One that is in use stays, and bind(2) fails."""
-    try:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            return  # bind(2) reports that the address is in use
-        stale = FileId.of(path)
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        # Any other result means that the socket may be in use, for example with a full queue or of another
-        # type.
-        if probe.connect_ex(str(path)) == errno.ECONNREFUSED:
-            remove(path, stale)
-
-
-def _adopt_descriptor(fd: int) -> socket.socket:
-    """Return a listening socket made of a copy of this descriptor, which stays open.
-
-    Raises:
-        OSError: The descriptor is not a listening stream socket.
-    """
-    copy = -1
-    try:
-        copy = os.dup(fd)
-        sock = socket.socket(fileno=copy)
-    except OSError as error:
-        if copy != -1:
-            os.close(copy)
-        raise OSError(error.errno, f"descriptor {fd} is no socket: {error.strerror}") from None
-    if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-        sock.close()
-        raise OSError(errno.EINVAL, f"descriptor {fd} is no listening stream socket")
-    if sock.family in (socket.AF_INET, socket.AF_INET6):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return sock

@@ -33,7 +33,7 @@ from mailproxy.proxy.backend.server import BackendServer, CheckOutcome, ServerCo
 from mailproxy.proxy.backend.snapshot import ServerSnapshot
 from mailproxy.proxy.client_info import ClientInfo
 from mailproxy.workers.messages import ConnectFailure, IndexedSnapshot, Message, batch_by_size, batched
-from mailproxy.workers.stick_sync import StickSync
+from mailproxy.workers.stick.sync import StickSync
 
 _SERVERS_PER_BATCH = 100
 

@@ -52,8 +52,8 @@ from mailproxy.workers.messages import (
 )
 from mailproxy.workers.records import RecordSender
 from mailproxy.workers.reload.messages import ReloadApplied
-from mailproxy.workers.stick_sync import StickSync
-from mailproxy.workers.stick_tables import apply_updates, dump_table, load_table
+from mailproxy.workers.stick.sync import StickSync
+from mailproxy.workers.stick.tables import apply_updates, dump_table, load_table
 from mailproxy.workers.worker_frontends import WorkerFrontends
 
 _HELPER = "channel to control"

@@ -87,14 +87,7 @@ from mailproxy.workers.admin_messages import (
     TrafficUpdates,
     register_admin_hooks,
 )
-from mailproxy.workers.reload.messages import (
-    ApplyReload,
-    ReloadAnswer,
-    ReloadApplied,
-    ReloadProgress,
-    ReloadSockets,
-    RequestReload,
-)
+from mailproxy.workers.reload.messages import ReloadMessage
 
 Entry = TypeVar("Entry")
 
@@ -350,8 +343,7 @@ Message = (
     | Drain | Stop | StartServing | AckedMessage | RequestStickTable
     | Register | Ready | ServerSnapshots | Ack | ConnectFailure | CounterUpdates
     | StickUpdates | StickTablePart | StickTableEnd | TrafficUpdates | RemoveStickEntries | Sessions
-    | DrainProgress | FollowRecords | Records
-    | RequestReload | ReloadAnswer | ReloadProgress | ApplyReload | ReloadSockets | ReloadApplied
+    | DrainProgress | FollowRecords | Records | ReloadMessage
 )  # fmt: skip
 
 MESSAGES: dict[str, type[Message]] = {kind.__name__: kind for kind in Message.__args__}

@@ -20,7 +20,7 @@ from mailproxy.workers.backend import WorkerBackend
 from mailproxy.workers.limits import SharedLimit, WorkerLimits
 from mailproxy.workers.messages import Message
 from mailproxy.workers.scoreboard import ProcessCounters
-from mailproxy.workers.stick_sync import StickSync
+from mailproxy.workers.stick.sync import StickSync
 
 
 @define(eq=False, kw_only=True)

@@ -46,7 +46,6 @@ from mailproxy.net.notify import (
 from mailproxy.proxy.process import max_sessions_per_process, tune_gc, worker_count
 from mailproxy.proxy.signals import SIGNALS, SignalAction, signal_action
 from mailproxy.workers.child import WAKEUP, run_control, run_worker
-from mailproxy.workers.child_process import ChildProcess
 from mailproxy.workers.messages import (
     ControlChannel,
     Drain,
@@ -59,14 +58,15 @@ from mailproxy.workers.messages import (
     encode,
     prepare_encoding,
 )
-from mailproxy.workers.outbox import ControlOutbox
 from mailproxy.workers.reload.commit import Committed, prepare_commit
 from mailproxy.workers.reload.document import ListenerInfo, ReloadDocument, pack_faults
 from mailproxy.workers.reload.messages import ApplyReload, ReloadAnswer, ReloadProgress, RequestReload
 from mailproxy.workers.scoreboard import Scoreboard
 from mailproxy.workers.setup import ControlHelper, Setup
-from mailproxy.workers.shutdown import ShutdownStep, plan_drain, plan_stop
-from mailproxy.workers.watchdog import CHECK_INTERVAL_S, Pulse
+from mailproxy.workers.supervision.child_process import ChildProcess
+from mailproxy.workers.supervision.outbox import ControlOutbox
+from mailproxy.workers.supervision.shutdown import ShutdownStep, plan_drain, plan_stop
+from mailproxy.workers.supervision.watchdog import CHECK_INTERVAL_S, Pulse
 
 _MIN_WAIT_S = 0.01
 _MAX_WAIT_S = 3600.0  # a child that exits ends the wait, too: SIGCHLD

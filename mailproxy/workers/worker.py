@@ -49,7 +49,7 @@ from mailproxy.workers.messages import ControlChannel, Drain, Message, Stop, ope
 from mailproxy.workers.parts import WorkerParts
 from mailproxy.workers.reload.follower import Follower
 from mailproxy.workers.scoreboard import Scoreboard
-from mailproxy.workers.stick_sync import StickSync
+from mailproxy.workers.stick.sync import StickSync
 from mailproxy.workers.worker_frontends import WorkerFrontends
 
 LOGGED_BY_CONTROL = frozenset({

@@ -140,7 +140,7 @@ EXAMPLES: list[Message] = [
     ReloadAnswer(3),
     ReloadProgress(is_running=True),
     ApplyReload(2),
-    ReloadSockets(2),
+    ReloadSockets(2, 1),
     ReloadApplied(2),
     Ready(),
     ServerSnapshots((SNAPSHOT,)),

@@ -17,11 +17,11 @@ from mailproxy.pool import Counts
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.factory import make_backend
 from mailproxy.proxy.process import max_sessions, max_sessions_per_process, worker_count
-from mailproxy.workers.child_process import ChildProcess
 from mailproxy.workers.control.worker_handle import PendingAcks, WorkerHandle
 from mailproxy.workers.counters import Totals, apply_counters, changed_counters
 from mailproxy.workers.messages import WorkerChannel, decode, open_channel
 from mailproxy.workers.scoreboard import Scoreboard
+from mailproxy.workers.supervision.child_process import ChildProcess
 from mailproxy.workers.supervisor import Supervisor
 from tests.support.startup_config import startup_config
 

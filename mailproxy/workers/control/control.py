@@ -7,7 +7,7 @@ is known of the servers before it checks them itself, so that the change goes un
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from random import SystemRandom
 
@@ -16,14 +16,13 @@ from attrs import frozen
 
 from mailproxy.certificates.reloader import CertificateReloader
 from mailproxy.certificates.watcher import log_rejected
-from mailproxy.config import Backend, Config
+from mailproxy.config import Config
 from mailproxy.errors import Fault
 from mailproxy.ipc.channel import Channel, Received
 from mailproxy.log import Log
 from mailproxy.log.events import CONTROL_DIED, READY, STOPPED, WORKER_DIED
 from mailproxy.net.tls.certificate import Certificate
 from mailproxy.net.tls.terminator import Terminator
-from mailproxy.proxy.backend.factory import reconfigure_backend
 from mailproxy.proxy.backend.server import ServerContexts
 from mailproxy.proxy.drain import DrainTarget
 from mailproxy.proxy.frontend import log_listening
@@ -37,6 +36,7 @@ from mailproxy.workers.admin_messages import (
     TrafficUpdates,
 )
 from mailproxy.workers.backend import ControlBackend, send_snapshots
+from mailproxy.workers.control.backends import ControlBackends
 from mailproxy.workers.control.drains import ControlDrains
 from mailproxy.workers.control.feed import RecordFeed
 from mailproxy.workers.control.frontends import FrontendWishes
@@ -52,7 +52,6 @@ from mailproxy.workers.messages import (
     ConnectFailure,
     CounterUpdates,
     DrainProgress,
-    IndexedSnapshot,
     Message,
     ProcessExit,
     Ready,
@@ -69,12 +68,12 @@ from mailproxy.workers.messages import (
     WorkerChannel,
     open_channel,
 )
-from mailproxy.workers.reload.document import Addresses, ListenerInfo
+from mailproxy.workers.reload.document import ListenerInfo
 from mailproxy.workers.reload.leader import NextConfiguration, ReloadLeader
 from mailproxy.workers.reload.messages import ReloadAnswer, ReloadApplied
 from mailproxy.workers.scoreboard import ProcessCounters, Scoreboard
-from mailproxy.workers.stick_sync import StickSync
-from mailproxy.workers.stick_tables import apply_updates, dump_table, load_table
+from mailproxy.workers.stick.sync import StickSync
+from mailproxy.workers.stick.tables import apply_updates, dump_table, load_table
 
 _SUPERVISOR_HELPER = "channel to the supervisor"
 _REGISTER_TIMEOUT_S = 2.0  # for running workers to send what they know to a new control process
@@ -146,11 +145,12 @@ class Control:
         self._log = log
         self._slot = slot
         self._counters = counters = slot.scoreboard.counters(slot.scoreboard.control)
-        self._backends: dict[str, ControlBackend] = {}
+        self._settled = trio.Event()  # the state of servers is known, and sent to workers that register
         self._registry = WorkerRegistry()
         self._publisher = ChangePublisher(self._registry, log)
-        for name, backend in config.backends.items():
-            self._backends[name] = self._make_backend(backend, server_contexts)
+        self._backends = ControlBackends(
+            config, server_contexts, log, counters=counters, publisher=self._publisher
+        )
         certificates = ReloadBroadcaster(self._registry, counters, slot.wake_supervisor)
         self._monitor = ServerMonitor(
             config, dict(self._backends), server_contexts, ports=ports_of(listener_infos), reloader=reloader,
@@ -159,7 +159,7 @@ class Control:
         self.reloads = ReloadLeader(
             log=log, registry=self._registry, monitor=self._monitor, backends=self._backends, counters=counters,
             supervisor=slot.supervisor, wake_supervisor=slot.wake_supervisor, config=lambda: self.config,
-            is_serving=lambda: self._is_settled and not self.is_stopping, use=self._use, on_failure=self._fail,
+            settled=self._settled, is_stopping=lambda: self.is_stopping, use=self._use, on_failure=self._fail,
         )  # fmt: skip
         self._signals = SignalHandler(
             lambda: self.config, log, registry=self._registry, count_sessions=self._count_sessions,
@@ -174,15 +174,7 @@ class Control:
         self._helper = helper
         self._has_registered = trio.Event()  # set whenever a worker has sent Register
         self._has_stick_table = trio.Event()
-        self._is_settled = False  # the state of servers is known, and sent to workers that register
         self._ended = trio.Event()
-
-    def _make_backend(self, table: Backend, contexts: ServerContexts) -> ControlBackend:
-        counters = self._counters.backends[table.name]
-        servers = ControlBackend.make_servers(table, contexts, counters)
-        return ControlBackend(
-            table, servers, self._log, SystemRandom(), counters=counters, publisher=self._publisher
-        )
 
     @property
     def backends(self) -> Mapping[str, ControlBackend]:
@@ -219,7 +211,7 @@ class Control:
                         await self._state.restore()
                     nursery.start_soon(supervise, log, "state file", self._state.run)
                 await nursery.start(self._monitor.run)
-                self._is_settled = True
+                self._settled.set()
                 for worker in self._registry.workers:
                     if worker.is_registered:
                         self._start_sync(worker, nursery)
@@ -343,11 +335,11 @@ class Control:
             case Ack():
                 self._registry.acknowledge(message, worker)
             case StickUpdates(name, entries):
-                for backend in self._named(name):
+                for backend in self._backends.named(name):
                     apply_updates(backend, entries)
                 self._stick_sync.add(name, entries)
             case ConnectFailure(name, number, host, reason):
-                for backend in self._named(name):
+                for backend in self._backends.named(name):
                     if (server := backend.numbered(number)) is not None:
                         backend.observe(server, host, reason)
             case CounterUpdates():
@@ -359,16 +351,16 @@ class Control:
             case TrafficUpdates():
                 apply_traffic(worker.traffic, message)
             case FrontendUpdates():
-                if not self._is_settled:
+                if not self._settled.is_set():
                     self.frontends.take_over(message)
             case DrainProgress(drains):
                 self.drains.on_progress(worker, drains)
             case ServerSnapshots(servers):
-                if not self._is_settled:  # afterwards this process knows better
+                if not self._settled.is_set():  # afterwards this process knows better
                     for snapshot in servers:
-                        self._apply_snapshot(snapshot)
+                        self._backends.apply_snapshot(snapshot)
             case StickTablePart(name, entries):
-                for backend in self._named(name):
+                for backend in self._backends.named(name):
                     load_table(backend, entries)
             case StickTableEnd():
                 self._has_stick_table.set()
@@ -376,7 +368,7 @@ class Control:
                 worker.is_registered, worker.is_new, worker.generation = True, is_new, generation
                 self._has_registered.set()
                 self.reloads.on_worker_changed()
-                if self._is_settled:
+                if self._settled.is_set():
                     self._start_sync(worker, nursery)
             case Ready():
                 worker.is_ready = True
@@ -385,7 +377,7 @@ class Control:
             case ReloadApplied(generation):
                 worker.generation = generation
                 self.reloads.on_worker_changed()
-                if self._is_settled and generation >= self.generation:
+                if self._settled.is_set() and generation >= self.generation:
                     self._start_sync(worker, nursery)
             case _:
                 raise TypeError(f"the control process does not handle {message!r} of a worker")
@@ -432,17 +424,6 @@ class Control:
             with trio.move_on_after(_STICK_TABLE_TIMEOUT_S):
                 await self._has_stick_table.wait()
 
-    def _apply_snapshot(self, entry: IndexedSnapshot) -> None:
-        for backend in self._named(entry.backend):
-            if (server := backend.numbered(entry.number)) is not None:
-                backend.apply_snapshot(server, entry.snapshot)
-                self._publisher.mark_published(server)
-
-    def _named(self, backend: str) -> Iterator[ControlBackend]:
-        """Yield the backend with this name, none while the sender has another configuration for a moment."""
-        if backend in self._backends:
-            yield self._backends[backend]
-
     # Reload of the configuration
 
     def _use(self, new: NextConfiguration) -> None:
@@ -452,7 +433,9 @@ class Control:
             self._log.reconfigure(new.prepared.outputs)
         self._slot.scoreboard.reconfigure(config, commit.workers)
         self._counters = self._slot.scoreboard.counters(self._slot.scoreboard.control)
-        self._use_backends(config, store.server_contexts, new.addresses)
+        added = self._backends.reconfigure(
+            config, store.server_contexts, counters=self._counters, addresses=new.addresses
+        )
         self._monitor.reconfigure(
             config,
             dict(self._backends),
@@ -468,33 +451,13 @@ class Control:
         self._log_listening([each for each in commit.listeners if (each.frontend, each.address) not in known])
         self._listener_infos = commit.listeners
         self.config, self.workers, self.generation = config, commit.workers, commit.generation
+        assert self._nursery is not None  # noqa: S101 - reloads are made while it runs
+        for backend in added:
+            self._nursery.start_soon(backend.run_timers)
         for worker in self._registry.workers:
             worker.is_leaving |= worker.slot >= commit.workers
-            if worker.generation >= commit.generation and self._nursery is not None:
+            if worker.generation >= commit.generation:
                 self._start_sync(worker, self._nursery)
-
-    def _use_backends(self, config: Config, contexts: ServerContexts, addresses: Addresses) -> None:
-        before = dict(self._backends)
-        self._backends.clear()  # in place: others have the mapping, too
-        for name, table in config.backends.items():
-            counters = self._counters.backends[name]
-            servers = ControlBackend.make_servers(table, contexts, counters)
-            for server in servers:
-                if server.name in addresses.get(name, {}):
-                    server.addresses, server.resolve_error = tuple(addresses[name][server.name]), ""
-            known = before.pop(name, None)
-            if known is not None:
-                known.use_counters(counters)
-                reconfigure_backend(known, table, servers, SystemRandom())
-                self._backends[name] = known
-                continue
-            self._backends[name] = new = ControlBackend(
-                table, servers, self._log, SystemRandom(), counters=counters, publisher=self._publisher
-            )
-            if self._nursery is not None:
-                self._nursery.start_soon(new.run_timers)
-        for gone in before.values():
-            gone.retire()
 
     def _fail(self) -> None:
         """End with an error, to be replaced by a control process that begins with the configuration in use."""

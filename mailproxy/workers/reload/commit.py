@@ -19,7 +19,7 @@ from mailproxy.ipc.files import write_value
 from mailproxy.net.handover import SlotsHandover, hand_over_slots
 from mailproxy.proxy.process import worker_count
 from mailproxy.proxy.reload.preparation import apply_staged, check_ports, prepare
-from mailproxy.workers.messages import Message
+from mailproxy.workers.messages import Message, batched
 from mailproxy.workers.reload.document import Commit, ListenerInfo, ReloadDocument, WorkerDocument
 from mailproxy.workers.reload.layout import LayoutFullError
 from mailproxy.workers.reload.messages import ApplyReload, ReloadSockets
@@ -65,12 +65,10 @@ class Committed:
         )
         sockets = [each.socket for each in listeners]
         generation = self.setup.generation
+        parts = batched(sockets, DESCRIPTORS_MAX)
         return [
             (ApplyReload(generation), [write_value(document.pack())]),
-            *(
-                (ReloadSockets(generation), sockets[start : start + DESCRIPTORS_MAX])
-                for start in range(0, len(sockets), DESCRIPTORS_MAX)
-            ),
+            *((ReloadSockets(generation, len(part)), part) for part in parts),
         ]
 
 

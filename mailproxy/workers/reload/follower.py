@@ -93,17 +93,30 @@ class Follower:
 
     def handle(self, received: Received[Message], tasks: trio.Nursery) -> bool:
         """Take a message of the supervisor. Return False if it is about something else."""
-        match received.message:
-            case ApplyReload():
-                self._incoming = _Incoming(_read_document(received.files[0]))
-            case ReloadSockets() if self._incoming is not None:
-                self._incoming.add(received.sockets)
-            case _:
-                return False
-        if self._incoming.is_complete:
-            tasks.start_soon(self._apply_contained, self._incoming)
-            self._incoming = None
+        if not isinstance(received.message, ApplyReload | ReloadSockets):
+            return False
+        try:
+            self._receive(received.message, received)
+        except Exception as error:  # noqa: BLE001 - as below; without descriptors, a message comes alone
+            self._fail(error)
+        else:
+            if self._incoming is not None and self._incoming.is_complete:
+                tasks.start_soon(self._apply_contained, self._incoming)
+                self._incoming = None
         return True
+
+    def _receive(self, message: ApplyReload | ReloadSockets, received: Received[Message]) -> None:
+        if isinstance(message, ApplyReload):
+            (file,) = received.files
+            self._incoming = _Incoming(_read_document(file))
+        elif self._incoming is not None:
+            if len(received.sockets) != message.count:
+                raise OSError(f"{len(received.sockets)} of {message.count} sockets have come")
+            self._incoming.add(received.sockets)
+
+    def _fail(self, error: Exception) -> None:
+        log_failure(self.service.log, f"reload in worker {self.slot + 1}, which is replaced", error)
+        self.on_failure()
 
     async def _apply_contained(self, incoming: _Incoming) -> None:
         """Apply a configuration, after those that came before. If that fails, have the worker exit."""
@@ -112,9 +125,8 @@ class Follower:
                 await self.started.wait()
                 await self._apply(incoming)
         except Exception as error:  # noqa: BLE001 - the border: a mix of configurations must not go on
-            log_failure(self.service.log, f"reload in worker {self.slot + 1}, which is replaced", error)
             incoming.close()
-            self.on_failure()
+            self._fail(error)
 
     async def _apply(self, incoming: _Incoming) -> None:
         service, document = self.service, incoming.document

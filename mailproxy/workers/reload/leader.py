@@ -41,6 +41,7 @@ from mailproxy.workers.reload.document import Addresses, Commit, ReloadDocument,
 from mailproxy.workers.reload.messages import ReloadAnswer, ReloadProgress, RequestReload
 from mailproxy.workers.scoreboard import ProcessCounters
 
+_SETTLED_TIMEOUT_S = 10.0  # for a control process that replaces another one
 _WORKERS_TIMEOUT_S = 15.0  # for all workers to follow, also those that are forked now
 
 
@@ -67,7 +68,8 @@ class ReloadLeader:
         supervisor: The channel to the supervisor.
         wake_supervisor: Has the supervisor read that channel.
         config: Returns the configuration in use.
-        is_serving: Returns whether the proxy has been started, and does not stop.
+        settled: Set when this process knows the state of servers: soon after its start.
+        is_stopping: Returns whether the proxy stops.
         use: Uses a configuration in the control process, in one step.
         on_failure: Called if that has failed.
     """
@@ -80,7 +82,8 @@ class ReloadLeader:
     supervisor: Channel[Message]
     wake_supervisor: Callable[[], None]
     config: Callable[[], Config]
-    is_serving: Callable[[], bool]
+    settled: trio.Event
+    is_stopping: Callable[[], bool]
     use: Callable[[NextConfiguration], None]
     on_failure: Callable[[], None]
     history: ReloadHistory = field(init=False)
@@ -122,6 +125,8 @@ class ReloadLeader:
         return reloaded
 
     async def _reload(self) -> Reload:
+        with trio.move_on_after(_SETTLED_TIMEOUT_S):
+            await self.settled.wait()
         started_at = trio.current_time()
         self._check_serving()
         source = self.config().source
@@ -148,7 +153,7 @@ class ReloadLeader:
         return _describe(difference, previous, prepared, started_at)
 
     def _check_serving(self) -> None:
-        if not self.is_serving():
+        if self.is_stopping() or not self.settled.is_set():
             raise self.config().error([Fault("", "cannot be used: the proxy is starting or stopping")])
 
     async def _prepare(self, config: Config, previous: CertificateStore) -> Prepared:
@@ -226,6 +231,12 @@ class ReloadLeader:
             while self._count_followers(commit.generation) < commit.workers:
                 self._worker_changed = trio.Event()
                 await self._worker_changed.wait()
+            return
+        missing = commit.workers - self._count_followers(commit.generation)
+        late = TimeoutError(
+            f"{missing} of {commit.workers} workers have not followed in {_WORKERS_TIMEOUT_S:g} s"
+        )
+        log_failure(self.log, "reload in the workers", late)
 
     def _count_followers(self, generation: int) -> int:
         return sum(

@@ -35,9 +35,10 @@ class ApplyReload:
 
 @frozen
 class ReloadSockets:
-    """Sockets of a configuration, in the order of the document's places."""
+    """Some sockets of a configuration, ``count`` of them, in the order of the document's places."""
 
     generation: int
+    count: int
 
 
 @frozen
@@ -45,3 +46,7 @@ class ReloadApplied:
     """The worker uses the configuration with this number."""
 
     generation: int
+
+
+ReloadMessage = RequestReload | ReloadAnswer | ReloadProgress | ApplyReload | ReloadSockets | ReloadApplied
+"""A message of a reload."""

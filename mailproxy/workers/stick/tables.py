@@ -8,7 +8,7 @@ import trio
 
 from mailproxy.workers.backend import SharedBackend
 from mailproxy.workers.messages import AgedStickEntries, StickEntries, StickTablePart, batched
-from mailproxy.workers.stick_sync import ENTRIES_MAX
+from mailproxy.workers.stick.sync import ENTRIES_MAX
 
 
 def apply_updates(backend: SharedBackend, entries: StickEntries) -> None:

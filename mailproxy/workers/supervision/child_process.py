@@ -9,7 +9,7 @@ import socket
 from attrs import define, field
 
 from mailproxy.workers.scoreboard import ProcessCounters
-from mailproxy.workers.watchdog import CHECK_INTERVAL_S, Pulse
+from mailproxy.workers.supervision.watchdog import CHECK_INTERVAL_S, Pulse
 
 _STABLE_S = 1.0  # a child that lives for less is restarted with a backoff
 _FIRST_BACKOFF_S = 0.1
