@@ -5,7 +5,7 @@ has waited longest and may have it. It becomes free when a session releases it, 
 when slow start gives a server more slots. Every method is synchronous and has done everything when it
 returns.
 
-Invariants, which hold whenever no method of the pool is running (``assert_invariants`` checks them):
+Invariants, which hold whenever no method of the pool is running (``tests/support/pool_invariants.py`` checks them):
 
 1. A waiter without a server is in exactly one queue. It is the queue of its required server, or the queue for
    any server if none is required. A waiter that has got a server is in none.
@@ -32,7 +32,7 @@ The states of a session here, as HAProxy's src/queue.c lists those of a pending 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import Generic
 
 from mailproxy.pool.balance.base import Balance
@@ -139,13 +139,10 @@ class Pool(Generic[S]):
         is_contended = self._order.is_shared and self._order.waiting
         if required is not None:
             is_free = required.accepts_persistent and not required.is_full
-            is_next = is_free and not (is_contended and not self._is_first(NEWCOMER, required))
-            return [required] if is_next else []
+            return [required] if is_free and (not is_contended or self._is_first(NEWCOMER, required)) else []
         servers: Sequence[S] = self._balance.candidates(key)  # type: ignore[assignment]  # set_servers gave it S only
-        if not is_contended:
-            return servers
-        if self._order.is_behind(NEWCOMER, None):
-            return []
+        if not is_contended or self._order.is_behind(NEWCOMER, None):
+            return [] if is_contended else servers
         return [server for server in servers if not self._order.is_behind(NEWCOMER, server)]
 
     def release(self, server: S) -> None:
@@ -500,28 +497,3 @@ class Pool(Generic[S]):
         self._server_queues = {server: self._server_queues.get(server, Queue()) for server in servers}
         self._balance = balance or self._balance
         self._update_servers()
-
-    # Tests
-
-    def assert_invariants(self) -> None:
-        """Raise AssertionError if an invariant at the head of this module is broken."""
-        for broken in self._broken_invariants():
-            raise AssertionError(broken)
-
-    def _broken_invariants(self) -> Iterator[str]:
-        queues: list[tuple[S | None, Queue[Waiter[S]]]] = [(None, self._queue), *self._server_queues.items()]
-        for server, queue in queues:
-            waiters = list(queue)
-            if any(waiter.required is not server or waiter.server is not None for waiter in waiters):
-                yield f"1: a waiter is in the queue of {server} and should not be"
-            if waiters != sorted(waiters, key=lambda waiter: waiter.ticket):
-                yield f"3: the queue of {server} is out of order"
-            if waiters and server is not None and not server.accepts_persistent:
-                yield f"4: sessions wait for {server}, which accepts none"
-        if self._waiting != sum(len(queue) for _, queue in queues):
-            yield f"2: _waiting is {self._waiting}"
-        if list(self._eligible) != list(eligible_servers(self.servers)):
-            yield "6: the eligible servers are out of date"
-        for server in self.servers:
-            if not server.is_full and self._next_queue_for(server) is not None:
-                yield f"5: a session waits for the free slot of {server}"
