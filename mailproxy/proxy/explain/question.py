@@ -106,28 +106,19 @@ class View:
         Raises:
             NoBindError: None fits, or several do.
         """
-        found = [each for each in self.binds if self._fits(each, question)]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            names = ", ".join(f"{each.name} ({each.frontend})" for each in found)
-            raise NoBindError(f"several binds fit, give one of their names as bind: {names}")
+        found = [each for each in self.binds if not question.bind or question.bind in _names(each)]
+        with_port = [each for each in found if each.port == question.port]
+        if question.bind and not with_port:
+            # Behind a PROXY header, the port is the one in the header. An inherited socket's is not known here.
+            with_port = [each for each in found if each.port is None or self.bind_of(each).accept_proxy]
+        if len(with_port) == 1:
+            return with_port[0]
+        if with_port:
+            raise NoBindError(f"several binds fit, give one of their names as bind: {_list(with_port)}")
+        if question.bind and found:
+            raise NoBindError(f"no bind named {question.bind} has port {question.port}: {_list(found)}")
         wanted = f"named {question.bind}" if question.bind else f"with port {question.port}"
-        known = ", ".join(
-            f"{each.name} ({each.frontend})"
-            if each.port is None
-            else f"{each.name} ({each.frontend}, {each.port})"
-            for each in self.binds
-        )
-        raise NoBindError(f"there is no bind {wanted}; the binds are {known or 'none'}")
-
-    def _fits(self, bound: Bound, question: Question) -> bool:
-        if not question.bind:
-            return bound.port == question.port
-        if question.bind not in (bound.name, f"{bound.frontend}/{bound.name}"):
-            return False
-        # Behind a PROXY header, the port is the one in the header. An inherited socket's is not known here.
-        return bound.port in (None, question.port) or bool(self.bind_of(bound).accept_proxy)
+        raise NoBindError(f"there is no bind {wanted}; the binds are {_list(self.binds)}")
 
     def bind_of(self, bound: Bound) -> Bind:
         """Return the table of a bind."""
@@ -137,3 +128,14 @@ class View:
         """Whether clients of a bind have an address: with TCP, or in a PROXY header."""
         bind = self.bind_of(bound)
         return not isinstance(bind.address, UnixAddress) or bool(bind.accept_proxy)
+
+
+def _names(bound: Bound) -> tuple[str, str]:
+    return bound.name, f"{bound.frontend}/{bound.name}"
+
+
+def _list(binds: Sequence[Bound]) -> str:
+    return ", ".join(
+        f"{each.name} ({each.frontend}" + (")" if each.port is None else f", port {each.port})")
+        for each in binds
+    )

@@ -126,16 +126,24 @@ def test_clear_bind_reads_no_server_name() -> None:
 
 def test_unknown_port_lists_the_binds() -> None:
     with pytest.raises(
-        NoBindError, match=r"no bind with port 993; the binds are 127.0.0.1:143 \(imap, 143\)"
+        NoBindError, match=r"no bind with port 993; the binds are 127.0.0.1:143 \(imap, port 143\)"
     ):
         ask(CLEAR, port=993)
 
 
 def test_two_binds_with_one_port_need_the_name() -> None:
     text = CLEAR.replace("bind = [", 'bind = [{ address = "127.0.0.2:143", name = "other" }, ')
-    with pytest.raises(NoBindError, match=r"several binds fit, .*: other \(imap\), 127.0.0.1:143 \(imap\)"):
+    with pytest.raises(
+        NoBindError,
+        match=r"several binds fit, .*: other \(imap, port 143\), 127.0.0.1:143 \(imap, port 143\)",
+    ):
         ask(text)
     assert ask(text, bind="other").bind == "other"
+    assert ask(text, bind="imap/other").bind == "other"
+    with pytest.raises(NoBindError, match=r"no bind named other has port 993: other \(imap, port 143\)"):
+        ask(text, bind="other", port=993)
+    with pytest.raises(NoBindError, match="there is no bind named third"):
+        ask(text, bind="third")
 
 
 def test_limit_waits_and_connection_are_told() -> None:
