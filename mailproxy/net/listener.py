@@ -91,7 +91,7 @@ class Listener:
     def update_socket(self, before: Bind) -> None:
         """Set the options of the socket that differ from those of the bind that it had before."""
         bind, sock = self.bind, self.socket
-        if bind.backlog != before.backlog and self._is_listening:
+        if bind.backlog != before.backlog and self.is_listening:
             sock.listen(bind.backlog)
         if not isinstance(bind.address, TcpAddress):
             return
@@ -154,7 +154,7 @@ class Listener:
         listening, because they cannot be resumed, or are not this process's alone.
         """
         # A second shutdown(2) would stay with the socket when it listens again, and end each connection at once.
-        if isinstance(self.bind.address, TcpAddress) and self._is_listening:
+        if isinstance(self.bind.address, TcpAddress) and self.is_listening:
             self.socket.shutdown(socket.SHUT_RDWR)
 
     def resume(self) -> None:
@@ -163,7 +163,7 @@ class Listener:
         Raises:
             OSError: Another program listens on the address now.
         """
-        if not isinstance(self.bind.address, TcpAddress) or self._is_listening:
+        if not isinstance(self.bind.address, TcpAddress) or self.is_listening:
             return
         if not self.bind.address.port and self.port is not None:
             # The kernel has taken back a port that it had chosen itself. Of several sockets only the first one
@@ -176,7 +176,8 @@ class Listener:
         self.socket.listen(self.bind.backlog)
 
     @property
-    def _is_listening(self) -> bool:
+    def is_listening(self) -> bool:
+        """Whether it listens: it is not paused."""
         return bool(self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
     @property
@@ -353,6 +354,8 @@ def _open_for_each(
             port = next((each.port for each in (*existing, *opened)), address.port)
             sock = bind_tcp(bind, evolve(address, port=port), reuse_port=True)
             opened.append(_listener(start_listening(sock, bind), bind, frontend, number, terminator))
+            if existing and not existing[0].is_listening:
+                opened[-1].pause()
     except BaseException:
         close_all(opened)
         raise

@@ -14,7 +14,6 @@ The control process decides what signals mean. If it hangs, the supervisor ends 
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import signal
@@ -31,7 +30,7 @@ from mailproxy.certificates.reloader import CertificateReloader
 from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Config
 from mailproxy.errors import ConfigError, Fault
-from mailproxy.ipc.channel import channel_pair, try_receive, try_send
+from mailproxy.ipc.channel import Descriptors, channel_pair, try_receive, try_send
 from mailproxy.ipc.files import read_value, write_value
 from mailproxy.ipc.wakeups import Wakeups
 from mailproxy.log import Output
@@ -220,16 +219,23 @@ class Supervisor:
         while self._control.channel is not None and (received := try_receive(self._control.channel)):
             packet, descriptors = received
             try:
-                match decode(packet):
-                    case RequestReload(number):
-                        self._reload(number, descriptors.files[0])
-                    case ReloadProgress(is_running=True):
-                        self._reloads += 1
-                        notify_reloading()
-                    case ReloadProgress(is_running=False):
-                        self._end_reloads(1)
+                self._handle_control_message(decode(packet), descriptors)
+            except Exception:  # noqa: BLE001 - the border: without descriptors or memory, all others must go on
+                traceback.print_exc()
+                self._control.kill()  # it would wait for an answer; the next one begins with what is in use
             finally:
                 descriptors.close()
+
+    def _handle_control_message(self, message: Message, descriptors: Descriptors) -> None:
+        match message:
+            case RequestReload(number):
+                (file,) = descriptors.files
+                self._reload(number, file)
+            case ReloadProgress(is_running=True):
+                self._reloads += 1
+                notify_reloading()
+            case ReloadProgress(is_running=False):
+                self._end_reloads(1)
 
     def _end_reloads(self, number: int) -> None:
         """Report to the service manager that this many reloads have ended, one way or the other."""
@@ -248,14 +254,11 @@ class Supervisor:
             )
         except ConfigError as error:
             answer = pack_faults(error)
-        except Exception as error:  # noqa: BLE001 - the border: a fault of a reload must not end all processes
+        except Exception as error:  # noqa: BLE001 - the border: nothing has changed yet
             answer = pack_faults(ConfigError([Fault("", f"cannot be used: {error!r}")]))
         else:
             answer = committed.answer.pack()
-            try:
-                self._commit(committed)
-            except Exception as error:  # noqa: BLE001 - as above; what was not done is done at the next reload
-                self._send_to_control(ReloadFailed(repr(error)))
+            self._commit(committed)
         with write_value(answer) as answer_file:
             packet = encode(ReloadAnswer(number))
             if self._control.channel and not try_send(self._control.channel, packet, answer_file):
@@ -264,7 +267,10 @@ class Supervisor:
     def _commit(self, committed: Committed) -> None:
         """Use a configuration from now on. Workers that run get it, and their number changes."""
         before, self.setup = self.setup, committed.setup
-        committed.handover.complete()
+        try:
+            committed.handover.complete()
+        except OSError as error:  # an option of a socket cannot be set: it listens nevertheless
+            self._send_to_control(ReloadFailed(repr(error)))
         for worker in tuple(self._workers):
             if worker.slot is not None and worker.slot >= committed.workers and not worker.is_leaving:
                 self._let_go(worker)
@@ -282,20 +288,22 @@ class Supervisor:
 
     def _send_configuration(self, worker: ChildProcess, committed: Committed) -> None:
         assert worker.slot is not None and worker.channel is not None  # noqa: S101, PT018 - the caller has looked
-        packets = committed.packets(worker.slot)
-        with contextlib.ExitStack() as files:
-            for message, descriptors in packets:
-                if isinstance(message, ApplyReload):
-                    files.enter_context(descriptors[0])  # type: ignore[arg-type]  # a file
-                if not try_send(worker.channel, encode(message), *descriptors):
-                    worker.kill()  # it reads nothing: the next one begins with the configuration in use
-                    return
+        try:
+            with write_value(committed.worker_document(worker.slot).pack()) as file:
+                is_sent = try_send(worker.channel, encode(ApplyReload(committed.setup.generation)), file)
+        except OSError:  # without descriptors
+            is_sent = False
+        for message, sockets in committed.socket_messages(worker.slot):
+            is_sent = is_sent and try_send(worker.channel, encode(message), *sockets)
+        if not is_sent:
+            worker.kill()  # it reads nothing: the next one begins with the configuration in use
 
     def _let_go(self, worker: ChildProcess) -> None:
         """Have a worker drain, since there are to be fewer. Others accept at its sockets."""
         worker.is_leaving = True
-        if worker.channel is not None:
-            try_send(worker.channel, encode(Drain(self.setup.config.process.drain_timeout)))
+        drain = encode(Drain(self.setup.config.process.drain_timeout))
+        if worker.channel is not None and not try_send(worker.channel, drain):
+            worker.kill()
         if not worker.is_alive:
             self._forget_or_restart(worker)
 
@@ -427,7 +435,10 @@ class Supervisor:
             return
         assert worker.slot is not None and worker.pid is not None  # noqa: S101, PT018 - it is a worker, and alive
         worker.connect_due = time.monotonic() + _CONNECT_RETRY_S
-        workers_end, controls_end = channel_pair()
+        try:
+            workers_end, controls_end = channel_pair()
+        except OSError:  # out of descriptors
+            return
         with workers_end, controls_end:
             # If only one end arrives, its receiver sees the other one closed.
             worker.is_connected = try_send(
@@ -437,10 +448,14 @@ class Supervisor:
             )
 
     def _fork(self, child: ChildProcess, run: Callable[[socket.socket], None]) -> None:
-        own_end, childs_end = channel_pair()
         child.counters.beat.local = 0
         child.pulse, child.is_hung = Pulse(), False
         child.started_at = time.monotonic()
+        try:
+            own_end, childs_end = channel_pair()
+        except OSError:  # out of descriptors: try again
+            child.on_exit(child.started_at)
+            return
         try:
             pid = os.fork()
         except OSError:  # out of processes or memory: try again

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
+from mailproxy.testing import ThrowAwayCA
 from tests.support.admin_client import ask, stat, states
 from tests.support.worker_group import (
     GreetingServer,
@@ -112,7 +115,7 @@ def test_settings_of_the_operator_stay(servers: list[GreetingServer], tmp_path: 
         ):  # fmt: skip
             assert ask(admin, command) == "\n", command
         reload(group, text.replace('"roundrobin"', '"leastconn"'))
-        for _ in range(2):
+        for worker in (1, 2):
             with pytest.raises(ConnectionRefusedError):
                 group.connect(bind=1)
             figures, state = stat(admin), states(admin)
@@ -125,8 +128,9 @@ def test_settings_of_the_operator_stay(servers: list[GreetingServer], tmp_path: 
             assert {group.connect().greeting for _ in range(6)} == {"a"}
             if workers == 1:
                 break
-            group.kill_and_wait("worker 1")  # its replacement does not accept there either
-            wait_until(lambda: len(group.workers) == 2)
+            # Neither its replacement accepts there, nor a third worker.
+            group.kill_and_wait(f"worker {worker}")
+            reload(group, text.replace("workers = 2", f"workers = {worker + 2}"))
         assert not listens(paused)
         changed = text.replace("max_sessions = 100", "max_sessions = 200").replace(
             f'127.0.0.1:{servers[0].port}"', f'127.0.0.1:{servers[0].port}", weight = 3'
@@ -165,6 +169,58 @@ def test_counters_carry_over_by_name(servers: list[GreetingServer], tmp_path: Pa
         reload(group, text.replace('name = "b"', 'name = "d"'))
         assert ("b", "b") not in stat(admin)
         assert stat(admin)["b", "d"]["stot"] == "0"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
+def test_key_that_the_new_user_cannot_read_is_a_fault(
+    servers: list[GreetingServer], workers: int, throw_away_ca: ThrowAwayCA
+) -> None:
+    with TemporaryDirectory() as name:  # which that user may enter
+        folder = Path(name)
+        folder.chmod(0o755)
+        first = throw_away_ca.issue("127.0.0.1", folder=folder)
+        first.chmod(0o644)
+        text = make_text(folder, servers[0], workers=workers, user="nobody").replace(
+            'address = "127.0.0.1:0"',
+            f'address = "127.0.0.1:0", mode = "tls", tls.certificates = ["{first}"]',
+        )
+        with WorkerGroup(text, folder) as group:
+            address = group.addresses[0]
+            secret = folder / "secret.pem"
+            secret.write_bytes(first.read_bytes())
+            secret.chmod(0o600)
+            group.file.write_text(text.replace(str(first), str(secret)))
+            group.file.chmod(0o644)
+            answer = ctl(folder, "reload")
+            assert answer.returncode == 1
+            assert f"{secret}: Permission denied" in answer.stderr
+            with (
+                socket.create_connection(address) as sock,
+                throw_away_ca.client_context().wrap_socket(sock, server_hostname="127.0.0.1") as client,
+            ):
+                assert client.recv(10) == b"a\r\n"
+
+
+def test_spent_room_is_a_fault(servers: list[GreetingServer], tmp_path: Path) -> None:
+    """Each address of a server takes room in the shared memory."""
+    text = make_text(tmp_path, servers[0])
+    with WorkerGroup(text, tmp_path) as group:
+        assert group.connect().greeting == "a"
+        for number in (1, 2):
+            entries = "".join(
+                f'[[backends.b.servers]]\nname = "s{index}"\naddress = "192.0.2.{number}:{index}"\nstate = "maint"\n'
+                for index in range(1, 901)
+            )
+            group.file.write_text(
+                re.sub(r"(?m)^servers = .*", "", text).replace("[admin]", f"{entries}[admin]")
+            )
+            answer = ctl(tmp_path, "reload")
+            assert answer.returncode == number - 1, answer.stdout + answer.stderr
+            fault = "has no room for more frontends, backends or servers: this needs a restart"
+            assert (fault in answer.stderr) == (number == 2)
+        assert "made: 1\nfailed: 1\n" in ask(tmp_path / "admin", "show reload")
+        assert reload(group, text)
+        assert group.connect().greeting == "a"
 
 
 def test_limit_is_exact_over_reloads(servers: list[GreetingServer], tmp_path: Path) -> None:
@@ -216,6 +272,25 @@ def test_worker_that_cannot_follow_is_replaced(servers: list[GreetingServer], tm
         wait_until(lambda: group.children.get("worker 1", pid) != pid)
         wait_until(lambda: {group.connect().greeting for _ in range(8)} == {"b"})
         assert group.lines("worker-died|worker 1 .*exit code 1")
+
+
+def test_supervisor_without_descriptors_goes_on(servers: list[GreetingServer], tmp_path: Path) -> None:
+    text = make_text(tmp_path, servers[0])
+    with WorkerGroup(text, tmp_path) as group:
+        client = group.connect()
+        assert client.greeting == "a"
+        pid, control = group.process.pid, group.children["control"]
+        subprocess.run(["prlimit", f"--pid={pid}", "--nofile=5:9999"], check=True)
+        group.file.write_text(make_text(tmp_path, servers[1]))
+        ask(tmp_path / "admin", "reload")
+        wait_until(lambda: "control" not in group.children or group.children["control"] != control)
+        assert client.echoes()
+        assert group.connect().greeting == "a"
+        subprocess.run(["prlimit", f"--pid={pid}", "--nofile=9999:9999"], check=True)
+        wait_until(lambda: group.children.get("control", control) != control)
+        reload(group, group.file.read_text())
+        assert group.connect().greeting == "b"
+        assert client.echoes() or client.is_closed()
 
 
 def test_log_targets_change_in_all_processes(servers: list[GreetingServer], tmp_path: Path) -> None:

@@ -58,15 +58,16 @@ def reload_until_used(group: WorkerGroup, name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("half", [0, 1])
 @pytest.mark.parametrize("process", ["control", "worker 1"])
 def test_killed_process_leaves_one_of_both_configurations(
-    servers: list[GreetingServer], tmp_path: Path, process: str
+    servers: list[GreetingServer], tmp_path: Path, process: str, half: int
 ) -> None:
     texts = {server.name: configuration(server) for server in servers}
     with WorkerGroup(texts["old"], tmp_path) as group:
         greeting(group)
         names = ["new", "old"]
-        for number, moment in enumerate(moments(process)):
+        for number, moment in enumerate(moments(process)[half::2]):
             name = names[number % 2]
             group.file.write_text(texts[name])
             victim = wait_until(lambda: group.children.get(process))
@@ -83,8 +84,9 @@ def test_killed_process_leaves_one_of_both_configurations(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("moment", moments("supervisor"))
 def test_killed_supervisor_makes_room_for_a_fresh_start(
-    servers: list[GreetingServer], tmp_path: Path
+    servers: list[GreetingServer], tmp_path: Path, moment: float
 ) -> None:
     """The children drain, and a fresh start serves beside them."""
     port = free_port()
@@ -94,25 +96,23 @@ def test_killed_supervisor_makes_room_for_a_fresh_start(
         )
         for server in servers
     }
-    for number, moment in enumerate(moments("supervisor")):
-        folder = tmp_path / str(number)
+    with WorkerGroup(texts["old"], tmp_path) as group:
+        client = group.connect()
+        assert client.greeting == "old"
+        pids = group.pids
+        group.file.write_text(texts["new"])
+        group.send(signal.SIGHUP)
+        time.sleep(moment)
+        group.process.kill()
+        group.process.wait()
+        wait_until(lambda: not listens(port))
+        folder = tmp_path / "fresh"
         folder.mkdir()
-        with WorkerGroup(texts["old"], folder) as group:
-            client = group.connect()
-            assert client.greeting == "old"
-            pids = group.pids
-            group.file.write_text(texts["new"])
-            group.send(signal.SIGHUP)
-            time.sleep(moment)
-            group.process.kill()
-            group.process.wait()
-            wait_until(lambda: not listens(port))
-            with WorkerGroup(texts["new"], tmp_path) as fresh:
-                assert greeting(fresh) == "new"
-                fresh.send(signal.SIGTERM)
-                assert fresh.wait() == 0
-            client.close()
-            wait_until(lambda: not any(map(is_running, pids)))  # noqa: B023 - called at once
+        with WorkerGroup(texts["new"], folder) as fresh:
+            assert greeting(fresh) == "new"
+            fresh.send(signal.SIGTERM)
+            assert fresh.wait() == 0
+        wait_until(lambda: not any(map(is_running, pids)))
 
 
 def listens(port: int) -> bool:

@@ -83,7 +83,8 @@ def apply_generation(service: Service, new: Generation, parts: Parts) -> dict[st
     servers = {server for each in backends.values() for server in each.servers}
     # A server with another address has the counts of its name.
     counts = {id(server.counts) for server in servers}
-    service.reconfigure_limit(new.max_sessions)
+    is_limit_same = config.process.max_sessions == service.config.process.max_sessions
+    service.reconfigure_limit(new.max_sessions, keeps_wish=is_limit_same)
     service.reconfigure(
         config,
         new.handover,

@@ -88,12 +88,19 @@ async def reload(process: SingleProcess, config: Config, trigger: Trigger = "Pyt
     started_at = trio.current_time()
     async with process.reload_lock:
         try:
-            reloaded = await _reload(process, config, started_at)
+            reloaded = await _reload_contained(process, config, started_at)
         except ConfigError as error:
             process.reloads.fail(error, trigger)
             raise
     process.reloads.succeed(reloaded, trigger)
     return reloaded
+
+
+async def _reload_contained(process: SingleProcess, config: Config, started_at: float) -> Reload:
+    try:
+        return await _reload(process, config, started_at)
+    except (OSError, RuntimeError) as error:  # no descriptors, or no thread
+        raise config.error([Fault("", f"cannot be used: {error}")]) from error
 
 
 async def _reload(process: SingleProcess, config: Config, started_at: float) -> Reload:

@@ -6,7 +6,6 @@ from attrs import define, field
 
 from mailproxy.config import Config
 from mailproxy.proxy.frontend import FrontendState
-from mailproxy.proxy.process import max_sessions
 from mailproxy.workers.admin_messages import (
     FrontendUpdates,
 )
@@ -48,7 +47,7 @@ class FrontendWishes:
             if name in before.frontends and before.frontends[name].max_sessions != frontend.max_sessions:
                 wish.limit = frontend.max_sessions
             self.frontends[name] = wish
-        if max_sessions(before) != max_sessions(config):
+        if before.process.max_sessions != config.process.max_sessions:
             self.max_sessions = 0
 
     def message(self) -> FrontendUpdates:

@@ -6,7 +6,8 @@ in which nothing can fail. Nothing here waits for another process: the superviso
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import socket
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from attrs import evolve, frozen
 
@@ -14,19 +15,15 @@ from mailproxy.certificates.reloader import CertificateReloader
 from mailproxy.certificates.store import CertificateStore
 from mailproxy.config.difference import compare
 from mailproxy.errors import Fault
-from mailproxy.ipc.channel import DESCRIPTORS_MAX, HasDescriptor
-from mailproxy.ipc.files import write_value
+from mailproxy.ipc.channel import DESCRIPTORS_MAX
 from mailproxy.net.handover import SlotsHandover, hand_over_slots
 from mailproxy.proxy.process import worker_count
 from mailproxy.proxy.reload.preparation import apply_staged, check_ports, prepare
-from mailproxy.workers.messages import Message, batched
+from mailproxy.workers.messages import batched
 from mailproxy.workers.reload.document import Commit, ListenerInfo, ReloadDocument, WorkerDocument
 from mailproxy.workers.reload.layout import LayoutFullError
-from mailproxy.workers.reload.messages import ApplyReload, ReloadSockets
+from mailproxy.workers.reload.messages import ReloadSockets
 from mailproxy.workers.setup import Setup
-
-Packet = tuple[Message, Sequence[HasDescriptor]]
-"""A message, and what goes with it."""
 
 
 @frozen
@@ -38,12 +35,14 @@ class Committed:
         document: The configuration, for the workers that run.
         handover: Its listeners.
         workers: Its number of workers.
+        leaving: The slots of workers that drain.
     """
 
     setup: Setup
     document: ReloadDocument
     handover: SlotsHandover
     workers: int
+    leaving: Collection[int]
 
     @property
     def answer(self) -> Commit:
@@ -51,25 +50,24 @@ class Committed:
         return Commit(
             generation=self.setup.generation,
             workers=self.workers,
+            serving=self.workers - sum(slot < self.workers for slot in self.leaving),
             listeners=tuple(self.setup.listener_infos),
         )
 
-    def packets(self, slot: int) -> list[Packet]:
-        """Return what to send to the worker of a slot. The caller closes the file, the first of all."""
-        listeners = self.setup.listeners_of(slot)
-        document = WorkerDocument(
+    def worker_document(self, slot: int) -> WorkerDocument:
+        """Return what the worker of a slot gets to know."""
+        return WorkerDocument(
             document=self.document,
             generation=self.setup.generation,
             workers=self.workers,
-            places=tuple((each.frontend, each.number - 1) for each in listeners),
+            places=tuple((each.frontend, each.number - 1) for each in self.setup.listeners_of(slot)),
         )
-        sockets = [each.socket for each in listeners]
-        generation = self.setup.generation
-        parts = batched(sockets, DESCRIPTORS_MAX)
-        return [
-            (ApplyReload(generation), [write_value(document.pack())]),
-            *((ReloadSockets(generation, len(part)), part) for part in parts),
-        ]
+
+    def socket_messages(self, slot: int) -> Iterator[tuple[ReloadSockets, Sequence[socket.socket]]]:
+        """Yield the messages with the sockets of a slot, in the order of the document's places."""
+        sockets = [each.socket for each in self.setup.listeners_of(slot)]
+        for part in batched(sockets, DESCRIPTORS_MAX):
+            yield ReloadSockets(self.setup.generation, len(part)), part
 
 
 def prepare_commit(
@@ -119,7 +117,7 @@ def prepare_commit(
         listener_infos=tuple(map(ListenerInfo.of, handover.slots[0])),
         outputs=prepared.outputs if prepared.outputs is not None else setup.outputs,
     )
-    return Committed(new, document, handover, workers)
+    return Committed(new, document, handover, workers, leaving)
 
 
 def adopt_slots(slots: Sequence[int], workers: int, leaving: Collection[int]) -> Mapping[int, Sequence[int]]:

@@ -128,11 +128,14 @@ class Commit:
     Attributes:
         generation: Its number.
         workers: The number of workers.
+        serving: How many of them use the configuration soon. The others begin when one has drained that has
+            their slot.
         listeners: Where they listen.
     """
 
     generation: int
     workers: int
+    serving: int
     listeners: tuple[ListenerInfo, ...]
 
     def pack(self) -> dict[str, Any]:
@@ -140,6 +143,7 @@ class Commit:
         return {
             "generation": self.generation,
             "workers": self.workers,
+            "serving": self.serving,
             "listeners": [asdict(each) for each in self.listeners],
         }
 
@@ -165,5 +169,6 @@ def unpack_answer(value: Mapping[str, Any]) -> Commit:
     return Commit(
         generation=value["generation"],
         workers=value["workers"],
+        serving=value["serving"],
         listeners=tuple(ListenerInfo(**each) for each in value["listeners"]),
     )

@@ -112,7 +112,7 @@ class ReloadLeader:
             self._notify_supervisor(ReloadProgress(is_running=True))
         try:
             async with self._lock:
-                reloaded = await self._reload()
+                reloaded = await self._reload_contained()
             self.history.succeed(reloaded, trigger)
         except ConfigError as error:
             self.history.fail(error, trigger)
@@ -123,6 +123,12 @@ class ReloadLeader:
             self.counters.refused.local = self.history.failed
             self._notify_supervisor(ReloadProgress(is_running=False))
         return reloaded
+
+    async def _reload_contained(self) -> Reload:
+        try:
+            return await self._reload()
+        except (OSError, RuntimeError) as error:  # no descriptors, or no thread
+            raise self.config().error([Fault("", f"cannot be used: {error}")]) from error
 
     async def _reload(self) -> Reload:
         with trio.move_on_after(_SETTLED_TIMEOUT_S):
@@ -228,13 +234,13 @@ class ReloadLeader:
     async def _wait_for_workers(self, commit: Commit) -> None:
         """Wait until as many workers as there are to be serve with the configuration, up to a timeout."""
         with trio.move_on_after(_WORKERS_TIMEOUT_S):
-            while self._count_followers(commit.generation) < commit.workers:
+            while self._count_followers(commit.generation) < commit.serving:
                 self._worker_changed = trio.Event()
                 await self._worker_changed.wait()
             return
-        missing = commit.workers - self._count_followers(commit.generation)
+        missing = commit.serving - self._count_followers(commit.generation)
         late = TimeoutError(
-            f"{missing} of {commit.workers} workers have not followed in {_WORKERS_TIMEOUT_S:g} s"
+            f"{missing} of {commit.serving} workers have not followed in {_WORKERS_TIMEOUT_S:g} s"
         )
         log_failure(self.log, "reload in the workers", late)
 
