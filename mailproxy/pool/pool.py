@@ -305,9 +305,10 @@ class Pool(Generic[S]):
 
     # The stick table
 
-    def sticky_server(self, key: int, now: float) -> S | None:
-        """Return the server that this client had, or None if there is none that accepts its sessions."""
-        index = self.stick.lookup(key, now) if self.stick is not None else None
+    def sticky_server(self, key: int, now: float, *, renews: bool = True) -> S | None:
+        """Return the server that this client had if it accepts its sessions, and renew the entry if ``renews``."""
+        stick = self.stick
+        index = None if stick is None else stick.lookup(key, now) if renews else stick.peek(key, now)
         if index is None or self.servers[index].is_vacated or not self.servers[index].accepts_persistent:
             return None
         return self.servers[index]

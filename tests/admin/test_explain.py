@@ -35,7 +35,11 @@ async def test_stick_entries_decide(harness: ProxyHarness, tmp_path: Path) -> No
     administered = await open_administered(harness, tmp_path, backends={"b": {"stick": {}}})
     assert any("has no entry for this one" in step for step in (await answer(administered))["steps"])
     await administered.ask("set table b key 127.0.0.1 data.server_id 2")
+    table = administered.harness.proxies[0]._process.service.backends["b"].pool.stick
+    assert table is not None
+    (entry,) = table.entries()
     value = await answer(administered)
+    assert list(table.entries()) == [entry]  # the question has not renewed it
     assert value["server"] == "s2"
     assert "The client had server s2, and returns to it (stick)." in value["steps"]
     await administered.ask("set server b/s2 state maint")

@@ -53,12 +53,12 @@ def _sticky_server(
     if view.frontends is None:
         answer.say("Clients return to the server that they had (stick). Here the client is new.")
         return None
-    index = pool.stick.lookup(key, view.now)
+    index = pool.stick.peek(key, view.now)
     if index is None:
         answer.say("Clients return to the server that they had (stick). The table has no entry for this one.")
         return None
     had = pool.servers[index]
-    sticky = pool.sticky_server(key, view.now)
+    sticky = pool.sticky_server(key, view.now, renews=False)
     if sticky is None:
         reason = (
             "is being drained of its sessions"
