@@ -227,6 +227,20 @@ def test_keys_send_commands_once_confirmed(view: str, keys: list[str], command: 
     drive(script)
 
 
+def test_keys_of_the_views_rest_behind_a_dialog() -> None:
+    async def script(app: TopApp, pilot: Pilot[None], recorder: Recorder) -> None:
+        await pilot.press("d")
+        await settle(pilot, lambda: isinstance(app.screen, Confirm))
+        await pilot.press("tab", "2", "s", "k")
+        assert isinstance(app.screen, Confirm)
+        await pilot.press("y")
+        await settle(pilot, lambda: bool(recorder.commands))
+        assert recorder.commands == ["drain server b/s1"]
+        assert rows(app) == ["b/s1", "b/s2"]
+
+    drive(script)
+
+
 def test_filter_keeps_rows_and_escape_clears_it() -> None:
     async def script(app: TopApp, pilot: Pilot[None], _: Recorder) -> None:
         await pilot.press("4", "slash")

@@ -29,6 +29,9 @@ _STYLES = {
 }
 
 
+_ACTIONS_OF_VIEWS = {"help", "view", "open", "filter", "clear_filter", "sort", "act"}
+
+
 class TopApp(App[None]):
     """The live view.
 
@@ -149,6 +152,11 @@ class TopApp(App[None]):
         )
 
     # Keys
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002 - textual's
+        """Return whether an action may be done now: those of the views not behind a dialog."""
+        # The Tab key has priority, so it would change the view behind a dialog.
+        return action not in _ACTIONS_OF_VIEWS or len(self.screen_stack) == 1
 
     def action_help(self) -> None:
         """Show the keys."""
