@@ -454,10 +454,10 @@ class Session:
         record = self.record
         assert isinstance(record, TimedRecord)  # noqa: S101 - record_type of such a frontend
         steps = record.milliseconds
-        told = ", ".join(f"{phase} {_written_ms(value)}" for phase, value in steps.items())
+        times = ", ".join(f"{phase} {_written_ms(value)}" for phase, value in steps.items())
         self.context.log.event(
             SESSION_STEPS,
-            f"session {record.id:x} of {record.client} in {record.frontend}: {told}",
+            f"session {record.id:x} of {record.client} in {record.frontend}: {times}",
             frontend=record.frontend,
             backend=record.backend or None,
             server=record.server or None,

@@ -156,29 +156,29 @@ class Generator:
         return Visit(name, index, question, header, self.random.random() < 0.5)
 
 
-def clear_of_repeats(explanation: Explanation) -> None:
+def assert_is_readable(explanation: Explanation) -> None:
     assert len(explanation.steps) == len(set(explanation.steps))
     assert all(step.endswith(".") for step in explanation.steps)
 
 
 def assert_agrees(explanation: Explanation, record: SessionRecord) -> None:
-    told = "\n".join(explanation.steps)
-    clear_of_repeats(explanation)
+    text = "\n".join(explanation.steps)
+    assert_is_readable(explanation)
     assert (explanation.frontend, explanation.bind) == (record.frontend, record.bind)
-    assert (explanation.backend or "") == record.backend, told
+    assert (explanation.backend or "") == record.backend, text
     if explanation.end is not None:
-        assert (record.end, record.server) == (explanation.end, ""), told
+        assert (record.end, record.server) == (explanation.end, ""), text
         return
     waits = any("waits in the queue" in step for step in explanation.steps)
     assert record.end is not None
     assert record.end is end_reasons.QUEUE_TIMEOUT if waits else record.end.phase is Phase.DATA, (
         record,
-        told,
+        text,
     )
     if explanation.server is not None:
-        assert record.server == explanation.server, told
+        assert record.server == explanation.server, text
     else:
-        assert record.server in (explanation.candidates or ("",)), told
+        assert record.server in (explanation.candidates or ("",)), text
 
 
 async def greet(stream: trio.SocketStream) -> None:

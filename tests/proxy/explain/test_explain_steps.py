@@ -146,7 +146,7 @@ def test_two_binds_with_one_port_need_the_name() -> None:
         ask(text, bind="third")
 
 
-def test_limit_waits_and_connection_are_told() -> None:
+def test_limits_connection_and_timeouts_are_explained() -> None:
     text = CLEAR.replace(
         "[backends.d]",
         '[backends.d]\nsend_proxy = "v2"\nsend_proxy_tlvs = ["crc32c"]\ntls = { verify = "none" }\nretries = 1\n'
@@ -184,7 +184,7 @@ def test_server_name_selects_the_certificate(tls: tuple[str, Path, Path]) -> Non
     assert ask(text, port=993, sni="a.example.net").certificate == str(second)
 
 
-def test_default_certificate_is_told_as_such(tls: tuple[str, Path, Path]) -> None:
+def test_default_certificate_is_named_as_such(tls: tuple[str, Path, Path]) -> None:
     text, first, _ = tls
     answer = ask(text, port=993, sni="a.b.example.net")
     assert answer.certificate == str(first)
