@@ -294,7 +294,8 @@ async def test_ctl_colors_a_terminal(
         text = os.read(ours, 4096)
     finally:
         process.terminate()
-        await trio.to_thread.run_sync(process.wait)
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + TIMEOUT_S):
+            await trio.to_thread.run_sync(process.wait)
         os.close(ours)
     assert b"client-closed" in text
     assert (b"\x1b[32m" in text) is is_colored
