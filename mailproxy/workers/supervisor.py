@@ -122,9 +122,8 @@ class Supervisor:
     # The control process has exited after the last worker, or all children were killed.
     _is_control_done: bool = field(default=False, init=False)
     _awaits_ready: bool = field(factory=has_service_manager, init=False)
-    _reloads: int = field(
-        default=0, init=False
-    )  # whose begin the service manager has heard of, and not the end
+    # Reloads whose begin was reported to the service manager, and whose end was not.
+    _reloads: int = field(default=0, init=False)
 
     def __attrs_post_init__(self) -> None:
         scoreboard = self.setup.scoreboard

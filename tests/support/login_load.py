@@ -34,7 +34,7 @@ async def named_servers(*names: str) -> AsyncIterator[dict[str, str]]:
             async def serve(stream: trio.SocketStream, name: str = name) -> None:
                 await greet_and_echo(name, stream)
 
-            nursery.start_soon(trio.serve_listeners, serve, [listener])
+            await nursery.start(trio.serve_listeners, serve, [listener])
         yield addresses
         nursery.cancel_scope.cancel()
 

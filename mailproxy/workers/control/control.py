@@ -258,7 +258,7 @@ class Control:
 
     @property
     def is_stopping(self) -> bool:
-        """Whether the workers have been told to drain or to stop."""
+        """Whether the workers have been sent Drain or Stop."""
         return self._signals.is_stopping
 
     def share_stick_entry(self, backend: ControlBackend, key: int, index: int) -> None:
