@@ -52,7 +52,8 @@ class Terminal:
 def group(tmp_path: Path) -> Iterator[WorkerGroup]:
     servers = GreetingServer("s1"), GreetingServer("s2")
     text = configuration(*servers, more=f'[admin]\nsocket = "{tmp_path / "admin.sock"}"')
-    with WorkerGroup(text, tmp_path) as group:
+    # The workers take turns apart from each other, and count sessions together.
+    with WorkerGroup(text.replace("roundrobin", "leastconn"), tmp_path) as group:
         group.wait_for("mailproxy is ready")
         yield group
     for server in servers:
