@@ -7,11 +7,11 @@ _mailproxy() {
         if [[ $word == = ]]; then continue; fi  # bash takes --format=json for three words
         if [[ $previous ]]; then previous=; continue; fi
         case "${path:+$path }$word" in
-            check|completion|ctl|demo|run|schema)
+            check|completion|ctl|demo|explain|run|schema|top)
                 path=${path:+$path }$word; continue ;;
         esac
         case "$path/$word" in
-            check/--format|ctl/--socket|ctl/-s|ctl/--config|ctl/-c|demo/--port-base)
+            check/--format|ctl/--socket|ctl/-s|ctl/--config|ctl/-c|demo/--port-base|explain/--client|explain/--port|explain/--bind|explain/--sni|explain/--alpn|explain/--at|explain/--format|top/--socket|top/-s|top/--config|top/-c|top/--interval)
                 previous=$path/$word ;;
             */-*) ;;
             *) words+="$word "; ((count++)) ;;
@@ -23,6 +23,8 @@ _mailproxy() {
         case $previous in
             check/--format) values='text json' ;;
             ctl/--config|ctl/-c) values=@file ;;
+            explain/--format) values='text json' ;;
+            top/--config|top/-c) values=@file ;;
             *) return ;;
         esac
     elif [[ $cur == -* && ! ( $path == ctl && $words ) ]]; then
@@ -32,15 +34,18 @@ _mailproxy() {
             completion) values='-h --help' ;;
             ctl) values='--socket -s --config -c -h --help' ;;
             demo) values='--port-base -h --help' ;;
+            explain) values='--client --port --bind --sni --alpn --at --format -h --help' ;;
             run) values='--replace -h --help' ;;
             schema) values='-h --help' ;;
+            top) values='--socket -s --config -c --interval -h --help' ;;
         esac
     else
         case "$path/$count" in
-            /0) values='check completion ctl demo run schema' ;;
+            /0) values='check completion ctl demo explain run schema top' ;;
             check/0) values=@file ;;
             completion/0) values='bash zsh fish' ;;
             ctl/*) values=@ctl ;;
+            explain/0) values=@file ;;
             run/0) values=@file ;;
         esac
     fi
@@ -72,6 +77,7 @@ drain server
 enable frontend
 enable health
 enable server
+explain
 get weight
 hand-over
 operator
@@ -102,6 +108,7 @@ show version
 shutdown frontend
 shutdown session
 shutdown sessions server
+tail
 user
 help
 prompt

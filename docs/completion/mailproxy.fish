@@ -4,7 +4,7 @@
 function __mailproxy_command
     set -l path
     for word in (commandline -opc)[2..]
-        if contains -- (string join ' ' $path $word) check completion ctl demo run schema
+        if contains -- (string join ' ' $path $word) check completion ctl demo explain run schema top
             set -a path $word
         end
     end
@@ -43,6 +43,7 @@ function __mailproxy_runtime_words
         'enable frontend' \
         'enable health' \
         'enable server' \
+        explain \
         'get weight' \
         hand-over \
         operator \
@@ -73,6 +74,7 @@ function __mailproxy_runtime_words
         'shutdown frontend' \
         'shutdown session' \
         'shutdown sessions server' \
+        tail \
         user \
         help \
         prompt \
@@ -88,8 +90,10 @@ complete -c mailproxy -n __mailproxy_at -a check -d 'List the faults of a config
 complete -c mailproxy -n __mailproxy_at -a completion -d 'Print a script for shell completion'
 complete -c mailproxy -n __mailproxy_at -a ctl -d 'Send a command to the running proxy, such as: show stat'
 complete -c mailproxy -n __mailproxy_at -a demo -d 'Run the proxy with two demo servers'
+complete -c mailproxy -n __mailproxy_at -a explain -d 'Explain which server a client would get, and why'
 complete -c mailproxy -n __mailproxy_at -a run -d 'Run the proxy in the foreground'
 complete -c mailproxy -n __mailproxy_at -a schema -d 'Print the JSON Schema of the configuration, for editors'
+complete -c mailproxy -n __mailproxy_at -a top -d 'Show the running proxy live in the terminal: servers, backends, frontends, sessions'
 complete -c mailproxy -n __mailproxy_at -l version -d 'Show the version and exit'
 complete -c mailproxy -n __mailproxy_at -s h -l help -d 'Show this message and exit'
 complete -c mailproxy -n '__mailproxy_at check' -l strict -d 'Exit with 1 if there is advice'
@@ -106,7 +110,20 @@ complete -c mailproxy -n '__mailproxy_at ctl' -s h -l help -d 'Show this message
 complete -c mailproxy -n '__mailproxy_at ctl' -a '(__mailproxy_runtime_words)'
 complete -c mailproxy -n '__mailproxy_at demo' -l port-base -r -f -d 'The first of two ports to listen on'
 complete -c mailproxy -n '__mailproxy_at demo' -s h -l help -d 'Show this message and exit'
+complete -c mailproxy -n '__mailproxy_at explain' -l client -r -f -d 'The client'"'"'s IP address; behind a PROXY header, the one in it'
+complete -c mailproxy -n '__mailproxy_at explain' -l port -r -f -d 'The port that it connects to'
+complete -c mailproxy -n '__mailproxy_at explain' -l bind -r -f -d 'The bind, where several have the port, or where it has none'
+complete -c mailproxy -n '__mailproxy_at explain' -l sni -r -f -d 'The server name that it asks for in TLS'
+complete -c mailproxy -n '__mailproxy_at explain' -l alpn -r -f -d 'An application protocol that it offers; may be repeated'
+complete -c mailproxy -n '__mailproxy_at explain' -l at -r -f -d 'States of servers: up, down, ready, drain or maint'
+complete -c mailproxy -n '__mailproxy_at explain' -l format -r -f -a 'text json' -d 'With json, print one object on standard output, for programs'
+complete -c mailproxy -n '__mailproxy_at explain' -s h -l help -d 'Show this message and exit'
+complete -c mailproxy -n '__mailproxy_at explain' -F
 complete -c mailproxy -n '__mailproxy_at run' -l replace -d 'Take the listening sockets over from the running instance, which then drains and ends'
 complete -c mailproxy -n '__mailproxy_at run' -s h -l help -d 'Show this message and exit'
 complete -c mailproxy -n '__mailproxy_at run' -F
 complete -c mailproxy -n '__mailproxy_at schema' -s h -l help -d 'Show this message and exit'
+complete -c mailproxy -n '__mailproxy_at top' -l socket -s s -r -f -d 'The admin socket: a path or HOST:PORT'
+complete -c mailproxy -n '__mailproxy_at top' -l config -s c -r -F -d 'Take the admin socket from this configuration'
+complete -c mailproxy -n '__mailproxy_at top' -l interval -r -f -d 'How often figures are asked for'
+complete -c mailproxy -n '__mailproxy_at top' -s h -l help -d 'Show this message and exit'

@@ -11,10 +11,10 @@ from attrs import frozen
 from mailproxy.admin.handover.control_giver import ControlGiver
 from mailproxy.admin.listeners import AdminListeners
 from mailproxy.admin.service import administer
-from mailproxy.admin.target import FrontendFigures, ProcessState
+from mailproxy.admin.target import FrontendFigures, ProcessState, Recent
 from mailproxy.config import Config
+from mailproxy.log import Follower
 from mailproxy.metrics.figures import Figures
-from mailproxy.metrics.recent import RecentEnd
 from mailproxy.metrics.servers import SERVER
 from mailproxy.metrics.traffic import Traffic
 from mailproxy.net.passing.sockets import PassedSocket
@@ -22,7 +22,9 @@ from mailproxy.net.tls.certificate import Certificate
 from mailproxy.pool import Counts, read_counts
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
+from mailproxy.proxy.client_limits import client_limits
 from mailproxy.proxy.drain import DrainCommands
+from mailproxy.proxy.explain import FrontendView, View
 from mailproxy.proxy.frontend import FrontendState
 from mailproxy.proxy.process import max_sessions
 from mailproxy.proxy.reload.result import Reload, ReloadHistory
@@ -34,7 +36,6 @@ from mailproxy.workers.messages import (
     EndSession,
     RemoveStickEntries,
     RequestCounters,
-    RequestEvents,
     RequestRecent,
     RequestSessions,
 )
@@ -42,7 +43,6 @@ from mailproxy.workers.messages import (
 # For workers to count open sessions. Those of a worker that is later are counted next time.
 _COUNTERS_TIMEOUT_S = 0.5
 _SESSIONS_TIMEOUT_S = 3.0  # for workers to send their sessions, of which there may be many
-_EVENTS_MAX = 1000
 _CHANGE_TIMEOUT_S = 1.0  # for workers to follow a change of a frontend
 
 
@@ -92,6 +92,38 @@ class ControlTarget:
     def certificates(self) -> Sequence[Certificate]:
         """The certificates in use."""
         return self._control.certificates
+
+    @property
+    def view(self) -> View:
+        """The proxy as a client would meet it now. What workers share is read from the shared memory."""
+        control, tables = self._control, self._control.counters.clients
+        frontends = {
+            name: FrontendView(
+                state=control.frontends.frontends[name].state,
+                sessions=control.counters.frontends[name].sessions.total,
+                limit=control.frontends.frontends[name].limit,
+                clients=client_limits(frontend, tables.get(name)),
+            )
+            for name, frontend in self.config.frontends.items()
+        }
+        return View(
+            config=self.config,
+            binds=control.listener_infos,
+            terminators=control.terminators,
+            backends=control.backends,
+            frontends=frontends,
+            sessions=self.sessions,
+            max_sessions=self.max_sessions,
+            now=trio.current_time(),
+        )
+
+    def subscribe(self, follower: Follower) -> None:
+        """Call ``follower`` with each session that ends and each event from now on."""
+        self._control.feed.subscribe(follower)
+
+    def unsubscribe(self, follower: Follower) -> None:
+        """Undo ``subscribe``."""
+        self._control.feed.unsubscribe(follower)
 
     @property
     def figures(self) -> Figures:
@@ -172,12 +204,12 @@ class ControlTarget:
             for each in sorted(self._control.registry.workers, key=lambda worker: worker.slot)
         ]
 
-    async def recent_ends(self) -> list[RecentEnd]:
-        """Return the last sessions of all workers that have ended. Waits for them, 0.5 s at most."""
+    async def recent(self, events: int, *, with_sessions: bool = False) -> Recent:
+        """Return what all processes have logged last. Waits for workers, 3 s at most."""
         registry = self._control.registry
-        acks = registry.broadcast_acked(RequestRecent(), replaces=RequestRecent)
-        await registry.wait_for_acks(acks, _COUNTERS_TIMEOUT_S)
-        return acks.ends
+        acks = registry.broadcast_acked(RequestRecent(events, with_sessions), replaces=RequestRecent)
+        await registry.wait_for_acks(acks, _SESSIONS_TIMEOUT_S)
+        return Recent.of([*self._control.log.recent, *acks.records], events)
 
     async def set_frontend_state(self, name: str, state: FrontendState) -> None:
         """Pause, resume or shut down a frontend in all workers."""
@@ -201,14 +233,6 @@ class ControlTarget:
         await registry.wait_for_acks(acks, _CHANGE_TIMEOUT_S)
         self._control.boards.clear_maxima()
         self.sample()
-
-    async def list_events(self) -> list[str]:
-        """Return the lines of the last events of all processes, the oldest first. Waits for workers, 3 s at most."""
-        registry = self._control.registry
-        acks = registry.broadcast_acked(RequestEvents(), replaces=RequestEvents)
-        await registry.wait_for_acks(acks, _SESSIONS_TIMEOUT_S)
-        events = sorted([*self._control.log.recent, *acks.events])
-        return [line for _, line in events[-_EVENTS_MAX:]]
 
     async def list_sessions(self, wanted: SessionFilter) -> list[SessionSummary]:
         """Return the sessions of all workers that match. Waits for them, 3 s at most."""

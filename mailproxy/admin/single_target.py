@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import trio
 
-from mailproxy.admin.target import FrontendFigures, ProcessState
+from mailproxy.admin.target import FrontendFigures, ProcessState, Recent
 from mailproxy.config import Config
+from mailproxy.log import Follower
 from mailproxy.metrics.figures import Figures
-from mailproxy.metrics.recent import RecentEnd
 from mailproxy.metrics.servers import SERVER
 from mailproxy.metrics.traffic import Traffic
 from mailproxy.net.tls.certificate import Certificate
@@ -18,6 +18,7 @@ from mailproxy.pool import Counts, read_counts
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.drain import DrainCommands
+from mailproxy.proxy.explain import FrontendView, View
 from mailproxy.proxy.frontend import FrontendState
 from mailproxy.proxy.reload.result import Reload, ReloadHistory
 from mailproxy.proxy.reload.single import reload_file
@@ -71,6 +72,42 @@ class SingleTarget:
     def certificates(self) -> Sequence[Certificate]:
         """The certificates in use."""
         return self._monitor.certificates
+
+    @property
+    def view(self) -> View:
+        """The proxy as a client would meet it now."""
+        service = self._service
+        frontends = {
+            name: FrontendView(
+                state=frontend.state,
+                sessions=frontend.sessions,
+                limit=frontend.limit,
+                clients=service.limits[name].clients,
+            )
+            for name, frontend in service.frontends.items()
+        }
+        return View(
+            config=service.config,
+            binds=service.listeners,
+            terminators={
+                (each.frontend, each.number - 1): each.terminator
+                for each in service.listeners
+                if each.terminator is not None
+            },
+            backends=service.backends,
+            frontends=frontends,
+            sessions=service.sessions,
+            max_sessions=service.max_sessions,
+            now=trio.current_time(),
+        )
+
+    def subscribe(self, follower: Follower) -> None:
+        """Call ``follower`` with each session that ends and each event from now on."""
+        self._service.log.subscribe(follower)
+
+    def unsubscribe(self, follower: Follower) -> None:
+        """Undo ``subscribe``."""
+        self._service.log.unsubscribe(follower)
 
     @property
     def figures(self) -> Figures:
@@ -142,10 +179,10 @@ class SingleTarget:
         """The process itself."""
         return [ProcessState("mailproxy", os.getpid(), self.is_ready, is_responsive=True)]
 
-    async def recent_ends(self) -> list[RecentEnd]:
-        """Return the last sessions that have ended."""
+    async def recent(self, events: int, *, with_sessions: bool = False) -> Recent:
+        """Return what was logged last."""
         await trio.lowlevel.checkpoint()
-        return self._service.counter.recent.ends()
+        return Recent.of(self._service.recent_records(events, with_sessions=with_sessions), events)
 
     async def set_frontend_state(self, name: str, state: FrontendState) -> None:
         """Pause, resume or shut down a frontend."""
@@ -168,11 +205,6 @@ class SingleTarget:
         self._service.count_live()
         self._service.clear_maxima()
         self.sample()
-
-    async def list_events(self) -> list[str]:
-        """Return the lines of the last events of the log, the oldest first."""
-        await trio.lowlevel.checkpoint()
-        return [line for _, line in self._service.log.recent]
 
     async def list_sessions(self, wanted: SessionFilter) -> list[SessionSummary]:
         """Return the sessions that match."""

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from attrs import frozen
 
 from mailproxy.config import Config
+from mailproxy.log import EventRecord, Follower, Record, SessionRecord
 from mailproxy.metrics.figures import Figures
-from mailproxy.metrics.recent import RecentEnd
 from mailproxy.metrics.traffic import Traffic
 from mailproxy.net.tls.certificate import Certificate
 from mailproxy.pool import Counts
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.drain import DrainCommands
+from mailproxy.proxy.explain import View
 from mailproxy.proxy.frontend import FrontendState
 from mailproxy.proxy.reload.result import Reload, ReloadHistory
 from mailproxy.proxy.session.summary import SessionFilter, SessionSummary
@@ -55,6 +56,32 @@ class ProcessState:
     is_responsive: bool
 
 
+@frozen
+class Recent:
+    """What was logged last.
+
+    Attributes:
+        events: Events, the oldest first, as `Log.recent` has them.
+        sessions: Sessions that have ended, in no order.
+    """
+
+    events: Sequence[EventRecord]
+    sessions: Sequence[SessionRecord]
+
+    @classmethod
+    def of(cls, records: Iterable[Record], events: int) -> Recent:
+        """Sort the records of several processes, and keep this many events."""
+        sessions: list[SessionRecord] = []
+        found: list[EventRecord] = []
+        for record in records:
+            if isinstance(record, SessionRecord):
+                sessions.append(record)
+            else:
+                found.append(record)
+        found.sort(key=lambda event: event.time)
+        return cls(found[-events:], sessions)
+
+
 class Target(Protocol):
     """A running proxy. Changes of servers go through its backends, and reach all processes from there."""
 
@@ -89,6 +116,16 @@ class Target(Protocol):
     @property
     def certificates(self) -> Sequence[Certificate]:
         """The certificates in use."""
+
+    @property
+    def view(self) -> View:
+        """The proxy as a client would meet it now."""
+
+    def subscribe(self, follower: Follower) -> None:
+        """Call ``follower`` with each session that ends and each event, of all processes, from now on."""
+
+    def unsubscribe(self, follower: Follower) -> None:
+        """Undo ``subscribe``."""
 
     @property
     def figures(self) -> Figures:
@@ -139,8 +176,13 @@ class Target(Protocol):
     def processes(self) -> Sequence[ProcessState]:
         """The processes that serve."""
 
-    async def recent_ends(self) -> list[RecentEnd]:
-        """Return the last sessions that have ended, in no order. Waits for workers, a fraction of a second at most."""
+    async def recent(self, events: int, *, with_sessions: bool = False) -> Recent:
+        """Return what all processes have logged last. Waits for workers, 3 s at most.
+
+        Args:
+            events: How many events.
+            with_sessions: Whether the last sessions are wanted, too.
+        """
 
     async def set_frontend_state(self, name: str, state: FrontendState) -> None:
         """Pause, resume or shut down a frontend."""
@@ -153,9 +195,6 @@ class Target(Protocol):
 
     async def clear_maxima(self) -> None:
         """Let the highest values of all figures begin again."""
-
-    async def list_events(self) -> list[str]:
-        """Return the lines of the last events of the log, 1000 at most, the oldest first."""
 
     async def list_sessions(self, wanted: SessionFilter) -> list[SessionSummary]:
         """Return the sessions that match."""

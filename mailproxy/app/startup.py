@@ -24,6 +24,7 @@ from mailproxy.proxy.host_checks import (
     check_loops,
     check_pid_file,
     check_state_file,
+    check_tracing,
     check_users,
 )
 from mailproxy.proxy.reload.preparation import check_ports, open_log
@@ -39,6 +40,7 @@ def load_and_check(config: Config) -> CertificateStore:
     for check in (
         check_users,
         check_log,
+        check_tracing,
         check_pid_file,
         check_state_file,
         check_binds,

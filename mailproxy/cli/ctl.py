@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import re
 import socket
@@ -65,6 +66,29 @@ class AdminAddress:
             raise NoAnswerError(f"{self}: {error.strerror}{_remedy(error)}") from None
         return _parse(data.decode("utf-8", "replace"))
 
+    def stream(self, command: str) -> Iterator[str]:
+        """Send a command whose answer goes on, and yield its text as it comes.
+
+        Raises:
+            NoAnswerError: The proxy cannot be reached, or has refused the command.
+        """
+        try:
+            with self._connect() as sock:
+                sock.sendall(f"set severity-output number;{command}\n".encode())
+                sock.settimeout(None)
+                # Waits as long as the proxy is silent. The first answer is the empty one to the other command.
+                decoder, is_first = codecs.getincrementaldecoder("utf-8")("replace"), True
+                while data := sock.recv(65536):
+                    text = decoder.decode(data)
+                    if is_first:
+                        text = text.removeprefix("\n")
+                        is_first = not text
+                        if text.startswith("["):
+                            raise NoAnswerError(_parse(text).text.strip())
+                    yield text
+        except OSError as error:
+            raise NoAnswerError(f"{self}: {error.strerror}{_remedy(error)}") from None
+
     def _connect(self) -> socket.socket:
         if self.tcp is not None:
             return socket.create_connection(self.tcp, timeout=_CONNECT_TIMEOUT_S)
@@ -118,6 +142,23 @@ def choose_socket(sockets: Iterable[AdminSocket]) -> AdminAddress | None:
     return None
 
 
+def run_tail(address: AdminAddress, command: str) -> int:
+    """Print what ``tail`` sends until the proxy ends, the user does, or nothing reads on. Return the exit code."""
+    try:
+        for text in address.stream(command):
+            click.echo(text, nl=False)
+    except KeyboardInterrupt:
+        return 0
+    except BrokenPipeError:
+        sys.stdout = None  # or Python would report it once more at its end
+        return 0
+    except NoAnswerError as error:
+        click.echo(str(error), err=True)
+        return 1
+    click.echo(f"{address}: the proxy has closed the connection", err=True)
+    return 1
+
+
 def run_command(address: AdminAddress, commands: str) -> int:
     """Send a line of commands, print the answer, and return the exit code."""
     try:
@@ -141,7 +182,9 @@ def run_prompt(address: AdminAddress) -> int:
         for line in _lines("mailproxy> " if is_terminal else ""):
             if line in ("quit", "exit"):
                 break
-            if line:
+            if line.split()[:1] == ["tail"]:
+                run_tail(address, line)
+            elif line:
                 code = run_command(address, line) or code
     return 0 if is_terminal else code
 

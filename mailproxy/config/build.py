@@ -76,6 +76,7 @@ def build(
     return model.Config(
         process=converter.structure(tables["process"], model.Process),
         log=log,
+        tracing=converter.structure(tables["tracing"], model.Tracing),
         admin=admin,
         metrics=converter.structure(tables["metrics"], model.Metrics),
         frontends=frontends,

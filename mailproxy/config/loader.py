@@ -166,6 +166,7 @@ def _validate(mapping: Table, diagnostics: Diagnostics) -> Table:
     sections: dict[str, Callable[[object, ConfigPath], object]] = {
         "process": lambda value, path: check_table(model.Process, value, path, diagnostics),
         "log": lambda value, path: check_table(model.Log, value, path, diagnostics),
+        "tracing": lambda value, path: check_table(model.Tracing, value, path, diagnostics),
         "admin": lambda value, path: check_table(model.Admin, value, path, diagnostics),
         "metrics": lambda value, path: check_table(model.Metrics, value, path, diagnostics),
         "defaults": lambda value, path: _validate_layers(value, path, diagnostics, without=("name",)),

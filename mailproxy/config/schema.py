@@ -32,6 +32,7 @@ def json_schema() -> Schema:
         "properties": {
             "process": tables.named(model.Process),
             "log": tables.named(model.Log),
+            "tracing": tables.named(model.Tracing),
             "admin": tables.named(model.Admin),
             "metrics": tables.named(model.Metrics),
             "defaults": _closed(layers, "defaults of all frontends, binds, backends and servers"),

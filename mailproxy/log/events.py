@@ -159,6 +159,10 @@ LOG_REOPENED = Event("log-reopened", "info",
 LOG_NOT_REOPENED = Event("log-not-reopened", "error", ("reason",),
     meaning="a file of the log could not be opened again; the old one stays in use")
 
+TRACES_NOT_SENT = Event("traces-not-sent", "warning", ("to", "reason", "lost"),
+    meaning="the collector of `tracing.otlp` does not take spans; once until it does; `lost` sessions did not fit into the "
+    "queue since the last such line")
+
 # Sessions.
 
 SESSION_FAULT = Event("session-fault", "error", ("id", "fault", "place"),
@@ -166,6 +170,9 @@ SESSION_FAULT = Event("session-fault", "error", ("id", "fault", "place"),
 SESSION_STARTED = Event("session-started", "info",
     ("frontend", "backend", "server", "client", "server_address", "id"),
     meaning="a session is connected to its server, in frontends with `log_start = true`")
+SESSION_STEPS = Event("session-steps", "info",
+    ("frontend", "backend", "server", "client", "id", "steps"),
+    meaning="how many milliseconds a session that has ended was in each phase, in frontends with `log_steps = true`")
 
 # Certificates.
 

@@ -17,8 +17,18 @@ from collections.abc import Callable, Collection, Sequence
 import trio
 from attrs import frozen
 
-from mailproxy.log.events import LEVELS, LINES_LOST, LOG_NOT_REOPENED, LOG_NOT_WRITTEN, LOG_REOPENED, Event
-from mailproxy.log.formats import FORMATS, SYSLOG_FORMATS, EventLine, SessionLine, text_event
+from mailproxy.log.events import (
+    LEVELS,
+    LINES_LOST,
+    LOG_NOT_REOPENED,
+    LOG_NOT_WRITTEN,
+    LOG_REOPENED,
+    SESSION_STARTED,
+    SESSION_STEPS,
+    Event,
+)
+from mailproxy.log.feed import EventRecord, Record, Subscriber
+from mailproxy.log.formats import FORMATS, SYSLOG_FORMATS, EventLine, SessionLine
 from mailproxy.log.line_writer import LinesLostError
 from mailproxy.log.record import SessionRecord
 from mailproxy.log.targets import Line, StreamTarget, Target
@@ -29,8 +39,10 @@ _LINES_MAX = 50_000  # about 10 MB of lines, some seconds of a busy proxy
 _BATCH_S = 0.05
 _SESSION_LEVEL = LEVELS.index("info")
 _STDERR = 2
-_RECENT_EVENTS = 1000
-_RECENT_CHARACTERS = 1000  # of one of them
+_RECENT_MAX = 1000
+_RECENT_CHARACTERS = 1000  # of the message of one of them
+# A busy proxy would have no other events among the recent ones.
+_OF_SESSIONS = (SESSION_STARTED, SESSION_STEPS)
 _RETRY_S = 1.0  # after a failure that is not the target's
 _FLUSH_TIMEOUT_S = 2.0  # a target that blocks must not keep the proxy from ending
 
@@ -60,18 +72,19 @@ class Log:
         suppressed: Events that another process logs.
 
     Attributes:
-        recent: The last 1000 events, whatever the targets take: when each was logged, and its line.
-        on_event: Gets each event that is not suppressed, with its message; None for nothing.
+        recent: The last 1000 events, whatever the targets take: without their data, and without those of one session.
+        wants_phases: Whether all sessions have a `TimedRecord`. Sessions of a frontend look at its start.
     """
 
     def __init__(self, outputs: Sequence[Output], *, suppressed: Collection[Event] = ()) -> None:
         self._suppressed = frozenset(suppressed)
-        self.recent: deque[tuple[float, str]] = deque(maxlen=_RECENT_EVENTS)
+        self.recent: deque[EventRecord] = deque(maxlen=_RECENT_MAX)
         self._reopens_quietly = False
         self._has_failed_to_reopen = False
         self._nursery: trio.Nursery | None = None
-        self.on_event: Callable[[Event, str], None] | None = None
         self._lost_before = self._most_lost = 0
+        self._subscribers: tuple[Subscriber, ...] = ()
+        self.wants_phases = False
         self._use(outputs)
 
     def _use(self, outputs: Sequence[Output]) -> None:
@@ -120,14 +133,33 @@ class Log:
             line = format_line(record)
             for writer in writers:
                 writer.put("info", line)
+        if self._subscribers:
+            self._publish(record)
 
     def event(self, event: Event, message: str, **data: object) -> None:
         """Log an event to each target whose level it reaches: the message for people, the data for JSON."""
         if event not in self._suppressed:
-            self.recent.append((time.time(), text_event(event, message, data)[:_RECENT_CHARACTERS]))
             self._write_event(self._writers, event, message, data)
-            if self.on_event is not None:
-                self.on_event(event, message)
+            now = time.time()
+            if event not in _OF_SESSIONS:
+                self.recent.append(EventRecord(event, message[:_RECENT_CHARACTERS], {}, now))
+            if self._subscribers:
+                self._publish(EventRecord(event, message, data, now))
+
+    def subscribe(self, subscriber: Subscriber) -> None:
+        """Call ``subscriber`` with each session and event from now on, whatever the targets get of them.
+
+        It is called on the session's path: it must neither block nor raise.
+        """
+        self._subscribers = (*self._subscribers, subscriber)
+
+    def unsubscribe(self, subscriber: Subscriber) -> None:
+        """Undo ``subscribe``."""
+        self._subscribers = tuple(each for each in self._subscribers if each != subscriber)
+
+    def _publish(self, record: Record) -> None:
+        for subscriber in self._subscribers:
+            subscriber(record)
 
     def _write_event(
         self, writers: Sequence[LogWriter], event: Event, message: str, data: dict[str, object]

@@ -14,7 +14,6 @@ from mailproxy.log.end_reasons import END_REASONS
 from mailproxy.log.record import SessionRecord
 from mailproxy.metrics.board import Board, Cells
 from mailproxy.metrics.histogram import BYTES, MILLISECONDS, cells_for, observe
-from mailproxy.metrics.recent import RecentSessions
 
 # Kinds of blocks.
 STARTED = (
@@ -80,15 +79,10 @@ _Blocks = tuple[Cells, Cells, Cells, Cells | None, Cells | None]
 
 
 class SessionCounter:
-    """Counts the sessions of one process on its board.
-
-    Attributes:
-        recent: The last sessions that have ended.
-    """
+    """Counts the sessions of one process on its board."""
 
     def __init__(self, board: Board) -> None:
         self.board = board
-        self.recent = RecentSessions()
         self._started: dict[tuple[str, str], Cells] = {}
         self._dispatched: dict[str, Cells] = {}
         self._blocks: dict[tuple[str, str, str, str], _Blocks] = {}
@@ -145,7 +139,6 @@ class SessionCounter:
             self.board.block(key, 1)[0] += 1
         if is_logged:
             _count_logged(logged, end, record)
-            self.recent.add(record, record.end.name)
         frontend[MOST] = max(frontend[MOST], record.frontend_sessions)
         if backend is not None:
             _count_durations(backend, record, record.backend_sessions + 1)

@@ -36,7 +36,7 @@ from collections.abc import Collection, Sequence
 from typing import Generic
 
 from mailproxy.pool.balance.base import Balance
-from mailproxy.pool.eligibility import eligible_servers, slow_start_factor
+from mailproxy.pool.eligibility import eligible_servers, slow_start_factor, usable_counts
 from mailproxy.pool.queue import Queue, S, Waiter
 from mailproxy.pool.server import AdminState, ServerState
 from mailproxy.pool.state_change import StateChange
@@ -83,6 +83,11 @@ class Pool(Generic[S]):
         return bool(self._eligible)
 
     @property
+    def eligible(self) -> Sequence[S]:
+        """The servers that may get new sessions now, full ones too."""
+        return self._eligible
+
+    @property
     def waiting(self) -> int:
         """The number of sessions that wait, in all processes."""
         return self._order.waiting
@@ -124,6 +129,20 @@ class Pool(Generic[S]):
         if server is not None:
             server.add_session()
         return server
+
+    def candidates(self, key: bytes | None = None, *, required: S | None = None) -> Sequence[S]:
+        """Return the servers of which ``acquire`` would give one now; none if it would give None.
+
+        It takes no slot and no turn.
+        """
+        is_contended = self._order.is_shared and self._order.waiting
+        if required is not None:
+            is_free = required.accepts_persistent and not required.is_full
+            return [required] if is_free and (not is_contended or self._is_first(NEWCOMER, required)) else []
+        servers: Sequence[S] = self._balance.candidates(key)  # type: ignore[assignment]  # set_servers gave it S only
+        if not is_contended or self._order.is_behind(NEWCOMER, None):
+            return [] if is_contended else servers
+        return [server for server in servers if not self._order.is_behind(NEWCOMER, server)]
 
     def release(self, server: S) -> None:
         """Give a slot back. It goes to the next waiter, if there is one."""
@@ -285,9 +304,10 @@ class Pool(Generic[S]):
 
     # The stick table
 
-    def sticky_server(self, key: int, now: float) -> S | None:
-        """Return the server that this client had, or None if there is none that accepts its sessions."""
-        index = self.stick.lookup(key, now) if self.stick is not None else None
+    def sticky_server(self, key: int, now: float, *, renews: bool = True) -> S | None:
+        """Return the server that this client had if it accepts its sessions, and renew the entry if ``renews``."""
+        stick = self.stick
+        index = None if stick is None else stick.lookup(key, now) if renews else stick.peek(key, now)
         if index is None or self.servers[index].is_vacated or not self.servers[index].accepts_persistent:
             return None
         return self.servers[index]
@@ -323,24 +343,16 @@ class Pool(Generic[S]):
         server.state = state
         return self._change(server, before, now)
 
-    def set_health(self, server: S, now: float, *, is_up: bool) -> StateChange[S] | None:
+    def set_health(
+        self, server: S, now: float, *, is_up: bool, is_stopping: bool = False
+    ) -> StateChange[S] | None:
         """Let a server count as up or down until its checks, or the operator, say otherwise.
 
-        Returns:
-            The change, None if the server counted so already.
+        With ``is_stopping`` it counts as up, and only clients that stick to it go there. Return None if the server counted so already.
         """
         before = server.operational_state
         server.force_health(is_up=is_up)
-        return self._change(server, before, now) if server.operational_state != before else None
-
-    def set_stopping(self, server: S, now: float) -> StateChange[S] | None:
-        """Let only clients that stick to a server go there, until a check passes or the operator sets its health.
-
-        It counts as up. Return None if it is stopping already.
-        """
-        before = server.operational_state
-        server.force_health(is_up=True)
-        server.is_stopping = True
+        server.is_stopping = is_stopping
         return self._change(server, before, now) if server.operational_state != before else None
 
     def set_max_sessions(self, server: S, sessions: int) -> None:
@@ -380,8 +392,8 @@ class Pool(Generic[S]):
             state: Its administrative state.
             health: The counter of its health, None if it is not checked.
             now: The moment.
-            is_stopping: Whether only clients that stick to it go there.
             up_for: Seconds since its slow start began, None if it is not in slow start.
+            is_stopping: Whether only clients that stick to it go there.
         """
         before = server.operational_state
         server.state = state
@@ -413,7 +425,7 @@ class Pool(Generic[S]):
         for waiter in moved:
             if waiter.server is not None:
                 waiter.backend_queue = 0  # it got a slot at once and did not wait in the queue for any server
-        active, backup = self.usable_counts
+        active, backup = usable_counts(self.servers)
         return StateChange(
             server=server,
             before=before,
@@ -423,12 +435,6 @@ class Pool(Generic[S]):
             backup=backup,
             backend_went_down=had_usable_server and not self.has_usable_server,
         )
-
-    @property
-    def usable_counts(self) -> tuple[int, int]:
-        """The numbers of usable servers: active ones and backups."""
-        usable = [server.is_backup for server in self.servers if server.is_usable]
-        return len(usable) - sum(usable), sum(usable)
 
     def rebuild(self) -> None:
         """Compute the eligible servers again and give them to the balance."""
@@ -446,10 +452,7 @@ class Pool(Generic[S]):
     # Slow start
 
     def warm_up(self, now: float) -> bool:
-        """Give servers in slow start the weight and slots that are due by now.
-
-        Return True while one is in slow start.
-        """
+        """Give servers in slow start the weight and slots that are due by now. Return True while there is one."""
         warming = [server for server in self.servers if server.throttle < 1.0]
         for server in warming:
             server.throttle = slow_start_factor(server, now)

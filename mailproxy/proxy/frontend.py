@@ -11,7 +11,7 @@ import trio
 from attrs import define, evolve, field
 
 from mailproxy import config
-from mailproxy.log import Log
+from mailproxy.log import Log, SessionRecord, TimedRecord
 from mailproxy.log.events import LISTENING
 from mailproxy.metrics.sessions import SessionCounter
 from mailproxy.net.listener import Listener, close_all
@@ -112,6 +112,7 @@ class Frontend:
             poller=poller,
             log=log,
             counter=counter,
+            record_type=_record_type(frontend, log),
         )
         self._loops: dict[object, _AcceptLoop] = {}  # by socket
         self._accepting: trio.Nursery | None = None
@@ -191,6 +192,7 @@ class Frontend:
             backends=backends,
             routes=Routes(frontend.routes, frontend.name),
             clients=clients,
+            record_type=_record_type(frontend, self.log),
         )
         self._overload.reconfigure(listeners)
         self.release(self._loops.keys() - {listener.socket for listener in listeners})
@@ -322,6 +324,10 @@ class Frontend:
                 except OSError:  # most often BlockingIOError: there is no more
                     break
                 self._begin_session(listener, sock, peer, self._sessions)
+
+
+def _record_type(frontend: config.Frontend, log: Log) -> type[SessionRecord]:
+    return TimedRecord if frontend.log_steps or log.wants_phases else SessionRecord
 
 
 def log_listening(log: Log, frontend: str, *, name: str, address: str, mode: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import socket
 from collections.abc import Callable
@@ -75,6 +76,16 @@ def check_pid_file(config: Config, add: Add) -> None:
         fact = "is no regular file"
     if fact is not None:
         add(ROOT_PATH / "process" / "pid_file", f"{file}: {fact}")
+
+
+def check_tracing(config: Config, add: Add) -> None:
+    """Check that what ``[tracing]`` needs is installed. It is imported, before any process is forked."""
+    if config.tracing.otlp is None:
+        return
+    try:
+        importlib.import_module("mailproxy.log.tracing")
+    except ImportError as error:
+        add(ROOT_PATH / "tracing" / "otlp", f"needs the extra: pip install 'mailproxy[tracing]' ({error})")
 
 
 def check_state_file(config: Config, add: Add) -> None:

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from random import SystemRandom
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 from attrs import frozen
 
 from mailproxy import config
-from mailproxy.config import Config
-from mailproxy.log import Log
+from mailproxy.config import Config, Tracing
+from mailproxy.log import Log, Record
 from mailproxy.log.events import DRAINING, HANDED_OVER, HANDOVER_FAILED, READY, STOPPED
 from mailproxy.metrics.board import Board, LocalBoard
 from mailproxy.metrics.maxima import clear_maxima
+from mailproxy.metrics.recent import RecentSessions
 from mailproxy.metrics.servers import SERVER, SESSIONS
 from mailproxy.metrics.sessions import SessionCounter
 from mailproxy.net.handover import Handover
@@ -36,6 +38,9 @@ from mailproxy.proxy.process import worker_count
 from mailproxy.proxy.session.registry import LiveSession, SessionRegistry
 from mailproxy.proxy.state import FrontendsRecord, ProxyState, StateKeeper, restore_state
 from mailproxy.proxy.supervise import log_failure, supervise
+
+if TYPE_CHECKING:
+    from mailproxy.log.tracing import SessionTracer
 
 _STOP_TIMEOUT_S = 1.0  # for the sessions that are ended at the deadline of a drain
 
@@ -108,6 +113,8 @@ class Service:
         self.board = board if board is not None else LocalBoard()
         self.counter = SessionCounter(self.board)
         self._count_on_board(backends.values())
+        self._recent_sessions = RecentSessions()
+        log.subscribe(self._recent_sessions.add)
         self.drainer = Drainer(
             self.registry,
             log,
@@ -130,6 +137,8 @@ class Service:
         self.on_listeners_changed: Callable[[Sequence[Listener]], object] = len
         self._poller = open_poller(partial(log_failure, log, "a session"))
         self._relay = open_relay(config.process.relay, self._poller)
+        # A session has the times of its phases if something wants them.
+        log.wants_phases = config.tracing.otlp is not None
         self.frontends = {
             name: self._make_frontend(
                 frontend, [listener for listener in listeners if listener.frontend == name]
@@ -163,6 +172,12 @@ class Service:
     def count_live(self) -> None:
         """Count what open sessions have moved so far. All else is always counted."""
         self.counter.count_live(self.registry)
+
+    def recent_records(self, events: int, *, with_sessions: bool) -> list[Record]:
+        """Return the last events of the log, and the last sessions if they are wanted."""
+        recent = self.log.recent
+        sessions = self._recent_sessions.records() if with_sessions else ()
+        return [*islice(recent, max(0, len(recent) - events), None), *sessions]
 
     def relay_turns(self) -> int:
         """Return the turns of the relay so far."""
@@ -240,6 +255,9 @@ class Service:
                 nursery.start_soon(self.log.run)
                 await nursery.start(self._poller.serve)
                 nursery.start_soon(supervise, self.log, "relay", self._relay.serve)
+                if self.config.tracing.otlp is not None:
+                    tracer = _make_tracer(self.config.tracing)
+                    nursery.start_soon(supervise, self.log, "tracing", tracer.run, self.log)
                 nursery.start_soon(supervise, self.log, "drainer", self.drainer.run)
                 for backend in self.backends.values():
                     nursery.start_soon(backend.run_timers)
@@ -399,6 +417,12 @@ class Service:
         if not record.backend:  # it has no route yet
             return False
         return record.backend not in frontend.backend_names or (server is not None and server.is_gone)
+
+
+def _make_tracer(tracing: Tracing) -> SessionTracer:
+    from mailproxy.log.tracing import SessionTracer  # late: its packages are an extra, and take 0.4 s
+
+    return SessionTracer(str(tracing.otlp), service=tracing.service, share=tracing.sample)
 
 
 def log_draining(log: Log, sessions: int, seconds: float) -> None:

@@ -24,18 +24,17 @@ from mailproxy.workers.messages import (
     Drain,
     DrainSessions,
     EndSession,
-    Events,
+    FollowRecords,
     FrontendUpdates,
     IndexedSnapshot,
     Message,
     Ready,
-    RecentEnds,
+    RecentRecords,
     Register,
     ReloadCertificates,
     RemoveStickEntries,
     ReopenLog,
     RequestCounters,
-    RequestEvents,
     RequestRecent,
     RequestSessions,
     RequestStickTable,
@@ -49,6 +48,7 @@ from mailproxy.workers.messages import (
     Stop,
     batch_by_size,
 )
+from mailproxy.workers.records import RecordSender, pack
 from mailproxy.workers.reload.messages import ReloadApplied
 from mailproxy.workers.stick.sync import StickSync
 from mailproxy.workers.stick.tables import apply_updates, dump_table, load_table
@@ -121,6 +121,7 @@ class ControlClient:
         self._is_informed = False  # the control process has sent the state of all servers
         self._is_ready = False
         self.frontends: WorkerFrontends | None = None
+        self._records = RecordSender(log)
 
     # What a service needs
 
@@ -208,8 +209,10 @@ class ControlClient:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(supervise, self._log, _HELPER, channel.run)
             nursery.start_soon(supervise, self._log, _HELPER, self._register, channel)
+            nursery.start_soon(supervise, self._log, _HELPER, self._records.run, channel)
             await supervise(self._log, _HELPER, self._receive, channel, tasks, drains, on_drain, on_stop)
             nursery.cancel_scope.cancel()
+        self._records.follow(is_on=False)
         if self._link.channel is channel:
             self._link.channel = None
         channel.close()
@@ -268,12 +271,12 @@ class ControlClient:
                     self.frontends.service.count_live()
                     self.frontends.service.clear_maxima()
                 _send_ack(channel, ack)
-            case RequestRecent(ack):
-                self._send_recent(channel, ack)
+            case RequestRecent():
+                tasks.start_soon(self._send_recent, channel, message)
             case RequestSessions():
                 tasks.start_soon(self._send_sessions, channel, message)
-            case RequestEvents():
-                tasks.start_soon(self._send_events, channel, message)
+            case FollowRecords(is_on):
+                self._records.follow(is_on=is_on)
             case EndSession(number, ack):
                 _send_ack(channel, ack, int(self._sessions.kill(number)))
             case RemoveStickEntries(backend, key):
@@ -335,18 +338,14 @@ class ControlClient:
                     await channel.send(Sessions(message.ack, part))
         _send_ack(channel, message.ack)
 
-    async def _send_events(self, channel: Channel[Message], message: RequestEvents) -> None:
+    async def _send_recent(self, channel: Channel[Message], message: RequestRecent) -> None:
         with contained(self._log, _HELPER):
-            for part in batch_by_size(list(self._log.recent)):
-                if message.ack is not None:
-                    await channel.send(Events(message.ack, part))
+            if self.frontends is not None and message.ack is not None:
+                service = self.frontends.service
+                records = service.recent_records(message.events, with_sessions=message.with_sessions)
+                for part in batch_by_size(map(pack, records)):
+                    await channel.send(RecentRecords(message.ack, part))
         _send_ack(channel, message.ack)
-
-    def _send_recent(self, channel: Channel[Message], ack: int | None) -> None:
-        if self.frontends is not None and ack is not None:
-            for part in batch_by_size(self.frontends.service.counter.recent.ends()):
-                channel.send_nowait(RecentEnds(ack, part))
-        _send_ack(channel, ack)
 
     async def _send_stick_tables(self, channel: Channel[Message]) -> None:
         with contained(self._log, _HELPER):

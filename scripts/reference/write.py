@@ -45,6 +45,7 @@ TABLES = {
     "[process]": model.Process,
     "[log]": model.Log,
     "[[log.targets]]": model.LogOutput,
+    "[tracing]": model.Tracing,
     "[admin]": model.Admin,
     "[metrics]": model.Metrics,
     "[frontends.NAME]": model.Frontend,

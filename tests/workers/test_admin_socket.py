@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import random
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -186,6 +188,85 @@ def test_socket_is_gone_after_the_end(group: WorkerGroup, path: Path) -> None:
     group.process.terminate()
     group.process.wait(15)
     assert not path.exists()
+
+
+def test_explain_reads_what_the_workers_share(
+    servers: tuple[GreetingServer, GreetingServer], tmp_path: Path
+) -> None:
+    text = configuration(*servers, more=f'[admin]\nsocket = "{tmp_path / "admin.sock"}"')
+    text = text.replace("roundrobin", "leastconn")
+    limited = text.replace("[frontends.imap]", "[frontends.imap]\nmax_sessions_per_client = 2", 1)
+    with WorkerGroup(limited, tmp_path) as group:
+        group.wait_for("mailproxy is ready")
+        question = f"explain client=127.0.0.1 port={group.addresses[0][1]} format=json"
+        first = group.connect()
+        greeted_by = first.greeting
+        answer = json.loads(ask(tmp_path / "admin.sock", question))
+        # The server without a session is next for balance leastconn, whatever worker has the other session.
+        other = "s2" if greeted_by == "s1" else "s1"
+        assert (answer["frontend"], answer["server"], answer["end"]) == ("imap", other, None)
+        second = group.connect()
+        answer = wait_until(
+            lambda: found if (found := json.loads(ask(tmp_path / "admin.sock", question)))["end"] else None
+        )
+        assert (answer["server"], answer["end"]) == (None, "client-limit")
+        first.close()
+        second.close()
+
+
+class Follower:
+    """A client of ``tail`` in JSON."""
+
+    def __init__(self, path: Path) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(TIMEOUT_S)
+        self.sock.connect(str(path))
+        self.sock.sendall(b"tail format=json\n")
+        self.lines = self.sock.makefile()
+
+    def next(self, event: str) -> dict[str, Any]:
+        for line in self.lines:
+            value: dict[str, Any] = json.loads(line)
+            if value["event"] == event:
+                return value
+        raise EOFError
+
+    def __enter__(self) -> Follower:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.lines.close()
+        self.sock.close()
+
+
+def test_tail_follows_all_workers_and_new_ones(group: WorkerGroup, path: Path) -> None:
+    with Follower(path) as follower:
+        ask(path, "set server b/s1 weight 2; set server b/s1 state drain")
+        assert follower.next("server-state")["server"] == "s1"
+        for worker in (0, 1):
+            group.connect_to_worker(worker).close()
+            assert follower.next("session")["server"] == "s2"
+        group.kill_and_wait("worker 1")
+        assert follower.next("worker-died")["slot"] == 1
+        wait_until(lambda: "worker 1" in group.children or None)
+        ended = wait_until(lambda: _follow_session_of(group, follower))
+        assert ended["frontend"] == "imap"
+
+
+def _follow_session_of(group: WorkerGroup, follower: Follower) -> dict[str, Any]:
+    group.connect_to_worker(0).close()
+    return follower.next("session")
+
+
+def test_followers_one_after_another_get_the_same(group: WorkerGroup, path: Path) -> None:
+    with Follower(path) as follower:
+        ask(path, "set server b/s1 state drain")
+        follower.next("server-state")
+    ask(path, "set server b/s2 weight 3")  # with no follower
+    with Follower(path) as follower, Follower(path) as other:
+        ask(path, "set server b/s1 state ready")
+        group.connect().close()
+        assert follower.next("session")["id"] == other.next("session")["id"]
 
 
 # Clients that mean no good, and the files of sockets: with workers, and in one process as a program.

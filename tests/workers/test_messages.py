@@ -9,11 +9,12 @@ import typing
 import pytest
 import trio
 import trio.testing
-from attrs import evolve
+from attrs import evolve, fields
 
 from mailproxy.errors import Fault
 from mailproxy.ipc.channel import PACKET_MAX, Channel, channel_pair
-from mailproxy.metrics.recent import RecentEnd
+from mailproxy.log import EventRecord, SessionRecord, TimedRecord, end_reasons
+from mailproxy.log.events import READY
 from mailproxy.net.dial import Endpoint
 from mailproxy.pool import AdminState
 from mailproxy.protocol.checks.result import CheckCode, CheckResult
@@ -34,7 +35,7 @@ from mailproxy.workers.messages import (
     DrainProgress,
     DrainSessions,
     EndSession,
-    Events,
+    FollowRecords,
     FrontendUpdates,
     HandedOver,
     HandoverFailed,
@@ -44,14 +45,14 @@ from mailproxy.workers.messages import (
     PassSockets,
     ProcessExit,
     Ready,
-    RecentEnds,
+    RecentRecords,
+    Records,
     Register,
     ReloadCertificates,
     ReloadFailed,
     RemoveStickEntries,
     ReopenLog,
     RequestCounters,
-    RequestEvents,
     RequestRecent,
     RequestSessions,
     RequestStickTable,
@@ -70,6 +71,7 @@ from mailproxy.workers.messages import (
     decode,
     encode,
 )
+from mailproxy.workers.records import pack, unpack
 from mailproxy.workers.reload.messages import (
     ApplyReload,
     ReloadAnswer,
@@ -111,14 +113,14 @@ UNKNOWN = IndexedSnapshot(
         max_sessions=0,
     ),
 )
+ENDED = TimedRecord(
+    id=2**50, accepted=1.5, frontend="f", bind="b", tls=True, end=end_reasons.KILLED, sni="näher"
+)
 SESSION = SessionSummary(
     id=2**50, accepted=1.5, age=2.5, idle=0.5, client="192.0.2.1:5", local="192.0.2.9:143", frontend="imap", bind="*:143",
     backend="dovecot", server="d1", server_address="10.0.0.1:143", phase="data", bytes_in=1, bytes_out=2, retries=0, tls="",
 )  # fmt: skip
-RECENT_END = RecentEnd("2a", 1.5, "imap", "dovecot", "d1", "server-aborted", "reset", 1500, 10, 2**40)
 EXAMPLES: list[Message] = [
-    RequestRecent(ack=4),
-    RecentEnds(4, (RECENT_END,)),
     WorkerChannel(slot=0, pid=1234),
     ControlChannel(),
     SignalReceived(15),
@@ -132,8 +134,8 @@ EXAMPLES: list[Message] = [
     Stop(),
     DrainSessions(DrainTarget(backend="b", server="s"), Purpose.DRAIN, 30.5, ack=3),
     CancelDrain(DrainTarget(frontend="f"), ack=4),
-    RequestEvents(ack=5),
-    Events(5, ((1.5, "2026-11-22 14:46:22.419+01:00 warning: näher"), (2.0, ""))),
+    RequestRecent(50, with_sessions=True, ack=5),
+    RecentRecords(5, (pack(EventRecord(READY, "näher", {}, 1.5)), pack(ENDED))),
     ClearMaxima(ack=6),
     DrainProgress((DrainStatus("server b/s", Purpose.KILL, left=3, idle=2, seconds=1.5),)),
     StartServing(),
@@ -163,6 +165,8 @@ EXAMPLES: list[Message] = [
     FrontendUpdates(frontends=(("imap", FrontendState.PAUSED, 100),), max_sessions=0, ack=7),
     RemoveStickEntries("dovecot", 2**64 + 5),
     RemoveStickEntries("dovecot", None),
+    FollowRecords(is_on=True),
+    Records((pack(EventRecord(READY, "ready", {"workers": 2}, 5.5)), pack(ENDED)), lost=3),
 ]
 
 
@@ -251,3 +255,13 @@ def test_snapshot_with_long_texts_is_bounded() -> None:
     parts = list(batch_by_size(entries))
     assert sum(map(len, parts)) == 10
     assert all(len(encode(ServerUpdates(part))) < PACKET_MAX for part in parts)
+
+
+def test_records_survive_packing() -> None:
+    session = unpack(pack(ENDED))
+    assert type(session) is SessionRecord
+    assert [getattr(session, each.name) for each in fields(SessionRecord)] == [
+        getattr(ENDED, each.name) for each in fields(SessionRecord)
+    ]
+    event = EventRecord(READY, "ready", {"workers": 2}, 5.5)
+    assert unpack(pack(event)) == event

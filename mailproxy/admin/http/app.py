@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mailproxy.admin.exporter.exposition import expose
 from mailproxy.admin.http.guard import HEADERS, Guard, is_foreign, unauthorized
 from mailproxy.admin.http.sockets import HttpListener
-from mailproxy.admin.http.status import Status
+from mailproxy.admin.http.status import EVENTS_MAX, Status
 from mailproxy.admin.runtime.call import Call, Client, CommandError, Level
 from mailproxy.admin.runtime.commands import execute
 from mailproxy.log import Log
@@ -128,8 +128,8 @@ class Pages:
 
     async def _make_status(self) -> tuple[bytes, str]:
         await self._refresh()
-        ends = await self._history.target.recent_ends()
-        status = self._status.describe(ends, self._not_ready())
+        recent = await self._history.target.recent(EVENTS_MAX, with_sessions=True)
+        status = self._status.describe(recent, self._not_ready())
         return json.dumps(status, separators=(",", ":")).encode(), "application/json"
 
     async def _refresh(self) -> None:
@@ -158,6 +158,10 @@ class Pages:
             answer = await execute(call, text)
         except CommandError as error:
             return PlainTextResponse(f"{error}\n", 403 if str(error) == _DENIED else 400)
+        if not isinstance(answer, str):
+            return PlainTextResponse(
+                "this command needs an admin socket, because its answer has no end\n", 400
+            )
         return PlainTextResponse(answer.encode("utf-8", "backslashreplace"))
 
 

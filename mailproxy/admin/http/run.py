@@ -1,4 +1,4 @@
-"""Runs the pages and what they need: the last hour, and the last events."""
+"""Runs the pages and the series that they show."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mailproxy.admin.history import History
 from mailproxy.admin.http.app import Pages
 from mailproxy.admin.http.server import HttpServer
 from mailproxy.admin.http.sockets import HttpListener
-from mailproxy.admin.http.status import RecentEvents, Status
+from mailproxy.admin.http.status import Status
 from mailproxy.admin.series import INTERVAL_S, Series
 from mailproxy.log import Log
 from mailproxy.proxy.supervise import supervise
@@ -16,15 +16,11 @@ from mailproxy.proxy.supervise import supervise
 
 async def run_http(history: History, listener: HttpListener, log: Log) -> None:
     """Serve HTTP until cancelled."""
-    series, events = Series(history.target), RecentEvents()
-    pages = Pages(Status(history, series, events, listener.advice), listener, log)
-    log.on_event = events.add
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(supervise, log, "series", _fill, series)
-            await HttpServer(pages.app(), listener, log).run()
-    finally:
-        log.on_event = None
+    series = Series(history.target)
+    pages = Pages(Status(history, series, listener.advice), listener, log)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(supervise, log, "series", _fill, series)
+        await HttpServer(pages.app(), listener, log).run()
 
 
 async def _fill(series: Series) -> None:

@@ -3,63 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from attrs import define, field, frozen
+from attrs import define
 
 from mailproxy.admin.exporter.rows import server_state
 from mailproxy.admin.history import PROCESS, History, backend_key, frontend_key, server_key
 from mailproxy.admin.runtime.show.stat import server_address, server_status
 from mailproxy.admin.series import INTERVAL_S, Series
+from mailproxy.admin.target import Recent
 from mailproxy.config import Config
 from mailproxy.errors import Fault
-from mailproxy.log.end_reasons import END_REASONS
-from mailproxy.log.events import SESSION_FAULT, SESSION_STARTED, Event
+from mailproxy.log import EventRecord, SessionRecord
+from mailproxy.log.events import SESSION_FAULT
 from mailproxy.metrics.process import LINES_LOST, LOOP_LAG_US, RESTARTS
 from mailproxy.metrics.process import PROCESS as PROCESS_BLOCK
-from mailproxy.metrics.recent import RecentEnd, newest
+from mailproxy.metrics.recent import RECENT_MAX, has_failed
 from mailproxy.metrics.traffic import Traffic
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.version import __version__
 
-_EVENTS_MAX = 50
-_PER_SESSION = (SESSION_STARTED, SESSION_FAULT)  # they may name a client
-_MEANINGS = {end.name: end.meaning for end in END_REASONS}
+EVENTS_MAX = 50
+_DETAIL_MAX = 200  # characters
 
 Json = dict[str, Any]
-
-
-@frozen
-class RecentEvent:
-    """A line of the log that is not about a session."""
-
-    at: float
-    name: str
-    level: str
-    message: str
-
-
-@define(eq=False)
-class RecentEvents:
-    """The last events of the log, such as changes of servers."""
-
-    _events: deque[RecentEvent] = field(factory=lambda: deque(maxlen=_EVENTS_MAX))
-
-    def add(self, event: Event, message: str) -> None:
-        """Take an event that is logged."""
-        if event not in _PER_SESSION:
-            self._events.append(RecentEvent(round(time.time(), 3), event.name, event.level, message))
-
-    def newest(self) -> list[Json]:
-        """Return them, the newest first."""
-        return [
-            {"time": each.at, "event": each.name, "level": each.level, "message": each.message}
-            for each in reversed(self._events)
-        ]
 
 
 @define(eq=False)
@@ -69,24 +39,21 @@ class Status:
     Attributes:
         history: That of the proxy.
         series: Its last hour.
-        events: The last events of its log.
         advice: What ``mailproxy check`` reports about the configuration, as of the start.
     """
 
     history: History
     series: Series
-    events: RecentEvents
     advice: Sequence[Fault] = ()
 
-    def describe(self, ends: Iterable[RecentEnd], ready: Sequence[str]) -> Json:
+    def describe(self, recent: Recent, ready: Sequence[str]) -> Json:
         """Return the proxy as JSON.
 
         Args:
-            ends: The last sessions that have ended.
+            recent: What was logged last.
             ready: Why the proxy is not ready; empty if it is.
         """
-        target = self.history.target
-        ends = list(ends)
+        target, failures = self.history.target, filter(has_failed, recent.sessions)
         return {
             "time": round(time.time(), 3),
             "process": self._process(ready),
@@ -102,9 +69,9 @@ class Status:
                 for each in target.drains.statuses()
             ],
             "advice": [_advice(target.config, fault) for fault in self.advice],
-            "events": self.events.newest(),
-            "recent_ends": [_end(each) for each in newest(ends)],
-            "recent_failures": [_end(each) for each in newest(each for each in ends if each.has_failed)],
+            "events": [_event(each) for each in reversed(recent.events) if each.event is not SESSION_FAULT],
+            "recent_ends": [_end(each) for each in _newest(recent.sessions)],
+            "recent_failures": [_end(each) for each in _newest(failures)],
             "series": {
                 "interval": INTERVAL_S,
                 "end": round(self.series.ended_at, 3),
@@ -230,11 +197,33 @@ def _traffic(traffic: Traffic) -> Json:
     }
 
 
-def _end(end: RecentEnd) -> Json:
+def _event(event: EventRecord) -> Json:
     return {
-        "time": end.ended_at, "id": end.id, "frontend": end.frontend, "backend": end.backend, "server": end.server,
-        "end": end.end, "reason": _MEANINGS.get(end.end, "").replace("`", ""), "detail": end.detail,
-        "failed": end.has_failed, "milliseconds": end.total_ms, "bytes_in": end.bytes_in, "bytes_out": end.bytes_out,
+        "time": round(event.time, 3),
+        "event": event.event.name,
+        "level": event.event.level,
+        "message": event.message,
+    }
+
+
+def _ended_at(record: SessionRecord) -> float:
+    return round(record.accepted + record.total_ms / 1000, 3)
+
+
+def _newest(records: Iterable[SessionRecord]) -> list[SessionRecord]:
+    return sorted(records, key=_ended_at, reverse=True)[:RECENT_MAX]
+
+
+def _end(record: SessionRecord) -> Json:
+    """Describe a session that has ended. Without the client's address: every user of the machine may read it."""
+    assert record.end is not None  # noqa: S101 - it has ended
+    detail = str(record.detail).replace(record.client.rpartition(":")[0] or "\0", "the client")
+    return {
+        "time": _ended_at(record), "id": f"{record.id:x}",
+        "frontend": record.frontend, "backend": record.backend, "server": record.server,
+        "end": record.end.name, "reason": record.end.meaning.replace("`", ""), "detail": detail[:_DETAIL_MAX],
+        "failed": has_failed(record), "milliseconds": record.total_ms,
+        "bytes_in": record.bytes_in, "bytes_out": record.bytes_out,
     }  # fmt: skip
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Awaitable, Callable
 from enum import IntEnum
+from typing import Protocol
 
 from attrs import define, field
 
@@ -27,6 +29,13 @@ class Level(IntEnum):
 
 class CommandError(Exception):
     """The command cannot be carried out. The message is the answer."""
+
+
+class Stream(Protocol):
+    """An answer that goes on until its client leaves or sends a line."""
+
+    async def run(self, send: Callable[[str], Awaitable[None]]) -> None:
+        """Send lines until cancelled."""
 
 
 @define(eq=False)
@@ -67,6 +76,7 @@ class Call:
         target: The proxy.
         history: What follows from its figures over time.
         client: The client that asks.
+        streams: The streams of all clients.
         handover: Hands the sockets over to another process.
         ignores_clear: Whether counters count from the start, whatever ``clear counters`` did: those of metrics must
             never go back.
@@ -75,6 +85,7 @@ class Call:
     target: Target
     history: History
     client: Client = field(factory=lambda: Client(Level.USER))
+    streams: set[Stream] = field(factory=set)
     handover: HandOver | None = None
     ignores_clear: bool = False
 

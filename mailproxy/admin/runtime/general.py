@@ -8,9 +8,11 @@ from datetime import datetime
 from mailproxy.admin.handover.giver import RefusedError
 from mailproxy.admin.runtime.call import Call, CommandError, Level
 from mailproxy.admin.runtime.durations import parse_cli_duration
+from mailproxy.log.formats import EVENTS_AT
 from mailproxy.version import __version__
 
 _TIMEOUT_MAX_S = 86400.0
+_EVENTS_MAX = 1000
 _SEVERITIES = ("none", "number", "string")
 
 
@@ -103,7 +105,9 @@ def show_errors(call: Call, name: str = "", *_: str) -> str:
 
 async def show_events(call: Call, *_: str) -> str:
     """Answer ``show events``: the last events of the log, whatever its targets take."""
-    return "".join(f"{line}\n" for line in await call.target.list_events())
+    recent = await call.target.recent(_EVENTS_MAX)
+    line = EVENTS_AT["text"]
+    return "".join(f"{line(each.time, each.event, each.message, each.data)}\n" for each in recent.events)
 
 
 async def clear_counters(call: Call, which: str = "", *_: str) -> str:

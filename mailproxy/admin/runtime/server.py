@@ -15,7 +15,7 @@ import trio
 
 from mailproxy.admin.handover.giver import HandOver
 from mailproxy.admin.history import History
-from mailproxy.admin.runtime.call import Call, Client, CommandError
+from mailproxy.admin.runtime.call import Call, Client, CommandError, Stream
 from mailproxy.admin.runtime.commands import execute
 from mailproxy.admin.runtime.parser import split_commands
 from mailproxy.admin.sockets import AdminListener
@@ -27,6 +27,8 @@ _LINE_MAX = 16 * 1024  # bytes, as in HAProxy (tune.bufsize)
 _CLIENTS_MAX = 256  # each has a descriptor; others wait in the accept queue
 _WRITE_TIMEOUT_S = 10.0  # for a client to take the next part of an answer
 _WRITE_BYTES = 64 * 1024
+_STREAM_TIMEOUT_S = 600.0  # for a client to read on in a stream, as when its terminal was stopped
+_GONE_INTERVAL_S = 1.0  # between two looks whether a client that sends nothing more has left
 _HELPER = "admin socket"
 _SEVERITY_MARKS = {"none": "", "number": "[3]:", "string": "[error]:"}
 _ACCEPT_RETRY_S = 0.1
@@ -49,6 +51,7 @@ class RuntimeServer:
         self._log = log
         self._handover = handover
         self._clients = trio.CapacityLimiter(_CLIENTS_MAX)
+        self._streams: set[Stream] = set()
 
     async def run(self, listeners: Sequence[AdminListener]) -> None:
         """Serve clients of these sockets until cancelled. Closes none of the sockets."""
@@ -76,9 +79,10 @@ class RuntimeServer:
         try:
             with sock, contained(self._log, _HELPER):
                 try:
-                    await Conversation(sock, Call(self._target, self._history, client, self._handover)).run()
-                except (OSError, trio.TooSlowError):  # the client has left, or takes nothing
-                    return
+                    call = Call(self._target, self._history, client, self._streams, self._handover)
+                    await Conversation(sock, call).run()
+                except* (OSError, trio.TooSlowError):
+                    pass  # the client has left, or takes nothing
         finally:
             self._clients.release_on_behalf_of(borrower)
 
@@ -90,6 +94,7 @@ class Conversation:
         self._sock = sock
         self._call = call
         self._received = b""
+        self._write_timeout_s = _WRITE_TIMEOUT_S
 
     async def run(self) -> None:
         """Answer lines until the client leaves or is done: without a prompt, after the lines that came at once.
@@ -128,6 +133,9 @@ class Conversation:
                 answer = await execute(self._call, text)
             except CommandError as error:
                 answer = f"{_SEVERITY_MARKS[client.severity]}{error}\n"
+            if not isinstance(answer, str):
+                await self._stream(answer)
+                answer = ""
             if client.is_done:
                 return
             if client.attachment is not None:
@@ -141,11 +149,38 @@ class Conversation:
         with attachment, trio.fail_after(_WRITE_TIMEOUT_S):
             await self._sock.sendmsg([b"\n"], [rights])
 
+    async def _stream(self, stream: Stream) -> None:
+        """Send a stream until the client sends a line, or leaves. Silence does not end it."""
+        self._write_timeout_s = _STREAM_TIMEOUT_S
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream.run, self._send)
+            await self._wait_for_line()
+            nursery.cancel_scope.cancel()
+        self._write_timeout_s = _WRITE_TIMEOUT_S
+        _, _, self._received = self._received.partition(b"\n")
+
+    async def _wait_for_line(self) -> None:
+        """Wait for a line, or until the client has left.
+
+        A client that has sent all may still read, as ``echo tail | socat - SOCKET`` does.
+
+        Raises:
+            OSError: It has left.
+        """
+        while b"\n" not in self._received:
+            data = await self._sock.recv(_LINE_MAX)
+            if not data:
+                break
+            self._received = (self._received + data)[-_LINE_MAX:]
+        while b"\n" not in self._received:
+            await trio.sleep(_GONE_INTERVAL_S)
+            await self._sock.send(b"")  # raises for a Unix socket whose other end is closed
+
     async def _send(self, text: str) -> None:
         data = memoryview(text.encode("utf-8", "backslashreplace"))
         for start in range(0, len(data), _WRITE_BYTES):
             part = data[start : start + _WRITE_BYTES]
-            with trio.fail_after(_WRITE_TIMEOUT_S):
+            with trio.fail_after(self._write_timeout_s):
                 while part:
                     part = part[await self._sock.send(part) :]
 

@@ -7,6 +7,7 @@ Modules, one for each section of the file:
     setting: How a key is declared.
     process: ``[process]``, ``[admin]`` and ``[metrics]``.
     log: ``[log]``.
+    tracing: ``[tracing]``.
     frontend: ``[frontends.NAME]`` with binds, routes and limits.
     backend: ``[backends.NAME]`` with servers and stick table.
     check: Health checks.
@@ -45,6 +46,7 @@ from mailproxy.config.model.log import Facility, Log, LogOutput
 from mailproxy.config.model.process import Admin, AdminSocket, Metrics, Process
 from mailproxy.config.model.setting import setting
 from mailproxy.config.model.tls import CertificateFiles, FrontendTls, ServerTls
+from mailproxy.config.model.tracing import Tracing
 from mailproxy.config.source.source_map import SourceMap
 from mailproxy.errors import ConfigError, Fault
 
@@ -52,7 +54,7 @@ __all__ = [
     "INHERITED_BY_SERVERS", "Admin", "AdminSocket", "Backend", "BackendTimeouts", "Balance", "Bind", "BindMode", "CertificateFiles", "Check",
     "CheckType", "Config", "Connect", "Facility", "Frontend", "FrontendTimeouts", "FrontendTls", "KeepAlive", "Log", "LogOutput", "Metrics",
     "Observe", "OnMarkedDown", "Process", "Protocol", "Route", "SendProxy", "Server", "ServerState", "ServerTls", "SessionRate",
-    "Step", "Stick", "Tlv",
+    "Step", "Stick", "Tlv", "Tracing",
 ]  # fmt: skip
 
 
@@ -69,6 +71,7 @@ class Config:
 
     process: Process = setting("the processes", Process)
     log: Log = setting("where log lines go", Log)
+    tracing: Tracing = setting("sessions as spans of OpenTelemetry", Tracing)
     admin: Admin = setting("admin socket and HTTP", Admin)
     metrics: Metrics = setting("what Prometheus gets", Metrics)
     frontends: dict[str, Frontend] = setting("where clients connect", dict)

@@ -15,6 +15,7 @@ from mailproxy.metrics.process import FAILED_LOOK_UPS
 from mailproxy.metrics.servers import count_check
 from mailproxy.net.dial import Endpoint
 from mailproxy.pool import AdminState, Balance, Pool, SharedCounts, StateChange, StickTable, client_key
+from mailproxy.pool.eligibility import usable_counts
 from mailproxy.protocol.checks.result import CheckCode, CheckResult, excerpt
 from mailproxy.proxy.backend.event_log import ServerEventLog
 from mailproxy.proxy.backend.resolver import Resolver
@@ -215,12 +216,20 @@ class Backend:
             required: The only server that will do.
             excluded: Servers that are chosen only if no other one has a free slot.
         """
-        hashed = key.to_bytes(_KEY_BYTES, "big") if key is not None and self._uses_source_hash else None
-        return self.pool.acquire(hashed, required=required, excluded=excluded)
+        return self.pool.acquire(self._hashed(key), required=required, excluded=excluded)
+
+    def candidates(
+        self, key: int | None, *, required: BackendServer | None = None
+    ) -> Sequence[BackendServer]:
+        """Return the servers of which ``acquire`` would return one now. It takes no slot and no turn."""
+        return self.pool.candidates(self._hashed(key), required=required)
+
+    def _hashed(self, key: int | None) -> bytes | None:
+        return key.to_bytes(_KEY_BYTES, "big") if key is not None and self._uses_source_hash else None
 
     def has_others(self, server: BackendServer) -> bool:
         """Whether sessions may go to another active server than this one."""
-        return self.pool.usable_counts[0] > server.is_usable
+        return usable_counts(self.servers)[0] > server.is_usable
 
     def on_connected(self, server: BackendServer, key: int | None) -> None:
         """Note that a session is connected to the server. Its client sticks to the server from now on."""
@@ -330,7 +339,7 @@ class Backend:
 
     def set_stopping(self, server: BackendServer) -> None:
         """Let only clients that stick to a server go there, until a check passes."""
-        change = self.pool.set_stopping(server, trio.current_time())
+        change = self.pool.set_health(server, trio.current_time(), is_up=True, is_stopping=True)
         if change is not None:
             self._on_change(change, SERVER_STATE, None)
 

@@ -74,13 +74,14 @@ def check_message(backend: str, server: BackendServer, outcome: CheckOutcome) ->
 
 def no_server_message(backend: str, servers: Sequence[BackendServer]) -> str:
     """Return why none of these servers can be used. The words are mailproxy's own."""
-    reasons = [f"{server.name}: {_unusable_reason(server)}" for server in servers[:_NAMED_SERVERS_MAX]]
+    reasons = [f"{server.name}: {unusable_reason(server)}" for server in servers[:_NAMED_SERVERS_MAX]]
     if (more := len(servers) - _NAMED_SERVERS_MAX) > 0:
         reasons.append(f"and {more} more")
     return f"no server of {backend} can be used ({'; '.join(reasons)})"
 
 
-def _unusable_reason(server: BackendServer) -> str:
+def unusable_reason(server: BackendServer) -> str:
+    """Return why new sessions do not go to a server, for one that is not eligible."""
     if not server.addresses:
         return server.resolve_error
     if server.is_stopping:

@@ -18,8 +18,8 @@ from mailproxy import config
 from mailproxy.errors import ProxyError
 from mailproxy.log import Log, end_reasons
 from mailproxy.log.end_reasons import EndedBy, EndReason, Phase
-from mailproxy.log.events import SESSION_FAULT, SESSION_STARTED
-from mailproxy.log.record import SessionRecord, ms
+from mailproxy.log.events import SESSION_FAULT, SESSION_STARTED, SESSION_STEPS
+from mailproxy.log.record import SessionRecord, TimedRecord, ms
 from mailproxy.metrics.sessions import SessionCounter
 from mailproxy.net.by_descriptor import local_address, stop_reading
 from mailproxy.net.listener import Listener
@@ -44,7 +44,7 @@ from mailproxy.proxy.session.client_setup import (
 from mailproxy.proxy.session.dispatch import Dispatch
 from mailproxy.proxy.session.errors import SessionEndedError
 from mailproxy.proxy.session.registry import SessionRegistry
-from mailproxy.proxy.session.routing import Routes
+from mailproxy.proxy.session.routing import Routes, terminates_tls
 from mailproxy.proxy.session.slot_lease import SlotLease
 from mailproxy.proxy.session.wait import InterruptibleWait
 
@@ -82,6 +82,7 @@ class SessionContext:
         poller: Watches the sockets until a tunnel opens.
         log: Gets the lines.
         counter: Counts what they come to.
+        record_type: What the facts of a session are collected in.
     """
 
     config: config.Frontend
@@ -94,6 +95,7 @@ class SessionContext:
     poller: AnyPoller
     log: Log
     counter: SessionCounter
+    record_type: type[SessionRecord] = SessionRecord
 
 
 # Being cancelled is the operator's stop. What it means for a session depends on how far that has come. It is
@@ -150,7 +152,7 @@ class Session:
         self.counted_in = self.counted_out = 0
         self._wanted_end: EndReason | None = None
         self.listener = listener = client_info.listener
-        self.record = SessionRecord(
+        self.record = context.record_type(
             id=number,
             accepted=time.time(),
             frontend=context.config.name,
@@ -247,13 +249,10 @@ class Session:
         route = routes.select(client_info)
         if hello is not None:
             self.record.sni = hello.server_name
-            self.record.tls = ((route and route.mode) or client_info.listener.bind.mode) == "tls"
-        if route is not None and route.reject:
-            detail = routes.describe(route)
-            raise self._rejection(end_reasons.REJECTED, detail, hello, by_name=route.needs_client_hello)
-        if route is None and self.context.config.backend is None:
-            detail = "no route matches, and the frontend has no backend"
-            raise self._rejection(end_reasons.NO_SERVER, detail, hello, by_name=True)
+            self.record.tls = terminates_tls(client_info.listener.bind, route)
+        if (refusal := routes.refusal(self.context.config, route)) is not None:
+            by_name = route is None or route.needs_client_hello
+            raise self._rejection(*refusal, hello, by_name=by_name)
         return route
 
     def _rejection(
@@ -430,6 +429,8 @@ class Session:
         context.counter.end(record, self.counted_in, self.counted_out, is_logged=is_logged)
         if is_logged:
             context.log.session(record)
+            if context.config.log_steps:
+                self._log_steps()
 
     def _is_null(self, end: EndReason) -> bool:
         """Whether the client has ended the session without a byte that is meant for a server.
@@ -453,6 +454,26 @@ class Session:
             id=f"{record.id:x}",
         )
 
+    def _log_steps(self) -> None:
+        record = self.record
+        assert isinstance(record, TimedRecord)  # noqa: S101 - record_type of such a frontend
+        steps = record.milliseconds
+        times = ", ".join(f"{phase} {_written_ms(value)}" for phase, value in steps.items())
+        self.context.log.event(
+            SESSION_STEPS,
+            f"session {record.id:x} of {record.client} in {record.frontend}: {times}",
+            frontend=record.frontend,
+            backend=record.backend or None,
+            server=record.server or None,
+            client=record.client,
+            id=f"{record.id:x}",
+            steps=steps,
+        )
+
     def _log_fault(self, fault: Exception) -> None:
         number = f"{self.record.id:x}"
         log_fault(self.context.log, SESSION_FAULT, f"session {number}", fault, id=number)
+
+
+def _written_ms(value: float) -> str:
+    return f"{value:.0f} ms" if value >= 10 else f"{value:.3g} ms"

@@ -23,6 +23,7 @@ from mailproxy.ipc.channel import Channel, Received
 from mailproxy.log import Log
 from mailproxy.log.events import CONTROL_DIED, READY, STOPPED, WORKER_DIED
 from mailproxy.net.tls.certificate import Certificate
+from mailproxy.net.tls.terminator import Terminator
 from mailproxy.proxy.backend.server import ServerContexts
 from mailproxy.proxy.drain import DrainTarget
 from mailproxy.proxy.frontend import log_listening
@@ -35,6 +36,7 @@ from mailproxy.workers.backend import ControlBackend, send_snapshots
 from mailproxy.workers.control.backends import ControlBackends
 from mailproxy.workers.control.boards import Boards
 from mailproxy.workers.control.drains import ControlDrains
+from mailproxy.workers.control.feed import RecordFeed
 from mailproxy.workers.control.frontends import FrontendWishes
 from mailproxy.workers.control.handover import ControlHandover
 from mailproxy.workers.control.publisher import PUBLISHER_HELPER, ChangePublisher
@@ -47,13 +49,13 @@ from mailproxy.workers.messages import (
     Ack,
     ConnectFailure,
     DrainProgress,
-    Events,
     FrontendUpdates,
     HandoverFailed,
     Message,
     ProcessExit,
     Ready,
-    RecentEnds,
+    RecentRecords,
+    Records,
     Register,
     ReloadFailed,
     RequestStickTable,
@@ -129,6 +131,7 @@ class Control:
         drains: What commands of an operator call to end sessions.
         handover: Hands the listening sockets over to another proxy.
         boards: Where all processes count.
+        feed: What all processes log, for followers.
     """
 
     def __init__(
@@ -173,6 +176,7 @@ class Control:
             reload=partial(self.reloads.reload_file, "SIGHUP"),
         )  # fmt: skip
         self.frontends = FrontendWishes(config)
+        self.feed = RecordFeed(self._registry, log)
         self.drains = ControlDrains(self._registry, self._count_sessions_of, log)
         self._state = open_keeper(config, self._backends, log)
         if self._state is not None:
@@ -256,6 +260,12 @@ class Control:
     def certificates(self) -> list[Certificate]:
         """The certificates in use."""
         return self._monitor.certificates
+
+    @property
+    def terminators(self) -> Mapping[tuple[str, int], Terminator]:
+        """The TLS of binds with the certificates in use, by frontend and index of the bind."""
+        reloader = self._monitor.reloader
+        return reloader.store.bind_terminators if reloader is not None else {}
 
     @property
     def is_stopping(self) -> bool:
@@ -350,12 +360,12 @@ class Control:
                 for backend in self._backends.named(name):
                     if (server := backend.numbered(number)) is not None:
                         backend.observe(server, host, reason)
-            case RecentEnds():
-                self._registry.add_ends(message)
+            case RecentRecords():
+                self._registry.add_records(message)
             case Sessions():
                 self._registry.add_sessions(message)
-            case Events():
-                self._registry.add_events(message)
+            case Records():
+                self.feed.on_records(message)
             case FrontendUpdates():
                 if not self._settled.is_set():
                     self.frontends.take_over(message)
@@ -408,6 +418,7 @@ class Control:
         """Send a worker the state of all servers. It accepts connections then."""
         await send_snapshots(worker.channel, self._backends.values(), ServerUpdates)
         await worker.channel.send(self.frontends.message())
+        await worker.channel.send(self.feed.message)
         if worker.is_new:
             for backend in self._backends.values():
                 for message in dump_table(backend):

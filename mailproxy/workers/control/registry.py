@@ -10,11 +10,11 @@ from mailproxy.workers.control.worker_handle import PendingAcks, WorkerHandle
 from mailproxy.workers.messages import (
     Ack,
     AckedMessage,
-    Events,
     Message,
-    RecentEnds,
+    RecentRecords,
     Sessions,
 )
+from mailproxy.workers.records import unpack
 
 
 class WorkerRegistry:
@@ -74,15 +74,10 @@ class WorkerRegistry:
         if (acks := self._pending.get(message.request)) is not None:
             acks.sessions.extend(message.sessions)
 
-    def add_events(self, message: Events) -> None:
-        """Take events that were asked for, likewise."""
+    def add_records(self, message: RecentRecords) -> None:
+        """Take records that were asked for, likewise."""
         if (acks := self._pending.get(message.request)) is not None:
-            acks.events.extend(message.events)
-
-    def add_ends(self, message: RecentEnds) -> None:
-        """Take ended sessions that were asked for, likewise."""
-        if (acks := self._pending.get(message.request)) is not None:
-            acks.ends.extend(message.ends)
+            acks.records.extend(map(unpack, message.records))
 
     async def wait_for_acks(self, acks: PendingAcks, seconds: float) -> None:
         """Wait for acknowledgements, up to a timeout."""

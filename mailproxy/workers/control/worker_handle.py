@@ -6,7 +6,7 @@ import trio
 from attrs import define, field
 
 from mailproxy.ipc.channel import Channel
-from mailproxy.metrics.recent import RecentEnd
+from mailproxy.log import Record
 from mailproxy.proxy.session.summary import SessionSummary
 from mailproxy.workers.messages import Message
 
@@ -51,15 +51,13 @@ class PendingAcks:
         waiting_for: The workers that have not acknowledged it yet.
         requeued: The sum of the sessions that the acknowledgements name.
         sessions: The sessions that workers have sent before they acknowledged.
-        events: The events of their logs, likewise.
-        ends: The ended sessions that they have sent, likewise.
+        records: What they have logged last, likewise.
     """
 
     waiting_for: set[WorkerHandle]
     requeued: int = 0
     sessions: list[SessionSummary] = field(factory=list)
-    events: list[tuple[float, str]] = field(factory=list)
-    ends: list[RecentEnd] = field(factory=list)
+    records: list[Record] = field(factory=list)
     _complete: trio.Event = field(factory=trio.Event)
 
     def __attrs_post_init__(self) -> None:

@@ -35,12 +35,12 @@
     StickUpdates        worker      control      the control process sends the entries on to every worker
                         control     worker
     RequestCounters     control     worker       Ack
-    RequestRecent       control     worker       RecentEnds, Ack
-    RecentEnds          worker      control
+    RequestRecent       control     worker       RecentRecords, Ack
+    RecentRecords       worker      control
+    FollowRecords       control     worker       Records, until it says that it is off
+    Records             worker      control
     RequestSessions     control     worker       Sessions, Ack
     Sessions            worker      control
-    RequestEvents       control     worker       Events, Ack
-    Events              worker      control
     ClearMaxima         control     worker       Ack
     EndSession          control     worker       Ack
     FrontendUpdates     worker      control
@@ -62,12 +62,13 @@ from __future__ import annotations
 from mailproxy.workers.messages.admin import (
     ClearMaxima,
     EndSession,
-    Events,
+    FollowRecords,
     FrontendUpdates,
-    RecentEnds,
+    PackedRecord,
+    RecentRecords,
+    Records,
     RemoveStickEntries,
     RequestCounters,
-    RequestEvents,
     RequestRecent,
     RequestSessions,
     Sessions,
@@ -129,24 +130,25 @@ __all__ = [
     "DrainProgress",
     "DrainSessions",
     "EndSession",
-    "Events",
+    "FollowRecords",
     "FrontendUpdates",
     "HandedOver",
     "HandoverFailed",
     "IndexedSnapshot",
     "Message",
     "MessageError",
+    "PackedRecord",
     "PassSockets",
     "ProcessExit",
     "Ready",
-    "RecentEnds",
+    "RecentRecords",
+    "Records",
     "Register",
     "ReloadCertificates",
     "ReloadFailed",
     "RemoveStickEntries",
     "ReopenLog",
     "RequestCounters",
-    "RequestEvents",
     "RequestRecent",
     "RequestSessions",
     "RequestStickTable",

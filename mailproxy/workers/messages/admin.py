@@ -9,7 +9,6 @@ from typing import Any
 from attrs import fields, frozen
 from cattrs import Converter
 
-from mailproxy.metrics.recent import RecentEnd
 from mailproxy.proxy.frontend import FrontendState
 from mailproxy.proxy.session.summary import SessionFilter, SessionSummary
 
@@ -30,40 +29,10 @@ class RequestSessions:
 
 
 @frozen
-class RequestEvents:
-    """Send the recent events of the log, in parts with the number of this ``ack``, and acknowledge behind them."""
-
-    ack: int | None = None
-
-
-@frozen
-class Events:
-    """Some recent events: when each was logged, and its line. ``request`` is the number of the Ack that follows."""
-
-    request: int
-    events: tuple[tuple[float, str], ...]
-
-
-@frozen
 class ClearMaxima:
     """Count what live sessions have moved, let the highest values begin again, and acknowledge."""
 
     ack: int | None = None
-
-
-@frozen
-class RequestRecent:
-    """Send the last sessions that have ended, and acknowledge behind them."""
-
-    ack: int | None = None
-
-
-@frozen
-class RecentEnds:
-    """The last sessions of a worker that have ended. ``request`` is the number of the Ack that follows."""
-
-    request: int
-    ends: tuple[RecentEnd, ...]
 
 
 @frozen
@@ -88,6 +57,48 @@ class Sessions:
 
     request: int
     sessions: tuple[SessionSummary, ...]
+
+
+@frozen
+class FollowRecords:
+    """Send each session and event that is logged from now on, or stop that."""
+
+    is_on: bool
+
+
+PackedRecord = tuple[Any, ...]
+"""A session or an event; see `mailproxy.workers.records`."""
+
+
+@frozen
+class Records:
+    """Sessions and events that were logged, and the number of those behind them that could not be sent."""
+
+    records: tuple[PackedRecord, ...]
+    lost: int
+
+
+@frozen
+class RequestRecent:
+    """Send what you have logged last, in parts with the number of this ``ack``, and acknowledge behind them.
+
+    Attributes:
+        events: How many events.
+        with_sessions: Whether the last sessions are wanted, too.
+        ack: As in ``ServerUpdates``.
+    """
+
+    events: int
+    with_sessions: bool
+    ack: int | None = None
+
+
+@frozen
+class RecentRecords:
+    """Some of these sessions and events. ``request`` is the number of the Ack that follows."""
+
+    request: int
+    records: tuple[PackedRecord, ...]
 
 
 @frozen(kw_only=True)

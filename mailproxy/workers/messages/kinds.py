@@ -10,12 +10,12 @@ from mailproxy.proxy.drain import DrainStatus, DrainTarget, Purpose
 from mailproxy.workers.messages.admin import (
     ClearMaxima,
     EndSession,
-    Events,
+    FollowRecords,
     FrontendUpdates,
-    RecentEnds,
+    RecentRecords,
+    Records,
     RemoveStickEntries,
     RequestCounters,
-    RequestEvents,
     RequestRecent,
     RequestSessions,
     Sessions,
@@ -274,7 +274,6 @@ AckedMessage = (
     | RequestCounters
     | FrontendUpdates
     | RequestSessions
-    | RequestEvents
     | RequestRecent
     | ClearMaxima
     | EndSession
@@ -288,7 +287,7 @@ Message = (
     | Drain | Stop | StartServing | AckedMessage | RequestStickTable
     | Register | Ready | ServerSnapshots | Ack | ConnectFailure
     | StickUpdates | StickTablePart | StickTableEnd | RemoveStickEntries | Sessions
-    | Events | RecentEnds | DrainProgress | ReloadMessage | PassSockets | HandedOver | HandoverFailed
+    | FollowRecords | Records | RecentRecords | DrainProgress | ReloadMessage | PassSockets | HandedOver | HandoverFailed
 )  # fmt: skip
 
 MESSAGES: dict[str, type[Message]] = {kind.__name__: kind for kind in Message.__args__}

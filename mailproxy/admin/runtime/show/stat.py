@@ -19,6 +19,7 @@ from mailproxy.metrics.servers import SERVER
 from mailproxy.metrics.traffic import Times, Traffic
 from mailproxy.net.dial import Endpoint
 from mailproxy.pool import AdminState, read_counts
+from mailproxy.pool.eligibility import usable_counts
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
 
@@ -230,7 +231,7 @@ def _backend_row(call: Call, backend: Backend, iid: int) -> Row:
             for (name, server_name), cells in call.target.figures.blocks(SERVER)
             if name == backend.name and server_name not in present
         ]
-    active, backup = backend.pool.usable_counts
+    active, backup = usable_counts(backend.servers)
     downs, down_seconds = call.backend_downs(trend)
     is_up = backend.pool.has_usable_server
     changed = _age(call, trend.changed_at)
