@@ -118,6 +118,7 @@ class Service:
         self._frontends_nursery: trio.Nursery | None = None
         self._retired_sessions = 0
         self._reloads = 0
+        self._orphans: list[set[int]] = []  # the sessions that each reload drains, by id
         self.on_listeners_changed: Callable[[Sequence[Listener]], object] = len
         self._poller = open_poller(partial(log_failure, log, "a session"))
         self._relay = open_relay(config.process.relay, self._poller)
@@ -347,13 +348,16 @@ class Service:
         assert self._nursery is not None  # noqa: S101 - is_serving
         self._reloads += 1
         orphans = {session.record.id for session in self.registry.select(self._is_orphan)}
-
-        def matches(session: LiveSession) -> bool:
-            # The next reload may bring the route back.
-            return session.record.id in orphans and self._is_orphan(session)
-
-        if orphans:
-            self.drainer.start(f"reload {self._reloads}", matches, seconds, Purpose.DRAIN)
+        # Those of an earlier reload keep their deadline, unless this one brings their route back.
+        for earlier in self._orphans:
+            earlier.intersection_update(orphans)
+        self._orphans = [earlier for earlier in self._orphans if earlier]
+        new = orphans.difference(*self._orphans)
+        if new:
+            self._orphans.append(new)
+            self.drainer.start(
+                f"reload {self._reloads}", lambda session: session.record.id in new, seconds, Purpose.DRAIN
+            )
         connecting = {
             session.record.id
             for session in self.registry.select(lambda session: not session.is_connected)

@@ -108,6 +108,21 @@ async def test_session_of_removed_server_has_drain_timeout(reloader: Reloader) -
     assert lines["s1"] == "drained"
 
 
+async def test_drained_sessions_keep_their_deadline_over_further_reloads(reloader: Reloader) -> None:
+    """One drain has them, however often the file is reloaded, and none once their route is back."""
+    await reloader.start("s1", "s2", process={"drain_timeout": "60s"})
+    reloader.mapping["backends"]["c"] = reloader.backend("s2")
+    async with await reloader.dial() as client:
+        await receive_server_name(client)
+        for backend in ("c", "c", "c", "b", "c"):
+            reloader.mapping["frontends"]["f"]["backend"] = backend
+            await reloader.reload()
+        started = await reloader.harness.events("drain-started", 2)
+        assert [(line["what"], line["sessions"]) for line in started] == [("reload 1", 1), ("reload 5", 1)]
+        await client.send(b"now\r\n")
+        assert await client.receive_line() == b"now\r\n"
+
+
 async def test_readdressed_server_keeps_its_name_and_counts(reloader: Reloader) -> None:
     await reloader.start("s1", "s2")
     reloader.mapping["backends"]["b"] = reloader.backend("s1")
