@@ -32,7 +32,7 @@ from mailproxy.proxy.limits import SessionLimit, SessionLimits
 from mailproxy.proxy.process import worker_count
 from mailproxy.proxy.session.registry import LiveSession, SessionRegistry
 from mailproxy.proxy.state import FrontendsRecord, ProxyState, StateKeeper, restore_state
-from mailproxy.proxy.supervise import log_failure, supervise
+from mailproxy.proxy.supervise import contained, log_failure, supervise
 
 _STOP_TIMEOUT_S = 1.0  # for the sessions that are ended at the deadline of a drain
 
@@ -301,7 +301,7 @@ class Service:
             limits: The limits of each frontend, by name.
             retired: The servers that are gone.
         """
-        assert self._nursery is not None and self._frontends_nursery is not None  # noqa: S101, PT018 - is_serving
+        assert self._nursery is not None  # noqa: S101 - is_serving
         seconds = config.process.drain_timeout
         self.drainer.reconfigure(
             idle_first=config.process.idle_first, rate=config.process.drain_rate / worker_count(config)
@@ -317,6 +317,15 @@ class Service:
             self._state.reconfigure(backends)
         self._listeners = handover.listeners
         self._retired_sessions += _count_sessions(retired)
+        self._reconfigure_frontends(handover, seconds)
+        self.on_listeners_changed(self._listeners)
+        close_all(handover.gone)
+        self._drain_orphans(seconds)
+
+    def _reconfigure_frontends(self, handover: Handover, seconds: float) -> None:
+        """Have the frontends use the configuration, make new ones, and drain those that are gone."""
+        assert self._frontends_nursery is not None  # noqa: S101 - is_serving
+        config = self.config
         for name, frontend in self.frontends.items():
             frontend.accept_queued(each for each in handover.gone if each.frontend == name)
         before, self.frontends = self.frontends, {}
@@ -329,7 +338,9 @@ class Service:
         for name, frontend in before.items():
             if name in config.frontends:
                 frontend.release(moved)
-        handover.complete()
+        # An option that the kernel refuses must not leave half a configuration: the socket listens without it.
+        with contained(self.log, "options of listening sockets"):
+            handover.complete()
         for name, table in config.frontends.items():
             listeners = [listener for listener in handover.listeners if listener.frontend == name]
             known = before.get(name)
@@ -338,10 +349,7 @@ class Service:
                 self._frontends_nursery.start_soon(new.run)
             else:
                 self.frontends[name] = known
-                known.reconfigure(table, listeners, backends=backends, clients=limits[name].clients)
-        self.on_listeners_changed(self._listeners)
-        close_all(handover.gone)
-        self._drain_orphans(seconds)
+                known.reconfigure(table, listeners, backends=self.backends, clients=self.limits[name].clients)
 
     def _drain_orphans(self, seconds: float) -> None:
         """Have the sessions end within ``seconds`` that are orphans, or that become it while they connect."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import trio
 
 import mailproxy
 from mailproxy.errors import ConfigError
+from mailproxy.net.listener import Listener
 from mailproxy.testing import Connection, ScriptedServer, dial, greet_and_echo
 from tests.support.proxy.backend_cluster import receive_server_name
 from tests.support.proxy.proxy_harness import TIMEOUT_S, Line, ProxyHarness, ResourceSnapshot
@@ -121,6 +123,20 @@ async def test_drained_sessions_keep_their_deadline_over_further_reloads(reloade
         assert [(line["what"], line["sessions"]) for line in started] == [("reload 1", 1), ("reload 5", 1)]
         await client.send(b"now\r\n")
         assert await client.receive_line() == b"now\r\n"
+
+
+async def test_option_that_the_kernel_refuses_leaves_no_half_configuration(
+    reloader: Reloader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    await reloader.start("s1", "s2")
+    reloader.mapping["backends"]["b"] = reloader.backend("s2")
+    monkeypatch.setattr(Listener, "update_socket", fail)
+    await reloader.reload()
+    assert await reloader.server_of_new_session() == "s2"
+    assert "Invalid argument" in (await reloader.harness.events("helper-failed", 1))[0]["message"]
 
 
 async def test_readdressed_server_keeps_its_name_and_counts(reloader: Reloader) -> None:
