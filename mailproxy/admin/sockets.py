@@ -57,7 +57,9 @@ class AdminListener:
         self.close()
 
     def close(self) -> None:
-        """Close the socket, and remove its file unless another process has it."""
+        """Close the socket, and remove its file unless another process has it. May be called twice."""
+        if self.socket.fileno() == -1:
+            return
         self.socket.close()
         if self.created is not None:
             self.created.remove()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 import trio
@@ -19,6 +19,7 @@ from mailproxy.config import Config
 from mailproxy.config.values import WEIGHT_MAX
 from mailproxy.errors import Fault
 from mailproxy.log import Log
+from mailproxy.net.listener import close_all
 from mailproxy.net.passing.sockets import PassedSockets
 from mailproxy.pool import AdminState, Counts, SharedCounts
 from mailproxy.proxy.backend.backend import Backend
@@ -231,6 +232,11 @@ class OpenedProcess:
     admin: AdminListeners
     _administering: trio.CancelScope = field(factory=trio.CancelScope, repr=False)
 
+    def close(self) -> None:
+        """Close all sockets. ``run`` does, and this may be called again."""
+        close_all(self.process.service.listeners)
+        self.admin.close()
+
     def hand_over(self, seconds: float, *, pid: int, unused: Collection[str]) -> None:
         """Drain, because another process accepts now. The admin sockets are its alone.
 
@@ -245,23 +251,19 @@ class OpenedProcess:
 
     async def run(
         self,
-        on_handed_over: Callable[[int, Collection[str]], None] | None = None,
+        giver: SingleGiver | None = None,
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Serve until drained or cancelled; started once the service is.
 
         Args:
-            on_handed_over: Called when another process, which it gets, accepts; with the addresses that this
-                one does not listen on. None if no other process can take over.
+            giver: Hands the sockets over to another process; None if none can take over.
             task_status: For ``nursery.start``.
 
         Closes:
             All sockets.
         """
-        giver = None
-        if on_handed_over is not None:
-            giver = SingleGiver(self.process, self.admin, on_handed_over)
         service = self.process.service
         try:
             async with trio.open_nursery() as nursery:

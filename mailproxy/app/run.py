@@ -10,6 +10,7 @@ from collections.abc import Collection
 import trio
 
 from mailproxy.admin.control_target import ControlAdministration
+from mailproxy.admin.handover.single_giver import SingleGiver
 from mailproxy.app.api import OpenedProcess, open_service
 from mailproxy.app.inheritance import Inheritance, inherit
 from mailproxy.app.pid_file import pid_file
@@ -75,7 +76,7 @@ def _run_single_process(config: Config, store: CertificateStore, inheritance: In
     )
     log = opened.process.service.log
     inheritance.log_events(log)
-    with pid_file(config, inheritance):
+    with contextlib.closing(opened), pid_file(config, inheritance):
         drop_privileges(config)
         check_capabilities(config)
         log_unraisable_errors(log)
@@ -122,16 +123,17 @@ async def _serve(opened: OpenedProcess, inheritance: Inheritance) -> None:
         notify_handed_over(pid, seconds)
         opened.hand_over(seconds, pid=pid, unused=unused)
 
+    giver = SingleGiver(process, opened.admin, on_handed_over)
     with trio.open_signal_receiver(*SIGNALS) as signals:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_handle_signals, process, signals, nursery, inheritance)
+            nursery.start_soon(_handle_signals, process, signals, nursery, inheritance, giver)
             if os.getpid() == 1:
                 nursery.start_soon(supervise, process.service.log, "reaping of processes", _reap_orphans)
             if (interval := watchdog_interval()) is not None:
                 nursery.start_soon(_feed_watchdog, interval)
             async with trio.open_nursery() as serving:
-                await serving.start(opened.run, on_handed_over)
+                await serving.start(opened.run, giver)
                 inheritance.use([list(service.listeners)], opened.admin)
                 service.on_listeners_changed = lambda listeners: inheritance.on_reloaded([list(listeners)])
                 reason = await trio.to_thread.run_sync(inheritance.complete)
@@ -142,7 +144,11 @@ async def _serve(opened: OpenedProcess, inheritance: Inheritance) -> None:
 
 
 async def _handle_signals(
-    process: SingleProcess, signals: object, nursery: trio.Nursery, inheritance: Inheritance
+    process: SingleProcess,
+    signals: object,
+    nursery: trio.Nursery,
+    inheritance: Inheritance,
+    giver: SingleGiver,
 ) -> None:
     service, log = process.service, process.service.log
     is_draining = False
@@ -165,7 +171,7 @@ async def _handle_signals(
                 log.reopen()
                 nursery.start_soon(_reload_contained, process)
             case SignalAction.HAND_OVER:
-                pass  # the successor sends it to the main process only if its packet was not confirmed: it is here
+                nursery.start_soon(giver.on_signal)
             case SignalAction.IGNORE:
                 log_ignored(log)
 

@@ -57,13 +57,14 @@ class AdminAddress:
         try:
             with self._connect() as sock:
                 # The proxy marks errors then, so that they need not be guessed from their words.
-                sock.sendall(f"set severity-output number;{commands}\n".encode())
+                # The last one closes the connection also behind the command "prompt".
+                sock.sendall(f"set severity-output number;{commands};quit\n".encode())
                 sock.settimeout(_ANSWER_TIMEOUT_S)
                 data = b"".join(iter(lambda: sock.recv(65536), b""))
         except TimeoutError:
             raise NoAnswerError(f"{self}: no answer from the proxy") from None
         except OSError as error:
-            raise NoAnswerError(f"{self}: {error.strerror}{_remedy(error)}") from None
+            raise NoAnswerError(f"{self}: {error.strerror or error}{_remedy(error)}") from None
         return _parse(data.decode("utf-8", "replace"))
 
     def stream(self, command: str) -> Iterator[str]:
@@ -209,8 +210,9 @@ def _readline(address: AdminAddress) -> Iterator[None]:
     except ImportError:
         yield
         return
-    history = _HISTORY.expanduser()
-    with contextlib.suppress(OSError):
+    history = _HISTORY
+    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: the user has no home directory
+        history = _HISTORY.expanduser()
         readline.read_history_file(history)
     readline.set_history_length(_HISTORY_LENGTH)
     readline.set_completer_delims(" \t;")

@@ -5,8 +5,7 @@ signal         meaning
 SIGTERM        drain: accept no more connections, end sessions within ``drain_timeout``, idle ones first
 SIGTERM again  stop now: close all sessions
 SIGINT         stop now
-SIGHUP         reopen log files, and reload the configuration with its TLS files; with several processes scan
-               the TLS files, and log whether the configuration file has changed
+SIGHUP         reopen log files, and reload the configuration with its TLS files
 SIGUSR2        reopen log files
 SIGUSR1        ignored with a warning, because other proxies give it different meanings
 SIGRTMAX       another process has taken the sockets over and accepts (`mailproxy.admin.handover`): drain, and

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
+import mailproxy
 from tests.admin.conftest import Administered, open_administered
 from tests.support.proxy.proxy_harness import ProxyHarness
 
@@ -313,3 +314,18 @@ async def test_certificates_are_listed_with_names_and_dates(harness: ProxyHarnes
         assert "DNS:imap.example.com" in answer
         assert "notAfter: " in answer
     assert (await administered.ask("show ssl cert none")).startswith("Can't display the certificate")
+
+
+async def test_session_of_what_a_reload_has_removed_is_shown(administered: Administered) -> None:
+    harness = administered.harness
+    connection = await harness.dial(harness.proxies[0])
+    server = (await connection.receive_line()).decode().strip()
+    other = {"servers": ["127.0.0.1:9"], "check": "none"}
+    mapping = harness.mapping(backends={"c": other}, admin={"socket": str(administered.path)})
+    mapping["frontends"] = {"g": {**mapping["frontends"]["f"], "backend": "c"}}
+    await harness.proxies[0].reload(mailproxy.from_mapping(mapping))
+    details = await administered.ask("show sess all")
+    assert "frontend=f (id=-1 mode=tcp)" in details
+    assert "backend=b (id=-1 mode=tcp)" in details
+    assert f"server={server} (id=-1)" in details
+    await connection.close()

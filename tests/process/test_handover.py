@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from mailproxy.net.passing.packets import VERSION
+from mailproxy.proxy.signals import HANDED_OVER
 from tests.support.admin_client import ask, talk
 from tests.support.ports import free_port
 from tests.support.socket_activation import SocketActivatedProgram
@@ -156,6 +157,7 @@ def test_connections_in_the_queue_are_served_by_the_successor(site: Site, worker
     waiting = [Client(site.address) for _ in range(20)]
     assert not waiting[0].is_greeted_within(0.2)
     new = site.replace(site.configuration(workers=workers))
+    ask(site.admin, "set maxconn global 0")  # what was set has gone along
     assert {client.greeting for client in waiting} == {"s1"}
     assert held.echoes()
     for client in (held, *waiting):
@@ -538,6 +540,34 @@ def test_garbage_of_a_successor_changes_nothing(site: Site, workers: int, packet
     assert load.faults == []
     assert "Traceback" not in old.text
     site.replace(site.configuration(workers=workers))
+
+
+@WORKERS
+def test_signal_hands_over_where_the_channel_is_broken(site: Site, workers: int) -> None:
+    old = site.replace(site.configuration(workers=workers))
+    old.send(HANDED_OVER)  # ignored: no process has the sockets
+    with get_end(site.admin) as end:
+        end.settimeout(10)
+        while b'"type":"end"' not in end.recv(65536):
+            pass
+    old.wait_for("has not taken over, and this one goes on")
+    assert not old.is_replaced
+    old.send(HANDED_OVER)
+    assert old.wait() == 0
+    assert old.is_replaced
+
+
+@WORKERS
+def test_successor_that_dies_before_the_confirmation_has_taken_over(site: Site, workers: int) -> None:
+    old = site.replace(site.configuration(workers=workers))
+    with get_end(site.admin) as end:
+        end.settimeout(10)
+        while b'"type":"end"' not in end.recv(65536):
+            pass
+        end.send(b'{"type":"take-over","unused":[]}')
+    assert old.wait() == 0
+    assert old.is_replaced
+    assert "has not taken over" not in old.text
 
 
 @WORKERS

@@ -79,3 +79,13 @@ def test_impossible_pid_file_is_a_fault(echo: Echo, tmp_path: Path, file: str, r
         assert "mailproxy.toml:3:1: process.pid_file: " in program.text
         if reason is not None:
             assert reason.format(folder=tmp_path) in program.text
+
+
+@WORKERS
+def test_start_that_fails_leaves_no_socket_file(echo: Echo, tmp_path: Path, workers: int) -> None:
+    """The pid file is written when all sockets are open."""
+    text = pid_configuration(echo, workers, "/proc/pid") + f'[admin]\nsocket = "{tmp_path}/admin.sock"\n'
+    with Program(text, tmp_path) as program:
+        assert program.wait() == 2
+        assert "process.pid_file: /proc/pid: " in program.text
+    assert not (tmp_path / "admin.sock").exists()

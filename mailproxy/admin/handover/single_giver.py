@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
@@ -11,11 +12,12 @@ import trio
 
 from mailproxy.admin.listeners import AdminListeners
 from mailproxy.net.passing.adopt import to_pass
-from mailproxy.net.passing.packets import send, send_sockets
+from mailproxy.net.passing.packets import HandoverError, send, send_sockets
 from mailproxy.proxy.single_process import SingleProcess
 from mailproxy.proxy.state import ProxyState
 
 _SEND_TIMEOUT_S = 5.0
+_PACKET_TIMEOUT_S = 0.1  # for the packet that should have come before the signal
 
 
 class SingleGiver:
@@ -37,6 +39,7 @@ class SingleGiver:
         self._service = process.service
         self._admin = admin
         self._on_handed_over = on_handed_over
+        self._successor: int | None = None
 
     @property
     def main_pid(self) -> int:
@@ -58,12 +61,13 @@ class SingleGiver:
             frontends=service.capture_frontends(),
         )
 
-    async def pass_sockets(self, end: socket.socket, _successor: int) -> None:
+    async def pass_sockets(self, end: socket.socket, successor: int) -> None:
         """Send all listening sockets, then the packet ``end``.
 
         Raises:
             HandoverError: The successor does not take them.
         """
+        self._successor = successor
         sockets = [*to_pass([list(self._service.listeners)]), *self._admin.passed]
         deadline = time.monotonic() + _SEND_TIMEOUT_S
         await trio.to_thread.run_sync(lambda: send_sockets(end, sockets, deadline=deadline))
@@ -71,4 +75,14 @@ class SingleGiver:
     def hand_over(self, end: socket.socket, successor: int, unused: Collection[str]) -> None:
         """Stop accepting and drain, then confirm it."""
         self._on_handed_over(successor, unused)
-        send(end, "ok", deadline=time.monotonic() + _SEND_TIMEOUT_S)
+        with contextlib.suppress(HandoverError):  # it died in this moment, which changes nothing here
+            send(end, "ok", deadline=time.monotonic())
+
+    async def on_signal(self) -> None:
+        """Drain, because the process that has got the sockets accepts, and the channel to it is broken.
+
+        Ignored if no process has got them.
+        """
+        await trio.sleep(_PACKET_TIMEOUT_S)
+        if self._successor is not None and not self.is_stopping:
+            self._on_handed_over(self._successor, ())

@@ -11,6 +11,7 @@ from attrs import frozen
 from mailproxy.address import TcpAddress
 from mailproxy.admin.history import backend_key, frontend_key, server_key
 from mailproxy.admin.runtime.call import Call, CommandError
+from mailproxy.admin.runtime.numbers import parse_number
 from mailproxy.admin.runtime.show.formats import TypedValue, Value
 from mailproxy.admin.runtime.show.numbering import backend_id, frontend_id
 from mailproxy.admin.runtime.show.stat_fields import CONSTANTS, FIELDS
@@ -86,9 +87,11 @@ async def show_stat(call: Call, *words: str) -> str:
     await call.target.refresh()
     call.history.look()
     rows: Iterable[Row] = stat_rows(call)
-    if words and (len(words) >= 3 or words[0].lstrip("-").isdigit()):
+    if words and (len(words) >= 3 or parse_number(words[0]) is not None):
         proxy, kinds, server = (*words[:3], "-1", "-1")[:3]
-        rows = _select(rows, _proxy_id(call.target.config, proxy), _number(kinds), _number(server))
+        rows = _select(
+            rows, _proxy_id(call.target.config, proxy), parse_number(kinds) or 0, parse_number(server) or 0
+        )
         words = words[3:]
     if "up" in words:
         rows = (row for row in rows if row.is_up)
@@ -126,13 +129,10 @@ def _proxy_id(config: Config, text: str) -> int:
     ids.update({name: backend_id(config, index) for index, name in enumerate(config.backends)})
     if text in ids:
         return ids[text]
-    if not text.lstrip("-").isdigit():
+    number = parse_number(text)
+    if number is None:
         raise CommandError("No such proxy.")
-    return int(text)
-
-
-def _number(text: str) -> int:
-    return int(text) if text.lstrip("-").isdigit() else 0
+    return number
 
 
 def _quoted(value: Value) -> str:
