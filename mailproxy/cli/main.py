@@ -13,7 +13,7 @@ import click
 
 from mailproxy import __version__
 from mailproxy.cli.report import Writer, write_json, write_text
-from mailproxy.config import Config, json_schema, load, load_stream
+from mailproxy.config import Config, json_schema, load, load_admin, load_stream
 from mailproxy.errors import ConfigError, Fault
 
 if TYPE_CHECKING:
@@ -258,12 +258,13 @@ def _admin_address(where: str | None, file: Path | None) -> AdminAddress:
         except ValueError as error:
             raise click.UsageError(str(error)) from None
     if file is not None:
-        config = _load(file)
-        chosen = client.choose_socket(config.admin.listening.values())
+        try:  # the rest of it may be faulty: the running proxy then has an older one
+            chosen = client.choose_socket(load_admin(file).listening.values())
+        except ConfigError as error:
+            _refuse(error)
         if chosen is None:
-            _refuse(
-                config.error([Fault("admin", 'has no socket: give socket = "/run/mailproxy/admin.sock"')])
-            )
+            fault = Fault("admin", 'has no socket: give socket = "/run/mailproxy/admin.sock"')
+            _refuse(ConfigError([fault], str(file)))
         return chosen
     return client.AdminAddress(client.DEFAULT_SOCKET)
 

@@ -146,6 +146,8 @@ CONFIGURATIONS = {
         group = "#{gid}"
         [admin]
         socket = "{folder}/admin.sock"  # admin.socket
+        http = "127.0.0.1:8405"
+        token_file = "{token}"  # admin.token_file
         [log]
         to = "syslog:{folder}/nothing"  # log.to
         [frontends.f]
@@ -297,7 +299,11 @@ def values(throw_away_ca: ThrowAwayCA, open_folder: Path) -> dict[str, object]:
     for file in (pem, old, nameless):
         os.chown(file, pwd.getpwnam("nobody").pw_uid, -1)
     key.chmod(0o644)
+    token = open_folder / "token"
+    token.write_text("0123456789abcdef0123456789abcdef\n")
+    token.chmod(0o644)
     return {
+        "token": token,
         "pem": pem, "old": old, "key": key, "hidden": hidden, "nameless": nameless, "ca": throw_away_ca.pem,
         "crl": throw_away_ca.revoke(folder=open_folder), "folder": open_folder, "gid": os.getgid(),
     }  # fmt: skip
