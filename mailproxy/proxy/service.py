@@ -114,7 +114,8 @@ class Service:
         self.counter = SessionCounter(self.board)
         self._count_on_board(backends.values())
         self._recent_sessions = RecentSessions()
-        log.subscribe(self._recent_sessions.add)
+        if config.admin.http is not None:
+            log.subscribe(self._recent_sessions.add)
         self.drainer = Drainer(
             self.registry,
             log,
@@ -175,7 +176,7 @@ class Service:
         self.counter.count_live(self.registry)
 
     def recent_records(self, events: int, *, with_sessions: bool) -> list[Record]:
-        """Return the last events of the log, and the last sessions if they are wanted."""
+        """Return the last events of the log, and if wanted the last sessions, which are kept for HTTP alone."""
         recent = self.log.recent
         sessions = self._recent_sessions.records() if with_sessions else ()
         return [*islice(recent, max(0, len(recent) - events), None), *sessions]

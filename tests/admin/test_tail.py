@@ -64,10 +64,9 @@ async def session(administered: Administered) -> str:
 
 
 async def wait_for_subscribers(administered: Administered, number: int) -> None:
-    """Wait until the log has this many subscribers beside the one that keeps the last sessions."""
     log = administered.harness.proxies[0]._process.service.log
     with trio.fail_after(TIMEOUT_S):
-        while len(log._subscribers) != number + 1:  # noqa: ASYNC110 - a count, not an event
+        while len(log._subscribers) != number:  # noqa: ASYNC110 - a count, not an event
             await trio.sleep(0.01)
 
 

@@ -21,6 +21,7 @@ import pytest
 from mailproxy.net.passing.packets import VERSION
 from mailproxy.proxy.signals import HANDED_OVER
 from tests.support.admin_client import ask, talk
+from tests.support.http_client import request
 from tests.support.ports import free_port
 from tests.support.socket_activation import SocketActivatedProgram
 from tests.support.steady_logins import SteadyLogins
@@ -213,6 +214,22 @@ def test_socket_files_stay_in_place(site: Site, workers: int) -> None:
         client.connect(str(site.unix))
         assert client.recv(100) == b"s1\r\n"
     assert ask(site.admin, "show cli level") == "admin\n\n"
+
+
+@WORKERS
+def test_http_answers_all_the_time(site: Site, workers: int) -> None:
+    port = free_port()
+    text = site.configuration(workers=workers, more=f'http = "127.0.0.1:{port}"')
+    old = site.replace(text)
+    assert request(port, "/healthz").status == 200
+    new = site.replace(text)
+    status = request(port, "/api/status").json
+    assert status["process"]["ready"]
+    assert {each["pid"] for each in status["workers"]} <= {new.process.pid, *new.children.values()}
+    assert old.wait() == 0
+    assert request(port, "/healthz").status == 200
+    new.send(signal.SIGTERM)
+    assert new.wait() == 0
 
 
 @WORKERS
