@@ -209,13 +209,13 @@ class ControlAdministration:
     listeners: Sequence[AdminListener]
 
     async def run(self, control: Control) -> None:
-        """Serve the sockets until cancelled, or until another proxy has taken over."""
+        """Serve the sockets until cancelled, or until they are left to another proxy."""
         listeners = [listener for listener in self.listeners if listener.socket.fileno() != -1]
         async with trio.open_nursery() as nursery:
             nursery.start_soon(
                 administer, ControlTarget(control), listeners, control.log, ControlGiver(control)
             )
-            await control.handover.completed.wait()
+            await control.handover.released.wait()
             nursery.cancel_scope.cancel()
         self.close_copies()
 

@@ -279,9 +279,17 @@ class Control:
         while (received := await self._slot.supervisor.receive()) is not None:
             with contained(self._log, _SUPERVISOR_HELPER):
                 self._handle_supervisor_message(received, nursery)
+        await self._on_supervisor_gone()
+
+    async def _on_supervisor_gone(self) -> None:
+        """Drain, since no process would be replaced, and make room for a fresh start."""
         self.reloads.on_supervisor_gone()
-        self._signals.drain()  # the supervisor is gone, and no worker would be replaced
+        self._signals.drain()
         self._check_ended()
+        self.handover.released.set()
+        if self._state is not None:
+            await self._state.finish()
+            self._state.forbid_writing()  # the file is the next proxy's
 
     def _handle_supervisor_message(self, received: Received[Message], nursery: trio.Nursery) -> None:
         match received.message:
