@@ -275,7 +275,7 @@ class ControlAdministration:
     listeners: AdminListeners
 
     async def run(self, control: Control) -> None:
-        """Serve the sockets until cancelled, or until another proxy has taken over."""
+        """Serve the sockets until cancelled, or until they are left to another proxy."""
         listeners = self.listeners if self.listeners.is_open else AdminListeners()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(
@@ -285,7 +285,7 @@ class ControlAdministration:
                 control.log,
                 control.boards.own,
             )
-            await control.handover.completed.wait()
+            await control.handover.released.wait()
             nursery.cancel_scope.cancel()
         self.close_copies()
 

@@ -136,11 +136,19 @@ async def _serve(opened: OpenedProcess, inheritance: Inheritance) -> None:
                 await serving.start(opened.run, giver)
                 inheritance.use([list(service.listeners)], opened.admin)
                 service.on_listeners_changed = lambda listeners: inheritance.on_reloaded([list(listeners)])
-                reason = await trio.to_thread.run_sync(inheritance.complete)
+                reason = await _complete(inheritance)
                 if reason is not None:
                     log_handover_failed(service.log, reason)
             nursery.cancel_scope.cancel()
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+async def _complete(inheritance: Inheritance) -> str | None:
+    """Complete the hand-over. The dialogue with the running instance blocks, so it is in a thread if there is one."""
+    if inheritance.is_pending:
+        with contextlib.suppress(RuntimeError):  # no thread can be started
+            return await trio.to_thread.run_sync(inheritance.complete)
+    return inheritance.complete()
 
 
 async def _handle_signals(

@@ -288,7 +288,7 @@ class LogWriter:
             self._wake.set()
         self._lines.append((level, line))
 
-    async def run_until_retired(  # noqa: ASYNC128 - `run` calls started
+    async def run_until_retired(  # noqa: ASYNC128 - run calls started()
         self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Write lines until cancelled, or until ``retired`` is. Only then the target is closed, too."""

@@ -26,7 +26,8 @@ from mailproxy.proxy.process import (
 )
 from mailproxy.proxy.session.session import seed_session_ids
 from mailproxy.proxy.signals import SIGNALS
-from mailproxy.workers.control.control import Control, ControlSlot
+from mailproxy.workers.control.control import Control
+from mailproxy.workers.control.slot import ControlSlot
 from mailproxy.workers.messages import open_channel
 from mailproxy.workers.setup import Setup
 from mailproxy.workers.worker import LOGGED_BY_CONTROL, WorkerSlot, build_worker

@@ -97,8 +97,9 @@ async def test_clients_of_one_socket_keep_none_out_of_the_others(
     streams = [trio.SocketStream(await _connect(crowded)) for _ in range(3)]
     for stream in streams:
         await stream.send_all(b"prompt\n")
-    with trio.fail_after(TIMEOUT_S):
-        assert [await stream.receive_some() for stream in streams[:2]] == [b"\n> "] * 2
+    for stream in streams[:2]:
+        with trio.fail_after(TIMEOUT_S):
+            assert await stream.receive_some() == b"\n> "
     with trio.move_on_after(0.05) as scope:
         await streams[2].receive_some()
     assert scope.cancelled_caught

@@ -12,14 +12,12 @@ from functools import partial
 from random import SystemRandom
 
 import trio
-from attrs import frozen
 
 from mailproxy.certificates.reloader import CertificateReloader
 from mailproxy.certificates.watcher import log_rejected
 from mailproxy.config import Config
 from mailproxy.errors import Fault
-from mailproxy.ipc.board import SharedBoard
-from mailproxy.ipc.channel import Channel, Received
+from mailproxy.ipc.channel import Received
 from mailproxy.log import Log
 from mailproxy.log.events import CONTROL_DIED, READY, STOPPED, WORKER_DIED
 from mailproxy.net.tls.certificate import Certificate
@@ -43,6 +41,7 @@ from mailproxy.workers.control.publisher import PUBLISHER_HELPER, ChangePublishe
 from mailproxy.workers.control.registry import WorkerRegistry
 from mailproxy.workers.control.reloads import ReloadBroadcaster
 from mailproxy.workers.control.signal_handler import SignalHandler
+from mailproxy.workers.control.slot import ControlSlot
 from mailproxy.workers.control.worker_handle import WorkerHandle
 from mailproxy.workers.heartbeat import beat
 from mailproxy.workers.messages import (
@@ -73,36 +72,13 @@ from mailproxy.workers.messages import (
 from mailproxy.workers.reload.document import ListenerInfo
 from mailproxy.workers.reload.leader import NextConfiguration, ReloadLeader
 from mailproxy.workers.reload.messages import ReloadAnswer, ReloadApplied
-from mailproxy.workers.scoreboard import ProcessCounters, Scoreboard
+from mailproxy.workers.scoreboard import ProcessCounters
 from mailproxy.workers.stick.sync import StickSync
 from mailproxy.workers.stick.tables import apply_updates, dump_table, load_table
 
 _SUPERVISOR_HELPER = "channel to the supervisor"
 _REGISTER_TIMEOUT_S = 2.0  # for running workers to send what they know to a new control process
 _STICK_TABLE_TIMEOUT_S = 5.0  # for one of them to send the stick tables
-
-
-@frozen(kw_only=True)
-class ControlSlot:
-    """What makes a control process one of several processes.
-
-    Attributes:
-        scoreboard: The shared memory.
-        boards: The boards of all processes, that of the control process last.
-        supervisor: The channel to the supervisor.
-        wake_supervisor: Tells the supervisor to look at ``counters``.
-        workers: The number of workers that there are to be.
-        running: The number of workers that served already when this control process was started.
-        generation: The number of the configuration.
-    """
-
-    scoreboard: Scoreboard
-    boards: Sequence[SharedBoard]
-    supervisor: Channel[Message]
-    wake_supervisor: Callable[[], None]
-    workers: int
-    running: int
-    generation: int
 
 
 class Control:
@@ -294,9 +270,17 @@ class Control:
         while (received := await self._slot.supervisor.receive()) is not None:
             with contained(self._log, _SUPERVISOR_HELPER):
                 self._handle_supervisor_message(received, nursery)
+        await self._on_supervisor_gone()
+
+    async def _on_supervisor_gone(self) -> None:
+        """Drain, since no process would be replaced, and make room for a fresh start."""
         self.reloads.on_supervisor_gone()
-        self._signals.drain()  # the supervisor is gone, and no worker would be replaced
+        self._signals.drain()
         self._check_ended()
+        self.handover.released.set()
+        if self._state is not None:
+            await self._state.finish()
+            self._state.forbid_writing()  # the file is the next proxy's
 
     def _handle_supervisor_message(self, received: Received[Message], nursery: trio.Nursery) -> None:
         match received.message:

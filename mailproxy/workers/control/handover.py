@@ -21,7 +21,7 @@ class ControlHandover:
     """Has the supervisor hand over.
 
     Attributes:
-        completed: Set when another proxy has taken over.
+        released: Set when the admin sockets are another proxy's, or are to be made by the next one.
         unused: The addresses at which that one does not listen.
     """
 
@@ -29,7 +29,7 @@ class ControlHandover:
     _wake_supervisor: Callable[[], None]
     _state: StateKeeper | None
     _log: Log
-    completed: trio.Event = field(factory=trio.Event, init=False)
+    released: trio.Event = field(factory=trio.Event, init=False)
     _successor: int = field(default=0, init=False)
     unused: Collection[str] = field(default=(), init=False)
 
@@ -53,7 +53,7 @@ class ControlHandover:
 
     def on_completed(self) -> None:
         """Leave to the other proxy what both have. The supervisor reports that it has stopped accepting."""
-        self.completed.set()
+        self.released.set()
         if self._state is not None:
             self._state.forbid_writing()
         log_handed_over(self._log, self._successor, self.unused)
