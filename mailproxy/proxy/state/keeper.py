@@ -68,7 +68,7 @@ class StateKeeper:
         self._may_write = True
 
     def forbid_writing(self) -> None:
-        """Have the file not written any more: another process keeps it."""
+        """Write the file no longer: another process keeps it."""
         self._may_write = False
 
     async def run(self) -> None:
