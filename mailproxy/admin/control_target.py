@@ -1,4 +1,4 @@
-"""A proxy of several processes, as the admin socket of its control process asks it and tells it."""
+"""The `Target` of several processes: the control process sums their figures and broadcasts changes."""
 
 from __future__ import annotations
 

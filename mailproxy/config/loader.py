@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
-
-from attrs import evolve
 
 from mailproxy.config import model
 from mailproxy.config.build import build, build_admin
@@ -75,9 +72,7 @@ def load_bytes(data: bytes, *, folder: str | os.PathLike[str] = ".", source: str
         ConfigError: The text has faults; the error has all of them.
     """
     text, tables = _parse(data, source)
-    return evolve(
-        _read(tables, folder, SourceMap(source, tables, text)), digest=hashlib.sha256(data).hexdigest()
-    )
+    return _read(tables, folder, SourceMap(source, tables, text))
 
 
 def load_admin(path: str | os.PathLike[str]) -> model.Admin:
@@ -109,23 +104,6 @@ def _parse(data: bytes, source: str) -> tuple[str, Table]:
         raise ConfigError([Fault("", f"cannot be read: {error}")], source) from None
     except RecursionError:
         raise ConfigError([Fault("", "is nested too deeply")], source) from None
-
-
-def has_changed(config: model.Config) -> bool:
-    """Whether the file's content has changed since it was loaded, or the file is gone.
-
-    Return False for a mapping, and if the process is no longer allowed to read the file. Blocks while it
-    reads.
-    """
-    if not config.digest:
-        return False
-    try:
-        data = Path(config.source).read_bytes()
-    except PermissionError:
-        return False
-    except OSError:
-        return True
-    return hashlib.sha256(data).hexdigest() != config.digest
 
 
 def from_mapping(

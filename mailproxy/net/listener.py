@@ -7,7 +7,6 @@ import select
 import socket
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import partial
 
 from attrs import evolve, field, frozen
 
@@ -210,19 +209,6 @@ Slots = list[list[Listener]]
 """The listeners of each worker, by worker slot."""
 
 
-def open_listeners(config: Config, terminators: Mapping[tuple[str, int], Terminator]) -> list[Listener]:
-    """Listen on every bind of every frontend, in one process.
-
-    Args:
-        config: The configuration.
-        terminators: By frontend and index of the bind, for binds that terminate TLS.
-
-    Raises:
-        ConfigError: Some addresses cannot be listened on. The other sockets are closed.
-    """
-    return list(open_missing(config, terminators, ()).values())
-
-
 def open_missing(
     config: Config,
     terminators: Mapping[tuple[str, int], Terminator],
@@ -245,27 +231,6 @@ def open_missing(
         config, terminators, lambda *bind: [open_bind(*bind, shared_ports=shared_ports)], existing
     )
     return {place: listener for place, (listener,) in binds.items()}
-
-
-def open_for_workers(
-    config: Config, terminators: Mapping[tuple[str, int], Terminator], workers: int
-) -> Slots:
-    """Listen on every bind of every frontend, for several workers.
-
-    Each worker gets TCP sockets of its own with SO_REUSEPORT, and the kernel distributes connections over
-    them (socket(7)). Other sockets are the same in each list.
-
-    Args:
-        config: The configuration.
-        terminators: By frontend and index of the bind, for binds that terminate TLS.
-        workers: The number of workers.
-
-    Raises:
-        ConfigError: Some addresses cannot be listened on, perhaps because another program does. The other
-            sockets are closed.
-    """
-    binds = open_binds(config, terminators, partial(open_for_each, workers=workers), ())
-    return [[listeners[slot] for listeners in binds.values()] for slot in range(workers)]
 
 
 def open_missing_slots(

@@ -107,7 +107,10 @@ class HandOver:
             raise RefusedError("the proxy is starting or stopping")
         if self._successor is not None:
             raise RefusedError(f"process {self._successor} is taking over")
-        ours, theirs = channel_pair()
+        try:
+            ours, theirs = channel_pair()
+        except OSError as error:  # out of descriptors
+            raise RefusedError(f"there is no channel: {error.strerror}") from None
         self._successor = pid
         nursery.start_soon(self._serve, giver, ours, pid)
         return theirs

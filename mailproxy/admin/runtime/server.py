@@ -120,7 +120,7 @@ class Conversation:
         await self._close_gracefully()
 
     async def _line(self) -> str | None:
-        """Return the next line; None if the client has closed, says nothing for too long, or never ends a line."""
+        """Return the next line; None if the client has closed, is silent for too long, or sends too long a line."""
         with trio.move_on_after(self._call.client.idle_timeout):
             while b"\n" not in self._received:
                 if len(self._received) > _LINE_MAX:

@@ -65,8 +65,6 @@ class Config:
     Attributes:
         source: The name of the file.
         source_map: What the configuration was read from, for the lines of later faults.
-        digest: The hash of the file's content; empty for a mapping. It does not count when configurations are
-            compared.
     """
 
     process: Process = setting("the processes", Process)
@@ -78,7 +76,6 @@ class Config:
     backends: dict[str, Backend] = setting("where sessions go", dict)
     source: str = setting("the file's name", "")
     source_map: SourceMap = field(factory=lambda: SourceMap("", {}), eq=False, repr=False)
-    digest: str = field(default="", eq=False, repr=False)
 
     def error(self, faults: Iterable[Fault]) -> ConfigError:
         """Return the error that reports these faults of the configuration, each with its line."""

@@ -44,6 +44,8 @@ class StateKeeper:
         self.frontends: FrontendOwner | None = None
         self._is_failing = False
         self._may_write = False
+        # A write that is abandoned goes on in its thread. The next one waits for it, or the older one would stay.
+        self._writing = trio.CapacityLimiter(1)
 
     def reconfigure(self, backends: Mapping[str, Backend]) -> None:
         """Keep the state of these backends from now on: a reload has added or removed some."""
@@ -68,7 +70,7 @@ class StateKeeper:
         self._may_write = True
 
     def forbid_writing(self) -> None:
-        """Have the file not written any more: another process keeps it."""
+        """Write the file no longer: another process keeps it."""
         self._may_write = False
 
     async def run(self) -> None:
@@ -120,7 +122,9 @@ class StateKeeper:
             frontends=FrontendsRecord() if self.frontends is None else self.frontends.capture_frontends(),
         )
         try:
-            await trio.to_thread.run_sync(replace, self._path, encode(state), abandon_on_cancel=True)
+            await trio.to_thread.run_sync(
+                replace, self._path, encode(state), abandon_on_cancel=True, limiter=self._writing
+            )
         except (OSError, RuntimeError) as error:
             if not self._is_failing:
                 self._log.event(

@@ -88,7 +88,7 @@ class World:
     async def wait_until_ended(self) -> None:
         with trio.fail_after(3600):
             while self.drainer.statuses():  # noqa: ASYNC110 - there is no event
-                await trio.sleep(0.001)
+                await trio.sleep(0.1)
 
 
 @asynccontextmanager
