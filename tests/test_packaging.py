@@ -49,6 +49,8 @@ def test_wheel_ships_examples_units_and_manual(tmp_path: Path) -> None:
         for path in (path for path in CONFIG.rglob("*") if path.is_file()):
             assert wheel.read(f"{share}/mailproxy/config/{path.relative_to(CONFIG)}") == path.read_bytes()
         assert "mailproxy/py.typed" in names
+        pages = [path for path in (ROOT / "mailproxy/admin/http/page").iterdir() if path.is_file()]
+        assert {f"mailproxy/admin/http/page/{path.name}" for path in pages} <= names
         assert not [name for name in names if name.startswith(("tests/", "scripts/"))]
 
 

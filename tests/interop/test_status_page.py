@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -236,6 +237,27 @@ def test_keyboard_is_enough(page: Browser) -> None:
     press(Keys.ESCAPE)
     assert not page.visible("#question")
     assert focused() == "Drain and end…: clear/d2, its sessions end"
+
+
+def test_hidden_page_asks_for_nothing(page: Browser) -> None:
+    def requests() -> int:
+        script = 'return performance.getEntriesByType("resource").filter((e) => /status/.test(e.name)).length'
+        count: int = page.driver.execute_script(script)
+        return count
+
+    def set_hidden(value: str) -> None:
+        page.driver.execute_script(
+            f'Object.defineProperty(document, "hidden", {{ value: {value}, configurable: true }});'
+            'document.dispatchEvent(new Event("visibilitychange"))'
+        )
+
+    set_hidden("true")
+    time.sleep(1)  # a request that is under way ends
+    before = requests()
+    time.sleep(3)  # longer than the interval
+    assert requests() == before
+    set_hidden("false")
+    page.wait_until(lambda: requests() >= before + 2, "the page asks again")
 
 
 def test_charts_have_their_figures_as_text(page: Browser) -> None:

@@ -18,9 +18,12 @@ async function poll() {
   clearTimeout(timer);
   if (document.hidden || isAsking) return;
   isAsking = true;
-  setConnection(await fetchStatus());
-  isAsking = false;
-  timer = setTimeout(poll, INTERVAL_MS);
+  try {
+    setConnection(await fetchStatus());
+  } finally {
+    isAsking = false;
+    timer = setTimeout(poll, INTERVAL_MS);
+  }
 }
 
 /** Get the status and draw it. Return what is wrong; "" if nothing is. */
