@@ -1,8 +1,9 @@
 // Asks for the status every few seconds while the page is seen, and draws it.
 
 import { drawCharts } from "./charts.js";
+import { ADVICE, CERTIFICATES, DRAINS, ENDS, EVENTS, FRONTENDS, SERVERS, WORKERS } from "./columns.js";
 import { act, ask, isUnlocked, watchToken, word } from "./commands.js";
-import { bytes, count, day, duration, milliseconds, moment } from "./format.js";
+import { bytes, count, duration, moment } from "./format.js";
 import { clearSessions, watchSessions } from "./sessions.js";
 import { fillTable, makeButton, setText } from "./tables.js";
 
@@ -153,20 +154,6 @@ async function command(text) {
   await poll();
 }
 
-const STATE_STYLES = { UP: "good", DOWN: "bad" };
-
-const SERVERS = [
-  { title: "Server", text: (each) => each.name },
-  { title: "State", text: (each) => each.state, style: (each) => STATE_STYLES[each.state] ?? "warn" },
-  { title: "For", text: (each) => duration(each.seconds_in_state) },
-  { title: "Sessions", text: (each) => count(each.sessions) + (each.max_sessions ? ` of ${count(each.max_sessions)}` : "") },
-  { title: "Queue", text: (each) => count(each.queue) },
-  { title: "Weight", text: (each) => count(each.weight) + (each.backup ? ", backup" : "") },
-  { title: "Failures", text: (each) => count(each.failures) },
-  { title: "Last check", text: describeCheck, style: (each) => (each.check?.passed === false ? "bad" : "") },
-  { title: "Address", text: (each) => each.address },
-];
-
 const SERVER_ACTIONS = {
   title: "Actions",
   buttons: ({ name }) => [
@@ -177,21 +164,6 @@ const SERVER_ACTIONS = {
   ],
 };
 
-function describeCheck({ check, checked, checks_paused: isPaused }) {
-  if (!checked) return "not checked";
-  if (isPaused) return "paused";
-  if (!check) return "not yet";
-  const time = check.milliseconds === null ? "" : ` in ${milliseconds(check.milliseconds)}`;
-  return `${check.text}${time}${check.info ? `: ${check.info}` : ""}`;
-}
-
-const DRAINS = [
-  { title: "Drain", text: (each) => each.what },
-  { title: "Sessions left", text: (each) => count(each.left) },
-  { title: "Of these idle", text: (each) => count(each.idle) },
-  { title: "Deadline in", text: (each) => duration(each.seconds) },
-];
-
 const DRAIN_ACTIONS = {
   title: "Actions",
   buttons: ({ what }) => {
@@ -199,59 +171,6 @@ const DRAIN_ACTIONS = {
     return name ? [makeButton("Cancel", `drain of ${what}`, () => command(`cancel drain ${kind} ${word(name)}`))] : [];
   },
 };
-
-const FRONTENDS = [
-  { title: "Frontend", text: (each) => each.name },
-  { title: "State", text: (each) => each.state, style: (each) => (each.state === "OPEN" ? "good" : "warn") },
-  { title: "Protocol", text: (each) => each.protocol },
-  { title: "Sessions", text: (each) => `${count(each.sessions)} of ${count(each.max_sessions)}` },
-  { title: "New a second", text: (each) => count(each.session_rate) },
-  { title: "Bytes", text: (each) => bytes(each.bytes_in + each.bytes_out) },
-  { title: "Failures", text: (each) => count(each.failures) },
-];
-
-const LEVEL_STYLES = { error: "bad", warning: "warn" };
-
-const EVENTS = [
-  { title: "Time", text: (each) => moment(each.time) },
-  { title: "Level", text: (each) => each.level, style: (each) => LEVEL_STYLES[each.level] ?? "" },
-  { title: "Event", text: (each) => each.event },
-  { title: "Message", text: (each) => each.message },
-];
-
-const ENDS = [
-  { title: "Time", text: (each) => moment(each.time) },
-  { title: "End", text: (each) => each.end, style: (each) => (each.failed ? "bad" : "") },
-  { title: "Reason", text: (each) => each.reason + (each.detail ? ` (${each.detail})` : "") },
-  { title: "Frontend", text: (each) => each.frontend },
-  { title: "Server", text: (each) => (each.server ? `${each.backend}/${each.server}` : "–") },
-  { title: "Took", text: (each) => milliseconds(each.milliseconds) },
-  { title: "Bytes", text: (each) => bytes(each.bytes_in + each.bytes_out) },
-];
-
-const CERTIFICATES = [
-  { title: "Names", text: (each) => each.names.join(", ") || "–" },
-  { title: "Expires", text: (each) => day(each.not_after) },
-  { title: "Days left", text: (each) => count(each.days_left), style: (each) => (each.days_left < 14 ? "bad" : "") },
-  { title: "File", text: (each) => each.file },
-];
-
-const WORKERS = [
-  { title: "Process", text: (each) => each.name },
-  { title: "Id", text: (each) => String(each.pid) },
-  { title: "State", text: describeWorker, style: (each) => (each.ready && each.responsive ? "good" : "bad") },
-];
-
-function describeWorker({ ready, responsive }) {
-  if (!responsive) return "does not answer";
-  return ready ? "accepts sessions" : "starts";
-}
-
-const ADVICE = [
-  { title: "Key", text: (each) => each.key },
-  { title: "Advice", text: (each) => each.message },
-  { title: "Where", text: (each) => each.where },
-];
 
 byId("only-failures").addEventListener("change", draw);
 byId("subject").addEventListener("change", draw);
