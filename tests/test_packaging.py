@@ -72,6 +72,8 @@ def test_wheel_ships_examples_units_manual_and_completion(wheel: Path) -> None:
     for path in (path for path in CONFIG.rglob("*") if path.is_file()):
         assert files[f"{share}/mailproxy/config/{path.relative_to(CONFIG)}"] == path.read_bytes()
     assert "mailproxy/py.typed" in files
+    pages = [path for path in (ROOT / "mailproxy/admin/http/page").iterdir() if path.is_file()]
+    assert {f"mailproxy/admin/http/page/{path.name}" for path in pages} <= set(files)
     assert not [name for name in files if name.startswith(("tests/", "scripts/"))]
 
 

@@ -8,7 +8,7 @@ Modules, in reading order:
     sockets: opens the socket of ``admin.http``.
     status: the proxy as JSON.
     guard: what every request must pass: host, token, size.
-    app: the pages.
+    app: the pages. The files of the status page are in the folder page.
     connections: bounds on connections.
     server: serves them.
     run: all of it beside a proxy.
