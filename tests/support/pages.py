@@ -20,7 +20,7 @@ PAGES = {
 }
 # The languages of blocks that tests know. No test would execute a block without one.
 LANGUAGES = frozenset(
-    {"toml", "sh", "haproxy", "nginx", "caddyfile", "dovecot", "log", "json", "python", "text", "mermaid"}
+    {"toml", "sh", "haproxy", "nginx", "caddyfile", "dovecot", "log", "json", "python", "text"}
 )
 _FENCE = re.compile(r"^( *)```(\S*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 _SAVED_AS = re.compile(r" as `(/\S+)`:\s*\Z")
