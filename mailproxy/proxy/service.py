@@ -32,7 +32,7 @@ from mailproxy.proxy.limits import SessionLimit, SessionLimits
 from mailproxy.proxy.process import worker_count
 from mailproxy.proxy.session.registry import LiveSession, SessionRegistry
 from mailproxy.proxy.state import FrontendsRecord, ProxyState, StateKeeper, restore_state
-from mailproxy.proxy.supervise import log_failure, supervise
+from mailproxy.proxy.supervise import contained, log_failure, supervise
 
 _STOP_TIMEOUT_S = 1.0  # for the sessions that are ended at the deadline of a drain
 
@@ -118,6 +118,7 @@ class Service:
         self._frontends_nursery: trio.Nursery | None = None
         self._retired_sessions = 0
         self._reloads = 0
+        self._orphans: list[set[int]] = []  # the sessions that each reload drains, by id
         self.on_listeners_changed: Callable[[Sequence[Listener]], object] = len
         self._poller = open_poller(partial(log_failure, log, "a session"))
         self._relay = open_relay(config.process.relay, self._poller)
@@ -300,7 +301,7 @@ class Service:
             limits: The limits of each frontend, by name.
             retired: The servers that are gone.
         """
-        assert self._nursery is not None and self._frontends_nursery is not None  # noqa: S101, PT018 - is_serving
+        assert self._nursery is not None  # noqa: S101 - is_serving
         seconds = config.process.drain_timeout
         self.drainer.reconfigure(
             idle_first=config.process.idle_first, rate=config.process.drain_rate / worker_count(config)
@@ -316,6 +317,15 @@ class Service:
             self._state.reconfigure(backends)
         self._listeners = handover.listeners
         self._retired_sessions += _count_sessions(retired)
+        self._reconfigure_frontends(handover, seconds)
+        self.on_listeners_changed(self._listeners)
+        close_all(handover.gone)
+        self._drain_orphans(seconds)
+
+    def _reconfigure_frontends(self, handover: Handover, seconds: float) -> None:
+        """Have the frontends use the configuration, make new ones, and drain those that are gone."""
+        assert self._frontends_nursery is not None  # noqa: S101 - is_serving
+        config = self.config
         for name, frontend in self.frontends.items():
             frontend.accept_queued(each for each in handover.gone if each.frontend == name)
         before, self.frontends = self.frontends, {}
@@ -328,7 +338,9 @@ class Service:
         for name, frontend in before.items():
             if name in config.frontends:
                 frontend.release(moved)
-        handover.complete()
+        # An option that the kernel refuses must not leave half a configuration: the socket listens without it.
+        with contained(self.log, "options of listening sockets"):
+            handover.complete()
         for name, table in config.frontends.items():
             listeners = [listener for listener in handover.listeners if listener.frontend == name]
             known = before.get(name)
@@ -337,23 +349,23 @@ class Service:
                 self._frontends_nursery.start_soon(new.run)
             else:
                 self.frontends[name] = known
-                known.reconfigure(table, listeners, backends=backends, clients=limits[name].clients)
-        self.on_listeners_changed(self._listeners)
-        close_all(handover.gone)
-        self._drain_orphans(seconds)
+                known.reconfigure(table, listeners, backends=self.backends, clients=self.limits[name].clients)
 
     def _drain_orphans(self, seconds: float) -> None:
         """Have the sessions end within ``seconds`` that are orphans, or that become it while they connect."""
         assert self._nursery is not None  # noqa: S101 - is_serving
         self._reloads += 1
         orphans = {session.record.id for session in self.registry.select(self._is_orphan)}
-
-        def matches(session: LiveSession) -> bool:
-            # The next reload may bring the route back.
-            return session.record.id in orphans and self._is_orphan(session)
-
-        if orphans:
-            self.drainer.start(f"reload {self._reloads}", matches, seconds, Purpose.DRAIN)
+        # Those of an earlier reload keep their deadline, unless this one brings their route back.
+        for earlier in self._orphans:
+            earlier.intersection_update(orphans)
+        self._orphans = [earlier for earlier in self._orphans if earlier]
+        new = orphans.difference(*self._orphans)
+        if new:
+            self._orphans.append(new)
+            self.drainer.start(
+                f"reload {self._reloads}", lambda session: session.record.id in new, seconds, Purpose.DRAIN
+            )
         connecting = {
             session.record.id
             for session in self.registry.select(lambda session: not session.is_connected)

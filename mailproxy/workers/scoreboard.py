@@ -96,7 +96,7 @@ class Scoreboard:
         """
         self._layout.check(config)
         if workers > self.workers_max:
-            raise LayoutFullError(f"more than {self.workers_max} workers need a restart")
+            raise LayoutFullError(f"more than {self.workers_max} workers need a restart", "process.workers")
 
     def reconfigure(self, config: Config, workers: int) -> None:
         """Have counters for another configuration, too. Those of the one before stay good.

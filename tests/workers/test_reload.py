@@ -223,6 +223,16 @@ def test_spent_room_is_a_fault(servers: list[GreetingServer], tmp_path: Path) ->
         assert group.connect().greeting == "a"
 
 
+def test_too_many_workers_are_a_fault_of_their_key(servers: list[GreetingServer], tmp_path: Path) -> None:
+    text = make_text(tmp_path, servers[0])
+    with WorkerGroup(text, tmp_path) as group:
+        assert group.connect().greeting == "a"
+        group.file.write_text(text.replace("workers = 2", "workers = 9"))
+        answer = ctl(tmp_path, "reload")
+    line = text[: text.index("workers = 2")].count("\n") + 1
+    assert f":{line}:1: process.workers: more than 8 workers need a restart" in answer.stderr
+
+
 def test_limit_is_exact_over_reloads(servers: list[GreetingServer], tmp_path: Path) -> None:
     """Sessions of all workers, before and after the reload, count together."""
     text = make_text(tmp_path, servers[0], server="max_sessions = 4", backend='timeouts = { queue = "1s" }')

@@ -24,7 +24,7 @@ from mailproxy.log import Log
 from mailproxy.proxy.supervise import contained, supervise
 
 _LINE_MAX = 16 * 1024  # bytes, as in HAProxy (tune.bufsize)
-_CLIENTS_MAX = 256  # each has a descriptor; others wait in the accept queue
+_CLIENTS_MAX = 256  # of each socket; each has a descriptor, and others wait in the accept queue
 _WRITE_TIMEOUT_S = 10.0  # for a client to take the next part of an answer
 _WRITE_BYTES = 64 * 1024
 _HELPER = "admin socket"
@@ -48,39 +48,48 @@ class RuntimeServer:
         self._history = history
         self._log = log
         self._handover = handover
-        self._clients = trio.CapacityLimiter(_CLIENTS_MAX)
 
     async def run(self, listeners: Sequence[AdminListener]) -> None:
         """Serve clients of these sockets until cancelled. Closes none of the sockets."""
         async with trio.open_nursery() as nursery:
             for listener in listeners:
-                nursery.start_soon(supervise, self._log, _HELPER, self._accept, listener, nursery)
+                # Clients of one socket, which may be any user's, cannot keep those of the others out.
+                clients = trio.CapacityLimiter(_CLIENTS_MAX)
+                nursery.start_soon(supervise, self._log, _HELPER, self._accept, listener, clients, nursery)
 
-    async def _accept(self, listener: AdminListener, nursery: trio.Nursery) -> None:
+    async def _accept(
+        self, listener: AdminListener, clients: trio.CapacityLimiter, nursery: trio.Nursery
+    ) -> None:
         sock = trio.socket.from_stdlib_socket(listener.socket)
         while True:
             borrower = object()
-            await self._clients.acquire_on_behalf_of(borrower)
+            await clients.acquire_on_behalf_of(borrower)
             connection = None
             try:
                 connection, _ = await sock.accept()
-                nursery.start_soon(self._serve, connection, listener, borrower)
+                nursery.start_soon(self._serve, connection, listener, clients, borrower)
             except OSError:  # out of descriptors, or the client has left already
                 await trio.sleep(_ACCEPT_RETRY_S)
             finally:
                 if connection is None:
-                    self._clients.release_on_behalf_of(borrower)
+                    clients.release_on_behalf_of(borrower)
 
-    async def _serve(self, sock: trio.socket.SocketType, listener: AdminListener, borrower: object) -> None:
-        client = Client(listener.level, credentials=_credentials(sock))
+    async def _serve(
+        self,
+        sock: trio.socket.SocketType,
+        listener: AdminListener,
+        clients: trio.CapacityLimiter,
+        borrower: object,
+    ) -> None:
         try:
             with sock, contained(self._log, _HELPER):
                 try:
+                    client = Client(listener.level, credentials=_credentials(sock))
                     await Conversation(sock, Call(self._target, self._history, client, self._handover)).run()
                 except (OSError, trio.TooSlowError):  # the client has left, or takes nothing
                     return
         finally:
-            self._clients.release_on_behalf_of(borrower)
+            clients.release_on_behalf_of(borrower)
 
 
 class Conversation:
