@@ -1,6 +1,6 @@
 """Events: what the log has beside sessions. Each kind has a constant name and a level; its data are keys.
 
-``docs/logging.md`` has a table of them, made from this module by ``scripts/write-reference``.
+``docs/log-fields.md`` has a list of them, made from this module by ``scripts/write-reference``.
 """
 
 from __future__ import annotations

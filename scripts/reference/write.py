@@ -1,7 +1,7 @@
 """Write the parts of the documentation that are made from the code.
 
-These are keys, JSON Schema, manual pages, completion, the end reasons, fields and events of the log, and the
-metrics. A test compares the files with what this script makes.
+These are keys, JSON Schema, manual pages, completion, the end reasons, fields and events of the log, the commands of the
+admin socket, and the metrics. A test compares the files with what this script makes.
 """
 
 from __future__ import annotations
@@ -119,6 +119,39 @@ mailproxy takes the value of a key from the first of these places that has it:
 `[defaults.frontend]`, `[defaults.bind]`, `[defaults.backend]` and `[defaults.server]` take the keys of those tables.
 The same four tables under `[profiles.NAME]` take them, too. Tables are merged key by key. Lists and single values replace
 the inherited value. `false` switches off an inherited `tls`, `stick`, `check` or `max_session_rate_per_client`.
+"""
+ENDS_HEAD = """# End reasons
+
+<!-- Made by scripts/write-reference from mailproxy/log/end_reasons.py: change that, not this page. -->
+
+Each session ends with one of these reasons. It is the field `end` in `json` and `text`. In `tcplog`
+it is the two letters of the state, or HAProxy's message if the session ended before its route.
+[Logging](logging.md#how-sessions-end) explains how to read them, and
+[Troubleshooting](troubleshooting.md#states-in-the-log) what to do about them.
+"""
+FIELDS_HEAD = """# Fields and events of the log
+
+<!-- Made by scripts/write-reference from mailproxy/log/fields.py and events.py: change those, not this page. -->
+
+[Logging](logging.md) explains targets, formats and the life of a session.
+
+## Fields of a session
+
+In `json`, each session has all of these fields. One that does not apply is null. Later versions may
+add fields.
+"""
+EVENTS_HEAD = """
+## Events
+
+In `json`, `event` is the name. Each event has `time`, `level` and `message`, and the keys that are
+named here.
+"""
+COMMANDS_HEAD = """# Commands of the admin socket
+
+<!-- Made by scripts/write-reference from mailproxy/admin/runtime/commands.py: change that, not this page. -->
+
+What you can send with `mailproxy ctl COMMAND`, with the level that it needs. The words are
+HAProxy's. [Admin socket](admin-socket.md) explains levels, arguments and differences from HAProxy.
 """
 MAX_COLUMNS = 100
 
@@ -255,18 +288,18 @@ def default_of(key: Key) -> str:
     return f"`{to_display(default) if not isinstance(default, str) else default}`"
 
 
-def ends() -> str:
-    """Return the end reasons in docs/logging.md: an index by state, then each reason under its phase."""
+def end_reasons() -> str:
+    """Return docs/end-reasons.md: an index by state, then each reason under its phase."""
     names: dict[str, list[str]] = {}
     for end in END_REASONS:
         if not end.has_message:
             names.setdefault(end.state, []).append(f"`{end.name}`")
-    parts = ["| state | end reasons |\n|---|---|"]
-    parts[0] += "".join(f"\n| `{state}` | {', '.join(names[state])} |" for state in sorted(names))
+    index = [f"| `{state}` | {', '.join(names[state])} |" for state in sorted(names)]
+    parts = [ENDS_HEAD.rstrip(), "\n".join(["| state | end reasons |", "|---|---|", *index])]
     for phase in Phase:
-        parts.append(f"**Phase `{phase.value}`**")
+        parts.append(f"## Phase {phase.value}")
         parts.append("\n".join(end_item(end) for end in END_REASONS if end.phase is phase))
-    return "\n\n".join(parts)
+    return "\n\n".join(parts) + "\n"
 
 
 def end_item(end: EndReason) -> str:
@@ -292,18 +325,17 @@ def schema() -> str:
     return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
 
 
-def fields() -> str:
-    """Return the table of a session's fields in docs/logging.md."""
-    rows = ["| field | type | meaning | example |", "|---|---|---|---|"]
-    rows += [
-        f"| `{each.name}` | {each.kind} | {each.meaning} | `{each.example}` |" for each in SESSION_FIELDS
-    ]
-    return "\n".join(rows)
+def log_fields() -> str:
+    """Return docs/log-fields.md: the fields of a session, then the events."""
+    rows = [f"| `{each.name}` | {each.kind} | {each.meaning} | `{each.example}` |" for each in SESSION_FIELDS]
+    parts = [FIELDS_HEAD, "| field | type | meaning | example |", "|---|---|---|---|", *rows, EVENTS_HEAD]
+    return "\n".join([*parts, *map(event_item, EVENTS)]) + "\n"
 
 
-def events() -> str:
-    """Return the events in docs/logging.md as a list."""
-    return "\n".join(event_item(each) for each in EVENTS)
+def commands() -> str:
+    """Return docs/admin-commands.md."""
+    rows = [f"| `{cell(each.usage)}` | {each.level.name.lower()} | {cell(each.help)} |" for each in COMMANDS]
+    return "\n".join([COMMANDS_HEAD, "| command | level | does |", "|---|---|---|", *rows]) + "\n"
 
 
 def event_item(event: Event) -> str:
@@ -324,13 +356,6 @@ def replace_part(page: str, name: str, text: str) -> str:
     if not mark:
         raise ValueError(f"the page has no marks of {name}")
     return f"{before}{begin}\n{text}\n{end}{after}"
-
-
-def with_log(page: str) -> str:
-    """Return docs/logging.md with its generated parts renewed."""
-    for name, text in (("ends", ends()), ("fields", fields()), ("events", events())):
-        page = replace_part(page, name, text)
-    return page
 
 
 def metrics() -> str:
@@ -368,8 +393,9 @@ def main() -> None:
     (completions / "mailproxy.bash").write_text(bash_completion())
     (completions / "_mailproxy").write_text(zsh_completion())
     (completions / "mailproxy.fish").write_text(fish_completion())
-    logging = ROOT / "docs" / "logging.md"
-    logging.write_text(with_log(logging.read_text()))
+    (ROOT / "docs" / "end-reasons.md").write_text(end_reasons())
+    (ROOT / "docs" / "log-fields.md").write_text(log_fields())
+    (ROOT / "docs" / "admin-commands.md").write_text(commands())
     metrics_page = ROOT / "docs" / "metrics.md"
     metrics_page.write_text(with_metrics(metrics_page.read_text()))
 
