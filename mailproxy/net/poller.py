@@ -1,4 +1,6 @@
-"""Readiness of the sessions' sockets: one epoll object for all of them, served by one task of trio's loop.
+"""Readiness of the sessions' sockets: one epoll object for all of them.
+
+It is served inside trio's wait for I/O (``io_wait``), or by one task where that is not possible.
 
 A session registers each of its sockets once, edge-triggered, for the socket's whole life. What happens at a
 socket goes to one of two registries, by descriptor:
@@ -22,17 +24,19 @@ from __future__ import annotations
 import os
 import select
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 import trio
 
 from mailproxy.errors import ProxyError
+from mailproxy.net import io_wait
 
 _EVENTS_PER_POLL = 256
-_POLLS_PER_TURN = 8  # of a busy proxy, before trio's other tasks run
-# A turn ends about here. Health checks, signals and new connections wait until then.
-_MAX_TURN_S = 0.005
+_POLLS_PER_TURN = 8  # of the poller's task, before trio's other tasks run
+# A turn ends about here. Health checks, signals, new connections and deadlines wait for two turns at most: the
+# one in which they become ready, and the one whose poll reports them.
+_MAX_TURN_S = 0.0025
 _EVENTS_PER_CLOCK_READ = 16
 _BUSY_EVENTS = 2  # with this many events in one poll, more are likely to be ready at once
 
@@ -101,6 +105,7 @@ class EpollWatch:
         self.pending_events |= events
         if self.on_hangup is not None:
             self.on_hangup(events)
+            self._poller.end_turn()  # it may have set a deadline, which trio has to look at
         task, self._task = self._task, None
         if task is not None:
             self._poller.wake(task)
@@ -149,7 +154,8 @@ class Poller:
 
     Attributes:
         now: Trio's clock when the last events arrived, in seconds.
-        turns: Turns so far.
+        turns: Turns so far that had something to do.
+        is_trio_ready: Whether the last ``wait`` has seen that trio's descriptor is ready.
         clock: Reads trio's clock. Faster than ``trio.current_time`` while ``serve`` runs.
     """
 
@@ -167,9 +173,11 @@ class Poller:
         self._handlers: dict[int, EventHandler] = {}
         self._deferred: deque[Deferred] = deque()
         self._undelivered: dict[int, int] = {}  # events by descriptor that the last turn had no time for
-        self._has_woken_task = False
-        # An eventfd that ends the wait of ``serve``; None while it does not wait.
+        self._must_end_turn = False
+        # An eventfd that ends the wait of the poller's task; None while that does not wait.
         self._wakeup_fd: int | None = None
+        self._trio_fd = -1
+        self.is_trio_ready = False
         self.now = 0.0
         self.turns = 0
         self.clock = trio.current_time
@@ -182,6 +190,51 @@ class Poller:
         """
         # One call, where trio.current_time takes three.
         self.clock = trio.lowlevel.current_clock().current_time
+        try:
+            wait = await io_wait.join(self)
+            if wait is not None:
+                task_status.started()
+                await wait.run()
+            else:
+                await self._serve_in_task(task_status)
+        finally:
+            self._epoll.close()
+
+    # Inside trio's wait
+
+    def watch_trio(self, fd: int) -> None:
+        # Level-triggered: as long as trio has not dealt with its events, each wait ends at once.
+        self._epoll.register(fd, IN)
+        self._trio_fd = fd
+
+    def unwatch_trio(self) -> None:
+        if not self._epoll.closed:
+            self._epoll.unregister(self._trio_fd)
+        self._trio_fd = -1
+
+    def wait(self, timeout: float, runnable: Collection[object]) -> bool:
+        """Deliver events until trio has something to do, or for ``timeout`` seconds; as ``io_wait.Waiting``.
+
+        Fairness: each turn begins with a poll and ends after 2.5 ms. So a busy relay notices trio's descriptors
+        and deadlines within 5 ms. And each time that busy tasks let trio wait, with a timeout of 0, there is
+        one turn.
+        """
+        self.is_trio_ready = self._must_end_turn = False
+        had_events = False
+        now = self.clock()
+        until = now + timeout
+        while True:
+            # A negative timeout would have no end.
+            pause = 0 if self._deferred or self._undelivered or until < now else until - now
+            if self._take_turn(pause):
+                had_events = True
+            now = self.now
+            if self.is_trio_ready or runnable or self._must_end_turn or now >= until:
+                return had_events
+
+    # In a task
+
+    async def _serve_in_task(self, task_status: trio.TaskStatus[None]) -> None:
         wakeup_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         try:
             self._epoll.register(wakeup_fd, IN | _ET)
@@ -193,35 +246,57 @@ class Poller:
                     self._wakeup_fd = wakeup_fd
                     await trio.lowlevel.wait_readable(self._epoll.fileno())
                     self._wakeup_fd = None
-                self._deliver()
+                self._take_turns()
         finally:
             self._wakeup_fd = None
-            self._epoll.close()
             os.close(wakeup_fd)
 
-    def _deliver(self) -> None:
-        """Take one turn: poll and deliver until nothing is ready, the time is up, or a task was woken."""
-        deferred, poll = self._deferred, self._epoll.poll
-        self.turns += 1
-        self._has_woken_task = False
+    def _take_turns(self) -> None:
+        """Take turns until nothing is ready, the time is up, or trio has to look at something.
+
+        A poll costs one system call. Another round through trio's loop costs ten times that.
+        """
+        self._must_end_turn = False
         deadline = self.clock() + _MAX_TURN_S
-        # A poll costs one system call. Another round through trio's loop costs ten times that. But tasks that
-        # were woken meanwhile run first.
         for _ in range(_POLLS_PER_TURN):
-            reports = poll(0, _EVENTS_PER_POLL)
-            if self._undelivered:
-                reports = self._with_undelivered(reports)
-            self.now = self.clock()
-            if not self._deliver_each(reports, deadline):
+            reports = self._take_turn(0, deadline)
+            is_idle = reports < _BUSY_EVENTS and not self._deferred
+            if is_idle or self._must_end_turn or self._undelivered or self.clock() > deadline:
                 return
-            for _ in range(len(deferred)):
-                try:
-                    deferred.popleft().run()
-                except Exception as fault:  # noqa: BLE001 - the border of one session: the others go on
-                    self._on_fault(fault)
-                if self.clock() > deadline:
-                    return
-            if self._has_woken_task or (len(reports) < _BUSY_EVENTS and not deferred):
+
+    # Delivery
+
+    def _take_turn(self, timeout: float, deadline: float | None = None) -> int:
+        """Poll, deliver what is ready, and run what was deferred. What is left is done in the next turn.
+
+        Args:
+            timeout: How long to wait for the first event, in seconds.
+            deadline: When to stop, on trio's clock. None: 2.5 ms after the first event.
+
+        Returns:
+            The number of descriptors with events, plus that of the deferred.
+        """
+        reports = self._epoll.poll(timeout, _EVENTS_PER_POLL)
+        if self._undelivered:
+            reports = self._with_undelivered(reports)
+        self.now = self.clock()
+        deferred = len(self._deferred)
+        if reports or deferred:
+            self.turns += 1
+            if deadline is None:
+                deadline = self.now + _MAX_TURN_S
+            if self._deliver_each(reports, deadline) and self._deferred:
+                self._run_deferred(deadline)
+        return len(reports) + deferred
+
+    def _run_deferred(self, deadline: float) -> None:
+        deferred = self._deferred
+        for _ in range(len(deferred)):
+            try:
+                deferred.popleft().run()
+            except Exception as fault:  # noqa: BLE001 - the border of one session: the others go on
+                self._on_fault(fault)
+            if self.clock() > deadline:
                 return
 
     def _deliver_each(self, reports: list[tuple[int, int]], deadline: float) -> bool:
@@ -233,6 +308,8 @@ class Poller:
                 handler = handlers.get(fd) or watches.get(fd)
                 if handler is not None:
                     handler.on_events(events)
+                elif fd == self._trio_fd:
+                    self.is_trio_ready = True
                 if not number % _EVENTS_PER_CLOCK_READ and self.clock() > deadline:
                     self._undelivered = dict(reports[number:])
                     return False
@@ -318,15 +395,19 @@ class Poller:
     def defer(self, work: Deferred) -> None:
         """Run this work once the other sessions had their turn."""
         self._deferred.append(work)
-        # Deferred by a task, not by a handler: ``serve`` waits, and no event may ever end its wait.
+        # Deferred by a task, not by a handler: the poller's task waits, and no event may ever end its wait.
         if self._wakeup_fd is not None:
             os.eventfd_write(self._wakeup_fd, 1)
             self._wakeup_fd = None
 
     def wake(self, task: trio.lowlevel.Task) -> None:
         """Reschedule a task, and end this turn soon so that it runs."""
-        self._has_woken_task = True
+        self._must_end_turn = True
         trio.lowlevel.reschedule(task)
+
+    def end_turn(self) -> None:
+        """Have trio's loop look at its tasks and deadlines soon. For handlers that have changed those."""
+        self._must_end_turn = True
 
     @property
     def registered(self) -> int:
