@@ -201,8 +201,14 @@ def test_keyboard_interrupt_leaves_the_delivery_whole() -> None:
                 theirs.send(b"x")
                 await trio.sleep_forever()
 
-    with pytest.raises(KeyboardInterrupt):
-        _unwrapped(trio.run, main)
+    previous = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # ignored in the background of a shell
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            _unwrapped(trio.run, main)
+    finally:
+        signal.signal(signal.SIGINT, previous)
     assert len(finished) == 1
 
 
