@@ -25,6 +25,7 @@ import os
 import select
 from collections import deque
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import Protocol
 
 import trio
@@ -125,6 +126,12 @@ class EpollWatch:
     def _abort_wait(self, _: object) -> trio.lowlevel.Abort:
         self._task = None
         return trio.lowlevel.Abort.SUCCEEDED
+
+
+class ListenerWatch(EpollWatch):
+    """The watch of a listening socket. It outlives a fault, because no timeout ends the wait there."""
+
+    __slots__ = ()
 
 
 class TrioWatch:
@@ -303,6 +310,7 @@ class Poller:
         """Return True if all reports were delivered in time; the next turn delivers the rest."""
         handlers, watches = self._handlers, self._watches
         number = fd = 0
+        handler: EventHandler | None = None
         try:
             for number, (fd, events) in enumerate(reports, 1):
                 handler = handlers.get(fd) or watches.get(fd)
@@ -314,7 +322,8 @@ class Poller:
                     self._undelivered = dict(reports[number:])
                     return False
         except Exception as fault:  # noqa: BLE001 - the border of one session, which its timeouts end
-            self.forget(fd)
+            if not isinstance(handler, ListenerWatch):
+                self.forget(fd)
             self._undelivered = dict(reports[number:])  # epoll reports them once only
             self._on_fault(fault)
             return False
@@ -337,7 +346,13 @@ class Poller:
             ProxyError: The epoll objects of the user or the machine hold no more sockets
                 (/proc/sys/fs/epoll/max_user_watches).
         """
-        watch = EpollWatch(self, fd, events)
+        return self._add(fd, EpollWatch(self, fd, events), events)
+
+    def add_listener(self, fd: int) -> Watch:
+        """Register a listening socket. ``unwatch`` takes it out. Otherwise like ``add``."""
+        return self._add(fd, ListenerWatch(self, fd, READING), READING)
+
+    def _add(self, fd: int, watch: EpollWatch, events: int) -> Watch:
         self._handlers.pop(fd, None)
         self._watches[fd] = watch
         if self._undelivered:
@@ -392,6 +407,12 @@ class Poller:
         if is_registered and not self._epoll.closed:
             self._epoll.unregister(fd)
 
+    def unwatch(self, watch: Watch) -> None:
+        """Take the socket of a watch out of epoll, unless it is closed or has got another watch."""
+        if self._watches.get(watch.fd) is watch:
+            with suppress(OSError):
+                self.unregister(watch.fd)
+
     def defer(self, work: Deferred) -> None:
         """Run this work once the other sessions had their turn."""
         self._deferred.append(work)
@@ -433,6 +454,8 @@ class TrioPoller:
         """Return a watch; nothing is registered."""
         return TrioWatch(fd)
 
+    add_listener = add
+
     def watch(self, fd: int) -> Watch:
         """Return a watch; it does not matter which."""
         return TrioWatch(fd)
@@ -441,6 +464,9 @@ class TrioPoller:
         """Do nothing: nothing was registered."""
 
     unregister = forget
+
+    def unwatch(self, watch: Watch) -> None:
+        """Do nothing: nothing was registered."""
 
 
 AnyPoller = Poller | TrioPoller

@@ -518,6 +518,59 @@ async def test_endless_turns_do_not_starve_tasks(poller: Poller, nursery: trio.N
     await wait_all_tasks_blocked()
 
 
+# Listening sockets, which live longer than who waits at them.
+
+
+@needs_epoll
+async def test_unwatch_leaves_a_later_watch(poller: Poller, nursery: trio.Nursery) -> None:
+    """A task that ends late must not take the socket away from the one that has replaced it."""
+    with sockets() as (ours, theirs):
+        first = poller.add_listener(ours.fileno())
+        second = poller.add_listener(ours.fileno())
+        poller.unwatch(first)
+        waiter = Waiter(second)
+        nursery.start_soon(waiter.read)
+        await wait_all_tasks_blocked()
+        theirs.send(b"x")
+        await wait_all_tasks_blocked()
+        assert waiter.wakeups == 1
+        waiter.scope.cancel()
+        poller.unwatch(second)
+        assert poller.registered == 0
+        turns = poller.turns
+        theirs.send(b"x")
+        await wait_all_tasks_blocked()
+        assert poller.turns == turns, "it is no longer in epoll"
+
+
+@needs_epoll
+async def test_unwatch_of_a_closed_socket_does_nothing(poller: Poller) -> None:
+    with sockets() as (ours, _):
+        watch = poller.add_listener(ours.fileno())
+        ours.close()
+        poller.unwatch(watch)
+    assert poller.registered == 0
+
+
+@needs_epoll
+async def test_watch_of_a_listener_outlives_a_fault(nursery: trio.Nursery) -> None:
+    """A session has timeouts. An accept loop that gets no events would never accept again."""
+    faults: list[Exception] = []
+    poller = Poller(faults.append)
+    await nursery.start(poller.serve)
+    with sockets() as (ours, theirs), sockets() as (others, other_peer):
+        watch = poller.add_listener(ours.fileno())
+        watch.on_hangup = lambda _: 1 // 0  # type: ignore[assignment]
+        poller.add(others.fileno()).on_hangup = watch.on_hangup
+        theirs.send(b"x")
+        other_peer.send(b"x")
+        await wait_all_tasks_blocked()
+        assert len(faults) == 2
+        assert poller.watch(ours.fileno()) is watch
+        assert poller.registered == 1
+    nursery.cancel_scope.cancel()
+
+
 # End of the poller.
 
 
