@@ -309,25 +309,34 @@ class Poller:
     def _deliver_each(self, reports: list[tuple[int, int]], deadline: float) -> bool:
         """Return True if all reports were delivered in time; the next turn delivers the rest."""
         handlers, watches = self._handlers, self._watches
-        number = fd = 0
         handler: EventHandler | None = None
+        events_to_clock = _EVENTS_PER_CLOCK_READ
+        fd = 0
         try:
-            for number, (fd, events) in enumerate(reports, 1):
+            for fd, events in reports:
                 handler = handlers.get(fd) or watches.get(fd)
                 if handler is not None:
                     handler.on_events(events)
                 elif fd == self._trio_fd:
                     self.is_trio_ready = True
-                if not number % _EVENTS_PER_CLOCK_READ and self.clock() > deadline:
-                    self._undelivered = dict(reports[number:])
-                    return False
+                events_to_clock -= 1
+                if not events_to_clock:
+                    events_to_clock = _EVENTS_PER_CLOCK_READ
+                    if self.clock() > deadline:
+                        self._postpone_after(fd, reports)
+                        return False
         except Exception as fault:  # noqa: BLE001 - the border of one session, which its timeouts end
             if not isinstance(handler, ListenerWatch):
                 self.forget(fd)
-            self._undelivered = dict(reports[number:])  # epoll reports them once only
+            self._postpone_after(fd, reports)
             self._on_fault(fault)
             return False
         return True
+
+    def _postpone_after(self, fd: int, reports: list[tuple[int, int]]) -> None:
+        """Leave the reports behind that of ``fd`` to the next turn. Epoll reports them only once."""
+        position = [each for each, _ in reports].index(fd)
+        self._undelivered = dict(reports[position + 1 :])
 
     def _with_undelivered(self, reports: list[tuple[int, int]]) -> list[tuple[int, int]]:
         merged, self._undelivered = self._undelivered, {}

@@ -33,6 +33,7 @@ _MIN_BULK_BYTES = 32 * 1024  # a splice of less ends the bulk transfer: the next
 
 _SOURCE_EVENTS = IN | PRI | RDHUP | ERR | HUP
 _ROOM_EVENTS = OUT | ERR | HUP
+_UNUSUAL_EVENTS = RDHUP | PRI | ERR
 
 
 class FlowEngine(Protocol):
@@ -152,7 +153,7 @@ class Flow(Direction):
         if self.is_over:
             return
         try:
-            if events & (RDHUP | PRI | ERR):
+            if events & _UNUSUAL_EVENTS:
                 self.short_read_inconclusive = True
                 if events & ERR:
                     self.is_reset = True
