@@ -285,6 +285,27 @@ async def test_busy_relay_lets_woken_tasks_run_within_5_ms() -> None:
         assert work.runs <= 5 + 1
 
 
+async def test_bulk_of_many_sessions_ends_the_turn() -> None:
+    """One event of a bulk transfer takes long. The turn does not deliver sixteen of them, and loses none."""
+    await trio.lowlevel.checkpoint()
+    delivered: list[int] = []
+    with slow_work(1) as (poller, work), ExitStack() as stack:
+        for number in range(40):
+            ours, theirs = stack.enter_context(sockets())
+
+            def deliver(number: int = number) -> None:
+                work.time += MS
+                delivered.append(number)
+
+            poller.add_handler(ours.fileno(), Call(deliver))
+            theirs.send(b"x")
+        while len(delivered) < 40:
+            before = len(delivered)
+            assert poller.wait(0, ())
+            assert 1 <= len(delivered) - before <= 3
+    assert sorted(delivered) == list(range(40))
+
+
 async def test_busy_trio_lets_the_relay_work_in_each_round() -> None:
     async with running() as poller:
         with sockets() as (ours, theirs):
