@@ -188,6 +188,7 @@ class Poller:
         self._wakeup_fd: int | None = None
         self._trio_fd = -1
         self.is_trio_ready = False
+        self._polled_at = 0.0  # not ``now``, which the relay moves forward
         self.now = 0.0
         self.turns = 0
         self.clock = trio.current_time
@@ -233,7 +234,7 @@ class Poller:
         self.is_trio_ready = self._must_end_turn = False
         had_events = False
         now = self.clock()
-        if runnable and now - self.now < _MIN_PAUSE_S:
+        if runnable and now - self._polled_at < _MIN_PAUSE_S:
             return False
         until = now + timeout
         while True:
@@ -292,7 +293,7 @@ class Poller:
         reports = self._epoll.poll(timeout, _EVENTS_PER_POLL)
         if self._undelivered:
             reports = self._with_undelivered(reports)
-        self.now = self.clock()
+        self.now = self._polled_at = self.clock()
         deferred = len(self._deferred)
         if reports or deferred:
             self.turns += 1

@@ -316,6 +316,7 @@ async def test_busy_trio_lets_the_relay_work_each_millisecond() -> None:
             work.time = poller.now + MS / 2
             assert not poller.wait(0, runnable)
             work.time = poller.now + MS * 1.5
+            poller.now = work.time  # the relay does so when a session begins
             assert poller.wait(0, runnable)
             assert work.runs == round_number
 
