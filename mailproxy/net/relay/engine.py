@@ -1,6 +1,6 @@
-"""The engine: relays all sessions of a loop in one task, the poller's.
+"""The engine: relays all sessions of a loop without a task, in calls of the poller.
 
-The task of a session sleeps until the session ends.
+The task of a session sleeps until the session ends. One more task sleeps until the deadline of a session.
 
 Each direction of a session is a ``Flow``. The poller reports what happens at the flow's source, and the flow
 of the opposite direction what happens at its sink, in plain calls. A message costs no task switch, no nursery
