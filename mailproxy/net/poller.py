@@ -40,7 +40,6 @@ _POLLS_PER_TURN = 8  # of the poller's task, before trio's other tasks run
 # become ready, and the one whose poll reports them.
 _MAX_TURN_S = 0.001
 _MAX_TURNS_S = 0.0025  # of the poller's task, since a round through trio's loop costs more than a poll
-_MIN_PAUSE_S = 0.001  # between two turns, while tasks are runnable
 _EVENTS_PER_CLOCK_READ = 16
 _BUSY_EVENTS = 2  # with this many events in one poll, more are likely to be ready at once
 
@@ -188,7 +187,6 @@ class Poller:
         self._wakeup_fd: int | None = None
         self._trio_fd = -1
         self.is_trio_ready = False
-        self._polled_at = 0.0  # not ``now``, which the relay moves forward
         self.now = 0.0
         self.turns = 0
         self.clock = trio.current_time
@@ -227,15 +225,12 @@ class Poller:
         """Deliver events until trio has something to do, or for ``timeout`` seconds; as ``io_wait.Waiting``.
 
         Fairness: each turn begins with a poll and ends after a millisecond and what then goes on. So a busy
-        relay notices trio's descriptors and deadlines within 5 ms. And while trio has runnable tasks, there is
-        a turn each millisecond. A poll in each round would often find nothing: a new session runs twice, in
-        two rounds, before it waits.
+        relay notices trio's descriptors and deadlines within 5 ms. And each time that busy tasks let trio
+        wait, with a timeout of 0, there is one turn.
         """
         self.is_trio_ready = self._must_end_turn = False
         had_events = False
         now = self.clock()
-        if runnable and now - self._polled_at < _MIN_PAUSE_S:
-            return False
         until = now + timeout
         while True:
             # A negative timeout would have no end.
@@ -293,7 +288,7 @@ class Poller:
         reports = self._epoll.poll(timeout, _EVENTS_PER_POLL)
         if self._undelivered:
             reports = self._with_undelivered(reports)
-        self.now = self._polled_at = self.clock()
+        self.now = self.clock()
         deferred = len(self._deferred)
         if reports or deferred:
             self.turns += 1
