@@ -34,8 +34,8 @@ from mailproxy.errors import ProxyError
 from mailproxy.net import io_wait
 
 _EVENTS_PER_POLL = 256
-_POLLS_PER_TURN = 8  # of the poller's task, before trio's other tasks run
-# A turn ends after this time, and what then goes on: a flow moves half a MiB at once, which takes 1.3 ms under
+_POLLS_PER_ROUND = 8  # of the poller's task. Another round through trio's loop costs ten times a poll.
+# A turn ends after this time, and what then goes on: a flow moves half a MiB at once, in a millisecond under
 # TLS. Health checks, signals, new connections and deadlines wait for two turns at most: the one in which they
 # become ready, and the one whose poll reports them.
 _MAX_TURN_S = 0.001
@@ -261,13 +261,10 @@ class Poller:
             os.close(wakeup_fd)
 
     def _take_turns(self) -> None:
-        """Take turns until nothing is ready, the time is up, or trio has to look at something.
-
-        A poll costs one system call. Another round through trio's loop costs ten times that.
-        """
+        """Take turns until nothing is ready, the time is up, or trio has to look at something."""
         self._must_end_turn = False
         deadline = self.clock() + _MAX_TURNS_S
-        for _ in range(_POLLS_PER_TURN):
+        for _ in range(_POLLS_PER_ROUND):
             reports = self._take_turn(0, deadline)
             is_idle = reports < _BUSY_EVENTS and not self._deferred
             if is_idle or self._must_end_turn or self._undelivered or self.clock() > deadline:
@@ -276,14 +273,9 @@ class Poller:
     # Delivery
 
     def _take_turn(self, timeout: float, deadline: float | None = None) -> int:
-        """Poll, deliver what is ready, and run what was deferred. What is left is done in the next turn.
+        """Wait for events, deliver them, run what was deferred, and return the number of both.
 
-        Args:
-            timeout: How long to wait for the first event, in seconds.
-            deadline: When to stop, on trio's clock. None: a millisecond after the first event.
-
-        Returns:
-            The number of descriptors with events, plus that of the deferred.
+        At the deadline, a millisecond after the first event by default, the next turn gets what is left.
         """
         reports = self._epoll.poll(timeout, _EVENTS_PER_POLL)
         if self._undelivered:
@@ -329,17 +321,34 @@ class Poller:
                         self._postpone_after(fd, reports)
                         return False
         except Exception as fault:  # noqa: BLE001 - the border of one session, which its timeouts end
-            if not isinstance(handler, ListenerWatch):
-                self.forget(fd)
+            self._on_delivery_fault(fd, handler, fault)
             self._postpone_after(fd, reports)
-            self._on_fault(fault)
             return False
         return True
 
     def _postpone_after(self, fd: int, reports: list[tuple[int, int]]) -> None:
-        """Leave the reports behind that of ``fd`` to the next turn. Epoll reports them only once."""
+        """Leave the reports behind that of ``fd`` to the next turn, except those that only wake a task.
+
+        Epoll reports them once. In front of a new connection there may be hundreds of bulk transfers.
+        """
         position = [each for each, _ in reports].index(fd)
-        self._undelivered = dict(reports[position + 1 :])
+        self._undelivered = {}
+        for rest_fd, events in reports[position + 1 :]:
+            watch = self._watches.get(rest_fd)
+            if rest_fd == self._trio_fd:
+                self.is_trio_ready = True
+            elif watch is None:
+                self._undelivered[rest_fd] = events
+            else:
+                try:
+                    watch.on_events(events)
+                except Exception as fault:  # noqa: BLE001 - as in _deliver_each
+                    self._on_delivery_fault(rest_fd, watch, fault)
+
+    def _on_delivery_fault(self, fd: int, handler: EventHandler | None, fault: Exception) -> None:
+        if not isinstance(handler, ListenerWatch):
+            self.forget(fd)
+        self._on_fault(fault)
 
     def _with_undelivered(self, reports: list[tuple[int, int]]) -> list[tuple[int, int]]:
         merged, self._undelivered = self._undelivered, {}

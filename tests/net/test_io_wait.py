@@ -306,6 +306,25 @@ async def test_bulk_of_many_sessions_ends_the_turn() -> None:
     assert sorted(delivered) == list(range(40))
 
 
+async def test_bulk_in_front_delays_neither_trio_nor_accepts() -> None:
+    """All events come with one poll, those of trio and of a listening socket last."""
+    await trio.lowlevel.checkpoint()
+    accepted: list[int] = []
+    with slow_work(1) as (poller, work), ExitStack() as stack:
+        pairs = [stack.enter_context(sockets()) for _ in range(42)]
+        (listening, _), (trios, _) = pairs[-2:]
+        poller.add_listener(listening.fileno()).on_hangup = accepted.append
+        poller.watch_trio(trios.fileno())
+        for ours, _ in pairs[:-2]:
+            poller.add_handler(ours.fileno(), Call(lambda: setattr(work, "time", work.time + MS)))
+        for _, theirs in pairs:
+            theirs.send(b"x")
+        assert poller.wait(1000, ())
+        assert poller.is_trio_ready
+        assert accepted
+        assert work.time <= 5 * MS
+
+
 async def test_busy_trio_lets_the_relay_work_in_each_round() -> None:
     async with running() as poller:
         with sockets() as (ours, theirs):
