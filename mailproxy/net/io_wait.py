@@ -94,7 +94,7 @@ class IoWait:
             had_events = self._poller.wait(timeout, self._runnable)
             if self._poller.is_trio_ready:
                 return self._trio_manager.get_events(0) or _NO_EVENTS_OF_TRIO
-        except BaseException as fault:  # noqa: BLE001 - raised here, it would destroy the loop: ``run`` raises it
+        except BaseException as fault:  # noqa: ASYNC103, BLE001 - here it would destroy the loop: ``run`` raises it
             self._fault = fault
             self._leave()
             self._has_failed.set()

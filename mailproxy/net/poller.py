@@ -205,7 +205,7 @@ class Poller:
                 task_status.started()
                 await wait.run()
             else:
-                await self._serve_in_task(task_status)
+                await self._serve_in_task(task_status.started)
         finally:
             self._epoll.close()
 
@@ -243,11 +243,11 @@ class Poller:
 
     # In a task
 
-    async def _serve_in_task(self, task_status: trio.TaskStatus[None]) -> None:
+    async def _serve_in_task(self, on_started: Callable[[], object]) -> None:
         wakeup_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         try:
             self._epoll.register(wakeup_fd, IN | _ET)
-            task_status.started()
+            on_started()
             while True:
                 if self._deferred or self._undelivered:
                     await trio.lowlevel.checkpoint()

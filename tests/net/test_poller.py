@@ -41,7 +41,9 @@ needs_epoll = pytest.mark.skipif(not hasattr(select, "epoll"), reason="there is 
 class PollerInTask(Poller):
     """One that cannot wait in trio's place."""
 
-    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def serve(  # noqa: ASYNC128 - the base class calls it
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
         with pollers_for("engine in task"):
             await super().serve(task_status=task_status)
 
@@ -549,6 +551,7 @@ async def test_unwatch_of_a_closed_socket_does_nothing(poller: Poller) -> None:
         watch = poller.add_listener(ours.fileno())
         ours.close()
         poller.unwatch(watch)
+        await wait_all_tasks_blocked()
     assert poller.registered == 0
 
 
