@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mailproxy.address import ServerAddress, TcpAddress, UnixAddress
 from mailproxy.app.access import unreadable_part
+from mailproxy.app.acme import advise_on_acme
 from mailproxy.app.host_checks import is_own_address
 from mailproxy.app.port_advice import advise_on_ports
 from mailproxy.app.privileges import MISSING_CAPABILITY, configured_owner
@@ -23,7 +24,7 @@ from mailproxy.errors import Fault
 from mailproxy.net.accounts import group_id
 from mailproxy.net.dial import can_use_foreign_addresses, is_local
 from mailproxy.net.tls.auto_retry import NOT_CLEARED, can_clear_auto_retry
-from mailproxy.net.tls.certificate import Certificate
+from mailproxy.net.tls.certificate import Certificate, must_staple
 from mailproxy.proxy.process import descriptor_shortage, worker_count
 
 # Protocols whose servers allow passwords only if they know that the client used TLS.
@@ -56,7 +57,19 @@ def advise(config: Config, store: CertificateStore) -> list[Fault]:
     advice += _check_certificates(store.certificates.values(), config.process)
     advice += _check_process(config)
     advice += _check_admin_sockets(config)
+    advice += advise_on_acme(config)
+    advice += _check_stapling(store)
     return list(dict.fromkeys(advice))
+
+
+def _check_stapling(store: CertificateStore) -> Iterator[Fault]:
+    for path, certificate in store.certificates.values():
+        if must_staple(certificate.chain_pem):
+            yield Fault(
+                path,
+                f"{display_path(certificate.path)}: demands a stapled OCSP response (must-staple), which this proxy cannot send: "
+                "strict clients refuse it; order one without",
+            )
 
 
 def _check_frontend(frontend: Frontend) -> Iterator[Fault]:

@@ -11,6 +11,7 @@ from attrs import field, frozen
 from mailproxy.admin.service import administer
 from mailproxy.admin.single_target import SingleTarget
 from mailproxy.admin.sockets import AdminListener, close_admin_sockets
+from mailproxy.app.acme import AcmeRunner
 from mailproxy.app.reload import reload
 from mailproxy.app.startup import load_and_check, open_all
 from mailproxy.certificates.reloader import CertificateReloader
@@ -221,10 +222,12 @@ class OpenedProcess:
     Attributes:
         process: The service and its monitor.
         admin_sockets: Where it can be administered.
+        acme: Obtains certificates beside it.
     """
 
     process: SingleProcess
     admin_sockets: list[AdminListener]
+    acme: AcmeRunner
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until drained or cancelled; started once the service is.
@@ -236,12 +239,16 @@ class OpenedProcess:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(administer, SingleTarget(self.process), self.admin_sockets, service.log)
+                nursery.start_soon(
+                    self.acme.run, lambda: service.config, service.log, self.process.monitor.scan_certificates
+                )
                 async with trio.open_nursery() as serving:
                     await serving.start(service.run)
                     task_status.started()
                 nursery.cancel_scope.cancel()
         finally:
             close_admin_sockets(self.admin_sockets)
+            self.acme.close()
 
 
 def open_service(
@@ -267,7 +274,9 @@ def open_service(
         log=Log(opened.outputs),
         max_sessions=max_sessions(config),
     )
-    return OpenedProcess(process, opened.admin_sockets)
+    acme = AcmeRunner(config, owner)
+    process.on_reconfigured.append(acme.notice_reload)
+    return OpenedProcess(process, opened.admin_sockets, acme)
 
 
 async def serve(config: Config, *, task_status: trio.TaskStatus[Proxy] = trio.TASK_STATUS_IGNORED) -> None:

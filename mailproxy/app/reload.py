@@ -19,6 +19,7 @@ import trio
 from attrs import frozen
 
 from mailproxy.address import TcpAddress
+from mailproxy.app.acme import check_acme
 from mailproxy.app.host_checks import check_binds, check_log, check_loops, check_users
 from mailproxy.app.privileges import check_capabilities
 from mailproxy.app.startup import check_ports, open_log
@@ -216,7 +217,7 @@ def _prepare(
     """Load the TLS files, check this machine, listen on new addresses, open the log. Blocks on files."""
     changed = previous.changed_files()
     store = load_next(config, previous)
-    checks = [check_users, check_binds, check_loops]
+    checks = [check_users, check_binds, check_loops, check_acme]
     for check in (*checks, check_log) if is_log_new else checks:
         check(config, store.add)
     if store.faults:

@@ -7,9 +7,11 @@ import os
 import signal
 
 import trio
+from attrs import frozen
 
 from mailproxy.admin.control_target import ControlAdministration
 from mailproxy.admin.sockets import close_admin_sockets
+from mailproxy.app.acme import AcmeRunner
 from mailproxy.app.api import OpenedProcess, open_service
 from mailproxy.app.privileges import check_capabilities, configured_owner, drop_privileges
 from mailproxy.app.reload import reload_file
@@ -31,6 +33,7 @@ from mailproxy.proxy.process import (
 from mailproxy.proxy.signals import SIGNALS, SignalAction, log_ignored, log_stopping, signal_action
 from mailproxy.proxy.single_process import SingleProcess
 from mailproxy.proxy.supervise import contained, supervise
+from mailproxy.workers.control.control import Control
 from mailproxy.workers.supervisor import run_supervisor
 
 
@@ -66,16 +69,40 @@ def _run_single_process(config: Config, store: CertificateStore) -> None:
 
 
 def _run_workers(config: Config, store: CertificateStore) -> None:
-    opened = open_all(config, store, workers=worker_count(config), owner=configured_owner(config))
+    owner = configured_owner(config)
+    opened = open_all(config, store, workers=worker_count(config), owner=owner)
+    acme = AcmeRunner(config, owner)
     try:
         drop_privileges(config)
         check_capabilities(config)
         run_supervisor(
-            config, store, opened.slots, opened.outputs, helper=ControlAdministration(opened.admin_sockets)
+            config,
+            store,
+            opened.slots,
+            opened.outputs,
+            helper=_ControlHelpers(ControlAdministration(opened.admin_sockets), acme),
         )
     finally:
         close_slots(opened.slots)
         close_admin_sockets(opened.admin_sockets)
+        acme.close()
+
+
+@frozen(eq=False)
+class _ControlHelpers:
+    """What runs beside the control process."""
+
+    administration: ControlAdministration
+    acme: AcmeRunner
+
+    async def run(self, control: Control) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.administration.run, control)
+            nursery.start_soon(self.acme.run_beside, control)
+
+    def close_copies(self) -> None:
+        self.administration.close_copies()
+        self.acme.close()
 
 
 async def _serve(opened: OpenedProcess) -> None:

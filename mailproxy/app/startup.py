@@ -6,6 +6,7 @@ from attrs import frozen
 
 from mailproxy.address import TcpAddress
 from mailproxy.admin.sockets import AdminListener, close_admin_sockets, open_admin_sockets
+from mailproxy.app.acme import check_acme
 from mailproxy.app.host_checks import (
     check_admin_sockets,
     check_binds,
@@ -30,7 +31,15 @@ def load_and_check(config: Config) -> CertificateStore:
         ConfigError: With every fault of all of them.
     """
     store = load_certificates(config)
-    for check in (check_users, check_log, check_state_file, check_binds, check_admin_sockets, check_loops):
+    for check in (
+        check_users,
+        check_log,
+        check_state_file,
+        check_binds,
+        check_admin_sockets,
+        check_loops,
+        check_acme,
+    ):
         check(config, store.add)
     if store.faults:
         raise config.error(store.faults)

@@ -99,6 +99,10 @@ def _changes(old: model.Config, new: model.Config) -> Iterator[str]:
     yield from _lines("process", old.process, new.process)
     yield from _lines("log", old.log, new.log)
     yield from _lines("admin", old.admin, new.admin)
+    for name, acme_before, acme in _pairs(old.acme, new.acme):
+        yield from _added_or_removed(f"acme {name}", acme_before, acme)
+        if acme_before is not None and acme is not None:
+            yield from _lines(str(ROOT_PATH / "acme" / name), acme_before, acme)
     for name, before, now in _pairs(old.frontends, new.frontends):
         yield from _added_or_removed(f"frontend {name}", before, now)
         yield from _frontend_changes(name, before, now)

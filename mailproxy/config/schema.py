@@ -33,6 +33,7 @@ def json_schema() -> Schema:
             "process": tables.named(model.Process),
             "log": tables.named(model.Log),
             "admin": tables.named(model.Admin),
+            "acme": _by_name(tables.nameless(model.Acme)),
             "defaults": _closed(layers, "defaults of all frontends, binds, backends and servers"),
             "profiles": _by_name(_closed(layers, "defaults of those tables that name this profile")),
             "frontends": _by_name(tables.nameless(model.Frontend)),

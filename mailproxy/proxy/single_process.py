@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import SystemRandom
 
 import trio
@@ -55,11 +55,13 @@ class SingleProcess:
         service: The service.
         monitor: Its monitor.
         reload_lock: Held during a reload: there is one at a time.
+        on_reconfigured: Called when another configuration is in use.
     """
 
     service: Service
     monitor: ServerMonitor
     reload_lock: trio.Lock = field(factory=trio.Lock)
+    on_reconfigured: list[Callable[[], None]] = field(factory=list)
 
     def reconfigure(self, new: Generation) -> None:
         """Use another configuration from now on.
@@ -99,6 +101,8 @@ class SingleProcess:
             ports=ports_of(new.handover.listeners),
             reloader=new.reloader,
         )
+        for call in self.on_reconfigured:
+            call()
 
     def _limits(self, frontend: FrontendConfig) -> FrontendLimits:
         """Return the limits of a frontend: those that it has, changed, or new ones."""

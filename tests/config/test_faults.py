@@ -227,8 +227,8 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('frontends.imap.bind = [{ address = "*:143", v6only = true }]', 'frontends.imap.bind[0].v6only: has no meaning for "*:143": IPv6 addresses only'),
     ),
     "certificates": (
-        ('frontends.imap.bind = [{ address = "*:993", mode = "tls" }]', "frontends.imap.bind[0]: mode tls needs certificates: give tls.certificates to the bind or its frontend"),
-        ('frontends.imap.bind = [{ address = "*:993", mode = "tls", tls = { certificates = [] } }]', "frontends.imap.bind[0]: mode tls needs certificates: give tls.certificates to the bind or its frontend"),
+        ('frontends.imap.bind = [{ address = "*:993", mode = "tls" }]', "frontends.imap.bind[0]: mode tls needs certificates: give tls.certificates to the bind or its frontend, or tls.acme"),
+        ('frontends.imap.bind = [{ address = "*:993", mode = "tls", tls = { certificates = [] } }]', "frontends.imap.bind[0]: mode tls needs certificates: give tls.certificates to the bind or its frontend, or tls.acme"),
         ('frontends.imap.bind = [{ address = "*:993", mode = "tls", tls = { certificates = ["a.pem", "b.pem"], key = "k.pem" } }]', f"frontends.imap.bind[0].tls.key: {ONE_FILE}"),
         ('frontends.imap.bind = [{ address = "*:143", mode = "forward", tls = { certificates = ["a.pem"] } }]', 'frontends.imap.bind[0].tls: has no meaning with mode "forward": TLS is not terminated here'),
         ('frontends.imap.bind = [{ address = "*:993", mode = "passthrough", tls = { certificates = ["a.pem"] } }]', 'frontends.imap.bind[0].tls: has no meaning with mode "passthrough": TLS is not terminated here'),
@@ -314,7 +314,7 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         (f'{PASSTHROUGH}frontends.imap.routes = [{{ alpn = ["imap"], port = [994, 995], backend = "dovecot" }}]', f"frontends.imap.routes[0].alpn: {NO_PORT.format('994 or 995')}"),
         (f'{PASSTHROUGH}frontends.imap.routes = [{{ mode = "passthrough", port = [994], backend = "dovecot" }}]', f"frontends.imap.routes[0].mode: {NO_PORT.format('994')}"),
         ('frontends.imap.bind = [{ address = "*:993", mode = "passthrough" }, { address = "*:143" }]\nfrontends.imap.routes = [{ sni = ["imap.example.com"], port = [143], backend = "dovecot" }]', f"frontends.imap.routes[0].sni: {NO_PORT.format('143')}"),
-        (f'{PASSTHROUGH}frontends.imap.routes = [{{ sni = ["imap.example.com"], mode = "tls", backend = "dovecot" }}]', 'frontends.imap.bind[0]: a route with mode = "tls" needs certificates: give tls.certificates to the bind or its frontend'),
+        (f'{PASSTHROUGH}frontends.imap.routes = [{{ sni = ["imap.example.com"], mode = "tls", backend = "dovecot" }}]', 'frontends.imap.bind[0]: a route with mode = "tls" needs certificates: give tls.certificates to the bind or its frontend, or tls.acme'),
         (f'{PASSTHROUGH}frontends.imap.routes = [{{ sni = ["imap.example.com"], mode = "forward", backend = "dovecot" }}]', 'frontends.imap.routes[0].mode: "forward" is not allowed: one of tls, passthrough'),
         ('frontends.imap.bind = [{ address = "*:993", mode = "passthrough", tls = { certificates = ["a.pem"] } }]\nfrontends.imap.routes = [{ port = [993], backend = "dovecot" }]', 'frontends.imap.bind[0].tls: has no meaning with mode "passthrough": TLS is not terminated here'),
         ('frontends.imap.routes = [{ client = ["10.0.0.0/8"], backend = "dovekot" }]', 'frontends.imap.routes[0].backend: there is no backend "dovekot", did you mean dovecot?'),
@@ -462,7 +462,7 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('frontends.imap.timeouts.connect = "5s"', "frontends.imap.timeouts.connect: unknown key here, it is one of a backend's timeouts; known here are client, proxy_header, handshake, negotiation, half_closed"),
         ('frontends.imap.balance = "first"', f"frontends.imap.balance: unknown key here, it is one of a backend; known here are {FRONTEND_KEYS}"),
         ('frontends.imap.address = "*:143"', f"frontends.imap.address: unknown key here, it is one of a bind and of a server and of a check; known here are {FRONTEND_KEYS}"),
-        ('level = "info"', "level: unknown key here, it is one of [log]; known here are process, log, admin, defaults, profiles, frontends, backends"),
+        ('level = "info"', "level: unknown key here, it is one of [log]; known here are process, log, admin, acme, defaults, profiles, frontends, backends"),
         ("defaults.servers.weight = 3", "defaults.servers: unknown key, did you mean server?"),
         ('profiles.x.frontend.profile = "y"', "profiles.x.frontend.profile: unknown key; known are protocol, backend, max_sessions, max_sessions_per_client, max_session_rate_per_client, max_sessions_per_client_exempt, timeouts, log_null, log_start, tls, bind, routes"),
     ),
@@ -674,7 +674,7 @@ def test_all_faults_are_reported_at_once() -> None:
         servers = ["192.0.2.1:port", { name = "x" }, { address = "192.0.2.1", weight = "1" }]
     """)
     assert faults == [
-        "speed: unknown key; known are process, log, admin, defaults, profiles, frontends, backends",
+        "speed: unknown key; known are process, log, admin, acme, defaults, profiles, frontends, backends",
         'log.level: "loud" is not allowed: one of debug, info, warning, error',
         "log.colour: unknown key; known are level, format, to, facility, tag, targets",
         "defaults.bind.backlog: 0 is not allowed: a whole number from 1 to 2147483647",

@@ -6,6 +6,7 @@ documentation and the manual page are all made from it (``config.fields`` reads 
 Modules, one for each section of the file:
     setting: How a key is declared.
     process: ``[process]`` and ``[admin]``.
+    acme: ``[acme.NAME]``.
     log: ``[log]``.
     frontend: ``[frontends.NAME]`` with binds, routes and limits.
     backend: ``[backends.NAME]`` with servers and stick table.
@@ -20,6 +21,7 @@ from collections.abc import Iterable
 
 from attrs import field, frozen
 
+from mailproxy.config.model.acme import Acme, AcmeDns, AcmeEab, KeyType, Rfc2136
 from mailproxy.config.model.backend import (
     INHERITED_BY_SERVERS,
     Backend,
@@ -49,9 +51,9 @@ from mailproxy.config.source.source_map import SourceMap
 from mailproxy.errors import ConfigError, Fault
 
 __all__ = [
-    "INHERITED_BY_SERVERS", "Admin", "AdminSocket", "Backend", "BackendTimeouts", "Balance", "Bind", "BindMode", "CertificateFiles", "Check",
-    "CheckType", "Config", "Connect", "Facility", "Frontend", "FrontendTimeouts", "FrontendTls", "KeepAlive", "Log", "LogOutput",
-    "Observe", "OnMarkedDown", "Process", "Protocol", "Route", "SendProxy", "Server", "ServerState", "ServerTls", "SessionRate",
+    "INHERITED_BY_SERVERS", "Acme", "AcmeDns", "AcmeEab", "Admin", "AdminSocket", "Backend", "BackendTimeouts", "Balance", "Bind", "BindMode", "CertificateFiles", "Check",
+    "CheckType", "Config", "Connect", "Facility", "Frontend", "FrontendTimeouts", "FrontendTls", "KeepAlive", "KeyType", "Log", "LogOutput",
+    "Observe", "OnMarkedDown", "Process", "Protocol", "Rfc2136", "Route", "SendProxy", "Server", "ServerState", "ServerTls", "SessionRate",
     "Step", "Stick", "Tlv",
 ]  # fmt: skip
 
@@ -70,6 +72,7 @@ class Config:
     process: Process = setting("the processes", Process)
     log: Log = setting("where log lines go", Log)
     admin: Admin = setting("admin socket and HTTP", Admin)
+    acme: dict[str, Acme] = setting("where certificates are obtained", dict)
     frontends: dict[str, Frontend] = setting("where clients connect", dict)
     backends: dict[str, Backend] = setting("where sessions go", dict)
     source: str = setting("the file's name", "")

@@ -24,9 +24,11 @@ from mailproxy.net.by_descriptor import local_address, stop_reading
 from mailproxy.net.listener import Listener
 from mailproxy.net.poller import AnyPoller, Watch
 from mailproxy.net.relay import Relay, Tunnel, close_in_order
+from mailproxy.net.tls.challenge import is_challenge
 from mailproxy.net.tls.close import Alert, has_unread, send_alert
 from mailproxy.net.tls.errors import CONNECTION_RESET
 from mailproxy.net.tls.handshake import tls_info
+from mailproxy.net.tls.terminator import Terminator
 from mailproxy.protocol.client_hello import ClientHello
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
@@ -35,6 +37,7 @@ from mailproxy.proxy.client_limits import Clients
 from mailproxy.proxy.faults import log_fault
 from mailproxy.proxy.limits import SessionLimits
 from mailproxy.proxy.session.client_setup import (
+    answer_challenge,
     peek_client_hello,
     peek_client_hello_nowait,
     receive_proxy_header,
@@ -228,11 +231,23 @@ class Session:
         with trio.CancelScope(deadline=deadline):
             hello = hello or await peek_client_hello(self.client, watch)
             client_info.set_client_hello(hello)
+            terminator = client_info.listener.terminator
+            if terminator is not None and terminator.challenges is not None and is_challenge(hello):
+                await self._answer_challenge(client_info, terminator, hello, watch)
             route = self._select_route(client_info)
             if self.record.tls:
                 await self._handshake(client_info, hello, watch)
             return route
         raise SessionEndedError(end_reasons.HANDSHAKE_TIMEOUT)
+
+    async def _answer_challenge(
+        self, client_info: ClientInfo, terminator: Terminator, hello: ClientHello, watch: Watch
+    ) -> None:
+        self.record.sni = hello.server_name
+        tls = await answer_challenge(self.client, terminator, hello, watch)
+        if tls is not None:
+            self.client = client_info.sock = tls
+            raise SessionEndedError(end_reasons.ACME_CHALLENGE)
 
     def _select_route(self, client_info: ClientInfo) -> config.Route | None:
         """Select where the session goes and, from the route's mode, whether its TLS ends here."""

@@ -248,6 +248,10 @@ class Control:
         """The certificates in use."""
         return self._monitor.certificates
 
+    def scan_certificates(self) -> None:
+        """Scan the files of certificates, keys, CAs and CRLs now."""
+        self._monitor.scan_certificates()
+
     @property
     def is_stopping(self) -> bool:
         """Whether the workers have been told to drain or to stop."""

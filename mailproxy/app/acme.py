@@ -1,0 +1,217 @@
+"""ACME beside a proxy: what is opened with privileges, the service that obtains certificates, and its checks.
+
+``mailproxy.acme`` is loaded only if the configuration has certificates to obtain.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+from mailproxy.address import TcpAddress
+from mailproxy.app.access import may_write_folder, unreadable_part
+from mailproxy.config import Acme, Config
+from mailproxy.config.acme_plan import AcmePlan
+from mailproxy.config.path import ConfigPath
+from mailproxy.config.rules.acme_rules import acme_path
+from mailproxy.display_path import display_path
+from mailproxy.errors import Fault
+from mailproxy.log import Log
+from mailproxy.proxy.supervise import supervise
+from mailproxy.workers.control.control import Control
+
+if TYPE_CHECKING:
+    from mailproxy.acme.challenges.http import HttpSocket
+    from mailproxy.acme.schedule import AcmeStatus
+    from mailproxy.acme.service import AcmeService
+
+_HELPER = "certificates by ACME"
+_MISSING_EXTRA = "needs the extra acme: pip install 'mailproxy[acme]'"
+
+
+class AcmeRunner:
+    """Runs the ACME service beside a proxy.
+
+    Args:
+        config: The configuration at the start.
+        owner: The user and group that sessions run as; None if there is no change of user.
+
+    Attributes:
+        service: The service; None while the configuration has nothing to obtain.
+    """
+
+    def __init__(self, config: Config, owner: tuple[int, int] | None) -> None:
+        self.service: AcmeService | None = None
+        self._changed = trio.Event()
+        self._http: dict[TcpAddress, HttpSocket] = {}
+        if config.acme:
+            self._open(config, owner)
+
+    def _open(self, config: Config, owner: tuple[int, int] | None) -> None:
+        """Create storage folders and bind ports below 1024, while this process has the privileges.
+
+        What fails is tried again when it is needed. It must not keep the proxy from serving.
+        """
+        from mailproxy.acme.challenges.http import HttpSocket
+        from mailproxy.acme.storage import Storage, StorageError
+
+        for acme in config.acme.values():
+            with contextlib.suppress(StorageError):
+                Storage(acme.storage).prepare(owner)
+            if isinstance(acme.http_address, TcpAddress):
+                self._http[acme.http_address] = sock = HttpSocket(acme.http_address)
+                with contextlib.suppress(OSError):
+                    sock.bind()
+
+    @property
+    def statuses(self) -> Sequence[AcmeStatus]:
+        """How the certificates are that are obtained: for lists, metrics and the status page."""
+        return self.service.statuses if self.service is not None else ()
+
+    def notice_reload(self) -> None:
+        """Look at the configuration again."""
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def run(self, config: Callable[[], Config], log: Log, scan: Callable[[], None]) -> None:
+        """Obtain certificates until cancelled. Without any, wait for a reload that brings some.
+
+        Args:
+            config: Returns the configuration in use.
+            log: The log.
+            scan: Takes changed TLS files into use.
+        """
+        while not config().acme:
+            await self._changed.wait()
+        # In a thread: that takes half a second, and sessions go on.
+        make = await trio.to_thread.run_sync(_import_service)
+        self.service = make(config, http=self._http, log=log, on_stored=scan)
+        await supervise(log, _HELPER, self.service.run)
+
+    async def run_beside(self, control: Control) -> None:
+        """Obtain certificates in the control process, until cancelled."""
+        await self.run(lambda: control.config, control.log, control.scan_certificates)
+
+    def close(self) -> None:
+        """Close the sockets of http-01."""
+        for sock in self._http.values():
+            sock.close()
+
+
+def _import_service() -> type[AcmeService]:
+    from mailproxy.acme.service import AcmeService
+
+    return AcmeService
+
+
+Add = Callable[[ConfigPath, str], None]
+
+
+def check_acme(config: Config, add: Add) -> None:
+    """Check what ``[acme.NAME]`` needs of this machine: the extra, files, and a private storage."""
+    for name, acme in config.acme.items():
+        path = acme_path(name)
+        if importlib.util.find_spec("acme") is None or importlib.util.find_spec("dns") is None:
+            add(path, _MISSING_EXTRA)
+        _check_storage(acme, path, add)
+        for key, file in _files(acme):
+            _check_file(file, path.joinpath(*key), add)
+        if acme.webroot is not None and not acme.webroot.is_dir():
+            add(path / "webroot", f"{display_path(acme.webroot)}: is no folder")
+
+
+def _check_storage(acme: Acme, path: ConfigPath, add: Add) -> None:
+    from mailproxy.acme.storage import loose_permissions
+
+    folder = display_path(acme.storage)
+    try:
+        if acme.storage.exists() and not acme.storage.is_dir():
+            add(path / "storage", f"{folder}: is no folder")
+        elif fact := loose_permissions(acme.storage):
+            add(path / "storage", fact)
+    except OSError as error:
+        add(path / "storage", f"{folder}: {error.strerror or error}")
+
+
+def _files(acme: Acme) -> Iterator[tuple[tuple[str, ...], Path]]:
+    """Yield the path of each key that names a file, and the file."""
+    if acme.ca is not None:
+        yield ("ca",), acme.ca
+    if acme.eab is not None:
+        yield ("eab", "hmac_file"), acme.eab.hmac_file
+    if acme.dns is not None and acme.dns.hook is not None:
+        yield ("dns", "hook"), acme.dns.hook
+    if acme.dns is not None and acme.dns.rfc2136 is not None:
+        yield ("dns", "rfc2136", "key_file"), acme.dns.rfc2136.key_file
+
+
+def _check_file(file: Path, path: ConfigPath, add: Add) -> None:
+    shown = display_path(file)
+    try:
+        if not file.is_file():
+            add(path, f"{shown}: {'is no file' if file.exists() else 'there is no such file'}")
+        elif path.key == "hook" and not os.access(file, os.X_OK):
+            add(path, f"{shown}: is not executable: chmod +x {shown}")
+        elif path.key != "hook" and not os.access(file, os.R_OK):
+            add(path, f"{shown}: cannot be read")
+    except OSError as error:
+        add(path, f"{shown}: {error.strerror or error}")
+
+
+def advise_on_acme(config: Config) -> Iterator[Fault]:
+    """Yield advice about ``[acme.NAME]``."""
+    if not config.acme:
+        return
+    used = {each.acme.name for each in AcmePlan(config).certificates}
+    for name, acme in config.acme.items():
+        path = acme_path(name)
+        if name not in used:
+            yield Fault(
+                path, f'is used by no frontend: give tls = {{ acme = "{name}", names = […] }}, or remove it'
+            )
+            continue
+        yield from _advise_on_access(config, acme, path)
+        yield from _advise_on_port(config, acme, path)
+
+
+def _advise_on_access(config: Config, acme: Acme, path: ConfigPath) -> Iterator[Fault]:
+    user = f"the user {config.process.user}" if config.process.user else "this user"
+    try:
+        if acme.storage.is_dir() and not may_write_folder(config.process, acme.storage):
+            fact = f"{display_path(acme.storage)}: {user} cannot write there, so nothing can be renewed"
+            yield Fault(path / "storage", fact)
+        for key, file in _files(acme):
+            if (part := unreadable_part(config.process, file)) is not None:
+                fact = f"{display_path(file)}: after the change of user it cannot be read, because of {part}"
+                yield Fault(path.joinpath(*key), fact)
+    except OSError:  # it is a fault already
+        return
+
+
+def _advise_on_port(config: Config, acme: Acme, path: ConfigPath) -> Iterator[Fault]:
+    """Advise if a public authority probably cannot connect. A private one may use other ports."""
+    if acme.ca is not None:
+        return
+    if acme.challenge == "tls-alpn-01":
+        ports = {
+            bind.address.port
+            for frontend in config.frontends.values()
+            for bind in frontend.bind
+            if isinstance(bind.address, TcpAddress) and frontend.terminates_tls(bind)
+        }
+        if 443 not in ports:
+            yield Fault(
+                path / "challenge",
+                "tls-alpn-01 is asked for at port 443, where no bind with mode tls listens: add one, or forward the port",
+            )
+    address = acme.http_address
+    if isinstance(address, TcpAddress) and address.port != 80:
+        yield Fault(
+            path / "http", f"http-01 is asked for at port 80, and not at {address.port}: forward the port"
+        )
