@@ -305,6 +305,8 @@ class Authority:
             StorageError: If that cannot be stored.
         """
         entry = await self.read(certificate)
+        if is_compromised:  # an unfinished order may have the same key
+            await trio.to_thread.run_sync(self.storage.remove, f"orders/{certificate.stem}.json")
         record = evolve(entry.record, is_forced=True, is_compromised=is_compromised, not_before=0.0)
         await trio.to_thread.run_sync(self.storage.write_json, _record_file(certificate), record.as_json())
 

@@ -34,6 +34,7 @@ from mailproxy.config.acme_plan import ManagedCertificate
 _POLLS_TIMEOUT_S = 600.0  # for the authority to validate, and again for it to issue
 _FIRST_POLL_S = 0.5
 _MAX_POLL_S = 60.0
+_PENDING_MAX_S = 7 * 86400.0  # Let's Encrypt's orders expire after a week
 _UNFINISHED = ("pending", "ready", "processing", "valid")
 
 
@@ -124,6 +125,9 @@ class OrderFlow:
         key = key_from_pem(str(content.get("key", "")))
         url, names = content.get("url"), content.get("names")
         if key is None or not isinstance(names, list) or content.get("directory") != self.directory:
+            return None
+        created = content.get("created")
+        if not isinstance(created, (int, float)) or not 0 <= time.time() - created < _PENDING_MAX_S:
             return None
         if set(map(str, names)) != set(self.certificate.names):
             return None

@@ -200,6 +200,8 @@ def with_window(
 ) -> Record:
     """Return the record with the authority's window. The time in it is chosen once, at random."""
     start, end = window
+    if start >= held.end:  # it makes no sense, and would let the certificate end
+        return without_window(record, held, now, retry_after)
     is_same = record.serial == held.serial and record.window_end == end and record.renew_at is not None
     renew_at = record.renew_at if is_same else start + (end - start) * random
     pause = min(max(retry_after or _ARI_INTERVAL_S, _ARI_MIN_S), _ARI_MAX_S)

@@ -127,8 +127,8 @@ class AcmeService:
             return
         self._in_use[certificate] = f"{issued.leaf.serial_number:x}"
         self._statuses[certificate] = entry.status()
-        self._on_stored()
         self._log_success(certificate, issued)
+        self._on_stored()
 
     def _log_success(self, certificate: ManagedCertificate, issued: Issued) -> None:
         end = issued.leaf.not_valid_after_utc

@@ -6,12 +6,15 @@ Modules, in reading order:
     api: the embedded proxy.
     advice, port_advice: settings that are probably not what the operator wants.
     access: whether the user that sessions run as can read a file.
+    acme: certificates by ACME beside the proxy.
+    live_tlsa: TLSA records, for ``mailproxy check --live``.
     live_check, live_hints: one check of every server, for ``mailproxy check --live``.
 """
 
 from mailproxy.app.advice import advise
 from mailproxy.app.api import Proxy, ProxyBackend, ProxyFrontend, ProxyServer, serve
 from mailproxy.app.live_check import check_all_servers, table
+from mailproxy.app.live_tlsa import check_tlsa
 from mailproxy.app.run import run
 from mailproxy.app.startup import load_and_check
 from mailproxy.certificates.store import CertificateStore
@@ -25,6 +28,7 @@ __all__ = [
     "ProxyServer",
     "advise",
     "check_all_servers",
+    "check_tlsa",
     "load_and_check",
     "run",
     "serve",

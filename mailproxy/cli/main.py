@@ -13,6 +13,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from mailproxy import __version__
+from mailproxy.cli.certs import certs
 from mailproxy.cli.report import Writer, write_json, write_text
 from mailproxy.config import Config, json_schema, load, load_stream
 from mailproxy.errors import ConfigError, Fault
@@ -70,7 +71,7 @@ def check(file: Path, strict: bool, live: bool, form: str, quiet: bool) -> None:
     write: Writer = write_json if form == "json" else write_text
     try:
         config = _load_any(file)
-        from mailproxy.app import advise, check_all_servers, load_and_check, table, worker_count
+        from mailproxy.app import advise, check_all_servers, check_tlsa, load_and_check, table, worker_count
 
         store = load_and_check(config)
         if store.expired:
@@ -85,6 +86,7 @@ def check(file: Path, strict: bool, live: bool, form: str, quiet: bool) -> None:
         if is_plain:
             click.echo(table(results))
         advice += [result.fault for result in results if result.fault is not None]
+        advice += check_tlsa(config, store)
     write("advice", config.source_map.locate_all(advice), config.source)
     if is_plain:
         click.echo(f"{file}: {_summary(config, worker_count(config), len(advice))}")
@@ -124,6 +126,9 @@ def ctl(where: str | None, file: Path | None, command: tuple[str, ...]) -> None:
             )
         address = chosen
     sys.exit(client.run_command(address, " ".join(command)) if command else client.run_prompt(address))
+
+
+main.add_command(certs)
 
 
 @main.command()

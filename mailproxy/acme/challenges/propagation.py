@@ -14,6 +14,7 @@ import dns.resolver
 from attrs import frozen
 
 from mailproxy.acme.errors import AcmeError
+from mailproxy.acme.tlsa import Tlsa
 from mailproxy.address import TcpAddress
 
 _QUERY_TIMEOUT_S = 5.0
@@ -152,16 +153,6 @@ def canonical(name: str, servers: Sequence[NameServer]) -> str:
     return name
 
 
-@frozen
-class Tlsa:
-    """A TLSA record (RFC 6698)."""
-
-    usage: int
-    selector: int
-    matching: int
-    data: bytes
-
-
 def tlsa_records(name: str, port: int, servers: Sequence[NameServer]) -> list[Tlsa]:
     """Return the TLSA records of a service; empty if there are none, or if no name server answers."""
     owner = f"_{port}._tcp.{name}"
@@ -173,4 +164,7 @@ def tlsa_records(name: str, port: int, servers: Sequence[NameServer]) -> list[Tl
             records = list(system_resolver().resolve(owner, "TLSA"))
     except (dns.exception.DNSException, OSError, AcmeError):
         return []
-    return [Tlsa(each.usage, each.selector, each.mtype, bytes(each.cert)) for each in records]
+    return [
+        Tlsa(usage=each.usage, selector=each.selector, matching=each.mtype, data=bytes(each.cert))
+        for each in records
+    ]
