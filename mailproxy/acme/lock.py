@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -127,7 +128,7 @@ class StorageLock:
         me = _this_process()
         if all(holder.get(key) == me[key] for key in ("boot", "namespace")):
             return _start_of(holder.get("pid")) != holder.get("start")
-        beat, now = (holder.get("token"), holder.get("beat")), trio.current_time()
+        beat, now = (holder.get("token"), holder.get("beat")), time.monotonic()
         if self._seen is None or self._seen[0] != beat:
             self._seen = (beat, now)
         return now - self._seen[1] > self.stale_after

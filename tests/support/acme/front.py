@@ -60,7 +60,7 @@ class Front:
     _server: ThreadingHTTPServer = field(init=False)
 
     def __enter__(self) -> Self:
-        front = self
+        front: Front = self
 
         class Handler(_Handler):
             owner = front
@@ -139,7 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(answer.body)
 
-    do_GET = do_POST = do_HEAD = _handle
+    do_GET = do_POST = do_HEAD = _handle  # noqa: N815 - the base class looks for these names
 
     def handle_one_request(self) -> None:
         try:
