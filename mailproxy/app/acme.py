@@ -54,13 +54,15 @@ class AcmeRunner:
             self._open(config, owner)
 
     def _open(self, config: Config, owner: tuple[int, int] | None) -> None:
-        """Create storage folders and bind ports below 1024, while this process has the privileges.
+        """Create storage folders, bind ports below 1024 and load modules, while this process has the privileges.
 
         What fails is tried again when it is needed. It must not keep the proxy from serving.
         """
         from mailproxy.acme.challenges.http import HttpSocket
         from mailproxy.acme.storage import Storage, StorageError
 
+        # Now, because the user that sessions run as may not be allowed to read Python's folders.
+        _import_service(config)
         for acme in config.acme.values():
             with contextlib.suppress(StorageError):
                 Storage(acme.storage).prepare(owner)
@@ -89,10 +91,14 @@ class AcmeRunner:
         """
         while not config().acme:
             await self._changed.wait()
-        # In a thread: that takes half a second, and sessions go on.
-        make = await trio.to_thread.run_sync(_import_service)
-        self.service = make(config, http=self._http, log=log, on_stored=scan)
-        await supervise(log, _HELPER, self.service.run)
+        await supervise(log, _HELPER, self._run, config, log, scan)
+
+    async def _run(self, config: Callable[[], Config], log: Log, scan: Callable[[], None]) -> None:
+        if self.service is None:
+            # In a thread: after a reload, that takes half a second, and sessions go on.
+            make = await trio.to_thread.run_sync(_import_service, config())
+            self.service = make(config, http=self._http, log=log, on_stored=scan)
+        await self.service.run()
 
     async def run_beside(self, control: Control) -> None:
         """Obtain certificates in the control process, until cancelled."""
@@ -104,9 +110,11 @@ class AcmeRunner:
             sock.close()
 
 
-def _import_service() -> type[AcmeService]:
+def _import_service(config: Config) -> type[AcmeService]:
     from mailproxy.acme.service import AcmeService
 
+    if any(acme.dns is not None for acme in config.acme.values()):
+        import mailproxy.acme.challenges.dns  # noqa: F401 - loaded now, used by the solver
     return AcmeService
 
 

@@ -10,6 +10,17 @@ import dns.message
 import dns.name
 import dns.query
 import dns.rdatatype
+
+# dnspython loads the types of records when they come, which may be after the change of user.
+import dns.rdtypes.ANY.CNAME
+import dns.rdtypes.ANY.NS
+import dns.rdtypes.ANY.OPT
+import dns.rdtypes.ANY.SOA
+import dns.rdtypes.ANY.TLSA
+import dns.rdtypes.ANY.TSIG
+import dns.rdtypes.ANY.TXT
+import dns.rdtypes.IN.A
+import dns.rdtypes.IN.AAAA
 import dns.resolver
 from attrs import frozen
 

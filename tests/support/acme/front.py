@@ -37,6 +37,15 @@ Rule = Callable[[str, str, bytes], "Answer | None"]
 """Gets method, path and body. Returns an answer, or None to leave it to Pebble. May wait."""
 
 
+def waits(gate: threading.Event) -> Rule:
+    """Let requests wait until a gate is open."""
+
+    def rule(*_: object) -> None:
+        gate.wait(60)
+
+    return rule
+
+
 @define(eq=False)
 class Front:
     """The proxy, closed at the end of the `with` block.

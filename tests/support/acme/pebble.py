@@ -116,7 +116,7 @@ class Pebble:
     @property
     def orders(self) -> int:
         """How many orders it has had."""
-        return self.count("POST /order-plz")
+        return self.count("Added order ")
 
     def root(self) -> bytes:
         """Return the CA certificate of its certificates, in PEM form."""

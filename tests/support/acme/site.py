@@ -68,7 +68,7 @@ servers = ["127.0.0.1:{server.port}"]
 """
 
 
-def eventually(condition: Callable[[], T], timeout: float = 2 * TIMEOUT_S) -> T:
+def eventually(condition: Callable[[], T | None], timeout: float = 2 * TIMEOUT_S) -> T:
     """Return the first true value of a condition."""
     end = time.monotonic() + timeout
     while not (value := condition()):
