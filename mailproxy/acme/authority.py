@@ -28,7 +28,6 @@ from mailproxy.acme.keys import (
 from mailproxy.acme.lock import LockLostError, StorageLock
 from mailproxy.acme.order import OrderFlow
 from mailproxy.acme.schedule import (
-    AcmeStatus,
     Held,
     Record,
     asks_authority,
@@ -37,6 +36,7 @@ from mailproxy.acme.schedule import (
     without_window,
 )
 from mailproxy.acme.storage import Storage, StorageError
+from mailproxy.certificates.acme_status import AcmeStatus
 from mailproxy.config import Acme
 from mailproxy.config.acme_plan import ManagedCertificate
 

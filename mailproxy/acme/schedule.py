@@ -228,32 +228,3 @@ def backoff(failures: int, random: float) -> float:
     """
     exponent = min(failures - 1, 20)
     return min(_FIRST_BACKOFF_S * _BACKOFF_FACTOR**exponent, _MAX_BACKOFF_S) * (1 + _BACKOFF_JITTER * random)
-
-
-@frozen(kw_only=True)
-class AcmeStatus:
-    """What operators see of a certificate: in lists, metrics and on the status page.
-
-    Attributes:
-        name: Its first DNS name.
-        names: All of its names.
-        key_type: The type of its key.
-        authority: The name of the ``[acme.NAME]`` table.
-        file: Its file.
-        expiry: The end of its validity; None without a certificate.
-        last_attempt: When the last attempt began; None before the first.
-        last_result: ``ok``, or why it failed; empty before the first.
-        next_attempt: When the next attempt is due.
-        failures: Failed attempts in a row.
-    """
-
-    name: str
-    names: tuple[str, ...]
-    key_type: str
-    authority: str
-    file: str
-    expiry: float | None = None
-    last_attempt: float | None = None
-    last_result: str = ""
-    next_attempt: float | None = None
-    failures: int = 0

@@ -16,9 +16,9 @@ import trio
 from mailproxy.acme.authority import FAILURES, Authority, Entry
 from mailproxy.acme.challenges.http import HttpSocket
 from mailproxy.acme.keys import Issued
-from mailproxy.acme.schedule import AcmeStatus
 from mailproxy.acme.storage import StorageError
 from mailproxy.address import TcpAddress
+from mailproxy.certificates.acme_status import AcmeStatus
 from mailproxy.config import Config
 from mailproxy.config.acme_plan import AcmePlan, ManagedCertificate
 from mailproxy.log import Log
@@ -55,6 +55,7 @@ class AcmeService:
         self._on_stored = on_stored
         self._statuses: dict[ManagedCertificate, AcmeStatus] = {}
         self._in_use: dict[ManagedCertificate, str] = {}
+        self._unreadable: dict[ManagedCertificate, str] = {}
 
     @property
     def statuses(self) -> list[AcmeStatus]:
@@ -63,6 +64,8 @@ class AcmeService:
 
     async def run(self) -> None:
         """Run until cancelled."""
+        for sock in self._http.values():
+            sock.stop()
         while True:
             config = self._config()
             plan = AcmePlan(config).certificates
@@ -91,9 +94,10 @@ class AcmeService:
                 try:
                     entry = await authority.ask_window(await authority.read(certificate))
                 except StorageError as error:
-                    self._log_failure(certificate, str(error))
-                    due.append((time.time() + 60.0, certificate))
+                    self._log_unreadable(certificate, str(error))
+                    due.append((time.time() + _MAX_SLEEP_S, certificate))
                     continue
+                self._unreadable.pop(certificate, None)
                 self._note(certificate, entry)
                 due.append((entry.due_at(), certificate))
             # A certificate for which many failures are due does not keep the others waiting.
@@ -142,6 +146,12 @@ class AcmeService:
                 f"{certificate} demands OCSP stapling, which this proxy cannot do: choose another profile",
                 **_keys(certificate),
             )
+
+    def _log_unreadable(self, certificate: ManagedCertificate, reason: str) -> None:
+        """Log, once, that the storage cannot be read."""
+        if self._unreadable.get(certificate) != reason:
+            self._unreadable[certificate] = reason
+            self._log_failure(certificate, reason)
 
     def _log_failure(self, certificate: ManagedCertificate, reason: str) -> None:
         status = self._statuses.get(certificate)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import trio
 from attrs import frozen
@@ -10,6 +10,7 @@ from attrs import frozen
 from mailproxy.admin.service import administer
 from mailproxy.admin.sockets import AdminListener
 from mailproxy.admin.target import FrontendFigures
+from mailproxy.certificates.acme_status import AcmeStatus
 from mailproxy.config import Config
 from mailproxy.net.tls.certificate import Certificate
 from mailproxy.pool import Counts
@@ -37,8 +38,9 @@ _CHANGE_TIMEOUT_S = 1.0  # for workers to follow a change of a frontend
 class ControlTarget:
     """The `Target` of a control process."""
 
-    def __init__(self, control: Control) -> None:
+    def __init__(self, control: Control, acme: Callable[[], Sequence[AcmeStatus]] = tuple) -> None:
         self._control = control
+        self._acme = acme
 
     @property
     def config(self) -> Config:
@@ -79,6 +81,11 @@ class ControlTarget:
     def certificates(self) -> Sequence[Certificate]:
         """The certificates in use."""
         return self._control.certificates
+
+    @property
+    def acme(self) -> Sequence[AcmeStatus]:
+        """How the certificates are that are obtained by ACME."""
+        return self._acme()
 
     async def refresh(self) -> None:
         """Have all workers send their counters. Waits for them, 0.5 s at most."""
@@ -166,10 +173,11 @@ class ControlAdministration:
     """The admin sockets beside a control process. The supervisor keeps them open for the next one."""
 
     listeners: Sequence[AdminListener]
+    acme: Callable[[], Sequence[AcmeStatus]] = tuple
 
     async def run(self, control: Control) -> None:
         """Serve the sockets until cancelled."""
-        await administer(ControlTarget(control), self.listeners, control.log)
+        await administer(ControlTarget(control, self.acme), self.listeners, control.log)
 
     def close_copies(self) -> None:
         """Close the sockets in a worker, without removing their files."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import trio
 
 from mailproxy.admin.target import FrontendFigures
+from mailproxy.certificates.acme_status import AcmeStatus
 from mailproxy.config import Config
 from mailproxy.net.tls.certificate import Certificate
 from mailproxy.pool import Counts
@@ -24,9 +25,10 @@ class SingleTarget:
 
     workers = 1
 
-    def __init__(self, process: SingleProcess) -> None:
+    def __init__(self, process: SingleProcess, acme: Callable[[], Sequence[AcmeStatus]] = tuple) -> None:
         self._service = process.service
         self._monitor = process.monitor
+        self._acme = acme
         self._live = LiveBytes()
 
     @property
@@ -63,6 +65,11 @@ class SingleTarget:
     def certificates(self) -> Sequence[Certificate]:
         """The certificates in use."""
         return self._monitor.certificates
+
+    @property
+    def acme(self) -> Sequence[AcmeStatus]:
+        """How the certificates are that are obtained by ACME."""
+        return self._acme()
 
     async def refresh(self) -> None:
         """Read how many bytes live sessions have moved. All else is always up to date."""

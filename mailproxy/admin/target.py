@@ -7,6 +7,7 @@ from typing import Protocol
 
 from attrs import frozen
 
+from mailproxy.certificates.acme_status import AcmeStatus
 from mailproxy.config import Config
 from mailproxy.net.tls.certificate import Certificate
 from mailproxy.pool import Counts
@@ -69,6 +70,10 @@ class Target(Protocol):
     @property
     def certificates(self) -> Sequence[Certificate]:
         """The certificates in use."""
+
+    @property
+    def acme(self) -> Sequence[AcmeStatus]:
+        """How the certificates are that are obtained by ACME."""
 
     async def refresh(self) -> None:
         """Have the figures below up to date. Waits for workers, a fraction of a second at most."""

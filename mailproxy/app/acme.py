@@ -16,6 +16,7 @@ import trio
 
 from mailproxy.address import TcpAddress
 from mailproxy.app.access import may_write_folder, unreadable_part
+from mailproxy.certificates.acme_status import AcmeStatus
 from mailproxy.config import Acme, Config
 from mailproxy.config.acme_plan import AcmePlan
 from mailproxy.config.path import ConfigPath
@@ -28,7 +29,6 @@ from mailproxy.workers.control.control import Control
 
 if TYPE_CHECKING:
     from mailproxy.acme.challenges.http import HttpSocket
-    from mailproxy.acme.schedule import AcmeStatus
     from mailproxy.acme.service import AcmeService
 
 _HELPER = "certificates by ACME"

@@ -238,7 +238,8 @@ class OpenedProcess:
         service = self.process.service
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(administer, SingleTarget(self.process), self.admin_sockets, service.log)
+                target = SingleTarget(self.process, lambda: self.acme.statuses)
+                nursery.start_soon(administer, target, self.admin_sockets, service.log)
                 nursery.start_soon(
                     self.acme.run, lambda: service.config, service.log, self.process.monitor.scan_certificates
                 )

@@ -80,7 +80,7 @@ def _run_workers(config: Config, store: CertificateStore) -> None:
             store,
             opened.slots,
             opened.outputs,
-            helper=_ControlHelpers(ControlAdministration(opened.admin_sockets), acme),
+            helper=_ControlHelpers(ControlAdministration(opened.admin_sockets, lambda: acme.statuses), acme),
         )
     finally:
         close_slots(opened.slots)

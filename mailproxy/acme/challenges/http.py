@@ -57,6 +57,12 @@ class HttpSocket:
             raise
         self._socket = sock
 
+    def stop(self) -> None:
+        """Stop listening, if a process that was killed has left the socket so. The address stays bound."""
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Close the socket."""
         if self._socket is not None:
@@ -85,8 +91,7 @@ class HttpSocket:
                 yield copy
         finally:
             # The kernel ends listening, keeps the address, and lets it listen again later.
-            with contextlib.suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
+            self.stop()
 
 
 @define(eq=False)
