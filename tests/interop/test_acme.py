@@ -6,6 +6,8 @@ import contextlib
 import re
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -459,3 +461,87 @@ def test_added_name_keeps_old_certificate_until_reload_has_new_one(
             while verified_certificate(port, context, "mail.example.com") is None:
                 assert verified_certificate(port, context) is not None
                 assert time.monotonic() < end
+
+
+def test_profile_and_contact_are_sent(
+    tmp_path: Path, ca: ThrowAwayCA, port: int, server: GreetingServer
+) -> None:
+    """Pebble has no profiles, and ignores the key."""
+    with Pebble(tmp_path, ca, tls_port=port) as pebble, Front(pebble, ca, tmp_path) as front:
+        text = configuration(
+            directory=front.directory, ca=ca.pem, storage=tmp_path / "acme", port=port, server=server,
+            acme='profile = "shortlived"',
+        )  # fmt: skip
+        with Program(text, tmp_path) as proxy:
+            proxy.wait_for("obtained imap")
+        assert front.orders[0]["profile"] == "shortlived"
+
+
+def test_authority_is_asked_for_its_window_soon(
+    tmp_path: Path, ca: ThrowAwayCA, port: int, server: GreetingServer
+) -> None:
+    with Pebble(tmp_path, ca, tls_port=port) as pebble, Front(pebble, ca, tmp_path) as front:
+        body = b'{"suggestedWindow": {"start": "2027-01-10T00:00:00Z", "end": "2027-01-10T00:00:01Z"}}'
+        front.window = lambda _: Answer(200, body, (("Content-Type", "application/json"),))
+        text = configuration(
+            directory=front.directory, ca=ca.pem, storage=tmp_path / "acme", port=port, server=server
+        )
+        with Program(text, tmp_path) as proxy:
+            proxy.wait_for("obtained imap")
+            eventually(lambda: front.count("/renewal/"))
+            eventually(lambda: "2027-01-10 00:00:00" in certs("list", proxy.file).stdout)
+
+
+def test_reload_adds_an_authority(tmp_path: Path, ca: ThrowAwayCA, port: int, server: GreetingServer) -> None:
+    """At the start there is no certificate to obtain, and so nothing of ACME in the process."""
+    import signal
+
+    with Pebble(tmp_path, ca, tls_port=port) as pebble:
+        text = configuration(
+            directory=pebble.directory, ca=ca.pem, storage=tmp_path / "acme", port=port, server=server
+        )
+        pem = ca.issue(NAME, folder=tmp_path)
+        before = re.sub(r"(?s)\[acme.test\].*?\[frontends", "[frontends", text)
+        before = re.sub(r"tls = .*", f'tls = {{ certificates = ["{pem}"] }}', before)
+        with Program(before, tmp_path) as proxy:
+            proxy.wait_for("mailproxy is ready")
+            proxy.file.write_text(text)
+            proxy.send(signal.SIGHUP)
+            context = pebble.client_context()
+            eventually(lambda: verified_certificate(port, context))
+            assert "+ acme test" in proxy.text
+
+
+def test_live_check_reports_tlsa_records_that_do_not_match(tmp_path: Path, ca: ThrowAwayCA) -> None:
+    pem = ca.issue(NAME, folder=tmp_path)
+    file = tmp_path / "mailproxy.toml"
+    text = f"""
+[acme.unused]
+terms_agreed = true
+storage = "acme"
+dns = {{ resolvers = ["127.0.0.1:PORT"] }}
+
+[frontends.imaps]
+protocol = "imap"
+backend = "dovecot"
+tls = {{ certificates = ["{pem}"] }}
+bind = [{{ address = "127.0.0.1:1993", mode = "tls" }}]
+
+[backends.dovecot]
+check = false
+servers = ["127.0.0.1:9"]
+"""
+    file.write_text(text.replace("PORT", "1"))
+    good = certs("tlsa", file).stdout.split()[6]
+    for record, is_reported in ((good, False), ("00" * 32, True)):
+        folder = tmp_path / record[:4]
+        folder.mkdir()
+        with Zone(folder, f"_1993._tcp.imap 60 TLSA 3 1 1 {record}") as zone:
+            file.write_text(text.replace("PORT", str(zone.port)))
+            result = subprocess.run(
+                [sys.executable, "-m", "mailproxy", "check", "--live", str(file)],
+                capture_output=True,
+                text=True,
+            )
+        found = f"no TLSA record of _1993._tcp.{NAME} matches the certificate {pem}" in result.stdout
+        assert found == is_reported, result
