@@ -67,6 +67,8 @@ def _translated(function: Callable[..., T], *args: object) -> T:
         raise
     except requests.exceptions.SSLError as error:
         raise AcmeError(f"TLS with the authority failed: {shown(_root(error))}") from None
+    except requests.exceptions.JSONDecodeError:
+        raise AcmeError("the authority's answer cannot be used: it is no JSON") from None
     except (requests.exceptions.RequestException, OSError) as error:
         raise AcmeError(f"the authority cannot be reached: {shown(_root(error))}") from None
     except Exception as error:  # noqa: BLE001 - the border: certbot's and josepy's errors about nonsense
