@@ -21,21 +21,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from attrs import frozen
 
+from mailproxy.certificates.storage_permissions import FOLDERS
 from mailproxy.files import create
 
 FOLDER_MODE = 0o700
 FILE_MODE = 0o600
-# Others may not even list the folder, and a group may not write in it.
-LOOSE_BITS = 0o027
 _FILE_MAX = 1 << 20  # bytes; a chain with its key has some kilobytes
-_FOLDERS = ("certificates", "state", "orders", "challenges")
 
 
 class StorageError(Exception):
@@ -62,7 +59,7 @@ class Storage:
         Raises:
             StorageError: If one cannot be created.
         """
-        for folder in (self.folder, *(self.folder / name for name in _FOLDERS)):
+        for folder in (self.folder, *(self.folder / name for name in FOLDERS)):
             try:
                 _make_folder(folder, owner)
             except OSError as error:
@@ -177,20 +174,3 @@ def _make_folder(folder: Path, owner: tuple[int, int] | None) -> None:
     folder.chmod(FOLDER_MODE)  # whatever the umask
     if os.geteuid() == 0:
         os.chown(folder, *(owner or _owner_of(folder.parent)), follow_symlinks=False)
-
-
-def loose_permissions(folder: Path) -> str | None:
-    """Return what is wrong with the permissions of a storage folder; None if it is private or missing.
-
-    Raises:
-        OSError: If it cannot be examined.
-    """
-    for each in (folder, folder / "account.json", *(folder / name for name in _FOLDERS)):
-        try:
-            mode = each.stat().st_mode
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        if stat.S_IMODE(mode) & LOOSE_BITS:
-            fix = f"chmod {'700' if stat.S_ISDIR(mode) else '600'} {each}"
-            return f"{each} has mode {stat.S_IMODE(mode):04o}, so that others can read private keys: {fix}"
-    return None

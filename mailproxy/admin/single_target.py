@@ -15,6 +15,8 @@ from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.drain import DrainCommands
 from mailproxy.proxy.frontend import FrontendState
+from mailproxy.proxy.reload.result import Reload, ReloadHistory
+from mailproxy.proxy.reload.single import reload_file
 from mailproxy.proxy.session.summary import SessionFilter, SessionSummary
 from mailproxy.proxy.single_process import SingleProcess
 from mailproxy.proxy.stats import LiveBytes, Traffic
@@ -26,6 +28,7 @@ class SingleTarget:
     workers = 1
 
     def __init__(self, process: SingleProcess, acme: Callable[[], Sequence[AcmeStatus]] = tuple) -> None:
+        self._process = process
         self._service = process.service
         self._monitor = process.monitor
         self._acme = acme
@@ -70,6 +73,24 @@ class SingleTarget:
     def acme(self) -> Sequence[AcmeStatus]:
         """How the certificates are that are obtained by ACME."""
         return self._acme()
+
+    @property
+    def reloads(self) -> ReloadHistory:
+        """The reloads of the configuration so far."""
+        return self._process.reloads
+
+    @property
+    def generations(self) -> Mapping[str, int]:
+        """The number of the configuration in use."""
+        return {"process": self.reloads.made + 1}
+
+    async def reload(self) -> Reload:
+        """Read the configuration file again and use it.
+
+        Raises:
+            ConfigError: With every fault. Nothing has changed then.
+        """
+        return await reload_file(self._process, "admin socket")
 
     async def refresh(self) -> None:
         """Read how many bytes live sessions have moved. All else is always up to date."""

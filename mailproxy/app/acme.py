@@ -1,4 +1,4 @@
-"""ACME beside a proxy: what is opened with privileges, the service that obtains certificates, and its checks.
+"""ACME beside a proxy: what is opened with privileges, the service that obtains certificates, and advice.
 
 ``mailproxy.acme`` is loaded only if the configuration has certificates to obtain.
 """
@@ -6,16 +6,12 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
-import os
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
 
 from mailproxy.address import TcpAddress
-from mailproxy.app.access import may_write_folder, unreadable_part
 from mailproxy.certificates.acme_status import AcmeStatus
 from mailproxy.config import Acme, Config
 from mailproxy.config.acme_plan import AcmePlan
@@ -24,6 +20,8 @@ from mailproxy.config.rules.acme_rules import acme_path
 from mailproxy.display_path import display_path
 from mailproxy.errors import Fault
 from mailproxy.log import Log
+from mailproxy.proxy.access import may_write_folder, unreadable_part
+from mailproxy.proxy.acme_checks import named_files
 from mailproxy.proxy.supervise import supervise
 from mailproxy.workers.control.control import Control
 
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
     from mailproxy.acme.service import AcmeService
 
 _HELPER = "certificates by ACME"
-_MISSING_EXTRA = "needs the extra acme: pip install 'mailproxy[acme]'"
 
 
 class AcmeRunner:
@@ -102,6 +99,7 @@ class AcmeRunner:
 
     async def run_beside(self, control: Control) -> None:
         """Obtain certificates in the control process, until cancelled."""
+        control.on_reconfigured.append(self.notice_reload)
         await self.run(lambda: control.config, control.log, control.scan_certificates)
 
     def close(self) -> None:
@@ -116,60 +114,6 @@ def _import_service(config: Config) -> type[AcmeService]:
     if any(acme.dns is not None for acme in config.acme.values()):
         import mailproxy.acme.challenges.dns  # noqa: F401 - loaded now, used by the solver
     return AcmeService
-
-
-Add = Callable[[ConfigPath, str], None]
-
-
-def check_acme(config: Config, add: Add) -> None:
-    """Check what ``[acme.NAME]`` needs of this machine: the extra, files, and a private storage."""
-    for name, acme in config.acme.items():
-        path = acme_path(name)
-        if importlib.util.find_spec("acme") is None or importlib.util.find_spec("dns") is None:
-            add(path, _MISSING_EXTRA)
-        _check_storage(acme, path, add)
-        for key, file in _files(acme):
-            _check_file(file, path.joinpath(*key), add)
-        if acme.webroot is not None and not acme.webroot.is_dir():
-            add(path / "webroot", f"{display_path(acme.webroot)}: is no folder")
-
-
-def _check_storage(acme: Acme, path: ConfigPath, add: Add) -> None:
-    from mailproxy.acme.storage import loose_permissions
-
-    folder = display_path(acme.storage)
-    try:
-        if acme.storage.exists() and not acme.storage.is_dir():
-            add(path / "storage", f"{folder}: is no folder")
-        elif fact := loose_permissions(acme.storage):
-            add(path / "storage", fact)
-    except OSError as error:
-        add(path / "storage", f"{folder}: {error.strerror or error}")
-
-
-def _files(acme: Acme) -> Iterator[tuple[tuple[str, ...], Path]]:
-    """Yield the path of each key that names a file, and the file."""
-    if acme.ca is not None:
-        yield ("ca",), acme.ca
-    if acme.eab is not None:
-        yield ("eab", "hmac_file"), acme.eab.hmac_file
-    if acme.dns is not None and acme.dns.hook is not None:
-        yield ("dns", "hook"), acme.dns.hook
-    if acme.dns is not None and acme.dns.rfc2136 is not None:
-        yield ("dns", "rfc2136", "key_file"), acme.dns.rfc2136.key_file
-
-
-def _check_file(file: Path, path: ConfigPath, add: Add) -> None:
-    shown = display_path(file)
-    try:
-        if not file.is_file():
-            add(path, f"{shown}: {'is no file' if file.exists() else 'there is no such file'}")
-        elif path.key == "hook" and not os.access(file, os.X_OK):
-            add(path, f"{shown}: is not executable: chmod +x {shown}")
-        elif path.key != "hook" and not os.access(file, os.R_OK):
-            add(path, f"{shown}: cannot be read")
-    except OSError as error:
-        add(path, f"{shown}: {error.strerror or error}")
 
 
 def advise_on_acme(config: Config) -> Iterator[Fault]:
@@ -194,7 +138,7 @@ def _advise_on_access(config: Config, acme: Acme, path: ConfigPath) -> Iterator[
         if acme.storage.is_dir() and not may_write_folder(config.process, acme.storage):
             fact = f"{display_path(acme.storage)}: {user} cannot write there, so nothing can be renewed"
             yield Fault(path / "storage", fact)
-        for key, file in _files(acme):
+        for key, file in named_files(acme):
             if (part := unreadable_part(config.process, file)) is not None:
                 fact = f"{display_path(file)}: after the change of user it cannot be read, because of {part}"
                 yield Fault(path.joinpath(*key), fact)

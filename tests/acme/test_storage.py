@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mailproxy.acme.storage import Storage, StorageError, loose_permissions
+from mailproxy.acme.storage import Storage, StorageError
+from mailproxy.certificates.storage_permissions import loose_permissions
 
 
 @pytest.fixture

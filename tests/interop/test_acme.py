@@ -492,13 +492,21 @@ def test_authority_is_asked_for_its_window_soon(
             eventually(lambda: "2027-01-10 00:00:00" in certs("list", proxy.file).stdout)
 
 
-def test_reload_adds_an_authority(tmp_path: Path, ca: ThrowAwayCA, port: int, server: GreetingServer) -> None:
+@WORKERS
+def test_reload_adds_an_authority(
+    tmp_path: Path, ca: ThrowAwayCA, port: int, server: GreetingServer, process: str
+) -> None:
     """At the start there is no certificate to obtain, and so nothing of ACME in the process."""
     import signal
 
     with Pebble(tmp_path, ca, tls_port=port) as pebble:
         text = configuration(
-            directory=pebble.directory, ca=ca.pem, storage=tmp_path / "acme", port=port, server=server
+            directory=pebble.directory,
+            ca=ca.pem,
+            storage=tmp_path / "acme",
+            port=port,
+            server=server,
+            process=process,
         )
         pem = ca.issue(NAME, folder=tmp_path)
         before = re.sub(r"(?s)\[acme.test\].*?\[frontends", "[frontends", text)
