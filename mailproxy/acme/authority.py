@@ -104,7 +104,7 @@ def read_entry(certificate: ManagedCertificate) -> Entry:
     return Entry(
         certificate=certificate,
         issued=read_issued(storage.read(f"certificates/{certificate.stem}.pem")),
-        record=Record.from_json(storage.read_json(_record_file(certificate))),
+        record=Record.from_json(storage.read_json(_record_file(certificate))).at(time.time()),
     )
 
 
@@ -172,7 +172,7 @@ class Authority:
         try:
             await trio.to_thread.run_sync(self.storage.prepare)
             return await self.lock().run(partial(self._obtain_locked, certificate, is_forced=is_forced))
-        except FAILURES as error:
+        except Exception as error:  # noqa: BLE001 - raised below; without a back-off, a bug would order again and again
             failure = error
         self._client = None
         retry_after = failure.retry_after if isinstance(failure, AcmeError) else None

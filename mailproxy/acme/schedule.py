@@ -19,6 +19,8 @@ _BACKOFF_JITTER = 0.2
 # Let's Encrypt issues five certificates with the same names in a week.
 _WEEK_S = 7 * 86400.0
 _ISSUED_PER_WEEK = 5
+# The longest back-off and the longest Retry-After that is honoured are below this.
+_MAX_WAIT_S = 8 * 86400.0
 _ARI_INTERVAL_S = 6 * 3600.0  # if the authority does not say another one (RFC 9773 section 4.3.2)
 _ARI_MIN_S = 60.0
 _ARI_MAX_S = 86400.0
@@ -81,6 +83,17 @@ class Record:
             last_result="ok",
             issued_at=(*recent, now)[-2 * _ISSUED_PER_WEEK :],
             directory=directory,
+        )
+
+    def at(self, now: float) -> Record:
+        """Return the record without what a clock that was ahead has written.
+
+        Otherwise a failure at a wrong time would keep a certificate waiting until that time comes.
+        """
+        return evolve(
+            self,
+            not_before=self.not_before if self.not_before - now <= _MAX_WAIT_S else 0.0,
+            issued_at=tuple(each for each in self.issued_at if each <= now),
         )
 
     def as_json(self) -> dict[str, Any]:

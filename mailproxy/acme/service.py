@@ -87,6 +87,9 @@ class AcmeService:
                     return
 
     async def _maintain(self, certificates: Sequence[ManagedCertificate]) -> None:
+        address = certificates[0].acme.http_address
+        if isinstance(address, TcpAddress):
+            self._http.setdefault(address, HttpSocket(address))
         authority = make_authority(certificates[0], self._http)
         while True:
             due: list[tuple[float, ManagedCertificate]] = []

@@ -135,6 +135,18 @@ def test_clock_that_jumped_ahead_orders_five_certificates_a_week() -> None:
     assert due.reason == "limit"
 
 
+def test_clock_that_was_ahead_does_not_keep_waiting() -> None:
+    ahead = NOW + 3650 * DAY
+    record = Record().succeeded(ahead, DIRECTORY).failed(ahead, "no", None, 0.0).at(NOW)
+    assert when_due(None, record, "auto").at <= NOW
+    assert record.issued_at == ()
+
+
+def test_pause_is_kept_by_a_clock_that_is_right() -> None:
+    record = Record().failed(NOW, "busy", 7 * DAY, 0.0)
+    assert record.at(NOW + 60) == record
+
+
 def test_added_name_is_due_at_once() -> None:
     assert when_due(evolve(HELD, covers=False), Record(), "auto").at <= NOW
 

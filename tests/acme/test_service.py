@@ -298,3 +298,14 @@ def test_record_of_compromised_key_is_kept() -> None:
     assert Record.from_json(record.as_json()) == record
     assert make_key("ecdsa-p256").key_size == 256
     assert AcmeError in FAILURES
+
+
+async def test_bug_backs_off_as_a_failure(authority: FakeAuthority, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Authority, "solver", broken)
+    config = config_of(authority)
+    with pytest.raises(RuntimeError):
+        await obtain(config)
+    assert read_entry(only(config)).record.failures == 1
