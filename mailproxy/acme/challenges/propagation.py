@@ -67,8 +67,10 @@ def wait_until_seen(
     end = time.monotonic() + timeout
     reason = "no name server of the zone is known"
     while True:
-        asked = servers or _servers_of_zone(name)
-        lagging = next(_lagging(name, values, asked), None)
+        # Servers of one zone do not follow an alias into another zone.
+        target = canonical(name, servers)
+        asked = servers or _servers_of_zone(target)
+        lagging = next(_lagging(target, values, asked), None)
         if lagging is None and asked:
             return
         reason = lagging or reason
@@ -113,7 +115,7 @@ def _servers_of_zone(name: str) -> list[NameServer]:
     """Return the addresses of the servers of the zone that has a name."""
     resolver = system_resolver()
     try:
-        zone = dns.resolver.zone_for_name(canonical(name, ()), resolver=resolver)
+        zone = dns.resolver.zone_for_name(name, resolver=resolver)
         hosts = [str(each.target) for each in resolver.resolve(zone, "NS")]
     except (dns.exception.DNSException, OSError):
         return []
