@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from mailproxy.files import create
 
 FOLDER_MODE = 0o700
 FILE_MODE = 0o600
+_LEFTOVER_AGE_S = 60.0
 _FILE_MAX = 1 << 20  # bytes; a chain with its key has some kilobytes
 
 
@@ -64,6 +66,7 @@ class Storage:
                 _make_folder(folder, owner)
             except OSError as error:
                 raise StorageError(f"{folder}: {error.strerror or error}") from None
+            _remove_leftovers(folder)
             owner = None  # the subfolders belong to the owner of the folder
 
     def read_json(self, name: str) -> dict[str, Any] | None:
@@ -161,6 +164,14 @@ def _sync_folder(folder: Path) -> None:
 def _owner_of(folder: Path) -> tuple[int, int]:
     info = folder.stat()
     return info.st_uid, info.st_gid
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove files that killed processes have left half written. No file takes a minute to be written."""
+    with contextlib.suppress(OSError):
+        for file in folder.glob(".*.tmp"):
+            if abs(time.time() - file.stat().st_mtime) > _LEFTOVER_AGE_S:
+                file.unlink(missing_ok=True)
 
 
 def _make_folder(folder: Path, owner: tuple[int, int] | None) -> None:

@@ -87,6 +87,16 @@ def test_killed_writer_leaves_old_or_new_content(storage: Storage) -> None:
         assert len(content["text"]) == 20000
 
 
+def test_leftovers_of_killed_writers_are_removed(storage: Storage) -> None:
+    old, new = (storage.folder / "state" / f".a.json.{number}.tmp" for number in (1, 2))
+    old.touch()
+    new.touch()
+    os.utime(old, (1, 1))
+    storage.prepare()
+    assert not old.exists()
+    assert new.exists()  # another process may be writing it
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b'"text"', b"[" * 100000])
 def test_damaged_json_counts_as_missing(storage: Storage, content: bytes) -> None:
     (storage.folder / "account.json").write_bytes(content)

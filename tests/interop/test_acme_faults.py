@@ -96,9 +96,10 @@ def record_of(storage: Storage) -> Record:
 
 
 def leftovers(storage: Storage) -> list[str]:
-    """Return files that are half written, and files of others' modes."""
+    """Return files that others can read, and files of certificates and orders that are half written."""
     files = [file for file in storage.folder.rglob("*") if file.is_file()]
-    return [str(file) for file in files if ".tmp" in file.name or stat.S_IMODE(file.stat().st_mode) != 0o600]
+    loose = [str(file) for file in files if stat.S_IMODE(file.stat().st_mode) != 0o600]
+    return loose + [str(file) for file in files if not file.name.startswith(".") and not file.read_bytes()]
 
 
 def at(path: str, answer: Answer) -> Rule:

@@ -58,10 +58,14 @@ class HttpSocket:
         self._socket = sock
 
     def stop(self) -> None:
-        """Stop listening, if a process that was killed has left the socket so. The address stays bound."""
-        if self._socket is not None:
+        """Stop listening, also if a process that was killed has left the socket so. The address stays bound.
+
+        On a socket that does not listen, shutdown would fail and spoil it: it could never accept again.
+        """
+        sock = self._socket
+        if sock is not None and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             with contextlib.suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
+                sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the socket."""
