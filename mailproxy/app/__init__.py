@@ -7,6 +7,7 @@ Modules, in reading order:
     advice, port_advice: settings that are probably not what the operator wants.
     acme: certificates by ACME beside the proxy.
     live_tlsa: TLSA records, for ``mailproxy check --live``.
+    explain: what a client would get from a configuration that does not run.
     live_check, live_hints: one check of every server, for ``mailproxy check --live``.
 """
 

@@ -98,9 +98,12 @@ class AcmeRunner:
         await self.service.run()
 
     async def run_beside(self, control: Control) -> None:
-        """Obtain certificates in the control process, until cancelled."""
+        """Obtain certificates in the control process, until cancelled, or until another proxy replaces this one."""
         control.on_reconfigured.append(self.notice_reload)
-        await self.run(lambda: control.config, control.log, control.scan_certificates)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.run, lambda: control.config, control.log, control.scan_certificates)
+            await control.handover.released.wait()
+            nursery.cancel_scope.cancel()
 
     def close(self) -> None:
         """Close the sockets of http-01."""

@@ -85,9 +85,9 @@ class Acme:
     challenge: Challenge = setting(
         "how the proxy proves that it has the names",
         "tls-alpn-01",
-        details="`tls-alpn-01` is answered on the binds with mode `tls`; the authority connects to port 443. `http-01` "
-        "is answered at `http` or in `webroot`; the authority connects to port 80. `dns-01` needs `dns`, and is the only "
-        "one for wildcards.",
+        details="For `tls-alpn-01` the authority connects to port 443, and the binds with mode `tls` answer. For "
+        "`http-01` it connects to port 80, and a listener at `http` answers, or a web server with files in `webroot`. "
+        "`dns-01` needs `dns`, and is the only one for wildcards.",
     )
     http: BindAddress | None = setting(
         "address of the listener for `http-01`, open only while a certificate is obtained",

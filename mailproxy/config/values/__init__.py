@@ -13,6 +13,7 @@ from mailproxy.config.values.types import (
     Account,
     AlpnName,
     CertificateNames,
+    CollectorUrl,
     Count,
     Expanded,
     ExpectedHex,
@@ -58,7 +59,7 @@ from mailproxy.config.values.value_types import (
 )
 
 __all__ = [
-    "VALUE_TYPES", "WEIGHT_MAX", "Account", "AlpnName", "CertificateNames", "Count", "Expanded", "ExpectedHex", "ExpectedText",
+    "VALUE_TYPES", "WEIGHT_MAX", "Account", "AlpnName", "CertificateNames", "CollectorUrl", "Count", "Expanded", "ExpectedHex", "ExpectedText",
     "HelloName", "HostName", "InvalidValueError", "KeepAliveCount", "KeepAliveTime", "LogTarget", "Mode",
     "Name", "Network", "Pattern", "Port", "Positive", "PositiveSeconds", "PrefixV4", "PrefixV6",
     "ProxySource", "RateCount", "RatePeriod", "Redispatch", "RenewBefore", "Seconds", "SentHex", "SentText",
