@@ -78,6 +78,7 @@ _mailproxy_runtime_words() {
             echo "${line%% *}"
         fi
     done <<'END'
+acme status
 cancel drain frontend
 cancel drain server
 clear counters

@@ -31,6 +31,7 @@ function __mailproxy_runtime_words
     set -l before (string join ' ' $words '')
     test -n "$words"; or set before ''
     for line in \
+        'acme status' \
         'cancel drain frontend' \
         'cancel drain server' \
         'clear counters' \

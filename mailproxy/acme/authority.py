@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 from functools import partial
 
 import trio
@@ -129,10 +130,12 @@ class Authority:
     Attributes:
         acme: Its table.
         http: The socket for http-01; None with other challenges.
+        on_wait: Called with the name of the process that holds the storage's lock, when it is waited for.
     """
 
     acme: Acme
     http: HttpSocket | None = None
+    on_wait: Callable[[str], None] = field(default=lambda _holder: None, kw_only=True)
     _client: AcmeClient | None = field(default=None, init=False)
     # Records that could not be written, as on a full disk. Without them, a back-off would be forgotten.
     _unwritten: dict[str, Record] = field(factory=dict, init=False)
@@ -144,7 +147,7 @@ class Authority:
 
     def lock(self) -> StorageLock:
         """Return the lock of its storage."""
-        return StorageLock(self.acme.storage / "lock")
+        return StorageLock(self.acme.storage / "lock", on_wait=self.on_wait)
 
     async def read(self, certificate: ManagedCertificate) -> Entry:
         """Return what is known of a certificate.

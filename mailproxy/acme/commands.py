@@ -81,7 +81,8 @@ async def obtain(certificates: Sequence[ManagedCertificate], say: Say, complain:
     is_good = True
     for certificate in certificates:
         try:
-            issued = await make_authority(certificate, {}).obtain(certificate, is_forced=True)
+            authority = make_authority(certificate, {}, partial(_say_waiting, certificate, complain))
+            issued = await authority.obtain(certificate, is_forced=True)
         except FAILURES as error:
             complain(f"{certificate}: {error}")
             is_good = False
@@ -98,7 +99,7 @@ async def test(certificates: Sequence[ManagedCertificate], say: Say, complain: S
         directory = certificate.acme.test_directory
         try:
             await trio.to_thread.run_sync(Storage(certificate.acme.storage).prepare)
-            lock = make_authority(certificate, {}).lock()
+            lock = make_authority(certificate, {}, partial(_say_waiting, certificate, complain)).lock()
             issued = await lock.run(partial(_test_one, certificate, directory))
         except FAILURES as error:
             complain(f"{certificate}: {error} ({directory})")
@@ -107,6 +108,10 @@ async def test(certificates: Sequence[ManagedCertificate], say: Say, complain: S
             issuer = issued.leaf.issuer.rfc4514_string()
             say(f"{certificate}: {directory} has issued a certificate ({issuer}); it was not kept")
     return is_good
+
+
+def _say_waiting(certificate: ManagedCertificate, complain: Say, holder: str) -> None:
+    complain(f"{certificate}: waits for {holder}, which holds {certificate.acme.storage / 'lock'}")
 
 
 async def _test_one(certificate: ManagedCertificate, directory: str) -> Issued:

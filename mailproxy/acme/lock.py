@@ -42,11 +42,13 @@ class StorageLock:
 
     Attributes:
         path: The file.
+        on_wait: Called with the name of the process that holds the lock, once for each that is waited for.
         stale_after: Seconds without a beat, after which a lock is broken.
     """
 
     path: Path
-    stale_after: float = _STALE_S
+    on_wait: Callable[[str], None] = field(default=lambda _holder: None, kw_only=True)
+    stale_after: float = field(default=_STALE_S, kw_only=True)
     _token: str = field(factory=lambda: os.urandom(16).hex(), init=False)
     _seen: tuple[object, float] | None = field(default=None, init=False)
 
@@ -61,7 +63,12 @@ class StorageLock:
             LockLostError: If the lock was broken by another process meanwhile. The job is cancelled then.
             Exception: What the job raises.
         """
-        while not await trio.to_thread.run_sync(self._try_acquire):  # noqa: ASYNC110 - another process frees it
+        waits_for: object = None
+        while not await trio.to_thread.run_sync(self._try_acquire):
+            holder = await trio.to_thread.run_sync(_read, self.path)
+            if holder and holder.get("token") != waits_for:
+                waits_for = holder.get("token")
+                self.on_wait(f"process {holder.get('pid')} on {holder.get('host')}")
             await trio.sleep(_POLL_S)
         result: list[T] = []
         failure: list[Exception] = []

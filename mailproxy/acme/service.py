@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import trio
+from attrs import evolve
 
 from mailproxy.acme.authority import FAILURES, Authority, Entry
 from mailproxy.acme.challenges.http import HttpSocket
@@ -123,6 +124,8 @@ class AcmeService:
         self._log.event(
             ACME_STARTED, f"obtains {certificate} from acme.{certificate.acme.name}", **_keys(certificate)
         )
+        if (status := self._statuses.get(certificate)) is not None:
+            self._statuses[certificate] = evolve(status, last_attempt=time.time(), is_running=True)
         try:
             issued = await authority.obtain(certificate)
             entry = await authority.read(certificate)
@@ -167,17 +170,21 @@ class AcmeService:
         )
 
 
-def make_authority(certificate: ManagedCertificate, http: Mapping[TcpAddress, HttpSocket]) -> Authority:
+def make_authority(
+    certificate: ManagedCertificate,
+    http: Mapping[TcpAddress, HttpSocket],
+    on_wait: Callable[[str], None] = lambda _holder: None,
+) -> Authority:
     """Return the authority of a certificate.
 
     Args:
         certificate: One of its certificates.
         http: The sockets that are bound already. For another address one is made.
+        on_wait: Called with the name of the process that holds the storage's lock, when it is waited for.
     """
     address = certificate.acme.http_address
-    if not isinstance(address, TcpAddress):
-        return Authority(certificate.acme)
-    return Authority(certificate.acme, http.get(address) or HttpSocket(address))
+    sock = (http.get(address) or HttpSocket(address)) if isinstance(address, TcpAddress) else None
+    return Authority(certificate.acme, sock, on_wait=on_wait)
 
 
 def _keys(certificate: ManagedCertificate) -> dict[str, object]:

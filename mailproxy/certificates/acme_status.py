@@ -23,6 +23,7 @@ class AcmeStatus:
         last_result: ``ok``, or why it failed; empty before the first.
         next_attempt: When the next attempt is due.
         failures: Failed attempts in a row.
+        is_running: Whether it is being obtained now.
     """
 
     name: str
@@ -35,3 +36,4 @@ class AcmeStatus:
     last_result: str = ""
     next_attempt: float | None = None
     failures: int = 0
+    is_running: bool = False

@@ -102,6 +102,20 @@ async def test_taken_address_is_an_error(solver: HttpListenerSolver) -> None:
     await listeners[0].aclose()
 
 
+async def test_port_that_needs_privileges_names_the_remedy(
+    solver: HttpListenerSolver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a listener that a reload has added, after the change of user."""
+
+    def bind(_socket: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(HttpSocket, "bind", bind)
+    with pytest.raises(AcmeError, match=r"cannot listen on 127.0.0.1:.*: Permission denied: .*restart it"):
+        async with solver.answering([PROOF]):
+            raise AssertionError
+
+
 async def test_bound_socket_lets_others_use_the_port(solver: HttpListenerSolver) -> None:
     """``mailproxy certs obtain`` listens while the running proxy has the port bound."""
     solver.socket.bind()

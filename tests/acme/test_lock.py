@@ -131,3 +131,15 @@ async def test_lost_lock_cancels_the_job(path: Path) -> None:
 async def test_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="No such file"):
         await StorageLock(tmp_path / "none" / "lock").run(trio.lowlevel.checkpoint)
+
+
+async def test_process_that_is_waited_for_is_named_once(path: Path) -> None:
+    named: list[str] = []
+    path.write_text(json.dumps({"token": "x", "pid": 7, "host": "other", "boot": "x"}))
+    with trio.fail_after(TIMEOUT_S):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(StorageLock(path, on_wait=named.append).run, trio.lowlevel.checkpoint)
+            await wait_until(lambda: named)
+            await trio.sleep(0.1)
+            path.unlink()
+    assert named == ["process 7 on other"]

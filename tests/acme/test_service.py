@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,7 @@ from tests.support.smallest_config import smallest_config
 from tests.support.timeouts import TIMEOUT_S, wait_until
 
 NAME = "imap.example.com"
+Command = Callable[[list[ManagedCertificate], Callable[[str], None], Callable[[str], None]], Awaitable[bool]]
 
 
 @pytest.fixture
@@ -279,6 +282,52 @@ async def test_commands_list_obtain_test_and_revoke(authority: FakeAuthority, tm
     assert not await commands.test(certificates, said.append, complaints.append)
     assert not await commands.revoke(certificates, "superseded", said.append, complaints.append)
     assert len(complaints) == 3
+
+
+@pytest.mark.parametrize("command", [commands.obtain, commands.test])
+async def test_commands_name_the_process_that_they_wait_for(
+    authority: FakeAuthority, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mailproxy.acme.lock._POLL_S", 0.02)
+    said: list[str] = []
+    complaints: list[str] = []
+    lock = tmp_path / "acme" / "lock"
+    lock.parent.mkdir(mode=0o700)
+    lock.write_text(json.dumps({"token": "x", "pid": 7, "host": "other", "boot": "x"}))
+    with trio.fail_after(TIMEOUT_S):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(command, [only(config_of(authority))], said.append, complaints.append)
+            await wait_until(lambda: complaints)
+            lock.unlink()
+    assert complaints == [f"{NAME} (ecdsa-p256): waits for process 7 on other, which holds {lock}"]
+    assert len(said) == 1
+
+
+async def test_clock_that_jumps_renews_once(
+    authority: FakeAuthority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forth over the time of renewal, then back before the first certificate."""
+    monkeypatch.setattr("mailproxy.acme.service._MAX_SLEEP_S", 0.02)
+    config, now, offset = config_of(authority), time.time, 0.0
+    monkeypatch.setattr("time.time", lambda: now() + offset)
+    log = Log([Output(open_target(str(tmp_path / "log"), None), "json")])
+    service = AcmeService(lambda: config, http={}, log=log, on_stored=lambda: None)
+    with trio.fail_after(TIMEOUT_S):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(service.run)
+            for days, orders in ((0, 1), (61, 2), (-200, 2), (0, 2)):
+                authority.lifetime = timedelta(days=90 + days)  # it has the same clock
+                offset = days * 86400.0
+                await wait_until(partial(_are_done, service, authority, orders))
+                await trio.sleep(0.3)  # many turns of the service
+                assert len(authority.orders) == orders
+            nursery.cancel_scope.cancel()
+    assert service.statuses[0].failures == 0
+
+
+def _are_done(service: AcmeService, authority: FakeAuthority, orders: int) -> bool:
+    results = [(each.last_result, each.is_running) for each in service.statuses]
+    return (results, len(authority.orders)) == ([("ok", False)], orders)
 
 
 async def test_cancelled_order_leaves_nothing_behind(authority: FakeAuthority, tmp_path: Path) -> None:

@@ -85,9 +85,10 @@ class HttpSocket:
             assert self._socket is not None  # noqa: S101 - bind has made it
             self._socket.listen(_BACKLOG)
         except OSError as error:
-            raise AcmeError(
-                f"cannot listen on {self.address} for http-01: {error.strerror or error}"
-            ) from None
+            reason = error.strerror or str(error)
+            if isinstance(error, PermissionError):
+                reason += ": the proxy has no privilege for this port any longer; restart it, then it binds the port first"
+            raise AcmeError(f"cannot listen on {self.address} for http-01: {reason}") from None
         try:
             # A copy: trio closes what it gets.
             with self._socket.dup() as copy:

@@ -186,6 +186,10 @@ class _Walk:
             answer.refuse(end_reasons.HANDSHAKE_FAILED, f"the client asks for {request} (strict_sni)")
             return
         first = selection.certificates[0]
+        if first.placeholder == "refuse":
+            fact = f"the certificate {first.path} has not been obtained yet (until_ready = refuse)"
+            answer.refuse(end_reasons.HANDSHAKE_FAILED, fact)
+            return
         answer.certificate = str(first.path)
         files = " or ".join(
             f"{each.path} ({each.key_algorithm or 'other key'})" for each in selection.certificates
@@ -200,6 +204,8 @@ class _Walk:
         if name is None:
             why = "the default, because the client asks for no name"
         answer.say(f"TLS ends here, with the certificate {files}: {why}.")
+        if first.placeholder is not None:
+            answer.say("That one is self-signed, until ACME has obtained the certificate (until_ready).")
         self._agree_on_protocol()
 
     def _agree_on_protocol(self) -> None:
