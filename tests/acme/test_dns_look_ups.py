@@ -106,7 +106,8 @@ async def test_hook_that_adds_nothing_is_noticed(server: NameServer, tmp_path: P
             raise AssertionError
 
 
-def test_silent_server_is_named(server: NameServer) -> None:
+def test_silent_server_is_named(server: NameServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(propagation, "_POLL_S", 0.05)
     with pytest.raises(AcmeError, match=r"127\.0\.0\.1 port 1"):
         wait_until_seen("a.example", ["x"], [Address("127.0.0.1", 1)], timeout=0.2)
 

@@ -31,6 +31,11 @@ NAME = "imap.example.com"
 Command = Callable[[list[ManagedCertificate], Callable[[str], None], Callable[[str], None]], Awaitable[bool]]
 
 
+@pytest.fixture(autouse=True)
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mailproxy.acme.order._FIRST_POLL_S", 0.02)
+
+
 @pytest.fixture
 def authority(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> Iterator[FakeAuthority]:
     with FakeAuthority(throw_away_ca, tmp_path, tmp_path / "acme" / "challenges") as authority:

@@ -28,6 +28,11 @@ _METRICS = (
 )
 
 
+@pytest.fixture(autouse=True)
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mailproxy.acme.order._FIRST_POLL_S", 0.02)
+
+
 @pytest.fixture
 def authority(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> Iterator[FakeAuthority]:
     with FakeAuthority(throw_away_ca, tmp_path, tmp_path / "acme" / "challenges") as authority:
