@@ -33,6 +33,15 @@ def free_port(hosts: Iterable[str] = ("127.0.0.1",)) -> int:
     raise AssertionError("no free port")
 
 
+def first_free_port(number: int) -> int:
+    """Return the first of so many neighbouring ports that are free on 127.0.0.1."""
+    for _ in range(len(PORTS)):
+        first = free_port()
+        if all(_is_free("127.0.0.1", port) and _claim(port) for port in range(first + 1, first + number)):
+            return first
+    raise AssertionError("no free ports")
+
+
 def free_ports(number: int, hosts: Iterable[str]) -> list[int]:
     """Return different free ports."""
     hosts = tuple(hosts)
