@@ -127,7 +127,7 @@ complete -c mailproxy -n '__mailproxy_at ctl' -l socket -s s -r -f -d 'The admin
 complete -c mailproxy -n '__mailproxy_at ctl' -l config -s c -r -F -d 'Take the admin socket from this configuration'
 complete -c mailproxy -n '__mailproxy_at ctl' -s h -l help -d 'Show this message and exit'
 complete -c mailproxy -n '__mailproxy_at ctl' -a '(__mailproxy_runtime_words)'
-complete -c mailproxy -n '__mailproxy_at demo' -l port-base -r -f -d 'The first of two ports to listen on'
+complete -c mailproxy -n '__mailproxy_at demo' -l port-base -r -f -d 'The first of three ports to listen on'
 complete -c mailproxy -n '__mailproxy_at demo' -s h -l help -d 'Show this message and exit'
 complete -c mailproxy -n '__mailproxy_at explain' -l client -r -f -d 'The client'"'"'s IP address; behind a PROXY header, the one in it'
 complete -c mailproxy -n '__mailproxy_at explain' -l port -r -f -d 'The port that it connects to'

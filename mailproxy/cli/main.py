@@ -235,7 +235,7 @@ def completion(shell: str) -> None:
 @click.option(
     "--port-base",
     type=click.IntRange(1, 64000),
-    help="The first of two ports to listen on.  [default: 1143 and 1993]",
+    help="The first of three ports to listen on.  [default: 1143, 1993 and 8405]",
 )
 def demo(port_base: int | None) -> None:
     """Run the proxy with two demo servers.
