@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import stat
 from pathlib import Path
 
@@ -107,11 +108,29 @@ async def test_port_that_needs_privileges_names_the_remedy(
 ) -> None:
     """As of a listener that a reload has added, after the change of user."""
 
-    def bind(_socket: object) -> None:
-        raise PermissionError(13, "Permission denied")
+    def bind(_socket: object, _address: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(HttpSocket, "bind", bind)
+    monkeypatch.setattr("socket.socket.bind", bind)
     with pytest.raises(AcmeError, match=r"cannot listen on 127.0.0.1:.*: Permission denied: .*restart it"):
+        async with solver.answering([PROOF]):
+            raise AssertionError
+
+
+async def test_privileged_port_that_was_in_use_at_the_start_is_said_to_be(
+    solver: HttpListenerSolver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = [OSError(errno.EADDRINUSE, "Address already in use"), PermissionError(errno.EACCES, "no")]
+
+    def bind(_socket: object, _address: object) -> None:
+        raise failures.pop(0)
+
+    monkeypatch.setattr("socket.socket.bind", bind)
+    with pytest.raises(OSError, match="already in use"):
+        solver.socket.bind()
+    with pytest.raises(
+        AcmeError, match=r"Address already in use at the start, .*; free the port and restart it"
+    ):
         async with solver.answering([PROOF]):
             raise AssertionError
 

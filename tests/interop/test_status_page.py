@@ -163,7 +163,7 @@ def test_certificate_that_cannot_be_obtained_is_shown(page: Browser) -> None:
     page.wait_until(lambda: "cannot be reached" in page.find("#acme").text, "the failure is shown")
     row = page.rows("acme")["imap.example.com"]
     assert (row["Key"], row["Expires"], row["From"]) == ("ecdsa-p256", "no certificate yet", "acme.nobody")
-    assert "–" not in (row["Last attempt"], row["Next attempt"])
+    assert all(row[title][-1].isdigit() for title in ("Last attempt", "Next attempt"))
     assert page.console() == []
 
 

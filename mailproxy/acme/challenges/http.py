@@ -36,6 +36,7 @@ class HttpSocket:
         self.address = address
         self.lock = trio.Lock()  # one order at a time answers here
         self._socket: socket.socket | None = None
+        self._first_failure: OSError | None = None
 
     def bind(self) -> None:
         """Bind the socket, if it is not bound yet.
@@ -52,10 +53,21 @@ class HttpSocket:
             if is_v6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
             sock.bind(("" if self.address.host == "*" else self.address.host, self.address.port or 80))
-        except BaseException:
+        except OSError as error:
             sock.close()
+            self._first_failure = self._first_failure or error
             raise
         self._socket = sock
+
+    def _reason(self, error: OSError) -> str:
+        """Return why listening failed, with the remedy where it is known."""
+        reason = error.strerror or str(error)
+        if not isinstance(error, PermissionError):
+            return reason
+        first = self._first_failure
+        if first is None or isinstance(first, PermissionError):
+            return f"{reason}: this port needs privileges, which the proxy has at its start only; restart it"
+        return f"{first.strerror or first} at the start, when the proxy had privileges; free the port and restart it"
 
     def stop(self) -> None:
         """Stop listening, also if a process that was killed has left the socket so. The address stays bound.
@@ -85,9 +97,7 @@ class HttpSocket:
             assert self._socket is not None  # noqa: S101 - bind has made it
             self._socket.listen(_BACKLOG)
         except OSError as error:
-            reason = error.strerror or str(error)
-            if isinstance(error, PermissionError):
-                reason += ": the proxy has no privilege for this port any longer; restart it, then it binds the port first"
+            reason = self._reason(error)
             raise AcmeError(f"cannot listen on {self.address} for http-01: {reason}") from None
         try:
             # A copy: trio closes what it gets.

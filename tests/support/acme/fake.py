@@ -191,7 +191,9 @@ class FakeAuthority:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    disable_nagle_algorithm = True  # else each answer takes 40 ms, until the client acknowledges its first part
+    disable_nagle_algorithm = (
+        True  # else each answer takes 40 ms, until the client acknowledges its first part
+    )
     owner: FakeAuthority
     protocol_version = "HTTP/1.1"
 
