@@ -12,6 +12,7 @@ from mailproxy.admin.handover.control_giver import ControlGiver
 from mailproxy.admin.listeners import AdminListeners
 from mailproxy.admin.service import administer
 from mailproxy.admin.target import FrontendFigures, ProcessState, Recent
+from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Config
 from mailproxy.log import Follower
 from mailproxy.metrics.figures import Figures
@@ -92,6 +93,11 @@ class ControlTarget:
     def certificates(self) -> Sequence[Certificate]:
         """The certificates in use."""
         return self._control.certificates
+
+    @property
+    def certificate_store(self) -> CertificateStore | None:
+        """The TLS files in use; None if the configuration names none."""
+        return self._control.certificate_store
 
     @property
     def view(self) -> View:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import trio
 
 from mailproxy.admin.target import FrontendFigures, ProcessState, Recent
+from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Config
 from mailproxy.log import Follower
 from mailproxy.metrics.figures import Figures
@@ -72,6 +73,11 @@ class SingleTarget:
     def certificates(self) -> Sequence[Certificate]:
         """The certificates in use."""
         return self._monitor.certificates
+
+    @property
+    def certificate_store(self) -> CertificateStore | None:
+        """The TLS files in use; None if the configuration names none."""
+        return self._monitor.certificate_store
 
     @property
     def view(self) -> View:

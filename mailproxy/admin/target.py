@@ -7,6 +7,7 @@ from typing import Protocol
 
 from attrs import frozen
 
+from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Config
 from mailproxy.log import EventRecord, Follower, Record, SessionRecord
 from mailproxy.metrics.figures import Figures
@@ -116,6 +117,10 @@ class Target(Protocol):
     @property
     def certificates(self) -> Sequence[Certificate]:
         """The certificates in use."""
+
+    @property
+    def certificate_store(self) -> CertificateStore | None:
+        """The TLS files in use; None if the configuration names none."""
 
     @property
     def view(self) -> View:

@@ -9,14 +9,17 @@ from typing import Any
 
 from attrs import define
 
+from mailproxy.address import unmap_ipv4
 from mailproxy.admin.exporter.rows import server_state
 from mailproxy.admin.history import PROCESS, History, backend_key, frontend_key, server_key
+from mailproxy.admin.http.advice import CurrentAdvice
 from mailproxy.admin.runtime.show.stat import server_address, server_status
 from mailproxy.admin.series import INTERVAL_S, Series
 from mailproxy.admin.target import Recent
 from mailproxy.config import Config
 from mailproxy.errors import Fault
 from mailproxy.log import EventRecord, SessionRecord
+from mailproxy.log.end_reasons import INTERNAL_ERROR, UNTRUSTED, Phase
 from mailproxy.log.events import SESSION_FAULT
 from mailproxy.metrics.process import LINES_LOST, LOOP_LAG_US, RESTARTS
 from mailproxy.metrics.process import PROCESS as PROCESS_BLOCK
@@ -24,6 +27,7 @@ from mailproxy.metrics.recent import RECENT_MAX, has_failed
 from mailproxy.metrics.traffic import Traffic
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
+from mailproxy.proxy.client_limits import client_network
 from mailproxy.version import __version__
 
 EVENTS_MAX = 50
@@ -39,12 +43,12 @@ class Status:
     Attributes:
         history: That of the proxy.
         series: Its last hour.
-        advice: What ``mailproxy check`` reports about the configuration, as of the start.
+        advice: What ``mailproxy check`` reports about the configuration.
     """
 
     history: History
     series: Series
-    advice: Sequence[Fault] = ()
+    advice: CurrentAdvice
 
     def describe(self, recent: Recent, ready: Sequence[str]) -> Json:
         """Return the proxy as JSON.
@@ -68,7 +72,7 @@ class Status:
                 {"what": each.what, "left": each.left, "idle": each.idle, "seconds": round(each.seconds, 1)}
                 for each in target.drains.statuses()
             ],
-            "advice": [_advice(target.config, fault) for fault in self.advice],
+            "advice": [_advice(target.config, fault) for fault in self.advice.faults],
             "events": [_event(each) for each in reversed(recent.events) if each.event is not SESSION_FAULT],
             "recent_ends": [_end(each) for each in _newest(recent.sessions)],
             "recent_failures": [_end(each) for each in _newest(failures)],
@@ -217,14 +221,31 @@ def _newest(records: Iterable[SessionRecord]) -> list[SessionRecord]:
 def _end(record: SessionRecord) -> Json:
     """Describe a session that has ended. Without the client's address: every user of the machine may read it."""
     assert record.end is not None  # noqa: S101 - it has ended
-    detail = str(record.detail).replace(record.client.rpartition(":")[0] or "\0", "the client")
     return {
         "time": _ended_at(record), "id": f"{record.id:x}",
         "frontend": record.frontend, "backend": record.backend, "server": record.server,
-        "end": record.end.name, "reason": record.end.meaning.replace("`", ""), "detail": detail[:_DETAIL_MAX],
+        "end": record.end.name, "reason": record.end.meaning.replace("`", ""), "detail": _detail(record)[:_DETAIL_MAX],
         "failed": has_failed(record), "milliseconds": record.total_ms,
         "bytes_in": record.bytes_in, "bytes_out": record.bytes_out,
     }  # fmt: skip
+
+
+def _detail(record: SessionRecord) -> str:
+    """Return the detail of an end, without the client's address and its network."""
+    detail = str(record.detail)
+    if record.end is INTERNAL_ERROR or (record.phase is Phase.HEADER and record.end is not UNTRUSTED):
+        return ""  # it may quote what was received
+    for host in _client_names(record.client):
+        detail = detail.replace(host, "the client")
+    return detail
+
+
+def _client_names(client: str) -> list[str]:
+    """Return what a client can be called in a detail, the longest name first."""
+    host = client.rpartition(":")[0]
+    bare = host.strip("[]").partition("%")[0]
+    names = {host, bare, unmap_ipv4(bare), client_network(bare)}
+    return sorted(names - {""}, key=len, reverse=True)
 
 
 def _advice(config: Config, fault: Fault) -> Json:
