@@ -316,6 +316,31 @@ async def test_ctl_reports_refusals(administered: Administered) -> None:
     assert "--frontend F" in result.stdout
 
 
+def test_ctl_prints_lines_that_begin_with_an_address_in_brackets(tmp_path: Path) -> None:
+    line = b"[2001:db8::9]:5 [22/Nov/2026:14:46:22.419] f b/s1 0/0/1 2 -- 1/1/0/0/0 0/0\n"
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(tmp_path / "s"))
+        sock.listen()
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "mailproxy",
+                "ctl",
+                "-s",
+                str(tmp_path / "s"),
+                "tail",
+                "--format",
+                "tcplog",
+            ],
+            stdout=subprocess.PIPE,
+        )
+        with process, sock.accept()[0] as connection:
+            connection.sendall(b"\n" + line)
+            connection.shutdown(socket.SHUT_WR)
+            assert process.communicate(timeout=TIMEOUT_S)[0] == line
+
+
 def test_ctl_without_a_proxy_fails(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(tmp_path / "s"))

@@ -179,6 +179,41 @@ async def test_silent_collector_neither_delays_sessions_nor_the_end(harness: Pro
     await listener.aclose()
 
 
+async def test_fault_of_the_library_is_logged_and_tracing_goes_on(
+    harness: ProxyHarness, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_spans, faults = SessionTracer._make_spans, iter((ValueError("odd"),))
+
+    def fail_once(self: SessionTracer, record: SessionRecord) -> None:
+        for fault in faults:
+            raise fault
+        make_spans(self, record)
+
+    monkeypatch.setattr(SessionTracer, "_make_spans", fail_once)
+    proxy = await harness.proxy(tracing={"otlp": collector.url})
+    async with await harness.dial(proxy) as client:
+        await client.receive_until_end()
+    (line,) = await harness.events("helper-failed")
+    assert (line["helper"], line["fault"]) == ("tracing", "ValueError('odd')")
+    with trio.fail_after(TIMEOUT_S):
+        while not collector.spans:  # the first sessions may end before it goes on
+            async with await harness.dial(proxy) as client:
+                await client.receive_until_end()
+            await trio.sleep(0.01)
+
+
+async def test_lost_sessions_are_logged(harness: ProxyHarness, collector: Collector) -> None:
+    proxy = await harness.proxy(tracing={"otlp": collector.url})
+    log = proxy._process.service.log
+    (tracer,) = [each.__self__ for each in log._subscribers if hasattr(each, "__self__")]
+    assert isinstance(tracer, SessionTracer)
+    tracer._lost = 3
+    async with await harness.dial(proxy) as client:
+        await client.receive_until_end()
+    (line,) = await harness.events("traces-not-sent")
+    assert (line["lost"], line["reason"]) == (3, "more sessions ended than could be sent")
+
+
 def test_queue_that_is_full_counts_what_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mailproxy.log.tracing._RECORDS_MAX", 2)
     tracer = SessionTracer("http://127.0.0.1:9", service="s", share=1.0)
