@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import mailproxy
@@ -121,7 +122,7 @@ def test_what_needs_a_restart_is_named_and_stays() -> None:
         "~ process.user: none -> nobody",
         "~ tracing.otlp: none -> http://127.0.0.1:4318",
         "~ admin.http: none -> 127.0.0.1:8405",
-        "~ admin.token_file: none -> token",
+        f"~ admin.token_file: none -> {Path.cwd() / 'token'}",
         "~ bind imap *:143 free_bind: false -> true",
     )
     assert found.changes == ("~ bind imap *:143 backlog: 1024 -> 9",)
