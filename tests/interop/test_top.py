@@ -14,7 +14,7 @@ import pytest
 from tests.support.admin_client import ask, stat
 from tests.support.worker_group import GreetingServer, WorkerGroup, configuration, wait_until
 
-pytestmark = pytest.mark.peers
+pytestmark = [pytest.mark.peers, pytest.mark.slow]
 
 
 class Terminal:

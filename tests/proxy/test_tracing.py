@@ -163,6 +163,7 @@ async def test_failing_collector_is_logged_once(
     assert "400" in line["reason"]
 
 
+@pytest.mark.slow
 async def test_silent_collector_neither_delays_sessions_nor_the_end(harness: ProxyHarness) -> None:
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listener.socket.getsockname()[1]  # it accepts in the kernel, and never answers
@@ -268,6 +269,7 @@ def test_path_of_traces_is_added_to_the_base(url: str, traces: str) -> None:
     assert traces_url(url) == traces
 
 
+@pytest.mark.slow
 async def test_workers_send_their_sessions(collector: Collector, tmp_path: Path) -> None:
     server = GreetingServer("s1")
     text = configuration(server, more=f'[tracing]\notlp = "{collector.url}"')
@@ -282,6 +284,7 @@ async def test_workers_send_their_sessions(collector: Collector, tmp_path: Path)
     assert {facts(span)["mailproxy.server"] for span in collector.spans if not span.parent_span_id} == {"s1"}
 
 
+@pytest.mark.slow
 def test_nothing_is_imported_without_tracing() -> None:
     code = (
         "import sys, mailproxy.app, mailproxy.proxy.service, mailproxy.log\n"

@@ -44,6 +44,7 @@ class Connection(trio.abc.HalfCloseableStream):
         data = bytes(await self._stream.receive_some(max_bytes))
         self._connections.touch(self)
         if self._is_first and data.startswith(_HTTP2):
+            self.close()
             return b""
         self._is_first = False
         return data

@@ -19,6 +19,8 @@ from tests.support.http_client import request
 from tests.support.ports import free_port
 from tests.support.worker_group import GreetingServer, WorkerGroup, configuration, greeting_servers
 
+pytestmark = pytest.mark.slow
+
 
 class Site(WorkerGroup):
     http: int
@@ -144,7 +146,7 @@ def test_thousand_idle_connections_keep_nobody_out(site: Site) -> None:
         for path in ("/healthz", "/metrics", "/api/status"):
             started_at = time.monotonic()
             assert request(site.http, path).status == 200
-            assert time.monotonic() - started_at < 5
+            assert time.monotonic() - started_at < 9  # they are cut off after 10 s
         client = site.connect()
         assert client.greeting == "s1"
         assert client.echoes()
@@ -206,7 +208,7 @@ def test_program_ends_while_clients_stall(servers: list[GreetingServer], tmp_pat
         started_at = time.monotonic()
         group.send(signal.SIGTERM)
         assert group.wait() == 0
-        assert time.monotonic() - started_at < 5
+        assert time.monotonic() - started_at < 9  # a write may take 10 s
 
 
 def test_many_requests_at_once_are_answered(site: Site) -> None:
