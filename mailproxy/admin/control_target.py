@@ -17,7 +17,6 @@ from mailproxy.config import Config
 from mailproxy.log import Follower
 from mailproxy.metrics.figures import Figures
 from mailproxy.metrics.servers import SERVER
-from mailproxy.metrics.traffic import Traffic
 from mailproxy.net.passing.sockets import PassedSocket
 from mailproxy.net.tls.certificate import Certificate
 from mailproxy.pool import Counts, read_counts
@@ -189,14 +188,6 @@ class ControlTarget:
             limit=wish.limit,
             traffic=self._figures.frontend(name),
         )
-
-    def backend_traffic(self, backend: Backend) -> Traffic:
-        """Return what the sessions of a backend have come to."""
-        return self._figures.backend(backend.name)
-
-    def server_traffic(self, backend: Backend, server: BackendServer) -> Traffic:
-        """Return what the sessions of a server have come to."""
-        return self._figures.server(backend.name, server.name)
 
     def server_counts(self, backend: Backend, server: BackendServer) -> Counts:
         """Return what has happened at a server."""

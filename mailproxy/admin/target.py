@@ -168,12 +168,6 @@ class Target(Protocol):
     def frontend(self, name: str) -> FrontendFigures:
         """Return the figures of a frontend."""
 
-    def backend_traffic(self, backend: Backend) -> Traffic:
-        """Return what the sessions of a backend have come to."""
-
-    def server_traffic(self, backend: Backend, server: BackendServer) -> Traffic:
-        """Return what the sessions of a server have come to."""
-
     def server_counts(self, backend: Backend, server: BackendServer) -> Counts:
         """Return what has happened at a server."""
 

@@ -130,7 +130,7 @@ class Status:
         }
 
     def _backend(self, backend: Backend) -> Json:
-        traffic = self.history.target.backend_traffic(backend)
+        traffic = self.history.target.figures.backend(backend.name)
         return {
             "state": "UP" if backend.pool.has_usable_server else "DOWN",
             "balance": backend.config.balance,
@@ -145,7 +145,10 @@ class Status:
 
     def _server(self, backend: Backend, server: BackendServer) -> Json:
         target, outcome = self.history.target, server.last_check
-        counts, traffic = target.server_counts(backend, server), target.server_traffic(backend, server)
+        counts, traffic = (
+            target.server_counts(backend, server),
+            target.figures.server(backend.name, server.name),
+        )
         changed = server.changed_at if server.changed_at is not None else self.history.started_at
         check = None
         if outcome is not None and server.health is not None:
