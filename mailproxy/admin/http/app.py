@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Mapping
 from importlib.resources import files
 
@@ -124,8 +123,7 @@ class Pages:
     async def _make_status(self) -> tuple[bytes, str]:
         await self._refresh()
         recent = await self._history.target.recent(EVENTS_MAX, with_sessions=True)
-        status = self._status.describe(recent, self._not_ready())
-        return json.dumps(status, separators=(",", ":")).encode(), "application/json"
+        return await self._status.write(recent, self._not_ready()), "application/json"
 
     async def _refresh(self) -> None:
         await self._history.target.refresh()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import trio
 from attrs import define
 
 from mailproxy.address import unmap_ipv4
@@ -50,19 +52,28 @@ class Status:
     series: Series
     advice: CurrentAdvice
 
-    def describe(self, recent: Recent, ready: Sequence[str]) -> Json:
-        """Return the proxy as JSON.
+    async def write(self, recent: Recent, not_ready: Sequence[str]) -> bytes:
+        """Return the proxy as the text of a JSON object.
 
         Args:
             recent: What was logged last.
-            ready: Why the proxy is not ready; empty if it is.
+            not_ready: Why the proxy is not ready; empty if it is.
         """
+        text = _to_json(self._describe(recent, not_ready))
+        backends = []
+        # Written at once, a thousand servers would keep sessions waiting for 80 ms.
+        for name, backend in tuple(self.history.target.backends.items()):
+            backends.append(f"{_to_json(name)}:{_to_json(self._backend(backend))}")
+            await trio.lowlevel.checkpoint()
+        return f'{text[:-1]},"backends":{{{",".join(backends)}}}}}'.encode()
+
+    def _describe(self, recent: Recent, not_ready: Sequence[str]) -> Json:
+        """Return everything but the backends."""
         target, failures = self.history.target, filter(has_failed, recent.sessions)
         return {
             "time": round(time.time(), 3),
-            "process": self._process(ready),
+            "process": self._process(not_ready),
             "frontends": {name: self._frontend(name) for name in target.config.frontends},
-            "backends": {name: self._backend(backend) for name, backend in target.backends.items()},
             "workers": [
                 {"name": each.name, "pid": each.pid, "ready": each.is_ready, "responsive": each.is_responsive}
                 for each in target.processes
@@ -83,7 +94,7 @@ class Status:
             },
         }
 
-    def _process(self, ready: Sequence[str]) -> Json:
+    def _process(self, not_ready: Sequence[str]) -> Json:
         target, history = self.history.target, self.history
         trend, total = history.trend(PROCESS), target.figures.total()
         vitals = target.figures.sums.get((PROCESS_BLOCK,), (0, 0, 0))
@@ -92,8 +103,8 @@ class Status:
             "version": __version__,
             "started": round(time.time() - uptime),
             "uptime_seconds": int(uptime),
-            "ready": not ready,
-            "not_ready": list(ready),
+            "ready": not not_ready,
+            "not_ready": list(not_ready),
             "stopping": target.is_stopping,
             "sessions": target.sessions,
             "max_sessions": target.max_sessions,
@@ -192,6 +203,10 @@ class Status:
             }
             for each in self.history.target.certificates
         ]
+
+
+def _to_json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 def _traffic(traffic: Traffic) -> Json:
