@@ -145,8 +145,7 @@ class Service:
             for name, frontend in config.frontends.items()
         }
         self.ended = trio.Event()
-        self.is_draining = False
-        self.limit_wish = 0
+        self.is_draining, self.limit_wish = False, 0
         self._configured_limit = process_limit.limit
 
     def _follow_log(self) -> None:
