@@ -37,7 +37,7 @@ _READ_TIMEOUT_S = 30.0  # between two packets of an answer
 _ANSWER_TIMEOUT_S = 60.0  # for a whole answer
 _CALL_TIMEOUT_S = 120.0  # for a call, which may repeat a request
 _ANSWER_MAX = 1 << 20  # bytes
-_NONCE_TRIES = 40  # Pebble can be told to refuse nine nonces of ten
+_NONCE_TRIES = 40  # Pebble can refuse nine nonces of ten
 _RETRY_AFTER_MAX_S = 7 * 86400.0
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{22,256}")  # base64url, at least 128 bits (RFC 8555 section 8.1)
 

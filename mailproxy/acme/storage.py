@@ -80,7 +80,7 @@ class Storage:
             return None
         try:
             content = json.loads(data)
-        except (ValueError, RecursionError):  # as after a fault of the disk: what it said is lost
+        except (ValueError, RecursionError):  # as after a fault of the disk: its content is lost
             return None
         return content if isinstance(content, dict) else None
 

@@ -284,7 +284,7 @@ class _Loader:
         """Read the certificates that ACME has obtained for some names, one for each key type.
 
         Returns:
-            Those that are there; without any, what stands in for them.
+            Those that are there; without any, their placeholders.
         """
         store = self._store
         certificates = []

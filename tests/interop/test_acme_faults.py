@@ -467,7 +467,7 @@ def test_unknown_name_is_refused(text: str, front: Front, tmp_path: Path) -> Non
 
 
 def test_challenge_without_order_is_refused(text: str, front: Front, tmp_path: Path, port: int) -> None:
-    """Anybody may connect as an authority does: there is nothing to get."""
+    """Every client may connect as an authority does: there is nothing to get."""
     with Program(text, tmp_path) as proxy:
         context = front.pebble.client_context()
         eventually(lambda: verified_certificate(port, context))

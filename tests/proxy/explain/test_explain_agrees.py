@@ -1,4 +1,4 @@
-"""Generated configurations and clients: a session's record names what ``explain`` said, 500 times."""
+"""Generated configurations and clients: a session's record names what ``explain`` predicts, 500 times."""
 
 from __future__ import annotations
 
