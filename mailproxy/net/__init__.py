@@ -10,6 +10,7 @@ Modules, in reading order:
     client_close: whether a client has closed while its session waits for a server.
     tls: contexts, handshakes, certificates.
     relay: the bytes of established sessions.
+    clear_io: sending and receiving in the dialogues before a session is joined.
     simple_io: sending and receiving for health checks.
     accounts, notify, process_name: the operating system's users, service manager and process names.
 """

@@ -421,6 +421,7 @@ def _encode_snapshot(entry: IndexedSnapshot) -> list[object]:
         snapshot.max_sessions,
         snapshot.checks_paused,
         snapshot.is_vacated,
+        snapshot.listed,
     ]
 
 
@@ -436,7 +437,7 @@ def _decode_outcome(value: Sequence[Any]) -> CheckOutcome:
 
 def _decode_snapshot(value: Sequence[Any], _: object) -> IndexedSnapshot:
     backend, index, state, health, checked, addresses, unresolved, up_for, *wishes = value
-    weight, max_sessions, checks_paused, is_vacated = wishes
+    weight, max_sessions, checks_paused, is_vacated, listed = wishes
     snapshot = ServerSnapshot(
         state=AdminState(state),
         health=health,
@@ -448,6 +449,7 @@ def _decode_snapshot(value: Sequence[Any], _: object) -> IndexedSnapshot:
         max_sessions=max_sessions,
         checks_paused=checks_paused,
         is_vacated=is_vacated,
+        listed=tuple(map(tuple, listed)),
     )
     return IndexedSnapshot(backend, index, snapshot)
 

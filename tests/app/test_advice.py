@@ -235,7 +235,7 @@ def test_terminated_tls_to_a_tls_port(throw_away_ca: ThrowAwayCA) -> None:
 
 def test_server_tls_at_a_plain_port() -> None:
     assert advice_for(startup_config(backends__dovecot__tls={})) == [
-        "backends.dovecot.servers[0]: port 143 speaks clear text first, and tls is given: remove tls, or give the port that speaks TLS"
+        'backends.dovecot.servers[0]: port 143 speaks clear text first, and tls is given: use tls.mode = "starttls", or the port that speaks TLS'
     ]
 
 
@@ -840,3 +840,18 @@ def test_admin_socket_of_the_session_group_gets_advice(tmp_path: Path) -> None:
     config = mailproxy.from_mapping(mapping)
     facts = [str(fault) for fault in advise(config, load_and_check(config))]
     assert any(fact.startswith("admin.sockets[0]: may be written by the group") for fact in facts)
+
+
+# STARTTLS
+
+
+def test_starttls_bind_at_a_port_of_implicit_tls(throw_away_ca: ThrowAwayCA) -> None:
+    tls = {"certificates": [str(throw_away_ca.issue("localhost"))]}
+    bind = {"address": "127.0.0.1:993", "mode": "starttls"}
+    config = startup_config(
+        frontends__imap__bind=[bind], frontends__imap__tls=tls, frontends__imap__protocol="imap"
+    )
+    assert (
+        'frontends.imap.bind[0].mode: clients of port 993 speak TLS from the first byte: use mode = "tls"'
+        in advice_for(config)
+    )

@@ -20,6 +20,7 @@ from mailproxy.config.values.types import (
     HostName,
     KeepAliveCount,
     KeepAliveTime,
+    Line,
     LogTarget,
     Mode,
     Name,
@@ -56,7 +57,7 @@ from mailproxy.config.values.value_types import (
 
 __all__ = [
     "VALUE_TYPES", "WEIGHT_MAX", "Account", "AlpnName", "Count", "Expanded", "ExpectedHex", "ExpectedText",
-    "HelloName", "HostName", "InvalidValueError", "KeepAliveCount", "KeepAliveTime", "LogTarget", "Mode",
+    "HelloName", "HostName", "InvalidValueError", "KeepAliveCount", "KeepAliveTime", "Line", "LogTarget", "Mode",
     "Name", "Network", "Pattern", "Port", "Positive", "PositiveSeconds", "PrefixV4", "PrefixV6",
     "ProxySource", "RateCount", "RatePeriod", "Redispatch", "Seconds", "SentHex", "SentText",
     "ServerTlsMode", "Size", "SniPatterns", "SourceAddress", "SyslogTag", "Text", "ValueType", "Weight",

@@ -46,7 +46,7 @@ class Pop3Check(MailCheck):
     def _listed(self, names: list[tuple[str, ...]], line: bytes) -> Answer | None:
         """Read a line of the list. A lone dot ends it, and any other leading dot is doubled (RFC 1939 section 3)."""
         if line != b".":
-            words = line.removeprefix(b".").upper().decode("ascii", "replace").split()
+            words = line.removeprefix(b".").decode("ascii", "replace").split()
             names.extend([tuple(words)] if words else [])
             return None
         self._list = None

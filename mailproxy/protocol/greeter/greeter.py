@@ -178,6 +178,14 @@ class Greeter(ABC):
     def greet(self) -> bytes:
         """Return the greeting."""
 
+    def refuse_early_talker(self) -> bytes:
+        """Return the last words to a client that did not wait for the greeting; empty if the protocol has none."""
+        return b""
+
+    def plain_greeting(self) -> bytes:
+        """Return a greeting that announces nothing, so that a client asks the server for its capabilities."""
+        return self.greet()
+
     def receive(self, data: bytes) -> None:
         """Take received bytes; ``next_answer`` answers them. Ignored once there is an outcome."""
         if self.outcome is None:

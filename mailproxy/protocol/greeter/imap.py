@@ -54,6 +54,9 @@ class ImapGreeter(Greeter):
     def greet(self) -> bytes:
         return b"* OK [CAPABILITY " + b" ".join(self._capabilities) + b"] " + self._text + b"\r\n"
 
+    def plain_greeting(self) -> bytes:
+        return b"* OK " + self._text + b"\r\n"
+
     def _verb(self, line: bytes) -> bytes:
         words = line.split(b" ", 2)
         return words[1].upper() if len(words) > 1 and _TAG.fullmatch(words[0]) else b""

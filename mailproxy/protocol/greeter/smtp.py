@@ -54,6 +54,9 @@ class SmtpGreeter(Greeter):
     def greet(self) -> bytes:
         return b" ".join([b"220", self._host, self.NAME, self._text]).rstrip() + b"\r\n"
 
+    def refuse_early_talker(self) -> bytes:
+        return b"554 5.5.1 Client sent something before the greeting\r\n"
+
     def _is_valid(self, command: Command, line: bytes) -> bool:
         if command in (Command.HELLO, Command.OLD_HELLO):
             return bool(_NAME.fullmatch(self._arguments(line)))

@@ -164,6 +164,11 @@ class Opening(ABC):
         return self.state in (State.READY, State.FAILED)
 
     @property
+    def starttls_wanted(self) -> bool:
+        """Whether the connection is still to be upgraded."""
+        return self._starttls
+
+    @property
     def wants_tls(self) -> bool:
         """Whether the server waits for the TLS handshake."""
         return self.state is State.TLS

@@ -12,6 +12,7 @@ from mailproxy.log import Log
 from mailproxy.log.events import SERVER_DOWN, SERVER_STATE, SERVER_UP, Event
 from mailproxy.net.dial import Endpoint
 from mailproxy.pool import AdminState, Balance, Pool, StateChange, StickTable, client_key
+from mailproxy.protocol.capabilities import bounded_list
 from mailproxy.protocol.checks.result import CheckCode, CheckResult, excerpt
 from mailproxy.proxy.backend.event_log import ServerEventLog
 from mailproxy.proxy.backend.resolver import Resolver
@@ -243,6 +244,17 @@ class Backend:
             if (check := server.config.check) is not None:
                 server.check_soon(check.fast_interval or check.interval)
 
+    def listed(self) -> tuple[tuple[str, ...], ...]:
+        """Return what its servers list as capabilities: the list of the first one that is up and has one."""
+        lists = [server.listed for server in self.servers if server.listed and server.accepts_persistent]
+        return lists[0] if lists else next((server.listed for server in self.servers if server.listed), ())
+
+    def on_identity_refused(self, server: BackendServer) -> None:
+        """Take note that a server does not take the client's identity. Its sessions go on without."""
+        if not server.is_identity_refusal_logged:
+            server.is_identity_refusal_logged = True
+            self._event_log.log_identity_refused(server)
+
     def no_server_reason(self) -> str:
         """Return why a session gets no server, for its log line."""
         return no_server_message(self.name, self.servers)
@@ -276,8 +288,19 @@ class Backend:
     def _record_login(self, server: BackendServer, login: Login) -> None:
         """Store what a check has learnt about logins. Log it if it changes whether clients can log in."""
         before, server.login = server.login, login
+        if login.capabilities.is_listed:
+            server.listed = bounded_list(login.capabilities.lines)
+            self._note_lacking(server, login)
         if login.obstacle != (before.obstacle if before is not None else ""):
             self._event_log.log_login(server, login.obstacle)
+
+    def _note_lacking(self, server: BackendServer, login: Login) -> None:
+        """Log if a server offers less than what is announced before TLS, once for each such list."""
+        lacking = tuple({words[0].upper(): None for words in self.listed()}.keys() - login.capabilities.names)
+        if set(lacking) != set(server.lacking):
+            server.lacking = lacking
+            if lacking:
+                self._event_log.log_offers_less(server, sorted(lacking))
 
     def set_state(self, server: BackendServer, state: AdminState) -> None:
         """Set the administrative state.
@@ -342,7 +365,7 @@ class Backend:
             The number of waiters that this moved: to another queue, or to a slot of the server.
         """
         server.last_check, server.resolve_error = snapshot.checked, snapshot.unresolved
-        server.checks_paused = snapshot.checks_paused
+        server.checks_paused, server.listed = snapshot.checks_paused, snapshot.listed
         if server.weight != snapshot.weight:
             self.pool.set_weight(server, snapshot.weight)
         if server.max_sessions != snapshot.max_sessions:

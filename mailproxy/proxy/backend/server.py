@@ -93,6 +93,11 @@ class BackendServer(Server):
         next_check_scope: Its deadline is the time of the next check.
         traffic: What its sessions have come to.
         checks_paused: Whether the operator has switched its health checks off.
+        listed: What it lists to a client whose TLS ends here, as the last check that looked has learnt it. Each is
+            a name with arguments.
+        opens: Whether the proxy talks to it before a session is joined, also if the client was not greeted here.
+        lacking: What is announced before TLS and it does not list, as the last check that looked has learnt it.
+        is_identity_refusal_logged: Whether there was a warning that it does not take the client's identity.
         check_port: The port that the operator wants it to be checked at, None for that of the configuration.
     """
 
@@ -113,6 +118,15 @@ class BackendServer(Server):
     traffic: Traffic = field(factory=Traffic)
     checks_paused: bool = field(default=False)
     check_port: int | None = field(default=None)
+    listed: tuple[tuple[str, ...], ...] = field(default=())
+    opens: bool = field(default=False)
+    lacking: tuple[str, ...] = field(default=())
+    is_identity_refusal_logged: bool = field(default=False)
+
+    @property
+    def starts_tls(self) -> bool:
+        """Whether its connections are upgraded with STARTTLS."""
+        return self.config.tls is not None and self.config.tls.mode == "starttls"
 
     @property
     def server_name(self) -> str | None:
@@ -172,7 +186,7 @@ class BackendServer(Server):
             self.check_soon(new.config.check.interval)  # it may be shorter than before
         self.config, self.is_backup = new.config, new.is_backup
         self.tls_context, self.proxy_header = new.tls_context, new.proxy_header
-        self.options, self.source = new.options, new.source
+        self.options, self.source, self.opens = new.options, new.source, new.opens
         if self.slow_start != new.slow_start:
             self.slow_start = new.slow_start
             if not new.slow_start:

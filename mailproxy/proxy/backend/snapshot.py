@@ -24,6 +24,7 @@ class ServerSnapshot:
         max_sessions: The limit on its sessions, likewise.
         checks_paused: Whether the operator has switched its health checks off.
         is_vacated: Whether clients that stick to it get another server.
+        listed: What it lists to a client whose TLS ends here.
     """
 
     state: AdminState
@@ -36,6 +37,7 @@ class ServerSnapshot:
     max_sessions: int
     checks_paused: bool = False
     is_vacated: bool = False
+    listed: tuple[tuple[str, ...], ...] = ()
 
     @classmethod
     def capture(cls, server: BackendServer, now: float) -> ServerSnapshot:
@@ -52,6 +54,7 @@ class ServerSnapshot:
             max_sessions=server.max_sessions,
             checks_paused=server.checks_paused,
             is_vacated=server.is_vacated,
+            listed=server.listed,
         )
 
     @property
@@ -60,5 +63,5 @@ class ServerSnapshot:
         return (
             self.state, self.health, self.checked and self.checked.result, self.addresses, self.unresolved,
             self.weight, self.max_sessions, self.checks_paused,
-            self.is_vacated,
+            self.is_vacated, self.listed,
         )  # fmt: skip

@@ -12,41 +12,41 @@ import time
 from collections.abc import Mapping
 
 import trio
-from attrs import Factory, define
+from attrs import define
 
 from mailproxy import config
-from mailproxy.errors import ProxyError
-from mailproxy.log import Log, end_reasons
+from mailproxy.errors import ClientAbortError, ProxyError, ServerRefusedError
+from mailproxy.log import end_reasons
 from mailproxy.log.end_reasons import EndedBy, EndReason, Phase
 from mailproxy.log.events import SESSION_FAULT, SESSION_STARTED
 from mailproxy.log.record import SessionRecord
 from mailproxy.net.by_descriptor import local_address, stop_reading
+from mailproxy.net.clear_io import send_last_words, send_to_client, send_to_server
 from mailproxy.net.listener import Listener
-from mailproxy.net.poller import AnyPoller, Watch
-from mailproxy.net.relay import Relay, Tunnel, close_in_order
+from mailproxy.net.poller import Watch
+from mailproxy.net.relay import Tunnel, close_in_order
 from mailproxy.net.tls.close import Alert, has_unread, send_alert
 from mailproxy.net.tls.errors import CONNECTION_RESET
 from mailproxy.net.tls.handshake import tls_info
 from mailproxy.protocol.client_hello import ClientHello
-from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.client_info import ClientInfo
-from mailproxy.proxy.client_limits import Clients
 from mailproxy.proxy.faults import log_fault
-from mailproxy.proxy.limits import SessionLimits
 from mailproxy.proxy.session.client_setup import (
     peek_client_hello,
     peek_client_hello_nowait,
     receive_proxy_header,
     tls_handshake,
 )
+from mailproxy.proxy.session.context import SessionContext
 from mailproxy.proxy.session.dispatch import Dispatch
 from mailproxy.proxy.session.errors import SessionEndedError
-from mailproxy.proxy.session.registry import SessionRegistry
-from mailproxy.proxy.session.routing import Routes
+from mailproxy.proxy.session.gate import GatePhase, make_gate
+from mailproxy.proxy.session.negotiation import Greeted, negotiate
+from mailproxy.proxy.session.refusal import refusal
 from mailproxy.proxy.session.slot_lease import SlotLease
 from mailproxy.proxy.session.wait import InterruptibleWait
-from mailproxy.proxy.stats import Traffic, count_session
+from mailproxy.proxy.stats import count_session
 
 # Ids are unique, also after a restart. Counting starts at the second of the start times 2**24, which is more
 # sessions than a second can have.
@@ -67,41 +67,13 @@ def seed_session_ids(epoch: int, slot: int, slots: int) -> None:
     _ids = itertools.count(first + 1 + slot, slots)
 
 
-@define(kw_only=True, eq=False)
-class SessionContext:
-    """What the sessions of one frontend share.
-
-    Attributes:
-        config: The frontend's configuration.
-        backends: All backends by name.
-        routes: The frontend's routes.
-        limits: Counts each session from accepting until its line is written.
-        clients: Counts the sessions of each client; None without limits per client.
-        registry: Has each session until its end.
-        relay: Relays the tunnels.
-        poller: Watches the sockets until a tunnel opens.
-        log: Gets the lines.
-        traffic: What the frontend's sessions have come to.
-    """
-
-    config: config.Frontend
-    backends: Mapping[str, Backend]
-    routes: Routes
-    limits: SessionLimits
-    clients: Clients | None
-    registry: SessionRegistry
-    relay: Relay
-    poller: AnyPoller
-    log: Log
-    traffic: Traffic = Factory(Traffic)
-
-
 # Being cancelled is the operator's stop. What it means for a session depends on how far that has come. It is
 # the same before the tunnel if the operator ends only this session.
 _END_IF_CANCELLED: Mapping[Phase, EndReason] = {
     Phase.HEADER: end_reasons.HEADER_STOPPED,
     Phase.HANDSHAKE: end_reasons.HANDSHAKE_STOPPED,
     Phase.ROUTE: end_reasons.STOPPED_CONNECTING,
+    Phase.NEGOTIATION: end_reasons.NEGOTIATION_STOPPED,
     Phase.QUEUE: end_reasons.STOPPED_QUEUED,
     Phase.CONNECT: end_reasons.STOPPED_CONNECTING,
     Phase.DATA: end_reasons.STOPPED,
@@ -166,21 +138,25 @@ class Session:
         Closes:
             The sockets of both sides, whatever happens.
         """
-        context, record, bind = self.context, self.record, client_info.listener.bind
+        context, record, bind, greeted = self.context, self.record, client_info.listener.bind, None
         try:
             watch = context.poller.add(self._fd)
             if bind.accept_proxy:
                 await self._receive_proxy_header(client_info)
             if context.clients is not None:
                 self._client_key = context.clients.add_session(client_info)
-            if bind.mode in ("tls", "passthrough"):
+            if bind.mode == "starttls":
+                greeted = await self._negotiate(client_info, watch)
+            if bind.mode in ("tls", "passthrough") or self.record.tls:
                 route = await self._accept_tls(client_info, watch)
             else:  # the server speaks first, so a client would never send a ClientHello
                 route = self._select_route(client_info)
-            dispatch = self._start_dispatch(client_info, route)
+            dispatch = self._start_dispatch(client_info, route, greeted)
             self._server_socket = await dispatch.connect(watch)
+            if dispatch.opening is not None or greeted is not None or dispatch.needs_gate:
+                await self._join(self._server_socket, dispatch)
             tunnel = self._open_tunnel(self._server_socket, dispatch.lease)
-            del client_info, watch, dispatch
+            del client_info, watch, dispatch, greeted
             record.end = await context.relay.run(tunnel)
             record.detail = tunnel.detail
         except SessionEndedError as ended:
@@ -214,6 +190,23 @@ class Session:
         if client_info.name != record.client:
             record.peer, record.client = record.client, client_info.name
 
+    async def _negotiate(self, client_info: ClientInfo, watch: Watch) -> Greeted:
+        """Greet the client, and talk with it until it upgrades to TLS or is to be joined in clear text."""
+        context, record, bind = self.context, self.record, client_info.listener.bind
+        record.phase = Phase.NEGOTIATION
+        route = context.routes.select(client_info)
+        if route is not None and route.reject:
+            raise SessionEndedError(end_reasons.REJECTED, context.routes.describe(route))
+        name = (route and route.backend) or context.config.backend or context.config.backend_names[0]
+        greeter = context.greetings.greeter(
+            context.backends[name], required=context.config.requires_starttls(bind)
+        )
+        deadline = context.poller.clock() + context.config.timeouts.negotiation
+        greeted = await negotiate(self.client, watch, greeter, deadline, context.config)
+        record.tls = greeted.is_over_tls
+        self._raise_if_unwanted()
+        return greeted
+
     async def _accept_tls(self, client_info: ClientInfo, watch: Watch) -> config.Route | None:
         """Peek at the ClientHello, select the route, and make the TLS handshake unless TLS is passed through.
 
@@ -240,7 +233,8 @@ class Session:
         route = routes.select(client_info)
         if hello is not None:
             self.record.sni = hello.server_name
-            self.record.tls = ((route and route.mode) or client_info.listener.bind.mode) == "tls"
+            mode = (route and route.mode) or client_info.listener.bind.mode
+            self.record.tls = self.record.tls or mode == "tls"
         if route is not None and route.reject:
             detail = routes.describe(route)
             raise self._rejection(end_reasons.REJECTED, detail, hello, by_name=route.needs_client_hello)
@@ -265,7 +259,9 @@ class Session:
         record.tls_version, record.tls_cipher = info.version, info.cipher
         record.alpn, record.client_cn = info.alpn, info.client_name
 
-    def _start_dispatch(self, client_info: ClientInfo, route: config.Route | None) -> Dispatch:
+    def _start_dispatch(
+        self, client_info: ClientInfo, route: config.Route | None, greeted: Greeted | None
+    ) -> Dispatch:
         context, record = self.context, self.record
         self._raise_if_unwanted()
         name = (route and route.backend) or context.config.backend
@@ -273,7 +269,32 @@ class Session:
         record.phase, record.backend = Phase.CONNECT, name
         wait = InterruptibleWait(context.poller)
         self._lease = SlotLease(context.backends[name], record, wait)
-        return Dispatch(self._lease, wait, client_info, context.poller)
+        return Dispatch(self._lease, wait, client_info, context.poller, context.config.protocol, greeted)
+
+    async def _join(self, server_socket: socket.socket, dispatch: Dispatch) -> None:
+        """Send each side what it has not had: the client a greeting, the server the client's first bytes.
+
+        Where the server takes the proxy's word on who the client is, this lasts until a login has succeeded.
+        """
+        greeted, gate = dispatch.greeted, make_gate(dispatch)
+        unread = greeted.unread if greeted is not None else b""
+        try:
+            greeting = self.context.greetings.for_client(dispatch.opening, greeted)
+            if greeting:
+                send_to_client(self.client, greeting)
+            if unread and gate is None:
+                send_to_server(server_socket, unread)
+                self.record.bytes_in = len(unread)
+        except ClientAbortError as error:
+            raise SessionEndedError(end_reasons.CLIENT_LEFT, error) from None
+        except ServerRefusedError as error:
+            raise SessionEndedError(end_reasons.SERVER_REFUSED, error) from None
+        if gate is not None:
+            self._raise_if_unwanted()
+            self.record.phase, dispatch.lease.wait = Phase.DATA, None
+            timeout = self.context.config.timeouts.client
+            phase = GatePhase(self.client, server_socket, gate, self.record, timeout)
+            await phase.pass_through(self.context.poller, unread)
 
     def _open_tunnel(self, server_socket: socket.socket, lease: SlotLease) -> Tunnel:
         self._raise_if_unwanted()
@@ -327,12 +348,12 @@ class Session:
     @property
     def bytes_in(self) -> int:
         """Bytes from the client so far, without TLS."""
-        return self._tunnel.to_server.received if self._tunnel is not None else 0
+        return self.record.bytes_in + (self._tunnel.to_server.received if self._tunnel is not None else 0)
 
     @property
     def bytes_out(self) -> int:
         """Bytes from the server so far, without TLS."""
-        return self._tunnel.to_client.received if self._tunnel is not None else 0
+        return self.record.bytes_out + (self._tunnel.to_client.received if self._tunnel is not None else 0)
 
     @property
     def has_unsent(self) -> bool:
@@ -405,6 +426,9 @@ class Session:
             context.poller.forget(self._fd)
             if end.phase in (Phase.CONNECT, Phase.QUEUE) and end.by is EndedBy.CLIENT:
                 self._sent_nothing = not has_unread(self.client)
+            words = refusal(record, self.listener, context.config.protocol, context.config.refusal)
+            if words or end.phase in (Phase.NEGOTIATION, Phase.DATA):
+                send_last_words(self.client, words)
         elif end.by is EndedBy.ADMIN:
             close_in_order(tunnel)
         self.client.close()
@@ -413,7 +437,8 @@ class Session:
                 context.poller.forget(self._server_socket.fileno())
             self._server_socket.close()
         if tunnel is not None:
-            record.bytes_in, record.bytes_out = tunnel.to_server.received, tunnel.to_client.received
+            record.bytes_in += tunnel.to_server.received
+            record.bytes_out += tunnel.to_client.received
             record.close_notify = tunnel.client.close_notify
             record.server_close_notify = tunnel.server.close_notify
         record.total_ms = int((context.poller.clock() - self._started_at) * 1000)
