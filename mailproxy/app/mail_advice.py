@@ -1,4 +1,4 @@
-"""Advice on binds that upgrade their sessions with STARTTLS, and on what servers are told of clients."""
+"""Advice on binds that upgrade their sessions with STARTTLS, and on the identity of clients towards servers."""
 
 from __future__ import annotations
 

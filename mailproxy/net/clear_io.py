@@ -70,6 +70,12 @@ def has_received_more(sock: socket.socket, watch: Watch) -> bool:
     return False
 
 
+def send_line(sock: socket.socket, line: bytes) -> None:
+    """Send a line to a client as far as its buffer takes it, and whether it is still there or not."""
+    with contextlib.suppress(OSError):
+        sock.send(line)
+
+
 def send_last_words(sock: socket.socket, words: bytes) -> None:
     """Send a line to a client and half-close, with close_notify under TLS. The caller closes.
 

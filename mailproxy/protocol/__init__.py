@@ -17,6 +17,7 @@ Modules, in reading order:
     greeter: The server's role before TLS (a package).
     opening: The client's role towards a server, before a session is joined to it (a package).
     gate: What a client may send before its login, where a server trusts the proxy (a package).
+    boundary: Where a server's responses end.
     last_words: What a client is sent when the proxy ends its session.
 """
 

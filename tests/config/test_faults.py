@@ -61,7 +61,7 @@ OWN_STICK = (
     "a table is not allowed: it is the backend's, and a server can only stay out of it, with stick = false"
 )
 NO_COUNT = 'count is missing: give { count = 30, per = "60s" } or similar, or false for no bound'
-FRONTEND_KEYS = "profile, protocol, backend, max_sessions, max_sessions_per_client, max_session_rate_per_client, max_sessions_per_client_exempt, greeting, refusal, capabilities, greeting_delay, early_talkers, max_errors, timeouts, log_null, log_start, tls, bind, routes"
+FRONTEND_KEYS = "profile, protocol, backend, max_sessions, max_sessions_per_client, max_session_rate_per_client, max_sessions_per_client_exempt, greeting, refusal, goodbye, capabilities, greeting_delay, early_talkers, max_errors, timeouts, log_null, log_start, tls, bind, routes"
 
 PORTLESS = 'backends.dovecot.servers = ["192.0.2.1"]\n'
 SCRIPT = 'backends.dovecot.check.type = "script"\nbackends.dovecot.check.steps = '
@@ -460,8 +460,8 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ("log.colour = true", "log.colour: unknown key; known are level, format, to, facility, tag, targets"),
         ('frontends.imap.bind = [{ adress = "*:143", address = "*:143" }]', "frontends.imap.bind[0].adress: unknown key, did you mean address?"),
         ('frontends.imap.timeouts.clients = "5s"', "frontends.imap.timeouts.clients: unknown key, did you mean client?"),
-        ('frontends.imap.name = "imap"', "frontends.imap.name: unknown key; known are profile, protocol, backend, max_sessions, max_sessions_per_client, max_session_rate_per_client, max_sessions_per_client_exempt, greeting, refusal, capabilities, greeting_delay, early_talkers, max_errors, timeouts, log_null, log_start, tls, bind, routes"),
-        ('frontends.imap."a\\u001bb" = 1', 'frontends.imap."a\\u001bb": unknown key; known are profile, protocol, backend, max_sessions, max_sessions_per_client, max_session_rate_per_client, max_sessions_per_client_exempt, greeting, refusal, capabilities, greeting_delay, early_talkers, max_errors, timeouts, log_null, log_start, tls, bind, routes'),
+        ('frontends.imap.name = "imap"', "frontends.imap.name: unknown key; known are profile, protocol, backend, max_sessions, max_sessions_per_client, max_session_rate_per_client, max_sessions_per_client_exempt, greeting, refusal, goodbye, capabilities, greeting_delay, early_talkers, max_errors, timeouts, log_null, log_start, tls, bind, routes"),
+        ('frontends.imap."a\\u001bb" = 1', 'frontends.imap."a\\u001bb": unknown key; known are profile, protocol, backend, max_sessions, max_sessions_per_client, max_session_rate_per_client, max_sessions_per_client_exempt, greeting, refusal, goodbye, capabilities, greeting_delay, early_talkers, max_errors, timeouts, log_null, log_start, tls, bind, routes'),
         ('backends.dovecot.servers = [{ address = "192.0.2.1:143", wait = 1 }]', "backends.dovecot.servers[0].wait: unknown key, did you mean weight?"),
         ('profiles.x.fronted.protocol = "imap"', "profiles.x.fronted: unknown key, did you mean frontend?"),
         ("global.maxconn = 3", "global: unknown key: write [process] and [log]"),
@@ -472,7 +472,7 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('frontends.imap.address = "*:143"', f"frontends.imap.address: unknown key here, it is one of a bind and of a server and of a check; known here are {FRONTEND_KEYS}"),
         ('level = "info"', "level: unknown key here, it is one of [log]; known here are process, log, admin, defaults, profiles, frontends, backends"),
         ("defaults.servers.weight = 3", "defaults.servers: unknown key, did you mean server?"),
-        ('profiles.x.frontend.profile = "y"', "profiles.x.frontend.profile: unknown key; known are protocol, backend, max_sessions, max_sessions_per_client, max_session_rate_per_client, max_sessions_per_client_exempt, greeting, refusal, capabilities, greeting_delay, early_talkers, max_errors, timeouts, log_null, log_start, tls, bind, routes"),
+        ('profiles.x.frontend.profile = "y"', "profiles.x.frontend.profile: unknown key; known are protocol, backend, max_sessions, max_sessions_per_client, max_session_rate_per_client, max_sessions_per_client_exempt, greeting, refusal, goodbye, capabilities, greeting_delay, early_talkers, max_errors, timeouts, log_null, log_start, tls, bind, routes"),
     ),
     "tables for values, lists for tables": (
         ("process = 3", "process: 3 is not allowed: a table"),

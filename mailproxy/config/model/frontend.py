@@ -166,6 +166,12 @@ class Frontend:
     refusal: Line | None = setting(
         "text of the line with which a session is refused", None, default_text="depends on the reason"
     )
+    goodbye: Literal["always", "when-known", "never"] = setting(
+        "when a session that the proxy ends gets a last line in its protocol",
+        "when-known",
+        details="The line is sent where the server's last response is complete. `when-known` does it where the client's TLS "
+        "ends here, or the client was greeted here. `always` also does it where clear text is forwarded.",
+    )
     capabilities: tuple[Line, ...] = setting(
         "what is announced before TLS",
         (),

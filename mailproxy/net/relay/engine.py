@@ -156,8 +156,10 @@ class _Session:
 
     def __attrs_post_init__(self) -> None:
         tunnel = self.tunnel
+        notes = (tunnel.to_server.note, tunnel.to_client.note)
         tunnel.to_server = self.to_server = Flow(self, tunnel.client, tunnel.server)
         tunnel.to_client = self.to_client = Flow(self, tunnel.server, tunnel.client)
+        self.to_server.note, self.to_client.note = notes
         self.to_server.reverse, self.to_client.reverse = self.to_client, self.to_server
 
     def abort_wait(self, _: object) -> trio.lowlevel.Abort:

@@ -24,7 +24,7 @@ from mailproxy.net.relay.transfer import (
     shutdown_write,
     side_aborted,
 )
-from mailproxy.net.relay.tunnel import Direction, Side, Tunnel
+from mailproxy.net.relay.tunnel import Direction, Note, Side, Tunnel
 
 BUFFER_BYTES = 64 * 1024  # a typical socket buffer; more per call gains nothing measurable
 _READS_PER_TURN = 8  # half a MiB at most
@@ -133,6 +133,7 @@ class Flow(Direction):
         self.pipe: Pipe | None = None
         self.read_wants_write = self.write_wants_read = self.wants_write = False
         self.lookahead: int | SideAbortedError | None = None
+        self.note: Note | None = None
 
     def start(self) -> None:
         """Take over the source's events, and act on those that its watch has noted."""
@@ -296,6 +297,8 @@ class Flow(Direction):
             elif count < BUFFER_BYTES:
                 is_drained = not self.short_read_inconclusive
             self.received += count
+            if self.note is not None and self.note(buffer[:count]):
+                self.note = None
             source.last_activity = sink.last_activity = poller.now
             if count > RECORD_BYTES and sink.is_tls:
                 self.write_wants_read = not send(self, buffer[:count])
@@ -389,6 +392,9 @@ class Flow(Direction):
             return
         pipe.buffered = count
         self.received += count
+        if self.note is not None and self.session.tunnel.follower is not None:
+            self.note = None
+            self.session.tunnel.follower.lose()  # the bytes pass unseen
         self.source.last_activity = self.sink.last_activity = self.session.engine.poller.now
         if not self._empty_pipe(pipe):
             self._on_blocked()

@@ -140,6 +140,8 @@ class PortableRelay:
             count = receive(source, buffer)
             if count > 0:
                 direction.received += count
+                if direction.note is not None and direction.note(buffer[:count]):
+                    direction.note = None
                 source.last_activity = sink.last_activity = trio.current_time()
                 send(direction, buffer[:count])
                 if direction.pending:

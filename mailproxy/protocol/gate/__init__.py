@@ -1,4 +1,4 @@
-"""What a client may send before it has logged in, where a server trusts the proxy's word on who the client is.
+"""What a client may send before it has logged in, where a server trusts the proxy for the client's identity.
 
 Modules, in reading order:
     gate: The state machine that all protocols share.

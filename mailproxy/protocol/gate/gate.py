@@ -45,7 +45,7 @@ class Gate(ABC):
     """The commands of one client before its login. Subclasses know commands and answers.
 
     Args:
-        ttl: The hop count that a client's own may lower; None where the server is told none.
+        ttl: The hop count that a client's own may lower; None where the server gets none.
         greeted: Whether the server's greeting is behind. Otherwise it passes through the gate, as the first answer.
 
     Attributes:
@@ -146,7 +146,7 @@ class Gate(ABC):
 
     @abstractmethod
     def _on_command(self, line: bytes) -> None:
-        """Pass on a command, with its line end, or what stands in its place."""
+        """Pass on a command, with its line end, or its replacement."""
 
     def _ends_greeting(self, line: bytes) -> bool:  # noqa: ARG002 - most greetings have one line
         """Whether the server's greeting ends with this line."""

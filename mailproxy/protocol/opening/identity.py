@@ -19,7 +19,7 @@ _NAME_UNAVAILABLE = "[UNAVAILABLE]"
 
 @frozen(kw_only=True)
 class Identity:
-    """What a server is told of a client.
+    """The facts about a client that a server gets.
 
     Attributes:
         address: The client's address and port.

@@ -1,8 +1,8 @@
 """The dialogue with a server before a session is joined to it, as a table that all protocols share.
 
-The server greets. The proxy upgrades the connection with STARTTLS, says who the client is, and repeats the
+The server greets. The proxy upgrades the connection with STARTTLS, sends the client's identity, and repeats the
 client's own greeting, as far as each is wanted. From then on the session's bytes are relayed. What the server has
-said so far stays here.
+sent so far stays here.
 
 Nothing that was received in clear is believed once TLS begins: not the greeting, not the capabilities. Bytes
 behind the answer to STARTTLS would be taken for bytes of the TLS session (CVE-2011-0411 and relatives), so they
@@ -116,7 +116,7 @@ class Opening(ABC):
 
     Args:
         starttls: Whether to upgrade the connection.
-        identity: What the server is told of the client, None for nothing.
+        identity: The client's identity for the server, None for none.
         hello: The client's own greeting, to be repeated; empty if there was none.
         name: The proxy's own name, for protocols in which a client gives it.
 

@@ -17,7 +17,7 @@ _EXPECTED = {State.GREETING: 220, State.STARTTLS: 220, State.IDENTITY: 220}  # 2
 class SmtpOpening(Opening):
     """The opening with an SMTP or submission server.
 
-    XCLIENT begins the session anew: the server greets again, and the client's EHLO comes after that.
+    XCLIENT restarts the session: the server greets again, and the client's EHLO comes after that.
     """
 
     LINE_MAX: ClassVar[int] = LINE_MAX

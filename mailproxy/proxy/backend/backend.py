@@ -12,7 +12,6 @@ from mailproxy.log import Log
 from mailproxy.log.events import SERVER_DOWN, SERVER_STATE, SERVER_UP, Event
 from mailproxy.net.dial import Endpoint
 from mailproxy.pool import AdminState, Balance, Pool, StateChange, StickTable, client_key
-from mailproxy.protocol.capabilities import bounded_list
 from mailproxy.protocol.checks.result import CheckCode, CheckResult, excerpt
 from mailproxy.proxy.backend.event_log import ServerEventLog
 from mailproxy.proxy.backend.resolver import Resolver
@@ -272,6 +271,9 @@ class Backend:
             return
         if outcome.login is not None:
             self._record_login(server, outcome.login)
+        if outcome.listed:
+            server.listed = outcome.listed
+            self._note_lacking(server)
         if result.code.is_passed and server.passive_health is not None:
             server.passive_health.record_success()  # as in HAProxy: failures count between checks that pass
         progress = server.health.progress if server.health is not None else ""
@@ -288,15 +290,13 @@ class Backend:
     def _record_login(self, server: BackendServer, login: Login) -> None:
         """Store what a check has learnt about logins. Log it if it changes whether clients can log in."""
         before, server.login = server.login, login
-        if login.capabilities.is_listed:
-            server.listed = bounded_list(login.capabilities.lines)
-            self._note_lacking(server, login)
         if login.obstacle != (before.obstacle if before is not None else ""):
             self._event_log.log_login(server, login.obstacle)
 
-    def _note_lacking(self, server: BackendServer, login: Login) -> None:
+    def _note_lacking(self, server: BackendServer) -> None:
         """Log if a server offers less than what is announced before TLS, once for each such list."""
-        lacking = tuple({words[0].upper(): None for words in self.listed()}.keys() - login.capabilities.names)
+        names = {words[0].upper() for words in server.listed}
+        lacking = tuple({words[0].upper() for words in self.listed()} - names)
         if set(lacking) != set(server.lacking):
             server.lacking = lacking
             if lacking:

@@ -51,11 +51,13 @@ class CheckOutcome:
         result: How it ended.
         ms: How long it took in milliseconds, -1 if it was not measured.
         login: What it has learnt about logins, None if it has not looked.
+        listed: The capabilities that the server has listed, names with arguments; empty if it has not asked.
     """
 
     result: CheckResult
     ms: int
     login: Login | None = None
+    listed: tuple[tuple[str, ...], ...] = ()
 
 
 @frozen
@@ -93,8 +95,8 @@ class BackendServer(Server):
         next_check_scope: Its deadline is the time of the next check.
         traffic: What its sessions have come to.
         checks_paused: Whether the operator has switched its health checks off.
-        listed: What it lists to a client whose TLS ends here, as the last check that looked has learnt it. Each is
-            a name with arguments.
+        listed: The capabilities that it lists, as the last check that asked has learnt them. Each is a name with
+            arguments.
         opens: Whether the proxy talks to it before a session is joined, also if the client was not greeted here.
         lacking: What is announced before TLS and it does not list, as the last check that looked has learnt it.
         is_identity_refusal_logged: Whether there was a warning that it does not take the client's identity.

@@ -24,7 +24,7 @@ class ServerSnapshot:
         max_sessions: The limit on its sessions, likewise.
         checks_paused: Whether the operator has switched its health checks off.
         is_vacated: Whether clients that stick to it get another server.
-        listed: What it lists to a client whose TLS ends here.
+        listed: The capabilities that it lists.
     """
 
     state: AdminState

@@ -46,8 +46,8 @@ class Dispatch:
         lease: The slot that the session has at a server.
         wait: What the session waits in. Client and server cut it short when they close or go down.
         protocol: The protocol of the session.
-        greeted: What the client has said to the proxy, if that has greeted it.
-        opening: What was said to the server before the session is joined, None for nothing.
+        greeted: What the client has sent to the proxy, if that has greeted it.
+        opening: The dialogue with the server before the session is joined, None without one.
     """
 
     lease: SlotLease

@@ -1,4 +1,4 @@
-"""The phase before a login, where a server takes the proxy's word on who the client is.
+"""The phase before a login, where a server trusts the proxy for the client's identity.
 
 The parser is ``protocol/gate/``. It lasts until a login has succeeded, and for a whole session where none does.
 """

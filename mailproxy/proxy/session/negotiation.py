@@ -81,8 +81,8 @@ class Greetings:
         """Return the greeting that a client still waits for, empty if it waits for none or for the server's own.
 
         Args:
-            opening: The opening of its session, None if nothing was said to the server.
-            greeted: What the client has said, if the proxy has greeted it.
+            opening: The opening of its session, None if there was none.
+            greeted: What the client has sent, if the proxy has greeted it.
         """
         protocol = self.frontend.protocol
         if opening is None or (greeted is not None and not (protocol == "sieve" and greeted.is_over_tls)):
@@ -127,7 +127,7 @@ async def negotiate(
         frontend: Its frontend's configuration.
 
     Returns:
-        What the client has said. After STARTTLS the answer was sent, and the client begins TLS.
+        What the client has sent. After STARTTLS the answer was sent, and the client begins TLS.
 
     Raises:
         SessionEndedError: LEFT_BEFORE_TLS, NEGOTIATION_TIMEOUT, TOO_MANY_ERRORS, EARLY_TALKER or

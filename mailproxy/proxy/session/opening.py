@@ -30,7 +30,7 @@ def make_opening(
         server: The server.
         protocol: The protocol that it speaks.
         client_info: The client.
-        greeted: What the client has said, if the proxy has greeted it.
+        greeted: What the client has sent, if the proxy has greeted it.
     """
     if greeted is None and not server.opens:
         return None
@@ -45,7 +45,7 @@ def make_opening(
 
 
 def _identity(server: BackendServer, client_info: ClientInfo) -> Identity | None:
-    """Return what the server is told of the client, None for nothing."""
+    """Return the client's identity for the server, None for none."""
     source, destination = client_info.source, client_info.destination
     if server.config.identity not in ("xclient", "id") or source is None:
         return None
@@ -68,7 +68,7 @@ async def open_session(
 
     Args:
         sock: A connection to it, which the poller has.
-        opening: What is said.
+        opening: The dialogue.
         poller: The poller.
         start_tls: Makes the TLS handshake. It takes the socket over, and closes it if it fails.
 

@@ -21,7 +21,7 @@ from mailproxy.log.end_reasons import EndedBy, EndReason, Phase
 from mailproxy.log.events import SESSION_FAULT, SESSION_STARTED
 from mailproxy.log.record import SessionRecord
 from mailproxy.net.by_descriptor import local_address, stop_reading
-from mailproxy.net.clear_io import send_last_words, send_to_client, send_to_server
+from mailproxy.net.clear_io import send_last_words, send_line, send_to_client, send_to_server
 from mailproxy.net.listener import Listener
 from mailproxy.net.poller import Watch
 from mailproxy.net.relay import Tunnel, close_in_order
@@ -43,7 +43,7 @@ from mailproxy.proxy.session.dispatch import Dispatch
 from mailproxy.proxy.session.errors import SessionEndedError
 from mailproxy.proxy.session.gate import GatePhase, make_gate
 from mailproxy.proxy.session.negotiation import Greeted, negotiate
-from mailproxy.proxy.session.refusal import refusal
+from mailproxy.proxy.session.refusal import GOODBYES, goodbye, make_follower, refusal
 from mailproxy.proxy.session.slot_lease import SlotLease
 from mailproxy.proxy.session.wait import InterruptibleWait
 from mailproxy.proxy.stats import count_session
@@ -155,7 +155,7 @@ class Session:
             self._server_socket = await dispatch.connect(watch)
             if dispatch.opening is not None or greeted is not None or dispatch.needs_gate:
                 await self._join(self._server_socket, dispatch)
-            tunnel = self._open_tunnel(self._server_socket, dispatch.lease)
+            tunnel = self._open_tunnel(self._server_socket, dispatch)
             del client_info, watch, dispatch, greeted
             record.end = await context.relay.run(tunnel)
             record.detail = tunnel.detail
@@ -233,8 +233,8 @@ class Session:
         route = routes.select(client_info)
         if hello is not None:
             self.record.sni = hello.server_name
-            mode = (route and route.mode) or client_info.listener.bind.mode
-            self.record.tls = self.record.tls or mode == "tls"
+            bind = client_info.listener.bind
+            self.record.tls = bind.mode == "starttls" or ((route and route.mode) or bind.mode) == "tls"
         if route is not None and route.reject:
             detail = routes.describe(route)
             raise self._rejection(end_reasons.REJECTED, detail, hello, by_name=route.needs_client_hello)
@@ -274,7 +274,7 @@ class Session:
     async def _join(self, server_socket: socket.socket, dispatch: Dispatch) -> None:
         """Send each side what it has not had: the client a greeting, the server the client's first bytes.
 
-        Where the server takes the proxy's word on who the client is, this lasts until a login has succeeded.
+        Where the server trusts the proxy for the client's identity, this lasts until a login has succeeded.
         """
         greeted, gate = dispatch.greeted, make_gate(dispatch)
         unread = greeted.unread if greeted is not None else b""
@@ -296,10 +296,14 @@ class Session:
             phase = GatePhase(self.client, server_socket, gate, self.record, timeout)
             await phase.pass_through(self.context.poller, unread)
 
-    def _open_tunnel(self, server_socket: socket.socket, lease: SlotLease) -> Tunnel:
+    def _open_tunnel(self, server_socket: socket.socket, dispatch: Dispatch) -> Tunnel:
         self._raise_if_unwanted()
+        lease, frontend = dispatch.lease, self.context.config
         self.record.phase = Phase.DATA
-        timeouts = self.context.config.timeouts
+        timeouts, follower = frontend.timeouts, None
+        if frontend.protocol != "tcp":
+            greeted = dispatch.opening is not None or dispatch.needs_gate
+            follower = make_follower(frontend, self.record, self.listener, greeted=greeted)
         tunnel = Tunnel(
             self.client,
             server_socket,
@@ -307,6 +311,7 @@ class Session:
             client_timeout=timeouts.client,
             server_timeout=lease.backend.config.timeouts.server,
             half_closed_timeout=timeouts.half_closed,
+            follower=follower,
         )
         if self.context.config.log_start:
             self._log_start()
@@ -429,8 +434,12 @@ class Session:
             words = refusal(record, self.listener, context.config.protocol, context.config.refusal)
             if words or end.phase in (Phase.NEGOTIATION, Phase.DATA):
                 send_last_words(self.client, words)
-        elif end.by is EndedBy.ADMIN:
-            close_in_order(tunnel)
+        elif end in GOODBYES:
+            words = goodbye(tunnel, end, context.config.protocol, context.config.refusal)
+            if words:
+                send_line(self.client, words)
+            if words or end.by is EndedBy.ADMIN:
+                close_in_order(tunnel)
         self.client.close()
         if self._server_socket is not None:
             if tunnel is None:
